@@ -1,0 +1,24 @@
+"""dpone moves tables, topics and change streams, and can prove afterwards what it moved."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "1.0.0"
+__all__ = ["Pipeline", "hookimpl", "run"]
+
+if TYPE_CHECKING:
+    from dpone.engine import run
+    from dpone.hookspecs import hookimpl
+    from dpone.pipeline import Pipeline
+
+_WHERE = {"run": "dpone.engine", "Pipeline": "dpone.pipeline", "hookimpl": "dpone.hookspecs"}
+
+
+def __getattr__(name: str) -> Any:
+    """Names of the API are imported when first used: ``import dpone`` costs nothing."""
+    if name not in _WHERE:
+        raise AttributeError(f"module 'dpone' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_WHERE[name]), name)

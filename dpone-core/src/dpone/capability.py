@@ -1,0 +1,107 @@
+"""Capabilities as data, and the light records in which a plugin declares what it is.
+
+A record names its implementation as ``module:Class`` and imports nothing, so that discovery loads no driver.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+from attrs import field, frozen
+
+from dpone.strategy import MODES
+
+Role = Literal["source", "sink", "state", "cdc", "object_store"]
+
+
+class Support(enum.StrEnum):
+    """UNSUPPORTED: the system cannot. NOT_IMPLEMENTED: it could, and we have not."""
+
+    SUPPORTED = "supported"
+    UNSUPPORTED = "unsupported"
+    NOT_IMPLEMENTED = "not implemented"
+
+
+CAPABILITIES: Mapping[Role, Mapping[str, str]] = {
+    "source": {
+        "read": "read a table, file or topic to a bound fixed before the read",
+        "query": "read the result of a query",
+        "snapshot": "one consistent snapshot for the whole read",
+        "repeatable": "a window read again gives the same rows",
+        "incremental_cursor": "resume by a cursor column without losing equal values",
+        "incremental_xmin": "resume by transaction id",
+        "incremental_cdc": "resume by a change stream",
+        "incremental_change_tracking": "resume by change tracking versions",
+        "partitions": "split a window into parts that are read on their own",
+        "native_stream": "hand out the server's own byte stream",
+    },
+    "sink": {
+        **{name: mode.summary for name, mode in MODES.items()},
+        "exactly_once": "rows, journal entry and position become durable together",
+        "schema_evolution": "add and widen columns before staging",
+        "lineage": "load id and load time in every row",
+        "resume": "staged parts survive a crash and are not read again",
+        "native_stream": "take the server's own byte stream",
+    },
+    "state": {
+        "compare_and_set": "save only over the version that was read",
+        "history": "earlier values stay readable",
+        "lock": "one runner per key, with takeover of a dead holder",
+        "partitions": "hold partition manifests",
+    },
+    "cdc": {
+        "insert_update_delete": "row changes in commit order",
+        "key_change": "a changed key is a delete and an insert",
+        "truncate": "truncation by policy",
+        "unchanged": "values the log left out are kept, not nulled",
+        "schema_change": "columns that come and go inside the stream",
+        "gap": "a gap stops the run by name",
+        "snapshot_handover": "initial snapshot and stream meet without a gap",
+    },
+    "object_store": {
+        "create_if_absent": "of two writers of one key, one wins",
+        "checksums": "content is verified by digest",
+        "prefix_listing": "list by prefix",
+    },
+}
+
+
+def declare(role: Role, supported: Iterable[str] = (), unsupported: Iterable[str] = ()) -> Mapping[str, Support]:
+    """The full row of a role: what is named neither way is not implemented."""
+    row = dict.fromkeys(CAPABILITIES[role], Support.NOT_IMPLEMENTED)
+    row.update(dict.fromkeys(supported, Support.SUPPORTED))
+    row.update(dict.fromkeys(unsupported, Support.UNSUPPORTED))
+    return row
+
+
+Commit = Literal["transaction", "manifest", "log", "none"]
+
+
+@frozen
+class Connector:
+    """What one hook answers for one role of one connector.
+
+    name            what ``type:`` says in a pipeline
+    implementation  ``module:Class``; imported when first used
+    options         ``module:Class`` of the attrs class of ``options:`` (see SourceOptions, SinkOptions, StateOptions)
+    capabilities    made with ``declare``
+    takes           keys the pipeline must or may give: of table, query, path, topic exactly one; ``connection`` if
+                    present is required
+    errors          ``module:NAME`` of the driver's ErrorCodes
+    commit          sinks: how a load becomes durable. ``transaction`` (SQL), ``manifest`` (immutable parts, then one
+                    atomic manifest), ``log`` (transactional log), ``none`` (at least once)
+    """
+
+    name: str
+    implementation: str
+    options: str
+    capabilities: Mapping[str, Support] = field(factory=dict)
+    takes: tuple[str, ...] = ()
+    errors: str | None = None
+    commit: Commit | None = None
+
+    @property
+    def implemented(self) -> bool:
+        return Support.SUPPORTED in self.capabilities.values()

@@ -1,0 +1,421 @@
+"""THE contract: what a connector implements and what the engine promises in return.
+
+The engine calls in one order, for each stream (docs/architecture.md, laws 1 to 3):
+
+    Sink.journal -> Source.window -> Sink.schema/ddl/apply -> Sink.open -> Writer.stage(part, Source.read(part))...
+    -> Writer.commit -> StateBackend.save -> Source.ack
+
+Rules for every class here:
+
+* The constructor takes one spec (values from the pipeline file) and does no I/O.
+* Calls are synchronous and come from one thread at a time per object, unless a docstring says otherwise.
+* ``close`` may be called twice, and after any failure.
+* Raise the exceptions of ``dpone.errors`` where one fits, with the driver's exception as cause; let other driver
+  exceptions pass: the connector's ErrorCodes classify them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from attrs import field, frozen
+
+from dpone.strategy import Strategy
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    import pyarrow as pa
+
+    from dpone.evolution import Change, Stored
+    from dpone.pipeline import SinkSpec, SourceSpec, StateSpec
+    from dpone.position import Position
+
+
+@frozen
+class Finding:
+    """One line of a check: ``ok`` None means it could not be told. ``todo`` is empty when ok."""
+
+    name: str
+    ok: bool | None
+    found: str
+    todo: str = ""
+
+
+@frozen
+class Part:
+    """A piece of a window that can be read on its own. ``id`` is unique in the window and the same whenever the same
+    repeatable window is planned again; ``detail`` is JSON, so that a part can cross a process or a crash."""
+
+    id: str
+    detail: Mapping[str, Any] = field(factory=dict)
+
+
+@frozen
+class WindowRequest:
+    """What the engine asks of a window.
+
+    whole       the strategy replaces the target: read everything, whatever ``after`` says
+    partitions  how many parts are wanted; a source may give fewer or more
+    batch_rows  rows per batch; None leaves it to the source
+    expected    columns of the target as they are now, for sources whose data has no types of its own (CSV): where
+                the data fits the expected type, that type is used
+    mode        the strategy's mode; a source that cannot serve it (append from xmin) raises ConfigError
+    """
+
+    whole: bool = False
+    partitions: int = 1
+    batch_rows: int | None = None
+    expected: pa.Schema | None = None
+    mode: str = "append"
+
+
+@frozen
+class Window:
+    """A bounded read, fixed before the first row.
+
+    position    where the stream stands once the window is committed
+    parts       none: there is nothing to read
+    repeatable  True: reading it again gives the same rows (file digests, offsets, commits). False: momentary, every
+                read is a new load
+    schema      Arrow schema that every batch of every part has
+    whole       True: the window holds the whole source, so rows it lacks are gone from the source
+    caught_up   True: at ``position`` the source had nothing more; ``proof`` says how that is known
+    """
+
+    position: Position
+    parts: tuple[Part, ...]
+    repeatable: bool
+    schema: pa.Schema
+    whole: bool
+    caught_up: bool
+    proof: str
+
+
+@runtime_checkable
+class Stream(Protocol):
+    """The rows of one part.
+
+    schema    known before the first batch
+    native    names of byte formats this stream can hand out instead of batches, best first; usually empty
+    filtered  rows left out by the source's stated policy so far
+    """
+
+    schema: pa.Schema
+    native: tuple[str, ...]
+    filtered: int
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """Batches of ``schema``, each bounded in memory. Called once, or not at all when a native format is taken."""
+        ...
+
+    def open_native(self, format: str) -> Iterator[bytes]:
+        """The bytes of a format named in ``native``. Called once, instead of ``batches``."""
+        ...
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Reads one table, query, path or topic."""
+
+    def __init__(self, spec: SourceSpec) -> None: ...
+
+    def check(self) -> list[Finding]:
+        """Connect and look, read-only. A failed connection is a Finding, not an exception."""
+        ...
+
+    def tables(self, pattern: str) -> list[str]:
+        """Names that match a glob, sorted. Called for ``streams`` that select tables."""
+        ...
+
+    def schema(self) -> pa.Schema:
+        """Columns as they are now."""
+        ...
+
+    def window(self, after: Position | None, request: WindowRequest) -> Window:
+        """Fix the bounds of the next read: strictly after ``after``; None means from the beginning.
+
+        Called once per attempt, before any ``read``. Raises IdentityChanged, Gap or ContentChanged rather than skip
+        or repeat rows. With nothing new it returns a window without parts whose position equals ``after``.
+        """
+        ...
+
+    def read(self, part: Part) -> AbstractContextManager[Stream]:
+        """Read one part of the latest window. With several workers, called from several threads at once.
+
+        Raises SourceError or DataError when the source moved under the read: rows of another state are never mixed in.
+        """
+        ...
+
+    def ack(self, position: Position) -> None:
+        """Everything up to ``position`` is durable in the sink and saved in the state. Idempotent; may do nothing."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@frozen
+class Entry:
+    """One line of a sink's journal; the one with the highest ``seq`` of a key is its head.
+
+    seq       1, 2, 3... per key
+    epoch     as in ``position``
+    token     what the load was to do (see Load)
+    rows      inserted, updated, deleted, unchanged
+    """
+
+    seq: int
+    epoch: int
+    load_id: str
+    run_id: str
+    token: str
+    position: Position
+    committed_at: datetime
+    rows: Mapping[str, int] = field(factory=dict)
+
+
+@frozen
+class Load:
+    """One window on its way into one target.
+
+    key        of state and journal
+    load_id    ULID; names the staging and the journal entry
+    token      digest of key, epoch, start, end, schema and strategy: two loads of one token would do the same
+    repeatable a later run may go on with the parts this one staged
+    schema     columns of the target that the rows fill, lineage left out; None: journal only, the target is not
+               touched (a rewind)
+    whole      as in Window
+    """
+
+    key: str
+    load_id: str
+    run_id: str
+    token: str
+    repeatable: bool
+    schema: pa.Schema | None
+    strategy: Strategy
+    whole: bool
+    started_at: datetime
+
+
+@frozen
+class Staged:
+    """What staging one part did: ``rows`` and ``bytes`` (Arrow size, or of the native stream) written to staging."""
+
+    rows: int
+    bytes: int
+    filtered: int = 0
+    quarantined: int = 0
+
+
+@frozen
+class Receipt:
+    """What a commit made durable. Counts are rows of the target, or 0 where the strategy has no such thing."""
+
+    entry: Entry
+    inserted: int = 0
+    updated: int = 0
+    deleted: int = 0
+    unchanged: int = 0
+
+
+@runtime_checkable
+class Writer(Protocol):
+    """One open load. ``load_id`` is the proposed id, or that of an interrupted load of the same token whose staged
+    parts this writer goes on with."""
+
+    load_id: str
+
+    def staged(self) -> Mapping[str, Staged]:
+        """Parts already staged, by id. Only for a repeatable load can there be any at the start."""
+        ...
+
+    def stage(self, part: Part, stream: Stream) -> Staged:
+        """Write the rows of a part and the part's mark, durable together on return. Idempotent: a part that is
+        marked is not written again. May be called from several threads with different parts when the sink
+        declares it; the target is not touched."""
+        ...
+
+    def commit(self, after: Entry | None, position: Position) -> Receipt:
+        """Make rows, journal entry and position durable together, then drop the staging.
+
+        Locks the key's journal head first and raises Conflict, with nothing written, unless the head is ``after``.
+        An empty load leaves the target as it is, unless the strategy says ``allow_empty``; its position is kept all
+        the same. If the answer of the server is lost, raise; the engine asks ``Sink.journal`` whether it happened.
+        """
+        ...
+
+    def abort(self) -> None:
+        """Drop the staging; the target is as before ``open`` (schema changes stay). Idempotent."""
+        ...
+
+    def close(self) -> None:
+        """Let go of connections and leave staged parts for a later run."""
+        ...
+
+
+@runtime_checkable
+class Sink(Protocol):
+    """Writes one target."""
+
+    def __init__(self, spec: SinkSpec) -> None: ...
+
+    def check(self) -> list[Finding]:
+        """As Source.check, and whether the target could be written."""
+        ...
+
+    def schema(self) -> pa.Schema | None:
+        """Columns of the target, lineage included; None if it does not exist."""
+        ...
+
+    def is_empty(self) -> bool:
+        """True if the target does not exist or has no row."""
+        ...
+
+    def stores(self, type: pa.DataType) -> Stored:
+        """How this sink keeps values of an Arrow type. No I/O; works on an unconnected sink (the type matrix asks)."""
+        ...
+
+    def ddl(self, changes: Sequence[Change]) -> list[str]:
+        """Statements that make the changes, identifiers quoted; nothing is run. Also printed by ``plan``."""
+        ...
+
+    def apply(self, ddl: Sequence[str]) -> None:
+        """Run what ``ddl`` gave; all or nothing where the system allows."""
+        ...
+
+    def journal(self, key: str) -> Entry | None:
+        """The head of a key's journal, None before the first commit. Creates nothing."""
+        ...
+
+    def open(self, load: Load) -> Writer:
+        """Start a load, or go on with an interrupted repeatable one of the same token. Sweeps the staging of other
+        loads of this key: the caller holds the key's lock."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@frozen
+class Versioned:
+    """A saved state: ``version`` counts up by one with every save of the key; ``saved_at`` is UTC."""
+
+    value: Mapping[str, Any]
+    version: int
+    saved_at: datetime
+
+
+@runtime_checkable
+class Lease(Protocol):
+    """A held lock. ``renew`` is called from a thread of its own while the run goes on."""
+
+    owner: str
+
+    def renew(self) -> None:
+        """Extend by the ttl. Raises Conflict when another runner has taken the lock over."""
+        ...
+
+
+@runtime_checkable
+class StateBackend(Protocol):
+    """Keeps positions: the copy of what the sink's journal holds. Values are JSON objects, durable on return."""
+
+    def __init__(self, spec: StateSpec) -> None: ...
+
+    def check(self) -> list[Finding]: ...
+
+    def load(self, key: str) -> Versioned | None: ...
+
+    def save(self, key: str, value: Mapping[str, Any], expected: int) -> int:
+        """Compare and set: writes only if the key's version is ``expected`` (0: there is none), returns the new
+        version, raises Conflict otherwise."""
+        ...
+
+    def delete(self, key: str, expected: int) -> None:
+        """Forget the value; the history stays and versions go on counting."""
+        ...
+
+    def history(self, key: str, limit: int = 20) -> list[Versioned]:
+        """Newest first."""
+        ...
+
+    def lock(self, key: str, ttl: float) -> AbstractContextManager[Lease]:
+        """One holder per key, for ``ttl`` seconds from the last renewal. Raises Busy, naming the holder, while it
+        lives; takes over when the lease has expired or its process on this host is gone."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@frozen
+class ChangeWindow:
+    """As Window, for many tables of one change stream. ``tables`` maps a table to the Arrow schema of its change
+    batches, in which all shapes of the window are united."""
+
+    position: Position
+    tables: Mapping[str, pa.Schema]
+    caught_up: bool
+    proof: str
+
+
+@runtime_checkable
+class CDCReader(Protocol):
+    """Owns one slot or capture and reads many tables from it. A window is one load, one sink commit, one ack."""
+
+    def __init__(self, spec: SourceSpec) -> None: ...
+
+    def check(self) -> list[Finding]: ...
+
+    def setup_plan(self) -> list[str]:
+        """Idempotent statements for a DBA; nothing is run."""
+        ...
+
+    def create(self) -> Position:
+        """Make the slot or register the capture; the position at which its stream begins."""
+        ...
+
+    def window(self, after: Position, limit: int | None) -> ChangeWindow:
+        """Whole transactions strictly after ``after``; ``limit`` counts changes and is checked at commits."""
+        ...
+
+    def read(self, window: ChangeWindow) -> Iterator[tuple[str, pa.RecordBatch]]:
+        """(table, change batch) in commit order."""
+        ...
+
+    def ack(self, position: Position) -> None:
+        """Let the source forget everything up to ``position``. Called after sink commit and state save only."""
+        ...
+
+    def lag(self) -> Mapping[str, Any]:
+        """How far the stream is behind, in the source's own units."""
+        ...
+
+    def drop(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@runtime_checkable
+class ObjectStore(Protocol):
+    """Named byte objects under one prefix."""
+
+    def put(self, name: str, data: Iterator[bytes], *, if_absent: bool) -> str:
+        """Durable and visible as a whole on return; answers the SHA-256. Raises Conflict if ``if_absent`` and there."""
+        ...
+
+    def get(self, name: str) -> Iterator[bytes]: ...
+
+    def list(self, prefix: str) -> Iterator[str]: ...
+
+    def delete(self, name: str) -> None: ...
+
+
+PROTOCOLS: Mapping[str, type] = {
+    "source": Source,
+    "sink": Sink,
+    "state": StateBackend,
+    "cdc": CDCReader,
+    "object_store": ObjectStore,
+}

@@ -1,0 +1,172 @@
+"""Discovery: load the entry points of group ``dpone`` one by one, say what each brings, and survive the broken ones."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+import re
+from collections.abc import Iterable, Mapping
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Literal, cast
+
+import pluggy
+from attrs import define, field, frozen
+
+from dpone import hookspecs
+from dpone.capability import CAPABILITIES, Connector, Role
+from dpone.errors import ErrorClassifier, ErrorCodes, PluginError
+
+HOOKS: Mapping[str, Role] = {
+    "dpone_sources": "source",
+    "dpone_sinks": "sink",
+    "dpone_state_backends": "state",
+    "dpone_cdc_readers": "cdc",
+    "dpone_object_stores": "object_store",
+}
+State = Literal["ok", "broken", "blocked"]
+
+
+@define
+class Found:
+    """One entry point. ``cause`` says why it is not ok; roles maps a role to the names of its connectors."""
+
+    name: str
+    module: str
+    distribution: str
+    version: str
+    state: State = "ok"
+    cause: str = ""
+    roles: dict[str, list[str]] = field(factory=dict)
+
+
+@frozen
+class Plugins:
+    """What discovery found. ``connectors`` has only those of healthy plugins."""
+
+    manager: pluggy.PluginManager
+    found: tuple[Found, ...]
+    connectors: Mapping[tuple[Role, str], Connector]
+
+    def names(self, role: Role) -> list[str]:
+        return sorted(name for r, name in self.connectors if r == role)
+
+    def get(self, role: Role, name: str) -> Connector:
+        if connector := self.connectors.get((role, name)):
+            return connector
+        sick = next((f for f in self.found if f.name == name and f.state != "ok"), None)
+        if sick:
+            raise PluginError(f"use {role} {name}", f"plugin is {sick.state} ({sick.cause})", "see 'dpone plugins'")
+        known = ", ".join(self.names(role)) or "none"
+        todo = f"use one of: {known}; or install its connector, as in pip install 'dpone[{name}]' from this repository"
+        raise PluginError(f"use {role} {name}", "no such connector is installed", todo)
+
+    def load(self, role: Role, name: str) -> type:
+        """Import the implementation and see that it has every member of the contract."""
+        connector = self.get(role, name)
+        if not connector.implemented:
+            todo = "see 'dpone plugins' and the matrix of 'dpone certify' for what this version does"
+            raise PluginError(f"use {role} {name}", "this connector declares it as not implemented", todo)
+        cls = resolve(connector.implementation)
+        if missing := lacking(role, cls):
+            todo = f"implement every member of dpone.contract ({role})"
+            raise PluginError(f"load {role} {name}", f"{connector.implementation} lacks {', '.join(missing)}", todo)
+        return cast(type, cls)
+
+    def options(self, role: Role, name: str) -> type:
+        return cast(type, resolve(self.get(role, name).options))
+
+    def classifier(self) -> ErrorClassifier:
+        """Knows the codes of every connector whose error table can be imported."""
+        tables = {c.errors for c in self.connectors.values() if c.errors}
+        return ErrorClassifier(*(cast(ErrorCodes, resolve(t)) for t in sorted(tables)))
+
+
+def resolve(reference: str) -> Any:
+    """``module:Name`` -> the object. Only references declared by installed plugins come here, never configuration."""
+    module, _, name = reference.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except Exception as error:
+        found = f"{type(error).__name__}: {error}"
+        raise PluginError(f"import {reference}", found, "reinstall the connector and its driver") from error
+
+
+def lacking(role: Role, cls: Any) -> list[str]:
+    from dpone.contract import PROTOCOLS
+
+    members = [n for n, v in vars(PROTOCOLS[role]).items() if callable(v) and not n.startswith("_")]
+    return [n for n in members if not callable(getattr(cls, n, None))]
+
+
+@functools.lru_cache(maxsize=1)
+def discover() -> Plugins:
+    """Every plugin installed in this environment; read once per process."""
+    return _discover(entry_points(group=hookspecs.PROJECT), os.environ.get("DPONE_BLOCK", ""))
+
+
+def _discover(points: Iterable[EntryPoint], blocked: str) -> Plugins:
+    manager = pluggy.PluginManager(hookspecs.PROJECT)
+    manager.add_hookspecs(hookspecs)
+    blocks = {name.strip() for name in blocked.split(",") if name.strip()}
+    found: list[Found] = []
+    connectors: dict[tuple[Role, str], Connector] = {}
+    points = sorted(points, key=lambda p: (p.name, p.dist.name if p.dist else "", p.value))
+    shared = _claimed_twice(points)
+    for point in points:
+        one = Found(point.name, point.value, *(("?", "?") if point.dist is None else (point.dist.name, point.dist.version)))
+        found.append(one)
+        if point.name in blocks:
+            one.state, one.cause = "blocked", "DPONE_BLOCK"
+        elif point.name in shared:
+            one.state, one.cause = "broken", f"name claimed by {' and '.join(shared[point.name])}; uninstall one"
+        else:
+            try:
+                _register(manager, point, one, connectors)
+            except Exception as error:  # a plugin may raise anything; the others must go on
+                one.state, one.cause = "broken", " ".join(f"{type(error).__name__}: {error}".split())
+                one.roles.clear()
+    return Plugins(manager, tuple(found), connectors)
+
+
+def _claimed_twice(points: Iterable[EntryPoint]) -> dict[str, list[str]]:
+    """Names with several distributions or modules behind them. The same distribution listed twice (an editable
+    install seen through two paths) is one."""
+    owners: dict[str, list[str]] = {}
+    for point in points:
+        owner = f"{re.sub('[-_.]+', '-', point.dist.name).lower() if point.dist else '?'} ({point.value})"
+        if owner not in owners.setdefault(point.name, []):
+            owners[point.name].append(owner)
+    return {name: who for name, who in owners.items() if len(who) > 1}
+
+
+def _register(
+    manager: pluggy.PluginManager, point: EntryPoint, one: Found, connectors: dict[tuple[Role, str], Connector]
+) -> None:
+    if manager.has_plugin(point.name):
+        return
+    module = point.load()
+    _check_hooks(module)
+    mine: dict[tuple[Role, str], Connector] = {}
+    for hook, role in HOOKS.items():
+        for connector in getattr(module, hook, list)():
+            if not isinstance(connector, Connector):
+                raise PluginError(f"call {hook}", f"{type(connector).__name__}", "return a list of dpone.capability.Connector")
+            if unknown := sorted(set(connector.capabilities) - set(CAPABILITIES[role])):
+                todo = f"use the names of dpone.capability.CAPABILITIES[{role!r}]"
+                raise PluginError(f"read {role} {connector.name}", f"unknown capability {', '.join(unknown)}", todo)
+            if (role, connector.name) in connectors or (role, connector.name) in mine:
+                raise PluginError(f"read {role} {connector.name}", "another plugin has this name", "uninstall one of them")
+            mine[role, connector.name] = connector
+            one.roles.setdefault(role, []).append(connector.name)
+    manager.register(module, name=point.name)
+    connectors.update(mine)
+
+
+def _check_hooks(module: Any) -> None:
+    specs = {n for n in vars(hookspecs) if n.startswith("dpone_")}
+    named = {n for n in dir(module) if n.startswith("dpone_") and hasattr(getattr(module, n), "dpone_impl")}
+    if misspelt := sorted(named - specs):
+        raise PluginError("read hooks", f"unknown hook {', '.join(misspelt)}", f"use one of {', '.join(sorted(specs))}")
+    if not named:
+        raise PluginError("read hooks", "no hook at all", f"mark at least one of {', '.join(sorted(specs))} with @dpone.hookimpl")

@@ -1,0 +1,85 @@
+"""Names of things in a database, and the columns dpone itself adds. Types are Arrow's; there is no second type system."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from attrs import field, frozen
+
+from dpone.errors import ConfigError
+
+LOAD_ID = "__dpone__load_id"
+LOADED_AT = "__dpone__loaded_at"
+LINEAGE = (LOAD_ID, LOADED_AT)
+PREFIX = "__dpone__"
+
+# Field metadata: the type in the source's own words, where Arrow's type does not say it all.
+NATIVE = b"dpone.native"
+
+
+@frozen
+class Name:
+    """The name of a table, part by part: ``Name(("public", "orders"))``. Case is kept, dots inside a part are data."""
+
+    parts: tuple[str, ...] = field(converter=tuple)
+
+    @parts.validator
+    def _check(self, _attribute: object, parts: tuple[str, ...]) -> None:
+        for part in parts or ("",):
+            if not isinstance(part, str) or not part or "\0" in part:
+                todo = 'write table: schema.table, quoting a part with a dot in it: "a.b".c'
+                raise ConfigError("read a table name", f"an empty part or a NUL in {'.'.join(map(str, parts))!r}", todo)
+
+    @classmethod
+    def parse(cls, text: str) -> Name:
+        """``public.orders`` -> two parts; a part in double quotes may hold dots and doubled quotes."""
+        parts: list[str] = []
+        rest = text
+        while True:
+            part, rest = _next_part(rest, text)
+            parts.append(part)
+            if not rest:
+                return cls(tuple(parts))
+            if not rest.startswith("."):
+                raise _bad(text)
+            rest = rest[1:]
+
+    @property
+    def last(self) -> str:
+        return self.parts[-1]
+
+    def sibling(self, last: str) -> Name:
+        """Another name in the same schema."""
+        return Name((*self.parts[:-1], last))
+
+    def __str__(self) -> str:
+        plain = (p if '"' not in p and "." not in p else '"' + p.replace('"', '""') + '"' for p in self.parts)
+        return ".".join(plain)
+
+
+def _next_part(rest: str, text: str) -> tuple[str, str]:
+    if not rest.startswith('"'):
+        part, dot, tail = rest.partition(".")
+        if '"' in part:
+            raise _bad(text)
+        return part, dot + tail
+    part, i = "", 1
+    while i < len(rest):
+        if rest[i] != '"':
+            part, i = part + rest[i], i + 1
+        elif rest[i + 1 : i + 2] == '"':
+            part, i = part + '"', i + 2
+        else:
+            return part, rest[i + 1 :]
+    raise _bad(text)
+
+
+def _bad(text: str) -> ConfigError:
+    todo = 'write schema.table, quoting a whole part that has a dot or a quote in it: "a.b".c'
+    return ConfigError("read a table name", f"unbalanced quotes in {text!r}", todo)
+
+
+def ambiguous(names: Iterable[str]) -> list[str]:
+    """Names that differ only by case; most servers would fold them into one column."""
+    seen: dict[str, str] = {}
+    return [name for name in names if seen.setdefault(name.casefold(), name) != name]

@@ -1,0 +1,1 @@
+"""What every SQL connector shares."""
