@@ -43,6 +43,7 @@ CAPABILITIES: Mapping[Role, Mapping[str, str]] = {
         "schema_evolution": "add and widen columns before staging",
         "lineage": "load id and load time in every row",
         "resume": "staged parts survive a crash and are not read again",
+        "parallel_stage": "stage several parts at once, from several threads",
         "native_stream": "take the server's own byte stream",
     },
     "state": {

@@ -103,12 +103,18 @@ class Stream(Protocol):
     filtered  rows left out by the source's stated policy so far
     """
 
-    schema: pa.Schema
-    native: tuple[str, ...]
-    filtered: int
+    @property
+    def schema(self) -> pa.Schema: ...
+
+    @property
+    def native(self) -> tuple[str, ...]: ...
+
+    @property
+    def filtered(self) -> int: ...
 
     def batches(self) -> Iterator[pa.RecordBatch]:
-        """Batches of ``schema``, each bounded in memory. Called once, or not at all when a native format is taken."""
+        """Batches of ``schema``, each bounded in memory. Called once, or not at all when a native format is taken.
+        Iterated in a thread of its own, which is not the one that called ``read``."""
         ...
 
     def open_native(self, format: str) -> Iterator[bytes]:
@@ -279,7 +285,8 @@ class Sink(Protocol):
         ...
 
     def ddl(self, changes: Sequence[Change]) -> list[str]:
-        """Statements that make the changes, identifiers quoted; nothing is run. Also printed by ``plan``."""
+        """Statements that make the changes, identifiers quoted; nothing is run. Also printed by ``plan``. Adds, on its
+        own, lineage columns that are enabled and that an existing target lacks."""
         ...
 
     def apply(self, ddl: Sequence[str]) -> None:

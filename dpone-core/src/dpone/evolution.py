@@ -181,7 +181,8 @@ def plan(
     changes = [change for change, _ in found if change is not None]
     changes += _dropped(target, source, policy, {to for _, to in found})
     safe = tuple(c for c in changes if c.allow is None)
-    return Plan(safe, tuple(c for c in changes if c.allow is not None), {f.name: to for f, (_, to) in zip(source, found)})
+    breaking = tuple(c for c in changes if c.allow is not None)
+    return Plan(safe, breaking, {f.name: to for f, (_, to) in zip(source, found, strict=True)})
 
 
 def _case_clash(target: pa.Schema | None, source: pa.Schema) -> list[str]:

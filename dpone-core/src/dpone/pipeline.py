@@ -7,13 +7,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from attrs import field, frozen
+from attrs.validators import ge, gt, optional
 
+from dpone.errors import ConfigError
 from dpone.schema import Name
 from dpone.secret import Secret
 from dpone.strategy import Strategy
 
 if TYPE_CHECKING:
     from dpone.report import RunReport
+
+# Fields that no file can set.
+INTERNAL: Mapping[str, Any] = {"internal": True}
 
 
 @frozen
@@ -30,8 +35,15 @@ class Incremental:
     by: Literal["cursor", "xmin", "cdc", "change_tracking"]
     column: str | None = None
     key: tuple[str, ...] = ()
-    lookback: float = 0
+    lookback: float = field(default=0, validator=ge(0))
     nulls: Literal["fail", "skip"] = "fail"
+
+    def __attrs_post_init__(self) -> None:
+        if self.by == "cursor" and not self.column:
+            todo = "name the column that grows, as in column: updated_at"
+            raise ConfigError("read incremental", "by: cursor without a column", todo)
+        if self.by != "cursor" and (self.column or self.lookback):
+            raise ConfigError("read incremental", f"by: {self.by} has no column and no lookback", "remove them")
 
 
 @frozen
@@ -73,7 +85,7 @@ class SinkOptions:
 class StateOptions:
     """lease_seconds: a runner that has not renewed its lock for this long may be replaced by another."""
 
-    lease_seconds: float = 60.0
+    lease_seconds: float = field(default=60.0, validator=gt(0))
 
 
 @frozen
@@ -87,13 +99,12 @@ class SourceSpec:
     path: str | None = None
     topic: str | None = None
     options: Any = field(factory=SourceOptions)
-    base: Path = Path()
+    base: Path = field(default=Path(), metadata=INTERNAL)
 
     @property
     def location(self) -> str:
         """Stable and free of credentials; part of the key. A query goes by the stream's name."""
-        what = self.table or self.path or self.topic or "query"
-        return ":".join(filter(None, (self.type, self.connection and self.connection.location(), str(what))))
+        return _location(self.type, self.connection, self.table or self.path or self.topic or "query")
 
 
 @frozen
@@ -105,12 +116,15 @@ class SinkSpec:
     path: str | None = None
     topic: str | None = None
     options: Any = field(factory=SinkOptions)
-    base: Path = Path()
+    base: Path = field(default=Path(), metadata=INTERNAL)
 
     @property
     def location(self) -> str:
-        what = self.table or self.path or self.topic or ""
-        return ":".join(filter(None, (self.type, self.connection and self.connection.location(), str(what))))
+        return _location(self.type, self.connection, self.table or self.path or self.topic or "")
+
+
+def _location(type: str, connection: Secret | None, what: Name | str) -> str:
+    return ":".join(filter(None, (type, connection.location() if connection else "", str(what))))
 
 
 @frozen
@@ -119,30 +133,37 @@ class StateSpec:
     connection: Secret | None = None
     path: str | None = None
     options: Any = field(factory=StateOptions)
-    base: Path = Path()
+    base: Path = field(default=Path(), metadata=INTERNAL)
 
 
 @frozen
 class Runtime:
     """partitions: parts a source is asked to split into. workers: parts read at once. retries: per stream."""
 
-    partitions: int = 1
-    workers: int = 1
-    batch_rows: int | None = None
-    retries: int = 3
+    partitions: int = field(default=1, validator=ge(1))
+    workers: int = field(default=1, validator=ge(1))
+    batch_rows: int | None = field(default=None, validator=optional(ge(1)))
+    retries: int = field(default=3, validator=ge(0))
 
 
 @frozen
 class StreamSpec:
-    """One table's way from a source to a sink."""
+    """One table's way from a source to a sink.
+
+    tables    a glob: the stream stands for every table of the source that matches. ``dpone.config.expand`` makes
+              one stream of each once the source can be asked; until then ``source.table`` is the glob itself and
+              ``{schema}`` and ``{table}`` stand in the sink's table, path or topic
+    """
 
     name: str
     source: SourceSpec
     sink: SinkSpec
+    tables: str | None = None
 
     def key(self, pipeline: str) -> str:
         """Key of state and journal: pipeline, stream, source and target; never the table name alone."""
-        return "|".join((pipeline, self.name, self.source.location, self.sink.location))
+        parts = (pipeline, self.name, self.source.location, self.sink.location)
+        return "|".join(part.replace("|", "%7C") for part in parts)
 
 
 @frozen

@@ -99,6 +99,20 @@ def lacking(role: Role, cls: Any) -> list[str]:
     return [n for n in members if not callable(getattr(cls, n, None))]
 
 
+def troubles(plugins: Plugins, one: Found) -> list[str]:
+    """Why implementations of a healthy plugin cannot be used; imports them, and so their drivers."""
+    causes = []
+    for role, names in one.roles.items():
+        for name in names:
+            if plugins.get(cast(Role, role), name).implemented:
+                try:
+                    plugins.load(cast(Role, role), name)
+                    plugins.options(cast(Role, role), name)
+                except PluginError as error:
+                    causes.append(str(error))
+    return causes
+
+
 @functools.lru_cache(maxsize=1)
 def discover() -> Plugins:
     """Every plugin installed in this environment; read once per process."""
@@ -109,13 +123,12 @@ def _discover(points: Iterable[EntryPoint], blocked: str) -> Plugins:
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
     blocks = {name.strip() for name in blocked.split(",") if name.strip()}
-    found: list[Found] = []
     connectors: dict[tuple[Role, str], Connector] = {}
-    points = sorted(points, key=lambda p: (p.name, p.dist.name if p.dist else "", p.value))
-    shared = _claimed_twice(points)
-    for point in points:
-        one = Found(point.name, point.value, *(("?", "?") if point.dist is None else (point.dist.name, point.dist.version)))
-        found.append(one)
+    pairs = [(_found(point), point) for point in points]
+    pairs.sort(key=lambda pair: (pair[0].name, pair[0].distribution, pair[0].module))
+    found = tuple(one for one, _ in pairs)
+    shared = _claimed_twice(found)
+    for one, point in pairs:
         if point.name in blocks:
             one.state, one.cause = "blocked", "DPONE_BLOCK"
         elif point.name in shared:
@@ -126,17 +139,23 @@ def _discover(points: Iterable[EntryPoint], blocked: str) -> Plugins:
             except Exception as error:  # a plugin may raise anything; the others must go on
                 one.state, one.cause = "broken", " ".join(f"{type(error).__name__}: {error}".split())
                 one.roles.clear()
-    return Plugins(manager, tuple(found), connectors)
+    return Plugins(manager, found, connectors)
 
 
-def _claimed_twice(points: Iterable[EntryPoint]) -> dict[str, list[str]]:
+def _found(point: EntryPoint) -> Found:
+    """Reads the distribution's metadata, which is parsed anew at every look."""
+    name, version = (point.dist.name, point.dist.version) if point.dist else ("?", "?")
+    return Found(point.name, point.value, name, version)
+
+
+def _claimed_twice(found: Iterable[Found]) -> dict[str, list[str]]:
     """Names with several distributions or modules behind them. The same distribution listed twice (an editable
     install seen through two paths) is one."""
     owners: dict[str, list[str]] = {}
-    for point in points:
-        owner = f"{re.sub('[-_.]+', '-', point.dist.name).lower() if point.dist else '?'} ({point.value})"
-        if owner not in owners.setdefault(point.name, []):
-            owners[point.name].append(owner)
+    for one in found:
+        owner = f"{re.sub('[-_.]+', '-', one.distribution).lower()} ({one.module})"
+        if owner not in owners.setdefault(one.name, []):
+            owners[one.name].append(owner)
     return {name: who for name, who in owners.items() if len(who) > 1}
 
 
@@ -151,12 +170,14 @@ def _register(
     for hook, role in HOOKS.items():
         for connector in getattr(module, hook, list)():
             if not isinstance(connector, Connector):
-                raise PluginError(f"call {hook}", f"{type(connector).__name__}", "return a list of dpone.capability.Connector")
+                todo = "return a list of dpone.capability.Connector"
+                raise PluginError(f"call {hook}", type(connector).__name__, todo)
             if unknown := sorted(set(connector.capabilities) - set(CAPABILITIES[role])):
                 todo = f"use the names of dpone.capability.CAPABILITIES[{role!r}]"
                 raise PluginError(f"read {role} {connector.name}", f"unknown capability {', '.join(unknown)}", todo)
             if (role, connector.name) in connectors or (role, connector.name) in mine:
-                raise PluginError(f"read {role} {connector.name}", "another plugin has this name", "uninstall one of them")
+                found = "another plugin has this name"
+                raise PluginError(f"read {role} {connector.name}", found, "uninstall one of them")
             mine[role, connector.name] = connector
             one.roles.setdefault(role, []).append(connector.name)
     manager.register(module, name=point.name)
@@ -169,4 +190,5 @@ def _check_hooks(module: Any) -> None:
     if misspelt := sorted(named - specs):
         raise PluginError("read hooks", f"unknown hook {', '.join(misspelt)}", f"use one of {', '.join(sorted(specs))}")
     if not named:
-        raise PluginError("read hooks", "no hook at all", f"mark at least one of {', '.join(sorted(specs))} with @dpone.hookimpl")
+        todo = f"mark at least one of {', '.join(sorted(specs))} with @dpone.hookimpl"
+        raise PluginError("read hooks", "no hook at all", todo)

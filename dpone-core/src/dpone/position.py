@@ -21,7 +21,7 @@ def _frozen_json(value: Mapping[str, Any]) -> Mapping[str, Any]:
 
 @frozen
 class Position:
-    """"Resume strictly after this."
+    """ "Resume strictly after this."
 
     kind      what the value means: ``files``, ``cursor``, ``snapshot``, ``postgres_logical``...
     identity  the physical source it was read from (path, system identifier, database GUID). A reader that finds

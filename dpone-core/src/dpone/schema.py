@@ -1,4 +1,4 @@
-"""Names of things in a database, and the columns dpone itself adds. Types are Arrow's; there is no second type system."""
+"""Names of things in a database, and the columns dpone itself adds. There is no second type system beside Arrow's."""
 
 from __future__ import annotations
 
@@ -17,11 +17,15 @@ PREFIX = "__dpone__"
 NATIVE = b"dpone.native"
 
 
+def _parts(parts: Iterable[str]) -> tuple[str, ...]:
+    return tuple(parts)
+
+
 @frozen
 class Name:
     """The name of a table, part by part: ``Name(("public", "orders"))``. Case is kept, dots inside a part are data."""
 
-    parts: tuple[str, ...] = field(converter=tuple)
+    parts: tuple[str, ...] = field(converter=_parts)
 
     @parts.validator
     def _check(self, _attribute: object, parts: tuple[str, ...]) -> None:

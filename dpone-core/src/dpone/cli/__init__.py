@@ -1,0 +1,114 @@
+"""The command line: parse, call, print. No logic, and nothing heavy imported before a command needs it."""
+
+from __future__ import annotations
+
+import functools
+import io
+import itertools
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from dpone import __version__
+from dpone.errors import DponeError, Interrupted
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="dpone")
+def cli() -> None:
+    """Move tables, topics and change streams, and prove afterwards what was moved.
+
+    Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 stopped for a decision, 130 interrupted.
+    """
+
+
+@functools.cache
+def _assemble() -> click.Group:
+    from dpone.cli import check, completion, init, matrix, plugins, run, state
+
+    for module in (check, completion, init, matrix, plugins, run, state):
+        for command in module.COMMANDS:
+            cli.add_command(command)
+    _add_commands_of_plugins()
+    return cli
+
+
+def _add_commands_of_plugins() -> None:
+    """A plugin that fails here, or takes a name that is in use, loses its commands and nothing else."""
+    from dpone.plugins import discover
+
+    for hook in discover().manager.hook.dpone_commands.get_hookimpls():
+        theirs = click.Group()
+        try:
+            hook.function(*([theirs] if hook.argnames else []))
+        except Exception as error:  # a plugin may raise anything
+            click.echo(f"warning: commands of plugin {hook.plugin_name}: {_one_line(error)}", err=True)
+        for name, command in theirs.commands.items():
+            if name in cli.commands:
+                click.echo(f"warning: plugin {hook.plugin_name}: command {name} exists already; left out", err=True)
+            else:
+                cli.add_command(command, name)
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """The ``dpone`` program. Failures are one line each on stderr, and under ``--format json`` an object on stdout;
+    ``DPONE_DEBUG=1`` shows tracebacks."""
+    args = sys.argv[1:] if args is None else list(args)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files and columns may hold anything
+    try:
+        sys.exit(_assemble().main(args, prog_name="dpone", standalone_mode=False) or 0)
+    except click.exceptions.Exit as done:
+        sys.exit(done.exit_code)
+    except click.ClickException as error:
+        _usage(error, args)
+    except (KeyboardInterrupt, click.Abort, Interrupted) as error:
+        _fail(type(error).__name__, ["interrupted"], 130, args)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:  # whatever a connector raises, an operator reads one line
+        _debug()
+        if isinstance(error, DponeError):
+            _fail(type(error).__name__, str(error).splitlines(), error.exit_code, args)
+        _fail(type(error).__name__, [f"{_one_line(error)}; set DPONE_DEBUG=1 for the traceback"], 1, args)
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def _usage(error: click.ClickException, args: Sequence[str]) -> None:
+    message = error.format_message()
+    if "\n" in message:  # a group without a command: click gives its help
+        error.show()
+        sys.exit(2)
+    context = getattr(error, "ctx", None)
+    program = context.command_path if context else "dpone"
+    line = f"{message[:1].lower()}{message[1:].rstrip('.')}; see '{program} --help'"
+    _fail(type(error).__name__, [line], 2, args)
+
+
+def _debug() -> None:
+    if os.environ.get("DPONE_DEBUG"):
+        import traceback
+
+        from dpone.secret import redact
+
+        click.echo(redact(traceback.format_exc()), err=True)
+
+
+def _fail(kind: str, lines: list[str], exit_code: int, args: Sequence[str]) -> None:
+    """Print a failure. A command prints its JSON last of all, so nothing is on stdout yet."""
+    import json
+
+    from dpone.secret import redact
+
+    lines = [redact(line) for line in lines]
+    for line in lines:
+        click.echo(f"error: {line}", err=True)
+    if "--format=json" in args or ("--format", "json") in itertools.pairwise(args):
+        click.echo(json.dumps({"error": {"kind": kind, "exit_code": exit_code, "messages": lines}}, indent=2))
+    sys.exit(exit_code)

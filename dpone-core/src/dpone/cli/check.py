@@ -1,0 +1,47 @@
+"""``dpone check`` and ``dpone doctor``."""
+
+from __future__ import annotations
+
+import click
+
+from dpone.cli.output import emit_findings, format_option, interruptible, pipeline_argument
+
+
+@click.command()
+@pipeline_argument
+@click.option("--connect", is_flag=True, help="Also ask source, sink and state, read-only.")
+@format_option
+def check(pipeline: str, connect: bool, format_: str) -> int:
+    """Validate a pipeline file; connects to nothing.
+
+    With --connect, source, sink and state are asked too. Exit code 1 if a finding is not ok.
+    """
+    with interruptible():
+        from dpone.ops import check as ops
+        from dpone.pipeline import Pipeline
+
+        checked = Pipeline.from_yaml(pipeline)
+        findings = ops.implementations(checked)
+        if connect:
+            findings += ops.connections(checked)
+    return emit_findings(format_, findings, pipeline=checked.name)
+
+
+@click.command()
+@click.argument("pipeline", type=click.Path(), metavar="[PIPELINE]", required=False)
+@format_option
+def doctor(pipeline: str | None, format_: str) -> int:
+    """Examine this machine, and say what to mend.
+
+    Python, plugins, drivers, clock, disk, TLS; connections too if a pipeline is given. Exit code 1 if a finding is not
+    ok.
+    """
+    with interruptible():
+        from dpone.ops.doctor import examine
+        from dpone.pipeline import Pipeline
+
+        findings = examine(Pipeline.from_yaml(pipeline) if pipeline is not None else None)
+    return emit_findings(format_, findings)
+
+
+COMMANDS = (check, doctor)

@@ -1,0 +1,122 @@
+"""``dpone run`` and ``dpone plan``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dpone.cli.output import emit, error_text, format_option, interruptible, pipeline_argument
+from dpone.errors import ConfigError, Interrupted
+
+if TYPE_CHECKING:
+    from dpone.report import RunReport, StreamReport
+
+
+@click.command()
+@pipeline_argument
+@click.option("--select", multiple=True, metavar="STREAM", help="Only these streams; may be repeated.")
+@click.option("--full-refresh", is_flag=True, help="Read everything again and start a new epoch.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done, change nothing.")
+@click.option("--workers", type=click.IntRange(min=1), help="Parts read at once, instead of runtime.workers.")
+@click.option("--report", "file", type=click.Path(), metavar="FILE", help="Also write the JSON report here.")
+@click.option("--log-format", type=click.Choice(["text", "json"]), default="text", help="Events on stderr.")
+@click.option("--quiet", "-q", is_flag=True, help="No events on stderr.")
+@format_option
+def run(pipeline: str, format_: str, file: str | None, log_format: str, quiet: bool, **options: Any) -> int:
+    """Run a pipeline: read, stage, commit, save."""
+    with interruptible():
+        from dpone.engine import Run
+        from dpone.observe.progress import observer
+        from dpone.pipeline import Pipeline
+
+        job = Run(Pipeline.from_yaml(pipeline), **options)
+        if file is not None:
+            _create(file)
+        with observer(job.plugins, log_format, quiet):
+            try:
+                job.execute()
+            except (KeyboardInterrupt, Interrupted):
+                job.report.finish(interrupted=True)  # again, should a second signal have cut the first short
+    written = file is None or _write(job.report, file)
+    _show(job.report, format_)
+    return job.report.exit_code or (0 if written else 1)
+
+
+@click.command()
+@pipeline_argument
+@click.option("--select", multiple=True, metavar="STREAM", help="Only these streams; may be repeated.")
+@click.option("--full-refresh", is_flag=True, help="As the run would get it.")
+@format_option
+def plan(pipeline: str, format_: str, **options: Any) -> int:
+    """Show what a run would do.
+
+    Positions, parts, schema changes. Changes nothing.
+    """
+    with interruptible():
+        from dpone.engine import Run
+        from dpone.pipeline import Pipeline
+
+        report = Run(Pipeline.from_yaml(pipeline), dry_run=True, **options).execute()
+    _show(report, format_)
+    return report.exit_code
+
+
+def _create(file: str) -> None:
+    """A report that cannot be written is found out before anything runs."""
+    try:
+        with open(file, "a", encoding="utf-8"):
+            pass
+    except OSError as error:
+        found = f"{file}: {error_text(error)}"
+        raise ConfigError("write the report", found, "name a file that can be written") from error
+
+
+def _write(report: RunReport, file: str) -> bool:
+    import json
+
+    from dpone.secret import redacted
+
+    try:
+        with open(file, "w", encoding="utf-8") as out:
+            json.dump(redacted(report.to_json()), out, indent=2)
+    except OSError as error:  # the run is done all the same, and stdout still has its report
+        click.echo(f"error: write the report {file}: {error_text(error)}; the report on stdout is whole", err=True)
+        return False
+    return True
+
+
+def _show(report: RunReport, format_: str) -> None:
+    from dpone.secret import redact
+
+    for stream in report.streams:
+        if stream.error is not None:
+            click.echo(redact(f"error: {stream.stream}: {stream.error.message}"), err=True)
+    lines = [*map(_line, report.streams), f"{report.status}: run {report.run_id}"]
+    emit(format_, report.to_json(), lambda: "\n".join(lines))
+
+
+def _line(stream: StreamReport) -> str:
+    """One line per stream, then what an operator wants to know next."""
+    rows = stream.rows
+    counts = ", ".join(
+        f"{getattr(rows, name):,} {name}"
+        for name in ("inserted", "updated", "deleted", "unchanged", "filtered", "quarantined")
+        if getattr(rows, name)
+    )
+    seconds = sum(stream.durations.values())
+    line = f"{stream.stream}: {stream.status.replace('_', ' ')}"
+    if stream.status == "loaded":
+        line += f", {rows.read:,} rows read ({counts or 'no change'}) in {seconds:.2f} s, load {stream.load_id}"
+    if stream.proof:
+        line += f"\n  source: {stream.proof}"
+    for change in stream.schema_changes:
+        line += f"\n  schema: {change}"
+    for statement in stream.ddl if stream.status == "planned" else ():
+        line += f"\n  would run: {statement}"
+    for warning in stream.warnings:
+        line += f"\n  warning: {warning}"
+    return line
+
+
+COMMANDS = (run, plan)

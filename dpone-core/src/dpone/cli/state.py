@@ -1,0 +1,152 @@
+"""``dpone state``: where a pipeline's streams stand, and setting it by hand."""
+
+from __future__ import annotations
+
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dpone.cli.output import emit, error_text, format_option, interruptible, pipeline_argument, table
+from dpone.errors import ConfigError, StateError
+
+if TYPE_CHECKING:
+    from dpone.ops.state import Standing
+    from dpone.position import Position
+
+stream_option = click.option("--stream", metavar="STREAM", help="Only this stream.")
+
+
+@click.group()
+def state() -> None:
+    """Show or set positions of streams."""
+
+
+@state.command()
+@pipeline_argument
+@stream_option
+@format_option
+def show(pipeline: str, stream: str | None, format_: str) -> None:
+    """Show where each stream stands.
+
+    Its state, the head of its journal, and whether they agree.
+    """
+    with interruptible():
+        from dpone.ops.state import standings
+        from dpone.pipeline import Pipeline
+
+        found = standings(Pipeline.from_yaml(pipeline), stream)
+    emit(format_, [one.to_json() for one in found], lambda: "\n".join(map(_text, found)))
+
+
+@state.command()
+@pipeline_argument
+@stream_option
+@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Entries per stream.")
+@format_option
+def history(pipeline: str, stream: str | None, limit: int, format_: str) -> None:
+    """Show earlier states of each stream, newest first."""
+    with interruptible():
+        from dpone.ops.state import past
+        from dpone.pipeline import Pipeline
+
+        found = past(Pipeline.from_yaml(pipeline), stream, limit)
+    data = [
+        {"stream": name, "version": s.version, "saved_at": s.saved_at.isoformat(), "state": dict(s.value)}
+        for name, s in found
+    ]
+    head = ["stream", "version", "saved at", "load", "position"]
+    lines = [
+        [name, str(s.version), _time(s.saved_at), str(s.value.get("load_id", "-")), _json(s.value.get("position"))]
+        for name, s in found
+    ]
+    emit(format_, data, lambda: table([head, *lines]) if lines else "no state was ever saved")
+
+
+@state.command("set")
+@pipeline_argument
+@click.option("--stream", required=True, metavar="STREAM", help="The stream to set.")
+@click.option("--position", metavar="JSON", help="Resume after this position; 'state show --format json' prints one.")
+@click.option("--position-file", metavar="FILE", type=click.Path(), help="The same, from a file.")
+@click.option("--beginning", is_flag=True, help="Read from the beginning; rows of the target stay.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@format_option
+def set_(
+    pipeline: str,
+    stream: str,
+    position: str | None,
+    position_file: str | None,
+    beginning: bool,
+    yes: bool,
+    format_: str,
+) -> None:
+    """Set where the next run of a stream resumes. Starts a new epoch, in the journal first."""
+    if [position is not None, position_file is not None, beginning].count(True) != 1:
+        raise click.UsageError("give exactly one of --position, --position-file, --beginning")
+    wanted = None if beginning else _position(position, position_file)
+    with interruptible():
+        from dpone.ops.state import reposition, standings
+        from dpone.pipeline import Pipeline
+
+        loaded = Pipeline.from_yaml(pipeline)
+        [before] = standings(loaded, stream)
+        if not yes:
+            _confirm(before, wanted)
+        reposition(loaded, stream, wanted)
+        [after] = standings(loaded, stream)
+    emit(
+        format_,
+        {"stream": stream, "before": before.to_json(), "after": after.to_json()},
+        lambda: f"before\n{_text(before)}\nafter\n{_text(after)}",
+    )
+
+
+def _position(text: str | None, file: str | None) -> Position:
+    from dpone.position import Position
+
+    if file is not None:
+        try:
+            text = Path(file).read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise ConfigError("read the position", f"{file}: {error_text(error)}", "name a JSON file") from error
+    try:
+        return Position.loads(text or "")
+    except (StateError, RecursionError) as error:
+        found = error.found if isinstance(error, StateError) else "JSON nested too deeply"
+        todo = "give it as 'dpone state show --format json' prints it: format, kind, epoch, identity, value"
+        raise ConfigError("read the position", found, todo) from error
+
+
+def _confirm(before: Standing, wanted: Position | None) -> None:
+    if not sys.stdin.isatty():
+        raise click.UsageError("this changes where the next run resumes; add --yes")
+    click.echo(_text(before), err=True)
+    goal = _json(wanted.to_json()) if wanted else "its beginning"
+    click.confirm(f"set {before.stream} to {goal}?", abort=True, err=True)
+
+
+def _text(one: Standing) -> str:
+    saved, head = one.state, one.journal
+    rows = [["  state", "none"], ["  journal", "none"], ["  agree", f"{'yes' if one.agree else 'no'}: {one.note}"]]
+    if saved is not None:
+        where = f"version {saved.version}, {_time(saved.saved_at)}, load {saved.value.get('load_id')}"
+        rows[0][1] = f"{where}, {_json(saved.value.get('position'))}"
+    if head is not None:
+        where = f"seq {head.seq}, {_time(head.committed_at)}, load {head.load_id}"
+        rows[1][1] = f"{where}, {_json(head.position.to_json())}"
+    return f"{one.stream}\n{table(rows)}"
+
+
+def _time(at: datetime) -> str:
+    return at.isoformat(sep=" ", timespec="seconds")
+
+
+def _json(value: Any) -> str:
+    import json
+
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+COMMANDS = (state,)

@@ -1,0 +1,750 @@
+"""YAML to model: read a pipeline file, find every problem at once, and say each in one line.
+
+Form of the file (``${NAME}`` and ``${NAME:-default}`` stand for environment variables in any value, ``$${`` for the
+text ``${``; they are filled in after parsing, so a value never changes the structure):
+
+    pipeline: orders                        # required
+    labels: {env: dev}
+    source: {type, connection, table | query | path | topic, options}
+    sink: {type, connection, table | path | topic, strategy: {mode, key, ...}, options}
+    state: {type, connection | path, options}             # default: sqlite:///.dpone/state.db
+    staging: {...}
+    runtime: {partitions, workers, batch_rows, retries}
+    connections: {name: URL or mapping}     # or the name of a file that holds such a mapping
+
+For many tables, ``defaults`` and ``streams`` take the place of ``source`` and ``sink``; mappings are merged key by key:
+
+    defaults:
+      source: {type: postgres, connection: shop}
+      sink: {type: sqlite, connection: "sqlite:///copy.db", table: "{schema}_{table}", strategy: {mode: full_refresh}}
+    streams:
+      - public.customers                                  # the name of a source table
+      - "sales.*"                                         # a glob: one stream for every table that matches
+      - name: orders
+        source: {table: public.orders, options: {incremental: {by: cursor, column: updated_at}}}
+        sink: {strategy: {mode: merge, key: [id]}}
+
+``streams`` may also be a mapping of names to such entries. A stream is named by ``name``, else by its source table,
+else by its sink table. A single source and sink are a stream named by the sink's table, else by the pipeline.
+``{table}`` and ``{schema}`` in the sink's table, path or topic are the parts of the source table's name; a sink of
+tables that names none takes the source table's own name, without the schema.
+
+A ``connection`` is a URL, the name of one of ``connections``, or a mapping, which reaches the connector as JSON text.
+Relative paths are relative to the folder of the pipeline file, also those that come from a file of connections.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import json
+import os
+import re
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Union, cast, get_args, get_origin
+
+import attrs
+from attrs import evolve, frozen
+
+from dpone.capability import Connector, Role, Support
+from dpone.document import (
+    REFERENCE,
+    Node,
+    PipelineErrors,
+    Problems,
+    filled_in,
+    quoted,
+    read_yaml,
+    repeated,
+    resolved,
+    strict_json,
+    value_of,
+)
+from dpone.errors import ConfigError, DponeError, PluginError
+from dpone.pipeline import Pipeline, Runtime, SinkSpec, SourceSpec, StateSpec, StreamSpec
+from dpone.plugins import Plugins, discover
+from dpone.schema import Name
+from dpone.secret import Secret, sensitive
+from dpone.strategy import ALIASES, MODES, Strategy
+
+__all__ = ["PipelineErrors", "expand", "load_pipeline", "strict_json"]
+
+WHAT = ("table", "query", "path", "topic")  # what a source reads or a sink writes; exactly one of them
+KEYS = ("pipeline", "labels", "source", "sink", "state", "staging", "runtime", "connections", "defaults", "streams")
+DEFAULT_STATE: Mapping[str, str] = {"type": "sqlite", "connection": "sqlite:///.dpone/state.db"}
+
+
+def load_pipeline(path: Path, *, env: Mapping[str, str] | None = None, plugins: Plugins | None = None) -> Pipeline:
+    """Read and check a pipeline file; connects to nothing. ``env`` stands for the environment.
+
+    Streams that select tables by a glob are kept as one, to be opened with ``expand``. Raises PipelineErrors.
+    """
+    path = Path(path)
+    problems = Problems(str(path))
+    env = os.environ if env is None else env
+    root = _mapping(read_yaml(path, str(path), problems), KEYS, problems)
+    connections = root.get("connections")
+    filled = {key: filled_in(node, env, problems) for key, node in root.items() if key != "connections"}
+    base = Path(os.path.abspath(path)).parent
+    named = _connections(connections, path, env, problems) if connections else {}
+    start = Node(filled, "", 1, str(path))
+    pipeline = _Reader(base, env, plugins or discover(), named, problems).pipeline(start)
+    problems.raise_if_any()
+    return evolve(pipeline, path=Path(os.path.abspath(path)))
+
+
+def expand(pipeline: Pipeline, tables_of: Callable[[SourceSpec, str], Sequence[str]]) -> Pipeline:
+    """The pipeline with one stream per matched table in place of each stream that selects tables by a glob.
+
+    ``tables_of(source, glob)`` answers names as ``Source.tables`` does. A table that a stream of its own already
+    reads from the same source is left to that stream. Raises ConfigError if a glob matches nothing, or if two streams
+    would have one name or two tables one target.
+    """
+    own = {stream.source.location for stream in pipeline.streams if not stream.tables}
+    streams: list[StreamSpec] = []
+    for stream in pipeline.streams:
+        if not stream.tables:
+            streams.append(stream)
+            continue
+        tables = tables_of(stream.source, stream.tables)
+        if not tables:
+            todo = "correct the glob, or grant the right to see the tables"
+            raise ConfigError(f"expand stream {stream.name}", f"no table matches {stream.tables}", todo)
+        made = [_one_of(stream, Name.parse(table)) for table in tables]
+        streams += [one for one in made if one.source.location not in own]
+    failed = f"expand the streams of {pipeline.name}"
+    for name in repeated([stream.name for stream in streams]):
+        raise ConfigError(failed, f"two streams are named {name}", "let the globs select different tables")
+    for target in repeated([stream.sink.location for stream in streams if stream not in pipeline.streams]):
+        todo = "tell them apart with sink: {table: '{schema}_{table}'} or '{schema}.{table}'"
+        raise ConfigError(failed, f"two tables would be loaded into {target}", todo)
+    return evolve(pipeline, streams=tuple(streams))
+
+
+# --- values of the model from nodes ---
+
+BAD: Any = object()  # stands for a value whose problem has been reported
+
+
+def _value(node: Node, hint: Any, problems: Problems) -> Any:
+    """The node as a value of an annotated type, strictly: "3" is no integer, true is none either. BAD if it is not."""
+    if node.value is None:
+        return BAD
+    origin, arguments = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return _data(node)
+    if origin is typing.Annotated:
+        return _value(node, arguments[0], problems)
+    if origin in (Union, types.UnionType):
+        return _either(node, arguments, hint, problems)
+    if origin is Literal:
+        return _choice(node, arguments, problems)
+    if node.is_null:
+        problems.add(node, "no value", f"write {_wanted(hint)}, or leave the key out")
+        return BAD
+    if origin in _LISTS:
+        return _list(node, hint, problems)
+    if origin in _MAPPINGS:
+        return _dict(node, arguments[1], problems)
+    if hint not in _LEAVES and attrs.has(hint):
+        return _record(node, hint, problems)
+    return _leaf(node, hint, problems)
+
+
+_LISTS = (tuple, list, Sequence)
+_MAPPINGS = (dict, Mapping)
+_LEAVES: Mapping[Any, str] = {
+    str: "text", int: "an integer", float: "a number", bool: "true or false", Secret: "text", Name: "a table name",
+    Path: "a path",
+}  # fmt: skip
+
+
+def _leaf(node: Node, hint: Any, problems: Problems) -> Any:
+    if hint not in _LEAVES:
+        raise PluginError(f"read {node.path}", f"an option of type {hint}", "give the option a type that YAML has")
+    if not isinstance(node.value, str):
+        return _wrong(node, hint, problems)
+    value = resolved(node)
+    if hint in (int, bool) and type(value) is hint:
+        return value
+    if hint is float and type(value) in (int, float):
+        return float(value)
+    if hint in (int, float, bool) or not (isinstance(value, str) or node.filled):
+        return _wrong(node, hint, problems)
+    return _made(node, (lambda text: text) if hint is str else Name.parse if hint is Name else hint, problems)
+
+
+def _made(node: Node, make: Callable[[str], Any], problems: Problems) -> Any:
+    try:
+        return make(cast(str, node.value))
+    except ConfigError as error:
+        problems.add(node, error.found, error.todo)
+        return BAD
+
+
+def _wrong(node: Node, hint: Any, problems: Problems) -> Any:
+    found = _found(node) if hint is not Secret else "a value that is no text"
+    todo = f"write {_wanted(hint)}"
+    if node.is_scalar and hint in (str, Name, Path, Secret):
+        todo = "write it in quotes, as text"
+    elif isinstance(node.value, str) and not node.plain and not node.filled and hint in (int, float, bool):
+        todo += ", without quotes"
+    problems.add(node, f"found {found}", todo)
+    return BAD
+
+
+def _either(node: Node, arguments: Sequence[Any], hint: Any, problems: Problems) -> Any:
+    rest = [argument for argument in arguments if argument is not type(None)]
+    if len(rest) < len(arguments) and node.is_null:
+        return None
+    if len(rest) == 1:
+        return _value(node, rest[0], problems)
+    for argument in rest:
+        attempt = Problems()
+        value = _value(node, argument, attempt)
+        if not attempt:
+            return value
+    problems.add(node, f"found {_found(node)}", f"write {_wanted(hint)}")
+    return BAD
+
+
+def _choice(node: Node, choices: Sequence[Any], problems: Problems) -> Any:
+    if node.is_scalar:
+        value = resolved(node)
+        for choice in choices:
+            if (value == choice and type(value) is type(choice)) or (node.filled and node.value == choice):
+                return choice
+    near = _nearest(str(node.value), [str(choice) for choice in choices]) if node.is_scalar else ""
+    problems.add(node, f"found {_found(node)}", f"{near}write one of {', '.join(map(str, choices))}")
+    return BAD
+
+
+def _list(node: Node, hint: Any, problems: Problems) -> Any:
+    """A list; one value may stand without its brackets."""
+    item = get_args(hint)[0]
+    if isinstance(node.value, Mapping):
+        return _wrong(node, hint, problems)
+    nodes = node.value if isinstance(node.value, tuple) else (node,)
+    values = [_value(child, item, problems) for child in nodes]
+    if any(value is BAD for value in values):
+        return BAD
+    return values if get_origin(hint) is list else tuple(values)
+
+
+def _dict(node: Node, hint: Any, problems: Problems) -> Any:
+    if not isinstance(node.value, Mapping):
+        return _wrong(node, Mapping, problems)
+    values = {key: _value(child, hint, problems) for key, child in node.value.items()}
+    return BAD if any(value is BAD for value in values.values()) else values
+
+
+@functools.cache
+def hints_of(cls: type) -> Mapping[str, Any]:
+    """The types of an attrs class's fields; raises PluginError when an annotation cannot be evaluated at run time."""
+    try:
+        return typing.get_type_hints(cls)
+    except Exception as error:
+        found = f"{type(error).__name__}: {error}"
+        raise PluginError(f"read the options {cls.__qualname__}", found, "import the types of its fields") from error
+
+
+def fields_of(cls: Any) -> dict[str, Any]:
+    """The fields of an attrs class that a file may set."""
+    return {f.name: f for f in attrs.fields(cls) if f.init and not f.metadata.get("internal")}
+
+
+def _record(node: Node, cls: Any, problems: Problems, given: Mapping[str, Any] | None = None) -> Any:
+    """An object of an attrs class from a mapping; ``given`` are fields that were read elsewhere."""
+    fields, hints, values = fields_of(cls), hints_of(cls), dict(given or {})
+    for key, child in _mapping(node, fields, problems).items():
+        if key in fields and key not in values:
+            values[key] = _value(child, hints[key], problems)
+    if not isinstance(node.value, Mapping):
+        return BAD
+    for name, one in fields.items():
+        if name not in values and one.default is attrs.NOTHING:
+            problems.add(node, "missing", f"write {_wanted(hints[name])}", name)
+            values[name] = BAD
+    for name, value in values.items():
+        if not _allowed(node.at(name), fields.get(name), value, problems):
+            values[name] = BAD
+    if any(value is BAD for value in values.values()):
+        return BAD
+    try:
+        return cls(**{str(attrs.fields_dict(cls)[name].alias): value for name, value in values.items()})
+    except DponeError as error:
+        problems.add(node, error.found, error.todo)
+    except (ValueError, TypeError) as error:
+        problems.add(node, str(error.args[0] if error.args else error), "correct the value")
+    return BAD
+
+
+def _allowed(node: Node, one: Any, value: Any, problems: Problems) -> bool:
+    """Ask a field's own validator, so that its problem has the value's line and hides no other."""
+    if value is BAD or one is None or one.validator is None or one.converter is not None:
+        return True
+    try:
+        one.validator(None, one, value)
+    except DponeError as error:
+        problems.add(node, error.found, error.todo)
+    except (ValueError, TypeError) as error:
+        text = str(error.args[0] if error.args else error)
+        if node.filled:
+            text = text.replace(repr(value), node.written).replace(str(value), node.written)
+        problems.add(node, text, "correct the value")
+    except AttributeError:  # it looks at other fields, so it must wait for the whole object
+        return True
+    else:
+        return True
+    return False
+
+
+def _mapping(node: Node, known: typing.Collection[str], problems: Problems) -> Mapping[str, Node]:
+    """The items of a node that must be a mapping of known keys."""
+    if node.value is None:
+        return {}
+    if not isinstance(node.value, Mapping):
+        problems.add(node, f"found {_found(node)}", f"write a mapping with {', '.join(known)}")
+        return {}
+    for key, child in node.value.items():
+        if key not in known:
+            todo = _nearest(key, known) or f"use one of {', '.join(known)}"
+            problems.add(evolve(node, line=child.line), f"unknown key {quoted(key)}", todo.rstrip(", "))
+    return node.value
+
+
+def _data(node: Node) -> Any:
+    """A node as JSON data."""
+    if isinstance(node.value, Mapping):
+        return {key: _data(child) for key, child in node.value.items()}
+    if isinstance(node.value, tuple):
+        return [_data(child) for child in node.value]
+    return None if node.value is None else resolved(node)
+
+
+def _nearest(word: str, known: typing.Collection[str]) -> str:
+    near = difflib.get_close_matches(word, known, 1)
+    return f"did you mean {near[0]}? " if near else ""
+
+
+def _found(node: Node) -> str:
+    """What stands in the file; never what an environment variable holds."""
+    if isinstance(node.value, Mapping):
+        return "a mapping"
+    if isinstance(node.value, tuple):
+        return "a list"
+    if node.is_null:
+        return "no value"
+    kind = {str: "the text ", int: "the integer ", float: "the number ", bool: ""}[type(resolved(node))]
+    if node.filled:
+        return f"{kind.replace('the ', 'a ').replace('a integer', 'an integer') or 'true or false '}from {node.written}"
+    return kind + (quoted(node.written) if kind == "the text " else node.written)
+
+
+def _wanted(hint: Any) -> str:
+    origin, arguments = get_origin(hint), [a for a in get_args(hint) if a not in (type(None), ...)]
+    if origin in (Union, types.UnionType):
+        return " or ".join(_wanted(argument) for argument in arguments)
+    if origin is Literal:
+        return f"one of {', '.join(map(str, arguments))}"
+    if origin in _LISTS:
+        return "a list" + (" of text" if arguments[:1] == [str] else "")
+    if hint not in _LEAVES and attrs.has(hint):
+        return f"a mapping with {', '.join(fields_of(hint))}"
+    return _LEAVES.get(hint, "a mapping" if origin in _MAPPINGS or hint is Mapping else "a value")
+
+
+# --- the pipeline ---
+
+
+def _connections(node: Node, pipeline: Path, env: Mapping[str, str], problems: Problems) -> Mapping[str, Node]:
+    """Connections by name, from the mapping or from the file it names; filled in only when used."""
+    if node.is_scalar and not node.is_null:
+        name = _value(filled_in(node, env, problems), str, problems)
+        if name is BAD:
+            return {}
+        path = pipeline.parent / name
+        try:
+            node = read_yaml(path, str(path), problems)
+        except PipelineErrors:
+            return {}  # the problems are noted; go on to find those of the pipeline file
+    if not isinstance(node.value, Mapping):
+        todo = "write name: URL for each connection, or the name of a file that does"
+        problems.add(node, f"found {_found(node)}", todo)
+    return node.items
+
+
+@frozen
+class _Reader:
+    """Reads the parts of a pipeline: what they share is the file, its connections and the plugins."""
+
+    base: Path
+    env: Mapping[str, str]
+    plugins: Plugins
+    connections: Mapping[str, Node]
+    problems: Problems
+
+    def pipeline(self, root: Node) -> Pipeline:
+        name = self._required(root, "pipeline", "write pipeline: and a name for it")
+        self._check_name(root.at("pipeline"), name)
+        streams = tuple(self._streams(root, name))
+        state = root.items.get("state") or self._default_state(root)
+        return Pipeline(
+            name=name,
+            streams=streams,
+            state=self._state(state),
+            labels=self._optional(root, "labels", Mapping[str, str], {}),
+            staging=self._staging(root),
+            runtime=self._optional(root, "runtime", Runtime, Runtime()),
+        )
+
+    # streams
+
+    def _streams(self, root: Node, pipeline: str) -> Iterator[StreamSpec]:
+        names: dict[str, Node] = {}
+        whole: dict[str, tuple[Node, bool]] = {}
+        for entry, given in self._entries(root):
+            stream = self._stream(entry, given, pipeline)
+            if stream is None:
+                continue
+            self._check_name(entry, stream.name)
+            other = names.setdefault(stream.name, entry)
+            if other is not entry:
+                found = f"the stream in line {other.line} is also named {stream.name}"
+                self.problems.add(entry, found, "give one of them another name:")
+            self._check_target(entry, stream, whole)
+            yield stream
+
+    def _entries(self, root: Node) -> Iterator[tuple[Node, Node | None]]:
+        """Each stream as a mapping of source and sink, with the node of its name if it has one."""
+        items = root.items
+        if "streams" not in items:
+            if "defaults" in items:
+                todo = "add streams:, or write source: and sink: instead"
+                self.problems.add(items["defaults"], "no streams to apply to", todo)
+            yield evolve(root, value={key: items[key] for key in ("source", "sink") if key in items}), None
+            return
+        for key in ("source", "sink"):
+            if key in items:
+                self.problems.add(items[key], "stands beside streams", f"move it to defaults.{key} or into a stream")
+        defaults = root.items.get("defaults")
+        parts = _mapping(defaults, ("source", "sink"), self.problems) if defaults else {}
+        streams = items["streams"]
+        if streams.value is None:
+            return
+        if not streams.value or streams.is_scalar:
+            found = _found(streams) if streams.is_scalar else "no stream"
+            todo = "write a list, or a mapping of names, with at least one stream"
+            self.problems.add(streams, f"found {found}", todo)
+            return
+        named = streams.items.items() if streams.items else ((None, node) for node in cast(Any, streams.value))
+        for name, node in named:
+            entry = self._entry(node, name)
+            merged = {key: one for key in ("source", "sink") if (one := _merged(parts.get(key), entry, key))}
+            yield evolve(entry, value=merged), entry.items.get("name") if name is None else _text_node(name, node)
+
+    def _entry(self, node: Node, name: str | None) -> Node:
+        """An entry of streams; text stands for the name of the source table."""
+        if node.is_scalar and not node.is_null:
+            source = evolve(node, value={"table": node}, plain=False)
+            return evolve(node, value={"source": source}, plain=False)
+        if name is not None and node.is_null:
+            return evolve(node, value={}, plain=False)
+        _mapping(node, ("source", "sink") if name is not None else ("name", "source", "sink"), self.problems)
+        return node if node.items else evolve(node, value={}, plain=False)
+
+    def _stream(self, entry: Node, given: Node | None, pipeline: str) -> StreamSpec | None:
+        name = _value(given, str, self.problems) if given else None
+        source = sink = BAD
+        if "source" in entry.items:
+            source = self._source(entry.items["source"])
+        else:
+            self.problems.add(entry, "missing", "write source: {type: ...}", "source")
+        if "sink" in entry.items:
+            sink = self._sink(entry.items["sink"], source if source is not BAD else None)
+        else:
+            self.problems.add(entry, "missing", "write sink: {type: ..., strategy: {mode: ...}}", "sink")
+        if source is BAD or sink is BAD or name is BAD:
+            return None
+        self._check_pair(entry, source, sink)
+        glob = _glob(entry.at("source", "table"))
+        if name is None:
+            name = _own_name(source, sink, glob) if entry.path else (None if glob else _target(sink)) or pipeline
+        if name is None:
+            self.problems.add(entry, "missing", "give the stream a name", "name")
+            return None
+        stream = StreamSpec(name, source, sink, glob)
+        if glob or source.table is None:
+            return stream
+        try:
+            return evolve(stream, sink=_substituted(sink, source.table))
+        except ConfigError as error:
+            self.problems.add(entry.at("sink"), error.found, error.todo)
+            return None
+
+    def _check_name(self, node: Node, name: Any) -> None:
+        if isinstance(name, str) and (not name or name != name.strip() or "|" in name or not name.isprintable()):
+            todo = "write printable text without | and without spaces around it"
+            self.problems.add(node, f"the name {quoted(name)}", todo)
+
+    def _check_target(self, entry: Node, stream: StreamSpec, whole: dict[str, tuple[Node, bool]]) -> None:
+        """Two streams may add to one target, but not if one of them replaces it."""
+        replaces = MODES[stream.sink.strategy.mode].whole
+        other, theirs = whole.setdefault(stream.sink.location, (entry, replaces))
+        if other is not entry and (replaces or theirs):
+            found = f"it and the stream in line {other.line} load {_target(stream.sink)}, and one of them replaces it"
+            self.problems.add(entry, found, "give them different targets")
+
+    def _check_pair(self, entry: Node, source: SourceSpec, sink: SinkSpec) -> None:
+        incremental, mode = getattr(source.options, "incremental", None), sink.strategy.mode
+        if incremental is None:
+            return
+        place = entry.at("source", "options", "incremental")
+        if MODES[mode].whole:
+            todo = "remove incremental, or use append or merge"
+            self.problems.add(place, f"{mode} needs every row, an increment is only some", todo)
+        if mode == "append" and incremental.lookback:
+            todo = "remove lookback, or use merge"
+            self.problems.add(place.at("lookback"), "append would load the rows looked back on again", todo)
+
+    # source, sink, state
+
+    def _source(self, node: Node) -> Any:
+        record = self._connector("source", node)
+        spec = self._spec("source", node, SourceSpec, record, {})
+        incremental = getattr(spec.options, "incremental", None) if spec is not BAD else None
+        if record and incremental:
+            name = f"incremental_{incremental.by}"
+            if record.capabilities.get(name) is not Support.SUPPORTED:
+                known = _supported(record, "incremental_")
+                todo = f"use one of {', '.join(known)}" if known else "remove incremental"
+                found = f"{record.name} does not read by {incremental.by} ({_support(record, name)})"
+                self.problems.add(node.at("options", "incremental", "by"), found, todo)
+        return spec
+
+    def _sink(self, node: Node, source: SourceSpec | None) -> Any:
+        record = self._connector("sink", node)
+        strategy = self._strategy(node, record)
+        from_table = record and "table" in record.takes and source and source.table
+        if from_table and not any(key in node.items for key in WHAT):
+            node = evolve(node, value={**node.items, "table": _text_node("{table}", node)})
+        return self._spec("sink", node, SinkSpec, record, {"strategy": strategy})
+
+    def _strategy(self, node: Node, record: Connector | None) -> Any:
+        modes = [name for name in MODES if record is None or record.capabilities.get(name) is Support.SUPPORTED]
+        if "strategy" not in node.items:
+            if isinstance(node.value, Mapping):
+                todo = f"there is no default; write strategy: {{mode: ...}} with one of {', '.join(modes)}"
+                self.problems.add(node, "missing", todo, "strategy")
+            return BAD
+        place = node.items["strategy"]
+        mode = place.items.get("mode")
+        if mode and isinstance(mode.value, str):
+            plain_mode = evolve(mode, value=ALIASES.get(mode.value, mode.value))
+            place = evolve(place, value={**place.items, "mode": plain_mode})
+        strategy = _value(place, Strategy, self.problems)
+        if strategy is not BAD and strategy.mode not in modes and record:
+            found = f"{record.name} does not load by {strategy.mode} ({_support(record, strategy.mode)})"
+            self.problems.add(place.at("mode"), found, f"use one of {', '.join(modes)}")
+        return strategy
+
+    def _state(self, node: Node) -> Any:
+        return self._spec("state", node, StateSpec, self._connector("state", node), {})
+
+    def _default_state(self, root: Node) -> Node:
+        items = {key: Node(text, "state", 1, root.file, written=text) for key, text in DEFAULT_STATE.items()}
+        return Node(items, "state", 1, root.file)
+
+    def _connector(self, role: Role, node: Node) -> Connector | None:
+        name = self._required(node, "type", f"write one of {', '.join(self.plugins.names(role))}")
+        if not isinstance(name, str):
+            return None
+        try:
+            record = self.plugins.get(role, name)
+        except PluginError as error:
+            near = _nearest(name, self.plugins.names(role))
+            self.problems.add(node.at("type"), f"{error.failed}: {error.found}", near + error.todo)
+            return None
+        if not record.implemented:
+            able = [one for one in self.plugins.names(role) if self.plugins.get(role, one).implemented]
+            found = f"{name} is not implemented as a {role} in this version"
+            self.problems.add(node.at("type"), found, f"use one of {', '.join(able)}")
+            return None
+        return record
+
+    def _spec(self, role: Role, node: Node, cls: Any, record: Connector | None, given: Mapping[str, Any]) -> Any:
+        values = {**given, "base": self.base, "type": record.name if record else BAD, "options": BAD}
+        if "connection" in node.items:
+            values["connection"] = self._connection(node.items["connection"])
+        if record:
+            values["options"] = self._options(role, node, record)
+            self._check_takes(node, cls, record)
+        return _record(node, cls, self.problems, values)
+
+    def _options(self, role: Role, node: Node, record: Connector) -> Any:
+        empty = Node({}, f"{node.path}.options", node.line, node.file)
+        try:
+            return _value(node.items.get("options", empty), self.plugins.options(role, record.name), self.problems)
+        except PluginError as error:
+            self.problems.add(node.at("type"), f"{error.failed}: {error.found}", error.todo)
+            return BAD
+
+    def _check_takes(self, node: Node, cls: Any, record: Connector) -> None:
+        able = [key for key in WHAT if key in record.takes and key in fields_of(cls)]
+        named = [key for key in (*WHAT, "connection") if key in node.items]
+        for key in named:
+            if key not in record.takes and key in fields_of(cls):
+                todo = f"remove it ({record.name} takes {', '.join(record.takes) or 'none of them'})"
+                self.problems.add(node.items[key], f"{record.name} takes no {key}", todo)
+        given = [key for key in able if key in node.items and not node.items[key].is_null]
+        if len(able) == 1 and not given:
+            self.problems.add(node, "missing", f"write the {able[0]} that {record.name} works on", able[0])
+        elif able and not given:
+            self.problems.add(node, "missing", f"write exactly one of {', '.join(able)}")
+        elif len(given) > 1:
+            self.problems.add(node, f"{' and '.join(given)} stand together", "keep exactly one")
+        if "connection" in record.takes and "connection" not in node.items:
+            todo = "write a URL, as in ${NAME}, or the name of one of connections:"
+            self.problems.add(node, "missing", todo, "connection")
+
+    def _connection(self, node: Node) -> Any:
+        """A Secret; its text is never shown, wherever it came from."""
+        if isinstance(node.value, str) and node.value in self.connections:
+            node = filled_in(self.connections[node.value], self.env, self.problems)
+        if node.value is None:
+            return BAD
+        todo = "write a URL, as in ${NAME}, or the name of one of connections:"
+        if isinstance(node.value, Mapping):
+            return Secret(json.dumps(_data(node), ensure_ascii=False)) if _complete(node) else BAD
+        if node.is_null or not node.value or not isinstance(node.value, str):
+            self.problems.add(node, "no value" if node.is_scalar else "found a list", todo)
+            return BAD
+        if re.fullmatch(r"[\w-]+", node.value):
+            known = ", ".join(self.connections) or "none is named yet"
+            near = _nearest(node.value, self.connections)
+            self.problems.add(node, "neither a URL nor the name of a connection", f"{near}{todo} ({known})")
+            return BAD
+        return Secret(node.value) if self._check_userinfo(node) else BAD
+
+    def _check_userinfo(self, node: Node) -> bool:
+        """A variable before the ``@`` of a URL must not end the user and password early."""
+        before = node.written.rpartition("@")[0]
+        for match in REFERENCE.finditer(before if "://" in before else ""):
+            if match[1] and re.search(r"[/?#;@]", value_of(match, self.env) or ""):
+                todo = "percent-encode it, as in %40 for @ and %2F for /"
+                found = f"the value of {match[1]} has one of / ? # ; @ inside a URL's credentials"
+                self.problems.add(node, found, todo)
+                return False
+        return True
+
+    def _staging(self, root: Node) -> Mapping[str, Any]:
+        """Free for now; values under the name of a credential are Secrets."""
+        node = root.items.get("staging")
+        if node is None:
+            return {}
+        data = self._optional(root, "staging", Mapping[str, Any], {})
+        return cast(Mapping[str, Any], _hidden(data)) if data is not BAD else {}
+
+    # keys of the top level
+
+    def _required(self, node: Node, key: str, todo: str) -> Any:
+        if key in node.items:
+            return _value(node.items[key], str, self.problems)
+        if isinstance(node.value, Mapping):
+            self.problems.add(node, "missing", todo, key)
+        return BAD
+
+    def _optional(self, node: Node, key: str, hint: Any, default: Any) -> Any:
+        return _value(node.items[key], hint, self.problems) if key in node.items else default
+
+
+def _text_node(text: str, place: Node) -> Node:
+    return Node(text, place.path, place.line, place.file, written=text)
+
+
+def _complete(node: Node) -> bool:
+    """No value in it failed to be filled in."""
+    below = node.value if isinstance(node.value, tuple) else tuple(node.items.values())
+    return node.value is not None and all(_complete(child) for child in below)
+
+
+def _hidden(data: Any, name: str = "") -> Any:
+    if isinstance(data, dict):
+        return {key: _hidden(value, key) for key, value in data.items()}
+    if isinstance(data, list):
+        return [_hidden(value, name) for value in data]
+    return Secret(data) if isinstance(data, str) and sensitive(name) else data
+
+
+def _merged(default: Node | None, entry: Node, key: str) -> Node | None:
+    """``key`` of a stream over the defaults. What only the defaults have stands at the stream's line, its values at
+    their own."""
+    over = entry.items.get(key)
+    if default is None or over is None:
+        return over or (default and evolve(default, path=f"{entry.path}.{key}", line=entry.line))
+    if any(one in over.items for one in WHAT):
+        default = evolve(default, value={k: v for k, v in default.items.items() if k not in WHAT})
+    return _over(default, over)
+
+
+def _over(default: Node, over: Node) -> Node:
+    if not isinstance(default.value, Mapping) or not isinstance(over.value, Mapping):
+        return over
+    both = {key: _over(default.value[key], node) if key in default.value else node for key, node in over.value.items()}
+    return evolve(over, value={**default.value, **both})
+
+
+def _supported(record: Connector, prefix: str) -> list[str]:
+    return [
+        name.removeprefix(prefix)
+        for name, support in record.capabilities.items()
+        if name.startswith(prefix) and support is Support.SUPPORTED
+    ]
+
+
+def _support(record: Connector, name: str) -> str:
+    return str(record.capabilities.get(name, Support.UNSUPPORTED))
+
+
+# --- globs and placeholders ---
+
+
+def _glob(node: Node) -> str | None:
+    """The text of a table that has a wildcard outside double quotes."""
+    if isinstance(node.value, str) and re.search(r"[*?\[]", re.sub(r'"(?:[^"]|"")*"', "", node.value)):
+        return node.value
+    return None
+
+
+def _target(sink: SinkSpec) -> str | None:
+    what = sink.table or sink.path or sink.topic
+    return str(what) if what else None
+
+
+def _own_name(source: SourceSpec, sink: SinkSpec, glob: str | None) -> str | None:
+    return glob or (str(source.table) if source.table else None) or (str(sink.table) if sink.table else None)
+
+
+def _one_of(stream: StreamSpec, table: Name) -> StreamSpec:
+    source = evolve(stream.source, table=table)
+    return StreamSpec(str(table), source, _substituted(stream.sink, table))
+
+
+def _substituted(sink: SinkSpec, table: Name) -> SinkSpec:
+    """``{table}`` and ``{schema}`` filled in, part by part, so that a dot in a name stays in its part."""
+
+    def fill(text: str) -> str:
+        if "{schema}" in text and len(table.parts) < 2:
+            todo = "write the schema's name instead"
+            raise ConfigError("fill in the target", f"{{schema}} where the table {table} has none", todo)
+        return re.sub(r"\{(schema|table)\}", lambda match: table.parts[-1 if match[1] == "table" else -2], text)
+
+    return evolve(
+        sink,
+        table=sink.table and evolve(sink.table, parts=[fill(part) for part in sink.table.parts]),
+        path=sink.path and fill(sink.path),
+        topic=sink.topic and fill(sink.topic),
+    )

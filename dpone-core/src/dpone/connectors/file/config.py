@@ -1,0 +1,108 @@
+"""Options of the file connector, checked as far as that goes without looking at a file. Imports no pyarrow."""
+
+from __future__ import annotations
+
+import codecs
+import difflib
+import re
+from collections.abc import Mapping
+from typing import Literal
+
+from attrs import field, frozen
+
+from dpone.errors import ConfigError
+from dpone.pipeline import SinkOptions, SourceOptions, StateOptions
+
+# Names a pipeline may declare for a column; the types they stand for are in ``types.py``.
+TYPE_NAMES = (
+    "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float", "double", "string",
+    "binary", "date", "time", "timestamp", "timestamptz", "json", "uuid",
+)  # fmt: skip
+DECIMAL = re.compile(r"decimal\((\d{1,2}),\s*(\d{1,2})\)")
+
+SourceFormat = Literal["csv", "jsonl", "parquet"]
+Codec = Literal["none", "gzip", "zstd", "snappy"]
+
+
+def nearest(word: str, words: object) -> str:
+    """The likeliest thing meant, as the end of a sentence: ``; did you mean 'id'?`` becomes the caller's text."""
+    close = difflib.get_close_matches(word, [str(w) for w in words], 1, 0.0)  # type: ignore[attr-defined]
+    return close[0] if close else ""
+
+
+def _check_type(column: str, name: str) -> None:
+    decimal = DECIMAL.fullmatch(name)
+    if name in TYPE_NAMES or (decimal and 1 <= int(decimal[1]) <= 38 and int(decimal[2]) <= int(decimal[1])):
+        return
+    todo = f"write {nearest(name, [*TYPE_NAMES, 'decimal(18,2)'])}, or one of {', '.join(TYPE_NAMES)}, decimal(p,s)"
+    raise ConfigError(f"read columns.{column}", f"unknown type {name!r}", todo)
+
+
+def _one_character(option: str, value: str | None) -> None:
+    if value is not None and (len(value) != 1 or ord(value) > 127 or value in "\r\n"):
+        raise ConfigError(f"read options.{option}", repr(value), "give one ASCII character, as in ';' or \"\\t\"")
+
+
+@frozen
+class FileSourceOptions(SourceOptions):
+    """format       of the files; None: by extension (.csv .tsv .jsonl .ndjson .parquet; text also .gz or .zst)
+    delimiter       CSV; None: tab for .tsv, comma otherwise
+    quote           CSV
+    header          CSV: the first row names the columns
+    names           CSV: names of the columns, instead of those in the header
+    encoding        of CSV and JSON Lines, as Python spells it
+    columns         column -> type. Declared columns are read as declared, whatever the data look like
+    null_values     CSV: unquoted texts that mean NULL
+    infer           CSV: types from the first block of every file, or from all of it (one more pass)
+    block_bytes     text: bytes read at once; the longest row must fit
+    """
+
+    format: SourceFormat | None = None
+    delimiter: str | None = None
+    quote: str = '"'
+    header: bool = True
+    names: tuple[str, ...] = ()
+    encoding: str = "utf-8"
+    columns: Mapping[str, str] = field(factory=dict)
+    null_values: tuple[str, ...] = ("",)
+    infer: Literal["sample", "full"] = "sample"
+    block_bytes: int = 1 << 20
+
+    def __attrs_post_init__(self) -> None:
+        _one_character("delimiter", self.delimiter)
+        _one_character("quote", self.quote)
+        if not self.header and not self.names:
+            raise ConfigError("read options.header", "header: false without names", "give names: [first, second, ...]")
+        try:
+            codecs.lookup(self.encoding)
+        except LookupError as error:
+            todo = "use a name Python knows, such as utf-8, latin-1, cp1252 or utf-16"
+            raise ConfigError("read options.encoding", repr(self.encoding), todo) from error
+        if not 4096 <= self.block_bytes <= 1 << 28:
+            raise ConfigError("read options.block_bytes", str(self.block_bytes), "give 4096 to 268435456 bytes")
+        if self.incremental is not None:
+            todo = "leave it out: a file source reads each new file once without it"
+            raise ConfigError("read options.incremental", f"by: {self.incremental.by}", todo)
+        for column, name in self.columns.items():
+            _check_type(column, name)
+
+
+@frozen
+class FileSinkOptions(SinkOptions):
+    """compression: Parquet zstd (default), snappy, gzip or none; CSV and JSON Lines none (default), gzip or zstd."""
+
+    format: SourceFormat = "parquet"
+    compression: Codec | None = None
+
+    def __attrs_post_init__(self) -> None:
+        if self.compression == "snappy" and self.format != "parquet":
+            raise ConfigError("read options.compression", f"snappy for {self.format}", "use none, gzip or zstd")
+
+    @property
+    def codec(self) -> Codec:
+        return self.compression or ("zstd" if self.format == "parquet" else "none")
+
+
+@frozen
+class FileStateOptions(StateOptions):
+    """Nothing beyond what every state backend takes."""

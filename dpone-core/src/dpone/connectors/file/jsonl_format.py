@@ -1,0 +1,337 @@
+"""JSON Lines. Only the data tells the types, so a first pass looks at all of it; then blocks become columns.
+
+A block of lines goes through pyarrow where that is exact. Where it is not (mixed types, nested values, numbers with
+many digits), or where pyarrow refuses, the lines are split in Python, which keeps the text of every value and can
+name the line that is wrong.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import codecs
+import io
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from json.decoder import JSONDecodeError, scanstring  # type: ignore[attr-defined]  # C, known to no stub
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.json as pjson
+from attrs import evolve, frozen
+
+from dpone.connectors.file.config import FileSourceOptions
+from dpone.connectors.file.text import Input, check_names, is_utf8, reject_utf16, united, wrong_encoding
+from dpone.connectors.file.types import (
+    JSON,
+    UUID,
+    BadValue,
+    Seen,
+    is_text,
+    require_declared,
+    restored,
+    rounds,
+    settle,
+)  # fmt: skip
+from dpone.evolution import holds
+
+_LONG_NUMBER = re.compile(rb"[0-9][0-9.]{15,}")
+_SPACE = re.compile(r"[ \t\r\n]*")
+_EXACT_IN_DOUBLE = 1 << 53
+_LONGEST_LINE = 1 << 26
+_decode = json.JSONDecoder().raw_decode
+
+
+@frozen
+class _Block:
+    """Whole lines of UTF-8, and how many lines stand before them in the file."""
+
+    data: bytes
+    before: int
+
+
+class JsonLines:
+    """Reads files of one JSON object per line. ``columns`` are the declared types. A key that is absent is NULL."""
+
+    def __init__(self, options: FileSourceOptions, columns: Mapping[str, pa.DataType]) -> None:
+        self._options = options
+        self._columns = columns
+
+    def schema(self, files: Sequence[Input], expected: pa.Schema | None) -> pa.Schema:
+        seen = united(_seen(file, block) for file in files for block in self._blocks(file))
+        check_names(files[0], list(seen))
+        if seen:
+            require_declared(self._columns, set(seen), files[0].label if len(files) == 1 else f"{len(files)} files")
+        elif not self._columns:
+            if expected is None or not len(expected):
+                found = "no object at all, so the columns are unknown"
+                raise files[0].bad(found, "declare them in the source's options, as in columns: {id: int64}")
+            return expected
+        else:
+            seen = {name: Seen(pa.null()) for name in self._columns}
+        if expected is not None:
+            seen = {name: evolve(what, fits=_fits(what, name, expected)) for name, what in seen.items()}
+        return settle(seen, self._columns, expected)
+
+    def batches(self, file: Input, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+        for block in self._blocks(file):
+            batch = _fast(block.data, schema) if all(_simple(field.type) for field in schema) else None
+            yield batch if batch is not None else _slow(file, block, schema)
+
+    def _blocks(self, file: Input) -> Iterator[_Block]:
+        """Pieces of about ``block_bytes`` that end with a line; a longer line comes alone."""
+        before, rest = 0, b""
+        try:
+            with file.failing():
+                reject_utf16(file, self._options.encoding)
+                for data in self._decoded(file):
+                    whole, line_end, tail = (rest + data).rpartition(b"\n")
+                    if line_end:
+                        yield _Block(whole + line_end, before)
+                        before += whole.count(b"\n") + 1
+                    rest = tail
+                    if len(rest) > _LONGEST_LINE:
+                        found = f"line {before + 1} is longer than {_LONGEST_LINE} bytes"
+                        raise file.bad(found, "write one JSON object per line")
+                if rest.strip():
+                    yield _Block(rest, before)
+        except UnicodeDecodeError:
+            with file.failing():
+                raise wrong_encoding(file, self._options.encoding) from None
+
+    def _decoded(self, file: Input) -> Iterator[bytes]:
+        """The content as UTF-8, known to be valid."""
+        encoding = "utf-8-sig" if is_utf8(self._options.encoding) else self._options.encoding
+        decoder = codecs.getincrementaldecoder(encoding)()
+        with file.open() as content:
+            while data := bytes(content.read(self._options.block_bytes)):
+                yield decoder.decode(data).encode()
+        yield decoder.decode(b"", final=True).encode()
+
+
+def _lines(data: bytes) -> int:
+    return sum(1 for line in data.split(b"\n") if line.strip())
+
+
+def _parsed(data: bytes, options: pjson.ParseOptions | None = None) -> pa.Table | None:
+    """pyarrow's reading of some lines; None if it refuses or sees another number of rows than there are lines."""
+    if not data.strip():
+        return None
+    try:
+        read = pjson.ReadOptions(use_threads=False, block_size=len(data) + 1)
+        table = pjson.read_json(io.BytesIO(data), read_options=read, parse_options=options)
+        return table if table.num_rows == _lines(data) and len(set(table.schema.names)) == table.num_columns else None
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, UnicodeDecodeError):
+        return None
+
+
+def _simple(type_: pa.DataType) -> bool:
+    """Types that pyarrow reads from JSON without a loss."""
+    numbers = pa.types.is_integer(type_) or pa.types.is_floating(type_) or pa.types.is_decimal(type_)
+    return bool(numbers or pa.types.is_boolean(type_) or type_ == pa.string())
+
+
+def _fast(data: bytes, schema: pa.Schema) -> pa.RecordBatch | None:
+    table = _parsed(data, pjson.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore"))
+    if table is None:
+        return None
+    batches = table.select(schema.names).combine_chunks().to_batches()
+    return batches[0] if batches else None
+
+
+def _slow(file: Input, block: _Block, schema: pa.Schema) -> pa.RecordBatch:
+    numbers: list[int] = []
+    texts: dict[str, list[str | None]] = {name: [] for name in schema.names}
+    for number, row in _rows(file, block):
+        numbers.append(number)
+        for name, column in texts.items():
+            column.append(row.get(name))
+    columns = []
+    for field in schema:
+        try:
+            columns.append(_column(texts[field.name], field.type))
+        except BadValue as error:
+            todo = f"mend the line, or declare the column, as in columns: {{{field.name}: json}}"
+            found = f"line {numbers[error.index]}, column {field.name!r} holds no valid {field.type}"
+            raise file.bad(found, todo) from None
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _rows(file: Input, block: _Block) -> Iterator[tuple[int, dict[str, str]]]:
+    """Line number from 1, and key -> the JSON text of its value."""
+    for number, line in enumerate(block.data.decode().split("\n"), block.before + 1):
+        if not line.strip():
+            continue
+        try:
+            yield number, _split(line)
+        except (ValueError, IndexError, RecursionError) as error:
+            found = f"line {number} {_wrong(line, error)}"
+            raise file.bad(found, "write one JSON object per line, or set options.format to what it is") from None
+
+
+def _wrong(line: str, error: Exception) -> str:
+    if isinstance(error, _NotAnObject | _TwiceTheKey):
+        return str(error)
+    return f"is not JSON (at character {error.pos + 1})" if isinstance(error, JSONDecodeError) else "is not JSON"
+
+
+class _NotAnObject(ValueError):
+    pass
+
+
+class _TwiceTheKey(ValueError):
+    pass
+
+
+def _split(line: str) -> dict[str, str]:
+    """The top level of one object, values left as text: no digit is lost on the way."""
+    at = _skip(line, 0)
+    if line[at] != "{":
+        _decode(line, at)  # not JSON at all is the better answer
+        raise _NotAnObject("is JSON, but not an object")
+    row: dict[str, str] = {}
+    at = _skip(line, at + 1)
+    while line[at] != "}" or row:
+        if line[at] != '"':
+            raise JSONDecodeError("expected a key", line, at)
+        key, at = scanstring(line, at + 1, True)
+        at = _skip(line, at)
+        if line[at] != ":":
+            raise JSONDecodeError("expected a colon", line, at)
+        start = _skip(line, at + 1)
+        _, at = _decode(line, start)
+        if key in row:
+            raise _TwiceTheKey(f"has the key {key!r} twice")
+        row[key] = line[start:at]
+        at = _skip(line, at)
+        if line[at] == "}":
+            break
+        if line[at] != ",":
+            raise JSONDecodeError("expected a comma", line, at)
+        at = _skip(line, at + 1)
+    if _skip(line, at + 1) != len(line):
+        raise JSONDecodeError("something after the object", line, at + 1)
+    return row
+
+
+def _skip(line: str, at: int) -> int:
+    match = _SPACE.match(line, at)
+    return match.end() if match else at
+
+
+def _seen(file: Input, block: _Block) -> dict[str, Seen]:
+    table = _parsed(block.data)
+    if table is None or _inexact(block.data, table.schema):
+        return united({k: _kind(v) for k, v in row.items()} for _, row in _rows(file, block))
+    return {name: _inferred(table.column(name)) for name in table.schema.names}
+
+
+def _inexact(data: bytes, schema: pa.Schema) -> bool:
+    """Long numbers and a column of doubles: one may be in the other."""
+    return any(pa.types.is_floating(type_) for type_ in schema.types) and bool(_LONG_NUMBER.search(data))
+
+
+def _inferred(column: pa.ChunkedArray) -> Seen:
+    type_ = column.type
+    if pa.types.is_timestamp(type_):  # pyarrow's guess at a text; a JSON string stays text
+        return Seen(pa.string(), clash=JSON)
+    if pa.types.is_nested(type_):
+        return Seen(JSON, clash=JSON)
+    if pa.types.is_integer(type_):
+        ends = pc.min_max(column).as_py()
+        return Seen(type_, any(abs(v) > _EXACT_IN_DOUBLE for v in ends.values() if v is not None), clash=JSON)
+    return Seen(type_, clash=JSON)
+
+
+def _kind(text: str) -> Seen:
+    """The type of one value by its JSON text."""
+    first = text[0]
+    if first == "n":
+        return Seen(pa.null(), clash=JSON)
+    if first in "{[":
+        return Seen(JSON, clash=JSON)
+    if first == '"':
+        return Seen(pa.string(), clash=JSON)
+    if first in "tf":
+        return Seen(pa.bool_(), clash=JSON)
+    inexact = rounds(text)
+    if text.lstrip("-").isdigit():
+        if -(1 << 63) <= int(text) < 1 << 63:
+            return Seen(pa.int64(), inexact, clash=JSON)
+        return Seen(JSON, True, clash=JSON)  # its digits are kept as they stand
+    return Seen(JSON if inexact else pa.float64(), inexact, clash=JSON)
+
+
+def _fits(what: Seen, name: str, expected: pa.Schema) -> bool | None:
+    at = expected.get_field_index(name)
+    if at < 0 or pa.types.is_null(what.type):
+        return None
+    wanted = expected.field(at).type
+    if what.type == pa.int64() and wanted == pa.float64():
+        return not what.rounds
+    return holds(wanted, what.type)
+
+
+def _column(values: list[str | None], type_: pa.DataType) -> pa.Array:
+    """JSON texts -> an array; raises BadValue with the index of the first that does not fit."""
+    if type_ == JSON:
+        return pa.ExtensionArray.from_storage(type_, pa.array([_or_null(v) for v in values], pa.string()))
+    if pa.types.is_boolean(type_):
+        return pa.array([_boolean(i, v) for i, v in enumerate(values)], type_)
+    texts = [_text(i, v) for i, v in enumerate(values)]
+    if type_ == UUID:
+        return restored(pa.array(texts, pa.string()), type_)
+    if pa.types.is_binary(type_) or pa.types.is_large_binary(type_):
+        return pa.array([_bytes(i, v) for i, v in enumerate(texts)], type_)
+    array = pa.array(texts, pa.string())
+    if is_text(type_):
+        return array.cast(type_)
+    try:
+        return array.cast(type_)
+    except pa.ArrowException:
+        raise BadValue(_first_bad(array, type_)) from None
+
+
+def _or_null(value: str | None) -> str | None:
+    return None if value == "null" else value
+
+
+def _text(i: int, value: str | None) -> str | None:
+    if value is None or value == "null":
+        return None
+    if value[0] != '"':
+        return value
+    text: Any = json.loads(value)
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair
+        raise BadValue(i) from None
+    return str(text)
+
+
+def _boolean(i: int, value: str | None) -> bool | None:
+    if value not in (None, "null", "true", "false"):
+        raise BadValue(i)
+    return None if value in (None, "null") else value == "true"
+
+
+def _bytes(i: int, value: str | None) -> bytes | None:
+    try:
+        return None if value is None else base64.b64decode(value, validate=True)
+    except (binascii.Error, ValueError):
+        raise BadValue(i) from None
+
+
+def _first_bad(array: pa.Array, type_: pa.DataType) -> int:
+    """By halving: the index of the first value that does not cast."""
+    low, high = 0, len(array)
+    while high - low > 1:
+        middle = (low + high) // 2
+        try:
+            array.slice(low, middle - low).cast(type_)
+            low = middle
+        except pa.ArrowException:
+            high = middle
+    return low

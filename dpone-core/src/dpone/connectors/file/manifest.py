@@ -1,0 +1,204 @@
+"""The manifest of a folder of parts: which files are the target, and how far each key has loaded it.
+
+DIR/part-<load id>-<part>.parquet   immutable
+DIR/.dpone/manifest.json            the truth; replaced as a whole by each commit
+DIR/.dpone/manifest.json.bak        the one before
+DIR/.dpone/lock                     held while the manifest is replaced
+DIR/.dpone/staging/                 parts on their way
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from attrs import asdict, field, frozen
+
+from dpone.connectors.file import durable
+from dpone.contract import Entry
+from dpone.errors import DponeError, SinkError
+from dpone.position import Position
+
+FORMAT = 1
+LARGEST = 1 << 28  # bytes of a manifest; about a million parts
+
+# A ULID in the name keeps us from taking the files of another writer (part-00000-...) for our own.
+PART = re.compile(r"part-[0-9A-HJKMNP-TV-Z]{26}-[A-Za-z0-9_.=-]{1,96}\.(parquet|csv|jsonl)(\.gz|\.zst)?")
+
+
+@frozen
+class PartFile:
+    """One file of the target. ``part`` is the part's id in its load, ``bytes`` the size on disk."""
+
+    name: str
+    part: str
+    rows: int
+    bytes: int
+    sha256: str
+    load_id: str
+    key: str
+
+
+@frozen
+class Manifest:
+    """schema: columns of the target, lineage included; None until the first load has given them."""
+
+    files: tuple[PartFile, ...] = ()
+    journals: Mapping[str, Entry] = field(factory=dict)
+    schema: pa.Schema | None = None
+
+    @property
+    def rows(self) -> int:
+        return sum(file.rows for file in self.files)
+
+    def dumps(self) -> bytes:
+        data = {
+            "format": FORMAT,
+            "journals": {key: _entry_to_json(entry) for key, entry in self.journals.items()},
+            "files": [asdict(file) for file in self.files],
+            "schema": None if self.schema is None else schema_to_json(self.schema),
+        }
+        return json.dumps(data, indent=1, ensure_ascii=False).encode()
+
+    @classmethod
+    def loads(cls, data: bytes) -> Manifest:
+        """Raises ValueError, KeyError or TypeError on anything but what ``dumps`` writes."""
+        value = json.loads(data)
+        if value["format"] != FORMAT:
+            raise ValueError(f"format {value['format']!r}, this dpone reads {FORMAT}")
+        files = tuple(_part_file(item) for item in value["files"])
+        if len({file.name for file in files}) != len(files):
+            raise ValueError("a file listed twice")
+        journals = {str(key): _entry_from_json(item) for key, item in value["journals"].items()}
+        return cls(files, journals, None if value["schema"] is None else schema_from_json(value["schema"]))
+
+
+def _part_file(item: Mapping[str, Any]) -> PartFile:
+    """A name is one of our own part names or nothing: no folder, no ``..``, no drive, no other scheme."""
+    file = PartFile(**item)
+    if not isinstance(file.name, str) or not PART.fullmatch(file.name):
+        raise ValueError(f"a file name that is not a part of this folder: {file.name!r}")
+    if not isinstance(file.rows, int) or not isinstance(file.bytes, int) or file.rows < 0 or file.bytes < 0:
+        raise ValueError(f"rows or bytes of {file.name}")
+    return file
+
+
+def _entry_to_json(entry: Entry) -> dict[str, Any]:
+    fields = asdict(entry, recurse=False)
+    return {
+        **fields,
+        "position": entry.position.to_json(),
+        "committed_at": entry.committed_at.isoformat(),
+        "rows": dict(entry.rows),
+    }
+
+
+def _entry_from_json(item: Mapping[str, Any]) -> Entry:
+    position, at = Position.from_json(item["position"]), datetime.fromisoformat(item["committed_at"])
+    return Entry(**{**item, "position": position, "committed_at": at})
+
+
+def schema_to_json(schema: pa.Schema) -> dict[str, Any]:
+    """``columns`` is for people, ``arrow`` (IPC, base64) is what is read back."""
+    columns = {column.name: str(column.type) for column in schema}
+    return {"columns": columns, "arrow": base64.b64encode(schema.serialize().to_pybytes()).decode()}
+
+
+def schema_from_json(item: Mapping[str, Any]) -> pa.Schema:
+    return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(item["arrow"], validate=True)))
+
+
+@frozen
+class Folder:
+    """A target folder. ``label`` is its path as the pipeline spells it, for messages."""
+
+    path: Path
+    label: str
+
+    @property
+    def own(self) -> Path:
+        return self.path / ".dpone"
+
+    @property
+    def staging(self) -> Path:
+        return self.own / "staging"
+
+    @property
+    def manifest(self) -> Path:
+        return self.own / "manifest.json"
+
+    @property
+    def backup(self) -> Path:
+        return self.own / "manifest.json.bak"
+
+    def create(self) -> None:
+        if self.own.is_symlink() or self.staging.is_symlink():
+            found = f"{self.label}/.dpone is a symbolic link"
+            raise SinkError(f"open {self.label}", found, "replace the link by a folder; links are not followed here")
+        durable.private_folder(self.own)
+        durable.private_folder(self.staging)
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        self.create()
+        with durable.exclusive(self.own / "lock"):
+            yield
+
+    def read(self) -> Manifest | None:
+        """None before the first load. A damaged manifest is refused, never taken for a missing one."""
+        if not self.manifest.exists() and not self.manifest.is_symlink():
+            if self.backup.exists():
+                raise self._damaged("it is missing, though there is a backup of it")
+            return None
+        if not durable.is_plain_file(self.manifest):
+            raise self._damaged("it is not a regular file")
+        if self.manifest.stat().st_size > LARGEST:
+            raise self._damaged(f"more than {LARGEST} bytes")
+        try:
+            return Manifest.loads(self.manifest.read_bytes())
+        except (ValueError, KeyError, TypeError, AttributeError, pa.ArrowException, DponeError) as error:
+            raise self._damaged(f"{type(error).__name__}: {error}") from error
+
+    def _damaged(self, why: str) -> SinkError:
+        name = f"{self.label}/.dpone/manifest.json"
+        todo = (
+            f"compare it with {name}.bak, which is the one before the last load, and restore that; nothing was changed"
+        )
+        return SinkError(f"read {name}", f"damaged ({why})", todo)
+
+    def write(self, manifest: Manifest) -> None:
+        """Replace the manifest, keeping the one before; durable on return. Call under ``lock``."""
+        if self.manifest.exists():
+            durable.write_whole(self.backup, self.manifest.read_bytes())
+        durable.write_whole(self.manifest, manifest.dumps())
+
+    def names(self) -> list[str]:
+        """What is in the folder beside our own things."""
+        try:
+            return sorted(p.name for p in self.path.iterdir() if p.name != self.own.name)
+        except FileNotFoundError:
+            return []
+
+    def verify(self, manifest: Manifest) -> None:
+        """Every listed file is there, whole, and no link."""
+        for file in manifest.files:
+            path = self.path / file.name
+            if not durable.is_plain_file(path) or path.lstat().st_size != file.bytes:
+                found = f"{file.name} is listed in the manifest and missing, a link, or of another size"
+                todo = "restore the file from a backup, or load anew with --full-refresh into another folder"
+                raise SinkError(f"open {self.label}", found, todo)
+
+    def sweep(self, manifest: Manifest) -> None:
+        """Remove parts that no manifest lists: left between the move and the manifest of a commit that died.
+        Call under ``lock``: outside it they may belong to a commit under way."""
+        listed = {file.name for file in manifest.files}
+        for name in self.names():
+            if PART.fullmatch(name) and name not in listed and durable.is_plain_file(self.path / name):
+                (self.path / name).unlink()

@@ -1,0 +1,219 @@
+"""Writing one part: Parquet, CSV or JSON Lines, with the lineage columns, durable on return."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from dpone.connectors.file import durable
+from dpone.connectors.file.config import FileSinkOptions
+from dpone.connectors.file.types import JSON, UUID, is_text
+from dpone.contract import Stream
+from dpone.errors import DataError
+from dpone.schema import LOADED_AT
+
+GROUP_ROWS = 1 << 17  # rows of a Parquet row group, unless the bytes below come first
+GROUP_BYTES = 16 << 20  # Arrow bytes held before a row group is written
+
+
+def refused(format: str, type_: pa.DataType) -> str:
+    """Why a format cannot keep a type; empty if it can."""
+    if pa.types.is_run_end_encoded(type_) or pa.types.is_union(type_):
+        return f"{format} has no such type"
+    if format == "parquet" and pa.types.is_interval(type_):
+        return "Parquet has no intervals"
+    if format == "csv" and (pa.types.is_nested(type_) or pa.types.is_interval(type_)):
+        return "a CSV value is not nested"
+    if format == "csv" and type_ != UUID and (pa.types.is_binary(type_) or _bytes_of_another_kind(type_)):
+        return "CSV holds text, not bytes"
+    return ""
+
+
+def _bytes_of_another_kind(type_: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_large_binary(type_) or pa.types.is_fixed_size_binary(type_) or pa.types.is_binary_view(type_)
+    )
+
+
+def write_part(
+    path: Path, stream: Stream, schema: pa.Schema, constants: Mapping[str, Any], options: FileSinkOptions
+) -> tuple[int, int, str]:
+    """Rows, Arrow bytes and SHA-256 of the file, which is complete and synced under its name on return."""
+    beside = path.with_name(path.name + ".tmp")
+    rows = size = 0
+    try:
+        with _WRITERS[options.format](beside, schema, options) as write:
+            for batch in _complete(stream, schema, constants):
+                write(batch)
+                rows, size = rows + batch.num_rows, size + batch.nbytes
+        durable.sync_file(beside)
+        sha256 = durable.digest(beside)
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+    return rows, size, sha256
+
+
+def _complete(stream: Stream, schema: pa.Schema, constants: Mapping[str, Any]) -> Iterator[pa.RecordBatch]:
+    """Batches as the target has them: columns in order, in its types, with the constant ones filled in."""
+    given = [field for field in schema if field.name not in constants]
+    filled = _Constants([field for field in schema if field.name in constants], constants)
+    for batch in stream.batches():
+        columns = [_column(batch, field) for field in given]
+        yield pa.RecordBatch.from_arrays([*columns, *filled.arrays(batch.num_rows)], schema=schema)
+
+
+def _column(batch: pa.RecordBatch, field: pa.Field) -> pa.Array:
+    at = batch.schema.get_field_index(field.name)
+    if at < 0:
+        return pa.nulls(batch.num_rows, field.type)
+    column = batch.column(at)
+    if column.type == field.type:
+        return column
+    try:
+        return column.cast(field.type)
+    except pa.ArrowException:
+        # The driver's text quotes the value, so it is not chained.
+        todo = f"declare the column as {field.type} in the source, or change the target's column"
+        found = f"a {column.type} value that {field.type} does not hold"
+        raise DataError(f"write column {field.name}", found, todo) from None
+
+
+class _Constants:
+    """Columns of one value, made once and sliced: no allocation per batch."""
+
+    def __init__(self, fields: list[pa.Field], values: Mapping[str, Any]) -> None:
+        self._values = [pa.scalar(values[field.name], field.type) for field in fields]
+        self._made: list[pa.Array] = []
+
+    def arrays(self, rows: int) -> list[pa.Array]:
+        if self._values and (not self._made or len(self._made[0]) < rows):
+            self._made = [pa.repeat(value, rows) for value in self._values]
+        return [array.slice(0, rows) for array in self._made]
+
+
+@contextlib.contextmanager
+def _parquet(path: Path, schema: pa.Schema, options: FileSinkOptions) -> Iterator[Callable[[pa.RecordBatch], None]]:
+    """Row groups of a bounded size, whatever the batches are: small ones read slowly, large ones fill memory."""
+    held: list[pa.RecordBatch] = []
+    rows = size = 0
+    writer: pq.ParquetWriter | None = None
+
+    def write(batch: pa.RecordBatch) -> None:
+        nonlocal rows, size
+        held.append(batch)
+        rows, size = rows + batch.num_rows, size + batch.nbytes
+        if rows >= GROUP_ROWS or size >= GROUP_BYTES:
+            flush()
+
+    def flush() -> None:
+        nonlocal rows, size, writer
+        table = pa.Table.from_batches(held, schema)
+        if writer is None:
+            level = 1 if options.codec == "zstd" else None
+            writer = pq.ParquetWriter(
+                path, schema, compression=options.codec, compression_level=level, use_dictionary=_repetitive(table)
+            )
+        writer.write_table(table, row_group_size=GROUP_ROWS)
+        held.clear()
+        rows = size = 0
+
+    try:
+        yield write
+        if held or writer is None:
+            flush()
+    finally:
+        if writer is not None:
+            writer.close()
+
+
+def _repetitive(table: pa.Table) -> list[str]:
+    """Text columns whose values repeat. A dictionary for any other column is built, found useless and thrown away."""
+    sample = table.slice(0, 8192)
+    worth = []
+    for field in table.schema:
+        column = sample.column(field.name)
+        if is_text(field.type) and column.num_chunks and pc.count_distinct(column).as_py() <= len(column) // 4:
+            worth.append(field.name)
+    return [*worth, *(n for n in (LOADED_AT,) if n in table.schema.names)]
+
+
+def _output(path: Path, codec: str) -> pa.NativeFile:
+    file = pa.OSFile(str(path), "wb")
+    return file if codec == "none" else pa.CompressedOutputStream(file, codec)
+
+
+@contextlib.contextmanager
+def _csv(path: Path, schema: pa.Schema, options: FileSinkOptions) -> Iterator[Callable[[pa.RecordBatch], None]]:
+    """NULL is an empty field, the empty text is quoted: the two stay apart."""
+    texts = pa.schema([pa.field(f.name, pa.string() if f.type in (JSON, UUID) else f.type) for f in schema])
+    with _output(path, options.codec) as file, pyarrow.csv.CSVWriter(file, texts) as writer:
+        yield lambda batch: writer.write_batch(
+            pa.RecordBatch.from_arrays([_plain(column) for column in batch.columns], schema=texts)
+        )
+
+
+def _plain(column: pa.Array) -> pa.Array:
+    if column.type == UUID:
+        return pa.array([None if value is None else str(value) for value in column.to_pylist()], pa.string())
+    return column.storage if column.type == JSON else column
+
+
+@contextlib.contextmanager
+def _jsonl(path: Path, schema: pa.Schema, options: FileSinkOptions) -> Iterator[Callable[[pa.RecordBatch], None]]:
+    names = [json.dumps(name, ensure_ascii=False) + ":" for name in schema.names]
+    with _output(path, options.codec) as file:
+
+        def write(batch: pa.RecordBatch) -> None:
+            columns = [_json_texts(column, name) for column, name in zip(batch.columns, schema.names, strict=True)]
+            lines = ("{" + ",".join(map(str.__add__, names, row)) + "}\n" for row in zip(*columns, strict=True))
+            file.write("".join(lines).encode())
+
+        yield write
+
+
+def _json_texts(column: pa.Array, name: str) -> list[str]:
+    """The JSON text of every value of a column; numbers keep all their digits."""
+    type_ = column.type
+    if pa.types.is_boolean(type_) or pa.types.is_integer(type_) or pa.types.is_decimal(type_):
+        return [text or "null" for text in pc.cast(column, pa.string()).to_pylist()]
+    if type_ == JSON:
+        # A line break between tokens is not part of the value, and would end the line.
+        return [_one_line(text) for text in column.storage.fill_null("null").to_pylist()]
+    if pa.types.is_temporal(type_):
+        column = pc.cast(column, pa.string()) if not pa.types.is_duration(type_) else column.cast(pa.int64())
+    return [_json_text(value, name) for value in column.to_pylist()]
+
+
+def _one_line(text: str) -> str:
+    return text.replace("\r", " ").replace("\n", " ")
+
+
+def _json_text(value: Any, name: str) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, default=_odd)
+    except ValueError:
+        found = f"column {name} holds NaN or an infinity, which JSON has no word for"
+        raise DataError("write JSON Lines", found, "use format: parquet or csv") from None
+
+
+def _odd(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError
+    return str(value)
+
+
+_WRITERS = {"parquet": _parquet, "csv": _csv, "jsonl": _jsonl}

@@ -1,0 +1,59 @@
+"""What the built-in file connector offers. Imports no pyarrow."""
+
+from __future__ import annotations
+
+from dpone.capability import Connector, declare
+from dpone.hookspecs import hookimpl
+
+_HERE = "dpone.connectors.file."
+
+
+@hookimpl
+def dpone_sources() -> list[Connector]:
+    return [
+        Connector(
+            name="file",
+            implementation=_HERE + "source:FileSource",
+            options=_HERE + "config:FileSourceOptions",
+            takes=("path",),
+            capabilities=declare(
+                "source",
+                supported=("read", "snapshot", "repeatable", "partitions"),
+                unsupported=(
+                    "query", "incremental_xmin", "incremental_cdc", "incremental_change_tracking", "native_stream",
+                ),
+            ),
+        )
+    ]  # fmt: skip
+
+
+@hookimpl
+def dpone_sinks() -> list[Connector]:
+    return [
+        Connector(
+            name="file",
+            implementation=_HERE + "sink:FileSink",
+            options=_HERE + "config:FileSinkOptions",
+            takes=("path",),
+            commit="manifest",
+            capabilities=declare(
+                "sink",
+                supported=("full_refresh", "append", "exactly_once", "schema_evolution", "lineage", "resume"),
+                # Parts are immutable: there is no row to update or delete in place.
+                unsupported=("merge", "scd2", "cdc_apply", "native_stream"),
+            ),
+        )
+    ]
+
+
+@hookimpl
+def dpone_state_backends() -> list[Connector]:
+    return [
+        Connector(
+            name="file",
+            implementation=_HERE + "state:FileState",
+            options=_HERE + "config:FileStateOptions",
+            takes=("path",),
+            capabilities=declare("state", supported=("compare_and_set", "history", "lock")),
+        )
+    ]

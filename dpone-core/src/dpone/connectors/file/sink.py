@@ -1,0 +1,328 @@
+"""The file sink: immutable parts, then one atomic manifest that holds files, journal and position."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from attrs import asdict, evolve, frozen
+
+from dpone.connectors.file import durable
+from dpone.connectors.file.config import FileSinkOptions
+from dpone.connectors.file.manifest import PART, Folder, Manifest, PartFile
+from dpone.connectors.file.parts import refused, write_part
+from dpone.contract import Entry, Finding, Load, Part, Receipt, Staged, Stream
+from dpone.errors import ConfigError, Conflict, DataError, SinkError
+from dpone.evolution import Change, Stored
+from dpone.pipeline import SinkSpec
+from dpone.position import Position
+from dpone.schema import LINEAGE, LOAD_ID, LOADED_AT
+
+_EXTENSION = {"none": "", "snappy": "", "gzip": ".gz", "zstd": ".zst"}
+LINEAGE_FIELDS = (pa.field(LOAD_ID, pa.string()), pa.field(LOADED_AT, pa.timestamp("us", "UTC")))
+
+
+class FileSink:
+    """A folder of parts. Strategies: full_refresh and append."""
+
+    def __init__(self, spec: SinkSpec) -> None:
+        options = spec.options
+        self.options = (
+            options
+            if isinstance(options, FileSinkOptions)
+            else FileSinkOptions(options.schema_evolution, options.lineage, options.adopt_existing)
+        )
+        self.strategy = spec.strategy
+        self.folder = Folder(spec.base / (spec.path or "."), spec.path or ".")
+
+    def check(self) -> list[Finding]:
+        label, path = self.folder.label, self.folder.path
+        above = next(p for p in (path, *path.absolute().parents) if p.exists())
+        if not above.is_dir():
+            return [Finding("target", False, f"{label} is a file", "give the path of a folder")]
+        if not os.access(above, os.W_OK | os.X_OK):
+            return [Finding("target", False, f"{label} is read-only", "let the user that runs dpone write there")]
+        try:
+            manifest = self.folder.read()
+        except SinkError as error:
+            return [Finding("manifest", False, error.found, error.todo)]
+        if manifest is None:
+            return [Finding("target", True, f"{label} will be made by the first load")]
+        return [Finding("target", True, f"{label}: {len(manifest.files)} parts, {manifest.rows} rows")]
+
+    def schema(self) -> pa.Schema | None:
+        manifest = self.folder.read()
+        return manifest.schema if manifest else None
+
+    def is_empty(self) -> bool:
+        """Without a manifest any file at all counts as rows: we cannot tell what it is."""
+        manifest = self.folder.read()
+        return manifest.rows == 0 if manifest else not self.folder.names()
+
+    def stores(self, type: pa.DataType) -> Stored:
+        """Parquet keeps every type but those it has no word for; text files keep what reads back from text."""
+        return Stored(str(type), type, "lossy" if refused(self.options.format, type) else "exact")
+
+    def ddl(self, changes: Sequence[Change]) -> list[str]:
+        """Parts are immutable, so a change is one of the manifest's columns only; each statement is a JSON object."""
+        return [json.dumps(_statement(change), ensure_ascii=False) for change in changes]
+
+    def apply(self, ddl: Sequence[str]) -> None:
+        """One replacement of the manifest: all of them or none."""
+        if not ddl:
+            return
+        with self._failing("change the columns"), self.folder.lock():
+            manifest = self.folder.read() or Manifest()
+            schema = manifest.schema
+            for text in ddl:
+                schema = _changed(schema, json.loads(text), self._lineage())
+            self.folder.write(evolve(manifest, schema=schema))
+
+    def journal(self, key: str) -> Entry | None:
+        manifest = self.folder.read()
+        return manifest.journals.get(key) if manifest else None
+
+    def open(self, load: Load) -> FileWriter:
+        if load.schema is not None and load.strategy.mode not in ("full_refresh", "append"):
+            todo = "use full_refresh or append; a folder of immutable parts cannot change rows in place"
+            raise ConfigError(f"write {self.folder.label}", f"strategy {load.strategy.mode}", todo)
+        for field in load.schema or ():
+            if field.name in LINEAGE:
+                raise DataError(f"write {self.folder.label}", f"a column named {field.name}", "rename it in the source")
+            if why := refused(self.options.format, field.type):
+                found = f"column {field.name} is {field.type}, but {why}"
+                raise DataError(f"write {self.folder.label}", found, "use format: parquet")
+        with self._failing("open"), self.folder.lock():
+            manifest = self.folder.read()
+            if manifest:
+                self.folder.verify(manifest)
+                self.folder.sweep(manifest)
+        with self._failing("open"):
+            return FileWriter(self, load)
+
+    def close(self) -> None:
+        """Holds nothing open between calls."""
+
+    def _lineage(self) -> tuple[pa.Field, ...]:
+        return LINEAGE_FIELDS if self.options.lineage.enabled else ()
+
+    def _columns(self, load: Load) -> pa.Schema:
+        return pa.schema([*(load.schema or ()), *self._lineage()])
+
+    @contextlib.contextmanager
+    def _failing(self, step: str) -> Iterator[None]:
+        """The operating system's refusals in our words: read-only, full disk, not a folder."""
+        try:
+            yield
+        except OSError as error:
+            todo = "free space, give the user that runs dpone the right to write there, or choose another path"
+            raise SinkError(f"{step} {self.folder.label}", error.strerror or type(error).__name__, todo) from error
+
+
+class FileWriter:
+    """One load's staging: ``.dpone/staging/<key>-<token>/`` with a file and a mark for each part."""
+
+    def __init__(self, sink: FileSink, load: Load) -> None:
+        self._sink, self._load, self._folder = sink, load, sink.folder
+        self.load_id = load.load_id
+        mine = hashlib.sha256(load.key.encode()).hexdigest()[:16]
+        token = hashlib.sha256(load.token.encode()).hexdigest()[:16]
+        self._staging = self._folder.staging / f"{mine}-{token}"
+        self._written: set[str] = set()
+        going_on = self._interrupted() if load.repeatable and load.schema is not None else None
+        for old in sorted(self._folder.staging.glob(f"{mine}-*")):
+            if old != self._staging or going_on is None:
+                _remove(old)
+        if going_on is not None:
+            self.load_id = going_on
+        elif load.schema is not None:
+            durable.private_folder(self._staging)
+            head = {"load_id": load.load_id, "token": load.token, "key": load.key}
+            durable.write_whole(self._staging / "load.json", json.dumps(head).encode())
+
+    def _interrupted(self) -> str | None:
+        """The id of the load that began this staging; None if there is none, or none that can be trusted."""
+        try:
+            head = json.loads((self._staging / "load.json").read_bytes())
+        except (OSError, ValueError):
+            return None
+        same = isinstance(head, dict) and (head.get("token"), head.get("key")) == (self._load.token, self._load.key)
+        return head["load_id"] if same and isinstance(head.get("load_id"), str) else None
+
+    def staged(self) -> Mapping[str, Staged]:
+        return {mark.file.part: mark.staged for mark in self._marks()}
+
+    def stage(self, part: Part, stream: Stream) -> Staged:
+        """The part's file is durable before its mark is; the mark makes it count."""
+        name = self._name(part)
+        if (mark := self._mark(self._staging / f"{name}.mark")) is not None:
+            return mark.staged
+        path = self._staging / name
+        with self._sink._failing("write"):
+            rows, size, sha256 = write_part(
+                path, stream, self._sink._columns(self._load), self._constants(), self._sink.options
+            )
+            durable.sync_folder(self._staging)
+            staged = Staged(rows, size, stream.filtered)
+            file = PartFile(name, part.id, rows, path.stat().st_size, sha256, self.load_id, self._load.key)
+            mark = _Mark(file, staged)
+            durable.write_whole(self._staging / f"{name}.mark", json.dumps(asdict(mark)).encode())
+        self._written.add(name)
+        return staged
+
+    def commit(self, after: Entry | None, position: Position) -> Receipt:
+        with self._sink._failing("commit to"), self._folder.lock():
+            manifest = self._folder.read()
+            head = manifest.journals.get(self._load.key) if manifest else None
+            if _place(head) != _place(after):
+                found = f"the journal's head is {_told(head)}, not {_told(after)}"
+                raise Conflict(f"commit to {self._folder.label}", found, "another runner loaded this key; run again")
+            if manifest is None:
+                # From here on a part that no manifest lists is an orphan, also before the first load is done.
+                manifest = Manifest()
+                self._folder.write(manifest)
+            parts = [mark.file for mark in self._marks() if mark.file.rows]
+            self._verify(parts)
+            receipt, after_it = self._planned(manifest, parts, after, position)
+            for part in parts:
+                os.rename(self._staging / part.name, self._folder.path / part.name)
+            if parts:
+                durable.sync_folder(self._folder.path)
+            self._folder.write(after_it)
+            # Committed. What is left to do the next open does as well.
+            with contextlib.suppress(OSError):
+                self._folder.sweep(after_it)
+                _remove(self._staging)
+        return receipt
+
+    def abort(self) -> None:
+        with self._sink._failing("abort the load of"):
+            _remove(self._staging)
+
+    def close(self) -> None:
+        """Holds nothing open between calls."""
+
+    def _planned(
+        self, before: Manifest, parts: list[PartFile], after: Entry | None, position: Position
+    ) -> tuple[Receipt, Manifest]:
+        strategy, load = self._load.strategy, self._load
+        replaces = load.schema is not None and strategy.mode == "full_refresh" and (bool(parts) or strategy.allow_empty)
+        rows = {
+            "inserted": sum(part.rows for part in parts),
+            "updated": 0,
+            "deleted": before.rows if replaces else 0,
+            "unchanged": 0,
+        }
+        seq = after.seq + 1 if after else 1
+        now = datetime.now(UTC)
+        entry = Entry(seq, position.epoch, self.load_id, load.run_id, load.token, position, now, rows)
+        schema = before.schema
+        if load.schema is not None:
+            schema = _united(before.schema, self._sink._columns(load))
+        files = (() if replaces else before.files) + tuple(parts)
+        journals = {**before.journals, load.key: entry}
+        return Receipt(entry, **rows), Manifest(files, journals, schema)
+
+    def _verify(self, parts: list[PartFile]) -> None:
+        """Parts of an earlier process are hashed again: only the disk knows what became of them."""
+        for part in parts:
+            path = self._staging / part.name
+            if part.name not in self._written and durable.digest(path) != part.sha256:
+                todo = f"remove {self._folder.label}/.dpone/staging and run again; the target is as before"
+                raise SinkError(f"commit to {self._folder.label}", f"staged part {part.name} was altered", todo)
+
+    def _marks(self) -> list[_Mark]:
+        found = (self._mark(path) for path in sorted(self._staging.glob("part-*.mark")))
+        return [mark for mark in found if mark is not None]
+
+    def _mark(self, path: Path) -> _Mark | None:
+        """None if the part is not marked, or its file is not what the mark says: then it is staged again."""
+        try:
+            data = json.loads(path.read_bytes())
+            mark = _Mark(PartFile(**data["file"]), Staged(**data["staged"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        name = path.name.removesuffix(".mark")
+        part = self._staging / name
+        whole = durable.is_plain_file(part) and part.lstat().st_size == mark.file.bytes
+        return mark if whole and mark.file.name == name and PART.fullmatch(name) else None
+
+    def _name(self, part: Part) -> str:
+        """Injective: a part id with other characters than file names keep, or a long one, carries its digest."""
+        digest = hashlib.sha256(part.id.encode()).hexdigest()[:16]
+        safe = re.sub(r"[^A-Za-z0-9_.=-]", "_", part.id)[:64]
+        safe = safe if safe == part.id and safe else f"{safe}-{digest}"
+        load_id = self.load_id
+        if not re.fullmatch(r"[0-9A-HJKMNP-TV-Z]{26}", load_id):
+            load_id = hashlib.sha256(load_id.encode()).hexdigest()[:26].upper()
+        options = self._sink.options
+        ending = "" if options.format == "parquet" else _EXTENSION[options.codec]
+        return f"part-{load_id}-{safe}.{options.format}{ending}"
+
+    def _constants(self) -> dict[str, Any]:
+        """Values of the lineage columns, the same in every row of a load."""
+        return {LOAD_ID: self.load_id, LOADED_AT: self._load.started_at}
+
+
+@frozen
+class _Mark:
+    file: PartFile
+    staged: Staged
+
+
+def _place(entry: Entry | None) -> tuple[int, str] | None:
+    return (entry.seq, entry.load_id) if entry else None
+
+
+def _told(entry: Entry | None) -> str:
+    return f"entry {entry.seq} of load {entry.load_id}" if entry else "empty"
+
+
+def _remove(staging: Path) -> None:
+    """A staging folder of ours; a link in its place is removed, never followed."""
+    if staging.is_symlink():
+        staging.unlink()
+    elif staging.exists():
+        shutil.rmtree(staging)
+        durable.sync_folder(staging.parent)
+
+
+def _united(before: pa.Schema | None, given: pa.Schema) -> pa.Schema:
+    """The target's columns as they are, then those the load brought."""
+    if before is None:
+        return given
+    return pa.schema([*before, *(field for field in given if before.get_field_index(field.name) < 0)])
+
+
+def _statement(change: Change) -> dict[str, Any]:
+    if change.kind == "create" and change.schema is not None:
+        columns = {field.name: str(field.type) for field in change.schema}
+        return {"create": columns, "arrow": _packed(change.schema)}
+    if change.kind in ("add", "widen") and change.after is not None:
+        after = change.after
+        return {change.kind: {after.name: str(after.type)}, "arrow": _packed(pa.schema([after]))}
+    raise SinkError(f"plan {change}", "a change the manifest cannot hold", "allow or avoid it in the pipeline")
+
+
+def _packed(schema: pa.Schema) -> str:
+    return base64.b64encode(schema.serialize().to_pybytes()).decode()
+
+
+def _changed(schema: pa.Schema | None, statement: Mapping[str, Any], lineage: Sequence[pa.Field]) -> pa.Schema:
+    given = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(statement["arrow"])))
+    if schema is None:
+        return pa.schema([*given, *lineage])
+    for field in given:
+        at = schema.get_field_index(field.name)
+        schema = schema.append(field) if at < 0 else schema.set(at, field)
+    return schema

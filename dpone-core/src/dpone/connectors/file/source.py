@@ -1,0 +1,298 @@
+"""The file source: every file of a glob, each read once, known by the digest of its bytes."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import fnmatch
+import glob
+import os
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow as pa
+from attrs import frozen
+
+from dpone.connectors.file import durable
+from dpone.connectors.file.config import FileSourceOptions
+from dpone.connectors.file.csv_format import Csv
+from dpone.connectors.file.jsonl_format import JsonLines
+from dpone.connectors.file.manifest import PART, Folder
+from dpone.connectors.file.parquet_format import Parquet
+from dpone.connectors.file.text import CODECS, Input
+from dpone.connectors.file.types import declared, without_lineage
+from dpone.contract import Finding, Part, Stream, Window, WindowRequest
+from dpone.errors import ConfigError, ContentChanged, DponeError, IdentityChanged, SourceError
+from dpone.pipeline import SourceSpec
+from dpone.position import Position
+
+KIND = "files"
+_FORMATS = {".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
+
+
+class _Format(Protocol):
+    def schema(self, files: Sequence[Input], expected: pa.Schema | None) -> pa.Schema: ...
+
+    def batches(self, file: Input, schema: pa.Schema) -> Iterator[pa.RecordBatch]: ...
+
+
+@frozen
+class _Found:
+    """A file as it was when it was listed. ``name`` is relative to the pipeline's folder unless the path is not."""
+
+    name: str
+    path: Path
+    size: int
+    mtime_ns: int
+    inode: int
+
+    @classmethod
+    def look(cls, name: str, path: Path) -> _Found:
+        status = path.stat()
+        return cls(name, path, status.st_size, status.st_mtime_ns, status.st_ino)
+
+    def require_unchanged(self) -> None:
+        try:
+            same = _Found.look(self.name, self.path) == self
+        except OSError:
+            same = False
+        if not same:
+            found = "the file was changed, replaced or removed while it was read"
+            todo = "run again once it is complete; write files elsewhere and rename them into place"
+            raise SourceError(f"read {self.name}", found, todo)
+
+
+class FileSource:
+    """Reads CSV, JSON Lines or Parquet files. The position holds size, time and SHA-256 of every file loaded."""
+
+    def __init__(self, spec: SourceSpec) -> None:
+        self._spec = spec
+        self._options = spec.options if isinstance(spec.options, FileSourceOptions) else FileSourceOptions()
+        self._columns = declared(self._options.columns)
+        self._batch_rows: int | None = None
+
+    @property
+    def _pattern(self) -> str:
+        return self._spec.path or ""
+
+    def check(self) -> list[Finding]:
+        try:
+            found = self._list()
+            columns = len(self._schema(found[:1], None))
+        except DponeError as error:
+            return [Finding("files", False, error.found, error.todo)]
+        except OSError as error:
+            return [Finding("files", False, error.strerror or type(error).__name__, "see that the files can be read")]
+        size = sum(file.size for file in found)
+        return [Finding("files", True, f"{len(found)} files, {size} bytes; {columns} columns in {found[0].name}")]
+
+    def tables(self, pattern: str) -> list[str]:
+        """Names of files. The glob is matched against the name in its folder and against the whole relative name."""
+        names = [file.name for file in self._list()]
+        return sorted(n for n in names if fnmatch.fnmatchcase(n, pattern) or fnmatch.fnmatchcase(Path(n).name, pattern))
+
+    def schema(self) -> pa.Schema:
+        return self._schema(self._list(), None)
+
+    def window(self, after: Position | None, request: WindowRequest) -> Window:
+        """The files that are new since ``after``, or all of them. Repeatable: the digests say what was read."""
+        before = self._before(after)
+        found = self._list()
+        entries = {file.name: _entry(file, before.get(file.name)) for file in found}
+        wanted = [f for f in found if request.whole or _digest(before, f) != _digest(entries, f)]
+        if not request.whole and request.mode == "append":
+            _reject_changed(wanted, before)
+        kept = entries if request.whole else {**before, **{file.name: entries[file.name] for file in wanted}}
+        position = Position(KIND, {"path": self._pattern}, {"files": kept}, after.epoch if after else 0)
+        expected = without_lineage(request.expected) if request.expected is not None else None
+        if wanted:
+            schema = self._schema(wanted, expected)
+        else:
+            schema = expected if expected is not None else self._schema(found[-1:], None)
+        self._batch_rows = request.batch_rows
+        return Window(
+            position=position,
+            parts=tuple(_part(i, file, entries[file.name], schema) for i, file in enumerate(wanted)),
+            repeatable=True,
+            schema=schema,
+            whole=len(wanted) == len(found),
+            caught_up=True,
+            proof=f"{len(found)} files match {self._pattern}, {len(wanted)} of them to be read",
+        )
+
+    @contextlib.contextmanager
+    def read(self, part: Part) -> Iterator[Stream]:
+        """The rows of one file; raises SourceError if it is not, or does not stay, the file that was listed."""
+        detail = part.detail
+        file = _Found(detail["path"], self._path(detail["path"]), detail["size"], detail["mtime_ns"], detail["inode"])
+        file.require_unchanged()
+        schema = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(detail["schema"])))
+        yield _FileStream(file, schema, self._format(file), self._batch_rows)
+
+    def ack(self, position: Position) -> None:
+        """Files are left where they are."""
+
+    def close(self) -> None:
+        """Holds nothing open between calls."""
+
+    def _before(self, after: Position | None) -> Mapping[str, Mapping[str, Any]]:
+        if after is None:
+            return {}
+        if after.kind != KIND or after.identity != {"path": self._pattern}:
+            found = f"the position is of {after.kind} {dict(after.identity)}"
+            todo = "restore the path, or start anew with --full-refresh"
+            raise IdentityChanged(f"resume {self._pattern}", found, todo)
+        files: Mapping[str, Mapping[str, Any]] = after.value["files"]
+        return files
+
+    def _path(self, name: str) -> Path:
+        return self._spec.base / name
+
+    def _list(self) -> list[_Found]:
+        """Regular files that match, sorted by name."""
+        base = self._spec.base
+        literal = base / self._pattern
+        if literal.is_dir():
+            todo = f"give a glob of files, such as {self._pattern.rstrip('/')}/*.csv"
+            raise SourceError(f"read {self._pattern}", "a directory", todo)
+        names = [self._pattern]
+        if not literal.exists():
+            names = sorted(glob.glob(self._pattern, root_dir=base, recursive=True))
+        names = [name for name in names if _is_file(base / name)]
+        found = [_Found.look(name, base / name) for name in _committed(base, names)]
+        if not found:
+            raise SourceError(f"read {self._pattern}", *_nothing(base, self._pattern))
+        return found
+
+    def _schema(self, files: Sequence[_Found], expected: pa.Schema | None) -> pa.Schema:
+        kinds = {self._kind(file) for file in files}
+        if len(kinds) > 1:
+            todo = "give one glob per format, or set options.format"
+            found = f"files of {len(kinds)} formats ({', '.join(sorted(kinds))})"
+            raise ConfigError(f"read {self._pattern}", found, todo)
+        return without_lineage(self._format(files[0]).schema([Input(f.path, f.name) for f in files], expected))
+
+    def _kind(self, file: _Found) -> str:
+        """The format of a file, by option or by its extension."""
+        path = file.path
+        packed = path.suffix.lower() in CODECS
+        suffix = Path(path.stem).suffix.lower() if packed else path.suffix.lower()
+        kind = self._options.format or _FORMATS.get(suffix)
+        if kind is None:
+            todo = "set options.format to csv, jsonl or parquet"
+            raise ConfigError(f"read {file.name}", f"extension {suffix or 'missing'!r} says no format", todo)
+        if kind == "parquet" and packed:
+            todo = "unpack it first; Parquet is compressed inside"
+            raise ConfigError(f"read {file.name}", f"a Parquet file inside {path.suffix}", todo)
+        return kind
+
+    def _format(self, file: _Found) -> _Format:
+        kind = self._kind(file)
+        if kind == "csv":
+            return Csv(self._options, self._columns)
+        if kind == "jsonl":
+            return JsonLines(self._options, self._columns)
+        return Parquet(self._columns)
+
+
+class _FileStream:
+    """The rows of one file. See ``dpone.contract.Stream``."""
+
+    native: tuple[str, ...] = ()
+    filtered = 0
+
+    def __init__(self, file: _Found, schema: pa.Schema, format: _Format, batch_rows: int | None) -> None:
+        self.schema = schema
+        self._file, self._format, self._batch_rows = file, format, batch_rows
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """At most ``batch_rows`` rows each. The file is looked at again after the last row and after a failure:
+        a row that cannot be read may be one that is being written."""
+        try:
+            for batch in self._format.batches(Input(self._file.path, self._file.name), self.schema):
+                for start in range(0, batch.num_rows, self._batch_rows or max(batch.num_rows, 1)):
+                    yield batch.slice(start, self._batch_rows)
+        except DponeError:
+            self._file.require_unchanged()
+            raise
+        self._file.require_unchanged()
+
+    def open_native(self, format: str) -> Iterator[bytes]:
+        raise SourceError(f"read {self._file.name}", f"native format {format!r} was asked for", "read batches")
+
+
+def _committed(base: Path, names: list[str]) -> list[str]:
+    """Without the parts that a file sink has put into its folder and no manifest lists: they are not loaded yet, or
+    are left by a load that died."""
+    listed: dict[str, set[str] | None] = {}
+    for folder in {os.path.dirname(name) for name in names if PART.fullmatch(os.path.basename(name))}:
+        manifest = Folder(base / folder, folder or ".").read()
+        listed[folder] = {file.name for file in manifest.files} if manifest else None
+    return [name for name in names if _counts(os.path.basename(name), listed.get(os.path.dirname(name)))]
+
+
+def _counts(name: str, listed: set[str] | None) -> bool:
+    return listed is None or name in listed or not PART.fullmatch(name)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except OSError:
+        return False
+
+
+def _nothing(base: Path, pattern: str) -> tuple[str, str]:
+    """What was found, and what to do, where no file matches."""
+    fixed = Path(pattern)
+    while glob.has_magic(str(fixed)) or fixed == Path(pattern):
+        if fixed == fixed.parent:
+            break
+        fixed = fixed.parent
+    folder = base / fixed
+    what = "no file matches" if glob.has_magic(pattern) else "no such file"
+    if not folder.is_dir():
+        return f"{what}: there is no folder {fixed}", "see that the path is right; it is relative to the pipeline file"
+    count = sum(1 for entry in os.scandir(folder) if not entry.name.startswith("."))
+    shown = "the pipeline's folder" if str(fixed) == "." else f"folder {fixed}"
+    return f"{what} in {shown}, which has {count} entries", "see that the path is right and the files have arrived"
+
+
+def _entry(file: _Found, before: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """Size, time and digest. A file with the same bytes as before has the same entry, whatever its time says:
+    positions of equal content are equal."""
+    if before is not None and (before["size"], before["mtime_ns"]) == (file.size, file.mtime_ns):
+        return before
+    with Input(file.path, file.name).failing():
+        sha256 = durable.digest(file.path)
+    file.require_unchanged()
+    if before is not None and before["sha256"] == sha256:
+        return before
+    return {"size": file.size, "mtime_ns": file.mtime_ns, "sha256": sha256}
+
+
+def _digest(entries: Mapping[str, Mapping[str, Any]], file: _Found) -> str | None:
+    return entries[file.name]["sha256"] if file.name in entries else None
+
+
+def _reject_changed(files: Sequence[_Found], before: Mapping[str, Mapping[str, Any]]) -> None:
+    for file in files:
+        if file.name in before:
+            found = "its content is not what was loaded"
+            todo = "restore the file, give the new rows a file of their own, or use strategy merge or full_refresh"
+            raise ContentChanged(f"append {file.name}", found, todo)
+
+
+def _part(i: int, file: _Found, entry: Mapping[str, Any], schema: pa.Schema) -> Part:
+    """Everything ``read`` needs, so that a part can be read in another process."""
+    detail = {
+        "path": file.name,
+        "size": file.size,
+        "mtime_ns": file.mtime_ns,
+        "inode": file.inode,
+        "sha256": entry["sha256"],
+        "schema": base64.b64encode(schema.serialize().to_pybytes()).decode(),
+    }
+    return Part(f"{i:05d}-{entry['sha256'][:8]}", detail)

@@ -1,0 +1,106 @@
+"""Bytes of CSV and JSON Lines files, decompressed as they stream, and what to say when they are not what they claim."""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import pyarrow as pa
+from attrs import frozen
+
+from dpone.connectors.file.types import Seen
+from dpone.errors import DataError, SourceError
+from dpone.schema import ambiguous
+
+CODECS = {".gz": "gzip", ".zst": "zstd"}
+
+
+@frozen
+class Input:
+    """One file. ``label`` is its path as the pipeline spells it, for messages."""
+
+    path: Path
+    label: str
+
+    @property
+    def codec(self) -> str | None:
+        return CODECS.get(self.path.suffix.lower())
+
+    def open(self) -> pa.NativeFile:
+        """The content, decompressed."""
+        file = pa.OSFile(str(self.path), "rb")
+        return pa.CompressedInputStream(file, self.codec) if self.codec else file
+
+    def bad(self, found: str, todo: str) -> DataError:
+        return DataError(f"read {self.label}", found, todo)
+
+    @contextlib.contextmanager
+    def failing(self) -> Iterator[None]:
+        """The operating system's refusals, and those of the decompressor, in our words."""
+        try:
+            yield
+        except PermissionError as error:
+            todo = "let the user that runs dpone read it"
+            raise SourceError(f"read {self.label}", "permission denied", todo) from error
+        except OSError as error:
+            if error.errno is None and self.codec:
+                todo = "write or fetch the file again; nothing of it was loaded"
+                raise self.bad(f"the {self.codec} data is truncated or damaged", todo) from error
+            todo = "see that the file is still there and its disk is healthy, then run again"
+            raise SourceError(f"read {self.label}", error.strerror or "the file cannot be read", todo) from error
+
+
+def is_utf8(encoding: str) -> bool:
+    return codecs.lookup(encoding).name in ("utf-8", "utf-8-sig")
+
+
+def reject_utf16(file: Input, encoding: str) -> None:
+    with file.open() as content:
+        start = bytes(content.read(2))
+    if is_utf8(encoding) and start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        raise file.bad("the file begins with the mark of UTF-16, not utf-8", "set options.encoding: utf-16")
+
+
+def wrong_encoding(file: Input, encoding: str) -> DataError:
+    """The error for a file that does not decode, with the offset of the first wrong byte of its content."""
+    decoder = codecs.getincrementaldecoder(encoding)()
+    done, where = 0, "the file"
+    with file.open() as content:
+        while True:
+            block = bytes(content.read(1 << 20))
+            pending = len(decoder.getstate()[0])
+            try:
+                decoder.decode(block, final=not block)
+            except UnicodeDecodeError as error:
+                where = f"byte {done - pending + error.start} (counted from 0)"
+                break
+            if not block:
+                break
+            done += len(block)
+    todo = "set options.encoding to what the file is in, such as latin-1, cp1252 or utf-16"
+    return file.bad(f"{where} is not {encoding}", todo)
+
+
+def check_names(file: Input, names: list[str]) -> None:
+    """Column names are given, distinct, and distinct without regard to case: most servers would fold them."""
+    if "" in names:
+        todo = "name every column in the header, or give options.names"
+        raise file.bad(f"column {names.index('') + 1} of the header has no name", todo)
+    doubled = next((name for i, name in enumerate(names) if name in names[:i]), None)
+    if doubled is not None:
+        raise file.bad(f"two columns are named {doubled!r}", "rename one in the header, or give options.names")
+    if folded := ambiguous(names):
+        first = next(name for name in names if name.casefold() == folded[0].casefold())
+        todo = "rename one in the file, or give options.names"
+        raise file.bad(f"columns {first!r} and {folded[0]!r} differ only by case", todo)
+
+
+def united(many: Iterable[Mapping[str, Seen]]) -> dict[str, Seen]:
+    """Columns of all of them by name, those of the first one first."""
+    seen: dict[str, Seen] = {}
+    for one in many:
+        for name, what in one.items():
+            seen[name] = seen[name] | what if name in seen else what
+    return seen

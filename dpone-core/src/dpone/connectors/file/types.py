@@ -1,0 +1,160 @@
+"""Types of text: what a pipeline may declare, and what the values of a column were seen to be."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Mapping
+from decimal import Decimal
+
+import pyarrow as pa
+from attrs import evolve, field, frozen
+
+from dpone.connectors.file.config import DECIMAL, nearest
+from dpone.errors import ConfigError
+from dpone.schema import LINEAGE
+
+_NAMED = {
+    "bool": pa.bool_(), "int8": pa.int8(), "int16": pa.int16(), "int32": pa.int32(), "int64": pa.int64(),
+    "uint8": pa.uint8(), "uint16": pa.uint16(), "uint32": pa.uint32(), "uint64": pa.uint64(),
+    "float": pa.float32(), "double": pa.float64(), "string": pa.string(), "binary": pa.binary(), "date": pa.date32(),
+    "time": pa.time64("us"), "timestamp": pa.timestamp("us"), "timestamptz": pa.timestamp("us", "UTC"),
+    "json": pa.json_(), "uuid": pa.uuid(),
+}  # fmt: skip
+JSON, UUID = _NAMED["json"], _NAMED["uuid"]
+
+
+def declared(columns: Mapping[str, str]) -> dict[str, pa.DataType]:
+    return {column: parse(name) for column, name in columns.items()}
+
+
+def parse(name: str) -> pa.DataType:
+    """``decimal(18,2)`` -> decimal128(18, 2). The names were checked with the options."""
+    if decimal := DECIMAL.fullmatch(name):
+        return pa.decimal128(int(decimal[1]), int(decimal[2]))
+    return _NAMED[name]
+
+
+def require_declared(columns: Mapping[str, object], names: set[str], where: str) -> None:
+    for column in columns:
+        if column not in names:
+            todo = f"did you mean {nearest(column, names)!r}? names are matched exactly" if names else "remove it"
+            raise ConfigError(f"read columns.{column}", f"{where} has no such column", todo)
+
+
+def is_text(type_: pa.DataType) -> bool:
+    return bool(pa.types.is_string(type_) or pa.types.is_large_string(type_) or pa.types.is_string_view(type_))
+
+
+def in_text(type_: pa.DataType) -> pa.DataType:
+    """The type in which a text reader hands over a column: json and uuid come as text and are ``restored``."""
+    return pa.string() if type_ in (JSON, UUID) else type_
+
+
+def restored(texts: pa.Array, type_: pa.DataType) -> pa.Array:
+    """Text -> json or uuid; raises BadValue with the index of the first value that is neither."""
+    if type_ == JSON:
+        for i, text in enumerate(texts.to_pylist()):
+            if text is not None and not _is_json(text):
+                raise BadValue(i)
+        return pa.ExtensionArray.from_storage(type_, texts)
+    values: list[bytes | None] = []
+    for i, text in enumerate(texts.to_pylist()):
+        try:
+            values.append(None if text is None else uuid.UUID(text).bytes)
+        except ValueError:
+            raise BadValue(i) from None
+    return pa.ExtensionArray.from_storage(type_, pa.array(values, pa.binary(16)))
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+class BadValue(Exception):
+    """Value ``index`` of an array does not fit its type."""
+
+    def __init__(self, index: int) -> None:
+        super().__init__(f"value {index}")
+        self.index = index
+
+
+def rounds(text: str) -> bool:
+    """True if a double would lose digits of this number: more than 17, or an integer it cannot hold."""
+    try:
+        number = Decimal(text.strip())
+    except ArithmeticError:
+        return False
+    if not number.is_finite():
+        return False
+    if len("".join(map(str, number.as_tuple().digits)).strip("0")) > 17:
+        return True
+    return number == number.to_integral_value() and Decimal(float(number)) != number
+
+
+@frozen
+class Seen:
+    """What a column of text was seen to hold.
+
+    type     the narrowest type of all its values; null: no value at all
+    rounds   a double would lose digits of some value
+    fits     the values were tried as the target's type and fit it; None: not tried
+    clash    the type for values that have no type in common
+    """
+
+    type: pa.DataType
+    rounds: bool = False
+    fits: bool | None = None
+    clash: pa.DataType = field(factory=pa.string)
+
+    def __or__(self, other: Seen) -> Seen:
+        """What both hold together, another file or another block."""
+        tried = [fits for fits in (self.fits, other.fits) if fits is not None]
+        type_ = _join(self.type, other.type) or self.clash
+        rounds = self.rounds or other.rounds
+        if rounds and pa.types.is_floating(type_):
+            type_ = self.clash
+        return evolve(self, type=type_, rounds=rounds, fits=all(tried) if tried else None)
+
+
+def _join(left: pa.DataType, right: pa.DataType) -> pa.DataType | None:
+    """Of types inferred from text only; None if they do not go together."""
+    if left == right or pa.types.is_null(right):
+        return left
+    if pa.types.is_null(left):
+        return right
+    kinds = {left, right}
+    if kinds == {pa.int64(), pa.float64()}:
+        return pa.float64()
+    if pa.types.is_date32(left) and _naive(right):
+        return right
+    if pa.types.is_date32(right) and _naive(left):
+        return left
+    if pa.types.is_timestamp(left) and pa.types.is_timestamp(right) and (left.tz is None) == (right.tz is None):
+        return pa.timestamp("ns", left.tz)
+    return None
+
+
+def _naive(type_: pa.DataType) -> bool:
+    return bool(pa.types.is_timestamp(type_) and type_.tz is None)
+
+
+def settle(seen: Mapping[str, Seen], columns: Mapping[str, pa.DataType], expected: pa.Schema | None) -> pa.Schema:
+    """The schema to read with: as declared, else as the target has it where the values fit, else as seen."""
+    fields = []
+    for name, what in seen.items():
+        type_ = columns.get(name, what.type)
+        at = -1 if expected is None or name in columns else expected.get_field_index(name)
+        if expected is not None and at >= 0 and (what.fits or pa.types.is_null(type_)):
+            type_ = expected.field(at).type
+        fields.append(pa.field(name, pa.string() if pa.types.is_null(type_) else type_))
+    return pa.schema(fields)
+
+
+def without_lineage(schema: pa.Schema) -> pa.Schema:
+    """Columns that an earlier load added say where a row came from then; each target gets its own."""
+    return pa.schema([field for field in schema if field.name not in LINEAGE])

@@ -1,0 +1,35 @@
+"""Options of the sqlite connector."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from attrs import field, frozen
+
+from dpone.pipeline import SinkOptions, SourceOptions, StateOptions
+
+
+@frozen
+class SqliteSourceOptions(SourceOptions):
+    """columns: the type of a column, where the declared one does not tell: ``columns: {amount: decimal(12,2)}``.
+
+    Types: string, int64, double, binary, bool, date, timestamp, timestamptz, time, json, uuid, decimal(p,s).
+    busy_timeout: seconds to wait for another process that holds the database.
+    """
+
+    columns: Mapping[str, str] = field(factory=dict)
+    busy_timeout: float = 30.0
+
+
+@frozen
+class SqliteSinkOptions(SinkOptions):
+    """nan: SQLite has no NaN and would keep NULL instead; ``fail``, or ``null`` to have it so."""
+
+    busy_timeout: float = 30.0
+    nan: Literal["fail", "null"] = "fail"
+
+
+@frozen
+class SqliteStateOptions(StateOptions):
+    busy_timeout: float = 30.0

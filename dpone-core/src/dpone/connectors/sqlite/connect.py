@@ -1,0 +1,66 @@
+"""From ``sqlite:///file.db`` to a connection."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from pathlib import Path
+
+from dpone.errors import ConfigError, DponeError
+from dpone.schema import Name
+from dpone.secret import Secret
+
+OLDEST = (3, 35, 0)  # UPDATE FROM 3.33, DROP COLUMN 3.35
+_PREFIX = "sqlite:///"
+
+
+def database_path(connection: Secret | None, base: Path) -> Path:
+    """``sqlite:///relative.db`` is relative to ``base``, ``sqlite:////absolute.db`` is not. Raises ConfigError."""
+    todo = "write sqlite:///file.db, relative to the pipeline file, or sqlite:////absolute/file.db"
+    text = connection.reveal() if connection else ""
+    if not text.startswith("sqlite:"):
+        raise ConfigError("read connection", "it does not begin with sqlite:", todo)
+    if not text.startswith(_PREFIX) or "\0" in text:
+        raise ConfigError("read connection", "no path after sqlite:", todo)
+    name = text.removeprefix(_PREFIX)
+    if name in ("", ":memory:"):
+        raise ConfigError("read connection", "a database in memory ends with the process", todo)
+    if "?" in name:
+        raise ConfigError("read connection", "a sqlite connection takes no parameters after '?'", "use options instead")
+    return Path(os.path.abspath(base / name))
+
+
+def table_name(name: Name) -> Name:
+    """The table's own name; ``main`` is the only schema of a file."""
+    if len(name.parts) > 2 or (len(name.parts) == 2 and name.parts[0].lower() != "main"):
+        raise ConfigError("read a table name", f"{name} names a schema", f"write table: {name.last}; SQLite has none")
+    return Name((name.last,))
+
+
+def connect(path: Path, timeout: float, kind: type[DponeError], *, create: bool) -> sqlite3.Connection:
+    """In autocommit mode: transactions are begun and ended by statements. Errors are of ``kind``."""
+    failed = f"open {path}"
+    if sqlite3.sqlite_version_info < OLDEST:
+        wanted = ".".join(map(str, OLDEST))
+        raise kind(failed, f"SQLite library {sqlite3.sqlite_version}", f"use a Python with SQLite {wanted} or newer")
+    if path.is_dir():
+        raise kind(failed, "it is a directory", "name a database file")
+    if not path.parent.is_dir():
+        raise kind(failed, "its folder does not exist", f"create {path.parent}")
+    if not create and not path.exists():
+        raise kind(failed, "there is no such file", "correct the connection")
+    uri = f"{path.as_uri()}?mode={'rwc' if create else 'rw'}"
+    # Not bound to one thread: the engine stages from a worker thread, one call at a time.
+    db = sqlite3.connect(uri, timeout=timeout, isolation_level=None, check_same_thread=False, uri=True)
+    try:
+        db.execute("PRAGMA schema_version")  # reads the file: only now is it known to be a database
+        # EXTRA: after a power cut, a transaction that was reported as committed is not rolled back by its own journal.
+        db.execute("PRAGMA synchronous=EXTRA")
+        db.execute("PRAGMA foreign_keys=ON")
+        db.execute("PRAGMA cache_size=-16384")
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+

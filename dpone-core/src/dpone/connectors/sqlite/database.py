@@ -1,0 +1,210 @@
+"""The database of a target, as the shared SQL layer needs it."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from dpone.connectors.sqlite import types
+from dpone.connectors.sqlite.connect import connect
+from dpone.connectors.sqlite.errors import failing
+from dpone.connectors.sqlite.rows import Refused, encode
+from dpone.errors import ConfigError, DataError, SinkError
+from dpone.evolution import Stored
+from dpone.schema import Name
+from dpone.sql.dialect import Dialect
+
+_DECIMAL = "dpone_decimal"
+
+
+class SqliteDialect(Dialect):
+    def stores(self, type: pa.DataType) -> Stored:
+        return types.stores(type)
+
+    def bind(self, value: Any, type: pa.DataType) -> Any:
+        try:
+            given = pa.array([value])
+            return encode(given if given.type == type else given.cast(type), type)[0]
+        except (pa.ArrowException, Refused, ValueError, TypeError) as error:
+            found = f"{value!r} is no {type}"
+            raise ConfigError("read strategy.where", found, f"write a value of type {type}") from error
+
+    def differs(self, left: str, right: str) -> str:
+        """A collation such as NOCASE would hide a change of case."""
+        return f"{left} IS NOT {right} COLLATE BINARY"
+
+    def ordered(self, expression: str, type: pa.DataType) -> str:
+        return f"{expression} COLLATE {_DECIMAL}" if pa.types.is_decimal(type) else expression
+
+    def widen_column(self, table: Name, before: pa.Field, after: pa.Field) -> list[str]:
+        """SQLite cannot change a type: a new column takes the values and the name. The table is not copied."""
+        name, old, new = self.name(table), self.quote(before.name), self.quote(f"__dpone__wide__{before.name}")
+        return [
+            self.add_column(table, after.with_name(f"__dpone__wide__{before.name}")),
+            f"UPDATE {name} SET {new} = {_widened(old, before.type, after.type)}",
+            f"ALTER TABLE {name} DROP COLUMN {old}",
+            f"ALTER TABLE {name} RENAME COLUMN {new} TO {old}",
+        ]
+
+
+def _widened(column: str, before: pa.DataType, after: pa.DataType) -> str:
+    """Digits gain the zeros of the new scale, so that equal numbers stay equal texts."""
+    if not pa.types.is_decimal(after):
+        return column
+    scale = before.scale if pa.types.is_decimal(before) else 0
+    zeros = "0" * (after.scale - scale)
+    point = "." if zeros and not scale else ""
+    return f"CAST({column} AS TEXT) || '{point}{zeros}'"
+
+
+def _compare_decimals(left: str, right: str) -> int:
+    a, b = Decimal(left), Decimal(right)
+    return (a > b) - (a < b)
+
+
+class SqliteDatabase:
+    """``dpone.sql.dialect.Database``. Opened when first used; ``existing`` looks without creating the file."""
+
+    def __init__(self, path: Path, timeout: float, nan_to_null: bool = False) -> None:
+        self.dialect: Dialect = SqliteDialect()
+        self.path = path
+        self._timeout, self._nan_to_null = timeout, nan_to_null
+        self._db: sqlite3.Connection | None = None
+
+    def connection(self) -> sqlite3.Connection:
+        if self._db is None:
+            with self._failing():
+                self._db = connect(self.path, self._timeout, SinkError, create=True)
+                self._db.create_collation(_DECIMAL, _compare_decimals)
+        return self._db
+
+    def close(self) -> None:
+        if self._db is not None:
+            self._db.close()
+            self._db = None
+
+    def begin(self, lock: str) -> None:
+        """The file is the lock: SQLite has one writer at a time."""
+        self.execute("BEGIN IMMEDIATE")
+
+    def commit(self) -> None:
+        self.execute("COMMIT")
+
+    def rollback(self) -> None:
+        if self._db is not None and self._db.in_transaction:
+            self.execute("ROLLBACK")
+
+    def execute(self, sql: str, parameters: Sequence[Any] = ()) -> int:
+        with self._failing():
+            return self.connection().execute(sql, parameters).rowcount
+
+    def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        with self._failing():
+            return self.connection().execute(sql, parameters).fetchall()
+
+    def schema(self, table: Name) -> pa.Schema | None:
+        """Generated columns are left out: nobody can write them."""
+        kind = self._kind(table)
+        if kind is None:
+            return None
+        if kind != "table":
+            raise SinkError(f"write {table}", f"it is a {kind} ({self.path})", "name a table")
+        sql = 'SELECT name, type, "notnull", pk FROM pragma_table_xinfo(?) WHERE hidden = 0 ORDER BY cid'
+        columns = self.rows(sql, (table.last,))
+        return pa.schema([pa.field(n, types.writable(type_), not (notnull or pk)) for n, type_, notnull, pk in columns])
+
+    def _kind(self, table: Name) -> str | None:
+        if self._db is None and not self.path.exists():
+            return None
+        sql = "SELECT type FROM sqlite_master WHERE name = ? COLLATE NOCASE AND type IN ('table', 'view')"
+        found = self.rows(sql, (table.last,))
+        return found[0][0] if found else None
+
+    def load(
+        self, table: Name, schema: pa.Schema, batches: Iterable[pa.RecordBatch], lineage: Mapping[str, Any]
+    ) -> int:
+        many, one = self._inserts(table, schema, lineage)
+        read = written = 0
+        for batch in batches:
+            for piece in _pieces(batch):
+                columns = [self._encoded(piece.column(f.name), f, read, table) for f in schema]
+                written += self._insert(many, one, columns, piece.num_rows)
+                read += piece.num_rows
+        return written
+
+    def _inserts(self, table: Name, schema: pa.Schema, lineage: Mapping[str, Any]) -> tuple[str, str]:
+        """The statement for ROWS rows and that for one. Lineage stands in them as literals: nothing is bound twice."""
+        d = self.dialect
+        constants = [d.literal(encode(pa.array([v]), types.stores(pa.array([v]).type).arrow)[0]) for v in lineage.values()]
+        row = ", ".join(["?"] * len(schema) + constants)
+        into = f"INSERT INTO {d.name(table)} ({d.columns([*schema.names, *lineage])}) VALUES "
+        return tuple(into + ", ".join([f"({row})"] * n) + " ON CONFLICT DO NOTHING" for n in (_rows(len(schema)), 1))
+
+    def _insert(self, many: str, one: str, columns: list[list[Any]], rows: int) -> int:
+        """Values go in row by row of ``flat``, ROWS rows a statement: a quarter less time than one row a statement."""
+        width = len(columns)
+        flat: list[Any] = [None] * (width * rows)
+        for i, column in enumerate(columns):
+            flat[i::width] = column
+        step = width * _rows(width)
+        cut = len(flat) // step * step
+        with self._failing():
+            db = self.connection()
+            written = db.executemany(many, (flat[i : i + step] for i in range(0, cut, step))).rowcount
+            rest = db.executemany(one, (flat[i : i + width] for i in range(cut, len(flat), width))).rowcount
+        return max(written, 0) + max(rest, 0)
+
+    def _encoded(self, column: pa.Array, field: pa.Field, before: int, table: Name) -> list[Any]:
+        try:
+            return encode(column, field.type, nan_to_null=self._nan_to_null)
+        except Refused as error:
+            found = f"column {field.name}, row {before + error.row + 1:,} of the part: {error.reason}"
+            todo = "correct the value in the source, or give the column another type"
+            raise DataError(f"load {table}", found, todo) from None
+
+    def plain(self, table: Name, key: Sequence[str]) -> bool:
+        """Told by the text SQLite keeps of the table: a default, a check, a collation would show in it."""
+        schema = self.schema(table)
+        if schema is None:
+            return False
+        text = self.rows("SELECT sql FROM sqlite_master WHERE type = 'table' AND name = ? COLLATE NOCASE", (table.last,))
+        named = "instr(lower(m.sql), lower(?)) > 0"
+        hanging = (
+            "SELECT 1 FROM sqlite_master AS m WHERE (m.type IN ('index', 'trigger') AND m.tbl_name = ? COLLATE NOCASE "
+            f"AND m.sql IS NOT NULL) OR (m.type IN ('view', 'trigger') AND {named}) UNION ALL "
+            "SELECT 1 FROM sqlite_master AS m, pragma_foreign_key_list(m.name) AS f "
+            'WHERE m.type = \'table\' AND f."table" = ? COLLATE NOCASE'
+        )
+        ours = self.dialect.create_table(table, schema, key)
+        return text[0][0] == ours and not self.rows(hanging, (table.last,) * 3)
+
+    def swap(self, stage: Name, target: Name) -> None:
+        d = self.dialect
+        self.execute(d.drop_table(target))
+        # Legacy: rename the table and nothing else; a view of somebody else's that is broken already stops it otherwise.
+        self.execute("PRAGMA legacy_alter_table=ON")
+        self.execute(f"ALTER TABLE {d.name(stage)} RENAME TO {d.quote(target.last)}")
+        self.execute("PRAGMA legacy_alter_table=OFF")
+
+    def _failing(self) -> AbstractContextManager[None]:
+        return failing(SinkError, "write the database", self.path)
+
+
+def _rows(width: int) -> int:
+    """Rows per statement: about 250 values, far below SQLite's limit of 32,766."""
+    return max(1, 250 // max(width, 1))
+
+
+def _pieces(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    """Slices whose Python values take a few megabytes, whatever the width of the rows."""
+    rows = max(1, 150_000 // max(batch.num_columns, 1))
+    if batch.nbytes:
+        rows = min(rows, max(1, 8_000_000 * batch.num_rows // batch.nbytes))
+    for start in range(0, batch.num_rows, rows):
+        yield batch.slice(start, rows)

@@ -1,0 +1,59 @@
+"""SQLite's failures in dpone's words. Codes: https://www.sqlite.org/rescode.html."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from dpone.errors import Category, DataError, DponeError, ErrorCodes
+
+CODES = ErrorCodes(
+    classes={
+        "sqlite3.IntegrityError": Category.DATA_QUALITY,
+        "sqlite3.DataError": Category.DATA_QUALITY,
+        "sqlite3.InterfaceError": Category.DATA_QUALITY,
+    }
+)
+
+# result code -> (what was found, what to do, category); an extended code goes by its longest known prefix
+_KNOWN: dict[str, tuple[str, str, Category | None]] = {
+    "SQLITE_BUSY": (
+        "the database is locked by another connection",
+        "let the other program finish, or raise options.busy_timeout; "
+        "if source and sink are one file, set PRAGMA journal_mode=WAL on it",
+        Category.TRANSIENT,
+    ),
+    "SQLITE_READONLY": ("file or folder is read-only", "grant write access to both", Category.AUTHORIZATION),
+    "SQLITE_PERM": ("access is denied", "grant access to the file and its folder", Category.AUTHORIZATION),
+    "SQLITE_AUTH": ("access is denied", "grant access to the file and its folder", Category.AUTHORIZATION),
+    "SQLITE_CANTOPEN": ("the file cannot be opened", "check the path and its permissions", None),
+    "SQLITE_NOTADB": ("the file is not a SQLite database", "name a database file, or a new one", None),
+    "SQLITE_FULL": ("the disk is full", "free some space and run again; nothing was changed", None),
+    "SQLITE_CORRUPT": ("the database is damaged", "restore it, or recover it with '.recover' of the sqlite3 shell", None),
+    "SQLITE_IOERR": ("the disk failed to read or write", "check disk, file system and free space", None),
+    "SQLITE_TOOBIG": ("a value or statement exceeds SQLite's limit", "leave it out in the source", Category.DATA_QUALITY),
+}
+_KNOWN["SQLITE_LOCKED"] = _KNOWN["SQLITE_BUSY"]
+
+
+@contextmanager
+def failing(kind: type[DponeError], failed: str, path: Path) -> Iterator[None]:
+    """Raise ``kind`` (DataError for broken constraints), with the driver's error as cause."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise translate(error, kind, failed, path) from error
+
+
+def translate(error: sqlite3.Error, kind: type[DponeError], failed: str, path: Path) -> DponeError:
+    name = getattr(error, "sqlite_errorname", "")
+    if isinstance(error, sqlite3.IntegrityError):
+        return DataError(failed, str(error), "correct the rows in the source, or the constraint of the table")
+    for code, (found, todo, category) in _KNOWN.items():
+        if name == code or name.startswith(code + "_"):
+            known = kind(failed, f"{found} ({path})", todo)
+            known.category = category or kind.category
+            return known
+    return kind(failed, f"{error} ({path})", "see the text above; the database was not changed")

@@ -1,0 +1,56 @@
+"""What the sqlite connector is. Imports neither sqlite3 nor pyarrow."""
+
+from __future__ import annotations
+
+from dpone.capability import Connector, declare
+from dpone.hookspecs import hookimpl
+
+_HERE = "dpone.connectors.sqlite"
+_ERRORS = f"{_HERE}.errors:CODES"
+
+
+@hookimpl
+def dpone_sources() -> list[Connector]:
+    supported = ("read", "query", "snapshot", "incremental_cursor")
+    unsupported = ("incremental_xmin", "incremental_change_tracking", "incremental_cdc", "repeatable", "native_stream")
+    return [
+        Connector(
+            name="sqlite",
+            implementation=f"{_HERE}.source:SqliteSource",
+            options=f"{_HERE}.config:SqliteSourceOptions",
+            capabilities=declare("source", supported, unsupported),
+            takes=("connection", "table", "query"),
+            errors=_ERRORS,
+        )
+    ]
+
+
+@hookimpl
+def dpone_sinks() -> list[Connector]:
+    strategies = ("full_refresh", "append", "merge", "replace")
+    supported = (*strategies, "exactly_once", "schema_evolution", "lineage", "resume")
+    return [
+        Connector(
+            name="sqlite",
+            implementation=f"{_HERE}.sink:SqliteSink",
+            options=f"{_HERE}.config:SqliteSinkOptions",
+            capabilities=declare("sink", supported, ("native_stream",)),
+            takes=("connection", "table"),
+            errors=_ERRORS,
+            commit="transaction",
+        )
+    ]
+
+
+@hookimpl
+def dpone_state_backends() -> list[Connector]:
+    return [
+        Connector(
+            name="sqlite",
+            implementation=f"{_HERE}.state:SqliteState",
+            options=f"{_HERE}.config:SqliteStateOptions",
+            capabilities=declare("state", ("compare_and_set", "history", "lock")),
+            takes=("connection",),
+            errors=_ERRORS,
+        )
+    ]

@@ -1,0 +1,99 @@
+"""Sink: one table of a SQLite file. Rows, journal and position become durable in one transaction."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Sequence
+
+import pyarrow as pa
+
+from dpone.connectors.sqlite.config import SqliteSinkOptions
+from dpone.connectors.sqlite.connect import database_path, table_name
+from dpone.connectors.sqlite.database import SqliteDatabase
+from dpone.contract import Entry, Finding, Load
+from dpone.errors import ConfigError, DponeError, SinkError
+from dpone.evolution import Change, Stored
+from dpone.pipeline import SinkSpec
+from dpone.schema import PREFIX
+from dpone.sql.finalize import is_empty, require_columns
+from dpone.sql.journal import Journal
+from dpone.sql.writer import SqlWriter, open_load, transaction, with_lineage
+
+
+class SqliteSink:
+    """``contract.Sink``. While a load stages or commits, other processes can read only if the database is in WAL mode;
+    otherwise they wait. The database's journal mode is left as it is."""
+
+    def __init__(self, spec: SinkSpec) -> None:
+        if spec.table is None:
+            raise ConfigError("read sink", "no table", "give table: name")
+        options = spec.options if isinstance(spec.options, SqliteSinkOptions) else SqliteSinkOptions()
+        self._spec, self._options = spec, spec.options
+        self._target = table_name(spec.table)
+        if self._target.last.startswith((PREFIX, "sqlite_")):
+            raise ConfigError("read sink", f"table {self._target} has a reserved prefix", "name another table")
+        path = database_path(spec.connection, spec.base)
+        self._db = SqliteDatabase(path, options.busy_timeout, options.nan == "null")
+
+    def check(self) -> list[Finding]:
+        path = self._db.path
+        findings = [Finding("sqlite library", True, sqlite3.sqlite_version)]
+        try:
+            kind = "exists" if self._exists() and self.schema() is not None else "will be created"
+            findings.append(Finding("connection", True, str(path)))
+            findings.append(Finding("target", True, f"{self._target} {kind}"))
+        except DponeError as error:
+            return [*findings, Finding("connection", False, error.found, error.todo)]
+        writable = all(os.access(p, os.W_OK) for p in (path.parent, path) if p.exists())
+        todo = "" if writable else f"grant write access to {path} and its folder"
+        return [*findings, Finding("write access", writable, "yes" if writable else "no", todo)]
+
+    def _exists(self) -> bool:
+        """Looks at the file without creating it."""
+        if not self._db.path.parent.is_dir():
+            found = f"folder {self._db.path.parent} does not exist"
+            raise SinkError(f"open {self._db.path}", found, "create it")
+        return self._db.path.exists()
+
+    def schema(self) -> pa.Schema | None:
+        return self._db.schema(self._target)
+
+    def is_empty(self) -> bool:
+        return self.schema() is None or is_empty(self._db, self._target)
+
+    def stores(self, type: pa.DataType) -> Stored:
+        return self._db.dialect.stores(type)
+
+    def ddl(self, changes: Sequence[Change]) -> list[str]:
+        return [statement for change in changes for statement in self._statements(change)]
+
+    def _statements(self, change: Change) -> list[str]:
+        d, strategy = self._db.dialect, self._spec.strategy
+        if change.kind == "create" and change.schema is not None:
+            require_columns(strategy, change.schema, self._target)
+            # Only strict pipelines get NOT NULL columns: the others let a source become nullable.
+            strict = self._options.schema_evolution.mode == "strict"
+            schema = pa.schema([f if strict else f.with_nullable(True) for f in change.schema])
+            schema = with_lineage(schema) if self._options.lineage.enabled else schema
+            return [d.create_table(self._target, schema, strategy.key)]
+        if change.kind == "add" and change.after is not None:
+            return [d.add_column(self._target, change.after)]
+        if change.kind == "widen" and change.before is not None and change.after is not None:
+            return d.widen_column(self._target, change.before, change.after)
+        raise SinkError(f"evolve {self._target}", f"no statement makes the change '{change}'", "change the table by hand")
+
+    def apply(self, ddl: Sequence[str]) -> None:
+        """In one transaction: all or nothing."""
+        with transaction(self._db, str(self._target)):
+            for statement in ddl:
+                self._db.execute(statement)
+
+    def journal(self, key: str) -> Entry | None:
+        return Journal(self._db, self._target).head(key)
+
+    def open(self, load: Load) -> SqlWriter:
+        return open_load(self._db, self._target, load, self._options.lineage.enabled)
+
+    def close(self) -> None:
+        self._db.close()

@@ -1,0 +1,62 @@
+"""What stands between a pipeline and its run: implementations that cannot be imported, systems out of reach."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import Any
+
+from attrs import evolve
+
+from dpone.contract import Finding
+from dpone.engine import Run
+from dpone.errors import DponeError
+from dpone.pipeline import Pipeline
+from dpone.plugins import discover
+
+
+def implementations(pipeline: Pipeline) -> list[Finding]:
+    """Whether every connector the pipeline names can be imported; nothing is connected."""
+    used = dict.fromkeys(("source", s.source.type) for s in pipeline.streams)
+    used |= dict.fromkeys(("sink", s.sink.type) for s in pipeline.streams)
+    used["state", pipeline.state.type] = None
+    count = len(pipeline.streams)
+    described = f"{pipeline.name}, {count} stream{'s' if count != 1 else ''}"
+    return [Finding("pipeline", True, described), *(_implementation(role, name) for role, name in used)]
+
+
+def _implementation(role: Any, name: str) -> Finding:
+    label = f"{role} {name}"
+    try:
+        found = discover().load(role, name)
+    except DponeError as error:
+        return failure(label, error)
+    return Finding(label, True, f"{found.__module__}:{found.__qualname__}")
+
+
+def connections(pipeline: Pipeline) -> list[Finding]:
+    """What state, sources and sinks find when they connect and look, read-only."""
+    run = Run(pipeline)
+    findings = _ask(run, "state", "state", pipeline.state)
+    try:
+        streams = run.streams()
+    except Exception as error:  # a driver may raise anything
+        return [*findings, failure("streams", error)]
+    for spec in streams:
+        findings += _ask(run, f"{spec.name}: source", "source", spec.source)
+        findings += _ask(run, f"{spec.name}: sink", "sink", spec.sink)
+    return findings
+
+
+def _ask(run: Run, label: str, role: str, spec: Any) -> list[Finding]:
+    try:
+        with closing(run.make(role, spec)) as connected:
+            return [evolve(f, name=f"{label} {f.name}") for f in connected.check()]
+    except Exception as error:  # a driver may raise anything
+        return [failure(label, error)]
+
+
+def failure(name: str, error: Exception) -> Finding:
+    if isinstance(error, DponeError):
+        return Finding(name, False, f"{error.failed}: {error.found}", error.todo)
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    return Finding(name, False, text, "correct the connection, or report this text to the connector's authors")

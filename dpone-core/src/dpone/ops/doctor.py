@@ -1,0 +1,202 @@
+"""What this machine gives dpone to work with. Every finding that is not ok says what to do."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata as metadata
+import json
+import os
+import platform
+import re
+import shutil
+import sqlite3
+import ssl
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import dpone
+from dpone.contract import Finding
+from dpone.ops.check import connections, failure, implementations
+from dpone.pipeline import Pipeline
+from dpone.plugins import Found, discover, troubles
+
+CORE = "dpone-core"
+FREE = 1 << 30  # bytes; staging of a load of any size wants more than this
+
+
+def examine(pipeline: Pipeline | None) -> list[Finding]:
+    """All findings; those of connections only if a pipeline is given."""
+    folder = pipeline.path.parent if pipeline is not None and pipeline.path is not None else Path.cwd()
+    findings = [python(), distribution(), *plugins(), *drivers(), clock(folder), disk(folder), tls()]
+    if pipeline is not None:
+        findings += [*implementations(pipeline), *connections(pipeline)]
+    return findings
+
+
+def python() -> Finding:
+    found = f"{platform.python_implementation()} {platform.python_version()} on {platform.platform()}, {sys.executable}"
+    return _finding("python", sys.version_info >= (3, 11), found, "install Python 3.11 or newer")
+
+
+def distribution() -> Finding:
+    """A package of another project bears the name dpone on the public index; see that ours is what runs."""
+    where = Path(dpone.__file__).parent
+    try:
+        core = metadata.distribution(CORE)
+    except metadata.PackageNotFoundError:
+        todo = "install it by path: pip install ./dpone-core"
+        return Finding("dpone", False, f"{where} runs, but {CORE} is not installed", todo)
+    found = f"{CORE} {core.version} from {_origin(core)}, running in {where}"
+    if core.version != dpone.__version__:
+        todo = "uninstall dpone-core and install it again by path"
+        return Finding("dpone", False, f"{found}, which says it is {dpone.__version__}", todo)
+    try:
+        extras = metadata.distribution("dpone")
+    except metadata.PackageNotFoundError:
+        return Finding("dpone", True, found)
+    ours = any(re.match(rf"{CORE}\b", one) for one in extras.requires or ())
+    foreign = f"{found}; a distribution dpone {extras.version} of another project is installed beside it"
+    return _finding("dpone", ours, found if ours else foreign, "pip uninstall dpone, then install this one by path")
+
+
+def _origin(one: metadata.Distribution) -> str:
+    """Where pip took it from, without credentials."""
+    try:
+        direct = json.loads(one.read_text("direct_url.json") or "null")
+        url = urlsplit(direct["url"])
+    except (ValueError, TypeError, KeyError):
+        return "a package index"
+    place = unquote(url.path) if url.scheme == "file" else f"{url.scheme}://{url.hostname}{url.path}"
+    return f"{place} (editable)" if direct.get("dir_info", {}).get("editable") else place
+
+
+def plugins() -> list[Finding]:
+    found = discover()
+    return [_plugin(one, troubles(found, one) if one.state == "ok" else []) for one in found.found]
+
+
+def _plugin(one: Found, causes: list[str]) -> Finding:
+    name, where = f"plugin {one.name}", f"{one.distribution} {one.version}"
+    if one.state == "blocked":
+        return Finding(name, None, f"{where}, blocked by {one.cause}", f"remove {one.name} from DPONE_BLOCK to use it")
+    if one.state == "broken" or causes:
+        todo = f"reinstall {one.distribution}, or disable it with DPONE_BLOCK={one.name}"
+        return Finding(name, False, f"{where}: {one.cause or '; '.join(causes)}", todo)
+    known = discover()
+    able = [role for role, names in one.roles.items() if any(known.get(role, n).implemented for n in names)]  # type: ignore[arg-type]
+    return Finding(name, True, f"{where}: {', '.join(able) or 'not implemented in this version'}")
+
+
+def drivers() -> list[Finding]:
+    """What the distributions of the plugins require, and SQLite, which comes with Python."""
+    wanted: dict[str, str] = {}
+    for one in sorted({CORE, *(f.distribution for f in discover().found)}):
+        try:
+            wanted |= _required(metadata.distribution(one))
+        except metadata.PackageNotFoundError:
+            continue  # the finding of the plugin or of dpone says so
+    modules = _modules()
+    found = [_driver(name, spec, modules.get(name, [])) for name, spec in sorted(wanted.items())]
+    lite = Finding("driver sqlite3", True, f"SQLite {sqlite3.sqlite_version}, built into Python")
+    return [*found, lite]
+
+
+def _required(one: metadata.Distribution) -> dict[str, str]:
+    """Normal names of requirements, other than ours, with the versions asked for; of extras, what is installed."""
+    found = {}
+    for text in one.requires or ():
+        requirement, _, marker = text.partition(";")
+        match = re.match(r"\s*([\w.-]+)\s*(?:\[[^\]]*\])?\s*\(?([^)]*)", requirement)
+        optional = "extra" in marker and ("testing" in marker or not _installed(match[1] if match else ""))
+        if match and not optional and not match[1].startswith("dpone"):
+            found[_normal(match[1])] = match[2].strip()
+    return found
+
+
+def _installed(name: str) -> bool:
+    try:
+        metadata.version(name)
+    except (metadata.PackageNotFoundError, ValueError):
+        return False
+    return True
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _modules() -> dict[str, list[str]]:
+    """Normal names of the installed distributions -> the public modules each brings."""
+    brought: dict[str, list[str]] = {}
+    for module, owners in metadata.packages_distributions().items():
+        if module.isidentifier() and not module.startswith("_"):
+            for owner in set(owners):
+                brought.setdefault(_normal(owner), []).append(module)
+    return brought
+
+
+def _driver(name: str, spec: str, modules: list[str]) -> Finding:
+    label = f"driver {name}"
+    try:
+        version = metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return Finding(label, False, "not installed", f"pip install '{name}{spec}'")
+    try:
+        for module in modules:
+            importlib.import_module(module)
+    except Exception as error:  # a broken binary may raise anything
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        todo = f"pip install --force-reinstall '{name}'"
+        return Finding(label, False, f"{version}, cannot be imported: {text}", todo)
+    return Finding(label, True, version)
+
+
+def clock(folder: Path) -> Finding:
+    """Leases and load times need a clock that runs, and that agrees with the file system's."""
+    wall, steady = time.time(), time.monotonic()
+    time.sleep(0.05)
+    drift = abs((time.time() - wall) - (time.monotonic() - steady))
+    found = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
+    if drift > 0.02:
+        return Finding("clock", False, f"{found}; it jumped {drift:.2f} s in 0.05 s", "let NTP slew the clock")
+    if time.gmtime().tm_year < 2025:
+        return Finding("clock", False, f"{found}, before this version was made", "set the clock, with NTP")
+    try:
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            skew = os.fstat(probe.fileno()).st_mtime - time.time()
+    except OSError as error:
+        return Finding("clock", None, f"{found}; {folder}: {error.strerror}", "make the folder writable to compare")
+    todo = "set the clocks of this machine and of its file server with NTP"
+    return _finding("clock", abs(skew) < 2, f"{found}, file system {skew:+.2f} s", todo)
+
+
+def disk(folder: Path) -> Finding:
+    try:
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        return Finding("disk", None, f"{folder}: {error.strerror}", "name a pipeline in a folder that exists")
+    return _finding("disk", free >= FREE, f"{free / 1e9:.1f} GB free in {folder}", "free at least 1 GB for staging")
+
+
+def tls() -> Finding:
+    """OpenSSL reads a folder of certificates only when it meets a server, so its files are counted here."""
+    paths = ssl.get_default_verify_paths()
+    try:
+        known = ssl.create_default_context().cert_store_stats()["x509_ca"]
+    except (ssl.SSLError, OSError) as error:
+        return failure("tls", error)
+    known = known or sum(1 for _ in _certificates(paths.capath))
+    found = f"{ssl.OPENSSL_VERSION}, {known} authorities in {paths.cafile or paths.capath or 'no store'}"
+    return _finding("tls", known > 0, found, "install ca-certificates, or name a bundle in SSL_CERT_FILE")
+
+
+def _certificates(folder: str | None) -> Iterator[Path]:
+    return Path(folder).glob("*.[0-9]") if folder else iter(())
+
+
+def _finding(name: str, ok: bool, found: str, todo: str) -> Finding:
+    return Finding(name, ok, found, "" if ok else todo)

@@ -1,0 +1,188 @@
+"""JSON Schema of the pipeline file, for editors: made from the model and from the options of the discovered plugins.
+
+An editor sees the file before ``${NAME}`` is filled in, so a reference may stand wherever a number or a word of a fixed
+set is wanted. The schema is a help while writing; ``dpone check`` decides.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin
+
+import attrs
+
+from dpone.capability import Connector, Role, Support
+from dpone.config import WHAT, fields_of, hints_of
+from dpone.errors import PluginError
+from dpone.pipeline import Runtime, SinkSpec, SourceSpec, StateSpec
+from dpone.plugins import Plugins
+from dpone.schema import Name
+from dpone.secret import Secret
+from dpone.strategy import ALIASES, MODES, Strategy
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+REFERENCE = {"$ref": "#/$defs/reference"}
+SPECS: Mapping[Role, type] = {"source": SourceSpec, "sink": SinkSpec, "state": StateSpec}
+TEXT = {"type": "string"}
+_SCALARS: Mapping[Any, dict[str, Any]] = {
+    str: TEXT,
+    Secret: TEXT,
+    Name: TEXT,
+    Path: TEXT,
+    int: {"anyOf": [{"type": "integer"}, REFERENCE]},
+    float: {"anyOf": [{"type": "number"}, REFERENCE]},
+    bool: {"anyOf": [{"type": "boolean"}, REFERENCE]},
+}
+
+
+def pipeline_schema(plugins: Plugins) -> dict[str, Any]:
+    """Draft 2020-12. ``$defs`` holds source, sink and state with the options of every connector found."""
+    parts = {role: _part(role, plugins) for role in SPECS}
+    stream = {key: {"$ref": f"#/$defs/{key}_over_defaults"} for key in ("source", "sink")}
+    table = {**TEXT, "description": "a source table, or a glob"}
+    entry = {"anyOf": [table, _object(stream | {"name": TEXT})]}
+    properties = {
+        "pipeline": {**TEXT, "minLength": 1, "description": "name of the pipeline; part of every key of its state"},
+        "labels": {"type": "object", "additionalProperties": TEXT, "description": "copied into reports and metrics"},
+        "source": {"$ref": "#/$defs/source"},
+        "sink": {"$ref": "#/$defs/sink"},
+        "state": {"$ref": "#/$defs/state"},
+        "staging": {"type": "object"},
+        "runtime": _record(Runtime),
+        "connections": {
+            "description": "URLs or mappings by name, or the name of a file of them",
+            "anyOf": [TEXT, {"type": "object", "additionalProperties": {"type": ["string", "object"]}}],
+        },
+        "defaults": _object(stream) | {"description": "what every stream starts from"},
+        "streams": {
+            "anyOf": [
+                {"type": "array", "minItems": 1, "items": entry},
+                {"type": "object", "minProperties": 1, "additionalProperties": {"anyOf": [entry, {"type": "null"}]}},
+            ]
+        },
+    }
+    return {
+        "$schema": DIALECT,
+        "title": "dpone pipeline",
+        **_object(properties, required=["pipeline"]),
+        "oneOf": [{"required": ["source", "sink"]}, {"required": ["streams"]}],
+        "$defs": {
+            "reference": {"type": "string", "pattern": r"\$\{[A-Za-z_][A-Za-z0-9_]*(:-[^}]*)?\}"},
+            **parts,
+            "source_over_defaults": _loose(SourceSpec),
+            "sink_over_defaults": _loose(SinkSpec),
+        },
+    }
+
+
+def _part(role: Role, plugins: Plugins) -> dict[str, Any]:
+    """A source, sink or state: what its ``type`` allows stands in one branch per connector."""
+    records = [plugins.get(role, name) for name in plugins.names(role)]
+    whole = _loose(SPECS[role])
+    whole["properties"]["type"] = {"enum": [record.name for record in records]}
+    whole["required"] = ["type", "strategy"] if role == "sink" else ["type"]
+    whole["allOf"] = [
+        {
+            "if": {"properties": {"type": {"const": record.name}}, "required": ["type"]},
+            "then": _branch(role, record, plugins),
+        }
+        for record in records
+    ]
+    return whole
+
+
+def _branch(role: Role, record: Connector, plugins: Plugins) -> dict[str, Any]:
+    keys = [key for key in (*WHAT, "connection") if key in fields_of(SPECS[role])]
+    properties: dict[str, Any] = {key: False for key in keys if key not in record.takes}
+    try:
+        properties["options"] = _record(plugins.options(role, record.name))
+    except PluginError as error:
+        properties["options"] = {"type": "object", "description": f"unknown here: {error.found}"}
+    if role == "sink":
+        modes = [mode for mode in MODES if record.capabilities.get(mode) is Support.SUPPORTED]
+        named = [*modes, *(alias for alias, mode in ALIASES.items() if mode in modes)]
+        properties["strategy"] = {
+            "properties": {"mode": {"anyOf": [{"enum": named}, REFERENCE]}},
+            "required": ["mode"],
+        }
+    branch: dict[str, Any] = {"properties": properties}
+    if "connection" in record.takes:
+        branch["required"] = ["connection"]
+    what = [key for key in WHAT if key in record.takes and key in keys]
+    if what and not (role == "sink" and "table" in what):  # a sink's table may come from the source's
+        branch["oneOf"] = [{"required": [key]} for key in what]
+    return branch
+
+
+def _loose(spec: type) -> dict[str, Any]:
+    """A spec of any type, nothing required: a stream may leave all to the defaults."""
+    hints = hints_of(spec)
+    properties = {name: {"type": "object"} if name == "options" else _value(hints[name]) for name in fields_of(spec)}
+    if "connection" in properties:
+        text = "a URL, as in ${NAME}, or the name of one of connections, or a mapping for the connector"
+        properties["connection"] = {"type": ["string", "object"], "description": text}
+    if "strategy" in properties:
+        properties["strategy"] = _strategy()
+    return _object(properties)
+
+
+def _strategy() -> dict[str, Any]:
+    schema = _record(Strategy)
+    modes = [{"const": name, "description": mode.summary} for name, mode in MODES.items()]
+    modes += [{"const": alias, "description": f"the same as {mode}"} for alias, mode in ALIASES.items()]
+    schema["properties"]["mode"] = {"anyOf": [*modes, REFERENCE]}
+    del schema["required"]  # a stream may take the mode from the defaults
+    return schema
+
+
+def _record(cls: Any) -> dict[str, Any]:
+    """The mapping of an attrs class, described by its docstring."""
+    hints, fields = hints_of(cls), fields_of(cls)
+    said = _descriptions(cls)
+    properties = {}
+    for name, one in fields.items():
+        properties[name] = _value(hints[name]) | ({"description": said[name]} if name in said else {})
+        if isinstance(one.default, str | int | float):
+            properties[name]["default"] = one.default
+    required = [name for name, one in fields.items() if one.default is attrs.NOTHING]
+    schema = _object(properties, required)
+    return schema | ({"description": said[""]} if said.get("") else {})
+
+
+def _object(properties: Mapping[str, Any], required: Sequence[str] = ()) -> dict[str, Any]:
+    schema = {"type": "object", "properties": dict(properties), "additionalProperties": False}
+    return schema | ({"required": list(required)} if required else {})
+
+
+def _value(hint: Any) -> dict[str, Any]:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if hint in _SCALARS:
+        return dict(_SCALARS[hint])
+    if origin in (Union, types.UnionType):
+        choices = [{"type": "null"} if one is type(None) else _value(one) for one in arguments]
+        return {"anyOf": choices}
+    if origin is Literal:
+        return {"anyOf": [{"enum": list(arguments)}, REFERENCE]}
+    if origin in (tuple, list, Sequence):
+        item = _value(arguments[0])
+        return {"anyOf": [{"type": "array", "items": item}, item]}
+    if origin in (dict, Mapping):
+        return {"type": "object", "additionalProperties": _value(arguments[1])}
+    if origin is typing.Annotated:
+        return _value(arguments[0])
+    return _record(hint) if attrs.has(hint) else {}
+
+
+def _descriptions(cls: type) -> dict[str, str]:
+    """Of the class, under "", and of its fields, from ``name   text`` or ``name: text`` in its docstring."""
+    names = "|".join(fields_of(cls))
+    doc = "" if (cls.__doc__ or "").startswith("Method generated") else inspect.getdoc(cls) or ""
+    first, *rest = re.split(rf"(?:^|\n|(?<=\. ))({names})(?::|\s\s+)\s*", doc)
+    said = {"": first} | dict(zip(rest[::2], rest[1::2], strict=True))
+    one_line = {name: " ".join(text.split("\n\n")[0].split()).replace("``", "") for name, text in said.items()}
+    return {name: text for name, text in one_line.items() if text}

@@ -1,0 +1,118 @@
+"""What a run did, as values: the one object behind ``dpone.run``, ``--format json`` and ``--report``."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any, Literal
+
+from attrs import asdict, define, field
+
+from dpone.errors import Classification, DponeError, Interrupted
+from dpone.secret import redact
+
+FORMAT = 1
+StreamStatus = Literal["pending", "planned", "loaded", "caught_up", "failed", "stopped", "interrupted"]
+RunStatus = Literal["running", "succeeded", "failed", "stopped", "interrupted"]
+
+
+@define
+class ErrorReport:
+    """``category`` and ``retryable`` route alerts. The message never holds a secret nor a row's value."""
+
+    kind: str
+    category: str
+    retryable: bool
+    message: str
+    exit_code: int = 1
+
+    @classmethod
+    def of(cls, error: BaseException, found: Classification) -> ErrorReport:
+        text = str(error) if isinstance(error, DponeError) else f"{type(error).__name__}: {error}"
+        exit_code = error.exit_code if isinstance(error, DponeError | Interrupted) else 1
+        message = redact(" ".join(text.split()))
+        return cls(type(error).__name__, str(found.category), found.retryable, message, exit_code)
+
+
+@define
+class Rows:
+    """Counts of rows. read = written + filtered + quarantined; the others are what the commit did to the target."""
+
+    read: int = 0
+    written: int = 0
+    filtered: int = 0
+    quarantined: int = 0
+    inserted: int = 0
+    updated: int = 0
+    deleted: int = 0
+    unchanged: int = 0
+
+
+@define
+class StreamReport:
+    """One stream of a run. Positions are the JSON of Position, None before the first load; durations are seconds."""
+
+    stream: str
+    key: str
+    status: StreamStatus = "pending"
+    load_id: str | None = None
+    attempts: int = 0
+    rows: Rows = field(factory=Rows)
+    bytes: int = 0
+    position_before: dict[str, Any] | None = None
+    position_after: dict[str, Any] | None = None
+    caught_up: bool | None = None
+    proof: str = ""
+    schema_changes: list[str] = field(factory=list)
+    ddl: list[str] = field(factory=list)
+    partitions: int = 0
+    partitions_resumed: int = 0
+    durations: dict[str, float] = field(factory=dict)
+    warnings: list[str] = field(factory=list)
+    error: ErrorReport | None = None
+
+
+def _versions() -> dict[str, str]:
+    return {"dpone": version("dpone-core"), "python": platform.python_version(), "pyarrow": version("pyarrow")}
+
+
+@define
+class RunReport:
+    """The whole run. ``exit_code`` is the process's: the gravest of the streams (1 before 3)."""
+
+    run_id: str
+    pipeline: str
+    labels: dict[str, str] = field(factory=dict)
+    versions: dict[str, str] = field(factory=_versions)
+    started_at: datetime = field(factory=lambda: datetime.now(UTC))
+    finished_at: datetime | None = None
+    status: RunStatus = "running"
+    streams: list[StreamReport] = field(factory=list)
+    format: int = FORMAT
+
+    @property
+    def exit_code(self) -> int:
+        if self.status == "interrupted":
+            return 130
+        codes = {s.error.exit_code for s in self.streams if s.error is not None}
+        return next((code for code in (1, 2, 3) if code in codes), 0)
+
+    def finish(self, interrupted: bool = False) -> None:
+        self.finished_at = datetime.now(UTC)
+        ends: Mapping[int, RunStatus] = {0: "succeeded", 3: "stopped"}
+        self.status = "interrupted" if interrupted else ends.get(self.exit_code, "failed")
+
+    def to_json(self) -> dict[str, Any]:
+        data = asdict(self, value_serializer=lambda _, __, v: v.isoformat() if isinstance(v, datetime) else v)
+        return {**data, "exit_code": self.exit_code}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> RunReport:
+        """The inverse of ``to_json``, for the commands that read reports."""
+        import cattrs
+
+        converter = cattrs.Converter()
+        converter.register_structure_hook(datetime, lambda v, _: datetime.fromisoformat(v))
+        return converter.structure({k: v for k, v in data.items() if k != "exit_code"}, cls)

@@ -1,0 +1,150 @@
+"""What differs between SQL servers: the words (Dialect) and the connection (Database).
+
+A connector gives one class of each and gets strategies, journal, staging and schema evolution from ``dpone.sql``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+import pyarrow as pa
+
+from dpone.errors import ConfigError
+from dpone.schema import Name
+
+if TYPE_CHECKING:
+    from dpone.evolution import Stored
+
+
+class Dialect(ABC):
+    """Writes SQL. Pure: no connection, no I/O. The defaults are standard SQL."""
+
+    quotes: ClassVar[tuple[str, str]] = ('"', '"')
+    placeholder: ClassVar[str] = "?"
+    max_identifier: ClassVar[int | None] = None  # bytes of UTF-8; None: no limit
+
+    def quote(self, identifier: str) -> str:
+        """Any identifier, taken literally: what looks quoted already is quoted again, so that two names never meet."""
+        try:
+            size = len(identifier.encode())
+        except UnicodeEncodeError as error:
+            raise _bad(identifier, "it is not valid Unicode") from error
+        if not identifier or "\0" in identifier:
+            raise _bad(identifier, "it is empty or has a NUL")
+        if self.max_identifier is not None and size > self.max_identifier:
+            raise _bad(identifier, f"it has {size} bytes, the limit is {self.max_identifier}")
+        left, right = self.quotes
+        return left + identifier.replace(right, right * 2) + right
+
+    def name(self, name: Name) -> str:
+        return ".".join(map(self.quote, name.parts))
+
+    def columns(self, names: Iterable[str], alias: str = "") -> str:
+        """``s."a", s."b"``. Every column that is read is qualified: a bare one that does not exist may mean a text."""
+        prefix = f"{alias}." if alias else ""
+        return ", ".join(prefix + self.quote(n) for n in names)
+
+    def literal(self, text: str) -> str:
+        """Text written into a statement where nothing can be bound; only ever for values dpone made itself."""
+        if "\0" in text:
+            raise _bad(text, "it has a NUL")
+        return "'" + text.replace("'", "''") + "'"
+
+    @abstractmethod
+    def stores(self, type: pa.DataType) -> Stored:
+        """How a value of an Arrow type is kept."""
+
+    @abstractmethod
+    def bind(self, value: Any, type: pa.DataType) -> Any:
+        """A value of the pipeline file as the parameter that compares with a column of ``type``. Raises ConfigError."""
+
+    @abstractmethod
+    def differs(self, left: str, right: str) -> str:
+        """True where the values differ, NULL being a value of its own; exact whatever the column's collation."""
+
+    @abstractmethod
+    def widen_column(self, table: Name, before: pa.Field, after: pa.Field) -> list[str]:
+        """Statements after which the column holds ``after`` and every value it had."""
+
+    def ordered(self, expression: str, type: pa.DataType) -> str:
+        """The expression in an order that is the order of the values."""
+        return expression
+
+    def column(self, field: pa.Field) -> str:
+        return f"{self.quote(field.name)} {self.stores(field.type).native}{'' if field.nullable else ' NOT NULL'}"
+
+    def create_table(self, table: Name, schema: pa.Schema, key: Sequence[str] = ()) -> str:
+        """Key columns are NOT NULL and the primary key."""
+        columns = [self.column(f.with_nullable(f.nullable and f.name not in key)) for f in schema]
+        if key:
+            columns.append(f"PRIMARY KEY ({self.columns(key)})")
+        return f"CREATE TABLE {self.name(table)} ({', '.join(columns)})"
+
+    def add_column(self, table: Name, field: pa.Field) -> str:
+        return f"ALTER TABLE {self.name(table)} ADD COLUMN {self.column(field.with_nullable(True))}"
+
+    def drop_table(self, table: Name) -> str:
+        return f"DROP TABLE {self.name(table)}"
+
+    def delete_from(self, target: Name, where: str) -> str:
+        return f"DELETE FROM {self.name(target)} AS t WHERE {where}"
+
+    def update_from(self, target: Name, source: str, columns: Sequence[str], where: str) -> str:
+        """Set ``columns`` of the target (alias t) from ``source`` (alias s)."""
+        sets = ", ".join(f"{self.quote(c)} = s.{self.quote(c)}" for c in columns)
+        return f"UPDATE {self.name(target)} AS t SET {sets} FROM {source} AS s WHERE {where}"
+
+
+def _bad(identifier: str, why: str) -> ConfigError:
+    shown = identifier if len(identifier) <= 40 else identifier[:40] + "..."
+    return ConfigError("quote an identifier", f"{shown!a}: {why}", "rename the table or column")
+
+
+class Database(Protocol):
+    """One connection to the database of a target. Driver errors come out as errors of ``dpone.errors``."""
+
+    dialect: Dialect
+
+    def begin(self, lock: str) -> None:
+        """Start a write transaction and hold ``lock`` (any text) until its end, against every other writer."""
+        ...
+
+    def commit(self) -> None:
+        """Durable on return."""
+        ...
+
+    def rollback(self) -> None:
+        """Nothing open: nothing happens."""
+        ...
+
+    def execute(self, sql: str, parameters: Sequence[Any] = ()) -> int:
+        """The number of rows it touched."""
+        ...
+
+    def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """All rows; for answers that are small."""
+        ...
+
+    def schema(self, table: Name) -> pa.Schema | None:
+        """Columns that can be written, as Arrow types; None if there is no such table."""
+        ...
+
+    def load(
+        self, table: Name, schema: pa.Schema, batches: Iterable[pa.RecordBatch], lineage: Mapping[str, Any]
+    ) -> int:
+        """Bulk load into a staging table inside the open transaction; answers the rows written.
+
+        Columns of ``schema`` are found in the batches by name; ``lineage`` is the same in every row. Where the table
+        has a primary key, a row that repeats a key is left out, so that the answer tells how many there were.
+        """
+        ...
+
+    def plain(self, table: Name, key: Sequence[str]) -> bool:
+        """True if the table is exactly as ``create_table`` makes it, and nothing hangs on it that a swap would lose."""
+        ...
+
+    def swap(self, stage: Name, target: Name) -> None:
+        """Drop the target and give its name to the stage."""
+        ...

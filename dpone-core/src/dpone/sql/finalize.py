@@ -1,0 +1,223 @@
+"""The finalizer of each strategy: staged rows become target rows, by set-based statements in the caller's transaction.
+
+A finalizer takes the database and a Job and answers Counts. It neither begins nor commits. In every statement ``t``
+is the target and ``s`` the staged rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pyarrow as pa
+from attrs import evolve, field, frozen
+
+from dpone.errors import ConfigError, DataError
+from dpone.schema import LINEAGE, Name
+from dpone.sql.dialect import Database, Dialect
+from dpone.strategy import Strategy
+
+_RANK = "__dpone__rank"
+
+
+@frozen
+class Counts:
+    """Rows of the target."""
+
+    inserted: int = 0
+    updated: int = 0
+    deleted: int = 0
+    unchanged: int = 0
+
+
+@frozen
+class Job:
+    """One staged load.
+
+    schema  staged columns with the target's types, lineage included
+    rows    how many rows are staged
+    unique  the staging's primary key has kept every key single
+    swap    the stage may take the target's place: same shape, and nothing hangs on the target
+    source  table expression of the rows to write: the stage, or those left of it after ``duplicates``
+    """
+
+    dialect: Dialect
+    target: Name
+    stage: Name
+    schema: pa.Schema
+    strategy: Strategy
+    rows: int
+    unique: bool = False
+    swap: bool = False
+    source: str = field(default="")
+
+    def __attrs_post_init__(self) -> None:
+        if not self.source:
+            object.__setattr__(self, "source", self.dialect.name(self.stage))
+
+    @property
+    def table(self) -> str:
+        return self.dialect.name(self.target)
+
+
+def finalize(db: Database, job: Job) -> Counts:
+    """An empty load leaves the target as it is, unless the strategy allows it to empty what it replaces."""
+    if job.rows:
+        return FINALIZERS[job.strategy.mode](db, job)
+    if not job.strategy.allow_empty:
+        return Counts()
+    if job.strategy.mode == "full_refresh":
+        return Counts(deleted=db.execute(f"DELETE FROM {job.table}"))
+    if job.strategy.mode == "replace":
+        return Counts(deleted=_delete_replaced(db, job))
+    return Counts()
+
+
+def full_refresh(db: Database, job: Job) -> Counts:
+    """Readers see the old rows until the commit and the new ones after it: the swap is part of the transaction."""
+    job = _single(db, job)
+    if job.swap:
+        deleted = _count(db, f"SELECT COUNT(*) FROM {job.table} AS t")
+        db.swap(job.stage, job.target)
+        return Counts(inserted=job.rows, deleted=deleted)
+    deleted = db.execute(f"DELETE FROM {job.table}")
+    return Counts(inserted=_insert(db, job), deleted=deleted)
+
+
+def append(db: Database, job: Job) -> Counts:
+    return Counts(inserted=_swap_or_insert(db, job))
+
+
+def merge(db: Database, job: Job) -> Counts:
+    """UPDATE where a value differs, INSERT where the key is new; equal rows are not touched, lineage included."""
+    job = _single(db, job)
+    if is_empty(db, job.target):
+        return Counts(inserted=_swap_or_insert(db, job))
+    d, key = job.dialect, job.strategy.key
+    same = " AND ".join(f"t.{d.quote(k)} = s.{d.quote(k)}" for k in key)
+    values = [n for n in job.schema.names if n not in key]
+    differs = " OR ".join(d.differs(f"t.{d.quote(n)}", f"s.{d.quote(n)}") for n in values if n not in LINEAGE)
+    updated = db.execute(d.update_from(job.target, job.source, values, f"{same} AND ({differs})")) if differs else 0
+    # A join, not EXISTS: where the target has no index on the key, the join still gets a hash or an automatic index.
+    inserted = _insert(db, job, f"LEFT JOIN {job.table} AS t ON {same} WHERE t.{d.quote(key[0])} IS NULL")
+    return Counts(inserted, updated, unchanged=max(job.rows - inserted - updated, 0))
+
+
+def replace(db: Database, job: Job) -> Counts:
+    """Rows outside the predicate are refused: the next replace would not delete them, and they would double."""
+    inside, values = _predicate(job, "s")
+    outside = f"SELECT COUNT(*) FROM {job.source} AS s WHERE CASE WHEN {inside} THEN 0 ELSE 1 END = 1"
+    if strays := _count(db, outside, values):
+        found = f"{strays:,} of {job.rows:,} rows do not meet strategy.where ({', '.join(job.strategy.where)})"
+        raise DataError(f"replace rows of {job.target}", found, "read only rows that meet it, or correct where")
+    deleted = _delete_replaced(db, job)
+    return Counts(inserted=_swap_or_insert(db, job), deleted=deleted)
+
+
+FINALIZERS: Mapping[str, Callable[[Database, Job], Counts]] = {
+    "full_refresh": full_refresh,
+    "append": append,
+    "merge": merge,
+    "replace": replace,
+}
+
+
+def is_empty(db: Database, table: Name) -> bool:
+    return not _count(db, f"SELECT CASE WHEN EXISTS (SELECT 1 FROM {db.dialect.name(table)}) THEN 1 ELSE 0 END")
+
+
+def require_columns(strategy: Strategy, schema: pa.Schema, target: Name) -> None:
+    """Every column the strategy names is in the rows. Raises ConfigError."""
+    if strategy.mode not in FINALIZERS:
+        known = ", ".join(FINALIZERS)
+        raise ConfigError(f"load {target}", f"strategy {strategy.mode} is not implemented here", f"use one of {known}")
+    named = {"key": strategy.key, "order_by": strategy.order_by, "where": tuple(strategy.where)}
+    for option, columns in named.items():
+        if missing := [c for c in columns if c not in schema.names]:
+            shown = ", ".join(schema.names[:20]) + (", ..." if len(schema.names) > 20 else "")
+            found = f"strategy.{option} names {', '.join(missing)}, the rows have {shown}"
+            raise ConfigError(f"load {target}", found, f"correct strategy.{option}; names are case-sensitive")
+
+
+def _count(db: Database, sql: str, values: tuple[Any, ...] = ()) -> int:
+    return int(db.rows(sql, values)[0][0])
+
+
+def _insert(db: Database, job: Job, tail: str = "") -> int:
+    d, names = job.dialect, job.schema.names
+    return db.execute(
+        f"INSERT INTO {job.table} ({d.columns(names)}) SELECT {d.columns(names, 's')} FROM {job.source} AS s {tail}"
+    )
+
+
+def _swap_or_insert(db: Database, job: Job) -> int:
+    """A stage of the target's own shape takes the place of an empty target: no row is copied."""
+    if job.swap and is_empty(db, job.target):
+        db.swap(job.stage, job.target)
+        return job.rows
+    return _insert(db, job)
+
+
+def _predicate(job: Job, alias: str) -> tuple[str, tuple[Any, ...]]:
+    d = job.dialect
+    terms: list[str] = []
+    values: list[Any] = []
+    for name, wanted in job.strategy.where.items():
+        type_ = job.schema.field(name).type
+        column = d.ordered(f"{alias}.{d.quote(name)}", type_)
+        if wanted is None:
+            terms.append(f"{column} IS NULL")
+            continue
+        bounds = wanted.items() if isinstance(wanted, Mapping) else [("=", wanted)]
+        for bound, value in bounds:
+            terms.append(f"{column} {({'from': '>=', 'to': '<', '=': '='})[bound]} {d.placeholder}")
+            values.append(d.bind(value, type_))
+    return " AND ".join(terms), tuple(values)
+
+
+def _delete_replaced(db: Database, job: Job) -> int:
+    inside, values = _predicate(job, "t")
+    return db.execute(job.dialect.delete_from(job.target, inside), values)
+
+
+def _single(db: Database, job: Job) -> Job:
+    """The job with one row per key, by the strategy's policy."""
+    d, key = job.dialect, job.strategy.key
+    if not key or job.unique:
+        return job
+    keys = d.columns(key, "s")
+    staged = f"FROM {job.source} AS s"
+    twice = _count(db, f"SELECT COUNT(*) FROM (SELECT {keys} {staged} GROUP BY {keys} HAVING COUNT(*) > 1) AS d")
+    if not twice:
+        return job
+    if job.strategy.duplicates == "fail":
+        raise repeated_keys(job.target, job.strategy, f"{twice:,} keys")
+    ranked, rank = f"OVER (PARTITION BY {keys} ORDER BY {_ranking(job)})", d.quote(_RANK)
+    best_keys = d.columns(key, "r")
+    tied = f"SELECT {best_keys} FROM (SELECT {keys}, RANK() {ranked} AS {rank} {staged}) AS r WHERE r.{rank} = 1"
+    if ties := _count(db, f"SELECT COUNT(*) FROM ({tied} GROUP BY {best_keys} HAVING COUNT(*) > 1) AS d"):
+        found = f"{ties:,} keys have rows that tie in order_by ({', '.join(job.strategy.order_by)})"
+        raise DataError(f"load {job.target}", found, "add a column to order_by that tells them apart")
+    names = job.schema.names
+    numbered = f"SELECT {d.columns(names, 's')}, ROW_NUMBER() {ranked} AS {rank} {staged}"
+    best = f"(SELECT {d.columns(names, 'r')} FROM ({numbered}) AS r WHERE r.{rank} = 1)"
+    rows = _count(db, f"SELECT COUNT(*) FROM (SELECT DISTINCT {keys} {staged}) AS d")
+    return evolve(job, source=best, rows=rows, swap=False)
+
+
+def _ranking(job: Job) -> str:
+    """Best first; NULL ranks below every value, whatever the server's habit."""
+    d = job.dialect
+    way = "DESC" if job.strategy.duplicates == "last" else "ASC"
+    terms: list[str] = []
+    for name in job.strategy.order_by:
+        column = f"s.{d.quote(name)}"
+        terms.append(f"CASE WHEN {column} IS NULL THEN 0 ELSE 1 END {way}")
+        terms.append(f"{d.ordered(column, job.schema.field(name).type)} {way}")
+    return ", ".join(terms)
+
+
+def repeated_keys(target: Name, strategy: Strategy, how_many: str) -> DataError:
+    found = f"{how_many} repeat in strategy.key ({', '.join(strategy.key)})"
+    todo = "make the key unique in the source, or state duplicates: first or last with order_by"
+    return DataError(f"load {target}", found, todo)

@@ -1,0 +1,266 @@
+"""Staging tables and the Writer every SQL sink shares: stage part by part, then one fenced transaction.
+
+Three tables of dpone live beside the target: ``__dpone__loads`` (the journal), ``__dpone__staging`` (open loads) and
+``__dpone__parts`` (their staged parts). A staging table is an ordinary table, so that it survives a crash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+from attrs import asdict, define, frozen
+
+from dpone.contract import Entry, Load, Part, Receipt, Staged, Stream
+from dpone.errors import DataError, SinkError
+from dpone.position import Position
+from dpone.schema import LINEAGE, LOAD_ID, LOADED_AT, Name
+from dpone.sql.dialect import Database
+from dpone.sql.finalize import Counts, Job, finalize, is_empty, repeated_keys, require_columns
+from dpone.sql.journal import Journal
+
+LINEAGE_FIELDS = (pa.field(LOAD_ID, pa.string()), pa.field(LOADED_AT, pa.timestamp("us", "UTC")))
+_TEXTS, _COUNTS = ("stage", "key", "load_id", "token", "created_at"), ("rows", "bytes", "filtered", "quarantined")
+_STAGING = pa.schema([*((name, pa.string()) for name in _TEXTS), ("unique", pa.int64())])
+_PARTS = pa.schema([("stage", pa.string()), ("part", pa.string()), *((name, pa.int64()) for name in _COUNTS)])
+
+
+def with_lineage(schema: pa.Schema) -> pa.Schema:
+    """The schema with the lineage columns it lacks."""
+    return pa.schema([*schema, *(f for f in LINEAGE_FIELDS if f.name not in schema.names)])
+
+
+@frozen
+class Stage:
+    """One staging table. ``token`` is empty for a momentary load, which nobody goes on with. unique: it has the
+    key as primary key. ``created_at`` is the load time of every row of the load, whichever run staged it."""
+
+    table: Name
+    load_id: str
+    token: str
+    created_at: datetime
+    unique: bool
+
+
+class Staging:
+    """The registry of open loads. Every call is part of the caller's transaction."""
+
+    def __init__(self, db: Database, target: Name) -> None:
+        self._db = db
+        self._stages, self._parts = target.sibling("__dpone__staging"), target.sibling("__dpone__parts")
+
+    def create(self) -> None:
+        for table, schema, key in ((self._stages, _STAGING, ("stage",)), (self._parts, _PARTS, ("stage", "part"))):
+            if self._db.schema(table) is None:
+                self._db.execute(self._db.dialect.create_table(table, schema, key))
+
+    def of(self, key: str) -> list[Stage]:
+        rows = self._select(self._stages, ("stage", "load_id", "token", "created_at", "unique"), "key", key)
+        return [
+            Stage(self._stages.sibling(stage), load_id, token, datetime.fromisoformat(at), bool(unique))
+            for stage, load_id, token, at, unique in rows
+        ]
+
+    def add(self, key: str, stage: Stage) -> None:
+        at = stage.created_at.isoformat(timespec="microseconds")
+        self._insert(self._stages, _STAGING, (stage.table.last, key, stage.load_id, stage.token, at, int(stage.unique)))
+
+    def drop(self, stage: Stage) -> None:
+        """The table, if it is still there, and every trace of it."""
+        d = self._db.dialect
+        if self._db.schema(stage.table) is not None:
+            self._db.execute(d.drop_table(stage.table))
+        for table in (self._parts, self._stages):
+            where = f"{d.quote('stage')} = {d.placeholder}"
+            self._db.execute(f"DELETE FROM {d.name(table)} WHERE {where}", (stage.table.last,))
+
+    def parts(self, stage: Stage) -> dict[str, Staged]:
+        rows = self._select(self._parts, ("part", *_COUNTS), "stage", stage.table.last)
+        return {part: Staged(*counts) for part, *counts in rows}
+
+    def mark(self, stage: Stage, part: str, staged: Staged) -> None:
+        self._insert(self._parts, _PARTS, (stage.table.last, part, *asdict(staged).values()))
+
+    def _select(self, table: Name, columns: tuple[str, ...], where: str, value: str) -> list[tuple[Any, ...]]:
+        d = self._db.dialect
+        sql = f"SELECT {d.columns(columns, 'a')} FROM {d.name(table)} AS a WHERE a.{d.quote(where)} = {d.placeholder}"
+        return self._db.rows(sql, (value,))
+
+    def _insert(self, table: Name, schema: pa.Schema, values: tuple[Any, ...]) -> None:
+        d = self._db.dialect
+        holes = ", ".join([d.placeholder] * len(values))
+        self._db.execute(f"INSERT INTO {d.name(table)} ({d.columns(schema.names)}) VALUES ({holes})", values)
+
+
+@contextmanager
+def transaction(db: Database, lock: str) -> Iterator[None]:
+    """Committed as a whole, or not at all."""
+    db.begin(lock)
+    try:
+        yield
+        db.commit()
+    except BaseException:
+        db.rollback()
+        raise
+
+
+def open_load(db: Database, target: Name, load: Load, lineage: bool) -> SqlWriter:
+    """``Sink.open`` of every SQL sink. The target exists and has every column of ``load.schema``."""
+    schema = None if load.schema is None else _staged_schema(db, target, load, lineage)
+    with transaction(db, load.key):
+        staging = Staging(db, target)
+        staging.create()
+        token = load.token if load.repeatable and schema is not None else ""
+        mine: Stage | None = None
+        for stage in staging.of(load.key):
+            if mine is None and token == stage.token != "" and _fits(db.schema(stage.table), schema):
+                mine = stage
+            else:
+                staging.drop(stage)
+        if schema is not None and mine is None:
+            mine = _new_stage(db, target, load, token, schema)
+            staging.add(load.key, mine)
+    return SqlWriter(db, target, load, mine, lineage)
+
+
+def _staged_schema(db: Database, target: Name, load: Load, lineage: bool) -> pa.Schema:
+    """The load's columns with the target's types, and lineage."""
+    assert load.schema is not None
+    require_columns(load.strategy, load.schema, target)
+    have = db.schema(target)
+    missing = load.schema.names if have is None else [n for n in load.schema.names if n not in have.names]
+    if have is None or missing:
+        found = "there is no such table" if have is None else f"the table has no column {', '.join(missing)}"
+        raise SinkError(f"load {target}", found, "apply the schema changes first ('dpone plan' prints them)")
+    if lineage and (lacking := [f for f in LINEAGE_FIELDS if f.name not in have.names]):
+        with transaction(db, str(target)):
+            for column in lacking:
+                db.execute(db.dialect.add_column(target, column))
+    schema = pa.schema([have.field(n) for n in load.schema.names if n not in LINEAGE])
+    return with_lineage(schema) if lineage else schema
+
+
+def _fits(stage: pa.Schema | None, schema: pa.Schema | None) -> bool:
+    return stage is not None and schema is not None and {*schema.names} <= {*stage.names}
+
+
+def _new_stage(db: Database, target: Name, load: Load, token: str, schema: pa.Schema) -> Stage:
+    """A table of the target's own shape where it may take the target's place at the commit, else a bare one."""
+    strategy = load.strategy
+    policy_ok = not strategy.key or strategy.duplicates == "fail"
+    replaces = strategy.mode == "full_refresh" or is_empty(db, target)
+    shape = db.schema(target) if policy_ok and replaces and db.plain(target, strategy.key) else None
+    if shape is not None:
+        key = strategy.key
+    else:
+        shape = pa.schema([f.with_nullable(f.name not in strategy.key) for f in schema])
+        key = strategy.key if policy_ok and strategy.mode in ("full_refresh", "merge") else ()
+    table, at = target.sibling(f"__dpone__stage_{load.load_id}"), load.started_at.astimezone(UTC)
+    db.execute(db.dialect.create_table(table, shape, key))
+    return Stage(table, load.load_id, token, at, unique=bool(key))
+
+
+@define
+class _Counted:
+    """Batches on their way to staging: NULLs refused where the table has none, rows and bytes counted."""
+
+    stream: Stream
+    required: tuple[str, ...]
+    target: Name
+    rows: int = 0
+    bytes: int = 0
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        for batch in self.stream.batches():
+            for name in self.required:
+                if batch.column(name).null_count:
+                    self._refuse(name, batch.column(name))
+            self.rows += batch.num_rows
+            self.bytes += batch.nbytes
+            yield batch
+
+    def _refuse(self, name: str, column: pa.Array) -> None:
+        row = self.rows + column.is_null().index(True).as_py() + 1
+        found = f"column {name} is NULL in row {row:,} of the part, and it is a key or NOT NULL column"
+        raise DataError(f"load {self.target}", found, "leave such rows out in the source, or choose another key")
+
+
+class SqlWriter:
+    """``contract.Writer`` over a Database. One thread at a time."""
+
+    def __init__(self, db: Database, target: Name, load: Load, stage: Stage | None, lineage: bool) -> None:
+        self.load_id = stage.load_id if stage else load.load_id
+        self._db, self._target, self._load, self._stage, self._lineage = db, target, load, stage, lineage
+        self._staging = Staging(db, target)
+        self._journal = Journal(db, target)
+
+    def staged(self) -> Mapping[str, Staged]:
+        return self._staging.parts(self._stage) if self._stage else {}
+
+    def stage(self, part: Part, stream: Stream) -> Staged:
+        stage = self._require_stage()
+        if done := self.staged().get(part.id):
+            return done
+        names = self._names()
+        schema = pa.schema([f for f in self._stage_schema(stage) if f.name in names])
+        lineage = {LOAD_ID: self.load_id, LOADED_AT: stage.created_at} if self._lineage else {}
+        with transaction(self._db, self._load.key):
+            counted = _Counted(stream, tuple(f.name for f in schema if not f.nullable), self._target)
+            written = self._db.load(stage.table, schema, counted.batches(), lineage)
+            if written != counted.rows:
+                how_many = f"{counted.rows - written:,} of {counted.rows:,} rows"
+                raise repeated_keys(self._target, self._load.strategy, how_many)
+            staged = Staged(counted.rows, counted.bytes, stream.filtered, getattr(stream, "quarantined", 0))
+            self._staging.mark(stage, part.id, staged)
+        return staged
+
+    def commit(self, after: Entry | None, position: Position) -> Receipt:
+        load, now = self._load, datetime.now(UTC)
+        with transaction(self._db, load.key):
+            self._journal.create()
+            seq = self._journal.require(load.key, after, self.load_id)
+            counts = finalize(self._db, self._job(self._stage)) if self._stage else Counts()
+            rows = asdict(counts)
+            entry = Entry(seq, position.epoch, self.load_id, load.run_id, load.token, position, now, rows)
+            self._journal.append(load.key, entry)
+            if self._stage:
+                self._staging.drop(self._stage)
+        self._stage = None
+        return Receipt(entry, **rows)
+
+    def abort(self) -> None:
+        self._db.rollback()
+        if self._stage:
+            with transaction(self._db, self._load.key):
+                self._staging.drop(self._stage)
+            self._stage = None
+
+    def close(self) -> None:
+        self._db.rollback()
+
+    def _require_stage(self) -> Stage:
+        if self._stage is None:
+            raise SinkError(f"stage rows of {self._target}", "the load is over or has no rows", "open a new load")
+        return self._stage
+
+    def _names(self) -> list[str]:
+        assert self._load.schema is not None
+        return [n for n in self._load.schema.names if n not in LINEAGE]
+
+    def _stage_schema(self, stage: Stage) -> pa.Schema:
+        schema = self._db.schema(stage.table)
+        if schema is None:
+            raise SinkError(f"load {self._target}", f"staging table {stage.table} is gone", "run again")
+        return schema
+
+    def _job(self, stage: Stage) -> Job:
+        shape = self._stage_schema(stage)
+        rows = sum(part.rows for part in self._staging.parts(stage).values())
+        strategy = self._load.strategy
+        swap = shape.equals(self._db.schema(self._target)) and self._db.plain(self._target, strategy.key)
+        filled = {*self._names(), *(LINEAGE if self._lineage else ())}
+        schema = pa.schema([f for f in shape if f.name in filled])
+        return Job(self._db.dialect, self._target, stage.table, schema, strategy, rows, stage.unique, swap)

@@ -1,0 +1,1 @@
+"""Options of the Kafka connector. None yet beyond those that every source, sink and state backend takes."""

@@ -1,0 +1,57 @@
+"""What this distribution brings, as data. Nothing of it is implemented yet; importing this module loads no driver."""
+
+from __future__ import annotations
+
+from dpone.capability import Connector, declare
+from dpone.hookspecs import hookimpl
+
+
+@hookimpl
+def dpone_sources() -> list[Connector]:
+    return [
+        Connector(
+            "objectstore",
+            "dpone_objectstore.source:ObjectStoreSource",
+            "dpone.pipeline:SourceOptions",
+            declare("source"),
+            takes=("path",),
+        ),
+    ]
+
+
+@hookimpl
+def dpone_sinks() -> list[Connector]:
+    return [
+        Connector(
+            "objectstore",
+            "dpone_objectstore.sink:ObjectStoreSink",
+            "dpone.pipeline:SinkOptions",
+            declare("sink"),
+            takes=("path",),
+            commit="manifest",
+        ),
+    ]
+
+
+@hookimpl
+def dpone_object_stores() -> list[Connector]:
+    return [
+        Connector(
+            "s3",
+            "dpone_objectstore.s3:S3Store",
+            "dpone_objectstore.config:StoreOptions",
+            declare("object_store"),
+        ),
+        Connector(
+            "gcs",
+            "dpone_objectstore.gcs:GcsStore",
+            "dpone_objectstore.config:StoreOptions",
+            declare("object_store"),
+        ),
+        Connector(
+            "azure",
+            "dpone_objectstore.azure:AzureStore",
+            "dpone_objectstore.config:StoreOptions",
+            declare("object_store"),
+        ),
+    ]

@@ -1,0 +1,139 @@
+"""The sessions of the repository. ``nox`` runs what every change must pass; CONTRIBUTING.md lists the others."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tomllib
+from pathlib import Path
+
+import nox
+from packaging.requirements import Requirement
+
+nox.needs_version = ">=2025.2.9"
+nox.options.sessions = ["tests", "lint", "typing", "docs"]
+nox.options.default_venv_backend = "virtualenv"
+
+ROOT = Path(__file__).parent
+CORE = "dpone-core"
+CONNECTORS = ("dpone-postgres", "dpone-mssql", "dpone-kafka", "dpone-objectstore")
+FOLDERS = (CORE, *CONNECTORS, ".")
+VERSION = "1.0.0"
+GROUPS = nox.project.load_toml(ROOT / "pyproject.toml")
+
+
+def group(name: str) -> list[str]:
+    return list(nox.project.dependency_groups(GROUPS, name))
+
+
+def install_all(session: nox.Session, *more: str) -> None:
+    """Every distribution of the repository, by path and editable, with what its tests need."""
+    testing = [f"./{folder}[testing]" for folder in (CORE, *CONNECTORS)]
+    session.install(*(part for path in (*testing, ".") for part in ("-e", path)), *group("tests"), *more)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """The whole fast suite; needs pip alone."""
+    install_all(session)
+    session.run("pytest", "--ignore=tests/docs", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    session.install(*group("lint"))
+    if "--fix" in session.posargs:
+        session.run("ruff", "check", "--fix")
+        session.run("ruff", "format")
+    else:
+        session.run("ruff", "check", *session.posargs)
+        session.run("ruff", "format", "--check")
+
+
+@nox.session
+def typing(session: nox.Session) -> None:
+    """mypy, strict, over every ``src``; the installed packages are there for their types."""
+    install_all(session, *group("typing"))
+    session.run("mypy", *(f"{folder}/src" for folder in (CORE, *CONNECTORS)), *session.posargs)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """What the documentation says is tried: links, commands, examples."""
+    install_all(session)
+    session.run("pytest", "tests/docs", *session.posargs)
+
+
+@nox.session(default=False)
+def crash(session: nox.Session) -> None:
+    """The long kill matrix."""
+    install_all(session)
+    session.run("pytest", "-m", "crash", *session.posargs)
+
+
+@nox.session(default=False)
+def bench(session: nox.Session) -> None:
+    install_all(session)
+    session.run("python", "-m", "benchmarks", *session.posargs)
+
+
+@nox.session(default=False, python="3.11")
+def lowest(session: nox.Session) -> None:
+    """The tests on the lowest Python and the lowest version of each dependency that the distributions name."""
+    pins = Path(session.create_tmp()) / "lowest.txt"
+    pins.write_text("\n".join(floors()) + "\n")
+    drivers = "./dpone-objectstore[s3,gcs,azure]"
+    install_all(session, "-e", drivers, "--constraint", str(pins))
+    session.run("python", "-c", "import aiokafka, azure.storage.blob, boto3, google.cloud.storage, psycopg, pymssql")
+    session.run("pytest", "--ignore=tests/docs", *session.posargs)
+
+
+def floors() -> list[str]:
+    """``name==floor`` for every requirement ``name>=floor`` of core, its extra ``testing`` and the connectors."""
+    wanted = group("tests")
+    for folder in (CORE, *CONNECTORS):
+        project = tomllib.loads((ROOT / folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        extras = project["optional-dependencies"]
+        wanted += project["dependencies"]
+        wanted += [one for name in extras if name not in ("otel", "dask") for one in extras[name]]
+    pins = (f"{r.name}=={s.version}" for r in map(Requirement, wanted) for s in r.specifier if s.operator == ">=")
+    return sorted(set(pins))
+
+
+@nox.session(default=False, venv_backend="none")
+def wheels(session: nox.Session) -> None:
+    """Build every wheel, then try them in empty environments: core with one connector, and ``dpone[kafka]``."""
+    dist = ROOT / "dist"
+    shutil.rmtree(dist, ignore_errors=True)
+    builder = empty(session, "builder")
+    session.run(builder, "-m", "pip", "install", "--quiet", *group("wheels"))
+    for folder in FOLDERS:
+        session.run(builder, "-m", "build", "--outdir", str(dist), str(ROOT / folder), silent=True)
+    wheel = {path.name.split("-")[0]: path for path in dist.glob("*.whl")}
+    session.log("built %s", ", ".join(sorted(path.name for path in wheel.values())))
+    core, root = str(wheel["dpone_core"]), wheel["dpone"].as_uri()
+    try_wheels(session, "dpone-kafka-extra", "kafka", core, str(wheel["dpone_kafka"]), f"dpone[kafka] @ {root}")
+    for connector in CONNECTORS:
+        try_wheels(session, connector, connector.removeprefix("dpone-"), core, str(wheel[connector.replace("-", "_")]))
+
+
+def try_wheels(session: nox.Session, name: str, plugin: str, *wheels: str) -> None:
+    """Install the wheels, named one by one so that no index can slip in a namesake; see what is discovered."""
+    python = empty(session, name)
+    session.run(python, "-m", "pip", "install", "--quiet", *wheels)
+    session.run(python, "-m", "pip", "check", silent=True)
+    dpone = str(Path(python).with_name("dpone"))
+    found = json.loads(session.run(dpone, "plugins", "--format", "json", silent=True, stderr=None) or "")
+    seen = {(p["name"], p["distribution"], p["version"], p["state"]) for p in found}
+    owners = {"file": CORE, "sqlite": CORE, plugin: f"dpone-{plugin}"}
+    wanted = {(one, owner, VERSION, "ok") for one, owner in owners.items()}
+    if seen != wanted:
+        session.error(f"{name}: found {sorted(seen)}, expected {sorted(wanted)}")
+    session.log("%s: found %s", name, ", ".join(sorted(owners)))
+
+
+def empty(session: nox.Session, name: str) -> str:
+    """A new environment with pip and nothing else; its Python."""
+    where = Path(session.create_tmp()) / name
+    session.run("python", "-m", "venv", "--clear", str(where), external=True)
+    return str(where / "bin" / "python")

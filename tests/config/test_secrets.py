@@ -1,0 +1,291 @@
+"""S-02: what is secret never leaves, in whatever form."""
+
+from __future__ import annotations
+
+import base64
+import copy
+import io
+import json
+import logging
+import pickle
+import pprint
+import traceback
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import quote, quote_plus
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dpone.config import PipelineErrors
+from dpone.pipeline import Pipeline, SourceSpec
+from dpone.secret import MASK, Secret, redact, register, sensitive
+
+Load = Callable[..., Pipeline]
+Text = Callable[..., str]
+
+# With characters that each encoding writes differently.
+CANARY = "c4n/ry @p+ss:w%rd\"é'\\~"
+URL = f"postgres://etl:{quote(CANARY, safe='')}@db.example:5432/shop?sslmode=require"
+
+
+def printed(value: Any) -> list[str]:
+    """Every way a value is likely to be printed."""
+    stream = io.StringIO()
+    logger = logging.Logger("secrets", logging.DEBUG)
+    logger.addHandler(logging.StreamHandler(stream))
+    logger.debug("%s %r", value, value)
+    try:
+        raise ValueError(value)
+    except ValueError as error:
+        raised = "".join(traceback.format_exception(error)) + repr(error)
+    return [
+        repr(value), str(value), f"{value}", f"{value!r}", f"{value!s:>40}", format(value), f"{value}", f"{value}",
+        pprint.pformat(value), pprint.pformat([value]), json.dumps(value, default=str), stream.getvalue(), raised,
+    ]  # fmt: skip
+
+
+def forms(secret: str) -> set[str]:
+    """The canary as an output may hold it."""
+    encoded = base64.b64encode(secret.encode()).decode()
+    return {secret, quote(secret, safe=""), quote(secret), quote_plus(secret), json.dumps(secret)[1:-1], encoded}
+
+
+def test_S_02_a_secret_does_not_print() -> None:
+    """Neither repr, str, format, f-string, logging, JSON nor an exception shows it."""
+    for text in printed(Secret(CANARY)):
+        assert not any(form in text for form in forms(CANARY))
+        assert MASK in text
+
+
+def test_S_02_specs_do_not_print_their_connections() -> None:
+    """The repr of everything that holds a Secret is free of it, as are attrs' own conversions."""
+    spec = SourceSpec("shop", Secret(URL))
+    for text in [*printed(spec), *printed(attrs.asdict(spec)), *printed(attrs.astuple(spec))]:
+        assert not any(form in text for form in forms(CANARY) | {"etl"})
+
+
+def test_S_02_a_secret_is_not_pickled() -> None:
+    """Serialising fails without the text, also inside a spec."""
+    for value in (Secret(CANARY), SourceSpec("shop", Secret(URL))):
+        for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+            with pytest.raises(TypeError, match="not serialised") as caught:
+                pickle.dumps(value, protocol)
+            assert CANARY not in str(caught.value)
+    with pytest.raises(TypeError, match="not serialised"):
+        Secret(CANARY).__getstate__()
+
+
+def test_S_02_a_copy_is_the_secret_itself() -> None:
+    """Copying gives no second form of the text."""
+    secret = Secret(CANARY)
+    assert copy.copy(secret) is secret
+    assert copy.deepcopy({"a": [secret]})["a"][0] is secret
+
+
+def test_S_02_secrets_compare_by_text_and_hold_only_text() -> None:
+    """Equal texts are equal secrets; bytes, numbers and None are refused."""
+    assert Secret("same") == Secret("same")
+    assert hash(Secret("same")) == hash(Secret("same"))
+    assert Secret("same") != Secret("other")
+    assert Secret("same") != "same"
+    for wrong in (b"text", 5, None):
+        with pytest.raises(TypeError):
+            Secret(wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("text", "location"),
+    [
+        ("postgres://u:p4ss@DB.example:5432/shop?sslmode=require", "postgres://db.example:5432/shop"),
+        ("postgres://u:p4ss@h1:5432,h2:5433/shop", "postgres://h1:5432,h2:5433/shop"),
+        ("postgres://u:p%40ss@[::1]:5432/shop", "postgres://[::1]:5432/shop"),
+        ("postgres://u:p@ss@h/shop", "postgres://h/shop"),
+        ("postgres://h:5432/shop?user=a@b&password=p4ss", "postgres://h:5432/shop"),
+        ("jdbc:sqlserver://h:1433;databaseName=d;user=u;password=p4ss", "jdbc:sqlserver://h:1433"),
+        ("sqlite:///warehouse.db", "sqlite:///warehouse.db"),
+        ("sqlite:////data/warehouse.db", "sqlite:////data/warehouse.db"),
+        ("s3://bucket/a@b/c", "s3://bucket/a@b/c"),
+        ("localhost:9092", "localhost:9092"),
+        ("k1:9092,k2:9092", "k1:9092,k2:9092"),
+        ("host=h port=5432 dbname=d user=u password=p4ss", "host=h,port=5432,dbname=d"),
+        ("password='p4 ss' host=h", "host=h"),
+        ("Server=h,1433;Database=d;UID=u;PWD={p;4}}ss}", "server=h,1433,database=d"),
+        ('{"host": "h", "auth": {"password": "p4ss"}}', "host=h"),
+        ("p4ss", "***"),
+        ("", "***"),
+        ("password=p4ss", "***"),
+        ('{"password": ', "***"),
+        ("postgres://u:p/4ss@h/shop", "postgres://***"),
+        ("postgres://u:12/4ss@h/shop", "postgres://***"),
+        ("postgres://u:p?4ss@h/shop", "postgres://***"),
+        ("postgres://u:p;4ss@h/shop", "postgres://***"),
+        ("postgres://u:p#4ss@h/shop", "postgres://***"),
+    ],
+)
+def test_S_02_a_location_has_no_credentials(text: str, location: str) -> None:
+    """Scheme, host, port and path of a URL, the place of pairs; what cannot be told apart safely is masked."""
+    assert Secret(text).location() == location
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"postgres://u:{quote(CANARY, safe='')}@h/d", f"x://h/d?password={quote_plus(CANARY)}", f"x://h/d?a=b&sig={quote(CANARY)}",
+        json.dumps({"host": "h", "password": CANARY}), json.dumps({"a": [{"api_key": CANARY}]}), CANARY,
+    ],
+)  # fmt: skip
+def test_S_02_redact_knows_what_stood_in_a_connection(text: str) -> None:
+    """After a Secret was made, its credential is masked in every form, alone or inside a sentence."""
+    Secret(text)
+    for form in forms(CANARY):
+        assert redact(form) == MASK
+        assert redact(f"before {form} after") == f"before {MASK} after"
+
+
+@pytest.mark.parametrize(
+    ("connection", "password"),
+    [
+        ("host=h password='sp1n ach\\'s'", "sp1n ach's"),
+        ("host=h password=kohlrabi7", "kohlrabi7"),
+        ("Server=h;UID=u;PWD={cele;ri}}ac8};Encrypt=yes", "cele;ri}ac8"),
+        ("Server=h;UID=u;PWD=rutabaga 9;Encrypt=yes", "rutabaga 9"),
+        ("jdbc:sqlserver://h;user=u;password=turnip-10", "turnip-10"),
+        ("org.x.Login required username=\"u\" password=\"pars\\\"nip-11\";", 'pars"nip-11'),
+        ("postgres://u:rad/ish-12@h/d", "rad/ish-12"),
+        ("postgres://u:chi@cory-13@h/d", "chi@cory-13"),
+        ("DefaultEndpointsProtocol=https;AccountName=a;AccountKey=c2FsYWQ+MTQ=", "c2FsYWQ+MTQ="),
+    ],
+)  # fmt: skip
+def test_S_02_redact_knows_pairs(connection: str, password: str) -> None:
+    """libpq, ODBC, JDBC, JAAS and storage strings give up their credential to the sieve."""
+    Secret(connection)
+    assert redact(f"login failed for {password}!") == f"login failed for {MASK}!"
+
+
+def test_S_02_redact_masks_base64_inside_a_longer_text() -> None:
+    """HTTP Basic encodes user and password together; the password is found at each of the three bit offsets."""
+    secret = "b4se-sixty-four-canary"
+    register(secret)
+    for user in ("u", "us", "use", "user"):
+        header = base64.b64encode(f"{user}:{secret}".encode()).decode()
+        cleaned = redact(header)
+        assert MASK in cleaned
+        assert len(cleaned) < len(header) - 20
+
+
+def test_S_02_redact_masks_a_secret_that_an_error_wrote_on_one_line() -> None:
+    """Messages fold white space, so the folded form is masked too."""
+    register("two  spaces\tcanary")
+    assert redact("found two spaces canary here") == f"found {MASK} here"
+
+
+@pytest.mark.parametrize(
+    ("text", "cleaned"),
+    [
+        ("could not reach x://u:ab@h/d", "could not reach x://***@h/d"),
+        ("conninfo host=h password=ab user=u", "conninfo host=h password=*** user=u"),
+        ("PWD={ab};x", "PWD={***};x"),
+        ("password='a b' x", "password='***' x"),
+        ('{"password": "ab", "n": 1}', '{"password": "***", "n": 1}'),
+        ('{"client_secret": "a\\"b"}', '{"client_secret": "***"}'),
+    ],
+)
+def test_S_02_short_passwords_are_masked_by_their_place(text: str, cleaned: str) -> None:
+    """A password of less than four characters is not searched for; where a password stands, anything is masked."""
+    assert redact(text) == cleaned
+    assert redact(cleaned) == cleaned
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "opened sqlite:///warehouse.db", "p.yaml:3: source.options.password: no value; write text", "k1:9092 answered",
+        "postgres://db.example:5432/shop", '{"token": "0a1b", "keys": 3}', "mailto:a@b", "12 rows read",
+    ],
+)  # fmt: skip
+def test_S_02_redact_leaves_the_rest_readable(text: str) -> None:
+    """Locations, key paths, load tokens and plain words stay."""
+    Secret("sqlite:///warehouse.db")
+    Secret("k1:9092")
+    Secret("postgres://etl@db.example:5432/shop?sslmode=require")
+    assert redact(text) == text
+
+
+@given(st.text(st.characters(codec="utf-8"), min_size=8, max_size=30).filter(lambda text: len(set(text)) > 4))
+def test_S_02_any_secret_is_masked_in_every_form(secret: str) -> None:
+    """For any text of eight characters and more, none of its forms survives redact."""
+    register(secret)
+    for form in forms(secret):
+        assert form not in redact(f"<{form}>")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "password", "PASSWORD", "sslpassword", "AccountKey", "aws_secret_access_key", "sasl.jaas.config", "token", "sig",
+        "api-key", "passphrase", "PWD", "credentials",
+    ],
+)  # fmt: skip
+def test_S_02_names_of_credentials(name: str) -> None:
+    """What a key is called tells that its value is a credential."""
+    assert sensitive(name)
+
+
+@pytest.mark.parametrize("name", ["host", "user", "key", "signal", "sslmode", "partition_key", "database"])
+def test_S_02_names_of_other_things(name: str) -> None:
+    """Ordinary keys stay readable."""
+    assert not sensitive(name)
+
+
+def test_S_02_a_pipeline_shows_no_credential(load: Load, text: Text) -> None:
+    """Connections, secret options and staging credentials are hidden in everything the model prints."""
+    source = "{type: shop, connection: main, table: t, options: {password: '${PW}'}}"
+    sink = "{type: lite, connection: {host: h, password: '${PW}'}, table: t, strategy: {mode: append}}"
+    staging = "{url: 's3://b/p', secret_access_key: '${PW}', nested: [{token: '${PW}'}]}"
+    connections = "{main: 'shop://u:${ENCODED}@h/d'}"
+    env = {"PW": CANARY, "ENCODED": quote(CANARY, safe="")}
+    pipeline = load(text(source=source, sink=sink, staging=staging, connections=connections), env)
+    for printed_text in [*printed(pipeline), pipeline.streams[0].key(pipeline.name)]:
+        assert not any(form in printed_text for form in forms(CANARY))
+    assert pipeline.staging["secret_access_key"] == Secret(CANARY)
+    assert pipeline.staging["nested"][0]["token"] == Secret(CANARY)
+    assert pipeline.staging["url"] == "s3://b/p"
+
+
+BROKEN = [
+    {"source": "{type: shop, connection: 'shop://u:${PW}@h/d', table: t}"},
+    {"source": "{type: shop, connection: '${PW}', tabel: t}"},
+    {"source": "{type: shop, connection: ['${PW}'], table: t}"},
+    {"source": "{type: shop, connection: 'shop://u:${ENCODED}@h/d', table: 't\"'}"},
+    {"source": "{type: shop, connection: 'x://h', table: t, options: {fetch: '${PW}'}}"},
+    {"source": "{type: shop, connection: 'x://h', table: t, options: {tls: {mode: '${PW}'}}}"},
+    {"source": "{type: shop, connection: 'x://h', table: t, options: {password: ['${PW}'], fetch: a}}"},
+    {"source": "{type: shop, connection: 'x://h', table: t, options: {password: 1234567}}"},
+    {"runtime": "{workers: '${PW}'}", "labels": "{a: ['${PW}']}"},
+    {"'shop://u:${ENCODED}@h/d'": "x"},
+    {f"'shop://u:{quote(CANARY, safe='')}@h/d'": "x"},
+    {"connections": "'${PW}'"},
+    {"connections": f"{{a: 'shop://u:{quote(CANARY, safe='')}@h/d', a: b}}"},
+    {"source": f"{{type: shop, connection 'shop://u:{quote(CANARY, safe='')}@h/d'}}"},
+]
+
+
+@pytest.mark.parametrize("parts", BROKEN)
+def test_S_02_problems_show_no_credential(load: Load, text: Text, parts: dict[str, str]) -> None:
+    """Whatever is wrong around a secret, the problem lines are free of it, as is the exception with its causes."""
+    with pytest.raises(PipelineErrors) as caught:
+        load(text(**parts), {"PW": CANARY, "ENCODED": quote(CANARY, safe="")})
+    shown = "\n".join([*caught.value.problems, repr(caught.value), "".join(traceback.format_exception(caught.value))])
+    assert not any(form in shown for form in (*forms(CANARY), "1234567"))
+
+
+def test_S_02_a_secret_known_later_is_masked_in_earlier_lines(load: Load, text: Text) -> None:
+    """A line written before the connection was read is cleaned as well."""
+    with pytest.raises(PipelineErrors) as caught:
+        load(
+            text(labels="{turnip-99-canary: 3}", state="{type: sqlite, connection: 'x://u:turnip-99-canary@h/d', a: b}")
+        )
+    assert "turnip" not in str(caught.value)

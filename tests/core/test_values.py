@@ -1,0 +1,189 @@
+"""Positions, names, strategies, reports, identifiers, reading ahead."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dpone.errors import ConfigError, StateError
+from dpone.ids import ulid
+from dpone.position import Position
+from dpone.prefetch import prefetch
+from dpone.report import ErrorReport, Rows, RunReport, StreamReport
+from dpone.schema import Name, ambiguous
+from dpone.strategy import Strategy
+
+_json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+_objects = st.dictionaries(st.text(), _json, max_size=4)
+
+
+@given(st.text(min_size=1), _objects, _objects, st.integers(0, 2**31))
+def test_positions_survive_json(kind: str, identity: dict[str, Any], value: dict[str, Any], epoch: int) -> None:
+    """A position read back from its text is equal, and so is its text."""
+    position = Position(kind, identity, value, epoch)
+    assert Position.loads(position.dumps()) == position
+    assert Position.loads(json.dumps(position.to_json())).dumps() == position.dumps()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "null", "{}", '{"format": 1}', '{"format": 2, "kind": "a", "epoch": 0, "identity": {}, "value": {}}',
+     '{"format": 1, "kind": "a", "epoch": -1, "identity": {}, "value": {}}',
+     '{"format": 1, "kind": "a", "epoch": true, "identity": {}, "value": {}}',
+     '{"format": 1, "kind": "a", "epoch": 0, "identity": 5, "value": {}}'],
+)  # fmt: skip
+def test_ST_03_a_damaged_or_foreign_position_is_refused(text: str) -> None:
+    """A state of another format or shape is an error that says so, never a missing state."""
+    with pytest.raises(StateError, match="read a position: "):
+        Position.loads(text)
+
+
+def test_a_position_does_not_change_with_the_dictionary_it_came_from() -> None:
+    """A position holds a copy: later changes of the caller's dictionary do not reach it."""
+    value = {"a": [1]}
+    position = Position("k", {}, value)
+    value["a"].append(2)
+    assert position.value == {"a": [1]}
+
+
+@given(
+    st.lists(
+        st.text(st.characters(blacklist_characters="\0", blacklist_categories=("Cs",)), min_size=1),
+        min_size=1,
+        max_size=3,
+    )
+)
+def test_names_survive_their_text(parts: list[str]) -> None:
+    """A name with dots and quotes in its parts is parsed back from its text part by part."""
+    name = Name(tuple(parts))
+    assert Name.parse(str(name)) == name
+
+
+@pytest.mark.parametrize("text", ["", ".", "a.", ".a", "a..b", '"a', 'a"b', '"a"b', '""', "a\0b"])
+def test_malformed_names_are_refused(text: str) -> None:
+    """Empty parts, NUL and unbalanced quotes are errors of the pipeline file."""
+    with pytest.raises(ConfigError, match="read a table name"):
+        Name.parse(text)
+
+
+def test_names_that_differ_by_case_are_found() -> None:
+    """The second of two names that fold together is the ambiguous one."""
+    assert ambiguous(["id", "Name", "name", "ID", "x"]) == ["name", "ID"]
+
+
+@pytest.mark.parametrize(
+    ("given_", "found"),
+    [
+        ({"mode": "merge"}, "no key"),
+        ({"mode": "append", "duplicates": "last"}, "without an order"),
+        ({"mode": "replace"}, "where"),
+        ({"mode": "append", "where": {"a": 1}}, "where"),
+        ({"mode": "replace", "where": {"a": {"from": 1, "til": 2}}}, "where.a has"),
+        ({"mode": "replace", "where": {"a": {}}}, "where.a has"),
+    ],
+)
+def test_strategies_that_cannot_work_are_refused(given_: dict[str, Any], found: str) -> None:
+    """A strategy says at once what it lacks."""
+    with pytest.raises(ConfigError, match=found):
+        Strategy(**given_)
+
+
+def test_ulids_are_unique_and_sort_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """26 characters of Crockford's alphabet; a later one sorts after an earlier one."""
+    many = {ulid() for _ in range(1000)}
+    assert len(many) == 1000
+    assert all(len(u) == 26 and set(u) <= set("0123456789ABCDEFGHJKMNPQRSTVWXYZ") for u in many)
+    monkeypatch.setattr("time.time_ns", lambda: 1_469_918_176_385_000_000)
+    assert ulid()[:10] == "01ARYZ6S41"  # the example of the ULID specification
+
+
+@given(
+    st.lists(
+        st.builds(
+            StreamReport,
+            stream=st.text(), key=st.text(),
+            status=st.sampled_from(["pending", "planned", "loaded", "caught_up", "failed", "stopped", "interrupted"]),
+            load_id=st.none() | st.text(), attempts=st.integers(0, 9),
+            rows=st.builds(Rows, read=st.integers(0), inserted=st.integers(0)),
+            bytes=st.integers(0), position_before=st.none() | _objects, position_after=st.none() | _objects,
+            caught_up=st.none() | st.booleans(), durations=st.dictionaries(st.text(), st.floats(0, 1e6)),
+            error=st.none() | st.builds(ErrorReport, kind=st.text(), category=st.text(), retryable=st.booleans(),
+                                        message=st.text(), exit_code=st.sampled_from([1, 2, 3])),
+        ),
+        max_size=2,
+    )
+)  # fmt: skip
+def test_reports_survive_json(streams: list[StreamReport]) -> None:
+    """A report read back from its JSON text is equal to the one that was written."""
+    report = RunReport("run", "p", {"env": "dev"}, streams=streams)
+    report.finish()
+    assert RunReport.from_json(json.loads(json.dumps(report.to_json()))) == report
+
+
+@pytest.mark.parametrize(
+    ("codes", "exit_code", "status"),
+    [([], 0, "succeeded"), ([3], 3, "stopped"), ([3, 1], 1, "failed"), ([2, 3], 2, "failed")],
+)
+def test_the_gravest_stream_gives_the_exit_code(codes: list[int], exit_code: int, status: str) -> None:
+    """A failure outweighs a stop for a decision, and both outweigh success."""
+    streams = [StreamReport("s", "k", error=ErrorReport("E", "unknown", False, "m", code)) for code in codes]
+    report = RunReport("run", "p", started_at=datetime.now(UTC), streams=streams)
+    report.finish()
+    assert (report.exit_code, report.status) == (exit_code, status)
+
+
+def test_reading_ahead_keeps_order_and_ends() -> None:
+    """Items come out as they went in, and only as many wait as the depth allows."""
+    taken: list[int] = []
+
+    def items() -> Iterator[int]:
+        for i in range(100):
+            taken.append(i)
+            yield i
+
+    ahead = prefetch(items(), depth=2)
+    assert next(ahead) == 0
+    assert list(ahead) == list(range(1, 100))
+    assert threading.active_count() == len([t for t in threading.enumerate() if t.name != "dpone-read"])
+
+
+def test_reading_ahead_raises_where_the_items_are_used() -> None:
+    """An exception of the source reaches the sink's thread after the items before it."""
+
+    def items() -> Iterator[int]:
+        yield 1
+        raise OSError("gone")
+
+    ahead = prefetch(items())
+    assert next(ahead) == 1
+    with pytest.raises(OSError, match="gone"):
+        next(ahead)
+
+
+def test_reading_ahead_stops_when_the_sink_stops() -> None:
+    """Closing early ends the thread and closes the items, so that files and cursors are let go."""
+    closed = threading.Event()
+
+    def items() -> Iterator[int]:
+        try:
+            while True:
+                yield 1
+        finally:
+            closed.set()
+
+    ahead = prefetch(items())
+    next(ahead)
+    ahead.close()  # type: ignore[attr-defined]  # a generator
+    assert closed.wait(5)
+    assert not [t for t in threading.enumerate() if t.name == "dpone-read"]
