@@ -53,7 +53,9 @@ def process(tmp_path: Path) -> Callable[..., Done]:
 
     def run(*args: object, **env: str) -> Done:
         command = [sys.executable, "-m", "dpone", *map(str, args)]
-        done = subprocess.run(command, cwd=tmp_path, env={**os.environ, **env}, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, cwd=tmp_path, env={**os.environ, **env}, capture_output=True, text=True, check=False
+        )
         return Done(done.returncode, done.stdout, done.stderr)
 
     return run

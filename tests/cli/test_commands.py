@@ -16,7 +16,18 @@ from dpone.cli.output import table
 
 Dpone = Callable[..., Any]
 
-HEAVY = ("pyarrow", "numpy", "cattrs", "rich", "yaml", "sqlite3", "asyncio", "ssl", "concurrent.futures", "dpone.engine")
+HEAVY = (
+    "pyarrow",
+    "numpy",
+    "cattrs",
+    "rich",
+    "yaml",
+    "sqlite3",
+    "asyncio",
+    "ssl",
+    "concurrent.futures",
+    "dpone.engine",
+)
 
 
 @pytest.mark.parametrize("args", [["--help"], ["plugins"], ["run", "--help"], ["completion", "zsh"]], ids=" ".join)

@@ -12,10 +12,10 @@ import pytest
 
 Dpone = Callable[..., Any]
 
-CANARY = "c4n@ry/\"quoted\" +ü"
+CANARY = 'c4n@ry/"quoted" +ü'
 
 # A connector whose driver blurts out all it knows. DPONE_TEST_FAILS names the calls that fail.
-VAULT = '''
+VAULT = """
 import base64, contextlib, os
 from datetime import UTC, datetime
 from urllib.parse import unquote, urlsplit
@@ -87,8 +87,8 @@ class VaultWriter(Vault):
     def commit(self, after, position):
         self._call("commit")
         seq = after.seq + 1 if after else 1
-        entry = Entry(seq, position.epoch, self.load_id, self.load.run_id, self.load.token, position, datetime.now(UTC), {})
-        HEADS[self.load.key] = entry
+        load, now = self.load, datetime.now(UTC)
+        entry = HEADS[load.key] = Entry(seq, position.epoch, load.load_id, load.run_id, load.token, position, now, {})
         return Receipt(entry, inserted=1)
     def abort(self): self._call("abort")
 
@@ -132,7 +132,7 @@ def dpone_sinks():
     return [connector("sink", "VaultSink", "SinkOptions", takes=("connection", "table"), commit="transaction")]
 @dpone.hookimpl
 def dpone_state_backends(): return [connector("state", "VaultState", "StateOptions", takes=("connection",))]
-'''
+"""
 
 PIPELINE = """
 pipeline: vault

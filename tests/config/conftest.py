@@ -13,6 +13,7 @@ from attrs.validators import ge, le
 
 from dpone.capability import Connector, Role, declare
 from dpone.config import PipelineErrors, load_pipeline
+from dpone.errors import ConfigError
 from dpone.pipeline import Pipeline, SinkOptions, SourceOptions, StateOptions
 from dpone.plugins import Plugins
 from dpone.secret import Secret
@@ -40,6 +41,10 @@ class ShopOptions(SourceOptions):
     tls: Tls = field(factory=Tls)
     password: Secret | None = None
     size: int | Literal["auto"] = "auto"
+
+    def __attrs_post_init__(self) -> None:
+        if len(self.flags) > 2:
+            raise ConfigError("read options.flags", f"{len(self.flags)} flags", "give at most 2")
 
 
 @frozen

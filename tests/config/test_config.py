@@ -327,9 +327,7 @@ def test_streams_as_a_mapping_are_named_by_their_keys(load: Load) -> None:
 def test_a_stream_that_names_a_query_drops_the_defaults_table(load: Load) -> None:
     """table, query, path and topic exclude each other, so the stream's choice replaces that of the defaults."""
     text = MANY.replace("connection: shop,", "connection: shop, table: t,", 1)
-    (stream,) = load(
-        text + "streams: {q: {source: {query: select 1}, sink: {table: q}}}\n", {"PW": "pass-word"}
-    ).streams
+    (stream,) = load(text + "streams: {q: {source: {query: s}, sink: {table: q}}}\n", {"PW": "pass-word"}).streams
     assert (stream.source.query, stream.source.table) == ("s", None)
 
 
@@ -361,6 +359,14 @@ def test_a_glob_is_kept_until_the_source_is_asked(load: Load) -> None:
     glob, plain = load(MANY + "streams: ['public.*', 'public.\"a*\"']\n", {"PW": "pass-word"}).streams
     assert (glob.name, glob.tables) == ("public.*", "public.*")
     assert (plain.tables, plain.source.table) == (None, Name(("public", "a*")))
+
+
+def test_globs_into_one_template_are_no_clash(load: Load) -> None:
+    """Targets of a glob are compared when its tables are known, also where each is replaced."""
+    text = MANY.replace("mode: append", "mode: full_refresh").replace("copy.db", 'copy.db", table: "{schema}_{table}')
+    pipeline = load(text + "streams: ['a.*', 'b.*']\n", {"PW": "pass-word"})
+    streams = expand(pipeline, lambda _, glob: [glob.replace("*", "t")]).streams
+    assert [str(stream.sink.table) for stream in streams] == ["a_t", "b_t"]
 
 
 def test_expand_makes_a_stream_of_each_table(load: Load) -> None:
@@ -397,6 +403,7 @@ def test_expand_without_globs_asks_nobody(load: Load, text: Text) -> None:
     [
         ("['public.*']", [], "no table matches public.*"),
         ("['public.*', '*.a']", ["public.a"], "two streams are named public.a"),
+        ("['*.a', {name: x, source: {table: z.z}, sink: {table: a}}]", ["public.a"], "two tables would be loaded into"),
         ("['*.a']", ["public.a", "sales.a"], "two tables would be loaded into lite:sqlite:///copy.db:a"),
     ],
 )
@@ -532,6 +539,7 @@ def test_the_error_is_a_config_error_that_lists_problems(load: Load) -> None:
         ("{tls: {mode: maybe}}", "tls.mode: found the text 'maybe'; write one of verify, off"),
         ("{tls: {mode: false}}", "tls.mode: found false; write one of verify, off"),
         ("{tls: {modes: off}}", "tls: unknown key 'modes'; did you mean mode?"),
+        ("{ratio: 1, \n    flags: [a, b, c]}", "flags: 3 flags; give at most 2"),
         ("{password: 12345}", "password: found a value that is no text; write it in quotes, as text"),
         ("{password: [hunter22]}", "password: found a value that is no text; write text"),
         ("{size: large}", "size: found the text 'large'; write an integer or one of auto"),
@@ -551,7 +559,7 @@ def test_options_are_checked_strictly(problems: Problems, text: Text, options: s
     """Wrong types, unknown keys, missing and forbidden values of options, each with its path and what is right."""
     (line,) = problems(text(source=f"{{type: shop, connection: 'shop://h/d', table: t, options: {options}}}"))
     dot = "" if expected.startswith(":") else "."
-    assert line.startswith(f"p.yaml:2: source.options{dot}{expected}")
+    assert line.startswith(f"p.yaml:{2 + options.count(chr(10))}: source.options{dot}{expected}")
 
 
 def test_a_required_option(problems: Problems, text: Text) -> None:
@@ -645,10 +653,9 @@ def test_strategies_that_do_not_go_with_increments(
 
 def test_a_state_backend_is_checked(problems: Problems, text: Text) -> None:
     """A state takes a connection or a path, as its backend says."""
-    lines = problems(text(state="{type: file, connection: 'x://h'}"))
-    assert lines == [
-        "p.yaml:4: state.path: missing; write the path that file works on",
+    assert problems(text(state="{type: file, connection: 'x://h'}")) == [
         "p.yaml:4: state.connection: file takes no connection; remove it (file takes path)",
+        "p.yaml:4: state.path: missing; write the path that file works on",
     ]
 
 
@@ -677,7 +684,7 @@ def test_S_05_alias_bombs_are_refused(problems: Problems) -> None:
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 10)]
     (line,) = problems("\n".join(lines))
-    assert re.match(r"p\.yaml:[45]: a\d\[\d\]: aliases make it more than 100000 values; write fewer aliases", line)
+    assert re.match(r"p\.yaml:[45]: a\d\[\d\]: more than 100000 values, those of aliases included; write fewer", line)
 
 
 def test_S_05_aliases_are_read(load: Load, text: Text) -> None:
@@ -707,7 +714,7 @@ def test_S_05_aliases_into_themselves_or_nowhere(problems: Problems, bad: str) -
 def test_S_05_depth_is_limited(problems: Problems, bad: str) -> None:
     """Deep nesting, also by way of aliases, ends in one line and never in a full stack."""
     (line,) = problems(bad)
-    assert "nested deeper than 50" in line or "not YAML: " in line
+    assert "nested deeper than 50" in line
 
 
 def test_S_05_size_is_limited(problems: Problems) -> None:

@@ -16,12 +16,12 @@ from urllib.parse import quote, quote_plus
 
 import attrs
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dpone.config import PipelineErrors
 from dpone.pipeline import Pipeline, SourceSpec
-from dpone.secret import MASK, Secret, redact, register, sensitive
+from dpone.secret import MASK, Secret, _known, redact, register, sensitive
 
 Load = Callable[..., Pipeline]
 Text = Callable[..., str]
@@ -176,6 +176,13 @@ def test_S_02_redact_masks_base64_inside_a_longer_text() -> None:
         assert len(cleaned) < len(header) - 20
 
 
+def test_S_02_redact_takes_bytes_that_are_no_text() -> None:
+    """A variable of the environment may hold any bytes; they are masked too."""
+    secret = b"caf\xe9-canary".decode("utf-8", "surrogateescape")
+    register(secret)
+    assert redact(f"found {secret}") == f"found {MASK}"
+
+
 def test_S_02_redact_masks_a_secret_that_an_error_wrote_on_one_line() -> None:
     """Messages fold white space, so the folded form is masked too."""
     register("two  spaces\tcanary")
@@ -214,9 +221,11 @@ def test_S_02_redact_leaves_the_rest_readable(text: str) -> None:
     assert redact(text) == text
 
 
+@settings(max_examples=40)
 @given(st.text(st.characters(codec="utf-8"), min_size=8, max_size=30).filter(lambda text: len(set(text)) > 4))
 def test_S_02_any_secret_is_masked_in_every_form(secret: str) -> None:
     """For any text of eight characters and more, none of its forms survives redact."""
+    _known.clear()
     register(secret)
     for form in forms(secret):
         assert form not in redact(f"<{form}>")
@@ -225,8 +234,8 @@ def test_S_02_any_secret_is_masked_in_every_form(secret: str) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "password", "PASSWORD", "sslpassword", "AccountKey", "aws_secret_access_key", "sasl.jaas.config", "token", "sig",
-        "api-key", "passphrase", "PWD", "credentials",
+        "password", "PASSWORD", "sslpassword", "AccountKey", "aws_secret_access_key", "sasl.jaas.config", "token",
+        "sig", "api-key", "passphrase", "PWD", "credentials",
     ],
 )  # fmt: skip
 def test_S_02_names_of_credentials(name: str) -> None:
@@ -267,7 +276,6 @@ BROKEN = [
     {"runtime": "{workers: '${PW}'}", "labels": "{a: ['${PW}']}"},
     {"'shop://u:${ENCODED}@h/d'": "x"},
     {f"'shop://u:{quote(CANARY, safe='')}@h/d'": "x"},
-    {"connections": "'${PW}'"},
     {"connections": f"{{a: 'shop://u:{quote(CANARY, safe='')}@h/d', a: b}}"},
     {"source": f"{{type: shop, connection 'shop://u:{quote(CANARY, safe='')}@h/d'}}"},
 ]

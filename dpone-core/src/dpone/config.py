@@ -99,6 +99,7 @@ def load_pipeline(path: Path, *, env: Mapping[str, str] | None = None, plugins: 
 def expand(pipeline: Pipeline, tables_of: Callable[[SourceSpec, str], Sequence[str]]) -> Pipeline:
     """The pipeline with one stream per matched table in place of each stream that selects tables by a glob.
 
+    The new streams are named by their tables, whatever the name of the stream they come from.
     ``tables_of(source, glob)`` answers names as ``Source.tables`` does. A table that a stream of its own already
     reads from the same source is left to that stream. Raises ConfigError if a glob matches nothing, or if two streams
     would have one name or two tables one target.
@@ -118,7 +119,8 @@ def expand(pipeline: Pipeline, tables_of: Callable[[SourceSpec, str], Sequence[s
     failed = f"expand the streams of {pipeline.name}"
     for name in repeated([stream.name for stream in streams]):
         raise ConfigError(failed, f"two streams are named {name}", "let the globs select different tables")
-    for target in repeated([stream.sink.location for stream in streams if stream not in pipeline.streams]):
+    made_now = {stream.sink.location for stream in streams if stream not in pipeline.streams}
+    for target in made_now.intersection(repeated([stream.sink.location for stream in streams])):
         todo = "tell them apart with sink: {table: '{schema}_{table}'} or '{schema}.{table}'"
         raise ConfigError(failed, f"two tables would be loaded into {target}", todo)
     return evolve(pipeline, streams=tuple(streams))
@@ -275,8 +277,9 @@ def _record(node: Node, cls: Any, problems: Problems, given: Mapping[str, Any] |
         return BAD
     try:
         return cls(**{str(attrs.fields_dict(cls)[name].alias): value for name, value in values.items()})
-    except DponeError as error:
-        problems.add(node, error.found, error.todo)
+    except DponeError as error:  # it may name the key: "read options.header", "read columns.amount"
+        named = error.failed.removeprefix("read ").removeprefix("options.").split(".")
+        problems.add(node.at(*named), error.found, error.todo)
     except (ValueError, TypeError) as error:
         problems.add(node, str(error.args[0] if error.args else error), "correct the value")
     return BAD
@@ -415,7 +418,8 @@ class _Reader:
             if other is not entry:
                 found = f"the stream in line {other.line} is also named {stream.name}"
                 self.problems.add(entry, found, "give one of them another name:")
-            self._check_target(entry, stream, whole)
+            if not stream.tables:  # those of a glob have their targets after expand
+                self._check_target(entry, stream, whole)
             yield stream
 
     def _entries(self, root: Node) -> Iterator[tuple[Node, Node | None]]:

@@ -286,7 +286,7 @@ class _Tree:
         top.size += node.size
         top.depth = max(top.depth, node.depth)
         if top.size > MAX_VALUES:
-            self._refuse(line, f"aliases make it more than {MAX_VALUES} values", "write fewer aliases")
+            self._refuse(line, f"more than {MAX_VALUES} values, those of aliases included", "write fewer")
         if len(self._open) + node.depth > MAX_DEPTH:
             self._refuse(line, f"nested deeper than {MAX_DEPTH}", "flatten it")
         if top.mapping is None:
@@ -348,30 +348,28 @@ def filled_in(node: Node, env: Mapping[str, str], problems: Problems) -> Node:
         return evolve(node, value=tuple(filled_in(child, env, problems) for child in node.value))
     if node.value is None or "${" not in node.value:
         return node
-    bad = False
+    bad: dict[str | None, None] = {}  # each name once, None for what is no name
 
     def replaced(match: re.Match[str]) -> str:
-        nonlocal bad
-        if match[0] == "$${":
-            return "${"
-        if match[1] is None:
-            bad = True
-            todo = "write ${NAME} or ${NAME:-default}, or $${ for the text itself"
-            problems.add(node, "a reference that cannot be read", todo)
-            return ""
-        value = value_of(match, env)
+        value = "${" if match[0] == "$${" else value_of(match, env)
         if value is None:
-            bad = True
-            todo = f"set it or write ${{{match[1]}:-default}}"
-            problems.add(node, f"the environment variable {match[1]} is not set", todo)
+            bad[match[1]] = None
         return value or ""
 
     text = REFERENCE.sub(replaced, node.value)
+    for name in bad:
+        if name is None:
+            todo = "write ${NAME} or ${NAME:-default}, or $${ for the text itself"
+            problems.add(node, "a reference that cannot be read", todo)
+        else:
+            todo = f"set it or write ${{{name}:-default}}"
+            problems.add(node, f"the environment variable {name} is not set", todo)
     return evolve(node, value=None if bad else text)
 
 
 def value_of(match: re.Match[str], env: Mapping[str, str]) -> str | None:
-    value = env.get(match[1])
+    """What a reference stands for; None if its variable is not set, or if it names none."""
+    value = env.get(match[1]) if match[1] else None
     return match[2] if match[2] is not None and not value else value
 
 

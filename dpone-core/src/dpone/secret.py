@@ -129,7 +129,7 @@ def redact(text: str) -> str:
 
 _WORD = r"(?:password|passwd|pwd|passphrase|secret)"
 _BY_PLACE = (
-    (re.compile(r"([a-z][a-z0-9+.-]*://)[^\s/@:]*:[^\s/]*@", re.I), rf"\1{MASK}@"),
+    (re.compile(r"(://)[^\s/@:]*:[^\s/]*@"), rf"\1{MASK}@"),
     (re.compile(rf"({_WORD}\s*=\s*)[^\s,;&\"'{{}}]+", re.I), rf"\1{MASK}"),
     (re.compile(rf"({_WORD}[\"']?\s*[=:]\s*([\"']))(?:(?!\2)[^\\\n]|\\.)*(?=\2)", re.I), rf"\1{MASK}"),
     (re.compile(rf"({_WORD}\s*=\s*\{{)[^}}\n]*(?=\}})", re.I), rf"\1{MASK}"),
@@ -180,7 +180,7 @@ def _pairs(text: str) -> list[tuple[str, str]]:
     bare = r"[^;]*" if ";" in text else r"\S*"
     quoted = r"""'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)"|\{((?:[^}]|\}\})*)\}"""
     found = []
-    for match in re.finditer(rf"([\w.-]+)\s*=\s*(?:{quoted}|({bare}))", text):
+    for match in re.finditer(rf"(?<![\w.-])([\w.-]+)\s*=\s*(?:{quoted}|({bare}))", text):
         value = next((group for group in match.groups()[1:] if group is not None), "")
         if match[2] is not None or match[3] is not None:
             value = re.sub(r"\\(.)", r"\1", value)
@@ -202,11 +202,12 @@ def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
 
 def _forms(secret: str) -> set[str]:
     """How a secret may appear in an output."""
-    percent = {quote(secret, safe=""), quote(secret), quote_plus(secret)}
+    encoded = secret.encode("utf-8", "surrogatepass")  # the environment may hold bytes that are no text
+    percent = {quote(encoded, safe=""), quote(encoded), quote_plus(encoded)}
     percent |= {re.sub("%[0-9A-F]{2}", lambda match: match[0].lower(), form) for form in percent}
     escaped = {json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1], repr(secret)[1:-1]}
     one_line = " ".join(secret.split())  # errors are written so
-    forms = {secret, one_line, *percent, *escaped, *_base64(secret.encode("utf-8", "surrogatepass"))}
+    forms = {secret, one_line, *percent, *escaped, *_base64(encoded)}
     return {form for form in forms if len(form) >= SHORTEST}
 
 

@@ -144,9 +144,11 @@ def _time(at: datetime) -> str:
 
 
 def _json(value: Any) -> str:
+    """For people, who see the whole of it with --format json."""
     import json
 
-    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+    text = json.dumps(value, sort_keys=True)
+    return text if len(text) <= 160 else text[:157] + "..."
 
 
 COMMANDS = (state,)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, Literal, get_args, get_type_hints
 
 import pyarrow as pa
@@ -10,9 +10,11 @@ from attrs import fields_dict, frozen
 
 from dpone.capability import Connector, Support
 from dpone.contract import Sink
-from dpone.errors import DponeError
+from dpone.errors import DponeError, PluginError
 from dpone.pipeline import SinkSpec
 from dpone.plugins import Plugins, discover
+from dpone.schema import Name
+from dpone.secret import Secret
 from dpone.strategy import MODES, Strategy
 
 ARROW_TYPES: tuple[pa.DataType, ...] = (
@@ -34,11 +36,12 @@ ARROW_TYPES: tuple[pa.DataType, ...] = (
 
 @frozen
 class TypeRow:
-    """One sink and one type. ``refused``: the sink takes no such column; ``note`` says why."""
+    """One sink and one type. ``refused``: the sink takes no such column; ``unknown``: the sink could not be imported.
+    ``note`` says why."""
 
     sink: str
     type: str
-    fidelity: Literal["exact", "checked", "lossy", "refused"]
+    fidelity: Literal["exact", "checked", "lossy", "refused", "unknown"]
     native: str = ""
     comes_back_as: str = ""
     note: str = ""
@@ -53,25 +56,45 @@ class Route:
 
 
 def type_matrix(only: str | None = None) -> list[TypeRow]:
-    """Every implemented sink, or the named one, in each of its formats, and every type of ARROW_TYPES."""
+    """Every implemented sink in each of its formats, and every type of ARROW_TYPES. One that cannot be imported is a
+    row of its own, unless it is the only one that was asked for."""
     plugins = discover()
-    names = [only] if only is not None else [n for n in plugins.names("sink") if plugins.get("sink", n).implemented]
-    sinks = [sink for name in names for sink in _sinks(plugins, name)]
-    return [_type(label, sink, type_) for label, sink in sinks for type_ in ARROW_TYPES]
+    if only is not None:
+        return _types(plugins, only)
+    rows: list[TypeRow] = []
+    for name in plugins.names("sink"):
+        if plugins.get("sink", name).implemented:
+            try:
+                rows += _types(plugins, name)
+            except PluginError as error:
+                rows.append(TypeRow(name, "*", "unknown", note=error.found))
+    return rows
+
+
+def _types(plugins: Plugins, name: str) -> list[TypeRow]:
+    return [_type(label, sink, type_) for label, sink in _sinks(plugins, name) for type_ in ARROW_TYPES]
 
 
 def _sinks(plugins: Plugins, name: str) -> Iterator[tuple[str, Sink]]:
     """Unconnected sinks of a connector: one, or one for each value of its option ``format``."""
     cls, options = plugins.load("sink", name), plugins.options("sink", name)
+    takes = plugins.get("sink", name).takes
     formats = get_args(get_type_hints(options)["format"]) if "format" in fields_dict(options) else ()
     for format_ in formats:
-        yield f"{name} ({format_})", cls(_spec(name, options(format=format_)))
+        yield f"{name} ({format_})", cls(_spec(name, takes, options(format=format_)))
     if not formats:
-        yield name, cls(_spec(name, options()))
+        yield name, cls(_spec(name, takes, options()))
 
 
-def _spec(name: str, options: Any) -> SinkSpec:
-    return SinkSpec(name, Strategy("append"), options=options)
+def _spec(name: str, takes: Collection[str], options: Any) -> SinkSpec:
+    """A target that is never connected to; complete, for constructors that look at their spec."""
+    target: dict[str, Any] = {
+        "connection": Secret(f"{name}:///types"),
+        "table": Name(("types",)),
+        "path": "types",
+        "topic": "types",
+    }
+    return SinkSpec(name, Strategy("append"), options=options, **{k: v for k, v in target.items() if k in takes})
 
 
 def _type(label: str, sink: Sink, type_: pa.DataType) -> TypeRow:

@@ -91,6 +91,20 @@ class Dialect(ABC):
     def delete_from(self, target: Name, where: str) -> str:
         return f"DELETE FROM {self.name(target)} AS t WHERE {where}"
 
+    def upsert(
+        self, target: Name, source: str, names: Sequence[str], key: Sequence[str], compared: Sequence[str]
+    ) -> str:
+        """Insert rows of ``source`` (alias s); where the key exists, set the rest if one of ``compared`` differs.
+
+        In the order of the key, so that neighbours meet the same page. Only used where ``Database.unique`` holds.
+        """
+        differs = " OR ".join(self.differs(f"t.{self.quote(c)}", f"excluded.{self.quote(c)}") for c in compared)
+        sets = ", ".join(f"{self.quote(n)} = excluded.{self.quote(n)}" for n in names if n not in key)
+        rows = f"SELECT {self.columns(names, 's')} FROM {source} AS s WHERE 1 = 1 ORDER BY {self.columns(key, 's')}"
+        action = f"DO UPDATE SET {sets} WHERE {differs}" if compared else "DO NOTHING"
+        into = f"INSERT INTO {self.name(target)} AS t ({self.columns(names)})"
+        return f"{into} {rows} ON CONFLICT ({self.columns(key)}) {action}"
+
     def update_from(self, target: Name, source: str, columns: Sequence[str], where: str) -> str:
         """Set ``columns`` of the target (alias t) from ``source`` (alias s)."""
         sets = ", ".join(f"{self.quote(c)} = s.{self.quote(c)}" for c in columns)
@@ -139,6 +153,10 @@ class Database(Protocol):
         Columns of ``schema`` are found in the batches by name; ``lineage`` is the same in every row. Where the table
         has a primary key, a row that repeats a key is left out, so that the answer tells how many there were.
         """
+        ...
+
+    def unique(self, table: Name, key: Sequence[str]) -> bool:
+        """True if a unique index on just these columns lets ``Dialect.upsert`` be used."""
         ...
 
     def plain(self, table: Name, key: Sequence[str]) -> bool:

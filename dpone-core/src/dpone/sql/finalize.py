@@ -89,17 +89,24 @@ def append(db: Database, job: Job) -> Counts:
 
 
 def merge(db: Database, job: Job) -> Counts:
-    """UPDATE where a value differs, INSERT where the key is new; equal rows are not touched, lineage included."""
+    """Change what differs, insert what is new; equal rows are not touched, lineage included."""
     job = _single(db, job)
     if is_empty(db, job.target):
         return Counts(inserted=_swap_or_insert(db, job))
     d, key = job.dialect, job.strategy.key
     same = " AND ".join(f"t.{d.quote(k)} = s.{d.quote(k)}" for k in key)
     values = [n for n in job.schema.names if n not in key]
-    differs = " OR ".join(d.differs(f"t.{d.quote(n)}", f"s.{d.quote(n)}") for n in values if n not in LINEAGE)
-    updated = db.execute(d.update_from(job.target, job.source, values, f"{same} AND ({differs})")) if differs else 0
-    # A join, not EXISTS: where the target has no index on the key, the join still gets a hash or an automatic index.
-    inserted = _insert(db, job, f"LEFT JOIN {job.table} AS t ON {same} WHERE t.{d.quote(key[0])} IS NULL")
+    compared = [n for n in values if n not in LINEAGE]
+    if db.unique(job.target, key):
+        matched = _count(db, f"SELECT COUNT(*) FROM {job.source} AS s JOIN {job.table} AS t ON {same}")
+        written = db.execute(d.upsert(job.target, job.source, job.schema.names, key, compared))
+        inserted, updated = job.rows - matched, written - (job.rows - matched)
+    else:
+        differs = " OR ".join(d.differs(f"t.{d.quote(n)}", f"s.{d.quote(n)}") for n in compared)
+        where = f"{same} AND ({differs})"
+        updated = db.execute(d.update_from(job.target, job.source, values, where)) if compared else 0
+        # A join, not EXISTS: SQLite makes an index of its own for a join.
+        inserted = _insert(db, job, f"LEFT JOIN {job.table} AS t ON {same} WHERE t.{d.quote(key[0])} IS NULL")
     return Counts(inserted, updated, unchanged=max(job.rows - inserted - updated, 0))
 
 

@@ -153,11 +153,9 @@ def _new_stage(db: Database, target: Name, load: Load, token: str, schema: pa.Sc
     policy_ok = not strategy.key or strategy.duplicates == "fail"
     replaces = strategy.mode == "full_refresh" or is_empty(db, target)
     shape = db.schema(target) if policy_ok and replaces and db.plain(target, strategy.key) else None
-    if shape is not None:
-        key = strategy.key
-    else:
+    key = strategy.key if shape is not None else ()
+    if shape is None:
         shape = pa.schema([f.with_nullable(f.name not in strategy.key) for f in schema])
-        key = strategy.key if policy_ok and strategy.mode in ("full_refresh", "merge") else ()
     table, at = target.sibling(f"__dpone__stage_{load.load_id}"), load.started_at.astimezone(UTC)
     db.execute(db.dialect.create_table(table, shape, key))
     return Stage(table, load.load_id, token, at, unique=bool(key))

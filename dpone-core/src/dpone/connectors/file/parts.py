@@ -125,7 +125,8 @@ def _parquet(path: Path, schema: pa.Schema, options: FileSinkOptions) -> Iterato
             writer = pq.ParquetWriter(
                 path, schema, compression=options.codec, compression_level=level, use_dictionary=_repetitive(table)
             )
-        writer.write_table(table, row_group_size=GROUP_ROWS)
+        # One group of what is held, unless a batch was large: a remainder would make a group of a few rows.
+        writer.write_table(table, row_group_size=GROUP_ROWS if rows >= 2 * GROUP_ROWS else max(rows, 1))
         held.clear()
         rows = size = 0
 

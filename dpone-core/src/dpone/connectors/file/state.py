@@ -192,7 +192,8 @@ class _FileLease:
             self._write()
 
     def release(self) -> None:
-        with self._state._exclusive(self._key):
+        # What cannot be released expires; it must not hide how the run itself ended.
+        with contextlib.suppress(StateError), self._state._exclusive(self._key):
             holder = self._holder()
             if holder is not None and holder["owner"] == self.owner:
                 self._path.unlink()

@@ -62,5 +62,3 @@ def connect(path: Path, timeout: float, kind: type[DponeError], *, create: bool)
         db.close()
         raise
     return db
-
-

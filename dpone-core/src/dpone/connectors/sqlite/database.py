@@ -20,7 +20,7 @@ from dpone.evolution import Stored
 from dpone.schema import Name
 from dpone.sql.dialect import Dialect
 
-_DECIMAL = "dpone_decimal"
+DECIMAL = "dpone_decimal"
 
 
 class SqliteDialect(Dialect):
@@ -40,7 +40,7 @@ class SqliteDialect(Dialect):
         return f"{left} IS NOT {right} COLLATE BINARY"
 
     def ordered(self, expression: str, type: pa.DataType) -> str:
-        return f"{expression} COLLATE {_DECIMAL}" if pa.types.is_decimal(type) else expression
+        return f"{expression} COLLATE {DECIMAL}" if pa.types.is_decimal(type) else expression
 
     def widen_column(self, table: Name, before: pa.Field, after: pa.Field) -> list[str]:
         """SQLite cannot change a type: a new column takes the values and the name. The table is not copied."""
@@ -63,7 +63,8 @@ def _widened(column: str, before: pa.DataType, after: pa.DataType) -> str:
     return f"CAST({column} AS TEXT) || '{point}{zeros}'"
 
 
-def _compare_decimals(left: str, right: str) -> int:
+def compare_decimals(left: str, right: str) -> int:
+    """The collation DECIMAL: texts of numbers in the order of the numbers."""
     a, b = Decimal(left), Decimal(right)
     return (a > b) - (a < b)
 
@@ -81,7 +82,7 @@ class SqliteDatabase:
         if self._db is None:
             with self._failing():
                 self._db = connect(self.path, self._timeout, SinkError, create=True)
-                self._db.create_collation(_DECIMAL, _compare_decimals)
+                self._db.create_collation(DECIMAL, compare_decimals)
         return self._db
 
     def close(self) -> None:
@@ -141,10 +142,12 @@ class SqliteDatabase:
     def _inserts(self, table: Name, schema: pa.Schema, lineage: Mapping[str, Any]) -> tuple[str, str]:
         """The statement for ROWS rows and that for one. Lineage stands in them as literals: nothing is bound twice."""
         d = self.dialect
-        constants = [d.literal(encode(pa.array([v]), types.stores(pa.array([v]).type).arrow)[0]) for v in lineage.values()]
+        values = map(pa.scalar, lineage.values())
+        constants = [d.literal(encode(pa.array([v]), types.stores(v.type).arrow)[0]) for v in values]
         row = ", ".join(["?"] * len(schema) + constants)
         into = f"INSERT INTO {d.name(table)} ({d.columns([*schema.names, *lineage])}) VALUES "
-        return tuple(into + ", ".join([f"({row})"] * n) + " ON CONFLICT DO NOTHING" for n in (_rows(len(schema)), 1))
+        many = ", ".join([f"({row})"] * _rows(len(schema)))
+        return f"{into}{many} ON CONFLICT DO NOTHING", f"{into}({row}) ON CONFLICT DO NOTHING"
 
     def _insert(self, many: str, one: str, columns: list[list[Any]], rows: int) -> int:
         """Values go in row by row of ``flat``, ROWS rows a statement: a quarter less time than one row a statement."""
@@ -168,18 +171,30 @@ class SqliteDatabase:
             todo = "correct the value in the source, or give the column another type"
             raise DataError(f"load {table}", found, todo) from None
 
+    def unique(self, table: Name, key: Sequence[str]) -> bool:
+        """By column sets and BINARY order: under NOCASE two staged keys could be one."""
+        pk = self.rows("SELECT name, upper(type) FROM pragma_table_xinfo(?) WHERE pk > 0", (table.last,))
+        sql = 'SELECT name, origin FROM pragma_index_list(?) WHERE "unique" AND NOT partial'
+        indexes = self.rows(sql, (table.last,))
+        if pk == [(key[0], "INTEGER")] and len(key) == 1 and "pk" not in {origin for _, origin in indexes}:
+            return True
+        sql = "SELECT name, coll FROM pragma_index_xinfo(?) WHERE key"
+        wanted = {(name, "BINARY") for name in key}
+        return any({*self.rows(sql, (index,))} == wanted for index, _ in indexes)
+
     def plain(self, table: Name, key: Sequence[str]) -> bool:
         """Told by the text SQLite keeps of the table: a default, a check, a collation would show in it."""
         schema = self.schema(table)
         if schema is None:
             return False
-        text = self.rows("SELECT sql FROM sqlite_master WHERE type = 'table' AND name = ? COLLATE NOCASE", (table.last,))
+        sql = "SELECT sql FROM sqlite_master WHERE type = 'table' AND name = ? COLLATE NOCASE"
+        text = self.rows(sql, (table.last,))
         named = "instr(lower(m.sql), lower(?)) > 0"
         hanging = (
             "SELECT 1 FROM sqlite_master AS m WHERE (m.type IN ('index', 'trigger') AND m.tbl_name = ? COLLATE NOCASE "
             f"AND m.sql IS NOT NULL) OR (m.type IN ('view', 'trigger') AND {named}) UNION ALL "
             "SELECT 1 FROM sqlite_master AS m, pragma_foreign_key_list(m.name) AS f "
-            'WHERE m.type = \'table\' AND f."table" = ? COLLATE NOCASE'
+            "WHERE m.type = 'table' AND f.\"table\" = ? COLLATE NOCASE"
         )
         ours = self.dialect.create_table(table, schema, key)
         return text[0][0] == ours and not self.rows(hanging, (table.last,) * 3)
@@ -187,7 +202,7 @@ class SqliteDatabase:
     def swap(self, stage: Name, target: Name) -> None:
         d = self.dialect
         self.execute(d.drop_table(target))
-        # Legacy: rename the table and nothing else; a view of somebody else's that is broken already stops it otherwise.
+        # Legacy: rename this table and nothing else. Otherwise any broken view in the database stops the rename.
         self.execute("PRAGMA legacy_alter_table=ON")
         self.execute(f"ALTER TABLE {d.name(stage)} RENAME TO {d.quote(target.last)}")
         self.execute("PRAGMA legacy_alter_table=OFF")

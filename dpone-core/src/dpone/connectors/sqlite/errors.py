@@ -31,9 +31,9 @@ _KNOWN: dict[str, tuple[str, str, Category | None]] = {
     "SQLITE_CANTOPEN": ("the file cannot be opened", "check the path and its permissions", None),
     "SQLITE_NOTADB": ("the file is not a SQLite database", "name a database file, or a new one", None),
     "SQLITE_FULL": ("the disk is full", "free some space and run again; nothing was changed", None),
-    "SQLITE_CORRUPT": ("the database is damaged", "restore it, or recover it with '.recover' of the sqlite3 shell", None),
+    "SQLITE_CORRUPT": ("the database is damaged", "restore it, or use '.recover' of the sqlite3 shell", None),
     "SQLITE_IOERR": ("the disk failed to read or write", "check disk, file system and free space", None),
-    "SQLITE_TOOBIG": ("a value or statement exceeds SQLite's limit", "leave it out in the source", Category.DATA_QUALITY),
+    "SQLITE_TOOBIG": ("a value exceeds SQLite's limit", "leave it out in the source", Category.DATA_QUALITY),
 }
 _KNOWN["SQLITE_LOCKED"] = _KNOWN["SQLITE_BUSY"]
 

@@ -182,8 +182,11 @@ def _json(value: Any) -> Any:
 # ---- SQLite to Arrow
 
 
-def decode(values: Sequence[Any], type: pa.DataType) -> pa.Array:
-    """One column as fetched, as an array of ``type``. Raises Refused where a value is of another kind."""
+def decode(values: Sequence[Any], type: pa.DataType, *, as_text: bool = False) -> pa.Array:
+    """One column as fetched, as an array of ``type``. Raises Refused where a value is of another kind. as_text: numbers
+    are written out, as a person asked for."""
+    if as_text:
+        values = [v if v is None or v.__class__ in (str, bytes) else repr(v) for v in values]
     allowed = _allowed(type)
     if not set(map(_kind, values)) <= allowed:
         row = next(i for i, v in enumerate(values) if _kind(v) not in allowed)
@@ -232,9 +235,3 @@ def _array(values: Sequence[Any], type: pa.DataType) -> pa.Array:
     if t.is_date(type) or t.is_timestamp(type):
         return pa.array(values, pa.string()).cast(type)
     return pa.array(values, type)
-
-
-def as_text(value: Any) -> Any:
-    """For a column read as string whatever it holds; a blob stays one, and is refused."""
-    return value if value is None or value.__class__ in (str, bytes) else repr(value)
-

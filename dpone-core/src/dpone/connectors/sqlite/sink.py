@@ -81,7 +81,8 @@ class SqliteSink:
             return [d.add_column(self._target, change.after)]
         if change.kind == "widen" and change.before is not None and change.after is not None:
             return d.widen_column(self._target, change.before, change.after)
-        raise SinkError(f"evolve {self._target}", f"no statement makes the change '{change}'", "change the table by hand")
+        found = f"no statement makes the change '{change}'"
+        raise SinkError(f"evolve {self._target}", found, "change the table by hand")
 
     def apply(self, ddl: Sequence[str]) -> None:
         """In one transaction: all or nothing."""

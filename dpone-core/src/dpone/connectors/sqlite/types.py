@@ -45,7 +45,7 @@ def stores(type: pa.DataType) -> Stored:
     if type == JSON and isinstance(type, pa.BaseExtensionType):
         return Stored("JSON_TEXT", JSON)
     if t.is_nested(type):
-        return Stored("JSON_TEXT" if JSON != pa.string() else "TEXT", JSON, "checked")
+        return Stored("JSON_TEXT" if pa.string() != JSON else "TEXT", JSON, "checked")
     if isinstance(type, pa.BaseExtensionType):
         return stores(type.storage_type)
     if t.is_binary(type) or t.is_large_binary(type) or t.is_binary_view(type) or t.is_fixed_size_binary(type):
@@ -72,7 +72,9 @@ def declared(text: str) -> pa.DataType | None:
     if name in ("DECIMAL_TEXT", "DECIMAL", "NUMERIC") and 0 < precision <= 76 and scale <= precision:
         return pa.decimal128(precision, scale) if precision <= 38 else pa.decimal256(precision, scale)
     for words, type_ in (
-        (("INT",), pa.int64()), (("CHAR", "CLOB", "TEXT"), pa.string()), (("BLOB",), pa.binary()),
+        (("INT",), pa.int64()),
+        (("CHAR", "CLOB", "TEXT"), pa.string()),
+        (("BLOB",), pa.binary()),
         (("REAL", "FLOA", "DOUB"), pa.float64()),
     ):  # fmt: skip  (SQLite's own rules, in its order)
         if any(word in name for word in words):

@@ -1,0 +1,171 @@
+"""What is measured. A case lays out one folder per side; every leg runs in a fresh copy of its side's folder."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Sequence
+from pathlib import Path
+
+from attrs import frozen
+
+from benchmarks.baseline_merge import COLUMNS
+from benchmarks.measure import run
+
+HERE = Path(__file__).parent
+DPONE = str(Path(sysconfig.get_path("scripts")) / "dpone")
+
+PIPELINE = """\
+pipeline: bench
+source: {{type: file, path: "in/*.csv"}}
+sink: {sink}
+state: {{type: file, path: state}}
+"""
+
+
+def python(*arguments: object) -> str:
+    """Run a module or script of ours beside the measurement; what it printed."""
+    command = [sys.executable, *map(str, arguments)]
+    done = subprocess.run(command, cwd=HERE.parent, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"exit code {done.returncode} of: {' '.join(command)}")
+    return done.stdout.strip()
+
+
+@frozen
+class Data:
+    """Generated files, kept from one call to the next."""
+
+    folder: Path
+
+    def file(self, kind: str, rows: int) -> Path:
+        """``orders`` or ``delta`` (see ``benchmarks.data``), also brought into the page cache."""
+        path = self.folder / f"{kind}-{rows}.csv"
+        if not path.exists():
+            python("-m", "benchmarks.data", kind, rows, path)
+        with path.open("rb", buffering=0) as file:
+            while file.read(1 << 20):
+                pass
+        return path
+
+
+class Case:
+    """Our command and the baseline's, which do the same work.
+
+    bar    the median ratio may be this much
+    times  pairs for each pair that is asked for: short legs need more of them
+    """
+
+    name: str
+    what: str
+    baseline: str
+    bar: float
+    times = 1
+    moves_data = True
+
+    def ours(self) -> Sequence[str]:
+        return [DPONE, "run", "pipeline.yaml"]
+
+    def theirs(self) -> Sequence[str]:
+        raise NotImplementedError
+
+    def lay(self, data: Data, rows: int, ours: Path, theirs: Path | None) -> None:
+        """Fill the folders in which the legs begin. Nothing here is measured."""
+
+    def compare(self, ours: Path, theirs: Path) -> str:
+        """What both sides have in common; ends the benchmark if they do not."""
+        raise NotImplementedError
+
+
+class Help(Case):
+    name, what, baseline, bar, times, moves_data = "help", "dpone --help", 'python -c "import click"', 3.0, 8, False
+
+    def ours(self) -> Sequence[str]:
+        return [DPONE, "--help"]
+
+    def theirs(self) -> Sequence[str]:
+        return [sys.executable, "-c", "import click"]
+
+    def compare(self, ours: Path, theirs: Path) -> str:
+        if "Usage: dpone" not in (ours / "out.log").read_text():
+            raise SystemExit("dpone --help printed no usage")
+        return "help printed"
+
+
+def lay_run(folder: Path, sink: str, *inputs: Path) -> None:
+    """A pipeline that reads ``in/*.csv``."""
+    (folder / "in").mkdir()
+    for path in inputs:
+        (folder / "in" / path.name).symlink_to(path)
+    (folder / "pipeline.yaml").write_text(PIPELINE.format(sink=sink))
+
+
+class Parquet(Case):
+    name, what, bar = "parquet", "CSV -> Parquet (file sink, full_refresh)", 1.25
+    baseline = "pyarrow: open_csv -> ParquetWriter.write_batch, same codec and row groups, fsync"
+
+    def lay(self, data: Data, rows: int, ours: Path, theirs: Path | None) -> None:
+        orders = data.file("orders", rows)
+        lay_run(ours, "{type: file, path: out, strategy: {mode: full_refresh}}", orders)
+        if theirs:
+            (theirs / "in.csv").symlink_to(orders)
+
+    def theirs(self) -> Sequence[str]:
+        return [sys.executable, str(HERE / "baseline_parquet.py"), "in.csv", "out.parquet"]
+
+    def compare(self, ours: Path, theirs: Path) -> str:
+        return _rows(python("-m", "benchmarks.compare", "parquet", ours / "out", theirs / "out.parquet"))
+
+
+_SQLITE = '{{type: sqlite, connection: "sqlite:///out.db", table: orders, strategy: {{mode: {}, key: [id]}}}}'
+
+
+class Sqlite(Case):
+    name, what, bar = "sqlite", "CSV -> SQLite (full_refresh)", 1.5
+    baseline = "sqlite3 shell: .import into the same typed table"
+
+    def lay(self, data: Data, rows: int, ours: Path, theirs: Path | None) -> None:
+        orders = data.file("orders", rows)
+        lay_run(ours, _SQLITE.format("full_refresh"), orders)
+        if theirs:
+            (theirs / "in.csv").symlink_to(orders)
+
+    def theirs(self) -> Sequence[str]:
+        shell = shutil.which("sqlite3")
+        if shell is None:
+            raise SystemExit("the sqlite3 shell is missing: apt-get install sqlite3 (or brew, dnf: sqlite)")
+        return [shell, "out.db", f"CREATE TABLE orders ({COLUMNS})", ".mode csv", ".import --skip 1 in.csv orders"]
+
+    def compare(self, ours: Path, theirs: Path) -> str:
+        return _rows(python("-m", "benchmarks.compare", "sqlite", ours / "out.db", theirs / "out.db"))
+
+
+class Merge(Case):
+    name, what, bar = "merge", "merge of a tenth (half changed, half new) into a SQLite table", 1.3
+    baseline = "Python by hand: csv, executemany into a temporary table, UPDATE and INSERT, one transaction"
+
+    def lay(self, data: Data, rows: int, ours: Path, theirs: Path | None) -> None:
+        orders, delta = data.file("orders", rows), data.file("delta", rows)
+        lay_run(ours, _SQLITE.format("merge"), orders)
+        run(self.ours(), ours)
+        (ours / "in" / delta.name).symlink_to(delta)
+        if theirs:
+            (theirs / "in.csv").symlink_to(orders)
+            run(self.theirs(), theirs)
+            (theirs / "in.csv").unlink()
+            (theirs / "in.csv").symlink_to(delta)
+
+    def theirs(self) -> Sequence[str]:
+        return [sys.executable, str(HERE / "baseline_merge.py"), "in.csv", "out.db"]
+
+    def compare(self, ours: Path, theirs: Path) -> str:
+        return _rows(python("-m", "benchmarks.compare", "sqlite", ours / "out.db", theirs / "out.db"))
+
+
+def _rows(count: str) -> str:
+    return f"{int(count):,} rows equal"
+
+
+CASES: tuple[Case, ...] = (Help(), Parquet(), Sqlite(), Merge())

@@ -1,0 +1,70 @@
+"""Rows to measure with: orders of ten columns, the same at every call. ``python -m benchmarks.data orders 1000 FILE``.
+
+Runs in a process of its own: whoever starts a measured process must be small (see ``measure``).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+
+CHUNK = 200_000
+_STATUS = np.array(["new", "paid", "shipped", "returned"])
+
+
+def orders(rows: int) -> Iterator[pa.Table]:
+    """Ids 0 to ``rows`` - 1, in order."""
+    rng = np.random.default_rng(1)
+    for start in range(0, rows, CHUNK):
+        yield _orders(np.arange(start, min(start + CHUNK, rows)), rng)
+
+
+def delta(rows: int) -> Iterator[pa.Table]:
+    """What a merge into ``orders(rows)`` brings, a tenth of it: half of it has known ids, half new ones, mixed."""
+    rng = np.random.default_rng(2)
+    half = max(rows // 20, 1)
+    ids = np.concatenate([rng.choice(rows, half, replace=False), np.arange(rows, rows + half)])
+    rng.shuffle(ids)
+    for start in range(0, len(ids), CHUNK):
+        yield _orders(ids[start : start + CHUNK], rng)
+
+
+def _orders(ids: np.ndarray, rng: np.random.Generator) -> pa.Table:
+    n = len(ids)
+    days, seconds = rng.integers(0, 2000, n), rng.integers(0, 10**8, n)
+    return pa.table(
+        {
+            "id": ids,
+            "customer_id": rng.integers(1, 1_000_000, n),
+            "quantity": rng.integers(1, 100, n, dtype=np.int32),
+            "price": np.round(rng.random(n) * 1000, 2),
+            "discount": np.round(rng.random(n), 4),
+            "status": _STATUS[rng.integers(0, 4, n)],
+            "note": [f"order note {i:x} é" for i in rng.integers(0, 1 << 40, n)],
+            "active": rng.integers(0, 2, n).astype(bool),
+            "ordered_on": np.datetime64("2020-01-01") + days.astype("timedelta64[D]"),
+            "updated_at": np.datetime64("2024-01-01T00:00:00") + seconds.astype("timedelta64[s]"),
+        }
+    )
+
+
+def write(tables: Iterator[pa.Table], path: Path) -> None:
+    """CSV with a header; the file has its name only when it is whole."""
+    beside = path.with_name(path.name + ".tmp")
+    with beside.open("wb") as file:
+        for i, table in enumerate(tables):
+            pyarrow.csv.write_csv(table, file, pyarrow.csv.WriteOptions(include_header=i == 0))
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+
+
+if __name__ == "__main__":
+    kind, rows, path = sys.argv[1:]
+    write({"orders": orders, "delta": delta}[kind](int(rows)), Path(path))

@@ -1,0 +1,321 @@
+"""Source: a table, a view or a query of a SQLite file, in one snapshot, whole or by cursor column."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from decimal import Decimal
+from fnmatch import fnmatchcase
+from itertools import islice
+from typing import Any
+
+import pyarrow as pa
+
+from dpone.connectors.sqlite import types
+from dpone.connectors.sqlite.config import SqliteSourceOptions
+from dpone.connectors.sqlite.connect import connect, database_path, table_name
+from dpone.connectors.sqlite.database import DECIMAL, SqliteDialect, compare_decimals
+from dpone.connectors.sqlite.errors import failing
+from dpone.connectors.sqlite.rows import Refused, decode
+from dpone.contract import Finding, Part, Window, WindowRequest
+from dpone.errors import ConfigError, DataError, DponeError, SourceError
+from dpone.pipeline import SourceSpec
+from dpone.position import Position
+from dpone.schema import PREFIX, Name
+from dpone.sql.cursor import CursorPlan, Reading, Row, Span, Value, cursor_column, earlier, less, require_same, unseen
+
+_BATCH_ROWS = 10_000
+_BATCH_BYTES = 8_000_000
+_VIEW = PREFIX + "query"
+
+
+class SqliteSource:
+    """``contract.Source``. The snapshot is a read transaction from ``window`` to the end of the read; in a database
+    without WAL nobody else can commit to it for as long."""
+
+    def __init__(self, spec: SourceSpec) -> None:
+        self._options = spec.options if isinstance(spec.options, SqliteSourceOptions) else SqliteSourceOptions()
+        self._incremental = spec.options.incremental
+        if self._incremental is not None and self._incremental.by != "cursor":
+            found = f"incremental.by: {self._incremental.by}"
+            raise ConfigError("read source sqlite", found, "use by: cursor; SQLite has nothing else")
+        self._path = database_path(spec.connection, spec.base)
+        self._table = table_name(spec.table) if spec.table else None
+        self._query = spec.query
+        self.name = str(self._table) if self._table else "the query"
+        self._chosen = {column: types.option(text) for column, text in self._options.columns.items()}
+        self._db: sqlite3.Connection | None = None
+        self._schema: pa.Schema | None = None
+        self._reading: Reading | None = None
+        self._cursor: _Cursor | None = None
+        self._batch_rows = _BATCH_ROWS
+
+    def check(self) -> list[Finding]:
+        findings = [Finding("sqlite library", True, sqlite3.sqlite_version)]
+        try:
+            columns = len(self.schema())
+        except DponeError as error:
+            return [*findings, Finding("connection", False, error.found, error.todo)]
+        finally:
+            self.close()
+        return [*findings, Finding("connection", True, str(self._path)), Finding("source", True, f"{columns} columns")]
+
+    def tables(self, pattern: str) -> list[str]:
+        """Tables and views, without SQLite's own and dpone's."""
+        found = self.rows("SELECT name FROM sqlite_master WHERE type IN ('table', 'view')")
+        names = sorted(name for (name,) in found if not name.startswith(("sqlite_", PREFIX)))
+        return [str(Name((name,))) for name in names if fnmatchcase(name, pattern)]
+
+    def schema(self) -> pa.Schema:
+        try:
+            return self._columns(None)
+        finally:
+            self.end()
+
+    def window(self, after: Position | None, request: WindowRequest) -> Window:
+        """Opens the snapshot. Without ``incremental`` every window is the whole table."""
+        self.end()
+        self._execute("BEGIN")
+        try:
+            self._batch_rows = request.batch_rows or _BATCH_ROWS
+            self._schema = self._columns(request.expected)
+            self._reading = self._plan(after, request)
+        except BaseException:
+            self.end()
+            raise
+        reading = self._reading
+        parts = (Part("all", {"spans": len(reading.spans)}),) if reading.spans else ()
+        if not parts:
+            self.end()
+        whole = request.whole or self._incremental is None
+        return Window(reading.position, parts, False, self._schema, whole, True, reading.proof)
+
+    def _plan(self, after: Position | None, request: WindowRequest) -> Reading:
+        assert self._schema is not None
+        identity = {"path": str(self._path.resolve()), **self._what()}
+        if self._incremental is not None:
+            names = tuple(self._schema.names)
+            column = cursor_column(self._incremental, names, request.mode, self.name)
+            self._cursor = _Cursor(self, column, self._schema.field(column).type)
+            plan = CursorPlan(self._cursor, self._incremental, identity, names, request.mode, self.name)
+            return plan.reading(after, whole=request.whole)
+        if after is not None and not request.whole:
+            require_same(after, "snapshot", identity, self.name)
+        value = {"taken_at": datetime.now(UTC).isoformat(timespec="microseconds")}
+        position = Position("snapshot", identity, value, after.epoch if after else 0)
+        return Reading(position, (Span(),), "one snapshot holds the whole of the source")
+
+    def _what(self) -> dict[str, str]:
+        if self._table is not None:
+            return {"table": self._table.last}
+        return {"query": hashlib.sha256((self._query or "").encode()).hexdigest()[:16]}
+
+    @contextmanager
+    def read(self, part: Part) -> Iterator[_SqliteStream]:
+        if self._reading is None or self._schema is None or self._db is None or not self._db.in_transaction:
+            raise SourceError(f"read {self.name}", "the snapshot of the window is gone", "begin a new window")
+        try:
+            yield _SqliteStream(self, self._schema, self._reading, self._batch_rows)
+        finally:
+            self.end()
+
+    def ack(self, position: Position) -> None:
+        """Nothing to let go of."""
+
+    def close(self) -> None:
+        if self._db is not None:
+            self._db.close()
+            self._db = None
+
+    # ---- the connection
+
+    def _connection(self) -> sqlite3.Connection:
+        if self._db is None:
+            with failing(SourceError, f"read {self._path}", self._path):
+                db = connect(self._path, self._options.busy_timeout, SourceError, create=False)
+                db.create_collation(DECIMAL, compare_decimals)
+                if self._query is not None:
+                    self._define(db)
+                db.execute("PRAGMA query_only=ON")
+            self._db = db
+        return self._db
+
+    def _define(self, db: sqlite3.Connection) -> None:
+        """The query as a temporary view: one statement, read-only, with declared types where SQLite knows them."""
+        text = (self._query or "").strip().rstrip(";")
+        try:
+            db.execute(f'CREATE TEMP VIEW "{_VIEW}" AS {text}')
+            db.execute(f'SELECT 1 FROM temp."{_VIEW}" LIMIT 0')
+        except (sqlite3.Error, sqlite3.Warning) as error:
+            raise ConfigError("read the query", str(error), "give one SELECT without parameters") from error
+
+    def _execute(self, sql: str, parameters: Sequence[Any] = ()) -> sqlite3.Cursor:
+        with failing(SourceError, f"read {self.name}", self._path):
+            return self._connection().execute(sql, parameters)
+
+    def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
+        with failing(SourceError, f"read {self.name}", self._path):
+            return self._connection().execute(sql, parameters).fetchall()
+
+    def select(self, columns: Sequence[str], where: str, parameters: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
+        sql = f"SELECT {SqliteDialect().columns(columns, 's')} FROM {self.relation} AS s"
+        with failing(SourceError, f"read {self.name}", self._path):
+            yield from self._connection().execute(f"{sql} WHERE {where}" if where else sql, parameters)
+
+    def where(self, span: Span) -> tuple[str, tuple[Any, ...]]:
+        return self._cursor.where(span) if self._cursor else ("", ())
+
+    def as_text(self, column: str) -> bool:
+        """True if the options ask for text, whatever the values are."""
+        return bool(self._chosen.get(column) == pa.string())
+
+    def end(self) -> None:
+        """The end of the snapshot, so that others can write again."""
+        if self._db is not None and self._db.in_transaction:
+            self._execute("ROLLBACK")
+
+    # ---- columns
+
+    @property
+    def relation(self) -> str:
+        return f'temp."{_VIEW}"' if self._table is None else f"main.{SqliteDialect().name(self._table)}"
+
+    def _columns(self, expected: pa.Schema | None) -> pa.Schema:
+        """Types as declared, or as stated in the options; where neither tells, as the values are."""
+        place = (_VIEW, "temp") if self._table is None else (self._table.last, "main")
+        # hidden: 1 are the inner columns of virtual tables, 2 and 3 generated ones
+        sql = "SELECT name, type FROM pragma_table_xinfo(?, ?) WHERE hidden != 1 ORDER BY cid"
+        found = dict(self.rows(sql, place))
+        if not found:
+            raise SourceError(f"read {self.name}", f"there is no such table or view in {self._path}", "see its name")
+        if unknown := [c for c in self._chosen if c not in found]:
+            todo = f"name columns of the source: {', '.join(list(found)[:20])}"
+            raise ConfigError("read options.columns", f"no column {', '.join(unknown)}", todo)
+        known = {name: self._chosen.get(name) or types.declared(text) for name, text in found.items()}
+        if open_ := [name for name, type_ in known.items() if type_ is None]:
+            known |= self._inferred(open_, expected)
+        return pa.schema(known.items())
+
+    def _inferred(self, names: Sequence[str], expected: pa.Schema | None) -> dict[str, pa.DataType]:
+        """From the kinds of all values; a type the target has already is kept where the values fit it."""
+        d = SqliteDialect()
+        sums = ", ".join(
+            f"MAX(typeof(s.{d.quote(n)}) = '{kind}')" for n in names for kind in ("integer", "real", "text", "blob")
+        )
+        answer = self.rows(f"SELECT {sums} FROM {self.relation} AS s")[0]
+        inferred = {}
+        for i, name in enumerate(names):
+            whole, real, text, blob = map(bool, answer[4 * i : 4 * i + 4])
+            if (whole or real) + text + blob > 1:
+                found = f"column {name} has no declared type and values of several kinds"
+                raise DataError(f"read {self.name}", found, f"state options.columns: {{{name}: string}}")
+            wanted = expected.field(name).type if expected is not None and name in expected.names else None
+            fits = wanted is not None and not (real or text or blob) and (not whole or wanted == pa.float64())
+            kinds = ((blob, pa.binary()), (real, pa.float64()), (whole, pa.int64()), (True, pa.string()))
+            inferred[name] = wanted if fits else next(type_ for there, type_ in kinds if there)
+        return inferred
+
+
+class _Cursor:
+    """``dpone.sql.cursor.Cursored`` over a source's snapshot."""
+
+    def __init__(self, source: SqliteSource, column: str, type: pa.DataType) -> None:
+        self._source, self._type = source, type
+        self._column = f"s.{SqliteDialect().quote(column)}"
+        self._ordered = SqliteDialect().ordered(self._column, type)
+
+    def highest(self) -> Value | None:
+        """MIN beside MAX: in SQLite's order all numbers are below all texts, and would be lost below the position."""
+        of = f"FROM {self._source.relation} AS s"
+        sql = f"SELECT (SELECT MAX({self._ordered}) {of}), (SELECT MIN({self._ordered}) {of})"
+        high, low = self._source.rows(sql)[0]
+        if high is None:
+            return None
+        if isinstance(high, (int, float)) is not isinstance(low, (int, float)) or isinstance(high, bytes):
+            found = f"cursor column {self._column} holds blobs, or numbers beside texts"
+            raise DataError("read by cursor", found, "choose a column of one kind")
+        return _value(high)
+
+    def nulls(self) -> int:
+        sql = f"SELECT COUNT(*) FROM {self._source.relation} AS s WHERE {self._column} IS NULL"
+        return int(self._source.rows(sql)[0][0])
+
+    def compare(self, value: Value) -> int:
+        """Asked of the rows, since only there the column's own collation holds."""
+        sql = f"SELECT EXISTS (SELECT 1 FROM {self._source.relation} AS s WHERE {self._ordered} {{}} ?)"
+        (above,), (here,) = (self._source.rows(sql.format(sign), (_bound(value),))[0] for sign in (">", ">="))
+        return 1 if above else 0 if here else -1
+
+    def below(self, value: Value, lookback: float) -> Value:
+        t = pa.types
+        if value.type == "integer":
+            return Value("integer", str(math.floor(Decimal(less(value.text, lookback)))))
+        if value.type == "real":
+            return Value("real", repr(float(value.text) - lookback))
+        if t.is_date(self._type) or t.is_timestamp(self._type):
+            return Value("text", earlier(value.text, lookback))
+        if t.is_decimal(self._type):
+            return Value("text", less(value.text, lookback))
+        raise ConfigError("read by cursor", f"lookback on a column of {self._type}", "leave lookback out")
+
+    def rows(self, span: Span, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+        return self._source.select(columns, *self.where(span))
+
+    def where(self, span: Span) -> tuple[str, tuple[Any, ...]]:
+        terms = [(">" if span.above else ">=", span.low), ("<=", span.high)]
+        given = [(sign, _bound(value)) for sign, value in terms if value is not None]
+        return " AND ".join(f"{self._ordered} {sign} ?" for sign, _ in given), tuple(value for _, value in given)
+
+
+def _value(value: Any) -> Value:
+    if isinstance(value, str):
+        return Value("text", value)
+    return Value("integer", str(value)) if isinstance(value, int) else Value("real", repr(value))
+
+
+def _bound(value: Value) -> Any:
+    return {"integer": int, "real": float, "text": str}[value.type](value.text)
+
+
+class _SqliteStream:
+    """``contract.Stream``."""
+
+    native: tuple[str, ...] = ()
+
+    def __init__(self, source: SqliteSource, schema: pa.Schema, reading: Reading, batch_rows: int) -> None:
+        self.schema, self.filtered = schema, reading.nulls
+        self._source, self._reading, self._batch_rows = source, reading, batch_rows
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        rows, done, take = self._rows(), 0, min(self._batch_rows, 100)
+        while chunk := list(islice(rows, take)):
+            batch = self._batch(chunk, done)
+            done += len(chunk)
+            take = max(1, min(self._batch_rows, _BATCH_BYTES * len(chunk) // max(batch.nbytes, 1)))
+            yield batch
+        self._source.end()  # before the last batch is written: a sink in the same file may need the lock
+
+    def _rows(self) -> Iterator[Row]:
+        names, reading = self.schema.names, self._reading
+        for i, span in enumerate(reading.spans):
+            rows: Iterator[Row] = self._source.select(names, *self._source.where(span))
+            if i == 0 and reading.skip:
+                rows = unseen(rows, [names.index(name) for name in reading.told], reading.skip)
+            yield from rows
+
+    def _batch(self, rows: list[Row], before: int) -> pa.RecordBatch:
+        columns = zip(self.schema, zip(*rows, strict=True), strict=True)
+        arrays = [self._array(field, column, before) for field, column in columns]
+        return pa.RecordBatch.from_arrays(arrays, schema=self.schema)
+
+    def _array(self, field: pa.Field, values: Row, before: int) -> pa.Array:
+        try:
+            return decode(values, field.type, as_text=self._source.as_text(field.name))
+        except Refused as error:
+            found = f"column {field.name}, row {before + error.row + 1:,} of the read: {error.reason}"
+            todo = f"correct the value, or state options.columns: {{{field.name}: string}}"
+            raise DataError(f"read {self._source.name}", found, todo) from None

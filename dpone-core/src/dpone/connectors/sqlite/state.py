@@ -1,0 +1,238 @@
+"""State backend: positions, their history and the locks of runners, in one SQLite file."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import socket
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from attrs import frozen
+
+from dpone.connectors.sqlite.config import SqliteStateOptions
+from dpone.connectors.sqlite.connect import connect, database_path
+from dpone.connectors.sqlite.errors import failing
+from dpone.contract import Finding, Versioned
+from dpone.errors import Busy, Conflict, DponeError, StateError
+from dpone.pipeline import StateSpec
+
+HISTORY = 50
+_TABLES = (
+    """CREATE TABLE IF NOT EXISTS "__dpone__state"
+    (key TEXT PRIMARY KEY NOT NULL, version INTEGER NOT NULL, value TEXT, saved_at TEXT NOT NULL)""",
+    """CREATE TABLE IF NOT EXISTS "__dpone__state_history"
+    (key TEXT NOT NULL, version INTEGER NOT NULL, value TEXT NOT NULL, saved_at TEXT NOT NULL,
+    PRIMARY KEY (key, version))""",
+    """CREATE TABLE IF NOT EXISTS "__dpone__locks"
+    (key TEXT PRIMARY KEY NOT NULL, owner TEXT NOT NULL, host TEXT NOT NULL, machine TEXT NOT NULL,
+    pid INTEGER NOT NULL, started TEXT NOT NULL, expires REAL NOT NULL)""",
+)
+_HISTORY = 'SELECT {} FROM "__dpone__state_history" WHERE key = ? ORDER BY version DESC LIMIT ?'
+
+
+class SqliteState:
+    """``contract.StateBackend``. Every call has a connection of its own: a lease is renewed from another thread."""
+
+    def __init__(self, spec: StateSpec) -> None:
+        options = spec.options if isinstance(spec.options, SqliteStateOptions) else SqliteStateOptions()
+        self._path = database_path(spec.connection, spec.base)
+        self._timeout = options.busy_timeout
+
+    def check(self) -> list[Finding]:
+        """Creates nothing."""
+        try:
+            if self._path.exists():
+                with self._reading("check"):
+                    pass
+        except DponeError as error:
+            return [Finding("state", False, error.found, error.todo)]
+        folder = self._path.parent if self._path.parent.exists() else self._path.parent.parent
+        if not os.access(self._path if self._path.exists() else folder, os.W_OK):
+            return [Finding("state", False, f"{self._path} is not writable", "grant write access to it and its folder")]
+        return [Finding("state", True, f"{self._path}{'' if self._path.exists() else ' (will be created)'}")]
+
+    def load(self, key: str) -> Versioned | None:
+        with self._reading("load the state") as db:
+            row = _row(db, key) if db else None
+        return None if row is None or row[1] is None else _versioned(*row)
+
+    def save(self, key: str, value: Mapping[str, Any], expected: int) -> int:
+        return self._write(key, json.dumps(dict(value), sort_keys=True, allow_nan=False, ensure_ascii=False), expected)
+
+    def delete(self, key: str, expected: int) -> None:
+        self._write(key, None, expected)
+
+    def _write(self, key: str, value: str | None, expected: int) -> int:
+        with self._writing("save the state") as db:
+            version, old, _ = _row(db, key) or (0, None, "")
+            current = 0 if old is None else version
+            if current != expected:
+                found = f"{key} is at version {current}, expected {expected}; another runner was faster"
+                raise Conflict("save the state", found, "nothing was written; run again")
+            row = (key, version + 1, value, datetime.now(UTC).isoformat(timespec="microseconds"))
+            db.execute('INSERT OR REPLACE INTO "__dpone__state" VALUES (?, ?, ?, ?)', row)
+            if value is not None:
+                db.execute('INSERT INTO "__dpone__state_history" VALUES (?, ?, ?, ?)', row)
+            old_ones = (
+                'SELECT version FROM "__dpone__state_history" WHERE key = ? ORDER BY version DESC LIMIT -1 OFFSET ?'
+            )
+            sql = f'DELETE FROM "__dpone__state_history" WHERE key = ? AND version IN ({old_ones})'
+            db.execute(sql, (key, key, HISTORY))
+        return version + 1
+
+    def history(self, key: str, limit: int = 20) -> list[Versioned]:
+        sql = (
+            'SELECT version, value, saved_at FROM "__dpone__state_history" WHERE key = ? ORDER BY version DESC LIMIT ?'
+        )
+        with self._reading("read the state's history") as db:
+            return [_versioned(*row) for row in db.execute(sql, (key, limit))] if db else []
+
+    @contextmanager
+    def lock(self, key: str, ttl: float) -> Iterator[SqliteLease]:
+        lease = SqliteLease(self, key, ttl, secrets.token_hex(8))
+        with self._writing("lock the stream") as db:
+            me, now = Process.this(), time.time()
+            sql = 'SELECT host, machine, pid, started, expires FROM "__dpone__locks" WHERE key = ?'
+            if found := db.execute(sql, (key,)).fetchone():
+                holder, expires = Process(*found[:4]), found[4]
+                if expires > now and not holder.gone():
+                    held = f"process {holder.pid} on {holder.host} holds it for another {expires - now:.0f} s at most"
+                    raise Busy(f"lock {key}", held, "let that run finish; a dead one is replaced when its lease ends")
+            row = (key, lease.owner, me.host, me.machine, me.pid, me.started, now + ttl)
+            db.execute('INSERT OR REPLACE INTO "__dpone__locks" VALUES (?, ?, ?, ?, ?, ?, ?)', row)
+        try:
+            yield lease
+        finally:
+            # Suppressed: what the run did stands, and the lease ends by itself.
+            with suppress(StateError), self._writing("release the lock") as db:
+                db.execute('DELETE FROM "__dpone__locks" WHERE key = ? AND owner = ?', (key, lease.owner))
+
+    def extend(self, lease: SqliteLease) -> None:
+        with self._writing("renew the lease") as db:
+            sql = 'UPDATE "__dpone__locks" SET expires = ? WHERE key = ? AND owner = ?'
+            if not db.execute(sql, (time.time() + lease.ttl, lease.key, lease.owner)).rowcount:
+                found = f"another runner has taken over {lease.key}"
+                raise Conflict("renew the lease", found, "nothing to do; this run stops and writes nothing more")
+
+    def close(self) -> None:
+        """Nothing is held between calls."""
+
+    @contextmanager
+    def _reading(self, failed: str) -> Iterator[sqlite3.Connection | None]:
+        """None if there is no state yet; looking creates nothing."""
+        if not self._path.exists():
+            yield None
+            return
+        with failing(StateError, failed, self._path), closing(self._open(create=False)) as db:
+            known = db.execute("SELECT COUNT(*) FROM sqlite_master WHERE name = '__dpone__state'").fetchone()[0]
+            yield db if known else None
+
+    @contextmanager
+    def _writing(self, failed: str) -> Iterator[sqlite3.Connection]:
+        """One transaction that has the write lock from its start; committed, hence durable, at the end of the block."""
+        with failing(StateError, failed, self._path):
+            _make_private(self._path)
+            with closing(self._open(create=True)) as db:
+                db.execute("BEGIN IMMEDIATE")
+                for table in _TABLES:
+                    db.execute(table)
+                yield db
+                db.execute("COMMIT")
+
+    def _open(self, *, create: bool) -> sqlite3.Connection:
+        return connect(self._path, self._timeout, StateError, create=create)
+
+
+@frozen
+class SqliteLease:
+    """``contract.Lease``."""
+
+    state: SqliteState
+    key: str
+    ttl: float
+    owner: str
+
+    def renew(self) -> None:
+        self.state.extend(self)
+
+
+@frozen
+class Process:
+    """Who holds a lock. machine: one boot of one machine and one space of process numbers. started: tells the process
+    from a later one of the same number."""
+
+    host: str
+    machine: str
+    pid: int
+    started: str
+
+    @classmethod
+    def this(cls) -> Process:
+        return cls(socket.gethostname(), _machine(), os.getpid(), _started(os.getpid()) or "")
+
+    def gone(self) -> bool:
+        """True only if it certainly is: on another machine nobody can tell."""
+        if self.machine != _machine():
+            return False
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return True
+        except OSError:
+            return False
+        started = _started(self.pid)
+        return started is not None and started != self.started
+
+
+@lru_cache(maxsize=1)
+def _machine() -> str:
+    """The boot and the process namespace, where Linux tells them; else the host's name."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot}/{os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return socket.gethostname()
+
+
+def _started(pid: int) -> str | None:
+    """Start time in clock ticks since boot (proc(5), field 22 of stat); None if the system does not tell."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    return stat.rpartition(")")[2].split()[19]
+
+
+def _row(db: sqlite3.Connection, key: str) -> tuple[int, str | None, str] | None:
+    found = db.execute('SELECT version, value, saved_at FROM "__dpone__state" WHERE key = ?', (key,)).fetchone()
+    return None if found is None else (found[0], found[1], found[2])
+
+
+def _versioned(version: int, value: str | None, saved_at: str) -> Versioned:
+    try:
+        return Versioned(json.loads(value or ""), version, datetime.fromisoformat(saved_at))
+    except ValueError as error:
+        todo = "restore the file from a backup, or set the state anew with 'dpone state set'"
+        raise StateError("load the state", f"version {version} is not JSON ({error})", todo) from error
+
+
+def _make_private(path: Path) -> None:
+    """Positions may name tables and files: the folder ``.dpone`` and the file are the owner's alone."""
+    if path.exists() or path.is_symlink():
+        return
+    try:
+        if path.parent.name == ".dpone":
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+        if path.parent.is_dir():
+            os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
+    except OSError as error:
+        todo = "grant write access to the folder, or name another connection for state"
+        raise StateError(f"create {path}", error.strerror or str(error), todo) from error

@@ -1,0 +1,263 @@
+"""Incremental reading by a cursor column: which rows are new since a position, and the position after them.
+
+A read goes from the last cursor value, included, to the highest one, included, both seen in one snapshot. Rows that
+share the last value may have been loaded already, or have come later. For ``append``, digests of the loaded ones (the
+boundary) stand in the position and tell them apart; ``merge`` may read them again, and does so only when a digest of
+them all (the range) has changed. So equal values are neither lost nor doubled, and an idle table gives an empty window.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any, Protocol
+
+from attrs import field, frozen
+
+from dpone.errors import ConfigError, DataError, IdentityChanged
+from dpone.pipeline import Incremental
+from dpone.position import Position
+
+KIND = "cursor"
+MAX_BOUNDARY = 100_000
+Row = Sequence[Any]
+
+
+@frozen
+class Value:
+    """A cursor value: ``text`` in the source's exact notation, ``type`` in its own word, so that it can be bound."""
+
+    type: str
+    text: str
+
+
+@frozen
+class Span:
+    """Rows whose cursor is from ``low`` to ``high``, both included; with ``above``, low is not. None is open; where
+    both are, rows with a NULL cursor are in it too."""
+
+    low: Value | None = None
+    high: Value | None = None
+    above: bool = False
+
+
+class Cursored(Protocol):
+    """What a source tells of its table, all of it in one snapshot. Comparisons are the database's own."""
+
+    def highest(self) -> Value | None:
+        """None: no row has a cursor value."""
+        ...
+
+    def nulls(self) -> int:
+        """Rows whose cursor is NULL."""
+        ...
+
+    def compare(self, value: Value) -> int:
+        """How the highest stands to ``value``: negative, zero or positive."""
+        ...
+
+    def below(self, value: Value, lookback: float) -> Value:
+        """``value`` less ``lookback``, or lower. Raises ConfigError for a type without distances."""
+        ...
+
+    def rows(self, span: Span, columns: Sequence[str]) -> Iterator[Row]:
+        """Values of these columns, exact."""
+        ...
+
+
+@frozen
+class Reading:
+    """What to read. spans: none if nothing is new. skip: digests of rows over ``told`` to leave out of the first span,
+    each as often as it says. nulls: rows left out because their cursor is NULL."""
+
+    position: Position
+    spans: tuple[Span, ...] = ()
+    proof: str = ""
+    skip: Mapping[str, int] = field(factory=dict)
+    told: tuple[str, ...] = ()
+    nulls: int = 0
+
+
+def digest(row: Row) -> str:
+    """Of the values and their kinds: ('a', 'bc') and ('ab', 'c'), NULL and '', 1 and '1' are all different."""
+    text = hashlib.blake2b(digest_size=12)
+    for value in row:
+        data = value if isinstance(value, bytes) else str(value).encode("utf-8", "surrogatepass")
+        text.update(f"{type(value).__name__}:{len(data)}:".encode() + data)
+    return text.hexdigest()
+
+
+def unseen(rows: Iterable[Row], places: Sequence[int], skip: Mapping[str, int]) -> Iterator[Row]:
+    """The rows that are not among the skipped ones, each of which counts once. ``places``: columns of the digest."""
+    left = dict(skip)
+    for row in rows:
+        mark = digest([row[i] for i in places])
+        if left.get(mark, 0):
+            left[mark] -= 1
+        else:
+            yield row
+
+
+@frozen
+class CursorPlan:
+    """One table's way of reading by cursor, its options checked by ``cursor_column``.
+
+    identity: of the physical source. columns: of the table, in order. name: of the table, for messages.
+    """
+
+    table: Cursored
+    options: Incremental
+    identity: Mapping[str, Any]
+    columns: tuple[str, ...]
+    mode: str
+    name: str
+
+    def reading(self, after: Position | None, *, whole: bool) -> Reading:
+        """What is new since ``after``; with ``whole``, or after nothing, all there is.
+
+        Raises IdentityChanged, or DataError for NULL cursors and for a boundary above MAX_BOUNDARY.
+        """
+        if after is not None and not whole:
+            require_same(after, KIND, self.identity, self.name)
+        nulls, high = self._nulls(), self.table.highest()
+        begin = whole or after is None or "hi" not in after.value
+        epoch = after.epoch if after else 0
+        if high is None:
+            nothing = Position(KIND, self.identity, {"column": self.options.column}, epoch)
+            return Reading(nothing if whole or after is None else after, proof="no row has a cursor value")
+        if begin or after is None:
+            return Reading(self._position(high, epoch), (Span(None, high),), self._proof(), nulls=nulls)
+        low = Value(after.value["type"], after.value["hi"])
+        if self.table.compare(low) < 0:
+            return Reading(after, proof=f"the highest {self.options.column} is now below the position, which stays")
+        return self._append(after, low, high, nulls) if self.mode == "append" else self._merge(after, low, high, nulls)
+
+    def _append(self, after: Position, low: Value, high: Value, nulls: int) -> Reading:
+        skip, told = after.value["boundary"], tuple(after.value["told"])
+        if skip is None:
+            raise self._crowded()
+        if gone := [c for c in told if c not in self.columns]:
+            found = f"loaded rows at the position are known by column {', '.join(gone)}, which is gone"
+            raise IdentityChanged(f"read {self.name}", found, "bring it back, or run with --full-refresh")
+        if self.table.compare(low) > 0:
+            spans = (Span(low, low), Span(low, high, above=True))
+            return Reading(self._position(high, after.epoch), spans, self._proof(), skip, told, nulls)
+        if next(unseen(self.table.rows(Span(low, low), told), range(len(told)), skip), None) is None:
+            return Reading(after, proof=self._idle())
+        # A loaded row that is gone stays known: were it to come back, it would not be new.
+        known = Counter(skip) if told == self._told() else None
+        return Reading(self._position(high, after.epoch, known), (Span(low, low),), self._proof(), skip, told, nulls)
+
+    def _merge(self, after: Position, low: Value, high: Value, nulls: int) -> Reading:
+        position = self._position(high, after.epoch)
+        if position.value == after.value:
+            return Reading(after, proof=self._idle())
+        low = self.table.below(low, self.options.lookback) if self.options.lookback else low
+        return Reading(position, (Span(low, high),), self._proof(), nulls=nulls)
+
+    def _position(self, high: Value, epoch: int, known: Counter[str] | None = None) -> Position:
+        """known: rows at ``high`` that were loaded before."""
+        marks = self._boundary(high)
+        boundary = None if marks is None else dict(sorted((marks | (known or Counter())).items()))
+        value: dict[str, Any] = {"column": self.options.column, "type": high.type, "hi": high.text}
+        value |= {"told": self._told(), "boundary": boundary}
+        value |= {"range": None if self.mode == "append" else self._range(high)}
+        return Position(KIND, self.identity, value, epoch)
+
+    def _told(self) -> tuple[str, ...]:
+        """Columns by which rows of one cursor value are told apart."""
+        return self.options.key if self.mode == "append" and self.options.key else self.columns
+
+    def _boundary(self, high: Value) -> Counter[str] | None:
+        """None: too many, which only ``append`` minds."""
+        marks: Counter[str] = Counter()
+        for row in self.table.rows(Span(high, high), self._told()):
+            marks[digest(row)] += 1
+            if len(marks) > MAX_BOUNDARY:
+                if self.mode == "append":
+                    raise self._crowded()
+                return None
+        return marks
+
+    def _crowded(self) -> DataError:
+        found = f"more than {MAX_BOUNDARY:,} rows share the highest {self.options.column}"
+        return DataError(f"read {self.name}", found, "choose a finer cursor column, or strategy merge")
+
+    def _range(self, high: Value) -> str:
+        """Number and sum of the digests from ``lookback`` below ``high``: the order of the rows does not matter."""
+        low = self.table.below(high, self.options.lookback) if self.options.lookback else high
+        count = total = 0
+        for row in self.table.rows(Span(low, high), self.columns):
+            count, total = count + 1, total + int(digest(row), 16)
+        return f"{count}:{total % 2**96:x}"
+
+    def _proof(self) -> str:
+        return f"read to the highest {self.options.column} of one snapshot"
+
+    def _idle(self) -> str:
+        return f"no row with {self.options.column} at or above the position is new"
+
+    def _nulls(self) -> int:
+        nulls = self.table.nulls()
+        if nulls and self.options.nulls == "fail":
+            found = f"{nulls:,} rows have NULL in cursor column {self.options.column} and could never be found again"
+            raise DataError(f"read {self.name}", found, "fill the column, or state incremental.nulls: skip")
+        return nulls
+
+
+def cursor_column(options: Incremental, columns: Sequence[str], mode: str, name: str) -> str:
+    """The cursor column. Raises ConfigError where the options do not fit the table or the strategy."""
+    if options.column is None:
+        raise ConfigError(f"read {name}", "incremental.by is cursor without a column", "give column: name")
+    if missing := [c for c in (options.column, *options.key) if c not in columns]:
+        found = f"incremental names {', '.join(missing)}, the columns are {', '.join(columns[:20])}"
+        raise ConfigError(f"read {name}", found, "correct incremental.column or key")
+    if options.lookback < 0 or (options.lookback and mode == "append"):
+        found = f"lookback {options.lookback:g} with {mode}"
+        raise ConfigError(f"read {name}", found, "use lookback above 0, with strategy merge only")
+    return options.column
+
+
+def require_same(after: Position, kind: str, identity: Mapping[str, Any], name: str) -> None:
+    """Raises IdentityChanged unless the position was made here, in this way of reading."""
+    differing = [k for k in {**identity, **after.identity} if identity.get(k) != after.identity.get(k)]
+    if after.kind != kind:
+        found = f"the position is of kind {after.kind}, the source now reads by {kind}"
+    elif differing:
+        found = f"the position is of another source ({', '.join(sorted(differing))} differs)"
+    else:
+        return
+    todo = "point the pipeline at the source of the position, or begin anew with --full-refresh"
+    raise IdentityChanged(f"read {name}", found, todo)
+
+
+def less(text: str, amount: float) -> str:
+    """A number in exact decimal text, less ``amount``."""
+    return format(Decimal(text) - Decimal(str(amount)), "f")
+
+
+def earlier(text: str, seconds: float) -> str:
+    """An ISO date or timestamp, less ``seconds``, written like it; a fraction beyond the microsecond is cut, so that
+    the answer is never too late."""
+    day = datetime.fromisoformat(text[:10])
+    if len(text) == 10:
+        return _iso(day, seconds)[:10]
+    mark, clock, zone = text[10], text[11:], ""
+    for sign in "Z+-":
+        if sign in clock:
+            clock, zone = clock[: clock.index(sign)], clock[clock.index(sign) :]
+    whole, dot, fraction = clock.partition(".")
+    moment = datetime.fromisoformat(f"{text[:10]}T{whole}") + timedelta(microseconds=int(fraction[:6].ljust(6, "0")))
+    new = _iso(moment, seconds)
+    digits = new[20:].ljust(len(fraction), "0")[: len(fraction)]
+    return f"{new[:10]}{mark}{new[11 : 11 + len(whole)]}{dot}{digits}{zone}"
+
+
+def _iso(moment: datetime, seconds: float) -> str:
+    try:
+        return (moment - timedelta(seconds=seconds)).isoformat(timespec="microseconds")
+    except OverflowError:
+        return datetime.min.isoformat(timespec="microseconds")

@@ -1,0 +1,144 @@
+"""Runs a pipeline in a process that kills or stops itself at a stated point.
+
+``child.py JOB`` runs one job. ``child.py --serve`` imports everything once and forks a child for each line it reads,
+which spares each of hundreds of kills the start of an interpreter.
+
+A job is JSON: ``pipeline``, ``options`` of dpone.engine.run, ``signal`` (KILL), and where to send it:
+
+    step, nth       the nth time an event of that step is told
+    call            before the nth call that changes the disk (rename, replace, fsync, unlink) after ``commit_started``
+    statement       before the nth SQL statement after ``commit_started``
+    ops             after that many virtual machine instructions of SQLite after ``commit_started``
+
+The answer is JSON: ``code`` (negative: the signal), ``report``, ``count`` (calls or statements seen after
+``commit_started``, when the run ended by itself).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import sys
+from collections import Counter
+from typing import Any
+
+import dpone.connectors.file.sink
+import dpone.connectors.file.source
+import dpone.connectors.file.state
+import dpone.connectors.sqlite.sink
+import dpone.connectors.sqlite.state  # noqa: F401  # imported before the fork
+
+from dpone.engine import Run
+from dpone.errors import Interrupted
+from dpone.hookspecs import hookimpl
+from dpone.pipeline import Pipeline
+from dpone.plugins import discover
+
+
+class Trap:
+    """Counts what happens and sends the signal when its time has come."""
+
+    def __init__(self, job: dict[str, Any]) -> None:
+        self.job, self.seen, self.committing, self.count = job, Counter[str](), False, 0
+        self.signal = getattr(signal, "SIG" + job.get("signal", "KILL"))
+        self.connections: list[sqlite3.Connection] = []
+
+    @hookimpl
+    def dpone_run_event(self, event: Any) -> None:
+        self.seen[event.step] += 1
+        if event.step == "commit_started":
+            self._arm()
+        elif event.step == "committed":
+            self.committing = False
+        if (event.step, self.seen[event.step]) == (self.job.get("step"), self.job.get("nth", 1)):
+            self.fire()
+
+    def fire(self) -> None:
+        os.kill(os.getpid(), self.signal)
+
+    def _arm(self) -> None:
+        self.committing = True
+        if ops := self.job.get("ops"):
+            for db in self.connections:
+                db.set_progress_handler(self.fire, ops)
+
+    def watch_disk(self) -> None:
+        for name in ("rename", "replace", "fsync", "unlink", "rmdir"):
+            setattr(os, name, self._counted(getattr(os, name)))
+
+    def _counted(self, real: Any) -> Any:
+        def call(*args: Any, **options: Any) -> Any:
+            self._tick(self.job.get("call"))
+            return real(*args, **options)
+
+        return call
+
+    def watch_sql(self) -> None:
+        real = sqlite3.connect
+
+        def connect(*args: Any, **options: Any) -> sqlite3.Connection:
+            db = real(*args, **options)
+            db.set_trace_callback(lambda sql: self._tick(self.job.get("statement")))
+            self.connections.append(db)
+            return db
+
+        sqlite3.connect = connect  # type: ignore[assignment]
+
+    def _tick(self, limit: int | None) -> None:
+        if self.committing:
+            self.count += 1
+            if self.count == limit:
+                self.fire()
+
+
+def execute(job: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    trap = Trap(job)
+    if "call" in job:
+        trap.watch_disk()
+    if "statement" in job or "ops" in job:
+        trap.watch_sql()
+    plugins = discover()
+    plugins.manager.register(trap)
+    run = Run(Pipeline.from_yaml(job["pipeline"]), plugins=plugins, **job.get("options", {}))
+    try:
+        run.execute()
+    except (KeyboardInterrupt, Interrupted):
+        pass
+    finally:
+        plugins.manager.unregister(trap)
+    return run.report.exit_code, {"report": run.report.to_json(), "count": trap.count}
+
+
+def forked(job: dict[str, Any]) -> dict[str, Any]:
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(read)
+        try:
+            code, answer = execute(job)
+        except BaseException as error:
+            code, answer = 99, {"failed": repr(error)}
+        with os.fdopen(write, "w") as out:
+            json.dump(answer, out)
+        os._exit(code)
+    os.close(write)
+    with os.fdopen(read) as source:
+        text = source.read()
+    _, status = os.waitpid(pid, 0)
+    return {"code": os.waitstatus_to_exitcode(status), **(json.loads(text) if text else {})}
+
+
+def serve() -> None:
+    for line in sys.stdin:
+        print(json.dumps(forked(json.loads(line))), flush=True)
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "--serve":
+        serve()
+    else:
+        code, answer = execute(json.loads(sys.argv[1]))
+        print(json.dumps(answer))
+        sys.exit(code)
