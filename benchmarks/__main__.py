@@ -55,13 +55,12 @@ class Result:
         return median(self.ratios) <= self.case.bar and self.peaks[0] <= PEAK
 
     def cells(self) -> list[str]:
-        ours, theirs = (median(side) for side in zip(*((o.wall, t.wall) for o, t in self.pairs), strict=True))
-        cpu, their_cpu = (median(side) for side in zip(*((o.cpu, t.cpu) for o, t in self.pairs), strict=True))
-        peak, their_peak = self.peaks
-        spread = f"{min(self.ratios):.2f}-{max(self.ratios):.2f}"
+        ours, theirs = zip(*self.pairs, strict=True)
+        low, high = min(self.ratios), max(self.ratios)
         return [
-            self.case.name, f"{ours:.2f}", f"{theirs:.2f}", f"{median(self.ratios):.2f}", spread, f"{self.case.bar:.2f}",
-            f"{cpu:.2f}", f"{their_cpu:.2f}", f"{peak:.0f}", f"{their_peak:.0f}", "ok" if self.ok else "MISSED",
+            self.case.name, _median(ours, "wall"), _median(theirs, "wall"), f"{median(self.ratios):.2f}",
+            f"{low:.2f}-{high:.2f}", f"{self.case.bar:.2f}", _median(ours, "cpu"), _median(theirs, "cpu"),
+            f"{self.peaks[0]:.0f}", f"{self.peaks[1]:.0f}", "ok" if self.ok else "MISSED",
         ]  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:
@@ -69,6 +68,10 @@ class Result:
         about = {"case": self.case.name, "what": self.case.what, "baseline": self.case.baseline, "rows": self.rows}
         figures = {"ratio": median(self.ratios), "bar": self.case.bar, "peak": self.peaks[0], "peak_bar": PEAK}
         return {**about, "same": self.same, **figures, "ok": self.ok, "pairs": pairs}
+
+
+def _median(legs: Sequence[Leg], figure: str) -> str:
+    return f"{median(getattr(leg, figure) for leg in legs):.2f}"
 
 
 HEAD = (

@@ -21,7 +21,6 @@ PIPELINE = """\
 pipeline: bench
 source: {{type: file, path: "in/*.csv"}}
 sink: {sink}
-state: {{type: file, path: state}}
 """
 
 
@@ -144,7 +143,7 @@ class Sqlite(Case):
 
 class Merge(Case):
     name, what, bar = "merge", "merge of a tenth (half changed, half new) into a SQLite table", 1.3
-    baseline = "Python by hand: csv, executemany into a temporary table, UPDATE and INSERT, one transaction"
+    baseline = "Python by hand: csv, executemany into a temporary table, ordered upsert, one transaction"
 
     def lay(self, data: Data, rows: int, ours: Path, theirs: Path | None) -> None:
         orders, delta = data.file("orders", rows), data.file("delta", rows)

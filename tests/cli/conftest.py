@@ -73,7 +73,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
     """Install a plugin of one module, as pip would, on a path of its own."""
     site = tmp_path / "site"
     monkeypatch.syspath_prepend(str(site))
-    forget = (plugins.discover.cache_clear, cli._assemble.cache_clear)
+    forget = (plugins.discover.cache_clear, cli.assemble.cache_clear)
     builtin = dict(cli.cli.commands)
 
     def add(name: str, code: str) -> Path:

@@ -11,7 +11,7 @@ from typing import Any
 import click
 import pytest
 
-from dpone.cli import _assemble
+from dpone.cli import assemble
 from dpone.cli.output import table
 
 Dpone = Callable[..., Any]
@@ -52,7 +52,7 @@ def test_every_command_explains_itself() -> None:
         for name, inner in getattr(command, "commands", {}).items():
             walk(inner, f"{path} {name}")
 
-    walk(_assemble(), "dpone")
+    walk(assemble(), "dpone")
 
 
 def test_every_command_but_those_that_print_a_file_has_both_formats() -> None:
@@ -65,7 +65,7 @@ def test_every_command_but_those_that_print_a_file_has_both_formats() -> None:
             for leaf in (leaves(command) if isinstance(command, click.Group) else [command])
         ]
 
-    without = {c.name for c in leaves(_assemble()) if "format_" not in {p.name for p in c.params}}
+    without = {c.name for c in leaves(assemble()) if "format_" not in {p.name for p in c.params}}
     assert without == {"completion", "pipeline-schema"}
 
 

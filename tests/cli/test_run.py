@@ -42,6 +42,17 @@ def test_quickstart_runs_from_any_directory(tmp_path: Path, process: Dpone) -> N
     assert sorted(f.name for f in tmp_path.iterdir()) == ["elsewhere"]
 
 
+def test_a_new_file_is_read_alone(project: Path, dpone: Dpone) -> None:
+    """As the project's README says: of a third file, known orders are updated and the rest is added."""
+    assert dpone("run", project, "-q").exit_code == 0
+    lines = (project.parent / "data" / "orders-2026-02.csv").read_text().splitlines()
+    known, new = lines[1].replace("shipped", "returned"), lines[2].replace("1502", "3001", 1)
+    (project.parent / "data" / "orders-2026-03.csv").write_text("\n".join([lines[0], known, new, ""]))
+    [stream] = dpone("run", project, "-q", "--format", "json").json["streams"]
+    rows = stream["rows"]
+    assert (rows["read"], rows["updated"], rows["inserted"], count(project)) == (2, 1, 1, 3001)
+
+
 def test_values_arrive_as_they_are(project: Path, dpone: Dpone) -> None:
     """Quotes, commas, line breaks, other scripts and empty notes of the example reach the table unchanged."""
     assert dpone("run", project, "-q").exit_code == 0
@@ -137,7 +148,7 @@ import dpone
 
 @dpone.hookimpl
 def dpone_run_event(event):
-    if event.step == os.environ["DPONE_TEST_STEP"]:
+    if event.step == os.environ.get("DPONE_TEST_STEP"):
         os.kill(os.getpid(), getattr(signal, os.environ["DPONE_TEST_SIGNAL"]))
 """
 
@@ -147,7 +158,7 @@ def dpone_run_event(event):
     [("SIGINT", "load_opened"), ("SIGTERM", "batch"), ("SIGTERM", "staged"), ("SIGINT", "committed")],
 )
 def test_signals_end_a_run_with_130(
-    signal: str, step: str, project: Path, process: Dpone, install: Callable[[str, str], Path]
+    signal: str, step: str, project: Path, process: Dpone, dpone: Dpone, install: Callable[[str, str], Path]
 ) -> None:
     """SIGINT and SIGTERM abort cleanly: exit 130, a report that says so, the target as before or fully loaded; the next
     run completes it."""
@@ -158,6 +169,6 @@ def test_signals_end_a_run_with_130(
     assert done.json["status"] == done.json["streams"][0]["status"] == "interrupted"
     assert "Traceback" not in done.err
     assert count(project) in ((3000,) if step == "committed" else (None, 0))
-    again = process("run", project, "--quiet")
+    again = dpone("run", project, "--quiet")
     assert again.exit_code == 0, again.err
     assert count(project) == 3000

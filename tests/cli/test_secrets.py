@@ -142,17 +142,17 @@ state: {type: vault, connection: "${VAULT}"}
 runtime: {retries: 0}
 """
 
-COMMANDS = (
-    ["run"],
-    ["run", "--log-format", "json", "--report"],
-    ["plan"],
-    ["check", "--connect"],
-    ["doctor"],
-    ["state", "show"],
-    ["state", "history"],
-    ["state", "set", "--stream", "t", "--beginning", "--yes"],
+RUN = ("", "window", "read", "batches", "apply", "commit", "abort,commit", "journal", "load", "save", "lock", "ack")
+CASES = (
+    (["run"], RUN),
+    (["run", "--log-format", "json", "--report"], RUN),
+    (["plan"], ("", "window", "journal", "load")),
+    (["check", "--connect"], ("", "check")),
+    (["doctor"], ("", "check")),
+    (["state", "show"], ("", "journal", "load")),
+    (["state", "history"], ("", "lock")),
+    (["state", "set", "--stream", "t", "--beginning", "--yes"], ("", "journal", "load", "lock", "commit", "save")),
 )
-CALLS = ("", "window", "read", "batches", "apply", "commit", "abort,commit", "journal", "load", "save", "lock", "ack")
 
 
 def forms(secret: str) -> set[str]:
@@ -176,8 +176,14 @@ def vault(install: Callable[[str, str], Path], tmp_path: Path, monkeypatch: pyte
     return path
 
 
-@pytest.mark.parametrize("calls", CALLS)
-@pytest.mark.parametrize("args", COMMANDS, ids=lambda args: "-".join(a.lstrip("-") for a in args[:2]))
+@pytest.mark.parametrize(
+    ("args", "calls"),
+    [
+        pytest.param(args, calls, id=f"{' '.join(args[:2])}-{calls or 'nothing'}")
+        for args, failing in CASES
+        for calls in failing
+    ],
+)
 def test_S_02_no_output_holds_the_password(
     args: list[str], calls: str, vault: Path, dpone: Dpone, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -9,6 +9,7 @@ import json
 import logging
 import pickle
 import pprint
+import re
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -50,7 +51,9 @@ def printed(value: Any) -> list[str]:
 def forms(secret: str) -> set[str]:
     """The canary as an output may hold it."""
     encoded = base64.b64encode(secret.encode()).decode()
-    return {secret, quote(secret, safe=""), quote(secret), quote_plus(secret), json.dumps(secret)[1:-1], encoded}
+    percent = {quote(secret, safe=""), quote(secret), quote_plus(secret)}
+    lower = {re.sub("%[0-9A-F]{2}", lambda match: match[0].lower(), form) for form in percent}
+    return {secret, *percent, *lower, json.dumps(secret)[1:-1], encoded}
 
 
 def test_S_02_a_secret_does_not_print() -> None:

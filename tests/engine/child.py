@@ -21,15 +21,15 @@ import os
 import signal
 import sqlite3
 import sys
+import threading
 from collections import Counter
 from typing import Any
 
 import dpone.connectors.file.sink
 import dpone.connectors.file.source
-import dpone.connectors.file.state
-import dpone.connectors.sqlite.sink
-import dpone.connectors.sqlite.state  # noqa: F401  # imported before the fork
-
+import dpone.connectors.sqlite.sink  # noqa: F401  # imported before the fork, like those above
+from dpone.connectors.file.state import _FileLease
+from dpone.connectors.sqlite.state import SqliteLease
 from dpone.engine import Run
 from dpone.errors import Interrupted
 from dpone.hookspecs import hookimpl
@@ -44,6 +44,7 @@ class Trap:
         self.job, self.seen, self.committing, self.count = job, Counter[str](), False, 0
         self.signal = getattr(signal, "SIG" + job.get("signal", "KILL"))
         self.connections: list[sqlite3.Connection] = []
+        self.renewing = threading.Lock()
 
     @hookimpl
     def dpone_run_event(self, event: Any) -> None:
@@ -56,7 +57,20 @@ class Trap:
             self.fire()
 
     def fire(self) -> None:
-        os.kill(os.getpid(), self.signal)
+        """Not while the lease is renewed: a suspended process would hold the state's lock for as long."""
+        with self.renewing:
+            os.kill(os.getpid(), self.signal)
+
+    def watch_leases(self) -> None:
+        for lease in (_FileLease, SqliteLease):
+            setattr(lease, "renew", self._guarded(lease.renew))
+
+    def _guarded(self, real: Any) -> Any:
+        def renew(lease: Any) -> None:
+            with self.renewing:
+                real(lease)
+
+        return renew
 
     def _arm(self) -> None:
         self.committing = True
@@ -95,6 +109,7 @@ class Trap:
 
 def execute(job: dict[str, Any]) -> tuple[int, dict[str, Any]]:
     trap = Trap(job)
+    trap.watch_leases()
     if "call" in job:
         trap.watch_disk()
     if "statement" in job or "ops" in job:

@@ -1,13 +1,20 @@
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
 from tests.engine import faulty as faults
-from tests.engine.project import Project
+from tests.engine.project import Project, memory_folder
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    with memory_folder() as folder:
+        yield folder
 
 
 @pytest.fixture
@@ -17,9 +24,16 @@ def project(tmp_path: Path) -> Project:
 
 
 @pytest.fixture
-def faulty(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The pauses before retries, in seconds; nobody waits for them."""
+    kept: list[float] = []
+    monkeypatch.setattr("dpone.engine.time", SimpleNamespace(sleep=kept.append, perf_counter=time.perf_counter))
+    return kept
+
+
+@pytest.fixture
+def faulty(pauses: list[float]) -> Iterator[ModuleType]:
     """tests.engine.faulty, empty; nothing waits before a retry."""
-    monkeypatch.setattr("dpone.engine.time.sleep", lambda seconds: None)
     for kept in (faults.faults, faults.log, faults.watch):
         kept.clear()
     yield faults

@@ -122,8 +122,23 @@ class _Taken:
 
 
 class State(SqliteState):
+    @contextmanager
+    def lock(self, key: str, ttl: float) -> Iterator[Any]:
+        with super().lock(key, ttl) as lease:
+            yield _Lease(lease)
+
     def save(self, key: str, value: Mapping[str, Any], expected: int) -> int:
         at("save")
         version = super().save(key, value, expected)
         at("saved")
         return version
+
+
+class _Lease:
+    def __init__(self, lease: Any) -> None:
+        self._lease, self.owner = lease, lease.owner
+
+    def renew(self) -> None:
+        if waiting := faults.get("renew"):
+            raise waiting.pop(0)
+        self._lease.renew()

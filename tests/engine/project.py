@@ -15,9 +15,11 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pluggy
+import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import yaml
 from attrs import evolve, field, frozen
@@ -26,6 +28,7 @@ from dpone import engine, hookspecs
 from dpone.plugins import Plugins, discover
 from dpone.report import RunReport, StreamReport
 
+MEMORY = Path("/dev/shm")  # noqa: S108  # the folder made in it is private and of a random name
 CHILD = Path(__file__).with_name("child.py")
 COLUMNS = ("id", "day", "name", "note")
 Row = tuple[Any, ...]
@@ -172,7 +175,12 @@ class Project:
     def _file_rows(self) -> list[Row]:
         found: list[Row] = []
         for file in (self.manifest() or {"files": []})["files"]:
-            table = pq.read_table(self.out / file["name"], columns=[*COLUMNS, "__dpone__load_id"])
+            path, names = self.out / file["name"], [*COLUMNS, "__dpone__load_id"]
+            if path.suffix == ".csv":
+                types = pacsv.ConvertOptions(include_columns=names, strings_can_be_null=True)
+                table = pacsv.read_csv(path, convert_options=types)
+            else:
+                table = pq.read_table(path, columns=names)
             found += zip(*(column.to_pylist() for column in table.columns), strict=True)
         return found
 
@@ -268,6 +276,14 @@ class Steps:
     @property
     def steps(self) -> list[str]:
         return [event.step for event in self.events]
+
+
+@contextmanager
+def memory_folder() -> Iterator[Path]:
+    """A folder in memory, where the system has that. Every step of a run syncs, which takes most of its time on a disk;
+    SIGKILL takes nothing from the system's cache, so that a disk would prove no more."""
+    with TemporaryDirectory(prefix="dpone-", dir=MEMORY if os.access(MEMORY, os.W_OK) else None) as folder:
+        yield Path(folder)
 
 
 @contextmanager

@@ -255,6 +255,13 @@ def test_an_integer_among_fractions_keeps_its_digits(tmp_path: Path) -> None:
     assert [row["a"] for row in read(tmp_path, "a.csv")] == ["1.5", "9007199254740993"]
 
 
+def test_integers_of_one_file_and_fractions_of_another_keep_their_digits(tmp_path: Path) -> None:
+    """Two files meet in doubles only if no integer among them loses a digit by it."""
+    (tmp_path / "1.csv").write_text("a,b\n9007199254740993,1\n")
+    (tmp_path / "2.csv").write_text("a,b\n1.5,1.5\n")
+    assert types(tmp_path, "*.csv") == {"a": "string", "b": "double"}
+
+
 def test_the_sample_is_one_block_and_full_is_the_file(tmp_path: Path) -> None:
     """A text after the first block is an error by row when sampled, and a text column when all is looked at."""
     (tmp_path / "a.csv").write_text("a\n" + "1\n" * 5000 + "x\n")
@@ -457,6 +464,13 @@ def test_a_bad_number_far_down_is_named_by_row_and_column(tmp_path: Path) -> Non
     assert "secret" not in said
 
 
+def test_a_bad_value_is_named_by_its_own_column(tmp_path: Path) -> None:
+    """The column named is the file's, also where another file gave the order of the columns."""
+    (tmp_path / "1.csv").write_text("a,b,c\n1,2,3\n")
+    (tmp_path / "2.csv").write_text("c,a,b\n" + "1,2,3\n" * 1000 + "1,x,3\n")
+    assert "2.csv: row 1001 (of the data, from 1), column 'a'" in failure(tmp_path, "*.csv", block_bytes=4096)
+
+
 def test_a_bad_row_value_is_not_in_the_chain(tmp_path: Path) -> None:
     """The driver's text quotes the value, so it is no cause of the error either."""
     (tmp_path / "a.csv").write_text("a\nsecret\n")
@@ -561,6 +575,14 @@ def test_jsonl_values_without_a_common_type_stay_json(tmp_path: Path) -> None:
         {"mixed": '"1"', "nest": None, "big": "1"},
     ]
     assert set(types(tmp_path, "a.jsonl").values()) == {"extension<arrow.json>"}
+
+
+@pytest.mark.parametrize("block_bytes", [4096, 65536])
+def test_jsonl_integers_among_fractions_keep_their_digits(tmp_path: Path, block_bytes: int) -> None:
+    """An integer that no double holds keeps its digits, in one block with fractions or in another."""
+    (tmp_path / "a.jsonl").write_text('{"a": 9007199254740993}\n' + '{"a": 1}\n' * 1000 + '{"a": 1.5}\n')
+    rows = read(tmp_path, "a.jsonl", block_bytes=block_bytes)
+    assert (rows[0], rows[-1]) == ({"a": "9007199254740993"}, {"a": "1.5"})
 
 
 def test_jsonl_declared_types(tmp_path: Path) -> None:

@@ -11,14 +11,17 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.sqlite.target import MEMORY, Target
 
+from dpone.contract import Receipt
 from dpone.errors import ConfigError, DataError
-from dpone.pipeline import Lineage
+from dpone.pipeline import Lineage, SchemaEvolution
 from dpone.strategy import Strategy
-from tests.sqlite.target import Target
 
 SCHEMA = pa.schema([("id", pa.int64()), ("region", pa.string()), ("amount", pa.float64()), ("seen", pa.int64())])
 Row = tuple[Any, ...]
+KEYED = ["merge", "full_refresh"]
+PLAIN = Lineage(False)
 
 
 def table(*rows: Row) -> pa.Table:
@@ -34,31 +37,33 @@ row = st.tuples(
 )
 keyed = st.lists(row, max_size=12, unique_by=lambda r: r[0])
 free = st.lists(row, max_size=12)
-KEYED, BARE = Strategy("merge", key="id"), Strategy("append")
 
 
 def ordered(rows: Sequence[Row]) -> list[Row]:
     return sorted(rows, key=repr)
 
 
-def after(before: list[Row], new: list[Row], strategy: Strategy, *, existing: bool) -> tuple[list[Row], list[Row], Any]:
+def after(before: list[Row], new: list[Row], strategy: Strategy, *, existing: bool) -> tuple[list[Row], Receipt]:
     """Rows after loading ``before`` and then ``new``, read plainly; and the receipt of the second load. existing: the
     target is somebody else's table, with an index, so that it must be kept."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
         target = Target(Path(folder) / "t.db")
         if existing:
-            target.run("CREATE TABLE orders (id INT, region VARCHAR(9), amount DOUBLE, seen BIGINT)", "CREATE INDEX i ON orders (id)")
-        first = Strategy("append", key=strategy.key) if not existing else BARE
-        target.load(table(*before), first, lineage=Lineage(False))
-        receipt = target.load(table(*new), strategy, lineage=Lineage(False))
-        return ordered(target.rows()), target.rows("rowid"), receipt
+            target.run(
+                "CREATE TABLE orders (id INT, region VARCHAR(9), amount DOUBLE, seen BIGINT)",
+                "CREATE INDEX i ON orders (id)",
+            )
+        first = Strategy("append", key=strategy.key) if not existing else Strategy("append")
+        target.load(table(*before), first, lineage=PLAIN)
+        receipt = target.load(table(*new), strategy, lineage=PLAIN)
+        return ordered(target.rows()), receipt
 
 
 @settings(max_examples=40)
 @given(free, free, st.booleans())
 def test_full_refresh_leaves_the_rows_read(before: list[Row], new: list[Row], existing: bool) -> None:
     """A full refresh leaves exactly the rows read, or the old ones when nothing was read."""
-    found, _, receipt = after(before, new, Strategy("full_refresh"), existing=existing)
+    found, receipt = after(before, new, Strategy("full_refresh"), existing=existing)
     assert found == ordered(new or before)
     assert (receipt.inserted, receipt.deleted) == ((len(new), len(before)) if new else (0, 0))
 
@@ -67,7 +72,7 @@ def test_full_refresh_leaves_the_rows_read(before: list[Row], new: list[Row], ex
 @given(free, free, st.booleans())
 def test_append_adds_the_rows_read(before: list[Row], new: list[Row], existing: bool) -> None:
     """An append leaves the old rows and the rows read, duplicates included."""
-    found, _, receipt = after(before, new, Strategy("append"), existing=existing)
+    found, receipt = after(before, new, Strategy("append"), existing=existing)
     assert found == ordered([*before, *new])
     assert receipt.inserted == len(new)
 
@@ -76,7 +81,7 @@ def test_append_adds_the_rows_read(before: list[Row], new: list[Row], existing: 
 @given(keyed, keyed, st.booleans())
 def test_merge_is_an_upsert(before: list[Row], new: list[Row], existing: bool) -> None:
     """A merge sets the rows of known keys, adds those of new ones, and counts which were changed and which equal."""
-    found, _, receipt = after(before, new, Strategy("merge", key="id"), existing=existing)
+    found, receipt = after(before, new, Strategy("merge", key="id"), existing=existing)
     old = {r[0]: r for r in before}
     assert found == ordered([*({**old, **{r[0]: r for r in new}}).values()])
     assert receipt.inserted == sum(r[0] not in old for r in new)
@@ -86,10 +91,12 @@ def test_merge_is_an_upsert(before: list[Row], new: list[Row], existing: bool) -
 
 @settings(max_examples=40)
 @given(free, free, st.booleans(), st.sampled_from([None, "a", ""]))
-def test_replace_replaces_what_meets_the_predicate(before: list[Row], new: list[Row], existing: bool, wanted: Any) -> None:
+def test_replace_replaces_what_meets_the_predicate(
+    before: list[Row], new: list[Row], existing: bool, wanted: Any
+) -> None:
     """A replace by value leaves the old rows of other values, and the rows read."""
     new = [(r[0], wanted, *r[2:]) for r in new]
-    found, _, receipt = after(before, new, Strategy("replace", where={"region": wanted}), existing=existing)
+    found, receipt = after(before, new, Strategy("replace", where={"region": wanted}), existing=existing)
     gone = [r for r in before if r[1] == wanted]
     assert found == ordered([r for r in before if not new or r[1] != wanted] + new)
     assert (receipt.inserted, receipt.deleted) == (len(new), len(gone) if new else 0)
@@ -101,12 +108,14 @@ def test_replace_window_is_half_open(before: list[Row], new: list[Row], existing
     """A replaced window includes its lower and excludes its upper bound."""
     new = [r for r in new if low <= r[0] < high]
     where = {"id": {"from": low, "to": high}}
-    found, _, _ = after(before, new, Strategy("replace", where=where), existing=existing)
+    found, _ = after(before, new, Strategy("replace", where=where), existing=existing)
     assert found == ordered([r for r in before if not new or not low <= r[0] < high] + new)
 
 
 @settings(max_examples=40)
-@given(keyed, st.lists(row, max_size=14), st.sampled_from(["first", "last"]), st.sampled_from(["merge", "full_refresh"]))
+@given(
+    keyed, st.lists(row, max_size=14), st.sampled_from(["first", "last"]), st.sampled_from(["merge", "full_refresh"])
+)
 def test_duplicates_are_settled_by_order(before: list[Row], new: list[Row], policy: Any, mode: Any) -> None:
     """Of the rows of one key the first or last by order_by counts, NULL before all; a tie at the top is an error."""
     pick, rank = (min if policy == "first" else max), lambda r: (r[3] is not None, r[3] or 0)
@@ -118,7 +127,7 @@ def test_duplicates_are_settled_by_order(before: list[Row], new: list[Row], poli
         with pytest.raises(DataError, match="tie in order_by"):
             after(before, new, strategy, existing=False)
         return
-    found, _, receipt = after(before, new, strategy, existing=False)
+    found, receipt = after(before, new, strategy, existing=False)
     kept = {r[0]: r for r in before} if mode == "merge" or not new else {}
     assert found == ordered([*({**kept, **best}).values()])
     assert receipt.inserted == sum(key not in kept for key in best)
@@ -141,7 +150,7 @@ def test_LS_07_duplicate_keys_fail(target: Target, mode: Any, known: bool) -> No
 def test_LS_07_last_by_order_not_by_arrival(target: Target) -> None:
     """The row that is last in order_by counts, not the one that arrived last."""
     strategy = Strategy("merge", key="id", duplicates="last", order_by="seen")
-    target.load(table((1, "new", 100.0, 3), (1, "old", 10.0, 1), (2, "x", 20.0, 1)), strategy, lineage=Lineage(False))
+    target.load(table((1, "new", 100.0, 3), (1, "old", 10.0, 1), (2, "x", 20.0, 1)), strategy, lineage=PLAIN)
     assert target.rows() == [(1, "new", 100.0, 3), (2, "x", 20.0, 1)]
 
 
@@ -190,8 +199,8 @@ def test_equal_rows_keep_their_lineage(target: Target) -> None:
 def test_null_differs_from_every_value(target: Target) -> None:
     """A value that becomes NULL, and a NULL that becomes '', are changes."""
     strategy = Strategy("merge", key="id")
-    target.load(table((1, "", 1.0, 1), (2, None, 1.0, 1), (3, None, None, None)), strategy, lineage=Lineage(False))
-    receipt = target.load(table((1, None, 1.0, 1), (2, "", 1.0, 1), (3, None, None, None)), strategy, lineage=Lineage(False))
+    target.load(table((1, "", 1.0, 1), (2, None, 1.0, 1), (3, None, None, None)), strategy, lineage=PLAIN)
+    receipt = target.load(table((1, None, 1.0, 1), (2, "", 1.0, 1), (3, None, None, None)), strategy, lineage=PLAIN)
     assert (receipt.updated, receipt.unchanged) == (2, 1)
     assert target.rows("region") == [(None,), ("",), (None,)]
 
@@ -200,8 +209,8 @@ def test_a_change_of_case_is_a_change_under_any_collation(target: Target) -> Non
     """A column with COLLATE NOCASE still takes 'A' for 'a'."""
     target.run("CREATE TABLE orders (id INTEGER PRIMARY KEY, region TEXT COLLATE NOCASE, amount REAL, seen INTEGER)")
     strategy = Strategy("merge", key="id")
-    target.load(table((1, "a", 1.0, 1)), strategy, lineage=Lineage(False))
-    assert target.load(table((1, "A", 1.0, 1)), strategy, lineage=Lineage(False)).updated == 1
+    target.load(table((1, "a", 1.0, 1)), strategy, lineage=PLAIN)
+    assert target.load(table((1, "A", 1.0, 1)), strategy, lineage=PLAIN).updated == 1
     assert target.rows("region") == [("A",)]
 
 
@@ -216,10 +225,8 @@ def test_merge_of_a_table_that_is_all_key(target: Target) -> None:
 def test_merge_leaves_columns_the_rows_lack(target: Target) -> None:
     """A column of the target that the load does not fill keeps its value on update and is NULL on insert."""
     strategy = Strategy("merge", key="id")
-    target.load(table((1, "a", 1.0, 1)), strategy, lineage=Lineage(False))
+    target.load(table((1, "a", 1.0, 1)), strategy, lineage=PLAIN)
     part = pa.table({"seen": pa.array([9, 8], pa.int64()), "id": pa.array([1, 2], pa.int64())})
-    from dpone.pipeline import SchemaEvolution
-
     ignore = SchemaEvolution(on_missing_column="ignore")
-    target.load(part, strategy, lineage=Lineage(False), schema_evolution=ignore)
+    target.load(part, strategy, lineage=PLAIN, schema_evolution=ignore)
     assert target.rows() == [(1, "a", 1.0, 9), (2, None, None, 8)]

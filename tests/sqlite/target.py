@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
@@ -15,7 +16,7 @@ from attrs import frozen
 from dpone import evolution
 from dpone.connectors.sqlite.config import SqliteSinkOptions
 from dpone.connectors.sqlite.sink import SqliteSink
-from dpone.contract import Entry, Load, Part, Receipt
+from dpone.contract import Load, Part, Receipt
 from dpone.ids import ulid
 from dpone.pipeline import SinkSpec
 from dpone.position import Position
@@ -23,6 +24,8 @@ from dpone.schema import LINEAGE, Name
 from dpone.secret import Secret
 from dpone.strategy import Strategy
 
+# Hundreds of small databases: nothing to keep on disk.
+MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: S108  (only as the folder of temporary folders)
 KEY = "pipeline|stream|source|target"
 START = datetime(2024, 5, 6, 7, 8, 9, 123456, tzinfo=UTC)
 
@@ -60,7 +63,9 @@ class Target:
 
     def sink(self, strategy: Strategy, **options: Any) -> SqliteSink:
         connection = Secret(f"sqlite:///{self.path}")
-        return SqliteSink(SinkSpec("sqlite", strategy, connection, Name((self.table,)), options=SqliteSinkOptions(**options)))
+        return SqliteSink(
+            SinkSpec("sqlite", strategy, connection, Name((self.table,)), options=SqliteSinkOptions(**options))
+        )
 
     def load(self, table: pa.Table, strategy: Strategy, *, load_id: str = "", n: int = 0, **options: Any) -> Receipt:
         """One load as the engine does it: evolve, open, stage, commit."""
@@ -84,7 +89,7 @@ class Target:
             for statement in statements:
                 db.execute(statement)
 
-    def rows(self, columns: str = "*", order: str = "1, 2") -> list[tuple[Any, ...]]:
+    def rows(self, columns: str = "*", order: str = "rowid") -> list[tuple[Any, ...]]:
         return self.query(f'SELECT {columns} FROM "{self.table}" ORDER BY {order}')
 
     def tables(self) -> set[str]:
@@ -111,7 +116,3 @@ def evolve(sink: SqliteSink, schema: pa.Schema, strategy: Strategy) -> None:
     plan.require_safe("target")
     if statements := sink.ddl(plan.changes):
         sink.apply(statements)
-
-
-def mark(entry: Entry | None) -> tuple[int, str] | None:
-    return (entry.seq, entry.load_id) if entry else None

@@ -17,7 +17,7 @@ import json
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import UTC, datetime
@@ -62,6 +62,7 @@ from dpone.position import Position
 from dpone.prefetch import prefetch
 from dpone.report import ErrorReport, RunReport, StreamReport
 from dpone.schema import LINEAGE
+from dpone.secret import redact
 from dpone.strategy import MODES, Strategy
 
 # The position of a key that was deliberately set back to its beginning.
@@ -123,15 +124,15 @@ class Run:
             for hook in self.plugins.manager.hook.dpone_run_event.get_hookimpls():
                 try:
                     hook.function(*([event] if hook.argnames else []))
-                except Exception as error:  # an observer may raise anything
+                except (Exception, SystemExit) as error:  # an observer may raise anything
                     self._silence(hook.plugin_name, step, error)
 
-    def _silence(self, observer: str, step: Step, error: Exception) -> None:
+    def _silence(self, observer: str, step: Step, error: BaseException) -> None:
         if observer not in self._silenced:
             self._silenced.add(observer)
             warning = f"observer {observer} failed at {step}: {type(error).__name__}: {error}"
             for report in self.report.streams[:1]:
-                report.warnings.append(" ".join(warning.split()))
+                report.warnings.append(redact(" ".join(warning.split())))
 
     def _tables_of(self, source: Any, pattern: str) -> list[str]:
         with closing(self.make("source", source)) as connected:
@@ -172,6 +173,9 @@ class _StreamRun:
                 self.report.status = "interrupted"
                 raise
             except Exception as error:
+                if signal := _signal_behind(error):
+                    self.report.status = "interrupted"
+                    raise signal from None
                 if not self._again(error, attempt <= retries):
                     break
                 jitter = random.uniform(0.5, 1.0)  # noqa: S311  # spreads retries; guards no secret
@@ -183,7 +187,7 @@ class _StreamRun:
         found = self.run.plugins.classifier().classify(error)
         self.report.error = ErrorReport.of(error, found)
         self.report.status = "stopped" if isinstance(error, Stopped) else "failed"
-        if not (found.retryable and left):
+        if not (self.report.error.retryable and left):
             return False
         self.tell("retry", attempt=self.report.attempts, error=self.report.error.message)
         return True
@@ -199,6 +203,14 @@ class _StreamRun:
         finally:
             spent = self.report.durations.get(step, 0.0) + time.perf_counter() - start
             self.report.durations[step] = round(spent, 6)
+
+
+def _signal_behind(error: Exception) -> BaseException | None:
+    """The signal that was on its way out when ``error`` came up, in a ``close`` for one."""
+    link: BaseException | None = error
+    while link is not None and not isinstance(link, KeyboardInterrupt | Interrupted):
+        link = link.__context__
+    return link
 
 
 @define
@@ -243,11 +255,14 @@ class _Attempt:
             stack.enter_context(_renewing(lease, ttl))
             tell("locked", owner=lease.owner)
             known = self._recover(dry=False)
-            if self._landed_before(known.head):
-                return
-            if prepared := self._prepare(known):
+            if known.head is not None and self._landed(known.head):
+                self._done(_receipt(known.head))
+                self._acknowledge(known.head.position)
+            elif prepared := self._prepare(known):
                 window, load = prepared
                 self._move(known, window, load)
+            elif known.head is not None:  # nothing new; the last run may have died before it said so
+                self._acknowledge(known.head.position)
 
     # -- recover ------------------------------------------------------------------------------------------------
 
@@ -257,7 +272,7 @@ class _Attempt:
             key, target = self.report.key, self.spec.sink.location
             head, saved = self.sink.journal(key), self.state.load(key)
             version, adopted = (saved.version if saved else 0), False
-            if self.stream.run.full_refresh:
+            if self.stream.run.full_refresh and not self._landed(head):
                 known = _Known(head, None, version, _next_epoch(head, saved))
             else:
                 adopted = compare(head, saved.value if saved else None, target)
@@ -281,13 +296,9 @@ class _Attempt:
         todo = "set sink.options.adopt_existing: true to load into it, or use --full-refresh to replace it"
         raise StateMissing(f"load into {sink.location}", found, todo)
 
-    def _landed_before(self, head: Entry | None) -> bool:
-        """An earlier attempt of this run lost the answer to its commit; the journal has it."""
-        if head is None or self.report.attempts < 2 or head.load_id != self.report.load_id:
-            return False
-        self._done(_receipt(head))
-        self.source.ack(head.position)
-        return True
+    def _landed(self, head: Entry | None) -> bool:
+        """An earlier attempt of this run lost the answer to its commit, or failed after it; the journal has it."""
+        return head is not None and head.load_id == self.report.load_id
 
     # -- prepare ------------------------------------------------------------------------------------------------
 
@@ -356,10 +367,14 @@ class _Attempt:
                 receipt = self._commit(writer, known.head, window.position)
             except BaseException as error:
                 if not self._will_resume(window, error):
-                    writer.abort()
+                    with suppress(Exception):  # what is left the next open sweeps; the error to tell is the first
+                        writer.abort()
                 raise
         self._done(receipt, known.version)
-        self.source.ack(receipt.entry.position)
+        self._acknowledge(receipt.entry.position)
+
+    def _acknowledge(self, position: Position) -> None:
+        self.source.ack(position)
         self.stream.tell("acknowledged")
 
     def _will_resume(self, window: Window, error: BaseException) -> bool:
@@ -394,8 +409,11 @@ class _Attempt:
     def _stage_part(self, writer: Writer, part: Part, window: Window, load: Load) -> tuple[str, Any]:
         tell = self.stream.tell
         tell("part_started", part=part.id)
-        with self.source.read(part) as stream:
-            staged = writer.stage(part, _Told(stream, window.schema, _target_schema(load), part.id, tell))
+        with (
+            self.source.read(part) as stream,
+            closing(_Told(stream, window.schema, _target_schema(load), part.id, tell)) as told,
+        ):
+            staged = writer.stage(part, told)
         tell("part_staged", part=part.id, rows=staged.rows, bytes=staged.bytes)
         return part.id, staged
 
@@ -413,11 +431,10 @@ class _Attempt:
         return receipt
 
     def _ask_journal(self, load_id: str, error: Exception) -> Receipt:
-        try:
-            with closing(self.stream.run.make("sink", self.spec.sink)) as sink:
-                head = sink.journal(self.report.key)
-        except Exception:  # still out of reach: the next attempt, or the next run, will ask again
-            raise error from None
+        head = None
+        # If it is still out of reach, the next attempt, or the next run, will ask again.
+        with suppress(Exception), closing(self.stream.run.make("sink", self.spec.sink)) as sink:
+            head = sink.journal(self.report.key)
         if head is None or head.load_id != load_id:
             raise error
         return _receipt(head)
@@ -472,7 +489,10 @@ def _target_schema(load: Load) -> pa.Schema:
 
 class _Told:
     """A source's stream on its way to the sink: read ahead in a thread, columns under their target names, each batch
-    told to the observers. A native stream passes as it is."""
+    told to the observers. A native stream passes as it is. After ``close`` nothing reads from the source any more, also
+    where the sink gave up half way."""
+
+    _ahead: Generator[pa.RecordBatch, None, None] | None = None
 
     def __init__(
         self, stream: Stream, source: pa.Schema, target: pa.Schema, part: str, tell: Callable[..., None]
@@ -486,11 +506,20 @@ class _Told:
         return self._stream.filtered
 
     def batches(self) -> Iterator[pa.RecordBatch]:
-        for batch in prefetch(self._stream.batches()):
-            if batch.schema.names != self.schema.names:
-                batch = batch.rename_columns(self.schema.names)
-            yield batch
-            self._tell("batch", part=self._part, rows=batch.num_rows, bytes=batch.nbytes)
+        self._ahead = self._read_ahead()
+        return self._ahead
+
+    def _read_ahead(self) -> Generator[pa.RecordBatch, None, None]:
+        with closing(prefetch(self._stream.batches())) as batches:
+            for batch in batches:
+                if batch.schema.names != self.schema.names:
+                    batch = batch.rename_columns(self.schema.names)
+                yield batch
+                self._tell("batch", part=self._part, rows=batch.num_rows, bytes=batch.nbytes)
+
+    def close(self) -> None:
+        if self._ahead is not None:
+            self._ahead.close()
 
     def open_native(self, format: str) -> Iterator[bytes]:
         for block in self._stream.open_native(format):
@@ -529,9 +558,12 @@ def _receipt(entry: Entry) -> Receipt:
     return Receipt(entry, **{k: entry.rows.get(k, 0) for k in ("inserted", "updated", "deleted", "unchanged")})
 
 
+STATE_FORMAT = 1
+
+
 def _state_of(entry: Entry) -> dict[str, Any]:
     return {
-        "format": 1,
+        "format": STATE_FORMAT,
         "seq": entry.seq,
         "load_id": entry.load_id,
         "run_id": entry.run_id,
@@ -539,21 +571,38 @@ def _state_of(entry: Entry) -> dict[str, Any]:
     }
 
 
+def _place_in(saved: Mapping[str, Any]) -> tuple[int, int, str]:
+    """Epoch, seq and load id of a saved state. Raises StateError."""
+    try:
+        if saved["format"] != STATE_FORMAT:
+            raise ValueError(f"format {saved['format']!r}, this dpone reads {STATE_FORMAT}")
+        epoch, seq, load_id = Position.from_json(saved["position"]).epoch, saved["seq"], saved["load_id"]
+        if type(seq) is not int or not isinstance(load_id, str):
+            raise ValueError("seq must be a number and load_id a text")
+        return epoch, seq, load_id
+    except (KeyError, TypeError, ValueError, StateError) as error:
+        why = f"its position: {error.found}" if isinstance(error, StateError) else f"{type(error).__name__}: {error}"
+        todo = "use the dpone that wrote it, or start anew with --full-refresh or 'dpone state set'"
+        raise StateError("read the state", why, todo) from error
+
+
 def compare(head: Entry | None, saved: Mapping[str, Any] | None, target: str) -> bool:
-    """True if the state lags and must adopt the journal's head; StateAhead if it claims what the journal lacks."""
+    """True if the state lags and must adopt the journal's head; StateAhead if it claims what the journal lacks.
+
+    A later epoch is ahead whatever its seq: a target that was made anew counts from 1 again.
+    """
     if saved is None:
         return head is not None
-    position, seq, load_id = Position.from_json(saved.get("position")), int(saved.get("seq", 0)), saved.get("load_id")
+    epoch, seq, load_id = _place_in(saved)
     failed = f"compare the state with the journal of {target}"
     todo = "the target was restored, dropped or replaced: use --full-refresh, or 'dpone state set' to choose a position"
-    if head is None or head.seq < seq or head.epoch < position.epoch:
+    if head is None or (head.epoch, head.seq) < (epoch, seq):
         ends = f"at seq {head.seq} of epoch {head.epoch}" if head else "before its first entry"
-        raise StateAhead(
-            failed, f"state says load {load_id} (seq {seq}, epoch {position.epoch}), the journal ends {ends}", todo
-        )
-    if head.seq == seq and head.load_id != load_id:
+        found = f"state says load {load_id} (seq {seq}, epoch {epoch}), the journal ends {ends}"
+        raise StateAhead(failed, found, todo)
+    if (head.epoch, head.seq) == (epoch, seq) and head.load_id != load_id:
         raise StateAhead(failed, f"seq {seq} is load {load_id} in the state and {head.load_id} in the journal", todo)
-    return head.seq > seq
+    return (head.epoch, head.seq) > (epoch, seq)
 
 
 def rewind(pipeline: Pipeline, stream: str, position: Position | None, plugins: Plugins | None = None) -> Position:
@@ -580,6 +629,6 @@ def _next_epoch(head: Entry | None, saved: Versioned | None) -> int:
     """The epoch of a deliberate rewind: above all that journal and state know, 0 if they know nothing."""
     known = [head.epoch] if head else []
     if saved is not None:
-        with suppress(StateError):  # a damaged state is just what a rewind mends
-            known.append(Position.from_json(saved.value.get("position")).epoch)
+        with suppress(StateError, LookupError, TypeError):  # a damaged state is just what a rewind mends
+            known.append(Position.from_json(saved.value["position"]).epoch)
     return max(known) + 1 if known else 0

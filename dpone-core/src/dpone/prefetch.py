@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import TypeVar
 
 T = TypeVar("T")
 _END = object()
 
 
-def prefetch(items: Iterator[T], depth: int = 2) -> Iterator[T]:
+def prefetch(items: Iterator[T], depth: int = 2) -> Generator[T, None, None]:
     """The same items in the same order, at most ``depth`` of them waiting. An exception of ``items`` is raised here;
     when this iterator is closed early, the thread ends after the item it is at and ``items`` is closed."""
     ready: queue.Queue[object] = queue.Queue(depth)

@@ -20,7 +20,8 @@ RunStatus = Literal["running", "succeeded", "failed", "stopped", "interrupted"]
 
 @define
 class ErrorReport:
-    """``category`` and ``retryable`` route alerts. The message never holds a secret nor a row's value."""
+    """``category`` and ``retryable`` route alerts. What a person must settle (exit codes 2 and 3) is not retryable,
+    whatever its cause or its words look like. The message never holds a secret nor a row's value."""
 
     kind: str
     category: str
@@ -33,7 +34,8 @@ class ErrorReport:
         text = str(error) if isinstance(error, DponeError) else f"{type(error).__name__}: {error}"
         exit_code = error.exit_code if isinstance(error, DponeError | Interrupted) else 1
         message = redact(" ".join(text.split()))
-        return cls(type(error).__name__, str(found.category), found.retryable, message, exit_code)
+        retryable = found.retryable and exit_code == 1
+        return cls(type(error).__name__, str(found.category), retryable, message, exit_code)
 
 
 @define
@@ -97,7 +99,7 @@ class RunReport:
         if self.status == "interrupted":
             return 130
         codes = {s.error.exit_code for s in self.streams if s.error is not None}
-        return next((code for code in (1, 2, 3) if code in codes), 0)
+        return next((code for code in (1, 2, 3) if code in codes), 1 if codes else 0)
 
     def finish(self, interrupted: bool = False) -> None:
         self.finished_at = datetime.now(UTC)

@@ -25,7 +25,7 @@ def cli() -> None:
 
 
 @functools.cache
-def _assemble() -> click.Group:
+def assemble() -> click.Group:
     from dpone.cli import check, completion, init, matrix, plugins, run, state
 
     for module in (check, completion, init, matrix, plugins, run, state):
@@ -59,7 +59,7 @@ def main(args: Sequence[str] | None = None) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files and columns may hold anything
     try:
-        sys.exit(_assemble().main(args, prog_name="dpone", standalone_mode=False) or 0)
+        sys.exit(assemble().main(args, prog_name="dpone", standalone_mode=False) or 0)
     except click.exceptions.Exit as done:
         sys.exit(done.exit_code)
     except click.ClickException as error:

@@ -122,6 +122,7 @@ class CursorPlan:
         """
         if after is not None and not whole:
             require_same(after, KIND, self.identity, self.name)
+            self._require_column(after)
         nulls, high = self._nulls(), self.table.highest()
         begin = whole or after is None or "hi" not in after.value
         epoch = after.epoch if after else 0
@@ -134,6 +135,13 @@ class CursorPlan:
         if self.table.compare(low) < 0:
             return Reading(after, proof=f"the highest {self.options.column} is now below the position, which stays")
         return self._append(after, low, high, nulls) if self.mode == "append" else self._merge(after, low, high, nulls)
+
+    def _require_column(self, after: Position) -> None:
+        if (before := after.value["column"]) != self.options.column:
+            found = f"the position is of cursor column {before}, the pipeline now reads by {self.options.column}"
+            raise IdentityChanged(
+                f"read {self.name}", found, "name that column again, or begin anew with --full-refresh"
+            )
 
     def _append(self, after: Position, low: Value, high: Value, nulls: int) -> Reading:
         skip, told = after.value["boundary"], tuple(after.value["told"])
@@ -210,14 +218,13 @@ class CursorPlan:
 
 def cursor_column(options: Incremental, columns: Sequence[str], mode: str, name: str) -> str:
     """The cursor column. Raises ConfigError where the options do not fit the table or the strategy."""
-    if options.column is None:
-        raise ConfigError(f"read {name}", "incremental.by is cursor without a column", "give column: name")
+    assert options.column is not None  # checked when the options were made
     if missing := [c for c in (options.column, *options.key) if c not in columns]:
         found = f"incremental names {', '.join(missing)}, the columns are {', '.join(columns[:20])}"
         raise ConfigError(f"read {name}", found, "correct incremental.column or key")
-    if options.lookback < 0 or (options.lookback and mode == "append"):
-        found = f"lookback {options.lookback:g} with {mode}"
-        raise ConfigError(f"read {name}", found, "use lookback above 0, with strategy merge only")
+    if options.lookback and mode == "append":
+        found = f"lookback {options.lookback:g} with append, which would double the rows read again"
+        raise ConfigError(f"read {name}", found, "use lookback with strategy merge only")
     return options.column
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 from attrs import field, frozen
@@ -24,10 +24,9 @@ SourceFormat = Literal["csv", "jsonl", "parquet"]
 Codec = Literal["none", "gzip", "zstd", "snappy"]
 
 
-def nearest(word: str, words: object) -> str:
-    """The likeliest thing meant, as the end of a sentence: ``; did you mean 'id'?`` becomes the caller's text."""
-    close = difflib.get_close_matches(word, [str(w) for w in words], 1, 0.0)  # type: ignore[attr-defined]
-    return close[0] if close else ""
+def nearest(word: str, words: Iterable[str]) -> str:
+    """The likeliest thing meant; empty if there is no word at all."""
+    return next(iter(difflib.get_close_matches(word, list(words), 1, 0.0)), "")
 
 
 def _check_type(column: str, name: str) -> None:
@@ -66,7 +65,7 @@ class FileSourceOptions(SourceOptions):
     columns: Mapping[str, str] = field(factory=dict)
     null_values: tuple[str, ...] = ("",)
     infer: Literal["sample", "full"] = "sample"
-    block_bytes: int = 1 << 20
+    block_bytes: int = 1 << 19
 
     def __attrs_post_init__(self) -> None:
         _one_character("delimiter", self.delimiter)

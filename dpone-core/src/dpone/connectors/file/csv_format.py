@@ -65,7 +65,7 @@ class Csv:
                 if batch is not None and batch.num_rows and names[-1] in types:
                     self._reject_open_quote(file, batch.column(names[-1])[-1].as_py(), rows)
         except (pa.ArrowInvalid, UnicodeDecodeError) as error:
-            self._explain(file, error, types, schema.names, alone)
+            self._explain(file, error, types)
 
     def _open(
         self,
@@ -73,14 +73,15 @@ class Csv:
         types: Mapping[str, pa.DataType] | None = None,
         include: Sequence[str] = (),
         alone: bool = False,
-        threads: bool = True,
     ) -> pcsv.CSVStreamingReader:
         options = self._options
         naming = {"column_names": list(options.names), "skip_rows_after_names": int(options.header)}
         return pcsv.open_csv(
             self._content(file),
             pcsv.ReadOptions(
-                use_threads=threads,
+                # One thread: rows are numbered in errors, and memory does not grow with the number of cores. The
+                # engine reads ahead while the sink writes, so a second core has its work.
+                use_threads=False,
                 block_size=options.block_bytes,
                 encoding=self._encoding,
                 **(naming if options.names else {}),
@@ -120,7 +121,7 @@ class Csv:
                 with self._open(file) as reader:
                     names = list(reader.schema.names)
         except (pa.ArrowInvalid, UnicodeDecodeError) as error:
-            self._explain(file, error, None, (), False)
+            self._explain(file, error, {})
         check_names(file, names)
         return names
 
@@ -137,7 +138,7 @@ class Csv:
                     if self._options.infer == "sample":
                         break
         except (pa.ArrowInvalid, UnicodeDecodeError) as error:
-            self._explain(file, error, texts, (), alone)
+            self._explain(file, error, texts)
         return seen
 
     def _seen(self, batch: pa.RecordBatch, expected: pa.Schema | None) -> dict[str, Seen]:
@@ -173,14 +174,7 @@ class Csv:
         if tail.endswith(end) and not tail.endswith(end + quote.encode()):
             raise file.bad(f"{_row(row)} has a quote that is never closed", "mend the row; the file may be truncated")
 
-    def _explain(
-        self,
-        file: Input,
-        error: Exception,
-        types: Mapping[str, pa.DataType] | None,
-        include: Sequence[str],
-        alone: bool,
-    ) -> NoReturn:
+    def _explain(self, file: Input, error: Exception, types: Mapping[str, pa.DataType]) -> NoReturn:
         """Say what is wrong and where. The driver's text quotes the row, so it is neither shown nor chained."""
         text = str(error)
         with file.failing():
@@ -191,23 +185,9 @@ class Csv:
             if "straddl" in text:
                 found = f"a row is longer than {self._options.block_bytes} bytes, or a quote is never closed"
                 raise file.bad(found, "mend the quote, or give a larger options.block_bytes") from None
-            if not _ROW.search(text):
-                text = self._located(file, types, include, alone) or text
             raise self._bad_row(file, text, types) from None
 
-    def _located(
-        self, file: Input, types: Mapping[str, pa.DataType] | None, include: Sequence[str], alone: bool
-    ) -> str | None:
-        """The driver's words from a second pass; pyarrow numbers rows only when it reads in one thread."""
-        try:
-            with self._open(file, types, include, alone, threads=False) as reader:
-                for _ in reader:
-                    pass
-        except pa.ArrowInvalid as error:
-            return str(error)
-        return None
-
-    def _bad_row(self, file: Input, text: str, types: Mapping[str, pa.DataType] | None) -> DponeError:
+    def _bad_row(self, file: Input, text: str, types: Mapping[str, pa.DataType]) -> DponeError:
         row = -1
         if match := _ROW.search(text):
             row = int(match[1]) - int(self._options.header)
@@ -223,7 +203,7 @@ class Csv:
         if "UTF8" in text:
             todo = "set options.encoding to what the file is in, such as latin-1 or cp1252"
             return file.bad(f"{_row(row)}, column {name!r} is not utf-8", todo)
-        return _bad_value(file, row, name, (types or {}).get(name))
+        return _bad_value(file, row, name, types.get(name))
 
     def _names_unchecked(self, file: Input) -> list[str]:
         with self._open(file) as reader:

@@ -23,7 +23,7 @@ from dpone.errors import DataError
 from dpone.schema import LOADED_AT
 
 GROUP_ROWS = 1 << 17  # rows of a Parquet row group, unless the bytes below come first
-GROUP_BYTES = 16 << 20  # Arrow bytes held before a row group is written
+GROUP_BYTES = 8 << 20  # Arrow bytes held before a row group is written
 
 
 def refused(format: str, type_: pa.DataType) -> str:

@@ -24,6 +24,7 @@ from dpone.connectors.file.parts import refused, write_part
 from dpone.contract import Entry, Finding, Load, Part, Receipt, Staged, Stream
 from dpone.errors import ConfigError, Conflict, DataError, SinkError
 from dpone.evolution import Change, Stored
+from dpone.ids import ulid
 from dpone.pipeline import SinkSpec
 from dpone.position import Position
 from dpone.schema import LINEAGE, LOAD_ID, LOADED_AT
@@ -130,43 +131,60 @@ class FileSink:
 
 
 class FileWriter:
-    """One load's staging: ``.dpone/staging/<key>-<token>/`` with a file and a mark for each part."""
+    """One load's staging: ``.dpone/staging/<key>-<token>-<writer>/`` with a file and a mark for each part.
+
+    A folder belongs to one writer. Whoever goes on with an interrupted load renames the folder first: nothing that a
+    suspended writer still does reaches a file of ours, and it commits nothing, as its own parts are not there.
+    """
 
     def __init__(self, sink: FileSink, load: Load) -> None:
         self._sink, self._load, self._folder = sink, load, sink.folder
         self.load_id = load.load_id
         mine = hashlib.sha256(load.key.encode()).hexdigest()[:16]
         token = hashlib.sha256(load.token.encode()).hexdigest()[:16]
-        self._staging = self._folder.staging / f"{mine}-{token}"
+        self._staging = self._folder.staging / f"{mine}-{token}-{ulid()}"
         self._written: set[str] = set()
-        going_on = self._interrupted() if load.repeatable and load.schema is not None else None
         for old in sorted(self._folder.staging.glob(f"{mine}-*")):
-            if old != self._staging or going_on is None:
-                _remove(old)
-        if going_on is not None:
-            self.load_id = going_on
-        elif load.schema is not None:
+            if load.repeatable and load.schema is not None and self._take_over(old):
+                continue
+            _remove(old)
+        if load.schema is not None and not self._staging.is_dir():
             durable.private_folder(self._staging)
             head = {"load_id": load.load_id, "token": load.token, "key": load.key}
             durable.write_whole(self._staging / "load.json", json.dumps(head).encode())
+        self._parts = {mark.file.part: mark for mark in self._marks()}
 
-    def _interrupted(self) -> str | None:
-        """The id of the load that began this staging; None if there is none, or none that can be trusted."""
+    def _take_over(self, old: Path) -> bool:
+        """Go on with an interrupted load, if it is the same and there is not one already."""
+        going_on = self._interrupted(old)
+        if going_on is None or self._staging.exists():
+            return False
+        old.rename(self._staging)
+        for beside in self._staging.glob("*.tmp"):
+            beside.unlink()
+        durable.sync_folder(self._folder.staging)
+        self.load_id = going_on
+        return True
+
+    def _interrupted(self, staging: Path) -> str | None:
+        """The id of the load that began a staging; None if it is another's, or cannot be trusted."""
+        if staging.is_symlink():
+            return None
         try:
-            head = json.loads((self._staging / "load.json").read_bytes())
+            head = json.loads((staging / "load.json").read_bytes())
         except (OSError, ValueError):
             return None
         same = isinstance(head, dict) and (head.get("token"), head.get("key")) == (self._load.token, self._load.key)
         return head["load_id"] if same and isinstance(head.get("load_id"), str) else None
 
     def staged(self) -> Mapping[str, Staged]:
-        return {mark.file.part: mark.staged for mark in self._marks()}
+        return {part: mark.staged for part, mark in self._parts.items()}
 
     def stage(self, part: Part, stream: Stream) -> Staged:
         """The part's file is durable before its mark is; the mark makes it count."""
+        if part.id in self._parts:
+            return self._parts[part.id].staged
         name = self._name(part)
-        if (mark := self._mark(self._staging / f"{name}.mark")) is not None:
-            return mark.staged
         path = self._staging / name
         with self._sink._failing("write"):
             rows, size, sha256 = write_part(
@@ -178,6 +196,7 @@ class FileWriter:
             mark = _Mark(file, staged)
             durable.write_whole(self._staging / f"{name}.mark", json.dumps(asdict(mark)).encode())
         self._written.add(name)
+        self._parts[part.id] = mark
         return staged
 
     def commit(self, after: Entry | None, position: Position) -> Receipt:
@@ -191,7 +210,7 @@ class FileWriter:
                 # From here on a part that no manifest lists is an orphan, also before the first load is done.
                 manifest = Manifest()
                 self._folder.write(manifest)
-            parts = [mark.file for mark in self._marks() if mark.file.rows]
+            parts = [self._parts[part].file for part in sorted(self._parts) if self._parts[part].file.rows]
             self._verify(parts)
             receipt, after_it = self._planned(manifest, parts, after, position)
             for part in parts:
@@ -235,6 +254,9 @@ class FileWriter:
 
     def _verify(self, parts: list[PartFile]) -> None:
         """Parts of an earlier process are hashed again: only the disk knows what became of them."""
+        if self._load.schema is not None and not self._staging.is_dir():
+            found = "another runner of the same stream has taken over or removed the staged parts"
+            raise Conflict(f"commit to {self._folder.label}", found, "nothing was written; run again")
         for part in parts:
             path = self._staging / part.name
             if part.name not in self._written and durable.digest(path) != part.sha256:

@@ -29,9 +29,10 @@ class SqliteDialect(Dialect):
 
     def bind(self, value: Any, type: pa.DataType) -> Any:
         try:
-            given = pa.array([value])
-            return encode(given if given.type == type else given.cast(type), type)[0]
-        except (pa.ArrowException, Refused, ValueError, TypeError) as error:
+            # A decimal by its digits: Arrow would ask 21 of them of any integer.
+            given = pa.array([str(value) if pa.types.is_decimal(type) else value])
+            return encode(given, type)[0]
+        except (pa.ArrowException, Refused) as error:
             found = f"{value!r} is no {type}"
             raise ConfigError("read strategy.where", found, f"write a value of type {type}") from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,10 +41,13 @@ _KNOWN["SQLITE_LOCKED"] = _KNOWN["SQLITE_BUSY"]
 
 @contextmanager
 def failing(kind: type[DponeError], failed: str, path: Path) -> Iterator[None]:
-    """Raise ``kind`` (DataError for broken constraints), with the driver's error as cause."""
+    """Raise ``kind`` (DataError where the rows are at fault), with the driver's error as cause."""
     try:
         yield
     except sqlite3.Error as error:
+        if text := re.match("Could not decode to UTF-8 column '(.*?)' with text", str(error)):
+            found = f"a text in column {text[1]} is not UTF-8"  # the driver's own message shows the text
+            raise DataError(failed, found, "correct it, or read the column by a query with CAST(... AS BLOB)") from None
         raise translate(error, kind, failed, path) from error
 
 
@@ -56,4 +60,4 @@ def translate(error: sqlite3.Error, kind: type[DponeError], failed: str, path: P
             known = kind(failed, f"{found} ({path})", todo)
             known.category = category or kind.category
             return known
-    return kind(failed, f"{error} ({path})", "see the text above; the database was not changed")
+    return kind(failed, f"{error} ({path})", "correct what the text names; nothing was changed")

@@ -1,0 +1,85 @@
+"""S-01: any text is a name, and only the named object is touched."""
+
+from __future__ import annotations
+
+import sqlite3
+import tempfile
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.sqlite.target import MEMORY, Target
+
+from dpone.connectors.sqlite.database import SqliteDialect
+from dpone.errors import ConfigError
+from dpone.schema import Name
+from dpone.sql.finalize import FINALIZERS
+from dpone.strategy import Strategy
+
+NASTY = ['"', '""', "]", "'", "`", "a.b", "a b", '";--', '"; DROP TABLE bystander; --', "🦆", "x" * 63, "y" * 128]
+NASTY += ["select", "%s", "?", ":a", "bystander2"]
+plain = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=12)
+name = st.one_of(st.sampled_from(NASTY), plain)
+name = name.filter(lambda n: not n.lower().startswith(("sqlite_", "__dpone__")) and n.lower() != "bystander")
+dialect = SqliteDialect()
+
+
+class Limited(SqliteDialect):
+    max_identifier = 63
+
+
+@given(st.text(min_size=1), st.text(min_size=1))
+def test_S_01_quoting_is_injective(one: str, other: str) -> None:
+    """Two names have one quoted form only if they are the same name."""
+    try:
+        same = dialect.quote(one) == dialect.quote(other)
+    except ConfigError:
+        return
+    assert same == (one == other)
+
+
+@pytest.mark.parametrize("quoted", ['"a"', "[a]", "`a`"])
+def test_S_01_quoted_input_is_quoted_again(quoted: str) -> None:
+    """A name that looks quoted is a name with quotes in it."""
+    db = sqlite3.connect(":memory:")
+    assert db.execute(f"SELECT 1 AS {dialect.quote(quoted)}").description[0][0] == quoted
+    db.close()
+
+
+@pytest.mark.parametrize("bad", ["", "a\0b", "\ud800"])
+def test_S_01_impossible_names_are_refused(bad: str) -> None:
+    """An empty name, a NUL or broken Unicode is one clear error."""
+    with pytest.raises(ConfigError, match="quote an identifier"):
+        dialect.quote(bad)
+
+
+def test_S_01_length_is_counted_in_bytes() -> None:
+    """A dialect's limit is in bytes of UTF-8, and the error says both lengths."""
+    assert Limited().quote("é" * 31) == '"' + "é" * 31 + '"'
+    with pytest.raises(ConfigError, match="64 bytes, the limit is 63"):
+        Limited().quote("é" * 32)
+
+
+def test_S_01_a_dot_separates_nothing_inside_a_part() -> None:
+    """Schema and table are told apart by structure, not by a dot."""
+    assert dialect.name(Name(("a.b", 'c"d'))) == '"a.b"."c""d"'
+
+
+@settings(max_examples=60)
+@given(name, st.lists(name, min_size=2, max_size=4, unique_by=str.casefold), st.sampled_from(sorted(FINALIZERS)))
+def test_S_01_only_the_named_object_changes(table: str, columns: list[str], mode: str) -> None:
+    """Create, load twice and add a column under any names: the rows arrive and a bystander is as before."""
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
+        target = Target(Path(folder) / "t.db", table)
+        target.run("CREATE TABLE bystander (a)", "INSERT INTO bystander VALUES (42)")
+        where = {columns[0]: 1} if mode == "replace" else {}
+        strategy = Strategy(mode, key=columns[0] if mode == "merge" else (), where=where)  # type: ignore[arg-type]
+        data = pa.table({c: pa.array([1], pa.int64()) for c in columns})
+        target.load(data, strategy)
+        target.load(data.append_column("later " + columns[-1], pa.array([2], pa.int64())), strategy)
+        found = target.query(f"SELECT {dialect.columns(columns)} FROM {dialect.quote(table)}")
+        assert found == [(1,) * len(columns)] * (2 if mode == "append" else 1)
+        assert target.query("SELECT * FROM bystander") == [(42,)]
+        assert target.tables() - {"__dpone__loads", "__dpone__staging", "__dpone__parts"} == {table, "bystander"}
