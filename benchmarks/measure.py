@@ -11,6 +11,8 @@ from pathlib import Path
 
 from attrs import frozen
 
+# Python compiles a package when it is installed; an editable one needs leave to keep what it compiled.
+ENV = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 _KILOBYTE = 1 if sys.platform == "darwin" else 1024  # the unit of ru_maxrss
 
 
@@ -32,7 +34,7 @@ def run(command: Sequence[str], folder: Path) -> Leg:
     os.sync()  # what others have left to write is not ours to wait for
     with (folder / "out.log").open("wb") as log:
         start = time.perf_counter()
-        process = subprocess.Popen(command, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        process = subprocess.Popen(command, cwd=folder, env=ENV, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         _, status, usage = os.wait4(process.pid, 0)
         wall = time.perf_counter() - start
     process.returncode = os.waitstatus_to_exitcode(status)

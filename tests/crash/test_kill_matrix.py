@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 from attrs import frozen
+from tests.engine.project import KILLED, Project, Row, mark, memory_folder, rows, zygote
 
 from dpone.observe.events import STEPS
-from tests.engine.project import KILLED, Project, Row, mark, memory_folder, rows, zygote
 
 STRATEGIES: Mapping[str, Mapping[str, Any]] = {
     "full_refresh": {"mode": "full_refresh"},
@@ -124,17 +124,17 @@ def require_done(project: Project, wanted: Scenario, run: Callable[..., Mapping[
     again = run(project)
     [stream] = again["report"]["streams"]
     assert again["code"] == 0, stream["error"]
-    if project.target == "file" and stream["status"] == "caught_up":
-        project.csv("z", rows(9000, 9001))  # a folder is swept by the next load
-        assert run(project)["code"] == 0
-        assert project.staging() == []
-        return dict(stream)
     require_loaded(project, wanted)
     head = project.head()
     third = run(project)
     assert third["report"]["streams"][0]["status"] == "caught_up"
     assert project.head() == head
     require_loaded(project, wanted)
+    if project.target == "file" and project.staging():  # killed after the commit: the next load sweeps the folder
+        assert stream["status"] == "caught_up"
+        project.csv("z", rows(9000, 9001))
+        assert run(project)["code"] == 0
+    assert project.staging() == []
     return dict(stream)
 
 
@@ -151,7 +151,6 @@ def require_loaded(project: Project, wanted: Scenario) -> None:
         assert len({row[-1] for row in project.lineage()}) <= wanted.loads
     assert head.load_id in {row[-1] for row in project.lineage()}
     assert project.state() == head
-    assert project.staging() == []
 
 
 def kill_at_step(
@@ -173,15 +172,16 @@ def kill_at_step(
         assert stream["partitions_resumed"] == RESUMED.get((step, nth), 2 if step == "commit_started" else 0)
 
 
-def kill_inside_commit(
-    scenarios: Callable[..., Scenario], run: Callable[..., Mapping[str, Any]], folder: Path, kind: Any, what: str
+def kill_inside(
+    scenarios: Callable[..., Scenario], run: Callable[..., Mapping[str, Any]], folder: Path, kind: Any, **steps: str
 ) -> int:
-    """Before every single call or statement of the commit. Answers how many there were."""
+    """Before every single call or statement between two steps. Answers how many there were."""
     wanted = scenarios(*kind)
-    free = run(wanted.copy(folder / "free"), **{what: 10**9})
+    what = "statement" if kind[0] == "sqlite" else "call"
+    free = run(wanted.copy(folder / "free"), **{what: 10**9}, **steps)
     for n in range(1, free["count"] + 1):
         project = wanted.copy(folder / str(n))
-        assert run(project, **{what: n})["code"] == KILLED
+        assert run(project, **{what: n}, **steps)["code"] == KILLED
         assert project.rows() in (wanted.before, wanted.after)
         require_consistent(project)
         require_done(project, wanted, run)
@@ -227,8 +227,17 @@ def test_kill_inside_the_commit(
     scenarios: Callable[..., Scenario], run: Callable[..., Any], tmp_path: Path, kind: Any
 ) -> None:
     """SIGKILL before every statement, or every rename and fsync, of a commit: the target is as before or as after."""
-    what = "statement" if kind[0] == "sqlite" else "call"
-    assert kill_inside_commit(scenarios, run, tmp_path, kind, what) > 5
+    assert kill_inside(scenarios, run, tmp_path, kind) > 5
+
+
+@pytest.mark.crash
+@pytest.mark.parametrize("kind", [("sqlite", "append", True), ("file", "append", True)], ids=_named)
+@pytest.mark.parametrize("steps", [("window_fixed", "load_opened"), ("load_opened", "staged")], ids=_named)
+def test_kill_before_the_commit(
+    scenarios: Callable[..., Scenario], run: Callable[..., Any], tmp_path: Path, kind: Any, steps: Any
+) -> None:
+    """SIGKILL before every statement, or rename and fsync, while the load is opened and while its parts are staged."""
+    assert kill_inside(scenarios, run, tmp_path, kind, since=steps[0], until=steps[1]) > 2
 
 
 @pytest.mark.crash

@@ -6,12 +6,17 @@ which spares each of hundreds of kills the start of an interpreter.
 A job is JSON: ``pipeline``, ``options`` of dpone.engine.run, ``signal`` (KILL), and where to send it:
 
     step, nth       the nth time an event of that step is told
-    call            before the nth call that changes the disk (rename, replace, fsync, unlink) after ``commit_started``
-    statement       before the nth SQL statement after ``commit_started``
-    ops             after that many virtual machine instructions of SQLite after ``commit_started``
+    call            before the nth call that changes the disk (rename, replace, fsync, unlink)
+    statement       before the nth SQL statement
+    execute         before the nth statement of SqliteDatabase; for signals that Python handles: what a handler raises
+                    inside a callback of SQLite is lost
+    ops             after that many virtual machine instructions of SQLite
+    since, until    the steps between which these four are counted (commit_started, committed)
 
-The answer is JSON: ``code`` (negative: the signal), ``report``, ``count`` (calls or statements seen after
-``commit_started``, when the run ended by itself).
+As a plugin of ``dpone`` it takes its job from the environment variable DPONE_TRAP.
+
+The answer is JSON: ``code`` (negative: the signal), ``report``, ``count`` (calls or statements seen, when the run ended
+by itself).
 """
 
 from __future__ import annotations
@@ -29,6 +34,7 @@ import dpone.connectors.file.sink
 import dpone.connectors.file.source
 import dpone.connectors.sqlite.sink  # noqa: F401  # imported before the fork, like those above
 from dpone.connectors.file.state import _FileLease
+from dpone.connectors.sqlite.database import SqliteDatabase
 from dpone.connectors.sqlite.state import SqliteLease
 from dpone.engine import Run
 from dpone.errors import Interrupted
@@ -41,7 +47,7 @@ class Trap:
     """Counts what happens and sends the signal when its time has come."""
 
     def __init__(self, job: dict[str, Any]) -> None:
-        self.job, self.seen, self.committing, self.count = job, Counter[str](), False, 0
+        self.job, self.seen, self.armed, self.count = job, Counter[str](), False, 0
         self.signal = getattr(signal, "SIG" + job.get("signal", "KILL"))
         self.connections: list[sqlite3.Connection] = []
         self.renewing = threading.Lock()
@@ -49,10 +55,10 @@ class Trap:
     @hookimpl
     def dpone_run_event(self, event: Any) -> None:
         self.seen[event.step] += 1
-        if event.step == "commit_started":
+        if event.step == self.job.get("since", "commit_started"):
             self._arm()
-        elif event.step == "committed":
-            self.committing = False
+        elif event.step == self.job.get("until", "committed"):
+            self.armed = False
         if (event.step, self.seen[event.step]) == (self.job.get("step"), self.job.get("nth", 1)):
             self.fire()
 
@@ -63,7 +69,7 @@ class Trap:
 
     def watch_leases(self) -> None:
         for lease in (_FileLease, SqliteLease):
-            setattr(lease, "renew", self._guarded(lease.renew))
+            lease.renew = self._guarded(lease.renew)
 
     def _guarded(self, real: Any) -> Any:
         def renew(lease: Any) -> None:
@@ -73,7 +79,7 @@ class Trap:
         return renew
 
     def _arm(self) -> None:
-        self.committing = True
+        self.armed = True
         if ops := self.job.get("ops"):
             for db in self.connections:
                 db.set_progress_handler(self.fire, ops)
@@ -100,20 +106,45 @@ class Trap:
 
         sqlite3.connect = connect  # type: ignore[assignment]
 
+    def watch_database(self) -> None:
+        real = SqliteDatabase.execute
+
+        def execute(db: SqliteDatabase, sql: str, parameters: Any = ()) -> int:
+            self._tick(self.job.get("execute"))
+            return real(db, sql, parameters)
+
+        SqliteDatabase.execute = execute  # type: ignore[method-assign]
+
     def _tick(self, limit: int | None) -> None:
-        if self.committing:
+        if self.armed:
             self.count += 1
             if self.count == limit:
                 self.fire()
 
 
-def execute(job: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+def set_trap(job: dict[str, Any]) -> Trap:
     trap = Trap(job)
     trap.watch_leases()
     if "call" in job:
         trap.watch_disk()
     if "statement" in job or "ops" in job:
         trap.watch_sql()
+    if "execute" in job:
+        trap.watch_database()
+    return trap
+
+
+TRAP = set_trap(json.loads(os.environ["DPONE_TRAP"])) if "DPONE_TRAP" in os.environ else None
+
+
+@hookimpl
+def dpone_run_event(event: Any) -> None:
+    if TRAP is not None:
+        TRAP.dpone_run_event(event)
+
+
+def execute(job: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    trap = set_trap(job)
     plugins = discover()
     plugins.manager.register(trap)
     run = Run(Pipeline.from_yaml(job["pipeline"]), plugins=plugins, **job.get("options", {}))

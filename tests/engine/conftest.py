@@ -6,7 +6,6 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
-
 from tests.engine import faulty as faults
 from tests.engine.project import Project, memory_folder
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from tests.engine.project import Project, mark, rows
 
 SHORT = {"lease_seconds": 0.2}
@@ -89,14 +88,17 @@ def prepared(folder: Path, target: str, mode: str) -> Project:
     return project
 
 
-KINDS = [("sqlite", "append"), ("sqlite", "merge"), ("sqlite", "full_refresh"), ("file", "append"), ("file", "full_refresh")]
+KINDS = [
+    *(("sqlite", m) for m in ("append", "merge", "full_refresh")),
+    *(("file", m) for m in ("append", "full_refresh")),
+]
 
 
 @pytest.mark.parametrize(("target", "mode"), KINDS)
 def test_a_suspended_runner_loses_at_the_fence(
     tmp_path: Path, suspend: Callable[..., Any], target: str, mode: str
 ) -> None:
-    """Suspended after staging, its lease taken over: when it goes on it writes nothing, to no place, and says Conflict."""
+    """Suspended after staging, its lease taken over: when it goes on it writes nothing anywhere and says Conflict."""
     project = prepared(tmp_path / "p", target, mode)
     one = suspend(project, "staged")
     other = load_when_free(project)
@@ -111,12 +113,13 @@ def test_a_suspended_runner_loses_at_the_fence(
     assert other.rows.inserted == (600 if mode == "full_refresh" else 350)
 
 
+@pytest.mark.parametrize("target", ["sqlite", "file"])
 @pytest.mark.parametrize("step", ["locked", "recovered", "window_fixed", "commit_started"])
 def test_a_suspended_runner_writes_nothing_wherever_it_slept(
-    tmp_path: Path, suspend: Callable[..., Any], step: str
+    tmp_path: Path, suspend: Callable[..., Any], target: str, step: str
 ) -> None:
     """At every step before the commit: the other's rows stand, each once, and the state is the other's."""
-    project = prepared(tmp_path / "p", "sqlite", "append")
+    project = prepared(tmp_path / "p", target, "append")
     one = suspend(project, step)
     load_when_free(project)
     before = everything(project)

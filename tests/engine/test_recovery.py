@@ -12,13 +12,13 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from tests.engine.project import Entry as OnDisk
+from tests.engine.project import Project, Steps, mark, rows, with_plugins
 
 from dpone.engine import rewind, run
 from dpone.errors import Conflict, DataError, Interrupted, SinkError, SourceError, StateError
 from dpone.pipeline import Pipeline
 from dpone.position import Position
-from tests.engine.project import Project, Steps, mark, rows, with_plugins
-from tests.engine.project import Entry as OnDisk
 
 
 def attempt(project: Project, faulty: ModuleType, **options: Any) -> Any:
@@ -614,7 +614,7 @@ def test_an_interrupt_ends_the_run_whatever_the_cleaning_up_does(
     assert project.state() == project.head()
 
 
-@pytest.mark.parametrize("error", [SinkError("write", "full", "free"), Interrupted("SIGINT")], ids=["failure", "signal"])
+@pytest.mark.parametrize("error", [SinkError("a", "b", "c"), Interrupted("SIGINT")], ids=["failure", "signal"])
 def test_the_reader_has_ended_before_the_source_is_let_go(
     project: Project, faulty: ModuleType, error: BaseException
 ) -> None:

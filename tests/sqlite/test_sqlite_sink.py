@@ -255,6 +255,26 @@ def test_staging_of_another_load_is_swept(target: Target, changed: dict[str, Any
         assert target.stages() == {"__dpone__stage_NEW", "__dpone__stage_OTHER"}
 
 
+def test_a_transaction_has_the_write_lock_from_its_start(target: Target) -> None:
+    """Nobody can write between the look at the journal and the commit: the lock is taken before the first look."""
+    target.load(table(1), APPEND)
+    seen: list[str] = []
+
+    def write(batch: int) -> None:
+        with closing(sqlite3.connect(target.path, timeout=0, isolation_level=None)) as other:
+            try:
+                other.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                seen.append(str(error))
+
+    sink = target.sink(APPEND)
+    with closing(sink):
+        writer = sink.open(load(table().schema, APPEND))
+        writer.stage(Part("all"), rows(table(2), write))
+        assert sink._db.rows("PRAGMA synchronous") == [(3,)]  # EXTRA: a commit survives a power cut
+    assert seen == ["database is locked"]
+
+
 # ---- the shape of the target
 
 
@@ -387,6 +407,7 @@ VALUES: list[tuple[pa.DataType, list[Any], str, list[Any]]] = [
     (pa.duration("ms"), [dt.timedelta(seconds=-1), None], "DURATION_US", [-1_000_000, None]),
     (pa.uuid(), [uuid.UUID(int=5).bytes, None], "UUID_TEXT", [str(uuid.UUID(int=5)), None]),
     (pa.list_(pa.int64()), [[1, None], None, []], "JSON_TEXT", ["[1, null]", None, "[]"]),
+    (pa.map_(pa.string(), pa.int8()), [[("a", 1)], None], "JSON_TEXT", ['{"a": 1}', None]),
     (pa.struct([("a", pa.string())]), [{"a": "é"}], "JSON_TEXT", ['{"a": "é"}']),
     (pa.null(), [None], "TEXT", [None]),
 ]  # fmt: skip

@@ -145,7 +145,8 @@ def test_ST_02_the_lock_of_a_dead_process_is_taken_over_at_once(state: SqliteSta
     code = (
         "import os, sys; from dpone.pipeline import StateSpec; from dpone.secret import Secret\n"
         "from dpone.connectors.sqlite.state import SqliteState\n"
-        "SqliteState(StateSpec('sqlite', Secret('sqlite:///' + sys.argv[1]))).lock('k', 3600).__enter__()\n"
+        "held = SqliteState(StateSpec('sqlite', Secret('sqlite:///' + sys.argv[1]))).lock('k', 3600)\n"
+        "held.__enter__()\n"
         "os._exit(9)"
     )
     assert subprocess.run([sys.executable, "-c", code, str(path)], check=False).returncode == 9

@@ -188,7 +188,7 @@ class Load:
 
     key        of state and journal
     load_id    ULID; names the staging and the journal entry
-    token      digest of key, epoch, start, end, schema and strategy: two loads of one token would do the same
+    token      digest of key, epoch, start, end, parts, schema and strategy: two loads of one token would do the same
     repeatable a later run may go on with the parts this one staged
     schema     columns of the target that the rows fill, lineage left out; None: journal only, the target is not
                touched (a rewind)

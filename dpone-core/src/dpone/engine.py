@@ -18,7 +18,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -38,6 +38,7 @@ from dpone.contract import (
     Receipt,
     Sink,
     Source,
+    Staged,
     StateBackend,
     Stream,
     Versioned,
@@ -49,6 +50,7 @@ from dpone.errors import (
     ConfigError,
     Conflict,
     Interrupted,
+    SourceError,
     StateAhead,
     StateError,
     StateMissing,
@@ -232,6 +234,7 @@ class _Attempt:
     source: Source = field(init=False)
     sink: Sink = field(init=False)
     state: StateBackend = field(init=False)
+    halted: threading.Event = field(factory=threading.Event, init=False)
 
     @property
     def spec(self) -> StreamSpec:
@@ -390,8 +393,7 @@ class _Attempt:
         workers = self.stream.run.workers or self.stream.run.pipeline.runtime.workers
         with self.stream.timed("stage"):
             if workers > 1 and len(todo) > 1 and self._parallel():
-                with ThreadPoolExecutor(workers, "dpone-part") as pool:
-                    staged.update(pool.map(lambda part: self._stage_part(writer, part, window, load), todo))
+                staged.update(self._stage_at_once(workers, writer, todo, window, load))
             else:
                 staged.update(self._stage_part(writer, part, window, load) for part in todo)
         rows = self.report.rows
@@ -402,16 +404,37 @@ class _Attempt:
         self.report.bytes = sum(s.bytes for s in staged.values())
         self.stream.tell("staged", parts=len(staged), rows=rows.written, bytes=self.report.bytes)
 
+    def _stage_at_once(
+        self, workers: int, writer: Writer, todo: Sequence[Part], window: Window, load: Load
+    ) -> Iterator[tuple[str, Staged]]:
+        """In as many threads. The first failure, or a signal, ends the others at their next batch."""
+        with ThreadPoolExecutor(workers, "dpone-part") as pool:
+            staging = [pool.submit(self._stage_part, writer, part, window, load) for part in todo]
+            try:
+                for staged in as_completed(staging):
+                    yield staged.result()
+            except BaseException:
+                self.halted.set()
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
     def _parallel(self) -> bool:
         record = self.stream.run.plugins.get("sink", self.spec.sink.type)
         return record.capabilities.get("parallel_stage") is Support.SUPPORTED
 
-    def _stage_part(self, writer: Writer, part: Part, window: Window, load: Load) -> tuple[str, Any]:
+    def _stage_part(self, writer: Writer, part: Part, window: Window, load: Load) -> tuple[str, Staged]:
         tell = self.stream.tell
         tell("part_started", part=part.id)
+
+        def after_batch(**data: int) -> None:
+            tell("batch", part=part.id, **data)
+            if self.halted.is_set():
+                found = "another part of the window failed, or the run was interrupted"
+                raise SourceError(f"read part {part.id}", found, "see the error of the stream")
+
         with (
             self.source.read(part) as stream,
-            closing(_Told(stream, window.schema, _target_schema(load), part.id, tell)) as told,
+            closing(_Told(stream, window.schema, _target_schema(load), after_batch)) as told,
         ):
             staged = writer.stage(part, told)
         tell("part_staged", part=part.id, rows=staged.rows, bytes=staged.bytes)
@@ -468,7 +491,8 @@ def _load(
 ) -> Load:
     schema = pa.schema([f.with_name(columns[f.name]) for f in window.schema])
     start = None if whole or known.after is None else known.after.dumps()
-    work = [stream.report.key, known.epoch, start, window.position.dumps(), schema.to_string(), repr(strategy)]
+    parts = [part.id for part in window.parts]
+    work = [stream.report.key, known.epoch, start, window.position.dumps(), parts, schema.to_string(), repr(strategy)]
     return Load(
         key=stream.report.key,
         load_id=ulid(),
@@ -494,10 +518,8 @@ class _Told:
 
     _ahead: Generator[pa.RecordBatch, None, None] | None = None
 
-    def __init__(
-        self, stream: Stream, source: pa.Schema, target: pa.Schema, part: str, tell: Callable[..., None]
-    ) -> None:
-        self._stream, self._part, self._tell = stream, part, tell
+    def __init__(self, stream: Stream, source: pa.Schema, target: pa.Schema, after_batch: Callable[..., None]) -> None:
+        self._stream, self._after_batch = stream, after_batch
         self.schema = target
         self.native = stream.native if source.names == target.names else ()
 
@@ -515,7 +537,7 @@ class _Told:
                 if batch.schema.names != self.schema.names:
                     batch = batch.rename_columns(self.schema.names)
                 yield batch
-                self._tell("batch", part=self._part, rows=batch.num_rows, bytes=batch.nbytes)
+                self._after_batch(rows=batch.num_rows, bytes=batch.nbytes)
 
     def close(self) -> None:
         if self._ahead is not None:
@@ -524,7 +546,7 @@ class _Told:
     def open_native(self, format: str) -> Iterator[bytes]:
         for block in self._stream.open_native(format):
             yield block
-            self._tell("batch", part=self._part, rows=0, bytes=len(block))
+            self._after_batch(rows=0, bytes=len(block))
 
 
 @contextmanager

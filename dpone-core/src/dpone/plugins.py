@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import os
@@ -78,8 +79,11 @@ class Plugins:
 
     def classifier(self) -> ErrorClassifier:
         """Knows the codes of every connector whose error table can be imported."""
-        tables = {c.errors for c in self.connectors.values() if c.errors}
-        return ErrorClassifier(*(cast(ErrorCodes, resolve(t)) for t in sorted(tables)))
+        tables: list[ErrorCodes] = []
+        for reference in sorted({c.errors for c in self.connectors.values() if c.errors}):
+            with contextlib.suppress(PluginError):  # its driver is missing, so none of its errors can come up
+                tables.append(resolve(reference))
+        return ErrorClassifier(*tables)
 
 
 def resolve(reference: str) -> Any:

@@ -10,6 +10,8 @@ from dpone.errors import ConfigError, DponeError
 from dpone.schema import Name
 from dpone.secret import Secret
 
+# Files that a sink or state backend of this process writes to. A source in such a file must not hold a read lock.
+_written: set[Path] = set()
 OLDEST = (3, 35, 0)  # UPDATE FROM 3.33, DROP COLUMN 3.35
 _PREFIX = "sqlite:///"
 
@@ -35,6 +37,14 @@ def table_name(name: Name) -> Name:
     if len(name.parts) > 2 or (len(name.parts) == 2 and name.parts[0].lower() != "main"):
         raise ConfigError("read a table name", f"{name} names a schema", f"write table: {name.last}; SQLite has none")
     return Name((name.last,))
+
+
+def will_write(path: Path) -> None:
+    _written.add(path.resolve())
+
+
+def is_written(path: Path) -> bool:
+    return path.resolve() in _written
 
 
 def connect(path: Path, timeout: float, kind: type[DponeError], *, create: bool) -> sqlite3.Connection:

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from dpone.connectors.sqlite import types
-from dpone.connectors.sqlite.connect import connect
+from dpone.connectors.sqlite.connect import connect, will_write
 from dpone.connectors.sqlite.errors import failing
 from dpone.connectors.sqlite.rows import Refused, encode
 from dpone.errors import ConfigError, DataError, SinkError
@@ -78,6 +78,7 @@ class SqliteDatabase:
         self.path = path
         self._timeout, self._nan_to_null = timeout, nan_to_null
         self._db: sqlite3.Connection | None = None
+        will_write(path)
 
     def connection(self) -> sqlite3.Connection:
         if self._db is None:

@@ -155,12 +155,13 @@ def _interval(value: Any) -> str:
 
 def _json_texts(array: pa.Array) -> list[Any]:
     texts: list[Any] = []
-    for row, value in enumerate(array.to_pylist(maps_as_pydicts=None)):
+    for row, value in enumerate(array):
         try:
-            text = None if value is None else json.dumps(value, default=_json, ensure_ascii=False, allow_nan=False)
-        except (TypeError, ValueError):
+            plain = value.as_py(maps_as_pydicts="strict")  # a map with one key twice is no JSON object
+            text = json.dumps(plain, default=_json, ensure_ascii=False, allow_nan=False)
+        except (TypeError, ValueError, KeyError):
             raise Refused(f"a value of {array.type} has no form in JSON", row) from None
-        texts.append(text)
+        texts.append(text if value.is_valid else None)
     return texts
 
 

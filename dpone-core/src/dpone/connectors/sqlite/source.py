@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from dpone.connectors.sqlite import types
 from dpone.connectors.sqlite.config import SqliteSourceOptions
-from dpone.connectors.sqlite.connect import connect, database_path, table_name
+from dpone.connectors.sqlite.connect import connect, database_path, is_written, table_name
 from dpone.connectors.sqlite.database import DECIMAL, SqliteDialect, compare_decimals
 from dpone.connectors.sqlite.errors import failing
 from dpone.connectors.sqlite.rows import Refused, decode
@@ -30,12 +30,14 @@ from dpone.sql.cursor import CursorPlan, Reading, Row, Span, Value, cursor_colum
 
 _BATCH_ROWS = 10_000
 _BATCH_BYTES = 8_000_000
+_SPOOL = PREFIX + "spool"
 _VIEW = PREFIX + "query"
 
 
 class SqliteSource:
     """``contract.Source``. The snapshot is a read transaction from ``window`` to the end of the read; in a database
-    without WAL nobody else can commit to it for as long."""
+    without WAL nobody else can commit to it for as long. Where this very run writes to such a file, the rows of the
+    window are copied to a temporary table first."""
 
     def __init__(self, spec: SourceSpec) -> None:
         self._options = spec.options if isinstance(spec.options, SqliteSourceOptions) else SqliteSourceOptions()
@@ -53,6 +55,7 @@ class SqliteSource:
         self._reading: Reading | None = None
         self._cursor: _Cursor | None = None
         self._batch_rows = _BATCH_ROWS
+        self._spooled = False
 
     def check(self) -> list[Finding]:
         findings = [Finding("sqlite library", True, sqlite3.sqlite_version)]
@@ -84,6 +87,8 @@ class SqliteSource:
             self._batch_rows = request.batch_rows or _BATCH_ROWS
             self._schema = self._columns(request.expected)
             self._reading = self._plan(after, request)
+            if self._reading.spans and is_written(self._path) and self.rows("PRAGMA main.journal_mode") != [("wal",)]:
+                self._spool(self._reading)
         except BaseException:
             self.end()
             raise
@@ -109,6 +114,26 @@ class SqliteSource:
         position = Position("snapshot", identity, value, after.epoch if after else 0)
         return Reading(position, (Span(),), "one snapshot holds the whole of the source")
 
+    def _spool(self, reading: Reading) -> None:
+        """Copy the rows of the window, then let go of the file."""
+        names = SqliteDialect().columns(self._schema.names if self._schema else (), "s")
+        self._execute("PRAGMA query_only=OFF")
+        for i, span in enumerate(reading.spans):
+            where, values = self._where(span)
+            select = f"SELECT {names} FROM {self.relation} AS s WHERE {where or '1'}"
+            self._execute(f'CREATE TEMP TABLE "{_SPOOL}{i}" AS {select}', values)
+        self._execute("PRAGMA query_only=ON")
+        self._execute("COMMIT")
+        self._spooled = True
+
+    def span(self, i: int) -> Iterator[tuple[Any, ...]]:
+        """The rows of a span of the window, all columns."""
+        assert self._schema is not None
+        assert self._reading is not None
+        if self._spooled:
+            return self._select(f'SELECT * FROM temp."{_SPOOL}{i}"', ())
+        return self.select(self._schema.names, *self._where(self._reading.spans[i]))
+
     def _what(self) -> dict[str, str]:
         if self._table is not None:
             return {"table": self._table.last}
@@ -116,7 +141,8 @@ class SqliteSource:
 
     @contextmanager
     def read(self, part: Part) -> Iterator[_SqliteStream]:
-        if self._reading is None or self._schema is None or self._db is None or not self._db.in_transaction:
+        open_ = self._db is not None and (self._db.in_transaction or self._spooled)
+        if self._reading is None or self._schema is None or not open_:
             raise SourceError(f"read {self.name}", "the snapshot of the window is gone", "begin a new window")
         try:
             yield _SqliteStream(self, self._schema, self._reading, self._batch_rows)
@@ -130,6 +156,7 @@ class SqliteSource:
         if self._db is not None:
             self._db.close()
             self._db = None
+        self._spooled = False
 
     # ---- the connection
 
@@ -163,10 +190,13 @@ class SqliteSource:
 
     def select(self, columns: Sequence[str], where: str, parameters: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
         sql = f"SELECT {SqliteDialect().columns(columns, 's')} FROM {self.relation} AS s"
-        with failing(SourceError, f"read {self.name}", self._path):
-            yield from self._connection().execute(f"{sql} WHERE {where}" if where else sql, parameters)
+        return self._select(f"{sql} WHERE {where}" if where else sql, parameters)
 
-    def where(self, span: Span) -> tuple[str, tuple[Any, ...]]:
+    def _select(self, sql: str, parameters: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
+        with failing(SourceError, f"read {self.name}", self._path):
+            yield from self._connection().execute(sql, parameters)
+
+    def _where(self, span: Span) -> tuple[str, tuple[Any, ...]]:
         return self._cursor.where(span) if self._cursor else ("", ())
 
     def as_text(self, column: str) -> bool:
@@ -175,6 +205,8 @@ class SqliteSource:
 
     def end(self) -> None:
         """The end of the snapshot, so that others can write again."""
+        if self._spooled:
+            self.close()
         if self._db is not None and self._db.in_transaction:
             self._execute("ROLLBACK")
 
@@ -301,8 +333,8 @@ class _SqliteStream:
 
     def _rows(self) -> Iterator[Row]:
         names, reading = self.schema.names, self._reading
-        for i, span in enumerate(reading.spans):
-            rows: Iterator[Row] = self._source.select(names, *self._source.where(span))
+        for i in range(len(reading.spans)):
+            rows: Iterator[Row] = self._source.span(i)
             if i == 0 and reading.skip:
                 rows = unseen(rows, [names.index(name) for name in reading.told], reading.skip)
             yield from rows

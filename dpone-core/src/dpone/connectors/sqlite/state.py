@@ -18,7 +18,7 @@ from typing import Any
 from attrs import frozen
 
 from dpone.connectors.sqlite.config import SqliteStateOptions
-from dpone.connectors.sqlite.connect import connect, database_path
+from dpone.connectors.sqlite.connect import connect, database_path, will_write
 from dpone.connectors.sqlite.errors import failing
 from dpone.contract import Finding, Versioned
 from dpone.errors import Busy, Conflict, DponeError, StateError
@@ -45,6 +45,7 @@ class SqliteState:
         options = spec.options if isinstance(spec.options, SqliteStateOptions) else SqliteStateOptions()
         self._path = database_path(spec.connection, spec.base)
         self._timeout = options.busy_timeout
+        will_write(self._path)
 
     def check(self) -> list[Finding]:
         """Creates nothing."""
