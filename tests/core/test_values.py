@@ -187,3 +187,17 @@ def test_reading_ahead_stops_when_the_sink_stops() -> None:
     ahead.close()  # type: ignore[attr-defined]  # a generator
     assert closed.wait(5)
     assert not [t for t in threading.enumerate() if t.name == "dpone-read"]
+
+
+def test_a_signal_while_the_thread_starts_leaves_no_thread_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader that outlives its run would use what the run has closed, or crash the interpreter as it ends."""
+    start = threading.Thread.start
+
+    def interrupted(thread: threading.Thread) -> None:
+        start(thread)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        next(prefetch(iter(range(10_000))))
+    assert not [t for t in threading.enumerate() if t.name == "dpone-read"]

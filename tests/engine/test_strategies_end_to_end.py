@@ -43,6 +43,10 @@ def test_a_strategy_does_what_a_few_lines_of_python_do(project: Project, mode: s
         wanted = {"mode": mode, **({"key": ["id"]} if mode == "merge" else {})}
         wanted |= {"where": {"day": day}} if mode == "replace" else {}
         name = chance.choice(["a", "b", f"n{n}"]) if mode in ("full_refresh", "merge") else f"n{n}"
+        if mode == "replace":  # it reads all files there are
+            for file in files:
+                (project.folder / "data" / f"{file}.csv").unlink()
+            files.clear()
         new = random_rows(chance, chance.randrange(1, 60), range(100), day)
         files[name] = new
         project.csv(name, new)

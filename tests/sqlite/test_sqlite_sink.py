@@ -656,3 +656,27 @@ def test_lineage_time_is_the_start_of_the_load(target: Target) -> None:
     """The load time of a row is when its load began, in UTC."""
     target.load(table(1), APPEND)
     assert target.rows("__dpone__loaded_at") == [(START.strftime("%Y-%m-%d %H:%M:%S.%f") + "+00:00",)]
+
+
+@pytest.mark.parametrize("lineage", [True, False])
+def test_a_merge_of_key_columns_alone_counts_what_was_there(target: Target, lineage: bool) -> None:
+    """Where a row is nothing but its key, known keys count as unchanged and keep their lineage."""
+    target.load(table(1, 2).select(["id"]), MERGE, lineage=Lineage(lineage))
+    before = target.rows()
+    receipt = target.load(table(2, 3).select(["id"]), MERGE, lineage=Lineage(lineage))
+    assert (receipt.inserted, receipt.updated, receipt.unchanged) == (1, 0, 1)
+    assert target.rows()[:2] == before
+    assert [row[0] for row in target.rows()] == [1, 2, 3]
+
+
+def test_dropping_a_stage_keeps_the_overwriting_of_deleted_rows(target: Target) -> None:
+    """Where SQLite overwrites what is deleted, it goes on to do so once a staging table is dropped."""
+    target.load(table(1), MERGE)
+    sink = target.sink(MERGE)
+    with closing(sink):
+        db = sink._db
+        db.rows("PRAGMA secure_delete=ON")
+        db.execute("CREATE TABLE stage (id)")
+        db.drop(Name(("stage",)))
+        assert db.rows("PRAGMA secure_delete") == [(1,)]
+        assert "stage" not in target.tables()

@@ -495,8 +495,8 @@ class _Reader:
             self.problems.add(node, f"the name {quoted(name)}", todo)
 
     def _check_target(self, entry: Node, stream: StreamSpec, whole: dict[str, tuple[Node, bool]]) -> None:
-        """Two streams may add to one target, but not if one of them replaces it."""
-        replaces = MODES[stream.sink.strategy.mode].whole
+        """Two streams may add to one target, or replace rows of it, but not if one of them replaces the whole."""
+        replaces = MODES[stream.sink.strategy.mode].whole and not stream.sink.strategy.where
         other, theirs = whole.setdefault(stream.sink.location, (entry, replaces))
         if other is not entry and (replaces or theirs):
             found = f"it and the stream in line {other.line} load {_target(stream.sink)}, and one of them replaces it"

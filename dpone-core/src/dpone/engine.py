@@ -284,6 +284,8 @@ class _Attempt:
                 if head is None:
                     self._require_fresh_target()
                 started = head is not None and head.position.kind != START.kind
+                if started and head is not None:
+                    self._require_target(head)
                 known = _Known(head, head.position if head and started else None, version, head.epoch if head else 0)
         self.report.position_before = head.position.to_json() if head else None
         self.report.position_after = self.report.position_before
@@ -298,6 +300,16 @@ class _Attempt:
         found = "it has rows, but neither journal nor state of this stream"
         todo = "set sink.options.adopt_existing: true to load into it, or use --full-refresh to replace it"
         raise StateMissing(f"load into {sink.location}", found, todo)
+
+    def _require_target(self, head: Entry) -> None:
+        """A journal beside a table that was dropped: what it says was loaded is gone, and would stay so. A strategy
+        that reads everything makes it anew; a position that was set by hand was meant."""
+        sink, by_hand = self.spec.sink, head.token == _rewind_token(self.report.key, head.position)
+        if MODES[sink.strategy.mode].whole or by_hand or self.sink.schema() is not None:
+            return
+        found = f"the journal ends with load {head.load_id}, but the target does not exist"
+        todo = "bring it back, or use --full-refresh, or 'dpone state set' to choose a position"
+        raise StateAhead(f"load into {sink.location}", found, todo)
 
     def _landed(self, head: Entry | None) -> bool:
         """An earlier attempt of this run lost the answer to its commit, or failed after it; the journal has it."""
@@ -331,8 +343,9 @@ class _Attempt:
             return None
         changes = self._plan(target, window, strategy)
         load = _load(self.stream, known, window, strategy, whole, changes.columns)
-        if known.head is not None and window.repeatable and known.head.token == load.token:
-            self._nothing(window, f"the same content was loaded as {known.head.load_id}")
+        head = known.head
+        if head is not None and target is not None and window.repeatable and head.token == load.token:
+            self._nothing(window, f"the same content was loaded as {head.load_id}")
             return None
         with self.stream.timed("schema"):
             report.ddl = self.sink.ddl(changes.changes)
@@ -639,12 +652,16 @@ def rewind(pipeline: Pipeline, stream: str, position: Position | None, plugins: 
         stack.enter_context(state.lock(key, pipeline.state.options.lease_seconds))
         head, saved = sink.journal(key), state.load(key)
         wanted = (position or START).at_epoch(max(1, _next_epoch(head, saved)))
-        token = hashlib.sha256(f"rewind {key} {wanted.dumps()}".encode()).hexdigest()
+        token = _rewind_token(key, wanted)
         load = Load(key, ulid(), run.run_id, token, False, None, spec.sink.strategy, False, datetime.now(UTC))
         with closing(sink.open(load)) as writer:
             receipt = writer.commit(head, wanted)
         state.save(key, _state_of(receipt.entry), saved.version if saved else 0)
     return wanted
+
+
+def _rewind_token(key: str, position: Position) -> str:
+    return hashlib.sha256(f"rewind {key} {position.dumps()}".encode()).hexdigest()
 
 
 def _next_epoch(head: Entry | None, saved: Versioned | None) -> int:

@@ -21,6 +21,12 @@ from dpone.schema import PREFIX, ambiguous
 
 NEW_COLUMN = PREFIX + "nc__"
 
+
+def twin(column: str) -> str:
+    """The other one of a column and the column its values are routed to: a row has its value in one of the two."""
+    return column.removeprefix(NEW_COLUMN) if column.startswith(NEW_COLUMN) else NEW_COLUMN + column
+
+
 Fidelity = Literal["exact", "checked", "lossy"]
 
 
@@ -207,7 +213,7 @@ def _column(
         return Change("null", source.name, before, source, "schema_evolution.mode: additive"), source.name
     if before.type == wanted or (policy.mode != "strict" and holds(before.type, source.type)):
         return None, source.name
-    wider = join(before.type, wanted)
+    wider = None if is_key else join(before.type, wanted)
     if wider is not None and wider != before.type:
         allow = None if policy.mode == "widening" else "schema_evolution.mode: widening"
         return Change("widen", source.name, before, before.with_type(wider), allow), source.name

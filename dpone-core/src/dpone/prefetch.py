@@ -15,7 +15,7 @@ def prefetch(items: Iterator[T], depth: int = 2) -> Generator[T, None, None]:
     """The same items in the same order, at most ``depth`` of them waiting. An exception of ``items`` is raised here;
     when this iterator is closed early, the thread ends after the item it is at and ``items`` is closed."""
     ready: queue.Queue[object] = queue.Queue(depth)
-    stopped = threading.Event()
+    stopped, ended = threading.Event(), threading.Event()
 
     def put(item: object) -> bool:
         while not stopped.is_set():
@@ -38,17 +38,20 @@ def prefetch(items: Iterator[T], depth: int = 2) -> Generator[T, None, None]:
             close = getattr(items, "close", None)
             if close is not None:
                 close()
+            ended.set()
 
-    thread = threading.Thread(target=work, name="dpone-read", daemon=True)
-    thread.start()
+    thread = threading.Thread(target=work, name="dpone-read")
     try:
+        thread.start()
         while (item := ready.get()) is not _END:
             if isinstance(item, _Raised):
                 raise item.error
             yield item  # type: ignore[misc]  # the queue holds T, _END and _Raised; the last two are handled above
     finally:
         stopped.set()
-        thread.join()
+        # Not join(): a signal may have cut start() short, and then join() says that the thread never started.
+        while thread in threading.enumerate():
+            ended.wait(0.1)
 
 
 class _Raised:

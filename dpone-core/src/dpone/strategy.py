@@ -16,7 +16,8 @@ ModeName = Literal[
 
 @frozen
 class Mode:
-    """needs_key: rows are matched by key. whole: the read must hold the whole source, never an increment."""
+    """needs_key: rows are matched by key. whole: the read must hold all that the source has, never an increment, since
+    rows of the target that it lacks are deleted."""
 
     summary: str
     needs_key: bool = False
@@ -27,7 +28,7 @@ MODES: Mapping[str, Mode] = {
     "full_refresh": Mode("replace every row of the target by the rows read", whole=True),
     "append": Mode("add the rows read"),
     "merge": Mode("insert new keys, update changed rows, leave equal rows untouched", needs_key=True),
-    "replace": Mode("replace the target rows that meet a predicate by the rows read"),
+    "replace": Mode("replace the target rows that meet a predicate by the rows read", whole=True),
     "partition_replace": Mode("replace the partitions that occur in the rows read"),
     "snapshot_diff": Mode("make the target equal the rows read, deletes included", needs_key=True, whole=True),
     "scd2": Mode("keep every version of a row with its validity interval", needs_key=True),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
 
@@ -15,13 +16,15 @@ from dpone.plugins import discover
 
 
 def implementations(pipeline: Pipeline) -> list[Finding]:
-    """Whether every connector the pipeline names can be imported; nothing is connected."""
+    """Whether every connector the pipeline names can be imported and takes what the pipeline gives it; nothing is
+    connected."""
     used = dict.fromkeys(("source", s.source.type) for s in pipeline.streams)
     used |= dict.fromkeys(("sink", s.sink.type) for s in pipeline.streams)
     used["state", pipeline.state.type] = None
     count = len(pipeline.streams)
     described = f"{pipeline.name}, {count} stream{'s' if count != 1 else ''}"
-    return [Finding("pipeline", True, described), *(_implementation(role, name) for role, name in used)]
+    loaded = [_implementation(role, name) for role, name in used]
+    return [Finding("pipeline", True, described), *loaded, *(_refusals(pipeline) if all(f.ok for f in loaded) else ())]
 
 
 def _implementation(role: Any, name: str) -> Finding:
@@ -31,6 +34,19 @@ def _implementation(role: Any, name: str) -> Finding:
     except DponeError as error:
         return failure(label, error)
     return Finding(label, True, f"{found.__module__}:{found.__qualname__}")
+
+
+def _refusals(pipeline: Pipeline) -> Iterator[Finding]:
+    """A constructor does no I/O; what it refuses is wrong in the pipeline file, as a connection in another form."""
+    run = Run(pipeline)
+    roles: list[tuple[str, str, Any]] = [("state", "state", pipeline.state)]
+    for spec in pipeline.streams:
+        roles += [(f"{spec.name}: source", "source", spec.source), (f"{spec.name}: sink", "sink", spec.sink)]
+    for label, role, given in roles:
+        try:
+            run.make(role, given).close()
+        except Exception as error:  # a connector may raise anything
+            yield failure(label, error)
 
 
 def connections(pipeline: Pipeline) -> list[Finding]:

@@ -92,16 +92,18 @@ class Dialect(ABC):
         return f"DELETE FROM {self.name(target)} AS t WHERE {where}"
 
     def upsert(
-        self, target: Name, source: str, names: Sequence[str], key: Sequence[str], compared: Sequence[str]
+        self, target: Name, source: str, names: Sequence[str], key: Sequence[str], compared: Sequence[str], met: str
     ) -> str:
         """Insert rows of ``source`` (alias s); where the key exists, set the rest if one of ``compared`` differs.
 
-        In the order of the key, so that neighbours meet the same page. Only used where ``Database.unique`` holds.
+        In the order of the key, so that neighbours meet the same page. ``met`` is true and evaluated for every row
+        whose key exists.
         """
         differs = " OR ".join(self.differs(f"t.{self.quote(c)}", f"excluded.{self.quote(c)}") for c in compared)
-        sets = ", ".join(f"{self.quote(n)} = excluded.{self.quote(n)}" for n in names if n not in key)
+        values = [n for n in names if n not in key] or key
+        sets = ", ".join(f"{self.quote(n)} = excluded.{self.quote(n)}" for n in values)
         rows = f"SELECT {self.columns(names, 's')} FROM {source} AS s WHERE 1 = 1 ORDER BY {self.columns(key, 's')}"
-        action = f"DO UPDATE SET {sets} WHERE {differs}" if compared else "DO NOTHING"
+        action = f"DO UPDATE SET {sets} WHERE {met} AND ({differs or '1 = 0'})"
         into = f"INSERT INTO {self.name(target)} AS t ({self.columns(names)})"
         return f"{into} {rows} ON CONFLICT ({self.columns(key)}) {action}"
 
@@ -156,11 +158,21 @@ class Database(Protocol):
         ...
 
     def unique(self, table: Name, key: Sequence[str]) -> bool:
-        """True if a unique index on just these columns lets ``Dialect.upsert`` be used."""
+        """True if a unique index on just these columns lets ``upsert`` be used."""
+        ...
+
+    def upsert(
+        self, target: Name, source: str, names: Sequence[str], key: Sequence[str], compared: Sequence[str]
+    ) -> tuple[int, int]:
+        """Run ``Dialect.upsert``; how many rows of ``source`` met their key in the target, how many were written."""
         ...
 
     def plain(self, table: Name, key: Sequence[str]) -> bool:
         """True if the table is exactly as ``create_table`` makes it, and nothing hangs on it that a swap would lose."""
+        ...
+
+    def drop(self, stage: Name) -> None:
+        """Drop a staging table."""
         ...
 
     def swap(self, stage: Name, target: Name) -> None:

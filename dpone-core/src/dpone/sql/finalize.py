@@ -98,9 +98,8 @@ def merge(db: Database, job: Job) -> Counts:
     values = [n for n in job.schema.names if n not in key]
     compared = [n for n in values if n not in LINEAGE]
     if db.unique(job.target, key):
-        matched = _count(db, f"SELECT COUNT(*) FROM {job.source} AS s JOIN {job.table} AS t ON {same}")
-        written = db.execute(d.upsert(job.target, job.source, job.schema.names, key, compared))
-        inserted, updated = job.rows - matched, written - (job.rows - matched)
+        met, written = db.upsert(job.target, job.source, job.schema.names, key, compared)
+        inserted, updated = job.rows - met, written - (job.rows - met)
     else:
         differs = " OR ".join(d.differs(f"t.{d.quote(n)}", f"s.{d.quote(n)}") for n in compared)
         where = f"{same} AND ({differs})"

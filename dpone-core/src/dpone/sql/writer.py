@@ -16,6 +16,7 @@ from attrs import asdict, define, frozen
 
 from dpone.contract import Entry, Load, Part, Receipt, Staged, Stream
 from dpone.errors import DataError, SinkError
+from dpone.evolution import twin
 from dpone.position import Position
 from dpone.schema import LINEAGE, LOAD_ID, LOADED_AT, Name
 from dpone.sql.dialect import Database
@@ -58,7 +59,7 @@ class Staging:
                 self._db.execute(self._db.dialect.create_table(table, schema, key))
 
     def of(self, key: str) -> list[Stage]:
-        rows = self._select(self._stages, ("stage", "load_id", "token", "created_at", "unique"), "key", key)
+        rows = self._select(self._stages, ("stage", "load_id", "token", "created_at", "unique"), key=key)
         return [
             Stage(self._stages.sibling(stage), load_id, token, datetime.fromisoformat(at), bool(unique))
             for stage, load_id, token, at, unique in rows
@@ -72,22 +73,28 @@ class Staging:
         """The table, if it is still there, and every trace of it."""
         d = self._db.dialect
         if self._db.schema(stage.table) is not None:
-            self._db.execute(d.drop_table(stage.table))
+            self._db.drop(stage.table)
         for table in (self._parts, self._stages):
             where = f"{d.quote('stage')} = {d.placeholder}"
             self._db.execute(f"DELETE FROM {d.name(table)} WHERE {where}", (stage.table.last,))
 
     def parts(self, stage: Stage) -> dict[str, Staged]:
-        rows = self._select(self._parts, ("part", *_COUNTS), "stage", stage.table.last)
+        rows = self._select(self._parts, ("part", *_COUNTS), stage=stage.table.last)
         return {part: Staged(*counts) for part, *counts in rows}
+
+    def part(self, stage: Stage, part: str) -> Staged | None:
+        rows = self._select(self._parts, _COUNTS, stage=stage.table.last, part=part)
+        return Staged(*rows[0]) if rows else None
 
     def mark(self, stage: Stage, part: str, staged: Staged) -> None:
         self._insert(self._parts, _PARTS, (stage.table.last, part, *asdict(staged).values()))
 
-    def _select(self, table: Name, columns: tuple[str, ...], where: str, value: str) -> list[tuple[Any, ...]]:
+    def _select(self, table: Name, columns: tuple[str, ...], **equal: str) -> list[tuple[Any, ...]]:
         d = self._db.dialect
-        sql = f"SELECT {d.columns(columns, 'a')} FROM {d.name(table)} AS a WHERE a.{d.quote(where)} = {d.placeholder}"
-        return self._db.rows(sql, (value,))
+        where = " AND ".join(f"a.{d.quote(column)} = {d.placeholder}" for column in equal)
+        return self._db.rows(
+            f"SELECT {d.columns(columns, 'a')} FROM {d.name(table)} AS a WHERE {where}", tuple(equal.values())
+        )
 
     def _insert(self, table: Name, schema: pa.Schema, values: tuple[Any, ...]) -> None:
         d = self._db.dialect
@@ -127,7 +134,7 @@ def open_load(db: Database, target: Name, load: Load, lineage: bool) -> SqlWrite
 
 
 def _staged_schema(db: Database, target: Name, load: Load, lineage: bool) -> pa.Schema:
-    """The load's columns with the target's types, and lineage."""
+    """The load's columns with the target's types, the twins they leave NULL, and lineage."""
     assert load.schema is not None
     require_columns(load.strategy, load.schema, target)
     have = db.schema(target)
@@ -139,7 +146,9 @@ def _staged_schema(db: Database, target: Name, load: Load, lineage: bool) -> pa.
         with transaction(db, str(target)):
             for column in lacking:
                 db.execute(db.dialect.add_column(target, column))
-    schema = pa.schema([have.field(n) for n in load.schema.names if n not in LINEAGE])
+    names = [n for n in load.schema.names if n not in LINEAGE]
+    twins = [f for f in have if f.nullable and f.name not in names and twin(f.name) in names]
+    schema = pa.schema([*(have.field(n) for n in names), *twins])
     return with_lineage(schema) if lineage else schema
 
 
@@ -200,7 +209,7 @@ class SqlWriter:
 
     def stage(self, part: Part, stream: Stream) -> Staged:
         stage = self._require_stage()
-        if done := self.staged().get(part.id):
+        if done := self._staging.part(stage, part.id):
             return done
         names = self._names()
         schema = pa.schema([f for f in self._stage_schema(stage) if f.name in names])
@@ -260,5 +269,5 @@ class SqlWriter:
         strategy = self._load.strategy
         swap = shape.equals(self._db.schema(self._target)) and self._db.plain(self._target, strategy.key)
         filled = {*self._names(), *(LINEAGE if self._lineage else ())}
-        schema = pa.schema([f for f in shape if f.name in filled])
+        schema = pa.schema([f for f in shape if f.name in filled or twin(f.name) in filled])
         return Job(self._db.dialect, self._target, stage.table, schema, strategy, rows, stage.unique, swap)

@@ -30,7 +30,9 @@ from dpone.errors import DataError, DponeError
 _ROW = re.compile(r"Row #(\d+)")
 _COLUMN = re.compile(r"CSV column #(\d+)")
 _WIDTH = re.compile(r"Expected (\d+) columns, got (\d+)")
-_LEADING_ZERO = r"^\s*[+-]?0[0-9]"
+# A code, a telephone number, a hexadecimal number: pyarrow would take the number and drop the rest.
+_NO_NUMBER = r"^\s*([+]|-?0[0-9xX])"
+_LONG_EXPONENT = r"[eE][+-]?[0-9]{3,}"
 _MICROSECONDS = r"\.\d{7,}"
 
 
@@ -257,7 +259,7 @@ def _corrected(type_: pa.DataType, values: pa.Array) -> Seen:
     """What pyarrow inferred, without what would lose something: leading zeros, digits, fractions of a second."""
     if pa.types.is_integer(type_) or pa.types.is_floating(type_):
         inexact = _rounds(values)
-        if _any(values, _LEADING_ZERO) or (inexact and pa.types.is_floating(type_)):
+        if _any(values, _NO_NUMBER) or (inexact and pa.types.is_floating(type_)):
             return Seen(pa.string(), inexact)
         return Seen(type_, inexact)
     if pa.types.is_timestamp(type_):
@@ -273,8 +275,10 @@ def _any(values: pa.Array, pattern: str) -> bool:
 
 
 def _rounds(values: pa.Array) -> bool:
-    """Only numbers of 16 characters and more can have more digits than a double."""
-    long = pc.filter(values, pc.greater(pc.binary_length(values), 15))
+    """Only numbers of 16 characters and more can have more digits than a double, and only an exponent of three digits
+    can be beyond it."""
+    beyond = pc.match_substring_regex(values, _LONG_EXPONENT)
+    long = pc.filter(values, pc.or_(pc.greater(pc.binary_length(values), 15), beyond))
     return any(rounds(text) for text in long.to_pylist() if text is not None)
 
 
@@ -301,4 +305,4 @@ def _fits(inferred: pa.DataType, what: Seen, values: pa.Array, wanted: pa.DataTy
 def _text_may_be(wanted: pa.DataType, inferred: pa.DataType, values: pa.Array) -> bool:
     """Text goes into json and uuid; numbers that are kept as text for their digits into a decimal."""
     number = pa.types.is_integer(inferred) or pa.types.is_floating(inferred)
-    return wanted in (JSON, UUID) or (pa.types.is_decimal(wanted) and number and not _any(values, _LEADING_ZERO))
+    return wanted in (JSON, UUID) or (pa.types.is_decimal(wanted) and number and not _any(values, _NO_NUMBER))

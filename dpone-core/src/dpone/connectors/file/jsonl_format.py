@@ -37,7 +37,7 @@ from dpone.connectors.file.types import (
 )  # fmt: skip
 from dpone.evolution import holds
 
-_LONG_NUMBER = re.compile(rb"[0-9][0-9.]{15,}")
+_LONG_NUMBER = re.compile(rb"[0-9][0-9.]{15,}|[0-9][eE][+-]?[0-9]{3,}")
 _SPACE = re.compile(r"[ \t\r\n]*")
 _EXACT_IN_DOUBLE = 1 << 53
 _LONGEST_LINE = 1 << 26
@@ -269,6 +269,8 @@ def _fits(what: Seen, name: str, expected: pa.Schema) -> bool | None:
     if at < 0 or pa.types.is_null(what.type):
         return None
     wanted = expected.field(at).type
+    if wanted == JSON:
+        return True  # any value has its JSON text
     if what.type == pa.int64() and wanted == pa.float64():
         return not what.rounds
     return holds(wanted, what.type)

@@ -158,7 +158,7 @@ def _output(path: Path, codec: str) -> pa.NativeFile:
 @contextlib.contextmanager
 def _csv(path: Path, schema: pa.Schema, options: FileSinkOptions) -> Iterator[Callable[[pa.RecordBatch], None]]:
     """NULL is an empty field, the empty text is quoted: the two stay apart."""
-    texts = pa.schema([pa.field(f.name, pa.string() if f.type in (JSON, UUID) else f.type) for f in schema])
+    texts = pa.schema([pa.field(f.name, pa.string() if f.type in (JSON, UUID) else _in_utc(f.type)) for f in schema])
     with _output(path, options.codec) as file, pyarrow.csv.CSVWriter(file, texts) as writer:
         yield lambda batch: writer.write_batch(
             pa.RecordBatch.from_arrays([_plain(column) for column in batch.columns], schema=texts)
@@ -168,7 +168,12 @@ def _csv(path: Path, schema: pa.Schema, options: FileSinkOptions) -> Iterator[Ca
 def _plain(column: pa.Array) -> pa.Array:
     if column.type == UUID:
         return pa.array([None if value is None else str(value) for value in column.to_pylist()], pa.string())
-    return column.storage if column.type == JSON else column
+    return column.storage if column.type == JSON else column.cast(_in_utc(column.type))
+
+
+def _in_utc(type_: pa.DataType) -> pa.DataType:
+    """Instants are written in UTC: an offset is written in whole minutes, and those of old local times are not."""
+    return pa.timestamp(type_.unit, "UTC") if pa.types.is_timestamp(type_) and type_.tz else type_
 
 
 @contextlib.contextmanager
@@ -193,7 +198,8 @@ def _json_texts(column: pa.Array, name: str) -> list[str]:
         # A line break between tokens is not part of the value, and would end the line.
         return [_one_line(text) for text in column.storage.fill_null("null").to_pylist()]
     if pa.types.is_temporal(type_):
-        column = pc.cast(column, pa.string()) if not pa.types.is_duration(type_) else column.cast(pa.int64())
+        is_duration = pa.types.is_duration(type_)
+        column = column.cast(pa.int64()) if is_duration else column.cast(_in_utc(type_)).cast(pa.string())
     return [_json_text(value, name) for value in column.to_pylist()]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import uuid
 from collections.abc import Mapping
 from decimal import Decimal
@@ -84,7 +85,9 @@ class BadValue(Exception):
 
 
 def rounds(text: str) -> bool:
-    """True if a double would lose digits of this number: more than 17, or an integer it cannot hold."""
+    """True if a double would lose digits of this number: more than 17, or an integer it cannot hold; and if it would
+    make infinity or zero of it. With an exponent it is no count of things: 1.7976931348623157e308 is what a double
+    looks like."""
     try:
         number = Decimal(text.strip())
     except ArithmeticError:
@@ -93,7 +96,10 @@ def rounds(text: str) -> bool:
         return False
     if len("".join(map(str, number.as_tuple().digits)).strip("0")) > 17:
         return True
-    return number == number.to_integral_value() and Decimal(float(number)) != number
+    double = float(number)
+    if math.isinf(double) or bool(double) is not bool(number):
+        return True
+    return "e" not in text.lower() and number == number.to_integral_value() and Decimal(double) != number
 
 
 @frozen

@@ -229,6 +229,9 @@ def _array(values: Sequence[Any], type: pa.DataType) -> pa.Array:
     if type == UUID:
         return pa.array([None if v is None else uuid.UUID(v).bytes for v in values], pa.binary(16)).cast(UUID)
     if isinstance(type, pa.BaseExtensionType):
+        for text in values:
+            if text is not None:
+                _require_json(text)
         return pa.array(values, type.storage_type).cast(type)
     if t.is_time(type):
         days = [None if v is None else "1970-01-01 " + v for v in values]
@@ -236,3 +239,11 @@ def _array(values: Sequence[Any], type: pa.DataType) -> pa.Array:
     if t.is_date(type) or t.is_timestamp(type):
         return pa.array(values, pa.string()).cast(type)
     return pa.array(values, type)
+
+
+def _require_json(text: str) -> None:
+    """A text that is not JSON would spoil a file of JSON Lines. Raises ValueError."""
+    try:
+        json.loads(text)
+    except RecursionError:
+        raise ValueError("too deep") from None

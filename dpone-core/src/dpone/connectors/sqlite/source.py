@@ -25,7 +25,7 @@ from dpone.contract import Finding, Part, Window, WindowRequest
 from dpone.errors import ConfigError, DataError, DponeError, SourceError
 from dpone.pipeline import SourceSpec
 from dpone.position import Position
-from dpone.schema import PREFIX, Name
+from dpone.schema import LINEAGE, PREFIX, Name
 from dpone.sql.cursor import CursorPlan, Reading, Row, Span, Value, cursor_column, earlier, less, require_same, unseen
 
 _BATCH_ROWS = 10_000
@@ -45,7 +45,7 @@ class SqliteSource:
         if self._incremental is not None and self._incremental.by != "cursor":
             found = f"incremental.by: {self._incremental.by}"
             raise ConfigError("read source sqlite", found, "use by: cursor; SQLite has nothing else")
-        self._path = database_path(spec.connection, spec.base)
+        self._path, self._base = database_path(spec.connection, spec.base), spec.base
         self._table = table_name(spec.table) if spec.table else None
         self._query = spec.query
         self.name = str(self._table) if self._table else "the query"
@@ -101,7 +101,7 @@ class SqliteSource:
 
     def _plan(self, after: Position | None, request: WindowRequest) -> Reading:
         assert self._schema is not None
-        identity = {"path": str(self._path.resolve()), **self._what()}
+        identity = {"path": self._where_it_is(), **self._what()}
         if self._incremental is not None:
             names = tuple(self._schema.names)
             column = cursor_column(self._incremental, names, request.mode, self.name)
@@ -133,6 +133,12 @@ class SqliteSource:
         if self._spooled:
             return self._select(f'SELECT * FROM temp."{_SPOOL}{i}"', ())
         return self.select(self._schema.names, *self._where(self._reading.spans[i]))
+
+    def _where_it_is(self) -> str:
+        """Relative where the file is part of the project: a project that is moved as a whole has the same source."""
+        if self._path.is_relative_to(self._base):
+            return self._path.relative_to(self._base).as_posix()
+        return str(self._path.resolve())
 
     def _what(self) -> dict[str, str]:
         if self._table is not None:
@@ -217,11 +223,12 @@ class SqliteSource:
         return f'temp."{_VIEW}"' if self._table is None else f"main.{SqliteDialect().name(self._table)}"
 
     def _columns(self, expected: pa.Schema | None) -> pa.Schema:
-        """Types as declared, or as stated in the options; where neither tells, as the values are."""
+        """Types as declared, or as stated in the options; where neither tells, as the values are. Lineage of an earlier
+        load is left out: it says where a row came from then, and each target gets its own."""
         place = (_VIEW, "temp") if self._table is None else (self._table.last, "main")
         # hidden: 1 are the inner columns of virtual tables, 2 and 3 generated ones
         sql = "SELECT name, type FROM pragma_table_xinfo(?, ?) WHERE hidden != 1 ORDER BY cid"
-        found = dict(self.rows(sql, place))
+        found = {name: text for name, text in self.rows(sql, place) if name not in LINEAGE}
         if not found:
             raise SourceError(f"read {self.name}", f"there is no such table or view in {self._path}", "see its name")
         if unknown := [c for c in self._chosen if c not in found]:
@@ -278,9 +285,27 @@ class _Cursor:
 
     def compare(self, value: Value) -> int:
         """Asked of the rows, since only there the column's own collation holds."""
-        sql = f"SELECT EXISTS (SELECT 1 FROM {self._source.relation} AS s WHERE {self._ordered} {{}} ?)"
-        (above,), (here,) = (self._source.rows(sql.format(sign), (_bound(value),))[0] for sign in (">", ">="))
+        if value.type == "text" and pa.types.is_timestamp(self._type):
+            self._require_one_notation(value)
+        rows = f"SELECT 1 FROM {self._source.relation} AS s WHERE {self._ordered}"
+        sql = f"SELECT EXISTS ({rows} > ?), EXISTS ({rows} >= ?)"
+        above, here = self._source.rows(sql, (_bound(value),) * 2)[0]
         return 1 if above else 0 if here else -1
+
+    def _require_one_notation(self, value: Value) -> None:
+        """Times are in the order of their texts only where all are written alike: 10:30 with a T is above 11:00 with a
+        blank, 10:00:00Z above 10:00:00.5Z. Looked at from the day before the position: a zone shifts no further."""
+        c = self._column
+        sql = (
+            f"SELECT COUNT(DISTINCT substr({c}, 11, 1)), COUNT(DISTINCT ltrim(substr({c}, 12), '0123456789:.')), "
+            f"MIN(length({c})) < MAX(length({c})), MIN(length({c})) < 19 OR MAX({c} GLOB '*.*0') OR "
+            f"MAX(ltrim(substr({c}, 12), '0123456789:.')) <> '' FROM {self._source.relation} AS s WHERE {c} >= ?"
+        )
+        marks, zones, lengths, matter = self._source.rows(sql, (earlier(value.text[:10], 86_400),))[0]
+        if marks > 1 or zones > 1 or (lengths and matter):
+            found = f"cursor column {c} has times in several notations, and their order as text is not that of time"
+            todo = "write all of them alike in the source, or read them by a query that does, as with strftime"
+            raise DataError(f"read {self._source.name}", found, todo)
 
     def below(self, value: Value, lookback: float) -> Value:
         t = pa.types
