@@ -21,12 +21,6 @@ from dpone.schema import PREFIX, ambiguous
 
 NEW_COLUMN = PREFIX + "nc__"
 
-
-def twin(column: str) -> str:
-    """The other one of a column and the column its values are routed to: a row has its value in one of the two."""
-    return column.removeprefix(NEW_COLUMN) if column.startswith(NEW_COLUMN) else NEW_COLUMN + column
-
-
 Fidelity = Literal["exact", "checked", "lossy"]
 
 
@@ -189,6 +183,11 @@ def plan(
     safe = tuple(c for c in changes if c.allow is None)
     breaking = tuple(c for c in changes if c.allow is not None)
     return Plan(safe, breaking, {f.name: to for f, (_, to) in zip(source, found, strict=True)})
+
+
+def twin(column: str) -> str:
+    """The other one of a column and the column its values are routed to: a row has its value in one of the two."""
+    return column.removeprefix(NEW_COLUMN) if column.startswith(NEW_COLUMN) else NEW_COLUMN + column
 
 
 def _case_clash(target: pa.Schema | None, source: pa.Schema) -> list[str]:

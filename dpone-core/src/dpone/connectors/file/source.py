@@ -161,7 +161,7 @@ class FileSource:
         if not literal.exists():
             names = sorted(glob.glob(self._pattern, root_dir=base, recursive=True))
         names = [name for name in names if _is_file(base / name)]
-        found = [_Found.look(name, base / name) for name in _committed(base, names)]
+        found = [_Found.look(name, base / name) for name in _committed(base, names, self._spec.location)]
         if not found:
             raise SourceError(f"read {self._pattern}", *_nothing(base, self._pattern))
         return found
@@ -223,13 +223,17 @@ class _FileStream:
         raise SourceError(f"read {self._file.name}", f"native format {format!r} was asked for", "read batches")
 
 
-def _committed(base: Path, names: list[str]) -> list[str]:
+def _committed(base: Path, names: list[str], location: str) -> list[str]:
     """Without the parts that a file sink has put into its folder and no manifest lists: they are not loaded yet, or
-    are left by a load that died."""
+    are left by a load that died. Parts that were read from this very ``location`` are refused."""
     listed: dict[str, set[str] | None] = {}
     for folder in {os.path.dirname(name) for name in names if PART.fullmatch(os.path.basename(name))}:
         manifest = Folder(base / folder, folder or ".").read()
         listed[folder] = {file.name for file in manifest.files} if manifest else None
+        # The third part of a journal's key is the source. What came from here would come again and again.
+        if manifest and [location.replace("|", "%7C")] in [str(f.key).split("|")[2:3] for f in manifest.files]:
+            found = f"it takes in folder {folder or '.'}, which holds what was loaded from it"
+            raise ConfigError(f"read {location}", found, "narrow source.path, or write to a folder outside of it")
     return [name for name in names if _counts(os.path.basename(name), listed.get(os.path.dirname(name)))]
 
 

@@ -22,6 +22,8 @@ from dpone.sql.dialect import Dialect
 
 DECIMAL = "dpone_decimal"
 _MET = "dpone_met"
+# Tables m with a reference f to the table bound. The text is looked at first: the pragma is slow with many tables.
+_REFERRING = "m.type = 'table' AND instr(lower(m.sql), 'references') > 0 AND f.\"table\" = ? COLLATE NOCASE"
 
 
 class SqliteDialect(Dialect):
@@ -95,8 +97,10 @@ class SqliteDatabase:
             self._db = None
 
     def begin(self, lock: str) -> None:
-        """The file is the lock: SQLite has one writer at a time."""
+        """The file is the lock: SQLite has one writer at a time. Rows that others refer to may be replaced: references
+        are checked at the commit."""
         self.execute("BEGIN IMMEDIATE")
+        self.execute("PRAGMA defer_foreign_keys=ON")
 
     def commit(self) -> None:
         self.execute("COMMIT")
@@ -213,8 +217,7 @@ class SqliteDatabase:
         hanging = (
             "SELECT 1 FROM sqlite_master AS m WHERE (m.type IN ('index', 'trigger') AND m.tbl_name = ? COLLATE NOCASE "
             f"AND m.sql IS NOT NULL) OR (m.type IN ('view', 'trigger') AND {named}) UNION ALL "
-            "SELECT 1 FROM sqlite_master AS m, pragma_foreign_key_list(m.name) AS f "
-            "WHERE m.type = 'table' AND f.\"table\" = ? COLLATE NOCASE"
+            f"SELECT 1 FROM sqlite_master AS m, pragma_foreign_key_list(m.name) AS f WHERE {_REFERRING}"
         )
         ours = self.dialect.create_table(table, schema, key)
         return text[0][0] == ours and not self.rows(hanging, (table.last,) * 3)
@@ -228,6 +231,14 @@ class SqliteDatabase:
         self.execute(self.dialect.drop_table(stage))
         if zeroes:
             self.rows("PRAGMA secure_delete=ON")
+
+    def cascades(self, table: Name) -> list[str]:
+        """Tables whose rows a DELETE in this one would delete or change."""
+        sql = (
+            "SELECT DISTINCT m.name FROM sqlite_master AS m, pragma_foreign_key_list(m.name) AS f "
+            f"WHERE {_REFERRING} AND f.on_delete IN ('CASCADE', 'SET NULL', 'SET DEFAULT') ORDER BY 1"
+        )
+        return [name for (name,) in self.rows(sql, (table.last,))]
 
     def swap(self, stage: Name, target: Name) -> None:
         d = self.dialect

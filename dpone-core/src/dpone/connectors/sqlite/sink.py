@@ -94,7 +94,17 @@ class SqliteSink:
         return Journal(self._db, self._target).head(key)
 
     def open(self, load: Load) -> SqlWriter:
+        if load.schema is not None and load.strategy.mode in ("full_refresh", "replace"):
+            self._require_no_cascade(load.strategy.mode == "full_refresh")
         return open_load(self._db, self._target, load, self._options.lineage.enabled)
 
     def close(self) -> None:
         self._db.close()
+
+    def _require_no_cascade(self, every_row: bool) -> None:
+        """To replace a row is to delete it for a moment, and rows that refer to it would go with it."""
+        others = [n for n in self._db.cascades(self._target) if not every_row or n.lower() != self._target.last.lower()]
+        if others and not self.is_empty():
+            found = f"{', '.join(others)} refers to it with an ON DELETE action, which would change or delete rows"
+            todo = "use strategy merge, or drop the ON DELETE action"
+            raise SinkError(f"replace rows of {self._target}", found, todo)

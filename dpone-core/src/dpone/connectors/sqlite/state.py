@@ -221,7 +221,7 @@ def _versioned(version: int, value: str | None, saved_at: str) -> Versioned:
     try:
         return Versioned(json.loads(value or ""), version, datetime.fromisoformat(saved_at))
     except ValueError as error:
-        todo = "restore the file from a backup, or set the state anew with 'dpone state set'"
+        todo = "restore the file from a backup, or move it away: the position is then taken from the sink's journal"
         raise StateError("load the state", f"version {version} is not JSON ({error})", todo) from error
 
 
