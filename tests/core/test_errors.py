@@ -45,6 +45,7 @@ CODES = ErrorCodes(
         (RuntimeError("HTTP 429 Too Many Requests"), Category.TRANSIENT),
         (RuntimeError("what is this"), Category.UNKNOWN),
         (errors.DataError("a", "permission denied", "c"), Category.DATA_QUALITY),
+        (errors.SourceError("read", "row 1,429 timed out", "c"), Category.UNKNOWN),
     ],
 )
 def test_code_and_class_come_before_text(error: BaseException, category: Category) -> None:

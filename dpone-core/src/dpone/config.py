@@ -85,7 +85,10 @@ def load_pipeline(path: Path, *, env: Mapping[str, str] | None = None, plugins: 
     path = Path(path)
     problems = Problems(str(path))
     env = os.environ if env is None else env
-    root = _mapping(read_yaml(path, str(path), problems), KEYS, problems)
+    document = read_yaml(path, str(path), problems)
+    root = _mapping(document, KEYS, problems)
+    if not isinstance(document.value, Mapping):
+        problems.raise_if_any()  # nothing more can be said of it
     connections = root.get("connections")
     filled = {key: filled_in(node, env, problems) for key, node in root.items() if key != "connections"}
     base = Path(os.path.abspath(path)).parent

@@ -211,6 +211,8 @@ class ErrorClassifier:
         return None
 
     def _by_text(self, error: BaseException) -> Classification | None:
+        if isinstance(error, DponeError):
+            return None  # our own words: "row 1,429" is no status code; its cause is in the chain and is asked
         text = str(error).lower()
         for category, phrases in _TEXT:
             for phrase in phrases:

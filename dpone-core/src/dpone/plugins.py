@@ -58,7 +58,7 @@ class Plugins:
         sick = next((f for f in self.found if f.name == name and f.state != "ok"), None)
         if sick:
             raise PluginError(f"use {role} {name}", f"plugin is {sick.state} ({sick.cause})", "see 'dpone plugins'")
-        known = ", ".join(self.names(role)) or "none"
+        known = ", ".join(n for n in self.names(role) if self.connectors[role, n].implemented) or "none"
         todo = f"use one of: {known}; or install its connector, as in pip install 'dpone[{name}]' from this repository"
         raise PluginError(f"use {role} {name}", "no such connector is installed", todo)
 
