@@ -7,8 +7,9 @@ import functools
 import importlib
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import Distribution, EntryPoint, entry_points
 from typing import Any, Literal, cast
 
 import pluggy
@@ -30,15 +31,37 @@ State = Literal["ok", "broken", "blocked"]
 
 @define
 class Found:
-    """One entry point. ``cause`` says why it is not ok; roles maps a role to the names of its connectors."""
+    """One entry point. ``cause`` says why it is not ok; roles maps a role to the names of its connectors.
+
+    Distribution and version are read when they are asked for: parsing the metadata of every plugin takes longer than
+    all the rest of discovery.
+    """
 
     name: str
     module: str
-    distribution: str
-    version: str
+    _dist: Distribution | None = field(repr=False, eq=False)
     state: State = "ok"
     cause: str = ""
     roles: dict[str, list[str]] = field(factory=dict)
+
+    @property
+    def distribution(self) -> str:
+        return self._dist.name if self._dist else "?"
+
+    @property
+    def version(self) -> str:
+        return self._dist.version if self._dist else "?"
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "module": self.module,
+            "distribution": self.distribution,
+            "version": self.version,
+            "state": self.state,
+            "cause": self.cause,
+            "roles": self.roles,
+        }
 
 
 @frozen
@@ -128,8 +151,8 @@ def _discover(points: Iterable[EntryPoint], blocked: str) -> Plugins:
     manager.add_hookspecs(hookspecs)
     blocks = {name.strip() for name in blocked.split(",") if name.strip()}
     connectors: dict[tuple[Role, str], Connector] = {}
-    pairs = [(_found(point), point) for point in points]
-    pairs.sort(key=lambda pair: (pair[0].name, pair[0].distribution, pair[0].module))
+    points = sorted(points, key=lambda point: (point.name, point.value))
+    pairs = [(Found(point.name, point.value, point.dist), point) for point in points]
     found = tuple(one for one, _ in pairs)
     shared = _claimed_twice(found)
     for one, point in pairs:
@@ -146,17 +169,12 @@ def _discover(points: Iterable[EntryPoint], blocked: str) -> Plugins:
     return Plugins(manager, found, connectors)
 
 
-def _found(point: EntryPoint) -> Found:
-    """Reads the distribution's metadata, which is parsed anew at every look."""
-    name, version = (point.dist.name, point.dist.version) if point.dist else ("?", "?")
-    return Found(point.name, point.value, name, version)
-
-
 def _claimed_twice(found: Iterable[Found]) -> dict[str, list[str]]:
     """Names with several distributions or modules behind them. The same distribution listed twice (an editable
     install seen through two paths) is one."""
+    times = Counter(one.name for one in found)
     owners: dict[str, list[str]] = {}
-    for one in found:
+    for one in (one for one in found if times[one.name] > 1):
         owner = f"{re.sub('[-_.]+', '-', one.distribution).lower()} ({one.module})"
         if owner not in owners.setdefault(one.name, []):
             owners[one.name].append(owner)

@@ -12,12 +12,10 @@ from dpone.cli.output import emit, format_option, table
 @format_option
 def plugins(load: bool, format_: str) -> int:
     """List plugins, and why one is broken."""
-    from attrs import asdict
-
     from dpone.plugins import discover, troubles
 
     found = discover()
-    rows = [asdict(one) for one in found.found]
+    rows = [one.to_json() for one in found.found]
     if load:
         for row, one in zip(rows, found.found, strict=True):
             if causes := troubles(found, one):
