@@ -16,7 +16,7 @@ from dpone.connectors.sqlite.database import SqliteDialect
 from dpone.errors import ConfigError
 from dpone.schema import Name
 from dpone.sql.finalize import FINALIZERS
-from dpone.strategy import Strategy
+from dpone.strategy import MODES, Strategy
 
 NASTY = ['"', '""', "]", "'", "`", "a.b", "a b", '";--', '"; DROP TABLE bystander; --', "🦆", "x" * 63, "y" * 128]
 NASTY += ["select", "%s", "?", ":a", "bystander2"]
@@ -75,11 +75,14 @@ def test_S_01_only_the_named_object_changes(table: str, columns: list[str], mode
         target = Target(Path(folder) / "t.db", table)
         target.run("CREATE TABLE bystander (a)", "INSERT INTO bystander VALUES (42)")
         where = {columns[0]: 1} if mode == "replace" else {}
-        strategy = Strategy(mode, key=columns[0] if mode == "merge" else (), where=where)  # type: ignore[arg-type]
+        key = columns[0] if MODES[mode].needs_key else ()
+        partition = columns[0] if mode == "partition_replace" else None
+        strategy = Strategy(mode, key=key, where=where, partition=partition)  # type: ignore[arg-type]
         data = pa.table({c: pa.array([1], pa.int64()) for c in columns})
         target.load(data, strategy)
         target.load(data.append_column("later " + columns[-1], pa.array([2], pa.int64())), strategy)
         found = target.query(f"SELECT {dialect.columns(columns)} FROM {dialect.quote(table)}")
         assert found == [(1,) * len(columns)] * (2 if mode == "append" else 1)
         assert target.query("SELECT * FROM bystander") == [(42,)]
-        assert target.tables() - {"__dpone__loads", "__dpone__staging", "__dpone__parts"} == {table, "bystander"}
+        ours = {"__dpone__loads", "__dpone__staging", "__dpone__parts", "__dpone__columns"}
+        assert target.tables() - ours == {table, "bystander"}
