@@ -23,6 +23,15 @@ from dpone.errors import Interrupted, SinkError
 from dpone.position import Position
 
 KEYED = {"mode": "merge", "key": ["id"]}
+STRATEGIES: dict[str, dict[str, Any]] = {
+    "full_refresh": {"mode": "full_refresh"},
+    "append": {"mode": "append"},
+    "merge": KEYED,
+    "replace": {"mode": "replace"},
+    "partition_replace": {"mode": "partition_replace", "partition": "day"},
+    "snapshot_diff": {"mode": "snapshot_diff", "key": ["id"], "max_delete_share": 1.0},
+    "scd2": {"mode": "scd2", "key": ["id"]},
+}
 
 
 def random_rows(chance: random.Random, count: int, keys: range, day: int) -> list[Row]:
@@ -32,7 +41,7 @@ def random_rows(chance: random.Random, count: int, keys: range, day: int) -> lis
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("mode", ["full_refresh", "append", "merge", "replace"])
+@pytest.mark.parametrize("mode", [*STRATEGIES])
 def test_a_strategy_does_what_a_few_lines_of_python_do(project: Project, mode: str, seed: int) -> None:
     """Six loads of random files: after each, the table equals a list kept by hand."""
     chance = random.Random(f"{mode} {seed}")
@@ -40,19 +49,22 @@ def test_a_strategy_does_what_a_few_lines_of_python_do(project: Project, mode: s
     kept: list[Row] = []
     for n in range(6):
         day = chance.choice([1, 2])
-        wanted = {"mode": mode, **({"key": ["id"]} if mode == "merge" else {})}
-        wanted |= {"where": {"day": day}} if mode == "replace" else {}
-        name = chance.choice(["a", "b", f"n{n}"]) if mode in ("full_refresh", "merge") else f"n{n}"
+        wanted = STRATEGIES[mode] | ({"where": {"day": day}} if mode == "replace" else {})
+        name = chance.choice(["a", "b", f"n{n}"]) if mode in ("full_refresh", "merge", "scd2") else f"n{n}"
+        name = "a" if mode == "snapshot_diff" else name  # of two files both could have a row of one key
         new = random_rows(chance, chance.randrange(1, 60), range(100), day)
         files[name] = new
         project.csv(name, new)
         project.but(strategy=wanted).load()
-        if mode == "full_refresh":
+        if mode in ("full_refresh", "snapshot_diff"):
             kept = [row for file in files.values() for row in file]
         elif mode == "append":
             kept = kept + new
         elif mode == "merge":
             kept = list({row[0]: row for row in kept + new}.values())
+        elif mode == "scd2":
+            latest = {row[0]: row for row in kept}
+            kept = kept + [row for row in new if latest.get(row[0]) != row]
         else:
             kept = [row for row in kept if row[1] != day] + new
         assert sorted(map(repr, project.rows())) == sorted(map(repr, kept))
