@@ -40,7 +40,7 @@ class Data:
     folder: Path
 
     def file(self, kind: str, rows: int) -> Path:
-        """``orders`` or ``delta`` (see ``benchmarks.data``), also brought into the page cache."""
+        """``orders``, ``delta`` or ``changed`` (see ``benchmarks.data``), also brought into the page cache."""
         path = self.folder / f"{kind}-{rows}.csv"
         if not path.exists():
             python("-m", "benchmarks.data", kind, rows, path)
@@ -163,8 +163,43 @@ class Merge(Case):
         return _rows(python("-m", "benchmarks.compare", "sqlite", ours / "out.db", theirs / "out.db"))
 
 
+class Diff(Case):
+    """The whole table again, a tenth of it changed."""
+
+    name, what, bar = "snapshot_diff", "snapshot_diff of all rows, a tenth changed, into a SQLite table", 1.4
+    baseline = "Python by hand: csv, executemany into a temporary table, delete, update and insert, one transaction"
+    script, reader = "diff", "sqlite"
+
+    def lay(self, data: Data, rows: int, ours: Path, theirs: Path | None) -> None:
+        orders, changed = data.file("orders", rows), data.file("changed", rows)
+        lay_run(ours, _SQLITE.format(self.name), orders)
+        if self.name == "scd2":
+            text = (ours / "pipeline.yaml").read_text()
+            (ours / "pipeline.yaml").write_text(text.replace("mode: scd2", "mode: scd2, deletes: close"))
+        run(self.ours(), ours)
+        (ours / "in" / orders.name).unlink()
+        (ours / "in" / changed.name).symlink_to(changed)
+        if theirs:
+            (theirs / "in.csv").symlink_to(orders)
+            run(self.theirs(), theirs)
+            (theirs / "in.csv").unlink()
+            (theirs / "in.csv").symlink_to(changed)
+
+    def theirs(self) -> Sequence[str]:
+        return [sys.executable, str(HERE / "baseline_diff.py"), self.script, "in.csv", "out.db"]
+
+    def compare(self, ours: Path, theirs: Path) -> str:
+        return _rows(python("-m", "benchmarks.compare", self.reader, ours / "out.db", theirs / "out.db"))
+
+
+class Scd2(Diff):
+    name, what = "scd2", "scd2 of all rows, a tenth changed, into a SQLite table of versions"
+    baseline = "Python by hand: csv, executemany into a temporary table, close and open versions, one transaction"
+    script, reader = "scd2", "versions"
+
+
 def _rows(count: str) -> str:
     return f"{int(count):,} rows equal"
 
 
-CASES: tuple[Case, ...] = (Help(), Parquet(), Sqlite(), Merge())
+CASES: tuple[Case, ...] = (Help(), Parquet(), Sqlite(), Merge(), Diff(), Scd2())

@@ -1,6 +1,7 @@
-"""Did both sides write the same rows? ``python -m benchmarks.compare parquet|sqlite OURS BASELINE`` prints how many.
+"""Did both sides write the same rows? ``python -m benchmarks.compare KIND OURS BASELINE`` prints how many.
 
-Every value of every column is compared; dpone's lineage columns are left out, for the baselines have none.
+KIND is parquet, sqlite or versions. Every value of every column is compared; dpone's lineage columns are left out, for
+the baselines have none.
 """
 
 from __future__ import annotations
@@ -22,6 +23,13 @@ FROM orders ORDER BY id"""
 def sqlite(ours: str, baseline: str) -> int:
     with closing(sqlite3.connect(ours)) as left, closing(sqlite3.connect(baseline)) as right:
         return _equal(left.execute(_ROWS), right.execute(_ROWS))
+
+
+def versions(ours: str, baseline: str) -> int:
+    """All versions in their order; of the intervals, whose times differ between the sides, whether they are open."""
+    rows = _ROWS.replace("FROM orders ORDER BY id", ", {0}valid_to IS NULL FROM orders ORDER BY id, {0}valid_from")
+    with closing(sqlite3.connect(ours)) as left, closing(sqlite3.connect(baseline)) as right:
+        return _equal(left.execute(rows.format("__dpone__")), right.execute(rows.format("")))
 
 
 def _equal(ours: Iterator[Any], baseline: Iterator[Any]) -> int:
@@ -65,4 +73,4 @@ def _chunks(dataset: Any, names: list[str], size: int) -> Iterator[Any]:
 
 if __name__ == "__main__":
     kind, *paths = sys.argv[1:]
-    print({"parquet": parquet, "sqlite": sqlite}[kind](*paths))
+    print({"parquet": parquet, "sqlite": sqlite, "versions": versions}[kind](*paths))

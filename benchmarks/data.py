@@ -35,6 +35,23 @@ def delta(rows: int) -> Iterator[pa.Table]:
         yield _orders(ids[start : start + CHUNK], rng)
 
 
+def changed(rows: int) -> Iterator[pa.Table]:
+    """``orders(rows)`` at a later time, with a tenth as many changes: of them a half updated, a quarter gone, a quarter
+    new."""
+    rng = np.random.default_rng(3)
+    quarter = max(rows // 40, 1)
+    other = rng.permutation(rows)
+    gone, touched = other[:quarter], other[quarter : 3 * quarter]
+    for table in orders(rows):
+        ids = table["id"].to_numpy()
+        updated = np.isin(ids, touched)
+        note = pa.array(np.where(updated, "changed", table["note"].to_numpy()))
+        table = table.set_column(table.schema.get_field_index("note"), "note", note)
+        yield table.filter(pa.array(~np.isin(ids, gone)))
+    for start in range(0, quarter, CHUNK):
+        yield _orders(np.arange(rows + start, rows + min(start + CHUNK, quarter)), rng)
+
+
 def _orders(ids: np.ndarray, rng: np.random.Generator) -> pa.Table:
     n = len(ids)
     days, seconds = rng.integers(0, 2000, n), rng.integers(0, 10**8, n)
@@ -67,4 +84,4 @@ def write(tables: Iterator[pa.Table], path: Path) -> None:
 
 if __name__ == "__main__":
     kind, rows, path = sys.argv[1:]
-    write({"orders": orders, "delta": delta}[kind](int(rows)), Path(path))
+    write({"orders": orders, "delta": delta, "changed": changed}[kind](int(rows)), Path(path))

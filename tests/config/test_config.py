@@ -618,6 +618,24 @@ def test_a_source_is_checked(problems: Problems, text: Text, source: str, expect
         ("{mode: merge}", "sink.strategy: no key; name the key columns, as in key: [id]"),
         ("{mode: replace}", "sink.strategy: where: {}; give replace, and only replace, where"),
         ("{mode: append, allow_empty: 1}", "sink.strategy.allow_empty: found the integer 1; write true or false"),
+        (
+            "{mode: partition_replace}",
+            "sink.strategy: partition: None; give partition_replace, and only partition_replace, partition: column",
+        ),
+        (
+            "{mode: partition_replace, partition: day, where: {id: 1}}",
+            "sink.strategy: where: {'id': 1}; write where: {day: {from: a, to: b}}, or leave where out",
+        ),
+        ("{mode: snapshot_diff}", "sink.strategy: no key; name the key columns"),
+        (
+            "{mode: snapshot_diff, key: id, max_delete_share: 20}",
+            "sink.strategy.max_delete_share: 'max_del",
+        ),
+        (
+            "{mode: scd2, key: id, deletes: hard}",
+            "sink.strategy.deletes: found the text 'hard'; write one of",
+        ),
+        ("{mode: merge, key: id, deletes: close}", "sink.strategy: option deletes; remove it"),
         ("{mode: snapshot_diff, key: id}", "sink.strategy.mode: lite does not load by snapshot_diff (not implemented)"),
     ],
 )
@@ -649,6 +667,26 @@ def test_strategies_that_do_not_go_with_increments(
     sink = f"{{type: lite, connection: 'sqlite:///w.db', table: t, strategy: {{mode: {mode}}}}}"
     (line,) = problems(text(source=source, sink=sink))
     assert line.startswith(f"p.yaml:2: source.options.{expected}")
+
+
+@pytest.mark.parametrize(
+    ("strategy", "expected"),
+    [
+        ("{mode: snapshot_diff, key: id}", "snapshot_diff needs every row, an increment is only some"),
+        ("{mode: scd2, key: id, deletes: close}", "scd2 needs every row, an increment is only some"),
+        ("{mode: scd2, key: id}", None),
+        ("{mode: partition_replace, partition: day}", "an increment may hold a part of a partition"),
+    ],
+)
+def test_strategies_that_delete_do_not_go_with_increments(
+    problems: Problems, text: Text, strategy: str, expected: str | None
+) -> None:
+    """What takes absent rows for deleted ones needs a read that is whole, or whole partitions."""
+    source = "{type: shop, connection: 'x://h', table: t, options: {incremental: {by: cursor, column: c}}}"
+    sink = f"{{type: lite, connection: 'sqlite:///w.db', table: t, strategy: {strategy}}}"
+    lines = [line for line in problems(text(source=source, sink=sink)) if "not implemented" not in line]
+    assert len(lines) == (expected is not None)
+    assert all(line.startswith(f"p.yaml:2: source.options.incremental: {expected}") for line in lines)
 
 
 def test_a_state_backend_is_checked(problems: Problems, text: Text) -> None:

@@ -23,6 +23,9 @@ STRATEGIES: Mapping[str, Mapping[str, Any]] = {
     "append": {"mode": "append"},
     "merge": {"mode": "merge", "key": ["id"]},
     "replace": {"mode": "replace", "where": {"day": 2}},
+    "partition_replace": {"mode": "partition_replace", "partition": "day"},
+    "snapshot_diff": {"mode": "snapshot_diff", "key": ["id"], "max_delete_share": 1.0},
+    "scd2": {"mode": "scd2", "key": ["id"]},
 }
 # Two parts of two and more batches each. These are in the second batch, and in the second part.
 WITHIN = (("batch", 2), ("part_started", 2), ("batch", 4), ("part_staged", 2))
@@ -48,18 +51,18 @@ class Scenario:
 
 def scenario(folder: Path, target: str, mode: str, earlier: bool) -> Scenario:
     project = Project(folder, STRATEGIES[mode], target, "sqlite" if target == "sqlite" else "file").save()
-    day = 2 if mode == "replace" else 1
+    day = 2 if mode in ("replace", "partition_replace") else 1
     a, b = rows(1, 250, day), rows(251, 400, day)
     if not earlier:
         project.csv("a", a)
         project.csv("b", b)
         return Scenario(project, [], a + b, 1)
-    if mode == "replace":
+    if mode in ("replace", "partition_replace"):
         return _replacing(project)
     project.csv("a", a)
     project.csv("b", b)
     project.load()
-    if mode == "full_refresh":
+    if mode in ("full_refresh", "snapshot_diff"):
         a2, b2 = rows(1, 220, tag="new"), rows(300, 450, tag="new")
         project.csv("a", a2)
         project.csv("b", b2)
@@ -72,6 +75,9 @@ def scenario(folder: Path, target: str, mode: str, earlier: bool) -> Scenario:
         return Scenario(project, a + b, a + b + c + d, 2)
     changed = rows(1, 100) + rows(101, 230, tag="new") + rows(1000, 1020)
     project.csv("a", changed)
+    if mode == "scd2":  # a version of each row that changed, and of each that is new
+        versions = [*a, *b, *c, *changed[100:]]
+        return Scenario(project, a + b, sorted(versions, key=lambda r: r[0]), 2)
     merged = {row[0]: row for row in [*a, *b, *changed, *c]}
     return Scenario(project, a + b, sorted(merged.values(), key=lambda r: r[0]), 2)
 
@@ -80,7 +86,10 @@ def _replacing(project: Project) -> Scenario:
     """Every load reads all files there are, of one day, and leaves the rows of the other day alone."""
     a, b = rows(1, 250, day=1), rows(251, 400, day=2)
     file = project.csv("a", a)
-    project.but(strategy={"mode": "replace", "where": {"day": 1}}).load()
+    if "where" in project.strategy:
+        project.but(strategy={"mode": "replace", "where": {"day": 1}}).load()
+    else:
+        project.load()
     file.unlink()
     file = project.csv("b", b)
     project.save().load()
@@ -198,6 +207,9 @@ SMOKE = [
     *itertools.product([("sqlite", "append", True)], [("commit_started", 1), ("committed", 1), ("state_saved", 1)]),
     *itertools.product([("sqlite", "full_refresh", True)], [("staged", 1), ("committed", 1)]),
     *itertools.product([("sqlite", "replace", True)], [("schema_applied", 1), ("committed", 1)]),
+    *itertools.product([("sqlite", "partition_replace", True)], [("commit_started", 1), ("committed", 1)]),
+    *itertools.product([("sqlite", "snapshot_diff", True)], [("part_staged", 1), ("committed", 1)]),
+    *itertools.product([("sqlite", "scd2", True)], [("part_staged", 2), ("committed", 1)]),
     *itertools.product([("file", "append", True)], [("part_staged", 1), ("committed", 1)]),
     *itertools.product([("file", "full_refresh", False)], [("load_opened", 1), ("state_saved", 1)]),
 ]

@@ -23,6 +23,15 @@ from dpone.errors import Interrupted, SinkError
 from dpone.position import Position
 
 KEYED = {"mode": "merge", "key": ["id"]}
+STRATEGIES: dict[str, dict[str, Any]] = {
+    "full_refresh": {"mode": "full_refresh"},
+    "append": {"mode": "append"},
+    "merge": KEYED,
+    "replace": {"mode": "replace"},
+    "partition_replace": {"mode": "partition_replace", "partition": "day"},
+    "snapshot_diff": {"mode": "snapshot_diff", "key": ["id"], "max_delete_share": 1.0},
+    "scd2": {"mode": "scd2", "key": ["id"]},
+}
 
 
 def random_rows(chance: random.Random, count: int, keys: range, day: int) -> list[Row]:
@@ -32,7 +41,7 @@ def random_rows(chance: random.Random, count: int, keys: range, day: int) -> lis
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("mode", ["full_refresh", "append", "merge", "replace"])
+@pytest.mark.parametrize("mode", [*STRATEGIES])
 def test_a_strategy_does_what_a_few_lines_of_python_do(project: Project, mode: str, seed: int) -> None:
     """Six loads of random files: after each, the table equals a list kept by hand."""
     chance = random.Random(f"{mode} {seed}")
@@ -40,9 +49,9 @@ def test_a_strategy_does_what_a_few_lines_of_python_do(project: Project, mode: s
     kept: list[Row] = []
     for n in range(6):
         day = chance.choice([1, 2])
-        wanted = {"mode": mode, **({"key": ["id"]} if mode == "merge" else {})}
-        wanted |= {"where": {"day": day}} if mode == "replace" else {}
-        name = chance.choice(["a", "b", f"n{n}"]) if mode in ("full_refresh", "merge") else f"n{n}"
+        wanted = STRATEGIES[mode] | ({"where": {"day": day}} if mode == "replace" else {})
+        name = chance.choice(["a", "b", f"n{n}"]) if mode in ("full_refresh", "merge", "scd2") else f"n{n}"
+        name = "a" if mode == "snapshot_diff" else name  # of two files both could have a row of one key
         if mode == "replace":  # it reads all files there are
             for file in files:
                 (project.folder / "data" / f"{file}.csv").unlink()
@@ -51,12 +60,15 @@ def test_a_strategy_does_what_a_few_lines_of_python_do(project: Project, mode: s
         files[name] = new
         project.csv(name, new)
         project.but(strategy=wanted).load()
-        if mode == "full_refresh":
+        if mode in ("full_refresh", "snapshot_diff"):
             kept = [row for file in files.values() for row in file]
         elif mode == "append":
             kept = kept + new
         elif mode == "merge":
             kept = list({row[0]: row for row in kept + new}.values())
+        elif mode == "scd2":
+            latest = {row[0]: row for row in kept}
+            kept = kept + [row for row in new if latest.get(row[0]) != row]
         else:
             kept = [row for row in kept if row[1] != day] + new
         assert sorted(map(repr, project.rows())) == sorted(map(repr, kept))
@@ -120,6 +132,61 @@ def test_LS_13_strategies_may_change_from_load_to_load(project: Project) -> None
     project.but(strategy={"mode": "append"}).load()
     assert project.rows() == rows(1, 40)
     assert [entry.seq for entry in project.journal()] == [1, 2, 3, 4]
+
+
+def test_LS_09_half_a_source_stops_the_run(project: Project) -> None:
+    """snapshot_diff of a source that lost half of its rows: exit code 3, rows, journal and state as before."""
+    project = project.but(strategy={"mode": "snapshot_diff", "key": ["id"]})
+    project.csv("a", rows(1, 100))
+    project.load()
+    state, head = project.state_bytes(), project.head()
+    project.csv("a", rows(1, 50))
+    report = project.run()
+    assert (report.exit_code, report.streams[0].status) == (3, "stopped")
+    assert report.streams[0].error is not None
+    assert "50 of 100 rows of the target are not in the rows read" in report.streams[0].error.message
+    assert (project.rows(), project.state_bytes(), project.head()) == (rows(1, 100), state, head)
+    assert project.staging() == []
+
+
+def test_LS_10_deletes_close_reads_everything(project: Project) -> None:
+    """scd2 with deletes: close asks for the whole source, so that files that did not change are no deletes."""
+    project = project.but(strategy={"mode": "scd2", "key": ["id"], "deletes": "close"})
+    project.csv("a", rows(1, 10))
+    project.csv("b", rows(11, 20))
+    project.load()
+    project.csv("b", rows(11, 19))
+    counts = project.load().rows
+    assert (counts.inserted, counts.updated, counts.deleted, counts.unchanged) == (0, 0, 1, 19)
+    assert project.query("SELECT id FROM t WHERE __dpone__valid_to IS NOT NULL") == [(20,)]
+
+
+def test_LS_10_a_new_column_through_the_engine(project: Project) -> None:
+    """The column is added to the table of versions, the current ones are filled, and no version is opened for it."""
+    project = project.but(strategy={"mode": "scd2", "key": ["id"]})
+    project.csv("a", rows(1, 3))
+    project.load()
+    (project.folder / "data" / "a.csv").write_text("id,day,name,note,more\n1,1,x,y,7\n")
+    first = project.load()
+    assert (first.schema_changes, first.rows.inserted) == (["add more int64"], 1)
+    assert project.query("SELECT id, name, more FROM t WHERE __dpone__valid_to IS NULL AND id = 1") == [(1, "x", 7)]
+    lines = [f'{i},1,"n{i}, """" é",note {i},{i}' for i in (2, 3)]
+    (project.folder / "data" / "b.csv").write_text("id,day,name,note,more\n" + "\n".join(lines) + "\n")
+    second = project.load().rows
+    assert (second.inserted, second.updated) == (0, 2)
+
+
+def test_LS_13_versions_are_not_mixed_with_rows(project: Project) -> None:
+    """merge after scd2 on one table stops with exit code 3, and so does scd2 after merge."""
+    for number, modes in enumerate([("scd2", "merge"), ("merge", "scd2")]):
+        one, two = (
+            project.but(folder=project.folder / str(number), strategy={"mode": m, "key": ["id"]}) for m in modes
+        )
+        one.save().csv("a", rows(1, 3))
+        one.load()
+        one.csv("b", rows(4, 6))
+        report = two.save().run()
+        assert (report.exit_code, two.rows()) == (3, rows(1, 3))
 
 
 # -- readers of the target ------------------------------------------------------------------------------------------

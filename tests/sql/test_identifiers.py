@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tests.sqlite.target import MEMORY, Target
 
@@ -16,7 +16,7 @@ from dpone.connectors.sqlite.database import SqliteDialect
 from dpone.errors import ConfigError
 from dpone.schema import Name
 from dpone.sql.finalize import FINALIZERS
-from dpone.strategy import Strategy
+from dpone.strategy import MODES, Strategy
 
 NASTY = ['"', '""', "]", "'", "`", "a.b", "a b", '";--', '"; DROP TABLE bystander; --', "🦆", "x" * 63, "y" * 128]
 NASTY += ["select", "%s", "?", ":a", "bystander2"]
@@ -68,6 +68,8 @@ def test_S_01_a_dot_separates_nothing_inside_a_part() -> None:
 
 
 @settings(max_examples=60)
+@example("true", ["TRUE", "false"], "scd2")  # SQLite forgets the names TRUE and FALSE in a subquery
+@example("true", ["TRUE", "false"], "merge")
 @given(name, st.lists(name, min_size=2, max_size=4, unique_by=str.casefold), st.sampled_from(sorted(FINALIZERS)))
 def test_S_01_only_the_named_object_changes(table: str, columns: list[str], mode: str) -> None:
     """Create, load twice and add a column under any names: the rows arrive and a bystander is as before."""
@@ -75,11 +77,14 @@ def test_S_01_only_the_named_object_changes(table: str, columns: list[str], mode
         target = Target(Path(folder) / "t.db", table)
         target.run("CREATE TABLE bystander (a)", "INSERT INTO bystander VALUES (42)")
         where = {columns[0]: 1} if mode == "replace" else {}
-        strategy = Strategy(mode, key=columns[0] if mode == "merge" else (), where=where)  # type: ignore[arg-type]
+        key = columns[0] if MODES[mode].needs_key else ()
+        partition = columns[0] if mode == "partition_replace" else None
+        strategy = Strategy(mode, key=key, where=where, partition=partition)  # type: ignore[arg-type]
         data = pa.table({c: pa.array([1], pa.int64()) for c in columns})
         target.load(data, strategy)
         target.load(data.append_column("later " + columns[-1], pa.array([2], pa.int64())), strategy)
         found = target.query(f"SELECT {dialect.columns(columns)} FROM {dialect.quote(table)}")
         assert found == [(1,) * len(columns)] * (2 if mode == "append" else 1)
         assert target.query("SELECT * FROM bystander") == [(42,)]
-        assert target.tables() - {"__dpone__loads", "__dpone__staging", "__dpone__parts"} == {table, "bystander"}
+        ours = {"__dpone__loads", "__dpone__staging", "__dpone__parts", "__dpone__columns"}
+        assert target.tables() - ours == {table, "bystander"}

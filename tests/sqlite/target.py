@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from attrs import evolve as replace
 from attrs import frozen
 
 from dpone import evolution
@@ -20,7 +21,7 @@ from dpone.contract import Load, Part, Receipt
 from dpone.ids import ulid
 from dpone.pipeline import SinkSpec
 from dpone.position import Position
-from dpone.schema import LINEAGE, Name
+from dpone.schema import LINEAGE, VALIDITY, Name
 from dpone.secret import Secret
 from dpone.strategy import Strategy
 
@@ -67,14 +68,25 @@ class Target:
             SinkSpec("sqlite", strategy, connection, Name((self.table,)), options=SqliteSinkOptions(**options))
         )
 
-    def load(self, table: pa.Table, strategy: Strategy, *, load_id: str = "", n: int = 0, **options: Any) -> Receipt:
+    def load(
+        self,
+        table: pa.Table,
+        strategy: Strategy,
+        *,
+        load_id: str = "",
+        n: int = 0,
+        started: datetime = START,
+        whole: bool = True,
+        filtered: int = 0,
+        **options: Any,
+    ) -> Receipt:
         """One load as the engine does it: evolve, open, stage, commit."""
         sink = self.sink(strategy, **options)
         with closing(sink):
             evolve(sink, table.schema, strategy)
-            writer = sink.open(load(table.schema, strategy, load_id=load_id))
+            writer = sink.open(load(table.schema, strategy, load_id=load_id, started_at=started, whole=whole))
             try:
-                writer.stage(Part("all"), rows(table))
+                writer.stage(Part("all"), replace(rows(table), filtered=filtered))
                 return writer.commit(sink.journal(KEY), at(n))
             except BaseException:
                 writer.abort()
@@ -105,13 +117,15 @@ class Target:
 
 
 def load(schema: pa.Schema | None, strategy: Strategy, *, load_id: str = "", **changes: Any) -> Load:
-    given: Mapping[str, Any] = {"token": "token", "repeatable": False, "whole": True, "key": KEY, **changes}
-    return Load(load_id=load_id or ulid(), run_id=ulid(), schema=schema, strategy=strategy, started_at=START, **given)
+    given: Mapping[str, Any] = {"token": "token", "repeatable": False, "whole": True, "key": KEY}
+    given = {**given, "started_at": START, **changes}
+    return Load(load_id=load_id or ulid(), run_id=ulid(), schema=schema, strategy=strategy, **given)
 
 
 def evolve(sink: SqliteSink, schema: pa.Schema, strategy: Strategy) -> None:
     have = sink.schema()
-    bare = None if have is None else pa.schema([f for f in have if f.name not in LINEAGE])
+    own = (*LINEAGE, *VALIDITY) if strategy.mode == "scd2" else LINEAGE
+    bare = None if have is None else pa.schema([f for f in have if f.name not in own])
     plan = evolution.plan(bare, schema, sink._options.schema_evolution, sink.stores, strategy.key)
     plan.require_safe("target")
     if statements := sink.ddl(plan.changes):

@@ -28,7 +28,9 @@ from dpone.strategy import Strategy
 
 FULL, APPEND, MERGE = Strategy("full_refresh"), Strategy("append"), Strategy("merge", key="id")
 REPLACE = Strategy("replace", where={"name": "a"})
-STRATEGIES = [FULL, APPEND, MERGE, REPLACE]
+PARTITIONS = Strategy("partition_replace", partition="name")
+DIFF, SCD2 = Strategy("snapshot_diff", key="id", max_delete_share=1.0), Strategy("scd2", key="id")
+STRATEGIES = [FULL, APPEND, MERGE, REPLACE, PARTITIONS, DIFF, SCD2]
 ids = [s.mode for s in STRATEGIES]
 
 

@@ -499,7 +499,7 @@ class _Reader:
 
     def _check_target(self, entry: Node, stream: StreamSpec, whole: dict[str, tuple[Node, bool]]) -> None:
         """Two streams may add to one target, or replace rows of it, but not if one of them replaces the whole."""
-        replaces = MODES[stream.sink.strategy.mode].whole and not stream.sink.strategy.where
+        replaces = stream.sink.strategy.whole and not stream.sink.strategy.where
         other, theirs = whole.setdefault(stream.sink.location, (entry, replaces))
         if other is not entry and (replaces or theirs):
             found = f"it and the stream in line {other.line} load {_target(stream.sink)}, and one of them replaces it"
@@ -510,9 +510,12 @@ class _Reader:
         if incremental is None:
             return
         place = entry.at("source", "options", "incremental")
-        if MODES[mode].whole:
+        if sink.strategy.whole:
             todo = "remove incremental, or use append or merge"
             self.problems.add(place, f"{mode} needs every row, an increment is only some", todo)
+        if mode == "partition_replace":
+            todo = "remove incremental and read whole partitions, or use merge"
+            self.problems.add(place, "an increment may hold a part of a partition, and the rest would be deleted", todo)
         if mode == "append" and incremental.lookback:
             todo = "remove lookback, or use merge"
             self.problems.add(place.at("lookback"), "append would load the rows looked back on again", todo)

@@ -63,9 +63,9 @@ from dpone.plugins import Plugins, discover
 from dpone.position import Position
 from dpone.prefetch import prefetch
 from dpone.report import ErrorReport, RunReport, StreamReport
-from dpone.schema import LINEAGE
+from dpone.schema import LINEAGE, VALIDITY
 from dpone.secret import redact
-from dpone.strategy import MODES, Strategy
+from dpone.strategy import Strategy
 
 # The position of a key that was deliberately set back to its beginning.
 START = Position("start", {}, {})
@@ -305,7 +305,7 @@ class _Attempt:
         """A journal beside a table that was dropped: what it says was loaded is gone, and would stay so. A strategy
         that reads everything makes it anew; a position that was set by hand was meant."""
         sink, by_hand = self.spec.sink, head.token == _rewind_token(self.report.key, head.position)
-        if MODES[sink.strategy.mode].whole or by_hand or self.sink.schema() is not None:
+        if sink.strategy.whole or by_hand or self.sink.schema() is not None:
             return
         found = f"the journal ends with load {head.load_id}, but the target does not exist"
         todo = "bring it back, or use --full-refresh, or 'dpone state set' to choose a position"
@@ -321,8 +321,8 @@ class _Attempt:
         """Fix the window and make the target fit its schema; None if there is nothing to load."""
         run, report = self.stream.run, self.report
         strategy = _effective(self.spec.sink.strategy, run)
-        whole = MODES[strategy.mode].whole or run.full_refresh
-        target = _without_lineage(self.sink.schema())
+        whole = strategy.whole or run.full_refresh
+        target = _without_own(self.sink.schema(), strategy)
         request = WindowRequest(
             whole=whole,
             partitions=run.pipeline.runtime.partitions,
@@ -363,6 +363,7 @@ class _Attempt:
 
     def _plan(self, target: pa.Schema | None, window: Window, strategy: Strategy) -> evolution.Plan:
         wanted = {"key": strategy.key, "order_by": strategy.order_by, "where": tuple(strategy.where)}
+        wanted |= {"partition": _one(strategy.partition), "effective_from": _one(strategy.effective_from)}
         for what, columns in wanted.items():
             if missing := [c for c in columns if c not in window.schema.names]:
                 found = f"no column {', '.join(missing)} in {self.spec.source.location}"
@@ -495,8 +496,14 @@ def _effective(strategy: Strategy, run: Run) -> Strategy:
     return strategy
 
 
-def _without_lineage(schema: pa.Schema | None) -> pa.Schema | None:
-    return None if schema is None else pa.schema([f for f in schema if f.name not in LINEAGE])
+def _without_own(schema: pa.Schema | None, strategy: Strategy) -> pa.Schema | None:
+    """The columns that rows of a source fill; the others are dpone's."""
+    own = (*LINEAGE, *VALIDITY) if strategy.mode == "scd2" else LINEAGE
+    return None if schema is None else pa.schema([f for f in schema if f.name not in own])
+
+
+def _one(column: str | None) -> tuple[str, ...]:
+    return () if column is None else (column,)
 
 
 def _load(

@@ -14,7 +14,8 @@ DponeError                     anything dpone raises on purpose; exit code 1
     ├── ContentChanged         a batch that was loaded now holds other rows
     ├── SchemaBreak            a schema change that the policy does not allow
     ├── StateAhead             the state claims more than the sink's journal holds
-    └── StateMissing           rows in the target, but neither journal nor state
+    ├── StateMissing           rows in the target, but neither journal nor state
+    └── DeletesRefused         a load would delete more than the pipeline allows
 Interrupted                    SIGINT or SIGTERM; exit 130
 
 Every message has three parts in one line: what failed, what was found, what to do.
@@ -108,6 +109,10 @@ class StateAhead(Stopped):
 
 
 class StateMissing(Stopped):
+    pass
+
+
+class DeletesRefused(Stopped):
     pass
 
 

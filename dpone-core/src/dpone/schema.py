@@ -11,6 +11,9 @@ from dpone.errors import ConfigError
 LOAD_ID = "__dpone__load_id"
 LOADED_AT = "__dpone__loaded_at"
 LINEAGE = (LOAD_ID, LOADED_AT)
+VALID_FROM = "__dpone__valid_from"
+VALID_TO = "__dpone__valid_to"
+VALIDITY = (VALID_FROM, VALID_TO)
 PREFIX = "__dpone__"
 
 # Field metadata: the type in the source's own words, where Arrow's type does not say it all.

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from attrs import field, frozen
+from attrs.validators import and_, ge, le
 
 from dpone.errors import ConfigError
 
@@ -38,6 +39,9 @@ MODES: Mapping[str, Mode] = {
 ALIASES: Mapping[str, str] = {"incremental_append": "append", "incremental_merge": "merge"}
 
 
+_MAX_DELETE_SHARE = 0.2
+
+
 def _names(value: Any) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else tuple(value)
 
@@ -49,8 +53,16 @@ class Strategy:
     key         columns that identify a row
     duplicates  two rows of one batch share a key: ``fail``, or keep the ``first`` or ``last`` by ``order_by``
     order_by    the stated order for ``duplicates``; rows that tie in it are an error, never a coin toss
-    where       for ``replace``: column -> a value (equal; null means IS NULL) or {from: a, to: b}, half-open
+    where       for ``replace``: column -> a value (equal; null means IS NULL) or {from: a, to: b}, half-open; for
+                ``partition_replace``: the window of the partition column, so that partitions it lacks are emptied
     allow_empty an empty read empties the target instead of leaving it as it is
+    partition   for ``partition_replace``: the column whose values are the partitions; NULL is one of them
+    max_delete_share  for ``snapshot_diff``, and ``scd2`` with deletes: close: the share of the target's (current) rows
+                that one load may delete (close); above it the load stops
+    deletes     for ``scd2``: current rows that a whole read lacks: ``ignore``, or ``close``
+    effective_from  for ``scd2``: the column that says when a version begins; none: the time of the load
+    new_columns for ``scd2``: a column that came later is filled into the current versions that never had it (``fill``),
+                or its values are changes like others (``version``)
     """
 
     mode: ModeName
@@ -59,6 +71,18 @@ class Strategy:
     order_by: tuple[str, ...] = field(default=(), converter=_names)
     where: Mapping[str, Any] = field(factory=dict)
     allow_empty: bool = False
+    partition: str | None = None
+    max_delete_share: float = field(default=_MAX_DELETE_SHARE, validator=and_(ge(0), le(1)))
+    deletes: Literal["ignore", "close"] = "ignore"
+    effective_from: str | None = None
+    new_columns: Literal["fill", "version"] = "fill"
+
+    @property
+    def whole(self) -> bool:
+        """The read must hold the whole source: rows it lacks are gone. A window of partitions is emptied where the
+        read has nothing, so an increment would empty what earlier ones brought."""
+        windowed = self.mode == "partition_replace" and bool(self.where)
+        return MODES[self.mode].whole or windowed or self.deletes == "close"
 
     def __attrs_post_init__(self) -> None:
         mode = MODES[self.mode]
@@ -67,10 +91,34 @@ class Strategy:
         if self.duplicates != "fail" and not (self.key and self.order_by):
             todo = "name key and order_by, or use duplicates: fail"
             raise ConfigError(f"read strategy {self.mode}", f"duplicates: {self.duplicates} without an order", todo)
-        if (self.mode == "replace") != bool(self.where):
+        self._check_where()
+        self._check_options()
+
+    def _check_where(self) -> None:
+        if (self.mode == "partition_replace") != bool(self.partition):
+            todo = "give partition_replace, and only partition_replace, partition: column"
+            raise ConfigError(f"read strategy {self.mode}", f"partition: {self.partition!r}", todo)
+        windowed = self.mode == "partition_replace" and set(self.where) == {self.partition}
+        if (self.mode == "replace") != bool(self.where) and not windowed:
             todo = "give replace, and only replace, where: {column: value} or where: {column: {from: a, to: b}}"
+            if self.mode == "partition_replace":
+                todo = f"write where: {{{self.partition}: {{from: a, to: b}}}}, or leave where out"
             raise ConfigError(f"read strategy {self.mode}", f"where: {dict(self.where)!r}", todo)
         for column, wanted in self.where.items():
             if isinstance(wanted, Mapping) and (set(wanted) - {"from", "to"} or not wanted):
                 todo = "write from (inclusive), to (exclusive), or both"
                 raise ConfigError(f"read strategy {self.mode}", f"where.{column} has {sorted(wanted)}", todo)
+
+    def _check_options(self) -> None:
+        """An option that another strategy would not look at is a mistake, not a wish."""
+        history = {"deletes": "ignore", "effective_from": None, "new_columns": "fill"}
+        given = [name for name, default in history.items() if self.mode != "scd2" and getattr(self, name) != default]
+        guarded = self.mode == "snapshot_diff" or self.deletes == "close"
+        if self.max_delete_share != _MAX_DELETE_SHARE and not guarded:
+            given.append("max_delete_share")
+        if given:
+            todo = "remove it; " + ", ".join(history) + " belong to scd2, max_delete_share to snapshot_diff"
+            raise ConfigError(f"read strategy {self.mode}", f"option {', '.join(given)}", todo)
+        if self.effective_from in self.key and self.effective_from is not None:
+            found, todo = f"effective_from: {self.effective_from} is a key column", "leave it out of key"
+            raise ConfigError(f"read strategy {self.mode}", found, todo)

@@ -72,6 +72,10 @@ class Dialect(ABC):
         """The expression in an order that is the order of the values."""
         return expression
 
+    def exact(self, expression: str, type: pa.DataType) -> str:
+        """The expression, compared by its very characters whatever the column's collation."""
+        return expression
+
     def column(self, field: pa.Field) -> str:
         return f"{self.quote(field.name)} {self.stores(field.type).native}{'' if field.nullable else ' NOT NULL'}"
 
@@ -87,6 +91,14 @@ class Dialect(ABC):
 
     def drop_table(self, table: Name) -> str:
         return f"DROP TABLE {self.name(table)}"
+
+    def create_index(self, table: Name, columns: Sequence[str]) -> str:
+        index = self.quote(f"{table.last}_key")
+        return f"CREATE INDEX {index} ON {self.name(table)} ({self.columns(columns)})"
+
+    def update(self, target: Name, column: str, where: str) -> str:
+        """Set one column of the target (alias t) to a bound value."""
+        return f"UPDATE {self.name(target)} AS t SET {self.quote(column)} = {self.placeholder} WHERE {where}"
 
     def delete_from(self, target: Name, where: str) -> str:
         return f"DELETE FROM {self.name(target)} AS t WHERE {where}"
@@ -107,9 +119,9 @@ class Dialect(ABC):
         into = f"INSERT INTO {self.name(target)} AS t ({self.columns(names)})"
         return f"{into} {rows} ON CONFLICT ({self.columns(key)}) {action}"
 
-    def update_from(self, target: Name, source: str, columns: Sequence[str], where: str) -> str:
-        """Set ``columns`` of the target (alias t) from ``source`` (alias s)."""
-        sets = ", ".join(f"{self.quote(c)} = s.{self.quote(c)}" for c in columns)
+    def update_from(self, target: Name, source: str, values: Mapping[str, str], where: str) -> str:
+        """Set columns of the target (alias t) to expressions over ``source`` (alias s)."""
+        sets = ", ".join(f"{self.quote(column)} = {value}" for column, value in values.items())
         return f"UPDATE {self.name(target)} AS t SET {sets} FROM {source} AS s WHERE {where}"
 
 

@@ -7,13 +7,14 @@ is the target and ``s`` the staged rows.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
 from attrs import evolve, field, frozen
 
-from dpone.errors import ConfigError, DataError
-from dpone.schema import LINEAGE, Name
+from dpone.errors import ConfigError, DataError, DeletesRefused
+from dpone.schema import LINEAGE, VALIDITY, Name
 from dpone.sql.dialect import Database, Dialect
 from dpone.strategy import Strategy
 
@@ -39,6 +40,9 @@ class Job:
     unique  the staging's primary key has kept every key single
     swap    the stage may take the target's place: same shape, and nothing hangs on the target
     source  table expression of the rows to write: the stage, or those left of it after ``duplicates``
+    whole   as in Load
+    read    how many rows the source gave, those included that were filtered or quarantined on their way
+    at      the time of the load
     """
 
     dialect: Dialect
@@ -50,6 +54,9 @@ class Job:
     unique: bool = False
     swap: bool = False
     source: str = field(default="")
+    whole: bool = False
+    read: int = 0
+    at: datetime = field(factory=lambda: datetime.now(UTC))
 
     def __attrs_post_init__(self) -> None:
         if not self.source:
@@ -62,13 +69,13 @@ class Job:
 
 def finalize(db: Database, job: Job) -> Counts:
     """An empty load leaves the target as it is, unless the strategy allows it to empty what it replaces."""
-    if job.rows:
+    if job.rows or (job.strategy.allow_empty and job.strategy.mode in ("snapshot_diff", "scd2")):
         return FINALIZERS[job.strategy.mode](db, job)
     if not job.strategy.allow_empty:
         return Counts()
     if job.strategy.mode == "full_refresh":
         return Counts(deleted=db.execute(f"DELETE FROM {job.table}"))
-    if job.strategy.mode == "replace":
+    if job.strategy.where:
         return Counts(deleted=_delete_replaced(db, job))
     return Counts()
 
@@ -90,11 +97,14 @@ def append(db: Database, job: Job) -> Counts:
 
 def merge(db: Database, job: Job) -> Counts:
     """Change what differs, insert what is new; equal rows are not touched, lineage included."""
-    job = _single(db, job)
+    return _upsert(db, _single(db, job))
+
+
+def _upsert(db: Database, job: Job) -> Counts:
     if is_empty(db, job.target):
         return Counts(inserted=_swap_or_insert(db, job))
     d, key = job.dialect, job.strategy.key
-    same = " AND ".join(f"t.{d.quote(k)} = s.{d.quote(k)}" for k in key)
+    same = _same(job)
     values = [n for n in job.schema.names if n not in key]
     compared = [n for n in values if n not in LINEAGE]
     if db.unique(job.target, key):
@@ -103,7 +113,8 @@ def merge(db: Database, job: Job) -> Counts:
     else:
         differs = " OR ".join(d.differs(f"t.{d.quote(n)}", f"s.{d.quote(n)}") for n in compared)
         where = f"{same} AND ({differs})"
-        updated = db.execute(d.update_from(job.target, job.source, values, where)) if compared else 0
+        staged = {n: f"s.{d.quote(n)}" for n in values}
+        updated = db.execute(d.update_from(job.target, job.source, staged, where)) if compared else 0
         # A join, not EXISTS: SQLite makes an index of its own for a join.
         inserted = _insert(db, job, f"LEFT JOIN {job.table} AS t ON {same} WHERE t.{d.quote(key[0])} IS NULL")
     return Counts(inserted, updated, unchanged=max(job.rows - inserted - updated, 0))
@@ -120,11 +131,91 @@ def replace(db: Database, job: Job) -> Counts:
     return Counts(inserted=_swap_or_insert(db, job), deleted=deleted)
 
 
+def partition_replace(db: Database, job: Job) -> Counts:
+    """Of a stated window every partition is replaced, also one the rows lack; else those that occur in the rows."""
+    if job.strategy.where:
+        return replace(db, job)
+    assert job.strategy.partition is not None
+    d, name = job.dialect, job.strategy.partition
+    staged, column = f"s.{d.quote(name)}", d.exact(f"t.{d.quote(name)}", job.schema.field(name).type)
+    values = f"{column} IN (SELECT {staged} FROM {job.source} AS s WHERE {staged} IS NOT NULL)"
+    null = f"(t.{d.quote(name)} IS NULL AND EXISTS (SELECT 1 FROM {job.source} AS s WHERE {staged} IS NULL))"
+    deleted = db.execute(d.delete_from(job.target, f"{values} OR {null}"))
+    return Counts(inserted=_swap_or_insert(db, job), deleted=deleted)
+
+
+def snapshot_diff(db: Database, job: Job) -> Counts:
+    """Make the target equal the rows read; equal rows are not touched, lineage included."""
+    job = _single(db, job)
+    before = _count(db, f"SELECT COUNT(*) FROM {job.table} AS t")
+    deleted = 0
+    if before:
+        _require_single_target(db, job)
+        deleted = db.execute(job.dialect.delete_from(job.target, lacking(db, job)))
+        require_deletable(db, job, deleted, before)
+    return evolve(_upsert(db, job), deleted=deleted) if job.rows else Counts(deleted=deleted)
+
+
+def lacking(db: Database, job: Job) -> str:
+    """The predicate of target rows whose key was not read. ``duplicates`` drops rows, never a key."""
+    d, key = job.dialect, job.strategy.key
+    if not job.unique:
+        db.execute(d.create_index(job.stage, key))
+    return f"NOT EXISTS (SELECT 1 FROM {d.name(job.stage)} AS s WHERE {_same(job)})"
+
+
+def require_deletable(db: Database, job: Job, deleted: int, before: int) -> None:
+    """Raise, and so roll back, if rows may be missing for another reason than that the source deleted them. Asked when
+    it is done: to count them before takes as long as to delete them."""
+    if not deleted:
+        return
+    mode, share = job.strategy.mode, job.strategy.max_delete_share
+    gone = f"{deleted:,} of {before:,} rows of the target are not in the rows read"
+    staged = _count(db, f"SELECT COUNT(*) FROM {job.dialect.name(job.stage)} AS s")
+    if not job.whole:
+        found, todo = f"{gone}, but the read was not the whole source", "read all of the source, or use merge"
+    elif staged != job.read:
+        found = f"{gone}, but only {staged:,} of {job.read:,} rows read reached the staging"
+        todo = "let the source give every row, or use merge"
+    elif job.rows and deleted > share * before:
+        found = f"{gone} ({deleted / before:.1%}), max_delete_share allows {share:.1%}"
+        todo = "see that the source is complete; if it is, raise strategy.max_delete_share (1.0 allows all)"
+    else:
+        return
+    raise DeletesRefused(f"load {job.target} by {mode}", found, f"{todo}; nothing was changed")
+
+
+def _require_single_target(db: Database, job: Job) -> None:
+    """Two target rows of one key cannot both equal the one that was read."""
+    d, key = job.dialect, job.strategy.key
+    if db.unique(job.target, key):
+        return
+    keys = d.columns(key, "t")
+    repeated = f"SELECT {keys} FROM {job.table} AS t GROUP BY {keys} HAVING COUNT(*) > 1"
+    if twice := _count(db, f"SELECT COUNT(*) FROM ({repeated}) AS d"):
+        found = f"{twice:,} keys occur more than once in the target (strategy.key: {', '.join(key)})"
+        raise DataError(f"load {job.target} by snapshot_diff", found, "load by full_refresh once, or correct the key")
+
+
+def _same(job: Job) -> str:
+    d = job.dialect
+    return " AND ".join(f"t.{d.quote(k)} = s.{d.quote(k)}" for k in job.strategy.key)
+
+
+def scd2(db: Database, job: Job) -> Counts:
+    from dpone.sql import history  # it is written with the words of this module
+
+    return history.scd2(db, _single(db, job))
+
+
 FINALIZERS: Mapping[str, Callable[[Database, Job], Counts]] = {
     "full_refresh": full_refresh,
     "append": append,
     "merge": merge,
     "replace": replace,
+    "partition_replace": partition_replace,
+    "snapshot_diff": snapshot_diff,
+    "scd2": scd2,
 }
 
 
@@ -138,11 +229,20 @@ def require_columns(strategy: Strategy, schema: pa.Schema, target: Name) -> None
         known = ", ".join(FINALIZERS)
         raise ConfigError(f"load {target}", f"strategy {strategy.mode} is not implemented here", f"use one of {known}")
     named = {"key": strategy.key, "order_by": strategy.order_by, "where": tuple(strategy.where)}
+    named |= {"partition": tuple(filter(None, [strategy.partition]))}
+    named |= {"effective_from": tuple(filter(None, [strategy.effective_from]))}
     for option, columns in named.items():
         if missing := [c for c in columns if c not in schema.names]:
             shown = ", ".join(schema.names[:20]) + (", ..." if len(schema.names) > 20 else "")
             found = f"strategy.{option} names {', '.join(missing)}, the rows have {shown}"
             raise ConfigError(f"load {target}", found, f"correct strategy.{option}; names are case-sensitive")
+    if strategy.mode == "scd2" and (own := [n for n in VALIDITY if n in schema.names]):
+        raise ConfigError(f"load {target}", f"the rows have a column {', '.join(own)}", "rename it in the source")
+    if strategy.effective_from is not None:
+        type_ = schema.field(strategy.effective_from).type
+        if not pa.types.is_timestamp(type_) or type_.tz is None:
+            found = f"strategy.effective_from: {strategy.effective_from} is {type_}, which names no instant"
+            raise ConfigError(f"load {target}", found, "give the column the type timestamptz in the source")
 
 
 def _count(db: Database, sql: str, values: tuple[Any, ...] = ()) -> int:

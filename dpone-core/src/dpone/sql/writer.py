@@ -19,6 +19,7 @@ from dpone.errors import DataError, SinkError
 from dpone.evolution import twin
 from dpone.position import Position
 from dpone.schema import LINEAGE, LOAD_ID, LOADED_AT, Name
+from dpone.sql import history
 from dpone.sql.dialect import Database
 from dpone.sql.finalize import Counts, Job, finalize, is_empty, repeated_keys, require_columns
 from dpone.sql.journal import Journal
@@ -142,6 +143,7 @@ def _staged_schema(db: Database, target: Name, load: Load, lineage: bool) -> pa.
     if have is None or missing:
         found = "there is no such table" if have is None else f"the table has no column {', '.join(missing)}"
         raise SinkError(f"load {target}", found, "apply the schema changes first ('dpone plan' prints them)")
+    history.require_own(load.strategy, have, target, load.schema.names)
     if lineage and (lacking := [f for f in LINEAGE_FIELDS if f.name not in have.names]):
         with transaction(db, str(target)):
             for column in lacking:
@@ -162,7 +164,9 @@ def _new_stage(db: Database, target: Name, load: Load, token: str, schema: pa.Sc
     policy_ok = not strategy.key or strategy.duplicates == "fail"
     replaces = strategy.mode == "full_refresh" or is_empty(db, target)
     shape = db.schema(target) if policy_ok and replaces and db.plain(target, strategy.key) else None
-    key = strategy.key if shape is not None else ()
+    # Rows that the read lacks are found by key: an index that grows with the stage spares one made at the commit.
+    diffs = policy_ok and strategy.whole and strategy.mode != "full_refresh"
+    key = strategy.key if shape is not None or diffs else ()
     if shape is None:
         shape = pa.schema([f.with_nullable(f.name not in strategy.key) for f in schema])
     table, at = target.sibling(f"__dpone__stage_{load.load_id}"), load.started_at.astimezone(UTC)
@@ -265,9 +269,14 @@ class SqlWriter:
 
     def _job(self, stage: Stage) -> Job:
         shape = self._stage_schema(stage)
-        rows = sum(part.rows for part in self._staging.parts(stage).values())
+        parts = self._staging.parts(stage).values()
+        rows = sum(part.rows for part in parts)
+        left_out = sum(part.filtered + part.quarantined for part in parts)
         strategy = self._load.strategy
         swap = shape.equals(self._db.schema(self._target)) and self._db.plain(self._target, strategy.key)
         filled = {*self._names(), *(LINEAGE if self._lineage else ())}
         schema = pa.schema([f for f in shape if f.name in filled or twin(f.name) in filled])
-        return Job(self._db.dialect, self._target, stage.table, schema, strategy, rows, stage.unique, swap)
+        return Job(
+            self._db.dialect, self._target, stage.table, schema, strategy, rows, stage.unique, swap,
+            whole=self._load.whole, read=rows + left_out, at=stage.created_at,
+        )  # fmt: skip

@@ -44,6 +44,9 @@ class SqliteDialect(Dialect):
         """A collation such as NOCASE would hide a change of case."""
         return f"{left} IS NOT {right} COLLATE BINARY"
 
+    def exact(self, expression: str, type: pa.DataType) -> str:
+        return f"{expression} COLLATE BINARY"
+
     def ordered(self, expression: str, type: pa.DataType) -> str:
         return f"{expression} COLLATE {DECIMAL}" if pa.types.is_decimal(type) else expression
 

@@ -16,6 +16,7 @@ from dpone.errors import ConfigError, DponeError, SinkError
 from dpone.evolution import Change, Stored
 from dpone.pipeline import SinkSpec
 from dpone.schema import PREFIX
+from dpone.sql import history
 from dpone.sql.finalize import is_empty, require_columns
 from dpone.sql.journal import Journal
 from dpone.sql.writer import SqlWriter, open_load, transaction, with_lineage
@@ -66,6 +67,8 @@ class SqliteSink:
         return self._db.dialect.stores(type)
 
     def ddl(self, changes: Sequence[Change]) -> list[str]:
+        if (have := self.schema()) is not None:
+            history.require_own(self._spec.strategy, have, self._target)
         return [statement for change in changes for statement in self._statements(change)]
 
     def _statements(self, change: Change) -> list[str]:
@@ -75,8 +78,9 @@ class SqliteSink:
             # Only strict pipelines get NOT NULL columns: the others let a source become nullable.
             strict = self._options.schema_evolution.mode == "strict"
             schema = pa.schema([f if strict else f.with_nullable(True) for f in change.schema])
+            schema, key = history.shape(strategy, schema)
             schema = with_lineage(schema) if self._options.lineage.enabled else schema
-            return [d.create_table(self._target, schema, strategy.key)]
+            return [d.create_table(self._target, schema, key)]
         if change.kind == "add" and change.after is not None:
             return [d.add_column(self._target, change.after)]
         if change.kind == "widen" and change.before is not None and change.after is not None:
