@@ -348,7 +348,7 @@ class Meeting(real.Source):
 
     @contextmanager
     def read(self, part: Part) -> Iterator[Stream]:
-        MEETING.wait(timeout=10)
+        MEETING.wait(timeout=5)
         with super().read(part) as stream:
             yield stream
 
@@ -369,6 +369,7 @@ class Queueing(real.Sink):
 
 
 def parallel(source: str = "Meeting") -> Any:
+    MEETING.reset()  # a reader that was left waiting by an earlier test has broken it
     plugins = with_plugins(source_file=f"{__name__}:{source}", sink_sqlite=f"{__name__}:Queueing")
     sink = plugins.connectors["sink", "sqlite"]
     able = evolve(sink, capabilities={**sink.capabilities, "parallel_stage": Support.SUPPORTED})
