@@ -49,7 +49,9 @@ def test_the_command_line_page_is_what_the_commands_say() -> None:
 
 
 @pytest.mark.parametrize(("page", "text"), PIPELINES, ids=[f"{p.name}-{i}" for i, (p, _) in enumerate(PIPELINES)])
-def test_every_pipeline_on_a_page_is_valid(page: Path, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_pipeline_on_a_page_is_valid(
+    page: Path, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A pipeline file shown to a reader passes the checks that a reader's own file has to pass."""
     for name in re.findall(r"\$\{(\w+)\}", text):
         monkeypatch.setenv(name, "sqlite:///example.db")
