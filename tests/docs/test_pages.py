@@ -31,7 +31,11 @@ def cli_page() -> str:
     cli = assemble()
     parts = ["# Command line\n\nThis page is made from the commands themselves; a test keeps it so.\n"]
     for path, command in [("dpone", cli), *_commands(cli, "dpone")]:
-        context = click.Context(command, info_name=path, max_content_width=100, terminal_width=100)
+        # The names of the help option come from the group; without them the page depends on what ran before.
+        names = cli.context_settings["help_option_names"]
+        context = click.Context(
+            command, info_name=path, max_content_width=100, terminal_width=100, help_option_names=names
+        )
         parts.append(f"## {path}\n\n```\n{command.get_help(context)}\n```\n")
     return "\n".join(parts)
 
