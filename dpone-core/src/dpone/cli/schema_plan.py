@@ -16,9 +16,18 @@ _FILE = click.Path(path_type=Path)
 @click.option("--source", type=_FILE, required=True, metavar="FILE", help="JSON: columns of the source.")
 @click.option("--target", type=_FILE, required=True, metavar="FILE", help="JSON: columns of the target; [] if none.")
 @click.option("--table", required=True, metavar="NAME", help="The target's name, as in dbo.orders.")
-@click.option("--mode", type=click.Choice(["strict", "additive", "widening"]), default="widening", show_default=True)
-@click.option("--on-type-change", type=click.Choice(["fail", "new_column"]), default="fail", show_default=True)
-@click.option("--on-missing-column", type=click.Choice(["fail", "ignore"]), default="fail", show_default=True)
+@click.option(
+    "--mode", type=click.Choice(["strict", "additive", "widening"]), default="widening", show_default=True,
+    help="Which changes are safe.",
+)  # fmt: skip
+@click.option(
+    "--on-type-change", type=click.Choice(["fail", "new_column"]), default="fail", show_default=True,
+    help="What becomes of a type that does not fit.",
+)  # fmt: skip
+@click.option(
+    "--on-missing-column", type=click.Choice(["fail", "ignore"]), default="fail", show_default=True,
+    help="What becomes of a target column that the source lacks.",
+)  # fmt: skip
 @click.option("--key", multiple=True, metavar="COLUMN", help="A key column, which keeps its type; may be repeated.")
 @click.option(
     "--dialect", default="sqlite", show_default=True, metavar="SINK", help="A SQL sink, whose words are used."
