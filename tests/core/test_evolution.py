@@ -8,8 +8,9 @@ import pyarrow as pa
 import pytest
 
 from dpone.errors import SchemaBreak
-from dpone.evolution import Stored, holds, join, plan
+from dpone.evolution import SchemaComparator, Stored, holds, join, plan
 from dpone.pipeline import SchemaEvolution
+from dpone.schema import DEFAULT, NATIVE
 
 
 def _as_is(type_: pa.DataType) -> Stored:
@@ -62,6 +63,7 @@ def test_what_a_type_holds(target: pa.DataType, source: pa.DataType, fits: bool)
         (pa.int64(), pa.uint64(), D(20, 0)),
         (D(10, 2), D(8, 6), D(14, 6)), (D(38, 0), D(38, 38), None), (pa.int64(), pa.float64(), None),
         (pa.float32(), pa.float64(), pa.float64()), (pa.string(), pa.int64(), None),
+        (pa.int64(), D(10, 2), D(21, 2)), (pa.int32(), D(38, 30), None),
         (pa.date32(), pa.timestamp("us"), None),
     ],
 )  # fmt: skip
@@ -149,3 +151,177 @@ def test_what_the_sink_keeps_decides() -> None:
     """An int32 that the sink keeps as int64 is no change on the second run."""
     found = plan(pa.schema({"a": pa.int64()}), pa.schema({"a": pa.int32()}), SchemaEvolution(mode="strict"), _narrow)
     assert (found.changes, found.breaking) == ((), ())
+
+
+# ---- the comparator
+
+
+def _native(name: str, native: str, type_: pa.DataType | None = None, **more: Any) -> pa.Field:
+    return pa.field(name, type_ or pa.string(), metadata={NATIVE: native.encode()}, **more)
+
+
+def _compare(
+    target: list[pa.Field],
+    source: list[pa.Field],
+    *,
+    key: tuple[str, ...] = (),
+    limit: int | None = None,
+    **policy: Any,
+) -> tuple[list[str], list[str]]:
+    comparator = SchemaComparator(SchemaEvolution(**policy), key=key, max_identifier=limit)
+    found = comparator.compare(pa.schema(target), pa.schema(source))
+    return [str(c) for c in found.changes], [f"{c}; {c.allow}" for c in found.breaking]
+
+
+@pytest.mark.parametrize(
+    ("target", "source", "change"),
+    [
+        ("varchar(50)", "varchar(200)", "widen a string varchar(50) -> string varchar(200)"),
+        ("nvarchar(50)", "character varying ( 200 )", "widen a string nvarchar(50) -> string nvarchar(200)"),
+        ("varchar(50)", "text", "widen a string varchar(50) -> string"),
+        ("varchar(50)", "nvarchar(max)", "widen a string varchar(50) -> string"),
+        ("varchar(200)", "varchar(50)", None), ("text", "varchar(50)", None), ("varchar(50)", "nvarchar(50)", None),
+        ("varchar(50)", "", None),  # a source without words of its own, such as a CSV
+        ("", "varchar(50)", None),
+    ],
+)  # fmt: skip
+def test_SE_02_lengths(target: str, source: str, change: str | None) -> None:
+    """A longer text, or one without limit, widens a limited target; a target that is longer already is no change."""
+    found = _compare([_native("a", target)], [_native("a", source)])
+    assert found == ([change] if change else [], [])
+
+
+def test_SE_02_a_widened_length_is_what_the_source_has() -> None:
+    """After the widening of a length the two sides are alike, for the next comparison and under strict."""
+    comparator = SchemaComparator()
+    source = pa.schema([_native("a", "varchar(200)")])
+    [change] = comparator.compare(pa.schema([_native("a", "varchar(50)")]), source).changes
+    assert change.after is not None
+    assert (change.after.type, change.after.metadata) == (pa.string(), {NATIVE: b"varchar(200)"})
+    assert not SchemaComparator(SchemaEvolution("strict")).compare(pa.schema([change.after]), source).breaking
+
+
+def test_lengths_follow_the_policy() -> None:
+    """A longer text is breaking where a wider type is; strict refuses a shorter one too."""
+    short, long = _native("a", "varchar(50)"), _native("a", "varchar(200)")
+    widen = "widen a string varchar(50) -> string varchar(200); schema_evolution.mode: widening"
+    assert _compare([short], [long], mode="additive") == ([], [widen])
+    assert _compare([short], [long], mode="strict") == ([], [widen])
+    assert _compare([long], [short], mode="additive") == ([], [])
+    assert _compare([long], [short], mode="strict")[1][0].startswith("type a string varchar(200) -> string varchar(50)")
+
+
+@pytest.mark.parametrize(
+    ("target", "source", "safe", "breaking"),
+    [
+        (pa.float32(), pa.float64(), ["widen a float -> double"], []),
+        (pa.float64(), pa.float32(), [], []),
+        (pa.timestamp("us"), pa.timestamp("us", "UTC"), [], ["type a timestamp[us] -> timestamp[us, tz=UTC]"]),
+        (pa.timestamp("us", "UTC"), pa.timestamp("us"), [], ["type a timestamp[us, tz=UTC] -> timestamp[us]"]),
+    ],
+)  # fmt: skip
+def test_types_that_look_alike_are_not_equal(
+    target: pa.DataType, source: pa.DataType, safe: list[str], breaking: list[str]
+) -> None:
+    """real and double differ, and so do timestamps with and without a zone: strict stops at each of them."""
+    assert _plan({"a": target}, {"a": source}) == (safe, breaking)
+    assert len(_plan({"a": target}, {"a": source}, mode="strict")[1]) == 1
+
+
+@pytest.mark.parametrize(("target", "source"), [(True, False), (False, True)])
+def test_strict_refuses_a_change_of_nullability(target: bool, source: bool) -> None:
+    """Under strict a column that allows NULL on one side only is breaking; otherwise the database decides."""
+    sides = [pa.field("a", pa.int64(), target)], [pa.field("a", pa.int64(), source)]
+    words = {True: "nullable", False: "not null"}
+    change = f"null a {words[target]} -> {words[source]}; schema_evolution.mode: additive or widening"
+    assert _compare(*sides, mode="strict") == ([], [change])
+    assert _compare(*sides, mode="strict", key=("a",)) == ([], [])
+    assert _compare(*sides, mode="additive") == ([], [])
+    assert _compare(*sides) == ([], [])
+
+
+def test_a_not_null_column_that_nothing_fills_is_breaking() -> None:
+    """A target column that is NOT NULL and has no default stops the run if the source lacks it, ignored or not."""
+    target = [pa.field("a", pa.int64()), pa.field("b", pa.int64(), False)]
+    source = [pa.field("a", pa.int64())]
+    fill = "giving b a default, or letting it be NULL"
+    assert _compare(target, source) == ([], [f"drop b int64; schema_evolution.on_missing_column: ignore and {fill}"])
+    assert _compare(target, source, on_missing_column="ignore") == ([], [f"null b not null -> absent; {fill}"])
+    target[1] = target[1].with_metadata({DEFAULT: b"yes"})
+    assert _compare(target, source, on_missing_column="ignore") == ([], [])
+
+
+def test_a_key_column_is_never_dropped_or_narrowed() -> None:
+    """A key column may grow; it stays where the source lacks it, and keeps its type, whatever the policy allows."""
+    lax = {"on_type_change": "new_column", "on_missing_column": "ignore"}
+    key, other = pa.field("k", pa.int64(), False), pa.field("a", pa.int64())
+    dropped = "drop k int64; bringing k back: it is a key column"
+    assert _compare([key, other], [other], key=("k",), **lax) == ([], [dropped])
+    assert _compare([key], [pa.field("k", pa.int32())], key=("k",), **lax) == ([], [])
+    assert _compare([pa.field("k", pa.int32())], [key], key=("k",), **lax) == (["widen k int32 -> int64"], [])
+
+
+def test_strict_outweighs_the_other_options() -> None:
+    """Under strict a type change is not routed and a missing column is not ignored; the message says what to set."""
+    found = _compare(
+        [pa.field("a", pa.int64()), pa.field("b", pa.int64())], [pa.field("a", pa.bool_())],
+        mode="strict", on_type_change="new_column", on_missing_column="ignore",
+    )  # fmt: skip
+    ignore = "schema_evolution.mode: additive or widening with schema_evolution.on_missing_column: ignore"
+    route = "schema_evolution.mode: widening with schema_evolution.on_type_change: new_column"
+    assert found == ([], [f"type a int64 -> bool; {route}", f"drop b int64; {ignore}"])
+
+
+def test_SE_07_a_routed_column_widens_like_any_other() -> None:
+    """The column of routed values follows the source's later widenings; only a third type stops."""
+    target = [pa.field("a", pa.bool_()), pa.field("__dpone__nc__a", pa.int32())]
+    found = _compare(target, [pa.field("a", pa.int64())], on_type_change="new_column")
+    assert found == (["widen __dpone__nc__a int32 -> int64"], [])
+    _, [third] = _compare(target, [pa.field("a", pa.string())], on_type_change="new_column")
+    assert third.startswith("type a bool -> string; dropping or renaming __dpone__nc__a (int32)")
+
+
+def test_SE_07_a_source_that_has_the_routed_name_itself_stops() -> None:
+    """Two columns of the source never end in one of the target."""
+    source = [pa.field("a", pa.string()), pa.field("__dpone__nc__a", pa.string())]
+    _, breaking = _compare([pa.field("a", pa.int64())], source, on_type_change="new_column")
+    assert breaking[0].startswith("type a int64 -> string; renaming the source's own column __dpone__nc__a")
+
+
+def test_SE_07_a_routed_name_beyond_the_limit_stops_and_is_named() -> None:
+    """The prefix counts, in bytes of UTF-8: a name that fits alone may not fit routed; neither is ever cut."""
+    name = "\N{LATIN SMALL LETTER E WITH ACUTE}" * 26
+    sides = [pa.field(name, pa.int64())], [pa.field(name, pa.string())]
+    assert _compare(*sides, on_type_change="new_column", limit=65) == ([f"add __dpone__nc__{name} string"], [])
+    _, [found] = _compare(*sides, on_type_change="new_column", limit=63)
+    assert found.endswith(f"a shorter name in the source: __dpone__nc__{name} has 65 bytes, the sink takes 63")
+    _, [added] = _compare([pa.field("b", pa.int64())], [pa.field("b", pa.int64()), *sides[1]], limit=51)
+    assert added.endswith(f"{name} has 52 bytes, the sink takes 51")
+
+
+def test_routing_away_from_a_column_that_must_be_filled_stops() -> None:
+    """Routed rows leave the old column empty, so one that is NOT NULL without a default cannot be routed."""
+    sides = [pa.field("a", pa.int64(), False)], [pa.field("a", pa.string())]
+    _, breaking = _compare(*sides, on_type_change="new_column")
+    allow = "giving a a default, or letting it be NULL: routed rows leave it empty"
+    assert breaking == [f"type a int64 -> string; {allow}"]
+
+
+def test_every_breaking_change_comes_with_its_way_out() -> None:
+    """The message lists all changes and says for each what would allow it."""
+    target, source = {"a": pa.int64(), "b": pa.int64()}, {"a": pa.string(), "c": pa.int64()}
+    with pytest.raises(SchemaBreak) as caught:
+        SchemaComparator().compare(pa.schema(target), pa.schema(source)).require_safe("t")
+    assert str(caught.value) == (
+        "evolve the schema of t: type a int64 -> string, drop b int64; "
+        "to allow a: schema_evolution.on_type_change: new_column; "
+        "to allow b: schema_evolution.on_missing_column: ignore; nothing was changed"
+    )
+
+
+def test_SE_08_a_type_change_is_no_dead_end() -> None:
+    """new_column goes on loading, and a source that takes its change back fills the old column again."""
+    policy = SchemaEvolution(on_type_change="new_column")
+    target = pa.schema({"a": pa.int64(), "__dpone__nc__a": pa.string()})
+    back = SchemaComparator(policy).compare(target, pa.schema({"a": pa.int64()}))
+    assert (back.changes, back.breaking, back.columns) == ((), (), {"a": "a"})

@@ -338,7 +338,7 @@ def test_a_json_column_of_sqlite_with_other_text_is_refused(project: Project, te
 
 
 def test_a_key_that_would_have_to_widen_stops_before_anything_is_changed(project: Project) -> None:
-    """Key columns keep their type: plan and run say so alike, with exit code 3."""
+    """SQLite cannot widen a key: plan and run say so alike, with exit code 3."""
     for n, precision in enumerate((5, 10)):
         table = pa.table({"id": pa.array([Decimal(n)], pa.decimal128(precision, 0))})
         pq.write_table(table, project.folder / f"d{n}.parquet")

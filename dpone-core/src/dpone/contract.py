@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from dpone.evolution import Change, Stored
     from dpone.pipeline import SinkSpec, SourceSpec, StateSpec
     from dpone.position import Position
+    from dpone.sql.dialect import Dialect
 
 
 @frozen
@@ -273,11 +274,18 @@ class Sink(Protocol):
         ...
 
     def schema(self) -> pa.Schema | None:
-        """Columns of the target, lineage included; None if it does not exist."""
+        """Columns of the target, lineage included; None if it does not exist. Field metadata: ``schema.NATIVE`` where
+        a length limits the column (``varchar(50)``), ``schema.DEFAULT`` where it gives itself a value."""
         ...
 
     def is_empty(self) -> bool:
         """True if the target does not exist or has no row."""
+        ...
+
+    @property
+    def dialect(self) -> Dialect | None:
+        """How a SQL sink writes names, types and statements; a sink that is not one may go without this member.
+        Works unconnected: ``dpone schema-plan`` asks."""
         ...
 
     def stores(self, type: pa.DataType) -> Stored:

@@ -369,7 +369,8 @@ class _Attempt:
                 found = f"no column {', '.join(missing)} in {self.spec.source.location}"
                 raise ConfigError(f"find {what} columns", found, f"use columns of {', '.join(window.schema.names)}")
         policy = self.spec.sink.options.schema_evolution
-        plan = evolution.plan(target, window.schema, policy, self.sink.stores, strategy.key)
+        limit = getattr(getattr(self.sink, "dialect", None), "max_identifier", None)
+        plan = evolution.plan(target, window.schema, policy, self.sink.stores, strategy.key, limit)
         plan.require_safe(self.spec.sink.location)
         return plan
 

@@ -5,10 +5,14 @@ Three questions about a column, asked over Arrow types:
 * ``holds(target, source)``: can the target take every value as it is? Then nothing changes, also if it is wider.
 * ``join(target, source)``: is there a type that holds both? Then widening the target is safe.
 * otherwise the change is breaking, or goes to a column of its own (``on_type_change: new_column``).
+
+``SchemaComparator`` asks them of every column. Arrow's text and binary types have no length; where a system's own type
+has one, the field's metadata ``dpone.native`` says it, as in ``varchar(50)``.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
@@ -17,7 +21,7 @@ from attrs import field, frozen
 
 from dpone.errors import SchemaBreak
 from dpone.pipeline import SchemaEvolution
-from dpone.schema import PREFIX, ambiguous
+from dpone.schema import DEFAULT, NATIVE, PREFIX, ambiguous
 
 NEW_COLUMN = PREFIX + "nc__"
 
@@ -43,7 +47,8 @@ class Change:
     widen   ``before`` becomes ``after``
     type    incompatible types
     drop    the source lacks a column of the target
-    null    the source may give NULL where the target forbids it
+    null    strict: one side allows NULL and the other does not. Else: ``after`` is None, and the target's column is NOT
+            NULL without a default, so that no row could be inserted
     case    names that differ only by case
     """
 
@@ -57,8 +62,20 @@ class Change:
     def __str__(self) -> str:
         if self.kind == "create":
             return f"create with {len(self.schema or ())} columns"
-        types = " -> ".join(str(f.type) for f in (self.before, self.after) if f is not None)
+        if self.kind == "null":
+            return f"null {self.column} {_nulls(self.before)} -> {_nulls(self.after)}"
+        types = " -> ".join(type_name(f) for f in (self.before, self.after) if f is not None)
         return f"{self.kind} {self.column} {types}".strip()
+
+
+def _nulls(field: pa.Field | None) -> str:
+    """``absent``: the source has no such column."""
+    return "absent" if field is None else "nullable" if field.nullable else "not null"
+
+
+def type_name(field: pa.Field) -> str:
+    """``string varchar(50)``: Arrow's type, and the native one where it has a length that Arrow's has not."""
+    return f"{field.type} {_native(field)}" if length(field) is not None else str(field.type)
 
 
 @frozen
@@ -72,8 +89,16 @@ class Plan:
     def require_safe(self, target: str) -> None:
         if self.breaking:
             found = ", ".join(map(str, self.breaking))
-            todo = "to allow: " + "; ".join(dict.fromkeys(c.allow for c in self.breaking if c.allow))
-            raise SchemaBreak(f"evolve the schema of {target}", found, todo + "; nothing was changed")
+            raise SchemaBreak(f"evolve the schema of {target}", found, f"{self._ways()}; nothing was changed")
+
+    def _ways(self) -> str:
+        """What would allow each change; columns are named where one way is not enough for all."""
+        ways: dict[str, list[str]] = {}
+        for change in self.breaking:
+            ways.setdefault(change.allow or "", []).append(change.column)
+        if len(ways) == 1:
+            return f"to allow: {next(iter(ways))}"
+        return "; ".join(f"to allow {', '.join(columns)}: {way}" for way, columns in ways.items())
 
 
 _SIGNED = {pa.int8(): 8, pa.int16(): 16, pa.int32(): 32, pa.int64(): 64}
@@ -126,6 +151,13 @@ def _integer_bits(type_: pa.DataType) -> int:
     return _SIGNED[type_] - 1 if type_ in _SIGNED else _UNSIGNED[type_]
 
 
+def _as_decimal(type_: pa.DataType, other: pa.DataType) -> pa.DataType:
+    """An integer beside a decimal counts as the decimal that holds it."""
+    if pa.types.is_decimal(other) and (type_ in _SIGNED or type_ in _UNSIGNED):
+        return pa.decimal128(len(str(2 ** _integer_bits(type_))), 0)
+    return type_
+
+
 def _holds_integer(target: pa.DataType, source: pa.DataType) -> bool:
     bits = _integer_bits(source)
     if target in _SIGNED:
@@ -153,11 +185,188 @@ def join(left: pa.DataType, right: pa.DataType) -> pa.DataType | None:
         return left
     if holds(right, left):
         return right
+    left, right = _as_decimal(left, right), _as_decimal(right, left)
     if pa.types.is_decimal(left) and pa.types.is_decimal(right):
         scale = max(left.scale, right.scale)
         precision = max(_digits(left), _digits(right)) + scale
         return pa.decimal128(precision, scale) if precision <= 38 else None
     return next((t for t in _LADDER if holds(t, left) and holds(t, right)), None)
+
+
+_LENGTH = re.compile(r"(.*?[^\s(])\s*\(\s*(\d+)\s*\)\s*", re.DOTALL)
+
+
+def _native(field: pa.Field) -> str:
+    return str((field.metadata or {}).get(NATIVE, b"").decode(errors="replace"))
+
+
+def length(field: pa.Field) -> int | None:
+    """The n of ``varchar(n)`` and its like; None: unlimited, or not stated."""
+    match = _LENGTH.fullmatch(_native(field)) if field.type in _TEXTS or field.type in _BYTES else None
+    return int(match[2]) if match else None
+
+
+def _lengthened(before: pa.Field, source: pa.Field) -> pa.Field:
+    """The target's column with the source's length: its own word for it, or no limit if the source has none."""
+    match, wanted = _LENGTH.fullmatch(_native(before)), length(source)
+    word = {NATIVE: f"{match[1]}({wanted})".encode()} if match and wanted is not None else {}
+    return before.with_metadata({**(_without_native(before) or {}), **word} or None)
+
+
+def _field(schema: pa.Schema, name: str) -> pa.Field | None:
+    at = schema.get_field_index(name)
+    return schema.field(at) if at >= 0 else None
+
+
+def _has_default(field: pa.Field) -> bool:
+    return DEFAULT in (field.metadata or {})
+
+
+_STRICT = "schema_evolution.mode: additive or widening"
+_WIDENING = "schema_evolution.mode: widening"
+_NEW_COLUMN = "schema_evolution.on_type_change: new_column"
+_IGNORE = "schema_evolution.on_missing_column: ignore"
+
+
+def _as_it_is(type_: pa.DataType) -> Stored:
+    return Stored(str(type_), type_)
+
+
+@frozen
+class SchemaComparator:
+    """Compares the columns of a source with those of a target, under a policy. Pure: it changes neither.
+
+    policy          ``strict``: any drift is breaking, nullability included. ``additive``: a new column is safe, and is
+                    nullable; anything else is breaking. ``widening``: a wider type is safe too. ``on_type_change`` and
+                    ``on_missing_column`` have no effect under ``strict``
+    stores          how the sink keeps a type, so that an int32 it keeps as int64 is no change. By default a type is
+                    kept as it is
+    key             the columns that identify a row: never dropped, routed or narrowed
+    max_identifier  the sink's limit for a column name, in bytes of UTF-8 (``Dialect.max_identifier``)
+
+    Except under ``strict``, a target that holds all that the source can give is no change, and a NOT NULL column that
+    the source may leave NULL stays as it is: the database decides about each row. Names that differ only by case are
+    refused whatever the policy.
+    """
+
+    policy: SchemaEvolution = field(factory=SchemaEvolution)
+    stores: Callable[[pa.DataType], Stored] = _as_it_is
+    key: tuple[str, ...] = ()
+    max_identifier: int | None = None
+
+    def compare(self, target: pa.Schema | None, source: pa.Schema) -> Plan:
+        """What must happen to ``target`` (lineage left out; None: it does not exist) before rows of ``source`` fit."""
+        if clash := [*ambiguous(source.names), *_case_clash(target, source)]:
+            allow = "give the columns distinct names in the source; names that differ only by case are refused"
+            return Plan(breaking=tuple(Change("case", name, allow=allow) for name in dict.fromkeys(clash)))
+        if target is None:
+            return Plan((Change("create", schema=source),), (), {n: n for n in source.names})
+        found = [self._column(target, source, f) for f in source]
+        changes = [change for change, _ in found if change is not None]
+        changes += self._missing(target, source, {to for _, to in found})
+        safe = tuple(c for c in changes if c.allow is None)
+        breaking = tuple(c for c in changes if c.allow is not None)
+        return Plan(safe, breaking, {f.name: to for f, (_, to) in zip(source, found, strict=True)})
+
+    def _column(self, target: pa.Schema, given: pa.Schema, source: pa.Field) -> tuple[Change | None, str]:
+        """The change a source column asks for, and the target column its values go to."""
+        before = _field(target, source.name)
+        if before is None:
+            allow = _STRICT if self.policy.mode == "strict" else self._too_long(source.name)
+            return Change("add", source.name, after=source.with_nullable(True), allow=allow), source.name
+        change = self._fitted(before, source)
+        if change is None or change.kind != "type":
+            return change, source.name
+        if source.name in self.key:
+            allow = f"a full refresh into a new table ({source.name} is a key column and keeps its type)"
+        elif self.policy.mode == "strict":
+            allow = _STRICT if holds(before.type, source.type) else f"{_WIDENING} with {_NEW_COLUMN}"
+        elif self.policy.on_type_change == "new_column":
+            return self._routed(target, given, source, before)
+        else:
+            allow = _NEW_COLUMN
+        return Change("type", source.name, before, source, allow), source.name
+
+    def _fitted(self, before: pa.Field, source: pa.Field) -> Change | None:
+        """None: the column is as it should be. ``type``: nothing holds both."""
+        strict, kept = self.policy.mode == "strict", self.stores(source.type).arrow
+        alike = before.type in (source.type, kept)
+        fits = alike or (not strict and (holds(before.type, source.type) or holds(before.type, kept)))
+        if not fits:
+            joined = join(before.type, kept)
+            wider = None if joined is None else self.stores(joined).arrow
+            if wider is None or wider == before.type:
+                return Change("type", source.name, before, source)
+            after = before.with_type(wider).with_metadata(_without_native(before))
+            return Change("widen", source.name, before, after, self._unless_widening())
+        return self._length(before, source) or (self._nullability(before, source) if strict else None)
+
+    def _unless_widening(self) -> str | None:
+        return None if self.policy.mode == "widening" else _WIDENING
+
+    def _length(self, before: pa.Field, source: pa.Field) -> Change | None:
+        """A source that does not state its type in its own words has no length to compare: the database decides."""
+        has, wants = length(before), length(source)
+        if has is None or not _native(source) or has == wants:
+            return None
+        if wants is None or wants > has:
+            return Change("widen", source.name, before, _lengthened(before, source), self._unless_widening())
+        return Change("type", source.name, before, source) if self.policy.mode == "strict" else None
+
+    def _nullability(self, before: pa.Field, source: pa.Field) -> Change | None:
+        if before.nullable == source.nullable or source.name in self.key:
+            return None
+        return Change("null", source.name, before, source, _STRICT)
+
+    def _too_long(self, name: str) -> str | None:
+        size = len(name.encode(errors="surrogatepass"))
+        if self.max_identifier is None or size <= self.max_identifier:
+            return None
+        return f"a shorter name in the source: {name} has {size} bytes, the sink takes {self.max_identifier}"
+
+    def _routed(
+        self, target: pa.Schema, given: pa.Schema, source: pa.Field, before: pa.Field
+    ) -> tuple[Change | None, str]:
+        """To ``__dpone__nc__<column>``, which is made once and from then on treated like any other column."""
+        name = NEW_COLUMN + source.name
+        there, routed = _field(target, name), source.with_name(name).with_nullable(True)
+        change = Change("add", name, after=routed) if there is None else self._fitted(there, routed)
+        allow = self._too_long(name)
+        if name in given.names:
+            allow = f"renaming the source's own column {name}, the name that {source.name} is routed to"
+        elif not before.nullable and not _has_default(before):
+            allow = f"giving {source.name} a default, or letting it be NULL: routed rows leave it empty"
+        elif there is not None and change is not None and change.kind == "type":
+            allow = f"dropping or renaming {name} ({there.type}), which an earlier type change filled"
+        if allow is not None:
+            return Change("type", source.name, before, source, allow), source.name
+        return change, name
+
+    def _missing(self, target: pa.Schema, source: pa.Schema, filled: set[str]) -> list[Change]:
+        """Columns of the target that the source no longer has."""
+        given = {*source.names, *filled}
+        gone = [f for f in target if f.name not in given and not f.name.startswith(PREFIX)]
+        return [change for f in gone if (change := self._gone(f)) is not None]
+
+    def _gone(self, before: pa.Field) -> Change | None:
+        name, ignore = before.name, self.policy.on_missing_column == "ignore"
+        if name in self.key:
+            return Change("drop", name, before, allow=f"bringing {name} back: it is a key column")
+        fill = "" if before.nullable or _has_default(before) else f"giving {name} a default, or letting it be NULL"
+        if self.policy.mode == "strict":
+            return Change("drop", name, before, allow=" and ".join(filter(None, (f"{_STRICT} with {_IGNORE}", fill))))
+        if not ignore:
+            return Change("drop", name, before, allow=" and ".join(filter(None, (_IGNORE, fill))))
+        return Change("null", name, before, allow=fill) if fill else None
+
+
+def _without_native(field: pa.Field) -> dict[bytes, bytes] | None:
+    return {k: v for k, v in (field.metadata or {}).items() if k != NATIVE} or None
+
+
+def _case_clash(target: pa.Schema | None, source: pa.Schema) -> list[str]:
+    have = {name.casefold(): name for name in (target.names if target is not None else ())}
+    return [name for name in source.names if have.get(name.casefold(), name) != name]
 
 
 def plan(
@@ -166,85 +375,12 @@ def plan(
     policy: SchemaEvolution,
     stores: Callable[[pa.DataType], Stored],
     key: Sequence[str] = (),
+    max_identifier: int | None = None,
 ) -> Plan:
-    """What must happen to ``target`` (lineage left out) before rows of ``source`` fit it.
-
-    ``stores`` says how the sink keeps a type, so that an int32 it keeps as int64 is no change. Key columns are never
-    routed to another column nor dropped.
-    """
-    if clash := [*ambiguous(source.names), *_case_clash(target, source)]:
-        allow = "give the columns distinct names in the source; names that differ only by case are refused"
-        return Plan(breaking=tuple(Change("case", name, allow=allow) for name in dict.fromkeys(clash)))
-    if target is None:
-        return Plan((Change("create", schema=source),), (), {n: n for n in source.names})
-    found = [_column(target, f, policy, stores, f.name in key) for f in source]
-    changes = [change for change, _ in found if change is not None]
-    changes += _dropped(target, source, policy, {to for _, to in found})
-    safe = tuple(c for c in changes if c.allow is None)
-    breaking = tuple(c for c in changes if c.allow is not None)
-    return Plan(safe, breaking, {f.name: to for f, (_, to) in zip(source, found, strict=True)})
+    """``SchemaComparator.compare`` in one call, as a run asks it."""
+    return SchemaComparator(policy, stores, tuple(key), max_identifier).compare(target, source)
 
 
 def twin(column: str) -> str:
     """The other one of a column and the column its values are routed to: a row has its value in one of the two."""
     return column.removeprefix(NEW_COLUMN) if column.startswith(NEW_COLUMN) else NEW_COLUMN + column
-
-
-def _case_clash(target: pa.Schema | None, source: pa.Schema) -> list[str]:
-    have = {name.casefold(): name for name in (target.names if target is not None else ())}
-    return [name for name in source.names if have.get(name.casefold(), name) != name]
-
-
-def _column(
-    target: pa.Schema,
-    source: pa.Field,
-    policy: SchemaEvolution,
-    stores: Callable[[pa.DataType], Stored],
-    is_key: bool,
-) -> tuple[Change | None, str]:
-    index = target.get_field_index(source.name)
-    if index < 0:
-        allow = "schema_evolution.mode: additive" if policy.mode == "strict" else None
-        return Change("add", source.name, after=source.with_nullable(True), allow=allow), source.name
-    before = target.field(index)
-    wanted = stores(source.type).arrow
-    if policy.mode == "strict" and source.nullable and not before.nullable and not is_key:
-        return Change("null", source.name, before, source, "schema_evolution.mode: additive"), source.name
-    if before.type == wanted or (policy.mode != "strict" and holds(before.type, source.type)):
-        return None, source.name
-    wider = None if is_key else join(before.type, wanted)
-    if wider is not None and wider != before.type:
-        allow = None if policy.mode == "widening" else "schema_evolution.mode: widening"
-        return Change("widen", source.name, before, before.with_type(wider), allow), source.name
-    if policy.on_type_change == "new_column" and policy.mode != "strict" and not is_key:
-        return _routed(target, source, before, stores)
-    allow = "schema_evolution.on_type_change: new_column"
-    if is_key:
-        allow = f"a full refresh into a new table ({source.name} is a key column and keeps its type)"
-    return Change("type", source.name, before, source, allow), source.name
-
-
-def _routed(
-    target: pa.Schema, source: pa.Field, before: pa.Field, stores: Callable[[pa.DataType], Stored]
-) -> tuple[Change | None, str]:
-    name = NEW_COLUMN + source.name
-    index = target.get_field_index(name)
-    if index < 0:
-        return Change("add", name, after=source.with_name(name).with_nullable(True)), name
-    there = target.field(index)
-    if there.type == stores(source.type).arrow or holds(there.type, source.type):
-        return None, name
-    allow = f"dropping or renaming {name} ({there.type}), which an earlier type change filled"
-    return Change("type", source.name, before, source, allow), name
-
-
-def _dropped(target: pa.Schema, source: pa.Schema, policy: SchemaEvolution, filled: set[str]) -> list[Change]:
-    if policy.on_missing_column == "ignore":
-        return []
-    given = {*source.names, *filled}
-    allow = "schema_evolution.on_missing_column: ignore"
-    return [
-        Change("drop", f.name, before=f, allow=allow)
-        for f in target
-        if f.name not in given and not f.name.startswith(PREFIX)
-    ]

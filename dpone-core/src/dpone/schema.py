@@ -19,6 +19,9 @@ PREFIX = "__dpone__"
 # Field metadata: the type in the source's own words, where Arrow's type does not say it all.
 NATIVE = b"dpone.native"
 
+# Field metadata of a target's column: it gives itself a value where a row brings none (a default, an identity).
+DEFAULT = b"dpone.default"
+
 
 def _parts(parts: Iterable[str]) -> tuple[str, ...]:
     return tuple(parts)

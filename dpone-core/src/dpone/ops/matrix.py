@@ -72,10 +72,10 @@ def type_matrix(only: str | None = None) -> list[TypeRow]:
 
 
 def _types(plugins: Plugins, name: str) -> list[TypeRow]:
-    return [_type(label, sink, type_) for label, sink in _sinks(plugins, name) for type_ in ARROW_TYPES]
+    return [_type(label, sink, type_) for label, sink in unconnected(plugins, name) for type_ in ARROW_TYPES]
 
 
-def _sinks(plugins: Plugins, name: str) -> Iterator[tuple[str, Sink]]:
+def unconnected(plugins: Plugins, name: str) -> Iterator[tuple[str, Sink]]:
     """Unconnected sinks of a connector: one, or one for each value of its option ``format``."""
     cls, options = plugins.load("sink", name), plugins.options("sink", name)
     takes = plugins.get("sink", name).takes

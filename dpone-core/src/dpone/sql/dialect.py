@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from dpone.errors import ConfigError
 from dpone.schema import Name
+from dpone.sql.types import standard
 
 if TYPE_CHECKING:
     from dpone.evolution import Stored
@@ -55,6 +56,11 @@ class Dialect(ABC):
     @abstractmethod
     def stores(self, type: pa.DataType) -> Stored:
         """How a value of an Arrow type is kept."""
+
+    def reads(self, native: str) -> pa.DataType | None:
+        """The Arrow type of a column declared as ``native``; None: no such type. Here the names of the SQL standard and
+        those that servers share; a dialect adds its own, and overrules what its server means otherwise."""
+        return standard(native)
 
     @abstractmethod
     def bind(self, value: Any, type: pa.DataType) -> Any:

@@ -141,7 +141,9 @@ class _Versions:
         differs, values = self._differs()
         where = f"{self._same} AND {self._end} IS NULL AND ({differs})"
         bound = [] if self._effective else [self._bound(self._at)]
-        return self._db.execute(self._d.update_from(self._job.target, self._job.source, {VALID_TO: start}, where), [*bound, *values])
+        return self._db.execute(
+            self._d.update_from(self._job.target, self._job.source, {VALID_TO: start}, where), [*bound, *values]
+        )
 
     def fill(self) -> int:
         """Current versions that are left differ in nothing but what was unknown."""

@@ -116,7 +116,8 @@ def transaction(db: Database, lock: str) -> Iterator[None]:
 
 
 def open_load(db: Database, target: Name, load: Load, lineage: bool) -> SqlWriter:
-    """``Sink.open`` of every SQL sink. The target exists and has every column of ``load.schema``."""
+    """``Sink.open`` of every SQL sink. The target exists and has every column of ``load.schema`` and, if
+    enabled, of the lineage: ``Sink.ddl`` saw to it."""
     schema = None if load.schema is None else _staged_schema(db, target, load, lineage)
     with transaction(db, load.key):
         staging = Staging(db, target)
@@ -139,15 +140,12 @@ def _staged_schema(db: Database, target: Name, load: Load, lineage: bool) -> pa.
     assert load.schema is not None
     require_columns(load.strategy, load.schema, target)
     have = db.schema(target)
-    missing = load.schema.names if have is None else [n for n in load.schema.names if n not in have.names]
+    wanted = [*load.schema.names, *(LINEAGE if lineage else ())]
+    missing = wanted if have is None else [n for n in wanted if n not in have.names]
     if have is None or missing:
         found = "there is no such table" if have is None else f"the table has no column {', '.join(missing)}"
         raise SinkError(f"load {target}", found, "apply the schema changes first ('dpone plan' prints them)")
     history.require_own(load.strategy, have, target, load.schema.names)
-    if lineage and (lacking := [f for f in LINEAGE_FIELDS if f.name not in have.names]):
-        with transaction(db, str(target)):
-            for column in lacking:
-                db.execute(db.dialect.add_column(target, column))
     names = [n for n in load.schema.names if n not in LINEAGE]
     twins = [f for f in have if f.nullable and f.name not in names and twin(f.name) in names]
     schema = pa.schema([*(have.field(n) for n in names), *twins])

@@ -62,8 +62,11 @@ class FileSink:
         return [Finding("target", True, f"{label}: {len(manifest.files)} parts, {manifest.rows} rows")]
 
     def schema(self) -> pa.Schema | None:
+        """Without the metadata of the source's columns: no length limits a file's."""
         manifest = self.folder.read()
-        return manifest.schema if manifest else None
+        if manifest is None or manifest.schema is None:
+            return None
+        return pa.schema([field.remove_metadata() for field in manifest.schema])
 
     def is_empty(self) -> bool:
         """Without a manifest any file at all counts as rows: we cannot tell what it is."""

@@ -17,7 +17,7 @@ from dpone.connectors.sqlite.errors import failing
 from dpone.connectors.sqlite.rows import Refused, encode
 from dpone.errors import ConfigError, DataError, SinkError
 from dpone.evolution import Stored
-from dpone.schema import Name
+from dpone.schema import DEFAULT, Name
 from dpone.sql.dialect import Dialect
 
 DECIMAL = "dpone_decimal"
@@ -29,6 +29,9 @@ _REFERRING = "m.type = 'table' AND instr(lower(m.sql), 'references') > 0 AND f.\
 class SqliteDialect(Dialect):
     def stores(self, type: pa.DataType) -> Stored:
         return types.stores(type)
+
+    def reads(self, native: str) -> pa.DataType | None:
+        return super().reads(native) or types.own(native)
 
     def bind(self, value: Any, type: pa.DataType) -> Any:
         try:
@@ -51,7 +54,10 @@ class SqliteDialect(Dialect):
         return f"{expression} COLLATE {DECIMAL}" if pa.types.is_decimal(type) else expression
 
     def widen_column(self, table: Name, before: pa.Field, after: pa.Field) -> list[str]:
-        """SQLite cannot change a type: a new column takes the values and the name. The table is not copied."""
+        """SQLite cannot change a type: a new column takes the values and the name. The table is not copied. Types
+        that it keeps alike (int and bigint, texts of any length) need no statement."""
+        if self.stores(before.type) == self.stores(after.type):
+            return []
         name, old, new = self.name(table), self.quote(before.name), self.quote(f"__dpone__wide__{before.name}")
         return [
             self.add_column(table, after.with_name(f"__dpone__wide__{before.name}")),
@@ -127,9 +133,11 @@ class SqliteDatabase:
             return None
         if kind != "table":
             raise SinkError(f"write {table}", f"it is a {kind} ({self.path})", "name a table")
-        sql = 'SELECT name, type, "notnull", pk FROM pragma_table_xinfo(?) WHERE hidden = 0 ORDER BY cid'
-        columns = self.rows(sql, (table.last,))
-        return pa.schema([pa.field(n, types.writable(type_), not (notnull or pk)) for n, type_, notnull, pk in columns])
+        # SQLite fills a single INTEGER PRIMARY KEY by itself (https://www.sqlite.org/autoinc.html).
+        filled = "dflt_value IS NOT NULL OR (pk AND upper(type) = 'INTEGER' AND SUM(pk > 0) OVER () = 1)"
+        columns = f'name, type, "notnull" OR pk, {filled}'
+        sql = f"SELECT {columns} FROM pragma_table_xinfo(?) WHERE hidden = 0 ORDER BY cid"
+        return pa.schema([_column(*row) for row in self.rows(sql, (table.last,))])
 
     def _kind(self, table: Name) -> str | None:
         if self._db is None and not self.path.exists():
@@ -253,6 +261,11 @@ class SqliteDatabase:
 
     def _failing(self) -> AbstractContextManager[None]:
         return failing(SinkError, "write the database", self.path)
+
+
+def _column(name: str, type_: str, not_null: int, filled: int) -> pa.Field:
+    """filled: by SQLite itself, where a row brings no value."""
+    return pa.field(name, types.writable(type_), not not_null, {DEFAULT: b"yes"} if filled else None)
 
 
 def _rows(width: int) -> int:

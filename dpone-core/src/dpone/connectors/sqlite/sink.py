@@ -12,14 +12,16 @@ from dpone.connectors.sqlite.config import SqliteSinkOptions
 from dpone.connectors.sqlite.connect import database_path, table_name
 from dpone.connectors.sqlite.database import SqliteDatabase
 from dpone.contract import Entry, Finding, Load
-from dpone.errors import ConfigError, DponeError, SinkError
+from dpone.errors import ConfigError, DponeError, SchemaBreak, SinkError
 from dpone.evolution import Change, Stored
 from dpone.pipeline import SinkSpec
-from dpone.schema import PREFIX
+from dpone.schema import DEFAULT, PREFIX
 from dpone.sql import history
+from dpone.sql.ddl import statements
+from dpone.sql.dialect import Dialect
 from dpone.sql.finalize import is_empty, require_columns
 from dpone.sql.journal import Journal
-from dpone.sql.writer import SqlWriter, open_load, transaction, with_lineage
+from dpone.sql.writer import LINEAGE_FIELDS, SqlWriter, open_load, transaction, with_lineage
 
 
 class SqliteSink:
@@ -63,13 +65,25 @@ class SqliteSink:
     def is_empty(self) -> bool:
         return self.schema() is None or is_empty(self._db, self._target)
 
+    @property
+    def dialect(self) -> Dialect:
+        return self._db.dialect
+
     def stores(self, type: pa.DataType) -> Stored:
         return self._db.dialect.stores(type)
 
     def ddl(self, changes: Sequence[Change]) -> list[str]:
         if (have := self.schema()) is not None:
             history.require_own(self._spec.strategy, have, self._target)
-        return [statement for change in changes for statement in self._statements(change)]
+        return [statement for change in changes for statement in self._statements(change)] + self._lineage(changes)
+
+    def _lineage(self, changes: Sequence[Change]) -> list[str]:
+        """Lineage columns that are enabled and that an existing target lacks."""
+        have = self.schema() if self._options.lineage.enabled else None
+        if have is None or any(change.kind == "create" for change in changes):
+            return []
+        lacking = [f for f in LINEAGE_FIELDS if f.name not in have.names]
+        return [self._db.dialect.add_column(self._target, f) for f in lacking]
 
     def _statements(self, change: Change) -> list[str]:
         d, strategy = self._db.dialect, self._spec.strategy
@@ -81,18 +95,33 @@ class SqliteSink:
             schema, key = history.shape(strategy, schema)
             schema = with_lineage(schema) if self._options.lineage.enabled else schema
             return [d.create_table(self._target, schema, key)]
-        if change.kind == "add" and change.after is not None:
-            return [d.add_column(self._target, change.after)]
-        if change.kind == "widen" and change.before is not None and change.after is not None:
-            return d.widen_column(self._target, change.before, change.after)
-        found = f"no statement makes the change '{change}'"
-        raise SinkError(f"evolve {self._target}", found, "change the table by hand")
+        if change.kind == "widen" and change.before is not None:
+            self._require_rebuildable(change.before)
+        return statements(d, self._target, change)
+
+    def _require_rebuildable(self, column: pa.Field) -> None:
+        """A column is widened by a new one in its place (``SqliteDialect.widen_column``), and ALTER TABLE makes none
+        that is a key, NOT NULL or has a default: these must not get lost."""
+        if not column.nullable or DEFAULT in (column.metadata or {}):
+            found = "it is a key column, NOT NULL, or has a default, and SQLite cannot change the type of such a column"
+            todo = "make the table anew with the wider column by hand, or load into a new table; nothing was changed"
+            raise SchemaBreak(f"widen column {column.name} of {self._target}", found, todo)
 
     def apply(self, ddl: Sequence[str]) -> None:
         """In one transaction: all or nothing."""
         with transaction(self._db, str(self._target)):
             for statement in ddl:
-                self._db.execute(statement)
+                self._apply(statement)
+
+    def _apply(self, statement: str) -> None:
+        try:
+            self._db.execute(statement)
+        except SinkError as error:
+            if getattr(error.__cause__, "sqlite_errorname", "") != "SQLITE_ERROR":
+                raise
+            # SQLite's text names the index, view, trigger or constraint that stands in the way.
+            todo = "drop what stands in the way, run again, and make it anew; nothing was changed"
+            raise SinkError(f"change the columns of {self._target}", str(error.__cause__), todo) from error.__cause__
 
     def journal(self, key: str) -> Entry | None:
         return Journal(self._db, self._target).head(key)

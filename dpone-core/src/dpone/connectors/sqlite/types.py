@@ -13,9 +13,9 @@ import pyarrow as pa
 
 from dpone.errors import ConfigError
 from dpone.evolution import Stored, plain
+from dpone.sql import types as common
 
-JSON: pa.DataType = pa.json_() if hasattr(pa, "json_") else pa.string()
-UUID: pa.DataType = pa.uuid()
+JSON, UUID = common.JSON, common.UUID
 _TIMESTAMP, _INSTANT, _TIME = pa.timestamp("us"), pa.timestamp("us", "UTC"), pa.time64("us")
 
 
@@ -80,6 +80,13 @@ def declared(text: str) -> pa.DataType | None:
         if any(word in name for word in words):
             return type_
     return None
+
+
+def own(text: str) -> pa.DataType | None:
+    """The Arrow type of a name that ``stores`` gives, or None; SQLite itself would take any word for a type."""
+    match = _DECLARED.fullmatch(text.upper())
+    name = match[1] if match else ""
+    return declared(text) if name in _NAMED or name == "DECIMAL_TEXT" else None
 
 
 def writable(text: str) -> pa.DataType:

@@ -1,0 +1,154 @@
+"""``dpone schema-plan``: what schema evolution would do, told from two files of columns; nothing is connected to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from attrs import frozen
+
+from dpone.capability import Connector
+from dpone.document import repeated, strict_json
+from dpone.errors import ConfigError
+from dpone.evolution import Change, Plan, SchemaComparator
+from dpone.ops.matrix import unconnected
+from dpone.pipeline import SchemaEvolution
+from dpone.plugins import Plugins, discover
+from dpone.schema import DEFAULT, NATIVE, Name
+from dpone.sql.ddl import statements
+from dpone.sql.dialect import Dialect
+from dpone.sql.types import arrow
+
+_SHAPE = 'write [{"name": "id", "type": "bigint", "nullable": false}, ...], or the same list as {"columns": [...]}'
+
+
+@frozen
+class SchemaPlan:
+    """table: the target. dialect: the sink that words the statements. ddl: statements of each safe change."""
+
+    table: Name
+    dialect: str
+    policy: SchemaEvolution
+    plan: Plan
+    ddl: tuple[tuple[str, ...], ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON output, a stable format; docs/schema-evolution.md says what each key means."""
+        plan = self.plan
+        return {
+            "table": str(self.table),
+            "dialect": self.dialect,
+            "mode": self.policy.mode,
+            "on_type_change": self.policy.on_type_change,
+            "on_missing_column": self.policy.on_missing_column,
+            "compatible": not plan.breaking,
+            "changes": [
+                {**_change(c), "ddl": list(ddl)} for c, ddl in zip(plan.changes, self.ddl, strict=True)
+            ],
+            "breaking": [{**_change(c), "allow": c.allow} for c in plan.breaking],
+            "ddl": [] if plan.breaking else [s for ddl in self.ddl for s in ddl],
+            "columns": dict(plan.columns),
+        }  # fmt: skip
+
+    def to_text(self) -> str:
+        policy = f"mode {self.policy.mode}, on_type_change {self.policy.on_type_change}"
+        policy += f", on_missing_column {self.policy.on_missing_column}"
+        lines = [f"table {self.table}: {policy}, dialect {self.dialect}"]
+        for change, ddl in zip(self.plan.changes, self.ddl, strict=True):
+            lines.append(f"safe      {_line(change)}")
+            lines += [f"          {s};" for s in ddl] or [f"          {self.dialect} keeps both alike: no statement"]
+        for change in self.plan.breaking:
+            lines += [f"BREAKING  {_line(change)}", f"          to allow: {change.allow}"]
+        return "\n".join([*lines, self._result()])
+
+    def _result(self) -> str:
+        if self.plan.breaking:
+            return f"{len(self.plan.breaking)} breaking: a run would stop with exit code 3 and change nothing"
+        return f"{len(self.plan.changes)} to change, none of it breaking" if self.plan.changes else "nothing to change"
+
+
+def schema_plan(
+    source: Path, target: Path, table: str, policy: SchemaEvolution, dialect: str = "sqlite", key: Sequence[str] = ()
+) -> SchemaPlan:
+    """Compare two files of columns. A target without columns does not exist yet. Raises ConfigError for a file that
+    cannot be read, PluginError for a dialect that no installed sink has."""
+    name = Name.parse(table)
+    words = _dialect(discover(), dialect)
+    have, given = columns(target, words), columns(source, words)
+    if not len(given):
+        raise ConfigError(f"read {source}", "no column", _SHAPE)
+    if unknown := [k for k in key if k not in given.names]:
+        raise ConfigError("read --key", f"{source} has no column {', '.join(unknown)}", "name columns of the source")
+    comparator = SchemaComparator(policy, key=tuple(key), max_identifier=words.max_identifier)
+    plan = comparator.compare(have if len(have) else None, given)
+    ddl = tuple(tuple(statements(words, name, change, key)) for change in plan.changes)
+    return SchemaPlan(name, dialect, policy, plan, ddl)
+
+
+def _dialect(plugins: Plugins, name: str) -> Dialect:
+    sink = next(unconnected(plugins, name))[1]
+    dialect = getattr(sink, "dialect", None)
+    if not isinstance(dialect, Dialect):
+        known = [n for n in plugins.names("sink") if _is_sql(plugins.get("sink", n))]
+        raise ConfigError("read --dialect", f"sink {name} is not a SQL database", f"use one of {', '.join(known)}")
+    return dialect
+
+
+def _is_sql(sink: Connector) -> bool:
+    return sink.implemented and sink.commit == "transaction"
+
+
+def columns(path: Path, dialect: Dialect) -> pa.Schema:
+    """The columns a JSON file lists. Raises ConfigError that names the file and the column."""
+    failed = f"read {path}"
+    data = strict_json(path)
+    listed = data.get("columns") if isinstance(data, Mapping) and set(data) == {"columns"} else data
+    if not isinstance(listed, list):
+        raise ConfigError(failed, "no list of columns", _SHAPE)
+    fields = [_field(failed, number, given, dialect) for number, given in enumerate(listed, 1)]
+    if twice := repeated([f.name for f in fields]):
+        raise ConfigError(failed, f"column {', '.join(map(repr, twice))} twice", "list each column once")
+    return pa.schema(fields)
+
+
+def _field(failed: str, number: int, given: Any, dialect: Dialect) -> pa.Field:
+    if not isinstance(given, Mapping) or not {"name", "type"} <= set(given):
+        raise ConfigError(failed, f"column {number} is no object with name and type", _SHAPE)
+    if unknown := sorted(set(given) - {"name", "type", "nullable", "default"}):
+        todo = "a column has name, type, nullable and default"
+        raise ConfigError(failed, f"column {number} has the unknown key {', '.join(map(repr, unknown))}", todo)
+    name, type_, nullable = given["name"], given["type"], given.get("nullable", True)
+    if not isinstance(name, str) or not name or not isinstance(type_, str) or not isinstance(nullable, bool):
+        raise ConfigError(failed, f"column {number}: name and type must be text, nullable true or false", _SHAPE)
+    found = dialect.reads(type_) or arrow(type_)
+    if found is None:
+        todo = "write a SQL type with its sizes, as numeric(18,2) or varchar(50), or an Arrow type, as int64"
+        raise ConfigError(failed, f"column {name!r} has the unknown type {type_!r}", todo)
+    has_default = {DEFAULT: b"yes"} if given.get("default") is not None else {}
+    return pa.field(name, found, nullable, {NATIVE: type_.encode(errors="replace"), **has_default})
+
+
+def _change(change: Change) -> dict[str, Any]:
+    return {
+        "kind": change.kind,
+        "column": change.column,
+        "before": _side(change.before),
+        "after": _side(change.after),
+    }
+
+
+def _side(field: pa.Field | None) -> dict[str, Any] | None:
+    if field is None:
+        return None
+    native = (field.metadata or {}).get(NATIVE)
+    return {"type": str(field.type), "native": native and native.decode(), "nullable": field.nullable}
+
+
+def _line(change: Change) -> str:
+    """As the files word the types."""
+    if change.kind in ("create", "null"):
+        return str(change)
+    sides = (_side(f) for f in (change.before, change.after))
+    return f"{change.kind} {change.column} " + " -> ".join(s["native"] or s["type"] for s in sides if s)
