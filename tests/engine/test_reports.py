@@ -55,7 +55,7 @@ def test_OK_01_a_run_without_rows_is_explained(project: Project) -> None:
     assert (stream.status, stream.rows.read, stream.rows.inserted) == ("caught_up", 0, 0)
     assert stream.caught_up is True
     assert "nothing new" in stream.proof
-    assert "1 files match data/*.csv, 0 of them to be read" in stream.proof
+    assert "files that match data/*.csv: 1, to be read: 0" in stream.proof
     head = project.head()
     assert head is not None
     assert stream.position_before == stream.position_after == head.position

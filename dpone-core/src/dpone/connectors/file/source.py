@@ -119,7 +119,7 @@ class FileSource:
             schema=schema,
             whole=len(wanted) == len(found),
             caught_up=True,
-            proof=f"{len(found)} files match {self._pattern}, {len(wanted)} of them to be read",
+            proof=f"files that match {self._pattern}: {len(found)}, to be read: {len(wanted)}",
         )
 
     @contextlib.contextmanager
