@@ -69,7 +69,7 @@ def test_OK_01_a_load_of_an_empty_file_is_explained(project: Project) -> None:
     stream = project.load()
     assert (stream.status, stream.rows.read) == ("loaded", 0)
     assert stream.position_before != stream.position_after
-    assert "1 of them to be read" in stream.proof
+    assert "to be read: 1" in stream.proof
 
 
 def test_a_failed_stream_keeps_its_position(project: Project, faulty: ModuleType) -> None:
