@@ -35,7 +35,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("dpone.partition", "dpone.cdc", "dpone.staging"),
     ("dpone.sql",),
     ("dpone.plugins", "dpone.config", "dpone.document", "dpone.pipeline_schema", "dpone.evolution"),
-    ("dpone.contract", "dpone.hookspecs", "dpone.capability"),
+    ("dpone.contract", "dpone.changes", "dpone.hookspecs", "dpone.capability"),
     ("dpone.pipeline", "dpone.strategy", "dpone.report", "dpone.observe.events"),
     ("dpone.schema", "dpone.position"),
     ("dpone.errors", "dpone.secret", "dpone.ids"),

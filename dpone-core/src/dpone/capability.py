@@ -45,6 +45,8 @@ CAPABILITIES: Mapping[Role, Mapping[str, str]] = {
         "resume": "staged parts survive a crash and are not read again",
         "parallel_stage": "stage several parts at once, from several threads",
         "native_stream": "take the server's own byte stream",
+        "many_tables": "rows of several tables in one commit",
+        "undo": "keep what a load replaced, so that the load can be taken back",
     },
     "state": {
         "compare_and_set": "save only over the version that was read",
@@ -91,6 +93,8 @@ class Connector:
     takes           keys the pipeline must or may give: of table, query, path, topic exactly one; ``connection`` if
                     present is required
     errors          ``module:NAME`` of the driver's ErrorCodes
+    serves          change readers: the type of source and the ``incremental.by`` that choose it, as in
+                    ("postgres", "cdc"); the options are then those of the source
     commit          sinks: how a load becomes durable. ``transaction`` (SQL), ``manifest`` (immutable parts, then one
                     atomic manifest), ``log`` (transactional log), ``none`` (at least once)
     """
@@ -102,6 +106,7 @@ class Connector:
     takes: tuple[str, ...] = ()
     errors: str | None = None
     commit: Commit | None = None
+    serves: tuple[str, str] | None = None
 
     @property
     def implemented(self) -> bool:

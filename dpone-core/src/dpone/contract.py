@@ -187,13 +187,15 @@ class Entry:
 class Load:
     """One window on its way into one target.
 
-    key        of state and journal
+    key        of state and journal; of the staging too
     load_id    ULID; names the staging and the journal entry
     token      digest of key, epoch, start, end, parts, schema and strategy: two loads of one token would do the same
     repeatable a later run may go on with the parts this one staged
     schema     columns of the target that the rows fill, lineage left out; None: journal only, the target is not
                touched (a rewind)
     whole      as in Window
+    changes    the rows are change batches (``dpone.changes``), which ``cdc_apply`` folds and applies; ``schema`` then
+               names the columns of the target
     """
 
     key: str
@@ -205,6 +207,7 @@ class Load:
     strategy: Strategy
     whole: bool
     started_at: datetime
+    changes: bool = False
 
 
 @frozen
@@ -245,8 +248,9 @@ class Writer(Protocol):
         declares it; the target is not touched."""
         ...
 
-    def commit(self, after: Entry | None, position: Position) -> Receipt:
-        """Make rows, journal entry and position durable together, then drop the staging.
+    def commit(self, after: Entry | None, position: Position, also: Sequence[Writer] = ()) -> Receipt:
+        """Make rows, journal entry and position durable together, then drop the staging. ``also``: writers of sinks
+        that came from ``ManyTables.beside``; their rows are part of the same commit, under this one journal entry.
 
         Locks the key's journal head first and raises Conflict, with nothing written, unless the head is ``after``.
         An empty load leaves the target as it is, unless the strategy says ``allow_empty``; its position is kept all
@@ -313,6 +317,14 @@ class Sink(Protocol):
     def close(self) -> None: ...
 
 
+class ManyTables(Protocol):
+    """What a Sink has besides, if its plugin declares ``many_tables``."""
+
+    def beside(self, spec: SinkSpec) -> Sink:
+        """A sink for another table over this one's connection, so that one commit takes the rows of both."""
+        ...
+
+
 @frozen
 class Versioned:
     """A saved state: ``version`` counts up by one with every save of the key; ``saved_at`` is UTC."""
@@ -365,14 +377,33 @@ class StateBackend(Protocol):
 
 
 @frozen
+class ChangeTable:
+    """One table of a change window.
+
+    values  columns of its rows, all shapes of the window united; a column that not every shape had is nullable
+    key     columns by which the log identifies a row; none: it names no row, so that the table can only be appended
+    """
+
+    values: pa.Schema
+    key: tuple[str, ...]
+
+
+@frozen
 class ChangeWindow:
-    """As Window, for many tables of one change stream. ``tables`` maps a table to the Arrow schema of its change
-    batches, in which all shapes of the window are united."""
+    """As Window, for the tables of one change stream; always repeatable.
+
+    commits  marks of the commits it holds: above the first, up to and including the second. A mark is text that sorts
+             as the source commits; the first is that of ``after``, or empty for the beginning of the log
+    tables   those with a change in the window, by the name the stream gives them
+    changes  how many changes there are, None if only the read can tell
+    """
 
     position: Position
-    tables: Mapping[str, pa.Schema]
+    commits: tuple[str, str]
+    tables: Mapping[str, ChangeTable]
     caught_up: bool
     proof: str
+    changes: int | None = None
 
 
 @runtime_checkable
@@ -391,12 +422,18 @@ class CDCReader(Protocol):
         """Make the slot or register the capture; the position at which its stream begins."""
         ...
 
-    def window(self, after: Position, limit: int | None) -> ChangeWindow:
-        """Whole transactions strictly after ``after``; ``limit`` counts changes and is checked at commits."""
+    def window(self, after: Position | None, limit: int | None) -> ChangeWindow:
+        """Whole transactions strictly after ``after``, None: from where the stream begins. ``limit`` counts changes
+        and is checked at commits, so that a window holds at least one transaction.
+
+        The window is read to its end and spooled here: only then are the tables' shapes known. Raises Gap or
+        IdentityChanged rather than skip changes. Shapes that cannot be united end the window before the first change
+        of the new one.
+        """
         ...
 
-    def read(self, window: ChangeWindow) -> Iterator[tuple[str, pa.RecordBatch]]:
-        """(table, change batch) in commit order."""
+    def read(self, table: str) -> AbstractContextManager[Stream]:
+        """The change batches of one table of the latest window, in commit order: ``changes.batch_schema`` of it."""
         ...
 
     def ack(self, position: Position) -> None:

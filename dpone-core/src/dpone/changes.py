@@ -1,0 +1,63 @@
+"""Change batches: the Arrow schema in which every change stream hands over its rows. Part of the contract.
+
+One row is one change of one row, in the order of the commits; ``truncate`` is a change of the whole table. Beside the
+table's own columns a batch has:
+
+    __dpone__op            ``insert``, ``update``, ``delete``, ``truncate``
+    __dpone__event_id      the change, by name: equal in every reading of the log, different for every other change
+    __dpone__commit        mark of the commit: text that sorts as the source commits
+    __dpone__ordinal       the change's number within its commit, from 1, over all tables
+    __dpone__committed_at  when the source committed, UTC; NULL where the log does not say
+    __dpone__key           struct of the key columns as they were before the change: the row that is met. NULL for
+                           ``insert``, ``truncate``, and a table without key
+    __dpone__unchanged     struct of booleans, one per column of the table. True: the log left the value out, because it
+                           did not change or because the row's shape did not have it yet; the column is then NULL here,
+                           and must be kept, not nulled. NULL: the log gave every value
+    __dpone__before        struct of the table's columns before the change; NULL where the log does not say
+
+A ``delete`` has NULL in the table's columns; its row is told by ``__dpone__key``. An ``update`` whose columns say
+another key than ``__dpone__key`` moves the row. (``__dpone__commit``, ``__dpone__ordinal``) orders all changes of a
+stream.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from dpone.schema import PREFIX
+
+if TYPE_CHECKING:
+    from dpone.contract import ChangeTable
+
+OPERATION = PREFIX + "op"
+EVENT_ID = PREFIX + "event_id"
+COMMIT = PREFIX + "commit"
+ORDINAL = PREFIX + "ordinal"
+COMMITTED_AT = PREFIX + "committed_at"
+KEY = PREFIX + "key"
+UNCHANGED = PREFIX + "unchanged"
+BEFORE = PREFIX + "before"
+
+INSERT, UPDATE, DELETE, TRUNCATE = OPERATIONS = ("insert", "update", "delete", "truncate")
+
+# What tells a change from others; comes before the table's own columns.
+IDENTITY = pa.schema(
+    [
+        pa.field(OPERATION, pa.string(), nullable=False),
+        pa.field(EVENT_ID, pa.string(), nullable=False),
+        pa.field(COMMIT, pa.string(), nullable=False),
+        pa.field(ORDINAL, pa.int64(), nullable=False),
+        pa.field(COMMITTED_AT, pa.timestamp("us", "UTC")),
+    ]
+)
+
+
+def batch_schema(table: ChangeTable) -> pa.Schema:
+    """Of every batch that ``CDCReader.read`` gives for this table."""
+    values = [f.with_nullable(True) for f in table.values]
+    key = pa.struct([f for f in values if f.name in table.key])
+    unchanged = pa.struct([pa.field(f.name, pa.bool_()) for f in values])
+    structs = [pa.field(KEY, key), pa.field(UNCHANGED, unchanged), pa.field(BEFORE, pa.struct(values))]
+    return pa.schema([*IDENTITY, *structs, *values])
