@@ -254,7 +254,8 @@ def test_staging_of_another_load_is_swept(target: Target, changed: dict[str, Any
         sink.open(load(table().schema, APPEND, repeatable=True, load_id="OLD")).stage(Part("p"), rows(table(1)))
         writer = sink.open(load(table().schema, APPEND, load_id="NEW", **given))
         assert (writer.load_id, writer.staged()) == ("NEW", {})
-        assert target.stages() == {"__dpone__stage_NEW", "__dpone__stage_OTHER"}
+        left = {name.rpartition("_")[0] for name in target.stages()}
+        assert left == {"__dpone__stage_NEW", "__dpone__stage_OTHER"}
 
 
 def test_a_transaction_has_the_write_lock_from_its_start(target: Target) -> None:

@@ -102,7 +102,8 @@ def load_pipeline(path: Path, *, env: Mapping[str, str] | None = None, plugins: 
 def expand(pipeline: Pipeline, tables_of: Callable[[SourceSpec, str], Sequence[str]]) -> Pipeline:
     """The pipeline with one stream per matched table in place of each stream that selects tables by a glob.
 
-    The new streams are named by their tables, whatever the name of the stream they come from.
+    The new streams are named by their tables, whatever the name of the stream they come from. A change stream of many
+    tables stays one stream: its tables are known by its changes, and share one commit.
     ``tables_of(source, glob)`` answers names as ``Source.tables`` does. A table that a stream of its own already
     reads from the same source is left to that stream. Raises ConfigError if a glob matches nothing, or if two streams
     would have one name or two tables one target.
@@ -110,7 +111,7 @@ def expand(pipeline: Pipeline, tables_of: Callable[[SourceSpec, str], Sequence[s
     own = {stream.source.location for stream in pipeline.streams if not stream.tables}
     streams: list[StreamSpec] = []
     for stream in pipeline.streams:
-        if not stream.tables:
+        if not stream.tables or stream.source.changes:
             streams.append(stream)
             continue
         tables = tables_of(stream.source, stream.tables)
@@ -487,7 +488,7 @@ class _Reader:
         if glob or source.table is None:
             return stream
         try:
-            return evolve(stream, sink=_substituted(sink, source.table))
+            return evolve(stream, sink=substituted(sink, source.table))
         except ConfigError as error:
             self.problems.add(entry.at("sink"), error.found, error.todo)
             return None
@@ -505,11 +506,35 @@ class _Reader:
             found = f"it and the stream in line {other.line} load {_target(stream.sink)}, and one of them replaces it"
             self.problems.add(entry, found, "give them different targets")
 
+    def _check_changes(self, entry: Node, place: Node, source: SourceSpec, sink: SinkSpec) -> None:
+        """A change stream: whose strategies know what a change is, and whose tables fit into one commit."""
+        if sink.strategy.mode not in ("append", "cdc_apply"):
+            todo = "use cdc_apply for the rows as they are now, append for every change, or remove incremental"
+            self.problems.add(place, f"{sink.strategy.mode} takes rows, a change stream brings changes", todo)
+        if _glob(entry.at("source", "table")) is None:
+            return
+        record, table = self.plugins.get("sink", sink.type), entry.at("sink", "table")
+        if record.capabilities.get("many_tables") is not Support.SUPPORTED:
+            todo = "name one table in source.table, in a stream of its own each"
+            self.problems.add(entry.at("sink", "type"), f"{sink.type} takes one table per commit", todo)
+        elif sink.table is not None and "{table}" not in sink.table.last:
+            todo = "write {table} where the name of each goes, as in landing_{table}"
+            self.problems.add(table, f"all tables of {source.table} would be loaded into {sink.table}", todo)
+        elif sink.table is not None and any("{" in part for part in sink.table.parts[:-1]):
+            todo = "name the schema; the journal of the stream stands there"
+            self.problems.add(table, f"the tables of one commit have no schema in common in {sink.table}", todo)
+
     def _check_pair(self, entry: Node, source: SourceSpec, sink: SinkSpec) -> None:
         incremental, mode = getattr(source.options, "incremental", None), sink.strategy.mode
+        if sink.strategy.mode == "cdc_apply" and not source.changes:
+            todo = "add source.options.incremental: {by: cdc}, or use merge"
+            self.problems.add(entry.at("sink", "strategy", "mode"), "cdc_apply takes changes, not rows", todo)
         if incremental is None:
             return
         place = entry.at("source", "options", "incremental")
+        if source.changes:
+            self._check_changes(entry, place, source, sink)
+            return
         if sink.strategy.whole:
             todo = "remove incremental, or use append or merge"
             self.problems.add(place, f"{mode} needs every row, an increment is only some", todo)
@@ -590,9 +615,13 @@ class _Reader:
         if "connection" in node.items:
             values["connection"] = self._connection(node.items["connection"])
         if record:
-            values["options"] = self._options(role, node, record)
-            self._check_takes(node, cls, record)
+            values["options"] = options = self._options(role, node, record)
+            self._check_takes(node, cls, record, self._change_reader(record, options) if role == "source" else None)
         return _record(node, cls, self.problems, values)
+
+    def _change_reader(self, record: Connector, options: Any) -> Connector | None:
+        incremental = getattr(options, "incremental", None) if options is not BAD else None
+        return self.plugins.reader(record.name, incremental.by) if incremental is not None else None
 
     def _options(self, role: Role, node: Node, record: Connector) -> Any:
         empty = Node({}, f"{node.path}.options", node.line, node.file)
@@ -602,9 +631,13 @@ class _Reader:
             self.problems.add(node.at("type"), f"{error.failed}: {error.found}", error.todo)
             return BAD
 
-    def _check_takes(self, node: Node, cls: Any, record: Connector) -> None:
+    def _check_takes(self, node: Node, cls: Any, record: Connector, changes: Connector | None = None) -> None:
+        """``changes``: the change reader, whose tables are one of a log's, by a glob some, and without a name all."""
+        record = changes or record
         able = [key for key in WHAT if key in record.takes and key in fields_of(cls)]
         named = [key for key in (*WHAT, "connection") if key in node.items]
+        if changes and able != ["table"]:
+            able = [key for key in able if key != "table"]
         for key in named:
             if key not in record.takes and key in fields_of(cls):
                 todo = f"remove it ({record.name} takes {', '.join(record.takes) or 'none of them'})"
@@ -740,10 +773,10 @@ def _own_name(source: SourceSpec, sink: SinkSpec, glob: str | None) -> str | Non
 
 def _one_of(stream: StreamSpec, table: Name) -> StreamSpec:
     source = evolve(stream.source, table=table)
-    return StreamSpec(str(table), source, _substituted(stream.sink, table))
+    return StreamSpec(str(table), source, substituted(stream.sink, table))
 
 
-def _substituted(sink: SinkSpec, table: Name) -> SinkSpec:
+def substituted(sink: SinkSpec, table: Name) -> SinkSpec:
     """``{table}`` and ``{schema}`` filled in, part by part, so that a dot in a name stays in its part."""
 
     def fill(text: str) -> str:

@@ -250,7 +250,9 @@ class Writer(Protocol):
 
     def commit(self, after: Entry | None, position: Position, also: Sequence[Writer] = ()) -> Receipt:
         """Make rows, journal entry and position durable together, then drop the staging. ``also``: writers of sinks
-        that came from ``ManyTables.beside``; their rows are part of the same commit, under this one journal entry.
+        that came from ``ManyTables.beside``; their rows are part of the same commit, and the receipt counts them all.
+        Each leaves an entry under the key of its own load too, which says that the table was loaded and with how many
+        rows; only this writer's key is fenced and resumed.
 
         Locks the key's journal head first and raises Conflict, with nothing written, unless the head is ``after``.
         An empty load leaves the target as it is, unless the strategy says ``allow_empty``; its position is kept all
@@ -321,7 +323,8 @@ class ManyTables(Protocol):
     """What a Sink has besides, if its plugin declares ``many_tables``."""
 
     def beside(self, spec: SinkSpec) -> Sink:
-        """A sink for another table over this one's connection, so that one commit takes the rows of both."""
+        """A sink for another table over this one's connection, so that one commit takes the rows of both. To close
+        it is to close the connection."""
         ...
 
 

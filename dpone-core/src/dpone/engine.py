@@ -5,6 +5,9 @@ For each stream, in this order and never another (docs/architecture.md, laws 1 t
     lock the key -> recover from the journal -> fix the window -> evolve the schema -> stage the parts
     -> one fenced commit of rows, journal entry and position -> save the state -> acknowledge the source
 
+A stream has one target, unless it is a change stream of many tables: then each table that changed is a target of the
+window, and the one commit takes the rows of all.
+
 The journal in the sink is the truth; the state backend holds a copy of its head. A crash between any two steps is
 mended by the next run: staged parts of a repeatable window are taken up again, a journal ahead of the state is
 adopted, and a state ahead of the journal stops the run.
@@ -29,8 +32,11 @@ from attrs import define, evolve, field
 
 from dpone import evolution
 from dpone.capability import Support
-from dpone.config import expand
+from dpone.cdc import ChangeStream, renamed
+from dpone.changes import EVENT_ID, KEY, batch_schema
+from dpone.config import expand, substituted
 from dpone.contract import (
+    ChangeTable,
     Entry,
     Lease,
     Load,
@@ -50,6 +56,7 @@ from dpone.errors import (
     ConfigError,
     Conflict,
     Interrupted,
+    PluginError,
     SourceError,
     StateAhead,
     StateError,
@@ -58,12 +65,12 @@ from dpone.errors import (
 )  # fmt: skip
 from dpone.ids import ulid
 from dpone.observe.events import RunEvent, Step
-from dpone.pipeline import Pipeline, StreamSpec
+from dpone.pipeline import Pipeline, SinkSpec, SourceSpec, StreamSpec
 from dpone.plugins import Plugins, discover
 from dpone.position import Position
 from dpone.prefetch import prefetch
 from dpone.report import ErrorReport, RunReport, StreamReport
-from dpone.schema import LINEAGE, VALIDITY
+from dpone.schema import LINEAGE, VALIDITY, Name
 from dpone.secret import redact
 from dpone.strategy import Strategy
 
@@ -142,8 +149,17 @@ class Run:
             return tables
 
     def make(self, role: Any, spec: Any) -> Any:
-        """The connector's class, with its spec; nothing is connected yet."""
+        """The connector's class, with its spec; nothing is connected yet. A change stream looks like any source."""
+        if role == "source" and (changes := spec.changes):
+            return self._change_stream(spec, changes.by)
         return self.plugins.load(role, spec.type)(spec)
+
+    def _change_stream(self, spec: SourceSpec, by: str) -> ChangeStream:
+        record = self.plugins.reader(spec.type, by)
+        if record is None:
+            found = f"no connector reads {spec.type} by {by}"
+            raise PluginError(f"use source {spec.type}", found, "see 'dpone plugins' for the change readers there are")
+        return ChangeStream(spec, self.plugins.load("cdc", record.name)(spec))
 
 
 def _selected(pipeline: Pipeline, names: Sequence[str]) -> list[StreamSpec]:
@@ -226,6 +242,20 @@ class _Known:
 
 
 @define
+class _Target:
+    """One table of the sink, and what it takes of the window: all of it, or its table of a change stream. ``strategy``
+    has the key by which the log tells rows. ``writer``: while the load is open."""
+
+    spec: SinkSpec
+    sink: Sink
+    window: Window
+    strategy: Strategy
+    key: str
+    load: Load
+    writer: Writer | None = None
+
+
+@define
 class _Attempt:
     """One attempt, from lock to acknowledgement, over connections of its own."""
 
@@ -262,8 +292,7 @@ class _Attempt:
                 self._done(_receipt(known.head))
                 self._acknowledge(known.head.position)
             elif prepared := self._prepare(known):
-                window, load = prepared
-                self._move(known, window, load)
+                self._move(known, *prepared)
             elif known.head is not None:  # nothing new; the last run may have died before it said so
                 self._acknowledge(known.head.position)
 
@@ -281,35 +310,35 @@ class _Attempt:
                 adopted = compare(head, saved.value if saved else None, target)
                 if adopted and head is not None and not dry:
                     version = self.state.save(key, _state_of(head), version)
-                if head is None:
-                    self._require_fresh_target()
+                if not self.spec.source.changes:
+                    self._require_target(self.spec.sink, self.sink, head, head)
                 started = head is not None and head.position.kind != START.kind
-                if started and head is not None:
-                    self._require_target(head)
                 known = _Known(head, head.position if head and started else None, version, head.epoch if head else 0)
         self.report.position_before = head.position.to_json() if head else None
         self.report.position_after = self.report.position_before
         self.stream.tell("recovered", adopted=adopted, seq=head.seq if head else 0, epoch=known.epoch)
         return known
 
-    def _require_fresh_target(self) -> None:
-        """ST-04: rows that no journal and no state explain are never added to by guess."""
-        sink = self.spec.sink
-        if sink.strategy.mode == "full_refresh" or sink.options.adopt_existing or self.sink.is_empty():
-            return
-        found = "it has rows, but neither journal nor state of this stream"
-        todo = "set sink.options.adopt_existing: true to load into it, or use --full-refresh to replace it"
-        raise StateMissing(f"load into {sink.location}", found, todo)
+    def _require_target(self, spec: SinkSpec, sink: Sink, loaded: Entry | None, head: Entry | None) -> None:
+        """``loaded``: what the journal knows of this target, ``head`` what of the stream.
 
-    def _require_target(self, head: Entry) -> None:
-        """A journal beside a table that was dropped: what it says was loaded is gone, and would stay so. A strategy
-        that reads everything makes it anew; a position that was set by hand was meant."""
-        sink, by_hand = self.spec.sink, head.token == _rewind_token(self.report.key, head.position)
-        if sink.strategy.whole or by_hand or self.sink.schema() is not None:
+        ST-04: rows that no journal and no state explain are never added to by guess. And a journal beside a table that
+        was dropped: what it says was loaded is gone, and would stay so. A strategy that reads everything makes it anew;
+        a position that was set by hand was meant.
+        """
+        if loaded is None:
+            if spec.strategy.mode == "full_refresh" or spec.options.adopt_existing or sink.is_empty():
+                return
+            found = "it has rows, but neither journal nor state of this stream"
+            todo = "set sink.options.adopt_existing: true to load into it, or use --full-refresh to replace it"
+            raise StateMissing(f"load into {spec.location}", found, todo)
+        by_hand = head is not None and head.token == _rewind_token(self.report.key, head.position)
+        started = head is not None and head.position.kind != START.kind
+        if not started or spec.strategy.whole or by_hand or sink.schema() is not None:
             return
-        found = f"the journal ends with load {head.load_id}, but the target does not exist"
+        found = f"the journal ends with load {loaded.load_id}, but the target does not exist"
         todo = "bring it back, or use --full-refresh, or 'dpone state set' to choose a position"
-        raise StateAhead(f"load into {sink.location}", found, todo)
+        raise StateAhead(f"load into {spec.location}", found, todo)
 
     def _landed(self, head: Entry | None) -> bool:
         """An earlier attempt of this run lost the answer to its commit, or failed after it; the journal has it."""
@@ -317,22 +346,12 @@ class _Attempt:
 
     # -- prepare ------------------------------------------------------------------------------------------------
 
-    def _prepare(self, known: _Known) -> tuple[Window, Load] | None:
-        """Fix the window and make the target fit its schema; None if there is nothing to load."""
+    def _prepare(self, known: _Known) -> tuple[Window, list[_Target], Load] | None:
+        """Fix the window and make its targets fit; None if there is nothing to load. The last is the load that the
+        journal will hold: that of the only target, or of all together."""
         run, report = self.stream.run, self.report
-        strategy = _effective(self.spec.sink.strategy, run)
-        whole = strategy.whole or run.full_refresh
-        target = _without_own(self.sink.schema(), strategy)
-        request = WindowRequest(
-            whole=whole,
-            partitions=run.pipeline.runtime.partitions,
-            batch_rows=run.pipeline.runtime.batch_rows,
-            expected=target,
-            mode=strategy.mode,
-        )
         with self.stream.timed("window"):
-            window = self.source.window(known.after, request)
-            window = evolve(window, position=window.position.at_epoch(known.epoch))
+            window = self._window(known)
         report.caught_up, report.proof, report.partitions = window.caught_up, window.proof, len(window.parts)
         self.stream.tell(
             "window_fixed", parts=len(window.parts), repeatable=window.repeatable, proof=window.proof,
@@ -341,55 +360,127 @@ class _Attempt:
         if not window.parts and known.after is not None and window.position.dumps() == known.after.dumps():
             self._nothing(window, "nothing new in the source")
             return None
-        changes = self._plan(target, window, strategy)
-        load = _load(self.stream, known, window, strategy, whole, changes.columns)
+        planned = [self._planned(known, *one) for one in self._targets(known, window)]
+        targets = [target for target, _ in planned]
+        load = self._whole_load(known, window, targets)
         head = known.head
-        if head is not None and target is not None and window.repeatable and head.token == load.token:
+        if head is not None and window.repeatable and head.token == load.token and self.sink.schema() is not None:
             self._nothing(window, f"the same content was loaded as {head.load_id}")
             return None
         with self.stream.timed("schema"):
-            report.ddl = self.sink.ddl(changes.changes)
-            if not run.dry_run:
-                self.sink.apply(report.ddl)
-        report.schema_changes = [str(c) for c in changes.changes]
+            for target, plan in planned:
+                self._fit(target, plan)
         if run.dry_run:
             report.status, report.position_after = "planned", window.position.to_json()
             return None
         self.stream.tell("schema_applied", changes=report.schema_changes)
-        return window, load
+        return window, targets, load
+
+    def _window(self, known: _Known) -> Window:
+        run, strategy = self.stream.run, _effective(self.spec.sink.strategy, self.stream.run)
+        request = WindowRequest(
+            whole=strategy.whole or run.full_refresh,
+            partitions=run.pipeline.runtime.partitions,
+            batch_rows=run.pipeline.runtime.batch_rows,
+            expected=None if self.spec.source.changes else _without_own(self.sink.schema(), strategy),
+            mode=strategy.mode,
+        )
+        window = self.source.window(known.after, request)
+        return evolve(window, position=window.position.at_epoch(known.epoch))
+
+    def _targets(self, known: _Known, window: Window) -> Iterator[tuple[SinkSpec, Sink, Window, Strategy, str]]:
+        """Each target with its share of the window, the strategy with its key, and the key of its load."""
+        sink, strategy = self.spec.sink, _effective(self.spec.sink.strategy, self.stream.run)
+        if not isinstance(self.source, ChangeStream):
+            yield sink, self.sink, window, strategy, self.report.key
+            return
+        if not self.spec.tables:
+            self.source.require_one()
+        for part in window.parts:
+            spec, target, key = sink, self.sink, self.report.key
+            if self.spec.tables:
+                spec = substituted(sink, Name.parse(part.id))
+                target, key = self.sink.beside(spec), f"{self.report.key}|{part.id.replace('|', '%7C')}"  # type: ignore[attr-defined]
+            if strategy.mode == "cdc_apply":
+                strategy = evolve(strategy, key=self.source.key(part.id, self.spec.sink.strategy.key))
+            if not self.stream.run.full_refresh:
+                self._require_target(spec, target, target.journal(key), known.head)
+            yield spec, target, self.source.share(window, part.id), strategy, key
+
+    def _planned(
+        self, known: _Known, spec: SinkSpec, sink: Sink, window: Window, strategy: Strategy, key: str
+    ) -> tuple[_Target, evolution.Plan]:
+        plan = self._plan(spec, sink, window, strategy)
+        load = _load(self.stream, known, window, strategy, key, plan.columns)
+        return _Target(spec, sink, window, strategy, key, load), plan
+
+    def _whole_load(self, known: _Known, window: Window, targets: Sequence[_Target]) -> Load:
+        if len(targets) == 1 and targets[0].key == self.report.key:
+            return targets[0].load
+        loads = {target.key: target.load.token for target in targets}
+        return _load(self.stream, known, window, self.spec.sink.strategy, self.report.key, None, loads)
+
+    def _fit(self, target: _Target, plan: evolution.Plan) -> None:
+        """Make the safe changes, or only say them."""
+        ddl = target.sink.ddl(plan.changes)
+        if not self.stream.run.dry_run:
+            target.sink.apply(ddl)
+        name = f"{target.spec.table}: " if self.spec.tables else ""
+        self.report.ddl += ddl
+        self.report.schema_changes += [f"{name}{change}" for change in plan.changes]
 
     def _nothing(self, window: Window, why: str) -> None:
         self.report.status, self.report.proof = "caught_up", f"{why}; {window.proof}"
 
-    def _plan(self, target: pa.Schema | None, window: Window, strategy: Strategy) -> evolution.Plan:
+    def _plan(self, spec: SinkSpec, sink: Sink, window: Window, strategy: Strategy) -> evolution.Plan:
         wanted = {"key": strategy.key, "order_by": strategy.order_by, "where": tuple(strategy.where)}
         wanted |= {"partition": _one(strategy.partition), "effective_from": _one(strategy.effective_from)}
         for what, columns in wanted.items():
             if missing := [c for c in columns if c not in window.schema.names]:
                 found = f"no column {', '.join(missing)} in {self.spec.source.location}"
                 raise ConfigError(f"find {what} columns", found, f"use columns of {', '.join(window.schema.names)}")
-        policy = self.spec.sink.options.schema_evolution
-        limit = getattr(getattr(self.sink, "dialect", None), "max_identifier", None)
-        plan = evolution.plan(target, window.schema, policy, self.sink.stores, strategy.key, limit)
-        plan.require_safe(self.spec.sink.location)
+        limit = getattr(getattr(sink, "dialect", None), "max_identifier", None)
+        target, policy = _without_own(sink.schema(), strategy), spec.options.schema_evolution
+        plan = evolution.plan(target, window.schema, policy, sink.stores, strategy.key, limit)
+        plan.require_safe(spec.location)
         return plan
 
     # -- move ---------------------------------------------------------------------------------------------------
 
-    def _move(self, known: _Known, window: Window, load: Load) -> None:
-        with closing(self.sink.open(load)) as writer:
-            self.report.load_id = writer.load_id
-            self.stream.tell("load_opened", load_id=writer.load_id, token=load.token)
+    def _move(self, known: _Known, window: Window, targets: Sequence[_Target], load: Load) -> None:
+        with ExitStack() as stack:
+            leader, others = self._open(stack, targets, load)
+            self.report.load_id = leader.load_id
+            self.stream.tell("load_opened", load_id=leader.load_id, token=load.token)
             try:
-                self._stage(writer, window, load)
-                receipt = self._commit(writer, known.head, window.position)
+                self._stage(targets)
+                receipt = self._commit(leader, others, known.head, window.position)
             except BaseException as error:
                 if not self._will_resume(window, error):
-                    with suppress(Exception):  # what is left the next open sweeps; the error to tell is the first
-                        writer.abort()
+                    for writer in (leader, *others):
+                        with suppress(Exception):  # what is left the next open sweeps; the error to tell is the first
+                            writer.abort()
                 raise
         self._done(receipt, known.version)
         self._acknowledge(receipt.entry.position)
+
+    def _open(self, stack: ExitStack, targets: Sequence[_Target], load: Load) -> tuple[Writer, list[Writer]]:
+        """The writer that holds the journal, and those whose rows its commit takes along. All bear one load id, that of
+        the first which goes on with an interrupted load."""
+        load_id = load.load_id
+        for target in targets:
+            target.load = evolve(target.load, load_id=load_id, started_at=load.started_at)
+            target.writer = target.sink.open(target.load)
+            if target is not targets[0] and target.writer.load_id != load_id:
+                target.writer.abort()  # half a load of another id: stage it again
+                target.writer = target.sink.open(target.load)
+            stack.enter_context(closing(target.writer))
+            load_id = target.writer.load_id
+        writers = [target.writer for target in targets if target.writer is not None]
+        if len(targets) == 1 and targets[0].key == load.key:
+            return writers[0], []
+        leader = stack.enter_context(closing(self.sink.open(evolve(load, load_id=load_id))))
+        return leader, writers
 
     def _acknowledge(self, position: Position) -> None:
         self.source.ack(position)
@@ -401,30 +492,34 @@ class _Attempt:
             return False
         return self.stream.run.plugins.classifier().classify(error).retryable
 
-    def _stage(self, writer: Writer, window: Window, load: Load) -> None:
-        staged = dict(writer.staged())
-        self.report.partitions_resumed = len(staged)
-        todo = [part for part in window.parts if part.id not in staged]
+    def _stage(self, targets: Sequence[_Target]) -> None:
+        """Every part of every target that is not staged yet."""
+        counted: list[Staged] = []
+        todo: list[tuple[_Target, Part]] = []
+        for target in targets:
+            assert target.writer is not None, "opened before"
+            staged = target.writer.staged()
+            counted += staged.values()
+            todo += [(target, part) for part in target.window.parts if part.id not in staged]
+        self.report.partitions_resumed = len(counted)
         workers = self.stream.run.workers or self.stream.run.pipeline.runtime.workers
         with self.stream.timed("stage"):
             if workers > 1 and len(todo) > 1 and self._parallel():
-                staged.update(self._stage_at_once(workers, writer, todo, window, load))
+                counted += self._stage_at_once(workers, todo)
             else:
-                staged.update(self._stage_part(writer, part, window, load) for part in todo)
+                counted += [self._stage_part(target, part) for target, part in todo]
         rows = self.report.rows
-        rows.written = sum(s.rows for s in staged.values())
-        rows.filtered = sum(s.filtered for s in staged.values())
-        rows.quarantined = sum(s.quarantined for s in staged.values())
+        rows.written = sum(s.rows for s in counted)
+        rows.filtered = sum(s.filtered for s in counted)
+        rows.quarantined = sum(s.quarantined for s in counted)
         rows.read = rows.written + rows.filtered + rows.quarantined
-        self.report.bytes = sum(s.bytes for s in staged.values())
-        self.stream.tell("staged", parts=len(staged), rows=rows.written, bytes=self.report.bytes)
+        self.report.bytes = sum(s.bytes for s in counted)
+        self.stream.tell("staged", parts=len(counted), rows=rows.written, bytes=self.report.bytes)
 
-    def _stage_at_once(
-        self, workers: int, writer: Writer, todo: Sequence[Part], window: Window, load: Load
-    ) -> Iterator[tuple[str, Staged]]:
+    def _stage_at_once(self, workers: int, todo: Sequence[tuple[_Target, Part]]) -> Iterator[Staged]:
         """In as many threads. The first failure, or a signal, ends the others at their next batch."""
         with ThreadPoolExecutor(workers, "dpone-part") as pool:
-            staging = [pool.submit(self._stage_part, writer, part, window, load) for part in todo]
+            staging = [pool.submit(self._stage_part, target, part) for target, part in todo]
             try:
                 for staged in as_completed(staging):
                     yield staged.result()
@@ -437,8 +532,9 @@ class _Attempt:
         record = self.stream.run.plugins.get("sink", self.spec.sink.type)
         return record.capabilities.get("parallel_stage") is Support.SUPPORTED
 
-    def _stage_part(self, writer: Writer, part: Part, window: Window, load: Load) -> tuple[str, Staged]:
-        tell = self.stream.tell
+    def _stage_part(self, target: _Target, part: Part) -> Staged:
+        tell, writer = self.stream.tell, target.writer
+        assert writer is not None, "opened before"
         tell("part_started", part=part.id)
 
         def after_batch(**data: int) -> None:
@@ -449,18 +545,18 @@ class _Attempt:
 
         with (
             self.source.read(part) as stream,
-            closing(_Told(stream, window.schema, _target_schema(load), after_batch)) as told,
+            closing(_Told(stream, target.window.schema, _staged_schema(target.load), after_batch)) as told,
         ):
             staged = writer.stage(part, told)
         tell("part_staged", part=part.id, rows=staged.rows, bytes=staged.bytes)
-        return part.id, staged
+        return staged
 
-    def _commit(self, writer: Writer, head: Entry | None, position: Position) -> Receipt:
+    def _commit(self, writer: Writer, also: Sequence[Writer], head: Entry | None, position: Position) -> Receipt:
         """If the answer to the commit is lost, the journal knows whether it happened."""
         self.stream.tell("commit_started", load_id=writer.load_id)
         with self.stream.timed("commit"):
             try:
-                receipt = writer.commit(head, position)
+                receipt = writer.commit(head, position, also) if also else writer.commit(head, position)
             except Stopped:
                 raise
             except Exception as error:
@@ -508,28 +604,39 @@ def _one(column: str | None) -> tuple[str, ...]:
 
 
 def _load(
-    stream: _StreamRun, known: _Known, window: Window, strategy: Strategy, whole: bool, columns: Mapping[str, str]
+    stream: _StreamRun,
+    known: _Known,
+    window: Window,
+    strategy: Strategy,
+    key: str,
+    columns: Mapping[str, str] | None,
+    loads: Mapping[str, str] | None = None,
 ) -> Load:
-    schema = pa.schema([f.with_name(columns[f.name]) for f in window.schema])
+    """``columns``: names in the target; None: journal only. ``loads``: keys and tokens of those it takes along."""
+    whole, changes = strategy.whole or stream.run.full_refresh, bool(stream.spec.source.changes)
+    schema = None if columns is None else pa.schema([f.with_name(columns[f.name]) for f in window.schema])
     start = None if whole or known.after is None else known.after.dumps()
     parts = [part.id for part in window.parts]
-    work = [stream.report.key, known.epoch, start, window.position.dumps(), parts, schema.to_string(), repr(strategy)]
+    shape = "" if schema is None else schema.to_string()
+    work = [key, known.epoch, start, window.position.dumps(), parts, shape, repr(strategy)]
     return Load(
-        key=stream.report.key,
+        key=key,
         load_id=ulid(),
         run_id=stream.run.run_id,
-        token=hashlib.sha256(json.dumps(work).encode()).hexdigest(),
+        token=hashlib.sha256(json.dumps([*work, loads] if loads else work).encode()).hexdigest(),
         repeatable=window.repeatable,
         schema=schema,
         strategy=strategy,
         whole=window.whole,
         started_at=datetime.now(UTC),
+        changes=changes and strategy.mode == "cdc_apply",
     )
 
 
-def _target_schema(load: Load) -> pa.Schema:
+def _staged_schema(load: Load) -> pa.Schema:
+    """Of the batches the writer is given."""
     assert load.schema is not None, "only a rewind has no schema, and it stages nothing"
-    return load.schema
+    return batch_schema(ChangeTable(load.schema, load.strategy.key)) if load.changes else load.schema
 
 
 class _Told:
@@ -555,7 +662,9 @@ class _Told:
     def _read_ahead(self) -> Generator[pa.RecordBatch, None, None]:
         with closing(prefetch(self._stream.batches())) as batches:
             for batch in batches:
-                if batch.schema.names != self.schema.names:
+                if EVENT_ID in batch.schema.names and KEY in batch.schema.names:
+                    batch = renamed(batch, self.schema)
+                elif batch.schema.names != self.schema.names:
                     batch = batch.rename_columns(self.schema.names)
                 yield batch
                 self._after_batch(rows=batch.num_rows, bytes=batch.nbytes)

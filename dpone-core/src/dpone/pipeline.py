@@ -30,6 +30,7 @@ class Incremental:
     key       with ``append``: columns that tell apart rows of one cursor value (default: the whole row)
     lookback  with ``merge``: read again this much below the last cursor value, in the column's unit or in seconds
     nulls     rows whose cursor is NULL can never be found again: ``fail`` (default) or ``skip`` them
+    limit     with ``cdc`` and ``change_tracking``: a run stops at the first commit after this many changes
     """
 
     by: Literal["cursor", "xmin", "cdc", "change_tracking"]
@@ -37,6 +38,12 @@ class Incremental:
     key: tuple[str, ...] = ()
     lookback: float = field(default=0, validator=ge(0))
     nulls: Literal["fail", "skip"] = "fail"
+    limit: int | None = field(default=None, validator=optional(ge(1)))
+
+    @property
+    def of_changes(self) -> bool:
+        """A change stream: read by a CDCReader, not by a Source."""
+        return self.by in ("cdc", "change_tracking")
 
     def __attrs_post_init__(self) -> None:
         if self.by == "cursor" and not self.column:
@@ -44,6 +51,10 @@ class Incremental:
             raise ConfigError("read incremental", "by: cursor without a column", todo)
         if self.by != "cursor" and (self.column or self.lookback):
             raise ConfigError("read incremental", f"by: {self.by} has no column and no lookback", "remove them")
+        if self.of_changes and (self.key or self.nulls != "fail"):
+            raise ConfigError("read incremental", f"by: {self.by} has no key and no nulls", "remove them")
+        if self.limit is not None and not self.of_changes:
+            raise ConfigError("read incremental", f"by: {self.by} has no limit", "remove it")
 
 
 @frozen
@@ -104,7 +115,14 @@ class SourceSpec:
     @property
     def location(self) -> str:
         """Stable and free of credentials; part of the key. A query goes by the stream's name."""
-        return _location(self.type, self.connection, self.table or self.path or self.topic or "query")
+        what = ":".join(map(str, filter(None, (self.path, self.table or self.topic)))) or "query"
+        return _location(self.type, self.connection, what)
+
+    @property
+    def changes(self) -> Incremental | None:
+        """How the change stream is read; None: this is no change stream."""
+        incremental: Incremental | None = getattr(self.options, "incremental", None)
+        return incremental if incremental is not None and incremental.of_changes else None
 
 
 @frozen
@@ -152,7 +170,8 @@ class StreamSpec:
 
     tables    a glob: the stream stands for every table of the source that matches. ``dpone.config.expand`` makes
               one stream of each once the source can be asked; until then ``source.table`` is the glob itself and
-              ``{schema}`` and ``{table}`` stand in the sink's table, path or topic
+              ``{schema}`` and ``{table}`` stand in the sink's table, path or topic. A change stream stays one stream,
+              whose one commit takes the rows of all its tables
     """
 
     name: str

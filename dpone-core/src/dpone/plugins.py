@@ -85,6 +85,10 @@ class Plugins:
         todo = f"use one of: {known}; or install its connector, as in pip install 'dpone[{name}]' from this repository"
         raise PluginError(f"use {role} {name}", "no such connector is installed", todo)
 
+    def reader(self, source: str, by: str) -> Connector | None:
+        """The change reader that serves a type of source, if there is one."""
+        return next((c for (role, _), c in self.connectors.items() if role == "cdc" and c.serves == (source, by)), None)
+
     def load(self, role: Role, name: str) -> type:
         """Import the implementation and see that it has every member of the contract."""
         connector = self.get(role, name)

@@ -50,7 +50,7 @@ def _names(value: Any) -> tuple[str, ...]:
 class Strategy:
     """How staged rows become target rows.
 
-    key         columns that identify a row
+    key         columns that identify a row; ``cdc_apply`` may leave it to the log
     duplicates  two rows of one batch share a key: ``fail``, or keep the ``first`` or ``last`` by ``order_by``
     order_by    the stated order for ``duplicates``; rows that tie in it are an error, never a coin toss
     where       for ``replace``: column -> a value (equal; null means IS NULL) or {from: a, to: b}, half-open; for
@@ -86,7 +86,7 @@ class Strategy:
 
     def __attrs_post_init__(self) -> None:
         mode = MODES[self.mode]
-        if mode.needs_key and not self.key:
+        if mode.needs_key and not self.key and self.mode != "cdc_apply":
             raise ConfigError(f"read strategy {self.mode}", "no key", "name the key columns, as in key: [id]")
         if self.duplicates != "fail" and not (self.key and self.order_by):
             todo = "name key and order_by, or use duplicates: fail"

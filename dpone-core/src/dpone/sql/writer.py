@@ -6,7 +6,8 @@ Three tables of dpone live beside the target: ``__dpone__loads`` (the journal), 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 from attrs import asdict, define, frozen
 
-from dpone.contract import Entry, Load, Part, Receipt, Staged, Stream
+from dpone.contract import Entry, Load, Part, Receipt, Staged, Stream, Writer
 from dpone.errors import DataError, SinkError
 from dpone.evolution import twin
 from dpone.position import Position
@@ -167,9 +168,25 @@ def _new_stage(db: Database, target: Name, load: Load, token: str, schema: pa.Sc
     key = strategy.key if shape is not None or diffs else ()
     if shape is None:
         shape = pa.schema([f.with_nullable(f.name not in strategy.key) for f in schema])
-    table, at = target.sibling(f"__dpone__stage_{load.load_id}"), load.started_at.astimezone(UTC)
+    table, at = target.sibling(_stage_name(load)), load.started_at.astimezone(UTC)
     db.execute(db.dialect.create_table(table, shape, key))
     return Stage(table, load.load_id, token, at, unique=bool(key))
+
+
+def _stage_name(load: Load) -> str:
+    """By load and key: the loads of one commit share their id."""
+    return f"__dpone__stage_{load.load_id}_{hashlib.sha256(load.key.encode()).hexdigest()[:8]}"
+
+
+def _same_kind(writer: Writer) -> SqlWriter:
+    """Those of ``ManyTables.beside`` are; another could not be part of this transaction."""
+    if not isinstance(writer, SqlWriter):
+        raise TypeError(f"{type(writer).__name__} is no SqlWriter")
+    return writer
+
+
+def _sum(counts: Sequence[Mapping[str, int]]) -> dict[str, int]:
+    return {name: sum(one[name] for one in counts) for name in counts[0]}
 
 
 @define
@@ -226,19 +243,33 @@ class SqlWriter:
             self._staging.mark(stage, part.id, staged)
         return staged
 
-    def commit(self, after: Entry | None, position: Position) -> Receipt:
-        load, now = self._load, datetime.now(UTC)
+    def commit(self, after: Entry | None, position: Position, also: Sequence[Writer] = ()) -> Receipt:
+        load, now, others = self._load, datetime.now(UTC), [_same_kind(writer) for writer in also]
         with transaction(self._db, load.key):
             self._journal.create()
             seq = self._journal.require(load.key, after, self.load_id)
-            counts = finalize(self._db, self._job(self._stage)) if self._stage else Counts()
-            rows = asdict(counts)
+            rows = _sum([self._apply(), *(writer._finish(position, now) for writer in others)])
             entry = Entry(seq, position.epoch, self.load_id, load.run_id, load.token, position, now, rows)
             self._journal.append(load.key, entry)
-            if self._stage:
-                self._staging.drop(self._stage)
-        self._stage = None
+        for writer in (self, *others):
+            writer._stage = None
         return Receipt(entry, **rows)
+
+    def _finish(self, position: Position, now: datetime) -> Mapping[str, int]:
+        """Its part of another writer's commit: the rows, and an entry under its own key."""
+        load, head = self._load, self._journal.head(self._load.key)
+        seq, rows = (head.seq if head else 0) + 1, self._apply()
+        entry = Entry(seq, position.epoch, self.load_id, load.run_id, load.token, position, now, rows)
+        self._journal.append(load.key, entry)
+        return rows
+
+    def _apply(self) -> Mapping[str, int]:
+        """Staged rows into the target, and the staging away."""
+        if self._stage is None:
+            return asdict(Counts())
+        counts = finalize(self._db, self._job(self._stage))
+        self._staging.drop(self._stage)
+        return asdict(counts)
 
     def abort(self) -> None:
         self._db.rollback()

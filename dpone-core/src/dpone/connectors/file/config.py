@@ -79,7 +79,7 @@ class FileSourceOptions(SourceOptions):
             raise ConfigError("read options.encoding", repr(self.encoding), todo) from error
         if not 4096 <= self.block_bytes <= 1 << 28:
             raise ConfigError("read options.block_bytes", str(self.block_bytes), "give 4096 to 268435456 bytes")
-        if self.incremental is not None:
+        if self.incremental is not None and self.incremental.by != "cdc":
             todo = "leave it out: a file source reads each new file once without it"
             raise ConfigError("read options.incremental", f"by: {self.incremental.by}", todo)
         for column, name in self.columns.items():

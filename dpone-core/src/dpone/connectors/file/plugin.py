@@ -18,13 +18,26 @@ def dpone_sources() -> list[Connector]:
             takes=("path",),
             capabilities=declare(
                 "source",
-                supported=("read", "snapshot", "repeatable", "partitions"),
-                unsupported=(
-                    "query", "incremental_xmin", "incremental_cdc", "incremental_change_tracking", "native_stream",
-                ),
+                supported=("read", "snapshot", "repeatable", "partitions", "incremental_cdc"),
+                unsupported=("query", "incremental_xmin", "incremental_change_tracking", "native_stream"),
             ),
         )
-    ]  # fmt: skip
+    ]
+
+
+@hookimpl
+def dpone_cdc_readers() -> list[Connector]:
+    supported = ("insert_update_delete", "key_change", "truncate", "unchanged", "schema_change", "gap")
+    return [
+        Connector(
+            name="file_changelog",
+            implementation=_HERE + "changelog:FileChangeLog",
+            options=_HERE + "config:FileSourceOptions",
+            takes=("path", "table"),
+            capabilities=declare("cdc", supported, unsupported=("snapshot_handover",)),
+            serves=("file", "cdc"),
+        )
+    ]
 
 
 @hookimpl

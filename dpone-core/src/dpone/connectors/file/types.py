@@ -36,6 +36,13 @@ def parse(name: str) -> pa.DataType:
     return _NAMED[name]
 
 
+def named(type_: pa.DataType) -> str:
+    """The inverse of ``parse``."""
+    if pa.types.is_decimal(type_):
+        return f"decimal({type_.precision},{type_.scale})"
+    return next(name for name, known in _NAMED.items() if known == type_)
+
+
 def require_declared(columns: Mapping[str, object], names: set[str], where: str) -> None:
     for column in columns:
         if column not in names:

@@ -131,6 +131,12 @@ class SqliteSink:
             self._require_no_cascade(load.strategy.mode == "full_refresh")
         return open_load(self._db, self._target, load, self._options.lineage.enabled)
 
+    def beside(self, spec: SinkSpec) -> SqliteSink:
+        """``contract.ManyTables``."""
+        sink = SqliteSink(spec)
+        sink._db = self._db
+        return sink
+
     def close(self) -> None:
         self._db.close()
 

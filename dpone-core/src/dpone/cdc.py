@@ -1,0 +1,468 @@
+"""What every reader of a change stream shares: offsets and settings as JSON, and the spool a window is read into.
+
+The spool is where all changes pass on their way to the sink, so the rules of ``contract.ChangeWindow`` and of
+``dpone.changes`` are kept here and nowhere else:
+
+* A change at or below the position the window begins after was delivered again; it is dropped and counted. One above
+  the window's end is an error.
+* (commit, ordinal) grows within a table. A change that does not grow was delivered twice: the same content is dropped
+  and counted, other content under one event id is a DataError. As everything before lies on the disk in that order,
+  one look into it decides, and no list of ids is kept in memory.
+* Shapes of a table are united; what cannot be united ends the window before it.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from attrs import define, evolve, field, frozen
+
+from dpone.changes import (
+    BEFORE,
+    COMMIT,
+    DELETE,
+    EVENT_ID,
+    IDENTITY,
+    INSERT,
+    KEY,
+    OPERATION,
+    ORDINAL,
+    UNCHANGED,
+    UPDATE,
+    batch_schema,
+)  # fmt: skip
+from dpone.contract import CDCReader, ChangeTable, Finding, Part, Stream, Window, WindowRequest
+from dpone.errors import ConfigError, DataError, SchemaBreak, SourceError
+from dpone.evolution import join
+from dpone.pipeline import SourceSpec
+from dpone.position import Position
+
+# -- shapes -----------------------------------------------------------------------------------------------------
+
+
+def unite(left: ChangeTable, right: ChangeTable) -> ChangeTable | None:
+    """One shape for rows of both, or None. Columns keep their order; one that only one side has is nullable."""
+    if left.key != right.key:
+        return None
+    names = [*left.values.names, *(n for n in right.values.names if n not in left.values.names)]
+    fields = [_united(_field(left.values, name), _field(right.values, name)) for name in names]
+    return None if None in fields else ChangeTable(pa.schema(fields), left.key)
+
+
+def _field(schema: pa.Schema, name: str) -> pa.Field | None:
+    at = schema.get_field_index(name)
+    return schema.field(at) if at >= 0 else None
+
+
+def _united(left: pa.Field | None, right: pa.Field | None) -> pa.Field | None:
+    if left is None or right is None:
+        one = left if right is None else right
+        return None if one is None else one.with_nullable(True)
+    if (type_ := join(left.type, right.type)) is None:
+        return None
+    metadata = left.metadata if left.metadata == right.metadata else None
+    return pa.field(left.name, type_, left.nullable or right.nullable, metadata)
+
+
+def _conformed(batch: pa.RecordBatch, shape: ChangeTable, table: ChangeTable) -> pa.RecordBatch:
+    """A batch of ``shape`` as one of ``table``, which unites it with others. Columns that the shape did not have are
+    marked as unchanged: the row says nothing of them."""
+    schema = batch_schema(table)
+    if batch.schema.equals(schema):
+        return batch
+    unchanged = _mask(batch, shape.values.names, table.values.names)
+    columns = [unchanged if f.name == UNCHANGED else _cast(batch, f) for f in schema]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _mask(batch: pa.RecordBatch, had: Sequence[str], names: Sequence[str]) -> pa.StructArray:
+    given = dict(zip(had, batch.column(UNCHANGED).flatten(), strict=True))
+    says = pc.is_in(batch.column(OPERATION), pa.array([INSERT, UPDATE]))
+    columns = [given[name].fill_null(False) if name in given else says for name in names]
+    return mask_of(names, columns, batch.num_rows)
+
+
+def mask_of(names: Sequence[str], columns: Sequence[pa.Array], rows: int) -> pa.StructArray:
+    """The mask of unchanged columns from one array of booleans each; NULL for a row in which none is."""
+    any_: pa.Array = pa.repeat(False, rows)
+    for column in columns:
+        any_ = pc.or_(any_, column)
+    return pa.StructArray.from_arrays(columns, fields=[pa.field(n, pa.bool_()) for n in names], mask=pc.invert(any_))
+
+
+def _cast(batch: pa.RecordBatch, wanted: pa.Field) -> pa.Array:
+    at = batch.schema.get_field_index(wanted.name)
+    return pa.nulls(batch.num_rows, wanted.type) if at < 0 else cast(batch.column(at), wanted.type, wanted.name)
+
+
+def cast(column: pa.Array, type_: pa.DataType, name: str) -> pa.Array:
+    """The column in a wider type; a struct field by field, what it lacks NULL. Raises DataError."""
+    if column.type == type_:
+        return column
+    if pa.types.is_struct(type_):
+        have = dict(zip((f.name for f in column.type), column.flatten(), strict=True))
+        missing = pa.nulls(len(column), pa.null())
+        children = [cast(have.get(f.name, missing), f.type, f.name) for f in type_]
+        return pa.StructArray.from_arrays(children, fields=list(type_), mask=column.is_null())
+    if pa.types.is_null(column.type):
+        return pa.nulls(len(column), type_)
+    try:
+        return column.cast(type_)
+    except pa.ArrowException:  # its text quotes the value, so it is not chained
+        found = f"column {name} has a {column.type} value that {type_} does not hold"
+        raise DataError("unite the shapes of a table", found, "declare the column's type in the source") from None
+
+
+# -- the spool --------------------------------------------------------------------------------------------------
+
+
+@frozen
+class _Block:
+    """A batch on the disk. ``first``: commit and ordinal of its first row."""
+
+    at: int
+    size: int
+    rows: int
+    first: tuple[str, int]
+    shape: ChangeTable
+
+
+@define
+class _Table:
+    """The blocks of a table, in order. ``whole``: how many of them, which shape, and which last row stood at the last
+    commit."""
+
+    shape: ChangeTable
+    blocks: list[_Block] = field(factory=list)
+    last: tuple[str, int] | None = None
+    filtered: int = 0
+    whole: tuple[ChangeTable, int, tuple[str, int] | None, int] | None = None
+
+
+class Spool:
+    """The changes of one window on the disk, in one file that no crash leaves behind. In memory is one batch, and about
+    a hundred bytes for each batch written, whatever the size of a transaction.
+
+    source  names the source in event ids: ``source/commit/ordinal``
+    after   mark of the commit the window begins after; empty for the beginning
+    upto    mark of the last commit of the window; None if only the read can tell
+    """
+
+    def __init__(self, source: str, after: str = "", upto: str | None = None) -> None:
+        self._source, self._after, self._upto = source, after, upto
+        self._file = tempfile.TemporaryFile(prefix="dpone-cdc-")  # noqa: SIM115  # lives as long as the window
+        self._end = 0
+        self._tables: dict[str, _Table] = {}
+        self._committed = False
+
+    @property
+    def tables(self) -> Mapping[str, ChangeTable]:
+        """Of the whole transactions: those with a change, all shapes united. Sorted by name."""
+        whole = {name: table.whole for name, table in sorted(self._tables.items())}
+        return {name: state[0] for name, state in whole.items() if state is not None and state[1]}
+
+    @property
+    def changes(self) -> int:
+        return sum(block.rows for name in self.tables for block in self._blocks(name))
+
+    @property
+    def filtered(self) -> int:
+        return sum(self.filtered_of(name) for name in self._tables)
+
+    def filtered_of(self, table: str) -> int:
+        """How many changes were dropped because they had been delivered before."""
+        state = self._tables[table].whole if table in self._tables else None
+        return state[3] if state else 0
+
+    def add(self, table: str, shape: ChangeTable, batch: pa.RecordBatch) -> bool:
+        """Changes of one table in the order of their commits: ``batch_schema(shape)`` without the event id.
+
+        False: the shape cannot be united with those before it. The window ends with the last ``commit``; nothing may
+        be added any more. Raises DataError; SchemaBreak if that transaction is the first of the window.
+        """
+        known = self._tables.setdefault(table, _Table(shape))
+        united = shape if not known.blocks else unite(known.shape, shape)
+        if united is None:
+            return self._end_window(table)
+        batch = self._new(known, self._named(batch, shape), table)
+        known.shape = united if batch.num_rows or known.blocks else known.shape
+        if batch.num_rows:
+            self._write(known, shape, batch)
+        return True
+
+    def _end_window(self, table: str) -> bool:
+        if self._committed:
+            return False
+        found = f"table {table} has rows of two shapes that no type holds together, in one transaction"
+        raise SchemaBreak("read a change window", found, "declare the types of its columns, or start anew behind it")
+
+    def commit(self) -> None:
+        """All that was added is whole transactions."""
+        self._committed = self._committed or self._end > 0
+        for table in self._tables.values():
+            table.whole = (table.shape, len(table.blocks), table.last, table.filtered)
+
+    def read(self, table: str) -> Iterator[pa.RecordBatch]:
+        """The changes of a table under its united schema, event ids filled in. May be called from several threads."""
+        wanted = self.tables[table]
+        for block in self._blocks(table):
+            yield _conformed(self._load(block), block.shape, wanted)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _blocks(self, table: str) -> Sequence[_Block]:
+        known = self._tables[table]
+        return known.blocks[: known.whole[1]] if known.whole else ()
+
+    def _named(self, batch: pa.RecordBatch, shape: ChangeTable) -> pa.RecordBatch:
+        """With event ids: a name made of commit and ordinal, so that two changes have one only if they have both."""
+        source = pa.scalar(self._source)
+        ordinals = batch.column(ORDINAL).cast(pa.string())
+        ids = pc.binary_join_element_wise(source, batch.column(COMMIT), ordinals, "/")
+        schema = batch_schema(shape)
+        columns = [ids if f.name == EVENT_ID else batch.column(f.name) for f in schema]
+        return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+    def _new(self, known: _Table, batch: pa.RecordBatch, table: str) -> pa.RecordBatch:
+        """The changes that were not delivered before."""
+        commits = batch.column(COMMIT)
+        if self._upto is not None and pc.any(pc.greater(commits, self._upto)).as_py():
+            found = f"a change of table {table} is of a later commit than {self._upto}, the end of the window"
+            raise DataError("read a change window", found, "this is a fault of the reader; report it")
+        fresh = batch.filter(pc.greater(commits, self._after))
+        known.filtered += batch.num_rows - fresh.num_rows
+        if fresh.num_rows and not _grows(fresh, known.last):
+            fresh = self._without_repeated(known, fresh, table)
+        if fresh.num_rows:
+            known.last = _mark(fresh, fresh.num_rows - 1)
+        return fresh
+
+    def _without_repeated(self, known: _Table, batch: pa.RecordBatch, table: str) -> pa.RecordBatch:
+        """Row by row; only where something was delivered twice."""
+        last, kept, places = known.last, [], dict[tuple[str, int], int]()
+        for i in range(batch.num_rows):
+            mark = _mark(batch, i)
+            if last is None or mark > last:
+                last, places[mark] = mark, i
+                kept.append(i)
+                continue
+            row = batch.slice(i, 1).to_pylist()[0]
+            before = batch.slice(places[mark], 1).to_pylist()[0] if mark in places else self._find(known, mark)
+            _require_same(row, before, table)
+            known.filtered += 1
+        return batch.take(pa.array(kept, pa.int64()))
+
+    def _find(self, known: _Table, mark: tuple[str, int]) -> Mapping[str, Any] | None:
+        """The row of a commit and ordinal that is on the disk."""
+        at = bisect_right(known.blocks, mark, key=lambda block: block.first) - 1
+        if at < 0:
+            return None
+        batch = self._load(known.blocks[at])
+        same = pc.and_(pc.equal(batch.column(COMMIT), mark[0]), pc.equal(batch.column(ORDINAL), mark[1]))
+        found: list[Mapping[str, Any]] = batch.filter(same).to_pylist()
+        return found[0] if found else None
+
+    def _write(self, known: _Table, shape: ChangeTable, batch: pa.RecordBatch) -> None:
+        data = batch.serialize()
+        try:
+            self._file.seek(self._end)
+            self._file.write(data)
+            self._file.flush()
+        except OSError as error:
+            todo = f"make room in {tempfile.gettempdir()}, or name another folder in TMPDIR"
+            raise SourceError("spool a change window", error.strerror or "the disk refused", todo) from error
+        known.blocks.append(_Block(self._end, data.size, batch.num_rows, _mark(batch, 0), shape))
+        self._end += data.size
+
+    def _load(self, block: _Block) -> pa.RecordBatch:
+        data = os.pread(self._file.fileno(), block.size, block.at)
+        return pa.ipc.read_record_batch(pa.py_buffer(data), batch_schema(block.shape))
+
+
+def _mark(batch: pa.RecordBatch, i: int) -> tuple[str, int]:
+    return batch.column(COMMIT)[i].as_py(), batch.column(ORDINAL)[i].as_py()
+
+
+def _grows(batch: pa.RecordBatch, last: tuple[str, int] | None) -> bool:
+    """True if (commit, ordinal) grows from row to row, and above ``last``."""
+    if last is not None and _mark(batch, 0) <= last:
+        return False
+    n = batch.num_rows - 1
+    commits, ordinals = batch.column(COMMIT), batch.column(ORDINAL)
+    later = pc.greater(commits.slice(1), commits.slice(0, n))
+    within = pc.and_(
+        pc.equal(commits.slice(1), commits.slice(0, n)), pc.greater(ordinals.slice(1), ordinals.slice(0, n))
+    )
+    return bool(n == 0 or pc.all(pc.or_(later, within)).as_py())
+
+
+def _require_same(row: Mapping[str, Any], before: Mapping[str, Any] | None, table: str) -> None:
+    failed = f"read changes of table {table}"
+    if before is None:
+        found = f"change {row[EVENT_ID]} comes after a later one"
+        raise DataError(failed, found, "see that the log is in the order of the commits")
+    columns = {*row, *before}
+    if any(_given(row, c) != _given(before, c) for c in columns):
+        found = f"event {row[EVENT_ID]} was delivered twice, with different content"
+        raise DataError(failed, found, "see who writes the log: one commit and ordinal is one change")
+
+
+def _given(row: Mapping[str, Any], column: str) -> Any:
+    """A value as compared: structs without what they lack, so that the shape of the batch does not matter."""
+    value = row.get(column)
+    if isinstance(value, Mapping):
+        left_out = (None, False) if column == UNCHANGED else (None,)
+        value = {k: v for k, v in value.items() if not any(v is one for one in left_out)} or None
+    return value
+
+
+# -- a change stream as a source --------------------------------------------------------------------------------
+
+
+def history_schema(table: ChangeTable) -> pa.Schema:
+    """What ``append`` keeps of a change: what tells it from others, the table's columns, and the names of those that
+    the log left out, comma by comma."""
+    values = [f.with_nullable(True) for f in table.values]
+    return pa.schema([*IDENTITY, *values, pa.field(UNCHANGED, pa.string())])
+
+
+def _history(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    keys = dict(zip((f.name for f in batch.schema.field(KEY).type), batch.column(KEY).flatten(), strict=True))
+    deleted = pc.equal(batch.column(OPERATION), DELETE)
+    columns = []
+    for f in schema:
+        column = batch.column(f.name)
+        if f.name == UNCHANGED:
+            column = _names_of(column)
+        elif f.name in keys:  # a delete has no values; its key says which row it was
+            column = pc.if_else(deleted, keys[f.name], column)
+        columns.append(column)
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _names_of(mask: pa.StructArray) -> pa.Array:
+    """``note,photo``; NULL where the log gave every value."""
+    if mask.null_count == len(mask):
+        return pa.nulls(len(mask), pa.string())
+    pairs = zip(mask.type, mask.flatten(), strict=True)
+    # No NULL among the parts: with null_handling="skip" pyarrow 26 leaves rows of nothing but NULL out of the answer.
+    names = [pc.if_else(column.fill_null(False), f"{f.name},", "") for f, column in pairs]
+    joined = pc.utf8_slice_codeunits(pc.binary_join_element_wise(*names, ""), 0, -1)
+    return pc.if_else(pc.equal(joined, ""), pa.scalar(None, pa.string()), joined)
+
+
+class ChangeStream:
+    """A CDCReader as the engine's Source. Its window has a part for each table that changed; ``tables`` says what each
+    holds. A single table is the one the source names, or the only one there is."""
+
+    def __init__(self, spec: SourceSpec, reader: CDCReader) -> None:
+        self._spec, self._reader = spec, reader
+        self._changed: Mapping[str, ChangeTable] = {}
+        self._history = False
+
+    def check(self) -> list[Finding]:
+        return self._reader.check()
+
+    def tables(self, pattern: str) -> list[str]:
+        """Those that changed in the latest window: a change stream is not asked for a list."""
+        return list(self._changed)
+
+    def schema(self) -> pa.Schema:
+        return pa.schema([])
+
+    def window(self, after: Position | None, request: WindowRequest) -> Window:
+        incremental = self._spec.options.incremental
+        changes = self._reader.window(after, incremental.limit)
+        self._changed, self._history = changes.tables, request.mode != "cdc_apply"
+        parts = tuple(Part(name) for name in changes.tables)
+        return Window(changes.position, parts, True, pa.schema([]), False, changes.caught_up, changes.proof)
+
+    def require_one(self) -> None:
+        if len(self._changed) > 1:
+            found = f"changes of {', '.join(self._changed)}"
+            todo = "name one of them as source.table, or all by a glob with {table} in the sink's table"
+            raise ConfigError(f"read {self._spec.location}", found, todo)
+
+    def share(self, window: Window, table: str) -> Window:
+        """The part of the window that is one table's, under the schema of the rows it brings to the target."""
+        changed = self._changed[table]
+        schema = history_schema(changed) if self._history else changed.values
+        return evolve(window, parts=tuple(p for p in window.parts if p.id == table), schema=schema)
+
+    def key(self, table: str, stated: tuple[str, ...]) -> tuple[str, ...]:
+        """The key that ``cdc_apply`` goes by. Raises ConfigError if there is none, or another than the log's."""
+        key = self._changed[table].key
+        if not key and not stated:
+            todo = "give the table a key in the source, name one in strategy.key, or use strategy append"
+            raise ConfigError(f"apply changes of {table}", "the log names no key", todo)
+        if key and stated and {*key} != {*stated}:
+            found = f"strategy.key is {', '.join(stated)}, the log's key is {', '.join(key)}"
+            raise ConfigError(f"apply changes of {table}", found, "leave strategy.key out")
+        return key or stated
+
+    @contextmanager
+    def read(self, part: Part) -> Iterator[Stream]:
+        with self._reader.read(part.id) as stream:
+            if self._history:
+                yield _Shaped(stream, history_schema(self._changed[part.id]), _history)
+            else:
+                yield _Shaped(stream, stream.schema, _with_keys)
+
+    def ack(self, position: Position) -> None:
+        self._reader.ack(position)
+
+    def close(self) -> None:
+        self._reader.close()
+
+
+class _Shaped:
+    """A stream whose batches go through ``shape``."""
+
+    native: tuple[str, ...] = ()
+
+    def __init__(self, stream: Stream, schema: pa.Schema, shape: Any) -> None:
+        self._stream, self.schema, self._shape = stream, schema, shape
+
+    @property
+    def filtered(self) -> int:
+        return self._stream.filtered
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        for batch in self._stream.batches():
+            yield self._shape(batch, self.schema)
+
+    def open_native(self, format: str) -> Iterator[bytes]:
+        raise SourceError("read changes", f"native format {format!r} was asked for", "read batches")
+
+
+def _with_keys(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """PG-10: a change that meets a row, but does not say which, is never passed over."""
+    meets = pc.is_in(batch.column(OPERATION), pa.array([UPDATE, DELETE]))
+    lost = pc.and_(meets, batch.column(KEY).is_null())
+    if pc.any(lost).as_py():
+        event = batch.filter(lost).column(EVENT_ID)[0].as_py()
+        todo = "let the source log the key (PostgreSQL: a primary key or REPLICA IDENTITY), or use strategy append"
+        raise DataError("apply changes", f"event {event} updates or deletes a row without its key", todo)
+    return batch
+
+
+def renamed(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """A change batch whose table's columns have other names in the target, in the structs as well."""
+    if batch.schema.equals(schema):
+        return batch
+    columns = []
+    for f, column in zip(schema, batch.columns, strict=True):
+        if f.name == KEY and len(column.type) == 0:  # the log names no key: the pipeline does
+            column = pa.nulls(len(column), f.type)
+        elif f.name in (KEY, UNCHANGED, BEFORE):
+            column = pa.StructArray.from_arrays(column.flatten(), fields=list(f.type), mask=column.is_null())
+        columns.append(column)
+    return pa.RecordBatch.from_arrays(columns, schema=schema)

@@ -1,0 +1,575 @@
+"""A change log: JSON Lines, one change or one commit a line. docs/cdc.md describes the format.
+
+What counts is what a commit line ends. A tail without one, or a line that is cut off, is not there yet.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import json
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from attrs import define, evolve, field, frozen
+
+from dpone.cdc import Spool, mask_of
+from dpone.changes import (
+    BEFORE,
+    COMMIT,
+    COMMITTED_AT,
+    DELETE,
+    EVENT_ID,
+    INSERT,
+    KEY,
+    OPERATION,
+    OPERATIONS,
+    ORDINAL,
+    TRUNCATE,
+    UNCHANGED,
+    UPDATE,
+    batch_schema,
+)  # fmt: skip
+from dpone.connectors.file.config import FileSourceOptions
+from dpone.connectors.file.jsonl_format import _Block as Lines
+from dpone.connectors.file.jsonl_format import _column, _fast, _fits, _seen, _simple, _split
+from dpone.connectors.file.text import Input, check_names, united
+from dpone.connectors.file.types import JSON, BadValue, Seen, declared, named, parse, settle
+from dpone.contract import ChangeTable, ChangeWindow, Finding, Stream
+from dpone.errors import DataError, DponeError, Gap, IdentityChanged, SchemaBreak, SourceError
+from dpone.pipeline import SourceSpec
+from dpone.position import Position
+
+KIND = "file_changelog"
+_KEYS = ("table", "op", "commit", "at", "key", "values", "unchanged", "before")
+
+
+@define
+class _Rows:
+    """Changes of one table from one block of lines, their values still as JSON text. ``given``: the columns each names;
+    ``transaction``: which of the block's transactions each is of."""
+
+    ops: list[str] = field(factory=list)
+    commits: list[str] = field(factory=list)
+    ordinals: list[int] = field(factory=list)
+    times: list[str | None] = field(factory=list)
+    keys: list[str | None] = field(factory=list)
+    values: list[str] = field(factory=list)
+    before: list[str | None] = field(factory=list)
+    given: list[frozenset[str]] = field(factory=list)
+    lines: list[int] = field(factory=list)
+    transaction: list[int] = field(factory=list)
+    columns: set[str] = field(factory=set)
+    unchanged: set[str] = field(factory=set)
+
+    def texts(self, first: int, end: int | None) -> list[str] | None:
+        """Every object of the transactions ``first`` to ``end``; None if there is no change of them."""
+        low = bisect_left(self.transaction, first)
+        high = len(self.transaction) if end is None else bisect_left(self.transaction, end)
+        texts = (*self.values[low:high], *self.keys[low:high], *self.before[low:high])
+        return [text for text in texts if text is not None] if low < high else None
+
+
+@frozen
+class _Commit:
+    """A commit line: where it ends, the changes of the window up to it, and its number from the log's beginning."""
+
+    mark: str
+    end: int
+    changes: int
+    lines: int
+
+
+@define
+class _Block:
+    """Parsed lines: their changes by table, in order, and the commits among them."""
+
+    tables: dict[str, _Rows] = field(factory=dict)
+    commits: list[_Commit] = field(factory=list)
+    clash: int | None = None  # the transaction of the block with another key than the table had
+
+
+@define
+class _Parser:
+    """Lines to changes. Knows the transaction it is in, and the key of every table so far."""
+
+    log: _Log
+    wanted: str | None
+    line: int
+    keys: dict[str, tuple[str, ...]] = field(factory=dict)
+    open: str | None = None
+    ordinal: int = 0
+    changes: int = 0
+
+    def block(self, data: bytes, at: int) -> _Block:
+        block = _Block()
+        for raw in data.split(b"\n")[:-1]:
+            self.line += 1
+            at += len(raw) + 1
+            if raw.strip():
+                self._line(raw, at, block)
+        return block
+
+    def _line(self, raw: bytes, end: int, block: _Block) -> None:
+        try:
+            text = raw.decode()
+            row = json.loads(text)
+            if not isinstance(row, dict):
+                raise ValueError("it is no object")
+            texts = _split(text)
+        except (ValueError, IndexError, RecursionError) as error:
+            found = "not UTF-8" if isinstance(error, UnicodeDecodeError) else "no JSON object, or a key twice"
+            raise self._bad(f"is {found}", "write one object per line") from None
+        self._check(row)
+        if row["op"] == "commit":
+            block.commits.append(_Commit(row["commit"], end, self.changes, self.line))
+            self.open, self.ordinal = None, 0
+            return
+        self.open = row["commit"]
+        self.ordinal += 1
+        if self.wanted is None or fnmatch.fnmatchcase(row["table"], self.wanted):
+            self.changes += 1
+            self._change(row, texts, block)
+
+    def _check(self, row: Mapping[str, Any]) -> None:
+        op, commit = row.get("op"), row.get("commit")
+        if not isinstance(commit, str) or not commit:
+            raise self._bad("has no commit", 'write "commit": the mark of its transaction, as text')
+        if self.open is not None and commit != self.open:
+            todo = 'end it with {"op": "commit", "commit": ...} first'
+            raise self._bad(f"is of commit {commit} inside the transaction {self.open}", todo)
+        known = ("op", "commit", "at") if op == "commit" else _KEYS
+        if unknown := [key for key in row if key not in known]:
+            raise self._bad(f"has an unknown key {unknown[0]!r}", f"use {', '.join(known)}")
+        if op == "commit":
+            return
+        if op not in OPERATIONS:
+            raise self._bad("has no known op", f'write "op": {", ".join(OPERATIONS)} or commit')
+        if not isinstance(row.get("table"), str) or not row["table"]:
+            raise self._bad("names no table", 'write "table": its name')
+        for key in ("key", "values", "before"):
+            if not isinstance(row.get(key), dict | None):
+                raise self._bad(f"has a {key} that is no object", f'write "{key}": {{"column": value}}')
+        left_out = row.get("unchanged")
+        if not isinstance(left_out, list | None) or {*map(str, left_out or ())} & {*(row.get("values") or ())}:
+            raise self._bad("has no list of unchanged columns, or values of them", 'write "unchanged": ["column"]')
+        if op in (INSERT, UPDATE) and not isinstance(row.get("values"), dict):
+            raise self._bad(f"is an {op} without values", 'write "values": {"column": value}')
+        if op in (DELETE, TRUNCATE) and row.get("values"):
+            raise self._bad(f"is a {op} with values", "leave values out; key says which row, before what it was")
+
+    def _change(self, row: Mapping[str, Any], texts: Mapping[str, str], block: _Block) -> None:
+        table, op, values = row["table"], row["op"], row.get("values") or {}
+        rows = block.tables.setdefault(table, _Rows())
+        key = row.get("key") or {}
+        if key:
+            self._key(table, tuple(key), block)
+        given, text = frozenset(values), texts["values"] if values else "{}"
+        if op == UPDATE and key and not given & key.keys():  # the key stayed as it was
+            given, text = given.union(key), _both(texts["key"], text)
+        rows.ops.append(op)
+        rows.commits.append(row["commit"])
+        rows.ordinals.append(self.ordinal)
+        rows.times.append(row.get("at"))
+        rows.keys.append(texts["key"] if key and op in (UPDATE, DELETE) else None)
+        rows.values.append(text)
+        rows.before.append(texts["before"] if row.get("before") is not None else None)
+        rows.given.append(given)
+        rows.lines.append(self.line)
+        rows.transaction.append(len(block.commits))
+        rows.unchanged.update(row.get("unchanged") or ())
+        rows.columns.update(given, key, row.get("before") or (), row.get("unchanged") or ())
+
+    def _key(self, table: str, key: tuple[str, ...], block: _Block) -> None:
+        known = self.keys.setdefault(table, key)
+        if {*known} != {*key} and block.clash is None:
+            block.clash = len(block.commits)
+
+    def _bad(self, found: str, todo: str) -> DataError:
+        return self.log.input.bad(f"line {self.line} {found}", todo)
+
+
+def _both(left: str, right: str) -> str:
+    """One JSON object with the keys of both."""
+    inner = [text.strip()[1:-1].strip() for text in (left, right)]
+    return "{" + ", ".join(filter(None, inner)) + "}"
+
+
+@frozen
+class _Log:
+    """The file, read in blocks of whole lines."""
+
+    path: Path
+    label: str
+    block_bytes: int
+
+    @property
+    def input(self) -> Input:
+        return Input(self.path, self.label)
+
+    def size(self) -> int:
+        with self.input.failing():
+            return self.path.stat().st_size
+
+    def digest(self, end: int) -> Any:
+        """SHA-256 of the first ``end`` bytes, to go on with."""
+        sha256, left = hashlib.sha256(), end
+        with self.input.failing(), self.path.open("rb") as file:
+            while left and (data := file.read(min(1 << 20, left))):
+                sha256.update(data)
+                left -= len(data)
+        return sha256
+
+    def blocks(self, start: int, end: int) -> Iterator[tuple[bytes, int]]:
+        """Whole lines from ``start`` up to ``end``, and where they begin; what follows the last newline is left out."""
+        at, rest = start, b""
+        with self.input.failing(), self.path.open("rb") as file:
+            file.seek(start)
+            while left := end - at - len(rest):
+                data = file.read(min(self.block_bytes, left))
+                if not data:
+                    break
+                whole, newline, tail = (rest + data).rpartition(b"\n")
+                if newline:
+                    yield whole + newline, at
+                    at += len(whole) + 1
+                rest = tail
+                if len(rest) > 1 << 26:
+                    raise self.input.bad(f"a line at byte {at} is longer than {1 << 26} bytes", "write shorter lines")
+
+
+@frozen
+class _After:
+    """Where a window begins: bytes, lines and commit before it, and what each table was seen to have."""
+
+    offset: int = 0
+    commit: str = ""
+    lines: int = 0
+    tables: Mapping[str, ChangeTable] = field(factory=dict)
+
+
+@define
+class _Survey:
+    """What a first pass found: where the window ends, and what the columns of each table hold. ``mark``: the highest
+    commit; ``begun``: a transaction is in it."""
+
+    end: int
+    mark: str
+    lines: int
+    changes: int = 0
+    begun: bool = False
+    seen: dict[str, dict[str, Seen]] = field(factory=dict)
+    keys: dict[str, tuple[str, ...]] = field(factory=dict)
+
+    def take(self, seen: Mapping[str, dict[str, Seen]], last: _Commit) -> None:
+        """The transactions up to a commit line."""
+        self.seen, self.begun = _joined(self.seen, seen), True
+        self.end, self.lines, self.changes = last.end, last.lines, last.changes
+        self.mark = max(self.mark, last.mark)
+
+
+class FileChangeLog:
+    """``contract.CDCReader`` over a change log. The position holds how far it was read, the digest of all bytes before,
+    the last commit, and the columns each table was seen to have."""
+
+    def __init__(self, spec: SourceSpec) -> None:
+        self._spec = spec
+        options = spec.options if isinstance(spec.options, FileSourceOptions) else FileSourceOptions()
+        self._label = spec.path or ""
+        self._log = _Log(spec.base / self._label, self._label, options.block_bytes)
+        self._declared = declared(options.columns)
+        self._wanted = str(spec.table) if spec.table else None
+        self._spool: Spool | None = None
+
+    def check(self) -> list[Finding]:
+        try:
+            survey = self._survey(0, "", 0, self._log.size(), None)
+        except DponeError as error:
+            return [Finding("change log", False, error.found, error.todo)]
+        tables = ", ".join(survey.seen) or "no table"
+        return [Finding("change log", True, f"{survey.changes} changes of {tables} up to commit {survey.mark or '-'}")]
+
+    def setup_plan(self) -> list[str]:
+        """Nothing: whoever writes the log makes it."""
+        return []
+
+    def create(self) -> Position:
+        """The beginning of the log."""
+        return self._position(_Survey(0, "", 0), hashlib.sha256(), {}, 0)
+
+    def window(self, after: Position | None, limit: int | None) -> ChangeWindow:
+        before, sha256 = self._resume(after)
+        size = self._log.size()
+        survey = self._survey(before.offset, before.commit, before.lines, size, limit)
+        self.close()
+        self._spool = spool = Spool(f"{KIND}:{self._label}", before.commit)
+        tables = self._settled(survey, before.tables)
+        self._fill(spool, survey, before, tables, sha256)
+        position = self._position(survey, sha256, {**before.tables, **tables}, after.epoch if after else 0)
+        left = size - survey.end
+        proof = f"{self._label}: read up to commit {survey.mark or '-'}, byte {survey.end} of {size}"
+        if spool.filtered:
+            proof += f"; {spool.filtered} changes had been delivered before"
+        return ChangeWindow(position, (before.commit, survey.mark), spool.tables, left == 0, proof, spool.changes)
+
+    @contextmanager
+    def read(self, table: str) -> Iterator[Stream]:
+        assert self._spool is not None, "window comes first"
+        yield _TableStream(self._spool, table)
+
+    def ack(self, position: Position) -> None:
+        """The log is left as it is; whoever writes it may cut it off only together with the position."""
+
+    def lag(self) -> Mapping[str, Any]:
+        return {"bytes": self._log.size()}
+
+    def drop(self) -> None:
+        """Nothing was made, so nothing is dropped."""
+
+    def close(self) -> None:
+        if self._spool is not None:
+            self._spool.close()
+            self._spool = None
+
+    # -- where the window begins --------------------------------------------------------------------------------
+
+    def _resume(self, after: Position | None) -> tuple[_After, Any]:
+        """Where to go on, and the digest of all bytes before it."""
+        if after is None:
+            return _After(), hashlib.sha256()
+        if after.kind != KIND or after.identity != {"path": self._label}:
+            found = f"the position is of {after.kind} {dict(after.identity)}"
+            raise IdentityChanged(f"resume {self._label}", found, "restore the path, or start anew with --full-refresh")
+        value = after.value
+        self._require_there(value["offset"])
+        sha256 = self._log.digest(value["offset"])
+        if sha256.hexdigest() != value["sha256"]:
+            found = f"its first {value['offset']} bytes are not those that were loaded: it was rewritten or replaced"
+            raise IdentityChanged(f"resume {self._label}", found, "bring the log back, or use --full-refresh")
+        tables = {name: _table_from(table) for name, table in value["tables"].items()}
+        return _After(value["offset"], value["commit"], value["lines"], tables), sha256
+
+    def _require_there(self, offset: int) -> None:
+        todo = "bring the log back, or use --full-refresh"
+        try:
+            size = self._log.path.stat().st_size
+        except FileNotFoundError as error:
+            raise Gap(f"resume {self._label}", f"the log is gone, {offset} bytes of it were loaded", todo) from error
+        if size < offset:
+            raise Gap(f"resume {self._label}", f"it has {size} bytes, and {offset} were loaded: it was cut off", todo)
+
+    def _position(self, survey: _Survey, sha256: Any, tables: Mapping[str, ChangeTable], epoch: int) -> Position:
+        value = {
+            "offset": survey.end,
+            "sha256": sha256.hexdigest(),
+            "commit": survey.mark,
+            "lines": survey.lines,
+            "tables": {name: _table_json(table) for name, table in tables.items()},
+        }
+        return Position(KIND, {"path": self._label}, value, epoch)
+
+    # -- first pass: where it ends, and the types ---------------------------------------------------------------
+
+    def _survey(self, start: int, mark: str, lines: int, size: int, limit: int | None) -> _Survey:
+        parser, survey = _Parser(self._log, self._wanted, lines), _Survey(start, mark, lines)
+        pending: dict[str, dict[str, Seen]] = {}  # of the transaction that no commit line has ended yet
+        for data, at in self._log.blocks(start, size):
+            block = parser.block(data, at)
+            commits, over = self._cut(block, survey, limit)
+            if commits:
+                over = self._advance(survey, block, commits, pending) or over
+                pending = {}
+            if over:
+                break
+            pending = _joined(pending, self._seen(block, len(commits), None))
+        survey.keys = parser.keys
+        return survey
+
+    def _cut(self, block: _Block, survey: _Survey, limit: int | None) -> tuple[list[_Commit], bool]:
+        """The commits of the block that belong to the window, and whether it is over with the last of them."""
+        commits, over = block.commits, False
+        if block.clash is not None and block.clash < len(commits):
+            commits, over = commits[: block.clash], True
+            if not commits and not survey.begun:
+                found = f"the key of a table changes inside commit {block.commits[0].mark}"
+                todo = "write one key for all changes of a table in a transaction"
+                raise SchemaBreak(f"read {self._label}", found, todo)
+        reached = [i for i, c in enumerate(commits) if limit is not None and c.changes >= limit]
+        return (commits[: reached[0] + 1], True) if reached else (commits, over)
+
+    def _advance(
+        self, survey: _Survey, block: _Block, commits: Sequence[_Commit], pending: Mapping[str, dict[str, Seen]]
+    ) -> bool:
+        """Take the transactions in; True if one of them has values whose types go with nothing before it."""
+        seen = _joined(pending, self._seen(block, 0, len(commits)))
+        if not _clash(survey.seen, seen):
+            survey.take(seen, commits[-1])
+            return False
+        for i, commit in enumerate(commits):
+            seen = _joined(pending if i == 0 else {}, self._seen(block, i, i + 1))
+            if survey.begun and _clash(survey.seen, seen):
+                return True
+            survey.take(seen, commit)
+        return False
+
+    def _seen(self, block: _Block, first: int, end: int | None) -> dict[str, dict[str, Seen]]:
+        """What the columns hold in transactions ``first`` to ``end`` of a block, by table."""
+        found = {}
+        for table, rows in block.tables.items():
+            texts = rows.texts(first, end)
+            if texts is not None:
+                left_out = {name: Seen(pa.null(), clash=JSON) for name in rows.unchanged}
+                data = Lines("\n".join(texts).encode() + b"\n", 0)
+                found[table] = united([_seen(self._log.input, data), left_out])
+        return found
+
+    def _settled(self, survey: _Survey, known: Mapping[str, ChangeTable]) -> dict[str, ChangeTable]:
+        """The tables of the window: columns as declared, else as before if the values fit, else as they were seen."""
+        return {name: self._table(name, seen, survey, known.get(name)) for name, seen in survey.seen.items()}
+
+    def _table(self, name: str, seen: Mapping[str, Seen], survey: _Survey, before: ChangeTable | None) -> ChangeTable:
+        expected = before.values if before else None
+        if expected is not None:
+            seen = united([{column: Seen(pa.null(), clash=JSON) for column in expected.names}, seen])
+            seen = {column: evolve(what, fits=_fits(what, column, expected)) for column, what in seen.items()}
+        check_names(self._log.input, list(seen))
+        types = {column: self._declared[full] for column in seen for full in (column, f"{name}.{column}")
+                 if full in self._declared}  # fmt: skip
+        return ChangeTable(settle(seen, types, expected), survey.keys.get(name, before.key if before else ()))
+
+    # -- second pass: the changes -------------------------------------------------------------------------------
+
+    def _fill(
+        self, spool: Spool, survey: _Survey, after: _After, tables: Mapping[str, ChangeTable], sha256: Any
+    ) -> None:
+        parser, begun, end = _Parser(self._log, self._wanted, after.lines), set[str](), after.offset
+        for data, at in self._log.blocks(after.offset, survey.end):
+            sha256.update(data)
+            end = at + len(data)
+            for name, rows in parser.block(data, at).tables.items():
+                shape = tables[name]
+                if name in begun:  # a later shape is what this block names; the spool unites them
+                    named = rows.columns | {*shape.key}
+                    shape = evolve(shape, values=pa.schema([f for f in shape.values if f.name in named]))
+                begun.add(name)
+                spool.add(name, shape, self._batch(rows, shape))
+        if end != survey.end or parser.open is not None:
+            todo = "append to the log, and never change what is in it"
+            raise SourceError(f"read {self._label}", "the log was changed while it was read", todo)
+        spool.commit()
+
+    def _batch(self, rows: _Rows, shape: ChangeTable) -> pa.RecordBatch:
+        """Without event ids: the spool gives them."""
+        key = [f for f in shape.values if f.name in shape.key]
+        columns = {
+            OPERATION: pa.array(rows.ops, pa.string()),
+            COMMIT: pa.array(rows.commits, pa.string()),
+            ORDINAL: pa.array(rows.ordinals, pa.int64()),
+            COMMITTED_AT: self._times(rows),
+            KEY: self._struct(rows, rows.keys, key),
+            UNCHANGED: _mask(rows, shape.values.names),
+            BEFORE: self._struct(rows, rows.before, list(shape.values)),
+            **dict(zip(shape.values.names, self._columns(rows, rows.values, list(shape.values)), strict=True)),
+        }
+        schema = pa.schema([f for f in batch_schema(shape) if f.name != EVENT_ID])
+        return pa.RecordBatch.from_arrays([columns[f.name] for f in schema], schema=schema)
+
+    def _times(self, rows: _Rows) -> pa.Array:
+        for i, text in enumerate(rows.times):
+            if text is not None and not _is_time(text):
+                found = f"line {rows.lines[i]} has an at that is no time with its zone"
+                raise self._log.input.bad(found, "write it as in 2026-01-31T12:00:00Z")
+        times = [None if text is None else datetime.fromisoformat(text).astimezone(UTC) for text in rows.times]
+        return pa.array(times, pa.timestamp("us", "UTC"))
+
+    def _struct(self, rows: _Rows, texts: Sequence[str | None], fields: Sequence[pa.Field]) -> pa.StructArray:
+        if not fields:
+            return pa.nulls(len(texts), pa.struct([]))
+        columns = self._columns(rows, [text or "{}" for text in texts], fields)
+        missing = pa.array([text is None for text in texts])
+        return pa.StructArray.from_arrays(columns, fields=[f.with_nullable(True) for f in fields], mask=missing)
+
+    def _columns(self, rows: _Rows, texts: Sequence[str], fields: Sequence[pa.Field]) -> Sequence[pa.Array]:
+        if not fields:
+            return []
+        schema = pa.schema([f.with_nullable(True) for f in fields])
+        if all(_simple(f.type) for f in fields):
+            batch = _fast("\n".join(texts).encode(), schema)
+            if batch is not None:
+                return list(batch.columns)
+        split = [_split(text) for text in texts]
+        return [self._column(rows, [one.get(f.name) for one in split], f) for f in fields]
+
+    def _column(self, rows: _Rows, texts: list[str | None], wanted: pa.Field) -> pa.Array:
+        try:
+            return _column(texts, wanted.type)
+        except BadValue as error:
+            found = f"line {rows.lines[error.index]}, column {wanted.name!r} holds no valid {wanted.type}"
+            todo = f"mend the line, or declare the column, as in columns: {{{wanted.name}: json}}"
+            raise self._log.input.bad(found, todo) from None
+
+
+def _is_time(text: Any) -> bool:
+    try:
+        return datetime.fromisoformat(text).tzinfo is not None
+    except (TypeError, ValueError):
+        return False
+
+
+def _mask(rows: _Rows, names: Sequence[str]) -> pa.StructArray:
+    """A column that an insert or update does not name was left out of it."""
+    kinds = list(dict.fromkeys(rows.given))
+    place = {given: i for i, given in enumerate(kinds)}
+    each = zip(rows.ops, rows.given, strict=True)
+    kind = pa.array([place[given] if op in (INSERT, UPDATE) else None for op, given in each], pa.int64())
+    columns = [pa.array([name not in given for given in kinds]).take(kind).fill_null(False) for name in names]
+    return mask_of(names, columns, len(rows.ops))
+
+
+def _joined(
+    left: Mapping[str, Mapping[str, Seen]], right: Mapping[str, Mapping[str, Seen]]
+) -> dict[str, dict[str, Seen]]:
+    return {table: united([left.get(table, {}), right.get(table, {})]) for table in {**left, **right}}
+
+
+def _clash(before: Mapping[str, Mapping[str, Seen]], seen: Mapping[str, Mapping[str, Seen]]) -> bool:
+    """True if a column would become json for want of a type in common, or may have done so just now."""
+    for table, columns in _joined(before, seen).items():
+        for name, what in columns.items():
+            had = before.get(table, {}).get(name)
+            if what.type == JSON and (had is None or had.type != JSON):
+                return True
+    return False
+
+
+def _table_json(table: ChangeTable) -> dict[str, Any]:
+    return {"columns": {f.name: named(f.type) for f in table.values}, "key": list(table.key)}
+
+
+def _table_from(data: Mapping[str, Any]) -> ChangeTable:
+    return ChangeTable(pa.schema([(name, parse(type_)) for name, type_ in data["columns"].items()]), tuple(data["key"]))
+
+
+class _TableStream:
+    """The changes of one table. See ``dpone.contract.Stream``."""
+
+    native: tuple[str, ...] = ()
+
+    def __init__(self, spool: Spool, table: str) -> None:
+        self._spool, self._table = spool, table
+        self.schema = batch_schema(spool.tables[table])
+
+    @property
+    def filtered(self) -> int:
+        return self._spool.filtered_of(self._table)
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        return self._spool.read(self._table)
+
+    def open_native(self, format: str) -> Iterator[bytes]:
+        raise SourceError("read a change log", f"native format {format!r} was asked for", "read batches")
