@@ -18,11 +18,13 @@ import tempfile
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar, Literal, TypeVar, get_args
 
+import attrs
 import pyarrow as pa
 import pyarrow.compute as pc
 from attrs import define, evolve, field, frozen
+from attrs.validators import and_, deep_iterable, deep_mapping, ge, in_, instance_of, matches_re, min_len, not_
 
 from dpone.changes import (
     BEFORE,
@@ -39,10 +41,193 @@ from dpone.changes import (
     batch_schema,
 )  # fmt: skip
 from dpone.contract import CDCReader, ChangeTable, Finding, Part, Stream, Window, WindowRequest
-from dpone.errors import ConfigError, DataError, SchemaBreak, SourceError
+from dpone.errors import ConfigError, DataError, DponeError, SchemaBreak, SourceError, StateError
 from dpone.evolution import join
 from dpone.pipeline import SourceSpec
 from dpone.position import Position
+
+# -- settings and offsets as JSON --------------------------------------------------------------------------------
+
+VERSION = 1
+_OF_SOURCE: Mapping[str, Any] = {"identity": True}
+_text: Any = and_(instance_of(str), min_len(1))
+_number: Any = and_(instance_of(int), not_(instance_of(bool)), ge(0))
+_lsn: Any = matches_re(r"[0-9A-F]{1,8}/[0-9A-F]{1,8}")
+_binary_lsn: Any = matches_re(r"0x[0-9A-F]{20}")
+
+
+def _texts(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+_names: Any = deep_iterable(_text, instance_of(tuple))
+Truncate = Literal["apply", "fail", "ignore"]
+_truncate: Any = in_(get_args(Truncate))
+J = TypeVar("J", bound="_Versioned")
+
+
+class _Versioned:
+    """An attrs class as JSON: ``version``, ``backend``, and its fields. ``kinds`` are the classes of a family by their
+    backend; ``error`` is raised for what is no such JSON."""
+
+    backend: ClassVar[str] = ""
+    what: ClassVar[str] = ""
+    error: ClassVar[type[DponeError]] = DponeError
+    kinds: ClassVar[dict[str, type[Any]]]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"version": VERSION, "backend": self.backend, **_plain(self)}
+
+    @classmethod
+    def from_json(cls: type[J], data: Any) -> J:
+        """The class of the data's backend. Raises ``error``."""
+        if not isinstance(data, Mapping):
+            raise cls._bad(f"no object but {type(data).__name__}")
+        if data.get("version") != VERSION or isinstance(data.get("version"), bool):
+            raise cls._bad(f"version {data.get('version')!r}, this dpone reads {VERSION}")
+        kind = cls.kinds.get(str(data.get("backend")))
+        if kind is None or not issubclass(kind, cls):
+            known = [name for name, one in cls.kinds.items() if issubclass(one, cls)]
+            raise cls._bad(f"backend {data.get('backend')!r}, known here: {', '.join(known)}")
+        given = {key: value for key, value in data.items() if key not in ("version", "backend")}
+        made: J = kind._made(given)
+        return made
+
+    @classmethod
+    def _made(cls: type[J], given: Mapping[str, Any]) -> J:
+        names = {f.name: f for f in attrs.fields(cls)}  # type: ignore[arg-type]  # every subclass is an attrs class
+        if unknown := sorted(set(given) - set(names)):
+            raise cls._bad(f"unknown key {', '.join(unknown)}")
+        required = {name for name, f in names.items() if f.default is attrs.NOTHING}
+        if missing := sorted(required - set(given)):
+            raise cls._bad(f"no {', '.join(missing)}")
+        try:
+            return cls(**given)
+        except (TypeError, ValueError) as error:
+            raise cls._bad(str(error.args[0] if error.args else error)) from error
+
+    @classmethod
+    def _bad(cls, found: str) -> DponeError:
+        todo = "use the dpone version that wrote it, or copy one that 'dpone state history' shows"
+        return cls.error(f"read {cls.what}", " ".join(found.split()), todo)
+
+
+def _plain(value: Any) -> dict[str, Any]:
+    return {name: _json(one) for name, one in attrs.asdict(value, recurse=False).items()}
+
+
+def _json(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return list(value)
+    return dict(value) if isinstance(value, Mapping) else value
+
+
+class CDCOffset(_Versioned):
+    """How far a change stream was read: resume strictly after it. Fields of the source's identity go into
+    ``Position.identity``, the others into its value; nothing is lost either way."""
+
+    what = "a change stream's offset"
+    error = StateError
+    kinds: ClassVar[dict[str, type[Any]]] = {}
+
+    def __init_subclass__(cls) -> None:
+        CDCOffset.kinds[cls.backend] = cls  # attrs makes the class anew once; the last one stays
+
+    def to_position(self, epoch: int = 0) -> Position:
+        fields = attrs.fields(type(self))  # type: ignore[arg-type]  # every subclass is an attrs class
+        mine, values = {f.name for f in fields if f.metadata.get("identity")}, _plain(self)
+        identity = {name: value for name, value in values.items() if name in mine}
+        value = {name: value for name, value in values.items() if name not in mine}
+        return Position(self.backend, identity, {"version": VERSION, **value}, epoch)
+
+    @classmethod
+    def from_position(cls: type[O], position: Position) -> O:
+        """Raises StateError for a position that no ``to_position`` made."""
+        if twice := sorted({*position.identity} & {*position.value}):
+            raise cls._bad(f"{', '.join(twice)} in identity and value")
+        return cls.from_json({**position.identity, **position.value, "backend": position.kind})
+
+
+O = TypeVar("O", bound=CDCOffset)  # noqa: E741  # an offset
+
+
+@frozen
+class PostgresLogicalOffset(CDCOffset):
+    """PG-17, PG-02: another system, timeline, database or slot is another stream. ``lsn``: the end of the last commit
+    (``16/B374D848``); rows of one transaction share an LSN, so nothing finer could be resumed."""
+
+    backend = "postgres_logical"
+    system_identifier: str = field(validator=_text, metadata=_OF_SOURCE)
+    timeline: int = field(validator=_number, metadata=_OF_SOURCE)
+    database: str = field(validator=_text, metadata=_OF_SOURCE)
+    slot: str = field(validator=_text, metadata=_OF_SOURCE)
+    plugin: str = field(validator=_text, metadata=_OF_SOURCE)
+    publication: str = field(validator=_text, metadata=_OF_SOURCE)
+    lsn: str = field(validator=_lsn)
+
+
+@frozen
+class MssqlCDCOffset(CDCOffset):
+    """SC-03, SC-08: ``lsn`` is the last commit LSN read whole (``0x`` and 20 hex digits); ``captures`` has the start LSN
+    of each capture instance read, so that one made anew is known."""
+
+    backend = "mssql_cdc"
+    database_guid: str = field(validator=_text, metadata=_OF_SOURCE)
+    recovery_fork: str = field(validator=_text, metadata=_OF_SOURCE)
+    lsn: str = field(validator=_binary_lsn)
+    captures: Mapping[str, str] = field(validator=deep_mapping(_text, _binary_lsn, instance_of(dict)))
+
+
+@frozen
+class MssqlChangeTrackingOffset(CDCOffset):
+    """CT-05, CT-09: a version for each table, so that a slow one holds no other back. A restored database has another
+    recovery fork, and its versions mean something else."""
+
+    backend = "mssql_change_tracking"
+    database_guid: str = field(validator=_text, metadata=_OF_SOURCE)
+    recovery_fork: str = field(validator=_text, metadata=_OF_SOURCE)
+    versions: Mapping[str, int] = field(validator=deep_mapping(_text, _number, instance_of(dict)))
+
+
+class CDCConfig(_Versioned):
+    """What a change stream needs at its source, as ``dpone cdc-plan`` prints it."""
+
+    what = "the settings of a change stream"
+    error = ConfigError
+    kinds: ClassVar[dict[str, type[Any]]] = {}
+
+    def __init_subclass__(cls) -> None:
+        CDCConfig.kinds[cls.backend] = cls
+
+
+@frozen
+class PostgresLogicalConfig(CDCConfig):
+    """truncate: what a TRUNCATE in the stream does (PG-12)."""
+
+    backend = "postgres_logical"
+    slot: str = field(validator=_text)
+    publication: str = field(validator=_text)
+    tables: tuple[str, ...] = field(converter=_texts, validator=_names)
+    plugin: str = field(default="pgoutput", validator=_text)
+    truncate: Truncate = field(default="fail", validator=_truncate)
+
+
+@frozen
+class MssqlCDCConfig(CDCConfig):
+    """captures: capture instances; empty: the one of each table that fits. TRUNCATE is refused on such tables (SC-15)."""
+
+    backend = "mssql_cdc"
+    tables: tuple[str, ...] = field(converter=_texts, validator=_names)
+    captures: tuple[str, ...] = field(default=(), converter=_texts, validator=_names)
+
+
+@frozen
+class MssqlChangeTrackingConfig(CDCConfig):
+    """A table truncated at the source begins its versions anew (CT-01), so there is no policy for it."""
+
+    backend = "mssql_change_tracking"
+    tables: tuple[str, ...] = field(converter=_texts, validator=_names)
+
 
 # -- shapes -----------------------------------------------------------------------------------------------------
 
@@ -53,7 +238,8 @@ def unite(left: ChangeTable, right: ChangeTable) -> ChangeTable | None:
         return None
     names = [*left.values.names, *(n for n in right.values.names if n not in left.values.names)]
     fields = [_united(_field(left.values, name), _field(right.values, name)) for name in names]
-    return None if None in fields else ChangeTable(pa.schema(fields), left.key)
+    given = [f for f in fields if f is not None]
+    return ChangeTable(pa.schema(given), left.key) if len(given) == len(fields) else None
 
 
 def _field(schema: pa.Schema, name: str) -> pa.Field | None:

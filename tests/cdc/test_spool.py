@@ -1,0 +1,174 @@
+"""The spool: uniting of shapes, order, duplicates, and its bounds."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from dpone.cdc import Spool, unite
+from dpone.changes import EVENT_ID, batch_schema
+from dpone.contract import ChangeTable
+from dpone.errors import DataError, SchemaBreak
+
+
+def shape(key: tuple[str, ...] = ("id",), **types: pa.DataType) -> ChangeTable:
+    return ChangeTable(pa.schema([pa.field(n, t, nullable=False) for n, t in types.items()]), key)
+
+
+V1 = shape(id=pa.int32(), a=pa.string())
+V2 = shape(id=pa.int64(), a=pa.string(), b=pa.string())
+
+
+def batch(table: ChangeTable, *rows: Mapping[str, Any]) -> pa.RecordBatch:
+    """Rows of op, commit, ordinal and the values that are given."""
+    schema = pa.schema([f for f in batch_schema(table) if f.name != EVENT_ID])
+    long = {"op": "__dpone__op", "commit": "__dpone__commit", "n": "__dpone__ordinal", "key": "__dpone__key",
+            "before": "__dpone__before", "unchanged": "__dpone__unchanged"}  # fmt: skip
+    data = [{"__dpone__op": "insert", **{long.get(k, k): v for k, v in row.items()}} for row in rows]
+    return pa.RecordBatch.from_pylist(data, schema)
+
+
+def row(commit: str, n: int, id: int, **more: Any) -> dict[str, Any]:
+    return {"commit": commit, "n": n, "id": id, **more}
+
+
+@pytest.fixture
+def spool() -> Iterator[Spool]:
+    made = Spool("log", after="2")
+    yield made
+    made.close()
+
+
+def read(spool: Spool, table: str = "t") -> list[dict[str, Any]]:
+    return [row for part in spool.read(table) for row in part.to_pylist()]
+
+
+def ids(spool: Spool) -> list[str]:
+    return [row["__dpone__event_id"] for row in read(spool)]
+
+
+def test_shapes_are_united(spool: Spool) -> None:
+    """A column that came later is NULL and marked unchanged in older rows; a type that grew is the wider one."""
+    assert spool.add("t", V1, batch(V1, row("3", 1, 1, a="x")))
+    assert spool.add("t", V2, batch(V2, row("4", 1, 2**40, a="y", b="z")))
+    assert spool.add("t", V1, batch(V1, row("5", 1, 1, op="delete", key={"id": 1})))
+    spool.commit()
+    assert spool.tables["t"].values == pa.schema(
+        [pa.field("id", pa.int64(), False), pa.field("a", pa.string(), False), pa.field("b", pa.string())]
+    )
+    old, new, gone = read(spool)
+    assert (old["id"], old["b"], old["__dpone__unchanged"]) == (1, None, {"id": False, "a": False, "b": True})
+    assert (new["id"], new["b"], new["__dpone__unchanged"]) == (2**40, "z", None)
+    assert (gone["__dpone__key"], gone["__dpone__unchanged"]) == ({"id": 1}, None)
+    assert spool.changes == 3
+
+
+def test_a_mask_of_the_source_survives_uniting(spool: Spool) -> None:
+    """What the log left out stays marked when the shape grows, and before-images keep their values."""
+    given = row("3", 1, 1, op="update", a=None, unchanged={"id": False, "a": True}, before={"id": 1, "a": "old"})
+    spool.add("t", V1, batch(V1, given))
+    spool.add("t", V2, batch(V2, row("4", 1, 2, a="y", b="z")))
+    spool.commit()
+    first = read(spool)[0]
+    assert first["__dpone__unchanged"] == {"id": False, "a": True, "b": True}
+    assert first["__dpone__before"] == {"id": 1, "a": "old", "b": None}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [shape(id=pa.int32(), a=pa.int64()), shape(("a",), id=pa.int32(), a=pa.string()), shape((), id=pa.int32())],
+    ids=["type", "another key", "no key"],
+)
+def test_shapes_that_cannot_be_united_end_the_window(spool: Spool, other: ChangeTable) -> None:
+    """The window ends with the last commit before the new shape; what came after it is not handed out."""
+    assert unite(V1, other) is None
+    spool.add("t", V1, batch(V1, row("3", 1, 1, a="x")))
+    spool.commit()
+    spool.add("t", V1, batch(V1, row("4", 1, 2, a="y")))
+    assert spool.add("t", other, batch(other, row("4", 2, 3))) is False
+    assert ids(spool) == ["log/3/1"]
+    assert (spool.tables["t"], spool.changes) == (V1, 1)
+
+
+def test_two_shapes_in_the_first_transaction_stop(spool: Spool) -> None:
+    """A transaction is never split: if it is the first of the window and has two shapes, a person must decide."""
+    other = shape(id=pa.int32(), a=pa.int64())
+    spool.add("t", V1, batch(V1, row("3", 1, 1, a="x")))
+    with pytest.raises(SchemaBreak, match="two shapes"):
+        spool.add("t", other, batch(other, row("3", 2, 2, a=1)))
+
+
+def test_rows_after_the_last_commit_are_not_there(spool: Spool) -> None:
+    """A table whose only changes are of an unfinished transaction is not in the window."""
+    spool.add("t", V1, batch(V1, row("3", 1, 1, a="x")))
+    spool.commit()
+    spool.add("t", V1, batch(V1, row("4", 1, 2, a="y")))
+    spool.add("u", V1, batch(V1, row("4", 2, 2, a="y")))
+    assert ids(spool) == ["log/3/1"]
+    assert list(spool.tables) == ["t"]
+
+
+def test_changes_up_to_the_position_are_dropped_and_counted(spool: Spool) -> None:
+    """What the journal has already is delivered again after a crash of the source; it is filtered, not loaded."""
+    spool.add("t", V1, batch(V1, row("1", 1, 1, a="x"), row("2", 9, 2, a="y"), row("3", 1, 3, a="z")))
+    spool.commit()
+    assert (ids(spool), spool.filtered_of("t"), spool.filtered) == (["log/3/1"], 2, 2)
+
+
+def test_a_change_above_the_bound_is_an_error() -> None:
+    """The end of a window is fixed before it is read."""
+    spool = Spool("log", upto="3")
+    with pytest.raises(DataError, match="later commit than 3"):
+        spool.add("t", V1, batch(V1, row("3", 1, 1, a="x"), row("4", 1, 2, a="y")))
+    spool.close()
+
+
+@pytest.mark.parametrize("apart", [True, False], ids=["in two batches", "in one batch"])
+def test_an_event_delivered_twice_is_dropped(spool: Spool, apart: bool) -> None:
+    """The same commit and ordinal with the same content is one change, however many others lie between."""
+    rows = [row(c, n, n, a=c) for c in ("3", "4", "5") for n in (1, 2, 3)]
+    again = [row("3", 3, 3, a="3"), row("5", 3, 3, a="5"), row("6", 1, 1, a="6")]
+    for part in ([rows[:4], rows[4:], again] if apart else [rows + again]):
+        spool.add("t", V1, batch(V1, *part))
+    spool.commit()
+    assert ids(spool) == [f"log/{c}/{n}" for c in "345" for n in (1, 2, 3)] + ["log/6/1"]
+    assert spool.filtered == 2
+
+
+@pytest.mark.parametrize("apart", [True, False], ids=["in two batches", "in one batch"])
+@pytest.mark.parametrize("changed", [{"a": "other"}, {"op": "delete", "a": None}, {"a": None}], ids=str)
+def test_one_event_with_two_contents_is_an_error(spool: Spool, apart: bool, changed: dict[str, Any]) -> None:
+    """An event id is one change: with other content somebody is wrong, and nobody knows who."""
+    rows: Sequence[dict[str, Any]] = [row("3", 1, 0, a="x"), row("4", 1, 2, a="y"), row("3", 1, 0, **{"a": "x", **changed})]
+    with pytest.raises(DataError, match="event log/3/1 was delivered twice, with different content"):
+        for part in ([rows[:2], rows[2:]] if apart else [rows]):
+            spool.add("t", V1, batch(V1, *part))
+
+
+def test_zero_is_not_nothing_in_a_before_image(spool: Spool) -> None:
+    """Two deliveries that differ by 0 and NULL in a before-image differ."""
+    number = shape(id=pa.int32(), a=pa.int32())
+    with pytest.raises(DataError, match="different content"):
+        for value in (0, None):
+            spool.add("t", number, batch(number, row("3", 1, 1, a=1, before={"id": 1, "a": value})))
+
+
+def test_order_never_goes_backwards(spool: Spool) -> None:
+    """A change that comes after a later one, and was never seen, is out of order."""
+    spool.add("t", V1, batch(V1, row("3", 1, 1, a="x"), row("3", 3, 1, a="x")))
+    with pytest.raises(DataError, match="log/3/2 comes after a later one"):
+        spool.add("t", V1, batch(V1, row("3", 2, 2, a="y")))
+
+
+def test_a_killed_process_leaves_no_spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file has no name on the disk, so that nothing is left for anybody to sweep."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    spool = Spool("log")
+    spool.add("t", V1, batch(V1, row("3", 1, 1, a="x")))
+    assert os.listdir(tmp_path) == []
+    spool.close()
