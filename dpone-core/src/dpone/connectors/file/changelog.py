@@ -266,11 +266,11 @@ class _Survey:
     seen: dict[str, dict[str, Seen]] = field(factory=dict)
     keys: dict[str, tuple[str, ...]] = field(factory=dict)
 
-    def take(self, seen: Mapping[str, dict[str, Seen]], last: _Commit) -> None:
-        """The transactions up to a commit line."""
-        self.seen, self.begun = _joined(self.seen, seen), True
+    def take(self, seen: Mapping[str, dict[str, Seen]], commits: Sequence[_Commit]) -> None:
+        """Transactions, and what they hold. One that was delivered again has a lower mark than those before it."""
+        self.seen, self.begun, last = _joined(self.seen, seen), True, commits[-1]
         self.end, self.lines, self.changes = last.end, last.lines, last.changes
-        self.mark = max(self.mark, last.mark)
+        self.mark = max(self.mark, *(commit.mark for commit in commits))
 
 
 class FileChangeLog:
@@ -408,13 +408,13 @@ class FileChangeLog:
         """Take the transactions in; True if one of them has values whose types go with nothing before it."""
         seen = _joined(pending, self._seen(block, 0, len(commits)))
         if not _clash(survey.seen, seen):
-            survey.take(seen, commits[-1])
+            survey.take(seen, commits)
             return False
         for i, commit in enumerate(commits):
             seen = _joined(pending if i == 0 else {}, self._seen(block, i, i + 1))
             if survey.begun and _clash(survey.seen, seen):
                 return True
-            survey.take(seen, commit)
+            survey.take(seen, [commit])
         return False
 
     def _seen(self, block: _Block, first: int, end: int | None) -> dict[str, dict[str, Seen]]:

@@ -1,0 +1,344 @@
+"""The reader of a JSON Lines change log."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from tests.cdc.log import delete, events, insert, orders, transaction, update, write
+
+from dpone.connectors.file.changelog import FileChangeLog
+from dpone.connectors.file.config import FileSourceOptions
+from dpone.contract import ChangeWindow
+from dpone.errors import DataError, DponeError, Gap, IdentityChanged, SchemaBreak, SourceError
+from dpone.pipeline import SourceSpec
+from dpone.position import Position
+from dpone.schema import Name
+
+ID = {"id": 1}
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    return tmp_path / "log.jsonl"
+
+
+@pytest.fixture
+def reader(log: Path) -> Iterator[Callable[..., FileChangeLog]]:
+    made: list[FileChangeLog] = []
+
+    def make(table: str | None = None, **options: Any) -> FileChangeLog:
+        name = Name.parse(table) if table else None
+        spec = SourceSpec("file", path=log.name, table=name, options=FileSourceOptions(**options), base=log.parent)
+        made.append(FileChangeLog(spec))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+def read(reader: FileChangeLog, table: str) -> list[dict[str, Any]]:
+    with reader.read(table) as stream:
+        return [row for batch in stream.batches() for row in batch.to_pylist()]
+
+
+def taken(reader: FileChangeLog, window: ChangeWindow) -> dict[str, list[tuple[str, str]]]:
+    return {t: [(r["__dpone__event_id"], r["__dpone__op"]) for r in read(reader, t)] for t in window.tables}
+
+
+def test_a_window_holds_whole_transactions_of_every_table(log: Path, reader: Callable[..., FileChangeLog]) -> None:
+    """All changes of all tables, each once and in order, numbered over the tables of its commit."""
+    write(log, orders(1, 40, "01"), orders(41, 60, "02"))
+    one = reader(block_bytes=4096)
+    window = one.window(None, None)
+    assert taken(one, window) == events(log.read_text().splitlines(), "file_changelog:log.jsonl", window.tables)
+    assert (sorted(window.tables), window.commits, window.changes) == (["customers", "orders"], ("", "02"), 80)
+    assert window.caught_up
+    row = read(one, "orders")[4]
+    assert (row["id"], row["name"], row["note"]) == (5, 'n5, "é"', None)
+
+
+@pytest.mark.parametrize("tail", [orders(9, 12, "02").rpartition('{"')[0], '{"op": "insert", "tab', '{"op": "commit"'])
+def test_a_tail_without_its_commit_is_not_there_yet(
+    log: Path, reader: Callable[..., FileChangeLog], tail: str
+) -> None:
+    """Changes that no commit line has ended, and a cut line, are left for the next window, which has them once."""
+    write(log, orders(1, 8, "01"), tail)
+    one = reader()
+    window = one.window(None, None)
+    assert (window.commits, window.changes, window.caught_up) == (("", "01"), 10, False)
+    log.write_text(orders(1, 8, "01") + orders(9, 12, "02"))
+    second = one.window(window.position, None)
+    assert (second.commits, second.changes, second.caught_up) == (("01", "02"), 6, True)
+
+
+@pytest.mark.parametrize(("limit", "commits"), [(1, "01"), (4, "01"), (5, "02"), (8, "02"), (9, "03"), (99, "03")])
+def test_a_limit_never_splits_a_transaction(
+    log: Path, reader: Callable[..., FileChangeLog], limit: int, commits: str
+) -> None:
+    """The limit is looked at where a transaction ends; a window has at least one."""
+    for n, commit in enumerate(("01", "02", "03")):
+        write(log, transaction(commit, *(insert("t", {"id": 4 * n + i}) for i in range(4))))
+    window = reader(block_bytes=4096).window(None, limit)
+    assert window.commits == ("", commits)
+    assert window.changes == 4 * int(commits)
+
+
+def test_windows_one_after_another_are_the_log(log: Path, reader: Callable[..., FileChangeLog]) -> None:
+    """With any limit, the windows together have each change once; positions survive JSON."""
+    write(log, *(orders(10 * i, 10 * i + 9, f"{i:03}") for i in range(1, 8)))
+    one, after = reader(block_bytes=4096), None
+    found: dict[str, list[tuple[str, str]]] = {"orders": [], "customers": []}
+    while True:
+        window = one.window(after, 15)
+        if after == window.position:
+            break
+        for table, changes in taken(one, window).items():
+            found[table] += changes
+        after = Position.loads(window.position.dumps())
+    assert found == events(log.read_text().splitlines(), "file_changelog:log.jsonl", found)
+    assert window.tables == {}
+
+
+def test_what_a_line_leaves_out_is_unchanged(log: Path, reader: Callable[..., FileChangeLog]) -> None:
+    """A column that an update does not name is marked, not nulled; one named as unchanged belongs to the table too."""
+    write(log, transaction("1", insert("t", ID, a="x", b=None), update("t", ID, a="y"),
+                           {**update("t", ID, a="z"), "unchanged": ["photo"]}))  # fmt: skip
+    one = reader()
+    window = one.window(None, None)
+    assert window.tables["t"].values.names == ["id", "a", "b", "photo"]
+    masks = [row["__dpone__unchanged"] for row in read(one, "t")]
+    left = [[name for name, left in (mask or {}).items() if left] for mask in masks]
+    assert left == [["photo"], ["b", "photo"], ["b", "photo"]]
+    assert [row["id"] for row in read(one, "t")] == [1, 1, 1]
+
+
+def test_operations_keys_and_before_images(log: Path, reader: Callable[..., FileChangeLog]) -> None:
+    """Insert, update of the key, delete and truncate, each with what the log says of it."""
+    write(log, transaction("1", insert("t", ID, a=1.5), update("t", ID, id=2, a=2.5), delete("t", {"id": 2}, id=2, a=2.5),
+                           {"op": "truncate", "table": "t"}, at="2026-01-31T12:00:00+01:00"))  # fmt: skip
+    one = reader()
+    assert one.window(None, None).tables["t"].key == ("id",)
+    made, moved, gone, emptied = read(one, "t")
+    assert (made["__dpone__key"], made["id"], made["a"]) == (None, 1, 1.5)
+    assert (moved["__dpone__key"], moved["id"]) == ({"id": 1}, 2)
+    assert (gone["__dpone__key"], gone["id"], gone["__dpone__before"]) == ({"id": 2}, None, {"id": 2, "a": 2.5})
+    assert (emptied["__dpone__op"], emptied["__dpone__key"], emptied["id"]) == ("truncate", None, None)
+    assert made["__dpone__committed_at"].isoformat() == "2026-01-31T11:00:00+00:00"
+
+
+def test_shapes_unite_inside_a_window_and_across(log: Path, reader: Callable[..., FileChangeLog]) -> None:
+    """Blocks with other columns become one table; a later window still knows what it no longer sees."""
+    write(log, *(transaction(f"{i:03}", insert("t", {"id": i}, **{f"c{i // 50}": "x" * 40})) for i in range(200)))
+    one = reader(block_bytes=4096)
+    first = one.window(None, None)
+    assert first.tables["t"].values.names == ["id", "c0", "c1", "c2", "c3"]
+    rows = read(one, "t")
+    assert [[n for n, left in r["__dpone__unchanged"].items() if not left] for r in rows] == [
+        ["id", f"c{i // 50}"] for i in range(200)
+    ]
+    write(log, transaction("200", insert("t", {"id": 200}, new=1)))
+    second = one.window(first.position, None)
+    assert second.tables["t"].values.names == ["id", "c0", "c1", "c2", "c3", "new"]
+
+
+@pytest.mark.parametrize("block", [4096, 1 << 19])
+def test_a_type_that_goes_with_nothing_ends_the_window(
+    log: Path, reader: Callable[..., FileChangeLog], block: int
+) -> None:
+    """The window ends before the transaction whose values no type holds together with those before it."""
+    write(log, *(transaction(f"{i:03}", insert("t", {"id": i}, a=i)) for i in range(90)))
+    write(log, transaction("090", insert("t", {"id": 90}, a="text")), transaction("091", insert("t", {"id": 91}, a=1)))
+    one = reader(block_bytes=block)
+    first = one.window(None, None)
+    assert (first.commits, first.tables["t"].values.field("a").type, first.caught_up) == (("", "089"), pa.int64(), False)
+    second = one.window(first.position, None)
+    assert (second.commits, second.tables["t"].values.field("a").type) == (("089", "090"), pa.string())
+
+
+def test_numbers_widen_inside_a_window(log: Path, reader: Callable[..., FileChangeLog]) -> None:
+    """Whole numbers and fractions are one column of doubles, as in a JSON Lines file."""
+    write(log, transaction("1", insert("t", ID, a=1)), transaction("2", insert("t", {"id": 2}, a=2.5)))
+    one = reader()
+    assert one.window(None, None).tables["t"].values.field("a").type == pa.float64()
+    assert [row["a"] for row in read(one, "t")] == [1.0, 2.5]
+
+
+def test_declared_types_are_used(log: Path, reader: Callable[..., FileChangeLog]) -> None:
+    """A column is read as declared, for all tables or for one."""
+    write(log, transaction("1", insert("t", ID, a=1, b="2026-01-31"), insert("u", ID, a=1)))
+    one = reader(columns={"a": "string", "t.a": "decimal(9,2)", "b": "date"})
+    window = one.window(None, None)
+    assert window.tables["t"].values.types == [pa.int64(), pa.decimal128(9, 2), pa.date32()]
+    assert window.tables["u"].values.types == [pa.int64(), pa.string()]
+    assert str(read(one, "t")[0]["a"]) == "1.00"
+
+
+def test_another_key_ends_the_window(log: Path, reader: Callable[..., FileChangeLog]) -> None:
+    """Rows told by other columns are not those before: the window ends there."""
+    write(log, transaction("1", insert("t", ID, a=1)), transaction("2", insert("t", {"a": 1}, id=2)))
+    one = reader()
+    first = one.window(None, None)
+    assert (first.commits, first.tables["t"].key) == (("", "1"), ("id",))
+    assert one.window(first.position, None).tables["t"].key == ("a",)
+    log.write_text(transaction("1", insert("t", ID, a=1), insert("t", {"a": 1}, id=2)))
+    with pytest.raises(SchemaBreak, match="key of a table changes inside commit 1"):
+        one.window(None, None)
+
+
+def test_transactions_delivered_again_are_left_out(log: Path, reader: Callable[..., FileChangeLog]) -> None:
+    """A writer that repeats itself after a crash: inside a window and across windows each change counts once."""
+    write(log, orders(1, 9, "01"), orders(10, 12, "02"), orders(1, 9, "01"))
+    one = reader()
+    first = one.window(None, None)
+    assert (first.changes, first.commits) == (16, ("", "02"))
+    assert "12 changes had been delivered before" in first.proof
+    write(log, orders(10, 12, "02"), orders(13, 14, "03"))
+    second = one.window(first.position, None)
+    assert (second.changes, second.commits) == (2, ("02", "03"))
+    with one.read("orders") as stream:
+        assert stream.filtered == 3
+
+
+def test_one_event_with_two_contents_stops(log: Path, reader: Callable[..., FileChangeLog]) -> None:
+    """The same commit with other values is not the same commit."""
+    write(log, transaction("1", insert("t", ID, a="x")), transaction("1", insert("t", ID, a="y")))
+    with pytest.raises(DataError, match="delivered twice, with different content"):
+        reader().window(None, None)
+
+
+def test_a_log_without_anything_new_keeps_its_position(log: Path, reader: Callable[..., FileChangeLog]) -> None:
+    """An empty log, and one that did not grow: a window without tables, the position as before."""
+    log.touch()
+    one = reader()
+    empty = one.window(None, None)
+    assert (empty.tables, empty.changes, empty.position) == ({}, 0, one.create())
+    write(log, orders(1, 4, "01"))
+    first = one.window(empty.position, None)
+    assert one.window(first.position, None).position == first.position
+
+
+def rewritten(log: Path) -> None:
+    text = log.read_text()
+    log.write_text(text.replace("note 2", "nope 2"))
+
+
+def replaced(log: Path) -> None:
+    log.unlink()
+    write(log, orders(500, 600, "01"))
+
+
+def cut(log: Path) -> None:
+    log.write_bytes(log.read_bytes()[:-10])
+
+
+@pytest.mark.parametrize(
+    ("harm", "error"),
+    [(rewritten, IdentityChanged), (replaced, IdentityChanged), (cut, Gap), (Path.unlink, Gap)],
+    ids=["rewritten", "replaced", "cut", "gone"],
+)
+def test_a_log_that_is_not_what_was_loaded_stops(
+    log: Path, reader: Callable[..., FileChangeLog], harm: Callable[[Path], None], error: type[DponeError]
+) -> None:
+    """A log that was rewritten (also letter for letter), replaced, cut off or removed is never read on."""
+    write(log, orders(1, 9, "01"), orders(10, 20, "02"))
+    position = reader().window(None, None).position
+    harm(log)
+    for _ in range(2):
+        with pytest.raises(error, match=r"resume log.jsonl: .+; bring the log back, or use --full-refresh"):
+            reader().window(position, None)
+
+
+def test_another_path_is_another_log(log: Path, reader: Callable[..., FileChangeLog]) -> None:
+    """A position of another log, or of something else, is refused."""
+    write(log, orders(1, 2, "01"))
+    position = reader().window(None, None).position
+    other = Position(position.kind, {"path": "other.jsonl"}, position.value)
+    for wrong in (other, Position("files", {"path": "log.jsonl"}, {"files": {}})):
+        with pytest.raises(IdentityChanged):
+            reader().window(wrong, None)
+
+
+def test_a_log_that_is_not_there_is_a_source_error(reader: Callable[..., FileChangeLog]) -> None:
+    """Before the first load, a missing log may be a wrong path: no traceback."""
+    with pytest.raises(SourceError, match=r"read log.jsonl: .*[Nn]o such file"):
+        reader().window(None, None)
+    [finding] = reader().check()
+    assert finding.ok is False
+
+
+def line(**row: Any) -> str:
+    given = {"op": "insert", "table": "t", "commit": "1", "key": ID, "values": ID, **row}
+    return json.dumps({k: v for k, v in given.items() if v is not ...}) + "\n"
+
+
+END = '{"op": "commit", "commit": "1"}\n'
+WRONG: Mapping[str, tuple[str, str]] = {
+    "no JSON": ("{oops}\n", "line 1 is no JSON object"),
+    "a key twice": ('{"op": "insert", "op": "update"}\n', "or a key twice"),
+    "no object": ("[]\n", "line 1 is no JSON object"),
+    "no commit": (line(commit=...), "has no commit"),
+    "a commit in another": (line() + line(commit="2"), "line 2 is of commit 2 inside the transaction 1"),
+    "an unknown key": (line(vlaues=ID), "unknown key 'vlaues'"),
+    "an unknown op": (line(op="upsert"), "has no known op"),
+    "no table": (line(table=...), "names no table"),
+    "no values": (line(values=...), "is an insert without values"),
+    "values that are none": (line(values=[1]), "has a values that is no object"),
+    "a delete with values": (line(op="delete"), "is a delete with values"),
+    "both": (line(unchanged=["id"]), "unchanged columns, or values of them"),
+    "a strange time": (line(at="yesterday"), "line 1 has an at that is no time"),
+    "a time without zone": (line(at="2026-01-31T12:00:00"), "line 1 has an at that is no time"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_a_wrong_line_is_named(log: Path, reader: Callable[..., FileChangeLog], what: str) -> None:
+    """One line of message with the number of the line, and no value of it."""
+    text, found = WRONG[what]
+    log.write_text(text + END)
+    with pytest.raises(DataError) as caught:
+        reader().window(None, None)
+    assert found in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_wrong_line_of_a_later_window_has_its_number(log: Path, reader: Callable[..., FileChangeLog]) -> None:
+    """Lines are counted from the log's beginning, whatever was read before."""
+    write(log, orders(1, 4, "01"))
+    position = reader().window(None, None).position
+    write(log, "{}\n")
+    with pytest.raises(DataError, match="line 7 has no commit"):
+        reader().window(position, None)
+
+
+def test_a_value_that_does_not_fit_is_named(log: Path, reader: Callable[..., FileChangeLog]) -> None:
+    """A value that is not of its declared type: line and column, never the value."""
+    write(log, transaction("1", insert("t", ID, a="5"), insert("t", {"id": 2}, a="secret")))
+    with pytest.raises(DataError, match="line 2, column 'a' holds no valid int64") as caught:
+        reader(columns={"a": "int64"}).window(None, None)
+    assert "secret" not in str(caught.value)
+
+
+def test_only_the_tables_asked_for_are_read(log: Path, reader: Callable[..., FileChangeLog]) -> None:
+    """By name or by glob; ordinals count the others too, so that an event has one name whoever reads it."""
+    write(log, orders(1, 6, "01"))
+    one = reader("orders")
+    assert list(one.window(None, None).tables) == ["orders"]
+    assert [row["__dpone__ordinal"] for row in read(one, "orders")] == [1, 2, 3, 5, 6, 7]
+    assert list(reader("c*").window(None, None).tables) == ["customers"]
+
+
+def test_what_a_file_cannot_do_is_said(log: Path, reader: Callable[..., FileChangeLog]) -> None:
+    """No setup, nothing to drop, and a lag in bytes."""
+    write(log, orders(1, 6, "01"))
+    one = reader()
+    one.ack(one.window(None, None).position)
+    one.drop()
+    assert one.setup_plan() == []
+    assert one.lag() == {"bytes": log.stat().st_size}
+    assert one.check()[0].found == "8 changes of orders, customers up to commit 01"
