@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 from attrs import frozen
-from tests.engine.project import KILLED, Project, Row, mark, memory_folder, rows, zygote
+from tests.cdc.log import delete, events, orders, transaction, update, write
+from tests.engine.project import KILLED, TABLES, ChangeProject, Project, Row, mark, memory_folder, rows, zygote
 
 from dpone.observe.events import STEPS
 
@@ -26,6 +27,7 @@ STRATEGIES: Mapping[str, Mapping[str, Any]] = {
     "partition_replace": {"mode": "partition_replace", "partition": "day"},
     "snapshot_diff": {"mode": "snapshot_diff", "key": ["id"], "max_delete_share": 1.0},
     "scd2": {"mode": "scd2", "key": ["id"]},
+    "changes": {"mode": "append"},  # a change stream of two tables, whose changes are appended
 }
 # Two parts of two and more batches each. These are in the second batch, and in the second part.
 WITHIN = (("batch", 2), ("part_started", 2), ("batch", 4), ("part_staged", 2))
@@ -50,6 +52,8 @@ class Scenario:
 
 
 def scenario(folder: Path, target: str, mode: str, earlier: bool) -> Scenario:
+    if mode == "changes":
+        return _changing(ChangeProject(folder, STRATEGIES[mode]).save(), earlier)
     project = Project(folder, STRATEGIES[mode], target, "sqlite" if target == "sqlite" else "file").save()
     day = 2 if mode in ("replace", "partition_replace") else 1
     a, b = rows(1, 250, day), rows(251, 400, day)
@@ -80,6 +84,25 @@ def scenario(folder: Path, target: str, mode: str, earlier: bool) -> Scenario:
         return Scenario(project, a + b, sorted(versions, key=lambda r: r[0]), 2)
     merged = {row[0]: row for row in [*a, *b, *changed, *c]}
     return Scenario(project, a + b, sorted(merged.values(), key=lambda r: r[0]), 2)
+
+
+def _changing(project: ChangeProject, earlier: bool) -> Scenario:
+    before: list[Row] = []
+    write(project.log, orders(1, 120, "01"), orders(121, 250, "02"))
+    if earlier:
+        project.load()
+        before = _changes(project)
+        gone = [delete("customers", {"cid": i}) for i in range(3, 100, 3)]
+        write(project.log, transaction("03", *gone, *(update("orders", {"id": i}, note="new") for i in range(1, 60))))
+        write(project.log, orders(251, 400, "04"))
+    write(project.log, orders(401, 402, "05").rpartition('{"op": "commit"')[0])  # not there yet
+    return Scenario(project, before, _changes(project), 2 if earlier else 1)
+
+
+def _changes(project: ChangeProject) -> list[Row]:
+    """Those of whole transactions, sorted by event."""
+    found = events(project.log.read_text().splitlines(), "file_changelog:log.jsonl", TABLES)
+    return sorted((event, op, table) for table, changes in found.items() for event, op in changes)
 
 
 def _replacing(project: Project) -> Scenario:
@@ -202,6 +225,7 @@ def kill_inside(
     return int(free["count"])
 
 
+_GATE = ("load_opened", "part_staged", "commit_started", "committed", "state_saved", "acknowledged")
 SMOKE = [
     *itertools.product([("sqlite", "merge", True)], [("batch", 4), ("part_staged", 1), ("committed", 1)]),
     *itertools.product([("sqlite", "append", True)], [("commit_started", 1), ("committed", 1), ("state_saved", 1)]),
@@ -210,6 +234,7 @@ SMOKE = [
     *itertools.product([("sqlite", "partition_replace", True)], [("commit_started", 1), ("committed", 1)]),
     *itertools.product([("sqlite", "snapshot_diff", True)], [("part_staged", 1), ("committed", 1)]),
     *itertools.product([("sqlite", "scd2", True)], [("part_staged", 2), ("committed", 1)]),
+    *itertools.product([("sqlite", "changes", True)], [(step, 1) for step in STEPS if step in _GATE]),
     *itertools.product([("file", "append", True)], [("part_staged", 1), ("committed", 1)]),
     *itertools.product([("file", "full_refresh", False)], [("load_opened", 1), ("state_saved", 1)]),
 ]

@@ -6,10 +6,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from dpone.connectors.file.changelog import FileChangeLog
 from dpone.connectors.file.source import FileSource
 from dpone.connectors.sqlite.sink import SqliteSink
 from dpone.connectors.sqlite.state import SqliteState
@@ -24,6 +25,7 @@ PLUGINS: Mapping[str, str] = {
     "source_file": f"{__name__}:Source",
     "sink_sqlite": f"{__name__}:Sink",
     "state_sqlite": f"{__name__}:State",
+    "cdc_file_changelog": f"{__name__}:Changes",
 }
 
 
@@ -49,6 +51,11 @@ class Source(FileSource):
         finally:
             at("read ended")
 
+    def ack(self, position: Position) -> None:
+        at("ack")
+
+
+class Changes(FileChangeLog):
     def ack(self, position: Position) -> None:
         at("ack")
 
@@ -95,9 +102,9 @@ class _Writer:
         at("stage")
         return self._writer.stage(part, _Taken(stream))
 
-    def commit(self, after: Entry | None, position: Position) -> Receipt:
+    def commit(self, after: Entry | None, position: Position, also: Sequence[Any] = ()) -> Receipt:
         at("commit")
-        receipt: Receipt = self._writer.commit(after, position)
+        receipt: Receipt = self._writer.commit(after, position, [one._writer for one in also])
         at("commit answered")
         return receipt
 

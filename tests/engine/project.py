@@ -74,6 +74,7 @@ class Project:
     state_options: Mapping[str, Any] = field(factory=dict)
     source: Mapping[str, Any] = field(factory=lambda: {"type": "file", "path": "data/*.csv"})
     runtime: Mapping[str, Any] = field(factory=lambda: {"batch_rows": 100, "retries": 0})
+    table: str = "t"
 
     @property
     def pipeline(self) -> Path:
@@ -94,7 +95,7 @@ class Project:
     def save(self) -> Project:
         """Write the pipeline file."""
         sink: dict[str, Any] = {"type": self.target, "strategy": dict(self.strategy)}
-        sink |= {"connection": "sqlite:///warehouse.db", "table": "t"} if self.target == "sqlite" else {"path": "out"}
+        sink |= {"connection": "sqlite:///warehouse.db", "table": self.table} if self.target == "sqlite" else {"path": "out"}
         where = {"connection": "sqlite:///.dpone/state.db"} if self.state_type == "sqlite" else {"path": ".dpone/state"}
         data = {
             "pipeline": "p",
@@ -216,7 +217,9 @@ class Project:
         if self.target == "sqlite":
             if "__dpone__loads" not in self.tables():
                 return []
-            found = self.query('SELECT seq, epoch, load_id, "position" FROM __dpone__loads ORDER BY seq')
+            # A key has four parts; those of the tables of a change stream have their name as a fifth.
+            mine = "WHERE key NOT LIKE '%|%|%|%|%'"
+            found = self.query(f'SELECT seq, epoch, load_id, "position" FROM __dpone__loads {mine} ORDER BY seq')
             return [Entry(seq, epoch, load_id, json.loads(position)) for seq, epoch, load_id, position in found]
         entries = (self.manifest() or {"journals": {}})["journals"].values()
         return [Entry(e["seq"], e["epoch"], e["load_id"], e["position"]) for e in entries]
@@ -266,6 +269,37 @@ class Project:
         listed = {file["name"] for file in (self.manifest() or {"files": []})["files"]}
         parts = [p.name for p in self.out.glob("*") if p.name not in (*listed, ".dpone")] if self.out.exists() else []
         return parts + [p.name for p in (self.out / ".dpone" / "staging").glob("*")]
+
+
+TABLES = ("customers", "orders")
+
+
+@frozen
+class ChangeProject(Project):
+    """Appends the changes of all tables of a change log to ``landing_<table>``, in one commit for all."""
+
+    source: Mapping[str, Any] = field(
+        factory=lambda: {
+            "type": "file",
+            "path": "log.jsonl",
+            "table": "*",
+            "options": {"incremental": {"by": "cdc"}, "block_bytes": 16384},
+        }
+    )
+    table: str = "landing_{table}"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "log.jsonl"
+
+    def _sqlite_rows(self) -> list[Row]:
+        """(event id, operation, table, load id) of all tables."""
+        found = []
+        for table in TABLES:
+            if f"landing_{table}" in self.tables():
+                columns = f"__dpone__event_id, __dpone__op, '{table}', __dpone__load_id"
+                found += self.query(f"SELECT {columns} FROM landing_{table}")
+        return found
 
 
 def mark(entry: Entry | None) -> tuple[int, int]:

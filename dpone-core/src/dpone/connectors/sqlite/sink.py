@@ -133,7 +133,7 @@ class SqliteSink:
 
     def beside(self, spec: SinkSpec) -> SqliteSink:
         """``contract.ManyTables``."""
-        sink = SqliteSink(spec)
+        sink = type(self)(spec)
         sink._db = self._db
         return sink
 
