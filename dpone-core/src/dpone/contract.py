@@ -319,6 +319,7 @@ class Sink(Protocol):
     def close(self) -> None: ...
 
 
+@runtime_checkable
 class ManyTables(Protocol):
     """What a Sink has besides, if its plugin declares ``many_tables``."""
 

@@ -40,6 +40,7 @@ from dpone.contract import (
     Entry,
     Lease,
     Load,
+    ManyTables,
     Part,
     Receipt,
     Sink,
@@ -398,11 +399,14 @@ class _Attempt:
             self.source.require_one()
         for part in window.parts:
             spec, target, key = sink, self.sink, self.report.key
+            if strategy.mode == "cdc_apply":
+                strategy = evolve(strategy, key=self.source.key(part.id, sink.strategy.key))
             if self.spec.tables:
                 spec = substituted(sink, Name.parse(part.id))
-                target, key = self.sink.beside(spec), f"{self.report.key}|{part.id.replace('|', '%7C')}"  # type: ignore[attr-defined]
-            if strategy.mode == "cdc_apply":
-                strategy = evolve(strategy, key=self.source.key(part.id, self.spec.sink.strategy.key))
+                key += f"|{part.id.replace('|', '%7C')}"
+            if isinstance(self.sink, ManyTables):
+                spec = evolve(spec, strategy=strategy)
+                target = self.sink.beside(spec)
             if not self.stream.run.full_refresh:
                 self._require_target(spec, target, target.journal(key), known.head)
             yield spec, target, self.source.share(window, part.id), strategy, key
