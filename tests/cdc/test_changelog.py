@@ -64,9 +64,7 @@ def test_a_window_holds_whole_transactions_of_every_table(log: Path, reader: Cal
 
 
 @pytest.mark.parametrize("tail", [orders(9, 12, "02").rpartition('{"')[0], '{"op": "insert", "tab', '{"op": "commit"'])
-def test_a_tail_without_its_commit_is_not_there_yet(
-    log: Path, reader: Callable[..., FileChangeLog], tail: str
-) -> None:
+def test_a_tail_without_its_commit_is_not_there_yet(log: Path, reader: Callable[..., FileChangeLog], tail: str) -> None:
     """Changes that no commit line has ended, and a cut line, are left for the next window, which has them once."""
     write(log, orders(1, 8, "01"), tail)
     one = reader()
@@ -120,8 +118,9 @@ def test_what_a_line_leaves_out_is_unchanged(log: Path, reader: Callable[..., Fi
 
 def test_operations_keys_and_before_images(log: Path, reader: Callable[..., FileChangeLog]) -> None:
     """Insert, update of the key, delete and truncate, each with what the log says of it."""
-    write(log, transaction("1", insert("t", ID, a=1.5), update("t", ID, id=2, a=2.5), delete("t", {"id": 2}, id=2, a=2.5),
-                           {"op": "truncate", "table": "t"}, at="2026-01-31T12:00:00+01:00"))  # fmt: skip
+    gone, empty = delete("t", {"id": 2}, id=2, a=2.5), {"op": "truncate", "table": "t"}
+    lines = insert("t", ID, a=1.5), update("t", ID, id=2, a=2.5), gone, empty
+    write(log, transaction("1", *lines, at="2026-01-31T12:00:00+01:00"))
     one = reader()
     assert one.window(None, None).tables["t"].key == ("id",)
     made, moved, gone, emptied = read(one, "t")
@@ -156,7 +155,11 @@ def test_a_type_that_goes_with_nothing_ends_the_window(
     write(log, transaction("090", insert("t", {"id": 90}, a="text")), transaction("091", insert("t", {"id": 91}, a=1)))
     one = reader(block_bytes=block)
     first = one.window(None, None)
-    assert (first.commits, first.tables["t"].values.field("a").type, first.caught_up) == (("", "089"), pa.int64(), False)
+    assert (first.commits, first.tables["t"].values.field("a").type, first.caught_up) == (
+        ("", "089"),
+        pa.int64(),
+        False,
+    )
     second = one.window(first.position, None)
     assert (second.commits, second.tables["t"].values.field("a").type) == (("089", "090"), pa.string())
 
@@ -280,7 +283,7 @@ def line(**row: Any) -> str:
 END = '{"op": "commit", "commit": "1"}\n'
 WRONG: Mapping[str, tuple[str, str]] = {
     "no JSON": ("{oops}\n", "line 1 is no JSON object"),
-    "a key twice": ('{"op": "insert", "op": "update"}\n', "or a key twice"),
+    "a key twice": ('{"op": "insert", "op": "update"}\n', "or has a key twice"),
     "no object": ("[]\n", "line 1 is no JSON object"),
     "no commit": (line(commit=...), "has no commit"),
     "a commit in another": (line() + line(commit="2"), "line 2 is of commit 2 inside the transaction 1"),

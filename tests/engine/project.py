@@ -95,7 +95,11 @@ class Project:
     def save(self) -> Project:
         """Write the pipeline file."""
         sink: dict[str, Any] = {"type": self.target, "strategy": dict(self.strategy)}
-        sink |= {"connection": "sqlite:///warehouse.db", "table": self.table} if self.target == "sqlite" else {"path": "out"}
+        sink |= (
+            {"connection": "sqlite:///warehouse.db", "table": self.table}
+            if self.target == "sqlite"
+            else {"path": "out"}
+        )
         where = {"connection": "sqlite:///.dpone/state.db"} if self.state_type == "sqlite" else {"path": ".dpone/state"}
         data = {
             "pipeline": "p",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 import pytest
@@ -164,7 +166,7 @@ def test_PG_01_a_commit_that_fails_is_not_acknowledged(changes: ChangeProject, f
 
 
 def test_PG_01_a_state_that_is_not_saved_is_not_acknowledged(changes: ChangeProject, faulty: ModuleType) -> None:
-    """The rows are in, the state is not: no acknowledgement; the next run adopts the journal and loads nothing again."""
+    """The rows are in, the state is not: no acknowledgement; the next run adopts the journal and loads nothing."""
     write(changes.log, orders(1, 30, "01"))
     faulty.faults["save"] = [StateError("save", "no", "wait")]
     assert attempt(changes, faulty).status == "failed"
@@ -251,7 +253,7 @@ def test_ST_04_a_table_with_rows_of_somebody_else_stops(changes: ChangeProject) 
     """Per table, also when it comes later: rows that no journal explains are not added to by guess."""
     write(changes.log, transaction("01", insert("orders", {"id": 1}, a="x")))
     changes.load()
-    with Database(changes) as db:
+    with behind_our_back(changes) as db:
         db.execute("CREATE TABLE landing_customers (cid INTEGER, city TEXT)")
         db.execute("INSERT INTO landing_customers VALUES (7, 'Rome')")
     write(changes.log, transaction("02", insert("customers", {"cid": 1}, city="Oslo")))
@@ -268,7 +270,7 @@ def test_a_dropped_table_stops(changes: ChangeProject) -> None:
     """The journal says it was loaded, and it is gone: what it held would stay lost."""
     write(changes.log, orders(1, 9, "01"))
     changes.load()
-    with Database(changes) as db:
+    with behind_our_back(changes) as db:
         db.execute("DROP TABLE landing_customers")
     write(changes.log, orders(10, 18, "02"))
     report = changes.run()
@@ -326,9 +328,9 @@ def test_a_sink_of_one_table_takes_a_stream_of_one(changes: ChangeProject) -> No
 class Taking(SqliteSink):
     """Keeps what the engine hands to the writers of ``cdc_apply``."""
 
-    loads: list[Load] = []
-    batches: dict[str, list[pa.RecordBatch]] = {}
-    schemas: dict[str, pa.Schema] = {}
+    loads: ClassVar[list[Load]] = []
+    batches: ClassVar[dict[str, list[pa.RecordBatch]]] = {}
+    schemas: ClassVar[dict[str, pa.Schema]] = {}
 
     def ddl(self, changes: Sequence[Any]) -> list[str]:
         return []
@@ -392,10 +394,12 @@ def test_cdc_apply_is_given_change_batches(changes: ChangeProject, taking: type[
 
 def test_routed_columns_have_their_new_name_in_the_structs_too(changes: ChangeProject, taking: type[Taking]) -> None:
     """Values that go to another column are named so in mask and before-image: the writer knows one name only."""
-    with Database(changes) as db:
+    with behind_our_back(changes) as db:
         db.execute('CREATE TABLE landing_orders (id INTEGER PRIMARY KEY, "a" INTEGER, "b" TEXT)')
     project = changes.but(sink_options={"schema_evolution": {"on_type_change": "new_column"}})
-    write(project.log, transaction("01", insert("orders", {"id": 1}, a="text", b="z"), update("orders", {"id": 1}, b="y")))
+    write(
+        project.log, transaction("01", insert("orders", {"id": 1}, a="text", b="z"), update("orders", {"id": 1}, b="y"))
+    )
     assert applied(project).status == "loaded"
     [batch] = taking.batches["landing_orders"]
     assert batch.schema.names[-3:] == ["id", "__dpone__nc__a", "b"]
@@ -403,9 +407,10 @@ def test_routed_columns_have_their_new_name_in_the_structs_too(changes: ChangePr
 
 
 def test_the_key_is_the_logs(changes: ChangeProject, taking: type[Taking]) -> None:
-    """A stated key must be the log's; without either there is nothing to apply by; a stated one serves a log without."""
+    """A stated key must be the log's; without either there is nothing to apply by; a stated one alone will do."""
     write(changes.log, transaction("01", insert("orders", {"id": 1}, a="x")))
     assert applied(changes, key=["id"]).status == "loaded"
+    changes.state_path.unlink()  # this sink keeps no journal
     wrong = applied(changes, key=["a"])
     assert "strategy.key is a, the log's key is id" in wrong.error.message
     write(changes.log, transaction("01", {"op": "insert", "table": "orders", "values": {"id": 1}}), mode="w")
@@ -464,18 +469,8 @@ def test_options_of_a_change_stream_are_checked(changes: ChangeProject) -> None:
             load_pipeline(changes.but(source=source).pipeline)
 
 
-class Database:
-    """The target, to be changed behind dpone's back."""
-
-    def __init__(self, project: Project) -> None:
-        import sqlite3
-
-        project.folder.mkdir(exist_ok=True)
-        self._db = sqlite3.connect(project.database)
-
-    def __enter__(self) -> Any:
-        return self._db
-
-    def __exit__(self, *_: object) -> None:
-        self._db.commit()
-        self._db.close()
+@contextmanager
+def behind_our_back(project: Project) -> Iterator[sqlite3.Connection]:
+    """The target, changed by somebody else."""
+    with closing(sqlite3.connect(project.database)) as db, db:
+        yield db

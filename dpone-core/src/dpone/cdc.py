@@ -168,8 +168,8 @@ class PostgresLogicalOffset(CDCOffset):
 
 @frozen
 class MssqlCDCOffset(CDCOffset):
-    """SC-03, SC-08: ``lsn`` is the last commit LSN read whole (``0x`` and 20 hex digits); ``captures`` has the start LSN
-    of each capture instance read, so that one made anew is known."""
+    """SC-03, SC-08: ``lsn`` is the last commit LSN read whole (``0x`` and 20 hex digits); ``captures`` has the start
+    LSN of each capture instance read, so that one made anew is known."""
 
     backend = "mssql_cdc"
     database_guid: str = field(validator=_text, metadata=_OF_SOURCE)
@@ -214,7 +214,8 @@ class PostgresLogicalConfig(CDCConfig):
 
 @frozen
 class MssqlCDCConfig(CDCConfig):
-    """captures: capture instances; empty: the one of each table that fits. TRUNCATE is refused on such tables (SC-15)."""
+    """captures: capture instances; empty: the one of each table that fits. SQL Server refuses to truncate such tables
+    (SC-15), so there is no policy for it."""
 
     backend = "mssql_cdc"
     tables: tuple[str, ...] = field(converter=_texts, validator=_names)

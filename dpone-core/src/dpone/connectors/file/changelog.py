@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from attrs import define, evolve, field, frozen
 
 from dpone.cdc import Spool, mask_of
@@ -36,8 +37,17 @@ from dpone.changes import (
     batch_schema,
 )  # fmt: skip
 from dpone.connectors.file.config import FileSourceOptions
-from dpone.connectors.file.jsonl_format import _Block as Lines
-from dpone.connectors.file.jsonl_format import _column, _fast, _fits, _seen, _simple, _split
+from dpone.connectors.file.jsonl_format import (
+    _column,
+    _fast,
+    _fits,
+    _inexact,
+    _inferred,
+    _kind,
+    _parsed,
+    _simple,
+    _split,
+)  # fmt: skip
 from dpone.connectors.file.text import Input, check_names, united
 from dpone.connectors.file.types import JSON, BadValue, Seen, declared, named, parse, settle
 from dpone.contract import ChangeTable, ChangeWindow, Finding, Stream
@@ -49,30 +59,32 @@ KIND = "file_changelog"
 _KEYS = ("table", "op", "commit", "at", "key", "values", "unchanged", "before")
 
 
+_PARTS = ("values", "key", "before")  # the objects of a change, whose members are columns
+
+
 @define
 class _Rows:
-    """Changes of one table from one block of lines, their values still as JSON text. ``given``: the columns each names;
-    ``transaction``: which of the block's transactions each is of."""
+    """Changes of one table from one block of lines. ``raw``: the lines, whose values pyarrow reads; ``given``: the
+    columns each names; ``transaction``: which of the block's transactions each is of. ``columns`` and ``unchanged``:
+    names that occur at all."""
 
+    raw: list[bytes] = field(factory=list)
+    lines: list[int] = field(factory=list)
     ops: list[str] = field(factory=list)
     commits: list[str] = field(factory=list)
     ordinals: list[int] = field(factory=list)
     times: list[str | None] = field(factory=list)
-    keys: list[str | None] = field(factory=list)
-    values: list[str] = field(factory=list)
-    before: list[str | None] = field(factory=list)
     given: list[frozenset[str]] = field(factory=list)
-    lines: list[int] = field(factory=list)
+    keyed: list[bool] = field(factory=list)
+    before: list[bool] = field(factory=list)
     transaction: list[int] = field(factory=list)
     columns: set[str] = field(factory=set)
     unchanged: set[str] = field(factory=set)
 
-    def texts(self, first: int, end: int | None) -> list[str] | None:
-        """Every object of the transactions ``first`` to ``end``; None if there is no change of them."""
-        low = bisect_left(self.transaction, first)
+    def lines_of(self, first: int, end: int | None) -> list[bytes]:
+        """Those of the transactions ``first`` to ``end``."""
         high = len(self.transaction) if end is None else bisect_left(self.transaction, end)
-        texts = (*self.values[low:high], *self.keys[low:high], *self.before[low:high])
-        return [text for text in texts if text is not None] if low < high else None
+        return self.raw[bisect_left(self.transaction, first) : high]
 
 
 @frozen
@@ -117,14 +129,12 @@ class _Parser:
 
     def _line(self, raw: bytes, end: int, block: _Block) -> None:
         try:
-            text = raw.decode()
-            row = json.loads(text)
-            if not isinstance(row, dict):
-                raise ValueError("it is no object")
-            texts = _split(text)
-        except (ValueError, IndexError, RecursionError) as error:
-            found = "not UTF-8" if isinstance(error, UnicodeDecodeError) else "no JSON object, or a key twice"
+            row = _decode(raw.decode())
+        except (ValueError, RecursionError) as error:
+            found = "not UTF-8" if isinstance(error, UnicodeDecodeError) else "no JSON object, or has a key twice"
             raise self._bad(f"is {found}", "write one object per line") from None
+        if not isinstance(row, dict):
+            raise self._bad("is no JSON object", "write one object per line")
         self._check(row)
         if row["op"] == "commit":
             block.commits.append(_Commit(row["commit"], end, self.changes, self.line))
@@ -134,7 +144,7 @@ class _Parser:
         self.ordinal += 1
         if self.wanted is None or fnmatch.fnmatchcase(row["table"], self.wanted):
             self.changes += 1
-            self._change(row, texts, block)
+            self._change(row, raw, block)
 
     def _check(self, row: Mapping[str, Any]) -> None:
         op, commit = row.get("op"), row.get("commit")
@@ -163,27 +173,24 @@ class _Parser:
         if op in (DELETE, TRUNCATE) and row.get("values"):
             raise self._bad(f"is a {op} with values", "leave values out; key says which row, before what it was")
 
-    def _change(self, row: Mapping[str, Any], texts: Mapping[str, str], block: _Block) -> None:
-        table, op, values = row["table"], row["op"], row.get("values") or {}
-        rows = block.tables.setdefault(table, _Rows())
-        key = row.get("key") or {}
+    def _change(self, row: Mapping[str, Any], raw: bytes, block: _Block) -> None:
+        table, op = row["table"], row["op"]
+        values, key, before = row.get("values") or {}, row.get("key") or {}, row.get("before")
+        rows = block.tables.get(table) or block.tables.setdefault(table, _Rows())
         if key:
             self._key(table, tuple(key), block)
-        given, text = frozenset(values), texts["values"] if values else "{}"
-        if op == UPDATE and key and not given & key.keys():  # the key stayed as it was
-            given, text = given.union(key), _both(texts["key"], text)
+        rows.raw.append(raw)
+        rows.lines.append(self.line)
         rows.ops.append(op)
         rows.commits.append(row["commit"])
         rows.ordinals.append(self.ordinal)
         rows.times.append(row.get("at"))
-        rows.keys.append(texts["key"] if key and op in (UPDATE, DELETE) else None)
-        rows.values.append(text)
-        rows.before.append(texts["before"] if row.get("before") is not None else None)
-        rows.given.append(given)
-        rows.lines.append(self.line)
+        rows.given.append(frozenset(values))
+        rows.keyed.append(bool(key) and op in (UPDATE, DELETE))
+        rows.before.append(before is not None)
         rows.transaction.append(len(block.commits))
         rows.unchanged.update(row.get("unchanged") or ())
-        rows.columns.update(given, key, row.get("before") or (), row.get("unchanged") or ())
+        rows.columns.update(values, key, before or (), row.get("unchanged") or ())
 
     def _key(self, table: str, key: tuple[str, ...], block: _Block) -> None:
         known = self.keys.setdefault(table, key)
@@ -194,10 +201,14 @@ class _Parser:
         return self.log.input.bad(f"line {self.line} {found}", todo)
 
 
-def _both(left: str, right: str) -> str:
-    """One JSON object with the keys of both."""
-    inner = [text.strip()[1:-1].strip() for text in (left, right)]
-    return "{" + ", ".join(filter(None, inner)) + "}"
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        raise ValueError("a key twice")
+    return made
+
+
+_decode = json.JSONDecoder(object_pairs_hook=_object).decode
 
 
 @frozen
@@ -421,11 +432,9 @@ class FileChangeLog:
         """What the columns hold in transactions ``first`` to ``end`` of a block, by table."""
         found = {}
         for table, rows in block.tables.items():
-            texts = rows.texts(first, end)
-            if texts is not None:
+            if lines := rows.lines_of(first, end):
                 left_out = {name: Seen(pa.null(), clash=JSON) for name in rows.unchanged}
-                data = Lines("\n".join(texts).encode() + b"\n", 0)
-                found[table] = united([_seen(self._log.input, data), left_out])
+                found[table] = united([*_kinds(lines), left_out])
         return found
 
     def _settled(self, survey: _Survey, known: Mapping[str, ChangeTable]) -> dict[str, ChangeTable]:
@@ -465,16 +474,18 @@ class FileChangeLog:
 
     def _batch(self, rows: _Rows, shape: ChangeTable) -> pa.RecordBatch:
         """Without event ids: the spool gives them."""
-        key = [f for f in shape.values if f.name in shape.key]
+        fields = [f.with_nullable(True) for f in shape.values]
+        key = [f for f in fields if f.name in shape.key]
+        values, keys, before = self._columns(rows, {"values": fields, "key": key, "before": fields})
         columns = {
             OPERATION: pa.array(rows.ops, pa.string()),
             COMMIT: pa.array(rows.commits, pa.string()),
             ORDINAL: pa.array(rows.ordinals, pa.int64()),
             COMMITTED_AT: self._times(rows),
-            KEY: self._struct(rows, rows.keys, key),
-            UNCHANGED: _mask(rows, shape.values.names),
-            BEFORE: self._struct(rows, rows.before, list(shape.values)),
-            **dict(zip(shape.values.names, self._columns(rows, rows.values, list(shape.values)), strict=True)),
+            KEY: _struct(keys, key, rows.keyed),
+            UNCHANGED: _mask(rows, shape),
+            BEFORE: _struct(before, fields, rows.before),
+            **dict(zip(shape.values.names, _with_key(rows, values, keys, shape), strict=True)),
         }
         schema = pa.schema([f for f in batch_schema(shape) if f.name != EVENT_ID])
         return pa.RecordBatch.from_arrays([columns[f.name] for f in schema], schema=schema)
@@ -487,23 +498,18 @@ class FileChangeLog:
         times = [None if text is None else datetime.fromisoformat(text).astimezone(UTC) for text in rows.times]
         return pa.array(times, pa.timestamp("us", "UTC"))
 
-    def _struct(self, rows: _Rows, texts: Sequence[str | None], fields: Sequence[pa.Field]) -> pa.StructArray:
-        if not fields:
-            return pa.nulls(len(texts), pa.struct([]))
-        columns = self._columns(rows, [text or "{}" for text in texts], fields)
-        missing = pa.array([text is None for text in texts])
-        return pa.StructArray.from_arrays(columns, fields=[f.with_nullable(True) for f in fields], mask=missing)
-
-    def _columns(self, rows: _Rows, texts: Sequence[str], fields: Sequence[pa.Field]) -> Sequence[pa.Array]:
-        if not fields:
-            return []
-        schema = pa.schema([f.with_nullable(True) for f in fields])
-        if all(_simple(f.type) for f in fields):
-            batch = _fast("\n".join(texts).encode(), schema)
+    def _columns(self, rows: _Rows, parts: Mapping[str, list[pa.Field]]) -> list[list[pa.Array]]:
+        """The columns of each object of the lines; what a line lacks is NULL."""
+        if all(_simple(f.type) for fields in parts.values() for f in fields):
+            structs = [(name, pa.struct(fields)) for name, fields in parts.items() if fields]
+            batch = _fast(b"\n".join(rows.raw), pa.schema(structs))
             if batch is not None:
-                return list(batch.columns)
-        split = [_split(text) for text in texts]
-        return [self._column(rows, [one.get(f.name) for one in split], f) for f in fields]
+                return [batch.column(name).flatten() if fields else [] for name, fields in parts.items()]
+        lines = [_objects(raw) for raw in rows.raw]
+        return [
+            [self._column(rows, [line.get(name, {}).get(f.name) for line in lines], f) for f in fields]
+            for name, fields in parts.items()
+        ]
 
     def _column(self, rows: _Rows, texts: list[str | None], wanted: pa.Field) -> pa.Array:
         try:
@@ -521,14 +527,60 @@ def _is_time(text: Any) -> bool:
         return False
 
 
-def _mask(rows: _Rows, names: Sequence[str]) -> pa.StructArray:
+def _objects(raw: bytes) -> dict[str, dict[str, str]]:
+    """Each object of a line, its members as JSON text."""
+    row = _split(raw.decode().strip())
+    return {name: _split(row[name]) for name in _PARTS if row.get(name, "null") != "null"}
+
+
+def _kinds(lines: list[bytes]) -> Iterator[dict[str, Seen]]:
+    """What the members of the objects hold: by pyarrow where that is exact, else value by value."""
+    data = b"\n".join(lines)
+    table = _parsed(data)
+    columns = None if table is None else [table.column(n).combine_chunks() for n in _PARTS if n in table.column_names]
+    if columns is None or any(_inexact(data, pa.schema(list(c.type))) for c in columns if pa.types.is_struct(c.type)):
+        for raw in lines:
+            yield from ({name: _kind(text) for name, text in one.items()} for one in _objects(raw).values())
+        return
+    for column in columns:
+        if pa.types.is_struct(column.type):
+            members = zip(column.type, column.flatten(), strict=True)
+            yield {f.name: _inferred(pa.chunked_array([member])) for f, member in members}
+
+
+def _struct(columns: Sequence[pa.Array], fields: Sequence[pa.Field], there: Sequence[bool]) -> pa.StructArray:
+    if not fields:
+        return pa.nulls(len(there), pa.struct([]))
+    return pa.StructArray.from_arrays(columns, fields=list(fields), mask=pc.invert(pa.array(there)))
+
+
+def _kept(rows: _Rows, shape: ChangeTable) -> pa.Array:
+    """True for an update that names no column of its key: the key stayed as it was."""
+    key = {*shape.key}
+    each = zip(rows.ops, rows.keyed, rows.given, strict=True)
+    return pa.array([op == UPDATE and keyed and not key & given for op, keyed, given in each])
+
+
+def _with_key(
+    rows: _Rows, values: Sequence[pa.Array], keys: Sequence[pa.Array], shape: ChangeTable
+) -> Iterator[pa.Array]:
+    kept, names = _kept(rows, shape), [name for name in shape.values.names if name in shape.key]
+    for name, column in zip(shape.values.names, values, strict=True):
+        yield pc.if_else(kept, keys[names.index(name)], column) if name in names else column
+
+
+def _mask(rows: _Rows, shape: ChangeTable) -> pa.StructArray:
     """A column that an insert or update does not name was left out of it."""
     kinds = list(dict.fromkeys(rows.given))
     place = {given: i for i, given in enumerate(kinds)}
     each = zip(rows.ops, rows.given, strict=True)
     kind = pa.array([place[given] if op in (INSERT, UPDATE) else None for op, given in each], pa.int64())
-    columns = [pa.array([name not in given for given in kinds]).take(kind).fill_null(False) for name in names]
-    return mask_of(names, columns, len(rows.ops))
+    moved = pc.invert(_kept(rows, shape))
+    columns = []
+    for name in shape.values.names:
+        left_out = pa.array([name not in given for given in kinds]).take(kind).fill_null(False)
+        columns.append(pc.and_(left_out, moved) if name in shape.key else left_out)
+    return mask_of(shape.values.names, columns, len(rows.ops))
 
 
 def _joined(
