@@ -272,7 +272,9 @@ def test_kill_inside_the_commit(
 
 
 @pytest.mark.crash
-@pytest.mark.parametrize("kind", [("sqlite", "append", True), ("file", "append", True)], ids=_named)
+@pytest.mark.parametrize(
+    "kind", [("sqlite", "append", True), ("sqlite", "changes", True), ("file", "append", True)], ids=_named
+)
 @pytest.mark.parametrize("steps", [("window_fixed", "load_opened"), ("load_opened", "staged")], ids=_named)
 def test_kill_before_the_commit(
     scenarios: Callable[..., Scenario], run: Callable[..., Any], tmp_path: Path, kind: Any, steps: Any

@@ -125,6 +125,45 @@ def test_a_window_without_changes_moves_the_position(changes: ChangeProject) -> 
     assert only.load().status == "caught_up"
 
 
+def test_an_empty_log_is_begun(changes: ChangeProject) -> None:
+    """Nothing is in the log yet: the position is its beginning, and what comes later is loaded."""
+    changes.log.touch()
+    assert changes.load().rows.read == 0
+    write(changes.log, orders(1, 3, "01"))
+    changes.load()
+    assert changes.rows() == expected(changes)
+
+
+def test_a_full_refresh_has_no_limit(changes: ChangeProject) -> None:
+    """What a limit left for later would be added to the rows of before: a full refresh reads the log to its end."""
+    write(changes.log, orders(1, 2, "01"), orders(3, 9, "02"))
+    changes.load()
+    limited = changes.but(source={**changes.source, "options": {"incremental": {"by": "cdc", "limit": 1}}})
+    limited.load(full_refresh=True)
+    assert limited.load().status == "caught_up"
+    assert changes.rows() == expected(changes)
+
+
+def test_two_tables_never_share_a_target(changes: ChangeProject) -> None:
+    """Tables of two schemas and one name: refused before anything is made."""
+    write(changes.log, transaction("01", insert("a.orders", {"id": 1}), insert("b.orders", {"id": 1})))
+    report = changes.run()
+    assert report.exit_code == 2
+    assert "a.orders and b.orders would be loaded into one table" in report.streams[0].error.message
+    apart = changes.but(table="{schema}_{table}")
+    apart.load()
+    assert {"a_orders", "b_orders"} <= {*apart.tables()}
+
+
+def test_columns_of_dpone_in_the_log(changes: ChangeProject) -> None:
+    """Lineage of the source's rows is left out, since the target's rows get their own; other names are refused."""
+    write(changes.log, transaction("01", insert("orders", {"id": 1}, __dpone__load_id="old", a="x")))
+    changes.load()
+    assert changes.query("SELECT a FROM landing_orders WHERE __dpone__load_id <> 'old'") == [("x",)]
+    write(changes.log, transaction("02", insert("orders", {"id": 2}, __dpone__op="x")))
+    assert "the reserved name __dpone__op" in changes.run().streams[0].error.message
+
+
 def test_a_dry_run_changes_nothing(changes: ChangeProject) -> None:
     """A plan says the DDL of every table and writes nothing."""
     write(changes.log, orders(1, 30, "01"))
@@ -417,6 +456,14 @@ def test_the_key_is_the_logs(changes: ChangeProject, taking: type[Taking]) -> No
     assert "the log names no key" in applied(changes).error.message
     assert applied(changes, key=["id"]).status == "loaded"
     assert taking.loads[-2].strategy.key == ("id",)
+
+
+def test_lineage_in_the_log_is_not_applied(changes: ChangeProject, taking: type[Taking]) -> None:
+    """The writer of cdc_apply gets neither the column nor its place in the structs."""
+    write(changes.log, transaction("01", insert("orders", {"id": 1}, __dpone__load_id="old", a="x")))
+    assert applied(changes).status == "loaded"
+    [batch] = taking.batches["landing_orders"]
+    assert batch.schema == batch_schema(ChangeTable(pa.schema([("id", pa.int64()), ("a", pa.string())]), ("id",)))
 
 
 def test_PG_10_a_delete_without_its_key_is_an_error(changes: ChangeProject, taking: type[Taking]) -> None:

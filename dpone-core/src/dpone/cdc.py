@@ -45,6 +45,7 @@ from dpone.errors import ConfigError, DataError, DponeError, SchemaBreak, Source
 from dpone.evolution import join
 from dpone.pipeline import SourceSpec
 from dpone.position import Position
+from dpone.schema import LINEAGE
 
 # -- settings and offsets as JSON --------------------------------------------------------------------------------
 
@@ -333,6 +334,9 @@ class _Table:
     whole: tuple[ChangeTable, int, tuple[str, int] | None, int] | None = None
 
 
+_RESERVED = {*IDENTITY.names, KEY, UNCHANGED, BEFORE}
+
+
 class Spool:
     """The changes of one window on the disk, in one file that no crash leaves behind. In memory is one batch, and about
     a hundred bytes for each batch written, whatever the size of a transaction.
@@ -374,6 +378,9 @@ class Spool:
         False: the shape cannot be united with those before it. The window ends with the last ``commit``; nothing may
         be added any more. Raises DataError; SchemaBreak if that transaction is the first of the window.
         """
+        if taken := [name for name in shape.values.names if name in _RESERVED]:
+            todo = "rename the column in the source, or leave it out"
+            raise DataError(f"read changes of table {table}", f"a column has the reserved name {taken[0]}", todo)
         known = self._tables.setdefault(table, _Table(shape))
         united = shape if not known.blocks else unite(known.shape, shape)
         if united is None:
@@ -567,8 +574,10 @@ class ChangeStream:
 
     def window(self, after: Position | None, request: WindowRequest) -> Window:
         incremental = self._spec.options.incremental
-        changes = self._reader.window(after, incremental.limit)
-        self._changed, self._history = changes.tables, request.mode != "cdc_apply"
+        # A full refresh replaces the tables it meets: what it left for later would be added to the rows of before.
+        changes = self._reader.window(after, None if request.whole else incremental.limit)
+        self._changed = {name: _without_lineage(table) for name, table in changes.tables.items()}
+        self._history = request.mode != "cdc_apply"
         parts = tuple(Part(name) for name in changes.tables)
         return Window(changes.position, parts, True, pa.schema([]), False, changes.caught_up, changes.proof)
 
@@ -601,7 +610,7 @@ class ChangeStream:
             if self._history:
                 yield _Shaped(stream, history_schema(self._changed[part.id]), _history)
             else:
-                yield _Shaped(stream, stream.schema, _with_keys)
+                yield _Shaped(stream, batch_schema(self._changed[part.id]), _with_keys)
 
     def ack(self, position: Position) -> None:
         self._reader.ack(position)
@@ -638,7 +647,14 @@ def _with_keys(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
         event = batch.filter(lost).column(EVENT_ID)[0].as_py()
         todo = "let the source log the key (PostgreSQL: a primary key or REPLICA IDENTITY), or use strategy append"
         raise DataError("apply changes", f"event {event} updates or deletes a row without its key", todo)
-    return batch
+    if batch.schema.equals(schema):
+        return batch
+    return pa.RecordBatch.from_arrays([_cast(batch, f) for f in schema], schema=schema)
+
+
+def _without_lineage(table: ChangeTable) -> ChangeTable:
+    """Lineage of the source's own rows says where they came from then; each target gets its own."""
+    return evolve(table, values=pa.schema([f for f in table.values if f.name not in LINEAGE]))
 
 
 def renamed(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:

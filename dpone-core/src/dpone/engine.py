@@ -369,6 +369,7 @@ class _Attempt:
             self._nothing(window, f"the same content was loaded as {head.load_id}")
             return None
         with self.stream.timed("schema"):
+            report.ddl, report.schema_changes = [], []
             for target, plan in planned:
                 self._fit(target, plan)
         if run.dry_run:
@@ -397,6 +398,7 @@ class _Attempt:
             return
         if not self.spec.tables:
             self.source.require_one()
+        taken: dict[str, str] = {}
         for part in window.parts:
             spec, target, key = sink, self.sink, self.report.key
             if strategy.mode == "cdc_apply":
@@ -404,6 +406,9 @@ class _Attempt:
             if self.spec.tables:
                 spec = substituted(sink, Name.parse(part.id))
                 key += f"|{part.id.replace('|', '%7C')}"
+                if (other := taken.setdefault(spec.location, part.id)) != part.id:
+                    found, todo = f"{other} and {part.id} would be loaded into one table", "use {schema}_{table}"
+                    raise ConfigError(f"load into {spec.location}", found, todo)
             if isinstance(self.sink, ManyTables):
                 spec = evolve(spec, strategy=strategy)
                 target = self.sink.beside(spec)

@@ -98,7 +98,11 @@ def _part(role: Role, plugins: Plugins) -> dict[str, Any]:
 
 def _branch(role: Role, record: Connector, plugins: Plugins) -> dict[str, Any]:
     keys = [key for key in (*WHAT, "connection") if key in fields_of(SPECS[role])]
-    properties: dict[str, Any] = {key: False for key in keys if key not in record.takes}
+    readers = [
+        one for one in plugins.connectors.values() if role == "source" and (one.serves or ("",))[0] == record.name
+    ]
+    takes = {*record.takes, *(key for reader in readers for key in reader.takes)}
+    properties: dict[str, Any] = {key: False for key in keys if key not in takes}
     try:
         properties["options"] = _record(plugins.options(role, record.name))
     except PluginError as error:

@@ -318,7 +318,7 @@ class FileChangeLog:
         size = self._log.size()
         survey = self._survey(before.offset, before.commit, before.lines, size, limit)
         self.close()
-        self._spool = spool = Spool(f"{KIND}:{self._label}", before.commit)
+        self._spool = spool = Spool(f"{KIND}:{self._label}", before.commit, survey.mark)
         tables = self._settled(survey, before.tables)
         self._fill(spool, survey, before, tables, sha256)
         position = self._position(survey, sha256, {**before.tables, **tables}, after.epoch if after else 0)

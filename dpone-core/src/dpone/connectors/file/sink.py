@@ -21,7 +21,7 @@ from dpone.connectors.file import durable
 from dpone.connectors.file.config import FileSinkOptions
 from dpone.connectors.file.manifest import PART, Folder, Manifest, PartFile
 from dpone.connectors.file.parts import refused, write_part
-from dpone.contract import Entry, Finding, Load, Part, Receipt, Staged, Stream
+from dpone.contract import Entry, Finding, Load, Part, Receipt, Staged, Stream, Writer
 from dpone.errors import ConfigError, Conflict, DataError, SinkError
 from dpone.evolution import Change, Stored
 from dpone.ids import ulid
@@ -202,7 +202,9 @@ class FileWriter:
         self._parts[part.id] = mark
         return staged
 
-    def commit(self, after: Entry | None, position: Position) -> Receipt:
+    def commit(self, after: Entry | None, position: Position, also: Sequence[Writer] = ()) -> Receipt:
+        if also:
+            raise SinkError("commit a load", "a manifest is of one folder", "load each table in a stream of its own")
         with self._sink._failing("commit to"), self._folder.lock():
             manifest = self._folder.read()
             head = manifest.journals.get(self._load.key) if manifest else None
