@@ -36,12 +36,22 @@ def batches(table: ChangeTable, changes: Sequence[Change], sizes: Iterable[int] 
     """Three changes to a commit. ``sizes``: rows of the batches; the last takes the rest."""
     schema = batch_schema(table)
     rows = [_row(table, n, change) for n, change in enumerate(changes)]
-    whole = pa.Table.from_pylist(rows, schema)
+    whole = pa.Table.from_arrays([array([r[f.name] for r in rows], f.type) for f in schema], schema=schema)
     pieces, start = [], 0
     for size in (*sizes, len(rows)):
         pieces += whole.slice(start, size).combine_chunks().to_batches()
         start += size
     return Rows(schema, pieces)
+
+
+def array(values: Sequence[Any], type_: pa.DataType) -> pa.Array:
+    """As ``pa.array``, which makes no structs of uuids."""
+    if not pa.types.is_struct(type_):
+        return pa.array(values, type_)
+    columns = [array([v and v[f.name] for v in values], f.type) for f in type_]
+    return pa.StructArray.from_arrays(
+        columns, fields=list(type_), mask=pa.array([v is None for v in values], pa.bool_())
+    )
 
 
 def _row(table: ChangeTable, n: int, change: Change) -> dict[str, Any]:

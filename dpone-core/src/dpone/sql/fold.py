@@ -209,9 +209,8 @@ class _Fold:
     def _order(self, touch: _Ints, code: _Ints) -> None:
         """The last touch of every key, and for every touch the one before it on the key that it met, or -1."""
         row, taken = touch % self._n, touch >= self._n
-        at = 2 * row + ~taken  # a row that moves is first taken, then made
         key = code[np.where(taken, touch, row)]
-        order = np.lexsort((at, key))
+        order = np.lexsort((row, key))
         touch, key = touch[order], key[order]
         same = key[1:] == key[:-1]
         self._before = np.full(2 * self._n, -1)

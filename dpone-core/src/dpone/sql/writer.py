@@ -140,6 +140,8 @@ def _staged_schema(db: Database, target: Name, load: Load, lineage: bool) -> pa.
     assert load.schema is not None
     require_columns(load.strategy, load.schema, target)
     have = db.schema(target)
+    if have is not None:
+        history.require_own(load.strategy, have, target, load.schema.names)
     wanted = [*load.schema.names, *(LINEAGE if lineage else ())]
     if load.strategy.deletes == "soft":
         wanted.append(DELETED_AT)
@@ -147,7 +149,6 @@ def _staged_schema(db: Database, target: Name, load: Load, lineage: bool) -> pa.
     if have is None or missing:
         found = "there is no such table" if have is None else f"the table has no column {', '.join(missing)}"
         raise SinkError(f"load {target}", found, "apply the schema changes first ('dpone plan' prints them)")
-    history.require_own(load.strategy, have, target, load.schema.names)
     names = [n for n in load.schema.names if n not in LINEAGE]
     nulls = [f for f in have if f.nullable and f.name not in names and _left_null(f.name, names)]
     schema = pa.schema([*(have.field(n) for n in names), *nulls])

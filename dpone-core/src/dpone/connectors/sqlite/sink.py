@@ -15,7 +15,7 @@ from dpone.contract import Entry, Finding, Load
 from dpone.errors import ConfigError, DponeError, SchemaBreak, SinkError
 from dpone.evolution import Change, Stored
 from dpone.pipeline import SinkSpec
-from dpone.schema import DEFAULT, PREFIX
+from dpone.schema import DEFAULT, DELETED_AT, PREFIX, VALIDITY
 from dpone.sql import history
 from dpone.sql.ddl import statements
 from dpone.sql.dialect import Dialect
@@ -82,8 +82,9 @@ class SqliteSink:
         have = self.schema()
         if have is None or any(change.kind == "create" for change in changes):
             return []
-        wanted = history.shape(self._spec.strategy, pa.schema([]))[0] if self._spec.strategy.deletes == "soft" else ()
-        wanted = [*wanted, *(LINEAGE_FIELDS if self._options.lineage.enabled else ())]
+        marked = self._spec.strategy.deletes == "soft" and not {*VALIDITY} & {*have.names}  # versions are not marked
+        wanted = [pa.field(DELETED_AT, history.INSTANT)] if marked else []
+        wanted += LINEAGE_FIELDS if self._options.lineage.enabled else ()
         lacking = [f for f in wanted if f.name not in have.names]
         return [self._db.dialect.add_column(self._target, f) for f in lacking]
 
