@@ -255,7 +255,7 @@ def test_LS_07_changes_out_of_order_are_refused(target: Target) -> None:
     dump = target.dump()
     good = batches(ORDERS, [update(1, "b"), update(1, "c"), update(1, "d"), update(1, "e")])
     whole = pa.Table.from_batches(good.data)
-    for order in ([0, 1, 3, 2], [1, 0, 2, 3], [0, 0, 1, 2]):
+    for order in ([0, 1, 3, 2], [1, 0, 2, 3], [0, 0, 1, 2], [0, 3, 1, 2], [0, 1, 1, 2]):
         pieces = whole.take(order).combine_chunks().to_batches(max_chunksize=2)
         with closing(target.sink(HARD)) as sink:
             writer = sink.open(load(ORDERS.values, HARD, changes=True))

@@ -125,7 +125,9 @@ class Folding:
 
     def _folded(self, run: _Run, number: int) -> Iterator[pa.RecordBatch]:
         if run.batches:
-            yield _Fold(self, pa.Table.from_batches(run.batches).combine_chunks()).chunk(number)
+            changes = pa.Table.from_batches(run.batches).combine_chunks()
+            run.batches.clear()
+            yield _Fold(self, changes).chunk(number)
 
     def _truncated(self, piece: pa.RecordBatch, number: int) -> pa.RecordBatch:
         values = {name: pa.nulls(1, piece.column(name).type) for name in self.names}
