@@ -527,6 +527,26 @@ def test_parts_are_applied_as_they_were_staged(target: Target) -> None:
     assert rows(target) == [(1, "a", 2)]
 
 
+@pytest.mark.usefixtures("chunked")
+def test_PG_09_values_left_out_are_kept_in_both_columns(target: Target) -> None:
+    """Where the values of a column are routed to one of another type, a row has its value in one of the two: one that
+    did not change stays where it is, one that did moves."""
+    deliver(target, ORDERS, [insert(1, "a", 1), insert(2, "b", 2), insert(3, "c", 3)], HARD)
+    routed = "__dpone__nc__x"
+    target.run(f"ALTER TABLE orders ADD COLUMN {routed} INTEGER")
+    table = ChangeTable(pa.schema([("id", pa.int64()), ("x", pa.int64()), ("y", pa.int64())]), ("id",))
+    changes = [update(1, None, 11, ("x",)), update(2, 22, 2), update(3, 33, 3), update(3, None, 333, ("x",))]
+    given = batches(table, changes)
+    data = [batch.rename_columns([routed if n == "x" else n for n in batch.schema.names]) for batch in given.data]
+    schema = pa.schema([("id", pa.int64()), (routed, pa.int64()), ("y", pa.int64())])
+    with closing(target.sink(HARD)) as sink:
+        writer = sink.open(load(schema, HARD, changes=True))
+        writer.stage(Part("orders"), type(given)(data[0].schema, data))
+        writer.commit(sink.journal(KEY), at(1))
+    found = rows(target, f"id, x, {routed}, y")
+    assert found == [(1, "a", None, 11), (2, None, 22, 2), (3, None, 33, 333)]
+
+
 def test_types_of_keys(target: Target) -> None:
     """Texts, bytes, decimals, dates, instants and uuids tell rows apart as they are."""
     import uuid

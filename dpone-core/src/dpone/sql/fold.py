@@ -59,7 +59,7 @@ def staged_fields(key: Sequence[pa.Field]) -> list[pa.Field]:
 def require_schema(folding: Folding, schema: pa.Schema) -> None:
     """The batches have all that the fold looks at. Raises ConfigError."""
     met = [f.name for f in schema.field(log.KEY).type] if log.KEY in schema.names else []
-    lacking = [n for n in (log.OPERATION, log.COMMITTED_AT, log.UNCHANGED, *folding.names) if n not in schema.names]
+    lacking = [n for n in (*log.IDENTITY.names, log.UNCHANGED, *folding.names) if n not in schema.names]
     lacking += [f"{log.KEY}.{n}" for n in folding.strategy.key if n not in met]
     if lacking:
         todo = "name as strategy.key columns by which the log tells rows"
@@ -107,7 +107,7 @@ class Folding:
         order = _Order(self.target)
         for batch in batches:
             order.require(batch)
-            batch = batch.select([log.OPERATION, log.COMMITTED_AT, log.KEY, log.UNCHANGED, *self.names])
+            batch = _renamed(batch).select([log.OPERATION, log.COMMITTED_AT, log.KEY, log.UNCHANGED, *self.names])
             if self.strategy.deletes == "ignore":
                 batch = batch.filter(pc.not_equal(batch.column(log.OPERATION), log.DELETE))
             truncates = _where(pc.equal(batch.column(log.OPERATION), log.TRUNCATE))
@@ -291,6 +291,17 @@ def _codes(keys: Sequence[pa.Array]) -> _Ints:
         mixed = code * max(len(one.dictionary), 1) + one.indices.to_numpy()
         code = pa.array(mixed).dictionary_encode().indices.to_numpy().astype(np.int64)
     return code
+
+
+def _renamed(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """The masks under the names of the columns, which may be routed to others on their way; they are in one order."""
+    masks, place = batch.column(log.UNCHANGED), batch.schema.get_field_index(log.UNCHANGED)
+    head = (*log.IDENTITY.names, log.KEY, log.UNCHANGED, log.BEFORE)
+    names = [name for name in batch.schema.names if name not in head]
+    if names == [f.name for f in masks.type]:
+        return batch
+    renamed = pa.StructArray.from_arrays(masks.flatten(), names=names, mask=masks.is_null())
+    return batch.set_column(place, log.UNCHANGED, renamed)
 
 
 def _masks(changes: pa.Table, names: Sequence[str]) -> dict[str, _Bools]:
