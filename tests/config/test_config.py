@@ -633,7 +633,20 @@ def test_a_source_is_checked(problems: Problems, text: Text, source: str, expect
         ),
         (
             "{mode: scd2, key: id, deletes: hard}",
-            "sink.strategy.deletes: found the text 'hard'; write one of",
+            "sink.strategy: deletes: hard; write one of ignore, close",
+        ),
+        (
+            "{mode: scd2, key: id, deletes: hide}",
+            "sink.strategy.deletes: found the text 'hide'; write one of",
+        ),
+        (
+            "{mode: cdc_apply, key: id, deletes: close}",
+            "sink.strategy: deletes: close; write one of hard, soft, ignore",
+        ),
+        ("{mode: merge, key: id, truncate: apply}", "sink.strategy: option truncate; remove it"),
+        (
+            "{mode: cdc_apply, key: id, deletes: ignore, truncate: apply}",
+            "sink.strategy: deletes: ignore keeps every row, truncate: apply deletes them all; write truncate: ignore",
         ),
         ("{mode: merge, key: id, deletes: close}", "sink.strategy: option deletes; remove it"),
         ("{mode: snapshot_diff, key: id}", "sink.strategy.mode: lite does not load by snapshot_diff (not implemented)"),

@@ -14,6 +14,7 @@ LINEAGE = (LOAD_ID, LOADED_AT)
 VALID_FROM = "__dpone__valid_from"
 VALID_TO = "__dpone__valid_to"
 VALIDITY = (VALID_FROM, VALID_TO)
+DELETED_AT = "__dpone__deleted_at"  # when a row was deleted that is kept; NULL while it lives
 PREFIX = "__dpone__"
 
 # Field metadata: the type in the source's own words, where Arrow's type does not say it all.

@@ -41,6 +41,9 @@ ALIASES: Mapping[str, str] = {"incremental_append": "append", "incremental_merge
 
 _MAX_DELETE_SHARE = 0.2
 
+# What ``deletes`` may say, the default first. Modes that are not here do not look at it.
+DELETES: Mapping[str, tuple[str, ...]] = {"scd2": ("ignore", "close"), "cdc_apply": ("hard", "soft", "ignore")}
+
 
 def _names(value: Any) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else tuple(value)
@@ -59,7 +62,11 @@ class Strategy:
     partition   for ``partition_replace``: the column whose values are the partitions; NULL is one of them
     max_delete_share  for ``snapshot_diff``, and ``scd2`` with deletes: close: the share of the target's (current) rows
                 that one load may delete (close); above it the load stops
-    deletes     for ``scd2``: current rows that a whole read lacks: ``ignore``, or ``close``
+    deletes     for ``scd2``: current rows that a whole read lacks: ``ignore`` (default), or ``close``. For
+                ``cdc_apply``, deleted rows: ``hard`` (default) deletes them, ``soft`` keeps them with the time in
+                ``__dpone__deleted_at``, ``ignore`` keeps them as they are
+    truncate    for ``cdc_apply``, a truncated table: ``fail``, ``apply`` (every row is deleted, as ``deletes`` says),
+                or ``ignore``
     effective_from  for ``scd2``: the column that says when a version begins; none: the time of the load
     new_columns for ``scd2``: a column that came later is filled into the current versions that never had it (``fill``),
                 or its values are changes like others (``version``)
@@ -73,7 +80,8 @@ class Strategy:
     allow_empty: bool = False
     partition: str | None = None
     max_delete_share: float = field(default=_MAX_DELETE_SHARE, validator=and_(ge(0), le(1)))
-    deletes: Literal["ignore", "close"] = "ignore"
+    deletes: Literal["ignore", "close", "hard", "soft"] | None = None
+    truncate: Literal["fail", "apply", "ignore"] = "fail"
     effective_from: str | None = None
     new_columns: Literal["fill", "version"] = "fill"
 
@@ -111,14 +119,27 @@ class Strategy:
 
     def _check_options(self) -> None:
         """An option that another strategy would not look at is a mistake, not a wish."""
-        history = {"deletes": "ignore", "effective_from": None, "new_columns": "fill"}
-        given = [name for name, default in history.items() if self.mode != "scd2" and getattr(self, name) != default]
+        owner = {"effective_from": "scd2", "new_columns": "scd2", "truncate": "cdc_apply"}
+        defaults = {"effective_from": None, "new_columns": "fill", "truncate": "fail"}
+        given = [name for name in owner if self.mode != owner[name] and getattr(self, name) != defaults[name]]
+        if self.deletes is not None and self.mode not in DELETES:
+            given.insert(0, "deletes")
         guarded = self.mode == "snapshot_diff" or self.deletes == "close"
         if self.max_delete_share != _MAX_DELETE_SHARE and not guarded:
             given.append("max_delete_share")
         if given:
-            todo = "remove it; " + ", ".join(history) + " belong to scd2, max_delete_share to snapshot_diff"
+            todo = "remove it; deletes belongs to scd2 and cdc_apply, effective_from and new_columns to scd2, "
+            todo += "truncate to cdc_apply, max_delete_share to snapshot_diff"
             raise ConfigError(f"read strategy {self.mode}", f"option {', '.join(given)}", todo)
+        self._check_deletes()
         if self.effective_from in self.key and self.effective_from is not None:
             found, todo = f"effective_from: {self.effective_from} is a key column", "leave it out of key"
             raise ConfigError(f"read strategy {self.mode}", found, todo)
+
+    def _check_deletes(self) -> None:
+        if self.deletes is not None and self.deletes not in DELETES[self.mode]:
+            todo = f"write one of {', '.join(DELETES[self.mode])}"
+            raise ConfigError(f"read strategy {self.mode}", f"deletes: {self.deletes}", todo)
+        if self.deletes == "ignore" and self.truncate == "apply":
+            found = "deletes: ignore keeps every row, truncate: apply deletes them all"
+            raise ConfigError(f"read strategy {self.mode}", found, "write truncate: ignore, or deletes: hard or soft")

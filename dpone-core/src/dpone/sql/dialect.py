@@ -109,6 +109,11 @@ class Dialect(ABC):
     def delete_from(self, target: Name, where: str) -> str:
         return f"DELETE FROM {self.name(target)} AS t WHERE {where}"
 
+    def delete_keys(self, target: Name, source: str, key: Sequence[str]) -> str:
+        """Delete the rows of the target whose key is in ``source``, which has the columns of the key."""
+        same = " AND ".join(f"t.{self.quote(k)} = s.{self.quote(k)}" for k in key)
+        return self.delete_from(target, f"EXISTS (SELECT 1 FROM {source} AS s WHERE {same})")
+
     def upsert(
         self, target: Name, source: str, names: Sequence[str], key: Sequence[str], compared: Sequence[str], met: str
     ) -> str:

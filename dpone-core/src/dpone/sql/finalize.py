@@ -14,7 +14,7 @@ import pyarrow as pa
 from attrs import evolve, field, frozen
 
 from dpone.errors import ConfigError, DataError, DeletesRefused
-from dpone.schema import LINEAGE, VALIDITY, Name
+from dpone.schema import DELETED_AT, LINEAGE, VALIDITY, Name
 from dpone.sql.dialect import Database, Dialect
 from dpone.strategy import Strategy
 
@@ -43,6 +43,7 @@ class Job:
     whole   as in Load
     read    how many rows the source gave, those included that were filtered or quarantined on their way
     at      the time of the load
+    filled  columns of the target that the rows fill, lineage left out
     """
 
     dialect: Dialect
@@ -57,6 +58,7 @@ class Job:
     whole: bool = False
     read: int = 0
     at: datetime = field(factory=lambda: datetime.now(UTC))
+    filled: tuple[str, ...] = ()
 
     def __attrs_post_init__(self) -> None:
         if not self.source:
@@ -97,10 +99,10 @@ def append(db: Database, job: Job) -> Counts:
 
 def merge(db: Database, job: Job) -> Counts:
     """Change what differs, insert what is new; equal rows are not touched, lineage included."""
-    return _upsert(db, _single(db, job))
+    return upsert(db, _single(db, job))
 
 
-def _upsert(db: Database, job: Job) -> Counts:
+def upsert(db: Database, job: Job) -> Counts:
     if is_empty(db, job.target):
         return Counts(inserted=_swap_or_insert(db, job))
     d, key = job.dialect, job.strategy.key
@@ -150,10 +152,10 @@ def snapshot_diff(db: Database, job: Job) -> Counts:
     before = _count(db, f"SELECT COUNT(*) FROM {job.table} AS t")
     deleted = 0
     if before:
-        _require_single_target(db, job)
+        require_single_target(db, job)
         deleted = db.execute(job.dialect.delete_from(job.target, lacking(db, job)))
         require_deletable(db, job, deleted, before)
-    return evolve(_upsert(db, job), deleted=deleted) if job.rows else Counts(deleted=deleted)
+    return evolve(upsert(db, job), deleted=deleted) if job.rows else Counts(deleted=deleted)
 
 
 def lacking(db: Database, job: Job) -> str:
@@ -185,7 +187,7 @@ def require_deletable(db: Database, job: Job, deleted: int, before: int) -> None
     raise DeletesRefused(f"load {job.target} by {mode}", found, f"{todo}; nothing was changed")
 
 
-def _require_single_target(db: Database, job: Job) -> None:
+def require_single_target(db: Database, job: Job) -> None:
     """Two target rows of one key cannot both equal the one that was read."""
     d, key = job.dialect, job.strategy.key
     if db.unique(job.target, key):
@@ -194,7 +196,8 @@ def _require_single_target(db: Database, job: Job) -> None:
     repeated = f"SELECT {keys} FROM {job.table} AS t GROUP BY {keys} HAVING COUNT(*) > 1"
     if twice := _count(db, f"SELECT COUNT(*) FROM ({repeated}) AS d"):
         found = f"{twice:,} keys occur more than once in the target (strategy.key: {', '.join(key)})"
-        raise DataError(f"load {job.target} by snapshot_diff", found, "load by full_refresh once, or correct the key")
+        todo = "load by full_refresh once, or correct the key"
+        raise DataError(f"load {job.target} by {job.strategy.mode}", found, todo)
 
 
 def _same(job: Job) -> str:
@@ -208,6 +211,12 @@ def scd2(db: Database, job: Job) -> Counts:
     return history.scd2(db, _single(db, job))
 
 
+def cdc_apply(db: Database, job: Job) -> Counts:
+    from dpone.sql import apply  # as above
+
+    return apply.cdc_apply(db, job)
+
+
 FINALIZERS: Mapping[str, Callable[[Database, Job], Counts]] = {
     "full_refresh": full_refresh,
     "append": append,
@@ -216,6 +225,7 @@ FINALIZERS: Mapping[str, Callable[[Database, Job], Counts]] = {
     "partition_replace": partition_replace,
     "snapshot_diff": snapshot_diff,
     "scd2": scd2,
+    "cdc_apply": cdc_apply,
 }
 
 
@@ -236,7 +246,8 @@ def require_columns(strategy: Strategy, schema: pa.Schema, target: Name) -> None
             shown = ", ".join(schema.names[:20]) + (", ..." if len(schema.names) > 20 else "")
             found = f"strategy.{option} names {', '.join(missing)}, the rows have {shown}"
             raise ConfigError(f"load {target}", found, f"correct strategy.{option}; names are case-sensitive")
-    if strategy.mode == "scd2" and (own := [n for n in VALIDITY if n in schema.names]):
+    reserved = {"scd2": VALIDITY, "cdc_apply": (DELETED_AT,)}.get(strategy.mode, ())
+    if own := [n for n in reserved if n in schema.names]:
         raise ConfigError(f"load {target}", f"the rows have a column {', '.join(own)}", "rename it in the source")
     if strategy.effective_from is not None:
         type_ = schema.field(strategy.effective_from).type

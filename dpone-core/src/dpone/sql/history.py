@@ -23,7 +23,7 @@ from typing import Any
 import pyarrow as pa
 
 from dpone.errors import DataError, SchemaBreak
-from dpone.schema import LINEAGE, VALID_FROM, VALID_TO, VALIDITY, Name
+from dpone.schema import DELETED_AT, LINEAGE, VALID_FROM, VALID_TO, VALIDITY, Name
 from dpone.sql.dialect import Database
 from dpone.sql.finalize import Counts, Job, lacking, require_deletable
 from dpone.strategy import Strategy
@@ -35,6 +35,8 @@ _COLUMNS = pa.schema([("target", pa.string()), ("column", pa.string()), ("since"
 
 def shape(strategy: Strategy, schema: pa.Schema) -> tuple[pa.Schema, tuple[str, ...]]:
     """Columns and primary key of a target that dpone creates, lineage left out."""
+    if strategy.mode == "cdc_apply" and strategy.deletes == "soft":
+        schema = schema.append(pa.field(DELETED_AT, INSTANT))
     if strategy.mode != "scd2":
         return schema, strategy.key
     fields = pa.field(VALID_FROM, INSTANT, nullable=False), pa.field(VALID_TO, INSTANT)

@@ -7,7 +7,7 @@ Three tables of dpone live beside the target: ``__dpone__loads`` (the journal), 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -19,8 +19,8 @@ from dpone.contract import Entry, Load, Part, Receipt, Staged, Stream, Writer
 from dpone.errors import DataError, SinkError
 from dpone.evolution import twin
 from dpone.position import Position
-from dpone.schema import LINEAGE, LOAD_ID, LOADED_AT, Name
-from dpone.sql import history
+from dpone.schema import DELETED_AT, LINEAGE, LOAD_ID, LOADED_AT, Name
+from dpone.sql import apply, fold, history
 from dpone.sql.dialect import Database
 from dpone.sql.finalize import Counts, Job, finalize, is_empty, repeated_keys, require_columns
 from dpone.sql.journal import Journal
@@ -137,20 +137,29 @@ def open_load(db: Database, target: Name, load: Load, lineage: bool) -> SqlWrite
 
 
 def _staged_schema(db: Database, target: Name, load: Load, lineage: bool) -> pa.Schema:
-    """The load's columns with the target's types, the twins they leave NULL, and lineage."""
+    """The load's columns with the target's types, the columns they leave NULL, and lineage."""
     assert load.schema is not None
     require_columns(load.strategy, load.schema, target)
     have = db.schema(target)
+    if have is not None:
+        history.require_own(load.strategy, have, target, load.schema.names)
     wanted = [*load.schema.names, *(LINEAGE if lineage else ())]
+    if load.strategy.deletes == "soft":
+        wanted.append(DELETED_AT)
     missing = wanted if have is None else [n for n in wanted if n not in have.names]
     if have is None or missing:
         found = "there is no such table" if have is None else f"the table has no column {', '.join(missing)}"
         raise SinkError(f"load {target}", found, "apply the schema changes first ('dpone plan' prints them)")
-    history.require_own(load.strategy, have, target, load.schema.names)
     names = [n for n in load.schema.names if n not in LINEAGE]
-    twins = [f for f in have if f.nullable and f.name not in names and twin(f.name) in names]
-    schema = pa.schema([*(have.field(n) for n in names), *twins])
-    return with_lineage(schema) if lineage else schema
+    nulls = [f for f in have if f.nullable and f.name not in names and _left_null(f.name, names)]
+    schema = pa.schema([*(have.field(n) for n in names), *nulls])
+    schema = with_lineage(schema) if lineage else schema
+    return apply.staged_schema(schema, load, target) if load.strategy.mode == "cdc_apply" else schema
+
+
+def _left_null(column: str, filled: Container[str]) -> bool:
+    """The twin of a column that the rows fill, and the mark of a deleted row: one that is loaded again lives."""
+    return twin(column) in filled or column == DELETED_AT
 
 
 def _fits(stage: pa.Schema | None, schema: pa.Schema | None) -> bool:
@@ -160,6 +169,8 @@ def _fits(stage: pa.Schema | None, schema: pa.Schema | None) -> bool:
 def _new_stage(db: Database, target: Name, load: Load, token: str, schema: pa.Schema) -> Stage:
     """A table of the target's own shape where it may take the target's place at the commit, else a bare one."""
     strategy = load.strategy
+    if strategy.mode == "cdc_apply":
+        return _make_stage(db, target, load, token, schema, ())
     policy_ok = not strategy.key or strategy.duplicates == "fail"
     replaces = strategy.mode == "full_refresh" or is_empty(db, target)
     shape = db.schema(target) if policy_ok and replaces and db.plain(target, strategy.key) else None
@@ -168,6 +179,10 @@ def _new_stage(db: Database, target: Name, load: Load, token: str, schema: pa.Sc
     key = strategy.key if shape is not None or diffs else ()
     if shape is None:
         shape = pa.schema([f.with_nullable(f.name not in strategy.key) for f in schema])
+    return _make_stage(db, target, load, token, shape, key)
+
+
+def _make_stage(db: Database, target: Name, load: Load, token: str, shape: pa.Schema, key: Sequence[str]) -> Stage:
     table, at = target.sibling(_stage_name(load)), load.started_at.astimezone(UTC)
     db.execute(db.dialect.create_table(table, shape, key))
     return Stage(table, load.load_id, token, at, unique=bool(key))
@@ -198,6 +213,10 @@ class _Counted:
     target: Name
     rows: int = 0
     bytes: int = 0
+
+    @property
+    def staged(self) -> int:
+        return self.rows
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         for batch in self.stream.batches():
@@ -230,14 +249,20 @@ class SqlWriter:
         stage = self._require_stage()
         if done := self._staging.part(stage, part.id):
             return done
-        names = self._names()
-        schema = pa.schema([f for f in self._stage_schema(stage) if f.name in names])
+        shape, names = self._stage_schema(stage), self._names()
         lineage = {LOAD_ID: self.load_id, LOADED_AT: stage.created_at} if self._lineage else {}
         with transaction(self._db, self._load.key):
-            counted = _Counted(stream, tuple(f.name for f in schema if not f.nullable), self._target)
+            counted: _Counted | apply.Incoming
+            if self._load.strategy.mode == "cdc_apply":
+                routed = {*LINEAGE, *map(twin, names)} - {*names}
+                schema = pa.schema([f for f in shape if f.name not in routed])
+                counted = apply.Incoming(stream, self._folding(stage))
+            else:
+                schema = pa.schema([f for f in shape if f.name in names])
+                counted = _Counted(stream, tuple(f.name for f in schema if not f.nullable), self._target)
             written = self._db.load(stage.table, schema, counted.batches(), lineage)
-            if written != counted.rows:
-                how_many = f"{counted.rows - written:,} of {counted.rows:,} rows"
+            if written != counted.staged:
+                how_many = f"{counted.staged - written:,} of {counted.staged:,} rows"
                 raise repeated_keys(self._target, self._load.strategy, how_many)
             staged = Staged(counted.rows, counted.bytes, stream.filtered, getattr(stream, "quarantined", 0))
             self._staging.mark(stage, part.id, staged)
@@ -286,6 +311,10 @@ class SqlWriter:
             raise SinkError(f"stage rows of {self._target}", "the load is over or has no rows", "open a new load")
         return self._stage
 
+    def _folding(self, stage: Stage) -> fold.Folding:
+        first, strategy = apply.next_chunk(self._db, stage.table), self._load.strategy
+        return fold.Folding(str(self._target), tuple(self._names()), strategy, stage.created_at, first)
+
     def _names(self) -> list[str]:
         assert self._load.schema is not None
         return [n for n in self._load.schema.names if n not in LINEAGE]
@@ -304,8 +333,8 @@ class SqlWriter:
         strategy = self._load.strategy
         swap = shape.equals(self._db.schema(self._target)) and self._db.plain(self._target, strategy.key)
         filled = {*self._names(), *(LINEAGE if self._lineage else ())}
-        schema = pa.schema([f for f in shape if f.name in filled or twin(f.name) in filled])
+        schema = pa.schema([f for f in shape if f.name in filled or _left_null(f.name, filled)])
         return Job(
             self._db.dialect, self._target, stage.table, schema, strategy, rows, stage.unique, swap,
-            whole=self._load.whole, read=rows + left_out, at=stage.created_at,
+            whole=self._load.whole, read=rows + left_out, at=stage.created_at, filled=tuple(self._names()),
         )  # fmt: skip

@@ -53,6 +53,10 @@ class SqliteDialect(Dialect):
     def ordered(self, expression: str, type: pa.DataType) -> str:
         return f"{expression} COLLATE {DECIMAL}" if pa.types.is_decimal(type) else expression
 
+    def delete_keys(self, target: Name, source: str, key: Sequence[str]) -> str:
+        """By IN, which goes from the keys to the rows; by EXISTS SQLite would look at every row of the target."""
+        return self.delete_from(target, f"({self.columns(key, 't')}) IN {source}")
+
     def widen_column(self, table: Name, before: pa.Field, after: pa.Field) -> list[str]:
         """SQLite cannot change a type: a new column takes the values and the name. The table is not copied. Types
         that it keeps alike (int and bigint, texts of any length) need no statement."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dpone.capability import Connector, declare
 from dpone.hookspecs import hookimpl
+from dpone.strategy import MODES
 
 _HERE = "dpone.connectors.sqlite"
 _ERRORS = f"{_HERE}.errors:CODES"
@@ -27,8 +28,7 @@ def dpone_sources() -> list[Connector]:
 
 @hookimpl
 def dpone_sinks() -> list[Connector]:
-    strategies = ("full_refresh", "append", "merge", "replace", "partition_replace", "snapshot_diff", "scd2")
-    supported = (*strategies, "exactly_once", "schema_evolution", "lineage", "resume", "many_tables")
+    supported = (*MODES, "exactly_once", "schema_evolution", "lineage", "resume", "many_tables")
     return [
         Connector(
             name="sqlite",

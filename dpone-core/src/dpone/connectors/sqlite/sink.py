@@ -15,7 +15,7 @@ from dpone.contract import Entry, Finding, Load
 from dpone.errors import ConfigError, DponeError, SchemaBreak, SinkError
 from dpone.evolution import Change, Stored
 from dpone.pipeline import SinkSpec
-from dpone.schema import DEFAULT, PREFIX
+from dpone.schema import DEFAULT, DELETED_AT, PREFIX, VALIDITY
 from dpone.sql import history
 from dpone.sql.ddl import statements
 from dpone.sql.dialect import Dialect
@@ -75,14 +75,17 @@ class SqliteSink:
     def ddl(self, changes: Sequence[Change]) -> list[str]:
         if (have := self.schema()) is not None:
             history.require_own(self._spec.strategy, have, self._target)
-        return [statement for change in changes for statement in self._statements(change)] + self._lineage(changes)
+        return [statement for change in changes for statement in self._statements(change)] + self._own(changes)
 
-    def _lineage(self, changes: Sequence[Change]) -> list[str]:
-        """Lineage columns that are enabled and that an existing target lacks."""
-        have = self.schema() if self._options.lineage.enabled else None
+    def _own(self, changes: Sequence[Change]) -> list[str]:
+        """Columns of dpone that are enabled and that an existing target lacks."""
+        have = self.schema()
         if have is None or any(change.kind == "create" for change in changes):
             return []
-        lacking = [f for f in LINEAGE_FIELDS if f.name not in have.names]
+        marked = self._spec.strategy.deletes == "soft" and not {*VALIDITY} & {*have.names}  # versions are not marked
+        wanted = [pa.field(DELETED_AT, history.INSTANT)] if marked else []
+        wanted += LINEAGE_FIELDS if self._options.lineage.enabled else ()
+        lacking = [f for f in wanted if f.name not in have.names]
         return [self._db.dialect.add_column(self._target, f) for f in lacking]
 
     def _statements(self, change: Change) -> list[str]:
