@@ -230,11 +230,15 @@ def test_a_retry_goes_on_with_the_tables_that_are_staged(changes: ChangeProject,
     """A transient failure in the second table: the next attempt stages only that, under the same load id."""
     write(changes.log, orders(1, 30, "01"))
     changes = changes.but(runtime={"retries": 1})
-    faulty.faults["sink batch"] = [ConnectionError("cut")]
-    seen: list[str] = []
-    faulty.watch.append(lambda place: seen.append(place) if place == "stage" else None)
+
+    def cut_in_the_second(place: str) -> None:
+        if place == "stage" and faulty.log.count("stage") == 2:
+            faulty.faults["sink batch"] = [ConnectionError("cut")]
+
+    faulty.watch.append(cut_in_the_second)
     stream = attempt(changes, faulty)
-    assert (stream.status, stream.attempts) == ("loaded", 2)
+    assert (stream.status, stream.attempts, stream.partitions_resumed) == ("loaded", 2, 1)
+    assert faulty.log.count("stage") == 3
     assert changes.rows() == expected(changes)
     assert {row[-1] for row in changes.lineage()} == {stream.load_id}
 
