@@ -541,7 +541,15 @@ class _Reader:
         from_table = record and "table" in record.takes and source and source.table
         if from_table and not any(key in node.items for key in WHAT):
             node = evolve(node, value={**node.items, "table": _text_node("{table}", node)})
-        return self._spec("sink", node, SinkSpec, record, {"strategy": strategy})
+        spec = self._spec("sink", node, SinkSpec, record, {"strategy": strategy})
+        if record and spec is not BAD and getattr(spec.options, "undo", None):
+            self._check_undo(node, record)
+        return spec
+
+    def _check_undo(self, node: Node, record: Connector) -> None:
+        if record.capabilities.get("undo") is not Support.SUPPORTED:
+            found = f"{record.name} keeps nothing to take a load back ({_support(record, 'undo')})"
+            self.problems.add(node.at("options", "undo"), found, "remove undo")
 
     def _strategy(self, node: Node, record: Connector | None) -> Any:
         modes = [name for name in MODES if record is None or record.capabilities.get(name) is Support.SUPPORTED]

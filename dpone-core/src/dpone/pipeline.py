@@ -73,12 +73,39 @@ class Lineage:
 
 
 @frozen
+class Undo:
+    """Keep what a load replaces, so that it can be taken back, for as long as both of these say; give one at least.
+
+    loads  this many loads of the stream, the newest ones
+    days   loads that were committed no longer ago
+    """
+
+    loads: int | None = field(default=None, validator=optional(ge(1)))
+    days: float | None = field(default=None, validator=optional(gt(0)))
+
+    def __attrs_post_init__(self) -> None:
+        if self.loads is None and self.days is None:
+            todo = "say for how long, as in undo: {loads: 3} or undo: {days: 7}"
+            raise ConfigError("read undo", "neither loads nor days", todo)
+
+
+@frozen
 class SinkOptions:
-    """Options every sink takes. adopt_existing: load into a table that has rows and no journal of ours."""
+    """Options every sink takes.
+
+    adopt_existing  load into a table that has rows and no journal of ours
+    undo            keep what a load replaces; off if left out
+    """
 
     schema_evolution: SchemaEvolution = field(factory=SchemaEvolution)
     lineage: Lineage = field(factory=Lineage)
     adopt_existing: bool = False
+    undo: Undo | None = None
+
+    def __attrs_post_init__(self) -> None:
+        if self.undo is not None and not self.lineage.enabled:
+            todo = "leave lineage on: rows are taken out by their load id; or remove undo"
+            raise ConfigError("read options.undo", "lineage is off", todo)
 
 
 @frozen

@@ -12,17 +12,20 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
-from attrs import asdict, define, frozen
+from attrs import asdict, define, evolve, frozen
 
-from dpone.contract import Entry, Load, Part, Receipt, Staged, Stream
+from dpone.contract import Entry, Kept, Load, Part, Receipt, Staged, Stream
 from dpone.errors import DataError, SinkError
 from dpone.evolution import twin
+from dpone.pipeline import Undo
 from dpone.position import Position
 from dpone.schema import LINEAGE, LOAD_ID, LOADED_AT, Name
 from dpone.sql import history
 from dpone.sql.dialect import Database
 from dpone.sql.finalize import Counts, Job, finalize, is_empty, repeated_keys, require_columns
 from dpone.sql.journal import Journal
+from dpone.sql.undo import Targets, images, sweep
+from dpone.strategy import Strategy
 
 LINEAGE_FIELDS = (pa.field(LOAD_ID, pa.string()), pa.field(LOADED_AT, pa.timestamp("us", "UTC")))
 _TEXTS, _COUNTS = ("stage", "key", "load_id", "token", "created_at"), ("rows", "bytes", "filtered", "quarantined")
@@ -115,9 +118,9 @@ def transaction(db: Database, lock: str) -> Iterator[None]:
         raise
 
 
-def open_load(db: Database, target: Name, load: Load, lineage: bool) -> SqlWriter:
+def open_load(db: Database, target: Name, load: Load, lineage: bool, undo: Undo | None = None) -> SqlWriter:
     """``Sink.open`` of every SQL sink. The target exists and has every column of ``load.schema`` and, if
-    enabled, of the lineage: ``Sink.ddl`` saw to it."""
+    enabled, of the lineage: ``Sink.ddl`` saw to it. ``undo``: keep what the load replaces."""
     schema = None if load.schema is None else _staged_schema(db, target, load, lineage)
     with transaction(db, load.key):
         staging = Staging(db, target)
@@ -132,7 +135,7 @@ def open_load(db: Database, target: Name, load: Load, lineage: bool) -> SqlWrite
         if schema is not None and mine is None:
             mine = _new_stage(db, target, load, token, schema)
             staging.add(load.key, mine)
-    return SqlWriter(db, target, load, mine, lineage)
+    return SqlWriter(db, target, load, mine, lineage, undo)
 
 
 def _staged_schema(db: Database, target: Name, load: Load, lineage: bool) -> pa.Schema:
@@ -172,6 +175,14 @@ def _new_stage(db: Database, target: Name, load: Load, token: str, schema: pa.Sc
     return Stage(table, load.load_id, token, at, unique=bool(key))
 
 
+def _written(counts: Counts, strategy: Strategy) -> int | None:
+    """Rows that carry the load's id after it. Versions that scd2 closes or fills keep theirs; changes applied piece by
+    piece may meet a row twice."""
+    if strategy.mode == "cdc_apply":
+        return None
+    return counts.inserted + (0 if strategy.mode == "scd2" else counts.updated)
+
+
 @define
 class _Counted:
     """Batches on their way to staging: NULLs refused where the table has none, rows and bytes counted."""
@@ -200,8 +211,11 @@ class _Counted:
 class SqlWriter:
     """``contract.Writer`` over a Database. One thread at a time."""
 
-    def __init__(self, db: Database, target: Name, load: Load, stage: Stage | None, lineage: bool) -> None:
+    def __init__(
+        self, db: Database, target: Name, load: Load, stage: Stage | None, lineage: bool, undo: Undo | None = None
+    ) -> None:
         self.load_id = stage.load_id if stage else load.load_id
+        self._undo = undo
         self._db, self._target, self._load, self._stage, self._lineage = db, target, load, stage, lineage
         self._staging = Staging(db, target)
         self._journal = Journal(db, target)
@@ -231,14 +245,32 @@ class SqlWriter:
         with transaction(self._db, load.key):
             self._journal.create()
             seq = self._journal.require(load.key, after, self.load_id)
-            counts = finalize(self._db, self._job(self._stage)) if self._stage else Counts()
+            counts, kept = self._finalize(self._stage) if self._stage else (Counts(), ())
             rows = asdict(counts)
-            entry = Entry(seq, position.epoch, self.load_id, load.run_id, load.token, position, now, rows)
+            entry = Entry(seq, position.epoch, self.load_id, load.run_id, load.token, position, now, rows, kept)
             self._journal.append(load.key, entry)
+            if self._undo is not None:
+                sweep(self._db, self._target, load.key, self._undo)
             if self._stage:
                 self._staging.drop(self._stage)
         self._stage = None
         return Receipt(entry, **rows)
+
+    def _finalize(self, stage: Stage) -> tuple[Counts, tuple[Kept, ...]]:
+        """Change the target; what was kept of it."""
+        targets = Targets(self._db, self._target)
+        if self._undo is not None:
+            targets.create()
+        previous = targets.move(self.load_id)
+        keeping = None if self._undo is None else images(self._db, self._target, self.load_id)
+        job = evolve(self._job(stage), images=keeping)
+        counts = finalize(self._db, job)
+        if not (counts.inserted or counts.updated or counts.deleted):
+            targets.move(previous)
+            if keeping is not None:
+                keeping.drop()
+            return counts, ()
+        return counts, () if keeping is None else (keeping.kept(_written(counts, job.strategy), previous),)
 
     def abort(self) -> None:
         self._db.rollback()
