@@ -157,7 +157,7 @@ def test_a_table_stays_plain(target: Target) -> None:
 
 
 def test_only_what_changes_is_kept(target: Target) -> None:
-    """A merge keeps the rows it changes, not those it finds equal or inserts; an append keeps none and needs no table."""
+    """A merge keeps the rows it changes, not those it finds equal or inserts; an append needs no table at all."""
     target.load(table(*((i, "a", 1.0) for i in range(100))), MERGE, load_id="A", **ON)
     assert kept(target, "A")[0].kind == "added"
     target.load(table(*((i, "b" if i < 7 else "a", 1.0) for i in range(200))), MERGE, load_id="B", **ON)
@@ -227,7 +227,7 @@ def test_only_the_newest_load_is_taken_back(target: Target) -> None:
 @pytest.mark.parametrize("on", [{}, ON], ids=["without undo", "with undo"])
 @pytest.mark.parametrize("name", ["orders", "ORDERS"])
 def test_a_later_load_of_another_stream_is_in_the_way(target: Target, on: dict[str, Any], name: str) -> None:
-    """Its rows may depend on those of the load before: taking that back is refused until the later one is taken back."""
+    """Its rows may depend on those of the load before: that one is refused until the later one is taken back."""
     target.load(table((1, "a", 1.0)), MERGE, load_id="A", **ON)
     target.load(table((1, "b", 1.0)), MERGE, load_id="B", **ON)
     with closing(replace(target, table=name).sink(MERGE, **on)) as sink:
@@ -243,7 +243,7 @@ def test_a_later_load_of_another_stream_is_in_the_way(target: Target, on: dict[s
 
 
 def test_a_load_of_nothing_is_not_in_the_way(target: Target) -> None:
-    """A later load that changed no row of the target, and a journal entry without rows, leave the last load undoable."""
+    """Later loads that changed no row of the target leave the last one that did to be taken back."""
     target.load(table((1, "a", 1.0)), MERGE, load_id="A", **ON)
     target.load(table((1, "b", 1.0)), MERGE, load_id="B", n=7, **ON)
     target.load(table((1, "b", 1.0)), MERGE, load_id="C", n=8, **ON)
