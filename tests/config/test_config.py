@@ -137,7 +137,7 @@ def test_options_of_a_connector_are_structured(load: Load, text: Text) -> None:
 
 
 def test_undo_needs_a_sink_that_can(problems: Problems, text: Text, plugins: Plugins) -> None:
-    """A sink that keeps nothing refuses the option at its line; one that does takes it, with a retention and lineage."""
+    """A sink that keeps nothing refuses the option at its line; one that does wants a retention, and lineage."""
     sink = "{{type: lite, connection: 'sqlite:///w.db', table: t, strategy: {{mode: append}}, options: {{{}}}}}"
     (line,) = problems(text(sink=sink.format("undo: {loads: 3}")))
     assert "sink.options.undo: lite keeps nothing to take a load back (not implemented); remove undo" in line

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from attrs import field, frozen
-from attrs.validators import ge, gt, optional
+from attrs.validators import and_, ge, gt, le, optional
 
 from dpone.errors import ConfigError
 from dpone.schema import Name
@@ -81,7 +81,7 @@ class Undo:
     """
 
     loads: int | None = field(default=None, validator=optional(ge(1)))
-    days: float | None = field(default=None, validator=optional(gt(0)))
+    days: float | None = field(default=None, validator=optional(and_(gt(0), le(36_500))))
 
     def __attrs_post_init__(self) -> None:
         if self.loads is None and self.days is None:

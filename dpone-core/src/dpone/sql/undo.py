@@ -78,7 +78,8 @@ class Images:
 
     The image of a row is the first one: a row that this load has written already carries its load id and is passed
     over, so that one load may change a row in several statements (chunks of changes). A statement that leaves a row its
-    old load id must meet it only once in a load; it names ``key``, by which the row is found again.
+    old load id must meet it only once in a load; it names ``key``, by which the row is found again, and so must every
+    other ``keep`` of that load.
     """
 
     db: Database

@@ -134,8 +134,9 @@ class SqliteSink:
         return open_load(self._db, self._target, load, self._options.lineage.enabled, self._options.undo)
 
     def undo_plan(self, key: str, load_id: str) -> UndoPlan:
+        plan = undo_plan(self._db, self._target, key, load_id)
         self._require_no_cascade(every_row=False)
-        return undo_plan(self._db, self._target, key, load_id)
+        return plan
 
     def undo(self, load: Load, load_id: str, after: Entry | None, position: Position) -> Receipt:
         self._require_no_cascade(every_row=False)
