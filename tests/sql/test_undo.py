@@ -358,6 +358,18 @@ def test_what_is_old_goes_with_the_next_load(target: Target) -> None:
     assert images(target) == {"__dpone__undo_L2", "__dpone__undo_L3", "__dpone__undo_L4"}
 
 
+def test_the_last_load_is_kept_however_old_it_is(target: Target) -> None:
+    """A load that changes nothing does not take away what the last one that did has kept."""
+    option = {"undo": Undo(days=1)}
+    target.load(table((1, "a", 1.0)), MERGE, load_id="A", **option)
+    target.load(table((1, "b", 1.0)), MERGE, load_id="B", **option)
+    target.run("UPDATE __dpone__loads SET committed_at = '2020-01-01T00:00:00.000000+00:00'")
+    target.load(table((1, "b", 1.0)), MERGE, load_id="C", **option)
+    assert images(target) == {"__dpone__undo_B"}
+    undo(target, "B", MERGE)
+    assert target.rows("region") == [("a",)]
+
+
 def test_the_sweep_drops_only_its_own(target: Target) -> None:
     """Tables that look alike, those of another stream, and a name that a journal was made to say, are left alone."""
     target.run("CREATE TABLE __dpone__undo_mine (x)", "CREATE TABLE precious (x)")
