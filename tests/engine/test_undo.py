@@ -291,7 +291,7 @@ def killed_anywhere(folder: Path, run: Callable[..., Any], kind: tuple[str, str]
 def test_LS_05_an_undo_that_was_killed(run: Callable[..., Any], kind: tuple[str, str]) -> None:
     """SIGKILL on the way of an undo: the target is as before it or after it, and so says the journal."""
     with memory_folder() as folder:
-        assert killed_anywhere(folder, run, kind, 12) > 10
+        assert killed_anywhere(folder, run, kind, 6) > 10
 
 
 @pytest.mark.crash
@@ -337,7 +337,7 @@ def load_killed_anywhere(folder: Path, run: Callable[..., Any], kind: tuple[str,
 def test_LS_05_a_killed_load_can_be_taken_back(run: Callable[..., Any], kind: tuple[str, str]) -> None:
     """SIGKILL inside a commit that keeps what it replaces: once the next run has mended it, the load can be undone."""
     with memory_folder() as folder:
-        assert load_killed_anywhere(folder, run, kind, 6) > 5
+        assert load_killed_anywhere(folder, run, kind, 4) > 5
 
 
 @pytest.mark.crash

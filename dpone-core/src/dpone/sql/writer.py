@@ -270,7 +270,16 @@ class SqlWriter:
             if keeping is not None:
                 keeping.drop()
             return counts, ()
-        return counts, () if keeping is None else (keeping.kept(_written(counts, job.strategy), previous),)
+        if keeping is None:
+            return counts, ()
+        written, replaced = _written(counts, job.strategy), counts.updated + counts.deleted
+        if written is not None and keeping.rows != replaced:
+            found = (
+                f"{keeping.rows:,} rows were kept of {replaced:,} that the load replaces: keys that differ meet one row"
+            )
+            todo = "see the collation of the key columns, or remove sink.options.undo; nothing was changed"
+            raise SinkError(f"keep rows of {self._target}", found, todo)
+        return counts, (keeping.kept(written, previous),)
 
     def abort(self) -> None:
         self._db.rollback()
