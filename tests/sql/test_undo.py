@@ -427,6 +427,21 @@ def test_options_that_cannot_be_are_refused() -> None:
         SinkOptions(lineage=Lineage(False), undo=Undo(loads=1))
 
 
+def test_values_come_back_to_the_bit(target: Target) -> None:
+    """Values that SQLite keeps in columns of other declared types are not changed by the way through an image."""
+    target.load(table((1, "a", 1.0), (2, "a", 1.0)), MERGE, load_id="A", **ON)
+    types = ("FLEXIBLE", "DECIMAL(10,2)", "DATE", "BOOLEAN", "VARCHAR(3)", "")
+    for n, type_ in enumerate(types):
+        target.run(f"ALTER TABLE orders ADD COLUMN c{n} {type_}")
+    for id_, value in ((1, "0.1 + 0.2"), (2, "x'00ff'")):
+        target.run(f"UPDATE orders SET {', '.join(f'c{n} = {value}' for n in range(len(types)))} WHERE id = {id_}")
+    before = content(target)
+    ignore = SchemaEvolution(on_missing_column="ignore")
+    target.load(table((1, "b", 1.0), (2, "b", 1.0)), MERGE, load_id="B", schema_evolution=ignore, **ON)
+    undo(target, "B", MERGE)
+    assert content(target) == before
+
+
 def test_a_row_that_two_keys_meet_is_not_kept_twice(target: Target) -> None:
     """Under a collation that takes two staged keys for one, images would not tell what was there: the load fails."""
     target.run("CREATE TABLE orders (id INT, region TEXT COLLATE NOCASE, amount DOUBLE)")
