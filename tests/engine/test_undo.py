@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
+from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,10 +16,13 @@ import pytest
 from attrs import evolve
 from tests.engine.project import KILLED, Project, Row, mark, memory_folder, rows, with_plugins, zygote
 
+from dpone.connectors.file.sink import FileSink
 from dpone.connectors.sqlite.sink import SqliteSink
+from dpone.contract import Load
 from dpone.engine import rewind, undo
-from dpone.errors import Busy, ConfigError, SinkError, UndoRefused
+from dpone.errors import Busy, ConfigError, Conflict, SinkError, UndoRefused
 from dpone.pipeline import Pipeline
+from dpone.position import Position
 
 ON = {"undo": {"loads": 5}}
 MODES: Mapping[str, Mapping[str, Any]] = {
@@ -211,6 +215,32 @@ def test_a_kept_part_that_was_altered_is_not_brought_back(tmp_path: Path) -> Non
     with pytest.raises(UndoRefused, match="is missing"):
         undone_last(project)
     assert project.lineage() == second
+
+
+def test_a_runner_that_was_faster_wins_in_a_folder_too(tmp_path: Path) -> None:
+    """The undo of a folder is fenced by its journal's head: with another head it is a Conflict, and nothing is done."""
+    project, _, second = twice(tmp_path / "p", "file", "full_refresh")
+    head = project.head()
+    assert head is not None
+    [spec] = Pipeline.from_yaml(project.pipeline).streams
+    sink = FileSink(spec.sink)
+    load = Load(spec.key("p"), "X", "R", "token", False, None, spec.sink.strategy, False, datetime.now(UTC))
+    with pytest.raises(Conflict):
+        sink.undo(load, head.load_id, None, Position("start", {}, {}, 1))
+    assert (project.lineage(), project.head()) == (second, head)
+
+
+def test_a_load_of_another_stream_is_in_the_way_in_a_folder_too(tmp_path: Path) -> None:
+    """Two pipelines append to one folder: the earlier load can go only after the later one."""
+    project, _, second = twice(tmp_path / "p", "file", "append")
+    head = project.head()
+    assert head is not None
+    other = project.but(sink_options={**ON, "adopt_existing": True})
+    other.pipeline.write_text(other.pipeline.read_text().replace("pipeline: p", "pipeline: q"))
+    other.load()
+    with pytest.raises(UndoRefused, match="has changed out since"):
+        undo(project.save().pipeline, "out", head.load_id)
+    assert len(project.lineage()) == 2 * len(second)
 
 
 def test_a_manifest_of_before_is_read(tmp_path: Path) -> None:
