@@ -296,7 +296,7 @@ def killed_anywhere(folder: Path, run: Callable[..., Any], kind: tuple[str, str]
 
     count = int(run(fresh("free"), undo=job, **{what: 10**9})["count"])
     ends = set()
-    for n in range(1, count + 1, max(1, count // most)):
+    for n in sorted({*range(1, count + 1, max(1, count // most)), count}):  # the last is after the commit
         project = fresh(str(n))
         assert run(project, undo=job, **{what: n})["code"] == KILLED
         assert project.lineage() in (first, second)
