@@ -10,13 +10,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from dpone.capability import declare
 from dpone.config import PipelineErrors, expand, load_pipeline, strict_json
 from dpone.errors import ConfigError
 from dpone.pipeline import Incremental, Lineage, Pipeline, Runtime, SchemaEvolution
+from dpone.plugins import Plugins
 from dpone.schema import Name
 from dpone.secret import Secret
 
@@ -131,6 +134,22 @@ def test_options_of_a_connector_are_structured(load: Load, text: Text) -> None:
     assert (made.fetch, made.ratio, made.flags, made.tls.mode, made.size) == (5, 1.0, ("a", "b"), "off", "auto")
     assert isinstance(made.ratio, float)
     assert made.password == Secret("hunter22")
+
+
+def test_undo_needs_a_sink_that_can(problems: Problems, text: Text, plugins: Plugins) -> None:
+    """A sink that keeps nothing refuses the option at its line; one that does wants a retention, and lineage."""
+    sink = "{{type: lite, connection: 'sqlite:///w.db', table: t, strategy: {{mode: append}}, options: {{{}}}}}"
+    (line,) = problems(text(sink=sink.format("undo: {loads: 3}")))
+    assert "sink.options.undo: lite keeps nothing to take a load back (not implemented); remove undo" in line
+    record = plugins.connectors["sink", "lite"]
+    able = attrs.evolve(record, capabilities=declare("sink", ["append", "undo"]))
+    plugins.connectors["sink", "lite"] = able  # type: ignore[index]
+    (line,) = problems(text(sink=sink.format("undo: {}")))
+    assert "undo: neither loads nor days; say for how long" in line
+    (line,) = problems(text(sink=sink.format("undo: {loads: 0}")))
+    assert "undo.loads" in line
+    (line,) = problems(text(sink=sink.format("undo: {days: 1}, lineage: {enabled: false}")))
+    assert "options.undo: lineage is off; leave lineage on" in line
 
 
 # --- ${NAME} --------------------------------------------------------------------------------------------------------

@@ -96,6 +96,7 @@ def test_exit_codes_are_those_of_the_documentation() -> None:
         "StateAhead",
         "StateMissing",
         "DeletesRefused",
+        "UndoRefused",
     }
     assert {name for name, code in codes.items() if code == 3} == stopped
     assert codes["Interrupted"] == 130

@@ -11,6 +11,7 @@ A job is JSON: ``pipeline``, ``options`` of dpone.engine.run, ``signal`` (KILL),
     execute         before the nth statement of SqliteDatabase; for signals that Python handles: what a handler raises
                     inside a callback of SQLite is lost
     ops             after that many virtual machine instructions of SQLite
+    undo            stream and load id: take that load back instead of running; these four are counted from its start
     since, until    the steps between which these four are counted (commit_started, committed)
 
 As a plugin of ``dpone`` it takes its job from the environment variable DPONE_TRAP.
@@ -36,7 +37,7 @@ import dpone.connectors.sqlite.sink  # noqa: F401  # imported before the fork, l
 from dpone.connectors.file.state import _FileLease
 from dpone.connectors.sqlite.database import SqliteDatabase
 from dpone.connectors.sqlite.state import SqliteLease
-from dpone.engine import Run
+from dpone.engine import Run, undo
 from dpone.errors import Interrupted
 from dpone.hookspecs import hookimpl
 from dpone.pipeline import Pipeline
@@ -146,6 +147,10 @@ def dpone_run_event(event: Any) -> None:
 def execute(job: dict[str, Any]) -> tuple[int, dict[str, Any]]:
     trap = set_trap(job)
     plugins = discover()
+    if "undo" in job:
+        trap.armed = True
+        undo(job["pipeline"], *job["undo"], plugins)
+        return 0, {"count": trap.count}
     plugins.manager.register(trap)
     run = Run(Pipeline.from_yaml(job["pipeline"]), plugins=plugins, **job.get("options", {}))
     try:

@@ -513,6 +513,10 @@ class _Reader:
             self.problems.add(place, f"{sink.strategy.mode} takes rows, a change stream brings changes", todo)
         if _glob(entry.at("source", "table")) is None:
             return
+        if sink.options.undo is not None:
+            todo = "remove undo, or name one table in source.table, in a stream of its own each"
+            found = "a load of many tables cannot be taken back as one"
+            self.problems.add(entry.at("sink", "options", "undo"), found, todo)
         record, table = self.plugins.get("sink", sink.type), entry.at("sink", "table")
         if record.capabilities.get("many_tables") is not Support.SUPPORTED:
             todo = "name one table in source.table, in a stream of its own each"
@@ -566,7 +570,15 @@ class _Reader:
         from_table = record and "table" in record.takes and source and source.table
         if from_table and not any(key in node.items for key in WHAT):
             node = evolve(node, value={**node.items, "table": _text_node("{table}", node)})
-        return self._spec("sink", node, SinkSpec, record, {"strategy": strategy})
+        spec = self._spec("sink", node, SinkSpec, record, {"strategy": strategy})
+        if record and spec is not BAD and getattr(spec.options, "undo", None):
+            self._check_undo(node, record)
+        return spec
+
+    def _check_undo(self, node: Node, record: Connector) -> None:
+        if record.capabilities.get("undo") is not Support.SUPPORTED:
+            found = f"{record.name} keeps nothing to take a load back ({_support(record, 'undo')})"
+            self.problems.add(node.at("options", "undo"), found, "remove undo")
 
     def _strategy(self, node: Node, record: Connector | None) -> Any:
         modes = [name for name in MODES if record is None or record.capabilities.get(name) is Support.SUPPORTED]

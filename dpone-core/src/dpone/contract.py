@@ -16,9 +16,9 @@ Rules for every class here:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from attrs import field, frozen
 
@@ -163,6 +163,36 @@ class Source(Protocol):
     def close(self) -> None: ...
 
 
+def _texts(values: Iterable[str]) -> tuple[str, ...]:
+    return tuple(values)
+
+
+@frozen
+class Kept:
+    """What a commit kept of one target, so that its load can be taken back.
+
+    target   name of the table, or of the folder as the pipeline spells it
+    kind     ``added``: the load only added rows, nothing had to be kept. ``before_images``: the rows it changed or
+             deleted. ``generation``: the whole target as it was
+    name     of the table or folder that holds it; empty for ``added``
+    rows     how many it holds
+    written  rows of the target that carried the load's id when it was committed; None: not counted
+    columns  of the target at that time, name -> Arrow type
+    key      columns by which a kept row is found in the target where the load changed it and left it the id of the load
+             that wrote it
+    previous the load that had changed the target before, empty if that is not known
+    """
+
+    target: str
+    kind: Literal["added", "before_images", "generation"]
+    name: str = ""
+    rows: int = 0
+    written: int | None = None
+    columns: Mapping[str, str] = field(factory=dict)
+    key: tuple[str, ...] = field(default=(), converter=_texts)
+    previous: str = ""
+
+
 @frozen
 class Entry:
     """One line of a sink's journal; the one with the highest ``seq`` of a key is its head.
@@ -171,6 +201,8 @@ class Entry:
     epoch     as in ``position``
     token     what the load was to do (see Load)
     rows      inserted, updated, deleted, unchanged
+    kept      what is there to take the load back; emptied when it is dropped, so that it never names what is gone
+    undoes    the load that this entry takes back; empty in the entry of a load
     """
 
     seq: int
@@ -181,6 +213,8 @@ class Entry:
     position: Position
     committed_at: datetime
     rows: Mapping[str, int] = field(factory=dict)
+    kept: tuple[Kept, ...] = ()
+    undoes: str = ""
 
 
 @frozen
@@ -317,6 +351,30 @@ class Sink(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+@frozen
+class UndoPlan:
+    """A load that can be taken back. ``position``: where its key stood before it; None: at its beginning."""
+
+    entry: Entry
+    position: Position | None
+
+
+class Undoing(Protocol):
+    """What a Sink has besides, if its plugin declares ``undo``: its loads keep what they replace, as long as
+    ``options.undo`` says, and the newest one of a target can be taken back."""
+
+    def undo_plan(self, key: str, load_id: str) -> UndoPlan:
+        """Changes nothing. Raises UndoRefused if the load is not in the journal, was taken back, kept nothing, is not
+        the last to have changed its target, or if what it kept does not fit the target any more."""
+        ...
+
+    def undo(self, load: Load, load_id: str, after: Entry | None, position: Position) -> Receipt:
+        """Make the target as it was before ``load_id``, and the entry of ``load`` (journal only) and ``position``
+        durable with it; what was kept is dropped. Fenced as ``Writer.commit``; raises as ``undo_plan`` besides. In
+        the receipt, ``deleted`` are rows taken out, ``inserted`` rows put back. Schema changes stay."""
+        ...
 
 
 @runtime_checkable

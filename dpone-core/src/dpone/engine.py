@@ -561,7 +561,6 @@ class _Attempt:
         return staged
 
     def _commit(self, writer: Writer, also: Sequence[Writer], head: Entry | None, position: Position) -> Receipt:
-        """If the answer to the commit is lost, the journal knows whether it happened."""
         self.stream.tell("commit_started", load_id=writer.load_id)
         with self.stream.timed("commit"):
             try:
@@ -569,18 +568,9 @@ class _Attempt:
             except Stopped:
                 raise
             except Exception as error:
-                receipt = self._ask_journal(writer.load_id, error)
+                receipt = _asked(self.stream.run, self.spec, writer.load_id, error)
         self.stream.tell("committed", load_id=writer.load_id, seq=receipt.entry.seq, rows=dict(receipt.entry.rows))
         return receipt
-
-    def _ask_journal(self, load_id: str, error: Exception) -> Receipt:
-        head = None
-        # If it is still out of reach, the next attempt, or the next run, will ask again.
-        with suppress(Exception), closing(self.stream.run.make("sink", self.spec.sink)) as sink:
-            head = sink.journal(self.report.key)
-        if head is None or head.load_id != load_id:
-            raise error
-        return _receipt(head)
 
     def _done(self, receipt: Receipt, version: int | None = None) -> None:
         """The rows are durable; copy the position to the state. ``version`` None: recovery has done so already."""
@@ -784,6 +774,59 @@ def rewind(pipeline: Pipeline, stream: str, position: Position | None, plugins: 
             receipt = writer.commit(head, wanted)
         state.save(key, _state_of(receipt.entry), saved.version if saved else 0)
     return wanted
+
+
+def undo(pipeline: Pipeline | str | Path, stream: str, load_id: str, plugins: Plugins | None = None) -> Receipt:
+    """Take one load back: the target is as it was before it, and so is the position, in a new epoch, so that the next
+    run moves the same rows again. The load must be the last that changed its target, and ``sink.options.undo`` must
+    have been on for it. Raises UndoRefused, and Busy while the stream runs.
+
+    In one commit of the sink, journal entry included; the state is saved after it. Killed in between, the next run
+    adopts the journal as after any load.
+    """
+    if not isinstance(pipeline, Pipeline):
+        pipeline = Pipeline.from_yaml(pipeline)
+    run = Run(pipeline, [stream], plugins=plugins or discover())
+    [spec] = run.streams()
+    key = spec.key(pipeline.name)
+    _require_undo(run, spec)
+    with ExitStack() as stack:
+        sink = stack.enter_context(closing(run.make("sink", spec.sink)))
+        state: StateBackend = stack.enter_context(closing(run.make("state", pipeline.state)))
+        ttl = pipeline.state.options.lease_seconds
+        stack.enter_context(_renewing(stack.enter_context(state.lock(key, ttl)), ttl))
+        head, saved = sink.journal(key), state.load(key)
+        compare(head, saved.value if saved else None, spec.sink.location)
+        before = sink.undo_plan(key, load_id).position or START
+        position = before.at_epoch(max(1, _next_epoch(head, saved)))
+        token = hashlib.sha256(f"undo {load_id} {key} {position.dumps()}".encode()).hexdigest()
+        load = Load(key, ulid(), run.run_id, token, False, None, spec.sink.strategy, False, datetime.now(UTC))
+        try:
+            receipt: Receipt = sink.undo(load, load_id, head, position)
+        except Stopped:
+            raise
+        except Exception as error:
+            receipt = _asked(run, spec, load.load_id, error)
+        state.save(key, _state_of(receipt.entry), saved.version if saved else 0)
+    return receipt
+
+
+def _require_undo(run: Run, spec: StreamSpec) -> None:
+    record = run.plugins.get("sink", spec.sink.type)
+    if record.capabilities.get("undo") is not Support.SUPPORTED:
+        found = f"{record.name} keeps nothing to take a load back"
+        raise ConfigError(f"take back a load of {spec.name}", found, "move its rows again with 'dpone state set'")
+
+
+def _asked(run: Run, spec: StreamSpec, load_id: str, error: Exception) -> Receipt:
+    """If the answer to a commit is lost, the journal knows whether it happened."""
+    head = None
+    # If it is still out of reach, the next attempt, or the next run, will ask again.
+    with suppress(Exception), closing(run.make("sink", spec.sink)) as sink:
+        head = sink.journal(spec.key(run.pipeline.name))
+    if head is None or head.load_id != load_id:
+        raise error
+    return _receipt(head)
 
 
 def _rewind_token(key: str, position: Position) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from attrs import field, frozen
-from attrs.validators import ge, gt, optional
+from attrs.validators import and_, ge, gt, le, optional
 
 from dpone.errors import ConfigError
 from dpone.schema import Name
@@ -84,12 +84,39 @@ class Lineage:
 
 
 @frozen
+class Undo:
+    """Keep what a load replaces, so that it can be taken back, for as long as both of these say; give one at least.
+
+    loads  this many loads of the stream, the newest ones
+    days   loads that were committed no longer ago
+    """
+
+    loads: int | None = field(default=None, validator=optional(ge(1)))
+    days: float | None = field(default=None, validator=optional(and_(gt(0), le(36_500))))
+
+    def __attrs_post_init__(self) -> None:
+        if self.loads is None and self.days is None:
+            todo = "say for how long, as in undo: {loads: 3} or undo: {days: 7}"
+            raise ConfigError("read undo", "neither loads nor days", todo)
+
+
+@frozen
 class SinkOptions:
-    """Options every sink takes. adopt_existing: load into a table that has rows and no journal of ours."""
+    """Options every sink takes.
+
+    adopt_existing  load into a table that has rows and no journal of ours
+    undo            keep what a load replaces; off if left out
+    """
 
     schema_evolution: SchemaEvolution = field(factory=SchemaEvolution)
     lineage: Lineage = field(factory=Lineage)
     adopt_existing: bool = False
+    undo: Undo | None = None
+
+    def __attrs_post_init__(self) -> None:
+        if self.undo is not None and not self.lineage.enabled:
+            todo = "leave lineage on: rows are taken out by their load id; or remove undo"
+            raise ConfigError("read options.undo", "lineage is off", todo)
 
 
 @frozen

@@ -126,10 +126,12 @@ class _Chunk:
     def _truncate(self) -> int:
         d, job = self._d, self._job
         if not self._soft:
+            job.keep("1 = 1")
             return self._db.execute(f"DELETE FROM {job.table}")
         columns = [n for n in (DELETED_AT, *LINEAGE) if n in self._names]
         where = f"{self._of('s', TRUNCATE)} AND t.{d.quote(DELETED_AT)} IS NULL"
         values = {n: f"s.{d.quote(n)}" for n in columns}
+        job.keep(where, source=job.source)
         return self._db.execute(d.update_from(job.target, job.source, values, where))
 
     def _complete(self) -> None:
@@ -171,6 +173,7 @@ class _Chunk:
         elif DELETE not in self._has:
             return 0
         source = f"(SELECT {d.columns(self._key, 's')} FROM {job.source} AS s WHERE {where})"
+        job.keep(self._same, source=source)
         return self._db.execute(d.delete_keys(job.target, source, self._key))
 
     @cached_property
@@ -200,11 +203,14 @@ class _Chunk:
         where = f"{self._of('s', UPSERT, UPDATE, INSERT, FRESH, KEPT)} AND NOT (s.{unmet})"
         return f"(SELECT {d.columns(self._names, 's')} FROM {self._job.source} AS s WHERE {where})"
 
+    @property
+    def _same(self) -> str:
+        return " AND ".join(f"t.{self._d.quote(k)} = s.{self._d.quote(k)}" for k in self._key)
+
     def _count_marked(self) -> int:
         """Rows of the target that live and will be kept as deleted."""
-        d, mark = self._d, self._d.quote(DELETED_AT)
-        same = " AND ".join(f"t.{d.quote(k)} = s.{d.quote(k)}" for k in self._key)
-        joined = f"{self._rows()} AS s JOIN {self._job.table} AS t ON {same}"
+        mark = self._d.quote(DELETED_AT)
+        joined = f"{self._rows()} AS s JOIN {self._job.table} AS t ON {self._same}"
         [(rows,)] = self._db.rows(f"SELECT COUNT(*) FROM {joined} WHERE s.{mark} IS NOT NULL AND t.{mark} IS NULL")
         return int(rows)
 

@@ -92,6 +92,12 @@ class Dialect(ABC):
             columns.append(f"PRIMARY KEY ({self.columns(key)})")
         return f"CREATE TABLE {self.name(table)} ({', '.join(columns)})"
 
+    def create_like(self, table: Name, like: Name, columns: Sequence[str]) -> str:
+        """A table with some columns of another, of just their types, and nothing else of it: values copied into it and
+        back are the same to the bit."""
+        picked = f"SELECT {self.columns(columns, 't')} FROM {self.name(like)} AS t WHERE 1 = 0"
+        return f"CREATE TABLE {self.name(table)} AS {picked}"
+
     def add_column(self, table: Name, field: pa.Field) -> str:
         return f"ALTER TABLE {self.name(table)} ADD COLUMN {self.column(field.with_nullable(True))}"
 
@@ -196,6 +202,10 @@ class Database(Protocol):
 
     def drop(self, stage: Name) -> None:
         """Drop a staging table."""
+        ...
+
+    def rename(self, table: Name, to: Name) -> None:
+        """Give a plain table another name in the same schema."""
         ...
 
     def swap(self, stage: Name, target: Name) -> None:

@@ -6,7 +6,7 @@ is the target and ``s`` the staged rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,6 +16,7 @@ from attrs import evolve, field, frozen
 from dpone.errors import ConfigError, DataError, DeletesRefused
 from dpone.schema import DELETED_AT, LINEAGE, VALIDITY, Name
 from dpone.sql.dialect import Database, Dialect
+from dpone.sql.undo import Images
 from dpone.strategy import Strategy
 
 _RANK = "__dpone__rank"
@@ -44,6 +45,7 @@ class Job:
     read    how many rows the source gave, those included that were filtered or quarantined on their way
     at      the time of the load
     filled  columns of the target that the rows fill, lineage left out
+    images  keeps rows before they are changed; None: nothing is kept
     """
 
     dialect: Dialect
@@ -59,6 +61,7 @@ class Job:
     read: int = 0
     at: datetime = field(factory=lambda: datetime.now(UTC))
     filled: tuple[str, ...] = ()
+    images: Images | None = None
 
     def __attrs_post_init__(self) -> None:
         if not self.source:
@@ -68,6 +71,11 @@ class Job:
     def table(self) -> str:
         return self.dialect.name(self.target)
 
+    def keep(self, where: str, values: Sequence[Any] = (), source: str = "", key: Sequence[str] = ()) -> None:
+        """Before a statement that changes rows: ``Images.keep``."""
+        if self.images is not None:
+            self.images.keep(where, values, source, key)
+
 
 def finalize(db: Database, job: Job) -> Counts:
     """An empty load leaves the target as it is, unless the strategy allows it to empty what it replaces."""
@@ -76,7 +84,7 @@ def finalize(db: Database, job: Job) -> Counts:
     if not job.strategy.allow_empty:
         return Counts()
     if job.strategy.mode == "full_refresh":
-        return Counts(deleted=db.execute(f"DELETE FROM {job.table}"))
+        return Counts(deleted=_delete_all(db, job))
     if job.strategy.where:
         return Counts(deleted=_delete_replaced(db, job))
     return Counts()
@@ -87,10 +95,20 @@ def full_refresh(db: Database, job: Job) -> Counts:
     job = _single(db, job)
     if job.swap:
         deleted = _count(db, f"SELECT COUNT(*) FROM {job.table} AS t")
-        db.swap(job.stage, job.target)
+        if job.images is None:
+            db.swap(job.stage, job.target)
+        else:
+            job.images.keep_table(deleted)
+            db.rename(job.stage, job.target)
         return Counts(inserted=job.rows, deleted=deleted)
-    deleted = db.execute(f"DELETE FROM {job.table}")
+    deleted = _delete_all(db, job)
     return Counts(inserted=_insert(db, job), deleted=deleted)
+
+
+def _delete_all(db: Database, job: Job) -> int:
+    if job.images is not None:
+        job.images.keep_all()
+    return db.execute(f"DELETE FROM {job.table}")
 
 
 def append(db: Database, job: Job) -> Counts:
@@ -109,12 +127,14 @@ def upsert(db: Database, job: Job) -> Counts:
     same = _same(job)
     values = [n for n in job.schema.names if n not in key]
     compared = [n for n in values if n not in LINEAGE]
+    differs = " OR ".join(d.differs(f"t.{d.quote(n)}", f"s.{d.quote(n)}") for n in compared)
+    where = f"{same} AND ({differs})"
+    if compared:
+        job.keep(where, source=job.source)
     if db.unique(job.target, key):
         met, written = db.upsert(job.target, job.source, job.schema.names, key, compared)
         inserted, updated = job.rows - met, written - (job.rows - met)
     else:
-        differs = " OR ".join(d.differs(f"t.{d.quote(n)}", f"s.{d.quote(n)}") for n in compared)
-        where = f"{same} AND ({differs})"
         staged = {n: f"s.{d.quote(n)}" for n in values}
         updated = db.execute(d.update_from(job.target, job.source, staged, where)) if compared else 0
         # A join, not EXISTS: SQLite makes an index of its own for a join.
@@ -142,7 +162,9 @@ def partition_replace(db: Database, job: Job) -> Counts:
     staged, column = f"s.{d.quote(name)}", d.exact(f"t.{d.quote(name)}", job.schema.field(name).type)
     values = f"{column} IN (SELECT {staged} FROM {job.source} AS s WHERE {staged} IS NOT NULL)"
     null = f"(t.{d.quote(name)} IS NULL AND EXISTS (SELECT 1 FROM {job.source} AS s WHERE {staged} IS NULL))"
-    deleted = db.execute(d.delete_from(job.target, f"{values} OR {null}"))
+    replaced = f"{values} OR {null}"
+    job.keep(replaced)
+    deleted = db.execute(d.delete_from(job.target, replaced))
     return Counts(inserted=_swap_or_insert(db, job), deleted=deleted)
 
 
@@ -153,7 +175,9 @@ def snapshot_diff(db: Database, job: Job) -> Counts:
     deleted = 0
     if before:
         require_single_target(db, job)
-        deleted = db.execute(job.dialect.delete_from(job.target, lacking(db, job)))
+        gone = lacking(db, job)
+        job.keep(gone)
+        deleted = db.execute(job.dialect.delete_from(job.target, gone))
         require_deletable(db, job, deleted, before)
     return evolve(upsert(db, job), deleted=deleted) if job.rows else Counts(deleted=deleted)
 
@@ -294,6 +318,7 @@ def _predicate(job: Job, alias: str) -> tuple[str, tuple[Any, ...]]:
 
 def _delete_replaced(db: Database, job: Job) -> int:
     inside, values = _predicate(job, "t")
+    job.keep(inside, values)
     return db.execute(job.dialect.delete_from(job.target, inside), values)
 
 

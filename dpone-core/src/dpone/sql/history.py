@@ -103,6 +103,7 @@ class _Versions:
         if not current:
             return 0
         where = f"{self._end} IS NULL AND {lacking(self._db, self._job)}"
+        self._keep(where)
         closed = self._db.execute(self._d.update(self._job.target, VALID_TO, where), [self._bound(self._at)])
         require_deletable(self._db, self._job, closed, current)
         return closed
@@ -142,6 +143,7 @@ class _Versions:
         start = self._effective or self._d.placeholder
         differs, values = self._differs()
         where = f"{self._same} AND {self._end} IS NULL AND ({differs})"
+        self._keep(where, values, self._job.source)
         bound = [] if self._effective else [self._bound(self._at)]
         return self._db.execute(
             self._d.update_from(self._job.target, self._job.source, {VALID_TO: start}, where), [*bound, *values]
@@ -153,8 +155,14 @@ class _Versions:
             return 0
         differs = " OR ".join(self._d.differs(f"t.{q}", f"s.{q}") for q in map(self._d.quote, self._young))
         where = f"{self._same} AND {self._end} IS NULL AND ({differs})"
+        self._keep(where, source=self._job.source)
         fresh = {name: f"s.{self._d.quote(name)}" for name in self._young}
         return self._db.execute(self._d.update_from(self._job.target, self._job.source, fresh, where))
+
+    def _keep(self, where: str, values: Sequence[Any] = (), source: str = "") -> None:
+        """A version that is closed or filled keeps the id of the load that opened it. No two statements of a load meet
+        the same one: each closes what it meets, or fills what was left open."""
+        self._job.keep(where, values, source, (*self._job.strategy.key, VALID_FROM))
 
     def open(self) -> int:
         """A version for every row whose key has no current one: new, changed, or come back."""

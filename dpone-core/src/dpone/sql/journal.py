@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 
 import pyarrow as pa
+from attrs import asdict
 
-from dpone.contract import Entry
+from dpone.contract import Entry, Kept
 from dpone.errors import Conflict
 from dpone.position import Position
 from dpone.schema import Name
@@ -15,8 +18,9 @@ from dpone.sql.dialect import Database
 
 TABLE = "__dpone__loads"
 _TEXT = ("load_id", "run_id", "token", "position", "rows", "committed_at")
+_UNDO = ("kept", "undoes")  # a journal that was made before there was undo gets them with the next load
 SCHEMA = pa.schema(
-    [("key", pa.string()), ("seq", pa.int64()), ("epoch", pa.int64()), *((name, pa.string()) for name in _TEXT)]
+    [("key", pa.string()), ("seq", pa.int64()), ("epoch", pa.int64()), *((name, pa.string()) for name in _TEXT + _UNDO)]
 )
 
 
@@ -29,28 +33,55 @@ class Journal:
 
     def create(self) -> None:
         """Inside the caller's transaction; nothing if it is there."""
-        if self._db.schema(self._table) is None:
+        have = self._db.schema(self._table)
+        if have is None:
             self._db.execute(self._db.dialect.create_table(self._table, SCHEMA, ("key", "seq")))
+            return
+        for name in _UNDO:
+            if name not in have.names:
+                self._db.execute(self._db.dialect.add_column(self._table, SCHEMA.field(name)))
 
     def head(self, key: str) -> Entry | None:
         """The entry with the highest seq. Creates nothing."""
-        if self._db.schema(self._table) is None:
-            return None
         d = self._db.dialect
-        table, seq, mine = d.name(self._table), d.quote("seq"), f"{d.quote('key')} = {d.placeholder}"
-        last = f"SELECT MAX(k.{seq}) FROM {table} AS k WHERE k.{mine}"
-        sql = f"SELECT {d.columns(SCHEMA.names, 'j')} FROM {table} AS j WHERE j.{mine} AND j.{seq} = ({last})"
-        found = self._db.rows(sql, (key, key))
-        return _entry(*found[0][1:]) if found else None
+        last = f"SELECT MAX(k.{d.quote('seq')}) FROM {d.name(self._table)} AS k WHERE k.{self._is('key')}"
+        found = self._select(key, f"j.{d.quote('seq')} = ({last})", (key,))
+        return found[0] if found else None
+
+    def load(self, key: str, load_id: str) -> Entry | None:
+        found = self._select(key, f"j.{self._is('load_id')}", (load_id,))
+        return found[0] if found else None
+
+    def undoing(self, key: str, load_id: str) -> Entry | None:
+        """The entry that took a load back."""
+        found = self._select(key, f"j.{self._is('undoes')}", (load_id,)) if self._has("undoes") else []
+        return found[0] if found else None
+
+    def at(self, key: str, seq: int) -> Entry | None:
+        found = self._select(key, f"j.{self._is('seq')}", (seq,))
+        return found[0] if found else None
+
+    def keeping(self, key: str) -> list[Entry]:
+        """Those of which something is kept, newest first."""
+        where = f"j.{self._db.dialect.quote('kept')} IS NOT NULL"
+        return self._select(key, where) if self._has("kept") else []
 
     def append(self, key: str, entry: Entry) -> None:
         d = self._db.dialect
         holes = ", ".join([d.placeholder] * len(SCHEMA))
+        kept = json.dumps([asdict(one) for one in entry.kept], sort_keys=True) if entry.kept else None
         self._db.execute(
             f"INSERT INTO {d.name(self._table)} ({d.columns(SCHEMA.names)}) VALUES ({holes})",
             (key, entry.seq, entry.epoch, entry.load_id, entry.run_id, entry.token, entry.position.dumps(),
-             json.dumps(dict(entry.rows), sort_keys=True), entry.committed_at.isoformat(timespec="microseconds")),
+             json.dumps(dict(entry.rows), sort_keys=True), entry.committed_at.isoformat(timespec="microseconds"),
+             kept, entry.undoes or None),
         )  # fmt: skip
+
+    def forget(self, key: str, load_id: str) -> None:
+        """What a load kept is gone."""
+        d = self._db.dialect
+        where = f"{self._is('key')} AND {self._is('load_id')}"
+        self._db.execute(f"UPDATE {d.name(self._table)} SET {d.quote('kept')} = NULL WHERE {where}", (key, load_id))
 
     def require(self, key: str, after: Entry | None, load_id: str) -> int:
         """The seq that follows ``after``. Raises Conflict unless ``after`` is the head."""
@@ -60,13 +91,34 @@ class Journal:
         found = f"another runner was faster: the journal is at {_mark(head)}, this load began at {_mark(after)}"
         raise Conflict(f"commit load {load_id}", found, "nothing was written; run again")
 
+    def _is(self, column: str) -> str:
+        return f"{self._db.dialect.quote(column)} = {self._db.dialect.placeholder}"
+
+    def _has(self, column: str) -> bool:
+        have = self._db.schema(self._table)
+        return have is not None and column in have.names
+
+    def _select(self, key: str, where: str, values: Sequence[Any] = ()) -> list[Entry]:
+        """Newest first; nothing from a journal that is not there."""
+        d, have = self._db.dialect, self._db.schema(self._table)
+        if have is None:
+            return []
+        names = [n for n in SCHEMA.names if n in have.names or n not in _UNDO]
+        sql = f"SELECT {d.columns(names, 'j')} FROM {d.name(self._table)} AS j WHERE j.{self._is('key')} AND {where}"
+        found = self._db.rows(f"{sql} ORDER BY j.{d.quote('seq')} DESC", (key, *values))
+        return [_entry(*row[1:]) for row in found]
+
 
 def _mark(entry: Entry | None) -> str:
     return f"entry {entry.seq} of load {entry.load_id}" if entry else "its start"
 
 
 def _entry(
-    seq: int, epoch: int, load_id: str, run_id: str, token: str, position: str, rows: str, committed_at: str
-) -> Entry:
+    seq: int, epoch: int, load_id: str, run_id: str, token: str, position: str, rows: str, committed_at: str,
+    kept: str | None = None, undoes: str | None = None,
+) -> Entry:  # fmt: skip
     at = datetime.fromisoformat(committed_at)
-    return Entry(seq, epoch, load_id, run_id, token, Position.loads(position), at, json.loads(rows))
+    images = tuple(Kept(**one) for one in json.loads(kept or "[]"))
+    return Entry(
+        seq, epoch, load_id, run_id, token, Position.loads(position), at, json.loads(rows), images, undoes or ""
+    )

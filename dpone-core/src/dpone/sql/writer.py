@@ -13,17 +13,20 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
-from attrs import asdict, define, frozen
+from attrs import asdict, define, evolve, frozen
 
-from dpone.contract import Entry, Load, Part, Receipt, Staged, Stream, Writer
+from dpone.contract import Entry, Kept, Load, Part, Receipt, Staged, Stream, Writer
 from dpone.errors import DataError, SinkError
 from dpone.evolution import twin
+from dpone.pipeline import Undo
 from dpone.position import Position
 from dpone.schema import DELETED_AT, LINEAGE, LOAD_ID, LOADED_AT, Name
 from dpone.sql import apply, fold, history
 from dpone.sql.dialect import Database
 from dpone.sql.finalize import Counts, Job, finalize, is_empty, repeated_keys, require_columns
 from dpone.sql.journal import Journal
+from dpone.sql.undo import Targets, images, sweep
+from dpone.strategy import Strategy
 
 LINEAGE_FIELDS = (pa.field(LOAD_ID, pa.string()), pa.field(LOADED_AT, pa.timestamp("us", "UTC")))
 _TEXTS, _COUNTS = ("stage", "key", "load_id", "token", "created_at"), ("rows", "bytes", "filtered", "quarantined")
@@ -116,9 +119,9 @@ def transaction(db: Database, lock: str) -> Iterator[None]:
         raise
 
 
-def open_load(db: Database, target: Name, load: Load, lineage: bool) -> SqlWriter:
+def open_load(db: Database, target: Name, load: Load, lineage: bool, undo: Undo | None = None) -> SqlWriter:
     """``Sink.open`` of every SQL sink. The target exists and has every column of ``load.schema`` and, if
-    enabled, of the lineage: ``Sink.ddl`` saw to it."""
+    enabled, of the lineage: ``Sink.ddl`` saw to it. ``undo``: keep what the load replaces."""
     schema = None if load.schema is None else _staged_schema(db, target, load, lineage)
     with transaction(db, load.key):
         staging = Staging(db, target)
@@ -133,7 +136,7 @@ def open_load(db: Database, target: Name, load: Load, lineage: bool) -> SqlWrite
         if schema is not None and mine is None:
             mine = _new_stage(db, target, load, token, schema)
             staging.add(load.key, mine)
-    return SqlWriter(db, target, load, mine, lineage)
+    return SqlWriter(db, target, load, mine, lineage, undo)
 
 
 def _staged_schema(db: Database, target: Name, load: Load, lineage: bool) -> pa.Schema:
@@ -204,6 +207,14 @@ def _sum(counts: Sequence[Mapping[str, int]]) -> dict[str, int]:
     return {name: sum(one[name] for one in counts) for name in counts[0]}
 
 
+def _written(counts: Counts, strategy: Strategy) -> int | None:
+    """Rows that carry the load's id after it. Versions that scd2 closes or fills keep theirs; changes applied piece by
+    piece may meet a row twice."""
+    if strategy.mode == "cdc_apply":
+        return None
+    return counts.inserted + (0 if strategy.mode == "scd2" else counts.updated)
+
+
 @define
 class _Counted:
     """Batches on their way to staging: NULLs refused where the table has none, rows and bytes counted."""
@@ -236,8 +247,11 @@ class _Counted:
 class SqlWriter:
     """``contract.Writer`` over a Database. One thread at a time."""
 
-    def __init__(self, db: Database, target: Name, load: Load, stage: Stage | None, lineage: bool) -> None:
+    def __init__(
+        self, db: Database, target: Name, load: Load, stage: Stage | None, lineage: bool, undo: Undo | None = None
+    ) -> None:
         self.load_id = stage.load_id if stage else load.load_id
+        self._undo = undo
         self._db, self._target, self._load, self._stage, self._lineage = db, target, load, stage, lineage
         self._staging = Staging(db, target)
         self._journal = Journal(db, target)
@@ -273,9 +287,12 @@ class SqlWriter:
         with transaction(self._db, load.key):
             self._journal.create()
             seq = self._journal.require(load.key, after, self.load_id)
-            rows = _sum([self._apply(), *(writer._finish(position, now) for writer in others)])
-            entry = Entry(seq, position.epoch, self.load_id, load.run_id, load.token, position, now, rows)
+            rows, kept = self._apply()
+            added = [writer._finish(position, now) for writer in others]
+            rows = _sum([rows, *added])
+            entry = Entry(seq, position.epoch, self.load_id, load.run_id, load.token, position, now, rows, kept)
             self._journal.append(load.key, entry)
+            self._sweep()
         for writer in (self, *others):
             writer._stage = None
         return Receipt(entry, **rows)
@@ -283,18 +300,48 @@ class SqlWriter:
     def _finish(self, position: Position, now: datetime) -> Mapping[str, int]:
         """Its part of another writer's commit: the rows, and an entry under its own key."""
         load, head = self._load, self._journal.head(self._load.key)
-        seq, rows = (head.seq if head else 0) + 1, self._apply()
-        entry = Entry(seq, position.epoch, self.load_id, load.run_id, load.token, position, now, rows)
+        seq, (rows, kept) = (head.seq if head else 0) + 1, self._apply()
+        entry = Entry(seq, position.epoch, self.load_id, load.run_id, load.token, position, now, rows, kept)
         self._journal.append(load.key, entry)
+        self._sweep()
         return rows
 
-    def _apply(self) -> Mapping[str, int]:
-        """Staged rows into the target, and the staging away."""
+    def _apply(self) -> tuple[Mapping[str, int], tuple[Kept, ...]]:
+        """Staged rows into the target, and the staging away; counts, and what was kept of the target."""
         if self._stage is None:
-            return asdict(Counts())
-        counts = finalize(self._db, self._job(self._stage))
+            return asdict(Counts()), ()
+        counts, kept = self._finalize(self._stage)
         self._staging.drop(self._stage)
-        return asdict(counts)
+        return asdict(counts), kept
+
+    def _sweep(self) -> None:
+        if self._undo is not None:
+            sweep(self._db, self._target, self._load.key, self._undo)
+
+    def _finalize(self, stage: Stage) -> tuple[Counts, tuple[Kept, ...]]:
+        """Change the target; what was kept of it."""
+        targets = Targets(self._db, self._target)
+        if self._undo is not None:
+            targets.create()
+        previous = targets.move(self.load_id)
+        keeping = None if self._undo is None else images(self._db, self._target, self.load_id)
+        job = evolve(self._job(stage), images=keeping)
+        counts = finalize(self._db, job)
+        if not (counts.inserted or counts.updated or counts.deleted):
+            targets.move(previous)
+            if keeping is not None:
+                keeping.drop()
+            return counts, ()
+        if keeping is None:
+            return counts, ()
+        written, replaced = _written(counts, job.strategy), counts.updated + counts.deleted
+        if written is not None and keeping.rows != replaced:
+            found = (
+                f"{keeping.rows:,} rows were kept of {replaced:,} that the load replaces: keys that differ meet one row"
+            )
+            todo = "see the collation of the key columns, or remove sink.options.undo; nothing was changed"
+            raise SinkError(f"keep rows of {self._target}", found, todo)
+        return counts, (keeping.kept(written, previous),)
 
     def abort(self) -> None:
         self._db.rollback()

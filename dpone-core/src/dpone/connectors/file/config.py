@@ -94,6 +94,7 @@ class FileSinkOptions(SinkOptions):
     compression: Codec | None = None
 
     def __attrs_post_init__(self) -> None:
+        super().__attrs_post_init__()
         if self.compression == "snappy" and self.format != "parquet":
             raise ConfigError("read options.compression", f"snappy for {self.format}", "use none, gzip or zstd")
 

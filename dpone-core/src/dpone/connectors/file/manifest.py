@@ -5,6 +5,7 @@ DIR/.dpone/manifest.json            the truth; replaced as a whole by each commi
 DIR/.dpone/manifest.json.bak        the one before
 DIR/.dpone/lock                     held while the manifest is replaced
 DIR/.dpone/staging/                 parts on their way
+DIR/.dpone/undo/                    parts that were replaced, and are kept so that the load can be taken back
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -22,8 +24,8 @@ import pyarrow as pa
 from attrs import asdict, field, frozen
 
 from dpone.connectors.file import durable
-from dpone.contract import Entry
-from dpone.errors import DponeError, SinkError
+from dpone.contract import Entry, Kept
+from dpone.errors import DponeError, SinkError, UndoRefused
 from dpone.position import Position
 
 FORMAT = 1
@@ -47,12 +49,33 @@ class PartFile:
 
 
 @frozen
+class Replaced:
+    """What a load replaced: ``files`` were the target's before it, and its key stood at ``before``."""
+
+    entry: Entry
+    key: str
+    files: tuple[PartFile, ...]
+    before: Position | None
+
+
+@frozen
 class Manifest:
-    """schema: columns of the target, lineage included; None until the first load has given them."""
+    """schema: columns of the target, lineage included; None until the first load has given them.
+
+    undo  what is kept to take loads back, oldest first
+    last  the load that changed the files last, if it is known
+    """
 
     files: tuple[PartFile, ...] = ()
     journals: Mapping[str, Entry] = field(factory=dict)
     schema: pa.Schema | None = None
+    undo: tuple[Replaced, ...] = ()
+    last: str = ""
+
+    @property
+    def kept(self) -> dict[str, PartFile]:
+        """Parts that are not the target's any more, by name."""
+        return {file.name: file for one in self.undo for file in one.files}
 
     @property
     def rows(self) -> int:
@@ -64,6 +87,8 @@ class Manifest:
             "journals": {key: _entry_to_json(entry) for key, entry in self.journals.items()},
             "files": [asdict(file) for file in self.files],
             "schema": None if self.schema is None else schema_to_json(self.schema),
+            "undo": [_replaced_to_json(one) for one in self.undo],
+            "last": self.last,
         }
         return json.dumps(data, indent=1, ensure_ascii=False).encode()
 
@@ -77,7 +102,9 @@ class Manifest:
         if len({file.name for file in files}) != len(files):
             raise ValueError("a file listed twice")
         journals = {str(key): _entry_from_json(item) for key, item in value["journals"].items()}
-        return cls(files, journals, None if value["schema"] is None else schema_from_json(value["schema"]))
+        schema = None if value["schema"] is None else schema_from_json(value["schema"])
+        undo = tuple(_replaced_from_json(item) for item in value.get("undo", ()))
+        return cls(files, journals, schema, undo, str(value.get("last", "")))
 
 
 def _part_file(item: Mapping[str, Any]) -> PartFile:
@@ -97,12 +124,29 @@ def _entry_to_json(entry: Entry) -> dict[str, Any]:
         "position": entry.position.to_json(),
         "committed_at": entry.committed_at.isoformat(),
         "rows": dict(entry.rows),
+        "kept": [asdict(one) for one in entry.kept],
     }
 
 
 def _entry_from_json(item: Mapping[str, Any]) -> Entry:
     position, at = Position.from_json(item["position"]), datetime.fromisoformat(item["committed_at"])
-    return Entry(**{**item, "position": position, "committed_at": at})
+    kept = tuple(Kept(**one) for one in item.get("kept", ()))
+    return Entry(**{**item, "position": position, "committed_at": at, "kept": kept})
+
+
+def _replaced_to_json(one: Replaced) -> dict[str, Any]:
+    return {
+        "entry": _entry_to_json(one.entry),
+        "key": one.key,
+        "files": [asdict(file) for file in one.files],
+        "before": one.before and one.before.to_json(),
+    }
+
+
+def _replaced_from_json(item: Mapping[str, Any]) -> Replaced:
+    files = tuple(_part_file(file) for file in item["files"])
+    before = item["before"] and Position.from_json(item["before"])
+    return Replaced(_entry_from_json(item["entry"]), str(item["key"]), files, before)
 
 
 def schema_to_json(schema: pa.Schema) -> dict[str, Any]:
@@ -131,6 +175,10 @@ class Folder:
         return self.own / "staging"
 
     @property
+    def undo(self) -> Path:
+        return self.own / "undo"
+
+    @property
     def manifest(self) -> Path:
         return self.own / "manifest.json"
 
@@ -139,7 +187,7 @@ class Folder:
         return self.own / "manifest.json.bak"
 
     def create(self) -> None:
-        if self.own.is_symlink() or self.staging.is_symlink():
+        if self.own.is_symlink() or self.staging.is_symlink() or self.undo.is_symlink():
             found = f"{self.label}/.dpone is a symbolic link"
             raise SinkError(f"open {self.label}", found, "replace the link by a folder; links are not followed here")
         durable.private_folder(self.own)
@@ -196,9 +244,34 @@ class Folder:
                 raise SinkError(f"open {self.label}", found, todo)
 
     def sweep(self, manifest: Manifest) -> None:
-        """Remove parts that no manifest lists: left between the move and the manifest of a commit that died.
-        Call under ``lock``: outside it they may belong to a commit under way."""
-        listed = {file.name for file in manifest.files}
+        """Take out what the manifest does not list: parts that are kept go aside, others are left by a commit that died
+        between the move and the manifest, or were replaced. Call under ``lock``: outside it they may belong to a commit
+        under way."""
+        listed, kept = {file.name for file in manifest.files}, manifest.kept
         for name in self.names():
             if PART.fullmatch(name) and name not in listed and durable.is_plain_file(self.path / name):
-                (self.path / name).unlink()
+                if name in kept:
+                    self._put_aside(name)
+                else:
+                    (self.path / name).unlink()
+        for path in sorted(self.undo.glob("part-*")):
+            if PART.fullmatch(path.name) and path.name not in kept and durable.is_plain_file(path):
+                path.unlink()
+
+    def _put_aside(self, name: str) -> None:
+        durable.private_folder(self.undo)
+        os.rename(self.path / name, self.undo / name)
+
+    def bring_back(self, files: Collection[PartFile]) -> None:
+        """Kept parts into the folder, whole; durable on return. Until a manifest lists them, the next sweep puts them
+        aside again. Raises UndoRefused. Call under ``lock``."""
+        for file in files:
+            here, aside = self.path / file.name, self.undo / file.name
+            found = aside if durable.is_plain_file(aside) else here
+            if not durable.is_plain_file(found) or durable.digest(found) != file.sha256:
+                why = f"{self.label}/.dpone/undo/{file.name} is missing, or is not what was kept"
+                raise UndoRefused(f"bring back the parts of {self.label}", why, "restore it; nothing was changed")
+        for file in files:
+            if durable.is_plain_file(self.undo / file.name):
+                os.rename(self.undo / file.name, self.path / file.name)
+        durable.sync_folder(self.path)

@@ -10,19 +10,19 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 from attrs import asdict, evolve, frozen
 
 from dpone.connectors.file import durable
 from dpone.connectors.file.config import FileSinkOptions
-from dpone.connectors.file.manifest import PART, Folder, Manifest, PartFile
+from dpone.connectors.file.manifest import PART, Folder, Manifest, PartFile, Replaced
 from dpone.connectors.file.parts import refused, write_part
-from dpone.contract import Entry, Finding, Load, Part, Receipt, Staged, Stream, Writer
-from dpone.errors import ConfigError, Conflict, DataError, SinkError
+from dpone.contract import Entry, Finding, Kept, Load, Part, Receipt, Staged, Stream, UndoPlan, Writer
+from dpone.errors import ConfigError, Conflict, DataError, SinkError, UndoRefused
 from dpone.evolution import Change, Stored
 from dpone.ids import ulid
 from dpone.pipeline import SinkSpec
@@ -41,7 +41,7 @@ class FileSink:
         self.options = (
             options
             if isinstance(options, FileSinkOptions)
-            else FileSinkOptions(options.schema_evolution, options.lineage, options.adopt_existing)
+            else FileSinkOptions(options.schema_evolution, options.lineage, options.adopt_existing, options.undo)
         )
         self.strategy = spec.strategy
         self.folder = Folder(spec.base / (spec.path or "."), spec.path or ".")
@@ -113,6 +113,53 @@ class FileSink:
                 self.folder.sweep(manifest)
         with self._failing("open"):
             return FileWriter(self, load)
+
+    def undo_plan(self, key: str, load_id: str) -> UndoPlan:
+        replaced = self._replaced(self.folder.read(), key, load_id)
+        return UndoPlan(replaced.entry, replaced.before)
+
+    def undo(self, load: Load, load_id: str, after: Entry | None, position: Position) -> Receipt:
+        """One replacement of the manifest. Killed before it, the next sweep puts the parts aside again."""
+        with self._failing("take back a load of"), self.folder.lock():
+            manifest = self.folder.read() or Manifest()
+            _require_head(manifest, load.key, after, self.folder.label)
+            replaced = self._replaced(manifest, load.key, load_id)
+            self.folder.bring_back(replaced.files)
+            added = [file for file in manifest.files if file.load_id == load_id]
+            rows = {"inserted": 0, "updated": 0, "deleted": sum(file.rows for file in added), "unchanged": 0}
+            rows["inserted"] = sum(file.rows for file in replaced.files)
+            seq, now = after.seq + 1 if after else 1, datetime.now(UTC)
+            entry = Entry(
+                seq, position.epoch, load.load_id, load.run_id, load.token, position, now, rows, undoes=load_id
+            )
+            after_it = evolve(
+                manifest,
+                files=replaced.files + tuple(file for file in manifest.files if file.load_id != load_id),
+                journals={**manifest.journals, load.key: entry},
+                undo=tuple(one for one in manifest.undo if one is not replaced),
+                last=replaced.entry.kept[0].previous,
+            )
+            self.folder.write(after_it)
+            with contextlib.suppress(OSError):  # committed; what is left to do the next open does as well
+                self.folder.sweep(after_it)
+        return Receipt(entry, **rows)
+
+    def _replaced(self, manifest: Manifest | None, key: str, load_id: str) -> Replaced:
+        """What a load that can be taken back replaced. Raises UndoRefused."""
+        failed, head = f"take back load {load_id}", manifest.journals.get(key) if manifest else None
+        if head is not None and head.undoes == load_id:
+            todo = "run the pipeline to load again; nothing was changed"
+            raise UndoRefused(failed, f"it was taken back already, by {head.load_id}", todo)
+        undo = manifest.undo if manifest else ()
+        mine = [one for one in undo if (one.key, one.entry.load_id) == (key, load_id)]
+        if not mine or manifest is None:
+            found = "nothing is kept of it: it changed no row, undo was off, or the retention is over"
+            todo = "name a load of this stream that is kept, or load anew with --full-refresh; nothing was changed"
+            raise UndoRefused(failed, found, todo)
+        if manifest.last != load_id:
+            todo = "take that one back first, if it kept what it replaced; nothing was changed"
+            raise UndoRefused(failed, f"load {manifest.last or 'unknown'} has changed {self.folder.label} since", todo)
+        return mine[0]
 
     def close(self) -> None:
         """Holds nothing open between calls."""
@@ -207,10 +254,7 @@ class FileWriter:
             raise SinkError("commit a load", "a manifest is of one folder", "load each table in a stream of its own")
         with self._sink._failing("commit to"), self._folder.lock():
             manifest = self._folder.read()
-            head = manifest.journals.get(self._load.key) if manifest else None
-            if _place(head) != _place(after):
-                found = f"the journal's head is {_told(head)}, not {_told(after)}"
-                raise Conflict(f"commit to {self._folder.label}", found, "another runner loaded this key; run again")
+            _require_head(manifest, self._load.key, after, self._folder.label)
             if manifest is None:
                 # From here on a part that no manifest lists is an orphan, also before the first load is done.
                 manifest = Manifest()
@@ -254,8 +298,30 @@ class FileWriter:
         if load.schema is not None:
             schema = _united(before.schema, self._sink._columns(load))
         files = (() if replaces else before.files) + tuple(parts)
+        replaced = before.files if replaces else ()
+        entry, undo = self._kept(before, entry, replaced, after) if replaces or parts else (entry, before.undo)
         journals = {**before.journals, load.key: entry}
-        return Receipt(entry, **rows), Manifest(files, journals, schema)
+        last = self.load_id if replaces or parts else before.last
+        return Receipt(entry, **rows), Manifest(files, journals, schema, undo, last)
+
+    def _kept(
+        self, before: Manifest, entry: Entry, replaced: tuple[PartFile, ...], after: Entry | None
+    ) -> tuple[Entry, tuple[Replaced, ...]]:
+        """The entry with what is kept to take the load back; and all that is kept, the retention applied."""
+        options, key = self._sink.options.undo, self._load.key
+        if options is None:
+            return entry, before.undo
+        label, rows = self._folder.label, sum(file.rows for file in replaced)
+        kind: Literal["generation", "added"] = "generation" if replaced else "added"
+        kept = Kept(label, kind, ".dpone/undo" if replaced else "", rows, entry.rows["inserted"], previous=before.last)
+        entry = evolve(entry, kept=(kept,))
+        undo = (*before.undo, Replaced(entry, key, replaced, after.position if after else None))
+        mine = [one.entry for one in undo if one.key == key]
+        inside = {one.load_id for one in (mine[-options.loads :] if options.loads else mine)}
+        if options.days is not None:
+            oldest = entry.committed_at - timedelta(days=options.days)
+            inside = {one.load_id for one in mine if one.load_id in inside and one.committed_at >= oldest}
+        return entry, tuple(one for one in undo if one.key != key or one.entry.load_id in inside)
 
     def _verify(self, parts: list[PartFile]) -> None:
         """Parts of an earlier process are hashed again: only the disk knows what became of them."""
@@ -305,6 +371,13 @@ class FileWriter:
 class _Mark:
     file: PartFile
     staged: Staged
+
+
+def _require_head(manifest: Manifest | None, key: str, after: Entry | None, label: str) -> None:
+    head = manifest.journals.get(key) if manifest else None
+    if _place(head) != _place(after):
+        found = f"the journal's head is {_told(head)}, not {_told(after)}"
+        raise Conflict(f"commit to {label}", found, "another runner loaded this key; run again")
 
 
 def _place(entry: Entry | None) -> tuple[int, str] | None:

@@ -255,13 +255,15 @@ class SqliteDatabase:
         )
         return [name for (name,) in self.rows(sql, (table.last,))]
 
-    def swap(self, stage: Name, target: Name) -> None:
-        d = self.dialect
-        self.execute(d.drop_table(target))
+    def rename(self, table: Name, to: Name) -> None:
         # Legacy: rename this table and nothing else. Otherwise any broken view in the database stops the rename.
         self.execute("PRAGMA legacy_alter_table=ON")
-        self.execute(f"ALTER TABLE {d.name(stage)} RENAME TO {d.quote(target.last)}")
+        self.execute(f"ALTER TABLE {self.dialect.name(table)} RENAME TO {self.dialect.quote(to.last)}")
         self.execute("PRAGMA legacy_alter_table=OFF")
+
+    def swap(self, stage: Name, target: Name) -> None:
+        self.execute(self.dialect.drop_table(target))
+        self.rename(stage, target)
 
     def _failing(self) -> AbstractContextManager[None]:
         return failing(SinkError, "write the database", self.path)

@@ -11,16 +11,18 @@ import pyarrow as pa
 from dpone.connectors.sqlite.config import SqliteSinkOptions
 from dpone.connectors.sqlite.connect import database_path, table_name
 from dpone.connectors.sqlite.database import SqliteDatabase
-from dpone.contract import Entry, Finding, Load
+from dpone.contract import Entry, Finding, Load, Receipt, UndoPlan
 from dpone.errors import ConfigError, DponeError, SchemaBreak, SinkError
 from dpone.evolution import Change, Stored
 from dpone.pipeline import SinkSpec
+from dpone.position import Position
 from dpone.schema import DEFAULT, DELETED_AT, PREFIX, VALIDITY
 from dpone.sql import history
 from dpone.sql.ddl import statements
 from dpone.sql.dialect import Dialect
 from dpone.sql.finalize import is_empty, require_columns
 from dpone.sql.journal import Journal
+from dpone.sql.restore import take_back, undo_plan
 from dpone.sql.writer import LINEAGE_FIELDS, SqlWriter, open_load, transaction, with_lineage
 
 
@@ -132,7 +134,16 @@ class SqliteSink:
     def open(self, load: Load) -> SqlWriter:
         if load.schema is not None and load.strategy.mode in ("full_refresh", "replace"):
             self._require_no_cascade(load.strategy.mode == "full_refresh")
-        return open_load(self._db, self._target, load, self._options.lineage.enabled)
+        return open_load(self._db, self._target, load, self._options.lineage.enabled, self._options.undo)
+
+    def undo_plan(self, key: str, load_id: str) -> UndoPlan:
+        plan = undo_plan(self._db, self._target, key, load_id)
+        self._require_no_cascade(every_row=False)
+        return plan
+
+    def undo(self, load: Load, load_id: str, after: Entry | None, position: Position) -> Receipt:
+        self._require_no_cascade(every_row=False)
+        return take_back(self._db, self._target, load, load_id, after, position)
 
     def beside(self, spec: SinkSpec) -> SqliteSink:
         """``contract.ManyTables``."""

@@ -1,0 +1,165 @@
+"""Undo, the taking half: the target as it was before its last load, from what ``dpone.sql.undo`` kept."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from attrs import frozen
+
+from dpone.contract import Entry, Kept, Load, Receipt, UndoPlan
+from dpone.errors import UndoRefused
+from dpone.position import Position
+from dpone.schema import LOAD_ID, Name
+from dpone.sql.dialect import Database
+from dpone.sql.journal import Journal
+from dpone.sql.undo import Targets, forget
+from dpone.sql.writer import transaction
+from dpone.strategy import Strategy
+
+
+def undo_plan(db: Database, target: Name, key: str, load_id: str) -> UndoPlan:
+    """``Undoing.undo_plan`` of every SQL sink."""
+    journal = Journal(db, target)
+    entry = journal.load(key, load_id)
+    if entry is None:
+        raise _refused(load_id, "the journal of this stream does not have it", "name one of its loads")
+    if entry.undoes:
+        raise _refused(load_id, f"it took load {entry.undoes} back itself", "run the pipeline to load again")
+    if undone := journal.undoing(key, load_id):
+        raise _refused(load_id, f"it was taken back already, by {undone.load_id}", "run the pipeline to load again")
+    if not entry.kept:
+        found = "nothing is kept of it: it changed no row, undo was off, or the retention is over"
+        raise _refused(load_id, found, "move its rows again with 'dpone state set' or --full-refresh")
+    for kept in entry.kept:
+        _Restore(db, kept, load_id).require()
+    before = journal.at(key, entry.seq - 1)
+    return UndoPlan(entry, before.position if before else None)
+
+
+def take_back(db: Database, target: Name, load: Load, load_id: str, after: Entry | None, position: Position) -> Receipt:
+    """``Undoing.undo`` of every SQL sink: one transaction."""
+    journal = Journal(db, target)
+    with transaction(db, load.key):
+        journal.create()
+        seq = journal.require(load.key, after, load.load_id)
+        undone = undo_plan(db, target, load.key, load_id).entry
+        done = [_Restore(db, kept, load_id).run(load.strategy) for kept in undone.kept]
+        rows = {"inserted": sum(d[0] for d in done), "updated": 0, "deleted": sum(d[1] for d in done), "unchanged": 0}
+        forget(db, target, load.key, undone)
+        now = datetime.now(UTC)
+        entry = Entry(seq, position.epoch, load.load_id, load.run_id, load.token, position, now, rows, undoes=load_id)
+        journal.append(load.key, entry)
+    return Receipt(entry, **rows)
+
+
+@frozen
+class _Restore:
+    """One target of one load."""
+
+    db: Database
+    kept: Kept
+    load_id: str
+
+    @property
+    def target(self) -> Name:
+        return Name.parse(self.kept.target)
+
+    @property
+    def images(self) -> Name:
+        return self.target.sibling(self.kept.name)
+
+    def require(self) -> None:
+        """Raises UndoRefused unless what was kept is there, fits, and nobody has changed the target since."""
+        last = Targets(self.db, self.target).last()
+        if last != self.load_id:
+            todo = "take that one back first, if it kept what it replaced"
+            raise _refused(self.load_id, f"load {last or 'unknown'} has changed {self.target} since", todo)
+        have = self.db.schema(self.target)
+        if have is None:
+            raise _refused(self.load_id, f"there is no table {self.target}", "load it anew")
+        if self.kept.kind == "added":
+            return
+        if self.db.schema(self.images) is None:
+            raise _refused(self.load_id, f"{self.images} is gone, which held what it replaced", "load the table anew")
+        now = {f.name: str(f.type) for f in have}
+        for name, type_ in self.kept.columns.items():
+            if now.get(name) != type_:
+                found = f"column {name} of {self.target} was {type_} and is {now.get(name, 'gone')} now"
+                raise _refused(self.load_id, found, "give the column its former type, or load the table anew")
+        later = [f.name for f in have if f.name not in self.kept.columns and not f.nullable]
+        if later:
+            found = f"column {', '.join(later)} of {self.target} came later and cannot be NULL"
+            raise _refused(self.load_id, found, "let it be NULL, or load the table anew")
+
+    def run(self, strategy: Strategy) -> tuple[int, int]:
+        """Rows put back, rows taken out."""
+        deleted = self._replace_all(strategy) if self.kept.kind == "generation" else self._take_out()
+        Targets(self.db, self.target).move(self.kept.previous)
+        return self.kept.rows, deleted
+
+    def _replace_all(self, strategy: Strategy) -> int:
+        others = self._count(f"(t.{self._id} IS NULL OR t.{self._id} <> {self.db.dialect.placeholder})")
+        if others:
+            raise self._changed(f"{others:,} rows of {self.target} were not written by it")
+        deleted = self._count(f"t.{self._id} = {self.db.dialect.placeholder}")
+        self._require_written(deleted)
+        if self._fits(strategy):
+            self.db.swap(self.images, self.target)
+            return deleted
+        self.db.execute(f"DELETE FROM {self.db.dialect.name(self.target)}")
+        self._put_back()
+        return deleted
+
+    def _fits(self, strategy: Strategy) -> bool:
+        """What was kept is a table of the target's own shape, and nothing hangs on either."""
+        db, key = self.db, strategy.key
+        same = db.schema(self.images) == db.schema(self.target)
+        return same and db.plain(self.images, key) and db.plain(self.target, key)
+
+    def _take_out(self) -> int:
+        d = self.db.dialect
+        deleted = self.db.execute(d.delete_from(self.target, f"t.{self._id} = {d.placeholder}"), (self.load_id,))
+        self._require_written(deleted)
+        if self.kept.kind == "added":
+            return deleted
+        if self.kept.key:
+            deleted += self._take_out_by_key()
+        self._put_back()
+        return deleted
+
+    def _take_out_by_key(self) -> int:
+        d, key = self.db.dialect, self.kept.key
+        self.db.execute(d.create_index(self.images, key))
+        same = " AND ".join(f"i.{d.quote(k)} = t.{d.quote(k)}" for k in key)  # by the image's collation, which is exact
+        found = self.db.execute(
+            d.delete_from(self.target, f"EXISTS (SELECT 1 FROM {d.name(self.images)} AS i WHERE {same})")
+        )
+        if found != self.kept.rows:
+            raise self._changed(f"of {self.kept.rows:,} rows it changed, {found:,} are left in {self.target}")
+        return found
+
+    def _put_back(self) -> None:
+        d, names = self.db.dialect, list(self.kept.columns)
+        rows = f"SELECT {d.columns(names, 'i')} FROM {d.name(self.images)} AS i"
+        put = self.db.execute(f"INSERT INTO {d.name(self.target)} ({d.columns(names)}) {rows}")
+        if put != self.kept.rows:
+            raise self._changed(f"{self.images} holds {put:,} rows, the journal says {self.kept.rows:,}")
+
+    def _require_written(self, found: int) -> None:
+        if self.kept.written is not None and found != self.kept.written:
+            raise self._changed(f"of {self.kept.written:,} rows it wrote to {self.target}, {found:,} are left")
+
+    def _changed(self, found: str) -> UndoRefused:
+        return _refused(self.load_id, f"{found}: another program has changed them", "put its changes right by hand")
+
+    def _count(self, where: str) -> int:
+        sql = f"SELECT COUNT(*) FROM {self.db.dialect.name(self.target)} AS t WHERE {where}"
+        return int(self.db.rows(sql, (self.load_id,))[0][0])
+
+    @property
+    def _id(self) -> str:
+        return self.db.dialect.quote(LOAD_ID)
+
+
+def _refused(load_id: str, found: str, todo: str) -> UndoRefused:
+    return UndoRefused(f"take back load {load_id}", found, f"{todo}; nothing was changed")

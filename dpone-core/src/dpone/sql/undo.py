@@ -1,0 +1,177 @@
+"""Undo, the keeping half: what a load replaces stays beside the target, and the journal says where.
+
+Kept in the transaction of the load, so that either both are there or neither. An ordinary table for each load,
+``__dpone__undo_<load id>``: for ``full_refresh`` the previous generation (the old table itself, renamed, where the
+stage takes its place; a copy otherwise), for the others the rows they change or delete, as they were. Rows that a load
+wrote are known by its load id and need no image.
+
+``__dpone__targets`` says for each target which load changed it last, whoever ran it: only that one can be taken back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pyarrow as pa
+from attrs import define, field
+
+from dpone.contract import Entry, Kept
+from dpone.errors import SinkError
+from dpone.pipeline import Undo
+from dpone.schema import LOAD_ID, Name
+from dpone.sql.dialect import Database
+from dpone.sql.journal import Journal
+
+TARGETS = "__dpone__targets"
+IMAGES = "__dpone__undo_"
+_TARGETS = pa.schema([("target", pa.string()), ("load_id", pa.string())])
+
+
+class Targets:
+    """The load that changed a target last. Every call is part of the caller's transaction."""
+
+    def __init__(self, db: Database, target: Name) -> None:
+        self._db, self._table = db, target.sibling(TARGETS)
+        self._target = target.last.lower()  # some servers take Orders and orders for one table
+
+    def create(self) -> None:
+        if self._db.schema(self._table) is None:
+            self._db.execute(self._db.dialect.create_table(self._table, _TARGETS, ("target",)))
+
+    def last(self) -> str:
+        """Empty if it is not known."""
+        if self._db.schema(self._table) is None:
+            return ""
+        d = self._db.dialect
+        sql = f"SELECT {d.columns(['load_id'], 'a')} FROM {d.name(self._table)} AS a WHERE a.{self._is('target')}"
+        found = self._db.rows(sql, (self._target,))
+        return found[0][0] if found else ""
+
+    def move(self, load_id: str) -> str:
+        """Answers the one before. From here to its end the transaction holds the target's line: another that changes
+        the target waits, so that what one keeps is not changed by the other before it commits. Does nothing where no
+        stream of the schema ever kept anything."""
+        if self._db.schema(self._table) is None:
+            return ""
+        d = self._db.dialect
+        table, mine = d.name(self._table), self._is("target")
+        if not self._db.execute(
+            f"UPDATE {table} SET {d.quote('target')} = {d.quote('target')} WHERE {mine}", (self._target,)
+        ):
+            insert = f"INSERT INTO {table} ({d.columns(_TARGETS.names)}) VALUES ({d.placeholder}, {d.placeholder})"
+            self._db.execute(insert, (self._target, load_id))
+            return ""
+        before = self.last()
+        self._db.execute(f"UPDATE {table} SET {self._is('load_id')} WHERE {mine}", (load_id, self._target))
+        return before
+
+    def _is(self, column: str) -> str:
+        return f"{self._db.dialect.quote(column)} = {self._db.dialect.placeholder}"
+
+
+@define
+class Images:
+    """What one load keeps of one target. A finalizer calls ``keep`` before each statement that changes or deletes rows
+    of the target, with the statement's own predicate, or ``keep_all`` before it replaces every row.
+
+    The image of a row is the first one: a row that this load has written already carries its load id and is passed
+    over, so that one load may change a row in several statements (chunks of changes). A statement that leaves a row its
+    old load id must meet it only once in a load; it names ``key``, by which the row is found again, and so must every
+    other ``keep`` of that load.
+    """
+
+    db: Database
+    target: Name
+    load_id: str
+    columns: pa.Schema
+    kind: str = "added"
+    rows: int = 0
+    key: tuple[str, ...] = ()
+    _created: bool = field(default=False, init=False)
+
+    @property
+    def table(self) -> Name:
+        return self.target.sibling(IMAGES + self.load_id)
+
+    def keep(self, where: str, values: Sequence[Any] = (), source: str = "", key: Sequence[str] = ()) -> None:
+        """The rows of the target (t) that meet ``where``; ``source`` is a table expression (s) that ``where`` joins, of
+        which at most one row meets each row of the target."""
+        self._create()
+        self.kind, self.key = "before_images", tuple(key)
+        d = self.db.dialect
+        mine = f"t.{d.quote(LOAD_ID)}"
+        others = f"({mine} IS NULL OR {mine} <> {d.placeholder})"
+        tables = f"{source} AS s, {d.name(self.target)} AS t" if source else f"{d.name(self.target)} AS t"
+        self.rows += self._copy(f"{tables} WHERE ({where}) AND {others}", (*values, self.load_id))
+
+    def keep_all(self) -> None:
+        """A copy of the target."""
+        self._create()
+        self.kind = "generation"
+        self.rows = self._copy(f"{self.db.dialect.name(self.target)} AS t", ())
+
+    def keep_table(self, rows: int) -> None:
+        """The target itself, under our name; its own is free now."""
+        self.db.rename(self.target, self.table)
+        self.kind, self.rows, self._created = "generation", rows, True
+
+    def _copy(self, tables: str, values: Sequence[Any]) -> int:
+        d, names = self.db.dialect, self.columns.names
+        into = f"INSERT INTO {d.name(self.table)} ({d.columns(names)})"
+        return self.db.execute(f"{into} SELECT {d.columns(names, 't')} FROM {tables}", values)
+
+    def _create(self) -> None:
+        if not self._created:
+            self.db.execute(self.db.dialect.create_like(self.table, self.target, self.columns.names))
+            self._created = True
+
+    def drop(self) -> None:
+        """Nothing was changed after all."""
+        if self._created:
+            self.db.execute(self.db.dialect.drop_table(self.table))
+            self._created = False
+
+    def kept(self, written: int | None, previous: str) -> Kept:
+        if self.kind == "before_images" and not self.rows:
+            self.drop()
+            self.kind = "added"
+        return Kept(
+            str(self.target),
+            self.kind,  # type: ignore[arg-type]
+            self.table.last if self._created else "",
+            self.rows,
+            written,
+            {f.name: str(f.type) for f in self.columns},
+            self.key,
+            previous,
+        )
+
+
+def images(db: Database, target: Name, load_id: str) -> Images:
+    schema = db.schema(target)
+    if schema is None or LOAD_ID not in schema.names:
+        todo = "leave lineage on, or remove sink.options.undo; nothing was changed"
+        raise SinkError(f"keep rows of {target}", f"the table has no column {LOAD_ID}", todo)
+    return Images(db, target, load_id, schema)
+
+
+def sweep(db: Database, target: Name, key: str, undo: Undo) -> None:
+    """Drop what is beyond the retention, and say so in the journal: the newest ``loads`` and those of the last ``days``
+    stay. In the transaction of a load, which is the newest itself."""
+    journal, now = Journal(db, target), datetime.now(UTC)
+    for n, entry in enumerate(journal.keeping(key)):
+        beyond = undo.loads is not None and n >= undo.loads
+        too_old = undo.days is not None and now - entry.committed_at > timedelta(days=undo.days)
+        if n and (beyond or too_old):
+            forget(db, target, key, entry)
+
+
+def forget(db: Database, target: Name, key: str, entry: Entry) -> None:
+    """Not as a stage is dropped: these rows have left the target, and are overwritten where the server does that."""
+    for kept in entry.kept:
+        table = Name.parse(kept.target).sibling(kept.name or IMAGES)
+        if kept.name.startswith(IMAGES) and db.schema(table) is not None:
+            db.execute(db.dialect.drop_table(table))
+    Journal(db, target).forget(key, entry.load_id)
