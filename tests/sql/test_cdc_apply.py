@@ -75,6 +75,7 @@ UNKNOWN: Any = object()
 class Row:
     values: dict[str, Any]
     deleted: Any = None
+    moved: bool = False
 
     @property
     def unknown(self) -> bool:
@@ -111,7 +112,8 @@ class Model:
             values[name] = UNKNOWN if met is None else met.values[name]
         if change.op == "update" and change.met != key:
             self.delete(change.met, at)
-        self.rows[key] = Row(values)
+        moved = change.op == "update" and (change.met != key or (met is not None and met.moved))
+        self.rows[key] = Row(values, moved=moved)
         self.doubt = self.doubt or self.rows[key].unknown
 
     def delete(self, key: Any, at: Any) -> None:
@@ -132,7 +134,7 @@ class Model:
 
     def settle(self) -> None:
         """Where a chunk ends: a row of which something is unknown must not be, unless it is deleted anyway."""
-        self.rows = {k: r for k, r in self.rows.items() if not (r.deleted and r.unknown)}
+        self.rows = {k: r for k, r in self.rows.items() if not (r.deleted and r.unknown and not r.moved)}
         self.failed = self.failed or any(r.unknown for r in self.rows.values())
 
     def dump(self) -> list[Any]:

@@ -189,7 +189,7 @@ class _Fold:
         insert, delete = (_bools(pc.equal(changes[log.OPERATION], op)) for op in (log.INSERT, log.DELETE))
         self._insert = np.append(insert, np.zeros(n, bool))
         self._keys = {name: self._key(name, insert, delete) for name in strategy.key}
-        code = _codes([_storage(column) for column in self._keys.values()])
+        self._code = code = _codes([_storage(column) for column in self._keys.values()])
         moved = ~delete & (code[:n] != code[n:])
         self._order(np.append(np.flatnonzero(~delete), np.flatnonzero(delete | moved) + n), code)
         self._before[:n][moved] = self._before[n:][moved]
@@ -255,7 +255,9 @@ class _Fold:
         last, n, taken = self._last, self._n, self._taken[self._last]
         begin = _ends(self._builds)[last]
         masked = unknown.any(axis=1) & ~(taken & self._hard)
-        kinds = [taken & self._hard, ~masked, self._fresh[begin], self._insert[begin], taken]
+        # What came from another key took the place of a row that may be there: that is not nothing.
+        stayed = self._code[last] == self._code[n + begin % n]
+        kinds = [taken & self._hard, ~masked, self._fresh[begin], self._insert[begin], taken & stayed]
         op = np.select(kinds, [DELETE, UPSERT, FRESH, INSERT, KEPT], UPDATE)
         met = pa.array(n + begin % n, mask=~masked | self._lost[begin])
         origin = {f"{FROM}{i}": keys.take(met) for i, keys in enumerate(self._keys.values())}
