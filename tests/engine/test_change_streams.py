@@ -505,6 +505,8 @@ def test_many_tables_need_places_of_their_own(changes: ChangeProject) -> None:
     assert "all tables of * would be loaded into all" in refusals(changes, table="all")
     folder = Project(changes.folder, {"mode": "append"}, "file", "file", source=changes.source).save()
     assert "file takes one table per commit" in refusals(folder)
+    undo = refusals(changes, table="all_{table}", options={"undo": {"loads": 1}})
+    assert "a load of many tables cannot be taken back as one" in undo
 
 
 def test_options_of_a_change_stream_are_checked(changes: ChangeProject) -> None:
