@@ -27,7 +27,7 @@ from typing import Any
 import pyarrow as pa
 from attrs import define, evolve, field
 
-from dpone import evolution
+from dpone import evolution, rowcheck
 from dpone.capability import Support
 from dpone.config import expand
 from dpone.contract import (
@@ -49,6 +49,7 @@ from dpone.contract import (
 from dpone.errors import (
     ConfigError,
     Conflict,
+    DataError,
     Interrupted,
     SourceError,
     StateAhead,
@@ -62,7 +63,8 @@ from dpone.pipeline import Pipeline, StreamSpec
 from dpone.plugins import Plugins, discover
 from dpone.position import Position
 from dpone.prefetch import prefetch
-from dpone.report import ErrorReport, RunReport, StreamReport
+from dpone.quarantine import Inspection, Place
+from dpone.report import ContractReport, ErrorReport, RunReport, StreamReport
 from dpone.schema import LINEAGE, VALIDITY
 from dpone.secret import redact
 from dpone.strategy import Strategy
@@ -235,6 +237,8 @@ class _Attempt:
     sink: Sink = field(init=False)
     state: StateBackend = field(init=False)
     halted: threading.Event = field(factory=threading.Event, init=False)
+    rules: rowcheck.Rules | None = field(default=None, init=False)
+    inspection: Inspection | None = field(default=None, init=False)
 
     @property
     def spec(self) -> StreamSpec:
@@ -289,6 +293,8 @@ class _Attempt:
                 known = _Known(head, head.position if head and started else None, version, head.epoch if head else 0)
         self.report.position_before = head.position.to_json() if head else None
         self.report.position_after = self.report.position_before
+        if head is not None and not dry:
+            self._settle(head.load_id)
         self.stream.tell("recovered", adopted=adopted, seq=head.seq if head else 0, epoch=known.epoch)
         return known
 
@@ -340,7 +346,9 @@ class _Attempt:
         )  # fmt: skip
         if not window.parts and known.after is not None and window.position.dumps() == known.after.dumps():
             self._nothing(window, "nothing new in the source")
+            self._warn_of_no_rows()
             return None
+        self._bind(window)
         changes = self._plan(target, window, strategy)
         load = _load(self.stream, known, window, strategy, whole, changes.columns)
         head = known.head
@@ -377,16 +385,18 @@ class _Attempt:
     # -- move ---------------------------------------------------------------------------------------------------
 
     def _move(self, known: _Known, window: Window, load: Load) -> None:
-        with closing(self.sink.open(load)) as writer:
+        with closing(self._open(load)) as writer:
             self.report.load_id = writer.load_id
             self.stream.tell("load_opened", load_id=writer.load_id, token=load.token)
             try:
-                self._stage(writer, window, load)
+                self._judge(self._stage(writer, window, load))
                 receipt = self._commit(writer, known.head, window.position)
             except BaseException as error:
                 if not self._will_resume(window, error):
                     with suppress(Exception):  # what is left the next open sweeps; the error to tell is the first
                         writer.abort()
+                        if self.inspection is not None:
+                            self.inspection.discard()
                 raise
         self._done(receipt, known.version)
         self._acknowledge(receipt.entry.position)
@@ -401,11 +411,14 @@ class _Attempt:
             return False
         return self.stream.run.plugins.classifier().classify(error).retryable
 
-    def _stage(self, writer: Writer, window: Window, load: Load) -> None:
+    def _stage(self, writer: Writer, window: Window, load: Load) -> dict[str, Staged]:
         staged = dict(writer.staged())
         self.report.partitions_resumed = len(staged)
         todo = [part for part in window.parts if part.id not in staged]
         workers = self.stream.run.workers or self.stream.run.pipeline.runtime.workers
+        if self.inspection is not None:
+            self.inspection.begin([part.id for part in window.parts if part.id in staged])
+            workers = 1 if self.inspection.rules.in_order else workers
         with self.stream.timed("stage"):
             if workers > 1 and len(todo) > 1 and self._parallel():
                 staged.update(self._stage_at_once(workers, writer, todo, window, load))
@@ -418,6 +431,7 @@ class _Attempt:
         rows.read = rows.written + rows.filtered + rows.quarantined
         self.report.bytes = sum(s.bytes for s in staged.values())
         self.stream.tell("staged", parts=len(staged), rows=rows.written, bytes=self.report.bytes)
+        return staged
 
     def _stage_at_once(
         self, workers: int, writer: Writer, todo: Sequence[Part], window: Window, load: Load
@@ -449,11 +463,79 @@ class _Attempt:
 
         with (
             self.source.read(part) as stream,
-            closing(_Told(stream, window.schema, _target_schema(load), after_batch)) as told,
+            closing(_Told(self._watched(part, stream), window.schema, _target_schema(load), after_batch)) as told,
         ):
             staged = writer.stage(part, told)
         tell("part_staged", part=part.id, rows=staged.rows, bytes=staged.bytes)
         return part.id, staged
+
+    # -- the row contract -----------------------------------------------------------------------------------------
+
+    @property
+    def _quarantine(self) -> Place:
+        sink = self.spec.sink
+        path = sink.contract.quarantine.path if sink.contract else ""
+        return Place(sink.base, path, self.spec.name, self.report.key)
+
+    def _bind(self, window: Window) -> None:
+        """Hold the columns against the contract, before anything is changed."""
+        contract = self.spec.sink.contract
+        if contract is not None:
+            self.rules = rowcheck.bind(contract, window.schema)
+            broken = [one for one in self.rules.static if one.policy == "fail"]
+            if broken:
+                self._tell_of(rowcheck.Counts())
+            self._refuse(broken)
+
+    def _open(self, load: Load) -> Writer:
+        """Parts of an interrupted load are worth nothing without what the checks wrote of them."""
+        writer = self.sink.open(load)
+        if self.rules is None:
+            return writer
+        self.inspection = Inspection(self.rules, self._quarantine, writer.load_id)
+        if not self.inspection.resumable(writer.staged()):
+            with closing(writer):
+                writer.abort()
+            writer = self.sink.open(load)
+            self.inspection = Inspection(self.rules, self._quarantine, writer.load_id)
+        self._quarantine.sweep(but=writer.load_id)
+        return writer
+
+    def _watched(self, part: Part, stream: Stream) -> Stream:
+        return self.inspection.watch(part.id, stream) if self.inspection else stream
+
+    def _judge(self, staged: Mapping[str, Staged]) -> None:
+        """Over all parts of the load, and before its commit."""
+        if self.inspection is None:
+            return
+        with self.stream.timed("contract"):
+            counts, broken = self.inspection.conclude(staged)
+        self._tell_of(counts)
+        self._refuse([one for one in broken if one.policy == "fail"])
+        self.report.warnings += [f"contract: {one.text}" for one in broken if one.policy == "warn"]
+
+    def _tell_of(self, counts: rowcheck.Counts) -> None:
+        assert self.rules is not None
+        left = counts.rows - counts.loaded
+        self.report.contract = ContractReport(counts.rows, self.rules.violations(counts), left)
+
+    def _refuse(self, broken: Sequence[rowcheck.Broken]) -> None:
+        if broken:
+            todo = "nothing was changed; correct the rows in the source, or change the contract"
+            raise DataError(f"check the contract of {self.spec.name}", ", ".join(one.text for one in broken), todo)
+
+    def _warn_of_no_rows(self) -> None:
+        wanted = self.spec.sink.contract.row_count if self.spec.sink.contract else None
+        if wanted is not None and wanted.min:
+            text = f"contract: row_count: 0 rows, at least {wanted.min:,} wanted; nothing is new, so nothing is loaded"
+            self.report.warnings.append(text)
+
+    def _settle(self, load_id: str) -> None:
+        """The load is committed: the rows it left out are shown from now on."""
+        if self.spec.sink.contract is not None:
+            file = self._quarantine.settle(load_id)
+            if self.report.contract is not None and load_id == self.report.load_id:
+                self.report.contract.file = file
 
     def _commit(self, writer: Writer, head: Entry | None, position: Position) -> Receipt:
         """If the answer to the commit is lost, the journal knows whether it happened."""
@@ -484,6 +566,7 @@ class _Attempt:
         rows.deleted, rows.unchanged = receipt.deleted, receipt.unchanged
         self.report.status, self.report.load_id = "loaded", entry.load_id
         self.report.position_after = entry.position.to_json()
+        self._settle(entry.load_id)
         if version is not None:
             with self.stream.timed("state"):
                 self.state.save(self.report.key, _state_of(entry), version)
@@ -514,6 +597,8 @@ def _load(
     start = None if whole or known.after is None else known.after.dumps()
     parts = [part.id for part in window.parts]
     work = [stream.report.key, known.epoch, start, window.position.dumps(), parts, schema.to_string(), repr(strategy)]
+    if stream.spec.sink.contract is not None:  # rows held against another contract are other rows
+        work.append(repr(stream.spec.sink.contract))
     return Load(
         key=stream.report.key,
         load_id=ulid(),
@@ -547,6 +632,14 @@ class _Told:
     @property
     def filtered(self) -> int:
         return self._stream.filtered
+
+    @property
+    def quarantined(self) -> int:
+        return getattr(self._stream, "quarantined", 0)
+
+    @property
+    def checks(self) -> str:
+        return getattr(self._stream, "checks", "")
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         self._ahead = self._read_ahead()
