@@ -557,7 +557,7 @@ def _bytes(column: pa.Array) -> npt.NDArray[np.uint8]:
     if pa.types.is_floating(type_):
         floats = column.cast(pa.float64()).to_numpy(zero_copy_only=False) + 0.0
         floats[np.isnan(floats)] = np.nan
-        return floats.view(np.uint8).reshape(-1, 8)
+        return np.asarray(floats).view(np.uint8).reshape(-1, 8)
     numbers = _physical(column)
     wide = numbers if pa.types.is_uint64(numbers.type) else numbers.cast(pa.int64())
     return np.ascontiguousarray(wide.to_numpy(zero_copy_only=False)).view(np.uint8).reshape(-1, 8)
