@@ -512,7 +512,8 @@ class _Attempt:
             counts, broken = self.inspection.conclude(staged)
         self._tell_of(counts)
         self._refuse([one for one in broken if one.policy == "fail"])
-        self.report.warnings += [f"contract: {one.text}" for one in broken if one.policy == "warn"]
+        said = [warning for warning in self.report.warnings if not warning.startswith("contract: ")]  # in an attempt
+        self.report.warnings = said + [f"contract: {one.text}" for one in broken if one.policy == "warn"]
 
     def _tell_of(self, counts: rowcheck.Counts) -> None:
         assert self.rules is not None
