@@ -112,6 +112,7 @@ def test_a_pattern_cannot_hang() -> None:
         ({"a": pa.array([True, False, True])}, 1),
         ({"a": pa.array(["x", "y", "x", "x\0", None])}, 1),
         ({"a": pa.array([0.0, -0.0, math.nan, math.nan])}, 2),
+        ({"a": pa.array(np.array([0x7FF8000000000000, 0xFFF8000000000001], np.uint64).view(np.float64))}, 1),
         ({"a": pa.array([2**64 - 1, 0, 2**64 - 1], pa.uint64())}, 1),
         ({"a": pa.array([b"", b"\0", b""])}, 1),
         ({"a": pa.array([Decimal("1.1"), Decimal("1.2"), Decimal("1.1")], pa.decimal128(38, 1))}, 1),
@@ -214,6 +215,20 @@ def test_1_11_every_row_is_looked_at_not_only_the_first() -> None:
     bad = pa.concat_tables([good, pa.table({"id": pa.array([None, -1], pa.int64())})])
     assert check_rows(contract, good)[1] == []
     assert {one.rule: one.violations for one in check_rows(contract, bad)[1]} == {"not_null.id": 1, "ranges.id": 1}
+
+
+def test_unique_looks_at_what_is_left() -> None:
+    """A row that another rule has put aside, be it a unique rule further down, is no repetition and makes none."""
+    contract = RowContract(
+        unique=["a", "b"], overrides={"unique.b": "quarantine", "not_null": "quarantine"}, not_null="c"
+    )
+    table = pa.table({"a": [1, 1, 1], "b": [5, 5, 6], "c": [None, 0, 0]})
+    counts, found = check_rows(contract, table)
+    assert {one.rule: one.violations for one in found if one.rule != "quarantine"} == {"not_null.c": 1, "unique.a": 1}
+    table = pa.table({"a": [1, 1], "b": [5, 5], "c": [0, 0]})
+    counts, found = check_rows(contract, table)
+    assert {one.rule: one.violations for one in found if one.rule != "quarantine"} == {"unique.b": 1}
+    assert (counts.rows, counts.loaded) == (2, 1)
 
 
 # -- a slow model ---------------------------------------------------------------------------------------------------
@@ -360,5 +375,6 @@ def test_keys_seen_on_disk_equal_a_set(batches: list[list[int]], wide: bool, tmp
             expected = [n in known or n in batch[:i] for i, n in enumerate(batch)]
             assert seen.add(keys).tolist() == expected
             known |= {*batch}
+            assert sum(map(len, seen._recent)) < 2 * quarantine.RUN  # the others are on the disk
     finally:
         quarantine.RUN = before

@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.engine.project import KILLED, Project, Row, rows, with_plugins, zygote
+from attrs import evolve
+from tests.engine.project import KILLED, Project, Row, Steps, rows, with_plugins, zygote
 
 from dpone import cli
+from dpone.capability import Support
 from dpone.engine import run as run_pipeline
 from dpone.report import RunReport
 
@@ -308,6 +310,34 @@ def test_the_command_shows_the_contract(
     assert contract == {
         "rows_checked": 4, "violations": {"not_null.id": 0, "ranges.id": 0}, "quarantined": 0, "file": None,
     }  # fmt: skip
+
+
+def parallel(observer: Any = None) -> Any:
+    """The file sink as one that takes several parts at once."""
+    plugins = with_plugins(observer)
+    sink = plugins.connectors["sink", "file"]
+    able = evolve(sink, capabilities={**sink.capabilities, "parallel_stage": Support.SUPPORTED})
+    return evolve(plugins, connectors={**plugins.connectors, ("sink", "file"): able})
+
+
+@pytest.mark.parametrize("policy", ["warn", "quarantine"])
+def test_workers_count_like_one(project: Project, policy: str) -> None:
+    """Equal rows in parts read at once are counted as often as in one thread; where they are put aside, the parts
+    come one after the other, so that the first of the window is the one to stay."""
+    project, steps = project.but(target="file"), Steps()
+    bound_by(project, on_violation=policy, unique="id", not_null=["note"], quarantine={"max_share": 1})
+    for n in range(4):
+        project.csv(f"n{n}", rows(1, 300, tag=str(n)))
+    [stream] = run_pipeline(project.pipeline, plugins=parallel(steps), workers=4).streams
+    assert stream.status == "loaded", stream.error
+    assert stream.contract is not None
+    assert stream.contract.violations == {
+        "warn": {"not_null.note": 240, "unique.id": 900}, "quarantine": {"not_null.note": 240, "unique.id": 720},
+    }[policy]  # fmt: skip
+    if policy == "quarantine":
+        assert project.rows() == [row for row in rows(1, 300, tag="0") if row[3] is not None]
+        parts = [step for step in steps.steps if step in ("part_started", "part_staged")]
+        assert parts == ["part_started", "part_staged"] * 4
 
 
 # -- kill and resume ------------------------------------------------------------------------------------------------
