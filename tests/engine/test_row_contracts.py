@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import sqlite3
 import stat
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,8 +19,12 @@ from tests.engine.project import KILLED, Project, Row, Steps, rows, with_plugins
 
 from dpone import cli
 from dpone.capability import Support
+from dpone.engine import rewind
 from dpone.engine import run as run_pipeline
+from dpone.pipeline import Pipeline
+from dpone.quarantine import Inspection
 from dpone.report import RunReport
+from dpone.sql.writer import SqlWriter
 
 
 def bound_by(project: Project, **contract: Any) -> Project:
@@ -503,3 +509,52 @@ def test_a_retry_in_the_same_run_counts_once(project: Project, faulty: ModuleTyp
     assert stream.contract is not None
     assert stream.contract.violations["unique.name"] == 7
     assert len(stream.warnings) == 2
+
+
+def test_a_position_set_by_hand_keeps_the_quarantine(project: Project, run: Callable[..., Mapping[str, Any]]) -> None:
+    """Killed after the commit, then 'state set': the rows that the committed load left out are still shown."""
+    project = in_two_parts(project)
+    assert run(project, step="committed")["code"] == KILLED
+    head = project.head()
+    assert head is not None
+    rewind(Pipeline.from_yaml(project.pipeline), "t", None)
+    assert left_out(project, head.load_id)
+    assert pending(project) == []
+
+
+def test_a_sink_that_keeps_no_checks_is_refused(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the checks found must be as durable as the part: without it there is no verdict and no commit."""
+    real = SqlWriter.stage
+    monkeypatch.setattr(SqlWriter, "stage", lambda *given: evolve(real(*given), checks=""))
+    bound_by(project, not_null=["id"]).csv("a", rows(1, 9))
+    [stream] = project.run().streams
+    assert stream.error is not None
+    assert (stream.error.kind, stream.error.exit_code) == ("PluginError", 2)
+    assert (project.rows(), project.journal()) == ([], [])
+
+
+def test_files_that_vanish_before_the_commit_stop_it(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A load whose rows in quarantine nobody could find any more is not committed."""
+    real = Inspection.conclude
+
+    def robbed(inspection: Inspection, staged: Any) -> Any:
+        shutil.rmtree(inspection.folder)
+        return real(inspection, staged)
+
+    monkeypatch.setattr(Inspection, "conclude", robbed)
+    in_two_parts(project)
+    [stream] = project.run().streams
+    assert stream.error is not None
+    assert (stream.status, stream.error.kind) == ("stopped", "Conflict")
+    assert (project.rows(), project.journal()) == ([], [])
+
+
+def test_staging_of_an_earlier_version_gains_the_column(project: Project) -> None:
+    """A table of parts that was made before there were row contracts is brought up to date."""
+    project.csv("a", rows(1, 9))
+    project.load()
+    with closing(sqlite3.connect(project.database)) as db, db:
+        db.execute("ALTER TABLE __dpone__parts DROP COLUMN checks")
+    bound_by(project, unique=["id"]).csv("b", rows(11, 19))
+    assert project.load().status == "loaded"
+    assert len(project.rows()) == 18

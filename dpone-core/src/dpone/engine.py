@@ -395,7 +395,8 @@ class _Attempt:
                 if not self._will_resume(window, error):
                     with suppress(Exception):  # what is left the next open sweeps; the error to tell is the first
                         writer.abort()
-                        if self.inspection is not None:
+                        # After a Conflict the files may be those of the runner that took over.
+                        if self.inspection is not None and not isinstance(error, Conflict):
                             self.inspection.discard()
                 raise
         self._done(receipt, known.version)
@@ -473,9 +474,7 @@ class _Attempt:
 
     @property
     def _quarantine(self) -> Place:
-        sink = self.spec.sink
-        path = sink.contract.quarantine.path if sink.contract else ""
-        return Place(sink.base, path, self.spec.name, self.report.key)
+        return _quarantine(self.spec, self.report.key)
 
     def _bind(self, window: Window) -> None:
         """Hold the columns against the contract, before anything is changed."""
@@ -611,6 +610,11 @@ def _load(
         whole=window.whole,
         started_at=datetime.now(UTC),
     )
+
+
+def _quarantine(spec: StreamSpec, key: str) -> Place:
+    path = spec.sink.contract.quarantine.path if spec.sink.contract else ""
+    return Place(spec.sink.base, path, spec.name, key)
 
 
 def _target_schema(load: Load) -> pa.Schema:
@@ -753,6 +757,8 @@ def rewind(pipeline: Pipeline, stream: str, position: Position | None, plugins: 
         state: StateBackend = stack.enter_context(closing(run.make("state", pipeline.state)))
         stack.enter_context(state.lock(key, pipeline.state.options.lease_seconds))
         head, saved = sink.journal(key), state.load(key)
+        if head is not None and spec.sink.contract is not None:  # it will not be the head any more
+            _quarantine(spec, key).settle(head.load_id)
         wanted = (position or START).at_epoch(max(1, _next_epoch(head, saved)))
         token = _rewind_token(key, wanted)
         load = Load(key, ulid(), run.run_id, token, False, None, spec.sink.strategy, False, datetime.now(UTC))

@@ -30,7 +30,8 @@ import pyarrow as pa
 from attrs import define, field, frozen
 
 from dpone.contract import Staged, Stream
-from dpone.errors import ConfigError, DataError, PluginError, SinkError
+from dpone.errors import ConfigError, Conflict, DataError, PluginError, SinkError
+from dpone.ids import ulid
 from dpone.rowcheck import Broken, Counts, KeyRule, Keys, Left, Mask, Rules, Seen
 
 RUN = 1 << 20  # keys held in memory before they go to the disk
@@ -145,6 +146,9 @@ class Inspection:
 
     def conclude(self, staged: Mapping[str, Staged]) -> tuple[Counts, list[Broken]]:
         """What all parts together say. ``staged``: every part of the load, as the sink marked it."""
+        if not self.resumable(staged):
+            found = f"files of the load are gone from {self.folder}"
+            raise Conflict("check the row contract", found, "another runner of the stream removed them; run again")
         counts = Counts()
         for mark in staged.values():
             noted = _noted(mark)
@@ -152,8 +156,8 @@ class Inspection:
         for i, rule in enumerate(self.rules.keys):
             if rule.policy != "quarantine":  # counted here, so that the order of the parts makes no difference
                 seen = SeenOnDisk(self.folder)
-                found = (seen.add(keys) for part in staged for keys in self._read(part, i, rule))
-                counts.violations[rule.label] = sum(int(np.count_nonzero(repeated)) for repeated in found)
+                masks = (seen.add(keys) for part in staged for keys in self._read(part, i, rule))
+                counts.violations[rule.label] = sum(int(np.count_nonzero(repeated)) for repeated in masks)
         return counts, self.rules.verdict(counts)
 
     def discard(self) -> None:
@@ -215,13 +219,13 @@ class WatchedStream:
 
 
 class _PartFiles:
-    """The files of one part. Under other names until ``finish``, so that those of a killed run are told from whole
-    ones."""
+    """The files of one part. Until ``finish`` they have names of their own: those of a killed run, or of a suspended one
+    that goes on writing, are never taken for whole ones."""
 
     def __init__(self, folder: Path, part: str, rules: Rules) -> None:
         self._folder, self._part, self._name, self._rules = folder, part, _safe(part), rules
         self._open: dict[str, IO[bytes]] = {}
-        self._stack = ExitStack()
+        self._stack, self._ending = ExitStack(), f"{ulid()}.tmp"
 
     def __enter__(self) -> _PartFiles:
         for i in range(len(self._rules.keys)):
@@ -236,7 +240,7 @@ class _PartFiles:
             try:
                 _private(self._folder)
                 flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
-                handle = os.open(self._folder / f"{name}.tmp", flags, 0o600)
+                handle = os.open(self._folder / f"{name}.{self._ending}", flags, 0o600)
             except OSError as error:
                 todo = "let the user that runs dpone write there"
                 raise SinkError(f"write {self._folder}", error.strerror or type(error).__name__, todo) from error
@@ -267,7 +271,7 @@ class _PartFiles:
             os.fsync(file.fileno())
             sizes[name] = file.tell()
         for name in sizes:
-            os.replace(self._folder / f"{name}.tmp", self._folder / name)
+            os.replace(self._folder / f"{name}.{self._ending}", self._folder / name)
         if sizes:
             _sync(self._folder)
         return sizes
