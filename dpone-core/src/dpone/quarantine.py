@@ -219,7 +219,7 @@ class WatchedStream:
 
 
 class _PartFiles:
-    """The files of one part. Until ``finish`` they have names of their own: those of a killed run, or of a suspended one
+    """The files of one part. Until ``finish`` they have names of their own: those of a killed run, or of one suspended
     that goes on writing, are never taken for whole ones."""
 
     def __init__(self, folder: Path, part: str, rules: Rules) -> None:
