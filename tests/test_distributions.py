@@ -34,10 +34,18 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("dpone.connectors",),  # the built-ins; found through their entry points, imported by nobody
     ("dpone.partition", "dpone.cdc", "dpone.staging"),
     ("dpone.sql",),
-    ("dpone.plugins", "dpone.config", "dpone.document", "dpone.pipeline_schema", "dpone.evolution"),
+    (
+        "dpone.plugins",
+        "dpone.config",
+        "dpone.document",
+        "dpone.pipeline_schema",
+        "dpone.evolution",
+        "dpone.rowcheck",
+        "dpone.quarantine",
+    ),
     ("dpone.contract", "dpone.changes", "dpone.hookspecs", "dpone.capability"),
-    ("dpone.pipeline", "dpone.strategy", "dpone.report", "dpone.observe.events"),
-    ("dpone.schema", "dpone.position"),
+    ("dpone.pipeline", "dpone.strategy", "dpone.rowcontract", "dpone.report", "dpone.observe.events"),
+    ("dpone.schema", "dpone.position", "dpone.sql.types"),
     ("dpone.errors", "dpone.secret", "dpone.ids"),
     ("dpone",),  # the bare package: version and lazy names
 )

@@ -495,6 +495,12 @@ def test_other_strategies_take_rows(changes: ChangeProject, mode: str) -> None:
     assert f"{mode} takes rows, a change stream brings changes" in refusals(changes, strategy={"mode": mode, **key})
 
 
+def test_a_contract_is_about_rows(changes: ChangeProject) -> None:
+    """Changes are not held against a contract of rows; to leave it out in silence would be to pass it."""
+    found = refusals(changes, contract={"required_columns": ["id"]})
+    assert "a contract is about rows, and a change stream brings changes" in found
+
+
 def test_cdc_apply_needs_a_change_stream(project: Project) -> None:
     """Rows are not changes."""
     assert "cdc_apply takes changes, not rows" in refusals(project, strategy={"mode": "cdc_apply"})

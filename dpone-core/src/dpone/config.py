@@ -6,7 +6,7 @@ text ``${``; they are filled in after parsing, so a value never changes the stru
     pipeline: orders                        # required
     labels: {env: dev}
     source: {type, connection, table | query | path | topic, options}
-    sink: {type, connection, table | path | topic, strategy: {mode, key, ...}, options}
+    sink: {type, connection, table | path | topic, strategy: {mode, key, ...}, options, contract}
     state: {type, connection | path, options}             # default: sqlite:///.dpone/state.db
     staging: {...}
     runtime: {partitions, workers, batch_rows, retries}
@@ -56,6 +56,7 @@ from dpone.document import (
     PipelineErrors,
     Problems,
     filled_in,
+    parsed,
     quoted,
     read_yaml,
     repeated,
@@ -66,11 +67,12 @@ from dpone.document import (
 from dpone.errors import ConfigError, DponeError, PluginError
 from dpone.pipeline import Pipeline, Runtime, SinkSpec, SourceSpec, StateSpec, StreamSpec
 from dpone.plugins import Plugins, discover
+from dpone.rowcontract import RowContract
 from dpone.schema import Name
 from dpone.secret import Secret, sensitive
 from dpone.strategy import ALIASES, MODES, Strategy
 
-__all__ = ["PipelineErrors", "expand", "load_pipeline", "strict_json"]
+__all__ = ["PipelineErrors", "expand", "load_pipeline", "row_contract", "strict_json"]
 
 WHAT = ("table", "query", "path", "topic")  # what a source reads or a sink writes; exactly one of them
 KEYS = ("pipeline", "labels", "source", "sink", "state", "staging", "runtime", "connections", "defaults", "streams")
@@ -128,6 +130,14 @@ def expand(pipeline: Pipeline, tables_of: Callable[[SourceSpec, str], Sequence[s
         todo = "tell them apart with sink: {table: '{schema}_{table}'} or '{schema}.{table}'"
         raise ConfigError(failed, f"two tables would be loaded into {target}", todo)
     return evolve(pipeline, streams=tuple(streams))
+
+
+def row_contract(text: str, shown: str = "contract") -> RowContract:
+    """A row contract that stands alone, as YAML or JSON. Raises PipelineErrors, each line led by ``shown``."""
+    problems = Problems(shown)
+    contract = _value(parsed(text, shown, problems), RowContract, problems)
+    problems.raise_if_any()
+    return cast(RowContract, contract)
 
 
 # --- values of the model from nodes ---
@@ -511,6 +521,9 @@ class _Reader:
         if sink.strategy.mode not in ("append", "cdc_apply"):
             todo = "use cdc_apply for the rows as they are now, append for every change, or remove incremental"
             self.problems.add(place, f"{sink.strategy.mode} takes rows, a change stream brings changes", todo)
+        if sink.contract is not None:
+            found = "a contract is about rows, and a change stream brings changes"
+            self.problems.add(entry.at("sink", "contract"), found, "remove contract")
         if _glob(entry.at("source", "table")) is None:
             return
         if sink.options.undo is not None:

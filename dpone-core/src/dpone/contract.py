@@ -246,12 +246,17 @@ class Load:
 
 @frozen
 class Staged:
-    """What staging one part did: ``rows`` and ``bytes`` (Arrow size, or of the native stream) written to staging."""
+    """What staging one part did: ``rows`` and ``bytes`` (Arrow size, or of the native stream) written to staging.
+
+    ``filtered`` and, where the stream has them, ``quarantined`` and ``checks`` are the stream's after its last batch;
+    they are kept with the part's mark. ``checks`` is text of the engine (what a row contract's checks found).
+    """
 
     rows: int
     bytes: int
     filtered: int = 0
     quarantined: int = 0
+    checks: str = ""
 
 
 @frozen

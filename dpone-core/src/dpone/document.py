@@ -156,7 +156,7 @@ def read_yaml(path: Path, shown: str, problems: Problems) -> Node:
     except UnicodeDecodeError as error:
         place = Node(None, "", data.count(b"\n", 0, error.start) + 1, shown)
         problems.fatal(place, f"not UTF-8 (byte 0x{data[error.start]:02x})", "save the file as UTF-8")
-    return _parse(text, shown, problems)
+    return parsed(text, shown, problems)
 
 
 # ``${NAME}`` cannot stand in a flow mapping, where { and } are YAML's own. So references are set aside while the file
@@ -166,7 +166,8 @@ _ASIDE = re.compile(r"\$+\{[A-Za-z_][A-Za-z0-9_]*(?::-[^{}\"'\\\n]*)?\}")
 _MARK = re.compile("\ue000(\\d+)\ue001")
 
 
-def _parse(text: str, file: str, problems: Problems) -> Node:
+def parsed(text: str, file: str, problems: Problems) -> Node:
+    """The root node of a YAML text; JSON is YAML."""
     import yaml
 
     start = Node(None, "", 1, file)

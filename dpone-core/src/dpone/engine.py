@@ -30,7 +30,7 @@ from typing import Any
 import pyarrow as pa
 from attrs import define, evolve, field
 
-from dpone import evolution
+from dpone import evolution, rowcheck
 from dpone.capability import Support
 from dpone.cdc import ChangeStream, renamed
 from dpone.changes import EVENT_ID, KEY, batch_schema
@@ -56,6 +56,7 @@ from dpone.contract import (
 from dpone.errors import (
     ConfigError,
     Conflict,
+    DataError,
     Interrupted,
     PluginError,
     SourceError,
@@ -70,7 +71,8 @@ from dpone.pipeline import Pipeline, SinkSpec, SourceSpec, StreamSpec
 from dpone.plugins import Plugins, discover
 from dpone.position import Position
 from dpone.prefetch import prefetch
-from dpone.report import ErrorReport, RunReport, StreamReport
+from dpone.quarantine import Inspection, Place
+from dpone.report import ContractReport, ErrorReport, RunReport, StreamReport
 from dpone.schema import LINEAGE, VALIDITY, Name
 from dpone.secret import redact
 from dpone.strategy import Strategy
@@ -266,6 +268,8 @@ class _Attempt:
     sink: Sink = field(init=False)
     state: StateBackend = field(init=False)
     halted: threading.Event = field(factory=threading.Event, init=False)
+    rules: rowcheck.Rules | None = field(default=None, init=False)
+    inspection: Inspection | None = field(default=None, init=False)
 
     @property
     def spec(self) -> StreamSpec:
@@ -317,6 +321,8 @@ class _Attempt:
                 known = _Known(head, head.position if head and started else None, version, head.epoch if head else 0)
         self.report.position_before = head.position.to_json() if head else None
         self.report.position_after = self.report.position_before
+        if head is not None and not dry:
+            self._settle(head.load_id)
         self.stream.tell("recovered", adopted=adopted, seq=head.seq if head else 0, epoch=known.epoch)
         return known
 
@@ -360,7 +366,9 @@ class _Attempt:
         )  # fmt: skip
         if not window.parts and known.after is not None and window.position.dumps() == known.after.dumps():
             self._nothing(window, "nothing new in the source")
+            self._warn_of_no_rows()
             return None
+        self._bind(window)
         planned = [self._planned(known, *one) for one in self._targets(known, window)]
         targets = [target for target, _ in planned]
         load = self._whole_load(known, window, targets)
@@ -462,13 +470,14 @@ class _Attempt:
             self.report.load_id = leader.load_id
             self.stream.tell("load_opened", load_id=leader.load_id, token=load.token)
             try:
-                self._stage(targets)
+                self._judge(self._stage(targets))
                 receipt = self._commit(leader, others, known.head, window.position)
             except BaseException as error:
                 if not self._will_resume(window, error):
                     for writer in (leader, *others):
                         with suppress(Exception):  # what is left the next open sweeps; the error to tell is the first
                             writer.abort()
+                    self._discard(error)
                 raise
         self._done(receipt, known.version)
         self._acknowledge(receipt.entry.position)
@@ -479,10 +488,10 @@ class _Attempt:
         load_id = load.load_id
         for target in targets:
             target.load = evolve(target.load, load_id=load_id, started_at=load.started_at)
-            target.writer = target.sink.open(target.load)
+            target.writer = self._open_inspected(target)
             if target is not targets[0] and target.writer.load_id != load_id:
                 target.writer.abort()  # half a load of another id: stage it again
-                target.writer = target.sink.open(target.load)
+                target.writer = self._open_inspected(target)
             stack.enter_context(closing(target.writer))
             load_id = target.writer.load_id
         writers = [target.writer for target in targets if target.writer is not None]
@@ -501,31 +510,35 @@ class _Attempt:
             return False
         return self.stream.run.plugins.classifier().classify(error).retryable
 
-    def _stage(self, targets: Sequence[_Target]) -> None:
+    def _stage(self, targets: Sequence[_Target]) -> dict[str, Staged]:
         """Every part of every target that is not staged yet."""
-        counted: list[Staged] = []
+        staged: dict[str, Staged] = {}
         todo: list[tuple[_Target, Part]] = []
         for target in targets:
             assert target.writer is not None, "opened before"
-            staged = target.writer.staged()
-            counted += staged.values()
-            todo += [(target, part) for part in target.window.parts if part.id not in staged]
-        self.report.partitions_resumed = len(counted)
+            done = target.writer.staged()
+            staged |= done
+            todo += [(target, part) for part in target.window.parts if part.id not in done]
+        self.report.partitions_resumed = len(staged)
         workers = self.stream.run.workers or self.stream.run.pipeline.runtime.workers
+        if self.inspection is not None:
+            self.inspection.begin([part.id for part in targets[0].window.parts if part.id in staged])
+            workers = 1 if self.inspection.rules.in_order else workers
         with self.stream.timed("stage"):
             if workers > 1 and len(todo) > 1 and self._parallel():
-                counted += self._stage_at_once(workers, todo)
+                staged.update(self._stage_at_once(workers, todo))
             else:
-                counted += [self._stage_part(target, part) for target, part in todo]
+                staged.update(self._stage_part(target, part) for target, part in todo)
         rows = self.report.rows
-        rows.written = sum(s.rows for s in counted)
-        rows.filtered = sum(s.filtered for s in counted)
-        rows.quarantined = sum(s.quarantined for s in counted)
+        rows.written = sum(s.rows for s in staged.values())
+        rows.filtered = sum(s.filtered for s in staged.values())
+        rows.quarantined = sum(s.quarantined for s in staged.values())
         rows.read = rows.written + rows.filtered + rows.quarantined
-        self.report.bytes = sum(s.bytes for s in counted)
-        self.stream.tell("staged", parts=len(counted), rows=rows.written, bytes=self.report.bytes)
+        self.report.bytes = sum(s.bytes for s in staged.values())
+        self.stream.tell("staged", parts=len(staged), rows=rows.written, bytes=self.report.bytes)
+        return staged
 
-    def _stage_at_once(self, workers: int, todo: Sequence[tuple[_Target, Part]]) -> Iterator[Staged]:
+    def _stage_at_once(self, workers: int, todo: Sequence[tuple[_Target, Part]]) -> Iterator[tuple[str, Staged]]:
         """In as many threads. The first failure, or a signal, ends the others at their next batch."""
         with ThreadPoolExecutor(workers, "dpone-part") as pool:
             staging = [pool.submit(self._stage_part, target, part) for target, part in todo]
@@ -541,7 +554,7 @@ class _Attempt:
         record = self.stream.run.plugins.get("sink", self.spec.sink.type)
         return record.capabilities.get("parallel_stage") is Support.SUPPORTED
 
-    def _stage_part(self, target: _Target, part: Part) -> Staged:
+    def _stage_part(self, target: _Target, part: Part) -> tuple[str, Staged]:
         tell, writer = self.stream.tell, target.writer
         assert writer is not None, "opened before"
         tell("part_started", part=part.id)
@@ -554,11 +567,87 @@ class _Attempt:
 
         with (
             self.source.read(part) as stream,
-            closing(_Told(stream, target.window.schema, _staged_schema(target.load), after_batch)) as told,
+            closing(self._told(target, part, stream, after_batch)) as told,
         ):
             staged = writer.stage(part, told)
         tell("part_staged", part=part.id, rows=staged.rows, bytes=staged.bytes)
-        return staged
+        return part.id, staged
+
+    def _told(self, target: _Target, part: Part, stream: Stream, after_batch: Callable[..., None]) -> _Told:
+        return _Told(self._watched(part, stream), target.window.schema, _staged_schema(target.load), after_batch)
+
+    # -- the row contract -----------------------------------------------------------------------------------------
+
+    @property
+    def _quarantine(self) -> Place:
+        return _quarantine(self.spec, self.report.key)
+
+    def _bind(self, window: Window) -> None:
+        """Hold the columns against the contract, before anything is changed."""
+        contract = self.spec.sink.contract
+        if contract is not None:
+            self.rules = rowcheck.bind(contract, window.schema)
+            broken = [one for one in self.rules.static if one.policy == "fail"]
+            if broken:
+                self._tell_of(rowcheck.Counts())
+            self._refuse(broken)
+
+    def _open_inspected(self, target: _Target) -> Writer:
+        """Parts of an interrupted load are worth nothing without what the checks wrote of them."""
+        writer = target.sink.open(target.load)
+        if self.rules is None:
+            return writer
+        self.inspection = Inspection(self.rules, self._quarantine, writer.load_id)
+        if not self.inspection.resumable(writer.staged()):
+            with closing(writer):
+                writer.abort()
+            writer = target.sink.open(target.load)
+            self.inspection = Inspection(self.rules, self._quarantine, writer.load_id)
+        self._quarantine.sweep(but=writer.load_id)
+        return writer
+
+    def _discard(self, error: BaseException) -> None:
+        """After a Conflict the files may be those of the runner that took over."""
+        if self.inspection is not None and not isinstance(error, Conflict):
+            with suppress(Exception):  # as for the writers: the error to tell is the first
+                self.inspection.discard()
+
+    def _watched(self, part: Part, stream: Stream) -> Stream:
+        return self.inspection.watch(part.id, stream) if self.inspection else stream
+
+    def _judge(self, staged: Mapping[str, Staged]) -> None:
+        """Over all parts of the load, and before its commit."""
+        if self.inspection is None:
+            return
+        with self.stream.timed("contract"):
+            counts, broken = self.inspection.conclude(staged)
+        self._tell_of(counts)
+        self._refuse([one for one in broken if one.policy == "fail"])
+        said = [warning for warning in self.report.warnings if not warning.startswith("contract: ")]  # in an attempt
+        self.report.warnings = said + [f"contract: {one.text}" for one in broken if one.policy == "warn"]
+
+    def _tell_of(self, counts: rowcheck.Counts) -> None:
+        assert self.rules is not None
+        left = counts.rows - counts.loaded
+        self.report.contract = ContractReport(counts.rows, self.rules.violations(counts), left)
+
+    def _refuse(self, broken: Sequence[rowcheck.Broken]) -> None:
+        if broken:
+            todo = "nothing was changed; correct the rows in the source, or change the contract"
+            raise DataError(f"check the contract of {self.spec.name}", ", ".join(one.text for one in broken), todo)
+
+    def _warn_of_no_rows(self) -> None:
+        wanted = self.spec.sink.contract.row_count if self.spec.sink.contract else None
+        if wanted is not None and wanted.min:
+            text = f"contract: row_count: 0 rows, at least {wanted.min:,} wanted; nothing is new, so nothing is loaded"
+            self.report.warnings.append(text)
+
+    def _settle(self, load_id: str) -> None:
+        """The load is committed: the rows it left out are shown from now on."""
+        if self.spec.sink.contract is not None:
+            file = self._quarantine.settle(load_id)
+            if self.report.contract is not None and load_id == self.report.load_id:
+                self.report.contract.file = file
 
     def _commit(self, writer: Writer, also: Sequence[Writer], head: Entry | None, position: Position) -> Receipt:
         self.stream.tell("commit_started", load_id=writer.load_id)
@@ -579,6 +668,7 @@ class _Attempt:
         rows.deleted, rows.unchanged = receipt.deleted, receipt.unchanged
         self.report.status, self.report.load_id = "loaded", entry.load_id
         self.report.position_after = entry.position.to_json()
+        self._settle(entry.load_id)
         if version is not None:
             with self.stream.timed("state"):
                 self.state.save(self.report.key, _state_of(entry), version)
@@ -618,6 +708,8 @@ def _load(
     parts = [part.id for part in window.parts]
     shape = "" if schema is None else schema.to_string()
     work = [key, known.epoch, start, window.position.dumps(), parts, shape, repr(strategy)]
+    if stream.spec.sink.contract is not None:  # rows held against another contract are other rows
+        work.append(repr(stream.spec.sink.contract))
     return Load(
         key=key,
         load_id=ulid(),
@@ -630,6 +722,11 @@ def _load(
         started_at=datetime.now(UTC),
         changes=changes and strategy.mode == "cdc_apply",
     )
+
+
+def _quarantine(spec: StreamSpec, key: str) -> Place:
+    path = spec.sink.contract.quarantine.path if spec.sink.contract else ""
+    return Place(spec.sink.base, path, spec.name, key)
 
 
 def _staged_schema(load: Load) -> pa.Schema:
@@ -653,6 +750,14 @@ class _Told:
     @property
     def filtered(self) -> int:
         return self._stream.filtered
+
+    @property
+    def quarantined(self) -> int:
+        return getattr(self._stream, "quarantined", 0)
+
+    @property
+    def checks(self) -> str:
+        return getattr(self._stream, "checks", "")
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         self._ahead = self._read_ahead()
@@ -767,6 +872,8 @@ def rewind(pipeline: Pipeline, stream: str, position: Position | None, plugins: 
         state: StateBackend = stack.enter_context(closing(run.make("state", pipeline.state)))
         stack.enter_context(state.lock(key, pipeline.state.options.lease_seconds))
         head, saved = sink.journal(key), state.load(key)
+        if head is not None and spec.sink.contract is not None:  # it will not be the head any more
+            _quarantine(spec, key).settle(head.load_id)
         wanted = (position or START).at_epoch(max(1, _next_epoch(head, saved)))
         token = _rewind_token(key, wanted)
         load = Load(key, ulid(), run.run_id, token, False, None, spec.sink.strategy, False, datetime.now(UTC))

@@ -10,6 +10,7 @@ from attrs import field, frozen
 from attrs.validators import and_, ge, gt, le, optional
 
 from dpone.errors import ConfigError
+from dpone.rowcontract import RowContract
 from dpone.schema import Name
 from dpone.secret import Secret
 from dpone.strategy import Strategy
@@ -154,6 +155,8 @@ class SourceSpec:
 
 @frozen
 class SinkSpec:
+    """One sink bound to what it writes. contract: what the rows must keep to before a load is committed."""
+
     type: str
     strategy: Strategy
     connection: Secret | None = None
@@ -161,6 +164,7 @@ class SinkSpec:
     path: str | None = None
     topic: str | None = None
     options: Any = field(factory=SinkOptions)
+    contract: RowContract | None = None
     base: Path = field(default=Path(), metadata=INTERNAL)
 
     @property

@@ -53,6 +53,17 @@ class Rows:
 
 
 @define
+class ContractReport:
+    """What the row contract found, also where it stopped the load. violations: of every rule, those included that
+    hold; of a rule of the whole load 0 or 1. file: the folder of the rows that the committed load left out."""
+
+    rows_checked: int = 0
+    violations: dict[str, int] = field(factory=dict)
+    quarantined: int = 0
+    file: str | None = None
+
+
+@define
 class StreamReport:
     """One stream of a run. Positions are the JSON of Position, None before the first load; durations are seconds."""
 
@@ -74,6 +85,7 @@ class StreamReport:
     durations: dict[str, float] = field(factory=dict)
     warnings: list[str] = field(factory=list)
     error: ErrorReport | None = None
+    contract: ContractReport | None = None
 
 
 def _versions() -> dict[str, str]:

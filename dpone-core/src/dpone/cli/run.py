@@ -11,7 +11,7 @@ from dpone.cli.output import emit, error_text, format_option, interruptible, pip
 from dpone.errors import ConfigError, Interrupted
 
 if TYPE_CHECKING:
-    from dpone.report import RunReport, StreamReport
+    from dpone.report import ContractReport, RunReport, StreamReport
 
 
 @click.command()
@@ -117,9 +117,18 @@ def _line(stream: StreamReport) -> str:
         line += f"\n  schema: {change}"
     for statement in stream.ddl if stream.status == "planned" else ():
         line += f"\n  would run: {statement}"
+    if stream.contract is not None:
+        line += f"\n  contract: {_checked(stream.contract)}"
     for warning in stream.warnings:
         line += f"\n  warning: {warning}"
     return line
+
+
+def _checked(contract: ContractReport) -> str:
+    broken = [f"{rule} {count:,}" for rule, count in contract.violations.items() if count]
+    text = f"{contract.rows_checked:,} rows checked, {len(contract.violations)} rules"
+    text += f", violations: {', '.join(broken)}" if broken else ", no violation"
+    return text + (f"; {contract.quarantined:,} rows in {contract.file}" if contract.file else "")
 
 
 COMMANDS = (run, plan)

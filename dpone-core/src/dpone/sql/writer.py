@@ -31,7 +31,8 @@ from dpone.strategy import Strategy
 LINEAGE_FIELDS = (pa.field(LOAD_ID, pa.string()), pa.field(LOADED_AT, pa.timestamp("us", "UTC")))
 _TEXTS, _COUNTS = ("stage", "key", "load_id", "token", "created_at"), ("rows", "bytes", "filtered", "quarantined")
 _STAGING = pa.schema([*((name, pa.string()) for name in _TEXTS), ("unique", pa.int64())])
-_PARTS = pa.schema([("stage", pa.string()), ("part", pa.string()), *((name, pa.int64()) for name in _COUNTS)])
+_CHECKS = pa.field("checks", pa.string())
+_PARTS = pa.schema([("stage", pa.string()), ("part", pa.string()), *((name, pa.int64()) for name in _COUNTS), _CHECKS])
 
 
 def with_lineage(schema: pa.Schema) -> pa.Schema:
@@ -62,6 +63,9 @@ class Staging:
         for table, schema, key in ((self._stages, _STAGING, ("stage",)), (self._parts, _PARTS, ("stage", "part"))):
             if self._db.schema(table) is None:
                 self._db.execute(self._db.dialect.create_table(table, schema, key))
+        have = self._db.schema(self._parts)
+        if have is not None and _CHECKS.name not in have.names:  # a table made before there were row contracts
+            self._db.execute(self._db.dialect.add_column(self._parts, _CHECKS))
 
     def of(self, key: str) -> list[Stage]:
         rows = self._select(self._stages, ("stage", "load_id", "token", "created_at", "unique"), key=key)
@@ -84,12 +88,11 @@ class Staging:
             self._db.execute(f"DELETE FROM {d.name(table)} WHERE {where}", (stage.table.last,))
 
     def parts(self, stage: Stage) -> dict[str, Staged]:
-        rows = self._select(self._parts, ("part", *_COUNTS), stage=stage.table.last)
-        return {part: Staged(*counts) for part, *counts in rows}
+        rows = self._select(self._parts, ("part", *_COUNTS, _CHECKS.name), stage=stage.table.last)
+        return {part: Staged(*[*counts, checks or ""]) for part, *counts, checks in rows}
 
     def part(self, stage: Stage, part: str) -> Staged | None:
-        rows = self._select(self._parts, _COUNTS, stage=stage.table.last, part=part)
-        return Staged(*rows[0]) if rows else None
+        return self.parts(stage).get(part)
 
     def mark(self, stage: Stage, part: str, staged: Staged) -> None:
         self._insert(self._parts, _PARTS, (stage.table.last, part, *asdict(staged).values()))
@@ -278,7 +281,8 @@ class SqlWriter:
             if written != counted.staged:
                 how_many = f"{counted.staged - written:,} of {counted.staged:,} rows"
                 raise repeated_keys(self._target, self._load.strategy, how_many)
-            staged = Staged(counted.rows, counted.bytes, stream.filtered, getattr(stream, "quarantined", 0))
+            found = getattr(stream, "quarantined", 0), getattr(stream, "checks", "")
+            staged = Staged(counted.rows, counted.bytes, stream.filtered, *found)
             self._staging.mark(stage, part.id, staged)
         return staged
 
