@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from dpone.evolution import Change, Stored
+    from dpone.partition import PartitionManifestStore
     from dpone.pipeline import SinkSpec, SourceSpec, StateSpec
     from dpone.position import Position
     from dpone.sql.dialect import Dialect
@@ -48,7 +49,8 @@ class Finding:
 @frozen
 class Part:
     """A piece of a window that can be read on its own. ``id`` is unique in the window and the same whenever the same
-    repeatable window is planned again; ``detail`` is JSON, so that a part can cross a process or a crash."""
+    repeatable window is planned again; ``detail`` is JSON, so that a part can cross a process or a crash. A part that
+    is a range of a column's values says so in ``detail["bounds"]`` (``partition.Bounds.to_json``)."""
 
     id: str
     detail: Mapping[str, Any] = field(factory=dict)
@@ -212,12 +214,15 @@ class Load:
 
 @frozen
 class Staged:
-    """What staging one part did: ``rows`` and ``bytes`` (Arrow size, or of the native stream) written to staging."""
+    """What staging one part did: ``rows`` and ``bytes`` (Arrow size, or of the native stream) written to staging.
+    ``artifact`` and ``checksum`` (SHA-256): of the file the part became, where it did."""
 
     rows: int
     bytes: int
     filtered: int = 0
     quarantined: int = 0
+    artifact: str | None = None
+    checksum: str | None = None
 
 
 @frozen
@@ -374,6 +379,14 @@ class StateBackend(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+class KeepsPartitions(Protocol):
+    """What a StateBackend has besides, if its plugin declares ``partitions``."""
+
+    def partitions(self) -> PartitionManifestStore:
+        """The store of partition manifests beside the states. No I/O yet."""
+        ...
 
 
 @frozen

@@ -15,7 +15,8 @@ DponeError                     anything dpone raises on purpose; exit code 1
     ├── SchemaBreak            a schema change that the policy does not allow
     ├── StateAhead             the state claims more than the sink's journal holds
     ├── StateMissing           rows in the target, but neither journal nor state
-    └── DeletesRefused         a load would delete more than the pipeline allows
+    ├── DeletesRefused         a load would delete more than the pipeline allows
+    └── ManifestChanged        half of a load is staged, and the pipeline or the schema has changed since
 Interrupted                    SIGINT or SIGTERM; exit 130
 
 Every message has three parts in one line: what failed, what was found, what to do.
@@ -113,6 +114,10 @@ class StateMissing(Stopped):
 
 
 class DeletesRefused(Stopped):
+    pass
+
+
+class ManifestChanged(Stopped):
     pass
 
 

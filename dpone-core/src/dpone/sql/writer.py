@@ -88,7 +88,7 @@ class Staging:
         return Staged(*rows[0]) if rows else None
 
     def mark(self, stage: Stage, part: str, staged: Staged) -> None:
-        self._insert(self._parts, _PARTS, (stage.table.last, part, *asdict(staged).values()))
+        self._insert(self._parts, _PARTS, (stage.table.last, part, *(getattr(staged, name) for name in _COUNTS)))
 
     def _select(self, table: Name, columns: tuple[str, ...], **equal: str) -> list[tuple[Any, ...]]:
         d = self._db.dialect

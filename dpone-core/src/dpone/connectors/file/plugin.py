@@ -54,6 +54,6 @@ def dpone_state_backends() -> list[Connector]:
             implementation=_HERE + "state:FileState",
             options=_HERE + "config:FileStateOptions",
             takes=("path",),
-            capabilities=declare("state", supported=("compare_and_set", "history", "lock")),
+            capabilities=declare("state", supported=("compare_and_set", "history", "lock", "partitions")),
         )
     ]

@@ -49,7 +49,7 @@ def dpone_state_backends() -> list[Connector]:
             name="sqlite",
             implementation=f"{_HERE}.state:SqliteState",
             options=f"{_HERE}.config:SqliteStateOptions",
-            capabilities=declare("state", ("compare_and_set", "history", "lock")),
+            capabilities=declare("state", ("compare_and_set", "history", "lock", "partitions")),
             takes=("connection",),
             errors=_ERRORS,
         )
