@@ -33,7 +33,7 @@ def manifest(count: int = 3, **changes: object) -> PartitionManifest:
         "epoch": 0,
         "token": "T1",
         "window": "W1",
-        "config": {"sink.options": "a", "runtime.partitions": "b"},
+        "config": {"sink.options": "a", "sink.strategy": "b"},
         "schema": {"id": "int64", "price": "double"},
         "resumable": True,
         "created_at": datetime(2026, 1, 2, 3, 4, 5, 678901, UTC),

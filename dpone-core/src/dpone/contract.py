@@ -66,6 +66,8 @@ class WindowRequest:
     expected    columns of the target as they are now, for sources whose data has no types of its own (CSV): where
                 the data fits the expected type, that type is used
     mode        the strategy's mode; a source that cannot serve it (append from xmin) raises ConfigError
+    parts       those of an interrupted load, with their bounds: a source that declares ``mixed_snapshots`` gives a
+                window of just these parts, in a new snapshot, or raises ConfigError
     """
 
     whole: bool = False
@@ -73,6 +75,7 @@ class WindowRequest:
     batch_rows: int | None = None
     expected: pa.Schema | None = None
     mode: str = "append"
+    parts: tuple[Part, ...] = ()
 
 
 @frozen
@@ -192,7 +195,8 @@ class Load:
     key        of state and journal; of the staging too
     load_id    ULID; names the staging and the journal entry
     token      digest of key, epoch, start, end, parts, schema and strategy: two loads of one token would do the same
-    repeatable a later run may go on with the parts this one staged
+    repeatable a later run may go on with the parts this one staged: so it is with a repeatable window, and with
+               ``mixed_snapshots``
     schema     columns of the target that the rows fill, lineage left out; None: journal only, the target is not
                touched (a rewind)
     whole      as in Window

@@ -19,10 +19,10 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 from attrs import define, evolve, field
@@ -32,6 +32,7 @@ from dpone.capability import Support
 from dpone.config import expand
 from dpone.contract import (
     Entry,
+    KeepsPartitions,
     Lease,
     Load,
     Part,
@@ -50,7 +51,6 @@ from dpone.errors import (
     ConfigError,
     Conflict,
     Interrupted,
-    SourceError,
     StateAhead,
     StateError,
     StateMissing,
@@ -58,6 +58,15 @@ from dpone.errors import (
 )  # fmt: skip
 from dpone.ids import ulid
 from dpone.observe.events import RunEvent, Step
+from dpone.partition import (
+    Halted,
+    Ledger,
+    PartitionManifest,
+    PartitionManifestStore,
+    manifest_of,
+    parts_again,
+    require_same,
+)  # fmt: skip
 from dpone.pipeline import Pipeline, StreamSpec
 from dpone.plugins import Plugins, discover
 from dpone.position import Position
@@ -235,6 +244,8 @@ class _Attempt:
     sink: Sink = field(init=False)
     state: StateBackend = field(init=False)
     halted: threading.Event = field(factory=threading.Event, init=False)
+    manifest: PartitionManifest | None = field(default=None, init=False)
+    before: PartitionManifest | None = field(default=None, init=False)
 
     @property
     def spec(self) -> StreamSpec:
@@ -323,12 +334,15 @@ class _Attempt:
         strategy = _effective(self.spec.sink.strategy, run)
         whole = strategy.whole or run.full_refresh
         target = _without_own(self.sink.schema(), strategy)
+        mixed = self._mixed()
+        again = self._interrupted(known) if mixed else None
         request = WindowRequest(
             whole=whole,
             partitions=run.pipeline.runtime.partitions,
             batch_rows=run.pipeline.runtime.batch_rows,
             expected=target,
             mode=strategy.mode,
+            parts=parts_again(again) if again else (),
         )
         with self.stream.timed("window"):
             window = self.source.window(known.after, request)
@@ -343,6 +357,8 @@ class _Attempt:
             return None
         changes = self._plan(target, window, strategy)
         load = _load(self.stream, known, window, strategy, whole, changes.columns)
+        load = evolve(load, repeatable=window.repeatable or mixed)
+        window, load = self._keep_manifest(known, target, again, window, load)
         head = known.head
         if head is not None and target is not None and window.repeatable and head.token == load.token:
             self._nothing(window, f"the same content was loaded as {head.load_id}")
@@ -374,19 +390,86 @@ class _Attempt:
         plan.require_safe(self.spec.sink.location)
         return plan
 
+    # -- partitions ---------------------------------------------------------------------------------------------
+
+    def _mixed(self) -> bool:
+        """The pipeline asks for ``mixed_snapshots``; raises ConfigError where the source cannot."""
+        if self.stream.run.pipeline.runtime.resume != "mixed_snapshots":
+            return False
+        can = self.stream.run.plugins.get("source", self.spec.source.type).capabilities
+        if can.get("mixed_snapshots") is Support.SUPPORTED:
+            return True
+        if can.get("repeatable") is Support.SUPPORTED:
+            return False  # nothing is lost there
+        found = f"source {self.spec.source.type} cannot go on with the parts of a snapshot that is lost"
+        raise ConfigError("read runtime.resume", found, "use resume: one_snapshot")
+
+    def _manifests(self) -> PartitionManifestStore | None:
+        record = self.stream.run.plugins.get("state", self.stream.run.pipeline.state.type)
+        if record.capabilities.get("partitions") is not Support.SUPPORTED:
+            return None
+        return cast(KeepsPartitions, self.state).partitions()
+
+    def _interrupted(self, known: _Known) -> PartitionManifest | None:
+        """The manifest of a load that was begun after ``known`` and not committed."""
+        store = self._manifests()
+        found = store.load(self.report.key) if store else None
+        ended = found is None or found.epoch != known.epoch or (known.head and known.head.load_id == found.load_id)
+        return None if ended else found
+
+    def _keep_manifest(
+        self, known: _Known, target: pa.Schema | None, again: PartitionManifest | None, window: Window, load: Load
+    ) -> tuple[Window, Load]:
+        """A window of several parts keeps a manifest. Raises ManifestChanged. With ``mixed_snapshots`` the load goes on
+        under the token and the position of the one that was interrupted: nothing after that moment is claimed."""
+        runtime = self.stream.run.pipeline.runtime
+        if self._manifests() is None or max(len(window.parts), runtime.partitions) < 2:
+            return window, load
+        start = None if load.strategy.whole or known.after is None else known.after.dumps()
+        new = manifest_of(load, window, self.spec, start)
+        self.before = self._interrupted(known)
+        if self.before is not None:
+            require_same(self.before, new, {f.name: str(f.type) for f in target or ()})
+        if again is not None and again.position is not None and again.window == new.window:
+            window = evolve(window, position=Position.from_json(again.position))
+            load = evolve(load, token=again.token)
+            new = evolve(new, token=again.token, position=again.position)
+        self.manifest = new
+        return window, load
+
+    def _ledger(self, writer: Writer, window: Window) -> Ledger:
+        """What is staged decides what is done. With ``mixed_snapshots`` the report says what it holds."""
+        store = self._manifests()
+        if self.manifest is None or store is None:
+            return Ledger()
+        staged, ttl = writer.staged(), self.stream.run.pipeline.state.options.lease_seconds
+        manifest = evolve(self.manifest, load_id=writer.load_id)
+        ledger = Ledger.open(store, manifest, self.before, staged, ttl)
+        if staged and not window.repeatable:
+            found = f"{len(staged)} of {len(window.parts)} partitions are of an earlier snapshot than the others"
+            self.report.warnings.append(f"{found} (runtime.resume: mixed_snapshots)")
+        self.report.partitions_skipped = [one.id for one in ledger.skipped]
+        for one in ledger.skipped:
+            self.report.warnings.append(f"partition {one.id} was skipped: {one.reason}; its rows are not loaded")
+        return ledger
+
     # -- move ---------------------------------------------------------------------------------------------------
 
     def _move(self, known: _Known, window: Window, load: Load) -> None:
         with closing(self.sink.open(load)) as writer:
             self.report.load_id = writer.load_id
             self.stream.tell("load_opened", load_id=writer.load_id, token=load.token)
+            ledger = Ledger()
             try:
-                self._stage(writer, window, load)
+                ledger = self._ledger(writer, window)
+                with _renewing(ledger, ledger.ttl) if ledger.store else nullcontext():
+                    self._stage(writer, window, load, ledger)
                 receipt = self._commit(writer, known.head, window.position)
             except BaseException as error:
-                if not self._will_resume(window, error):
+                if not self._will_resume(load, ledger, error):
                     with suppress(Exception):  # what is left the next open sweeps; the error to tell is the first
                         writer.abort()
+                        ledger.dropped()
                 raise
         self._done(receipt, known.version)
         self._acknowledge(receipt.entry.position)
@@ -395,22 +478,27 @@ class _Attempt:
         self.source.ack(position)
         self.stream.tell("acknowledged")
 
-    def _will_resume(self, window: Window, error: BaseException) -> bool:
-        """Staged parts are worth keeping only if the very next attempt can go on with them."""
-        if self.last or not window.repeatable or not isinstance(error, Exception):
+    def _will_resume(self, load: Load, ledger: Ledger, error: BaseException) -> bool:
+        """Staged parts are worth keeping if the very next attempt can go on with them, or if a part failed beside
+        others that are done: their manifest lets a later run do so."""
+        if not load.repeatable or not isinstance(error, Exception):
             return False
+        return ledger.half_done or (not self.last and self._is_retryable(error))
+
+    def _is_retryable(self, error: Exception) -> bool:
         return self.stream.run.plugins.classifier().classify(error).retryable
 
-    def _stage(self, writer: Writer, window: Window, load: Load) -> None:
+    def _stage(self, writer: Writer, window: Window, load: Load, ledger: Ledger) -> None:
         staged = dict(writer.staged())
         self.report.partitions_resumed = len(staged)
-        todo = [part for part in window.parts if part.id not in staged]
+        done = {*staged, *self.report.partitions_skipped}
+        todo = [part for part in window.parts if part.id not in done]
         workers = self.stream.run.workers or self.stream.run.pipeline.runtime.workers
         with self.stream.timed("stage"):
             if workers > 1 and len(todo) > 1 and self._parallel():
-                staged.update(self._stage_at_once(workers, writer, todo, window, load))
+                staged.update(self._stage_at_once(workers, writer, todo, window, load, ledger))
             else:
-                staged.update(self._stage_part(writer, part, window, load) for part in todo)
+                staged.update(self._stage_part(writer, part, window, load, ledger) for part in todo)
         rows = self.report.rows
         rows.written = sum(s.rows for s in staged.values())
         rows.filtered = sum(s.filtered for s in staged.values())
@@ -420,11 +508,11 @@ class _Attempt:
         self.stream.tell("staged", parts=len(staged), rows=rows.written, bytes=self.report.bytes)
 
     def _stage_at_once(
-        self, workers: int, writer: Writer, todo: Sequence[Part], window: Window, load: Load
+        self, workers: int, writer: Writer, todo: Sequence[Part], window: Window, load: Load, ledger: Ledger
     ) -> Iterator[tuple[str, Staged]]:
         """In as many threads. The first failure, or a signal, ends the others at their next batch."""
         with ThreadPoolExecutor(workers, "dpone-part") as pool:
-            staging = [pool.submit(self._stage_part, writer, part, window, load) for part in todo]
+            staging = [pool.submit(self._stage_part, writer, part, window, load, ledger) for part in todo]
             try:
                 for staged in as_completed(staging):
                     yield staged.result()
@@ -437,7 +525,7 @@ class _Attempt:
         record = self.stream.run.plugins.get("sink", self.spec.sink.type)
         return record.capabilities.get("parallel_stage") is Support.SUPPORTED
 
-    def _stage_part(self, writer: Writer, part: Part, window: Window, load: Load) -> tuple[str, Staged]:
+    def _stage_part(self, writer: Writer, part: Part, window: Window, load: Load, ledger: Ledger) -> tuple[str, Staged]:
         tell = self.stream.tell
         tell("part_started", part=part.id)
 
@@ -445,13 +533,15 @@ class _Attempt:
             tell("batch", part=part.id, **data)
             if self.halted.is_set():
                 found = "another part of the window failed, or the run was interrupted"
-                raise SourceError(f"read part {part.id}", found, "see the error of the stream")
+                raise Halted(f"read part {part.id}", found, "see the error of the stream")
 
         with (
+            ledger.running(part.id) as finish,
             self.source.read(part) as stream,
             closing(_Told(stream, window.schema, _target_schema(load), after_batch)) as told,
         ):
             staged = writer.stage(part, told)
+            finish(staged)
         tell("part_staged", part=part.id, rows=staged.rows, bytes=staged.bytes)
         return part.id, staged
 

@@ -11,6 +11,7 @@ rule runs inside it.
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import threading
 import time
@@ -26,8 +27,9 @@ from typing import Any, Literal, TypeAlias
 import pyarrow as pa
 from attrs import define, evolve, field, fields, frozen
 
-from dpone.contract import Entry, Staged
+from dpone.contract import Entry, Load, Part, Staged, Window
 from dpone.errors import Busy, ConfigError, Conflict, ManifestChanged, SinkError, SourceError, StateError
+from dpone.pipeline import StreamSpec
 from dpone.process import Process
 from dpone.schema import Name
 from dpone.secret import redact
@@ -429,6 +431,59 @@ def require_same(old: PartitionManifest, new: PartitionManifest, target: Mapping
         raise ManifestChanged(f"resume {new.stream}", f"{done}, but changed since: {', '.join(changes)}", todo)
 
 
+def manifest_of(load: Load, window: Window, stream: StreamSpec, start: str | None) -> PartitionManifest:
+    """The manifest of a load about to be opened. start: position it begins after. How the window is split is no part of
+    the fingerprint: another split is a tuning that begins anew, not another meaning. Where the window is momentary but
+    the load can be resumed (mixed_snapshots), the moment is no part of what the window is."""
+    position, schema = window.position, load.schema or pa.schema([])
+    end = position.dumps() if window.repeatable else json.dumps(dict(position.identity), sort_keys=True)
+    said = {
+        "source.options": _said(stream.source.options),
+        "source.query": stream.source.query,
+        "sink.options": _said(stream.sink.options),
+        "sink.strategy": repr(load.strategy),
+    }
+    return PartitionManifest(
+        key=load.key,
+        load_id=load.load_id,
+        run_id=load.run_id,
+        stream=stream.name,
+        source=position.identity,
+        target=stream.sink.location,
+        epoch=position.epoch,
+        token=load.token,
+        window=_digest([start, end]),
+        config={name: _digest(value) for name, value in said.items()},
+        schema={column.name: str(column.type) for column in schema},
+        resumable=load.repeatable,
+        created_at=load.started_at,
+        partitions=tuple(Partition(part.id, _bounds(part)) for part in window.parts),
+        position=position.to_json() if load.repeatable and not window.repeatable else None,
+    )
+
+
+def _said(options: Any) -> dict[str, str]:
+    """What is not as it would be without a word: an option that comes with a later version changes nothing."""
+    default = type(options)()
+    names = [one.name for one in fields(type(options))]
+    return {name: repr(getattr(options, name)) for name in names if getattr(options, name) != getattr(default, name)}
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _bounds(part: Part) -> Bounds | None:
+    return Bounds.from_json(part.detail[BOUNDS]) if BOUNDS in part.detail else None
+
+
+def parts_again(manifest: PartitionManifest) -> tuple[Part, ...]:
+    """For ``WindowRequest.parts``."""
+    return tuple(
+        Part(one.id, {BOUNDS: one.bounds.to_json()} if one.bounds else {}) for one in manifest.partitions
+    )  # fmt: skip
+
+
 # -- stores ---------------------------------------------------------------------------------------------------------
 
 
@@ -639,20 +694,25 @@ class Ledger:
     owner: str = ""
     ttl: float = 60.0
     skipped: tuple[Partition, ...] = ()
+    _left: set[str] = field(factory=set)
+    _begun: bool = False
     _held: set[str] = field(factory=set, init=False)
     _guard: threading.Lock = field(factory=threading.Lock, init=False)
 
     @classmethod
     def open(
-        cls, store: PartitionManifestStore, new: PartitionManifest, staged: Mapping[str, Staged], ttl: float
+        cls,
+        store: PartitionManifestStore,
+        new: PartitionManifest,
+        old: PartitionManifest | None,
+        staged: Mapping[str, Staged],
+        ttl: float,
     ) -> Ledger:
         """Durable on return: the manifest as the load goes on from here."""
-        old: PartitionManifest | None = None
-        with suppress(StateError):  # a damaged one is replaced: the staging is the truth
-            old = store.load(new.key)
         manifest = reconciled(new, old, staged)
         store.create(manifest)
-        return cls(store, new.key, owner_of(new.run_id), ttl, manifest.of("skipped"))
+        left = {one.id for one in manifest.of("pending")}
+        return cls(store, new.key, owner_of(new.run_id), ttl, manifest.of("skipped"), left, bool(staged))
 
     @contextmanager
     def running(self, id: str) -> Iterator[Callable[[Staged], None]]:
@@ -665,37 +725,44 @@ class Ledger:
         store.claim(self.key, id, self.owner, self.ttl)
         with self._guard:
             self._held.add(id)
+
+        def finish(staged: Staged) -> None:
+            store.finish(self.key, id, self.owner, staged)
+            with self._guard:
+                self._begun = True
+                self._left.discard(id)
+
         try:
-            yield lambda staged: store.finish(self.key, id, self.owner, self._let_go(id, staged))
+            yield finish
         except BaseException as error:
-            self._let_go(id, None)
             with suppress(Exception):  # the error to tell is the first; whoever comes next finds the part not staged
                 if isinstance(error, Exception) and not isinstance(error, Halted):
                     store.fail(self.key, id, self.owner, _told(error))
                 else:
                     store.release(self.key, id, self.owner)
             raise
+        finally:
+            with self._guard:
+                self._held.discard(id)
 
-    def _let_go(self, id: str, staged: Any) -> Any:
-        with self._guard:
-            self._held.discard(id)
-        return staged
+    @property
+    def half_done(self) -> bool:
+        """Some parts are staged, and some are not."""
+        return self._begun and bool(self._left)
 
     def renew(self) -> None:
         """All parts that are being read."""
         with self._guard:
-            for id in self._held if self.store else ():
-                with suppress(Conflict):  # that part is lost, and says so when it ends
-                    self.store.renew(self.key, id, self.owner, self.ttl)  # type: ignore[union-attr]
+            held = tuple(self._held)
+        for id in held if self.store else ():
+            with suppress(Conflict):  # it has just ended, or is lost and says so when it ends
+                self.store.renew(self.key, id, self.owner, self.ttl)  # type: ignore[union-attr]
 
     def dropped(self) -> None:
         """The staging was thrown away: no part is done any more."""
         if self.store is not None and (manifest := self.store.load(self.key)):
-            self.store.create(reconciled(_fresh(manifest), manifest, {}))
-
-
-def _fresh(manifest: PartitionManifest) -> PartitionManifest:
-    return evolve(manifest, partitions=tuple(Partition(one.id, one.bounds) for one in manifest.partitions))
+            undone = [evolve(p, status="pending") if p.status == "success" else p for p in manifest.partitions]
+            self.store.create(evolve(manifest, partitions=tuple(undone)))
 
 
 def _told(error: Exception) -> str:

@@ -194,7 +194,7 @@ class FileWriter:
                 path, stream, self._sink._columns(self._load), self._constants(), self._sink.options
             )
             durable.sync_folder(self._staging)
-            staged = Staged(rows, size, stream.filtered)
+            staged = Staged(rows, size, stream.filtered, artifact=name, checksum=sha256)
             file = PartFile(name, part.id, rows, path.stat().st_size, sha256, self.load_id, self._load.key)
             mark = _Mark(file, staged)
             durable.write_whole(self._staging / f"{name}.mark", json.dumps(asdict(mark)).encode())
