@@ -19,7 +19,7 @@ from tests.partition.stores import KEY, KINDS, manifest, store
 from dpone import partition
 from dpone.connectors.file import durable
 from dpone.contract import Staged
-from dpone.errors import Busy, ConfigError, Conflict, StateError
+from dpone.errors import Busy, ConfigError, Conflict, ManifestChanged, StateError
 from dpone.partition import Partition, PartitionManifest, PartitionManifestStore, owner_of
 
 ROOT = Path(__file__).parents[2]
@@ -254,3 +254,42 @@ def test_MF_03_success_counts_only_if_it_is_staged() -> None:
     assert {(p.attempts, p.error) for p in found.partitions} == {(2, "e")}
     other = partition.reconciled(manifest(5, token="T2"), old, {})
     assert [p.status for p in other.partitions] == ["pending"] * 5
+
+
+CHANGES: list[tuple[dict[str, Any], str]] = [
+    ({"schema": {"id": "int64", "price": "decimal128(9, 2)"}}, "column price (double then, decimal128(9, 2) now)"),
+    ({"schema": {"id": "int64"}}, "column price (double then, missing now)"),
+    ({"schema": {"id": "int64", "price": "double", "b": "string"}}, "column b (missing then, string now)"),
+    ({"config": {"sink.options": "a", "sink.strategy": "c"}}, "sink.strategy"),
+]
+
+
+def half() -> PartitionManifest:
+    [first, *rest] = manifest().partitions
+    return manifest(partitions=(first.staged(Staged(1, 1)), *rest))
+
+
+@pytest.mark.parametrize(("change", "told"), CHANGES, ids=lambda v: v if isinstance(v, str) else "")
+def test_MF_04_a_changed_fingerprint_is_named(change: dict[str, Any], told: str) -> None:
+    """What changed since the parts were staged stands in the message, by column or by name in the pipeline."""
+    with pytest.raises(ManifestChanged) as caught:
+        partition.require_same(half(), manifest(**change), {})
+    assert caught.value.found == f"1 of 3 partitions of load L1 are staged, but changed since: {told}"
+    assert caught.value.exit_code == 3
+
+
+@pytest.mark.parametrize(
+    ("old", "change", "target"),
+    [
+        (half(), {}, {}),
+        (half(), {"token": "T2"}, {}),
+        (half(), {**CHANGES[3][0], "window": "W2"}, {}),
+        (half(), {**CHANGES[3][0], "epoch": 1}, {}),
+        (manifest(), CHANGES[3][0], {}),
+        (evolve(half(), resumable=False), CHANGES[3][0], {}),
+        (half(), CHANGES[0][0], {"price": "decimal128(9, 2)"}),
+    ],
+)
+def test_MF_04_what_is_no_change(old: PartitionManifest, change: dict[str, Any], target: dict[str, str]) -> None:
+    """Another window or epoch, nothing staged, nothing to go on with, a type that the target brought: no refusal."""
+    partition.require_same(old, manifest(**change), target)

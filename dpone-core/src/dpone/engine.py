@@ -527,7 +527,6 @@ class _Attempt:
 
     def _stage_part(self, writer: Writer, part: Part, window: Window, load: Load, ledger: Ledger) -> tuple[str, Staged]:
         tell = self.stream.tell
-        tell("part_started", part=part.id)
 
         def after_batch(**data: int) -> None:
             tell("batch", part=part.id, **data)
@@ -535,12 +534,13 @@ class _Attempt:
                 found = "another part of the window failed, or the run was interrupted"
                 raise Halted(f"read part {part.id}", found, "see the error of the stream")
 
-        with (
-            ledger.running(part.id) as finish,
-            self.source.read(part) as stream,
-            closing(_Told(stream, window.schema, _target_schema(load), after_batch)) as told,
-        ):
-            staged = writer.stage(part, told)
+        with ledger.running(part.id) as finish:
+            tell("part_started", part=part.id)
+            with (
+                self.source.read(part) as stream,
+                closing(_Told(stream, window.schema, _target_schema(load), after_batch)) as told,
+            ):
+                staged = writer.stage(part, told)
             finish(staged)
         tell("part_staged", part=part.id, rows=staged.rows, bytes=staged.bytes)
         return part.id, staged
