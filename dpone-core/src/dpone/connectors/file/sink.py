@@ -184,7 +184,8 @@ class FileWriter:
         return {part: mark.staged for part, mark in self._parts.items()}
 
     def stage(self, part: Part, stream: Stream) -> Staged:
-        """The part's file is durable before its mark is; the mark makes it count."""
+        """The part's file is durable before its mark is; the mark makes it count. From several threads: every part has
+        files of its own."""
         if part.id in self._parts:
             return self._parts[part.id].staged
         name = self._name(part)
