@@ -145,7 +145,7 @@ def ranges(column: str, marks: Sequence[Bound], *, nulls: bool = False) -> tuple
 
 
 def _integers(low: int, high: int, n: int) -> Iterator[int]:
-    return (low + (high - low) * i // n for i in range(1, n))
+    return (low + (high - low + 1) * i // n for i in range(1, n))
 
 
 def _decimals(low: Decimal, high: Decimal, n: int) -> Iterator[Decimal]:

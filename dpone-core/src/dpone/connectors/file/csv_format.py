@@ -217,7 +217,7 @@ class Csv:
     def _bad_row(self, file: Input, text: str, types: Mapping[str, pa.DataType]) -> DponeError:
         row = -1
         if match := _ROW.search(text):
-            row = int(match[1]) - int(self._options.header)
+            row = int(match[1]) - int(self._options.header and file.begins)
         if match := _WIDTH.search(text):
             where = _row(row) if row > 0 else "a row"
             found = f"{where} has {match[2]} values, the file has {match[1]} columns"
