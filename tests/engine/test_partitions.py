@@ -347,3 +347,84 @@ def test_MF_07_two_runs_at_once_load_each_partition_once(project: Project) -> No
     assert sum(event["step"] == "part_started" for event in events) == 8
     assert project.rows() == every
     assert column(project, "attempts") == [1] * 8
+
+
+# -- a source of one moment -------------------------------------------------------------------------------------------
+
+
+def table(project: Project, first: int, last: int) -> None:
+    with closing(sqlite3.connect(project.folder / "shop.db")) as db, db:
+        db.execute("CREATE TABLE IF NOT EXISTS t (id INTEGER PRIMARY KEY, day INTEGER, name TEXT, note TEXT)")
+        db.executemany("INSERT INTO t VALUES (?, ?, ?, ?)", rows(first, last))
+
+
+def momentary(project: Project, **runtime: Any) -> Project:
+    source = {"type": "sqlite", "connection": "sqlite:///shop.db", "table": "t"}
+    return project.but(source=source, runtime={"partitions": 4, "retries": 0, "batch_rows": 10, **runtime})
+
+
+def test_parts_of_a_snapshot_that_is_gone_begin_again(project: Project) -> None:
+    """Killed with two of four parts staged: rows of two moments are not mixed, so all parts are read anew."""
+    project = momentary(project)
+    table(project, 1, 100)
+    with project.child(step="part_started", nth=3) as child:
+        child.communicate(timeout=60)
+    table(project, 101, 120)
+    stream = project.load()
+    assert (stream.partitions_resumed, stream.warnings) == (0, [])
+    assert project.rows() == rows(1, 120)
+    assert all(json.loads(bounds)["column"] == "id" for bounds in column(project, "bounds"))
+
+
+def test_mixed_snapshots_keeps_what_is_staged_and_says_so(project: Project) -> None:
+    """With resume: mixed_snapshots the staged parts stay, the others see rows that came since, and a warning tells."""
+    project = momentary(project, resume="mixed_snapshots")
+    table(project, 1, 100)
+    with project.child(step="part_started", nth=3) as child:
+        child.communicate(timeout=60)
+    first = json.loads(_head(project))["position"]
+    table(project, 101, 120)
+    stream = project.load()
+    assert stream.partitions_resumed == 2
+    told = "2 of 4 partitions are of an earlier snapshot than the others (runtime.resume: mixed_snapshots)"
+    assert stream.warnings == [told]
+    assert project.rows() == rows(1, 120)
+    assert stream.position_after == first
+    assert project.load().warnings == []  # the next load is a new one
+
+
+def _head(project: Project) -> str:
+    with closing(sqlite3.connect(project.state_path)) as db:
+        [(text,)] = db.execute("SELECT manifest FROM __dpone__manifests").fetchall()
+    return str(text)
+
+
+def test_MF_04_mixed_snapshots_is_refused_after_a_change_of_the_table(project: Project) -> None:
+    """The source's table has another column now: what is staged lacks it, so the run stops and names it."""
+    project = momentary(project, resume="mixed_snapshots")
+    table(project, 1, 100)
+    with project.child(step="part_started", nth=3) as child:
+        child.communicate(timeout=60)
+    with closing(sqlite3.connect(project.folder / "shop.db")) as db, db:
+        db.execute("ALTER TABLE t ADD COLUMN extra INTEGER")
+    error = project.run().streams[0].error
+    assert error is not None
+    assert error.kind == "ManifestChanged"
+    assert "column extra (missing then, int64 now)" in error.message
+
+
+def test_a_source_of_files_needs_no_mixed_snapshots(project: Project) -> None:
+    """Nothing is lost where a window is repeatable: the option changes nothing."""
+    project = project.but(runtime={"resume": "mixed_snapshots", "retries": 0})
+    every = files(project)
+    assert project.load().warnings == []
+    assert project.rows() == every
+
+
+@pytest.mark.parametrize("target", ["sqlite", "file"])
+def test_ranges_are_read_by_several_workers(project: Project, target: str) -> None:
+    """Two workers share the snapshot: every row once."""
+    project = momentary(project.but(target=target, strategy={"mode": "full_refresh"}), workers=2)
+    table(project, 1, 500)
+    assert project.load().partitions == 4
+    assert project.rows() == rows(1, 500)
