@@ -102,7 +102,7 @@ def test_MF_01_a_manifest_is_replaced_in_one_step(tmp_path: Path, monkeypatch: p
         monkeypatch.setattr(os, name, lambda *a, _n=name, _c=call: (done.append(_n), _c(*a))[1])
     monkeypatch.setattr(durable, "sync_folder", lambda folder: done.append("folder"))
     manifests.claim(KEY, "000", owner_of("R"), 60)
-    assert done == ["fsync", "replace", "folder"] * 2  # the backup, then the manifest
+    assert done == ["replace", "fsync", "replace", "folder"]  # the backup is a second name of the file before
 
     def full(handle: int) -> None:
         raise OSError(28, "No space left on device")

@@ -464,6 +464,7 @@ class _Attempt:
                 ledger = self._ledger(writer, window)
                 with _renewing(ledger, ledger.ttl) if ledger.store else nullcontext():
                     self._stage(writer, window, load, ledger)
+                    ledger.save()
                 receipt = self._commit(writer, known.head, window.position)
             except BaseException as error:
                 if not self._will_resume(load, ledger, error):

@@ -487,9 +487,12 @@ def parts_again(manifest: PartitionManifest) -> tuple[Part, ...]:
 # -- stores ---------------------------------------------------------------------------------------------------------
 
 
+Steps: TypeAlias = "Sequence[tuple[str, Callable[[Partition], Partition]]]"
+
+
 class PartitionManifestStore(ABC):
-    """Keeps the manifest of each key. A store gives the first four methods; ``change`` is atomic against every other
-    process. All of them are durable on return, and may be called from several threads."""
+    """Keeps the manifest of each key. A store gives the first four methods; ``change_all`` is atomic against every
+    other process. All of them are durable on return, and may be called from several threads."""
 
     @abstractmethod
     def load(self, key: str) -> PartitionManifest | None:
@@ -504,8 +507,12 @@ class PartitionManifestStore(ABC):
         """The key has no manifest any more, damaged or not."""
 
     @abstractmethod
+    def change_all(self, key: str, steps: Steps) -> list[Partition]:
+        """Replace each partition named by what its step makes of it, all in one; answer them in order. What a step
+        raises changes nothing."""
+
     def change(self, key: str, id: str, step: Callable[[Partition], Partition]) -> Partition:
-        """Replace one partition by what ``step`` makes of it, and answer that. What ``step`` raises changes nothing."""
+        return self.change_all(key, ((id, step),))[0]
 
     def claim(self, key: str, id: str, owner: str, ttl: float) -> Partition:
         """To be worked on by ``owner`` for ``ttl`` seconds from now. Of two callers one wins; the other gets Busy, as
@@ -598,22 +605,20 @@ class SqlPartitionManifestStore(PartitionManifestStore):
                 if db.schema(table) is not None:
                     _delete(db, table, key)
 
-    def change(self, key: str, id: str, step: Callable[[Partition], Partition]) -> Partition:
+    def change_all(self, key: str, steps: Steps) -> list[Partition]:
         with self._writing(key) as db:
-            found = []
-            if db.schema(_ROWS) is not None:
-                found = _select(db, _ROWS, tuple(_ROW.names), {"key": key, "id": id})
-                if not found and not _select(db, _HEADS, ("key",), {"key": key}):
-                    raise no_manifest(key)
-            else:
+            if db.schema(_ROWS) is None or not _select(db, _HEADS, ("key",), {"key": key}):
                 raise no_manifest(key)
-            if not found:
-                raise no_partition(id)
-            one = step(_partition(found[0]))
-            d = db.dialect
-            sets = ", ".join(f"{d.quote(name)} = {d.placeholder}" for name in _NAMES)
-            mine = " AND ".join(f"{d.quote(name)} = {d.placeholder}" for name in ("key", "id"))
-            db.execute(f"UPDATE {d.name(_ROWS)} SET {sets} WHERE {mine}", (*_values(one), key, id))
+            return [self._change(db, key, id, step) for id, step in steps]
+
+    def _change(self, db: Database, key: str, id: str, step: Callable[[Partition], Partition]) -> Partition:
+        found = _select(db, _ROWS, tuple(_ROW.names), {"key": key, "id": id})
+        if not found:
+            raise no_partition(id)
+        one, d = step(_partition(found[0])), db.dialect
+        sets = ", ".join(f"{d.quote(name)} = {d.placeholder}" for name in _NAMES)
+        mine = " AND ".join(f"{d.quote(name)} = {d.placeholder}" for name in ("key", "id"))
+        db.execute(f"UPDATE {d.name(_ROWS)} SET {sets} WHERE {mine}", (*_values(one), key, id))
         return one
 
     @contextmanager
@@ -697,6 +702,7 @@ class Ledger:
     _left: set[str] = field(factory=set)
     _begun: bool = False
     _held: set[str] = field(factory=set, init=False)
+    _unsaved: dict[str, Staged] = field(factory=dict, init=False)
     _guard: threading.Lock = field(factory=threading.Lock, init=False)
 
     @classmethod
@@ -722,13 +728,15 @@ class Ledger:
         if store is None:
             yield lambda staged: None
             return
-        store.claim(self.key, id, self.owner, self.ttl)
+        claim = (id, lambda one: claimed(one, self.owner, self.ttl, time.time()))
         with self._guard:
+            store.change_all(self.key, (*self._finished(), claim))
+            self._unsaved.clear()
             self._held.add(id)
 
         def finish(staged: Staged) -> None:
-            store.finish(self.key, id, self.owner, staged)
             with self._guard:
+                self._unsaved[id] = staged
                 self._begun = True
                 self._left.discard(id)
 
@@ -736,6 +744,7 @@ class Ledger:
             yield finish
         except BaseException as error:
             with suppress(Exception):  # the error to tell is the first; whoever comes next finds the part not staged
+                self.save()
                 if isinstance(error, Exception) and not isinstance(error, Halted):
                     store.fail(self.key, id, self.owner, _told(error))
                 else:
@@ -744,6 +753,20 @@ class Ledger:
         finally:
             with self._guard:
                 self._held.discard(id)
+
+    def save(self) -> None:
+        """Record the parts that have ended. It waits for the next claim, which records them along with itself: to be
+        late costs nothing, as the staging decides."""
+        with self._guard:
+            if self.store is not None and self._unsaved:
+                self.store.change_all(self.key, self._finished())
+                self._unsaved.clear()
+
+    def _finished(self) -> tuple[tuple[str, Callable[[Partition], Partition]], ...]:
+        def step(staged: Staged) -> Callable[[Partition], Partition]:
+            return lambda one: _mine(one, self.owner, "finish").staged(staged)
+
+        return tuple((id, step(staged)) for id, staged in self._unsaved.items())
 
     @property
     def half_done(self) -> bool:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from attrs import evolve
@@ -17,6 +18,7 @@ from dpone.partition import (
     Partition,
     PartitionManifest,
     PartitionManifestStore,
+    Steps,
     damaged,
     no_manifest,
     no_partition,
@@ -59,24 +61,27 @@ class JsonPartitionManifestStore(PartitionManifestStore):
                 self._path(key, ending).unlink(missing_ok=True)
             durable.sync_folder(self._folder)
 
-    def change(self, key: str, id: str, step: Callable[[Partition], Partition]) -> Partition:
+    def change_all(self, key: str, steps: Steps) -> list[Partition]:
         with self._exclusive(key):
             manifest = self.load(key)
             if manifest is None:
                 raise no_manifest(key)
-            before = manifest.partition(id)
-            if before is None:
-                raise no_partition(id)
-            after = step(before)
-            partitions = tuple(after if one.id == id else one for one in manifest.partitions)
-            self._write(evolve(manifest, partitions=partitions))
-        return after
+            known = {one.id: one for one in manifest.partitions}
+            for id, step in steps:
+                if id not in known:
+                    raise no_partition(id)
+                known[id] = step(known[id])
+            self._write(evolve(manifest, partitions=tuple(known.values())))
+        return [known[id] for id, _ in steps]
 
     def _write(self, manifest: PartitionManifest) -> None:
         path, backup = self._path(manifest.key), self._path(manifest.key, ".json.bak")
         data = json.dumps(manifest.to_json(), indent=1, sort_keys=True).encode()
-        if path.exists():
-            durable.write_whole(backup, path.read_bytes())
+        if path.exists():  # the file itself, under a second name: the next one does not write into it
+            beside = backup.with_name(backup.name + ".tmp")
+            beside.unlink(missing_ok=True)
+            os.link(path, beside)
+            os.replace(beside, backup)
         durable.write_whole(path, data)
 
     def _path(self, key: str, ending: str = ".json") -> Path:
