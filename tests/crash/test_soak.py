@@ -59,7 +59,7 @@ def loaded(folder: Path) -> tuple[Project, Runs]:
             table = pa.table({"id": ids, "v": ids * 7919 % 1_000_003, "name": names})
             options = pacsv.WriteOptions(include_header=False, quoting_style="none")
             pacsv.write_csv(table, file, options)
-    return project, under_fire(project)
+    return project, under_fire(project, 1)
 
 
 @define
@@ -72,11 +72,13 @@ class Runs:
     seconds: float = 0.0
 
 
-def under_fire(project: Project) -> Runs:
-    """Ten processes that are killed, each after a random number of batches, and one that is not."""
+def under_fire(project: Project, parts: float) -> Runs:
+    """Ten processes that are killed, each after a random number of batches, and one that is not. parts: how many of
+    them a process may read, at most, before it is killed."""
+    most = max(4, round(parts * ROWS / PARTITIONS / 10_000))
     chance, runs, start = random.Random(SEED), Runs(), time.perf_counter()
     for _ in range(KILLS):
-        code = one(project, runs, chance.randint(1, max(4, ROWS // PARTITIONS // 10_000)), chance.random() * 0.05)
+        code = one(project, runs, chance.randint(1, most), chance.random() * 0.05)
         assert code == KILLED, "the load was over before its time"
     assert one(project, runs, None, 0) == 0
     runs.seconds = time.perf_counter() - start
@@ -167,7 +169,7 @@ def test_soak_sqlite_to_parquet(loaded: tuple[Project, Runs], folder: Path) -> N
         source={"type": "sqlite", "connection": connection, "table": "t"},
         runtime={"partitions": PARTITIONS, "retries": 0},
     )
-    runs = under_fire(project)
+    runs = under_fire(project, 6)
     seen, rows = np.zeros(ROWS + 1, dtype=bool), 0
     for file in project.manifest()["files"]:
         for batch in pq.ParquetFile(project.out / file["name"]).iter_batches(columns=["id", "v", "name"]):

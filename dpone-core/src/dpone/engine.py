@@ -467,8 +467,10 @@ class _Attempt:
                     ledger.save()
                 receipt = self._commit(writer, known.head, window.position)
             except BaseException as error:
-                if not self._will_resume(load, ledger, error):
-                    with suppress(Exception):  # what is left the next open sweeps; the error to tell is the first
+                with suppress(Exception):  # what is left the next open sweeps; the error to tell is the first
+                    if self._will_resume(load, ledger, error):
+                        ledger.save()
+                    else:
                         writer.abort()
                         ledger.dropped()
                 raise
