@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tomllib
 from pathlib import Path
@@ -69,6 +70,16 @@ def crash(session: nox.Session) -> None:
     """The long kill matrix."""
     install_all(session)
     session.run("pytest", "-m", "crash", *session.posargs)
+
+
+@nox.session(default=False)
+def soak(session: nox.Session) -> None:
+    """20 million rows in partitions, killed ten times; DPONE_SOAK_ROWS says otherwise."""
+    install_all(session)
+    session.run(
+        "pytest", "-m", "crash", "-s", "tests/crash/test_soak.py", *session.posargs,
+        env={"DPONE_SOAK_ROWS": os.environ.get("DPONE_SOAK_ROWS", "20000000")},
+    )  # fmt: skip
 
 
 @nox.session(default=False)

@@ -118,6 +118,30 @@ class Parquet(Case):
         return _rows(python("-m", "benchmarks.compare", "parquet", ours / "out", theirs / "out.parquet"))
 
 
+class Partitions(Case):
+    """The same work by the same program, in two parts at once."""
+
+    name, what, bar = "partitions", "CSV -> Parquet in 2 partitions with 2 workers", 1 / 1.6
+    baseline = "the same with 1 partition and 1 worker"
+
+    def lay(self, data: Data, rows: int, ours: Path, theirs: Path | None) -> None:
+        orders = data.file("orders", rows)
+        for folder in (ours, theirs):
+            if folder:
+                lay_run(folder, "{type: file, path: out, strategy: {mode: full_refresh}}", orders)
+                text = (folder / "pipeline.yaml").read_text()
+                text = text.replace('"in/*.csv"', '"in/*.csv", options: {newlines_in_values: false}')
+                (folder / "pipeline.yaml").write_text(text)
+        with (ours / "pipeline.yaml").open("a") as pipeline:
+            pipeline.write("runtime: {partitions: 2, workers: 2}\n")
+
+    def theirs(self) -> Sequence[str]:
+        return self.ours()
+
+    def compare(self, ours: Path, theirs: Path) -> str:
+        return _rows(python("-m", "benchmarks.compare", "parquet", ours / "out", theirs / "out"))
+
+
 _SQLITE = '{{type: sqlite, connection: "sqlite:///out.db", table: orders, strategy: {{mode: {}, key: [id]}}}}'
 
 
@@ -202,4 +226,4 @@ def _rows(count: str) -> str:
     return f"{int(count):,} rows equal"
 
 
-CASES: tuple[Case, ...] = (Help(), Parquet(), Sqlite(), Merge(), Diff(), Scd2())
+CASES: tuple[Case, ...] = (Help(), Parquet(), Partitions(), Sqlite(), Merge(), Diff(), Scd2())

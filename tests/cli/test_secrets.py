@@ -109,6 +109,9 @@ class Lease:
 
 
 class VaultState(Vault):
+    def partitions(self):
+        from dpone.connectors.file.partitions import JsonPartitionManifestStore
+        return JsonPartitionManifestStore("manifests")
     def load(self, key): return self._call("load", STATES.get(key))
     def save(self, key, value, expected):
         self._call("save")

@@ -91,6 +91,7 @@ def test_exit_codes_are_those_of_the_documentation() -> None:
         "Conflict",
         "Gap",
         "IdentityChanged",
+        "ManifestChanged",
         "ContentChanged",
         "SchemaBreak",
         "StateAhead",

@@ -283,6 +283,52 @@ def test_kill_before_the_commit(
     assert kill_inside(scenarios, run, tmp_path, kind, since=steps[0], until=steps[1]) > 2
 
 
+AT_ONCE = (("part_started", 2), ("batch", 1), ("batch", 3), ("part_staged", 1), ("part_staged", 2), ("part_staged", 4),
+           ("staged", 1), ("commit_started", 1), ("committed", 1))  # fmt: skip
+
+
+def at_once(wanted: Scenario, folder: Path) -> Project:
+    """The same load in four parts, pieces of its two files, two at a time."""
+    runtime = {"batch_rows": 20, "retries": 0, "partitions": 4, "workers": 2}
+    source = {"type": "file", "path": "data/*.csv", "options": {"newlines_in_values": False}}
+    return wanted.copy(folder / "p").but(runtime=runtime, source=source)
+
+
+def kill_at_once(
+    scenarios: Callable[..., Scenario], run: Callable[..., Mapping[str, Any]], folder: Path, kind: Any, point: Any
+) -> None:
+    step, nth = point
+    wanted = scenarios(*kind)
+    project = at_once(wanted, folder)
+    assert run(project, step=step, nth=nth)["code"] == KILLED
+    committed = STEPS.index(step) >= STEPS.index("committed")
+    assert project.rows() == (wanted.after if committed else wanted.before)
+    require_consistent(project)
+    stream = require_done(project, wanted, run)
+    if step in ("part_staged", "staged", "commit_started"):
+        assert stream["partitions_resumed"] >= (nth if step == "part_staged" else 4)
+
+
+@pytest.mark.parametrize("point", [("part_staged", 2), ("batch", 3)], ids=_named)
+def test_MF_02_a_run_killed_while_parts_are_staged_at_once(
+    scenarios: Callable[..., Scenario], run: Callable[..., Any], tmp_path: Path, point: Any
+) -> None:
+    """Two workers are at it when the process dies: every row is there once, and staged parts are not read again."""
+    kill_at_once(scenarios, run, tmp_path, ("file", "full_refresh", False), point)
+
+
+@pytest.mark.crash
+@pytest.mark.parametrize("point", AT_ONCE, ids=_named)
+@pytest.mark.parametrize(
+    "kind", [(*kind, False) for kind in KINDS if kind[1] in ("full_refresh", "append", "merge")], ids=_named
+)
+def test_MF_02_kill_matrix_over_partitions(
+    scenarios: Callable[..., Scenario], run: Callable[..., Any], tmp_path: Path, kind: Any, point: Any
+) -> None:
+    """Pieces of files, two at a time, killed at every step: the next run mends what SIGKILL left."""
+    kill_at_once(scenarios, run, tmp_path, kind, point)
+
+
 @pytest.mark.crash
 @pytest.mark.parametrize("ops", [20, 100, 500, 2000, 5000])
 @pytest.mark.parametrize("mode", STRATEGIES)

@@ -35,6 +35,7 @@ CAPABILITIES: Mapping[Role, Mapping[str, str]] = {
         "incremental_cdc": "resume by a change stream",
         "incremental_change_tracking": "resume by change tracking versions",
         "partitions": "split a window into parts that are read on their own",
+        "mixed_snapshots": "read the parts that a lost snapshot left over in a new one",
         "native_stream": "hand out the server's own byte stream",
     },
     "sink": {

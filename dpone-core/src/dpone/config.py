@@ -9,7 +9,7 @@ text ``${``; they are filled in after parsing, so a value never changes the stru
     sink: {type, connection, table | path | topic, strategy: {mode, key, ...}, options, contract}
     state: {type, connection | path, options}             # default: sqlite:///.dpone/state.db
     staging: {...}
-    runtime: {partitions, workers, batch_rows, retries}
+    runtime: {partitions, workers, batch_rows, retries, resume}
     connections: {name: URL or mapping}     # or the name of a file that holds such a mapping
 
 For many tables, ``defaults`` and ``streams`` take the place of ``source`` and ``sink``; mappings are merged key by key:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from dpone.evolution import Change, Stored
+    from dpone.partition import PartitionManifestStore
     from dpone.pipeline import SinkSpec, SourceSpec, StateSpec
     from dpone.position import Position
     from dpone.sql.dialect import Dialect
@@ -48,7 +49,8 @@ class Finding:
 @frozen
 class Part:
     """A piece of a window that can be read on its own. ``id`` is unique in the window and the same whenever the same
-    repeatable window is planned again; ``detail`` is JSON, so that a part can cross a process or a crash."""
+    repeatable window is planned again; ``detail`` is JSON, so that a part can cross a process or a crash. A part that
+    is a range of a column's values says so in ``detail["bounds"]`` (``partition.Bounds.to_json``)."""
 
     id: str
     detail: Mapping[str, Any] = field(factory=dict)
@@ -64,6 +66,8 @@ class WindowRequest:
     expected    columns of the target as they are now, for sources whose data has no types of its own (CSV): where
                 the data fits the expected type, that type is used
     mode        the strategy's mode; a source that cannot serve it (append from xmin) raises ConfigError
+    parts       those of an interrupted load, with their bounds: a source that declares ``mixed_snapshots`` gives a
+                window of just these parts, in a new snapshot, or raises ConfigError
     """
 
     whole: bool = False
@@ -71,6 +75,7 @@ class WindowRequest:
     batch_rows: int | None = None
     expected: pa.Schema | None = None
     mode: str = "append"
+    parts: tuple[Part, ...] = ()
 
 
 @frozen
@@ -224,7 +229,8 @@ class Load:
     key        of state and journal; of the staging too
     load_id    ULID; names the staging and the journal entry
     token      digest of key, epoch, start, end, parts, schema and strategy: two loads of one token would do the same
-    repeatable a later run may go on with the parts this one staged
+    repeatable a later run may go on with the parts this one staged: so it is with a repeatable window, and with
+               ``mixed_snapshots``
     schema     columns of the target that the rows fill, lineage left out; None: journal only, the target is not
                touched (a rewind)
     whole      as in Window
@@ -250,6 +256,7 @@ class Staged:
 
     ``filtered`` and, where the stream has them, ``quarantined`` and ``checks`` are the stream's after its last batch;
     they are kept with the part's mark. ``checks`` is text of the engine (what a row contract's checks found).
+    ``artifact`` and ``checksum`` (SHA-256): of the file the part became, where it did.
     """
 
     rows: int
@@ -257,6 +264,8 @@ class Staged:
     filtered: int = 0
     quarantined: int = 0
     checks: str = ""
+    artifact: str | None = None
+    checksum: str | None = None
 
 
 @frozen
@@ -441,6 +450,14 @@ class StateBackend(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+class KeepsPartitions(Protocol):
+    """What a StateBackend has besides, if its plugin declares ``partitions``."""
+
+    def partitions(self) -> PartitionManifestStore:
+        """The store of partition manifests beside the states. No I/O yet."""
+        ...
 
 
 @frozen

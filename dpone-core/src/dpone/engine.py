@@ -22,10 +22,10 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 from attrs import define, evolve, field
@@ -38,6 +38,7 @@ from dpone.config import expand, substituted
 from dpone.contract import (
     ChangeTable,
     Entry,
+    KeepsPartitions,
     Lease,
     Load,
     ManyTables,
@@ -59,7 +60,6 @@ from dpone.errors import (
     DataError,
     Interrupted,
     PluginError,
-    SourceError,
     StateAhead,
     StateError,
     StateMissing,
@@ -67,6 +67,15 @@ from dpone.errors import (
 )  # fmt: skip
 from dpone.ids import ulid
 from dpone.observe.events import RunEvent, Step
+from dpone.partition import (
+    Halted,
+    Ledger,
+    PartitionManifest,
+    PartitionManifestStore,
+    manifest_of,
+    parts_again,
+    require_same,
+)  # fmt: skip
 from dpone.pipeline import Pipeline, SinkSpec, SourceSpec, StreamSpec
 from dpone.plugins import Plugins, discover
 from dpone.position import Position
@@ -270,6 +279,9 @@ class _Attempt:
     halted: threading.Event = field(factory=threading.Event, init=False)
     rules: rowcheck.Rules | None = field(default=None, init=False)
     inspection: Inspection | None = field(default=None, init=False)
+    manifest: PartitionManifest | None = field(default=None, init=False)
+    before: PartitionManifest | None = field(default=None, init=False)
+    ledger: Ledger = field(factory=Ledger, init=False)
 
     @property
     def spec(self) -> StreamSpec:
@@ -371,6 +383,7 @@ class _Attempt:
         self._bind(window)
         planned = [self._planned(known, *one) for one in self._targets(known, window)]
         targets = [target for target, _ in planned]
+        window = self._keep_manifest(known, window, targets)
         load = self._whole_load(known, window, targets)
         head = known.head
         if head is not None and window.repeatable and head.token == load.token and self.sink.schema() is not None:
@@ -388,12 +401,14 @@ class _Attempt:
 
     def _window(self, known: _Known) -> Window:
         run, strategy = self.stream.run, _effective(self.spec.sink.strategy, self.stream.run)
+        again = self._interrupted(known) if self._mixed() else None
         request = WindowRequest(
             whole=strategy.whole or run.full_refresh,
             partitions=run.pipeline.runtime.partitions,
             batch_rows=run.pipeline.runtime.batch_rows,
             expected=None if self.spec.source.changes else _without_own(self.sink.schema(), strategy),
             mode=strategy.mode,
+            parts=parts_again(again) if again else (),
         )
         window = self.source.window(known.after, request)
         return evolve(window, position=window.position.at_epoch(known.epoch))
@@ -462,6 +477,72 @@ class _Attempt:
         plan.require_safe(spec.location)
         return plan
 
+    # -- partitions ---------------------------------------------------------------------------------------------
+
+    def _mixed(self) -> bool:
+        """The pipeline asks for ``mixed_snapshots``; raises ConfigError where the source cannot."""
+        if self.stream.run.pipeline.runtime.resume != "mixed_snapshots":
+            return False
+        can = self.stream.run.plugins.get("source", self.spec.source.type).capabilities
+        if can.get("mixed_snapshots") is Support.SUPPORTED:
+            return True
+        if can.get("repeatable") is Support.SUPPORTED:
+            return False  # nothing is lost there
+        found = f"source {self.spec.source.type} cannot go on with the parts of a snapshot that is lost"
+        raise ConfigError("read runtime.resume", found, "use resume: one_snapshot")
+
+    def _manifests(self) -> PartitionManifestStore | None:
+        record = self.stream.run.plugins.get("state", self.stream.run.pipeline.state.type)
+        if record.capabilities.get("partitions") is not Support.SUPPORTED:
+            return None
+        return cast(KeepsPartitions, self.state).partitions()
+
+    def _interrupted(self, known: _Known) -> PartitionManifest | None:
+        """The manifest of a load that was begun after ``known`` and not committed."""
+        store = self._manifests()
+        found = store.load(self.report.key) if store else None
+        ended = found is None or found.epoch != known.epoch or (known.head and known.head.load_id == found.load_id)
+        return None if ended else found
+
+    def _keep_manifest(self, known: _Known, window: Window, targets: Sequence[_Target]) -> Window:
+        """A window of several parts keeps a manifest, but for a change stream, whose parts are tables. Raises
+        ManifestChanged. With ``mixed_snapshots`` the load goes on under the token and the position of the one that was
+        interrupted: nothing after that moment is claimed."""
+        runtime = self.stream.run.pipeline.runtime
+        if self.spec.source.changes or self._manifests() is None or max(len(window.parts), runtime.partitions) < 2:
+            return window
+        [target] = targets
+        mixed, load = self._mixed(), target.load
+        load = evolve(load, repeatable=window.repeatable or mixed)
+        start = None if load.strategy.whole or known.after is None else known.after.dumps()
+        new = manifest_of(load, window, self.spec, start)
+        self.before = again = self._interrupted(known)
+        if again is not None:
+            have = _without_own(target.sink.schema(), target.strategy)
+            require_same(again, new, {f.name: str(f.type) for f in have or ()})
+        if mixed and again is not None and again.position is not None and again.window == new.window:
+            window = evolve(window, position=Position.from_json(again.position))
+            load = evolve(load, token=again.token)
+            new = evolve(new, token=again.token, position=again.position)
+        target.load, target.window, self.manifest = load, window, new
+        return window
+
+    def _open_ledger(self, writer: Writer, window: Window) -> Ledger:
+        """What is staged decides what is done. With ``mixed_snapshots`` the report says what it holds."""
+        store = self._manifests()
+        if self.manifest is None or store is None:
+            return Ledger()
+        staged, ttl = writer.staged(), self.stream.run.pipeline.state.options.lease_seconds
+        manifest = evolve(self.manifest, load_id=writer.load_id)
+        ledger = Ledger.open(store, manifest, self.before, staged, ttl)
+        if staged and not window.repeatable:
+            found = f"{len(staged)} of {len(window.parts)} partitions are of an earlier snapshot than the others"
+            self.report.warnings.append(f"{found} (runtime.resume: mixed_snapshots)")
+        self.report.partitions_skipped = [one.id for one in ledger.skipped]
+        for one in ledger.skipped:
+            self.report.warnings.append(f"partition {one.id} was skipped: {one.reason}; its rows are not loaded")
+        return ledger
+
     # -- move ---------------------------------------------------------------------------------------------------
 
     def _move(self, known: _Known, window: Window, targets: Sequence[_Target], load: Load) -> None:
@@ -470,14 +551,14 @@ class _Attempt:
             self.report.load_id = leader.load_id
             self.stream.tell("load_opened", load_id=leader.load_id, token=load.token)
             try:
-                self._judge(self._stage(targets))
+                self.ledger = self._open_ledger(leader, window)
+                with _renewing(self.ledger, self.ledger.ttl) if self.ledger.store else nullcontext():
+                    staged = self._stage(targets)
+                    self.ledger.save()
+                self._judge(staged)
                 receipt = self._commit(leader, others, known.head, window.position)
             except BaseException as error:
-                if not self._will_resume(window, error):
-                    for writer in (leader, *others):
-                        with suppress(Exception):  # what is left the next open sweeps; the error to tell is the first
-                            writer.abort()
-                    self._discard(error)
+                self._give_up(load, (leader, *others), error)
                 raise
         self._done(receipt, known.version)
         self._acknowledge(receipt.entry.position)
@@ -504,10 +585,27 @@ class _Attempt:
         self.source.ack(position)
         self.stream.tell("acknowledged")
 
-    def _will_resume(self, window: Window, error: BaseException) -> bool:
-        """Staged parts are worth keeping only if the very next attempt can go on with them."""
-        if self.last or not window.repeatable or not isinstance(error, Exception):
+    def _give_up(self, load: Load, writers: Sequence[Writer], error: BaseException) -> None:
+        """What is left the next open sweeps; the error to tell is the first."""
+        if self._will_resume(load, error):
+            with suppress(Exception):
+                self.ledger.save()
+            return
+        for writer in writers:
+            with suppress(Exception):
+                writer.abort()
+        with suppress(Exception):
+            self.ledger.dropped()
+        self._discard(error)
+
+    def _will_resume(self, load: Load, error: BaseException) -> bool:
+        """Staged parts are worth keeping if the very next attempt can go on with them, or if a part failed beside
+        others that are done: their manifest lets a later run do so."""
+        if not load.repeatable or not isinstance(error, Exception):
             return False
+        return self.ledger.half_done or (not self.last and self._is_retryable(error))
+
+    def _is_retryable(self, error: Exception) -> bool:
         return self.stream.run.plugins.classifier().classify(error).retryable
 
     def _stage(self, targets: Sequence[_Target]) -> dict[str, Staged]:
@@ -516,8 +614,8 @@ class _Attempt:
         todo: list[tuple[_Target, Part]] = []
         for target in targets:
             assert target.writer is not None, "opened before"
-            done = target.writer.staged()
-            staged |= done
+            staged |= target.writer.staged()
+            done = {*staged, *self.report.partitions_skipped}
             todo += [(target, part) for part in target.window.parts if part.id not in done]
         self.report.partitions_resumed = len(staged)
         workers = self.stream.run.workers or self.stream.run.pipeline.runtime.workers
@@ -557,19 +655,21 @@ class _Attempt:
     def _stage_part(self, target: _Target, part: Part) -> tuple[str, Staged]:
         tell, writer = self.stream.tell, target.writer
         assert writer is not None, "opened before"
-        tell("part_started", part=part.id)
 
         def after_batch(**data: int) -> None:
             tell("batch", part=part.id, **data)
             if self.halted.is_set():
                 found = "another part of the window failed, or the run was interrupted"
-                raise SourceError(f"read part {part.id}", found, "see the error of the stream")
+                raise Halted(f"read part {part.id}", found, "see the error of the stream")
 
-        with (
-            self.source.read(part) as stream,
-            closing(self._told(target, part, stream, after_batch)) as told,
-        ):
-            staged = writer.stage(part, told)
+        with self.ledger.running(part.id) as finish:
+            tell("part_started", part=part.id)
+            with (
+                self.source.read(part) as stream,
+                closing(self._told(target, part, stream, after_batch)) as told,
+            ):
+                staged = writer.stage(part, told)
+            finish(staged)
         tell("part_staged", part=part.id, rows=staged.rows, bytes=staged.bytes)
         return part.id, staged
 

@@ -16,7 +16,8 @@ DponeError                     anything dpone raises on purpose; exit code 1
     ├── StateAhead             the state claims more than the sink's journal holds
     ├── StateMissing           rows in the target, but neither journal nor state
     ├── DeletesRefused         a load would delete more than the pipeline allows
-    └── UndoRefused            a load cannot be taken back
+     ├── UndoRefused            a load cannot be taken back
+     └── ManifestChanged        half of a load is staged, and the pipeline or the schema has changed since
 Interrupted                    SIGINT or SIGTERM; exit 130
 
 Every message has three parts in one line: what failed, what was found, what to do.
@@ -118,6 +119,10 @@ class DeletesRefused(Stopped):
 
 
 class UndoRefused(Stopped):
+    pass
+
+
+class ManifestChanged(Stopped):
     pass
 
 

@@ -187,12 +187,17 @@ class StateSpec:
 
 @frozen
 class Runtime:
-    """partitions: parts a source is asked to split into. workers: parts read at once. retries: per stream."""
+    """partitions: parts a source is asked to split into. workers: parts read at once. retries: per stream.
+
+    resume: parts that were staged from a snapshot which a crash has ended are read again, so that all rows are of one
+    moment; with ``mixed_snapshots`` they are kept, and the other parts come from a later snapshot.
+    """
 
     partitions: int = field(default=1, validator=ge(1))
     workers: int = field(default=1, validator=ge(1))
     batch_rows: int | None = field(default=None, validator=optional(ge(1)))
     retries: int = field(default=3, validator=ge(0))
+    resume: Literal["one_snapshot", "mixed_snapshots"] = "one_snapshot"
 
 
 @frozen

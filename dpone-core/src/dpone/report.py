@@ -15,7 +15,8 @@ from dpone.secret import redact
 
 FORMAT = 1
 StreamStatus = Literal["pending", "planned", "loaded", "caught_up", "failed", "stopped", "interrupted"]
-RunStatus = Literal["running", "succeeded", "failed", "stopped", "interrupted"]
+RunStatus = Literal["running", "succeeded", "incomplete", "failed", "stopped", "interrupted"]
+INCOMPLETE = 4  # exit code: all is done, save for partitions that were skipped by hand
 
 
 @define
@@ -82,6 +83,7 @@ class StreamReport:
     ddl: list[str] = field(factory=list)
     partitions: int = 0
     partitions_resumed: int = 0
+    partitions_skipped: list[str] = field(factory=list)
     durations: dict[str, float] = field(factory=dict)
     warnings: list[str] = field(factory=list)
     error: ErrorReport | None = None
@@ -94,7 +96,7 @@ def _versions() -> dict[str, str]:
 
 @define
 class RunReport:
-    """The whole run. ``exit_code`` is the process's: the gravest of the streams (1 before 3)."""
+    """The whole run. ``exit_code`` is the process's: the gravest of the streams (1, 2, 3, then 4)."""
 
     run_id: str
     pipeline: str
@@ -111,11 +113,12 @@ class RunReport:
         if self.status == "interrupted":
             return 130
         codes = {s.error.exit_code for s in self.streams if s.error is not None}
-        return next((code for code in (1, 2, 3) if code in codes), 1 if codes else 0)
+        skipped = any(s.partitions_skipped for s in self.streams if s.status == "loaded")
+        return next((code for code in (1, 2, 3) if code in codes), 1 if codes else INCOMPLETE if skipped else 0)
 
     def finish(self, interrupted: bool = False) -> None:
         self.finished_at = datetime.now(UTC)
-        ends: Mapping[int, RunStatus] = {0: "succeeded", 3: "stopped"}
+        ends: Mapping[int, RunStatus] = {0: "succeeded", 3: "stopped", INCOMPLETE: "incomplete"}
         self.status = "interrupted" if interrupted else ends.get(self.exit_code, "failed")
 
     def to_json(self) -> dict[str, Any]:

@@ -20,15 +20,16 @@ from dpone.errors import DponeError, Interrupted
 def cli() -> None:
     """Move tables, topics and change streams, and prove afterwards what was moved.
 
-    Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 stopped for a decision, 130 interrupted.
+    Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 stopped for a decision, 4 done but for skipped partitions,
+    130 interrupted.
     """
 
 
 @functools.cache
 def assemble() -> click.Group:
-    from dpone.cli import check, completion, init, matrix, plugins, run, schema_plan, state
+    from dpone.cli import check, completion, init, matrix, partitions, plugins, run, schema_plan, state
 
-    for module in (check, completion, init, matrix, plugins, run, schema_plan, state):
+    for module in (check, completion, init, matrix, partitions, plugins, run, schema_plan, state):
         for command in module.COMMANDS:
             cli.add_command(command)
     _add_commands_of_plugins()

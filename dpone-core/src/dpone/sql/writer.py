@@ -95,7 +95,8 @@ class Staging:
         return self.parts(stage).get(part)
 
     def mark(self, stage: Stage, part: str, staged: Staged) -> None:
-        self._insert(self._parts, _PARTS, (stage.table.last, part, *asdict(staged).values()))
+        counts = (getattr(staged, name) for name in _COUNTS)
+        self._insert(self._parts, _PARTS, (stage.table.last, part, *counts, staged.checks))
 
     def _select(self, table: Name, columns: tuple[str, ...], **equal: str) -> list[tuple[Any, ...]]:
         d = self._db.dialect

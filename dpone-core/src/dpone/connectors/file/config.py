@@ -54,6 +54,8 @@ class FileSourceOptions(SourceOptions):
     null_values     CSV: unquoted texts that mean NULL
     infer           CSV: types from the first block of every file, or from all of it (one more pass)
     block_bytes     text: bytes read at once; the longest row must fit
+    newlines_in_values  CSV: a quoted value may hold line ends. False: none does, so that runtime.partitions can split
+                    a file that has quotes
     """
 
     format: SourceFormat | None = None
@@ -66,6 +68,7 @@ class FileSourceOptions(SourceOptions):
     null_values: tuple[str, ...] = ("",)
     infer: Literal["sample", "full"] = "sample"
     block_bytes: int = 1 << 19
+    newlines_in_values: bool = True
 
     def __attrs_post_init__(self) -> None:
         _one_character("delimiter", self.delimiter)

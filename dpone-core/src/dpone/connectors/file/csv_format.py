@@ -12,7 +12,16 @@ import pyarrow.compute as pc
 import pyarrow.csv as pcsv
 
 from dpone.connectors.file.config import FileSourceOptions
-from dpone.connectors.file.text import Input, check_names, is_utf8, reject_utf16, united, wrong_encoding
+from dpone.connectors.file.text import (
+    Input,
+    check_names,
+    holds_byte,
+    is_utf8,
+    line_starts,
+    reject_utf16,
+    united,
+    wrong_encoding,
+)  # fmt: skip
 from dpone.connectors.file.types import (
     JSON,
     UUID,
@@ -77,7 +86,8 @@ class Csv:
         alone: bool = False,
     ) -> pcsv.CSVStreamingReader:
         options = self._options
-        naming = {"column_names": list(options.names), "skip_rows_after_names": int(options.header)}
+        names = list(options.names) or ([] if file.begins else self._names_unchecked(file.whole))
+        naming = {"column_names": names, "skip_rows_after_names": int(options.header and file.begins)}
         return pcsv.open_csv(
             self._content(file),
             pcsv.ReadOptions(
@@ -86,13 +96,13 @@ class Csv:
                 use_threads=False,
                 block_size=options.block_bytes,
                 encoding=self._encoding,
-                **(naming if options.names else {}),
+                **(naming if names else {}),
             ),
             pcsv.ParseOptions(
                 delimiter=options.delimiter or ("\t" if ".tsv" in file.path.suffixes else ","),
                 quote_char=options.quote,
                 # A line break in a quoted value that lies across two blocks would be misread without this.
-                newlines_in_values=True,
+                newlines_in_values=options.newlines_in_values,
                 # In a file of one column an empty line is a NULL.
                 ignore_empty_lines=not alone,
             ),
@@ -126,6 +136,21 @@ class Csv:
             self._explain(file, error, {})
         check_names(file, names)
         return names
+
+    def cuts(self, file: Input, pieces: int) -> list[int]:
+        """Where the file can be cut into pieces of about equal size: at line ends, each of which ends a row. So it is
+        in a file without a quote, or where the options say so."""
+        options = self._options
+        if self._encoding != "utf8" or file.codec:
+            return []
+        if options.newlines_in_values and holds_byte(file.path, options.quote.encode()):
+            return []
+        size = file.path.stat().st_size
+        starts = line_starts(file.path, [size * i // pieces for i in range(1, pieces)])
+        # What stands before the first row is no piece of its own.
+        with file.path.open("rb") as content:
+            first = len(content.readline()) if options.header else 0
+        return [start for start in starts if start > first]
 
     def _look(self, file: Input, expected: pa.Schema | None) -> dict[str, Seen]:
         """What the columns hold, as far as ``infer`` says to look."""
@@ -192,7 +217,7 @@ class Csv:
     def _bad_row(self, file: Input, text: str, types: Mapping[str, pa.DataType]) -> DponeError:
         row = -1
         if match := _ROW.search(text):
-            row = int(match[1]) - int(self._options.header)
+            row = int(match[1]) - int(self._options.header and file.begins)
         if match := _WIDTH.search(text):
             where = _row(row) if row > 0 else "a row"
             found = f"{where} has {match[2]} values, the file has {match[1]} columns"
@@ -214,8 +239,11 @@ class Csv:
 
 def _tail(file: Input, size: int) -> bytes:
     """The last bytes of the content."""
+    if file.span is not None:
+        start, end = file.span
+        file = Input(file.path, file.label, (max(start, end - size), end))
     with file.open() as content:
-        if not file.codec:
+        if not file.codec and file.span is None:
             content.seek(max(0, content.size() - size))
         tail = b""
         while block := bytes(content.read(1 << 20)):

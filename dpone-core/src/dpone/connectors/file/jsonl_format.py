@@ -23,7 +23,15 @@ import pyarrow.json as pjson
 from attrs import evolve, frozen
 
 from dpone.connectors.file.config import FileSourceOptions
-from dpone.connectors.file.text import Input, check_names, is_utf8, reject_utf16, united, wrong_encoding
+from dpone.connectors.file.text import (
+    Input,
+    check_names,
+    is_utf8,
+    line_starts,
+    reject_utf16,
+    united,
+    wrong_encoding,
+)  # fmt: skip
 from dpone.connectors.file.types import (
     JSON,
     UUID,
@@ -79,6 +87,13 @@ class JsonLines:
         for block in self._blocks(file):
             batch = _fast(block.data, schema) if all(_simple(field.type) for field in schema) else None
             yield batch if batch is not None else _slow(file, block, schema)
+
+    def cuts(self, file: Input, pieces: int) -> list[int]:
+        """Where the file can be cut: an object is a line, and a line is never more."""
+        if not is_utf8(self._options.encoding) or file.codec:
+            return []
+        size = file.path.stat().st_size
+        return line_starts(file.path, [size * i // pieces for i in range(1, pieces)])
 
     def _blocks(self, file: Input) -> Iterator[_Block]:
         """Pieces of about ``block_bytes`` that end with a line; a longer line comes alone."""

@@ -38,9 +38,20 @@ class Parquet:
 
     def batches(self, file: Input, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         with file.failing(), self._open(file) as opened:
-            for batch in _damaged(file, opened.iter_batches(batch_size=_BATCH_ROWS)):
+            groups = range(*(file.span or (0, opened.num_row_groups)))
+            for batch in _damaged(file, opened.iter_batches(batch_size=_BATCH_ROWS, row_groups=list(groups))):
                 columns = [_column(file, batch, field) for field in schema]
                 yield pa.RecordBatch.from_arrays(columns, schema=schema)
+
+    def cuts(self, file: Input, pieces: int) -> list[int]:
+        """Row groups at which pieces begin."""
+        with file.failing(), self._open(file) as opened:
+            groups = opened.num_row_groups
+        return sorted({groups * i // pieces for i in range(1, pieces)} - {0, groups})
+
+    def end(self, file: Input) -> int:
+        with file.failing(), self._open(file) as opened:
+            return int(opened.num_row_groups)
 
     def _open(self, file: Input) -> pq.ParquetFile:
         try:

@@ -51,12 +51,15 @@ def dpone_sinks() -> list[Connector]:
             commit="manifest",
             capabilities=declare(
                 "sink",
-                supported=("full_refresh", "append", "exactly_once", "schema_evolution", "lineage", "resume", "undo"),
+                supported=(
+                    "full_refresh", "append", "exactly_once", "schema_evolution", "lineage", "resume", "parallel_stage",
+                    "undo",
+                ),
                 # Parts are immutable: there is no row to update or delete in place.
                 unsupported=("merge", "scd2", "cdc_apply", "native_stream"),
             ),
         )
-    ]
+    ]  # fmt: skip
 
 
 @hookimpl
@@ -67,6 +70,6 @@ def dpone_state_backends() -> list[Connector]:
             implementation=_HERE + "state:FileState",
             options=_HERE + "config:FileStateOptions",
             takes=("path",),
-            capabilities=declare("state", supported=("compare_and_set", "history", "lock")),
+            capabilities=declare("state", supported=("compare_and_set", "history", "lock", "partitions")),
         )
     ]

@@ -231,7 +231,8 @@ class FileWriter:
         return {part: mark.staged for part, mark in self._parts.items()}
 
     def stage(self, part: Part, stream: Stream) -> Staged:
-        """The part's file is durable before its mark is; the mark makes it count."""
+        """The part's file is durable before its mark is; the mark makes it count. From several threads: every part has
+        files of its own."""
         if part.id in self._parts:
             return self._parts[part.id].staged
         name = self._name(part)
@@ -242,7 +243,7 @@ class FileWriter:
             )
             durable.sync_folder(self._staging)
             found = getattr(stream, "quarantined", 0), getattr(stream, "checks", "")
-            staged = Staged(rows, size, stream.filtered, *found)
+            staged = Staged(rows, size, stream.filtered, *found, artifact=name, checksum=sha256)
             file = PartFile(name, part.id, rows, path.stat().st_size, sha256, self.load_id, self._load.key)
             mark = _Mark(file, staged)
             durable.write_whole(self._staging / f"{name}.mark", json.dumps(asdict(mark)).encode())

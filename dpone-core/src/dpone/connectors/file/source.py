@@ -9,6 +9,7 @@ import glob
 import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -36,6 +37,10 @@ class _Format(Protocol):
     def schema(self, files: Sequence[Input], expected: pa.Schema | None) -> pa.Schema: ...
 
     def batches(self, file: Input, schema: pa.Schema) -> Iterator[pa.RecordBatch]: ...
+
+    def cuts(self, file: Input, pieces: int) -> list[int]:
+        """Where the file may be cut so that the pieces have just its rows; none: only as a whole."""
+        ...
 
 
 @frozen
@@ -114,7 +119,7 @@ class FileSource:
         self._batch_rows = request.batch_rows
         return Window(
             position=position,
-            parts=tuple(_part(i, file, entries[file.name], schema) for i, file in enumerate(wanted)),
+            parts=tuple(self._parts(wanted, entries, schema, request.partitions)),
             repeatable=True,
             schema=schema,
             whole=len(wanted) == len(found),
@@ -122,14 +127,37 @@ class FileSource:
             proof=f"files that match {self._pattern}: {len(found)}, to be read: {len(wanted)}",
         )
 
+    def _parts(
+        self, files: Sequence[_Found], entries: Mapping[str, Mapping[str, Any]], schema: pa.Schema, wanted: int
+    ) -> Iterator[Part]:
+        """One per file; where more are wanted, large files in pieces, by their share of the bytes."""
+        total = sum(file.size for file in files)
+        for i, file in enumerate(files):
+            part = _part(i, file, entries[file.name], schema)
+            pieces = round(wanted * file.size / total) if wanted > len(files) and total else 1
+            cuts = self._format(file).cuts(Input(file.path, file.name), pieces) if pieces > 1 else []
+            if not cuts:
+                yield part
+                continue
+            for j, span in enumerate(pairwise([0, *cuts, None])):
+                yield Part(f"{part.id}-{j:04d}", {**part.detail, "span": span})
+
     @contextlib.contextmanager
     def read(self, part: Part) -> Iterator[Stream]:
-        """The rows of one file; raises SourceError if it is not, or does not stay, the file that was listed."""
+        """The rows of a file, or of a piece of it; raises SourceError if it is not, or does not stay, as listed."""
         detail = part.detail
         file = _Found(detail["path"], self._path(detail["path"]), detail["size"], detail["mtime_ns"], detail["inode"])
         file.require_unchanged()
         schema = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(detail["schema"])))
-        yield _FileStream(file, schema, self._format(file), self._batch_rows)
+        span = self._span(file, detail["span"]) if "span" in detail else None
+        yield _FileStream(file, schema, self._format(file), self._batch_rows, span)
+
+    def _span(self, file: _Found, span: Sequence[int | None]) -> tuple[int, int]:
+        start, end = span
+        if end is None:
+            format = self._format(file)
+            end = format.end(Input(file.path, file.name)) if isinstance(format, Parquet) else file.size
+        return start or 0, end
 
     def ack(self, position: Position) -> None:
         """Files are left where they are."""
@@ -203,15 +231,19 @@ class _FileStream:
     native: tuple[str, ...] = ()
     filtered = 0
 
-    def __init__(self, file: _Found, schema: pa.Schema, format: _Format, batch_rows: int | None) -> None:
+    def __init__(
+        self, file: _Found, schema: pa.Schema, format: _Format, batch_rows: int | None, span: tuple[int, int] | None
+    ) -> None:
         self.schema = schema
         self._file, self._format, self._batch_rows = file, format, batch_rows
+        label = file.name if span is None or span[0] == 0 else f"{file.name} (the piece from {span[0]:,} on)"
+        self._input = Input(file.path, label, span)
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """At most ``batch_rows`` rows each. The file is looked at again after the last row and after a failure:
         a row that cannot be read may be one that is being written."""
         try:
-            for batch in self._format.batches(Input(self._file.path, self._file.name), self.schema):
+            for batch in self._format.batches(self._input, self.schema):
                 for start in range(0, batch.num_rows, self._batch_rows or max(batch.num_rows, 1)):
                     yield batch.slice(start, self._batch_rows)
         except DponeError:

@@ -17,6 +17,7 @@ from typing import Any
 from attrs import frozen
 
 from dpone.connectors.file import durable
+from dpone.connectors.file.partitions import JsonPartitionManifestStore
 from dpone.contract import Finding, Lease, Versioned
 from dpone.errors import Busy, Conflict, StateError
 from dpone.ids import ulid
@@ -73,6 +74,10 @@ class FileState:
             yield lease
         finally:
             lease.release()
+
+    def partitions(self) -> JsonPartitionManifestStore:
+        """In a folder of its own below that of the states."""
+        return JsonPartitionManifestStore(self._folder / "partitions")
 
     def close(self) -> None:
         """Holds nothing open between calls."""

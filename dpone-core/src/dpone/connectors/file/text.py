@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -19,10 +19,21 @@ CODECS = {".gz": "gzip", ".zst": "zstd"}
 
 @frozen
 class Input:
-    """One file. ``label`` is its path as the pipeline spells it, for messages."""
+    """One file, or a piece of one. ``label`` is its path as the pipeline spells it, for messages. span: from the first
+    to before the second byte (of Parquet: row group); both ends of text are beginnings of lines."""
 
     path: Path
     label: str
+    span: tuple[int, int] | None = None
+
+    @property
+    def begins(self) -> bool:
+        """The file's own beginning is in it."""
+        return self.span is None or self.span[0] == 0
+
+    @property
+    def whole(self) -> Input:
+        return Input(self.path, self.label)
 
     @property
     def codec(self) -> str | None:
@@ -31,6 +42,8 @@ class Input:
     def open(self) -> pa.NativeFile:
         """The content, decompressed."""
         file = pa.OSFile(str(self.path), "rb")
+        if self.span is not None:
+            return file.get_stream(self.span[0], self.span[1] - self.span[0])
         return pa.CompressedInputStream(file, self.codec) if self.codec else file
 
     def bad(self, found: str, todo: str) -> DataError:
@@ -50,6 +63,25 @@ class Input:
                 raise self.bad(f"the {self.codec} data is truncated or damaged", todo) from error
             todo = "see that the file is still there and its disk is healthy, then run again"
             raise SourceError(f"read {self.label}", error.strerror or "the file cannot be read", todo) from error
+
+
+def line_starts(path: Path, wanted: Sequence[int]) -> list[int]:
+    """The beginnings of lines at or after these offsets, each once, without the end of the file."""
+    found: list[int] = []
+    with path.open("rb") as file:
+        for offset in wanted:
+            if offset < 1 or (found and offset <= found[-1]):
+                continue
+            file.seek(offset - 1)
+            file.readline()
+            if file.read(1):
+                found.append(file.tell() - 1)
+    return found
+
+
+def holds_byte(path: Path, byte: bytes) -> bool:
+    with path.open("rb", buffering=0) as file:
+        return any(byte in block for block in iter(lambda: file.read(1 << 20), b""))
 
 
 def is_utf8(encoding: str) -> bool:

@@ -16,10 +16,13 @@ class SqliteSourceOptions(SourceOptions):
 
     Types: string, int64, double, binary, bool, date, timestamp, timestamptz, time, json, uuid, decimal(p,s).
     busy_timeout: seconds to wait for another process that holds the database.
+    partition_by: with runtime.partitions, the column whose ranges are read on their own. By default a primary key of
+    one column, else the rowid; a query has neither.
     """
 
     columns: Mapping[str, str] = field(factory=dict)
     busy_timeout: float = 30.0
+    partition_by: str | None = None
 
 
 @frozen

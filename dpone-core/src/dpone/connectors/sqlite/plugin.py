@@ -12,7 +12,7 @@ _ERRORS = f"{_HERE}.errors:CODES"
 
 @hookimpl
 def dpone_sources() -> list[Connector]:
-    supported = ("read", "query", "snapshot", "incremental_cursor")
+    supported = ("read", "query", "snapshot", "incremental_cursor", "partitions", "mixed_snapshots")
     unsupported = ("incremental_xmin", "incremental_change_tracking", "incremental_cdc", "repeatable", "native_stream")
     return [
         Connector(
@@ -49,7 +49,7 @@ def dpone_state_backends() -> list[Connector]:
             name="sqlite",
             implementation=f"{_HERE}.state:SqliteState",
             options=f"{_HERE}.config:SqliteStateOptions",
-            capabilities=declare("state", ("compare_and_set", "history", "lock")),
+            capabilities=declare("state", ("compare_and_set", "history", "lock", "partitions")),
             takes=("connection",),
             errors=_ERRORS,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import sqlite3
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -20,9 +21,11 @@ from dpone.connectors.sqlite.config import SqliteSourceOptions
 from dpone.connectors.sqlite.connect import connect, database_path, is_written, table_name
 from dpone.connectors.sqlite.database import DECIMAL, SqliteDialect, compare_decimals
 from dpone.connectors.sqlite.errors import failing
+from dpone.connectors.sqlite.ranges import Ranges, Where, where
 from dpone.connectors.sqlite.rows import Refused, decode
 from dpone.contract import Finding, Part, Window, WindowRequest
 from dpone.errors import ConfigError, DataError, DponeError, SourceError
+from dpone.partition import BOUNDS, Bounds
 from dpone.pipeline import SourceSpec
 from dpone.position import Position
 from dpone.schema import LINEAGE, PREFIX, Name
@@ -56,6 +59,10 @@ class SqliteSource:
         self._cursor: _Cursor | None = None
         self._batch_rows = _BATCH_ROWS
         self._spooled = False
+        self._parts: dict[str, list[Where]] = {}
+        self._bounds: dict[str, Bounds] = {}
+        self._left: set[str] = set()
+        self._guard = threading.Lock()
 
     def check(self) -> list[Finding]:
         findings = [Finding("sqlite library", True, sqlite3.sqlite_version)]
@@ -87,13 +94,15 @@ class SqliteSource:
             self._batch_rows = request.batch_rows or _BATCH_ROWS
             self._schema = self._columns(request.expected)
             self._reading = self._plan(after, request)
-            if self._reading.spans and is_written(self._path) and self.rows("PRAGMA main.journal_mode") != [("wal",)]:
-                self._spool(self._reading)
+            self._parts = self._split(self._reading, request)
+            self._left = set(self._parts)
+            if self._parts and is_written(self._path) and self.rows("PRAGMA main.journal_mode") != [("wal",)]:
+                self._spool()
         except BaseException:
             self.end()
             raise
         reading = self._reading
-        parts = (Part("all", {"spans": len(reading.spans)}),) if reading.spans else ()
+        parts = tuple(map(self._part, self._parts))
         if not parts:
             self.end()
         whole = request.whole or self._incremental is None
@@ -114,25 +123,49 @@ class SqliteSource:
         position = Position("snapshot", identity, value, after.epoch if after else 0)
         return Reading(position, (Span(),), "one snapshot holds the whole of the source")
 
-    def _spool(self, reading: Reading) -> None:
+    def _split(self, reading: Reading, request: WindowRequest) -> dict[str, list[Where]]:
+        """What each part is to read. Ranges are open to both sides: every row of any snapshot is in one of them."""
+        if not reading.spans:
+            return {}
+        bounds: Sequence[Bounds] = [Bounds.from_json(part.detail[BOUNDS]) for part in request.parts]
+        if not bounds and request.partitions > 1 and self._incremental is None:
+            bounds = Ranges(self, self._table, self._options.partition_by).split(request.partitions)
+        self._bounds = {f"{i:05d}": one for i, one in enumerate(bounds)}
+        if not bounds:
+            return {"all": [self._where(span) for span in reading.spans]}
+        return {id: [where(one)] for id, one in self._bounds.items()}
+
+    def _part(self, id: str) -> Part:
+        bounds = self._bounds.get(id)
+        return Part(id, {BOUNDS: bounds.to_json()} if bounds else {"spans": len(self._parts[id])})
+
+    def _spool(self) -> None:
         """Copy the rows of the window, then let go of the file."""
         names = SqliteDialect().columns(self._schema.names if self._schema else (), "s")
         self._execute("PRAGMA query_only=OFF")
-        for i, span in enumerate(reading.spans):
-            where, values = self._where(span)
-            select = f"SELECT {names} FROM {self.relation} AS s WHERE {where or '1'}"
-            self._execute(f'CREATE TEMP TABLE "{_SPOOL}{i}" AS {select}', values)
+        for id, reads in self._parts.items():
+            for i, (rows, values) in enumerate(reads):
+                select = f"SELECT {names} FROM {self.relation} AS s WHERE {rows or '1'}"
+                self._execute(f'CREATE TEMP TABLE "{_SPOOL}{id}_{i}" AS {select}', values)
         self._execute("PRAGMA query_only=ON")
         self._execute("COMMIT")
         self._spooled = True
 
-    def span(self, i: int) -> Iterator[tuple[Any, ...]]:
-        """The rows of a span of the window, all columns."""
+    def spans(self, id: str) -> Iterator[Iterator[tuple[Any, ...]]]:
+        """The rows of each span of a part, all columns."""
         assert self._schema is not None
-        assert self._reading is not None
-        if self._spooled:
-            return self._select(f'SELECT * FROM temp."{_SPOOL}{i}"', ())
-        return self.select(self._schema.names, *self._where(self._reading.spans[i]))
+        for i, (rows, values) in enumerate(self._parts[id]):
+            if self._spooled:
+                yield self._select(f'SELECT * FROM temp."{_SPOOL}{id}_{i}"', ())
+            else:
+                yield self.select(self._schema.names, rows, values)
+
+    def ended(self, id: str) -> None:
+        """A part was read. The last one ends the snapshot, so that others can write again."""
+        with self._guard:
+            self._left.discard(id)
+            if not self._left:
+                self.end()
 
     def _where_it_is(self) -> str:
         """Relative where the file is part of the project: a project that is moved as a whole has the same source."""
@@ -151,9 +184,9 @@ class SqliteSource:
         if self._reading is None or self._schema is None or not open_:
             raise SourceError(f"read {self.name}", "the snapshot of the window is gone", "begin a new window")
         try:
-            yield _SqliteStream(self, self._schema, self._reading, self._batch_rows)
+            yield _SqliteStream(self, part.id, self._schema, self._reading, self._batch_rows)
         finally:
-            self.end()
+            self.ended(part.id)
 
     def ack(self, position: Position) -> None:
         """Nothing to let go of."""
@@ -343,9 +376,9 @@ class _SqliteStream:
 
     native: tuple[str, ...] = ()
 
-    def __init__(self, source: SqliteSource, schema: pa.Schema, reading: Reading, batch_rows: int) -> None:
+    def __init__(self, source: SqliteSource, id: str, schema: pa.Schema, reading: Reading, batch_rows: int) -> None:
         self.schema, self.filtered = schema, reading.nulls
-        self._source, self._reading, self._batch_rows = source, reading, batch_rows
+        self._source, self._id, self._reading, self._batch_rows = source, id, reading, batch_rows
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         rows, done, take = self._rows(), 0, min(self._batch_rows, 100)
@@ -354,15 +387,15 @@ class _SqliteStream:
             done += len(chunk)
             take = max(1, min(self._batch_rows, _BATCH_BYTES * len(chunk) // max(batch.nbytes, 1)))
             yield batch
-        self._source.end()  # before the last batch is written: a sink in the same file may need the lock
+        self._source.ended(self._id)  # before the last batch is written: a sink in the same file may need the lock
 
     def _rows(self) -> Iterator[Row]:
         names, reading = self.schema.names, self._reading
-        for i in range(len(reading.spans)):
-            rows: Iterator[Row] = self._source.span(i)
+        for i, rows in enumerate(self._source.spans(self._id)):
             if i == 0 and reading.skip:
-                rows = unseen(rows, [names.index(name) for name in reading.told], reading.skip)
-            yield from rows
+                yield from unseen(rows, [names.index(name) for name in reading.told], reading.skip)
+            else:
+                yield from rows
 
     def _batch(self, rows: list[Row], before: int) -> pa.RecordBatch:
         columns = zip(self.schema, zip(*rows, strict=True), strict=True)

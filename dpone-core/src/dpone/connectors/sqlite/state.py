@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import socket
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +17,13 @@ from attrs import frozen
 
 from dpone.connectors.sqlite.config import SqliteStateOptions
 from dpone.connectors.sqlite.connect import connect, database_path, will_write
+from dpone.connectors.sqlite.database import SqliteDatabase
 from dpone.connectors.sqlite.errors import failing
 from dpone.contract import Finding, Versioned
 from dpone.errors import Busy, Conflict, DponeError, StateError
+from dpone.partition import SqlPartitionManifestStore
 from dpone.pipeline import StateSpec
+from dpone.process import Process
 
 HISTORY = 50
 _TABLES = (
@@ -123,6 +124,15 @@ class SqliteState:
                 found = f"another runner has taken over {lease.key}"
                 raise Conflict("renew the lease", found, "nothing to do; this run stops and writes nothing more")
 
+    def partitions(self) -> SqlPartitionManifestStore:
+        """In the same file."""
+        return SqlPartitionManifestStore(self._database)
+
+    @contextmanager
+    def _database(self) -> Iterator[_Private]:
+        with closing(_Private(self._path, self._timeout)) as db:
+            yield db
+
     def close(self) -> None:
         """Nothing is held between calls."""
 
@@ -152,6 +162,14 @@ class SqliteState:
         return connect(self._path, self._timeout, StateError, create=create)
 
 
+class _Private(SqliteDatabase):
+    def begin(self, lock: str) -> None:
+        _make_private(self.path)
+        # A power cut may take back the last change of a manifest, which the staging outweighs; two syncs less.
+        self.execute("PRAGMA synchronous=NORMAL")
+        super().begin(lock)
+
+
 @frozen
 class SqliteLease:
     """``contract.Lease``."""
@@ -163,53 +181,6 @@ class SqliteLease:
 
     def renew(self) -> None:
         self.state.extend(self)
-
-
-@frozen
-class Process:
-    """Who holds a lock. machine: one boot of one machine and one space of process numbers. started: tells the process
-    from a later one of the same number."""
-
-    host: str
-    machine: str
-    pid: int
-    started: str
-
-    @classmethod
-    def this(cls) -> Process:
-        return cls(socket.gethostname(), _machine(), os.getpid(), _started(os.getpid()) or "")
-
-    def gone(self) -> bool:
-        """True only if it certainly is: on another machine nobody can tell."""
-        if self.machine != _machine():
-            return False
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return True
-        except OSError:
-            return False
-        started = _started(self.pid)
-        return started is not None and started != self.started
-
-
-@lru_cache(maxsize=1)
-def _machine() -> str:
-    """The boot and the process namespace, where Linux tells them; else the host's name."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot}/{os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return socket.gethostname()
-
-
-def _started(pid: int) -> str | None:
-    """Start time in clock ticks since boot (proc(5), field 22 of stat); None if the system does not tell."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return None
-    return stat.rpartition(")")[2].split()[19]
 
 
 def _row(db: sqlite3.Connection, key: str) -> tuple[int, str | None, str] | None:

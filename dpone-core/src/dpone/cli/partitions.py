@@ -1,0 +1,103 @@
+"""``dpone partitions``: what became of the parts of a load, and deciding about those that are not done."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from dpone.cli.output import emit, format_option, interruptible, pipeline_argument, table
+
+if TYPE_CHECKING:
+    from dpone.ops.partitions import Parts
+
+stream_option = click.option("--stream", metavar="STREAM", help="Only this stream.")
+
+
+@click.group()
+def partitions() -> None:
+    """Show, retry or skip the partitions of a load."""
+
+
+@partitions.command()
+@pipeline_argument
+@stream_option
+@format_option
+def show(pipeline: str, stream: str | None, format_: str) -> None:
+    """Show the partitions of each stream's latest load in parts.
+
+    Bounds, status, rows, attempts, the last error. A partition is success when staged; the load is done when committed.
+    """
+    with interruptible():
+        from dpone.ops.partitions import shown
+        from dpone.pipeline import Pipeline
+
+        found = shown(Pipeline.from_yaml(pipeline), stream)
+    emit(format_, [one.to_json() for one in found], lambda: "\n".join(map(_text, found)))
+
+
+@partitions.command()
+@pipeline_argument
+@click.argument("ids", nargs=-1, metavar="[ID]...")
+@stream_option
+@click.option("--anew", is_flag=True, help="Throw away all that is staged and forget the manifest.")
+@format_option
+def retry(pipeline: str, ids: tuple[str, ...], stream: str | None, anew: bool, format_: str) -> None:
+    """Let the next run do failed and skipped partitions again; without ID all of them."""
+    if anew and ids:
+        raise click.UsageError("--anew is about all partitions; leave the IDs out")
+    with interruptible():
+        from dpone.ops import partitions as ops
+        from dpone.pipeline import Pipeline
+
+        loaded = Pipeline.from_yaml(pipeline)
+        found = ops.anew(loaded, stream) if anew else ops.retry(loaded, stream, ids)
+    emit(format_, found.to_json(), lambda: _text(found))
+
+
+@partitions.command()
+@pipeline_argument
+@click.argument("id", metavar="ID")
+@stream_option
+@click.option("--reason", required=True, metavar="TEXT", help="Why; stands in the report of the run.")
+@format_option
+def skip(pipeline: str, id: str, stream: str | None, reason: str, format_: str) -> None:
+    """Leave a partition out, on purpose.
+
+    The load is then committed without its rows, and the position counts them as read. That run says so, and ends with
+    exit code 4.
+    """
+    with interruptible():
+        from dpone.ops import partitions as ops
+        from dpone.pipeline import Pipeline
+
+        found = ops.skip(Pipeline.from_yaml(pipeline), stream, id, reason)
+    emit(format_, found.to_json(), lambda: _text(found))
+
+
+def _text(parts: Parts) -> str:
+    manifest = parts.manifest
+    if manifest is None:
+        return f"{parts.stream}: no manifest"
+    head = ["partition", "status", "rows", "attempts", "bounds", "note"]
+    rows = [
+        [one.id, one.status, f"{one.rows_loaded:,}", str(one.attempts), str(one.bounds or "-"), _note(one)]
+        for one in manifest.partitions
+    ]
+    lines = table([head, *rows]).splitlines()
+    done = f"{len(manifest.of('success'))} of {len(manifest.partitions)} partitions staged"
+    return "\n".join(
+        [f"{parts.stream}: load {manifest.load_id} {parts.load}, {done}", *(f"  {line}" for line in lines)]
+    )
+
+
+def _note(one: object) -> str:
+    from dpone.partition import Partition, shown
+
+    assert isinstance(one, Partition)
+    if one.status == "running":
+        return shown(one.owner)
+    return one.reason or one.error or one.artifact or ""
+
+
+COMMANDS = (partitions,)

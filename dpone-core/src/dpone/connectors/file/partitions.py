@@ -1,0 +1,104 @@
+"""Partition manifests as JSON files, one per key: for runs on one machine, such as local and CI ones."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from attrs import evolve
+
+from dpone.connectors.file import durable
+from dpone.errors import StateError
+from dpone.partition import (
+    Partition,
+    PartitionManifest,
+    PartitionManifestStore,
+    Steps,
+    damaged,
+    no_manifest,
+    no_partition,
+)  # fmt: skip
+
+
+class JsonPartitionManifestStore(PartitionManifestStore):
+    """Keeps manifests in a private folder. A file is replaced as a whole, and ``.bak`` is the one before; the system's
+    lock on the file beside it lets one process at a time change it. Each change writes the whole manifest: for
+    thousands of partitions a database is the better place."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self._folder = Path(folder)
+
+    def load(self, key: str) -> PartitionManifest | None:
+        path = self._path(key)
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            if self._path(key, ".json.bak").exists():
+                raise damaged("it is missing, though there is a backup of it", path.name) from None
+            return None
+        except OSError as error:
+            raise _refused("read", path, error) from error
+        try:
+            manifest = PartitionManifest.from_json(json.loads(data))
+        except ValueError as error:
+            raise damaged(f"{type(error).__name__}: {error}", path.name) from error
+        if manifest.key != key:
+            raise damaged("it belongs to another key", path.name)
+        return manifest
+
+    def create(self, manifest: PartitionManifest) -> None:
+        with self._exclusive(manifest.key):
+            self._write(manifest)
+
+    def forget(self, key: str) -> None:
+        with self._exclusive(key):
+            for ending in (".json.bak", ".json"):  # in this order: a backup alone would mean that the file was lost
+                self._path(key, ending).unlink(missing_ok=True)
+            durable.sync_folder(self._folder)
+
+    def change_all(self, key: str, steps: Steps) -> list[Partition]:
+        with self._exclusive(key):
+            manifest = self.load(key)
+            if manifest is None:
+                raise no_manifest(key)
+            known = {one.id: one for one in manifest.partitions}
+            for id, step in steps:
+                if id not in known:
+                    raise no_partition(id)
+                known[id] = step(known[id])
+            self._write(evolve(manifest, partitions=tuple(known.values())))
+        return [known[id] for id, _ in steps]
+
+    def _write(self, manifest: PartitionManifest) -> None:
+        path, backup = self._path(manifest.key), self._path(manifest.key, ".json.bak")
+        data = json.dumps(manifest.to_json(), indent=1, sort_keys=True).encode()
+        if path.exists():  # the file itself, under a second name: the next one does not write into it
+            beside = backup.with_name(backup.name + ".tmp")
+            beside.unlink(missing_ok=True)
+            os.link(path, beside)
+            os.replace(beside, backup)
+        durable.write_whole(path, data)
+
+    def _path(self, key: str, ending: str = ".json") -> Path:
+        """A readable beginning, and a digest of the whole key that tells keys apart."""
+        readable = re.sub(r"[^A-Za-z0-9_-]+", "-", key)[:40].strip("-")
+        return self._folder / f"{readable}-{hashlib.sha256(key.encode()).hexdigest()[:20]}{ending}"
+
+    @contextlib.contextmanager
+    def _exclusive(self, key: str) -> Iterator[None]:
+        try:
+            durable.private_folder(self._folder)
+            with durable.exclusive(self._path(key, ".lock")):
+                yield
+        except OSError as error:
+            raise _refused("write", self._folder, error) from error
+
+
+def _refused(step: str, path: Path, error: OSError) -> StateError:
+    todo = "free space, or let the user that runs dpone read and write there"
+    return StateError(f"{step} {path.name}", error.strerror or type(error).__name__, todo)

@@ -1,0 +1,135 @@
+"""What became of the parts of each stream's load, and deciding about those that are not done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime
+from typing import Any, Literal, cast
+
+from attrs import frozen
+
+from dpone.capability import Support
+from dpone.contract import KeepsPartitions, Load, StateBackend
+from dpone.engine import Run
+from dpone.errors import ConfigError
+from dpone.ids import ulid
+from dpone.partition import PartitionManifest, PartitionManifestStore, committed, no_manifest
+from dpone.pipeline import Pipeline, StreamSpec
+from dpone.strategy import Strategy
+
+
+@frozen
+class Parts:
+    """The manifest of one stream's latest load in parts; None if there is none. load: ``open`` until the journal ends
+    with it, ``over`` where the journal has gone on with others."""
+
+    stream: str
+    key: str
+    load: Literal["none", "open", "committed", "over"]
+    manifest: PartitionManifest | None
+
+    def to_json(self) -> dict[str, Any]:
+        manifest = self.manifest.to_json() if self.manifest else None
+        return {"stream": self.stream, "key": self.key, "load": self.load, "manifest": manifest}
+
+
+def shown(pipeline: Pipeline, stream: str | None = None) -> list[Parts]:
+    """One for each stream, or for the named one."""
+    run = _run(pipeline, stream)
+    with closing(run.make("state", pipeline.state)) as state:
+        store = _store(run, state)
+        return [_parts(run, store, spec) for spec in run.streams()]
+
+
+def retry(pipeline: Pipeline, stream: str | None, ids: Sequence[str]) -> Parts:
+    """Partitions that failed or were skipped wait to be done again; without ids all of them. Raises ConfigError."""
+    with _open_load(pipeline, stream) as (run, store, spec, manifest):
+        for id in ids or [one.id for one in (*manifest.of("failed"), *manifest.of("skipped"))]:
+            store.retry(manifest.key, id)
+        return _parts(run, store, spec)
+
+
+def anew(pipeline: Pipeline, stream: str | None) -> Parts:
+    """Throw away what is staged and forget the manifest, damaged or not; rows of the target stay as they are."""
+    with _locked(pipeline, stream) as (run, store, spec):
+        key = spec.key(pipeline.name)
+        nothing = Load(key, ulid(), run.run_id, "anew", False, None, spec.sink.strategy, False, datetime.now(UTC))
+        # To open a load sweeps the staging of every other load of the key.
+        with closing(run.make("sink", spec.sink)) as sink, closing(sink.open(nothing)) as writer:
+            writer.abort()
+        store.forget(key)
+        return Parts(spec.name, key, "none", None)
+
+
+def skip(pipeline: Pipeline, stream: str | None, id: str, reason: str) -> Parts:
+    """The load may be committed without this partition, and counts its rows as read. Raises ConfigError where rows of
+    the target would be deleted for it, or where the next run plans its parts afresh."""
+    with _open_load(pipeline, stream) as (run, store, spec, manifest):
+        _require_skippable(spec.sink.strategy, manifest)
+        store.skip(manifest.key, id, reason)
+        return _parts(run, store, spec)
+
+
+def _require_skippable(strategy: Strategy, manifest: PartitionManifest) -> None:
+    found = ""
+    if strategy.mode not in ("append", "merge", "scd2", "cdc_apply") or strategy.whole:
+        found = f"strategy {strategy.mode} would delete the rows of the target that the partition holds"
+    elif not manifest.resumable:
+        found = "the window is of one moment, so that the next run plans other partitions"
+    if found:
+        raise ConfigError("skip a partition", found, "mend the partition, or take it out of the source")
+
+
+@contextmanager
+def _locked(pipeline: Pipeline, stream: str | None) -> Iterator[tuple[Run, PartitionManifestStore, StreamSpec]]:
+    """Nobody runs the stream meanwhile: raises Busy if someone does."""
+    run = _run(pipeline, stream)
+    found = run.streams()
+    if len(found) != 1:
+        names = ", ".join(spec.name for spec in found)
+        raise ConfigError("change partitions", f"the pipeline has {len(found)} streams", f"give --stream: {names}")
+    [spec] = found
+    with closing(run.make("state", pipeline.state)) as state:
+        store = _store(run, state)
+        with state.lock(spec.key(pipeline.name), pipeline.state.options.lease_seconds):
+            yield run, store, spec
+
+
+@contextmanager
+def _open_load(
+    pipeline: Pipeline, stream: str | None
+) -> Iterator[tuple[Run, PartitionManifestStore, StreamSpec, PartitionManifest]]:
+    with _locked(pipeline, stream) as (run, store, spec):
+        parts = _parts(run, store, spec)
+        if parts.manifest is None:
+            raise no_manifest(parts.key)
+        if parts.load != "open":
+            found = f"load {parts.manifest.load_id} is {parts.load}"
+            raise ConfigError("change partitions", found, "there is nothing left to decide about")
+        yield run, store, spec, parts.manifest
+
+
+def _parts(run: Run, store: PartitionManifestStore, spec: StreamSpec) -> Parts:
+    key = spec.key(run.pipeline.name)
+    manifest = store.load(key)
+    if manifest is None:
+        return Parts(spec.name, key, "none", None)
+    with closing(run.make("sink", spec.sink)) as sink:
+        head = sink.journal(key)
+    if committed(manifest, head):
+        return Parts(spec.name, key, "committed", manifest)
+    over = head is not None and head.committed_at > manifest.created_at
+    return Parts(spec.name, key, "over" if over else "open", manifest)
+
+
+def _store(run: Run, state: StateBackend) -> PartitionManifestStore:
+    record = run.plugins.get("state", run.pipeline.state.type)
+    if record.capabilities.get("partitions") is not Support.SUPPORTED:
+        found = f"state {record.name} keeps no partition manifests"
+        raise ConfigError("read partitions", found, "use another state backend, such as sqlite")
+    return cast(KeepsPartitions, state).partitions()
+
+
+def _run(pipeline: Pipeline, stream: str | None) -> Run:
+    return Run(pipeline, () if stream is None else (stream,))

@@ -1,0 +1,798 @@
+"""Partition manifests: what became of each part of a load, kept in the state backend while the load is under way.
+
+A partition is ``success`` when it is staged; the load is done when it is committed. The sink's own staging is the
+truth, the manifest says what it cannot: who is at work, how often a part was tried, what its last error was, what was
+left out on purpose. So a load opens by holding its manifest against the staging (``reconciled``), and goes on.
+
+Values and rules come first and are pure; a store gives one atomic step, ``PartitionManifestStore.change``, and every
+rule runs inside it.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import threading
+import time
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from itertools import pairwise
+from typing import Any, Literal, TypeAlias
+
+import pyarrow as pa
+from attrs import define, evolve, field, fields, frozen
+
+from dpone.contract import Entry, Load, Part, Staged, Window
+from dpone.errors import Busy, ConfigError, Conflict, ManifestChanged, SinkError, SourceError, StateError
+from dpone.pipeline import StreamSpec
+from dpone.process import Process
+from dpone.schema import Name
+from dpone.secret import redact
+from dpone.sql.dialect import Database
+
+FORMAT = 1
+BOUNDS = "bounds"  # of ``Part.detail``: what ``Bounds.to_json`` gave, where a part is a range
+Bound: TypeAlias = int | float | Decimal | date | datetime | str | uuid.UUID | bytes
+Status = Literal["pending", "running", "success", "failed", "skipped"]
+STATUSES: tuple[Status, ...] = ("pending", "running", "success", "failed", "skipped")
+
+
+# -- bounds ---------------------------------------------------------------------------------------------------------
+
+
+def bound_to_json(value: Bound) -> dict[str, str]:
+    """The value by its type and its text, from which ``bound_from_json`` makes it again: no digit, no microsecond, no
+    zone is lost. An instant is kept as UTC. Raises TypeError."""
+    if isinstance(value, datetime):  # before date, of which it is a kind
+        if value.tzinfo is None:
+            return {"type": "timestamp", "value": value.isoformat(timespec="microseconds")}
+        return {"type": "timestamptz", "value": value.astimezone(UTC).isoformat(timespec="microseconds")}
+    texts: dict[type, tuple[str, Callable[[Any], str]]] = {
+        int: ("integer", str),
+        float: ("float", float.hex),
+        Decimal: ("decimal", str),
+        date: ("date", date.isoformat),
+        str: ("text", str),
+        uuid.UUID: ("uuid", str),
+        bytes: ("bytes", lambda v: base64.b64encode(v).decode()),
+    }
+    if type(value) not in texts:
+        raise TypeError(f"a {type(value).__name__} is no bound")
+    name, text = texts[type(value)]
+    return {"type": name, "value": text(value)}
+
+
+_READ: Mapping[str, Callable[[str], Bound]] = {
+    "integer": int,
+    "float": float.fromhex,
+    "decimal": Decimal,
+    "date": date.fromisoformat,
+    "timestamp": datetime.fromisoformat,
+    "timestamptz": datetime.fromisoformat,
+    "text": str,
+    "uuid": uuid.UUID,
+    "bytes": lambda text: base64.b64decode(text, validate=True),
+}
+
+
+def bound_from_json(data: Mapping[str, str]) -> Bound:
+    """Raises KeyError, TypeError, ValueError or ArithmeticError on anything but what ``bound_to_json`` gives."""
+    return _READ[data["type"]](data["value"])
+
+
+@frozen
+class Bounds:
+    """A range of one column's values: from ``lower`` to ``upper``, the latter in it only with ``upper_inclusive``. None
+    is open; NULL is in no range. null: the rows where the column is NULL, and no others."""
+
+    column: str
+    lower: Bound | None = None
+    upper: Bound | None = None
+    upper_inclusive: bool = False
+    null: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        ends = {"lower": self.lower, "upper": self.upper}
+        typed = {name: None if value is None else bound_to_json(value) for name, value in ends.items()}
+        return {"column": self.column, **typed, "upper_inclusive": self.upper_inclusive, "null": self.null}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Bounds:
+        lower, upper = (None if data[name] is None else bound_from_json(data[name]) for name in ("lower", "upper"))
+        return cls(data["column"], lower, upper, bool(data["upper_inclusive"]), bool(data["null"]))
+
+    def holds(self, value: Any) -> bool:
+        """In Python's order; a database has the last word on its own."""
+        if value is None or self.null:
+            return value is None and self.null
+        above = self.lower is None or value >= self.lower
+        return above and (self.upper is None or value < self.upper or (self.upper_inclusive and value == self.upper))
+
+    def __str__(self) -> str:
+        if self.null:
+            return f"{self.column} is null"
+        left = "(-" if self.lower is None else f"[{self.lower!s}"
+        right = "-)" if self.upper is None else f"{self.upper!s}{']' if self.upper_inclusive else ')'}"
+        return f"{self.column} {left}, {right}"
+
+
+def split(column: str, low: Bound | None, high: Bound | None, n: int, *, nulls: bool = False) -> tuple[Bounds, ...]:
+    """At most ``n`` ranges of about equal width that hold every value from ``low`` to ``high`` once: half-open, the
+    last with its upper end. ``nulls`` adds the rows without a value; low and high None: no row has one.
+
+    Texts are in the order of their code points, which is that of the C collation and of SQLite's BINARY.
+    """
+    if low is None or high is None:
+        return ranges(column, (), nulls=nulls)
+    if n < 1 or low > high:  # type: ignore[operator]  # both ends are values of one column
+        raise ValueError("split needs a part to make, and low must not be above high")
+    step = _SPLITS.get(type(low), _digits)
+    between = {m for m in step(low, high, n) if low < m < high}
+    return ranges(column, (low, *sorted(between), high), nulls=nulls)
+
+
+def ranges(column: str, marks: Sequence[Bound], *, nulls: bool = False) -> tuple[Bounds, ...]:
+    """The ranges between ``marks``, which are in the order of the column; one mark is the range of that value."""
+    ends = list(pairwise(marks)) or [(mark, mark) for mark in marks]
+    last = len(ends) - 1
+    found = [Bounds(column, low, high, upper_inclusive=i == last) for i, (low, high) in enumerate(ends)]
+    return (*found, *([Bounds(column, null=True)] if nulls else []))
+
+
+def _integers(low: int, high: int, n: int) -> Iterator[int]:
+    return (low + (high - low + 1) * i // n for i in range(1, n))
+
+
+def _decimals(low: Decimal, high: Decimal, n: int) -> Iterator[Decimal]:
+    """In units of the smaller exponent, so that no context rounds."""
+    unit = min(int(low.as_tuple().exponent), int(high.as_tuple().exponent), 0)
+    ends = [int(_shifted(end, -unit)) for end in (low, high)]
+    # One digit more: between 1 and 2 there are decimals, too.
+    return (_shifted(Decimal(m), unit - 1) for m in _integers(ends[0] * 10, ends[1] * 10, n))
+
+
+def _shifted(value: Decimal, places: int) -> Decimal:
+    sign, digits, exponent = value.as_tuple()
+    return Decimal((sign, digits, int(exponent) + places))
+
+
+def _floats(low: float, high: float, n: int) -> Iterator[float]:
+    half = high / 2 - low / 2  # the whole distance may be beyond a float
+    return (low + half * (2 * i / n) for i in range(1, n)) if abs(half) != float("inf") else iter((0.0,))
+
+
+def _dates(low: date, high: date, n: int) -> Iterator[date]:
+    return (date.fromordinal(m) for m in _integers(low.toordinal(), high.toordinal(), n))
+
+
+def _moments(low: datetime, high: datetime, n: int) -> Iterator[datetime]:
+    width = (high - low) // timedelta(microseconds=1)
+    return (low + timedelta(microseconds=m) for m in _integers(0, width, n))
+
+
+def _uuids(low: uuid.UUID, high: uuid.UUID, n: int) -> Iterator[uuid.UUID]:
+    return (uuid.UUID(int=m) for m in _integers(low.int, high.int, n))
+
+
+def _digits(low: Any, high: Any, n: int) -> Iterator[Any]:
+    """Texts and bytes as fractions in base 1,114,112 or 256: the eight digits after what both have in common."""
+    base = 256 if isinstance(low, bytes) else 0x110000
+    a, b = (list(v) if isinstance(v, bytes) else [ord(c) for c in v] for v in (low, high))
+    shared = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    ends = []
+    for end in (a, b):
+        digits = [*end[shared : shared + 8], *[0] * 8][:8]
+        ends.append(sum(d * base ** (7 - i) for i, d in enumerate(digits)))
+    for middle in _integers(ends[0], ends[1], n):
+        digits = [middle // base ** (7 - i) % base for i in range(8)]
+        while digits and not digits[-1]:
+            digits.pop()
+        if base == 256:
+            yield low[:shared] + bytes(digits)
+        else:
+            yield low[:shared] + "".join(map(_character, digits))
+
+
+def _character(code: int) -> str:
+    """NUL and halves of surrogate pairs are no characters that a database keeps; the next one is."""
+    return chr(0xE000) if 0xD800 <= code < 0xE000 else chr(code or 1)
+
+
+_SPLITS: Mapping[type, Callable[[Any, Any, int], Iterator[Any]]] = {
+    int: _integers, Decimal: _decimals, float: _floats, date: _dates, datetime: _moments, uuid.UUID: _uuids,
+}  # fmt: skip
+
+
+# -- the manifest ---------------------------------------------------------------------------------------------------
+
+
+@frozen
+class Partition:
+    """One part of a load. rows_extracted: read, those left out by a policy among them; rows_loaded: staged. artifact
+    and checksum (SHA-256): of the file, where staging it made one. owner: ``owner_of`` the runner that holds it, until
+    ``expires_at`` (seconds since 1970) unless renewed. error: the last one, kept through later attempts. reason: why
+    it was skipped."""
+
+    id: str
+    bounds: Bounds | None = None
+    status: Status = "pending"
+    rows_extracted: int = 0
+    rows_loaded: int = 0
+    bytes: int = 0
+    artifact: str | None = None
+    checksum: str | None = None
+    attempts: int = 0
+    error: str | None = None
+    reason: str | None = None
+    owner: str | None = None
+    expires_at: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        data = {name: getattr(self, name) for name in _NAMES}
+        return {**data, "bounds": self.bounds.to_json() if self.bounds else None}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Partition:
+        bounds = None if data["bounds"] is None else Bounds.from_json(data["bounds"])
+        if data["status"] not in STATUSES:
+            raise ValueError(f"status {data['status']!r}")
+        return cls(**{**{name: data[name] for name in _NAMES}, "bounds": bounds})
+
+    def staged(self, what: Staged) -> Partition:
+        return evolve(
+            self, status="success", rows_extracted=what.rows + what.filtered + what.quarantined,
+            rows_loaded=what.rows, bytes=what.bytes, artifact=what.artifact, checksum=what.checksum,
+            owner=None, expires_at=None, reason=None,
+        )  # fmt: skip
+
+
+_NAMES = tuple(one.name for one in fields(Partition))
+
+
+@frozen
+class PartitionManifest:
+    """The parts of one load.
+
+    key        of state and journal; a key has one manifest, that of its latest load in parts
+    token      as in ``contract.Load``: only a load of the same token goes on with it
+    window     digest of where the window begins and ends
+    config     what the pipeline says of the load, by name: digests, so that a change can be named
+    schema     column -> type of the rows
+    resumable  a later run may go on with it: the window is repeatable, or the pipeline says mixed_snapshots
+    position   where the window ends, for a window that cannot be fixed again (mixed_snapshots); else None
+    """
+
+    key: str
+    load_id: str
+    run_id: str
+    stream: str
+    source: Mapping[str, Any]
+    target: str
+    epoch: int
+    token: str
+    window: str
+    config: Mapping[str, str]
+    schema: Mapping[str, str]
+    resumable: bool
+    created_at: datetime
+    partitions: tuple[Partition, ...]
+    position: Mapping[str, Any] | None = None
+
+    def head_to_json(self) -> dict[str, Any]:
+        """All but the partitions."""
+        data = {one.name: getattr(self, one.name) for one in fields(PartitionManifest) if one.name != "partitions"}
+        plain = {name: dict(value) if isinstance(value, Mapping) else value for name, value in data.items()}
+        return {"format": FORMAT, **plain, "created_at": self.created_at.isoformat()}
+
+    def to_json(self) -> dict[str, Any]:
+        return {**self.head_to_json(), "partitions": [one.to_json() for one in self.partitions]}
+
+    @classmethod
+    def from_json(cls, data: Any) -> PartitionManifest:
+        """Raises StateError: a damaged manifest is refused, never taken for a missing one."""
+        try:
+            if data["format"] != FORMAT:
+                raise ValueError(f"format {data['format']!r}, this dpone reads {FORMAT}")
+            names = [one.name for one in fields(cls) if one.name not in ("partitions", "created_at")]
+            partitions = tuple(map(Partition.from_json, data["partitions"]))
+            if len({one.id for one in partitions}) != len(partitions):
+                raise ValueError("a partition listed twice")
+            created = datetime.fromisoformat(data["created_at"])
+            return cls(**{name: data[name] for name in names}, partitions=partitions, created_at=created)
+        except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
+            raise damaged(f"{type(error).__name__}: {error}") from error
+
+    def of(self, status: Status) -> tuple[Partition, ...]:
+        return tuple(one for one in self.partitions if one.status == status)
+
+    def partition(self, id: str) -> Partition | None:
+        return next((one for one in self.partitions if one.id == id), None)
+
+
+def damaged(why: str, where: str = "the partition manifest") -> StateError:
+    todo = "begin the load anew with 'dpone partitions retry --anew'; rows of the target stay as they are"
+    return StateError(f"read {where}", f"damaged ({why})", todo)
+
+
+# -- the rules ------------------------------------------------------------------------------------------------------
+
+
+def owner_of(run_id: str) -> str:
+    """This process in this run, as text."""
+    me = Process.this()
+    who = {"run": run_id, "host": me.host, "machine": me.machine, "pid": me.pid, "started": me.started}
+    return json.dumps(who, sort_keys=True)
+
+
+def shown(owner: str | None) -> str:
+    """For people."""
+    who = _process(owner)
+    return f"process {who.pid} on {who.host}" if who else str(owner)
+
+
+def _process(owner: str | None) -> Process | None:
+    try:
+        who = json.loads(owner or "")
+        return Process(who["host"], who["machine"], int(who["pid"]), who["started"])
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def held(one: Partition, now: float) -> bool:
+    """Someone is at work on it: its lease has not ended, and its process is not known to be gone."""
+    if one.status != "running" or one.expires_at is None or one.expires_at <= now:
+        return False
+    who = _process(one.owner)
+    return who is None or not who.gone()
+
+
+def claimed(one: Partition, owner: str, ttl: float, now: float) -> Partition:
+    """Raises Busy unless it waits to be done."""
+    if one.status in ("success", "skipped") or held(one, now):
+        what = f"{shown(one.owner)} is at work on it" if one.status == "running" else f"it is {one.status}"
+        raise Busy(f"claim partition {one.id}", what, "take another one, or wait until the lease has ended")
+    error = one.error
+    if one.status == "running":
+        error = f"{shown(one.owner)} is gone, or its lease has ended"
+    return evolve(
+        one, status="running", owner=owner, expires_at=now + ttl, attempts=one.attempts + 1, error=error
+    )  # fmt: skip
+
+
+def _mine(one: Partition, owner: str, step: str) -> Partition:
+    if one.status == "running" and one.owner == owner:
+        return one
+    found = f"{shown(one.owner)} has taken it over" if one.status == "running" else f"it is {one.status} by now"
+    raise Conflict(f"{step} partition {one.id}", found, "nothing was recorded; let the other runner finish")
+
+
+def _let_go(one: Partition, status: Status) -> Partition:
+    return evolve(one, status=status, owner=None, expires_at=None)
+
+
+def skipped(one: Partition, reason: str, now: float) -> Partition:
+    if one.status == "success" or held(one, now):
+        found = "it is staged already" if one.status == "success" else f"{shown(one.owner)} is at work on it"
+        raise ConfigError(f"skip partition {one.id}", found, "skip only what is pending or failed")
+    return evolve(_let_go(one, "skipped"), reason=reason)
+
+
+def waiting(one: Partition, now: float) -> Partition:
+    """To be done again, whatever it was; ``attempts`` and ``error`` stay."""
+    if one.status == "success" or held(one, now):
+        found = "it is staged already" if one.status == "success" else f"{shown(one.owner)} is at work on it"
+        raise ConfigError(f"retry partition {one.id}", found, "nothing to retry")
+    return evolve(_let_go(one, "pending"), reason=None)
+
+
+def reconciled(
+    new: PartitionManifest, old: PartitionManifest | None, staged: Mapping[str, Staged]
+) -> PartitionManifest:
+    """The manifest a load opens with. What the sink has staged is success and nothing else is, whatever ``old`` says;
+    what ``old`` left running has lost its runner, as the caller holds the key's lock. Skipped stays skipped in a load
+    of the same token; attempts and errors stay with parts of the same id and bounds."""
+    known = {} if old is None else {(one.id, one.bounds): one for one in old.partitions}
+    same = old is not None and old.token == new.token
+
+    def open_(one: Partition) -> Partition:
+        before = known.get((one.id, one.bounds))
+        if before is not None:
+            one = evolve(one, attempts=before.attempts, error=before.error)
+            if same and before.status == "skipped":
+                one = evolve(one, status="skipped", reason=before.reason)
+        return one.staged(staged[one.id]) if one.id in staged else one
+
+    return evolve(new, partitions=tuple(map(open_, new.partitions)))
+
+
+def require_same(old: PartitionManifest, new: PartitionManifest, target: Mapping[str, str]) -> None:
+    """Raises ManifestChanged where ``new`` is the load that ``old`` left half done, but for the pipeline or the schema:
+    what is staged would be thrown away. ``target``: its columns; one whose type the rows have taken over since is no
+    change."""
+    same = (old.epoch, old.window) == (new.epoch, new.window)
+    if not (same and old.resumable and (old.of("success") or old.of("skipped"))):
+        return
+    changes = [name for name in sorted({*old.config, *new.config}) if old.config.get(name) != new.config.get(name)]
+    for column in [*old.schema, *(name for name in new.schema if name not in old.schema)]:
+        before, after = old.schema.get(column), new.schema.get(column)
+        if before != after and after != target.get(column, ""):
+            changes.append(f"column {column} ({before or 'missing'} then, {after or 'missing'} now)")
+    if changes:
+        done = f"{len(old.of('success'))} of {len(old.partitions)} partitions of load {old.load_id} are staged"
+        todo = (
+            "put it back to go on with them, or throw them away with 'dpone partitions retry --anew' "
+            "(or --full-refresh) and run again"
+        )
+        raise ManifestChanged(f"resume {new.stream}", f"{done}, but changed since: {', '.join(changes)}", todo)
+
+
+def manifest_of(load: Load, window: Window, stream: StreamSpec, start: str | None) -> PartitionManifest:
+    """The manifest of a load about to be opened. start: position it begins after. How the window is split is no part of
+    the fingerprint: another split is a tuning that begins anew, not another meaning. Where the window is momentary but
+    the load can be resumed (mixed_snapshots), the moment is no part of what the window is."""
+    position, schema = window.position, load.schema or pa.schema([])
+    end = position.dumps() if window.repeatable else json.dumps(dict(position.identity), sort_keys=True)
+    said = {
+        "source.options": _said(stream.source.options),
+        "source.query": stream.source.query,
+        "sink.options": _said(stream.sink.options),
+        "sink.strategy": repr(load.strategy),
+    }
+    return PartitionManifest(
+        key=load.key,
+        load_id=load.load_id,
+        run_id=load.run_id,
+        stream=stream.name,
+        source=position.identity,
+        target=stream.sink.location,
+        epoch=position.epoch,
+        token=load.token,
+        window=_digest([start, end]),
+        config={name: _digest(value) for name, value in said.items()},
+        schema={column.name: str(column.type) for column in schema},
+        resumable=load.repeatable,
+        created_at=load.started_at,
+        partitions=tuple(Partition(part.id, _bounds(part)) for part in window.parts),
+        position=position.to_json() if load.repeatable and not window.repeatable else None,
+    )
+
+
+def _said(options: Any) -> dict[str, str]:
+    """What is not as it would be without a word: an option that comes with a later version changes nothing."""
+    default = type(options)()
+    names = [one.name for one in fields(type(options))]
+    return {name: repr(getattr(options, name)) for name in names if getattr(options, name) != getattr(default, name)}
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _bounds(part: Part) -> Bounds | None:
+    return Bounds.from_json(part.detail[BOUNDS]) if BOUNDS in part.detail else None
+
+
+def parts_again(manifest: PartitionManifest) -> tuple[Part, ...]:
+    """For ``WindowRequest.parts``."""
+    return tuple(
+        Part(one.id, {BOUNDS: one.bounds.to_json()} if one.bounds else {}) for one in manifest.partitions
+    )  # fmt: skip
+
+
+# -- stores ---------------------------------------------------------------------------------------------------------
+
+
+Steps: TypeAlias = "Sequence[tuple[str, Callable[[Partition], Partition]]]"
+
+
+class PartitionManifestStore(ABC):
+    """Keeps the manifest of each key. A store gives the first four methods; ``change_all`` is atomic against every
+    other process. All of them are durable on return, and may be called from several threads."""
+
+    @abstractmethod
+    def load(self, key: str) -> PartitionManifest | None:
+        """Raises StateError on a damaged one."""
+
+    @abstractmethod
+    def create(self, manifest: PartitionManifest) -> None:
+        """In place of the key's earlier one. The caller holds the key's lock."""
+
+    @abstractmethod
+    def forget(self, key: str) -> None:
+        """The key has no manifest any more, damaged or not."""
+
+    @abstractmethod
+    def change_all(self, key: str, steps: Steps) -> list[Partition]:
+        """Replace each partition named by what its step makes of it, all in one; answer them in order. What a step
+        raises changes nothing."""
+
+    def change(self, key: str, id: str, step: Callable[[Partition], Partition]) -> Partition:
+        return self.change_all(key, ((id, step),))[0]
+
+    def claim(self, key: str, id: str, owner: str, ttl: float) -> Partition:
+        """To be worked on by ``owner`` for ``ttl`` seconds from now. Of two callers one wins; the other gets Busy, as
+        does whoever comes for one that is done or skipped. A lease that has ended, or whose process on this machine is
+        gone, is taken over."""
+        return self.change(key, id, lambda one: claimed(one, owner, ttl, time.time()))
+
+    def renew(self, key: str, id: str, owner: str, ttl: float) -> None:
+        """Raises Conflict when it was taken over."""
+        self.change(key, id, lambda one: evolve(_mine(one, owner, "renew"), expires_at=time.time() + ttl))
+
+    def finish(self, key: str, id: str, owner: str, staged: Staged) -> None:
+        """Staged. Raises Conflict when it was taken over."""
+        self.change(key, id, lambda one: _mine(one, owner, "finish").staged(staged))
+
+    def fail(self, key: str, id: str, owner: str, error: str) -> None:
+        """Raises Conflict when it was taken over."""
+        self.change(key, id, lambda one: evolve(_let_go(_mine(one, owner, "fail"), "failed"), error=error))
+
+    def release(self, key: str, id: str, owner: str) -> None:
+        """Not done, and not at fault: back to pending, as if the attempt had not been."""
+
+        def step(one: Partition) -> Partition:
+            return evolve(_let_go(_mine(one, owner, "release"), "pending"), attempts=one.attempts - 1)
+
+        self.change(key, id, step)
+
+    def skip(self, key: str, id: str, reason: str) -> Partition:
+        """Left out on purpose. Raises ConfigError if it is staged or at work."""
+        return self.change(key, id, lambda one: skipped(one, reason, time.time()))
+
+    def retry(self, key: str, id: str) -> Partition:
+        """Failed, skipped or left behind: to be done again. Raises ConfigError if it is staged or at work."""
+        return self.change(key, id, lambda one: waiting(one, time.time()))
+
+
+def no_manifest(key: str) -> StateError:
+    todo = "see 'dpone partitions show'; a load has a manifest once it was opened with several parts"
+    return StateError("change a partition", f"no manifest of {key}", todo)
+
+
+def no_partition(id: str) -> ConfigError:
+    return ConfigError("change a partition", f"no partition {id!r}", "see 'dpone partitions show' for their ids")
+
+
+_HEADS, _ROWS = Name(("__dpone__manifests",)), Name(("__dpone__partitions",))
+_HEAD = pa.schema([("key", pa.string()), ("manifest", pa.string())])
+_COUNTS = ("rows_extracted", "rows_loaded", "bytes", "attempts")
+_ROW = pa.schema(
+    [("key", pa.string()), ("ordinal", pa.int64())]
+    + [(name, pa.int64() if name in _COUNTS else pa.string()) for name in _NAMES]
+)
+
+
+class SqlPartitionManifestStore(PartitionManifestStore):
+    """In the tables ``__dpone__manifests`` and ``__dpone__partitions`` of any database that has a ``Database``; one row
+    per partition, so that a claim touches one. ``connect`` gives a connection for one call."""
+
+    def __init__(self, connect: Callable[[], AbstractContextManager[Database]]) -> None:
+        self._connect = connect
+
+    def load(self, key: str) -> PartitionManifest | None:
+        with self._connected() as db:
+            if db.schema(_HEADS) is None:
+                return None
+            heads = _select(db, _HEADS, ("manifest",), {"key": key})
+            rows = sorted(_select(db, _ROWS, tuple(_ROW.names), {"key": key}), key=lambda row: int(row[1]))
+        if not heads:
+            return None
+        try:
+            head = json.loads(heads[0][0])
+            data = [_row_to_json(row) for row in rows]
+            return PartitionManifest.from_json({**head, "partitions": data})
+        except (TypeError, ValueError) as error:
+            raise damaged(f"{type(error).__name__}: {error}") from error
+
+    def create(self, manifest: PartitionManifest) -> None:
+        with self._writing(manifest.key) as db:
+            for table, schema, key in ((_HEADS, _HEAD, ("key",)), (_ROWS, _ROW, ("key", "id"))):
+                if db.schema(table) is None:
+                    db.execute(db.dialect.create_table(table, schema, key))
+                _delete(db, table, manifest.key)
+            _insert(db, _HEADS, _HEAD, (manifest.key, json.dumps(manifest.head_to_json(), sort_keys=True)))
+            for i, one in enumerate(manifest.partitions):
+                _insert(db, _ROWS, _ROW, (manifest.key, i, *_values(one)))
+
+    def forget(self, key: str) -> None:
+        with self._writing(key) as db:
+            for table in (_HEADS, _ROWS):
+                if db.schema(table) is not None:
+                    _delete(db, table, key)
+
+    def change_all(self, key: str, steps: Steps) -> list[Partition]:
+        with self._writing(key) as db:
+            if db.schema(_ROWS) is None or not _select(db, _HEADS, ("key",), {"key": key}):
+                raise no_manifest(key)
+            return [self._change(db, key, id, step) for id, step in steps]
+
+    def _change(self, db: Database, key: str, id: str, step: Callable[[Partition], Partition]) -> Partition:
+        found = _select(db, _ROWS, tuple(_ROW.names), {"key": key, "id": id})
+        if not found:
+            raise no_partition(id)
+        one, d = step(_partition(found[0])), db.dialect
+        sets = ", ".join(f"{d.quote(name)} = {d.placeholder}" for name in _NAMES)
+        mine = " AND ".join(f"{d.quote(name)} = {d.placeholder}" for name in ("key", "id"))
+        db.execute(f"UPDATE {d.name(_ROWS)} SET {sets} WHERE {mine}", (*_values(one), key, id))
+        return one
+
+    @contextmanager
+    def _connected(self) -> Iterator[Database]:
+        """A Database speaks of a sink; here it is the state."""
+        try:
+            with self._connect() as db:
+                yield db
+        except SinkError as error:
+            told = StateError("keep the partition manifest", error.found, error.todo)
+            told.category = error.category
+            raise told from error
+
+    @contextmanager
+    def _writing(self, key: str) -> Iterator[Database]:
+        with self._connected() as db:
+            db.begin(key)
+            try:
+                yield db
+                db.commit()
+            except BaseException:
+                db.rollback()
+                raise
+
+
+def _values(one: Partition) -> tuple[Any, ...]:
+    data = one.to_json()
+    bounds = None if data["bounds"] is None else json.dumps(data["bounds"], sort_keys=True)
+    expires = None if one.expires_at is None else repr(one.expires_at)
+    return tuple({**data, "bounds": bounds, "expires_at": expires}.values())
+
+
+def _row_to_json(row: Sequence[Any]) -> dict[str, Any]:
+    data = dict(zip(_NAMES, row[2:], strict=True))
+    data["bounds"] = None if data["bounds"] is None else json.loads(data["bounds"])
+    data["expires_at"] = None if data["expires_at"] is None else float(data["expires_at"])
+    return data
+
+
+def _partition(row: Sequence[Any]) -> Partition:
+    try:
+        return Partition.from_json(_row_to_json(row))
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
+        raise damaged(f"{type(error).__name__}: {error}") from error
+
+
+def _select(db: Database, table: Name, columns: tuple[str, ...], equal: Mapping[str, str]) -> list[tuple[Any, ...]]:
+    d = db.dialect
+    where = " AND ".join(f"a.{d.quote(name)} = {d.placeholder}" for name in equal)
+    return db.rows(f"SELECT {d.columns(columns, 'a')} FROM {d.name(table)} AS a WHERE {where}", tuple(equal.values()))
+
+
+def _insert(db: Database, table: Name, schema: pa.Schema, values: tuple[Any, ...]) -> None:
+    d = db.dialect
+    holes = ", ".join([d.placeholder] * len(values))
+    db.execute(f"INSERT INTO {d.name(table)} ({d.columns(schema.names)}) VALUES ({holes})", values)
+
+
+def _delete(db: Database, table: Name, key: str) -> None:
+    d = db.dialect
+    db.execute(f"DELETE FROM {d.name(table)} WHERE {d.quote('key')} = {d.placeholder}", (key,))
+
+
+# -- a load under way -----------------------------------------------------------------------------------------------
+
+
+class Halted(SourceError):
+    """Another part of the window failed; this one was stopped on the way and is not at fault."""
+
+
+@define
+class Ledger:
+    """The manifest of a load while it runs, kept by the run that holds the key's lock. Without a store every method
+    does nothing, so that a load of one part needs no other code. ``renew`` makes it a ``contract.Lease``."""
+
+    store: PartitionManifestStore | None = None
+    key: str = ""
+    owner: str = ""
+    ttl: float = 60.0
+    skipped: tuple[Partition, ...] = ()
+    _left: set[str] = field(factory=set)
+    _begun: bool = False
+    _held: set[str] = field(factory=set, init=False)
+    _unsaved: dict[str, Staged] = field(factory=dict, init=False)
+    _guard: threading.Lock = field(factory=threading.Lock, init=False)
+
+    @classmethod
+    def open(
+        cls,
+        store: PartitionManifestStore,
+        new: PartitionManifest,
+        old: PartitionManifest | None,
+        staged: Mapping[str, Staged],
+        ttl: float,
+    ) -> Ledger:
+        """Durable on return: the manifest as the load goes on from here."""
+        manifest = reconciled(new, old, staged)
+        store.create(manifest)
+        left = {one.id for one in manifest.of("pending")}
+        return cls(store, new.key, owner_of(new.run_id), ttl, manifest.of("skipped"), left, bool(staged))
+
+    @contextmanager
+    def running(self, id: str) -> Iterator[Callable[[Staged], None]]:
+        """Claimed while the block runs; the block calls what it is given once the part is staged. A failure is
+        recorded and goes on."""
+        store = self.store
+        if store is None:
+            yield lambda staged: None
+            return
+        claim = (id, lambda one: claimed(one, self.owner, self.ttl, time.time()))
+        with self._guard:
+            store.change_all(self.key, (*self._finished(), claim))
+            self._unsaved.clear()
+            self._held.add(id)
+
+        def finish(staged: Staged) -> None:
+            with self._guard:
+                self._unsaved[id] = staged
+                self._begun = True
+                self._left.discard(id)
+
+        try:
+            yield finish
+        except BaseException as error:
+            with suppress(Exception):  # the error to tell is the first; whoever comes next finds the part not staged
+                self.save()
+                if isinstance(error, Exception) and not isinstance(error, Halted):
+                    store.fail(self.key, id, self.owner, _told(error))
+                else:
+                    store.release(self.key, id, self.owner)
+            raise
+        finally:
+            with self._guard:
+                self._held.discard(id)
+
+    def save(self) -> None:
+        """Record the parts that have ended. It waits for the next claim, which records them along with itself: to be
+        late costs nothing, as the staging decides."""
+        with self._guard:
+            if self.store is not None and self._unsaved:
+                self.store.change_all(self.key, self._finished())
+                self._unsaved.clear()
+
+    def _finished(self) -> tuple[tuple[str, Callable[[Partition], Partition]], ...]:
+        def step(staged: Staged) -> Callable[[Partition], Partition]:
+            return lambda one: _mine(one, self.owner, "finish").staged(staged)
+
+        return tuple((id, step(staged)) for id, staged in self._unsaved.items())
+
+    @property
+    def half_done(self) -> bool:
+        """Some parts are staged, and some are not."""
+        return self._begun and bool(self._left)
+
+    def renew(self) -> None:
+        """All parts that are being read."""
+        with self._guard:
+            held = tuple(self._held)
+        for id in held if self.store else ():
+            with suppress(Conflict):  # it has just ended, or is lost and says so when it ends
+                self.store.renew(self.key, id, self.owner, self.ttl)  # type: ignore[union-attr]
+
+    def dropped(self) -> None:
+        """The staging was thrown away: no part is done any more."""
+        if self.store is not None and (manifest := self.store.load(self.key)):
+            undone = [evolve(p, status="pending") if p.status == "success" else p for p in manifest.partitions]
+            self.store.create(evolve(manifest, partitions=tuple(undone)))
+
+
+def _told(error: Exception) -> str:
+    text = str(error) if hasattr(error, "found") else f"{type(error).__name__}: {error}"
+    return redact(" ".join(text.split()))[:1000]
+
+
+def committed(manifest: PartitionManifest, head: Entry | None) -> bool:
+    """The journal ends with this load."""
+    return head is not None and head.load_id == manifest.load_id

@@ -1,0 +1,42 @@
+"""The two stores, and a manifest to put into them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+from dpone.connectors.file.partitions import JsonPartitionManifestStore
+from dpone.connectors.sqlite.state import SqliteState
+from dpone.partition import Bounds, Partition, PartitionManifest, PartitionManifestStore
+from dpone.pipeline import StateSpec
+from dpone.secret import Secret
+
+KEY = "p|s|file:in/*.csv|sqlite:t"
+KINDS = ("json", "sqlite")
+
+
+def store(kind: str, folder: Path) -> PartitionManifestStore:
+    if kind == "json":
+        return JsonPartitionManifestStore(folder / "manifests")
+    return SqliteState(StateSpec("sqlite", Secret(f"sqlite:///{folder / 'state.db'}"), base=folder)).partitions()
+
+
+def manifest(count: int = 3, **changes: object) -> PartitionManifest:
+    partitions = tuple(Partition(f"{i:03d}", Bounds("id", 10 * i, 10 * i + 10)) for i in range(count))
+    values: dict[str, object] = {
+        "key": KEY,
+        "load_id": "L1",
+        "run_id": "R1",
+        "stream": "s",
+        "source": {"path": "in/*.csv"},
+        "target": "sqlite:t",
+        "epoch": 0,
+        "token": "T1",
+        "window": "W1",
+        "config": {"sink.options": "a", "sink.strategy": "b"},
+        "schema": {"id": "int64", "price": "double"},
+        "resumable": True,
+        "created_at": datetime(2026, 1, 2, 3, 4, 5, 678901, UTC),
+        "partitions": partitions,
+    }
+    return PartitionManifest(**{**values, **changes})  # type: ignore[arg-type]
