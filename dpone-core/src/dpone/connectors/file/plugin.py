@@ -38,12 +38,14 @@ def dpone_sinks() -> list[Connector]:
             commit="manifest",
             capabilities=declare(
                 "sink",
-                supported=("full_refresh", "append", "exactly_once", "schema_evolution", "lineage", "resume"),
+                supported=(
+                    "full_refresh", "append", "exactly_once", "schema_evolution", "lineage", "resume", "parallel_stage",
+                ),
                 # Parts are immutable: there is no row to update or delete in place.
                 unsupported=("merge", "scd2", "cdc_apply", "native_stream"),
             ),
         )
-    ]
+    ]  # fmt: skip
 
 
 @hookimpl
