@@ -105,7 +105,12 @@ def write_gate(
 ) -> Path:
     """Evidence of a benchmark or a live gate: ``throughput``, ``state``, ``schema_evolution``, ``soak``. ``measured``
     is JSON and says what was measured and against which limit."""
-    result = {"case": gate, "capability": gate, "declared": "supported", "result": "passed" if passed else "failed"}
+    result: dict[str, Any] = {
+        "case": gate,
+        "capability": gate,
+        "declared": "supported",
+        "result": "passed" if passed else "failed",
+    }
     result |= {"seconds": round(seconds, 3), "at": _now(), "measured": measured}
     return write(folder, "gate", (connector,), [server], [result], required={gate: (gate,)})
 

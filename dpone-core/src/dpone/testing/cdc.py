@@ -14,6 +14,7 @@ from dpone import changes
 from dpone.contract import CDCReader, ChangeWindow
 from dpone.errors import Gap, IdentityChanged
 from dpone.position import Position
+from dpone.schema import PREFIX
 from dpone.testing.cases import Contract, case
 from dpone.testing.harness import TABLE, Harness
 
@@ -235,10 +236,10 @@ def _rows(reader: CDCReader, window: ChangeWindow, table: str = TABLE) -> list[d
     schema = changes.batch_schema(described)
     with reader.read(table) as stream:
         assert stream.schema.equals(schema), f"{stream.schema}, not {schema}"
-        found = pa.Table.from_batches(stream.batches(), schema).to_pylist()
+        found: list[dict[str, Any]] = pa.Table.from_batches(stream.batches(), schema).to_pylist()
     for row in found:
-        for name in [name for name in row if name.startswith(changes.PREFIX)]:
-            row[name.removeprefix(changes.PREFIX)] = row.pop(name)
+        for name in [name for name in row if name.startswith(PREFIX)]:
+            row[name.removeprefix(PREFIX)] = row.pop(name)
         row["key"] = row["key"] and row["key"]["id"]
         row["unchanged"] = row["unchanged"] or dict.fromkeys(described.values.names, False)
     return found

@@ -17,14 +17,14 @@ HOSTILE_NAMES = (
     "tick`", "x" * 63, "--", "/* */", "Robert'); DROP TABLE orders;--", "🦆",
 )  # fmt: skip
 TEXTS = (
-    "", " ", "a ", "NULL", "\\N", "\\", "'", '"', '"";--', "a,b", "a\tb", "a\nb", "a\r\nb", "\x01", "é", "e\u0301", "🦆",
-    "0", "01", "1e5", "true", "%s", "{}", "\ufeff", "x" * 300,
+    "", " ", "a ", "NULL", "\\N", "\\", "'", '"', '"";--', "a,b", "a\tb", "a\nb", "a\r\nb", "\x01", "é",
+    "e\u0301", "🦆", "0", "01", "1e5", "true", "%s", "{}", "\ufeff", "x" * 300,
 )  # fmt: skip
 
 
 def texts() -> st.SearchStrategy[str]:
     """Any text without surrogates and NUL; often one of those that look like something else."""
-    anything = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=20)
+    anything = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20)
     return st.one_of(st.sampled_from(TEXTS), anything)
 
 

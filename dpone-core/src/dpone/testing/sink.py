@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -415,18 +416,18 @@ class SinkContract(Contract):
         """A column the target lacks is added before staging, whatever its name; older rows have NULL in it."""
         strategy = _simple(harness)
         load(harness, sample(1, 2), strategy)
-        for i, name in enumerate(hostile.ORDINARY_NAMES):
+        for i in range(len(hostile.ORDINARY_NAMES)):
             grown = sample(3 + i, 3 + i)
             for earlier in hostile.ORDINARY_NAMES[: i + 1]:
                 grown = grown.append_column(earlier, pa.array([i], pa.int64()))
             load(harness, grown, strategy)
         found = harness.rows()
         assert found is not None
-        expected = [None] * 2 + [0] * 0 + [0, *range(1, len(hostile.ORDINARY_NAMES))]
-        if strategy.mode == "append":
-            have = found[hostile.ORDINARY_NAMES[0]].cast(pa.int64()).to_pylist()
-            assert sorted(have, key=repr) == sorted(expected, key=repr)
-        assert sorted(c for c in found.column_names if c not in own(found)) == sorted(grown.column_names)
+        kept = [c for c in found.column_names if c not in own(found)]
+        assert sorted(kept) == sorted(grown.column_names)
+        if strategy.mode in ("append", "merge"):
+            first = found[hostile.ORDINARY_NAMES[0]].cast(pa.int64()).to_pylist()
+            assert Counter(first) == Counter([None, None, *range(len(hostile.ORDINARY_NAMES))])
 
     @case("schema_evolution")
     def test_a_wider_type_fits_afterwards(self, harness: Harness) -> None:
@@ -445,15 +446,12 @@ class SinkContract(Contract):
         strategy = _simple(harness)
         head = load(harness, sample(1, 2), strategy).entry
         text = sample(3, 3).set_column(3, "score", pa.array(["x"]))
-        strict = SchemaEvolution("strict")
         more = sample(3, 3).append_column("more", pa.array([1], pa.int64()))
-        for rows, options in (
-            (sample(3, 3).drop_columns(["name"]), {}),
-            (text, {}),
-            (more, {"schema_evolution": strict}),
-        ):
+        for rows in (sample(3, 3).drop_columns(["name"]), text):
             with pytest.raises(SchemaBreak):
-                load(harness, rows, strategy, **options)
+                load(harness, rows, strategy)
+        with pytest.raises(SchemaBreak):
+            load(harness, more, strategy, schema_evolution=SchemaEvolution("strict"))
         same(harness.rows(), sample(1, 2))
         with closing(harness.make("sink", harness.sink(strategy))) as sink:
             assert sink.journal(key()) == head
@@ -490,7 +488,7 @@ class SinkContract(Contract):
         for later in ({"repeatable": True, "token": "other"}, {"repeatable": False}):
             with _open(harness, strategy, repeatable=True) as (_, writer):
                 writer.stage(Part("one"), Rows(sample(1, 4)))
-            with _open(harness, strategy, **later) as (sink, writer):
+            with _open(harness, strategy, **later) as (_, writer):
                 assert dict(writer.staged()) == {}
                 writer.abort()
         load(harness, sample(7, 8), strategy)
@@ -504,7 +502,11 @@ class SinkContract(Contract):
 
         def stage(writer: Any, n: int) -> None:
             try:
-                between: Callable[[int], None] = lambda batch: barrier.wait() if batch == 1 else None  # noqa: E731
+
+                def between(batch: int) -> None:
+                    if batch == 1:
+                        barrier.wait()
+
                 writer.stage(Part(f"p{n}"), Rows(sample(n * 10 + 1, n * 10 + 10), between=between))
             except BaseException as error:
                 failed.append(error)

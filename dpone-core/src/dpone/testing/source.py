@@ -243,9 +243,9 @@ class SourceContract(Contract):
     def test_cursor_refuses_null(self, harness: Harness) -> None:
         """A row whose cursor is NULL can never be found again: the read fails, unless the pipeline skips them."""
         seeded(harness, harness.sample(1, 3), _with_key(harness, harness.sample(4, 4), None))
-        with closing(harness.make("source", harness.source(incremental=Incremental("cursor", harness.key)))) as source:
-            with pytest.raises(DataError):
-                read(source, source.window(None, NEW))
+        spec = harness.source(incremental=Incremental("cursor", harness.key))
+        with closing(harness.make("source", spec)) as source, pytest.raises(DataError):
+            read(source, source.window(None, NEW))
         skipping = Incremental("cursor", harness.key, nulls="skip")
         with closing(harness.make("source", harness.source(incremental=skipping))) as source:
             same(read(source, source.window(None, NEW)), harness.sample(1, 3))

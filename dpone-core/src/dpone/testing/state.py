@@ -178,7 +178,7 @@ class StateContract(Contract):
         crash.Pickler(buffer).dump((harness.state(), reference))
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
         command = [sys.executable, "-c", _HOLDER, KEY]
-        done = subprocess.run(
+        done = subprocess.run(  # noqa: S603  # fixed arguments
             command, input=buffer.getvalue(), env=environment, capture_output=True, check=False, timeout=60
         )
         assert done.returncode == 9, done.stderr.decode()
