@@ -73,13 +73,15 @@ def write(
     *,
     required: Mapping[str, Sequence[str]],
     quirks: Mapping[str, str] | None = None,
+    suite: str = "",
 ) -> Path:
-    """Write a file of evidence, as a whole or not at all; it replaces the earlier one of the same role, connectors and
-    servers. Raises OSError."""
+    """Write a file of evidence, as a whole or not at all; it replaces the earlier one of the same role, connectors,
+    ``suite`` (whatever ran the cases) and servers. Raises OSError."""
     document: dict[str, Any] = {
         "format": FORMAT,
         "role": role,
         "connectors": list(names),
+        "suite": suite,
         "servers": [asdict(server) for server in servers],
         "digests": {name: digest(name) for name in (CORE, *names)},
         "commit": commit(),
@@ -89,9 +91,7 @@ def write(
         "results": list(results),
     }
     document["checksum"] = checksum(document)
-    words = [role, *names, *(f"{s.product} {s.version}" for s in servers)]
-    if role == "gate":
-        words += required
+    words = [role, *names, suite, *(f"{s.product} {s.version}" for s in servers)]
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / (re.sub(r"[^A-Za-z0-9.]+", "-", "-".join(words)).strip("-").lower() + ".json")
     beside = path.with_name(f".{ulid()}.tmp")
@@ -112,7 +112,7 @@ def write_gate(
         "result": "passed" if passed else "failed",
     }
     result |= {"seconds": round(seconds, 3), "at": _now(), "measured": measured}
-    return write(folder, "gate", (connector,), [server], [result], required={gate: (gate,)})
+    return write(folder, "gate", (connector,), [server], [result], required={gate: (gate,)}, suite=gate)
 
 
 def read_all(folder: Path) -> list[Evidence]:

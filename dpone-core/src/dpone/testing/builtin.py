@@ -12,8 +12,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dpone.connectors.file.config import FileSinkOptions, FileSourceOptions, FileStateOptions
-from dpone.connectors.sqlite.config import SqliteSinkOptions, SqliteSourceOptions, SqliteStateOptions
 from dpone.pipeline import Incremental, SinkSpec, SourceSpec, StateSpec
 from dpone.schema import Name
 from dpone.secret import Secret
@@ -47,7 +45,7 @@ class SqliteHarness(Harness):
     ) -> SourceSpec:
         name = None if query else Name((table,))
         return SourceSpec(
-            "sqlite", self._connection, name, query=query, options=SqliteSourceOptions(incremental=incremental)
+            "sqlite", self._connection, name, query=query, options=self.options("source", incremental=incremental)
         )
 
     def seed(self, rows: pa.Table, table: str = TABLE) -> None:
@@ -65,7 +63,7 @@ class SqliteHarness(Harness):
         return f"SELECT * FROM {_quoted(table)}"
 
     def sink(self, strategy: Strategy, table: str = TABLE, **options: Any) -> SinkSpec:
-        return SinkSpec("sqlite", strategy, self._connection, Name((table,)), options=SqliteSinkOptions(**options))
+        return SinkSpec("sqlite", strategy, self._connection, Name((table,)), options=self.options("sink", **options))
 
     def rows(self, table: str = TABLE) -> pa.Table | None:
         with closing(sqlite3.connect(self.path)) as db:
@@ -78,7 +76,7 @@ class SqliteHarness(Harness):
         return pa.table({name: [row[i] for row in rows] for i, name in enumerate(names)})
 
     def state(self) -> StateSpec:
-        return StateSpec("sqlite", Secret(f"sqlite:///{self.folder / 'state.db'}"), options=SqliteStateOptions())
+        return StateSpec("sqlite", Secret(f"sqlite:///{self.folder / 'state.db'}"), options=self.options("state"))
 
     def _run(self, sql: str) -> None:
         with closing(sqlite3.connect(self.path, isolation_level=None)) as db:
@@ -103,7 +101,7 @@ class FileHarness(Harness):
     def source(
         self, table: str = TABLE, *, incremental: Incremental | None = None, query: str | None = None
     ) -> SourceSpec:
-        options = FileSourceOptions(incremental=incremental)
+        options = self.options("source", incremental=incremental)
         path = None if query else f"{table}/*.parquet"
         return SourceSpec("file", query=query, path=path, options=options, base=self.folder)
 
@@ -121,7 +119,9 @@ class FileHarness(Harness):
         return f"SELECT * FROM {table}"
 
     def sink(self, strategy: Strategy, table: str = TABLE, **options: Any) -> SinkSpec:
-        return SinkSpec("file", strategy, path=f"out_{table}", options=FileSinkOptions(**options), base=self.folder)
+        return SinkSpec(
+            "file", strategy, path=f"out_{table}", options=self.options("sink", **options), base=self.folder
+        )
 
     def rows(self, table: str = TABLE) -> pa.Table | None:
         folder = self.folder / f"out_{table}"
@@ -136,4 +136,4 @@ class FileHarness(Harness):
         return pa.concat_tables([empty, *tables], promote_options="permissive")
 
     def state(self) -> StateSpec:
-        return StateSpec("file", path="state", options=FileStateOptions(), base=self.folder)
+        return StateSpec("file", path="state", options=self.options("state"), base=self.folder)

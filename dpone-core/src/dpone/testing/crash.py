@@ -27,7 +27,6 @@ import pyarrow.parquet as pq
 from attrs import evolve, frozen
 
 from dpone import hookspecs
-from dpone.connectors.file.config import FileSourceOptions
 from dpone.contract import Entry, Load, Receipt, Writer
 from dpone.engine import Run
 from dpone.hookspecs import hookimpl
@@ -78,7 +77,9 @@ class Runs:
 
 def runs(harness: Harness, strategy: Strategy, table: str = TABLE) -> Runs:
     """Parquet files, the sink under test, and a state in the harness's folder."""
-    source = SourceSpec("file", path=f"in_{table}/*.parquet", options=FileSourceOptions(), base=harness.folder)
+    source = SourceSpec(
+        "file", path=f"in_{table}/*.parquet", options=discover().options("source", "file")(), base=harness.folder
+    )
     return Runs(harness, pipeline(harness.folder, source, harness.sink(strategy, table), table))
 
 

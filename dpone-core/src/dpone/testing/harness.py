@@ -129,6 +129,10 @@ class Harness:
         """The connector under test; nothing is connected yet."""
         return self.plugins.load(role, spec.type)(spec)
 
+    def options(self, role: Role, **given: Any) -> Any:
+        """Options of the connector, of the class that its plugin names."""
+        return self.plugins.options(role, self.connector)(**given)
+
     def declared(self, role: Role, capability: str) -> Support:
         capabilities = self.plugins.get(role, self.connector).capabilities
         return capabilities.get(capability, Support.NOT_IMPLEMENTED)

@@ -39,6 +39,7 @@ def pytest_configure(config: pytest.Config) -> None:
 class Subject:
     """What one contract class was run against: ``role`` of ``connector``, or a route."""
 
+    suite: str
     role: str
     names: tuple[str, ...]
     server: tuple[tuple[str, str, bool], ...]
@@ -109,7 +110,9 @@ def _subject(recorder: Recorder, item: Any, harnesses: list[Any]) -> tuple[Subje
     of = (item.cls, names, servers)
     if of not in recorder.subjects:
         quirks = {name: why for h in harnesses for name, why in h.quirks.items()}
-        recorder.subjects[of] = Subject(item.cls.role, names, servers, quirks, dict(item.cls.cases()))
+        recorder.subjects[of] = Subject(
+            item.cls.__name__, item.cls.role, names, servers, quirks, dict(item.cls.cases())
+        )
     return recorder.subjects[of], of
 
 
@@ -155,4 +158,5 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
             subject.results,
             required=subject.cases,
             quirks=subject.quirks,
+            suite=subject.suite,
         )
