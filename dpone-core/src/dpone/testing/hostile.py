@@ -8,7 +8,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import pyarrow as pa
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
+
+# Each example is a few loads into a real system: a dozen, the same in every run, and no search for a smaller one.
+examples = settings(
+    max_examples=12, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck),
+    phases=(Phase.explicit, Phase.generate),
+)  # fmt: skip
 
 # Every server can have these as the name of a column, if it is quoted; the kit insists on them.
 ORDINARY_NAMES = ("select", "group by", "MixedCase", "ä", "a-b", "1st", "from")

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from attrs import evolve
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 
 from dpone.contract import Source, Stream, Window, WindowRequest
 from dpone.errors import DataError, DponeError, IdentityChanged, SourceError, Stopped
@@ -24,9 +24,6 @@ from dpone.testing.cases import Contract, case
 from dpone.testing.harness import TABLE, Harness
 from dpone.testing.rows import same
 
-_QUIET = settings(
-    max_examples=12, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck)
-)
 WHOLE, NEW = WindowRequest(whole=True, mode="full_refresh", batch_rows=4), WindowRequest(batch_rows=4)
 
 
@@ -303,7 +300,7 @@ class SourceContract(Contract):
 def _values_come(harness: Harness, type_: pa.DataType) -> None:
     tables = count()
 
-    @_QUIET
+    @hostile.examples
     @given(hostile.columns(type_))
     def comes(column: list[Any]) -> None:
         name = f"v_{type_}_{next(tables)}"
