@@ -260,7 +260,7 @@ def said(found: Certification) -> str:
         return "No evidence was given, so nothing is certified: what follows is what the plugins declare."
     all_ = [cell.status for cell in claimed(found.cells)] + [route.status for route in claimed(found.routes)]
     count = f"{all_.count(Status.CERTIFIED)} of {len(all_)}"
-    return f"Read {found.seen} files of evidence: {count} declared capabilities and routes are certified."
+    return f"Evidence files read: {found.seen}. {count} declared capabilities and routes are certified."
 
 
 def _connectors(found: Certification) -> str:

@@ -51,9 +51,7 @@ def _text(found: Certification) -> str:
 
     connectors = [[c.connector, str(c.level), *(str(c.gates[gate]) for gate in GATES)] for c in found.connectors]
     cells = [[c.connector, c.role, c.capability, str(c.status), ", ".join(c.servers)] for c in claimed(found.cells)]
-    routes = [
-        [f"{r.source} -> {r.sink}", r.strategy, str(r.status), ", ".join(r.servers)] for r in claimed(found.routes)
-    ]
+    routes = [[r.source, r.sink, r.strategy, str(r.status), ", ".join(r.servers)] for r in claimed(found.routes)]
     return "\n\n".join(
         [
             said(found),

@@ -1,7 +1,7 @@
 """Whole runs into the sink under test, in this process and in one that is killed; the source are Parquet files.
 
-``python -m dpone.testing.crash`` imports everything once and forks a child for each job that comes on its stdin: a kill
-then costs a fork, not the start of an interpreter.
+The process to be killed is forked from one that has everything imported: a kill then costs a fork, not the start of an
+interpreter.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ class Pickler(pickle.Pickler):
 @cache
 def _zygote() -> Callable[[Any], tuple[int, str]]:
     process = subprocess.Popen(
-        [sys.executable, "-m", "dpone.testing.crash"],
+        [sys.executable, "-c", "from dpone.testing.crash import serve; serve()"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )  # fmt: skip
     into, out = process.stdin, process.stdout
@@ -212,12 +212,9 @@ def _forked(data: bytes) -> tuple[int, str]:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), text
 
 
-def _serve() -> None:
+def serve() -> None:
+    """Fork a child for each job that comes on stdin."""
     discover()
     while data := _receive(sys.stdin.buffer):
         pickle.loads(data)  # noqa: S301  # of our own parent; imports what every job imports, before the fork
         _send(sys.stdout.buffer, pickle.dumps(_forked(data)))
-
-
-if __name__ == "__main__":
-    _serve()
