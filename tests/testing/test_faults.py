@@ -10,33 +10,46 @@ from attrs import evolve
 from tests.testing.faulty import FAULTS, AsksForBatches
 
 from dpone.capability import CAPABILITIES
+from dpone.plugins import discover
 from dpone.testing import CDCContract, Harness, RouteContract, SinkContract, SourceContract, StateContract
-from dpone.testing.builtin import FileHarness, SqliteHarness
+from dpone.testing.builtin import ChangeLogHarness, FileHarness, SqliteHarness
 from dpone.testing.rows import Rows
 
+ROLES: tuple[Any, ...] = (SourceContract, SinkContract, StateContract, CDCContract)
 CONTRACTS: tuple[Any, ...] = (SourceContract, SinkContract, StateContract, RouteContract)
+if "file_changelog" in discover().names("cdc"):
+    import tests.testing.faulty_cdc  # noqa: F401  # its faults join FAULTS
+
+    CONTRACTS += (CDCContract,)
 PAIRS = [(fault, case) for fault, cases in FAULTS.items() for case in cases]
 
 
-def contract_of(fault: type, case: str) -> Any:
-    """The contract that has the case."""
-    return next(c for c in CONTRACTS if any(case in cases for cases in c.cases().values()))
+def contract_of(case: str) -> Any:
+    """The one contract that has the case."""
+    [found] = [c for c in CONTRACTS if any(case in cases for cases in c.cases().values())]
+    return found
 
 
 def harness_of(fault: type, role: str, folder: Path) -> Harness:
     folder.mkdir()
+    if role == "cdc":
+        return _faulty(ChangeLogHarness(folder), fault, role)
     file = any(cls.__module__.startswith("dpone.connectors.file") for cls in fault.__mro__)
-    harness: Harness = FileHarness(folder) if file else SqliteHarness(folder)
-    harness.implementations = {role: f"{fault.__module__}:{fault.__name__}"}
+    harness = _faulty(FileHarness(folder) if file else SqliteHarness(folder), fault, role)
     if fault is AsksForBatches:
         harness.native = lambda rows: (evolve(Rows(rows), native=("copy",)), rows)  # type: ignore[method-assign]
+    return harness
+
+
+def _faulty(harness: Harness, fault: type, role: str) -> Harness:
+    harness.implementations = {role: f"{fault.__module__}:{fault.__name__}"}
     return harness
 
 
 @pytest.mark.parametrize(("fault", "case"), PAIRS, ids=lambda v: v if isinstance(v, str) else v.__name__)
 def test_every_fault_is_found(fault: type, case: str, tmp_path: Path) -> None:
     """A connector with one fault fails the case that is there for it."""
-    contract = contract_of(fault, case)
+    contract = contract_of(case)
     role = "sink" if contract is RouteContract else contract.role
     given = {"harness": harness_of(fault, role, tmp_path / "faulty")}
     if contract is RouteContract:
@@ -54,14 +67,14 @@ def test_every_case_finds_a_fault(contract: Any) -> None:
     assert {case for cases in contract.cases().values() for case in cases} - found == set()
 
 
-@pytest.mark.parametrize("contract", [*CONTRACTS[:3], CDCContract], ids=lambda c: c.__name__)
+@pytest.mark.parametrize("contract", ROLES, ids=lambda c: c.__name__)
 def test_every_capability_has_cases(contract: Any) -> None:
     """What a plugin can declare, the kit can examine; exceptions are written down here."""
     waiting = {"sink": {"undo"}, "state": {"partitions"}}  # the contract has no member for them yet
     assert set(CAPABILITIES[contract.role]) - set(contract.cases()) == waiting.get(contract.role, set())
 
 
-@pytest.mark.parametrize("contract", [*CONTRACTS, CDCContract], ids=lambda c: c.__name__)
+@pytest.mark.parametrize("contract", [*ROLES, RouteContract], ids=lambda c: c.__name__)
 def test_every_case_says_its_rule_and_its_capability(contract: Any) -> None:
     """Each test of a contract has a docstring of its own and is marked with a capability."""
     named = {name for name in vars(contract) if name.startswith("test_")}

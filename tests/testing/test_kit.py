@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from dpone.testing import Harness, RouteContract, SinkContract, SourceContract, StateContract
-from dpone.testing.builtin import FileHarness, SqliteHarness
+from dpone.plugins import discover
+from dpone.testing import CDCContract, Harness, RouteContract, SinkContract, SourceContract, StateContract
+from dpone.testing.builtin import ChangeLogHarness, FileHarness, SqliteHarness
 
 
 class TestSqliteSource(SourceContract):
@@ -44,6 +45,13 @@ class TestFileState(StateContract):
     @pytest.fixture
     def harness(self, tmp_path: Path) -> Harness:
         return FileHarness(tmp_path)
+
+
+@pytest.mark.skipif("file_changelog" not in discover().names("cdc"), reason="there is no change reader yet")
+class TestFileChangeLog(CDCContract):
+    @pytest.fixture
+    def harness(self, tmp_path: Path) -> Harness:
+        return ChangeLogHarness(tmp_path)
 
 
 class _Route(RouteContract):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import sqlite3
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from dpone.pipeline import Incremental, SinkSpec, SourceSpec, StateSpec
 from dpone.schema import Name
 from dpone.secret import Secret
 from dpone.strategy import Strategy
+from dpone.testing.cdc import Change
 from dpone.testing.harness import TABLE, Harness
 
 _DECLARED = {
@@ -137,3 +139,46 @@ class FileHarness(Harness):
 
     def state(self) -> StateSpec:
         return StateSpec("file", path="state", options=self.options("state"), base=self.folder)
+
+
+class ChangeLogHarness(Harness):
+    """A change log in JSON Lines, written line by line: no system behind it, only a file."""
+
+    connector = "file_changelog"
+    product = FileHarness.product
+    version = FileHarness.version
+    live = True
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.path = folder / "changes.jsonl"
+        self.path.touch()
+        self._columns: dict[str, set[str]] = {}
+        self._commits = 0
+
+    def change_stream(self) -> SourceSpec:
+        return SourceSpec("file", path=self.path.name, options=self.options("cdc"), base=self.folder)
+
+    def change(self, changes: Sequence[Change]) -> None:
+        self._commits += 1
+        commit = f"{self._commits:06d}"
+        lines = [{**self._line(change), "commit": commit} for change in changes]
+        with self.path.open("a", encoding="utf-8") as log:
+            log.writelines(json.dumps(line) + "\n" for line in [*lines, {"op": "commit", "commit": commit}])
+
+    def _line(self, change: Change) -> dict[str, Any]:
+        line: dict[str, Any] = {"table": change.table, "op": change.operation}
+        if change.key is not None:
+            line["key"] = {"id": change.key}
+        if change.operation in ("insert", "update"):
+            known = self._columns.setdefault(change.table, {"id", "name"})
+            known |= set(change.row)
+            line["values"] = {"id": change.key, **change.row}
+            line.setdefault("key", {"id": line["values"]["id"]})
+            if change.operation == "update":
+                line["unchanged"] = sorted(known - set(line["values"]))
+        return line
+
+    def lose(self) -> None:
+        with self.path.open("r+b") as log:
+            log.truncate(1)

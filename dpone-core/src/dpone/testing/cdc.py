@@ -66,7 +66,7 @@ class CDCContract(Contract):
             assert window.changes in (None, 4)
 
     @case("insert_update_delete")
-    def test_a_window_read_again_is_the_same(self, harness: Harness) -> None:
+    def test_a_change_window_read_again_is_the_same(self, harness: Harness) -> None:
         """Until it is acknowledged a window can be read again, by another process too, with the same event ids."""
         with _stream(harness) as reader:
             harness.change([insert(1), insert(2)])
@@ -192,7 +192,7 @@ class CDCContract(Contract):
             _all(reader, first.position)
 
     @case("gap")
-    def test_another_source_is_not_resumed(self, harness: Harness) -> None:
+    def test_another_log_is_not_resumed(self, harness: Harness) -> None:
         """A position of another identity stops."""
         with _stream(harness) as reader:
             harness.change([insert(1)])

@@ -127,7 +127,7 @@ class Harness:
 
     def make(self, role: Role, spec: Any) -> Any:
         """The connector under test; nothing is connected yet."""
-        return self.plugins.load(role, spec.type)(spec)
+        return self.plugins.load(role, self.connector)(spec)
 
     def options(self, role: Role, **given: Any) -> Any:
         """Options of the connector, of the class that its plugin names."""
