@@ -72,6 +72,17 @@ def crash(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def certify(session: nox.Session) -> None:
+    """The conformance kit over the built-in connectors, its evidence, and what that certifies."""
+    install_all(session)
+    evidence = session.create_tmp() + "/evidence"
+    shutil.rmtree(evidence, ignore_errors=True)
+    session.run("pytest", "tests/testing/test_kit.py", "--dpone-evidence", evidence, *session.posargs)
+    built_in = ("--connector", "file", "--connector", "sqlite")
+    session.run("dpone", "certify", "--evidence", evidence, *built_in, "--require", "certified")
+
+
+@nox.session(default=False)
 def bench(session: nox.Session) -> None:
     install_all(session)
     session.run("python", "-m", "benchmarks", *session.posargs)

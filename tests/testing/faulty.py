@@ -604,6 +604,14 @@ class CommitsOneTable(FaultySink):
         return FaultySink(spec)
 
 
+@fails("a_load_is_taken_back", "only_the_newest_load_is_taken_back")
+class SaysItTookBack(FaultySink):
+    """Journals that a load was undone, whichever; the rows stay."""
+
+    def undo(self, load: Any, load_id: str, after: Any, position: Any) -> Any:
+        return SqliteSink.open(self, load).commit(after, position)
+
+
 # ---- states
 
 
@@ -688,3 +696,33 @@ class NobodyIsEverGone(SqliteState):
     def lock(self, key: str, ttl: float) -> Iterator[Any]:
         with mock.patch.object(Process, "gone", return_value=False), super().lock(key, ttl) as lease:
             yield lease
+
+
+class _FaultyStore(Through):
+    """Partition manifests that anybody may work on."""
+
+    def claim(self, key: str, id: str, owner: str, ttl: float) -> Any:
+        return self._inner.claim(key, id, "everybody", ttl) if self._free(key, id) else self._inner.load(key)
+
+    def _free(self, key: str, id: str) -> bool:
+        return bool(self._inner.load(key).partition(id).status == "pending")
+
+    def finish(self, key: str, id: str, owner: str, staged: Any) -> None:
+        self._inner.finish(key, id, "everybody", staged)
+
+
+@fails("a_partition_has_one_runner", "a_lost_partition_is_taken_over")
+class EverybodyWorksOnIt(SqliteState):
+    def partitions(self) -> Any:
+        return _FaultyStore(SqliteState.partitions(self))
+
+
+class _Forgetful(Through):
+    def forget(self, key: str) -> None:
+        """Not yet."""
+
+
+@fails("a_manifest_is_kept_whole")
+class ForgetsNothing(SqliteState):
+    def partitions(self) -> Any:
+        return _Forgetful(SqliteState.partitions(self))

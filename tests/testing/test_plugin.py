@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from dpone.evidence import checksum
+from dpone.testing import plugin
 
 pytest_plugins = ["pytester"]
 
@@ -159,3 +161,10 @@ def test_the_plugin_needs_no_hypothesis_and_no_connector() -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     loaded = {name.partition(".")[0] for name in done.stdout.split()}
     assert {"hypothesis", "pyarrow"} & loaded == set()
+
+
+def test_evidence_is_not_written_by_many_processes(tmp_path: Path) -> None:
+    """A worker of a distributed run has some of the cases only; it refuses to write half a file."""
+    worker: Any = SimpleNamespace(workerinput={}, getoption=lambda name: tmp_path, stash={})
+    with pytest.raises(pytest.UsageError, match="needs one process"):
+        plugin.pytest_configure(worker)

@@ -137,9 +137,6 @@ class Harness:
         capabilities = self.plugins.get(role, self.connector).capabilities
         return capabilities.get(capability, Support.NOT_IMPLEMENTED)
 
-    def close(self) -> None:
-        """Let go of the system; called after the case."""
-
 
 def replaced(plugins: Plugins, connector: str, implementations: Mapping[str, str]) -> Plugins:
     """Other classes for a connector, by role."""

@@ -32,7 +32,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[KEY] = Recorder(config.getoption("--dpone-evidence"))
+    folder = config.getoption("--dpone-evidence")
+    if folder and hasattr(config, "workerinput"):
+        raise pytest.UsageError("--dpone-evidence needs one process: leave out -n, so that each file has every case")
+    config.stash[KEY] = Recorder(folder)
 
 
 @define
@@ -99,7 +102,7 @@ def pytest_runtest_makereport(item: Any, call: Any) -> Generator[None, Any, Any]
     subject, of = _subject(recorder, item, harnesses)
     declared = _declared(subject.role, harnesses, capability)
     _record(subject, item.originalname, capability, declared, report)
-    if declared != "supported":
+    if declared != "supported" and call.when == "call":
         _turn(recorder, subject, of, item.originalname, capability, declared, report)
     return report
 

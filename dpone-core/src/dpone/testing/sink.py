@@ -17,9 +17,9 @@ from attrs import fields_dict
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpone import changes
+from dpone import changes, pipeline
 from dpone.contract import ChangeTable, Part, Sink, Stream
-from dpone.errors import Conflict, DataError, DeletesRefused, DponeError, SchemaBreak
+from dpone.errors import Conflict, DataError, DeletesRefused, DponeError, SchemaBreak, Stopped
 from dpone.observe.events import STEPS
 from dpone.pipeline import Lineage, SchemaEvolution
 from dpone.schema import LOAD_ID, LOADED_AT, VALID_FROM, VALID_TO
@@ -582,6 +582,45 @@ def _values_arrive(harness: Harness, strategy: Strategy, type_: pa.DataType) -> 
             same(harness.rows(name), rows)
 
     arrives()
+
+    @case("undo")
+    def test_a_load_is_taken_back(self, harness: Harness) -> None:
+        """The newest load is undone under the fence: rows and their lineage are as before it, once."""
+        strategy = SINGLE["merge"] if _has(harness, "merge") else _simple(harness)
+        keep = {"undo": vars(pipeline)["Undo"](loads=5)}
+        first = load(harness, sample(1, 4), strategy, n=1, **keep)
+        changed = [(i, "d9", "changed", None) for i in (3, 4)] if strategy.mode == "merge" else []
+        second = load(harness, table([*changed, *_python(sample(5, 7))]), strategy, n=2, **keep).entry.load_id
+        with closing(harness.make("sink", harness.sink(strategy, **keep))) as sink:
+            assert sink.undo_plan(key(), second).position == at(1)
+            head = sink.journal(key())
+            with pytest.raises(Conflict):
+                sink.undo(new_load(None, strategy), second, first.entry, at(1, epoch=1))
+            assert sink.journal(key()) == head
+            receipt = sink.undo(new_load(None, strategy), second, head, at(1, epoch=1))
+            assert (receipt.entry.seq, receipt.entry.position) == (3, at(1, epoch=1))
+            assert sink.journal(key()) == receipt.entry
+            with pytest.raises(Stopped):
+                sink.undo(new_load(None, strategy), second, receipt.entry, at(1, epoch=1))
+        same(harness.rows(), sample(1, 4))
+        found = harness.rows()
+        assert found is not None
+        assert set(found[LOAD_ID].to_pylist()) == {first.entry.load_id}
+
+    @case("undo")
+    def test_only_the_newest_load_is_taken_back(self, harness: Harness) -> None:
+        """A load that another one came after is refused, and nothing changes."""
+        strategy, keep = _simple(harness), {"undo": vars(pipeline)["Undo"](loads=5)}
+        first = load(harness, sample(1, 2), strategy, n=1, **keep).entry.load_id
+        load(harness, sample(3, 4), strategy, n=2, **keep)
+        expected = _python(harness.rows())
+        with closing(harness.make("sink", harness.sink(strategy, **keep))) as sink:
+            head = sink.journal(key())
+            for attempt in (sink.undo_plan, lambda k, i: sink.undo(new_load(None, strategy), i, head, at(0, epoch=1))):
+                with pytest.raises(Stopped):
+                    attempt(key(), first)
+            assert sink.journal(key()) == head
+        assert _python(harness.rows()) == expected
 
 
 def _has(harness: Harness, capability: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import os
 import subprocess
@@ -10,10 +11,12 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
+from dpone.contract import Staged
 from dpone.errors import Busy, Category, Conflict
 from dpone.testing import crash
 from dpone.testing.cases import Contract, case
@@ -184,6 +187,62 @@ class StateContract(Contract):
         assert done.returncode == 9, done.stderr.decode()
         with closing(_state(harness)) as state, state.lock(KEY, 60):
             pass
+
+    @case("partitions")
+    def test_a_partition_has_one_runner(self, harness: Harness) -> None:
+        """Of two that claim a partition one is Busy; who lost it records nothing; what is done stays done."""
+        with closing(_state(harness)) as one, closing(_state(harness)) as other:
+            mine, theirs = one.partitions(), other.partitions()
+            mine.create(_manifest("a", "b", "c"))
+            assert mine.claim(KEY, "a", "me", 60).attempts == 1
+            with pytest.raises(Busy):
+                theirs.claim(KEY, "a", "you", 60)
+            with pytest.raises(Conflict):
+                theirs.finish(KEY, "a", "you", Staged(1, 1))
+            mine.finish(KEY, "a", "me", Staged(3, 30))
+            with pytest.raises(Busy):
+                theirs.claim(KEY, "a", "you", 60)
+            theirs.claim(KEY, "b", "you", 60)
+            theirs.fail(KEY, "b", "you", "it broke")
+            found = mine.load(KEY)
+            assert [(p.id, p.status, p.rows_loaded, p.error) for p in found.partitions] == [
+                ("a", "success", 3, None), ("b", "failed", 0, "it broke"), ("c", "pending", 0, None),
+            ]  # fmt: skip
+
+    @case("partitions")
+    def test_a_lost_partition_is_taken_over(self, harness: Harness) -> None:
+        """A claim that was not renewed is free; its old holder gets a Conflict."""
+        with closing(_state(harness)) as one, closing(_state(harness)) as other:
+            mine, theirs = one.partitions(), other.partitions()
+            mine.create(_manifest("a"))
+            mine.claim(KEY, "a", "me", 0.05)
+            time.sleep(0.1)
+            assert theirs.claim(KEY, "a", "you", 60).attempts == 2
+            with pytest.raises(Conflict):
+                mine.renew(KEY, "a", "me", 60)
+
+    @case("partitions")
+    def test_a_manifest_is_kept_whole(self, harness: Harness) -> None:
+        """Another object reads back just what was written; a new manifest replaces the old; forgotten is gone."""
+        with closing(_state(harness)) as one, closing(_state(harness)) as other:
+            mine, theirs = one.partitions(), other.partitions()
+            assert theirs.load(KEY) is None
+            for ids in (("a", "b"), ("c",)):
+                mine.create(_manifest(*ids))
+                assert theirs.load(KEY) == _manifest(*ids)
+            assert theirs.load("another") is None
+            mine.forget(KEY)
+            assert theirs.load(KEY) is None
+
+
+def _manifest(*ids: str) -> Any:
+    partition = importlib.import_module("dpone.partition")
+    return partition.PartitionManifest(
+        key=KEY, load_id="01HX0000000000000000000000", run_id="run", stream="s", source={"type": "kit", "é": 1},
+        target="t", epoch=0, token="token", window="w", config={"a": "1"}, schema={"id": "int64"}, resumable=True,
+        created_at=datetime(2024, 5, 6, 7, 8, 9, tzinfo=UTC),
+        partitions=tuple(partition.Partition(one) for one in ids),
+    )  # fmt: skip
 
 
 def _state(harness: Harness) -> Any:
