@@ -564,25 +564,6 @@ class SinkContract(Contract):
         same(harness.rows(), sample(1, 3))
         same(harness.rows("lines"), sample(4, 6))
 
-
-def _values_arrive(harness: Harness, strategy: Strategy, type_: pa.DataType) -> None:
-    tables, schema = count(), pa.schema([("x", type_)])
-    label = re.sub(r"\W", "", str(type_))
-
-    @hostile.examples
-    @given(hostile.columns(type_))
-    def arrives(column: list[Any]) -> None:
-        name = f"{label}_{next(tables)}"
-        rows = table([(value,) for value in column], schema)
-        try:
-            load(harness, rows, strategy, name)
-        except DataError:
-            same(harness.rows(name), rows.slice(0, 0))
-        else:
-            same(harness.rows(name), rows)
-
-    arrives()
-
     @case("undo")
     def test_a_load_is_taken_back(self, harness: Harness) -> None:
         """The newest load is undone under the fence: rows and their lineage are as before it, once."""
@@ -621,6 +602,25 @@ def _values_arrive(harness: Harness, strategy: Strategy, type_: pa.DataType) -> 
                     attempt(key(), first)
             assert sink.journal(key()) == head
         assert _python(harness.rows()) == expected
+
+
+def _values_arrive(harness: Harness, strategy: Strategy, type_: pa.DataType) -> None:
+    tables, schema = count(), pa.schema([("x", type_)])
+    label = re.sub(r"\W", "", str(type_))
+
+    @hostile.examples
+    @given(hostile.columns(type_))
+    def arrives(column: list[Any]) -> None:
+        name = f"{label}_{next(tables)}"
+        rows = table([(value,) for value in column], schema)
+        try:
+            load(harness, rows, strategy, name)
+        except DataError:
+            same(harness.rows(name), rows.slice(0, 0))
+        else:
+            same(harness.rows(name), rows)
+
+    arrives()
 
 
 def _has(harness: Harness, capability: str) -> bool:
