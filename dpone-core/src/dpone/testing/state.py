@@ -237,9 +237,10 @@ class StateContract(Contract):
 
 def _manifest(*ids: str) -> Any:
     partition = importlib.import_module("dpone.partition")
-    return partition.PartitionManifest(  # noqa: S106  # a digest, no password
+    return partition.PartitionManifest(
         key=KEY, load_id="01HX0000000000000000000000", run_id="run", stream="s", source={"type": "kit", "é": 1},
-        target="t", epoch=0, token="one", window="w", config={"a": "1"}, schema={"id": "int64"}, resumable=True,
+        token="one",  # noqa: S106  # a digest, no password
+        target="t", epoch=0, window="w", config={"a": "1"}, schema={"id": "int64"}, resumable=True,
         created_at=datetime(2024, 5, 6, 7, 8, 9, tzinfo=UTC),
         partitions=tuple(partition.Partition(one) for one in ids),
     )  # fmt: skip
