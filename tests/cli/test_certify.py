@@ -280,3 +280,10 @@ def test_a_wrong_option_is_one_clear_line(capsys: pytest.CaptureFixture[str], op
     code, out, err = call(capsys, *options)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert options[1] in err
+
+
+def test_evidence_that_requires_nothing_shows_nothing(tmp_path: Path) -> None:
+    """A file that does not say which cases a capability has certifies none, whatever passed."""
+    seen = [{"case": "x", "capability": "lock", "declared": "supported", "result": "passed", "seconds": 1, "at": ""}]
+    write(tmp_path, "state", ["sqlite"], [LIVE], seen, required={})
+    assert status(tmp_path) is Status.DECLARED
