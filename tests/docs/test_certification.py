@@ -9,7 +9,10 @@ from dpone.evidence import GATES
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 # Connectors of this repository; whatever else is installed here is not on the page.
-OURS = ("file", "sqlite", "kafka", "mssql", "mssql_cdc", "mssql_change_tracking", "objectstore", "postgres")
+OURS = (
+    "file", "file_changelog", "sqlite", "kafka", "mssql", "mssql_cdc", "mssql_change_tracking", "objectstore",
+    "postgres", "postgres_logical", "s3", "gcs", "azure",
+)  # fmt: skip
 HEAD = """# Matrix
 
 This page is what `dpone certify --format markdown` prints in a checkout of this repository, where there is no evidence;
