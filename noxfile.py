@@ -83,6 +83,17 @@ def soak(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def certify(session: nox.Session) -> None:
+    """The conformance kit over the built-in connectors, its evidence, and what that certifies."""
+    install_all(session)
+    evidence = session.create_tmp() + "/evidence"
+    shutil.rmtree(evidence, ignore_errors=True)
+    session.run("pytest", "tests/testing/test_kit.py", "--dpone-evidence", evidence, *session.posargs)
+    built_in = [word for name in ("file", "file_changelog", "sqlite") for word in ("--connector", name)]
+    session.run("dpone", "certify", "--evidence", evidence, *built_in, "--require", "certified")
+
+
+@nox.session(default=False)
 def bench(session: nox.Session) -> None:
     install_all(session)
     session.run("python", "-m", "benchmarks", *session.posargs)

@@ -29,7 +29,7 @@ FOLDERS = {"dpone": ROOT, **{name: ROOT / name for name in WITH_CODE}}
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("dpone.testing",),  # the conformance kit; ships, but nothing imports it
     ("dpone.__main__", "dpone.cli"),
-    ("dpone.ops", "dpone.observe", "dpone.certify"),
+    ("dpone.ops", "dpone.observe", "dpone.certify", "dpone.evidence"),
     ("dpone.engine", "dpone.prefetch"),
     ("dpone.connectors",),  # the built-ins; found through their entry points, imported by nobody
     ("dpone.partition", "dpone.cdc", "dpone.staging"),

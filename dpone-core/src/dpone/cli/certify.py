@@ -1,0 +1,65 @@
+"""``dpone certify``: what plugins declare, joined with evidence."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from dpone.cli.output import emit, table
+
+if TYPE_CHECKING:
+    from dpone.certify import Certification
+
+
+@click.command()
+@click.option("--evidence", type=click.Path(path_type=Path), metavar="DIR", help="Folder of evidence files.")
+@click.option(
+    "--require",
+    "required",
+    type=click.Choice(["tested", "certified", "production-certified"]),
+    help="Exit with 1 if a connector is below this level.",
+)
+@click.option("--connector", "only", multiple=True, metavar="NAME", help="Only this connector; may be repeated.")
+@click.option(
+    "--format", "format_", type=click.Choice(["text", "json", "markdown"]), default="text", show_default=True,
+    help="How to print.",
+)  # fmt: skip
+def certify(evidence: Path | None, required: str | None, only: tuple[str, ...], format_: str) -> None:
+    """Show what is certified of connectors x capabilities and of routes.
+
+    Certified, simulated, failed, stale (other files are installed), declared (no evidence), unsupported or not
+    implemented. Evidence is what 'pytest --dpone-evidence DIR' wrote; without it nothing is certified.
+    """
+    from dpone import certify as certification
+
+    found = certification.certify(evidence, only)
+    low = found.below(certification.Level(required)) if required else []
+    data = {**certification.to_json(found), "required": required, "below": low}
+    emit(format_, data, lambda: (certification.to_markdown if format_ == "markdown" else _text)(found))
+    if low:
+        click.echo(f"error: require {required}: {', '.join(low)} did not reach it; see the cells above", err=True)
+        sys.exit(1)
+
+
+def _text(found: Certification) -> str:
+    """What is claimed; what is unsupported or not implemented is in the other formats."""
+    from dpone.certify import claimed, said
+    from dpone.evidence import GATES
+
+    connectors = [[c.connector, str(c.level), *(str(c.gates[gate]) for gate in GATES)] for c in found.connectors]
+    cells = [[c.connector, c.role, c.capability, str(c.status), ", ".join(c.servers)] for c in claimed(found.cells)]
+    routes = [[r.source, r.sink, r.strategy, str(r.status), ", ".join(r.servers)] for r in claimed(found.routes)]
+    return "\n\n".join(
+        [
+            said(found),
+            table([["connector", "level", *GATES], *connectors]),
+            table([["connector", "role", "capability", "status", "run against"], *cells]),
+            table([["source", "sink", "strategy", "status", "run against"], *routes]),
+        ]
+    )
+
+
+COMMANDS = (certify,)

@@ -1,0 +1,231 @@
+"""Evidence: files in which a run records what it saw. ``dpone certify`` joins them with what plugins declare.
+
+The checksum in a file proves that it is as it was written (integrity), not who wrote it (origin): anybody can write
+one. Keep evidence where only your CI can write, or sign it there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import re
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from attrs import asdict, frozen
+
+from dpone.errors import ConfigError, DponeError, PluginError
+from dpone.ids import ulid
+from dpone.plugins import Plugins, discover
+
+FORMAT = 1
+CORE = "dpone"
+Gate = Literal["throughput", "state", "schema_evolution", "soak"]
+GATES: tuple[Gate, ...] = ("throughput", "state", "schema_evolution", "soak")
+
+
+@frozen
+class Server:
+    """What was run against. ``live`` False: a stand-in."""
+
+    product: str
+    version: str
+    live: bool
+
+
+@frozen
+class Evidence:
+    """One file. ``role``: of the contract, ``route``, or ``gate``. ``names``: of the connectors, source first.
+
+    digests   of the installed files of core (``dpone``) and of each connector, by name
+    required  capability -> the cases that the kit has for it; quirks: those left out, and why
+    results   case, capability, declared, result (passed, failed), seconds, at; of gates also what was measured
+    """
+
+    path: Path
+    role: str
+    names: tuple[str, ...]
+    servers: tuple[Server, ...]
+    digests: Mapping[str, str]
+    commit: str | None
+    written_at: str
+    required: Mapping[str, Sequence[str]]
+    quirks: Mapping[str, str]
+    results: Sequence[Mapping[str, Any]]
+
+    @property
+    def live(self) -> bool:
+        return all(server.live for server in self.servers)
+
+
+def write(
+    folder: Path,
+    role: str,
+    names: Sequence[str],
+    servers: Sequence[Server],
+    results: Iterable[Mapping[str, Any]],
+    *,
+    required: Mapping[str, Sequence[str]],
+    quirks: Mapping[str, str] | None = None,
+    suite: str = "",
+) -> Path:
+    """Write a file of evidence, as a whole or not at all; it replaces the earlier one of the same role, connectors,
+    ``suite`` (whatever ran the cases) and servers. Raises OSError."""
+    document: dict[str, Any] = {
+        "format": FORMAT,
+        "role": role,
+        "connectors": list(names),
+        "suite": suite,
+        "servers": [asdict(server) for server in servers],
+        "digests": {name: digest(name) for name in (CORE, *names)},
+        "commit": commit(),
+        "written_at": _now(),
+        "required": {capability: list(cases) for capability, cases in required.items()},
+        "quirks": dict(quirks or {}),
+        "results": list(results),
+    }
+    document["checksum"] = checksum(document)
+    words = [role, *names, suite, *(f"{s.product} {s.version}" for s in servers)]
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / (re.sub(r"[^A-Za-z0-9.]+", "-", "-".join(words)).strip("-").lower() + ".json")
+    beside = path.with_name(f".{ulid()}.tmp")
+    beside.write_text(json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(beside, path)
+    return path
+
+
+def write_gate(
+    folder: Path, gate: Gate, connector: str, server: Server, *, passed: bool, seconds: float, **measured: Any
+) -> Path:
+    """Evidence of a benchmark or a live gate: ``throughput``, ``state``, ``schema_evolution``, ``soak``. ``measured``
+    is JSON and says what was measured and against which limit."""
+    result: dict[str, Any] = {
+        "case": gate,
+        "capability": gate,
+        "declared": "supported",
+        "result": "passed" if passed else "failed",
+    }
+    result |= {"seconds": round(seconds, 3), "at": _now(), "measured": measured}
+    return write(folder, "gate", (connector,), [server], [result], required={gate: (gate,)}, suite=gate)
+
+
+def read_all(folder: Path) -> list[Evidence]:
+    """Every ``*.json`` of a folder. Raises ConfigError, naming the file, for one that is damaged."""
+    if not folder.is_dir():
+        todo = "give the folder that 'pytest --dpone-evidence DIR' wrote"
+        raise ConfigError(f"read evidence {folder}", "there is no such folder", todo)
+    return [_read(path) for path in sorted(folder.glob("*.json"))]
+
+
+def _read(path: Path) -> Evidence:
+    todo = "remove the file and run the tests that wrote it again"
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        if document["checksum"] != checksum(document):
+            raise ConfigError(f"read evidence {path}", "the checksum does not fit what it says", todo)
+        if document["format"] != FORMAT:
+            found = f"format {document['format']!r}, this dpone reads {FORMAT}"
+            raise ConfigError(f"read evidence {path}", found, todo)
+        return _of(path, document)
+    except DponeError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        found = f"it is damaged ({type(error).__name__}: {error})"
+        raise ConfigError(f"read evidence {path}", found, todo) from error
+
+
+def _of(path: Path, document: Mapping[str, Any]) -> Evidence:
+    results = document["results"]
+    for result in results:
+        if result["result"] not in ("passed", "failed") or not isinstance(result["at"], str):
+            raise ValueError(f"result {result['result']!r}")
+        result["case"], result["capability"]
+    return Evidence(
+        path=path,
+        role=document["role"],
+        names=tuple(document["connectors"]),
+        servers=tuple(Server(**server) for server in document["servers"]),
+        digests=document["digests"],
+        commit=document["commit"],
+        written_at=document["written_at"],
+        required=document["required"],
+        quirks=document["quirks"],
+        results=results,
+    )
+
+
+def checksum(document: Mapping[str, Any]) -> str:
+    """SHA-256 over everything else in the document, as canonical JSON."""
+    rest = {name: value for name, value in document.items() if name != "checksum"}
+    text = json.dumps(rest, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+# ---- what is installed
+
+
+@cache
+def digest(connector: str) -> str:
+    """SHA-256 over the names and contents of every installed file of a connector's packages; ``dpone``: of core."""
+    packages = {CORE} if connector == CORE else _packages(discover(), connector)
+    total = hashlib.sha256()
+    for package in sorted(packages):
+        for name, path in _files(package):
+            content = hashlib.sha256(path.read_bytes()).hexdigest()
+            total.update(f"{name}\0{content}\n".encode())
+    return total.hexdigest()
+
+
+def _packages(plugins: Plugins, connector: str) -> set[str]:
+    """Top packages of a connector: of its plugin, and of whatever its records name."""
+    records = [c for (_, name), c in plugins.connectors.items() if name == connector]
+    modules = {r.partition(":")[0] for c in records for r in (c.implementation, c.options, c.errors or "") if r}
+    modules |= {f.module for f in plugins.found for names in f.roles.values() if connector in names}
+    if not modules:
+        raise PluginError(f"find connector {connector}", "no such connector is installed", "see 'dpone plugins'")
+    return {module.partition(":")[0].partition(".")[0] for module in modules}
+
+
+def _files(package: str) -> Iterable[tuple[str, Path]]:
+    spec = importlib.util.find_spec(package)
+    if spec is None:
+        raise PluginError(f"find package {package}", "it is not installed", "see 'dpone plugins'")
+    if not spec.submodule_search_locations:
+        origin = Path(str(spec.origin))
+        yield origin.name, origin
+    for root in spec.submodule_search_locations or ():
+        folder = Path(root)
+        for path in sorted(folder.rglob("*")):
+            if path.is_file() and "__pycache__" not in path.parts:
+                yield f"{package}/{path.relative_to(folder).as_posix()}", path
+
+
+@cache
+def commit() -> str | None:
+    """The commit that core's files stand at, with ``+`` if they were changed since; None outside of a work tree."""
+    here = Path(__file__)
+
+    def git(*args: str) -> str | None:
+        try:
+            done = subprocess.run(  # noqa: S603  # fixed arguments
+                ["git", "-C", str(here.parent), *args],  # noqa: S607  # whichever git the developer uses
+                capture_output=True, text=True, timeout=10, check=False,
+            )  # fmt: skip
+        except OSError:
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    if git("ls-files", "--error-unmatch", here.name) is None:
+        return None
+    head, changed = git("rev-parse", "HEAD"), git("status", "--porcelain", "--", ".")
+    return None if head is None else head + ("+" if changed else "")

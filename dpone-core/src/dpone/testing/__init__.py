@@ -1,0 +1,51 @@
+"""The conformance kit: what a connector must do, as test classes that its author subclasses.
+
+    class TestDuckSink(SinkContract):
+        @pytest.fixture
+        def harness(self, tmp_path):
+            return DuckHarness(tmp_path)
+
+Needs the extra ``testing`` (pytest, hypothesis). docs/write-a-connector.md shows the whole of it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dpone.testing.cases import case
+    from dpone.testing.cdc import CDCContract, Change
+    from dpone.testing.harness import Harness
+    from dpone.testing.route import RouteContract
+    from dpone.testing.sink import SinkContract
+    from dpone.testing.source import SourceContract
+    from dpone.testing.state import StateContract
+
+_MODULES = {
+    "CDCContract": "cdc",
+    "Change": "cdc",
+    "Harness": "harness",
+    "RouteContract": "route",
+    "SinkContract": "sink",
+    "SourceContract": "source",
+    "StateContract": "state",
+    "case": "cases",
+}
+__all__ = [
+    "CDCContract",
+    "Change",
+    "Harness",
+    "RouteContract",
+    "SinkContract",
+    "SourceContract",
+    "StateContract",
+    "case",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """On first use: pytest imports ``dpone.testing.plugin`` wherever dpone-core is, also where hypothesis is not."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -1,0 +1,250 @@
+"""CDCContract: what a reader of a change stream that declares a capability must do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import closing
+from typing import Any, Literal
+
+import pyarrow as pa
+import pytest
+from attrs import evolve, field, frozen
+
+from dpone import changes
+from dpone.contract import CDCReader, ChangeWindow
+from dpone.errors import Gap, IdentityChanged
+from dpone.position import Position
+from dpone.schema import PREFIX
+from dpone.testing.cases import Contract, case
+from dpone.testing.harness import TABLE, Harness
+
+Found = tuple[Any, ...]
+
+
+@frozen
+class Change:
+    """One change of one row of ``table`` by its key ``id``. ``row``: the columns it sets. ``key``: the row's ``id``
+    before, for update and delete. A column in ``row`` that the table does not have is added to it first."""
+
+    operation: Literal["insert", "update", "delete", "truncate"]
+    row: Mapping[str, Any] = field(factory=dict)
+    key: int | None = None
+    table: str = TABLE
+
+
+def insert(id: int, name: str | None = "x", table: str = TABLE, **more: Any) -> Change:
+    return Change("insert", {"id": id, "name": name, **more}, table=table)
+
+
+def update(key: int, table: str = TABLE, **row: Any) -> Change:
+    return Change("update", row, key, table)
+
+
+def delete(key: int, table: str = TABLE) -> Change:
+    return Change("delete", {}, key, table)
+
+
+class CDCContract(Contract):
+    """Subclass it and give the fixture ``harness``. Tables ``orders`` and ``lines`` have ``id`` (int64, key) and
+    ``name`` (text); they are empty, and the stream is not created yet."""
+
+    role = "cdc"
+
+    @case("insert_update_delete")
+    def test_changes_come_in_commit_order(self, harness: Harness) -> None:
+        """Every committed change comes once, in order, with its key and values."""
+        with _stream(harness) as reader:
+            harness.change([insert(1, "a"), insert(2, None)])
+            harness.change([update(1, name="b"), delete(2)])
+            window = _all(reader, None)
+            found = _rows(reader, window)
+            assert [(r["op"], r["id"], r["name"], r["key"]) for r in found] == [
+                ("insert", 1, "a", None), ("insert", 2, None, None), ("update", 1, "b", 1), ("delete", None, None, 2),
+            ]  # fmt: skip
+            assert _ordered(found)
+            assert len({r["commit"] for r in found}) == 2
+            assert window.changes in (None, 4)
+
+    @case("insert_update_delete")
+    def test_a_change_window_read_again_is_the_same(self, harness: Harness) -> None:
+        """Until it is acknowledged a window can be read again, by another process too, with the same event ids."""
+        with _stream(harness) as reader:
+            harness.change([insert(1), insert(2)])
+            window = _all(reader, None)
+            first = _rows(reader, window)
+            assert _rows(reader, window) == first
+        with closing(harness.make("cdc", harness.change_stream())) as reader:
+            again = _all(reader, None)
+            assert (_rows(reader, again), again.position) == (first, window.position)
+        assert len({row["event_id"] for row in first}) == 2
+
+    @case("insert_update_delete")
+    def test_resume_is_strictly_after(self, harness: Harness) -> None:
+        """After a position come later commits alone; with nothing new the window is empty and stays where it is."""
+        with _stream(harness) as reader:
+            harness.change([insert(1)])
+            first = _all(reader, None)
+            _rows(reader, first)
+            reader.ack(first.position)
+            reader.ack(first.position)
+            nothing = _all(reader, first.position)
+            assert (dict(nothing.tables), nothing.position, nothing.caught_up) == ({}, first.position, True)
+            harness.change([insert(2)])
+            later = _all(reader, first.position)
+            assert [r["id"] for r in _rows(reader, later)] == [2]
+            assert later.commits[0] == first.commits[1]
+
+    @case("insert_update_delete")
+    def test_a_limit_cuts_between_transactions(self, harness: Harness) -> None:
+        """A window holds whole transactions, at least one, and says that it has not caught up."""
+        with _stream(harness) as reader:
+            for n in range(3):
+                harness.change([insert(10 * n + i) for i in range(3)])
+            position, seen = None, []
+            for _ in range(3):
+                window = reader.window(position, 1)
+                found = _rows(reader, window)
+                assert len(found) == 3
+                seen += [row["id"] for row in found]
+                position = window.position
+            assert seen == [0, 1, 2, 10, 11, 12, 20, 21, 22]
+            assert window.caught_up
+
+    @case("insert_update_delete")
+    def test_the_same_values_again_are_other_events(self, harness: Harness) -> None:
+        """A row set to a, b, a in one transaction is three updates of three event ids."""
+        with _stream(harness) as reader:
+            harness.change([insert(1, "x"), update(1, name="a"), update(1, name="b"), update(1, name="a")])
+            found = _rows(reader, _all(reader, None))
+            assert [r["name"] for r in found] == ["x", "a", "b", "a"]
+            assert len({r["event_id"] for r in found}) == 4
+
+    @case("insert_update_delete")
+    def test_many_tables_share_one_order(self, harness: Harness) -> None:
+        """Changes of two tables in one transaction keep their places in it."""
+        with _stream(harness) as reader:
+            harness.change([insert(1), insert(7, table="lines"), insert(2)])
+            window = _all(reader, None)
+            orders, lines = _rows(reader, window), _rows(reader, window, "lines")
+            assert [r["id"] for r in orders] == [1, 2]
+            assert orders[0]["ordinal"] < lines[0]["ordinal"] < orders[1]["ordinal"]
+            assert orders[0]["commit"] == lines[0]["commit"]
+
+    @case("key_change")
+    def test_a_changed_key_names_the_row_that_was(self, harness: Harness) -> None:
+        """An update of the key carries the old key and the new one, or is a delete and an insert."""
+        with _stream(harness) as reader:
+            harness.change([insert(1, "a")])
+            harness.change([update(1, id=2, name="a")])
+            found = [(r["op"], r["key"], r["id"]) for r in _rows(reader, _all(reader, None))[1:]]
+            assert found in ([("update", 1, 2)], [("delete", 1, None), ("insert", None, 2)])
+
+    @case("truncate")
+    def test_a_truncate_is_a_change(self, harness: Harness) -> None:
+        """A truncated table gives one change without key and values, in its place."""
+        with _stream(harness) as reader:
+            harness.change([insert(1)])
+            harness.change([Change("truncate"), insert(2)])
+            found = _rows(reader, _all(reader, None))
+            assert [(r["op"], r["id"], r["key"]) for r in found] == [
+                ("insert", 1, None), ("truncate", None, None), ("insert", 2, None),
+            ]  # fmt: skip
+
+    @case("unchanged")
+    def test_a_value_left_out_is_marked(self, harness: Harness) -> None:
+        """A column that the log left out of an update is marked as unchanged; one that was set to NULL is not."""
+        with _stream(harness) as reader:
+            harness.change([insert(1, "a" * 10_000, note="b" * 10_000)])
+            harness.change([update(1, name=None)])
+            row = _rows(reader, _all(reader, None))[-1]
+            assert (row["op"], row["name"], row["note"]) == ("update", None, None)
+            assert (row["unchanged"]["note"], row["unchanged"]["name"]) == (True, False)
+
+    @case("schema_change")
+    def test_a_column_that_comes_is_united(self, harness: Harness) -> None:
+        """Rows of both shapes are in one window, or in two; the older ones have the new column marked, not NULL."""
+        with _stream(harness) as reader:
+            harness.change([insert(1)])
+            harness.change([insert(2, extra="e"), update(1, name="y", extra=None)])
+            position, found = None, []
+            for _ in range(3):
+                window = _all(reader, position)
+                rows = _rows(reader, window) if TABLE in window.tables else []
+                if len(rows) == 3:
+                    assert "extra" in window.tables[TABLE].values.names
+                    assert rows[0]["unchanged"]["extra"] is True
+                found += rows
+                position = window.position
+            assert [(r["op"], r["id"], r.get("extra")) for r in found] == [
+                ("insert", 1, None), ("insert", 2, "e"), ("update", 1, None),
+            ]  # fmt: skip
+
+    @case("gap")
+    def test_a_gap_stops(self, harness: Harness) -> None:
+        """A log that no longer has what follows the position is a Gap, never an empty window."""
+        with _stream(harness) as reader:
+            harness.change([insert(1)])
+            first = _all(reader, None)
+            harness.change([insert(2)])
+            harness.change([insert(3)])
+        harness.lose()
+        with closing(harness.make("cdc", harness.change_stream())) as reader, pytest.raises(Gap):
+            _all(reader, first.position)
+
+    @case("gap")
+    def test_another_log_is_not_resumed(self, harness: Harness) -> None:
+        """A position of another identity stops."""
+        with _stream(harness) as reader:
+            harness.change([insert(1)])
+            first = _all(reader, None)
+            with pytest.raises(IdentityChanged):
+                _all(reader, evolve(first.position, identity={"of": "something else"}))
+
+    @case("snapshot_handover")
+    def test_the_stream_begins_where_it_was_created(self, harness: Harness) -> None:
+        """What was committed before ``create`` is not in the stream; everything after it is."""
+        harness.change([insert(1)])
+        with closing(harness.make("cdc", harness.change_stream())) as reader:
+            begin = reader.create()
+            harness.change([insert(2)])
+            window = _all(reader, begin)
+            assert [r["id"] for r in _rows(reader, window)] == [2]
+
+
+class _stream:
+    """A reader whose stream is created."""
+
+    def __init__(self, harness: Harness) -> None:
+        self._harness = harness
+
+    def __enter__(self) -> Any:
+        self._reader = self._harness.make("cdc", self._harness.change_stream())
+        self._reader.create()
+        return self._reader
+
+    def __exit__(self, *_: object) -> None:
+        self._reader.close()
+
+
+def _all(reader: CDCReader, after: Position | None) -> ChangeWindow:
+    return reader.window(after, None)
+
+
+def _rows(reader: CDCReader, window: ChangeWindow, table: str = TABLE) -> list[dict[str, Any]]:
+    """Changes as dicts: columns under their names, dpone's without their prefix, the key as its ``id``."""
+    described = window.tables[table]
+    schema = changes.batch_schema(described)
+    with reader.read(table) as stream:
+        assert stream.schema.equals(schema), f"{stream.schema}, not {schema}"
+        found: list[dict[str, Any]] = pa.Table.from_batches(stream.batches(), schema).to_pylist()
+    for row in found:
+        for name in [name for name in row if name.startswith(PREFIX)]:
+            row[name.removeprefix(PREFIX)] = row.pop(name)
+        row["key"] = row["key"] and row["key"]["id"]
+        row["unchanged"] = row["unchanged"] or dict.fromkeys(described.values.names, False)
+    return found
+
+
+def _ordered(found: list[dict[str, Any]]) -> bool:
+    places = [(row["commit"], row["ordinal"]) for row in found]
+    return places == sorted(set(places))

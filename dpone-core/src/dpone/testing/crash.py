@@ -1,0 +1,220 @@
+"""Whole runs into the sink under test, in this process and in one that is killed; the source are Parquet files.
+
+The process to be killed is forked from one that has everything imported: a kill then costs a fork, not the start of an
+interpreter.
+"""
+
+from __future__ import annotations
+
+import atexit
+import io
+import os
+import pickle
+import signal
+import struct
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from functools import cache
+from pathlib import Path
+from typing import IO, Any
+
+import pluggy
+import pyarrow as pa
+import pyarrow.parquet as pq
+from attrs import evolve, frozen
+
+from dpone import hookspecs
+from dpone.contract import Entry, Load, Receipt, Writer
+from dpone.engine import Run
+from dpone.hookspecs import hookimpl
+from dpone.pipeline import Pipeline, Runtime, SinkSpec, SourceSpec, StateSpec, StreamSpec
+from dpone.plugins import Plugins, discover
+from dpone.position import Position
+from dpone.report import RunReport
+from dpone.secret import Secret
+from dpone.strategy import Strategy
+from dpone.testing.harness import TABLE, Harness, replaced
+
+KILLED = -signal.SIGKILL
+
+
+@frozen
+class Runs:
+    """A pipeline with one stream, run as often as wanted."""
+
+    harness: Harness
+    pipeline: Pipeline
+
+    def add(self, rows: pa.Table) -> None:
+        """One more file for the source."""
+        folder = self.harness.folder / str(self.pipeline.streams[0].source.path).partition("/")[0]
+        folder.mkdir(parents=True, exist_ok=True)
+        pq.write_table(rows, folder / f"{len(list(folder.iterdir())):03d}.parquet")
+
+    def here(self, cut: bool = False) -> RunReport:
+        """In this process. ``cut``: the answer to the first commit is lost."""
+        plugins = quiet(self.harness.plugins)
+        if cut:
+            plugins = _Cut(plugins.manager, plugins.found, plugins.connectors)
+        return Run(self.pipeline, plugins=plugins).execute()
+
+    def head(self) -> Entry:
+        spec = self.pipeline.streams[0]
+        with closing(self.harness.make("sink", spec.sink)) as sink:
+            head = sink.journal(spec.key(self.pipeline.name))
+        assert isinstance(head, Entry)
+        return head
+
+    def killed(self, step: str, nth: int = 1) -> None:
+        """In a process of its own that kills itself when it is told of the nth event of a step."""
+        job = (self.pipeline, self.harness.connector, dict(self.harness.implementations), step, nth)
+        code, text = _zygote()(job)
+        assert code == KILLED, f"step {step} never came: exit code {code}, {text}"
+
+
+def runs(harness: Harness, strategy: Strategy, table: str = TABLE) -> Runs:
+    """Parquet files, the sink under test, and a state in the harness's folder."""
+    source = SourceSpec(
+        "file", path=f"in_{table}/*.parquet", options=discover().options("source", "file")(), base=harness.folder
+    )
+    return Runs(harness, pipeline(harness.folder, source, harness.sink(strategy, table), table))
+
+
+def pipeline(folder: Path, source: SourceSpec, sink: SinkSpec, name: str = TABLE) -> Pipeline:
+    state = StateSpec("file", path=f".dpone/state_{name}", base=folder)
+    runtime = Runtime(batch_rows=2, retries=0)
+    return Pipeline("kit", (StreamSpec(name, source, sink),), state, runtime=runtime)
+
+
+def quiet(plugins: Plugins, *observers: Any) -> Plugins:
+    """The plugins with these observers and no other."""
+    manager = pluggy.PluginManager(hookspecs.PROJECT)
+    manager.add_hookspecs(hookspecs)
+    for observer in observers:
+        manager.register(observer)
+    return evolve(plugins, manager=manager)
+
+
+@frozen
+class _Cut(Plugins):
+    """Sinks whose first commit succeeds and does not answer."""
+
+    def load(self, role: Any, name: str) -> Any:
+        cls = super().load(role, name)
+        return (lambda spec: _CutSink(cls(spec))) if role == "sink" else cls
+
+
+class _CutSink:
+    def __init__(self, sink: Any) -> None:
+        self._sink = sink
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sink, name)
+
+    def open(self, load: Load) -> Any:
+        return _CutWriter(self._sink.open(load))
+
+
+class _CutWriter:
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._writer, name)
+
+    def commit(self, after: Entry | None, position: Position) -> Receipt:
+        self._writer.commit(after, position)
+        raise ConnectionResetError("the kit cut the connection before the answer")
+
+
+# ---- the killed process
+
+
+class Pickler(pickle.Pickler):
+    """A Secret is never serialised; it goes to our own child through a pipe, and nowhere else."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        return (Secret, (obj.reveal(),)) if isinstance(obj, Secret) else NotImplemented
+
+
+@cache
+def _zygote() -> Callable[[Any], tuple[int, str]]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from dpone.testing.crash import serve; serve()"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    into, out = process.stdin, process.stdout
+    assert into is not None
+    assert out is not None
+
+    def stop() -> None:
+        into.close()
+        process.wait(timeout=10)
+        out.close()
+
+    def run(job: Any) -> tuple[int, str]:
+        buffer = io.BytesIO()
+        Pickler(buffer).dump(job)
+        _send(into, buffer.getvalue())
+        answer: tuple[int, str] = pickle.loads(_receive(out))  # noqa: S301  # of our own child
+        return answer
+
+    atexit.register(stop)
+    return run
+
+
+def _send(stream: IO[bytes], data: bytes) -> None:
+    stream.write(struct.pack(">I", len(data)) + data)
+    stream.flush()
+
+
+def _receive(stream: IO[bytes]) -> bytes:
+    head = stream.read(4)
+    return stream.read(struct.unpack(">I", head)[0]) if head else b""
+
+
+class _Trap:
+    def __init__(self, step: str, nth: int) -> None:
+        self._step, self._nth, self._seen = step, nth, Counter[str]()
+
+    @hookimpl
+    def dpone_run_event(self, event: Any) -> None:
+        self._seen[event.step] += 1
+        if event.step == self._step and self._seen[event.step] == self._nth:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _execute(job: tuple[Pipeline, str, Mapping[str, str], str, int]) -> str:
+    pipeline, connector, implementations, step, nth = job
+    plugins = quiet(replaced(discover(), connector, implementations), _Trap(step, nth))
+    report = Run(pipeline, plugins=plugins).execute()
+    return str([(stream.status, stream.error) for stream in report.streams])
+
+
+def _forked(data: bytes) -> tuple[int, str]:
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(read)
+        try:
+            text = _execute(pickle.loads(data))  # noqa: S301  # of our own parent
+        except BaseException as error:
+            text = repr(error)
+        with os.fdopen(write, "w") as out:
+            out.write(text)
+        os._exit(0)
+    os.close(write)
+    with os.fdopen(read) as source:
+        text = source.read()
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), text
+
+
+def serve() -> None:
+    """Fork a child for each job that comes on stdin."""
+    discover()
+    while data := _receive(sys.stdin.buffer):
+        pickle.loads(data)  # noqa: S301  # of our own parent; imports what every job imports, before the fork
+        _send(sys.stdout.buffer, pickle.dumps(_forked(data)))

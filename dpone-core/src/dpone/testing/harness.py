@@ -1,0 +1,149 @@
+"""Harness: how the kit reaches the system behind a connector without the connector."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import pyarrow as pa
+from attrs import evolve
+
+from dpone.capability import Role, Support
+from dpone.plugins import Plugins, discover, lacking, resolve
+from dpone.testing.rows import sample
+
+if TYPE_CHECKING:
+    from dpone.contract import Stream
+    from dpone.pipeline import Incremental, SinkSpec, SourceSpec, StateSpec
+    from dpone.strategy import Strategy
+    from dpone.testing.cdc import Change
+
+TABLE = "orders"
+
+
+class Harness:
+    """One throw-away place in one system, new for every case: a folder, a schema, a database.
+
+    Rows go in and come back through an independent client (the driver itself, another tool), never through the
+    connector under test. Write the members that the roles of the connector need:
+
+    ==========  =============================================
+    source      ``source`` ``seed`` ``disturb`` (``query``, ``there``, ``sample``)
+    sink        ``sink`` ``rows``
+    state       ``state``
+    cdc         ``change_stream`` ``change``
+    ==========  =============================================
+
+    connector  name of the connector, as ``type:`` has it
+    product    of the server or library, as it calls itself
+    version    as the server itself answers
+    live       False for a stand-in: what it proves is shown as simulated
+    folder     an empty folder for the kit's own files (state, source files, spools)
+    key        the column of ``sample`` that tells its rows apart and grows; ``group``: one whose values come again
+    quirks     case -> why this system cannot have it; shown with the evidence. Such a case is not run
+    implementations  role -> ``module:Class`` instead of what the plugin names
+    """
+
+    connector: str
+    product: str
+    version: str
+    live: bool
+    folder: Path
+    key: str = "id"
+    group: str = "day"
+    quirks: Mapping[str, str] = {}
+    implementations: Mapping[str, str] = {}
+
+    # ---- source
+
+    def source(
+        self, table: str = TABLE, *, incremental: Incremental | None = None, query: str | None = None
+    ) -> SourceSpec:
+        """A source that reads ``table``, or the result of ``query``."""
+        raise NotImplementedError
+
+    def seed(self, rows: pa.Table, table: str = TABLE) -> None:
+        """Add rows to a table of the source, durably; make the table if there is none. ``rows`` may be empty."""
+        raise NotImplementedError
+
+    def there(self, table: str = TABLE) -> pa.Table | None:
+        """All rows of the source's table through the independent client; None: just what was seeded."""
+        return None
+
+    def disturb(self, table: str = TABLE) -> None:
+        """Change a row that is there already, in place."""
+        raise NotImplementedError
+
+    def query(self, table: str = TABLE) -> str:
+        """A query that gives every row and column of the table."""
+        raise NotImplementedError
+
+    def sample(self, first: int, last: int) -> pa.Table:
+        """Rows number ``first`` to ``last``, all different; columns ``id`` (int64), ``day``, ``name`` and ``score``.
+        A source whose columns are fixed gives its own, and names ``key`` and ``group``."""
+        return sample(first, last)
+
+    # ---- sink
+
+    def sink(self, strategy: Strategy, table: str = TABLE, **options: Any) -> SinkSpec:
+        """A sink into ``table``. ``options``: of ``SinkOptions`` (schema_evolution, lineage, adopt_existing)."""
+        raise NotImplementedError
+
+    def rows(self, table: str = TABLE) -> pa.Table | None:
+        """All rows of the target with dpone's own columns, by the independent client; None if there is no table.
+        Types may be those of the client: the kit casts texts and numbers to what it expects."""
+        raise NotImplementedError
+
+    def native(self, rows: pa.Table) -> tuple[Stream, pa.Table]:
+        """A stream of these rows in the system's own byte format, and the rows as it holds them."""
+        raise NotImplementedError
+
+    # ---- state
+
+    def state(self) -> StateSpec:
+        raise NotImplementedError
+
+    # ---- change streams
+
+    def change_stream(self) -> SourceSpec:
+        """What the change reader is made with; its tables are ``orders`` (key ``id``) and ``lines`` (key ``id``)."""
+        raise NotImplementedError
+
+    def change(self, changes: Sequence[Change]) -> None:
+        """One committed transaction in the source."""
+        raise NotImplementedError
+
+    def lose(self) -> None:
+        """Make the log forget what has not been read yet, as retention would."""
+        raise NotImplementedError
+
+    # ---- made of the above
+
+    @property
+    def plugins(self) -> Plugins:
+        """The installed plugins, with ``implementations`` in place."""
+        return replaced(discover(), self.connector, self.implementations)
+
+    def make(self, role: Role, spec: Any) -> Any:
+        """The connector under test; nothing is connected yet."""
+        return self.plugins.load(role, self.connector)(spec)
+
+    def options(self, role: Role, **given: Any) -> Any:
+        """Options of the connector, of the class that its plugin names."""
+        return self.plugins.options(role, self.connector)(**given)
+
+    def declared(self, role: Role, capability: str) -> Support:
+        capabilities = self.plugins.get(role, self.connector).capabilities
+        return capabilities.get(capability, Support.NOT_IMPLEMENTED)
+
+
+def replaced(plugins: Plugins, connector: str, implementations: Mapping[str, str]) -> Plugins:
+    """Other classes for a connector, by role."""
+    connectors = dict(plugins.connectors)
+    for role, implementation in implementations.items():
+        key = (cast(Role, role), connector)
+        connectors[key] = evolve(connectors[key], implementation=implementation)
+        if missing := lacking(key[0], resolve(implementation)):
+            raise TypeError(f"{implementation} lacks {', '.join(missing)}")
+    return evolve(plugins, connectors=connectors)

@@ -1,0 +1,94 @@
+"""One load through a sink's contract, as the engine does it: evolve, open, stage, commit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+
+from dpone import evolution
+from dpone.contract import Load, Part, Receipt, Sink, Stream
+from dpone.ids import ulid
+from dpone.pipeline import SinkSpec
+from dpone.position import Position
+from dpone.schema import LINEAGE, VALIDITY
+from dpone.strategy import Strategy
+from dpone.testing.harness import TABLE, Harness
+from dpone.testing.rows import Rows
+
+FULL, APPEND = Strategy("full_refresh"), Strategy("append")
+SINGLE = {  # a strategy of each mode, for rows of ``rows.SHAPE``
+    "full_refresh": FULL,
+    "append": APPEND,
+    "merge": Strategy("merge", key="id"),
+    "replace": Strategy("replace", where={"day": "d1"}),
+    "partition_replace": Strategy("partition_replace", partition="day"),
+    "snapshot_diff": Strategy("snapshot_diff", key="id", max_delete_share=1.0),
+    "scd2": Strategy("scd2", key="id"),
+}
+
+
+def key(table: str = TABLE) -> str:
+    return f"kit|stream|source|{table}"
+
+
+def at(n: int, epoch: int = 0) -> Position:
+    return Position("kit", {"of": "kit"}, {"n": n}, epoch)
+
+
+def new_load(schema: pa.Schema | None, strategy: Strategy, table: str = TABLE, **changes: Any) -> Load:
+    given: dict[str, Any] = {
+        "key": key(table),
+        "load_id": ulid(),
+        "run_id": ulid(),
+        "token": "token",
+        "repeatable": False,
+        "whole": True,
+        "started_at": datetime.now(UTC),
+    }
+    return Load(schema=schema, strategy=strategy, **{**given, **changes})
+
+
+def prepare(sink: Sink, spec: SinkSpec, schema: pa.Schema) -> evolution.Plan:
+    """Make the target fit the rows, by the policy of the sink's options."""
+    have, strategy = sink.schema(), spec.strategy
+    own = (*LINEAGE, *VALIDITY) if strategy.mode == "scd2" else LINEAGE
+    bare = None if have is None else pa.schema([f for f in have if f.name not in own])
+    limit = getattr(getattr(sink, "dialect", None), "max_identifier", None)
+    plan = evolution.plan(bare, schema, spec.options.schema_evolution, sink.stores, strategy.key, limit)
+    plan.require_safe(str(spec.table or spec.path or spec.topic))
+    if statements := sink.ddl(plan.changes):
+        sink.apply(statements)
+    return plan
+
+
+def load(
+    harness: Harness,
+    rows: pa.Table | Sequence[pa.Table],
+    strategy: Strategy,
+    table: str = TABLE,
+    *,
+    stream: Stream | None = None,
+    n: int = 0,
+    changes: Any = None,
+    **options: Any,
+) -> Receipt:
+    """One load of one part, or of a part for each table; aborted if it fails. ``options``: of the sink, except
+    ``load_id``, ``started_at``, ``whole``, which are the load's."""
+    parts = [rows] if isinstance(rows, pa.Table) else list(rows)
+    of_load = {name: options.pop(name) for name in ("load_id", "started_at", "whole") if name in options}
+    spec = harness.sink(strategy, table, **options)
+    with closing(harness.make("sink", spec)) as sink:
+        prepare(sink, spec, parts[0].schema)
+        with closing(sink.open(new_load(parts[0].schema, strategy, table, **of_load))) as writer:
+            try:
+                for i, part in enumerate(parts):
+                    writer.stage(Part(f"p{i}"), stream or Rows(part))
+                receipt: Receipt = writer.commit(sink.journal(key(table)), at(n))
+                return receipt
+            except BaseException:
+                writer.abort()
+                raise

@@ -1,0 +1,62 @@
+"""What each strategy means, in a few lines of Python over lists of rows; the expected values of the sink's cases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from dpone.strategy import Strategy
+from dpone.testing.rows import SHAPE, Row
+
+Model = Callable[[list[Row], list[Row], Strategy], list[Row]]
+
+
+def _key(row: Row, strategy: Strategy) -> Row:
+    return tuple(row[SHAPE.names.index(column)] for column in strategy.key)
+
+
+def _full_refresh(have: list[Row], read: list[Row], strategy: Strategy) -> list[Row]:
+    return read
+
+
+def _append(have: list[Row], read: list[Row], strategy: Strategy) -> list[Row]:
+    return have + read
+
+
+def _merge(have: list[Row], read: list[Row], strategy: Strategy) -> list[Row]:
+    return list({_key(row, strategy): row for row in have + read}.values())
+
+
+def _replace(have: list[Row], read: list[Row], strategy: Strategy) -> list[Row]:
+    [(column, value)] = strategy.where.items()
+    return [row for row in have if row[SHAPE.names.index(column)] != value] + read
+
+
+def _partition_replace(have: list[Row], read: list[Row], strategy: Strategy) -> list[Row]:
+    at = SHAPE.names.index(str(strategy.partition))
+    partitions = {row[at] for row in read}
+    return [row for row in have if row[at] not in partitions] + read
+
+
+def _scd2(have: list[Row], read: list[Row], strategy: Strategy) -> list[Row]:
+    """Every version that ever was; which of them is current the case looks at itself."""
+    latest = {_key(row, strategy): row for row in have}
+    return have + [row for row in read if latest.get(_key(row, strategy)) != row]
+
+
+MODELS: Mapping[str, Model] = {
+    "full_refresh": _full_refresh,
+    "append": _append,
+    "merge": _merge,
+    "replace": _replace,
+    "partition_replace": _partition_replace,
+    "snapshot_diff": _full_refresh,
+    "scd2": _scd2,
+}
+
+
+def after(strategy: Strategy, loads: Sequence[list[Row]]) -> list[Row]:
+    """The rows of the target after these loads. A load without rows leaves it as it is."""
+    have: list[Row] = []
+    for read in loads:
+        have = MODELS[strategy.mode](have, read, strategy) if read else have
+    return have

@@ -1,0 +1,165 @@
+"""The pytest plugin of the kit: what a plugin declares decides which result is right, and evidence is written.
+
+* A case of a capability that is declared must pass.
+* A case of one that is not declared is run as well. It is reported as an expected failure; if every case of the
+  capability passes, the last one is turned red: declare it.
+* ``--dpone-evidence DIR`` writes what was seen for ``dpone certify``. A skipped case is no evidence.
+
+It is found through the entry point ``pytest11``, which only pytest reads: an installation without pytest stays whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from attrs import define, field
+
+# These hold the asserts; register them before anything imports them.
+pytest.register_assert_rewrite(
+    *(f"dpone.testing.{name}" for name in ("cdc", "crash", "rows", "route", "sink", "source", "state"))
+)
+
+KEY = pytest.StashKey["Recorder"]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("dpone")
+    group.addoption("--dpone-evidence", metavar="DIR", type=Path, help="Write evidence for 'dpone certify' here.")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    folder = config.getoption("--dpone-evidence")
+    if folder and hasattr(config, "workerinput"):
+        raise pytest.UsageError("--dpone-evidence needs one process: leave out -n, so that each file has every case")
+    config.stash[KEY] = Recorder(folder)
+
+
+@define
+class Subject:
+    """What one contract class was run against: ``role`` of ``connector``, or a route."""
+
+    suite: str
+    role: str
+    names: tuple[str, ...]
+    server: tuple[tuple[str, str, bool], ...]
+    quirks: dict[str, str]
+    cases: dict[str, tuple[str, ...]]
+    results: list[dict[str, Any]] = field(factory=list)
+
+
+@define
+class Recorder:
+    folder: Path | None
+    subjects: dict[tuple[Any, ...], Subject] = field(factory=dict)
+    passed: dict[tuple[Any, ...], set[str]] = field(factory=dict)
+
+
+def _capability(item: pytest.Item) -> str | None:
+    from dpone.testing.cases import Contract, capability_of
+
+    cls = getattr(item, "cls", None)
+    return capability_of(getattr(item, "function", None)) if cls and issubclass(cls, Contract) else None
+
+
+def _harnesses(item: Any) -> list[Any]:
+    """Of the case; empty if a fixture failed."""
+    wanted = ("source", "sink") if item.cls.role == "route" else ("harness",)
+    given = getattr(item, "funcargs", {})
+    return [given[name] for name in wanted] if all(name in given for name in wanted) else []
+
+
+def _declared(role: str, harnesses: list[Any], capability: str) -> str:
+    if role == "route":
+        from dpone.testing.route import declared
+
+        return str(declared(harnesses[0].connector, harnesses[1].connector, capability))
+    return str(harnesses[0].declared(role, capability))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
+    """A quirk of the system is named before the case is run, and the case is left out."""
+    if _capability(item) is not None:
+        for harness in _harnesses(item):
+            if why := harness.quirks.get(item.originalname):  # type: ignore[attr-defined]
+                pytest.skip(f"quirk: {why}")
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: Any, call: Any) -> Generator[None, Any, Any]:
+    report = yield
+    capability = _capability(item)
+    if capability is None or not (harnesses := _harnesses(item)):
+        return report
+    if call.when == "teardown" or (call.when == "setup" and report.passed):
+        return report
+    recorder: Recorder = item.config.stash[KEY]
+    subject, of = _subject(recorder, item, harnesses)
+    declared = _declared(subject.role, harnesses, capability)
+    _record(subject, item.originalname, capability, declared, report)
+    if declared != "supported" and call.when == "call":
+        _turn(recorder, subject, of, item.originalname, capability, declared, report)
+    return report
+
+
+def _subject(recorder: Recorder, item: Any, harnesses: list[Any]) -> tuple[Subject, tuple[Any, ...]]:
+    names = tuple(h.connector for h in harnesses)
+    servers = tuple((h.product, h.version, h.live) for h in harnesses)
+    of = (item.cls, names, servers)
+    if of not in recorder.subjects:
+        quirks = {name: why for h in harnesses for name, why in h.quirks.items()}
+        recorder.subjects[of] = Subject(
+            item.cls.__name__, item.cls.role, names, servers, quirks, dict(item.cls.cases())
+        )
+    return recorder.subjects[of], of
+
+
+def _record(subject: Subject, case: str, capability: str, declared: str, report: Any) -> None:
+    if report.skipped:
+        return
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    result = {"case": case, "capability": capability, "declared": declared, "result": report.outcome}
+    subject.results.append({**result, "seconds": round(report.duration, 3), "at": now})
+
+
+def _turn(
+    recorder: Recorder, subject: Subject, of: Any, case: str, capability: str, declared: str, report: Any
+) -> None:
+    """An undeclared capability: its failures are expected, and all of its cases passing is a failure."""
+    if report.failed:
+        report.outcome, report.wasxfail = "skipped", f"{capability} is {declared}"
+        return
+    if report.passed:
+        passed = recorder.passed.setdefault((of, capability), set())
+        passed.add(case)
+        wanted = {name for name in subject.cases[capability] if name not in subject.quirks}
+        if passed >= wanted:
+            report.outcome = "failed"
+            report.longrepr = (
+                f"capability {capability} of {subject.role} {' -> '.join(subject.names)} is declared as {declared}, "
+                f"but every case of it passes: declare it as supported in the plugin"
+            )
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    recorder = session.config.stash[KEY]
+    if recorder.folder is None:
+        return
+    from dpone.evidence import Server, write
+
+    for subject in recorder.subjects.values():
+        write(
+            recorder.folder,
+            subject.role,
+            subject.names,
+            [Server(*server) for server in subject.server],
+            subject.results,
+            required=subject.cases,
+            quirks=subject.quirks,
+            suite=subject.suite,
+        )

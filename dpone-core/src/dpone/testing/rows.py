@@ -1,0 +1,96 @@
+"""Rows that go in and rows that come back."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+from attrs import frozen
+
+from dpone.schema import PREFIX
+
+SHAPE = pa.schema([("id", pa.int64()), ("day", pa.string()), ("name", pa.string()), ("score", pa.float64())])
+Row = tuple[Any, ...]
+
+
+def table(rows: Iterable[Row], schema: pa.Schema = SHAPE) -> pa.Table:
+    columns = list(zip(*rows, strict=True)) or [()] * len(schema)
+    return pa.table([pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)], schema)
+
+
+def sample(first: int, last: int) -> pa.Table:
+    """Rows of ``SHAPE``; texts with quotes, commas, and NULL among them."""
+    return table((i, f"d{i % 3}", f'n{i}, "é"' if i % 4 else None, i / 4) for i in range(first, last + 1))
+
+
+@frozen
+class Rows:
+    """``contract.Stream`` over a table. ``between`` is called with the number of each batch before it is given."""
+
+    data: pa.Table
+    size: int = 3
+    between: Callable[[int], None] = lambda n: None
+    filtered: int = 0
+    native: tuple[str, ...] = ()
+
+    @property
+    def schema(self) -> pa.Schema:
+        return self.data.schema
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        for n, batch in enumerate(self.data.to_batches(max_chunksize=self.size)):
+            self.between(n)
+            yield batch
+
+    def open_native(self, format: str) -> Iterator[bytes]:
+        raise NotImplementedError
+
+
+class Broken(RuntimeError):
+    """The stream fails."""
+
+
+def breaking(at: int) -> Callable[[int], None]:
+    """``between`` that fails before batch number ``at``."""
+
+    def between(batch: int) -> None:
+        if batch == at:
+            raise Broken
+
+    return between
+
+
+def own(found: pa.Table) -> list[str]:
+    """The columns that dpone added."""
+    return [name for name in found.column_names if name.startswith(PREFIX)]
+
+
+def values(found: pa.Table, schema: pa.Schema) -> list[Row]:
+    """Rows in the columns and types of ``schema``; what a client gives as text or number is cast."""
+    columns = []
+    for field in schema:
+        column = found.column(field.name)
+        columns.append((column if column.type == field.type else column.cast(field.type)).to_pylist())
+    return list(zip(*columns, strict=True)) if columns else [()] * found.num_rows
+
+
+def same(found: pa.Table | None, expected: pa.Table | Sequence[Row], schema: pa.Schema | None = None) -> None:
+    """Assert that the very same rows are there, as often, in any order; dpone's own columns are left out."""
+    if isinstance(expected, pa.Table):
+        schema = expected.schema
+        expected = values(expected, schema)
+    schema = SHAPE if schema is None else schema
+    if found is None:
+        assert not expected, f"there is no table, {len(expected)} rows were expected"
+        return
+    kept = [name for name in found.column_names if name not in own(found)]
+    assert sorted(kept) == sorted(schema.names), f"columns {kept}, not {schema.names}"
+    have, want = Counter(map(repr, values(found, schema))), Counter(map(repr, expected))
+    lost, added = want - have, have - want
+    assert have == want, f"{lost.total()} rows are missing, {added.total()} too many: -{_few(lost)} +{_few(added)}"
+
+
+def _few(rows: Mapping[str, int]) -> list[str]:
+    return list(rows)[:3]

@@ -1,0 +1,697 @@
+"""SinkContract: what a sink that declares a capability must do."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from attrs import fields_dict
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dpone import changes
+from dpone.contract import ChangeTable, Part, Sink, Stream
+from dpone.errors import Conflict, DataError, DeletesRefused, DponeError, SchemaBreak, Stopped
+from dpone.observe.events import STEPS
+from dpone.pipeline import Lineage, SchemaEvolution, Undo
+from dpone.schema import LOAD_ID, LOADED_AT, VALID_FROM, VALID_TO
+from dpone.strategy import Strategy
+from dpone.testing import crash, hostile
+from dpone.testing.cases import Contract, case
+from dpone.testing.harness import TABLE, Harness
+from dpone.testing.loads import APPEND, FULL, SINGLE, at, key, load, new_load, prepare
+from dpone.testing.models import after
+from dpone.testing.rows import SHAPE, Broken, Row, Rows, breaking, own, same, sample, table
+
+_IDS = st.integers(0, 8)
+
+
+def _rows(day: str | None = None, unique: bool = True) -> st.SearchStrategy[list[Row]]:
+    """Rows of one read. Keys and values are few, so that loads meet; texts are hostile, NULL is among them."""
+    days = st.sampled_from(["d0", "d1", "d2"]) if day is None else st.just(day)
+    name = st.one_of(st.none(), st.sampled_from(["a", "A", ""]), hostile.texts())
+    row = st.tuples(_IDS, days, name, st.one_of(st.none(), st.sampled_from([0.5, 1.0, -2.0])))
+    return st.lists(row, max_size=6, unique_by=(lambda r: r[0]) if unique else None)
+
+
+def like_model(harness: Harness, strategy: Strategy, rows: st.SearchStrategy[list[Row]]) -> None:
+    """Three loads of any rows leave what the model says, however many batches they come in."""
+    tables = count()
+
+    @hostile.examples
+    @given(st.lists(rows, min_size=1, max_size=3))
+    def loads(reads: list[list[Row]]) -> None:
+        name = f"{TABLE}{next(tables)}"
+        for n, read in enumerate(reads):
+            load(harness, table(read), strategy, name, n=n)
+            same(harness.rows(name), after(strategy, reads[: n + 1]))
+
+    loads()
+
+
+def empty_read_keeps(harness: Harness, strategy: Strategy) -> None:
+    """No rows read: the target stays, the position is journalled all the same."""
+    load(harness, sample(1, 1), FULL if strategy.mode == "full_refresh" else strategy, n=1)
+    receipt = load(harness, sample(1, 0), strategy, n=2)
+    same(harness.rows(), sample(1, 1))
+    assert (receipt.inserted, receipt.updated, receipt.deleted) == (0, 0, 0)
+    assert (receipt.entry.seq, receipt.entry.position) == (2, at(2))
+
+
+def refuses_keys(harness: Harness, strategy: Strategy) -> None:
+    """A NULL key, and two rows of one key, are a DataError each; the target stays."""
+    load(harness, sample(1, 2), strategy)
+    for bad in ([(None, "d1", "x", 1.0)], [(7, "d1", "x", 1.0), (8, "d1", "x", 1.0), (7, "d1", "y", 1.0)]):
+        with pytest.raises(DataError):
+            load(harness, table(bad), strategy)
+        same(harness.rows(), sample(1, 2))
+
+
+class _NativeOnly:
+    """A stream that must be taken in its native format."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        raise AssertionError("batches were asked for, though the stream has a native format")
+
+
+class SinkContract(Contract):
+    """Subclass it and give the fixture ``harness``. Every case starts with an empty place."""
+
+    role = "sink"
+
+    # ---- strategies
+
+    @case("full_refresh")
+    def test_full_refresh_leaves_the_rows_read(self, harness: Harness) -> None:
+        """A full refresh leaves exactly the rows read, duplicates included."""
+        like_model(harness, FULL, _rows(unique=False))
+
+    @case("full_refresh")
+    def test_full_refresh_keeps_the_target_on_an_empty_read(self, harness: Harness) -> None:
+        """An empty read never empties; with allow_empty it does."""
+        empty_read_keeps(harness, FULL)
+        load(harness, sample(1, 0), Strategy("full_refresh", allow_empty=True))
+        same(harness.rows(), sample(1, 0))
+
+    @case("append")
+    def test_append_adds_the_rows_read(self, harness: Harness) -> None:
+        """An append adds exactly the rows read, duplicates included, and leaves the others alone."""
+        like_model(harness, APPEND, _rows(unique=False))
+
+    @case("merge")
+    def test_merge_inserts_and_updates(self, harness: Harness) -> None:
+        """New keys are inserted, known ones updated, the others stay."""
+        like_model(harness, SINGLE["merge"], _rows())
+
+    @case("merge")
+    def test_merge_counts_and_leaves_equal_rows(self, harness: Harness) -> None:
+        """The receipt counts inserted, updated and unchanged rows; NULL equals NULL."""
+        load(harness, sample(1, 4), SINGLE["merge"])
+        changed = table([(4, "d1", "other", 1.0), *_python(sample(1, 3)), *_python(sample(5, 6))])
+        receipt = load(harness, changed, SINGLE["merge"])
+        assert (receipt.inserted, receipt.updated, receipt.deleted, receipt.unchanged) == (2, 1, 0, 3)
+
+    @case("merge")
+    def test_merge_refuses_null_and_duplicate_keys(self, harness: Harness) -> None:
+        """A key that is NULL, or there twice in one read, fails the load."""
+        refuses_keys(harness, SINGLE["merge"])
+
+    @case("merge")
+    def test_merge_keeps_the_last_of_duplicates_by_order(self, harness: Harness) -> None:
+        """With duplicates: last the row that is last by order_by wins, wherever it stands; a tie fails."""
+        strategy = Strategy("merge", key="id", duplicates="last", order_by="score")
+        rows = [(1, "d1", "late", 9.0), (1, "d1", "early", 1.0), (2, "d1", "only", 1.0)]
+        load(harness, table(rows), strategy)
+        same(harness.rows(), [rows[0], rows[2]])
+        with pytest.raises(DataError):
+            load(harness, table([(1, "d1", "x", 1.0), (1, "d1", "y", 1.0)]), strategy)
+
+    @case("replace")
+    def test_replace_replaces_the_rows_of_its_predicate(self, harness: Harness) -> None:
+        """Rows that meet the predicate are replaced by those read, the others stay."""
+        load(harness, sample(1, 9), APPEND if _has(harness, "append") else SINGLE["merge"])
+        read = table([(100 + i, "d1", "new", None) for i in range(4)])
+        load(harness, read, SINGLE["replace"])
+        kept = [row for row in _python(sample(1, 9)) if row[1] != "d1"]
+        same(harness.rows(), kept + _python(read))
+
+    @case("replace")
+    def test_replace_keeps_the_target_on_an_empty_read(self, harness: Harness) -> None:
+        """An empty read never empties."""
+        empty_read_keeps(harness, SINGLE["replace"])
+
+    @case("replace")
+    def test_replace_refuses_a_row_outside_its_predicate(self, harness: Harness) -> None:
+        """A row that the next replace would not delete fails the load, and nothing is written."""
+        load(harness, sample(1, 1), SINGLE["replace"])
+        with pytest.raises(DataError):
+            load(harness, sample(1, 3), SINGLE["replace"])
+        same(harness.rows(), sample(1, 1))
+
+    @case("partition_replace")
+    def test_partition_replace_replaces_the_partitions_read(self, harness: Harness) -> None:
+        """The partitions that occur in the read are replaced, the others stay."""
+        like_model(harness, SINGLE["partition_replace"], _rows(unique=False))
+
+    @case("partition_replace")
+    def test_partition_replace_empties_the_window(self, harness: Harness) -> None:
+        """With a window, a partition without rows is emptied; all empty leaves the target as it is."""
+        load(harness, sample(1, 9), SINGLE["partition_replace"])
+        window = Strategy("partition_replace", partition="day", where={"day": {"from": "d1", "to": "d3"}})
+        read = table([(50, "d1", "x", None)])
+        load(harness, read, window)
+        expected = [row for row in _python(sample(1, 9)) if row[1] == "d0"] + _python(read)
+        same(harness.rows(), expected)
+        load(harness, sample(1, 0), window)
+        same(harness.rows(), expected)
+
+    @case("snapshot_diff")
+    def test_snapshot_diff_makes_the_target_equal(self, harness: Harness) -> None:
+        """After a load the target has the rows read and no other."""
+        like_model(harness, SINGLE["snapshot_diff"], _rows())
+
+    @case("snapshot_diff")
+    def test_snapshot_diff_keeps_the_target_on_an_empty_read(self, harness: Harness) -> None:
+        """An empty read never empties."""
+        empty_read_keeps(harness, SINGLE["snapshot_diff"])
+
+    @case("snapshot_diff")
+    def test_snapshot_diff_refuses_to_delete_by_mistake(self, harness: Harness) -> None:
+        """Deletes above the share, or after a read that is not whole or lost rows to a filter: nothing is written."""
+        careful = Strategy("snapshot_diff", key="id")
+        load(harness, sample(1, 10), careful)
+        with pytest.raises(DeletesRefused):
+            load(harness, sample(1, 5), careful)
+        with pytest.raises(DeletesRefused):
+            load(harness, sample(1, 9), careful, whole=False)
+        with pytest.raises(DeletesRefused):
+            load(harness, sample(1, 9), careful, stream=Rows(sample(1, 9), filtered=1))
+        same(harness.rows(), sample(1, 10))
+        load(harness, sample(1, 9), careful)
+        same(harness.rows(), sample(1, 9))
+
+    @case("snapshot_diff")
+    def test_snapshot_diff_refuses_null_and_duplicate_keys(self, harness: Harness) -> None:
+        """A key that is NULL, or there twice in one read, fails the load."""
+        refuses_keys(harness, SINGLE["snapshot_diff"])
+
+    @case("scd2")
+    def test_scd2_keeps_every_version(self, harness: Harness) -> None:
+        """Each change opens a version; what was, stays."""
+        like_model(harness, SINGLE["scd2"], _rows())
+
+    @case("scd2")
+    def test_scd2_closes_a_version_when_the_next_begins(self, harness: Harness) -> None:
+        """The intervals of a key follow one another without gap or overlap; the last is open, unless closed by
+        deletes: close."""
+        start = datetime(2024, 5, 6, 7, 8, 9, 123456, tzinfo=UTC)
+        strategy = Strategy("scd2", key="id", deletes="close", max_delete_share=1.0)
+        for n, name in enumerate("aba"):
+            rows = table([(1, "d1", name, None), (2, "d1", "same", None)])
+            load(harness, rows, strategy, started_at=start + timedelta(seconds=n))
+        load(harness, table([(2, "d1", "same", None)]), strategy, started_at=start + timedelta(seconds=3))
+        when = [start + timedelta(seconds=n) for n in range(4)]
+        intervals = [(1, when[0], when[1]), (1, when[1], when[2]), (1, when[2], when[3]), (2, when[0], None)]
+        assert _intervals(harness.rows()) == intervals
+
+    @case("scd2")
+    def test_scd2_refuses_null_and_duplicate_keys(self, harness: Harness) -> None:
+        """A key that is NULL, or there twice in one read, fails the load."""
+        refuses_keys(harness, SINGLE["scd2"])
+
+    @case("cdc_apply")
+    def test_cdc_apply_applies_changes_in_commit_order(self, harness: Harness) -> None:
+        """Insert, update with unchanged values, change of key, delete: the last state of each row is there."""
+        strategy = _cdc_apply()
+        _apply(harness, strategy, [
+            ("insert", (1, "d1", "one", 1.0), None, ()),
+            ("insert", (2, "d1", "two", 2.0), None, ()),
+            ("insert", (3, "d1", "three", 3.0), None, ()),
+            ("update", (1, "d1", "uno", None), 1, ("score",)),
+        ])  # fmt: skip
+        same(harness.rows(), [(1, "d1", "uno", 1.0), (2, "d1", "two", 2.0), (3, "d1", "three", 3.0)])
+        _apply(harness, strategy, [
+            ("update", (4, "d1", "two", 2.0), 2, ()),
+            ("delete", None, 3, ()),
+            ("update", (1, "d1", "eins", None), 1, ("score",)),
+            ("insert", (3, "d2", "again", None), None, ()),
+        ], n=1)  # fmt: skip
+        same(harness.rows(), [(1, "d1", "eins", 1.0), (3, "d2", "again", None), (4, "d1", "two", 2.0)])
+
+    @case("cdc_apply")
+    def test_cdc_apply_truncates(self, harness: Harness) -> None:
+        """A truncate deletes what was there before it, and nothing after it."""
+        strategy = _cdc_apply()
+        _apply(harness, strategy, [("insert", (1, "d1", "one", 1.0), None, ())])
+        _apply(harness, strategy, [("truncate", None, None, ()), ("insert", (2, "d1", "two", None), None, ())], n=1)
+        same(harness.rows(), [(2, "d1", "two", None)])
+
+    # ---- names and values: a case of whatever the sink loads by
+
+    @case("exactly_once")
+    def test_values_arrive_as_they_are_or_not_at_all(self, harness: Harness) -> None:
+        """Every value of every type either arrives exactly or fails the load; ordinary texts and numbers arrive."""
+        strategy = _simple(harness)
+        for type_ in hostile.VALUES:
+            _values_arrive(harness, strategy, type_)
+        words = table([(text,) for text in hostile.TEXTS if "\x01" not in text], pa.schema([("x", pa.string())]))
+        load(harness, words, strategy, "words")
+        same(harness.rows("words"), words)
+
+    @case("exactly_once")
+    def test_names_are_kept_or_refused(self, harness: Harness) -> None:
+        """Reserved words, blanks and capitals are kept; any other name is kept or refused, and nothing else happens."""
+        strategy = _simple(harness)
+        ordinary = pa.table({name: pa.array([1], pa.int64()) for name in hostile.ORDINARY_NAMES})
+        load(harness, ordinary, strategy)
+        same(harness.rows(), ordinary)
+        for i, name in enumerate(hostile.HOSTILE_NAMES):
+            rows = pa.table({name: pa.array([1], pa.int64())})
+            try:
+                load(harness, rows, strategy, f"n{i}")
+            except DponeError:
+                assert harness.rows(f"n{i}") is None
+            else:
+                same(harness.rows(f"n{i}"), rows)
+        same(harness.rows(), ordinary)
+
+    # ---- commits
+
+    @case("exactly_once")
+    def test_the_journal_has_an_entry_per_commit(self, harness: Harness) -> None:
+        """No entry before the first commit; then the head has position, epoch, ids and counts, key by key."""
+        strategy = _simple(harness)
+        with closing(harness.make("sink", harness.sink(strategy))) as sink:
+            assert sink.journal(key()) is None
+            assert sink.is_empty()
+            first = load(harness, sample(1, 2), strategy, n=1)
+            second = load(harness, sample(3, 3), strategy, n=2)
+            assert sink.journal(key()) == second.entry
+            assert sink.journal("another|key|of|it") is None
+            assert not sink.is_empty()
+        assert (first.entry.seq, second.entry.seq) == (1, 2)
+        assert (first.entry.position, second.entry.position) == (at(1), at(2))
+        assert second.inserted == second.entry.rows["inserted"] == 1
+
+    @case("exactly_once")
+    def test_a_commit_after_another_head_writes_nothing(self, harness: Harness) -> None:
+        """The fence: a commit that starts from a head that is no longer there is a Conflict."""
+        strategy = _simple(harness)
+        before = load(harness, sample(1, 1), strategy).entry
+        load(harness, sample(1, 2), strategy, n=1)
+        expected = harness.rows()
+        assert expected is not None
+        for stale in (None, before):
+            with _open(harness, strategy) as (sink, writer):
+                head = sink.journal(key())
+                writer.stage(Part("p"), Rows(sample(5, 6)))
+                with pytest.raises(Conflict):
+                    writer.commit(stale, at(9))
+                writer.abort()
+                assert sink.journal(key()) == head
+            same(harness.rows(), expected.drop_columns(own(expected)))
+
+    @case("exactly_once")
+    def test_of_two_runners_one_commits(self, harness: Harness) -> None:
+        """Two loads from one head: the first commit wins, the other writes nothing, whatever it staged."""
+        strategy = _simple(harness)
+        load(harness, sample(1, 1), strategy)
+        with _open(harness, strategy) as (one, first), _open(harness, strategy) as (_, second):
+            head = one.journal(key())
+            second.stage(Part("p"), Rows(sample(1, 3)))
+            second.commit(head, at(2))
+            expected = harness.rows()
+            assert expected is not None
+            with pytest.raises(DponeError):  # its staging was swept, or the fence holds
+                _stage_and_commit(first, sample(7, 8), head)
+        same(harness.rows(), expected.drop_columns(own(expected)))
+
+    @case("exactly_once")
+    def test_an_aborted_load_leaves_no_trace(self, harness: Harness) -> None:
+        """A stream that fails, then abort, twice: rows and journal are as before, and the next load works."""
+        strategy = _simple(harness)
+        load(harness, sample(1, 2), strategy)
+        with _open(harness, strategy) as (sink, writer):
+            head = sink.journal(key())
+            writer.stage(Part("a"), Rows(sample(3, 9)))
+            with pytest.raises(Broken):
+                writer.stage(Part("b"), Rows(sample(10, 30), between=breaking(2)))
+            same(harness.rows(), sample(1, 2))
+            writer.abort()
+            writer.abort()
+            assert sink.journal(key()) == head
+        same(harness.rows(), sample(1, 2))
+        load(harness, sample(1, 4), strategy)
+        expected = sample(1, 4) if strategy.mode != "append" else pa.concat_tables([sample(1, 2), sample(1, 4)])
+        same(harness.rows(), expected)
+
+    @case("exactly_once")
+    def test_a_rewind_is_journalled_alone(self, harness: Harness) -> None:
+        """A load without schema moves position and epoch; the rows stay."""
+        strategy = _simple(harness)
+        head = load(harness, sample(1, 2), strategy).entry
+        with closing(harness.make("sink", harness.sink(strategy))) as sink:
+            with closing(sink.open(new_load(None, strategy))) as writer:
+                receipt = writer.commit(head, at(0, epoch=1))
+            assert (receipt.entry.seq, receipt.entry.epoch) == (2, 1)
+            assert sink.journal(key()) == receipt.entry
+        same(harness.rows(), sample(1, 2))
+
+    @case("exactly_once")
+    def test_a_lost_answer_is_no_second_load(self, harness: Harness) -> None:
+        """The commit happened and its answer was lost: the run finds it in the journal, and every row is there once."""
+        run = crash.runs(harness, _simple(harness))
+        run.add(sample(1, 5))
+        report = run.here(cut=True)
+        assert report.exit_code == 0, report.streams[0].error
+        same(harness.rows(), sample(1, 5))
+        assert run.here().streams[0].status == "caught_up"
+        same(harness.rows(), sample(1, 5))
+
+    @case("exactly_once")
+    def test_a_killed_run_is_finished_by_the_next(self, harness: Harness) -> None:
+        """SIGKILL at every step of a run: the next run leaves every row once and one journal entry per load."""
+        strategy = _simple(harness)
+        for step in STEPS:
+            name = f"killed_{step}"
+            run = crash.runs(harness, strategy, name)
+            run.add(sample(1, 5))
+            assert run.here().exit_code == 0
+            run.add(sample(6, 11))
+            run.add(sample(12, 15))
+            run.killed(step)
+            committed = STEPS.index(step) >= STEPS.index("committed")
+            same(harness.rows(name), sample(1, 15) if committed else sample(1, 5))
+            report = run.here()
+            assert report.exit_code == 0, report.streams[0].error
+            same(harness.rows(name), sample(1, 15))
+            assert run.here().streams[0].status == "caught_up"
+            assert run.head().seq == 2
+
+    # ---- lineage, schema, staging
+
+    @case("lineage")
+    def test_every_row_names_its_load(self, harness: Harness) -> None:
+        """Rows carry the id of the load that wrote them and when it began; with lineage off they do not."""
+        strategy = _simple(harness)
+        start = datetime(2024, 5, 6, 7, 8, 9, 123456, tzinfo=UTC)
+        receipt = load(harness, sample(1, 3), strategy, started_at=start, load_id="01HX0000000000000000000000")
+        found = harness.rows()
+        assert found is not None
+        assert {LOAD_ID, LOADED_AT} <= set(found.column_names)
+        assert receipt.entry.load_id == "01HX0000000000000000000000"
+        assert found[LOAD_ID].to_pylist() == [receipt.entry.load_id] * 3
+        assert found[LOADED_AT].cast(pa.timestamp("us", "UTC")).to_pylist() == [start] * 3
+        load(harness, sample(1, 3), strategy, "bare", lineage=Lineage(False))
+        bare = harness.rows("bare")
+        assert bare is not None
+        assert own(bare) == []
+
+    @case("schema_evolution")
+    def test_a_new_column_is_added(self, harness: Harness) -> None:
+        """A column the target lacks is added before staging, whatever its name; older rows have NULL in it."""
+        strategy = _simple(harness)
+        load(harness, sample(1, 2), strategy)
+        for i in range(len(hostile.ORDINARY_NAMES)):
+            grown = sample(3 + i, 3 + i)
+            for earlier in hostile.ORDINARY_NAMES[: i + 1]:
+                grown = grown.append_column(earlier, pa.array([i], pa.int64()))
+            load(harness, grown, strategy)
+        found = harness.rows()
+        assert found is not None
+        kept = [c for c in found.column_names if c not in own(found)]
+        assert sorted(kept) == sorted(grown.column_names)
+        if strategy.mode in ("append", "merge"):
+            first = found[hostile.ORDINARY_NAMES[0]].cast(pa.int64()).to_pylist()
+            assert Counter(first) == Counter([None, None, *range(len(hostile.ORDINARY_NAMES))])
+
+    @case("schema_evolution")
+    def test_a_wider_type_fits_afterwards(self, harness: Harness) -> None:
+        """int32 to int64, float32 to float64: old values stay, values that need the room arrive."""
+        strategy = _simple(harness)
+        narrow = pa.table({"i": pa.array([1, None], pa.int32()), "f": pa.array([0.5, None], pa.float32())})
+        wide = pa.table({"i": pa.array([2**40], pa.int64()), "f": pa.array([1e300], pa.float64())})
+        load(harness, narrow, strategy)
+        load(harness, wide, strategy)
+        rows = [(2**40, 1e300)] + ([(1, 0.5), (None, None)] if strategy.mode == "append" else [])
+        same(harness.rows(), rows, wide.schema)
+
+    @case("schema_evolution")
+    def test_what_is_not_allowed_changes_nothing(self, harness: Harness) -> None:
+        """A column that the source lost, and a text where a number was, stop the load; target and journal stay."""
+        strategy = _simple(harness)
+        head = load(harness, sample(1, 2), strategy).entry
+        text = sample(3, 3).set_column(3, "score", pa.array(["x"]))
+        more = sample(3, 3).append_column("more", pa.array([1], pa.int64()))
+        for rows in (sample(3, 3).drop_columns(["name"]), text):
+            with pytest.raises(SchemaBreak):
+                load(harness, rows, strategy)
+        with pytest.raises(SchemaBreak):
+            load(harness, more, strategy, schema_evolution=SchemaEvolution("strict"))
+        same(harness.rows(), sample(1, 2))
+        with closing(harness.make("sink", harness.sink(strategy))) as sink:
+            assert sink.journal(key()) == head
+
+    @case("schema_evolution")
+    def test_evolution_comes_to_rest(self, harness: Harness) -> None:
+        """The schema a target reads back is one for which the same rows ask no further change."""
+        rows = pa.table({f"c{i}": pa.array([], type_) for i, type_ in enumerate(hostile.VALUES)})
+        spec = harness.sink(_simple(harness))
+        with closing(harness.make("sink", spec)) as sink:
+            assert prepare(sink, spec, rows.schema).changes
+            assert prepare(sink, spec, rows.schema).changes == ()
+
+    @case("resume")
+    def test_staged_parts_survive(self, harness: Harness) -> None:
+        """A repeatable load goes on with its staged parts over new connections; no part is staged twice."""
+        strategy = _simple(harness)
+        with _open(harness, strategy, repeatable=True, load_id="01HX0000000000000000000001") as (_, writer):
+            staged = writer.stage(Part("one"), Rows(sample(1, 4)))
+            with pytest.raises(Broken):
+                writer.stage(Part("two"), Rows(sample(5, 20), between=breaking(2)))
+        with _open(harness, strategy, repeatable=True, load_id="01HX0000000000000000000002") as (sink, writer):
+            assert writer.load_id == "01HX0000000000000000000001"
+            assert dict(writer.staged()) == {"one": staged}
+            assert writer.stage(Part("one"), Rows(sample(90, 99), between=breaking(0))) == staged
+            writer.stage(Part("two"), Rows(sample(5, 6)))
+            assert writer.commit(sink.journal(key()), at(1)).entry.load_id == "01HX0000000000000000000001"
+        same(harness.rows(), sample(1, 6))
+
+    @case("resume")
+    def test_staging_of_another_load_is_swept(self, harness: Harness) -> None:
+        """Parts of another token, or of a momentary load, are never taken up."""
+        strategy = _simple(harness)
+        for later in ({"repeatable": True, "token": "other"}, {"repeatable": False}):
+            with _open(harness, strategy, repeatable=True) as (_, writer):
+                writer.stage(Part("one"), Rows(sample(1, 4)))
+            with _open(harness, strategy, **later) as (_, writer):
+                assert dict(writer.staged()) == {}
+                writer.abort()
+        load(harness, sample(7, 8), strategy)
+        same(harness.rows(), sample(7, 8))
+
+    @case("parallel_stage")
+    def test_parts_are_staged_at_once(self, harness: Harness) -> None:
+        """Four parts from four threads, each of which waits for the others at its second batch."""
+        barrier = threading.Barrier(4, timeout=20)
+        failed: list[BaseException] = []
+
+        def stage(writer: Any, n: int) -> None:
+            try:
+
+                def between(batch: int) -> None:
+                    if batch == 1:
+                        barrier.wait()
+
+                writer.stage(Part(f"p{n}"), Rows(sample(n * 10 + 1, n * 10 + 10), between=between))
+            except BaseException as error:
+                failed.append(error)
+                barrier.abort()
+
+        with _open(harness, _simple(harness)) as (sink, writer):
+            threads = [threading.Thread(target=stage, args=(writer, n)) for n in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert failed == []
+            writer.commit(sink.journal(key()), at(1))
+        same(harness.rows(), sample(1, 40))
+
+    @case("native_stream")
+    def test_a_native_stream_is_taken(self, harness: Harness) -> None:
+        """The bytes of the system's own format arrive as the rows they stand for; no batch is asked for."""
+        stream, expected = harness.native(sample(1, 20))
+        load(harness, expected, _simple(harness), stream=_NativeOnly(stream))
+        same(harness.rows(), expected)
+
+    @case("many_tables")
+    def test_rows_of_many_tables_are_one_commit(self, harness: Harness) -> None:
+        """Writers beside the first commit with it, or not at all; each leaves an entry of its own."""
+        strategy = _simple(harness)
+        for stale in (True, False):
+            spec, other = harness.sink(strategy), harness.sink(strategy, "lines")
+            with closing(harness.make("sink", spec)) as sink, closing(sink.beside(other)) as second:
+                prepare(sink, spec, SHAPE)
+                prepare(second, other, SHAPE)
+                one = sink.open(new_load(SHAPE, strategy))
+                two = second.open(new_load(SHAPE, strategy, "lines"))
+                one.stage(Part("p"), Rows(sample(1, 3)))
+                two.stage(Part("p"), Rows(sample(4, 6)))
+                if stale:
+                    with pytest.raises(Conflict):
+                        one.commit(_entry(at(5)), at(1), also=[two])
+                    two.abort()
+                    one.abort()
+                    same(harness.rows("lines"), sample(1, 0))
+                else:
+                    receipt = one.commit(sink.journal(key()), at(1), also=[two])
+                    beside = second.journal(key("lines"))
+                    assert beside is not None
+                    assert (beside.seq, beside.position) == (1, at(1))
+                    assert sink.journal(key()) == receipt.entry
+        same(harness.rows(), sample(1, 3))
+        same(harness.rows("lines"), sample(4, 6))
+
+    @case("undo")
+    def test_a_load_is_taken_back(self, harness: Harness) -> None:
+        """The newest load is undone under the fence: rows and their lineage are as before it, once."""
+        strategy = SINGLE["merge"] if _has(harness, "merge") else _simple(harness)
+        keep: dict[str, Any] = {"undo": Undo(loads=5)}
+        first = load(harness, sample(1, 4), strategy, n=1, **keep)
+        changed = [(i, "d9", "changed", None) for i in (3, 4)] if strategy.mode == "merge" else []
+        second = load(harness, table([*changed, *_python(sample(5, 7))]), strategy, n=2, **keep).entry.load_id
+        with closing(harness.make("sink", harness.sink(strategy, **keep))) as sink:
+            assert sink.undo_plan(key(), second).position == at(1)
+            head = sink.journal(key())
+            with pytest.raises(Conflict):
+                sink.undo(new_load(None, strategy), second, first.entry, at(1, epoch=1))
+            assert sink.journal(key()) == head
+            receipt = sink.undo(new_load(None, strategy), second, head, at(1, epoch=1))
+            assert (receipt.entry.seq, receipt.entry.position) == (3, at(1, epoch=1))
+            assert sink.journal(key()) == receipt.entry
+            with pytest.raises(Stopped):
+                sink.undo(new_load(None, strategy), second, receipt.entry, at(1, epoch=1))
+        same(harness.rows(), sample(1, 4))
+        found = harness.rows()
+        assert found is not None
+        assert set(found[LOAD_ID].to_pylist()) == {first.entry.load_id}
+
+    @case("undo")
+    def test_only_the_newest_load_is_taken_back(self, harness: Harness) -> None:
+        """A load that another one came after is refused, and nothing changes."""
+        strategy = _simple(harness)
+        keep: dict[str, Any] = {"undo": Undo(loads=5)}
+        first = load(harness, sample(1, 2), strategy, n=1, **keep).entry.load_id
+        load(harness, sample(3, 4), strategy, n=2, **keep)
+        expected = _python(harness.rows())
+        with closing(harness.make("sink", harness.sink(strategy, **keep))) as sink:
+            head = sink.journal(key())
+            for attempt in (sink.undo_plan, lambda k, i: sink.undo(new_load(None, strategy), i, head, at(0, epoch=1))):
+                with pytest.raises(Stopped):
+                    attempt(key(), first)
+            assert sink.journal(key()) == head
+        assert _python(harness.rows()) == expected
+
+
+def _values_arrive(harness: Harness, strategy: Strategy, type_: pa.DataType) -> None:
+    tables, schema = count(), pa.schema([("x", type_)])
+    label = re.sub(r"\W", "", str(type_))
+
+    @hostile.examples
+    @given(hostile.columns(type_))
+    def arrives(column: list[Any]) -> None:
+        name = f"{label}_{next(tables)}"
+        rows = table([(value,) for value in column], schema)
+        try:
+            load(harness, rows, strategy, name)
+        except DataError:
+            same(harness.rows(name), rows.slice(0, 0))
+        else:
+            same(harness.rows(name), rows)
+
+    arrives()
+
+
+def _has(harness: Harness, capability: str) -> bool:
+    return harness.declared("sink", capability) == "supported"
+
+
+def _simple(harness: Harness) -> Strategy:
+    """What the sink can do that adds rows to an empty target."""
+    for mode in ("append", "merge", "full_refresh"):
+        if _has(harness, mode):
+            return SINGLE[mode]
+    return APPEND
+
+
+def _python(rows: pa.Table) -> list[Row]:
+    return list(zip(*(column.to_pylist() for column in rows.columns), strict=True))
+
+
+def _entry(position: Any) -> Any:
+    from dpone.contract import Entry
+
+    return Entry(7, 0, "01HX0000000000000000000009", "run", "token", position, datetime.now(UTC))
+
+
+def _stage_and_commit(writer: Any, rows: pa.Table, head: Any) -> None:
+    writer.stage(Part("p"), Rows(rows))
+    writer.commit(head, at(3))
+
+
+@contextmanager
+def _open(harness: Harness, strategy: Strategy, **given: Any) -> Iterator[tuple[Sink, Any]]:
+    """A sink and an open load of rows of ``SHAPE``."""
+    spec = harness.sink(strategy)
+    with closing(harness.make("sink", spec)) as sink:
+        prepare(sink, spec, SHAPE)
+        with closing(sink.open(new_load(SHAPE, strategy, **given))) as writer:
+            yield sink, writer
+
+
+def _cdc_apply() -> Strategy:
+    """With the policy that a truncation in the source is one in the target, where the strategy has such a policy."""
+    policy: dict[str, Any] = {"truncate": "apply"} if "truncate" in fields_dict(Strategy) else {}
+    return Strategy("cdc_apply", key="id", **policy)
+
+
+def _intervals(found: pa.Table | None) -> list[tuple[Any, ...]]:
+    assert found is not None
+    instant = pa.timestamp("us", "UTC")
+    columns = [found["id"], *(found[name].cast(instant) for name in (VALID_FROM, VALID_TO))]
+    return sorted(zip(*(c.to_pylist() for c in columns), strict=True), key=lambda row: row[:2])
+
+
+def _apply(harness: Harness, strategy: Strategy, rows: list[Any], n: int = 0) -> None:
+    """Change batches of ``SHAPE``: (operation, row, key of the row met, columns the log left out)."""
+    described = ChangeTable(SHAPE, ("id",))
+    schema = changes.batch_schema(described)
+    records = []
+    for i, (operation, row, met, absent) in enumerate(rows, 1):
+        record = dict(zip(SHAPE.names, row or [None] * len(SHAPE), strict=True))
+        record |= {changes.OPERATION: operation, changes.EVENT_ID: f"{n}-{i}", changes.COMMIT: f"{n:04d}"}
+        record |= {changes.ORDINAL: i, changes.KEY: None if met is None else {"id": met}}
+        record |= {changes.UNCHANGED: {name: name in absent for name in SHAPE.names} if absent else None}
+        records.append(record)
+    batches = pa.Table.from_pylist(records, schema)
+    spec = harness.sink(strategy)
+    with closing(harness.make("sink", spec)) as sink:
+        prepare(sink, spec, SHAPE)
+        with closing(sink.open(new_load(SHAPE, strategy, changes=True, repeatable=True, token=f"t{n}"))) as writer:
+            writer.stage(Part("p"), Rows(batches))
+            writer.commit(sink.journal(key()), at(n))

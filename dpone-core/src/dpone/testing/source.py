@@ -1,0 +1,383 @@
+"""SourceContract: what a source that declares a capability must do."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Sequence
+from contextlib import closing
+from itertools import count
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from attrs import evolve
+from hypothesis import given
+
+from dpone.contract import Source, Stream, Window, WindowRequest
+from dpone.errors import DataError, DponeError, IdentityChanged, SourceError, Stopped
+from dpone.pipeline import Incremental
+from dpone.plugins import discover
+from dpone.position import Position
+from dpone.testing import hostile
+from dpone.testing.cases import Contract, case
+from dpone.testing.harness import TABLE, Harness
+from dpone.testing.rows import same
+
+WHOLE, NEW = WindowRequest(whole=True, mode="full_refresh", batch_rows=4), WindowRequest(batch_rows=4)
+
+
+def drained(stream: Stream, limit: int | None = 4) -> pa.Table:
+    """All batches; each has the announced schema and no more rows than were asked for."""
+    batches = []
+    for batch in stream.batches():
+        assert batch.schema.equals(stream.schema), f"a batch of {batch.schema}, announced was {stream.schema}"
+        assert limit is None or batch.num_rows <= limit, f"a batch of {batch.num_rows} rows, {limit} were asked for"
+        batches.append(batch)
+    return pa.Table.from_batches(batches, stream.schema)
+
+
+def read(source: Source, window: Window) -> pa.Table:
+    """All parts of a window, one after another."""
+    tables = [window.schema.empty_table()]
+    for part in window.parts:
+        with source.read(part) as stream:
+            assert stream.schema.equals(window.schema), f"part {part.id} has {stream.schema}, not {window.schema}"
+            tables.append(drained(stream))
+    return pa.concat_tables(tables)
+
+
+def everything(harness: Harness, spec: Any) -> pa.Table:
+    with closing(harness.make("source", spec)) as source:
+        return read(source, source.window(None, WHOLE))
+
+
+def seeded(harness: Harness, *tables: pa.Table, table: str = TABLE) -> pa.Table:
+    """Seed these; the answer is what a reader must find."""
+    for rows in tables:
+        harness.seed(rows, table)
+    there = harness.there(table)
+    return pa.concat_tables(tables) if there is None else there
+
+
+class SourceContract(Contract):
+    """Subclass it and give the fixture ``harness``. Every case starts with an empty place."""
+
+    role = "source"
+
+    @case("read")
+    def test_every_row_comes_once(self, harness: Harness) -> None:
+        """A whole window gives every row once, in batches of the announced schema and size."""
+        expected = seeded(harness, harness.sample(1, 7), harness.sample(8, 11))
+        same(everything(harness, harness.source()), expected)
+
+    @case("read")
+    def test_schema_is_that_of_the_window(self, harness: Harness) -> None:
+        """``schema`` and the window name the same columns and types, and asking reads nothing away."""
+        expected = seeded(harness, harness.sample(1, 3))
+        with closing(harness.make("source", harness.source())) as source:
+            schema = source.schema()
+            window = source.window(None, WHOLE)
+            assert schema.equals(window.schema)
+            same(read(source, window), expected)
+
+    @case("read")
+    def test_values_come_as_they_are(self, harness: Harness) -> None:
+        """Texts that look like something else, extremes and NULL come exactly as they were seeded."""
+        for type_ in (pa.int64(), pa.float64(), pa.string()):
+            _values_come(harness, type_)
+
+    @case("read")
+    def test_names_are_quoted(self, harness: Harness) -> None:
+        """Columns of any name that the system can have are read under that name."""
+        rows = pa.table({name: pa.array([i], pa.int64()) for i, name in enumerate(hostile.ORDINARY_NAMES)})
+        harness.seed(rows, "ordinary")
+        same(everything(harness, harness.source("ordinary")), rows)
+        for i, name in enumerate(hostile.HOSTILE_NAMES):
+            rows = pa.table({name: pa.array([i], pa.int64())})
+            harness.seed(rows, f"h{i}")
+            same(everything(harness, harness.source(f"h{i}")), rows)
+
+    @case("read")
+    def test_the_window_is_bounded(self, harness: Harness) -> None:
+        """Rows that come after the window was fixed are not in it; the position is that of the window."""
+        expected = seeded(harness, harness.sample(1, 5))
+        with closing(harness.make("source", harness.source())) as source:
+            window = source.window(None, WHOLE)
+            harness.seed(harness.sample(6, 9))
+            same(read(source, window), expected)
+        json.dumps([window.position.to_json(), [dict(part.detail) for part in window.parts]], allow_nan=False)
+        assert Position.from_json(window.position.to_json()) == window.position
+
+    @case("read")
+    def test_a_source_that_moved_is_never_mixed(self, harness: Harness) -> None:
+        """A row that changes between window and read: the rows as they were, or an error; nothing in between."""
+        expected = seeded(harness, harness.sample(1, 5))
+        with closing(harness.make("source", harness.source())) as source:
+            window = source.window(None, WHOLE)
+            harness.disturb()
+            try:
+                found = read(source, window)
+            except (SourceError, DataError, Stopped):
+                return
+            same(found, expected)
+
+    @case("read")
+    def test_an_empty_source_is_a_window_without_rows(self, harness: Harness) -> None:
+        """A table without rows has its columns and no row."""
+        expected = seeded(harness, harness.sample(1, 0))
+        with closing(harness.make("source", harness.source())) as source:
+            window = source.window(None, WHOLE)
+            assert window.schema.names == expected.column_names
+            assert read(source, window).num_rows == 0
+
+    @case("read")
+    def test_what_is_not_there_is_one_clear_line(self, harness: Harness) -> None:
+        """The constructor does no I/O; ``check`` finds that a table is missing; reading it is a DponeError."""
+        seeded(harness, harness.sample(1, 1))
+        with closing(harness.make("source", harness.source("nowhere"))) as source:
+            assert any(finding.ok is False and finding.todo for finding in source.check())
+            with pytest.raises(DponeError) as caught:
+                source.window(None, WHOLE)
+            assert "\n" not in str(caught.value)
+        with closing(harness.make("source", harness.source())) as source:
+            assert all(finding.ok is not False for finding in source.check())
+
+    @case("read")
+    def test_another_source_is_not_resumed(self, harness: Harness) -> None:
+        """A position of another identity stops: it is never read on from."""
+        seeded(harness, harness.sample(1, 3))
+        with closing(harness.make("source", harness.source())) as source:
+            window = source.window(None, NEW)
+            read(source, window)
+            other = evolve(window.position, identity={"of": "something else"})
+            with pytest.raises(IdentityChanged):
+                source.window(other, NEW)
+
+    @case("read")
+    def test_ack_and_close_may_come_twice(self, harness: Harness) -> None:
+        """``ack`` of what is acknowledged, and ``close`` of what is closed, do no harm; the rows stay in the source."""
+        expected = seeded(harness, harness.sample(1, 3))
+        with closing(harness.make("source", harness.source())) as source:
+            window = source.window(None, WHOLE)
+            same(read(source, window), expected)
+            source.ack(window.position)
+            source.ack(window.position)
+            source.close()
+        same(everything(harness, harness.source()), expected)
+
+    @case("query")
+    def test_a_query_is_read(self, harness: Harness) -> None:
+        """The rows of a query are those of the table it reads."""
+        expected = seeded(harness, harness.sample(1, 7))
+        same(everything(harness, harness.source(query=harness.query())), expected)
+
+    @case("snapshot")
+    def test_the_read_is_one_snapshot(self, harness: Harness) -> None:
+        """What is written between two batches is in none of them."""
+        expected = seeded(harness, harness.sample(1, 12))
+        with closing(harness.make("source", harness.source())) as source:
+            window = source.window(None, WHOLE)
+            found = [window.schema.empty_table()]
+            for n, part in enumerate(window.parts):
+                with source.read(part) as stream:
+                    for batch in stream.batches():
+                        if n == 0 and len(found) == 1:
+                            harness.seed(harness.sample(13, 15))
+                        found.append(pa.Table.from_batches([batch]))
+        same(pa.concat_tables(found), expected)
+
+    @case("repeatable")
+    def test_a_window_read_again_is_the_same(self, harness: Harness) -> None:
+        """Planned and read again, a window has the same position, parts and rows, also after more has come."""
+        expected = seeded(harness, harness.sample(1, 5))
+        windows = []
+        for _ in range(2):
+            with closing(harness.make("source", harness.source())) as source:
+                window = source.window(None, NEW)
+                windows.append(window)
+                for _ in range(2):
+                    same(read(source, window), expected)
+        assert all(window.repeatable for window in windows)
+        assert windows[0].position == windows[1].position
+        assert [part.id for part in windows[0].parts] == [part.id for part in windows[1].parts]
+
+    @case("repeatable")
+    def test_other_content_is_an_error(self, harness: Harness) -> None:
+        """A repeatable window whose rows were changed under it is refused, not read."""
+        seeded(harness, harness.sample(1, 5))
+        with closing(harness.make("source", harness.source())) as source:
+            window = source.window(None, NEW)
+            assert window.repeatable
+            harness.disturb()
+            with pytest.raises((SourceError, DataError, Stopped)):
+                read(source, window)
+
+    @case("repeatable")
+    def test_only_what_is_new_is_read(self, harness: Harness) -> None:
+        """After a position come the rows seeded since; with nothing new there is no part, and no other position."""
+        _only_what_is_new(harness, None, repeatable=True)
+
+    @case("incremental_cursor")
+    def test_cursor_reads_what_is_new(self, harness: Harness) -> None:
+        """After a position come the rows of higher values; with nothing new there is no part."""
+        _only_what_is_new(harness, Incremental("cursor", harness.key))
+
+    @case("incremental_cursor")
+    def test_cursor_loses_no_equal_value(self, harness: Harness) -> None:
+        """A row that comes later with the highest value of the last read is read, the others are not read again."""
+        seeded(harness, harness.sample(1, 5))
+        spec = harness.source(incremental=Incremental("cursor", harness.key))
+        with closing(harness.make("source", spec)) as source:
+            first = source.window(None, NEW)
+            read(source, first)
+        late = _with_key(harness, harness.sample(90, 90), 5)
+        harness.seed(late)
+        with closing(harness.make("source", spec)) as source:
+            same(read(source, source.window(first.position, NEW)), late)
+
+    @case("incremental_cursor")
+    def test_cursor_refuses_null(self, harness: Harness) -> None:
+        """A row whose cursor is NULL can never be found again: the read fails, unless the pipeline skips them."""
+        seeded(harness, harness.sample(1, 3), _with_key(harness, harness.sample(4, 4), None))
+        spec = harness.source(incremental=Incremental("cursor", harness.key))
+        with closing(harness.make("source", spec)) as source, pytest.raises(DataError):
+            read(source, source.window(None, NEW))
+        skipping = Incremental("cursor", harness.key, nulls="skip")
+        with closing(harness.make("source", harness.source(incremental=skipping))) as source:
+            same(read(source, source.window(None, NEW)), harness.sample(1, 3))
+
+    @case("incremental_xmin")
+    def test_xmin_reads_what_is_new(self, harness: Harness) -> None:
+        """After a position come the rows of later transactions; with nothing new there is no part."""
+        _only_what_is_new(harness, Incremental("xmin"), mode="merge")
+
+    @case("incremental_change_tracking")
+    def test_change_tracking_reads_what_is_new(self, harness: Harness) -> None:
+        """After a position come the rows of later versions; with nothing new there is no part."""
+        _only_what_is_new(harness, Incremental("change_tracking"), mode="merge")
+
+    @case("incremental_cdc")
+    def test_a_change_reader_serves_this_source(self, harness: Harness) -> None:
+        """An implemented change reader is chosen by ``incremental: {by: cdc}`` of this type."""
+        plugins = discover()
+        readers = [plugins.get("cdc", name) for name in plugins.names("cdc")]
+        assert any(reader.implemented and reader.serves == (harness.connector, "cdc") for reader in readers)
+
+    @case("partitions")
+    def test_parts_hold_every_row_once(self, harness: Harness) -> None:
+        """Asked for parts a source gives some; each row is in one of them, in whatever order they are read."""
+        expected = seeded(harness, *(harness.sample(i * 10, i * 10 + 9) for i in range(4)))
+        with closing(harness.make("source", harness.source())) as source:
+            window = source.window(None, evolve(WHOLE, partitions=3))
+            assert len(window.parts) > 1
+            assert len({part.id for part in window.parts}) == len(window.parts)
+            json.dumps([dict(part.detail) for part in window.parts], allow_nan=False)
+            same(read(source, evolve(window, parts=tuple(reversed(window.parts)))), expected)
+
+    @case("partitions")
+    def test_parts_are_read_at_once(self, harness: Harness) -> None:
+        """Parts that several threads read at the same time give every row once."""
+        expected = seeded(harness, *(harness.sample(i * 10, i * 10 + 9) for i in range(3)))
+        with closing(harness.make("source", harness.source())) as source:
+            window = source.window(None, evolve(WHOLE, partitions=3))
+            assert len(window.parts) > 1
+            same(pa.concat_tables(_at_once(source, window)), expected)
+
+    @case("mixed_snapshots")
+    def test_left_over_parts_are_read_in_a_new_snapshot(self, harness: Harness) -> None:
+        """The parts of a lost snapshot are given again, the same and no other; each row is in one of them."""
+        expected = seeded(harness, *(harness.sample(i * 10, i * 10 + 9) for i in range(4)))
+        request = evolve(WHOLE, partitions=3)
+        with closing(harness.make("source", harness.source())) as source:
+            window = source.window(None, request)
+            assert not window.repeatable  # otherwise it can be planned again as it was
+            assert len(window.parts) > 1
+            first = read(source, evolve(window, parts=window.parts[:1]))
+        with closing(harness.make("source", harness.source())) as source:
+            again = source.window(None, evolve(request, parts=window.parts, partitions=2))
+            assert [part.id for part in again.parts] == [part.id for part in window.parts]
+            left_over = read(source, evolve(again, parts=again.parts[1:]))
+            same(pa.concat_tables([first, left_over]), expected)
+
+    @case("native_stream")
+    def test_a_native_stream_is_offered(self, harness: Harness) -> None:
+        """A stream names its formats, hands out bytes in the first, and says each column's native type."""
+        seeded(harness, harness.sample(1, 5))
+        with closing(harness.make("source", harness.source())) as source:
+            window = source.window(None, WHOLE)
+            assert all(b"dpone.native" in (field.metadata or {}) for field in window.schema)
+            for part in window.parts:
+                with source.read(part) as stream:
+                    assert stream.native
+                    assert sum(map(len, stream.open_native(stream.native[0]))) > 0
+
+
+def _values_come(harness: Harness, type_: pa.DataType) -> None:
+    tables = count()
+
+    @hostile.examples
+    @given(hostile.columns(type_))
+    def comes(column: list[Any]) -> None:
+        name = f"v_{type_}_{next(tables)}"
+        rows = pa.table({"id": pa.array(range(len(column)), pa.int64()), "x": pa.array(column, type_)})
+        harness.seed(rows, name)
+        same(everything(harness, harness.source(name)), rows)
+
+    comes()
+
+
+def _only_what_is_new(
+    harness: Harness, incremental: Incremental | None, mode: str = "append", repeatable: bool = False
+) -> None:
+    spec, request = harness.source(incremental=incremental), evolve(NEW, mode=mode)
+    expected = seeded(harness, harness.sample(1, 5))
+    with closing(harness.make("source", spec)) as source:
+        first = source.window(None, request)
+        assert first.repeatable or not repeatable
+        same(read(source, first), expected)
+    with closing(harness.make("source", spec)) as source:
+        nothing = source.window(first.position, request)
+        assert (nothing.parts, nothing.position) == ((), first.position)
+    harness.seed(harness.sample(6, 8))
+    with closing(harness.make("source", spec)) as source:
+        later = source.window(first.position, request)
+        new = read(source, later)
+        assert later.position != first.position
+    assert new.num_rows == 3
+    there = harness.there()
+    same(
+        pa.concat_tables([expected, new]),
+        pa.concat_tables([expected, harness.sample(6, 8)]) if there is None else there,
+    )
+
+
+def _with_key(harness: Harness, rows: pa.Table, like: int | None) -> pa.Table:
+    """The rows with the key of row number ``like``, or NULL in it."""
+    field = rows.schema.field(harness.key)
+    value = None if like is None else harness.sample(like, like).column(harness.key)[0].as_py()
+    return rows.set_column(rows.column_names.index(harness.key), field, pa.array([value], field.type))
+
+
+def _at_once(source: Source, window: Window) -> Sequence[pa.Table]:
+    """Every thread holds its part open until all have theirs."""
+    found: list[pa.Table] = [window.schema.empty_table()]
+    failed: list[BaseException] = []
+    opened = threading.Barrier(len(window.parts), timeout=20)
+
+    def one(part: Any) -> None:
+        try:
+            with source.read(part) as stream:
+                opened.wait()
+                found.append(drained(stream))
+        except BaseException as error:
+            failed.append(error)
+            opened.abort()
+
+    threads = [threading.Thread(target=one, args=(part,)) for part in window.parts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+    return found

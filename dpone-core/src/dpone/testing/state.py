@@ -1,0 +1,258 @@
+"""StateContract: what a state backend that declares a capability must do."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import closing
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from dpone.contract import Staged
+from dpone.errors import Busy, Category, Conflict
+from dpone.testing import crash
+from dpone.testing.cases import Contract, case
+from dpone.testing.harness import Harness
+
+KEY = "pipeline|stream|file:a/*.csv|sqlite:orders"
+_HOLDER = """
+import os, pickle, sys
+spec, reference = pickle.load(sys.stdin.buffer)
+from dpone.plugins import resolve
+held = resolve(reference)(spec).lock(sys.argv[1], 3600)
+held.__enter__()
+os._exit(9)
+"""
+
+
+class StateContract(Contract):
+    """Subclass it and give the fixture ``harness``. Every case starts with an empty place."""
+
+    role = "state"
+
+    @case("compare_and_set")
+    def test_a_value_is_saved_and_counted(self, harness: Harness) -> None:
+        """Versions count from 1; another object reads what one has saved; keys are kept apart."""
+        with closing(_state(harness)) as one, closing(_state(harness)) as other:
+            assert one.load(KEY) is None
+            assert one.save(KEY, {"a": 1, "é": None}, 0) == 1
+            assert one.save(KEY, {"a": [2, "x"]}, 1) == 2
+            found = other.load(KEY)
+            assert (found.value, found.version) == ({"a": [2, "x"]}, 2)
+            assert found.saved_at.utcoffset().total_seconds() == 0
+            for key in ("", "a|b", "a/b", "../a", "A|B", "x" * 400, "'", "é"):
+                assert other.load(key) is None
+                assert one.save(key, {"key": key}, 0) == 1
+            for key in ("", "a|b", "a/b", "../a", "A|B", "x" * 400, "'", "é"):
+                assert other.load(key).value == {"key": key}
+
+    @case("compare_and_set")
+    def test_a_save_over_another_version_is_refused(self, harness: Harness) -> None:
+        """With any other version than the current one nothing is written, and it is a Conflict."""
+        with closing(_state(harness)) as state:
+            with pytest.raises(Conflict):
+                state.save(KEY, {"a": 0}, 1)
+            state.save(KEY, {"a": 1}, 0)
+            for expected in (0, 2, 7):
+                with pytest.raises(Conflict):
+                    state.save(KEY, {"a": 2}, expected)
+            assert (state.load(KEY).value, state.load(KEY).version) == ({"a": 1}, 1)
+
+    @case("compare_and_set")
+    def test_of_many_savers_one_wins(self, harness: Harness) -> None:
+        """Of eight that save over one version at once, one succeeds and seven get a Conflict."""
+        with closing(_state(harness)) as state:
+            state.save(KEY, {"by": -1}, 0)
+        won: list[int] = []
+        failed: list[BaseException] = []
+        start = threading.Barrier(8, timeout=20)
+
+        def save(n: int) -> None:
+            with closing(_state(harness)) as mine:
+                start.wait()
+                try:
+                    mine.save(KEY, {"by": n}, 1)
+                    won.append(n)
+                except Exception as error:
+                    failed.append(error)
+
+        _together(save, 8)
+        with closing(_state(harness)) as state:
+            assert [type(error) for error in failed] == [Conflict] * 7
+            assert state.load(KEY).value == {"by": won[0]}
+
+    @case("compare_and_set")
+    def test_a_deleted_value_counts_on(self, harness: Harness) -> None:
+        """After a delete there is no value; the next save has a version that never was."""
+        with closing(_state(harness)) as state:
+            state.save(KEY, {"a": 1}, 0)
+            with pytest.raises(Conflict):
+                state.delete(KEY, 5)
+            state.delete(KEY, 1)
+            assert state.load(KEY) is None
+            assert state.save(KEY, {"a": 2}, 0) >= 2
+            with pytest.raises(Conflict):
+                state.save(KEY, {"a": 3}, 1)
+
+    @case("compare_and_set")
+    def test_a_value_that_is_no_json_is_refused(self, harness: Harness) -> None:
+        """What JSON cannot hold is refused before anything is written."""
+        with closing(_state(harness)) as state:
+            with pytest.raises((ValueError, TypeError)):
+                state.save(KEY, {"a": float("nan")}, 0)
+            assert state.load(KEY) is None
+
+    @case("history")
+    def test_earlier_values_stay_readable(self, harness: Harness) -> None:
+        """Newest first, of one key only, as many as asked for, through a delete."""
+        with closing(_state(harness)) as state:
+            assert state.history(KEY) == []
+            for n in range(5):
+                state.save(KEY, {"n": n}, n)
+            state.save("other", {"n": 99}, 0)
+            assert [old.value["n"] for old in state.history(KEY)] == [4, 3, 2, 1, 0]
+            assert [old.version for old in state.history(KEY, 2)] == [5, 4]
+            state.delete(KEY, 5)
+            assert [old.value["n"] for old in state.history(KEY)][:2] == [4, 3]
+
+    @case("lock")
+    def test_a_lock_has_one_holder(self, harness: Harness) -> None:
+        """A second runner of the key gets Busy, which is transient; other keys are free; afterwards all are."""
+        with closing(_state(harness)) as one, closing(_state(harness)) as other:
+            with one.lock(KEY, 60) as lease:
+                assert lease.owner
+                with pytest.raises(Busy) as caught, other.lock(KEY, 60):
+                    pass
+                assert caught.value.category is Category.TRANSIENT
+                with other.lock("another", 60):
+                    pass
+            with other.lock(KEY, 60):
+                pass
+
+    @case("lock")
+    def test_an_expired_lease_is_taken_over(self, harness: Harness) -> None:
+        """A lease that was not renewed may be taken; its old holder gets a Conflict and frees nothing."""
+        with closing(_state(harness)) as one, closing(_state(harness)) as other, closing(_state(harness)) as third:
+            with one.lock(KEY, 0.1) as old:
+                time.sleep(0.15)
+                with other.lock(KEY, 60):
+                    with pytest.raises(Conflict):
+                        old.renew()
+                    with pytest.raises(Busy), third.lock(KEY, 60):
+                        pass
+            with third.lock(KEY, 60):
+                pass
+
+    @case("lock")
+    def test_the_end_of_a_lost_lease_frees_nothing(self, harness: Harness) -> None:
+        """A runner that lost its lease ends while the new holder is at work: the lock stays with that one."""
+        with closing(_state(harness)) as one, closing(_state(harness)) as other, closing(_state(harness)) as third:
+            old = one.lock(KEY, 0.05)
+            old.__enter__()
+            time.sleep(0.1)
+            with other.lock(KEY, 60):
+                old.__exit__(None, None, None)
+                with pytest.raises(Busy), third.lock(KEY, 60):
+                    pass
+
+    @case("lock")
+    def test_renewal_keeps_the_lease(self, harness: Harness) -> None:
+        """A lease renewed by a thread of its own holds for another ttl."""
+        with closing(_state(harness)) as one, closing(_state(harness)) as other, one.lock(KEY, 0.4) as lease:
+            time.sleep(0.2)
+            _together(lambda n: lease.renew(), 1)
+            time.sleep(0.25)
+            with pytest.raises(Busy), other.lock(KEY, 60):
+                pass
+
+    @case("lock")
+    def test_a_dead_holder_is_taken_over(self, harness: Harness) -> None:
+        """The lock of a process of this host that is gone is free at once."""
+        buffer = io.BytesIO()
+        reference = harness.plugins.get("state", harness.connector).implementation
+        crash.Pickler(buffer).dump((harness.state(), reference))
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        command = [sys.executable, "-c", _HOLDER, KEY]
+        done = subprocess.run(  # noqa: S603  # fixed arguments
+            command, input=buffer.getvalue(), env=environment, capture_output=True, check=False, timeout=60
+        )
+        assert done.returncode == 9, done.stderr.decode()
+        with closing(_state(harness)) as state, state.lock(KEY, 60):
+            pass
+
+    @case("partitions")
+    def test_a_partition_has_one_runner(self, harness: Harness) -> None:
+        """Of two that claim a partition one is Busy; who lost it records nothing; what is done stays done."""
+        with closing(_state(harness)) as one, closing(_state(harness)) as other:
+            mine, theirs = one.partitions(), other.partitions()
+            mine.create(_manifest("a", "b", "c"))
+            assert mine.claim(KEY, "a", "me", 60).attempts == 1
+            with pytest.raises(Busy):
+                theirs.claim(KEY, "a", "you", 60)
+            with pytest.raises(Conflict):
+                theirs.finish(KEY, "a", "you", Staged(1, 1))
+            mine.finish(KEY, "a", "me", Staged(3, 30))
+            with pytest.raises(Busy):
+                theirs.claim(KEY, "a", "you", 60)
+            theirs.claim(KEY, "b", "you", 60)
+            theirs.fail(KEY, "b", "you", "it broke")
+            found = mine.load(KEY)
+            assert [(p.id, p.status, p.rows_loaded, p.error) for p in found.partitions] == [
+                ("a", "success", 3, None), ("b", "failed", 0, "it broke"), ("c", "pending", 0, None),
+            ]  # fmt: skip
+
+    @case("partitions")
+    def test_a_lost_partition_is_taken_over(self, harness: Harness) -> None:
+        """A claim that was not renewed is free; its old holder gets a Conflict."""
+        with closing(_state(harness)) as one, closing(_state(harness)) as other:
+            mine, theirs = one.partitions(), other.partitions()
+            mine.create(_manifest("a"))
+            mine.claim(KEY, "a", "me", 0.05)
+            time.sleep(0.1)
+            assert theirs.claim(KEY, "a", "you", 60).attempts == 2
+            with pytest.raises(Conflict):
+                mine.renew(KEY, "a", "me", 60)
+
+    @case("partitions")
+    def test_a_manifest_is_kept_whole(self, harness: Harness) -> None:
+        """Another object reads back just what was written; a new manifest replaces the old; forgotten is gone."""
+        with closing(_state(harness)) as one, closing(_state(harness)) as other:
+            mine, theirs = one.partitions(), other.partitions()
+            assert theirs.load(KEY) is None
+            for ids in (("a", "b"), ("c",)):
+                mine.create(_manifest(*ids))
+                assert theirs.load(KEY) == _manifest(*ids)
+            assert theirs.load("another") is None
+            mine.forget(KEY)
+            assert theirs.load(KEY) is None
+
+
+def _manifest(*ids: str) -> Any:
+    partition = importlib.import_module("dpone.partition")
+    return partition.PartitionManifest(
+        key=KEY, load_id="01HX0000000000000000000000", run_id="run", stream="s", source={"type": "kit", "é": 1},
+        token="one",  # noqa: S106  # a digest, no password
+        target="t", epoch=0, window="w", config={"a": "1"}, schema={"id": "int64"}, resumable=True,
+        created_at=datetime(2024, 5, 6, 7, 8, 9, tzinfo=UTC),
+        partitions=tuple(partition.Partition(one) for one in ids),
+    )  # fmt: skip
+
+
+def _state(harness: Harness) -> Any:
+    return harness.make("state", harness.state())
+
+
+def _together(function: Callable[[int], Any], count: int) -> None:
+    threads = [threading.Thread(target=function, args=(n,)) for n in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()

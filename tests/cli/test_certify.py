@@ -1,0 +1,289 @@
+"""``dpone certify``: nothing is certified without a recorded run of the files that are installed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dpone import certify, evidence
+from dpone.capability import CAPABILITIES
+from dpone.certify import Level, Status
+from dpone.cli import main
+from dpone.errors import ConfigError
+from dpone.evidence import GATES, Server, write, write_gate
+
+LIVE, STANDIN = Server("SQLite", "3.40.1", True), Server("Fake", "1", False)
+# What sqlite declares, from its plugin file by hand; a case for each.
+DECLARED = {
+    "source": ("read", "query", "snapshot", "incremental_cursor", "partitions", "mixed_snapshots"),
+    "sink": (
+        "full_refresh", "append", "merge", "replace", "partition_replace", "snapshot_diff", "scd2", "cdc_apply",
+        "exactly_once", "schema_evolution", "lineage", "resume", "many_tables", "undo",
+    ),
+    "state": ("compare_and_set", "history", "lock", "partitions"),
+}  # fmt: skip
+
+
+def record(
+    folder: Path,
+    role: str = "state",
+    capabilities: Sequence[str] = DECLARED["state"],
+    server: Server = LIVE,
+    results: Mapping[str, str] | None = None,
+    names: Sequence[str] = ("sqlite",),
+    suite: str = "Test",
+    quirks: Mapping[str, str] | None = None,
+) -> Path:
+    """Evidence of two cases per capability. ``results``: case -> passed, failed, or skipped."""
+    required = {capability: (f"{capability}_1", f"{capability}_2") for capability in capabilities}
+    seen = [
+        {"case": case, "capability": capability, "declared": "supported", "seconds": 0.1, "at": "2024-05-06T07:08:09",
+         "result": (results or {}).get(case, "passed")}
+        for capability, cases in required.items() for case in cases
+        if (results or {}).get(case) != "skipped"
+    ]  # fmt: skip
+    servers = [server] * len(names)
+    return write(folder, role, names, servers, seen, required=required, quirks=quirks, suite=suite)
+
+
+def status(folder: Path | None, role: str = "state", capability: str = "lock") -> Status:
+    found = certify.certify(folder)
+    [cell] = [c for c in found.cells if (c.connector, c.role, c.capability) == ("sqlite", role, capability)]
+    return cell.status
+
+
+def everything(folder: Path, server: Server = LIVE) -> None:
+    for role, capabilities in DECLARED.items():
+        record(folder, role, capabilities, server)
+
+
+def test_without_evidence_nothing_is_certified() -> None:
+    """No evidence: every declared cell says declared, and the first line says so."""
+    found = certify.certify()
+    statuses = {cell.status for cell in found.cells} | {route.status for route in found.routes}
+    assert statuses == {Status.DECLARED, Status.UNSUPPORTED, Status.NOT_IMPLEMENTED}
+    assert {connector.level for connector in found.connectors} == {Level.NONE}
+    assert certify.said(found).startswith("No evidence was given, so nothing is certified")
+
+
+def test_every_cell_is_there() -> None:
+    """The matrix has a cell for each capability of each role of each connector."""
+    cells = certify.certify().cells
+    mine = [(c.role, c.capability) for c in cells if c.connector == "sqlite"]
+    assert mine == [(role, c) for role in ("source", "sink", "state") for c in CAPABILITIES[role]]
+
+
+def test_a_passed_run_certifies(tmp_path: Path) -> None:
+    """Every case passed, live, with the installed files: certified, with the server it was seen on."""
+    record(tmp_path)
+    [cell] = [c for c in certify.certify(tmp_path).cells if (c.connector, c.capability) == ("sqlite", "lock")]
+    assert (cell.status, cell.servers) == (Status.CERTIFIED, ("SQLite 3.40.1",))
+
+
+def test_what_is_not_declared_stays_so(tmp_path: Path) -> None:
+    """Evidence makes no capability of what the plugin does not declare."""
+    record(tmp_path, "sink", ("native_stream", "parallel_stage"))
+    assert status(tmp_path, "sink", "native_stream") is Status.UNSUPPORTED
+    assert status(tmp_path, "sink", "parallel_stage") is Status.NOT_IMPLEMENTED
+
+
+def test_a_failed_case_fails_the_capability(tmp_path: Path) -> None:
+    """One failed case is enough, also beside another suite that passed."""
+    record(tmp_path, suite="other")
+    record(tmp_path, results={"lock_2": "failed"})
+    assert status(tmp_path) is Status.FAILED
+    assert status(tmp_path, capability="history") is Status.CERTIFIED
+
+
+def test_a_skipped_case_leaves_the_capability_declared(tmp_path: Path) -> None:
+    """Some of the cases are not all of them."""
+    record(tmp_path, results={"lock_2": "skipped"})
+    assert status(tmp_path) is Status.DECLARED
+
+
+def test_a_quirk_is_not_required(tmp_path: Path) -> None:
+    """A case that the system cannot have is not missed, and is shown; a capability of quirks alone is not certified."""
+    record(tmp_path, results={"lock_2": "skipped"}, quirks={"lock_2": "no clock"})
+    [cell] = [c for c in certify.certify(tmp_path).cells if (c.connector, c.capability) == ("sqlite", "lock")]
+    assert (cell.status, cell.quirks) == (Status.CERTIFIED, {"lock_2": "no clock"})
+    skipped = {"lock_1": "skipped", "lock_2": "skipped"}
+    record(tmp_path, results=skipped, quirks=dict.fromkeys(skipped, "no clock"))
+    assert status(tmp_path) is Status.DECLARED
+
+
+def test_a_stand_in_is_simulated(tmp_path: Path) -> None:
+    """A stand-in shows that it works, never that it works on the real thing; live evidence beside it does."""
+    record(tmp_path, server=STANDIN)
+    assert status(tmp_path) is Status.SIMULATED
+    record(tmp_path)
+    assert status(tmp_path) is Status.CERTIFIED
+
+
+@pytest.mark.parametrize("changed", ["dpone", "sqlite"])
+def test_evidence_of_other_files_is_stale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str) -> None:
+    """Where a file of core or of the plugin is another one now, the evidence is stale, passed or failed."""
+    record(tmp_path, results={"history_1": "failed"})
+    real = evidence.digest
+    monkeypatch.setattr(certify, "digest", lambda name: "0" * 64 if name == changed else real(name))
+    assert {status(tmp_path), status(tmp_path, capability="history")} == {Status.STALE}
+
+
+def test_a_changed_file_changes_the_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The digest covers names and contents of a package's files, and nothing that Python left there."""
+    package = tmp_path / "acme_kit_test"
+    (package / "__pycache__").mkdir(parents=True)
+    module = package / "__init__.py"
+    module.write_text("x = 1\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(evidence, "_packages", lambda plugins, name: {"acme_kit_test"})
+    seen = set()
+    for text in ("x = 1\n", "x = 2\n"):
+        module.write_text(text)
+        evidence.digest.cache_clear()
+        seen.add(evidence.digest("acme"))
+        (package / "__pycache__" / "x.pyc").write_text(text)
+        evidence.digest.cache_clear()
+        seen.add(evidence.digest("acme"))
+    module.rename(package / "other.py")
+    evidence.digest.cache_clear()
+    assert evidence.digest("acme") not in seen
+    assert len(seen) == 2
+    evidence.digest.cache_clear()
+
+
+def test_a_route_is_certified_by_its_runs(tmp_path: Path) -> None:
+    """Evidence of a route says what was run from which source to which sink, by which strategy."""
+    record(tmp_path, "route", ("append",), names=("file", "sqlite"))
+    found = {(r.source, r.sink, r.strategy): r.status for r in certify.certify(tmp_path).routes}
+    assert found["file", "sqlite", "append"] is Status.CERTIFIED
+    assert found["file", "sqlite", "merge"] is Status.DECLARED
+    assert found["sqlite", "file", "append"] is Status.DECLARED
+    assert found["sqlite", "file", "merge"] is Status.UNSUPPORTED
+
+
+@pytest.mark.parametrize("gate", GATES)
+@pytest.mark.parametrize("missing", [True, False])
+def test_production_needs_every_gate_live(tmp_path: Path, gate: Any, missing: bool) -> None:
+    """Throughput, state, schema evolution and soak, each by live evidence: none may lack or be simulated."""
+    everything(tmp_path)
+    for one in GATES:
+        server = STANDIN if one == gate else LIVE
+        if not (missing and one == gate):
+            write_gate(tmp_path, one, "sqlite", server, passed=True, seconds=1, rows_per_second=1)
+    by_kit = missing and gate in ("state", "schema_evolution")
+    wanted = Level.PRODUCTION if by_kit else Level.CERTIFIED
+    assert _level(tmp_path) is wanted
+
+
+def test_a_failed_gate_is_not_healed_by_the_kit(tmp_path: Path) -> None:
+    """A gate that ran and failed counts, though the cases of the kit passed."""
+    everything(tmp_path)
+    for one in GATES:
+        write_gate(tmp_path, one, "sqlite", LIVE, passed=one != "state", seconds=1)
+    assert _level(tmp_path) is Level.CERTIFIED
+
+
+def _level(folder: Path) -> Level:
+    [found] = [c for c in certify.certify(folder).connectors if c.connector == "sqlite"]
+    return found.level
+
+
+def test_levels_go_up_with_the_evidence(tmp_path: Path) -> None:
+    """Some capabilities: none. All of them on a stand-in: tested. All of them live: certified."""
+    record(tmp_path)
+    assert _level(tmp_path) is Level.NONE
+    everything(tmp_path / "simulated", STANDIN)
+    assert _level(tmp_path / "simulated") is Level.TESTED
+    everything(tmp_path)
+    assert _level(tmp_path) is Level.CERTIFIED
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text.replace('"passed"', '"failed"', 1),
+        lambda text: text.replace('"live": true', '"live": false'),
+        lambda text: text[:-20],
+        lambda text: "{}",
+        lambda text: "[]",
+        lambda text: "",
+        lambda text: "\0" + text,
+    ],
+)
+def test_a_damaged_file_is_refused_by_name(tmp_path: Path, damage: Any) -> None:
+    """A file that is not as it was written stops the command, in one line with its name."""
+    path = record(tmp_path)
+    path.write_text(damage(path.read_text()))
+    with pytest.raises(ConfigError, match=path.name) as caught:
+        certify.certify(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_evidence_of_a_later_format_is_refused(tmp_path: Path) -> None:
+    """A format that this dpone does not know is not guessed at."""
+    path = record(tmp_path)
+    document = json.loads(path.read_text()) | {"format": 2}
+    document["checksum"] = evidence.checksum(document)
+    path.write_text(json.dumps(document))
+    with pytest.raises(ConfigError, match="format 2, this dpone reads 1"):
+        certify.certify(tmp_path)
+
+
+def call(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as done:
+        main(["certify", *args])
+    out, err = capsys.readouterr()
+    return int(done.value.code or 0), out, err
+
+
+def test_the_command_prints_three_forms(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Text, JSON and Markdown say the same of a cell."""
+    record(tmp_path)
+    options = ("--evidence", str(tmp_path), "--connector", "sqlite")
+    code, text, _ = call(capsys, *options)
+    assert code == 0
+    lines = [line.split() for line in text.splitlines()]
+    assert ["sqlite", "state", "lock", "certified", "SQLite", "3.40.1"] in lines
+    assert ["sqlite", "state", "history", "certified", "SQLite", "3.40.1"] in lines
+    assert ["sqlite", "sink", "append", "declared"] in lines
+    _, out, _ = call(capsys, *options, "--format", "json")
+    cells = json.loads(out)["capabilities"]
+    assert [c["status"] for c in cells if (c["role"], c["capability"]) == ("state", "lock")] == ["certified"]
+    _, page, _ = call(capsys, *options, "--format", "markdown")
+    assert "| lock | certified |" in page
+
+
+@pytest.mark.parametrize(("level", "code"), [("tested", 0), ("certified", 0), ("production-certified", 1)])
+def test_require_gives_an_exit_code(tmp_path: Path, capsys: pytest.CaptureFixture[str], level: str, code: int) -> None:
+    """A connector below the level: exit code 1, and one line that names it."""
+    everything(tmp_path)
+    options = ("--evidence", str(tmp_path), "--connector", "sqlite", "--require", level, "--format", "json")
+    found, out, err = call(capsys, *options)
+    assert found == code
+    assert json.loads(out)["below"] == (["sqlite"] if code else [])
+    assert err.startswith("error: require production-certified: sqlite did not") if code else err == ""
+
+
+def test_without_evidence_a_level_is_not_reached(capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing is green without a recorded run."""
+    code, _, err = call(capsys, "--require", "tested")
+    assert (code, "file, sqlite, file_changelog did not reach it" in err) == (1, True)
+
+
+@pytest.mark.parametrize("options", [("--evidence", "nowhere"), ("--connector", "nobody")])
+def test_a_wrong_option_is_one_clear_line(capsys: pytest.CaptureFixture[str], options: tuple[str, str]) -> None:
+    """A folder or connector that is not there is exit code 2."""
+    code, out, err = call(capsys, *options)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert options[1] in err
+
+
+def test_evidence_that_requires_nothing_shows_nothing(tmp_path: Path) -> None:
+    """A file that does not say which cases a capability has certifies none, whatever passed."""
+    seen = [{"case": "x", "capability": "lock", "declared": "supported", "result": "passed", "seconds": 1, "at": ""}]
+    write(tmp_path, "state", ["sqlite"], [LIVE], seen, required={})
+    assert status(tmp_path) is Status.DECLARED

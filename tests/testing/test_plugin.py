@@ -1,0 +1,170 @@
+"""The pytest plugin: which result is right is decided by what the plugin declares, and evidence says what was seen."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from dpone.evidence import checksum
+from dpone.testing import plugin
+
+pytest_plugins = ["pytester"]
+
+CONTRACT = """
+import pytest
+from dpone.capability import Support
+from dpone.testing import case
+from dpone.testing.builtin import SqliteHarness
+from dpone.testing.cases import Contract
+
+
+class Small(Contract):
+    role = "state"
+
+    @case("history")
+    def test_one(self, harness):
+        assert {one}
+
+    @case("history")
+    def test_two(self, harness):
+        if {two} is None:
+            pytest.skip("not today")
+        assert {two}
+
+    @case("lock")
+    def test_three(self, harness):
+        pass
+
+    def test_plain(self, harness):
+        pass
+
+
+class Declares(SqliteHarness):
+    quirks = {quirks}
+
+    def declared(self, role, capability):
+        return Support("{support}") if capability == "history" else Support.SUPPORTED
+
+
+class TestSmall(Small):
+    @pytest.fixture
+    def harness(self, tmp_path):
+        return Declares(tmp_path)
+"""
+
+
+def run(
+    pytester: pytest.Pytester, one: Any, two: Any, support: str = "supported", quirks: Any = None
+) -> tuple[dict[str, int], str, Any]:
+    """Outcomes, what was printed, and the evidence."""
+    pytester.makepyfile(CONTRACT.format(one=one, two=two, support=support, quirks=quirks or {}))
+    options = ("-p", "no:randomly", "-p", "no:cacheprovider", "--dpone-evidence", "evidence")
+    result = pytester.runpytest_inprocess(*options)
+    [path] = (pytester.path / "evidence").iterdir()
+    return result.parseoutcomes(), result.stdout.str(), json.loads(path.read_text())
+
+
+def shown(evidence: Any) -> dict[str, str]:
+    return {result["case"]: result["result"] for result in evidence["results"]}
+
+
+def test_a_declared_capability_must_pass(pytester: pytest.Pytester) -> None:
+    """Every case of a declared capability passes, and the run is green."""
+    outcomes, _, evidence = run(pytester, True, True)
+    assert outcomes == {"passed": 4}
+    assert shown(evidence) == {"test_one": "passed", "test_two": "passed", "test_three": "passed"}
+
+
+def test_a_declared_capability_that_fails_is_red(pytester: pytest.Pytester) -> None:
+    """One failing case of a declared capability turns the run red, and the evidence says so."""
+    outcomes, _, evidence = run(pytester, True, False)
+    assert outcomes == {"passed": 3, "failed": 1}
+    assert shown(evidence)["test_two"] == "failed"
+
+
+@pytest.mark.parametrize("support", ["not implemented", "unsupported"])
+def test_an_undeclared_capability_that_passes_is_red(pytester: pytest.Pytester, support: str) -> None:
+    """When every case of a capability passes that the plugin does not declare, the run is red and says what to do."""
+    outcomes, out, _ = run(pytester, True, True, support)
+    assert outcomes == {"passed": 3, "failed": 1}
+    assert f"capability history of state sqlite is declared as {support}, but every case of it passes" in out
+
+
+@pytest.mark.parametrize("support", ["not implemented", "unsupported"])
+def test_an_undeclared_capability_that_fails_is_expected(pytester: pytest.Pytester, support: str) -> None:
+    """A case that fails is what was to be expected; the others of the capability may pass."""
+    outcomes, _, evidence = run(pytester, True, False, support)
+    assert outcomes == {"passed": 3, "xfailed": 1}
+    assert {result["declared"] for result in evidence["results"]} == {support, "supported"}
+
+
+def test_a_skipped_case_is_no_evidence(pytester: pytest.Pytester) -> None:
+    """What was skipped is not in the evidence, and stays among what is required."""
+    outcomes, _, evidence = run(pytester, True, None)
+    assert outcomes == {"passed": 3, "skipped": 1}
+    assert "test_two" not in shown(evidence)
+    assert evidence["required"]["history"] == ["test_one", "test_two"]
+
+
+def test_a_quirk_is_left_out_and_named(pytester: pytest.Pytester) -> None:
+    """A case that the system cannot have is not run; the evidence names it and why."""
+    outcomes, _, evidence = run(pytester, True, False, quirks={"test_two": "no such thing here"})
+    assert outcomes == {"passed": 3, "skipped": 1}
+    assert evidence["quirks"] == {"test_two": "no such thing here"}
+
+
+def test_a_quirk_does_not_hide_an_undeclared_capability(pytester: pytest.Pytester) -> None:
+    """Where all cases but the quirks pass, the undeclared capability is there."""
+    outcomes, _, _ = run(pytester, True, False, "not implemented", quirks={"test_two": "no such thing here"})
+    assert outcomes == {"passed": 2, "skipped": 1, "failed": 1}
+
+
+def test_evidence_says_what_was_run_against_what(pytester: pytest.Pytester) -> None:
+    """Role, connector, server, live or not, digests, time and duration stand in the file, under a checksum."""
+    import sqlite3
+
+    _, _, evidence = run(pytester, True, True)
+    assert evidence["checksum"] == checksum(evidence)
+    assert (evidence["role"], evidence["connectors"], evidence["suite"]) == ("state", ["sqlite"], "TestSmall")
+    assert evidence["servers"] == [{"product": "SQLite", "version": sqlite3.sqlite_version, "live": True}]
+    assert set(evidence["digests"]) == {"dpone", "sqlite"}
+    assert all(len(digest) == 64 for digest in evidence["digests"].values())
+    assert all(result["seconds"] >= 0 and result["at"] for result in evidence["results"])
+
+
+def test_without_the_option_nothing_is_written(pytester: pytest.Pytester) -> None:
+    """Evidence is written where it was asked for."""
+    pytester.makepyfile(CONTRACT.format(one=True, two=True, support="supported", quirks={}))
+    pytester.runpytest_inprocess("-p", "no:randomly", "-p", "no:cacheprovider").assert_outcomes(passed=4)
+    assert list(pytester.path.glob("**/*.json")) == []
+
+
+def test_a_fixture_that_fails_is_red(pytester: pytest.Pytester) -> None:
+    """A Harness that cannot be made is an error, whatever is declared."""
+    text = CONTRACT.format(one=True, two=True, support="not implemented", quirks={})
+    pytester.makepyfile(text.replace("return Declares(tmp_path)", "raise OSError('the server is away')"))
+    pytester.runpytest_inprocess("-p", "no:randomly", "-p", "no:cacheprovider").assert_outcomes(errors=4)
+
+
+def test_the_plugin_needs_no_hypothesis_and_no_connector() -> None:
+    """Whoever has pytest and dpone-core alone can still run their tests: the plugin module imports neither."""
+    import subprocess
+    import sys
+
+    script = "import sys, dpone.testing.plugin; print(*sys.modules)"
+    source = Path(__file__).parents[2] / "dpone-core/src"
+    assert source.is_dir()
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    loaded = {name.partition(".")[0] for name in done.stdout.split()}
+    assert {"hypothesis", "pyarrow"} & loaded == set()
+
+
+def test_evidence_is_not_written_by_many_processes(tmp_path: Path) -> None:
+    """A worker of a distributed run has some of the cases only; it refuses to write half a file."""
+    worker: Any = SimpleNamespace(workerinput={}, getoption=lambda name: tmp_path, stash={})
+    with pytest.raises(pytest.UsageError, match="needs one process"):
+        plugin.pytest_configure(worker)
