@@ -45,4 +45,5 @@ def connect(path: Path, kind: type[DponeError], *, create: bool, read_only: bool
         db = duckdb.connect(path, read_only=read_only)
         db.execute("SET TimeZone = 'UTC'")  # instants come as UTC
         db.execute("SET arrow_lossless_conversion = true")  # uuid and json keep their types in Arrow
+        db.execute("SET python_enable_replacements = false")  # a table that is not there is no Python variable
     return db

@@ -120,7 +120,9 @@ class DuckdbDatabase:
             arrow = self.connection().sql(f"SELECT {read} FROM {name} AS t LIMIT 0").to_arrow_table().schema
         sql = 'SELECT "notnull", dflt_value IS NOT NULL FROM pragma_table_info(?)'
         facts = zip(arrow, self.rows(sql, [name]), strict=True)
-        return pa.schema([pa.field(f.name, f.type, not no, {DEFAULT: b"yes"} if own else None) for f, (no, own) in facts])
+        return pa.schema(
+            [pa.field(f.name, f.type, not no, {DEFAULT: b"yes"} if own else None) for f, (no, own) in facts]
+        )
 
     # ---- loading
 
@@ -171,6 +173,10 @@ class DuckdbDatabase:
             and sorted(self._constraints(table)) == sorted(ours)
             and not self.rows(hanging, (*_place(table), table.last, *_place(table)))
         )
+
+    def collated(self, table: Name) -> bool:
+        sql = f"SELECT 1 FROM duckdb_tables() WHERE {_OF_TABLE} AND contains(upper(sql), ' COLLATE ')"
+        return bool(self.rows(sql, _place(table)))
 
     def drop(self, stage: Name) -> None:
         self.execute(self.dialect.drop_table(stage))

@@ -11,7 +11,7 @@ import pyarrow as pa
 from dpone.errors import Category, DataError, DponeError, ErrorCodes
 
 # Their texts show values, so they are not repeated.
-_DATA = (duckdb.DataError, duckdb.IntegrityError, duckdb.InvalidInputException, pa.ArrowInvalid)
+_DATA = (duckdb.DataError, duckdb.IntegrityError, pa.ArrowInvalid)
 _BUSY = "Could not set lock on file"
 
 

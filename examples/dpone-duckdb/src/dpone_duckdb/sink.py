@@ -12,7 +12,7 @@ import duckdb
 import pyarrow as pa
 
 from dpone.contract import Entry, Finding, Load
-from dpone.errors import ConfigError, DponeError
+from dpone.errors import ConfigError, DponeError, SinkError
 from dpone.evolution import Change, Stored
 from dpone.pipeline import SinkSpec
 from dpone.schema import PREFIX
@@ -36,13 +36,14 @@ class DuckdbSink:
         self._db = DuckdbDatabase(database_path(spec.connection, spec.base))
 
     def check(self) -> list[Finding]:
-        path, findings = self._db.path, [Finding("duckdb library", True, duckdb.__version__)]
+        folder, findings = self._db.path.parent, [Finding("duckdb library", True, duckdb.__version__)]
+        if not os.access(folder, os.W_OK):
+            return [*findings, Finding("folder", False, f"{folder} cannot be written", "create it, or grant access")]
         try:
             kind = "will be created" if self.schema() is None else "exists"
         except DponeError as error:
-            return [*findings, Finding("connection", False, error.found, error.todo)]
-        todo = "" if os.access(path.parent, os.W_OK) else f"create {path.parent}, or grant write access to it"
-        return [*findings, Finding("target", True, f"{self._target} {kind}"), Finding("folder", not todo, "", todo)]
+            return [*findings, Finding("target", False, error.found, error.todo)]
+        return [*findings, Finding("target", True, f"{self._target} in {self._db.path} {kind}")]
 
     def schema(self) -> pa.Schema | None:
         return self._db.schema(self._target)
@@ -87,6 +88,9 @@ class DuckdbSink:
         return Journal(self._db, self._target).head(key)
 
     def open(self, load: Load) -> SqlWriter:
+        if self._db.collated(self._target):  # it would hide a change of case, and nothing switches it off
+            found, todo = "a column has a collation", "load into a table without, and make a view with it"
+            raise SinkError(f"load {self._target}", found, todo)
         return open_load(self._db, self._target, load, self._options.lineage.enabled)
 
     def close(self) -> None:

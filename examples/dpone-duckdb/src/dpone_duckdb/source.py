@@ -33,14 +33,15 @@ class DuckdbSource:
 
     def __init__(self, spec: SourceSpec) -> None:
         self._spec = spec
-        self._options = spec.options if isinstance(spec.options, DuckdbSourceOptions) else DuckdbSourceOptions()
+        self._options: DuckdbSourceOptions = spec.options
         self._path = database_path(spec.connection, spec.base)
-        self._from = f"({(spec.query or '').strip().rstrip(';')}\n)"
+        self.relation = f"({(spec.query or '').strip().rstrip(';')}\n)"
         if spec.table is not None:
-            self._from = _DIALECT.name(table_name(spec.table))
+            self.relation = _DIALECT.name(table_name(spec.table))
         self.name = str(spec.table or "the query")
         self._db: duckdb.DuckDBPyConnection | None = None
         self._snapshot = False
+        self._cursor: _Cursor | None = None
         self._columns: dict[str, str] = {}
         self._schema, self._reading, self._batch_rows = pa.schema([]), Reading(Position("", {}, {})), _BATCH_ROWS
 
@@ -64,27 +65,29 @@ class DuckdbSource:
     def schema(self) -> pa.Schema:
         """Lineage of an earlier load is left out: each target gets its own."""
         with failing(SourceError, f"read {self.name}"):
-            relation = self._connection().sql(f"FROM {self._from} AS s")
+            relation = self._connection().sql(f"FROM {self.relation} AS s")
             columns = selected(relation, _DIALECT, "s")
             self._columns = {name: column for name, column in columns.items() if name not in LINEAGE}
             return self._sql(list(self._columns), "WHERE false").to_arrow_table().schema
 
     def window(self, after: Position | None, request: WindowRequest) -> Window:
         """Opens the snapshot. Without ``incremental`` every window is the whole table."""
-        self._end()
-        self._begin()
+        self.close()
         try:
+            with failing(SourceError, f"read {self.name}"):
+                self._connection().execute("BEGIN TRANSACTION READ ONLY")
             self._schema, self._batch_rows = self.schema(), request.batch_rows or _BATCH_ROWS
             self._reading = reading = self._plan(after, request)
         except BaseException:
-            self._end()
+            self.close()
             raise
+        self._snapshot = True
         parts = (Part("all"),) if reading.spans else ()
         whole = request.whole or self._options.incremental is None
         return Window(reading.position, parts, False, self._schema, whole, True, reading.proof)
 
     def _plan(self, after: Position | None, request: WindowRequest) -> Reading:
-        what = hashlib.sha256(self._from.encode()).hexdigest()[:16] if self._spec.query else self.name
+        what = hashlib.sha256(self.relation.encode()).hexdigest()[:16] if self._spec.query else self.name
         identity = {"path": self._where_it_is(), "query" if self._spec.query else "table": what}
         if incremental := self._options.incremental:
             if incremental.by != "cursor":
@@ -111,7 +114,7 @@ class DuckdbSource:
         try:
             yield _DuckdbStream(self, self._schema, self._reading)
         finally:
-            self._end()
+            self.close()  # not just rolled back: the file is locked as long as there is a connection
 
     def ack(self, position: Position) -> None:
         """Nothing to let go of."""
@@ -128,18 +131,9 @@ class DuckdbSource:
             self._db = connect(self._path, SourceError, create=False, read_only=self._options.read_only)
         return self._db
 
-    def _begin(self) -> None:
-        with failing(SourceError, f"read {self.name}"):
-            self._connection().execute("BEGIN TRANSACTION READ ONLY")
-        self._snapshot = True
-
-    def _end(self) -> None:
-        """Closed, not just rolled back: DuckDB keeps the file locked as long as there is a connection."""
-        self.close()
-
     def _sql(self, columns: Sequence[str], tail: str, parameters: Sequence[Any] = ()) -> duckdb.DuckDBPyRelation:
         picked = ", ".join(self._columns[name] for name in columns)
-        return self._connection().sql(f"SELECT {picked} FROM {self._from} AS s {tail}", params=list(parameters))
+        return self._connection().sql(f"SELECT {picked} FROM {self.relation} AS s {tail}", params=list(parameters))
 
     def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         with failing(SourceError, f"read {self.name}"):
@@ -147,7 +141,7 @@ class DuckdbSource:
 
     def batches(self, span: Span, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """As DuckDB gives them, none larger than asked for; it runs ahead by its streaming buffer of 10 MB, no more."""
-        tail, values = self._cursor.where(span) if self._options.incremental else ("", ())
+        tail, values = self._cursor.where(span) if self._cursor else ("", ())
         with failing(SourceError, f"read {self.name}"):
             reader = self._sql(columns, tail, values).to_arrow_reader(self._batch_rows)
             try:
@@ -157,9 +151,6 @@ class DuckdbSource:
             finally:
                 reader.close()
 
-    def relation(self) -> str:
-        return f"FROM {self._from} AS s"
-
 
 class _Cursor:
     """``dpone.sql.cursor.Cursored`` over the snapshot. Values are DuckDB's own texts, which it reads back exactly."""
@@ -168,7 +159,7 @@ class _Cursor:
         self._source, self._column = source, f"s.{_DIALECT.quote(column)}"
 
     def _one(self, expression: str, *parameters: Any) -> tuple[Any, ...]:
-        return self._source.rows(f"SELECT {expression} {self._source.relation()}", parameters)[0]
+        return self._source.rows(f"SELECT {expression} FROM {self._source.relation} AS s", parameters)[0]
 
     def highest(self) -> Value | None:
         type_, text = self._one(f"any_value(typeof({self._column})), CAST(max({self._column}) AS VARCHAR)")
@@ -200,7 +191,14 @@ class _Cursor:
 
 
 def _tuples(batch: pa.RecordBatch, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
-    return zip(*(batch.column(name).to_pylist() for name in columns), strict=True)
+    return zip(*(_values(batch.column(name)) for name in columns), strict=True)
+
+
+def _values(column: pa.Array) -> list[Any]:
+    """Python has no nanoseconds."""
+    fine = pa.types.is_temporal(column.type) and getattr(column.type, "unit", "") == "ns"
+    values: list[Any] = (column.cast(pa.int64()) if fine else column).to_pylist()
+    return values
 
 
 class _DuckdbStream:
