@@ -45,7 +45,7 @@ def test_the_distribution_names_its_plugin(made: Path) -> None:
 
 
 def test_its_own_tests_pass(made: Path, tmp_path: Path) -> None:
-    """The kit is green for what the scaffold declares. Here the source and the routes; nox -s example runs all of it."""
+    """The kit is green for what the scaffold declares. Here the source and the routes; all of it: nox -s example."""
     info = tmp_path / "site" / "dpone_my_bus-0.1.0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: dpone-my-bus\nVersion: 0.1.0\n")

@@ -52,9 +52,10 @@ def elsewhere(path, how):
 def test_types_that_arrow_lacks_are_read_exactly_or_refused(harness):
     """A HUGEINT comes as a decimal if it fits, an enum or a bit string as text; uuid and json keep their types."""
     columns = "42::HUGEINT AS h, 'b'::ENUM('a', 'b') AS e, '101'::BIT AS b, '10:00:00+02'::TIMETZ AS z, \
-        '{\"a\": 1}'::JSON AS j, '00000000-0000-0000-0000-000000000001'::UUID AS u, [1, NULL] AS l"
+        '{\"a\": 1}'::JSON AS j, '00000000-0000-0000-0000-000000000001'::UUID AS u, [1, NULL] AS l, true AS t"
     found = everything(harness, harness.source(query=f"SELECT {columns}"))
     assert found.schema.types[4:6] == [pa.json_(), pa.uuid()]
+    assert found.schema.types[7] == pa.bool_()
     [row] = found.to_pylist()
     assert (row["h"], row["e"], row["b"], row["z"]) == (Decimal(42), "b", "101", "10:00:00+02")
     assert (row["j"], row["u"].int, row["l"]) == ('{"a": 1}', 1, [1, None])

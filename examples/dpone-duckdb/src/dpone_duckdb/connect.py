@@ -42,8 +42,9 @@ def connect(path: Path, kind: type[DponeError], *, create: bool, read_only: bool
     if not create and not path.exists():
         raise kind(f"open {path}", "there is no such file", "correct the connection")
     with failing(kind, f"open {path}"):
-        db = duckdb.connect(path, read_only=read_only)
-        db.execute("SET TimeZone = 'UTC'")  # instants come as UTC
-        db.execute("SET arrow_lossless_conversion = true")  # uuid and json keep their types in Arrow
-        db.execute("SET python_enable_replacements = false")  # a table that is not there is no Python variable
-    return db
+        return prepared(duckdb.connect(path, read_only=read_only))
+
+
+def prepared(db: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
+    db.execute("SET TimeZone = 'UTC'")  # instants come as UTC
+    return db.execute("SET python_enable_replacements = false")  # a table that is not there is no Python variable

@@ -32,6 +32,9 @@ class DuckdbDialect(Dialect):
     def stores(self, type: pa.DataType) -> Stored:
         return types.stores(type)
 
+    def reads(self, native: str) -> pa.DataType | None:
+        return types.reads(native)
+
     def bind(self, value: Any, type: pa.DataType) -> Any:
         try:
             return pa.array([str(value)]).cast(type)[0].as_py()
@@ -110,18 +113,15 @@ class DuckdbDatabase:
         """A generated column counts as one that has a default: no row needs to bring it."""
         if self._db is None and not self.path.exists():
             return None
-        name = self.dialect.name(table)
-        with failing(SinkError, f"read {table}"):
-            try:
-                relation = self.connection().sql(f"FROM {name}")
-            except duckdb.CatalogException:
+        sql = 'SELECT name, type, NOT "notnull", dflt_value IS NOT NULL FROM pragma_table_info(?)'
+        try:
+            columns = self.rows(sql, [self.dialect.name(table)])
+        except SinkError as error:
+            if isinstance(error.__cause__, duckdb.CatalogException):
                 return None
-            read = ", ".join(types.selected(relation, self.dialect, "t").values())
-            arrow = self.connection().sql(f"SELECT {read} FROM {name} AS t LIMIT 0").to_arrow_table().schema
-        sql = 'SELECT "notnull", dflt_value IS NOT NULL FROM pragma_table_info(?)'
-        facts = zip(arrow, self.rows(sql, [name]), strict=True)
+            raise
         return pa.schema(
-            [pa.field(f.name, f.type, not no, {DEFAULT: b"yes"} if own else None) for f, (no, own) in facts]
+            [pa.field(n, types.reads(t), null, {DEFAULT: b"yes"} if own else None) for n, t, null, own in columns]
         )
 
     # ---- loading
@@ -137,7 +137,7 @@ class DuckdbDatabase:
         once = " ON CONFLICT DO NOTHING" if self._constraints(table, "PRIMARY KEY") else ""
         for batch in batches:
             with failing(SinkError, f"load {table}"):
-                self.connection().register(_ROWS, pa.Table.from_batches([_fitted(batch, schema)]))
+                self.connection().register(_ROWS, pa.Table.from_batches([types.fitted(batch, schema)]))
             written += self.execute(f"{into} SELECT {values} FROM {_ROWS} AS r{once}", [*lineage.values()])
         return written
 
@@ -188,9 +188,3 @@ class DuckdbDatabase:
 
 def _place(table: Name) -> tuple[str, str]:
     return (table.parts[-2] if len(table.parts) > 1 else "main", table.last)
-
-
-def _fitted(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
-    """The columns of ``schema`` in its types. Arrow's cast refuses a value that does not fit."""
-    columns = ((batch.column(f.name), f.type) for f in schema)
-    return pa.RecordBatch.from_arrays([c if c.type == t else c.cast(t) for c, t in columns], names=schema.names)

@@ -22,7 +22,7 @@ from dpone_duckdb.config import DuckdbSourceOptions
 from dpone_duckdb.connect import connect, database_path, table_name
 from dpone_duckdb.database import DuckdbDialect
 from dpone_duckdb.errors import failing
-from dpone_duckdb.types import selected
+from dpone_duckdb.types import expression, fitted, reads
 
 _BATCH_ROWS = 10_000
 _DIALECT = DuckdbDialect()
@@ -66,9 +66,10 @@ class DuckdbSource:
         """Lineage of an earlier load is left out: each target gets its own."""
         with failing(SourceError, f"read {self.name}"):
             relation = self._connection().sql(f"FROM {self.relation} AS s")
-            columns = selected(relation, _DIALECT, "s")
-            self._columns = {name: column for name, column in columns.items() if name not in LINEAGE}
-            return self._sql(list(self._columns), "WHERE false").to_arrow_table().schema
+        columns = {n: str(t) for n, t in zip(relation.columns, relation.types, strict=True) if n not in LINEAGE}
+        quoted = {name: _DIALECT.quote(name) for name in columns}
+        self._columns = {n: f"{expression(t, f's.{quoted[n]}')} AS {quoted[n]}" for n, t in columns.items()}
+        return pa.schema([(name, reads(native)) for name, native in columns.items()])
 
     def window(self, after: Position | None, request: WindowRequest) -> Window:
         """Opens the snapshot. Without ``incremental`` every window is the whole table."""
@@ -131,21 +132,23 @@ class DuckdbSource:
             self._db = connect(self._path, SourceError, create=False, read_only=self._options.read_only)
         return self._db
 
-    def _sql(self, columns: Sequence[str], tail: str, parameters: Sequence[Any] = ()) -> duckdb.DuckDBPyRelation:
-        picked = ", ".join(self._columns[name] for name in columns)
-        return self._connection().sql(f"SELECT {picked} FROM {self.relation} AS s {tail}", params=list(parameters))
-
     def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         with failing(SourceError, f"read {self.name}"):
             return self._connection().sql(sql, params=list(parameters)).fetchall()
 
     def batches(self, span: Span, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """As DuckDB gives them, none larger than asked for; it runs ahead by its streaming buffer of 10 MB, no more."""
+        picked, schema = (
+            ", ".join(self._columns[n] for n in columns),
+            pa.schema([self._schema.field(n) for n in columns]),
+        )
         tail, values = self._cursor.where(span) if self._cursor else ("", ())
         with failing(SourceError, f"read {self.name}"):
-            reader = self._sql(columns, tail, values).to_arrow_reader(self._batch_rows)
+            sql = f"SELECT {picked} FROM {self.relation} AS s {tail}"
+            reader = self._connection().sql(sql, params=list(values)).to_arrow_reader(self._batch_rows)
             try:
-                for batch in reader:
+                for given in reader:
+                    batch = fitted(given, schema)
                     for start in range(0, batch.num_rows, self._batch_rows):
                         yield batch.slice(start, self._batch_rows)
             finally:
