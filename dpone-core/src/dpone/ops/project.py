@@ -1,4 +1,4 @@
-"""Something to start from, that works as it is: a pipeline with data (``examples/quickstart`` is one), or a connector."""
+"""Something to start from, that works as it is: a pipeline with data (``examples/quickstart``), or a connector."""
 
 from __future__ import annotations
 
