@@ -87,7 +87,7 @@ def certify(session: nox.Session) -> None:
 def example(session: nox.Session) -> None:
     """Connectors of third parties: examples/dpone-duckdb, and what ``dpone init --connector`` makes. The tests of each
     are run as its author would, with evidence, and ``dpone certify`` must find it certified."""
-    folder = Path(session.create_tmp())
+    folder = Path(session.create_tmp()).resolve()
     evidence, made = folder / "evidence", folder / "made"
     for old in (evidence, made):
         shutil.rmtree(old, ignore_errors=True)

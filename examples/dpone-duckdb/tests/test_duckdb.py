@@ -125,19 +125,43 @@ runtime: {batch_rows: 100}
         same(harness.rows("copy"), rows)
 
 
-def test_lookback_reads_changed_rows_again(harness):
-    """A merge with lookback finds a row that was changed below the position."""
-    harness.seed(sample(1, 9))
-    spec = harness.source(incremental=Incremental("cursor", "id", lookback=3))
+KINDS = {
+    "INTEGER": 2.5, "UTINYINT": 3, "HUGEINT": 3, "DECIMAL(10, 2)": 2.999, "DATE": 3 * 86_400, "TIMESTAMP": 3 * 86_400,
+    "TIMESTAMPTZ": 3 * 86_400, "TIMESTAMP_NS": 3 * 86_400,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_lookback_reads_changed_rows_again(harness, kind):
+    """A merge with lookback finds a row that was changed below the position, whatever kind of column the cursor is."""
+    value = "DATE '2026-01-01' + id::INT" if kind.startswith(("DATE", "TIME")) else "id"
+    sql(
+        harness, f"CREATE TABLE orders AS SELECT id, CAST({value} AS {kind}) AS at, 'x' AS name FROM range(1, 10) r(id)"
+    )
+    spec = harness.source(incremental=Incremental("cursor", "at", lookback=KINDS[kind]))
     request = WindowRequest(mode="merge")
     with closing(harness.make("source", spec)) as source:
         first = source.window(None, request)
+    with closing(harness.make("source", spec)) as source:
+        assert source.window(first.position, request).parts == ()
     sql(harness, "UPDATE orders SET name = 'changed' WHERE id = 7")
     with closing(harness.make("source", spec)) as source:
         again = source.window(first.position, request)
         with source.read(again.parts[0]) as stream:
             found = pa.Table.from_batches(stream.batches())
     assert sorted(found["id"].to_pylist()) == [6, 7, 8, 9]
+
+
+def test_lookback_stops_at_the_lowest_value(harness):
+    """More lookback than an unsigned column has values below is all of them."""
+    sql(harness, "CREATE TABLE orders AS SELECT CAST(id AS UTINYINT) AS id FROM range(1, 10) r(id)")
+    spec = harness.source(incremental=Incremental("cursor", "id", lookback=100))
+    with closing(harness.make("source", spec)) as source:
+        first = source.window(None, WindowRequest(mode="merge"))
+        sql(harness, "INSERT INTO orders VALUES (3)")
+        again = source.window(first.position, WindowRequest(mode="merge"))
+        with source.read(again.parts[0]) as stream:
+            assert sum(batch.num_rows for batch in stream.batches()) == 10
 
 
 def test_nanoseconds_do_not_stop_a_cursor(harness):

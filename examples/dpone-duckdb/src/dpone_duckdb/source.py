@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from decimal import ROUND_FLOOR, Decimal
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -25,6 +26,7 @@ from dpone_duckdb.errors import failing
 from dpone_duckdb.types import expression, fitted, reads
 
 _BATCH_ROWS = 10_000
+_INTEGERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT")
 _DIALECT = DuckdbDialect()
 
 
@@ -42,6 +44,7 @@ class DuckdbSource:
         self._db: duckdb.DuckDBPyConnection | None = None
         self._snapshot = False
         self._cursor: _Cursor | None = None
+        self._native: dict[str, str] = {}
         self._columns: dict[str, str] = {}
         self._schema, self._reading, self._batch_rows = pa.schema([]), Reading(Position("", {}, {})), _BATCH_ROWS
 
@@ -66,10 +69,11 @@ class DuckdbSource:
         """Lineage of an earlier load is left out: each target gets its own."""
         with failing(SourceError, f"read {self.name}"):
             relation = self._connection().sql(f"FROM {self.relation} AS s")
-        columns = {n: str(t) for n, t in zip(relation.columns, relation.types, strict=True) if n not in LINEAGE}
-        quoted = {name: _DIALECT.quote(name) for name in columns}
-        self._columns = {n: f"{expression(t, f's.{quoted[n]}')} AS {quoted[n]}" for n, t in columns.items()}
-        return pa.schema([(name, reads(native)) for name, native in columns.items()])
+        found = zip(relation.columns, map(str, relation.types), strict=True)
+        self._native = {name: native for name, native in found if name not in LINEAGE}
+        quoted = {name: _DIALECT.quote(name) for name in self._native}
+        self._columns = {n: f"{expression(t, f's.{quoted[n]}')} AS {quoted[n]}" for n, t in self._native.items()}
+        return pa.schema([(name, reads(native)) for name, native in self._native.items()])
 
     def window(self, after: Position | None, request: WindowRequest) -> Window:
         """Opens the snapshot. Without ``incremental`` every window is the whole table."""
@@ -94,7 +98,8 @@ class DuckdbSource:
             if incremental.by != "cursor":
                 raise ConfigError("read source", f"incremental.by: {incremental.by}", "use by: cursor")
             names = tuple(self._schema.names)
-            self._cursor = _Cursor(self, cursor_column(incremental, names, request.mode, self.name))
+            column = cursor_column(incremental, names, request.mode, self.name)
+            self._cursor = _Cursor(self, column, self._native[column])
             plan = CursorPlan(self._cursor, incremental, identity, names, request.mode, self.name)
             return plan.reading(after, whole=request.whole)
         if after is not None and not request.whole:
@@ -138,13 +143,10 @@ class DuckdbSource:
 
     def batches(self, span: Span, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """As DuckDB gives them, none larger than asked for; it runs ahead by its streaming buffer of 10 MB, no more."""
-        picked, schema = (
-            ", ".join(self._columns[n] for n in columns),
-            pa.schema([self._schema.field(n) for n in columns]),
-        )
+        schema = pa.schema([self._schema.field(name) for name in columns])
         tail, values = self._cursor.where(span) if self._cursor else ("", ())
         with failing(SourceError, f"read {self.name}"):
-            sql = f"SELECT {picked} FROM {self.relation} AS s {tail}"
+            sql = f"SELECT {', '.join(self._columns[n] for n in columns)} FROM {self.relation} AS s {tail}"
             reader = self._connection().sql(sql, params=list(values)).to_arrow_reader(self._batch_rows)
             try:
                 for given in reader:
@@ -158,30 +160,31 @@ class DuckdbSource:
 class _Cursor:
     """``dpone.sql.cursor.Cursored`` over the snapshot. Values are DuckDB's own texts, which it reads back exactly."""
 
-    def __init__(self, source: DuckdbSource, column: str) -> None:
-        self._source, self._column = source, f"s.{_DIALECT.quote(column)}"
+    def __init__(self, source: DuckdbSource, column: str, native: str) -> None:
+        self._source, self._column, self._native = source, f"s.{_DIALECT.quote(column)}", native
 
     def _one(self, expression: str, *parameters: Any) -> tuple[Any, ...]:
         return self._source.rows(f"SELECT {expression} FROM {self._source.relation} AS s", parameters)[0]
 
     def highest(self) -> Value | None:
-        type_, text = self._one(f"any_value(typeof({self._column})), CAST(max({self._column}) AS VARCHAR)")
-        return None if text is None else Value(type_, text)
+        [text] = self._one(f"CAST(max({self._column}) AS VARCHAR)")
+        return None if text is None else Value(self._native, text)
 
     def nulls(self) -> int:
         return int(self._one(f"count(*) FILTER ({self._column} IS NULL)")[0])
 
     def compare(self, value: Value) -> int:
-        bound = f"CAST(? AS {value.type})"
+        bound = f"CAST(? AS {self._native})"
         above, below = self._one(f"max({self._column}) > {bound}, max({self._column}) < {bound}", *[value.text] * 2)
         return int(above) - int(below)
 
     def below(self, value: Value, lookback: float) -> Value:
-        if value.type.startswith(("DATE", "TIMESTAMP")):
-            return Value(value.type, earlier(value.text, lookback))
-        if value.type.endswith("INT") or value.type.startswith("DECIMAL"):
-            return Value(value.type, less(value.text, lookback))
-        raise ConfigError("read by cursor", f"lookback on a column of {value.type}", "leave lookback out")
+        if self._native.startswith(("DATE", "TIMESTAMP")):
+            return Value(self._native, earlier(value.text, lookback))
+        if self._native.removeprefix("U") in _INTEGERS or self._native.startswith("DECIMAL"):
+            low = Decimal(less(value.text, lookback)).quantize(Decimal(value.text), ROUND_FLOOR)
+            return Value(self._native, str(max(low, Decimal(0)) if self._native.startswith("U") else low))
+        raise ConfigError("read by cursor", f"lookback on a column of {self._native}", "leave lookback out")
 
     def rows(self, span: Span, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
         for batch in self._source.batches(span, columns):
@@ -189,7 +192,7 @@ class _Cursor:
 
     def where(self, span: Span) -> tuple[str, tuple[Any, ...]]:
         ends = [(sign, v) for sign, v in ((">" if span.above else ">=", span.low), ("<=", span.high)) if v is not None]
-        terms = " AND ".join(f"{self._column} {sign} CAST(? AS {v.type})" for sign, v in ends)
+        terms = " AND ".join(f"{self._column} {sign} CAST(? AS {self._native})" for sign, _ in ends)
         return f"WHERE {terms or 'true'}", tuple(v.text for _, v in ends)
 
 
