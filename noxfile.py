@@ -19,6 +19,7 @@ ROOT = Path(__file__).parent
 CORE = "dpone-core"
 CONNECTORS = ("dpone-postgres", "dpone-mssql", "dpone-kafka", "dpone-objectstore")
 FOLDERS = (CORE, *CONNECTORS, ".")
+EXAMPLE = "./examples/dpone-duckdb"
 VERSION = "1.0.0"
 GROUPS = nox.project.load_toml(ROOT / "pyproject.toml")
 
@@ -54,8 +55,8 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def typing(session: nox.Session) -> None:
     """mypy, strict, over every ``src``; the installed packages are there for their types."""
-    install_all(session, *group("typing"))
-    session.run("mypy", *(f"{folder}/src" for folder in (CORE, *CONNECTORS)), *session.posargs)
+    install_all(session, "-e", EXAMPLE, *group("typing"))
+    session.run("mypy", *(f"{folder}/src" for folder in (CORE, *CONNECTORS, EXAMPLE)), *session.posargs)
 
 
 @nox.session
@@ -91,6 +92,23 @@ def certify(session: nox.Session) -> None:
     session.run("pytest", "tests/testing/test_kit.py", "--dpone-evidence", evidence, *session.posargs)
     built_in = [word for name in ("file", "file_changelog", "sqlite") for word in ("--connector", name)]
     session.run("dpone", "certify", "--evidence", evidence, *built_in, "--require", "certified")
+
+
+@nox.session(default=False)
+def example(session: nox.Session) -> None:
+    """Connectors of third parties: examples/dpone-duckdb, and what ``dpone init --connector`` makes. The tests of each
+    are run as its author would, with evidence, and ``dpone certify`` must find it certified."""
+    folder = Path(session.create_tmp()).resolve()
+    evidence, made = folder / "evidence", folder / "made"
+    for old in (evidence, made):
+        shutil.rmtree(old, ignore_errors=True)
+    session.install("-e", f"./{CORE}[testing]", "-e", EXAMPLE)
+    session.run("dpone", "init", "--connector", "made", str(made))
+    session.install("-e", str(made))
+    for name, where in (("duckdb", ROOT / EXAMPLE), ("made", made)):
+        with session.chdir(where):
+            session.run("pytest", "-q", "--dpone-evidence", str(evidence), *session.posargs)
+        session.run("dpone", "certify", "--evidence", str(evidence), "--connector", name, "--require", "certified")
 
 
 @nox.session(default=False)

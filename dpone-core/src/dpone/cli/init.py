@@ -11,16 +11,22 @@ from dpone.cli.output import emit, format_option
 
 @click.command()
 @click.argument("directory", type=click.Path(path_type=Path), metavar="[DIR]", default=Path())
+@click.option("--connector", metavar="NAME", help="A connector in a distribution of its own instead, with its tests.")
 @format_option
-def init(directory: Path, format_: str) -> None:
+def init(directory: Path, connector: str | None, format_: str) -> None:
     """Create a working project with data.
 
     CSV files, merged into a SQLite warehouse. Existing files are never overwritten.
     """
-    from dpone.ops.project import create
+    from dpone.ops import project
 
-    files = create(directory)
-    lines = [*(f"created {file}" for file in files), f"next: dpone run {directory / 'pipeline.yaml'}"]
+    files = project.create(directory, project.connector(connector) if connector is not None else project.pipeline())
+    then = (
+        f"cd {directory} && pip install -e '.[testing]' && pytest"
+        if connector
+        else f"dpone run {directory / 'pipeline.yaml'}"
+    )
+    lines = [*(f"created {file}" for file in files), f"next: {then}"]
     emit(format_, {"created": [str(file) for file in files]}, lambda: "\n".join(lines))
 
 

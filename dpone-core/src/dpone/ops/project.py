@@ -1,14 +1,21 @@
-"""A project to start from: a pipeline that runs as it is, with data. ``examples/quickstart`` is one."""
+"""Something to start from, that works as it is: a pipeline with data (``examples/quickstart``), or a connector."""
 
 from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterator
+import keyword
+import re
+from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
+from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
+from typing import get_args
 
+from dpone.capability import Role
 from dpone.errors import ConfigError
+from dpone.plugins import discover
 
 PIPELINE = """\
 # CSV files merged into a SQLite warehouse. Paths are relative to this file.
@@ -52,10 +59,10 @@ _CUSTOMERS = ("Ada Lovelace", "Grace Hopper", "O'Neill, Ltd.", "Zoë Müller", "
 _STATUS = ("paid", "shipped", "delivered", "returned")
 
 
-def create(folder: Path) -> list[Path]:
+def create(folder: Path, contents: Mapping[str, str]) -> list[Path]:
     """Write the project; answers the files. Raises ConfigError, and leaves nothing behind, if a file exists already or
     cannot be written."""
-    files = {folder / name: text for name, text in contents().items()}
+    files = {folder / name: text for name, text in contents.items()}
     if there := [str(file) for file in files if file.exists() or file.is_symlink()]:
         todo = "choose another directory, or move them away"
         raise ConfigError(f"create a project in {folder}", f"{', '.join(there)} would be overwritten", todo)
@@ -75,7 +82,7 @@ def create(folder: Path) -> list[Path]:
     return written
 
 
-def contents() -> dict[str, str]:
+def pipeline() -> dict[str, str]:
     """Relative path -> text; the same every time."""
     return {
         "pipeline.yaml": PIPELINE,
@@ -84,6 +91,37 @@ def contents() -> dict[str, str]:
         ".gitignore": IGNORED,
         "README.md": README,
     }
+
+
+def connector(name: str) -> dict[str, str]:
+    """The distribution of a connector, relative path -> text: the files of ``ops/connector``, where it is called acme.
+    Raises ConfigError for a name that no connector can have."""
+    _require_free(name)
+    own = {"acme": name, "Acme": "".join(map(str.capitalize, name.split("_")))}
+
+    def named(text: str) -> str:
+        return re.sub("acme|Acme", lambda match: own[match[0]], text)
+
+    found = _texts(resources.files("dpone.ops") / "connector")
+    return {named(path.removesuffix(".txt")): named(text) for path, text in found}
+
+
+def _require_free(name: str) -> None:
+    failed = "create a connector"
+    if not re.fullmatch("[a-z][a-z0-9]*(_[a-z0-9]+)*", name) or keyword.iskeyword(name):
+        todo = "use small letters, digits and single underscores, a letter first, as in my_system"
+        raise ConfigError(failed, f"{name!r} cannot be the name of a Python module and a connector", todo)
+    plugins = discover()
+    if any(name in plugins.names(role) for role in get_args(Role)):
+        raise ConfigError(failed, f"there is a connector {name} already", "choose another name ('dpone plugins')")
+
+
+def _texts(folder: Traversable, path: str = "") -> Iterator[tuple[str, str]]:
+    for file in sorted(folder.iterdir(), key=lambda file: file.name):
+        if file.is_dir():
+            yield from _texts(file, f"{path}{file.name}/")
+        elif file.name.endswith(".txt"):
+            yield path + file.name, file.read_text(encoding="utf-8")
 
 
 def _csv(first: int, last: int) -> str:

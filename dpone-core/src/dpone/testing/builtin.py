@@ -7,6 +7,7 @@ import platform
 import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,16 @@ class FileHarness(Harness):
 
     def state(self) -> StateSpec:
         return StateSpec("file", path="state", options=self.options("state"), base=self.folder)
+
+    def change_stream(self) -> SourceSpec:
+        return self._log.change_stream()
+
+    def change(self, changes: Sequence[Change]) -> None:
+        self._log.change(changes)
+
+    @cached_property
+    def _log(self) -> ChangeLogHarness:
+        return ChangeLogHarness(self.folder)
 
 
 class ChangeLogHarness(Harness):

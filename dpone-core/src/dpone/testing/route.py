@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from attrs import evolve as replace
 
 from dpone.capability import Support
 from dpone.engine import Run
@@ -12,6 +13,7 @@ from dpone.pipeline import Incremental, Pipeline
 from dpone.report import StreamReport
 from dpone.strategy import Strategy
 from dpone.testing.cases import Contract, case
+from dpone.testing.cdc import delete, insert, update
 from dpone.testing.crash import pipeline, quiet
 from dpone.testing.harness import Harness, replaced
 from dpone.testing.rows import own, same
@@ -57,6 +59,18 @@ class RouteContract(Contract):
     def test_scd2(self, source: Harness, sink: Harness) -> None:
         """Two runs of a growing source leave one version of every row."""
         _two_runs(source, sink, Strategy("scd2", key=source.key))
+
+    @case("cdc_apply")
+    def test_cdc_apply(self, source: Harness, sink: Harness) -> None:
+        """Two windows of a change stream leave the rows as they are in the source."""
+        spec = source.change_stream()
+        changing = replace(spec, options=replace(spec.options, incremental=Incremental("cdc")))
+        begin, then = [insert(1, "a"), insert(2, "a")], [update(1, name="b"), delete(2), insert(3, None)]
+        for changes in (begin, then):
+            source.change(changes)
+            report = _run(source, sink, pipeline(sink.folder, changing, sink.sink(Strategy("cdc_apply"))))
+            assert report.status == "loaded", report.error
+        same(_without_own(sink.rows()), pa.table({"id": [1, 3], "name": ["b", None]}))
 
 
 def declared(source: str, sink: str, mode: str) -> Support:

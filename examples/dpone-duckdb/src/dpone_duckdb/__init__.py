@@ -1,0 +1,1 @@
+"""DuckDB source and sink for dpone: a connector in a distribution of its own."""

@@ -1,0 +1,50 @@
+"""From ``duckdb:///file.db`` to a connection.
+
+One process at a time has a file for writing, or any number for reading
+(https://duckdb.org/docs/2.0/connect/concurrency.html). Connections of one process share what is open, and must ask for
+it in the same mode.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import duckdb
+
+from dpone.errors import ConfigError, DponeError
+from dpone.schema import Name
+from dpone.secret import Secret
+from dpone_duckdb.errors import failing
+
+_PREFIX = "duckdb:///"
+
+
+def database_path(connection: Secret | None, base: Path) -> Path:
+    """``duckdb:///relative.db`` is relative to ``base``, ``duckdb:////absolute.db`` is not. Raises ConfigError."""
+    text = connection.reveal() if connection else ""
+    name = text.removeprefix(_PREFIX)
+    if not text.startswith(_PREFIX) or name in ("", ":memory:") or "?" in name or "\0" in name:
+        todo = "write duckdb:///file.db, relative to the pipeline file, or duckdb:////absolute/file.db"
+        raise ConfigError("read connection", "it does not name a DuckDB file", todo)
+    return Path(os.path.abspath(base / name))
+
+
+def table_name(name: Name) -> Name:
+    if len(name.parts) > 2:
+        todo = "write table: name, or table: schema.name"
+        raise ConfigError("read a table name", f"{name} has {len(name.parts)} parts", todo)
+    return name
+
+
+def connect(path: Path, kind: type[DponeError], *, create: bool, read_only: bool = False) -> duckdb.DuckDBPyConnection:
+    """Errors are of ``kind``."""
+    if not create and not path.exists():
+        raise kind(f"open {path}", "there is no such file", "correct the connection")
+    with failing(kind, f"open {path}"):
+        return prepared(duckdb.connect(path, read_only=read_only))
+
+
+def prepared(db: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
+    db.execute("SET TimeZone = 'UTC'")  # instants come as UTC
+    return db.execute("SET python_enable_replacements = false")  # a table that is not there is no Python variable

@@ -1,0 +1,190 @@
+"""The database of a target, as the shared SQL layer needs it."""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from dpone.errors import ConfigError, SinkError
+from dpone.evolution import Stored
+from dpone.schema import DEFAULT, Name
+from dpone.sql.dialect import Dialect
+from dpone_duckdb import types
+from dpone_duckdb.connect import connect
+from dpone_duckdb.errors import failing
+
+_ROWS = "__dpone__rows"
+_MINE = "database_name = current_database() AND schema_name = ?"
+_OF_TABLE = f"{_MINE} AND lower(table_name) = lower(?)"
+# The file belongs to this process, so a lock of this process keeps out every other writer. DuckDB has none: it lets
+# transactions run side by side and fails the later one at its commit.
+_locks: defaultdict[Path, threading.Lock] = defaultdict(threading.Lock)
+
+
+class DuckdbDialect(Dialect):
+    def stores(self, type: pa.DataType) -> Stored:
+        return types.stores(type)
+
+    def reads(self, native: str) -> pa.DataType | None:
+        return types.reads(native)
+
+    def bind(self, value: Any, type: pa.DataType) -> Any:
+        try:
+            return pa.array([str(value)]).cast(type)[0].as_py()
+        except pa.ArrowException as error:
+            raise ConfigError("read strategy.where", f"{value!r} is no {type}", f"write a value of {type}") from error
+
+    def differs(self, left: str, right: str) -> str:
+        return f"{left} IS DISTINCT FROM {right}"
+
+    def widen_column(self, table: Name, before: pa.Field, after: pa.Field) -> list[str]:
+        wider = self.stores(after.type).native
+        return [f"ALTER TABLE {self.name(table)} ALTER COLUMN {self.quote(before.name)} TYPE {wider}"]
+
+
+class DuckdbDatabase:
+    """``dpone.sql.dialect.Database``. Opened when first used; looking does not create the file."""
+
+    def __init__(self, path: Path) -> None:
+        self.dialect: Dialect = DuckdbDialect()
+        self.path = path
+        self._db: duckdb.DuckDBPyConnection | None = None
+        self._lock, self._held = _locks[path.resolve()], False
+
+    def connection(self) -> duckdb.DuckDBPyConnection:
+        if self._db is None:
+            self._db = connect(self.path, SinkError, create=True)
+        return self._db
+
+    def close(self) -> None:
+        self.rollback()
+        if self._db is not None:
+            self._db.close()
+            self._db = None
+
+    # ---- transactions
+
+    def begin(self, lock: str) -> None:
+        self._lock.acquire()
+        self._held = True
+        try:
+            self.execute("BEGIN TRANSACTION")
+        except BaseException:
+            self._release()
+            raise
+
+    def commit(self) -> None:
+        """DuckDB writes and syncs its log before it answers."""
+        self.execute("COMMIT")
+        self._release()
+
+    def rollback(self) -> None:
+        if self._held:
+            # A commit that failed has ended the transaction already.
+            with suppress(SinkError):
+                self.execute("ROLLBACK")
+            self._release()
+
+    def _release(self) -> None:
+        self._held = False
+        self._lock.release()
+
+    # ---- statements
+
+    def execute(self, sql: str, parameters: Sequence[Any] = ()) -> int:
+        with failing(SinkError, f"write {self.path}"):
+            answer = self.connection().execute(sql, list(parameters)).fetchall()
+        return int(answer[0][0]) if answer else 0
+
+    def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Through Arrow: to give instants as Python objects, DuckDB would want pytz."""
+        with failing(SinkError, f"read {self.path}"):
+            table = self.connection().sql(sql, params=list(parameters)).to_arrow_table()
+        return list(zip(*(column.to_pylist() for column in table.columns), strict=True))
+
+    def schema(self, table: Name) -> pa.Schema | None:
+        """A generated column counts as one that has a default: no row needs to bring it."""
+        if self._db is None and not self.path.exists():
+            return None
+        sql = 'SELECT name, type, NOT "notnull", dflt_value IS NOT NULL FROM pragma_table_info(?)'
+        try:
+            columns = self.rows(sql, [self.dialect.name(table)])
+        except SinkError as error:
+            if isinstance(error.__cause__, duckdb.CatalogException):
+                return None
+            raise
+        return pa.schema(
+            [pa.field(n, types.reads(t), null, {DEFAULT: b"yes"} if own else None) for n, t, null, own in columns]
+        )
+
+    # ---- loading
+
+    def load(
+        self, table: Name, schema: pa.Schema, batches: Iterable[pa.RecordBatch], lineage: Mapping[str, Any]
+    ) -> int:
+        """Each batch is a table to DuckDB, which reads the Arrow memory as it is."""
+        d, written = self.dialect, 0
+        into = f"INSERT INTO {d.name(table)} ({d.columns([*schema.names, *lineage])})"
+        values = ", ".join([d.columns(schema.names, "r"), *["?"] * len(lineage)])
+        # DuckDB knows the clause only for tables that have something to be in conflict with.
+        once = " ON CONFLICT DO NOTHING" if self._constraints(table, "PRIMARY KEY") else ""
+        for batch in batches:
+            with failing(SinkError, f"load {table}"):
+                self.connection().register(_ROWS, pa.Table.from_batches([types.fitted(batch, schema)]))
+            written += self.execute(f"{into} SELECT {values} FROM {_ROWS} AS r{once}", [*lineage.values()])
+        return written
+
+    def unique(self, table: Name, key: Sequence[str]) -> bool:
+        return any({*columns} == {*key} for _, columns in self._constraints(table, "PRIMARY KEY", "UNIQUE"))
+
+    def _constraints(self, table: Name, *kinds: str) -> list[tuple[Any, ...]]:
+        sql = f"SELECT constraint_type, constraint_column_names FROM duckdb_constraints() WHERE {_OF_TABLE}"
+        return [found for found in self.rows(sql, _place(table)) if not kinds or found[0] in kinds]
+
+    def upsert(
+        self, target: Name, source: str, names: Sequence[str], key: Sequence[str], compared: Sequence[str]
+    ) -> tuple[int, int]:
+        d = self.dialect
+        same = " AND ".join(f"t.{d.quote(k)} = s.{d.quote(k)}" for k in key)
+        [(met,)] = self.rows(f"SELECT count(*) FROM {source} AS s JOIN {d.name(target)} AS t ON {same}")
+        return met, self.execute(d.upsert(target, source, names, key, compared, "true"))
+
+    def plain(self, table: Name, key: Sequence[str]) -> bool:
+        """Told by what DuckDB's catalogue has of it. A view finds its table by name and outlives a swap."""
+        schema = self.schema(table)
+        if schema is None or any(f.metadata for f in schema):
+            return False
+        columns = self.rows(f"SELECT data_type, comment FROM duckdb_columns() WHERE {_OF_TABLE} ORDER BY column_index",
+                            _place(table))  # fmt: skip
+        hanging = f"SELECT 1 FROM duckdb_indexes() WHERE {_OF_TABLE} UNION ALL \
+            SELECT 1 FROM duckdb_constraints() WHERE lower(referenced_table) = lower(?) UNION ALL \
+            SELECT 1 FROM duckdb_tables() WHERE {_OF_TABLE} AND comment IS NOT NULL"
+        ours = [("NOT NULL", [f.name]) for f in schema if not f.nullable]
+        ours += [("PRIMARY KEY", [*key])] if key else []
+        return (
+            columns == [(self.dialect.stores(f.type).native, None) for f in schema]
+            and sorted(self._constraints(table)) == sorted(ours)
+            and not self.rows(hanging, (*_place(table), table.last, *_place(table)))
+        )
+
+    def collated(self, table: Name) -> bool:
+        sql = f"SELECT 1 FROM duckdb_tables() WHERE {_OF_TABLE} AND contains(upper(sql), ' COLLATE ')"
+        return bool(self.rows(sql, _place(table)))
+
+    def drop(self, stage: Name) -> None:
+        self.execute(self.dialect.drop_table(stage))
+
+    def swap(self, stage: Name, target: Name) -> None:
+        self.drop(target)
+        self.execute(f"ALTER TABLE {self.dialect.name(stage)} RENAME TO {self.dialect.quote(target.last)}")
+
+
+def _place(table: Name) -> tuple[str, str]:
+    return (table.parts[-2] if len(table.parts) > 1 else "main", table.last)

@@ -1,0 +1,41 @@
+"""What the connector is. Imports neither duckdb nor pyarrow: discovery stays light."""
+
+from __future__ import annotations
+
+from dpone import hookimpl
+from dpone.capability import Connector, declare
+
+_ERRORS = "dpone_duckdb.errors:CODES"
+
+
+@hookimpl
+def dpone_sources() -> list[Connector]:
+    supported = ("read", "query", "snapshot", "incremental_cursor")
+    unsupported = ("repeatable", "incremental_xmin", "incremental_cdc", "incremental_change_tracking", "native_stream")
+    return [
+        Connector(
+            name="duckdb",
+            implementation="dpone_duckdb.source:DuckdbSource",
+            options="dpone_duckdb.config:DuckdbSourceOptions",
+            capabilities=declare("source", supported, unsupported),
+            takes=("connection", "table", "query"),
+            errors=_ERRORS,
+        )
+    ]
+
+
+@hookimpl
+def dpone_sinks() -> list[Connector]:
+    strategies = ("full_refresh", "append", "merge", "replace", "partition_replace", "snapshot_diff", "scd2")
+    supported = (*strategies, "exactly_once", "schema_evolution", "lineage", "resume")
+    return [
+        Connector(
+            name="duckdb",
+            implementation="dpone_duckdb.sink:DuckdbSink",
+            options="dpone.pipeline:SinkOptions",
+            capabilities=declare("sink", supported, unsupported=("native_stream",)),
+            takes=("connection", "table"),
+            errors=_ERRORS,
+            commit="transaction",
+        )
+    ]

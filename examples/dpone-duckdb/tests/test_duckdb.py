@@ -1,0 +1,263 @@
+"""What is DuckDB's own, beside what the kit asks of every connector."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from contextlib import closing
+from decimal import Decimal
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pytest
+from harness import DuckdbHarness
+
+from dpone.contract import WindowRequest
+from dpone.errors import Category, ConfigError, DataError, SinkError, SourceError
+from dpone.pipeline import Incremental, Pipeline, SinkOptions, SinkSpec, SourceSpec
+from dpone.schema import Name
+from dpone.secret import Secret
+from dpone.strategy import Strategy
+from dpone.testing.loads import load
+from dpone.testing.rows import same, sample
+from dpone.testing.source import everything
+from dpone_duckdb.config import DuckdbSourceOptions
+from dpone_duckdb.connect import database_path
+from dpone_duckdb.database import DuckdbDatabase
+from dpone_duckdb.source import DuckdbSource
+
+FULL, MERGE = Strategy("full_refresh"), Strategy("merge", key="id")
+
+
+@pytest.fixture
+def harness(tmp_path):
+    return DuckdbHarness(tmp_path)
+
+
+def sql(harness, *statements):
+    with closing(duckdb.connect(harness.path)) as db:
+        for statement in statements:
+            found = db.execute(statement).fetchall()
+    return found
+
+
+def elsewhere(path, how):
+    """Open the file in another process; True if it could."""
+    code = f"import duckdb; duckdb.connect({str(path)!r}, {how}).execute('SELECT 1')"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+def test_types_that_arrow_lacks_are_read_exactly_or_refused(harness):
+    """A HUGEINT comes as a decimal if it fits, an enum or a bit string as text; uuid and json keep their types."""
+    columns = "42::HUGEINT AS h, 'b'::ENUM('a', 'b') AS e, '101'::BIT AS b, '10:00:00+02'::TIMETZ AS z, \
+        '{\"a\": 1}'::JSON AS j, '00000000-0000-0000-0000-000000000001'::UUID AS u, [1, NULL] AS l, true AS t"
+    found = everything(harness, harness.source(query=f"SELECT {columns}"))
+    assert found.schema.types[4:6] == [pa.json_(), pa.uuid()]
+    assert found.schema.types[7] == pa.bool_()
+    [row] = found.to_pylist()
+    assert (row["h"], row["e"], row["b"], row["z"]) == (Decimal(42), "b", "101", "10:00:00+02")
+    assert (row["j"], row["u"].int, row["l"]) == ('{"a": 1}', 1, [1, None])
+    with pytest.raises(DataError) as caught:
+        everything(harness, harness.source(query="SELECT 170141183460469231731687303715884105727::HUGEINT AS h"))
+    assert "1701" not in str(caught.value)
+
+
+def test_arrow_types_without_a_plain_equal_arrive(harness):
+    """uuid, json, a list, a struct and nanoseconds are written as DuckDB's own types."""
+    rows = pa.table({
+        "u": pa.array([b"\x01" * 16], pa.uuid()), "j": pa.array(['{"a": 1}'], pa.json_()), "l": pa.array([[1, None]]),
+        "s": pa.array([{"a": "x"}]), "t": pa.array([1000], pa.timestamp("ns")),
+        "d": pa.array(["x"]).dictionary_encode(),
+    })  # fmt: skip
+    for _ in range(2):
+        load(harness, rows, FULL)
+    types = sql(harness, "SELECT data_type FROM duckdb_columns() WHERE table_name = 'orders' ORDER BY column_index")
+    wanted = ["UUID", "JSON", "BIGINT[]", "STRUCT(a VARCHAR)", "TIMESTAMP_NS", "VARCHAR"]
+    assert [type_ for (type_,) in types[:6]] == wanted
+    found = everything(harness, harness.source())
+    assert found.column_names == rows.column_names
+    assert found.to_pylist() == rows.to_pylist()
+
+
+def test_a_file_that_another_process_has_is_busy(harness):
+    """One line, which is worth a retry; nothing is written."""
+    code = f"import duckdb, sys; db = duckdb.connect({str(harness.path)!r}); print(1, flush=True); sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=-1, stdout=-1) as other:
+        other.stdout.readline()
+        with pytest.raises(SinkError) as caught:
+            load(harness, sample(1, 2), FULL)
+        with closing(harness.make("source", harness.source())) as source, pytest.raises(SourceError):
+            source.schema()
+        other.communicate()
+    assert caught.value.category is Category.TRANSIENT
+    assert "another process has the file open" in str(caught.value)
+    assert harness.rows() is None
+
+
+@pytest.mark.parametrize("read_only", [True, False])
+def test_read_only_shares_the_file(harness, read_only):
+    """With read_only, another process reads while the snapshot is open; without, it cannot."""
+    harness.seed(sample(1, 3))
+    spec = SourceSpec("duckdb", Secret(f"duckdb:///{harness.path}"), Name(("orders",)),
+                      options=DuckdbSourceOptions(read_only=read_only))  # fmt: skip
+    with closing(DuckdbSource(spec)) as source:
+        source.window(None, WindowRequest())
+        assert elsewhere(harness.path, "read_only=True") is read_only
+    assert elsewhere(harness.path, "read_only=False")
+
+
+def test_source_and_sink_may_be_one_file(harness):
+    """A pipeline copies a table to another of the same file, in batches, twice; the second run finds nothing new."""
+    rows = sample(1, 500)
+    harness.seed(rows)
+    (harness.folder / "p.yaml").write_text("""
+pipeline: copy
+source: {type: duckdb, connection: "duckdb:///kit.duckdb", table: orders,
+         options: {incremental: {by: cursor, column: id}}}
+sink: {type: duckdb, connection: "duckdb:///kit.duckdb", table: copy, strategy: {mode: append}}
+runtime: {batch_rows: 100}
+""")
+    for status in ("loaded", "caught_up"):
+        [stream] = Pipeline.from_yaml(harness.folder / "p.yaml").run().streams
+        assert stream.status == status, stream.error
+        same(harness.rows("copy"), rows)
+
+
+KINDS = {
+    "INTEGER": 2.5, "UTINYINT": 3, "HUGEINT": 3, "DECIMAL(10, 2)": 2.999, "DATE": 3 * 86_400, "TIMESTAMP": 3 * 86_400,
+    "TIMESTAMPTZ": 3 * 86_400, "TIMESTAMP_NS": 3 * 86_400,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_lookback_reads_changed_rows_again(harness, kind):
+    """A merge with lookback finds a row that was changed below the position, whatever kind of column the cursor is."""
+    value = "DATE '2026-01-01' + id::INT" if kind.startswith(("DATE", "TIME")) else "id"
+    sql(
+        harness, f"CREATE TABLE orders AS SELECT id, CAST({value} AS {kind}) AS at, 'x' AS name FROM range(1, 10) r(id)"
+    )
+    spec = harness.source(incremental=Incremental("cursor", "at", lookback=KINDS[kind]))
+    request = WindowRequest(mode="merge")
+    with closing(harness.make("source", spec)) as source:
+        first = source.window(None, request)
+    with closing(harness.make("source", spec)) as source:
+        assert source.window(first.position, request).parts == ()
+    sql(harness, "UPDATE orders SET name = 'changed' WHERE id = 7")
+    with closing(harness.make("source", spec)) as source:
+        again = source.window(first.position, request)
+        with source.read(again.parts[0]) as stream:
+            found = pa.Table.from_batches(stream.batches())
+    assert sorted(found["id"].to_pylist()) == [6, 7, 8, 9]
+
+
+def test_lookback_stops_at_the_lowest_value(harness):
+    """More lookback than an unsigned column has values below is all of them."""
+    sql(harness, "CREATE TABLE orders AS SELECT CAST(id AS UTINYINT) AS id FROM range(1, 10) r(id)")
+    spec = harness.source(incremental=Incremental("cursor", "id", lookback=100))
+    with closing(harness.make("source", spec)) as source:
+        first = source.window(None, WindowRequest(mode="merge"))
+        sql(harness, "INSERT INTO orders VALUES (3)")
+        again = source.window(first.position, WindowRequest(mode="merge"))
+        with source.read(again.parts[0]) as stream:
+            assert sum(batch.num_rows for batch in stream.batches()) == 10
+
+
+def test_nanoseconds_do_not_stop_a_cursor(harness):
+    """A column that Python has no type for is part of what tells rows of one cursor value apart."""
+    instants = pa.array([1, 2, 3], pa.timestamp("ns"))
+    harness.seed(pa.table({"id": [1, 1, 1], "at": instants}))
+    spec = harness.source(incremental=Incremental("cursor", "id"))
+    with closing(harness.make("source", spec)) as source:
+        first = source.window(None, WindowRequest())
+    harness.seed(pa.table({"id": [1], "at": instants[:1]}))
+    with closing(harness.make("source", spec)) as source:
+        later = source.window(first.position, WindowRequest())
+        with source.read(later.parts[0]) as stream:
+            assert sum(batch.num_rows for batch in stream.batches()) == 1
+
+
+def test_what_hangs_on_a_target_survives_a_full_refresh(harness):
+    """A table with an index, a default, a check or a comment is emptied and filled, not replaced by another."""
+    columns = "id BIGINT DEFAULT 7, day VARCHAR, name VARCHAR, score DOUBLE CHECK (score >= 0)"
+    hanging = ["CREATE INDEX mine ON orders (day)", "COMMENT ON COLUMN orders.name IS 'who'"]
+    sql(harness, f"CREATE TABLE orders ({columns})", *hanging, "CREATE VIEW v AS FROM orders")
+    asked = "SELECT sql FROM duckdb_tables() WHERE table_name = 'orders'"
+    load(harness, sample(1, 3), FULL)
+    before = sql(harness, asked)
+    load(harness, sample(1, 5), FULL)
+    same(harness.rows(), sample(1, 5))
+    assert sql(harness, asked) == before
+    assert sql(harness, "SELECT index_name FROM duckdb_indexes()") == [("mine",)]
+    assert sql(harness, "SELECT count(*) FROM v") == [(5,)]
+
+
+@pytest.mark.parametrize("key", [(), ("id",)])
+def test_a_plain_target_is_replaced_by_the_staging(harness, key, monkeypatch):
+    """The first load, and every full refresh, renames the staging: no row is copied, and a key stays a key."""
+    swapped, swap = [], DuckdbDatabase.swap
+    monkeypatch.setattr(DuckdbDatabase, "swap", lambda db, *names: swapped.append(names) or swap(db, *names))
+    for n in (3, 5):
+        load(harness, sample(1, n), Strategy("full_refresh", key=key))
+        same(harness.rows(), sample(1, n))
+    assert len(swapped) == 2
+    kinds = sql(harness, "SELECT constraint_type FROM duckdb_constraints() WHERE table_name = 'orders'")
+    assert (("PRIMARY KEY",) in kinds) is bool(key)
+
+
+def test_a_collated_column_is_refused(harness):
+    """A collation would hide a change of case from a merge."""
+    sql(harness, "CREATE TABLE orders (id BIGINT, day VARCHAR, name VARCHAR COLLATE NOCASE, score DOUBLE)")
+    with pytest.raises(SinkError, match="collation"):
+        load(harness, sample(1, 3), MERGE)
+
+
+def test_a_name_is_no_python_variable_and_a_query_writes_nothing(harness):
+    """DuckDB would look for unknown tables among Python's variables; and a query is read in a read-only transaction."""
+    relation = pa.table({"x": [1]})
+    assert relation.num_rows == 1
+    with pytest.raises(SourceError):
+        everything(harness, harness.source("relation"))
+    sql(harness, "CREATE SEQUENCE s")
+    with pytest.raises(SourceError):
+        everything(harness, harness.source(query="SELECT nextval('s') AS x"))
+
+
+def test_writers_of_one_file_take_turns(harness):
+    """A second transaction begins when the first has ended, whichever loads they belong to."""
+    one, two, order = DuckdbDatabase(harness.path), DuckdbDatabase(harness.path), []
+    one.begin("a")
+
+    def second() -> None:
+        two.begin("b")
+        order.append("second began")
+        two.commit()
+
+    thread = threading.Thread(target=second)
+    thread.start()
+    thread.join(0.1)
+    order.append("first ends")
+    one.rollback()
+    thread.join(20)
+    assert order == ["first ends", "second began"]
+    one.close()
+    two.close()
+
+
+@pytest.mark.parametrize("text", ["", "sqlite:///a.db", "duckdb:///", "duckdb:///:memory:", "duckdb://h/a", "a.duckdb"])
+def test_a_connection_names_a_file(text):
+    """Anything else is refused before anything is opened."""
+    with pytest.raises(ConfigError):
+        database_path(Secret(text) if text else None, Path())
+
+
+def test_looking_creates_nothing(tmp_path):
+    """A check, a schema and a journal of a file that is not there leave it so."""
+    spec = SinkSpec("duckdb", FULL, Secret("duckdb:///no.db"), Name(("t",)), options=SinkOptions(), base=tmp_path)
+    from dpone_duckdb.sink import DuckdbSink
+
+    with closing(DuckdbSink(spec)) as sink:
+        assert all(finding.ok for finding in sink.check())
+        assert (sink.schema(), sink.journal("key"), sink.is_empty()) == (None, None, True)
+    assert list(tmp_path.iterdir()) == []

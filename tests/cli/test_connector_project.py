@@ -1,0 +1,87 @@
+"""``dpone init --connector``: a distribution to fill in, whose own tests pass as it is."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Dpone = Callable[..., Any]
+FILES = {
+    ".gitignore", "README.md", "pyproject.toml", "tests/harness.py", "tests/test_conformance.py",
+    *(f"src/dpone_my_bus/{name}.py" for name in ("__init__", "place", "plugin", "sink", "source")),
+}  # fmt: skip
+
+
+@pytest.fixture
+def made(tmp_path: Path, dpone: Dpone) -> Path:
+    """A scaffold of the connector my_bus."""
+    folder = tmp_path / "made"
+    assert dpone("init", "--connector", "my_bus", folder).exit_code == 0
+    return folder
+
+
+def test_the_files_are_named_and_say_the_name(tmp_path: Path, dpone: Dpone) -> None:
+    """Every file is reported, and all of them bear the connector's name instead of the template's."""
+    done = dpone("init", "--connector", "my_bus", tmp_path / "made", "--format", "json")
+    assert {str(Path(file).relative_to(tmp_path / "made")) for file in done.json["created"]} == FILES
+    texts = [(tmp_path / "made" / name).read_text() for name in FILES]
+    assert "acme" not in "".join(texts).lower()
+    assert any("class MyBusSource" in text for text in texts)
+
+
+def test_the_distribution_names_its_plugin(made: Path) -> None:
+    """pyproject.toml is valid; its entry point is a module of the package that the wheel holds."""
+    project = tomllib.loads((made / "pyproject.toml").read_text())
+    assert project["project"]["entry-points"]["dpone"] == {"my_bus": "dpone_my_bus.plugin"}
+    assert project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"] == ["src/dpone_my_bus"]
+
+
+def test_its_own_tests_pass(made: Path, tmp_path: Path) -> None:
+    """The kit is green for what the scaffold declares. Here the source and the routes; all of it: nox -s example."""
+    info = tmp_path / "site" / "dpone_my_bus-0.1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: dpone-my-bus\nVersion: 0.1.0\n")
+    (info / "entry_points.txt").write_text("[dpone]\nmy_bus = dpone_my_bus.plugin\n")
+    path = os.pathsep.join([str(tmp_path / "site"), str(made / "src"), *sys.path])
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "Source or append or full_refresh"]
+    done = subprocess.run(
+        command, cwd=made, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    passed = re.search(r"(\d+) passed", done.stdout)
+    assert passed
+    assert int(passed[1]) >= 16  # 11 of the source, 3 of the sink, 2 routes
+
+
+@pytest.mark.parametrize("name", ["my-bus", "class", "My", "1st", "", "a b", "../up", "a__b", "é", "_a", "a.b"])
+def test_what_cannot_be_a_name_is_refused(name: str, tmp_path: Path, dpone: Dpone) -> None:
+    """One line, exit 2, nothing written."""
+    done = dpone("init", "--connector", name, tmp_path / "made")
+    assert done.exit_code == 2
+    assert repr(name) in done.error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_that_is_taken_is_refused(tmp_path: Path, dpone: Dpone) -> None:
+    """Two plugins of one name would both be broken."""
+    done = dpone("init", "--connector", "sqlite", tmp_path / "made")
+    assert done.exit_code == 2
+    assert "sqlite already" in done.error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_overwritten(tmp_path: Path, dpone: Dpone) -> None:
+    """One file that exists stops it; it is named, kept, and nothing is written beside it."""
+    (tmp_path / "README.md").write_text("mine")
+    done = dpone("init", "--connector", "my_bus", tmp_path)
+    assert done.exit_code == 2
+    assert "README.md" in done.error
+    assert [(f.name, f.read_text()) for f in tmp_path.rglob("*")] == [("README.md", "mine")]
