@@ -40,7 +40,7 @@ class Data:
     folder: Path
 
     def file(self, kind: str, rows: int) -> Path:
-        """``orders``, ``delta`` or ``changed`` (see ``benchmarks.data``), also brought into the page cache."""
+        """``orders``, ``delta``, ``changed`` or ``log`` (see ``benchmarks.data``), also brought into the page cache."""
         path = self.folder / f"{kind}-{rows}.csv"
         if not path.exists():
             python("-m", "benchmarks.data", kind, rows, path)
@@ -53,14 +53,14 @@ class Data:
 class Case:
     """Our command and the baseline's, which do the same work.
 
-    bar    the median ratio may be this much
+    bar    the median ratio may be this much; None: it is only told
     times  pairs for each pair that is asked for: short legs need more of them
     """
 
     name: str
     what: str
     baseline: str
-    bar: float
+    bar: float | None
     times = 1
     moves_data = True
 
@@ -222,8 +222,51 @@ class Scd2(Diff):
     script, reader = "scd2", "versions"
 
 
+_CHANGES = """\
+pipeline: changes
+source:
+  type: file
+  path: in/log.jsonl
+  options:
+    incremental: {by: cdc}
+    columns: {price: double, discount: double, ordered_on: date, updated_at: timestamp}
+sink:
+  type: sqlite
+  connection: sqlite:///out.db
+  table: orders
+  strategy: {mode: cdc_apply}
+  options: {adopt_existing: true}
+"""
+
+
+class Changes(Case):
+    name, what, bar = (
+        "cdc_apply",
+        "cdc_apply of a tenth as many changes (half updates, rest new or gone) to SQLite",
+        None,
+    )
+    baseline = "Python by hand: json, last change of each key into a temporary table, delete, upsert, one transaction"
+
+    def lay(self, data: Data, rows: int, ours: Path, theirs: Path | None) -> None:
+        orders, log = data.file("orders", rows), data.file("log", rows)
+        lay_run(ours, _SQLITE.format("full_refresh"), orders)
+        run(self.ours(), ours)
+        (ours / "in" / "log.jsonl").symlink_to(log)
+        (ours / "pipeline.yaml").write_text(_CHANGES)
+        if theirs:
+            (theirs / "in.csv").symlink_to(orders)
+            run([sys.executable, str(HERE / "baseline_merge.py"), "in.csv", "out.db"], theirs)
+            (theirs / "in.jsonl").symlink_to(log)
+
+    def theirs(self) -> Sequence[str]:
+        return [sys.executable, str(HERE / "baseline_cdc.py"), "in.jsonl", "out.db"]
+
+    def compare(self, ours: Path, theirs: Path) -> str:
+        return _rows(python("-m", "benchmarks.compare", "sqlite", ours / "out.db", theirs / "out.db"))
+
+
 def _rows(count: str) -> str:
     return f"{int(count):,} rows equal"
 
 
-CASES: tuple[Case, ...] = (Help(), Parquet(), Partitions(), Sqlite(), Merge(), Diff(), Scd2())
+CASES: tuple[Case, ...] = (Help(), Parquet(), Partitions(), Sqlite(), Merge(), Diff(), Scd2(), Changes())

@@ -5,10 +5,12 @@ Runs in a process of its own: whoever starts a measured process must be small (s
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -52,6 +54,30 @@ def changed(rows: int) -> Iterator[pa.Table]:
         yield _orders(np.arange(rows + start, rows + min(start + CHUNK, quarter)), rng)
 
 
+def log(rows: int) -> Iterator[str]:
+    """Changes of ``orders(rows)`` as a change log, a tenth as many, in transactions of a thousand: of them a half
+    updates, a quarter deletes, a quarter inserts. Every value is named."""
+    rng = np.random.default_rng(4)
+    count = max(rows // 10, 4)
+    quarter = count // 4
+    old = rng.permutation(rows)[: count - quarter]
+    table = _orders(np.concatenate([old, np.arange(rows, rows + quarter)]), rng)
+    gone = set(old[:quarter].tolist())
+    commit = 0
+    for n, i in enumerate(rng.permutation(table.num_rows).tolist()):
+        commit = 1 + n // 1000
+        yield json.dumps(_change(table.slice(i, 1).to_pylist()[0], rows, gone, f"{commit:09}"), default=str) + "\n"
+        if n % 1000 == 999 or n + 1 == table.num_rows:
+            yield json.dumps({"op": "commit", "commit": f"{commit:09}"}) + "\n"
+
+
+def _change(row: dict[str, Any], rows: int, gone: set[int], commit: str) -> dict[str, Any]:
+    about = {"table": "orders", "commit": commit, "key": {"id": row["id"]}}
+    if row["id"] in gone:
+        return {"op": "delete", **about}
+    return {"op": "update" if row["id"] < rows else "insert", **about, "values": row}
+
+
 def _orders(ids: np.ndarray, rng: np.random.Generator) -> pa.Table:
     n = len(ids)
     days, seconds = rng.integers(0, 2000, n), rng.integers(0, 10**8, n)
@@ -84,4 +110,10 @@ def write(tables: Iterator[pa.Table], path: Path) -> None:
 
 if __name__ == "__main__":
     kind, rows, path = sys.argv[1:]
-    write({"orders": orders, "delta": delta, "changed": changed}[kind](int(rows)), Path(path))
+    if kind == "log":
+        beside = Path(path).with_name("log.tmp")
+        with beside.open("w", encoding="utf-8") as text:
+            text.writelines(log(int(rows)))
+        beside.replace(path)
+    else:
+        write({"orders": orders, "delta": delta, "changed": changed}[kind](int(rows)), Path(path))

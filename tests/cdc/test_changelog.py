@@ -294,6 +294,7 @@ WRONG: Mapping[str, tuple[str, str]] = {
     "values that are none": (line(values=[1]), "has a values that is no object"),
     "a delete with values": (line(op="delete"), "is a delete with values"),
     "both": (line(unchanged=["id"]), "unchanged columns, or values of them"),
+    "no name": (line(unchanged=[{}]), "unchanged columns, or values of them"),
     "a strange time": (line(at="yesterday"), "line 1 has an at that is no time"),
     "a time without zone": (line(at="2026-01-31T12:00:00"), "line 1 has an at that is no time"),
 }

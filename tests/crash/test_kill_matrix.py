@@ -7,6 +7,7 @@ sqlite3, json and pyarrow alone. The short part runs always, the whole matrix wi
 from __future__ import annotations
 
 import itertools
+import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -15,9 +16,22 @@ from typing import Any
 import pytest
 from attrs import frozen
 from tests.cdc.log import delete, events, orders, transaction, update, write
-from tests.engine.project import KILLED, TABLES, ChangeProject, Project, Row, mark, memory_folder, rows, zygote
+from tests.engine.project import (
+    KILLED,
+    TABLES,
+    ApplyProject,
+    ChangeProject,
+    Project,
+    Row,
+    applied,
+    mark,
+    memory_folder,
+    rows,
+    zygote,
+)  # fmt: skip
 
 from dpone.observe.events import STEPS
+from dpone.strategy import MODES
 
 STRATEGIES: Mapping[str, Mapping[str, Any]] = {
     "full_refresh": {"mode": "full_refresh"},
@@ -27,12 +41,15 @@ STRATEGIES: Mapping[str, Mapping[str, Any]] = {
     "partition_replace": {"mode": "partition_replace", "partition": "day"},
     "snapshot_diff": {"mode": "snapshot_diff", "key": ["id"], "max_delete_share": 1.0},
     "scd2": {"mode": "scd2", "key": ["id"]},
-    "changes": {"mode": "append"},  # a change stream of two tables, whose changes are appended
+    "cdc_apply": {"mode": "cdc_apply"},  # a change stream of two tables
+    "changes": {"mode": "append"},  # the same, whose changes are appended
 }
 # Two parts of two and more batches each. These are in the second batch, and in the second part.
 WITHIN = (("batch", 2), ("part_started", 2), ("batch", 4), ("part_staged", 2))
 POINTS = [*((step, 1) for step in STEPS), *WITHIN]
 KINDS = [("sqlite", mode) for mode in STRATEGIES] + [("file", mode) for mode in ("full_refresh", "append")]
+# With an earlier load and without. Changes that are appended take the way of those that are applied: not twice.
+EVERY = [(*kind, earlier) for kind in KINDS for earlier in (True, False) if earlier or "changes" not in kind]
 # Where the parts are staged already, the next run must not read them again: (parts resumed, for these points).
 RESUMED = {("part_staged", 1): 1, ("part_started", 2): 1, ("batch", 4): 1, ("part_staged", 2): 2, ("staged", 1): 2}
 
@@ -53,7 +70,9 @@ class Scenario:
 
 def scenario(folder: Path, target: str, mode: str, earlier: bool) -> Scenario:
     if mode == "changes":
-        return _changing(ChangeProject(folder, STRATEGIES[mode]).save(), earlier)
+        return _changing(ChangeProject(folder, STRATEGIES[mode]).save(), earlier, _changes)
+    if mode == "cdc_apply":
+        return _changing(ApplyProject(folder, STRATEGIES[mode]).save(), earlier, _applied)
     project = Project(folder, STRATEGIES[mode], target, "sqlite" if target == "sqlite" else "file").save()
     day = 2 if mode in ("replace", "partition_replace") else 1
     a, b = rows(1, 250, day), rows(251, 400, day)
@@ -86,23 +105,34 @@ def scenario(folder: Path, target: str, mode: str, earlier: bool) -> Scenario:
     return Scenario(project, a + b, sorted(merged.values(), key=lambda r: r[0]), 2)
 
 
-def _changing(project: ChangeProject, earlier: bool) -> Scenario:
+def _changing(project: ChangeProject, earlier: bool, rows: Callable[[ChangeProject], list[Row]]) -> Scenario:
     before: list[Row] = []
     write(project.log, orders(1, 120, "01"), orders(121, 250, "02"))
     if earlier:
         project.load()
-        before = _changes(project)
+        before = rows(project)
         gone = [delete("customers", {"cid": i}) for i in range(3, 100, 3)]
         write(project.log, transaction("03", *gone, *(update("orders", {"id": i}, note="new") for i in range(1, 60))))
-        write(project.log, orders(251, 400, "04"))
-    write(project.log, orders(401, 402, "05").rpartition('{"op": "commit"')[0])  # not there yet
-    return Scenario(project, before, _changes(project), 2 if earlier else 1)
+        moved = (update("orders", {"id": i}, id=i + 1000, name=f"moved {i}") for i in range(100, 110))
+        write(project.log, orders(251, 400, "04"), transaction("05", *moved))
+    write(project.log, orders(401, 402, "06").rpartition('{"op": "commit"')[0])  # not there yet
+    return Scenario(project, before, rows(project), 2 if earlier else 1)
 
 
 def _changes(project: ChangeProject) -> list[Row]:
     """Those of whole transactions, sorted by event."""
     found = events(project.log.read_text().splitlines(), "file_changelog:log.jsonl", TABLES)
     return sorted((event, op, table) for table, changes in found.items() for event, op in changes)
+
+
+def _applied(project: ChangeProject) -> list[Row]:
+    """The rows that whole transactions make, as ``ApplyProject`` answers them."""
+    columns = {"orders": ("id", "name", "note"), "customers": ("cid", "city")}
+    return sorted(
+        (json.dumps([table, key]), json.dumps({name: row.get(name) for name in columns[table]}))
+        for table, found in applied(project.log.read_text().splitlines()).items()
+        for key, row in found.items()
+    )
 
 
 def _replacing(project: Project) -> Scenario:
@@ -235,6 +265,7 @@ SMOKE = [
     *itertools.product([("sqlite", "snapshot_diff", True)], [("part_staged", 1), ("committed", 1)]),
     *itertools.product([("sqlite", "scd2", True)], [("part_staged", 2), ("committed", 1)]),
     *itertools.product([("sqlite", "changes", True)], [(step, 1) for step in STEPS if step in _GATE]),
+    *itertools.product([("sqlite", "cdc_apply", True)], [("part_staged", 1), ("commit_started", 1), ("committed", 1)]),
     *itertools.product([("file", "append", True)], [("part_staged", 1), ("committed", 1)]),
     *itertools.product([("file", "full_refresh", False)], [("load_opened", 1), ("state_saved", 1)]),
 ]
@@ -252,9 +283,14 @@ def test_LS_05_a_killed_run_is_finished_by_the_next(
     kill_at_step(scenarios, run, tmp_path, kind, point)
 
 
+def test_the_matrix_has_every_strategy() -> None:
+    """A strategy that is added is killed too."""
+    assert {strategy["mode"] for strategy in STRATEGIES.values()} == {*MODES}
+
+
 @pytest.mark.crash
 @pytest.mark.parametrize("point", POINTS, ids=_named)
-@pytest.mark.parametrize("kind", [(*kind, earlier) for kind in KINDS for earlier in (True, False)], ids=_named)
+@pytest.mark.parametrize("kind", EVERY, ids=_named)
 def test_LS_03_LS_05_kill_matrix(
     scenarios: Callable[..., Scenario], run: Callable[..., Any], tmp_path: Path, kind: Any, point: Any
 ) -> None:
@@ -263,7 +299,7 @@ def test_LS_03_LS_05_kill_matrix(
 
 
 @pytest.mark.crash
-@pytest.mark.parametrize("kind", [(*kind, earlier) for kind in KINDS for earlier in (True, False)], ids=_named)
+@pytest.mark.parametrize("kind", EVERY, ids=_named)
 def test_kill_inside_the_commit(
     scenarios: Callable[..., Scenario], run: Callable[..., Any], tmp_path: Path, kind: Any
 ) -> None:
@@ -273,7 +309,7 @@ def test_kill_inside_the_commit(
 
 @pytest.mark.crash
 @pytest.mark.parametrize(
-    "kind", [("sqlite", "append", True), ("sqlite", "changes", True), ("file", "append", True)], ids=_named
+    "kind", [("sqlite", "append", True), ("sqlite", "cdc_apply", True), ("file", "append", True)], ids=_named
 )
 @pytest.mark.parametrize("steps", [("window_fixed", "load_opened"), ("load_opened", "staged")], ids=_named)
 def test_kill_before_the_commit(

@@ -306,6 +306,73 @@ class ChangeProject(Project):
         return found
 
 
+@frozen
+class ApplyProject(ChangeProject):
+    """Applies the changes instead: the targets are tables of rows."""
+
+    def _sqlite_rows(self) -> list[Row]:
+        """(key, table, values as JSON, load id) of all tables."""
+        found: list[Row] = []
+        for table in TABLES:
+            for row in self._dicts(table):
+                load_id = row.pop("__dpone__load_id")
+                del row["__dpone__loaded_at"]
+                found.append((json.dumps([table, next(iter(row.values()))]), json.dumps(row), load_id))
+        return found
+
+    def _dicts(self, table: str) -> list[dict[str, Any]]:
+        if f"landing_{table}" not in self.tables():
+            return []
+        with closing(sqlite3.connect(self.database)) as db:
+            db.row_factory = sqlite3.Row
+            return [dict(row) for row in db.execute(f"SELECT * FROM landing_{table}")]
+
+    def now(self, table: str) -> dict[Any, dict[str, Any]]:
+        """The living rows by key; NULL is left out, and so is what is dpone's."""
+        living = [row for row in self._dicts(table) if row.get("__dpone__deleted_at") is None]
+        return _by_key(table, living)
+
+
+KEYS = {"orders": "id", "customers": "cid"}
+
+
+def _by_key(table: str, rows: Iterable[Mapping[str, Any]]) -> dict[Any, dict[str, Any]]:
+    plain = [{k: v for k, v in row.items() if v is not None and not k.startswith("__dpone__")} for row in rows]
+    return {row[KEYS[table]]: row for row in plain}
+
+
+def applied(lines: Iterable[str], deletes: str = "hard", truncate: str = "fail") -> dict[str, dict[Any, Any]]:
+    """What a change log makes of nothing, one line after another: the living rows of each table by key. Columns that
+    are not named stay; with deletes ``ignore`` a row that moved is still where it was."""
+    tables: dict[str, dict[Any, dict[str, Any]]] = {}
+    waiting: list[Mapping[str, Any]] = []
+    for line in lines:
+        row = json.loads(line)
+        if row["op"] != "commit":
+            waiting.append(row)
+            continue
+        for change in waiting:
+            _apply(tables.setdefault(change["table"], {}), change, deletes == "ignore", truncate == "apply")
+        waiting = []
+    return {table: _by_key(table, rows.values()) for table, rows in tables.items()}
+
+
+def _apply(rows: dict[Any, dict[str, Any]], change: Mapping[str, Any], kept: bool, truncated: bool) -> None:
+    if change["op"] == "truncate":
+        if truncated:
+            rows.clear()
+        return
+    [(name, old)] = change["key"].items()
+    if change["op"] == "delete":
+        if not kept:
+            rows.pop(old, None)
+        return
+    row = {**rows.get(old, {}), name: old, **change["values"]}
+    if row[name] != old and not kept:
+        del rows[old]
+    rows[row[name]] = row
+
+
 def mark(entry: Entry | None) -> tuple[int, int]:
     """Epoch and seq; what "ahead" means."""
     return (entry.epoch, entry.seq) if entry else (-1, 0)

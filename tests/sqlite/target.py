@@ -117,7 +117,7 @@ class Target:
 
 
 def load(schema: pa.Schema | None, strategy: Strategy, *, load_id: str = "", **changes: Any) -> Load:
-    given: Mapping[str, Any] = {"token": "token", "repeatable": False, "whole": True, "key": KEY}
+    given: Mapping[str, Any] = {"token": "token", "repeatable": False, "whole": not changes.get("changes"), "key": KEY}
     given = {**given, "started_at": START, **changes}
     return Load(load_id=load_id or ulid(), run_id=ulid(), schema=schema, strategy=strategy, **given)
 

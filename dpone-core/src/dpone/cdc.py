@@ -579,13 +579,29 @@ class ChangeStream:
         self._changed = {name: _without_lineage(table) for name, table in changes.tables.items()}
         self._history = request.mode != "cdc_apply"
         parts = tuple(Part(name) for name in changes.tables)
-        return Window(changes.position, parts, True, pa.schema([]), False, changes.caught_up, changes.proof)
+        return Window(changes.position, parts, True, pa.schema([]), request.whole, changes.caught_up, changes.proof)
 
     def require_one(self) -> None:
         if len(self._changed) > 1:
             found = f"changes of {', '.join(self._changed)}"
             todo = "name one of them as source.table, or all by a glob with {table} in the sink's table"
             raise ConfigError(f"read {self._spec.location}", found, todo)
+
+    def bare(self, table: str) -> bool:
+        """Nothing but its name is known: it was truncated, and no change of a row was ever seen."""
+        return not self._changed[table].values.names and not self._history
+
+    def require_kind(self, have: pa.Schema | None, target: str, loaded: bool) -> None:
+        """A table of rows takes no history, and a history is no table of rows. ``have``: the target's columns;
+        ``loaded``: this stream has filled it before. Raises SchemaBreak."""
+        if have is None or self._history == (EVENT_ID in have.names):
+            return
+        todo = "go on with the strategy it was filled by, or load into a table of its own; nothing was changed"
+        if not self._history:
+            found = "the table is a history of changes, as append made it"
+            raise SchemaBreak(f"load {target} by cdc_apply", found, todo)
+        if loaded:
+            raise SchemaBreak(f"append changes to {target}", "the table holds rows, as cdc_apply made them", todo)
 
     def share(self, window: Window, table: str) -> Window:
         """The part of the window that is one table's, under the schema of the rows it brings to the target."""

@@ -235,7 +235,7 @@ class Load:
                touched (a rewind)
     whole      as in Window
     changes    the rows are change batches (``dpone.changes``), which ``cdc_apply`` folds and applies; ``schema`` then
-               names the columns of the target
+               names the columns of the target. If ``whole`` too, the commit empties the target before it applies them
     """
 
     key: str

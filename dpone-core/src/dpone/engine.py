@@ -423,21 +423,29 @@ class _Attempt:
             self.source.require_one()
         taken: dict[str, str] = {}
         for part in window.parts:
-            spec, target, key = sink, self.sink, self.report.key
-            if strategy.mode == "cdc_apply":
-                strategy = evolve(strategy, key=self.source.key(part.id, sink.strategy.key))
+            spec, key = sink, self.report.key
             if self.spec.tables:
                 spec = substituted(sink, Name.parse(part.id))
                 key += f"|{part.id.replace('|', '%7C')}"
-                if (other := taken.setdefault(spec.location, part.id)) != part.id:
-                    found, todo = f"{other} and {part.id} would be loaded into one table", "use {schema}_{table}"
+                # some servers take Orders and orders for one table
+                if (other := taken.setdefault(spec.location.lower(), part.id)) != part.id:
+                    found = f"{other} and {part.id} would be loaded into one table"
+                    todo = "use {schema}_{table}, or name one of them as source.table"
                     raise ConfigError(f"load into {spec.location}", found, todo)
-            if isinstance(self.sink, ManyTables):
-                spec = evolve(spec, strategy=strategy)
-                target = self.sink.beside(spec)
+            if self.source.bare(part.id) and self._beside(spec).is_empty():
+                continue
+            if strategy.mode == "cdc_apply":
+                strategy = evolve(strategy, key=self.source.key(part.id, sink.strategy.key))
+            target = self._beside(evolve(spec, strategy=strategy))
+            loaded = target.journal(key)
             if not self.stream.run.full_refresh:
-                self._require_target(spec, target, target.journal(key), known.head)
+                self._require_target(spec, target, loaded, known.head)
+            adopted = loaded is None or spec.options.adopt_existing or target.is_empty()
+            self.source.require_kind(target.schema(), spec.location, loaded=not adopted)
             yield spec, target, self.source.share(window, part.id), strategy, key
+
+    def _beside(self, spec: SinkSpec) -> Sink:
+        return self.sink.beside(spec) if isinstance(self.sink, ManyTables) else self.sink
 
     def _planned(
         self, known: _Known, spec: SinkSpec, sink: Sink, window: Window, strategy: Strategy, key: str

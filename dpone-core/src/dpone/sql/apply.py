@@ -61,6 +61,7 @@ def next_chunk(db: Database, stage: Name) -> int:
 
 def cdc_apply(db: Database, job: Job) -> Counts:
     """Counts are those of the chunks together: a row that one inserts and the next updates is counted as both."""
+    total = _emptied(db, job) if job.whole else Counts()
     require_single_target(db, job)
     chunks = _operations(db, job)
     if len(chunks) > 1:
@@ -68,10 +69,15 @@ def cdc_apply(db: Database, job: Job) -> Counts:
     truncated = [number for number, operations in chunks.items() if TRUNCATE in operations]
     if truncated and job.strategy.deletes != "soft":  # what came before is gone with it
         chunks = {number: operations for number, operations in chunks.items() if number >= truncated[-1]}
-    total = Counts()
     for number, operations in chunks.items():
         total = _plus(total, _Chunk(db, job, number, operations).apply())
     return total
+
+
+def _emptied(db: Database, job: Job) -> Counts:
+    """The changes are all there ever were: they are applied to an empty table, and what it held before is gone."""
+    job.keep("1 = 1")
+    return Counts(deleted=db.execute(f"DELETE FROM {job.table}"))
 
 
 def _operations(db: Database, job: Job) -> Mapping[int, Mapping[str, int]]:
@@ -160,6 +166,9 @@ class _Chunk:
         if unknown:
             found = f"{unknown:,} updates leave out values that did not change, and the target lacks their rows"
             todo = "load the table anew with --full-refresh, or let the source log every value; nothing was changed"
+            if self._job.whole:
+                found = f"{unknown:,} updates leave out values that no change before them has"
+                todo = "begin the log with an insert of each row there was, or let the source log every value"
             raise DataError(f"load {self._job.target} by cdc_apply", found, todo)
 
     def _delete(self) -> int:

@@ -9,7 +9,7 @@ import fnmatch
 import hashlib
 import json
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -56,7 +56,9 @@ from dpone.pipeline import SourceSpec
 from dpone.position import Position
 
 KIND = "file_changelog"
-_KEYS = ("table", "op", "commit", "at", "key", "values", "unchanged", "before")
+_KEYS = dict.fromkeys(("table", "op", "commit", "at", "key", "values", "unchanged", "before"))
+_KEYS_OF_COMMIT = dict.fromkeys(("op", "commit", "at"))
+_OBJECT = (dict, type(None))
 
 
 _PARTS = ("values", "key", "before")  # the objects of a change, whose members are columns
@@ -80,6 +82,7 @@ class _Rows:
     transaction: list[int] = field(factory=list)
     columns: set[str] = field(factory=set)
     unchanged: set[str] = field(factory=set)
+    shapes: dict[Any, frozenset[str]] = field(factory=dict)  # those met: few lines name other columns than one before
 
     def lines_of(self, first: int, end: int | None) -> list[bytes]:
         """Those of the transactions ``first`` to ``end``."""
@@ -117,6 +120,7 @@ class _Parser:
     open: str | None = None
     ordinal: int = 0
     changes: int = 0
+    reads: dict[str, bool] = field(factory=dict)  # whether a table is wanted
 
     def block(self, data: bytes, at: int) -> _Block:
         block = _Block()
@@ -129,7 +133,7 @@ class _Parser:
 
     def _line(self, raw: bytes, end: int, block: _Block) -> None:
         try:
-            row = _decode(raw.decode())
+            row = _decoded(raw.decode())
         except (ValueError, RecursionError) as error:
             found = "not UTF-8" if isinstance(error, UnicodeDecodeError) else "no JSON object, or has a key twice"
             raise self._bad(f"is {found}", "write one object per line") from None
@@ -142,9 +146,14 @@ class _Parser:
             return
         self.open = row["commit"]
         self.ordinal += 1
-        if self.wanted is None or fnmatch.fnmatchcase(row["table"], self.wanted):
+        if self._reads(row["table"]):
             self.changes += 1
             self._change(row, raw, block)
+
+    def _reads(self, table: str) -> bool:
+        if (reads := self.reads.get(table)) is None:
+            reads = self.reads[table] = self.wanted is None or fnmatch.fnmatchcase(table, self.wanted)
+        return reads
 
     def _check(self, row: Mapping[str, Any]) -> None:
         op, commit = row.get("op"), row.get("commit")
@@ -153,8 +162,9 @@ class _Parser:
         if self.open is not None and commit != self.open:
             todo = 'end it with {"op": "commit", "commit": ...} first'
             raise self._bad(f"is of commit {commit} inside the transaction {self.open}", todo)
-        known = ("op", "commit", "at") if op == "commit" else _KEYS
-        if unknown := [key for key in row if key not in known]:
+        known = _KEYS_OF_COMMIT if op == "commit" else _KEYS
+        if not row.keys() <= known.keys():
+            unknown = [key for key in row if key not in known]
             raise self._bad(f"has an unknown key {unknown[0]!r}", f"use {', '.join(known)}")
         if op == "commit":
             return
@@ -163,10 +173,9 @@ class _Parser:
         if not isinstance(row.get("table"), str) or not row["table"]:
             raise self._bad("names no table", 'write "table": its name')
         for key in ("key", "values", "before"):
-            if not isinstance(row.get(key), dict | None):
+            if not isinstance(row.get(key), _OBJECT):
                 raise self._bad(f"has a {key} that is no object", f'write "{key}": {{"column": value}}')
-        left_out = row.get("unchanged")
-        if not isinstance(left_out, list | None) or {*map(str, left_out or ())} & {*(row.get("values") or ())}:
+        if not _are_left_out(row.get("unchanged"), row.get("values") or ()):
             raise self._bad("has no list of unchanged columns, or values of them", 'write "unchanged": ["column"]')
         if op in (INSERT, UPDATE) and not isinstance(row.get("values"), dict):
             raise self._bad(f"is an {op} without values", 'write "values": {"column": value}')
@@ -185,16 +194,22 @@ class _Parser:
         rows.commits.append(row["commit"])
         rows.ordinals.append(self.ordinal)
         rows.times.append(row.get("at"))
-        rows.given.append(frozenset(values))
+        rows.given.append(self._given(rows, values, key, before or (), row.get("unchanged") or ()))
         rows.keyed.append(bool(key) and op in (UPDATE, DELETE))
         rows.before.append(before is not None)
         rows.transaction.append(len(block.commits))
-        rows.unchanged.update(row.get("unchanged") or ())
-        rows.columns.update(values, key, before or (), row.get("unchanged") or ())
+
+    def _given(self, rows: _Rows, values: Iterable[str], *others: Iterable[str]) -> frozenset[str]:
+        shape = (tuple(values), *map(tuple, others))
+        if (given := rows.shapes.get(shape)) is None:
+            given = rows.shapes[shape] = frozenset(values)
+            rows.columns.update(*shape)
+            rows.unchanged.update(shape[-1])
+        return given
 
     def _key(self, table: str, key: tuple[str, ...], block: _Block) -> None:
         known = self.keys.setdefault(table, key)
-        if {*known} != {*key} and block.clash is None:
+        if known != key and {*known} != {*key} and block.clash is None:
             block.clash = len(block.commits)
 
     def _bad(self, found: str, todo: str) -> DataError:
@@ -208,7 +223,25 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return made
 
 
-_decode = json.JSONDecoder(object_pairs_hook=_object).decode
+def _are_left_out(names: Any, given: Container[str]) -> bool:
+    if names is None:
+        return True
+    return isinstance(names, list) and all(isinstance(name, str) and name not in given for name in names)
+
+
+_scan = json.JSONDecoder(object_pairs_hook=_object).scan_once
+
+
+def _decoded(text: str) -> Any:
+    """As ``json.loads``, which looks for white space in front and behind by slower means."""
+    text = text.strip(" \t\r\n")
+    try:
+        value, end = _scan(text, 0)
+    except StopIteration:
+        raise ValueError("no JSON") from None
+    if end != len(text):
+        raise ValueError("more than one value")
+    return value
 
 
 @frozen

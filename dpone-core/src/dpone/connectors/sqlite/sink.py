@@ -132,8 +132,9 @@ class SqliteSink:
         return Journal(self._db, self._target).head(key)
 
     def open(self, load: Load) -> SqlWriter:
-        if load.schema is not None and load.strategy.mode in ("full_refresh", "replace"):
-            self._require_no_cascade(load.strategy.mode == "full_refresh")
+        anew = load.strategy.mode == "full_refresh" or (load.whole and load.changes)
+        if load.schema is not None and (anew or load.strategy.mode == "replace"):
+            self._require_no_cascade(every_row=anew)
         return open_load(self._db, self._target, load, self._options.lineage.enabled, self._options.undo)
 
     def undo_plan(self, key: str, load_id: str) -> UndoPlan:
