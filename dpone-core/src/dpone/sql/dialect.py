@@ -189,6 +189,10 @@ class Database(Protocol):
         """True if the table is exactly as ``create_table`` makes it, and nothing hangs on it that a swap would lose."""
         ...
 
+    def clear(self, table: Name) -> int:
+        """Delete every row, and leave the table as it is otherwise; how many there were."""
+        ...
+
     def drop(self, stage: Name) -> None:
         """Drop a staging table."""
         ...

@@ -74,7 +74,7 @@ def finalize(db: Database, job: Job) -> Counts:
     if not job.strategy.allow_empty:
         return Counts()
     if job.strategy.mode == "full_refresh":
-        return Counts(deleted=db.execute(f"DELETE FROM {job.table}"))
+        return Counts(deleted=db.clear(job.target))
     if job.strategy.where:
         return Counts(deleted=_delete_replaced(db, job))
     return Counts()
@@ -87,7 +87,7 @@ def full_refresh(db: Database, job: Job) -> Counts:
         deleted = _count(db, f"SELECT COUNT(*) FROM {job.table} AS t")
         db.swap(job.stage, job.target)
         return Counts(inserted=job.rows, deleted=deleted)
-    deleted = db.execute(f"DELETE FROM {job.table}")
+    deleted = db.clear(job.target)
     return Counts(inserted=_insert(db, job), deleted=deleted)
 
 
