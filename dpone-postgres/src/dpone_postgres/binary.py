@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from attrs import frozen
 
+FORMAT = "postgres-binary-copy"  # of a stream: header, rows and trailer
 HEADER = b"PGCOPY\n\377\r\n\0" + bytes(8)
 TRAILER = b"\xff\xff"
 _NULL = b"\xff\xff\xff\xff"

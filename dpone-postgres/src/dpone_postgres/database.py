@@ -213,9 +213,9 @@ class PostgresDatabase:
     def _copy_in(self, table: Name, names: Sequence[str], binary_form: bool, freeze: bool) -> Iterator[psycopg.Copy]:
         into = f"{self.dialect.name(table)} ({self.dialect.columns(names)})"
         options = f"FORMAT {'binary' if binary_form else 'csv'}{', FREEZE' if freeze else ''}"
-        with self._failing(), self.connection().cursor() as cursor:
-            with cursor.copy(f"COPY {into} FROM STDIN ({options})") as copy:
-                yield copy
+        cursor = self.connection().cursor()
+        with self._failing(), cursor.copy(f"COPY {into} FROM STDIN ({options})") as copy:  # type: ignore[arg-type]
+            yield copy
 
     @contextmanager
     def _lineage_aside(self, stage: Name, lineage: Mapping[str, Any]) -> Iterator[bool]:

@@ -14,20 +14,19 @@ from dpone.errors import ConfigError, DataError, DponeError, SinkError
 from dpone.evolution import Change, Stored
 from dpone.pipeline import SinkSpec
 from dpone.position import Position
-from dpone.schema import PREFIX
+from dpone.schema import LOAD_ID, LOADED_AT, PREFIX
 from dpone.sql import history
 from dpone.sql.ddl import statements
 from dpone.sql.dialect import Dialect
 from dpone.sql.finalize import is_empty, repeated_keys, require_columns
 from dpone.sql.journal import Journal
 from dpone.sql.writer import LINEAGE_FIELDS, SqlWriter, Staging, open_stage, transaction, with_lineage
-from dpone_postgres import types
+from dpone_postgres import binary, types
 from dpone_postgres.config import PostgresSinkOptions
 from dpone_postgres.connect import parameters, table_name
 from dpone_postgres.database import PostgresDatabase
 from dpone_postgres.errors import RETRIED, sqlstate
 
-NATIVE_FORMAT = "postgres-binary-copy"
 _TRIES = 6
 T = TypeVar("T")
 
@@ -155,11 +154,30 @@ class PostgresWriter(SqlWriter):
 
     def stage(self, part: Part, stream: Stream) -> Staged:
         try:
-            return super().stage(part, stream)
+            return self._pass_through(part, stream) if self._fits(stream) else super().stage(part, stream)
         except DataError as error:
             if sqlstate(error) == "23505":
                 raise repeated_keys(self._target, self._load.strategy, "some rows") from error
             raise
+
+    def _fits(self, stream: Stream) -> bool:
+        """True if the stream is binary COPY of just the staging's types: the server reads it as these, whatever it is."""
+        if binary.FORMAT not in stream.native or self._stage is None:
+            return False
+        have = {c.name: c.native for c in self._db.columns(self._stage.table) or ()}
+        return all(types.native(f) is not None and types.native(f) == have.get(f.name) for f in stream.schema)
+
+    def _pass_through(self, part: Part, stream: Stream) -> Staged:
+        stage = self._require_stage()
+        if done := self._staging.part(stage, part.id):
+            return done
+        lineage = {LOAD_ID: self.load_id, LOADED_AT: stage.created_at} if self._lineage else {}
+        with transaction(self._db, self._load.key):
+            blocks = stream.open_native(binary.FORMAT)
+            rows, size = self._db.load_binary(stage.table, stream.schema.names, blocks, lineage)
+            staged = Staged(rows, size, stream.filtered)
+            self._staging.mark(stage, part.id, staged)
+        return staged
 
     def commit(self, after: Entry | None, position: Position) -> Receipt:
         self._db.locks_target = True

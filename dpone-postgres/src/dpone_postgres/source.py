@@ -32,7 +32,6 @@ _BATCH_ROWS = 10_000
 _BATCH_BYTES = 8_000_000
 _BLOCK_BYTES = 1 << 18
 _VIEW = PREFIX + "query"
-NATIVE_FORMAT = "postgres-binary-copy"
 
 
 class PostgresSource:
@@ -188,20 +187,20 @@ class PostgresSource:
                 self.close()
 
     def _run(self, sql: str, given: Sequence[Any] = ()) -> psycopg.Cursor[Any]:
-        with failing(SourceError, f"read {self.name} at {where(self._given)}"):
+        with failing(SourceError, f"read {self.name} at {self.where}"):
             cursor: psycopg.Cursor[Any] = psycopg.RawCursor(self.connection())
             return cursor.execute(numbered(sql), given or None)  # type: ignore[arg-type]
 
     def rows(self, sql: str, given: Sequence[Any] = ()) -> list[Any]:
-        with failing(SourceError, f"read {self.name} at {where(self._given)}"):
+        with failing(SourceError, f"read {self.name} at {self.where}"):
             return self._run(sql, given).fetchall()
 
     def stream(self, sql: str) -> Iterator[tuple[Any, ...]]:
         """Rows of a query of any size, a few thousand at a time."""
-        with failing(SourceError, f"read {self.name} at {where(self._given)}"):
-            with self.connection().cursor(PREFIX + "rows") as cursor:
-                cursor.itersize = 5_000
-                yield from cursor.execute(sql)  # type: ignore[arg-type]
+        db = self.connection()
+        with failing(SourceError, f"read {self.name} at {self.where}"), db.cursor(PREFIX + "rows") as cursor:
+            cursor.itersize = 5_000
+            yield from cursor.execute(sql)  # type: ignore[arg-type]
 
     def copy(self, sql: str) -> Iterator[Any]:
         """Messages of ``COPY (sql) TO STDOUT (FORMAT binary)``: the header with the first row, a row each, the trailer.
@@ -210,7 +209,7 @@ class PostgresSource:
         which would hold the interpreter's lock.
         """
         db = self.connection()
-        with failing(SourceError, f"read {self.name} at {where(self._given)}"):
+        with failing(SourceError, f"read {self.name} at {self.where}"):
             raw = db.pgconn
             raw.send_query(f"COPY ({sql}) TO STDOUT (FORMAT binary)".encode())
             _until_copying(raw)
@@ -245,7 +244,7 @@ class PostgresSource:
                 "WHERE n.nspname = \0 AND c.relname = \0 AND c.relkind IN ('r', 'p', 'v', 'm', 'f')"
             )
             if not (found := self.rows(sql, self.table.parts)):
-                told = f"there is no such table or view in {where(self._given)}"
+                told = f"there is no such table or view in {self.where}"
                 raise SourceError(f"read {self.name}", told, "correct the name; names are case-sensitive")
             columns = types.columns(self.rows(types.COLUMNS.replace("$1", str(found[0][0]))))
         else:
@@ -346,7 +345,7 @@ class _PostgresStream:
     def __init__(self, source: PostgresSource, schema: pa.Schema, reading: Reading, batch_rows: int) -> None:
         self.schema, self.filtered = schema, reading.nulls
         self._source, self._reading, self._batch_rows = source, reading, batch_rows
-        self.native = (NATIVE_FORMAT,) if not reading.skip and len(reading.spans) == 1 else ()
+        self.native = (binary.FORMAT,) if not reading.skip and len(reading.spans) == 1 else ()
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         done = 0
@@ -390,7 +389,7 @@ class _PostgresStream:
 
     def open_native(self, format: str) -> Iterator[bytes]:
         """Blocks of rows, header and trailer included."""
-        if format != NATIVE_FORMAT:
+        if format != binary.FORMAT:
             raise SourceError(f"read {self._source.name}", f"no native format {format}", "use batches")
         rows: list[bytes] = []
         size = 0
