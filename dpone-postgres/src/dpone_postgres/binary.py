@@ -50,7 +50,8 @@ class _Cells:
     def numbers(self, dtype: str, shift: int = 0) -> Any:
         """A number in each cell, ``shift`` bytes in. A NULL gives whatever follows it."""
         view = np.ndarray((len(self.data) - 31,), dtype, self.data, strides=(1,))
-        return view[self.at + shift].astype(dtype.lstrip(">"), copy=False)
+        at = np.minimum(self.at + shift, len(view) - 1) if shift else self.at
+        return view[at].astype(dtype.lstrip(">"), copy=False)
 
     def array(self, values: Any, type: pa.DataType) -> pa.Array:
         valid = self.valid
@@ -248,7 +249,7 @@ def _encode_timestamp(array: pa.Array) -> Any:
 def _encode_date(array: pa.Array) -> Any:
     values = _words(array, "i4", 4).astype(np.int64)
     valid = np.asarray(array.is_valid())
-    if (bad := valid & ((values < -2_440_588) | (values > 2_145_042_541))).any():
+    if (bad := valid & ((values < -2_440_588) | (values > 2_145_042_905))).any():
         raise Refused("a date that PostgreSQL's calendar does not have", int(bad.argmax()))
     return (np.where(valid, values, 0) - _DAYS).astype(">i4").view(np.uint8).reshape(len(array), 4)
 

@@ -60,8 +60,8 @@ class PostgresDialect(Dialect):
 
     def differs(self, left: str, right: str) -> str:
         """By the image of the value (``record_image_ne``): exact whatever the collation, and for types without an
-        equality of their own (json, xml, point); NULLs are alike."""
-        return f"ROW({left}) *<> ROW({right})"
+        equality of their own (json, xml, point); NULLs are alike. The casts keep it from being read column by column."""
+        return f"(ROW({left})::record *<> ROW({right})::record)"
 
     def widen_column(self, table: Name, before: pa.Field, after: pa.Field) -> list[str]:
         old, new = (types.native(f) or self.stores(f.type).native for f in (before, after))
@@ -75,7 +75,7 @@ class PostgresDialect(Dialect):
         values = [n for n in names if n not in key] or key
         sets = ", ".join(f"{self.quote(n)} = excluded.{self.quote(n)}" for n in values)
         row, given = self.columns(compared, "t"), self.columns(compared, "excluded")
-        differs = f"ROW({row}) *<> ROW({given})" if compared else "false"
+        differs = self.differs(row, given) if compared else "false"
         rows = f"SELECT {self.columns(names, 's')} FROM {source} AS s"
         into = f"INSERT INTO {self.name(target)} AS t ({self.columns(names)})"
         return f"{into} {rows} ON CONFLICT ({self.columns(key)}) DO UPDATE SET {sets} WHERE {met} AND {differs}"

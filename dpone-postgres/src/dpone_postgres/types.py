@@ -141,10 +141,13 @@ class Column:
         return self.kind is None or (self.kind == "numeric" and self.arrow == pa.string())
 
     def field(self, *, text: bool = False) -> pa.Field:
+        """text: exact text is wanted of a type that Arrow has."""
+        if text and not self.as_text:
+            return pa.field(self.name, pa.string(), not self.not_null)
         metadata = {NATIVE: self.native.encode(), POSTGRES: b"yes"}
         if self.own:
             metadata[DEFAULT] = b"yes"
-        return pa.field(self.name, pa.string() if text else self.arrow, not self.not_null, metadata)
+        return pa.field(self.name, self.arrow, not self.not_null, metadata)
 
 
 _KINDS = {
