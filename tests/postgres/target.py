@@ -90,7 +90,8 @@ class Target:
                 db.execute(statement)  # type: ignore[call-overload]
 
     def rows(self, columns: str = "*", order: str = "ctid") -> list[tuple[Any, ...]]:
-        return self.query(f'SELECT {columns} FROM "{self.table}" ORDER BY {order}')
+        table = self.table.replace('"', '""')
+        return self.query(f'SELECT {columns} FROM "{table}" ORDER BY {order}')
 
     def tables(self) -> set[str]:
         sql = "SELECT relname FROM pg_class WHERE relnamespace = %s::regnamespace AND relkind IN ('r', 'p')"

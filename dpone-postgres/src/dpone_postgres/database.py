@@ -69,6 +69,10 @@ class PostgresDialect(Dialect):
             [] if old == new else [f"ALTER TABLE {self.name(table)} ALTER COLUMN {self.quote(after.name)} TYPE {new}"]
         )
 
+    def insert_into(self, target: Name, names: Iterable[str]) -> str:
+        """An identity takes the values that the rows bring, also one that is GENERATED ALWAYS; others do not mind."""
+        return f"{super().insert_into(target, names)} OVERRIDING SYSTEM VALUE"
+
     def upsert(
         self, target: Name, source: str, names: Sequence[str], key: Sequence[str], compared: Sequence[str], met: str
     ) -> str:
@@ -77,7 +81,7 @@ class PostgresDialect(Dialect):
         row, given = self.columns(compared, "t"), self.columns(compared, "excluded")
         differs = self.differs(row, given) if compared else "false"
         rows = f"SELECT {self.columns(names, 's')} FROM {source} AS s"
-        into = f"INSERT INTO {self.name(target)} AS t ({self.columns(names)})"
+        into = f"INSERT INTO {self.name(target)} AS t ({self.columns(names)}) OVERRIDING SYSTEM VALUE"
         return f"{into} {rows} ON CONFLICT ({self.columns(key)}) DO UPDATE SET {sets} WHERE {met} AND {differs}"
 
 

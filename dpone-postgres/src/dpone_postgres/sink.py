@@ -128,10 +128,17 @@ class PostgresSink:
         return Journal(self._db, self._target).head(key)
 
     def open(self, load: Load) -> PostgresWriter:
+        if load.schema is not None and load.strategy.mode == "full_refresh":
+            self._require_swappable()
         retried(self._own_tables)
         lineage = self._options.lineage.enabled
         stage = retried(lambda: open_stage(self._db, self._target, load, lineage))
         return PostgresWriter(self._db, self._target, load, stage, lineage)
+
+    def _require_swappable(self) -> None:
+        if self._options.full_refresh == "swap" and (hanging := self._db.hanging(self._target)):
+            found = f"options.full_refresh: swap, but the table has {', '.join(hanging)}, which a swap would lose"
+            raise SinkError(f"replace rows of {self._target}", found, "use full_refresh: auto, truncate or delete")
 
     def _own_tables(self) -> None:
         """Journal and staging tables, made by one runner at a time: CREATE TABLE IF NOT EXISTS does not see that another

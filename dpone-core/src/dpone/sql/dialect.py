@@ -102,6 +102,10 @@ class Dialect(ABC):
         index = self.quote(f"{table.last}_key")
         return f"CREATE INDEX {index} ON {self.name(table)} ({self.columns(columns)})"
 
+    def insert_into(self, target: Name, names: Iterable[str]) -> str:
+        """The begin of an INSERT of rows that bring these columns."""
+        return f"INSERT INTO {self.name(target)} ({self.columns(names)})"
+
     def update(self, target: Name, column: str, where: str) -> str:
         """Set one column of the target (alias t) to a bound value."""
         return f"UPDATE {self.name(target)} AS t SET {self.quote(column)} = {self.placeholder} WHERE {where}"

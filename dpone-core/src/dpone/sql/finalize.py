@@ -252,7 +252,7 @@ def _count(db: Database, sql: str, values: tuple[Any, ...] = ()) -> int:
 def _insert(db: Database, job: Job, tail: str = "") -> int:
     d, names = job.dialect, job.schema.names
     return db.execute(
-        f"INSERT INTO {job.table} ({d.columns(names)}) SELECT {d.columns(names, 's')} FROM {job.source} AS s {tail}"
+        f"{d.insert_into(job.target, names)} SELECT {d.columns(names, 's')} FROM {job.source} AS s {tail}"
     )
 
 
