@@ -61,6 +61,14 @@ def target(postgres: Server, schema: str) -> Target:
     return Target(postgres, schema)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What needs a server has a session of its own; ``test_smoke`` is in every run."""
+    for item in items:
+        here = item.path.parent == Path(__file__).parent and item.path.name != "test_smoke.py"
+        if here and "postgres" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.postgres)
+
+
 def pytest_report_header() -> str:
     url = os.environ.get("DPONE_TEST_POSTGRES_URL")
     return f"postgres: libpq {psycopg.pq.version()}, {'the server of the environment' if url else [*servers.binaries()]}"
