@@ -11,7 +11,7 @@ _ERRORS = f"{_HERE}.errors:CODES"
 
 @hookimpl
 def dpone_sources() -> list[Connector]:
-    supported = ("read", "query", "snapshot", "incremental_cursor")
+    supported = ("read", "query", "snapshot", "incremental_cursor", "incremental_xmin", "native_stream")
     return [
         Connector(
             "postgres",
@@ -27,7 +27,7 @@ def dpone_sources() -> list[Connector]:
 @hookimpl
 def dpone_sinks() -> list[Connector]:
     strategies = ("full_refresh", "append", "merge", "replace", "partition_replace", "snapshot_diff", "scd2")
-    supported = (*strategies, "exactly_once", "schema_evolution", "lineage", "resume")
+    supported = (*strategies, "exactly_once", "schema_evolution", "lineage", "resume", "native_stream")
     return [
         Connector(
             "postgres",

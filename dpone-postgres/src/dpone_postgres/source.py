@@ -20,7 +20,7 @@ from dpone.pipeline import SourceSpec
 from dpone.position import Position
 from dpone.schema import LINEAGE, PREFIX, Name
 from dpone.sql.cursor import CursorPlan, Reading, Span, cursor_column, digest, require_same
-from dpone_postgres import binary, types
+from dpone_postgres import binary, types, xmin
 from dpone_postgres.binary import Refused
 from dpone_postgres.config import PostgresSourceOptions
 from dpone_postgres.connect import connect, parameters, table_name, where
@@ -41,9 +41,9 @@ class PostgresSource:
     def __init__(self, spec: SourceSpec) -> None:
         self.options = spec.options if isinstance(spec.options, PostgresSourceOptions) else PostgresSourceOptions()
         self._incremental = spec.options.incremental
-        if self._incremental is not None and self._incremental.by not in ("cursor",):
+        if self._incremental is not None and self._incremental.by not in ("cursor", "xmin"):
             found = f"incremental.by: {self._incremental.by}"
-            raise ConfigError("read source postgres", found, "use by: cursor")
+            raise ConfigError("read source postgres", found, "use by: cursor or by: xmin")
         self._given = parameters(spec.connection)
         self.table = table_name(spec.table) if spec.table else None
         self._query = (spec.query or "").strip().rstrip(";").rstrip() if spec.table is None else None
@@ -53,7 +53,7 @@ class PostgresSource:
         self._columns: list[types.Column] = []
         self._schema: pa.Schema | None = None
         self._reading: Reading | None = None
-        self._cursor: Cursor | None = None
+        self._cursor: Cursor | xmin.Xmin | None = None
         self._batch_rows = _BATCH_ROWS
 
     @property
@@ -111,11 +111,16 @@ class PostgresSource:
     def _plan(self, after: Position | None, request: WindowRequest) -> Reading:
         assert self._schema is not None
         identity = {**self._identity(), **self._what()}
+        if self._incremental is not None and self._incremental.by == "xmin":
+            wanted = {"whole": request.whole, "mode": request.mode}
+            self._cursor, found = xmin.reading(self, after, identity, **wanted)
+            return found
         if self._incremental is not None:
             names = tuple(self._schema.names)
             column = cursor_column(self._incremental, names, request.mode, self.name)
-            self._cursor = Cursor(self, next(c for c in self._columns if c.name == column))
-            plan = CursorPlan(self._cursor, self._incremental, identity, names, request.mode, self.name)
+            cursor = Cursor(self, next(c for c in self._columns if c.name == column))
+            self._cursor = cursor
+            plan = CursorPlan(cursor, self._incremental, identity, names, request.mode, self.name)
             return plan.reading(after, whole=request.whole)
         if after is not None and not request.whole:
             require_same(after, "snapshot", identity, self.name)
