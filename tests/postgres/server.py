@@ -83,13 +83,30 @@ def prepare(programs: Path, data: Path, *options: str) -> None:
     data.chmod(0o700)
     if not os.geteuid():
         shutil.chown(data, USER)
-    command = [programs / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]
+    command = [
+        programs / "initdb",
+        "-D",
+        data,
+        "-U",
+        "postgres",
+        "-A",
+        "trust",
+        "-E",
+        "UTF8",
+        "--locale=C",
+        "--no-sync",
+    ]
     subprocess.run([*command, *options], check=True, stdout=subprocess.DEVNULL, cwd="/", **owner())
 
 
 def start(programs: Path, data: Path, **settings: str) -> Server:
     port = free_port()
-    given = {"listen_addresses": "127.0.0.1", "port": port, "unix_socket_directories": str(data), "wal_level": "logical"}
+    given = {
+        "listen_addresses": "127.0.0.1",
+        "port": port,
+        "unix_socket_directories": str(data),
+        "wal_level": "logical",
+    }
     words = [word for name, value in {**given, **FASTER, **settings}.items() for word in ("-c", f"{name}={value}")]
     with (data.parent / f"{data.name}.log").open("ab") as log:
         process = subprocess.Popen(

@@ -12,9 +12,6 @@ import psycopg
 import pyarrow as pa
 from attrs import evolve as replace
 from attrs import frozen
-from dpone_postgres.config import PostgresSinkOptions, PostgresSourceOptions
-from dpone_postgres.sink import PostgresSink
-from dpone_postgres.source import PostgresSource
 from tests.postgres.server import Server
 from tests.sqlite.target import KEY, START, at, evolve, load, rows
 
@@ -24,6 +21,9 @@ from dpone.position import Position
 from dpone.schema import Name
 from dpone.secret import Secret
 from dpone.strategy import Strategy
+from dpone_postgres.config import PostgresSinkOptions, PostgresSourceOptions
+from dpone_postgres.sink import PostgresSink
+from dpone_postgres.source import PostgresSource
 
 
 @frozen
@@ -104,8 +104,11 @@ class Target:
         """All tables with their columns and all rows, as text."""
         found = []
         for name in sorted(self.tables()):
-            columns = self.query("SELECT attname, atttypid::regtype::text, attnotnull FROM pg_attribute WHERE attnum > 0 "
-                                 "AND NOT attisdropped AND attrelid = %s::regclass ORDER BY attnum", f'"{name}"')  # fmt: skip
+            sql = (
+                "SELECT attname, atttypid::regtype::text, attnotnull FROM pg_attribute WHERE attnum > 0 "
+                "AND NOT attisdropped AND attrelid = %s::regclass ORDER BY attnum"
+            )
+            columns = self.query(sql, f'"{name}"')
             found += [f"{name} {columns}", *(f"{name} {row}" for row in self.query(f'TABLE "{name}"'))]
         return found
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dpone_postgres.connect import connect, is_local, parameters
 from tests.postgres.server import Server, free_port
 
 from dpone.errors import ConfigError, SourceError
 from dpone.secret import Secret, redact
+from dpone_postgres.connect import connect, is_local, parameters
 
 ODD = ["with blank", "quo'te", 'dou"ble', "back\\slash", "a%b@c:d/e?f#g", "é😀", "x=y;z"]
 
@@ -49,9 +49,12 @@ def test_a_password_of_every_kind_logs_in(postgres: Server, password: str) -> No
     with postgres.connect() as db:
         db.execute("DROP ROLE IF EXISTS odd")
         db.execute(f"CREATE ROLE odd LOGIN PASSWORD '{password.replace(chr(39), chr(39) * 2)}'")
-    text = json.dumps({"host": postgres.host, "port": postgres.port, "user": "odd", "password": password, "dbname": postgres.database})
+    text = json.dumps(
+        {"host": postgres.host, "port": postgres.port, "user": "odd", "password": password, "dbname": postgres.database}
+    )
     with closing(connect(parameters(Secret(text)), SourceError)) as db:
-        assert db.execute("SELECT current_user, current_setting('application_name'), current_setting('TimeZone')").fetchone() == (
+        sql = "SELECT current_user, current_setting('application_name'), current_setting('TimeZone')"
+        assert db.execute(sql).fetchone() == (
             "odd", "dpone", "UTC",
         )  # fmt: skip
 

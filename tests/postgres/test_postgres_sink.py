@@ -53,14 +53,19 @@ def test_a_plain_table_is_swapped_and_keeps_its_grants(target: Target) -> None:
     receipt = target.load(table(2, 5, "b"), FULL)
     assert (receipt.inserted, receipt.deleted) == (4, 3)
     assert target.query("SELECT 'orders'::regclass::oid") != before
-    sql = "SELECT grantee::text, privilege_type::text FROM information_schema.role_table_grants " \
-          "WHERE table_schema = %s AND table_name = 'orders' AND grantee <> grantor ORDER BY 1, 2"
+    sql = (
+        "SELECT grantee::text, privilege_type::text FROM information_schema.role_table_grants "
+        "WHERE table_schema = %s AND table_name = 'orders' AND grantee <> grantor ORDER BY 1, 2"
+    )
     assert target.query(sql, target.schema) == [("PUBLIC", "SELECT"), (role, "SELECT"), (role, "UPDATE")]
-    assert target.query("SELECT conname::text FROM pg_constraint WHERE conrelid = 'orders'::regclass AND contype = 'p'") == [
-        ("orders_pkey",)
-    ]
-    assert [n for (n,) in target.query("SELECT attname FROM pg_attribute WHERE attrelid = 'orders'::regclass "
-                                       "AND attnum > 0 AND NOT attisdropped ORDER BY attnum")] == ["id", "v", *LINEAGE]  # fmt: skip
+    assert target.query(
+        "SELECT conname::text FROM pg_constraint WHERE conrelid = 'orders'::regclass AND contype = 'p'"
+    ) == [("orders_pkey",)]
+    sql = (
+        "SELECT attname::text FROM pg_attribute WHERE attrelid = 'orders'::regclass AND attnum > 0 "
+        "AND NOT attisdropped ORDER BY attnum"
+    )
+    assert [name for (name,) in target.query(sql)] == ["id", "v", *LINEAGE]
     target.run(f"DROP OWNED BY {role}", f"DROP ROLE {role}")
 
 
@@ -103,7 +108,11 @@ def test_the_stated_way_is_taken(target: Target, way: Literal["swap", "truncate"
     before = target.query("SELECT 'orders'::regclass::oid, pg_relation_filenode('orders')")
     target.load(table(2, 5), FULL, full_refresh=way)
     [(oid, file)] = target.query("SELECT 'orders'::regclass::oid, pg_relation_filenode('orders')")
-    assert (oid == before[0][0], file == before[0][1]) == {"swap": (False, False), "truncate": (True, False), "delete": (True, True)}[way]
+    assert (oid == before[0][0], file == before[0][1]) == {
+        "swap": (False, False),
+        "truncate": (True, False),
+        "delete": (True, True),
+    }[way]
 
 
 def test_a_swap_that_would_lose_something_is_refused(target: Target) -> None:
@@ -280,9 +289,17 @@ def test_evolution_adds_and_widens(target: Target) -> None:
     target.run("CREATE TABLE orders (id integer, v varchar(3), n numeric(5,2))")
     columns = [pa.array([2**40]), pa.array(["abcdef"]), pa.array([1.5]).cast(pa.decimal128(12, 4)), pa.array([True])]
     native = {b"dpone.native": b"varchar(10)"}
-    schema = pa.schema([("id", pa.int64()), pa.field("v", pa.string(), metadata=native), ("n", pa.decimal128(12, 4)), ("b", pa.bool_())])
+    schema = pa.schema(
+        [
+            ("id", pa.int64()),
+            pa.field("v", pa.string(), metadata=native),
+            ("n", pa.decimal128(12, 4)),
+            ("b", pa.bool_()),
+        ]
+    )
     target.load(pa.table(columns, schema), APPEND, lineage=Lineage(False))
-    sql = "SELECT attname::text, format_type(atttypid, atttypmod) FROM pg_attribute WHERE attrelid = 'orders'::regclass AND attnum > 0"
+    sql = "SELECT attname::text, format_type(atttypid, atttypmod) FROM pg_attribute "
+    sql += "WHERE attrelid = 'orders'::regclass AND attnum > 0"
     assert target.query(sql) == [
         ("id", "bigint"), ("v", "character varying(10)"), ("n", "numeric(12,4)"), ("b", "boolean"),
     ]  # fmt: skip
@@ -334,7 +351,11 @@ def test_S_01_names_of_every_kind(target: Target) -> None:
     odd = replace(target, table='a"b.c;-- %s 😀')
     names = ['x"y', "a.b", "select", "%s", "100%", " ", "é" * 31, "$1", "A", "b"]
     data = pa.table([pa.array([1, 2]) for _ in names], names)
-    for strategy in (Strategy("merge", key=names[0]), Strategy("full_refresh", key=names[0]), Strategy("merge", key=names[0])):
+    for strategy in (
+        Strategy("merge", key=names[0]),
+        Strategy("full_refresh", key=names[0]),
+        Strategy("merge", key=names[0]),
+    ):
         odd.load(data, strategy)
     assert odd.tables() >= {odd.table}
     assert sorted(odd.rows('"100%"', '"100%"')) == [(1,), (2,)]
@@ -346,7 +367,9 @@ def test_a_strict_target_keeps_its_schema(target: Target) -> None:
     """Under ``strict`` a column that may not be NULL is made so."""
     schema = pa.schema([pa.field("id", pa.int64(), False), ("v", pa.string())])
     target.load(table(1, 1).cast(schema), APPEND, schema_evolution=SchemaEvolution("strict"))
-    assert target.query("SELECT attnotnull FROM pg_attribute WHERE attrelid = 'orders'::regclass AND attname = 'id'") == [(True,)]
+    assert target.query(
+        "SELECT attnotnull FROM pg_attribute WHERE attrelid = 'orders'::regclass AND attname = 'id'"
+    ) == [(True,)]
 
 
 def test_memory_is_that_of_a_batch(target: Target) -> None:
@@ -366,7 +389,10 @@ def test_a_server_error_has_sqlstate_and_next_step(postgres: Server, target: Tar
     role = f"nobody_{target.schema}"
     postgres.run(f"CREATE ROLE {role} LOGIN PASSWORD 'x'", f"GRANT USAGE ON SCHEMA {target.schema} TO {role}")
     url = postgres.url.replace("postgres://postgres", f"postgres://{role}")
-    with closing(target.sink(APPEND, url)) as sink, pytest.raises(SinkError, match=r"permission denied.*42501.*postgres.md") as error:
+    with (
+        closing(target.sink(APPEND, url)) as sink,
+        pytest.raises(SinkError, match=r"permission denied.*42501.*postgres.md") as error,
+    ):
         evolve(sink, table(1, 1).schema, APPEND)  # type: ignore[arg-type]
     assert isinstance(error.value.__cause__, psycopg.Error)
     with closing(target.sink(APPEND, url)) as sink:

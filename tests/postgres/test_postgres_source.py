@@ -71,7 +71,8 @@ def test_a_query_cannot_write(target: Target) -> None:
     """Queries run in a READ ONLY transaction: a function that writes is refused by the server."""
     target.run(
         "CREATE TABLE orders (id int)",
-        f"CREATE FUNCTION {target.schema}.w() RETURNS int LANGUAGE sql AS 'INSERT INTO {target.schema}.orders VALUES (1) RETURNING id'",
+        f"CREATE FUNCTION {target.schema}.w() RETURNS int LANGUAGE sql "
+        f"AS 'INSERT INTO {target.schema}.orders VALUES (1) RETURNING id'",
     )
     with pytest.raises(SourceError, match="read-only transaction"):
         target.read(query=f"SELECT {target.schema}.w() AS id")
@@ -201,8 +202,11 @@ def test_CU_07_several_columns_by_a_query(target: Target) -> None:
 
 def test_lookback_of_each_kind(target: Target) -> None:
     """Numbers go down by the number, dates and times by seconds."""
-    for n, (type_, values) in enumerate({"int": ("5", "7"), "numeric": ("5.5", "7.5"), "date": ("'2024-01-01'", "'2024-01-03'"),
-                                         "double precision": ("5", "7")}.items()):  # fmt: skip
+    kinds = {
+        "int": ("5", "7"), "numeric": ("5.5", "7.5"), "double precision": ("5", "7"),
+        "date": ("'2024-01-01'", "'2024-01-03'"),
+    }  # fmt: skip
+    for n, (type_, values) in enumerate(kinds.items()):
         one = replace(target, table=f"t{n}")
         one.run(f"CREATE TABLE t{n} (id int, c {type_})", f"INSERT INTO t{n} VALUES (1, {values[0]}), (2, {values[1]})")
         lookback = 86_400 * 2 if type_ == "date" else 2

@@ -10,13 +10,13 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from dpone_postgres.config import PostgresStateOptions
-from dpone_postgres.state import Process, PostgresState
 from tests.postgres.target import Target
 
 from dpone.errors import Busy, Conflict, StateError
 from dpone.pipeline import StateSpec
 from dpone.secret import Secret
+from dpone_postgres.config import PostgresStateOptions
+from dpone_postgres.state import PostgresState, Process
 
 
 @pytest.fixture
@@ -124,7 +124,8 @@ def test_ST_02_the_lock_of_a_dead_process_is_taken_over_at_once(target: Target, 
         "import os, sys\nfrom dpone_postgres.config import PostgresStateOptions\n"
         "from dpone_postgres.state import PostgresState\nfrom dpone.pipeline import StateSpec\n"
         "from dpone.secret import Secret\nspec = StateSpec('postgres', Secret(sys.argv[1]), "
-        "options=PostgresStateOptions(schema=sys.argv[2]))\nheld = PostgresState(spec).lock('k', 3600)\nheld.__enter__()\nos._exit(9)\n"
+        "options=PostgresStateOptions(schema=sys.argv[2]))\n"
+        "held = PostgresState(spec).lock('k', 3600)\nheld.__enter__()\nos._exit(9)\n"
     )
     done = subprocess.run([sys.executable, "-c", code, target.server.url, target.schema], check=False)
     assert done.returncode == 9

@@ -42,7 +42,10 @@ def test_dpone_run_moves_a_table(tmp_path: Path, target: Target) -> None:
         return rows
 
     assert run()["inserted"] == 100
-    target.run("UPDATE source SET v = 'new', at = '2024-01-02Z' WHERE id <= 3", "INSERT INTO source VALUES (101, '2024-01-02Z')")
+    target.run(
+        "UPDATE source SET v = 'new', at = '2024-01-02Z' WHERE id <= 3",
+        "INSERT INTO source VALUES (101, '2024-01-02Z')",
+    )
     rows = run()
     assert (rows["inserted"], rows["updated"]) == (1, 3)
     sql = "SELECT id, at, v FROM {} ORDER BY id"

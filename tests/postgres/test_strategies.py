@@ -19,9 +19,11 @@ MODULES = (test_finalize, test_mode_flips, test_partition_replace, test_scd2, te
 
 # Tests whose statements are SQLite's own: collations, pragmas, the texts in which it keeps times.
 SQLITE_ONLY = {
-    "test_a_change_of_case_is_a_change_under_any_collation", "test_partitions_are_exact_under_any_collation",
+    "test_a_change_of_case_is_a_change_under_any_collation",
+    "test_partitions_are_exact_under_any_collation",
     "test_the_primary_key_is_key_and_begin",
-    "test_LS_10_closed_history_is_not_written", "test_LS_09_unchanged_rows_are_not_rewritten",
+    "test_LS_10_closed_history_is_not_written",
+    "test_LS_09_unchanged_rows_are_not_rewritten",
 }
 
 

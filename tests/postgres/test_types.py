@@ -10,13 +10,13 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from attrs import evolve as replace
-from dpone_postgres import binary
 from tests.postgres.target import Target
 from tests.sqlite.target import KEY, at, evolve, load
 
-from dpone.contract import Part, WindowRequest
+from dpone.contract import WindowRequest
 from dpone.errors import DataError
 from dpone.strategy import Strategy
+from dpone_postgres import binary
 
 FULL = Strategy("full_refresh")
 
@@ -32,9 +32,17 @@ SPECIMENS: dict[str, tuple[str, ...]] = {
     "numeric(12,2)": ("0", "-9999999999.99", "9999999999.99", "0.01", "-0.01", "10000", "12345.6"),
     "numeric(15,0)": ("999999999999999", "-1", "10000"),
     "numeric(18,18)": ("0.999999999999999999", "-0.000000000000000001"),
-    "numeric(38,10)": ("9999999999999999999999999999.9999999999", "-1234567890123456789012345678.0123456789", "0.0000000001"),
+    "numeric(38,10)": (
+        "9999999999999999999999999999.9999999999",
+        "-1234567890123456789012345678.0123456789",
+        "0.0000000001",
+    ),
     "numeric(38,0)": ("99999999999999999999999999999999999999", "-10000000000000000"),
-    "numeric(60,20)": ("9999999999999999999999999999999999999999.99999999999999999999", "-0.00000000000000000001", "1e16"),
+    "numeric(60,20)": (
+        "9999999999999999999999999999999999999999.99999999999999999999",
+        "-0.00000000000000000001",
+        "1e16",
+    ),
     "numeric(5,-2)": ("1234500",),
     "numeric(3,5)": ("0.00999",),
     "text": ("''", "' '", "'é😀'", "E'tab\\tnew\\nline \"quote\" \\\\ back'", "'NULL'", "repeat('x', 100000)"),
@@ -51,8 +59,8 @@ SPECIMENS: dict[str, tuple[str, ...]] = {
     "timestamptz": ("'2024-02-29 12:34:56.789012+02'", "'1582-10-04 00:00+00'", "'1900-01-01 00:00:00.000001+00'"),
     "interval": ("'1 year -2 mons +3 days -04:05:06.000007'", "'0'", "'178000000 years'"),
     "uuid": ("'00112233-4455-6677-8899-aabbccddeeff'", "'00000000-0000-0000-0000-000000000000'"),
-    "json": ("'{\"b\": 1,  \"a\": [1.10, null], \"b\": 2}'", "'null'", "'\"\"'"),
-    "jsonb": ("'{\"b\": 1, \"a\": [1.10, null]}'", "'null'"),
+    "json": ('\'{"b": 1,  "a": [1.10, null], "b": 2}\'', "'null'", "'\"\"'"),
+    "jsonb": ('\'{"b": 1, "a": [1.10, null]}\'', "'null'"),
     "integer[]": ("'{}'", "'{1,NULL,3}'", "'{{1,2},{3,4}}'", "'[0:1]={7,8}'"),
     "text[]": ("ARRAY['a,b', NULL, 'NULL', '', '\"']",),
     "int4range": ("'[1,5)'", "'empty'", "'(,5]'"),
@@ -129,11 +137,8 @@ def test_a_value_of_every_type_arrives_unharmed(typed: Target, type_: str, nativ
     fill(typed, type_, SPECIMENS[type_])
     into = copied(typed, native=native)
     assert shown(into) == shown(typed)
-    [[declared], [made]] = [
-        t.query("SELECT format_type(atttypid, atttypmod) FROM pg_attribute WHERE attrelid = %s::regclass AND attname = 'v'",
-                f'{t.schema}."{t.table}"')
-        for t in (typed, into)
-    ]  # fmt: skip
+    sql = "SELECT format_type(atttypid, atttypmod) FROM pg_attribute WHERE attrelid = %s::regclass AND attname = 'v'"
+    [[declared], [made]] = [t.query(sql, f'{t.schema}."{t.table}"') for t in (typed, into)]
     assert made == declared
 
 
@@ -168,10 +173,11 @@ ARROW: list[tuple[pa.DataType, list[Any], str, list[str | None]]] = [
     (pa.float16(), [1.5], "real", ["1.5"]),
     (pa.decimal128(10, -2), [Decimal("1234500")], "numeric(12,0)", ["1234500"]),
     (pa.decimal128(3, 3), [Decimal("-0.007")], "numeric(3,3)", ["-0.007"]),
-    (pa.decimal256(50, 5), [Decimal("1e44"), Decimal("-0.00001")], "numeric(50,5)", ["1" + "0" * 44 + ".00000", "-0.00001"]),
+    (pa.decimal256(50, 5), [Decimal("1e44"), Decimal("-1e-5")], "numeric(50,5)", [f"1{'0' * 44}.00000", "-0.00001"]),
     (pa.date64(), [dt.date(2024, 2, 29)], "date", ["2024-02-29"]),
     (pa.timestamp("s"), [dt.datetime(2024, 1, 2, 3, 4, 5)], "timestamp without time zone", ["2024-01-02 03:04:05"]),
-    (pa.timestamp("ns", "UTC"), [dt.datetime(2024, 1, 2, tzinfo=dt.UTC)], "timestamp with time zone", ["2024-01-02 00:00:00+00"]),
+    (pa.timestamp("ns", "UTC"), [dt.datetime(2024, 1, 2, tzinfo=dt.UTC)], "timestamp with time zone",
+     ["2024-01-02 00:00:00+00"]),
     (pa.timestamp("us", "Asia/Kolkata"), [dt.datetime(2024, 1, 2, tzinfo=dt.UTC)], "timestamp with time zone",
      ["2024-01-02 00:00:00+00"]),
     (pa.time32("ms"), [dt.time(1, 2, 3, 4000)], "time without time zone", ["01:02:03.004"]),
@@ -231,7 +237,9 @@ def test_a_type_the_target_lacks_becomes_text(typed: Target) -> None:
 
 def test_the_schema_of_a_source(typed: Target) -> None:
     """Arrow types by column, and the native ones beside them."""
-    typed.run(f"CREATE TABLE orders (a numeric(38,4), b numeric, c varchar(7), d {typed.schema}.posint, e inet NOT NULL)")
+    typed.run(
+        f"CREATE TABLE orders (a numeric(38,4), b numeric, c varchar(7), d {typed.schema}.posint, e inet NOT NULL)"
+    )
     with closing(typed.source()) as source:
         schema = source.schema()
     assert schema.types == [pa.decimal128(38, 4), pa.string(), pa.string(), pa.int32(), pa.string()]
@@ -266,5 +274,3 @@ def _split(data: bytes, width: int) -> Any:
             size = int.from_bytes(data[at : at + 4], "big", signed=True)
             at += 4 + max(size, 0)
         yield data[start:at]
-
-

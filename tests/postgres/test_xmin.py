@@ -183,8 +183,8 @@ def wrapping() -> Iterator[tuple[Server, Any]]:
 
 
 def test_XM_02_the_counter_wraps(wrapping: tuple[Server, Any]) -> None:
-    """Rows written before and after a wrap of the 32 bits are read once each; frozen rows of long ago are not read again
-    by every run; half of all ids without a read is a read of everything."""
+    """Rows written before and after a wrap of the 32 bits are read once each; frozen rows of long ago are not read
+    again by every run; half of all ids without a read is a read of everything."""
     server, jump = wrapping
     target = Target(server, "public")
     target.run("CREATE TABLE orders (id int, v text)", "INSERT INTO orders VALUES (1, 'old')")

@@ -1,8 +1,8 @@
 """PostgreSQL's binary COPY to Arrow and back, a column at a time: no Python object per value.
 
 The format: https://www.postgresql.org/docs/current/sql-copy.html (Binary Format); of the values, the send and receive
-functions of each type (``numeric_recv``, ``timestamp_recv`` ...), the same since PostgreSQL 9. A value is a length of four
-bytes, -1 for NULL, and that many bytes; times count microseconds from 2000-01-01; everything is big-endian.
+functions of each type (``numeric_recv``, ``timestamp_recv`` ...), the same since PostgreSQL 9. A value is a length of
+four bytes, -1 for NULL, and that many bytes; times count microseconds from 2000-01-01; everything is big-endian.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def _bytes(cells: _Cells, type: pa.DataType, skip: int = 0) -> pa.Array:
     bounds[0::2] = cells.at + np.where(cells.valid, skip, 0)
     bounds[1::2] = cells.at + np.maximum(cells.length, 0)
     slots = pa.Array.from_buffers(storage, len(bounds) - 1, [None, pa.py_buffer(bounds), pa.py_buffer(cells.data)])
-    every_second = np.arange(0, len(bounds), 2, np.int32)
+    every_second = np.arange(0, len(bounds), 2)
     valid = cells.valid
     values = slots.take(pa.array(every_second, mask=None if valid.all() else ~valid))
     return pa.ExtensionArray.from_storage(type, values) if storage is not type else values
@@ -324,7 +324,7 @@ KINDS = frozenset(_DECODERS)
 
 
 def encode(columns: Sequence[pa.Array], kinds: Sequence[str], names: Sequence[str]) -> pa.Buffer:
-    """Rows of binary COPY, without file header and trailer. Each column has the Arrow type of its kind. Raises Refused."""
+    """Rows of binary COPY, without header and trailer. Each column has the Arrow type of its kind. Raises Refused."""
     rows = len(columns[0])
     pieces: list[pa.Array] = []
     fixed: list[Any] = [np.broadcast_to(np.frombuffer(len(columns).to_bytes(2, "big"), np.uint8), (rows, 2))]

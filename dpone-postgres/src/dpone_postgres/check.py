@@ -1,4 +1,4 @@
-"""What ``dpone check --connect`` and ``dpone doctor`` say of a PostgreSQL: version, transport, grants that are missing."""
+"""What ``dpone check --connect`` and ``dpone doctor`` say of a PostgreSQL: version, transport, missing grants."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ Ask = Callable[[str, Sequence[Any]], list[Any]]
 def server(ask: Ask, where: str) -> list[Finding]:
     sql = (
         "SELECT current_setting('server_version'), current_user, current_setting('wal_level'), pg_is_in_recovery(), "
-        "(SELECT ssl FROM pg_catalog.pg_stat_ssl WHERE pid = pg_backend_pid()), (SELECT count(*) FROM pg_replication_slots)"
+        "(SELECT ssl FROM pg_catalog.pg_stat_ssl WHERE pid = pg_backend_pid()), "
+        "(SELECT count(*) FROM pg_catalog.pg_replication_slots)"
     )
     [(version, user, wal, standby, tls, slots)] = ask(sql, ())
     role = "standby, read-only" if standby else "primary"

@@ -60,7 +60,7 @@ class PostgresDialect(Dialect):
 
     def differs(self, left: str, right: str) -> str:
         """By the image of the value (``record_image_ne``): exact whatever the collation, and for types without an
-        equality of their own (json, xml, point); NULLs are alike. The casts keep it from being read column by column."""
+        equality of their own (json, xml, point); NULLs are alike. The casts keep the two rows whole."""
         return f"(ROW({left})::record *<> ROW({right})::record)"
 
     def widen_column(self, table: Name, before: pa.Field, after: pa.Field) -> list[str]:
@@ -144,7 +144,7 @@ class PostgresDatabase:
 
     def _run(self, sql: str, parameters: Sequence[Any]) -> psycopg.Cursor[Any]:
         cursor: psycopg.Cursor[Any] = psycopg.RawCursor(self.connection())
-        return cursor.execute(numbered(sql), parameters or None)  # type: ignore[arg-type]
+        return cursor.execute(numbered(sql), parameters or None)
 
     def _failing(self) -> AbstractContextManager[None]:
         return failing(SinkError, f"write {self._target} at {self.where}")
@@ -218,7 +218,7 @@ class PostgresDatabase:
         into = f"{self.dialect.name(table)} ({self.dialect.columns(names)})"
         options = f"FORMAT {'binary' if binary_form else 'csv'}{', FREEZE' if freeze else ''}"
         cursor = self.connection().cursor()
-        with self._failing(), cursor.copy(f"COPY {into} FROM STDIN ({options})") as copy:  # type: ignore[arg-type]
+        with self._failing(), cursor.copy(f"COPY {into} FROM STDIN ({options})") as copy:
             yield copy
 
     @contextmanager
@@ -298,7 +298,7 @@ class PostgresDatabase:
         ]
 
     def clear(self, table: Name) -> int:
-        """Delete every row; how many there were. TRUNCATE where nothing but the rows would notice (docs/postgres.md)."""
+        """Delete every row; how many there were. By TRUNCATE where nobody looks at single rows (docs/postgres.md)."""
         quoted = self.dialect.name(table)
         if self.full_refresh == "delete" or (self.full_refresh == "auto" and self._noticed(table)):
             return self.execute(f"DELETE FROM {quoted}")
@@ -340,6 +340,7 @@ def numbered(sql: str) -> str:
 
 
 def _encoded(batch: pa.RecordBatch, schema: pa.Schema, kinds: Sequence[str | None], before: int) -> Any:
+    plain = [kind for kind in kinds if kind is not None]
     columns = []
     for field in schema:
         try:
@@ -347,7 +348,7 @@ def _encoded(batch: pa.RecordBatch, schema: pa.Schema, kinds: Sequence[str | Non
         except Refused as error:
             raise refused(field.name, error, before) from None
     try:
-        return csv(columns) if None in kinds else binary.encode(columns, kinds, schema.names)
+        return binary.encode(columns, plain, schema.names) if len(plain) == len(kinds) else csv(columns)
     except Refused as error:
         raise refused(error.column, error, before) from None
 
@@ -359,21 +360,24 @@ def refused(column: str, error: Refused, before: int) -> DataError:
 
 _GRANTS = f"""
 SELECT g.rolname, string_agg(x.privilege_type, ', ' ORDER BY x.privilege_type), x.is_grantable
-FROM pg_catalog.pg_class AS c, pg_catalog.aclexplode(c.relacl) AS x LEFT JOIN pg_catalog.pg_roles AS g ON g.oid = x.grantee
+FROM pg_catalog.pg_class AS c, pg_catalog.aclexplode(c.relacl) AS x
+LEFT JOIN pg_catalog.pg_roles AS g ON g.oid = x.grantee
 WHERE c.oid = {_HOLE} AND x.grantee <> c.relowner GROUP BY g.rolname, x.is_grantable"""
 _PRIMARY_KEY = f"SELECT conname FROM pg_catalog.pg_constraint WHERE contype = 'p' AND conrelid = {_HOLE}"
 
 # What a swap would lose, and how it shows in the catalogue (c: the table's row of pg_class).
 _HANGING: Mapping[str, str] = {
     "another owner": "pg_catalog.pg_get_userbyid(c.relowner) <> current_user",
-    "partitions or parents": "c.relkind <> 'r' OR c.relispartition OR EXISTS (SELECT 1 FROM pg_catalog.pg_inherits AS h "
-    "WHERE c.oid IN (h.inhparent, h.inhrelid))",
-    "storage of its own": "c.relpersistence <> 'p' OR c.reltablespace <> 0 OR c.reloptions IS NOT NULL OR c.reloftype <> 0",
+    "partitions or parents": "c.relkind <> 'r' OR c.relispartition OR EXISTS (SELECT 1 FROM pg_catalog.pg_inherits "
+    "AS h WHERE c.oid IN (h.inhparent, h.inhrelid))",
+    "storage of its own": "c.relpersistence <> 'p' OR c.reltablespace <> 0 OR c.reloptions IS NOT NULL "
+    "OR c.reloftype <> 0",
     "row security": "c.relrowsecurity OR EXISTS (SELECT 1 FROM pg_catalog.pg_policy AS p WHERE p.polrelid = c.oid)",
     "columns of their own kind": "EXISTS (SELECT 1 FROM pg_catalog.pg_attribute AS a JOIN pg_catalog.pg_type AS t "
     "ON t.oid = a.atttypid WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND (a.atthasdef OR "
     "a.attidentity <> '' OR a.attacl IS NOT NULL OR a.attcollation <> t.typcollation))",
-    "foreign keys": "EXISTS (SELECT 1 FROM pg_catalog.pg_constraint AS k WHERE k.contype = 'f' AND k.confrelid = c.oid)",
+    "foreign keys": "EXISTS (SELECT 1 FROM pg_catalog.pg_constraint AS k WHERE k.contype = 'f' "
+    "AND k.confrelid = c.oid)",
     "constraints": "EXISTS (SELECT 1 FROM pg_catalog.pg_constraint AS k WHERE k.conrelid = c.oid "
     "AND k.contype NOT IN ('p', 'n'))",
     "indexes": "EXISTS (SELECT 1 FROM pg_catalog.pg_index AS i WHERE i.indrelid = c.oid AND NOT i.indisprimary)",

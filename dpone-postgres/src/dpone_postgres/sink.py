@@ -141,8 +141,8 @@ class PostgresSink:
             raise SinkError(f"replace rows of {self._target}", found, "use full_refresh: auto, truncate or delete")
 
     def _own_tables(self) -> None:
-        """Journal and staging tables, made by one runner at a time: CREATE TABLE IF NOT EXISTS does not see that another
-        transaction is at it."""
+        """Journal and staging tables, made by one runner at a time: CREATE TABLE IF NOT EXISTS does not see that
+        another transaction is at it."""
         names = ("__dpone__loads", "__dpone__staging", "__dpone__parts")
         if all(self._db.oid(self._target.sibling(name)) is not None for name in names):
             return
@@ -168,7 +168,7 @@ class PostgresWriter(SqlWriter):
             raise
 
     def _fits(self, stream: Stream) -> bool:
-        """True if the stream is binary COPY of just the staging's types: the server reads it as these, whatever it is."""
+        """True if the stream is binary COPY of just the staging's types: the server takes it for these unseen."""
         if binary.FORMAT not in stream.native or self._stage is None:
             return False
         have = {c.name: c.native for c in self._db.columns(self._stage.table) or ()}

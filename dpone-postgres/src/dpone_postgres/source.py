@@ -35,8 +35,8 @@ _VIEW = PREFIX + "query"
 
 
 class PostgresSource:
-    """``contract.Source``. The snapshot is a REPEATABLE READ transaction from ``window`` to the end of the read, so that
-    rows, highest cursor value and counts are of one moment."""
+    """``contract.Source``. The snapshot is a REPEATABLE READ transaction from ``window`` to the end of the read, so
+    that rows, highest cursor value and counts are of one moment."""
 
     def __init__(self, spec: SourceSpec) -> None:
         self.options = spec.options if isinstance(spec.options, PostgresSourceOptions) else PostgresSourceOptions()
@@ -112,8 +112,8 @@ class PostgresSource:
         assert self._schema is not None
         identity = {**self._identity(), **self._what()}
         if self._incremental is not None and self._incremental.by == "xmin":
-            wanted = {"whole": request.whole, "mode": request.mode}
-            self._cursor, found = xmin.reading(self, after, identity, **wanted)
+            found: Reading
+            self._cursor, found = xmin.reading(self, after, identity, whole=request.whole, mode=request.mode)
             return found
         if self._incremental is not None:
             names = tuple(self._schema.names)
@@ -171,11 +171,8 @@ class PostgresSource:
         return self._db is not None and not self._db.closed and self._db.info.transaction_status != idle
 
     def _begin(self) -> None:
-        """The query is a temporary view, which only a transaction that may write can make; it reads nothing else."""
-        if self._query is None:
-            self._run("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            return
-        if not self._query:
+        """READ ONLY: a query cannot write, whatever functions it calls."""
+        if self._query == "":
             raise ConfigError("read the query", "it is empty", "give one SELECT")
         self._run("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
 
@@ -194,7 +191,7 @@ class PostgresSource:
     def _run(self, sql: str, given: Sequence[Any] = ()) -> psycopg.Cursor[Any]:
         with failing(SourceError, f"read {self.name} at {self.where}"):
             cursor: psycopg.Cursor[Any] = psycopg.RawCursor(self.connection())
-            return cursor.execute(numbered(sql), given or None)  # type: ignore[arg-type]
+            return cursor.execute(numbered(sql), given or None)
 
     def rows(self, sql: str, given: Sequence[Any] = ()) -> list[Any]:
         with failing(SourceError, f"read {self.name} at {self.where}"):
@@ -205,7 +202,7 @@ class PostgresSource:
         db = self.connection()
         with failing(SourceError, f"read {self.name} at {self.where}"), db.cursor(PREFIX + "rows") as cursor:
             cursor.itersize = 5_000
-            yield from cursor.execute(sql)  # type: ignore[arg-type]
+            yield from cursor.execute(sql)
 
     def copy(self, sql: str) -> Iterator[Any]:
         """Messages of ``COPY (sql) TO STDOUT (FORMAT binary)``: the header with the first row, a row each, the trailer.
@@ -245,7 +242,8 @@ class PostgresSource:
         target gets its own."""
         if self.table is not None:
             sql = (
-                "SELECT c.oid FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace "
+                "SELECT c.oid FROM pg_catalog.pg_class AS c "
+                "JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace "
                 "WHERE n.nspname = \0 AND c.relname = \0 AND c.relkind IN ('r', 'p', 'v', 'm', 'f')"
             )
             if not (found := self.rows(sql, self.table.parts)):
@@ -268,8 +266,9 @@ class PostgresSource:
 
     def _column(self, name: str, oid: int, modifier: int) -> types.Column:
         sql = (
-            "WITH RECURSIVE base AS (SELECT \0::oid AS type, \0::int AS modifier UNION ALL SELECT t.typbasetype, t.typtypmod "
-            "FROM base AS b JOIN pg_catalog.pg_type AS t ON t.oid = b.type AND t.typtype = 'd') "
+            "WITH RECURSIVE base AS (SELECT \0::oid AS type, \0::int AS modifier "
+            "UNION ALL SELECT t.typbasetype, t.typtypmod FROM base AS b "
+            "JOIN pg_catalog.pg_type AS t ON t.oid = b.type AND t.typtype = 'd') "
             "SELECT pg_catalog.format_type(\0, \0), p.proname, b.modifier FROM base AS b JOIN pg_catalog.pg_type AS t "
             "ON t.oid = b.type AND t.typtype <> 'd' LEFT JOIN pg_catalog.pg_proc AS p ON p.oid = t.typreceive"
         )
@@ -302,7 +301,8 @@ class PostgresSource:
         return f" WHERE {condition}" if condition else ""
 
     def native_select(self, span: Span) -> str:
-        return f"SELECT {self.dialect.columns([c.name for c in self._columns], 's')} FROM {self.relation} AS s{self._where(span)}"
+        names = self.dialect.columns([c.name for c in self._columns], "s")
+        return f"SELECT {names} FROM {self.relation} AS s{self._where(span)}"
 
 
 def _meant(name: Name, pattern: str) -> bool:

@@ -1,4 +1,4 @@
-"""State backend: positions, their history and the locks of runners, in a PostgreSQL database. Times are the server's."""
+"""State backend: positions, their history and the locks of runners, in a PostgreSQL database, by the server's clock."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import psycopg
 from attrs import frozen
 
 from dpone.contract import Finding, Versioned
-from dpone.errors import Busy, Conflict, ConfigError, DponeError, StateError
+from dpone.errors import Busy, ConfigError, Conflict, DponeError, StateError
 from dpone.pipeline import StateSpec
 from dpone_postgres.config import PostgresStateOptions
 from dpone_postgres.connect import connect, parameters, where

@@ -1,5 +1,5 @@
-"""PostgreSQL's types and Arrow's. What Arrow cannot hold exactly travels as the server's own exact text, with the native
-type beside it (``schema.NATIVE``), and becomes that type again in another PostgreSQL."""
+"""PostgreSQL's types and Arrow's. What Arrow cannot hold exactly travels as the server's own exact text, with the
+native type beside it (``schema.NATIVE``), and becomes that type again in another PostgreSQL."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
 """Incremental reading by transaction id: rows that a transaction wrote which had not ended when the last read began.
 
-The system column xmin has 32 bits and wraps; the position holds 64: ``pg_snapshot_xmin`` of the read's own snapshot, the
-oldest transaction that was then in flight. The next read takes rows whose xmin is that or later. Some of them may have
-been read before, so that only ``merge`` can be the strategy. Deletes leave no trace: a row that is gone stays in the
-target. A frozen row keeps its old xmin, which after a wrap may look like one of the future, and is then left out, or
-like a new one, and is then read once more; a row that is new is never left out (docs/postgres.md).
+The system column xmin has 32 bits and wraps; the position holds 64: ``pg_snapshot_xmin`` of the read's own snapshot,
+the oldest transaction that was then in flight. The next read takes rows whose xmin is that or later. Some of them may
+have been read before, so that only ``merge`` can be the strategy. Deletes leave no trace: a row that is gone stays in
+the target. A frozen row keeps its old xmin, which after a wrap may look like one of the future, and is then left out,
+or like a new one, and is then read once more; a row that is new is never left out (docs/postgres.md).
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ class Xmin:
 def reading(
     source: PostgresSource, after: Position | None, identity: Mapping[str, Any], *, whole: bool, mode: str
 ) -> tuple[Xmin, Reading]:
-    """What is new since ``after``. Raises ConfigError where xmin says nothing of a row, IdentityChanged for a position of
-    another source."""
+    """What is new since ``after``. Raises ConfigError where xmin says nothing of a row, IdentityChanged for a position
+    of another source."""
     if mode == "append":
         found = "incremental.by: xmin with strategy append, which would double the rows read again"
         raise ConfigError(f"read {source.name}", found, "use strategy merge")
@@ -76,7 +76,9 @@ def reading(
     new = f"SELECT EXISTS (SELECT 1 FROM {source.relation} AS s WHERE {low.where(Span())})"
     if source.rows(new) == [(True,)] or now - int(after.value["xmin"]) > _STALE:
         return low, Reading(position, (Span(),), proof)
-    return low, Reading(after, proof=f"no row was written since transaction {after.value['xmin']:,}; deletes are not seen")
+    return low, Reading(
+        after, proof=f"no row was written since transaction {after.value['xmin']:,}; deletes are not seen"
+    )
 
 
 def _fingerprint(source: PostgresSource) -> str:
