@@ -399,3 +399,40 @@ def test_a_server_error_has_sqlstate_and_next_step(postgres: Server, target: Tar
         [grant] = [f.todo for f in sink.check() if f.ok is False]
         assert grant == f'GRANT CREATE ON SCHEMA "{target.schema}" TO "{role}";'
     postgres.run(f"DROP OWNED BY {role}", f"DROP ROLE {role}")
+
+
+def test_staging_that_nobody_goes_on_with_is_not_logged(target: Target) -> None:
+    """A momentary merge stages without WAL; a table that takes the target's place is logged, also when the target was
+    emptied in between."""
+    target.load(table(1, 3), MERGE)
+    sql = "SELECT relpersistence::text FROM pg_class WHERE relnamespace = %s::regnamespace AND relname ~ %s"
+    with closing(target.sink(MERGE)) as sink:
+        writer = staged(sink, table(2, 4, "b"), MERGE)
+        assert target.query(sql, target.schema, "^__dpone__stage_.*[A-Z0-9]$") == [("u",)]
+        target.run("TRUNCATE orders")
+        writer.commit(sink.journal(KEY), at(1))
+    assert target.query(sql, target.schema, "^orders$") == [("p",)]
+    assert target.rows("id", "id") == [(2,), (3,), (4,)]
+
+
+def test_a_repeatable_load_is_staged_in_a_logged_table(target: Target) -> None:
+    """Staged parts that a later run goes on with survive a crash of the server."""
+    target.load(table(1, 3), MERGE)
+    sql = "SELECT relpersistence::text FROM pg_class WHERE relnamespace = %s::regnamespace AND relname ~ %s"
+    with closing(target.sink(MERGE)) as sink:
+        staged(sink, table(2, 4, "b"), MERGE, repeatable=True)
+        assert target.query(sql, target.schema, "^__dpone__stage_.*[A-Z0-9]$") == [("p",)]
+
+
+def test_an_update_and_an_insert_without_a_unique_index_keep_others_out(target: Target) -> None:
+    """Without a unique index on the key a merge is two statements: the table is locked against other writers."""
+    target.run("CREATE TABLE orders (id bigint, v text)", "INSERT INTO orders VALUES (1, 'a'), (2, 'b')")
+    target.load(table(2, 3, "c"), MERGE, lineage=Lineage(False))
+    assert target.rows("id, v", "id") == [(1, "a"), (2, "c"), (3, "c")]
+    with closing(target.sink(MERGE, lineage=Lineage(False))) as sink:
+        sink._db.locks_target = True
+        sink._db.begin("x")
+        assert not sink._db.unique(sink._target, ["id"])
+        held = "SELECT mode FROM pg_locks WHERE relation = 'orders'::regclass AND mode = 'ShareRowExclusiveLock'"
+        assert target.query(held)
+        sink._db.rollback()

@@ -274,3 +274,15 @@ def _split(data: bytes, width: int) -> Any:
             size = int.from_bytes(data[at : at + 4], "big", signed=True)
             at += 4 + max(size, 0)
         yield data[start:at]
+
+
+def test_types_of_the_users_own_do_not_pass_as_binary(typed: Target) -> None:
+    """An array or a composite of user-defined types holds their oids in its binary form, which another database does
+    not know: such a table goes through Arrow, and a plain enum may pass."""
+    fill(typed, "mood[]", ("'{sad}'",))
+    typed.run(f"CREATE TABLE plain (id int, v {typed.schema}.mood)")
+    for name, passes in (("orders", False), ("plain", True)):
+        with closing(replace(typed, table=name).source()) as source:
+            window = source.window(None, WindowRequest(whole=True))
+            with source.read(window.parts[0]) as stream:
+                assert bool(stream.native) is passes

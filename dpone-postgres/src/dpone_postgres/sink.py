@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from typing import TypeVar
 
 import pyarrow as pa
@@ -14,6 +15,7 @@ from dpone.errors import ConfigError, DataError, DponeError, SinkError
 from dpone.evolution import Change, Stored
 from dpone.pipeline import SinkSpec
 from dpone.position import Position
+from dpone.prefetch import prefetch
 from dpone.schema import LOAD_ID, LOADED_AT, PREFIX
 from dpone.sql import history
 from dpone.sql.ddl import statements
@@ -28,6 +30,7 @@ from dpone_postgres.database import PostgresDatabase
 from dpone_postgres.errors import RETRIED, sqlstate
 
 _TRIES = 6
+_JOINED = ("snapshot_diff", "scd2", "partition_replace")  # strategies that join the staging with the target
 T = TypeVar("T")
 
 
@@ -133,6 +136,9 @@ class PostgresSink:
         retried(self._own_tables)
         lineage = self._options.lineage.enabled
         stage = retried(lambda: open_stage(self._db, self._target, load, lineage))
+        # A momentary load is never gone on with, so that its staging need not survive a crash of the server. One that
+        # may take the target's place must.
+        self._db.unlogged = not load.repeatable and load.strategy.mode != "full_refresh" and not self.is_empty()
         return PostgresWriter(self._db, self._target, load, stage, lineage)
 
     def _require_swappable(self) -> None:
@@ -180,13 +186,15 @@ class PostgresWriter(SqlWriter):
             return done
         lineage = {LOAD_ID: self.load_id, LOADED_AT: stage.created_at} if self._lineage else {}
         with transaction(self._db, self._load.key):
-            blocks = stream.open_native(binary.FORMAT)
-            rows, size = self._db.load_binary(stage.table, stream.schema.names, blocks, lineage)
+            with closing(prefetch(stream.open_native(binary.FORMAT), depth=4)) as blocks:
+                rows, size = self._db.load_binary(stage.table, stream.schema.names, blocks, lineage)
             staged = Staged(rows, size, stream.filtered)
             self._staging.mark(stage, part.id, staged)
         return staged
 
     def commit(self, after: Entry | None, position: Position) -> Receipt:
+        if self._stage is not None and self._load.strategy.mode in _JOINED:
+            self._db.execute(f"ANALYZE {self._db.dialect.name(self._stage.table)}")  # nothing else has told the planner
         self._db.locks_target = True
         try:
             return retried(lambda: SqlWriter.commit(self, after, position))

@@ -269,11 +269,12 @@ class PostgresSource:
             "WITH RECURSIVE base AS (SELECT \0::oid AS type, \0::int AS modifier "
             "UNION ALL SELECT t.typbasetype, t.typtypmod FROM base AS b "
             "JOIN pg_catalog.pg_type AS t ON t.oid = b.type AND t.typtype = 'd') "
-            "SELECT pg_catalog.format_type(\0, \0), p.proname, b.modifier FROM base AS b JOIN pg_catalog.pg_type AS t "
+            "SELECT pg_catalog.format_type(\0, \0), p.proname, b.modifier, t.oid < 16384 FROM base AS b "
+            "JOIN pg_catalog.pg_type AS t "
             "ON t.oid = b.type AND t.typtype <> 'd' LEFT JOIN pg_catalog.pg_proc AS p ON p.oid = t.typreceive"
         )
-        [(native, receive, mod)] = self.rows(sql, (oid, modifier, oid, modifier))
-        return types.Column(name, native, receive or "", mod, not_null=False)
+        [(native, receive, mod, builtin)] = self.rows(sql, (oid, modifier, oid, modifier))
+        return types.Column(name, native, receive or "", mod, not_null=False, builtin=builtin)
 
     def _arrow(self) -> pa.Schema:
         return pa.schema([c.field(text=self.as_text(c)) for c in self._columns])
@@ -350,7 +351,8 @@ class _PostgresStream:
     def __init__(self, source: PostgresSource, schema: pa.Schema, reading: Reading, batch_rows: int) -> None:
         self.schema, self.filtered = schema, reading.nulls
         self._source, self._reading, self._batch_rows = source, reading, batch_rows
-        self.native = (binary.FORMAT,) if not reading.skip and len(reading.spans) == 1 else ()
+        one_pass = not reading.skip and len(reading.spans) == 1
+        self.native = (binary.FORMAT,) if one_pass and all(c.portable for c in source.columns_of()) else ()
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         done = 0

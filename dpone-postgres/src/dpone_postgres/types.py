@@ -111,6 +111,7 @@ class Column:
     native    the type as ``format_type`` writes it: ``character varying(50)``, ``numeric(12,2)``, ``mood[]``
     receive   the function that reads the type's binary form, of a domain that of its base type
     modifier  the base type's, -1 for none
+    builtin   True if the type, of a domain the base type, is the same in every PostgreSQL
     own       True if the column gives itself a value: a default, an identity
     generated True if nobody can write it
     """
@@ -120,6 +121,7 @@ class Column:
     receive: str
     modifier: int
     not_null: bool
+    builtin: bool
     own: bool = False
     generated: bool = False
 
@@ -127,6 +129,12 @@ class Column:
     def kind(self) -> str | None:
         """How ``binary`` calls it; None if it goes as text only."""
         return _KINDS.get(self.receive)
+
+    @property
+    def portable(self) -> bool:
+        """True if its binary form means the same in another database: that of an array or a composite of the user's own
+        types holds their oids."""
+        return self.builtin or self.kind is not None
 
     @property
     def arrow(self) -> pa.DataType:
@@ -186,7 +194,7 @@ WITH RECURSIVE base AS (
     JOIN pg_catalog.pg_type AS t ON t.oid = b.type AND t.typtype = 'd'
 )
 SELECT a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod), p.proname, b.modifier,
-       a.attnotnull, a.atthasdef AND a.attgenerated = '' OR a.attidentity <> '', a.attgenerated <> ''
+       a.attnotnull, t.oid < 16384, a.atthasdef AND a.attgenerated = '' OR a.attidentity <> '', a.attgenerated <> ''
 FROM pg_catalog.pg_attribute AS a
 JOIN base AS b ON b.attnum = a.attnum
 JOIN pg_catalog.pg_type AS t ON t.oid = b.type AND t.typtype <> 'd'
@@ -198,8 +206,8 @@ WHERE a.attrelid = $1 ORDER BY a.attnum
 def columns(rows: Sequence[tuple[Any, ...]]) -> list[Column]:
     """What ``COLUMNS`` answered."""
     return [
-        Column(name, native, receive or "", modifier, bool(not_null), bool(own), bool(generated))
-        for name, native, receive, modifier, not_null, own, generated in rows
+        Column(name, native, receive or "", modifier, bool(not_null), bool(builtin), bool(own), bool(generated))
+        for name, native, receive, modifier, not_null, builtin, own, generated in rows
     ]
 
 
