@@ -11,7 +11,7 @@ _ERRORS = f"{_HERE}.errors:CODES"
 
 @hookimpl
 def dpone_sources() -> list[Connector]:
-    supported = ("read", "query", "snapshot", "incremental_cursor", "incremental_xmin", "native_stream")
+    supported = ("read", "query", "snapshot", "incremental_cursor", "incremental_xmin", "partitions", "native_stream")
     return [
         Connector(
             "postgres",
