@@ -359,3 +359,22 @@ def test_MF_08_a_cursor_on_a_table_without_index_is_read_without_a_sort(target: 
         window = source.window(None, WindowRequest(mode="append"))
         plan = source.rows(f"EXPLAIN {source.select(source._reading.spans[0], window.parts[0])}")  # type: ignore[union-attr]
     assert not [line for (line,) in plan if "Sort" in line]
+
+
+@pytest.mark.parametrize("rows", [0, 1, 2, 3, 9])
+@pytest.mark.parametrize("batch_rows", [1, 2, 3])
+def test_batches_hold_each_row_once(target: Target, rows: int, batch_rows: int) -> None:
+    """Whatever falls on the edge of a batch, header and trailer of the stream included: every row once, no other."""
+    target.run(f"CREATE TABLE orders AS SELECT i AS id FROM generate_series(1, {rows}) AS i")
+    with closing(target.source()) as source:
+        window = source.window(None, WindowRequest(batch_rows=batch_rows))
+        found = read(source, window).column("id")
+    assert found.to_pylist() == list(range(1, rows + 1))
+    assert all(len(chunk) <= batch_rows for chunk in found.chunks)
+
+
+def test_a_table_without_columns(target: Target) -> None:
+    """Rows without a value are refused in one line, not miscounted."""
+    target.run("CREATE TABLE orders ()", "INSERT INTO orders DEFAULT VALUES")
+    with pytest.raises(SourceError, match="it has no column"):
+        target.read()

@@ -89,8 +89,10 @@ class Session:
             cursor.itersize = 5_000
             yield from cursor.execute(sql)
 
-    def copy(self, sql: str) -> Iterator[Any]:
-        """Messages of ``COPY (sql) TO STDOUT (FORMAT binary)``: the header with the first row, a row each, the trailer.
+    def copy(self, sql: str, rows: int, size: int) -> Iterator[list[Any]]:
+        """Messages of ``COPY (sql) TO STDOUT (FORMAT binary)``, a row each (libpq, PQgetCopyData); the header comes
+        with the first, the trailer is one of its own or all that follows the header. In lists of ``rows`` messages, or fewer
+        once they have ``size`` bytes.
 
         Read below psycopg's own iterator, which takes three times as long per row; and never with a blocking call,
         which would hold the interpreter's lock.
@@ -101,20 +103,31 @@ class Session:
             raw.send_query(f"COPY ({sql}) TO STDOUT (FORMAT binary)".encode())
             _until_copying(raw)
             get, done = raw.get_copy_data, False
+            block: list[Any] = []
+            left, room, dry = rows, size, False
             try:
                 while True:
-                    size, message = get(1)
-                    if size > 0:
-                        yield message
-                    elif size == 0:
-                        _wait(raw)
-                    else:
+                    length, message = get(1)
+                    if length > 0:
+                        block.append(message)
+                        left -= 1
+                        room -= length
+                        if room <= 0 or left <= 0:
+                            yield block
+                            block, left, room = [], rows, size
+                    elif length < 0:
                         break
+                    elif dry:
+                        _wait(raw)
+                    else:  # a look costs less than to wait, which would hand the interpreter to the other thread
+                        raw.consume_input()
+                    dry = length == 0
                 done = True
             finally:
                 if not done:
                     db.close()
             _require_ok(raw)
+            yield block
 
 
 def _until_copying(raw: Any) -> None:

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
-from itertools import islice
 from typing import Any
 
 import pyarrow as pa
@@ -28,7 +27,7 @@ from dpone_postgres.database import PostgresDialect
 from dpone_postgres.session import Session
 
 _BATCH_ROWS = 10_000
-_BATCH_BYTES = 8_000_000
+_BATCH_BYTES = 4_000_000  # as the server sends them
 _BLOCK_BYTES = 1 << 18
 _VIEW = PREFIX + "query"
 
@@ -227,6 +226,8 @@ class PostgresSource:
         else:
             columns = self._described()
         self._columns = [c for c in columns if c.name not in LINEAGE]
+        if not self._columns:
+            raise SourceError(f"read {self.name}", "it has no column", "name a table or query with columns")
         if len({c.name for c in self._columns}) < len(self._columns):
             raise ConfigError(f"read {self.name}", "two columns have one name", "give each a name with AS")
 
@@ -315,14 +316,12 @@ class _PostgresStream:
         columns = self._source.columns_of()
         kinds = ["text" if self._source.as_text(c) else c.kind or "text" for c in columns] + ["text"] * extra
         schema = pa.schema([*self.schema, *(pa.field(f"{PREFIX}told_{i}", pa.string()) for i in range(extra))])
-        rows, take = binary.messages(self._session.copy(sql)), min(self._batch_rows, 1000)
-        while chunk := list(islice(rows, take)):
+        for rows in binary.rows(self._session.copy(sql, self._batch_rows, _BATCH_BYTES)):
             try:
-                batch = binary.decode(chunk, schema, kinds)
+                batch = binary.decode(rows, schema, kinds)
             except Refused as error:
                 raise self._refused(error, done) from None
             done += batch.num_rows
-            take = max(1, min(self._batch_rows, _BATCH_BYTES * batch.num_rows // max(batch.nbytes, 1)))
             yield batch
 
     def _refused(self, error: Refused, done: int) -> DataError:
@@ -345,14 +344,7 @@ class _PostgresStream:
         """Blocks of rows, header and trailer included."""
         if format != binary.FORMAT:
             raise SourceError(f"read {self._source.name}", f"no native format {format}", "use batches")
-        rows: list[bytes] = []
-        size = 0
-        for row in self._session.copy(self._source.native_select(self._reading.spans[0], self._part)):
-            rows.append(row)
-            size += len(row)
-            if size >= _BLOCK_BYTES:
-                yield b"".join(rows)
-                rows.clear()
-                size = 0
-        yield b"".join(rows)
+        sql = self._source.native_select(self._reading.spans[0], self._part)
+        for rows in self._session.copy(sql, _BLOCK_BYTES, _BLOCK_BYTES):
+            yield b"".join(rows)
         self._session.end()
