@@ -91,7 +91,7 @@ class Session:
 
     def copy(self, sql: str, rows: int, size: int) -> Iterator[list[Any]]:
         """Messages of ``COPY (sql) TO STDOUT (FORMAT binary)``, a row each (libpq, PQgetCopyData); the header comes
-        with the first, the trailer is one of its own or all that follows the header. In lists of ``rows`` messages, or fewer
+        with the first, the trailer is one of its own or all that follows it. In lists of ``rows`` messages, or fewer
         once they have ``size`` bytes.
 
         Read below psycopg's own iterator, which takes three times as long per row; and never with a blocking call,
