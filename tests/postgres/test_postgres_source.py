@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import Any
 
+import psycopg
 import pyarrow as pa
 import pytest
 from attrs import evolve as replace
@@ -378,3 +379,37 @@ def test_a_table_without_columns(target: Target) -> None:
     target.run("CREATE TABLE orders ()", "INSERT INTO orders DEFAULT VALUES")
     with pytest.raises(SourceError, match="it has no column"):
         target.read()
+
+
+def test_the_table_cannot_be_emptied_or_altered_under_a_read(target: Target) -> None:
+    """TRUNCATE shows through snapshots, so the table is locked from before the snapshot to the end of the read."""
+    make(target, "v int", "1")
+    with closing(target.source()) as source:
+        window = source.window(None, WindowRequest())
+        with target.connect() as other:
+            other.execute("SET lock_timeout = '50ms'")
+            for statement in ("TRUNCATE orders", "ALTER TABLE orders DROP COLUMN v", "DROP TABLE orders"):
+                with pytest.raises(psycopg.errors.LockNotAvailable):
+                    other.execute(statement)  # type: ignore[call-overload]
+            assert read(source, window).num_rows == 1
+            other.execute("TRUNCATE orders")
+
+
+def test_a_materialized_view_is_read_like_a_table(target: Target) -> None:
+    """What LOCK TABLE does not take is read all the same."""
+    make(target, "v int", "1")
+    target.run("CREATE MATERIALIZED VIEW seen AS SELECT * FROM orders")
+    assert replace(target, table="seen").read().num_rows == 1
+
+
+def test_rows_left_out_are_counted_once(target: Target) -> None:
+    """NULL cursors that the policy skips count in one part of the window only."""
+    target.run("CREATE TABLE orders AS SELECT i AS id, NULLIF(i, 7) AS n FROM generate_series(1, 20000) AS i")
+    with closing(target.source(incremental=by("n", nulls="skip"))) as source:
+        window = source.window(None, WindowRequest(whole=True, partitions=3))
+        filtered, rows = 0, 0
+        for part in window.parts:
+            with source.read(part) as stream:
+                rows += sum(batch.num_rows for batch in stream.batches())
+                filtered += stream.filtered
+    assert (len(window.parts), rows, filtered) == (3, 19_999, 1)

@@ -15,6 +15,8 @@ from dpone_postgres.connect import connect, where
 from dpone_postgres.database import numbered
 from dpone_postgres.errors import failing, sqlstate
 
+_BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+
 
 class Session:
     """Connected when first used. One thread at a time."""
@@ -37,9 +39,19 @@ class Session:
         idle = psycopg.pq.TransactionStatus.IDLE
         return self._db is not None and not self._db.closed and self._db.info.transaction_status != idle
 
-    def begin(self) -> None:
-        """READ ONLY: a query cannot write, whatever functions it calls."""
-        self.run("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+    def begin(self, table: str | None = None) -> None:
+        """READ ONLY: a query cannot write, whatever functions it calls. ``table`` is locked before the snapshot begins
+        (LOCK, Notes): a TRUNCATE or ALTER between the two would show through the snapshot."""
+        self.run(_BEGIN)
+        if table is None:
+            return
+        try:
+            self.run(f"LOCK TABLE {table} IN ACCESS SHARE MODE")
+        except DponeError as error:
+            if sqlstate(error) not in ("42809", "42P01", "42501", "3F000"):
+                raise
+            self.end()  # not a table, or none that we may read: the query to come says it in better words
+            self.run(_BEGIN)
 
     def export(self) -> str:
         """A name under which others see the same snapshot, for as long as this one lasts (SET TRANSACTION)."""

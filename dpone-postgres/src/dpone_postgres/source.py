@@ -120,7 +120,7 @@ class PostgresSource:
     def _begin(self) -> None:
         if self._query == "":
             raise ConfigError("read the query", "it is empty", "give one SELECT")
-        self._session.begin()
+        self._session.begin(None if self.table is None else self.dialect.name(self.table))
 
     def end(self) -> None:
         """The end of the snapshot."""
@@ -296,7 +296,8 @@ class _PostgresStream:
     def __init__(
         self, source: PostgresSource, session: Session, part: Part, schema: pa.Schema, reading: Reading, batch_rows: int
     ) -> None:
-        self.schema, self.filtered = schema, reading.nulls
+        first = not part.detail.get("from")  # what the window left out is counted once, whatever its parts
+        self.schema, self.filtered = schema, reading.nulls if first else 0
         self._session, self._part = session, part
         self._source, self._reading, self._batch_rows = source, reading, batch_rows
         one_pass = not reading.skip and len(reading.spans) == 1
