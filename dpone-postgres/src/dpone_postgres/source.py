@@ -1,0 +1,351 @@
+"""Source: a table, a view or a query of a PostgreSQL database, in one snapshot, whole or by cursor column."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from fnmatch import fnmatchcase
+from typing import Any
+
+import pyarrow as pa
+
+from dpone.contract import Finding, Part, Window, WindowRequest
+from dpone.errors import ConfigError, DataError, DponeError, SourceError
+from dpone.pipeline import SourceSpec
+from dpone.position import Position
+from dpone.schema import LINEAGE, PREFIX, Name
+from dpone.sql.cursor import CursorPlan, Reading, Span, cursor_column, digest, require_same
+from dpone_postgres import binary, types, xmin
+from dpone_postgres.binary import Refused
+from dpone_postgres.config import PostgresSourceOptions
+from dpone_postgres.connect import parameters, table_name, where
+from dpone_postgres.cursor import Cursor
+from dpone_postgres.database import PostgresDialect
+from dpone_postgres.session import Session
+
+_BATCH_ROWS = 10_000
+_BATCH_BYTES = 4_000_000  # as the server sends them
+_BLOCK_BYTES = 1 << 18
+_VIEW = PREFIX + "query"
+
+
+class PostgresSource:
+    """``contract.Source``. The snapshot is a REPEATABLE READ transaction from ``window`` to the end of the read, so
+    that rows, highest cursor value and counts are of one moment."""
+
+    def __init__(self, spec: SourceSpec) -> None:
+        self.options = spec.options if isinstance(spec.options, PostgresSourceOptions) else PostgresSourceOptions()
+        self._incremental = spec.options.incremental
+        if self._incremental is not None and self._incremental.by not in ("cursor", "xmin"):
+            found = f"incremental.by: {self._incremental.by}"
+            raise ConfigError("read source postgres", found, "use by: cursor or by: xmin")
+        self._given = parameters(spec.connection)
+        self.table = table_name(spec.table) if spec.table else None
+        self._query = (spec.query or "").strip().rstrip(";").rstrip() if spec.table is None else None
+        self.name = str(self.table) if self.table else "the query"
+        self.dialect = PostgresDialect()
+        self._session = Session(self._given, self.options, self.name)
+        self._snapshot: str | None = None
+        self._left: set[str] = set()
+        self._lock = threading.Lock()
+        self._columns: list[types.Column] = []
+        self._schema: pa.Schema | None = None
+        self._reading: Reading | None = None
+        self._cursor: Cursor | xmin.Xmin | None = None
+        self._batch_rows = _BATCH_ROWS
+
+    @property
+    def where(self) -> str:
+        return where(self._given)
+
+    def check(self) -> list[Finding]:
+        from dpone_postgres.check import source_findings
+
+        try:
+            return source_findings(self)
+        except DponeError as error:
+            return [Finding("connection", False, f"{error.failed}: {error.found}", error.todo)]
+        finally:
+            self.close()
+
+    def tables(self, pattern: str) -> list[str]:
+        """Tables, views and foreign tables of every schema but the system's, without dpone's own. A pattern without a
+        dot is of the schema public."""
+        sql = (
+            "SELECT n.nspname, c.relname FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n "
+            "ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND NOT c.relispartition "
+            "AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname !~ '^pg_(toast|temp)'"
+        )
+        names = [Name(found[:2]) for found in self.rows(sql) if not found[1].startswith(PREFIX)]
+        shown = (n.sibling(n.last) if "." in pattern else Name((n.last,)) for n in names if _meant(n, pattern))
+        return sorted(str(n) for n in shown if fnmatchcase(str(n), pattern))
+
+    def rows(self, sql: str, given: Sequence[Any] = ()) -> list[Any]:
+        return self._session.rows(sql, given)
+
+    def stream(self, sql: str) -> Iterator[tuple[Any, ...]]:
+        return self._session.stream(sql)
+
+    def schema(self) -> pa.Schema:
+        try:
+            self._begin()
+            self._look()
+            return self._arrow()
+        finally:
+            self.end()
+
+    def window(self, after: Position | None, request: WindowRequest) -> Window:
+        """Opens the snapshot. Without ``incremental`` every window is the whole table."""
+        self.end()
+        self._cursor, self._snapshot = None, None
+        self._begin()
+        try:
+            self._batch_rows = request.batch_rows or _BATCH_ROWS
+            self._look()
+            self._schema = self._arrow()
+            self._reading = reading = self._plan(after, request)
+            parts = self._parts(reading, request.partitions)
+        except BaseException:
+            self.end()
+            raise
+        self._left = {part.id for part in parts}
+        if not parts:
+            self.end()
+        whole = request.whole or self._incremental is None
+        return Window(reading.position, parts, False, self._schema, whole, True, reading.proof)
+
+    def _begin(self) -> None:
+        if self._query == "":
+            raise ConfigError("read the query", "it is empty", "give one SELECT")
+        self._session.begin(None if self.table is None else self.dialect.name(self.table))
+
+    def end(self) -> None:
+        """The end of the snapshot."""
+        self._session.end()
+
+    def _parts(self, reading: Reading, wanted: int) -> tuple[Part, ...]:
+        """Ranges of pages of a table, all of them read in the snapshot of this window; the last one has no end."""
+        pages = self._pages() if wanted > 1 and len(reading.spans) == 1 and not reading.skip else 0
+        count = min(wanted, pages)
+        if count < 2:
+            return (Part("all"),) if reading.spans else ()
+        self._snapshot = self._session.export()
+        bounds = [pages * i // count for i in range(count)]
+        ends: list[int | None] = [*bounds[1:], None]
+        return tuple(Part(f"pages-{a}", {"from": a, "to": b}) for a, b in zip(bounds, ends, strict=True))
+
+    def _pages(self) -> int:
+        """0: not a table of its own with pages."""
+        if self.table is None:
+            return 0
+        sql = (
+            "SELECT pg_catalog.pg_relation_size(c.oid) / current_setting('block_size')::bigint "
+            "FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace "
+            "WHERE n.nspname = \0 AND c.relname = \0 AND c.relkind IN ('r', 'm')"
+        )
+        found = self.rows(sql, self.table.parts)
+        return int(found[0][0]) if found else 0
+
+    def _plan(self, after: Position | None, request: WindowRequest) -> Reading:
+        assert self._schema is not None
+        identity = {**self._identity(), **self._what()}
+        if self._incremental is not None and self._incremental.by == "xmin":
+            found: Reading
+            self._cursor, found = xmin.reading(self, after, identity, whole=request.whole, mode=request.mode)
+            return found
+        if self._incremental is not None:
+            names = tuple(self._schema.names)
+            column = cursor_column(self._incremental, names, request.mode, self.name)
+            cursor = Cursor(self, next(c for c in self._columns if c.name == column))
+            self._cursor = cursor
+            plan = CursorPlan(cursor, self._incremental, identity, names, request.mode, self.name)
+            return plan.reading(after, whole=request.whole)
+        if after is not None and not request.whole:
+            require_same(after, "snapshot", identity, self.name)
+        value = {"taken_at": datetime.now(UTC).isoformat(timespec="microseconds")}
+        position = Position("snapshot", identity, value, after.epoch if after else 0)
+        return Reading(position, (Span(),), "one snapshot holds the whole of the source")
+
+    def _identity(self) -> dict[str, Any]:
+        """Of the cluster: its system identifier; a copy of it made by the file system has the same."""
+        sql = "SELECT system_identifier::text, current_database() FROM pg_catalog.pg_control_system()"
+        [(system, database)] = self.rows(sql)
+        return {"system": system, "database": database}
+
+    def _what(self) -> dict[str, str]:
+        if self.table is not None:
+            return {"table": str(self.table)}
+        return {"query": hashlib.sha256((self._query or "").encode()).hexdigest()[:16]}
+
+    @contextmanager
+    def read(self, part: Part) -> Iterator[_PostgresStream]:
+        """Parts of several share the window's snapshot over connections of their own."""
+        if self._reading is None or self._schema is None or not self._session.open:
+            raise SourceError(f"read {self.name}", "the snapshot of the window is gone", "begin a new window")
+        session = self._session
+        if self._snapshot is not None and part.id != "all":
+            session = Session(self._given, self.options, self.name)
+            session.join(self._snapshot)
+        try:
+            yield _PostgresStream(self, session, part, self._schema, self._reading, self._batch_rows)
+            with self._lock:
+                self._left.discard(part.id)
+        finally:
+            session.end() if session is self._session else session.close()
+            if not self._left:
+                self.end()
+
+    def ack(self, position: Position) -> None:
+        """Nothing to let go of."""
+
+    def close(self) -> None:
+        self._session.close()
+
+    # ---- columns
+
+    @property
+    def relation(self) -> str:
+        return f"({self._query})" if self.table is None else self.dialect.name(self.table)
+
+    def _look(self) -> None:
+        """Columns as they are now. Lineage of an earlier load is left out: it says where a row came from then, and each
+        target gets its own."""
+        if self.table is not None:
+            sql = (
+                "SELECT c.oid FROM pg_catalog.pg_class AS c "
+                "JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace "
+                "WHERE n.nspname = \0 AND c.relname = \0 AND c.relkind IN ('r', 'p', 'v', 'm', 'f')"
+            )
+            if not (found := self.rows(sql, self.table.parts)):
+                told = f"there is no such table or view in {self.where}"
+                raise SourceError(f"read {self.name}", told, "correct the name; names are case-sensitive")
+            columns = types.columns(self.rows(types.COLUMNS.replace("$1", str(found[0][0]))))
+        else:
+            columns = self._described()
+        self._columns = [c for c in columns if c.name not in LINEAGE]
+        if not self._columns:
+            raise SourceError(f"read {self.name}", "it has no column", "name a table or query with columns")
+        if len({c.name for c in self._columns}) < len(self._columns):
+            raise ConfigError(f"read {self.name}", "two columns have one name", "give each a name with AS")
+
+    def _described(self) -> list[types.Column]:
+        """The columns of the query, which is planned and not run."""
+        try:
+            described = self._session.run(f"SELECT * FROM {self.relation} AS s LIMIT 0").description or []
+        except SourceError as error:
+            raise ConfigError("read the query", error.found, "give one SELECT without parameters") from error.__cause__
+        return [self._column(d.name, d.type_code, d._fmod) for d in described]
+
+    def _column(self, name: str, oid: int, modifier: int) -> types.Column:
+        sql = (
+            "WITH RECURSIVE base AS (SELECT \0::oid AS type, \0::int AS modifier "
+            "UNION ALL SELECT t.typbasetype, t.typtypmod FROM base AS b "
+            "JOIN pg_catalog.pg_type AS t ON t.oid = b.type AND t.typtype = 'd') "
+            "SELECT pg_catalog.format_type(\0, \0), p.proname, b.modifier, t.oid < 16384 FROM base AS b "
+            "JOIN pg_catalog.pg_type AS t "
+            "ON t.oid = b.type AND t.typtype <> 'd' LEFT JOIN pg_catalog.pg_proc AS p ON p.oid = t.typreceive"
+        )
+        [(native, receive, mod, builtin)] = self.rows(sql, (oid, modifier, oid, modifier))
+        return types.Column(name, native, receive or "", mod, not_null=False, builtin=builtin)
+
+    def _arrow(self) -> pa.Schema:
+        return pa.schema([c.field(text=self.as_text(c)) for c in self._columns])
+
+    def as_text(self, column: types.Column) -> bool:
+        special = self.options.special_values == "text" and column.kind in types.SPECIAL
+        return column.as_text or special
+
+    # ---- reading
+
+    def columns_of(self) -> list[types.Column]:
+        return self._columns
+
+    def select(self, span: Span, part: Part, extra: Sequence[str] = ()) -> str:
+        """The rows of a span in a part; ``extra``: columns, as text, behind the others."""
+        shown = [self._shown(c) for c in self._columns] + [f"s.{self.dialect.quote(n)}::text" for n in extra]
+        return f"SELECT {', '.join(shown)} FROM {self.relation} AS s{self._where(span, part)}"
+
+    def _shown(self, column: types.Column) -> str:
+        quoted = f"s.{self.dialect.quote(column.name)}"
+        return f"{quoted}::text" if self.as_text(column) else quoted
+
+    def _where(self, span: Span, part: Part) -> str:
+        terms = [self._cursor.where(span)] if self._cursor else []
+        if "from" in part.detail:
+            terms.append(f"s.ctid >= '({part.detail['from']},0)'")
+        if part.detail.get("to") is not None:
+            terms.append(f"s.ctid < '({part.detail['to']},0)'")
+        condition = " AND ".join(filter(None, terms))
+        return f" WHERE {condition}" if condition else ""
+
+    def native_select(self, span: Span, part: Part) -> str:
+        names = self.dialect.columns([c.name for c in self._columns], "s")
+        return f"SELECT {names} FROM {self.relation} AS s{self._where(span, part)}"
+
+
+def _meant(name: Name, pattern: str) -> bool:
+    return "." in pattern or name.parts[0] == "public"
+
+
+class _PostgresStream:
+    """``contract.Stream``."""
+
+    def __init__(
+        self, source: PostgresSource, session: Session, part: Part, schema: pa.Schema, reading: Reading, batch_rows: int
+    ) -> None:
+        first = not part.detail.get("from")  # what the window left out is counted once, whatever its parts
+        self.schema, self.filtered = schema, reading.nulls if first else 0
+        self._session, self._part = session, part
+        self._source, self._reading, self._batch_rows = source, reading, batch_rows
+        one_pass = not reading.skip and len(reading.spans) == 1
+        self.native = (binary.FORMAT,) if one_pass and all(c.portable for c in source.columns_of()) else ()
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        done = 0
+        for i, span in enumerate(self._reading.spans):
+            skip = dict(self._reading.skip) if i == 0 else {}
+            told = self._reading.told if skip else ()
+            for batch in self._decoded(self._source.select(span, self._part, told), len(told), done):
+                done += batch.num_rows
+                yield self._unseen(batch, told, skip) if skip else batch
+        self._session.end()
+
+    def _decoded(self, sql: str, extra: int, done: int) -> Iterator[pa.RecordBatch]:
+        columns = self._source.columns_of()
+        kinds = ["text" if self._source.as_text(c) else c.kind or "text" for c in columns] + ["text"] * extra
+        schema = pa.schema([*self.schema, *(pa.field(f"{PREFIX}told_{i}", pa.string()) for i in range(extra))])
+        for rows in binary.rows(self._session.copy(sql, self._batch_rows, _BATCH_BYTES)):
+            try:
+                batch = binary.decode(rows, schema, kinds)
+            except Refused as error:
+                raise self._refused(error, done) from None
+            done += batch.num_rows
+            yield batch
+
+    def _refused(self, error: Refused, done: int) -> DataError:
+        found = f"column {error.column}, row {done + error.row + 1:,} of the read: {error.reason}"
+        todo = "correct the value, or state options.special_values: text, or cast the column in a query"
+        return DataError(f"read {self._source.name}", found, todo)
+
+    def _unseen(self, batch: pa.RecordBatch, told: Sequence[str], skip: dict[str, int]) -> pa.RecordBatch:
+        """Without rows that were loaded before. ``skip`` is counted down."""
+        texts = zip(*(batch.column(i).to_pylist() for i in range(len(self.schema), batch.num_columns)), strict=True)
+        new = []
+        for row in texts:
+            mark = digest(row)
+            new.append(not skip.get(mark, 0))
+            skip[mark] = max(skip.get(mark, 0) - 1, 0)
+        bare = batch.select(self.schema.names)
+        return bare.filter(pa.array(new, pa.bool_()))
+
+    def open_native(self, format: str) -> Iterator[bytes]:
+        """Blocks of rows, header and trailer included."""
+        if format != binary.FORMAT:
+            raise SourceError(f"read {self._source.name}", f"no native format {format}", "use batches")
+        sql = self._source.native_select(self._reading.spans[0], self._part)
+        for rows in self._session.copy(sql, _BLOCK_BYTES, _BLOCK_BYTES):
+            yield b"".join(rows)
+        self._session.end()
