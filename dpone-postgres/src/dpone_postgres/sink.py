@@ -20,9 +20,9 @@ from dpone.schema import LOAD_ID, LOADED_AT, PREFIX
 from dpone.sql import history
 from dpone.sql.ddl import statements
 from dpone.sql.dialect import Dialect
-from dpone.sql.finalize import is_empty, repeated_keys, require_columns
+from dpone.sql.finalize import Job, is_empty, repeated_keys, require_columns
 from dpone.sql.journal import Journal
-from dpone.sql.writer import LINEAGE_FIELDS, SqlWriter, Staging, open_stage, transaction, with_lineage
+from dpone.sql.writer import SqlWriter, Stage, Staging, lacking_own, open_stage, transaction, with_lineage
 from dpone_postgres import binary, types
 from dpone_postgres.config import PostgresSinkOptions
 from dpone_postgres.connect import parameters, table_name
@@ -84,14 +84,14 @@ class PostgresSink:
     def ddl(self, changes: Sequence[Change]) -> list[str]:
         if (have := self.schema()) is not None:
             history.require_own(self._spec.strategy, have, self._target)
-        return [statement for change in changes for statement in self._statements(change)] + self._lineage(changes)
+        return [statement for change in changes for statement in self._statements(change)] + self._own(changes)
 
-    def _lineage(self, changes: Sequence[Change]) -> list[str]:
-        """Lineage columns that are enabled and that an existing target lacks."""
-        have = self.schema() if self._options.lineage.enabled else None
+    def _own(self, changes: Sequence[Change]) -> list[str]:
+        """Columns of dpone that are enabled and that an existing target lacks."""
+        have = self.schema()
         if have is None or any(change.kind == "create" for change in changes):
             return []
-        lacking = [f for f in LINEAGE_FIELDS if f.name not in have.names]
+        lacking = lacking_own(self._spec.strategy, have, self._options.lineage.enabled)
         return [self._db.dialect.add_column(self._target, f) for f in lacking]
 
     def _statements(self, change: Change) -> list[str]:
@@ -192,17 +192,15 @@ class PostgresWriter(SqlWriter):
             self._staging.mark(stage, part.id, staged)
         return staged
 
+    def _job(self, stage: Stage) -> Job:
+        """Inside the commit, behind the fence: another runner may have swept the staging."""
+        if self._load.strategy.mode in _JOINED:
+            self._db.execute(f"ANALYZE {self._db.dialect.name(stage.table)}")  # nothing else has told the planner
+        return super()._job(stage)
+
     def commit(self, after: Entry | None, position: Position, also: Sequence[Writer] = ()) -> Receipt:
-        for writer in (self, *also):
-            if isinstance(writer, PostgresWriter):
-                writer._analyse()
         self._db.locks_target = True
         try:
             return retried(lambda: SqlWriter.commit(self, after, position, also))
         finally:
             self._db.locks_target = False
-
-    def _analyse(self) -> None:
-        """Nothing else has told the planner how large the staging is."""
-        if self._stage is not None and self._load.strategy.mode in _JOINED:
-            self._db.execute(f"ANALYZE {self._db.dialect.name(self._stage.table)}")

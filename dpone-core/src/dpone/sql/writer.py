@@ -20,7 +20,7 @@ from dpone.errors import DataError, SinkError
 from dpone.evolution import twin
 from dpone.pipeline import Undo
 from dpone.position import Position
-from dpone.schema import DELETED_AT, LINEAGE, LOAD_ID, LOADED_AT, Name
+from dpone.schema import DELETED_AT, LINEAGE, LOAD_ID, LOADED_AT, VALIDITY, Name
 from dpone.sql import apply, fold, history
 from dpone.sql.dialect import Database
 from dpone.sql.finalize import Counts, Job, finalize, is_empty, repeated_keys, require_columns
@@ -38,6 +38,15 @@ _PARTS = pa.schema([("stage", pa.string()), ("part", pa.string()), *((name, pa.i
 def with_lineage(schema: pa.Schema) -> pa.Schema:
     """The schema with the lineage columns it lacks."""
     return pa.schema([*schema, *(f for f in LINEAGE_FIELDS if f.name not in schema.names)])
+
+
+def lacking_own(strategy: Strategy, have: pa.Schema, lineage: bool) -> list[pa.Field]:
+    """The columns of dpone that an existing target lacks: lineage, and the mark of rows that were deleted and are kept
+    (versions are not marked)."""
+    marked = strategy.deletes == "soft" and not {*VALIDITY} & {*have.names}
+    wanted = [pa.field(DELETED_AT, history.INSTANT)] if marked else []
+    wanted += LINEAGE_FIELDS if lineage else ()
+    return [f for f in wanted if f.name not in have.names]
 
 
 @frozen

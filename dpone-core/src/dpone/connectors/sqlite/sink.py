@@ -16,14 +16,14 @@ from dpone.errors import ConfigError, DponeError, SchemaBreak, SinkError
 from dpone.evolution import Change, Stored
 from dpone.pipeline import SinkSpec
 from dpone.position import Position
-from dpone.schema import DEFAULT, DELETED_AT, PREFIX, VALIDITY
+from dpone.schema import DEFAULT, PREFIX
 from dpone.sql import history
 from dpone.sql.ddl import statements
 from dpone.sql.dialect import Dialect
 from dpone.sql.finalize import is_empty, require_columns
 from dpone.sql.journal import Journal
 from dpone.sql.restore import take_back, undo_plan
-from dpone.sql.writer import LINEAGE_FIELDS, SqlWriter, open_load, transaction, with_lineage
+from dpone.sql.writer import SqlWriter, lacking_own, open_load, transaction, with_lineage
 
 
 class SqliteSink:
@@ -84,10 +84,7 @@ class SqliteSink:
         have = self.schema()
         if have is None or any(change.kind == "create" for change in changes):
             return []
-        marked = self._spec.strategy.deletes == "soft" and not {*VALIDITY} & {*have.names}  # versions are not marked
-        wanted = [pa.field(DELETED_AT, history.INSTANT)] if marked else []
-        wanted += LINEAGE_FIELDS if self._options.lineage.enabled else ()
-        lacking = [f for f in wanted if f.name not in have.names]
+        lacking = lacking_own(self._spec.strategy, have, self._options.lineage.enabled)
         return [self._db.dialect.add_column(self._target, f) for f in lacking]
 
     def _statements(self, change: Change) -> list[str]:
