@@ -243,16 +243,13 @@ def _are_left_out(names: Any, given: Container[str]) -> bool:
     return isinstance(names, list) and all(isinstance(name, str) and name not in given for name in names)
 
 
-_scan = json.JSONDecoder(object_pairs_hook=_object).scan_once
+_decoder = json.JSONDecoder(object_pairs_hook=_object)
 
 
 def _decoded(text: str) -> Any:
     """As ``json.loads``, which looks for white space in front and behind by slower means."""
     text = text.strip(" \t\r\n")
-    try:
-        value, end = _scan(text, 0)
-    except StopIteration:
-        raise ValueError("no JSON") from None
+    value, end = _decoder.raw_decode(text)
     if end != len(text):
         raise ValueError("more than one value")
     return value
