@@ -241,7 +241,7 @@ def kill_at_step(
 def kill_inside(
     scenarios: Callable[..., Scenario], run: Callable[..., Mapping[str, Any]], folder: Path, kind: Any, **steps: str
 ) -> int:
-    """Before every single call or statement between two steps; of more than fifty every so manieth is taken. Answers how
+    """Before every call or statement between two steps; of more than fifty every so manieth is taken. Answers how
     many there were."""
     wanted = scenarios(*kind)
     what = "statement" if kind[0] == "sqlite" else "call"
