@@ -295,6 +295,9 @@ WRONG: Mapping[str, tuple[str, str]] = {
     "a delete with values": (line(op="delete"), "is a delete with values"),
     "both": (line(unchanged=["id"]), "unchanged columns, or values of them"),
     "no name": (line(unchanged=[{}]), "unchanged columns, or values of them"),
+    "half a name": (line(values={"id": 1, "\ud800": 1}), "has a name or commit that is not valid Unicode"),
+    "half a commit": (line(commit="\ud800"), "has a name or commit that is not valid Unicode"),
+    "half a table": (line(table="\ud800"), "has a name or commit that is not valid Unicode"),
     "a strange time": (line(at="yesterday"), "line 1 has an at that is no time"),
     "a time without zone": (line(at="2026-01-31T12:00:00"), "line 1 has an at that is no time"),
 }

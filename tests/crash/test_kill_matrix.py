@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -240,12 +241,12 @@ def kill_at_step(
 def kill_inside(
     scenarios: Callable[..., Scenario], run: Callable[..., Mapping[str, Any]], folder: Path, kind: Any, **steps: str
 ) -> int:
-    """Before every single call or statement between two steps; the inserts of a part are too many, so that of more than
-    a hundred every so manieth is taken. Answers how many there were."""
+    """Before every call or statement between two steps; of more than fifty every so manieth is taken. Answers how
+    many there were."""
     wanted = scenarios(*kind)
     what = "statement" if kind[0] == "sqlite" else "call"
     free = run(wanted.copy(folder / "free"), **{what: 10**9}, **steps)
-    for n in range(1, free["count"] + 1, max(1, free["count"] // 50)):
+    for n in range(1, free["count"] + 1, max(1, math.ceil(free["count"] / 50))):
         project = wanted.copy(folder / str(n))
         assert run(project, **{what: n}, **steps)["code"] == KILLED
         assert project.rows() in (wanted.before, wanted.after)

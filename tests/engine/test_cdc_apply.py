@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.cdc.log import delete, insert, orders, transaction, update, write
-from tests.engine.project import TABLES, ApplyProject, ChangeProject, applied, memory_folder, with_plugins
+from tests.engine.project import KILLED, TABLES, ApplyProject, ChangeProject, applied, memory_folder, with_plugins
 
 from dpone.engine import run, undo
 from dpone.errors import SinkError, StateError
@@ -246,6 +246,18 @@ def test_a_full_refresh_that_fails_leaves_the_rows(shop: ApplyProject) -> None:
     assert report.exit_code == 1
     assert "begin the log with an insert of each row" in report.streams[0].error.message
     assert (shop.rows(), shop.staging()) == (before, [])
+
+
+def test_staging_of_a_table_that_never_comes_again_is_swept(shop: ApplyProject) -> None:
+    """Killed when all was staged; then the log is another, which lacks one of the tables."""
+    write(shop.log, orders(1, 9, "01"))
+    with shop.child(step="staged") as killed:
+        killed.communicate(timeout=60)
+    assert (killed.returncode, len(shop.staging()) > 2) == (KILLED, True)
+    write(shop.log, transaction("01", insert("orders", {"id": 1}, name="n", note="x")), mode="w")
+    shop.load()
+    assert shop.staging() == []
+    require(shop)
 
 
 @pytest.mark.parametrize("full_refresh", [False, True])

@@ -105,6 +105,23 @@ def test_appended_history_says_what_was_left_out(changes: ChangeProject) -> None
     ]
 
 
+def test_appended_history_says_where_a_row_was(changes: ChangeProject) -> None:
+    """An update that changes the key is told from others by the key before it: a text, quoted as JSON quotes."""
+    both = {"id": 1, "part": 'é"'}
+    write(changes.log, transaction("01", insert("orders", both, a="x"), update("orders", both, a="y"),
+                                   update("orders", both, id=2), update("orders", {"id": 2, "part": 'é"'}, part="q"),
+                                   delete("orders", {"id": 2, "part": "q"})))  # fmt: skip
+    changes.load()
+    found = changes.query("SELECT __dpone__op, __dpone__old_key FROM landing_orders ORDER BY __dpone__ordinal")
+    assert [(op, old and json.loads(old)) for op, old in found] == [
+        ("insert", None),
+        ("update", None),
+        ("update", both),
+        ("update", {"id": 2, "part": 'é"'}),
+        ("delete", None),
+    ]
+
+
 def test_a_limit_makes_several_loads(changes: ChangeProject) -> None:
     """A limit ends a window at a commit; the loads together are the log, and only the last says caught up."""
     write(changes.log, *(orders(10 * i + 1, 10 * i + 10, f"{i:02}") for i in range(1, 6)))

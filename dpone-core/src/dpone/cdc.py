@@ -13,6 +13,7 @@ The spool is where all changes pass on their way to the sink, so the rules of ``
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from bisect import bisect_right
@@ -45,7 +46,7 @@ from dpone.errors import ConfigError, DataError, DponeError, SchemaBreak, Source
 from dpone.evolution import join
 from dpone.pipeline import SourceSpec
 from dpone.position import Position
-from dpone.schema import LINEAGE
+from dpone.schema import LINEAGE, PREFIX
 
 # -- settings and offsets as JSON --------------------------------------------------------------------------------
 
@@ -334,7 +335,8 @@ class _Table:
     whole: tuple[ChangeTable, int, tuple[str, int] | None, int] | None = None
 
 
-_RESERVED = {*IDENTITY.names, KEY, UNCHANGED, BEFORE}
+OLD_KEY = PREFIX + "old_key"
+_RESERVED = {*IDENTITY.names, KEY, UNCHANGED, BEFORE, OLD_KEY}
 
 
 class Spool:
@@ -522,10 +524,10 @@ def _given(row: Mapping[str, Any], column: str) -> Any:
 
 
 def history_schema(table: ChangeTable) -> pa.Schema:
-    """What ``append`` keeps of a change: what tells it from others, the table's columns, and the names of those that
-    the log left out, comma by comma."""
+    """What ``append`` keeps of a change: what tells it from others, the table's columns, the names of those that the
+    log left out, comma by comma, and the key from which an update moved its row, as a JSON object."""
     values = [f.with_nullable(True) for f in table.values]
-    return pa.schema([*IDENTITY, *values, pa.field(UNCHANGED, pa.string())])
+    return pa.schema([*IDENTITY, *values, pa.field(UNCHANGED, pa.string()), pa.field(OLD_KEY, pa.string())])
 
 
 def _history(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
@@ -533,6 +535,9 @@ def _history(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
     deleted = pc.equal(batch.column(OPERATION), DELETE)
     columns = []
     for f in schema:
+        if f.name == OLD_KEY:
+            columns.append(_old_keys(batch, keys))
+            continue
         column = batch.column(f.name)
         if f.name == UNCHANGED:
             column = _names_of(column)
@@ -540,6 +545,26 @@ def _history(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
             column = pc.if_else(deleted, keys[f.name], column)
         columns.append(column)
     return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _old_keys(batch: pa.RecordBatch, keys: Mapping[str, pa.Array]) -> pa.Array:
+    """Of updates that changed a column of their key; they are few, so that each is made for itself."""
+    updates = pc.and_(pc.equal(batch.column(OPERATION), UPDATE), batch.column(KEY).is_valid())
+    moved: pa.Array = pa.repeat(False, batch.num_rows)
+    for name, old in keys.items():
+        new = batch.column(name)
+        other = pc.coalesce(pc.not_equal(_plain_of(old), _plain_of(new)), pc.not_equal(old.is_null(), new.is_null()))
+        kept = pc.struct_field(batch.column(UNCHANGED), name).fill_null(False)
+        moved = pc.or_(moved, pc.and_(updates, pc.and_not(other, kept)))
+    rows = pc.indices_nonzero(moved)
+    texts: list[str | None] = [None] * batch.num_rows
+    for i, key in zip(rows.to_pylist(), batch.column(KEY).take(rows).to_pylist(), strict=True):
+        texts[i] = json.dumps(key, default=str, ensure_ascii=False)
+    return pa.array(texts, pa.string())
+
+
+def _plain_of(column: pa.Array) -> pa.Array:
+    return column.storage if isinstance(column.type, pa.BaseExtensionType) else column
 
 
 def _names_of(mask: pa.StructArray) -> pa.Array:

@@ -83,6 +83,13 @@ class Staging:
             for stage, load_id, token, at, unique in rows
         ]
 
+    def sweep(self, key: str) -> None:
+        """Of the tables of a change stream, whose keys begin with its own. After its commit none is of any use; one
+        that no later window touches would stay for ever."""
+        for other in {other for (other,) in self._select(self._stages, ("key",)) if other.startswith(f"{key}|")}:
+            for stage in self.of(other):
+                self.drop(stage)
+
     def add(self, key: str, stage: Stage) -> None:
         at = stage.created_at.isoformat(timespec="microseconds")
         self._insert(self._stages, _STAGING, (stage.table.last, key, stage.load_id, stage.token, at, int(stage.unique)))
@@ -109,7 +116,7 @@ class Staging:
 
     def _select(self, table: Name, columns: tuple[str, ...], **equal: str) -> list[tuple[Any, ...]]:
         d = self._db.dialect
-        where = " AND ".join(f"a.{d.quote(column)} = {d.placeholder}" for column in equal)
+        where = " AND ".join(f"a.{d.quote(column)} = {d.placeholder}" for column in equal) or "1 = 1"
         return self._db.rows(
             f"SELECT {d.columns(columns, 'a')} FROM {d.name(table)} AS a WHERE {where}", tuple(equal.values())
         )
@@ -312,6 +319,8 @@ class SqlWriter:
             entry = Entry(seq, position.epoch, self.load_id, load.run_id, load.token, position, now, rows, kept)
             self._journal.append(load.key, entry)
             self._sweep()
+            if load.schema is None:
+                self._staging.sweep(load.key)
         for writer in (self, *others):
             writer._stage = None
         return Receipt(entry, **rows)

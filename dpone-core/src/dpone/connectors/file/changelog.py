@@ -139,6 +139,8 @@ class _Parser:
             raise self._bad(f"is {found}", "write one object per line") from None
         if not isinstance(row, dict):
             raise self._bad("is no JSON object", "write one object per line")
+        if b"\\u" in raw and not _are_text(row):
+            raise self._bad("has a name or commit that is not valid Unicode", "mend the escape, as in \\ud83d\\ude00")
         self._check(row)
         if row["op"] == "commit":
             block.commits.append(_Commit(row["commit"], end, self.changes, self.line))
@@ -221,6 +223,18 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(made) != len(pairs):
         raise ValueError("a key twice")
     return made
+
+
+def _are_text(row: Mapping[str, Any]) -> bool:
+    """False for half a surrogate pair in what is no value: nothing could be called so."""
+    objects = (one for one in row.values() if isinstance(one, Mapping | list))
+    texts = (one for one in row.values() if isinstance(one, str))
+    names = [name for each in (row, texts, *objects) for name in each if isinstance(name, str)]
+    try:
+        "".join(names).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _are_left_out(names: Any, given: Container[str]) -> bool:
