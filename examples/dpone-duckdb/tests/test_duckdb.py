@@ -16,6 +16,7 @@ from harness import DuckdbHarness
 
 from dpone.contract import WindowRequest
 from dpone.errors import Category, ConfigError, DataError, SinkError, SourceError
+from dpone.ops.matrix import ARROW_TYPES
 from dpone.pipeline import Incremental, Pipeline, SinkOptions, SinkSpec, SourceSpec
 from dpone.schema import Name
 from dpone.secret import Secret
@@ -27,6 +28,7 @@ from dpone_duckdb.config import DuckdbSourceOptions
 from dpone_duckdb.connect import database_path
 from dpone_duckdb.database import DuckdbDatabase
 from dpone_duckdb.source import DuckdbSource
+from dpone_duckdb.types import stores
 
 FULL, MERGE = Strategy("full_refresh"), Strategy("merge", key="id")
 
@@ -79,6 +81,34 @@ def test_arrow_types_without_a_plain_equal_arrive(harness):
     found = everything(harness, harness.source())
     assert found.column_names == rows.column_names
     assert found.to_pylist() == rows.to_pylist()
+
+
+REFUSED = (pa.float16(), pa.decimal256(76, 20))
+
+
+def test_every_type_comes_back_as_the_matrix_says(harness):
+    """One table with a column of every Arrow type that DuckDB keeps, loaded twice and read again."""
+    kept = [type_ for type_ in ARROW_TYPES if type_ not in REFUSED]
+    rows = pa.table({f"c{i}": pa.array([None], type_) for i, type_ in enumerate(kept)})
+    for _ in range(2):
+        load(harness, rows, FULL)
+    found = everything(harness, harness.source())
+    assert found.schema.types == [stores(type_).arrow for type_ in kept]
+    assert found.to_pylist() == rows.to_pylist()
+
+
+@pytest.mark.parametrize("type_", REFUSED, ids=str)
+def test_a_type_that_duckdb_lacks_is_refused(harness, type_):
+    """Before there is a table."""
+    with pytest.raises(ConfigError):
+        load(harness, pa.table({"x": pa.array([None], type_)}), FULL)
+    assert harness.rows() is None
+
+
+def test_a_duration_is_an_interval(harness):
+    """Arrow has no cast from one to the other; DuckDB has."""
+    load(harness, pa.table({"x": pa.array([1_500_000], pa.duration("us"))}), FULL)
+    assert everything(harness, harness.source())["x"].to_pylist() == [pa.MonthDayNano([0, 0, 1_500_000_000])]
 
 
 def test_a_file_that_another_process_has_is_busy(harness):
