@@ -107,7 +107,8 @@ def example(session: nox.Session) -> None:
     session.install("-e", str(made))
     for name, where in (("duckdb", ROOT / EXAMPLE), ("made", made)):
         with session.chdir(where):
-            session.run("pytest", "-q", "--dpone-evidence", str(evidence), *session.posargs)
+            # With "=": pytest would look for its configuration near a folder that stands alone on its command line.
+            session.run("pytest", "-q", f"--dpone-evidence={evidence}", *session.posargs)
         session.run("dpone", "certify", "--evidence", str(evidence), "--connector", name, "--require", "certified")
 
 

@@ -58,7 +58,7 @@ def expression(native: str, column: str) -> str:
 
 def fitted(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
     """The columns of ``schema``, found by name, in its types. Arrow's cast refuses a value that does not fit."""
-    return pa.RecordBatch.from_arrays([_cast(batch.column(f.name), f.type) for f in schema], schema=schema)
+    return pa.RecordBatch.from_arrays([_cast(batch.column(f.name), f.type) for f in schema], names=schema.names)
 
 
 def _cast(column: pa.Array, type: pa.DataType) -> pa.Array:
@@ -66,4 +66,7 @@ def _cast(column: pa.Array, type: pa.DataType) -> pa.Array:
         return column
     if type == UUID and not isinstance(column, pa.ExtensionArray):
         return pa.ExtensionArray.from_storage(UUID, column.cast(UUID.storage_type))
-    return column.cast(type)
+    try:
+        return column.cast(type)
+    except pa.ArrowNotImplementedError:
+        return column  # a duration, say: DuckDB makes an interval of it
