@@ -63,7 +63,7 @@ def test_the_way_of_a_partition(manifests: PartitionManifestStore) -> None:
     assert (running.status, running.owner, running.attempts) == ("running", me, 1)
     assert running.expires_at is not None
     assert running.expires_at > time.time() + 50
-    manifests.finish(KEY, "001", me, Staged(5, 80, 2, 1, "part-1.parquet", "abc"))
+    manifests.finish(KEY, "001", me, Staged(5, 80, 2, 1, artifact="part-1.parquet", checksum="abc"))
     wanted = Partition(
         "001", running.bounds, "success", 8, 5, 80, "part-1.parquet", "abc", attempts=1
     )  # fmt: skip

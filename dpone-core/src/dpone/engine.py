@@ -537,11 +537,16 @@ class _Attempt:
         ledger = Ledger.open(store, manifest, self.before, staged, ttl)
         if staged and not window.repeatable:
             found = f"{len(staged)} of {len(window.parts)} partitions are of an earlier snapshot than the others"
-            self.report.warnings.append(f"{found} (runtime.resume: mixed_snapshots)")
+            self._warn(f"{found} (runtime.resume: mixed_snapshots)")
         self.report.partitions_skipped = [one.id for one in ledger.skipped]
         for one in ledger.skipped:
-            self.report.warnings.append(f"partition {one.id} was skipped: {one.reason}; its rows are not loaded")
+            self._warn(f"partition {one.id} was skipped: {one.reason}; its rows are not loaded")
         return ledger
+
+    def _warn(self, text: str) -> None:
+        """Once, however often the run tries."""
+        if text not in self.report.warnings:
+            self.report.warnings.append(text)
 
     # -- move ---------------------------------------------------------------------------------------------------
 
@@ -586,7 +591,10 @@ class _Attempt:
         self.stream.tell("acknowledged")
 
     def _give_up(self, load: Load, writers: Sequence[Writer], error: BaseException) -> None:
-        """What is left the next open sweeps; the error to tell is the first."""
+        """What is left the next open sweeps; the error to tell is the first. After a Conflict it may be what the runner
+        that took over goes on with."""
+        if isinstance(error, Conflict):
+            return
         if self._will_resume(load, error):
             with suppress(Exception):
                 self.ledger.save()
@@ -698,13 +706,19 @@ class _Attempt:
         if self.rules is None:
             return writer
         self.inspection = Inspection(self.rules, self._quarantine, writer.load_id)
-        if not self.inspection.resumable(writer.staged()):
+        if not self.inspection.resumable(writer.staged(), self._not_skipped(target)):
             with closing(writer):
                 writer.abort()
             writer = target.sink.open(target.load)
             self.inspection = Inspection(self.rules, self._quarantine, writer.load_id)
         self._quarantine.sweep(but=writer.load_id)
         return writer
+
+    def _not_skipped(self, target: _Target) -> list[str]:
+        """Ids of the parts that the load is to have, in the order of the window."""
+        before = self.before if self.before and self.before.token == target.load.token else None
+        skipped = {one.id for one in before.of("skipped")} if before else set()
+        return [part.id for part in target.window.parts if part.id not in skipped]
 
     def _discard(self, error: BaseException) -> None:
         """After a Conflict the files may be those of the runner that took over."""
@@ -768,11 +782,11 @@ class _Attempt:
         rows.deleted, rows.unchanged = receipt.deleted, receipt.unchanged
         self.report.status, self.report.load_id = "loaded", entry.load_id
         self.report.position_after = entry.position.to_json()
-        self._settle(entry.load_id)
         if version is not None:
             with self.stream.timed("state"):
                 self.state.save(self.report.key, _state_of(entry), version)
             self.stream.tell("state_saved", seq=entry.seq)
+        self._settle(entry.load_id)
 
 
 def _effective(strategy: Strategy, run: Run) -> Strategy:
@@ -1004,6 +1018,8 @@ def undo(pipeline: Pipeline | str | Path, stream: str, load_id: str, plugins: Pl
         stack.enter_context(_renewing(stack.enter_context(state.lock(key, ttl)), ttl))
         head, saved = sink.journal(key), state.load(key)
         compare(head, saved.value if saved else None, spec.sink.location)
+        if head is not None and spec.sink.contract is not None:  # it will not be the head any more
+            _quarantine(spec, key).settle(head.load_id)
         before = sink.undo_plan(key, load_id).position or START
         position = before.at_epoch(max(1, _next_epoch(head, saved)))
         token = hashlib.sha256(f"undo {load_id} {key} {position.dumps()}".encode()).hexdigest()

@@ -443,6 +443,8 @@ def manifest_of(load: Load, window: Window, stream: StreamSpec, start: str | Non
         "sink.options": _said(stream.sink.options),
         "sink.strategy": repr(load.strategy),
     }
+    if stream.sink.contract is not None:
+        said["sink.contract"] = repr(stream.sink.contract)
     return PartitionManifest(
         key=load.key,
         load_id=load.load_id,
@@ -784,8 +786,11 @@ class Ledger:
     def dropped(self) -> None:
         """The staging was thrown away: no part is done any more."""
         if self.store is not None and (manifest := self.store.load(self.key)):
-            undone = [evolve(p, status="pending") if p.status == "success" else p for p in manifest.partitions]
-            self.store.create(evolve(manifest, partitions=tuple(undone)))
+            self.store.change_all(self.key, [(one.id, _undone) for one in manifest.of("success")])
+
+
+def _undone(one: Partition) -> Partition:
+    return evolve(one, status="pending") if one.status == "success" else one
 
 
 def _told(error: Exception) -> str:
