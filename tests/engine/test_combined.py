@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from types import ModuleType
 from typing import Any
 
@@ -119,7 +121,16 @@ def test_what_a_load_left_out_is_shown_though_it_is_taken_back_at_once(project: 
 def test_a_runner_that_lost_takes_nothing_from_the_one_that_took_over(project: Project, faulty: ModuleType) -> None:
     """A Conflict ends a run without a trace: the staging and the manifest may be those of the other runner."""
     every = files(project)
-    faulty.faults["commit"] = [Conflict("commit", "another runner loaded this key", "run again")]
+
+    def taken_over(place: str) -> None:
+        if place == "commit":
+            with closing(sqlite3.connect(project.state_path)) as db, db:
+                [(text,)] = db.execute("SELECT manifest FROM __dpone__manifests")
+                other = json.dumps({**json.loads(text), "run_id": "01M0000000000000000000000B"})
+                db.execute("UPDATE __dpone__manifests SET manifest = ?", (other,))
+            raise Conflict("commit", "another runner has taken over", "run again")
+
+    faulty.watch.append(taken_over)
     assert attempt(project, faulty).status == "stopped"
     assert [one["status"] for one in partitions(project)] == ["success"] * 3
     assert "abort" not in faulty.log

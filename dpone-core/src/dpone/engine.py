@@ -591,9 +591,9 @@ class _Attempt:
         self.stream.tell("acknowledged")
 
     def _give_up(self, load: Load, writers: Sequence[Writer], error: BaseException) -> None:
-        """What is left the next open sweeps; the error to tell is the first. After a Conflict it may be what the runner
-        that took over goes on with."""
-        if isinstance(error, Conflict):
+        """What is left the next open sweeps; the error to tell is the first. What another runner has taken over it may
+        be going on with."""
+        if isinstance(error, Conflict) and self.ledger.taken_over():
             return
         if self._will_resume(load, error):
             with suppress(Exception):
