@@ -16,6 +16,7 @@ from tests.engine.project import KILLED, Project, rows
 from tests.engine.test_partitions import at_stage, attempt, files, momentary, partitions, table
 from tests.engine.test_row_contracts import bound_by, left_out, numbers, pending
 
+from dpone.connectors.sqlite.sink import SqliteSink
 from dpone.engine import undo
 from dpone.errors import Conflict, SinkError
 
@@ -200,3 +201,23 @@ def test_a_quarantine_that_cannot_be_shown_keeps_what_it_holds(project: Project)
     (folder / "t").unlink()
     assert project.load().status == "caught_up"
     assert len(left_out(project, head.load_id)) == 29
+
+
+def test_a_table_that_another_run_has_made_is_not_to_be_dropped(
+    project: Project, faulty: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two runs make the target at once: the later one says to run again, and nothing of dropping."""
+    files(project)
+    real = SqliteSink.apply
+
+    def late(sink: SqliteSink, ddl: Any) -> None:
+        if ddl:
+            real(sink, ddl)
+        real(sink, ddl)
+
+    monkeypatch.setattr(SqliteSink, "apply", late)
+    stream = attempt(project, faulty)
+    assert "already exists; run again" in str(stream.error)
+    assert "drop" not in str(stream.error)
+    monkeypatch.undo()
+    assert project.load().status == "loaded"
