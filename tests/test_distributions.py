@@ -30,7 +30,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("dpone.testing",),  # the conformance kit; ships, but nothing imports it
     ("dpone.__main__", "dpone.cli"),
     ("dpone.ops", "dpone.observe", "dpone.certify", "dpone.evidence"),
-    ("dpone.engine", "dpone.prefetch"),
+    ("dpone.engine", "dpone.prefetch", "dpone.told", "dpone.judge"),
     ("dpone.connectors",),  # the built-ins; found through their entry points, imported by nobody
     ("dpone.partition", "dpone.cdc", "dpone.staging"),
     ("dpone.sql",),
@@ -42,6 +42,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "dpone.evolution",
         "dpone.rowcheck",
         "dpone.quarantine",
+        "dpone.standing",
+        "dpone.lease",
     ),
     ("dpone.contract", "dpone.changes", "dpone.hookspecs", "dpone.capability"),
     ("dpone.pipeline", "dpone.strategy", "dpone.rowcontract", "dpone.report", "dpone.observe.events"),

@@ -20,7 +20,7 @@ import json
 import random
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
@@ -30,16 +30,15 @@ from typing import Any, cast
 import pyarrow as pa
 from attrs import define, evolve, field
 
-from dpone import evolution, rowcheck
+from dpone import evolution
 from dpone.capability import Support
-from dpone.cdc import ChangeStream, renamed
-from dpone.changes import EVENT_ID, KEY, batch_schema
+from dpone.cdc import ChangeStream
+from dpone.changes import batch_schema
 from dpone.config import expand, substituted
 from dpone.contract import (
     ChangeTable,
     Entry,
     KeepsPartitions,
-    Lease,
     Load,
     ManyTables,
     Part,
@@ -49,7 +48,6 @@ from dpone.contract import (
     Staged,
     StateBackend,
     Stream,
-    Versioned,
     Window,
     WindowRequest,
     Writer,
@@ -57,15 +55,15 @@ from dpone.contract import (
 from dpone.errors import (
     ConfigError,
     Conflict,
-    DataError,
     Interrupted,
     PluginError,
     StateAhead,
-    StateError,
     StateMissing,
     Stopped,
 )  # fmt: skip
 from dpone.ids import ulid
+from dpone.judge import Judge, place_of
+from dpone.lease import renewing
 from dpone.observe.events import RunEvent, Step
 from dpone.partition import (
     Halted,
@@ -79,12 +77,12 @@ from dpone.partition import (
 from dpone.pipeline import Pipeline, SinkSpec, SourceSpec, StreamSpec
 from dpone.plugins import Plugins, discover
 from dpone.position import Position
-from dpone.prefetch import prefetch
-from dpone.quarantine import Inspection, Place
-from dpone.report import ContractReport, ErrorReport, RunReport, StreamReport
+from dpone.report import ErrorReport, RunReport, StreamReport
 from dpone.schema import LINEAGE, VALIDITY, Name
 from dpone.secret import redact
+from dpone.standing import compare, next_epoch, receipt_of, rewind_token, state_of
 from dpone.strategy import Strategy
+from dpone.told import ToldStream
 
 # The position of a key that was deliberately set back to its beginning.
 START = Position("start", {}, {})
@@ -277,11 +275,13 @@ class _Attempt:
     sink: Sink = field(init=False)
     state: StateBackend = field(init=False)
     halted: threading.Event = field(factory=threading.Event, init=False)
-    rules: rowcheck.Rules | None = field(default=None, init=False)
-    inspection: Inspection | None = field(default=None, init=False)
+    judge: Judge = field(init=False)
     manifest: PartitionManifest | None = field(default=None, init=False)
     before: PartitionManifest | None = field(default=None, init=False)
     ledger: Ledger = field(factory=Ledger, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.judge = Judge(self.spec, self.report)
 
     @property
     def spec(self) -> StreamSpec:
@@ -302,11 +302,11 @@ class _Attempt:
                 return
             ttl = run.pipeline.state.options.lease_seconds
             lease = stack.enter_context(self.state.lock(self.report.key, ttl))
-            stack.enter_context(_renewing(lease, ttl))
+            stack.enter_context(renewing(lease, ttl))
             tell("locked", owner=lease.owner)
             known = self._recover(dry=False)
             if known.head is not None and self._landed(known.head):
-                self._done(_receipt(known.head))
+                self._done(receipt_of(known.head))
                 self._acknowledge(known.head.position)
             elif prepared := self._prepare(known):
                 self._move(known, *prepared)
@@ -322,11 +322,11 @@ class _Attempt:
             head, saved = self.sink.journal(key), self.state.load(key)
             version, adopted = (saved.version if saved else 0), False
             if self.stream.run.full_refresh and not self._landed(head):
-                known = _Known(head, None, version, _next_epoch(head, saved))
+                known = _Known(head, None, version, next_epoch(head, saved))
             else:
                 adopted = compare(head, saved.value if saved else None, target)
                 if adopted and head is not None and not dry:
-                    version = self.state.save(key, _state_of(head), version)
+                    version = self.state.save(key, state_of(head), version)
                 if not self.spec.source.changes:
                     self._require_target(self.spec.sink, self.sink, head, head)
                 started = head is not None and head.position.kind != START.kind
@@ -334,7 +334,7 @@ class _Attempt:
         self.report.position_before = head.position.to_json() if head else None
         self.report.position_after = self.report.position_before
         if head is not None and not dry:
-            self._settle(head.load_id)
+            self.judge.settle(head.load_id)
         self.stream.tell("recovered", adopted=adopted, seq=head.seq if head else 0, epoch=known.epoch)
         return known
 
@@ -351,7 +351,7 @@ class _Attempt:
             found = "it has rows, but neither journal nor state of this stream"
             todo = "set sink.options.adopt_existing: true to load into it, or use --full-refresh to replace it"
             raise StateMissing(f"load into {spec.location}", found, todo)
-        by_hand = head is not None and head.token == _rewind_token(self.report.key, head.position)
+        by_hand = head is not None and head.token == rewind_token(self.report.key, head.position)
         started = head is not None and head.position.kind != START.kind
         if not started or spec.strategy.whole or by_hand or sink.schema() is not None:
             return
@@ -378,9 +378,9 @@ class _Attempt:
         )  # fmt: skip
         if not window.parts and known.after is not None and window.position.dumps() == known.after.dumps():
             self._nothing(window, "nothing new in the source")
-            self._warn_of_no_rows()
+            self.judge.warn_of_no_rows()
             return None
-        self._bind(window)
+        self.judge.bind(window.schema)
         planned = [self._planned(known, *one) for one in self._targets(known, window)]
         targets = [target for target, _ in planned]
         window = self._keep_manifest(known, window, targets)
@@ -545,11 +545,16 @@ class _Attempt:
         ledger = Ledger.open(store, manifest, self.before, staged, ttl)
         if staged and not window.repeatable:
             found = f"{len(staged)} of {len(window.parts)} partitions are of an earlier snapshot than the others"
-            self.report.warnings.append(f"{found} (runtime.resume: mixed_snapshots)")
+            self._warn(f"{found} (runtime.resume: mixed_snapshots)")
         self.report.partitions_skipped = [one.id for one in ledger.skipped]
         for one in ledger.skipped:
-            self.report.warnings.append(f"partition {one.id} was skipped: {one.reason}; its rows are not loaded")
+            self._warn(f"partition {one.id} was skipped: {one.reason}; its rows are not loaded")
         return ledger
+
+    def _warn(self, text: str) -> None:
+        """Once, however often the run tries."""
+        if text not in self.report.warnings:
+            self.report.warnings.append(text)
 
     # -- move ---------------------------------------------------------------------------------------------------
 
@@ -560,10 +565,11 @@ class _Attempt:
             self.stream.tell("load_opened", load_id=leader.load_id, token=load.token)
             try:
                 self.ledger = self._open_ledger(leader, window)
-                with _renewing(self.ledger, self.ledger.ttl) if self.ledger.store else nullcontext():
+                with renewing(self.ledger, self.ledger.ttl) if self.ledger.store else nullcontext():
                     staged = self._stage(targets)
                     self.ledger.save()
-                self._judge(staged)
+                with self.stream.timed("contract") if self.judge.inspection else nullcontext():
+                    self.judge.conclude(staged)
                 receipt = self._commit(leader, others, known.head, window.position)
             except BaseException as error:
                 self._give_up(load, (leader, *others), error)
@@ -589,12 +595,22 @@ class _Attempt:
         leader = stack.enter_context(closing(self.sink.open(evolve(load, load_id=load_id))))
         return leader, writers
 
+    def _open_inspected(self, target: _Target) -> Writer:
+        """Through the contract, which is told of the parts to come: all but those that are skipped."""
+        before = self.before if self.before and self.before.token == target.load.token else None
+        skipped = {one.id for one in before.of("skipped")} if before else set()
+        parts = [part.id for part in target.window.parts if part.id not in skipped]
+        return self.judge.open(target.sink, target.load, parts)
+
     def _acknowledge(self, position: Position) -> None:
         self.source.ack(position)
         self.stream.tell("acknowledged")
 
     def _give_up(self, load: Load, writers: Sequence[Writer], error: BaseException) -> None:
-        """What is left the next open sweeps; the error to tell is the first."""
+        """What is left the next open sweeps; the error to tell is the first. What another runner has taken over it may
+        be going on with."""
+        if isinstance(error, Conflict) and self.ledger.taken_over():
+            return
         if self._will_resume(load, error):
             with suppress(Exception):
                 self.ledger.save()
@@ -604,7 +620,7 @@ class _Attempt:
                 writer.abort()
         with suppress(Exception):
             self.ledger.dropped()
-        self._discard(error)
+        self.judge.discard(error)
 
     def _will_resume(self, load: Load, error: BaseException) -> bool:
         """Staged parts are worth keeping if the very next attempt can go on with them, or if a part failed beside
@@ -627,9 +643,8 @@ class _Attempt:
             todo += [(target, part) for part in target.window.parts if part.id not in done]
         self.report.partitions_resumed = len(staged)
         workers = self.stream.run.workers or self.stream.run.pipeline.runtime.workers
-        if self.inspection is not None:
-            self.inspection.begin([part.id for part in targets[0].window.parts if part.id in staged])
-            workers = 1 if self.inspection.rules.in_order else workers
+        if self.judge.begin([part.id for target in targets for part in target.window.parts if part.id in staged]):
+            workers = 1
         with self.stream.timed("stage"):
             if workers > 1 and len(todo) > 1 and self._parallel():
                 staged.update(self._stage_at_once(workers, todo))
@@ -681,81 +696,10 @@ class _Attempt:
         tell("part_staged", part=part.id, rows=staged.rows, bytes=staged.bytes)
         return part.id, staged
 
-    def _told(self, target: _Target, part: Part, stream: Stream, after_batch: Callable[..., None]) -> _Told:
-        return _Told(self._watched(part, stream), target.window.schema, _staged_schema(target.load), after_batch)
-
-    # -- the row contract -----------------------------------------------------------------------------------------
-
-    @property
-    def _quarantine(self) -> Place:
-        return _quarantine(self.spec, self.report.key)
-
-    def _bind(self, window: Window) -> None:
-        """Hold the columns against the contract, before anything is changed."""
-        contract = self.spec.sink.contract
-        if contract is not None:
-            self.rules = rowcheck.bind(contract, window.schema)
-            broken = [one for one in self.rules.static if one.policy == "fail"]
-            if broken:
-                self._tell_of(rowcheck.Counts())
-            self._refuse(broken)
-
-    def _open_inspected(self, target: _Target) -> Writer:
-        """Parts of an interrupted load are worth nothing without what the checks wrote of them."""
-        writer = target.sink.open(target.load)
-        if self.rules is None:
-            return writer
-        self.inspection = Inspection(self.rules, self._quarantine, writer.load_id)
-        if not self.inspection.resumable(writer.staged()):
-            with closing(writer):
-                writer.abort()
-            writer = target.sink.open(target.load)
-            self.inspection = Inspection(self.rules, self._quarantine, writer.load_id)
-        self._quarantine.sweep(but=writer.load_id)
-        return writer
-
-    def _discard(self, error: BaseException) -> None:
-        """After a Conflict the files may be those of the runner that took over."""
-        if self.inspection is not None and not isinstance(error, Conflict):
-            with suppress(Exception):  # as for the writers: the error to tell is the first
-                self.inspection.discard()
-
-    def _watched(self, part: Part, stream: Stream) -> Stream:
-        return self.inspection.watch(part.id, stream) if self.inspection else stream
-
-    def _judge(self, staged: Mapping[str, Staged]) -> None:
-        """Over all parts of the load, and before its commit."""
-        if self.inspection is None:
-            return
-        with self.stream.timed("contract"):
-            counts, broken = self.inspection.conclude(staged)
-        self._tell_of(counts)
-        self._refuse([one for one in broken if one.policy == "fail"])
-        said = [warning for warning in self.report.warnings if not warning.startswith("contract: ")]  # in an attempt
-        self.report.warnings = said + [f"contract: {one.text}" for one in broken if one.policy == "warn"]
-
-    def _tell_of(self, counts: rowcheck.Counts) -> None:
-        assert self.rules is not None
-        left = counts.rows - counts.loaded
-        self.report.contract = ContractReport(counts.rows, self.rules.violations(counts), left)
-
-    def _refuse(self, broken: Sequence[rowcheck.Broken]) -> None:
-        if broken:
-            todo = "nothing was changed; correct the rows in the source, or change the contract"
-            raise DataError(f"check the contract of {self.spec.name}", ", ".join(one.text for one in broken), todo)
-
-    def _warn_of_no_rows(self) -> None:
-        wanted = self.spec.sink.contract.row_count if self.spec.sink.contract else None
-        if wanted is not None and wanted.min:
-            text = f"contract: row_count: 0 rows, at least {wanted.min:,} wanted; nothing is new, so nothing is loaded"
-            self.report.warnings.append(text)
-
-    def _settle(self, load_id: str) -> None:
-        """The load is committed: the rows it left out are shown from now on."""
-        if self.spec.sink.contract is not None:
-            file = self._quarantine.settle(load_id)
-            if self.report.contract is not None and load_id == self.report.load_id:
-                self.report.contract.file = file
+    def _told(self, target: _Target, part: Part, stream: Stream, after_batch: Callable[..., None]) -> ToldStream:
+        return ToldStream(
+            self.judge.watched(part, stream), target.window.schema, _staged_schema(target.load), after_batch
+        )
 
     def _commit(self, writer: Writer, also: Sequence[Writer], head: Entry | None, position: Position) -> Receipt:
         self.stream.tell("commit_started", load_id=writer.load_id)
@@ -776,11 +720,11 @@ class _Attempt:
         rows.deleted, rows.unchanged = receipt.deleted, receipt.unchanged
         self.report.status, self.report.load_id = "loaded", entry.load_id
         self.report.position_after = entry.position.to_json()
-        self._settle(entry.load_id)
         if version is not None:
             with self.stream.timed("state"):
-                self.state.save(self.report.key, _state_of(entry), version)
+                self.state.save(self.report.key, state_of(entry), version)
             self.stream.tell("state_saved", seq=entry.seq)
+        self.judge.settle(entry.load_id)
 
 
 def _effective(strategy: Strategy, run: Run) -> Strategy:
@@ -832,141 +776,13 @@ def _load(
     )
 
 
-def _quarantine(spec: StreamSpec, key: str) -> Place:
-    path = spec.sink.contract.quarantine.path if spec.sink.contract else ""
-    return Place(spec.sink.base, path, spec.name, key)
-
-
 def _staged_schema(load: Load) -> pa.Schema:
     """Of the batches the writer is given."""
     assert load.schema is not None, "only a rewind has no schema, and it stages nothing"
     return batch_schema(ChangeTable(load.schema, load.strategy.key)) if load.changes else load.schema
 
 
-class _Told:
-    """A source's stream on its way to the sink: read ahead in a thread, columns under their target names, each batch
-    told to the observers. A native stream passes as it is. After ``close`` nothing reads from the source any more, also
-    where the sink gave up half way."""
-
-    _ahead: Generator[pa.RecordBatch, None, None] | None = None
-
-    def __init__(self, stream: Stream, source: pa.Schema, target: pa.Schema, after_batch: Callable[..., None]) -> None:
-        self._stream, self._after_batch = stream, after_batch
-        self.schema = target
-        self.native = stream.native if source.names == target.names else ()
-
-    @property
-    def filtered(self) -> int:
-        return self._stream.filtered
-
-    @property
-    def quarantined(self) -> int:
-        return getattr(self._stream, "quarantined", 0)
-
-    @property
-    def checks(self) -> str:
-        return getattr(self._stream, "checks", "")
-
-    def batches(self) -> Iterator[pa.RecordBatch]:
-        self._ahead = self._read_ahead()
-        return self._ahead
-
-    def _read_ahead(self) -> Generator[pa.RecordBatch, None, None]:
-        with closing(prefetch(self._stream.batches())) as batches:
-            for batch in batches:
-                if EVENT_ID in batch.schema.names and KEY in batch.schema.names:
-                    batch = renamed(batch, self.schema)
-                elif batch.schema.names != self.schema.names:
-                    batch = batch.rename_columns(self.schema.names)
-                yield batch
-                self._after_batch(rows=batch.num_rows, bytes=batch.nbytes)
-
-    def close(self) -> None:
-        if self._ahead is not None:
-            self._ahead.close()
-
-    def open_native(self, format: str) -> Iterator[bytes]:
-        for block in self._stream.open_native(format):
-            yield block
-            self._after_batch(rows=0, bytes=len(block))
-
-
-@contextmanager
-def _renewing(lease: Lease, ttl: float) -> Iterator[None]:
-    """Renew the lease three times per ttl. A lease that is lost ends nothing here: the fence of the commit decides."""
-    stop = threading.Event()
-
-    def renew() -> None:
-        while not stop.wait(ttl / 3):
-            try:
-                lease.renew()
-            except Conflict:
-                return
-            except Exception:  # noqa: S112  # the backend is out of reach for now; the next beat tries again
-                continue
-
-    thread = threading.Thread(target=renew, name="dpone-lease", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join(timeout=5)
-
-
 # -- journal and state ------------------------------------------------------------------------------------------
-
-
-def _receipt(entry: Entry) -> Receipt:
-    """The receipt of a commit whose answer was lost, from its journal entry."""
-    return Receipt(entry, **{k: entry.rows.get(k, 0) for k in ("inserted", "updated", "deleted", "unchanged")})
-
-
-STATE_FORMAT = 1
-
-
-def _state_of(entry: Entry) -> dict[str, Any]:
-    return {
-        "format": STATE_FORMAT,
-        "seq": entry.seq,
-        "load_id": entry.load_id,
-        "run_id": entry.run_id,
-        "position": entry.position.to_json(),
-    }
-
-
-def _place_in(saved: Mapping[str, Any]) -> tuple[int, int, str]:
-    """Epoch, seq and load id of a saved state. Raises StateError."""
-    try:
-        if saved["format"] != STATE_FORMAT:
-            raise ValueError(f"format {saved['format']!r}, this dpone reads {STATE_FORMAT}")
-        epoch, seq, load_id = Position.from_json(saved["position"]).epoch, saved["seq"], saved["load_id"]
-        if type(seq) is not int or not isinstance(load_id, str):
-            raise ValueError("seq must be a number and load_id a text")
-        return epoch, seq, load_id
-    except (KeyError, TypeError, ValueError, StateError) as error:
-        why = f"its position: {error.found}" if isinstance(error, StateError) else f"{type(error).__name__}: {error}"
-        todo = "use the dpone that wrote it, or start anew with --full-refresh or 'dpone state set'"
-        raise StateError("read the state", why, todo) from error
-
-
-def compare(head: Entry | None, saved: Mapping[str, Any] | None, target: str) -> bool:
-    """True if the state lags and must adopt the journal's head; StateAhead if it claims what the journal lacks.
-
-    A later epoch is ahead whatever its seq: a target that was made anew counts from 1 again.
-    """
-    if saved is None:
-        return head is not None
-    epoch, seq, load_id = _place_in(saved)
-    failed = f"compare the state with the journal of {target}"
-    todo = "the target was restored, dropped or replaced: use --full-refresh, or 'dpone state set' to choose a position"
-    if head is None or (head.epoch, head.seq) < (epoch, seq):
-        ends = f"at seq {head.seq} of epoch {head.epoch}" if head else "before its first entry"
-        found = f"state says load {load_id} (seq {seq}, epoch {epoch}), the journal ends {ends}"
-        raise StateAhead(failed, found, todo)
-    if (head.epoch, head.seq) == (epoch, seq) and head.load_id != load_id:
-        raise StateAhead(failed, f"seq {seq} is load {load_id} in the state and {head.load_id} in the journal", todo)
-    return (head.epoch, head.seq) > (epoch, seq)
 
 
 def rewind(pipeline: Pipeline, stream: str, position: Position | None, plugins: Plugins | None = None) -> Position:
@@ -981,13 +797,13 @@ def rewind(pipeline: Pipeline, stream: str, position: Position | None, plugins: 
         stack.enter_context(state.lock(key, pipeline.state.options.lease_seconds))
         head, saved = sink.journal(key), state.load(key)
         if head is not None and spec.sink.contract is not None:  # it will not be the head any more
-            _quarantine(spec, key).settle(head.load_id)
-        wanted = (position or START).at_epoch(max(1, _next_epoch(head, saved)))
-        token = _rewind_token(key, wanted)
+            place_of(spec, key).settle(head.load_id)
+        wanted = (position or START).at_epoch(max(1, next_epoch(head, saved)))
+        token = rewind_token(key, wanted)
         load = Load(key, ulid(), run.run_id, token, False, None, spec.sink.strategy, False, datetime.now(UTC))
         with closing(sink.open(load)) as writer:
             receipt = writer.commit(head, wanted)
-        state.save(key, _state_of(receipt.entry), saved.version if saved else 0)
+        state.save(key, state_of(receipt.entry), saved.version if saved else 0)
     return wanted
 
 
@@ -1009,11 +825,13 @@ def undo(pipeline: Pipeline | str | Path, stream: str, load_id: str, plugins: Pl
         sink = stack.enter_context(closing(run.make("sink", spec.sink)))
         state: StateBackend = stack.enter_context(closing(run.make("state", pipeline.state)))
         ttl = pipeline.state.options.lease_seconds
-        stack.enter_context(_renewing(stack.enter_context(state.lock(key, ttl)), ttl))
+        stack.enter_context(renewing(stack.enter_context(state.lock(key, ttl)), ttl))
         head, saved = sink.journal(key), state.load(key)
         compare(head, saved.value if saved else None, spec.sink.location)
+        if head is not None and spec.sink.contract is not None:  # it will not be the head any more
+            place_of(spec, key).settle(head.load_id)
         before = sink.undo_plan(key, load_id).position or START
-        position = before.at_epoch(max(1, _next_epoch(head, saved)))
+        position = before.at_epoch(max(1, next_epoch(head, saved)))
         token = hashlib.sha256(f"undo {load_id} {key} {position.dumps()}".encode()).hexdigest()
         load = Load(key, ulid(), run.run_id, token, False, None, spec.sink.strategy, False, datetime.now(UTC))
         try:
@@ -1022,7 +840,7 @@ def undo(pipeline: Pipeline | str | Path, stream: str, load_id: str, plugins: Pl
             raise
         except Exception as error:
             receipt = _asked(run, spec, load.load_id, error)
-        state.save(key, _state_of(receipt.entry), saved.version if saved else 0)
+        state.save(key, state_of(receipt.entry), saved.version if saved else 0)
     return receipt
 
 
@@ -1041,17 +859,4 @@ def _asked(run: Run, spec: StreamSpec, load_id: str, error: Exception) -> Receip
         head = sink.journal(spec.key(run.pipeline.name))
     if head is None or head.load_id != load_id:
         raise error
-    return _receipt(head)
-
-
-def _rewind_token(key: str, position: Position) -> str:
-    return hashlib.sha256(f"rewind {key} {position.dumps()}".encode()).hexdigest()
-
-
-def _next_epoch(head: Entry | None, saved: Versioned | None) -> int:
-    """The epoch of a deliberate rewind: above all that journal and state know, 0 if they know nothing."""
-    known = [head.epoch] if head else []
-    if saved is not None:
-        with suppress(StateError, LookupError, TypeError):  # a damaged state is just what a rewind mends
-            known.append(Position.from_json(saved.value["position"]).epoch)
-    return max(known) + 1 if known else 0
+    return receipt_of(head)

@@ -443,6 +443,8 @@ def manifest_of(load: Load, window: Window, stream: StreamSpec, start: str | Non
         "sink.options": _said(stream.sink.options),
         "sink.strategy": repr(load.strategy),
     }
+    if stream.sink.contract is not None:
+        said["sink.contract"] = repr(stream.sink.contract)
     return PartitionManifest(
         key=load.key,
         load_id=load.load_id,
@@ -701,6 +703,7 @@ class Ledger:
     skipped: tuple[Partition, ...] = ()
     _left: set[str] = field(factory=set)
     _begun: bool = False
+    run_id: str = ""
     _held: set[str] = field(factory=set, init=False)
     _unsaved: dict[str, Staged] = field(factory=dict, init=False)
     _guard: threading.Lock = field(factory=threading.Lock, init=False)
@@ -718,7 +721,7 @@ class Ledger:
         manifest = reconciled(new, old, staged)
         store.create(manifest)
         left = {one.id for one in manifest.of("pending")}
-        return cls(store, new.key, owner_of(new.run_id), ttl, manifest.of("skipped"), left, bool(staged))
+        return cls(store, new.key, owner_of(new.run_id), ttl, manifest.of("skipped"), left, bool(staged), new.run_id)
 
     @contextmanager
     def running(self, id: str) -> Iterator[Callable[[Staged], None]]:
@@ -781,11 +784,21 @@ class Ledger:
             with suppress(Conflict):  # it has just ended, or is lost and says so when it ends
                 self.store.renew(self.key, id, self.owner, self.ttl)  # type: ignore[union-attr]
 
+    def taken_over(self) -> bool:
+        """Another run has opened the load since, and may go on with the parts that are staged."""
+        with suppress(StateError):
+            manifest = self.store.load(self.key) if self.store else None
+            return manifest is not None and manifest.run_id != self.run_id
+        return True
+
     def dropped(self) -> None:
         """The staging was thrown away: no part is done any more."""
         if self.store is not None and (manifest := self.store.load(self.key)):
-            undone = [evolve(p, status="pending") if p.status == "success" else p for p in manifest.partitions]
-            self.store.create(evolve(manifest, partitions=tuple(undone)))
+            self.store.change_all(self.key, [(one.id, _undone) for one in manifest.of("success")])
+
+
+def _undone(one: Partition) -> Partition:
+    return evolve(one, status="pending") if one.status == "success" else one
 
 
 def _told(error: Exception) -> str:

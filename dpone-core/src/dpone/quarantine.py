@@ -19,8 +19,8 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Generator, Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -70,17 +70,23 @@ class Place:
         if the load quarantined nothing. Idempotent."""
         pending, kept = self.pending(load_id), self.kept(load_id)
         if pending.is_dir():
-            for path in pending.iterdir():
-                if path.suffix != ".jsonl":
-                    path.unlink()
-            if any(pending.iterdir()):
-                _private(kept.parent)
-                pending.rename(kept)
-                _sync(kept.parent)
-                _sync(pending.parent)
-            else:
-                pending.rmdir()
+            todo = f"load {load_id} is committed; mend the folder and run again, which moves the files there"
+            with _failing(f"move the quarantine to {kept}", todo):
+                self._move(pending, kept)
         return str(kept) if kept.is_dir() else None
+
+    @staticmethod
+    def _move(pending: Path, kept: Path) -> None:
+        for path in pending.iterdir():
+            if path.suffix != ".jsonl":
+                path.unlink()
+        if not any(pending.iterdir()):
+            pending.rmdir()
+            return
+        _private(kept.parent)
+        pending.rename(kept)
+        _sync(kept.parent)
+        _sync(pending.parent)
 
     def sweep(self, but: str = "") -> None:
         """Remove what other loads of the key left that were never committed. The caller holds the key's lock."""
@@ -93,6 +99,19 @@ def _safe(name: str) -> str:
     """A file's name for any text; different texts have different names."""
     safe = re.sub(r"[^A-Za-z0-9_.=-]", "_", name)[:64].lstrip(".")
     return safe if safe == name and safe else f"{safe}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+
+
+@contextmanager
+def _failing(step: str, todo: str) -> Iterator[None]:
+    """The operating system's refusals in our words: read-only, full disk, not a folder."""
+    try:
+        yield
+    except OSError as error:
+        raise SinkError(step, error.strerror or type(error).__name__, todo) from error
+
+
+def _writing(folder: Path) -> AbstractContextManager[None]:
+    return _failing(f"write {folder}", "free space, or let the user that runs dpone write there; nothing was changed")
 
 
 def _private(folder: Path) -> None:
@@ -124,8 +143,14 @@ class Inspection:
     def folder(self) -> Path:
         return self.place.pending(self.load_id)
 
-    def resumable(self, staged: Mapping[str, Staged]) -> bool:
-        """The files of parts that an interrupted run staged are all here."""
+    def resumable(self, staged: Mapping[str, Staged], parts: Sequence[str]) -> bool:
+        """The files of ``parts`` that an interrupted run staged are all here; and where the order of the parts decides,
+        none of them is before its turn, as after a skip that was taken back."""
+        if self.rules.in_order and set(parts[: len(staged)]) != set(staged):
+            return False
+        return self._complete(staged)
+
+    def _complete(self, staged: Mapping[str, Staged]) -> bool:
         return all(
             path.is_file() and path.stat().st_size == size
             for part in staged.values()
@@ -146,7 +171,7 @@ class Inspection:
 
     def conclude(self, staged: Mapping[str, Staged]) -> tuple[Counts, list[Broken]]:
         """What all parts together say. ``staged``: every part of the load, as the sink marked it."""
-        if not self.resumable(staged):
+        if not self._complete(staged):
             found = f"files of the load are gone from {self.folder}"
             raise Conflict("check the row contract", found, "another runner of the stream removed them; run again")
         counts = Counts()
@@ -233,17 +258,15 @@ class _PartFiles:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stack.close()
+        with suppress(OSError):  # whole files are closed by then; of the others the error to tell is the first
+            self._stack.close()
 
     def _file(self, name: str) -> IO[bytes]:
         if name not in self._open:
-            try:
+            with _writing(self._folder):
                 _private(self._folder)
                 flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
                 handle = os.open(self._folder / f"{name}.{self._ending}", flags, 0o600)
-            except OSError as error:
-                todo = "let the user that runs dpone write there"
-                raise SinkError(f"write {self._folder}", error.strerror or type(error).__name__, todo) from error
             self._open[name] = self._stack.enter_context(os.fdopen(handle, "wb"))
         return self._open[name]
 
@@ -257,14 +280,20 @@ class _PartFiles:
             line: dict[str, Any] = {"part": self._part, "row": before + row + 1, "rules": rules}
             if shown is not None:
                 line["values"] = shown
-            out.write(json.dumps(line, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+            with _writing(self._folder):
+                out.write(json.dumps(line, ensure_ascii=False, allow_nan=False).encode() + b"\n")
 
     def keep(self, keys: Mapping[str, Keys]) -> None:
         for i, rule in enumerate(self._rules.keys):
-            self._open[f"{self._name}.{i}.keys"].write(keys[rule.label].tobytes())
+            with _writing(self._folder):
+                self._open[f"{self._name}.{i}.keys"].write(keys[rule.label].tobytes())
 
     def finish(self) -> dict[str, int]:
         """Sizes by name. The files are durable under these names on return."""
+        with _writing(self._folder):
+            return self._finish()
+
+    def _finish(self) -> dict[str, int]:
         sizes = {}
         for name, file in self._open.items():
             file.flush()
@@ -333,7 +362,7 @@ class SeenOnDisk:
             self._recent.append(new)
 
     def _written(self, run: Keys) -> Keys:
-        with tempfile.TemporaryFile(dir=self._folder) as file:
+        with _writing(self._folder), tempfile.TemporaryFile(dir=self._folder) as file:
             file.write(run.tobytes())
             file.flush()
             return np.memmap(file, run.dtype, "r")

@@ -8,10 +8,11 @@ from typing import Any
 from attrs import frozen
 
 from dpone.contract import Entry, StateBackend, Versioned, WindowRequest
-from dpone.engine import Run, compare, rewind
+from dpone.engine import Run, rewind
 from dpone.errors import ConfigError, DponeError, StateAhead, StateError
 from dpone.pipeline import Pipeline, StreamSpec
 from dpone.position import Position
+from dpone.standing import compare
 
 
 @frozen

@@ -123,6 +123,8 @@ class SqliteSink:
                 raise
             # SQLite's text names the index, view, trigger or constraint that stands in the way.
             todo = "drop what stands in the way, run again, and make it anew; nothing was changed"
+            if str(error.__cause__).endswith("already exists"):  # it may hold what another run has just loaded
+                todo = "run again: another program has made it meanwhile; nothing was changed"
             raise SinkError(f"change the columns of {self._target}", str(error.__cause__), todo) from error.__cause__
 
     def journal(self, key: str) -> Entry | None:

@@ -1,0 +1,77 @@
+"""Where a stream stands: the journal's head, and the state, which is a copy of it. Values in, values out; no I/O."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from dpone.contract import Entry, Receipt, Versioned
+from dpone.errors import StateAhead, StateError
+from dpone.position import Position
+
+
+def receipt_of(entry: Entry) -> Receipt:
+    """The receipt of a commit whose answer was lost, from its journal entry."""
+    return Receipt(entry, **{k: entry.rows.get(k, 0) for k in ("inserted", "updated", "deleted", "unchanged")})
+
+
+STATE_FORMAT = 1
+
+
+def state_of(entry: Entry) -> dict[str, Any]:
+    return {
+        "format": STATE_FORMAT,
+        "seq": entry.seq,
+        "load_id": entry.load_id,
+        "run_id": entry.run_id,
+        "position": entry.position.to_json(),
+    }
+
+
+def _place_in(saved: Mapping[str, Any]) -> tuple[int, int, str]:
+    """Epoch, seq and load id of a saved state. Raises StateError."""
+    try:
+        if saved["format"] != STATE_FORMAT:
+            raise ValueError(f"format {saved['format']!r}, this dpone reads {STATE_FORMAT}")
+        epoch, seq, load_id = Position.from_json(saved["position"]).epoch, saved["seq"], saved["load_id"]
+        if type(seq) is not int or not isinstance(load_id, str):
+            raise ValueError("seq must be a number and load_id a text")
+        return epoch, seq, load_id
+    except (KeyError, TypeError, ValueError, StateError) as error:
+        why = f"its position: {error.found}" if isinstance(error, StateError) else f"{type(error).__name__}: {error}"
+        todo = "use the dpone that wrote it, or start anew with --full-refresh or 'dpone state set'"
+        raise StateError("read the state", why, todo) from error
+
+
+def compare(head: Entry | None, saved: Mapping[str, Any] | None, target: str) -> bool:
+    """True if the state lags and must adopt the journal's head; StateAhead if it claims what the journal lacks.
+
+    A later epoch is ahead whatever its seq: a target that was made anew counts from 1 again.
+    """
+    if saved is None:
+        return head is not None
+    epoch, seq, load_id = _place_in(saved)
+    failed = f"compare the state with the journal of {target}"
+    todo = "the target was restored, dropped or replaced: use --full-refresh, or 'dpone state set' to choose a position"
+    if head is None or (head.epoch, head.seq) < (epoch, seq):
+        ends = f"at seq {head.seq} of epoch {head.epoch}" if head else "before its first entry"
+        found = f"state says load {load_id} (seq {seq}, epoch {epoch}), the journal ends {ends}"
+        raise StateAhead(failed, found, todo)
+    if (head.epoch, head.seq) == (epoch, seq) and head.load_id != load_id:
+        raise StateAhead(failed, f"seq {seq} is load {load_id} in the state and {head.load_id} in the journal", todo)
+    return (head.epoch, head.seq) > (epoch, seq)
+
+
+def rewind_token(key: str, position: Position) -> str:
+    return hashlib.sha256(f"rewind {key} {position.dumps()}".encode()).hexdigest()
+
+
+def next_epoch(head: Entry | None, saved: Versioned | None) -> int:
+    """The epoch of a deliberate rewind: above all that journal and state know, 0 if they know nothing."""
+    known = [head.epoch] if head else []
+    if saved is not None:
+        with suppress(StateError, LookupError, TypeError):  # a damaged state is just what a rewind mends
+            known.append(Position.from_json(saved.value["position"]).epoch)
+    return max(known) + 1 if known else 0

@@ -1,0 +1,61 @@
+"""A part's batches on their way from the source to the sink."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+
+import pyarrow as pa
+
+from dpone.cdc import renamed
+from dpone.changes import EVENT_ID, KEY
+from dpone.contract import Stream
+from dpone.prefetch import prefetch
+
+
+class ToldStream:
+    """A source's stream on its way to the sink: read ahead in a thread, columns under their target names, each batch
+    told to the observers. A native stream passes as it is. After ``close`` nothing reads from the source any more, also
+    where the sink gave up half way."""
+
+    _ahead: Generator[pa.RecordBatch, None, None] | None = None
+
+    def __init__(self, stream: Stream, source: pa.Schema, target: pa.Schema, after_batch: Callable[..., None]) -> None:
+        self._stream, self._after_batch = stream, after_batch
+        self.schema = target
+        self.native = stream.native if source.names == target.names else ()
+
+    @property
+    def filtered(self) -> int:
+        return self._stream.filtered
+
+    @property
+    def quarantined(self) -> int:
+        return getattr(self._stream, "quarantined", 0)
+
+    @property
+    def checks(self) -> str:
+        return getattr(self._stream, "checks", "")
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        self._ahead = self._read_ahead()
+        return self._ahead
+
+    def _read_ahead(self) -> Generator[pa.RecordBatch, None, None]:
+        with closing(prefetch(self._stream.batches())) as batches:
+            for batch in batches:
+                if EVENT_ID in batch.schema.names and KEY in batch.schema.names:
+                    batch = renamed(batch, self.schema)
+                elif batch.schema.names != self.schema.names:
+                    batch = batch.rename_columns(self.schema.names)
+                yield batch
+                self._after_batch(rows=batch.num_rows, bytes=batch.nbytes)
+
+    def close(self) -> None:
+        if self._ahead is not None:
+            self._ahead.close()
+
+    def open_native(self, format: str) -> Iterator[bytes]:
+        for block in self._stream.open_native(format):
+            yield block
+            self._after_batch(rows=0, bytes=len(block))
