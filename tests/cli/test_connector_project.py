@@ -51,14 +51,14 @@ def test_its_own_tests_pass(made: Path, tmp_path: Path) -> None:
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: dpone-my-bus\nVersion: 0.1.0\n")
     (info / "entry_points.txt").write_text("[dpone]\nmy_bus = dpone_my_bus.plugin\n")
     path = os.pathsep.join([str(tmp_path / "site"), str(made / "src"), *sys.path])
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "Source or append or full_refresh"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "Source or append or full_refresh or swept or at_once"]
     done = subprocess.run(
         command, cwd=made, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     passed = re.search(r"(\d+) passed", done.stdout)
     assert passed
-    assert int(passed[1]) >= 16  # 11 of the source, 3 of the sink, 2 routes
+    assert int(passed[1]) >= 18  # 11 of the source, 5 of the sink, 2 routes
 
 
 @pytest.mark.parametrize("name", ["my-bus", "class", "My", "1st", "", "a b", "../up", "a__b", "é", "_a", "a.b"])
