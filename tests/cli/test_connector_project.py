@@ -37,6 +37,14 @@ def test_the_files_are_named_and_say_the_name(tmp_path: Path, dpone: Dpone) -> N
     assert any("class MyBusSource" in text for text in texts)
 
 
+def test_the_next_step_is_said(tmp_path: Path, dpone: Dpone, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last line can be pasted: it changes the folder only if the project is in another one."""
+    monkeypatch.chdir(tmp_path)
+    assert dpone("init", "--connector", "my_bus").out.endswith("next: pip install -e '.[testing]' && pytest\n")
+    there = dpone("init", "--connector", "my_bus", "made").out
+    assert there.endswith("next: cd made && pip install -e '.[testing]' && pytest\n")
+
+
 def test_the_distribution_names_its_plugin(made: Path) -> None:
     """pyproject.toml is valid; its entry point is a module of the package that the wheel holds."""
     project = tomllib.loads((made / "pyproject.toml").read_text())

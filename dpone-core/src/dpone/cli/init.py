@@ -21,8 +21,9 @@ def init(directory: Path, connector: str | None, format_: str) -> None:
     from dpone.ops import project
 
     files = project.create(directory, project.connector(connector) if connector is not None else project.pipeline())
+    there = "" if directory == Path() else f"cd {directory} && "
     then = (
-        f"cd {directory} && pip install -e '.[testing]' && pytest"
+        f"{there}pip install -e '.[testing]' && pytest"
         if connector
         else f"dpone run {directory / 'pipeline.yaml'}"
     )
