@@ -38,6 +38,14 @@ def test_the_files_are_named_and_say_the_name(tmp_path: Path, dpone: Dpone) -> N
     assert any("class MyBusSource" in text for text in texts)
 
 
+def test_the_next_step_is_said(tmp_path: Path, dpone: Dpone, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last line can be pasted: it changes the folder only if the project is in another one."""
+    monkeypatch.chdir(tmp_path)
+    assert dpone("init", "--connector", "my_bus").out.endswith("next: pip install -e '.[testing]' && pytest\n")
+    there = dpone("init", "--connector", "my_bus", "made").out
+    assert there.endswith("next: cd made && pip install -e '.[testing]' && pytest\n")
+
+
 def test_the_distribution_names_its_plugin(made: Path) -> None:
     """pyproject.toml is valid; its entry point is a module of the package that the wheel holds."""
     project = tomllib.loads((made / "pyproject.toml").read_text())
@@ -52,23 +60,15 @@ def test_its_own_tests_pass(made: Path, tmp_path: Path) -> None:
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: dpone-my-bus\nVersion: 0.1.0\n")
     (info / "entry_points.txt").write_text("[dpone]\nmy_bus = dpone_my_bus.plugin\n")
     path = os.pathsep.join([str(tmp_path / "site"), str(made / "src"), *sys.path])
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-k",
-        "TestMyBusSource or TestSqliteToMyBus",
-    ]
+    some = "Source or append or full_refresh or swept or at_once"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", some]
     done = subprocess.run(
         command, cwd=made, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     passed = re.search(r"(\d+) passed", done.stdout)
     assert passed
-    assert int(passed[1]) >= 12  # 10 of the source, 2 routes
+    assert int(passed[1]) >= 18  # 11 of the source, 5 of the sink, 2 routes
 
 
 @pytest.mark.parametrize("name", ["my-bus", "class", "My", "1st", "", "a b", "../up", "a__b", "é", "_a", "a.b"])

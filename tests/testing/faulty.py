@@ -21,7 +21,7 @@ from dpone.connectors.sqlite.sink import SqliteSink
 from dpone.connectors.sqlite.source import SqliteSource
 from dpone.connectors.sqlite.state import Process, SqliteState
 from dpone.contract import Finding, Part, Window
-from dpone.errors import SourceError, Stopped
+from dpone.errors import ContentChanged, SinkError, SourceError, Stopped
 from dpone.ids import ulid
 from dpone.testing.loads import at
 
@@ -203,6 +203,25 @@ class TakesWhateverIsThere(FileSource):
     def read(self, part: Part) -> Iterator[Any]:
         with mock.patch("dpone.connectors.file.source._Found.require_unchanged"), super().read(part) as stream:
             yield stream
+
+
+@fails("only_what_is_new_is_read")
+class ClaimsTheWhole(FileSource):
+    """A window of new files that says it holds every row there is."""
+
+    def window(self, *args: Any) -> Window:
+        return evolve(super().window(*args), whole=True)
+
+
+@fails("what_was_read_and_then_changed_stops")
+class PassesOverOldChanges(FileSource):
+    """What was read once is never looked at again."""
+
+    def window(self, after: Any, request: Any) -> Window:
+        try:
+            return super().window(after, request)
+        except ContentChanged:
+            return evolve(super().window(None, request), position=after, parts=())
 
 
 @fails("only_what_is_new_is_read")
@@ -503,6 +522,26 @@ class NoFence(FaultySink):
         return evolve(load, key=f"{load.key}{ulid()}")
 
 
+@fails("a_load_whose_staging_was_swept_commits_no_part_of_it")
+class CommitsWhatIsLeft(FaultySink):
+    """A staging that is gone is one without rows."""
+
+    class writer(FaultyWriter):
+        def commit(self, after: Any, position: Any, also: Any = ()) -> Any:
+            try:
+                return self._inner.commit(after, position)
+            except (SinkError, Stopped):
+                return SqliteSink.open(self._sink, self._load).commit(after, position)
+
+
+@fails("streams_that_commit_at_once_lose_nothing")
+class WritesOverTheOther(FaultySink):
+    """The journal is written as this stream knows it: the entry that another one made meanwhile is gone."""
+
+    def committed(self) -> None:
+        self._db.execute("DELETE FROM __dpone__loads WHERE load_id <> ?", (self.load.load_id,))
+
+
 @fails("an_aborted_load_leaves_no_trace")
 class AbortCommits(FaultySink):
     class writer(FaultyWriter):
@@ -574,6 +613,15 @@ class ReadsBackTexts(FaultySink):
 class BeginsAnew(FaultySink):
     def opened(self, load: Any) -> Any:
         return evolve(load, repeatable=False)
+
+
+@fails("staged_parts_survive")
+class ForgetsTheChecks(FaultySink):
+    """The mark of a part has its rows, not what a row contract found in them."""
+
+    class writer(FaultyWriter):
+        def stage(self, part: Part, stream: Any) -> Any:
+            return evolve(super().stage(part, stream), quarantined=0, checks="")
 
 
 @fails("staging_of_another_load_is_swept")

@@ -21,11 +21,8 @@ def init(directory: Path, connector: str | None, format_: str) -> None:
     from dpone.ops import project
 
     files = project.create(directory, project.connector(connector) if connector is not None else project.pipeline())
-    then = (
-        f"cd {directory} && pip install -e '.[testing]' && pytest"
-        if connector
-        else f"dpone run {directory / 'pipeline.yaml'}"
-    )
+    there = "" if directory == Path() else f"cd {directory} && "
+    then = f"{there}pip install -e '.[testing]' && pytest" if connector else f"dpone run {directory / 'pipeline.yaml'}"
     lines = [*(f"created {file}" for file in files), f"next: {then}"]
     emit(format_, {"created": [str(file) for file in files]}, lambda: "\n".join(lines))
 

@@ -34,6 +34,8 @@ class Rows:
     between: Callable[[int], None] = lambda n: None
     filtered: int = 0
     native: tuple[str, ...] = ()
+    quarantined: int = 0
+    checks: str = ""
 
     @property
     def schema(self) -> pa.Schema:

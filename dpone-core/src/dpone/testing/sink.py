@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 import threading
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any
@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dpone import changes
-from dpone.contract import ChangeTable, Part, Sink, Stream
+from dpone.contract import ChangeTable, Part, Receipt, Sink, Stream
 from dpone.errors import Conflict, DataError, DeletesRefused, DponeError, SchemaBreak, Stopped
 from dpone.observe.events import STEPS
 from dpone.pipeline import Lineage, SchemaEvolution, Undo
@@ -340,6 +340,37 @@ class SinkContract(Contract):
         same(harness.rows(), expected.drop_columns(own(expected)))
 
     @case("exactly_once")
+    def test_a_load_whose_staging_was_swept_commits_no_part_of_it(self, harness: Harness) -> None:
+        """The next load of the key has begun: what was staged before is committed as a whole, or refused."""
+        strategy = _simple(harness)
+        before = load(harness, sample(1, 1), strategy).entry
+        with _open(harness, strategy) as (sink, first):
+            first.stage(Part("p"), Rows(sample(2, 4)))
+            with _open(harness, strategy):
+                try:
+                    receipt = first.commit(before, at(2))
+                except DponeError:
+                    assert sink.journal(key()) == before
+                    same(harness.rows(), sample(1, 1))
+                else:
+                    assert receipt.inserted == 3, "the position moved on, and the rows staged for it are gone"
+
+    @case("exactly_once")
+    def test_streams_that_commit_at_once_lose_nothing(self, harness: Harness) -> None:
+        """Of two streams that commit to one target at one time each is there with rows and entry, or is refused."""
+        strategy = _simple(harness)
+        for n in range(5):
+            name = f"{TABLE}{n}"
+            load(harness, sample(1, 1), strategy, name)
+            done = _commit_at_once(harness, strategy, name, (sample(2, 3), sample(4, 5)))
+            assert done
+            with closing(harness.make("sink", harness.sink(strategy, name))) as sink:
+                assert [sink.journal(stream) for stream in done] == [receipt.entry for receipt, _ in done.values()]
+            news = [rows for _, rows in done.values()]
+            if strategy.mode == "append":
+                same(harness.rows(name), pa.concat_tables([sample(1, 1), *news]))
+
+    @case("exactly_once")
     def test_an_aborted_load_leaves_no_trace(self, harness: Harness) -> None:
         """A stream that fails, then abort, twice: rows and journal are as before, and the next load works."""
         strategy = _simple(harness)
@@ -476,10 +507,11 @@ class SinkContract(Contract):
 
     @case("resume")
     def test_staged_parts_survive(self, harness: Harness) -> None:
-        """A repeatable load goes on with its staged parts over new connections; no part is staged twice."""
+        """A repeatable load goes on with its staged parts and all their marks hold; no part is staged twice."""
         strategy = _simple(harness)
         with _open(harness, strategy, repeatable=True, load_id="01HX0000000000000000000001") as (_, writer):
-            staged = writer.stage(Part("one"), Rows(sample(1, 4)))
+            staged = writer.stage(Part("one"), Rows(sample(1, 4), filtered=2, quarantined=1, checks="kept"))
+            assert (staged.rows, staged.filtered, staged.quarantined, staged.checks) == (4, 2, 1, "kept")
             with pytest.raises(Broken):
                 writer.stage(Part("two"), Rows(sample(5, 20), between=breaking(2)))
         with _open(harness, strategy, repeatable=True, load_id="01HX0000000000000000000002") as (sink, writer):
@@ -651,6 +683,37 @@ def _entry(position: Any) -> Any:
 def _stage_and_commit(writer: Any, rows: pa.Table, head: Any) -> None:
     writer.stage(Part("p"), Rows(rows))
     writer.commit(head, at(3))
+
+
+def _commit_at_once(
+    harness: Harness, strategy: Strategy, table: str, reads: Sequence[pa.Table]
+) -> dict[str, tuple[Receipt, pa.Table]]:
+    """Streams with a read each, from threads that wait for one another before the commit: those that committed."""
+    done: dict[str, tuple[Receipt, pa.Table]] = {}
+    failed: list[BaseException] = []
+    ready = threading.Barrier(len(reads), timeout=20)
+
+    def one(stream: str, rows: pa.Table) -> None:
+        try:
+            with closing(harness.make("sink", harness.sink(strategy, table))) as sink:
+                prepare(sink, harness.sink(strategy, table), rows.schema)
+                with closing(sink.open(new_load(rows.schema, strategy, table, key=stream))) as writer:
+                    writer.stage(Part("p"), Rows(rows))
+                    with suppress(threading.BrokenBarrierError):  # the other was refused before
+                        ready.wait()
+                    done[stream] = writer.commit(None, at(1)), rows
+        except DponeError:
+            ready.abort()
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=one, args=(f"{key(table)}|{i}", rows)) for i, rows in enumerate(reads)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+    return done
 
 
 @contextmanager

@@ -214,6 +214,17 @@ class SourceContract(Contract):
                 read(source, window)
 
     @case("repeatable")
+    def test_what_was_read_and_then_changed_stops(self, harness: Harness) -> None:
+        """Rows below the position that are not what was read (a rewritten history) stop the next window."""
+        seeded(harness, harness.sample(1, 5))
+        with closing(harness.make("source", harness.source())) as source:
+            first = source.window(None, NEW)
+            read(source, first)
+        harness.disturb()
+        with closing(harness.make("source", harness.source())) as source, pytest.raises(Stopped):
+            read(source, source.window(first.position, NEW))
+
+    @case("repeatable")
     def test_only_what_is_new_is_read(self, harness: Harness) -> None:
         """After a position come the rows seeded since; with nothing new there is no part, and no other position."""
         _only_what_is_new(harness, None, repeatable=True)
@@ -344,6 +355,7 @@ def _only_what_is_new(
         later = source.window(first.position, request)
         new = read(source, later)
         assert later.position != first.position
+        assert not later.whole, "a window of what is new says that it holds the whole source: rows would be deleted"
     assert new.num_rows == 3
     there = harness.there()
     same(
