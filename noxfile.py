@@ -72,6 +72,16 @@ def crash(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def postgres(session: nox.Session) -> None:
+    """The PostgreSQL connector on real servers: that of the wheel, and those the system has installed."""
+    install_all(session)
+    session.run("pytest", "tests/postgres", "-m", "postgres or not crash", *session.posargs)
+    for folder in sorted(Path("/usr/lib/postgresql").glob("*/bin")):
+        wanted = {"DPONE_TEST_POSTGRES_PROGRAMS": f"system {folder.parent.name}"}
+        session.run("pytest", "tests/postgres", "-m", "postgres", *session.posargs, env=wanted)
+
+
+@nox.session(default=False)
 def bench(session: nox.Session) -> None:
     install_all(session)
     session.run("python", "-m", "benchmarks", *session.posargs)

@@ -167,7 +167,7 @@ def test_columns_that_differ_by_case_are_breaking(planned: Planned) -> None:
 
 
 @pytest.mark.parametrize(
-    ("dialect", "found"), [("file", "is not a SQL database; use one of sqlite"), ("nope", "no such")]
+    ("dialect", "found"), [("file", "is not a SQL database; use one of postgres, sqlite"), ("nope", "no such")]
 )
 def test_a_dialect_that_is_none(planned: Planned, dialect: str, found: str) -> None:
     """Only a SQL sink has statements to print."""

@@ -1,33 +1,41 @@
-"""What this distribution brings, as data. Nothing of it is implemented yet; importing this module loads no driver."""
+"""What the PostgreSQL connector is. Imports neither psycopg nor pyarrow."""
 
 from __future__ import annotations
 
 from dpone.capability import Connector, declare
 from dpone.hookspecs import hookimpl
 
+_HERE = "dpone_postgres"
+_ERRORS = f"{_HERE}.errors:CODES"
+
 
 @hookimpl
 def dpone_sources() -> list[Connector]:
+    supported = ("read", "query", "snapshot", "incremental_cursor", "incremental_xmin", "native_stream")
     return [
         Connector(
             "postgres",
-            "dpone_postgres.source:PostgresSource",
-            "dpone.pipeline:SourceOptions",
-            declare("source"),
+            f"{_HERE}.source:PostgresSource",
+            f"{_HERE}.config:PostgresSourceOptions",
+            declare("source", supported, ("repeatable", "incremental_change_tracking")),
             takes=("connection", "table", "query"),
+            errors=_ERRORS,
         ),
     ]
 
 
 @hookimpl
 def dpone_sinks() -> list[Connector]:
+    strategies = ("full_refresh", "append", "merge", "replace", "partition_replace", "snapshot_diff", "scd2")
+    supported = (*strategies, "exactly_once", "schema_evolution", "lineage", "resume", "native_stream")
     return [
         Connector(
             "postgres",
-            "dpone_postgres.sink:PostgresSink",
-            "dpone.pipeline:SinkOptions",
-            declare("sink"),
+            f"{_HERE}.sink:PostgresSink",
+            f"{_HERE}.config:PostgresSinkOptions",
+            declare("sink", supported),
             takes=("connection", "table"),
+            errors=_ERRORS,
             commit="transaction",
         ),
     ]
@@ -38,10 +46,11 @@ def dpone_state_backends() -> list[Connector]:
     return [
         Connector(
             "postgres",
-            "dpone_postgres.state:PostgresState",
-            "dpone.pipeline:StateOptions",
-            declare("state"),
+            f"{_HERE}.state:PostgresState",
+            f"{_HERE}.config:PostgresStateOptions",
+            declare("state", ("compare_and_set", "history", "lock")),
             takes=("connection",),
+            errors=_ERRORS,
         ),
     ]
 
@@ -51,7 +60,7 @@ def dpone_cdc_readers() -> list[Connector]:
     return [
         Connector(
             "postgres_logical",
-            "dpone_postgres.cdc:PostgresLogicalReader",
+            f"{_HERE}.cdc:PostgresLogicalReader",
             "dpone.pipeline:SourceOptions",
             declare("cdc"),
             takes=("connection", "table"),

@@ -108,6 +108,10 @@ class Dialect(ABC):
         index = self.quote(f"{table.last}_key")
         return f"CREATE INDEX {index} ON {self.name(table)} ({self.columns(columns)})"
 
+    def insert_into(self, target: Name, names: Iterable[str]) -> str:
+        """The begin of an INSERT of rows that bring these columns."""
+        return f"INSERT INTO {self.name(target)} ({self.columns(names)})"
+
     def update(self, target: Name, column: str, where: str) -> str:
         """Set one column of the target (alias t) to a bound value."""
         return f"UPDATE {self.name(target)} AS t SET {self.quote(column)} = {self.placeholder} WHERE {where}"
@@ -198,6 +202,10 @@ class Database(Protocol):
 
     def plain(self, table: Name, key: Sequence[str]) -> bool:
         """True if the table is exactly as ``create_table`` makes it, and nothing hangs on it that a swap would lose."""
+        ...
+
+    def clear(self, table: Name) -> int:
+        """Delete every row, and leave the table as it is otherwise; how many there were."""
         ...
 
     def drop(self, stage: Name) -> None:

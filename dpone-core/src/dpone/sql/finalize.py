@@ -108,7 +108,7 @@ def full_refresh(db: Database, job: Job) -> Counts:
 def _delete_all(db: Database, job: Job) -> int:
     if job.images is not None:
         job.images.keep_all()
-    return db.execute(f"DELETE FROM {job.table}")
+    return db.clear(job.target)
 
 
 def append(db: Database, job: Job) -> Counts:
@@ -287,7 +287,7 @@ def _count(db: Database, sql: str, values: tuple[Any, ...] = ()) -> int:
 def _insert(db: Database, job: Job, tail: str = "") -> int:
     d, names = job.dialect, job.schema.names
     return db.execute(
-        f"INSERT INTO {job.table} ({d.columns(names)}) SELECT {d.columns(names, 's')} FROM {job.source} AS s {tail}"
+        f"{d.insert_into(job.target, names)} SELECT {d.columns(names, 's')} FROM {job.source} AS s {tail}"
     )
 
 

@@ -125,6 +125,11 @@ def transaction(db: Database, lock: str) -> Iterator[None]:
 def open_load(db: Database, target: Name, load: Load, lineage: bool, undo: Undo | None = None) -> SqlWriter:
     """``Sink.open`` of every SQL sink. The target exists and has every column of ``load.schema`` and, if
     enabled, of the lineage: ``Sink.ddl`` saw to it. ``undo``: keep what the load replaces."""
+    return SqlWriter(db, target, load, open_stage(db, target, load, lineage), lineage, undo)
+
+
+def open_stage(db: Database, target: Name, load: Load, lineage: bool) -> Stage | None:
+    """The staging of a load, new or gone on with; None for a load without rows. For a sink with its own writer."""
     schema = None if load.schema is None else _staged_schema(db, target, load, lineage)
     with transaction(db, load.key):
         staging = Staging(db, target)
@@ -139,7 +144,7 @@ def open_load(db: Database, target: Name, load: Load, lineage: bool, undo: Undo 
         if schema is not None and mine is None:
             mine = _new_stage(db, target, load, token, schema)
             staging.add(load.key, mine)
-    return SqlWriter(db, target, load, mine, lineage, undo)
+    return mine
 
 
 def _staged_schema(db: Database, target: Name, load: Load, lineage: bool) -> pa.Schema:

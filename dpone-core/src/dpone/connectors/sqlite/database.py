@@ -237,6 +237,9 @@ class SqliteDatabase:
         ours = self.dialect.create_table(table, schema, key)
         return text[0][0] == ours and not self.rows(hanging, (table.last,) * 3)
 
+    def clear(self, table: Name) -> int:
+        return self.execute(f"DELETE FROM {self.dialect.name(table)}")
+
     def drop(self, stage: Name) -> None:
         """Some builds of SQLite write zeros over all that is dropped. That would cost as much as staging did, and guard
         nothing: the rows are in the target. Rows that leave the target are overwritten as the build has it."""

@@ -1,0 +1,167 @@
+"""From ``postgres://`` (a URL, fields, or libpq's ``key=value``) to a connection."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from psycopg import pq
+from psycopg.conninfo import conninfo_to_dict
+
+from dpone.errors import ConfigError, DponeError
+from dpone.schema import Name
+from dpone.secret import Secret
+from dpone_postgres.errors import failing
+
+OLDEST = 130000  # oldest release that was tried: 15; oldest that has what is used (pg_snapshot, ADD COLUMN default): 13
+_ALIASES = {"database": "dbname", "username": "user"}
+_FORMS = "write postgres://user@host:5432/database, fields (host, port, dbname, user, password) or libpq's key=value"
+
+# A dead peer is noticed within a minute, also one that never says so (failures of the network, stopped machines).
+_DEFAULTS = {
+    "application_name": "dpone", "connect_timeout": "10", "keepalives": "1", "keepalives_idle": "30",
+    "keepalives_interval": "10", "keepalives_count": "3", "tcp_user_timeout": "60000",
+}  # fmt: skip
+
+# What our texts rely on, whatever role and database say (runtime-config-client of the PostgreSQL documentation).
+_SETTINGS = {
+    "standard_conforming_strings": "on", "TimeZone": "UTC", "DateStyle": "ISO, YMD", "IntervalStyle": "postgres",
+    "extra_float_digits": "1", "bytea_output": "hex", "xmloption": "content",
+    "idle_in_transaction_session_timeout": "0", "default_transaction_isolation": "read committed",
+}  # fmt: skip
+
+
+def parameters(connection: Secret | None) -> dict[str, str]:
+    """libpq's parameters, with a verified TLS connection to every host but this one unless they say otherwise. No I/O
+    but that of a service file. Raises ConfigError, which never shows a value."""
+    given = _given(connection.reveal() if connection else "")
+    if "sslmode" not in given and "PGSSLMODE" not in os.environ:
+        service = _service(given.get("service") or os.environ.get("PGSERVICE", ""))
+        hosts = [given.get(name) or service.get(name) or os.environ.get(f"PG{name.upper()}", "") for name in _HOSTS]
+        if "sslmode" not in service and not all(map(is_local, ",".join(filter(None, hosts)).split(","))):
+            given["sslmode"] = "verify-full"
+            if not _knows_authority({**service, **given}):
+                given["sslrootcert"] = "system"
+    return {**{k: v for k, v in _DEFAULTS.items() if _from_environment(k) is None}, **given, "client_encoding": "UTF8"}
+
+
+_HOSTS = ("host", "hostaddr")
+
+
+def _from_environment(name: str) -> str | None:
+    return os.environ.get({"application_name": "PGAPPNAME", "connect_timeout": "PGCONNECT_TIMEOUT"}.get(name, "-"))
+
+
+def _given(text: str) -> dict[str, str]:
+    if text.lstrip().startswith("{"):
+        try:
+            fields = json.loads(text)
+        except ValueError:
+            raise ConfigError("read connection", "it begins like a mapping and is no JSON", _FORMS) from None
+        given = {_ALIASES.get(name, name): str(value) for name, value in fields.items() if value is not None}
+        if unknown := sorted(set(given) - known_parameters()):
+            raise ConfigError("read connection", f"no field {', '.join(unknown)}", f"{_FORMS}; others are libpq's")
+        return given
+    try:
+        return {name: str(value) for name, value in conninfo_to_dict(text).items()}
+    except psycopg.Error:  # its text may show a piece of the password
+        raise ConfigError("read connection", "libpq does not understand it", _FORMS) from None
+
+
+@lru_cache(maxsize=1)
+def known_parameters() -> frozenset[str]:
+    return frozenset(option.keyword.decode() for option in pq.Conninfo.get_defaults())
+
+
+def is_local(host: str) -> bool:
+    """A socket, this machine by name, or a loopback address."""
+    if not host or host.startswith(("/", "@")) or host.lower() == "localhost":
+        return True
+    with suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return False
+
+
+def _service(name: str) -> Mapping[str, str]:
+    """The entry of a service file, to see whether it says sslmode; libpq reads the rest itself (libpq, 34.17)."""
+    if not name:
+        return {}
+    for path in _service_files():
+        entry = dict(_entry(path, name))
+        if entry:
+            return entry
+    return {}
+
+
+def _service_files() -> Iterator[Path]:
+    if own := os.environ.get("PGSERVICEFILE"):
+        yield Path(own)
+    elif sys.platform != "win32":
+        yield Path.home() / ".pg_service.conf"
+    if shared := os.environ.get("PGSYSCONFDIR"):
+        yield Path(shared) / "pg_service.conf"
+
+
+def _entry(path: Path, name: str) -> Iterator[tuple[str, str]]:
+    inside = False
+    with suppress(OSError):
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            text = line.strip()
+            if text.startswith("["):
+                inside = text == f"[{name}]"
+            elif inside and "=" in text and not text.startswith("#"):
+                key, _, value = text.partition("=")
+                yield key.strip(), value.strip()
+
+
+def _knows_authority(given: Mapping[str, str]) -> bool:
+    """True if libpq has a certificate authority to verify by; else the system's are taken (libpq 16 and later)."""
+    if "sslrootcert" in given or "PGSSLROOTCERT" in os.environ or pq.version() < 160000:
+        return True
+    return (Path.home() / ".postgresql" / "root.crt").exists()
+
+
+def table_name(name: Name) -> Name:
+    """``schema.table``; a bare name is of the schema public, whatever the search_path."""
+    if len(name.parts) > 2:
+        found = f"{name} has {len(name.parts)} parts"
+        raise ConfigError("read a table name", found, "write schema.table; the database is part of the connection")
+    return name if len(name.parts) == 2 else Name(("public", name.last))
+
+
+def where(given: Mapping[str, str]) -> str:
+    """For messages: ``db.example:5432/shop``, without credentials."""
+    host = given.get("host") or given.get("hostaddr") or os.environ.get("PGHOST", "local")
+    if service := given.get("service"):
+        host = f"service {service}"
+    port, database = given.get("port"), given.get("dbname")
+    return f"{host}{':' + port if port else ''}{'/' + database if database else ''}"
+
+
+def connect(
+    given: Mapping[str, str], kind: type[DponeError], *, lock_timeout: float = 0, statement_timeout: float = 0
+) -> psycopg.Connection[Any]:
+    """In autocommit mode: transactions are begun and ended by statements. Errors are of ``kind``."""
+    with failing(kind, f"connect to {where(given)}"):
+        db = psycopg.connect(**given, autocommit=True, prepare_threshold=None)  # type: ignore[arg-type]
+    try:
+        if db.info.server_version < OLDEST:
+            found = f"PostgreSQL {db.info.parameter_status('server_version')}"
+            raise kind(f"connect to {where(given)}", found, f"use PostgreSQL {OLDEST // 10000} or newer")
+        timeouts = {"lock_timeout": lock_timeout, "statement_timeout": statement_timeout}
+        settings = {**_SETTINGS, **{name: str(int(seconds * 1000)) for name, seconds in timeouts.items()}}
+        with failing(kind, f"connect to {where(given)}"):
+            one = ", ".join(f"set_config('{name}', '{value}', false)" for name, value in settings.items())
+            db.execute(f"SELECT {one}")
+    except BaseException:
+        db.close()
+        raise
+    return db

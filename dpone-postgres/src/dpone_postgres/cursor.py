@@ -1,0 +1,78 @@
+"""``dpone.sql.cursor.Cursored`` over a source's snapshot. Values travel as the server's own exact text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+from dpone.errors import ConfigError, DataError
+from dpone.sql.cursor import Span, Value, less
+from dpone_postgres import types
+
+if TYPE_CHECKING:
+    from dpone_postgres.source import PostgresSource
+
+
+class Cursor:
+    def __init__(self, source: PostgresSource, column: types.Column) -> None:
+        self._source, self._type, self._native = source, column.arrow, column.native
+        self._kind = column.kind
+        self._column = f"s.{source.dialect.quote(column.name)}"
+
+    def highest(self) -> Value | None:
+        """Not max(): uuid and boolean have none, and every type with an order has an ORDER BY. An index answers it."""
+        [*found] = self._source.rows(
+            f"SELECT {self._column}::text FROM {self._source.relation} AS s WHERE {self._column} IS NOT NULL "
+            f"ORDER BY {self._column} DESC LIMIT 1"
+        )
+        if not found:
+            return None
+        if found[0][0] in ("infinity", "Infinity", "NaN"):
+            told = (
+                f"the highest value of cursor column {self._column} is {found[0][0]}, above which nothing is ever new"
+            )
+            raise DataError("read by cursor", told, "correct it, or read a query that leaves it out")
+        return Value(self._native, found[0][0])
+
+    def nulls(self) -> int:
+        return int(
+            self._source.rows(f"SELECT count(*) FROM {self._source.relation} AS s WHERE {self._column} IS NULL")[0][0]
+        )
+
+    def compare(self, value: Value) -> int:
+        rows = f"EXISTS (SELECT 1 FROM {self._source.relation} AS s WHERE {self._column}"
+        [(above, here)] = self._source.rows(
+            f"SELECT {rows} > {self._literal(value)}), {rows} >= {self._literal(value)})"
+        )
+        return 1 if above else 0 if here else -1
+
+    def below(self, value: Value, lookback: float) -> Value:
+        literal, amount = self._literal(value), Decimal(str(lookback))
+        if self._kind in ("int2", "int4", "int8"):
+            return Value("numeric", less(value.text, lookback))
+        if self._kind == "numeric":
+            return Value("numeric", less(value.text, lookback))
+        if self._kind in ("float4", "float8"):
+            return Value("double precision", repr(float(value.text) - lookback))
+        if self._kind in ("date", "timestamp", "timestamptz"):
+            kind = "timestamp without time zone" if self._kind == "date" else self._native
+            [(text,)] = self._source.rows(f"SELECT ({literal} - {amount} * interval '1 second')::{kind}::text")
+            return Value(kind, text)
+        raise ConfigError("read by cursor", f"lookback on a column of type {self._native}", "leave lookback out")
+
+    def rows(self, span: Span, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+        names = ", ".join(f"s.{self._source.dialect.quote(n)}::text" for n in columns)
+        condition = self.where(span)
+        sql = f"SELECT {names} FROM {self._source.relation} AS s"
+        return self._source.stream(f"{sql} WHERE {condition}" if condition else sql)
+
+    def where(self, span: Span) -> str:
+        """COPY binds nothing: values are literals of their type."""
+        terms = [(">" if span.above else ">=", span.low), ("<=", span.high)]
+        return " AND ".join(
+            f"{self._column} {sign} {self._literal(value)}" for sign, value in terms if value is not None
+        )
+
+    def _literal(self, value: Value) -> str:
+        return f"{self._source.dialect.literal(value.text)}::{value.type}"

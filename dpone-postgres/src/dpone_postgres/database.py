@@ -1,0 +1,404 @@
+"""The database of a target, as the shared SQL layer needs it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from datetime import datetime
+from typing import Any
+
+import psycopg
+import pyarrow as pa
+
+from dpone.errors import ConfigError, DataError, SinkError
+from dpone.evolution import Stored
+from dpone.schema import LINEAGE, Name
+from dpone.sql.dialect import Dialect
+from dpone_postgres import binary, types
+from dpone_postgres.binary import Refused
+from dpone_postgres.config import PostgresSinkOptions
+from dpone_postgres.connect import connect, where
+from dpone_postgres.errors import failing
+from dpone_postgres.rows import as_type, csv, pieces
+
+_HOLE = "\0"  # no identifier and no literal can hold it, so that it needs no escaping
+
+
+class PostgresDialect(Dialect):
+    placeholder = _HOLE
+    max_identifier = 63  # NAMEDATALEN - 1; a longer name would be cut, not refused
+
+    def stores(self, type: pa.DataType) -> Stored:
+        return types.stores(type)
+
+    def reads(self, native: str) -> pa.DataType | None:
+        return types.reads(native)
+
+    def column(self, field: pa.Field) -> str:
+        """A type of PostgreSQL's own stays what it is."""
+        native = types.native(field) or self.stores(field.type).native
+        return f"{self.quote(field.name)} {native}{'' if field.nullable else ' NOT NULL'}"
+
+    def bind(self, value: Any, type: pa.DataType) -> Any:
+        """As text, which the server reads as the column's type; a datetime as it is, for it may be stored."""
+        if isinstance(value, datetime):
+            return value
+        try:
+            text = str(value).lower() if isinstance(value, bool) else str(value)
+            if isinstance(type, pa.BaseExtensionType) or pa.types.is_binary(type):
+                return text
+            read = pa.array([text]).cast(type)
+            zoneless = pa.types.is_timestamp(type) and type.tz and not re.search(r"(Z|[+-]\d\d(:?\d\d)?)$", text)
+            if zoneless or read.null_count:
+                raise ValueError
+            return text
+        except (pa.ArrowException, ValueError) as error:
+            zone = ", as in 2026-01-31T00:00:00Z" if pa.types.is_timestamp(type) and type.tz else ""
+            todo = f"write a value of type {type}{zone}"
+            raise ConfigError("read strategy.where", f"{value!r} is no {type}", todo) from error
+
+    def differs(self, left: str, right: str) -> str:
+        """By the image of the value (``record_image_ne``): exact whatever the collation, and for types without an
+        equality of their own (json, xml, point); NULLs are alike. The casts keep the two rows whole."""
+        return f"(ROW({left})::record *<> ROW({right})::record)"
+
+    def widen_column(self, table: Name, before: pa.Field, after: pa.Field) -> list[str]:
+        old, new = (types.native(f) or self.stores(f.type).native for f in (before, after))
+        return (
+            [] if old == new else [f"ALTER TABLE {self.name(table)} ALTER COLUMN {self.quote(after.name)} TYPE {new}"]
+        )
+
+    def insert_into(self, target: Name, names: Iterable[str]) -> str:
+        """An identity takes the values that the rows bring, also one that is GENERATED ALWAYS; others do not mind."""
+        return f"{super().insert_into(target, names)} OVERRIDING SYSTEM VALUE"
+
+    def upsert(
+        self, target: Name, source: str, names: Sequence[str], key: Sequence[str], compared: Sequence[str], met: str
+    ) -> str:
+        values = [n for n in names if n not in key] or key
+        sets = ", ".join(f"{self.quote(n)} = excluded.{self.quote(n)}" for n in values)
+        row, given = self.columns(compared, "t"), self.columns(compared, "excluded")
+        differs = self.differs(row, given) if compared else "false"
+        rows = f"SELECT {self.columns(names, 's')} FROM {source} AS s"
+        into = f"INSERT INTO {self.name(target)} AS t ({self.columns(names)}) OVERRIDING SYSTEM VALUE"
+        return f"{into} {rows} ON CONFLICT ({self.columns(key)}) DO UPDATE SET {sets} WHERE {met} AND {differs}"
+
+
+class PostgresDatabase:
+    """``dpone.sql.dialect.Database``. Connected when first used. A connection that was lost stays lost: what this
+    transaction or staging relied on went with it, and the engine begins anew."""
+
+    def __init__(self, given: Mapping[str, str], options: PostgresSinkOptions, target: Name) -> None:
+        self.dialect: Dialect = PostgresDialect()
+        self._given, self._options, self._target = given, options, target
+        self._db: psycopg.Connection[Any] | None = None
+        self.locks_target = False  # while a load is committed
+        self.unlogged = False  # staging that nobody would go on with after a crash
+
+    @property
+    def where(self) -> str:
+        return where(self._given)
+
+    def connection(self) -> psycopg.Connection[Any]:
+        if self._db is None:
+            options = self._options
+            self._db = connect(
+                self._given, SinkError, lock_timeout=options.lock_timeout, statement_timeout=options.statement_timeout
+            )
+        return self._db
+
+    def close(self) -> None:
+        if self._db is not None:
+            self._db.close()
+            self._db = None
+
+    # ---- transactions
+
+    def begin(self, lock: str) -> None:
+        """READ COMMITTED, so that each statement sees what was committed before the lock was given. A commit locks the
+        target too: writers of other keys wait for it instead of meeting row by row."""
+        self.execute("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE")
+        for text in (lock, f"target {self._target}") if self.locks_target else (lock,):
+            self.rows(f"SELECT pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended({_HOLE}, 0))", (text,))
+
+    def commit(self) -> None:
+        self.execute("COMMIT")
+
+    def rollback(self) -> None:
+        if self._db is None or self._db.closed:
+            return
+        if self._db.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
+            try:
+                self.execute("ROLLBACK")
+            except SinkError:  # the connection is lost, and the transaction with it
+                self._db.close()
+
+    def execute(self, sql: str, parameters: Sequence[Any] = ()) -> int:
+        with self._failing():
+            return self._run(sql, parameters).rowcount
+
+    def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        with self._failing():
+            return self._run(sql, parameters).fetchall()
+
+    def _run(self, sql: str, parameters: Sequence[Any]) -> psycopg.Cursor[Any]:
+        cursor: psycopg.Cursor[Any] = psycopg.RawCursor(self.connection())
+        return cursor.execute(numbered(sql), parameters or None)
+
+    def _failing(self) -> AbstractContextManager[None]:
+        return failing(SinkError, f"write {self._target} at {self.where}")
+
+    # ---- tables
+
+    def schema(self, table: Name) -> pa.Schema | None:
+        """Generated columns are left out: nobody can write them."""
+        found = self.columns(table)
+        return None if found is None else pa.schema([c.field() for c in found if not c.generated])
+
+    def columns(self, table: Name) -> list[types.Column] | None:
+        oid = self.oid(table)
+        return None if oid is None else types.columns(self.rows(types.COLUMNS.replace("$1", str(oid))))
+
+    def oid(self, table: Name) -> int | None:
+        sql = (
+            "SELECT c.oid, c.relkind::text FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n "
+            f"ON n.oid = c.relnamespace WHERE n.nspname = {_HOLE} AND c.relname = {_HOLE}"
+        )
+        found = self.rows(sql, table.parts)
+        if not found:
+            return None
+        oid, kind = found[0]
+        if kind not in "rp":
+            what = {"v": "a view", "m": "a materialized view", "f": "a foreign table", "S": "a sequence"}
+            raise SinkError(f"write {table}", f"it is {what.get(kind, 'an index or a type')}", "name a table")
+        return int(oid)
+
+    # ---- loading
+
+    def load(
+        self, table: Name, schema: pa.Schema, batches: Iterable[pa.RecordBatch], lineage: Mapping[str, Any]
+    ) -> int:
+        """By binary COPY; by CSV, which the types' own input functions read, where a column has no binary form here."""
+        kinds = [c.kind if not c.as_text else None for c in self._targets(table, schema)]
+        binary_form = None not in kinds
+        written = 0
+        with (
+            self._lineage_aside(table, lineage) as freeze,
+            self._copy_in(table, schema.names, binary_form, freeze) as copy,
+        ):
+            if binary_form:
+                copy.write(binary.HEADER)
+            for batch in batches:
+                for piece in pieces(batch.select(schema.names)):
+                    copy.write(_encoded(piece, schema, kinds, written))
+                    written += piece.num_rows
+            if binary_form:
+                copy.write(binary.TRAILER)
+        return written
+
+    def load_binary(
+        self, table: Name, names: Sequence[str], blocks: Iterable[bytes], lineage: Mapping[str, Any]
+    ) -> tuple[int, int]:
+        """As ``load``, of a stream of binary COPY that another PostgreSQL made of columns of the same types, passed
+        through untouched; rows and bytes written."""
+        size = 0
+        with self._lineage_aside(table, lineage) as freeze, self._copy_in(table, names, True, freeze) as copy:
+            for block in blocks:
+                copy.write(block)
+                size += len(block)
+        return copy.cursor.rowcount, size
+
+    def _targets(self, table: Name, schema: pa.Schema) -> list[types.Column]:
+        known = {c.name: c for c in self.columns(table) or ()}
+        return [known[name] for name in schema.names]
+
+    @contextmanager
+    def _copy_in(self, table: Name, names: Sequence[str], binary_form: bool, freeze: bool) -> Iterator[psycopg.Copy]:
+        into = f"{self.dialect.name(table)} ({self.dialect.columns(names)})"
+        options = f"FORMAT {'binary' if binary_form else 'csv'}{', FREEZE' if freeze else ''}"
+        cursor = self.connection().cursor()
+        with self._failing(), cursor.copy(f"COPY {into} FROM STDIN ({options})") as copy:
+            yield copy
+
+    @contextmanager
+    def _lineage_aside(self, stage: Name, lineage: Mapping[str, Any]) -> Iterator[bool]:
+        """Lineage is the same in every row of a load. The first part is loaded into a table without it, made in this
+        very transaction (so COPY may freeze the rows); then the columns are added with constant defaults, which the
+        catalogue keeps without touching a row (ALTER TABLE, Notes; PostgreSQL 11). Later parts leave the columns out,
+        and the defaults fill them. The primary key, too, is made when the rows are there: one sort costs less than as
+        many insertions, and less WAL."""
+        first = not self.rows(f"SELECT EXISTS (SELECT 1 FROM {self.dialect.name(stage)})")[0][0]
+        key = self._make_anew(stage) if first else ()
+        yield first
+        if key:
+            self.execute(f"ALTER TABLE {self.dialect.name(stage)} ADD PRIMARY KEY ({self.dialect.columns(key)})")
+        if first and lineage:
+            self.execute(f"ALTER TABLE {self.dialect.name(stage)} {', '.join(self._constants(lineage))}")
+
+    def _constants(self, lineage: Mapping[str, Any]) -> Iterator[str]:
+        for name, value in lineage.items():
+            scalar = pa.scalar(value)
+            text = value.isoformat() if isinstance(value, datetime) else str(value)
+            native = self.dialect.stores(scalar.type).native
+            yield f"ADD COLUMN {self.dialect.quote(name)} {native} DEFAULT {self.dialect.literal(text)}"
+
+    def _make_anew(self, stage: Name) -> tuple[str, ...]:
+        """Without lineage and without primary key, whose columns are the answer."""
+        shape = self.schema(stage)
+        assert shape is not None, "the staging was made when the load was opened"
+        bare = pa.schema([f for f in shape if f.name not in LINEAGE])
+        key = self.primary_key(stage)
+        self.execute(self.dialect.drop_table(stage))
+        sql = self.dialect.create_table(stage, bare)
+        self.execute(sql.replace("CREATE TABLE", "CREATE UNLOGGED TABLE", 1) if self.unlogged else sql)
+        return key
+
+    def primary_key(self, table: Name) -> tuple[str, ...]:
+        sql = (
+            "SELECT a.attname FROM pg_catalog.pg_index AS i, unnest(i.indkey::int[]) WITH ORDINALITY AS k(attnum, n) "
+            "JOIN pg_catalog.pg_attribute AS a ON a.attnum = k.attnum "
+            f"WHERE i.indisprimary AND a.attrelid = i.indrelid AND i.indrelid = {_HOLE} ORDER BY k.n"
+        )
+        return tuple(name for (name,) in self.rows(sql, (self.oid(table),)))
+
+    # ---- what the finalizers ask
+
+    def unique(self, table: Name, key: Sequence[str]) -> bool:
+        """A plain, immediate index on just these columns. Where a commit finds none it will UPDATE and then INSERT: two
+        statements, between which no other writer may come."""
+        sql = (
+            "SELECT ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribute AS a WHERE a.attrelid = i.indrelid "
+            "AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])) "
+            "FROM pg_catalog.pg_index AS i WHERE i.indisunique AND i.indimmediate AND i.indisvalid "
+            f"AND i.indpred IS NULL AND i.indexprs IS NULL AND i.indrelid = {_HOLE}"
+        )
+        found = any({*names} == {*key} for (names,) in self.rows(sql, (self.oid(table),)))
+        if not found and self.locks_target:
+            self.execute(f"LOCK TABLE {self.dialect.name(table)} IN SHARE ROW EXCLUSIVE MODE")
+        return found
+
+    def upsert(
+        self, target: Name, source: str, names: Sequence[str], key: Sequence[str], compared: Sequence[str]
+    ) -> tuple[int, int]:
+        """A row that was inserted, not updated, has no xmax: nobody has locked or deleted it yet."""
+        statement = self.dialect.upsert(target, source, names, key, compared, "true")
+        counted = "SELECT count(*), count(*) FILTER (WHERE w.fresh) FROM w"
+        [(written, fresh)] = self.rows(f"WITH w AS ({statement} RETURNING (t.xmax = 0) AS fresh) {counted}")
+        [(read,)] = self.rows(f"SELECT count(*) FROM {source} AS s")
+        return int(read) - int(fresh), int(written)
+
+    def plain(self, table: Name, key: Sequence[str]) -> bool:
+        """See ``hanging``. Grants may be there: a swap gives them to the new table."""
+        if self.full_refresh in ("truncate", "delete"):
+            return False
+        oid = self.oid(table)
+        return oid is not None and self.primary_key(table) == tuple(key) and not self.hanging(table)
+
+    @property
+    def full_refresh(self) -> str:
+        return self._options.full_refresh
+
+    def hanging(self, table: Name) -> list[str]:
+        """What depends on the table, or belongs to it, and would be lost with it."""
+        return [
+            what for what, found in zip(_HANGING, self.rows(_HANGING_SQL, (self.oid(table),))[0], strict=True) if found
+        ]
+
+    def clear(self, table: Name) -> int:
+        """Delete every row; how many there were. By TRUNCATE where nobody looks at single rows (docs/postgres.md)."""
+        quoted = self.dialect.name(table)
+        if self.full_refresh == "delete" or (self.full_refresh == "auto" and self._noticed(table)):
+            return self.execute(f"DELETE FROM {quoted}")
+        self.execute(f"LOCK TABLE {quoted} IN ACCESS EXCLUSIVE MODE")
+        [(rows,)] = self.rows(f"SELECT count(*) FROM {quoted}")
+        self.execute(f"TRUNCATE TABLE {quoted}")
+        return int(rows)
+
+    def _noticed(self, table: Name) -> bool:
+        """Foreign keys of others refuse a TRUNCATE; triggers and subscribers may rely on each DELETE."""
+        return bool({*self.hanging(table)} & {"foreign keys", "triggers", "rules", "publications"})
+
+    def drop(self, stage: Name) -> None:
+        self.execute(self.dialect.drop_table(stage))
+
+    def swap(self, stage: Name, target: Name) -> None:
+        """Readers that wait for the lock find the new table by its name when it is given."""
+        d = self.dialect
+        self.execute(f"LOCK TABLE {d.name(target)} IN ACCESS EXCLUSIVE MODE")
+        for name in (c.name for c in self.columns(stage) or () if c.name in LINEAGE):
+            self.execute(f"ALTER TABLE {d.name(stage)} ALTER COLUMN {d.quote(name)} DROP DEFAULT")
+        grants = self.rows(_GRANTS, (self.oid(target),))
+        pk = self.rows(_PRIMARY_KEY, (self.oid(target),))
+        own = self.rows(_PRIMARY_KEY, (self.oid(stage),))
+        if self.unlogged:
+            self.execute(f"ALTER TABLE {d.name(stage)} SET LOGGED")
+        self.execute(d.drop_table(target))
+        self.execute(f"ALTER TABLE {d.name(stage)} RENAME TO {d.quote(target.last)}")
+        for (old,), (new,) in zip(own, pk, strict=False):
+            self.execute(f"ALTER TABLE {d.name(target)} RENAME CONSTRAINT {d.quote(old)} TO {d.quote(new)}")
+        for grantee, privileges, grantable in grants:
+            to = "PUBLIC" if grantee is None else d.quote(grantee)
+            option = " WITH GRANT OPTION" if grantable else ""
+            self.execute(f"GRANT {privileges} ON TABLE {d.name(target)} TO {to}{option}")
+
+
+def numbered(sql: str) -> str:
+    """The holes as $1, $2 ..."""
+    first, *rest = sql.split(_HOLE)
+    return first + "".join(f"${i}{piece}" for i, piece in enumerate(rest, 1))
+
+
+def _encoded(batch: pa.RecordBatch, schema: pa.Schema, kinds: Sequence[str | None], before: int) -> Any:
+    plain = [kind for kind in kinds if kind is not None]
+    columns = []
+    for field in schema:
+        try:
+            columns.append(as_type(batch.column(field.name), field.type))
+        except Refused as error:
+            raise refused(field.name, error, before) from None
+    try:
+        return binary.encode(columns, plain, schema.names) if len(plain) == len(kinds) else csv(columns)
+    except Refused as error:
+        raise refused(error.column, error, before) from None
+
+
+def refused(column: str, error: Refused, before: int) -> DataError:
+    found = f"column {column}, row {before + error.row + 1:,} of the part: {error.reason}"
+    return DataError("load rows", found, "correct the value, or give the column another type")
+
+
+_GRANTS = f"""
+SELECT g.rolname, string_agg(x.privilege_type, ', ' ORDER BY x.privilege_type), x.is_grantable
+FROM pg_catalog.pg_class AS c, pg_catalog.aclexplode(c.relacl) AS x
+LEFT JOIN pg_catalog.pg_roles AS g ON g.oid = x.grantee
+WHERE c.oid = {_HOLE} AND x.grantee <> c.relowner GROUP BY g.rolname, x.is_grantable"""
+_PRIMARY_KEY = f"SELECT conname FROM pg_catalog.pg_constraint WHERE contype = 'p' AND conrelid = {_HOLE}"
+
+# What a swap would lose, and how it shows in the catalogue (c: the table's row of pg_class).
+_HANGING: Mapping[str, str] = {
+    "another owner": "pg_catalog.pg_get_userbyid(c.relowner) <> current_user",
+    "partitions or parents": "c.relkind <> 'r' OR c.relispartition OR EXISTS (SELECT 1 FROM pg_catalog.pg_inherits "
+    "AS h WHERE c.oid IN (h.inhparent, h.inhrelid))",
+    "storage of its own": "c.relpersistence <> 'p' OR c.reltablespace <> 0 OR c.reloptions IS NOT NULL "
+    "OR c.reloftype <> 0",
+    "row security": "c.relrowsecurity OR EXISTS (SELECT 1 FROM pg_catalog.pg_policy AS p WHERE p.polrelid = c.oid)",
+    "columns of their own kind": "EXISTS (SELECT 1 FROM pg_catalog.pg_attribute AS a JOIN pg_catalog.pg_type AS t "
+    "ON t.oid = a.atttypid WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND (a.atthasdef OR "
+    "a.attidentity <> '' OR a.attacl IS NOT NULL OR a.attcollation <> t.typcollation))",
+    "foreign keys": "EXISTS (SELECT 1 FROM pg_catalog.pg_constraint AS k WHERE k.contype = 'f' "
+    "AND k.confrelid = c.oid)",
+    "constraints": "EXISTS (SELECT 1 FROM pg_catalog.pg_constraint AS k WHERE k.conrelid = c.oid "
+    "AND k.contype NOT IN ('p', 'n'))",
+    "indexes": "EXISTS (SELECT 1 FROM pg_catalog.pg_index AS i WHERE i.indrelid = c.oid AND NOT i.indisprimary)",
+    "triggers": "EXISTS (SELECT 1 FROM pg_catalog.pg_trigger AS g WHERE g.tgrelid = c.oid AND NOT g.tgisinternal)",
+    "rules": "EXISTS (SELECT 1 FROM pg_catalog.pg_rewrite AS r WHERE r.ev_class = c.oid)",
+    "views or functions": "EXISTS (SELECT 1 FROM pg_catalog.pg_depend AS d WHERE d.refclassid = 'pg_class'::regclass "
+    "AND d.refobjid = c.oid AND d.deptype = 'n' AND d.classid IN ('pg_rewrite'::regclass, 'pg_proc'::regclass))",
+    "publications": "EXISTS (SELECT 1 FROM pg_catalog.pg_publication_tables AS p JOIN pg_catalog.pg_namespace AS n "
+    "ON n.nspname = p.schemaname WHERE n.oid = c.relnamespace AND p.tablename = c.relname)",
+    "statistics": "EXISTS (SELECT 1 FROM pg_catalog.pg_statistic_ext AS s WHERE s.stxrelid = c.oid)",
+    "comments": "EXISTS (SELECT 1 FROM pg_catalog.pg_description AS d WHERE d.objoid = c.oid "
+    "AND d.classoid = 'pg_class'::regclass)",
+}  # fmt: skip
+_HANGING_SQL = f"SELECT {', '.join(_HANGING.values())} FROM pg_catalog.pg_class AS c WHERE c.oid = {_HOLE}"

@@ -1,0 +1,115 @@
+"""PostgreSQL's failures in dpone's words. Codes: https://www.postgresql.org/docs/current/errcodes-appendix.html.
+
+A server's DETAIL, and the text of errors about data, show values of rows; what is said here never does.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psycopg
+
+from dpone.errors import Category, DataError, DponeError, ErrorCodes
+
+CODES = ErrorCodes(
+    sqlstates={
+        "08": Category.TRANSIENT, "40": Category.TRANSIENT, "40002": Category.DATA_QUALITY,
+        "53": Category.TRANSIENT, "53100": Category.UNKNOWN, "53400": Category.UNKNOWN,
+        "55P03": Category.TRANSIENT, "55006": Category.TRANSIENT, "57014": Category.TRANSIENT,
+        "57P01": Category.TRANSIENT, "57P02": Category.TRANSIENT, "57P03": Category.TRANSIENT,
+        "57P05": Category.TRANSIENT, "25006": Category.TRANSIENT, "58": Category.UNKNOWN,
+        "28": Category.AUTHORIZATION, "42501": Category.AUTHORIZATION,
+        "22": Category.DATA_QUALITY, "23": Category.DATA_QUALITY, "21": Category.DATA_QUALITY,
+    },
+)  # fmt: skip
+
+RETRIED = ("40001", "40P01")  # serialization failure, deadlock: the transaction may simply be run again
+
+# SQLSTATE or its class -> (what to do, category where the code's own is not meant)
+_TODO: tuple[tuple[str, str], ...] = (
+    ("55P03", "another session holds a lock on it: see pg_locks, wait, or raise options.lock_timeout"),
+    ("57014", "raise options.statement_timeout, or read and write less at once"),
+    ("40", "run again: another transaction was in the way"),
+    ("53100", "free disk space on the server"),
+    ("53200", "give the server more memory, or load less at once"),
+    ("53300", "close connections, or raise max_connections"),
+    ("53", "free what the server lacks, and run again"),
+    ("08", "see that the server and the network are up, and run again"),
+    ("57P", "see that the server is up, and run again"),
+    ("25006", "connect to the primary: this server takes no writes"),
+    ("28", "correct user and password, or the server's pg_hba.conf"),
+    ("3D000", "correct the name of the database"),
+    ("42501", "grant the role what docs/postgres.md lists"),
+    ("42P01", "correct the name, or create it"),
+    ("0A000", "see docs/postgres.md for what stands in the way"),
+)
+_CONNECTING: tuple[tuple[str, str, Category], ...] = (
+    ("certificate", "give sslrootcert the certificate of the authority, or state sslmode", Category.AUTHORIZATION),
+    ("SSL", "let the server offer TLS (ssl = on), or state sslmode", Category.AUTHORIZATION),
+    ("authentication failed", "correct user and password", Category.AUTHORIZATION),
+    ("no password supplied", "give a password, or a PGPASSFILE with one", Category.AUTHORIZATION),
+    ("pg_hba.conf", "let pg_hba.conf of the server admit this host and role", Category.AUTHORIZATION),
+    ("does not exist", "correct the name", Category.UNKNOWN),
+    ("definition of service", "correct the name, or set PGSERVICEFILE", Category.UNKNOWN),
+)
+
+
+@contextmanager
+def failing(kind: type[DponeError], failed: str) -> Iterator[None]:
+    """Raise ``kind`` (DataError where the rows are at fault), with the driver's error as cause."""
+    try:
+        yield
+    except psycopg.Error as error:
+        raise translate(error, kind, failed) from error
+
+
+def translate(error: psycopg.Error, kind: type[DponeError], failed: str) -> DponeError:
+    state = error.sqlstate
+    if state is None:
+        return _unconnected(error, kind, failed)
+    if state[:2] in ("21", "22", "23"):
+        todo = "correct the rows in the source, or the column or constraint of the table"
+        return DataError(failed, f"{_words(error)}{_place(error)}", todo)
+    todo = next((todo for code, todo in _TODO if state.startswith(code)), "correct what the text names")
+    found = kind(failed, f"{error.diag.message_primary or error} (SQLSTATE {state})", todo)
+    known = [category for code, category in CODES.sqlstates.items() if code in (state, state[:2])]
+    found.category = CODES.sqlstates.get(state) or (known[0] if known else None)
+    return found
+
+
+def _unconnected(error: psycopg.Error, kind: type[DponeError], failed: str) -> DponeError:
+    """libpq's own failures, and refusals before the session begins, bear no SQLSTATE."""
+    text = " ".join(str(error).split())
+    for phrase, todo, category in _CONNECTING:
+        if phrase in text:
+            known = kind(failed, text, todo)
+            known.category = category
+            return known
+    lost = kind(failed, text, "see that the server and the network are up, and run again")
+    lost.category = Category.TRANSIENT if isinstance(error, psycopg.OperationalError) else None
+    return lost
+
+
+def _words(error: psycopg.Error) -> str:
+    """``UniqueViolation`` -> ``unique violation (SQLSTATE 23505)``; the server's text may show a value."""
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(error).__name__).lower()
+    return f"{words} (SQLSTATE {error.sqlstate})"
+
+
+def _place(error: psycopg.Error) -> str:
+    said = [("column", error.diag.column_name), ("constraint", error.diag.constraint_name)]
+    found = "".join(f", {what} {name}" for what, name in said if name)
+    line = re.search(r"COPY .*?, line (\d+)(?:, column ([^:\n]+))?", error.diag.context or "")
+    if line and line[2] and not error.diag.column_name:
+        found += f", column {line[2]}"
+    return found + (f", row {int(line[1]):,} of the part" if line else "")
+
+
+def sqlstate(error: BaseException) -> str | None:
+    """Of the driver's error behind ``error``."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, psycopg.Error):
+        cause = cause.__cause__
+    return cause.sqlstate if isinstance(cause, psycopg.Error) else None

@@ -1,0 +1,164 @@
+"""Arrow columns on their way into a table: to the type of the column, and to CSV where it has no binary form here."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pacsv
+
+from dpone_postgres.binary import Refused
+from dpone_postgres.types import JSON, UUID
+
+_PIECE_BYTES = 8_000_000
+
+
+def pieces(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    """Slices whose encoded form takes a few megabytes, whatever the width of the rows."""
+    rows = max(1, min(batch.num_rows, _PIECE_BYTES * batch.num_rows // max(batch.nbytes, 1)))
+    for start in range(0, batch.num_rows, rows):
+        yield batch.slice(start, rows)
+
+
+def as_type(array: pa.Array, type: pa.DataType) -> pa.Array:
+    """The same values as ``type``, one that a column has (``types.Column.arrow``). Raises Refused."""
+    array = _plain(array)
+    if type == JSON and isinstance(type, pa.BaseExtensionType):
+        texts = _json_texts(array) if pa.types.is_nested(array.type) else _storage(array).cast(pa.string())
+        return pa.ExtensionArray.from_storage(type, texts)
+    if type == pa.string() and (pa.types.is_duration(array.type) or pa.types.is_interval(array.type)):
+        return _interval_texts(array)
+    if array.type == type:
+        return array
+    if type == UUID:
+        return pa.ExtensionArray.from_storage(UUID, _cast(_storage(array), pa.binary(16)))
+    return _cast(_storage(array), type)
+
+
+def _plain(array: pa.Array) -> pa.Array:
+    while True:
+        if pa.types.is_dictionary(array.type):
+            array = array.dictionary_decode()
+        elif pa.types.is_run_end_encoded(array.type):
+            array = pc.run_end_decode(array)
+        else:
+            return array
+
+
+def _storage(array: pa.Array) -> pa.Array:
+    return array.storage if isinstance(array.type, pa.BaseExtensionType) else array
+
+
+def _cast(array: pa.Array, type: pa.DataType) -> pa.Array:
+    """A checked cast; the error names the first row that does not fit."""
+    if array.type == type:
+        return array
+    try:
+        return array.cast(type)
+    except pa.ArrowNotImplementedError:
+        raise Refused(f"{array.type} has no form as {type}", 0) from None
+    except pa.ArrowInvalid:
+        row = _first_bad(array, lambda piece: piece.cast(type))
+        raise Refused(f"a value of type {array.type} does not fit {type}", row) from None
+
+
+def _first_bad(values: Any, attempt: Callable[[Any], Any]) -> int:
+    """Index of the first value at which ``attempt`` of a slice raises, by halving."""
+    low, high = 0, len(values)
+    while high - low > 1:
+        middle = (low + high) // 2
+        try:
+            attempt(values[low:middle])
+            low = middle
+        except (pa.ArrowException, ValueError, OverflowError):
+            high = middle
+    return low
+
+
+def _interval_texts(array: pa.Array) -> pa.Array:
+    """As PostgreSQL reads an interval; its smallest unit is the microsecond."""
+    if pa.types.is_duration(array.type):
+        number = _cast(array, pa.duration("us")).cast(pa.int64()).cast(pa.string())
+        return pc.binary_join_element_wise(number, "microseconds", " ")
+    texts: list[str | None] = []
+    for row, value in enumerate(array.to_pylist()):
+        if value is not None and value.nanoseconds % 1000:
+            raise Refused("an interval of less than a microsecond", row)
+        text = (
+            None if value is None else f"{value.months} mons {value.days} days {value.nanoseconds // 1000} microseconds"
+        )
+        texts.append(text)
+    return pa.array(texts, pa.string())
+
+
+def _json_texts(array: pa.Array) -> pa.Array:
+    texts: list[str | None] = []
+    for row, value in enumerate(array):
+        try:
+            plain = value.as_py(maps_as_pydicts="strict")  # a map with one key twice is no JSON object
+            text = json.dumps(plain, default=_json, ensure_ascii=False, allow_nan=False)
+        except (TypeError, ValueError, KeyError):
+            raise Refused(f"a value of {array.type} has no form in JSON", row) from None
+        texts.append(text if value.is_valid else None)
+    return pa.array(texts, pa.string())
+
+
+def _json(value: Any) -> Any:
+    """Exact forms of what JSON lacks: decimals as text, times in ISO 8601, bytes in base64."""
+    if isinstance(value, Decimal):
+        return format(value, "f")
+    if isinstance(value, (date, datetime, time)):
+        return value.isoformat()
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    if isinstance(value, uuid.UUID):
+        return str(value)
+    raise TypeError
+
+
+# ---- CSV
+
+
+def csv(columns: Sequence[pa.Array]) -> bytes:
+    """Rows of CSV as COPY reads it: texts in quotes, NULL as nothing at all, '' as a pair of quotes."""
+    texts = [_text(column) for column in columns]
+    out = io.BytesIO()
+    options = pacsv.WriteOptions(include_header=False, quoting_style="needed")
+    pacsv.write_csv(pa.RecordBatch.from_arrays(texts, [str(i) for i in range(len(texts))]), out, options)
+    return out.getvalue()
+
+
+def _text(column: pa.Array) -> pa.Array:
+    type = column.type
+    if type == UUID:
+        return pa.array(
+            [None if v is None else str(uuid.UUID(bytes=v)) for v in column.storage.to_pylist()], pa.string()
+        )
+    column = _storage(column)
+    if pa.types.is_binary(column.type):
+        return pa.array([None if v is None else "\\x" + v.hex() for v in column.to_pylist()], pa.string())
+    if pa.types.is_floating(type):  # the shortest text that is exact
+        return pa.array([None if v is None else repr(v) for v in column.cast(pa.float64()).to_pylist()], pa.string())
+    if pa.types.is_date(type) or pa.types.is_timestamp(type):
+        return _calendar(column)
+    return column.cast(pa.string())
+
+
+def _calendar(column: pa.Array) -> pa.Array:
+    """Arrow writes years before 1 with a sign, PostgreSQL with BC."""
+    zone = "+00" if pa.types.is_timestamp(column.type) and column.type.tz else ""
+    bare = column.cast(pa.timestamp("us")) if pa.types.is_timestamp(column.type) else column
+    texts = bare.cast(pa.string())
+    if (ancient := pc.match_substring_regex(texts, "^-|^0000")) and pc.any(ancient).as_py():
+        raise Refused("a time before the year 1 in a row that goes as text", ancient.index(True).as_py())
+    return pc.binary_join_element_wise(texts, zone, "") if zone else texts

@@ -1,0 +1,202 @@
+"""Sink: one table of a PostgreSQL database. Rows, journal and position become durable in one transaction."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from typing import TypeVar
+
+import pyarrow as pa
+
+from dpone.contract import Entry, Finding, Load, Part, Receipt, Staged, Stream, Writer
+from dpone.errors import ConfigError, DataError, DponeError, SinkError
+from dpone.evolution import Change, Stored
+from dpone.pipeline import SinkSpec
+from dpone.position import Position
+from dpone.prefetch import prefetch
+from dpone.schema import LOAD_ID, LOADED_AT, PREFIX
+from dpone.sql import history
+from dpone.sql.ddl import statements
+from dpone.sql.dialect import Dialect
+from dpone.sql.finalize import is_empty, repeated_keys, require_columns
+from dpone.sql.journal import Journal
+from dpone.sql.writer import LINEAGE_FIELDS, SqlWriter, Staging, open_stage, transaction, with_lineage
+from dpone_postgres import binary, types
+from dpone_postgres.config import PostgresSinkOptions
+from dpone_postgres.connect import parameters, table_name
+from dpone_postgres.database import PostgresDatabase
+from dpone_postgres.errors import RETRIED, sqlstate
+
+_TRIES = 6
+_JOINED = ("snapshot_diff", "scd2", "partition_replace")  # strategies that join the staging with the target
+T = TypeVar("T")
+
+
+def retried(work: Callable[[], T]) -> T:
+    """Again, in a fresh transaction, after a deadlock or a serialization failure: the server has undone everything."""
+    for attempt in range(1, _TRIES):
+        try:
+            return work()
+        except SinkError as error:
+            if sqlstate(error) not in RETRIED:
+                raise
+            time.sleep(random.uniform(0.5, 1.0) * 0.02 * 2**attempt)  # noqa: S311  # spreads retries
+    return work()
+
+
+class PostgresSink:
+    """``contract.Sink``."""
+
+    def __init__(self, spec: SinkSpec) -> None:
+        if spec.table is None:
+            raise ConfigError("read sink", "no table", "give table: schema.name")
+        self._options = spec.options if isinstance(spec.options, PostgresSinkOptions) else PostgresSinkOptions()
+        self._spec = spec
+        self._target = table_name(spec.table)
+        if self._target.last.startswith(PREFIX):
+            raise ConfigError("read sink", f"table {self._target} has a reserved prefix", "name another table")
+        self._db = PostgresDatabase(parameters(spec.connection), self._options, self._target)
+        self._db.dialect.name(self._target)
+
+    def check(self) -> list[Finding]:
+        from dpone_postgres.check import sink_findings
+
+        try:
+            return sink_findings(self._db, self._target)
+        except DponeError as error:
+            return [Finding("connection", False, f"{error.failed}: {error.found}", error.todo)]
+
+    def schema(self) -> pa.Schema | None:
+        return self._db.schema(self._target)
+
+    def is_empty(self) -> bool:
+        return self.schema() is None or is_empty(self._db, self._target)
+
+    @property
+    def dialect(self) -> Dialect:
+        return self._db.dialect
+
+    def stores(self, type: pa.DataType) -> Stored:
+        return self._db.dialect.stores(type)
+
+    def ddl(self, changes: Sequence[Change]) -> list[str]:
+        if (have := self.schema()) is not None:
+            history.require_own(self._spec.strategy, have, self._target)
+        return [statement for change in changes for statement in self._statements(change)] + self._lineage(changes)
+
+    def _lineage(self, changes: Sequence[Change]) -> list[str]:
+        """Lineage columns that are enabled and that an existing target lacks."""
+        have = self.schema() if self._options.lineage.enabled else None
+        if have is None or any(change.kind == "create" for change in changes):
+            return []
+        lacking = [f for f in LINEAGE_FIELDS if f.name not in have.names]
+        return [self._db.dialect.add_column(self._target, f) for f in lacking]
+
+    def _statements(self, change: Change) -> list[str]:
+        d, strategy = self._db.dialect, self._spec.strategy
+        if change.kind == "create" and change.schema is not None:
+            require_columns(strategy, change.schema, self._target)
+            # Only strict pipelines get NOT NULL columns: the others let a source become nullable.
+            strict = self._options.schema_evolution.mode == "strict"
+            known = self._known_types(change.schema)
+            schema = pa.schema([f if strict else f.with_nullable(True) for f in known])
+            schema, key = history.shape(strategy, schema)
+            schema = with_lineage(schema) if self._options.lineage.enabled else schema
+            return [d.create_table(self._target, schema, key)]
+        if change.kind == "add" and change.after is not None:
+            return [d.add_column(self._target, *self._known_types(pa.schema([change.after])))]
+        return statements(d, self._target, change)
+
+    def _known_types(self, schema: pa.Schema) -> pa.Schema:
+        """A native type that this database lacks (an enum, an extension's) becomes what its Arrow type asks for."""
+        natives = {native for f in schema if (native := types.native(f)) is not None}
+        if not natives:
+            return schema
+        sql = "SELECT n FROM unnest(\0::text[]) AS n WHERE pg_catalog.to_regtype(n) IS NOT NULL"
+        known = {native for (native,) in self._db.rows(sql, (sorted(natives),))}
+        return pa.schema([f if types.native(f) in known else f.remove_metadata() for f in schema])
+
+    def apply(self, ddl: Sequence[str]) -> None:
+        """In one transaction: all or nothing."""
+        retried(lambda: self._apply(ddl))
+
+    def _apply(self, ddl: Sequence[str]) -> None:
+        with transaction(self._db, str(self._target)):
+            for statement in ddl:
+                self._db.execute(statement)
+
+    def journal(self, key: str) -> Entry | None:
+        return Journal(self._db, self._target).head(key)
+
+    def open(self, load: Load) -> PostgresWriter:
+        if load.schema is not None and load.strategy.mode == "full_refresh":
+            self._require_swappable()
+        retried(self._own_tables)
+        lineage = self._options.lineage.enabled
+        stage = retried(lambda: open_stage(self._db, self._target, load, lineage))
+        # A momentary load is never gone on with, so that its staging need not survive a crash of the server. One that
+        # may take the target's place must.
+        self._db.unlogged = not load.repeatable and load.strategy.mode != "full_refresh" and not self.is_empty()
+        return PostgresWriter(self._db, self._target, load, stage, lineage)
+
+    def _require_swappable(self) -> None:
+        if self._options.full_refresh == "swap" and (hanging := self._db.hanging(self._target)):
+            found = f"options.full_refresh: swap, but the table has {', '.join(hanging)}, which a swap would lose"
+            raise SinkError(f"replace rows of {self._target}", found, "use full_refresh: auto, truncate or delete")
+
+    def _own_tables(self) -> None:
+        """Journal and staging tables, made by one runner at a time: CREATE TABLE IF NOT EXISTS does not see that
+        another transaction is at it."""
+        names = ("__dpone__loads", "__dpone__staging", "__dpone__parts")
+        if all(self._db.oid(self._target.sibling(name)) is not None for name in names):
+            return
+        with transaction(self._db, f"tables of {self._target.parts[0]}"):
+            Staging(self._db, self._target).create()
+            Journal(self._db, self._target).create()
+
+    def close(self) -> None:
+        self._db.close()
+
+
+class PostgresWriter(SqlWriter):
+    """``contract.Writer``: that of every SQL sink, which also takes the binary stream of another PostgreSQL."""
+
+    _db: PostgresDatabase
+
+    def stage(self, part: Part, stream: Stream) -> Staged:
+        try:
+            return self._pass_through(part, stream) if self._fits(stream) else super().stage(part, stream)
+        except DataError as error:
+            if sqlstate(error) == "23505":
+                raise repeated_keys(self._target, self._load.strategy, "some rows") from error
+            raise
+
+    def _fits(self, stream: Stream) -> bool:
+        """True if the stream is binary COPY of just the staging's types: the server takes it for these unseen."""
+        if binary.FORMAT not in stream.native or self._stage is None:
+            return False
+        have = {c.name: c.native for c in self._db.columns(self._stage.table) or ()}
+        return all(types.native(f) is not None and types.native(f) == have.get(f.name) for f in stream.schema)
+
+    def _pass_through(self, part: Part, stream: Stream) -> Staged:
+        stage = self._require_stage()
+        if done := self._staging.part(stage, part.id):
+            return done
+        lineage = {LOAD_ID: self.load_id, LOADED_AT: stage.created_at} if self._lineage else {}
+        with transaction(self._db, self._load.key):
+            with closing(prefetch(stream.open_native(binary.FORMAT), depth=4)) as blocks:
+                rows, size = self._db.load_binary(stage.table, stream.schema.names, blocks, lineage)
+            staged = Staged(rows, size, stream.filtered)
+            self._staging.mark(stage, part.id, staged)
+        return staged
+
+    def commit(self, after: Entry | None, position: Position, also: Sequence[Writer] = ()) -> Receipt:
+        if self._stage is not None and self._load.strategy.mode in _JOINED:
+            self._db.execute(f"ANALYZE {self._db.dialect.name(self._stage.table)}")  # nothing else has told the planner
+        self._db.locks_target = True
+        try:
+            return retried(lambda: SqlWriter.commit(self, after, position, also))
+        finally:
+            self._db.locks_target = False

@@ -1,0 +1,246 @@
+"""State backend: positions, their history and the locks of runners, in a PostgreSQL database, by the server's clock."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from attrs import frozen
+
+from dpone.contract import Finding, Versioned
+from dpone.errors import Busy, ConfigError, Conflict, DponeError, StateError
+from dpone.pipeline import StateSpec
+from dpone_postgres.config import PostgresStateOptions
+from dpone_postgres.connect import connect, parameters, where
+from dpone_postgres.database import PostgresDialect, numbered
+from dpone_postgres.errors import failing
+
+HISTORY = 50
+_TABLES = {
+    "__dpone__state": "key text PRIMARY KEY, version bigint NOT NULL, value text, saved_at timestamptz NOT NULL",
+    "__dpone__state_history": "key text NOT NULL, version bigint NOT NULL, value text NOT NULL, "
+    "saved_at timestamptz NOT NULL, PRIMARY KEY (key, version)",
+    "__dpone__locks": "key text PRIMARY KEY, owner text NOT NULL, host text NOT NULL, machine text NOT NULL, "
+    "pid bigint NOT NULL, started text NOT NULL, expires timestamptz NOT NULL",
+}
+
+
+class PostgresState:
+    """``contract.StateBackend``. Every call has a connection of its own: a lease is renewed from another thread."""
+
+    def __init__(self, spec: StateSpec) -> None:
+        options = spec.options if isinstance(spec.options, PostgresStateOptions) else PostgresStateOptions()
+        if spec.connection is None:
+            raise ConfigError("read state", "no connection", "write connection: postgres://...")
+        self._given, self._timeout = parameters(spec.connection), options.lock_timeout
+        self._schema = options.schema
+        dialect = PostgresDialect()
+        self._names = {name: f"{dialect.quote(options.schema)}.{dialect.quote(name)}" for name in _TABLES}
+        self._state, self._history, self._locks = self._names.values()
+
+    def check(self) -> list[Finding]:
+        """Creates nothing."""
+        try:
+            with self._reading("check") as db:
+                known = db is not None
+            with closing(self._connect()) as db:
+                sql = "SELECT current_user, has_schema_privilege(oid, 'CREATE') FROM pg_namespace WHERE nspname = \0"
+                found = _rows(db, sql, [self._schema])
+        except DponeError as error:
+            return [Finding("state", False, f"{error.failed}: {error.found}", error.todo)]
+        place = f"{where(self._given)}, schema {self._schema}"
+        if not found:
+            return [Finding("state", False, f"no schema {self._schema}", f'CREATE SCHEMA "{self._schema}";')]
+        user, create = found[0]
+        if not (known or create):
+            grant = f'GRANT USAGE, CREATE ON SCHEMA "{self._schema}" TO "{user}";'
+            return [Finding("state", False, f"{user} may not create tables in schema {self._schema}", grant)]
+        return [Finding("state", True, f"{place}{'' if known else ' (will be created)'}")]
+
+    def load(self, key: str) -> Versioned | None:
+        with self._reading("load the state") as db:
+            row = self._row(db, key) if db else None
+        return None if row is None or row[1] is None else _versioned(*row)
+
+    def save(self, key: str, value: Mapping[str, Any], expected: int) -> int:
+        return self._write(key, json.dumps(dict(value), sort_keys=True, allow_nan=False, ensure_ascii=False), expected)
+
+    def delete(self, key: str, expected: int) -> None:
+        self._write(key, None, expected)
+
+    def _write(self, key: str, value: str | None, expected: int) -> int:
+        with self._writing("save the state", key) as db:
+            version, old, _ = self._row(db, key) or (0, None, None)
+            current = 0 if old is None else version
+            if current != expected:
+                found = f"{key} is at version {current}, expected {expected}; another runner was faster"
+                raise Conflict("save the state", found, "nothing was written; run again")
+            row = [key, version + 1, value]
+            sets = "version = excluded.version, value = excluded.value, saved_at = excluded.saved_at"
+            insert = f"INSERT INTO {self._state} VALUES (\0, \0, \0, clock_timestamp())"
+            _run(db, f"{insert} ON CONFLICT (key) DO UPDATE SET {sets}", row)
+            if value is not None:
+                _run(db, f"INSERT INTO {self._history} VALUES (\0, \0, \0, clock_timestamp())", row)
+            sql = f"DELETE FROM {self._history} WHERE key = \0 AND version <= \0"
+            _run(db, sql, [key, version + 1 - HISTORY])
+        return version + 1
+
+    def history(self, key: str, limit: int = 20) -> list[Versioned]:
+        sql = f"SELECT version, value, saved_at FROM {self._history} WHERE key = \0 ORDER BY version DESC LIMIT \0"
+        with self._reading("read the state's history") as db:
+            return [_versioned(*row) for row in _rows(db, sql, [key, limit])] if db else []
+
+    @contextmanager
+    def lock(self, key: str, ttl: float) -> Iterator[PostgresLease]:
+        lease = PostgresLease(self, key, ttl, secrets.token_hex(8))
+        with self._writing("lock the stream", key) as db:
+            left = "extract(epoch FROM expires - clock_timestamp())::float8"
+            sql = f"SELECT host, machine, pid, started, {left} FROM {self._locks} WHERE key = \0"
+            for *process, seconds in _rows(db, sql, [key]):
+                holder = Process(*process)
+                if seconds > 0 and not holder.gone():
+                    held = f"process {holder.pid} on {holder.host} holds it for another {seconds:.0f} s at most"
+                    raise Busy(f"lock {key}", held, "let that run finish; a dead one is replaced when its lease ends")
+            _run(db, f"DELETE FROM {self._locks} WHERE key = \0", [key])
+            me, until = Process.this(), "clock_timestamp() + \0 * interval '1 second'"
+            row = [key, lease.owner, me.host, me.machine, me.pid, me.started, float(ttl)]
+            _run(db, f"INSERT INTO {self._locks} VALUES (\0, \0, \0, \0, \0, \0, {until})", row)
+        try:
+            yield lease
+        finally:
+            # Suppressed: what the run did stands, and the lease ends by itself.
+            with suppress(StateError), self._writing("release the lock", key) as db:
+                _run(db, f"DELETE FROM {self._locks} WHERE key = \0 AND owner = \0", [key, lease.owner])
+
+    def extend(self, lease: PostgresLease) -> None:
+        with self._writing("renew the lease", lease.key) as db:
+            until = "clock_timestamp() + \0 * interval '1 second'"
+            sql = f"UPDATE {self._locks} SET expires = {until} WHERE key = \0 AND owner = \0"
+            if not _run(db, sql, [float(lease.ttl), lease.key, lease.owner]).rowcount:
+                found = f"another runner has taken over {lease.key}"
+                raise Conflict("renew the lease", found, "nothing to do; this run stops and writes nothing more")
+
+    def close(self) -> None:
+        """Nothing is held between calls."""
+
+    def _connect(self) -> psycopg.Connection[Any]:
+        return connect(self._given, StateError, lock_timeout=self._timeout)
+
+    def _known(self, db: psycopg.Connection[Any]) -> bool:
+        sql = "SELECT count(*) FROM pg_catalog.pg_tables WHERE schemaname = \0 AND tablename = ANY (\0)"
+        return bool(_rows(db, sql, [self._schema, [*_TABLES]])[0][0] == len(_TABLES))
+
+    @contextmanager
+    def _reading(self, failed: str) -> Iterator[psycopg.Connection[Any] | None]:
+        """None if there is no state yet; looking creates nothing."""
+        with failing(StateError, failed), closing(self._connect()) as db:
+            yield db if self._known(db) else None
+
+    @contextmanager
+    def _writing(self, failed: str, key: str) -> Iterator[psycopg.Connection[Any]]:
+        """One transaction that holds the key from its start, also where there is no row yet; durable at the end."""
+        with failing(StateError, failed), closing(self._connect()) as db:
+            if not self._known(db):
+                self._create(db)
+            with db.transaction():
+                _lock(db, f"state {key}")
+                yield db
+
+    def _create(self, db: psycopg.Connection[Any]) -> None:
+        """By one runner at a time: CREATE TABLE IF NOT EXISTS does not see that another transaction is at it."""
+        with db.transaction():
+            _lock(db, f"tables of state {self._schema}")
+            for name, columns in _TABLES.items():
+                _run(db, f"CREATE TABLE IF NOT EXISTS {self._names[name]} ({columns})")
+
+    def _row(self, db: psycopg.Connection[Any], key: str) -> tuple[int, str | None, Any] | None:
+        found = _rows(db, f"SELECT version, value, saved_at FROM {self._state} WHERE key = \0", [key])
+        return (found[0][0], found[0][1], found[0][2]) if found else None
+
+
+@frozen
+class PostgresLease:
+    """``contract.Lease``."""
+
+    state: PostgresState
+    key: str
+    ttl: float
+    owner: str
+
+    def renew(self) -> None:
+        self.state.extend(self)
+
+
+@frozen
+class Process:
+    """Who holds a lock. machine: one boot of one machine and one space of process numbers. started: tells the process
+    from a later one of the same number."""
+
+    host: str
+    machine: str
+    pid: int
+    started: str
+
+    @classmethod
+    def this(cls) -> Process:
+        return cls(socket.gethostname(), _machine(), os.getpid(), _started(os.getpid()) or "")
+
+    def gone(self) -> bool:
+        """True only if it certainly is: on another machine nobody can tell."""
+        if self.machine != _machine():
+            return False
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return True
+        except OSError:
+            return False
+        started = _started(self.pid)
+        return started is not None and started != self.started
+
+
+@lru_cache(maxsize=1)
+def _machine() -> str:
+    """The boot and the process namespace, where Linux tells them; else the host's name."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot}/{os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return socket.gethostname()
+
+
+def _started(pid: int) -> str | None:
+    """Start time in clock ticks since boot (proc(5), field 22 of stat); None if the system does not tell."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    return stat.rpartition(")")[2].split()[19]
+
+
+def _run(db: psycopg.Connection[Any], sql: str, given: Sequence[Any] = ()) -> psycopg.Cursor[Any]:
+    return psycopg.RawCursor(db).execute(numbered(sql), given or None)
+
+
+def _rows(db: psycopg.Connection[Any], sql: str, given: Sequence[Any] = ()) -> list[Any]:
+    return _run(db, sql, given).fetchall()
+
+
+def _lock(db: psycopg.Connection[Any], text: str) -> None:
+    _run(db, "SELECT pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended(\0, 0))", [text])
+
+
+def _versioned(version: int, value: str | None, saved_at: Any) -> Versioned:
+    try:
+        return Versioned(json.loads(value or ""), version, saved_at)
+    except ValueError as error:
+        todo = "restore the table from a backup, or empty it: the position is then taken from the sink's journal"
+        raise StateError("load the state", f"version {version} is not JSON ({error})", todo) from error

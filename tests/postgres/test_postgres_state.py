@@ -1,0 +1,175 @@
+"""The PostgreSQL state backend: compare and set, history, and one runner per key."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from tests.postgres.target import Target
+
+from dpone.errors import Busy, Conflict, StateError
+from dpone.pipeline import StateSpec
+from dpone.secret import Secret
+from dpone_postgres.config import PostgresStateOptions
+from dpone_postgres.state import PostgresState, Process
+
+
+@pytest.fixture
+def state(target: Target) -> PostgresState:
+    return make(target)
+
+
+def make(target: Target, url: str = "") -> PostgresState:
+    return PostgresState(
+        StateSpec("postgres", Secret(url or target.server.url), options=PostgresStateOptions(schema=target.schema))
+    )
+
+
+def test_a_value_is_saved_and_counted(state: PostgresState) -> None:
+    """Every save of a key counts its version up by one, and load gives the latest."""
+    assert state.load("k") is None
+    assert state.save("k", {"a": 1, "é": None}, 0) == 1
+    assert state.save("k", {"a": 2}, 1) == 2
+    found = state.load("k")
+    assert found is not None
+    assert (found.value, found.version) == ({"a": 2}, 2)
+    assert found.saved_at.tzinfo is not None
+    assert state.load("other") is None
+
+
+@pytest.mark.parametrize("expected", [0, 2, 7])
+def test_ST_01_a_save_over_another_version_is_refused(state: PostgresState, expected: int) -> None:
+    """Compare and set: with any other version than the current one nothing is written."""
+    state.save("k", {"a": 1}, 0)
+    with pytest.raises(Conflict, match="nothing was written"):
+        state.save("k", {"a": 2}, expected)
+    found = state.load("k")
+    assert found is not None
+    assert (found.value, found.version) == ({"a": 1}, 1)
+
+
+def test_of_many_savers_one_wins(target: Target) -> None:
+    """Eight runners that make the tables and save over the same version at once: one save, seven conflicts."""
+    barrier = threading.Barrier(8)
+
+    def save(n: int) -> str:
+        barrier.wait()
+        try:
+            make(target).save("k", {"n": n}, 0)
+            return "saved"
+        except Conflict:
+            return "conflict"
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sorted(pool.map(save, range(8))) == ["conflict"] * 7 + ["saved"]
+
+
+def test_delete_forgets_the_value_and_counts_on(state: PostgresState) -> None:
+    """After a delete there is no value, the history stays, and versions go on counting."""
+    state.save("k", {"a": 1}, 0)
+    state.delete("k", 1)
+    assert state.load("k") is None
+    assert [v.version for v in state.history("k")] == [1]
+    assert state.save("k", {"a": 2}, 0) == 3
+
+
+def test_history_keeps_the_last_fifty(state: PostgresState) -> None:
+    """Newest first, fifty at most, those of other keys apart."""
+    for n in range(53):
+        state.save("k", {"n": n}, n)
+    assert [v.value["n"] for v in state.history("k", 3)] == [52, 51, 50]
+    assert len(state.history("k", 1000)) == 50
+    assert state.history("other") == []
+
+
+def test_ST_02_a_lock_has_one_holder(target: Target, state: PostgresState) -> None:
+    """While a lease lives, another runner is refused and told who holds it; afterwards it gets the lock."""
+    with state.lock("k", 60):
+        with pytest.raises(Busy, match=f"process {os.getpid()} on "), make(target).lock("k", 60):
+            pass
+        with state.lock("other", 60):
+            pass
+    with make(target).lock("k", 60):
+        pass
+
+
+def test_ST_02_an_expired_lease_is_taken_over(target: Target, state: PostgresState) -> None:
+    """A holder that did not renew is replaced; its next renewal says so, and its release takes nothing away."""
+    with state.lock("k", 0.05) as old:
+        time.sleep(0.1)
+        with make(target).lock("k", 60) as new:
+            with pytest.raises(Conflict, match="another runner has taken over"):
+                old.renew()
+            new.renew()
+
+
+def test_ST_02_renewal_keeps_the_lease(target: Target, state: PostgresState) -> None:
+    """A lease counts from its last renewal."""
+    with state.lock("k", 0.5) as lease:
+        for _ in range(4):
+            time.sleep(0.15)
+            lease.renew()
+        with pytest.raises(Busy), make(target).lock("k", 60):
+            pass
+
+
+def test_ST_02_the_lock_of_a_dead_process_is_taken_over_at_once(target: Target, state: PostgresState) -> None:
+    """Killed with its lease still running: the next runner on the same machine does not wait for it."""
+    code = (
+        "import os, sys\nfrom dpone_postgres.config import PostgresStateOptions\n"
+        "from dpone_postgres.state import PostgresState\nfrom dpone.pipeline import StateSpec\n"
+        "from dpone.secret import Secret\nspec = StateSpec('postgres', Secret(sys.argv[1]), "
+        "options=PostgresStateOptions(schema=sys.argv[2]))\n"
+        "held = PostgresState(spec).lock('k', 3600)\nheld.__enter__()\nos._exit(9)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, target.server.url, target.schema], check=False)
+    assert done.returncode == 9
+    assert target.query("SELECT count(*) FROM __dpone__locks") == [(1,)]
+    with state.lock("k", 60):
+        pass
+
+
+def test_ST_02_a_reused_process_number_is_another_process() -> None:
+    """The start time tells a process from a later one of the same number."""
+    me = Process.this()
+    assert not me.gone()
+    assert Process(me.host, me.machine, me.pid, "1").gone()
+    assert not Process("elsewhere", "another machine", me.pid, "1").gone()
+
+
+def test_looking_creates_nothing(target: Target, state: PostgresState) -> None:
+    """check, load and history leave no table behind."""
+    assert [f.ok for f in state.check()] == [True]
+    assert state.load("k") is None
+    assert state.history("k") == []
+    assert target.tables() == set()
+
+
+def test_a_damaged_value_is_one_clear_line(target: Target, state: PostgresState) -> None:
+    """A value that is no JSON is named with its version and a way out."""
+    state.save("k", {}, 0)
+    target.run("UPDATE __dpone__state SET value = '{'")
+    with pytest.raises(StateError, match="version 1 is not JSON"):
+        state.load("k")
+
+
+def test_a_state_out_of_reach(target: Target) -> None:
+    """A server that is down is a finding of check and a transient error of load."""
+    state = make(target, "postgres://postgres@127.0.0.1:1/x")
+    assert [f.ok for f in state.check()] == [False]
+    with pytest.raises(StateError) as error:
+        state.load("k")
+    assert error.value.category is not None
+    assert error.value.category.value == "transient"
+
+
+def test_the_value_must_be_json(state: PostgresState) -> None:
+    """NaN is no JSON: refused before anything is written."""
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        state.save("k", {"a": float("nan")}, 0)
+    assert state.load("k") is None
