@@ -11,7 +11,7 @@ _ERRORS = f"{_HERE}.errors:CODES"
 
 @hookimpl
 def dpone_sources() -> list[Connector]:
-    supported = ("read", "query", "snapshot", "incremental_cursor", "incremental_xmin", "native_stream")
+    supported = ("read", "query", "snapshot", "incremental_cursor", "incremental_xmin", "native_stream", "incremental_cdc")
     return [
         Connector(
             "postgres",
@@ -57,12 +57,16 @@ def dpone_state_backends() -> list[Connector]:
 
 @hookimpl
 def dpone_cdc_readers() -> list[Connector]:
+    supported = ("insert_update_delete", "key_change", "truncate", "unchanged", "schema_change", "gap")
+    supported += ("snapshot_handover",)
     return [
         Connector(
             "postgres_logical",
             f"{_HERE}.cdc:PostgresLogicalReader",
-            "dpone.pipeline:SourceOptions",
-            declare("cdc"),
+            f"{_HERE}.config:PostgresSourceOptions",
+            declare("cdc", supported),
             takes=("connection", "table"),
+            errors=_ERRORS,
+            serves=("postgres", "cdc"),
         ),
     ]

@@ -1,0 +1,103 @@
+"""The rows that are there when a stream begins, handed over without a gap: the snapshot of a slot's own creation.
+
+A slot that lives as long as its connection is made with USE_SNAPSHOT: the transaction sees what was committed before the
+slot's consistent point, and nothing else. The stream then goes on behind that point, from the slot that was made before.
+Nothing of this stays on the server, so that a run that was cut off simply does it again.
+https://www.postgresql.org/docs/current/protocol-replication.html (CREATE_REPLICATION_SLOT)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from itertools import islice
+from typing import Any
+
+import psycopg
+import pyarrow as pa
+
+from dpone.cdc import Spool
+from dpone.changes import COMMIT, COMMITTED_AT, EVENT_ID, OPERATION, ORDINAL, batch_schema
+from dpone.contract import ChangeTable
+from dpone.errors import DataError, SourceError
+from dpone.ids import ulid
+from dpone_postgres import binary
+from dpone_postgres.binary import Refused
+from dpone_postgres.connect import connect, where
+from dpone_postgres.database import PostgresDialect
+from dpone_postgres.errors import failing
+from dpone_postgres.pgoutput import _SPECIAL, lsn_number, mark
+from dpone_postgres.publication import Published
+from dpone_postgres.transfer import copy_out
+from dpone_postgres.types import Column
+
+_BATCH_ROWS = 10_000
+_quote = PostgresDialect()
+
+
+@contextmanager
+def at_slot(given: Mapping[str, str], failed: str, lock_timeout: float) -> Iterator[tuple[psycopg.Connection[Any], int]]:
+    """A transaction that sees what was committed before the LSN, and nothing else. Waits for transactions that write,
+    up to ``lock_timeout`` seconds."""
+    db = connect({**given, "replication": "database"}, SourceError, lock_timeout=lock_timeout)
+    try:
+        name = f"dpone_snapshot_{ulid().lower()}"
+        with failing(SourceError, failed):
+            db.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            sql = f"CREATE_REPLICATION_SLOT {name} TEMPORARY LOGICAL pgoutput USE_SNAPSHOT"
+            [(_, point, *_)] = db.execute(sql.encode()).fetchall()
+        yield db, lsn_number(point)
+    finally:
+        db.close()
+
+
+def spool_rows(
+    db: psycopg.Connection[Any], spool: Spool, table: Published, columns: Sequence[Column], text: bool, point: int,
+    at: datetime, ordinal: int,
+) -> int:  # fmt: skip
+    """Every row of the table as an insert of the commit at ``point``; the ordinal of the last."""
+    failed = f"read table {table.name} at {where(db.info.get_parameters())}"
+    fields = [c.field(text=text and c.kind in _SPECIAL) for c in columns]
+    change = ChangeTable(pa.schema(fields), tuple(n for n in table.columns if n in table.key))
+    as_text = [c.as_text or (text and c.kind in _SPECIAL) for c in columns]
+    kinds = ["text" if plain else c.kind or "text" for c, plain in zip(columns, as_text, strict=True)]
+    rows = copy_out(db, _select(table, columns, as_text))
+    while True:
+        with failing(SourceError, failed):
+            chunk = list(islice(rows, _BATCH_ROWS))
+        if not chunk:
+            return ordinal
+        try:
+            values = binary.decode(chunk, pa.schema(fields), kinds)
+        except Refused as error:
+            found = f"column {error.column}, row {error.row + 1:,} of a block: {error.reason}"
+            todo = "state source.options.special_values: text, which reads dates, times and numerics as text"
+            raise DataError(failed, found, todo) from None
+        spool.add(str(table.name), change, _inserts(values, change, point, at, ordinal))
+        ordinal += values.num_rows
+
+
+def _select(table: Published, columns: Sequence[Column], as_text: Sequence[bool]) -> str:
+    """As the stream would tell the rows: its columns, its filter, texts by the output function of their type (a cast
+    to text may say more: inet). A table without partitions stands for its own rows, as in a publication."""
+    words = []
+    for column, text in zip(columns, as_text, strict=True):
+        quoted = _quote.quote(column.name)
+        words.append(f"CASE WHEN {quoted} IS NOT NULL THEN format('%s', {quoted}) END" if text else quoted)
+    only = "" if table.kind == "p" else "ONLY "
+    condition = f" WHERE {table.filter}" if table.filter else ""
+    return f"SELECT {', '.join(words)} FROM {only}{_quote.name(table.name)}{condition}"
+
+
+def _inserts(values: pa.RecordBatch, change: ChangeTable, point: int, at: datetime, ordinal: int) -> pa.RecordBatch:
+    rows = values.num_rows
+    schema = pa.schema([f for f in batch_schema(change) if f.name != EVENT_ID])
+    own = {
+        OPERATION: pa.repeat("insert", rows), COMMIT: pa.repeat(mark(point), rows),
+        ORDINAL: pa.array(range(ordinal + 1, ordinal + 1 + rows), pa.int64()),
+        COMMITTED_AT: pa.repeat(pa.scalar(at, pa.timestamp("us", "UTC")), rows),
+        **dict(zip(values.schema.names, values.columns, strict=True)),
+    }  # fmt: skip
+    columns = [own[f.name] if f.name in own else pa.nulls(rows, f.type) for f in schema]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
