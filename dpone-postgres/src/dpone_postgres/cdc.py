@@ -17,20 +17,21 @@ import pyarrow as pa
 
 from dpone.cdc import PostgresLogicalOffset, Spool
 from dpone.changes import batch_schema
-from dpone.contract import ChangeWindow, Finding, Stream
+from dpone.contract import ChangeTable, ChangeWindow, Finding, Stream
 from dpone.errors import ConfigError, DponeError, Gap, SourceError
 from dpone.pipeline import SourceSpec
 from dpone.position import Position
+from dpone.schema import Name
 from dpone_postgres import handover, publication
 from dpone_postgres.config import PostgresSourceOptions
 from dpone_postgres.connect import connect, parameters, where
 from dpone_postgres.errors import failing, sqlstate
-from dpone_postgres.handover import spool_rows
+from dpone_postgres.handover import SnapshotTable
 from dpone_postgres.pgoutput import Decoder, Relation, Shape, lsn_number, lsn_text, mark, require_same_table
 from dpone_postgres.publication import Published, columns, columns_now, matches, published
 from dpone_postgres.setup import plan
 from dpone_postgres.slot import (
-    _ANEW,
+    ANEW,
     PLUGIN,
     Server,
     Slot,
@@ -61,6 +62,7 @@ class PostgresLogicalReader:
         self._failed = f"read slot {self._slot} at {where(self._given)}"
         self._connection: psycopg.Connection[Any] | None = None
         self._spool: Spool | None = None
+        self._changed: dict[str, ChangeTable] = {}
 
     # -- set up -------------------------------------------------------------------------------------------------
 
@@ -125,11 +127,11 @@ class PostgresLogicalReader:
 
     def _publish(self, db: psycopg.Connection[Any]) -> None:
         found = rows(db, self._failed, _ORDINARY)
-        names = [(schema, table) for schema, table in found if matches(publication.Name((schema, table)), self._wanted)]
+        names = [(schema, table) for schema, table in found if matches(Name((schema, table)), self._wanted)]
         if not names:
             raise ConfigError(f"create publication {self._publication}", f"no table {self._wanted}", "correct the name")
-        quote = handover._quote
-        tables = ", ".join(quote.name(publication.Name(name)) for name in names)
+        quote = handover.DIALECT
+        tables = ", ".join(quote.name(Name(name)) for name in names)
         sql = f"CREATE PUBLICATION {quote.quote(self._publication)} FOR TABLE {tables}"
         with failing(SourceError, f"create publication {self._publication}"):
             db.execute(f"{sql} WITH (publish_via_partition_root = true)".encode())
@@ -177,14 +179,15 @@ class PostgresLogicalReader:
                 spool = self._new_spool(server, "")
                 text = self._options.special_values == "text"
                 for table in tables:
-                    known = columns_now(db, table, self._failed)
-                    ordinal = spool_rows(reading, spool, table, known, text, point, at, ordinal)
+                    rows_of = SnapshotTable(table, columns_now(db, table, self._failed), text)
+                    ordinal = rows_of.spool(reading, spool, point, at, ordinal)
+                    self._changed[str(table.name)] = rows_of.change
         except SourceError as error:
             raise self._waited(error) from error
         spool.commit()
         position = self._position(server, point, {str(t.name): t.oid for t in tables}).to_position(epoch)
         proof = f"snapshot of {len(tables)} tables at {lsn_text(point)}, where the stream goes on"
-        return ChangeWindow(position, ("", mark(point)), spool.tables, True, proof, spool.changes, whole=True)
+        return ChangeWindow(position, ("", mark(point)), self._changed, True, proof, spool.changes, whole=True)
 
     def _read(
         self, db: psycopg.Connection[Any], server: Server, start: int, limit: int | None, tables: dict[str, int]
@@ -196,7 +199,7 @@ class PostgresLogicalReader:
                 require_same_table(tables, str(table.name), table.oid)
 
         def shape(relation: Relation) -> Shape | None:
-            if not matches(publication.Name.parse(relation.table), self._wanted):
+            if not matches(Name.parse(relation.table), self._wanted):
                 return None
             found = columns(db, relation.names, relation.types, self._failed)
             key = relation.key if relation.identity != "f" else _primary(known.get(relation.oid), relation)
@@ -217,8 +220,8 @@ class PostgresLogicalReader:
         """``upto_nchanges`` counts messages, and is looked at where a transaction ends: enough for ``limit`` changes
         in transactions of one each, or of many."""
         count = "NULL" if limit is None else str(limit + min(2 * limit, _MESSAGES))
-        quote = handover._quote.literal
-        names = quote(handover._quote.quote(self._publication))
+        quote = handover.DIALECT.literal
+        names = quote(handover.DIALECT.quote(self._publication))
         return (
             f"SELECT data FROM pg_catalog.pg_logical_slot_peek_binary_changes({quote(self._slot)}, "
             f"'{lsn_text(upto)}', {count}, 'proto_version', '1', 'publication_names', {names})"
@@ -226,6 +229,7 @@ class PostgresLogicalReader:
 
     def _window(self, server: Server, start: int, decoder: Decoder, epoch: int) -> ChangeWindow:
         spool = decoder.spool
+        self._changed = dict(spool.tables)
         end = decoder.end
         if end is None:  # no commit: up to the bound there was nothing
             end = start if decoder.over or server.border is None else max(server.border, start)
@@ -234,17 +238,18 @@ class PostgresLogicalReader:
         if spool.filtered:
             proof += f"; {spool.filtered} changes had been delivered before"
         return ChangeWindow(
-            position, (mark(start), mark(end)), spool.tables, not decoder.over, proof, spool.changes
+            position, (mark(start), mark(end)), self._changed, not decoder.over, proof, spool.changes
         )  # fmt: skip
 
     @contextmanager
     def read(self, table: str) -> Iterator[Stream]:
         assert self._spool is not None, "window comes first"
-        yield _TableStream(self._spool, table)
+        yield _TableStream(self._spool, table, batch_schema(self._changed[table]))
 
     def _new_spool(self, server: Server, after: str) -> Spool:
         if self._spool is not None:
             self._spool.close()
+        self._changed = {}
         self._spool = Spool(f"{server.system}/{server.database}", after)
         return self._spool
 
@@ -272,7 +277,7 @@ class PostgresLogicalReader:
         """Nobody moved the slot while it was read."""
         slot = Slot.of(db, self._slot, self._failed)
         if slot is None:
-            raise Gap(self._failed, f"slot {self._slot} was dropped while it was read", _ANEW)
+            raise Gap(self._failed, f"slot {self._slot} was dropped while it was read", ANEW)
         require_not_passed(slot, start, self._failed)
 
     @contextmanager
@@ -283,7 +288,7 @@ class PostgresLogicalReader:
         except SourceError as error:
             # 55000 object_not_in_prerequisite_state: "can no longer get changes from replication slot"
             if sqlstate(error) == "55000":
-                raise Gap(self._failed, error.found, _ANEW) from error
+                raise Gap(self._failed, error.found, ANEW) from error
             raise
 
     # -- after the sink's commit --------------------------------------------------------------------------------
@@ -385,16 +390,18 @@ class _TableStream:
 
     native: tuple[str, ...] = ()
 
-    def __init__(self, spool: Spool, table: str) -> None:
-        self._spool, self._table = spool, table
-        self.schema = batch_schema(spool.tables[table])
+    def __init__(self, spool: Spool, table: str, schema: pa.Schema) -> None:
+        self._spool, self._table, self.schema = spool, table, schema
 
     @property
     def filtered(self) -> int:
         return self._spool.filtered_of(self._table)
 
     def batches(self) -> Iterator[pa.RecordBatch]:
-        return self._spool.read(self._table)
+        if self._table in self._spool.tables:
+            yield from self._spool.read(self._table)
+        else:  # a snapshot of no rows
+            yield pa.RecordBatch.from_arrays([pa.nulls(0, f.type) for f in self.schema], schema=self.schema)
 
     def open_native(self, format: str) -> Iterator[bytes]:
         raise SourceError("read a slot", f"native format {format!r} was asked for", "read batches")

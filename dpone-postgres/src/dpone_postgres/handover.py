@@ -24,20 +24,22 @@ from dpone.errors import DataError, SourceError
 from dpone.ids import ulid
 from dpone_postgres import binary
 from dpone_postgres.binary import Refused
-from dpone_postgres.connect import connect, where
+from dpone_postgres.connect import connect
 from dpone_postgres.database import PostgresDialect
 from dpone_postgres.errors import failing
-from dpone_postgres.pgoutput import _SPECIAL, lsn_number, mark
+from dpone_postgres.pgoutput import SPECIAL_TODO, lsn_number, mark
 from dpone_postgres.publication import Published
 from dpone_postgres.transfer import copy_out
-from dpone_postgres.types import Column
+from dpone_postgres.types import SPECIAL, Column
 
 _BATCH_ROWS = 10_000
-_quote = PostgresDialect()
+DIALECT = PostgresDialect()
 
 
 @contextmanager
-def at_slot(given: Mapping[str, str], failed: str, lock_timeout: float) -> Iterator[tuple[psycopg.Connection[Any], int]]:
+def at_slot(
+    given: Mapping[str, str], failed: str, lock_timeout: float
+) -> Iterator[tuple[psycopg.Connection[Any], int]]:
     """A transaction that sees what was committed before the LSN, and nothing else. Waits for transactions that write,
     up to ``lock_timeout`` seconds."""
     db = connect({**given, "replication": "database"}, SourceError, lock_timeout=lock_timeout)
@@ -52,42 +54,44 @@ def at_slot(given: Mapping[str, str], failed: str, lock_timeout: float) -> Itera
         db.close()
 
 
-def spool_rows(
-    db: psycopg.Connection[Any], spool: Spool, table: Published, columns: Sequence[Column], text: bool, point: int,
-    at: datetime, ordinal: int,
-) -> int:  # fmt: skip
-    """Every row of the table as an insert of the commit at ``point``; the ordinal of the last."""
-    failed = f"read table {table.name} at {where(db.info.get_parameters())}"
-    fields = [c.field(text=text and c.kind in _SPECIAL) for c in columns]
-    change = ChangeTable(pa.schema(fields), tuple(n for n in table.columns if n in table.key))
-    as_text = [c.as_text or (text and c.kind in _SPECIAL) for c in columns]
-    kinds = ["text" if plain else c.kind or "text" for c, plain in zip(columns, as_text, strict=True)]
-    rows = copy_out(db, _select(table, columns, as_text))
-    while True:
-        with failing(SourceError, failed):
-            chunk = list(islice(rows, _BATCH_ROWS))
-        if not chunk:
-            return ordinal
-        try:
-            values = binary.decode(chunk, pa.schema(fields), kinds)
-        except Refused as error:
-            found = f"column {error.column}, row {error.row + 1:,} of a block: {error.reason}"
-            todo = "state source.options.special_values: text, which reads dates, times and numerics as text"
-            raise DataError(failed, found, todo) from None
-        spool.add(str(table.name), change, _inserts(values, change, point, at, ordinal))
-        ordinal += values.num_rows
+class SnapshotTable:
+    """Reads every row of a table as an insert. ``text``: dates, times and numerics as text."""
 
+    def __init__(self, table: Published, columns: Sequence[Column], text: bool) -> None:
+        self._table, self._columns = table, columns
+        self._as_text = [c.as_text or (text and c.kind in SPECIAL) for c in columns]
+        fields = [c.field(text=text and c.kind in SPECIAL) for c in columns]
+        self.change = ChangeTable(pa.schema(fields), tuple(n for n in table.columns if n in table.key))
 
-def _select(table: Published, columns: Sequence[Column], as_text: Sequence[bool]) -> str:
-    """As the stream would tell the rows: its columns, its filter, texts by the output function of their type (a cast
-    to text may say more: inet). A table without partitions stands for its own rows, as in a publication."""
-    words = []
-    for column, text in zip(columns, as_text, strict=True):
-        quoted = _quote.quote(column.name)
-        words.append(f"CASE WHEN {quoted} IS NOT NULL THEN format('%s', {quoted}) END" if text else quoted)
-    only = "" if table.kind == "p" else "ONLY "
-    condition = f" WHERE {table.filter}" if table.filter else ""
-    return f"SELECT {', '.join(words)} FROM {only}{_quote.name(table.name)}{condition}"
+    def spool(self, db: psycopg.Connection[Any], spool: Spool, point: int, at: datetime, ordinal: int) -> int:
+        """As changes of the commit at ``point`` that come after ``ordinal``; the ordinal of the last."""
+        failed, name = f"read table {self._table.name}", str(self._table.name)
+        pairs = zip(self._columns, self._as_text, strict=True)
+        kinds = ["text" if plain else c.kind or "text" for c, plain in pairs]
+        rows = copy_out(db, self._select())
+        while True:
+            with failing(SourceError, failed):
+                chunk = list(islice(rows, _BATCH_ROWS))
+            if not chunk:
+                return ordinal
+            try:
+                values = binary.decode(chunk, self.change.values, kinds)
+            except Refused as error:
+                found = f"column {error.column}, row {error.row + 1:,} of a block: {error.reason}"
+                raise DataError(failed, found, SPECIAL_TODO) from None
+            spool.add(name, self.change, _inserts(values, self.change, point, at, ordinal))
+            ordinal += values.num_rows
+
+    def _select(self) -> str:
+        """As the stream would tell the rows: its columns, its filter, texts by the output function of their type (a
+        cast to text may say more: inet). A table without partitions stands for its own rows, as in a publication."""
+        words = []
+        for column, text in zip(self._columns, self._as_text, strict=True):
+            quoted = DIALECT.quote(column.name)
+            words.append(f"CASE WHEN {quoted} IS NOT NULL THEN format('%s', {quoted}) END" if text else quoted)
+        only = "" if self._table.kind == "p" else "ONLY "
+        condition = f" WHERE {self._table.filter}" if self._table.filter else ""
+        return f"SELECT {', '.join(words)} FROM {only}{DIALECT.name(self._table.name)}{condition}"
 
 
 def _inserts(values: pa.RecordBatch, change: ChangeTable, point: int, at: datetime, ordinal: int) -> pa.RecordBatch:

@@ -33,7 +33,7 @@ from dpone.errors import DataError, IdentityChanged, SourceError, StateError
 from dpone.schema import Name
 from dpone_postgres import texts
 from dpone_postgres.binary import Refused, _bytes, _Cells
-from dpone_postgres.types import Column
+from dpone_postgres.types import SPECIAL, Column
 
 _EPOCH = 946_684_800_000_000  # 2000-01-01 in microseconds from 1970-01-01
 _BEGIN, _COMMIT, _RELATION, _TRUNCATE = b"BCRT"
@@ -41,6 +41,7 @@ _INSERT, _UPDATE, _DELETE = b"IUD"
 _NEW, _KEY, _OLD = b"NKO"  # tuples: the new one, the old one's key, the old one
 _TEXT, _UNCHANGED = b"tu"
 _KNOWN = np.frombuffer(b"BCRTIUDYOM", np.uint8)
+SPECIAL_TODO = "state source.options.special_values: text, which reads dates, times and numerics as text"
 _TAIL = bytes(64)  # numbers are read by views that reach past the last message
 _WORDS = pa.array(["insert", "update", "delete"])
 _INDEX = np.zeros(256, np.int64)
@@ -90,7 +91,12 @@ def relation(message: bytes) -> Relation:
             key.append(name)
         at = end + 9
     return Relation(
-        oid, str(Name((schema.decode() or "pg_catalog", table.decode()))), identity, tuple(names), tuple(types), tuple(key)
+        oid,
+        str(Name((schema.decode() or "pg_catalog", table.decode()))),
+        identity,
+        tuple(names),
+        tuple(types),
+        tuple(key),
     )
 
 
@@ -106,13 +112,10 @@ class Shape:
 
     @classmethod
     def of(cls, relation: Relation, columns: Sequence[Column], key: Sequence[str], text: bool) -> Shape:
-        fields = [c.field(text=text and c.kind in _SPECIAL) for c in columns]
+        fields = [c.field(text=text and c.kind in SPECIAL) for c in columns]
         change = ChangeTable(pa.schema(fields), tuple(n for n in relation.names if n in key))
         schema = pa.schema([f for f in batch_schema(change) if f.name != EVENT_ID])
         return cls(relation.table, change, tuple(columns), relation.identity == "f", schema)
-
-
-_SPECIAL = ("numeric", "date", "time", "timestamp", "timestamptz")
 
 
 @define
@@ -442,8 +445,7 @@ class _Rows:
             mark = self._block.marks[int(self._block.number[self._rows[error.row]])].as_py()
             ordinal = int(self._block.ordinal[self._rows[error.row]])
             found = f"column {column.name}, change {mark}/{ordinal}: {error.reason}"
-            todo = "state source.options.special_values: text, which reads dates, times and numerics as text"
-            raise DataError(f"read changes of table {self._shape.table}", found, todo) from None
+            raise DataError(f"read changes of table {self._shape.table}", found, SPECIAL_TODO) from None
 
     def _key(self, values: Sequence[pa.Array], type_: pa.StructType) -> pa.Array:
         """Of the row that was met: the old tuple's where there is one, else it has not changed."""

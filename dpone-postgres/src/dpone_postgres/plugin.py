@@ -11,7 +11,15 @@ _ERRORS = f"{_HERE}.errors:CODES"
 
 @hookimpl
 def dpone_sources() -> list[Connector]:
-    supported = ("read", "query", "snapshot", "incremental_cursor", "incremental_xmin", "native_stream", "incremental_cdc")
+    supported = (
+        "read",
+        "query",
+        "snapshot",
+        "incremental_cursor",
+        "incremental_xmin",
+        "native_stream",
+        "incremental_cdc",
+    )
     return [
         Connector(
             "postgres",

@@ -21,7 +21,7 @@ from dpone_postgres.pgoutput import lsn_number, lsn_text
 
 KIND = PostgresLogicalOffset.backend
 PLUGIN = "pgoutput"
-_ANEW = "load anew with 'dpone cdc drop', 'dpone cdc create' and 'dpone run --full-refresh' (docs/postgres-cdc.md)"
+ANEW = "load anew with 'dpone cdc drop', 'dpone cdc create' and 'dpone run --full-refresh' (docs/postgres-cdc.md)"
 
 # The timeline of a primary is in the names of its WAL files; the checkpoint's lags behind a promotion.
 _SERVER = """
@@ -103,7 +103,7 @@ class Slot:
             raise IdentityChanged(failed, found, "connect to the slot's database, or name another slot")
         if self.wal_status == "lost" or self.invalid:
             found = f"slot {self.name} is lost: {self.invalid or 'its WAL was removed (max_slot_wal_keep_size)'}"
-            raise Gap(failed, found, _ANEW)
+            raise Gap(failed, found, ANEW)
         if self.active is not None:
             found = f"slot {self.name} is in use by process {self.active} of the server"
             error = SourceError(failed, found, "let the other reader end; one slot serves one reader")
@@ -111,18 +111,20 @@ class Slot:
             raise error
 
 
-def require_position(after: Position, mine: PostgresLogicalOffset, server: Server, failed: str) -> PostgresLogicalOffset:
+def require_position(
+    after: Position, mine: PostgresLogicalOffset, server: Server, failed: str
+) -> PostgresLogicalOffset:
     """PG-17: the position is of this very stream. Raises IdentityChanged, Gap."""
     if after.kind != KIND:
-        raise IdentityChanged(failed, f"the position is of {after.kind}, not of {KIND}", _ANEW)
+        raise IdentityChanged(failed, f"the position is of {after.kind}, not of {KIND}", ANEW)
     saved = PostgresLogicalOffset.from_position(after)
     was, is_ = (dict(one.to_position().identity) for one in (saved, mine))
     if changed := [f"{name} was {was[name]}, is {is_[name]}" for name in is_ if was[name] != is_[name]]:
-        todo = "connect to the server of before; if this one took its place, " + _ANEW
+        todo = "connect to the server of before; if this one took its place, " + ANEW
         raise IdentityChanged(failed, ", ".join(changed), todo)
     if server.end < lsn_number(saved.lsn):
         found = f"the server's WAL ends at {lsn_text(server.end)}, before the position {saved.lsn}: it was set back"
-        raise IdentityChanged(failed, found, _ANEW)
+        raise IdentityChanged(failed, found, ANEW)
     return saved
 
 
@@ -131,7 +133,7 @@ def require_slot(db: psycopg.Connection[Any], name: str, after: Position | None,
     if found is None and after is None:
         raise ConfigError(failed, f"there is no slot {name}", "make it with 'dpone cdc create'")
     if found is None:
-        raise Gap(failed, f"there is no slot {name} any more, and nothing kept what came since", _ANEW)
+        raise Gap(failed, f"there is no slot {name} any more, and nothing kept what came since", ANEW)
     return found
 
 
@@ -140,7 +142,7 @@ def require_not_passed(slot: Slot, after: int, failed: str) -> None:
     if slot.confirmed > after:
         gap = f"after {lsn_text(after)} up to {lsn_text(slot.confirmed)}"
         found = f"slot {slot.name} has passed changes by, {gap}: it was made anew, or someone else moved it"
-        raise Gap(failed, found, _ANEW)
+        raise Gap(failed, found, ANEW)
 
 
 def writer_in_the_way(db: psycopg.Connection[Any], failed: str) -> str:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import select
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 import psycopg
 from psycopg import pq
 
 
-def copy_out(db: psycopg.Connection[Any], sql: str, patience: float = 0) -> Iterator[bytes]:
+def copy_out(db: psycopg.Connection[Any], sql: str, patience: float = 0) -> Generator[bytes, None, None]:
     """Rows of binary COPY, without the file's header and trailer. Never with a blocking call, which would hold the
     interpreter's lock. ``patience``: seconds in which the server must say something, 0 for ever; a connection can be
     dead without a word (PG-23). What is not read to its end is closed. Raises psycopg.Error."""
