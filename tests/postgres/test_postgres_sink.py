@@ -436,3 +436,41 @@ def test_an_update_and_an_insert_without_a_unique_index_keep_others_out(target: 
         held = "SELECT mode FROM pg_locks WHERE relation = 'orders'::regclass AND mode = 'ShareRowExclusiveLock'"
         assert target.query(held)
         sink._db.rollback()
+
+
+CHANGES = [
+    ("double precision", "0", "'-0'", True), ("double precision", "'NaN'", "'NaN'", False),
+    ("numeric", "1.0", "1.00", True), ("numeric(5,2)", "1.0", "1.00", False),
+    ("json", "'{\"a\":1}'", "'{\"a\": 1}'", True), ("json", "NULL", "'null'", True),
+    ("jsonb", "'{\"a\":1}'", "'{\"a\": 1}'", False), ("point", "'(1,2)'", "'(1,3)'", True),
+    ("point", "NULL", "NULL", False),
+    ("text", "'a'", "'A'", True), ("text", "''", "NULL", True), ("bytea", "'a'", "'b'", True),
+    ("char(3)", "'a'", "'a  '", False), ("int[]", "'{1}'", "'{2}'", True),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("type_", "old", "new", "changed"), CHANGES, ids=[f"{c[0]} {c[1]} {c[2]}" for c in CHANGES])
+def test_a_row_is_written_if_its_values_differ_to_the_byte(
+    tmp_path: Path, target: Target, type_: str, old: str, new: str, changed: bool
+) -> None:
+    """Merge touches a row whose value differs in any way the type can keep, also where the type calls both equal."""
+    target.run(
+        f"CREATE TABLE source (id bigint PRIMARY KEY, v {type_})", f"INSERT INTO source VALUES (1, {old}), (2, {old})"
+    )
+    path = project(tmp_path, target, target.server.url, "merge")
+    assert engine.run(path).streams[0].rows.inserted == 2
+    target.run(f"UPDATE source SET v = {new} WHERE id = 1")
+    rows = engine.run(path).streams[0].rows
+    assert (rows.updated, rows.unchanged) == ((1, 1) if changed else (0, 2))
+
+
+def test_a_column_added_behind_the_lineage_keeps_the_table_swappable(target: Target) -> None:
+    """Evolution adds columns behind those of the lineage: the staging has that order, and takes the table's place."""
+    target.load(table(1, 2), FULL, load_id="ONE")
+    wider = table(1, 3).append_column("w", pa.array([1, 2, 3], pa.int64()))
+    target.load(wider, FULL, load_id="TWO")
+    before = target.query("SELECT 'orders'::regclass::oid")
+    target.load(wider, FULL, load_id="THREE")
+    assert target.query("SELECT 'orders'::regclass::oid") != before
+    assert target.rows("id, w, __dpone__load_id", "id") == [(i, i, "THREE") for i in (1, 2, 3)]
+    assert target.query("SELECT count(*) FROM pg_attrdef WHERE adrelid = 'orders'::regclass") == [(0,)]

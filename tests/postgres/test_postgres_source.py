@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import Any
 
+import psycopg
 import pyarrow as pa
 import pytest
 from attrs import evolve as replace
@@ -244,7 +246,7 @@ def test_a_connection_that_ends_half_way_is_an_error(postgres: Server, target: T
         with source.read(window.parts[0]) as stream:
             batches: Iterator[Any] = stream.batches()
             next(batches)
-            postgres.run(f"SELECT pg_terminate_backend({source.connection().info.backend_pid})")
+            postgres.run(f"SELECT pg_terminate_backend({source._session.connection().info.backend_pid})")
             with pytest.raises(SourceError) as error:
                 list(batches)
     assert error.value.category is not None
@@ -293,3 +295,121 @@ def test_a_missing_grant_is_told_with_the_statement(postgres: Server, target: Ta
         assert all(f.ok for f in source.check())
         assert read(source, source.window(None, WindowRequest())).num_rows == 1
     postgres.run(f"DROP OWNED BY {role}", f"DROP ROLE {role}")
+
+
+# ---- partitions
+
+
+def test_MF_05_partitions_hold_every_row_once(target: Target) -> None:
+    """Ranges of pages, read over connections of their own: every row of the window's snapshot once, whatever is written
+    meanwhile; NULLs and empty ranges make no difference."""
+    target.run(
+        "CREATE TABLE orders AS SELECT NULLIF(i % 7, 0) AS v, i AS id FROM generate_series(1, 20000) AS i",
+        "DELETE FROM orders WHERE id BETWEEN 3000 AND 9000",
+    )
+    with closing(target.source()) as source:
+        window = source.window(None, WindowRequest(whole=True, partitions=4))
+        assert len(window.parts) == 4
+        target.run(
+            "INSERT INTO orders SELECT 1, i FROM generate_series(90000, 99999) AS i",
+            "DELETE FROM orders WHERE id < 100",
+        )
+        ids = read(source, window).column("id").to_pylist()
+    assert sorted(ids) == [*range(1, 3000), *range(9001, 20001)]
+
+
+def test_parts_are_read_at_once(target: Target) -> None:
+    """Each from a thread of its own, and the snapshot ends with the last of them."""
+    target.run("CREATE TABLE orders AS SELECT i AS id, repeat('x', 100) AS v FROM generate_series(1, 20000) AS i")
+    with closing(target.source()) as source:
+        window = source.window(None, WindowRequest(whole=True, partitions=4))
+
+        def ids(part: Any) -> list[int]:
+            with source.read(part) as stream:
+                return [i for batch in stream.batches() for i in batch.column("id").to_pylist()]
+
+        with ThreadPoolExecutor(4) as pool:
+            found = [i for part in pool.map(ids, window.parts) for i in part]
+        assert sorted(found) == list(range(1, 20001))
+        assert not source._session.open
+
+
+def test_a_lost_snapshot_stops_the_other_parts(postgres: Server, target: Target) -> None:
+    """When the connection that holds the snapshot is gone, no part is read in another one."""
+    target.run("CREATE TABLE orders AS SELECT i AS id, repeat('x', 100) AS v FROM generate_series(1, 20000) AS i")
+    with closing(target.source()) as source:
+        window = source.window(None, WindowRequest(whole=True, partitions=2))
+        postgres.run(f"SELECT pg_terminate_backend({source._session.connection().info.backend_pid}, 5000)")
+        with pytest.raises(SourceError, match="snapshot of the window is gone"), source.read(window.parts[1]):
+            pass
+
+
+def test_views_queries_and_small_tables_are_one_part(target: Target) -> None:
+    """Where there are no pages to divide the window has one part."""
+    make(target, "v int", "1")
+    target.run("CREATE VIEW seen AS SELECT * FROM orders")
+    for one, query in ((target, None), (replace(target, table="seen"), None), (target, "SELECT 1 AS id")):
+        with closing(one.source(query=query)) as source:
+            assert [p.id for p in source.window(None, WindowRequest(whole=True, partitions=4)).parts] == ["all"]
+
+
+def test_MF_08_a_cursor_on_a_table_without_index_is_read_without_a_sort(target: Target) -> None:
+    """An increment is a filter, not an ORDER BY over the table: its plan has no sort."""
+    target.run("CREATE TABLE orders AS SELECT i AS id, i AS n FROM generate_series(1, 1000) AS i")
+    with closing(target.source(incremental=by("n"))) as source:
+        window = source.window(None, WindowRequest(mode="append"))
+        plan = source.rows(f"EXPLAIN {source.select(source._reading.spans[0], window.parts[0])}")  # type: ignore[union-attr]
+    assert not [line for (line,) in plan if "Sort" in line]
+
+
+@pytest.mark.parametrize("rows", [0, 1, 2, 3, 9])
+@pytest.mark.parametrize("batch_rows", [1, 2, 3])
+def test_batches_hold_each_row_once(target: Target, rows: int, batch_rows: int) -> None:
+    """Whatever falls on the edge of a batch, header and trailer of the stream included: every row once, no other."""
+    target.run(f"CREATE TABLE orders AS SELECT i AS id FROM generate_series(1, {rows}) AS i")
+    with closing(target.source()) as source:
+        window = source.window(None, WindowRequest(batch_rows=batch_rows))
+        found = read(source, window).column("id")
+    assert found.to_pylist() == list(range(1, rows + 1))
+    assert all(len(chunk) <= batch_rows for chunk in found.chunks)
+
+
+def test_a_table_without_columns(target: Target) -> None:
+    """Rows without a value are refused in one line, not miscounted."""
+    target.run("CREATE TABLE orders ()", "INSERT INTO orders DEFAULT VALUES")
+    with pytest.raises(SourceError, match="it has no column"):
+        target.read()
+
+
+def test_the_table_cannot_be_emptied_or_altered_under_a_read(target: Target) -> None:
+    """TRUNCATE shows through snapshots, so the table is locked from before the snapshot to the end of the read."""
+    make(target, "v int", "1")
+    with closing(target.source()) as source:
+        window = source.window(None, WindowRequest())
+        with target.connect() as other:
+            other.execute("SET lock_timeout = '50ms'")
+            for statement in ("TRUNCATE orders", "ALTER TABLE orders DROP COLUMN v", "DROP TABLE orders"):
+                with pytest.raises(psycopg.errors.LockNotAvailable):
+                    other.execute(statement)  # type: ignore[call-overload]
+            assert read(source, window).num_rows == 1
+            other.execute("TRUNCATE orders")
+
+
+def test_a_materialized_view_is_read_like_a_table(target: Target) -> None:
+    """What LOCK TABLE does not take is read all the same."""
+    make(target, "v int", "1")
+    target.run("CREATE MATERIALIZED VIEW seen AS SELECT * FROM orders")
+    assert replace(target, table="seen").read().num_rows == 1
+
+
+def test_rows_left_out_are_counted_once(target: Target) -> None:
+    """NULL cursors that the policy skips count in one part of the window only."""
+    target.run("CREATE TABLE orders AS SELECT i AS id, NULLIF(i, 7) AS n FROM generate_series(1, 20000) AS i")
+    with closing(target.source(incremental=by("n", nulls="skip"))) as source:
+        window = source.window(None, WindowRequest(whole=True, partitions=3))
+        filtered, rows = 0, 0
+        for part in window.parts:
+            with source.read(part) as stream:
+                rows += sum(batch.num_rows for batch in stream.batches())
+                filtered += stream.filtered
+    assert (len(window.parts), rows, filtered) == (3, 19_999, 1)

@@ -383,13 +383,16 @@ def _storage(column: pa.Array) -> pa.Array:
     return column.storage if isinstance(column.type, pa.BaseExtensionType) else column
 
 
-def messages(rows: Iterator[bytes]) -> Iterator[bytes]:
-    """Messages of COPY TO without the file's header and trailer: one row each (libpq, PQgetCopyData)."""
-    first = next(rows, None)
-    if first is None:
-        return
-    if len(first) > len(HEADER):
-        yield first[len(HEADER) :]
-    for row in rows:
-        if row != TRAILER:
-            yield row
+def rows(blocks: Iterator[list[bytes]]) -> Iterator[list[bytes]]:
+    """Blocks of messages of COPY TO without the file's header and trailer."""
+    first = True
+    for block in blocks:
+        if first and block:
+            first = False
+            block[0] = bytes(block[0])[len(HEADER) :]
+        if block and len(block[-1]) == len(TRAILER):
+            block.pop()
+        if block and not block[0]:
+            del block[0]
+        if block:
+            yield block

@@ -174,8 +174,9 @@ class PostgresLogicalReader:
     def _snapshot(self, db: psycopg.Connection[Any], server: Server, epoch: int) -> ChangeWindow:
         """The rows that are there, as inserts of one commit."""
         try:
-            with handover.at_slot(self._given, self._failed, self._options.lock_timeout) as (reading, point):
-                at, ordinal, tables = datetime.now(UTC), 0, self._tables(db)
+            tables, wait = self._tables(db), self._options.lock_timeout
+            with handover.at_slot(self._given, tables, self._failed, wait) as (reading, point):
+                at, ordinal = datetime.now(UTC), 0
                 spool = self._new_spool(server, "")
                 text = self._options.special_values == "text"
                 for table in tables:

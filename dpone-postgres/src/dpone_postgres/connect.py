@@ -43,14 +43,15 @@ def parameters(connection: Secret | None) -> dict[str, str]:
     """libpq's parameters, with a verified TLS connection to every host but this one unless they say otherwise. No I/O
     but that of a service file. Raises ConfigError, which never shows a value."""
     given = _given(connection.reveal() if connection else "")
+    service = _service(given.get("service") or os.environ.get("PGSERVICE", ""))
     if "sslmode" not in given and "PGSSLMODE" not in os.environ:
-        service = _service(given.get("service") or os.environ.get("PGSERVICE", ""))
         hosts = [given.get(name) or service.get(name) or os.environ.get(f"PG{name.upper()}", "") for name in _HOSTS]
         if "sslmode" not in service and not all(map(is_local, ",".join(filter(None, hosts)).split(","))):
             given["sslmode"] = "verify-full"
             if not _knows_authority({**service, **given}):
                 given["sslrootcert"] = "system"
-    return {**{k: v for k, v in _DEFAULTS.items() if _from_environment(k) is None}, **given, "client_encoding": "UTF8"}
+    ours = {k: v for k, v in _DEFAULTS.items() if k not in service and _from_environment(k) is None}
+    return {**ours, **given, "client_encoding": "UTF8"}
 
 
 _HOSTS = ("host", "hostaddr")

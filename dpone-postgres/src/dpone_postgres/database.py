@@ -79,7 +79,7 @@ class PostgresDialect(Dialect):
         values = [n for n in names if n not in key] or key
         sets = ", ".join(f"{self.quote(n)} = excluded.{self.quote(n)}" for n in values)
         row, given = self.columns(compared, "t"), self.columns(compared, "excluded")
-        differs = self.differs(row, given) if compared else "false"
+        differs = self.differs(row, given) if compared else "true"
         rows = f"SELECT {self.columns(names, 's')} FROM {source} AS s"
         into = f"INSERT INTO {self.name(target)} AS t ({self.columns(names)}) OVERRIDING SYSTEM VALUE"
         return f"{into} {rows} ON CONFLICT ({self.columns(key)}) DO UPDATE SET {sets} WHERE {met} AND {differs}"
@@ -229,29 +229,34 @@ class PostgresDatabase:
         and the defaults fill them. The primary key, too, is made when the rows are there: one sort costs less than as
         many insertions, and less WAL."""
         first = not self.rows(f"SELECT EXISTS (SELECT 1 FROM {self.dialect.name(stage)})")[0][0]
-        key = self._make_anew(stage) if first else ()
+        key = self._make_anew(stage, lineage) if first else ()
         yield first
         if key:
             self.execute(f"ALTER TABLE {self.dialect.name(stage)} ADD PRIMARY KEY ({self.dialect.columns(key)})")
-        if first and lineage:
-            self.execute(f"ALTER TABLE {self.dialect.name(stage)} {', '.join(self._constants(lineage))}")
+        if first:
+            self._add_constants(stage, lineage)
 
-    def _constants(self, lineage: Mapping[str, Any]) -> Iterator[str]:
+    def _add_constants(self, stage: Name, lineage: Mapping[str, Any]) -> None:
+        have, d = {c.name for c in self.columns(stage) or ()}, self.dialect
         for name, value in lineage.items():
-            scalar = pa.scalar(value)
-            text = value.isoformat() if isinstance(value, datetime) else str(value)
-            native = self.dialect.stores(scalar.type).native
-            yield f"ADD COLUMN {self.dialect.quote(name)} {native} DEFAULT {self.dialect.literal(text)}"
+            if name not in have:
+                field = pa.field(name, pa.scalar(value).type)
+                self.execute(f"{d.add_column(stage, field)} DEFAULT {d.literal(_constant(value))}")
 
-    def _make_anew(self, stage: Name) -> tuple[str, ...]:
-        """Without lineage and without primary key, whose columns are the answer."""
-        shape = self.schema(stage)
+    def _make_anew(self, stage: Name, lineage: Mapping[str, Any]) -> tuple[str, ...]:
+        """Without primary key, whose columns are the answer, and without lineage: columns that are added come last.
+        Where the target has later ones, so that they would not be its own in its order, defaults fill every row."""
+        shape, d = self.schema(stage), self.dialect
         assert shape is not None, "the staging was made when the load was opened"
-        bare = pa.schema([f for f in shape if f.name not in LINEAGE])
         key = self.primary_key(stage)
-        self.execute(self.dialect.drop_table(stage))
-        sql = self.dialect.create_table(stage, bare)
+        last = shape.names[len(shape) - len(lineage) :] == [*lineage]
+        columns = pa.schema([f for f in shape if not (last and f.name in lineage)])
+        self.execute(d.drop_table(stage))
+        sql = d.create_table(stage, columns)
         self.execute(sql.replace("CREATE TABLE", "CREATE UNLOGGED TABLE", 1) if self.unlogged else sql)
+        for name, value in () if last else lineage.items():
+            sets = f"ALTER COLUMN {d.quote(name)} SET DEFAULT {d.literal(_constant(value))}"
+            self.execute(f"ALTER TABLE {d.name(stage)} {sets}")
         return key
 
     def primary_key(self, table: Name) -> tuple[str, ...]:
@@ -282,11 +287,26 @@ class PostgresDatabase:
         self, target: Name, source: str, names: Sequence[str], key: Sequence[str], compared: Sequence[str]
     ) -> tuple[int, int]:
         """A row that was inserted, not updated, has no xmax: nobody has locked or deleted it yet."""
-        statement = self.dialect.upsert(target, source, names, key, compared, "true")
+        statement = self.dialect.upsert(target, source, names, key, (), self._changed(target, compared))
         counted = "SELECT count(*), count(*) FILTER (WHERE w.fresh) FROM w"
         [(written, fresh)] = self.rows(f"WITH w AS ({statement} RETURNING (t.xmax = 0) AS fresh) {counted}")
         [(read,)] = self.rows(f"SELECT count(*) FROM {source} AS s")
         return int(read) - int(fresh), int(written)
+
+    def _changed(self, target: Name, compared: Sequence[str]) -> str:
+        """As ``Dialect.differs`` of all columns at once; by the types' own equality where that is exact, which takes a
+        tenth of the time."""
+        sql = (
+            "SELECT a.attname FROM pg_catalog.pg_attribute AS a JOIN pg_catalog.pg_collation AS c "
+            f"ON c.oid = a.attcollation WHERE NOT c.collisdeterministic AND a.attrelid = {_HOLE}"
+        )
+        loose = {name for (name,) in self.rows(sql, (self.oid(target),))}
+        known = {c.name: c.exact_equality and c.name not in loose for c in self.columns(target) or ()}
+        d = self.dialect
+        terms = [f"t.{d.quote(n)} IS DISTINCT FROM excluded.{d.quote(n)}" for n in compared if known[n]]
+        if images := [n for n in compared if not known[n]]:
+            terms.append(d.differs(d.columns(images, "t"), d.columns(images, "excluded")))
+        return f"({' OR '.join(terms) or 'false'})"
 
     def plain(self, table: Name, key: Sequence[str]) -> bool:
         """See ``hanging``. Grants may be there: a swap gives them to the new table."""
@@ -341,6 +361,10 @@ class PostgresDatabase:
             to = "PUBLIC" if grantee is None else d.quote(grantee)
             option = " WITH GRANT OPTION" if grantable else ""
             self.execute(f"GRANT {privileges} ON TABLE {d.name(target)} TO {to}{option}")
+
+
+def _constant(value: Any) -> str:
+    return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
 def numbered(sql: str) -> str:

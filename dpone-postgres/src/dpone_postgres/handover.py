@@ -38,15 +38,18 @@ DIALECT = PostgresDialect()
 
 @contextmanager
 def at_slot(
-    given: Mapping[str, str], failed: str, lock_timeout: float
+    given: Mapping[str, str], tables: Sequence[Published], failed: str, lock_timeout: float
 ) -> Iterator[tuple[psycopg.Connection[Any], int]]:
     """A transaction that sees what was committed before the LSN, and nothing else. Waits for transactions that write,
-    up to ``lock_timeout`` seconds."""
+    up to ``lock_timeout`` seconds. The tables are locked before it begins to see: to those who looked before, a table
+    is empty after TRUNCATE and after an ALTER that writes it anew (MVCC Caveats)."""
     db = connect({**given, "replication": "database"}, SourceError, lock_timeout=lock_timeout)
     try:
         name = f"dpone_snapshot_{ulid().lower()}"
         with failing(SourceError, failed):
             db.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            locked = ", ".join(f"{'' if t.kind == 'p' else 'ONLY '}{DIALECT.name(t.name)}" for t in tables)
+            db.execute(f"LOCK TABLE {locked} IN ACCESS SHARE MODE".encode())
             sql = f"CREATE_REPLICATION_SLOT {name} TEMPORARY LOGICAL pgoutput USE_SNAPSHOT"
             [(_, point, *_)] = db.execute(sql.encode()).fetchall()
         yield db, lsn_number(point)

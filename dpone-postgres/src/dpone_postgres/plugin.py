@@ -11,15 +11,8 @@ _ERRORS = f"{_HERE}.errors:CODES"
 
 @hookimpl
 def dpone_sources() -> list[Connector]:
-    supported = (
-        "read",
-        "query",
-        "snapshot",
-        "incremental_cursor",
-        "incremental_xmin",
-        "native_stream",
-        "incremental_cdc",
-    )
+    supported = ("read", "query", "snapshot", "incremental_cursor", "incremental_xmin", "partitions", "native_stream")
+    supported += ("incremental_cdc",)
     return [
         Connector(
             "postgres",

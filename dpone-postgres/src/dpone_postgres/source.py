@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import select
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
-from itertools import islice
 from typing import Any
 
-import psycopg
 import pyarrow as pa
 
 from dpone.contract import Finding, Part, Window, WindowRequest
@@ -23,13 +21,13 @@ from dpone.sql.cursor import CursorPlan, Reading, Span, cursor_column, digest, r
 from dpone_postgres import binary, types, xmin
 from dpone_postgres.binary import Refused
 from dpone_postgres.config import PostgresSourceOptions
-from dpone_postgres.connect import connect, parameters, table_name, where
+from dpone_postgres.connect import parameters, table_name, where
 from dpone_postgres.cursor import Cursor
-from dpone_postgres.database import PostgresDialect, numbered
-from dpone_postgres.errors import failing
+from dpone_postgres.database import PostgresDialect
+from dpone_postgres.session import Session
 
 _BATCH_ROWS = 10_000
-_BATCH_BYTES = 8_000_000
+_BATCH_BYTES = 4_000_000  # as the server sends them
 _BLOCK_BYTES = 1 << 18
 _VIEW = PREFIX + "query"
 
@@ -49,7 +47,10 @@ class PostgresSource:
         self._query = (spec.query or "").strip().rstrip(";").rstrip() if spec.table is None else None
         self.name = str(self.table) if self.table else "the query"
         self.dialect = PostgresDialect()
-        self._db: psycopg.Connection[Any] | None = None
+        self._session = Session(self._given, self.options, self.name)
+        self._snapshot: str | None = None
+        self._left: set[str] = set()
+        self._lock = threading.Lock()
         self._columns: list[types.Column] = []
         self._schema: pa.Schema | None = None
         self._reading: Reading | None = None
@@ -82,6 +83,12 @@ class PostgresSource:
         shown = (n.sibling(n.last) if "." in pattern else Name((n.last,)) for n in names if _meant(n, pattern))
         return sorted(str(n) for n in shown if fnmatchcase(str(n), pattern))
 
+    def rows(self, sql: str, given: Sequence[Any] = ()) -> list[Any]:
+        return self._session.rows(sql, given)
+
+    def stream(self, sql: str) -> Iterator[tuple[Any, ...]]:
+        return self._session.stream(sql)
+
     def schema(self) -> pa.Schema:
         try:
             self._begin()
@@ -93,20 +100,54 @@ class PostgresSource:
     def window(self, after: Position | None, request: WindowRequest) -> Window:
         """Opens the snapshot. Without ``incremental`` every window is the whole table."""
         self.end()
+        self._cursor, self._snapshot = None, None
         self._begin()
         try:
             self._batch_rows = request.batch_rows or _BATCH_ROWS
             self._look()
             self._schema = self._arrow()
             self._reading = reading = self._plan(after, request)
+            parts = self._parts(reading, request.partitions)
         except BaseException:
             self.end()
             raise
-        parts = (Part("all", {"spans": len(reading.spans)}),) if reading.spans else ()
+        self._left = {part.id for part in parts}
         if not parts:
             self.end()
         whole = request.whole or self._incremental is None
         return Window(reading.position, parts, False, self._schema, whole, True, reading.proof)
+
+    def _begin(self) -> None:
+        if self._query == "":
+            raise ConfigError("read the query", "it is empty", "give one SELECT")
+        self._session.begin(None if self.table is None else self.dialect.name(self.table))
+
+    def end(self) -> None:
+        """The end of the snapshot."""
+        self._session.end()
+
+    def _parts(self, reading: Reading, wanted: int) -> tuple[Part, ...]:
+        """Ranges of pages of a table, all of them read in the snapshot of this window; the last one has no end."""
+        pages = self._pages() if wanted > 1 and len(reading.spans) == 1 and not reading.skip else 0
+        count = min(wanted, pages)
+        if count < 2:
+            return (Part("all"),) if reading.spans else ()
+        self._snapshot = self._session.export()
+        bounds = [pages * i // count for i in range(count)]
+        ends: list[int | None] = [*bounds[1:], None]
+        return tuple(Part(f"pages-{a}", {"from": a, "to": b}) for a, b in zip(bounds, ends, strict=True))
+
+    def _pages(self) -> int:
+        """0: not a table of its own with pages."""
+        if self.table is None:
+            return 0
+        sql = (
+            "SELECT pg_catalog.pg_relation_size(c.oid) / current_setting('block_size')::bigint "
+            "FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace "
+            "WHERE n.nspname = \0 AND c.relname = \0 AND c.relkind IN ('r', 'm')"
+        )
+        found = self.rows(sql, self.table.parts)
+        return int(found[0][0]) if found else 0
 
     def _plan(self, after: Position | None, request: WindowRequest) -> Reading:
         assert self._schema is not None
@@ -141,95 +182,27 @@ class PostgresSource:
 
     @contextmanager
     def read(self, part: Part) -> Iterator[_PostgresStream]:
-        if self._reading is None or self._schema is None or self._db is None or not self._in_transaction():
+        """Parts of several share the window's snapshot over connections of their own."""
+        if self._reading is None or self._schema is None or not self._session.open:
             raise SourceError(f"read {self.name}", "the snapshot of the window is gone", "begin a new window")
+        session = self._session
+        if self._snapshot is not None and part.id != "all":
+            session = Session(self._given, self.options, self.name)
+            session.join(self._snapshot)
         try:
-            yield _PostgresStream(self, self._schema, self._reading, self._batch_rows)
+            yield _PostgresStream(self, session, part, self._schema, self._reading, self._batch_rows)
+            with self._lock:
+                self._left.discard(part.id)
         finally:
-            self.end()
+            session.end() if session is self._session else session.close()
+            if not self._left:
+                self.end()
 
     def ack(self, position: Position) -> None:
         """Nothing to let go of."""
 
     def close(self) -> None:
-        if self._db is not None:
-            self._db.close()
-            self._db = None
-
-    # ---- the connection
-
-    def connection(self) -> psycopg.Connection[Any]:
-        if self._db is None or self._db.closed:
-            options = self.options
-            self._db = connect(
-                self._given, SourceError, lock_timeout=options.lock_timeout, statement_timeout=options.statement_timeout
-            )
-        return self._db
-
-    def _in_transaction(self) -> bool:
-        idle = psycopg.pq.TransactionStatus.IDLE
-        return self._db is not None and not self._db.closed and self._db.info.transaction_status != idle
-
-    def _begin(self) -> None:
-        """READ ONLY: a query cannot write, whatever functions it calls."""
-        if self._query == "":
-            raise ConfigError("read the query", "it is empty", "give one SELECT")
-        self._run("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-
-    def end(self) -> None:
-        """The end of the snapshot."""
-        if self._db is None:
-            return
-        if self._db.closed or self._db.info.transaction_status == psycopg.pq.TransactionStatus.ACTIVE:
-            self.close()  # in the midst of a COPY that nobody reads on
-        elif self._in_transaction():
-            try:
-                self._run("ROLLBACK")
-            except DponeError:
-                self.close()
-
-    def _run(self, sql: str, given: Sequence[Any] = ()) -> psycopg.Cursor[Any]:
-        with failing(SourceError, f"read {self.name} at {self.where}"):
-            cursor: psycopg.Cursor[Any] = psycopg.RawCursor(self.connection())
-            return cursor.execute(numbered(sql), given or None)
-
-    def rows(self, sql: str, given: Sequence[Any] = ()) -> list[Any]:
-        with failing(SourceError, f"read {self.name} at {self.where}"):
-            return self._run(sql, given).fetchall()
-
-    def stream(self, sql: str) -> Iterator[tuple[Any, ...]]:
-        """Rows of a query of any size, a few thousand at a time."""
-        db = self.connection()
-        with failing(SourceError, f"read {self.name} at {self.where}"), db.cursor(PREFIX + "rows") as cursor:
-            cursor.itersize = 5_000
-            yield from cursor.execute(sql)
-
-    def copy(self, sql: str) -> Iterator[Any]:
-        """Messages of ``COPY (sql) TO STDOUT (FORMAT binary)``: the header with the first row, a row each, the trailer.
-
-        Read below psycopg's own iterator, which takes three times as long per row; and never with a blocking call,
-        which would hold the interpreter's lock.
-        """
-        db = self.connection()
-        with failing(SourceError, f"read {self.name} at {self.where}"):
-            raw = db.pgconn
-            raw.send_query(f"COPY ({sql}) TO STDOUT (FORMAT binary)".encode())
-            _until_copying(raw)
-            get, done = raw.get_copy_data, False
-            try:
-                while True:
-                    size, message = get(1)
-                    if size > 0:
-                        yield message
-                    elif size == 0:
-                        _wait(raw)
-                    else:
-                        break
-                done = True
-            finally:
-                if not done:
-                    db.close()
-            _require_ok(raw)
+        self._session.close()
 
     # ---- columns
 
@@ -253,13 +226,15 @@ class PostgresSource:
         else:
             columns = self._described()
         self._columns = [c for c in columns if c.name not in LINEAGE]
+        if not self._columns:
+            raise SourceError(f"read {self.name}", "it has no column", "name a table or query with columns")
         if len({c.name for c in self._columns}) < len(self._columns):
             raise ConfigError(f"read {self.name}", "two columns have one name", "give each a name with AS")
 
     def _described(self) -> list[types.Column]:
         """The columns of the query, which is planned and not run."""
         try:
-            described = self._run(f"SELECT * FROM {self.relation} AS s LIMIT 0").description or []
+            described = self._session.run(f"SELECT * FROM {self.relation} AS s LIMIT 0").description or []
         except SourceError as error:
             raise ConfigError("read the query", error.found, "give one SELECT without parameters") from error.__cause__
         return [self._column(d.name, d.type_code, d._fmod) for d in described]
@@ -288,68 +263,42 @@ class PostgresSource:
     def columns_of(self) -> list[types.Column]:
         return self._columns
 
-    def select(self, span: Span, extra: Sequence[str] = ()) -> str:
-        """The rows of a span; ``extra``: columns, as text, behind the others."""
+    def select(self, span: Span, part: Part, extra: Sequence[str] = ()) -> str:
+        """The rows of a span in a part; ``extra``: columns, as text, behind the others."""
         shown = [self._shown(c) for c in self._columns] + [f"s.{self.dialect.quote(n)}::text" for n in extra]
-        return f"SELECT {', '.join(shown)} FROM {self.relation} AS s{self._where(span)}"
+        return f"SELECT {', '.join(shown)} FROM {self.relation} AS s{self._where(span, part)}"
 
     def _shown(self, column: types.Column) -> str:
         quoted = f"s.{self.dialect.quote(column.name)}"
         return f"{quoted}::text" if self.as_text(column) else quoted
 
-    def _where(self, span: Span) -> str:
-        condition = self._cursor.where(span) if self._cursor else ""
+    def _where(self, span: Span, part: Part) -> str:
+        terms = [self._cursor.where(span)] if self._cursor else []
+        if "from" in part.detail:
+            terms.append(f"s.ctid >= '({part.detail['from']},0)'")
+        if part.detail.get("to") is not None:
+            terms.append(f"s.ctid < '({part.detail['to']},0)'")
+        condition = " AND ".join(filter(None, terms))
         return f" WHERE {condition}" if condition else ""
 
-    def native_select(self, span: Span) -> str:
+    def native_select(self, span: Span, part: Part) -> str:
         names = self.dialect.columns([c.name for c in self._columns], "s")
-        return f"SELECT {names} FROM {self.relation} AS s{self._where(span)}"
+        return f"SELECT {names} FROM {self.relation} AS s{self._where(span, part)}"
 
 
 def _meant(name: Name, pattern: str) -> bool:
     return "." in pattern or name.parts[0] == "public"
 
 
-def _until_copying(raw: Any) -> None:
-    result = _result(raw)
-    if result is None or result.status != psycopg.pq.ExecStatus.COPY_OUT:
-        _fail(raw, result)
-
-
-def _require_ok(raw: Any) -> None:
-    """The command's own result, then the end."""
-    result = _result(raw)
-    if result is None or result.status != psycopg.pq.ExecStatus.COMMAND_OK:
-        _fail(raw, result)
-    while _result(raw) is not None:
-        pass
-
-
-def _fail(raw: Any, result: Any) -> None:
-    error = psycopg.errors.error_from_result(result) if result is not None else psycopg.OperationalError("no answer")
-    while raw.status == psycopg.pq.ConnStatus.OK and _result(raw) is not None:
-        pass
-    raise error
-
-
-def _result(raw: Any) -> Any:
-    raw.flush()
-    while raw.is_busy():
-        _wait(raw)
-    return raw.get_result()
-
-
-def _wait(raw: Any) -> None:
-    while not select.select([raw.socket], [], [], 10.0)[0]:
-        pass
-    raw.consume_input()
-
-
 class _PostgresStream:
     """``contract.Stream``."""
 
-    def __init__(self, source: PostgresSource, schema: pa.Schema, reading: Reading, batch_rows: int) -> None:
-        self.schema, self.filtered = schema, reading.nulls
+    def __init__(
+        self, source: PostgresSource, session: Session, part: Part, schema: pa.Schema, reading: Reading, batch_rows: int
+    ) -> None:
+        first = not part.detail.get("from")  # what the window left out is counted once, whatever its parts
+        self.schema, self.filtered = schema, reading.nulls if first else 0
+        self._session, self._part = session, part
         self._source, self._reading, self._batch_rows = source, reading, batch_rows
         one_pass = not reading.skip and len(reading.spans) == 1
         self.native = (binary.FORMAT,) if one_pass and all(c.portable for c in source.columns_of()) else ()
@@ -359,23 +308,21 @@ class _PostgresStream:
         for i, span in enumerate(self._reading.spans):
             skip = dict(self._reading.skip) if i == 0 else {}
             told = self._reading.told if skip else ()
-            for batch in self._decoded(self._source.select(span, told), len(told), done):
+            for batch in self._decoded(self._source.select(span, self._part, told), len(told), done):
                 done += batch.num_rows
                 yield self._unseen(batch, told, skip) if skip else batch
-        self._source.end()
+        self._session.end()
 
     def _decoded(self, sql: str, extra: int, done: int) -> Iterator[pa.RecordBatch]:
         columns = self._source.columns_of()
         kinds = ["text" if self._source.as_text(c) else c.kind or "text" for c in columns] + ["text"] * extra
         schema = pa.schema([*self.schema, *(pa.field(f"{PREFIX}told_{i}", pa.string()) for i in range(extra))])
-        rows, take = binary.messages(self._source.copy(sql)), min(self._batch_rows, 1000)
-        while chunk := list(islice(rows, take)):
+        for rows in binary.rows(self._session.copy(sql, self._batch_rows, _BATCH_BYTES)):
             try:
-                batch = binary.decode(chunk, schema, kinds)
+                batch = binary.decode(rows, schema, kinds)
             except Refused as error:
                 raise self._refused(error, done) from None
             done += batch.num_rows
-            take = max(1, min(self._batch_rows, _BATCH_BYTES * batch.num_rows // max(batch.nbytes, 1)))
             yield batch
 
     def _refused(self, error: Refused, done: int) -> DataError:
@@ -398,14 +345,7 @@ class _PostgresStream:
         """Blocks of rows, header and trailer included."""
         if format != binary.FORMAT:
             raise SourceError(f"read {self._source.name}", f"no native format {format}", "use batches")
-        rows: list[bytes] = []
-        size = 0
-        for row in self._source.copy(self._source.native_select(self._reading.spans[0])):
-            rows.append(row)
-            size += len(row)
-            if size >= _BLOCK_BYTES:
-                yield b"".join(rows)
-                rows.clear()
-                size = 0
-        yield b"".join(rows)
-        self._source.end()
+        sql = self._source.native_select(self._reading.spans[0], self._part)
+        for rows in self._session.copy(sql, _BLOCK_BYTES, _BLOCK_BYTES):
+            yield b"".join(rows)
+        self._session.end()

@@ -131,6 +131,12 @@ class Column:
         return _KINDS.get(self.receive)
 
     @property
+    def exact_equality(self) -> bool:
+        """True if values that are equal (=) are the same, but for the collation: 0 and -0, 1.0 and 1.00 are not."""
+        numeric = self.receive == "numeric_recv" and self.arrow != pa.string()
+        return numeric or self.receive in _EXACT
+
+    @property
     def portable(self) -> bool:
         """True if its binary form means the same in another database: that of an array or a composite of the user's own
         types holds their oids."""
@@ -165,6 +171,12 @@ _KINDS = {
     "textrecv": "text", "varcharrecv": "text", "bpcharrecv": "text", "namerecv": "text", "citextrecv": "text",
     "enum_recv": "text", "bytearecv": "bytea", "json_recv": "json", "jsonb_recv": "jsonb",
 }  # fmt: skip
+_EXACT = frozenset(
+    {
+        "boolrecv", "int2recv", "int4recv", "int8recv", "oidrecv", "date_recv", "time_recv", "timestamp_recv",
+        "timestamptz_recv", "uuid_recv", "textrecv", "varcharrecv", "bpcharrecv", "enum_recv", "bytearecv",
+    }
+)  # fmt: skip
 _ARROW: dict[str, pa.DataType] = {
     "boolrecv": pa.bool_(), "int2recv": pa.int16(), "int4recv": pa.int32(), "int8recv": pa.int64(),
     "oidrecv": pa.uint32(), "float4recv": pa.float32(), "float8recv": pa.float64(), "date_recv": pa.date32(),

@@ -26,9 +26,9 @@ def cli() -> None:
 
 @functools.cache
 def assemble() -> click.Group:
-    from dpone.cli import check, completion, init, matrix, plugins, run, schema_plan, state
+    from dpone.cli import cdc, check, completion, init, matrix, plugins, run, schema_plan, state
 
-    for module in (check, completion, init, matrix, plugins, run, schema_plan, state):
+    for module in (cdc, check, completion, init, matrix, plugins, run, schema_plan, state):
         for command in module.COMMANDS:
             cli.add_command(command)
     _add_commands_of_plugins()

@@ -1,0 +1,177 @@
+"""One connection of a source: a read-only snapshot and what is asked of it."""
+
+from __future__ import annotations
+
+import select
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import psycopg
+
+from dpone.errors import DponeError, SourceError
+from dpone.schema import PREFIX
+from dpone_postgres.config import PostgresSourceOptions
+from dpone_postgres.connect import connect, where
+from dpone_postgres.database import numbered
+from dpone_postgres.errors import failing, sqlstate
+
+_BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+
+
+class Session:
+    """Connected when first used. One thread at a time."""
+
+    def __init__(self, given: Mapping[str, str], options: PostgresSourceOptions, name: str) -> None:
+        self._given, self._options, self._failed = given, options, f"read {name} at {where(given)}"
+        self._db: psycopg.Connection[Any] | None = None
+
+    def connection(self) -> psycopg.Connection[Any]:
+        if self._db is None or self._db.closed:
+            options = self._options
+            self._db = connect(
+                self._given, SourceError, lock_timeout=options.lock_timeout, statement_timeout=options.statement_timeout
+            )
+        return self._db
+
+    @property
+    def open(self) -> bool:
+        """True while the snapshot lasts."""
+        idle = psycopg.pq.TransactionStatus.IDLE
+        return self._db is not None and not self._db.closed and self._db.info.transaction_status != idle
+
+    def begin(self, table: str | None = None) -> None:
+        """READ ONLY: a query cannot write, whatever functions it calls. ``table`` is locked before the snapshot begins
+        (LOCK, Notes): a TRUNCATE or ALTER between the two would show through the snapshot."""
+        self.run(_BEGIN)
+        if table is None:
+            return
+        try:
+            self.run(f"LOCK TABLE {table} IN ACCESS SHARE MODE")
+        except DponeError as error:
+            if sqlstate(error) not in ("42809", "42P01", "42501", "3F000"):
+                raise
+            self.end()  # not a table, or none that we may read: the query to come says it in better words
+            self.run(_BEGIN)
+
+    def export(self) -> str:
+        """A name under which others see the same snapshot, for as long as this one lasts (SET TRANSACTION)."""
+        return str(self.rows("SELECT pg_catalog.pg_export_snapshot()")[0][0])
+
+    def join(self, snapshot: str) -> None:
+        """Begin with the snapshot of another session. Raises SourceError if it is gone."""
+        self.begin()
+        try:
+            self.run(f"SET TRANSACTION SNAPSHOT '{snapshot}'")
+        except DponeError as error:
+            self.close()
+            if sqlstate(error) not in ("22023", "42704", "55000"):
+                raise
+            todo = "begin a new window: run again"
+            raise SourceError(self._failed, "the snapshot of the window is gone", todo) from error.__cause__
+
+    def end(self) -> None:
+        if self._db is None:
+            return
+        if self._db.closed or self._db.info.transaction_status == psycopg.pq.TransactionStatus.ACTIVE:
+            self.close()  # in the midst of a COPY that nobody reads on
+        elif self.open:
+            try:
+                self.run("ROLLBACK")
+            except DponeError:
+                self.close()
+
+    def close(self) -> None:
+        if self._db is not None:
+            self._db.close()
+            self._db = None
+
+    def run(self, sql: str, given: Sequence[Any] = ()) -> psycopg.Cursor[Any]:
+        with failing(SourceError, self._failed):
+            cursor: psycopg.Cursor[Any] = psycopg.RawCursor(self.connection())
+            return cursor.execute(numbered(sql), given or None)
+
+    def rows(self, sql: str, given: Sequence[Any] = ()) -> list[Any]:
+        with failing(SourceError, self._failed):
+            return self.run(sql, given).fetchall()
+
+    def stream(self, sql: str) -> Iterator[tuple[Any, ...]]:
+        """Rows of a query of any size, a few thousand at a time."""
+        db = self.connection()
+        with failing(SourceError, self._failed), db.cursor(PREFIX + "rows") as cursor:
+            cursor.itersize = 5_000
+            yield from cursor.execute(sql)
+
+    def copy(self, sql: str, rows: int, size: int) -> Iterator[list[Any]]:
+        """Messages of ``COPY (sql) TO STDOUT (FORMAT binary)``, a row each (libpq, PQgetCopyData); the header comes
+        with the first, the trailer is one of its own or all that follows it. In lists of ``rows`` messages, or fewer
+        once they have ``size`` bytes.
+
+        Read below psycopg's own iterator, which takes three times as long per row; and never with a blocking call,
+        which would hold the interpreter's lock.
+        """
+        db = self.connection()
+        with failing(SourceError, self._failed):
+            raw = db.pgconn
+            raw.send_query(f"COPY ({sql}) TO STDOUT (FORMAT binary)".encode())
+            _until_copying(raw)
+            get, done = raw.get_copy_data, False
+            block: list[Any] = []
+            left, room, dry = rows, size, False
+            try:
+                while True:
+                    length, message = get(1)
+                    if length > 0:
+                        block.append(message)
+                        left -= 1
+                        room -= length
+                        if room <= 0 or left <= 0:
+                            yield block
+                            block, left, room = [], rows, size
+                    elif length < 0:
+                        break
+                    elif dry:
+                        _wait(raw)
+                    else:  # a look costs less than to wait, which would hand the interpreter to the other thread
+                        raw.consume_input()
+                    dry = length == 0
+                done = True
+            finally:
+                if not done:
+                    db.close()
+            _require_ok(raw)
+            yield block
+
+
+def _until_copying(raw: Any) -> None:
+    result = _result(raw)
+    if result is None or result.status != psycopg.pq.ExecStatus.COPY_OUT:
+        _fail(raw, result)
+
+
+def _require_ok(raw: Any) -> None:
+    """The command's own result, then the end."""
+    result = _result(raw)
+    if result is None or result.status != psycopg.pq.ExecStatus.COMMAND_OK:
+        _fail(raw, result)
+    while _result(raw) is not None:
+        pass
+
+
+def _fail(raw: Any, result: Any) -> None:
+    error = psycopg.errors.error_from_result(result) if result is not None else psycopg.OperationalError("no answer")
+    while raw.status == psycopg.pq.ConnStatus.OK and _result(raw) is not None:
+        pass
+    raise error
+
+
+def _result(raw: Any) -> Any:
+    raw.flush()
+    while raw.is_busy():
+        _wait(raw)
+    return raw.get_result()
+
+
+def _wait(raw: Any) -> None:
+    while not select.select([raw.socket], [], [], 10.0)[0]:
+        pass
+    raw.consume_input()
