@@ -155,8 +155,8 @@ O = TypeVar("O", bound=CDCOffset)  # noqa: E741  # an offset
 @frozen
 class PostgresLogicalOffset(CDCOffset):
     """PG-17, PG-02: another system, timeline, database or slot is another stream. ``lsn``: the end of the last commit
-    (``16/B374D848``); rows of one transaction share an LSN, so nothing finer could be resumed. ``tables``: the oid of each
-    table seen, so that one that was made anew is known (PG-19)."""
+    (``16/B374D848``); rows of one transaction share an LSN, so nothing finer could be resumed. ``tables``: the oid of
+    each table seen, so that one that was made anew is known (PG-19)."""
 
     backend = "postgres_logical"
     system_identifier: str = field(validator=_text, metadata=_OF_SOURCE)

@@ -1,7 +1,8 @@
 """Change streams by logical decoding: one slot, one publication, pgoutput. docs/postgres-cdc.md.
 
-A window is one call of ``pg_logical_slot_peek_binary_changes``, read through binary COPY and spooled: it changes nothing
-on the server, whose slot moves on only in ``ack``. Its bound is the WAL position that was safe when the window began.
+A window is one call of ``pg_logical_slot_peek_binary_changes``, read through binary COPY and spooled: it changes
+nothing on the server, whose slot moves on only in ``ack``. Its bound is the WAL position that was safe on the disk when
+the window began.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The rows that are there when a stream begins, handed over without a gap: the snapshot of a slot's own creation.
 
-A slot that lives as long as its connection is made with USE_SNAPSHOT: the transaction sees what was committed before the
-slot's consistent point, and nothing else. The stream then goes on behind that point, from the slot that was made before.
-Nothing of this stays on the server, so that a run that was cut off simply does it again.
+A slot that lives as long as its connection is made with USE_SNAPSHOT: the transaction sees what was committed before
+the slot's consistent point, and nothing else. The stream then goes on behind that point, from the slot that was made
+before. Nothing of this stays on the server, so that a run that was cut off simply does it again.
 https://www.postgresql.org/docs/current/protocol-replication.html (CREATE_REPLICATION_SLOT)
 """
 

@@ -1,9 +1,9 @@
 """Messages of pgoutput as change batches: a column at a time, no Python object per value.
 
-The messages: https://www.postgresql.org/docs/current/protocol-logicalrep-message-formats.html, protocol version 1: whole
-transactions in the order of their commits. A commit is marked by the LSN at which its record begins, which BEGIN tells
-(so that a transaction of any size goes straight to the spool), and its xid. Records do not overlap: a commit that begins
-at or after the end of another, or at or after any other border between records, is not contained in it.
+The messages: https://www.postgresql.org/docs/current/protocol-logicalrep-message-formats.html, protocol version 1:
+whole transactions in the order of their commits. A commit is marked by the LSN at which its record begins, which BEGIN
+tells (so that a transaction of any size goes straight to the spool), and its xid. Records do not overlap: to begin at or
+after a border between two records is to end after it, so that positions, which are such borders, divide commits.
 """
 
 from __future__ import annotations
@@ -357,9 +357,11 @@ def _truncated(block: _Block, rows: Any) -> dict[int, list[tuple[int, int]]]:
 def _truncate(shape: Shape, block: _Block, row: int, ordinal: int) -> pa.RecordBatch:
     number = int(block.number[row])
     own = {
-        OPERATION: pa.array(["truncate"]), COMMIT: block.marks.slice(number, 1), ORDINAL: pa.array([ordinal], pa.int64()),
+        OPERATION: pa.array(["truncate"]),
+        COMMIT: block.marks.slice(number, 1),
+        ORDINAL: pa.array([ordinal], pa.int64()),
         COMMITTED_AT: block.times.slice(number, 1),
-    }  # fmt: skip
+    }
     columns = [own[f.name] if f.name in own else pa.nulls(1, f.type) for f in shape.schema]
     return pa.RecordBatch.from_arrays(columns, schema=shape.schema)
 
@@ -399,7 +401,7 @@ class _Rows:
             self._after = [self._filled(n) for n in range(width)]
 
     def _filled(self, n: int) -> _Tuple:
-        """PG-09: what the new tuple leaves out, the old one may have; its columns beside the key only if it is whole."""
+        """PG-09: what the new tuple leaves out, the old one may have; beside the key only if it is whole."""
         new, old = self._after[n], self._before[n]
         has = self._old if self._shape.columns[n].name in self._shape.change.key else self._whole_old
         return new.over((new.kind == _UNCHANGED) & has & (old.kind != _UNCHANGED), old)

@@ -11,8 +11,8 @@ _ERRORS = f"{_HERE}.errors:CODES"
 
 @hookimpl
 def dpone_sources() -> list[Connector]:
-    supported = ("read", "query", "snapshot", "incremental_cursor", "incremental_xmin", "partitions", "native_stream")
-    supported += ("incremental_cdc",)
+    incremental = ("incremental_cursor", "incremental_xmin", "incremental_cdc")
+    supported = ("read", "query", "snapshot", *incremental, "partitions", "native_stream")
     return [
         Connector(
             "postgres",
@@ -58,8 +58,8 @@ def dpone_state_backends() -> list[Connector]:
 
 @hookimpl
 def dpone_cdc_readers() -> list[Connector]:
-    supported = ("insert_update_delete", "key_change", "truncate", "unchanged", "schema_change", "gap")
-    supported += ("snapshot_handover",)
+    changes = ("insert_update_delete", "key_change", "truncate", "unchanged", "schema_change")
+    supported = (*changes, "gap", "snapshot_handover")
     return [
         Connector(
             "postgres_logical",

@@ -26,7 +26,8 @@ SELECT c.oid::int8, n.nspname::text, c.relname::text, c.relkind::text, c.relrepl
              AND NOT a.attisdropped AND a.attgenerated <> ''),
        j ->> 'rowfilter'
 FROM pg_catalog.pg_publication_tables AS p JOIN pg_catalog.pg_namespace AS n ON n.nspname = p.schemaname
-JOIN pg_catalog.pg_class AS c ON c.relnamespace = n.oid AND c.relname = p.tablename, LATERAL (SELECT to_jsonb(p)) AS o(j)
+JOIN pg_catalog.pg_class AS c ON c.relnamespace = n.oid AND c.relname = p.tablename,
+LATERAL (SELECT to_jsonb(p)) AS o(j)
 WHERE p.pubname = \0 ORDER BY 2, 3"""
 _TYPES = """
 WITH RECURSIVE given AS (SELECT * FROM unnest(\0::int8[], \0::int4[]) WITH ORDINALITY AS g(type, modifier, n)),

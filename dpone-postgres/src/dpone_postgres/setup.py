@@ -76,7 +76,9 @@ def _slot(slot: str) -> str:
 def _grants(names: Sequence[Name], role: str) -> list[str]:
     to = _d.quote(role)
     schemas = dict.fromkeys(name.parts[0] for name in names)
+    missing = f"NOT EXISTS (SELECT 1 FROM pg_roles WHERE rolname = {_d.literal(role)})"
     return [
+        _block(f"  IF {missing} THEN\n    CREATE ROLE {to} LOGIN;\n  END IF;"),
         f"ALTER ROLE {to} REPLICATION;",
         *(f"GRANT USAGE ON SCHEMA {_d.quote(schema)} TO {to};" for schema in schemas),
         f"GRANT SELECT ON {', '.join(map(_d.name, names))} TO {to};",
@@ -85,7 +87,7 @@ def _grants(names: Sequence[Name], role: str) -> list[str]:
 
 def _heartbeat() -> str:
     return (
-        "-- heartbeat, where other databases write and this one does not, so that the slot can move on (pg_cron or such):\n"
+        "-- heartbeat, run every minute where only other databases write, so that the slot can move on:\n"
         "-- SELECT pg_logical_emit_message(true, 'dpone', 'heartbeat');"
     )
 
