@@ -194,7 +194,6 @@ class PostgresLogicalReader:
     def _read(
         self, db: psycopg.Connection[Any], server: Server, start: int, limit: int | None, tables: dict[str, int]
     ) -> Decoder:
-        spool = self._new_spool(server, mark(start))
         known = {table.oid: table for table in published(db, self._publication, self._failed)}
         for table in known.values():
             if matches(table.name, self._wanted):
@@ -207,26 +206,37 @@ class PostgresLogicalReader:
             key = relation.key if relation.identity != "f" else _primary(known.get(relation.oid), relation)
             return Shape.of(relation, found, key, self._options.special_values == "text")
 
-        decoder = Decoder(spool, start, server.end, limit, shape, tables)
-        if server.end <= start:
-            return decoder
-        with self._another() as reading, self._peeking():
-            messages = copy_out(reading, self._peek(server.end, limit), self._patience)
-            with closing(messages):
-                while not decoder.over and (block := _block(messages)):
-                    decoder.feed(block, _ROW)
-        spool.commit() if decoder.end is None else None
+        count = None if limit is None else limit + min(2 * limit, _MESSAGES)
+        while True:
+            spool = self._new_spool(server, mark(start))
+            decoder = Decoder(spool, start, server.end, limit, shape, dict(tables))
+            whole = server.end <= start or self._fed(decoder, server.end, count)
+            if whole or decoder.over or decoder.end is not None:
+                break
+            assert count is not None, "the server ends early only where it is told to"
+            count *= 8  # the slot lags: all that came was delivered before
+        decoder.over = decoder.over or not whole
+        if decoder.end is None:
+            spool.commit()
         return decoder
 
-    def _peek(self, upto: int, limit: int | None) -> str:
-        """``upto_nchanges`` counts messages, and is looked at where a transaction ends: enough for ``limit`` changes
-        in transactions of one each, or of many."""
-        count = "NULL" if limit is None else str(limit + min(2 * limit, _MESSAGES))
+    def _fed(self, decoder: Decoder, upto: int, count: int | None) -> bool:
+        """True if all up to the bound came; ``count``: of messages, at which the server ends before."""
+        fed = 0
+        with self._another() as reading, self._peeking():
+            with closing(copy_out(reading, self._peek(upto, count), self._patience)) as messages:
+                while not decoder.over and (block := _block(messages)):
+                    decoder.feed(block, _ROW)
+                    fed += len(block)
+        return count is None or fed < count
+
+    def _peek(self, upto: int, count: int | None) -> str:
+        """``upto_nchanges`` counts messages, and is looked at where a transaction ends."""
         quote = handover.DIALECT.literal
         names = quote(handover.DIALECT.quote(self._publication))
         return (
             f"SELECT data FROM pg_catalog.pg_logical_slot_peek_binary_changes({quote(self._slot)}, "
-            f"'{lsn_text(upto)}', {count}, 'proto_version', '1', 'publication_names', {names})"
+            f"'{lsn_text(upto)}', {count or 'NULL'}, 'proto_version', '1', 'publication_names', {names})"
         )
 
     def _window(self, server: Server, start: int, decoder: Decoder, epoch: int) -> ChangeWindow:

@@ -2,8 +2,8 @@
 
 The messages: https://www.postgresql.org/docs/current/protocol-logicalrep-message-formats.html, protocol version 1:
 whole transactions in the order of their commits. A commit is marked by the LSN at which its record begins, which BEGIN
-tells (so that a transaction of any size goes straight to the spool), and its xid. Records do not overlap: to begin at or
-after a border between two records is to end after it, so that positions, which are such borders, divide commits.
+tells (so that a transaction of any size goes straight to the spool), and its xid. Records do not overlap: to begin at
+or after a border between two records is to end after it, so that positions, which are such borders, divide commits.
 """
 
 from __future__ import annotations
