@@ -38,9 +38,13 @@ def test_inserts_updates_and_deletes_come_in_commit_order(source: ChangeSource) 
     ]
     assert [row["__dpone__ordinal"] for row in found["orders"]] == [1, 2, 1, 1]
     commits = [row["__dpone__commit"] for row in found["orders"]]
-    assert commits == sorted(commits) and len(set(commits)) == 3
-    assert window.caught_up and window.changes == 4 and window.tables[f"{source.schema}.orders"].key == ("id",)
-    assert window.commits[0] < commits[0] and commits[-1] <= window.commits[1]
+    assert commits == sorted(commits)
+    assert len(set(commits)) == 3
+    assert window.caught_up
+    assert window.changes == 4
+    assert window.tables[f"{source.schema}.orders"].key == ("id",)
+    assert window.commits[0] < commits[0]
+    assert commits[-1] <= window.commits[1]
 
 
 def test_every_type_comes_as_the_source_reads_it(source: ChangeSource) -> None:
@@ -140,7 +144,8 @@ def test_PG_05_a_transaction_is_never_split(source: ChangeSource) -> None:
     window, found = source.read(limit=20)
     assert (len(found["orders"]), window.caught_up) == (50, False)
     rest, more = source.read(window.position, limit=20)
-    assert [row["id"] for row in more["orders"]] == [51] and rest.caught_up
+    assert [row["id"] for row in more["orders"]] == [51]
+    assert rest.caught_up
 
 
 def test_PG_06_a_transaction_open_across_runs_comes_when_it_commits(source: ChangeSource) -> None:
@@ -186,8 +191,10 @@ def test_PG_09_a_value_kept_out_of_line_is_unchanged_not_NULL(source: ChangeSour
     else:
         assert (kept["long"], kept["longs"]) == (None, None)
         assert kept["__dpone__unchanged"] == {"id": False, "n": False, "long": True, "longs": True}
-        assert given["__dpone__unchanged"]["long"] is False and given["long"] not in (None, inserted["long"])
-        assert nulled["__dpone__unchanged"]["long"] is False and nulled["long"] is None
+        assert given["__dpone__unchanged"]["long"] is False
+        assert given["long"] not in (None, inserted["long"])
+        assert nulled["__dpone__unchanged"]["long"] is False
+        assert nulled["long"] is None
 
 
 @pytest.mark.parametrize(
@@ -228,7 +235,8 @@ def test_PG_10_without_a_replica_identity_a_table_names_no_key(source: ChangeSou
     assert told(found["t"], "id") == [("insert", None, 1)]
     with source.reader() as reader:
         [finding] = [f for f in reader.check() if f.name == "replica identity"]
-    assert finding.ok is None and "primary key" in finding.todo
+    assert finding.ok is None
+    assert "primary key" in finding.todo
 
 
 def test_PG_12_a_truncate_of_many_tables_is_one_change_of_each(source: ChangeSource) -> None:
@@ -281,9 +289,11 @@ def test_PG_18_a_shape_that_cannot_be_united_ends_the_window(source: ChangeSourc
         "INSERT INTO orders VALUES (3, '3')",
     )
     window, found = source.read()
-    assert [row["id"] for row in found["orders"]] == [1, 2] and not window.caught_up
+    assert [row["id"] for row in found["orders"]] == [1, 2]
+    assert not window.caught_up
     window, found = source.read(window.position)
-    assert [row["item"] for row in found["orders"]] == [b"3"] and window.caught_up
+    assert [row["item"] for row in found["orders"]] == [b"3"]
+    assert window.caught_up
 
 
 def test_PG_19_a_table_made_anew_stops_the_stream(source: ChangeSource) -> None:
@@ -366,7 +376,8 @@ def test_tables_that_the_pipeline_does_not_want_are_passed_over(source: ChangeSo
     source.run("BEGIN; INSERT INTO a VALUES (1); INSERT INTO b VALUES (2); COMMIT")
     _, both = source.read()
     _, one = source.read(table="b")
-    assert [*one] == ["b"] and one["b"] == both["b"]
+    assert [*one] == ["b"]
+    assert one["b"] == both["b"]
     assert one["b"][0]["__dpone__ordinal"] == 2
 
 
@@ -383,7 +394,8 @@ def test_blocks_of_messages_may_end_anywhere(source: ChangeSource, monkeypatch: 
     for rows in (1, 2, 3, 5):
         monkeypatch.setattr("dpone_postgres.cdc._BLOCK_ROWS", rows)
         again, found = source.read()
-        assert found == whole and again.position == window.position
+        assert found == whole
+        assert again.position == window.position
 
 
 def test_changes_delivered_again_are_left_out(source: ChangeSource) -> None:
@@ -406,4 +418,5 @@ def test_a_window_is_the_same_in_every_reading(source: ChangeSource) -> None:
         first = changes(reader, window)
         source.run("INSERT INTO orders VALUES (3)")
         again = reader.window(None, 2)
-        assert changes(reader, again) == first and again.position == window.position
+        assert changes(reader, again) == first
+        assert again.position == window.position

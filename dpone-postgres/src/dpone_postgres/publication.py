@@ -13,15 +13,17 @@ from dpone.schema import Name
 from dpone_postgres.slot import rows
 from dpone_postgres.types import Column
 
-# Column lists and row filters are of PostgreSQL 15, and its view has no such columns before.
+# Column lists and row filters are of PostgreSQL 15, and its view has no such columns before. Generated columns are
+# published, if they are, from PostgreSQL 18 on, though the view names them before.
 _TABLES = """
 SELECT c.oid::int8, n.nspname::text, c.relname::text, c.relkind::text, c.relreplident::text,
        ARRAY(SELECT a.attname::text FROM pg_catalog.pg_index AS i JOIN pg_catalog.pg_attribute AS a
              ON a.attrelid = i.indrelid AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])
              WHERE i.indrelid = c.oid AND CASE c.relreplident WHEN 'i' THEN i.indisreplident ELSE i.indisprimary END),
        ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribute AS a WHERE a.attrelid = c.oid AND a.attnum > 0
-             AND NOT a.attisdropped AND CASE WHEN j ? 'attnames' THEN (j -> 'attnames') ? a.attname::text
-             ELSE a.attgenerated = '' END ORDER BY a.attnum),
+             AND NOT a.attisdropped AND (j ? 'attnames' IS NOT TRUE OR (j -> 'attnames') ? a.attname::text)
+             AND (a.attgenerated = '' OR current_setting('server_version_num')::int >= 180000 AND j ? 'attnames')
+             ORDER BY a.attnum),
        ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribute AS a WHERE a.attrelid = c.oid AND a.attnum > 0
              AND NOT a.attisdropped AND a.attgenerated <> ''),
        j ->> 'rowfilter'
