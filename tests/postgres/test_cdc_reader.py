@@ -52,8 +52,9 @@ def test_every_type_comes_as_the_source_reads_it(source: ChangeSource) -> None:
     source.run(
         "CREATE TYPE mood AS ENUM ('low', 'high')",
         "CREATE DOMAIN price AS numeric(10,2)",
-        "CREATE TABLE every (id bigint PRIMARY KEY, a smallint, b real, c double precision, d numeric(38,10), e numeric,"
-        "f boolean, g timestamptz, h timestamp, i date, j time, k uuid, l bytea, m jsonb, n int[], o inet, p interval,"
+        "CREATE TABLE every (id bigint PRIMARY KEY, a smallint, b real, c double precision, d numeric(38,10), "
+        "e numeric, f boolean, "
+        "g timestamptz, h timestamp, i date, j time, k uuid, l bytea, m jsonb, n int[], o inet, p interval,"
         "q mood, r price, s char(4), t oid)",
     )
     source.publish("every")

@@ -67,7 +67,7 @@ def test_PG_02_a_slot_made_anew_is_a_gap_on_every_run(source: ChangeSource) -> N
     position = standing(source)
     source.run("INSERT INTO orders VALUES (2)")
     source.drop_slot()
-    with pytest.raises(Gap, match="no slot .* any more"):
+    with pytest.raises(Gap, match=r"no slot .* any more"):
         source.read(position)
     source.run("INSERT INTO orders VALUES (3)")
     source.make_slot()
@@ -310,7 +310,7 @@ def test_create_makes_publication_and_slot_once(source: ChangeSource) -> None:
 def test_a_slot_or_publication_that_is_not_there_is_said(source: ChangeSource) -> None:
     """Before anything was read, it is a matter of setting up, not a gap."""
     source.run("CREATE TABLE orders (id int PRIMARY KEY)")
-    with pytest.raises(ConfigError, match="no slot .*dpone cdc create"):
+    with pytest.raises(ConfigError, match=r"no slot .*dpone cdc create"):
         source.read()
     source.make_slot()
     with pytest.raises(ConfigError, match="no publication"):

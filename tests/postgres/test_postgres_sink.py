@@ -170,29 +170,35 @@ def test_delete_is_exact_for_a_repeatable_reader(target: Target) -> None:
 
 
 def test_of_two_commits_after_one_entry_one_is_a_conflict(target: Target) -> None:
-    """Two runners of one key commit at the same moment, both having seen the same head: one wins, the other writes
-    nothing."""
+    """Two runners of one key have seen the same head. While the first is about to commit the second waits, then finds
+    the head moved on: a Conflict, and nothing of it written."""
     target.load(table(1, 1), APPEND)
     with closing(target.sink(APPEND)) as one, closing(target.sink(APPEND)) as two:
         head = one.journal(KEY)
-        evolve(one, table(1, 1).schema, APPEND)
+        evolve(one, table(1, 1).schema, APPEND)  # type: ignore[arg-type]
         first = one.open(load(table(1, 1).schema, APPEND, key=KEY))
         first.stage(Part("all"), rows(table(2, 2)))
-        # The second runner holds no staging of its own here: a rewind, which writes the journal alone.
+        # A rewind, which writes the journal alone: opening a load would sweep the staging of the first.
         second = two.open(load(None, APPEND, key="other"))
         second._load = replace(second._load, key=KEY)
-        barrier = threading.Barrier(2)
+        about_to_commit, real = threading.Event(), first._db.commit
+        waiting = (
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        )
 
-        def commit(writer: Any) -> str:
-            barrier.wait()
-            try:
-                writer.commit(head, at(2))
-                return "won"
-            except Conflict:
-                return "lost"
+        def commit() -> None:
+            about_to_commit.set()
+            while target.query(waiting) == [(0,)]:
+                pass
+            real()
 
+        first._db.commit = commit  # type: ignore[method-assign]
         with ThreadPoolExecutor(2) as pool:
-            assert sorted(pool.map(commit, [first, second])) == ["lost", "won"]
+            won = pool.submit(first.commit, head, at(2))
+            assert about_to_commit.wait(10)
+            with pytest.raises(Conflict, match="nothing was written"):
+                second.commit(head, at(3))
+            assert won.result(10).inserted == 1
     assert target.query("SELECT count(*) FROM __dpone__loads WHERE key = %s", KEY) == [(2,)]
 
 

@@ -223,11 +223,14 @@ class PostgresLogicalReader:
     def _fed(self, decoder: Decoder, upto: int, count: int | None) -> bool:
         """True if all up to the bound came; ``count``: of messages, at which the server ends before."""
         fed = 0
-        with self._another() as reading, self._peeking():
-            with closing(copy_out(reading, self._peek(upto, count), self._patience)) as messages:
-                while not decoder.over and (block := _block(messages)):
-                    decoder.feed(block, _ROW)
-                    fed += len(block)
+        with (
+            self._another() as reading,
+            self._peeking(),
+            closing(copy_out(reading, self._peek(upto, count), self._patience)) as messages,
+        ):
+            while not decoder.over and (block := _block(messages)):
+                decoder.feed(block, _ROW)
+                fed += len(block)
         return count is None or fed < count
 
     def _peek(self, upto: int, count: int | None) -> str:

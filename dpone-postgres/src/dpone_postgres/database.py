@@ -382,7 +382,7 @@ def _encoded(batch: pa.RecordBatch, schema: pa.Schema, kinds: Sequence[str | Non
         except Refused as error:
             raise refused(field.name, error, before) from None
     try:
-        return binary.encode(columns, plain, schema.names) if len(plain) == len(kinds) else csv(columns)
+        return binary.encode(columns, plain, schema.names) if len(plain) == len(kinds) else csv(columns, schema.names)
     except Refused as error:
         raise refused(error.column, error, before) from None
 

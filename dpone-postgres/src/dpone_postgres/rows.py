@@ -129,9 +129,15 @@ def _json(value: Any) -> Any:
 # ---- CSV
 
 
-def csv(columns: Sequence[pa.Array]) -> bytes:
-    """Rows of CSV as COPY reads it: texts in quotes, NULL as nothing at all, '' as a pair of quotes."""
-    texts = [_text(column) for column in columns]
+def csv(columns: Sequence[pa.Array], names: Sequence[str]) -> bytes:
+    """Rows of CSV as COPY reads it: texts in quotes, NULL as nothing at all, '' as a pair of quotes. Raises Refused."""
+    texts = []
+    for column, name in zip(columns, names, strict=True):
+        try:
+            texts.append(_text(column))
+        except Refused as error:
+            error.column = name
+            raise
     out = io.BytesIO()
     options = pacsv.WriteOptions(include_header=False, quoting_style="needed")
     pacsv.write_csv(pa.RecordBatch.from_arrays(texts, [str(i) for i in range(len(texts))]), out, options)

@@ -20,9 +20,9 @@ from dpone.schema import LOAD_ID, LOADED_AT, PREFIX
 from dpone.sql import history
 from dpone.sql.ddl import statements
 from dpone.sql.dialect import Dialect
-from dpone.sql.finalize import is_empty, repeated_keys, require_columns
+from dpone.sql.finalize import Job, is_empty, repeated_keys, require_columns
 from dpone.sql.journal import Journal
-from dpone.sql.writer import LINEAGE_FIELDS, SqlWriter, Staging, open_stage, transaction, with_lineage
+from dpone.sql.writer import LINEAGE_FIELDS, SqlWriter, Stage, Staging, open_stage, transaction, with_lineage
 from dpone_postgres import binary, types
 from dpone_postgres.config import PostgresSinkOptions
 from dpone_postgres.connect import parameters, table_name
@@ -192,9 +192,13 @@ class PostgresWriter(SqlWriter):
             self._staging.mark(stage, part.id, staged)
         return staged
 
+    def _job(self, stage: Stage) -> Job:
+        """Inside the commit, behind the fence: another runner may have swept the staging."""
+        if self._load.strategy.mode in _JOINED:
+            self._db.execute(f"ANALYZE {self._db.dialect.name(stage.table)}")  # nothing else has told the planner
+        return super()._job(stage)
+
     def commit(self, after: Entry | None, position: Position, also: Sequence[Writer] = ()) -> Receipt:
-        if self._stage is not None and self._load.strategy.mode in _JOINED:
-            self._db.execute(f"ANALYZE {self._db.dialect.name(self._stage.table)}")  # nothing else has told the planner
         self._db.locks_target = True
         try:
             return retried(lambda: SqlWriter.commit(self, after, position, also))
