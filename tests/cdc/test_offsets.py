@@ -47,6 +47,7 @@ POSTGRES: dict[str, Any] = {
     "plugin": "pgoutput",
     "publication": "dpone",
     "lsn": "16/B374D848",
+    "tables": {"shop.orders": 16384},
 }
 
 
@@ -71,9 +72,15 @@ def test_the_json_of_an_offset_is_stable() -> None:
     assert offset.to_json() == POSTGRES
     position = offset.to_position(3).to_json()
     assert (position["kind"], position["epoch"], position["value"]) == (
-        "postgres_logical", 3, {"version": 1, "lsn": "16/B374D848"},
+        "postgres_logical", 3, {"version": 1, "lsn": "16/B374D848", "tables": {"shop.orders": 16384}},
     )  # fmt: skip
-    assert set(position["identity"]) == set(POSTGRES) - {"version", "backend", "lsn"}
+    assert set(position["identity"]) == set(POSTGRES) - {"version", "backend", "lsn", "tables"}
+
+
+def test_an_offset_from_before_tables_were_kept_is_read() -> None:
+    """An offset without the oids of tables is one that has seen none."""
+    offset = CDCOffset.from_json({name: value for name, value in POSTGRES.items() if name != "tables"})
+    assert offset.to_json() == {**POSTGRES, "tables": {}}
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 from tests.postgres import server as servers
 from tests.postgres.server import Server
+from tests.postgres.stream import ChangeSource
 from tests.postgres.target import Target
 
 _numbers = count(1)
@@ -58,6 +59,15 @@ def schema(postgres: Server) -> Iterator[str]:
 @pytest.fixture
 def target(postgres: Server, schema: str) -> Target:
     return Target(postgres, schema)
+
+
+@pytest.fixture
+def source(postgres: Server, schema: str) -> Iterator[ChangeSource]:
+    """Slot and publication that a test makes of it are gone afterwards."""
+    made = ChangeSource(postgres, schema)
+    yield made
+    made.drop_slot()
+    made.run(f"DROP PUBLICATION IF EXISTS {schema}")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -156,7 +156,8 @@ O = TypeVar("O", bound=CDCOffset)  # noqa: E741  # an offset
 @frozen
 class PostgresLogicalOffset(CDCOffset):
     """PG-17, PG-02: another system, timeline, database or slot is another stream. ``lsn``: the end of the last commit
-    (``16/B374D848``); rows of one transaction share an LSN, so nothing finer could be resumed."""
+    (``16/B374D848``); rows of one transaction share an LSN, so nothing finer could be resumed. ``tables``: the oid of
+    each table seen, so that one that was made anew is known (PG-19)."""
 
     backend = "postgres_logical"
     system_identifier: str = field(validator=_text, metadata=_OF_SOURCE)
@@ -166,6 +167,7 @@ class PostgresLogicalOffset(CDCOffset):
     plugin: str = field(validator=_text, metadata=_OF_SOURCE)
     publication: str = field(validator=_text, metadata=_OF_SOURCE)
     lsn: str = field(validator=_lsn)
+    tables: Mapping[str, int] = field(factory=dict, validator=deep_mapping(_text, _number, instance_of(dict)))
 
 
 @frozen
@@ -604,7 +606,8 @@ class ChangeStream:
         self._changed = {name: _without_lineage(table) for name, table in changes.tables.items()}
         self._history = request.mode != "cdc_apply"
         parts = tuple(Part(name) for name in changes.tables)
-        return Window(changes.position, parts, True, pa.schema([]), request.whole, changes.caught_up, changes.proof)
+        whole = request.whole or changes.whole
+        return Window(changes.position, parts, True, pa.schema([]), whole, changes.caught_up, changes.proof)
 
     def require_one(self) -> None:
         if len(self._changed) > 1:

@@ -480,6 +480,7 @@ class ChangeWindow:
              as the source commits; the first is that of ``after``, or empty for the beginning of the log
     tables   those with a change in the window, by the name the stream gives them
     changes  how many changes there are, None if only the read can tell
+    whole    the changes are inserts of all rows that its tables have: what a target holds beside them is gone
     """
 
     position: Position
@@ -488,6 +489,7 @@ class ChangeWindow:
     caught_up: bool
     proof: str
     changes: int | None = None
+    whole: bool = False
 
 
 @runtime_checkable

@@ -36,6 +36,7 @@ from dpone.cdc import ChangeStream
 from dpone.changes import batch_schema
 from dpone.config import expand, substituted
 from dpone.contract import (
+    CDCReader,
     ChangeTable,
     Entry,
     KeepsPartitions,
@@ -165,11 +166,15 @@ class Run:
         return self.plugins.load(role, spec.type)(spec)
 
     def _change_stream(self, spec: SourceSpec, by: str) -> ChangeStream:
+        return ChangeStream(spec, self.reader(spec, by))
+
+    def reader(self, spec: SourceSpec, by: str) -> CDCReader:
         record = self.plugins.reader(spec.type, by)
         if record is None:
             found = f"no connector reads {spec.type} by {by}"
             raise PluginError(f"use source {spec.type}", found, "see 'dpone plugins' for the change readers there are")
-        return ChangeStream(spec, self.plugins.load("cdc", record.name)(spec))
+        made: CDCReader = self.plugins.load("cdc", record.name)(spec)
+        return made
 
 
 def _selected(pipeline: Pipeline, names: Sequence[str]) -> list[StreamSpec]:

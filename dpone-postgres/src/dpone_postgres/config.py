@@ -16,9 +16,15 @@ class PostgresSourceOptions(SourceOptions):
     all dates, times and numerics as exact text.
 
     statement_timeout, lock_timeout: seconds, 0 for none.
+
+    slot, publication: of a change stream (incremental: {by: cdc}), which begins with the rows that are there
+    (``initial: snapshot``) or with what comes after the slot (``none``).
     """
 
     special_values: Literal["fail", "text"] = "fail"
+    slot: str = ""
+    publication: str = ""
+    initial: Literal["snapshot", "none"] = "snapshot"
     statement_timeout: float = field(default=0.0, validator=ge(0))
     lock_timeout: float = field(default=60.0, validator=ge(0))
 

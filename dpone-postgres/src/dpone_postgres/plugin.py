@@ -11,7 +11,8 @@ _ERRORS = f"{_HERE}.errors:CODES"
 
 @hookimpl
 def dpone_sources() -> list[Connector]:
-    supported = ("read", "query", "snapshot", "incremental_cursor", "incremental_xmin", "partitions", "native_stream")
+    incremental = ("incremental_cursor", "incremental_xmin", "incremental_cdc")
+    supported = ("read", "query", "snapshot", *incremental, "partitions", "native_stream")
     return [
         Connector(
             "postgres",
@@ -27,7 +28,7 @@ def dpone_sources() -> list[Connector]:
 @hookimpl
 def dpone_sinks() -> list[Connector]:
     strategies = ("full_refresh", "append", "merge", "replace", "partition_replace", "snapshot_diff", "scd2")
-    supported = (*strategies, "exactly_once", "schema_evolution", "lineage", "resume", "native_stream")
+    supported = (*strategies, "cdc_apply", "exactly_once", "schema_evolution", "lineage", "resume", "native_stream")
     return [
         Connector(
             "postgres",
@@ -57,12 +58,16 @@ def dpone_state_backends() -> list[Connector]:
 
 @hookimpl
 def dpone_cdc_readers() -> list[Connector]:
+    changes = ("insert_update_delete", "key_change", "truncate", "unchanged", "schema_change")
+    supported = (*changes, "gap", "snapshot_handover")
     return [
         Connector(
             "postgres_logical",
             f"{_HERE}.cdc:PostgresLogicalReader",
-            "dpone.pipeline:SourceOptions",
-            declare("cdc"),
+            f"{_HERE}.config:PostgresSourceOptions",
+            declare("cdc", supported),
             takes=("connection", "table"),
+            errors=_ERRORS,
+            serves=("postgres", "cdc"),
         ),
     ]

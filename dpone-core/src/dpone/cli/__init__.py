@@ -27,9 +27,9 @@ def cli() -> None:
 
 @functools.cache
 def assemble() -> click.Group:
-    from dpone.cli import certify, check, completion, init, matrix, partitions, plugins, run, schema_plan, state
+    from dpone.cli import cdc, certify, check, completion, init, matrix, partitions, plugins, run, schema_plan, state
 
-    for module in (certify, check, completion, init, matrix, partitions, plugins, run, schema_plan, state):
+    for module in (cdc, certify, check, completion, init, matrix, partitions, plugins, run, schema_plan, state):
         for command in module.COMMANDS:
             cli.add_command(command)
     _add_commands_of_plugins()

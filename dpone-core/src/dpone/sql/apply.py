@@ -15,12 +15,12 @@ import pyarrow as pa
 from attrs import evolve
 
 from dpone.contract import Load, Stream
-from dpone.errors import ConfigError, DataError
+from dpone.errors import ConfigError, DataError, DeletesRefused
 from dpone.evolution import twin
 from dpone.schema import DEFAULT, DELETED_AT, LINEAGE, Name
 from dpone.sql import fold
 from dpone.sql.dialect import Database
-from dpone.sql.finalize import Counts, Job, require_single_target, upsert
+from dpone.sql.finalize import Counts, Job, is_empty, require_single_target, upsert
 from dpone.sql.fold import CHUNK, DELETE, FRESH, FROM, INSERT, KEPT, MASK, OP, TRUNCATE, UPDATE, UPSERT
 
 
@@ -61,9 +61,11 @@ def next_chunk(db: Database, stage: Name) -> int:
 
 def cdc_apply(db: Database, job: Job) -> Counts:
     """Counts are those of the chunks together: a row that one inserts and the next updates is counted as both."""
+    chunks = _operations(db, job)
+    if job.whole and not chunks and not _may_empty(db, job):
+        return Counts()
     total = _emptied(db, job) if job.whole else Counts()
     require_single_target(db, job)
-    chunks = _operations(db, job)
     if len(chunks) > 1:
         db.execute(job.dialect.create_index(job.stage, [CHUNK]))
     truncated = [number for number, operations in chunks.items() if TRUNCATE in operations]
@@ -78,6 +80,15 @@ def _emptied(db: Database, job: Job) -> Counts:
     """The changes are all there ever were: they are applied to an empty table, and what it held before is gone."""
     job.keep("1 = 1")
     return Counts(deleted=db.execute(f"DELETE FROM {job.table}"))
+
+
+def _may_empty(db: Database, job: Job) -> bool:
+    """All of the source was read, and its table is empty: that is as if it had been truncated. Raises
+    DeletesRefused."""
+    if job.strategy.truncate == "fail" and not is_empty(db, job.target):
+        todo = "say strategy.truncate: apply to delete every row, or ignore; nothing was changed"
+        raise DeletesRefused(f"load {job.target} by cdc_apply", "the source has no row, the target has", todo)
+    return job.strategy.truncate != "ignore"
 
 
 def _operations(db: Database, job: Job) -> Mapping[int, Mapping[str, int]]:

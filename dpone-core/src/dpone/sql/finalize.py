@@ -79,6 +79,8 @@ class Job:
 
 def finalize(db: Database, job: Job) -> Counts:
     """An empty load leaves the target as it is, unless the strategy allows it to empty what it replaces."""
+    if job.whole and job.strategy.mode == "cdc_apply":  # its truncate says what an empty table does
+        return FINALIZERS[job.strategy.mode](db, job)
     if job.rows or (job.strategy.allow_empty and job.strategy.mode in ("snapshot_diff", "scd2")):
         return FINALIZERS[job.strategy.mode](db, job)
     if not job.strategy.allow_empty:

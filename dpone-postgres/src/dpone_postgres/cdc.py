@@ -1,0 +1,422 @@
+"""Change streams by logical decoding: one slot, one publication, pgoutput. docs/postgres-cdc.md.
+
+A window is one call of ``pg_logical_slot_peek_binary_changes``, read through binary COPY and spooled: it changes
+nothing on the server, whose slot moves on only in ``ack``. Its bound is the WAL position that was safe on the disk when
+the window began.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime
+from itertools import islice
+from typing import Any
+
+import psycopg
+import pyarrow as pa
+
+from dpone.cdc import PostgresLogicalOffset, Spool
+from dpone.changes import batch_schema
+from dpone.contract import ChangeTable, ChangeWindow, Finding, Stream
+from dpone.errors import ConfigError, DponeError, Gap, SourceError
+from dpone.pipeline import SourceSpec
+from dpone.position import Position
+from dpone.schema import Name
+from dpone_postgres import handover, publication
+from dpone_postgres.config import PostgresSourceOptions
+from dpone_postgres.connect import connect, parameters, where
+from dpone_postgres.errors import failing, sqlstate
+from dpone_postgres.handover import SnapshotTable
+from dpone_postgres.pgoutput import Decoder, Relation, Shape, lsn_number, lsn_text, mark, require_same_table
+from dpone_postgres.publication import Published, columns, columns_now, matches, published
+from dpone_postgres.setup import plan
+from dpone_postgres.slot import (
+    ANEW,
+    PLUGIN,
+    Server,
+    Slot,
+    require_not_passed,
+    require_position,
+    require_slot,
+    rows,
+    writer_in_the_way,
+)
+from dpone_postgres.transfer import copy_out
+
+_BLOCK_ROWS, _BLOCK_BYTES = 20_000, 8_000_000
+_ROW = 6  # a row of COPY with one column: the count of columns, and the column's length
+_MESSAGES = 20_000  # beside the changes themselves: begin and commit of each transaction, descriptions of tables
+
+
+class PostgresLogicalReader:
+    """``contract.CDCReader``."""
+
+    def __init__(self, spec: SourceSpec) -> None:
+        options = spec.options if isinstance(spec.options, PostgresSourceOptions) else PostgresSourceOptions()
+        if not options.slot or not options.publication:
+            found = "no slot" if not options.slot else "no publication"
+            raise ConfigError("read source postgres by cdc", found, "name source.options.slot and publication")
+        self._options, self._wanted = options, spec.table
+        self._slot, self._publication = options.slot, options.publication
+        self._given = parameters(spec.connection)
+        self._failed = f"read slot {self._slot} at {where(self._given)}"
+        self._connection: psycopg.Connection[Any] | None = None
+        self._spool: Spool | None = None
+        self._changed: dict[str, ChangeTable] = {}
+
+    # -- set up -------------------------------------------------------------------------------------------------
+
+    def check(self) -> list[Finding]:
+        try:
+            return list(self._findings())
+        except DponeError as error:
+            return [Finding("connection", False, f"{error.failed}: {error.found}", error.todo)]
+        finally:
+            self.close()
+
+    def _findings(self) -> Iterator[Finding]:
+        db = self._db()
+        server = Server.of(db, self._failed)
+        level = server.wal_level == "logical"
+        todo = "" if level else "set wal_level = logical and restart the server"
+        yield Finding("wal_level", level, server.wal_level, todo)
+        slot = Slot.of(db, self._slot, self._failed)
+        try:
+            if slot is None:
+                yield Finding("slot", False, f"there is no slot {self._slot}", "make it with 'dpone cdc create'")
+            else:
+                slot.require(server, self._failed)
+                yield Finding("slot", None if slot.wal_status == "unreserved" else True, self._told(slot, server))
+        except DponeError as error:
+            yield Finding("slot", False, error.found, error.todo)
+        if not publication.exists(db, self._publication, self._failed):
+            found = f"there is no publication {self._publication}"
+            yield Finding("publication", False, found, "make it with 'dpone cdc create'")
+            return
+        tables = self._tables(db)
+        told = ", ".join(str(t.name) for t in tables) or "no table of the pipeline"
+        todo = "" if tables else "ALTER PUBLICATION .. ADD TABLE .., as 'dpone cdc-plan' prints it"
+        yield Finding("publication", bool(tables), f"{self._publication}: {told}", todo)
+        yield from (_identity(table) for table in tables)
+
+    def _told(self, slot: Slot, server: Server) -> str:
+        kept = max(server.end - slot.restart, 0)
+        return f"{self._slot}, {slot.wal_status}, keeps {kept:,} bytes of WAL"
+
+    def setup_plan(self) -> list[str]:
+        """Works without a server, where the tables are named; a glob asks for their names."""
+        names = [str(self._wanted)] if self._wanted else []
+        return plan(self._slot, self._publication, names, str(self._given.get("user", "dpone")))
+
+    def create(self) -> Position:
+        """Publication, then slot: what was committed before a publication was there cannot be decoded for it. What is
+        there already stays as it is. Waits for transactions that write, up to ``options.lock_timeout``."""
+        db = self._db()
+        server = Server.of(db, self._failed)
+        if server.wal_level != "logical":
+            found = f"wal_level is {server.wal_level}"
+            raise SourceError(f"create slot {self._slot}", found, "set wal_level = logical and restart the server")
+        if not publication.exists(db, self._publication, self._failed):
+            self._publish(db)
+        slot = Slot.of(db, self._slot, self._failed)
+        if slot is None:
+            self._make_slot(db)
+            slot = require_slot(db, self._slot, None, self._failed)
+        slot.require(server, self._failed)
+        return self._position(server, slot.confirmed, {}).to_position()
+
+    def _publish(self, db: psycopg.Connection[Any]) -> None:
+        found = rows(db, self._failed, _ORDINARY)
+        names = [(schema, table) for schema, table in found if matches(Name((schema, table)), self._wanted)]
+        if not names:
+            raise ConfigError(f"create publication {self._publication}", f"no table {self._wanted}", "correct the name")
+        quote = handover.DIALECT
+        tables = ", ".join(quote.name(Name(name)) for name in names)
+        sql = f"CREATE PUBLICATION {quote.quote(self._publication)} FOR TABLE {tables}"
+        with failing(SourceError, f"create publication {self._publication}"):
+            db.execute(f"{sql} WITH (publish_via_partition_root = true)".encode())
+
+    def _make_slot(self, db: psycopg.Connection[Any]) -> None:
+        failed = f"create slot {self._slot}"
+        try:
+            rows(db, failed, "SELECT pg_catalog.pg_create_logical_replication_slot(\0, \0)", (self._slot, PLUGIN))
+        except SourceError as error:
+            raise self._waited(error) from error
+
+    def _waited(self, error: SourceError) -> SourceError:
+        if sqlstate(error) not in ("55P03", "57014"):
+            return error
+        why = writer_in_the_way(self._db(), self._failed)
+        told = SourceError(error.failed, error.found + why, "let it end, or raise source.options.lock_timeout")
+        told.category = error.category
+        return told
+
+    # -- windows ------------------------------------------------------------------------------------------------
+
+    def window(self, after: Position | None, limit: int | None) -> ChangeWindow:
+        db = self._db()
+        server = Server.of(db, self._failed)
+        slot = require_slot(db, self._slot, after, self._failed)
+        saved = None
+        if after is not None:
+            saved = require_position(after, self._position(server, 0, {}), server, self._failed)
+        slot.require(server, self._failed)
+        self._require_published(db)
+        epoch = after.epoch if after else 0
+        if saved is None and self._options.initial == "snapshot":
+            return self._snapshot(db, server, epoch)
+        start = lsn_number(saved.lsn) if saved else slot.confirmed
+        require_not_passed(slot, start, self._failed)
+        decoder = self._read(db, server, start, limit, dict(saved.tables) if saved else {})
+        self._require_kept(db, start, server)
+        return self._window(server, start, decoder, epoch)
+
+    def _snapshot(self, db: psycopg.Connection[Any], server: Server, epoch: int) -> ChangeWindow:
+        """The rows that are there, as inserts of one commit."""
+        try:
+            tables, wait = self._tables(db), self._options.lock_timeout
+            with handover.at_slot(self._given, tables, self._failed, wait) as (reading, point):
+                at, ordinal = datetime.now(UTC), 0
+                spool = self._new_spool(server, "")
+                text = self._options.special_values == "text"
+                for table in tables:
+                    rows_of = SnapshotTable(table, columns_now(db, table, self._failed), text)
+                    ordinal = rows_of.spool(reading, spool, point, at, ordinal)
+                    self._changed[str(table.name)] = rows_of.change
+        except SourceError as error:
+            raise self._waited(error) from error
+        spool.commit()
+        position = self._position(server, point, {str(t.name): t.oid for t in tables}).to_position(epoch)
+        proof = f"snapshot of {len(tables)} tables at {lsn_text(point)}, where the stream goes on"
+        return ChangeWindow(position, ("", mark(point)), self._changed, True, proof, spool.changes, whole=True)
+
+    def _read(
+        self, db: psycopg.Connection[Any], server: Server, start: int, limit: int | None, tables: dict[str, int]
+    ) -> Decoder:
+        known = {table.oid: table for table in published(db, self._publication, self._failed)}
+        for table in known.values():
+            if matches(table.name, self._wanted):
+                require_same_table(tables, str(table.name), table.oid)
+
+        def shape(relation: Relation) -> Shape | None:
+            if not matches(Name.parse(relation.table), self._wanted):
+                return None
+            found = columns(db, relation.names, relation.types, self._failed)
+            key = relation.key if relation.identity != "f" else _primary(known.get(relation.oid), relation)
+            return Shape.of(relation, found, key, self._options.special_values == "text")
+
+        count = None if limit is None else limit + min(2 * limit, _MESSAGES)
+        while True:
+            spool = self._new_spool(server, mark(start))
+            decoder = Decoder(spool, start, server.end, limit, shape, dict(tables))
+            whole = server.end <= start or self._fed(decoder, server.end, count)
+            if whole or decoder.over or decoder.end is not None:
+                break
+            assert count is not None, "the server ends early only where it is told to"
+            count *= 8  # the slot lags: all that came was delivered before
+        decoder.over = decoder.over or not whole
+        if decoder.end is None:
+            spool.commit()
+        return decoder
+
+    def _fed(self, decoder: Decoder, upto: int, count: int | None) -> bool:
+        """True if all up to the bound came; ``count``: of messages, at which the server ends before."""
+        fed = 0
+        with (
+            self._another() as reading,
+            self._peeking(),
+            closing(copy_out(reading, self._peek(upto, count), self._patience)) as messages,
+        ):
+            while not decoder.over and (block := _block(messages)):
+                decoder.feed(block, _ROW)
+                fed += len(block)
+        return count is None or fed < count
+
+    def _peek(self, upto: int, count: int | None) -> str:
+        """``upto_nchanges`` counts messages, and is looked at where a transaction ends."""
+        quote = handover.DIALECT.literal
+        names = quote(handover.DIALECT.quote(self._publication))
+        return (
+            f"SELECT data FROM pg_catalog.pg_logical_slot_peek_binary_changes({quote(self._slot)}, "
+            f"'{lsn_text(upto)}', {count or 'NULL'}, 'proto_version', '1', 'publication_names', {names})"
+        )
+
+    def _window(self, server: Server, start: int, decoder: Decoder, epoch: int) -> ChangeWindow:
+        spool = decoder.spool
+        self._changed = dict(spool.tables)
+        end = decoder.end
+        if end is None:  # no commit: up to the bound there was nothing
+            end = start if decoder.over or server.border is None else max(server.border, start)
+        position = self._position(server, end, decoder.tables).to_position(epoch)
+        proof = f"slot {self._slot} read up to {lsn_text(end)}; the WAL was safe up to {lsn_text(server.end)}"
+        if spool.filtered:
+            proof += f"; {spool.filtered} changes had been delivered before"
+        return ChangeWindow(
+            position, (mark(start), mark(end)), self._changed, not decoder.over, proof, spool.changes
+        )  # fmt: skip
+
+    @contextmanager
+    def read(self, table: str) -> Iterator[Stream]:
+        assert self._spool is not None, "window comes first"
+        yield _TableStream(self._spool, table, batch_schema(self._changed[table]))
+
+    def _new_spool(self, server: Server, after: str) -> Spool:
+        if self._spool is not None:
+            self._spool.close()
+        self._changed = {}
+        self._spool = Spool(f"{server.system}/{server.database}", after)
+        return self._spool
+
+    def _position(self, server: Server, lsn: int, tables: Mapping[str, int]) -> PostgresLogicalOffset:
+        return PostgresLogicalOffset(
+            server.system, server.timeline, server.database, self._slot, PLUGIN, self._publication, lsn_text(lsn),
+            dict(tables),
+        )  # fmt: skip
+
+    # -- stops --------------------------------------------------------------------------------------------------
+
+    def _tables(self, db: psycopg.Connection[Any]) -> list[Published]:
+        return [t for t in published(db, self._publication, self._failed) if matches(t.name, self._wanted)]
+
+    def _require_published(self, db: psycopg.Connection[Any]) -> None:
+        """PG-22: a table that is not published would silently never change."""
+        if not publication.exists(db, self._publication, self._failed):
+            found = f"there is no publication {self._publication}"
+            raise ConfigError(self._failed, found, "make it with 'dpone cdc create'")
+        if not self._tables(db):
+            todo = "ALTER PUBLICATION .. ADD TABLE .., as 'dpone cdc-plan' prints it"
+            raise ConfigError(self._failed, f"publication {self._publication} has no table {self._wanted or '*'}", todo)
+
+    def _require_kept(self, db: psycopg.Connection[Any], start: int, server: Server) -> None:
+        """Nobody moved the slot while it was read."""
+        slot = Slot.of(db, self._slot, self._failed)
+        if slot is None:
+            raise Gap(self._failed, f"slot {self._slot} was dropped while it was read", ANEW)
+        require_not_passed(slot, start, self._failed)
+
+    @contextmanager
+    def _peeking(self) -> Iterator[None]:
+        try:
+            with failing(SourceError, self._failed):
+                yield
+        except SourceError as error:
+            # 55000 object_not_in_prerequisite_state: "can no longer get changes from replication slot"
+            if sqlstate(error) == "55000":
+                raise Gap(self._failed, error.found, ANEW) from error
+            raise
+
+    # -- after the sink's commit --------------------------------------------------------------------------------
+
+    def ack(self, position: Position) -> None:
+        """Moves the slot on, to the position and never beyond."""
+        if position.kind != PostgresLogicalOffset.backend:
+            return
+        saved = PostgresLogicalOffset.from_position(position)
+        db, failed = self._db(), f"acknowledge {saved.lsn} to slot {self._slot}"
+        slot = Slot.of(db, self._slot, failed)
+        if slot is not None and slot.confirmed < lsn_number(saved.lsn):
+            rows(db, failed, "SELECT pg_catalog.pg_replication_slot_advance(\0, \0::pg_lsn)", (self._slot, saved.lsn))
+
+    def lag(self) -> Mapping[str, Any]:
+        """Bytes of WAL: ``behind`` are not acknowledged yet, ``kept`` cannot be removed by the server."""
+        db = self._db()
+        server = Server.of(db, self._failed)
+        slot = require_slot(db, self._slot, None, self._failed)
+        return {
+            "slot": slot.name, "confirmed": lsn_text(slot.confirmed), "end": lsn_text(server.end),
+            "behind": max(server.end - slot.confirmed, 0), "kept": max(server.end - slot.restart, 0),
+            "wal_status": slot.wal_status, "active": slot.active is not None,
+        }  # fmt: skip
+
+    def drop(self) -> None:
+        """The slot. The publication costs nothing without one, and may serve others."""
+        db, failed = self._db(), f"drop slot {self._slot}"
+        if Slot.of(db, self._slot, failed) is not None:
+            rows(db, failed, "SELECT pg_catalog.pg_drop_replication_slot(\0)", (self._slot,))
+
+    def close(self) -> None:
+        if self._spool is not None:
+            self._spool.close()
+            self._spool = None
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    # -- connections --------------------------------------------------------------------------------------------
+
+    def _db(self) -> psycopg.Connection[Any]:
+        if self._connection is None or self._connection.closed:
+            self._connection = self._connect()
+        return self._connection
+
+    def _connect(self) -> psycopg.Connection[Any]:
+        options = self._options
+        return connect(
+            self._given, SourceError, lock_timeout=options.lock_timeout, statement_timeout=options.statement_timeout
+        )
+
+    @contextmanager
+    def _another(self) -> Iterator[psycopg.Connection[Any]]:
+        with closing(self._connect()) as db:
+            yield db
+
+    @property
+    def _patience(self) -> float:
+        return self._options.statement_timeout + 5 if self._options.statement_timeout else 0
+
+
+_ORDINARY = """
+SELECT n.nspname::text, c.relname::text FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n
+ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relpersistence = 'p'
+AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname !~ '^pg_' AND c.relname !~ '^__dpone__'
+ORDER BY 1, 2"""
+
+
+def _block(messages: Iterator[bytes]) -> list[bytes]:
+    block: list[bytes] = []
+    size = 0
+    for message in islice(messages, _BLOCK_ROWS):
+        block.append(message)
+        size += len(message)
+        if size >= _BLOCK_BYTES:
+            break
+    return block
+
+
+def _primary(table: Published | None, relation: Relation) -> tuple[str, ...]:
+    """REPLICA IDENTITY FULL names every column; rows are told by the primary key, if there is one."""
+    return table.key if table is not None and {*table.key} <= {*relation.names} else ()
+
+
+def _identity(table: Published) -> Finding:
+    words = {"d": "default (primary key)", "n": "nothing", "f": "full", "i": "an index"}
+    found = f"{table.name}: {words.get(table.identity, table.identity)}"
+    if table.generated and not {*table.generated} <= {*table.columns}:
+        found += f"; generated columns are not in the stream: {', '.join(table.generated)}"
+    if table.key:
+        return Finding("replica identity", True, found)
+    todo = "give the table a primary key; without one the server refuses its updates and deletes, or cannot tell rows"
+    return Finding("replica identity", None, found, todo)
+
+
+class _TableStream:
+    """The changes of one table. See ``dpone.contract.Stream``."""
+
+    native: tuple[str, ...] = ()
+
+    def __init__(self, spool: Spool, table: str, schema: pa.Schema) -> None:
+        self._spool, self._table, self.schema = spool, table, schema
+
+    @property
+    def filtered(self) -> int:
+        return self._spool.filtered_of(self._table)
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        if self._table in self._spool.tables:
+            yield from self._spool.read(self._table)
+        else:  # a snapshot of no rows
+            yield pa.RecordBatch.from_arrays([pa.nulls(0, f.type) for f in self.schema], schema=self.schema)
+
+    def open_native(self, format: str) -> Iterator[bytes]:
+        raise SourceError("read a slot", f"native format {format!r} was asked for", "read batches")

@@ -1,0 +1,110 @@
+"""The rows that are there when a stream begins, handed over without a gap: the snapshot of a slot's own creation.
+
+A slot that lives as long as its connection is made with USE_SNAPSHOT: the transaction sees what was committed before
+the slot's consistent point, and nothing else. The stream then goes on behind that point, from the slot that was made
+before. Nothing of this stays on the server, so that a run that was cut off simply does it again.
+https://www.postgresql.org/docs/current/protocol-replication.html (CREATE_REPLICATION_SLOT)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from itertools import islice
+from typing import Any
+
+import psycopg
+import pyarrow as pa
+
+from dpone.cdc import Spool
+from dpone.changes import COMMIT, COMMITTED_AT, EVENT_ID, OPERATION, ORDINAL, batch_schema
+from dpone.contract import ChangeTable
+from dpone.errors import DataError, SourceError
+from dpone.ids import ulid
+from dpone_postgres import binary
+from dpone_postgres.binary import Refused
+from dpone_postgres.connect import connect
+from dpone_postgres.database import PostgresDialect
+from dpone_postgres.errors import failing
+from dpone_postgres.pgoutput import SPECIAL_TODO, lsn_number, mark
+from dpone_postgres.publication import Published
+from dpone_postgres.transfer import copy_out
+from dpone_postgres.types import SPECIAL, Column
+
+_BATCH_ROWS = 10_000
+DIALECT = PostgresDialect()
+
+
+@contextmanager
+def at_slot(
+    given: Mapping[str, str], tables: Sequence[Published], failed: str, lock_timeout: float
+) -> Iterator[tuple[psycopg.Connection[Any], int]]:
+    """A transaction that sees what was committed before the LSN, and nothing else. Waits for transactions that write,
+    up to ``lock_timeout`` seconds. The tables are locked before it begins to see: to those who looked before, a table
+    is empty after TRUNCATE and after an ALTER that writes it anew (MVCC Caveats)."""
+    db = connect({**given, "replication": "database"}, SourceError, lock_timeout=lock_timeout)
+    try:
+        name = f"dpone_snapshot_{ulid().lower()}"
+        with failing(SourceError, failed):
+            db.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            locked = ", ".join(f"{'' if t.kind == 'p' else 'ONLY '}{DIALECT.name(t.name)}" for t in tables)
+            db.execute(f"LOCK TABLE {locked} IN ACCESS SHARE MODE".encode())
+            sql = f"CREATE_REPLICATION_SLOT {name} TEMPORARY LOGICAL pgoutput USE_SNAPSHOT"
+            [(_, point, *_)] = db.execute(sql.encode()).fetchall()
+        yield db, lsn_number(point)
+    finally:
+        db.close()
+
+
+class SnapshotTable:
+    """Reads every row of a table as an insert. ``text``: dates, times and numerics as text."""
+
+    def __init__(self, table: Published, columns: Sequence[Column], text: bool) -> None:
+        self._table, self._columns = table, columns
+        self._as_text = [c.as_text or (text and c.kind in SPECIAL) for c in columns]
+        fields = [c.field(text=text and c.kind in SPECIAL) for c in columns]
+        self.change = ChangeTable(pa.schema(fields), tuple(n for n in table.columns if n in table.key))
+
+    def spool(self, db: psycopg.Connection[Any], spool: Spool, point: int, at: datetime, ordinal: int) -> int:
+        """As changes of the commit at ``point`` that come after ``ordinal``; the ordinal of the last."""
+        failed, name = f"read table {self._table.name}", str(self._table.name)
+        pairs = zip(self._columns, self._as_text, strict=True)
+        kinds = ["text" if plain else c.kind or "text" for c, plain in pairs]
+        rows = copy_out(db, self._select())
+        while True:
+            with failing(SourceError, failed):
+                chunk = list(islice(rows, _BATCH_ROWS))
+            if not chunk:
+                return ordinal
+            try:
+                values = binary.decode(chunk, self.change.values, kinds)
+            except Refused as error:
+                found = f"column {error.column}, row {error.row + 1:,} of a block: {error.reason}"
+                raise DataError(failed, found, SPECIAL_TODO) from None
+            spool.add(name, self.change, _inserts(values, self.change, point, at, ordinal))
+            ordinal += values.num_rows
+
+    def _select(self) -> str:
+        """As the stream would tell the rows: its columns, its filter, texts by the output function of their type (a
+        cast to text may say more: inet). A table without partitions stands for its own rows, as in a publication."""
+        words = []
+        for column, text in zip(self._columns, self._as_text, strict=True):
+            quoted = DIALECT.quote(column.name)
+            words.append(f"CASE WHEN {quoted} IS NOT NULL THEN format('%s', {quoted}) END" if text else quoted)
+        only = "" if self._table.kind == "p" else "ONLY "
+        condition = f" WHERE {self._table.filter}" if self._table.filter else ""
+        return f"SELECT {', '.join(words)} FROM {only}{DIALECT.name(self._table.name)}{condition}"
+
+
+def _inserts(values: pa.RecordBatch, change: ChangeTable, point: int, at: datetime, ordinal: int) -> pa.RecordBatch:
+    rows = values.num_rows
+    schema = pa.schema([f for f in batch_schema(change) if f.name != EVENT_ID])
+    own = {
+        OPERATION: pa.repeat("insert", rows), COMMIT: pa.repeat(mark(point), rows),
+        ORDINAL: pa.array(range(ordinal + 1, ordinal + 1 + rows), pa.int64()),
+        COMMITTED_AT: pa.repeat(pa.scalar(at, pa.timestamp("us", "UTC")), rows),
+        **dict(zip(values.schema.names, values.columns, strict=True)),
+    }  # fmt: skip
+    columns = [own[f.name] if f.name in own else pa.nulls(rows, f.type) for f in schema]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)

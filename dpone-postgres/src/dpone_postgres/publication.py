@@ -1,0 +1,103 @@
+"""The tables of a publication: which columns and rows of them the stream has, and how it tells their rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+import psycopg
+from attrs import frozen
+
+from dpone.schema import Name
+from dpone_postgres.slot import rows
+from dpone_postgres.types import Column
+
+# Column lists and row filters are of PostgreSQL 15, and its view has no such columns before. Generated columns are
+# published, if they are, from PostgreSQL 18 on, though the view names them before.
+_TABLES = """
+SELECT c.oid::int8, n.nspname::text, c.relname::text, c.relkind::text, c.relreplident::text,
+       ARRAY(SELECT a.attname::text FROM pg_catalog.pg_index AS i JOIN pg_catalog.pg_attribute AS a
+             ON a.attrelid = i.indrelid AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])
+             WHERE i.indrelid = c.oid AND CASE c.relreplident WHEN 'i' THEN i.indisreplident ELSE i.indisprimary END),
+       ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribute AS a WHERE a.attrelid = c.oid AND a.attnum > 0
+             AND NOT a.attisdropped AND (j ? 'attnames' IS NOT TRUE OR (j -> 'attnames') ? a.attname::text)
+             AND (a.attgenerated = '' OR current_setting('server_version_num')::int >= 180000 AND j ? 'attnames')
+             ORDER BY a.attnum),
+       ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribute AS a WHERE a.attrelid = c.oid AND a.attnum > 0
+             AND NOT a.attisdropped AND a.attgenerated <> ''),
+       j ->> 'rowfilter'
+FROM pg_catalog.pg_publication_tables AS p JOIN pg_catalog.pg_namespace AS n ON n.nspname = p.schemaname
+JOIN pg_catalog.pg_class AS c ON c.relnamespace = n.oid AND c.relname = p.tablename,
+LATERAL (SELECT to_jsonb(p)) AS o(j)
+WHERE p.pubname = \0 ORDER BY 2, 3"""
+_TYPES = """
+WITH RECURSIVE given AS (SELECT * FROM unnest(\0::int8[], \0::int4[]) WITH ORDINALITY AS g(type, modifier, n)),
+base AS (
+    SELECT n, type::oid, modifier FROM given
+    UNION ALL
+    SELECT b.n, t.typbasetype, t.typtypmod FROM base AS b
+    JOIN pg_catalog.pg_type AS t ON t.oid = b.type AND t.typtype = 'd'
+)
+SELECT g.n, pg_catalog.format_type(g.type::oid, g.modifier), p.proname::text, b.modifier, t.oid < 16384
+FROM given AS g JOIN base AS b ON b.n = g.n JOIN pg_catalog.pg_type AS t ON t.oid = b.type AND t.typtype <> 'd'
+LEFT JOIN pg_catalog.pg_proc AS p ON p.oid = t.typreceive"""
+_ATTRIBUTES = """
+SELECT a.attname::text, a.atttypid::int8, a.atttypmod FROM pg_catalog.pg_attribute AS a
+WHERE a.attrelid = \0::int8::oid AND a.attname::text = ANY (\0::text[]) ORDER BY a.attnum"""
+
+
+@frozen
+class Published:
+    """``key``: of the replica identity, of FULL the primary key; ``generated``: columns nobody can write."""
+
+    oid: int
+    name: Name
+    kind: str
+    identity: str
+    index: tuple[str, ...]
+    columns: tuple[str, ...]
+    generated: tuple[str, ...]
+    filter: str | None
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        return () if self.identity == "n" or not {*self.index} <= {*self.columns} else self.index
+
+
+def published(db: psycopg.Connection[Any], publication: str, failed: str) -> list[Published]:
+    found = rows(db, failed, _TABLES, (publication,))
+    return [
+        Published(oid, Name((schema, table)), kind, identity, tuple(key), tuple(names), tuple(generated), condition)
+        for oid, schema, table, kind, identity, key, names, generated, condition in found
+    ]
+
+
+def exists(db: psycopg.Connection[Any], publication: str, failed: str) -> bool:
+    return bool(rows(db, failed, "SELECT 1 FROM pg_catalog.pg_publication WHERE pubname = \0", (publication,)))
+
+
+def columns(
+    db: psycopg.Connection[Any], names: Sequence[str], types: Sequence[tuple[int, int]], failed: str
+) -> list[Column]:
+    """As the stream describes them: a type's oid and modifier each. A type that is gone since goes as text."""
+    given = ([type_ for type_, _ in types], [modifier for _, modifier in types])
+    found = {int(n): rest for n, *rest in rows(db, failed, _TYPES, given)}
+    known = []
+    for n, name in enumerate(names, 1):
+        native, receive, modifier, builtin = found.get(n, ("text", "textrecv", -1, True))
+        known.append(Column(name, native, receive or "", modifier, False, builtin))
+    return known
+
+
+def columns_now(db: psycopg.Connection[Any], table: Published, failed: str) -> list[Column]:
+    attributes = rows(db, failed, _ATTRIBUTES, (table.oid, list(table.columns)))
+    return columns(db, [a[0] for a in attributes], [(a[1], a[2]) for a in attributes], failed)
+
+
+def matches(table: Name, wanted: Name | None) -> bool:
+    """``wanted``: a name or a glob; without a schema it is of the schema public, and none means all."""
+    if wanted is None:
+        return True
+    pattern = wanted.parts if len(wanted.parts) == 2 else ("*" if wanted.last == "*" else "public", wanted.last)
+    return all(fnmatchcase(part, want) for part, want in zip(table.parts, pattern, strict=True))

@@ -1,0 +1,101 @@
+"""What a DBA runs for a change stream. Every statement may be run again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dpone.errors import ConfigError
+from dpone.schema import Name
+from dpone_postgres.connect import table_name
+from dpone_postgres.database import PostgresDialect
+
+_d = PostgresDialect()
+
+
+def plan(slot: str, publication: str, tables: Sequence[str], role: str) -> list[str]:
+    """Publication, slot, replica identity, grants, heartbeat; the teardown as comments. Raises ConfigError for a glob:
+    FOR ALL TABLES would make updates and deletes fail in every table without a key (CREATE PUBLICATION, Notes)."""
+    names = [table_name(Name.parse(table)) for table in tables]
+    if not names or any(set("*?[") & {*part} for name in names for part in name.parts):
+        found = "no table" if not names else f"a pattern: {', '.join(tables)}"
+        todo = "name the tables one by one: FOR ALL TABLES breaks updates and deletes of tables without a key"
+        raise ConfigError("plan a publication", found, todo)
+    return [
+        *_guard(names), _publication(publication, names), *_members(publication, names), _slot(slot),
+        *_grants(names, role), _heartbeat(), _teardown(slot, publication),
+    ]  # fmt: skip
+
+
+def _block(body: str) -> str:
+    return f"DO $dpone$ BEGIN\n{body}\nEND $dpone$;"
+
+
+def _guard(names: Sequence[Name]) -> list[str]:
+    """Refuses, before anything is changed, a table whose updates would fail from then on."""
+    found = []
+    for name in names:
+        what = _d.literal(_d.name(name))
+        body = (
+            f"  IF NOT EXISTS (SELECT 1 FROM pg_class AS c WHERE c.oid = {what}::regclass AND (c.relreplident = 'f'\n"
+            "      OR EXISTS (SELECT 1 FROM pg_index AS i WHERE i.indrelid = c.oid AND CASE c.relreplident\n"
+            "          WHEN 'i' THEN i.indisreplident WHEN 'd' THEN i.indisprimary ELSE false END))) THEN\n"
+            f"    RAISE EXCEPTION 'table % has no replica identity: its updates and deletes would fail', {what}\n"
+            f"      USING HINT = 'ALTER TABLE .. ADD PRIMARY KEY, or ALTER TABLE .. REPLICA IDENTITY USING INDEX ..';\n"
+            "  END IF;"
+        )
+        found.append(_block(body))
+    return found
+
+
+def _publication(publication: str, names: Sequence[Name]) -> str:
+    tables = ", ".join(map(_d.name, names))
+    sql = f"CREATE PUBLICATION {_d.quote(publication)} FOR TABLE {tables} WITH (publish_via_partition_root = true)"
+    missing = f"NOT EXISTS (SELECT 1 FROM pg_publication WHERE pubname = {_d.literal(publication)})"
+    return _block(f"  IF {missing} THEN\n    {sql};\n  END IF;")
+
+
+def _members(publication: str, names: Sequence[Name]) -> list[str]:
+    found = []
+    for name in names:
+        schema, table = map(_d.literal, name.parts)
+        where = f"pubname = {_d.literal(publication)} AND schemaname = {schema} AND tablename = {table}"
+        sql = f"ALTER PUBLICATION {_d.quote(publication)} ADD TABLE {_d.name(name)}"
+        found.append(
+            _block(f"  IF NOT EXISTS (SELECT 1 FROM pg_publication_tables WHERE {where}) THEN\n    {sql};\n  END IF;")
+        )
+    return found
+
+
+def _slot(slot: str) -> str:
+    """In a transaction of its own, and after the publication."""
+    name = _d.literal(slot)
+    missing = f"NOT EXISTS (SELECT 1 FROM pg_replication_slots WHERE slot_name = {name})"
+    return f"SELECT pg_create_logical_replication_slot({name}, 'pgoutput') WHERE {missing};"
+
+
+def _grants(names: Sequence[Name], role: str) -> list[str]:
+    to = _d.quote(role)
+    schemas = dict.fromkeys(name.parts[0] for name in names)
+    missing = f"NOT EXISTS (SELECT 1 FROM pg_roles WHERE rolname = {_d.literal(role)})"
+    return [
+        _block(f"  IF {missing} THEN\n    CREATE ROLE {to} LOGIN;\n  END IF;"),
+        f"ALTER ROLE {to} REPLICATION;",
+        *(f"GRANT USAGE ON SCHEMA {_d.quote(schema)} TO {to};" for schema in schemas),
+        f"GRANT SELECT ON {', '.join(map(_d.name, names))} TO {to};",
+    ]
+
+
+def _heartbeat() -> str:
+    return (
+        "-- heartbeat, run every minute where only other databases write, so that the slot can move on:\n"
+        "-- SELECT pg_logical_emit_message(true, 'dpone', 'heartbeat');"
+    )
+
+
+def _teardown(slot: str, publication: str) -> str:
+    name = _d.literal(slot)
+    return (
+        "-- teardown; a slot that nobody reads keeps WAL until the disk is full:\n"
+        f"-- SELECT pg_drop_replication_slot({name}) FROM pg_replication_slots WHERE slot_name = {name};\n"
+        f"-- DROP PUBLICATION IF EXISTS {_d.quote(publication)};"
+    )

@@ -1,0 +1,151 @@
+"""A replication slot and the server it is on: what they are, and when to stop rather than read on.
+
+Facts: https://www.postgresql.org/docs/current/view-pg-replication-slots.html. A slot whose ``confirmed_flush_lsn`` is
+above the position that was saved has passed changes by: PostgreSQL 15 and later say nothing of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import psycopg
+from attrs import frozen
+
+from dpone.cdc import PostgresLogicalOffset
+from dpone.errors import Category, ConfigError, Gap, IdentityChanged, SourceError
+from dpone.position import Position
+from dpone_postgres.database import numbered
+from dpone_postgres.errors import failing
+from dpone_postgres.pgoutput import lsn_number, lsn_text
+
+KIND = PostgresLogicalOffset.backend
+PLUGIN = "pgoutput"
+ANEW = "load anew with 'dpone cdc drop', 'dpone cdc create' and 'dpone run --full-refresh' (docs/postgres-cdc.md)"
+
+# The timeline of a primary is in the names of its WAL files; the checkpoint's lags behind a promotion.
+_SERVER = """
+SELECT s.system_identifier::text, pg_catalog.current_database()::text,
+       CASE WHEN pg_catalog.pg_is_in_recovery() THEN c.timeline_id ELSE ('x' || pg_catalog.substr(
+           pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 1, 8))::bit(32)::int END,
+       (CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn()
+           ELSE pg_catalog.pg_current_wal_flush_lsn() END)::text,
+       pg_catalog.current_setting('wal_level')
+FROM pg_catalog.pg_control_system() AS s, pg_catalog.pg_control_checkpoint() AS c"""
+_SLOT = """
+SELECT s.plugin::text, s.slot_type, s.database::text, s.active_pid, s.confirmed_flush_lsn::text, s.restart_lsn::text,
+       coalesce(s.wal_status, 'lost'), coalesce(j ->> 'invalidation_reason', CASE j ->> 'conflicting'
+       WHEN 'true' THEN 'conflict with recovery' END, '')
+FROM pg_catalog.pg_replication_slots AS s, LATERAL (SELECT to_jsonb(s)) AS o(j) WHERE s.slot_name = \0"""
+_WRITERS = """
+SELECT pid, extract(epoch FROM now() - xact_start)::int FROM pg_catalog.pg_stat_activity
+WHERE backend_xid IS NOT NULL AND pid <> pg_catalog.pg_backend_pid() ORDER BY xact_start LIMIT 1"""
+
+
+def rows(db: psycopg.Connection[Any], failed: str, sql: str, given: Sequence[Any] = ()) -> list[Any]:
+    """Parameters stand where the text has NUL, as in ``PostgresDatabase``."""
+    with failing(SourceError, failed):
+        cursor: psycopg.Cursor[Any] = psycopg.RawCursor(db)
+        return cursor.execute(numbered(sql), given or None).fetchall()
+
+
+@frozen
+class Server:
+    """``end``: how far its WAL is safe on the disk (of a standby: replayed)."""
+
+    system: str
+    database: str
+    timeline: int
+    end: int
+    wal_level: str
+
+    @classmethod
+    def of(cls, db: psycopg.Connection[Any], failed: str) -> Server:
+        [(system, database, timeline, end, level)] = rows(db, failed, _SERVER)
+        return cls(system, database, timeline, lsn_number(end), level)
+
+    @property
+    def border(self) -> int | None:
+        """``end`` if nothing can lie across it. WAL is written in the background up to the end of a page
+        (``XLogBackgroundFlush``), which may be in the midst of a record; to confirm that would lose a commit."""
+        return self.end if self.end % 8192 else None
+
+
+@frozen
+class Slot:
+    name: str
+    plugin: str
+    kind: str
+    database: str
+    active: int | None
+    confirmed: int
+    restart: int
+    wal_status: str
+    invalid: str
+
+    @classmethod
+    def of(cls, db: psycopg.Connection[Any], name: str, failed: str) -> Slot | None:
+        found = rows(db, failed, _SLOT, (name,))
+        if not found:
+            return None
+        plugin, kind, database, active, confirmed, restart, status, invalid = found[0]
+        # The offset a reader may rely on is its own; a slot that is not logical has none.
+        confirmed, restart = (0 if lsn is None else lsn_number(lsn) for lsn in (confirmed, restart))
+        return cls(name, plugin or "", kind, database or "", active, confirmed, restart, status, invalid)
+
+    def require(self, server: Server, failed: str) -> None:
+        """PG-14. Raises IdentityChanged, Gap; SourceError, which may be tried again, if it is in use."""
+        if self.kind != "logical" or self.plugin != PLUGIN:
+            found = f"slot {self.name} is {self.kind} with plugin {self.plugin or 'none'}, not logical with {PLUGIN}"
+            raise IdentityChanged(failed, found, "name another slot, or drop it and use 'dpone cdc create'")
+        if self.database != server.database:
+            found = f"slot {self.name} is of database {self.database}, the connection of {server.database}"
+            raise IdentityChanged(failed, found, "connect to the slot's database, or name another slot")
+        if self.wal_status == "lost" or self.invalid:
+            found = f"slot {self.name} is lost: {self.invalid or 'its WAL was removed (max_slot_wal_keep_size)'}"
+            raise Gap(failed, found, ANEW)
+        if self.active is not None:
+            found = f"slot {self.name} is in use by process {self.active} of the server"
+            error = SourceError(failed, found, "let the other reader end; one slot serves one reader")
+            error.category = Category.TRANSIENT
+            raise error
+
+
+def require_position(
+    after: Position, mine: PostgresLogicalOffset, server: Server, failed: str
+) -> PostgresLogicalOffset:
+    """PG-17: the position is of this very stream. Raises IdentityChanged, Gap."""
+    if after.kind != KIND:
+        raise IdentityChanged(failed, f"the position is of {after.kind}, not of {KIND}", ANEW)
+    saved = PostgresLogicalOffset.from_position(after)
+    was, is_ = (dict(one.to_position().identity) for one in (saved, mine))
+    if changed := [f"{name} was {was[name]}, is {is_[name]}" for name in is_ if was[name] != is_[name]]:
+        todo = "connect to the server of before; if this one took its place, " + ANEW
+        raise IdentityChanged(failed, ", ".join(changed), todo)
+    if server.end < lsn_number(saved.lsn):
+        found = f"the server's WAL ends at {lsn_text(server.end)}, before the position {saved.lsn}: it was set back"
+        raise IdentityChanged(failed, found, ANEW)
+    return saved
+
+
+def require_slot(db: psycopg.Connection[Any], name: str, after: Position | None, failed: str) -> Slot:
+    found = Slot.of(db, name, failed)
+    if found is None and after is None:
+        raise ConfigError(failed, f"there is no slot {name}", "make it with 'dpone cdc create'")
+    if found is None:
+        raise Gap(failed, f"there is no slot {name} any more, and nothing kept what came since", ANEW)
+    return found
+
+
+def require_not_passed(slot: Slot, after: int, failed: str) -> None:
+    """PG-02: dropped and made anew, or moved by someone else."""
+    if slot.confirmed > after:
+        gap = f"after {lsn_text(after)} up to {lsn_text(slot.confirmed)}"
+        found = f"slot {slot.name} has passed changes by, {gap}: it was made anew, or someone else moved it"
+        raise Gap(failed, found, ANEW)
+
+
+def writer_in_the_way(db: psycopg.Connection[Any], failed: str) -> str:
+    """PG-16: a slot begins where no transaction that writes is open."""
+    found = rows(db, failed, _WRITERS)
+    return "" if not found else f"; process {found[0][0]} has been in a transaction that writes for {found[0][1]} s"
