@@ -67,6 +67,12 @@ def test_a_split_holds_every_value_once(kind: str, data: st.DataObject, n: int, 
     assert tuple(Bounds.from_json(json.loads(json.dumps(part.to_json()))) for part in parts) == parts
 
 
+def test_an_infinite_end_makes_no_more_parts_than_were_asked_for() -> None:
+    """The middle of an endless distance is no reason for a second part where one was wanted."""
+    assert split("c", float("-inf"), 1.0, 1) == (Bounds("c", float("-inf"), 1.0, upper_inclusive=True),)
+    assert [part.upper for part in split("c", float("-inf"), 1.0, 2)] == [0.0, 1.0]
+
+
 DAYS = [date(2026, 1, day) for day in (1, 3, 5)]
 UUIDS = [uuid.UUID(int=i) for i in (0, 4, 8)]
 CASES = [

@@ -163,7 +163,7 @@ def _shifted(value: Decimal, places: int) -> Decimal:
 
 def _floats(low: float, high: float, n: int) -> Iterator[float]:
     half = high / 2 - low / 2  # the whole distance may be beyond a float
-    return (low + half * (2 * i / n) for i in range(1, n)) if abs(half) != float("inf") else iter((0.0,))
+    return (low + half * (2 * i / n) for i in range(1, n)) if abs(half) != float("inf") else iter((0.0,)[: n - 1])
 
 
 def _dates(low: date, high: date, n: int) -> Iterator[date]:
