@@ -44,7 +44,7 @@ DELETE, UPSERT, UPDATE, INSERT = "delete", "upsert", "update", "insert"
 FRESH, KEPT, TRUNCATE = "fresh", "kept", "truncate"
 
 # A chunk has no more changes and no more bytes than this: what is in memory at once.
-ROWS, BYTES = 100_000, 16 << 20
+ROWS, BYTES = 50_000, 16 << 20
 
 INSTANT = pa.timestamp("us", "UTC")
 _Ints = npt.NDArray[np.int64]
