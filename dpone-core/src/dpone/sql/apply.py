@@ -51,6 +51,9 @@ class Incoming:
             self.rows += batch.num_rows
             self.bytes += batch.nbytes
             yield batch
+        if not self.rows and self._folding.whole:  # a table without rows has a shape
+            schema = self._stream.schema
+            yield pa.RecordBatch.from_arrays([pa.nulls(0, f.type) for f in schema], schema=schema)
 
 
 def next_chunk(db: Database, stage: Name) -> int:
