@@ -219,9 +219,19 @@ def test_a_position_set_back_applies_the_same_changes_again(shop: ApplyProject) 
     require(shop)
 
 
-@pytest.mark.parametrize("deletes", ["hard", "soft", "ignore"])
+def test_a_full_refresh_keeps_rows_that_no_delete_takes(shop: ApplyProject) -> None:
+    """deletes: ignore means that no row ever goes; those the log lacks stay beside those it brings."""
+    project = shop.but(strategy={"mode": "cdc_apply", "deletes": "ignore"})
+    write(project.log, orders(1, 3, "01"))
+    project.load()
+    write(project.log, orders(3, 5, "01"), mode="w")
+    project.load(full_refresh=True)
+    assert sorted(project.now("orders")) == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("deletes", ["hard", "soft"])
 def test_a_full_refresh_builds_the_targets_anew(shop: ApplyProject, deletes: str) -> None:
-    """A log that was rewritten: the targets hold what it says from its beginning, and no row of before."""
+    """A log that was rewritten: the targets hold what it says from its beginning, and no row of before that lives."""
     project = shop.but(strategy={"mode": "cdc_apply", "deletes": deletes})
     write(project.log, orders(1, 30, "01"))
     project.load()

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
+import subprocess
+import sys
+import sysconfig
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
@@ -221,3 +224,26 @@ def test_append_keeps_every_change(
             "SELECT __dpone__op, count(*), count(DISTINCT __dpone__event_id) FROM landing_orders GROUP BY 1 ORDER BY 1"
         )
         assert db.execute(sql).fetchall() == [("delete", 1, 1), ("insert", 31, 31), ("update", 6, 6)]
+
+
+def test_PG_15_a_transaction_of_a_million_rows_takes_bounded_memory(tmp_path: Path, source: ChangeSource) -> None:
+    """Read, staged and applied by one run: every row arrives, and the process stays below 250 MB."""
+    source.run("CREATE TABLE orders (id bigint PRIMARY KEY, n int, at timestamptz, v text, w text)")
+    source.publish("orders")
+    source.run(
+        "INSERT INTO orders SELECT i, i, timestamptz '2024-01-01Z' + i * interval '1 s', md5(i::text), 'row ' || i "
+        "FROM generate_series(1, 1000000) AS i"
+    )
+    pipeline = lay(tmp_path, source, "postgres")
+    pipeline.write_text(pipeline.read_text().replace("slot:", "initial: none\n    slot:"))
+    dpone = Path(sysconfig.get_path("scripts")) / "dpone"
+    script = (
+        "import resource, subprocess, sys; code = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL).returncode; "
+        "print(code, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024)"
+    )
+    command = [sys.executable, "-c", script, str(dpone), "run", str(pipeline)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    code, peak = map(int, done.stdout.split())
+    assert code == 0, done.stderr
+    assert source.query("SELECT count(*), sum(n) FROM landing_orders") == [(1_000_000, 500_000_500_000)]
+    assert peak < 250

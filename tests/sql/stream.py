@@ -79,13 +79,14 @@ def deliver(
     sizes: Iterable[int] = (),
     load_id: str = "",
     started: datetime = START,
+    whole: bool = False,
     **options: Any,
 ) -> Receipt:
     """One window of changes, as the engine delivers it: evolve, open, stage, commit."""
     sink = target.sink(strategy, **options)
     with closing(sink):
         evolve(sink, table.values, strategy)
-        given = {"changes": True, "repeatable": True, "whole": False, "started_at": started}
+        given = {"changes": True, "repeatable": True, "whole": whole, "started_at": started}
         writer = sink.open(load(table.values, strategy, load_id=load_id, **given))
         try:
             writer.stage(Part(target.table), batches(table, changes, sizes))

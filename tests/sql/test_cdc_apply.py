@@ -260,7 +260,7 @@ def test_LS_07_changes_out_of_order_are_refused(target: Target) -> None:
     for order in ([0, 1, 3, 2], [1, 0, 2, 3], [0, 0, 1, 2], [0, 3, 1, 2], [0, 1, 1, 2]):
         pieces = whole.take(order).combine_chunks().to_batches(max_chunksize=2)
         with closing(target.sink(HARD)) as sink:
-            writer = sink.open(load(ORDERS.values, HARD, changes=True))
+            writer = sink.open(load(ORDERS.values, HARD, changes=True, whole=False))
             with pytest.raises(DataError, match="a change does not come after the one before it"):
                 writer.stage(Part("orders"), type(good)(good.schema, pieces))
             writer.abort()
@@ -502,7 +502,7 @@ def test_a_staging_is_gone_on_with(target: Target) -> None:
     """A load that died after staging is taken up by its token, its part is not read again, and nothing stays behind."""
     deliver(target, ORDERS, [insert(1, "a", 1)], HARD)
     changes = [update(1, None, 2, ("x",)), insert(2, "b", 2)]
-    given: dict[str, Any] = {"changes": True, "repeatable": True, "token": "t"}
+    given: dict[str, Any] = {"changes": True, "whole": False, "repeatable": True, "token": "t"}
     with closing(target.sink(HARD)) as sink:
         first = sink.open(load(ORDERS.values, HARD, load_id="ONE", **given))
         staged = first.stage(Part("orders"), batches(ORDERS, changes))
@@ -522,7 +522,7 @@ def test_parts_are_applied_as_they_were_staged(target: Target) -> None:
     """The chunks of a second part come after those of the first."""
     with closing(target.sink(HARD)) as sink:
         evolve(sink, ORDERS.values, HARD)
-        writer = sink.open(load(ORDERS.values, HARD, changes=True))
+        writer = sink.open(load(ORDERS.values, HARD, changes=True, whole=False))
         writer.stage(Part("b"), batches(ORDERS, [insert(1, "a", 1)]))
         writer.stage(Part("a"), batches(ORDERS, [update(1, None, 2, ("x",))]))
         writer.commit(None, at(1))
@@ -542,7 +542,7 @@ def test_PG_09_values_left_out_are_kept_in_both_columns(target: Target) -> None:
     data = [batch.rename_columns([routed if n == "x" else n for n in batch.schema.names]) for batch in given.data]
     schema = pa.schema([("id", pa.int64()), (routed, pa.int64()), ("y", pa.int64())])
     with closing(target.sink(HARD)) as sink:
-        writer = sink.open(load(schema, HARD, changes=True))
+        writer = sink.open(load(schema, HARD, changes=True, whole=False))
         writer.stage(Part("orders"), type(given)(data[0].schema, data))
         writer.commit(sink.journal(KEY), at(1))
     found = rows(target, f"id, x, {routed}, y")

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -43,7 +44,7 @@ DELETE, UPSERT, UPDATE, INSERT = "delete", "upsert", "update", "insert"
 FRESH, KEPT, TRUNCATE = "fresh", "kept", "truncate"
 
 # A chunk has no more changes and no more bytes than this: what is in memory at once.
-ROWS, BYTES = 100_000, 16 << 20
+ROWS, BYTES = 50_000, 16 << 20
 
 INSTANT = pa.timestamp("us", "UTC")
 _Ints = npt.NDArray[np.int64]
@@ -75,6 +76,7 @@ class Folding:
     strategy  its key, and what becomes of deletes and truncates
     at        the time of a delete where the log does not say
     first     number of the first chunk
+    whole     the changes are inserts of all rows there are: what the table holds before them goes first
     rows      a chunk has no more changes than this, and, if it has more than one, no more than ``bytes``
     """
 
@@ -83,6 +85,7 @@ class Folding:
     strategy: Strategy
     at: datetime
     first: int = 0
+    whole: bool = False
     rows: int = field(factory=lambda: ROWS)
     bytes: int = field(factory=lambda: BYTES)
 
@@ -90,6 +93,10 @@ class Folding:
         """Batches of ``changes.batch_schema`` in, folded chunks out. Raises DataError where they are not what they
         should be, DeletesRefused where the table was truncated and the strategy does not say what then."""
         number, begun, run = self.first, False, _Run()
+        batches = iter(batches)
+        if self.whole and self.strategy.deletes != "ignore" and (head := next(batches, None)) is not None:
+            yield self._truncated(_renamed(head), number)
+            begun, batches = True, chain([head], batches)
         for piece in self._pieces(batches):
             truncates = pc.equal(piece.column(log.OPERATION), log.TRUNCATE)[0].as_py()
             if (begun and truncates) or run.full(piece, self.rows, self.bytes):
@@ -131,7 +138,8 @@ class Folding:
 
     def _truncated(self, piece: pa.RecordBatch, number: int) -> pa.RecordBatch:
         values = {name: pa.nulls(1, piece.column(name).type) for name in self.names}
-        at = pc.coalesce(piece.column(log.COMMITTED_AT), pa.scalar(self.at, INSTANT))
+        said = piece.column(log.COMMITTED_AT)[:1] if piece.num_rows else pa.nulls(1, INSTANT)
+        at = pc.coalesce(said, pa.scalar(self.at, INSTANT))
         origin = {f"{FROM}{n}": values[name] for n, name in enumerate(self.strategy.key)}
         texts = {OP: pa.array([TRUNCATE]), MASK: pa.nulls(1, pa.string())}
         return pa.RecordBatch.from_pydict(values | {DELETED_AT: at, CHUNK: pa.array([number]), **texts} | origin)

@@ -388,7 +388,8 @@ class SqlWriter:
 
     def _folding(self, stage: Stage) -> fold.Folding:
         first, strategy = apply.next_chunk(self._db, stage.table), self._load.strategy
-        return fold.Folding(str(self._target), tuple(self._names()), strategy, stage.created_at, first)
+        whole = self._load.whole and first == 0
+        return fold.Folding(str(self._target), tuple(self._names()), strategy, stage.created_at, first, whole)
 
     def _names(self) -> list[str]:
         assert self._load.schema is not None

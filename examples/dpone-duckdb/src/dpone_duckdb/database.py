@@ -181,9 +181,15 @@ class DuckdbDatabase:
     def drop(self, stage: Name) -> None:
         self.execute(self.dialect.drop_table(stage))
 
+    def clear(self, table: Name) -> int:
+        return self.execute(f"DELETE FROM {self.dialect.name(table)}")
+
+    def rename(self, table: Name, to: Name) -> None:
+        self.execute(f"ALTER TABLE {self.dialect.name(table)} RENAME TO {self.dialect.quote(to.last)}")
+
     def swap(self, stage: Name, target: Name) -> None:
         self.drop(target)
-        self.execute(f"ALTER TABLE {self.dialect.name(stage)} RENAME TO {self.dialect.quote(target.last)}")
+        self.rename(stage, target)
 
 
 def _place(table: Name) -> tuple[str, str]:
