@@ -474,6 +474,14 @@ class NeverCloses(FaultySink):
             self.execute("UPDATE {target} SET __dpone__valid_to = NULL")
 
 
+@fails("cdc_apply_of_a_whole_window_replaces")
+class TakesAWholeForAPart(FaultySink):
+    """Rows that the window does not bring stay."""
+
+    def opened(self, load: Any) -> Any:
+        return evolve(load, whole=False)
+
+
 @fails("cdc_apply_applies_changes_in_commit_order", "cdc_apply_truncates", "cdc_apply")
 class AppendsChanges(FaultySink):
     """Every change is a row of the target."""

@@ -46,7 +46,7 @@ def new_load(schema: pa.Schema | None, strategy: Strategy, table: str = TABLE, *
         "run_id": ulid(),
         "token": "token",
         "repeatable": False,
-        "whole": True,
+        "whole": not changes.get("changes"),  # of a change stream it would mean: replace what is there
         "started_at": datetime.now(UTC),
     }
     return Load(schema=schema, strategy=strategy, **{**given, **changes})

@@ -259,6 +259,14 @@ class SinkContract(Contract):
         _apply(harness, strategy, [("truncate", None, None, ()), ("insert", (2, "d1", "two", None), None, ())], n=1)
         same(harness.rows(), [(2, "d1", "two", None)])
 
+    @case("cdc_apply")
+    def test_cdc_apply_of_a_whole_window_replaces(self, harness: Harness) -> None:
+        """A window of all the changes there ever were: rows of before that it does not bring are gone."""
+        strategy = _cdc_apply()
+        _apply(harness, strategy, [("insert", (n, "d1", "old", None), None, ()) for n in (1, 2)])
+        _apply(harness, strategy, [("insert", (2, "d1", "new", None), None, ())], n=1, whole=True)
+        same(harness.rows(), [(2, "d1", "new", None)])
+
     # ---- names and values: a case of whatever the sink loads by
 
     @case("exactly_once")
@@ -738,7 +746,7 @@ def _intervals(found: pa.Table | None) -> list[tuple[Any, ...]]:
     return sorted(zip(*(c.to_pylist() for c in columns), strict=True), key=lambda row: row[:2])
 
 
-def _apply(harness: Harness, strategy: Strategy, rows: list[Any], n: int = 0) -> None:
+def _apply(harness: Harness, strategy: Strategy, rows: list[Any], n: int = 0, whole: bool = False) -> None:
     """Change batches of ``SHAPE``: (operation, row, key of the row met, columns the log left out)."""
     described = ChangeTable(SHAPE, ("id",))
     schema = changes.batch_schema(described)
@@ -753,6 +761,7 @@ def _apply(harness: Harness, strategy: Strategy, rows: list[Any], n: int = 0) ->
     spec = harness.sink(strategy)
     with closing(harness.make("sink", spec)) as sink:
         prepare(sink, spec, SHAPE)
-        with closing(sink.open(new_load(SHAPE, strategy, changes=True, repeatable=True, token=f"t{n}"))) as writer:
+        load = new_load(SHAPE, strategy, changes=True, repeatable=True, token=f"t{n}", whole=whole)
+        with closing(sink.open(load)) as writer:
             writer.stage(Part("p"), Rows(batches))
             writer.commit(sink.journal(key()), at(n))
