@@ -561,7 +561,7 @@ def test_types_of_keys(target: Target) -> None:
         "number": (pa.decimal128(20, 2), Decimal("1.10"), Decimal("1.01")),
         "day": (pa.date32(), date(2024, 1, 1), date(1, 1, 1)),
         "instant": (pa.timestamp("us", "UTC"), START, when(0)),
-        "uuid": (pa.uuid(), uuid.UUID(int=1), uuid.UUID(int=2)),
+        "uuid": (pa.uuid(), uuid.UUID(int=1).bytes, uuid.UUID(int=2).bytes),
     }
     for name, (type_, one, other) in samples.items():
         table = ChangeTable(pa.schema([("k", type_), ("v", pa.string()), ("w", pa.int64())]), ("k",))

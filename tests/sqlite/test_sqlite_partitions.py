@@ -46,7 +46,12 @@ def parts(reader: SqliteSource, partitions: int, **request: Any) -> list[list[An
 
 
 def flat(found: list[list[Any]]) -> list[Any]:
-    return sorted((value for part in found for value in part), key=repr)
+    return sorted((value for part in found for value in part), key=plain)
+
+
+def plain(value: Any) -> str:
+    """-0.0 and 0.0 are one value, and SQLite keeps no sign of it."""
+    return repr(0.0 if value == 0 and isinstance(value, float) else value)
 
 
 KINDS: dict[str, tuple[str, st.SearchStrategy[Any]]] = {
@@ -70,7 +75,7 @@ def test_every_row_is_in_one_range(
     path = tmp_path_factory.mktemp("ranges") / "a.db"
     make(path, f"CREATE TABLE t (v {declared})", rows=[(value,) for value in given_])
     found = parts(source(path, partition_by="v"), n)
-    assert flat(found) == sorted(given_, key=repr)
+    assert flat(found) == sorted(given_, key=plain)
     assert len(found) <= n + 1
 
 
@@ -89,7 +94,7 @@ def test_the_key_or_the_rowid_is_split_without_a_word(tmp_path: Path, declared: 
     rows = [(f"{i:03d}" if "TEXT" in declared else i, 1) for i in range(100)]
     make(path, f"CREATE TABLE t {declared}", rows=rows)
     found = parts(source(path), 4)
-    assert flat(found) == sorted((i for i, _ in rows), key=repr)
+    assert flat(found) == sorted((i for i, _ in rows), key=plain)
     assert sorted(map(len, found), reverse=True)[:4] == [25, 25, 25, 25]
 
 
