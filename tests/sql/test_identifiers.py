@@ -17,7 +17,7 @@ from dpone.connectors.sqlite.database import SqliteDialect
 from dpone.contract import ChangeTable
 from dpone.errors import ConfigError
 from dpone.schema import Name
-from dpone.sql.finalize import FINALIZERS
+from dpone.sql.finalizers import FINALIZERS
 from dpone.strategy import MODES, Strategy
 
 NASTY = ['"', '""', "]", "'", "`", "a.b", "a b", '";--', '"; DROP TABLE bystander; --', "🦆", "x" * 63, "y" * 128]

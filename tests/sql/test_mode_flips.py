@@ -12,7 +12,7 @@ from tests.sqlite.target import Target
 
 from dpone.contract import ChangeTable
 from dpone.errors import SchemaBreak
-from dpone.sql.finalize import FINALIZERS
+from dpone.sql.finalizers import FINALIZERS
 from dpone.strategy import Strategy
 
 Model = Callable[[list[Row], list[Row]], list[Row]]

@@ -126,7 +126,7 @@ def evolve(sink: SqliteSink, schema: pa.Schema, strategy: Strategy) -> None:
     have = sink.schema()
     own = (*LINEAGE, *VALIDITY) if strategy.mode == "scd2" else LINEAGE
     bare = None if have is None else pa.schema([f for f in have if f.name not in own])
-    plan = evolution.plan(bare, schema, sink._options.schema_evolution, sink.stores, strategy.key)
+    plan = evolution.plan(bare, schema, sink._spec.options.schema_evolution, sink.stores, strategy.key)
     plan.require_safe("target")
     if statements := sink.ddl(plan.changes):
         sink.apply(statements)

@@ -1,4 +1,4 @@
-"""Load strategies as data. What each does to a target is SQL and stands in ``dpone.sql.finalize``."""
+"""Load strategies as data. What each does to a target is SQL and stands in ``dpone.sql.finalizers``."""
 
 from __future__ import annotations
 

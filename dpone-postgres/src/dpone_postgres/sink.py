@@ -11,18 +11,15 @@ from typing import TypeVar
 import pyarrow as pa
 
 from dpone.contract import Entry, Finding, Load, Part, Receipt, Staged, Stream, Writer
-from dpone.errors import ConfigError, DataError, DponeError, SinkError
-from dpone.evolution import Change, Stored
+from dpone.errors import DataError, DponeError, SinkError
 from dpone.pipeline import SinkSpec
 from dpone.position import Position
 from dpone.prefetch import prefetch
-from dpone.schema import LOAD_ID, LOADED_AT, PREFIX
-from dpone.sql import history
-from dpone.sql.ddl import statements
-from dpone.sql.dialect import Dialect
-from dpone.sql.finalize import Job, is_empty, repeated_keys, require_columns
+from dpone.schema import LOAD_ID, LOADED_AT
+from dpone.sql.finalize import Job, repeated_keys
 from dpone.sql.journal import Journal
-from dpone.sql.writer import SqlWriter, Stage, Staging, lacking_own, open_stage, transaction, with_lineage
+from dpone.sql.sink import SqlSink, target_of
+from dpone.sql.writer import SqlWriter, Stage, Staging, open_stage, transaction
 from dpone_postgres import binary, types
 from dpone_postgres.config import PostgresSinkOptions
 from dpone_postgres.connect import parameters, table_name
@@ -46,19 +43,16 @@ def retried(work: Callable[[], T]) -> T:
     return work()
 
 
-class PostgresSink:
+class PostgresSink(SqlSink):
     """``contract.Sink``."""
 
+    _db: PostgresDatabase
+
     def __init__(self, spec: SinkSpec) -> None:
-        if spec.table is None:
-            raise ConfigError("read sink", "no table", "give table: schema.name")
+        target = table_name(target_of(spec))
         self._options = spec.options if isinstance(spec.options, PostgresSinkOptions) else PostgresSinkOptions()
-        self._spec = spec
-        self._target = table_name(spec.table)
-        if self._target.last.startswith(PREFIX):
-            raise ConfigError("read sink", f"table {self._target} has a reserved prefix", "name another table")
-        self._db = PostgresDatabase(parameters(spec.connection), self._options, self._target)
-        self._db.dialect.name(self._target)
+        super().__init__(spec, target, PostgresDatabase(parameters(spec.connection), self._options, target))
+        self.dialect.name(target)
 
     def check(self) -> list[Finding]:
         from dpone_postgres.check import sink_findings
@@ -68,48 +62,7 @@ class PostgresSink:
         except DponeError as error:
             return [Finding("connection", False, f"{error.failed}: {error.found}", error.todo)]
 
-    def schema(self) -> pa.Schema | None:
-        return self._db.schema(self._target)
-
-    def is_empty(self) -> bool:
-        return self.schema() is None or is_empty(self._db, self._target)
-
-    @property
-    def dialect(self) -> Dialect:
-        return self._db.dialect
-
-    def stores(self, type: pa.DataType) -> Stored:
-        return self._db.dialect.stores(type)
-
-    def ddl(self, changes: Sequence[Change]) -> list[str]:
-        if (have := self.schema()) is not None:
-            history.require_own(self._spec.strategy, have, self._target)
-        return [statement for change in changes for statement in self._statements(change)] + self._own(changes)
-
-    def _own(self, changes: Sequence[Change]) -> list[str]:
-        """Columns of dpone that are enabled and that an existing target lacks."""
-        have = self.schema()
-        if have is None or any(change.kind == "create" for change in changes):
-            return []
-        lacking = lacking_own(self._spec.strategy, have, self._options.lineage.enabled)
-        return [self._db.dialect.add_column(self._target, f) for f in lacking]
-
-    def _statements(self, change: Change) -> list[str]:
-        d, strategy = self._db.dialect, self._spec.strategy
-        if change.kind == "create" and change.schema is not None:
-            require_columns(strategy, change.schema, self._target)
-            # Only strict pipelines get NOT NULL columns: the others let a source become nullable.
-            strict = self._options.schema_evolution.mode == "strict"
-            known = self._known_types(change.schema)
-            schema = pa.schema([f if strict else f.with_nullable(True) for f in known])
-            schema, key = history.shape(strategy, schema)
-            schema = with_lineage(schema) if self._options.lineage.enabled else schema
-            return [d.create_table(self._target, schema, key)]
-        if change.kind == "add" and change.after is not None:
-            return [d.add_column(self._target, *self._known_types(pa.schema([change.after])))]
-        return statements(d, self._target, change)
-
-    def _known_types(self, schema: pa.Schema) -> pa.Schema:
+    def _makeable(self, schema: pa.Schema) -> pa.Schema:
         """A native type that this database lacks (an enum, an extension's) becomes what its Arrow type asks for."""
         natives = {native for f in schema if (native := types.native(f)) is not None}
         if not natives:
@@ -119,16 +72,7 @@ class PostgresSink:
         return pa.schema([f if types.native(f) in known else f.remove_metadata() for f in schema])
 
     def apply(self, ddl: Sequence[str]) -> None:
-        """In one transaction: all or nothing."""
-        retried(lambda: self._apply(ddl))
-
-    def _apply(self, ddl: Sequence[str]) -> None:
-        with transaction(self._db, str(self._target)):
-            for statement in ddl:
-                self._db.execute(statement)
-
-    def journal(self, key: str) -> Entry | None:
-        return Journal(self._db, self._target).head(key)
+        retried(lambda: SqlSink.apply(self, ddl))
 
     def open(self, load: Load) -> PostgresWriter:
         if load.schema is not None and load.strategy.mode == "full_refresh":
@@ -155,9 +99,6 @@ class PostgresSink:
         with transaction(self._db, f"tables of {self._target.parts[0]}"):
             Staging(self._db, self._target).create()
             Journal(self._db, self._target).create()
-
-    def close(self) -> None:
-        self._db.close()
 
 
 class PostgresWriter(SqlWriter):

@@ -219,3 +219,7 @@ class Database(Protocol):
     def swap(self, stage: Name, target: Name) -> None:
         """Drop the target and give its name to the stage."""
         ...
+
+    def close(self) -> None:
+        """Let go of the connection. May be called twice."""
+        ...

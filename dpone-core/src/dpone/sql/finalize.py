@@ -1,4 +1,5 @@
-"""The finalizer of each strategy: staged rows become target rows, by set-based statements in the caller's transaction.
+"""Finalizers: staged rows become target rows, by set-based statements in the caller's transaction. Here are those of
+the strategies without a module of their own, and the words that all are written with.
 
 A finalizer takes the database and a Job and answers Counts. It neither begins nor commits. In every statement ``t``
 is the target and ``s`` the staged rows.
@@ -6,7 +7,7 @@ is the target and ``s`` the staged rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -77,24 +78,9 @@ class Job:
             self.images.keep(where, values, source, key)
 
 
-def finalize(db: Database, job: Job) -> Counts:
-    """An empty load leaves the target as it is, unless the strategy allows it to empty what it replaces."""
-    if job.whole and job.strategy.mode == "cdc_apply":  # its truncate says what an empty table does
-        return FINALIZERS[job.strategy.mode](db, job)
-    if job.rows or (job.strategy.allow_empty and job.strategy.mode in ("snapshot_diff", "scd2")):
-        return FINALIZERS[job.strategy.mode](db, job)
-    if not job.strategy.allow_empty:
-        return Counts()
-    if job.strategy.mode == "full_refresh":
-        return Counts(deleted=_delete_all(db, job))
-    if job.strategy.where:
-        return Counts(deleted=_delete_replaced(db, job))
-    return Counts()
-
-
 def full_refresh(db: Database, job: Job) -> Counts:
     """Readers see the old rows until the commit and the new ones after it: the swap is part of the transaction."""
-    job = _single(db, job)
+    job = single(db, job)
     if job.swap:
         deleted = _count(db, f"SELECT COUNT(*) FROM {job.table} AS t")
         if job.images is None:
@@ -103,11 +89,11 @@ def full_refresh(db: Database, job: Job) -> Counts:
             job.images.keep_table(deleted)
             db.rename(job.stage, job.target)
         return Counts(inserted=job.rows, deleted=deleted)
-    deleted = _delete_all(db, job)
+    deleted = delete_all(db, job)
     return Counts(inserted=_insert(db, job), deleted=deleted)
 
 
-def _delete_all(db: Database, job: Job) -> int:
+def delete_all(db: Database, job: Job) -> int:
     if job.images is not None:
         job.images.keep_all()
     return db.clear(job.target)
@@ -119,7 +105,7 @@ def append(db: Database, job: Job) -> Counts:
 
 def merge(db: Database, job: Job) -> Counts:
     """Change what differs, insert what is new; equal rows are not touched, lineage included."""
-    return upsert(db, _single(db, job))
+    return upsert(db, single(db, job))
 
 
 def upsert(db: Database, job: Job) -> Counts:
@@ -151,7 +137,7 @@ def replace(db: Database, job: Job) -> Counts:
     if strays := _count(db, outside, values):
         found = f"{strays:,} of {job.rows:,} rows do not meet strategy.where ({', '.join(job.strategy.where)})"
         raise DataError(f"replace rows of {job.target}", found, "read only rows that meet it, or correct where")
-    deleted = _delete_replaced(db, job)
+    deleted = delete_replaced(db, job)
     return Counts(inserted=_swap_or_insert(db, job), deleted=deleted)
 
 
@@ -172,7 +158,7 @@ def partition_replace(db: Database, job: Job) -> Counts:
 
 def snapshot_diff(db: Database, job: Job) -> Counts:
     """Make the target equal the rows read; equal rows are not touched, lineage included."""
-    job = _single(db, job)
+    job = single(db, job)
     before = _count(db, f"SELECT COUNT(*) FROM {job.table} AS t")
     deleted = 0
     if before:
@@ -231,39 +217,12 @@ def _same(job: Job) -> str:
     return " AND ".join(f"t.{d.quote(k)} = s.{d.quote(k)}" for k in job.strategy.key)
 
 
-def scd2(db: Database, job: Job) -> Counts:
-    from dpone.sql import history  # it is written with the words of this module
-
-    return history.scd2(db, _single(db, job))
-
-
-def cdc_apply(db: Database, job: Job) -> Counts:
-    from dpone.sql import apply  # as above
-
-    return apply.cdc_apply(db, job)
-
-
-FINALIZERS: Mapping[str, Callable[[Database, Job], Counts]] = {
-    "full_refresh": full_refresh,
-    "append": append,
-    "merge": merge,
-    "replace": replace,
-    "partition_replace": partition_replace,
-    "snapshot_diff": snapshot_diff,
-    "scd2": scd2,
-    "cdc_apply": cdc_apply,
-}
-
-
 def is_empty(db: Database, table: Name) -> bool:
     return not _count(db, f"SELECT CASE WHEN EXISTS (SELECT 1 FROM {db.dialect.name(table)}) THEN 1 ELSE 0 END")
 
 
 def require_columns(strategy: Strategy, schema: pa.Schema, target: Name) -> None:
     """Every column the strategy names is in the rows. Raises ConfigError."""
-    if strategy.mode not in FINALIZERS:
-        known = ", ".join(FINALIZERS)
-        raise ConfigError(f"load {target}", f"strategy {strategy.mode} is not implemented here", f"use one of {known}")
     named = {"key": strategy.key, "order_by": strategy.order_by, "where": tuple(strategy.where)}
     named |= {"partition": tuple(filter(None, [strategy.partition]))}
     named |= {"effective_from": tuple(filter(None, [strategy.effective_from]))}
@@ -318,13 +277,13 @@ def _predicate(job: Job, alias: str) -> tuple[str, tuple[Any, ...]]:
     return " AND ".join(terms), tuple(values)
 
 
-def _delete_replaced(db: Database, job: Job) -> int:
+def delete_replaced(db: Database, job: Job) -> int:
     inside, values = _predicate(job, "t")
     job.keep(inside, values)
     return db.execute(job.dialect.delete_from(job.target, inside), values)
 
 
-def _single(db: Database, job: Job) -> Job:
+def single(db: Database, job: Job) -> Job:
     """The job with one row per key, by the strategy's policy."""
     d, key = job.dialect, job.strategy.key
     if not key or job.unique:

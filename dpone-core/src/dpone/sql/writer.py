@@ -23,7 +23,8 @@ from dpone.position import Position
 from dpone.schema import DELETED_AT, LINEAGE, LOAD_ID, LOADED_AT, VALIDITY, Name
 from dpone.sql import apply, fold, history
 from dpone.sql.dialect import Database
-from dpone.sql.finalize import Counts, Job, finalize, is_empty, repeated_keys, require_columns
+from dpone.sql.finalize import Counts, Job, is_empty, repeated_keys, require_columns
+from dpone.sql.finalizers import finalize
 from dpone.sql.journal import Journal
 from dpone.sql.undo import Targets, images, sweep
 from dpone.strategy import Strategy

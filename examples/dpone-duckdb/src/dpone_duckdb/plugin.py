@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dpone import hookimpl
 from dpone.capability import Connector, declare
+from dpone.strategy import MODES
 
 _ERRORS = "dpone_duckdb.errors:CODES"
 
@@ -26,8 +27,7 @@ def dpone_sources() -> list[Connector]:
 
 @hookimpl
 def dpone_sinks() -> list[Connector]:
-    strategies = ("full_refresh", "append", "merge", "replace", "partition_replace", "snapshot_diff", "scd2")
-    supported = (*strategies, "exactly_once", "schema_evolution", "lineage", "resume")
+    supported = (*MODES, "exactly_once", "schema_evolution", "lineage", "resume")
     return [
         Connector(
             name="duckdb",

@@ -11,35 +11,28 @@ import pyarrow as pa
 from dpone.connectors.sqlite.config import SqliteSinkOptions
 from dpone.connectors.sqlite.connect import database_path, table_name
 from dpone.connectors.sqlite.database import SqliteDatabase
-from dpone.contract import Entry, Finding, Load, Receipt, UndoPlan
-from dpone.errors import ConfigError, DponeError, SchemaBreak, SinkError
-from dpone.evolution import Change, Stored
+from dpone.contract import Entry, Finding, Load, Receipt, UndoPlan, Writer
+from dpone.errors import DponeError, SchemaBreak, SinkError
+from dpone.evolution import Change
 from dpone.pipeline import SinkSpec
 from dpone.position import Position
-from dpone.schema import DEFAULT, PREFIX
-from dpone.sql import history
-from dpone.sql.ddl import statements
-from dpone.sql.dialect import Dialect
-from dpone.sql.finalize import is_empty, require_columns
-from dpone.sql.journal import Journal
+from dpone.schema import DEFAULT
 from dpone.sql.restore import take_back, undo_plan
-from dpone.sql.writer import SqlWriter, lacking_own, open_load, transaction, with_lineage
+from dpone.sql.sink import SqlSink, target_of
+from dpone.sql.writer import transaction
 
 
-class SqliteSink:
+class SqliteSink(SqlSink):
     """``contract.Sink``. While a load stages or commits, other processes can read only if the database is in WAL mode;
     otherwise they wait. The database's journal mode is left as it is."""
 
+    _db: SqliteDatabase
+
     def __init__(self, spec: SinkSpec) -> None:
-        if spec.table is None:
-            raise ConfigError("read sink", "no table", "give table: name")
+        target = table_name(target_of(spec, "sqlite_"))
         options = spec.options if isinstance(spec.options, SqliteSinkOptions) else SqliteSinkOptions()
-        self._spec, self._options = spec, spec.options
-        self._target = table_name(spec.table)
-        if self._target.last.startswith((PREFIX, "sqlite_")):
-            raise ConfigError("read sink", f"table {self._target} has a reserved prefix", "name another table")
         path = database_path(spec.connection, spec.base)
-        self._db = SqliteDatabase(path, options.busy_timeout, options.nan == "null")
+        super().__init__(spec, target, SqliteDatabase(path, options.busy_timeout, options.nan == "null"))
 
     def check(self) -> list[Finding]:
         path = self._db.path
@@ -61,45 +54,10 @@ class SqliteSink:
             raise SinkError(f"open {self._db.path}", found, "create it")
         return self._db.path.exists()
 
-    def schema(self) -> pa.Schema | None:
-        return self._db.schema(self._target)
-
-    def is_empty(self) -> bool:
-        return self.schema() is None or is_empty(self._db, self._target)
-
-    @property
-    def dialect(self) -> Dialect:
-        return self._db.dialect
-
-    def stores(self, type: pa.DataType) -> Stored:
-        return self._db.dialect.stores(type)
-
-    def ddl(self, changes: Sequence[Change]) -> list[str]:
-        if (have := self.schema()) is not None:
-            history.require_own(self._spec.strategy, have, self._target)
-        return [statement for change in changes for statement in self._statements(change)] + self._own(changes)
-
-    def _own(self, changes: Sequence[Change]) -> list[str]:
-        """Columns of dpone that are enabled and that an existing target lacks."""
-        have = self.schema()
-        if have is None or any(change.kind == "create" for change in changes):
-            return []
-        lacking = lacking_own(self._spec.strategy, have, self._options.lineage.enabled)
-        return [self._db.dialect.add_column(self._target, f) for f in lacking]
-
     def _statements(self, change: Change) -> list[str]:
-        d, strategy = self._db.dialect, self._spec.strategy
-        if change.kind == "create" and change.schema is not None:
-            require_columns(strategy, change.schema, self._target)
-            # Only strict pipelines get NOT NULL columns: the others let a source become nullable.
-            strict = self._options.schema_evolution.mode == "strict"
-            schema = pa.schema([f if strict else f.with_nullable(True) for f in change.schema])
-            schema, key = history.shape(strategy, schema)
-            schema = with_lineage(schema) if self._options.lineage.enabled else schema
-            return [d.create_table(self._target, schema, key)]
         if change.kind == "widen" and change.before is not None:
             self._require_rebuildable(change.before)
-        return statements(d, self._target, change)
+        return super()._statements(change)
 
     def _require_rebuildable(self, column: pa.Field) -> None:
         """A column is widened by a new one in its place (``SqliteDialect.widen_column``), and ALTER TABLE makes none
@@ -127,14 +85,11 @@ class SqliteSink:
                 todo = "run again: another program has made it meanwhile; nothing was changed"
             raise SinkError(f"change the columns of {self._target}", str(error.__cause__), todo) from error.__cause__
 
-    def journal(self, key: str) -> Entry | None:
-        return Journal(self._db, self._target).head(key)
-
-    def open(self, load: Load) -> SqlWriter:
+    def open(self, load: Load) -> Writer:
         anew = load.strategy.mode == "full_refresh" or (load.whole and load.changes)
         if load.schema is not None and (anew or load.strategy.mode == "replace"):
             self._require_no_cascade(every_row=anew)
-        return open_load(self._db, self._target, load, self._options.lineage.enabled, self._options.undo)
+        return super().open(load)
 
     def undo_plan(self, key: str, load_id: str) -> UndoPlan:
         plan = undo_plan(self._db, self._target, key, load_id)
@@ -150,9 +105,6 @@ class SqliteSink:
         sink = type(self)(spec)
         sink._db = self._db
         return sink
-
-    def close(self) -> None:
-        self._db.close()
 
     def _require_no_cascade(self, every_row: bool) -> None:
         """To replace a row is to delete it for a moment, and rows that refer to it would go with it."""

@@ -1,0 +1,46 @@
+"""Which finalizer makes staged rows of a strategy into target rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from dpone.sql.apply import cdc_apply
+from dpone.sql.dialect import Database
+from dpone.sql.finalize import (
+    Counts,
+    Job,
+    append,
+    delete_all,
+    delete_replaced,
+    full_refresh,
+    merge,
+    partition_replace,
+    replace,
+    single,
+    snapshot_diff,
+)
+from dpone.sql.history import scd2
+
+FINALIZERS: Mapping[str, Callable[[Database, Job], Counts]] = {
+    "full_refresh": full_refresh,
+    "append": append,
+    "merge": merge,
+    "replace": replace,
+    "partition_replace": partition_replace,
+    "snapshot_diff": snapshot_diff,
+    "scd2": lambda db, job: scd2(db, single(db, job)),
+    "cdc_apply": cdc_apply,
+}
+
+
+def finalize(db: Database, job: Job) -> Counts:
+    """An empty load leaves the target as it is, unless the strategy allows it to empty what it replaces."""
+    mode, allowed = job.strategy.mode, job.strategy.allow_empty
+    whole_changes = mode == "cdc_apply" and job.whole  # its truncate says what an empty table does
+    if job.rows or whole_changes or (allowed and mode in ("snapshot_diff", "scd2")):
+        return FINALIZERS[mode](db, job)
+    if allowed and mode == "full_refresh":
+        return Counts(deleted=delete_all(db, job))
+    if allowed and job.strategy.where:
+        return Counts(deleted=delete_replaced(db, job))
+    return Counts()

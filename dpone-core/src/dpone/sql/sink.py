@@ -1,0 +1,98 @@
+"""What the sinks of all SQL servers share. A connector adds how it connects, what it checks, and what its server
+cannot do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+from attrs import evolve
+
+from dpone.contract import Entry, Load, Writer
+from dpone.errors import ConfigError
+from dpone.evolution import Change, Stored
+from dpone.pipeline import SinkSpec
+from dpone.schema import PREFIX, Name
+from dpone.sql import history
+from dpone.sql.ddl import statements
+from dpone.sql.dialect import Database, Dialect
+from dpone.sql.finalize import is_empty, require_columns
+from dpone.sql.journal import Journal
+from dpone.sql.writer import lacking_own, open_load, transaction, with_lineage
+
+
+def target_of(spec: SinkSpec, *reserved: str) -> Name:
+    """The table of the pipeline file. Raises ConfigError for none, and for names that are dpone's or the server's."""
+    if spec.table is None:
+        raise ConfigError("read sink", "no table", "give table: name")
+    if spec.table.last.startswith((PREFIX, *reserved)):
+        raise ConfigError("read sink", f"table {spec.table} has a reserved prefix", "name another table")
+    return spec.table
+
+
+class SqlSink:
+    """``contract.Sink`` over a Database, all but ``check``."""
+
+    def __init__(self, spec: SinkSpec, target: Name, db: Database) -> None:
+        self._spec, self._target, self._db = spec, target, db
+
+    def schema(self) -> pa.Schema | None:
+        return self._db.schema(self._target)
+
+    def is_empty(self) -> bool:
+        return self.schema() is None or is_empty(self._db, self._target)
+
+    @property
+    def dialect(self) -> Dialect:
+        return self._db.dialect
+
+    def stores(self, type: pa.DataType) -> Stored:
+        return self.dialect.stores(type)
+
+    def ddl(self, changes: Sequence[Change]) -> list[str]:
+        have = self.schema()
+        if have is not None:
+            history.require_own(self._spec.strategy, have, self._target)
+        made = [statement for change in changes for statement in self._statements(change)]
+        if have is None or any(change.kind == "create" for change in changes):
+            return made
+        lacking = lacking_own(self._spec.strategy, have, self._spec.options.lineage.enabled)
+        return made + [self.dialect.add_column(self._target, f) for f in lacking]
+
+    def _statements(self, change: Change) -> list[str]:
+        if change.kind == "create" and change.schema is not None:
+            return [self._create(self._makeable(change.schema))]
+        if change.kind == "add" and change.after is not None:
+            [after] = self._makeable(pa.schema([change.after]))
+            change = evolve(change, after=after)
+        return statements(self.dialect, self._target, change)
+
+    def _create(self, schema: pa.Schema) -> str:
+        strategy, options = self._spec.strategy, self._spec.options
+        require_columns(strategy, schema, self._target)
+        # Only strict pipelines get NOT NULL columns: the others let a source become nullable.
+        strict = options.schema_evolution.mode == "strict"
+        schema = pa.schema([f if strict else f.with_nullable(True) for f in schema])
+        schema, key = history.shape(strategy, schema)
+        schema = with_lineage(schema) if options.lineage.enabled else schema
+        return self.dialect.create_table(self._target, schema, key)
+
+    def _makeable(self, schema: pa.Schema) -> pa.Schema:
+        """New columns without the native types that this database does not have."""
+        return schema
+
+    def apply(self, ddl: Sequence[str]) -> None:
+        """In one transaction: all or nothing."""
+        with transaction(self._db, str(self._target)):
+            for statement in ddl:
+                self._db.execute(statement)
+
+    def journal(self, key: str) -> Entry | None:
+        return Journal(self._db, self._target).head(key)
+
+    def open(self, load: Load) -> Writer:
+        options = self._spec.options
+        return open_load(self._db, self._target, load, options.lineage.enabled, options.undo)
+
+    def close(self) -> None:
+        self._db.close()
