@@ -100,7 +100,7 @@ def prepare(programs: Path, data: Path, *options: str) -> None:
 
 
 def start(programs: Path, data: Path, **settings: str) -> Server:
-    port = free_port()
+    port = int(settings.get("port") or free_port())
     given = {
         "listen_addresses": "127.0.0.1",
         "port": port,
