@@ -18,8 +18,7 @@ from dpone.pipeline import Incremental, SinkSpec, SourceSpec, StateSpec
 from dpone.schema import Name
 from dpone.secret import Secret
 from dpone.strategy import Strategy
-from dpone.testing.cdc import Change
-from dpone.testing.harness import TABLE, Harness
+from dpone.testing.harness import TABLE, Change, Harness
 
 _DECLARED = {
     pa.bool_(): "BOOLEAN", pa.int64(): "INTEGER", pa.float64(): "REAL", pa.string(): "TEXT", pa.binary(): "BLOB",

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import closing
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 import pytest
-from attrs import evolve, field, frozen
+from attrs import evolve
 
 from dpone import changes
 from dpone.contract import CDCReader, ChangeWindow
@@ -16,20 +15,9 @@ from dpone.errors import Gap, IdentityChanged
 from dpone.position import Position
 from dpone.schema import PREFIX
 from dpone.testing.cases import Contract, case
-from dpone.testing.harness import TABLE, Harness
+from dpone.testing.harness import TABLE, Change, Harness
 
 Found = tuple[Any, ...]
-
-
-@frozen
-class Change:
-    """One change of one row of ``table`` by its key ``id``. ``row``: the columns it sets. ``key``: the row's ``id``
-    before, for update and delete. A column in ``row`` that the table does not have is added to it first."""
-
-    operation: Literal["insert", "update", "delete", "truncate"]
-    row: Mapping[str, Any] = field(factory=dict)
-    key: int | None = None
-    table: str = TABLE
 
 
 def insert(id: int, name: str | None = "x", table: str = TABLE, **more: Any) -> Change:
