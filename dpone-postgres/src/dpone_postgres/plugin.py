@@ -50,7 +50,7 @@ def dpone_state_backends() -> list[Connector]:
             "postgres",
             f"{_HERE}.state:PostgresState",
             f"{_HERE}.config:PostgresStateOptions",
-            declare("state", ("compare_and_set", "history", "lock")),
+            declare("state", ("compare_and_set", "history", "lock", "partitions")),
             takes=("connection",),
             errors=_ERRORS,
         ),
