@@ -560,7 +560,7 @@ def no_partition(id: str) -> ConfigError:
     return ConfigError("change a partition", f"no partition {id!r}", "see 'dpone partitions show' for their ids")
 
 
-_HEADS = "__dpone__manifests"
+_HEADS = Name(("__dpone__manifests",))
 _HEAD = pa.schema([("key", pa.string()), ("manifest", pa.string())])
 _COUNTS = ("rows_extracted", "rows_loaded", "bytes", "attempts")
 _ROW = pa.schema(
@@ -574,7 +574,7 @@ class SqlPartitionManifestStore(PartitionManifestStore):
     per partition, so that a claim touches one. ``connect`` gives a connection for one call, ``heads`` is the first of
     the tables, which the second stands beside."""
 
-    def __init__(self, connect: Callable[[], AbstractContextManager[Database]], heads: Name = Name((_HEADS,))) -> None:
+    def __init__(self, connect: Callable[[], AbstractContextManager[Database]], heads: Name = _HEADS) -> None:
         self._connect, self._heads, self._rows = connect, heads, heads.sibling("__dpone__partitions")
 
     def load(self, key: str) -> PartitionManifest | None:
