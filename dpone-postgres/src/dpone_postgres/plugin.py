@@ -28,7 +28,8 @@ def dpone_sources() -> list[Connector]:
 @hookimpl
 def dpone_sinks() -> list[Connector]:
     strategies = ("full_refresh", "append", "merge", "replace", "partition_replace", "snapshot_diff", "scd2")
-    supported = (*strategies, "cdc_apply", "exactly_once", "schema_evolution", "lineage", "resume", "native_stream")
+    loads = ("exactly_once", "schema_evolution", "lineage", "resume", "native_stream", "many_tables")
+    supported = (*strategies, "cdc_apply", *loads)
     return [
         Connector(
             "postgres",
@@ -49,7 +50,7 @@ def dpone_state_backends() -> list[Connector]:
             "postgres",
             f"{_HERE}.state:PostgresState",
             f"{_HERE}.config:PostgresStateOptions",
-            declare("state", ("compare_and_set", "history", "lock")),
+            declare("state", ("compare_and_set", "history", "lock", "partitions")),
             takes=("connection",),
             errors=_ERRORS,
         ),

@@ -85,6 +85,12 @@ class PostgresSink(SqlSink):
         self._db.unlogged = not load.repeatable and load.strategy.mode != "full_refresh" and not self.is_empty()
         return PostgresWriter(self._db, self._target, load, stage, lineage)
 
+    def beside(self, spec: SinkSpec) -> PostgresSink:
+        """``contract.ManyTables``."""
+        sink = type(self)(spec)
+        sink._db = self._db.beside(sink._target)
+        return sink
+
     def _require_swappable(self) -> None:
         if self._options.full_refresh == "swap" and (hanging := self._db.hanging(self._target)):
             found = f"options.full_refresh: swap, but the table has {', '.join(hanging)}, which a swap would lose"
@@ -140,8 +146,6 @@ class PostgresWriter(SqlWriter):
         return super()._job(stage)
 
     def commit(self, after: Entry | None, position: Position, also: Sequence[Writer] = ()) -> Receipt:
-        self._db.locks_target = True
-        try:
+        writers = [writer for writer in (self, *also) if isinstance(writer, SqlWriter)]
+        with self._db.committing(writer._target for writer in writers):
             return retried(lambda: SqlWriter.commit(self, after, position, also))
-        finally:
-            self._db.locks_target = False

@@ -13,11 +13,13 @@ from attrs import frozen
 
 from dpone.contract import Finding, Versioned
 from dpone.errors import Busy, ConfigError, Conflict, DponeError, StateError
+from dpone.partition import SqlPartitionManifestStore
 from dpone.pipeline import StateSpec
 from dpone.process import Process
-from dpone_postgres.config import PostgresStateOptions
+from dpone.schema import Name
+from dpone_postgres.config import PostgresSinkOptions, PostgresStateOptions
 from dpone_postgres.connect import connect, parameters, where
-from dpone_postgres.database import PostgresDialect, numbered
+from dpone_postgres.database import PostgresDatabase, PostgresDialect, numbered
 from dpone_postgres.errors import failing
 
 HISTORY = 50
@@ -125,6 +127,12 @@ class PostgresState:
                 found = f"another runner has taken over {lease.key}"
                 raise Conflict("renew the lease", found, "nothing to do; this run stops and writes nothing more")
 
+    def partitions(self) -> SqlPartitionManifestStore:
+        """In the same schema."""
+        heads = Name((self._schema, "__dpone__manifests"))
+        options = PostgresSinkOptions(lock_timeout=self._timeout)
+        return SqlPartitionManifestStore(lambda: closing(_Manifests(self._given, options, heads)), heads)
+
     def close(self) -> None:
         """Nothing is held between calls."""
 
@@ -161,6 +169,15 @@ class PostgresState:
     def _row(self, db: psycopg.Connection[Any], key: str) -> tuple[int, str | None, Any] | None:
         found = _rows(db, f"SELECT version, value, saved_at FROM {self._state} WHERE key = \0", [key])
         return (found[0][0], found[0][1], found[0][2]) if found else None
+
+
+class _Manifests(PostgresDatabase):
+    def begin(self, lock: str) -> None:
+        """A lock of its own: a sink in the same database holds that of the key while it stages. Where the tables are
+        still to be made, one runner makes them."""
+        super().begin(f"partitions {lock}")
+        if self.oid(self._target) is None:
+            self.lock(f"tables of partitions {self._target.parts[0]}")
 
 
 @frozen
