@@ -778,6 +778,7 @@ def _load(
         whole=window.whole,
         started_at=datetime.now(UTC),
         changes=changes and strategy.mode == "cdc_apply",
+        parts=len(window.parts),
     )
 
 

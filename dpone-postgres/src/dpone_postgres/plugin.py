@@ -28,7 +28,8 @@ def dpone_sources() -> list[Connector]:
 @hookimpl
 def dpone_sinks() -> list[Connector]:
     strategies = ("full_refresh", "append", "merge", "replace", "partition_replace", "snapshot_diff", "scd2")
-    supported = (*strategies, "cdc_apply", "exactly_once", "schema_evolution", "lineage", "resume", "native_stream")
+    rows = ("exactly_once", "schema_evolution", "lineage", "resume", "parallel_stage", "native_stream")
+    supported = (*strategies, "cdc_apply", *rows)
     return [
         Connector(
             "postgres",
