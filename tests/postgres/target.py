@@ -69,7 +69,7 @@ class Target:
         """One load as the engine does it: evolve, open, stage, commit."""
         with closing(self.sink(strategy, **options)) as sink:
             evolve(sink, table.schema, strategy)  # type: ignore[arg-type]
-            writer = sink.open(load(table.schema, strategy, load_id=load_id, started_at=started, whole=whole))
+            writer = sink.open(load(table.schema, strategy, load_id=load_id, started_at=started, whole=whole, parts=1))
             try:
                 writer.stage(Part("all"), replace(rows(table), filtered=filtered))
                 return writer.commit(sink.journal(KEY), at(n))

@@ -236,6 +236,7 @@ class Load:
     whole      as in Window
     changes    the rows are change batches (``dpone.changes``), which ``cdc_apply`` folds and applies; ``schema`` then
                names the columns of the target. If ``whole`` too, the commit empties the target before it applies them
+    parts      how many parts there will be, so that a writer can tell one from several; 0: not known
     """
 
     key: str
@@ -248,6 +249,7 @@ class Load:
     whole: bool
     started_at: datetime
     changes: bool = False
+    parts: int = 0
 
 
 @frozen

@@ -493,8 +493,10 @@ class _Attempt:
     # -- partitions ---------------------------------------------------------------------------------------------
 
     def _mixed(self) -> bool:
-        """The pipeline asks for ``mixed_snapshots``; raises ConfigError where the source cannot."""
-        if self.stream.run.pipeline.runtime.resume != "mixed_snapshots":
+        """The pipeline asks for ``mixed_snapshots``; raises ConfigError where the source cannot. An increment begins
+        again: its end was that of the snapshot, and rows beyond it would be read twice."""
+        incremental = getattr(self.spec.source.options, "incremental", None)
+        if self.stream.run.pipeline.runtime.resume != "mixed_snapshots" or incremental is not None:
             return False
         can = self.stream.run.plugins.get("source", self.spec.source.type).capabilities
         if can.get("mixed_snapshots") is Support.SUPPORTED:
@@ -778,6 +780,7 @@ def _load(
         whole=window.whole,
         started_at=datetime.now(UTC),
         changes=changes and strategy.mode == "cdc_apply",
+        parts=len(window.parts),
     )
 
 

@@ -7,7 +7,24 @@ from typing import Literal
 from attrs import field, frozen
 from attrs.validators import ge
 
+from dpone.errors import ConfigError
 from dpone.pipeline import SinkOptions, SourceOptions, StateOptions
+
+
+@frozen
+class PartitionBy:
+    """How a read is split into ``runtime.partitions`` parts.
+
+    by      ``pages`` of a table, ``range`` or ``hash`` of a column's values
+    column  for range and hash; left out: the first column of the primary key, or of another index
+    """
+
+    by: Literal["pages", "range", "hash"]
+    column: str | None = None
+
+    def __attrs_post_init__(self) -> None:
+        if self.by == "pages" and self.column is not None:
+            raise ConfigError("read options.partition", "by: pages has no column", "remove it, or use by: range")
 
 
 @frozen
@@ -17,11 +34,14 @@ class PostgresSourceOptions(SourceOptions):
 
     statement_timeout, lock_timeout: seconds, 0 for none.
 
+    partition: how a read is split; left out: by pages where the server can, else by ranges of an indexed column.
+
     slot, publication: of a change stream (incremental: {by: cdc}), which begins with the rows that are there
     (``initial: snapshot``) or with what comes after the slot (``none``).
     """
 
     special_values: Literal["fail", "text"] = "fail"
+    partition: PartitionBy | None = None
     slot: str = ""
     publication: str = ""
     initial: Literal["snapshot", "none"] = "snapshot"

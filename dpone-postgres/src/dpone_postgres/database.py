@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
@@ -104,6 +105,24 @@ class PostgresDatabase:
         self._given, self._options, self._target = given, options, target
         self._session = _Session()
         self.unlogged = False  # staging that nobody would go on with after a crash
+        self._among = False  # one of several connections that stage at once
+        self._idle: deque[PostgresDatabase] = deque()
+
+    @contextmanager
+    def another(self) -> Iterator[PostgresDatabase]:
+        """Another connection, to stage a part while others stage theirs, from any thread. They share the lock of the
+        load, which keeps out whoever wants it alone, and leave the shape of the staging as it is."""
+        try:
+            other = self._idle.pop()
+        except IndexError:
+            other = PostgresDatabase(self._given, self._options, self._target)
+            other._among = True
+        try:
+            yield other
+        except BaseException:
+            other.close()
+            raise
+        self._idle.append(other)
 
     def beside(self, target: Name) -> PostgresDatabase:
         """The same for another target, over the same connection."""
@@ -124,6 +143,8 @@ class PostgresDatabase:
         return self._session.db
 
     def close(self) -> None:
+        while self._idle:
+            self._idle.pop().close()
         if self._session.db is not None:
             self._session.db.close()
             self._session.db = None
@@ -150,7 +171,8 @@ class PostgresDatabase:
 
     def lock(self, text: str) -> None:
         """Until the end of the transaction."""
-        self.rows(f"SELECT pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended({_HOLE}, 0))", (text,))
+        how = "pg_advisory_xact_lock_shared" if self._among else "pg_advisory_xact_lock"
+        self.rows(f"SELECT pg_catalog.{how}(pg_catalog.hashtextextended({_HOLE}, 0))", (text,))
 
     def commit(self) -> None:
         self.execute("COMMIT")
@@ -258,14 +280,26 @@ class PostgresDatabase:
         very transaction (so COPY may freeze the rows); then the columns are added with constant defaults, which the
         catalogue keeps without touching a row (ALTER TABLE, Notes; PostgreSQL 11). Later parts leave the columns out,
         and the defaults fill them. The primary key, too, is made when the rows are there: one sort costs less than as
-        many insertions, and less WAL."""
+        many insertions, and less WAL. Of parts that are loaded at once none is first (``make_bare``)."""
+        if self._among:
+            yield False
+            return
         first = not self.rows(f"SELECT EXISTS (SELECT 1 FROM {self.dialect.name(stage)})")[0][0]
         key = self._make_anew(stage, lineage) if first else ()
         yield first
-        if key:
-            self.execute(f"ALTER TABLE {self.dialect.name(stage)} ADD PRIMARY KEY ({self.dialect.columns(key)})")
         if first:
-            self._add_constants(stage, lineage)
+            self.complete(stage, key, lineage)
+
+    def make_bare(self, stage: Name, lineage: Mapping[str, Any]) -> None:
+        """An empty staging table without key and lineage, into which parts are loaded at once. It is not made in their
+        transactions, so that COPY cannot freeze their rows."""
+        self._make_anew(stage, lineage)
+
+    def complete(self, stage: Name, key: Sequence[str], lineage: Mapping[str, Any]) -> None:
+        """Primary key and lineage, where they are not there yet, once the rows are."""
+        if key and not self.primary_key(stage):
+            self.execute(f"ALTER TABLE {self.dialect.name(stage)} ADD PRIMARY KEY ({self.dialect.columns(key)})")
+        self._add_constants(stage, lineage)
 
     def _add_constants(self, stage: Name, lineage: Mapping[str, Any]) -> None:
         have, d = {c.name for c in self.columns(stage) or ()}, self.dialect
@@ -285,7 +319,9 @@ class PostgresDatabase:
         self.execute(d.drop_table(stage))
         sql = d.create_table(stage, columns)
         self.execute(sql.replace("CREATE TABLE", "CREATE UNLOGGED TABLE", 1) if self.unlogged else sql)
-        for name, value in () if last else lineage.items():
+        for name, value in lineage.items():
+            if name not in columns.names:
+                continue
             sets = f"ALTER COLUMN {d.quote(name)} SET DEFAULT {d.literal(_constant(value))}"
             self.execute(f"ALTER TABLE {d.name(stage)} {sets}")
         return key

@@ -12,7 +12,7 @@ _ERRORS = f"{_HERE}.errors:CODES"
 @hookimpl
 def dpone_sources() -> list[Connector]:
     incremental = ("incremental_cursor", "incremental_xmin", "incremental_cdc")
-    supported = ("read", "query", "snapshot", *incremental, "partitions", "native_stream")
+    supported = ("read", "query", "snapshot", *incremental, "partitions", "mixed_snapshots", "native_stream")
     return [
         Connector(
             "postgres",
@@ -28,7 +28,7 @@ def dpone_sources() -> list[Connector]:
 @hookimpl
 def dpone_sinks() -> list[Connector]:
     strategies = ("full_refresh", "append", "merge", "replace", "partition_replace", "snapshot_diff", "scd2")
-    loads = ("exactly_once", "schema_evolution", "lineage", "resume", "native_stream", "many_tables")
+    loads = ("exactly_once", "schema_evolution", "lineage", "resume", "native_stream", "many_tables", "parallel_stage")
     supported = (*strategies, "cdc_apply", *loads)
     return [
         Connector(

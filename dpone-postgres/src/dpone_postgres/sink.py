@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Sequence
-from contextlib import closing
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
@@ -15,7 +15,7 @@ from dpone.errors import DataError, DponeError, SinkError
 from dpone.pipeline import SinkSpec
 from dpone.position import Position
 from dpone.prefetch import prefetch
-from dpone.schema import LOAD_ID, LOADED_AT
+from dpone.schema import LINEAGE, LOAD_ID, LOADED_AT, Name
 from dpone.sql.finalize import Job, repeated_keys
 from dpone.sql.journal import Journal
 from dpone.sql.sink import SqlSink, target_of
@@ -79,11 +79,13 @@ class PostgresSink(SqlSink):
             self._require_swappable()
         retried(self._own_tables)
         lineage = self._options.lineage.enabled
-        stage = retried(lambda: open_stage(self._db, self._target, load, lineage))
+        stage = retried(lambda: open_stage(self._db, self._target, load, lineage, LINEAGE))
         # A momentary load is never gone on with, so that its staging need not survive a crash of the server. One that
         # may take the target's place must.
         self._db.unlogged = not load.repeatable and load.strategy.mode != "full_refresh" and not self.is_empty()
-        return PostgresWriter(self._db, self._target, load, stage, lineage)
+        writer = PostgresWriter(self._db, self._target, load, stage, lineage)
+        retried(writer.prepare)
+        return writer
 
     def beside(self, spec: SinkSpec) -> PostgresSink:
         """``contract.ManyTables``."""
@@ -108,17 +110,47 @@ class PostgresSink(SqlSink):
 
 
 class PostgresWriter(SqlWriter):
-    """``contract.Writer``: that of every SQL sink, which also takes the binary stream of another PostgreSQL."""
+    """``contract.Writer``: that of every SQL sink, which also takes the binary stream of another PostgreSQL. Several
+    parts are staged at once, each in a transaction of a connection of its own, into one table without any index."""
 
     _db: PostgresDatabase
 
+    def __init__(self, db: PostgresDatabase, target: Name, load: Load, stage: Stage | None, lineage: bool) -> None:
+        super().__init__(db, target, load, stage, lineage)
+        # The chunks of changes are numbered in their order, so that they come one after the other.
+        self._several = load.parts != 1 and load.strategy.mode != "cdc_apply"
+
+    def prepare(self) -> None:
+        """Of several parts, none knows whether it is the first or the last: the staging loses key and lineage before
+        them all, and gets both at the commit."""
+        if not self._several or self._stage is None:
+            return
+        with transaction(self._db, self._load.key):
+            if not self._staging.parts(self._stage):
+                self._db.make_bare(self._stage.table, self._constants(self._stage))
+
     def stage(self, part: Part, stream: Stream) -> Staged:
-        try:
+        if not self._several:
+            return self._stage_part(part, stream)
+        with self._db.another() as db:
+            return PostgresWriter(db, self._target, self._load, self._stage, self._lineage)._stage_part(part, stream)
+
+    def _stage_part(self, part: Part, stream: Stream) -> Staged:
+        with self._telling_repeated_keys():
             return self._pass_through(part, stream) if self._fits(stream) else super().stage(part, stream)
+
+    @contextmanager
+    def _telling_repeated_keys(self) -> Iterator[None]:
+        try:
+            yield
         except DataError as error:
             if sqlstate(error) == "23505":
                 raise repeated_keys(self._target, self._load.strategy, "some rows") from error
             raise
+
+    def _constants(self, stage: Stage) -> dict[str, Any]:
+        """Lineage: the same in every row of the load."""
+        return {LOAD_ID: self.load_id, LOADED_AT: stage.created_at} if self._lineage else {}
 
     def _fits(self, stream: Stream) -> bool:
         """True if the stream is binary COPY of just the staging's types: the server takes it for these unseen."""
@@ -131,7 +163,7 @@ class PostgresWriter(SqlWriter):
         stage = self._require_stage()
         if done := self._staging.part(stage, part.id):
             return done
-        lineage = {LOAD_ID: self.load_id, LOADED_AT: stage.created_at} if self._lineage else {}
+        lineage = self._constants(stage)
         with transaction(self._db, self._load.key):
             with closing(prefetch(stream.open_native(binary.FORMAT), depth=4)) as blocks:
                 rows, size = self._db.load_binary(stage.table, stream.schema.names, blocks, lineage)
@@ -141,6 +173,10 @@ class PostgresWriter(SqlWriter):
 
     def _job(self, stage: Stage) -> Job:
         """Inside the commit, behind the fence: another runner may have swept the staging."""
+        if self._several:
+            with self._telling_repeated_keys():
+                key = self._load.strategy.key if stage.unique else ()
+                self._db.complete(stage.table, key, self._constants(stage))
         if self._load.strategy.mode in _JOINED:
             self._db.execute(f"ANALYZE {self._db.dialect.name(stage.table)}")  # nothing else has told the planner
         return super()._job(stage)

@@ -24,6 +24,7 @@ from dpone_postgres.config import PostgresSourceOptions
 from dpone_postgres.connect import parameters, table_name, where
 from dpone_postgres.cursor import Cursor
 from dpone_postgres.database import PostgresDialect
+from dpone_postgres.parts import ALL, Parts
 from dpone_postgres.session import Session
 
 _BATCH_ROWS = 10_000
@@ -50,6 +51,8 @@ class PostgresSource:
         self._session = Session(self._given, self.options, self.name)
         self._snapshot: str | None = None
         self._left: set[str] = set()
+        self._first = ""
+        self._parts = Parts(self, self.options.partition)
         self._lock = threading.Lock()
         self._columns: list[types.Column] = []
         self._schema: pa.Schema | None = None
@@ -107,11 +110,11 @@ class PostgresSource:
             self._look()
             self._schema = self._arrow()
             self._reading = reading = self._plan(after, request)
-            parts = self._parts(reading, request.partitions)
+            parts = self._split(reading, request)
         except BaseException:
             self.end()
             raise
-        self._left = {part.id for part in parts}
+        self._left, self._first = {part.id for part in parts}, parts[0].id if parts else ""
         if not parts:
             self.end()
         whole = request.whole or self._incremental is None
@@ -126,28 +129,16 @@ class PostgresSource:
         """The end of the snapshot."""
         self._session.end()
 
-    def _parts(self, reading: Reading, wanted: int) -> tuple[Part, ...]:
-        """Ranges of pages of a table, all of them read in the snapshot of this window; the last one has no end."""
-        pages = self._pages() if wanted > 1 and len(reading.spans) == 1 and not reading.skip else 0
-        count = min(wanted, pages)
-        if count < 2:
-            return (Part("all"),) if reading.spans else ()
-        self._snapshot = self._session.export()
-        bounds = [pages * i // count for i in range(count)]
-        ends: list[int | None] = [*bounds[1:], None]
-        return tuple(Part(f"pages-{a}", {"from": a, "to": b}) for a, b in zip(bounds, ends, strict=True))
-
-    def _pages(self) -> int:
-        """0: not a table of its own with pages."""
-        if self.table is None:
-            return 0
-        sql = (
-            "SELECT pg_catalog.pg_relation_size(c.oid) / current_setting('block_size')::bigint "
-            "FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace "
-            "WHERE n.nspname = \0 AND c.relname = \0 AND c.relkind IN ('r', 'm')"
-        )
-        found = self.rows(sql, self.table.parts)
-        return int(found[0][0]) if found else 0
+    def _split(self, reading: Reading, request: WindowRequest) -> tuple[Part, ...]:
+        """Several are read in the snapshot of this window, each over a connection of its own."""
+        parts: tuple[Part, ...] = ()
+        if request.parts:
+            parts = self._parts.again(request.parts)
+        elif request.partitions > 1 and len(reading.spans) == 1 and not reading.skip:
+            parts = self._parts.split(request.partitions)
+        if len(parts) > 1:
+            self._snapshot = self._session.export()
+        return parts or ((Part(ALL),) if reading.spans else ())
 
     def _plan(self, after: Position | None, request: WindowRequest) -> Reading:
         assert self._schema is not None
@@ -186,7 +177,7 @@ class PostgresSource:
         if self._reading is None or self._schema is None or not self._session.open:
             raise SourceError(f"read {self.name}", "the snapshot of the window is gone", "begin a new window")
         session = self._session
-        if self._snapshot is not None and part.id != "all":
+        if self._snapshot is not None:
             session = Session(self._given, self.options, self.name)
             session.join(self._snapshot)
         try:
@@ -260,6 +251,14 @@ class PostgresSource:
 
     # ---- reading
 
+    def is_first(self, part: Part) -> bool:
+        """Of the window's parts."""
+        return part.id == self._first
+
+    @property
+    def server_version(self) -> int:
+        return self._session.connection().info.server_version
+
     def columns_of(self) -> list[types.Column]:
         return self._columns
 
@@ -273,11 +272,7 @@ class PostgresSource:
         return f"{quoted}::text" if self.as_text(column) else quoted
 
     def _where(self, span: Span, part: Part) -> str:
-        terms = [self._cursor.where(span)] if self._cursor else []
-        if "from" in part.detail:
-            terms.append(f"s.ctid >= '({part.detail['from']},0)'")
-        if part.detail.get("to") is not None:
-            terms.append(f"s.ctid < '({part.detail['to']},0)'")
+        terms = [self._cursor.where(span) if self._cursor else "", self._parts.where(part)]
         condition = " AND ".join(filter(None, terms))
         return f" WHERE {condition}" if condition else ""
 
@@ -296,8 +291,8 @@ class _PostgresStream:
     def __init__(
         self, source: PostgresSource, session: Session, part: Part, schema: pa.Schema, reading: Reading, batch_rows: int
     ) -> None:
-        first = not part.detail.get("from")  # what the window left out is counted once, whatever its parts
-        self.schema, self.filtered = schema, reading.nulls if first else 0
+        # What the window left out is counted once, whatever its parts.
+        self.schema, self.filtered = schema, reading.nulls if source.is_first(part) else 0
         self._session, self._part = session, part
         self._source, self._reading, self._batch_rows = source, reading, batch_rows
         one_pass = not reading.skip and len(reading.spans) == 1

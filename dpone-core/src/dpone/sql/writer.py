@@ -146,8 +146,9 @@ def open_load(db: Database, target: Name, load: Load, lineage: bool, undo: Undo 
     return SqlWriter(db, target, load, open_stage(db, target, load, lineage), lineage, undo)
 
 
-def open_stage(db: Database, target: Name, load: Load, lineage: bool) -> Stage | None:
-    """The staging of a load, new or gone on with; None for a load without rows. For a sink with its own writer."""
+def open_stage(db: Database, target: Name, load: Load, lineage: bool, late: Container[str] = ()) -> Stage | None:
+    """The staging of a load, new or gone on with; None for a load without rows. For a sink with its own writer.
+    ``late``: columns that its staging may lack until the commit."""
     schema = None if load.schema is None else _staged_schema(db, target, load, lineage)
     with transaction(db, load.key):
         staging = Staging(db, target)
@@ -155,7 +156,7 @@ def open_stage(db: Database, target: Name, load: Load, lineage: bool) -> Stage |
         token = load.token if load.repeatable and schema is not None else ""
         mine: Stage | None = None
         for stage in staging.of(load.key):
-            if mine is None and token == stage.token != "" and _fits(db.schema(stage.table), schema):
+            if mine is None and token == stage.token != "" and _fits(db.schema(stage.table), schema, late):
                 mine = stage
             else:
                 staging.drop(stage)
@@ -191,8 +192,10 @@ def _left_null(column: str, filled: Container[str]) -> bool:
     return twin(column) in filled or column == DELETED_AT
 
 
-def _fits(stage: pa.Schema | None, schema: pa.Schema | None) -> bool:
-    return stage is not None and schema is not None and {*schema.names} <= {*stage.names}
+def _fits(stage: pa.Schema | None, schema: pa.Schema | None, late: Container[str]) -> bool:
+    if stage is None or schema is None:
+        return False
+    return {n for n in schema.names if n not in late} <= {*stage.names}
 
 
 def _new_stage(db: Database, target: Name, load: Load, token: str, schema: pa.Schema) -> Stage:
