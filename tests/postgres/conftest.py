@@ -74,7 +74,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What needs a server has a session of its own; ``test_smoke`` is in every run."""
     for item in items:
         here = item.path.parent == Path(__file__).parent and item.path.name != "test_smoke.py"
-        if here and "postgres" in getattr(item, "fixturenames", ()):
+        long = item.get_closest_marker("crash") is not None  # has a session of its own, too
+        if here and not long and "postgres" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.postgres)
 
 

@@ -100,6 +100,20 @@ class PostgresState:
     @contextmanager
     def lock(self, key: str, ttl: float) -> Iterator[PostgresLease]:
         lease = PostgresLease(self, key, ttl, secrets.token_hex(8))
+        try:
+            self._take(lease)
+        except Busy:
+            raise
+        except StateError:
+            self._release(lease)  # the answer to its COMMIT may be what was lost: our own lease would keep us out
+            raise
+        try:
+            yield lease
+        finally:
+            self._release(lease)
+
+    def _take(self, lease: PostgresLease) -> None:
+        key = lease.key
         with self._writing("lock the stream", key) as db:
             left = "extract(epoch FROM expires - clock_timestamp())::float8"
             sql = f"SELECT host, machine, pid, started, {left} FROM {self._locks} WHERE key = \0"
@@ -110,14 +124,16 @@ class PostgresState:
                     raise Busy(f"lock {key}", held, "let that run finish; a dead one is replaced when its lease ends")
             _run(db, f"DELETE FROM {self._locks} WHERE key = \0", [key])
             me, until = Process.this(), "clock_timestamp() + \0 * interval '1 second'"
-            row = [key, lease.owner, me.host, me.machine, me.pid, me.started, float(ttl)]
+            row = [key, lease.owner, me.host, me.machine, me.pid, me.started, float(lease.ttl)]
             _run(db, f"INSERT INTO {self._locks} VALUES (\0, \0, \0, \0, \0, \0, {until})", row)
-        try:
-            yield lease
-        finally:
-            # Suppressed: what the run did stands, and the lease ends by itself.
-            with suppress(StateError), self._writing("release the lock", key) as db:
-                _run(db, f"DELETE FROM {self._locks} WHERE key = \0 AND owner = \0", [key, lease.owner])
+
+    def _release(self, lease: PostgresLease) -> None:
+        """Tried twice, then left: what the run did stands, and the lease ends by itself."""
+        for _ in range(2):
+            with suppress(StateError):
+                with self._writing("release the lock", lease.key) as db:
+                    _run(db, f"DELETE FROM {self._locks} WHERE key = \0 AND owner = \0", [lease.key, lease.owner])
+                return
 
     def extend(self, lease: PostgresLease) -> None:
         with self._writing("renew the lease", lease.key) as db:
