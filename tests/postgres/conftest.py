@@ -73,7 +73,7 @@ def source(postgres: Server, schema: str) -> Iterator[ChangeSource]:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What needs a server has a session of its own; ``test_smoke`` is in every run."""
     for item in items:
-        here = item.path.parent == Path(__file__).parent and item.path.name != "test_smoke.py"
+        here = Path(__file__).parent in item.path.parents and item.path.name != "test_smoke.py"
         if here and "postgres" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.postgres)
 
