@@ -21,11 +21,10 @@ _numbers = count(1)
 
 
 def _given(url: str) -> Server:
-    told = conninfo_to_dict(url)
-    return Server(
-        str(told.get("host", "127.0.0.1")), int(told.get("port") or 5432), str(told.get("user", "postgres")),
-        str(told.get("password") or ""), str(told.get("dbname", "postgres")),
-    )  # fmt: skip
+    told = {name: str(value) for name, value in conninfo_to_dict(url).items()}
+    host, port = told.pop("host", "127.0.0.1"), int(told.pop("port", 0) or 5432)
+    user, password = told.pop("user", "postgres"), told.pop("password", "")
+    return Server(host, port, user, password, told.pop("dbname", "postgres"), told)
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, LiteralString
@@ -41,12 +42,13 @@ class PostgresHarness(Harness):
         self._run("CREATE SCHEMA {}", schema)
 
     def close(self) -> None:
+        self._wait_until_free()
         self._db.execute(
             "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %s", [self.schema]
         )
         self._run("DROP PUBLICATION IF EXISTS {}", self.schema)
-        for table in self._tables():
-            self._run("DROP TABLE {}", self._at(table))  # one by one: a case makes more than one transaction can lock
+        for table in self._tables():  # one by one: a case makes more than one transaction can lock
+            self._run("DROP TABLE IF EXISTS {} CASCADE", self._at(table))
         self._run("DROP SCHEMA {} CASCADE", self.schema)
         self._db.close()
 
@@ -155,7 +157,16 @@ class PostgresHarness(Harness):
 
     def lose(self) -> None:
         """The slot passes everything by: as if another reader had taken it."""
+        self._wait_until_free()
         self._db.execute("SELECT pg_replication_slot_advance(%s, pg_current_wal_flush_lsn())", [self.schema])
+
+    def _wait_until_free(self) -> None:
+        """The server lets go of a slot a moment after its reader has hung up."""
+        query = "SELECT 1 FROM pg_replication_slots WHERE slot_name = %s AND active"
+        for _ in range(250):
+            if not self._db.execute(query, [self.schema]).fetchall():
+                return
+            time.sleep(0.02)
 
     # ---- the client
 
