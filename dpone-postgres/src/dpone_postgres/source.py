@@ -200,7 +200,8 @@ class PostgresSource:
 
     @property
     def relation(self) -> str:
-        return f"({self._query})" if self.table is None else self.dialect.name(self.table)
+        """A query may end with a comment: what follows it stands in the next line."""
+        return f"({self._query}\n)" if self.table is None else self.dialect.name(self.table)
 
     def _look(self) -> None:
         """Columns as they are now. Lineage of an earlier load is left out: it says where a row came from then, and each

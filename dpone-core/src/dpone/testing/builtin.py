@@ -62,7 +62,7 @@ class SqliteHarness(Harness):
         self._run(f"UPDATE {_quoted(table)} SET name = 'disturbed' WHERE rowid = 1")
 
     def query(self, table: str = TABLE) -> str:
-        return f"SELECT * FROM {_quoted(table)}"
+        return f"SELECT * FROM {_quoted(table)} -- all of it"
 
     def sink(self, strategy: Strategy, table: str = TABLE, **options: Any) -> SinkSpec:
         return SinkSpec("sqlite", strategy, self._connection, Name((table,)), options=self.options("sink", **options))
