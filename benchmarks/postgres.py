@@ -77,6 +77,9 @@ def cases(server: Server, rows: int) -> list[Case]:
     )  # fmt: skip
     adopt = "\n".join([changed, (sink % "merge").replace("}}\n", "}, options: {adopt_existing: true}}")])
     parquet = "sink: {type: file, path: out, strategy: {mode: full_refresh}}\n"
+    thrown_away = f"{psql} -c 'COPY source TO STDOUT BINARY' > /dev/null"
+    whole = source + sink % "full_refresh"
+    in_one = "pipeline: b\n" + whole.replace("table: ours", "table: theirs")
     return [
         Case("copy", "PostgreSQL -> PostgreSQL, same types", source + sink % "full_refresh", pipe, 1 / 0.95, empty),
         Case(
@@ -85,8 +88,16 @@ def cases(server: Server, rows: int) -> list[Case]:
         ),
         Case("merge", f"merge of {tenth:,} rows, half of them new", adopt, merge, 1.15, lay_merge),
         Case(
-            "parquet", "PostgreSQL -> Parquet (zstd)", source + parquet,
-            f"{psql} -c 'COPY source TO STDOUT BINARY' > /dev/null", 1.4, (), same=False,
+            "parquet", "PostgreSQL -> Parquet (zstd)", source + parquet, thrown_away, 1.4, (), same=False,
+        ),
+        Case(
+            "parquet-2", "the same in two partitions", source + parquet + "runtime: {partitions: 2, workers: 2}\n",
+            thrown_away, 1.15, (), same=False,
+        ),
+        Case(
+            "partitions", "copy in four partitions, against one", whole + "runtime: {partitions: 4, workers: 2}\n",
+            f"printf %s {shlex.quote(in_one)} > pipeline.yaml && {shlex.quote(DPONE)} run pipeline.yaml", 1.0,
+            ("DROP TABLE IF EXISTS ours, theirs",),
         ),
     ]  # fmt: skip
 

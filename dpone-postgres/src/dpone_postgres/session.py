@@ -8,7 +8,7 @@ from typing import Any
 
 import psycopg
 
-from dpone.errors import DponeError, SourceError
+from dpone.errors import Category, DponeError, SourceError
 from dpone.schema import PREFIX
 from dpone_postgres.config import PostgresSourceOptions
 from dpone_postgres.connect import connect, where
@@ -66,8 +66,7 @@ class Session:
             self.close()
             if sqlstate(error) not in ("22023", "42704", "55000"):
                 raise
-            todo = "begin a new window: run again"
-            raise SourceError(self._failed, "the snapshot of the window is gone", todo) from error.__cause__
+            raise lost_snapshot(self._failed) from error.__cause__
 
     def end(self) -> None:
         if self._db is None:
@@ -140,6 +139,13 @@ class Session:
                     db.close()
             _require_ok(raw)
             yield block
+
+
+def lost_snapshot(failed: str) -> SourceError:
+    """A new window takes another one."""
+    found = SourceError(failed, "the snapshot of the window is gone", "begin a new window: run again")
+    found.category = Category.TRANSIENT
+    return found
 
 
 def _until_copying(raw: Any) -> None:

@@ -26,7 +26,7 @@ from dpone_postgres.connect import parameters, table_name, where
 from dpone_postgres.cursor import Cursor
 from dpone_postgres.database import PostgresDialect
 from dpone_postgres.parts import ALL, Parts
-from dpone_postgres.session import Session
+from dpone_postgres.session import Session, lost_snapshot
 
 _BATCH_ROWS = 10_000
 _BATCH_BYTES = 4_000_000  # as the server sends them
@@ -176,7 +176,7 @@ class PostgresSource:
     def read(self, part: Part) -> Iterator[_PostgresStream]:
         """Parts of several share the window's snapshot over connections of their own."""
         if self._reading is None or self._schema is None or not self._session.open:
-            raise SourceError(f"read {self.name}", "the snapshot of the window is gone", "begin a new window")
+            raise lost_snapshot(f"read {self.name}")
         session = self._session
         if self._snapshot is not None:
             session = Session(self._given, self.options, self.name)
