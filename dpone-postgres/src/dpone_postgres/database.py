@@ -12,8 +12,8 @@ import psycopg
 import pyarrow as pa
 
 from dpone.errors import ConfigError, DataError, SinkError
-from dpone.evolution import Stored
-from dpone.schema import LINEAGE, Name
+from dpone.evolution import Change, Stored
+from dpone.schema import LINEAGE, NATIVE, Name
 from dpone.sql.dialect import Dialect
 from dpone_postgres import binary, types
 from dpone_postgres.binary import Refused
@@ -64,10 +64,27 @@ class PostgresDialect(Dialect):
         return f"(ROW({left})::record *<> ROW({right})::record)"
 
     def widen_column(self, table: Name, before: pa.Field, after: pa.Field) -> list[str]:
-        old, new = (types.native(f) or self.stores(f.type).native for f in (before, after))
+        old, new = self._word(before), self._word(after)
         return (
             [] if old == new else [f"ALTER TABLE {self.name(table)} ALTER COLUMN {self.quote(after.name)} TYPE {new}"]
         )
+
+    def _word(self, column: pa.Field) -> str:
+        """The type of a column of the target: its own word for it, as the catalogue or a file of columns gives it."""
+        word = (column.metadata or {}).get(NATIVE, b"").decode(errors="replace")
+        return word if word and self.reads(word) == column.type else types.native(column) or self._made(column)
+
+    def _made(self, column: pa.Field) -> str:
+        return self.stores(column.type).native
+
+    def rewrites(self, change: Change) -> str:
+        before, after, locked = change.before, change.after, "while nobody else can read or write (ACCESS EXCLUSIVE)"
+        if change.kind == "widen" and before is not None and after is not None:
+            kept = types.binary_coercible(self._word(before), self._word(after))
+            return "" if kept else f"every row and index, {locked}"
+        if change.kind == "add" and after is not None and (own := types.native(after)) and self.reads(own) is None:
+            return f"every row and index, {locked}, if {own} is a domain with a constraint"
+        return ""
 
     def insert_into(self, target: Name, names: Iterable[str]) -> str:
         """An identity takes the values that the rows bring, also one that is GENERATED ALWAYS; others do not mind."""

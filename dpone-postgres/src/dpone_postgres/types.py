@@ -104,6 +104,27 @@ def reads(native: str) -> pa.DataType | None:
     )
 
 
+_SIZED = re.compile(r"(character varying|varchar|text|bit varying|varbit|numeric|decimal)\s*(?:\(([\d ,]+)\))?")
+_FAMILY = {"varchar": "character varying", "text": "character varying", "varbit": "bit varying", "decimal": "numeric"}
+
+
+def binary_coercible(old: str, new: str) -> bool:
+    """True if ALTER COLUMN TYPE leaves the rows as they are: a limit that is raised or lifted. (ALTER TABLE, Notes;
+    the support functions of varchar, varbit and numeric; tried on 15 and 18.)"""
+    words = [_SIZED.fullmatch(" ".join(word.lower().split())) for word in (old, new)]
+    if words[0] is None or words[1] is None:
+        return old == new
+    [(was, has), (becomes, gets)] = [(_FAMILY.get(w[1], w[1]), _limits(w[2])) for w in words if w]
+    if was != becomes or not gets:
+        return was == becomes
+    return bool(has) and gets[0] >= has[0] and gets[1:] == has[1:]
+
+
+def _limits(text: str | None) -> tuple[int, ...]:
+    """(length,), (precision, scale); empty for no limit."""
+    return tuple(int(number) for number in text.split(",")) if text else ()
+
+
 @frozen
 class Column:
     """One column of the catalogue.
