@@ -92,7 +92,7 @@ def test_lineage_and_constants_do_not_rewrite(target: Target) -> None:
 
 
 def test_dpone_plan_says_it(tmp_path: Path, target: Target) -> None:
-    """``dpone plan`` names the change beside its statement, in text and in JSON, and no change of the catalogue alone."""
+    """``dpone plan`` names the change beside its statement, in text and in JSON; no change of the catalogue."""
     target.run(
         "CREATE TABLE source (id bigint, v varchar(9))", "INSERT INTO source VALUES (1, 'a')",
         "CREATE TABLE orders (id integer, v varchar(3))",

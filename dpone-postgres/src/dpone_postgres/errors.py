@@ -46,6 +46,12 @@ _TODO: tuple[tuple[str, str], ...] = (
     ("0A000", "see docs/postgres.md for what stands in the way"),
 )
 _CONNECTING: tuple[tuple[str, str, Category], ...] = (
+    ("does not match host name", "connect by a name that the server's certificate bears", Category.AUTHORIZATION),
+    (  # all that libpq says, also of a certificate whose time is over
+        "certificate verify failed",
+        "give sslrootcert the certificate of the authority that signed the server's, and see that that is valid now",
+        Category.AUTHORIZATION,
+    ),
     ("certificate", "give sslrootcert the certificate of the authority, or state sslmode", Category.AUTHORIZATION),
     ("SSL", "let the server offer TLS (ssl = on), or state sslmode", Category.AUTHORIZATION),
     ("authentication failed", "correct user and password", Category.AUTHORIZATION),
