@@ -155,6 +155,7 @@ class PostgresWriter(SqlWriter):
         """Inside the commit, behind the fence: another runner may have swept the staging."""
         if self._load.strategy.mode in _JOINED:
             self._db.execute(f"ANALYZE {self._db.dialect.name(stage.table)}")  # nothing else has told the planner
+        self._db.tell_loose(self._target)
         return super()._job(stage)
 
     def commit(self, after: Entry | None, position: Position, also: Sequence[Writer] = ()) -> Receipt:
