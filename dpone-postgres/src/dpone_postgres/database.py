@@ -310,10 +310,22 @@ class PostgresDatabase:
     ) -> tuple[int, int]:
         """A row that was inserted, not updated, has no xmax: nobody has locked or deleted it yet."""
         statement = self.dialect.upsert(target, source, names, key, (), self._changed(target, compared))
+        if self._partitioned(target):  # whose rows have no xmax to return
+            return self._meeting(target, source, key), self.execute(statement)
         counted = "SELECT count(*), count(*) FILTER (WHERE w.fresh) FROM w"
         [(written, fresh)] = self.rows(f"WITH w AS ({statement} RETURNING (t.xmax = 0) AS fresh) {counted}")
         [(read,)] = self.rows(f"SELECT count(*) FROM {source} AS s")
         return int(read) - int(fresh), int(written)
+
+    def _partitioned(self, table: Name) -> bool:
+        sql = f"SELECT relkind = 'p' FROM pg_catalog.pg_class WHERE oid = {_HOLE}"
+        return bool(self.rows(sql, (self.oid(table),))[0][0])
+
+    def _meeting(self, target: Name, source: str, key: Sequence[str]) -> int:
+        """How many rows of ``source`` have their key in the target."""
+        d = self.dialect
+        same = " AND ".join(f"t.{d.quote(k)} = s.{d.quote(k)}" for k in key)
+        return int(self.rows(f"SELECT count(*) FROM {source} AS s JOIN {d.name(target)} AS t ON {same}")[0][0])
 
     def _changed(self, target: Name, compared: Sequence[str]) -> str:
         """As ``Dialect.differs`` of all columns at once; by the types' own equality where that is exact, which takes a
