@@ -1,4 +1,4 @@
-"""Every strategy on a declaratively partitioned table: the server routes the rows, and nothing takes the table's place."""
+"""Every strategy on a declaratively partitioned table: the server routes the rows, nothing takes the table's place."""
 
 from __future__ import annotations
 

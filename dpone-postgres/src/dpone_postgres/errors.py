@@ -76,8 +76,8 @@ def translate(error: psycopg.Error, kind: type[DponeError], failed: str) -> Dpon
     if state is None:
         return _unconnected(error, kind, failed)
     if state == "23514" and error.diag.constraint_name is None:  # raised of partitions, and of nothing else
-        found = f"no partition of {error.diag.table_name or 'the table'} takes a row (SQLSTATE 23514)"
-        return DataError(failed, found, "create the partition, or a default one, or correct the rows in the source")
+        none = f"no partition of {error.diag.table_name or 'the table'} takes a row (SQLSTATE 23514)"
+        return DataError(failed, none, "create the partition, or a default one, or correct the rows in the source")
     if state[:2] in ("21", "22", "23"):
         todo = "correct the rows in the source, or the column or constraint of the table"
         return DataError(failed, f"{_words(error)}{_place(error)}", todo)
