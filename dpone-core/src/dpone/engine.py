@@ -395,7 +395,7 @@ class _Attempt:
             self._nothing(window, f"the same content was loaded as {head.load_id}")
             return None
         with self.stream.timed("schema"):
-            report.ddl, report.schema_changes = [], []
+            report.ddl, report.schema_changes, report.rewrites = [], [], []
             for target, plan in planned:
                 self._fit(target, plan)
         if run.dry_run:
@@ -473,6 +473,9 @@ class _Attempt:
         name = f"{target.spec.table}: " if self.spec.tables else ""
         self.report.ddl += ddl
         self.report.schema_changes += [f"{name}{change}" for change in plan.changes]
+        if (dialect := getattr(target.sink, "dialect", None)) is not None:
+            said = ((change, dialect.rewrites(change)) for change in plan.changes)
+            self.report.rewrites += [f"{name}{change}: {what}" for change, what in said if what]
 
     def _nothing(self, window: Window, why: str) -> None:
         self.report.status, self.report.proof = "caught_up", f"{why}; {window.proof}"

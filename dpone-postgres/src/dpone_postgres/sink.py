@@ -197,6 +197,7 @@ class PostgresWriter(SqlWriter):
                 self._db.complete(stage.table, key, self._constants(stage))
         if self._load.strategy.mode in _JOINED:
             self._db.execute(f"ANALYZE {self._db.dialect.name(stage.table)}")  # nothing else has told the planner
+        self._db.tell_loose(self._target)
         return super()._job(stage)
 
     def commit(self, after: Entry | None, position: Position, also: Sequence[Writer] = ()) -> Receipt:

@@ -16,7 +16,7 @@ from dpone.schema import Name
 from dpone.sql.types import standard
 
 if TYPE_CHECKING:
-    from dpone.evolution import Stored
+    from dpone.evolution import Change, Stored
 
 
 class Dialect(ABC):
@@ -73,6 +73,13 @@ class Dialect(ABC):
     @abstractmethod
     def widen_column(self, table: Name, before: pa.Field, after: pa.Field) -> list[str]:
         """Statements after which the column holds ``after`` and every value it had."""
+
+    def rewrites(self, change: Change) -> str:
+        """What a safe change rewrites, for the plan; empty if it touches the catalogue alone. A dialect that does not
+        know better says it of every widening that needs a statement."""
+        if change.kind != "widen" or change.before is None or change.after is None:
+            return ""
+        return "every row" if self.widen_column(Name(("t",)), change.before, change.after) else ""
 
     def ordered(self, expression: str, type: pa.DataType) -> str:
         """The expression in an order that is the order of the values."""
