@@ -12,10 +12,18 @@ import pytest
 from attrs import frozen
 from tests.postgres.server import Server
 from tests.postgres.target import Target
-from tests.sql import test_finalize, test_mode_flips, test_partition_replace, test_scd2, test_snapshot_diff
+from tests.sql import (
+    test_finalize,
+    test_mode_flips,
+    test_partition_replace,
+    test_scd2,
+    test_snapshot_diff,
+    test_versions,
+)
+from tests.sql.test_versions import chunked  # noqa: F401  # a fixture
 
 pytestmark = pytest.mark.postgres
-MODULES = (test_finalize, test_mode_flips, test_partition_replace, test_scd2, test_snapshot_diff)
+MODULES = (test_finalize, test_mode_flips, test_partition_replace, test_scd2, test_snapshot_diff, test_versions)
 
 # Tests whose statements are SQLite's own: collations, pragmas, the texts in which it keeps times.
 SQLITE_ONLY = {
