@@ -88,19 +88,24 @@ def chunked(request: Any, monkeypatch: pytest.MonkeyPatch) -> int:
     return int(request.param)
 
 
-@settings(max_examples=30, deadline=None)
-@given(
+DRAWN = st.tuples(
     logs(), st.lists(st.integers(1, 8), max_size=3), st.sampled_from([1, 2, 3, 100]), st.integers(1, 4),
     st.lists(st.integers(0, 7), max_size=2),
 )  # fmt: skip
-def test_LS_10_versions_of_commits_are_those_of_the_model(
-    log: list[Commit], cuts: list[int], chunk: int, size: int, again: list[int]
-) -> None:
+
+
+@settings(max_examples=30, deadline=None)
+@given(DRAWN)
+def test_LS_10_versions_of_commits_are_those_of_the_model(drawn: Any) -> None:
     """Any log in any windows, chunks and batches, with clocks that go back, and delivered again from anywhere, leaves
     the model's versions: none empty, none overlapping, one current of each row that lives; closed ones stay."""
-    model = Model()
-    with tempfile.TemporaryDirectory(dir=MEMORY) as folder, patch.object(fold, "ROWS", chunk):
-        target, closed = Target(Path(folder) / "t.db"), set[Any]()
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
+        require_model(Target(Path(folder) / "t.db"), *drawn)
+
+
+def require_model(target: Target, log: list[Commit], cuts: list[int], chunk: int, size: int, again: list[int]) -> None:
+    model, closed = Model(), set[Any]()
+    with patch.object(fold, "ROWS", chunk):
         for window in windows(log, cuts):
             deliver(target, window, size=size, lineage=PLAIN)
             model.window(window)
@@ -288,10 +293,14 @@ def test_what_was_delivered_is_known_by_stream(target: Target) -> None:
     assert found(target) == history
 
 
-def test_rows_need_a_key_and_undo_is_refused(target: Target) -> None:
-    """Refused before anything is changed."""
+def test_rows_need_a_key(target: Target) -> None:
+    """A change stream's log names it; of rows nobody does."""
     with pytest.raises(ConfigError, match="no key"):
         target.load(pa.table({"id": [1]}), Strategy("scd2"))
+
+
+def test_undo_is_refused(target: Target) -> None:
+    """Before anything is changed."""
     deliver(target, [Commit(1, when(1), (insert(1, "a"),))])
     with pytest.raises(ConfigError, match="cannot be taken back"):
         deliver(target, [Commit(2, when(2), (delete(1),))], undo=Undo(loads=1))
