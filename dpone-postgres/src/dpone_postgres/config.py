@@ -18,13 +18,15 @@ class PostgresSourceOptions(SourceOptions):
     statement_timeout, lock_timeout: seconds, 0 for none.
 
     slot, publication: of a change stream (incremental: {by: cdc}), which begins with the rows that are there
-    (``initial: snapshot``) or with what comes after the slot (``none``).
+    (``initial: snapshot``) or with what comes after the slot (``none``). transport: how a window is read: ``peek``, by
+    a function of the server, or ``stream``, by the replication protocol.
     """
 
     special_values: Literal["fail", "text"] = "fail"
     slot: str = ""
     publication: str = ""
     initial: Literal["snapshot", "none"] = "snapshot"
+    transport: Literal["peek", "stream"] = "peek"
     statement_timeout: float = field(default=0.0, validator=ge(0))
     lock_timeout: float = field(default=60.0, validator=ge(0))
 
