@@ -10,12 +10,22 @@ from typing import Any
 
 import pytest
 from attrs import frozen
+from hypothesis import given, settings
 from tests.postgres.server import Server
 from tests.postgres.target import Target
-from tests.sql import test_finalize, test_mode_flips, test_partition_replace, test_scd2, test_snapshot_diff
+from tests.sql import (
+    test_finalize,
+    test_mode_flips,
+    test_partition_replace,
+    test_scd2,
+    test_snapshot_diff,
+    test_versions,
+)
+
+from dpone.sql import fold
 
 pytestmark = pytest.mark.postgres
-MODULES = (test_finalize, test_mode_flips, test_partition_replace, test_scd2, test_snapshot_diff)
+MODULES = (test_finalize, test_mode_flips, test_partition_replace, test_scd2, test_snapshot_diff, test_versions)
 
 # Tests whose statements are SQLite's own: collations, pragmas, the texts in which it keeps times.
 SQLITE_ONLY = {
@@ -24,6 +34,8 @@ SQLITE_ONLY = {
     "test_the_primary_key_is_key_and_begin",
     "test_LS_10_closed_history_is_not_written",
     "test_LS_09_unchanged_rows_are_not_rewritten",
+    "test_LS_10_versions_of_commits_are_those_of_the_model",  # below, with fewer examples
+    "test_undo_is_refused",
 }
 
 
@@ -73,6 +85,19 @@ def _on_postgres(postgres: Server) -> Iterator[None]:
 @pytest.fixture
 def target(postgres: Server) -> Target:
     return here(Path())
+
+
+@pytest.fixture(params=[200_000, 2], ids=["one chunk", "two a chunk"])
+def chunked(request: Any, monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr(fold, "ROWS", request.param)
+    return int(request.param)
+
+
+@settings(max_examples=8, deadline=None)
+@given(test_versions.DRAWN)
+def test_LS_10_versions_of_commits(drawn: Any) -> None:
+    """Those of the model, whatever the windows."""
+    test_versions.require_model(here(Path()), *drawn)  # type: ignore[arg-type]
 
 
 for module in MODULES:

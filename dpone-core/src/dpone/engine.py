@@ -82,7 +82,7 @@ from dpone.report import ErrorReport, RunReport, StreamReport
 from dpone.schema import LINEAGE, VALIDITY, Name
 from dpone.secret import redact
 from dpone.standing import compare, next_epoch, receipt_of, rewind_token, state_of
-from dpone.strategy import Strategy
+from dpone.strategy import CHANGES, Strategy
 from dpone.told import ToldStream
 
 # The position of a key that was deliberately set back to its beginning.
@@ -439,7 +439,7 @@ class _Attempt:
                     raise ConfigError(f"load into {spec.location}", found, todo)
             if self.source.bare(part.id) and self._beside(spec).is_empty():
                 continue
-            if strategy.mode == "cdc_apply":
+            if strategy.mode in CHANGES:
                 strategy = evolve(strategy, key=self.source.key(part.id, sink.strategy.key))
             target = self._beside(evolve(spec, strategy=strategy))
             loaded = target.journal(key)
@@ -782,7 +782,7 @@ def _load(
         strategy=strategy,
         whole=window.whole,
         started_at=datetime.now(UTC),
-        changes=changes and strategy.mode == "cdc_apply",
+        changes=changes and strategy.mode in CHANGES,
         parts=len(window.parts),
     )
 

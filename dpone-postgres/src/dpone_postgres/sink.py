@@ -131,7 +131,7 @@ class PostgresWriter(SqlWriter):
     def __init__(self, db: PostgresDatabase, target: Name, load: Load, stage: Stage | None, lineage: bool) -> None:
         super().__init__(db, target, load, stage, lineage)
         # The chunks of changes are numbered in their order, so that they come one after the other.
-        self._several = load.parts != 1 and load.strategy.mode != "cdc_apply"
+        self._several = load.parts != 1 and not load.changes
 
     def prepare(self) -> None:
         """Of several parts, none knows whether it is the first or the last: the staging loses key and lineage before

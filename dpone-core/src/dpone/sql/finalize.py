@@ -47,6 +47,8 @@ class Job:
     at      the time of the load
     filled  columns of the target that the rows fill, lineage left out
     images  keeps rows before they are changed; None: nothing is kept
+    changes as in Load
+    stream  key of the load: state and journal go by it
     """
 
     dialect: Dialect
@@ -63,6 +65,8 @@ class Job:
     at: datetime = field(factory=lambda: datetime.now(UTC))
     filled: tuple[str, ...] = ()
     images: Images | None = None
+    changes: bool = False
+    stream: str = ""
 
     def __attrs_post_init__(self) -> None:
         if not self.source:
