@@ -8,8 +8,8 @@ A job is JSON: ``pipeline``, ``options`` of dpone.engine.run, ``signal`` (KILL),
     step, nth       the nth time an event of that step is told
     call            before the nth call that changes the disk (rename, replace, fsync, unlink)
     statement       before the nth SQL statement
-    execute         before the nth statement of SqliteDatabase; for signals that Python handles: what a handler raises
-                    inside a callback of SQLite is lost
+    execute         before the nth statement of SqliteDatabase, or of the class named by ``database`` (module:Class);
+                    for signals that Python handles: what a handler raises inside a callback of SQLite is lost
     ops             after that many virtual machine instructions of SQLite
     undo            stream and load id: take that load back instead of running; these four are counted from its start
     since, until    the steps between which these four are counted (commit_started, committed)
@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import json
 import os
+import pkgutil
 import signal
 import sqlite3
 import sys
@@ -108,13 +109,16 @@ class Trap:
         sqlite3.connect = connect  # type: ignore[assignment]
 
     def watch_database(self) -> None:
-        real = SqliteDatabase.execute
+        kind: Any = SqliteDatabase
+        if "database" in self.job:
+            kind = pkgutil.resolve_name(self.job["database"])
+        real = kind.execute
 
-        def execute(db: SqliteDatabase, sql: str, parameters: Any = ()) -> int:
+        def execute(db: Any, sql: str, parameters: Any = ()) -> int:
             self._tick(self.job.get("execute"))
-            return real(db, sql, parameters)
+            return int(real(db, sql, parameters))
 
-        SqliteDatabase.execute = execute  # type: ignore[method-assign]
+        kind.execute = execute
 
     def _tick(self, limit: int | None) -> None:
         if self.armed:

@@ -28,7 +28,7 @@ def dpone_sources() -> list[Connector]:
 @hookimpl
 def dpone_sinks() -> list[Connector]:
     strategies = ("full_refresh", "append", "merge", "replace", "partition_replace", "snapshot_diff", "scd2")
-    loads = ("exactly_once", "schema_evolution", "lineage", "resume", "native_stream", "many_tables")
+    loads = ("exactly_once", "schema_evolution", "lineage", "resume", "native_stream", "many_tables", "undo")
     supported = (*strategies, "cdc_apply", *loads)
     return [
         Connector(

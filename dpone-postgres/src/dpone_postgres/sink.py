@@ -19,6 +19,7 @@ from dpone.schema import LOAD_ID, LOADED_AT
 from dpone.sql.finalize import Job, repeated_keys
 from dpone.sql.journal import Journal
 from dpone.sql.sink import SqlSink, target_of
+from dpone.sql.undo import TARGETS, Targets
 from dpone.sql.writer import SqlWriter, Stage, Staging, open_stage, transaction
 from dpone_postgres import binary, types
 from dpone_postgres.config import PostgresSinkOptions
@@ -75,6 +76,7 @@ class PostgresSink(SqlSink):
         retried(lambda: SqlSink.apply(self, ddl))
 
     def open(self, load: Load) -> PostgresWriter:
+        self._require_replaceable(load)
         if load.schema is not None and load.strategy.mode == "full_refresh":
             self._require_swappable()
         retried(self._own_tables)
@@ -83,7 +85,7 @@ class PostgresSink(SqlSink):
         # A momentary load is never gone on with, so that its staging need not survive a crash of the server. One that
         # may take the target's place must.
         self._db.unlogged = not load.repeatable and load.strategy.mode != "full_refresh" and not self.is_empty()
-        return PostgresWriter(self._db, self._target, load, stage, lineage)
+        return PostgresWriter(self._db, self._target, load, stage, lineage, self._options.undo)
 
     def beside(self, spec: SinkSpec) -> PostgresSink:
         """``contract.ManyTables``."""
@@ -99,12 +101,19 @@ class PostgresSink(SqlSink):
     def _own_tables(self) -> None:
         """Journal and staging tables, made by one runner at a time: CREATE TABLE IF NOT EXISTS does not see that
         another transaction is at it."""
-        names = ("__dpone__loads", "__dpone__staging", "__dpone__parts")
+        undo = (TARGETS,) if self._options.undo is not None else ()
+        names = ("__dpone__loads", "__dpone__staging", "__dpone__parts", *undo)
         if all(self._db.oid(self._target.sibling(name)) is not None for name in names):
             return
         with transaction(self._db, f"tables of {self._target.parts[0]}"):
             Staging(self._db, self._target).create()
             Journal(self._db, self._target).create()
+            if undo:
+                Targets(self._db, self._target).create()
+
+    def undo(self, load: Load, load_id: str, after: Entry | None, position: Position) -> Receipt:
+        with self._db.committing([self._target]):
+            return retried(lambda: SqlSink.undo(self, load, load_id, after, position))
 
 
 class PostgresWriter(SqlWriter):
@@ -143,7 +152,10 @@ class PostgresWriter(SqlWriter):
         """Inside the commit, behind the fence: another runner may have swept the staging."""
         if self._load.strategy.mode in _JOINED:
             self._db.execute(f"ANALYZE {self._db.dialect.name(stage.table)}")  # nothing else has told the planner
-        return super()._job(stage)
+        job = super()._job(stage)
+        if job.swap:  # an empty table that is dropped for the staging stays empty until then
+            self._db.hold(self._target)
+        return job
 
     def commit(self, after: Entry | None, position: Position, also: Sequence[Writer] = ()) -> Receipt:
         writers = [writer for writer in (self, *also) if isinstance(writer, SqlWriter)]
