@@ -31,6 +31,7 @@ class PostgresDialect(Dialect):
     placeholder = _HOLE
     max_identifier = 63  # NAMEDATALEN - 1; a longer name would be cut, not refused
     loose: frozenset[str] = frozenset()  # columns of the target whose collation takes texts that differ for equal
+    exact_names = True
 
     def stores(self, type: pa.DataType) -> Stored:
         return types.stores(type)
@@ -451,11 +452,14 @@ class PostgresDatabase:
     def drop(self, stage: Name) -> None:
         self.execute(self.dialect.drop_table(stage))
 
-    def rename(self, table: Name, to: Name) -> None:
-        d = self.dialect
-        self.execute(f"ALTER TABLE {d.name(table)} RENAME TO {d.quote(to.last)}")
+    def hold(self, table: Name) -> None:
+        """Readers go on."""
+        self.execute(f"LOCK TABLE {self.dialect.name(table)} IN SHARE ROW EXCLUSIVE MODE")
 
-    def swap(self, stage: Name, target: Name) -> None:
+    def cascades(self, table: Name) -> list[Name]:
+        return [Name(parts) for parts in self.rows(_CASCADES, (self.oid(table),))]
+
+    def swap(self, stage: Name, target: Name, keep: Name | None = None) -> None:
         """Readers that wait for the lock find the new table by its name when it is given."""
         d = self.dialect
         self.execute(f"LOCK TABLE {d.name(target)} IN ACCESS EXCLUSIVE MODE")
@@ -466,7 +470,10 @@ class PostgresDatabase:
         own = self.rows(_PRIMARY_KEY, (self.oid(stage),))
         if self.unlogged:
             self.execute(f"ALTER TABLE {d.name(stage)} SET LOGGED")
-        self.execute(d.drop_table(target))
+        if keep is None:
+            self.execute(d.drop_table(target))
+        else:
+            self._put_aside(target, keep)
         self.execute(f"ALTER TABLE {d.name(stage)} RENAME TO {d.quote(target.last)}")
         for (old,), (new,) in zip(own, pk, strict=False):
             self.execute(f"ALTER TABLE {d.name(target)} RENAME CONSTRAINT {d.quote(old)} TO {d.quote(new)}")
@@ -474,6 +481,18 @@ class PostgresDatabase:
             to = "PUBLIC" if grantee is None else d.quote(grantee)
             option = " WITH GRANT OPTION" if grantable else ""
             self.execute(f"GRANT {privileges} ON TABLE {d.name(target)} TO {to}{option}")
+
+    def _put_aside(self, table: Name, name: Name) -> None:
+        """The name of its primary key is one of the schema's. Who may read the table may not read what it was: the
+        grants are those of the new one, and what is revoked there shall not live on here."""
+        d = self.dialect
+        self.execute(f"ALTER TABLE {d.name(table)} RENAME TO {d.quote(name.last)}")
+        for (key,) in self.rows(_PRIMARY_KEY, (self.oid(name),)):
+            self.execute(
+                f"ALTER TABLE {d.name(name)} RENAME CONSTRAINT {d.quote(key)} TO {d.quote(name.last + '_pkey')}"
+            )
+        for grantee, *_ in self.rows(_GRANTS, (self.oid(name),)):
+            self.execute(f"REVOKE ALL ON TABLE {d.name(name)} FROM {'PUBLIC' if grantee is None else d.quote(grantee)}")
 
 
 def _collated(column: types.Column) -> pa.Field:
@@ -522,6 +541,10 @@ SELECT g.rolname, string_agg(x.privilege_type, ', ' ORDER BY x.privilege_type), 
 FROM pg_catalog.pg_class AS c, pg_catalog.aclexplode(c.relacl) AS x
 LEFT JOIN pg_catalog.pg_roles AS g ON g.oid = x.grantee
 WHERE c.oid = {_HOLE} AND x.grantee <> c.relowner GROUP BY g.rolname, x.is_grantable"""
+_CASCADES = f"""
+SELECT DISTINCT n.nspname, c.relname FROM pg_catalog.pg_constraint AS k
+JOIN pg_catalog.pg_class AS c ON c.oid = k.conrelid JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+WHERE k.contype = 'f' AND k.confdeltype IN ('c', 'n', 'd') AND k.confrelid = {_HOLE} ORDER BY 1, 2"""
 _PRIMARY_KEY = f"SELECT conname FROM pg_catalog.pg_constraint WHERE contype = 'p' AND conrelid = {_HOLE}"
 
 # What a swap would lose, and how it shows in the catalogue (c: the table's row of pg_class).

@@ -25,6 +25,7 @@ class Dialect(ABC):
     quotes: ClassVar[tuple[str, str]] = ('"', '"')
     placeholder: ClassVar[str] = "?"
     max_identifier: ClassVar[int | None] = None  # bytes of UTF-8; None: no limit
+    exact_names: ClassVar[bool] = False  # True: Orders and orders are two tables, whatever the server's settings
 
     def quote(self, identifier: str) -> str:
         """Any identifier, taken literally: what looks quoted already is quoted again, so that two names never meet."""
@@ -219,12 +220,17 @@ class Database(Protocol):
         """Drop a staging table."""
         ...
 
-    def rename(self, table: Name, to: Name) -> None:
-        """Give a plain table another name in the same schema."""
+    def swap(self, stage: Name, target: Name, keep: Name | None = None) -> None:
+        """Drop the target and give its name to the stage; both are plain. With ``keep`` the target is not dropped, but
+        has that name from now on, in the same schema, and what the server wants once in a schema is the stage's."""
         ...
 
-    def swap(self, stage: Name, target: Name) -> None:
-        """Drop the target and give its name to the stage."""
+    def hold(self, table: Name) -> None:
+        """Until the end of the transaction nobody else writes the table, whether by dpone or not."""
+        ...
+
+    def cascades(self, table: Name) -> list[Name]:
+        """Tables whose rows a DELETE in this one would delete or change, itself among them if it refers to itself."""
         ...
 
     def close(self) -> None:

@@ -90,8 +90,7 @@ def full_refresh(db: Database, job: Job) -> Counts:
         if job.images is None:
             db.swap(job.stage, job.target)
         else:
-            job.images.keep_table(deleted)
-            db.rename(job.stage, job.target)
+            job.images.keep_table(job.stage, deleted)
         return Counts(inserted=job.rows, deleted=deleted)
     deleted = delete_all(db, job)
     return Counts(inserted=_insert(db, job), deleted=deleted)
