@@ -48,6 +48,7 @@ POSTGRES: dict[str, Any] = {
     "publication": "dpone",
     "lsn": "16/B374D848",
     "tables": {"shop.orders": 16384},
+    "commit": "00000016B374D810-0000030A-790000000000000",
 }
 
 
@@ -72,15 +73,15 @@ def test_the_json_of_an_offset_is_stable() -> None:
     assert offset.to_json() == POSTGRES
     position = offset.to_position(3).to_json()
     assert (position["kind"], position["epoch"], position["value"]) == (
-        "postgres_logical", 3, {"version": 1, "lsn": "16/B374D848", "tables": {"shop.orders": 16384}},
+        "postgres_logical", 3, {"version": 1, **{name: POSTGRES[name] for name in ("lsn", "tables", "commit")}},
     )  # fmt: skip
-    assert set(position["identity"]) == set(POSTGRES) - {"version", "backend", "lsn", "tables"}
+    assert set(position["identity"]) == set(POSTGRES) - {"version", "backend", "lsn", "tables", "commit"}
 
 
-def test_an_offset_from_before_tables_were_kept_is_read() -> None:
-    """An offset without the oids of tables is one that has seen none."""
-    offset = CDCOffset.from_json({name: value for name, value in POSTGRES.items() if name != "tables"})
-    assert offset.to_json() == {**POSTGRES, "tables": {}}
+def test_an_offset_from_before_tables_and_commit_were_kept_is_read() -> None:
+    """An offset without the oids of tables has seen none, and one without a commit is not held against any."""
+    offset = CDCOffset.from_json({k: v for k, v in POSTGRES.items() if k not in ("tables", "commit")})
+    assert offset.to_json() == {**POSTGRES, "tables": {}, "commit": ""}
 
 
 @pytest.mark.parametrize(

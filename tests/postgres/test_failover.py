@@ -162,3 +162,34 @@ def test_PG_17_a_backup_put_back_is_a_stop(
         change(source)
         assert code(run, pipeline) == 3
         assert dump(tmp_path) == before
+
+
+@pytest.mark.parametrize("idle", [False, True])
+def test_PG_17_a_backup_that_went_on_past_the_position_is_a_stop(
+    run: Run,  # noqa: F811
+    cluster: Cluster,
+    tmp_path: Path,
+    idle: bool,
+) -> None:
+    """As above, but its WAL has grown beyond the position with other changes, as that of a machine put back by its
+    snapshot may: the commit that was read last is not in it, and nothing is passed over in silence."""
+    cluster.new("data")
+    with cluster.started("data") as source:
+        begin_shop(source)
+        pipeline = lay(tmp_path, source, "sqlite")
+        assert code(run, pipeline) == 0
+    cluster.copy("data", "backup")
+    with cluster.started("data") as source:
+        change(source)
+        assert code(run, pipeline) == 0
+        if idle:
+            source.run("CREATE TABLE other (id int)", "INSERT INTO other VALUES (1)")
+            assert code(run, pipeline) == 0
+    with cluster.started("backup") as source:
+        change(source, 1)
+        source.run("INSERT INTO orders SELECT i, i, repeat('x', 2000) FROM generate_series(1000, 3000) AS i")
+        source.run("INSERT INTO bills VALUES (77, 1)")
+        before = dump(tmp_path)
+        for _ in range(2):
+            assert code(run, pipeline) == 3
+            assert dump(tmp_path) == before

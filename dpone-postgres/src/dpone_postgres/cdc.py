@@ -170,8 +170,10 @@ class PostgresLogicalReader:
             return self._snapshot(db, server, epoch)
         start = lsn_number(saved.lsn) if saved else slot.confirmed
         require_not_passed(slot, start, self._failed)
-        decoder = self._read(db, server, start, limit, dict(saved.tables) if saved else {})
+        decoder = self._read(db, server, start, limit, saved)
         self._require_kept(db, start, server)
+        if saved is not None and server.end > start:
+            slot.require_history(saved, decoder.met, self._failed)
         return self._window(server, start, decoder, epoch)
 
     def _snapshot(self, db: psycopg.Connection[Any], server: Server, epoch: int) -> ChangeWindow:
@@ -194,8 +196,14 @@ class PostgresLogicalReader:
         return ChangeWindow(position, ("", mark(point)), self._changed, True, proof, spool.changes, whole=True)
 
     def _read(
-        self, db: psycopg.Connection[Any], server: Server, start: int, limit: int | None, tables: dict[str, int]
+        self,
+        db: psycopg.Connection[Any],
+        server: Server,
+        start: int,
+        limit: int | None,
+        saved: PostgresLogicalOffset | None,
     ) -> Decoder:
+        tables, commit = (dict(saved.tables), saved.commit) if saved else ({}, "")
         known = {table.oid: table for table in published(db, self._publication, self._failed)}
         for table in known.values():
             if matches(table.name, self._wanted):
@@ -211,7 +219,7 @@ class PostgresLogicalReader:
         count = None if limit is None else limit + min(2 * limit, _MESSAGES)
         while True:
             spool = self._new_spool(server, mark(start))
-            decoder = Decoder(spool, start, server.end, limit, shape, dict(tables))
+            decoder = Decoder(spool, start, server.end, limit, shape, dict(tables), commit)
             fed = self._streamed if self._options.transport == "stream" else self._fed
             whole = server.end <= start or fed(decoder, server.end, count)
             if whole or decoder.over or decoder.end is not None:
@@ -267,7 +275,7 @@ class PostgresLogicalReader:
         end = decoder.end
         if end is None:  # no commit: up to the bound there was nothing
             end = start if decoder.over or server.border is None else max(server.border, start)
-        position = self._position(server, end, decoder.tables).to_position(epoch)
+        position = self._position(server, end, decoder.tables, decoder.commit).to_position(epoch)
         proof = f"slot {self._slot} read up to {lsn_text(end)}; the WAL was safe up to {lsn_text(server.end)}"
         if spool.filtered:
             proof += f"; {spool.filtered} changes had been delivered before"
@@ -287,10 +295,10 @@ class PostgresLogicalReader:
         self._spool = Spool(f"{server.system}/{server.database}", after)
         return self._spool
 
-    def _position(self, server: Server, lsn: int, tables: Mapping[str, int]) -> PostgresLogicalOffset:
+    def _position(self, server: Server, lsn: int, tables: Mapping[str, int], commit: str = "") -> PostgresLogicalOffset:
         return PostgresLogicalOffset(
             server.system, server.timeline, server.database, self._slot, PLUGIN, self._publication, lsn_text(lsn),
-            dict(tables),
+            dict(tables), commit,
         )  # fmt: skip
 
     # -- stops --------------------------------------------------------------------------------------------------

@@ -127,6 +127,15 @@ class _Transaction:
     xid: int
     seen: int = 0
 
+    @property
+    def mark(self) -> str:
+        return f"{mark(self.lsn)}-{self.xid:08X}"
+
+    @property
+    def told(self) -> str:
+        """With its time: another history may have a commit of the same number at the same place."""
+        return f"{self.mark}-{self.at}"
+
 
 @frozen
 class _Block:
@@ -158,6 +167,7 @@ class Decoder:
     limit   the window ends at the first commit after so many changes
     shape   a relation's shape; None: the table is not wanted. May ask the server
     tables  oids of the tables seen in earlier windows, by name; those of this one are added
+    commit  mark and time of the last commit taken, here or in an earlier window; ``met``: that of before came again
     """
 
     spool: Spool
@@ -166,6 +176,8 @@ class Decoder:
     limit: int | None
     shape: Callable[[Relation], Shape | None]
     tables: dict[str, int]
+    commit: str = ""
+    met: bool = False
     end: int | None = None  # of the last commit taken
     changes: int = 0
     over: bool = False  # nothing more may come in
@@ -199,7 +211,7 @@ class Decoder:
         total = np.cumsum(weight)
         number = np.cumsum(op == _BEGIN) - (0 if old else 1)
         base = np.array([*([-old.seen] if old else []), *total[begins].tolist()], np.int64)
-        marks = pa.array([f"{t.lsn:016X}-{t.xid:08X}" for t in transactions], pa.string())
+        marks = pa.array([t.mark for t in transactions], pa.string())
         stamps = pa.array(np.array([t.at for t in transactions], np.int64) + _EPOCH).cast(pa.timestamp("us", "UTC"))
         block = _Block(data, start, op, number, total - base[number], marks, stamps)
         last = self._taken(transactions, ends, total[commits] - base[: len(ends)])
@@ -220,6 +232,7 @@ class Decoder:
                 if end > self.after:
                     found = f"{lsn_text(self.after)} is in the midst of a commit"
                     raise StateError("resume the slot", found, "copy a position that 'dpone state history' shows")
+                self.met = self.met or transaction.told == self.commit
                 continue
             self.changes += int(sizes[i])
             if self.limit is not None and self.changes >= self.limit:
@@ -239,7 +252,7 @@ class Decoder:
             if whole is not None:
                 self.spool.commit()
                 if transactions[whole].lsn >= self.after:
-                    self.end = ends[whole]
+                    self.end, self.commit = ends[whole], transactions[whole].told
         if last == len(ends) and not self.over:
             low = int(commits[-1]) + 1 if len(commits) else 0
             for start, stop in self._cut(block, low, len(block.start)):

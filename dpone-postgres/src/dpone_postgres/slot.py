@@ -18,7 +18,7 @@ from dpone.errors import Category, ConfigError, Gap, IdentityChanged, SourceErro
 from dpone.position import Position
 from dpone_postgres.database import numbered
 from dpone_postgres.errors import failing
-from dpone_postgres.pgoutput import lsn_number, lsn_text
+from dpone_postgres.pgoutput import lsn_number, lsn_text, mark
 
 KIND = PostgresLogicalOffset.backend
 PLUGIN = "pgoutput"
@@ -111,6 +111,14 @@ class Slot:
             error = SourceError(failed, found, "let the other reader end; one slot serves one reader")
             error.category = Category.TRANSIENT
             raise error
+
+    def require_history(self, saved: PostgresLogicalOffset, met: bool, failed: str) -> None:
+        """PG-17: a slot that stands before the last commit that was read gives it once more. If it does not, the server
+        was put back to an earlier moment and has gone on from there: what it wrote since may be below the position.
+        Raises IdentityChanged."""
+        if saved.commit >= mark(self.confirmed) and saved.commit and not met:
+            found = f"the commit read last, before {saved.lsn}, is not in its WAL any more: the server was set back"
+            raise IdentityChanged(failed, found, ANEW)
 
 
 def require_position(
