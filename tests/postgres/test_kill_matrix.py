@@ -91,7 +91,7 @@ def test_a_run_killed_at_any_step_is_mended(run: Run, tmp_path: Path, target: Ta
     entry for the second load; nothing is left of the staging."""
     pipeline = lay(tmp_path, target, name)
     current = " WHERE __dpone__valid_to IS NULL" if name == "scd2" else ""
-    for step in STEPS:
+    for step in (*STEPS, "batch"):
         target.run(
             "DROP TABLE IF EXISTS source, orders, __dpone__loads, __dpone__staging, __dpone__parts, __dpone__state, "
             "__dpone__state_history, __dpone__locks, __dpone__columns",
