@@ -85,13 +85,19 @@ def soak(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def certify(session: nox.Session) -> None:
-    """The conformance kit over the built-in connectors, its evidence, and what that certifies."""
+    """The conformance kit over the built-in connectors and PostgreSQL, its evidence, and what that certifies."""
     install_all(session)
     evidence = session.create_tmp() + "/evidence"
     shutil.rmtree(evidence, ignore_errors=True)
-    session.run("pytest", "tests/testing/test_kit.py", "--dpone-evidence", evidence, *session.posargs)
-    built_in = [word for name in ("file", "file_changelog", "sqlite") for word in ("--connector", name)]
-    session.run("dpone", "certify", "--evidence", evidence, *built_in, "--require", "certified")
+    recorded = ("--dpone-evidence", evidence, *session.posargs)
+    session.run("pytest", "tests/testing/test_kit.py", *recorded)
+    for programs in postgres_servers():
+        session.run(
+            "pytest", "tests/postgres/kit", "-m", "postgres", *recorded, env={"DPONE_TEST_POSTGRES_PROGRAMS": programs}
+        )
+    names = ("file", "file_changelog", "sqlite", "postgres", "postgres_logical")
+    wanted = [word for name in names for word in ("--connector", name)]
+    session.run("dpone", "certify", "--evidence", evidence, *wanted, "--require", "certified")
 
 
 @nox.session(default=False)
@@ -114,12 +120,22 @@ def example(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def postgres(session: nox.Session) -> None:
-    """The PostgreSQL connector on real servers: that of the wheel, and those the system has installed."""
+    """The PostgreSQL connector on real servers; its conformance kit is run by ``certify``."""
     install_all(session)
-    session.run("pytest", "tests/postgres", "-m", "postgres or not crash", *session.posargs)
-    for folder in sorted(Path("/usr/lib/postgresql").glob("*/bin")):
-        wanted = {"DPONE_TEST_POSTGRES_PROGRAMS": f"system {folder.parent.name}"}
-        session.run("pytest", "tests/postgres", "-m", "postgres", *session.posargs, env=wanted)
+    for n, programs in enumerate(postgres_servers()):
+        marks = "postgres" if n else "postgres or not crash"
+        session.run(
+            "pytest", "tests/postgres", "--ignore=tests/postgres/kit", "-m", marks, *session.posargs,
+            env={"DPONE_TEST_POSTGRES_PROGRAMS": programs},
+        )  # fmt: skip
+
+
+def postgres_servers() -> list[str]:
+    """As DPONE_TEST_POSTGRES_PROGRAMS: that of the wheel, and those the system has installed; or the one server that
+    DPONE_TEST_POSTGRES_URL names."""
+    if os.environ.get("DPONE_TEST_POSTGRES_URL"):
+        return [""]
+    return ["", *(f"system {folder.parent.name}" for folder in sorted(Path("/usr/lib/postgresql").glob("*/bin")))]
 
 
 @nox.session(default=False)

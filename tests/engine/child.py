@@ -8,8 +8,8 @@ A job is JSON: ``pipeline``, ``options`` of dpone.engine.run, ``signal`` (KILL),
     step, nth       the nth time an event of that step is told
     call            before the nth call that changes the disk (rename, replace, fsync, unlink)
     statement       before the nth SQL statement
-    execute         before the nth statement of SqliteDatabase; for signals that Python handles: what a handler raises
-                    inside a callback of SQLite is lost
+    execute         before the nth statement of SqliteDatabase (or of PostgresDatabase, where that is imported); for
+                    signals that Python handles: what a handler raises inside a callback of SQLite is lost
     ops             after that many virtual machine instructions of SQLite
     undo            stream and load id: take that load back instead of running; these four are counted from its start
     since, until    the steps between which these four are counted (commit_started, committed)
@@ -115,6 +115,17 @@ class Trap:
             return real(db, sql, parameters)
 
         SqliteDatabase.execute = execute  # type: ignore[method-assign]
+        if postgres := sys.modules.get("dpone_postgres.database"):
+            self._watch_postgres(postgres.PostgresDatabase)
+
+    def _watch_postgres(self, database: Any) -> None:
+        real = database._run
+
+        def run(db: Any, sql: str, parameters: Any) -> Any:
+            self._tick(self.job.get("execute"))
+            return real(db, sql, parameters)
+
+        database._run = run
 
     def _tick(self, limit: int | None) -> None:
         if self.armed:

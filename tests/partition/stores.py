@@ -1,4 +1,4 @@
-"""The two stores, and a manifest to put into them."""
+"""The stores, and a manifest to put into them."""
 
 from __future__ import annotations
 
@@ -16,9 +16,20 @@ KINDS = ("json", "sqlite")
 
 
 def store(kind: str, folder: Path) -> PartitionManifestStore:
+    """``kind``: one of KINDS, or ``postgres URL SCHEMA``."""
+    if kind.startswith("postgres "):
+        return _postgres(*kind.split()[1:])
     if kind == "json":
         return JsonPartitionManifestStore(folder / "manifests")
     return SqliteState(StateSpec("sqlite", Secret(f"sqlite:///{folder / 'state.db'}"), base=folder)).partitions()
+
+
+def _postgres(url: str, schema: str) -> PartitionManifestStore:
+    from dpone_postgres.config import PostgresStateOptions
+    from dpone_postgres.state import PostgresState
+
+    options = PostgresStateOptions(schema=schema)
+    return PostgresState(StateSpec("postgres", Secret(url), options=options)).partitions()
 
 
 def manifest(count: int = 3, **changes: object) -> PartitionManifest:

@@ -55,6 +55,21 @@ def test_a_manifest_is_kept_whole(manifests: PartitionManifestStore, kind: str, 
     assert manifests.load(KEY) is None
 
 
+def test_a_manifest_is_read_whole(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is replaced while another process reads it is the old one or the new one, not half of each."""
+    old, new, real = manifest(3), manifest(2, load_id="L2"), partition._select
+    store(kind, tmp_path).create(old)
+    replacing = iter([lambda: store(kind, tmp_path).create(new)])
+
+    def select(*args: Any) -> list[tuple[Any, ...]]:
+        found = real(*args)
+        next(replacing, lambda: None)()
+        return found
+
+    monkeypatch.setattr(partition, "_select", select)
+    assert store(kind, tmp_path).load(KEY) == (old if kind == "json" else new)  # a file is replaced in one step
+
+
 def test_the_way_of_a_partition(manifests: PartitionManifestStore) -> None:
     """pending, running, success: with its owner while it runs, and its rows, bytes, file and checksum afterwards."""
     manifests.create(manifest())

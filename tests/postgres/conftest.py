@@ -21,11 +21,10 @@ _numbers = count(1)
 
 
 def _given(url: str) -> Server:
-    told = conninfo_to_dict(url)
-    return Server(
-        str(told.get("host", "127.0.0.1")), int(told.get("port") or 5432), str(told.get("user", "postgres")),
-        str(told.get("password") or ""), str(told.get("dbname", "postgres")),
-    )  # fmt: skip
+    told = {name: str(value) for name, value in conninfo_to_dict(url).items()}
+    host, port = told.pop("host", "127.0.0.1"), int(told.pop("port", 0) or 5432)
+    user, password = told.pop("user", "postgres"), told.pop("password", "")
+    return Server(host, port, user, password, told.pop("dbname", "postgres"), told)
 
 
 @pytest.fixture(scope="session")
@@ -73,8 +72,9 @@ def source(postgres: Server, schema: str) -> Iterator[ChangeSource]:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What needs a server has a session of its own; ``test_smoke`` is in every run."""
     for item in items:
-        here = item.path.parent == Path(__file__).parent and item.path.name != "test_smoke.py"
-        if here and "postgres" in getattr(item, "fixturenames", ()):
+        here = Path(__file__).parent in item.path.parents and item.path.name != "test_smoke.py"
+        long = item.get_closest_marker("crash") is not None  # has a session of its own, too
+        if here and not long and "postgres" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.postgres)
 
 

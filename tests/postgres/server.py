@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, urlencode
 
 import psycopg
 from attrs import field, frozen
@@ -39,13 +40,14 @@ def free_port() -> int:
 
 @frozen
 class Server:
-    """A running server, as its superuser sees it. ``url`` has no database."""
+    """A running server, as its superuser sees it. ``parameters``: libpq's others, ``sslmode`` and the like."""
 
     host: str
     port: int
     user: str = "postgres"
     password: str = ""
     database: str = "postgres"
+    parameters: Mapping[str, str] = field(factory=dict)
     process: Any = field(default=None, eq=False)
     data: Path | None = None
     programs: Path | None = None
@@ -55,8 +57,9 @@ class Server:
         return self.at(self.port)
 
     def at(self, port: int) -> str:
-        secret = f":{self.password}" if self.password else ""
-        return f"postgres://{self.user}{secret}@{self.host}:{port}/{self.database}"
+        secret = f":{quote(self.password, '')}" if self.password else ""
+        more = f"?{urlencode(self.parameters, quote_via=quote)}" if self.parameters else ""
+        return f"postgres://{quote(self.user, '')}{secret}@{self.host}:{port}/{quote(self.database, '')}{more}"
 
     def connect(self, **more: Any) -> psycopg.Connection[Any]:
         return psycopg.connect(self.url, autocommit=True, **more)
@@ -100,7 +103,7 @@ def prepare(programs: Path, data: Path, *options: str) -> None:
 
 
 def start(programs: Path, data: Path, **settings: str) -> Server:
-    port = free_port()
+    port = int(settings.get("port") or free_port())
     given = {
         "listen_addresses": "127.0.0.1",
         "port": port,

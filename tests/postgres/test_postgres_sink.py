@@ -435,8 +435,7 @@ def test_an_update_and_an_insert_without_a_unique_index_keep_others_out(target: 
     target.run("CREATE TABLE orders (id bigint, v text)", "INSERT INTO orders VALUES (1, 'a'), (2, 'b')")
     target.load(table(2, 3, "c"), MERGE, lineage=Lineage(False))
     assert target.rows("id, v", "id") == [(1, "a"), (2, "c"), (3, "c")]
-    with closing(target.sink(MERGE, lineage=Lineage(False))) as sink:
-        sink._db.locks_target = True
+    with closing(target.sink(MERGE, lineage=Lineage(False))) as sink, sink._db.committing([sink._target]):
         sink._db.begin("x")
         assert not sink._db.unique(sink._target, ["id"])
         held = "SELECT mode FROM pg_locks WHERE relation = 'orders'::regclass AND mode = 'ShareRowExclusiveLock'"

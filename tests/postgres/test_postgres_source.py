@@ -59,6 +59,11 @@ def test_a_query_and_a_view(target: Target) -> None:
     assert replace(target, table="seen").read().column("twice").to_pylist() == ["3.000", None]
 
 
+def test_a_query_may_end_with_a_comment(target: Target) -> None:
+    """What dpone puts behind a query is not part of its last line's comment."""
+    assert target.read(query="SELECT 1 AS a -- one").to_pylist() == [{"a": 1}]
+
+
 @pytest.mark.parametrize(
     "query", ["", "SELEC 1", "SELECT 1 AS a, 2 AS a", "DELETE FROM pg_class", "SELECT nextval('nothing')"]
 )

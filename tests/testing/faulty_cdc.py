@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from attrs import evolve
 from tests.testing.faulty import Mapped, column, fails
 
 from dpone import changes
@@ -57,6 +58,27 @@ class BeginsAgain(FileChangeLog):
 class KnowsNoLimit(FileChangeLog):
     def window(self, after: Any, limit: Any) -> Any:
         return super().window(after, None)
+
+
+@fails("a_limit_cuts_between_transactions")
+class SaysThatItHasCaughtUp(FileChangeLog):
+    def window(self, after: Any, limit: Any) -> Any:
+        return evolve(super().window(after, limit), caught_up=True)
+
+
+@fails("a_limit_cuts_between_transactions")
+class NeverCatchesUp(FileChangeLog):
+    def window(self, after: Any, limit: Any) -> Any:
+        return evolve(super().window(after, limit), caught_up=False)
+
+
+@fails("resume_is_strictly_after")
+class ForgetsWhereItEnded(FileChangeLog):
+    """A window without changes says that it begins nowhere."""
+
+    def window(self, after: Any, limit: Any) -> Any:
+        window = super().window(after, limit)
+        return window if window.tables else evolve(window, commits=("", window.commits[1]))
 
 
 @fails("many_tables_share_one_order")

@@ -560,7 +560,7 @@ def no_partition(id: str) -> ConfigError:
     return ConfigError("change a partition", f"no partition {id!r}", "see 'dpone partitions show' for their ids")
 
 
-_HEADS, _ROWS = Name(("__dpone__manifests",)), Name(("__dpone__partitions",))
+_HEADS = Name(("__dpone__manifests",))
 _HEAD = pa.schema([("key", pa.string()), ("manifest", pa.string())])
 _COUNTS = ("rows_extracted", "rows_loaded", "bytes", "attempts")
 _ROW = pa.schema(
@@ -571,56 +571,59 @@ _ROW = pa.schema(
 
 class SqlPartitionManifestStore(PartitionManifestStore):
     """In the tables ``__dpone__manifests`` and ``__dpone__partitions`` of any database that has a ``Database``; one row
-    per partition, so that a claim touches one. ``connect`` gives a connection for one call."""
+    per partition, so that a claim touches one. ``connect`` gives a connection for one call, ``heads`` is the first of
+    the tables, which the second stands beside."""
 
-    def __init__(self, connect: Callable[[], AbstractContextManager[Database]]) -> None:
-        self._connect = connect
+    def __init__(self, connect: Callable[[], AbstractContextManager[Database]], heads: Name = _HEADS) -> None:
+        self._connect, self._heads, self._rows = connect, heads, heads.sibling("__dpone__partitions")
 
     def load(self, key: str) -> PartitionManifest | None:
         with self._connected() as db:
-            if db.schema(_HEADS) is None:
+            if db.schema(self._heads) is None:
                 return None
-            heads = _select(db, _HEADS, ("manifest",), {"key": key})
-            rows = sorted(_select(db, _ROWS, tuple(_ROW.names), {"key": key}), key=lambda row: int(row[1]))
+            heads: list[tuple[Any, ...]] | None = None
+            rows: list[tuple[Any, ...]] = []
+            while heads != (again := _select(db, self._heads, ("manifest",), {"key": key})):  # else it was replaced
+                heads, rows = again, _select(db, self._rows, tuple(_ROW.names), {"key": key})
         if not heads:
             return None
         try:
             head = json.loads(heads[0][0])
-            data = [_row_to_json(row) for row in rows]
+            data = [_row_to_json(row) for row in sorted(rows, key=lambda row: int(row[1]))]
             return PartitionManifest.from_json({**head, "partitions": data})
         except (TypeError, ValueError) as error:
             raise damaged(f"{type(error).__name__}: {error}") from error
 
     def create(self, manifest: PartitionManifest) -> None:
         with self._writing(manifest.key) as db:
-            for table, schema, key in ((_HEADS, _HEAD, ("key",)), (_ROWS, _ROW, ("key", "id"))):
+            for table, schema, key in ((self._heads, _HEAD, ("key",)), (self._rows, _ROW, ("key", "id"))):
                 if db.schema(table) is None:
                     db.execute(db.dialect.create_table(table, schema, key))
                 _delete(db, table, manifest.key)
-            _insert(db, _HEADS, _HEAD, (manifest.key, json.dumps(manifest.head_to_json(), sort_keys=True)))
+            _insert(db, self._heads, _HEAD, (manifest.key, json.dumps(manifest.head_to_json(), sort_keys=True)))
             for i, one in enumerate(manifest.partitions):
-                _insert(db, _ROWS, _ROW, (manifest.key, i, *_values(one)))
+                _insert(db, self._rows, _ROW, (manifest.key, i, *_values(one)))
 
     def forget(self, key: str) -> None:
         with self._writing(key) as db:
-            for table in (_HEADS, _ROWS):
+            for table in (self._heads, self._rows):
                 if db.schema(table) is not None:
                     _delete(db, table, key)
 
     def change_all(self, key: str, steps: Steps) -> list[Partition]:
         with self._writing(key) as db:
-            if db.schema(_ROWS) is None or not _select(db, _HEADS, ("key",), {"key": key}):
+            if db.schema(self._rows) is None or not _select(db, self._heads, ("key",), {"key": key}):
                 raise no_manifest(key)
             return [self._change(db, key, id, step) for id, step in steps]
 
     def _change(self, db: Database, key: str, id: str, step: Callable[[Partition], Partition]) -> Partition:
-        found = _select(db, _ROWS, tuple(_ROW.names), {"key": key, "id": id})
+        found = _select(db, self._rows, tuple(_ROW.names), {"key": key, "id": id})
         if not found:
             raise no_partition(id)
         one, d = step(_partition(found[0])), db.dialect
         sets = ", ".join(f"{d.quote(name)} = {d.placeholder}" for name in _NAMES)
         mine = " AND ".join(f"{d.quote(name)} = {d.placeholder}" for name in ("key", "id"))
-        db.execute(f"UPDATE {d.name(_ROWS)} SET {sets} WHERE {mine}", (*_values(one), key, id))
+        db.execute(f"UPDATE {d.name(self._rows)} SET {sets} WHERE {mine}", (*_values(one), key, id))
         return one
 
     @contextmanager

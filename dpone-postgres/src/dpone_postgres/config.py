@@ -64,7 +64,8 @@ class PostgresSinkOptions(SinkOptions):
 
 @frozen
 class PostgresStateOptions(StateOptions):
-    """schema: where the tables of the state are, ``__dpone__state``, ``__dpone__state_history``, ``__dpone__locks``."""
+    """schema: where the tables of the state are, ``__dpone__state``, ``__dpone__state_history``, ``__dpone__locks``,
+    and ``__dpone__manifests`` and ``__dpone__partitions`` of loads in parts."""
 
     schema: str = "public"
     lock_timeout: float = field(default=60.0, validator=ge(0))

@@ -11,6 +11,7 @@ from typing import Any
 
 import psycopg
 import pyarrow as pa
+from attrs import define
 
 from dpone.errors import ConfigError, DataError, SinkError
 from dpone.evolution import Stored
@@ -86,6 +87,15 @@ class PostgresDialect(Dialect):
         return f"{into} {rows} ON CONFLICT ({self.columns(key)}) DO UPDATE SET {sets} WHERE {met} AND {differs}"
 
 
+@define
+class _Session:
+    """One connection, whichever targets are written over it. ``locked``: those that every transaction locks, which is
+    while a load is committed."""
+
+    db: psycopg.Connection[Any] | None = None
+    locked: tuple[Name, ...] = ()
+
+
 class PostgresDatabase:
     """``dpone.sql.dialect.Database``. Connected when first used. A connection that was lost stays lost: what this
     transaction or staging relied on went with it, and the engine begins anew."""
@@ -93,14 +103,13 @@ class PostgresDatabase:
     def __init__(self, given: Mapping[str, str], options: PostgresSinkOptions, target: Name) -> None:
         self.dialect: Dialect = PostgresDialect()
         self._given, self._options, self._target = given, options, target
-        self._db: psycopg.Connection[Any] | None = None
-        self.locks_target = False  # while a load is committed
+        self._session = _Session()
         self.unlogged = False  # staging that nobody would go on with after a crash
         self._among = False  # one of several connections that stage at once
         self._idle: deque[PostgresDatabase] = deque()
 
     @contextmanager
-    def beside(self) -> Iterator[PostgresDatabase]:
+    def another(self) -> Iterator[PostgresDatabase]:
         """Another connection, to stage a part while others stage theirs, from any thread. They share the lock of the
         load, which keeps out whoever wants it alone, and leave the shape of the staging as it is."""
         try:
@@ -115,46 +124,68 @@ class PostgresDatabase:
             raise
         self._idle.append(other)
 
+    def beside(self, target: Name) -> PostgresDatabase:
+        """The same for another target, over the same connection."""
+        other = type(self)(self._given, self._options, target)
+        other._session = self._session
+        return other
+
     @property
     def where(self) -> str:
         return where(self._given)
 
     def connection(self) -> psycopg.Connection[Any]:
-        if self._db is None:
+        if self._session.db is None:
             options = self._options
-            self._db = connect(
+            self._session.db = connect(
                 self._given, SinkError, lock_timeout=options.lock_timeout, statement_timeout=options.statement_timeout
             )
-        return self._db
+        return self._session.db
 
     def close(self) -> None:
         while self._idle:
             self._idle.pop().close()
-        if self._db is not None:
-            self._db.close()
-            self._db = None
+        if self._session.db is not None:
+            self._session.db.close()
+            self._session.db = None
 
     # ---- transactions
 
+    @contextmanager
+    def committing(self, targets: Iterable[Name]) -> Iterator[None]:
+        """Transactions of this block lock the targets: writers of other keys wait for them instead of meeting row by
+        row. In an order that is the same for every load, so that of two which share targets none waits for the
+        other's."""
+        self._session.locked = tuple(sorted({*targets}, key=lambda name: name.parts))
+        try:
+            yield
+        finally:
+            self._session.locked = ()
+
     def begin(self, lock: str) -> None:
-        """READ COMMITTED, so that each statement sees what was committed before the lock was given. A commit locks the
-        target too: writers of other keys wait for it instead of meeting row by row."""
+        """READ COMMITTED, so that each statement sees what was committed before the locks were given. That of the key
+        comes first; nobody asks for one while holding a target."""
         self.execute("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE")
+        for text in (lock, *(f"target {target}" for target in self._session.locked)):
+            self.lock(text)
+
+    def lock(self, text: str) -> None:
+        """Until the end of the transaction."""
         how = "pg_advisory_xact_lock_shared" if self._among else "pg_advisory_xact_lock"
-        for text in (lock, f"target {self._target}") if self.locks_target else (lock,):
-            self.rows(f"SELECT pg_catalog.{how}(pg_catalog.hashtextextended({_HOLE}, 0))", (text,))
+        self.rows(f"SELECT pg_catalog.{how}(pg_catalog.hashtextextended({_HOLE}, 0))", (text,))
 
     def commit(self) -> None:
         self.execute("COMMIT")
 
     def rollback(self) -> None:
-        if self._db is None or self._db.closed:
+        db = self._session.db
+        if db is None or db.closed:
             return
-        if self._db.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
+        if db.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
             try:
                 self.execute("ROLLBACK")
             except SinkError:  # the connection is lost, and the transaction with it
-                self._db.close()
+                db.close()
 
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> int:
         with self._failing():
@@ -315,7 +346,7 @@ class PostgresDatabase:
             f"AND i.indpred IS NULL AND i.indexprs IS NULL AND i.indrelid = {_HOLE}"
         )
         found = any({*names} == {*key} for (names,) in self.rows(sql, (self.oid(table),)))
-        if not found and self.locks_target:
+        if not found and self._session.locked:
             self.execute(f"LOCK TABLE {self.dialect.name(table)} IN SHARE ROW EXCLUSIVE MODE")
         return found
 

@@ -28,8 +28,8 @@ def dpone_sources() -> list[Connector]:
 @hookimpl
 def dpone_sinks() -> list[Connector]:
     strategies = ("full_refresh", "append", "merge", "replace", "partition_replace", "snapshot_diff", "scd2")
-    rows = ("exactly_once", "schema_evolution", "lineage", "resume", "parallel_stage", "native_stream")
-    supported = (*strategies, "cdc_apply", *rows)
+    loads = ("exactly_once", "schema_evolution", "lineage", "resume", "native_stream", "many_tables", "parallel_stage")
+    supported = (*strategies, "cdc_apply", *loads)
     return [
         Connector(
             "postgres",
@@ -50,7 +50,7 @@ def dpone_state_backends() -> list[Connector]:
             "postgres",
             f"{_HERE}.state:PostgresState",
             f"{_HERE}.config:PostgresStateOptions",
-            declare("state", ("compare_and_set", "history", "lock")),
+            declare("state", ("compare_and_set", "history", "lock", "partitions")),
             takes=("connection",),
             errors=_ERRORS,
         ),

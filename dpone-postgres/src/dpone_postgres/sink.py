@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 
 from dpone.contract import Entry, Finding, Load, Part, Receipt, Staged, Stream, Writer
-from dpone.errors import DataError, DponeError, SinkError
+from dpone.errors import Category, DataError, DponeError, SinkError
 from dpone.pipeline import SinkSpec
 from dpone.position import Position
 from dpone.prefetch import prefetch
@@ -43,6 +43,13 @@ def retried(work: Callable[[], T]) -> T:
     return work()
 
 
+def _rivalled(failed: str, found: str) -> SinkError:
+    """Two runs without a common lease; the next attempt meets what the other has left."""
+    told = SinkError(failed, found, "run again, and give all runs of a stream one state, whose lease keeps them apart")
+    told.category = Category.TRANSIENT
+    return told
+
+
 class PostgresSink(SqlSink):
     """``contract.Sink``."""
 
@@ -72,7 +79,13 @@ class PostgresSink(SqlSink):
         return pa.schema([f if types.native(f) in known else f.remove_metadata() for f in schema])
 
     def apply(self, ddl: Sequence[str]) -> None:
-        retried(lambda: SqlSink.apply(self, ddl))
+        try:
+            retried(lambda: SqlSink.apply(self, ddl))
+        except SinkError as error:
+            if sqlstate(error) not in ("42P07", "42701"):  # duplicate_table, duplicate_column
+                raise
+            found = f"another run was at it at the same time: {error.found}"
+            raise _rivalled(error.failed, found) from error.__cause__
 
     def open(self, load: Load) -> PostgresWriter:
         if load.schema is not None and load.strategy.mode == "full_refresh":
@@ -86,6 +99,12 @@ class PostgresSink(SqlSink):
         writer = PostgresWriter(self._db, self._target, load, stage, lineage)
         retried(writer.prepare)
         return writer
+
+    def beside(self, spec: SinkSpec) -> PostgresSink:
+        """``contract.ManyTables``."""
+        sink = type(self)(spec)
+        sink._db = self._db.beside(sink._target)
+        return sink
 
     def _require_swappable(self) -> None:
         if self._options.full_refresh == "swap" and (hanging := self._db.hanging(self._target)):
@@ -126,7 +145,7 @@ class PostgresWriter(SqlWriter):
     def stage(self, part: Part, stream: Stream) -> Staged:
         if not self._several:
             return self._stage_part(part, stream)
-        with self._db.beside() as db:
+        with self._db.another() as db:
             return PostgresWriter(db, self._target, self._load, self._stage, self._lineage)._stage_part(part, stream)
 
     def _stage_part(self, part: Part, stream: Stream) -> Staged:
@@ -141,6 +160,11 @@ class PostgresWriter(SqlWriter):
             if sqlstate(error) == "23505":
                 raise repeated_keys(self._target, self._load.strategy, "some rows") from error
             raise
+        except SinkError as error:
+            if sqlstate(error) != "42P01":  # undefined_table
+                raise
+            found = "the staging is gone: another run of the same stream swept it"
+            raise _rivalled(f"load {self._target}", found) from error.__cause__
 
     def _constants(self, stage: Stage) -> dict[str, Any]:
         """Lineage: the same in every row of the load."""
@@ -176,8 +200,6 @@ class PostgresWriter(SqlWriter):
         return super()._job(stage)
 
     def commit(self, after: Entry | None, position: Position, also: Sequence[Writer] = ()) -> Receipt:
-        self._db.locks_target = True
-        try:
+        writers = [writer for writer in (self, *also) if isinstance(writer, SqlWriter)]
+        with self._db.committing(writer._target for writer in writers):
             return retried(lambda: SqlWriter.commit(self, after, position, also))
-        finally:
-            self._db.locks_target = False

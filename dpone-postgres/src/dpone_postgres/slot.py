@@ -117,11 +117,12 @@ def require_position(
     """PG-17: the position is of this very stream. Raises IdentityChanged, Gap."""
     if after.kind != KIND:
         raise IdentityChanged(failed, f"the position is of {after.kind}, not of {KIND}", ANEW)
-    saved = PostgresLogicalOffset.from_position(after)
-    was, is_ = (dict(one.to_position().identity) for one in (saved, mine))
-    if changed := [f"{name} was {was[name]}, is {is_[name]}" for name in is_ if was[name] != is_[name]]:
+    was, is_ = after.identity, mine.to_position().identity
+    names = [name for name in {**is_, **was} if was.get(name) != is_.get(name)]
+    if changed := [f"{name} was {was.get(name)}, is {is_.get(name)}" for name in names]:
         todo = "connect to the server of before; if this one took its place, " + ANEW
         raise IdentityChanged(failed, ", ".join(changed), todo)
+    saved = PostgresLogicalOffset.from_position(after)
     if server.end < lsn_number(saved.lsn):
         found = f"the server's WAL ends at {lsn_text(server.end)}, before the position {saved.lsn}: it was set back"
         raise IdentityChanged(failed, found, ANEW)

@@ -13,11 +13,13 @@ from attrs import frozen
 
 from dpone.contract import Finding, Versioned
 from dpone.errors import Busy, ConfigError, Conflict, DponeError, StateError
+from dpone.partition import SqlPartitionManifestStore
 from dpone.pipeline import StateSpec
 from dpone.process import Process
-from dpone_postgres.config import PostgresStateOptions
+from dpone.schema import Name
+from dpone_postgres.config import PostgresSinkOptions, PostgresStateOptions
 from dpone_postgres.connect import connect, parameters, where
-from dpone_postgres.database import PostgresDialect, numbered
+from dpone_postgres.database import PostgresDatabase, PostgresDialect, numbered
 from dpone_postgres.errors import failing
 
 HISTORY = 50
@@ -98,6 +100,20 @@ class PostgresState:
     @contextmanager
     def lock(self, key: str, ttl: float) -> Iterator[PostgresLease]:
         lease = PostgresLease(self, key, ttl, secrets.token_hex(8))
+        try:
+            self._take(lease)
+        except Busy:
+            raise
+        except StateError:
+            self._release(lease)  # the answer to its COMMIT may be what was lost: our own lease would keep us out
+            raise
+        try:
+            yield lease
+        finally:
+            self._release(lease)
+
+    def _take(self, lease: PostgresLease) -> None:
+        key = lease.key
         with self._writing("lock the stream", key) as db:
             left = "extract(epoch FROM expires - clock_timestamp())::float8"
             sql = f"SELECT host, machine, pid, started, {left} FROM {self._locks} WHERE key = \0"
@@ -108,14 +124,16 @@ class PostgresState:
                     raise Busy(f"lock {key}", held, "let that run finish; a dead one is replaced when its lease ends")
             _run(db, f"DELETE FROM {self._locks} WHERE key = \0", [key])
             me, until = Process.this(), "clock_timestamp() + \0 * interval '1 second'"
-            row = [key, lease.owner, me.host, me.machine, me.pid, me.started, float(ttl)]
+            row = [key, lease.owner, me.host, me.machine, me.pid, me.started, float(lease.ttl)]
             _run(db, f"INSERT INTO {self._locks} VALUES (\0, \0, \0, \0, \0, \0, {until})", row)
-        try:
-            yield lease
-        finally:
-            # Suppressed: what the run did stands, and the lease ends by itself.
-            with suppress(StateError), self._writing("release the lock", key) as db:
-                _run(db, f"DELETE FROM {self._locks} WHERE key = \0 AND owner = \0", [key, lease.owner])
+
+    def _release(self, lease: PostgresLease) -> None:
+        """Tried twice, then left: what the run did stands, and the lease ends by itself."""
+        for _ in range(2):
+            with suppress(StateError):
+                with self._writing("release the lock", lease.key) as db:
+                    _run(db, f"DELETE FROM {self._locks} WHERE key = \0 AND owner = \0", [lease.key, lease.owner])
+                return
 
     def extend(self, lease: PostgresLease) -> None:
         with self._writing("renew the lease", lease.key) as db:
@@ -124,6 +142,12 @@ class PostgresState:
             if not _run(db, sql, [float(lease.ttl), lease.key, lease.owner]).rowcount:
                 found = f"another runner has taken over {lease.key}"
                 raise Conflict("renew the lease", found, "nothing to do; this run stops and writes nothing more")
+
+    def partitions(self) -> SqlPartitionManifestStore:
+        """In the same schema."""
+        heads = Name((self._schema, "__dpone__manifests"))
+        options = PostgresSinkOptions(lock_timeout=self._timeout)
+        return SqlPartitionManifestStore(lambda: closing(_Manifests(self._given, options, heads)), heads)
 
     def close(self) -> None:
         """Nothing is held between calls."""
@@ -161,6 +185,15 @@ class PostgresState:
     def _row(self, db: psycopg.Connection[Any], key: str) -> tuple[int, str | None, Any] | None:
         found = _rows(db, f"SELECT version, value, saved_at FROM {self._state} WHERE key = \0", [key])
         return (found[0][0], found[0][1], found[0][2]) if found else None
+
+
+class _Manifests(PostgresDatabase):
+    def begin(self, lock: str) -> None:
+        """A lock of its own: a sink in the same database holds that of the key while it stages. Where the tables are
+        still to be made, one runner makes them."""
+        super().begin(f"partitions {lock}")
+        if self.oid(self._target) is None:
+            self.lock(f"tables of partitions {self._target.parts[0]}")
 
 
 @frozen

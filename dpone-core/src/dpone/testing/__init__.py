@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dpone.testing.cases import case
-    from dpone.testing.cdc import CDCContract, Change
-    from dpone.testing.harness import Harness
+    from dpone.testing.cdc import CDCContract
+    from dpone.testing.harness import Change, Harness
     from dpone.testing.route import RouteContract
     from dpone.testing.sink import SinkContract
     from dpone.testing.source import SourceContract
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "CDCContract": "cdc",
-    "Change": "cdc",
+    "Change": "harness",
     "Harness": "harness",
     "RouteContract": "route",
     "SinkContract": "sink",

@@ -18,8 +18,7 @@ from dpone.pipeline import Incremental, SinkSpec, SourceSpec, StateSpec
 from dpone.schema import Name
 from dpone.secret import Secret
 from dpone.strategy import Strategy
-from dpone.testing.cdc import Change
-from dpone.testing.harness import TABLE, Harness
+from dpone.testing.harness import TABLE, Change, Harness
 
 _DECLARED = {
     pa.bool_(): "BOOLEAN", pa.int64(): "INTEGER", pa.float64(): "REAL", pa.string(): "TEXT", pa.binary(): "BLOB",
@@ -63,7 +62,7 @@ class SqliteHarness(Harness):
         self._run(f"UPDATE {_quoted(table)} SET name = 'disturbed' WHERE rowid = 1")
 
     def query(self, table: str = TABLE) -> str:
-        return f"SELECT * FROM {_quoted(table)}"
+        return f"SELECT * FROM {_quoted(table)} -- all of it"
 
     def sink(self, strategy: Strategy, table: str = TABLE, **options: Any) -> SinkSpec:
         return SinkSpec("sqlite", strategy, self._connection, Name((table,)), options=self.options("sink", **options))

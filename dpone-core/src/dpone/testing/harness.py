@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import pyarrow as pa
-from attrs import evolve
+from attrs import evolve, field, frozen
 
 from dpone.capability import Role, Support
 from dpone.plugins import Plugins, discover, lacking, resolve
@@ -17,9 +17,19 @@ if TYPE_CHECKING:
     from dpone.contract import Stream
     from dpone.pipeline import Incremental, SinkSpec, SourceSpec, StateSpec
     from dpone.strategy import Strategy
-    from dpone.testing.cdc import Change
 
 TABLE = "orders"
+
+
+@frozen
+class Change:
+    """One change of one row of ``table`` by its key ``id``. ``row``: the columns it sets. ``key``: the row's ``id``
+    before, for update and delete. A column in ``row`` that the table does not have is added to it first."""
+
+    operation: Literal["insert", "update", "delete", "truncate"]
+    row: Mapping[str, Any] = field(factory=dict)
+    key: int | None = None
+    table: str = TABLE
 
 
 class Harness:
