@@ -28,7 +28,8 @@ from dpone.schema import Name
 from dpone.secret import Secret
 from dpone_postgres.cdc import PostgresLogicalReader
 from dpone_postgres.config import PostgresSourceOptions
-options = PostgresSourceOptions(Incremental(by="cdc"), slot="copied", publication="p", initial="none")
+options = PostgresSourceOptions(Incremental(by="cdc"), slot="copied", publication="p", initial="none",
+                                transport=sys.argv[3])
 spec = SourceSpec("postgres", Secret(sys.argv[1]), Name(("public", "source")), options=options)
 with closing(PostgresLogicalReader(spec)) as reader:
     window, rows = reader.window(None, None), 0
@@ -41,7 +42,7 @@ _PIPELINE = """\
 pipeline: b
 source:
   {{type: postgres, connection: '{source}', table: source,
-   options: {{incremental: {{by: cdc}}, slot: copied, publication: p, initial: none}}}}
+   options: {{incremental: {{by: cdc}}, slot: copied, publication: p, initial: none, transport: {transport}}}}}
 sink: {{type: postgres, connection: '{target}', table: target, strategy: {{mode: cdc_apply}}}}
 """
 BARS = {"decode": 1.2, "apply": 0.4}
@@ -69,6 +70,7 @@ def main() -> int:
     parser.add_argument("--transaction", type=int, default=1_000, help="changes in each")
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--case", action="append", choices=[*BARS], help="only this one; repeat")
+    parser.add_argument("--transport", default="peek", choices=["peek", "stream"])
     parser.add_argument("--check", action="store_true", help="exit code 1 if a bar is missed")
     parser.add_argument(
         "--work", type=Path, default=Path(tempfile.gettempdir()), help="where the servers have their data"
@@ -79,17 +81,19 @@ def main() -> int:
         lay(source, options.changes, options.transaction)
         print(f"| case | ours s | baseline s | events/s ratio | min-max | bar | ours peak MB |\n{'|---' * 7}|")
         for case in options.case or BARS:
-            missed += measure(case, source, target, folder, options.changes, options.pairs)
+            missed += measure(case, source, target, folder, options.changes, options.pairs, options.transport)
     print(f"missed: {', '.join(missed)}" if missed else "every bar is met", file=sys.stderr)
     return 1 if missed and options.check else 0
 
 
-def measure(case: str, source: Server, target: Server, folder: Path, changes: int, count: int) -> list[str]:
+def measure(
+    case: str, source: Server, target: Server, folder: Path, changes: int, count: int, transport: str
+) -> list[str]:
     """The first pair warms up."""
     ours: list[Leg] = []
     theirs: list[Leg] = []
     for _ in range(count + 1):
-        ours.append(_ours(case, source, target, folder, changes))
+        ours.append(_ours(case, source, target, folder, changes, transport))
         theirs.append(_theirs(source, folder))
     ratios = [other.wall / mine.wall for mine, other in zip(ours[1:], theirs[1:], strict=True)]
     cells = [
@@ -109,12 +113,12 @@ def _copied(source: Server) -> None:
     )
 
 
-def _ours(case: str, source: Server, target: Server, folder: Path, changes: int) -> Leg:
+def _ours(case: str, source: Server, target: Server, folder: Path, changes: int, transport: str) -> Leg:
     _copied(source)
     if case == "decode":
-        return leg(folder, lambda at: 0, [sys.executable, "-c", _DECODE, source.url, str(changes)])
+        return leg(folder, lambda at: 0, [sys.executable, "-c", _DECODE, source.url, str(changes), transport])
     target.run("DROP TABLE IF EXISTS target, __dpone__loads, __dpone__staging, __dpone__parts", "CHECKPOINT")
-    text = _PIPELINE.format(source=source.url, target=target.url)
+    text = _PIPELINE.format(source=source.url, target=target.url, transport=transport)
     done = leg(folder, lambda at: (at / "pipeline.yaml").write_text(text), [DPONE, "run", "pipeline.yaml"])
     if target.query("SELECT count(*), min(note) FROM target") != [(changes // 2, "changed")]:
         raise SystemExit("apply: the target does not have the rows")

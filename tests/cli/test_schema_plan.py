@@ -58,13 +58,14 @@ def test_the_shape_of_the_json(planned: Planned) -> None:
         "on_missing_column": "fail",
         "compatible": True,
         "changes": [
-            {"kind": "widen", "column": "id", "before": int_, "after": {**bigint, "nullable": False}, "ddl": []},
-            {"kind": "add", "column": "note", "before": None, "after": note, "ddl": [add]},
+            {"kind": "widen", "column": "id", "before": int_, "after": {**bigint, "nullable": False}, "ddl": [],
+             "rewrites": None},
+            {"kind": "add", "column": "note", "before": None, "after": note, "ddl": [add], "rewrites": None},
         ],
         "breaking": [],
         "ddl": [add],
         "columns": {"id": "id", "note": "note"},
-    }
+    }  # fmt: skip
 
 
 def test_breaking_changes_are_in_both_formats(planned: Planned) -> None:

@@ -505,7 +505,7 @@ def refusals(project: Project, **sink: Any) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("mode", ["full_refresh", "merge", "scd2", "snapshot_diff"])
+@pytest.mark.parametrize("mode", ["full_refresh", "merge", "snapshot_diff"])
 def test_other_strategies_take_rows(changes: ChangeProject, mode: str) -> None:
     """Only append and cdc_apply know what a change is."""
     key = {} if mode == "full_refresh" else {"key": ["id"]}

@@ -61,9 +61,14 @@ def target(postgres: Server, schema: str) -> Target:
 
 
 @pytest.fixture
-def source(postgres: Server, schema: str) -> Iterator[ChangeSource]:
+def transport() -> str:
+    return "peek"
+
+
+@pytest.fixture
+def source(postgres: Server, schema: str, transport: str) -> Iterator[ChangeSource]:
     """Slot and publication that a test makes of it are gone afterwards."""
-    made = ChangeSource(postgres, schema)
+    made = ChangeSource(postgres, schema, transport)
     yield made
     made.drop_slot()
     made.run(f"DROP PUBLICATION IF EXISTS {schema}")

@@ -1,4 +1,4 @@
-"""A way to the server that loses answers and cuts connections, by the count of commits that pass."""
+"""A way to the server that loses answers and cuts connections, by the count of commits, or other words, that pass."""
 
 from __future__ import annotations
 
@@ -16,12 +16,15 @@ COMMIT = b"Q\x00\x00\x00\x0bCOMMIT\x00"  # a simple query (PostgreSQL documentat
 
 @define
 class Proxy:
-    """``fault`` befalls the ``nth`` COMMIT: ``answer``: the server has it and its answer is lost; ``request``: the
-    connection ends before the server has it. Once; afterwards everything passes."""
+    """``fault`` befalls the ``nth`` COMMIT, or other ``word``: ``answer``: the server has it and its answer is lost
+    (but for its first ``after`` bytes); ``request``: the connection ends before the server has it. Once; afterwards
+    everything passes."""
 
     upstream: tuple[str, int]
     nth: int = 0
     fault: Literal["answer", "request"] = "answer"
+    word: bytes = COMMIT
+    after: int = 0
     commits: int = 0
     _listener: Any = None
     _lock: Any = field(factory=threading.Lock)
@@ -44,7 +47,7 @@ class Proxy:
     def _up(self, client: socket.socket, server: socket.socket, lost: threading.Event) -> None:
         with suppress(OSError):
             while data := client.recv(1 << 16):
-                if COMMIT in data and self._counts():
+                if self.word in data and self._counts():
                     if self.fault == "request":
                         break
                     lost.set()
@@ -54,9 +57,14 @@ class Proxy:
 
     def _down(self, client: socket.socket, server: socket.socket, lost: threading.Event) -> None:
         with suppress(OSError):
+            left = self.after
             while data := server.recv(1 << 16):
                 if lost.is_set():
-                    break
+                    client.sendall(data[:left])
+                    left -= len(data)
+                    if left <= 0:
+                        break
+                    continue
                 client.sendall(data)
         _reset(client, server)
 
@@ -75,8 +83,10 @@ def _reset(*ends: socket.socket) -> None:
 
 
 @contextmanager
-def proxy(upstream: tuple[str, int], nth: int = 0, fault: Literal["answer", "request"] = "answer") -> Iterator[Proxy]:
+def proxy(
+    upstream: tuple[str, int], nth: int = 0, fault: Literal["answer", "request"] = "answer", **more: Any
+) -> Iterator[Proxy]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        one = Proxy(upstream, nth, fault, listener=listener)
+        one = Proxy(upstream, nth, fault, listener=listener, **more)
         threading.Thread(target=one._accept, daemon=True).start()
         yield one

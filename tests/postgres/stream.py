@@ -20,10 +20,11 @@ from dpone_postgres.config import PostgresSourceOptions
 
 @frozen
 class ChangeSource:
-    """Tables of one schema, with a slot and a publication of the schema's name."""
+    """Tables of one schema, with a slot and a publication of the schema's name; windows come by ``transport``."""
 
     server: Server
     schema: str
+    transport: str = "peek"
 
     @property
     def slot(self) -> str:
@@ -58,7 +59,13 @@ class ChangeSource:
 
     @contextmanager
     def reader(self, table: str = "*", url: str = "", **options: Any) -> Iterator[PostgresLogicalReader]:
-        given = {"slot": self.slot, "publication": self.schema, "initial": "none", **options}
+        given = {
+            "slot": self.slot,
+            "publication": self.schema,
+            "initial": "none",
+            "transport": self.transport,
+            **options,
+        }
         spec = SourceSpec(
             "postgres", Secret(url or self.server.url), Name((self.schema, table)),
             options=PostgresSourceOptions(incremental=Incremental(by="cdc"), **given),

@@ -100,6 +100,16 @@ class Target:
     def stages(self) -> set[str]:
         return {name for name in self.tables() if name.startswith("__dpone__stage_")}
 
+    def content(self) -> list[tuple[Any, ...]]:
+        """All rows, each as the text of its values, which is exact; columns by name."""
+        sql = "SELECT quote_ident(attname) FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0 "
+        names = [name for (name,) in self.query(f"{sql} AND NOT attisdropped ORDER BY attnum", f'"{self.table}"')]
+        return sorted(self.rows(", ".join(f"{name}::text, pg_typeof({name})::text" for name in names)), key=repr)
+
+    def identity(self, table: str) -> Any:
+        """What stays the same when a table is renamed."""
+        return self.query("SELECT %s::regclass::oid, pg_relation_filenode(%s)", f'"{table}"', f'"{table}"')
+
     def dump(self) -> list[str]:
         """All tables with their columns and all rows, as text."""
         found = []

@@ -16,6 +16,12 @@ from dpone.position import Position
 LONG = "repeat(md5(random()::text), 400)"  # 12,800 characters: kept out of line
 
 
+@pytest.fixture(params=["peek", "stream"])
+def transport(request: pytest.FixtureRequest) -> str:
+    """Every rule holds for both."""
+    return str(request.param)
+
+
 def orders(source: ChangeSource, *statements: str) -> None:
     source.run("CREATE TABLE orders (id int PRIMARY KEY, item text, note text)", *statements)
     source.publish("orders")

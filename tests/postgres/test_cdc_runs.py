@@ -55,6 +55,7 @@ def begin(source: ChangeSource) -> None:
     source.run(
         f"DROP PUBLICATION IF EXISTS {source.schema}",
         "DROP TABLE IF EXISTS orders, bills, landing_orders, __dpone__loads, __dpone__staging, __dpone__parts",
+        "DROP TABLE IF EXISTS __dpone__commits",
         "CREATE TABLE orders (id int PRIMARY KEY, n int, long text)",
         "ALTER TABLE orders ALTER long SET STORAGE EXTERNAL",
         "CREATE TABLE bills (id int PRIMARY KEY, amount numeric(12,2))",
@@ -224,6 +225,52 @@ def test_append_keeps_every_change(
             "SELECT __dpone__op, count(*), count(DISTINCT __dpone__event_id) FROM landing_orders GROUP BY 1 ORDER BY 1"
         )
         assert db.execute(sql).fetchall() == [("delete", 1, 1), ("insert", 31, 31), ("update", 6, 6)]
+
+
+@pytest.mark.parametrize("sink", ["sqlite", "postgres"])
+def test_scd2_makes_versions_of_a_stream_and_a_killed_run_is_mended(
+    run: Run,  # noqa: F811
+    tmp_path: Path,
+    source: ChangeSource,
+    sink: str,
+) -> None:
+    """What an audit table of the source kept of every state of a row is in the target, once, with TOAST values, in the
+    order of the commits; wherever the second run was killed."""
+    for step in ("staged", "committed"):
+        folder = tmp_path / step
+        begin(source)
+        source.run(*AUDIT)
+        pipeline = lay(folder, source, sink, mode="scd2", **({} if sink == "sqlite" else {"key": ["id"]}))
+        assert run(pipeline)["code"] == 0
+        change(source)
+        assert run(pipeline, step=step)["code"] == -9, step
+        source.run("UPDATE orders SET n = 7 WHERE id = 3", "DELETE FROM orders WHERE id = 3")
+        for _ in range(2):
+            assert run(pipeline)["code"] == 0, step
+        sql = (
+            "SELECT id, n, long, __dpone__valid_to IS NULL FROM {0}landing_orders "
+            "ORDER BY id, __dpone__valid_from, __dpone__valid_to"
+        )
+        if sink == "postgres":
+            found = source.query(sql.format(""))
+        else:
+            with closing(sqlite3.connect(folder / "warehouse.db")) as db:
+                found = [(*row[:3], bool(row[3])) for row in db.execute(sql.format(""))]
+        live = {row[0]: row for row in source.query("SELECT id, n, long FROM orders")}
+        states = source.query("SELECT id, n, long FROM audit ORDER BY id, seq")
+        assert [row[:3] for row in found] == states, step
+        assert {row[0]: row[:3] for row in found if row[3]} == live, step
+
+
+AUDIT = (
+    "DROP TABLE IF EXISTS audit",
+    "CREATE TABLE audit (seq int GENERATED ALWAYS AS IDENTITY, id int, n int, long text)",
+    "INSERT INTO audit (id, n, long) SELECT id, n, long FROM orders ORDER BY id",
+    "CREATE OR REPLACE FUNCTION kept() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS "
+    "$$BEGIN EXECUTE format('INSERT INTO %I.audit (id, n, long) VALUES ($1, $2, $3)', TG_TABLE_SCHEMA) "
+    "USING NEW.id, NEW.n, NEW.long; RETURN NULL; END$$",
+    "CREATE TRIGGER kept AFTER INSERT OR UPDATE ON orders FOR EACH ROW EXECUTE FUNCTION kept()",
+)
 
 
 def test_PG_15_a_transaction_of_a_million_rows_takes_bounded_memory(tmp_path: Path, source: ChangeSource) -> None:

@@ -21,6 +21,12 @@ from dpone.position import Position
 from dpone_postgres.pgoutput import lsn_number, lsn_text
 
 
+@pytest.fixture(params=["peek", "stream"])
+def transport(request: pytest.FixtureRequest) -> str:
+    """Every rule holds for both."""
+    return str(request.param)
+
+
 def orders(source: ChangeSource) -> None:
     source.run("CREATE TABLE orders (id int PRIMARY KEY, item text)")
     source.publish("orders")

@@ -158,7 +158,7 @@ def test_a_sinks_connection_cut_at_any_step(tmp_path: Path, target: Target, name
 
 
 @pytest.mark.crash
-@pytest.mark.parametrize(("name", "arrow"), [("append", False), CHEAP], ids=["append", "merge"])
+@pytest.mark.parametrize(("name", "arrow"), [CHEAP], ids=["merge"])
 @pytest.mark.usefixtures("at_once")
 def test_a_sources_connection_cut_at_any_step(tmp_path: Path, target: Target, name: str, arrow: bool) -> None:
     """The same of the source's, whose snapshot is lost with it: the window is read anew."""
@@ -221,10 +221,10 @@ def test_LS_03_killed_inside_the_commit(
     name: str,
     arrow: bool,
 ) -> None:
-    """SIGKILL before statements of the commit, every third of them: the target is as before, and the next run loads."""
+    """SIGKILL before statements of the commit, every sixth of them: the target is as before, and the next run loads."""
     made, n, seq = bench(tmp_path, target, name, arrow), 0, 1
     assert run(made.pipeline)["code"] == 0
-    for statement in itertools.count(1 + CASES.index((name, arrow)) % 3, 3):
+    for statement in itertools.count(1 + CASES.index((name, arrow)) % 6, 6):
         n, seq = n + 1, seq + 1
         made.change(n)
         before = target.query("SELECT count(*), max(v) FROM orders")

@@ -10,12 +10,37 @@ from typing import Any
 
 import pytest
 from attrs import frozen
+from hypothesis import given, settings
 from tests.postgres.server import Server
 from tests.postgres.target import Target
-from tests.sql import test_finalize, test_mode_flips, test_partition_replace, test_scd2, test_snapshot_diff
+from tests.sql import (
+    test_finalize,
+    test_mode_flips,
+    test_partition_replace,
+    test_scd2,
+    test_snapshot_diff,
+    test_undo,
+    test_versions,
+)
+
+from dpone.sql import fold
 
 pytestmark = pytest.mark.postgres
-MODULES = (test_finalize, test_mode_flips, test_partition_replace, test_scd2, test_snapshot_diff)
+MODULES = (
+    test_finalize,
+    test_mode_flips,
+    test_partition_replace,
+    test_scd2,
+    test_snapshot_diff,
+    test_undo,
+    test_versions,
+)
+
+# Each example takes a dozen connections.
+FEWER: dict[Any, int] = {
+    test_undo.test_a_load_that_is_taken_back_was_never_there: 2,
+    test_undo.test_applied_changes_that_are_taken_back_were_never_there: 6,
+}
 
 # Tests whose statements are SQLite's own: collations, pragmas, the texts in which it keeps times.
 SQLITE_ONLY = {
@@ -24,6 +49,11 @@ SQLITE_ONLY = {
     "test_the_primary_key_is_key_and_begin",
     "test_LS_10_closed_history_is_not_written",
     "test_LS_09_unchanged_rows_are_not_rewritten",
+    "test_LS_10_versions_of_commits_are_those_of_the_model",  # below, with fewer examples
+    "test_a_name_the_server_takes_for_the_same_table_is_the_same",
+    "test_a_failed_load_keeps_nothing",
+    "test_values_come_back_to_the_bit",
+    "test_a_row_that_two_keys_meet_is_not_kept_twice",
 }
 
 
@@ -67,12 +97,28 @@ def _on_postgres(postgres: Server) -> Iterator[None]:
         for module in MODULES:
             if hasattr(module, "Target"):
                 patch.setattr(module, "Target", here)
+        for test, examples in FEWER.items():
+            fewer = settings(test._hypothesis_internal_use_settings, max_examples=examples)
+            patch.setattr(test, "_hypothesis_internal_use_settings", fewer)
         yield
 
 
 @pytest.fixture
 def target(postgres: Server) -> Target:
     return here(Path())
+
+
+@pytest.fixture(params=[200_000, 2], ids=["one chunk", "two a chunk"])
+def chunked(request: Any, monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr(fold, "ROWS", request.param)
+    return int(request.param)
+
+
+@settings(max_examples=8, deadline=None)
+@given(test_versions.DRAWN)
+def test_LS_10_versions_of_commits(drawn: Any) -> None:
+    """Those of the model, whatever the windows."""
+    test_versions.require_model(here(Path()), *drawn)  # type: ignore[arg-type]
 
 
 for module in MODULES:

@@ -190,7 +190,14 @@ def test_a_dropped_target_is_made_anew_by_a_strategy_that_reads_everything(
 
 
 @pytest.mark.parametrize("action", ["CASCADE", "SET NULL"])
-@pytest.mark.parametrize("strategy", [{"mode": "full_refresh"}, {"mode": "replace", "where": {"id": {"from": 0}}}])
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        {"mode": "full_refresh"},
+        {"mode": "replace", "where": {"id": {"from": 0}}},
+        {"mode": "partition_replace", "partition": "id"},
+    ],
+)
 def test_rows_of_other_tables_never_go_with_replaced_ones(
     project: Project, strategy: dict[str, Any], action: str
 ) -> None:

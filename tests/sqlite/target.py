@@ -110,6 +110,15 @@ class Target:
     def stages(self) -> set[str]:
         return {name for name in self.tables() if name.startswith("__dpone__stage_")}
 
+    def content(self) -> list[tuple[Any, ...]]:
+        """All rows with lineage and the storage class of each value, in an order of their own."""
+        names = [name.replace('"', '""') for (name,) in self.query("SELECT name FROM pragma_table_info(?)", self.table)]
+        return sorted(self.rows(", ".join(f'"{n}", typeof("{n}")' for n in names)), key=repr)
+
+    def identity(self, table: str) -> Any:
+        """What stays the same when a table is renamed."""
+        return self.query("SELECT rootpage FROM sqlite_master WHERE name = ?", table)
+
     def dump(self) -> list[str]:
         """All tables with all rows, as text."""
         with closing(sqlite3.connect(self.path)) as db:

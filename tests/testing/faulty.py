@@ -5,6 +5,7 @@ forgets or doubles in one way; the kit would be worth nothing if it let one of t
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -112,7 +113,7 @@ class LowersNames(MappedSource):
         yield batch.rename_columns([name.lower() for name in batch.schema.names])
 
 
-@fails("the_window_is_bounded", "a_source_that_moved_is_never_mixed")
+@fails("the_window_is_bounded", "a_source_that_moved_is_never_mixed", "parts_are_of_one_moment")
 class ReadsWhatIsThereNow(SqliteSource):
     """The bound is looked for when the read begins, not before."""
 
@@ -163,7 +164,7 @@ class AcksOnce(SqliteSource):
 @fails("a_query_is_read")
 class QueriesTheFirstRow(SqliteSource):
     def __init__(self, spec: Any) -> None:
-        super().__init__(evolve(spec, query=f"{spec.query} LIMIT 1") if spec.query else spec)
+        super().__init__(evolve(spec, query=f"SELECT * FROM ({spec.query}\n) LIMIT 1") if spec.query else spec)
 
 
 @fails("the_read_is_one_snapshot")
@@ -420,6 +421,19 @@ class AnyKeyWillDo(FaultySink):
         yield batch.take(pa.array(kept, pa.int64()))
 
 
+@fails("merges_at_once_leave_every_key_once")
+class LooksBeforeTheLock(FaultySink):
+    """Adds what was new when it was staged."""
+
+    def opened(self, load: Any) -> Any:
+        return self.other(load, mode="append", key=()) if load.strategy.mode == "merge" else load
+
+    def change(self, batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+        sql = f"SELECT id FROM {self.dialect.name(self._target)}"
+        known = pa.array([id for (id,) in self._db.rows(sql)], pa.int64())
+        yield batch.filter(pc.invert(pc.is_in(batch.column("id"), known)))
+
+
 @fails("merge_keeps_the_last_of_duplicates_by_order")
 class KeepsTheFirst(FaultySink):
     def opened(self, load: Any) -> Any:
@@ -548,6 +562,16 @@ class WritesOverTheOther(FaultySink):
 
     def committed(self) -> None:
         self._db.execute("DELETE FROM __dpone__loads WHERE load_id <> ?", (self.load.load_id,))
+
+
+@fails("of_a_load_and_a_rewind_at_once_one_commits")
+class ComparesBeforeTheLock(FaultySink):
+    class writer(FaultyWriter):
+        def commit(self, after: Any, position: Any, also: Any = ()) -> Any:
+            if self._sink.journal(self._load.key) != after:
+                raise SinkError("commit", "another head", "run again")
+            time.sleep(0.02)
+            return self._inner.commit(self._sink.journal(self._load.key), position)
 
 
 @fails("an_aborted_load_leaves_no_trace")

@@ -73,6 +73,19 @@ class NeverCatchesUp(FileChangeLog):
 
 
 @fails("resume_is_strictly_after")
+class AcknowledgesAll(FileChangeLog):
+    """Lets go of everything there is by then, not of what was read."""
+
+    gone: Any = None
+
+    def ack(self, position: Any) -> None:
+        self.gone = super().window(position, None).position
+
+    def window(self, after: Any, limit: Any) -> Any:
+        return super().window(self.gone or after, limit)
+
+
+@fails("resume_is_strictly_after")
 class ForgetsWhereItEnded(FileChangeLog):
     """A window without changes says that it begins nowhere."""
 

@@ -47,6 +47,7 @@ from dpone.evolution import join
 from dpone.pipeline import SourceSpec
 from dpone.position import Position
 from dpone.schema import LINEAGE, PREFIX
+from dpone.strategy import CHANGES
 
 # -- settings and offsets as JSON --------------------------------------------------------------------------------
 
@@ -604,7 +605,7 @@ class ChangeStream:
         # A full refresh replaces the tables it meets: what it left for later would be added to the rows of before.
         changes = self._reader.window(after, None if request.whole else incremental.limit)
         self._changed = {name: _without_lineage(table) for name, table in changes.tables.items()}
-        self._history = request.mode != "cdc_apply"
+        self._history = request.mode not in CHANGES
         parts = tuple(Part(name) for name in changes.tables)
         whole = request.whole or changes.whole
         return Window(changes.position, parts, True, pa.schema([]), whole, changes.caught_up, changes.proof)
@@ -627,7 +628,7 @@ class ChangeStream:
         todo = "go on with the strategy it was filled by, or load into a table of its own; nothing was changed"
         if not self._history:
             found = "the table is a history of changes, as append made it"
-            raise SchemaBreak(f"load {target} by cdc_apply", found, todo)
+            raise SchemaBreak(f"load changes into {target}", found, todo)
         if loaded:
             raise SchemaBreak(f"append changes to {target}", "the table holds rows, as cdc_apply made them", todo)
 
@@ -638,7 +639,7 @@ class ChangeStream:
         return evolve(window, parts=tuple(p for p in window.parts if p.id == table), schema=schema)
 
     def key(self, table: str, stated: tuple[str, ...]) -> tuple[str, ...]:
-        """The key that ``cdc_apply`` goes by. Raises ConfigError if there is none, or another than the log's."""
+        """The key that rows are told by. Raises ConfigError if there is none, or another than the log's."""
         key = self._changed[table].key
         if not key and not stated:
             todo = "give the table a key in the source, name one in strategy.key, or use strategy append"

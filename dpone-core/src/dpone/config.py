@@ -70,7 +70,7 @@ from dpone.plugins import Plugins, discover
 from dpone.rowcontract import RowContract
 from dpone.schema import Name
 from dpone.secret import Secret, sensitive
-from dpone.strategy import ALIASES, MODES, Strategy
+from dpone.strategy import ALIASES, CHANGES, MODES, Strategy
 
 __all__ = ["PipelineErrors", "expand", "load_pipeline", "row_contract", "strict_json"]
 
@@ -518,9 +518,12 @@ class _Reader:
 
     def _check_changes(self, entry: Node, place: Node, source: SourceSpec, sink: SinkSpec) -> None:
         """A change stream: whose strategies know what a change is, and whose tables fit into one commit."""
-        if sink.strategy.mode not in ("append", "cdc_apply"):
-            todo = "use cdc_apply for the rows as they are now, append for every change, or remove incremental"
+        if sink.strategy.mode not in ("append", *CHANGES):
+            todo = "use cdc_apply for the rows as they are now, scd2 for their versions, append for every change, "
+            todo += "or remove incremental"
             self.problems.add(place, f"{sink.strategy.mode} takes rows, a change stream brings changes", todo)
+        if sink.strategy.mode == "scd2":
+            self._check_versions(entry, sink)
         if sink.contract is not None:
             found = "a contract is about rows, and a change stream brings changes"
             self.problems.add(entry.at("sink", "contract"), found, "remove contract")
@@ -541,11 +544,32 @@ class _Reader:
             todo = "name the schema; the journal of the stream stands there"
             self.problems.add(table, f"the tables of one commit have no schema in common in {sink.table}", todo)
 
+    def _check_versions(self, entry: Node, sink: SinkSpec) -> None:
+        """scd2 of a change stream: the changes themselves say when versions begin and end."""
+        strategy, where = sink.strategy, entry.at("sink", "strategy")
+        given = {"deletes": strategy.deletes, "effective_from": strategy.effective_from}
+        given["new_columns"] = "version" if strategy.new_columns == "version" else None
+        for option in (name for name, value in given.items() if value is not None):
+            found = f"{option} is about rows; a change stream says itself when versions begin and end"
+            self.problems.add(where.at(option), found, f"remove {option}")
+        if self.plugins.get("sink", sink.type).capabilities.get("cdc_apply") is not Support.SUPPORTED:
+            found = f"{sink.type} makes versions of rows, not of changes"
+            self.problems.add(where.at("mode"), found, "use append, or remove incremental")
+        if sink.options.undo is not None:
+            found = "versions that a change stream made cannot be taken back"
+            self.problems.add(entry.at("sink", "options", "undo"), found, "remove undo")
+
     def _check_pair(self, entry: Node, source: SourceSpec, sink: SinkSpec) -> None:
         incremental, mode = getattr(source.options, "incremental", None), sink.strategy.mode
         if sink.strategy.mode == "cdc_apply" and not source.changes:
             todo = "add source.options.incremental: {by: cdc}, or use merge"
             self.problems.add(entry.at("sink", "strategy", "mode"), "cdc_apply takes changes, not rows", todo)
+        if sink.strategy.mode == "scd2" and not source.changes:
+            if not sink.strategy.key:
+                self.problems.add(entry.at("sink", "strategy"), "no key", "name the key columns, as in key: [id]")
+            if sink.strategy.truncate != "fail":
+                found = "truncate is about a change stream, and the source gives rows"
+                self.problems.add(entry.at("sink", "strategy", "truncate"), found, "remove truncate")
         if incremental is None:
             return
         place = entry.at("source", "options", "incremental")

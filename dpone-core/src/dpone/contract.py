@@ -234,8 +234,9 @@ class Load:
     schema     columns of the target that the rows fill, lineage left out; None: journal only, the target is not
                touched (a rewind)
     whole      as in Window
-    changes    the rows are change batches (``dpone.changes``), which ``cdc_apply`` folds and applies; ``schema`` then
-               names the columns of the target. If ``whole`` too, the commit empties the target before it applies them
+    changes    the rows are change batches (``dpone.changes``), which ``cdc_apply`` folds and applies, and of which
+               ``scd2`` makes versions; ``schema`` then names the columns of the target. If ``whole`` too, the commit
+               empties the target before it applies them (``scd2``: closes what they lack)
     parts      how many parts there will be, so that a writer can tell one from several; 0: not known
     """
 

@@ -82,7 +82,7 @@ from dpone.report import ErrorReport, RunReport, StreamReport
 from dpone.schema import LINEAGE, VALIDITY, Name
 from dpone.secret import redact
 from dpone.standing import compare, next_epoch, receipt_of, rewind_token, state_of
-from dpone.strategy import Strategy
+from dpone.strategy import CHANGES, Strategy
 from dpone.told import ToldStream
 
 # The position of a key that was deliberately set back to its beginning.
@@ -395,7 +395,7 @@ class _Attempt:
             self._nothing(window, f"the same content was loaded as {head.load_id}")
             return None
         with self.stream.timed("schema"):
-            report.ddl, report.schema_changes = [], []
+            report.ddl, report.schema_changes, report.rewrites = [], [], []
             for target, plan in planned:
                 self._fit(target, plan)
         if run.dry_run:
@@ -439,7 +439,7 @@ class _Attempt:
                     raise ConfigError(f"load into {spec.location}", found, todo)
             if self.source.bare(part.id) and self._beside(spec).is_empty():
                 continue
-            if strategy.mode == "cdc_apply":
+            if strategy.mode in CHANGES:
                 strategy = evolve(strategy, key=self.source.key(part.id, sink.strategy.key))
             target = self._beside(evolve(spec, strategy=strategy))
             loaded = target.journal(key)
@@ -473,6 +473,9 @@ class _Attempt:
         name = f"{target.spec.table}: " if self.spec.tables else ""
         self.report.ddl += ddl
         self.report.schema_changes += [f"{name}{change}" for change in plan.changes]
+        if (dialect := getattr(target.sink, "dialect", None)) is not None:
+            said = ((change, dialect.rewrites(change)) for change in plan.changes)
+            self.report.rewrites += [f"{name}{change}: {what}" for change, what in said if what]
 
     def _nothing(self, window: Window, why: str) -> None:
         self.report.status, self.report.proof = "caught_up", f"{why}; {window.proof}"
@@ -779,7 +782,7 @@ def _load(
         strategy=strategy,
         whole=window.whole,
         started_at=datetime.now(UTC),
-        changes=changes and strategy.mode == "cdc_apply",
+        changes=changes and strategy.mode in CHANGES,
         parts=len(window.parts),
     )
 

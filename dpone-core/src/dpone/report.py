@@ -81,6 +81,7 @@ class StreamReport:
     proof: str = ""
     schema_changes: list[str] = field(factory=list)
     ddl: list[str] = field(factory=list)
+    rewrites: list[str] = field(factory=list)
     partitions: int = 0
     partitions_resumed: int = 0
     partitions_skipped: list[str] = field(factory=list)

@@ -36,6 +36,9 @@ MODES: Mapping[str, Mode] = {
     "cdc_apply": Mode("apply change batches in commit order", needs_key=True),
 }
 
+# Strategies that know what a change is: they take a change stream's batches, and its key where none is stated.
+CHANGES = ("cdc_apply", "scd2")
+
 ALIASES: Mapping[str, str] = {"incremental_append": "append", "incremental_merge": "merge"}
 
 
@@ -53,7 +56,7 @@ def _names(value: Any) -> tuple[str, ...]:
 class Strategy:
     """How staged rows become target rows.
 
-    key         columns that identify a row; ``cdc_apply`` may leave it to the log
+    key         columns that identify a row; a change stream by ``cdc_apply`` or ``scd2`` may leave it to the log
     duplicates  two rows of one batch share a key: ``fail``, or keep the ``first`` or ``last`` by ``order_by``
     order_by    the stated order for ``duplicates``; rows that tie in it are an error, never a coin toss
     where       for ``replace``: column -> a value (equal; null means IS NULL) or {from: a, to: b}, half-open; for
@@ -65,8 +68,8 @@ class Strategy:
     deletes     for ``scd2``: current rows that a whole read lacks: ``ignore`` (default), or ``close``. For
                 ``cdc_apply``, deleted rows: ``hard`` (default) deletes them, ``soft`` keeps them with the time in
                 ``__dpone__deleted_at``, ``ignore`` keeps them as they are
-    truncate    for ``cdc_apply``, a truncated table: ``fail``, ``apply`` (every row is deleted, as ``deletes`` says),
-                or ``ignore``
+    truncate    for ``cdc_apply``, and ``scd2`` of a change stream, a truncated table: ``fail``, ``apply`` (every row is
+                deleted, as ``deletes`` says; every version is closed), or ``ignore``
     effective_from  for ``scd2``: the column that says when a version begins; none: the time of the load
     new_columns for ``scd2``: a column that came later is filled into the current versions that never had it (``fill``),
                 or its values are changes like others (``version``)
@@ -94,7 +97,7 @@ class Strategy:
 
     def __attrs_post_init__(self) -> None:
         mode = MODES[self.mode]
-        if mode.needs_key and not self.key and self.mode != "cdc_apply":
+        if mode.needs_key and not self.key and self.mode not in CHANGES:
             raise ConfigError(f"read strategy {self.mode}", "no key", "name the key columns, as in key: [id]")
         if self.duplicates != "fail" and not (self.key and self.order_by):
             todo = "name key and order_by, or use duplicates: fail"
@@ -119,9 +122,9 @@ class Strategy:
 
     def _check_options(self) -> None:
         """An option that another strategy would not look at is a mistake, not a wish."""
-        owner = {"effective_from": "scd2", "new_columns": "scd2", "truncate": "cdc_apply"}
+        owners = {"effective_from": ("scd2",), "new_columns": ("scd2",), "truncate": CHANGES}
         defaults = {"effective_from": None, "new_columns": "fill", "truncate": "fail"}
-        given = [name for name in owner if self.mode != owner[name] and getattr(self, name) != defaults[name]]
+        given = [name for name in owners if self.mode not in owners[name] and getattr(self, name) != defaults[name]]
         if self.deletes is not None and self.mode not in DELETES:
             given.insert(0, "deletes")
         guarded = self.mode == "snapshot_diff" or self.deletes == "close"
@@ -129,7 +132,7 @@ class Strategy:
             given.append("max_delete_share")
         if given:
             todo = "remove it; deletes belongs to scd2 and cdc_apply, effective_from and new_columns to scd2, "
-            todo += "truncate to cdc_apply, max_delete_share to snapshot_diff"
+            todo += "truncate to cdc_apply and scd2, max_delete_share to snapshot_diff"
             raise ConfigError(f"read strategy {self.mode}", f"option {', '.join(given)}", todo)
         self._check_deletes()
         if self.effective_from in self.key and self.effective_from is not None:

@@ -430,7 +430,7 @@ def rows(blocks: Iterator[list[bytes]]) -> Iterator[list[bytes]]:
     for block in blocks:
         if first and block:
             first = False
-            block[0] = bytes(block[0])[len(HEADER) :]
+            block[0] = block[0][len(HEADER) :]
         if block and len(block[-1]) == len(TRAILER):
             block.pop()
         if block and not block[0]:

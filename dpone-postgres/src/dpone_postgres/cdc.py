@@ -1,8 +1,8 @@
 """Change streams by logical decoding: one slot, one publication, pgoutput. docs/postgres-cdc.md.
 
-A window is one call of ``pg_logical_slot_peek_binary_changes``, read through binary COPY and spooled: it changes
-nothing on the server, whose slot moves on only in ``ack``. Its bound is the WAL position that was safe on the disk when
-the window began.
+A window is one call of ``pg_logical_slot_peek_binary_changes``, read through binary COPY, or the replication protocol
+up to the bound (``transport``); either is spooled and changes nothing on the server, whose slot moves on only in
+``ack``. The bound is the WAL position that was safe on the disk when the window began.
 """
 
 from __future__ import annotations
@@ -30,12 +30,14 @@ from dpone_postgres.errors import failing, sqlstate
 from dpone_postgres.handover import SnapshotTable
 from dpone_postgres.pgoutput import Decoder, Relation, Shape, lsn_number, lsn_text, mark, require_same_table
 from dpone_postgres.publication import Published, columns, columns_now, matches, published
+from dpone_postgres.replication import HEADER, streamed
 from dpone_postgres.setup import plan
 from dpone_postgres.slot import (
     ANEW,
     PLUGIN,
     Server,
     Slot,
+    release,
     require_not_passed,
     require_position,
     require_slot,
@@ -210,7 +212,8 @@ class PostgresLogicalReader:
         while True:
             spool = self._new_spool(server, mark(start))
             decoder = Decoder(spool, start, server.end, limit, shape, dict(tables))
-            whole = server.end <= start or self._fed(decoder, server.end, count)
+            fed = self._streamed if self._options.transport == "stream" else self._fed
+            whole = server.end <= start or fed(decoder, server.end, count)
             if whole or decoder.over or decoder.end is not None:
                 break
             assert count is not None, "the server ends early only where it is told to"
@@ -232,6 +235,22 @@ class PostgresLogicalReader:
                 decoder.feed(block, _ROW)
                 fed += len(block)
         return count is None or fed < count
+
+    def _streamed(self, decoder: Decoder, upto: int, count: int | None) -> bool:
+        """The same by the replication protocol, which ends nowhere by itself: ``count`` is not needed. From where the
+        slot stands: asked to begin further on, the server would pass over a commit that a position cuts in two."""
+        quote = handover.DIALECT
+        names = quote.literal(quote.quote(self._publication))
+        command = f"START_REPLICATION SLOT {quote.quote(self._slot)} LOGICAL 0/0"
+        command += f" (proto_version '1', publication_names {names})"
+        with closing(connect({**self._given, "replication": "database"}, SourceError)) as reading:
+            pid = reading.info.backend_pid
+            with self._peeking():
+                messages = streamed(reading, command, upto, self._patience)
+                while not decoder.over and (block := _block(messages)):
+                    decoder.feed(block, HEADER)
+        release(self._db(), self._slot, pid, self._failed)
+        return True
 
     def _peek(self, upto: int, count: int | None) -> str:
         """``upto_nchanges`` counts messages, and is looked at where a transaction ends."""

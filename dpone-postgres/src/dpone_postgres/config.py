@@ -37,7 +37,8 @@ class PostgresSourceOptions(SourceOptions):
     partition: how a read is split; left out: by pages where the server can, else by ranges of an indexed column.
 
     slot, publication: of a change stream (incremental: {by: cdc}), which begins with the rows that are there
-    (``initial: snapshot``) or with what comes after the slot (``none``).
+    (``initial: snapshot``) or with what comes after the slot (``none``). transport: how a window is read: ``peek``, by
+    a function of the server, or ``stream``, by the replication protocol.
     """
 
     special_values: Literal["fail", "text"] = "fail"
@@ -45,6 +46,7 @@ class PostgresSourceOptions(SourceOptions):
     slot: str = ""
     publication: str = ""
     initial: Literal["snapshot", "none"] = "snapshot"
+    transport: Literal["peek", "stream"] = "peek"
     statement_timeout: float = field(default=0.0, validator=ge(0))
     lock_timeout: float = field(default=60.0, validator=ge(0))
 

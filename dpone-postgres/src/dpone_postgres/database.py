@@ -5,17 +5,17 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import datetime
 from typing import Any
 
 import psycopg
 import pyarrow as pa
-from attrs import define
+from attrs import Factory, define
 
 from dpone.errors import ConfigError, DataError, SinkError
-from dpone.evolution import Stored
-from dpone.schema import LINEAGE, Name
+from dpone.evolution import Change, Stored
+from dpone.schema import LINEAGE, NATIVE, Name
 from dpone.sql.dialect import Dialect
 from dpone_postgres import binary, types
 from dpone_postgres.binary import Refused
@@ -30,6 +30,8 @@ _HOLE = "\0"  # no identifier and no literal can hold it, so that it needs no es
 class PostgresDialect(Dialect):
     placeholder = _HOLE
     max_identifier = 63  # NAMEDATALEN - 1; a longer name would be cut, not refused
+    loose: frozenset[str] = frozenset()  # columns of the target whose collation takes texts that differ for equal
+    exact_names = True
 
     def stores(self, type: pa.DataType) -> Stored:
         return types.stores(type)
@@ -40,7 +42,7 @@ class PostgresDialect(Dialect):
     def column(self, field: pa.Field) -> str:
         """A type of PostgreSQL's own stays what it is."""
         native = types.native(field) or self.stores(field.type).native
-        return f"{self.quote(field.name)} {native}{'' if field.nullable else ' NOT NULL'}"
+        return f"{self.quote(field.name)} {native}{_collate(field)}{'' if field.nullable else ' NOT NULL'}"
 
     def bind(self, value: Any, type: pa.DataType) -> Any:
         """As text, which the server reads as the column's type; a datetime as it is, for it may be stored."""
@@ -60,16 +62,36 @@ class PostgresDialect(Dialect):
             todo = f"write a value of type {type}{zone}"
             raise ConfigError("read strategy.where", f"{value!r} is no {type}", todo) from error
 
+    def exact(self, expression: str, type: pa.DataType) -> str:
+        return f'{expression} COLLATE pg_catalog."C"' if expression in self.loose else expression
+
     def differs(self, left: str, right: str) -> str:
         """By the image of the value (``record_image_ne``): exact whatever the collation, and for types without an
         equality of their own (json, xml, point); NULLs are alike. The casts keep the two rows whole."""
         return f"(ROW({left})::record *<> ROW({right})::record)"
 
     def widen_column(self, table: Name, before: pa.Field, after: pa.Field) -> list[str]:
-        old, new = (types.native(f) or self.stores(f.type).native for f in (before, after))
-        return (
-            [] if old == new else [f"ALTER TABLE {self.name(table)} ALTER COLUMN {self.quote(after.name)} TYPE {new}"]
-        )
+        """A collation that is not said would become that of the type (ALTER TABLE)."""
+        old, new = self._word(before), self._word(after)
+        column = f"ALTER TABLE {self.name(table)} ALTER COLUMN {self.quote(after.name)}"
+        return [] if old == new else [f"{column} TYPE {new}{_collate(before)}"]
+
+    def _word(self, column: pa.Field) -> str:
+        """The type of a column of the target: its own word for it, as the catalogue or a file of columns gives it."""
+        word = (column.metadata or {}).get(NATIVE, b"").decode(errors="replace")
+        return word if word and self.reads(word) == column.type else types.native(column) or self._made(column)
+
+    def _made(self, column: pa.Field) -> str:
+        return self.stores(column.type).native
+
+    def rewrites(self, change: Change) -> str:
+        before, after, locked = change.before, change.after, "while nobody else can read or write (ACCESS EXCLUSIVE)"
+        if change.kind == "widen" and before is not None and after is not None:
+            kept = types.binary_coercible(self._word(before), self._word(after))
+            return "" if kept else f"every row and index, {locked}"
+        if change.kind == "add" and after is not None and (own := types.native(after)) and self.reads(own) is None:
+            return f"every row and index, {locked}, if {own} is a domain with a constraint"
+        return ""
 
     def insert_into(self, target: Name, names: Iterable[str]) -> str:
         """An identity takes the values that the rows bring, also one that is GENERATED ALWAYS; others do not mind."""
@@ -94,6 +116,7 @@ class _Session:
 
     db: psycopg.Connection[Any] | None = None
     locked: tuple[Name, ...] = ()
+    idle: deque[_Session] = Factory(deque)  # others, over which parts were staged at once
 
 
 class PostgresDatabase:
@@ -101,28 +124,27 @@ class PostgresDatabase:
     transaction or staging relied on went with it, and the engine begins anew."""
 
     def __init__(self, given: Mapping[str, str], options: PostgresSinkOptions, target: Name) -> None:
-        self.dialect: Dialect = PostgresDialect()
+        self._words = PostgresDialect()
+        self.dialect: Dialect = self._words
         self._given, self._options, self._target = given, options, target
         self._session = _Session()
         self.unlogged = False  # staging that nobody would go on with after a crash
         self._among = False  # one of several connections that stage at once
-        self._idle: deque[PostgresDatabase] = deque()
 
     @contextmanager
     def another(self) -> Iterator[PostgresDatabase]:
         """Another connection, to stage a part while others stage theirs, from any thread. They share the lock of the
         load, which keeps out whoever wants it alone, and leave the shape of the staging as it is."""
-        try:
-            other = self._idle.pop()
-        except IndexError:
-            other = PostgresDatabase(self._given, self._options, self._target)
-            other._among = True
+        other = PostgresDatabase(self._given, self._options, self._target)
+        other._among = True
+        with suppress(IndexError):
+            other._session = self._session.idle.pop()
         try:
             yield other
         except BaseException:
             other.close()
             raise
-        self._idle.append(other)
+        self._session.idle.append(other._session)
 
     def beside(self, target: Name) -> PostgresDatabase:
         """The same for another target, over the same connection."""
@@ -143,11 +165,11 @@ class PostgresDatabase:
         return self._session.db
 
     def close(self) -> None:
-        while self._idle:
-            self._idle.pop().close()
-        if self._session.db is not None:
-            self._session.db.close()
-            self._session.db = None
+        for session in (self._session, *self._session.idle):
+            if session.db is not None:
+                session.db.close()
+                session.db = None
+        self._session.idle.clear()
 
     # ---- transactions
 
@@ -207,7 +229,7 @@ class PostgresDatabase:
     def schema(self, table: Name) -> pa.Schema | None:
         """Generated columns are left out: nobody can write them."""
         found = self.columns(table)
-        return None if found is None else pa.schema([c.field() for c in found if not c.generated])
+        return None if found is None else pa.schema([_collated(c) for c in found if not c.generated])
 
     def columns(self, table: Name) -> list[types.Column] | None:
         oid = self.oid(table)
@@ -355,25 +377,45 @@ class PostgresDatabase:
     ) -> tuple[int, int]:
         """A row that was inserted, not updated, has no xmax: nobody has locked or deleted it yet."""
         statement = self.dialect.upsert(target, source, names, key, (), self._changed(target, compared))
+        if self._partitioned(target):  # whose rows have no xmax to return
+            return self._meeting(target, source, key), self.execute(statement)
         counted = "SELECT count(*), count(*) FILTER (WHERE w.fresh) FROM w"
         [(written, fresh)] = self.rows(f"WITH w AS ({statement} RETURNING (t.xmax = 0) AS fresh) {counted}")
         [(read,)] = self.rows(f"SELECT count(*) FROM {source} AS s")
         return int(read) - int(fresh), int(written)
 
+    def _partitioned(self, table: Name) -> bool:
+        sql = f"SELECT relkind = 'p' FROM pg_catalog.pg_class WHERE oid = {_HOLE}"
+        return bool(self.rows(sql, (self.oid(table),))[0][0])
+
+    def _meeting(self, target: Name, source: str, key: Sequence[str]) -> int:
+        """How many rows of ``source`` have their key in the target."""
+        d = self.dialect
+        same = " AND ".join(f"t.{d.quote(k)} = s.{d.quote(k)}" for k in key)
+        return int(self.rows(f"SELECT count(*) FROM {source} AS s JOIN {d.name(target)} AS t ON {same}")[0][0])
+
     def _changed(self, target: Name, compared: Sequence[str]) -> str:
         """As ``Dialect.differs`` of all columns at once; by the types' own equality where that is exact, which takes a
         tenth of the time."""
-        sql = (
-            "SELECT a.attname FROM pg_catalog.pg_attribute AS a JOIN pg_catalog.pg_collation AS c "
-            f"ON c.oid = a.attcollation WHERE NOT c.collisdeterministic AND a.attrelid = {_HOLE}"
-        )
-        loose = {name for (name,) in self.rows(sql, (self.oid(target),))}
+        loose = self.loose(target)
         known = {c.name: c.exact_equality and c.name not in loose for c in self.columns(target) or ()}
         d = self.dialect
         terms = [f"t.{d.quote(n)} IS DISTINCT FROM excluded.{d.quote(n)}" for n in compared if known[n]]
         if images := [n for n in compared if not known[n]]:
             terms.append(d.differs(d.columns(images, "t"), d.columns(images, "excluded")))
         return f"({' OR '.join(terms) or 'false'})"
+
+    def loose(self, table: Name) -> set[str]:
+        """Columns of a collation that takes texts that differ for equal."""
+        sql = (
+            "SELECT a.attname FROM pg_catalog.pg_attribute AS a JOIN pg_catalog.pg_collation AS c "
+            f"ON c.oid = a.attcollation WHERE NOT c.collisdeterministic AND a.attrelid = {_HOLE}"
+        )
+        return {name for (name,) in self.rows(sql, (self.oid(table),))}
+
+    def tell_loose(self, table: Name) -> None:
+        quoted = (f"t.{self.dialect.quote(name)}" for name in self.loose(table))
+        self._words.loose = frozenset(quoted)
 
     def plain(self, table: Name, key: Sequence[str]) -> bool:
         """See ``hanging``. Grants may be there: a swap gives them to the new table."""
@@ -409,11 +451,14 @@ class PostgresDatabase:
     def drop(self, stage: Name) -> None:
         self.execute(self.dialect.drop_table(stage))
 
-    def rename(self, table: Name, to: Name) -> None:
-        d = self.dialect
-        self.execute(f"ALTER TABLE {d.name(table)} RENAME TO {d.quote(to.last)}")
+    def hold(self, table: Name) -> None:
+        """Readers go on."""
+        self.execute(f"LOCK TABLE {self.dialect.name(table)} IN SHARE ROW EXCLUSIVE MODE")
 
-    def swap(self, stage: Name, target: Name) -> None:
+    def cascades(self, table: Name) -> list[Name]:
+        return [Name(parts) for parts in self.rows(_CASCADES, (self.oid(table),))]
+
+    def swap(self, stage: Name, target: Name, keep: Name | None = None) -> None:
         """Readers that wait for the lock find the new table by its name when it is given."""
         d = self.dialect
         self.execute(f"LOCK TABLE {d.name(target)} IN ACCESS EXCLUSIVE MODE")
@@ -424,7 +469,10 @@ class PostgresDatabase:
         own = self.rows(_PRIMARY_KEY, (self.oid(stage),))
         if self.unlogged:
             self.execute(f"ALTER TABLE {d.name(stage)} SET LOGGED")
-        self.execute(d.drop_table(target))
+        if keep is None:
+            self.execute(d.drop_table(target))
+        else:
+            self._put_aside(target, keep)
         self.execute(f"ALTER TABLE {d.name(stage)} RENAME TO {d.quote(target.last)}")
         for (old,), (new,) in zip(own, pk, strict=False):
             self.execute(f"ALTER TABLE {d.name(target)} RENAME CONSTRAINT {d.quote(old)} TO {d.quote(new)}")
@@ -432,6 +480,30 @@ class PostgresDatabase:
             to = "PUBLIC" if grantee is None else d.quote(grantee)
             option = " WITH GRANT OPTION" if grantable else ""
             self.execute(f"GRANT {privileges} ON TABLE {d.name(target)} TO {to}{option}")
+
+    def _put_aside(self, table: Name, name: Name) -> None:
+        """The name of its primary key is one of the schema's. Who may read the table may not read what it was: the
+        grants are those of the new one, and what is revoked there shall not live on here."""
+        d = self.dialect
+        self.execute(f"ALTER TABLE {d.name(table)} RENAME TO {d.quote(name.last)}")
+        for (key,) in self.rows(_PRIMARY_KEY, (self.oid(name),)):
+            self.execute(
+                f"ALTER TABLE {d.name(name)} RENAME CONSTRAINT {d.quote(key)} TO {d.quote(name.last + '_pkey')}"
+            )
+        for grantee, *_ in self.rows(_GRANTS, (self.oid(name),)):
+            self.execute(f"REVOKE ALL ON TABLE {d.name(name)} FROM {'PUBLIC' if grantee is None else d.quote(grantee)}")
+
+
+def _collated(column: types.Column) -> pa.Field:
+    field = column.field()
+    if not column.collation:
+        return field
+    return field.with_metadata({**(field.metadata or {}), types.COLLATION: column.collation.encode()})
+
+
+def _collate(field: pa.Field) -> str:
+    name = (field.metadata or {}).get(types.COLLATION, b"").decode()
+    return f" COLLATE {name}" if name else ""
 
 
 def _constant(value: Any) -> str:
@@ -468,6 +540,10 @@ SELECT g.rolname, string_agg(x.privilege_type, ', ' ORDER BY x.privilege_type), 
 FROM pg_catalog.pg_class AS c, pg_catalog.aclexplode(c.relacl) AS x
 LEFT JOIN pg_catalog.pg_roles AS g ON g.oid = x.grantee
 WHERE c.oid = {_HOLE} AND x.grantee <> c.relowner GROUP BY g.rolname, x.is_grantable"""
+_CASCADES = f"""
+SELECT DISTINCT n.nspname, c.relname FROM pg_catalog.pg_constraint AS k
+JOIN pg_catalog.pg_class AS c ON c.oid = k.conrelid JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+WHERE k.contype = 'f' AND k.confdeltype IN ('c', 'n', 'd') AND k.confrelid = {_HOLE} ORDER BY 1, 2"""
 _PRIMARY_KEY = f"SELECT conname FROM pg_catalog.pg_constraint WHERE contype = 'p' AND conrelid = {_HOLE}"
 
 # What a swap would lose, and how it shows in the catalogue (c: the table's row of pg_class).

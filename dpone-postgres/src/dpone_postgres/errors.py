@@ -46,6 +46,12 @@ _TODO: tuple[tuple[str, str], ...] = (
     ("0A000", "see docs/postgres.md for what stands in the way"),
 )
 _CONNECTING: tuple[tuple[str, str, Category], ...] = (
+    ("does not match host name", "connect by a name that the server's certificate bears", Category.AUTHORIZATION),
+    (  # all that libpq says, also of a certificate whose time is over
+        "certificate verify failed",
+        "give sslrootcert the certificate of the authority that signed the server's, and see that that is valid now",
+        Category.AUTHORIZATION,
+    ),
     ("certificate", "give sslrootcert the certificate of the authority, or state sslmode", Category.AUTHORIZATION),
     ("SSL", "let the server offer TLS (ssl = on), or state sslmode", Category.AUTHORIZATION),
     ("authentication failed", "correct user and password", Category.AUTHORIZATION),
@@ -69,6 +75,9 @@ def translate(error: psycopg.Error, kind: type[DponeError], failed: str) -> Dpon
     state = error.sqlstate
     if state is None:
         return _unconnected(error, kind, failed)
+    if state == "23514" and error.diag.constraint_name is None:  # raised of partitions, and of nothing else
+        none = f"no partition of {error.diag.table_name or 'the table'} takes a row (SQLSTATE 23514)"
+        return DataError(failed, none, "create the partition, or a default one, or correct the rows in the source")
     if state[:2] in ("21", "22", "23"):
         todo = "correct the rows in the source, or the column or constraint of the table"
         return DataError(failed, f"{_words(error)}{_place(error)}", todo)

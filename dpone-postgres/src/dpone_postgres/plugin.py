@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dpone.capability import Connector, declare
 from dpone.hookspecs import hookimpl
+from dpone.strategy import MODES
 
 _HERE = "dpone_postgres"
 _ERRORS = f"{_HERE}.errors:CODES"
@@ -27,9 +28,9 @@ def dpone_sources() -> list[Connector]:
 
 @hookimpl
 def dpone_sinks() -> list[Connector]:
-    strategies = ("full_refresh", "append", "merge", "replace", "partition_replace", "snapshot_diff", "scd2")
-    loads = ("exactly_once", "schema_evolution", "lineage", "resume", "native_stream", "many_tables", "parallel_stage")
-    supported = (*strategies, "cdc_apply", *loads)
+    rows = ("exactly_once", "schema_evolution", "lineage", "native_stream", "undo")
+    loads = ("resume", "many_tables", "parallel_stage")
+    supported = (*MODES, *rows, *loads)
     return [
         Connector(
             "postgres",

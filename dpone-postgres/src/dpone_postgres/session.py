@@ -120,7 +120,8 @@ class Session:
                 while True:
                     length, message = get(1)
                     if length > 0:
-                        block.append(message)
+                        # As bytes, which the garbage collector does not follow: memoryviews by the thousand set it off.
+                        block.append(bytes(message))
                         left -= 1
                         room -= length
                         if room <= 0 or left <= 0:

@@ -12,13 +12,14 @@ import pyarrow as pa
 
 from dpone.contract import Entry, Finding, Load, Part, Receipt, Staged, Stream, Writer
 from dpone.errors import Category, DataError, DponeError, SinkError
-from dpone.pipeline import SinkSpec
+from dpone.pipeline import SinkSpec, Undo
 from dpone.position import Position
 from dpone.prefetch import prefetch
 from dpone.schema import LINEAGE, LOAD_ID, LOADED_AT, Name
 from dpone.sql.finalize import Job, repeated_keys
 from dpone.sql.journal import Journal
 from dpone.sql.sink import SqlSink, target_of
+from dpone.sql.undo import TARGETS, Targets
 from dpone.sql.writer import SqlWriter, Stage, Staging, open_stage, transaction
 from dpone_postgres import binary, types
 from dpone_postgres.config import PostgresSinkOptions
@@ -88,6 +89,7 @@ class PostgresSink(SqlSink):
             raise _rivalled(error.failed, found) from error.__cause__
 
     def open(self, load: Load) -> PostgresWriter:
+        self._require_replaceable(load)
         if load.schema is not None and load.strategy.mode == "full_refresh":
             self._require_swappable()
         retried(self._own_tables)
@@ -96,7 +98,7 @@ class PostgresSink(SqlSink):
         # A momentary load is never gone on with, so that its staging need not survive a crash of the server. One that
         # may take the target's place must.
         self._db.unlogged = not load.repeatable and load.strategy.mode != "full_refresh" and not self.is_empty()
-        writer = PostgresWriter(self._db, self._target, load, stage, lineage)
+        writer = PostgresWriter(self._db, self._target, load, stage, lineage, self._options.undo)
         retried(writer.prepare)
         return writer
 
@@ -114,12 +116,19 @@ class PostgresSink(SqlSink):
     def _own_tables(self) -> None:
         """Journal and staging tables, made by one runner at a time: CREATE TABLE IF NOT EXISTS does not see that
         another transaction is at it."""
-        names = ("__dpone__loads", "__dpone__staging", "__dpone__parts")
+        undo = (TARGETS,) if self._options.undo is not None else ()
+        names = ("__dpone__loads", "__dpone__staging", "__dpone__parts", *undo)
         if all(self._db.oid(self._target.sibling(name)) is not None for name in names):
             return
         with transaction(self._db, f"tables of {self._target.parts[0]}"):
             Staging(self._db, self._target).create()
             Journal(self._db, self._target).create()
+            if undo:
+                Targets(self._db, self._target).create()
+
+    def undo(self, load: Load, load_id: str, after: Entry | None, position: Position) -> Receipt:
+        with self._db.committing([self._target]):
+            return retried(lambda: SqlSink.undo(self, load, load_id, after, position))
 
 
 class PostgresWriter(SqlWriter):
@@ -128,10 +137,18 @@ class PostgresWriter(SqlWriter):
 
     _db: PostgresDatabase
 
-    def __init__(self, db: PostgresDatabase, target: Name, load: Load, stage: Stage | None, lineage: bool) -> None:
-        super().__init__(db, target, load, stage, lineage)
+    def __init__(
+        self,
+        db: PostgresDatabase,
+        target: Name,
+        load: Load,
+        stage: Stage | None,
+        lineage: bool,
+        undo: Undo | None = None,
+    ) -> None:
+        super().__init__(db, target, load, stage, lineage, undo)
         # The chunks of changes are numbered in their order, so that they come one after the other.
-        self._several = load.parts != 1 and load.strategy.mode != "cdc_apply"
+        self._several = load.parts != 1 and not load.changes
 
     def prepare(self) -> None:
         """Of several parts, none knows whether it is the first or the last: the staging loses key and lineage before
@@ -197,7 +214,11 @@ class PostgresWriter(SqlWriter):
                 self._db.complete(stage.table, key, self._constants(stage))
         if self._load.strategy.mode in _JOINED:
             self._db.execute(f"ANALYZE {self._db.dialect.name(stage.table)}")  # nothing else has told the planner
-        return super()._job(stage)
+        self._db.tell_loose(self._target)
+        job = super()._job(stage)
+        if job.swap:  # an empty table that is dropped for the staging stays empty until then
+            self._db.hold(self._target)
+        return job
 
     def commit(self, after: Entry | None, position: Position, also: Sequence[Writer] = ()) -> Receipt:
         writers = [writer for writer in (self, *also) if isinstance(writer, SqlWriter)]

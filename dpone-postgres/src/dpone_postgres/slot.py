@@ -6,6 +6,7 @@ above the position that was saved has passed changes by: PostgreSQL 15 and later
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from dpone_postgres.pgoutput import lsn_number, lsn_text
 
 KIND = PostgresLogicalOffset.backend
 PLUGIN = "pgoutput"
+_PATIENT = 0.5  # seconds until a server that is busy with a long transaction is told to stop sending it
 ANEW = "load anew with 'dpone cdc drop', 'dpone cdc create' and 'dpone run --full-refresh' (docs/postgres-cdc.md)"
 
 # The timeline of a primary is in the names of its WAL files; the checkpoint's lags behind a promotion.
@@ -144,6 +146,16 @@ def require_not_passed(slot: Slot, after: int, failed: str) -> None:
         gap = f"after {lsn_text(after)} up to {lsn_text(slot.confirmed)}"
         found = f"slot {slot.name} has passed changes by, {gap}: it was made anew, or someone else moved it"
         raise Gap(failed, found, ANEW)
+
+
+def release(db: psycopg.Connection[Any], name: str, pid: int, failed: str) -> None:
+    """Wait until a connection of ours, which was closed, has let go of the slot: the server notices when it writes."""
+    told, first = False, time.monotonic()
+    while (slot := Slot.of(db, name, failed)) is not None and slot.active == pid:
+        if time.monotonic() > first + _PATIENT and not told:
+            rows(db, failed, "SELECT pg_catalog.pg_terminate_backend(\0)", (pid,))
+            told = True
+        time.sleep(0.01)
 
 
 def writer_in_the_way(db: psycopg.Connection[Any], failed: str) -> str:

@@ -18,7 +18,7 @@ def copy_out(db: psycopg.Connection[Any], sql: str, patience: float = 0) -> Gene
     raw, done = db.pgconn, False
     try:
         raw.send_query(f"COPY ({sql}) TO STDOUT (FORMAT binary)".encode())
-        _expect(raw, pq.ExecStatus.COPY_OUT, patience)
+        expect(raw, pq.ExecStatus.COPY_OUT, patience)
         get, first = raw.get_copy_data, True
         while True:
             size, message = get(1)
@@ -31,8 +31,8 @@ def copy_out(db: psycopg.Connection[Any], sql: str, patience: float = 0) -> Gene
                 _wait(raw, patience)
             else:
                 break
-        _expect(raw, pq.ExecStatus.COMMAND_OK, patience)
-        while _result(raw, patience) is not None:
+        expect(raw, pq.ExecStatus.COMMAND_OK, patience)
+        while result_of(raw, patience) is not None:
             pass
         done = True
     finally:
@@ -40,15 +40,15 @@ def copy_out(db: psycopg.Connection[Any], sql: str, patience: float = 0) -> Gene
             db.close()
 
 
-def _expect(raw: Any, status: pq.ExecStatus, patience: float) -> None:
-    result = _result(raw, patience)
+def expect(raw: Any, status: pq.ExecStatus, patience: float) -> None:
+    result = result_of(raw, patience)
     if result is None:
         raise psycopg.OperationalError("server closed the connection")
     if result.status != status:
         raise psycopg.errors.error_from_result(result)
 
 
-def _result(raw: Any, patience: float) -> Any:
+def result_of(raw: Any, patience: float) -> Any:
     raw.flush()
     while raw.is_busy():
         _wait(raw, patience)
@@ -57,7 +57,14 @@ def _result(raw: Any, patience: float) -> Any:
 
 def _wait(raw: Any, patience: float) -> None:
     last = time.monotonic() + patience
-    while not select.select([raw.socket], [], [], 1.0)[0]:
+    while not wait(raw, 1.0):
         if patience and time.monotonic() > last:
             raise psycopg.OperationalError(f"timeout: the server said nothing for {patience:g} s")
-    raw.consume_input()
+
+
+def wait(raw: Any, seconds: float) -> bool:
+    """True if the server has said something meanwhile."""
+    said = bool(select.select([raw.socket], [], [], seconds)[0])
+    if said:
+        raw.consume_input()
+    return said

@@ -19,6 +19,7 @@ INSTANT, MOMENT, TIME = pa.timestamp("us", "UTC"), pa.timestamp("us"), pa.time64
 
 # Field metadata beside NATIVE: the native type is PostgreSQL's, to the letter.
 POSTGRES = b"dpone.postgres"
+COLLATION = b"dpone.postgres.collation"  # of a target's column, quoted; where it is not that of the type
 
 
 def stores(type: pa.DataType) -> Stored:
@@ -104,6 +105,27 @@ def reads(native: str) -> pa.DataType | None:
     )
 
 
+_SIZED = re.compile(r"(character varying|varchar|text|bit varying|varbit|numeric|decimal)\s*(?:\(([\d ,]+)\))?")
+_FAMILY = {"varchar": "character varying", "text": "character varying", "varbit": "bit varying", "decimal": "numeric"}
+
+
+def binary_coercible(old: str, new: str) -> bool:
+    """True if ALTER COLUMN TYPE leaves the rows as they are: a limit that is raised or lifted. (ALTER TABLE, Notes;
+    the support functions of varchar, varbit and numeric; tried on 15 and 18.)"""
+    words = [_SIZED.fullmatch(" ".join(word.lower().split())) for word in (old, new)]
+    if words[0] is None or words[1] is None:
+        return old == new
+    [(was, has), (becomes, gets)] = [(_FAMILY.get(w[1], w[1]), _limits(w[2])) for w in words if w]
+    if was != becomes or not gets:
+        return was == becomes
+    return bool(has) and gets[0] >= has[0] and gets[1:] == has[1:]
+
+
+def _limits(text: str | None) -> tuple[int, ...]:
+    """(length,), (precision, scale); empty for no limit."""
+    return tuple(int(number) for number in text.split(",")) if text else ()
+
+
 @frozen
 class Column:
     """One column of the catalogue.
@@ -114,6 +136,7 @@ class Column:
     builtin   True if the type, of a domain the base type, is the same in every PostgreSQL
     own       True if the column gives itself a value: a default, an identity
     generated True if nobody can write it
+    collation by name, where it is not that of the type
     """
 
     name: str
@@ -124,6 +147,7 @@ class Column:
     builtin: bool
     own: bool = False
     generated: bool = False
+    collation: str = ""
 
     @property
     def kind(self) -> str | None:
@@ -139,8 +163,8 @@ class Column:
     @property
     def portable(self) -> bool:
         """True if its binary form means the same in another database: that of an array or a composite of the user's own
-        types holds their oids."""
-        return self.builtin or self.kind is not None
+        types holds their oids. That of xml lacks a declaration of version 1.0, which its text keeps."""
+        return (self.builtin and self.receive != "xml_recv") or self.kind is not None
 
     @property
     def arrow(self) -> pa.DataType:
@@ -206,7 +230,11 @@ WITH RECURSIVE base AS (
     JOIN pg_catalog.pg_type AS t ON t.oid = b.type AND t.typtype = 'd'
 )
 SELECT a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod), p.proname, b.modifier,
-       a.attnotnull, t.oid < 16384, a.atthasdef AND a.attgenerated = '' OR a.attidentity <> '', a.attgenerated <> ''
+       a.attnotnull, t.oid < 16384, a.atthasdef AND a.attgenerated = '' OR a.attidentity <> '', a.attgenerated <> '',
+       (SELECT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(l.collname)
+        FROM pg_catalog.pg_collation AS l JOIN pg_catalog.pg_namespace AS n ON n.oid = l.collnamespace
+        JOIN pg_catalog.pg_type AS d ON d.oid = a.atttypid
+        WHERE l.oid = a.attcollation AND l.oid <> d.typcollation)
 FROM pg_catalog.pg_attribute AS a
 JOIN base AS b ON b.attnum = a.attnum
 JOIN pg_catalog.pg_type AS t ON t.oid = b.type AND t.typtype <> 'd'
@@ -218,8 +246,10 @@ WHERE a.attrelid = $1 ORDER BY a.attnum
 def columns(rows: Sequence[tuple[Any, ...]]) -> list[Column]:
     """What ``COLUMNS`` answered."""
     return [
-        Column(name, native, receive or "", modifier, bool(not_null), bool(builtin), bool(own), bool(generated))
-        for name, native, receive, modifier, not_null, builtin, own, generated in rows
+        Column(
+            name, native, receive or "", modifier, bool(not_null), bool(builtin), bool(own), bool(gen), collation or ""
+        )
+        for name, native, receive, modifier, not_null, builtin, own, gen, collation in rows
     ]
 
 

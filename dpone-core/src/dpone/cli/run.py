@@ -117,6 +117,8 @@ def _line(stream: StreamReport) -> str:
         line += f"\n  schema: {change}"
     for statement in stream.ddl if stream.status == "planned" else ():
         line += f"\n  would run: {statement}"
+    for change in stream.rewrites if stream.status == "planned" else ():
+        line += f"\n  rewrites the table: {change}"
     if stream.contract is not None:
         line += f"\n  contract: {_checked(stream.contract)}"
     for warning in stream.warnings:

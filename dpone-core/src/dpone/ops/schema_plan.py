@@ -26,13 +26,15 @@ _SHAPE = 'write [{"name": "id", "type": "bigint", "nullable": false}, ...], or t
 
 @frozen
 class SchemaPlan:
-    """table: the target. dialect: the sink that words the statements. ddl: statements of each safe change."""
+    """table: the target. dialect: the sink that words the statements. ddl: statements of each safe change. rewrites:
+    what each of them rewrites, empty for nothing."""
 
     table: Name
     dialect: str
     policy: SchemaEvolution
     plan: Plan
     ddl: tuple[tuple[str, ...], ...]
+    rewrites: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
         """The JSON output, a stable format; docs/schema-evolution.md says what each key means."""
@@ -45,7 +47,8 @@ class SchemaPlan:
             "on_missing_column": self.policy.on_missing_column,
             "compatible": not plan.breaking,
             "changes": [
-                {**_change(c), "ddl": list(ddl)} for c, ddl in zip(plan.changes, self.ddl, strict=True)
+                {**_change(c), "ddl": list(ddl), "rewrites": rewrites or None}
+                for c, ddl, rewrites in zip(plan.changes, self.ddl, self.rewrites, strict=True)
             ],
             "breaking": [{**_change(c), "allow": c.allow} for c in plan.breaking],
             "ddl": [] if plan.breaking else [s for ddl in self.ddl for s in ddl],
@@ -56,9 +59,10 @@ class SchemaPlan:
         policy = f"mode {self.policy.mode}, on_type_change {self.policy.on_type_change}"
         policy += f", on_missing_column {self.policy.on_missing_column}"
         lines = [f"table {self.table}: {policy}, dialect {self.dialect}"]
-        for change, ddl in zip(self.plan.changes, self.ddl, strict=True):
+        for change, ddl, rewrites in zip(self.plan.changes, self.ddl, self.rewrites, strict=True):
             lines.append(f"safe      {_line(change)}")
             lines += [f"          {s};" for s in ddl] or [f"          {self.dialect} keeps both alike: no statement"]
+            lines += [f"          rewrites the table: {rewrites}"] if rewrites else []
         for change in self.plan.breaking:
             lines += [f"BREAKING  {_line(change)}", f"          to allow: {change.allow}"]
         return "\n".join([*lines, self._result()])
@@ -84,7 +88,7 @@ def schema_plan(
     comparator = SchemaComparator(policy, key=tuple(key), max_identifier=words.max_identifier)
     plan = comparator.compare(have if len(have) else None, given)
     ddl = tuple(tuple(statements(words, name, change, key)) for change in plan.changes)
-    return SchemaPlan(name, dialect, policy, plan, ddl)
+    return SchemaPlan(name, dialect, policy, plan, ddl, tuple(map(words.rewrites, plan.changes)))
 
 
 def _dialect(plugins: Plugins, name: str) -> Dialect:

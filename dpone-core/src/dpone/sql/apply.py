@@ -2,7 +2,7 @@
 few set-based statements, in the one transaction of the commit. What a chunk leaves is what the next one meets, so that
 values kept, rows moved and truncates see the state that the earlier changes made.
 
-In the statements ``t`` is the target and ``s`` the staged rows of one chunk, save in ``_Chunk.complete``.
+In the statements ``t`` is the target and ``s`` the staged rows of one chunk, save in ``Chunk.complete``.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def cdc_apply(db: Database, job: Job) -> Counts:
     if truncated and job.strategy.deletes != "soft":  # what came before is gone with it
         chunks = {number: operations for number, operations in chunks.items() if number >= truncated[-1]}
     for number, operations in chunks.items():
-        total = _plus(total, _Chunk(db, job, number, operations).apply())
+        total = plus(total, Chunk(db, job, number, operations).apply())
     return total
 
 
@@ -98,7 +98,7 @@ def _operations(db: Database, job: Job) -> Mapping[int, Mapping[str, int]]:
     return chunks
 
 
-def _plus(one: Counts, other: Counts) -> Counts:
+def plus(one: Counts, other: Counts) -> Counts:
     return Counts(
         one.inserted + other.inserted,
         one.updated + other.updated,
@@ -107,7 +107,7 @@ def _plus(one: Counts, other: Counts) -> Counts:
     )
 
 
-class _Chunk:
+class Chunk:
     """The statements of one chunk, in the order of ``apply``."""
 
     def __init__(self, db: Database, job: Job, number: int, operations: Mapping[str, int]) -> None:
@@ -124,7 +124,7 @@ class _Chunk:
         deleted += self._delete()
         inserted = self._insert_with_defaults()
         marked = self._count_marked() if self._soft else 0
-        return _plus(self._upsert(), Counts(inserted, -marked, deleted + marked))
+        return plus(self._upsert(), Counts(inserted, -marked, deleted + marked))
 
     def _of(self, alias: str, *operations: str) -> str:
         """Staged rows of this chunk with these operations."""
@@ -176,7 +176,7 @@ class _Chunk:
             if self._job.whole:
                 found = f"{unknown:,} updates leave out values that no change before them has"
                 todo = "begin the log with an insert of each row there was, or let the source log every value"
-            raise DataError(f"load {self._job.target} by cdc_apply", found, todo)
+            raise DataError(f"load {self._job.target} by {self._job.strategy.mode}", found, todo)
 
     def _delete(self) -> int:
         """Rows that go, and those in whose place a new one comes that may bring defaults."""

@@ -16,7 +16,7 @@ from dpone.schema import Name
 from dpone.sql.types import standard
 
 if TYPE_CHECKING:
-    from dpone.evolution import Stored
+    from dpone.evolution import Change, Stored
 
 
 class Dialect(ABC):
@@ -25,6 +25,7 @@ class Dialect(ABC):
     quotes: ClassVar[tuple[str, str]] = ('"', '"')
     placeholder: ClassVar[str] = "?"
     max_identifier: ClassVar[int | None] = None  # bytes of UTF-8; None: no limit
+    exact_names: ClassVar[bool] = False  # True: Orders and orders are two tables, whatever the server's settings
 
     def quote(self, identifier: str) -> str:
         """Any identifier, taken literally: what looks quoted already is quoted again, so that two names never meet."""
@@ -73,6 +74,13 @@ class Dialect(ABC):
     @abstractmethod
     def widen_column(self, table: Name, before: pa.Field, after: pa.Field) -> list[str]:
         """Statements after which the column holds ``after`` and every value it had."""
+
+    def rewrites(self, change: Change) -> str:
+        """What a safe change rewrites, for the plan; empty if it touches the catalogue alone. A dialect that does not
+        know better says it of every widening that needs a statement."""
+        if change.kind != "widen" or change.before is None or change.after is None:
+            return ""
+        return "every row" if self.widen_column(Name(("t",)), change.before, change.after) else ""
 
     def ordered(self, expression: str, type: pa.DataType) -> str:
         """The expression in an order that is the order of the values."""
@@ -212,12 +220,17 @@ class Database(Protocol):
         """Drop a staging table."""
         ...
 
-    def rename(self, table: Name, to: Name) -> None:
-        """Give a plain table another name in the same schema."""
+    def swap(self, stage: Name, target: Name, keep: Name | None = None) -> None:
+        """Drop the target and give its name to the stage; both are plain. With ``keep`` the target is not dropped, but
+        has that name from now on, in the same schema, and what the server wants once in a schema is the stage's."""
         ...
 
-    def swap(self, stage: Name, target: Name) -> None:
-        """Drop the target and give its name to the stage."""
+    def hold(self, table: Name) -> None:
+        """Until the end of the transaction nobody else writes the table, whether by dpone or not."""
+        ...
+
+    def cascades(self, table: Name) -> list[Name]:
+        """Tables whose rows a DELETE in this one would delete or change, itself among them if it refers to itself."""
         ...
 
     def close(self) -> None:

@@ -47,6 +47,8 @@ class Job:
     at      the time of the load
     filled  columns of the target that the rows fill, lineage left out
     images  keeps rows before they are changed; None: nothing is kept
+    changes as in Load
+    stream  key of the load: state and journal go by it
     """
 
     dialect: Dialect
@@ -63,6 +65,8 @@ class Job:
     at: datetime = field(factory=lambda: datetime.now(UTC))
     filled: tuple[str, ...] = ()
     images: Images | None = None
+    changes: bool = False
+    stream: str = ""
 
     def __attrs_post_init__(self) -> None:
         if not self.source:
@@ -86,8 +90,7 @@ def full_refresh(db: Database, job: Job) -> Counts:
         if job.images is None:
             db.swap(job.stage, job.target)
         else:
-            job.images.keep_table(deleted)
-            db.rename(job.stage, job.target)
+            job.images.keep_table(job.stage, deleted)
         return Counts(inserted=job.rows, deleted=deleted)
     deleted = delete_all(db, job)
     return Counts(inserted=_insert(db, job), deleted=deleted)

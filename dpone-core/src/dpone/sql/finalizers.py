@@ -20,6 +20,7 @@ from dpone.sql.finalize import (
     snapshot_diff,
 )
 from dpone.sql.history import scd2
+from dpone.sql.versions import versions
 
 FINALIZERS: Mapping[str, Callable[[Database, Job], Counts]] = {
     "full_refresh": full_refresh,
@@ -28,7 +29,7 @@ FINALIZERS: Mapping[str, Callable[[Database, Job], Counts]] = {
     "replace": replace,
     "partition_replace": partition_replace,
     "snapshot_diff": snapshot_diff,
-    "scd2": lambda db, job: scd2(db, single(db, job)),
+    "scd2": lambda db, job: versions(db, job) if job.changes else scd2(db, single(db, job)),
     "cdc_apply": cdc_apply,
 }
 
@@ -36,7 +37,7 @@ FINALIZERS: Mapping[str, Callable[[Database, Job], Counts]] = {
 def finalize(db: Database, job: Job) -> Counts:
     """An empty load leaves the target as it is, unless the strategy allows it to empty what it replaces."""
     mode, allowed = job.strategy.mode, job.strategy.allow_empty
-    whole_changes = mode == "cdc_apply" and job.whole  # its truncate says what an empty table does
+    whole_changes = job.changes and job.whole  # its truncate says what an empty table does
     if job.rows or whole_changes or (allowed and mode in ("snapshot_diff", "scd2")):
         return FINALIZERS[mode](db, job)
     if allowed and mode == "full_refresh":

@@ -14,6 +14,9 @@ A chunk is a run of changes that is folded at once. In it a key occurs once, wit
 
 Chunks are numbered in the order of the commits; each is to be applied to what the one before it left.
 
+For ``scd2`` a key occurs once in each commit that touches it, numbered from 0, with the time of that commit: what one
+commit does to a row is one change, however often it touches it.
+
 How it is done: every change touches one key, or two where it moves a row. A touch that builds on a row follows the
 touch before it on the key that it met; so the touches of a row form a chain, across keys too. A value that a touch
 leaves out is that of the nearest touch before it in the chain that has it; where none has, that of the row with which
@@ -32,14 +35,15 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from attrs import field, frozen
+from attrs import define, field, frozen
 
 from dpone import changes as log
 from dpone.errors import ConfigError, DataError, DeletesRefused
-from dpone.schema import DELETED_AT, PREFIX
+from dpone.schema import DELETED_AT, PREFIX, VALID_FROM
 from dpone.strategy import Strategy
 
 CHUNK, OP, MASK, FROM = PREFIX + "chunk", PREFIX + "op", PREFIX + "mask", PREFIX + "from_"
+NUMBER, MARK = PREFIX + "number", PREFIX + "mark"
 DELETE, UPSERT, UPDATE, INSERT = "delete", "upsert", "update", "insert"
 FRESH, KEPT, TRUNCATE = "fresh", "kept", "truncate"
 
@@ -49,12 +53,51 @@ ROWS, BYTES = 50_000, 16 << 20
 INSTANT = pa.timestamp("us", "UTC")
 _Ints = npt.NDArray[np.int64]
 _Bools = npt.NDArray[np.bool_]
+_LONG_AGO = -(2**62)
 
 
 def staged_fields(key: Sequence[pa.Field]) -> list[pa.Field]:
     """The columns of a chunk beside those of the target."""
     origin = [pa.field(f"{FROM}{n}", f.type) for n, f in enumerate(key)]
     return [pa.field(CHUNK, pa.int64()), pa.field(OP, pa.string()), pa.field(MASK, pa.string()), *origin]
+
+
+@define
+class Clock:
+    """When versions begin: at the time of their commit. Commits follow each other, whatever their clocks say: one that
+    is not later than the one before it, or than the table's latest boundary, begins a microsecond after it.
+
+    at     the time of a commit where the log does not say
+    last   latest boundary of the table, in microseconds since 1970
+    after  mark of the last commit that the table has: it and those before it are left out
+    once   all commits happen at this time
+    """
+
+    at: datetime
+    last: int = _LONG_AGO
+    after: str = ""
+    once: datetime | None = None
+    mark: str = field(default="", init=False)
+
+    def told(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """The changes that the table does not have, each with the time of its commit."""
+        fresh = batch.filter(pc.greater(batch.column(log.COMMIT), self.after))
+        if not fresh.num_rows:
+            return fresh
+        times = pa.repeat(pa.scalar(self.once, INSTANT), fresh.num_rows) if self.once else self._times(fresh)
+        self.mark = fresh.column(log.COMMIT)[-1].as_py()
+        place = fresh.schema.get_field_index(log.COMMITTED_AT)
+        return fresh.set_column(place, fresh.schema.field(place), times)
+
+    def _times(self, batch: pa.RecordBatch) -> pa.Array:
+        commits = pa.concat_arrays([pa.array([self.mark], pa.string()), batch.column(log.COMMIT).cast(pa.string())])
+        begins = _bools(pc.not_equal(commits[1:], commits[:-1]))
+        said = pc.coalesce(batch.column(log.COMMITTED_AT), pa.scalar(self.at, INSTANT)).cast(pa.int64()).to_numpy()
+        steps = np.arange(int(begins.sum()) + 1)
+        # each is the greater of its own time and a microsecond after the one before it
+        times = np.maximum.accumulate(np.append(self.last, said[begins] - steps[1:])) + steps
+        self.last = int(times[-1])
+        return pa.array(times[np.cumsum(begins)]).cast(INSTANT)
 
 
 def require_schema(folding: Folding, schema: pa.Schema) -> None:
@@ -64,7 +107,9 @@ def require_schema(folding: Folding, schema: pa.Schema) -> None:
     lacking += [f"{log.KEY}.{n}" for n in folding.strategy.key if n not in met]
     if lacking:
         todo = "name as strategy.key columns by which the log tells rows"
-        raise ConfigError(f"load {folding.target} by cdc_apply", f"the changes have no {', '.join(lacking)}", todo)
+        raise ConfigError(
+            f"load {folding.target} by {folding.strategy.mode}", f"the changes have no {', '.join(lacking)}", todo
+        )
 
 
 @frozen
@@ -78,6 +123,7 @@ class Folding:
     first     number of the first chunk
     whole     the changes are inserts of all rows there are: what the table holds before them goes first
     rows      a chunk has no more changes than this, and, if it has more than one, no more than ``bytes``
+    clock     for ``scd2``
     """
 
     target: str
@@ -88,13 +134,25 @@ class Folding:
     whole: bool = False
     rows: int = field(factory=lambda: ROWS)
     bytes: int = field(factory=lambda: BYTES)
+    clock: Clock | None = None
+
+    @property
+    def columns(self) -> set[str]:
+        """Of the chunks."""
+        own = {CHUNK, OP, MASK, *(f"{FROM}{n}" for n in range(len(self.strategy.key)))}
+        return {*self.names, DELETED_AT, *own, *((VALID_FROM, NUMBER, MARK) if self.clock else ())}
 
     def chunks(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Batches of ``changes.batch_schema`` in, folded chunks out. Raises DataError where they are not what they
         should be, DeletesRefused where the table was truncated and the strategy does not say what then."""
         number, begun, run = self.first, False, _Run()
         batches = iter(batches)
-        if self.whole and self.strategy.deletes != "ignore" and (head := next(batches, None)) is not None:
+        if (
+            self.whole
+            and not self.clock
+            and self.strategy.deletes != "ignore"
+            and (head := next(batches, None)) is not None
+        ):
             yield self._truncated(_renamed(head), number)
             begun, batches = True, chain([head], batches)
         for piece in self._pieces(batches):
@@ -114,13 +172,16 @@ class Folding:
         order = _Order(self.target)
         for batch in batches:
             order.require(batch)
+            batch = batch if self.clock is None else self.clock.told(batch)
             batch = _renamed(batch).select([log.OPERATION, log.COMMITTED_AT, log.KEY, log.UNCHANGED, *self.names])
             if self.strategy.deletes == "ignore":
                 batch = batch.filter(pc.not_equal(batch.column(log.OPERATION), log.DELETE))
             truncates = _where(pc.equal(batch.column(log.OPERATION), log.TRUNCATE))
             if len(truncates) and self.strategy.truncate == "fail":
                 todo = "say strategy.truncate: apply to delete every row, or ignore; nothing was changed"
-                raise DeletesRefused(f"load {self.target} by cdc_apply", "the table was truncated in the source", todo)
+                raise DeletesRefused(
+                    f"load {self.target} by {self.strategy.mode}", "the table was truncated in the source", todo
+                )
             step = max(1, min(self.rows, self.bytes * batch.num_rows // max(batch.nbytes, 1)))
             at = 0
             for stop in [*truncates.tolist(), batch.num_rows]:
@@ -142,6 +203,8 @@ class Folding:
         at = pc.coalesce(said, pa.scalar(self.at, INSTANT))
         origin = {f"{FROM}{n}": values[name] for n, name in enumerate(self.strategy.key)}
         texts = {OP: pa.array([TRUNCATE]), MASK: pa.nulls(1, pa.string())}
+        if self.clock is not None:
+            texts |= {VALID_FROM: at, NUMBER: pa.array([0]), MARK: pa.array([self.clock.mark])}
         return pa.RecordBatch.from_pydict(values | {DELETED_AT: at, CHUNK: pa.array([number]), **texts} | origin)
 
 
@@ -178,7 +241,7 @@ class _Order:
         later = pc.or_(pc.less(commit, then), pc.and_(pc.equal(commit, then), pc.less(ordinal, number)))
         if not pc.all(later, min_count=0).as_py():
             found = "a change does not come after the one before it, by commit and ordinal"
-            raise DataError(f"load {self._target} by cdc_apply", found, "report it to the maker of the change reader")
+            raise DataError(f"load {self._target}", found, "report it to the maker of the change reader")
         self._last = marks[0][-1], marks[1][-1]
 
 
@@ -213,7 +276,7 @@ class _Fold:
         if keys.null_count:
             found = f"key column {name} is NULL in a change"
             todo = "choose a key that is NOT NULL in the source"
-            raise DataError(f"load {self._folding.target} by cdc_apply", found, todo)
+            raise DataError(f"load {self._folding.target}", found, todo)
         return keys.cast(column.type)
 
     def _order(self, touch: _Ints, code: _Ints) -> None:
@@ -225,7 +288,12 @@ class _Fold:
         same = key[1:] == key[:-1]
         self._before = np.full(2 * self._n, -1)
         self._before[touch[1:][same]] = touch[:-1][same]
-        self._last = touch[np.append(~same, True)]
+        last = np.append(~same, True)
+        if self._folding.clock is not None:
+            at = _one(self._changes[log.COMMITTED_AT]).cast(pa.int64()).to_numpy()[touch % self._n]
+            last[:-1] |= at[1:] != at[:-1]
+            self._numbers = _counted(key[last])
+        self._last = touch[last]
 
     def _link(self) -> None:
         """Which touch each builds on; itself where a chain begins."""
@@ -267,13 +335,18 @@ class _Fold:
         stayed = self._code[last] == self._code[n + begin % n]
         kinds = [taken & self._hard, ~masked, self._fresh[begin], self._insert[begin], taken & stayed]
         op = np.select(kinds, [DELETE, UPSERT, FRESH, INSERT, KEPT], UPDATE)
-        met = pa.array(n + begin % n, mask=~masked | self._lost[begin])
+        nobody = self._lost[begin] | (self._fresh[begin] | taken if self._folding.clock else ~masked)
+        met = pa.array(n + begin % n, mask=nobody)
         origin = {f"{FROM}{i}": keys.take(met) for i, keys in enumerate(self._keys.values())}
         at = pc.coalesce(_one(self._changes[log.COMMITTED_AT]), pa.scalar(self._folding.at, INSTANT))
         soft = self._folding.strategy.deletes == "soft"
         deleted = at.take(pa.array(last % n, mask=~taken if soft else np.ones(len(last), bool)))
         numbers, mask = pa.array(np.full(len(last), number)), _signs(unknown, masked)
-        return {DELETED_AT: deleted, CHUNK: numbers, OP: pa.array(op), MASK: mask} | origin
+        versions = {}
+        if (clock := self._folding.clock) is not None:
+            versions = {VALID_FROM: at.take(pa.array(last % n)), NUMBER: pa.array(self._numbers)}
+            versions[MARK] = pa.repeat(clock.mark, len(last))
+        return {DELETED_AT: deleted, CHUNK: numbers, OP: pa.array(op), MASK: mask} | versions | origin
 
 
 def _signs(unknown: _Bools, masked: _Bools) -> pa.Array:
@@ -282,6 +355,14 @@ def _signs(unknown: _Bools, masked: _Bools) -> pa.Array:
         return pa.nulls(len(masked), pa.string())
     signs = np.where(unknown[masked], b"1", b"0").view(f"S{unknown.shape[1]}")[:, 0]
     return pa.array(signs, pa.binary()).cast(pa.string()).take(pa.array(np.cumsum(masked) - 1, mask=~masked))
+
+
+def _counted(keys: _Ints) -> _Ints:
+    """The number of each in its run of equal ones, from 0."""
+    begins = np.flatnonzero(np.append(True, keys[1:] != keys[:-1]))
+    runs = np.diff(np.append(begins, len(keys)))
+    numbers: _Ints = np.arange(len(keys)) - np.repeat(begins, runs)
+    return numbers
 
 
 def _ends(steps: _Ints) -> _Ints:

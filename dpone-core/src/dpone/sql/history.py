@@ -40,7 +40,8 @@ def shape(strategy: Strategy, schema: pa.Schema) -> tuple[pa.Schema, tuple[str, 
     if strategy.mode != "scd2":
         return schema, strategy.key
     fields = pa.field(VALID_FROM, INSTANT, nullable=False), pa.field(VALID_TO, INSTANT)
-    return pa.schema([*schema, *fields]), (*strategy.key, VALID_FROM)
+    key = (*strategy.key, VALID_FROM) if strategy.key else ()  # of a stream whose log names the key: known later
+    return pa.schema([*schema, *fields]), key
 
 
 def require_own(strategy: Strategy, have: pa.Schema, target: Name, given: Sequence[str] | None = None) -> None:
@@ -91,7 +92,7 @@ class _Versions:
 
     def _boundaries(self) -> tuple[datetime | None, datetime | None]:
         sql = f"SELECT MAX({self._begin}), MAX({self._end}) FROM {self._job.table} AS t"
-        first, last = (at if at is None else _moment(at) for at in self._db.rows(sql)[0])
+        first, last = (at if at is None else moment(at) for at in self._db.rows(sql)[0])
         return first, last
 
     def _bound(self, at: datetime) -> Any:
@@ -214,6 +215,6 @@ class _Versions:
         return {n: datetime.fromisoformat(at) for n, at in since if at is not None}
 
 
-def _moment(value: Any) -> datetime:
+def moment(value: Any) -> datetime:
     """As the driver gives it: an instant, or its ISO 8601 text."""
     return value if isinstance(value, datetime) else datetime.fromisoformat(value)

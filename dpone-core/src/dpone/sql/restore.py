@@ -93,6 +93,7 @@ class _Restore:
 
     def run(self, strategy: Strategy) -> tuple[int, int]:
         """Rows put back, rows taken out."""
+        self.db.hold(self.target)
         deleted = self._replace_all(strategy) if self.kept.kind == "generation" else self._take_out()
         Targets(self.db, self.target).move(self.kept.previous)
         return self.kept.rows, deleted
@@ -106,14 +107,15 @@ class _Restore:
         if self._fits(strategy):
             self.db.swap(self.images, self.target)
             return deleted
-        self.db.execute(f"DELETE FROM {self.db.dialect.name(self.target)}")
+        self.db.clear(self.target)
         self._put_back()
         return deleted
 
     def _fits(self, strategy: Strategy) -> bool:
         """What was kept is a table of the target's own shape, and nothing hangs on either."""
         db, key = self.db, strategy.key
-        same = db.schema(self.images) == db.schema(self.target)
+        kept, now = db.schema(self.images), db.schema(self.target)
+        same = kept is not None and now is not None and kept.equals(now, check_metadata=True)
         return same and db.plain(self.images, key) and db.plain(self.target, key)
 
     def _take_out(self) -> int:
@@ -141,7 +143,7 @@ class _Restore:
     def _put_back(self) -> None:
         d, names = self.db.dialect, list(self.kept.columns)
         rows = f"SELECT {d.columns(names, 'i')} FROM {d.name(self.images)} AS i"
-        put = self.db.execute(f"INSERT INTO {d.name(self.target)} ({d.columns(names)}) {rows}")
+        put = self.db.execute(f"{d.insert_into(self.target, names)} {rows}")
         if put != self.kept.rows:
             raise self._changed(f"{self.images} holds {put:,} rows, the journal says {self.kept.rows:,}")
 

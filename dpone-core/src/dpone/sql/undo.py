@@ -34,7 +34,8 @@ class Targets:
 
     def __init__(self, db: Database, target: Name) -> None:
         self._db, self._table = db, target.sibling(TARGETS)
-        self._target = target.last.lower()  # some servers take Orders and orders for one table
+        # some servers take Orders and orders for one table
+        self._target = target.last if db.dialect.exact_names else target.last.lower()
 
     def create(self) -> None:
         if self._db.schema(self._table) is None:
@@ -112,9 +113,9 @@ class Images:
         self.kind = "generation"
         self.rows = self._copy(f"{self.db.dialect.name(self.target)} AS t", ())
 
-    def keep_table(self, rows: int) -> None:
-        """The target itself, under our name; its own is free now."""
-        self.db.rename(self.target, self.table)
+    def keep_table(self, stage: Name, rows: int) -> None:
+        """The target itself, under our name; the stage takes its place."""
+        self.db.swap(stage, self.target, self.table)
         self.kind, self.rows, self._created = "generation", rows, True
 
     def _copy(self, tables: str, values: Sequence[Any]) -> int:
@@ -150,6 +151,8 @@ class Images:
 
 
 def images(db: Database, target: Name, load_id: str) -> Images:
+    """The target is held from here on: what is kept of a row is what the load then changes."""
+    db.hold(target)
     schema = db.schema(target)
     if schema is None or LOAD_ID not in schema.names:
         todo = "leave lineage on, or remove sink.options.undo; nothing was changed"

@@ -21,7 +21,7 @@ from dpone.evolution import twin
 from dpone.pipeline import Undo
 from dpone.position import Position
 from dpone.schema import DELETED_AT, LINEAGE, LOAD_ID, LOADED_AT, VALIDITY, Name
-from dpone.sql import apply, fold, history
+from dpone.sql import apply, fold, history, versions
 from dpone.sql.dialect import Database
 from dpone.sql.finalize import Counts, Job, is_empty, repeated_keys, require_columns
 from dpone.sql.finalizers import finalize
@@ -184,7 +184,9 @@ def _staged_schema(db: Database, target: Name, load: Load, lineage: bool) -> pa.
     nulls = [f for f in have if f.nullable and f.name not in names and _left_null(f.name, names)]
     schema = pa.schema([*(have.field(n) for n in names), *nulls])
     schema = with_lineage(schema) if lineage else schema
-    return apply.staged_schema(schema, load, target) if load.strategy.mode == "cdc_apply" else schema
+    if load.strategy.mode == "cdc_apply":
+        return apply.staged_schema(schema, load, target)
+    return versions.staged_schema(schema, have, load, target) if load.strategy.mode == "scd2" else schema
 
 
 def _left_null(column: str, filled: Container[str]) -> bool:
@@ -201,7 +203,7 @@ def _fits(stage: pa.Schema | None, schema: pa.Schema | None, late: Container[str
 def _new_stage(db: Database, target: Name, load: Load, token: str, schema: pa.Schema) -> Stage:
     """A table of the target's own shape where it may take the target's place at the commit, else a bare one."""
     strategy = load.strategy
-    if strategy.mode == "cdc_apply":
+    if load.changes:
         return _make_stage(db, target, load, token, schema, ())
     policy_ok = not strategy.key or strategy.duplicates == "fail"
     replaces = strategy.mode == "full_refresh" or is_empty(db, target)
@@ -296,10 +298,10 @@ class SqlWriter:
         lineage = {LOAD_ID: self.load_id, LOADED_AT: stage.created_at} if self._lineage else {}
         with transaction(self._db, self._load.key):
             counted: _Counted | apply.Incoming
-            if self._load.strategy.mode == "cdc_apply":
-                routed = {*LINEAGE, *map(twin, names)} - {*names}
-                schema = pa.schema([f for f in shape if f.name not in routed])
-                counted = apply.Incoming(stream, self._folding(stage))
+            if self._load.changes:
+                folding = self._folding(stage)
+                schema = pa.schema([f for f in shape if f.name in folding.columns])
+                counted = apply.Incoming(stream, folding)
             else:
                 schema = pa.schema([f for f in shape if f.name in names])
                 counted = _Counted(stream, tuple(f.name for f in schema if not f.nullable), self._target)
@@ -393,7 +395,12 @@ class SqlWriter:
     def _folding(self, stage: Stage) -> fold.Folding:
         first, strategy = apply.next_chunk(self._db, stage.table), self._load.strategy
         whole = self._load.whole and first == 0
-        return fold.Folding(str(self._target), tuple(self._names()), strategy, stage.created_at, first, whole)
+        clock = None
+        if strategy.mode == "scd2":
+            clock = versions.clock(self._db, self._target, self._load, stage.created_at)
+        return fold.Folding(
+            str(self._target), tuple(self._names()), strategy, stage.created_at, first, whole, clock=clock
+        )  # fmt: skip
 
     def _names(self) -> list[str]:
         assert self._load.schema is not None
@@ -417,4 +424,5 @@ class SqlWriter:
         return Job(
             self._db.dialect, self._target, stage.table, schema, strategy, rows, stage.unique, swap,
             whole=self._load.whole, read=rows + left_out, at=stage.created_at, filled=tuple(self._names()),
+            changes=self._load.changes, stream=self._load.key,
         )  # fmt: skip

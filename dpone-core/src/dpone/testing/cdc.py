@@ -68,22 +68,26 @@ class CDCContract(Contract):
 
     @case("insert_update_delete")
     def test_resume_is_strictly_after(self, harness: Harness) -> None:
-        """After a position come later commits alone; with nothing new the window is empty, and the next one begins
-        where it ends: a log that others write to as well may move on meanwhile."""
+        """After a position come later commits alone, those that were there when it was acknowledged too. With nothing
+        new the window is empty, and the next begins where it ends: a log that others write to may move on meanwhile."""
         with _stream(harness) as reader:
             harness.change([insert(1)])
             first = _all(reader, None)
             _rows(reader, first)
-            reader.ack(first.position)
-            reader.ack(first.position)
-            nothing = _all(reader, first.position)
-            assert (dict(nothing.tables), nothing.caught_up) == ({}, True)
-            assert nothing.commits[0] == first.commits[1]
             harness.change([insert(2)])
-            for before in (first, nothing):
+            reader.ack(first.position)
+            reader.ack(first.position)
+            second = _all(reader, first.position)
+            assert [r["id"] for r in _rows(reader, second)] == [2]
+            reader.ack(second.position)
+            nothing = _all(reader, second.position)
+            assert (dict(nothing.tables), nothing.caught_up) == ({}, True)
+            harness.change([insert(3)])
+            for before in (second, nothing):
                 later = _all(reader, before.position)
-                assert [r["id"] for r in _rows(reader, later)] == [2]
+                assert [r["id"] for r in _rows(reader, later)] == [3]
                 assert later.commits[0] == before.commits[1]
+            assert (second.commits[0], nothing.commits[0]) == (first.commits[1], second.commits[1])
 
     @case("insert_update_delete")
     def test_a_limit_cuts_between_transactions(self, harness: Harness) -> None:

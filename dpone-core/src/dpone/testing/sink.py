@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -147,6 +148,17 @@ class SinkContract(Contract):
         same(harness.rows(), [rows[0], rows[2]])
         with pytest.raises(DataError):
             load(harness, table([(1, "d1", "x", 1.0), (1, "d1", "y", 1.0)]), strategy)
+
+    @case("merge")
+    def test_merges_at_once_leave_every_key_once(self, harness: Harness) -> None:
+        """Two streams that bring the same new keys at one time to a target without a unique index, if it can be so:
+        each key is there once, or one stream is refused."""
+        for n in range(3):
+            name = f"{TABLE}{n}"
+            load(harness, sample(1, 2), APPEND if _has(harness, "append") else SINGLE["merge"], name)
+            done = _commit_at_once(harness, SINGLE["merge"], name, (sample(2, 5), sample(2, 5)))
+            assert done
+            same(harness.rows(name), sample(1, 5))
 
     @case("replace")
     def test_replace_replaces_the_rows_of_its_predicate(self, harness: Harness) -> None:
@@ -355,6 +367,24 @@ class SinkContract(Contract):
             with pytest.raises(DponeError):  # its staging was swept, or the fence holds
                 _stage_and_commit(first, sample(7, 8), head)
         same(harness.rows(), expected.drop_columns(own(expected)))
+
+    @case("exactly_once")
+    def test_of_a_load_and_a_rewind_at_once_one_commits(self, harness: Harness) -> None:
+        """A runner and an operator's rewind commit from one head at one time: one is there, the other wrote nothing."""
+        strategy = _simple(harness)
+        for n in range(5):
+            name = f"{TABLE}{n}"
+            head = load(harness, sample(1, 1), strategy, name).entry
+            with ExitStack() as opened:
+                sink, rewind = opened.enter_context(_open(harness, strategy, name, schema=None))
+                _, run = opened.enter_context(_open(harness, strategy, name))
+                run.stage(Part("p"), Rows(sample(2, 3)))
+                done = _at_once([partial(rewind.commit, head, at(0, epoch=1)), partial(run.commit, head, at(1))])
+                assert len(done) == 1, f"{len(done)} commits followed one head"
+                [(which, receipt)] = done.items()
+                assert sink.journal(key(name)) == receipt.entry
+            expected = sample(1, 3) if strategy.mode != "full_refresh" else sample(2, 3)
+            same(harness.rows(name), sample(1, 1) if which == 0 else expected)
 
     @case("exactly_once")
     def test_a_load_whose_staging_was_swept_commits_no_part_of_it(self, harness: Harness) -> None:
@@ -733,13 +763,40 @@ def _commit_at_once(
     return done
 
 
+def _at_once(commits: Sequence[Callable[[], Receipt]]) -> dict[int, Receipt]:
+    """Each from a thread of its own, begun together: the receipts of those that were not refused, by place."""
+    done: dict[int, Receipt] = {}
+    failed: list[BaseException] = []
+    ready = threading.Barrier(len(commits), timeout=20)
+
+    def one(n: int) -> None:
+        try:
+            ready.wait()
+            done[n] = commits[n]()
+        except DponeError:
+            pass
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=one, args=(n,)) for n in range(len(commits))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+    return done
+
+
 @contextmanager
-def _open(harness: Harness, strategy: Strategy, **given: Any) -> Iterator[tuple[Sink, Any]]:
-    """A sink and an open load of rows of ``SHAPE``."""
-    spec = harness.sink(strategy)
+def _open(
+    harness: Harness, strategy: Strategy, table: str = TABLE, schema: pa.Schema | None = SHAPE, **given: Any
+) -> Iterator[tuple[Sink, Any]]:
+    """A sink and an open load of rows of ``SHAPE``, or with ``schema`` None a rewind."""
+    spec = harness.sink(strategy, table)
     with closing(harness.make("sink", spec)) as sink:
-        prepare(sink, spec, SHAPE)
-        with closing(sink.open(new_load(SHAPE, strategy, **given))) as writer:
+        if schema is not None:
+            prepare(sink, spec, schema)
+        with closing(sink.open(new_load(schema, strategy, table, **given))) as writer:
             yield sink, writer
 
 

@@ -287,6 +287,20 @@ class SourceContract(Contract):
             same(read(source, evolve(window, parts=tuple(reversed(window.parts)))), expected)
 
     @case("partitions")
+    def test_parts_are_of_one_moment(self, harness: Harness) -> None:
+        """What comes after the window was fixed, and between two of its parts, is in none of them."""
+        expected = seeded(harness, *(harness.sample(i * 10, i * 10 + 9) for i in range(3)))
+        with closing(harness.make("source", harness.source())) as source:
+            window = source.window(None, evolve(WHOLE, partitions=3))
+            assert len(window.parts) > 1
+            found = [window.schema.empty_table()]
+            for n, part in enumerate(window.parts):
+                harness.seed(harness.sample(100 + n, 100 + n))
+                with source.read(part) as stream:
+                    found.append(drained(stream))
+            same(pa.concat_tables(found), expected)
+
+    @case("partitions")
     def test_parts_are_read_at_once(self, harness: Harness) -> None:
         """Parts that several threads read at the same time give every row once."""
         expected = seeded(harness, *(harness.sample(i * 10, i * 10 + 9) for i in range(3)))

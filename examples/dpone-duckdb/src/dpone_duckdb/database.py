@@ -184,12 +184,22 @@ class DuckdbDatabase:
     def clear(self, table: Name) -> int:
         return self.execute(f"DELETE FROM {self.dialect.name(table)}")
 
-    def rename(self, table: Name, to: Name) -> None:
+    def _rename(self, table: Name, to: Name) -> None:
         self.execute(f"ALTER TABLE {self.dialect.name(table)} RENAME TO {self.dialect.quote(to.last)}")
 
-    def swap(self, stage: Name, target: Name) -> None:
-        self.drop(target)
-        self.rename(stage, target)
+    def swap(self, stage: Name, target: Name, keep: Name | None = None) -> None:
+        if keep is None:
+            self.drop(target)
+        else:
+            self._rename(target, keep)
+        self._rename(stage, target)
+
+    def hold(self, table: Name) -> None:
+        """The file has one process that writes; of two transactions that change a row, the later one fails."""
+
+    def cascades(self, table: Name) -> list[Name]:
+        """DuckDB has no ON DELETE action."""
+        return []
 
 
 def _place(table: Name) -> tuple[str, str]:

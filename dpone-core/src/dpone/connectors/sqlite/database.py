@@ -250,23 +250,28 @@ class SqliteDatabase:
         if zeroes:
             self.rows("PRAGMA secure_delete=ON")
 
-    def cascades(self, table: Name) -> list[str]:
-        """Tables whose rows a DELETE in this one would delete or change."""
+    def cascades(self, table: Name) -> list[Name]:
         sql = (
             "SELECT DISTINCT m.name FROM sqlite_master AS m, pragma_foreign_key_list(m.name) AS f "
             f"WHERE {_REFERRING} AND f.on_delete IN ('CASCADE', 'SET NULL', 'SET DEFAULT') ORDER BY 1"
         )
-        return [name for (name,) in self.rows(sql, (table.last,))]
+        return [Name((name,)) for (name,) in self.rows(sql, (table.last,))]
 
-    def rename(self, table: Name, to: Name) -> None:
+    def _rename(self, table: Name, to: Name) -> None:
         # Legacy: rename this table and nothing else. Otherwise any broken view in the database stops the rename.
         self.execute("PRAGMA legacy_alter_table=ON")
         self.execute(f"ALTER TABLE {self.dialect.name(table)} RENAME TO {self.dialect.quote(to.last)}")
         self.execute("PRAGMA legacy_alter_table=OFF")
 
-    def swap(self, stage: Name, target: Name) -> None:
-        self.execute(self.dialect.drop_table(target))
-        self.rename(stage, target)
+    def swap(self, stage: Name, target: Name, keep: Name | None = None) -> None:
+        if keep is None:
+            self.execute(self.dialect.drop_table(target))
+        else:
+            self._rename(target, keep)
+        self._rename(stage, target)
+
+    def hold(self, table: Name) -> None:
+        """A transaction that writes holds the file."""
 
     def _failing(self) -> AbstractContextManager[None]:
         return failing(SinkError, "write the database", self.path)

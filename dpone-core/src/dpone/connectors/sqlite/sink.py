@@ -11,13 +11,11 @@ import pyarrow as pa
 from dpone.connectors.sqlite.config import SqliteSinkOptions
 from dpone.connectors.sqlite.connect import database_path, table_name
 from dpone.connectors.sqlite.database import SqliteDatabase
-from dpone.contract import Entry, Finding, Load, Receipt, UndoPlan, Writer
+from dpone.contract import Finding
 from dpone.errors import DponeError, SchemaBreak, SinkError
 from dpone.evolution import Change
 from dpone.pipeline import SinkSpec
-from dpone.position import Position
 from dpone.schema import DEFAULT
-from dpone.sql.restore import take_back, undo_plan
 from dpone.sql.sink import SqlSink, target_of
 from dpone.sql.writer import transaction
 
@@ -85,31 +83,8 @@ class SqliteSink(SqlSink):
                 todo = "run again: another program has made it meanwhile; nothing was changed"
             raise SinkError(f"change the columns of {self._target}", str(error.__cause__), todo) from error.__cause__
 
-    def open(self, load: Load) -> Writer:
-        anew = load.strategy.mode == "full_refresh" or (load.whole and load.changes)
-        if load.schema is not None and (anew or load.strategy.mode == "replace"):
-            self._require_no_cascade(every_row=anew)
-        return super().open(load)
-
-    def undo_plan(self, key: str, load_id: str) -> UndoPlan:
-        plan = undo_plan(self._db, self._target, key, load_id)
-        self._require_no_cascade(every_row=False)
-        return plan
-
-    def undo(self, load: Load, load_id: str, after: Entry | None, position: Position) -> Receipt:
-        self._require_no_cascade(every_row=False)
-        return take_back(self._db, self._target, load, load_id, after, position)
-
     def beside(self, spec: SinkSpec) -> SqliteSink:
         """``contract.ManyTables``."""
         sink = type(self)(spec)
         sink._db = self._db
         return sink
-
-    def _require_no_cascade(self, every_row: bool) -> None:
-        """To replace a row is to delete it for a moment, and rows that refer to it would go with it."""
-        others = [n for n in self._db.cascades(self._target) if not every_row or n.lower() != self._target.last.lower()]
-        if others and not self.is_empty():
-            found = f"{', '.join(others)} refers to it with an ON DELETE action, which would change or delete rows"
-            todo = "use strategy merge, or drop the ON DELETE action"
-            raise SinkError(f"replace rows of {self._target}", found, todo)

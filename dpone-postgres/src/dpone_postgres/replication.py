@@ -1,0 +1,71 @@
+"""START_REPLICATION below psycopg, which has no words for it: the messages of a slot up to a bound, and no further.
+
+The slot stays where it is: the status that the server asks for confirms nothing (a flush position of 0/0 is none).
+https://www.postgresql.org/docs/current/protocol-replication.html
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+from psycopg import pq
+
+from dpone_postgres.transfer import expect, result_of, wait
+
+HEADER = 25  # of XLogData, before pgoutput's own message
+_ASK_AGAIN = 0.05  # seconds
+_PAGE = 8192
+_STATUS = struct.Struct("!cQQQQB")
+_POSITION = struct.Struct("!Q")
+
+
+def streamed(db: psycopg.Connection[Any], command: str, upto: int, patience: float = 0) -> Iterator[bytes]:
+    """XLogData messages. Ends when the server says that it has sent all up to ``upto``: it is asked whenever it has
+    nothing more at hand. A bound at the end of a page may lie in the midst of a record that is not written to its end;
+    then it is enough that the server has come into that page and stands still. ``patience`` as in ``copy_out``. The
+    connection is of no more use afterwards. Raises psycopg.Error."""
+    raw = db.pgconn
+    raw.send_query(command.encode())
+    expect(raw, pq.ExecStatus.COPY_BOTH, patience)
+    heard, asked, stood = time.monotonic(), False, -1
+    while True:
+        size, message = raw.get_copy_data(1)
+        if size < 0:
+            _ended(raw, patience)
+        if size > 0:
+            heard = time.monotonic()
+            data = bytes(message)
+            if data[:1] == b"w":
+                yield data
+                continue
+            reached = _POSITION.unpack(data[1:9])[0]
+            if reached >= upto or (asked and upto % _PAGE == 0 and reached == stood > upto - _PAGE):
+                return
+            if data[17]:
+                _tell(raw, ask=False)
+            stood, asked = (reached, False) if asked else (stood, asked)
+            continue
+        if not asked and (stood < 0 or not wait(raw, _ASK_AGAIN)):
+            _tell(raw, ask=True)
+            asked = True
+        if asked and not wait(raw, 1.0) and patience and time.monotonic() > heard + patience:
+            raise psycopg.OperationalError(f"timeout: the server said nothing for {patience:g} s")
+
+
+def _tell(raw: Any, ask: bool) -> None:
+    """A standby status update: written, flushed, applied, clock, and whether an answer is wanted."""
+    microseconds = int((time.time() - 946_684_800) * 1_000_000)
+    raw.put_copy_data(_STATUS.pack(b"r", 0, 0, 0, microseconds, ask))
+    raw.flush()
+
+
+def _ended(raw: Any, patience: float) -> None:
+    """The server ended the stream by itself, which it does to say what is wrong, or when it stops."""
+    result = result_of(raw, patience)
+    if result is not None and result.status == pq.ExecStatus.FATAL_ERROR:
+        raise psycopg.errors.error_from_result(result)
+    raise psycopg.OperationalError("server closed the connection")
