@@ -399,6 +399,37 @@ def _head(project: Project) -> str:
     return str(text)
 
 
+def test_mixed_snapshots_do_not_mix_increments(project: Project) -> None:
+    """An increment ends where its snapshot ended: a load of a later snapshot under the position of the first would be
+    read again in part, so it begins anew."""
+    project = momentary(project, resume="mixed_snapshots")
+    source = {**project.source, "options": {"incremental": {"by": "cursor", "column": "id"}}}
+    project = project.but(source=source)
+    table(project, 1, 100)
+    with project.child(step="part_started", nth=1) as child:
+        child.communicate(timeout=60)
+    table(project, 101, 120)
+    stream = project.load()
+    assert (stream.partitions_resumed, stream.warnings) == (0, [])
+    table(project, 121, 130)
+    project.load()
+    assert project.rows() == rows(1, 130)
+
+
+def test_mixed_snapshots_of_a_source_that_was_one_part(project: Project) -> None:
+    """A table without a key to split by was read whole; killed, it is read whole again."""
+    project = momentary(project, resume="mixed_snapshots")
+    with closing(sqlite3.connect(project.folder / "shop.db")) as db, db:
+        db.execute(
+            "CREATE TABLE t (id INTEGER, day INTEGER, name TEXT, note TEXT, PRIMARY KEY (id, day)) WITHOUT ROWID"
+        )
+    table(project, 1, 100)
+    with project.child(step="part_staged", nth=1) as child:
+        child.communicate(timeout=60)
+    assert project.load().partitions_resumed == 1
+    assert project.rows() == rows(1, 100)
+
+
 def test_MF_04_mixed_snapshots_is_refused_after_a_change_of_the_table(project: Project) -> None:
     """The source's table has another column now: what is staged lacks it, so the run stops and names it."""
     project = momentary(project, resume="mixed_snapshots")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import datetime
 from typing import Any
 
 import psycopg
 import pyarrow as pa
-from attrs import define
+from attrs import Factory, define
 
 from dpone.errors import ConfigError, DataError, SinkError
 from dpone.evolution import Change, Stored
@@ -116,6 +116,7 @@ class _Session:
 
     db: psycopg.Connection[Any] | None = None
     locked: tuple[Name, ...] = ()
+    idle: deque[_Session] = Factory(deque)  # others, over which parts were staged at once
 
 
 class PostgresDatabase:
@@ -129,23 +130,21 @@ class PostgresDatabase:
         self._session = _Session()
         self.unlogged = False  # staging that nobody would go on with after a crash
         self._among = False  # one of several connections that stage at once
-        self._idle: deque[PostgresDatabase] = deque()
 
     @contextmanager
     def another(self) -> Iterator[PostgresDatabase]:
         """Another connection, to stage a part while others stage theirs, from any thread. They share the lock of the
         load, which keeps out whoever wants it alone, and leave the shape of the staging as it is."""
-        try:
-            other = self._idle.pop()
-        except IndexError:
-            other = PostgresDatabase(self._given, self._options, self._target)
-            other._among = True
+        other = PostgresDatabase(self._given, self._options, self._target)
+        other._among = True
+        with suppress(IndexError):
+            other._session = self._session.idle.pop()
         try:
             yield other
         except BaseException:
             other.close()
             raise
-        self._idle.append(other)
+        self._session.idle.append(other._session)
 
     def beside(self, target: Name) -> PostgresDatabase:
         """The same for another target, over the same connection."""
@@ -166,11 +165,11 @@ class PostgresDatabase:
         return self._session.db
 
     def close(self) -> None:
-        while self._idle:
-            self._idle.pop().close()
-        if self._session.db is not None:
-            self._session.db.close()
-            self._session.db = None
+        for session in (self._session, *self._session.idle):
+            if session.db is not None:
+                session.db.close()
+                session.db = None
+        self._session.idle.clear()
 
     # ---- transactions
 

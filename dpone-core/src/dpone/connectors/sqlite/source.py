@@ -127,8 +127,9 @@ class SqliteSource:
         """What each part is to read. Ranges are open to both sides: every row of any snapshot is in one of them."""
         if not reading.spans:
             return {}
-        bounds: Sequence[Bounds] = [Bounds.from_json(part.detail[BOUNDS]) for part in request.parts]
-        if not bounds and request.partitions > 1 and self._incremental is None:
+        known = [part.detail[BOUNDS] for part in request.parts if BOUNDS in part.detail]
+        bounds: Sequence[Bounds] = [Bounds.from_json(one) for one in known]
+        if not request.parts and request.partitions > 1 and self._incremental is None:
             bounds = Ranges(self, self._table, self._options.partition_by).split(request.partitions)
         self._bounds = {f"{i:05d}": one for i, one in enumerate(bounds)}
         if not bounds:
