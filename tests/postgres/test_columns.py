@@ -41,8 +41,10 @@ def texts(table: pa.Table) -> list[str]:
 
 @pytest.fixture
 def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ranges of two pages."""
-    monkeypatch.setattr(columns, "_PAGES", 2)
+    """Ranges of two pages, three of them in a statement."""
+    monkeypatch.setattr(columns, "FEW", 2)
+    monkeypatch.setattr(columns, "_MANY", 2)
+    monkeypatch.setattr(columns, "_RANGES", 3)
 
 
 def test_columns_bring_what_rows_bring(typed: Target, narrow: None) -> None:
@@ -118,6 +120,22 @@ def test_values_out_of_line_are_read_row_by_row(target: Target) -> None:
     )  # fmt: skip
     assert not gathered(target)
     assert target.read().column("v").to_pylist() == ["x" * 100_000] * 10
+
+
+def test_long_values_make_ranges_short(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blanks compress a hundred times, in line: from the second statement on a message has few of them."""
+    monkeypatch.setattr(columns, "_RANGES", 2)
+    target.run(
+        "CREATE TABLE orders (id int, v text)",
+        "INSERT INTO orders SELECT g, repeat(' ', 20000) FROM generate_series(1, 3000) AS g",
+    )
+    assert gathered(target)
+    with closing(target.source()) as source:
+        window = source.window(None, WindowRequest())
+        with source.read(window.parts[0]) as stream:
+            sizes = [(batch.num_rows, batch.nbytes) for batch in stream.batches()]
+    assert sum(rows for rows, _ in sizes) == 3000
+    assert max(size for _, size in sizes[len(sizes) // 2 :]) <= 4 << 20
 
 
 def test_where_ranges_cannot_be_found_rows_are_read(target: Target) -> None:

@@ -5,7 +5,8 @@ gathered row a fixed-width column is an array whose values lie at equal distance
 of lengths. All aggregates of one row see its rows in one order (docs/performance.md has the figures).
 
 What limits it: a gathered value has at most a gigabyte and is held whole, so that tables with values out of line are
-read row by row; and each range must be found by its page numbers (a TID range scan; PostgreSQL 14).
+read row by row, and ranges become shorter where values in line turn out long; and each range must be found by its page
+numbers (a TID range scan; PostgreSQL 14).
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from dpone_postgres import binary, texts, types
 from dpone_postgres.binary import Refused
 
 MOST = 800  # columns, each at most two of the 1,664 that a SELECT may have
-_PAGES = 128  # of 8 kB, in one message
+FEW, _MANY = 16, 128  # pages of 8 kB in one message, at first and at most
+_BYTES = 2 << 20  # of a message, at which the next have fewer pages: values compressed in line can be 100 times as long
+_RANGES = 64  # messages of one statement
 _TOAST = 1 << 19  # bytes of values out of line that may all come in one message, several times as long there
 _BEYOND = "(4294967294,0)"
 _NAN = -(2**63)  # of a gathered numeric; no numeric of 18 digits comes near
@@ -48,29 +51,27 @@ class _Form:
 
 @frozen
 class Gathered:
-    """The columns of a table, as they are gathered."""
+    """Pages of a table, as they are gathered: from ``first`` up to ``end``, or whichever is the last (open)."""
 
+    relation: str
     schema: pa.Schema
     forms: tuple[_Form, ...]
+    first: int
+    end: int
+    open: bool
 
-    @staticmethod
-    def of(
-        schema: pa.Schema, columns: Sequence[types.Column], shown: Sequence[str], as_text: Sequence[bool]
-    ) -> Gathered:
-        """shown: the columns, quoted; as_text: those that are read as the server's text."""
-        return Gathered(schema, tuple(map(_form, columns, shown, as_text, schema.types)))
-
-    def select(self, relation: str, first: int, end: int | None, pages: int) -> str:
-        """A row for each range of pages from ``first`` to ``end``; None: to the last, whichever it is then."""
+    def select(self, start: int, step: int = FEW) -> tuple[str, int]:
+        """A row for each ``step`` pages, and where the next statement begins: at ``end`` there is none."""
+        stop = min(start + _RANGES * step, self.end)
+        last = _BEYOND if self.open and stop == self.end else f"({stop},0)"
         aggregates = ", ".join(sql for form in self.forms for sql in form.sql)
-        last = pages if end is None else end
-        beyond = _BEYOND if end is None else f"({end},0)"
-        upper = f"CASE WHEN p + {_PAGES} >= {last} THEN '{beyond}' ELSE '(' || (p + {_PAGES}) || ',0)' END"
-        return (
-            f"SELECT a.* FROM pg_catalog.generate_series({first}::bigint, {max(last - 1, first)}, {_PAGES}) AS p, "
-            f"LATERAL (SELECT pg_catalog.count(*), {aggregates} FROM {relation} AS s "
+        upper = f"CASE WHEN p + {step} >= {stop} THEN '{last}' ELSE '(' || (p + {step}) || ',0)' END"
+        sql = (
+            f"SELECT a.* FROM pg_catalog.generate_series({start}::bigint, {max(stop - 1, start)}, {step}) AS p, "
+            f"LATERAL (SELECT pg_catalog.count(*), {aggregates} FROM {self.relation} AS s "
             f"WHERE s.ctid >= ('(' || p || ',0)')::tid AND s.ctid < ({upper})::tid) AS a"
         )
+        return sql, stop
 
     def decode(self, message: Any) -> pa.RecordBatch:
         """One gathered row, a message of binary COPY. Raises Refused."""
@@ -86,6 +87,18 @@ class Gathered:
                 error.column = field.name
                 raise
         return pa.RecordBatch.from_arrays(arrays, schema=self.schema)
+
+
+def forms(
+    schema: pa.Schema, columns: Sequence[types.Column], shown: Sequence[str], as_text: Sequence[bool]
+) -> tuple[_Form, ...]:
+    """shown: the columns, quoted; as_text: those that are read as the server's text."""
+    return tuple(map(_form, columns, shown, as_text, schema.types))
+
+
+def pages(before: int, largest: int) -> int:
+    """In a message from now on, when ``before`` made at most ``largest`` bytes."""
+    return max(1, min(_MANY, 8 * before, before * _BYTES // max(largest, 1)))
 
 
 def _fields(message: memoryview) -> list[Field]:

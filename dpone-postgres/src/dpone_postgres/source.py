@@ -18,9 +18,9 @@ from dpone.pipeline import SourceSpec
 from dpone.position import Position
 from dpone.schema import LINEAGE, PREFIX, Name
 from dpone.sql.cursor import CursorPlan, Reading, Span, cursor_column, digest, require_same
-from dpone_postgres import binary, types, xmin
+from dpone_postgres import binary, columns, types, xmin
 from dpone_postgres.binary import Refused
-from dpone_postgres.columns import MOST, PAGES, Gathered
+from dpone_postgres.columns import Gathered
 from dpone_postgres.config import PostgresSourceOptions
 from dpone_postgres.connect import parameters, table_name, where
 from dpone_postgres.cursor import Cursor
@@ -278,18 +278,20 @@ class PostgresSource:
         condition = " AND ".join(filter(None, terms))
         return f" WHERE {condition}" if condition else ""
 
-    def gathered(self, span: Span, part: Part, session: Session) -> tuple[Gathered, str] | None:
-        """The SELECT that gives the part by columns; None where the server would not do that well."""
+    def gathered(self, span: Span, part: Part, session: Session) -> Gathered | None:
+        """The part by columns; None where the server would not do that well."""
         if self.table is None or (self._cursor and self._cursor.where(span)) or part.detail.keys() - {"from", "to"}:
             return None
-        if len(self._columns) > MOST or not (found := session.rows(PAGES, self.table.parts)):
+        if len(self._columns) > columns.MOST or not (found := session.rows(columns.PAGES, self.table.parts)):
             return None
         shown = [f"s.{self.dialect.quote(c.name)}" for c in self._columns]
-        made = Gathered.of(self._arrow(), self._columns, shown, [self.as_text(c) for c in self._columns])
-        sql = made.select(self.relation, part.detail.get("from", 0), part.detail.get("to"), found[0][0])
+        schema, first, end = self._arrow(), part.detail.get("from", 0), part.detail.get("to")
+        forms = columns.forms(schema, self._columns, shown, [self.as_text(c) for c in self._columns])
+        made = Gathered(self.relation, schema, forms, first, found[0][0] if end is None else end, end is None)
         session.run("SET LOCAL jit = off")  # it pays for one long statement, not for the many short ones of this one
+        sql, _ = made.select(first)
         plan = [line.strip().removeprefix("->").lstrip() for (line,) in session.rows(f"EXPLAIN (COSTS OFF) {sql}")]
-        return (made, sql) if any(line.startswith("Tid Range Scan") for line in plan) else None
+        return made if any(line.startswith("Tid Range Scan") for line in plan) else None
 
     def native_select(self, span: Span, part: Part) -> str:
         names = self.dialect.columns([c.name for c in self._columns], "s")
@@ -325,18 +327,24 @@ class _PostgresStream:
 
     def _of(self, span: Span, told: Sequence[str], done: int) -> Iterator[pa.RecordBatch]:
         if not told and (found := self._source.gathered(span, self._part, self._session)):
-            return self._gathered(*found, done)
+            return self._gathered(found, done)
         return self._decoded(self._source.select(span, self._part, told), len(told), done)
 
-    def _gathered(self, gathered: Gathered, sql: str, done: int) -> Iterator[pa.RecordBatch]:
-        for messages in binary.rows(self._session.copy(sql, 1, 1)):
-            try:
-                batch = gathered.decode(messages[0])
-            except Refused as error:
-                raise self._refused(error, done) from None
-            done += batch.num_rows
-            for start in range(0, batch.num_rows, self._batch_rows):
-                yield batch.slice(start, self._batch_rows)
+    def _gathered(self, gathered: Gathered, done: int) -> Iterator[pa.RecordBatch]:
+        step, at, more = columns.FEW, gathered.first, True
+        while more:
+            largest = 0
+            sql, at = gathered.select(at, step)
+            for [message] in binary.rows(self._session.copy(sql, 1, 1)):
+                largest = max(largest, len(message))
+                try:
+                    batch = gathered.decode(message)
+                except Refused as error:
+                    raise self._refused(error, done) from None
+                done += batch.num_rows
+                for start in range(0, batch.num_rows, self._batch_rows):
+                    yield batch.slice(start, self._batch_rows)
+            step, more = columns.pages(step, largest), at < gathered.end
 
     def _decoded(self, sql: str, extra: int, done: int) -> Iterator[pa.RecordBatch]:
         columns = self._source.columns_of()
