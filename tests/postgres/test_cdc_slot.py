@@ -6,13 +6,14 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import psycopg
 import pytest
 from attrs import evolve
 from tests.postgres import server as servers
+from tests.postgres.proxy import proxy
 from tests.postgres.server import Server
 from tests.postgres.stream import ChangeSource, told
 
@@ -353,3 +354,32 @@ def test_PG_23_a_server_that_says_nothing_is_given_up(source: ChangeSource) -> N
         with pytest.raises(psycopg.OperationalError, match="said nothing for 1 s"):
             list(copy_out(db, "SELECT pg_sleep(60)::text", 1))
         assert db.closed
+
+
+def test_PG_23_a_stream_that_says_nothing_is_given_up(source: ChangeSource) -> None:
+    """The connection is there and silent: a failure that may be tried again, by the replication protocol too."""
+    from dpone_postgres.replication import streamed
+
+    orders(source)
+    command = (
+        f"START_REPLICATION SLOT {source.slot} LOGICAL 0/0 (proto_version '1', publication_names '{source.schema}')"
+    )
+    with (
+        proxy((source.server.host, source.server.port), 1, "silence", word=b"START_REPLICATION") as way,
+        closing(psycopg.connect(source.server.at(way.port), replication="database", autocommit=True)) as db,
+        pytest.raises(psycopg.OperationalError, match="said nothing for 1 s"),
+    ):
+        list(streamed(db, command, 1 << 60, 1))
+
+
+def test_a_window_that_ends_before_a_long_transaction_lets_go_of_the_slot(source: ChangeSource) -> None:
+    """The server is busy with what comes behind the window; the slot can be moved at once all the same."""
+    orders(source)
+    source.run(
+        "INSERT INTO orders VALUES (0)",
+        "INSERT INTO orders SELECT i, repeat('x', 100) FROM generate_series(1, 60000) i",
+    )
+    window, found = source.read(limit=1)
+    assert told(found["orders"], "id") == [("insert", None, 0)]
+    source.ack(window.position)
+    assert source.confirmed() == window.position.value["lsn"]
