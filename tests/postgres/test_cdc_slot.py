@@ -402,3 +402,15 @@ def test_a_connection_of_ours_that_keeps_the_slot_is_ended(source: ChangeSource)
         assert source.query(active)
         release(db, source.slot, other.info.backend_pid, "test")
         assert not source.query(active)
+
+
+def test_what_the_server_refuses_is_raised_as_it_says(source: ChangeSource) -> None:
+    """Before the first message, by either way, with the server's own code."""
+    from dpone_postgres.replication import streamed
+    from dpone_postgres.transfer import copy_out
+
+    command = "START_REPLICATION SLOT nowhere LOGICAL 0/0 (proto_version '1', publication_names 'p')"
+    with closing(source.server.connect(replication="database")) as db, pytest.raises(psycopg.errors.UndefinedObject):
+        list(streamed(db, command, 1))
+    with closing(source.server.connect()) as db, pytest.raises(psycopg.errors.UndefinedTable):
+        list(copy_out(db, "SELECT * FROM nowhere"))

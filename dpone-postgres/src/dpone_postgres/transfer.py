@@ -45,7 +45,7 @@ def expect(raw: Any, status: pq.ExecStatus, patience: float) -> None:
     if result is None:
         raise psycopg.OperationalError("server closed the connection")
     if result.status != status:
-        raise psycopg.errors.error_fromresult_of(result)
+        raise psycopg.errors.error_from_result(result)
 
 
 def result_of(raw: Any, patience: float) -> Any:
