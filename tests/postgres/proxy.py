@@ -17,12 +17,12 @@ COMMIT = b"Q\x00\x00\x00\x0bCOMMIT\x00"  # a simple query (PostgreSQL documentat
 @define
 class Proxy:
     """``fault`` befalls the ``nth`` COMMIT, or other ``word``: ``answer``: the server has it and its answer is lost
-    (but for its first ``after`` bytes); ``request``: the connection ends before the server has it. Once; afterwards
-    everything passes."""
+    (but for its first ``after`` bytes); ``request``: the connection ends before the server has it; ``silence``: the
+    connection stays, and nothing comes any more. Once; afterwards everything passes."""
 
     upstream: tuple[str, int]
     nth: int = 0
-    fault: Literal["answer", "request"] = "answer"
+    fault: Literal["answer", "request", "silence"] = "answer"
     word: bytes = COMMIT
     after: int = 0
     commits: int = 0
@@ -59,6 +59,8 @@ class Proxy:
         with suppress(OSError):
             left = self.after
             while data := server.recv(1 << 16):
+                if lost.is_set() and self.fault == "silence":
+                    continue
                 if lost.is_set():
                     client.sendall(data[:left])
                     left -= len(data)
@@ -84,7 +86,7 @@ def _reset(*ends: socket.socket) -> None:
 
 @contextmanager
 def proxy(
-    upstream: tuple[str, int], nth: int = 0, fault: Literal["answer", "request"] = "answer", **more: Any
+    upstream: tuple[str, int], nth: int = 0, fault: Literal["answer", "request", "silence"] = "answer", **more: Any
 ) -> Iterator[Proxy]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         one = Proxy(upstream, nth, fault, listener=listener, **more)

@@ -427,3 +427,17 @@ def test_a_window_is_the_same_in_every_reading(source: ChangeSource) -> None:
         again = reader.window(None, 2)
         assert changes(reader, again) == first
         assert again.position == window.position
+
+
+def test_PG_24_both_transports_read_the_same(source: ChangeSource) -> None:
+    """Changes, event ids and position of a window do not depend on how it came."""
+    source.run("CREATE TABLE orders (id int PRIMARY KEY, item text)")
+    source.publish("orders")
+    source.run("INSERT INTO orders SELECT i, repeat('x', i) FROM generate_series(1, 300) AS i")
+    source.run("UPDATE orders SET item = 'y' WHERE id < 9", "DELETE FROM orders WHERE id = 5", "TRUNCATE orders")
+    (one, rows), (other, same) = (source.read(transport=name) for name in ("peek", "stream"))
+    assert rows == same
+    assert len(rows["orders"]) == 310
+    assert one.position == other.position
+    assert one.caught_up
+    assert other.caught_up

@@ -6,13 +6,14 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import psycopg
 import pytest
 from attrs import evolve
 from tests.postgres import server as servers
+from tests.postgres.proxy import proxy
 from tests.postgres.server import Server
 from tests.postgres.stream import ChangeSource, told
 
@@ -353,3 +354,63 @@ def test_PG_23_a_server_that_says_nothing_is_given_up(source: ChangeSource) -> N
         with pytest.raises(psycopg.OperationalError, match="said nothing for 1 s"):
             list(copy_out(db, "SELECT pg_sleep(60)::text", 1))
         assert db.closed
+
+
+def test_PG_23_a_stream_that_says_nothing_is_given_up(source: ChangeSource) -> None:
+    """The connection is there and silent: a failure that may be tried again, by the replication protocol too."""
+    from dpone_postgres.replication import streamed
+
+    orders(source)
+    command = (
+        f"START_REPLICATION SLOT {source.slot} LOGICAL 0/0 (proto_version '1', publication_names '{source.schema}')"
+    )
+    with (
+        proxy((source.server.host, source.server.port), 1, "silence", word=b"START_REPLICATION") as way,
+        closing(psycopg.connect(source.server.at(way.port), replication="database", autocommit=True)) as db,
+        pytest.raises(psycopg.OperationalError, match="said nothing for 1 s"),
+    ):
+        list(streamed(db, command, 1 << 60, 1))
+
+
+def test_a_window_that_ends_before_a_long_transaction_lets_go_of_the_slot(source: ChangeSource) -> None:
+    """The server is busy with what comes behind the window; the slot can be moved at once all the same."""
+    orders(source)
+    source.run("CREATE TABLE other (i int)", "INSERT INTO orders VALUES (0)")
+    source.run("INSERT INTO orders SELECT i FROM generate_series(1, 25000) AS i")
+    source.run("INSERT INTO other SELECT generate_series(1, 300000)")
+    with source.reader() as reader:
+        window = reader.window(None, 1)
+        reader.ack(window.position)
+    assert window.changes == 1
+    assert source.confirmed() == window.position.value["lsn"]
+
+
+def test_a_connection_of_ours_that_keeps_the_slot_is_ended(source: ChangeSource) -> None:
+    """A server that does not notice that a reader is gone is told; another's connection is left alone."""
+    from dpone_postgres.slot import release
+
+    orders(source)
+    active = f"SELECT 1 FROM pg_replication_slots WHERE slot_name = '{source.slot}' AND active"
+    command = (
+        f"START_REPLICATION SLOT {source.slot} LOGICAL 0/0 (proto_version '1', publication_names '{source.schema}')"
+    )
+    with source.server.connect() as db, closing(source.server.connect(replication="database")) as other:
+        other.pgconn.send_query(command.encode())
+        while not source.query(active):
+            pass
+        release(db, source.slot, other.info.backend_pid + 1, "test")
+        assert source.query(active)
+        release(db, source.slot, other.info.backend_pid, "test")
+        assert not source.query(active)
+
+
+def test_what_the_server_refuses_is_raised_as_it_says(source: ChangeSource) -> None:
+    """Before the first message, by either way, with the server's own code."""
+    from dpone_postgres.replication import streamed
+    from dpone_postgres.transfer import copy_out
+
+    command = "START_REPLICATION SLOT nowhere LOGICAL 0/0 (proto_version '1', publication_names 'p')"
+    with closing(source.server.connect(replication="database")) as db, pytest.raises(psycopg.errors.UndefinedObject):
+        list(streamed(db, command, 1))
+    with closing(source.server.connect()) as db, pytest.raises(psycopg.errors.UndefinedTable):
+        list(copy_out(db, "SELECT * FROM nowhere"))

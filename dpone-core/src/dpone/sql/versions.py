@@ -262,8 +262,7 @@ class _Versions(Chunk):
         d, job = self._d, self._job
         mine = f"{self._of('s', *_VERSIONS, DELETE)} AND s.{d.quote(NUMBER)} = 0"
         touched = f"(SELECT {d.columns([*self._key, VALID_FROM], 's')} FROM {job.source} AS s WHERE {mine})"
-        opened = f"{self._same} AND t.{self._begin} = s.{self._begin}"
-        self._db.execute(d.delete_from(job.target, f"EXISTS (SELECT 1 FROM {touched} AS s WHERE {opened})"))
+        self._db.execute(d.delete_keys(job.target, touched, [*self._key, VALID_FROM]))
         closed = f"{self._same} AND t.{self._end} = s.{self._begin}"
         self._db.execute(d.update_from(job.target, touched, {VALID_TO: "NULL"}, closed))
 
