@@ -11,12 +11,19 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from tests.postgres.target import Target
+from tests.sqlite.test_sqlite_state import (  # noqa: F401  # the rules of every state backend, with this module's state
+    test_a_value_is_saved_and_counted,
+    test_delete_forgets_the_value_and_counts_on,
+    test_ST_01_a_save_over_another_version_is_refused,
+    test_ST_02_an_expired_lease_is_taken_over,
+    test_the_value_must_be_json,
+)
 
 from dpone.errors import Busy, Conflict, StateError
 from dpone.pipeline import StateSpec
 from dpone.secret import Secret
 from dpone_postgres.config import PostgresStateOptions
-from dpone_postgres.state import PostgresState, Process
+from dpone_postgres.state import PostgresState
 
 
 @pytest.fixture
@@ -28,29 +35,6 @@ def make(target: Target, url: str = "") -> PostgresState:
     return PostgresState(
         StateSpec("postgres", Secret(url or target.server.url), options=PostgresStateOptions(schema=target.schema))
     )
-
-
-def test_a_value_is_saved_and_counted(state: PostgresState) -> None:
-    """Every save of a key counts its version up by one, and load gives the latest."""
-    assert state.load("k") is None
-    assert state.save("k", {"a": 1, "é": None}, 0) == 1
-    assert state.save("k", {"a": 2}, 1) == 2
-    found = state.load("k")
-    assert found is not None
-    assert (found.value, found.version) == ({"a": 2}, 2)
-    assert found.saved_at.tzinfo is not None
-    assert state.load("other") is None
-
-
-@pytest.mark.parametrize("expected", [0, 2, 7])
-def test_ST_01_a_save_over_another_version_is_refused(state: PostgresState, expected: int) -> None:
-    """Compare and set: with any other version than the current one nothing is written."""
-    state.save("k", {"a": 1}, 0)
-    with pytest.raises(Conflict, match="nothing was written"):
-        state.save("k", {"a": 2}, expected)
-    found = state.load("k")
-    assert found is not None
-    assert (found.value, found.version) == ({"a": 1}, 1)
 
 
 def test_of_many_savers_one_wins(target: Target) -> None:
@@ -67,15 +51,6 @@ def test_of_many_savers_one_wins(target: Target) -> None:
 
     with ThreadPoolExecutor(8) as pool:
         assert sorted(pool.map(save, range(8))) == ["conflict"] * 7 + ["saved"]
-
-
-def test_delete_forgets_the_value_and_counts_on(state: PostgresState) -> None:
-    """After a delete there is no value, the history stays, and versions go on counting."""
-    state.save("k", {"a": 1}, 0)
-    state.delete("k", 1)
-    assert state.load("k") is None
-    assert [v.version for v in state.history("k")] == [1]
-    assert state.save("k", {"a": 2}, 0) == 3
 
 
 def test_history_keeps_the_last_fifty(state: PostgresState) -> None:
@@ -96,16 +71,6 @@ def test_ST_02_a_lock_has_one_holder(target: Target, state: PostgresState) -> No
             pass
     with make(target).lock("k", 60):
         pass
-
-
-def test_ST_02_an_expired_lease_is_taken_over(target: Target, state: PostgresState) -> None:
-    """A holder that did not renew is replaced; its next renewal says so, and its release takes nothing away."""
-    with state.lock("k", 0.05) as old:
-        time.sleep(0.1)
-        with make(target).lock("k", 60) as new:
-            with pytest.raises(Conflict, match="another runner has taken over"):
-                old.renew()
-            new.renew()
 
 
 def test_ST_02_renewal_keeps_the_lease(target: Target, state: PostgresState) -> None:
@@ -134,14 +99,6 @@ def test_ST_02_the_lock_of_a_dead_process_is_taken_over_at_once(target: Target, 
         pass
 
 
-def test_ST_02_a_reused_process_number_is_another_process() -> None:
-    """The start time tells a process from a later one of the same number."""
-    me = Process.this()
-    assert not me.gone()
-    assert Process(me.host, me.machine, me.pid, "1").gone()
-    assert not Process("elsewhere", "another machine", me.pid, "1").gone()
-
-
 def test_looking_creates_nothing(target: Target, state: PostgresState) -> None:
     """check, load and history leave no table behind."""
     assert [f.ok for f in state.check()] == [True]
@@ -166,10 +123,3 @@ def test_a_state_out_of_reach(target: Target) -> None:
         state.load("k")
     assert error.value.category is not None
     assert error.value.category.value == "transient"
-
-
-def test_the_value_must_be_json(state: PostgresState) -> None:
-    """NaN is no JSON: refused before anything is written."""
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        state.save("k", {"a": float("nan")}, 0)
-    assert state.load("k") is None

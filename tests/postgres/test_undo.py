@@ -18,7 +18,7 @@ from tests.postgres.proxy import proxy
 from tests.postgres.target import Target
 from tests.postgres.test_kill_matrix import Run, run  # noqa: F401  # a fixture
 from tests.sql.test_undo import APPEND, FULL, MERGE, ON, kept, table, undo
-from tests.sqlite.target import at, evolve, load, rows
+from tests.sqlite.target import KEY, at, evolve, load, rows
 
 from dpone import engine
 from dpone.contract import Part
@@ -27,6 +27,7 @@ from dpone.pipeline import SchemaEvolution, Undo
 from dpone.sql import finalize, restore
 from dpone.sql.undo import Images
 from dpone.strategy import Strategy
+from dpone_postgres.database import PostgresDatabase
 
 pytestmark = pytest.mark.postgres
 
@@ -196,6 +197,7 @@ def test_a_row_is_kept_as_the_load_meets_it(target: Target, monkeypatch: pytest.
     """Between the image of a row and its change no other program changes it, so that no change of theirs is lost by
     taking the load back; readers are not kept out."""
     target.load(table((1, "a", 1.0)), MERGE, load_id="A", **ON)
+    target.run("CREATE INDEX mine ON orders (region)")
     found: list[bool] = []
     real = Images.keep
 
@@ -210,19 +212,23 @@ def test_a_row_is_kept_as_the_load_meets_it(target: Target, monkeypatch: pytest.
 
 
 def test_nobody_writes_while_a_load_is_taken_back(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From the count of what the load wrote to the commit other programs wait."""
+    """From the count of what the load wrote to the commit other programs wait; loads of dpone wait for the lock of the
+    target, as they wait for each other."""
     target.load(table((1, "a", 1.0)), MERGE, load_id="A", **ON)
     target.load(table((1, "b", 1.0)), MERGE, load_id="B", **ON)
     found: list[bool] = []
-    forget = restore.forget
+    forget, lock = restore.forget, PostgresDatabase.lock
+    locked: list[str] = []
 
     def spying(*args: Any) -> None:
         found.append(refused_write(target, "INSERT INTO orders (id) VALUES (9)"))
         forget(*args)
 
     monkeypatch.setattr(restore, "forget", spying)
+    monkeypatch.setattr(PostgresDatabase, "lock", lambda db, text: (locked.append(text), lock(db, text))[1])
     undo(target, "B", MERGE)
     assert found == [True]
+    assert locked == [KEY, f"target {target.schema}.orders"]
 
 
 @pytest.mark.parametrize("mode", ["append", "merge"])
