@@ -347,5 +347,5 @@ def test_what_a_file_cannot_do_is_said(log: Path, reader: Callable[..., FileChan
     one.ack(one.window(None, None).position)
     one.drop()
     assert one.setup_plan() == []
-    assert one.lag() == {"bytes": log.stat().st_size}
+    assert one.lag() == {"log_bytes": log.stat().st_size}
     assert one.check()[0].found == "8 changes of orders, customers up to commit 01"

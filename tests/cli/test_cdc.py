@@ -34,7 +34,7 @@ def test_create_lag_and_drop_speak_for_each_change_stream(stream: Path, dpone: D
     [created] = dpone("cdc", "create", stream, "--format", "json").json
     assert (created["stream"], created["position"]["value"]["offset"]) == ("orders", 0)
     [lag] = dpone("cdc", "lag", stream, "--format", "json").json
-    assert lag == {"stream": "orders", "lag": {"bytes": len(LINES)}}
+    assert lag == {"stream": "orders", "lag": {"log_bytes": len(LINES)}}
     assert "orders" in dpone("cdc", "lag", stream).out
     assert dpone("cdc", "drop", stream, "--stream", "orders", "--yes").out == "orders: dropped\n"
     assert (stream.parent / "changes.jsonl").read_text() == LINES

@@ -116,7 +116,7 @@ def test_set_takes_what_show_prints(way: str, loaded: Path, dpone: Dpone, tmp_pa
     [
         (["--position", "not json"], "not JSON"),
         (["--position", "[1]"], "read the position"),
-        (["--position", '{"kind": "files"}'], "read the position"),
+        (["--position", '{"kind": "files"}'], "read the position: no format; "),
         (["--position", '{"format": 2, "kind": "files", "epoch": 0, "identity": {}, "value": {}}'], "format 2"),
         (["--position", '{"format": 1, "kind": "files", "epoch": -1, "identity": {}, "value": {}}'], "epoch"),
         (["--position", '{"format": 1, "kind": "files", "epoch": 0, "identity": 7, "value": {}}'], "read the position"),

@@ -527,6 +527,12 @@ runtime: {workers: 0, retries: true, batch_rows: "3"}
     ]
 
 
+def test_a_number_of_partitions_that_no_load_could_keep_is_refused(problems: Problems, text: Text) -> None:
+    """Each partition costs a line of the manifest and a look at the data: some zeros too many must not hang the run."""
+    (line,) = problems(text(runtime="{partitions: 10001}"))
+    assert line == "p.yaml:4: runtime.partitions: 'partitions' must be <= 10000: 10001; correct the value"
+
+
 def test_the_error_is_a_config_error_that_lists_problems(load: Load) -> None:
     """str joins the problems by newline, the exit code is 2, and the error survives pickling."""
     with pytest.raises(ConfigError) as caught:
@@ -635,7 +641,12 @@ def test_a_source_is_checked(problems: Problems, text: Text, source: str, expect
         ("{key: [id]}", "sink.strategy.mode: missing; write one of full_refresh, append"),
         ("{mode: upsert}", "sink.strategy.mode: found the text 'upsert'; write one of full_refresh, append"),
         ("{mode: merge}", "sink.strategy: no key; name the key columns, as in key: [id]"),
+        ("{mode: merge, key: [id, id]}", "sink.strategy: key names id twice; name each key column once"),
         ("{mode: replace}", "sink.strategy: where: {}; give replace, and only replace, where"),
+        ("{mode: replace, where: {day: [1, 2]}}", "sink.strategy: where.day is no plain value; write one value"),
+        ("{mode: replace, where: {day: {from: [1]}}}", "sink.strategy: where.day is no plain value; write one value"),
+        ("{mode: replace, where: {n: {from: 5, to: 1}}}", "sink.strategy: where.n: nothing is in this range; write"),
+        ("{mode: replace, where: {n: {from: a, to: a}}}", "sink.strategy: where.n: nothing is in this range; write"),
         ("{mode: append, allow_empty: 1}", "sink.strategy.allow_empty: found the integer 1; write true or false"),
         (
             "{mode: partition_replace}",
@@ -845,6 +856,7 @@ def test_S_05_merge_keys_are_refused_by_name(problems: Problems, text: Text) -> 
         ("pipeline\n", "p.yaml:1: found the text 'pipeline'; write a mapping with"),
         ("null\n", "p.yaml:1: found no value; write a mapping with"),
         ("a: [1\nb: 2\n", "p.yaml:2: not YAML: "),
+        ("a:\n\tc: d\n", "p.yaml:2: not YAML: a tab in the indent; indent with spaces"),
         ("a: b\n\tc: d\n", "p.yaml:2: not YAML: "),
         ("a: @b\n", "p.yaml:1: not YAML: found character that cannot start any token; correct the syntax"),
         ("a: b: c\n", "p.yaml:1: not YAML: mapping values are not allowed in this context; correct the syntax"),

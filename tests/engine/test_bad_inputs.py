@@ -57,6 +57,14 @@ def says(line: str, *words: str) -> None:
     assert not missing, line
 
 
+def test_a_predicate_of_another_type_makes_no_table(project: Project, refused: Refuse) -> None:
+    """``where`` is compared with the columns before the target is made, not when its rows are to be replaced."""
+    project = project.but(strategy={"mode": "replace", "where": {"id": "abc"}})
+    project.csv("a", rows(1, 3))
+    says(refused(project, 2), "read strategy.where: 'abc' is no int64")
+    assert not project.database.exists()
+
+
 # -- pipeline files -------------------------------------------------------------------------------------------------
 
 

@@ -268,6 +268,19 @@ def test_a_skipped_partition_is_left_out_and_everybody_says_so(project: Project,
     assert "is committed; there is nothing left to decide about" in late.err
 
 
+def test_the_number_of_a_partition_names_it(project: Project, faulty: ModuleType) -> None:
+    """A part of a file has a digest behind its number; whoever decides about it need not copy that."""
+    files(project)
+    at_stage(faulty, None, SinkError("write", "bad luck", "wait"))
+    attempt(project, faulty)
+    assert partitions(project)[1]["id"].startswith("00001-")
+    assert project.dpone("partitions", "skip", "pipeline.yaml", "00001", "--reason", "x").code == 0
+    assert column(project, "status") == ["success", "skipped", "pending"]
+    assert project.dpone("partitions", "retry", "pipeline.yaml", "00001").code == 0
+    assert column(project, "status") == ["success", "pending", "pending"]
+    assert project.dpone("partitions", "retry", "pipeline.yaml", "0000").code == 2
+
+
 def test_a_skip_is_taken_back(project: Project, faulty: ModuleType) -> None:
     """retry without an id lets the next run do failed and skipped partitions."""
     every = files(project)

@@ -188,6 +188,9 @@ def parsed(text: str, file: str, problems: Problems) -> Node:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = evolve(start, line=mark.line + 1 if mark else 1)
+        lines = text.splitlines()[mark.line :] if mark else []
+        if mark and lines and lines[0][mark.column : mark.column + 1] == "\t":
+            problems.fatal(place, "not YAML: a tab in the indent", "indent with spaces")
         problems.fatal(place, f"not YAML: {error.problem or error.context}", "correct the syntax")
     except yaml.reader.ReaderError as error:
         place = evolve(start, line=text.count("\n", 0, error.position) + 1)

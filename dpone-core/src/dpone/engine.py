@@ -82,7 +82,7 @@ from dpone.report import ErrorReport, RunReport, StreamReport
 from dpone.schema import LINEAGE, VALIDITY, Name
 from dpone.secret import redact
 from dpone.standing import compare, next_epoch, receipt_of, rewind_token, state_of
-from dpone.strategy import CHANGES, Strategy
+from dpone.strategy import CHANGES, Strategy, bounds
 from dpone.told import ToldStream
 
 # The position of a key that was deliberately set back to its beginning.
@@ -487,7 +487,11 @@ class _Attempt:
             if missing := [c for c in columns if c not in window.schema.names]:
                 found = f"no column {', '.join(missing)} in {self.spec.source.location}"
                 raise ConfigError(f"find {what} columns", found, f"use columns of {', '.join(window.schema.names)}")
-        limit = getattr(getattr(sink, "dialect", None), "max_identifier", None)
+        dialect = getattr(sink, "dialect", None)
+        for column, value in ((c, v) for c, wanted in strategy.where.items() for v in bounds(wanted)):
+            if dialect is not None and value is not None:  # refused before anything is made, not by the commit
+                dialect.bind(value, window.schema.field(column).type)
+        limit = getattr(dialect, "max_identifier", None)
         target, policy = _without_own(sink.schema(), strategy), spec.options.schema_evolution
         plan = evolution.plan(target, window.schema, policy, sink.stores, strategy.key, limit)
         plan.require_safe(spec.location)

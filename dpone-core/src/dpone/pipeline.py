@@ -185,6 +185,10 @@ class StateSpec:
     base: Path = field(default=Path(), metadata=INTERNAL)
 
 
+# Each part has a line in the manifest, a mark in the staging and, in some sources, a look at the data before the read.
+MAX_PARTITIONS = 10_000
+
+
 @frozen
 class Runtime:
     """partitions: parts a source is asked to split into. workers: parts read at once. retries: per stream.
@@ -193,7 +197,7 @@ class Runtime:
     moment; with ``mixed_snapshots`` they are kept, and the other parts come from a later snapshot.
     """
 
-    partitions: int = field(default=1, validator=ge(1))
+    partitions: int = field(default=1, validator=and_(ge(1), le(MAX_PARTITIONS)))
     workers: int = field(default=1, validator=ge(1))
     batch_rows: int | None = field(default=None, validator=optional(ge(1)))
     retries: int = field(default=3, validator=ge(0))

@@ -62,7 +62,7 @@ class Position:
                 raise TypeError("kind must be text and epoch a number from 0")
             return cls(kind, dict(data["identity"]), dict(data["value"]), epoch)
         except (KeyError, TypeError, ValueError) as error:
-            found = f"{type(error).__name__}: {error}"
+            found = f"no {error.args[0]}" if isinstance(error, KeyError) else f"{type(error).__name__}: {error}"
             todo = "give an object with format, kind, epoch, identity and value"
             raise StateError("read a position", found, todo) from error
 

@@ -52,6 +52,20 @@ def _names(value: Any) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else tuple(value)
 
 
+def bounds(wanted: Any) -> tuple[Any, ...]:
+    """The values that ``where`` holds of one column: of a range its ends."""
+    return tuple(wanted.values()) if isinstance(wanted, Mapping) else (wanted,)
+
+
+def _holds_nothing(wanted: Any) -> bool:
+    """Known without the column's type: numbers the wrong way round, or one value as both ends of a half-open range."""
+    if not isinstance(wanted, Mapping) or len(wanted) < 2:
+        return False
+    low, high = wanted["from"], wanted["to"]
+    numbers = isinstance(low, (int, float)) and isinstance(high, (int, float))
+    return bool(low == high or (numbers and low > high))
+
+
 @frozen
 class Strategy:
     """How staged rows become target rows.
@@ -99,6 +113,8 @@ class Strategy:
         mode = MODES[self.mode]
         if mode.needs_key and not self.key and self.mode not in CHANGES:
             raise ConfigError(f"read strategy {self.mode}", "no key", "name the key columns, as in key: [id]")
+        for column in {c for c in self.key if self.key.count(c) > 1}:
+            raise ConfigError(f"read strategy {self.mode}", f"key names {column} twice", "name each key column once")
         if self.duplicates != "fail" and not (self.key and self.order_by):
             todo = "name key and order_by, or use duplicates: fail"
             raise ConfigError(f"read strategy {self.mode}", f"duplicates: {self.duplicates} without an order", todo)
@@ -119,6 +135,12 @@ class Strategy:
             if isinstance(wanted, Mapping) and (set(wanted) - {"from", "to"} or not wanted):
                 todo = "write from (inclusive), to (exclusive), or both"
                 raise ConfigError(f"read strategy {self.mode}", f"where.{column} has {sorted(wanted)}", todo)
+            if any(isinstance(value, (list, Mapping)) for value in bounds(wanted)):
+                todo = "write one value, or a range {from: a, to: b}"
+                raise ConfigError(f"read strategy {self.mode}", f"where.{column} is no plain value", todo)
+            if _holds_nothing(wanted):
+                todo = "write from below to; to is not part of the range"
+                raise ConfigError(f"read strategy {self.mode}", f"where.{column}: nothing is in this range", todo)
 
     def _check_options(self) -> None:
         """An option that another strategy would not look at is a mistake, not a wish."""

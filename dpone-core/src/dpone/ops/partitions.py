@@ -46,7 +46,7 @@ def retry(pipeline: Pipeline, stream: str | None, ids: Sequence[str]) -> Parts:
     """Partitions that failed or were skipped wait to be done again; without ids all of them. Raises ConfigError."""
     with _open_load(pipeline, stream) as (run, store, spec, manifest):
         for id in ids or [one.id for one in (*manifest.of("failed"), *manifest.of("skipped"))]:
-            store.retry(manifest.key, id)
+            store.retry(manifest.key, _named(manifest, id))
         return _parts(run, store, spec)
 
 
@@ -67,8 +67,14 @@ def skip(pipeline: Pipeline, stream: str | None, id: str, reason: str) -> Parts:
     the target would be deleted for it, or where the next run plans its parts afresh."""
     with _open_load(pipeline, stream) as (run, store, spec, manifest):
         _require_skippable(spec.sink.strategy, manifest)
-        store.skip(manifest.key, id, reason)
+        store.skip(manifest.key, _named(manifest, id), reason)
         return _parts(run, store, spec)
+
+
+def _named(manifest: PartitionManifest, id: str) -> str:
+    """The partition's whole id; ``00003`` is enough for ``00003-c9265398``."""
+    found = [one.id for one in manifest.partitions if one.id.startswith(f"{id}-")]
+    return found[0] if len(found) == 1 else id
 
 
 def _require_skippable(strategy: Strategy, manifest: PartitionManifest) -> None:

@@ -381,7 +381,8 @@ class FileChangeLog:
         """The log is left as it is; whoever writes it may cut it off only together with the position."""
 
     def lag(self) -> Mapping[str, Any]:
-        return {"bytes": self._log.size()}
+        """A file keeps no mark of what was read: this is the size of the whole log, and is called so."""
+        return {"log_bytes": self._log.size()}
 
     def drop(self) -> None:
         """Nothing was made, so nothing is dropped."""

@@ -75,7 +75,11 @@ class FileSink:
 
     def stores(self, type: pa.DataType) -> Stored:
         """Parquet keeps every type but those it has no word for; text files keep what reads back from text."""
-        return Stored(str(type), type, "lossy" if refused(self.options.format, type) else "exact")
+        if refused(self.options.format, type):
+            return Stored(str(type), type, "lossy")
+        # JSON has no word for NaN and the infinities: they are refused.
+        checked = self.options.format == "jsonl" and pa.types.is_floating(type)
+        return Stored(str(type), type, "checked" if checked else "exact")
 
     def ddl(self, changes: Sequence[Change]) -> list[str]:
         """Parts are immutable, so a change is one of the manifest's columns only; each statement is a JSON object."""
