@@ -138,7 +138,8 @@ def _told(error: Mapping[str, Any] | None) -> str | None:
     """``another run`` was about to create the table too, or swept the staging: the loser may try again."""
     if error is None:
         return None
-    return "another run" if error["retryable"] and "another run" in error["message"] else str(error["kind"])
+    swept = any(words in error["message"] for words in ("another run", "is gone; run again"))
+    return "another run" if error["retryable"] and swept else str(error["kind"])
 
 
 def test_a_serialization_failure_is_tried_again(target: Target) -> None:

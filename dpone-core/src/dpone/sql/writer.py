@@ -16,7 +16,7 @@ import pyarrow as pa
 from attrs import asdict, define, evolve, frozen
 
 from dpone.contract import Entry, Kept, Load, Part, Receipt, Staged, Stream, Writer
-from dpone.errors import DataError, SinkError
+from dpone.errors import Category, DataError, SinkError
 from dpone.evolution import twin
 from dpone.pipeline import Undo
 from dpone.position import Position
@@ -409,7 +409,9 @@ class SqlWriter:
     def _stage_schema(self, stage: Stage) -> pa.Schema:
         schema = self._db.schema(stage.table)
         if schema is None:
-            raise SinkError(f"load {self._target}", f"staging table {stage.table} is gone", "run again")
+            gone = SinkError(f"load {self._target}", f"staging table {stage.table} is gone", "run again")
+            gone.category = Category.TRANSIENT  # a run without a common lease has swept it
+            raise gone
         return schema
 
     def _job(self, stage: Stage) -> Job:
