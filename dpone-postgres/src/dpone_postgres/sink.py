@@ -16,7 +16,7 @@ from dpone.pipeline import SinkSpec
 from dpone.position import Position
 from dpone.prefetch import prefetch
 from dpone.schema import LOAD_ID, LOADED_AT
-from dpone.sql.finalize import Job, repeated_keys
+from dpone.sql.finalize import Job, is_empty, repeated_keys
 from dpone.sql.journal import Journal
 from dpone.sql.sink import SqlSink, target_of
 from dpone.sql.undo import TARGETS, Targets
@@ -153,7 +153,7 @@ class PostgresWriter(SqlWriter):
         if self._load.strategy.mode in _JOINED:
             self._db.execute(f"ANALYZE {self._db.dialect.name(stage.table)}")  # nothing else has told the planner
         job = super()._job(stage)
-        if job.swap:  # an empty table that is dropped for the staging stays empty until then
+        if job.swap and is_empty(self._db, self._target):  # and empty it stays until the staging takes its place
             self._db.hold(self._target)
         return job
 
