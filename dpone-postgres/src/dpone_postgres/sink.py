@@ -16,7 +16,7 @@ from dpone.pipeline import SinkSpec, Undo
 from dpone.position import Position
 from dpone.prefetch import prefetch
 from dpone.schema import LINEAGE, LOAD_ID, LOADED_AT, Name
-from dpone.sql.finalize import Job, repeated_keys
+from dpone.sql.finalize import Job, is_empty, repeated_keys
 from dpone.sql.journal import Journal
 from dpone.sql.sink import SqlSink, target_of
 from dpone.sql.undo import TARGETS, Targets
@@ -216,7 +216,7 @@ class PostgresWriter(SqlWriter):
             self._db.execute(f"ANALYZE {self._db.dialect.name(stage.table)}")  # nothing else has told the planner
         self._db.tell_loose(self._target)
         job = super()._job(stage)
-        if job.swap:  # an empty table that is dropped for the staging stays empty until then
+        if job.swap and is_empty(self._db, self._target):  # and empty it stays until the staging takes its place
             self._db.hold(self._target)
         return job
 
