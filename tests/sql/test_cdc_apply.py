@@ -276,6 +276,19 @@ def test_LS_07_a_delete_of_an_unknown_key_is_nothing(target: Target) -> None:
         assert receipt.deleted == 0
 
 
+def test_LS_07_a_row_that_stays_is_known_or_an_error(target: Target) -> None:
+    """Where deletes are ignored a row that moves away leaves one behind; what nobody gave of it is an error, too."""
+    deliver(target, ORDERS, [insert(1, "a", 1)], IGNORE)
+    away = update(8, "b", 2, met=7)
+    deliver(target, ORDERS, [away], IGNORE)
+    assert rows(target) == [(1, "a", 1), (8, "b", 2)]
+    with pytest.raises(DataError):
+        deliver(target, ORDERS, [update(7, None, 3, ("x",)), insert(7, None, 3, ("x",)), away], IGNORE)
+    assert rows(target) == [(1, "a", 1), (8, "b", 2)]
+    deliver(target, ORDERS, [update(1, None, 5, ("x",)), update(9, "c", 6, met=1)], IGNORE)
+    assert rows(target) == [(1, "a", 5), (8, "b", 2), (9, "c", 6)]
+
+
 @pytest.mark.parametrize("change", [insert(None, "a"), update(None, "a", met=1), Change("delete", None, (None,))])
 def test_LS_07_a_null_key_is_refused(target: Target, change: Change) -> None:
     """A NULL in the key of a change is an error, and nothing is written."""

@@ -280,15 +280,20 @@ class _Fold:
         return keys.cast(column.type)
 
     def _order(self, touch: _Ints, code: _Ints) -> None:
-        """The last touch of every key, and for every touch the one before it on the key that it met, or -1."""
+        """The last touch of every key, and for every touch the one before it on the key that it met, or -1. Where
+        deletes are ignored a row that is taken away stays as it was: that is no touch."""
         row, taken = touch % self._n, touch >= self._n
         key = code[np.where(taken, touch, row)]
         order = np.lexsort((row, key))
         touch, key = touch[order], key[order]
-        same = key[1:] == key[:-1]
+        real = (touch < self._n) | (not self._stays)
+        latest = np.maximum.accumulate(np.where(real, np.arange(len(touch)), -1))
+        before = np.append(-1, latest[:-1])
+        known = (before >= 0) & (key[before] == key)
         self._before = np.full(2 * self._n, -1)
-        self._before[touch[1:][same]] = touch[:-1][same]
-        last = np.append(~same, True)
+        self._before[touch[known]] = touch[before[known]]
+        touch, key = touch[real], key[real]
+        last = np.append(key[1:] != key[:-1], True)
         if self._folding.clock is not None:
             at = _one(self._changes[log.COMMITTED_AT]).cast(pa.int64()).to_numpy()[touch % self._n]
             last[:-1] |= at[1:] != at[:-1]
@@ -300,7 +305,7 @@ class _Fold:
         n, taken = self._n, self._taken
         known = self._before >= 0
         # A deleted row that is kept goes on for an update; for an insert it was another row.
-        ended = (self._before >= n) & (self._insert | self._hard) & (not self._stays)
+        ended = (self._before >= n) & (self._insert | self._hard)
         self._fresh, self._lost = ended & self._insert, ended & ~self._insert
         self._builds = np.where(known & ~ended & ~(taken & self._hard), self._before, self._itself)
 
