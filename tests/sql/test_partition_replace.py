@@ -44,9 +44,10 @@ def test_the_partitions_read_are_replaced(batches: list[list[Row]], existing: bo
 
 
 @settings(max_examples=50)
-@given(free, free, st.integers(-1, 4), st.integers(-1, 4))
-def test_LS_11_partitions_of_the_window_are_emptied(before: list[Row], new: list[Row], low: int, high: int) -> None:
+@given(free, free, st.integers(-1, 4), st.integers(1, 5))
+def test_LS_11_partitions_of_the_window_are_emptied(before: list[Row], new: list[Row], low: int, width: int) -> None:
     """Of a stated window every partition holds what was read of it, which may be nothing; the rest is as before."""
+    high = low + width
     new = [r for r in new if r[3] is not None and low <= r[3] < high]
     window = Strategy("partition_replace", partition="seen", where={"seen": {"from": low, "to": high}})
     with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
