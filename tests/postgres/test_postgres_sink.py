@@ -407,6 +407,14 @@ def test_a_server_error_has_sqlstate_and_next_step(postgres: Server, target: Tar
     postgres.run(f"DROP OWNED BY {role}", f"DROP ROLE {role}")
 
 
+def test_a_role_that_is_to_read_only_does_not_write(target: Target) -> None:
+    """What the server's administrator has said of the role is not overruled; nothing is made."""
+    url = target.server.url + "?options=-c%20default_transaction_read_only%3Don"
+    with closing(target.sink(APPEND, url)) as sink, pytest.raises(SinkError, match=r"read-only transaction.*25006"):
+        evolve(sink, table(1, 1).schema, APPEND)  # type: ignore[arg-type]
+    assert target.query("SELECT count(*) FROM pg_class WHERE relnamespace = %s::regnamespace", target.schema) == [(0,)]
+
+
 def test_staging_that_nobody_goes_on_with_is_not_logged(target: Target) -> None:
     """A momentary merge stages without WAL; a table that takes the target's place is logged, also when the target was
     emptied in between."""

@@ -187,7 +187,7 @@ class PostgresDatabase:
     def begin(self, lock: str) -> None:
         """READ COMMITTED, so that each statement sees what was committed before the locks were given. That of the key
         comes first; nobody asks for one while holding a target."""
-        self.execute("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE")
+        self.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
         for text in (lock, *(f"target {target}" for target in self._session.locked)):
             self.lock(text)
 

@@ -38,7 +38,7 @@ _TODO: tuple[tuple[str, str], ...] = (
     ("53", "free what the server lacks, and run again"),
     ("08", "see that the server and the network are up, and run again"),
     ("57P", "see that the server is up, and run again"),
-    ("25006", "connect to the primary: this server takes no writes"),
+    ("25006", "connect to the primary, or let the role write (default_transaction_read_only)"),
     ("28", "correct user and password, or the server's pg_hba.conf"),
     ("3D000", "correct the name of the database"),
     ("42501", "grant the role what docs/postgres.md lists"),
