@@ -21,6 +21,7 @@ CONNECTORS = ("dpone-postgres", "dpone-mssql", "dpone-kafka", "dpone-objectstore
 FOLDERS = (CORE, *CONNECTORS, ".")
 EXAMPLE = "./examples/dpone-duckdb"
 VERSION = "1.0.0"
+AT_ONCE = ("-n", "auto")  # of pytest-xdist: tests that mostly wait for processes of their own and for servers
 GROUPS = nox.project.load_toml(ROOT / "pyproject.toml")
 
 
@@ -69,8 +70,8 @@ def docs(session: nox.Session) -> None:
 @nox.session(default=False)
 def crash(session: nox.Session) -> None:
     """The long kill matrix."""
-    install_all(session)
-    session.run("pytest", "-m", "crash", *session.posargs)
+    install_all(session, *group("parallel"))
+    session.run("pytest", *AT_ONCE, "-m", "crash", *session.posargs)
 
 
 @nox.session(default=False)
@@ -121,11 +122,11 @@ def example(session: nox.Session) -> None:
 @nox.session(default=False)
 def postgres(session: nox.Session) -> None:
     """The PostgreSQL connector on real servers; its conformance kit is run by ``certify``."""
-    install_all(session)
+    install_all(session, *group("parallel"))
     for n, programs in enumerate(postgres_servers()):
         marks = "postgres" if n else "postgres or not crash"
         session.run(
-            "pytest", "tests/postgres", "--ignore=tests/postgres/kit", "-m", marks, *session.posargs,
+            "pytest", *AT_ONCE, "tests/postgres", "--ignore=tests/postgres/kit", "-m", marks, *session.posargs,
             env={"DPONE_TEST_POSTGRES_PROGRAMS": programs},
         )  # fmt: skip
 

@@ -209,6 +209,7 @@ class PostgresWriter(SqlWriter):
     def _job(self, stage: Stage) -> Job:
         """Inside the commit, behind the fence: another runner may have swept the staging."""
         if self._several:
+            self._stage_schema(stage)  # raises if it was swept
             with self._telling_repeated_keys():
                 key = self._load.strategy.key if stage.unique else ()
                 self._db.complete(stage.table, key, self._constants(stage))
