@@ -407,6 +407,25 @@ def test_a_server_error_has_sqlstate_and_next_step(postgres: Server, target: Tar
     postgres.run(f"DROP OWNED BY {role}", f"DROP ROLE {role}")
 
 
+def test_a_table_that_is_swapped_while_it_is_looked_at(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its columns are those of the new one, not none."""
+    target.run("CREATE TABLE orders (id int)")
+    with closing(target.sink(APPEND)) as sink:
+        real, seen = sink._db.oid, []
+
+        def oid(name: Name) -> int | None:
+            found = real(name)
+            if not seen:
+                target.run("DROP TABLE orders", "CREATE TABLE orders (id int, v text)")
+            seen.append(found)
+            return found
+
+        monkeypatch.setattr(sink._db, "oid", oid)
+        schema = sink.schema()
+    assert schema is not None
+    assert schema.names == ["id", "v"]
+
+
 def test_a_role_that_is_to_read_only_does_not_write(target: Target) -> None:
     """What the server's administrator has said of the role is not overruled; nothing is made."""
     url = target.server.url + "?options=-c%20default_transaction_read_only%3Don"

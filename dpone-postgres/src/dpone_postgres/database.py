@@ -232,8 +232,14 @@ class PostgresDatabase:
         return None if found is None else pa.schema([_collated(c) for c in found if not c.generated])
 
     def columns(self, table: Name) -> list[types.Column] | None:
+        """Where another run swaps the table in between, the old one has no columns any more."""
         oid = self.oid(table)
-        return None if oid is None else types.columns(self.rows(types.COLUMNS.replace("$1", str(oid))))
+        while oid is not None:
+            found = types.columns(self.rows(types.COLUMNS.replace("$1", str(oid))))
+            if found or (now := self.oid(table)) == oid:
+                return found
+            oid = now
+        return None
 
     def oid(self, table: Name) -> int | None:
         sql = (
