@@ -22,7 +22,7 @@ from dpone import engine
 from dpone.contract import Part
 from dpone.errors import ConfigError, Conflict, DataError, SinkError
 from dpone.pipeline import Lineage, SchemaEvolution
-from dpone.schema import LINEAGE
+from dpone.schema import LINEAGE, Name
 from dpone.strategy import Strategy
 
 FULL, APPEND = Strategy("full_refresh", key="id"), Strategy("append")
