@@ -12,19 +12,25 @@ from attrs import evolve as replace
 from tests.postgres.target import Target, read
 from tests.postgres.test_types import SPECIMENS, own, typed
 
-from dpone.contract import WindowRequest
+from dpone.contract import Part, WindowRequest
 from dpone.errors import DataError
 from dpone_postgres import binary, columns
+from dpone_postgres.config import PartitionBy
+from dpone_postgres.source import PostgresSource
 
 __all__ = ["typed"]
 
 
-def gathered(target: Target, url: str = "") -> bool:
-    """True if the table is read by columns."""
-    with closing(target.source(url)) as source:
-        window = source.window(None, WindowRequest())
-        with source.read(window.parts[0]) as stream:
-            return source.gathered(stream._reading.spans[0], window.parts[0], stream._session) is not None  # type: ignore[attr-defined]
+def gathered(target: Target, url: str = "", parts: int = 1, **options: Any) -> bool:
+    """True if the table is read by columns, all parts of it."""
+    with closing(target.source(url, **options)) as source:
+        window = source.window(None, WindowRequest(partitions=parts))
+        assert len(window.parts) == parts
+        found = []
+        for part in window.parts:
+            with source.read(part) as stream:
+                found.append(source.gathered(stream._reading.spans[0], part, stream._session))  # type: ignore[attr-defined]
+    return None not in found
 
 
 def read_at(target: Target, url: str) -> pa.Table:
@@ -100,6 +106,22 @@ def test_a_row_that_cannot_be_held_is_named_beyond_the_first_range(target: Targe
     assert gathered(target)
     with pytest.raises(DataError, match=r"column v, row 1,234 of the read: NaN"):
         target.read()
+
+
+def test_ranges_of_pages_are_read_by_columns_too(target: Target, narrow: None) -> None:
+    """Parts of a table that are its pages: each row is in one of them. Other parts are read row by row."""
+    target.run("CREATE TABLE orders (id int PRIMARY KEY)", "INSERT INTO orders SELECT generate_series(1, 5000)")
+    assert gathered(target, parts=3)
+    assert not gathered(target, parts=3, partition=PartitionBy("range", "id"))
+    with closing(target.source()) as source:
+        parts = [read_part(source, part) for part in source.window(None, WindowRequest(partitions=3)).parts]
+    assert sorted(id_ for ids in parts for id_ in ids) == list(range(1, 5001))
+    assert all(parts)
+
+
+def read_part(source: PostgresSource, part: Part) -> list[int]:
+    with source.read(part) as stream:
+        return [id_ for batch in stream.batches() for id_ in batch.column("id").to_pylist()]
 
 
 def test_children_are_read_with_their_parent(target: Target) -> None:

@@ -92,6 +92,16 @@ class Parts:
             return f"({value} & 9223372036854775807) % {n} = {i}"
         return self._within(Bounds.from_json(part.detail[BOUNDS])) if BOUNDS in part.detail else ""
 
+    def pages(self, part: Part) -> tuple[int, int | None] | None:
+        """First page and the one after the last, None: to the end. None: the part is no range of pages."""
+        if not part.detail:
+            return 0, None
+        bounds = Bounds.from_json(part.detail[BOUNDS]) if BOUNDS in part.detail else None
+        if bounds is None or bounds.column != _CTID:
+            return None
+        first, end = (None if at is None else int(str(at)[1:].partition(",")[0]) for at in (bounds.lower, bounds.upper))
+        return first or 0, end
+
     def _within(self, bounds: Bounds) -> str:
         quoted = self._quoted(bounds.column)
         if bounds.null:

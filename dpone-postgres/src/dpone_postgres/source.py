@@ -280,12 +280,13 @@ class PostgresSource:
 
     def gathered(self, span: Span, part: Part, session: Session) -> Gathered | None:
         """The part by columns; None where the server would not do that well."""
-        if self.table is None or (self._cursor and self._cursor.where(span)) or part.detail.keys() - {"from", "to"}:
+        pages = self._parts.pages(part)
+        if self.table is None or pages is None or (self._cursor and self._cursor.where(span)):
             return None
         if len(self._columns) > columns.MOST or not (found := session.rows(columns.PAGES, self.table.parts)):
             return None
         shown = [f"s.{self.dialect.quote(c.name)}" for c in self._columns]
-        schema, first, end = self._arrow(), part.detail.get("from", 0), part.detail.get("to")
+        schema, (first, end) = self._arrow(), pages
         forms = columns.forms(schema, self._columns, shown, [self.as_text(c) for c in self._columns])
         made = Gathered(self.relation, schema, forms, first, found[0][0] if end is None else end, end is None)
         session.run("SET LOCAL jit = off")  # it pays for one long statement, not for the many short ones of this one
