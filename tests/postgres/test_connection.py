@@ -11,9 +11,7 @@ import pytest
 from tests.postgres.server import Server, free_port
 
 from dpone.errors import ConfigError, SourceError
-from dpone.pipeline import Incremental
 from dpone.secret import Secret, redact
-from dpone_postgres.config import PostgresSourceOptions
 from dpone_postgres.connect import connect, is_local, parameters
 
 ODD = ["with blank", "quo'te", 'dou"ble', "back\\slash", "a%b@c:d/e?f#g", "é😀", "x=y;z"]
@@ -177,12 +175,3 @@ def test_S_02_a_password_in_a_driver_message_is_masked() -> None:
     for text in ("postgres://u:canary-77@h/d", '{"host": "h", "password": "canary-77"}', "host=h password='canary-77'"):
         Secret(text)
         assert "canary-77" not in redact("connection failed for canary-77")
-
-
-@pytest.mark.parametrize("given", [{"slot": "s"}, {"publication": "p"}, {"initial": "none"}, {"transport": "stream"}])
-@pytest.mark.parametrize("incremental", [None, Incremental("xmin")])
-def test_options_of_a_change_stream_are_of_one(given: dict[str, Any], incremental: Incremental | None) -> None:
-    """Elsewhere they would do nothing, which is not what was meant."""
-    with pytest.raises(ConfigError, match=f"{next(iter(given))}, but the source is no change stream"):
-        PostgresSourceOptions(incremental=incremental, **given)
-    PostgresSourceOptions(incremental=Incremental("cdc"), **given)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from attrs import field, fields, frozen
+from attrs import field, frozen
 from attrs.validators import ge
 
 from dpone.errors import ConfigError
@@ -49,17 +49,6 @@ class PostgresSourceOptions(SourceOptions):
     transport: Literal["peek", "stream"] = "peek"
     statement_timeout: float = field(default=0.0, validator=ge(0))
     lock_timeout: float = field(default=60.0, validator=ge(0))
-
-    def __attrs_post_init__(self) -> None:
-        if self.incremental is not None and self.incremental.of_changes:
-            return
-        defaults = {one.name: one.default for one in fields(PostgresSourceOptions)}
-        stray = [
-            name for name in ("slot", "publication", "initial", "transport") if getattr(self, name) != defaults[name]
-        ]
-        if stray:
-            found = f"{', '.join(stray)}, but the source is no change stream"
-            raise ConfigError("read source.options", found, "add incremental: {by: cdc}, or remove what is of streams")
 
 
 @frozen
