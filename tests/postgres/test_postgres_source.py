@@ -74,6 +74,13 @@ def test_a_query_that_is_none_is_one_clear_line(target: Target, query: str) -> N
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("stray", ["slot", "publication"])
+def test_options_of_a_change_stream_are_of_one(target: Target, stray: str) -> None:
+    """Elsewhere they would do nothing, which is not what was meant."""
+    with pytest.raises(ConfigError, match=f"{stray}, but the source is no change stream"):
+        target.source(**{stray: "s"})
+
+
 def test_a_query_cannot_write(target: Target) -> None:
     """Queries run in a READ ONLY transaction: a function that writes is refused by the server."""
     target.run(

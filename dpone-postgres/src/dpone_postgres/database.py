@@ -26,6 +26,11 @@ from dpone_postgres.rows import as_type, csv, pieces
 
 _HOLE = "\0"  # no identifier and no literal can hold it, so that it needs no escaping
 
+# The timeline of a primary is in the names of its WAL files; that of the last checkpoint lags behind a promotion.
+TIMELINE = """(SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN c.timeline_id ELSE ('x' || pg_catalog.substr(
+    pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 1, 8))::bit(32)::int END
+    FROM pg_catalog.pg_control_checkpoint() AS c)"""
+
 
 class PostgresDialect(Dialect):
     placeholder = _HOLE

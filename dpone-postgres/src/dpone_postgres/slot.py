@@ -16,7 +16,7 @@ from attrs import frozen
 from dpone.cdc import PostgresLogicalOffset
 from dpone.errors import Category, ConfigError, Gap, IdentityChanged, SourceError
 from dpone.position import Position
-from dpone_postgres.database import numbered
+from dpone_postgres.database import TIMELINE, numbered
 from dpone_postgres.errors import failing
 from dpone_postgres.pgoutput import lsn_number, lsn_text, mark
 
@@ -25,15 +25,12 @@ PLUGIN = "pgoutput"
 _PATIENT = 0.5  # seconds until a server that is busy with a long transaction is told to stop sending it
 ANEW = "load anew with 'dpone cdc drop', 'dpone cdc create' and 'dpone run --full-refresh' (docs/postgres-cdc.md)"
 
-# The timeline of a primary is in the names of its WAL files; the checkpoint's lags behind a promotion.
-_SERVER = """
-SELECT s.system_identifier::text, pg_catalog.current_database()::text,
-       CASE WHEN pg_catalog.pg_is_in_recovery() THEN c.timeline_id ELSE ('x' || pg_catalog.substr(
-           pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 1, 8))::bit(32)::int END,
+_SERVER = f"""
+SELECT s.system_identifier::text, pg_catalog.current_database()::text, {TIMELINE},
        (CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn()
            ELSE pg_catalog.pg_current_wal_flush_lsn() END)::text,
        pg_catalog.current_setting('wal_level')
-FROM pg_catalog.pg_control_system() AS s, pg_catalog.pg_control_checkpoint() AS c"""
+FROM pg_catalog.pg_control_system() AS s"""
 _SLOT = """
 SELECT s.plugin::text, s.slot_type, s.database::text, s.active_pid, s.confirmed_flush_lsn::text, s.restart_lsn::text,
        coalesce(s.wal_status, 'lost'), coalesce(j ->> 'invalidation_reason', CASE j ->> 'conflicting'

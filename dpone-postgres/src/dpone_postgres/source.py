@@ -44,6 +44,9 @@ class PostgresSource:
         if self._incremental is not None and self._incremental.by not in ("cursor", "xmin"):
             found = f"incremental.by: {self._incremental.by}"
             raise ConfigError("read source postgres", found, "use by: cursor or by: xmin")
+        if stray := [name for name in ("slot", "publication") if getattr(self.options, name)]:
+            found = f"{' and '.join(stray)}, but the source is no change stream"
+            raise ConfigError("read source postgres", found, "add incremental: {by: cdc}, or remove what is of streams")
         self._given = parameters(spec.connection)
         self.table = table_name(spec.table) if spec.table else None
         self._query = (spec.query or "").strip().rstrip(";").rstrip() if spec.table is None else None

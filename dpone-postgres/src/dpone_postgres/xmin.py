@@ -18,6 +18,7 @@ from attrs import frozen
 from dpone.errors import ConfigError
 from dpone.position import Position
 from dpone.sql.cursor import Reading, Span, require_same
+from dpone_postgres.database import TIMELINE
 
 if TYPE_CHECKING:
     from dpone_postgres.source import PostgresSource
@@ -27,10 +28,9 @@ _HALF = 2**31  # beyond, the order of two 32-bit ids is the other way round (tra
 _MARGIN = 2**24
 _STALE = 2**28  # an idle table's position moves on before it is this old
 
-_SEEN = """
+_SEEN = f"""
 SELECT pg_catalog.pg_snapshot_xmin(s)::text::bigint, pg_catalog.pg_snapshot_xmax(s)::text::bigint, c.oid::bigint,
-       pg_catalog.pg_relation_filenode(c.oid)::bigint, c.relkind::text, pg_catalog.pg_is_in_recovery(),
-       (SELECT timeline_id FROM pg_catalog.pg_control_checkpoint())
+       pg_catalog.pg_relation_filenode(c.oid)::bigint, c.relkind::text, pg_catalog.pg_is_in_recovery(), {TIMELINE}
 FROM pg_catalog.pg_current_snapshot() AS s, pg_catalog.pg_class AS c
 JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace WHERE n.nspname = \0 AND c.relname = \0"""
 
