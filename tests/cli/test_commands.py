@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -193,3 +194,18 @@ def test_plugin_that_fails_to_add_commands_is_survived(install: Callable[[str, s
 def test_table_aligns_columns() -> None:
     """Cells of a column start at one place; nothing trails."""
     assert table([["a", "long head"], ["bbb", "x"]]) == "a    long head\nbbb  x"
+
+
+def test_the_program_sets_its_process_and_leaves_what_the_user_has_set(tmp_path: Path) -> None:
+    """One thread for linear algebra, Arrow's memory from the system, unless the environment says otherwise."""
+    code = (
+        "import os, sys\nfrom dpone.__main__ import main\nsys.argv = ['dpone', '--version']\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "print(os.environ['OPENBLAS_NUM_THREADS'], os.environ['ARROW_DEFAULT_MEMORY_POOL'])\n"
+    )
+    given = {**os.environ, "OPENBLAS_NUM_THREADS": "3"}
+    given.pop("ARROW_DEFAULT_MEMORY_POOL", None)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=given, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "3 system"

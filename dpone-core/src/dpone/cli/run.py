@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
 @format_option
 def run(pipeline: str, format_: str, file: str | None, log_format: str, quiet: bool, **options: Any) -> int:
     """Run a pipeline: read, stage, commit, save."""
-    # Arrow's own allocators keep what batches have freed: the same speed with 30 to 40 MB more. Read at its import.
-    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     with interruptible():
         from dpone.engine import Run
         from dpone.observe.progress import observer
