@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 import yaml
 from attrs import evolve as replace
+from click.testing import CliRunner
 from tests.postgres.proxy import proxy
 from tests.postgres.stream import ChangeSource
 from tests.postgres.target import Target
@@ -19,6 +20,7 @@ from tests.postgres.test_kill_matrix import Run, run  # noqa: F401  # a fixture
 from tests.sqlite.target import at, evolve, load, rows
 
 from dpone import engine
+from dpone.cli import assemble
 from dpone.contract import Part, Receipt
 from dpone.engine import rewind
 from dpone.errors import SinkError
@@ -289,3 +291,14 @@ def test_all_tables_go_over_one_connection(target: Target) -> None:
             beside._db.execute("SELECT * FROM nothing")
         beside.close()
         assert sink._db._session.db is None
+
+
+def test_check_speaks_of_the_tables_of_a_stream_and_of_none_named_by_its_pattern(
+    tmp_path: Path, source: ChangeSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which tables there are is known when their changes come; none is called after the pattern."""
+    begin(source)
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(assemble(), ["check", "--connect", str(lay(tmp_path, source))])
+    assert f"{source.schema}.landing_{{table}}, for each table of the stream" in done.output
+    assert "will be created" not in done.output.replace("state.db (will be created)", "")

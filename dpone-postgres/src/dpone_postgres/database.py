@@ -476,8 +476,7 @@ class PostgresDatabase:
         for name in (c.name for c in self.columns(stage) or () if c.name in LINEAGE):
             self.execute(f"ALTER TABLE {d.name(stage)} ALTER COLUMN {d.quote(name)} DROP DEFAULT")
         grants = self.rows(_GRANTS, (self.oid(target),))
-        pk = self.rows(_PRIMARY_KEY, (self.oid(target),))
-        own = self.rows(_PRIMARY_KEY, (self.oid(stage),))
+        names, own = (self._constraints(table) for table in (target, stage))
         if self.unlogged:
             self.execute(f"ALTER TABLE {d.name(stage)} SET LOGGED")
         if keep is None:
@@ -485,12 +484,19 @@ class PostgresDatabase:
         else:
             self._put_aside(target, keep)
         self.execute(f"ALTER TABLE {d.name(stage)} RENAME TO {d.quote(target.last)}")
-        for (old,), (new,) in zip(own, pk, strict=False):
-            self.execute(f"ALTER TABLE {d.name(target)} RENAME CONSTRAINT {d.quote(old)} TO {d.quote(new)}")
+        for what, name in own.items():
+            if names.get(what, name) != name:
+                self.execute(
+                    f"ALTER TABLE {d.name(target)} RENAME CONSTRAINT {d.quote(name)} TO {d.quote(names[what])}"
+                )
         for grantee, privileges, grantable in grants:
             to = "PUBLIC" if grantee is None else d.quote(grantee)
             option = " WITH GRANT OPTION" if grantable else ""
             self.execute(f"GRANT {privileges} ON TABLE {d.name(target)} TO {to}{option}")
+
+    def _constraints(self, table: Name) -> dict[tuple[Any, ...], str]:
+        """Names by kind and columns: of the primary key, and of NOT NULL where it has one (PostgreSQL 18)."""
+        return {(kind, *columns): name for kind, columns, name in self.rows(_CONSTRAINTS, (self.oid(table),))}
 
     def _put_aside(self, table: Name, name: Name) -> None:
         """The name of its primary key is one of the schema's. Who may read the table may not read what it was: the
@@ -555,6 +561,10 @@ _CASCADES = f"""
 SELECT DISTINCT n.nspname, c.relname FROM pg_catalog.pg_constraint AS k
 JOIN pg_catalog.pg_class AS c ON c.oid = k.conrelid JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
 WHERE k.contype = 'f' AND k.confdeltype IN ('c', 'n', 'd') AND k.confrelid = {_HOLE} ORDER BY 1, 2"""
+_CONSTRAINTS = f"""
+SELECT k.contype::text, ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribute AS a
+    WHERE a.attrelid = k.conrelid AND a.attnum = ANY (k.conkey) ORDER BY a.attname), k.conname::text
+FROM pg_catalog.pg_constraint AS k WHERE k.conrelid = {_HOLE} AND k.contype IN ('p', 'n')"""
 _PRIMARY_KEY = f"SELECT conname FROM pg_catalog.pg_constraint WHERE contype = 'p' AND conrelid = {_HOLE}"
 
 # What a swap would lose, and how it shows in the catalogue (c: the table's row of pg_class).
@@ -563,11 +573,15 @@ _HANGING: Mapping[str, str] = {
     "partitions or parents": "c.relkind <> 'r' OR c.relispartition OR EXISTS (SELECT 1 FROM pg_catalog.pg_inherits "
     "AS h WHERE c.oid IN (h.inhparent, h.inhrelid))",
     "storage of its own": "c.relpersistence <> 'p' OR c.reltablespace <> 0 OR c.reloptions IS NOT NULL "
-    "OR c.reloftype <> 0",
+    "OR c.reloftype <> 0 OR EXISTS (SELECT 1 FROM pg_catalog.pg_class AS t WHERE t.oid = c.reltoastrelid "
+    "AND t.reloptions IS NOT NULL)",
+    "a replica identity": "c.relreplident <> 'd'",
     "row security": "c.relrowsecurity OR EXISTS (SELECT 1 FROM pg_catalog.pg_policy AS p WHERE p.polrelid = c.oid)",
     "columns of their own kind": "EXISTS (SELECT 1 FROM pg_catalog.pg_attribute AS a JOIN pg_catalog.pg_type AS t "
     "ON t.oid = a.atttypid WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND (a.atthasdef OR "
-    "a.attidentity <> '' OR a.attacl IS NOT NULL OR a.attcollation <> t.typcollation))",
+    "a.attidentity <> '' OR a.attacl IS NOT NULL OR a.attcollation <> t.typcollation OR a.attoptions IS NOT NULL OR "
+    "a.attstorage <> t.typstorage OR coalesce(a.attstattarget, -1) <> -1 OR "
+    "coalesce(to_jsonb(a) ->> 'attcompression', '') <> ''))",  # which PostgreSQL 13 does not have
     "foreign keys": "EXISTS (SELECT 1 FROM pg_catalog.pg_constraint AS k WHERE k.contype = 'f' "
     "AND k.confrelid = c.oid)",
     "constraints": "EXISTS (SELECT 1 FROM pg_catalog.pg_constraint AS k WHERE k.conrelid = c.oid "
