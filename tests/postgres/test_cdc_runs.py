@@ -227,6 +227,32 @@ def test_append_keeps_every_change(
         assert db.execute(sql).fetchall() == [("delete", 1, 1), ("insert", 31, 31), ("update", 6, 6)]
 
 
+def test_LS_11_changes_into_a_partitioned_table(
+    run: Run,  # noqa: F811
+    tmp_path: Path,
+    source: ChangeSource,
+) -> None:
+    """A row whose key changes moves to the partition of the new one; long values that a change left out are kept."""
+    begin(source)
+    source.run("CREATE TABLE landing_orders (id int PRIMARY KEY, n int, long text) PARTITION BY HASH (id)")
+    for i in range(3):
+        bounds = f"FOR VALUES WITH (MODULUS 3, REMAINDER {i})"
+        source.run(f"CREATE TABLE landing_orders_{i} PARTITION OF landing_orders {bounds}")
+    pipeline = lay(tmp_path, source, "postgres")
+    data = yaml.safe_load(pipeline.read_text())
+    data["sink"]["options"] = {"adopt_existing": True}
+    pipeline.write_text(yaml.safe_dump(data))
+    assert run(pipeline)["code"] == 0
+    for more in range(2):
+        change(source, more)
+        assert run(pipeline)["code"] == 0
+        require_equal(source, tmp_path, "postgres", more)
+    source.run("TRUNCATE orders", "INSERT INTO orders VALUES (1, 1, 'after')")
+    assert run(pipeline)["code"] == 0
+    require_equal(source, tmp_path, "postgres", "after the truncate")
+    assert source.query("SELECT relkind::text FROM pg_class WHERE oid = 'landing_orders'::regclass") == [("p",)]
+
+
 @pytest.mark.parametrize("sink", ["sqlite", "postgres"])
 def test_scd2_makes_versions_of_a_stream_and_a_killed_run_is_mended(
     run: Run,  # noqa: F811

@@ -237,6 +237,39 @@ def test_a_column_that_cannot_be_split_is_named(target: Target, options: dict[st
         split(target, **options)
 
 
+def test_what_reads_a_foreign_table_is_one_part(target: Target) -> None:
+    """Parts of it would each see the other server at a moment of its own: a table, a partition, a view and a query are
+    read whole, and an option that wants parts is refused."""
+    try:
+        target.run("CREATE EXTENSION IF NOT EXISTS postgres_fdw SCHEMA public")
+    except psycopg.errors.FeatureNotSupported:
+        pytest.skip("the server lacks the contributed extensions")
+    given = psycopg.conninfo.conninfo_to_dict(target.server.url)
+    place = ", ".join(f"{name} '{given[name]}'" for name in ("host", "port", "dbname"))
+    far = f"SERVER {target.schema} OPTIONS (schema_name '{target.schema}', table_name 'near')"
+    target.run(
+        "CREATE TABLE near AS SELECT i AS id FROM generate_series(1, 3000) AS i",
+        f"CREATE SERVER {target.schema} FOREIGN DATA WRAPPER postgres_fdw OPTIONS ({place})",
+        f"CREATE USER MAPPING FOR current_user SERVER {target.schema} OPTIONS (user '{given['user']}')",
+        f"CREATE FOREIGN TABLE orders (id int) {far}",
+        "CREATE TABLE split (id int) PARTITION BY RANGE (id)",
+        "CREATE TABLE split_1 PARTITION OF split FOR VALUES FROM (5000) TO (6000)",
+        f"CREATE FOREIGN TABLE split_2 PARTITION OF split FOR VALUES FROM (1) TO (5000) {far}",
+        "CREATE VIEW seen AS SELECT id FROM orders",
+    )
+    query = f"SELECT n.id FROM {target.name} AS n JOIN generate_series(1, 3000) AS i ON i = n.id"
+    try:
+        for one in (replace(target, table=name) for name in ("orders", "split", "seen")):
+            assert split(one) == (["all"], [list(range(1, 3001))]), one.table
+            with pytest.raises(ConfigError, match="reads a foreign table"):
+                split(one, by="range", column="id")
+        assert split(target, query=query)[0] == ["all"]
+        with pytest.raises(ConfigError, match="reads a foreign table"):
+            split(target, query=query, by="hash", column="id")
+    finally:
+        target.run(f"DROP SERVER {target.schema} CASCADE")
+
+
 def test_a_view_has_no_pages(target: Target) -> None:
     """``by: pages`` of what has none is refused, not read as a whole."""
     target.run("CREATE VIEW orders AS SELECT 1 AS id")
