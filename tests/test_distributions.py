@@ -30,7 +30,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("dpone.testing",),  # the conformance kit; ships, but nothing imports it
     ("dpone.__main__", "dpone.cli"),
     ("dpone.ops", "dpone.observe", "dpone.certify", "dpone.evidence"),
-    ("dpone.engine", "dpone.prefetch", "dpone.told", "dpone.judge"),
+    ("dpone.engine", "dpone.prefetch", "dpone.told", "dpone.judge", "dpone.ledger"),
     ("dpone.connectors",),  # the built-ins; found through their entry points, imported by nobody
     ("dpone.partition", "dpone.cdc", "dpone.staging"),
     ("dpone.sql",),
@@ -47,7 +47,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ),
     ("dpone.contract", "dpone.changes", "dpone.hookspecs", "dpone.capability"),
     ("dpone.pipeline", "dpone.strategy", "dpone.rowcontract", "dpone.report", "dpone.observe.events"),
-    ("dpone.schema", "dpone.position", "dpone.sql.types"),
+    ("dpone.schema", "dpone.position", "dpone.bounds", "dpone.sql.types"),
     ("dpone.errors", "dpone.secret", "dpone.ids", "dpone.process"),
     ("dpone",),  # the bare package: version and lazy names
 )

@@ -5,9 +5,10 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from pathlib import Path
 
+from dpone.bounds import Bounds
 from dpone.connectors.file.partitions import JsonPartitionManifestStore
 from dpone.connectors.sqlite.state import SqliteState
-from dpone.partition import Bounds, Partition, PartitionManifest, PartitionManifestStore
+from dpone.partition import Partition, PartitionManifest, PartitionManifestStore
 from dpone.pipeline import StateSpec
 from dpone.secret import Secret
 

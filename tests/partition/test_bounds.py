@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.partition.stores import manifest
 
-from dpone.partition import Bounds, Partition, PartitionManifest, bound_from_json, bound_to_json, ranges, split
+from dpone.bounds import Bounds, bound_from_json, bound_to_json, ranges, split
+from dpone.partition import Partition, PartitionManifest
 
 ZONES = st.integers(-14 * 60, 14 * 60).map(lambda m: timezone(timedelta(minutes=m)))
 KINDS: dict[str, st.SearchStrategy[Any]] = {

@@ -50,7 +50,7 @@ class Finding:
 class Part:
     """A piece of a window that can be read on its own. ``id`` is unique in the window and the same whenever the same
     repeatable window is planned again; ``detail`` is JSON, so that a part can cross a process or a crash. A part that
-    is a range of a column's values says so in ``detail["bounds"]`` (``partition.Bounds.to_json``)."""
+    is a range of a column's values says so in ``detail["bounds"]`` (``bounds.Bounds.to_json``)."""
 
     id: str
     detail: Mapping[str, Any] = field(factory=dict)

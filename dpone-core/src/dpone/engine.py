@@ -65,16 +65,9 @@ from dpone.errors import (
 from dpone.ids import ulid
 from dpone.judge import Judge, place_of
 from dpone.lease import renewing
+from dpone.ledger import Halted, Ledger
 from dpone.observe.events import RunEvent, Step
-from dpone.partition import (
-    Halted,
-    Ledger,
-    PartitionManifest,
-    PartitionManifestStore,
-    manifest_of,
-    parts_again,
-    require_same,
-)  # fmt: skip
+from dpone.partition import PartitionManifest, PartitionManifestStore, manifest_of, parts_again, require_same
 from dpone.pipeline import Pipeline, SinkSpec, SourceSpec, StreamSpec
 from dpone.plugins import Plugins, discover
 from dpone.position import Position

@@ -10,205 +10,29 @@ rule runs inside it.
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
-import threading
 import time
-import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
-from datetime import UTC, date, datetime, timedelta
-from decimal import Decimal
-from itertools import pairwise
+from contextlib import AbstractContextManager, contextmanager
+from datetime import datetime
 from typing import Any, Literal, TypeAlias
 
 import pyarrow as pa
-from attrs import define, evolve, field, fields, frozen
+from attrs import evolve, fields, frozen
 
+from dpone.bounds import BOUNDS, Bounds
 from dpone.contract import Entry, Load, Part, Staged, Window
-from dpone.errors import Busy, ConfigError, Conflict, ManifestChanged, SinkError, SourceError, StateError
+from dpone.errors import Busy, ConfigError, Conflict, ManifestChanged, SinkError, StateError
 from dpone.pipeline import StreamSpec
 from dpone.process import Process
 from dpone.schema import Name
-from dpone.secret import redact
 from dpone.sql.dialect import Database
 
 FORMAT = 1
-BOUNDS = "bounds"  # of ``Part.detail``: what ``Bounds.to_json`` gave, where a part is a range
-Bound: TypeAlias = int | float | Decimal | date | datetime | str | uuid.UUID | bytes
 Status = Literal["pending", "running", "success", "failed", "skipped"]
 STATUSES: tuple[Status, ...] = ("pending", "running", "success", "failed", "skipped")
-
-
-# -- bounds ---------------------------------------------------------------------------------------------------------
-
-
-def bound_to_json(value: Bound) -> dict[str, str]:
-    """The value by its type and its text, from which ``bound_from_json`` makes it again: no digit, no microsecond, no
-    zone is lost. An instant is kept as UTC. Raises TypeError."""
-    if isinstance(value, datetime):  # before date, of which it is a kind
-        if value.tzinfo is None:
-            return {"type": "timestamp", "value": value.isoformat(timespec="microseconds")}
-        return {"type": "timestamptz", "value": value.astimezone(UTC).isoformat(timespec="microseconds")}
-    texts: dict[type, tuple[str, Callable[[Any], str]]] = {
-        int: ("integer", str),
-        float: ("float", float.hex),
-        Decimal: ("decimal", str),
-        date: ("date", date.isoformat),
-        str: ("text", str),
-        uuid.UUID: ("uuid", str),
-        bytes: ("bytes", lambda v: base64.b64encode(v).decode()),
-    }
-    if type(value) not in texts:
-        raise TypeError(f"a {type(value).__name__} is no bound")
-    name, text = texts[type(value)]
-    return {"type": name, "value": text(value)}
-
-
-_READ: Mapping[str, Callable[[str], Bound]] = {
-    "integer": int,
-    "float": float.fromhex,
-    "decimal": Decimal,
-    "date": date.fromisoformat,
-    "timestamp": datetime.fromisoformat,
-    "timestamptz": datetime.fromisoformat,
-    "text": str,
-    "uuid": uuid.UUID,
-    "bytes": lambda text: base64.b64decode(text, validate=True),
-}
-
-
-def bound_from_json(data: Mapping[str, str]) -> Bound:
-    """Raises KeyError, TypeError, ValueError or ArithmeticError on anything but what ``bound_to_json`` gives."""
-    return _READ[data["type"]](data["value"])
-
-
-@frozen
-class Bounds:
-    """A range of one column's values: from ``lower`` to ``upper``, the latter in it only with ``upper_inclusive``. None
-    is open; NULL is in no range. null: the rows where the column is NULL, and no others."""
-
-    column: str
-    lower: Bound | None = None
-    upper: Bound | None = None
-    upper_inclusive: bool = False
-    null: bool = False
-
-    def to_json(self) -> dict[str, Any]:
-        ends = {"lower": self.lower, "upper": self.upper}
-        typed = {name: None if value is None else bound_to_json(value) for name, value in ends.items()}
-        return {"column": self.column, **typed, "upper_inclusive": self.upper_inclusive, "null": self.null}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Bounds:
-        lower, upper = (None if data[name] is None else bound_from_json(data[name]) for name in ("lower", "upper"))
-        return cls(data["column"], lower, upper, bool(data["upper_inclusive"]), bool(data["null"]))
-
-    def holds(self, value: Any) -> bool:
-        """In Python's order; a database has the last word on its own."""
-        if value is None or self.null:
-            return value is None and self.null
-        above = self.lower is None or value >= self.lower
-        return above and (self.upper is None or value < self.upper or (self.upper_inclusive and value == self.upper))
-
-    def __str__(self) -> str:
-        if self.null:
-            return f"{self.column} is null"
-        left = "(-" if self.lower is None else f"[{self.lower!s}"
-        right = "-)" if self.upper is None else f"{self.upper!s}{']' if self.upper_inclusive else ')'}"
-        return f"{self.column} {left}, {right}"
-
-
-def split(column: str, low: Bound | None, high: Bound | None, n: int, *, nulls: bool = False) -> tuple[Bounds, ...]:
-    """At most ``n`` ranges of about equal width that hold every value from ``low`` to ``high`` once: half-open, the
-    last with its upper end. ``nulls`` adds the rows without a value; low and high None: no row has one.
-
-    Texts are in the order of their code points, which is that of the C collation and of SQLite's BINARY.
-    """
-    if low is None or high is None:
-        return ranges(column, (), nulls=nulls)
-    if n < 1 or low > high:  # type: ignore[operator]  # both ends are values of one column
-        raise ValueError("split needs a part to make, and low must not be above high")
-    step = _SPLITS.get(type(low), _digits)
-    between = {m for m in step(low, high, n) if low < m < high}
-    return ranges(column, (low, *sorted(between), high), nulls=nulls)
-
-
-def ranges(column: str, marks: Sequence[Bound], *, nulls: bool = False) -> tuple[Bounds, ...]:
-    """The ranges between ``marks``, which are in the order of the column; one mark is the range of that value."""
-    ends = list(pairwise(marks)) or [(mark, mark) for mark in marks]
-    last = len(ends) - 1
-    found = [Bounds(column, low, high, upper_inclusive=i == last) for i, (low, high) in enumerate(ends)]
-    return (*found, *([Bounds(column, null=True)] if nulls else []))
-
-
-def _integers(low: int, high: int, n: int) -> Iterator[int]:
-    return (low + (high - low + 1) * i // n for i in range(1, n))
-
-
-def _decimals(low: Decimal, high: Decimal, n: int) -> Iterator[Decimal]:
-    """In units of the smaller exponent, so that no context rounds."""
-    unit = min(int(low.as_tuple().exponent), int(high.as_tuple().exponent), 0)
-    ends = [int(_shifted(end, -unit)) for end in (low, high)]
-    # One digit more: between 1 and 2 there are decimals, too.
-    return (_shifted(Decimal(m), unit - 1) for m in _integers(ends[0] * 10, ends[1] * 10, n))
-
-
-def _shifted(value: Decimal, places: int) -> Decimal:
-    sign, digits, exponent = value.as_tuple()
-    return Decimal((sign, digits, int(exponent) + places))
-
-
-def _floats(low: float, high: float, n: int) -> Iterator[float]:
-    half = high / 2 - low / 2  # the whole distance may be beyond a float
-    return (low + half * (2 * i / n) for i in range(1, n)) if abs(half) != float("inf") else iter((0.0,)[: n - 1])
-
-
-def _dates(low: date, high: date, n: int) -> Iterator[date]:
-    return (date.fromordinal(m) for m in _integers(low.toordinal(), high.toordinal(), n))
-
-
-def _moments(low: datetime, high: datetime, n: int) -> Iterator[datetime]:
-    width = (high - low) // timedelta(microseconds=1)
-    return (low + timedelta(microseconds=m) for m in _integers(0, width, n))
-
-
-def _uuids(low: uuid.UUID, high: uuid.UUID, n: int) -> Iterator[uuid.UUID]:
-    return (uuid.UUID(int=m) for m in _integers(low.int, high.int, n))
-
-
-def _digits(low: Any, high: Any, n: int) -> Iterator[Any]:
-    """Texts and bytes as fractions in base 1,114,112 or 256: the eight digits after what both have in common."""
-    base = 256 if isinstance(low, bytes) else 0x110000
-    a, b = (list(v) if isinstance(v, bytes) else [ord(c) for c in v] for v in (low, high))
-    shared = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
-    ends = []
-    for end in (a, b):
-        digits = [*end[shared : shared + 8], *[0] * 8][:8]
-        ends.append(sum(d * base ** (7 - i) for i, d in enumerate(digits)))
-    for middle in _integers(ends[0], ends[1], n):
-        digits = [middle // base ** (7 - i) % base for i in range(8)]
-        while digits and not digits[-1]:
-            digits.pop()
-        if base == 256:
-            yield low[:shared] + bytes(digits)
-        else:
-            yield low[:shared] + "".join(map(_character, digits))
-
-
-def _character(code: int) -> str:
-    """NUL and halves of surrogate pairs are no characters that a database keeps; the next one is."""
-    return chr(0xE000) if 0xD800 <= code < 0xE000 else chr(code or 1)
-
-
-_SPLITS: Mapping[type, Callable[[Any, Any, int], Iterator[Any]]] = {
-    int: _integers, Decimal: _decimals, float: _floats, date: _dates, datetime: _moments, uuid.UUID: _uuids,
-}  # fmt: skip
-
-
-# -- the manifest ---------------------------------------------------------------------------------------------------
 
 
 @frozen
@@ -364,7 +188,7 @@ def claimed(one: Partition, owner: str, ttl: float, now: float) -> Partition:
     )  # fmt: skip
 
 
-def _mine(one: Partition, owner: str, step: str) -> Partition:
+def mine(one: Partition, owner: str, step: str) -> Partition:
     if one.status == "running" and one.owner == owner:
         return one
     found = f"{shown(one.owner)} has taken it over" if one.status == "running" else f"it is {one.status} by now"
@@ -524,21 +348,21 @@ class PartitionManifestStore(ABC):
 
     def renew(self, key: str, id: str, owner: str, ttl: float) -> None:
         """Raises Conflict when it was taken over."""
-        self.change(key, id, lambda one: evolve(_mine(one, owner, "renew"), expires_at=time.time() + ttl))
+        self.change(key, id, lambda one: evolve(mine(one, owner, "renew"), expires_at=time.time() + ttl))
 
     def finish(self, key: str, id: str, owner: str, staged: Staged) -> None:
         """Staged. Raises Conflict when it was taken over."""
-        self.change(key, id, lambda one: _mine(one, owner, "finish").staged(staged))
+        self.change(key, id, lambda one: mine(one, owner, "finish").staged(staged))
 
     def fail(self, key: str, id: str, owner: str, error: str) -> None:
         """Raises Conflict when it was taken over."""
-        self.change(key, id, lambda one: evolve(_let_go(_mine(one, owner, "fail"), "failed"), error=error))
+        self.change(key, id, lambda one: evolve(_let_go(mine(one, owner, "fail"), "failed"), error=error))
 
     def release(self, key: str, id: str, owner: str) -> None:
         """Not done, and not at fault: back to pending, as if the attempt had not been."""
 
         def step(one: Partition) -> Partition:
-            return evolve(_let_go(_mine(one, owner, "release"), "pending"), attempts=one.attempts - 1)
+            return evolve(_let_go(mine(one, owner, "release"), "pending"), attempts=one.attempts - 1)
 
         self.change(key, id, step)
 
@@ -685,128 +509,6 @@ def _insert(db: Database, table: Name, schema: pa.Schema, values: tuple[Any, ...
 def _delete(db: Database, table: Name, key: str) -> None:
     d = db.dialect
     db.execute(f"DELETE FROM {d.name(table)} WHERE {d.quote('key')} = {d.placeholder}", (key,))
-
-
-# -- a load under way -----------------------------------------------------------------------------------------------
-
-
-class Halted(SourceError):
-    """Another part of the window failed; this one was stopped on the way and is not at fault."""
-
-
-@define
-class Ledger:
-    """The manifest of a load while it runs, kept by the run that holds the key's lock. Without a store every method
-    does nothing, so that a load of one part needs no other code. ``renew`` makes it a ``contract.Lease``."""
-
-    store: PartitionManifestStore | None = None
-    key: str = ""
-    owner: str = ""
-    ttl: float = 60.0
-    skipped: tuple[Partition, ...] = ()
-    _left: set[str] = field(factory=set)
-    _begun: bool = False
-    run_id: str = ""
-    _held: set[str] = field(factory=set, init=False)
-    _unsaved: dict[str, Staged] = field(factory=dict, init=False)
-    _guard: threading.Lock = field(factory=threading.Lock, init=False)
-
-    @classmethod
-    def open(
-        cls,
-        store: PartitionManifestStore,
-        new: PartitionManifest,
-        old: PartitionManifest | None,
-        staged: Mapping[str, Staged],
-        ttl: float,
-    ) -> Ledger:
-        """Durable on return: the manifest as the load goes on from here."""
-        manifest = reconciled(new, old, staged)
-        store.create(manifest)
-        left = {one.id for one in manifest.of("pending")}
-        return cls(store, new.key, owner_of(new.run_id), ttl, manifest.of("skipped"), left, bool(staged), new.run_id)
-
-    @contextmanager
-    def running(self, id: str) -> Iterator[Callable[[Staged], None]]:
-        """Claimed while the block runs; the block calls what it is given once the part is staged. A failure is
-        recorded and goes on."""
-        store = self.store
-        if store is None:
-            yield lambda staged: None
-            return
-        claim = (id, lambda one: claimed(one, self.owner, self.ttl, time.time()))
-        with self._guard:
-            store.change_all(self.key, (*self._finished(), claim))
-            self._unsaved.clear()
-            self._held.add(id)
-
-        def finish(staged: Staged) -> None:
-            with self._guard:
-                self._unsaved[id] = staged
-                self._begun = True
-                self._left.discard(id)
-
-        try:
-            yield finish
-        except BaseException as error:
-            with suppress(Exception):  # the error to tell is the first; whoever comes next finds the part not staged
-                self.save()
-                if isinstance(error, Exception) and not isinstance(error, Halted):
-                    store.fail(self.key, id, self.owner, _told(error))
-                else:
-                    store.release(self.key, id, self.owner)
-            raise
-        finally:
-            with self._guard:
-                self._held.discard(id)
-
-    def save(self) -> None:
-        """Record the parts that have ended. It waits for the next claim, which records them along with itself: to be
-        late costs nothing, as the staging decides."""
-        with self._guard:
-            if self.store is not None and self._unsaved:
-                self.store.change_all(self.key, self._finished())
-                self._unsaved.clear()
-
-    def _finished(self) -> tuple[tuple[str, Callable[[Partition], Partition]], ...]:
-        def step(staged: Staged) -> Callable[[Partition], Partition]:
-            return lambda one: _mine(one, self.owner, "finish").staged(staged)
-
-        return tuple((id, step(staged)) for id, staged in self._unsaved.items())
-
-    @property
-    def half_done(self) -> bool:
-        """Some parts are staged, and some are not."""
-        return self._begun and bool(self._left)
-
-    def renew(self) -> None:
-        """All parts that are being read."""
-        with self._guard:
-            held = tuple(self._held)
-        for id in held if self.store else ():
-            with suppress(Conflict):  # it has just ended, or is lost and says so when it ends
-                self.store.renew(self.key, id, self.owner, self.ttl)  # type: ignore[union-attr]
-
-    def taken_over(self) -> bool:
-        """Another run has opened the load since, and may go on with the parts that are staged."""
-        with suppress(StateError):
-            manifest = self.store.load(self.key) if self.store else None
-            return manifest is not None and manifest.run_id != self.run_id
-        return True
-
-    def dropped(self) -> None:
-        """The staging was thrown away: no part is done any more."""
-        if self.store is not None and (manifest := self.store.load(self.key)):
-            self.store.change_all(self.key, [(one.id, _undone) for one in manifest.of("success")])
-
-
-def _undone(one: Partition) -> Partition:
-    return evolve(one, status="pending") if one.status == "success" else one
-
-
-def _told(error: Exception) -> str:
-    text = str(error) if hasattr(error, "found") else f"{type(error).__name__}: {error}"
-    return redact(" ".join(text.split()))[:1000]
 
 
 def committed(manifest: PartitionManifest, head: Entry | None) -> bool:

@@ -7,9 +7,9 @@ from typing import Any, Protocol, TypeAlias
 
 from attrs import evolve, frozen
 
+from dpone.bounds import Bound, Bounds, ranges, split
 from dpone.connectors.sqlite.database import SqliteDialect
 from dpone.errors import ConfigError
-from dpone.partition import Bound, Bounds, ranges, split
 from dpone.schema import Name
 
 Where: TypeAlias = tuple[str, tuple[Any, ...]]

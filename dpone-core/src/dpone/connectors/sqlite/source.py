@@ -16,6 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from dpone.bounds import BOUNDS, Bounds
 from dpone.connectors.sqlite import types
 from dpone.connectors.sqlite.config import SqliteSourceOptions
 from dpone.connectors.sqlite.connect import connect, database_path, is_written, table_name
@@ -25,7 +26,6 @@ from dpone.connectors.sqlite.ranges import Ranges, Where, where
 from dpone.connectors.sqlite.rows import Refused, decode
 from dpone.contract import Finding, Part, Window, WindowRequest
 from dpone.errors import ConfigError, DataError, DponeError, SourceError
-from dpone.partition import BOUNDS, Bounds
 from dpone.pipeline import SourceSpec
 from dpone.position import Position
 from dpone.schema import LINEAGE, PREFIX, Name
