@@ -10,12 +10,15 @@ import pytest
 from attrs import evolve as replace
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.postgres.proxy import proxy
+from tests.postgres.server import Server
 from tests.postgres.target import Target
 
 from dpone.contract import Part, WindowRequest
 from dpone.errors import ConfigError
 from dpone.pipeline import Incremental
 from dpone_postgres.config import PartitionBy
+from dpone_postgres.session import Session
 from dpone_postgres.source import PostgresSource
 
 WHOLE = WindowRequest(whole=True, partitions=4)
@@ -268,6 +271,30 @@ def test_what_reads_a_foreign_table_is_one_part(target: Target) -> None:
             split(target, query=query, by="hash", column="id")
     finally:
         target.run(f"DROP SERVER {target.schema} CASCADE")
+
+
+def test_parts_are_read_from_the_host_that_has_the_snapshot(
+    target: Target, postgres: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of several hosts in a connection the parts take the one the window took: the others do not know its snapshot."""
+    target.run("CREATE TABLE orders AS SELECT i AS id FROM generate_series(1, 20000) AS i")
+    ports, join = [], Session.join
+
+    def joined(session: Session, snapshot: str) -> None:
+        join(session, snapshot)
+        ports.append(session.connection().info.port)
+
+    monkeypatch.setattr(Session, "join", joined)
+    with proxy((postgres.host, postgres.port)) as other:
+        near = psycopg.conninfo.conninfo_to_dict(postgres.url)
+        hosts = f"{near['host']},{near['host']}"
+        both = {**near, "host": hosts, "port": f"{postgres.port},{other.port}", "load_balance_hosts": "random"}
+        url = psycopg.conninfo.make_conninfo(**both)
+        with closing(target.source(url, partition=PartitionBy("range", "id"))) as source:
+            window = source.window(None, replace(WHOLE, partitions=10))
+            assert rows(keys(source, window.parts)) == list(range(1, 20001))
+            assert len(ports) == len(window.parts) > 8
+            assert set(ports) == {source._session.connection().info.port}
 
 
 def test_a_view_has_no_pages(target: Target) -> None:

@@ -22,7 +22,8 @@ class Session:
     """Connected when first used. One thread at a time."""
 
     def __init__(self, given: Mapping[str, str], options: PostgresSourceOptions, name: str) -> None:
-        self._given, self._options, self._failed = given, options, f"read {name} at {where(given)}"
+        self._given, self._options, self._name = given, options, name
+        self._failed = f"read {name} at {where(given)}"
         self._db: psycopg.Connection[Any] | None = None
 
     def connection(self) -> psycopg.Connection[Any]:
@@ -32,6 +33,14 @@ class Session:
                 self._given, SourceError, lock_timeout=options.lock_timeout, statement_timeout=options.statement_timeout
             )
         return self._db
+
+    def beside(self) -> Session:
+        """Another one with the very server of this: of several hosts, or of several addresses of one name, only that
+        one knows a snapshot that was exported here."""
+        info = self.connection().info
+        here = {"host": info.host, "hostaddr": info.hostaddr, "port": str(info.port)}
+        found = {**self._given, **{name: value for name, value in here.items() if value}}
+        return Session(found, self._options, self._name)
 
     @property
     def open(self) -> bool:

@@ -182,7 +182,7 @@ class PostgresSource:
             raise lost_snapshot(f"read {self.name}")
         session = self._session
         if self._snapshot is not None:
-            session = Session(self._given, self.options, self.name)
+            session = self._session.beside()
             session.join(self._snapshot)
         try:
             yield _PostgresStream(self, session, part, self._schema, self._reading, self._batch_rows)
