@@ -91,6 +91,16 @@ def test_ranges_without_rows_and_many_rows(target: Target, narrow: None) -> None
     assert found == [*range(1, 1000), *range(5001, 9001)]
 
 
+def test_columns_may_have_the_names_of_our_own(target: Target, narrow: None) -> None:
+    """What the statement calls its parts is no word that a column could take over."""
+    names = ("p", "s", "a", "g", "t", "count")
+    target.run(
+        f"CREATE TABLE orders AS SELECT {', '.join(f'i AS {n}' for n in names)} FROM generate_series(1, 3000) AS i"
+    )
+    assert gathered(target)
+    assert target.read().to_pydict() == {n: list(range(1, 3001)) for n in names}
+
+
 def test_an_empty_table(target: Target) -> None:
     """No pages, no rows."""
     target.run("CREATE TABLE orders (id int, t text)")

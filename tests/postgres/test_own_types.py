@@ -49,6 +49,7 @@ OWN: dict[str, tuple[str, ...]] = {
     "tsquery": ("'fat & !cat'",),
     "bit varying(5)[]": ("'{101,NULL}'",),
     "money[]": ("'{1.10,-2}'",),
+    "aclitem": ("'postgres=r*w/postgres'",),  # no binary form at all
     "interval[]": ("'{1 day,-00:00:00.000001}'",),
     "numeric[]": ("'{NaN,1.10,1e-50}'",),
     "bytea[]": ("ARRAY['\\x00ff'::bytea, '']",),

@@ -65,11 +65,12 @@ class Gathered:
         stop = min(start + _RANGES * step, self.end)
         last = _BEYOND if self.open and stop == self.end else f"({stop},0)"
         aggregates = ", ".join(sql for form in self.forms for sql in form.sql)
-        upper = f"CASE WHEN p + {step} >= {stop} THEN '{last}' ELSE '(' || (p + {step}) || ',0)' END"
+        # g.p, since a bare name would first be one of the table's columns.
+        upper = f"CASE WHEN g.p + {step} >= {stop} THEN '{last}' ELSE '(' || (g.p + {step}) || ',0)' END"
         sql = (
-            f"SELECT a.* FROM pg_catalog.generate_series({start}::bigint, {max(stop - 1, start)}, {step}) AS p, "
+            f"SELECT a.* FROM pg_catalog.generate_series({start}::bigint, {max(stop - 1, start)}, {step}) AS g(p), "
             f"LATERAL (SELECT pg_catalog.count(*), {aggregates} FROM {self.relation} AS s "
-            f"WHERE s.ctid >= ('(' || p || ',0)')::tid AND s.ctid < ({upper})::tid) AS a"
+            f"WHERE s.ctid >= ('(' || g.p || ',0)')::tid AND s.ctid < ({upper})::tid) AS a"
         )
         return sql, stop
 

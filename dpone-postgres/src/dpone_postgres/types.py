@@ -163,8 +163,9 @@ class Column:
     @property
     def portable(self) -> bool:
         """True if its binary form means the same in another database: that of an array or a composite of the user's own
-        types holds their oids. That of xml lacks a declaration of version 1.0, which its text keeps."""
-        return (self.builtin and self.receive != "xml_recv") or self.kind is not None
+        types holds their oids. That of xml lacks a declaration of version 1.0, which its text keeps. Some have none
+        (aclitem)."""
+        return (self.builtin and self.receive not in ("", "xml_recv")) or self.kind is not None
 
     @property
     def arrow(self) -> pa.DataType:
