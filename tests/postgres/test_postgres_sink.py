@@ -356,6 +356,14 @@ def test_generated_and_identity_columns(target: Target) -> None:
     assert target.rows("id, w", "id") == [(8, "third!")]
 
 
+def test_a_generated_column_of_the_target_cannot_be_filled(target: Target) -> None:
+    """The column is named, before anything changes; nobody else was at the table."""
+    target.run("CREATE TABLE orders (id bigint PRIMARY KEY, v text GENERATED ALWAYS AS ('x' || id::text) STORED)")
+    with pytest.raises(ConfigError, match="the target makes the values of v itself"):
+        target.load(table(1, 2), APPEND, lineage=Lineage(False))
+    assert target.rows("id", "id") == []
+
+
 def test_S_01_names_of_every_kind(target: Target) -> None:
     """Quotes, dots, semicolons, percent signs, blanks and a NUL-free 63 bytes are names like any other."""
     odd = replace(target, table='a"b.c;-- %s 😀')

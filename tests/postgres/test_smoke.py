@@ -7,8 +7,11 @@ import subprocess
 import sysconfig
 from pathlib import Path
 
+import pytest
 import yaml
 from tests.postgres.target import Target
+
+from dpone import engine
 
 DPONE = Path(sysconfig.get_path("scripts")) / "dpone"
 
@@ -52,3 +55,37 @@ def test_dpone_run_moves_a_table(tmp_path: Path, target: Target) -> None:
     assert target.query(sql.format("orders")) == target.query(sql.format("source"))
     assert target.query("SELECT count(*), max(seq) FROM __dpone__loads") == [(2, 2)]
     assert target.query("SELECT version FROM __dpone__state") == [(2,)]
+
+
+@pytest.mark.parametrize("mode", ["append", "full_refresh"])
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "CREATE RULE nothing AS ON INSERT TO orders WHERE new.id % 2 = 0 DO INSTEAD NOTHING",
+        "CREATE FUNCTION odd() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN IF NEW.id % 2 = 0 THEN RETURN NULL; END IF; "
+        "RETURN NEW; END'; CREATE TRIGGER odd BEFORE INSERT ON orders FOR EACH ROW EXECUTE FUNCTION odd()",
+    ],
+    ids=["rule", "trigger"],
+)
+def test_rows_that_the_target_leaves_out_are_told(tmp_path: Path, target: Target, mode: str, statement: str) -> None:
+    """A trigger or a rule of the target may drop rows or put them elsewhere; the report says how many were not counted,
+    and nothing where all were."""
+    target.run("CREATE TABLE source AS SELECT i AS id FROM generate_series(1, 9) AS i", "CREATE TABLE orders (id int)")
+    url, schema = target.server.url, target.schema
+    data = {
+        "pipeline": "p",
+        "source": {"type": "postgres", "connection": url, "table": f"{schema}.source"},
+        "sink": {
+            "type": "postgres", "connection": url, "table": f"{schema}.orders", "strategy": {"mode": mode},
+            "options": {"adopt_existing": True},
+        },
+        "state": {"type": "sqlite", "connection": f"sqlite:///{tmp_path}/state.db"},
+    }  # fmt: skip
+    (tmp_path / "pipeline.yaml").write_text(yaml.safe_dump(data))
+    [stream] = engine.run(tmp_path / "pipeline.yaml").streams
+    assert (stream.rows.inserted, stream.warnings) == (9, [])
+    target.run("TRUNCATE orders", statement)
+    [stream] = engine.run(tmp_path / "pipeline.yaml", full_refresh=mode == "append").streams
+    assert target.query("SELECT count(*) FROM orders") == [(5,)]
+    assert stream.rows.inserted == 5
+    assert [w for w in stream.warnings if w.startswith("4 of 9 rows were not inserted")]

@@ -582,7 +582,15 @@ class _Attempt:
                 self._give_up(load, (leader, *others), error)
                 raise
         self._done(receipt, known.version)
+        self._count(load.strategy, receipt)
         self._acknowledge(receipt.entry.position)
+
+    def _count(self, strategy: Strategy, receipt: Receipt) -> None:
+        """Where every staged row is a new one, the target's own count must be the same."""
+        written = self.report.rows.written
+        if strategy.mode in ("append", "full_refresh") and strategy.duplicates == "fail" and receipt.inserted < written:
+            gone = f"{written - receipt.inserted:,} of {written:,} rows were not inserted by the target's count"
+            self._warn(f"{gone}; see whether a trigger or a rule of the table leaves them out or puts them elsewhere")
 
     def _open(self, stack: ExitStack, targets: Sequence[_Target], load: Load) -> tuple[Writer, list[Writer]]:
         """The writer that holds the journal, and those whose rows its commit takes along. All bear one load id, that of

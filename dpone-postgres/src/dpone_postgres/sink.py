@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 
 from dpone.contract import Entry, Finding, Load, Part, Receipt, Staged, Stream, Writer
-from dpone.errors import Category, DataError, DponeError, SinkError
+from dpone.errors import Category, ConfigError, DataError, DponeError, SinkError
 from dpone.pipeline import SinkSpec, Undo
 from dpone.position import Position
 from dpone.prefetch import prefetch
@@ -71,7 +71,13 @@ class PostgresSink(SqlSink):
             return [Finding("connection", False, f"{error.failed}: {error.found}", error.todo)]
 
     def _makeable(self, schema: pa.Schema) -> pa.Schema:
-        """A native type that this database lacks (an enum, an extension's) becomes what its Arrow type asks for."""
+        """A native type that this database lacks (an enum, an extension's) becomes what its Arrow type asks for. Raises
+        ConfigError for a column that is there, and is generated."""
+        made = {c.name for c in self._db.columns(self._target) or () if c.generated}
+        if both := sorted(made & {*schema.names}):
+            found = f"the target makes the values of {', '.join(both)} itself (GENERATED ALWAYS AS)"
+            todo = "leave the column out in source.query, or make it a plain one"
+            raise ConfigError(f"write {self._target}", found, todo)
         natives = {native for f in schema if (native := types.native(f)) is not None}
         if not natives:
             return schema
