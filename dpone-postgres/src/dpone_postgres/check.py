@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dpone.contract import Finding
 from dpone.schema import Name
-
-if TYPE_CHECKING:
-    from dpone_postgres.database import PostgresDatabase
-    from dpone_postgres.source import PostgresSource
+from dpone_postgres.database import PostgresDatabase
+from dpone_postgres.session import Asked
 
 Ask = Callable[[str, Sequence[Any]], list[Any]]
 
@@ -29,7 +27,7 @@ def server(ask: Ask, where: str) -> list[Finding]:
     ]
 
 
-def source_findings(source: PostgresSource) -> list[Finding]:
+def source_findings(source: Asked) -> list[Finding]:
     found = server(source.rows, source.where)
     table = source.table
     if table is not None:

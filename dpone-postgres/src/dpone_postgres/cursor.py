@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dpone.errors import ConfigError, DataError
 from dpone.sql.cursor import Span, Value, less
 from dpone_postgres import types
-
-if TYPE_CHECKING:
-    from dpone_postgres.source import PostgresSource
+from dpone_postgres.session import Asked
 
 
 class Cursor:
-    def __init__(self, source: PostgresSource, column: types.Column) -> None:
+    def __init__(self, source: Asked, column: types.Column) -> None:
         self._source, self._type, self._native = source, column.arrow, column.native
         self._kind = column.kind
         self._column = f"s.{source.dialect.quote(column.name)}"

@@ -6,7 +6,7 @@ import hashlib
 from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 from dpone.bounds import BOUNDS, Bounds
 from dpone.contract import Part
@@ -14,9 +14,7 @@ from dpone.errors import ConfigError, SourceError
 from dpone_postgres import types
 from dpone_postgres.config import PartitionBy
 from dpone_postgres.errors import sqlstate
-
-if TYPE_CHECKING:
-    from dpone_postgres.source import PostgresSource
+from dpone_postgres.session import Asked
 
 ALL = "all"
 _CTID = "ctid"
@@ -64,7 +62,7 @@ FROM pg_catalog.pg_stats WHERE schemaname = \0 AND tablename = \0 AND attname = 
 class Parts:
     """wanted: ``options.partition``; None: by pages where the server can, else by ranges of an indexed column."""
 
-    def __init__(self, source: PostgresSource, wanted: PartitionBy | None) -> None:
+    def __init__(self, source: Asked, wanted: PartitionBy | None) -> None:
         self._source, self._wanted = source, wanted
 
     def split(self, n: int) -> tuple[Part, ...]:

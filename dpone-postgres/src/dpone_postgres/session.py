@@ -1,21 +1,49 @@
-"""One connection of a source: a read-only snapshot and what is asked of it."""
+"""One connection of a source: a read-only snapshot, and what is asked of it."""
 
 from __future__ import annotations
 
 import select
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import psycopg
+import pyarrow as pa
 
 from dpone.errors import Category, DponeError, SourceError
-from dpone.schema import PREFIX
+from dpone.schema import PREFIX, Name
+from dpone_postgres import types
 from dpone_postgres.config import PostgresSourceOptions
 from dpone_postgres.connect import connect, where
-from dpone_postgres.database import numbered
+from dpone_postgres.database import PostgresDialect, numbered
 from dpone_postgres.errors import failing, sqlstate
 
 _BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+
+
+class Asked(Protocol):
+    """What cursors, parts and checks ask of a source, in its snapshot. table: None of a query; relation: what stands
+    after FROM."""
+
+    name: str
+    table: Name | None
+    dialect: PostgresDialect
+
+    @property
+    def where(self) -> str: ...
+
+    @property
+    def relation(self) -> str: ...
+
+    @property
+    def server_version(self) -> int: ...
+
+    def schema(self) -> pa.Schema: ...
+
+    def columns_of(self) -> list[types.Column]: ...
+
+    def rows(self, sql: str, given: Sequence[Any] = ()) -> list[Any]: ...
+
+    def stream(self, sql: str) -> Iterator[tuple[Any, ...]]: ...
 
 
 class Session:

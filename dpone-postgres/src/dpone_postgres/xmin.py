@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from attrs import frozen
 
@@ -19,9 +19,7 @@ from dpone.errors import ConfigError
 from dpone.position import Position
 from dpone.sql.cursor import Reading, Span, require_same
 from dpone_postgres.database import TIMELINE
-
-if TYPE_CHECKING:
-    from dpone_postgres.source import PostgresSource
+from dpone_postgres.session import Asked
 
 KIND = "xmin"
 _HALF = 2**31  # beyond, the order of two 32-bit ids is the other way round (transaction wraparound, 24.1.5)
@@ -49,7 +47,7 @@ class Xmin:
 
 
 def reading(
-    source: PostgresSource, after: Position | None, identity: Mapping[str, Any], *, whole: bool, mode: str
+    source: Asked, after: Position | None, identity: Mapping[str, Any], *, whole: bool, mode: str
 ) -> tuple[Xmin, Reading]:
     """What is new since ``after``. Raises ConfigError where xmin says nothing of a row, IdentityChanged for a position
     of another source."""
@@ -81,7 +79,7 @@ def reading(
     )
 
 
-def _fingerprint(source: PostgresSource) -> str:
+def _fingerprint(source: Asked) -> str:
     """Of names and types: a column that comes with a constant default gives old rows a value and no new xmin."""
     text = "\n".join(f"{c.name} {c.native}" for c in source.columns_of())
     return hashlib.sha256(text.encode()).hexdigest()[:16]
