@@ -10,7 +10,7 @@ SETTINGS = {"ARROW_DEFAULT_MEMORY_POOL": "system", "OPENBLAS_NUM_THREADS": "1"}
 
 
 def main() -> None:
-    """Imports leave no garbage; to look for some meanwhile, and again at the end, takes a quarter of a small run."""
+    """Imports leave no garbage; to look for some meanwhile, and again at the end, takes a seventh of a small run."""
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     gc.set_threshold(50_000)

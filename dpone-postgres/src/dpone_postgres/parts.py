@@ -69,7 +69,10 @@ class Parts:
         """Parts that hold each row of the source once; at most ``n``, and one of the rows without a value. None: the
         source is read as a whole."""
         if self._foreign():
-            return self._whole()
+            if self._wanted is not None:
+                found = f"{self._source.name} reads a foreign table, which the parts would see at different moments"
+                raise ConfigError("read options.partition", found, "remove the option: it is read as a whole")
+            return ()
         if self._wanted is None:
             fits = self._source.server_version >= _TID_RANGES and self._pages() is not None
             return self._by_pages(n) if fits else self._by_range(n, self._indexed())
@@ -82,13 +85,8 @@ class Parts:
         """Of a foreign table each part would see the other server at a moment of its own: an exported snapshot is of
         this one (postgres_fdw, Transaction Management)."""
         plan = self._source.rows(f"EXPLAIN (COSTS OFF) SELECT * FROM {self._source.relation} AS s")
-        return any("Foreign Scan on" in line.partition("->")[2] or line.startswith("Foreign Scan") for (line,) in plan)
-
-    def _whole(self) -> tuple[Part, ...]:
-        if self._wanted is not None:
-            found = f"{self._source.name} reads a foreign table, which the parts would see at different moments"
-            raise ConfigError("read options.partition", found, "remove the option: it is read as a whole")
-        return ()
+        nodes = [(line.partition("->")[2] or line).strip().removeprefix("Async ") for (line,) in plan]
+        return any(node.startswith("Foreign Scan") for node in nodes)
 
     def again(self, parts: Sequence[Part]) -> tuple[Part, ...]:
         """Parts of another snapshot, of which a manifest keeps id and bounds. Raises ConfigError for pages of a table
