@@ -6,9 +6,11 @@ import json
 import shutil
 import sqlite3
 import threading
+import time
 from collections.abc import Mapping
 from contextlib import closing
-from types import ModuleType
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,8 +18,11 @@ from tests.engine.project import Entry as OnDisk
 from tests.engine.project import Project, Steps, mark, rows, with_plugins
 
 from dpone.engine import rewind, run
-from dpone.errors import Conflict, DataError, Interrupted, SinkError, SourceError, StateError
+from dpone.errors import Category, Conflict, DataError, Interrupted, SinkError, SourceError, StateError
+from dpone.hookspecs import hookimpl
+from dpone.observe.events import RunEvent
 from dpone.pipeline import Pipeline
+from dpone.plugins import discover
 from dpone.position import Position
 
 
@@ -628,3 +633,66 @@ def test_the_reader_has_ended_before_the_source_is_let_go(
         attempt(project, faulty)
     assert faulty.log.index("reader ended") < faulty.log.index("read ended") < faulty.log.index("abort")
     assert not [thread for thread in threading.enumerate() if thread.name == "dpone-read"]
+
+
+# -- a state backend that is away for a moment ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state_type", ["sqlite", "file"])
+def test_OUT_12_an_outage_of_the_state_does_not_lock_the_run_out(
+    project: Project, state_type: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The state cannot be reached from the commit until the retry: the lease of the first attempt is never released,
+    and the second attempt takes it over and ends the work."""
+    project = project.but(state_type=state_type, runtime={"batch_rows": 100, "retries": 1})
+    project.csv("a", rows(1, 10))
+    aside = project.state_path.with_name("aside")
+    tries: list[str] = []
+
+    class Outage:
+        @hookimpl
+        def dpone_run_event(self, event: RunEvent) -> None:
+            if event.step == "committed":
+                project.state_path.rename(aside)
+                project.state_path.touch() if aside.is_dir() else project.state_path.mkdir()
+
+    def back(seconds: float) -> None:
+        tries.append(left_by(aside))
+        project.state_path.unlink() if aside.is_dir() else project.state_path.rmdir()
+        aside.rename(project.state_path)
+
+    monkeypatch.setattr("dpone.engine.time", SimpleNamespace(sleep=back, perf_counter=time.perf_counter))
+    monkeypatch.setattr(StateError, "category", Category.TRANSIENT)
+    plugins = discover()
+    plugins.manager.register(Outage())
+    [stream] = run(project.pipeline, plugins=plugins).streams
+    assert len(tries) == 1
+    assert tries[0], "the first attempt left its lease"
+    assert (stream.status, stream.attempts, stream.error) == ("loaded", 2, None)
+    assert project.rows() == rows(1, 10)
+    assert project.state() == project.head()
+    assert not left_by(project.state_path)
+
+
+def left_by(state: Path) -> str:
+    """The owner of the lease that is there."""
+    if state.is_dir():
+        return "".join(json.loads(lease.read_text())["owner"] for lease in state.glob("*.lease"))
+    with closing(sqlite3.connect(state)) as db:
+        return "".join(owner for (owner,) in db.execute("SELECT owner FROM __dpone__locks"))
+
+
+def test_OUT_12_two_runs_of_one_process_exclude_each_other(project: Project, faulty: ModuleType) -> None:
+    """While a run is at work, another run of the stream in the same process is Busy."""
+    project.csv("a", rows(1, 10))
+    seen: list[Any] = []
+
+    def other(place: str) -> None:
+        if place == "commit" and not seen:
+            thread = threading.Thread(target=lambda: seen.append(run(project.pipeline).streams[0]))
+            thread.start()
+            thread.join()
+
+    faulty.watch.append(other)
+    assert attempt(project, faulty).status == "loaded"
+    assert (seen[0].status, seen[0].error.kind) == ("failed", "Busy")

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -215,7 +216,7 @@ def test_MF_02_a_dead_holder_is_replaced_at_once(tmp_path: Path) -> None:
 def test_a_number_used_again_is_not_the_holder(tmp_path: Path) -> None:
     """A live process with the holder's number but another start is not the holder."""
     with state(tmp_path).lock(KEY, 60):
-        edit(tmp_path, started="another boot/1")
+        edit(tmp_path, since="another")
         with state(tmp_path).lock(KEY, 60):
             pass
 
@@ -223,9 +224,23 @@ def test_a_number_used_again_is_not_the_holder(tmp_path: Path) -> None:
 def test_a_holder_on_another_host_lives_until_its_lease_ends(tmp_path: Path) -> None:
     """Of another host nothing is known but the lease."""
     with state(tmp_path).lock(KEY, 60):
-        edit(tmp_path, host="elsewhere", pid=2**22 + 1)
+        edit(tmp_path, host="elsewhere", machine="elsewhere", pid=2**22 + 1)
         with pytest.raises(Busy, match="elsewhere"):
             state(tmp_path).lock(KEY, 60).__enter__()
+
+
+def test_a_lease_of_an_earlier_version_lives_until_it_ends(tmp_path: Path) -> None:
+    """A lease file without the field ``machine`` is respected until it expires, then replaced."""
+    held = state(tmp_path).lock(KEY, 60)
+    held.__enter__()
+    path = only(tmp_path, ".lease")
+    old = {"owner": "x", "host": socket.gethostname(), "pid": 2**22 + 1, "started": "boot/1"}
+    path.write_text(json.dumps({**old, "expires_at": time.time() + 60}))
+    with pytest.raises(Busy, match=f"process {2**22 + 1} on "):
+        state(tmp_path).lock(KEY, 60).__enter__()
+    path.write_text(json.dumps({**old, "expires_at": 1.0}))
+    with state(tmp_path).lock(KEY, 60):
+        pass
 
 
 def test_a_damaged_lease_is_refused_by_name(tmp_path: Path) -> None:

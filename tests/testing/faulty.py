@@ -783,6 +783,24 @@ class NobodyIsEverGone(SqliteState):
             yield lease
 
 
+@fails("OUT_12_a_release_that_failed_does_not_lock_the_process_out")
+class DoesNotKnowItsOwnLease(SqliteState):
+    @contextmanager
+    def lock(self, key: str, ttl: float) -> Iterator[Any]:
+        only_gone = mock.patch("dpone.connectors.sqlite.state.abandoned", lambda holder, owner: holder.gone())
+        with only_gone, super().lock(key, ttl) as lease:
+            yield lease
+
+
+@fails("a_lock_has_one_holder", "OUT_12_a_release_that_failed_does_not_lock_the_process_out")
+class TakesEveryLeaseOfItsProcess(SqliteState):
+    @contextmanager
+    def lock(self, key: str, ttl: float) -> Iterator[Any]:
+        any_of_ours = mock.patch("dpone.connectors.sqlite.state.abandoned", return_value=True)
+        with any_of_ours, super().lock(key, ttl) as lease:
+            yield lease
+
+
 class _FaultyStore(Through):
     """Partition manifests that anybody may work on."""
 

@@ -449,7 +449,10 @@ class StateBackend(Protocol):
 
     def lock(self, key: str, ttl: float) -> AbstractContextManager[Lease]:
         """One holder per key, for ``ttl`` seconds from the last renewal. Raises Busy, naming the holder, while it
-        lives; takes over when the lease has expired or its process on this host is gone."""
+        lives; takes over when the lease has expired, its process on this host is gone, or it belongs to this very
+        process and no block here uses it any more: its release failed (``process.using`` and ``process.abandoned`` keep
+        that rule). Two threads of one process exclude each other. A release that fails is not an error: what the block
+        did stands, and the lease ends by itself."""
         ...
 
     def close(self) -> None: ...

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
@@ -36,6 +38,27 @@ class Process:
             return False
         started = _started(self.pid)
         return started is not None and started != self.started
+
+
+# Owners of the leases that this process uses now. A fork may inherit some: there the process is another one.
+_used: set[str] = set()
+
+
+@contextmanager
+def using(owner: str) -> Iterator[None]:
+    """The lease of this owner is used while the block runs: put it around all from taking it to releasing it."""
+    _used.add(owner)
+    try:
+        yield
+    finally:
+        _used.discard(owner)
+
+
+def abandoned(holder: Process, owner: str) -> bool:
+    """Whether a lease certainly has no user: its process is gone, or is this one, where no block uses the lease any
+    more. The latter is left when the state backend was out of reach at the moment of the release; without this rule the
+    next attempt of the same run would wait for itself."""
+    return holder.gone() or (holder == Process.this() and owner not in _used)
 
 
 @lru_cache(maxsize=1)

@@ -15,7 +15,7 @@ from dpone.contract import Finding, Versioned
 from dpone.errors import Busy, ConfigError, Conflict, DponeError, StateError
 from dpone.partition import SqlPartitionManifestStore
 from dpone.pipeline import StateSpec
-from dpone.process import Process
+from dpone.process import Process, abandoned, using
 from dpone.schema import Name
 from dpone_postgres.config import PostgresSinkOptions, PostgresStateOptions
 from dpone_postgres.connect import connect, parameters, where
@@ -100,26 +100,27 @@ class PostgresState:
     @contextmanager
     def lock(self, key: str, ttl: float) -> Iterator[PostgresLease]:
         lease = PostgresLease(self, key, ttl, secrets.token_hex(8))
-        try:
-            self._take(lease)
-        except Busy:
-            raise
-        except StateError:
-            self._release(lease)  # the answer to its COMMIT may be what was lost: our own lease would keep us out
-            raise
-        try:
-            yield lease
-        finally:
-            self._release(lease)
+        with using(lease.owner):
+            try:
+                self._take(lease)
+            except Busy:
+                raise
+            except StateError:
+                self._release(lease)  # the answer to its COMMIT may be what was lost: our own lease would stay
+                raise
+            try:
+                yield lease
+            finally:
+                self._release(lease)
 
     def _take(self, lease: PostgresLease) -> None:
         key = lease.key
         with self._writing("lock the stream", key) as db:
             left = "extract(epoch FROM expires - clock_timestamp())::float8"
-            sql = f"SELECT host, machine, pid, started, {left} FROM {self._locks} WHERE key = \0"
-            for *process, seconds in _rows(db, sql, [key]):
+            sql = f"SELECT host, machine, pid, started, owner, {left} FROM {self._locks} WHERE key = \0"
+            for *process, owner, seconds in _rows(db, sql, [key]):
                 holder = Process(*process)
-                if seconds > 0 and not holder.gone():
+                if seconds > 0 and not abandoned(holder, owner):
                     held = f"process {holder.pid} on {holder.host} holds it for another {seconds:.0f} s at most"
                     raise Busy(f"lock {key}", held, "let that run finish; a dead one is replaced when its lease ends")
             _run(db, f"DELETE FROM {self._locks} WHERE key = \0", [key])

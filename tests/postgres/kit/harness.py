@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, LiteralString
 
@@ -108,6 +109,16 @@ class PostgresHarness(Harness):
 
     def state(self) -> StateSpec:
         return StateSpec(self.connector, self._connection, options=self.options("state", schema=self.schema))
+
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        """The state's schema bears another name."""
+        aside = f"{self.schema}_aside"
+        self._run("ALTER SCHEMA {} RENAME TO {}", self.schema, aside)
+        try:
+            yield
+        finally:
+            self._run("ALTER SCHEMA {} RENAME TO {}", aside, self.schema)
 
     # ---- change streams
 

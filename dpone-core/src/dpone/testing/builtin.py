@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import platform
 import sqlite3
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -80,6 +80,9 @@ class SqliteHarness(Harness):
     def state(self) -> StateSpec:
         return StateSpec("sqlite", Secret(f"sqlite:///{self.folder / 'state.db'}"), options=self.options("state"))
 
+    def away(self) -> AbstractContextManager[None]:
+        return _away(self.folder / "state.db", instead=Path.mkdir)
+
     def _run(self, sql: str) -> None:
         with closing(sqlite3.connect(self.path, isolation_level=None)) as db:
             db.execute(sql)
@@ -87,6 +90,19 @@ class SqliteHarness(Harness):
 
 def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
+
+
+@contextmanager
+def _away(path: Path, instead: Callable[[Path], None]) -> Iterator[None]:
+    """Moved aside, with something in its place that cannot be used as it."""
+    aside = path.with_name(path.name + ".aside")
+    path.rename(aside)
+    instead(path)
+    try:
+        yield
+    finally:
+        path.rmdir() if path.is_dir() else path.unlink()
+        aside.rename(path)
 
 
 class FileHarness(Harness):
@@ -139,6 +155,9 @@ class FileHarness(Harness):
 
     def state(self) -> StateSpec:
         return StateSpec("file", path="state", options=self.options("state"), base=self.folder)
+
+    def away(self) -> AbstractContextManager[None]:
+        return _away(self.folder / "state", instead=Path.touch)
 
     def change_stream(self) -> SourceSpec:
         return self._log.change_stream()

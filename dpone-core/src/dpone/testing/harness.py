@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -41,7 +42,7 @@ class Harness:
     ==========  =============================================
     source      ``source`` ``seed`` ``disturb`` (``query``, ``there``, ``sample``)
     sink        ``sink`` ``rows``
-    state       ``state``
+    state       ``state`` ``away``
     cdc         ``change_stream`` ``change``
     ==========  =============================================
 
@@ -112,6 +113,10 @@ class Harness:
     # ---- state
 
     def state(self) -> StateSpec:
+        raise NotImplementedError
+
+    def away(self) -> AbstractContextManager[None]:
+        """While the block runs, whatever the state backend tries fails at once; afterwards its data is as before."""
         raise NotImplementedError
 
     # ---- change streams

@@ -10,14 +10,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from dpone.contract import Staged
-from dpone.errors import Busy, Category, Conflict
+from dpone.errors import Busy, Category, Conflict, DponeError
 from dpone.testing import crash
 from dpone.testing.cases import Contract, case
 from dpone.testing.harness import Harness
@@ -187,6 +187,20 @@ class StateContract(Contract):
         assert done.returncode == 9, done.stderr.decode()
         with closing(_state(harness)) as state, state.lock(KEY, 60):
             pass
+
+    @case("lock")
+    def test_OUT_12_a_release_that_failed_does_not_lock_the_process_out(self, harness: Harness) -> None:
+        """The system is out of reach when the block ends, so that the lease stays: a later lock of this process takes
+        it over at once, and then has it alone."""
+        with closing(_state(harness)) as one, closing(_state(harness)) as other:
+            with ExitStack() as outage, one.lock(KEY, 3600):
+                outage.enter_context(harness.away())
+                with pytest.raises(DponeError):
+                    one.save("another", {}, 0)
+            with other.lock(KEY, 3600) as lease:
+                lease.renew()
+                with pytest.raises(Busy), one.lock(KEY, 60):
+                    pass
 
     @case("partitions")
     def test_a_partition_has_one_runner(self, harness: Harness) -> None:

@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import re
-import socket
 import time
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -22,6 +21,7 @@ from dpone.contract import Finding, Lease, Versioned
 from dpone.errors import Busy, Conflict, StateError
 from dpone.ids import ulid
 from dpone.pipeline import StateSpec
+from dpone.process import Process, abandoned, using
 
 FORMAT = 1
 HISTORY = 50
@@ -69,11 +69,12 @@ class FileState:
     @contextlib.contextmanager
     def lock(self, key: str, ttl: float) -> Iterator[Lease]:
         lease = _FileLease(self, key, ttl)
-        lease.take()
-        try:
-            yield lease
-        finally:
-            lease.release()
+        with using(lease.owner):
+            lease.take()
+            try:
+                yield lease
+            finally:
+                lease.release()
 
     def partitions(self) -> JsonPartitionManifestStore:
         """In a folder of its own below that of the states."""
@@ -216,36 +217,13 @@ class _FileLease:
         return dict(holder)
 
     def _write(self) -> None:
-        lease = {
-            "owner": self.owner,
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "started": _started(os.getpid()),
-            "expires_at": time.time() + self._ttl,
-        }
+        me = Process.this()
+        who = {"host": me.host, "machine": me.machine, "pid": me.pid, "since": me.started}
+        lease = {"owner": self.owner, **who, "expires_at": time.time() + self._ttl}
         durable.write_whole(self._path, json.dumps(lease).encode())
 
 
 def _alive(holder: Mapping[str, Any]) -> bool:
-    """False only when it is certain: expired, or a process of this host that is gone or another by now."""
-    if time.time() >= holder["expires_at"]:
-        return False
-    if holder["host"] != socket.gethostname():
-        return True
-    try:
-        os.kill(holder["pid"], 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return holder.get("started") in (None, _started(holder["pid"]))
-
-
-def _started(pid: int) -> str | None:
-    """Boot id and the kernel's start tick of a process: a number alone may be used again. None where unknown."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return f"{boot}/{fields[19]}"
+    """False only when it is certain. A lease file without ``machine``, of an earlier version, is left to expire."""
+    process = Process(holder["host"], holder.get("machine", ""), int(holder["pid"]), holder.get("since", ""))
+    return time.time() < holder["expires_at"] and not abandoned(process, holder["owner"])

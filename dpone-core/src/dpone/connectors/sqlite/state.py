@@ -23,7 +23,7 @@ from dpone.contract import Finding, Versioned
 from dpone.errors import Busy, Conflict, DponeError, StateError
 from dpone.partition import SqlPartitionManifestStore
 from dpone.pipeline import StateSpec
-from dpone.process import Process
+from dpone.process import Process, abandoned, using
 
 HISTORY = 50
 _TABLES = (
@@ -100,22 +100,27 @@ class SqliteState:
     @contextmanager
     def lock(self, key: str, ttl: float) -> Iterator[SqliteLease]:
         lease = SqliteLease(self, key, ttl, secrets.token_hex(8))
+        with using(lease.owner):
+            self._take(lease)
+            try:
+                yield lease
+            finally:
+                # Suppressed: what the run did stands, and the lease ends by itself.
+                with suppress(StateError), self._writing("release the lock") as db:
+                    db.execute('DELETE FROM "__dpone__locks" WHERE key = ? AND owner = ?', (key, lease.owner))
+
+    def _take(self, lease: SqliteLease) -> None:
         with self._writing("lock the stream") as db:
             me, now = Process.this(), time.time()
-            sql = 'SELECT host, machine, pid, started, expires FROM "__dpone__locks" WHERE key = ?'
-            if found := db.execute(sql, (key,)).fetchone():
-                holder, expires = Process(*found[:4]), found[4]
-                if expires > now and not holder.gone():
+            sql = 'SELECT host, machine, pid, started, owner, expires FROM "__dpone__locks" WHERE key = ?'
+            if found := db.execute(sql, (lease.key,)).fetchone():
+                holder, owner, expires = Process(*found[:4]), found[4], found[5]
+                if expires > now and not abandoned(holder, owner):
                     held = f"process {holder.pid} on {holder.host} holds it for another {expires - now:.0f} s at most"
-                    raise Busy(f"lock {key}", held, "let that run finish; a dead one is replaced when its lease ends")
-            row = (key, lease.owner, me.host, me.machine, me.pid, me.started, now + ttl)
+                    todo = "let that run finish; a dead one is replaced when its lease ends"
+                    raise Busy(f"lock {lease.key}", held, todo)
+            row = (lease.key, lease.owner, me.host, me.machine, me.pid, me.started, now + lease.ttl)
             db.execute('INSERT OR REPLACE INTO "__dpone__locks" VALUES (?, ?, ?, ?, ?, ?, ?)', row)
-        try:
-            yield lease
-        finally:
-            # Suppressed: what the run did stands, and the lease ends by itself.
-            with suppress(StateError), self._writing("release the lock") as db:
-                db.execute('DELETE FROM "__dpone__locks" WHERE key = ? AND owner = ?', (key, lease.owner))
 
     def extend(self, lease: SqliteLease) -> None:
         with self._writing("renew the lease") as db:
