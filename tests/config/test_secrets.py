@@ -105,8 +105,21 @@ def test_S_02_secrets_compare_by_text_and_hold_only_text() -> None:
         ("postgres://u:p4ss@DB.example:5432/shop?sslmode=require", "postgres://db.example:5432/shop"),
         ("postgres://u:p4ss@h1:5432,h2:5433/shop", "postgres://h1:5432,h2:5433/shop"),
         ("postgres://u:p%40ss@[::1]:5432/shop", "postgres://[::1]:5432/shop"),
-        ("postgres://u:p@ss@h/shop", "postgres://h/shop"),
-        ("postgres://h:5432/shop?user=a@b&password=p4ss", "postgres://h:5432/shop"),
+        ("postgres://u:p@ss@h/shop", "postgres://***"),
+        ("postgres://h:5432/shop?user=a@b&password=p4ss", "postgres://***"),
+        ("postgres://h/shop?user=a@b&password=p4ss", "postgres://h/shop"),
+        ("postgres://u:p?x=4ss@h/shop", "postgres://***"),
+        ("postgres://u/x:p4ss@h/shop", "postgres://***"),
+        ("postgres:///u:p4ss@h/shop", "postgres://***"),
+        ("postgres://u:p4ss", "postgres://***"),
+        ("postgres://u@x:p4ss@h/shop", "postgres://***"),
+        ("sqlite:////data/a@b.db", "sqlite:////data/a@b.db"),
+        ("sqlite:////data/12:30/a@b.db", "sqlite:////data/12:30/a@b.db"),
+        ("host=h password='p4;s's' dbname=d", "***"),
+        ("host=h password='p4ss host=canary", "***"),
+        ("host=h password=p4;ss dbname=d", "host=h,dbname=d"),
+        ("host=h password=p\\ host=4ss dbname=d", "host=h,dbname=d"),
+        ('password="a host=h', "host=h"),
         ("jdbc:sqlserver://h:1433;databaseName=d;user=u;password=p4ss", "jdbc:sqlserver://h:1433"),
         ("sqlite:///warehouse.db", "sqlite:///warehouse.db"),
         ("sqlite:////data/warehouse.db", "sqlite:////data/warehouse.db"),
@@ -196,6 +209,9 @@ def test_S_02_redact_masks_a_secret_that_an_error_wrote_on_one_line() -> None:
     ("text", "cleaned"),
     [
         ("could not reach x://u:ab@h/d", "could not reach x://***@h/d"),
+        ("could not reach x://u:a/b@h/d", "could not reach x://***@h/d"),
+        ("could not reach x://u:a@b@h/d", "could not reach x://***@h/d"),
+        ("could not reach x://user:password@b@h/d", "could not reach x://***@h/d"),
         ("conninfo host=h password=ab user=u", "conninfo host=h password=*** user=u"),
         ("PWD={ab};x", "PWD={***};x"),
         ("password='a b' x", "password='***' x"),
@@ -213,6 +229,8 @@ def test_S_02_short_passwords_are_masked_by_their_place(text: str, cleaned: str)
     "text",
     [
         "opened sqlite:///warehouse.db", "p.yaml:3: source.options.password: no value; write text", "k1:9092 answered",
+        "write postgresql://user:password@host/db", "write postgres://etl:${PW}@h/d", "write password=${PW}, or ***",
+        "password: '${PW}'", "at postgres://etl:...@db.example/shop", "opened sqlite:////data/a@b.db",
         "postgres://db.example:5432/shop", '{"token": "0a1b", "keys": 3}', "mailto:a@b", "12 rows read",
     ],
 )  # fmt: skip
@@ -265,6 +283,35 @@ def test_S_02_a_pipeline_shows_no_credential(load: Load, text: Text) -> None:
     assert pipeline.staging["secret_access_key"] == Secret(CANARY)
     assert pipeline.staging["nested"][0]["token"] == Secret(CANARY)
     assert pipeline.staging["url"] == "s3://b/p"
+
+
+@pytest.mark.parametrize(
+    ("password", "found"),
+    [
+        ("p4@ss", "the URL has an '@' in its user or password"), ("p4/ss", "the URL has an '@' after a '/'"),
+        ("p4?x=ss", "the URL has an '@' after a '?'"), ("p4#ss", "the URL has an '@' after a '#'"),
+        ("p4;ss", "the URL has an '@' after a ';'"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("role", ["source", "sink", "state", "connections", "variable"])
+def test_OUT_17_a_url_that_does_not_say_where_its_password_ends_is_refused(
+    load: Load, text: Text, password: str, found: str, role: str
+) -> None:
+    """Wherever a connection stands, the problem names the character and how to write it, and nothing of the URL."""
+    url = f"shop://etl:{password}@h/d"
+    parts = {
+        "source": {"source": f"{{type: shop, connection: '{url}', table: t}}"},
+        "sink": {"sink": f"{{type: lite, connection: '{url}', table: t, strategy: {{mode: append}}}}"},
+        "state": {"state": f"{{type: sqlite, connection: '{url}'}}"},
+        "connections": {"source": "{type: shop, connection: a, table: t}", "connections": f"{{a: '{url}'}}"},
+        "variable": {"source": "{type: shop, connection: '${URL}', table: t}"},
+    }[role]
+    with pytest.raises(PipelineErrors) as caught:
+        load(text(**parts), {"URL": url})
+    [line] = caught.value.problems
+    assert found in line
+    assert "%40" in line
+    assert not any(piece in line for piece in ("p4", "ss@", "etl", "@h"))
 
 
 BROKEN = [

@@ -69,7 +69,7 @@ from dpone.pipeline import Pipeline, Runtime, SinkSpec, SourceSpec, StateSpec, S
 from dpone.plugins import Plugins, discover
 from dpone.rowcontract import RowContract
 from dpone.schema import Name
-from dpone.secret import Secret, sensitive
+from dpone.secret import CLEAR, Secret, register, sensitive, unclear
 from dpone.strategy import ALIASES, CHANGES, MODES, Strategy
 
 __all__ = ["PipelineErrors", "expand", "load_pipeline", "row_contract", "strict_json"]
@@ -719,7 +719,14 @@ class _Reader:
             near = _nearest(node.value, self.connections)
             self.problems.add(node, "neither a URL nor the name of a connection", f"{near}{todo} ({known})")
             return BAD
-        return Secret(node.value) if self._check_userinfo(node) else BAD
+        return Secret(node.value) if self._check_userinfo(node) and self._check_clear(node) else BAD
+
+    def _check_clear(self, node: Node) -> bool:
+        found = unclear(cast(str, node.value))
+        if found:
+            register(cast(str, node.value))
+            self.problems.add(node, found, CLEAR)
+        return not found
 
     def _check_userinfo(self, node: Node) -> bool:
         """A variable before the ``@`` of a URL must not end the user and password early."""

@@ -2,7 +2,8 @@
 
 A connection is one text in one of these forms; only credentials inside it are secret where the form is known:
 
-* a URL: the password and query or ``;`` parameters with a telling name (``password``, ``sig``, ``token`` ...)
+* a URL: the password and query or ``;`` parameters with a telling name (``password``, ``sig``, ``token`` ...). Of a URL
+  that does not say for certain where the password ends (``unclear``), everything up to its last ``@``
 * ``key=value`` pairs (libpq, ODBC) or a JSON object: the values with a telling name, and the text as a whole
 * ``host:port``, or a comma-separated list of them: nothing
 * anything else: the whole text
@@ -29,7 +30,8 @@ _pattern: re.Pattern[str] | None = None
 _URL = re.compile(r"(?P<scheme>[a-z][a-z0-9+.:-]*)://(?P<authority>[^/?#;]*)(?P<path>[^?#;]*)(?P<rest>.*)", re.I | re.S)
 _HOSTS = re.compile(r"[\w.-]+:\d+(,[\w.-]+:\d+)*", re.ASCII)
 _SENSITIVE = re.compile(
-    r"pass|pwd|secret|token|credential|signature|jaas|^sig$|^sas$|(access|account|api|private|shared)[._-]?key", re.I
+    r"pass|pwd|secret|token|credential|signature|jaas|scram|^sig$|^sas$|(access|account|api|private|shared)[._-]?key",
+    re.I,
 )
 _PLACE = (
     "host",
@@ -66,10 +68,10 @@ class Secret:
         if _HOSTS.fullmatch(self._text):
             return self._text
         if url := _URL.fullmatch(self._text):
-            if _misread(url):
+            if unclear(self._text):
                 return f"{url['scheme']}://{MASK}"
             return f"{url['scheme']}://{url['authority'].rpartition('@')[2].lower()}{url['path']}"
-        pairs = {name.lower(): value for name, value in _pairs(self._text)}
+        pairs = {name.lower(): value for name, value in _places(self._text)}
         return ",".join(f"{name}={pairs[name]}" for name in _PLACE if pairs.get(name)) or MASK
 
     def __repr__(self) -> str:
@@ -127,11 +129,13 @@ def redact(text: str) -> str:
     return text
 
 
+# What our own hints write where a password stands.
+_EXAMPLE = r"(?:\$\{\w*\}|\.\.\.|\*\*\*|<password>|password(?=@))"
 _WORD = r"(?:password|passwd|pwd|passphrase|secret)"
 _BY_PLACE = (
-    (re.compile(r"(://)[^\s/@:]*:[^\s/]*@"), rf"\1{MASK}@"),
-    (re.compile(rf"({_WORD}\s*=\s*)[^\s,;&\"'{{}}]+", re.I), rf"\1{MASK}"),
-    (re.compile(rf"({_WORD}[\"']?\s*[=:]\s*([\"']))(?:(?!\2)[^\\\n]|\\.)*(?=\2)", re.I), rf"\1{MASK}"),
+    (re.compile(rf"(://)(?![^\s/@:]*:{_EXAMPLE}@[^\s@]*(?:\s|$))[^\s\"]*?:[^\s\"]*@"), rf"\1{MASK}@"),
+    (re.compile(rf"({_WORD}\s*=\s*)(?!{_EXAMPLE})[^\s,;&\"'{{}}]+", re.I), rf"\1{MASK}"),
+    (re.compile(rf"({_WORD}[\"']?\s*[=:]\s*([\"']))(?!{_EXAMPLE}\2)(?:(?!\2)[^\\\n]|\\.)*(?=\2)", re.I), rf"\1{MASK}"),
     (re.compile(rf"({_WORD}\s*=\s*\{{)[^}}\n]*(?=\}})", re.I), rf"\1{MASK}"),
 )
 
@@ -140,24 +144,54 @@ def _credentials(text: str) -> Iterator[str]:
     url = _URL.fullmatch(text)
     if url:
         userinfo = url["authority"].rpartition("@")[0]
-        if _misread(url):
-            userinfo = text[len(url["scheme"]) + 3 :].rpartition("@")[0]
+        if unclear(text):
+            userinfo = _before_at(text, url)
+            yield userinfo
         yield from _decoded(userinfo.partition(":")[2])
         for name, value in _parameters(url["rest"]):
             if sensitive(name):
                 yield from _decoded(value)
     elif not _HOSTS.fullmatch(text):
         yield text
-        for name, value in _pairs(text):
+        for name, value in (*_pairs(text), *_libpq(text)):
             if sensitive(name):
                 yield value
+            elif _URL.fullmatch(value):
+                yield from _credentials(value)
 
 
-def _misread(url: re.Match[str]) -> bool:
-    """A password with a raw / ? # or ; in it: the ``@`` stands behind what looks like the authority."""
-    path, rest = url["path"], url["rest"]
-    behind = "@" in path or ("@" in rest and not re.match(r"[?;#][\w.%-]+=", rest))
-    return behind and (":" in url["authority"] or "@" in url["authority"])
+CLEAR = (
+    "percent-encode user and password (%40 for @, %2F for /, %3F for ?, %23 for #, %3B for ;), or give the connection "
+    "as fields: {host, port, user, password, ...}"
+)
+
+
+def unclear(text: str) -> str:
+    """What keeps a URL from saying where its user and password end; empty if nothing does, or if it is not a URL.
+
+    RFC 3986 ends them at the last ``@`` before a ``/``, ``?`` or ``#``, libpq at the first ``@``: a password with a raw
+    one of them would become part of a host, which every error prints.
+    """
+    url = _URL.fullmatch(text)
+    if url is None:
+        return ""
+    authority, before = url["authority"], _before_at(text, url)
+    if "@" in authority and "@" in before:
+        return "the URL has an '@' in its user or password"
+    if not authority and re.match(r"/+[^/@:]*:[^/]*@", text[len(url["scheme"]) + 3 :]):
+        return "the URL has a slash too many before its user and password"
+    if authority and ":" in before and (raw := re.search("[/?#;]", before)):
+        return f"the URL has an '@' after a '{raw[0]}'"
+    if "@" not in text and not re.fullmatch(rf"{_HOST}(,{_HOST})*", authority):
+        return "the URL has a port that is not a number"
+    return ""
+
+
+_HOST = r"(?:\[[^\]]*\]|[^:\[\],]*)(?::\d*)?"
+
+
+def _before_at(text: str, url: re.Match[str]) -> str:
+    return text[len(url["scheme"]) + 3 :].rpartition("@")[0]
 
 
 def _decoded(value: str) -> set[str]:
@@ -186,6 +220,32 @@ def _pairs(text: str) -> list[tuple[str, str]]:
             value = re.sub(r"\\(.)", r"\1", value)
         found.append((match[1], value.replace("}}", "}") if match[4] is not None else value))
     return found
+
+
+_LIBPQ = re.compile(r"\s*([\w.-]+)\s*=\s*(?:'((?:[^'\\]|\\.)*)'|((?!')(?:[^\s\\]|\\.)*))(?=\s|$)", re.S)
+
+
+def _libpq(text: str) -> list[tuple[str, str]]:
+    """Names and values as libpq reads them (its documentation, 34.1.1.1): only a single quote quotes, a backslash
+    escapes. None where the text is not that, or is ODBC's, with a semicolon between the pairs.
+
+    ``;`` is an ordinary character here: read as ODBC's, ``host=h password=a;b`` would have a host that holds it."""
+    found, at = [], 0
+    while match := _LIBPQ.match(text, at):
+        value = match[3] if match[2] is None else match[2]
+        found.append((match[1], re.sub(r"\\(.)", r"\1", value, flags=re.S)))
+        at = match.end()
+    odbc = all(value.endswith(";") for _, value in found[:-1]) and ";" in text
+    return [] if odbc or text[at:].strip() else found
+
+
+def _places(text: str) -> list[tuple[str, str]]:
+    """The pairs, if they are certain: a text that is neither libpq's nor JSON, and as ODBC's gives values that look
+    like more pairs, may have a piece of its password under any name."""
+    if text.lstrip().startswith("{"):
+        return _pairs(text)
+    odbc = _pairs(text) if ";" in text else []
+    return _libpq(text) or ([] if any("=" in value and not sensitive(name) for name, value in odbc) else odbc)
 
 
 def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:

@@ -18,7 +18,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from dpone.errors import ConfigError, DponeError
 from dpone.schema import Name
-from dpone.secret import Secret
+from dpone.secret import CLEAR, Secret, unclear
 from dpone_postgres.errors import failing
 
 OLDEST = 130000  # oldest release that was tried: 15; oldest that has what is used (pg_snapshot, ADD COLUMN default): 13
@@ -71,6 +71,8 @@ def _given(text: str) -> dict[str, str]:
         if unknown := sorted(set(given) - known_parameters()):
             raise ConfigError("read connection", f"no field {', '.join(unknown)}", f"{_FORMS}; others are libpq's")
         return given
+    if found := unclear(text):  # libpq would take a piece of the password for the host, which every error prints
+        raise ConfigError("read connection", found, CLEAR)
     try:
         return {name: str(value) for name, value in conninfo_to_dict(text).items()}
     except psycopg.Error:  # its text may show a piece of the password

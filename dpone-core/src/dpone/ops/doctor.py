@@ -16,13 +16,14 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 import dpone
 from dpone.contract import Finding
 from dpone.ops.check import connections, failure, implementations
 from dpone.pipeline import Pipeline
 from dpone.plugins import Found, discover, troubles
+from dpone.secret import Secret
 
 CORE = "dpone-core"
 FREE = 1 << 30  # bytes; staging of a load of any size wants more than this
@@ -67,10 +68,10 @@ def _origin(one: metadata.Distribution) -> str:
     """Where pip took it from, without credentials."""
     try:
         direct = json.loads(one.read_text("direct_url.json") or "null")
-        url = urlsplit(direct["url"])
+        url = str(direct["url"])
     except (ValueError, TypeError, KeyError):
         return "a package index"
-    place = unquote(url.path) if url.scheme == "file" else f"{url.scheme}://{url.hostname}{url.path}"
+    place = unquote(url.removeprefix("file://")) if url.startswith("file://") else Secret(url).location()
     return f"{place} (editable)" if direct.get("dir_info", {}).get("editable") else place
 
 
