@@ -64,6 +64,19 @@ class Found:
         }
 
 
+# None of our distributions is on a public index, where the name dpone belongs to another project: a message
+# that says what to install names paths.
+CORE = "dpone-core"
+OTHERS = "install the distribution that has it, by path or wheel"
+_CONNECTORS = ("postgres", "mssql", "kafka", "objectstore")
+
+
+def _distribution(connector: str) -> str | None:
+    """``postgres``, ``postgres_logical`` -> ``dpone-postgres``."""
+    name = connector.partition("_")[0]
+    return f"dpone-{name}" if name in _CONNECTORS else None
+
+
 @frozen
 class Plugins:
     """What discovery found. ``connectors`` has only those of healthy plugins."""
@@ -82,8 +95,8 @@ class Plugins:
         if sick:
             raise PluginError(f"use {role} {name}", f"plugin is {sick.state} ({sick.cause})", "see 'dpone plugins'")
         known = ", ".join(n for n in self.names(role) if self.connectors[role, n].implemented) or "none"
-        todo = f"use one of: {known}; or install its connector, as in pip install 'dpone[{name}]' from this repository"
-        raise PluginError(f"use {role} {name}", "no such connector is installed", todo)
+        install = f"pip install ./{CORE} ./{ours}, in the repository" if (ours := _distribution(name)) else OTHERS
+        raise PluginError(f"use {role} {name}", "no such connector is installed", f"use one of: {known}; or {install}")
 
     def reader(self, source: str, by: str) -> Connector | None:
         """The change reader that serves a type of source, if there is one."""
