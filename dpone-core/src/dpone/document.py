@@ -191,6 +191,8 @@ def parsed(text: str, file: str, problems: Problems) -> Node:
         lines = text.splitlines()[mark.line :] if mark else []
         if mark and lines and lines[0][mark.column : mark.column + 1] == "\t":
             problems.fatal(place, "not YAML: a tab in the indent", "indent with spaces")
+        if "nesting depth" in (error.problem or ""):  # PyYAML 6.0.4 and newer have a limit too, and look ahead of us
+            problems.fatal(place, f"nested deeper than {MAX_DEPTH}", "flatten it")
         problems.fatal(place, f"not YAML: {error.problem or error.context}", "correct the syntax")
     except yaml.reader.ReaderError as error:
         place = evolve(start, line=text.count("\n", 0, error.position) + 1)
