@@ -1,14 +1,23 @@
-"""The sessions of the repository. ``nox`` runs what every change must pass; CONTRIBUTING.md lists the others."""
+"""The sessions of the repository. ``nox`` runs what every change must pass; CONTRIBUTING.md lists the others.
+
+A session installs with ``install(session)``: what is locked in ``requirements/tests.txt``, with hashes, then the
+distributions of the repository, editable and without looking for anything else. A new session begins the same way; what
+more it needs is added to a dependency group of ``pyproject.toml`` and locked by ``nox -s lock``. Only ``lowest`` and
+``newest`` ask the index for versions.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import nox
+from nox.command import CommandFailed
 from packaging.requirements import Requirement
 
 nox.needs_version = ">=2025.2.9"
@@ -23,61 +32,80 @@ EXAMPLE = "./examples/dpone-duckdb"
 VERSION = "1.0.0"
 AT_ONCE = ("-n", "auto")  # of pytest-xdist: tests that mostly wait for processes of their own and for servers
 GROUPS = nox.project.load_toml(ROOT / "pyproject.toml")
+CHECKS = {
+    "tests": ("pytest", "--ignore=tests/docs"),
+    "lint": ("ruff", "check"),
+    "format": ("ruff", "format", "--check"),
+    "typing": ("mypy", *(f"{folder}/src" for folder in (CORE, *CONNECTORS, EXAMPLE))),
+    "docs": ("pytest", "tests/docs"),
+}
 
 
 def group(name: str) -> list[str]:
     return list(nox.project.dependency_groups(GROUPS, name))
 
 
-def install_all(session: nox.Session, *more: str) -> None:
-    """Every distribution of the repository, by path and editable, with what its tests need."""
+def install(session: nox.Session, *more: str) -> None:
+    """Every distribution of the repository, by path and editable, with all that tests, types and pages need; ``more``
+    are other folders of ours."""
+    session.install("--require-hashes", "-r", "requirements/tests.txt")
+    ours = [f"./{folder}" for folder in (CORE, *CONNECTORS)]
+    editable(session, *ours, ".", *more)
+    session.run("pip", "check", silent=True)  # the lock has what the distributions ask for
+
+
+def editable(session: nox.Session, *folders: str) -> None:
+    session.install("--no-deps", "--no-build-isolation", *(part for path in folders for part in ("-e", path)))
+
+
+def install_unlocked(session: nox.Session, *more: str) -> None:
     testing = [f"./{folder}[testing]" for folder in (CORE, *CONNECTORS)]
-    session.install(*(part for path in (*testing, ".") for part in ("-e", path)), *group("tests"), *more)
+    session.install(*(part for path in (*testing, ".") for part in ("-e", path)), *more)
 
 
 @nox.session
 def tests(session: nox.Session) -> None:
     """The whole fast suite; needs pip alone."""
-    install_all(session)
-    session.run("pytest", "--ignore=tests/docs", *session.posargs)
+    install(session)
+    session.run(*CHECKS["tests"], *session.posargs)
 
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    session.install(*group("lint"))
+    session.install("--require-hashes", "-r", "requirements/lint.txt")
     if "--fix" in session.posargs:
         session.run("ruff", "check", "--fix")
         session.run("ruff", "format")
     else:
-        session.run("ruff", "check", *session.posargs)
-        session.run("ruff", "format", "--check")
+        session.run(*CHECKS["lint"], *session.posargs)
+        session.run(*CHECKS["format"])
 
 
 @nox.session
 def typing(session: nox.Session) -> None:
     """mypy, strict, over every ``src``; the installed packages are there for their types."""
-    install_all(session, "-e", EXAMPLE, *group("typing"))
-    session.run("mypy", *(f"{folder}/src" for folder in (CORE, *CONNECTORS, EXAMPLE)), *session.posargs)
+    install(session, EXAMPLE)
+    session.run(*CHECKS["typing"], *session.posargs)
 
 
 @nox.session
 def docs(session: nox.Session) -> None:
     """What the documentation says is tried: links, commands, examples."""
-    install_all(session)
-    session.run("pytest", "tests/docs", *session.posargs)
+    install(session)
+    session.run(*CHECKS["docs"], *session.posargs)
 
 
 @nox.session(default=False)
 def crash(session: nox.Session) -> None:
     """The long kill matrix."""
-    install_all(session, *group("parallel"))
+    install(session)
     session.run("pytest", *AT_ONCE, "-m", "crash", *session.posargs)
 
 
 @nox.session(default=False)
 def soak(session: nox.Session) -> None:
     """20 million rows in partitions, killed ten times; DPONE_SOAK_ROWS says otherwise."""
-    install_all(session)
+    install(session)
     session.run(
         "pytest", "-m", "crash", "-s", "tests/crash/test_soak.py", *session.posargs,
         env={"DPONE_SOAK_ROWS": os.environ.get("DPONE_SOAK_ROWS", "20000000")},
@@ -87,7 +115,7 @@ def soak(session: nox.Session) -> None:
 @nox.session(default=False)
 def certify(session: nox.Session) -> None:
     """The conformance kit over the built-in connectors and PostgreSQL, its evidence, and what that certifies."""
-    install_all(session)
+    install(session)
     evidence = session.create_tmp() + "/evidence"
     shutil.rmtree(evidence, ignore_errors=True)
     recorded = ("--dpone-evidence", evidence, *session.posargs)
@@ -109,9 +137,10 @@ def example(session: nox.Session) -> None:
     evidence, made = folder / "evidence", folder / "made"
     for old in (evidence, made):
         shutil.rmtree(old, ignore_errors=True)
-    session.install("-e", f"./{CORE}[testing]", "-e", EXAMPLE)
+    session.install("--require-hashes", "-r", "requirements/tests.txt")
+    editable(session, f"./{CORE}", EXAMPLE)
     session.run("dpone", "init", "--connector", "made", str(made))
-    session.install("-e", str(made))
+    editable(session, str(made))
     for name, where in (("duckdb", ROOT / EXAMPLE), ("made", made)):
         with session.chdir(where):
             # With "=": pytest would look for its configuration near a folder that stands alone on its command line.
@@ -122,7 +151,7 @@ def example(session: nox.Session) -> None:
 @nox.session(default=False)
 def postgres(session: nox.Session) -> None:
     """The PostgreSQL connector on real servers; its conformance kit is run by ``certify``."""
-    install_all(session, *group("parallel"))
+    install(session)
     for n, programs in enumerate(postgres_servers()):
         marks = "postgres" if n else "postgres or not crash"
         session.run(
@@ -141,8 +170,71 @@ def postgres_servers() -> list[str]:
 
 @nox.session(default=False)
 def bench(session: nox.Session) -> None:
-    install_all(session)
+    install(session)
     session.run("python", "-m", "benchmarks", *session.posargs)
+
+
+@nox.session(default=False)
+def lock(session: nox.Session) -> None:
+    """Renew the files of ``requirements/``: the newest release of everything that pyproject files ask for, with the
+    hashes of all its files, so that one lock serves every Python and platform. ``-- --upgrade-package NAME`` renews
+    one package."""
+    session.install(*group("lock"))
+    built = [*group("build"), *group("tests"), *group("typing"), *third_party(*FOLDERS, EXAMPLE)]
+    locks = {"nox": group("nox"), "lint": group("lint"), "build": group("build"), "tests": built}
+    for name, wanted in locks.items():
+        asked = Path(session.create_tmp()) / f"{name}.in"
+        asked.write_text("\n".join(sorted(wanted)) + "\n")
+        session.run(
+            *COMPILE, str(asked), "--output-file", f"requirements/{name}.txt", *session.posargs, env=COMPILE_ENV
+        )
+
+
+COMPILE = (
+    *("uv", "pip", "compile", "--quiet", "--universal", "--python-version", "3.11"),
+    *("--generate-hashes", "--no-annotate", "--no-emit-index-url"),
+)
+COMPILE_ENV = {"UV_CUSTOM_COMPILE_COMMAND": "nox -s lock"}  # what the head of each file says
+
+
+def third_party(*folders: str) -> list[str]:
+    """What the distributions and their extra ``testing`` ask for, ours left out."""
+    wanted: list[str] = []
+    for folder in folders:
+        project = tomllib.loads((ROOT / folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        extras = project["optional-dependencies"]
+        wanted += project["dependencies"] + extras.get("testing", [])
+    return [one for one in wanted if not one.startswith("dpone")]
+
+
+@nox.session(default=False)
+def newest(session: nox.Session) -> None:
+    """The newest release of everything, whatever is locked: says what differs from the lock and which checks break."""
+    names = [Requirement(one).name for name in ("tests", "lint", "typing") for one in group(name)]
+    install_unlocked(session, "-e", EXAMPLE, *names)
+    listed = session.run("pip", "list", "--format=json", silent=True, stderr=None) or "[]"
+    for name, version, locked in unlike_the_lock(json.loads(listed)):
+        session.log("%s %s is not the locked %s", name, version, locked)
+    broken = []
+    for name, command in CHECKS.items():
+        try:
+            session.run(*command)
+        except CommandFailed:
+            broken.append(name)
+    if broken:
+        session.error(f"breaks with the newest releases: {', '.join(broken)}")
+
+
+def unlike_the_lock(installed: list[dict[str, str]]) -> Iterator[tuple[str, str, str]]:
+    """Name, version and locked version of what is not as locked."""
+    lines = [line for path in ROOT.glob("requirements/*.txt") for line in path.read_text().splitlines()]
+    locked: dict[str, set[str]] = {}
+    for name, version in (match.groups() for line in lines if (match := re.match(r"([\w.-]+)==([^\s;]+)", line))):
+        locked.setdefault(name, set()).add(version)
+    for one in installed:
+        known = locked.get(re.sub(r"[-_.]+", "-", one["name"]).lower())
+        if known and one["version"] not in known:
+            yield one["name"], one["version"], ", ".join(sorted(known))
 
 
 @nox.session(default=False, python="3.11")
@@ -151,9 +243,9 @@ def lowest(session: nox.Session) -> None:
     pins = Path(session.create_tmp()) / "lowest.txt"
     pins.write_text("\n".join(floors()) + "\n")
     drivers = "./dpone-objectstore[s3,gcs,azure]"
-    install_all(session, "-e", drivers, "--constraint", str(pins))
+    install_unlocked(session, *group("tests"), "-e", drivers, "--constraint", str(pins))
     session.run("python", "-c", "import aiokafka, azure.storage.blob, boto3, google.cloud.storage, psycopg, pymssql")
-    session.run("pytest", "--ignore=tests/docs", *session.posargs)
+    session.run(*CHECKS["tests"], *session.posargs)
 
 
 def floors() -> list[str]:
@@ -174,9 +266,9 @@ def wheels(session: nox.Session) -> None:
     dist = ROOT / "dist"
     shutil.rmtree(dist, ignore_errors=True)
     builder = empty(session, "builder")
-    session.run(builder, "-m", "pip", "install", "--quiet", *group("wheels"))
+    session.run(builder, "-m", "pip", "install", "--quiet", "--require-hashes", "-r", "requirements/build.txt")
     for folder in FOLDERS:
-        session.run(builder, "-m", "build", "--outdir", str(dist), str(ROOT / folder), silent=True)
+        session.run(builder, "-m", "build", "--no-isolation", "--outdir", str(dist), str(ROOT / folder), silent=True)
     wheel = {path.name.split("-")[0]: path for path in dist.glob("*.whl")}
     session.log("built %s", ", ".join(sorted(path.name for path in wheel.values())))
     core, root = str(wheel["dpone_core"]), wheel["dpone"].as_uri()
