@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -10,6 +11,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from tests.postgres.proxy import proxy
 from tests.postgres.target import Target
 from tests.sqlite.test_sqlite_state import (  # noqa: F401  # the rules of every state backend, with this module's state
     test_a_value_is_saved_and_counted,
@@ -70,6 +72,17 @@ def test_ST_02_a_lock_has_one_holder(target: Target, state: PostgresState) -> No
         with state.lock("other", 60):
             pass
     with make(target).lock("k", 60):
+        pass
+
+
+def test_OUT_12_a_server_that_was_away_at_the_release_locks_nobody_out(target: Target) -> None:
+    """The server refuses connections when the run ends, so that the lease stays in the table: this process takes it
+    over once the server is back, and then has it alone."""
+    upstream = (target.server.host, target.server.port)
+    with proxy(upstream) as way, make(target, target.server.at(way.port)).lock("k", 3600) as lost:
+        way._listener.shutdown(socket.SHUT_RDWR)  # from here on connections are refused
+    assert target.query(f'SELECT owner FROM "{target.schema}"."__dpone__locks"') == [(lost.owner,)]
+    with make(target).lock("k", 3600), pytest.raises(Busy), make(target).lock("k", 60):
         pass
 
 
