@@ -185,16 +185,15 @@ def lock(session: nox.Session) -> None:
     for name, wanted in locks.items():
         asked = Path(session.create_tmp()) / f"{name}.in"
         asked.write_text("\n".join(sorted(wanted)) + "\n")
-        session.run(
-            *COMPILE, str(asked), "--output-file", f"requirements/{name}.txt", *session.posargs, env=COMPILE_ENV
-        )
+        out = ("--output-file", f"requirements/{name}.txt")
+        session.run(*COMPILE, str(asked), *out, *(session.posargs or ["--upgrade"]), env=HEAD)
 
 
 COMPILE = (
     *("uv", "pip", "compile", "--quiet", "--universal", "--python-version", "3.11"),
     *("--generate-hashes", "--no-annotate", "--no-emit-index-url"),
 )
-COMPILE_ENV = {"UV_CUSTOM_COMPILE_COMMAND": "nox -s lock"}  # what the head of each file says
+HEAD = {"UV_CUSTOM_COMPILE_COMMAND": "nox -s lock"}  # what the head of each file says
 
 
 def third_party(*folders: str) -> list[str]:
@@ -209,16 +208,17 @@ def third_party(*folders: str) -> list[str]:
 
 @nox.session(default=False)
 def newest(session: nox.Session) -> None:
-    """The newest release of everything, whatever is locked: says what differs from the lock and which checks break."""
+    """The newest release of everything, whatever is locked: says what differs from the lock and which checks break.
+    ``-- typing docs`` tries these checks alone."""
     names = [Requirement(one).name for name in ("tests", "lint", "typing") for one in group(name)]
     install_unlocked(session, "-e", EXAMPLE, *names)
     listed = session.run("pip", "list", "--format=json", silent=True, stderr=None) or "[]"
     for name, version, locked in unlike_the_lock(json.loads(listed)):
         session.log("%s %s is not the locked %s", name, version, locked)
     broken = []
-    for name, command in CHECKS.items():
+    for name in session.posargs or CHECKS:
         try:
-            session.run(*command)
+            session.run(*CHECKS[name])
         except CommandFailed:
             broken.append(name)
     if broken:
