@@ -274,7 +274,7 @@ def test_S_02_a_pipeline_shows_no_credential(load: Load, text: Text) -> None:
     """Connections, secret options and staging credentials are hidden in everything the model prints."""
     source = "{type: shop, connection: main, table: t, options: {password: '${PW}'}}"
     sink = "{type: lite, connection: {host: h, password: '${PW}'}, table: t, strategy: {mode: append}}"
-    staging = "{url: 's3://b/p', secret_access_key: '${PW}', nested: [{token: '${PW}'}]}"
+    staging = "{url: 's3://b/p', secret_access_key: '${PW}', nested: [{token: '${PW}'}], s: 's3://k:${ENCODED}@b/p'}"
     connections = "{main: 'shop://u:${ENCODED}@h/d'}"
     env = {"PW": CANARY, "ENCODED": quote(CANARY, safe="")}
     pipeline = load(text(source=source, sink=sink, staging=staging, connections=connections), env)

@@ -775,7 +775,8 @@ def _hidden(data: Any, name: str = "") -> Any:
         return {key: _hidden(value, key) for key, value in data.items()}
     if isinstance(data, list):
         return [_hidden(value, name) for value in data]
-    return Secret(data) if isinstance(data, str) and sensitive(name) else data
+    named = isinstance(data, str) and (sensitive(name) or ("://" in data and "@" in data))
+    return Secret(data) if named else data
 
 
 def _merged(default: Node | None, entry: Node, key: str) -> Node | None:
