@@ -111,7 +111,7 @@ class Round:
     def __attrs_post_init__(self) -> None:
         self.rng = Random(f"{self.seed} {self.number}")  # a repeatable choice, no secret
         ways = [(source, sink, name) for source, sink, names in ROUTES for name in names]
-        Random(self.seed).shuffle(ways)  # noqa: S311  # every way has its turn
+        Random(self.seed).shuffle(ways)  # every way has its turn
         self.source, self.sink, self.name = ways[(self.number - 1) % len(ways)]
 
     def __str__(self) -> str:
