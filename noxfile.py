@@ -113,6 +113,14 @@ def soak(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def attack(session: nox.Session) -> None:
+    """Ten minutes of random kills, rivals, restarts, cut and silent networks, wrong clocks and full disks while an
+    application writes; ``-- --seconds 120 --seed 7`` for less, or again."""
+    install(session)
+    session.run("python", "-m", "tests.attack", *session.posargs)
+
+
+@nox.session(default=False)
 def certify(session: nox.Session) -> None:
     """The conformance kit over the built-in connectors and PostgreSQL, its evidence, and what that certifies."""
     install(session)
