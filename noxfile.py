@@ -305,3 +305,11 @@ def empty(session: nox.Session, name: str) -> str:
     where = Path(session.create_tmp()) / name
     session.run("python", "-m", "venv", "--clear", str(where), external=True)
     return str(where / "bin" / "python")
+
+
+@nox.session(default=False)
+def fuzz(session: nox.Session) -> None:
+    """Damaged CSV, JSON Lines, Parquet and change log files through their readers: four minutes, or --seconds N. Prints
+    its seed; --seed N repeats a run, --out DIR takes the inputs that fail."""
+    install_all(session)
+    session.run("python", "-m", "tests.fuzz", *session.posargs)

@@ -282,9 +282,9 @@ def line(**row: Any) -> str:
 
 END = '{"op": "commit", "commit": "1"}\n'
 WRONG: Mapping[str, tuple[str, str]] = {
-    "no JSON": ("{oops}\n", "line 1 is no JSON object"),
+    "no JSON": ("{oops}\n", "line 1 is not a JSON object"),
     "a key twice": ('{"op": "insert", "op": "update"}\n', "or has a key twice"),
-    "no object": ("[]\n", "line 1 is no JSON object"),
+    "no object": ("[]\n", "line 1 is JSON, but not an object"),
     "no commit": (line(commit=...), "has no commit"),
     "a commit in another": (line() + line(commit="2"), "line 2 is of commit 2 inside the transaction 1"),
     "an unknown key": (line(vlaues=ID), "unknown key 'vlaues'"),

@@ -614,7 +614,7 @@ def test_jsonl_declared_types(tmp_path: Path) -> None:
         (b'{"a": "\\ud800"}\n', "line 1, column 'a'"),
         (b'{"a": 1}\n{"A": 1}\n', "differ only by case"),
         (b"", "no object at all, so the columns are unknown"),
-        (b"[" * 200_000, "line 1 is not JSON"),
+        (b"[" * 200_000, "line 1 is nested too deeply"),
     ],
 )
 def test_a_bad_jsonl(tmp_path: Path, content: bytes, said: str) -> None:

@@ -134,11 +134,13 @@ class _Parser:
     def _line(self, raw: bytes, end: int, block: _Block) -> None:
         try:
             row = _decoded(raw.decode())
-        except (ValueError, RecursionError) as error:
-            found = "not UTF-8" if isinstance(error, UnicodeDecodeError) else "no JSON object, or has a key twice"
+        except RecursionError:
+            raise self._bad("is nested too deeply", "flatten the value, or write it as text") from None
+        except ValueError as error:
+            found = "not UTF-8" if isinstance(error, UnicodeDecodeError) else "not a JSON object, or has a key twice"
             raise self._bad(f"is {found}", "write one object per line") from None
         if not isinstance(row, dict):
-            raise self._bad("is no JSON object", "write one object per line")
+            raise self._bad("is JSON, but not an object", "write one object per line")
         if b"\\u" in raw and not _are_text(row):
             raise self._bad("has a name or commit that is not valid Unicode", "mend the escape, as in \\ud83d\\ude00")
         self._check(row)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -207,12 +208,17 @@ class Csv:
         with file.failing():
             if isinstance(error, UnicodeDecodeError):
                 raise wrong_encoding(file, self._options.encoding) from None
-            if "Empty CSV" in text:
+            if "Empty CSV" in text and not self._begins_with_a_row(file):
                 raise _empty(file) from None
-            if "straddl" in text:
+            if "straddl" in text or "Empty CSV" in text:
                 found = f"a row is longer than {self._options.block_bytes} bytes, or a quote is never closed"
                 raise file.bad(found, "mend the quote, or give a larger options.block_bytes") from None
             raise self._bad_row(file, text, types) from None
+
+    def _begins_with_a_row(self, file: Input) -> bool:
+        """pyarrow says "empty" also where the first row does not end in the first block."""
+        with file.open() as content:
+            return bool(bytes(content.read(self._options.block_bytes)).removeprefix(codecs.BOM_UTF8).strip(b"\r\n"))
 
     def _bad_row(self, file: Input, text: str, types: Mapping[str, pa.DataType]) -> DponeError:
         row = -1

@@ -3,6 +3,9 @@
 A block of lines goes through pyarrow where that is exact. Where it is not (mixed types, nested values, numbers with
 many digits), or where pyarrow refuses, the lines are split in Python, which keeps the text of every value and can
 name the line that is wrong.
+
+pyarrow's reader is native code that ends the process on some small inputs (pyarrow 26: a first line ``null``, or 20,000
+brackets). So it is given only blocks that were looked at first: every line is an object, and none is deep.
 """
 
 from __future__ import annotations
@@ -15,8 +18,8 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from json.decoder import JSONDecodeError, scanstring  # type: ignore[attr-defined]  # C, known to no stub
-from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json as pjson
@@ -47,9 +50,15 @@ from dpone.evolution import holds
 
 _LONG_NUMBER = re.compile(rb"[0-9][0-9.]{15,}|[0-9][eE][+-]?[0-9]{3,}")
 _SPACE = re.compile(r"[ \t\r\n]*")
+_BLANK = b" \t\r\n"
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_OPENING = np.frombuffer(b"[{", np.uint8)
+_ALL_BUT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_DEEPEST = 64  # levels that pyarrow is given; its time grows with their square, and its stack ends at some 15,000
 _EXACT_IN_DOUBLE = 1 << 53
 _LONGEST_LINE = 1 << 26
-_decode = json.JSONDecoder().raw_decode
+# Only where a value ends is wanted, so numbers stay text: Python refuses to convert those of thousands of digits.
+_decode = json.JSONDecoder(parse_int=str, parse_float=str).raw_decode
 
 
 @frozen
@@ -97,21 +106,22 @@ class JsonLines:
 
     def _blocks(self, file: Input) -> Iterator[_Block]:
         """Pieces of about ``block_bytes`` that end with a line; a longer line comes alone."""
-        before, rest = 0, b""
+        before, rest = 0, list[bytes]()  # pieces of a line that has not ended
         try:
             with file.failing():
                 reject_utf16(file, self._options.encoding)
                 for data in self._decoded(file):
-                    whole, line_end, tail = (rest + data).rpartition(b"\n")
+                    whole, line_end, tail = data.rpartition(b"\n")
                     if line_end:
-                        yield _Block(whole + line_end, before)
+                        yield _Block(b"".join((*rest, whole, line_end)), before)
                         before += whole.count(b"\n") + 1
-                    rest = tail
-                    if len(rest) > _LONGEST_LINE:
+                        rest = []
+                    rest.append(tail)
+                    if sum(map(len, rest)) > _LONGEST_LINE:
                         found = f"line {before + 1} is longer than {_LONGEST_LINE} bytes"
                         raise file.bad(found, "write one JSON object per line")
-                if rest.strip():
-                    yield _Block(rest, before)
+                if last := b"".join(rest).strip():
+                    yield _Block(last, before)
         except UnicodeDecodeError:
             with file.failing():
                 raise wrong_encoding(file, self._options.encoding) from None
@@ -126,18 +136,47 @@ class JsonLines:
         yield decoder.decode(b"", final=True).encode()
 
 
-def _lines(data: bytes) -> int:
-    return sum(1 for line in data.split(b"\n") if line.strip())
+def _looked_at(data: bytes) -> int:
+    """How many lines there are; 0 unless each begins and ends as an object does, and none is deep.
+
+    A raw line end is no part of a JSON string, and between two members stands a comma. So where pyarrow then finds one
+    value a line, that value is the line's own object.
+    """
+    text = np.frombuffer(data, np.uint8)
+    ends = np.flatnonzero(text == ord("\n"))
+    starts = np.append(0, ends[:-1] + 1)
+    if not ((text[starts] == ord("{")).all() and (text[ends - 1] == ord("}")).all()):
+        return 0
+    opening = (text | 0x20) == ord("{")  # also "[", which differs by this one bit
+    most = np.add.reduceat(opening, starts, dtype=np.int32).max()
+    return 0 if most > _DEEPEST and _depth(data) > _DEEPEST else len(ends)
+
+
+def _depth(data: bytes) -> int:
+    """The deepest level of what is valid in it."""
+    brackets = np.frombuffer(_STRING.sub(b"", data).translate(None, _ALL_BUT_BRACKETS), np.uint8)
+    depth = deepest = 0
+    for start in range(0, len(brackets), 1 << 20):
+        depths = depth + np.cumsum(np.where(np.isin(brackets[start : start + (1 << 20)], _OPENING), 1, -1))
+        depth, deepest = int(depths[-1]), max(deepest, int(depths.max()))
+    return deepest
 
 
 def _parsed(data: bytes, options: pjson.ParseOptions | None = None) -> pa.Table | None:
-    """pyarrow's reading of some lines; None if it refuses or sees another number of rows than there are lines."""
-    if not data.strip():
+    """pyarrow's reading of some lines; None if it must not see them, refuses, or sees another number of rows."""
+    data = data if data.endswith(b"\n") else data + b"\n"
+    if b"\r" in data:
+        data = data.replace(b"\r\n", b"\n")
+    lines = _looked_at(data)
+    if not lines:  # perhaps only for blank lines, or for blanks around an object
+        data = b"".join(line + b"\n" for line in (line.strip(_BLANK) for line in data.split(b"\n")) if line)
+        lines = _looked_at(data) if data else 0
+    if not lines:
         return None
     try:
         read = pjson.ReadOptions(use_threads=False, block_size=len(data) + 1)
         table = pjson.read_json(io.BytesIO(data), read_options=read, parse_options=options)
-        return table if table.num_rows == _lines(data) and len(set(table.schema.names)) == table.num_columns else None
+        return table if table.num_rows == lines and len(set(table.schema.names)) == table.num_columns else None
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, UnicodeDecodeError):
         return None
 
@@ -177,27 +216,26 @@ def _slow(file: Input, block: _Block, schema: pa.Schema) -> pa.RecordBatch:
 def _rows(file: Input, block: _Block) -> Iterator[tuple[int, dict[str, str]]]:
     """Line number from 1, and key -> the JSON text of its value."""
     for number, line in enumerate(block.data.decode().split("\n"), block.before + 1):
-        if not line.strip():
+        if not line.strip(_BLANK.decode()):
             continue
         try:
             yield number, _split(line)
-        except (ValueError, IndexError, RecursionError) as error:
-            found = f"line {number} {_wrong(line, error)}"
+        except RecursionError:
+            found = f"line {number} is nested too deeply"
+            raise file.bad(found, "flatten the value, or write it as text") from None
+        except (ValueError, IndexError) as error:
+            found = f"line {number} {_wrong(error)}"
             raise file.bad(found, "write one JSON object per line, or set options.format to what it is") from None
 
 
-def _wrong(line: str, error: Exception) -> str:
-    if isinstance(error, _NotAnObject | _TwiceTheKey):
+def _wrong(error: Exception) -> str:
+    if isinstance(error, _Refused):
         return str(error)
     return f"is not JSON (at character {error.pos + 1})" if isinstance(error, JSONDecodeError) else "is not JSON"
 
 
-class _NotAnObject(ValueError):
-    pass
-
-
-class _TwiceTheKey(ValueError):
-    pass
+class _Refused(ValueError):
+    """JSON, but not a row."""
 
 
 def _split(line: str) -> dict[str, str]:
@@ -205,7 +243,7 @@ def _split(line: str) -> dict[str, str]:
     at = _skip(line, 0)
     if line[at] != "{":
         _decode(line, at)  # not JSON at all is the better answer
-        raise _NotAnObject("is JSON, but not an object")
+        raise _Refused("is JSON, but not an object")
     row: dict[str, str] = {}
     at = _skip(line, at + 1)
     while line[at] != "}" or row:
@@ -218,7 +256,9 @@ def _split(line: str) -> dict[str, str]:
         start = _skip(line, at + 1)
         _, at = _decode(line, start)
         if key in row:
-            raise _TwiceTheKey(f"has the key {key!r} twice")
+            raise _Refused(f"has the key {key!r} twice")
+        if not key.isascii() and not _is_unicode(key):
+            raise _Refused(f"has the key {key!a}, which is not valid Unicode")
         row[key] = line[start:at]
         at = _skip(line, at)
         if line[at] == "}":
@@ -229,6 +269,15 @@ def _split(line: str) -> dict[str, str]:
     if _skip(line, at + 1) != len(line):
         raise JSONDecodeError("something after the object", line, at + 1)
     return row
+
+
+def _is_unicode(text: str) -> bool:
+    """False for half of a surrogate pair."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _skip(line: str, at: int) -> int:
@@ -273,7 +322,7 @@ def _kind(text: str) -> Seen:
         return Seen(pa.bool_(), clash=JSON)
     inexact = rounds(text)
     if text.lstrip("-").isdigit():
-        if -(1 << 63) <= int(text) < 1 << 63:
+        if len(text) <= 20 and -(1 << 63) <= int(text) < 1 << 63:
             return Seen(pa.int64(), inexact, clash=JSON)
         return Seen(JSON, True, clash=JSON)  # its digits are kept as they stand
     return Seen(JSON if inexact else pa.float64(), inexact, clash=JSON)
@@ -320,12 +369,10 @@ def _text(i: int, value: str | None) -> str | None:
         return None
     if value[0] != '"':
         return value
-    text: Any = json.loads(value)
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # half of a surrogate pair
-        raise BadValue(i) from None
-    return str(text)
+    text = str(json.loads(value))
+    if not _is_unicode(text):
+        raise BadValue(i)
+    return text
 
 
 def _boolean(i: int, value: str | None) -> bool | None:

@@ -14,6 +14,7 @@ from dpone.evolution import join, plain
 from dpone.schema import NATIVE
 
 _BATCH_ROWS = 1 << 14
+_TODO = "write or fetch the file again; nothing of it was loaded"
 _BUFFER = 1 << 18  # bytes read ahead per column; without it a whole column chunk is held
 
 
@@ -39,7 +40,7 @@ class Parquet:
     def batches(self, file: Input, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         with file.failing(), self._open(file) as opened:
             groups = range(*(file.span or (0, opened.num_row_groups)))
-            for batch in _damaged(file, opened.iter_batches(batch_size=_BATCH_ROWS, row_groups=list(groups))):
+            for batch in _checked(file, opened.iter_batches(batch_size=_BATCH_ROWS, row_groups=list(groups))):
                 columns = [_column(file, batch, field) for field in schema]
                 yield pa.RecordBatch.from_arrays(columns, schema=schema)
 
@@ -56,9 +57,13 @@ class Parquet:
     def _open(self, file: Input) -> pq.ParquetFile:
         try:
             return pq.ParquetFile(str(file.path), buffer_size=_BUFFER, pre_buffer=False)
-        except pa.ArrowException as error:
+        except (pa.ArrowException, UnicodeDecodeError) as error:  # the latter from a column's name
             found = "the file is empty (0 bytes)" if not file.path.stat().st_size else "not a whole Parquet file"
-            raise file.bad(found, "write or fetch the file again; nothing of it was loaded") from error
+            raise file.bad(found, _TODO) from error
+        except OSError as error:
+            if error.errno is None:  # from the library, not from the system
+                raise file.bad("not a whole Parquet file", _TODO) from error
+            raise
 
     def _fields(self, file: Input) -> list[pa.Field]:
         with file.failing(), self._open(file) as opened:
@@ -67,12 +72,16 @@ class Parquet:
         return [_bare(field) for field in fields]
 
 
-def _damaged(file: Input, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+def _checked(file: Input, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Batches whose values are what their types say. The library hands over text that is not UTF-8, and decimals with
+    too many digits, as they stand in the file."""
     try:
-        yield from batches
-    except (pa.ArrowException, OSError) as error:
-        todo = "write or fetch the file again; nothing of it was loaded"
-        raise file.bad("the Parquet data is truncated or damaged", todo) from error
+        for batch in batches:
+            batch.validate(full=True)
+            yield batch
+    except (pa.ArrowException, OSError):
+        # The library's text quotes the value, so it is not chained.
+        raise file.bad("the Parquet data is truncated or damaged", _TODO) from None
 
 
 def _bare(field: pa.Field) -> pa.Field:

@@ -120,7 +120,8 @@ def check_names(file: Input, names: list[str]) -> None:
     if "" in names:
         todo = "name every column in the header, or give options.names"
         raise file.bad(f"column {names.index('') + 1} of the header has no name", todo)
-    doubled = next((name for i, name in enumerate(names) if name in names[:i]), None)
+    seen: set[str] = set()
+    doubled = next((name for name in names if name in seen or seen.add(name)), None)
     if doubled is not None:
         raise file.bad(f"two columns are named {doubled!r}", "rename one in the header, or give options.names")
     if folded := ambiguous(names):

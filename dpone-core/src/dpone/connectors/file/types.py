@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import uuid
 from collections.abc import Mapping
 from decimal import Decimal
@@ -22,6 +23,7 @@ _NAMED = {
     "time": pa.time64("us"), "timestamp": pa.timestamp("us"), "timestamptz": pa.timestamp("us", "UTC"),
     "json": pa.json_(), "uuid": pa.uuid(),
 }  # fmt: skip
+_FAR_EXPONENT = re.compile(r"[+-]?[0-9.]+[eE][+-]?[0-9]{18,}")
 JSON, UUID = _NAMED["json"], _NAMED["uuid"]
 
 
@@ -95,10 +97,12 @@ def rounds(text: str) -> bool:
     """True if a double would lose digits of this number: more than 17, or an integer it cannot hold; and if it would
     make infinity or zero of it. With an exponent it is no count of things: 1.7976931348623157e308 is what a double
     looks like."""
+    if len(text) > 1000:  # of digits that nobody counts one by one; a file may hold millions of them
+        return True
     try:
         number = Decimal(text.strip())
     except ArithmeticError:
-        return False
+        return bool(_FAR_EXPONENT.fullmatch(text.strip()))  # a number beyond any double
     if not number.is_finite():
         return False
     if len("".join(map(str, number.as_tuple().digits)).strip("0")) > 17:

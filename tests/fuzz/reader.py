@@ -1,0 +1,88 @@
+"""Reads the files that its input names, one a line, and answers with one line of JSON for each: ``result`` is ``read``,
+``refused`` (a DponeError), or ``fault`` (any other exception). Whoever started it sees signals and silence."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+from dpone.connectors.file.changelog import FileChangeLog
+from dpone.connectors.file.config import FileSourceOptions
+from dpone.connectors.file.source import FileSource
+from dpone.contract import WindowRequest
+from dpone.errors import DponeError
+from dpone.pipeline import Incremental, SourceSpec
+
+MEMORY = 3 << 30  # of addresses; libraries and stacks of threads take more than half a gigabyte of them
+
+
+def read(path: Path, kind: Any) -> int:
+    """Rows. The types are inferred, the file is read whole and in pieces, and every value is looked at."""
+    if kind == "changelog":
+        return _changes(path)
+    whole = _rows(path, FileSourceOptions(format=kind), 1)
+    try:
+        pieces = _rows(path, FileSourceOptions(format=kind, block_bytes=4096), 3)
+    except DponeError:  # a row longer than a small block, or a value that disagrees with a small sample
+        return whole
+    if pieces != whole:
+        raise AssertionError(f"{whole} rows as a whole, {pieces} in pieces")
+    return whole
+
+
+def _rows(path: Path, options: FileSourceOptions, pieces: int) -> int:
+    source = FileSource(SourceSpec("file", path=path.name, options=options, base=path.parent))
+    source.check()
+    window = source.window(None, WindowRequest(whole=True, partitions=pieces))
+    rows = 0
+    for part in window.parts:
+        with source.read(part) as stream:
+            for batch in stream.batches():
+                batch.validate(full=True)
+                rows += batch.num_rows
+    return rows
+
+
+def _changes(path: Path) -> int:
+    options = FileSourceOptions(incremental=Incremental(by="cdc"))
+    log = FileChangeLog(SourceSpec("file", path=path.name, options=options, base=path.parent, table="*"))
+    rows = 0
+    try:
+        for table in log.window(None, None).tables:
+            with log.read(table) as stream:
+                for batch in stream.batches():
+                    batch.validate(full=True)
+                    rows += batch.num_rows
+    finally:
+        log.close()
+    return rows
+
+
+def answer(path: Path, kind: str) -> dict[str, Any]:
+    try:
+        return {"result": "read", "rows": read(path, kind)}
+    except DponeError as error:
+        text = str(error)
+        wrong = "\n" in text or str(path.parent) in text or not (error.found and error.todo)
+        return {"result": "fault" if wrong else "refused", "text": text}
+    except BaseException:
+        return {"result": "fault", "text": traceback.format_exc()}
+
+
+def main() -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    print("ready", flush=True)
+    for line in sys.stdin:
+        job = json.loads(line)
+        found = answer(Path(job["path"]), job["kind"])
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+        print(json.dumps({**found, "peak": peak}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
