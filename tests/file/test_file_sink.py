@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from attrs import evolve
 
-from dpone.connectors.file import durable
+from dpone import durable
 from dpone.connectors.file.config import FileSinkOptions
 from dpone.connectors.file.sink import FileSink, FileWriter
 from dpone.contract import Entry, Load, Part, Receipt

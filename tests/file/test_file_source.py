@@ -537,7 +537,7 @@ def test_the_refusals_of_the_system_are_one_line(tmp_path: Path, monkeypatch: py
     def refuse(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("dpone.connectors.file.durable.digest", refuse)
+    monkeypatch.setattr("dpone.durable.digest", refuse)
     assert "read a.csv: permission denied" in failure(tmp_path, "a.csv")
 
 

@@ -16,8 +16,7 @@ import pytest
 from attrs import evolve
 from tests.partition.stores import KEY, KINDS, manifest, store
 
-from dpone import partition
-from dpone.connectors.file import durable
+from dpone import durable, partition
 from dpone.contract import Staged
 from dpone.errors import Busy, ConfigError, Conflict, ManifestChanged, StateError
 from dpone.partition import Partition, PartitionManifest, PartitionManifestStore, owner_of

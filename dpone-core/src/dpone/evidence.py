@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 from attrs import asdict, frozen
 
+from dpone import durable
 from dpone.errors import ConfigError, DponeError, PluginError
 from dpone.ids import ulid
 from dpone.plugins import Plugins, discover
@@ -96,7 +97,9 @@ def write(
     path = folder / (re.sub(r"[^A-Za-z0-9.]+", "-", "-".join(words)).strip("-").lower() + ".json")
     beside = path.with_name(f".{ulid()}.tmp")
     beside.write_text(json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+    durable.sync_file(beside)
     os.replace(beside, path)
+    durable.sync_folder(folder)
     return path
 
 

@@ -29,6 +29,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from attrs import define, field, frozen
 
+from dpone import durable
 from dpone.contract import Staged, Stream
 from dpone.errors import ConfigError, Conflict, DataError, PluginError, SinkError
 from dpone.ids import ulid
@@ -85,8 +86,8 @@ class Place:
             return
         _private(kept.parent)
         pending.rename(kept)
-        _sync(kept.parent)
-        _sync(pending.parent)
+        durable.sync_folder(kept.parent)
+        durable.sync_folder(pending.parent)
 
     def sweep(self, but: str = "") -> None:
         """Remove what other loads of the key left that were never committed. The caller holds the key's lock."""
@@ -118,16 +119,7 @@ def _private(folder: Path) -> None:
     """A folder for its owner alone, with every missing parent; durable on return."""
     if not folder.is_dir():
         _private(folder.parent)
-        folder.mkdir(mode=0o700, exist_ok=True)
-        _sync(folder.parent)
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        durable.private_folder(folder)
 
 
 @define
@@ -302,7 +294,7 @@ class _PartFiles:
         for name in sizes:
             os.replace(self._folder / f"{name}.{self._ending}", self._folder / name)
         if sizes:
-            _sync(self._folder)
+            durable.sync_folder(self._folder)
         return sizes
 
 

@@ -23,7 +23,7 @@ from typing import Any
 import pyarrow as pa
 from attrs import asdict, field, frozen
 
-from dpone.connectors.file import durable
+from dpone import durable
 from dpone.contract import Entry, Kept
 from dpone.errors import DponeError, SinkError, UndoRefused
 from dpone.position import Position

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from attrs import evolve
 
-from dpone.connectors.file import durable
+from dpone import durable
 from dpone.errors import StateError
 from dpone.partition import (
     Partition,
@@ -59,7 +59,7 @@ class JsonPartitionManifestStore(PartitionManifestStore):
         with self._exclusive(key):
             for ending in (".json.bak", ".json"):  # in this order: a backup alone would mean that the file was lost
                 self._path(key, ending).unlink(missing_ok=True)
-            durable.sync_folder(self._folder)
+                durable.sync_folder(self._folder)
 
     def change_all(self, key: str, steps: Steps) -> list[Partition]:
         with self._exclusive(key):

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from dpone.connectors.file import durable
+from dpone import durable
 from dpone.connectors.file.config import FileSinkOptions
 from dpone.connectors.file.types import JSON, UUID, is_text
 from dpone.contract import Stream

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import pyarrow as pa
 from attrs import asdict, evolve, frozen
 
-from dpone.connectors.file import durable
+from dpone import durable
 from dpone.connectors.file.config import FileSinkOptions
 from dpone.connectors.file.manifest import PART, Folder, Manifest, PartFile, Replaced
 from dpone.connectors.file.parts import refused, write_part
@@ -97,6 +97,10 @@ class FileSink:
             self.folder.write(evolve(manifest, schema=schema))
 
     def journal(self, key: str) -> Entry | None:
+        """A run killed between the rename of its manifest and the sync leaves one that a power cut takes back. What is
+        done by it now (the state, the acknowledgement) must not outlive it: so it is made durable first."""
+        if self.folder.own.is_dir():
+            durable.sync_folder(self.folder.own)
         manifest = self.folder.read()
         return manifest.journals.get(key) if manifest else None
 

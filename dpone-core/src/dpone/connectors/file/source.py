@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 from attrs import frozen
 
-from dpone.connectors.file import durable
+from dpone import durable
 from dpone.connectors.file.config import FileSourceOptions
 from dpone.connectors.file.csv_format import Csv
 from dpone.connectors.file.jsonl_format import JsonLines

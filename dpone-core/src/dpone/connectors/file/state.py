@@ -15,7 +15,7 @@ from typing import Any
 
 from attrs import frozen
 
-from dpone.connectors.file import durable
+from dpone import durable
 from dpone.connectors.file.partitions import JsonPartitionManifestStore
 from dpone.contract import Finding, Lease, Versioned
 from dpone.errors import Busy, Conflict, StateError

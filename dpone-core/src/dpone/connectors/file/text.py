@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -120,8 +121,7 @@ def check_names(file: Input, names: list[str]) -> None:
     if "" in names:
         todo = "name every column in the header, or give options.names"
         raise file.bad(f"column {names.index('') + 1} of the header has no name", todo)
-    seen: set[str] = set()
-    doubled = next((name for name in names if name in seen or seen.add(name)), None)
+    doubled = next((name for name, times in Counter(names).items() if times > 1), None)
     if doubled is not None:
         raise file.bad(f"two columns are named {doubled!r}", "rename one in the header, or give options.names")
     if folded := ambiguous(names):

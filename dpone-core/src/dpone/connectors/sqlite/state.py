@@ -15,6 +15,7 @@ from typing import Any
 
 from attrs import frozen
 
+from dpone import durable
 from dpone.connectors.sqlite.config import SqliteStateOptions
 from dpone.connectors.sqlite.connect import connect, database_path, will_write
 from dpone.connectors.sqlite.database import SqliteDatabase
@@ -170,8 +171,6 @@ class SqliteState:
 class _Private(SqliteDatabase):
     def begin(self, lock: str) -> None:
         _make_private(self.path)
-        # A power cut may take back the last change of a manifest, which the staging outweighs; two syncs less.
-        self.execute("PRAGMA synchronous=NORMAL")
         super().begin(lock)
 
 
@@ -208,6 +207,7 @@ def _make_private(path: Path) -> None:
     try:
         if path.parent.name == ".dpone":
             path.parent.mkdir(mode=0o700, exist_ok=True)
+            durable.sync_folder(path.parent.parent)
         if path.parent.is_dir():
             os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
     except OSError as error:
