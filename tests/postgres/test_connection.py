@@ -175,3 +175,17 @@ def test_S_02_a_password_in_a_driver_message_is_masked() -> None:
     for text in ("postgres://u:canary-77@h/d", '{"host": "h", "password": "canary-77"}', "host=h password='canary-77'"):
         Secret(text)
         assert "canary-77" not in redact("connection failed for canary-77")
+
+
+@pytest.mark.parametrize(
+    ("role", "here"), [("off", "local"), ("on", "on"), ("local", "local"), ("remote_apply", "remote_apply")]
+)
+def test_a_commit_is_on_the_servers_disk(postgres: Server, role: str, here: str) -> None:
+    """Whatever the role says, no commit of ours is reported before it is durable; a stricter setting is kept."""
+    with postgres.connect() as db:
+        db.execute("DROP ROLE IF EXISTS fast")
+        db.execute("CREATE ROLE fast LOGIN")
+        db.execute(f"ALTER ROLE fast SET synchronous_commit = {role}")
+    text = json.dumps({"host": postgres.host, "port": postgres.port, "user": "fast", "dbname": postgres.database})
+    with closing(connect(parameters(Secret(text)), SourceError)) as db:
+        assert db.execute("SELECT current_setting('synchronous_commit')").fetchone() == (here,)

@@ -27,7 +27,7 @@ from tests.power.recorder import Image, Recorder, cuts, restore, tree, whole
 from dpone import durable, evidence
 from dpone.cdc import Spool
 from dpone.connectors.file.partitions import JsonPartitionManifestStore
-from dpone.connectors.file.sink import FileSink
+from dpone.connectors.file.sink import FileSink, FileWriter
 from dpone.connectors.file.state import FileState
 from dpone.connectors.sqlite.connect import connect
 from dpone.connectors.sqlite.database import SqliteDatabase
@@ -108,8 +108,20 @@ class Lake:
             sink_options={"undo": {"loads": 9}, "format": "csv"},
         ).save()
 
+    def interrupted(self) -> None:
+        """A load that dies once it is staged: nothing is cleaned up."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(FileWriter, "commit", _dies)
+            patch.setattr(FileWriter, "abort", lambda writer: None)
+            assert self.project.run().exit_code == 1
+        assert self.project.staging()
+
     def csv(self, name: str, first: int, last: int) -> None:
         Project(self.root.parent).csv(name, rows(first, last))
+
+
+def _dies(*_: Any) -> None:
+    raise RuntimeError("killed")
 
 
 def parsed(data: bytes | None) -> Any:
@@ -149,14 +161,17 @@ def counted(said: Said, word: str) -> int:
 
 @MANY
 def test_no_power_cut_breaks_loads_into_a_folder(folder: Path, chance: random.Random, most: int | None) -> None:
-    """Two appends and a full refresh that keeps what it replaces: the manifest is an old one or the new, its parts are
-    whole by checksum, and after the next run no row is lost or doubled."""
+    """Two appends, one of which takes over what a killed run staged, and a full refresh that keeps what it replaces:
+    the manifest is an old one or the new, its parts are whole by checksum, and after the next run no row is lost or
+    doubled."""
     lake = Lake(folder)
 
     def act(recorder: Recorder) -> None:
         for name, first, options in (("a", 1, {}), ("b", 4, {}), ("c", 7, {"full_refresh": True})):
             lake.csv(name, first, first + 2)
-            lake.project.load(**options)
+            if name == "b":
+                lake.interrupted()
+            assert lake.project.load(**options).partitions_resumed == (name == "b")
             recorder.say("loaded")
 
     def goes_on(said: Said) -> None:

@@ -87,7 +87,6 @@ class Place:
         _private(kept.parent)
         pending.rename(kept)
         durable.sync_folder(kept.parent)
-        durable.sync_folder(pending.parent)
 
     def sweep(self, but: str = "") -> None:
         """Remove what other loads of the key left that were never committed. The caller holds the key's lock."""

@@ -38,6 +38,13 @@ _SETTINGS = {
     "idle_in_transaction_session_timeout": "0", "default_transaction_isolation": "read committed",
 }  # fmt: skip
 
+# A commit that the server forgets when it crashes must not be reported as done: the state is saved after it, and the
+# source acknowledged (synchronous_commit in runtime-config-wal). Whatever waits for more than this disk stays as it is.
+_DURABLE = (
+    "set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'off' THEN 'local' "
+    "ELSE current_setting('synchronous_commit') END, false)"
+)
+
 
 def parameters(connection: Secret | None) -> dict[str, str]:
     """libpq's parameters, with a verified TLS connection to every host but this one unless they say otherwise. No I/O
@@ -163,7 +170,7 @@ def connect(
         settings = {**_SETTINGS, **{name: str(int(seconds * 1000)) for name, seconds in timeouts.items()}}
         with failing(kind, f"connect to {where(given)}"):
             one = ", ".join(f"set_config('{name}', '{value}', false)" for name, value in settings.items())
-            db.execute(f"SELECT {one}")
+            db.execute(f"SELECT {one}, {_DURABLE}")
     except BaseException:
         db.close()
         raise

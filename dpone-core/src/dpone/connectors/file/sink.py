@@ -220,7 +220,6 @@ class FileWriter:
         old.rename(self._staging)
         for beside in self._staging.glob("*.tmp"):
             beside.unlink()
-        durable.sync_folder(self._folder.staging)
         self.load_id = going_on
         return True
 
@@ -239,8 +238,8 @@ class FileWriter:
         return {part: mark.staged for part, mark in self._parts.items()}
 
     def stage(self, part: Part, stream: Stream) -> Staged:
-        """The part's file is durable before its mark is; the mark makes it count. From several threads: every part has
-        files of its own."""
+        """What the part's file holds is durable before its mark is, and its name with the mark, in the same folder; the
+        mark makes it count. From several threads: every part has files of its own."""
         if part.id in self._parts:
             return self._parts[part.id].staged
         name = self._name(part)
@@ -249,7 +248,6 @@ class FileWriter:
             rows, size, sha256 = write_part(
                 path, stream, self._sink._columns(self._load), self._constants(), self._sink.options
             )
-            durable.sync_folder(self._staging)
             found = getattr(stream, "quarantined", 0), getattr(stream, "checks", "")
             staged = Staged(rows, size, stream.filtered, *found, artifact=name, checksum=sha256)
             file = PartFile(name, part.id, rows, path.stat().st_size, sha256, self.load_id, self._load.key)
@@ -404,7 +402,6 @@ def _remove(staging: Path) -> None:
         staging.unlink()
     elif staging.exists():
         shutil.rmtree(staging)
-        durable.sync_folder(staging.parent)
 
 
 def _united(before: pa.Schema | None, given: pa.Schema) -> pa.Schema:
