@@ -64,7 +64,8 @@ def test_OUT_13_what_stands_before_a_line_hides_nothing(read: Read, start: bytes
 @pytest.mark.parametrize(
     "data",
     [
-        b'{"a": 1} null\n{"a":\n{"b": 1}}\n',
+        b'{"a": {"b": 1}} null\n{"a":\n{"b": 1}}\n',
+        b'null {"a": 1}\n{"a": {"b": {}\n}}\n',
         b'{"a": 1} {"a": 2}\n{"a":\n3}\n',
         b'{"a": 1}\rnull\n{"a":\n2}\n',
         b'{"a": 1}\n{"a": [\n{}]}\n',
@@ -139,6 +140,13 @@ def test_OUT_13_odd_bytes_of_json_lines(read: Read, data: bytes, said: str) -> N
     """Half a surrogate pair, NUL, bytes that are not UTF-8, other blanks, repeated keys, endless lines: by name."""
     found = read("jsonl", data)
     assert (found["result"], said in found["text"]) == ("refused", True), found
+
+
+@pytest.mark.parametrize("data", [b"\n", b"\r\n", b"\n\r\n \n", b" "])
+def test_OUT_13_blank_lines_alone_are_no_rows(read: Read, data: bytes) -> None:
+    """Of nothing but blank lines there is no object, and that is what is said."""
+    found = read("jsonl", data)
+    assert (found["result"], "no object at all" in found["text"]) == ("refused", True), found
 
 
 def test_OUT_13_a_line_longer_than_a_block_is_read(read: Read) -> None:

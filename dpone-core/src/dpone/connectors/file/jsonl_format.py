@@ -145,7 +145,9 @@ def _looked_at(data: bytes) -> int:
     text = np.frombuffer(data, np.uint8)
     ends = np.flatnonzero(text == ord("\n"))
     starts = np.append(0, ends[:-1] + 1)
-    if not ((text[starts] == ord("{")).all() and (text[ends - 1] == ord("}")).all()):
+    last = text[ends - 1]
+    last = np.where(last == ord("\r"), text[np.maximum(ends - 2, 0)], last)
+    if not ((text[starts] == ord("{")).all() and (last == ord("}")).all()):
         return 0
     opening = (text | 0x20) == ord("{")  # also "[", which differs by this one bit
     most = np.add.reduceat(opening, starts, dtype=np.int32).max()
@@ -165,8 +167,6 @@ def _depth(data: bytes) -> int:
 def _parsed(data: bytes, options: pjson.ParseOptions | None = None) -> pa.Table | None:
     """pyarrow's reading of some lines; None if it must not see them, refuses, or sees another number of rows."""
     data = data if data.endswith(b"\n") else data + b"\n"
-    if b"\r" in data:
-        data = data.replace(b"\r\n", b"\n")
     lines = _looked_at(data)
     if not lines:  # perhaps only for blank lines, or for blanks around an object
         data = b"".join(line + b"\n" for line in (line.strip(_BLANK) for line in data.split(b"\n")) if line)
