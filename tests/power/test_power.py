@@ -35,6 +35,7 @@ from dpone.connectors.sqlite.state import SqliteState
 from dpone.engine import undo
 from dpone.errors import StateError
 from dpone.pipeline import SinkSpec, StateSpec
+from dpone.quarantine import Place
 from dpone.secret import Secret
 from dpone.strategy import Strategy
 
@@ -278,6 +279,23 @@ def test_a_journal_that_is_gone_by_is_durable(folder: Path) -> None:
     recorder = recorded(lake.root, act)
     for image, said in cuts(recorder, random.Random(1)):
         assert image[MANIFEST] != before or not said
+
+
+def test_a_quarantine_that_was_moved_is_durable(folder: Path) -> None:
+    """A run may be killed right after it gave the quarantine its final name: the next run makes that durable, since it
+    sweeps what is pending of earlier loads."""
+    place = Place(folder, "q", "s", "k")
+    place.pending("L").mkdir(parents=True)
+    place.kept("L").parent.mkdir(parents=True)
+    (place.pending("L") / "p.jsonl").write_bytes(b"{}")
+
+    def act(recorder: Recorder) -> None:
+        os.rename(place.pending("L"), place.kept("L"))
+        assert place.settle("L") == str(place.kept("L"))
+        recorder.say("settled")
+
+    for image, said in cuts(recorded(folder, act), random.Random(1)):
+        assert "q/s/L/p.jsonl" in image or not said
 
 
 # -- state, manifests of partitions, evidence ---------------------------------------------------------------------

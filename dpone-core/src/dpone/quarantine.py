@@ -74,7 +74,11 @@ class Place:
             todo = f"load {load_id} is committed; mend the folder and run again, which moves the files there"
             with _failing(f"move the quarantine to {kept}", todo):
                 self._move(pending, kept)
-        return str(kept) if kept.is_dir() else None
+        if not kept.is_dir():
+            return None
+        with _failing(f"move the quarantine to {kept}", "let the user that runs dpone read the folder, and run again"):
+            durable.sync_folder(kept.parent)  # also where a run was killed between the rename and this
+        return str(kept)
 
     @staticmethod
     def _move(pending: Path, kept: Path) -> None:
@@ -86,7 +90,6 @@ class Place:
             return
         _private(kept.parent)
         pending.rename(kept)
-        durable.sync_folder(kept.parent)
 
     def sweep(self, but: str = "") -> None:
         """Remove what other loads of the key left that were never committed. The caller holds the key's lock."""
