@@ -311,5 +311,5 @@ def empty(session: nox.Session, name: str) -> str:
 def fuzz(session: nox.Session) -> None:
     """Damaged CSV, JSON Lines, Parquet and change log files through their readers: four minutes, or --seconds N. Prints
     its seed; --seed N repeats a run, --out DIR takes the inputs that fail."""
-    install_all(session)
+    install(session)
     session.run("python", "-m", "tests.fuzz", *session.posargs)
