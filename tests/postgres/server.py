@@ -109,6 +109,7 @@ def start(programs: Path, data: Path, **settings: str) -> Server:
         "port": port,
         "unix_socket_directories": str(data),
         "wal_level": "logical",
+        "max_prepared_transactions": 8,
     }
     words = [word for name, value in {**given, **FASTER, **settings}.items() for word in ("-c", f"{name}={value}")]
     with (data.parent / f"{data.name}.log").open("ab") as log:

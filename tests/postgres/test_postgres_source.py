@@ -15,7 +15,7 @@ from tests.postgres.server import Server
 from tests.postgres.target import Target, read
 
 from dpone.contract import Window, WindowRequest
-from dpone.errors import ConfigError, DataError, IdentityChanged, SourceError
+from dpone.errors import ConfigError, DataError, IdentityChanged, SetBack, SourceError
 from dpone.pipeline import Incremental
 from dpone.position import Position
 
@@ -193,12 +193,21 @@ def test_CU_05_a_highest_value_that_is_the_end_of_time(target: Target) -> None:
 
 
 def test_CU_06_an_empty_window_keeps_the_position(target: Target) -> None:
-    """With nothing new, also in a table that was emptied, the position is that of before."""
+    """With nothing new the position is that of before."""
     make(target, "n int", "1")
     _, position = fetch(target, None, by("n"))
     assert fetch(target, position, by("n")) == ([], position)
-    target.run("TRUNCATE orders")
-    assert fetch(target, position, by("n")) == ([], position)
+
+
+@pytest.mark.parametrize("change", ["TRUNCATE orders", "UPDATE orders SET n = 0"])
+def test_OUT_08_a_source_that_was_set_back_stops(target: Target, change: str) -> None:
+    """A table that was emptied, or ends below the position, stops; with set_back: report the position stays."""
+    make(target, "n int", "1")
+    _, position = fetch(target, None, by("n"))
+    target.run(change)
+    with pytest.raises(SetBack, match="no row has n at or above the position"):
+        fetch(target, position, by("n"))
+    assert fetch(target, position, by("n", set_back="report")) == ([], position)
 
 
 def test_CU_07_several_columns_by_a_query(target: Target) -> None:

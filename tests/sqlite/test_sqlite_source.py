@@ -20,7 +20,7 @@ from tests.sqlite.target import MEMORY, Target
 from dpone.connectors.sqlite.config import SqliteSourceOptions
 from dpone.connectors.sqlite.source import SqliteSource
 from dpone.contract import Window, WindowRequest
-from dpone.errors import ConfigError, DataError, DponeError, IdentityChanged, SourceError
+from dpone.errors import ConfigError, DataError, DponeError, IdentityChanged, SetBack, SourceError
 from dpone.pipeline import Incremental, SourceSpec
 from dpone.position import Position
 from dpone.schema import Name
@@ -474,7 +474,7 @@ def test_CU_05_a_cursor_of_two_kinds_is_an_error(db: Target) -> None:
 
 @pytest.mark.parametrize(("mode", "lookback"), [("append", 0), ("merge", 0), ("merge", 2)])
 def test_CU_06_an_idle_table_gives_an_empty_window(db: Target, mode: str, lookback: int) -> None:
-    """Nothing new: no parts, the position unchanged, and a proof of it; so also after the table was emptied."""
+    """Nothing new: no parts, the position unchanged, and a proof of it."""
     db.run("CREATE TABLE orders (id INTEGER, at INTEGER)")
     insert(db, [(1, 1), (2, 2), (3, 2)])
     loaded = Loaded(mode)
@@ -483,9 +483,6 @@ def test_CU_06_an_idle_table_gives_an_empty_window(db: Target, mode: str, lookba
         window = loaded.sync(source(db, **by("at", lookback=lookback)))
         assert (window.parts, window.position, window.caught_up) == ((), first.position, True)
         assert "new" in window.proof
-    db.run("DELETE FROM orders")
-    window = loaded.sync(source(db, **by("at", lookback=lookback)))
-    assert (window.parts, window.position) == ((), first.position)
 
 
 def test_CU_06_a_table_that_starts_empty_is_read_from_its_beginning(db: Target) -> None:
@@ -499,16 +496,23 @@ def test_CU_06_a_table_that_starts_empty_is_read_from_its_beginning(db: Target) 
 
 
 @pytest.mark.parametrize("mode", ["append", "merge"])
-def test_ST_01_a_cursor_that_goes_back_leaves_the_position(db: Target, mode: str) -> None:
-    """Where the highest value is below the position, nothing is read and the position stays."""
+@pytest.mark.parametrize("left", ["at < 9", "0"])
+def test_OUT_08_a_source_that_was_set_back_stops(db: Target, mode: str, left: str) -> None:
+    """Where no row is left at or above the position, what comes below it would never be read: SetBack. With
+    ``set_back: report`` nothing is read, the position stays, and the report warns."""
     db.run("CREATE TABLE orders (id INTEGER, at INTEGER)")
     insert(db, [(1, 1), (2, 9)])
     loaded = Loaded(mode)
     first = loaded.sync(source(db, **by("at")))
-    db.run("DELETE FROM orders WHERE at = 9")
-    window = loaded.sync(source(db, **by("at")))
+    db.run(f"DELETE FROM orders WHERE NOT ({left})")
+    with pytest.raises(SetBack, match="no row has at at or above the position"):
+        loaded.sync(source(db, **by("at")))
+    window = loaded.sync(source(db, **by("at", set_back="report")))
     assert (window.parts, window.position) == ((), first.position)
-    assert "below the position" in window.proof
+    assert "no row has at at or above the position" in window.warnings[0]
+    insert(db, [(3, 10)])
+    loaded.sync(source(db, **by("at")))
+    assert loaded.rows[-1] == (3, 10)
 
 
 def test_lookback_finds_late_rows_with_merge(db: Target) -> None:

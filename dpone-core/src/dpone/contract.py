@@ -89,6 +89,7 @@ class Window:
     schema      Arrow schema that every batch of every part has
     whole       True: the window holds the whole source, so rows it lacks are gone from the source
     caught_up   True: at ``position`` the source had nothing more; ``proof`` says how that is known
+    warnings    what a person should know of this read; they are in the report of the run
     """
 
     position: Position
@@ -98,6 +99,7 @@ class Window:
     whole: bool
     caught_up: bool
     proof: str
+    warnings: tuple[str, ...] = ()
 
 
 @runtime_checkable

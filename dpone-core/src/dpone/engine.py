@@ -370,12 +370,14 @@ class _Attempt:
         with self.stream.timed("window"):
             window = self._window(known)
         report.caught_up, report.proof, report.partitions = window.caught_up, window.proof, len(window.parts)
+        for text in window.warnings:
+            self._warn(text)
         self.stream.tell(
             "window_fixed", parts=len(window.parts), repeatable=window.repeatable, proof=window.proof,
             position=window.position.to_json(),
         )  # fmt: skip
         if not window.parts and known.after is not None and window.position.dumps() == known.after.dumps():
-            self._nothing(window, "nothing new in the source")
+            self._nothing(window, "nothing new in the source" if window.caught_up else "nothing was read")
             self.judge.warn_of_no_rows()
             return None
         self.judge.bind(window.schema)

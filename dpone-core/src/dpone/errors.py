@@ -11,6 +11,7 @@ DponeError                     anything dpone raises on purpose; exit code 1
     ├── Conflict               another runner moved the journal or the state
     ├── Gap                    the source no longer has what follows our position
     ├── IdentityChanged        the source is not the one the position came from
+    ├── SetBack                the source ends below our position: what comes there would never be read
     ├── ContentChanged         a batch that was loaded now holds other rows
     ├── SchemaBreak            a schema change that the policy does not allow
     ├── StateAhead             the state claims more than the sink's journal holds
@@ -95,6 +96,10 @@ class Gap(Stopped):
 
 
 class IdentityChanged(Stopped):
+    pass
+
+
+class SetBack(Stopped):
     pass
 
 

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 INTERNAL: Mapping[str, Any] = {"internal": True}
 
 
+IN_FLIGHT_TIMEOUT = 30.0
+
+
 @frozen
 class Incremental:
     """Read only what is new.
@@ -32,6 +35,12 @@ class Incremental:
     lookback  with ``merge``: read again this much below the last cursor value, in the column's unit or in seconds
     nulls     rows whose cursor is NULL can never be found again: ``fail`` (default) or ``skip`` them
     limit     with ``cdc`` and ``change_tracking``: a run stops at the first commit after this many changes
+    in_flight open transactions may commit rows below the highest value, after it was read: ``wait`` (default) for those
+              that are open when the read begins, and then hold back; ``hold_back``: end the read before what they may
+              bring; ``report``: read on, with a warning
+    in_flight_timeout  seconds to wait for them
+    set_back  with a cursor, no row is left at or above the position: ``stop`` (default), or ``report`` for sources
+              whose newest rows are deleted in the ordinary course
     """
 
     by: Literal["cursor", "xmin", "cdc", "change_tracking"]
@@ -40,6 +49,10 @@ class Incremental:
     lookback: float = field(default=0, validator=ge(0))
     nulls: Literal["fail", "skip"] = "fail"
     limit: int | None = field(default=None, validator=optional(ge(1)))
+    # Not in the repr, from which fingerprints of half-done loads are made: the rows mean the same either way.
+    in_flight: Literal["wait", "hold_back", "report"] = field(default="wait", repr=False)
+    in_flight_timeout: float = field(default=IN_FLIGHT_TIMEOUT, validator=and_(ge(0), le(86_400)), repr=False)
+    set_back: Literal["stop", "report"] = field(default="stop", repr=False)
 
     @property
     def of_changes(self) -> bool:
@@ -54,6 +67,10 @@ class Incremental:
             raise ConfigError("read incremental", f"by: {self.by} has no column and no lookback", "remove them")
         if self.of_changes and (self.key or self.nulls != "fail"):
             raise ConfigError("read incremental", f"by: {self.by} has no key and no nulls", "remove them")
+        late = (self.in_flight, self.in_flight_timeout, self.set_back)
+        if self.by != "cursor" and late != ("wait", IN_FLIGHT_TIMEOUT, "stop"):
+            found = f"by: {self.by} has no in_flight, no in_flight_timeout and no set_back"
+            raise ConfigError("read incremental", found, "remove them: it loses no late commit")
         if self.limit is not None and not self.of_changes:
             raise ConfigError("read incremental", f"by: {self.by} has no limit", "remove it")
 

@@ -7,21 +7,25 @@ from decimal import Decimal
 from typing import Any
 
 from dpone.errors import ConfigError, DataError
-from dpone.sql.cursor import Span, Value, less
+from dpone.sql.cursor import Bound, Span, Value, less
 from dpone_postgres import types
+from dpone_postgres.in_flight import WESTMOST
 from dpone_postgres.session import Asked
 
 
 class Cursor:
-    def __init__(self, source: Asked, column: types.Column) -> None:
+    """bound: where the table is to end for this read."""
+
+    def __init__(self, source: Asked, column: types.Column, bound: Bound | None = None) -> None:
         self._source, self._type, self._native = source, column.arrow, column.native
         self._kind = column.kind
         self._column = f"s.{source.dialect.quote(column.name)}"
+        self._bound = bound or Bound()
 
     def highest(self) -> Value | None:
         """Not max(): uuid and boolean have none, and every type with an order has an ORDER BY. An index answers it."""
         [*found] = self._source.rows(
-            f"SELECT {self._column}::text FROM {self._source.relation} AS s WHERE {self._column} IS NOT NULL "
+            f"SELECT {self._column}::text FROM {self._source.relation} AS s WHERE {self._inside()} "
             f"ORDER BY {self._column} DESC LIMIT 1"
         )
         if not found:
@@ -33,13 +37,31 @@ class Cursor:
             raise DataError("read by cursor", told, "correct it, or read a query that leaves it out")
         return Value(self._native, found[0][0])
 
+    def _inside(self) -> str:
+        """Rows with a value, up to the bound."""
+        terms, bound = [f"{self._column} IS NOT NULL"], self._bound
+        if bound.empty:
+            return "false"
+        if bound.high is not None:
+            terms.append(f"{self._column} <= {self._literal(bound.high)}")
+        if bound.below is not None:
+            terms.append(f"{self._column} < {self._started(bound.below)}")
+        return " AND ".join(terms)
+
+    def _started(self, value: Value) -> str:
+        """The lowest that ``now()`` can be, in this column's type, of a transaction that began then."""
+        start = f"{self._source.dialect.literal(value.text)}::{value.type}"
+        if self._kind != "timestamptz":
+            start = f"({start} AT TIME ZONE 'UTC' - {WESTMOST})"
+        return f"{start}::{self._native}"
+
     def nulls(self) -> int:
         return int(
             self._source.rows(f"SELECT count(*) FROM {self._source.relation} AS s WHERE {self._column} IS NULL")[0][0]
         )
 
     def compare(self, value: Value) -> int:
-        rows = f"EXISTS (SELECT 1 FROM {self._source.relation} AS s WHERE {self._column}"
+        rows = f"EXISTS (SELECT 1 FROM {self._source.relation} AS s WHERE {self._inside()} AND {self._column}"
         [(above, here)] = self._source.rows(
             f"SELECT {rows} > {self._literal(value)}), {rows} >= {self._literal(value)})"
         )

@@ -17,7 +17,8 @@ from dpone.errors import ConfigError, DataError, DponeError, SourceError
 from dpone.pipeline import SourceSpec
 from dpone.position import Position
 from dpone.schema import LINEAGE, PREFIX, Name
-from dpone.sql.cursor import CursorPlan, Reading, Span, cursor_column, digest, require_same
+from dpone.sql.cursor import Bound, CursorPlan, Reading, Span, cursor_column, digest, require_same
+from dpone.sql.in_flight import settle
 from dpone_postgres import binary, columns, types, xmin
 from dpone_postgres.binary import Refused
 from dpone_postgres.columns import Gathered
@@ -25,6 +26,7 @@ from dpone_postgres.config import PostgresSourceOptions
 from dpone_postgres.connect import parameters, table_name, where
 from dpone_postgres.cursor import Cursor
 from dpone_postgres.database import PostgresDialect
+from dpone_postgres.in_flight import InFlight
 from dpone_postgres.parts import ALL, Parts
 from dpone_postgres.session import Session, lost_snapshot
 
@@ -108,12 +110,13 @@ class PostgresSource:
         """Opens the snapshot. Without ``incremental`` every window is the whole table."""
         self.end()
         self._cursor, self._snapshot = None, None
+        bound = self._settled(None if request.whole else after)
         self._begin()
         try:
             self._batch_rows = request.batch_rows or _BATCH_ROWS
             self._look()
             self._schema = self._arrow()
-            self._reading = reading = self._plan(after, request)
+            self._reading = reading = self._plan(after, request, bound)
             parts = self._split(reading, request)
         except BaseException:
             self.end()
@@ -122,7 +125,16 @@ class PostgresSource:
         if not parts:
             self.end()
         whole = request.whole or self._incremental is None
-        return Window(reading.position, parts, False, self._schema, whole, True, reading.proof)
+        return Window(
+            reading.position, parts, False, self._schema, whole, reading.caught_up, reading.proof, reading.warnings
+        )
+
+    def _settled(self, after: Position | None) -> Bound | None:
+        """Where a read by cursor must end, before its snapshot begins."""
+        if self._incremental is None or self._incremental.column is None or self._query == "":
+            return None
+        column = f"s.{self.dialect.quote(self._incremental.column)}"
+        return settle(InFlight(self._session, self.relation, column), self._incremental, self.name, after)
 
     def _begin(self) -> None:
         if self._query == "":
@@ -144,7 +156,7 @@ class PostgresSource:
             self._snapshot = self._session.export()
         return parts or ((Part(ALL),) if reading.spans else ())
 
-    def _plan(self, after: Position | None, request: WindowRequest) -> Reading:
+    def _plan(self, after: Position | None, request: WindowRequest, bound: Bound | None) -> Reading:
         assert self._schema is not None
         identity = {**self._identity(), **self._what()}
         if self._incremental is not None and self._incremental.by == "xmin":
@@ -154,10 +166,10 @@ class PostgresSource:
         if self._incremental is not None:
             names = tuple(self._schema.names)
             column = cursor_column(self._incremental, names, request.mode, self.name)
-            cursor = Cursor(self, next(c for c in self._columns if c.name == column))
+            cursor = Cursor(self, next(c for c in self._columns if c.name == column), bound)
             self._cursor = cursor
             plan = CursorPlan(cursor, self._incremental, identity, names, request.mode, self.name)
-            return plan.reading(after, whole=request.whole)
+            return plan.reading(after, whole=request.whole, bound=bound)
         if after is not None and not request.whole:
             require_same(after, "snapshot", identity, self.name)
         value = {"taken_at": datetime.now(UTC).isoformat(timespec="microseconds")}

@@ -15,9 +15,9 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, Protocol
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
-from dpone.errors import ConfigError, DataError, IdentityChanged
+from dpone.errors import ConfigError, DataError, IdentityChanged, SetBack, SourceError
 from dpone.pipeline import Incremental
 from dpone.position import Position
 
@@ -44,8 +44,29 @@ class Span:
     above: bool = False
 
 
+@frozen
+class Bound:
+    """Where a read must end (``sql.in_flight``). A ``Cursored`` that is given one shows no row beyond it.
+
+    high     up to this value, included; None: open
+    below    and only below this one; None: open
+    empty    the table had no value: no row is shown at all
+    held     for whom the read ends before the highest value; empty: for nobody
+    nothing  no value is safe: no new row may be read
+    blind    what the source cannot see of open transactions
+    """
+
+    high: Value | None = None
+    below: Value | None = None
+    empty: bool = False
+    held: str = ""
+    nothing: bool = False
+    warnings: tuple[str, ...] = ()
+    blind: str = ""
+
+
 class Cursored(Protocol):
-    """What a source tells of its table, all of it in one snapshot. Comparisons are the database's own."""
+    """What a source knows of its table, all of it in one snapshot. Comparisons are the database's own."""
 
     def highest(self) -> Value | None:
         """None: no row has a cursor value."""
@@ -71,7 +92,8 @@ class Cursored(Protocol):
 @frozen
 class Reading:
     """What to read. spans: none if nothing is new. skip: digests of rows over ``told`` to leave out of the first span,
-    each as often as it says. nulls: rows left out because their cursor is NULL."""
+    each as often as it says. nulls: rows left out because their cursor is NULL. caught_up: False if more was there that
+    could not be read yet."""
 
     position: Position
     spans: tuple[Span, ...] = ()
@@ -79,6 +101,8 @@ class Reading:
     skip: Mapping[str, int] = field(factory=dict)
     told: tuple[str, ...] = ()
     nulls: int = 0
+    warnings: tuple[str, ...] = ()
+    caught_up: bool = True
 
 
 def digest(row: Row) -> str:
@@ -115,26 +139,61 @@ class CursorPlan:
     mode: str
     name: str
 
-    def reading(self, after: Position | None, *, whole: bool) -> Reading:
-        """What is new since ``after``; with ``whole``, or after nothing, all there is.
+    def reading(self, after: Position | None, *, whole: bool, bound: Bound | None = None) -> Reading:
+        """What is new since ``after``; with ``whole``, or after nothing, all there is. bound: that of ``table``.
 
-        Raises IdentityChanged, or DataError for NULL cursors and for a boundary above MAX_BOUNDARY.
+        Raises IdentityChanged, SetBack, DataError for NULL cursors and for a boundary above MAX_BOUNDARY, and
+        SourceError where a read that has nothing to fall back on would be held back.
         """
+        bound = bound or Bound()
+        found = self._reading(after, whole, bound)
+        proof = "; ".join(filter(None, (found.proof, bound.blind)))
+        warnings = (*bound.warnings, *found.warnings)
+        return evolve(found, proof=proof, warnings=warnings, caught_up=not bound.held)
+
+    def _reading(self, after: Position | None, whole: bool, bound: Bound) -> Reading:
         if after is not None and not whole:
             require_same(after, KIND, self.identity, self.name)
             self._require_column(after)
-        nulls, high = self._nulls(), self.table.highest()
-        begin = whole or after is None or "hi" not in after.value
         epoch = after.epoch if after else 0
+        if whole or after is None or "hi" not in after.value:
+            return self._all(epoch, bound, whole)
+        if bound.nothing:
+            return Reading(after, proof=f"held back for {bound.held}")
+        nulls, high = self._nulls(), self.table.highest()
+        low = Value(after.value["type"], after.value["hi"])
+        if high is None or self.table.compare(low) < 0:
+            return self._below(after, bound)
+        return self._append(after, low, high, nulls) if self.mode == "append" else self._merge(after, low, high, nulls)
+
+    def _all(self, epoch: int, bound: Bound, whole: bool) -> Reading:
+        """A first read may end early, and goes on from there. A read of the whole may not: its rows replace others."""
+        nulls, high = self._nulls(), None if bound.nothing else self.table.highest()
+        if bound.held and (whole or high is None):
+            found = f"{bound.held} may still commit rows below the highest {self.options.column}"
+            todo = "wait for it or end it, or set incremental.in_flight: report to read without those rows"
+            raise SourceError(f"read {self.name}", found, todo)
         if high is None:
             nothing = Position(KIND, self.identity, {"column": self.options.column}, epoch)
-            return Reading(nothing if whole or after is None else after, proof="no row has a cursor value")
-        if begin or after is None:
-            return Reading(self._position(high, epoch), (Span(None, high),), self._proof(), nulls=nulls)
-        low = Value(after.value["type"], after.value["hi"])
-        if self.table.compare(low) < 0:
-            return Reading(after, proof=f"the highest {self.options.column} is now below the position, which stays")
-        return self._append(after, low, high, nulls) if self.mode == "append" else self._merge(after, low, high, nulls)
+            return Reading(nothing, proof="no row has a cursor value")
+        return Reading(self._position(high, epoch), (Span(None, high),), self._proof(), nulls=nulls)
+
+    def _below(self, after: Position, bound: Bound) -> Reading:
+        """No row that may be read has the position's value or a higher one: held back, or the source was set back."""
+        if bound.below is not None:
+            return Reading(after, proof=f"held back for {bound.held}")
+        column = self.options.column
+        found = (
+            f"no row has {column} at or above the position: the source was set back, or its newest rows were deleted"
+        )
+        if self.options.set_back == "stop":
+            todo = (
+                "rows that come below the position would never be read: load all rows again with --full-refresh, or "
+                "choose a position with 'dpone state set'; if the newest rows of this source are deleted in the "
+                "ordinary course, set incremental.set_back: report"
+            )
+            raise SetBack(f"read {self.name}", found, todo)
+        return Reading(after, proof=f"{found}; the position stays", warnings=(f"{self.name}: {found}",))
 
     def _require_column(self, after: Position) -> None:
         if (before := after.value["column"]) != self.options.column:

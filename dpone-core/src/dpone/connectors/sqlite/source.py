@@ -22,6 +22,7 @@ from dpone.connectors.sqlite.config import SqliteSourceOptions
 from dpone.connectors.sqlite.connect import connect, database_path, is_written, table_name
 from dpone.connectors.sqlite.database import DECIMAL, SqliteDialect, compare_decimals
 from dpone.connectors.sqlite.errors import failing
+from dpone.connectors.sqlite.in_flight import InFlight
 from dpone.connectors.sqlite.ranges import Ranges, Where, where
 from dpone.connectors.sqlite.rows import Refused, decode
 from dpone.contract import Finding, Part, Window, WindowRequest
@@ -29,7 +30,20 @@ from dpone.errors import ConfigError, DataError, DponeError, SourceError
 from dpone.pipeline import SourceSpec
 from dpone.position import Position
 from dpone.schema import LINEAGE, PREFIX, Name
-from dpone.sql.cursor import CursorPlan, Reading, Row, Span, Value, cursor_column, earlier, less, require_same, unseen
+from dpone.sql.cursor import (
+    Bound,
+    CursorPlan,
+    Reading,
+    Row,
+    Span,
+    Value,
+    cursor_column,
+    earlier,
+    less,
+    require_same,
+    unseen,
+)
+from dpone.sql.in_flight import settle
 
 _BATCH_ROWS = 10_000
 _BATCH_BYTES = 8_000_000
@@ -89,11 +103,11 @@ class SqliteSource:
     def window(self, after: Position | None, request: WindowRequest) -> Window:
         """Opens the snapshot. Without ``incremental`` every window is the whole table."""
         self.end()
-        self._execute("BEGIN")
+        bound = self._begin(after, request)
         try:
             self._batch_rows = request.batch_rows or _BATCH_ROWS
             self._schema = self._columns(request.expected)
-            self._reading = self._plan(after, request)
+            self._reading = self._plan(after, request, bound)
             self._parts = self._split(self._reading, request)
             self._left = set(self._parts)
             if self._parts and is_written(self._path) and self.rows("PRAGMA main.journal_mode") != [("wal",)]:
@@ -106,9 +120,26 @@ class SqliteSource:
         if not parts:
             self.end()
         whole = request.whole or self._incremental is None
-        return Window(reading.position, parts, False, self._schema, whole, True, reading.proof)
+        return Window(
+            reading.position, parts, False, self._schema, whole, reading.caught_up, reading.proof, reading.warnings
+        )
 
-    def _plan(self, after: Position | None, request: WindowRequest) -> Reading:
+    def _begin(self, after: Position | None, request: WindowRequest) -> Bound | None:
+        """The snapshot begins with the first read of the file, for a read by cursor at a moment when nobody writes."""
+        if self._incremental is None:
+            self._execute("BEGIN")
+            return None
+        self._connection()
+        others = InFlight(self._path, self._options.busy_timeout)
+        try:
+            bound = settle(others, self._incremental, self.name, None if request.whole else after)
+            self._execute("BEGIN")
+            self.rows("SELECT 1 FROM main.sqlite_master LIMIT 1")
+        finally:
+            others.release()
+        return bound
+
+    def _plan(self, after: Position | None, request: WindowRequest, bound: Bound | None) -> Reading:
         assert self._schema is not None
         identity = {"path": self._where_it_is(), **self._what()}
         if self._incremental is not None:
@@ -116,7 +147,7 @@ class SqliteSource:
             column = cursor_column(self._incremental, names, request.mode, self.name)
             self._cursor = _Cursor(self, column, self._schema.field(column).type)
             plan = CursorPlan(self._cursor, self._incremental, identity, names, request.mode, self.name)
-            return plan.reading(after, whole=request.whole)
+            return plan.reading(after, whole=request.whole, bound=bound)
         if after is not None and not request.whole:
             require_same(after, "snapshot", identity, self.name)
         value = {"taken_at": datetime.now(UTC).isoformat(timespec="microseconds")}

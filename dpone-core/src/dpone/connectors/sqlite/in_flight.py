@@ -1,0 +1,55 @@
+"""Whether somebody writes to a SQLite file: ``dpone.sql.in_flight.InFlight``.
+
+SQLite has one writer at a time, and commits one after another. A value that SQLite makes itself (a rowid, a
+CURRENT_TIMESTAMP) is made under the write lock, so that it is above all that is committed. One that the application
+made before it had the lock may be below. So the snapshot of a read begins while nobody writes: it takes the write lock
+for that moment, which changes nothing in the file (https://www.sqlite.org/lang_transaction.html, IMMEDIATE).
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+
+from dpone.connectors.sqlite.connect import connect
+from dpone.connectors.sqlite.errors import failing
+from dpone.errors import SourceError
+from dpone.sql.in_flight import Look, Writer
+
+
+class InFlight:
+    """Holds the write lock from a look that found nobody until ``release``."""
+
+    def __init__(self, path: Path, timeout: float) -> None:
+        self._path, self._timeout = path, timeout
+        self._db: sqlite3.Connection | None = None
+
+    def look(self) -> Look:
+        """A file that this process may not write is opened for reading only, and then BEGIN IMMEDIATE locks nothing."""
+        if not os.access(self._path, os.W_OK):
+            return Look(bounded=False, blind="the file is read-only, so that an open writer of it cannot be seen")
+        writer = Writer("writer", f"another connection that is writing to {self._path.name}")
+        return Look(bounded=False, writers=() if self._take() else (writer,))
+
+    def still(self, writers: Sequence[Writer]) -> Sequence[Writer]:
+        return () if self._take() else writers
+
+    def _take(self) -> bool:
+        with failing(SourceError, f"read {self._path}", self._path):
+            if self._db is None:
+                self._db = connect(self._path, self._timeout, SourceError, create=False)
+                self._db.execute("PRAGMA busy_timeout=0")  # a pause of ours can be interrupted, one of SQLite's cannot
+            try:
+                self._db.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                if not getattr(error, "sqlite_errorname", "").startswith("SQLITE_BUSY"):
+                    raise
+                return False
+            return True
+
+    def release(self) -> None:
+        if self._db is not None:
+            self._db.close()
+            self._db = None

@@ -1,0 +1,380 @@
+"""Late commits under a cursor: open transactions that may still bring rows below the end of a read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import Any
+
+import psycopg
+import pytest
+from tests.postgres.server import Server
+from tests.postgres.target import Target, read
+from tests.sql.clock import Clock
+
+from dpone.contract import Window, WindowRequest
+from dpone.errors import SourceError
+from dpone.pipeline import Incremental
+from dpone.position import Position
+
+Rows = tuple[list[int], Window]
+
+
+@pytest.fixture
+def late(target: Target) -> Iterator[psycopg.Connection[Any]]:
+    """A session whose transaction a test leaves open."""
+    with target.connect() as db:
+        yield db
+        db.execute("ROLLBACK")
+
+
+def fetch(
+    target: Target, after: Position | None = None, column: str = "id", *, url: str = "", query: str | None = None,
+    mode: str = "append", whole: bool = False, **options: Any,
+) -> Rows:  # fmt: skip
+    cursor = Incremental("cursor", column, **options)
+    with closing(target.source(url=url, query=query, incremental=cursor)) as source:
+        window = source.window(after, WindowRequest(mode=mode, whole=whole))
+        return sorted(read(source, window).column("id").to_pylist()), window
+
+
+def start(target: Target, ddl: str = "id serial, ts timestamptz DEFAULT now()") -> Position:
+    """Row 1 is there and was read."""
+    target.run(f"CREATE TABLE orders ({ddl})", "INSERT INTO orders DEFAULT VALUES")
+    return fetch(target, column="ts" if "ts " in ddl else "id")[1].position
+
+
+INSERT = "INSERT INTO orders DEFAULT VALUES"
+
+
+def begin(late: psycopg.Connection[Any], *statements: str) -> None:
+    for statement in ("BEGIN", *statements):
+        late.execute(statement)  # type: ignore[call-overload]
+
+
+def commit(late: psycopg.Connection[Any], *statements: str) -> Callable[[], None]:
+    def do() -> None:
+        for statement in (*statements, "COMMIT"):
+            late.execute(statement)  # type: ignore[call-overload]
+
+    return do
+
+
+@pytest.mark.parametrize("column", ["id", "ts"])
+@pytest.mark.parametrize("mode", ["append", "merge"])
+def test_CU_01_an_open_transaction_is_waited_for(
+    target: Target, late: psycopg.Connection[Any], clock: Clock, column: str, mode: str
+) -> None:
+    """T1 writes first and stays open, T2 commits, a run: it waits for T1, and reads both rows; nothing is left."""
+    start(target)
+    _, first = fetch(target, column=column, mode=mode)
+    begin(late, INSERT)
+    target.run(INSERT)
+    clock.then.append(commit(late))
+    found, window = fetch(target, first.position, column, mode=mode)
+    assert {2, 3} <= set(found)
+    assert (window.caught_up, window.warnings) == (True, ())
+    assert fetch(target, window.position, column, mode=mode)[0] == []
+
+
+def test_OUT_09_a_transaction_that_has_written_nothing_yet_has_a_time_already(
+    target: Target, late: psycopg.Connection[Any], clock: Clock
+) -> None:
+    """``DEFAULT now()`` is the start of a transaction: one that only read so far is waited for by a time cursor, and
+    not by a serial, whose values are taken when the row is written."""
+    start(target)
+    by_time, by_id = fetch(target, column="ts")[1].position, fetch(target)[1].position
+    begin(late, "SELECT 1")
+    target.run(INSERT)
+    assert fetch(target, by_id)[0] == [2]
+    assert clock.slept == []
+    clock.then.append(commit(late, INSERT))
+    found, window = fetch(target, by_time, "ts")
+    assert found == [2, 3]
+    assert fetch(target, window.position, "ts")[0] == []
+
+
+def test_OUT_09_held_back_before_what_an_open_transaction_can_bring(
+    target: Target, late: psycopg.Connection[Any], clock: Clock
+) -> None:
+    """With hold_back a time cursor ends before the start of the open transaction; each row comes once in the end."""
+    position = start(target)
+    target.run(INSERT)
+    begin(late, INSERT)
+    target.run(INSERT)
+    found, window = fetch(target, position, "ts", in_flight="hold_back")
+    assert (found, window.caught_up, clock.slept) == ([2], False, [])
+    [warning] = window.warnings
+    assert f"process {late.info.backend_pid} (role " in warning
+    assert "INSERT" not in warning
+    again, held = fetch(target, window.position, "ts", in_flight="hold_back")
+    assert (again, held.position) == ([], window.position)
+    commit(late)()
+    found, window = fetch(target, held.position, "ts", in_flight="hold_back")
+    assert (found, window.caught_up) == ([3, 4], True)
+    assert fetch(target, window.position, "ts")[0] == []
+
+
+@pytest.mark.parametrize("type_", ["timestamp", "date", "timestamptz(0)"])
+def test_OUT_09_held_back_in_each_type_of_time(target: Target, late: psycopg.Connection[Any], type_: str) -> None:
+    """Whatever zone the session of the writer has and whatever the column cuts off, no row is passed over."""
+    target.run(f"CREATE TABLE orders (id serial, ts {type_} DEFAULT now())")
+    target.run("INSERT INTO orders (ts) VALUES (now() - interval '3 days')")
+    position = fetch(target, column="ts")[1].position
+    target.run("INSERT INTO orders (ts) VALUES (now() - interval '2 days')")
+    begin(late, "SET LOCAL TimeZone = 'Etc/GMT+12'", INSERT)
+    target.run("SET TimeZone = 'Etc/GMT-14'; INSERT INTO orders DEFAULT VALUES")
+    found, window = fetch(target, position, "ts", in_flight="hold_back")
+    commit(late)()
+    more, window = fetch(target, window.position, "ts", in_flight="hold_back")
+    assert (sorted(found + more), found[0]) == ([2, 3, 4], 2)
+    assert 3 in more
+    assert fetch(target, window.position, "ts")[0] == []
+
+
+@pytest.mark.parametrize("how", ["wait", "hold_back"])
+def test_OUT_09_of_a_number_nothing_is_known(
+    target: Target, late: psycopg.Connection[Any], clock: Clock, how: Any
+) -> None:
+    """A serial tells nothing of what an open transaction holds: after the wait no new row is read, and the report says
+    who is in the way. The position is the one of before."""
+    position = start(target, "id serial, v int")
+    begin(late, INSERT)
+    target.run(INSERT)
+    found, window = fetch(target, position, in_flight=how, in_flight_timeout=7)
+    assert (found, window.position, window.caught_up) == ([], position, False)
+    assert sum(clock.slept) == (7 if how == "wait" else 0)
+    assert f"process {late.info.backend_pid}" in window.warnings[0]
+    assert "no new row was read" in window.warnings[0]
+    commit(late)()
+    assert fetch(target, position)[0] == [2, 3]
+
+
+def test_OUT_09_a_read_of_everything_is_not_held_back(
+    target: Target, late: psycopg.Connection[Any], clock: Clock
+) -> None:
+    """A first read by a serial, and each read of the whole, fail by name rather than lose rows; the advice works."""
+    start(target)
+    begin(late, INSERT)
+    target.run(INSERT)
+    for column, whole in (("id", False), ("id", True), ("ts", True)):
+        with pytest.raises(SourceError, match="may still commit rows below the highest") as caught:
+            fetch(target, column=column, whole=whole)
+        assert "set incremental.in_flight: report" in caught.value.todo
+    assert fetch(target, in_flight="report")[0] == [1, 3]
+    assert fetch(target, column="ts")[0] == [1]
+    commit(late)()
+    assert fetch(target)[0] == [1, 2, 3]
+
+
+def test_OUT_09_report_reads_on_and_says_so(target: Target, late: psycopg.Connection[Any], clock: Clock) -> None:
+    """With report nothing is waited for; the warning names the process."""
+    position = start(target)
+    begin(late, INSERT)
+    target.run(INSERT)
+    found, window = fetch(target, position, "ts", in_flight="report")
+    assert (found, clock.slept, window.caught_up) == ([3], [], True)
+    assert f"process {late.info.backend_pid}" in window.warnings[0]
+
+
+def test_OUT_09_only_what_was_open_at_the_start_is_waited_for(
+    target: Target, late: psycopg.Connection[Any], clock: Clock
+) -> None:
+    """Under a load of writes that never ends the wait ends with the transactions that were open when it began, and
+    the read ends where the table ended then, so that what came meanwhile is in the next one."""
+    position = start(target, "id serial, v int")
+    begin(late, INSERT)
+    target.run(INSERT)
+    with target.connect() as later:
+        clock.then.extend([lambda: begin(later, INSERT), lambda: target.run(INSERT), commit(late)])
+        found, window = fetch(target, position)
+        assert (found, window.caught_up) == ([2, 3], True)
+        commit(later)()
+    assert fetch(target, window.position)[0] == [4, 5]
+
+
+def test_OUT_09_a_prepared_transaction_is_an_open_one(
+    target: Target, late: psycopg.Connection[Any], clock: Clock
+) -> None:
+    """A prepared transaction has no process; it is named by its id, and waited for until it ends."""
+    position = start(target)
+    gid = f"two {target.schema}"
+    begin(late, INSERT, f"PREPARE TRANSACTION '{gid}'")
+    target.run(INSERT)
+    found, window = fetch(target, position, "ts")
+    assert (found, window.position) == ([], position)
+    assert f"prepared transaction {gid}, prepared " in window.warnings[0]
+    clock.then.append(lambda: target.run(f"COMMIT PREPARED '{gid}'"))
+    assert fetch(target, position, "ts")[0] == [2, 3]
+
+
+def test_OUT_09_a_transaction_that_is_prepared_meanwhile_is_still_waited_for(
+    target: Target, late: psycopg.Connection[Any], clock: Clock
+) -> None:
+    """PREPARE takes a transaction away from its process; it is found again, and those prepared later are not."""
+    position = start(target, "id serial, v int")
+    gid = f"two {target.schema}"
+    begin(late, INSERT)
+    target.run(INSERT)
+
+    def another() -> None:
+        with target.connect() as other:
+            begin(other, INSERT, f"PREPARE TRANSACTION '{gid} later'")
+
+    def prepare() -> None:
+        late.execute(f"PREPARE TRANSACTION '{gid}'".encode())
+
+    clock.then.extend([prepare, another, lambda: target.run(f"COMMIT PREPARED '{gid}'")])
+    found, window = fetch(target, position)
+    assert (found, window.caught_up) == ([2, 3], True)
+    target.run(f"ROLLBACK PREPARED '{gid} later'")
+
+
+WRITES = {
+    "partition": ("id int, v int) PARTITION BY RANGE (id", "CREATE TABLE p PARTITION OF orders DEFAULT", "p"),
+    "child": ("id int, v int", "CREATE TABLE p () INHERITS (orders)", "p"),
+    "parent": ("id int, v int) PARTITION BY RANGE (id", "CREATE TABLE p PARTITION OF orders DEFAULT", "orders"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("where", WRITES)
+def test_OUT_09_writers_of_partitions_and_children_count(
+    target: Target, late: psycopg.Connection[Any], clock: Clock, where: str
+) -> None:
+    """Whoever writes to a part of the table writes to the table."""
+    columns, more, table = WRITES[where]
+    target.run(f"CREATE TABLE orders ({columns})", more, "INSERT INTO orders VALUES (1, 1)")
+    position = fetch(target)[1].position
+    begin(late, f"INSERT INTO {table} VALUES (2, 2)")
+    target.run("INSERT INTO orders VALUES (3, 3)")
+    clock.then.append(commit(late))
+    assert fetch(target, position)[0] == [2, 3]
+
+
+@pytest.mark.parametrize("key", ["id serial", "id int GENERATED ALWAYS AS IDENTITY"])
+def test_OUT_09_an_id_taken_before_the_row_is_written(
+    target: Target, late: psycopg.Connection[Any], clock: Clock, key: str
+) -> None:
+    """A transaction that has taken a number from the table's sequence, and no more yet, is waited for."""
+    position = start(target, f"{key}, v int")
+    begin(late, "SELECT nextval(pg_get_serial_sequence('orders', 'id'))")
+    target.run(INSERT)
+    clock.then.append(commit(late, "INSERT INTO orders (id) OVERRIDING SYSTEM VALUE VALUES (2)"))
+    assert fetch(target, position)[0] == [2, 3]
+
+
+@pytest.mark.parametrize("what", ["view", "view of a view", "query", "query named like our own"])
+def test_OUT_09_the_tables_behind_a_view_or_a_query_count(
+    target: Target, late: psycopg.Connection[Any], clock: Clock, what: str
+) -> None:
+    """A view or a query is read from tables, whose writers are waited for."""
+    start(target)
+    target.run("CREATE VIEW seen AS SELECT * FROM orders WHERE id > 0", "CREATE VIEW twice AS SELECT * FROM seen")
+    name = {"view": "seen", "view of a view": "twice"}.get(what, "orders")
+    query = f'SELECT * FROM {target.schema}.{name} AS "high"'
+    first = fetch(target, query=query)[1]
+    begin(late, INSERT)
+    target.run(INSERT)
+    clock.then.append(commit(late))
+    assert fetch(target, first.position, query=query)[0] == [2, 3]
+
+
+@pytest.mark.parametrize(
+    "lock", ["LOCK TABLE orders IN SHARE UPDATE EXCLUSIVE MODE", "SELECT * FROM orders FOR UPDATE", "SELECT 1"]
+)
+def test_OUT_09_who_does_not_write_the_table_is_not_waited_for(
+    target: Target, late: psycopg.Connection[Any], clock: Clock, lock: str
+) -> None:
+    """VACUUM, ANALYZE and CREATE INDEX CONCURRENTLY, which may take hours, and readers are not in the way."""
+    position = start(target, "id serial, v int")
+    begin(late, lock)
+    target.run(INSERT)
+    assert fetch(target, position)[0] == [2]
+    assert clock.slept == []
+
+
+@pytest.fixture
+def reader(postgres: Server, target: Target) -> Iterator[str]:
+    """The URL of a role that reads the schema and can write nothing in it."""
+    role = f"reader_{target.schema}"
+    postgres.run(f"CREATE ROLE {role} LOGIN", f"GRANT USAGE ON SCHEMA {target.schema} TO {role}")
+    yield postgres.url.replace("//postgres@", f"//{role}@")
+    postgres.run(f"DROP OWNED BY {role}", f"DROP ROLE {role}")
+
+
+def test_OUT_09_a_role_that_can_write_nothing_is_not_waited_for(
+    target: Target, clock: Clock, reader: str, postgres: Server
+) -> None:
+    """A report that reads for an hour does not hold a time cursor back, unless its role may write."""
+    position = start(target)
+    role = reader.split("//")[1].split("@")[0]
+    with psycopg.connect(reader, autocommit=True) as db:
+        db.execute("BEGIN")
+        db.execute("SELECT 1")
+        target.run(INSERT)
+        found, window = fetch(target, position, "ts", in_flight="hold_back")
+        assert (found, window.warnings) == ([2], ())
+        target.run(f"GRANT INSERT (id) ON orders TO {role}")
+        assert fetch(target, position, "ts", in_flight="hold_back")[0] == []
+
+
+def test_OUT_09_what_a_role_may_not_see_is_not_taken_for_nobody(
+    target: Target, late: psycopg.Connection[Any], clock: Clock, reader: str
+) -> None:
+    """A role without pg_read_all_stats sees who is open, not since when: it waits for them, and reads nothing new while
+    they last; the report says what would show the age."""
+    position = start(target)
+    target.run(f"GRANT SELECT ON ALL TABLES IN SCHEMA {target.schema} TO PUBLIC")
+    begin(late, "SELECT 1")
+    target.run(INSERT)
+    found, window = fetch(target, position, "ts", url=reader, in_flight="hold_back")
+    assert (found, window.position) == ([], position)
+    assert (
+        f"process {late.info.backend_pid} (role postgres, its age is visible to pg_read_all_stats)"
+        in window.warnings[0]
+    )
+    clock.then.append(commit(late, INSERT))
+    assert fetch(target, position, "ts", url=reader)[0] == [2, 3]
+
+
+def test_OUT_09_a_role_that_may_not_ask_is_told(postgres: Server, target: Target, reader: str) -> None:
+    """Where pg_locks is closed to the role the run reads on, and warns that nobody could be looked for."""
+    start(target)
+    target.run(f"GRANT SELECT ON ALL TABLES IN SCHEMA {target.schema} TO PUBLIC")
+    postgres.run("REVOKE SELECT ON pg_locks FROM PUBLIC")
+    try:
+        found, window = fetch(target, url=reader)
+    finally:
+        postgres.run("GRANT SELECT ON pg_locks TO PUBLIC")
+    assert found == [1]
+    assert "open transactions could not be looked for (permission denied for view pg_locks" in window.warnings[0]
+
+
+def test_OUT_09_reads_that_lose_nothing_do_not_wait(
+    target: Target, late: psycopg.Connection[Any], clock: Clock
+) -> None:
+    """Neither a read by xmin nor one of the whole table by no cursor looks for anybody."""
+    start(target)
+    begin(late, INSERT)
+    target.run(INSERT)
+    for options in ({"incremental": Incremental("xmin")}, {}):
+        with closing(target.source(**options)) as source:
+            window = source.window(None, WindowRequest(mode="merge"))
+            assert read(source, window).num_rows == 2
+    assert clock.slept == []
+
+
+def test_OUT_09_an_idle_table_costs_one_more_question(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The look for open transactions is one statement; where the table ends as before, nobody is waited for."""
+    from dpone_postgres.session import Session
+
+    position = start(target, "id serial, v int")
+    asked: list[str] = []
+    run = Session.run
+    monkeypatch.setattr(Session, "run", lambda self, sql, given=(): asked.append(sql) or run(self, sql, given))
+    assert fetch(target, position)[1].parts == ()
+    assert sum("pg_locks" in sql for sql in asked) == 1
+    monkeypatch.setattr("dpone_postgres.source.settle", lambda *given: None)
+    before, asked[:] = len(asked), []
+    fetch(target, position)
+    assert before - len(asked) == 1
