@@ -59,6 +59,9 @@ class PostgresLogicalReader:
         if not options.slot or not options.publication:
             found = "no slot" if not options.slot else "no publication"
             raise ConfigError("read source postgres by cdc", found, "name source.options.slot and publication")
+        if options.row_security == "on":
+            found = "row_security: on, but a change stream has the changes of every row"
+            raise ConfigError("read source postgres by cdc", found, "remove it, and read as a role with BYPASSRLS")
         self._options, self._wanted = options, spec.table
         self._slot, self._publication = options.slot, options.publication
         self._given = parameters(spec.connection)

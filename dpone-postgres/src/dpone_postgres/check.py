@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import psycopg
+
 from dpone.contract import Finding
+from dpone.errors import DponeError
 from dpone.schema import Name
 from dpone_postgres.database import PostgresDatabase
+from dpone_postgres.errors import hidden
 from dpone_postgres.session import Asked
 
 Ask = Callable[[str, Sequence[Any]], list[Any]]
@@ -34,8 +38,21 @@ def source_findings(source: Asked) -> list[Finding]:
         found += _usage(source.rows, table) + _table(source.rows, table, ("SELECT",))
         found += _identity(source.rows, table)
     if all(f.ok is not False for f in found):
+        found += _row_security(source)
+    if all(f.ok is not False for f in found):
         found.append(Finding("source", True, f"{source.name}, {len(source.schema())} columns"))
     return found
+
+
+def _row_security(source: Asked) -> list[Finding]:
+    """A query is planned, with the policies of all tables it reads."""
+    try:
+        source.rows(f"SELECT 1 FROM {source.relation} AS s LIMIT 0")
+    except DponeError as error:
+        if not isinstance(error.__cause__, psycopg.Error) or hidden(error.__cause__) is None:
+            raise
+        return [Finding("row security", False, error.found, error.todo)]
+    return []
 
 
 def sink_findings(db: PostgresDatabase, table: Name) -> list[Finding]:

@@ -36,6 +36,9 @@ class PostgresSourceOptions(SourceOptions):
 
     partition: how a read is split; left out: by pages where the server can, else by ranges of an indexed column.
 
+    row_security: ``off``: a read from which a policy hides rows is an error. ``on``: the rows that the role may see are
+    read, and never taken for all there are.
+
     slot, publication: of a change stream (incremental: {by: cdc}), which begins with the rows that are there
     (``initial: snapshot``) or with what comes after the slot (``none``). transport: how a window is read: ``peek``, by
     a function of the server, or ``stream``, by the replication protocol.
@@ -43,6 +46,7 @@ class PostgresSourceOptions(SourceOptions):
 
     special_values: Literal["fail", "text"] = "fail"
     partition: PartitionBy | None = None
+    row_security: Literal["off", "on"] = "off"
     slot: str = ""
     publication: str = ""
     initial: Literal["snapshot", "none"] = "snapshot"

@@ -157,9 +157,15 @@ def where(given: Mapping[str, str]) -> str:
 
 
 def connect(
-    given: Mapping[str, str], kind: type[DponeError], *, lock_timeout: float = 0, statement_timeout: float = 0
+    given: Mapping[str, str],
+    kind: type[DponeError],
+    *,
+    lock_timeout: float = 0,
+    statement_timeout: float = 0,
+    row_security: str | None = None,
 ) -> psycopg.Connection[Any]:
-    """In autocommit mode: transactions are begun and ended by statements. Errors are of ``kind``."""
+    """In autocommit mode: transactions are begun and ended by statements. Errors are of ``kind``. row_security: with
+    ``off``, a query from which a policy would hide rows is an error (runtime-config-client); None: as it is."""
     with failing(kind, f"connect to {where(given)}"):
         db = psycopg.connect(**given, autocommit=True, prepare_threshold=None)  # type: ignore[arg-type]
     try:
@@ -168,6 +174,7 @@ def connect(
             raise kind(f"connect to {where(given)}", found, f"use PostgreSQL {OLDEST // 10000} or newer")
         timeouts = {"lock_timeout": lock_timeout, "statement_timeout": statement_timeout}
         settings = {**_SETTINGS, **{name: str(int(seconds * 1000)) for name, seconds in timeouts.items()}}
+        settings |= {"row_security": row_security} if row_security else {}
         with failing(kind, f"connect to {where(given)}"):
             one = ", ".join(f"set_config('{name}', '{value}', false)" for name, value in settings.items())
             db.execute(f"SELECT {one}, {_DURABLE}")

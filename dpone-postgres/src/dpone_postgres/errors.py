@@ -75,6 +75,10 @@ def translate(error: psycopg.Error, kind: type[DponeError], failed: str) -> Dpon
     state = error.sqlstate
     if state is None:
         return _unconnected(error, kind, failed)
+    if table := hidden(error):
+        return kind(
+            failed, f"row security would hide rows of table {table} from the role", "read as a role with BYPASSRLS"
+        )
     if state == "23514" and error.diag.constraint_name is None:  # raised of partitions, and of nothing else
         none = f"no partition of {error.diag.table_name or 'the table'} takes a row (SQLSTATE 23514)"
         return DataError(failed, none, "create the partition, or a default one, or correct the rows in the source")
@@ -86,6 +90,15 @@ def translate(error: psycopg.Error, kind: type[DponeError], failed: str) -> Dpon
     known = [category for code, category in CODES.sqlstates.items() if code in (state, state[:2])]
     found.category = CODES.sqlstates.get(state) or (known[0] if known else None)
     return found
+
+
+def hidden(error: psycopg.Error) -> str | None:
+    """The table whose rows a policy would hide, of a query under ``row_security = off``. The function that raises it
+    says what it is, in any language of messages."""
+    if error.sqlstate != "42501" or error.diag.source_function != "check_enable_rls":
+        return None
+    named = re.search(r"[\"«„“](.+)[\"»“”]", error.diag.message_primary or "")
+    return named[1].strip() if named else "of the query"
 
 
 def _unconnected(error: psycopg.Error, kind: type[DponeError], failed: str) -> DponeError:

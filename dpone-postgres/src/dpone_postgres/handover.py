@@ -43,7 +43,7 @@ def at_slot(
     """A transaction that sees what was committed before the LSN, and nothing else. Waits for transactions that write,
     up to ``lock_timeout`` seconds. The tables are locked before it begins to see: to those who looked before, a table
     is empty after TRUNCATE and after an ALTER that writes it anew (MVCC Caveats)."""
-    db = connect({**given, "replication": "database"}, SourceError, lock_timeout=lock_timeout)
+    db = connect({**given, "replication": "database"}, SourceError, lock_timeout=lock_timeout, row_security="off")
     try:
         name = f"dpone_snapshot_{ulid().lower()}"
         with failing(SourceError, failed):

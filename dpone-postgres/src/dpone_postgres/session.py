@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import select
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import psycopg
@@ -15,7 +16,7 @@ from dpone_postgres import types
 from dpone_postgres.config import PostgresSourceOptions
 from dpone_postgres.connect import connect, where
 from dpone_postgres.database import PostgresDialect, numbered
-from dpone_postgres.errors import failing, sqlstate
+from dpone_postgres.errors import failing, hidden, sqlstate
 
 _BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 
@@ -58,9 +59,29 @@ class Session:
         if self._db is None or self._db.closed:
             options = self._options
             self._db = connect(
-                self._given, SourceError, lock_timeout=options.lock_timeout, statement_timeout=options.statement_timeout
+                self._given,
+                SourceError,
+                lock_timeout=options.lock_timeout,
+                statement_timeout=options.statement_timeout,
+                row_security=options.row_security,
             )
         return self._db
+
+    @contextmanager
+    def _failing(self) -> Iterator[None]:
+        with failing(SourceError, self._failed):
+            try:
+                yield
+            except psycopg.Error as error:
+                if (table := hidden(error)) is None or self._db is None:
+                    raise
+                who = f"role {self._db.info.user}, or from the owner of a view that it reads"
+                todo = (
+                    "read as a role with BYPASSRLS, or set source.options.row_security: on to load only the rows that "
+                    "the role may see"
+                )
+                found = f"row security would hide rows of table {table} from {who}"
+                raise SourceError(self._failed, found, todo) from error
 
     def beside(self) -> Session:
         """Another one with the very server of this: of several hosts, or of several addresses of one name, only that
@@ -122,18 +143,18 @@ class Session:
             self._db = None
 
     def run(self, sql: str, given: Sequence[Any] = ()) -> psycopg.Cursor[Any]:
-        with failing(SourceError, self._failed):
+        with self._failing():
             cursor: psycopg.Cursor[Any] = psycopg.RawCursor(self.connection())
             return cursor.execute(numbered(sql), given or None)
 
     def rows(self, sql: str, given: Sequence[Any] = ()) -> list[Any]:
-        with failing(SourceError, self._failed):
+        with self._failing():
             return self.run(sql, given).fetchall()
 
     def stream(self, sql: str) -> Iterator[tuple[Any, ...]]:
         """Rows of a query of any size, a few thousand at a time."""
         db = self.connection()
-        with failing(SourceError, self._failed), db.cursor(PREFIX + "rows") as cursor:
+        with self._failing(), db.cursor(PREFIX + "rows") as cursor:
             cursor.itersize = 5_000
             yield from cursor.execute(sql)
 
@@ -146,7 +167,7 @@ class Session:
         which would hold the interpreter's lock.
         """
         db = self.connection()
-        with failing(SourceError, self._failed):
+        with self._failing():
             raw = db.pgconn
             raw.send_query(f"COPY ({sql}) TO STDOUT (FORMAT binary)".encode())
             _until_copying(raw)

@@ -26,6 +26,7 @@ from dpone_postgres.config import PostgresSourceOptions
 from dpone_postgres.connect import parameters, table_name, where
 from dpone_postgres.cursor import Cursor
 from dpone_postgres.database import PostgresDialect
+from dpone_postgres.errors import sqlstate
 from dpone_postgres.in_flight import InFlight
 from dpone_postgres.parts import ALL, Parts
 from dpone_postgres.session import Session, lost_snapshot
@@ -124,10 +125,11 @@ class PostgresSource:
         self._left, self._first = {part.id for part in parts}, parts[0].id if parts else ""
         if not parts:
             self.end()
-        whole = request.whole or self._incremental is None
-        return Window(
-            reading.position, parts, False, self._schema, whole, reading.caught_up, reading.proof, reading.warnings
-        )
+        every, proof = self.options.row_security == "off", reading.proof
+        if not every:
+            proof += "; rows that row security hides from the role are not read (row_security: on)"
+        whole = every and (request.whole or self._incremental is None)
+        return Window(reading.position, parts, False, self._schema, whole, reading.caught_up, proof, reading.warnings)
 
     def _settled(self, after: Position | None) -> Bound | None:
         """Where a read by cursor must end, before its snapshot begins."""
@@ -244,6 +246,8 @@ class PostgresSource:
         try:
             described = self._session.run(f"SELECT * FROM {self.relation} AS s LIMIT 0").description or []
         except SourceError as error:
+            if sqlstate(error) == "42501":
+                raise
             raise ConfigError("read the query", error.found, "give one SELECT without parameters") from error.__cause__
         return [self._column(d.name, d.type_code, d._fmod) for d in described]
 
