@@ -258,6 +258,24 @@ class SkipsNull(SqliteSource):
         super().__init__(evolve(spec, options=evolve(spec.options, incremental=incremental)))
 
 
+@fails("cursor_stops_where_the_source_was_set_back")
+class CaughtUpBelow(SqliteSource):
+    """Says that nothing is new where the source was set back."""
+
+    def __init__(self, spec: Any) -> None:
+        super().__init__(spec)
+        self._incremental = self._incremental and evolve(self._incremental, set_back="report")
+
+
+@fails("a_late_commit_is_not_lost")
+class WaitsForNobody(SqliteSource):
+    """Reads on while others write."""
+
+    def __init__(self, spec: Any) -> None:
+        super().__init__(spec)
+        self._incremental = self._incremental and evolve(self._incremental, in_flight="report")
+
+
 @fails("xmin_reads_what_is_new", "change_tracking_reads_what_is_new")
 class PretendsToResume(SqliteSource):
     """Takes ``by: xmin`` and reads everything every time."""

@@ -31,6 +31,7 @@ CAPABILITIES: Mapping[Role, Mapping[str, str]] = {
         "snapshot": "one consistent snapshot for the whole read",
         "repeatable": "a window read again gives the same rows",
         "incremental_cursor": "resume by a cursor column without losing equal values",
+        "late_commits": "by cursor: wait for open transactions, or hold back, so that no commit is passed over",
         "incremental_xmin": "resume by transaction id",
         "incremental_cdc": "resume by a change stream",
         "incremental_change_tracking": "resume by change tracking versions",

@@ -12,7 +12,7 @@ _ERRORS = f"{_HERE}.errors:CODES"
 
 @hookimpl
 def dpone_sources() -> list[Connector]:
-    incremental = ("incremental_cursor", "incremental_xmin", "incremental_cdc")
+    incremental = ("incremental_cursor", "late_commits", "incremental_xmin", "incremental_cdc")
     supported = ("read", "query", "snapshot", *incremental, "partitions", "mixed_snapshots", "native_stream")
     return [
         Connector(

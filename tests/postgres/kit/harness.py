@@ -78,6 +78,15 @@ class PostgresHarness(Harness):
             for row in zip(*(column.to_pylist() for column in rows.columns), strict=True):
                 copy.write_row(row)
 
+    @contextmanager
+    def late(self, rows: pa.Table, table: str = "orders") -> Iterator[None]:
+        statement = sql.SQL("INSERT INTO {} VALUES ({})").format(
+            self._at(table), sql.SQL(", ").join([sql.Placeholder()] * rows.num_columns)
+        )
+        with psycopg.connect(self._url) as db:
+            db.cursor().executemany(statement, list(zip(*(c.to_pylist() for c in rows.columns), strict=True)))
+            yield
+
     def disturb(self, table: str = "orders") -> None:
         self._run("UPDATE {0} SET name = 'disturbed' WHERE id = (SELECT min(id) FROM {0})", self._at(table))
 

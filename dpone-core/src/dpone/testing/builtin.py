@@ -58,6 +58,13 @@ class SqliteHarness(Harness):
             values = zip(*(column.to_pylist() for column in rows.columns), strict=True)
             db.executemany(f"INSERT INTO {_quoted(table)} VALUES ({holes})", values)
 
+    @contextmanager
+    def late(self, rows: pa.Table, table: str = TABLE) -> Iterator[None]:
+        with closing(sqlite3.connect(self.path)) as db, db:
+            values = zip(*(column.to_pylist() for column in rows.columns), strict=True)
+            db.executemany(f"INSERT INTO {_quoted(table)} VALUES ({', '.join('?' * rows.num_columns)})", values)
+            yield
+
     def disturb(self, table: str = TABLE) -> None:
         self._run(f"UPDATE {_quoted(table)} SET name = 'disturbed' WHERE rowid = 1")
 

@@ -40,7 +40,7 @@ class Harness:
     connector under test. Write the members that the roles of the connector need:
 
     ==========  =============================================
-    source      ``source`` ``seed`` ``disturb`` (``query``, ``there``, ``sample``)
+    source      ``source`` ``seed`` ``disturb`` (``query``, ``there``, ``sample``, ``late``)
     sink        ``sink`` ``rows``
     state       ``state`` ``away``
     cdc         ``change_stream`` ``change``
@@ -84,6 +84,11 @@ class Harness:
 
     def disturb(self, table: str = TABLE) -> None:
         """Change a row that is there already, in place."""
+        raise NotImplementedError
+
+    def late(self, rows: pa.Table, table: str = TABLE) -> AbstractContextManager[None]:
+        """Add rows in a transaction that is open while the block runs, and is committed at its end. Wanted by
+        ``late_commits`` alone."""
         raise NotImplementedError
 
     def query(self, table: str = TABLE) -> str:

@@ -258,6 +258,45 @@ class SourceContract(Contract):
         with closing(harness.make("source", harness.source(incremental=skipping))) as source:
             same(read(source, source.window(None, NEW)), harness.sample(1, 3))
 
+    @case("incremental_cursor")
+    def test_cursor_stops_where_the_source_was_set_back(self, harness: Harness) -> None:
+        """Where no row is left at or above the position, what comes below it would never be read: a stop, unless the
+        pipeline says that its newest rows are deleted; then the position stays."""
+        seeded(harness, harness.sample(1, 5))
+        seeded(harness, harness.sample(1, 9), table="longer")
+        cursor = Incremental("cursor", harness.key)
+        positions = []
+        for table in ("longer", TABLE):
+            with closing(harness.make("source", harness.source(table, incremental=cursor))) as source:
+                positions.append(source.window(None, NEW).position)
+        ahead = evolve(positions[0], identity=positions[1].identity)
+        with closing(harness.make("source", harness.source(incremental=cursor))) as source, pytest.raises(Stopped):
+            source.window(ahead, NEW)
+        spec = harness.source(incremental=evolve(cursor, set_back="report"))
+        with closing(harness.make("source", spec)) as source:
+            window = source.window(ahead, NEW)
+            assert (window.parts, window.position) == ((), ahead)
+            assert window.warnings
+
+    @case("late_commits")
+    def test_a_late_commit_is_not_lost(self, harness: Harness) -> None:
+        """A transaction that is open while a higher value is read commits later: its row comes, and each once."""
+        seeded(harness, harness.sample(1, 5))
+        spec = harness.source(incremental=Incremental("cursor", harness.key, in_flight="hold_back"))
+        with closing(harness.make("source", spec)) as source:
+            position = source.window(None, NEW).position
+        harness.seed(harness.sample(7, 7))
+        with harness.late(harness.sample(6, 6)), closing(harness.make("source", spec)) as source:
+            held = source.window(position, NEW)
+            found = [read(source, held)]
+            assert not held.caught_up
+            assert held.warnings
+        with closing(harness.make("source", spec)) as source:
+            last = source.window(held.position, NEW)
+            found.append(read(source, last))
+            assert last.caught_up
+        same(pa.concat_tables(found), harness.sample(6, 7))
+
     @case("incremental_xmin")
     def test_xmin_reads_what_is_new(self, harness: Harness) -> None:
         """After a position come the rows of later transactions; with nothing new there is no part."""

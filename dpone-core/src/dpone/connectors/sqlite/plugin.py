@@ -12,7 +12,7 @@ _ERRORS = f"{_HERE}.errors:CODES"
 
 @hookimpl
 def dpone_sources() -> list[Connector]:
-    supported = ("read", "query", "snapshot", "incremental_cursor", "partitions", "mixed_snapshots")
+    supported = ("read", "query", "snapshot", "incremental_cursor", "late_commits", "partitions", "mixed_snapshots")
     unsupported = ("incremental_xmin", "incremental_change_tracking", "incremental_cdc", "repeatable", "native_stream")
     return [
         Connector(
