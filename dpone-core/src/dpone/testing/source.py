@@ -276,7 +276,6 @@ class SourceContract(Contract):
         with closing(harness.make("source", spec)) as source:
             window = source.window(ahead, NEW)
             assert (window.parts, window.position) == ((), ahead)
-            assert window.warnings
 
     @case("late_commits")
     def test_a_late_commit_is_not_lost(self, harness: Harness) -> None:

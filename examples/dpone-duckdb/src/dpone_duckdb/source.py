@@ -89,7 +89,7 @@ class DuckdbSource:
         self._snapshot = True
         parts = (Part("all"),) if reading.spans else ()
         whole = request.whole or self._options.incremental is None
-        return Window(reading.position, parts, False, self._schema, whole, True, reading.proof)
+        return Window(reading.position, parts, False, self._schema, whole, True, reading.proof, reading.warnings)
 
     def _plan(self, after: Position | None, request: WindowRequest) -> Reading:
         what = hashlib.sha256(self.relation.encode()).hexdigest()[:16] if self._spec.query else self.name
