@@ -35,6 +35,16 @@ def late(target: Target) -> Iterator[psycopg.Connection[Any]]:
         db.execute("ROLLBACK")
 
 
+@pytest.fixture(autouse=True)
+def none_prepared(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A prepared transaction that a failed test leaves would lock its schema for ever."""
+    target: Target | None = request.getfixturevalue("target") if "target" in request.fixturenames else None
+    yield
+    if target is not None:
+        for (gid,) in target.query("SELECT gid FROM pg_prepared_xacts WHERE strpos(gid, %s) > 0", target.schema):
+            target.run(f"ROLLBACK PREPARED '{gid}'")
+
+
 def fetch(
     target: Target, after: Position | None = None, column: str = "id", *, url: str = "", query: str | None = None,
     mode: str = "append", whole: bool = False, **options: Any,
