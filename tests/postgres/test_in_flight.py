@@ -20,7 +20,7 @@ from tests.postgres.target import Target, read
 from tests.sql.clock import Clock
 
 from dpone.contract import Window, WindowRequest
-from dpone.errors import SourceError
+from dpone.errors import SetBack, SourceError
 from dpone.pipeline import Incremental
 from dpone.position import Position
 
@@ -249,6 +249,45 @@ def test_OUT_09_a_transaction_that_is_prepared_meanwhile_is_still_waited_for(
     found, window = fetch(target, position)
     assert (found, window.caught_up) == ([2, 3], True)
     target.run(f"ROLLBACK PREPARED '{gid} later'")
+
+
+def test_OUT_09_one_of_whom_nothing_is_known_holds_all_back(target: Target, late: psycopg.Connection[Any]) -> None:
+    """Beside a transaction whose start is known, a prepared one may still bring any value."""
+    position = start(target)
+    with target.connect() as first:
+        begin(first, INSERT, f"PREPARE TRANSACTION 'one {target.schema}'")
+    target.run(INSERT)
+    begin(late, INSERT)
+    target.run(INSERT)
+    found, window = fetch(target, position, "ts", in_flight="hold_back")
+    assert (found, window.position) == ([], position)
+
+
+def test_OUT_08_a_source_is_judged_up_to_the_end_of_the_read(
+    target: Target, late: psycopg.Connection[Any], clock: Clock
+) -> None:
+    """A table that was set back when the read began is not taken for a healthy one because rows came meanwhile."""
+    start(target, "id serial, v int")
+    target.run(INSERT, INSERT)
+    position = fetch(target)[1].position
+    target.run("DELETE FROM orders WHERE id > 1")
+    begin(late, "UPDATE orders SET v = 1")
+    clock.then.append(lambda: (target.run("INSERT INTO orders VALUES (9, 9)"), commit(late)()))
+    with pytest.raises(SetBack):
+        fetch(target, position)
+
+
+def test_OUT_08_held_back_below_the_position_is_not_set_back(target: Target, late: psycopg.Connection[Any]) -> None:
+    """A read that must end below its own position, which one with ``report`` has left, reads nothing and goes on."""
+    position = start(target)
+    begin(late, INSERT)
+    target.run(INSERT)
+    ahead = fetch(target, position, "ts", in_flight="report")[1].position
+    target.run(INSERT)
+    found, window = fetch(target, ahead, "ts", in_flight="hold_back")
+    assert (found, window.position, window.caught_up) == ([], ahead, False)
+    commit(late)()
+    assert fetch(target, ahead, "ts")[0] == [4]
 
 
 WRITES = {

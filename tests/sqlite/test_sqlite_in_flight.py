@@ -14,6 +14,7 @@ from tests.sql.clock import Clock
 from tests.sqlite.target import Target
 from tests.sqlite.test_sqlite_source import by, read, source
 
+from dpone.connectors.sqlite.in_flight import InFlight
 from dpone.contract import WindowRequest
 from dpone.errors import SourceError
 
@@ -98,6 +99,19 @@ def test_OUT_09_the_lock_is_let_go_before_the_read(db: Target, late: sqlite3.Con
             reader.window(None, WindowRequest())
         late.execute("BEGIN IMMEDIATE")
         late.execute("ROLLBACK")
+
+
+def test_OUT_09_the_snapshot_begins_while_nobody_can_write(db: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the look for a writer and the begin of the snapshot nobody commits: the lock is held until then."""
+    db.run("PRAGMA journal_mode=wal", "CREATE TABLE orders (id INTEGER PRIMARY KEY)", "INSERT INTO orders VALUES (1)")
+    release = InFlight.release
+
+    def and_then_another_writes(self: InFlight) -> None:
+        release(self)
+        db.run("INSERT INTO orders VALUES (2)")
+
+    monkeypatch.setattr(InFlight, "release", and_then_another_writes)
+    assert ids(read(source(db, **by("id")))[1]) == [1]
 
 
 def test_OUT_09_a_file_that_cannot_be_written_says_so(
