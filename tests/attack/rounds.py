@@ -170,7 +170,7 @@ class Round:
             seen.append((code, stream["status"], (stream["error"] or {}).get("message")))
             # A stream into its own server moves on past the WAL that its last commit has written.
             once = "incremental" not in self.work.options and self.name not in STREAMS and self.source != "file"
-            if code == 0 and (once or not stream["rows"]["read"]):
+            if code == 0 and stream["caught_up"] and (once or not stream["rows"]["read"]):
                 return
             time.sleep(LEASE / 2)
         raise Wrong(f"undisturbed runs do not come to rest: {seen}")
