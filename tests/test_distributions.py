@@ -40,6 +40,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "dpone.document",
         "dpone.pipeline_schema",
         "dpone.evolution",
+        "dpone.keys",
         "dpone.rowcheck",
         "dpone.quarantine",
         "dpone.standing",

@@ -541,6 +541,20 @@ class MendsNames(FaultySink):
             self.execute('ALTER TABLE {target} RENAME COLUMN "group by" TO group_by')
 
 
+@fails("a_target_that_somebody_emptied_is_noticed")
+class NeverMisses(SqliteSink):
+    """An empty target is as good as a full one."""
+
+    def lost(self, *args: Any) -> str:
+        return ""
+
+
+@fails("a_target_that_somebody_emptied_is_noticed")
+class MissesAllTheTime(SqliteSink):
+    def lost(self, *args: Any) -> str:
+        return "it is empty"
+
+
 @fails("the_journal_has_an_entry_per_commit")
 class ForgetsThePosition(FaultySink):
     def journal(self, key: str) -> Any:

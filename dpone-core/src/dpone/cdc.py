@@ -13,6 +13,7 @@ The spool is where all changes pass on their way to the sink, so the rules of ``
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import tempfile
@@ -547,9 +548,15 @@ def _history(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
         if f.name == UNCHANGED:
             column = _names_of(column)
         elif f.name in keys:  # a delete has no values; its key says which row it was
-            column = pc.if_else(deleted, keys[f.name], column)
+            column = either(deleted, keys[f.name], column)
         columns.append(column)
     return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def either(first: pa.Array, left: pa.Array, right: pa.Array) -> pa.Array:
+    """``left`` where ``first`` is true, else ``right``. Kernels know no extension types (uuid): their storage is
+    chosen, and the type put back."""
+    return pc.if_else(first, _plain_of(left), _plain_of(right)).cast(right.type)
 
 
 def _old_keys(batch: pa.RecordBatch, keys: Mapping[str, pa.Array]) -> pa.Array:
@@ -564,8 +571,13 @@ def _old_keys(batch: pa.RecordBatch, keys: Mapping[str, pa.Array]) -> pa.Array:
     rows = pc.indices_nonzero(moved)
     texts: list[str | None] = [None] * batch.num_rows
     for i, key in zip(rows.to_pylist(), batch.column(KEY).take(rows).to_pylist(), strict=True):
-        texts[i] = json.dumps(key, default=str, ensure_ascii=False)
+        texts[i] = json.dumps(key, default=_told, ensure_ascii=False)
     return pa.array(texts, pa.string())
+
+
+def _told(value: Any) -> str:
+    """What JSON has no word for: bytes in base64, anything else as it is written."""
+    return base64.b64encode(value).decode() if isinstance(value, bytes) else str(value)
 
 
 def _plain_of(column: pa.Array) -> pa.Array:

@@ -210,6 +210,8 @@ class Entry:
     rows      inserted, updated, deleted, unchanged
     kept      what is there to take the load back; emptied when it is dropped, so that it never names what is gone
     undoes    the load that this entry takes back; empty in the entry of a load
+    held      how many rows the target had at the commit: all of them if the load says ``count``, else 1 for any. None:
+              the load had no rows, or the sink did not look
     """
 
     seq: int
@@ -222,6 +224,7 @@ class Entry:
     rows: Mapping[str, int] = field(factory=dict)
     kept: tuple[Kept, ...] = ()
     undoes: str = ""
+    held: int | None = None
 
 
 @frozen
@@ -240,6 +243,7 @@ class Load:
                ``scd2`` makes versions; ``schema`` then names the columns of the target. If ``whole`` too, the commit
                empties the target before it applies them (``scd2``: closes what they lack)
     parts      how many parts there will be, so that a writer can tell one from several; 0: not known
+    count      ``Entry.held`` is to be exact
     """
 
     key: str
@@ -253,6 +257,7 @@ class Load:
     started_at: datetime
     changes: bool = False
     parts: int = 0
+    count: bool = False
 
 
 @frozen
@@ -334,7 +339,8 @@ class Sink(Protocol):
 
     def schema(self) -> pa.Schema | None:
         """Columns of the target, lineage included; None if it does not exist. Field metadata: ``schema.NATIVE`` where
-        a length limits the column (``varchar(50)``), ``schema.DEFAULT`` where it gives itself a value."""
+        a length limits the column (``varchar(50)``), ``schema.DEFAULT`` where it gives itself a value,
+        ``schema.EQUALITY`` where values that differ can be equal to it."""
         ...
 
     def is_empty(self) -> bool:
@@ -370,6 +376,28 @@ class Sink(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+class Comparing(Protocol):
+    """What a Sink may have besides, for its key columns. Without it new columns compare exactly."""
+
+    def made(self, field: pa.Field) -> pa.Field:
+        """The column that ``ddl`` makes of a source's: its ``schema.EQUALITY``. The field's own is the source's."""
+        ...
+
+    def holds_like(self, column: str, pattern: str) -> bool:
+        """True if the target has a text like the pattern in this column."""
+        ...
+
+
+class Verifying(Protocol):
+    """What a Sink may have besides: it notices that somebody else emptied its target. Without it nobody looks."""
+
+    def lost(self, entry: Entry, count: bool) -> str:
+        """What the target has lost since the load of ``entry``, in words; empty if nothing. Rows that a load took out
+        since, of whichever stream, are not lost. ``count``: compare how many rows there are, else only whether there
+        is any. Cheap but for ``count``; the target exists."""
+        ...
 
 
 @frozen

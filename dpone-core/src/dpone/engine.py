@@ -30,7 +30,7 @@ from typing import Any, cast
 import pyarrow as pa
 from attrs import define, evolve, field
 
-from dpone import evolution
+from dpone import evolution, keys
 from dpone.capability import Support
 from dpone.cdc import ChangeStream
 from dpone.changes import batch_schema
@@ -58,6 +58,7 @@ from dpone.errors import (
     Conflict,
     Interrupted,
     PluginError,
+    SchemaBreak,
     StateAhead,
     StateMissing,
     Stopped,
@@ -252,7 +253,8 @@ class _Known:
 @define
 class _Target:
     """One table of the sink, and what it takes of the window: all of it, or its table of a change stream. ``strategy``
-    has the key by which the log tells rows. ``writer``: while the load is open."""
+    has the key by which the log tells rows. ``forms``: of key columns, see ``dpone.keys``. ``writer``: while the load
+    is open."""
 
     spec: SinkSpec
     sink: Sink
@@ -260,6 +262,7 @@ class _Target:
     strategy: Strategy
     key: str
     load: Load
+    forms: Mapping[str, str]
     writer: Writer | None = None
 
 
@@ -340,8 +343,8 @@ class _Attempt:
         """``loaded``: what the journal knows of this target, ``head`` what of the stream.
 
         ST-04: rows that no journal and no state explain are never added to by guess. And a journal beside a table that
-        was dropped: what it says was loaded is gone, and would stay so. A strategy that reads everything makes it anew;
-        a position that was set by hand was meant.
+        was dropped, or that somebody emptied: what it says was loaded is gone, and would stay so (OUT-07). A strategy
+        that reads everything loads it again; a position that was set by hand was meant.
         """
         if loaded is None:
             if spec.strategy.mode == "full_refresh" or spec.options.adopt_existing or sink.is_empty():
@@ -351,11 +354,19 @@ class _Attempt:
             raise StateMissing(f"load into {spec.location}", found, todo)
         by_hand = head is not None and head.token == rewind_token(self.report.key, head.position)
         started = head is not None and head.position.kind != START.kind
-        if not started or spec.strategy.whole or by_hand or sink.schema() is not None:
+        remade = spec.strategy.whole and spec.strategy.mode != "scd2"  # whose history no source has
+        if not started or remade or by_hand:
             return
-        found = f"the journal ends with load {loaded.load_id}, but the target does not exist"
-        todo = "bring it back, or use --full-refresh, or 'dpone state set' to choose a position"
-        raise StateAhead(f"load into {spec.location}", found, todo)
+        if sink.schema() is None:
+            found = f"the journal ends with load {loaded.load_id}, but the target does not exist"
+            todo = "restore it, or use --full-refresh, or 'dpone state set' to choose a position"
+            raise StateAhead(f"load into {spec.location}", found, todo)
+        verify = spec.options.verify_target
+        if verify != "off" and (lost := getattr(sink, "lost", None)) and (found := lost(loaded, verify == "count")):
+            todo = "restore the rows, or use --full-refresh, or 'dpone state set' to choose a position; "
+            todo += "if rows are removed on purpose, set sink.options.verify_target: off"
+            found = f"the journal ends with load {loaded.load_id}, but the target has lost rows: {found}"
+            raise StateAhead(f"load into {spec.location}", found, todo)
 
     def _landed(self, head: Entry | None) -> bool:
         """An earlier attempt of this run lost the answer to its commit, or failed after it; the journal has it."""
@@ -450,9 +461,39 @@ class _Attempt:
     def _planned(
         self, known: _Known, spec: SinkSpec, sink: Sink, window: Window, strategy: Strategy, key: str
     ) -> tuple[_Target, evolution.Plan]:
-        plan = self._plan(spec, sink, window, strategy)
+        have = sink.schema()
+        plan = self._plan(spec, sink, have, window, strategy)
+        forms = self._forms(spec, sink, have, window, strategy, key, plan.columns)
         load = _load(self.stream, known, window, strategy, key, plan.columns)
-        return _Target(spec, sink, window, strategy, key, load), plan
+        return _Target(spec, sink, window, strategy, key, load, forms), plan
+
+    def _forms(
+        self,
+        spec: SinkSpec,
+        sink: Sink,
+        target: pa.Schema | None,
+        window: Window,
+        strategy: Strategy,
+        key: str,
+        columns: Mapping[str, str],
+    ) -> Mapping[str, str]:
+        """Of key columns, by their names in the target. Keys that a version without them has loaded are in the forms
+        of the source: the journal says nothing of what such a load left."""
+        have = {f.name: f for f in target or ()}
+        made = getattr(sink, "made", pa.Field.remove_metadata)
+        to = {name: have.get(columns[name]) or made(window.schema.field(name)) for name in strategy.key}
+        forms = keys.forms(strategy, bool(self.spec.source.changes), window.schema, to, spec.location)
+        for name, form in forms.items():
+            other, holds = keys.FORMS[form].other, getattr(sink, "holds_like", None)
+            there = columns[name] in have and not keys.equality(have[columns[name]])
+            if not (other and holds and there) or strategy.mode == "full_refresh":
+                continue
+            loaded = sink.journal(key)
+            if (loaded is None or loaded.held is None) and holds(columns[name], other):
+                found = f"column {columns[name]} of the target has keys as 1.00, which the source takes for equal to 1"
+                todo = "load everything again with --full-refresh; nothing was changed"
+                raise SchemaBreak(f"load {spec.location} by key {columns[name]}", found, todo)
+        return {columns[name]: form for name, form in forms.items()}
 
     def _whole_load(self, known: _Known, window: Window, targets: Sequence[_Target]) -> Load:
         if len(targets) == 1 and targets[0].key == self.report.key:
@@ -475,7 +516,9 @@ class _Attempt:
     def _nothing(self, window: Window, why: str) -> None:
         self.report.status, self.report.proof = "caught_up", f"{why}; {window.proof}"
 
-    def _plan(self, spec: SinkSpec, sink: Sink, window: Window, strategy: Strategy) -> evolution.Plan:
+    def _plan(
+        self, spec: SinkSpec, sink: Sink, have: pa.Schema | None, window: Window, strategy: Strategy
+    ) -> evolution.Plan:
         wanted = {"key": strategy.key, "order_by": strategy.order_by, "where": tuple(strategy.where)}
         wanted |= {"partition": _one(strategy.partition), "effective_from": _one(strategy.effective_from)}
         for what, columns in wanted.items():
@@ -487,7 +530,7 @@ class _Attempt:
             if dialect is not None and value is not None:  # refused before anything is made, not by the commit
                 dialect.bind(value, window.schema.field(column).type)
         limit = getattr(dialect, "max_identifier", None)
-        target, policy = _without_own(sink.schema(), strategy), spec.options.schema_evolution
+        target, policy = _without_own(have, strategy), spec.options.schema_evolution
         plan = evolution.plan(target, window.schema, policy, sink.stores, strategy.key, limit)
         plan.require_safe(spec.location)
         return plan
@@ -714,9 +757,8 @@ class _Attempt:
         return part.id, staged
 
     def _told(self, target: _Target, part: Part, stream: Stream, after_batch: Callable[..., None]) -> ToldStream:
-        return ToldStream(
-            self.judge.watched(part, stream), target.window.schema, _staged_schema(target.load), after_batch
-        )
+        watched, staged = self.judge.watched(part, stream), _staged_schema(target.load)
+        return ToldStream(watched, target.window.schema, staged, after_batch, target.forms)
 
     def _commit(self, writer: Writer, also: Sequence[Writer], head: Entry | None, position: Position) -> Receipt:
         self.stream.tell("commit_started", load_id=writer.load_id)
@@ -791,6 +833,7 @@ def _load(
         started_at=datetime.now(UTC),
         changes=changes and strategy.mode in CHANGES,
         parts=len(window.parts),
+        count=stream.spec.sink.options.verify_target == "count",
     )
 
 

@@ -124,12 +124,15 @@ class SinkOptions:
 
     adopt_existing  load into a table that has rows and no journal of ours
     undo            keep what a load replaces; off if left out
+    verify_target   before each load, whether the target still has the rows of the last one: ``empty`` stops if it has
+                    none at all, ``count`` if it has fewer, ``off`` does not look
     """
 
     schema_evolution: SchemaEvolution = field(factory=SchemaEvolution)
     lineage: Lineage = field(factory=Lineage)
     adopt_existing: bool = False
     undo: Undo | None = None
+    verify_target: Literal["empty", "count", "off"] = "empty"
 
     def __attrs_post_init__(self) -> None:
         if self.undo is not None and not self.lineage.enabled:

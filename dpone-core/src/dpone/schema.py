@@ -23,6 +23,10 @@ NATIVE = b"dpone.native"
 # Field metadata of a target's column: it gives itself a value where a row brings none (a default, an identity).
 DEFAULT = b"dpone.default"
 
+# Field metadata: how the column tells its values apart, where that is coarser than their very form: ``numeric`` (1.0 is
+# 1.00), ``citext``, ``padded`` ... Without it only what is the same is equal. See ``dpone.keys``.
+EQUALITY = b"dpone.equality"
+
 
 def _parts(parts: Iterable[str]) -> tuple[str, ...]:
     return tuple(parts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
 
 import pyarrow as pa
@@ -10,20 +10,28 @@ import pyarrow as pa
 from dpone.cdc import renamed
 from dpone.changes import EVENT_ID, KEY
 from dpone.contract import Stream
+from dpone.keys import canonical
 from dpone.prefetch import prefetch
 
 
 class ToldStream:
-    """A source's stream on its way to the sink: read ahead in a thread, columns under their target names, each batch
-    told to the observers. A native stream passes as it is. After ``close`` nothing reads from the source any more, also
-    where the sink gave up half way."""
+    """A source's stream on its way to the sink: read ahead in a thread, columns under their target names, keys in their
+    canonical ``forms``, each batch told to the observers. A native stream passes as it is. After ``close`` nothing
+    reads from the source any more, also where the sink gave up half way."""
 
     _ahead: Generator[pa.RecordBatch, None, None] | None = None
 
-    def __init__(self, stream: Stream, source: pa.Schema, target: pa.Schema, after_batch: Callable[..., None]) -> None:
-        self._stream, self._after_batch = stream, after_batch
+    def __init__(
+        self,
+        stream: Stream,
+        source: pa.Schema,
+        target: pa.Schema,
+        after_batch: Callable[..., None],
+        forms: Mapping[str, str] | None = None,
+    ) -> None:
+        self._stream, self._after_batch, self._forms = stream, after_batch, forms
         self.schema = target
-        self.native = stream.native if source.names == target.names else ()
+        self.native = stream.native if source.names == target.names and not forms else ()
 
     @property
     def filtered(self) -> int:
@@ -48,6 +56,8 @@ class ToldStream:
                     batch = renamed(batch, self.schema)
                 elif batch.schema.names != self.schema.names:
                     batch = batch.rename_columns(self.schema.names)
+                if self._forms:
+                    batch = canonical(batch, self._forms)
                 yield batch
                 self._after_batch(rows=batch.num_rows, bytes=batch.nbytes)
 

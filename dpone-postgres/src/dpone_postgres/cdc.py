@@ -215,7 +215,7 @@ class PostgresLogicalReader:
         def shape(relation: Relation) -> Shape | None:
             if not matches(Name.parse(relation.table), self._wanted):
                 return None
-            found = columns(db, relation.names, relation.types, self._failed)
+            found = columns(db, relation.oid, relation.names, relation.types, self._failed)
             key = relation.key if relation.identity != "f" else _primary(known.get(relation.oid), relation)
             return Shape.of(relation, found, key, self._options.special_values == "text")
 

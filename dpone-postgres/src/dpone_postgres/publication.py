@@ -39,7 +39,10 @@ base AS (
     SELECT b.n, t.typbasetype, t.typtypmod FROM base AS b
     JOIN pg_catalog.pg_type AS t ON t.oid = b.type AND t.typtype = 'd'
 )
-SELECT g.n, pg_catalog.format_type(g.type::oid, g.modifier), p.proname::text, b.modifier, t.oid < 16384
+SELECT g.n, pg_catalog.format_type(g.type::oid, g.modifier), p.proname::text, b.modifier, t.oid < 16384,
+    (SELECT l.collname::text FROM pg_catalog.pg_attribute AS a
+     JOIN pg_catalog.pg_collation AS l ON l.oid = a.attcollation AND NOT l.collisdeterministic
+     WHERE a.attrelid = \0::int8::oid AND a.attname::text = (\0::text[])[g.n::int])
 FROM given AS g JOIN base AS b ON b.n = g.n JOIN pg_catalog.pg_type AS t ON t.oid = b.type AND t.typtype <> 'd'
 LEFT JOIN pg_catalog.pg_proc AS p ON p.oid = t.typreceive"""
 _ATTRIBUTES = """
@@ -78,21 +81,22 @@ def exists(db: psycopg.Connection[Any], publication: str, failed: str) -> bool:
 
 
 def columns(
-    db: psycopg.Connection[Any], names: Sequence[str], types: Sequence[tuple[int, int]], failed: str
+    db: psycopg.Connection[Any], relation: int, names: Sequence[str], types: Sequence[tuple[int, int]], failed: str
 ) -> list[Column]:
-    """As the stream describes them: a type's oid and modifier each. A type that is gone since goes as text."""
-    given = ([type_ for type_, _ in types], [modifier for _, modifier in types])
+    """As the stream describes them: a type's oid and modifier each. A type that is gone since goes as text. The stream
+    does not say the collation: it is the one of now."""
+    given = ([type_ for type_, _ in types], [modifier for _, modifier in types], relation, list(names))
     found = {int(n): rest for n, *rest in rows(db, failed, _TYPES, given)}
     known = []
     for n, name in enumerate(names, 1):
-        native, receive, modifier, builtin = found.get(n, ("text", "textrecv", -1, True))
-        known.append(Column(name, native, receive or "", modifier, False, builtin))
+        native, receive, modifier, builtin, loose = found.get(n, ("text", "textrecv", -1, True, None))
+        known.append(Column(name, native, receive or "", modifier, False, builtin, loose=loose or ""))
     return known
 
 
 def columns_now(db: psycopg.Connection[Any], table: Published, failed: str) -> list[Column]:
     attributes = rows(db, failed, _ATTRIBUTES, (table.oid, list(table.columns)))
-    return columns(db, [a[0] for a in attributes], [(a[1], a[2]) for a in attributes], failed)
+    return columns(db, table.oid, [a[0] for a in attributes], [(a[1], a[2]) for a in attributes], failed)
 
 
 def matches(table: Name, wanted: Name | None) -> bool:

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from dpone.contract import Entry, Finding, Load, Part, Receipt, Staged, Stream, Writer
 from dpone.errors import Category, ConfigError, DataError, DponeError, SinkError
+from dpone.keys import equality
 from dpone.pipeline import SinkSpec, Undo
 from dpone.position import Position
 from dpone.prefetch import prefetch
@@ -84,6 +85,11 @@ class PostgresSink(SqlSink):
         sql = "SELECT n FROM unnest(\0::text[]) AS n WHERE pg_catalog.to_regtype(n) IS NOT NULL"
         known = {native for (native,) in self._db.rows(sql, (sorted(natives),))}
         return pa.schema([f if types.native(f) in known else f.remove_metadata() for f in schema])
+
+    def made(self, field: pa.Field) -> pa.Field:
+        """A native type compares in its own way; a collation of the source is not taken over."""
+        known = types.native(field) is not None and not equality(field).startswith("collation ")
+        return self._makeable(pa.schema([field])).field(0) if known else field.remove_metadata()
 
     def apply(self, ddl: Sequence[str]) -> None:
         try:

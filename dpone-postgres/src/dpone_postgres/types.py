@@ -11,6 +11,7 @@ import pyarrow as pa
 from attrs import frozen
 
 from dpone.evolution import Stored, plain
+from dpone.keys import compared
 from dpone.schema import DEFAULT, NATIVE
 from dpone.sql import types as common
 
@@ -137,6 +138,7 @@ class Column:
     own       True if the column gives itself a value: a default, an identity
     generated True if nobody can write it
     collation by name, where it is not that of the type
+    loose     the collation by name, where it takes texts that differ for equal
     """
 
     name: str
@@ -148,6 +150,7 @@ class Column:
     own: bool = False
     generated: bool = False
     collation: str = ""
+    loose: str = ""
 
     @property
     def kind(self) -> str | None:
@@ -159,6 +162,21 @@ class Column:
         """True if values that are equal (=) are the same, but for the collation: 0 and -0, 1.0 and 1.00 are not."""
         numeric = self.receive == "numeric_recv" and self.arrow != pa.string()
         return numeric or self.receive in _EXACT
+
+    @property
+    def equality(self) -> str:
+        """See ``dpone.keys``. Of types that are not known here (interval, jsonb, an array) the name: two columns of one
+        type compare alike."""
+        if self.loose:
+            return f"collation {self.loose}"
+        if self.receive == "numeric_recv":
+            return "numeric" if self.modifier < 4 else ""
+        if self.receive == "bpcharrecv" and self.modifier >= 4:
+            return "padded"
+        if self.receive in _ROUNDED and 0 <= self.modifier < 6:
+            return f"rounded to {self.modifier} digits"
+        exact = self.receive in (*_TELLING, "json_recv") or self.native in _RANGES
+        return "" if exact else "citext" if self.receive == "citextrecv" else self.native
 
     @property
     def portable(self) -> bool:
@@ -186,7 +204,7 @@ class Column:
         metadata = {NATIVE: self.native.encode(), POSTGRES: b"yes"}
         if self.own:
             metadata[DEFAULT] = b"yes"
-        return pa.field(self.name, self.arrow, not self.not_null, metadata)
+        return compared(pa.field(self.name, self.arrow, not self.not_null, metadata), self.equality)
 
 
 _KINDS = {
@@ -202,6 +220,12 @@ _EXACT = frozenset(
         "timestamptz_recv", "uuid_recv", "textrecv", "varcharrecv", "bpcharrecv", "enum_recv", "bytearecv",
     }
 )  # fmt: skip
+_ROUNDED = ("time_recv", "timestamp_recv", "timestamptz_recv", "timetz_recv")
+_TELLING = _EXACT - {"bpcharrecv"} | {
+    "namerecv", "charrecv", "inet_recv", "cidr_recv", "macaddr_recv", "macaddr8_recv", "bit_recv", "varbit_recv",
+    "cash_recv", "timetz_recv", "float4recv", "float8recv", "pg_lsn_recv", "ltree_recv", "xidrecv", "xid8recv",
+}  # fmt: skip
+_RANGES = ("int4range", "int8range", "daterange", "tsrange", "tstzrange")
 _ARROW: dict[str, pa.DataType] = {
     "boolrecv": pa.bool_(), "int2recv": pa.int16(), "int4recv": pa.int32(), "int8recv": pa.int64(),
     "oidrecv": pa.uint32(), "float4recv": pa.float32(), "float8recv": pa.float64(), "date_recv": pa.date32(),
@@ -235,7 +259,9 @@ SELECT a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod), p.proname, b.
        (SELECT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(l.collname)
         FROM pg_catalog.pg_collation AS l JOIN pg_catalog.pg_namespace AS n ON n.oid = l.collnamespace
         JOIN pg_catalog.pg_type AS d ON d.oid = a.atttypid
-        WHERE l.oid = a.attcollation AND l.oid <> d.typcollation)
+        WHERE l.oid = a.attcollation AND l.oid <> d.typcollation),
+       (SELECT l.collname FROM pg_catalog.pg_collation AS l
+        WHERE l.oid = a.attcollation AND NOT l.collisdeterministic)
 FROM pg_catalog.pg_attribute AS a
 JOIN base AS b ON b.attnum = a.attnum
 JOIN pg_catalog.pg_type AS t ON t.oid = b.type AND t.typtype <> 'd'
@@ -248,9 +274,18 @@ def columns(rows: Sequence[tuple[Any, ...]]) -> list[Column]:
     """What ``COLUMNS`` answered."""
     return [
         Column(
-            name, native, receive or "", modifier, bool(not_null), bool(builtin), bool(own), bool(gen), collation or ""
+            name,
+            native,
+            receive or "",
+            modifier,
+            bool(not_null),
+            bool(builtin),
+            bool(own),
+            bool(gen),
+            collation or "",
+            loose or "",
         )
-        for name, native, receive, modifier, not_null, builtin, own, gen, collation in rows
+        for name, native, receive, modifier, not_null, builtin, own, gen, collation, loose in rows
     ]
 
 

@@ -61,6 +61,10 @@ class DuckdbHarness(Harness):
             except duckdb.CatalogException:
                 return None
 
+    def empty(self, table: str = "orders") -> bool:
+        self._run(f'DELETE FROM "{table}"')
+        return True
+
     def _run(self, sql: str) -> None:
         with closing(duckdb.connect(self.path)) as db:
             db.execute(sql)

@@ -106,6 +106,10 @@ class PostgresHarness(Harness):
         found = cursor.fetchall()
         return pa.table({c.name: [row[i] for row in found] for i, c in enumerate(cursor.description or ())})
 
+    def empty(self, table: str = "orders") -> bool:
+        self._run("TRUNCATE {}", self._at(table))
+        return True
+
     def native(self, rows: pa.Table) -> tuple[Any, pa.Table]:
         """Binary COPY of a table that this client has made."""
         self.seed(rows, "native")

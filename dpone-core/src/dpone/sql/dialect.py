@@ -208,6 +208,10 @@ class Database(Protocol):
         """Run ``Dialect.upsert``; how many rows of ``source`` met their key in the target, how many were written."""
         ...
 
+    def primary_key(self, table: Name) -> tuple[str, ...]:
+        """Its columns, empty for none. A database may lack this: then nobody notices that a key has changed."""
+        ...
+
     def plain(self, table: Name, key: Sequence[str]) -> bool:
         """True if the table is exactly as ``create_table`` makes it, and nothing hangs on it that a swap would lose."""
         ...

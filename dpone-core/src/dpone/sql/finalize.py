@@ -224,6 +224,11 @@ def is_empty(db: Database, table: Name) -> bool:
     return not _count(db, f"SELECT CASE WHEN EXISTS (SELECT 1 FROM {db.dialect.name(table)}) THEN 1 ELSE 0 END")
 
 
+def held(db: Database, table: Name, count: bool) -> int:
+    """How many rows a table has; without ``count`` 1 stands for any."""
+    return _count(db, f"SELECT COUNT(*) FROM {db.dialect.name(table)} AS t") if count else int(not is_empty(db, table))
+
+
 def require_columns(strategy: Strategy, schema: pa.Schema, target: Name) -> None:
     """Every column the strategy names is in the rows. Raises ConfigError."""
     named = {"key": strategy.key, "order_by": strategy.order_by, "where": tuple(strategy.where)}

@@ -19,16 +19,19 @@ from dpone.sql.dialect import Database
 TABLE = "__dpone__loads"
 _TEXT = ("load_id", "run_id", "token", "position", "rows", "committed_at")
 _UNDO = ("kept", "undoes")  # a journal that was made before there was undo gets them with the next load
+_HELD, _TARGET = "held", "target"  # beside the counts; not in entries of older versions
 SCHEMA = pa.schema(
     [("key", pa.string()), ("seq", pa.int64()), ("epoch", pa.int64()), *((name, pa.string()) for name in _TEXT + _UNDO)]
 )
 
 
 class Journal:
-    """``target`` is any table of the schema the journal lives in."""
+    """The journal lives in the schema of ``target``. What an entry says of a table is said of that one."""
 
     def __init__(self, db: Database, target: Name) -> None:
         self._db = db
+        # some servers take Orders and orders for one table
+        self._target = target.last if db.dialect.exact_names else target.last.lower()
         self._table = target.sibling(TABLE)
 
     def create(self) -> None:
@@ -66,14 +69,26 @@ class Journal:
         where = f"j.{self._db.dialect.quote('kept')} IS NOT NULL"
         return self._select(key, where) if self._has("kept") else []
 
+    def held(self, entry: Entry) -> int | None:
+        """How many rows the last load of the table left there: that of ``entry``, or of another stream after it."""
+        d, at, held = self._db.dialect, entry.committed_at.isoformat(timespec="microseconds"), entry.held
+        where = f"j.{d.quote('committed_at')} > {d.placeholder} ORDER BY j.{d.quote('committed_at')}"
+        sql = f"SELECT j.{d.quote('rows')} FROM {d.name(self._table)} AS j WHERE {where}"
+        for (text,) in self._db.rows(sql, (at,)):
+            rows = json.loads(text)
+            if rows.get(_TARGET) == self._target:
+                held = rows.get(_HELD)
+        return held
+
     def append(self, key: str, entry: Entry) -> None:
         d = self._db.dialect
+        rows = dict(entry.rows) if entry.held is None else {**entry.rows, _HELD: entry.held, _TARGET: self._target}
         holes = ", ".join([d.placeholder] * len(SCHEMA))
         kept = json.dumps([asdict(one) for one in entry.kept], sort_keys=True) if entry.kept else None
         self._db.execute(
             f"INSERT INTO {d.name(self._table)} ({d.columns(SCHEMA.names)}) VALUES ({holes})",
             (key, entry.seq, entry.epoch, entry.load_id, entry.run_id, entry.token, entry.position.dumps(),
-             json.dumps(dict(entry.rows), sort_keys=True), entry.committed_at.isoformat(timespec="microseconds"),
+             json.dumps(rows, sort_keys=True), entry.committed_at.isoformat(timespec="microseconds"),
              kept, entry.undoes or None),
         )  # fmt: skip
 
@@ -119,6 +134,7 @@ def _entry(
 ) -> Entry:  # fmt: skip
     at = datetime.fromisoformat(committed_at)
     images = tuple(Kept(**one) for one in json.loads(kept or "[]"))
-    return Entry(
-        seq, epoch, load_id, run_id, token, Position.loads(position), at, json.loads(rows), images, undoes or ""
-    )
+    counts = json.loads(rows)
+    held = counts.pop(_HELD, None)
+    counts.pop(_TARGET, None)
+    return Entry(seq, epoch, load_id, run_id, token, Position.loads(position), at, counts, images, undoes or "", held)

@@ -11,6 +11,7 @@ from dpone.errors import UndoRefused
 from dpone.position import Position
 from dpone.schema import LOAD_ID, Name
 from dpone.sql.dialect import Database
+from dpone.sql.finalize import held
 from dpone.sql.journal import Journal
 from dpone.sql.undo import Targets, forget
 from dpone.sql.writer import transaction
@@ -47,7 +48,10 @@ def take_back(db: Database, target: Name, load: Load, load_id: str, after: Entry
         rows = {"inserted": sum(d[0] for d in done), "updated": 0, "deleted": sum(d[1] for d in done), "unchanged": 0}
         forget(db, target, load.key, undone)
         now = datetime.now(UTC)
-        entry = Entry(seq, position.epoch, load.load_id, load.run_id, load.token, position, now, rows, undoes=load_id)
+        left = held(db, target, load.count)
+        entry = Entry(
+            seq, position.epoch, load.load_id, load.run_id, load.token, position, now, rows, undoes=load_id, held=left
+        )
         journal.append(load.key, entry)
     return Receipt(entry, **rows)
 

@@ -17,7 +17,7 @@ from dpone.schema import PREFIX, Name
 from dpone.sql import history
 from dpone.sql.ddl import statements
 from dpone.sql.dialect import Database, Dialect
-from dpone.sql.finalize import is_empty, require_columns
+from dpone.sql.finalize import held, is_empty, require_columns
 from dpone.sql.journal import Journal
 from dpone.sql.restore import take_back, undo_plan
 from dpone.sql.writer import lacking_own, open_load, transaction, with_lineage
@@ -43,6 +43,25 @@ class SqlSink:
 
     def is_empty(self) -> bool:
         return self.schema() is None or is_empty(self._db, self._target)
+
+    def lost(self, entry: Entry, count: bool) -> str:
+        """``contract.Verifying``."""
+        if not entry.held or (have := held(self._db, self._target, count)) >= (entry.held if count else 1):
+            return ""
+        left = Journal(self._db, self._target).held(entry)
+        if not left or have >= left:
+            return ""
+        return f"it has {have:,} rows, and had {left:,}" if count else "it is empty, and it had rows"
+
+    def made(self, field: pa.Field) -> pa.Field:
+        """``contract.Comparing``."""
+        return field.remove_metadata()
+
+    def holds_like(self, column: str, pattern: str) -> bool:
+        d = self.dialect
+        like = f"SELECT 1 FROM {d.name(self._target)} AS t WHERE t.{d.quote(column)} LIKE {d.literal(pattern)}"
+        [(found,)] = self._db.rows(f"SELECT CASE WHEN EXISTS ({like}) THEN 1 ELSE 0 END")
+        return bool(found)
 
     @property
     def dialect(self) -> Dialect:

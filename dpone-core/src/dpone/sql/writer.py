@@ -16,18 +16,18 @@ import pyarrow as pa
 from attrs import asdict, define, evolve, frozen
 
 from dpone.contract import Entry, Kept, Load, Part, Receipt, Staged, Stream, Writer
-from dpone.errors import Category, DataError, SinkError
+from dpone.errors import Category, DataError, SchemaBreak, SinkError
 from dpone.evolution import twin
 from dpone.pipeline import Undo
 from dpone.position import Position
 from dpone.schema import DELETED_AT, LINEAGE, LOAD_ID, LOADED_AT, VALIDITY, Name
 from dpone.sql import apply, fold, history, versions
 from dpone.sql.dialect import Database
-from dpone.sql.finalize import Counts, Job, is_empty, repeated_keys, require_columns
+from dpone.sql.finalize import Counts, Job, held, is_empty, repeated_keys, require_columns
 from dpone.sql.finalizers import finalize
 from dpone.sql.journal import Journal
 from dpone.sql.undo import Targets, images, sweep
-from dpone.strategy import Strategy
+from dpone.strategy import MODES, Strategy
 
 LINEAGE_FIELDS = (pa.field(LOAD_ID, pa.string()), pa.field(LOADED_AT, pa.timestamp("us", "UTC")))
 _TEXTS, _COUNTS = ("stage", "key", "load_id", "token", "created_at"), ("rows", "bytes", "filtered", "quarantined")
@@ -173,6 +173,8 @@ def _staged_schema(db: Database, target: Name, load: Load, lineage: bool) -> pa.
     have = db.schema(target)
     if have is not None:
         history.require_own(load.strategy, have, target, load.schema.names)
+        if load.changes and (other := _other_key(db, target, load)):
+            raise other
     wanted = [*load.schema.names, *(LINEAGE if lineage else ())]
     if load.strategy.deletes == "soft":
         wanted.append(DELETED_AT)
@@ -187,6 +189,21 @@ def _staged_schema(db: Database, target: Name, load: Load, lineage: bool) -> pa.
     if load.strategy.mode == "cdc_apply":
         return apply.staged_schema(schema, load, target)
     return versions.staged_schema(schema, have, load, target) if load.strategy.mode == "scd2" else schema
+
+
+def _other_key(db: Database, target: Name, load: Load) -> SchemaBreak | None:
+    """The rows fill the target's primary key, but are told by more than that: two of them can be one to the target."""
+    key = getattr(db, "primary_key", lambda table: ())(target)
+    mine, was = {*load.strategy.key}, [k for k in key if k not in VALIDITY]
+    given = {*load.schema.names} if load.schema and MODES[load.strategy.mode].needs_key else {*()}
+    if not was or mine <= {*was} or not {*was} <= given:
+        return None
+    before, now = ", ".join(was), ", ".join(load.strategy.key)
+    found = f"rows are identified by {now}, but the primary key of the target is {before}"
+    if load.changes:
+        found = f"the key in the source is {now} now; the target was made for the key {before}"
+    todo = f"drop the target and use --full-refresh, or give it the primary key ({now}); no row was changed"
+    return SchemaBreak(f"load {target}", found, todo)
 
 
 def _left_null(column: str, filled: Container[str]) -> bool:
@@ -315,14 +332,26 @@ class SqlWriter:
         return staged
 
     def commit(self, after: Entry | None, position: Position, also: Sequence[Writer] = ()) -> Receipt:
-        load, now, others = self._load, datetime.now(UTC), [_same_kind(writer) for writer in also]
+        others = [_same_kind(writer) for writer in also]
+        try:
+            return self._commit(after, position, others)
+        except DataError as error:  # of the server: a constraint
+            found = (_other_key(one._db, one._target, one._load) for one in (self, *others))
+            if error.__cause__ is not None and (other := next(filter(None, found), None)):
+                raise other from error.__cause__
+            raise
+
+    def _commit(self, after: Entry | None, position: Position, others: Sequence[SqlWriter]) -> Receipt:
+        load, now = self._load, datetime.now(UTC)
         with transaction(self._db, load.key):
             self._journal.create()
             seq = self._journal.require(load.key, after, self.load_id)
             rows, kept = self._apply()
             added = [writer._finish(position, now) for writer in others]
-            rows = _sum([rows, *added])
-            entry = Entry(seq, position.epoch, self.load_id, load.run_id, load.token, position, now, rows, kept)
+            held, rows = self._held(), _sum([rows, *added])
+            entry = Entry(
+                seq, position.epoch, self.load_id, load.run_id, load.token, position, now, rows, kept, held=held
+            )
             self._journal.append(load.key, entry)
             self._sweep()
             if load.schema is None:
@@ -334,8 +363,8 @@ class SqlWriter:
     def _finish(self, position: Position, now: datetime) -> Mapping[str, int]:
         """Its part of another writer's commit: the rows, and an entry under its own key."""
         load, head = self._load, self._journal.head(self._load.key)
-        seq, (rows, kept) = (head.seq if head else 0) + 1, self._apply()
-        entry = Entry(seq, position.epoch, self.load_id, load.run_id, load.token, position, now, rows, kept)
+        seq, (rows, kept), held = (head.seq if head else 0) + 1, self._apply(), self._held()
+        entry = Entry(seq, position.epoch, self.load_id, load.run_id, load.token, position, now, rows, kept, held=held)
         self._journal.append(load.key, entry)
         self._sweep()
         return rows
@@ -347,6 +376,10 @@ class SqlWriter:
         counts, kept = self._finalize(self._stage)
         self._staging.drop(self._stage)
         return asdict(counts), kept
+
+    def _held(self) -> int | None:
+        """As in ``Entry``: how the load leaves the target."""
+        return None if self._load.schema is None else held(self._db, self._target, self._load.count)
 
     def _sweep(self) -> None:
         if self._undo is not None:

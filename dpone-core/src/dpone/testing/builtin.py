@@ -84,6 +84,10 @@ class SqliteHarness(Harness):
             rows = cursor.fetchall()
         return pa.table({name: [row[i] for row in rows] for i, name in enumerate(names)})
 
+    def empty(self, table: str = TABLE) -> bool:
+        self._run(f"DELETE FROM {_quoted(table)}")
+        return True
+
     def state(self) -> StateSpec:
         return StateSpec("sqlite", Secret(f"sqlite:///{self.folder / 'state.db'}"), options=self.options("state"))
 
@@ -159,6 +163,11 @@ class FileHarness(Harness):
         empty = pa.table({name: pa.array([], pa.null()) for name in said["schema"]["columns"]})
         tables = [pq.read_table(folder / file["name"]) for file in said["files"]]
         return pa.concat_tables([empty, *tables], promote_options="permissive")
+
+    def empty(self, table: str = TABLE) -> bool:
+        for part in (self.folder / f"out_{table}").glob("part-*"):
+            part.unlink()
+        return True
 
     def state(self) -> StateSpec:
         return StateSpec("file", path="state", options=self.options("state"), base=self.folder)

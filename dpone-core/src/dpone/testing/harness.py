@@ -111,6 +111,10 @@ class Harness:
         Types may be those of the client: the kit casts texts and numbers to what it expects."""
         raise NotImplementedError
 
+    def empty(self, table: str = TABLE) -> bool:
+        """Take every row out of the target, by the independent client. False: it cannot."""
+        return False
+
     def native(self, rows: pa.Table) -> tuple[Stream, pa.Table]:
         """A stream of these rows in the system's own byte format, and the rows as it holds them."""
         raise NotImplementedError

@@ -336,6 +336,18 @@ class SinkContract(Contract):
         assert second.inserted == second.entry.rows["inserted"] == 1
 
     @case("exactly_once")
+    def test_a_target_that_somebody_emptied_is_noticed(self, harness: Harness) -> None:
+        """Only then, and only by a sink that looks at all (``contract.Verifying``)."""
+        entry = load(harness, sample(1, 2), _simple(harness)).entry
+        with closing(harness.make("sink", harness.sink(_simple(harness)))) as sink:
+            if (lost := getattr(sink, "lost", None)) is None:
+                return
+            assert [lost(entry, count) for count in (False, True)] == ["", ""]
+            if not harness.empty():
+                pytest.skip("the harness has no way to empty the target")
+            assert all(lost(entry, count) for count in (False, True)), "nobody noticed that the rows are gone"
+
+    @case("exactly_once")
     def test_a_commit_after_another_head_writes_nothing(self, harness: Harness) -> None:
         """The fence: a commit that starts from a head that is no longer there is a Conflict."""
         strategy = _simple(harness)

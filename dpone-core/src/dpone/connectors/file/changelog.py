@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from attrs import define, evolve, field, frozen
 
-from dpone.cdc import Spool, mask_of
+from dpone.cdc import Spool, either, mask_of
 from dpone.changes import (
     BEFORE,
     COMMIT,
@@ -613,7 +613,7 @@ def _with_key(
 ) -> Iterator[pa.Array]:
     kept, names = _kept(rows, shape), [name for name in shape.values.names if name in shape.key]
     for name, column in zip(shape.values.names, values, strict=True):
-        yield pc.if_else(kept, keys[names.index(name)], column) if name in names else column
+        yield either(kept, keys[names.index(name)], column) if name in names else column
 
 
 def _mask(rows: _Rows, shape: ChangeTable) -> pa.StructArray:

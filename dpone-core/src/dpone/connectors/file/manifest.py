@@ -119,6 +119,8 @@ def _part_file(item: Mapping[str, Any]) -> PartFile:
 
 def _entry_to_json(entry: Entry) -> dict[str, Any]:
     fields = asdict(entry, recurse=False)
+    if entry.held is None:
+        del fields["held"]
     return {
         **fields,
         "position": entry.position.to_json(),
@@ -234,13 +236,18 @@ class Folder:
         except FileNotFoundError:
             return []
 
+    def present(self, manifest: Manifest) -> tuple[PartFile, ...]:
+        """The listed files that are there, by name only."""
+        there = {*self.names()}
+        return tuple(file for file in manifest.files if file.name in there)
+
     def verify(self, manifest: Manifest) -> None:
         """Every listed file is there, whole, and no link."""
         for file in manifest.files:
             path = self.path / file.name
             if not durable.is_plain_file(path) or path.lstat().st_size != file.bytes:
                 found = f"{file.name} is listed in the manifest and missing, a link, or of another size"
-                todo = "restore the file from a backup, or load anew with --full-refresh into another folder"
+                todo = "restore the file from a backup, or load everything again with --full-refresh"
                 raise SinkError(f"open {self.label}", found, todo)
 
     def sweep(self, manifest: Manifest) -> None:

@@ -41,7 +41,9 @@ class FileSink:
         self.options = (
             options
             if isinstance(options, FileSinkOptions)
-            else FileSinkOptions(options.schema_evolution, options.lineage, options.adopt_existing, options.undo)
+            else FileSinkOptions(
+                options.schema_evolution, options.lineage, options.adopt_existing, options.undo, options.verify_target
+            )
         )
         self.strategy = spec.strategy
         self.folder = Folder(spec.base / (spec.path or "."), spec.path or ".")
@@ -72,6 +74,12 @@ class FileSink:
         """Without a manifest any file at all counts as rows: we cannot tell what it is."""
         manifest = self.folder.read()
         return manifest.rows == 0 if manifest else not self.folder.names()
+
+    def lost(self, entry: Entry, count: bool) -> str:
+        """``contract.Verifying``: the manifest lists every file there should be."""
+        manifest = self.folder.read() or Manifest()
+        missing = len(manifest.files) - len(self.folder.present(manifest))
+        return f"{missing:,} of {len(manifest.files):,} files of its manifest are missing" if missing else ""
 
     def stores(self, type: pa.DataType) -> Stored:
         """Parquet keeps every type but those it has no word for; text files keep what reads back from text."""
@@ -117,7 +125,8 @@ class FileSink:
         with self._failing("open"), self.folder.lock():
             manifest = self.folder.read()
             if manifest:
-                self.folder.verify(manifest)
+                if load.schema is not None and load.strategy.mode != "full_refresh":  # else no file of now is needed
+                    self.folder.verify(manifest)
                 self.folder.sweep(manifest)
         with self._failing("open"):
             return FileWriter(self, load)
@@ -305,7 +314,9 @@ class FileWriter:
         schema = before.schema
         if load.schema is not None:
             schema = _united(before.schema, self._sink._columns(load))
-        files = (() if replaces else before.files) + tuple(parts)
+        # A position set by hand takes the target as it is.
+        there = before.files if load.schema is not None else self._folder.present(before)
+        files = (() if replaces else there) + tuple(parts)
         replaced = before.files if replaces else ()
         entry, undo = self._kept(before, entry, replaced, after) if replaces or parts else (entry, before.undo)
         journals = {**before.journals, load.key: entry}

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from dpone.connectors.sqlite import types
+from dpone.connectors.sqlite.collation import collated
 from dpone.connectors.sqlite.connect import connect, will_write
 from dpone.connectors.sqlite.errors import failing
 from dpone.connectors.sqlite.rows import Refused, encode
@@ -132,7 +133,7 @@ class SqliteDatabase:
 
     def schema(self, table: Name) -> pa.Schema | None:
         """Generated columns are left out: nobody can write them."""
-        kind = self._kind(table)
+        kind, loose = self._kind(table)
         if kind is None:
             return None
         if kind != "table":
@@ -141,14 +142,16 @@ class SqliteDatabase:
         filled = "dflt_value IS NOT NULL OR (pk AND upper(type) = 'INTEGER' AND SUM(pk > 0) OVER () = 1)"
         columns = f'name, type, "notnull" OR pk, {filled}'
         sql = f"SELECT {columns} FROM pragma_table_xinfo(?) WHERE hidden = 0 ORDER BY cid"
-        return pa.schema([_column(*row) for row in self.rows(sql, (table.last,))])
+        made = pa.schema([_column(*row) for row in self.rows(sql, (table.last,))])
+        return collated(made, self.dialect.name(table), self.rows, self.dialect) if loose else made
 
-    def _kind(self, table: Name) -> str | None:
+    def _kind(self, table: Name) -> tuple[str | None, bool]:
+        """Table or view; and whether a column of it may have a collation."""
         if self._db is None and not self.path.exists():
-            return None
-        sql = "SELECT type FROM sqlite_master WHERE name = ? COLLATE NOCASE AND type IN ('table', 'view')"
-        found = self.rows(sql, (table.last,))
-        return found[0][0] if found else None
+            return None, False
+        columns, where = "type, sql LIKE '%collate%'", "name = ? COLLATE NOCASE AND type IN ('table', 'view')"
+        found = self.rows(f"SELECT {columns} FROM sqlite_master WHERE {where}", (table.last,))
+        return (found[0][0], bool(found[0][1])) if found else (None, False)
 
     def load(
         self, table: Name, schema: pa.Schema, batches: Iterable[pa.RecordBatch], lineage: Mapping[str, Any]
@@ -220,6 +223,10 @@ class SqliteDatabase:
             self.connection().create_function(_MET, 0, count)
         written = self.execute(self.dialect.upsert(target, source, names, key, compared, f"{_MET}()"))
         return met, written
+
+    def primary_key(self, table: Name) -> tuple[str, ...]:
+        sql = "SELECT name FROM pragma_table_xinfo(?) WHERE pk > 0 ORDER BY pk"
+        return tuple(name for (name,) in self.rows(sql, (table.last,)))
 
     def plain(self, table: Name, key: Sequence[str]) -> bool:
         """Told by the text SQLite keeps of the table: a default, a check, a collation would show in it."""

@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from dpone.bounds import BOUNDS, Bounds
 from dpone.connectors.sqlite import types
+from dpone.connectors.sqlite.collation import any_said, collated
 from dpone.connectors.sqlite.config import SqliteSourceOptions
 from dpone.connectors.sqlite.connect import connect, database_path, is_written, table_name
 from dpone.connectors.sqlite.database import DECIMAL, SqliteDialect, compare_decimals
@@ -27,6 +28,7 @@ from dpone.connectors.sqlite.ranges import Ranges, Where, where
 from dpone.connectors.sqlite.rows import Refused, decode
 from dpone.contract import Finding, Part, Window, WindowRequest
 from dpone.errors import ConfigError, DataError, DponeError, SourceError
+from dpone.keys import compared
 from dpone.pipeline import SourceSpec
 from dpone.position import Position
 from dpone.schema import LINEAGE, PREFIX, Name
@@ -300,9 +302,14 @@ class SqliteSource:
             todo = f"name columns of the source: {', '.join(list(found)[:20])}"
             raise ConfigError("read options.columns", f"no column {', '.join(unknown)}", todo)
         known = {name: self._chosen.get(name) or types.declared(text) for name, text in found.items()}
+        # Numbers written out: 1 and 1.0 are equal here, as long as no affinity gives both one form.
+        loose = [n for n, t in self._chosen.items() if t == pa.string() and not types.has_affinity(found[n])]
         if open_ := [name for name, type_ in known.items() if type_ is None]:
             known |= self._inferred(open_, expected)
-        return pa.schema(known.items())
+        made = pa.schema(known.items())
+        if any_said(self.rows):
+            made = collated(made, self.relation, self.rows, SqliteDialect())
+        return pa.schema([compared(f, "as numbers, whatever their form") if f.name in loose else f for f in made])
 
     def _inferred(self, names: Sequence[str], expected: pa.Schema | None) -> dict[str, pa.DataType]:
         """From the kinds of all values; a type the target has already is kept where the values fit it."""

@@ -82,6 +82,11 @@ def declared(text: str) -> pa.DataType | None:
     return None
 
 
+def has_affinity(text: str) -> bool:
+    """False where SQLite keeps values in the form in which they came (BLOB affinity)."""
+    return bool(text.strip()) and declared(text) != pa.binary()
+
+
 def own(text: str) -> pa.DataType | None:
     """The Arrow type of a name that ``stores`` gives, or None; SQLite itself would take any word for a type."""
     match = _DECLARED.fullmatch(text.upper())

@@ -1,0 +1,36 @@
+"""Which columns compare by a collation that takes texts that differ for equal (https://www.sqlite.org/datatype3.html,
+section 7). No pragma tells that of a column, but a comparison does: the columns of a compound SELECT have the collation
+of its first one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pyarrow as pa
+
+from dpone.errors import DponeError
+from dpone.keys import compared
+from dpone.sql.dialect import Dialect
+
+_ALL = "SELECT sql FROM sqlite_master UNION ALL SELECT sql FROM sqlite_temp_master"
+
+
+def any_said(rows: Callable[..., list[Any]]) -> bool:
+    """False if nothing in the file has a collation, as is usual."""
+    return bool(rows(f"SELECT 1 FROM ({_ALL}) WHERE sql LIKE '%collate%' LIMIT 1"))
+
+
+def collated(schema: pa.Schema, relation: str, rows: Callable[..., list[Any]], dialect: Dialect) -> pa.Schema:
+    """The schema with ``schema.EQUALITY``."""
+
+    def how(name: str) -> str:
+        column = dialect.quote(name)
+        one = f"SELECT s.{column} FROM {relation} AS s WHERE 0 UNION ALL SELECT 'a'"
+        try:
+            [(case, blanks)] = rows(f"SELECT r.{column} = 'A', r.{column} = 'a ' FROM ({one}) AS r")
+        except DponeError:
+            return "a collation that is not SQLite's"
+        return "nocase" if case else "rtrim" if blanks else ""
+
+    return pa.schema([compared(field, how(field.name)) for field in schema])
