@@ -10,6 +10,7 @@ from dpone_postgres.connect import table_name
 from dpone_postgres.database import PostgresDialect
 
 _d = PostgresDialect()
+HEARTBEAT = "SELECT pg_logical_emit_message(true, 'dpone', 'heartbeat');"
 
 
 def plan(slot: str, publication: str, tables: Sequence[str], role: str) -> list[str]:
@@ -87,8 +88,9 @@ def _grants(names: Sequence[Name], role: str) -> list[str]:
 
 def _heartbeat() -> str:
     return (
-        "-- heartbeat, run every minute where only other databases write, so that the slot can move on:\n"
-        "-- SELECT pg_logical_emit_message(true, 'dpone', 'heartbeat');"
+        "-- heartbeat, run every minute where the role may not execute pg_logical_emit_message, or, for a stream of a\n"
+        "-- standby, on the primary: an idle slot moves on to it, and lets go of WAL\n"
+        f"-- {HEARTBEAT}"
     )
 
 
