@@ -46,7 +46,7 @@ from dpone.errors import ConfigError, DataError, DponeError, SchemaBreak, Source
 from dpone.evolution import join
 from dpone.pipeline import SourceSpec
 from dpone.position import Position
-from dpone.schema import LINEAGE, PREFIX
+from dpone.schema import LINEAGE, PREFIX, Name
 from dpone.strategy import CHANGES
 
 # -- settings and offsets as JSON --------------------------------------------------------------------------------
@@ -611,9 +611,10 @@ class ChangeStream:
         incremental = self._spec.options.incremental
         # A full refresh replaces the tables it meets: what it left for later would be added to the rows of before.
         changes = self._reader.window(after, None if request.whole else incremental.limit)
-        self._changed = {name: _without_lineage(table) for name, table in changes.tables.items()}
+        wanted = {name: table for name, table in changes.tables.items() if not self._spec.excludes(Name.parse(name))}
+        self._changed = {name: _without_lineage(table) for name, table in wanted.items()}
         self._history = request.mode not in CHANGES
-        parts = tuple(Part(name) for name in changes.tables)
+        parts = tuple(map(Part, wanted))
         whole = request.whole or changes.whole
         return Window(changes.position, parts, True, pa.schema([]), whole, changes.caught_up, changes.proof)
 

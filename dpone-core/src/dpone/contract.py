@@ -506,12 +506,14 @@ class CDCReader(Protocol):
 
     def check(self) -> list[Finding]: ...
 
-    def setup_plan(self) -> list[str]:
-        """Idempotent statements for a DBA; nothing is run."""
+    def setup_plan(self, role: str = "") -> list[str]:
+        """Idempotent statements for a DBA; nothing is run. ``role``: who will read, if not the user of the connection;
+        a reader may go without this parameter."""
         ...
 
     def create(self) -> Position:
-        """Make the slot or register the capture; the position at which its stream begins."""
+        """Make the slot or register the capture; the position at which its stream begins. Raises, with nothing made,
+        if it would keep the source's applications from writing."""
         ...
 
     def window(self, after: Position | None, limit: int | None) -> ChangeWindow:
@@ -536,7 +538,10 @@ class CDCReader(Protocol):
         """How far the stream is behind, in the source's own units."""
         ...
 
-    def drop(self) -> None: ...
+    def drop(self) -> Sequence[str] | None:
+        """Drop what ``create`` made, and nothing else. A line for each thing that was dropped, and for each that stays
+        and why; a reader may answer None."""
+        ...
 
     def close(self) -> None: ...
 

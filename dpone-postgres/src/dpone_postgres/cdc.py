@@ -7,7 +7,7 @@ up to the bound (``transport``); either is spooled and changes nothing on the se
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from itertools import islice
@@ -30,11 +30,12 @@ from dpone_postgres.connect import connect, parameters, where
 from dpone_postgres.errors import failing, sqlstate
 from dpone_postgres.handover import SnapshotTable
 from dpone_postgres.pgoutput import MARKER, Decoder, Relation, Shape, lsn_number, lsn_text, mark, require_same_table
-from dpone_postgres.publication import Published, columns, columns_now, matches, published
+from dpone_postgres.publication import Published, Unidentified, columns, columns_now, matches, published
 from dpone_postgres.replication import HEADER, streamed
 from dpone_postgres.setup import HEARTBEAT, plan
 from dpone_postgres.slot import (
     ANEW,
+    NO_SLOT,
     PLUGIN,
     Server,
     Slot,
@@ -66,7 +67,7 @@ class PostgresLogicalReader:
         if not options.slot or not options.publication:
             found = "no slot" if not options.slot else "no publication"
             raise ConfigError("read source postgres by cdc", found, "name source.options.slot and publication")
-        self._options, self._wanted = options, spec.table
+        self._options, self._spec, self._wanted = options, spec, spec.table
         self._slot, self._publication = options.slot, options.publication
         self._given = parameters(spec.connection)
         self._failed = f"read slot {self._slot} at {where(self._given)}"
@@ -94,7 +95,7 @@ class PostgresLogicalReader:
         slot = Slot.of(db, self._slot, self._failed)
         try:
             if slot is None:
-                yield Finding("slot", False, f"there is no slot {self._slot}", "make it with 'dpone cdc create'")
+                yield Finding("slot", False, f"there is no slot {self._slot}", NO_SLOT)
             else:
                 slot.require(server, self._failed)
                 yield Finding("slot", None if slot.wal_status == "unreserved" else True, self._told(slot, server))
@@ -109,20 +110,23 @@ class PostgresLogicalReader:
         told = ", ".join(str(t.name) for t in tables) or "no table of the pipeline"
         todo = "" if tables else "ALTER PUBLICATION .. ADD TABLE .., as 'dpone cdc-plan' prints it"
         yield Finding("publication", bool(tables), f"{self._publication}: {told}", todo)
-        yield from (_identity(table) for table in tables)
+        broken = publication.breaking(db, self._publication, self._failed)
+        yield from (_breaks(self._publication, one) for one in broken)
+        yield from (_identity(table) for table in tables if table.name not in {one.name for one in broken})
 
     def _told(self, slot: Slot, server: Server) -> str:
         kept = max(server.end - slot.restart, 0)
         return f"{self._slot}, {slot.wal_status}, keeps {kept:,} bytes of WAL"
 
-    def setup_plan(self) -> list[str]:
+    def setup_plan(self, role: str = "") -> list[str]:
         """Works without a server, where the tables are named; a glob asks for their names."""
         names = [str(self._wanted)] if self._wanted else []
-        return plan(self._slot, self._publication, names, str(self._given.get("user", "dpone")))
+        return plan(self._slot, self._publication, names, role or str(self._given.get("user", "dpone")))
 
     def create(self) -> Position:
         """Publication, then slot: what was committed before a publication was there cannot be decoded for it. What is
-        there already stays as it is. Waits for transactions that write, up to ``options.lock_timeout``."""
+        there already stays as it is. Waits for transactions that write, up to ``options.lock_timeout``. A publication
+        that is made here is marked by its comment, so that ``drop`` knows it."""
         db = self._db()
         server = Server.of(db, self._failed)
         if server.wal_level != "logical":
@@ -139,14 +143,29 @@ class PostgresLogicalReader:
 
     def _publish(self, db: psycopg.Connection[Any]) -> None:
         found = rows(db, self._failed, _ORDINARY)
-        names = [(schema, table) for schema, table in found if matches(Name((schema, table)), self._wanted)]
+        names = [name for name in map(Name, found) if self._selects(name)]
+        failed = f"create publication {self._publication}"
         if not names:
-            raise ConfigError(f"create publication {self._publication}", f"no table {self._wanted}", "correct the name")
-        quote = handover.DIALECT
-        tables = ", ".join(quote.name(Name(name)) for name in names)
-        sql = f"CREATE PUBLICATION {quote.quote(self._publication)} FOR TABLE {tables}"
-        with failing(SourceError, f"create publication {self._publication}"):
-            db.execute(f"{sql} WITH (publish_via_partition_root = true)".encode())
+            raise ConfigError(failed, f"no table {self._wanted or ''}", "correct source.table, or create the table")
+        self._require_identified(failed, publication.unidentified(db, names, self._failed))
+        quote, name = handover.DIALECT, handover.DIALECT.quote(self._publication)
+        tables = ", ".join(map(quote.name, names))
+        sql = f"CREATE PUBLICATION {name} FOR TABLE {tables} WITH (publish_via_partition_root = true)"
+        mine = quote.literal(publication.comment(self._slot))
+        with failing(SourceError, failed):  # both or none: one message is one transaction
+            db.execute(f"{sql}; COMMENT ON PUBLICATION {name} IS {mine}".encode())
+
+    def _require_identified(self, failed: str, broken: Sequence[Unidentified]) -> None:
+        """OUT-16, PG-10: nothing is made that keeps the source's applications from writing."""
+        if not broken:
+            return
+        names = ", ".join(str(one.name) for one in broken)
+        found = f"updates and deletes would fail in {names}, which nothing identifies the rows of"
+        todo = "; ".join(one.todo for one in broken[:3]) + ("; and so on" if len(broken) > 3 else "")
+        raise ConfigError(failed, found, f"leave them out with source.exclude: [{names}], or run: {todo}")
+
+    def _selects(self, table: Name) -> bool:
+        return matches(table, self._wanted) and not self._spec.excludes(table)
 
     def _make_slot(self, db: psycopg.Connection[Any]) -> None:
         failed = f"create slot {self._slot}"
@@ -237,11 +256,11 @@ class PostgresLogicalReader:
         tables, commit = (dict(saved.tables), saved.commit) if saved else ({}, "")
         known = {table.oid: table for table in published(db, self._publication, self._failed)}
         for table in known.values():
-            if matches(table.name, self._wanted):
+            if self._selects(table.name):
                 require_same_table(tables, str(table.name), table.oid)
 
         def shape(relation: Relation) -> Shape | None:
-            if not matches(Name.parse(relation.table), self._wanted):
+            if not self._selects(Name.parse(relation.table)):
                 return None
             found = columns(db, relation.names, relation.types, self._failed)
             key = relation.key if relation.identity != "f" else _primary(known.get(relation.oid), relation)
@@ -344,7 +363,7 @@ class PostgresLogicalReader:
     # -- stops --------------------------------------------------------------------------------------------------
 
     def _tables(self, db: psycopg.Connection[Any]) -> list[Published]:
-        return [t for t in published(db, self._publication, self._failed) if matches(t.name, self._wanted)]
+        return [t for t in published(db, self._publication, self._failed) if self._selects(t.name)]
 
     def _require_published(self, db: psycopg.Connection[Any]) -> None:
         """PG-22: a table that is not published would silently never change."""
@@ -401,18 +420,36 @@ class PostgresLogicalReader:
         """Bytes of WAL: ``behind`` are not acknowledged yet, ``kept`` cannot be removed by the server."""
         db = self._db()
         server = Server.of(db, self._failed)
-        slot = require_slot(db, self._slot, None, self._failed)
+        slot = Slot.of(db, self._slot, self._failed)
+        if slot is None:  # whether there is a position is not known here
+            raise ConfigError(self._failed, f"there is no slot {self._slot}", NO_SLOT)
         return {
             "slot": slot.name, "confirmed": lsn_text(slot.confirmed), "end": lsn_text(server.end),
             "behind": max(server.end - slot.confirmed, 0), "kept": max(server.end - slot.restart, 0),
             "wal_status": slot.wal_status, "active": slot.active is not None,
         }  # fmt: skip
 
-    def drop(self) -> None:
-        """The slot. The publication costs nothing without one, and may serve others."""
+    def drop(self) -> list[str]:
+        """The slot, and the publication if ``create`` made it for this slot."""
         db, failed = self._db(), f"drop slot {self._slot}"
+        told = [f"slot {self._slot} was not there"]
         if Slot.of(db, self._slot, failed) is not None:
             rows(db, failed, "SELECT pg_catalog.pg_drop_replication_slot(\0)", (self._slot,))
+            told = [f"slot {self._slot} dropped"]
+        return told + self._drop_publication(db)
+
+    def _drop_publication(self, db: psycopg.Connection[Any]) -> list[str]:
+        name, failed = handover.DIALECT.quote(self._publication), f"drop publication {self._publication}"
+        sql = "SELECT pg_catalog.obj_description(oid, 'pg_publication') FROM pg_catalog.pg_publication"
+        found = rows(db, failed, f"{sql} WHERE pubname = \0", (self._publication,))
+        if not found:
+            return [f"publication {self._publication} was not there"]
+        if found != [(publication.comment(self._slot),)]:
+            why = f"'dpone cdc create' did not make it for this slot; to drop it: DROP PUBLICATION {name};"
+            return [f"publication {self._publication} stays: {why}"]
+        with failing(SourceError, failed):
+            db.execute(f"DROP PUBLICATION {name}".encode())
+        return [f"publication {self._publication} dropped"]
 
     def close(self) -> None:
         if self._spool is not None:
@@ -507,6 +544,12 @@ def _primary(table: Published | None, relation: Relation) -> tuple[str, ...]:
     return table.key if table is not None and {*table.key} <= {*relation.names} else ()
 
 
+def _breaks(publication: str, table: Unidentified) -> Finding:
+    found = f"{table.name}: the server refuses its updates and deletes while it is in publication {publication}"
+    drop = f"ALTER PUBLICATION {handover.DIALECT.quote(publication)} DROP TABLE {handover.DIALECT.name(table.name)}"
+    return Finding("replica identity", False, found, f"{table.todo}, or {drop} and name it in source.exclude")
+
+
 def _identity(table: Published) -> Finding:
     words = {"d": "default (primary key)", "n": "nothing", "f": "full", "i": "an index"}
     found = f"{table.name}: {words.get(table.identity, table.identity)}"
@@ -514,7 +557,7 @@ def _identity(table: Published) -> Finding:
         found += f"; generated columns are not in the stream: {', '.join(table.generated)}"
     if table.key:
         return Finding("replica identity", True, found)
-    todo = "give the table a primary key; without one the server refuses its updates and deletes, or cannot tell rows"
+    todo = "give the table a primary key, or use strategy append: the stream does not identify its rows"
     return Finding("replica identity", None, found, todo)
 
 

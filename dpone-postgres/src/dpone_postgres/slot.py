@@ -24,6 +24,8 @@ KIND = PostgresLogicalOffset.backend
 PLUGIN = "pgoutput"
 _PATIENT = 0.5  # seconds until a server that is busy with a long transaction is told to stop sending it
 ANEW = "load anew with 'dpone cdc drop', 'dpone cdc create' and 'dpone run --full-refresh' (docs/postgres-cdc.md)"
+# Also where nobody knows whether the stream was loaded before: a full refresh of a new stream is its first load.
+NO_SLOT = "make it with 'dpone cdc create', then run 'dpone run --full-refresh': nothing kept what came in between"
 
 _SERVER = f"""
 SELECT s.system_identifier::text, pg_catalog.current_database()::text, {TIMELINE},
@@ -94,10 +96,10 @@ class Slot:
         """PG-14. Raises IdentityChanged, Gap; SourceError, which may be tried again, if it is in use."""
         if self.kind != "logical" or self.plugin != PLUGIN:
             found = f"slot {self.name} is {self.kind} with plugin {self.plugin or 'none'}, not logical with {PLUGIN}"
-            raise IdentityChanged(failed, found, "name another slot, or drop it and use 'dpone cdc create'")
+            raise IdentityChanged(failed, found, f"name the slot of this stream, or {ANEW}")
         if self.database != server.database:
             found = f"slot {self.name} is of database {self.database}, the connection of {server.database}"
-            raise IdentityChanged(failed, found, "connect to the slot's database, or name another slot")
+            raise IdentityChanged(failed, found, "connect to the slot's database, or name the slot of this stream")
         if self.wal_status == "lost" or self.invalid:
             found = f"slot {self.name} is lost: {self.invalid or 'its WAL was removed (max_slot_wal_keep_size)'}"
             raise Gap(failed, found, ANEW)
