@@ -238,6 +238,9 @@ class Load:
                ``scd2`` makes versions; ``schema`` then names the columns of the target. If ``whole`` too, the commit
                empties the target before it applies them (``scd2``: closes what they lack)
     parts      how many parts there will be, so that a writer can tell one from several; 0: not known
+    anew       only for a sink that says ``makes_anew``: the commit replaces the target by a table that has the columns
+               of ``schema``, the sink's own, and no row but those of the load. Until then the target stays as it is,
+               and for good if the load is empty and may not empty it
     """
 
     key: str
@@ -251,6 +254,7 @@ class Load:
     started_at: datetime
     changes: bool = False
     parts: int = 0
+    anew: bool = False
 
 
 @frozen
@@ -343,6 +347,11 @@ class Sink(Protocol):
     def dialect(self) -> Dialect | None:
         """How a SQL sink writes names, types and statements; a sink that is not one may go without this member.
         Works unconnected: ``dpone schema-plan`` asks."""
+        ...
+
+    @property
+    def makes_anew(self) -> bool:
+        """True: ``Load.anew`` is understood. A sink may go without this member."""
         ...
 
     def stores(self, type: pa.DataType) -> Stored:

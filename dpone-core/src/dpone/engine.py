@@ -449,7 +449,7 @@ class _Attempt:
         self, known: _Known, spec: SinkSpec, sink: Sink, window: Window, strategy: Strategy, key: str
     ) -> tuple[_Target, evolution.Plan]:
         plan = self._plan(spec, sink, window, strategy)
-        load = _load(self.stream, known, window, strategy, key, plan.columns)
+        load = evolve(_load(self.stream, known, window, strategy, key, plan.columns), anew=bool(plan.anew))
         return _Target(spec, sink, window, strategy, key, load), plan
 
     def _whole_load(self, known: _Known, window: Window, targets: Sequence[_Target]) -> Load:
@@ -459,13 +459,13 @@ class _Attempt:
         return _load(self.stream, known, window, self.spec.sink.strategy, self.report.key, None, loads)
 
     def _fit(self, target: _Target, plan: evolution.Plan) -> None:
-        """Make the safe changes, or only say them."""
-        ddl = target.sink.ddl(plan.changes)
+        """Make the safe changes, or only say them; those of a target made anew are part of the commit."""
+        ddl = [] if plan.anew else target.sink.ddl(plan.changes)
         if not self.stream.run.dry_run:
             target.sink.apply(ddl)
         name = f"{target.spec.table}: " if self.spec.tables else ""
         self.report.ddl += ddl
-        self.report.schema_changes += [f"{name}{change}" for change in plan.changes]
+        self.report.schema_changes += [f"{name}{change}" for change in (*plan.changes, *plan.anew)]
         if (dialect := getattr(target.sink, "dialect", None)) is not None:
             said = ((change, dialect.rewrites(change)) for change in plan.changes)
             self.report.rewrites += [f"{name}{change}: {what}" for change, what in said if what]
@@ -474,6 +474,7 @@ class _Attempt:
         self.report.status, self.report.proof = "caught_up", f"{why}; {window.proof}"
 
     def _plan(self, spec: SinkSpec, sink: Sink, window: Window, strategy: Strategy) -> evolution.Plan:
+        run = self.stream.run
         wanted = {"key": strategy.key, "order_by": strategy.order_by, "where": tuple(strategy.where)}
         wanted |= {"partition": _one(strategy.partition), "effective_from": _one(strategy.effective_from)}
         for what, columns in wanted.items():
@@ -487,7 +488,10 @@ class _Attempt:
         limit = getattr(dialect, "max_identifier", None)
         target, policy = _without_own(sink.schema(), strategy), spec.options.schema_evolution
         plan = evolution.plan(target, window.schema, policy, sink.stores, strategy.key, limit)
-        plan.require_safe(spec.location)
+        able, keeps = getattr(sink, "makes_anew", False), not _effective(strategy, run, True).replaces_all
+        if plan.breaking and run.full_refresh and able and not keeps:
+            plan = plan.replacing(window.schema)
+        plan.require_safe(spec.location, _instead(able, keeps, strategy))
         return plan
 
     # -- partitions ---------------------------------------------------------------------------------------------
@@ -742,9 +746,17 @@ class _Attempt:
         self.judge.settle(entry.load_id)
 
 
-def _effective(strategy: Strategy, run: Run) -> Strategy:
+def _instead(able: bool, keeps: bool, strategy: Strategy) -> str:
+    """What else gets rows of other columns into the target, besides a policy that allows them."""
+    if keeps:
+        words = strategy.mode + (f" with deletes: {strategy.deletes}" if strategy.mode == "cdc_apply" else "")
+        return f"or load into another table, as {words} keeps what is there"
+    return "or replace the table with --full-refresh" if able else "or drop the table and use --full-refresh"
+
+
+def _effective(strategy: Strategy, run: Run, full_refresh: bool = False) -> Strategy:
     """--full-refresh replaces the rows of a growing target; other strategies just read everything again."""
-    if run.full_refresh and strategy.mode in ("append", "merge"):
+    if (run.full_refresh or full_refresh) and strategy.mode in ("append", "merge"):
         return evolve(strategy, mode="full_refresh")
     return strategy
 

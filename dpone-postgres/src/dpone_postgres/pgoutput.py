@@ -42,7 +42,10 @@ _NEW, _KEY, _OLD = b"NKO"  # tuples: the new one, the old one's key, the old one
 _TEXT, _UNCHANGED = b"tu"
 MARKER = b"message "
 _KNOWN = np.frombuffer(b"BCRTIUDYOM", np.uint8)
-SPECIAL_TODO = "state source.options.special_values: text, which reads dates, times and numerics as text"
+SPECIAL_TODO = (
+    "set source.options.special_values: text, which reads dates, times and numerics as text, "
+    "and run once with --full-refresh, which lets the target's columns become text"
+)
 _TAIL = bytes(64)  # numbers are read by views that reach past the last message
 _WORDS = pa.array(["insert", "update", "delete"])
 _INDEX = np.zeros(256, np.int64)
