@@ -33,10 +33,10 @@ class Project:
 
     def __init__(self, folder: Path, sink: str, mode: str, **strategy: Any) -> None:
         self.folder, self.sink = folder, sink
-        to = {"type": "sqlite", "connection": "sqlite:///warehouse.db", "table": "t"}
+        to: dict[str, Any] = {"type": "sqlite", "connection": "sqlite:///warehouse.db", "table": "t"}
         if sink == "file":
             to = {"type": "file", "path": "out", "options": {"format": "parquet"}}
-        self.data = {
+        self.data: dict[str, Any] = {
             "pipeline": "p", "runtime": {"retries": 0},
             "source": {"type": "sqlite", "connection": "sqlite:///source.db", "table": "s"},
             "sink": {**to, "strategy": {"mode": mode, **strategy}},
@@ -182,9 +182,9 @@ def test_a_source_that_has_lost_most_rows_does_not_pass_the_guard_of_snapshot_di
 
 def test_a_sink_that_cannot_says_to_drop_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One without makes_anew stops as before, and its message's way is a green run."""
-    from dpone.sql.sink import SqlSink
+    from dpone.connectors.sqlite.sink import SqliteSink
 
-    monkeypatch.delattr(SqlSink, "makes_anew")
+    monkeypatch.setattr(SqliteSink, "makes_anew", False)
     project = Project(tmp_path, "sqlite", "append")
     project.write(BEFORE)
     project.run()

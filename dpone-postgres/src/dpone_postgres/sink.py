@@ -55,6 +55,7 @@ class PostgresSink(SqlSink):
     """``contract.Sink``."""
 
     _db: PostgresDatabase
+    makes_anew = True
 
     def __init__(self, spec: SinkSpec) -> None:
         target = table_name(target_of(spec))

@@ -48,7 +48,7 @@ class SqlSink:
     def dialect(self) -> Dialect:
         return self._db.dialect
 
-    makes_anew = True
+    makes_anew = False  # a connector whose ``open`` is this one, or uses ``_into`` as it does, may say True
 
     def stores(self, type: pa.DataType) -> Stored:
         return self.dialect.stores(type)
