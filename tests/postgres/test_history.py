@@ -162,16 +162,25 @@ def test_OUT_05_PG_17_a_cold_copy_put_back_is_a_stop_that_lasts(
         assert story.position is not None
         assert source.confirmed() == story.position.value["lsn"]
     for name in copied:
-        folder = cluster.folder / name.replace(" ", "_")
+        require_lasting(cluster, name, story.position, transport)
+
+
+def require_lasting(cluster: Cluster, name: str, position: Position, transport: str) -> None:  # noqa: F811
+    running: Server | None = None
+    try:
         for what, write in LASTING.items():
-            if what in ("nothing", "restarted", "restarted again"):
-                server = servers.start(cluster.programs, folder, port=str(cluster.port))
-                source = ChangeSource(server, "shop", transport)
+            if running is None:
+                folder = cluster.folder / name.replace(" ", "_")
+                running = servers.start(cluster.programs, folder, port=str(cluster.port))
+            source = ChangeSource(running, "shop", transport)
             write(source)
-            require_stop(source, story.position, (name, what))
+            require_stop(source, position, (name, what))
             if what in ("checkpoint", "moved"):
-                servers.stop(server, "immediate" if what == "checkpoint" else "fast")
-        servers.stop(server)
+                servers.stop(running, "immediate" if what == "checkpoint" else "fast")
+                running = None
+    finally:
+        if running is not None:
+            servers.stop(running)
 
 
 def test_OUT_05_a_copy_that_has_all_that_was_read_is_read_on(cluster: Cluster) -> None:  # noqa: F811
@@ -268,11 +277,13 @@ def test_PG_17_a_crash_of_the_server_is_not_taken_for_a_restore(cluster: Cluster
         insert(source, 1, 1)
     for step, found in steps:
         server = servers.start(cluster.programs, cluster.folder / "data", port=str(cluster.port))
-        source = ChangeSource(server, "shop")
-        step(source)
-        assert story.read(source) == found
-        story.ack(source)
-        servers.stop(server, "immediate")
+        try:
+            source = ChangeSource(server, "shop")
+            step(source)
+            assert story.read(source) == found
+            story.ack(source)
+        finally:
+            servers.stop(server, "immediate")
     with cluster.started("data") as source:
         assert story.position is not None
         assert lsn_number(source.confirmed()) < lsn_number(story.position.value["lsn"])
