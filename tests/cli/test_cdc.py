@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -79,3 +81,87 @@ def test_cdc_plan_refuses_what_it_cannot_plan(dpone: Dpone, options: tuple[str, 
     assert done.exit_code == 2
     assert found in done.err
     assert len(done.err.splitlines()) == 1
+
+
+STREAM = """\
+pipeline: shop
+source: {type: postgres, connection: "postgres://reader@127.0.0.1/shop", table: %s,
+         options: {incremental: {by: cdc}, slot: mine, publication: told}}
+sink: {type: sqlite, connection: "sqlite:///warehouse.db", table: "landing_{table}", strategy: {mode: cdc_apply}}
+"""
+
+
+def test_cdc_plan_takes_what_is_not_given_from_a_pipeline(tmp_path: Path, dpone: Dpone) -> None:
+    """Reader, table, slot, publication and role; each option overrides its own, and nothing else."""
+    path = tmp_path / "pipeline.yaml"
+    path.write_text(STREAM % "sales.orders")
+    text = dpone("cdc-plan", "--pipeline", path).out
+    for found in ("pg_create_logical_replication_slot('mine'", 'CREATE PUBLICATION "told" FOR TABLE "sales"."orders"'):
+        assert found in text
+    assert 'ALTER ROLE "reader" REPLICATION' in text
+    more = ("--slot-name", "s", "--publication-name", "p", "--role", "etl", "--schema", "old", "--table", "bills")
+    text = dpone("cdc-plan", "--pipeline", path, *more).out
+    for found in ("slot('s'", 'CREATE PUBLICATION "p" FOR TABLE "old"."bills"', 'GRANT USAGE ON SCHEMA "old" TO "etl"'):
+        assert found in text
+    assert "orders" not in text
+    assert "mine" not in text
+
+
+def test_cdc_plan_names_a_role_without_a_pipeline(dpone: Dpone) -> None:
+    """The role may read; quoted, whatever it is called."""
+    text = dpone(*PLAN, "--table", "orders", "--role", 'e"tl').out
+    assert 'GRANT SELECT ON "shop"."orders" TO "e""tl"' in text
+
+
+def test_cdc_plan_works_as_the_production_page_types_it(dpone: Dpone) -> None:
+    """The very command of the production readiness page."""
+    command = (
+        "cdc-plan --backend postgres_logical --schema public --table orders --slot-name dpone_orders "
+        "--publication-name dpone_publication"
+    )
+    done = dpone(*command.split())
+    assert done.exit_code == 0
+    assert 'CREATE PUBLICATION "dpone_publication" FOR TABLE "public"."orders"' in done.out
+
+
+@pytest.mark.parametrize(
+    ("table", "options", "found"),
+    [
+        ("'sales.*'", (), "name them with --table"),
+        ("sales.orders", ("--stream", "other"), "stream other has none"),
+        ("sales.orders", ("--backend", "file_changelog", "--role", "etl"), "no option publication, slot"),
+    ],
+)
+def test_cdc_plan_of_a_pipeline_says_what_it_lacks(
+    tmp_path: Path, dpone: Dpone, table: str, options: tuple[str, ...], found: str
+) -> None:
+    """One line and exit code 2; a glob is resolved by no server here, and --table does it."""
+    path = tmp_path / "pipeline.yaml"
+    path.write_text(STREAM % table)
+    done = dpone("cdc-plan", "--pipeline", path, *options)
+    assert (done.exit_code, len(done.err.splitlines())) == (2, 1)
+    assert found in done.err
+    assert dpone("cdc-plan", "--pipeline", path, "--table", "sales.orders").exit_code == 0
+
+
+def test_cdc_plan_without_a_pipeline_asks_for_what_it_needs(dpone: Dpone) -> None:
+    """Every option that is missing is named at once."""
+    done = dpone("cdc-plan", "--backend", "postgres_logical")
+    assert done.exit_code == 2
+    assert "give --schema, --table, or --pipeline" in done.err
+
+
+def test_a_table_that_is_excluded_is_not_loaded(stream: Path, dpone: Dpone) -> None:
+    """source.exclude leaves a table out of a change log of all tables; the others arrive."""
+    with (stream.parent / "changes.jsonl").open("a") as log:
+        log.write(LINES.replace("orders", "audit_1").replace('"1"', '"2"'))
+    text = stream.read_text().replace("table: orders, options", "table: '*', exclude: ['audit_*'], options")
+    stream.write_text(text.replace("table: orders, strategy", 'table: "now_{table}", strategy'))
+    assert dpone("run", stream).exit_code == 0
+    with closing(sqlite3.connect(stream.parent / "warehouse.db")) as db:
+        tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE name LIKE 'now%'")}
+    assert tables == {"now_orders"}
+    stream.write_text(PIPELINE.replace("table: orders, options", "table: orders, exclude: [a], options"))
+    done = dpone("run", stream)
+    assert done.exit_code == 2
+    assert "nothing to leave tables out of" in done.err

@@ -411,6 +411,24 @@ def test_expand_leaves_a_table_to_its_own_stream(load: Load) -> None:
     assert [stream.name for stream in pipeline.streams] == ["public.small", "big"]
 
 
+def test_expand_leaves_out_what_is_excluded(load: Load) -> None:
+    """By name or by a glob, with or without the schema; a glob of nothing else is refused with the names."""
+    given = ["a.log", "a.tmp_1", "a.orders", "b.log"]
+    for exclude, left in (("[a.log, 'tmp_*']", ["a.orders", "b.log"]), ("[log, '*.tmp_?']", ["a.orders"])):
+        streams = f"streams:\n  - {{source: {{table: '*.*', exclude: {exclude}}}}}\n"
+        pipeline = expand(load(MANY + streams, {"PW": "pass-word"}), lambda *_: given)
+        assert [stream.name for stream in pipeline.streams] == left
+    pipeline = load(MANY + "streams: [{source: {table: '*.*', exclude: ['*']}}]\n", {"PW": "pass-word"})
+    with pytest.raises(ConfigError, match=r"but a\.log, .*source\.exclude leaves out"):
+        expand(pipeline, lambda *_: given)
+
+
+def test_exclude_without_a_glob_is_refused(problems: Problems) -> None:
+    """There is nothing to leave out of one table; a pattern that is no name is named too."""
+    lines = problems(MANY + "streams: [{source: {table: a, exclude: ['b\"']}}]\n", {"PW": "pass-word"})
+    assert ["nothing to leave tables out of" in lines[0], "unbalanced quotes" in lines[1]] == [True, True]
+
+
 def test_expand_without_globs_asks_nobody(load: Load, text: Text) -> None:
     """A pipeline without globs comes back equal."""
     pipeline = load(text())

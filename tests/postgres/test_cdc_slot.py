@@ -17,7 +17,7 @@ from tests.postgres.proxy import proxy
 from tests.postgres.server import Server
 from tests.postgres.stream import ChangeSource, told
 
-from dpone.errors import Category, ConfigError, Gap, IdentityChanged, SourceError, StateError
+from dpone.errors import Category, ConfigError, Gap, IdentityChanged, SourceError
 from dpone.position import Position
 from dpone_postgres.pgoutput import lsn_number, lsn_text
 
@@ -134,14 +134,6 @@ def test_PG_13_an_idle_stream_lets_go_of_WAL(source: ChangeSource) -> None:
     assert max(kept) < 2_000_000
 
 
-def test_PG_13_an_idle_position_is_never_in_the_midst_of_a_record(source: ChangeSource) -> None:
-    """WAL that is safe up to the end of a page may end in a record; such a bound becomes no position."""
-    from dpone_postgres.slot import Server as Known
-
-    assert Known("1", "d", 1, 3 * 8192, "logical").border is None
-    assert Known("1", "d", 1, 3 * 8192 + 40, "logical").border == 3 * 8192 + 40
-
-
 def test_a_position_in_the_midst_of_a_commit_is_refused(source: ChangeSource) -> None:
     """Set by hand, it can neither take the transaction nor leave it out."""
     orders(source)
@@ -149,7 +141,7 @@ def test_a_position_in_the_midst_of_a_commit_is_refused(source: ChangeSource) ->
     window, _ = source.read()
     inside = lsn_text(lsn_number(window.position.value["lsn"]) - 4)
     value = {**window.position.value, "lsn": inside}
-    with pytest.raises(StateError, match="in the midst of a commit"):
+    with pytest.raises(IdentityChanged, match="in the midst of a commit"):
         source.read(evolve(window.position, value=value))
 
 

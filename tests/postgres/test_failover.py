@@ -39,8 +39,8 @@ class Cluster:
         finally:
             servers.stop(server, "fast")
 
-    def new(self, data: str) -> None:
-        servers.prepare(self.programs, self.folder / data)
+    def new(self, data: str, *options: str) -> None:
+        servers.prepare(self.programs, self.folder / data, *options)
 
     def copy(self, data: str, to: str) -> None:
         """Of a server that is stopped, slots included."""

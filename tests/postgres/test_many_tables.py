@@ -165,8 +165,8 @@ def test_a_connection_lost_at_any_commit_of_many_tables(tmp_path: Path, source: 
 
 
 def test_a_second_run_changes_no_row(tmp_path: Path, source: ChangeSource) -> None:
-    """With nothing new in the tables a run moves the position alone, past the WAL that the last one has written; so it
-    does if the state is lost, for the journal of the sink knows the position."""
+    """With nothing new in the tables a run writes nothing, not even for the WAL that the last run has written; neither
+    does it if the state is lost, for the journal of the sink knows the position."""
     begin(source)
     pipeline = lay(tmp_path, source)
     assert engine.run(pipeline).exit_code == 0
@@ -178,7 +178,7 @@ def test_a_second_run_changes_no_row(tmp_path: Path, source: ChangeSource) -> No
         assert (again.error, again.rows.read, again.rows.inserted, again.rows.updated) == (None, 0, 0, 0)
         assert fingerprint(source) == stood
         assert [entry[1:] for entry in journal(source)][:2] == [(3, 4)] * 2
-        assert {entry[1:] for entry in journal(source)[2:]} == {(0, 1)}
+        assert len(journal(source)) == 2
         (tmp_path / "state.db").unlink()
     require_equal(source, "the last run")
 

@@ -614,6 +614,14 @@ class AbortCommits(FaultySink):
                 self._inner.commit(self._sink.journal(self._load.key), at(1))
 
 
+@fails("columns_are_replaced_by_the_commit_alone")
+class ReplacesBeforeTheCommit(FaultySink):
+    def opened(self, load: Any) -> Any:
+        if load.anew:
+            self.execute("DELETE FROM {target}")
+        return load
+
+
 @fails("a_rewind_is_journalled_alone")
 class RewindEmpties(FaultySink):
     def committed(self) -> None:

@@ -47,7 +47,7 @@ from dpone.errors import ConfigError, DataError, DponeError, SchemaBreak, Source
 from dpone.evolution import join
 from dpone.pipeline import SourceSpec
 from dpone.position import Position
-from dpone.schema import LINEAGE, PREFIX
+from dpone.schema import LINEAGE, PREFIX, Name
 from dpone.strategy import CHANGES
 
 # -- settings and offsets as JSON --------------------------------------------------------------------------------
@@ -159,8 +159,12 @@ O = TypeVar("O", bound=CDCOffset)  # noqa: E741  # an offset
 class PostgresLogicalOffset(CDCOffset):
     """PG-17, PG-02: another system, timeline, database or slot is another stream. ``lsn``: the end of the last commit
     (``16/B374D848``); rows of one transaction share an LSN, so nothing finer could be resumed. ``tables``: the oid of
-    each table seen, so that one that was made anew is known (PG-19). ``commit``: mark and time of the last commit
-    read, empty before the first, so that a server with another history is known."""
+    each table seen, so that one that was made anew is known (PG-19).
+
+    ``commit``: the last commit read, by LSN, xid and time, or the marker that was written before a snapshot
+    (``message ..``); empty before the first. ``exact``: a slot that stands anywhere before ``lsn`` gives ``commit``
+    again, so that a server which does not has another history (OUT-05). Positions of earlier versions may end at a
+    place in the log that nothing marks, and are not exact."""
 
     backend = "postgres_logical"
     system_identifier: str = field(validator=_text, metadata=_OF_SOURCE)
@@ -172,6 +176,7 @@ class PostgresLogicalOffset(CDCOffset):
     lsn: str = field(validator=_lsn)
     tables: Mapping[str, int] = field(factory=dict, validator=deep_mapping(_text, _number, instance_of(dict)))
     commit: str = field(default="", validator=instance_of(str))
+    exact: bool = field(default=False, validator=instance_of(bool))
 
 
 @frozen
@@ -618,9 +623,10 @@ class ChangeStream:
         incremental = self._spec.options.incremental
         # A full refresh replaces the tables it meets: what it left for later would be added to the rows of before.
         changes = self._reader.window(after, None if request.whole else incremental.limit)
-        self._changed = {name: _without_lineage(table) for name, table in changes.tables.items()}
+        wanted = {name: table for name, table in changes.tables.items() if not self._spec.excludes(Name.parse(name))}
+        self._changed = {name: _without_lineage(table) for name, table in wanted.items()}
         self._history = request.mode not in CHANGES
-        parts = tuple(Part(name) for name in changes.tables)
+        parts = tuple(map(Part, wanted))
         whole = request.whole or changes.whole
         return Window(changes.position, parts, True, pa.schema([]), whole, changes.caught_up, changes.proof)
 

@@ -5,7 +5,7 @@ text ``${``; they are filled in after parsing, so a value never changes the stru
 
     pipeline: orders                        # required
     labels: {env: dev}
-    source: {type, connection, table | query | path | topic, options}
+    source: {type, connection, table | query | path | topic, exclude, options}
     sink: {type, connection, table | path | topic, strategy: {mode, key, ...}, options, contract}
     state: {type, connection | path, options}             # default: sqlite:///.dpone/state.db
     staging: {...}
@@ -19,7 +19,8 @@ For many tables, ``defaults`` and ``streams`` take the place of ``source`` and `
       sink: {type: sqlite, connection: "sqlite:///copy.db", table: "{schema}_{table}", strategy: {mode: full_refresh}}
     streams:
       - public.customers                                  # the name of a source table
-      - "sales.*"                                         # a glob: one stream for every table that matches
+      - "sales.*"                                         # a glob: one stream for every table that matches,
+                                                          # but for those named by source.exclude
       - name: orders
         source: {table: public.orders, options: {incremental: {by: cursor, column: updated_at}}}
         sink: {strategy: {mode: merge, key: [id]}}
@@ -116,10 +117,12 @@ def expand(pipeline: Pipeline, tables_of: Callable[[SourceSpec, str], Sequence[s
         if not stream.tables or stream.source.changes:
             streams.append(stream)
             continue
-        tables = tables_of(stream.source, stream.tables)
+        found = tables_of(stream.source, stream.tables)
+        tables = [table for table in found if not stream.source.excludes(Name.parse(table))]
         if not tables:
             todo = "correct the glob, or grant the right to see the tables"
-            raise ConfigError(f"expand stream {stream.name}", f"no table matches {stream.tables}", todo)
+            but = f" but {', '.join(found)}, which source.exclude leaves out" if found else ""
+            raise ConfigError(f"expand stream {stream.name}", f"no table matches {stream.tables}{but}", todo)
         made = [_one_of(stream, Name.parse(table)) for table in tables]
         streams += [one for one in made if one.source.location not in own]
     failed = f"expand the streams of {pipeline.name}"
@@ -591,6 +594,8 @@ class _Reader:
     def _source(self, node: Node) -> Any:
         record = self._connector("source", node)
         spec = self._spec("source", node, SourceSpec, record, {})
+        if spec is not BAD and spec.exclude:
+            self._check_exclude(node, spec)
         incremental = getattr(spec.options, "incremental", None) if spec is not BAD else None
         if record and incremental:
             name = f"incremental_{incremental.by}"
@@ -600,6 +605,17 @@ class _Reader:
                 found = f"{record.name} does not read by {incremental.by} ({_support(record, name)})"
                 self.problems.add(node.at("options", "incremental", "by"), found, todo)
         return spec
+
+    def _check_exclude(self, node: Node, source: SourceSpec) -> None:
+        place = node.at("exclude")
+        if (source.table is not None and _glob(node.at("table")) is None) or not (source.table or source.changes):
+            todo = "write a glob in source.table, as in 'sales.*', or remove exclude"
+            self.problems.add(place, "there is nothing to leave tables out of", todo)
+        for pattern in source.exclude:
+            try:
+                Name.parse(pattern)
+            except ConfigError as error:
+                self.problems.add(place, error.found, error.todo)
 
     def _sink(self, node: Node, source: SourceSpec | None) -> Any:
         record = self._connector("sink", node)

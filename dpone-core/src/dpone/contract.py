@@ -244,6 +244,9 @@ class Load:
                empties the target before it applies them (``scd2``: closes what they lack)
     parts      how many parts there will be, so that a writer can tell one from several; 0: not known
     count      ``Entry.held`` is to be exact
+    anew       only for a sink that says ``makes_anew``: the commit replaces the target by a table that has the columns
+               of ``schema``, the sink's own, and no row but those of the load. Until then the target stays as it is,
+               and for good if the load is empty and may not empty it
     """
 
     key: str
@@ -258,6 +261,7 @@ class Load:
     changes: bool = False
     parts: int = 0
     count: bool = False
+    anew: bool = False
 
 
 @frozen
@@ -351,6 +355,11 @@ class Sink(Protocol):
     def dialect(self) -> Dialect | None:
         """How a SQL sink writes names, types and statements; a sink that is not one may go without this member.
         Works unconnected: ``dpone schema-plan`` asks."""
+        ...
+
+    @property
+    def makes_anew(self) -> bool:
+        """True: ``Load.anew`` is understood. A sink may go without this member."""
         ...
 
     def stores(self, type: pa.DataType) -> Stored:
@@ -536,12 +545,14 @@ class CDCReader(Protocol):
 
     def check(self) -> list[Finding]: ...
 
-    def setup_plan(self) -> list[str]:
-        """Idempotent statements for a DBA; nothing is run."""
+    def setup_plan(self, role: str = "") -> list[str]:
+        """Idempotent statements for a DBA; nothing is run. ``role``: who will read, if not the user of the connection;
+        a reader may go without this parameter."""
         ...
 
     def create(self) -> Position:
-        """Make the slot or register the capture; the position at which its stream begins."""
+        """Make the slot or register the capture; the position at which its stream begins. Raises, with nothing made,
+        if it would keep the source's applications from writing."""
         ...
 
     def window(self, after: Position | None, limit: int | None) -> ChangeWindow:
@@ -566,7 +577,10 @@ class CDCReader(Protocol):
         """How far the stream is behind, in the source's own units."""
         ...
 
-    def drop(self) -> None: ...
+    def drop(self) -> Sequence[str] | None:
+        """Drop what ``create`` made, and nothing else. A line for each thing that was dropped, and for each that stays
+        and why; a reader may answer None."""
+        ...
 
     def close(self) -> None: ...
 

@@ -463,8 +463,8 @@ class _Attempt:
     ) -> tuple[_Target, evolution.Plan]:
         have = sink.schema()
         plan = self._plan(spec, sink, have, window, strategy)
-        forms = self._forms(spec, sink, have, window, strategy, key, plan.columns)
-        load = _load(self.stream, known, window, strategy, key, plan.columns)
+        forms = self._forms(spec, sink, None if plan.anew else have, window, strategy, key, plan.columns)
+        load = evolve(_load(self.stream, known, window, strategy, key, plan.columns), anew=bool(plan.anew))
         return _Target(spec, sink, window, strategy, key, load, forms), plan
 
     def _forms(
@@ -502,13 +502,13 @@ class _Attempt:
         return _load(self.stream, known, window, self.spec.sink.strategy, self.report.key, None, loads)
 
     def _fit(self, target: _Target, plan: evolution.Plan) -> None:
-        """Make the safe changes, or only say them."""
-        ddl = target.sink.ddl(plan.changes)
+        """Make the safe changes, or only say them; those of a target made anew are part of the commit."""
+        ddl = [] if plan.anew else target.sink.ddl(plan.changes)
         if not self.stream.run.dry_run:
             target.sink.apply(ddl)
         name = f"{target.spec.table}: " if self.spec.tables else ""
         self.report.ddl += ddl
-        self.report.schema_changes += [f"{name}{change}" for change in plan.changes]
+        self.report.schema_changes += [f"{name}{change}" for change in (*plan.changes, *plan.anew)]
         if (dialect := getattr(target.sink, "dialect", None)) is not None:
             said = ((change, dialect.rewrites(change)) for change in plan.changes)
             self.report.rewrites += [f"{name}{change}: {what}" for change, what in said if what]
@@ -519,6 +519,7 @@ class _Attempt:
     def _plan(
         self, spec: SinkSpec, sink: Sink, have: pa.Schema | None, window: Window, strategy: Strategy
     ) -> evolution.Plan:
+        run = self.stream.run
         wanted = {"key": strategy.key, "order_by": strategy.order_by, "where": tuple(strategy.where)}
         wanted |= {"partition": _one(strategy.partition), "effective_from": _one(strategy.effective_from)}
         for what, columns in wanted.items():
@@ -532,7 +533,10 @@ class _Attempt:
         limit = getattr(dialect, "max_identifier", None)
         target, policy = _without_own(have, strategy), spec.options.schema_evolution
         plan = evolution.plan(target, window.schema, policy, sink.stores, strategy.key, limit)
-        plan.require_safe(spec.location)
+        able, keeps = getattr(sink, "makes_anew", False), not _effective(strategy, run, True).replaces_all
+        if plan.breaking and run.full_refresh and able and not keeps:
+            plan = plan.replacing(window.schema)
+        plan.require_safe(spec.location, _instead(able, keeps, strategy))
         return plan
 
     # -- partitions ---------------------------------------------------------------------------------------------
@@ -786,9 +790,17 @@ class _Attempt:
         self.judge.settle(entry.load_id)
 
 
-def _effective(strategy: Strategy, run: Run) -> Strategy:
+def _instead(able: bool, keeps: bool, strategy: Strategy) -> str:
+    """What else gets rows of other columns into the target, besides a policy that allows them."""
+    if keeps:
+        words = strategy.mode + (f" with deletes: {strategy.deletes}" if strategy.mode == "cdc_apply" else "")
+        return f"or load into another table, as {words} keeps what is there"
+    return "or replace the table with --full-refresh" if able else "or drop the table and use --full-refresh"
+
+
+def _effective(strategy: Strategy, run: Run, full_refresh: bool = False) -> Strategy:
     """--full-refresh replaces the rows of a growing target; other strategies just read everything again."""
-    if run.full_refresh and strategy.mode in ("append", "merge"):
+    if (run.full_refresh or full_refresh) and strategy.mode in ("append", "merge"):
         return evolve(strategy, mode="full_refresh")
     return strategy
 

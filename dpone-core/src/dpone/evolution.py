@@ -80,16 +80,27 @@ def type_name(field: pa.Field) -> str:
 
 @frozen
 class Plan:
-    """changes: safe ones, in DDL order. breaking: the rest. columns: source column -> target column."""
+    """changes: safe ones, in DDL order. breaking: the rest. columns: source column -> target column. anew: what differs
+    where the load replaces the target, columns and all; then nothing is done before its commit."""
 
     changes: tuple[Change, ...] = ()
     breaking: tuple[Change, ...] = ()
     columns: Mapping[str, str] = field(factory=dict)
+    anew: tuple[Change, ...] = ()
 
-    def require_safe(self, target: str) -> None:
+    def require_safe(self, target: str, instead: str = "") -> None:
+        """``instead``: another way than to allow the changes. Raises SchemaBreak."""
         if self.breaking:
             found = ", ".join(map(str, self.breaking))
-            raise SchemaBreak(f"evolve the schema of {target}", found, f"{self._ways()}; nothing was changed")
+            ways = f"{self._ways()}; {instead}" if instead else self._ways()
+            raise SchemaBreak(f"evolve the schema of {target}", found, f"{ways}; nothing was changed")
+
+    def replacing(self, source: pa.Schema) -> Plan:
+        """The plan of a load that replaces the target as a whole; names that the source itself does not keep apart
+        stay breaking."""
+        if ambiguous(source.names):
+            return self
+        return Plan((), (), {name: name for name in source.names}, (*self.changes, *self.breaking))
 
     def _ways(self) -> str:
         """What would allow each change; columns are named where one way is not enough for all."""

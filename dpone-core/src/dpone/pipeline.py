@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -149,7 +150,8 @@ class StateOptions:
 
 @frozen
 class SourceSpec:
-    """One source bound to what it reads. ``base`` is the folder of the pipeline file."""
+    """One source bound to what it reads. ``base`` is the folder of the pipeline file. ``exclude``: tables that a glob,
+    or a change stream of all tables, leaves out: names or globs, with or without their schema."""
 
     type: str
     connection: Secret | None = None
@@ -157,6 +159,7 @@ class SourceSpec:
     query: str | None = None
     path: str | None = None
     topic: str | None = None
+    exclude: tuple[str, ...] = ()
     options: Any = field(factory=SourceOptions)
     base: Path = field(default=Path(), metadata=INTERNAL)
 
@@ -165,6 +168,11 @@ class SourceSpec:
         """Stable and free of credentials; part of the key. A query goes by the stream's name."""
         what = ":".join(map(str, filter(None, (self.path, self.table or self.topic)))) or "query"
         return _location(self.type, self.connection, what)
+
+    def excludes(self, table: Name) -> bool:
+        """A pattern without a schema stands for the table in any."""
+        patterns = [Name.parse(pattern).parts for pattern in self.exclude]
+        return any(all(map(fnmatchcase, table.parts[-len(pattern) :], pattern)) for pattern in patterns)
 
     @property
     def changes(self) -> Incremental | None:

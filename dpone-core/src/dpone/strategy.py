@@ -103,6 +103,13 @@ class Strategy:
     new_columns: Literal["fill", "version"] = "fill"
 
     @property
+    def replaces_all(self) -> bool:
+        """A whole read leaves nothing in the target but what was read."""
+        return self.mode in ("full_refresh", "snapshot_diff") or (
+            self.mode == "cdc_apply" and self.deletes in (None, "hard")
+        )
+
+    @property
     def whole(self) -> bool:
         """The read must hold the whole source: rows it lacks are gone. A window of partitions is emptied where the
         read has nothing, so an increment would empty what earlier ones brought."""

@@ -7,7 +7,7 @@ up to the bound (``transport``); either is spooled and changes nothing on the se
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from itertools import islice
@@ -20,6 +20,7 @@ from dpone.cdc import PostgresLogicalOffset, Spool
 from dpone.changes import batch_schema
 from dpone.contract import ChangeTable, ChangeWindow, Finding, Stream
 from dpone.errors import ConfigError, DponeError, Gap, SourceError
+from dpone.ids import ulid
 from dpone.pipeline import SourceSpec
 from dpone.position import Position
 from dpone.schema import Name
@@ -28,12 +29,13 @@ from dpone_postgres.config import PostgresSourceOptions
 from dpone_postgres.connect import connect, parameters, where
 from dpone_postgres.errors import failing, sqlstate
 from dpone_postgres.handover import SnapshotTable
-from dpone_postgres.pgoutput import Decoder, Relation, Shape, lsn_number, lsn_text, mark, require_same_table
-from dpone_postgres.publication import Published, columns, columns_now, matches, published
+from dpone_postgres.pgoutput import MARKER, Decoder, Relation, Shape, lsn_number, lsn_text, mark, require_same_table
+from dpone_postgres.publication import Published, Unidentified, columns, columns_now, matches, published
 from dpone_postgres.replication import HEADER, streamed
-from dpone_postgres.setup import plan
+from dpone_postgres.setup import HEARTBEAT, plan
 from dpone_postgres.slot import (
     ANEW,
+    NO_SLOT,
     PLUGIN,
     Server,
     Slot,
@@ -49,6 +51,12 @@ from dpone_postgres.transfer import copy_out
 _BLOCK_ROWS, _BLOCK_BYTES = 20_000, 8_000_000
 _ROW = 6  # a row of COPY with one column: the count of columns, and the column's length
 _MESSAGES = 20_000  # beside the changes themselves: begin and commit of each transaction, descriptions of tables
+_WORTH = 1 << 20  # bytes of WAL without a change for which the position moves: the server frees whole files, of 16 MB
+# On the disk of this server when it returns, whatever the database's own setting says.
+_EMIT = (
+    "SELECT pg_catalog.set_config('synchronous_commit', 'local', true), "
+    "pg_catalog.pg_logical_emit_message(true, 'dpone', \0::text)"
+)
 
 
 class PostgresLogicalReader:
@@ -62,13 +70,14 @@ class PostgresLogicalReader:
         if options.row_security == "on":
             found = "row_security: on, but a change stream has the changes of every row"
             raise ConfigError("read source postgres by cdc", found, "remove it, and read as a role with BYPASSRLS")
-        self._options, self._wanted = options, spec.table
+        self._options, self._spec, self._wanted = options, spec, spec.table
         self._slot, self._publication = options.slot, options.publication
         self._given = parameters(spec.connection)
         self._failed = f"read slot {self._slot} at {where(self._given)}"
         self._connection: psycopg.Connection[Any] | None = None
         self._spool: Spool | None = None
         self._changed: dict[str, ChangeTable] = {}
+        self._started = ""  # the server on which the latest window was checked
 
     # -- set up -------------------------------------------------------------------------------------------------
 
@@ -89,12 +98,13 @@ class PostgresLogicalReader:
         slot = Slot.of(db, self._slot, self._failed)
         try:
             if slot is None:
-                yield Finding("slot", False, f"there is no slot {self._slot}", "make it with 'dpone cdc create'")
+                yield Finding("slot", False, f"there is no slot {self._slot}", NO_SLOT)
             else:
                 slot.require(server, self._failed)
                 yield Finding("slot", None if slot.wal_status == "unreserved" else True, self._told(slot, server))
         except DponeError as error:
             yield Finding("slot", False, error.found, error.todo)
+        yield _marker(db, server, self._failed)
         if not publication.exists(db, self._publication, self._failed):
             found = f"there is no publication {self._publication}"
             yield Finding("publication", False, found, "make it with 'dpone cdc create'")
@@ -103,20 +113,23 @@ class PostgresLogicalReader:
         told = ", ".join(str(t.name) for t in tables) or "no table of the pipeline"
         todo = "" if tables else "ALTER PUBLICATION .. ADD TABLE .., as 'dpone cdc-plan' prints it"
         yield Finding("publication", bool(tables), f"{self._publication}: {told}", todo)
-        yield from (_identity(table) for table in tables)
+        broken = publication.breaking(db, self._publication, self._failed)
+        yield from (_breaks(self._publication, one) for one in broken)
+        yield from (_identity(table) for table in tables if table.name not in {one.name for one in broken})
 
     def _told(self, slot: Slot, server: Server) -> str:
         kept = max(server.end - slot.restart, 0)
         return f"{self._slot}, {slot.wal_status}, keeps {kept:,} bytes of WAL"
 
-    def setup_plan(self) -> list[str]:
+    def setup_plan(self, role: str = "") -> list[str]:
         """Works without a server, where the tables are named; a glob asks for their names."""
         names = [str(self._wanted)] if self._wanted else []
-        return plan(self._slot, self._publication, names, str(self._given.get("user", "dpone")))
+        return plan(self._slot, self._publication, names, role or str(self._given.get("user", "dpone")))
 
     def create(self) -> Position:
         """Publication, then slot: what was committed before a publication was there cannot be decoded for it. What is
-        there already stays as it is. Waits for transactions that write, up to ``options.lock_timeout``."""
+        there already stays as it is. Waits for transactions that write, up to ``options.lock_timeout``. A publication
+        that is made here is marked by its comment, so that ``drop`` knows it."""
         db = self._db()
         server = Server.of(db, self._failed)
         if server.wal_level != "logical":
@@ -129,18 +142,33 @@ class PostgresLogicalReader:
             self._make_slot(db)
             slot = require_slot(db, self._slot, None, self._failed)
         slot.require(server, self._failed)
-        return self._position(server, slot.confirmed, {}).to_position()
+        return self._position(server, slot.confirmed, {}, exact=True).to_position()
 
     def _publish(self, db: psycopg.Connection[Any]) -> None:
         found = rows(db, self._failed, _ORDINARY)
-        names = [(schema, table) for schema, table in found if matches(Name((schema, table)), self._wanted)]
+        names = [name for name in map(Name, found) if self._selects(name)]
+        failed = f"create publication {self._publication}"
         if not names:
-            raise ConfigError(f"create publication {self._publication}", f"no table {self._wanted}", "correct the name")
-        quote = handover.DIALECT
-        tables = ", ".join(quote.name(Name(name)) for name in names)
-        sql = f"CREATE PUBLICATION {quote.quote(self._publication)} FOR TABLE {tables}"
-        with failing(SourceError, f"create publication {self._publication}"):
-            db.execute(f"{sql} WITH (publish_via_partition_root = true)".encode())
+            raise ConfigError(failed, f"no table {self._wanted or ''}", "correct source.table, or create the table")
+        self._require_identified(failed, publication.unidentified(db, names, self._failed))
+        quote, name = handover.DIALECT, handover.DIALECT.quote(self._publication)
+        tables = ", ".join(map(quote.name, names))
+        sql = f"CREATE PUBLICATION {name} FOR TABLE {tables} WITH (publish_via_partition_root = true)"
+        mine = quote.literal(publication.comment(self._slot))
+        with failing(SourceError, failed):  # both or none: one message is one transaction
+            db.execute(f"{sql}; COMMENT ON PUBLICATION {name} IS {mine}".encode())
+
+    def _require_identified(self, failed: str, broken: Sequence[Unidentified]) -> None:
+        """OUT-16, PG-10: nothing is made that keeps the source's applications from writing."""
+        if not broken:
+            return
+        names = ", ".join(str(one.name) for one in broken)
+        found = f"updates and deletes would fail in {names}, which nothing identifies the rows of"
+        todo = "; ".join(one.todo for one in broken[:3]) + ("; and so on" if len(broken) > 3 else "")
+        raise ConfigError(failed, found, f"leave them out with source.exclude: [{names}], or run: {todo}")
+
+    def _selects(self, table: Name) -> bool:
+        return matches(table, self._wanted) and not self._spec.excludes(table)
 
     def _make_slot(self, db: psycopg.Connection[Any]) -> None:
         failed = f"create slot {self._slot}"
@@ -163,7 +191,7 @@ class PostgresLogicalReader:
         db = self._db()
         server = Server.of(db, self._failed)
         slot = require_slot(db, self._slot, after, self._failed)
-        saved = None
+        self._started, saved = slot.started, None
         if after is not None:
             saved = require_position(after, self._position(server, 0, {}), server, self._failed)
         slot.require(server, self._failed)
@@ -173,14 +201,33 @@ class PostgresLogicalReader:
             return self._snapshot(db, server, epoch)
         start = lsn_number(saved.lsn) if saved else slot.confirmed
         require_not_passed(slot, start, self._failed)
-        decoder = self._read(db, server, start, limit, saved)
+        decoder = self._read(db, server, slot, start, limit, saved)
         self._require_kept(db, start, server)
-        if saved is not None and server.end > start:
+        if saved is not None:
             slot.require_history(saved, decoder.met, self._failed)
-        return self._window(server, start, decoder, epoch)
+        if _idle(server, start, decoder, saved) and self._marked(db, server):
+            server = Server.of(db, self._failed)
+            decoder = self._read(db, server, slot, start, limit, saved)
+            self._require_kept(db, start, server)
+        return self._window(server, start, decoder, saved, epoch)
+
+    def _marked(self, db: psycopg.Connection[Any], server: Server) -> str:
+        """Write a commit of our own that the slot delivers, so that a position can end at it: the content of its
+        message. Empty where nothing may be written: on a standby, or without the right to."""
+        content = f"{MARKER.decode()}{ulid()}"
+        try:
+            if not server.standby:
+                rows(db, self._failed, _EMIT, (content,))
+                return content
+        except SourceError as error:
+            if sqlstate(error) != "42501":  # insufficient_privilege
+                raise
+        return ""
 
     def _snapshot(self, db: psycopg.Connection[Any], server: Server, epoch: int) -> ChangeWindow:
-        """The rows that are there, as inserts of one commit."""
+        """The rows that are there, as inserts of one commit. The marker comes before them: the slot gives it again
+        until it is moved to where the snapshot was taken."""
+        marker = self._marked(db, server)
         try:
             tables, wait = self._tables(db), self._options.lock_timeout
             with handover.at_slot(self._given, tables, self._failed, wait) as (reading, point):
@@ -194,7 +241,9 @@ class PostgresLogicalReader:
         except SourceError as error:
             raise self._waited(error) from error
         spool.commit()
-        position = self._position(server, point, {str(t.name): t.oid for t in tables}).to_position(epoch)
+        known = {str(t.name): t.oid for t in tables}
+        exact = bool(marker) and _gives_messages(db)
+        position = self._position(server, point, known, marker if exact else "", exact).to_position(epoch)
         proof = f"snapshot of {len(tables)} tables at {lsn_text(point)}, where the stream goes on"
         return ChangeWindow(position, ("", mark(point)), self._changed, True, proof, spool.changes, whole=True)
 
@@ -202,6 +251,7 @@ class PostgresLogicalReader:
         self,
         db: psycopg.Connection[Any],
         server: Server,
+        slot: Slot,
         start: int,
         limit: int | None,
         saved: PostgresLogicalOffset | None,
@@ -209,11 +259,11 @@ class PostgresLogicalReader:
         tables, commit = (dict(saved.tables), saved.commit) if saved else ({}, "")
         known = {table.oid: table for table in published(db, self._publication, self._failed)}
         for table in known.values():
-            if matches(table.name, self._wanted):
+            if self._selects(table.name):
                 require_same_table(tables, str(table.name), table.oid)
 
         def shape(relation: Relation) -> Shape | None:
-            if not matches(Name.parse(relation.table), self._wanted):
+            if not self._selects(Name.parse(relation.table)):
                 return None
             found = columns(db, relation.oid, relation.names, relation.types, self._failed)
             key = relation.key if relation.identity != "f" else _primary(known.get(relation.oid), relation)
@@ -224,7 +274,7 @@ class PostgresLogicalReader:
             spool = self._new_spool(server, mark(start))
             decoder = Decoder(spool, start, server.end, limit, shape, dict(tables), commit)
             fed = self._streamed if self._options.transport == "stream" else self._fed
-            whole = server.end <= start or fed(decoder, server.end, count)
+            whole = server.end <= slot.confirmed or fed(decoder, server.end, count)
             if whole or decoder.over or decoder.end is not None:
                 break
             assert count is not None, "the server ends early only where it is told to"
@@ -250,10 +300,8 @@ class PostgresLogicalReader:
     def _streamed(self, decoder: Decoder, upto: int, count: int | None) -> bool:
         """The same by the replication protocol, which ends nowhere by itself: ``count`` is not needed. From where the
         slot stands: asked to begin further on, the server would pass over a commit that a position cuts in two."""
-        quote = handover.DIALECT
-        names = quote.literal(quote.quote(self._publication))
-        command = f"START_REPLICATION SLOT {quote.quote(self._slot)} LOGICAL 0/0"
-        command += f" (proto_version '1', publication_names {names})"
+        command = f"START_REPLICATION SLOT {handover.DIALECT.quote(self._slot)} LOGICAL 0/0"
+        command += " (" + ", ".join(f"{name} {value}" for name, value in self._plugin_options().items()) + ")"
         with closing(connect({**self._given, "replication": "database"}, SourceError)) as reading:
             pid = reading.info.backend_pid
             with self._peeking():
@@ -265,21 +313,30 @@ class PostgresLogicalReader:
 
     def _peek(self, upto: int, count: int | None) -> str:
         """``upto_nchanges`` counts messages, and is looked at where a transaction ends."""
-        quote = handover.DIALECT.literal
-        names = quote(handover.DIALECT.quote(self._publication))
+        options = "".join(f", '{name}', {value}" for name, value in self._plugin_options().items())
         return (
-            f"SELECT data FROM pg_catalog.pg_logical_slot_peek_binary_changes({quote(self._slot)}, "
-            f"'{lsn_text(upto)}', {count or 'NULL'}, 'proto_version', '1', 'publication_names', {names})"
+            f"SELECT data FROM pg_catalog.pg_logical_slot_peek_binary_changes("
+            f"{handover.DIALECT.literal(self._slot)}, '{lsn_text(upto)}', {count or 'NULL'}{options})"
         )
 
-    def _window(self, server: Server, start: int, decoder: Decoder, epoch: int) -> ChangeWindow:
+    def _plugin_options(self) -> dict[str, str]:
+        """With messages, so that commits which hold nothing else are there: PostgreSQL 15 leaves empty ones out."""
+        names = handover.DIALECT.literal(handover.DIALECT.quote(self._publication))
+        messages = {"messages": "'true'"} if _gives_messages(self._db()) else {}
+        return {"proto_version": "'1'", "publication_names": names, **messages}
+
+    def _window(
+        self, server: Server, start: int, decoder: Decoder, saved: PostgresLogicalOffset | None, epoch: int
+    ) -> ChangeWindow:
         spool = decoder.spool
         self._changed = dict(spool.tables)
-        end = decoder.end
-        if end is None:  # no commit: up to the bound there was nothing
-            end = start if decoder.over or server.border is None else max(server.border, start)
-        position = self._position(server, end, decoder.tables, decoder.commit).to_position(epoch)
+        end, commit, exact = decoder.end, decoder.commit, True
+        if end is None or (_still(decoder, saved) and end - start < _WORTH):
+            end, commit, exact = start, saved.commit if saved else "", saved is None or saved.exact
+        position = self._position(server, end, decoder.tables, commit, exact).to_position(epoch)
         proof = f"slot {self._slot} read up to {lsn_text(end)}; the WAL was safe up to {lsn_text(server.end)}"
+        if _idle(server, start, decoder, saved):
+            proof += "; no marker could be written, so the slot stays there and keeps WAL (docs/postgres-cdc.md)"
         if spool.filtered:
             proof += f"; {spool.filtered} changes had been delivered before"
         return ChangeWindow(
@@ -298,16 +355,18 @@ class PostgresLogicalReader:
         self._spool = Spool(f"{server.system}/{server.database}", after)
         return self._spool
 
-    def _position(self, server: Server, lsn: int, tables: Mapping[str, int], commit: str = "") -> PostgresLogicalOffset:
+    def _position(
+        self, server: Server, lsn: int, tables: Mapping[str, int], commit: str = "", exact: bool = False
+    ) -> PostgresLogicalOffset:
         return PostgresLogicalOffset(
             server.system, server.timeline, server.database, self._slot, PLUGIN, self._publication, lsn_text(lsn),
-            dict(tables), commit,
+            dict(tables), commit, exact,
         )  # fmt: skip
 
     # -- stops --------------------------------------------------------------------------------------------------
 
     def _tables(self, db: psycopg.Connection[Any]) -> list[Published]:
-        return [t for t in published(db, self._publication, self._failed) if matches(t.name, self._wanted)]
+        return [t for t in published(db, self._publication, self._failed) if self._selects(t.name)]
 
     def _require_published(self, db: psycopg.Connection[Any]) -> None:
         """PG-22: a table that is not published would silently never change."""
@@ -339,31 +398,61 @@ class PostgresLogicalReader:
     # -- after the sink's commit --------------------------------------------------------------------------------
 
     def ack(self, position: Position) -> None:
-        """Moves the slot on, to the position and never beyond."""
+        """Moves the slot on, to the position and never beyond, on a server that is known to have the position's last
+        commit: the window was checked on it since it was started, or the slot is read once more."""
         if position.kind != PostgresLogicalOffset.backend:
             return
         saved = PostgresLogicalOffset.from_position(position)
         db, failed = self._db(), f"acknowledge {saved.lsn} to slot {self._slot}"
         slot = Slot.of(db, self._slot, failed)
         if slot is not None and slot.confirmed < lsn_number(saved.lsn):
+            if slot.started != self._started:
+                self._require_history(db, slot, position, failed)
             rows(db, failed, "SELECT pg_catalog.pg_replication_slot_advance(\0, \0::pg_lsn)", (self._slot, saved.lsn))
+
+    def _require_history(self, db: psycopg.Connection[Any], slot: Slot, position: Position, failed: str) -> None:
+        server = Server.of(db, failed)
+        saved = require_position(position, self._position(server, 0, {}), server, failed)
+        upto = lsn_number(saved.lsn)
+        with closing(Spool("")) as nothing:
+            decoder = Decoder(nothing, upto, upto, None, lambda relation: None, {}, saved.commit)
+            (self._streamed if self._options.transport == "stream" else self._fed)(decoder, upto, None)
+        slot.require_history(saved, decoder.met, failed)
 
     def lag(self) -> Mapping[str, Any]:
         """Bytes of WAL: ``behind`` are not acknowledged yet, ``kept`` cannot be removed by the server."""
         db = self._db()
         server = Server.of(db, self._failed)
-        slot = require_slot(db, self._slot, None, self._failed)
+        slot = Slot.of(db, self._slot, self._failed)
+        if slot is None:  # whether there is a position is not known here
+            raise ConfigError(self._failed, f"there is no slot {self._slot}", NO_SLOT)
         return {
             "slot": slot.name, "confirmed": lsn_text(slot.confirmed), "end": lsn_text(server.end),
             "behind": max(server.end - slot.confirmed, 0), "kept": max(server.end - slot.restart, 0),
             "wal_status": slot.wal_status, "active": slot.active is not None,
         }  # fmt: skip
 
-    def drop(self) -> None:
-        """The slot. The publication costs nothing without one, and may serve others."""
+    def drop(self) -> list[str]:
+        """The slot, and the publication if ``create`` made it for this slot."""
         db, failed = self._db(), f"drop slot {self._slot}"
+        told = [f"slot {self._slot} was not there"]
         if Slot.of(db, self._slot, failed) is not None:
             rows(db, failed, "SELECT pg_catalog.pg_drop_replication_slot(\0)", (self._slot,))
+            told = [f"slot {self._slot} dropped"]
+        return told + self._drop_publication(db)
+
+    def _drop_publication(self, db: psycopg.Connection[Any]) -> list[str]:
+        name, failed = handover.DIALECT.quote(self._publication), f"drop publication {self._publication}"
+        sql = "SELECT pg_catalog.obj_description(oid, 'pg_publication') FROM pg_catalog.pg_publication"
+        found = rows(db, failed, f"{sql} WHERE pubname = \0", (self._publication,))
+        if not found:
+            return [f"publication {self._publication} was not there"]
+        if found != [(publication.comment(self._slot),)]:
+            why = f"'dpone cdc create' did not make it for this slot; to drop it: DROP PUBLICATION {name};"
+            return [f"publication {self._publication} stays: {why}"]
+        with failing(SourceError, failed):
+            db.execute(f"DROP PUBLICATION {name}".encode())
+        return [f"publication {self._publication} dropped"]
 
     def close(self) -> None:
         if self._spool is not None:
@@ -403,6 +492,45 @@ AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname !~ '^pg_
 ORDER BY 1, 2"""
 
 
+_MAY_EMIT = """
+SELECT bool_and(pg_catalog.has_function_privilege(oid, 'EXECUTE')), current_user::text,
+       string_agg(oid::regprocedure::text, ', ')
+FROM pg_catalog.pg_proc WHERE proname = 'pg_logical_emit_message' AND pronamespace = 'pg_catalog'::regnamespace
+AND proargtypes[2] = 'text'::regtype"""
+
+
+def _marker(db: psycopg.Connection[Any], server: Server, failed: str) -> Finding:
+    """The right to move an idle slot on. It is PUBLIC's unless someone has revoked it."""
+    if server.standby:
+        todo = f"run this on the primary every minute: {HEARTBEAT}"
+        return Finding("marker", None, "a standby writes none, so that an idle slot keeps WAL", todo)
+    [(may, user, function)] = rows(db, failed, _MAY_EMIT)
+    todo = (
+        "" if may else f"GRANT EXECUTE ON FUNCTION {function} TO {handover.DIALECT.quote(user)}; or let others run it"
+    )
+    found = f"{user} may {'' if may else 'not '}execute pg_logical_emit_message, which moves an idle slot on"
+    return Finding("marker", True if may else None, found, todo)
+
+
+def _gives_messages(db: psycopg.Connection[Any]) -> bool:
+    """pgoutput tells of messages from PostgreSQL 14 on; before, it gives every commit, empty ones as well."""
+    return db.info.server_version >= 140000
+
+
+def _still(decoder: Decoder, saved: PostgresLogicalOffset | None) -> bool:
+    """Nothing came that a target needs, and the position is a good one: it stays, so that an idle stream writes nothing
+    into journal and state at every run."""
+    return not decoder.spool.tables and not decoder.over and (saved is None or saved.exact)
+
+
+def _idle(server: Server, start: int, decoder: Decoder, saved: PostgresLogicalOffset | None) -> bool:
+    """Nothing came, and the slot keeps WAL that it could let go of if there was a commit to move to."""
+    if decoder.spool.tables or decoder.over:
+        return False
+    end = start if decoder.end is None else decoder.end
+    return server.end - end >= _WORTH or (decoder.end is None and not _still(decoder, saved))
+
+
 def _block(messages: Iterator[bytes]) -> list[bytes]:
     block: list[bytes] = []
     size = 0
@@ -419,6 +547,12 @@ def _primary(table: Published | None, relation: Relation) -> tuple[str, ...]:
     return table.key if table is not None and {*table.key} <= {*relation.names} else ()
 
 
+def _breaks(publication: str, table: Unidentified) -> Finding:
+    found = f"{table.name}: the server refuses its updates and deletes while it is in publication {publication}"
+    drop = f"ALTER PUBLICATION {handover.DIALECT.quote(publication)} DROP TABLE {handover.DIALECT.name(table.name)}"
+    return Finding("replica identity", False, found, f"{table.todo}, or {drop} and name it in source.exclude")
+
+
 def _identity(table: Published) -> Finding:
     words = {"d": "default (primary key)", "n": "nothing", "f": "full", "i": "an index"}
     found = f"{table.name}: {words.get(table.identity, table.identity)}"
@@ -426,7 +560,7 @@ def _identity(table: Published) -> Finding:
         found += f"; generated columns are not in the stream: {', '.join(table.generated)}"
     if table.key:
         return Finding("replica identity", True, found)
-    todo = "give the table a primary key; without one the server refuses its updates and deletes, or cannot tell rows"
+    todo = "give the table a primary key, or use strategy append: the stream does not identify its rows"
     return Finding("replica identity", None, found, todo)
 
 

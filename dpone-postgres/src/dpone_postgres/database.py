@@ -81,6 +81,12 @@ class PostgresDialect(Dialect):
         column = f"ALTER TABLE {self.name(table)} ALTER COLUMN {self.quote(after.name)}"
         return [] if old == new else [f"{column} TYPE {new}{_collate(before)}"]
 
+    def retype_column(self, table: Name, after: pa.Field) -> list[str]:
+        """Keys, indexes and grants of the column stay; a default may not fit the new type."""
+        alter = f"ALTER COLUMN {self.quote(after.name)}"
+        word = self._word(after)
+        return [f"ALTER TABLE {self.name(table)} {alter} DROP DEFAULT, {alter} TYPE {word} USING NULL::{word}"]
+
     def _word(self, column: pa.Field) -> str:
         """The type of a column of the target: its own word for it, as the catalogue or a file of columns gives it."""
         word = (column.metadata or {}).get(NATIVE, b"").decode(errors="replace")

@@ -29,19 +29,23 @@ from dpone.changes import (
     batch_schema,
 )  # fmt: skip
 from dpone.contract import ChangeTable
-from dpone.errors import DataError, IdentityChanged, SourceError, StateError
+from dpone.errors import DataError, IdentityChanged, SourceError
 from dpone.schema import Name
 from dpone_postgres import texts
 from dpone_postgres.binary import Refused, _bytes, _Cells
 from dpone_postgres.types import SPECIAL, Column
 
 _EPOCH = 946_684_800_000_000  # 2000-01-01 in microseconds from 1970-01-01
-_BEGIN, _COMMIT, _RELATION, _TRUNCATE = b"BCRT"
+_BEGIN, _COMMIT, _RELATION, _TRUNCATE, _MESSAGE = b"BCRTM"
 _INSERT, _UPDATE, _DELETE = b"IUD"
 _NEW, _KEY, _OLD = b"NKO"  # tuples: the new one, the old one's key, the old one
 _TEXT, _UNCHANGED = b"tu"
+MARKER = b"message "
 _KNOWN = np.frombuffer(b"BCRTIUDYOM", np.uint8)
-SPECIAL_TODO = "state source.options.special_values: text, which reads dates, times and numerics as text"
+SPECIAL_TODO = (
+    "set source.options.special_values: text, which reads dates, times and numerics as text, "
+    "and run once with --full-refresh, which lets the target's columns become text"
+)
 _TAIL = bytes(64)  # numbers are read by views that reach past the last message
 _WORDS = pa.array(["insert", "update", "delete"])
 _INDEX = np.zeros(256, np.int64)
@@ -167,7 +171,7 @@ class Decoder:
     limit   the window ends at the first commit after so many changes
     shape   a relation's shape; None: the table is not wanted. May ask the server
     tables  oids of the tables seen in earlier windows, by name; those of this one are added
-    commit  mark and time of the last commit taken, here or in an earlier window; ``met``: that of before came again
+    commit  the last commit taken, here or in an earlier window; ``met``: that of before came again
     """
 
     spool: Spool
@@ -196,6 +200,11 @@ class Decoder:
 
     def _block(self, data: bytes, start: Any) -> None:
         op = np.frombuffer(data, np.uint8)[start]
+        if (others := op == _MESSAGE).any():
+            self._look(data, start[others])
+            start, op = start[~others], op[~others]
+        if not len(start):
+            return
         if not np.isin(op, _KNOWN).all():
             raise SourceError("read the slot", "a message of a kind that pgoutput version 1 has not", "report it")
         begins, commits = np.flatnonzero(op == _BEGIN), np.flatnonzero(op == _COMMIT)
@@ -222,6 +231,13 @@ class Decoder:
         else:
             self._open = None
 
+    def _look(self, data: bytes, starts: Any) -> None:
+        """Messages of pg_logical_emit_message hold no change. One of ours may be what the position was known by."""
+        wanted = self.commit.encode()
+        for at in starts.tolist() if wanted.startswith(MARKER) else ():
+            content = data.index(b"\0", at + 10) + 5  # kind, flags and LSN; the prefix and NUL; the length
+            self.met = self.met or data.startswith(wanted, content)
+
     def _taken(self, transactions: Sequence[_Transaction], ends: Sequence[int], sizes: Any) -> int:
         """How many whole transactions of the block belong to the window; ``over`` if it ends with them."""
         for i, (transaction, end) in enumerate(zip(transactions, ends, strict=False)):
@@ -230,8 +246,9 @@ class Decoder:
                 return i
             if transaction.lsn < self.after:
                 if end > self.after:
-                    found = f"{lsn_text(self.after)} is in the midst of a commit"
-                    raise StateError("resume the slot", found, "copy a position that 'dpone state history' shows")
+                    found = f"the position {lsn_text(self.after)} is in the midst of a commit: the server was set back"
+                    todo = "load again with 'dpone run --full-refresh', or copy one that 'dpone state history' shows"
+                    raise IdentityChanged("resume the slot", f"{found}, or the position was set by hand", todo)
                 self.met = self.met or transaction.told == self.commit
                 continue
             self.changes += int(sizes[i])

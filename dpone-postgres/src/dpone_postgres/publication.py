@@ -10,8 +10,11 @@ import psycopg
 from attrs import frozen
 
 from dpone.schema import Name
+from dpone_postgres.database import PostgresDialect
 from dpone_postgres.slot import rows
 from dpone_postgres.types import Column
+
+_d = PostgresDialect()
 
 # Column lists and row filters are of PostgreSQL 15, and its view has no such columns before. Generated columns are
 # published, if they are, from PostgreSQL 18 on, though the view names them before.
@@ -50,6 +53,28 @@ SELECT a.attname::text, a.atttypid::int8, a.atttypmod FROM pg_catalog.pg_attribu
 WHERE a.attrelid = \0::int8::oid AND a.attname::text = ANY (\0::text[]) ORDER BY a.attnum"""
 
 
+# A server refuses updates and deletes of a published table whose rows nothing identifies (CREATE PUBLICATION, Notes):
+# of the table itself, of each partition, and of each table that inherits from it. A deferrable key identifies none.
+_UNIDENTIFIED = """
+WITH RECURSIVE member AS (
+    SELECT c.oid FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+    JOIN unnest(\0::text[], \0::text[]) AS g(schema, name) ON g.schema = n.nspname AND g.name = c.relname
+    UNION SELECT i.inhrelid FROM pg_catalog.pg_inherits AS i JOIN member AS m ON m.oid = i.inhparent
+)
+SELECT n.nspname::text, c.relname::text, bool_or(i.indisprimary), min(x.relname::text)
+FROM member AS m JOIN pg_catalog.pg_class AS c ON c.oid = m.oid
+JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+LEFT JOIN pg_catalog.pg_index AS i ON i.indrelid = c.oid AND i.indisunique AND i.indimmediate AND i.indisvalid
+    AND i.indpred IS NULL AND i.indexprs IS NULL AND NOT EXISTS (
+        SELECT 1 FROM pg_catalog.pg_attribute AS a WHERE a.attrelid = c.oid AND NOT a.attnotnull
+        AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1]))
+LEFT JOIN pg_catalog.pg_class AS x ON x.oid = i.indexrelid
+WHERE c.relkind = 'r' AND c.relreplident <> 'f' AND NOT EXISTS (
+    SELECT 1 FROM pg_catalog.pg_index AS r WHERE r.indrelid = c.oid AND r.indisvalid AND r.indimmediate
+    AND CASE c.relreplident WHEN 'i' THEN r.indisreplident WHEN 'd' THEN r.indisprimary ELSE false END)
+GROUP BY 1, 2 ORDER BY 1, 2"""
+
+
 @frozen
 class Published:
     """``key``: of the replica identity, of FULL the primary key; ``generated``: columns nobody can write."""
@@ -74,6 +99,43 @@ def published(db: psycopg.Connection[Any], publication: str, failed: str) -> lis
         Published(oid, Name((schema, table)), kind, identity, tuple(key), tuple(names), tuple(generated), condition)
         for oid, schema, table, kind, identity, key, names, generated, condition in found
     ]
+
+
+@frozen
+class Unidentified:
+    """A table whose updates and deletes fail once it is published. ``todo``: the statement after which they do not."""
+
+    name: Name
+    todo: str
+
+
+def unidentified(db: psycopg.Connection[Any], names: Sequence[Name], failed: str) -> list[Unidentified]:
+    """Those among the tables, their partitions and the tables that inherit from them."""
+    found = rows(db, failed, _UNIDENTIFIED, ([n.parts[0] for n in names], [n.last for n in names]))
+    named = [(Name((schema, table)), primary, index) for schema, table, primary, index in found]
+    return [Unidentified(name, _identified(name, primary, index)) for name, primary, index in named]
+
+
+def _identified(name: Name, primary: bool | None, index: str | None) -> str:
+    table = f"ALTER TABLE {_d.name(name)}"
+    if primary:
+        return f"{table} REPLICA IDENTITY DEFAULT"
+    if index:
+        return f"{table} REPLICA IDENTITY USING INDEX {_d.quote(index)}"
+    return f"{table} ADD PRIMARY KEY (its columns), or for strategy append {table} REPLICA IDENTITY FULL"
+
+
+def breaking(db: psycopg.Connection[Any], publication: str, failed: str) -> list[Unidentified]:
+    """Those that the publication has, if it publishes updates or deletes."""
+    sql = "SELECT 1 FROM pg_catalog.pg_publication WHERE pubname = \0 AND (pubupdate OR pubdelete)"
+    if not rows(db, failed, sql, (publication,)):
+        return []
+    return unidentified(db, [table.name for table in published(db, publication, failed)], failed)
+
+
+def comment(slot: str) -> str:
+    """What marks a publication as ours: to be dropped with the slot."""
+    return f"made by dpone cdc create for slot {slot}"
 
 
 def exists(db: psycopg.Connection[Any], publication: str, failed: str) -> bool:

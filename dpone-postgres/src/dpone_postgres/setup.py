@@ -10,6 +10,7 @@ from dpone_postgres.connect import table_name
 from dpone_postgres.database import PostgresDialect
 
 _d = PostgresDialect()
+HEARTBEAT = "SELECT pg_logical_emit_message(true, 'dpone', 'heartbeat');"
 
 
 def plan(slot: str, publication: str, tables: Sequence[str], role: str) -> list[str]:
@@ -18,7 +19,7 @@ def plan(slot: str, publication: str, tables: Sequence[str], role: str) -> list[
     names = [table_name(Name.parse(table)) for table in tables]
     if not names or any(set("*?[") & {*part} for name in names for part in name.parts):
         found = "no table" if not names else f"a pattern: {', '.join(tables)}"
-        todo = "name the tables one by one: FOR ALL TABLES breaks updates and deletes of tables without a key"
+        todo = "name them with --table: FOR ALL TABLES breaks updates and deletes of tables without a key"
         raise ConfigError("plan a publication", found, todo)
     return [
         *_guard(names), _publication(publication, names), *_members(publication, names), _slot(slot),
@@ -31,19 +32,25 @@ def _block(body: str) -> str:
 
 
 def _guard(names: Sequence[Name]) -> list[str]:
-    """Refuses, before anything is changed, a table whose updates would fail from then on."""
+    """Refuses, before anything is changed, a table whose updates would fail from then on, as a whole or in one of its
+    partitions or of the tables that inherit from it (``publication.unidentified``)."""
     found = []
     for name in names:
-        what = _d.literal(_d.name(name))
         body = (
-            f"  IF NOT EXISTS (SELECT 1 FROM pg_class AS c WHERE c.oid = {what}::regclass AND (c.relreplident = 'f'\n"
-            "      OR EXISTS (SELECT 1 FROM pg_index AS i WHERE i.indrelid = c.oid AND CASE c.relreplident\n"
-            "          WHEN 'i' THEN i.indisreplident WHEN 'd' THEN i.indisprimary ELSE false END))) THEN\n"
-            f"    RAISE EXCEPTION 'table % has no replica identity: its updates and deletes would fail', {what}\n"
-            f"      USING HINT = 'ALTER TABLE .. ADD PRIMARY KEY, or ALTER TABLE .. REPLICA IDENTITY USING INDEX ..';\n"
-            "  END IF;"
+            "  FOR broken IN WITH RECURSIVE member AS (\n"
+            f"      SELECT {_d.literal(_d.name(name))}::regclass::oid AS oid\n"
+            "      UNION SELECT i.inhrelid FROM pg_inherits AS i JOIN member AS m ON m.oid = i.inhparent)\n"
+            "    SELECT c.oid::regclass FROM member AS m JOIN pg_class AS c ON c.oid = m.oid\n"
+            "    WHERE c.relkind = 'r' AND c.relreplident <> 'f' AND NOT EXISTS (\n"
+            "      SELECT 1 FROM pg_index AS i WHERE i.indrelid = c.oid AND i.indisvalid AND i.indimmediate\n"
+            "      AND CASE c.relreplident WHEN 'i' THEN i.indisreplident\n"
+            "          WHEN 'd' THEN i.indisprimary ELSE false END)\n"
+            "  LOOP\n"
+            "    RAISE EXCEPTION 'table % has no replica identity: its updates and deletes would fail', broken\n"
+            "      USING HINT = 'ALTER TABLE .. ADD PRIMARY KEY, or ALTER TABLE .. REPLICA IDENTITY USING INDEX ..';\n"
+            "  END LOOP;"
         )
-        found.append(_block(body))
+        found.append(f"DO $dpone$ DECLARE broken regclass; BEGIN\n{body}\nEND $dpone$;")
     return found
 
 
@@ -87,8 +94,9 @@ def _grants(names: Sequence[Name], role: str) -> list[str]:
 
 def _heartbeat() -> str:
     return (
-        "-- heartbeat, run every minute where only other databases write, so that the slot can move on:\n"
-        "-- SELECT pg_logical_emit_message(true, 'dpone', 'heartbeat');"
+        "-- heartbeat, run every minute where the role may not execute pg_logical_emit_message, or, for a stream of a\n"
+        "-- standby, on the primary: an idle slot moves on to it, and lets go of WAL\n"
+        f"-- {HEARTBEAT}"
     )
 
 

@@ -56,6 +56,7 @@ class PostgresSink(SqlSink):
     """``contract.Sink``."""
 
     _db: PostgresDatabase
+    makes_anew = True
 
     def __init__(self, spec: SinkSpec) -> None:
         target = table_name(target_of(spec))
@@ -106,11 +107,12 @@ class PostgresSink(SqlSink):
             self._require_swappable()
         retried(self._own_tables)
         lineage = self._options.lineage.enabled
-        stage = retried(lambda: open_stage(self._db, self._target, load, lineage, LINEAGE))
+        into = retried(lambda: self._into(load))
+        stage = retried(lambda: open_stage(self._db, into, load, lineage, LINEAGE))
         # A momentary load is never gone on with, so that its staging need not survive a crash of the server. One that
         # may take the target's place must.
         self._db.unlogged = not load.repeatable and load.strategy.mode != "full_refresh" and not self.is_empty()
-        writer = PostgresWriter(self._db, self._target, load, stage, lineage, self._options.undo)
+        writer = PostgresWriter(self._db, self._target, load, stage, lineage, self._options.undo, into)
         retried(writer.prepare)
         return writer
 
@@ -157,8 +159,9 @@ class PostgresWriter(SqlWriter):
         stage: Stage | None,
         lineage: bool,
         undo: Undo | None = None,
+        into: Name | None = None,
     ) -> None:
-        super().__init__(db, target, load, stage, lineage, undo)
+        super().__init__(db, target, load, stage, lineage, undo, into)
         # The chunks of changes are numbered in their order, so that they come one after the other.
         self._several = load.parts != 1 and not load.changes
 
@@ -227,9 +230,9 @@ class PostgresWriter(SqlWriter):
                 self._db.complete(stage.table, key, self._constants(stage))
         if self._load.strategy.mode in _JOINED:
             self._db.execute(f"ANALYZE {self._db.dialect.name(stage.table)}")  # nothing else has told the planner
-        self._db.tell_loose(self._target)
+        self._db.tell_loose(self._into)
         job = super()._job(stage)
-        if job.swap and is_empty(self._db, self._target):  # and empty it stays until the staging takes its place
+        if job.swap and is_empty(self._db, self._into):  # and empty it stays until the staging takes its place
             self._db.hold(self._target)
         return job
 

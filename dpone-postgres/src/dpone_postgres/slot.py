@@ -24,17 +24,19 @@ KIND = PostgresLogicalOffset.backend
 PLUGIN = "pgoutput"
 _PATIENT = 0.5  # seconds until a server that is busy with a long transaction is told to stop sending it
 ANEW = "load anew with 'dpone cdc drop', 'dpone cdc create' and 'dpone run --full-refresh' (docs/postgres-cdc.md)"
+# Also where nobody knows whether the stream was loaded before: a full refresh of a new stream is its first load.
+NO_SLOT = "make it with 'dpone cdc create', then run 'dpone run --full-refresh': nothing kept what came in between"
 
 _SERVER = f"""
 SELECT s.system_identifier::text, pg_catalog.current_database()::text, {TIMELINE},
        (CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn()
            ELSE pg_catalog.pg_current_wal_flush_lsn() END)::text,
-       pg_catalog.current_setting('wal_level')
+       pg_catalog.current_setting('wal_level'), pg_catalog.pg_is_in_recovery()
 FROM pg_catalog.pg_control_system() AS s"""
 _SLOT = """
 SELECT s.plugin::text, s.slot_type, s.database::text, s.active_pid, s.confirmed_flush_lsn::text, s.restart_lsn::text,
        coalesce(s.wal_status, 'lost'), coalesce(j ->> 'invalidation_reason', CASE j ->> 'conflicting'
-       WHEN 'true' THEN 'conflict with recovery' END, '')
+       WHEN 'true' THEN 'conflict with recovery' END, ''), pg_catalog.pg_postmaster_start_time()::text
 FROM pg_catalog.pg_replication_slots AS s, LATERAL (SELECT to_jsonb(s)) AS o(j) WHERE s.slot_name = \0"""
 _WRITERS = """
 SELECT pid, extract(epoch FROM now() - xact_start)::int FROM pg_catalog.pg_stat_activity
@@ -57,21 +59,18 @@ class Server:
     timeline: int
     end: int
     wal_level: str
+    standby: bool
 
     @classmethod
     def of(cls, db: psycopg.Connection[Any], failed: str) -> Server:
-        [(system, database, timeline, end, level)] = rows(db, failed, _SERVER)
-        return cls(system, database, timeline, lsn_number(end), level)
-
-    @property
-    def border(self) -> int | None:
-        """``end`` if nothing can lie across it. WAL is written in the background up to the end of a page
-        (``XLogBackgroundFlush``), which may be in the midst of a record; to confirm that would lose a commit."""
-        return self.end if self.end % 8192 else None
+        [(system, database, timeline, end, level, standby)] = rows(db, failed, _SERVER)
+        return cls(system, database, timeline, lsn_number(end), level, standby)
 
 
 @frozen
 class Slot:
+    """``started``: when the server was, which is another time after a copy of its data was put back."""
+
     name: str
     plugin: str
     kind: str
@@ -81,25 +80,26 @@ class Slot:
     restart: int
     wal_status: str
     invalid: str
+    started: str
 
     @classmethod
     def of(cls, db: psycopg.Connection[Any], name: str, failed: str) -> Slot | None:
         found = rows(db, failed, _SLOT, (name,))
         if not found:
             return None
-        plugin, kind, database, active, confirmed, restart, status, invalid = found[0]
+        plugin, kind, database, active, confirmed, restart, status, invalid, started = found[0]
         # The offset a reader may rely on is its own; a slot that is not logical has none.
         confirmed, restart = (0 if lsn is None else lsn_number(lsn) for lsn in (confirmed, restart))
-        return cls(name, plugin or "", kind, database or "", active, confirmed, restart, status, invalid)
+        return cls(name, plugin or "", kind, database or "", active, confirmed, restart, status, invalid, started)
 
     def require(self, server: Server, failed: str) -> None:
         """PG-14. Raises IdentityChanged, Gap; SourceError, which may be tried again, if it is in use."""
         if self.kind != "logical" or self.plugin != PLUGIN:
             found = f"slot {self.name} is {self.kind} with plugin {self.plugin or 'none'}, not logical with {PLUGIN}"
-            raise IdentityChanged(failed, found, "name another slot, or drop it and use 'dpone cdc create'")
+            raise IdentityChanged(failed, found, f"name the slot of this stream, or {ANEW}")
         if self.database != server.database:
             found = f"slot {self.name} is of database {self.database}, the connection of {server.database}"
-            raise IdentityChanged(failed, found, "connect to the slot's database, or name another slot")
+            raise IdentityChanged(failed, found, "connect to the slot's database, or name the slot of this stream")
         if self.wal_status == "lost" or self.invalid:
             found = f"slot {self.name} is lost: {self.invalid or 'its WAL was removed (max_slot_wal_keep_size)'}"
             raise Gap(failed, found, ANEW)
@@ -110,12 +110,15 @@ class Slot:
             raise error
 
     def require_history(self, saved: PostgresLogicalOffset, met: bool, failed: str) -> None:
-        """PG-17: a slot that stands before the last commit that was read gives it once more. If it does not, the server
-        was put back to an earlier moment and has gone on from there: what it wrote since may be below the position.
-        Raises IdentityChanged."""
-        if saved.commit >= mark(self.confirmed) and saved.commit and not met:
-            found = f"the commit read last, before {saved.lsn}, is not in its WAL any more: the server was set back"
-            raise IdentityChanged(failed, found, ANEW)
+        """PG-17, OUT-05: a slot that stands before the position gives its last commit once more (``met``). If it does
+        not, the server was put back to an earlier moment, whatever it has written since. Only ``ack`` moves the slot,
+        and only after this; so the stop lasts as long as position and slot are what they are. A slot that stands at
+        the position needs no proof: it was moved there when the commit was known. Raises IdentityChanged."""
+        unknown = not saved.exact and saved.commit < mark(self.confirmed)
+        if not met and not unknown and self.confirmed != lsn_number(saved.lsn):
+            found = f"slot {self.name} does not give the commit that was read last, before {saved.lsn}"
+            why = "the server was set back to an earlier moment, or someone moved the slot"
+            raise IdentityChanged(failed, f"{found}: {why}", ANEW)
 
 
 def require_position(

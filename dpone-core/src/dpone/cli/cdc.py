@@ -12,35 +12,63 @@ from dpone.cli.state import stream_option
 
 
 @click.command("cdc-plan")
-@click.option("--backend", required=True, metavar="READER", help="As 'dpone plugins' names it: postgres_logical.")
-@click.option("--schema", required=True, metavar="NAME", help="Schema of the tables.")
-@click.option("--table", "tables", required=True, multiple=True, metavar="NAME", help="A table; may be repeated.")
+@click.option("--pipeline", type=click.Path(), metavar="PIPELINE", help="Take what is not given here from this file.")
+@stream_option
+@click.option("--backend", metavar="READER", help="As 'dpone plugins' names it: postgres_logical.")
+@click.option("--schema", metavar="NAME", help="Schema of the tables.")
+@click.option("--table", "tables", multiple=True, metavar="NAME", help="A table; may be repeated.")
 @click.option("--slot-name", metavar="NAME", help="The replication slot.")
 @click.option("--publication-name", metavar="NAME", help="The publication.")
+@click.option("--role", default="", metavar="NAME", help="Who reads; by default the user of the connection.")
 @format_option
 def cdc_plan(
-    backend: str,
-    schema: str,
+    pipeline: str | None,
+    stream: str | None,
+    backend: str | None,
+    schema: str | None,
     tables: tuple[str, ...],
     slot_name: str | None,
     publication_name: str | None,
+    role: str,
     format_: str,
 ) -> None:
     """Print what a DBA runs before a change stream can be read.
 
     Publication, slot, grants and heartbeat, and the teardown. Every statement may be run again. Connects to nothing.
+    Needs --pipeline, or --backend, --schema and --table.
     """
     given = {"slot": slot_name, "publication": publication_name}
+    options = {name: value for name, value in given.items() if value}
+    needed = {"--backend": backend, "--schema": schema, "--table": tables}
+    if pipeline is None and (missing := [name for name, value in needed.items() if not value]):
+        raise click.UsageError(f"give {', '.join(missing)}, or --pipeline")
     with interruptible():
-        from dpone.ops.cdc import setup_plan
+        from attrs import evolve
 
-        found = setup_plan(backend, schema, tables, {name: value for name, value in given.items() if value})
-    emit(format_, {"backend": backend, "statements": found}, lambda: "\n\n".join(found))
+        from dpone.errors import ConfigError
+        from dpone.ops.cdc import Wanted, setup_plan, wanted
+        from dpone.pipeline import Pipeline
+        from dpone.schema import Name
+
+        plans = wanted(Pipeline.from_yaml(pipeline), stream) if pipeline else [Wanted(backend or "", (), {}, None)]
+        found: dict[str, None] = {}
+        backends: dict[str, None] = {}
+        for plan in plans:
+            named = tuple(map(Name.parse, tables)) if pipeline else tuple(Name((table,)) for table in tables)
+            names = [Name((schema, name.last)) if schema else name for name in named or plan.tables]
+            if not names:
+                raise ConfigError("plan a change stream", "the pipeline names no table", "name them with --table")
+            plan = evolve(plan, backend=backend or plan.backend, options={**plan.options, **options})
+            backends[plan.backend] = None
+            found |= dict.fromkeys(setup_plan(plan.backend, names, plan.options, role, plan.connection))
+    statements = sorted(found, key=lambda text: text.startswith("--"))
+    data = {"backend": ", ".join(backends), "statements": statements}
+    emit(format_, data, lambda: "\n\n".join(statements))
 
 
 @click.group()
 def cdc() -> None:
-    """Make, look at and drop what change streams read from."""
+    """Manage the slots and captures of change streams."""
 
 
 @cdc.command()
@@ -83,20 +111,21 @@ def lag(pipeline: str, stream: str | None, format_: str) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @format_option
 def drop(pipeline: str, stream: str | None, yes: bool, format_: str) -> None:
-    """Drop the slot or capture of each change stream.
+    """Drop what 'dpone cdc create' made for each change stream.
 
-    Rows and positions stay, but what comes from now on is kept by nobody.
+    Rows and positions stay, but later changes are lost.
     """
     if not yes:
         if not sys.stdin.isatty():
-            raise click.UsageError("this lets go of changes that were not read; add --yes")
+            raise click.UsageError("changes that were not read are lost; add --yes")
         click.confirm(f"drop what {stream or 'the change streams of ' + pipeline} reads from?", abort=True, err=True)
     with interruptible():
         from dpone.ops.cdc import drop as dropped
         from dpone.pipeline import Pipeline
 
         found = dropped(Pipeline.from_yaml(pipeline), stream)
-    emit(format_, [{"stream": name} for name in found], lambda: "\n".join(f"{name}: dropped" for name in found))
+    lines = [f"{name}: {line}" for name, told in found for line in told or ["dropped"]]
+    emit(format_, [{"stream": name, "done": told} for name, told in found], lambda: "\n".join(lines))
 
 
 def _json(value: Any) -> str:

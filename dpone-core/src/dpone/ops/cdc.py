@@ -1,26 +1,35 @@
-"""Slots and captures of change streams: planned, made, looked at and dropped."""
+"""Slots and captures of change streams: plan, make, inspect and drop them."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
 import attrs
+from attrs import frozen
 
 from dpone.contract import CDCReader
 from dpone.engine import Run
 from dpone.errors import ConfigError
-from dpone.pipeline import Incremental, Pipeline, SourceSpec
+from dpone.pipeline import Incremental, Pipeline, SourceSpec, StreamSpec
 from dpone.plugins import Plugins, discover, resolve
 from dpone.position import Position
 from dpone.schema import Name
+from dpone.secret import Secret
 
 
 def setup_plan(
-    backend: str, schema: str, tables: Sequence[str], options: Mapping[str, str], plugins: Plugins | None = None
+    backend: str,
+    tables: Sequence[Name],
+    options: Mapping[str, str],
+    role: str = "",
+    connection: Secret | None = None,
+    plugins: Plugins | None = None,
 ) -> list[str]:
-    """Idempotent statements for a DBA, comments last. Nothing is connected to. Raises ConfigError, PluginError."""
+    """Idempotent statements for a DBA, comments last. Nothing is connected to. ``role``: who will read; left out, the
+    user of ``connection``. Raises ConfigError, PluginError."""
     plugins = plugins or discover()
     record = plugins.get("cdc", backend)
     source, by = record.serves or (backend, "cdc")
@@ -32,10 +41,43 @@ def setup_plan(
     incremental = Incremental(by=by)  # type: ignore[arg-type]  # a plugin says cdc or change_tracking
     statements: dict[str, None] = {}
     for table in tables:
-        spec = SourceSpec(source, table=Name((schema, table)), options=kind(incremental=incremental, **options))
+        spec = SourceSpec(source, connection, table, options=kind(incremental=incremental, **options))
         with closing(plugins.load("cdc", backend)(spec)) as reader:
-            statements |= dict.fromkeys(reader.setup_plan())
+            statements |= dict.fromkeys(_planned(reader, backend, role))
     return sorted(statements, key=lambda text: text.startswith("--"))
+
+
+def _planned(reader: CDCReader, backend: str, role: str) -> list[str]:
+    if not role:
+        return reader.setup_plan()
+    if not inspect.signature(reader.setup_plan).parameters:
+        raise ConfigError(f"plan {backend}", "it plans for no role", "remove --role")
+    return reader.setup_plan(role)
+
+
+@frozen
+class Wanted:
+    """What is to be planned, as a change stream of a pipeline says it. ``options``: texts among the source's own."""
+
+    backend: str
+    tables: tuple[Name, ...]
+    options: Mapping[str, str]
+    connection: Secret | None
+
+
+def wanted(pipeline: Pipeline, stream: str | None = None) -> list[Wanted]:
+    """Of each change stream. Connects to nothing."""
+    run = Run(pipeline, () if stream is None else (stream,))
+    found = []
+    for spec in _change_streams(run, stream):
+        source = spec.source
+        record = run.plugins.reader(source.type, source.changes.by) if source.changes else None
+        if record is not None:
+            given = {name: str(getattr(source.options, name, "")) for name in ("slot", "publication")}
+            options = {name: value for name, value in given.items() if value}
+            tables = () if source.table is None else (source.table,)
+            found.append(Wanted(record.name, tables, options, source.connection))
+    return found
 
 
 def create(pipeline: Pipeline, stream: str | None = None) -> list[tuple[str, Position]]:
@@ -47,24 +89,26 @@ def lag(pipeline: Pipeline, stream: str | None = None) -> list[tuple[str, Mappin
     return [(name, reader.lag()) for name, reader in _readers(pipeline, stream)]
 
 
-def drop(pipeline: Pipeline, stream: str | None = None) -> list[str]:
-    """Drop slot or capture of each change stream; rows and positions stay. Names of the streams."""
-    dropped = []
-    for name, reader in _readers(pipeline, stream):
-        reader.drop()
-        dropped.append(name)
-    return dropped
+def drop(pipeline: Pipeline, stream: str | None = None) -> list[tuple[str, list[str]]]:
+    """Drop what ``create`` made for each change stream; rows and positions stay. Names of the streams, and what was
+    dropped or stays."""
+    return [(name, [*(reader.drop() or ())]) for name, reader in _readers(pipeline, stream)]
+
+
+def _change_streams(run: Run, stream: str | None) -> list[StreamSpec]:
+    """Asks no source: a change stream of many tables stays one."""
+    select = [spec for spec in run.pipeline.streams if spec.source.changes and stream in (None, spec.name)]
+    if not select:
+        which = f"stream {stream}" if stream else f"pipeline {run.pipeline.name}"
+        todo = "add source.options.incremental: {by: cdc}"
+        raise ConfigError("find change streams", f"{which} has none", todo)
+    return select
 
 
 def _readers(pipeline: Pipeline, stream: str | None) -> Iterator[tuple[str, CDCReader]]:
     """Each change stream's reader, closed behind it."""
     run = Run(pipeline, () if stream is None else (stream,))
-    found = [spec for spec in run.streams() if spec.source.changes]
-    if not found:
-        which = f"stream {stream}" if stream else f"pipeline {pipeline.name}"
-        todo = "add source.options.incremental: {by: cdc}"
-        raise ConfigError("find change streams", f"{which} has none", todo)
-    for spec in found:
+    for spec in _change_streams(run, stream):
         assert spec.source.changes is not None
         with closing(run.reader(spec.source, spec.source.changes.by)) as reader:
             yield spec.name, reader

@@ -109,6 +109,13 @@ class Dialect(ABC):
     def add_column(self, table: Name, field: pa.Field) -> str:
         return f"ALTER TABLE {self.name(table)} ADD COLUMN {self.column(field.with_nullable(True))}"
 
+    def drop_column(self, table: Name, column: str) -> str:
+        return f"ALTER TABLE {self.name(table)} DROP COLUMN {self.quote(column)}"
+
+    def retype_column(self, table: Name, after: pa.Field) -> list[str]:
+        """Another type for a column of a table that has no row."""
+        return [self.drop_column(table, after.name), self.add_column(table, after)]
+
     def drop_table(self, table: Name) -> str:
         return f"DROP TABLE {self.name(table)}"
 

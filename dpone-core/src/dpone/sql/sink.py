@@ -20,7 +20,7 @@ from dpone.sql.dialect import Database, Dialect
 from dpone.sql.finalize import held, is_empty, require_columns
 from dpone.sql.journal import Journal
 from dpone.sql.restore import take_back, undo_plan
-from dpone.sql.writer import lacking_own, open_load, transaction, with_lineage
+from dpone.sql.writer import Staging, anew, lacking_own, open_load, transaction, with_lineage
 
 
 def target_of(spec: SinkSpec, *reserved: str) -> Name:
@@ -67,6 +67,8 @@ class SqlSink:
     def dialect(self) -> Dialect:
         return self._db.dialect
 
+    makes_anew = False  # a connector whose ``open`` is this one, or uses ``_into`` as it does, may say True
+
     def stores(self, type: pa.DataType) -> Stored:
         return self.dialect.stores(type)
 
@@ -82,13 +84,13 @@ class SqlSink:
 
     def _statements(self, change: Change) -> list[str]:
         if change.kind == "create" and change.schema is not None:
-            return [self._create(self._makeable(change.schema))]
+            return [self._create(self._target, self._makeable(change.schema))]
         if change.kind == "add" and change.after is not None:
             [after] = self._makeable(pa.schema([change.after]))
             change = evolve(change, after=after)
         return statements(self.dialect, self._target, change)
 
-    def _create(self, schema: pa.Schema) -> str:
+    def _create(self, table: Name, schema: pa.Schema) -> str:
         strategy, options = self._spec.strategy, self._spec.options
         require_columns(strategy, schema, self._target)
         # Only strict pipelines get NOT NULL columns: the others let a source become nullable.
@@ -96,7 +98,7 @@ class SqlSink:
         schema = pa.schema([f if strict else f.with_nullable(True) for f in schema])
         schema, key = history.shape(strategy, schema)
         schema = with_lineage(schema) if options.lineage.enabled else schema
-        return self.dialect.create_table(self._target, schema, key)
+        return self.dialect.create_table(table, schema, key)
 
     def _makeable(self, schema: pa.Schema) -> pa.Schema:
         """New columns without the native types that this database does not have."""
@@ -114,7 +116,17 @@ class SqlSink:
     def open(self, load: Load) -> Writer:
         self._require_replaceable(load)
         options = self._spec.options
-        return open_load(self._db, self._target, load, options.lineage.enabled, options.undo)
+        return open_load(self._db, self._target, load, options.lineage.enabled, options.undo, self._into(load))
+
+    def _into(self, load: Load) -> Name:
+        """The table that the load fills: the target, or an empty one that takes its place in the commit."""
+        if not load.anew or load.schema is None:
+            return self._target
+        table, schema = anew(self._target, load), self._makeable(load.schema)
+        with transaction(self._db, load.key):
+            Staging(self._db, self._target).create()
+            Staging(self._db, self._target).replace(load, table, self._create(table, schema))
+        return table
 
     def undo_plan(self, key: str, load_id: str) -> UndoPlan:
         plan = undo_plan(self._db, self._target, key, load_id)

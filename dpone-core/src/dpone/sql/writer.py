@@ -26,10 +26,12 @@ from dpone.sql.dialect import Database
 from dpone.sql.finalize import Counts, Job, held, is_empty, repeated_keys, require_columns
 from dpone.sql.finalizers import finalize
 from dpone.sql.journal import Journal
+from dpone.sql.replaced import replaced
 from dpone.sql.undo import Targets, images, sweep
 from dpone.strategy import MODES, Strategy
 
 LINEAGE_FIELDS = (pa.field(LOAD_ID, pa.string()), pa.field(LOADED_AT, pa.timestamp("us", "UTC")))
+_ANEW = "__dpone__anew"
 _TEXTS, _COUNTS = ("stage", "key", "load_id", "token", "created_at"), ("rows", "bytes", "filtered", "quarantined")
 _STAGING = pa.schema([*((name, pa.string()) for name in _TEXTS), ("unique", pa.int64())])
 _CHECKS = pa.field("checks", pa.string())
@@ -108,6 +110,17 @@ class Staging:
         rows = self._select(self._parts, ("part", *_COUNTS, _CHECKS.name), stage=stage.table.last)
         return {part: Staged(*[*counts, checks or ""]) for part, *counts, checks in rows}
 
+    def replace(self, load: Load, table: Name, create: str) -> None:
+        """A table that is to take the target's place, empty so far; known, so that a later load sweeps it."""
+        self.sweep_anew(load.key)
+        self._db.execute(create)
+        self.add(f"{load.key}|{_ANEW}", Stage(table, load.load_id, "", load.started_at.astimezone(UTC), False))
+
+    def sweep_anew(self, key: str, keep: Name | None = None) -> None:
+        for stage in self.of(f"{key}|{_ANEW}"):
+            if stage.table != keep:
+                self.drop(stage)
+
     def part(self, stage: Stage, part: str) -> Staged | None:
         return self.parts(stage).get(part)
 
@@ -140,10 +153,17 @@ def transaction(db: Database, lock: str) -> Iterator[None]:
         raise
 
 
-def open_load(db: Database, target: Name, load: Load, lineage: bool, undo: Undo | None = None) -> SqlWriter:
+def anew(target: Name, load: Load) -> Name:
+    """Of the table that takes the target's place."""
+    return target.sibling(f"{_ANEW}_{load.load_id}_{hashlib.sha256(load.key.encode()).hexdigest()[:8]}")
+
+
+def open_load(
+    db: Database, target: Name, load: Load, lineage: bool, undo: Undo | None = None, into: Name | None = None
+) -> SqlWriter:
     """``Sink.open`` of every SQL sink. The target exists and has every column of ``load.schema`` and, if
-    enabled, of the lineage: ``Sink.ddl`` saw to it. ``undo``: keep what the load replaces."""
-    return SqlWriter(db, target, load, open_stage(db, target, load, lineage), lineage, undo)
+    enabled, of the lineage: ``Sink.ddl`` saw to it. ``undo``: keep what the load replaces. ``into``: see SqlWriter."""
+    return SqlWriter(db, target, load, open_stage(db, into or target, load, lineage), lineage, undo, into)
 
 
 def open_stage(db: Database, target: Name, load: Load, lineage: bool, late: Container[str] = ()) -> Stage | None:
@@ -160,6 +180,7 @@ def open_stage(db: Database, target: Name, load: Load, lineage: bool, late: Cont
                 mine = stage
             else:
                 staging.drop(stage)
+        staging.sweep_anew(load.key, keep=target)
         if schema is not None and mine is None:
             mine = _new_stage(db, target, load, token, schema)
             staging.add(load.key, mine)
@@ -293,13 +314,21 @@ class _Counted:
 
 
 class SqlWriter:
-    """``contract.Writer`` over a Database. One thread at a time."""
+    """``contract.Writer`` over a Database. One thread at a time. ``into``: of a load that makes its target anew, the
+    table that is filled, and takes the target's place in the commit."""
 
     def __init__(
-        self, db: Database, target: Name, load: Load, stage: Stage | None, lineage: bool, undo: Undo | None = None
+        self,
+        db: Database,
+        target: Name,
+        load: Load,
+        stage: Stage | None,
+        lineage: bool,
+        undo: Undo | None = None,
+        into: Name | None = None,
     ) -> None:
         self.load_id = stage.load_id if stage else load.load_id
-        self._undo = undo
+        self._undo, self._into = undo, into or target
         self._db, self._target, self._load, self._stage, self._lineage = db, target, load, stage, lineage
         self._staging = Staging(db, target)
         self._journal = Journal(db, target)
@@ -375,6 +404,9 @@ class SqlWriter:
             return asdict(Counts()), ()
         counts, kept = self._finalize(self._stage)
         self._staging.drop(self._stage)
+        if self._into != self._target:
+            counts = replaced(self._db, self._target, self._into, self._load, counts)
+            self._staging.sweep_anew(self._load.key)
         return asdict(counts), kept
 
     def _held(self) -> int | None:
@@ -391,7 +423,8 @@ class SqlWriter:
         if self._undo is not None:
             targets.create()
         previous = targets.move(self.load_id)
-        keeping = None if self._undo is None else images(self._db, self._target, self.load_id)
+        able = self._undo is not None and self._into == self._target  # rows of other columns cannot be put back
+        keeping = images(self._db, self._target, self.load_id) if able else None
         job = evolve(self._job(stage), images=keeping)
         counts = finalize(self._db, job)
         if not (counts.inserted or counts.updated or counts.deleted):
@@ -415,6 +448,8 @@ class SqlWriter:
         if self._stage:
             with transaction(self._db, self._load.key):
                 self._staging.drop(self._stage)
+                if self._into != self._target:
+                    self._staging.sweep_anew(self._load.key)
             self._stage = None
 
     def close(self) -> None:
@@ -453,11 +488,11 @@ class SqlWriter:
         rows = sum(part.rows for part in parts)
         left_out = sum(part.filtered + part.quarantined for part in parts)
         strategy = self._load.strategy
-        swap = shape.equals(self._db.schema(self._target)) and self._db.plain(self._target, strategy.key)
+        swap = shape.equals(self._db.schema(self._into)) and self._db.plain(self._into, strategy.key)
         filled = {*self._names(), *(LINEAGE if self._lineage else ())}
         schema = pa.schema([f for f in shape if f.name in filled or _left_null(f.name, filled)])
         return Job(
-            self._db.dialect, self._target, stage.table, schema, strategy, rows, stage.unique, swap,
+            self._db.dialect, self._into, stage.table, schema, strategy, rows, stage.unique, swap,
             whole=self._load.whole, read=rows + left_out, at=stage.created_at, filled=tuple(self._names()),
             changes=self._load.changes, stream=self._load.key,
         )  # fmt: skip

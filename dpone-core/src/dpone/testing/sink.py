@@ -555,6 +555,26 @@ class SinkContract(Contract):
         with closing(harness.make("sink", harness.sink(strategy))) as sink:
             assert sink.journal(key()) == head
 
+    @case("full_refresh")
+    def test_columns_are_replaced_by_the_commit_alone(self, harness: Harness) -> None:
+        """``Load.anew``: a column of another type and one that is gone. Until the commit, and after an abort, the
+        target is as it was; then it has the new columns and the new rows. Only for a sink that says ``makes_anew``."""
+        load(harness, sample(1, 3), FULL)
+        other = sample(2, 4).drop_columns(["name"])
+        other = other.set_column(other.column_names.index("score"), "score", pa.array(["x", None, "z"]))
+        for ends in ("abort", "commit"):
+            with closing(harness.make("sink", harness.sink(FULL))) as sink:
+                if not getattr(sink, "makes_anew", False):
+                    pytest.skip("the sink does not say makes_anew")
+                with closing(sink.open(new_load(other.schema, FULL, anew=True))) as writer:
+                    writer.stage(Part("a"), Rows(other))
+                    same(harness.rows(), sample(1, 3))
+                    if ends == "abort":
+                        writer.abort()
+                    else:
+                        writer.commit(sink.journal(key()), at(1))
+            same(harness.rows(), sample(1, 3) if ends == "abort" else other)
+
     @case("schema_evolution")
     def test_evolution_comes_to_rest(self, harness: Harness) -> None:
         """The schema a target reads back is one for which the same rows ask no further change."""

@@ -75,6 +75,8 @@ class FileSink:
         manifest = self.folder.read()
         return manifest.rows == 0 if manifest else not self.folder.names()
 
+    makes_anew = True
+
     def lost(self, entry: Entry, count: bool) -> str:
         """``contract.Verifying``: the manifest lists every file there should be."""
         manifest = self.folder.read() or Manifest()
@@ -312,13 +314,17 @@ class FileWriter:
         now = datetime.now(UTC)
         entry = Entry(seq, position.epoch, self.load_id, load.run_id, load.token, position, now, rows)
         schema = before.schema
-        if load.schema is not None:
+        if load.schema is not None and not load.anew:
             schema = _united(before.schema, self._sink._columns(load))
+        elif replaces:
+            schema = self._sink._columns(load)
         # A position set by hand takes the target as it is.
         there = before.files if load.schema is not None else self._folder.present(before)
         files = (() if replaces else there) + tuple(parts)
         replaced = before.files if replaces else ()
-        entry, undo = self._kept(before, entry, replaced, after) if replaces or parts else (entry, before.undo)
+        undo = before.undo
+        if (replaces or parts) and not load.anew:  # parts of other columns cannot be put back
+            entry, undo = self._kept(before, entry, replaced, after)
         journals = {**before.journals, load.key: entry}
         last = self.load_id if replaces or parts else before.last
         return Receipt(entry, **rows), Manifest(files, journals, schema, undo, last)
