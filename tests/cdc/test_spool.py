@@ -95,6 +95,19 @@ def test_shapes_that_cannot_be_united_end_the_window(spool: Spool, other: Change
     assert (spool.tables["t"], spool.changes) == (V1, 1)
 
 
+def test_united_columns_keep_the_metadata_that_both_shapes_have() -> None:
+    """What both shapes say of a column (its length in the source) still holds; where they differ, neither does."""
+
+    def said(**lengths: str) -> ChangeTable:
+        return ChangeTable(
+            pa.schema([pa.field(n, pa.string(), metadata={"length": v}) for n, v in lengths.items()]), ()
+        )
+
+    united = unite(said(a="10", b="10"), said(a="10", b="20", c="30"))
+    assert united is not None
+    assert [field.metadata for field in united.values] == [{b"length": b"10"}, None, {b"length": b"30"}]
+
+
 def test_two_shapes_in_the_first_transaction_stop(spool: Spool) -> None:
     """A transaction is never split: if it is the first of the window and has two shapes, a person must decide."""
     other = shape(id=pa.int32(), a=pa.int64())

@@ -50,10 +50,41 @@ def printed(value: Any) -> list[str]:
 
 def forms(secret: str) -> set[str]:
     """The canary as an output may hold it."""
-    encoded = base64.b64encode(secret.encode()).decode()
+    encoded = {encode(secret.encode()).decode() for encode in (base64.b64encode, base64.urlsafe_b64encode)}
     percent = {quote(secret, safe=""), quote(secret), quote_plus(secret)}
     lower = {re.sub("%[0-9A-F]{2}", lambda match: match[0].lower(), form) for form in percent}
-    return {secret, *percent, *lower, json.dumps(secret)[1:-1], encoded}
+    escaped = {json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1], repr(secret)[1:-1]}
+    return {secret, *percent, *lower, *escaped, *encoded}
+
+
+# CANARY as an output may hold it, written by hand: no function made these.
+WRITTEN = {
+    "as it is": "c4n/ry @p+ss:w%rd\"é'\\~",
+    "in a URL": "c4n%2Fry%20%40p%2Bss%3Aw%25rd%22%C3%A9%27%5C~",
+    "in a URL, lower case": "c4n%2fry%20%40p%2bss%3aw%25rd%22%c3%a9%27%5c~",
+    "in a path": "c4n/ry%20%40p%2Bss%3Aw%25rd%22%C3%A9%27%5C~",
+    "in a path, lower case": "c4n/ry%20%40p%2bss%3aw%25rd%22%c3%a9%27%5c~",
+    "in a query": "c4n%2Fry+%40p%2Bss%3Aw%25rd%22%C3%A9%27%5C~",
+    "in a query, lower case": "c4n%2fry+%40p%2bss%3aw%25rd%22%c3%a9%27%5c~",
+    "JSON in ASCII": "c4n/ry @p+ss:w%rd\\\"\\u00e9'\\\\~",
+    "JSON": "c4n/ry @p+ss:w%rd\\\"é'\\\\~",
+    "repr": "c4n/ry @p+ss:w%rd\"é\\'\\\\~",
+    "base64": "YzRuL3J5IEBwK3NzOnclcmQiw6knXH4=",
+}
+
+
+@pytest.mark.parametrize("form", WRITTEN)
+def test_S_02_every_form_is_masked_whole(form: str) -> None:
+    """A secret is masked from its first character to its last, however an output writes it."""
+    register(CANARY)
+    assert redact(f"<{WRITTEN[form]}>") == f"<{MASK}>"
+
+
+def test_S_02_base64_of_urls_is_masked() -> None:
+    """In URLs base64 is written with - and _ in place of + and /, and without the = at its end."""
+    register("ÿ?>~ÿÿ-canary")
+    for form in ("w78/Pn7Dv8O/LWNhbmFyeQ==", "w78_Pn7Dv8O_LWNhbmFyeQ==", "w78_Pn7Dv8O_LWNhbmFyeQ"):
+        assert redact(f"<{form}>") == f"<{MASK}>"
 
 
 def test_S_02_a_secret_does_not_print() -> None:

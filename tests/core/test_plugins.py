@@ -112,6 +112,25 @@ def test_a_hook_that_raises_breaks_only_its_plugin(plugin: Callable[..., EntryPo
     assert found.names("source") == ["t"]
 
 
+def test_a_broken_plugin_brings_nothing(plugin: Callable[..., EntryPoint]) -> None:
+    """A plugin that breaks halfway lists no role, not even of hooks that had gone well, and nothing of it is used."""
+
+    def boom() -> list[Connector]:
+        raise ZeroDivisionError("boom")
+
+    found = _discover([plugin("s", dpone_sources=_source("s"), dpone_sinks=boom)], "")
+    assert _one(found, "s").to_json()["roles"] == {}
+    assert found.names("source") == []
+
+
+def test_a_plugin_names_its_distribution(plugin: Callable[..., EntryPoint]) -> None:
+    """The listing says which distribution in which version brings a plugin, and ? for an entry point without one."""
+    alone = EntryPoint("alone", "no_such_module_anywhere", "dpone")
+    found = _discover([alone, plugin("s", dpone_sources=_source("s"))], "")
+    said = {one.name: (one.to_json()["distribution"], one.to_json()["version"]) for one in found.found}
+    assert said == {"alone": ("?", "?"), "s": ("acme-dpone", "9.9")}
+
+
 def test_a_blocked_plugin_is_not_loaded(plugin: Callable[..., EntryPoint]) -> None:
     """DPONE_BLOCK names plugins that are not even imported."""
     found = _discover([_point("bad", "no_such_module_anywhere"), plugin("t", dpone_sources=_source("t"))], "bad, t")

@@ -260,6 +260,25 @@ def test_a_retry_goes_on_with_the_tables_that_are_staged(changes: ChangeProject,
     assert {row[-1] for row in changes.lineage()} == {stream.load_id}
 
 
+@pytest.mark.parametrize("lost", ["customers", "orders"])
+def test_tables_staged_under_different_loads_are_committed_as_one(changes: ChangeProject, lost: str) -> None:
+    """Killed before its commit, and the staging of one table lost: what is committed bears one load id, every row once,
+    and no staging is left, whichever of the tables had to be staged again."""
+    write(changes.log, orders(1, 30, "01"))
+    with changes.child(step="commit_started") as child:
+        child.communicate(timeout=60)
+    with behind_our_back(changes) as db:
+        [(stage,)] = db.execute("SELECT stage FROM __dpone__staging WHERE key LIKE ?", (f"%|{lost}",))
+        db.execute(f'DROP TABLE "{stage}"')
+        for table in ("__dpone__staging", "__dpone__parts"):
+            db.execute(f"DELETE FROM {table} WHERE stage = ?", (stage,))
+    stream = changes.load()
+    assert changes.rows() == expected(changes)
+    assert {row[-1] for row in changes.lineage()} == {stream.load_id}
+    assert {load_id for (load_id,) in changes.query("SELECT load_id FROM __dpone__loads")} == {stream.load_id}
+    assert changes.staging() == []
+
+
 # -- what was delivered before ----------------------------------------------------------------------------------------
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +15,7 @@ from tests.engine.project import KILLED, Project, Steps, rows, with_plugins
 
 from dpone.engine import run
 from dpone.errors import SinkError, SourceError
+from dpone.hookspecs import hookimpl
 
 
 def partitions(project: Project) -> list[Any]:
@@ -199,6 +200,21 @@ def test_MF_04_another_window_is_another_load(project: Project, what: str) -> No
     assert project.rows() == every
 
 
+def test_MF_04_a_window_that_begins_elsewhere_is_another_load(project: Project) -> None:
+    """Half a load was left, then another load moved the position: a window that ends where the first was to end, but
+    begins later, is not that load, so a changed pipeline is no reason to stop."""
+    every = files(project)
+    with project.child(step="part_started", nth=3) as child:
+        child.communicate(timeout=60)
+    for name in ("b.csv", "c.csv"):
+        (project.folder / "data" / name).rename(project.folder / name)
+    assert project.load().partitions == 1
+    for name in ("b.csv", "c.csv"):
+        (project.folder / name).rename(project.folder / "data" / name)
+    assert changed(project, "sink.options").load().partitions == 2
+    assert project.rows() == every
+
+
 @BOTH
 def test_MF_06_a_part_that_fails_leaves_the_others_staged(project: Project, faulty: ModuleType) -> None:
     """A failure that no retry mends: the run fails, the other part and the error are kept; the next does the rest."""
@@ -360,6 +376,42 @@ def test_MF_07_two_runs_at_once_load_each_partition_once(project: Project) -> No
     assert sum(event["step"] == "part_started" for event in events) == 8
     assert project.rows() == every
     assert column(project, "attempts") == [1] * 8
+
+
+class AtStaged:
+    """Calls ``then`` when a run has staged every part and has not committed yet."""
+
+    def __init__(self, then: Callable[[], None]) -> None:
+        self.then = then
+
+    @hookimpl
+    def dpone_run_event(self, event: Any) -> None:
+        if event.step == "staged":
+            self.then()
+
+
+def test_MF_07_a_runner_that_lost_leaves_the_staging_to_the_other(project: Project) -> None:
+    """A runner loses its lock when every part is staged, and another goes on with them: the first ends with Conflict
+    and throws nothing away, so that what the other had is there for whoever finishes the load."""
+    every = files(project)
+    taken: list[Any] = []
+
+    def take_over() -> None:
+        with closing(sqlite3.connect(project.state_path)) as db, db:
+            db.execute("DELETE FROM __dpone__locks")
+        with project.child(step="commit_started") as other:
+            other.communicate(timeout=60)
+        assert other.returncode == KILLED
+        taken.extend(project.staging())
+
+    [stream] = run(project.pipeline, plugins=with_plugins(AtStaged(take_over))).streams
+    assert stream.error is not None
+    assert stream.error.kind == "Conflict"
+    assert taken
+    assert project.staging() == taken
+    assert column(project, "status") == ["success"] * 3
+    assert project.load().partitions_resumed == 3
+    assert project.rows() == every
 
 
 # -- a source of one moment -------------------------------------------------------------------------------------------

@@ -471,6 +471,19 @@ def test_MF_01_a_damaged_manifest_is_refused_by_name(tmp_path: Path) -> None:
     assert len(on_disk(tmp_path)) == 2
 
 
+@pytest.mark.parametrize("count", ["rows", "bytes"])
+@pytest.mark.parametrize("value", [-1, 1.5, "1", None, [1]])
+def test_MF_01_damaged_counts_are_refused(tmp_path: Path, count: str, value: Any) -> None:
+    """Rows and bytes of a file are whole numbers from 0 on; anything else is damage, not a count to add up."""
+    run(sink(tmp_path), load("a"), (1,))
+    data = json.loads(_manifest(tmp_path).read_text())
+    data["files"][0][count] = value
+    _manifest(tmp_path).write_text(json.dumps(data))
+    for call in (sink(tmp_path).is_empty, lambda: sink(tmp_path).open(load("b"))):
+        with pytest.raises(SinkError, match=f"damaged .*rows or bytes of {data['files'][0]['name']}"):
+            call()
+
+
 def test_the_backup_is_the_manifest_before(tmp_path: Path) -> None:
     """Each commit keeps the manifest it replaces."""
     run(sink(tmp_path), load("a"), (1,))

@@ -166,13 +166,15 @@ def test_LS_07_null_in_a_key_fails(target: Target, mode: Any) -> None:
     assert target.dump() == before
 
 
-@pytest.mark.parametrize("option", ["key", "order_by", "where"])
+@pytest.mark.parametrize("option", ["key", "order_by", "where", "partition", "effective_from"])
 def test_LS_07_missing_column_fails_before_staging(target: Target, option: str) -> None:
     """A column the strategy names and the rows lack is one clear line, and no table is created."""
     strategies = {
         "key": Strategy("merge", key="nope"),
         "order_by": Strategy("merge", key="id", duplicates="last", order_by="nope"),
         "where": Strategy("replace", where={"nope": 1}),
+        "partition": Strategy("partition_replace", partition="nope"),
+        "effective_from": Strategy("scd2", key="id", effective_from="nope"),
     }
     with pytest.raises(ConfigError, match=f"strategy.{option} names nope, the rows have id, region, amount, seen"):
         target.load(table((1, "a", 1.0, 1)), strategies[option])

@@ -377,6 +377,34 @@ def test_CU_02_a_boundary_too_large_is_named(db: Target, monkeypatch: pytest.Mon
     assert loaded.sync(source(db, **by("at"))).parts == ()
 
 
+def test_CU_02_the_largest_boundary_is_kept(db: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many rows at the last value as the position can hold are no error: those that come later are told apart."""
+    monkeypatch.setattr(cursor, "MAX_BOUNDARY", 10)
+    db.run("CREATE TABLE orders (id INTEGER, at INTEGER)")
+    insert(db, [(i, 5) for i in range(10)])
+    loaded = Loaded()
+    loaded.sync(source(db, **by("at")))
+    insert(db, [(10, 6)])
+    loaded.sync(source(db, **by("at")))
+    assert [row[0] for row in loaded.rows] == list(range(11))
+
+
+def test_LS_13_merge_to_append_at_a_position_without_a_boundary(db: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A position that merge left without a boundary does not say which rows of the last value were loaded: append
+    stops by name rather than load them twice, whether or not rows have come since."""
+    monkeypatch.setattr(cursor, "MAX_BOUNDARY", 10)
+    db.run("CREATE TABLE orders (id INTEGER, at INTEGER)")
+    insert(db, [(i, 5) for i in range(11)])
+    loaded = Loaded("merge")
+    loaded.sync(source(db, **by("at")))
+    loaded.mode = "append"
+    for row in ([], [(11, 5)], [(12, 6)]):
+        insert(db, row)
+        with pytest.raises(DataError, match="more than 10 rows share the highest at"):
+            loaded.sync(source(db, **by("at")))
+    assert len(loaded.rows) == 11
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.lists(st.integers(0, 3), max_size=4), min_size=1, max_size=5), st.sampled_from(["append", "merge"]))
 def test_CU_02_growing_tables_arrive_once(goes: list[list[int]], mode: str) -> None:

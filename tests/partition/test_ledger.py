@@ -1,0 +1,147 @@
+"""The manifest of a load while it runs: what is recorded when, and who may throw the staging away."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.partition.stores import KEY, KINDS, manifest, store
+
+from dpone.contract import Staged
+from dpone.errors import Busy, SourceError, StateError
+from dpone.ledger import Halted, Ledger
+from dpone.partition import PartitionManifest, PartitionManifestStore
+
+
+@pytest.fixture(params=KINDS)
+def kept(request: pytest.FixtureRequest, tmp_path: Path) -> PartitionManifestStore:
+    return store(request.param, tmp_path)
+
+
+def opened(kept: PartitionManifestStore, run: str = "R1") -> Ledger:
+    return Ledger.open(kept, manifest(run_id=run), kept.load(KEY), {}, 60.0)
+
+
+def stage(ledger: Ledger, id: str, rows: int = 5) -> None:
+    with ledger.running(id) as finish:
+        finish(Staged(rows, 10 * rows))
+
+
+def found(kept: PartitionManifestStore) -> PartitionManifest:
+    there = kept.load(KEY)
+    assert there is not None
+    return there
+
+
+def status(kept: PartitionManifestStore) -> list[str]:
+    return [one.status for one in found(kept).partitions]
+
+
+def test_a_part_that_was_recorded_is_not_recorded_again(kept: PartitionManifestStore) -> None:
+    """Parts that ended are recorded by save or by the next claim, each once, in any order of the two."""
+    ledger = opened(kept)
+    stage(ledger, "000")
+    ledger.save()
+    stage(ledger, "001")
+    stage(ledger, "002")
+    assert status(kept) == ["success", "success", "running"]
+    ledger.save()
+    ledger.save()
+    assert status(kept) == ["success"] * 3
+    assert [(one.rows_loaded, one.bytes) for one in found(kept).partitions] == [(5, 50)] * 3
+
+
+def test_parts_go_on_after_one_that_failed(kept: PartitionManifestStore) -> None:
+    """A part that fails records itself and the parts that ended before it; the next claim goes on from there."""
+    ledger = opened(kept)
+    stage(ledger, "000")
+    with pytest.raises(SourceError), ledger.running("001"):
+        raise SourceError("read", "bad luck", "wait")
+    assert status(kept) == ["success", "failed", "pending"]
+    assert "bad luck" in str(found(kept).partitions[1].error)
+    stage(ledger, "002")
+    ledger.save()
+    assert status(kept) == ["success", "failed", "success"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), Halted("read", "another part failed", "see there")])
+def test_a_part_that_is_not_at_fault_waits_again(kept: PartitionManifestStore, error: BaseException) -> None:
+    """An interrupted part, or one that was stopped because another failed, is pending: no error, no attempt counted."""
+    ledger = opened(kept)
+    with pytest.raises(type(error)), ledger.running("000"):
+        raise error
+    [one, *_] = found(kept).partitions
+    assert (one.status, one.attempts, one.error) == ("pending", 0, None)
+
+
+def test_half_done_is_some_and_not_all(kept: PartitionManifestStore) -> None:
+    """Nothing staged and everything staged are not half a load."""
+    ledger = opened(kept)
+    assert not ledger.half_done
+    for id, half in (("000", True), ("001", True), ("002", False)):
+        stage(ledger, id)
+        assert ledger.half_done is half
+
+
+def test_a_load_that_another_run_opened_is_taken_over(kept: PartitionManifestStore) -> None:
+    """Whose manifest it is says the run that opened it last."""
+    first = opened(kept)
+    assert not first.taken_over()
+    second = opened(kept, "R2")
+    assert (first.taken_over(), second.taken_over()) == (True, False)
+    kept.forget(KEY)
+    assert not second.taken_over()
+
+
+def test_a_load_nobody_can_ask_about_counts_as_taken_over(
+    kept: PartitionManifestStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the state is out of reach another run may be going on with the staging, so it is left alone."""
+    ledger = opened(kept)
+
+    def lost(key: str) -> None:
+        raise StateError("read", "no connection", "wait")
+
+    monkeypatch.setattr(kept, "load", lost)
+    assert ledger.taken_over()
+
+
+def test_parts_being_read_are_renewed(kept: PartitionManifestStore) -> None:
+    """A part is held for as long as it is read, by renewals, and by nobody when it has ended."""
+    ledger = opened(kept)
+    with ledger.running("000") as finish:
+        before = found(kept).partitions[0].expires_at
+        assert before is not None
+        kept.renew(KEY, "000", ledger.owner, 1.0)  # nearly over
+        ledger.renew()
+        after = found(kept).partitions[0].expires_at
+        assert after is not None
+        assert after >= before
+        with pytest.raises(Busy):
+            kept.claim(KEY, "000", "another", 60.0)
+        finish(Staged(1, 1))
+    ledger.save()
+    ledger.renew()
+    assert status(kept) == ["success", "pending", "pending"]
+
+
+def test_dropped_staging_is_not_done(kept: PartitionManifestStore) -> None:
+    """When the staging is thrown away no part is a success any more; what failed or was skipped stays so."""
+    ledger = opened(kept)
+    stage(ledger, "000")
+    with pytest.raises(SourceError), ledger.running("001"):
+        raise SourceError("read", "bad luck", "wait")
+    kept.skip(KEY, "002", "broken")
+    ledger.dropped()
+    assert status(kept) == ["pending", "failed", "skipped"]
+
+
+def test_without_a_store_nothing_is_kept() -> None:
+    """A load of one part has no manifest: every step does nothing, and nobody can have taken it over."""
+    ledger = Ledger()
+    stage(ledger, "000")
+    ledger.save()
+    ledger.renew()
+    ledger.dropped()
+    assert not ledger.half_done
+    assert not ledger.taken_over()
