@@ -245,6 +245,13 @@ def unlike_the_lock(installed: list[dict[str, str]]) -> Iterator[tuple[str, str,
             yield one["name"], one["version"], ", ".join(sorted(known))
 
 
+@nox.session(default=False)
+def mutate(session: nox.Session) -> None:
+    """Mutation tests of a seeded sample: do the tests notice wrong code? At least 95 % must be killed."""
+    install(session)
+    session.run("python", "-m", "tests.mutate", *session.posargs)
+
+
 @nox.session(default=False, python="3.11")
 def lowest(session: nox.Session) -> None:
     """The tests on the lowest Python and the lowest version of each dependency that the distributions name."""

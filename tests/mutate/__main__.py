@@ -1,0 +1,231 @@
+"""Do the tests see a wrong change? ``nox -s mutate``; CONTRIBUTING.md says how to read what it prints.
+
+A sample of mutants, drawn by a seed, is made of the modules below, one at a time in a copy of the tree. For each, the
+tests that run the changed line are run, the fastest first, until one fails (the mutant is killed) or none has (it
+survives). equivalent.toml lists mutants that change nothing, each with the reason.
+
+mutmut and cosmic-ray were tried first. mutmut changes no decorated function (our properties, context managers and class
+methods), and neither draws a sample by a seed; cosmic-ray runs one command for all mutants, here the whole suite.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+from collections import Counter
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from attrs import define, field
+from tests.mutate.mutants import Mutant, mutants
+
+ROOT = Path(__file__).parents[2]
+SRC = "dpone-core/src/dpone"
+MODULES = (
+    "cdc.py", "connectors/file/durable.py", "connectors/file/manifest.py", "connectors/file/sink.py", "engine.py",
+    "evolution.py", "lease.py", "ledger.py", "partition.py", "rowcheck.py", "secret.py", "sql/*.py",
+)  # fmt: skip
+LEAST = 0.95
+PYTEST = (sys.executable, "-m", "pytest", "-q", "--no-header", "--tb=no", "-p", "no:randomly", "-p", "no:cacheprovider")
+PYTEST += ("-p", "tests.mutate.pick")
+
+
+@define
+class Tree:
+    """A copy of the repository, whose sources the tests import in place of the installed ones. ``tests``: those that
+    pass, with their seconds; ``lines``: file -> line -> places in ``tests`` of those that run it."""
+
+    path: Path
+    tests: list[tuple[str, float]] = field(factory=list)
+    lines: dict[str, dict[str, list[int]]] = field(factory=dict)
+
+    @classmethod
+    def copied(cls, path: Path) -> Tree:
+        listed = subprocess.run(
+            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+            cwd=ROOT, check=True, capture_output=True, text=True,
+        ).stdout  # fmt: skip
+        for name in filter(None, listed.split("\0")):
+            if (ROOT / name).is_file():
+                (path / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / name, path / name)
+        return cls(path)
+
+    def learn(self, suite: list[str], kept: Path | None) -> None:
+        """Which test runs which line. ``kept``: where that is written, and read while no source and no test changes."""
+        digest, found = self.digest(suite), self.path / "lines.json"
+        if kept and kept.exists() and (data := json.loads(kept.read_text()))["digest"] == digest:
+            self.tests, self.lines = data["tests"], data["lines"]
+            return
+        print("which test runs which line ...", flush=True)
+        code = self.pytest(suite or ["tests", "--ignore=tests/docs"], None, DPONE_MUTATE_RECORD=str(found))
+        if not found.exists():
+            sys.exit(f"the suite did not run (exit {code})")
+        data = json.loads(found.read_text())
+        for one in data["failed"]:
+            print(f"fails without a mutant, is left out: {one}")
+        files = {Path(file).relative_to(self.path).as_posix(): lines for file, lines in data["lines"].items()}
+        self.tests, self.lines = data["tests"], files
+        if kept:
+            kept.write_text(json.dumps({"digest": digest, "tests": self.tests, "lines": files}))
+
+    def digest(self, suite: list[str]) -> str:
+        total = hashlib.sha256(repr(suite).encode())
+        for path in sorted(self.path.rglob("*.py")):
+            if "mutate" not in path.parts:
+                total.update(f"{path.relative_to(self.path)} {hashlib.sha256(path.read_bytes()).hexdigest()}".encode())
+        return total.hexdigest()
+
+    def pytest(self, args: list[str], limit: float | None, **env: str) -> int | None:
+        """The exit code; None if the time was over."""
+        sources = os.pathsep.join(str(one) for one in (*sorted(self.path.glob("dpone-*/src")), self.path))
+        quiet = subprocess.DEVNULL
+        running = subprocess.Popen(  # in a group of its own: the tests have children
+            [*PYTEST, *args], cwd=self.path, stdout=quiet, stderr=quiet, stdin=quiet, start_new_session=True,
+            env={**os.environ, **env, "PYTHONPATH": sources},
+        )  # fmt: skip
+        try:
+            return running.wait(limit)
+        except subprocess.TimeoutExpired:
+            return None
+        finally:
+            if running.poll() is None:
+                os.killpg(running.pid, signal.SIGKILL)
+                running.wait()
+
+    def tests_of(self, mutant: Mutant, budget: float) -> tuple[list[str], float, int]:
+        """Those that run its line; where none is known to (a line that runs on import), its scope, then its module.
+        Also their seconds, and how many there would be without the budget."""
+        lines = self.lines.get(f"{SRC}/{mutant.module}", {})
+        for near in (*mutant.lines, map(int, lines)):
+            found = {one for line in near for one in lines.get(str(line), ())}
+            if found:
+                break
+        chosen, spent = [], 0.0
+        for name, seconds in sorted((self.tests[n] for n in found), key=lambda one: one[1]):
+            spent += seconds
+            if chosen and spent > budget:
+                break
+            chosen.append(name)
+        return chosen, spent, len(found)
+
+    def run(self, tests: list[str], limit: float) -> tuple[int | None, str]:
+        """The exit code, and the test that failed."""
+        pick = self.path / "pick.json"
+        failed = Path(f"{pick}.failed")
+        failed.unlink(missing_ok=True)
+        pick.write_text(json.dumps(tests))
+        files = list(dict.fromkeys(map(_file, tests)))
+        code = self.pytest(["-x", *files], limit, DPONE_MUTATE_PICK=str(pick), PYTHONDONTWRITEBYTECODE="1")
+        return code, failed.read_text() if failed.exists() else ""
+
+    def verdict(self, mutant: Mutant, budget: float) -> tuple[str, str]:
+        """``killed``, ``time`` or ``survived``; and by which test."""
+        tests, seconds, of = self.tests_of(mutant, budget)
+        if not tests:
+            return "survived", "no test runs it"
+        path = self.path / SRC / mutant.module
+        original, stamp = path.read_bytes(), path.stat()
+        path.write_bytes(mutant.changed)
+        try:
+            for some in _stages(tests):
+                code, failed = self.run(some, 60 + 8 * seconds)
+                if code != 0:
+                    break
+        finally:
+            path.write_bytes(original)
+            os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+        if code is None:
+            return "time", ""
+        if code == 5:
+            sys.exit(f"pytest finds none of {len(tests)} tests again, as {tests[0]}")
+        return ("killed", failed) if code else ("survived", f"{len(tests)} of {of} tests ran")
+
+
+def _stages(tests: list[str]) -> list[list[str]]:
+    """A few first, from three files: most mutants are killed by any test that runs them, and to collect every file
+    takes longer than to run those."""
+    files = list(dict.fromkeys(map(_file, tests)))[:3]
+    few = [one for one in tests if _file(one) in files][:40]
+    return [some for some in (few, [one for one in tests if one not in set(few)]) if some]
+
+
+def _file(test: str) -> str:
+    return test.partition("::")[0]
+
+
+def options(args: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.mutate", description="Mutation tests of a seeded sample.")
+    parser.add_argument("modules", nargs="*", help="paths or patterns below src/dpone, as sql/*.py, or engine.py:604")
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
+    parser.add_argument("--mutants", type=int, default=150, help="size of the sample (150)")
+    parser.add_argument("--minutes", type=float, default=60, help="begin no mutant after this time (60)")
+    parser.add_argument("--seconds", type=float, default=45, help="of the processor, for the tests of a mutant (45)")
+    parser.add_argument("--suite", nargs="*", default=[], help="what pytest collects (the fast suite)")
+    parser.add_argument("--map", type=Path, help="file that keeps which test runs which line, for the next run")
+    return parser.parse_args(args)
+
+
+def every(wanted: list[str]) -> list[Mutant]:
+    found: dict[tuple[str, int], list[Mutant]] = {}
+    for pattern in wanted or MODULES:
+        name, _, line = pattern.partition(":")
+        for path in sorted((ROOT / SRC).glob(name)):
+            module = path.relative_to(ROOT / SRC).as_posix()
+            made = mutants(module, path.read_bytes())
+            found[module, int(line or 0)] = [one for one in made if not line or one.line == int(line)]
+    return [one for made in found.values() for one in made]
+
+
+def known_equivalent() -> dict[tuple[str, ...], str]:
+    listed: list[dict[str, Any]] = tomllib.loads((Path(__file__).parent / "equivalent.toml").read_text())["mutant"]
+    return {(one["module"], one["where"], one["before"], one["after"]): one["reason"] for one in listed}
+
+
+def main(args: list[str] | None = None) -> int:
+    chosen, started = options(args), time.monotonic()
+    made, equivalent = every(chosen.modules), known_equivalent()
+    shuffled = random.Random(chosen.seed).sample(made, len(made))
+    sample = list(islice((one for one in shuffled if one.compiles()), chosen.mutants))
+    print(f"seed {chosen.seed}: {len(sample)} of {len(made)} mutants", flush=True)
+    names = {one.name for one in made}
+    for old in sorted(set(equivalent) - names) if not chosen.modules else ():
+        print(f"equivalent.toml lists a mutant that no longer exists: {' | '.join(old)}")
+    verdicts: Counter[str] = Counter()
+    killers: set[str] = set()
+    with tempfile.TemporaryDirectory(prefix="dpone-mutate-") as folder:
+        tree = Tree.copied(Path(folder).resolve())
+        tree.learn(chosen.suite, chosen.map)
+        for n, one in enumerate(sample, 1):
+            if time.monotonic() - started > chosen.minutes * 60:
+                print(f"the time is over; {len(sample) - n + 1} mutants were not tried")
+                break
+            verdict, by = ("equivalent", "") if one.name in equivalent else tree.verdict(one, chosen.seconds)
+            verdicts[verdict] += 1
+            killers.add(by) if verdict == "killed" and by else None
+            print(f"{n:4} {verdict:10} {SRC}/{one.module}:{one.line} {by}", flush=True)
+            if verdict == "survived":
+                print(f"       in {one.where}\n     - {one.before}\n     + {one.after}", flush=True)
+        code, fails = tree.run(sorted(killers), 3600) if killers else (0, "")
+        if code != 0:
+            print(f"a test that killed a mutant also fails without one: {fails}")
+    dead, alive = verdicts["killed"] + verdicts["time"], verdicts["survived"]
+    share = dead / (dead + alive) if dead + alive else 0.0
+    print(f"seed {chosen.seed}: {dead} killed ({verdicts['time']} by the time limit), {alive} survived,", end=" ")
+    print(f"{verdicts['equivalent']} equivalent; {share:.1%} killed, at least {LEAST:.0%} must be")
+    return 0 if share >= LEAST and code == 0 else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,94 @@
+"""The mutation tests themselves: what is changed, what is not, and that a mutant nobody notices is reported."""
+
+from __future__ import annotations
+
+import ast
+import textwrap
+from pathlib import Path
+
+import pytest
+from tests.mutate import __main__ as mutate
+from tests.mutate.mutants import mutants
+
+EXAMPLE = "tests/mutate/example.py"
+
+
+def changes(code: str) -> set[tuple[str, str]]:
+    return {(one.before, one.after) for one in mutants("m.py", textwrap.dedent(code).encode())}
+
+
+@pytest.mark.parametrize(
+    ("code", "afters"),
+    [
+        ("a < b", {"a <= b"}),
+        ("a is None", {"a is not None"}),
+        ("a in b", {"a not in b"}),
+        ("a == b", {"a != b"}),
+        ("a and b", {"a or b"}),
+        ("a + b", {"a - b"}),
+        ("x = 1", {"x = 2"}),
+        ("x = True", {"x = False"}),
+        ("x = 'word'", {"x = 'wordx'"}),
+        ("x = not a", {"x = a"}),
+        ("a.b = c", {"pass"}),
+        ("a += b", {"pass"}),
+        ("for a in b:\n  continue", {"break"}),
+        ("while not a: b", {"while a:"}),
+        ("f()", {"pass"}),
+        ("x = f(a, b)", {"x = f(b, a)"}),
+        ("raise a", {"pass"}),
+        ("if a: b", {"if not a:"}),
+        ("if not a: b", {"if a:"}),
+        ("x = [a for a in b if c]", {"x = [a for a in b if not c]"}),
+        ("def f():\n  return a", {"return None"}),
+        ("x = f'{a + b} text'", {"x = f'{a - b} text'"}),
+    ],
+)
+def test_one_node_is_changed_at_a_time(code: str, afters: set[str]) -> None:
+    """Operators, conditions, constants, arguments, returned values, statements: each change is a mutant of its own."""
+    assert {after for _, after in changes(code)} == afters
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        '"""Says what it does."""',
+        "assert a < b",
+        "x: Literal['a'] | None",
+        "import a",
+        "raise Error('what was found')",
+        "@f(1)\ndef g(): ...",
+    ],
+)
+def test_what_does_nothing_is_left_alone(code: str) -> None:
+    """Docstrings, annotations, decorators, imports, assertions and the texts of messages are not mutated."""
+    assert not {after for _, after in changes(code)} - {"pass"}
+
+
+def test_mutants_are_python_and_differ_in_one_place() -> None:
+    """Every mutant of a real module can be told from it, and nearly all compile; those that do not are never drawn."""
+    source = Path(mutate.ROOT, mutate.SRC, "sql/cursor.py").read_bytes()
+    made = mutants("sql/cursor.py", source)
+    assert len(made) > 100
+    drawn = [one for one in made if one.compiles()]
+    assert len(drawn) > 0.95 * len(made)
+    plain = ast.dump(ast.parse(source))
+    assert all(ast.dump(ast.parse(one.changed)) != plain for one in drawn)
+
+
+def test_a_mutant_nobody_notices_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
+    """A test that only runs the code lets mutants live: they are listed with file, line and change, and the run is red.
+    One that looks kills them. The tree stays as it was."""
+    lease = mutate.ROOT / mutate.SRC / "lease.py"
+    before = lease.read_bytes()
+    code = mutate.main(["lease.py:21", "lease.py:33", "--seed", "4", "--mutants", "3", "--suite", EXAMPLE])
+    said = capsys.readouterr().out
+    assert f"killed     {mutate.SRC}/lease.py:21 {EXAMPLE}::test_with_teeth" in said
+    assert (
+        f"survived   {mutate.SRC}/lease.py:33 2 of 2 tests ran\n       in renewing\n     - thread.join(timeout=5)"
+        in said
+    )
+    assert "seed 4: 3 of 3 mutants" in said
+    assert "seed 4: 1 killed (0 by the time limit), 2 survived, 0 equivalent; 33.3% killed" in said
+    assert code == 1
+    assert lease.read_bytes() == before
