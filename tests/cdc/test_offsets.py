@@ -62,6 +62,14 @@ def test_an_offset_survives_json_and_position(offset: CDCOffset, epoch: int) -> 
     assert CDCOffset.from_position(position) == offset
 
 
+def test_a_position_that_says_a_thing_twice_is_refused() -> None:
+    """What stands in identity and value at once is no offset that any version wrote: damage, not a choice."""
+    position = CDCOffset.from_json(POSTGRES).to_position().to_json()
+    position["value"]["slot"] = "another"
+    with pytest.raises(StateError, match="slot in identity and value"):
+        CDCOffset.from_position(Position.from_json(position))
+
+
 @given(CONFIGS)
 def test_settings_survive_json(config: CDCConfig) -> None:
     """Through JSON text, settings come back as they were."""

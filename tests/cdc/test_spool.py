@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from dpone.cdc import Spool, unite
 from dpone.changes import EVENT_ID, batch_schema
 from dpone.contract import ChangeTable
-from dpone.errors import DataError, SchemaBreak
+from dpone.errors import DataError, SchemaBreak, SourceError
 
 
 def shape(key: tuple[str, ...] = ("id",), **types: pa.DataType) -> ChangeTable:
@@ -93,6 +94,37 @@ def test_shapes_that_cannot_be_united_end_the_window(spool: Spool, other: Change
     assert spool.add("t", other, batch(other, row("4", 2, 3))) is False
     assert ids(spool) == ["log/3/1"]
     assert (spool.tables["t"], spool.changes) == (V1, 1)
+
+
+def test_a_value_that_the_united_type_does_not_hold_is_named(spool: Spool) -> None:
+    """Two units of time are united in the first one. A value with digits beyond it is an error that names the column,
+    and not the value."""
+    coarse, fine = shape(id=pa.int32(), at=pa.timestamp("s")), shape(id=pa.int32(), at=pa.timestamp("us"))
+    assert spool.add("t", coarse, batch(coarse, row("3", 1, 1, at=datetime(2026, 1, 1))))
+    assert spool.add("t", fine, batch(fine, row("4", 1, 2, at=datetime(2026, 1, 1, 0, 0, 0, 987654))))
+    spool.commit()
+    with pytest.raises(
+        DataError, match=r"column at has a timestamp\[us\] value that timestamp\[s\] does not"
+    ) as caught:
+        read(spool)
+    assert "987654" not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+def test_a_full_disk_is_an_error_of_the_source(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A window that does not fit on the disk ends with what to do about it; nothing of it is handed out."""
+
+    class Full:
+        def seek(self, at: int) -> None: ...
+
+        def write(self, data: bytes) -> None:
+            raise OSError(28, "No space left on device")
+
+        def close(self) -> None: ...
+
+    monkeypatch.setattr(spool, "_file", Full())
+    with pytest.raises(SourceError, match=r"spool a change window: No space left on device; make room in .* TMPDIR"):
+        spool.add("t", V1, batch(V1, row("3", 1, 1, a="x")))
 
 
 def test_united_columns_keep_the_metadata_that_both_shapes_have() -> None:

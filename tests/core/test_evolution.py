@@ -49,6 +49,11 @@ D = pa.decimal128
         (pa.timestamp("us"), pa.timestamp("us", "UTC"), False), (pa.timestamp("us"), pa.date32(), False),
         (pa.string(), pa.dictionary(pa.int8(), pa.string()), True), (pa.int8(), pa.null(), True),
         (pa.int64(), pa.bool_(), False),
+        (pa.time64("us"), pa.time32("s"), True), (pa.time64("us"), pa.duration("us"), False),
+        (pa.int64(), pa.time64("us"), False), (pa.duration("us"), pa.duration("s"), True),
+        (pa.time64("us"), pa.timestamp("us"), False), (pa.int64(), pa.duration("s"), False),
+        (pa.timestamp("us"), pa.time64("us"), False), (pa.date64(), pa.date32(), True),
+        (pa.string(), pa.date32(), False),
     ],
 )  # fmt: skip
 def test_what_a_type_holds(target: pa.DataType, source: pa.DataType, fits: bool) -> None:

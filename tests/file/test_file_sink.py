@@ -5,8 +5,11 @@ from __future__ import annotations
 import datetime as dt
 import json
 import os
+import re
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -22,7 +25,7 @@ from dpone.contract import Entry, Load, Part, Receipt
 from dpone.errors import ConfigError, Conflict, DataError, SinkError
 from dpone.evolution import Change
 from dpone.ids import ulid
-from dpone.pipeline import Lineage, SinkSpec
+from dpone.pipeline import Lineage, SinkSpec, Undo
 from dpone.position import Position
 from dpone.schema import LOAD_ID, LOADED_AT
 from dpone.strategy import Strategy
@@ -482,6 +485,80 @@ def test_MF_01_damaged_counts_are_refused(tmp_path: Path, count: str, value: Any
     for call in (sink(tmp_path).is_empty, lambda: sink(tmp_path).open(load("b"))):
         with pytest.raises(SinkError, match=f"damaged .*rows or bytes of {data['files'][0]['name']}"):
             call()
+
+
+def test_MF_01_a_manifest_that_cannot_be_ours_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file listed twice (its rows would count twice), a link or a folder in its place, and one too large to read."""
+    run(sink(tmp_path), load("a"), (1,))
+    path, whole = _manifest(tmp_path), _manifest(tmp_path).read_bytes()
+    data = json.loads(whole)
+    path.write_text(json.dumps({**data, "files": data["files"] * 2}))
+    with pytest.raises(SinkError, match=r"damaged .*a file listed twice"):
+        sink(tmp_path).is_empty()
+    path.write_bytes(whole)
+    monkeypatch.setattr("dpone.connectors.file.manifest.LARGEST", len(whole))
+    assert not sink(tmp_path).is_empty()
+    monkeypatch.setattr("dpone.connectors.file.manifest.LARGEST", len(whole) - 1)
+    with pytest.raises(SinkError, match=f"damaged .more than {len(whole) - 1} bytes"):
+        sink(tmp_path).is_empty()
+    monkeypatch.undo()
+    path.rename(path.with_name("elsewhere.json"))
+    path.symlink_to("elsewhere.json")
+    with pytest.raises(SinkError, match=r"damaged .it is not a regular file"):
+        sink(tmp_path).is_empty()
+
+
+def test_check_says_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder to be made, parts and rows, a damaged manifest, a file in its place, a folder nobody may write."""
+
+    def found() -> tuple[bool, str]:
+        [one] = sink(tmp_path).check()
+        return bool(one.ok), one.found
+
+    assert found() == (True, "out will be made by the first load")
+    run(sink(tmp_path), load("a"), (1, 2), (3,))
+    assert found() == (True, "out: 2 parts, 3 rows")
+    real = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: mode == os.W_OK and real(path, mode))
+    assert found() == (False, "out is read-only")
+    monkeypatch.undo()
+    _manifest(tmp_path).write_bytes(b"{}")
+    assert found() == (False, "damaged (KeyError: 'format')")
+    shutil.rmtree(tmp_path / "out")
+    (tmp_path / "out").write_text("")
+    assert found() == (False, "out is a file")
+
+
+def test_rows_with_a_lineage_column_are_refused(tmp_path: Path) -> None:
+    """A column that dpone writes itself is not overwritten by one of the source, and nothing is staged."""
+    schema = pa.schema({"id": pa.int64(), LOAD_ID: pa.string()})
+    with pytest.raises(DataError, match=f"a column named {LOAD_ID}; rename it in the source"):
+        sink(tmp_path).open(load(schema=schema))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_part_name_is_ours_whatever_the_load_id(tmp_path: Path) -> None:
+    """A load id of another form is written as its digest, so that the sweep still knows the file for its own."""
+    run(sink(tmp_path), load("a", load_id="run 7/../x"), (1,))
+    [name] = on_disk(tmp_path)
+    assert re.fullmatch(r"part-[0-9A-HJKMNP-TV-Z]{26}-0\.parquet", name)
+    run(sink(tmp_path, "full_refresh"), load("b", "full_refresh"), (2,))
+    assert (ids(tmp_path), len(on_disk(tmp_path))) == ([2], 1)
+
+
+@pytest.mark.parametrize(("days", "kept"), [(3.0, 3), (2.0, 2), (1.9, 1)])
+def test_what_is_kept_for_undo_ends_with_its_days(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, days: float, kept: int
+) -> None:
+    """A load older than undo.days, counted back from the newest one, can no longer be taken back; one of just that age
+    can."""
+    for age in (3, 2, 0):
+        monkeypatch.setattr(
+            "dpone.connectors.file.sink.datetime",
+            SimpleNamespace(now=lambda zone, age=age: AT - dt.timedelta(days=age)),
+        )  # type: ignore[misc]
+        run(sink(tmp_path, undo=Undo(days=days)), load(str(age)), (age,))
+    assert len(json.loads(_manifest(tmp_path).read_text())["undo"]) == kept
 
 
 def test_the_backup_is_the_manifest_before(tmp_path: Path) -> None:

@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,18 @@ from attrs import evolve
 from tests.partition.stores import KEY, KINDS, manifest, store
 
 from dpone import durable, partition
-from dpone.contract import Staged
-from dpone.errors import Busy, ConfigError, Conflict, ManifestChanged, StateError
-from dpone.partition import Partition, PartitionManifest, PartitionManifestStore, owner_of
+from dpone.contract import Entry, Staged
+from dpone.errors import Busy, ConfigError, Conflict, ManifestChanged, SinkError, StateError
+from dpone.partition import (
+    Partition,
+    PartitionManifest,
+    PartitionManifestStore,
+    SqlPartitionManifestStore,
+    committed,
+    owner_of,
+)
+from dpone.position import Position
+from dpone.sql.dialect import Database
 
 ROOT = Path(__file__).parents[2]
 
@@ -138,6 +149,40 @@ def gone() -> str:
     """The owner's text of a process that has ended."""
     code = "from dpone.partition import owner_of; print(owner_of('gone'))"
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+
+
+@pytest.mark.parametrize("damage", ["status", "twice"])
+def test_MF_01_partitions_that_cannot_be_are_refused(damage: str) -> None:
+    """A status that no version writes, and a partition listed twice, are damage: named, never worked with."""
+    data = manifest().to_json()
+    if damage == "status":
+        data["partitions"][1]["status"] = "done"
+    else:
+        data["partitions"][1]["id"] = data["partitions"][0]["id"]
+    with pytest.raises(StateError, match=r"damaged .*(status 'done'|a partition listed twice)"):
+        PartitionManifest.from_json(data)
+
+
+def test_a_load_is_committed_when_the_journal_ends_with_it() -> None:
+    """Another load at the end of the journal, or no journal, says nothing of this one."""
+    at = datetime(2026, 1, 2, tzinfo=UTC)
+    mine, other = (Entry(1, 0, load_id, "R1", "T1", Position("k", {}, {}), at) for load_id in ("L1", "L2"))
+    assert [committed(manifest(load_id="L1"), head) for head in (mine, other, None)] == [True, False, False]
+
+
+def test_a_state_out_of_reach_is_an_error_of_the_state(tmp_path: Path) -> None:
+    """The store speaks SQL as sinks do, but what fails is the state: its error, and whether to try again."""
+
+    @contextmanager
+    def lost() -> Iterator[Database]:
+        error = SinkError("connect", "no route to host", "wait")
+        error.category = "transient"
+        raise error
+        yield
+
+    with pytest.raises(StateError, match="keep the partition manifest: no route to host; wait") as caught:
+        SqlPartitionManifestStore(lost).load(KEY)
+    assert caught.value.category == "transient"
 
 
 def test_MF_02_a_partition_of_a_dead_process_is_taken_over_once(manifests: PartitionManifestStore) -> None:

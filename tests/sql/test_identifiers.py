@@ -57,6 +57,20 @@ def test_S_01_impossible_names_are_refused(bad: str) -> None:
         dialect.quote(bad)
 
 
+@pytest.mark.parametrize("text", ["", "'", "a'b''c", "\\", '"', "%s ? :a", "é🦆"])
+def test_S_01_a_literal_is_its_text(text: str) -> None:
+    """Text that is written into a statement comes back as it is."""
+    db = sqlite3.connect(":memory:")
+    assert db.execute(f"SELECT {dialect.literal(text)}").fetchone() == (text,)
+    db.close()
+
+
+def test_S_01_a_literal_holds_no_nul() -> None:
+    """A NUL ends a statement in some servers, so it is refused."""
+    with pytest.raises(ConfigError, match="it has a NUL"):
+        dialect.literal("a\0b")
+
+
 def test_S_01_length_is_counted_in_bytes() -> None:
     """A dialect's limit is in bytes of UTF-8, and the error says both lengths."""
     assert Limited().quote("é" * 31) == '"' + "é" * 31 + '"'

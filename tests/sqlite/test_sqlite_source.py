@@ -350,6 +350,20 @@ def test_CU_02_a_new_column_does_not_double_the_boundary(db: Target) -> None:
     assert [row[0] for row in loaded.rows] == [1, 2]
 
 
+def test_CU_02_a_column_of_the_boundary_that_is_gone_stops(db: Target) -> None:
+    """Loaded rows of the last value are known by their columns: without one of them nothing tells old from new, so the
+    run stops and names it."""
+    db.run("CREATE TABLE orders (id INTEGER, at INTEGER, note TEXT)")
+    loaded = Loaded()
+    insert(db, [(1, 5, "x")])
+    loaded.sync(source(db, **by("at")))
+    db.run("ALTER TABLE orders DROP COLUMN note")
+    insert(db, [(2, 5)])
+    with pytest.raises(IdentityChanged, match="known by column note, which is gone"):
+        loaded.sync(source(db, **by("at")))
+    assert loaded.rows == [(1, 5, "x")]
+
+
 def test_CU_02_a_row_that_comes_back_is_not_new(db: Target) -> None:
     """A loaded row of the last value that was deleted, and comes back as it was, is not appended again."""
     db.run("CREATE TABLE orders (id INTEGER, at INTEGER)")
