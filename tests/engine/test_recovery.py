@@ -348,6 +348,17 @@ def test_a_runner_from_before_a_rewind_conflicts(project: Project, faulty: Modul
     require_same(project, done[1])
 
 
+@pytest.mark.parametrize("mode", ["append", "merge"])
+def test_a_full_refresh_of_a_growing_target_leaves_the_source_alone(project: Project, mode: str) -> None:
+    """--full-refresh of append and merge replaces the rows: those that the source no longer has are gone."""
+    project = project.but(strategy={"mode": mode, **({"key": ["id"]} if mode == "merge" else {})})
+    project.csv("a", rows(1, 250))
+    project.load()
+    project.csv("a", rows(100, 120))
+    project.load(full_refresh=True)
+    assert project.rows() == rows(100, 120)
+
+
 def test_LS_04_two_full_refreshes_of_one_content_leave_it_once(project: Project) -> None:
     """The same generation twice replaces itself; nothing is wiped and nothing is doubled."""
     project = loaded(project, strategy={"mode": "full_refresh"})

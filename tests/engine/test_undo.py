@@ -69,6 +69,18 @@ def stream_of(project: Project) -> str:
     return "t" if project.target == "sqlite" else "out"
 
 
+@pytest.mark.parametrize("target", ["sqlite", "file"])
+def test_the_receipt_says_what_was_taken_out(tmp_path: Path, target: str) -> None:
+    """Taking back an append takes out the rows it brought, and says under which entry of the journal."""
+    project, _, _ = twice(tmp_path / "p", target, "append")
+    before = len(project.rows())
+    head = project.head()
+    assert head is not None
+    receipt = undo(project.pipeline, stream_of(project), head.load_id)
+    assert (receipt.deleted, receipt.inserted) == (before - len(project.rows()), 0)
+    assert (receipt.entry.undoes, receipt.entry.seq) == (head.load_id, head.seq + 1)
+
+
 @pytest.mark.parametrize("kind", KINDS, ids=named)
 def test_the_next_run_moves_the_rows_again(tmp_path: Path, kind: tuple[str, str]) -> None:
     """After undo the rows are those of the first load, in a new epoch of journal and state; a run loads B again."""

@@ -17,6 +17,7 @@ from dpone.connectors.sqlite.database import SqliteDialect
 from dpone.contract import ChangeTable
 from dpone.errors import ConfigError
 from dpone.schema import Name
+from dpone.sql.dialect import Dialect
 from dpone.sql.finalizers import FINALIZERS
 from dpone.strategy import MODES, Strategy
 
@@ -63,6 +64,12 @@ def test_S_01_a_literal_is_its_text(text: str) -> None:
     db = sqlite3.connect(":memory:")
     assert db.execute(f"SELECT {dialect.literal(text)}").fetchone() == (text,)
     db.close()
+
+
+def test_a_dialect_that_says_nothing_of_collations_compares_as_its_server_does() -> None:
+    """The members a dialect may leave out change nothing of an expression."""
+    assert Dialect.exact(dialect, "t.a", pa.string()) == "t.a"
+    assert Dialect.ordered(dialect, "t.a", pa.string()) == "t.a"
 
 
 def test_S_01_a_literal_holds_no_nul() -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pyarrow as pa
 import pytest
 from tests.sqlite.target import KEY, Target, at, evolve, load, rows
 
-from dpone.connectors.sqlite.database import SqliteDialect
+from dpone.connectors.sqlite.database import SqliteDatabase, SqliteDialect
 from dpone.contract import Part
 from dpone.errors import ConfigError, SinkError, UndoRefused
 from dpone.evolution import Change
@@ -71,6 +72,22 @@ def test_a_row_can_only_be_kept_where_its_load_is_known(target: Target) -> None:
     with pytest.raises((SinkError, ConfigError), match="lineage"):
         target.load(ROWS, Strategy("merge", key="id"), **options)
     assert not target.path.exists() or "orders" not in target.tables() or target.rows("id") == []
+
+
+def test_a_target_is_held_before_its_rows_are_kept(target: Target) -> None:
+    """What is kept of a row is what the load then changes: nobody may change the table in between, so one that cannot
+    be held keeps nothing and stays as it was."""
+    target.load(ROWS, APPEND, undo=Undo(loads=1))
+    held: list[Name] = []
+
+    def refuse(db: SqliteDatabase, table: Name) -> None:
+        held.append(table)
+        raise SinkError("hold the table", "somebody writes it", "wait")
+
+    with patch.object(SqliteDatabase, "hold", refuse), pytest.raises(SinkError, match="somebody writes it"):
+        target.load(pa.table({"id": pa.array([4])}), APPEND, undo=Undo(loads=1))
+    assert [str(one) for one in held] == ["orders"]
+    assert target.rows("id") == [(1,), (2,), (3,)]
 
 
 def test_a_load_of_a_table_that_is_gone_is_not_taken_back(target: Target) -> None:

@@ -391,6 +391,24 @@ def test_CU_02_a_boundary_too_large_is_named(db: Target, monkeypatch: pytest.Mon
     assert loaded.sync(source(db, **by("at"))).parts == ()
 
 
+@pytest.mark.parametrize(
+    ("mode", "range_"), [("append", None), ("merge", "2:87f62d684c7518c9120ffc29")]
+)  # fmt: skip
+def test_CU_02_a_position_of_an_earlier_version_is_gone_on_from(db: Target, mode: str, range_: str | None) -> None:
+    """The text of a position as version 1.0 wrote it: nothing is new at first, and then only what came since."""
+    db.run("CREATE TABLE orders (id INTEGER, at INTEGER, note TEXT)")
+    insert(db, [(1, 4, "a"), (2, 5, "b"), (3, 5, None)])
+    boundary = {"afdc3116558a984bbe8d7e14": 1, "d819fc51f6ea807d53827e15": 1}
+    value = {"boundary": boundary, "column": "at", "hi": "5", "range": range_, "told": ["id", "at", "note"]}
+    identity = {"path": str(db.path), "table": "orders"}
+    loaded = Loaded(mode)
+    loaded.position = Position("cursor", identity, {**value, "type": "integer"}, 0)
+    assert loaded.sync(source(db, **by("at"))).parts == ()
+    insert(db, [(4, 5, "c")])
+    loaded.sync(source(db, **by("at")))
+    assert loaded.rows == [(4, 5, "c")] if mode == "append" else loaded.rows == [(2, 5, "b"), (3, 5, None), (4, 5, "c")]
+
+
 def test_CU_02_the_largest_boundary_is_kept(db: Target, monkeypatch: pytest.MonkeyPatch) -> None:
     """As many rows at the last value as the position can hold are no error: those that come later are told apart."""
     monkeypatch.setattr(cursor, "MAX_BOUNDARY", 10)
@@ -632,6 +650,12 @@ def test_times_are_moved_in_their_own_notation(text: str, seconds: float, expect
 def test_numbers_are_moved_exactly() -> None:
     """A lookback on a number is exact decimal arithmetic."""
     assert less("12345678901234567890.5", 0.5) == "12345678901234567890.0"
+
+
+def test_digests_are_those_of_earlier_versions() -> None:
+    """Positions hold them: a digest that changes would make every loaded row of the last value look new. (The value is
+    that of ``printf int:1:1str:1:aNoneType:4:Nonebytes:2:xyfloat:3:2.5 | b2sum -l 96``.)"""
+    assert digest((1, "a", None, b"xy", 2.5)) == "7323c8964bd5896714504b7d"
 
 
 def test_digests_tell_rows_apart() -> None:
