@@ -428,3 +428,16 @@ def test_a_part_under_way_ends_at_its_next_batch(project: Project, faulty: Modul
         assert stream.error.message == str(error)
     assert faulty.log.count("sink batch") < 500
     assert (project.rows(), project.journal(), project.staging()) == ([], [], [])
+
+
+def test_tables_are_selected_by_a_glob(project: Project) -> None:
+    """The source is asked which tables match: each is a stream with a target, a journal and a position of its own."""
+    source = {"type": "sqlite", "connection": "sqlite:///shop.db", "table": "o*"}
+    with closing(sqlite3.connect(project.folder / "shop.db")) as db, db:
+        for name in ("orders", "offers", "people"):
+            db.execute(f"CREATE TABLE {name} (id INTEGER PRIMARY KEY)")
+            db.execute(f"INSERT INTO {name} VALUES (1), (2)")
+    report = project.but(source=source, table="landing_{table}").run()
+    assert sorted((one.status, one.rows.inserted) for one in report.streams) == [("loaded", 2)] * 2
+    assert len({one.key for one in report.streams}) == 2
+    assert [one for one in project.tables() if one.startswith("landing")] == ["landing_offers", "landing_orders"]

@@ -20,7 +20,7 @@ from dpone.connectors.file.sink import FileSink
 from dpone.connectors.sqlite.sink import SqliteSink
 from dpone.contract import Load
 from dpone.engine import rewind, undo
-from dpone.errors import Busy, ConfigError, Conflict, SinkError, UndoRefused
+from dpone.errors import Busy, ConfigError, Conflict, SinkError, StateAhead, UndoRefused
 from dpone.pipeline import Pipeline
 from dpone.position import Position
 
@@ -123,6 +123,22 @@ def test_a_load_between_is_in_the_way(tmp_path: Path) -> None:
         undo(project.pipeline, "t", journal[0].load_id)
     assert caught.value.exit_code == 3
     assert (project.lineage(), project.state_bytes(), project.journal()) == (second, state, journal)
+
+
+def test_ST_01_nothing_is_taken_back_while_the_state_is_ahead(tmp_path: Path) -> None:
+    """The target was restored from a copy: the load that its journal ends with is not the last one, so a person must
+    decide first. Exit 3, and nothing is changed."""
+    project, _, _ = twice(tmp_path / "p", "sqlite", "append")
+    copy = project.folder / "copy.db"
+    shutil.copy(project.database, copy)
+    project.csv("c", rows(300, 310))
+    project.load()
+    shutil.copy(copy, project.database)
+    before = project.lineage(), project.state_bytes(), project.journal()
+    with pytest.raises(StateAhead) as caught:
+        undo(project.pipeline, "t", project.journal()[-1].load_id)
+    assert caught.value.exit_code == 3
+    assert (project.lineage(), project.state_bytes(), project.journal()) == before
 
 
 def test_a_position_that_was_set_by_hand_is_not_in_the_way(tmp_path: Path) -> None:

@@ -602,6 +602,24 @@ def test_S_04_links_and_other_sizes_are_refused(tmp_path: Path) -> None:
         sink(tmp_path).open(load("b"))
 
 
+def test_S_04_a_link_among_the_staging_is_removed_and_not_followed(tmp_path: Path) -> None:
+    """A link in the place of a staging folder: what it leads to stays, also when it looks like a load to go on with."""
+    writer = sink(tmp_path).open(load("a"))
+    writer.stage(Part("0"), Rows(batch(1)))
+    writer.close()
+    [folder] = staging(tmp_path)
+    folder.rename(tmp_path / "elsewhere")
+    folder.symlink_to(tmp_path / "elsewhere")
+    before = sorted(path.name for path in (tmp_path / "elsewhere").iterdir())
+    again = sink(tmp_path).open(load("a"))
+    assert again.staged() == {}
+    again.stage(Part("0"), Rows(batch(2)))
+    again.commit(None, position(1))
+    assert ids(tmp_path) == [2]
+    assert staging(tmp_path) == []
+    assert sorted(path.name for path in (tmp_path / "elsewhere").iterdir()) == before
+
+
 def test_S_04_a_linked_private_folder_is_refused(tmp_path: Path) -> None:
     """A link in place of the private folder is not followed."""
     (tmp_path / "out").mkdir()

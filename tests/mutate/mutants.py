@@ -19,6 +19,7 @@ SWAPS: dict[type[ast.AST], type[ast.AST]] = {
 COMPOUND = ("body", "orelse", "finalbody", "handlers", "cases")
 # Not mutated: what does nothing at run time, and assertions, which state what is always true.
 SKIPPED = {"annotation", "returns", "decorator_list", "format_spec"}
+KEYWORDS = {"init", "repr", "eq", "daemon"}
 WORD = re.compile(r"[\w-]+")
 
 
@@ -91,6 +92,8 @@ def _inner_changes(node: Any, statement: Any, scope: Any, where: str) -> Iterato
             continue
         for child in value if isinstance(value, list) else [value]:
             if isinstance(child, ast.Assert | ast.Import | ast.ImportFrom) or _is_text(child, node):
+                continue
+            if isinstance(child, ast.keyword) and child.arg in KEYWORDS:
                 continue
             if name in ("test", "ifs") and not _is_not(child):
                 yield child, ast.UnaryOp(ast.Not(), child), statement, scope, where

@@ -56,6 +56,7 @@ def test_one_node_is_changed_at_a_time(code: str, afters: set[str]) -> None:
         "assert a < b",
         "x: Literal['a'] | None",
         "import a",
+        "x: int = field(init=False, repr=False)",
         "raise Error('what was found')",
         "@f(1)\ndef g(): ...",
     ],
