@@ -95,7 +95,7 @@ def _inner_changes(node: Any, statement: Any, scope: Any, where: str) -> Iterato
                 continue
             if isinstance(child, ast.keyword) and child.arg in KEYWORDS:
                 continue
-            if name in ("test", "ifs") and not _is_not(child):
+            if name in ("test", "ifs") and not _is_not(child) and not _has_opposite(child):
                 yield child, ast.UnaryOp(ast.Not(), child), statement, scope, where
             if isinstance(child, ast.AST):
                 yield from _changes(child, statement, scope, where)
@@ -105,6 +105,12 @@ def _is_text(node: Any, parent: Any) -> bool:
     """A docstring, a piece of a longer text, or what an error says."""
     says = isinstance(node, ast.Constant) and isinstance(node.value, str)
     return says and (isinstance(parent, ast.Expr | ast.JoinedStr) or not WORD.fullmatch(node.value))
+
+
+def _has_opposite(node: Any) -> bool:
+    """Its operator is swapped for the opposite already."""
+    equal = (ast.Eq, ast.NotEq, ast.Is, ast.IsNot, ast.In, ast.NotIn)
+    return isinstance(node, ast.Compare) and len(node.ops) == 1 and isinstance(node.ops[0], equal)
 
 
 def _is_not(node: Any) -> bool:

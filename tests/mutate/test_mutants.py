@@ -34,6 +34,8 @@ def changes(code: str) -> set[tuple[str, str]]:
         ("a += b", {"pass"}),
         ("for a in b:\n  continue", {"break"}),
         ("while not a: b", {"while a:"}),
+        ("if a < b: c", {"if a <= b:", "if not a < b:"}),
+        ("if a == b: c", {"if a != b:"}),
         ("f()", {"pass"}),
         ("x = f(a, b)", {"x = f(b, a)"}),
         ("raise a", {"pass"}),

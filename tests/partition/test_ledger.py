@@ -8,7 +8,7 @@ import pytest
 from tests.partition.stores import KEY, KINDS, manifest, store
 
 from dpone.contract import Staged
-from dpone.errors import Busy, SourceError, StateError
+from dpone.errors import Busy, Conflict, SourceError, StateError
 from dpone.ledger import Halted, Ledger
 from dpone.partition import PartitionManifest, PartitionManifestStore
 
@@ -62,6 +62,30 @@ def test_parts_go_on_after_one_that_failed(kept: PartitionManifestStore) -> None
     stage(ledger, "002")
     ledger.save()
     assert status(kept) == ["success", "failed", "success"]
+
+
+def test_an_error_is_kept_in_one_short_line(kept: PartitionManifestStore) -> None:
+    """However long and wide it is; its name is part of it unless it is one of ours."""
+    ledger = opened(kept)
+    with pytest.raises(ValueError, match="bad"), ledger.running("000"):
+        raise ValueError("bad\n  luck " + "x" * 5000)
+    with pytest.raises(SourceError), ledger.running("001"):
+        raise SourceError("read", "bad\nluck", "wait")
+    first, second, _ = (one.error for one in found(kept).partitions)
+    assert str(first).startswith("ValueError: bad luck xxx")
+    assert len(str(first)) == 1000
+    assert second == "read: bad luck; wait"
+
+
+def test_a_part_that_another_runner_took_over_is_not_recorded(kept: PartitionManifestStore) -> None:
+    """The lease ended and another has the part: what this one staged is not in the manifest, and it is told so."""
+    ledger = opened(kept)
+    stage(ledger, "000")
+    kept.release(KEY, "000", ledger.owner)
+    kept.claim(KEY, "000", "another", 60.0)
+    with pytest.raises(Conflict, match="finish partition 000: another has taken it over"):
+        ledger.save()
+    assert status(kept) == ["running", "pending", "pending"]
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), Halted("read", "another part failed", "see there")])

@@ -10,8 +10,6 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-BLOCK = 1 << 20
-
 
 def sync_folder(folder: Path) -> None:
     """Make renames and removals in a folder durable."""
