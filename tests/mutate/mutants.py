@@ -17,7 +17,7 @@ SWAPS: dict[type[ast.AST], type[ast.AST]] = {
     ast.Mod: ast.FloorDiv, ast.BitOr: ast.BitAnd, ast.BitAnd: ast.BitOr,
 }  # fmt: skip
 COMPOUND = ("body", "orelse", "finalbody", "handlers", "cases")
-# Not mutated: what does nothing at run time, and assertions, which state what is always true.
+# Not mutated: what does nothing at run time, what errors say, and assertions, which state what is always true.
 SKIPPED = {"annotation", "returns", "decorator_list", "format_spec"}
 KEYWORDS = {"init", "repr", "eq", "daemon"}
 WORD = re.compile(r"[\w-]+")
@@ -80,7 +80,7 @@ def _changes(node: Any, statement: Any, scope: Any, where: str) -> Iterator[tupl
         for inner, new, *_ in _inner_changes(node, statement, scope, where):
             yield node, _replaced(node, inner, new), statement, scope, where
         return
-    if isinstance(node, ast.expr | ast.stmt):
+    if isinstance(node, ast.expr | ast.stmt) and not _is_error(node, statement):
         for new in _replacements(node):
             yield node, new, statement, scope, where
     yield from _inner_changes(node, statement, scope, where)
@@ -105,6 +105,12 @@ def _is_text(node: Any, parent: Any) -> bool:
     """A docstring, a piece of a longer text, or what an error says."""
     says = isinstance(node, ast.Constant) and isinstance(node.value, str)
     return says and (isinstance(parent, ast.Expr | ast.JoinedStr) or not WORD.fullmatch(node.value))
+
+
+def _is_error(node: Any, statement: Any) -> bool:
+    """The error of a ``raise``, whose arguments are what it says, or a word of it."""
+    word = isinstance(node, ast.Constant) and isinstance(node.value, str)
+    return isinstance(statement, ast.Raise) and (word or node is statement.exc)
 
 
 def _has_opposite(node: Any) -> bool:

@@ -59,7 +59,7 @@ def test_one_node_is_changed_at_a_time(code: str, afters: set[str]) -> None:
         "x: Literal['a'] | None",
         "import a",
         "x: int = field(init=False, repr=False)",
-        "raise Error('what was found')",
+        "raise Error('failed', 'found', 'what to do')",
         "@f(1)\ndef g(): ...",
     ],
 )
