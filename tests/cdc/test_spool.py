@@ -217,6 +217,19 @@ def test_order_never_goes_backwards(spool: Spool) -> None:
         spool.add("t", V1, batch(V1, row("3", 2, 2, a="y")))
 
 
+@pytest.mark.parametrize(
+    "marks",
+    [
+        [("4", 1), ("3", 2)], [("4", 2), ("3", 3)], [("3", 2), ("3", 1)], [("3", 1), ("5", 2), ("4", 3)],
+        [("5", 1), ("4", 1)],
+    ],
+)  # fmt: skip
+def test_order_never_goes_backwards_within_a_batch(spool: Spool, marks: list[tuple[str, int]]) -> None:
+    """Neither from commit to commit, whatever the ordinals are, nor from ordinal to ordinal within one."""
+    with pytest.raises(DataError, match="comes after a later one"):
+        spool.add("t", V1, batch(V1, *(row(commit, n, i, a="x") for i, (commit, n) in enumerate(marks))))
+
+
 def test_a_killed_process_leaves_no_spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file has no name on the disk, so that nothing is left for anybody to sweep."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))

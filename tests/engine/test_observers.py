@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from types import ModuleType
 from typing import Any
 
 import pytest
 from tests.engine.project import Project, Steps, rows, with_plugins
 
 from dpone.engine import run
+from dpone.errors import Interrupted
 from dpone.hookspecs import hookimpl
 from dpone.observe.events import STEPS
 
@@ -106,3 +108,13 @@ def test_every_event_names_its_run(project: Project) -> None:
     assert {event.stream for event in steps.events if event.step not in of_the_run} == {"t"}
     times = [event.at for event in steps.events]
     assert times == sorted(times)
+
+
+def test_an_interrupted_run_tells_its_end(project: Project, faulty: ModuleType) -> None:
+    """Whoever listens learns that the run is over, and that it was interrupted."""
+    project.csv("a", rows(1, 10))
+    faulty.faults["stage"] = [Interrupted("SIGTERM")]
+    steps = Steps()
+    with pytest.raises(Interrupted):
+        run(project.pipeline, plugins=with_plugins(steps, **faulty.PLUGINS))
+    assert (steps.events[-1].step, steps.events[-1].data["status"]) == ("run_finished", "interrupted")

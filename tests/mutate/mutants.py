@@ -20,6 +20,7 @@ COMPOUND = ("body", "orelse", "finalbody", "handlers", "cases")
 # Not mutated: what does nothing at run time, what errors say, and assertions, which state what is always true.
 SKIPPED = {"annotation", "returns", "decorator_list", "format_spec"}
 KEYWORDS = {"init", "repr", "eq", "daemon"}
+UNORDERED = {"and_", "or_", "equal", "not_equal", "min", "max", "isinstance"}  # arguments may stand in any order
 WORD = re.compile(r"[\w-]+")
 
 
@@ -140,7 +141,9 @@ def _replacements(node: ast.AST) -> Iterator[ast.AST]:
             yield ast.Constant(value + 1)
         case ast.Constant(value=str(value)):
             yield ast.Constant(value + "x")
-        case ast.Return(value=ast.expr() as value) if not (isinstance(value, ast.Constant) and value.value is None):
+        case ast.Return(value=ast.Constant(value=None | bool())):
+            pass
+        case ast.Return(value=ast.expr()):
             yield ast.Return(ast.Constant(None))
         case ast.Expr(value=ast.Call()) | ast.Raise() | ast.Delete() | ast.AugAssign() | ast.Break():
             yield ast.Pass()
@@ -148,12 +151,9 @@ def _replacements(node: ast.AST) -> Iterator[ast.AST]:
             yield ast.Break()
         case ast.Assign(targets=[ast.Attribute() | ast.Subscript(), *_]):
             yield ast.Pass()
-        case ast.Call(args=[first, second, *rest], func=func) if getattr(func, "id", "") not in (
-            "isinstance",
-            "getattr",
-        ):
+        case ast.Call(args=[first, second, *rest], func=ast.Name(name) | ast.Attribute(attr=name)):
             starred = isinstance(first, ast.Starred) or isinstance(second, ast.Starred)
-            if not starred and ast.dump(first) != ast.dump(second):
+            if name not in UNORDERED and not starred and ast.dump(first) != ast.dump(second):
                 yield _with(node, args=[second, first, *rest])
 
 
