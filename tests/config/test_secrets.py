@@ -73,6 +73,16 @@ WRITTEN = {
 }
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["host", "hostaddr", "server", "address", "port", "service", "database", "dbname", "bootstrap_servers", "bucket"],
+)
+def test_S_02_a_location_is_what_the_text_says_of_a_place(name: str) -> None:
+    """Each word for a place is part of the location, and nothing beside them is."""
+    assert Secret(f"{name}=x1 user=u password=p4ss").location() == f"{name}=x1"
+    assert Secret(f'{{"{name}": "x1", "user": "u", "password": "p4ss"}}').location() == f"{name}=x1"
+
+
 @pytest.mark.parametrize("form", WRITTEN)
 def test_S_02_every_form_is_masked_whole(form: str) -> None:
     """A secret is masked from its first character to its last, however an output writes it."""

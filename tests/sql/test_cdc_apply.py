@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from collections.abc import Sequence
 from contextlib import closing
@@ -434,6 +435,27 @@ def test_PG_12_truncate_by_policy(target: Target) -> None:
     assert counts(receipt) == (2, 0, 1, 0)
     deliver(target, ORDERS, changes, Strategy("cdc_apply", key="id", truncate="ignore"))
     assert [r[0] for r in rows(target)] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("wide", [2, 3])
+def test_keys_of_several_columns_are_told_apart(target: Target, wide: int) -> None:
+    """Every combination of a few values is a key of its own: changes of one never reach the row of another."""
+    names = ["a", "b", "c"][:wide]
+    table = ChangeTable(pa.schema([*((name, pa.int64()) for name in names), ("x", pa.int64())]), tuple(names))
+    keys = [*itertools.product(range(4), repeat=wide)]
+    made = [Change("insert", (*key, n)) for n, key in enumerate(keys)]
+    kept = {key: n for n, key in enumerate(keys)}
+    changes = list(made)
+    for n, key in enumerate(keys):
+        if n % 3 == 0:
+            changes.append(Change("update", (*key, -n), key))
+            kept[key] = -n
+        elif n % 3 == 1:
+            changes.append(Change("delete", None, key))
+            del kept[key]
+    deliver(target, table, changes, Strategy("cdc_apply", key=table.key), lineage=PLAIN)
+    found = target.query(f"SELECT {', '.join(names)}, x FROM orders")
+    assert sorted(found) == sorted((*key, x) for key, x in kept.items())
 
 
 @pytest.mark.usefixtures("chunked")
