@@ -33,8 +33,8 @@ from tests.mutate.mutants import Mutant, mutants
 ROOT = Path(__file__).parents[2]
 SRC = "dpone-core/src/dpone"
 MODULES = (
-    "cdc.py", "connectors/file/durable.py", "connectors/file/manifest.py", "connectors/file/sink.py", "engine.py",
-    "evolution.py", "lease.py", "ledger.py", "partition.py", "rowcheck.py", "secret.py", "sql/*.py",
+    "cdc.py", "connectors/file/manifest.py", "connectors/file/sink.py", "durable.py", "engine.py", "evolution.py",
+    "lease.py", "ledger.py", "partition.py", "rowcheck.py", "secret.py", "sql/*.py",
 )  # fmt: skip
 LEAST = 0.95
 PYTEST = (sys.executable, "-m", "pytest", "-q", "--no-header", "--tb=no", "-p", "no:randomly", "-p", "no:cacheprovider")
@@ -181,7 +181,9 @@ def every(wanted: list[str]) -> list[Mutant]:
     found: dict[tuple[str, int], list[Mutant]] = {}
     for pattern in wanted or MODULES:
         name, _, line = pattern.partition(":")
-        for path in sorted((ROOT / SRC).glob(name)):
+        if not (paths := sorted((ROOT / SRC).glob(name))):
+            sys.exit(f"no module {name} in {SRC}")
+        for path in paths:
             module = path.relative_to(ROOT / SRC).as_posix()
             made = mutants(module, path.read_bytes())
             found[module, int(line or 0)] = [one for one in made if not line or one.line == int(line)]

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from dpone.connectors.file import durable
+from dpone import durable
 
 
 def mode(path: Path) -> int:
@@ -89,7 +89,7 @@ def test_a_digest_is_of_all_bytes(tmp_path: Path) -> None:
 HOLDER = """
 import sys
 from pathlib import Path
-from dpone.connectors.file import durable
+from dpone import durable
 with durable.exclusive(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
