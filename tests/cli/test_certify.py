@@ -19,7 +19,9 @@ from dpone.evidence import GATES, Server, write, write_gate
 LIVE, STANDIN = Server("SQLite", "3.40.1", True), Server("Fake", "1", False)
 # What sqlite declares, from its plugin file by hand; a case for each.
 DECLARED = {
-    "source": ("read", "query", "snapshot", "incremental_cursor", "partitions", "mixed_snapshots"),
+    "source": (
+        "read", "query", "snapshot", "incremental_cursor", "late_commits", "partitions", "mixed_snapshots",
+    ),
     "sink": (
         "full_refresh", "append", "merge", "replace", "partition_replace", "snapshot_diff", "scd2", "cdc_apply",
         "exactly_once", "schema_evolution", "lineage", "resume", "many_tables", "undo",

@@ -22,7 +22,6 @@ from dpone.errors import Category, Conflict, DataError, Interrupted, SinkError, 
 from dpone.hookspecs import hookimpl
 from dpone.observe.events import RunEvent
 from dpone.pipeline import Pipeline
-from dpone.plugins import discover
 from dpone.position import Position
 
 
@@ -674,9 +673,7 @@ def test_OUT_12_an_outage_of_the_state_does_not_lock_the_run_out(
 
     monkeypatch.setattr("dpone.engine.time", SimpleNamespace(sleep=back, perf_counter=time.perf_counter))
     monkeypatch.setattr(StateError, "category", Category.TRANSIENT)
-    plugins = discover()
-    plugins.manager.register(Outage())
-    [stream] = run(project.pipeline, plugins=plugins).streams
+    [stream] = run(project.pipeline, plugins=with_plugins(Outage())).streams
     assert len(tries) == 1
     assert tries[0], "the first attempt left its lease"
     assert (stream.status, stream.attempts, stream.error) == ("loaded", 2, None)
