@@ -13,7 +13,7 @@ from tests.testing.faulty import Mapped, column, fails
 
 from dpone import changes
 from dpone.connectors.file.changelog import FileChangeLog
-from dpone.errors import Gap, IdentityChanged
+from dpone.errors import ConfigError, Gap, IdentityChanged
 from dpone.ids import ulid
 
 
@@ -134,3 +134,29 @@ class GoesOnRegardless(FileChangeLog):
 @fails("the_stream_begins_where_it_was_created")
 class BeginsAtTheBeginning(FileChangeLog):
     """A log knows nothing of when its reader was made."""
+
+
+class Rereads(FileChangeLog):
+    """Refuses what it does not have; a log of a file cannot do more."""
+
+    def resync(self, position: Any, tables: Any) -> Any:
+        if unknown := [name for name in tables if name not in ("orders", "lines")]:
+            raise ConfigError("resync", f"no table {unknown[0]}", "name another")
+        return position
+
+
+@fails("a_table_is_read_again")
+class GoesOnInsteadOfReadingAgain(Rereads):
+    """The position is as before, and so is the window."""
+
+
+@fails("a_table_is_read_again")
+class ReadsTheOthersAgainToo(Rereads):
+    """From the beginning, and says that it is all the rows."""
+
+    def resync(self, position: Any, tables: Any) -> Any:
+        return super().resync(position, tables) and None
+
+    def window(self, after: Any, limit: Any) -> Any:
+        window = super().window(after, limit)
+        return evolve(window, fresh=frozenset({"orders"})) if after is None else window

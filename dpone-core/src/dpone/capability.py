@@ -64,6 +64,7 @@ CAPABILITIES: Mapping[Role, Mapping[str, str]] = {
         "schema_change": "columns that come and go inside the stream",
         "gap": "a gap stops the run by name",
         "snapshot_handover": "initial snapshot and stream meet without a gap",
+        "resync": "all rows of one table are read again while the others go on",
     },
     "object_store": {
         "create_if_absent": "of two writers of one key, one wins",

@@ -18,7 +18,7 @@ import json
 import os
 import tempfile
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, Literal, TypeVar, get_args
 
@@ -26,7 +26,18 @@ import attrs
 import pyarrow as pa
 import pyarrow.compute as pc
 from attrs import define, evolve, field, frozen
-from attrs.validators import and_, deep_iterable, deep_mapping, ge, in_, instance_of, matches_re, min_len, not_
+from attrs.validators import (
+    and_,
+    deep_iterable,
+    deep_mapping,
+    ge,
+    in_,
+    instance_of,
+    matches_re,
+    min_len,
+    not_,
+    optional,
+)  # fmt: skip
 
 from dpone.changes import (
     BEFORE,
@@ -65,6 +76,7 @@ def _texts(value: Any) -> Any:
 
 
 _names: Any = deep_iterable(_text, instance_of(tuple))
+_facts: Any = deep_mapping(_text, instance_of(dict), instance_of(dict))
 Truncate = Literal["apply", "fail", "ignore"]
 _truncate: Any = in_(get_args(Truncate))
 J = TypeVar("J", bound="_Versioned")
@@ -159,12 +171,15 @@ O = TypeVar("O", bound=CDCOffset)  # noqa: E741  # an offset
 class PostgresLogicalOffset(CDCOffset):
     """PG-17, PG-02: another system, timeline, database or slot is another stream. ``lsn``: the end of the last commit
     (``16/B374D848``); rows of one transaction share an LSN, so nothing finer could be resumed. ``tables``: the oid of
-    each table seen, so that one that was made anew is known (PG-19).
+    each table of the stream, so that one that was made again is known (PG-19).
 
     ``commit``: the last commit read, by LSN, xid and time, or the marker that was written before a snapshot
     (``message ..``); empty before the first. ``exact``: a slot that stands anywhere before ``lsn`` gives ``commit``
     again, so that a server which does not has another history (OUT-05). Positions of earlier versions may end at a
-    place in the log that nothing marks, and are not exact."""
+    place in the log that nothing marks, and are not exact.
+
+    ``outside``: what decides which changes of each table arrive (OUT-01 to OUT-04); None: not known, adopted by the
+    next window. ``due``: tables whose rows are still to be read as a whole."""
 
     backend = "postgres_logical"
     system_identifier: str = field(validator=_text, metadata=_OF_SOURCE)
@@ -177,6 +192,8 @@ class PostgresLogicalOffset(CDCOffset):
     tables: Mapping[str, int] = field(factory=dict, validator=deep_mapping(_text, _number, instance_of(dict)))
     commit: str = field(default="", validator=instance_of(str))
     exact: bool = field(default=False, validator=instance_of(bool))
+    outside: Mapping[str, Any] | None = field(default=None, validator=optional(_facts))
+    due: tuple[str, ...] = field(default=(), converter=_texts, validator=_names)
 
 
 @frozen
@@ -410,10 +427,10 @@ class Spool:
         found = f"table {table} has rows of two shapes that no type holds together, in one transaction"
         raise SchemaBreak("read a change window", found, "declare the types of its columns, or start anew behind it")
 
-    def commit(self) -> None:
-        """All that was added is whole transactions."""
+    def commit(self, tables: Collection[str] | None = None) -> None:
+        """All that was added is whole transactions; or all that was added to these tables."""
         self._committed = self._committed or self._end > 0
-        for table in self._tables.values():
+        for table in (table for name, table in self._tables.items() if tables is None or name in tables):
             table.whole = (table.shape, len(table.blocks), table.last, table.filtered)
 
     def read(self, table: str) -> Iterator[pa.RecordBatch]:
@@ -607,6 +624,7 @@ class ChangeStream:
     def __init__(self, spec: SourceSpec, reader: CDCReader) -> None:
         self._spec, self._reader = spec, reader
         self._changed: Mapping[str, ChangeTable] = {}
+        self._fresh: frozenset[str] = frozenset()
         self._history = False
 
     def check(self) -> list[Finding]:
@@ -626,9 +644,12 @@ class ChangeStream:
         wanted = {name: table for name, table in changes.tables.items() if not self._spec.excludes(Name.parse(name))}
         self._changed = {name: _without_lineage(table) for name, table in wanted.items()}
         self._history = request.mode not in CHANGES
+        self._fresh = changes.fresh
         parts = tuple(map(Part, wanted))
         whole = request.whole or changes.whole
-        return Window(changes.position, parts, True, pa.schema([]), whole, changes.caught_up, changes.proof)
+        return Window(
+            changes.position, parts, True, pa.schema([]), whole, changes.caught_up, changes.proof, changes.warnings
+        )
 
     def require_one(self) -> None:
         if len(self._changed) > 1:
@@ -656,7 +677,8 @@ class ChangeStream:
         """The part of the window that is one table's, under the schema of the rows it brings to the target."""
         changed = self._changed[table]
         schema = history_schema(changed) if self._history else changed.values
-        return evolve(window, parts=tuple(p for p in window.parts if p.id == table), schema=schema)
+        parts = tuple(p for p in window.parts if p.id == table)
+        return evolve(window, parts=parts, schema=schema, whole=window.whole or table in self._fresh)
 
     def key(self, table: str, stated: tuple[str, ...]) -> tuple[str, ...]:
         """The key that rows are told by. Raises ConfigError if there is none, or another than the log's."""

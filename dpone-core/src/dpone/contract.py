@@ -526,6 +526,8 @@ class ChangeWindow:
     tables   those with a change in the window, by the name the stream gives them
     changes  how many changes there are, None if only the read can tell
     whole    the changes are inserts of all rows that its tables have: what a target holds beside them is gone
+    fresh    names of tables of which that is so, where it is not so of all: a table that is new to the stream
+    warnings as in Window
     """
 
     position: Position
@@ -535,11 +537,23 @@ class ChangeWindow:
     proof: str
     changes: int | None = None
     whole: bool = False
+    fresh: frozenset[str] = frozenset()
+    warnings: tuple[str, ...] = ()
 
 
 @runtime_checkable
 class CDCReader(Protocol):
-    """Owns one slot or capture and reads many tables from it. A window is one load, one sink commit, one ack."""
+    """Owns one slot or capture and reads many tables from it. A window is one load, one sink commit, one ack.
+
+    A position knows what it is a position in. Beside the source's identity it keeps what decides which changes arrive
+    (members, filters, the columns of a capture, partitions), by identity and not by name, and ``window`` compares:
+
+    * Where changes since the position were lost, or rows were changed without one, it raises Gap or IdentityChanged,
+      again on every run until a person decides, and names the table and the command that reads it again.
+    * A table that is new to the stream comes with the rows that it has: as inserts of one commit, named in
+      ``ChangeWindow.fresh``, at a point up to which the window is read; changes of it before that point are left out.
+    * A table that should be in the stream and is not is a warning of every window.
+    """
 
     def __init__(self, spec: SourceSpec) -> None: ...
 
@@ -583,6 +597,17 @@ class CDCReader(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class Resyncing(Protocol):
+    """What a CDCReader has besides, if its plugin declares ``resync``."""
+
+    def resync(self, position: Position, tables: Sequence[str]) -> Position:
+        """The same position without some of its tables (names or globs): the next windows bring all rows of each as
+        ``ChangeWindow.fresh``, and the other tables go on as if nothing had been. A table that the source no longer
+        has leaves the stream. Changes nothing by itself. Raises ConfigError for a name that is in neither."""
+        ...
 
 
 @runtime_checkable

@@ -44,6 +44,7 @@ from dpone.contract import (
     ManyTables,
     Part,
     Receipt,
+    Resyncing,
     Sink,
     Source,
     Staged,
@@ -339,8 +340,11 @@ class _Attempt:
         self.stream.tell("recovered", adopted=adopted, seq=head.seq if head else 0, epoch=known.epoch)
         return known
 
-    def _require_target(self, spec: SinkSpec, sink: Sink, loaded: Entry | None, head: Entry | None) -> None:
-        """``loaded``: what the journal knows of this target, ``head`` what of the stream.
+    def _require_target(
+        self, spec: SinkSpec, sink: Sink, loaded: Entry | None, head: Entry | None, whole: bool = False
+    ) -> None:
+        """``loaded``: what the journal knows of this target, ``head`` what of the stream; ``whole``: the window has
+        all rows of the table.
 
         ST-04: rows that no journal and no state explain are never added to by guess. And a journal beside a table that
         was dropped, or that somebody emptied: what it says was loaded is gone, and would stay so (OUT-07). A strategy
@@ -354,7 +358,10 @@ class _Attempt:
             raise StateMissing(f"load into {spec.location}", found, todo)
         by_hand = head is not None and head.token == rewind_token(self.report.key, head.position)
         started = head is not None and head.position.kind != START.kind
-        remade = spec.strategy.whole and spec.strategy.mode != "scd2"  # whose history no source has
+        remade = (whole or spec.strategy.whole) and spec.strategy.mode not in (
+            "scd2",
+            "append",
+        )  # no source has history
         if not started or remade or by_hand:
             return
         if sink.schema() is None:
@@ -448,12 +455,12 @@ class _Attempt:
             if strategy.mode in CHANGES:
                 strategy = evolve(strategy, key=self.source.key(part.id, sink.strategy.key))
             target = self._beside(evolve(spec, strategy=strategy))
-            loaded = target.journal(key)
+            loaded, share = target.journal(key), self.source.share(window, part.id)
             if not self.stream.run.full_refresh:
-                self._require_target(spec, target, loaded, known.head)
+                self._require_target(spec, target, loaded, known.head, share.whole)
             adopted = loaded is None or spec.options.adopt_existing or target.is_empty()
             self.source.require_kind(target.schema(), spec.location, loaded=not adopted)
-            yield spec, target, self.source.share(window, part.id), strategy, key
+            yield spec, target, share, strategy, key
 
     def _beside(self, spec: SinkSpec) -> Sink:
         return self.sink.beside(spec) if isinstance(self.sink, ManyTables) else self.sink
@@ -862,8 +869,38 @@ def rewind(pipeline: Pipeline, stream: str, position: Position | None, plugins: 
     """Set a stream's position by hand (None: its beginning). Starts a new epoch, in the journal first, so that a
     runner suspended since before can no longer commit. Rows of the target stay. Returns the position as saved."""
     run = Run(pipeline, [stream], plugins=plugins or discover())
+    key = run.streams()[0].key(pipeline.name)
+    return _rewind(run, lambda _: position or START, lambda wanted: rewind_token(key, wanted))
+
+
+def resync(pipeline: Pipeline, stream: str, tables: Sequence[str], plugins: Plugins | None = None) -> Position:
+    """Let the next run of a change stream read all rows of some of its tables again (names or globs); the others go on.
+    A rewind to the same position without those tables, and as such a new epoch. Rows of the target stay until then.
+
+    Raises ConfigError for a stream that was not loaded yet, a table it does not have, a reader that cannot do it.
+    """
+    run = Run(pipeline, [stream], plugins=plugins or discover())
     [spec] = run.streams()
-    key = spec.key(pipeline.name)
+    failed, changes = f"resync {', '.join(tables)}", spec.source.changes
+    with ExitStack() as stack:
+        reader = stack.enter_context(closing(run.reader(spec.source, changes.by))) if changes else None
+        if not isinstance(reader, Resyncing):
+            found = "its reader cannot read one table again" if reader else "it is not a change stream"
+            raise ConfigError(failed, f"stream {stream}: {found}", "use 'dpone run --full-refresh'")
+
+        def without(head: Entry | None) -> Position:
+            if head is None or head.position.kind == START.kind:
+                found = f"stream {stream} was not loaded yet"
+                raise ConfigError(failed, found, "use 'dpone run', which reads all rows of every table")
+            return reader.resync(head.position, tables)
+
+        return _rewind(run, without, lambda wanted: _digest(f"resync {spec.key(pipeline.name)} {wanted.dumps()}"))
+
+
+def _rewind(run: Run, wanted: Callable[[Entry | None], Position], token: Callable[[Position], str]) -> Position:
+    """To what ``wanted`` makes of the journal's head, under the lock."""
+    [spec] = run.streams()
+    pipeline, key = run.pipeline, spec.key(run.pipeline.name)
     with ExitStack() as stack:
         sink: Sink = stack.enter_context(closing(run.make("sink", spec.sink)))
         state: StateBackend = stack.enter_context(closing(run.make("state", pipeline.state)))
@@ -871,13 +908,18 @@ def rewind(pipeline: Pipeline, stream: str, position: Position | None, plugins: 
         head, saved = sink.journal(key), state.load(key)
         if head is not None and spec.sink.contract is not None:  # it will not be the head any more
             place_of(spec, key).settle(head.load_id)
-        wanted = (position or START).at_epoch(max(1, next_epoch(head, saved)))
-        token = rewind_token(key, wanted)
-        load = Load(key, ulid(), run.run_id, token, False, None, spec.sink.strategy, False, datetime.now(UTC))
+        position = wanted(head).at_epoch(max(1, next_epoch(head, saved)))
+        load = Load(
+            key, ulid(), run.run_id, token(position), False, None, spec.sink.strategy, False, datetime.now(UTC)
+        )  # fmt: skip
         with closing(sink.open(load)) as writer:
-            receipt = writer.commit(head, wanted)
+            receipt = writer.commit(head, position)
         state.save(key, state_of(receipt.entry), saved.version if saved else 0)
-    return wanted
+    return position
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def undo(pipeline: Pipeline | str | Path, stream: str, load_id: str, plugins: Plugins | None = None) -> Receipt:

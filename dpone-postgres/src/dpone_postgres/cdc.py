@@ -15,6 +15,7 @@ from typing import Any
 
 import psycopg
 import pyarrow as pa
+from attrs import evolve
 
 from dpone.cdc import PostgresLogicalOffset, Spool
 from dpone.changes import batch_schema
@@ -24,14 +25,23 @@ from dpone.ids import ulid
 from dpone.pipeline import SourceSpec
 from dpone.position import Position
 from dpone.schema import Name
-from dpone_postgres import handover, publication
+from dpone_postgres import handover, outside, publication
 from dpone_postgres.config import PostgresSourceOptions
 from dpone_postgres.connect import connect, parameters, where
 from dpone_postgres.errors import failing, sqlstate
 from dpone_postgres.handover import SnapshotTable
-from dpone_postgres.pgoutput import MARKER, Decoder, Relation, Shape, lsn_number, lsn_text, mark, require_same_table
+from dpone_postgres.outside import Facts, Kept
+from dpone_postgres.pgoutput import MARKER, Decoder, Relation, Shape, lsn_number, lsn_text, mark
 from dpone_postgres.publication import Published, Unidentified, columns, columns_now, matches, published
 from dpone_postgres.replication import HEADER, streamed
+from dpone_postgres.review import (
+    Review,
+    Reviewer,
+    lacking_operations,
+    operations_todo,
+    require_operations,
+    without,
+)  # fmt: skip
 from dpone_postgres.setup import HEARTBEAT, plan
 from dpone_postgres.slot import (
     ANEW,
@@ -113,6 +123,12 @@ class PostgresLogicalReader:
         told = ", ".join(str(t.name) for t in tables) or "no table of the pipeline"
         todo = "" if tables else "ALTER PUBLICATION .. ADD TABLE .., as 'dpone cdc-plan' prints it"
         yield Finding("publication", bool(tables), f"{self._publication}: {told}", todo)
+        expected = self._options.operations
+        if lacking := lacking_operations(outside.read(db, self._publication, tables, self._failed), expected):
+            found = f"{self._publication} does not publish {', '.join(lacking)}: such changes are lost"
+            yield Finding("operations", False, found, "; ".join(operations_todo(self._publication, expected, lacking)))
+        for warning in self._unpublished(db):
+            yield Finding("publication", None, warning, "")
         broken = publication.breaking(db, self._publication, self._failed)
         yield from (_breaks(self._publication, one) for one in broken)
         yield from (_identity(table) for table in tables if table.name not in {one.name for one in broken})
@@ -189,27 +205,43 @@ class PostgresLogicalReader:
 
     def window(self, after: Position | None, limit: int | None) -> ChangeWindow:
         db = self._db()
+        tables = self._tables(db)
+        facts = outside.read(db, self._publication, tables, self._failed)  # before the bound is fixed
         server = Server.of(db, self._failed)
         slot = require_slot(db, self._slot, after, self._failed)
         self._started, saved = slot.started, None
         if after is not None:
             saved = require_position(after, self._position(server, 0, {}), server, self._failed)
         slot.require(server, self._failed)
-        self._require_published(db)
+        self._require_published(db, tables)
+        require_operations(facts, self._options.operations, self._publication, saved, self._failed)
         epoch = after.epoch if after else 0
         if saved is None and self._options.initial == "snapshot":
-            return self._snapshot(db, server, epoch)
+            return self._snapshot(db, server, tables, facts, epoch)
         start = lsn_number(saved.lsn) if saved else slot.confirmed
         require_not_passed(slot, start, self._failed)
-        decoder = self._read(db, server, slot, start, limit, saved)
-        self._require_kept(db, start, server)
-        if saved is not None:
-            slot.require_history(saved, decoder.met, self._failed)
-        if _idle(server, start, decoder, saved) and self._marked(db, server):
-            server = Server.of(db, self._failed)
-            decoder = self._read(db, server, slot, start, limit, saved)
-            self._require_kept(db, start, server)
-        return self._window(server, start, decoder, saved, epoch)
+        reviewer = self._reviewer(db, saved, tables, facts)
+        review, marker = reviewer.begin(), ""
+        while True:
+            # A commit before the point, by which the position is known; a limit would count it, and never get there.
+            if review.due and (limit is None or not review.reads):
+                marker = marker or self._marked(db, server)
+            with self._joined(review.due) as (reading, point):
+                bound = server if point is None else evolve(server, end=point)
+                decoder = self._read(db, bound, slot, start, limit, saved, review)
+                self._require_kept(db, start, server)
+                if saved is not None and review.reads:
+                    slot.require_history(saved, decoder.met, self._failed)
+                if point is None and _idle(server, start, decoder, saved) and self._marked(db, server):
+                    bound = server = Server.of(db, self._failed)
+                    decoder = self._read(db, bound, slot, start, limit, saved, review)
+                    self._require_kept(db, start, server)
+                before, review = review, review if decoder.short else reviewer.end(review, decoder.truncated)
+                if review.due != before.due:
+                    continue  # more tables are to be read as a whole: their changes are in this window
+                if reading is not None and point is not None and not decoder.short:
+                    self._spool_rows(db, reading, decoder.spool, review.due, point)
+                return self._window(db, bound, start, decoder, saved, epoch, review, reviewer, marker)
 
     def _marked(self, db: psycopg.Connection[Any], server: Server) -> str:
         """Write a commit of our own that the slot delivers, so that a position can end at it: the content of its
@@ -224,28 +256,75 @@ class PostgresLogicalReader:
                 raise
         return ""
 
-    def _snapshot(self, db: psycopg.Connection[Any], server: Server, epoch: int) -> ChangeWindow:
-        """The rows that are there, as inserts of one commit. The marker comes before them: the slot gives it again
-        until it is moved to where the snapshot was taken."""
-        marker = self._marked(db, server)
+    def _reviewer(
+        self,
+        db: psycopg.Connection[Any],
+        saved: PostgresLogicalOffset | None,
+        tables: Sequence[Published],
+        facts: Mapping[str, Facts],
+    ) -> Reviewer:
+        def compare(was: Kept, now: Facts, told: Sequence[int] | None) -> list[str]:
+            return outside.differences(db, was, now, told, self._failed)
+
+        options, named = self._options, {str(table.name): table for table in tables}
+        return Reviewer(
+            self._publication, self._selects, options.on_outside_change, options.initial,
+            self._failed, saved, named, facts, compare,
+        )  # fmt: skip
+
+    @contextmanager
+    def _joined(self, tables: Sequence[Published]) -> Iterator[tuple[psycopg.Connection[Any], int] | tuple[None, None]]:
+        """A transaction that sees the tables as they are at a point of the stream, and that point."""
+        if not tables:
+            yield None, None
+            return
         try:
-            tables, wait = self._tables(db), self._options.lock_timeout
-            with handover.at_slot(self._given, tables, self._failed, wait) as (reading, point):
-                at, ordinal = datetime.now(UTC), 0
-                spool = self._new_spool(server, "")
-                text = self._options.special_values == "text"
-                for table in tables:
-                    rows_of = SnapshotTable(table, columns_now(db, table, self._failed), text)
-                    ordinal = rows_of.spool(reading, spool, point, at, ordinal)
-                    self._changed[str(table.name)] = rows_of.change
+            with handover.at_slot(self._given, tables, self._failed, self._options.lock_timeout) as joined:
+                yield joined
         except SourceError as error:
             raise self._waited(error) from error
-        spool.commit()
-        known = {str(t.name): t.oid for t in tables}
-        exact = bool(marker) and _gives_messages(db)
-        position = self._position(server, point, known, marker if exact else "", exact).to_position(epoch)
+
+    def _spool_rows(
+        self,
+        db: psycopg.Connection[Any],
+        reading: psycopg.Connection[Any],
+        spool: Spool,
+        tables: Sequence[Published],
+        point: int,
+    ) -> None:
+        """The rows that are there, as inserts of one commit."""
+        at, ordinal, text = datetime.now(UTC), 0, self._options.special_values == "text"
+        for table in tables:
+            rows_of = SnapshotTable(table, columns_now(db, table, self._failed), text)
+            ordinal = rows_of.spool(reading, spool, point, at, ordinal)
+            self._changed[str(table.name)] = rows_of.change
+        spool.commit(self._changed)  # not what may be there of a transaction behind the point
+
+    def _snapshot(
+        self,
+        db: psycopg.Connection[Any],
+        server: Server,
+        tables: Sequence[Published],
+        facts: Mapping[str, Facts],
+        epoch: int,
+    ) -> ChangeWindow:
+        """All tables, where the stream begins. The marker comes before them: the slot gives it again until it is moved
+        to where the snapshot was taken."""
+        marker = self._marked(db, server)
+        with self._joined(tables) as (reading, point):
+            assert reading is not None
+            assert point is not None
+            spool = self._new_spool(server, "")
+            self._spool_rows(db, reading, spool, tables, point)
+        position = evolve(
+            self._position(server, point, {str(t.name): t.oid for t in tables}, *self._known_by(db, marker)),
+            outside={name: one.kept().to_json() for name, one in facts.items()},
+        )
         proof = f"snapshot of {len(tables)} tables at {lsn_text(point)}, where the stream goes on"
-        return ChangeWindow(position, ("", mark(point)), self._changed, True, proof, spool.changes, whole=True)
+        return ChangeWindow(
+            position.to_position(epoch), ("", mark(point)), self._changed, True, proof, spool.changes, whole=True,
+            warnings=tuple(self._unpublished(db)),
+        )  # fmt: skip
 
     def _read(
         self,
@@ -255,32 +334,30 @@ class PostgresLogicalReader:
         start: int,
         limit: int | None,
         saved: PostgresLogicalOffset | None,
+        review: Review,
     ) -> Decoder:
-        tables, commit = (dict(saved.tables), saved.commit) if saved else ({}, "")
-        known = {table.oid: table for table in published(db, self._publication, self._failed)}
-        for table in known.values():
-            if self._selects(table.name):
-                require_same_table(tables, str(table.name), table.oid)
+        commit = saved.commit if saved else ""
 
         def shape(relation: Relation) -> Shape | None:
-            if not self._selects(Name.parse(relation.table)):
+            if not self._selects(Name.parse(relation.table)) or not review.takes(relation.table):
                 return None
             found = columns(db, relation.oid, relation.names, relation.types, self._failed)
-            key = relation.key if relation.identity != "f" else _primary(known.get(relation.oid), relation)
+            key = relation.key if relation.identity != "f" else _primary(review.tables.get(relation.oid), relation)
             return Shape.of(relation, found, key, self._options.special_values == "text")
 
         count = None if limit is None else limit + min(2 * limit, _MESSAGES)
         while True:
             spool = self._new_spool(server, mark(start))
-            decoder = Decoder(spool, start, server.end, limit, shape, dict(tables), commit)
+            decoder = Decoder(spool, start, server.end, limit, shape, dict(review.inside), commit)
             fed = self._streamed if self._options.transport == "stream" else self._fed
-            whole = server.end <= slot.confirmed or fed(decoder, server.end, count)
+            whole = server.end <= slot.confirmed or not review.reads or fed(decoder, server.end, count)
             if whole or decoder.over or decoder.end is not None:
                 break
             assert count is not None, "the server ends early only where it is told to"
             count *= 8  # the slot lags: all that came was delivered before
-        decoder.over = decoder.over or not whole
-        if decoder.end is None:
+        if not whole:
+            decoder.over = decoder.short = True
+        if decoder.end is None and decoder.settled:
             spool.commit()
         return decoder
 
@@ -325,22 +402,49 @@ class PostgresLogicalReader:
         messages = {"messages": "'true'"} if _gives_messages(self._db()) else {}
         return {"proto_version": "'1'", "publication_names": names, **messages}
 
+    def _known_by(self, db: psycopg.Connection[Any], marker: str) -> tuple[str, bool]:
+        """What a position at a point that no commit ends at is known by, and whether that is exact."""
+        exact = bool(marker) and _gives_messages(db)
+        return marker if exact else "", exact
+
     def _window(
-        self, server: Server, start: int, decoder: Decoder, saved: PostgresLogicalOffset | None, epoch: int
+        self,
+        db: psycopg.Connection[Any],
+        server: Server,
+        start: int,
+        decoder: Decoder,
+        saved: PostgresLogicalOffset | None,
+        epoch: int,
+        review: Review,
+        reviewer: Reviewer,
+        marker: str,
     ) -> ChangeWindow:
-        spool = decoder.spool
-        self._changed = dict(spool.tables)
+        spool, read = decoder.spool, () if decoder.short else review.due
+        self._changed = {**spool.tables, **self._changed}
         end, commit, exact = decoder.end, decoder.commit, True
-        if end is None or (_still(decoder, saved) and end - start < _WORTH):
+        if read:
+            commit, exact = (commit, exact) if end is not None else self._known_by(db, marker)
+            end = server.end
+        elif end is None or (_still(decoder, saved) and end - start < _WORTH):
             end, commit, exact = start, saved.commit if saved else "", saved is None or saved.exact
-        position = self._position(server, end, decoder.tables, commit, exact).to_position(epoch)
+        position = evolve(
+            self._position(server, end, decoder.tables, commit, exact),
+            **reviewer.result(review, decoder.tables, decoder.truncated, short=decoder.short),
+        )
         proof = f"slot {self._slot} read up to {lsn_text(end)}; the WAL was safe up to {lsn_text(server.end)}"
-        if _idle(server, start, decoder, saved):
+        if not read and _idle(server, start, decoder, saved):
             proof += "; no marker could be written, so the slot stays there and keeps WAL (docs/postgres-cdc.md)"
         if spool.filtered:
             proof += f"; {spool.filtered} changes had been delivered before"
+        names, warnings = [str(table.name) for table in read], [*review.warnings, *self._unpublished(db)]
+        if names:
+            proof += f"; all rows of {', '.join(names)} as of there"
+        elif review.due:
+            late = ", ".join(str(table.name) for table in review.due)
+            warnings.append(f"the rows of {late} are read by a later window: this one ended before, at its limit")
         return ChangeWindow(
-            position, (mark(start), mark(end)), self._changed, not decoder.over, proof, spool.changes
+            position.to_position(epoch), (mark(start), mark(end)), self._changed, not decoder.over, proof,
+            spool.changes, fresh=frozenset(names), warnings=tuple(warnings),
         )  # fmt: skip
 
     @contextmanager
@@ -368,12 +472,22 @@ class PostgresLogicalReader:
     def _tables(self, db: psycopg.Connection[Any]) -> list[Published]:
         return [t for t in published(db, self._publication, self._failed) if self._selects(t.name)]
 
-    def _require_published(self, db: psycopg.Connection[Any]) -> None:
+    def _unpublished(self, db: psycopg.Connection[Any]) -> Iterator[str]:
+        """OUT-03: of tables that a glob selects, and the publication does not have."""
+        if self._wanted is not None and not {*"*?["} & {*str(self._wanted)}:
+            return
+        for name in outside.unpublished(db, self._publication, self._failed):
+            if self._selects(name):
+                quote = handover.DIALECT
+                todo = f"ALTER PUBLICATION {quote.quote(self._publication)} ADD TABLE {quote.name(name)}"
+                yield f"table {name} is selected, but not in publication {self._publication}: it is not read; {todo}"
+
+    def _require_published(self, db: psycopg.Connection[Any], tables: Sequence[Published]) -> None:
         """PG-22: a table that is not published would silently never change."""
-        if not publication.exists(db, self._publication, self._failed):
+        if not tables and not publication.exists(db, self._publication, self._failed):
             found = f"there is no publication {self._publication}"
             raise ConfigError(self._failed, found, "make it with 'dpone cdc create'")
-        if not self._tables(db):
+        if not tables:
             todo = "ALTER PUBLICATION .. ADD TABLE .., as 'dpone cdc-plan' prints it"
             raise ConfigError(self._failed, f"publication {self._publication} has no table {self._wanted or '*'}", todo)
 
@@ -391,7 +505,8 @@ class PostgresLogicalReader:
                 yield
         except SourceError as error:
             # 55000 object_not_in_prerequisite_state: "can no longer get changes from replication slot"
-            if sqlstate(error) == "55000":
+            # 42704 undefined_object: changes were written while there was no such publication
+            if sqlstate(error) in ("55000", "42704"):
                 raise Gap(self._failed, error.found, ANEW) from error
             raise
 
@@ -409,6 +524,15 @@ class PostgresLogicalReader:
             if slot.started != self._started:
                 self._require_history(db, slot, position, failed)
             rows(db, failed, "SELECT pg_catalog.pg_replication_slot_advance(\0, \0::pg_lsn)", (self._slot, saved.lsn))
+
+    def resync(self, position: Position, tables: Sequence[str]) -> Position:
+        """``contract.Resyncing``."""
+        if position.kind != PostgresLogicalOffset.backend:
+            found = f"the position is of {position.kind}"
+            raise ConfigError(f"resync {', '.join(tables)}", found, "use 'dpone run --full-refresh'")
+        published = [str(table.name) for table in self._tables(self._db())]
+        saved = PostgresLogicalOffset.from_position(position)
+        return without(saved, tables, published).to_position(position.epoch)
 
     def _require_history(self, db: psycopg.Connection[Any], slot: Slot, position: Position, failed: str) -> None:
         server = Server.of(db, failed)

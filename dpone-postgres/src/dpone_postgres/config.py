@@ -39,6 +39,10 @@ class PostgresSourceOptions(SourceOptions):
     row_security: ``off``: a read from which a policy hides rows is an error. ``on``: the rows that the role may see are
     read, and never taken for all there are.
 
+    operations: what the publication is expected to publish. on_outside_change: what a run does where the publication,
+    the partitions or the columns of a table were changed in a way that the stream says nothing of: ``stop``,
+    ``resync`` (read that table again) or ``report`` (go on, with a warning).
+
     slot, publication: of a change stream (incremental: {by: cdc}), which begins with the rows that are there
     (``initial: snapshot``) or with what comes after the slot (``none``). transport: how a window is read: ``peek``, by
     a function of the server, or ``stream``, by the replication protocol.
@@ -51,6 +55,10 @@ class PostgresSourceOptions(SourceOptions):
     publication: str = ""
     initial: Literal["snapshot", "none"] = "snapshot"
     transport: Literal["peek", "stream"] = "peek"
+    operations: tuple[Literal["insert", "update", "delete", "truncate"], ...] = (
+        "insert", "update", "delete", "truncate",
+    )  # fmt: skip
+    on_outside_change: Literal["stop", "resync", "report"] = "stop"
     statement_timeout: float = field(default=0.0, validator=ge(0))
     lock_timeout: float = field(default=60.0, validator=ge(0))
 

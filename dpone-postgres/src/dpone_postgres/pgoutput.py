@@ -8,6 +8,7 @@ or after a border between two records is to end after it, so that positions, whi
 
 from __future__ import annotations
 
+import shlex
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -170,7 +171,8 @@ class Decoder:
     upto    the end of the window: a transaction that ends above it is left for the next one
     limit   the window ends at the first commit after so many changes
     shape   a relation's shape; None: the table is not wanted. May ask the server
-    tables  oids of the tables seen in earlier windows, by name; those of this one are added
+    tables  oids of the tables of the stream, by name; those that this window describes are added
+    truncated  xid of the last TRUNCATE of each table
     commit  the last commit taken, here or in an earlier window; ``met``: that of before came again
     """
 
@@ -185,9 +187,16 @@ class Decoder:
     end: int | None = None  # of the last commit taken
     changes: int = 0
     over: bool = False  # nothing more may come in
+    short: bool = False  # it ended before ``upto``
+    truncated: dict[str, int] = field(factory=dict)
     _open: _Transaction | None = None
     _relations: dict[int, Relation] = field(factory=dict)
     _shapes: dict[int, Shape | None] = field(factory=dict)
+
+    @property
+    def settled(self) -> bool:
+        """The spool holds nothing of a transaction that is not in the window."""
+        return self._open is None and not self.over
 
     def feed(self, messages: Sequence[bytes], skip: int) -> None:
         """One block: messages of a stream, ``skip`` bytes in each before its own."""
@@ -253,7 +262,7 @@ class Decoder:
                 continue
             self.changes += int(sizes[i])
             if self.limit is not None and self.changes >= self.limit:
-                self.over = True
+                self.over = self.short = True
                 return i + 1
         return len(ends)
 
@@ -264,7 +273,7 @@ class Decoder:
         to the next are of one shape each, and begin with a transaction or in one that has begun."""
         for low, high, whole in self._runs(block, commits, last):
             if not self._add(block, low, high, transactions):
-                self.over = True
+                self.over = self.short = True
                 return
             if whole is not None:
                 self.spool.commit()
@@ -274,7 +283,7 @@ class Decoder:
             low = int(commits[-1]) + 1 if len(commits) else 0
             for start, stop in self._cut(block, low, len(block.start)):
                 if not self._add(block, start, stop, transactions):
-                    self.over = True
+                    self.over = self.short = True
                     return
 
     def _runs(self, block: _Block, commits: Any, last: int) -> Iterator[tuple[int, int, int | None]]:
@@ -338,6 +347,8 @@ class Decoder:
         emptied = _truncated(block, truncates)
         for oid in {*np.unique(oids).tolist(), *emptied}:
             shape = self._shape(oid)
+            if shape is not None and oid in emptied:
+                self.truncated[shape.table] = transactions[int(block.number[emptied[oid][-1][0]])].xid
             if shape is not None and not self._add_table(block, shape, rows[oids == oid], emptied.get(oid, ())):
                 return False
         return True
@@ -363,11 +374,16 @@ class Decoder:
         return self.spool.add(shape.table, shape.change, _Rows(block, shape, rows).batch())
 
 
+def resync_todo(tables: Sequence[str]) -> str:
+    named = " ".join(f"--table {shlex.quote(table)}" for table in tables)
+    return f"run 'dpone cdc resync PIPELINE {named}' and then 'dpone run' (docs/postgres-cdc.md)"
+
+
 def require_same_table(tables: Mapping[str, int], table: str, oid: int) -> None:
     """PG-19: a table that was dropped and made anew is another one, and one that was renamed would go on elsewhere."""
-    todo = "load anew: 'dpone run --full-refresh' (docs/postgres-cdc.md)"
+    todo = resync_todo([table])
     if tables.get(table, oid) != oid:
-        found = f"it was dropped and made anew (it was {tables[table]}, and is {oid})"
+        found = f"it was dropped and made again (it was {tables[table]}, and is {oid})"
         raise IdentityChanged(f"read changes of table {table}", found, todo)
     if before := [name for name, known in tables.items() if known == oid and name != table]:
         raise IdentityChanged(f"read changes of table {table}", f"it was {before[0]} before", todo)

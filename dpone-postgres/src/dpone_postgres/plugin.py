@@ -61,7 +61,7 @@ def dpone_state_backends() -> list[Connector]:
 @hookimpl
 def dpone_cdc_readers() -> list[Connector]:
     changes = ("insert_update_delete", "key_change", "truncate", "unchanged", "schema_change")
-    supported = (*changes, "gap", "snapshot_handover")
+    supported = (*changes, "gap", "snapshot_handover", "resync")
     return [
         Connector(
             "postgres_logical",

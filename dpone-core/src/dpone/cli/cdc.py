@@ -128,6 +128,26 @@ def drop(pipeline: str, stream: str | None, yes: bool, format_: str) -> None:
     emit(format_, [{"stream": name, "done": told} for name, told in found], lambda: "\n".join(lines))
 
 
+@cdc.command()
+@pipeline_argument
+@stream_option
+@click.option("--table", "tables", required=True, multiple=True, metavar="NAME", help="A table or a glob; may repeat.")
+@format_option
+def resync(pipeline: str, stream: str | None, tables: tuple[str, ...], format_: str) -> None:
+    """Let the next run read all rows of a table again.
+
+    The other tables of the stream go on where they are. Starts a new epoch, in the journal first; rows of the target
+    stay until that run replaces them in one commit.
+    """
+    with interruptible():
+        from dpone.ops.cdc import resync as resynced
+        from dpone.pipeline import Pipeline
+
+        found = resynced(Pipeline.from_yaml(pipeline), stream, tables)
+    data = [{"stream": name, "tables": list(tables), "position": position.to_json()} for name, position in found]
+    emit(format_, data, lambda: "\n".join(f"{name}: the next run reads {', '.join(tables)} again" for name, _ in found))
+
+
 def _json(value: Any) -> str:
     import json
 

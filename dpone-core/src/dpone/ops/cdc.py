@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 from attrs import frozen
 
+from dpone import engine
 from dpone.contract import CDCReader
 from dpone.engine import Run
 from dpone.errors import ConfigError
@@ -87,6 +88,14 @@ def create(pipeline: Pipeline, stream: str | None = None) -> list[tuple[str, Pos
 
 def lag(pipeline: Pipeline, stream: str | None = None) -> list[tuple[str, Mapping[str, Any]]]:
     return [(name, reader.lag()) for name, reader in _readers(pipeline, stream)]
+
+
+def resync(pipeline: Pipeline, stream: str | None, tables: Sequence[str]) -> list[tuple[str, Position]]:
+    """``engine.resync``, for the only change stream or the named one; where it stands then."""
+    names = [spec.name for spec in _change_streams(Run(pipeline, () if stream is None else (stream,)), stream)]
+    if len(names) > 1:
+        raise ConfigError("choose a change stream", f"there are {', '.join(names)}", "name one with --stream")
+    return [(name, engine.resync(pipeline, name, tables)) for name in names]
 
 
 def drop(pipeline: Pipeline, stream: str | None = None) -> list[tuple[str, list[str]]]:

@@ -11,7 +11,7 @@ from attrs import evolve
 
 from dpone import changes
 from dpone.contract import CDCReader, ChangeWindow
-from dpone.errors import Gap, IdentityChanged
+from dpone.errors import ConfigError, Gap, IdentityChanged
 from dpone.position import Position
 from dpone.schema import PREFIX, Name
 from dpone.testing.cases import Contract, case
@@ -208,6 +208,29 @@ class CDCContract(Contract):
             harness.change([insert(2)])
             window = _all(reader, begin)
             assert [r["id"] for r in _rows(reader, window)] == [2]
+
+    @case("resync")
+    def test_a_table_is_read_again(self, harness: Harness) -> None:
+        """After ``resync`` the window has all rows of that table as they are now, as inserts of one commit, and of the
+        others what is new; then the stream goes on behind it. A table that it does not have is refused."""
+        with _stream(harness) as reader:
+            harness.change([insert(1, "a"), insert(2, "b"), insert(7, table="lines")])
+            first = _all(reader, None)
+            harness.change([update(1, name="c"), delete(2), insert(3), insert(8, table="lines")])
+            name = _named(first, TABLE)
+            with pytest.raises(ConfigError):
+                reader.resync(first.position, ["nothing"])
+            window = _all(reader, reader.resync(first.position, [name]))
+            assert window.fresh == {name}
+            rows = _rows(reader, window)
+            assert {r["op"] for r in rows} == {"insert"}
+            assert (len(rows), {r["id"]: r["name"] for r in rows}) == (2, {1: "c", 3: "x"})
+            assert len({r["commit"] for r in rows}) == 1
+            assert [r["id"] for r in _rows(reader, window, "lines")] == [8]
+            harness.change([update(3, name="y")])
+            later = _all(reader, window.position)
+            assert [(r["op"], r["key"]) for r in _rows(reader, later)] == [("update", 3)]
+            assert not later.fresh
 
 
 class _stream:

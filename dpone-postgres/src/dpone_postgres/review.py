@@ -1,0 +1,240 @@
+"""What a window makes of its position: which tables it takes, which it reads as a whole, and whether it may go on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+from attrs import define, evolve, field, frozen
+
+from dpone.cdc import PostgresLogicalOffset
+from dpone.errors import ConfigError, Gap, IdentityChanged, StateError, Stopped
+from dpone.schema import Name
+from dpone_postgres import outside
+from dpone_postgres.database import PostgresDialect
+from dpone_postgres.outside import Facts, Kept
+from dpone_postgres.pgoutput import resync_todo
+from dpone_postgres.publication import Published, matches
+
+_quote = PostgresDialect().quote
+_SHOWN = 5  # tables of which a message says what happened
+
+# Of a table that a position knows: why changes are missing. The last: xids of TRUNCATEs in the stream, if all was read.
+Compare = Callable[[Kept, Facts, Sequence[int] | None], list[str]]
+
+
+@frozen
+class Review:
+    """tables  all that are published and wanted, by oid
+    inside  those whose changes the window takes, and their oids; unless ``strict``, any other that is wanted too
+    due     those to be read as a whole; their changes are left out until then
+    """
+
+    tables: Mapping[int, Published]
+    inside: Mapping[str, int]
+    strict: bool
+    due: tuple[Published, ...]
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def reads(self) -> bool:
+        """False: every table is read as a whole, and the stream before that point says nothing that is wanted. It could
+        not even be read where the publication was away for a while (before PostgreSQL 18)."""
+        return bool(self.inside) or not self.strict
+
+    def takes(self, table: str) -> bool:
+        if any(str(one.name) == table for one in self.due):
+            return False
+        return not self.strict or table in self.inside
+
+
+@define
+class Reviewer:
+    """``selects``: whether the pipeline takes a table. ``policy``: ``on_outside_change``. ``saved``: None before the
+    first window."""
+
+    publication: str
+    selects: Callable[[Name], bool]
+    policy: Literal["stop", "resync", "report"]
+    initial: Literal["snapshot", "none"]
+    failed: str
+    saved: PostgresLogicalOffset | None
+    published: Mapping[str, Published]
+    facts: Mapping[str, Facts]
+    compare: Compare
+    kept: Mapping[str, Kept] = field(init=False)
+    _again: set[str] = field(factory=set, init=False)  # found changed, and to be read again
+
+    def __attrs_post_init__(self) -> None:
+        self.kept = kept_of(self.saved)
+
+    def begin(self) -> Review:
+        """At the beginning of the window. Raises IdentityChanged, Gap."""
+        warnings: list[str] = []
+        inside, due = self._inside(), [] if self.saved is None else [*self.saved.due]
+        for name in self._decided(self._replaced(inside), IdentityChanged, warnings):
+            due.append(name)
+        lost = {name: found for name in inside if (found := self._lost(name, None))}
+        for name in self._decided(lost, Gap, warnings):
+            due.append(name)
+        inside = {name: oid for name, oid in inside.items() if name in self.published}
+        if self.saved is not None:
+            for name in sorted(self.published.keys() - inside.keys() - {*due}):
+                if self.initial == "snapshot":
+                    due.append(name)
+                else:
+                    inside[name] = self.published[name].oid
+                    todo = f"to load them, {resync_todo([name])}"
+                    warnings.append(f"table {name} is new to the stream: its earlier rows are not loaded; {todo}")
+        waiting = [name for name in due if name not in self.published]
+        warnings += [f"table {name} waits for its snapshot: it is not in {self.publication}" for name in waiting]
+        warnings += self._came_with_values(inside)
+        taken = {name: oid for name, oid in inside.items() if name not in due}
+        whole = tuple(self.published[name] for name in sorted({*due}) if name in self.published)
+        tables = {table.oid: table for table in self.published.values()}
+        return Review(tables, taken, self.saved is not None and self.saved.outside is not None, whole, tuple(warnings))
+
+    def end(self, review: Review, truncated: Mapping[str, int]) -> Review:
+        """At the end of a window that was read up to now; with more tables due it is to be read again."""
+        warnings = [*review.warnings]
+        lost = {
+            name: found for name in review.inside
+            if (found := self._lost(name, [truncated[name]] if name in truncated else []))
+        }  # fmt: skip
+        if self.policy == "report":  # what was found at the beginning has been said
+            lost = {name: [one for one in found if one not in self._lost(name, None)] for name, found in lost.items()}
+        again = self._decided({name: found for name, found in lost.items() if found}, Gap, warnings)
+        due = {*again} | {str(table.name) for table in review.due}
+        inside = {name: oid for name, oid in review.inside.items() if name not in due}
+        whole = tuple(self.published[name] for name in sorted(due))
+        return evolve(review, inside=inside, due=whole, warnings=tuple(warnings))
+
+    def result(
+        self, review: Review, tables: Mapping[str, int], truncated: Mapping[str, int], *, short: bool
+    ) -> dict[str, Any]:
+        """What the position keeps of it."""
+        begun = {} if short else {str(table.name): table.oid for table in review.due}
+        taken, kept = {**tables, **begun}, {}
+        for name in taken:
+            was = None if name in begun else self.kept.get(name)
+            one = outside.kept_after(was, self.facts.get(name), truncated.get(name), short)
+            if one is not None:
+                kept[name] = one.to_json()
+        waiting = [str(table.name) for table in review.due] if short else []
+        if self.saved is not None:
+            waiting += [name for name in self.saved.due if name not in self.published]
+        return {"tables": taken, "outside": kept, "due": tuple(sorted({*waiting}))}
+
+    def _inside(self) -> dict[str, int]:
+        if self.saved is None:
+            return {name: table.oid for name, table in self.published.items()}
+        due = {*self.saved.due}
+        inside = {
+            name: oid for name, oid in self.saved.tables.items()
+            if name not in due and self.selects(Name.parse(name))
+        }  # fmt: skip
+        if self.saved.outside is None:
+            inside = {**{n: table.oid for n, table in self.published.items() if n not in due}, **inside}
+        return inside
+
+    def _replaced(self, inside: Mapping[str, int]) -> dict[str, list[str]]:
+        """PG-19, OUT-02: the name is of another table now, or the table has another name."""
+        names = {table.oid: name for name, table in self.published.items()}
+        found = {}
+        for name, oid in inside.items():
+            now = self.published.get(name)
+            if now is not None and now.oid != oid:
+                found[name] = [f"it was dropped and made again (it was {oid}, and is {now.oid})"]
+            elif now is None and oid in names:
+                found[name] = [f"its name is {names[oid]} now"]
+        return found
+
+    def _lost(self, name: str, told: Sequence[int] | None) -> list[str]:
+        if name not in self.published:
+            return [f"it is not in publication {self.publication} any more"]
+        was, now = self.kept.get(name), self.facts.get(name)
+        return [] if was is None or now is None else self.compare(was, now, told)
+
+    def _decided(self, found: Mapping[str, Sequence[str]], error: type[Stopped], warnings: list[str]) -> Iterator[str]:
+        """Names of tables to be read again. Raises ``error`` where a person is to decide: also where nobody could read
+        the table again, or go on with it."""
+        new = {name: why for name, why in found.items() if name not in self._again}
+        if not new:
+            return iter([*found])
+        absent = [name for name in new if name not in self.published]
+        if self.policy == "stop" or (self.policy == "resync" and absent) or (error is IdentityChanged and absent):
+            raise self._stop(new, error)
+        if self.policy == "report" and error is Gap:
+            warnings += [f"table {name}: {'; '.join(why)}; the target may lack changes" for name, why in new.items()]
+            return iter(())
+        self._again |= {*new}
+        warnings += [f"table {name}: {'; '.join(why)}; it is read again" for name, why in new.items()]
+        return iter([*found])
+
+    def _stop(self, found: Mapping[str, Sequence[str]], error: type[Stopped]) -> Stopped:
+        said = [f"table {name}: {' and '.join(why)}" for name, why in list(found.items())[:_SHOWN]]
+        if len(found) > _SHOWN:
+            said.append(f"and {len(found) - _SHOWN} more")
+        every = len(found) > _SHOWN and self.saved is not None and found.keys() >= self.saved.tables.keys()
+        todo = resync_todo(["*.*"] if every else [*found])
+        if any(name not in self.published for name in found):
+            todo = f"first publish again what the stream should have; then {todo}"
+        return error(self.failed, f"changes may be missing: {'; '.join(said)}", todo)
+
+    def _came_with_values(self, inside: Mapping[str, int]) -> Iterator[str]:
+        for name in inside:
+            was, now = self.kept.get(name), self.facts.get(name)
+            if was is None or now is None or not (columns := outside.came_with_values(was, now)):
+                continue
+            one = f"column {columns[0]}" if len(columns) == 1 else f"columns {', '.join(columns)}"
+            yield f"table {name}: {one} came with a default, which rows not changed since lack; {resync_todo([name])}"
+
+
+def kept_of(saved: PostgresLogicalOffset | None) -> dict[str, Kept]:
+    """Raises StateError."""
+    try:
+        return {name: Kept.from_json(data) for name, data in ((saved and saved.outside) or {}).items()}
+    except (LookupError, TypeError, ValueError) as error:
+        found = f"outside: {type(error).__name__}: {error}"
+        raise StateError("read a change stream's offset", found, "copy one that 'dpone state history' shows") from error
+
+
+def require_operations(
+    facts: Mapping[str, Facts], expected: Sequence[str], publication: str, saved: Any, failed: str
+) -> None:
+    """OUT-01: changes of an operation that is not published are lost, without a word. Raises ConfigError; Gap where
+    the stream has begun, as it may have lost some since."""
+    if not (lacking := lacking_operations(facts, expected)):
+        return
+    found = f"publication {publication} does not publish {', '.join(lacking)}"
+    if saved is None:
+        raise ConfigError(failed, found, "; ".join(operations_todo(publication, expected, lacking)))
+    alter, meant = operations_todo(publication, expected, lacking)
+    raise Gap(failed, f"{found}: such changes are lost", f"{alter}, then {resync_todo(['*.*'])}; {meant}")
+
+
+def lacking_operations(facts: Mapping[str, Facts], expected: Sequence[str]) -> list[str]:
+    return [name for name in expected if any(name not in one.operations for one in facts.values())]
+
+
+def operations_todo(publication: str, expected: Sequence[str], lacking: Sequence[str]) -> tuple[str, str]:
+    """Publish them, or say that they are not wanted."""
+    alter = f"ALTER PUBLICATION {_quote(publication)} SET (publish = '{', '.join(expected)}')"
+    left = ", ".join(name for name in expected if name not in lacking)
+    return alter, f"or, if they are not wanted, set source.options.operations: [{left}]"
+
+
+def without(saved: PostgresLogicalOffset, wanted: Sequence[str], published: Sequence[str]) -> PostgresLogicalOffset:
+    """The position without tables that are named, or match a glob; those that are published are due. Raises
+    ConfigError for a name that fits none."""
+    known, chosen = dict.fromkeys([*saved.tables, *saved.due, *published]), set[str]()
+    for name in wanted:
+        fitting = [table for table in known if matches(Name.parse(table), Name.parse(name))]
+        if not fitting:
+            todo = f"the stream has {', '.join(sorted(known)) or 'none'}"
+            raise ConfigError(f"resync table {name}", "the stream has no such table", todo)
+        chosen |= {*fitting}
+    tables = {name: oid for name, oid in saved.tables.items() if name not in chosen}
+    facts = None if saved.outside is None else {n: one for n, one in saved.outside.items() if n not in chosen}
+    due = {*saved.due} - chosen | chosen & {*published}
+    return evolve(saved, tables=tables, outside=facts, due=tuple(sorted(due)))

@@ -1,0 +1,34 @@
+"""Facts of tables as a position keeps them, without a server."""
+
+from __future__ import annotations
+
+import json
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dpone.cdc import PostgresLogicalOffset
+from dpone_postgres.outside import Facts, Kept, Node
+
+OID = st.integers(16_384, 2**32 - 1)
+
+
+def facts(oid: int, partitions: int) -> Facts:
+    columns = tuple(f"column_{i}" for i in range(20))
+    nodes = {n: Node(n, oid, n + 7, 1_000_000, 2_000_000) for n in range(oid + 10, oid + 10 + 3 * partitions, 3)}
+    return Facts((16_500, 900_000, True), ("insert",), (oid + 5,), "", columns, (1_000_000,) * 20, 0, nodes)
+
+
+@given(st.dictionaries(OID, OID, max_size=60), OID)
+def test_what_a_position_keeps_comes_back_from_json(files: dict[int, int], oid: int) -> None:
+    """Partitions of any oid and file node, and the facts beside them."""
+    nodes = {one: Node(one, oid, file, 3, 4) for one, file in files.items()}
+    kept = Facts((oid, 2, False), (), (1, 2), "ab", ("id", "", "v"), (5, 6, -7), 8, nodes).kept()
+    assert Kept.from_json(json.loads(json.dumps(kept.to_json()))) == kept
+
+
+def test_a_position_of_many_tables_and_partitions_stays_small() -> None:
+    """A hundred roots of fifty partitions and twenty columns each: every load writes the position once more."""
+    outside = {f"shop.table_{i}": facts(20_000 + 1000 * i, 50).kept().to_json() for i in range(100)}
+    offset = PostgresLogicalOffset("1", 1, "shop", "slot", "pgoutput", "shop", "16/B374D848", outside=outside)
+    assert len(offset.to_position().dumps()) < 80_000
