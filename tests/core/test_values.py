@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpone.errors import ConfigError, StateError
+from dpone import stopping
+from dpone.errors import ConfigError, SourceError, StateError
 from dpone.ids import ulid
 from dpone.position import Position
 from dpone.prefetch import prefetch
@@ -201,3 +202,57 @@ def test_a_signal_while_the_thread_starts_leaves_no_thread_behind(monkeypatch: p
     with pytest.raises(KeyboardInterrupt):
         next(prefetch(iter(range(10_000))))
     assert not [t for t in threading.enumerate() if t.name == "dpone-read"]
+
+
+def stuck() -> tuple[threading.Event, Iterator[int]]:
+    free = threading.Event()
+
+    def items() -> Iterator[int]:
+        yield 1
+        free.wait()
+
+    return free, items()
+
+
+def test_OUT_11_a_reader_that_does_not_come_back_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sink gave up, and the source's thread does not end: there is a limit to waiting for it."""
+    monkeypatch.setattr("dpone.prefetch.LONGEST", 0.2)
+    free, items = stuck()
+    ahead = prefetch(items)
+    next(ahead)
+    ahead.close()
+    [thread] = [t for t in threading.enumerate() if t.name == "dpone-read"]
+    assert thread.daemon  # it keeps no process alive
+    free.set()
+    thread.join(5)
+
+
+def test_OUT_11_a_signal_ends_the_wait_for_a_reader(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In whichever thread the items are used: after the seconds that a signal leaves it, the wait is over."""
+    monkeypatch.setattr(stopping, "MAIN", 0.2)
+    free, items = stuck()
+    ahead = prefetch(items)
+    next(ahead)
+    try:
+        stopping.begin()
+        with pytest.raises(SourceError, match="interrupted while the source was silent"):
+            next(ahead)
+    finally:
+        stopping.reset()
+        free.set()
+
+
+def test_OUT_11_threads_that_move_rows_end_before_the_one_that_cleans_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a signal a wait is cut to what is left of the seconds of its thread; before it, it is what it is."""
+    assert stopping.left(600) == 600
+    monkeypatch.setattr(stopping, "THREADS", 0.0)
+    try:
+        stopping.begin()
+        found: list[float] = []
+        thread = threading.Thread(target=lambda: found.append(stopping.left(600)))
+        thread.start()
+        thread.join()
+        assert found == [0.0]
+        assert 0 < stopping.left(600) <= stopping.MAIN < stopping.LAST < 10
+    finally:
+        stopping.reset()

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import signal
+import sqlite3
+import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -127,3 +131,164 @@ def test_a_signal_from_outside_is_obeyed_at_once(tmp_path: Path, name: str) -> N
     assert project.rows() == rows(1, 250)
     assert project.staging() == []
     assert project.load().rows.inserted == 199_750
+
+
+# -- waits that do not hear of a signal ---------------------------------------------------------------------------
+
+
+def ended(process: Any) -> tuple[str, str]:
+    """Ten seconds, and as many for a machine that is busy."""
+    try:
+        out, err = process.communicate(timeout=20)
+    finally:
+        process.kill()
+    return out, err
+
+
+def await_step(process: Any, step: str) -> None:
+    for line in process.stderr:
+        if f" {step} " in line:
+            return
+    raise AssertionError(f"no step {step}")
+
+
+@pytest.mark.parametrize("name", SIGNALS)
+def test_OUT_11_a_signal_before_the_command_begins_exits_with_130(tmp_path: Path, name: str) -> None:
+    """While modules are imported: the same exit code, one line, no traceback."""
+    project = waiting(tmp_path / "p", "sqlite", "append")
+    kills = f"import os, signal, time\nos.kill(os.getpid(), signal.SIG{name})\ntime.sleep(30)\n"
+    project.plugin("click", kills)  # what the command line imports first
+    done = project.dpone("run", "pipeline.yaml")
+    assert (done.code, done.out, done.err) == (130, "", "error: interrupted\n")
+
+
+def test_OUT_11_a_signal_ends_the_wait_for_the_lock_of_a_file(tmp_path: Path) -> None:
+    """Another process that holds the state's lock, and is suspended, holds no run that was told to end."""
+    project = Project(tmp_path / "p", state_type="file").save()
+    project.csv("a", rows(1, 250))
+    project.load()
+    [lock] = project.state_path.glob("*.lock")
+    with lock.open() as held, project.start("run", "pipeline.yaml") as process:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        await_step(process, "stream_started")
+        process.terminate()
+        _, err = ended(process)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+
+
+def test_OUT_11_a_signal_ends_the_wait_for_a_database_file(tmp_path: Path) -> None:
+    """SQLite waits in its own library, which no signal reaches: the process ends all the same, and its report is
+    whole."""
+    project = Project(tmp_path / "p", sink_options={"busy_timeout": 600}).save()
+    project.csv("a", rows(1, 250))
+    project.load()
+    project.csv("b", rows(251, 400))
+    with closing(sqlite3.connect(project.database)) as db:
+        db.execute("BEGIN EXCLUSIVE")
+        with project.start("run", "pipeline.yaml", "--format", "json", "--report", "report.json") as process:
+            await_step(process, "locked")
+            await_naps(process.pid)
+            process.terminate()
+            out, err = ended(process)
+        db.rollback()
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    assert [stream["status"] for stream in json.loads(out)["streams"]] == ["interrupted"]
+    assert json.loads((project.folder / "report.json").read_text()) == json.loads(out)
+    assert project.load().rows.inserted == 150
+
+
+def await_naps(pid: int) -> None:
+    """The main thread sleeps over and over, as SQLite does until its file is free (proc(5))."""
+    status = Path(f"/proc/{pid}/task/{pid}/status")
+
+    def naps() -> int:
+        [line] = [line for line in status.read_text().splitlines() if line.startswith("voluntary_ctxt_switches")]
+        return int(line.split()[1])
+
+    before = naps()
+    time.sleep(2)  # long enough for everything that is not this wait
+    assert naps() > before + 10
+
+
+DEAF = """
+import sys, time
+from dpone import hookimpl
+
+@hookimpl
+def dpone_run_event(event):
+    while event.step == "{step}":
+        try:
+            print(" deaf ", file=sys.stderr, flush=True)
+            time.sleep(600)
+        except BaseException:
+            print(" heard ", flush=True)
+"""
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+def test_OUT_11_whatever_swallows_a_signal_ends_with_the_process(tmp_path: Path, signals: int) -> None:
+    """A plugin that does not let go of the main thread: after the seconds for cleaning up, or at once with a second
+    signal, the process is left with its report, and the next run goes on."""
+    project = waiting(tmp_path / "p", "sqlite", "append")
+    project.plugin("deaf", DEAF.format(step="staged"))
+    with project.start("run", "pipeline.yaml", "-q", "--format", "json") as process:
+        await_step(process, "deaf")
+        process.terminate()
+        assert process.stdout is not None
+        assert process.stdout.readline() == " heard \n"
+        if signals == 2:
+            process.terminate()
+        out, err = ended(process)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    assert json.loads(out.removeprefix(" heard \n"))["streams"][0]["status"] == "interrupted"
+    assert project.rows() == rows(1, 250)
+    assert project.load().rows.inserted == 350
+
+
+LOST = """
+import os, signal, time
+from dpone import hookimpl
+
+class Lost:
+    def __del__(self):  # what is raised here goes nowhere
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(1)
+
+@hookimpl
+def dpone_run_event(event):
+    if event.step == "recovered":
+        Lost()
+"""
+
+
+def test_OUT_11_a_signal_that_is_lost_ends_the_run_at_its_next_step(tmp_path: Path) -> None:
+    """Python drops what a handler raises inside a finalizer or a driver's callback: the load is not committed."""
+    project = waiting(tmp_path / "p", "sqlite", "append")
+    project.plugin("lost", LOST)
+    done = project.dpone("run", "pipeline.yaml", "-q", "--format", "json")
+    assert done.code == 130
+    assert done.json["status"] == "interrupted"
+    assert project.rows() == rows(1, 250)
+    assert project.load().rows.inserted == 350
+
+
+def test_OUT_11_a_reader_that_never_comes_back_does_not_keep_the_process(tmp_path: Path) -> None:
+    """A source that waits for ever in the thread that reads ahead: the run ends with 130, and so does the process."""
+    project = waiting(tmp_path / "p", "sqlite", "append")
+    code = (
+        "import sys, threading\nfrom dpone.connectors.file import source\n"
+        "def batches(*given, **options):\n    print(' reads ', file=sys.stderr, flush=True)\n"
+        "    threading.Event().wait()\n    yield\n"
+        "source._FileStream.batches = batches\n"
+    )
+    project.plugin("endless", code)
+    with project.start("run", "pipeline.yaml", "-q") as process:
+        await_step(process, "reads")
+        process.terminate()
+        out, err = ended(process)
+    assert process.returncode == 130, err
+    assert "interrupted" in out
+    assert "Traceback" not in err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import socket
@@ -269,3 +270,14 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     assert state(tmp_path).check()[0].ok is False
     with pytest.raises(StateError, match=r"write to \.dpone/state"):
         state(tmp_path).save(KEY, {"a": 1}, 0)
+
+
+def test_OUT_11_a_lock_that_nobody_lets_go_of_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A suspended process that holds the lock of the file is Busy, which is tried again, and the file is named."""
+    monkeypatch.setattr("dpone.durable.LONGEST", 0.1)
+    state(tmp_path).save(KEY, {"n": 1}, 0)
+    with only(tmp_path, ".lock").open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(Busy, match="another process has held it"):
+            state(tmp_path).save(KEY, {"n": 2}, 1)
+    assert state(tmp_path).save(KEY, {"n": 2}, 1) == 2

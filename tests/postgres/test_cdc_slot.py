@@ -19,7 +19,10 @@ from tests.postgres.stream import ChangeSource, told
 
 from dpone.errors import Category, ConfigError, Gap, IdentityChanged, SourceError
 from dpone.position import Position
+from dpone.secret import Secret
+from dpone_postgres.connect import connect, parameters
 from dpone_postgres.pgoutput import lsn_number, lsn_text
+from dpone_postgres.waiting import Connection
 
 
 @pytest.fixture(params=["peek", "stream"])
@@ -339,12 +342,13 @@ def test_the_setup_plan_refuses_what_would_break_the_source(source: ChangeSource
 
 
 def test_PG_23_a_server_that_says_nothing_is_given_up(source: ChangeSource) -> None:
-    """With a statement timeout, silence ends the read as a failure that may be tried again."""
+    """A read whose answer got lost ends as a failure that may be tried again: the server says that it is done."""
     from dpone_postgres.transfer import copy_out
 
-    with source.server.connect() as db:
-        with pytest.raises(psycopg.OperationalError, match="said nothing for 1 s"):
-            list(copy_out(db, "SELECT pg_sleep(60)::text", 1))
+    with proxy((source.server.host, source.server.port), 1, "silence", word=b"COPY") as way:
+        db = patient(source, way.port)
+        with closing(db), pytest.raises(psycopg.OperationalError, match="that it is not working on this"):
+            list(copy_out(db, "SELECT 1"))
         assert db.closed
 
 
@@ -358,10 +362,15 @@ def test_PG_23_a_stream_that_says_nothing_is_given_up(source: ChangeSource) -> N
     )
     with (
         proxy((source.server.host, source.server.port), 1, "silence", word=b"START_REPLICATION") as way,
-        closing(psycopg.connect(source.server.at(way.port), replication="database", autocommit=True)) as db,
-        pytest.raises(psycopg.OperationalError, match="said nothing for 1 s"),
+        closing(patient(source, way.port, replication="database")) as db,
+        pytest.raises(psycopg.OperationalError, match="that it is not working on this"),
     ):
-        list(streamed(db, command, 1 << 60, 1))
+        list(streamed(db, command, 1 << 60))
+
+
+def patient(source: ChangeSource, port: int | None = None, **more: str) -> Connection:
+    given = parameters(Secret(source.server.at(port or source.server.port))) | more
+    return connect(given, SourceError, silence_timeout=1)
 
 
 def test_a_window_that_ends_before_a_long_transaction_lets_go_of_the_slot(source: ChangeSource) -> None:
@@ -402,7 +411,7 @@ def test_what_the_server_refuses_is_raised_as_it_says(source: ChangeSource) -> N
     from dpone_postgres.transfer import copy_out
 
     command = "START_REPLICATION SLOT nowhere LOGICAL 0/0 (proto_version '1', publication_names 'p')"
-    with closing(source.server.connect(replication="database")) as db, pytest.raises(psycopg.errors.UndefinedObject):
+    with closing(patient(source, replication="database")) as db, pytest.raises(psycopg.errors.UndefinedObject):
         list(streamed(db, command, 1))
-    with closing(source.server.connect()) as db, pytest.raises(psycopg.errors.UndefinedTable):
+    with closing(patient(source)) as db, pytest.raises(psycopg.errors.UndefinedTable):
         list(copy_out(db, "SELECT * FROM nowhere"))

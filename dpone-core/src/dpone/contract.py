@@ -10,6 +10,8 @@ Rules for every class here:
 * The constructor takes one spec (values from the pipeline file) and does no I/O.
 * Calls are synchronous and come from one thread at a time per object, unless a docstring says otherwise.
 * ``close`` may be called twice, and after any failure.
+* Every wait has a limit, that of the driver included: a peer can keep a connection open and say nothing. Wait in slices
+  of a second at most, and ask ``dpone.stopping.left`` for each; a wait that is given up is a transient error.
 * Raise the exceptions of ``dpone.errors`` where one fits, with the driver's exception as cause; let other driver
   exceptions pass: the connector's ErrorCodes classify them.
 """

@@ -7,8 +7,14 @@ import fcntl
 import hashlib
 import os
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
+
+from dpone import stopping
+from dpone.errors import Busy
+
+LONGEST = 30.0  # seconds to wait for the lock of a file
 
 
 def sync_folder(folder: Path) -> None:
@@ -75,10 +81,26 @@ def digest(path: Path) -> str:
 
 @contextlib.contextmanager
 def exclusive(path: Path) -> Iterator[None]:
-    """Hold the operating system's lock on ``path``; it goes with the process, so a crash leaves none behind."""
+    """Hold the operating system's lock on ``path``; it goes with the process, so a crash leaves none behind. Raises
+    Busy: everyone holds it for moments, but one that is suspended holds on to it."""
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        _lock(handle, path)
         yield
     finally:
         os.close(handle)
+
+
+def _lock(handle: int, path: Path) -> None:
+    pause, until = 0.001, time.monotonic() + LONGEST
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if not (left := stopping.left(until - time.monotonic())) > 0:
+                found = f"another process has held it for {LONGEST:g} s"
+                todo = f"see with 'fuser {path}' which one, and let it go on or end it"
+                raise Busy(f"lock {path}", found, todo) from None
+        time.sleep(min(pause, left))
+        pause = min(2 * pause, 0.05)

@@ -30,7 +30,7 @@ from typing import Any, cast
 import pyarrow as pa
 from attrs import define, evolve, field
 
-from dpone import evolution, keys
+from dpone import evolution, keys, stopping
 from dpone.capability import Support
 from dpone.cdc import ChangeStream
 from dpone.changes import batch_schema
@@ -133,7 +133,10 @@ class Run:
         return _selected(expand(self.pipeline, self._tables_of), self.select)
 
     def tell(self, step: Step, stream: str | None = None, **data: Any) -> None:
-        """Tell every observer; one that raises is reported once and never changes the run."""
+        """Tell every observer; one that raises is reported once and never changes the run. A signal that was lost, as
+        in a callback of a driver, ends the run here."""
+        if step != "run_finished" and stopping.begun() and threading.current_thread() is threading.main_thread():
+            raise Interrupted("a signal that was lost")
         event = RunEvent(step, self.run_id, self.pipeline.name, datetime.now(UTC), stream, data)
         with self._telling:
             for hook in self.plugins.manager.hook.dpone_run_event.get_hookimpls():

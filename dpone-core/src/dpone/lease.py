@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from dpone import stopping
 from dpone.contract import Lease
 from dpone.errors import Conflict
 
@@ -30,4 +31,4 @@ def renewing(lease: Lease, ttl: float) -> Iterator[None]:
         yield
     finally:
         stop.set()
-        thread.join(timeout=5)
+        thread.join(timeout=stopping.left(5))

@@ -118,6 +118,10 @@ class RunReport:
         return next((code for code in (1, 2, 3) if code in codes), 1 if codes else INCOMPLETE if skipped else 0)
 
     def finish(self, interrupted: bool = False) -> None:
+        """A process that is left in the midst of a stream has no one else to say so of it."""
+        for stream in self.streams if interrupted else ():
+            if stream.status == "pending" and stream.attempts:
+                stream.status = "interrupted"
         self.finished_at = datetime.now(UTC)
         ends: Mapping[int, RunStatus] = {0: "succeeded", 3: "stopped", INCOMPLETE: "incomplete"}
         self.status = "interrupted" if interrupted else ends.get(self.exit_code, "failed")

@@ -57,6 +57,7 @@ from dpone_postgres.slot import (
     writer_in_the_way,
 )
 from dpone_postgres.transfer import copy_out
+from dpone_postgres.waiting import Connection
 
 _BLOCK_ROWS, _BLOCK_BYTES = 20_000, 8_000_000
 _ROW = 6  # a row of COPY with one column: the count of columns, and the column's length
@@ -84,7 +85,7 @@ class PostgresLogicalReader:
         self._slot, self._publication = options.slot, options.publication
         self._given = parameters(spec.connection)
         self._failed = f"read slot {self._slot} at {where(self._given)}"
-        self._connection: psycopg.Connection[Any] | None = None
+        self._connection: Connection | None = None
         self._spool: Spool | None = None
         self._changed: dict[str, ChangeTable] = {}
         self._started = ""  # the server on which the latest window was checked
@@ -273,13 +274,13 @@ class PostgresLogicalReader:
         )  # fmt: skip
 
     @contextmanager
-    def _joined(self, tables: Sequence[Published]) -> Iterator[tuple[psycopg.Connection[Any], int] | tuple[None, None]]:
+    def _joined(self, tables: Sequence[Published]) -> Iterator[tuple[Connection, int] | tuple[None, None]]:
         """A transaction that sees the tables as they are at a point of the stream, and that point."""
         if not tables:
             yield None, None
             return
         try:
-            with handover.at_slot(self._given, tables, self._failed, self._options.lock_timeout) as joined:
+            with handover.at_slot(self._given, tables, self._failed, **self._limits) as joined:
                 yield joined
         except SourceError as error:
             raise self._waited(error) from error
@@ -287,7 +288,7 @@ class PostgresLogicalReader:
     def _spool_rows(
         self,
         db: psycopg.Connection[Any],
-        reading: psycopg.Connection[Any],
+        reading: Connection,
         spool: Spool,
         tables: Sequence[Published],
         point: int,
@@ -367,7 +368,7 @@ class PostgresLogicalReader:
         with (
             self._another() as reading,
             self._peeking(),
-            closing(copy_out(reading, self._peek(upto, count), self._patience)) as messages,
+            closing(copy_out(reading, self._peek(upto, count))) as messages,
         ):
             while not decoder.over and (block := _block(messages)):
                 decoder.feed(block, _ROW)
@@ -379,10 +380,10 @@ class PostgresLogicalReader:
         slot stands: asked to begin further on, the server would pass over a commit that a position cuts in two."""
         command = f"START_REPLICATION SLOT {handover.DIALECT.quote(self._slot)} LOGICAL 0/0"
         command += " (" + ", ".join(f"{name} {value}" for name, value in self._plugin_options().items()) + ")"
-        with closing(connect({**self._given, "replication": "database"}, SourceError)) as reading:
+        with closing(connect({**self._given, "replication": "database"}, SourceError, **self._limits)) as reading:
             pid = reading.info.backend_pid
             with self._peeking():
-                messages = streamed(reading, command, upto, self._patience)
+                messages = streamed(reading, command, upto)
                 while not decoder.over and (block := _block(messages)):
                     decoder.feed(block, HEADER)
         release(self._db(), self._slot, pid, self._failed)
@@ -518,7 +519,7 @@ class PostgresLogicalReader:
         if position.kind != PostgresLogicalOffset.backend:
             return
         saved = PostgresLogicalOffset.from_position(position)
-        db, failed = self._db(), f"acknowledge {saved.lsn} to slot {self._slot}"
+        db, failed = self._db(), f"acknowledge {saved.lsn} to slot {self._slot} at {where(self._given)}"
         slot = Slot.of(db, self._slot, failed)
         if slot is not None and slot.confirmed < lsn_number(saved.lsn):
             if slot.started != self._started:
@@ -558,7 +559,7 @@ class PostgresLogicalReader:
 
     def drop(self) -> list[str]:
         """The slot, and the publication if ``create`` made it for this slot."""
-        db, failed = self._db(), f"drop slot {self._slot}"
+        db, failed = self._db(), f"drop slot {self._slot} at {where(self._given)}"
         told = [f"slot {self._slot} was not there"]
         if Slot.of(db, self._slot, failed) is not None:
             rows(db, failed, "SELECT pg_catalog.pg_drop_replication_slot(\0)", (self._slot,))
@@ -588,25 +589,23 @@ class PostgresLogicalReader:
 
     # -- connections --------------------------------------------------------------------------------------------
 
-    def _db(self) -> psycopg.Connection[Any]:
+    def _db(self) -> Connection:
         if self._connection is None or self._connection.closed:
             self._connection = self._connect()
         return self._connection
 
-    def _connect(self) -> psycopg.Connection[Any]:
-        options = self._options
-        return connect(
-            self._given, SourceError, lock_timeout=options.lock_timeout, statement_timeout=options.statement_timeout
-        )
+    def _connect(self) -> Connection:
+        return connect(self._given, SourceError, statement_timeout=self._options.statement_timeout, **self._limits)
 
     @contextmanager
-    def _another(self) -> Iterator[psycopg.Connection[Any]]:
+    def _another(self) -> Iterator[Connection]:
         with closing(self._connect()) as db:
             yield db
 
     @property
-    def _patience(self) -> float:
-        return self._options.statement_timeout + 5 if self._options.statement_timeout else 0
+    def _limits(self) -> dict[str, Any]:
+        """Without statement_timeout: the replication protocol knows no statements."""
+        return {"lock_timeout": self._options.lock_timeout, "silence_timeout": self._options.silence_timeout}
 
 
 _ORDINARY = """

@@ -10,6 +10,8 @@ from attrs.validators import ge
 from dpone.errors import ConfigError
 from dpone.pipeline import SinkOptions, SourceOptions, StateOptions
 
+SILENCE = 30.0  # seconds
+
 
 @frozen
 class PartitionBy:
@@ -32,7 +34,8 @@ class PostgresSourceOptions(SourceOptions):
     """special_values: what Arrow cannot hold (infinite dates, NaN in a numeric, 24:00): ``fail``, or ``text`` to read
     all dates, times and numerics as exact text.
 
-    statement_timeout, lock_timeout: seconds, 0 for none.
+    statement_timeout, lock_timeout: seconds, 0 for none. silence_timeout: seconds in which the server may say nothing
+    until it is asked over a second connection whether it is still working (docs/postgres.md); 0: it is never asked.
 
     partition: how a read is split; left out: by pages where the server can, else by ranges of an indexed column.
 
@@ -61,6 +64,7 @@ class PostgresSourceOptions(SourceOptions):
     on_outside_change: Literal["stop", "resync", "report"] = "stop"
     statement_timeout: float = field(default=0.0, validator=ge(0))
     lock_timeout: float = field(default=60.0, validator=ge(0))
+    silence_timeout: float = field(default=SILENCE, validator=ge(0))
 
 
 @frozen
@@ -68,18 +72,22 @@ class PostgresSinkOptions(SinkOptions):
     """full_refresh: how the rows of the target are replaced (docs/postgres.md): ``swap``, ``truncate`` or ``delete``;
     ``auto`` takes the first that what depends on the table allows.
 
-    statement_timeout, lock_timeout: seconds, 0 for none.
+    statement_timeout, lock_timeout: seconds, 0 for none. silence_timeout: seconds in which the server may say nothing
+    until it is asked over a second connection whether it is still working (docs/postgres.md); 0: it is never asked.
     """
 
     full_refresh: Literal["auto", "swap", "truncate", "delete"] = "auto"
     statement_timeout: float = field(default=0.0, validator=ge(0))
     lock_timeout: float = field(default=60.0, validator=ge(0))
+    silence_timeout: float = field(default=SILENCE, validator=ge(0))
 
 
 @frozen
 class PostgresStateOptions(StateOptions):
     """schema: where the tables of the state are, ``__dpone__state``, ``__dpone__state_history``, ``__dpone__locks``,
-    and ``__dpone__manifests`` and ``__dpone__partitions`` of loads in parts."""
+    and ``__dpone__manifests`` and ``__dpone__partitions`` of loads in parts. lock_timeout, silence_timeout: as of the
+    sink."""
 
     schema: str = "public"
     lock_timeout: float = field(default=60.0, validator=ge(0))
+    silence_timeout: float = field(default=SILENCE, validator=ge(0))

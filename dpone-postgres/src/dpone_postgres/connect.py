@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import math
 import os
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import lru_cache
@@ -16,19 +18,22 @@ import psycopg
 from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict
 
+from dpone import stopping
 from dpone.errors import ConfigError, DponeError
 from dpone.schema import Name
 from dpone.secret import CLEAR, Secret, unclear
+from dpone_postgres.config import SILENCE
 from dpone_postgres.errors import failing
+from dpone_postgres.waiting import WHO, Connection, GivenUp, Peer, end_forsaken
 
 OLDEST = 130000  # oldest release that was tried: 15; oldest that has what is used (pg_snapshot, ADD COLUMN default): 13
 _ALIASES = {"database": "dbname", "username": "user"}
 _FORMS = "write postgres://user@host:5432/database, fields (host, port, dbname, user, password) or libpq's key=value"
 
-# A dead peer is noticed within a minute, also one that never says so (failures of the network, stopped machines).
+# A machine that is gone is noticed within a minute, and by the server in two; see ``waiting`` for what else is silent.
 _DEFAULTS = {
     "application_name": "dpone", "connect_timeout": "10", "keepalives": "1", "keepalives_idle": "30",
-    "keepalives_interval": "10", "keepalives_count": "3", "tcp_user_timeout": "60000",
+    "keepalives_interval": "10", "keepalives_count": "3",
 }  # fmt: skip
 
 # What our texts rely on, whatever role and database say (runtime-config-client of the PostgreSQL documentation).
@@ -36,6 +41,7 @@ _SETTINGS = {
     "standard_conforming_strings": "on", "TimeZone": "UTC", "DateStyle": "ISO, YMD", "IntervalStyle": "postgres",
     "extra_float_digits": "1", "bytea_output": "hex", "xmloption": "content",
     "idle_in_transaction_session_timeout": "0", "default_transaction_isolation": "read committed",
+    "tcp_keepalives_idle": "60", "tcp_keepalives_interval": "15", "tcp_keepalives_count": "4",
 }  # fmt: skip
 
 # A commit that the server forgets when it crashes must not be reported as done: the state is saved after it, and the
@@ -162,12 +168,13 @@ def connect(
     *,
     lock_timeout: float = 0,
     statement_timeout: float = 0,
+    silence_timeout: float = SILENCE,
     row_security: str | None = None,
-) -> psycopg.Connection[Any]:
+) -> Connection:
     """In autocommit mode: transactions are begun and ended by statements. Errors are of ``kind``. row_security: with
     ``off``, a query from which a policy would hide rows is an error (runtime-config-client); None: as it is."""
     with failing(kind, f"connect to {where(given)}"):
-        db = psycopg.connect(**given, autocommit=True, prepare_threshold=None)  # type: ignore[arg-type]
+        db = Connection.connect(**_in_haste(given), autocommit=True, prepare_threshold=None)  # type: ignore[arg-type]
     try:
         if db.info.server_version < OLDEST:
             found = f"PostgreSQL {db.info.parameter_status('server_version')}"
@@ -177,8 +184,26 @@ def connect(
         settings |= {"row_security": row_security} if row_security else {}
         with failing(kind, f"connect to {where(given)}"):
             one = ", ".join(f"set_config('{name}', '{value}', false)" for name, value in settings.items())
-            db.execute(f"SELECT {one}, {_DURABLE}")
+            db.until = time.monotonic() + SILENCE
+            [(started, pid, since, *_)] = db.execute(f"SELECT {WHO}, {one}, {_DURABLE}".encode()).fetchall()
+            db.until, db.peer = None, Peer(same_server(given, db), silence_timeout, started, pid, since)
+            end_forsaken(db, started)
     except BaseException:
         db.close()
         raise
     return db
+
+
+def _in_haste(given: Mapping[str, str]) -> Mapping[str, str]:
+    """After a signal; psycopg waits for two seconds at least."""
+    left = stopping.left(math.inf)
+    if not left:
+        raise GivenUp("the run was interrupted")
+    return given if left == math.inf else {**given, "connect_timeout": str(max(2, int(left)))}
+
+
+def same_server(given: Mapping[str, str], db: psycopg.Connection[Any]) -> dict[str, str]:
+    """How to connect to the very server of ``db``: of several hosts, or of several addresses of one name."""
+    info = db.info
+    here = {"host": info.host, "hostaddr": info.hostaddr, "port": str(info.port)}
+    return {**given, **{name: value for name, value in here.items() if value}}

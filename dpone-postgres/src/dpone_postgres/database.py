@@ -23,6 +23,7 @@ from dpone_postgres.config import PostgresSinkOptions
 from dpone_postgres.connect import connect, where
 from dpone_postgres.errors import failing
 from dpone_postgres.rows import as_type, csv, pieces
+from dpone_postgres.waiting import Connection, asking
 
 _HOLE = "\0"  # no identifier and no literal can hold it, so that it needs no escaping
 
@@ -125,7 +126,7 @@ class _Session:
     """One connection, whichever targets are written over it. ``locked``: those that every transaction locks, which is
     while a load is committed."""
 
-    db: psycopg.Connection[Any] | None = None
+    db: Connection | None = None
     locked: tuple[Name, ...] = ()
     idle: deque[_Session] = Factory(deque)  # others, over which parts were staged at once
 
@@ -167,11 +168,15 @@ class PostgresDatabase:
     def where(self) -> str:
         return where(self._given)
 
-    def connection(self) -> psycopg.Connection[Any]:
+    def connection(self) -> Connection:
         if self._session.db is None:
             options = self._options
             self._session.db = connect(
-                self._given, SinkError, lock_timeout=options.lock_timeout, statement_timeout=options.statement_timeout
+                self._given,
+                SinkError,
+                lock_timeout=options.lock_timeout,
+                statement_timeout=options.statement_timeout,
+                silence_timeout=options.silence_timeout,
             )
         return self._session.db
 
@@ -229,8 +234,7 @@ class PostgresDatabase:
             return self._run(sql, parameters).fetchall()
 
     def _run(self, sql: str, parameters: Sequence[Any]) -> psycopg.Cursor[Any]:
-        cursor: psycopg.Cursor[Any] = psycopg.RawCursor(self.connection())
-        return cursor.execute(numbered(sql), parameters or None)
+        return asking(self.connection(), sql).execute(numbered(sql), parameters or None)
 
     def _failing(self) -> AbstractContextManager[None]:
         return failing(SinkError, f"write {self._target} at {self.where}")
@@ -309,8 +313,8 @@ class PostgresDatabase:
     def _copy_in(self, table: Name, names: Sequence[str], binary_form: bool, freeze: bool) -> Iterator[psycopg.Copy]:
         into = f"{self.dialect.name(table)} ({self.dialect.columns(names)})"
         options = f"FORMAT {'binary' if binary_form else 'csv'}{', FREEZE' if freeze else ''}"
-        cursor = self.connection().cursor()
-        with self._failing(), cursor.copy(f"COPY {into} FROM STDIN ({options})") as copy:
+        sql = f"COPY {into} FROM STDIN ({options})"
+        with self._failing(), asking(self.connection(), sql).copy(sql) as copy:
             yield copy
 
     @contextmanager

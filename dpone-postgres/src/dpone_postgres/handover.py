@@ -12,9 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from itertools import islice
-from typing import Any
 
-import psycopg
 import pyarrow as pa
 
 from dpone.cdc import Spool
@@ -31,6 +29,7 @@ from dpone_postgres.pgoutput import SPECIAL_TODO, lsn_number, mark
 from dpone_postgres.publication import Published
 from dpone_postgres.transfer import copy_out
 from dpone_postgres.types import SPECIAL, Column
+from dpone_postgres.waiting import Connection
 
 _BATCH_ROWS = 10_000
 DIALECT = PostgresDialect()
@@ -38,15 +37,16 @@ DIALECT = PostgresDialect()
 
 @contextmanager
 def at_slot(
-    given: Mapping[str, str], tables: Sequence[Published], failed: str, lock_timeout: float
-) -> Iterator[tuple[psycopg.Connection[Any], int]]:
+    given: Mapping[str, str], tables: Sequence[Published], failed: str, **limits: float
+) -> Iterator[tuple[Connection, int]]:
     """A transaction that sees what was committed before the LSN, and nothing else. Waits for transactions that write,
     up to ``lock_timeout`` seconds. The tables are locked before it begins to see: to those who looked before, a table
     is empty after TRUNCATE and after an ALTER that writes it anew (MVCC Caveats)."""
-    db = connect({**given, "replication": "database"}, SourceError, lock_timeout=lock_timeout, row_security="off")
+    db = connect({**given, "replication": "database"}, SourceError, row_security="off", **limits)
     try:
         name = f"dpone_snapshot_{ulid().lower()}"
         with failing(SourceError, failed):
+            db.doing = "CREATE_REPLICATION_SLOT"
             db.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             locked = ", ".join(f"{'' if t.kind == 'p' else 'ONLY '}{DIALECT.name(t.name)}" for t in tables)
             db.execute(f"LOCK TABLE {locked} IN ACCESS SHARE MODE".encode())
@@ -66,7 +66,7 @@ class SnapshotTable:
         fields = [c.field(text=text and c.kind in SPECIAL) for c in columns]
         self.change = ChangeTable(pa.schema(fields), tuple(n for n in table.columns if n in table.key))
 
-    def spool(self, db: psycopg.Connection[Any], spool: Spool, point: int, at: datetime, ordinal: int) -> int:
+    def spool(self, db: Connection, spool: Spool, point: int, at: datetime, ordinal: int) -> int:
         """As changes of the commit at ``point`` that come after ``ordinal``; the ordinal of the last."""
         failed, name = f"read table {self._table.name}", str(self._table.name)
         pairs = zip(self._columns, self._as_text, strict=True)

@@ -14,7 +14,8 @@ from typing import Any
 import psycopg
 from psycopg import pq
 
-from dpone_postgres.transfer import expect, result_of, wait
+from dpone_postgres.transfer import result_of, send
+from dpone_postgres.waiting import Connection, Patience
 
 HEADER = 25  # of XLogData, before pgoutput's own message
 _ASK_AGAIN = 0.05  # seconds
@@ -23,21 +24,20 @@ _STATUS = struct.Struct("!cQQQQB")
 _POSITION = struct.Struct("!Q")
 
 
-def streamed(db: psycopg.Connection[Any], command: str, upto: int, patience: float = 0) -> Iterator[bytes]:
+def streamed(db: Connection, command: str, upto: int) -> Iterator[bytes]:
     """XLogData messages. Ends when the server says that it has sent all up to ``upto``: it is asked whenever it has
     nothing more at hand. A bound at the end of a page may lie in the midst of a record that is not written to its end;
-    then it is enough that the server has come into that page and stands still. ``patience`` as in ``copy_out``. The
-    connection is of no more use afterwards. Raises psycopg.Error."""
+    then it is enough that the server has come into that page and stands still. The connection is of no more use
+    afterwards. Raises psycopg.Error."""
     raw = db.pgconn
-    raw.send_query(command.encode())
-    expect(raw, pq.ExecStatus.COPY_BOTH, patience)
-    heard, asked, stood = time.monotonic(), False, -1
+    send(db, command, pq.ExecStatus.COPY_BOTH)
+    patience, asked, stood = Patience(db), False, -1
     while True:
         size, message = raw.get_copy_data(1)
         if size < 0:
-            _ended(raw, patience)
+            _ended(db)
         if size > 0:
-            heard = time.monotonic()
+            patience.heard()
             data = bytes(message)
             if data[:1] == b"w":
                 yield data
@@ -49,11 +49,11 @@ def streamed(db: psycopg.Connection[Any], command: str, upto: int, patience: flo
                 _tell(raw, ask=False)
             stood, asked = (reached, False) if asked else (stood, asked)
             continue
-        if not asked and (stood < 0 or not wait(raw, _ASK_AGAIN)):
+        if not asked and (stood < 0 or not patience.readable(_ASK_AGAIN)):
             _tell(raw, ask=True)
             asked = True
-        if asked and not wait(raw, 1.0) and patience and time.monotonic() > heard + patience:
-            raise psycopg.OperationalError(f"timeout: the server said nothing for {patience:g} s")
+        if asked:
+            patience.readable()
 
 
 def _tell(raw: Any, ask: bool) -> None:
@@ -63,9 +63,9 @@ def _tell(raw: Any, ask: bool) -> None:
     raw.flush()
 
 
-def _ended(raw: Any, patience: float) -> None:
+def _ended(db: Connection) -> None:
     """The server ended the stream by itself, which it does to say what is wrong, or when it stops."""
-    result = result_of(raw, patience)
+    result = result_of(db)
     if result is not None and result.status == pq.ExecStatus.FATAL_ERROR:
         raise psycopg.errors.error_from_result(result)
     raise psycopg.OperationalError("server closed the connection")

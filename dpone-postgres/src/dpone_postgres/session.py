@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import select
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -14,9 +13,11 @@ from dpone.errors import Category, DponeError, SourceError
 from dpone.schema import PREFIX, Name
 from dpone_postgres import types
 from dpone_postgres.config import PostgresSourceOptions
-from dpone_postgres.connect import connect, where
+from dpone_postgres.connect import connect, same_server, where
 from dpone_postgres.database import PostgresDialect, numbered
 from dpone_postgres.errors import failing, hidden, sqlstate
+from dpone_postgres.transfer import begin_copy, end_copy
+from dpone_postgres.waiting import Connection, asking, wait
 
 _BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 
@@ -53,9 +54,9 @@ class Session:
     def __init__(self, given: Mapping[str, str], options: PostgresSourceOptions, name: str) -> None:
         self._given, self._options, self._name = given, options, name
         self._failed = f"read {name} at {where(given)}"
-        self._db: psycopg.Connection[Any] | None = None
+        self._db: Connection | None = None
 
-    def connection(self) -> psycopg.Connection[Any]:
+    def connection(self) -> Connection:
         if self._db is None or self._db.closed:
             options = self._options
             self._db = connect(
@@ -64,6 +65,7 @@ class Session:
                 lock_timeout=options.lock_timeout,
                 statement_timeout=options.statement_timeout,
                 row_security=options.row_security,
+                silence_timeout=options.silence_timeout,
             )
         return self._db
 
@@ -86,10 +88,7 @@ class Session:
     def beside(self) -> Session:
         """Another one with the very server of this: of several hosts, or of several addresses of one name, only that
         one knows a snapshot that was exported here."""
-        info = self.connection().info
-        here = {"host": info.host, "hostaddr": info.hostaddr, "port": str(info.port)}
-        found = {**self._given, **{name: value for name, value in here.items() if value}}
-        return Session(found, self._options, self._name)
+        return Session(same_server(self._given, self.connection()), self._options, self._name)
 
     @property
     def open(self) -> bool:
@@ -144,8 +143,7 @@ class Session:
 
     def run(self, sql: str, given: Sequence[Any] = ()) -> psycopg.Cursor[Any]:
         with self._failing():
-            cursor: psycopg.Cursor[Any] = psycopg.RawCursor(self.connection())
-            return cursor.execute(numbered(sql), given or None)
+            return asking(self.connection(), sql).execute(numbered(sql), given or None)
 
     def rows(self, sql: str, given: Sequence[Any] = ()) -> list[Any]:
         with self._failing():
@@ -154,6 +152,7 @@ class Session:
     def stream(self, sql: str) -> Iterator[tuple[Any, ...]]:
         """Rows of a query of any size, a few thousand at a time."""
         db = self.connection()
+        db.doing = "FETCH"
         with self._failing(), db.cursor(PREFIX + "rows") as cursor:
             cursor.itersize = 5_000
             yield from cursor.execute(sql)
@@ -168,9 +167,8 @@ class Session:
         """
         db = self.connection()
         with self._failing():
+            begin_copy(db, sql)
             raw = db.pgconn
-            raw.send_query(f"COPY ({sql}) TO STDOUT (FORMAT binary)".encode())
-            _until_copying(raw)
             get, done = raw.get_copy_data, False
             block: list[Any] = []
             left, room, dry = rows, size, False
@@ -188,7 +186,7 @@ class Session:
                     elif length < 0:
                         break
                     elif dry:
-                        _wait(raw)
+                        wait(db)
                     else:  # a look costs less than to wait, which would hand the interpreter to the other thread
                         raw.consume_input()
                     dry = length == 0
@@ -196,7 +194,7 @@ class Session:
             finally:
                 if not done:
                     db.close()
-            _require_ok(raw)
+            end_copy(db)
             yield block
 
 
@@ -205,38 +203,3 @@ def lost_snapshot(failed: str) -> SourceError:
     found = SourceError(failed, "the snapshot of the window is gone", "begin a new window: run again")
     found.category = Category.TRANSIENT
     return found
-
-
-def _until_copying(raw: Any) -> None:
-    result = _result(raw)
-    if result is None or result.status != psycopg.pq.ExecStatus.COPY_OUT:
-        _fail(raw, result)
-
-
-def _require_ok(raw: Any) -> None:
-    """The command's own result, then the end."""
-    result = _result(raw)
-    if result is None or result.status != psycopg.pq.ExecStatus.COMMAND_OK:
-        _fail(raw, result)
-    while _result(raw) is not None:
-        pass
-
-
-def _fail(raw: Any, result: Any) -> None:
-    error = psycopg.errors.error_from_result(result) if result is not None else psycopg.OperationalError("no answer")
-    while raw.status == psycopg.pq.ConnStatus.OK and _result(raw) is not None:
-        pass
-    raise error
-
-
-def _result(raw: Any) -> Any:
-    raw.flush()
-    while raw.is_busy():
-        _wait(raw)
-    return raw.get_result()
-
-
-def _wait(raw: Any) -> None:
-    while not select.select([raw.socket], [], [], 10.0)[0]:
-        pass
-    raw.consume_input()

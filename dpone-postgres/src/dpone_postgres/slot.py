@@ -19,9 +19,11 @@ from dpone.position import Position
 from dpone_postgres.database import TIMELINE, numbered
 from dpone_postgres.errors import failing
 from dpone_postgres.pgoutput import lsn_number, lsn_text, mark
+from dpone_postgres.waiting import asking
 
 KIND = PostgresLogicalOffset.backend
 PLUGIN = "pgoutput"
+_LONGEST = 30.0  # seconds to wait for a slot that a closed connection of ours still holds
 _PATIENT = 0.5  # seconds until a server that is busy with a long transaction is told to stop sending it
 ANEW = "load anew with 'dpone cdc drop', 'dpone cdc create' and 'dpone run --full-refresh' (docs/postgres-cdc.md)"
 # Also where nobody knows whether the stream was loaded before: a full refresh of a new stream is its first load.
@@ -46,8 +48,7 @@ WHERE backend_xid IS NOT NULL AND pid <> pg_catalog.pg_backend_pid() ORDER BY xa
 def rows(db: psycopg.Connection[Any], failed: str, sql: str, given: Sequence[Any] = ()) -> list[Any]:
     """Parameters stand where the text has NUL, as in ``PostgresDatabase``."""
     with failing(SourceError, failed):
-        cursor: psycopg.Cursor[Any] = psycopg.RawCursor(db)
-        return cursor.execute(numbered(sql), given or None).fetchall()
+        return asking(db, sql).execute(numbered(sql), given or None).fetchall()
 
 
 @frozen
@@ -163,6 +164,11 @@ def release(db: psycopg.Connection[Any], name: str, pid: int, failed: str) -> No
         if time.monotonic() > first + _PATIENT and not told:
             rows(db, failed, "SELECT pg_catalog.pg_terminate_backend(\0)", (pid,))
             told = True
+        if time.monotonic() > first + _LONGEST:
+            todo = "run again; if it stays, end that process with pg_terminate_backend"
+            error = SourceError(failed, f"process {pid} of the server still holds slot {name}", todo)
+            error.category = Category.TRANSIENT
+            raise error
         time.sleep(0.01)
 
 

@@ -21,6 +21,7 @@ from dpone_postgres.config import PostgresSinkOptions, PostgresStateOptions
 from dpone_postgres.connect import connect, parameters, where
 from dpone_postgres.database import PostgresDatabase, PostgresDialect, numbered
 from dpone_postgres.errors import failing
+from dpone_postgres.waiting import Connection, asking
 
 HISTORY = 50
 _TABLES = {
@@ -39,7 +40,8 @@ class PostgresState:
         options = spec.options if isinstance(spec.options, PostgresStateOptions) else PostgresStateOptions()
         if spec.connection is None:
             raise ConfigError("read state", "no connection", "write connection: postgres://...")
-        self._given, self._timeout = parameters(spec.connection), options.lock_timeout
+        self._given = parameters(spec.connection)
+        self._lock_timeout, self._silence_timeout = options.lock_timeout, options.silence_timeout
         self._schema = options.schema
         dialect = PostgresDialect()
         self._names = {name: f"{dialect.quote(options.schema)}.{dialect.quote(name)}" for name in _TABLES}
@@ -147,43 +149,43 @@ class PostgresState:
     def partitions(self) -> SqlPartitionManifestStore:
         """In the same schema."""
         heads = Name((self._schema, "__dpone__manifests"))
-        options = PostgresSinkOptions(lock_timeout=self._timeout)
+        options = PostgresSinkOptions(lock_timeout=self._lock_timeout, silence_timeout=self._silence_timeout)
         return SqlPartitionManifestStore(lambda: closing(_Manifests(self._given, options, heads)), heads)
 
     def close(self) -> None:
         """Nothing is held between calls."""
 
-    def _connect(self) -> psycopg.Connection[Any]:
-        return connect(self._given, StateError, lock_timeout=self._timeout)
+    def _connect(self) -> Connection:
+        return connect(self._given, StateError, lock_timeout=self._lock_timeout, silence_timeout=self._silence_timeout)
 
-    def _known(self, db: psycopg.Connection[Any]) -> bool:
+    def _known(self, db: Connection) -> bool:
         sql = "SELECT count(*) FROM pg_catalog.pg_tables WHERE schemaname = \0 AND tablename = ANY (\0)"
         return bool(_rows(db, sql, [self._schema, [*_TABLES]])[0][0] == len(_TABLES))
 
     @contextmanager
-    def _reading(self, failed: str) -> Iterator[psycopg.Connection[Any] | None]:
+    def _reading(self, failed: str) -> Iterator[Connection | None]:
         """None if there is no state yet; looking creates nothing."""
-        with failing(StateError, failed), closing(self._connect()) as db:
+        with failing(StateError, f"{failed} at {where(self._given)}"), closing(self._connect()) as db:
             yield db if self._known(db) else None
 
     @contextmanager
-    def _writing(self, failed: str, key: str) -> Iterator[psycopg.Connection[Any]]:
+    def _writing(self, failed: str, key: str) -> Iterator[Connection]:
         """One transaction that holds the key from its start, also where there is no row yet; durable at the end."""
-        with failing(StateError, failed), closing(self._connect()) as db:
+        with failing(StateError, f"{failed} at {where(self._given)}"), closing(self._connect()) as db:
             if not self._known(db):
                 self._create(db)
             with db.transaction():
                 _lock(db, f"state {key}")
                 yield db
 
-    def _create(self, db: psycopg.Connection[Any]) -> None:
+    def _create(self, db: Connection) -> None:
         """By one runner at a time: CREATE TABLE IF NOT EXISTS does not see that another transaction is at it."""
         with db.transaction():
             _lock(db, f"tables of state {self._schema}")
             for name, columns in _TABLES.items():
                 _run(db, f"CREATE TABLE IF NOT EXISTS {self._names[name]} ({columns})")
 
-    def _row(self, db: psycopg.Connection[Any], key: str) -> tuple[int, str | None, Any] | None:
+    def _row(self, db: Connection, key: str) -> tuple[int, str | None, Any] | None:
         found = _rows(db, f"SELECT version, value, saved_at FROM {self._state} WHERE key = \0", [key])
         return (found[0][0], found[0][1], found[0][2]) if found else None
 
@@ -210,15 +212,15 @@ class PostgresLease:
         self.state.extend(self)
 
 
-def _run(db: psycopg.Connection[Any], sql: str, given: Sequence[Any] = ()) -> psycopg.Cursor[Any]:
-    return psycopg.RawCursor(db).execute(numbered(sql), given or None)
+def _run(db: Connection, sql: str, given: Sequence[Any] = ()) -> psycopg.Cursor[Any]:
+    return asking(db, sql).execute(numbered(sql), given or None)
 
 
-def _rows(db: psycopg.Connection[Any], sql: str, given: Sequence[Any] = ()) -> list[Any]:
+def _rows(db: Connection, sql: str, given: Sequence[Any] = ()) -> list[Any]:
     return _run(db, sql, given).fetchall()
 
 
-def _lock(db: psycopg.Connection[Any], text: str) -> None:
+def _lock(db: Connection, text: str) -> None:
     _run(db, "SELECT pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended(\0, 0))", [text])
 
 

@@ -1,24 +1,25 @@
-"""``COPY .. TO STDOUT`` below psycopg's own iterator, which takes three times as long per row."""
+"""``COPY .. TO STDOUT`` below psycopg's own iterator, which takes three times as long per row.
+
+Never with a blocking call, which would hold the interpreter's lock.
+"""
 
 from __future__ import annotations
 
-import select
-import time
 from collections.abc import Generator
 from typing import Any
 
 import psycopg
 from psycopg import pq
 
+from dpone_postgres.waiting import Connection, wait
 
-def copy_out(db: psycopg.Connection[Any], sql: str, patience: float = 0) -> Generator[bytes, None, None]:
-    """Rows of binary COPY, without the file's header and trailer. Never with a blocking call, which would hold the
-    interpreter's lock. ``patience``: seconds in which the server must say something, 0 for ever; a connection can be
-    dead without a word (PG-23). What is not read to its end is closed. Raises psycopg.Error."""
+
+def copy_out(db: Connection, sql: str) -> Generator[bytes, None, None]:
+    """Rows of binary COPY, without the file's header and trailer. What is not read to its end is closed. Raises
+    psycopg.Error."""
     raw, done = db.pgconn, False
     try:
-        raw.send_query(f"COPY ({sql}) TO STDOUT (FORMAT binary)".encode())
-        expect(raw, pq.ExecStatus.COPY_OUT, patience)
+        begin_copy(db, sql)
         get, first = raw.get_copy_data, True
         while True:
             size, message = get(1)
@@ -28,43 +29,49 @@ def copy_out(db: psycopg.Connection[Any], sql: str, patience: float = 0) -> Gene
                 if row != b"\xff\xff":
                     yield row
             elif size == 0:
-                _wait(raw, patience)
+                wait(db)
             else:
                 break
-        expect(raw, pq.ExecStatus.COMMAND_OK, patience)
-        while result_of(raw, patience) is not None:
-            pass
+        end_copy(db)
         done = True
     finally:
         if not done:
             db.close()
 
 
-def expect(raw: Any, status: pq.ExecStatus, patience: float) -> None:
-    result = result_of(raw, patience)
-    if result is None:
-        raise psycopg.OperationalError("server closed the connection")
-    if result.status != status:
-        raise psycopg.errors.error_from_result(result)
+def begin_copy(db: Connection, sql: str) -> None:
+    send(db, f"COPY ({sql}) TO STDOUT (FORMAT binary)", pq.ExecStatus.COPY_OUT)
 
 
-def result_of(raw: Any, patience: float) -> Any:
+def end_copy(db: Connection) -> None:
+    """The command's own result, then the end."""
+    _expect(db, pq.ExecStatus.COMMAND_OK)
+    while result_of(db) is not None:
+        pass
+
+
+def send(db: Connection, command: str, status: pq.ExecStatus) -> None:
+    """Raises psycopg.Error unless the server answers with this status."""
+    db.doing = command.partition(" ")[0]
+    db.pgconn.send_query(command.encode())
+    _expect(db, status)
+
+
+def _expect(db: Connection, status: pq.ExecStatus) -> None:
+    result = result_of(db)
+    if result is not None and result.status == status:
+        return
+    error: psycopg.Error = psycopg.OperationalError("server closed the connection")
+    if result is not None:
+        error = psycopg.errors.error_from_result(result)
+    while db.pgconn.status == pq.ConnStatus.OK and result_of(db) is not None:
+        pass
+    raise error
+
+
+def result_of(db: Connection) -> Any:
+    raw = db.pgconn
     raw.flush()
     while raw.is_busy():
-        _wait(raw, patience)
+        wait(db)
     return raw.get_result()
-
-
-def _wait(raw: Any, patience: float) -> None:
-    last = time.monotonic() + patience
-    while not wait(raw, 1.0):
-        if patience and time.monotonic() > last:
-            raise psycopg.OperationalError(f"timeout: the server said nothing for {patience:g} s")
-
-
-def wait(raw: Any, seconds: float) -> bool:
-    """True if the server has said something meanwhile."""
-    said = bool(select.select([raw.socket], [], [], seconds)[0])
-    if said:
-        raw.consume_input()
-    return said

@@ -66,15 +66,15 @@ def main(args: Sequence[str] | None = None) -> None:
     except click.ClickException as error:
         _usage(error, args)
     except (KeyboardInterrupt, click.Abort, Interrupted) as error:
-        _fail(type(error).__name__, ["interrupted"], 130, args)
+        fail(type(error).__name__, ["interrupted"], 130, args)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except Exception as error:  # whatever a connector raises, an operator reads one line
         _debug()
         if isinstance(error, DponeError):
-            _fail(type(error).__name__, str(error).splitlines(), error.exit_code, args)
-        _fail(type(error).__name__, [f"{_one_line(error)}; set DPONE_DEBUG=1 for the traceback"], 1, args)
+            fail(type(error).__name__, str(error).splitlines(), error.exit_code, args)
+        fail(type(error).__name__, [f"{_one_line(error)}; set DPONE_DEBUG=1 for the traceback"], 1, args)
 
 
 def _one_line(error: Exception) -> str:
@@ -89,7 +89,7 @@ def _usage(error: click.ClickException, args: Sequence[str]) -> None:
     context = getattr(error, "ctx", None)
     program = context.command_path if context else "dpone"
     line = f"{message[:1].lower()}{message[1:].rstrip('.')}; see '{program} --help'"
-    _fail(type(error).__name__, [line], 2, args)
+    fail(type(error).__name__, [line], 2, args)
 
 
 def _debug() -> None:
@@ -101,7 +101,7 @@ def _debug() -> None:
         click.echo(redact(traceback.format_exc()), err=True)
 
 
-def _fail(kind: str, lines: list[str], exit_code: int, args: Sequence[str]) -> None:
+def fail(kind: str, lines: list[str], exit_code: int, args: Sequence[str]) -> None:
     """Print a failure. A command prints its JSON last of all, so nothing is on stdout yet."""
     import json
 

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import select
 import signal
+import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from dpone import stopping
 from dpone.errors import Interrupted
 
 if TYPE_CHECKING:
@@ -44,21 +50,74 @@ def emit_findings(format_: str, findings: Sequence[Finding], **more: Any) -> int
 
 
 @contextlib.contextmanager
-def interruptible() -> Iterator[None]:
-    """SIGINT and SIGTERM raise Interrupted in the main thread; a second one does what it always did."""
+def interruptible(last_words: Callable[[], None] | None = None) -> Iterator[None]:
+    """SIGINT and SIGTERM raise Interrupted in the main thread, which then has a few seconds to clean up. A second
+    signal, or the end of these seconds (``stopping.LAST``), ends the process as SIGKILL would, which every step of a
+    run survives, but for ``last_words``: what the command still prints.
+
+    The signal is seen by a thread of its own: the main thread may be in a call that does not return.
+    """
+
+    told = False
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        signal.signal(number, before[signal.Signals(number)])
-        raise Interrupted(signal.Signals(number).name)
+        nonlocal told
+        if not told:
+            told = True
+            raise Interrupted(signal.Signals(number).name)
 
-    before: dict[int, Any] = {
-        int(number): signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)
-    }
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    woken = signal.set_wakeup_fd(write)
+    watch = threading.Thread(target=_watch, args=(read, last_words), name="dpone-signals", daemon=True)
+    watch.start()
     try:
         yield
     finally:
+        signal.set_wakeup_fd(woken)
         for number, handler in before.items():
             signal.signal(number, handler)
+        os.write(write, _DONE)
+        watch.join(stopping.SLICE)
+        stopping.reset()
+        os.close(write)
+
+
+_DONE = b"\0"  # no signal has this number
+
+
+def _watch(read: int, last_words: Callable[[], None] | None) -> None:
+    """Python writes the number of each signal it handles to the pipe (``signal.set_wakeup_fd``)."""
+    until: float | None = None
+    while True:
+        wait = None if until is None else max(0.0, until - time.monotonic())
+        came = os.read(read, 1) if select.select([read], [], [], wait)[0] else b""
+        if came == _DONE:
+            os.close(read)
+            return
+        if came and came[0] not in (signal.SIGINT, signal.SIGTERM):
+            continue
+        if until is not None:
+            _leave(last_words)
+        stopping.begin()
+        until = time.monotonic() + stopping.LAST
+
+
+def _leave(last_words: Callable[[], None] | None) -> None:
+    """Nobody may read what is printed, or the main thread may hold what printing needs: then it is not waited for."""
+    words = threading.Thread(target=last_words or _interrupted, daemon=True)
+    words.start()
+    words.join(0.5)
+    os._exit(130)
+
+
+def _interrupted() -> None:
+    from dpone.cli import fail
+
+    with contextlib.suppress(SystemExit):
+        fail("Interrupted", ["interrupted"], 130, sys.argv[1:])
+    sys.stdout.flush()
 
 
 def error_text(error: OSError | ValueError) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,6 +11,7 @@ from dpone.cli.output import emit, error_text, format_option, interruptible, pip
 from dpone.errors import ConfigError, Interrupted
 
 if TYPE_CHECKING:
+    from dpone.engine import Run
     from dpone.report import ContractReport, RunReport, StreamReport
 
 
@@ -25,7 +27,21 @@ if TYPE_CHECKING:
 @format_option
 def run(pipeline: str, format_: str, file: str | None, log_format: str, quiet: bool, **options: Any) -> int:
     """Run a pipeline: read, stage, commit, save."""
-    with interruptible():
+    job: Run | None = None
+
+    def interrupted() -> None:
+        """What the run has done so far, while it may still be at work."""
+        if job is not None:
+            job.report.finish(interrupted=True)
+            tell(job.report)
+
+    def tell(report: RunReport) -> bool:
+        written = file is None or _write(report, file)
+        _show(report, format_)
+        sys.stdout.flush()
+        return written
+
+    with interruptible(interrupted):
         from dpone.engine import Run
         from dpone.observe.progress import observer
         from dpone.pipeline import Pipeline
@@ -33,13 +49,13 @@ def run(pipeline: str, format_: str, file: str | None, log_format: str, quiet: b
         job = Run(Pipeline.from_yaml(pipeline), **options)
         if file is not None:
             _create(file)
-        with observer(job.plugins, log_format, quiet):
-            try:
+        try:
+            with observer(job.plugins, log_format, quiet):
                 job.execute()
-            except (KeyboardInterrupt, Interrupted):
-                job.report.finish(interrupted=True)  # again, should a second signal have cut the first short
-    written = file is None or _write(job.report, file)
-    _show(job.report, format_)
+        except (KeyboardInterrupt, Interrupted):
+            interrupted()
+            return 130
+    written = tell(job.report)
     return job.report.exit_code or (0 if written else 1)
 
 
@@ -77,9 +93,10 @@ def _write(report: RunReport, file: str) -> bool:
 
     from dpone.secret import redacted
 
+    text = json.dumps(redacted(report.to_json()), indent=2)
     try:
-        with open(file, "w", encoding="utf-8") as out:
-            json.dump(redacted(report.to_json()), out, indent=2)
+        with open(file, "wb", buffering=0) as out:  # at once: a signal ends the process between two writes
+            out.write(text.encode())
     except OSError as error:  # the run is done all the same, and stdout still has its report
         click.echo(f"error: write the report {file}: {error_text(error)}; the report on stdout is whole", err=True)
         return False

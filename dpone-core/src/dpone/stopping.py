@@ -1,0 +1,42 @@
+"""How long may still be waited once a signal has told the process to stop. A signal is the process's, and so is this.
+
+Whoever waits for something outside (a server, a lock, another thread) waits in slices of at most a second and asks
+``left`` for each. After a signal the answer shrinks to nothing: first for the threads that move rows, which nobody will
+commit, then for the main thread, which rolls back, releases its lease and reports. What waits elsewhere, as a driver
+does or the operating system, is left behind when the process ends at ``LAST``.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+
+THREADS, MAIN, LAST = 2.0, 6.0, 9.0  # seconds after the signal
+SLICE = 1.0
+
+_since: float | None = None
+
+
+def begin() -> None:
+    """A signal has come. Once begun, a second call changes nothing."""
+    global _since
+    if _since is None:
+        _since = time.monotonic()
+
+
+def begun() -> bool:
+    return _since is not None
+
+
+def reset() -> None:
+    """The command that the signal was meant for has ended."""
+    global _since
+    _since = None
+
+
+def left(seconds: float = SLICE) -> float:
+    """``seconds``, or what a signal has left of them to the thread that asks; 0: give up now."""
+    if _since is None:
+        return seconds
+    grace = MAIN if threading.current_thread() is threading.main_thread() else THREADS
+    return max(0.0, min(seconds, _since + grace - time.monotonic()))
