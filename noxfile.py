@@ -33,7 +33,7 @@ VERSION = "1.0.0"
 AT_ONCE = ("-n", "auto")  # of pytest-xdist: tests that mostly wait for processes of their own and for servers
 GROUPS = nox.project.load_toml(ROOT / "pyproject.toml")
 CHECKS = {
-    "tests": ("pytest", "--ignore=tests/docs"),
+    "tests": ("pytest", *AT_ONCE, "--ignore=tests/docs"),
     "lint": ("ruff", "check"),
     "format": ("ruff", "format", "--check"),
     "typing": ("mypy", *(f"{folder}/src" for folder in (CORE, *CONNECTORS, EXAMPLE))),
