@@ -4,8 +4,8 @@ A sample of mutants, drawn by a seed, is made of the modules below, one at a tim
 tests that run the changed line are run, the fastest first, until one fails (the mutant is killed) or none has (it
 survives). equivalent.toml lists mutants that change nothing, each with the reason.
 
-mutmut and cosmic-ray were looked at first. mutmut changes no decorated function (our properties, context managers and class
-methods), and neither draws a sample by a seed; cosmic-ray runs one command for all mutants, here the whole suite.
+mutmut and cosmic-ray were looked at first. mutmut changes no decorated function (our properties, context managers and
+class methods), and neither draws a sample by a seed; cosmic-ray runs one command for all mutants, here the whole suite.
 """
 
 from __future__ import annotations
