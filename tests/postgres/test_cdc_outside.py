@@ -619,6 +619,22 @@ def test_OUT_03_PG_21_partitions_under_their_own_names_are_tables_like_others(
     shop.equal("r_1", "r_3")
 
 
+@pytest.mark.parametrize("limit", [None, 1])
+def test_OUT_04_a_partition_that_was_made_and_truncated_between_two_runs(root: Shop, limit: int | None) -> None:
+    """Its rows came through the root, and nothing says that they are gone; also where a limit cut the window short."""
+    root.lay(**({} if limit is None else {"limit": limit}))
+    root.sql(
+        "INSERT INTO u VALUES (2, 'x')", "CREATE TABLE r_3 PARTITION OF r FOR VALUES FROM (20) TO (30)",
+        "INSERT INTO r VALUES (25, 'x')", "TRUNCATE r_3",
+    )  # fmt: skip
+    for _ in range(2 if limit else 0):
+        root.loaded()
+    root.follow(root.stopped("r_3 was truncated"))
+    for _ in range(2):
+        root.loaded()
+    root.equal("r", "u")
+
+
 def test_OUT_04_an_empty_partition_may_be_attached(root: Shop) -> None:
     """It brings nothing, and what comes into it through the root is told."""
     root.sql(

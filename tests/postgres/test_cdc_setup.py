@@ -37,6 +37,8 @@ TODO = {
     "child": "ADD PRIMARY KEY (its columns)",
 }
 
+EXCLUDED = {"root_1": ["root"], "child": ["child", "parent"]}  # else the table itself
+
 
 def follow(source: ChangeSource, path: Path, **of_source: Any) -> None:
     """The pipeline with other words under source."""
@@ -73,7 +75,8 @@ def test_PG_10_create_refuses_what_would_break_the_application(source: ChangeSou
     with source.reader() as reader, pytest.raises(ConfigError) as refused:
         reader.create()
     assert name in refused.value.found
-    assert f"source.exclude: [{name}]" in refused.value.todo
+    without = [f"{source.schema}.{one}" for one in EXCLUDED.get(table, [table])]
+    assert f"source.exclude: [{', '.join(without)}]" in refused.value.todo
     assert f'ALTER TABLE "{source.schema}"."{table}" {TODO[table]}' in refused.value.todo
     assert (publications(source), slots(source)) == (0, 0)
     if "its columns" not in TODO[table]:
@@ -95,6 +98,7 @@ def test_PG_10_a_table_that_is_excluded_is_left_alone(source: ChangeSource, pipe
     source.run(*BROKEN["without_key"], "INSERT INTO without_key VALUES (1)")
     refused: Done = dpone("cdc", "create", pipeline)
     assert (refused.exit_code, refused.err.count("\n")) == (2, 1)
+    assert f"source.exclude: [{source.schema}.without_key]" in refused.err
     [name] = yaml.safe_load(refused.err.partition("source.exclude: ")[2].partition(", or run")[0])
     follow(source, pipeline, exclude=[name])
     assert dpone("cdc", "create", pipeline).exit_code == 0
@@ -104,6 +108,25 @@ def test_PG_10_a_table_that_is_excluded_is_left_alone(source: ChangeSource, pipe
     assert dpone("run", pipeline).exit_code == 0
     require_equal(source, pipeline.parent, "sqlite", "excluded")
     assert dpone("check", "--connect", pipeline).exit_code == 0
+
+
+def test_OUT_16_what_brings_a_partition_or_a_child_in_is_excluded(
+    source: ChangeSource,
+    pipeline: Path,
+    dpone: Any,  # noqa: F811
+) -> None:
+    """A partition is published by its root, and a child by its parent: to exclude itself alone would change nothing."""
+    source.run(
+        "CREATE TABLE root (id int) PARTITION BY RANGE (id)",
+        "CREATE TABLE leaf PARTITION OF root FOR VALUES FROM (0) TO (9)",
+        "CREATE TABLE parent (id int PRIMARY KEY)", "CREATE TABLE child () INHERITS (parent)",
+    )  # fmt: skip
+    refused: Done = dpone("cdc", "create", pipeline)
+    names = yaml.safe_load(refused.err.partition("source.exclude: ")[2].partition(", or run")[0])
+    assert names == [f"{source.schema}.{name}" for name in ("child", "parent", "root")]
+    follow(source, pipeline, exclude=names)
+    assert dpone("cdc", "create", pipeline).exit_code == 0
+    source.run("INSERT INTO leaf VALUES (1)", "UPDATE leaf SET id = 2", "UPDATE child SET id = 2")
 
 
 def test_PG_10_check_fails_for_a_published_table_that_the_server_refuses_to_update(

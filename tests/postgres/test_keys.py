@@ -544,3 +544,22 @@ def test_OUT_07_an_emptied_table_stops_the_run(
     bench.load(full_refresh=True)
     bench.load()
     assert sorted(bench.copied("k, n")) == [(1, 3), (2, 2)]
+
+
+def test_OUT_07_an_idle_stream_does_not_forget_that_its_target_had_rows(source: ChangeSource, folder: Path) -> None:
+    """The journal entry of a marker has no rows: the next change still finds that somebody emptied the table."""
+    bench = Bench(source, folder, "postgres", strategy("cdc_apply", True, "k"), True)
+    bench.make("k int PRIMARY KEY")
+    source.run("INSERT INTO things VALUES (1, 1), (2, 2)", "CREATE TABLE noise (v text)")
+    bench.publish()
+    bench.load()
+    source.run("TRUNCATE copy", "INSERT INTO noise SELECT repeat(md5(g::text), 30) FROM generate_series(1, 3000) AS g")
+    before = bench.load().position_after
+    source.run("INSERT INTO noise SELECT repeat(md5(g::text), 30) FROM generate_series(1, 3000) AS g")
+    assert bench.load().position_after != before  # a marker
+    source.run("UPDATE things SET n = 3 WHERE k = 1")
+    stream = bench.run()
+    assert stream.error is not None
+    assert "the target has lost rows: it is empty" in stream.error.message
+    bench.load(full_refresh=True)
+    assert sorted(bench.copied("k, n")) == [(1, 3), (2, 2)]

@@ -212,8 +212,8 @@ class Entry:
     rows      inserted, updated, deleted, unchanged
     kept      what is there to take the load back; emptied when it is dropped, so that it never names what is gone
     undoes    the load that this entry takes back; empty in the entry of a load
-    held      how many rows the target had at the commit: all of them if the load says ``count``, else 1 for any. None:
-              the load had no rows, or the sink did not look
+    held      how many rows the target had at the commit: all of them if the load says ``count``, else 1 for any; of
+              an entry without a load of rows, as before it in the same epoch. None: that is not known
     """
 
     seq: int

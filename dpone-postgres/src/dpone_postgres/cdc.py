@@ -182,7 +182,8 @@ class PostgresLogicalReader:
         names = ", ".join(str(one.name) for one in broken)
         found = f"updates and deletes would fail in {names}, which nothing identifies the rows of"
         todo = "; ".join(one.todo for one in broken[:3]) + ("; and so on" if len(broken) > 3 else "")
-        raise ConfigError(failed, found, f"leave them out with source.exclude: [{names}], or run: {todo}")
+        without = ", ".join(sorted({str(name) for one in broken for name in one.by}))
+        raise ConfigError(failed, found, f"leave them out with source.exclude: [{without}], or run: {todo}")
 
     def _selects(self, table: Name) -> bool:
         return matches(table, self._wanted) and not self._spec.excludes(table)

@@ -188,9 +188,15 @@ def kept_after(was: Kept | None, now: Facts | None, truncated: int | None, short
         return was
     kept = now.kept()
     if was is not None and short:
-        kept = evolve(kept, files={oid: was.files.get(oid, file) for oid, file in kept.files.items()}, since=was.since)
+        files = {oid: was.files.get(oid, _first(oid, file)) for oid, file in kept.files.items()}
+        kept = evolve(kept, files=files, since=was.since)
     kept = evolve(kept, truncated=(truncated or (was.truncated if was else 0)) if kept.files else 0)
     return was if was is not None and was == evolve(kept, since=was.since) else kept
+
+
+def _first(oid: int, file: int) -> int:
+    """The file node that a relation is made with: its oid (``heap_create`` of the server); 0 of one without a file."""
+    return oid if file else 0
 
 
 def _packed(files: Mapping[int, int]) -> str:
@@ -299,7 +305,8 @@ def _partitions(
         if attached:
             yield f"partition {', '.join(map(str, attached))} was attached with rows"
     if told is not None and "truncate" in now.operations:
-        emptied = {oid for oid, file in was.files.items() if oid in now.nodes and now.nodes[oid].file != file}
+        files = {**{oid: _first(oid, now.nodes[oid].file) for oid in new}, **was.files}
+        emptied = {oid for oid, file in files.items() if oid in now.nodes and now.nodes[oid].file != file}
         emptied = {oid for oid in emptied if now.nodes[oid].made not in (*told, was.truncated)}
         names = [Name((schema, table)) for _, schema, table, *_ in rows(db, failed, _BORN, ([*emptied],))]
         if names := [name for name in names if not _has_rows(db, name, failed, was.since)]:

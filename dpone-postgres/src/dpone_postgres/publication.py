@@ -57,11 +57,12 @@ WHERE a.attrelid = \0::int8::oid AND a.attname::text = ANY (\0::text[]) ORDER BY
 # of the table itself, of each partition, and of each table that inherits from it. A deferrable key identifies none.
 _UNIDENTIFIED = """
 WITH RECURSIVE member AS (
-    SELECT c.oid FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+    SELECT c.oid, ARRAY[g.schema, g.name] AS given
+    FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
     JOIN unnest(\0::text[], \0::text[]) AS g(schema, name) ON g.schema = n.nspname AND g.name = c.relname
-    UNION SELECT i.inhrelid FROM pg_catalog.pg_inherits AS i JOIN member AS m ON m.oid = i.inhparent
+    UNION SELECT i.inhrelid, m.given FROM pg_catalog.pg_inherits AS i JOIN member AS m ON m.oid = i.inhparent
 )
-SELECT n.nspname::text, c.relname::text, bool_or(i.indisprimary), min(x.relname::text)
+SELECT n.nspname::text, c.relname::text, bool_or(i.indisprimary), min(x.relname::text), array_agg(DISTINCT m.given)
 FROM member AS m JOIN pg_catalog.pg_class AS c ON c.oid = m.oid
 JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
 LEFT JOIN pg_catalog.pg_index AS i ON i.indrelid = c.oid AND i.indisunique AND i.indimmediate AND i.indisvalid
@@ -103,17 +104,21 @@ def published(db: psycopg.Connection[Any], publication: str, failed: str) -> lis
 
 @frozen
 class Unidentified:
-    """A table whose updates and deletes fail once it is published. ``todo``: the statement after which they do not."""
+    """A table whose updates and deletes fail once it is published. ``todo``: the statement after which they do not;
+    ``by``: the tables that bring it in, itself or those above it."""
 
     name: Name
     todo: str
+    by: tuple[Name, ...]
 
 
 def unidentified(db: psycopg.Connection[Any], names: Sequence[Name], failed: str) -> list[Unidentified]:
     """Those among the tables, their partitions and the tables that inherit from them."""
     found = rows(db, failed, _UNIDENTIFIED, ([n.parts[0] for n in names], [n.last for n in names]))
-    named = [(Name((schema, table)), primary, index) for schema, table, primary, index in found]
-    return [Unidentified(name, _identified(name, primary, index)) for name, primary, index in named]
+    return [
+        Unidentified(name, _identified(name, primary, index), tuple(Name(tuple(one)) for one in by))
+        for name, primary, index, by in ((Name((schema, table)), *more) for schema, table, *more in found)
+    ]
 
 
 def _identified(name: Name, primary: bool | None, index: str | None) -> str:

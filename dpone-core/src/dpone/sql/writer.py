@@ -377,7 +377,8 @@ class SqlWriter:
             seq = self._journal.require(load.key, after, self.load_id)
             rows, kept = self._apply()
             added = [writer._finish(position, now) for writer in others]
-            held, rows = self._held(), _sum([rows, *added])
+            held = self._still_held(after, position) if load.schema is None else self._held()
+            rows = _sum([rows, *added])
             entry = Entry(
                 seq, position.epoch, self.load_id, load.run_id, load.token, position, now, rows, kept, held=held
             )
@@ -412,6 +413,13 @@ class SqlWriter:
     def _held(self) -> int | None:
         """As in ``Entry``: how the load leaves the target."""
         return None if self._load.schema is None else held(self._db, self._target, self._load.count)
+
+    def _still_held(self, after: Entry | None, position: Position) -> int | None:
+        """A load without rows, as of an idle change stream, leaves known what the target had. A new epoch does not: a
+        position that was set by hand takes the target as it is."""
+        if after is None or after.held is None or after.epoch != position.epoch:
+            return None
+        return self._journal.held(after)
 
     def _sweep(self) -> None:
         if self._undo is not None:
