@@ -99,6 +99,7 @@ def fields() -> dict[str, str]:
         "keywords with raw text": as_yaml(f"host={host} port={port} user=u password={canary}"),
         "raw variable": as_yaml(f"postgres://u:${{RAW}}@{NOBODY}/d"),
         "raw variable in keywords": as_yaml(f"host={host} port={port} user=u password=${{RAW}}"),
+        "parameter without a path": as_yaml(f"postgres://{host}?port={port}&user=u&password={LEFT}@{RIGHT}"),
         "another scheme": as_yaml(f"mysql://u:{encoded}@{NOBODY}/d"),
         "another scheme, raw": as_yaml(f"mysql://u:{canary}@{NOBODY}/d?x=y"),
     }

@@ -355,6 +355,17 @@ def test_OUT_17_a_url_that_does_not_say_where_its_password_ends_is_refused(
     assert not any(piece in line for piece in ("p4", "ss@", "etl", "@h"))
 
 
+@pytest.mark.parametrize("url", ["shop://h?user=etl&password=p4@ss", "shop://p4?@ss@h/d", "shop://p4#@ss@h/d"])
+def test_OUT_17_an_at_sign_after_a_host_without_a_path_is_refused(load: Load, text: Text, url: str) -> None:
+    """libpq looks for the end of the user past '?' and '#', so that what follows the '@' would be a host."""
+    with pytest.raises(PipelineErrors) as caught:
+        load(text(source=f"{{type: shop, connection: '{url}', table: t}}"), {})
+    [line] = caught.value.problems
+    assert "the URL has an '@' after a" in line
+    assert not any(piece in line for piece in ("p4", "ss@", "@ss"))
+    assert Secret(url).location() == "shop://***"
+
+
 BROKEN = [
     {"source": "{type: shop, connection: 'shop://u:${PW}@h/d', table: t}"},
     {"source": "{type: shop, connection: '${PW}', tabel: t}"},

@@ -180,7 +180,8 @@ def unclear(text: str) -> str:
         return "the URL has an '@' in its user or password"
     if not authority and re.match(r"/+[^/@:]*:[^/]*@", text[len(url["scheme"]) + 3 :]):
         return "the URL has a slash too many before its user and password"
-    if authority and ":" in before and (raw := re.search("[/?#;]", before)):
+    raw = re.search("[/?#;]", before)
+    if authority and raw and (":" in before or raw[0] in "?#"):  # libpq: the host of 'h?password=a@b' is b
         return f"the URL has an '@' after a '{raw[0]}'"
     if "@" not in text and not re.fullmatch(rf"{_HOST}(,{_HOST})*", authority):
         return "the URL has a port that is not a number"

@@ -31,7 +31,7 @@ def check(pipeline: str, connect: bool, format_: str) -> int:
 @click.argument("pipeline", type=click.Path(), metavar="[PIPELINE]", required=False)
 @format_option
 def doctor(pipeline: str | None, format_: str) -> int:
-    """Examine this machine, and say what to mend.
+    """Check this machine and report what to fix.
 
     Python, plugins, drivers, clock, disk, TLS; connections too if a pipeline is given. Exit code 1 if a finding is not
     ok.
