@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import Any
 
+import psycopg
 from attrs import frozen
 from tests.postgres.server import Server
 
@@ -49,8 +51,16 @@ class ChangeSource:
         self.run(f"SELECT pg_create_logical_replication_slot('{self.slot}', '{plugin}')")
 
     def drop_slot(self) -> None:
+        """A server that is busy notices a moment later that the connection which read from the slot is closed."""
         sql = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots"
-        self.run(f"{sql} WHERE slot_name = '{self.slot}'")
+        for left in reversed(range(100)):
+            try:
+                return self.run(f"{sql} WHERE slot_name = '{self.slot}'")
+            except psycopg.errors.ObjectInUse:
+                if not left:
+                    raise
+                time.sleep(0.1)
+        return None
 
     def confirmed(self) -> str:
         sql = f"SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = '{self.slot}'"
