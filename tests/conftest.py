@@ -1,5 +1,7 @@
 """What holds for every test."""
 
+import signal
+
 import pytest
 from hypothesis import settings
 from tests.sql.clock import Clock
@@ -8,6 +10,10 @@ from dpone.sql import in_flight
 
 settings.register_profile("dpone", deadline=None)  # a slow machine is no failure
 settings.load_profile("dpone")
+
+# A shell without job control starts what runs in the background with SIGINT ignored, and so would all of its children.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
