@@ -103,6 +103,32 @@ def test_OUT_08_report_goes_on(stopped: tuple[Path, str], dpone: Dpone) -> None:
     assert target(folder)[-2:] == [(51, "newer"), (52, "newer")]
 
 
+@pytest.mark.parametrize("way", ["allow_empty", "state set"])
+@pytest.mark.parametrize("mode", ["append", "merge"])
+def test_OUT_08_the_advice_for_an_emptied_source_works(tmp_path: Path, dpone: Dpone, mode: str, way: str) -> None:
+    """An empty read empties no target, so that --full-refresh alone would leave the old rows: the message names
+    allow_empty, with which they go; a position at the beginning keeps them."""
+    fill(tmp_path, 1, 5, "old")
+    pipeline = write(tmp_path, mode)
+    assert dpone("run", pipeline, "-q").exit_code == 0
+    fill(tmp_path, 1, 0, "", empty=True)
+    done = dpone("run", pipeline, "-q")
+    assert done.exit_code == 3
+    assert "to empty the target too, set strategy.allow_empty: true and use --full-refresh, or" in done.err
+    old = [(i, "old") for i in range(1, 6)] if way == "state set" else []
+    if way == "allow_empty":
+        pipeline.write_text(pipeline.read_text().replace(f"mode: {mode}", f"mode: {mode}, allow_empty: true"))
+        assert dpone("run", pipeline, "-q", "--full-refresh").exit_code == 0
+    else:
+        assert dpone("state", "set", pipeline, "--stream", "orders", "--beginning", "--yes").exit_code == 0
+    assert dpone("run", pipeline, "-q").exit_code == 0
+    assert target(tmp_path) == old
+    fill(tmp_path, 1, 2, "new")
+    assert dpone("run", pipeline, "-q").exit_code == 0
+    kept = old[2:] if mode == "merge" else old
+    assert sorted(target(tmp_path)) == sorted([(1, "new"), (2, "new"), *kept])
+
+
 def test_OUT_09_a_run_that_is_held_back_says_so(tmp_path: Path, dpone: Dpone) -> None:
     """Held back, a run succeeds with nothing read, is not caught up, keeps the state, and warns in the report; a first
     load fails by name. Both go on when the writer has ended."""

@@ -109,7 +109,7 @@ class Shop:
         """Do what a message says: its ALTER, and its command."""
         if alter := re.search(r"ALTER PUBLICATION .*?\)", message):
             self.sql(alter[0])
-        command = re.search(r"'dpone (cdc resync PIPELINE .*?)' and then", message)
+        command = re.search(r"run dpone (cdc resync PIPELINE .*?) and then dpone run ", message)
         assert command is not None, message
         code, said = self.dpone(*shlex.split(command[1].replace("PIPELINE", str(self.path))))
         assert code == 0, said
@@ -171,6 +171,7 @@ def test_OUT_01_operations_that_are_not_published_stop_the_stream(shop: Shop) ->
     """publish = 'insert' between two runs: named, until the publication is set right and the tables are read again."""
     shop.sql(f"ALTER PUBLICATION {shop.source.schema} SET (publish = 'insert')", "UPDATE t SET v = 'lost'")
     message = shop.stopped("does not publish update, delete, truncate", "operations: [insert]")
+    assert "then run dpone cdc resync PIPELINE --table '*.*' and then dpone run (" in message  # as a shell takes it
     shop.follow(message)
     shop.sql("DELETE FROM t WHERE id = 1")
     shop.loaded()
@@ -466,8 +467,33 @@ def test_OUT_04_old_rows_that_changed_without_an_event_stop_the_stream(
     shop.follow(message)
     shop.loaded()
     shop.equal("t", "u")
+    assert ("on_missing_column" in message) is ("x" in said)
     if "x" not in said:
         shop.equal("t", columns="id, v, w")
+    shop.sql("UPDATE t SET v = 'again'")
+    shop.loaded()
+    shop.equal()
+
+
+@pytest.mark.parametrize("way", ["ignore", "--full-refresh"])
+@pytest.mark.parametrize(
+    "statement", ["ALTER TABLE t RENAME w TO x", "ALTER PUBLICATION {name} SET TABLE t (id, v), u"]
+)
+def test_OUT_16_the_advice_for_a_column_that_left_the_stream_works(shop: Shop, statement: str, way: str) -> None:
+    """The target still has the column: one message names all there is to do, so that no second stop follows."""
+    ignore = shop.path.read_text()
+    shop.path.write_text(ignore.replace("on_missing_column: ignore", "on_missing_column: fail"))
+    shop.sql(statement.format(name=shop.source.schema), "INSERT INTO t (id, v) VALUES (9, 'new')")
+    message = shop.stopped("the target then needs sink.options.schema_evolution.on_missing_column: ignore for column w")
+    if way == "ignore":
+        shop.path.write_text(ignore)
+        shop.follow(message)
+    else:
+        assert "or use --full-refresh instead" in message
+        done = shop.dpone("run", str(shop.path), "--full-refresh")
+        assert done[0] == 0, done
+    shop.loaded()
+    shop.equal()
     shop.sql("UPDATE t SET v = 'again'")
     shop.loaded()
     shop.equal()

@@ -371,10 +371,26 @@ def test_PG_22_column_lists_and_row_filters_hold_in_the_snapshot_too(source: Cha
 def test_PG_22_a_table_that_is_not_published_is_refused(source: ChangeSource) -> None:
     """A table that the pipeline names and the publication lacks would silently never change."""
     orders(source, "CREATE TABLE other (id int PRIMARY KEY)")
-    with pytest.raises(ConfigError, match="has no table"):
+    with pytest.raises(ConfigError, match="has no table") as refused:
         source.read(table="other")
     with source.reader("other") as reader:
-        assert any(f.name == "publication" and f.ok is False for f in reader.check())
+        [found] = [f for f in reader.check() if f.name == "publication" and f.ok is False]
+    name = source.schema
+    assert found.todo == refused.value.todo == f'ALTER PUBLICATION "{name}" ADD TABLE "{name}"."other"'
+    source.run(found.todo)
+    source.read(table="other")
+
+
+def test_PG_22_a_publication_without_any_table_of_a_glob_is_one_statement(source: ChangeSource) -> None:
+    """Names are quoted, and a glob that fits no table at all is a wrong name."""
+    orders(source, 'CREATE TABLE "x a" (id int PRIMARY KEY)', 'CREATE TABLE "x""B" (id int PRIMARY KEY)')
+    with pytest.raises(ConfigError, match="has no table") as refused:
+        source.read(table="x*")
+    source.run(refused.value.todo)
+    source.run('INSERT INTO "x a" VALUES (1)', 'INSERT INTO "x""B" VALUES (1)')
+    assert len(source.read(table="x*")[0].tables) == 2
+    with pytest.raises(ConfigError, match=r"correct source\.table, or create the table"):
+        source.read(table="y*")
 
 
 def test_tables_that_the_pipeline_does_not_want_are_passed_over(source: ChangeSource) -> None:

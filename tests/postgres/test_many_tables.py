@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -291,6 +292,34 @@ def test_all_tables_go_over_one_connection(target: Target) -> None:
             beside._db.execute("SELECT * FROM nothing")
         beside.close()
         assert sink._db._session.db is None
+
+
+def test_OUT_16_a_table_whose_key_is_json_can_be_left_out_of_a_stream(tmp_path: Path, source: ChangeSource) -> None:
+    """One table that cannot be applied is named, and the way that the message offers lets the others go on."""
+    begin(source)
+    path = lay(tmp_path, source)
+    source.run(
+        "CREATE TABLE odd (k jsonb PRIMARY KEY)", f"ALTER PUBLICATION {source.schema} ADD TABLE odd",
+        "INSERT INTO odd VALUES ('1')",
+    )  # fmt: skip
+    move(source)
+    data = yaml.safe_load(path.read_text())
+    data["sink"] |= {"type": "sqlite", "connection": "sqlite:///copy.db", "table": "landing_{table}"}
+    path.write_text(yaml.safe_dump(data))
+    [stream] = engine.run(path).streams
+    assert stream.error is not None
+    assert (stream.error.kind, stream.error.exit_code) == ("ConfigError", 2)
+    name = f"{source.schema}.odd"
+    assert f"table {name}: it is json, whose values have no order; give the table another key; " in stream.error.message
+    assert f"; or leave the table out with source.exclude: [{name}]" in stream.error.message
+    data["source"]["exclude"] = [name]
+    path.write_text(yaml.safe_dump(data))
+    [stream] = engine.run(path).streams
+    assert stream.error is None, stream.error
+    with closing(sqlite3.connect(tmp_path / "copy.db")) as db:
+        for table in TABLES:
+            sql = f"SELECT id, amount, note FROM {{}}{table} ORDER BY id"
+            assert db.execute(sql.format("landing_")).fetchall() == source.query(sql.format("")), table
 
 
 def test_check_speaks_of_the_tables_of_a_stream_and_of_none_named_by_its_pattern(

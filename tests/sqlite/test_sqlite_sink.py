@@ -14,6 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from attrs import evolve as replace
 from tests.sqlite.target import KEY, START, Target, at, evolve, load, rows
 
 from dpone.connectors.sqlite import types
@@ -637,6 +638,12 @@ def test_check_says_that_the_file_is_read_only(target: Target) -> None:
     sink = target.sink(APPEND)
     with closing(sink):
         assert [f.ok for f in sink.check() if f.name == "write access"] == [False]
+
+
+def test_check_speaks_of_the_tables_of_a_stream_and_of_none_named_by_its_pattern(target: Target) -> None:
+    """Which tables there are is known when their changes come; none is called after the pattern."""
+    with closing(replace(target, table="l_{table}").sink(APPEND)) as sink:
+        assert [f.found for f in sink.check() if f.name == "target"] == ["l_{table}, for each table of the stream"]
 
 
 def test_check_creates_nothing(target: Target) -> None:

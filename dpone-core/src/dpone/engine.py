@@ -492,7 +492,9 @@ class _Attempt:
         have = {f.name: f for f in target or ()}
         made = getattr(sink, "made", pa.Field.remove_metadata)
         to = {name: have.get(columns[name]) or made(window.schema.field(name)) for name in strategy.key}
-        forms = keys.forms(strategy, bool(self.spec.source.changes), window.schema, to, spec.location)
+        changes, many = bool(self.spec.source.changes), self.spec.tables
+        table = window.parts[0].id if changes and many else ""
+        forms = keys.forms(strategy, changes, window.schema, to, spec.location, table)
         for name, form in forms.items():
             other, holds = keys.FORMS[form].other, getattr(sink, "holds_like", None)
             there = columns[name] in have and not keys.equality(have[columns[name]])

@@ -59,22 +59,34 @@ def compared(field: pa.Field, how: str) -> pa.Field:
 
 
 def forms(
-    strategy: Strategy, changes: bool, source: pa.Schema, target: Mapping[str, pa.Field], place: str
+    strategy: Strategy, changes: bool, source: pa.Schema, target: Mapping[str, pa.Field], place: str, table: str = ""
 ) -> dict[str, str]:
     """Key column of the source -> name of the form that its values are to take. ``target``: by the source's names.
-    Raises ConfigError where rows of one key would be two in the target, or the other way round."""
+    ``table``: of a source of many, which can go on without it. Raises ConfigError where rows of one key would be two
+    in the target, or the other way round."""
     found: dict[str, str] = {}
     for name in strategy.key:
-        if form := _form(strategy, changes, source.field(name), target[name], place):
+        try:
+            form = _form(strategy, changes, source.field(name), target[name], place)
+        except ConfigError as error:
+            raise _of_many(error, table) if table else error from None
+        if form:
             found[name] = form
     return found
+
+
+def _of_many(error: ConfigError, table: str) -> ConfigError:
+    todo = f"{error.todo}; or leave the table out with source.exclude: [{table}]"
+    return ConfigError(error.failed, f"table {table}: {error.found}", todo)
 
 
 def _form(strategy: Strategy, changes: bool, source: pa.Field, target: pa.Field, place: str) -> str:
     here, there = equality(source), equality(target)
     keyed = strategy.mode in _KEYED
     if keyed and _has_no_equality(source.type) and (not here or here != there):
-        raise _refused(place, source, f"it is {source.type}, whose values have no order", "name another key")
+        todo = "give the table another key" if changes else "name another key"
+        kind = "json" if source.type == JSON else source.type
+        raise _refused(place, source, f"it is {kind}, whose values have no order", todo)
     if keyed and there not in ("", here):
         found = f"keys that differ in the source can be equal in the target, which compares by {there}"
         raise _refused(place, source, found, "give the column of the target a type and collation that compare exactly")

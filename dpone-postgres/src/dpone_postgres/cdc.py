@@ -42,7 +42,7 @@ from dpone_postgres.review import (
     require_operations,
     without,
 )  # fmt: skip
-from dpone_postgres.setup import HEARTBEAT, plan
+from dpone_postgres.setup import HEARTBEAT, adding, plan
 from dpone_postgres.slot import (
     ANEW,
     NO_SLOT,
@@ -62,6 +62,7 @@ from dpone_postgres.waiting import Connection
 _BLOCK_ROWS, _BLOCK_BYTES = 20_000, 8_000_000
 _ROW = 6  # a row of COPY with one column: the count of columns, and the column's length
 _MESSAGES = 20_000  # beside the changes themselves: begin and commit of each transaction, descriptions of tables
+_ADDED = 20  # tables in the one statement that a message gives
 _WORTH = 1 << 20  # bytes of WAL without a change for which the position moves: the server frees whole files, of 16 MB
 # On the disk of this server when it returns, whatever the database's own setting says.
 _EMIT = (
@@ -122,7 +123,7 @@ class PostgresLogicalReader:
             return
         tables = self._tables(db)
         told = ", ".join(str(t.name) for t in tables) or "no table of the pipeline"
-        todo = "" if tables else "ALTER PUBLICATION .. ADD TABLE .., as 'dpone cdc-plan' prints it"
+        todo = "" if tables else self._adding(db)
         yield Finding("publication", bool(tables), f"{self._publication}: {told}", todo)
         expected = self._options.operations
         if lacking := lacking_operations(outside.read(db, self._publication, tables, self._failed), expected):
@@ -480,8 +481,7 @@ class PostgresLogicalReader:
             return
         for name in outside.unpublished(db, self._publication, self._failed):
             if self._selects(name):
-                quote = handover.DIALECT
-                todo = f"ALTER PUBLICATION {quote.quote(self._publication)} ADD TABLE {quote.name(name)}"
+                todo = adding(self._publication, [name])
                 yield f"table {name} is selected, but not in publication {self._publication}: it is not read; {todo}"
 
     def _require_published(self, db: psycopg.Connection[Any], tables: Sequence[Published]) -> None:
@@ -490,8 +490,15 @@ class PostgresLogicalReader:
             found = f"there is no publication {self._publication}"
             raise ConfigError(self._failed, found, "make it with 'dpone cdc create'")
         if not tables:
-            todo = "ALTER PUBLICATION .. ADD TABLE .., as 'dpone cdc-plan' prints it"
-            raise ConfigError(self._failed, f"publication {self._publication} has no table {self._wanted or '*'}", todo)
+            found = f"publication {self._publication} has no table {self._wanted or '*'}"
+            raise ConfigError(self._failed, found, self._adding(db))
+
+    def _adding(self, db: psycopg.Connection[Any]) -> str:
+        """How the publication gets what the pipeline selects. Of many tables the first, and warnings name the rest."""
+        names = [name for name in outside.unpublished(db, self._publication, self._failed) if self._selects(name)]
+        if not names:
+            return "correct source.table, or create the table"
+        return adding(self._publication, names[:_ADDED])
 
     def _require_kept(self, db: psycopg.Connection[Any], start: int, server: Server) -> None:
         """Nobody moved the slot while it was read."""

@@ -61,12 +61,16 @@ def _publication(publication: str, names: Sequence[Name]) -> str:
     return _block(f"  IF {missing} THEN\n    {sql};\n  END IF;")
 
 
+def adding(publication: str, names: Sequence[Name]) -> str:
+    return f"ALTER PUBLICATION {_d.quote(publication)} ADD TABLE {', '.join(map(_d.name, names))}"
+
+
 def _members(publication: str, names: Sequence[Name]) -> list[str]:
     found = []
     for name in names:
         schema, table = map(_d.literal, name.parts)
         where = f"pubname = {_d.literal(publication)} AND schemaname = {schema} AND tablename = {table}"
-        sql = f"ALTER PUBLICATION {_d.quote(publication)} ADD TABLE {_d.name(name)}"
+        sql = adding(publication, [name])
         found.append(
             _block(f"  IF NOT EXISTS (SELECT 1 FROM pg_publication_tables WHERE {where}) THEN\n    {sql};\n  END IF;")
         )

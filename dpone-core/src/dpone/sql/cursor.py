@@ -22,6 +22,7 @@ from dpone.pipeline import Incremental
 from dpone.position import Position
 
 KIND = "cursor"
+_AGAIN = "load all rows again with"
 MAX_BOUNDARY = 100_000
 Row = Sequence[Any]
 
@@ -163,7 +164,7 @@ class CursorPlan:
         nulls, high = self._nulls(), self.table.highest()
         low = Value(after.value["type"], after.value["hi"])
         if high is None or self.table.compare(low) < 0:
-            return self._below(after, bound)
+            return self._below(after, bound, empty=high is None)
         return self._append(after, low, high, nulls) if self.mode == "append" else self._merge(after, low, high, nulls)
 
     def _all(self, epoch: int, bound: Bound, whole: bool) -> Reading:
@@ -178,8 +179,10 @@ class CursorPlan:
             return Reading(nothing, proof="no row has a cursor value")
         return Reading(self._position(high, epoch), (Span(None, high),), self._proof(), nulls=nulls)
 
-    def _below(self, after: Position, bound: Bound) -> Reading:
-        """No row that may be read has the position's value or a higher one: held back, or the source was set back."""
+    def _below(self, after: Position, bound: Bound, *, empty: bool) -> Reading:
+        """No row that may be read has the position's value or a higher one: held back, or the source was set back.
+        ``empty``: no row has a cursor value at all. A whole read finds nothing then, and such a load empties no target
+        unless the strategy says so."""
         if bound.below is not None:
             return Reading(after, proof=f"held back for {bound.held}")
         column = self.options.column
@@ -187,8 +190,9 @@ class CursorPlan:
             f"no row has {column} at or above the position: the source was set back, or its newest rows were deleted"
         )
         if self.options.set_back == "stop":
+            again = "to empty the target too, set strategy.allow_empty: true and use" if empty else _AGAIN
             todo = (
-                "rows that come below the position would never be read: load all rows again with --full-refresh, or "
+                f"rows that come below the position would never be read: {again} --full-refresh, or "
                 "choose a position with 'dpone state set'; if the newest rows of this source are deleted in the "
                 "ordinary course, set incremental.set_back: report"
             )

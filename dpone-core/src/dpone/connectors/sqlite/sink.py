@@ -37,9 +37,11 @@ class SqliteSink(SqlSink):
         path = self._db.path
         findings = [Finding("sqlite library", True, sqlite3.sqlite_version)]
         try:
-            kind = "exists" if self._exists() and self.schema() is not None else "will be created"
+            kind = " exists" if self._exists() and self.schema() is not None else " will be created"
+            if "{table}" in self._target.last:  # a stream of many tables, which are known when their changes come
+                kind = ", for each table of the stream"
             findings.append(Finding("connection", True, str(path)))
-            findings.append(Finding("target", True, f"{self._target} {kind}"))
+            findings.append(Finding("target", True, f"{self._target}{kind}"))
         except DponeError as error:
             return [*findings, Finding("connection", False, error.found, error.todo)]
         writable = all(os.access(p, os.W_OK) for p in (path.parent, path) if p.exists())
