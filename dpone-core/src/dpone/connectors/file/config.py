@@ -16,7 +16,7 @@ from dpone.pipeline import SinkOptions, SourceOptions, StateOptions
 # Names a pipeline may declare for a column; the types they stand for are in ``types.py``.
 TYPE_NAMES = (
     "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float", "double", "string",
-    "binary", "date", "time", "timestamp", "timestamptz", "json", "uuid",
+    "binary", "date", "time", "timestamp", "timestamptz", "timestamp_ns", "json", "uuid",
 )  # fmt: skip
 DECIMAL = re.compile(r"decimal\((\d{1,2}),\s*(\d{1,2})\)")
 
