@@ -47,6 +47,7 @@ class FileSourceOptions(SourceOptions):
     """format       of the files; None: by extension (.csv .tsv .jsonl .ndjson .parquet; text also .gz or .zst)
     delimiter       CSV; None: tab for .tsv, comma otherwise
     quote           CSV
+    escape          CSV: the character before a quote that is part of a value; None: such a quote is written twice
     header          CSV: the first row names the columns
     names           CSV: names of the columns, instead of those in the header
     encoding        of CSV and JSON Lines, as Python spells it
@@ -61,6 +62,7 @@ class FileSourceOptions(SourceOptions):
     format: SourceFormat | None = None
     delimiter: str | None = None
     quote: str = '"'
+    escape: str | None = None
     header: bool = True
     names: tuple[str, ...] = ()
     encoding: str = "utf-8"
@@ -73,6 +75,10 @@ class FileSourceOptions(SourceOptions):
     def __attrs_post_init__(self) -> None:
         _one_character("delimiter", self.delimiter)
         _one_character("quote", self.quote)
+        _one_character("escape", self.escape)
+        if self.escape is not None and self.escape in (self.quote, self.delimiter):
+            todo = "leave it out: a quote that is written twice is always read as one"
+            raise ConfigError("read options.escape", f"{self.escape!r} is the quote or the delimiter too", todo)
         if not self.header and not self.names:
             raise ConfigError("read options.header", "header: false without names", "give names: [first, second, ...]")
         try:

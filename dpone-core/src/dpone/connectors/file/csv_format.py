@@ -1,4 +1,4 @@
-"""CSV through pyarrow's streaming reader: types are fixed before the first batch, rows never become Python objects."""
+"""CSV through pyarrow's reader, block by block: types are fixed before the first, rows never become Python objects."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pcsv
 
 from dpone.connectors.file.config import FileSourceOptions
+from dpone.connectors.file.csv_rows import Malformed, Rows, TooLong
 from dpone.connectors.file.text import (
     Input,
     check_names,
@@ -46,6 +47,9 @@ _LONG_EXPONENT = r"[eE][+-]?[0-9]{3,}"
 _MICROSECONDS = r"\.\d{7,}"
 
 
+_WRONG = (pa.ArrowInvalid, UnicodeDecodeError, Malformed, TooLong)
+
+
 class Csv:
     """Reads CSV files. ``columns`` are the declared types."""
 
@@ -63,53 +67,75 @@ class Csv:
 
     def batches(self, file: Input, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         """Batches of ``schema``, about ``block_bytes`` of text each; a column the file lacks is NULL."""
-        rows = 0
         types = {field.name: in_text(field.type) for field in schema}
         odd = [i for i, field in enumerate(schema) if types[field.name] != field.type]
-        names = self._names(file)
-        alone = len(names) == 1
-        batch = None
-        try:
-            with file.failing(), self._open(file, types, schema.names, alone) as reader:
-                for batch in reader:
-                    yield self._restored(file, batch, schema, odd, rows) if odd else batch
-                    rows += batch.num_rows
-                if batch is not None and batch.num_rows and names[-1] in types:
-                    self._reject_open_quote(file, batch.column(names[-1])[-1].as_py(), rows)
-        except (pa.ArrowInvalid, UnicodeDecodeError) as error:
-            self._explain(file, error, types)
+        for before, batch in self._batches(file, self._names(file), types, schema.names):
+            yield self._restored(file, batch, schema, odd, before) if odd else batch
 
-    def _open(
+    def _batches(
+        self, file: Input, names: Sequence[str], types: Mapping[str, pa.DataType], include: Sequence[str] = ()
+    ) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """How many rows stand before a batch, and the batch: of ``include``, or of all the columns."""
+        rows = 0
+        heading = self._options.header and file.begins
+        try:
+            with file.failing():
+                for block in self._blocks(file):
+                    if len(names) > 1 and block[0] in b"\r\n" and not block.strip(b"\r\n"):
+                        continue  # to pyarrow it is an empty file
+                    for batch in self._parse(file, block, names, types, include, heading).to_batches():
+                        yield rows, batch
+                        rows += batch.num_rows
+                    heading = False
+        except _WRONG as error:
+            self._explain(file, error, types, names, rows, heading)
+
+    def _blocks(self, file: Input) -> Iterator[bytes]:
+        return self._rows(file).blocks(self._content(file), self._options.block_bytes)
+
+    def _rows(self, file: Input) -> Rows:
+        return Rows(self._delimiter(file), self._options.quote, self._options.escape)
+
+    def _content(self, file: Input) -> Iterator[bytes]:
+        """UTF-8 without a byte order mark, and without empty lines before a header."""
+        decoder = None if self._encoding == "utf8" else codecs.getincrementaldecoder(self._encoding)()
+        beginning = file.begins
+        with file.open() as content:
+            while data := bytes(content.read(self._options.block_bytes)):
+                text = decoder.decode(data).encode() if decoder else data
+                if beginning:
+                    text = text.removeprefix(codecs.BOM_UTF8)
+                    text = text.lstrip(b"\r\n") if self._options.header else text
+                    beginning = not text
+                yield text
+        if decoder:
+            yield decoder.decode(b"", final=True).encode()
+
+    def _delimiter(self, file: Input) -> str:
+        return self._options.delimiter or ("\t" if ".tsv" in file.path.suffixes else ",")
+
+    def _parse(
         self,
         file: Input,
-        types: Mapping[str, pa.DataType] | None = None,
-        include: Sequence[str] = (),
-        alone: bool = False,
-    ) -> pcsv.CSVStreamingReader:
-        options = self._options
-        names = list(options.names) or ([] if file.begins else self._names_unchecked(file.whole))
-        naming = {"column_names": names, "skip_rows_after_names": int(options.header and file.begins)}
-        return pcsv.open_csv(
-            self._content(file),
+        block: bytes,
+        names: Sequence[str],
+        types: Mapping[str, pa.DataType],
+        include: Sequence[str],
+        heading: bool,
+    ) -> pa.Table:
+        """heading: the block begins with the header."""
+        return pcsv.read_csv(
+            pa.BufferReader(block),
+            # One thread: rows are numbered in errors, and memory does not grow with the number of cores. The engine
+            # reads ahead while the sink writes, so a second core has its work.
             pcsv.ReadOptions(
-                # One thread: rows are numbered in errors, and memory does not grow with the number of cores. The
-                # engine reads ahead while the sink writes, so a second core has its work.
-                use_threads=False,
-                block_size=options.block_bytes,
-                encoding=self._encoding,
-                **(naming if names else {}),
+                use_threads=False, block_size=len(block), column_names=names, skip_rows_after_names=int(heading)
             ),
-            pcsv.ParseOptions(
-                delimiter=options.delimiter or ("\t" if ".tsv" in file.path.suffixes else ","),
-                quote_char=options.quote,
-                # A line break in a quoted value that lies across two blocks would be misread without this.
-                newlines_in_values=options.newlines_in_values,
-                # In a file of one column an empty line is a NULL.
-                ignore_empty_lines=not alone,
-            ),
+            # In a file of one column an empty line is a NULL.
+            self._parsing(file, ignore_empty_lines=len(names) > 1),
             pcsv.ConvertOptions(
                 column_types=types,
-                null_values=list(options.null_values),
+                null_values=list(self._options.null_values),
                 strings_can_be_null=True,
                 quoted_strings_can_be_null=False,
                 include_columns=list(include),
@@ -117,26 +143,33 @@ class Csv:
             ),
         )
 
-    def _content(self, file: Input) -> pa.NativeFile:
-        """A header with no line end after it is a whole file to us, and an empty one to pyarrow: end the line."""
-        with file.open() as content:
-            start = bytes(content.read(self._options.block_bytes))
-        one_line = len(start) < self._options.block_bytes and b"\n" not in start and b"\r" not in start
-        if start and one_line and "\n".encode(self._encoding) == b"\n":
-            return pa.BufferReader(start + b"\n")
-        return file.open()
+    def _parsing(self, file: Input, ignore_empty_lines: bool = True) -> pcsv.ParseOptions:
+        return pcsv.ParseOptions(
+            delimiter=self._delimiter(file),
+            quote_char=self._options.quote,
+            escape_char=self._options.escape or False,
+            newlines_in_values=True,
+            ignore_empty_lines=ignore_empty_lines,
+        )
 
     def _names(self, file: Input) -> list[str]:
         """The columns of a file, checked."""
         try:
             with file.failing():
                 reject_utf16(file, self._encoding)
-                with self._open(file) as reader:
-                    names = list(reader.schema.names)
-        except (pa.ArrowInvalid, UnicodeDecodeError) as error:
-            self._explain(file, error, {})
+                first = self._rows(file).first(self._content(file.whole), self._options.block_bytes)
+                if not first:
+                    raise _empty(file)
+                names = list(self._options.names) or self._header(file, first)
+        except _WRONG as error:
+            self._explain(file, error, {}, [], 0, self._options.header)
         check_names(file, names)
         return names
+
+    def _header(self, file: Input, row: bytes) -> list[str]:
+        read = pcsv.ReadOptions(use_threads=False, block_size=len(row))
+        with pcsv.open_csv(pa.BufferReader(row), read, self._parsing(file)) as reader:
+            return list(reader.schema.names)
 
     def cuts(self, file: Input, pieces: int) -> list[int]:
         """Where the file can be cut into pieces of about equal size: at line ends, each of which ends a row. So it is
@@ -144,7 +177,9 @@ class Csv:
         options = self._options
         if self._encoding != "utf8" or file.codec:
             return []
-        if options.newlines_in_values and holds_byte(file.path, options.quote.encode()):
+        if options.newlines_in_values and any(
+            holds_byte(file.path, one.encode()) for one in (options.quote, options.escape) if one is not None
+        ):
             return []
         size = file.path.stat().st_size
         starts = line_starts(file.path, [size * i // pieces for i in range(1, pieces)])
@@ -156,17 +191,11 @@ class Csv:
     def _look(self, file: Input, expected: pa.Schema | None) -> dict[str, Seen]:
         """What the columns hold, as far as ``infer`` says to look."""
         names = self._names(file)
-        texts = dict.fromkeys(names, pa.string())
-        alone = len(names) == 1
         seen: dict[str, Seen] = {name: Seen(pa.null()) for name in names}
-        try:
-            with file.failing(), self._open(file, texts, (), alone) as reader:
-                for batch in reader:
-                    seen = united((seen, self._seen(batch, expected)))
-                    if self._options.infer == "sample":
-                        break
-        except (pa.ArrowInvalid, UnicodeDecodeError) as error:
-            self._explain(file, error, texts)
+        for _, batch in self._batches(file, names, dict.fromkeys(names, pa.string())):
+            seen = united((seen, self._seen(batch, expected)))
+            if self._options.infer == "sample":
+                break
         return seen
 
     def _seen(self, batch: pa.RecordBatch, expected: pa.Schema | None) -> dict[str, Seen]:
@@ -192,77 +221,64 @@ class Csv:
                 raise _bad_value(file, before + error.index + 1, field.name, field.type) from None
         return pa.RecordBatch.from_arrays(columns, schema=schema)
 
-    def _reject_open_quote(self, file: Input, last: object, row: int) -> None:
-        """pyarrow takes a quote that is never closed for a value that reaches to the end of the file."""
-        quote = self._options.quote
-        if not isinstance(last, str) or (file.codec and "\n" not in last):
-            return
-        end = (quote + last.replace(quote, 2 * quote))[-4096:].encode(self._options.encoding)
-        tail = _tail(file, 2 * len(end))
-        if tail.endswith(end) and not tail.endswith(end + quote.encode()):
-            raise file.bad(f"{_row(row)} has a quote that is never closed", "mend the row; the file may be truncated")
-
-    def _explain(self, file: Input, error: Exception, types: Mapping[str, pa.DataType]) -> NoReturn:
-        """Say what is wrong and where. The driver's text quotes the row, so it is neither shown nor chained."""
-        text = str(error)
+    def _explain(
+        self,
+        file: Input,
+        error: Exception,
+        types: Mapping[str, pa.DataType],
+        names: Sequence[str],
+        rows: int,
+        heading: bool,
+    ) -> NoReturn:
+        """Say what is wrong and where, ``rows`` rows into the data. heading: the block begins with the header. The
+        driver's text quotes the row, so it is neither shown nor chained."""
         with file.failing():
             if isinstance(error, UnicodeDecodeError):
                 raise wrong_encoding(file, self._options.encoding) from None
-            if "Empty CSV" in text and not self._begins_with_a_row(file):
-                raise _empty(file) from None
-            if "straddl" in text or "Empty CSV" in text:
+            if isinstance(error, TooLong):
                 found = f"a row is longer than {self._options.block_bytes} bytes, or a quote is never closed"
-                raise file.bad(found, "mend the quote, or give a larger options.block_bytes") from None
-            raise self._bad_row(file, text, types) from None
+                raise file.bad(found, "close the quote, or give a larger options.block_bytes") from None
+            if isinstance(error, Malformed):
+                row = rows + error.row + 1 - heading + (error.blank if len(names) == 1 else 0)
+                found = f"{_place(row, error.column, names)} {error.found}"
+                raise file.bad(found, error.todo) from None
+            raise self._bad_row(file, str(error), types, names, rows - heading) from None
 
-    def _begins_with_a_row(self, file: Input) -> bool:
-        """pyarrow says "empty" also where the first row does not end in the first block."""
-        with file.open() as content:
-            return bool(bytes(content.read(self._options.block_bytes)).removeprefix(codecs.BOM_UTF8).strip(b"\r\n"))
-
-    def _bad_row(self, file: Input, text: str, types: Mapping[str, pa.DataType]) -> DponeError:
-        row = -1
-        if match := _ROW.search(text):
-            row = int(match[1]) - int(self._options.header and file.begins)
+    def _bad_row(
+        self, file: Input, text: str, types: Mapping[str, pa.DataType], names: Sequence[str], before: int
+    ) -> DponeError:
+        match = _ROW.search(text)
+        row = before + int(match[1]) if match else -1
         if match := _WIDTH.search(text):
             where = _row(row) if row > 0 else "a row"
             found = f"{where} has {match[2]} values, the file has {match[1]} columns"
-            return file.bad(found, "mend the row, or set options.delimiter or options.quote to what the file uses")
+            return file.bad(found, "fix the row, or set options.delimiter or options.quote to what the file uses")
         match = _COLUMN.search(text)
         if match is None:
-            return file.bad("it cannot be parsed as CSV", "set options.format to what it is, or mend the file")
-        names = list(self._options.names) or self._names_unchecked(file)
+            return file.bad("it cannot be parsed as CSV", "set options.format to what it is, or fix the file")
         name = names[int(match[1])] if int(match[1]) < len(names) else f"#{match[1]}"
         if "UTF8" in text:
             todo = "set options.encoding to what the file is in, such as latin-1 or cp1252"
             return file.bad(f"{_row(row)}, column {name!r} is not utf-8", todo)
         return _bad_value(file, row, name, types.get(name))
 
-    def _names_unchecked(self, file: Input) -> list[str]:
-        with self._open(file) as reader:
-            return list(reader.schema.names)
-
-
-def _tail(file: Input, size: int) -> bytes:
-    """The last bytes of the content."""
-    if file.span is not None:
-        start, end = file.span
-        file = Input(file.path, file.label, (max(start, end - size), end))
-    with file.open() as content:
-        if not file.codec and file.span is None:
-            content.seek(max(0, content.size() - size))
-        tail = b""
-        while block := bytes(content.read(1 << 20)):
-            tail = (tail + block)[-size:]
-        return tail
-
 
 def _row(row: int) -> str:
     return f"row {row} (of the data, from 1)" if row > 0 else "a row"
 
 
+def _place(row: int, column: int, names: Sequence[str]) -> str:
+    """column: from 1; 0: none in particular."""
+    place = _row(row) if row > 0 else "the header"
+    if not column:
+        return place
+    return (
+        f"{place}, column {names[column - 1]!r}" if row > 0 and column <= len(names) else f"{place}, column {column},"
+    )
+
+
 def _bad_value(file: Input, row: int, name: str, type_: pa.DataType | None) -> DataError:
-    todo = f"mend the row, or declare the column in the source's options, as in columns: {{{name}: string}}"
+    todo = f"fix the row, or declare the column in the source's options, as in columns: {{{name}: string}}"
     return file.bad(f"{_row(row)}, column {name!r} holds no valid {type_}", todo)
 
 

@@ -1,0 +1,229 @@
+"""CSV: every value is the one that was written, or the run stops with row and column."""
+
+from __future__ import annotations
+
+import csv
+import io
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from dpone.connectors.file.config import FileSourceOptions
+from dpone.connectors.file.source import FileSource
+from dpone.contract import WindowRequest
+from dpone.errors import ConfigError, DataError, DponeError
+from dpone.pipeline import SourceSpec
+
+
+def read(base: Path, content: bytes | str, path: str = "a.csv", **options: Any) -> list[tuple[Any, ...]]:
+    (base / path).write_bytes(content.encode() if isinstance(content, str) else content)
+    return loaded(base, path, **options)
+
+
+def loaded(base: Path, path: str, partitions: int = 1, **options: Any) -> list[tuple[Any, ...]]:
+    """The rows as tuples, in the order of the parts."""
+    source = FileSource(SourceSpec("file", path=path, options=FileSourceOptions(**options), base=base))
+    window = source.window(None, WindowRequest(whole=True, partitions=partitions))
+    rows: list[tuple[Any, ...]] = []
+    for part in window.parts:
+        with source.read(part) as stream:
+            for batch in stream.batches():
+                assert batch.schema.equals(window.schema)
+                rows += [tuple(row.values()) for row in batch.to_pylist()]
+    return rows
+
+
+def failure(base: Path, content: bytes | str, **options: Any) -> str:
+    with pytest.raises(DataError) as raised:
+        read(base, content, **options)
+    assert raised.value.__cause__ is None
+    return str(raised.value)
+
+
+# what stands around quotes
+
+AFTER = "has text after a closing quote"
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ('a,b\n1,"{\\"k\\":\\"v\\"}"\n', "row 1 (of the data, from 1), column 'b'"),
+        ('a,b\n1,"say \\"hi\\" now"\n', "row 1 (of the data, from 1), column 'b'"),
+        ('a,b\n1,2\n3,"x" \n', "row 2 (of the data, from 1), column 'b'"),
+        ('a,b\n"x"y,2\n', "row 1 (of the data, from 1), column 'a'"),
+        ('a,b\n1,2\n\n\n3,"a""b"c\n', "row 2 (of the data, from 1), column 'b'"),
+        ('a,b\n1,""x\n', "row 1 (of the data, from 1), column 'b'"),
+        ('"a"x,b\n1,2\n', "the header, column 1,"),
+    ],
+)
+def test_text_after_a_closing_quote_stops_the_run(tmp_path: Path, text: str, place: str) -> None:
+    """What follows a closing quote is a delimiter or the end of the row; anything else is named by row and column."""
+    said = failure(tmp_path, text)
+    assert f"a.csv: {place} {AFTER}" in said
+    assert "options.escape" in said
+
+
+def test_text_after_a_closing_quote_is_found_in_any_block(tmp_path: Path) -> None:
+    """Rows are counted over all blocks, and a value that lies across two is looked at as a whole."""
+    rows = [f'{i},"a ""{i}"", b"\n' for i in range(5000)]
+    good = "id,t\n" + "".join(rows)
+    assert read(tmp_path, good, block_bytes=4096) == [(i, f'a "{i}", b') for i in range(5000)]
+    rows[3456] = '3456,"a"b\n'
+    said = failure(tmp_path, "id,t\n" + "".join(rows), block_bytes=4096)
+    assert f"row 3457 (of the data, from 1), column 't' {AFTER}" in said
+
+
+def test_a_file_that_escapes_its_quotes_is_read_with_the_option(tmp_path: Path) -> None:
+    """The advice of the error works: with ``escape`` each value is what was written."""
+    text = 'id,txt,n\n1,"{\\"k\\":\\"v\\"}",2\n2,"say \\"hi\\", now",3\n3,a\\,b,4\n4,"c\\\\d",5\n5,"x\\\ny",6\n'
+    assert read(tmp_path, text, escape="\\") == [
+        (1, '{"k":"v"}', 2), (2, 'say "hi", now', 3), (3, "a,b", 4), (4, "c\\d", 5), (5, "x\ny", 6),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", ["\\N", '"C:\\temp"', "a\\nb", '"x\\ty"'])
+def test_an_escape_before_a_plain_character_stops_the_run(tmp_path: Path, value: str) -> None:
+    """Writers mean different things by it: a line end, NULL, a backslash. None of them is guessed."""
+    said = failure(tmp_path, f"a,b\n1,z\n2,{value}\n", escape="\\")
+    assert "row 2 (of the data, from 1), column 'b' has an escape before a character that needs none" in said
+
+
+@pytest.mark.parametrize("end", ['"x\\', "x\\", '"x\\"'])
+def test_a_file_that_ends_within_an_escape_is_refused(tmp_path: Path, end: str) -> None:
+    """The last row is never read as less, or as more, than it was."""
+    assert "row 1 (of the data, from 1), column 'b'" in failure(tmp_path, "a,b\n1," + end, escape="\\")
+
+
+@pytest.mark.parametrize("escape", ['"', ";", "ab", "\n"])
+def test_an_escape_is_one_character_of_its_own(escape: str) -> None:
+    """The quote and the delimiter cannot be the escape too."""
+    with pytest.raises(ConfigError, match=r"options\.escape"):
+        FileSourceOptions(escape=escape, delimiter=";")
+
+
+def test_a_quote_inside_an_unquoted_value_is_part_of_it(tmp_path: Path) -> None:
+    """Inches and apostrophes stand in unquoted values as they are, beside quoted ones."""
+    rows = read(tmp_path, 'a,b\n5" pipe,"x, y"\na"b"c,"3"" z"\n "s",2\n')
+    assert rows == [('5" pipe', "x, y"), ('a"b"c', '3" z'), (' "s"', "2")]
+
+
+def test_a_quote_that_is_never_closed_is_named(tmp_path: Path) -> None:
+    """It stops at the row in which it opens, whatever stands after it."""
+    assert "row 2 (of the data, from 1), column 'a' has a quote that is never closed" in failure(
+        tmp_path, 'a,b\n1,"x"\n"3,4\n5,6\n7,8\n'
+    )
+
+
+def test_an_open_quote_is_looked_for_within_a_block(tmp_path: Path) -> None:
+    """A quote that stays open is found after ``block_bytes``, not at the end of a large file."""
+    assert "or a quote is never closed" in failure(tmp_path, 'a,b\n1,"x\n' + "1,2\n" * 9999, block_bytes=4096)
+
+
+# line ends
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("last", [True, False])
+@pytest.mark.parametrize("block", [4096, 1 << 19])
+def test_all_line_ends_are_read(tmp_path: Path, end: str, last: bool, block: int) -> None:
+    """LF, CRLF and CR each end a row; a value in quotes keeps the line ends it holds."""
+    wanted = [(i, 'a\rb "c"\r\nd\ne' if i % 3 else None) for i in range(900)]
+    lines = ["id,t", *(f'{i},"a\rb ""c""\r\nd\ne"' if t else f"{i}," for i, t in wanted)]
+    assert read(tmp_path, end.join(lines) + end * last, block_bytes=block) == wanted
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a\nx\ry\nz\n", "row 1 (of the data, from 1) ends with CR alone, the rows before it with LF"),
+        ("a,b\n1,2\n3,4\r5,6\n", "row 2 (of the data, from 1) ends with CR alone, the rows before it with LF"),
+        ("a,b\r\n1,x\r\n2,y\rz\r\n", "row 2 (of the data, from 1) ends with CR alone, the rows before it with LF"),
+        ("a\r1\r2\n3\r", "row 2 (of the data, from 1) ends with LF, the rows before it with CR alone"),
+        ("a\r\r\n1\r\r\n", "ends with LF, the rows before it with CR alone"),
+    ],
+)
+def test_a_bare_CR_among_other_line_ends_stops_the_run(tmp_path: Path, text: str, said: str) -> None:
+    """It may end a row or be part of a value; which of them cannot be told."""
+    assert said in failure(tmp_path, text)
+
+
+def test_a_CR_that_ends_a_block_is_half_of_a_line_end(tmp_path: Path) -> None:
+    """CRLF that lies across two blocks is one line end."""
+    wanted = [(i, "x" * (i % 7)) for i in range(1, 4000) if i % 7]
+    for shift in range(8):
+        text = "a" * (shift + 1) + ",b\r\n" + "".join(f"{i},{t}\r\n" for i, t in wanted)
+        assert read(tmp_path, text, block_bytes=4096) == wanted
+
+
+# any table, any dialect
+
+CELLS = st.text(st.sampled_from(list("ab,;\"'\\\n\r \t|é0-")), max_size=8)
+TABLES = st.integers(2, 4).flatmap(lambda n: st.lists(st.lists(CELLS, min_size=n, max_size=n), min_size=1, max_size=9))
+
+
+@st.composite
+def dialects(draw: st.DrawFn) -> dict[str, Any]:
+    doubled = draw(st.booleans())
+    return {
+        "delimiter": draw(st.sampled_from(",;\t|")), "quotechar": draw(st.sampled_from("\"'")),
+        "lineterminator": draw(st.sampled_from(["\n", "\r\n"])),
+        "quoting": draw(st.sampled_from([csv.QUOTE_ALL, csv.QUOTE_MINIMAL])),
+        "doublequote": doubled, "escapechar": None if doubled else "\\",
+    }  # fmt: skip
+
+
+def written(table: list[list[str]], dialect: dict[str, Any]) -> str:
+    text = io.StringIO(newline="")
+    csv.writer(text, **dialect).writerows([[f"c{i}" for i in range(len(table[0]))], *table])
+    return text.getvalue()
+
+
+def declared(table: list[list[str]], dialect: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "delimiter": dialect["delimiter"], "quote": dialect["quotechar"], "escape": dialect["escapechar"],
+        "columns": {f"c{i}": "string" for i in range(len(table[0]))}, "null_values": ("never",), "block_bytes": 4096,
+    }  # fmt: skip
+
+
+@settings(max_examples=150, deadline=None)
+@given(TABLES, dialects())
+def test_what_the_csv_module_writes_is_read_with_its_dialect(
+    tmp_path_factory: pytest.TempPathFactory, table: list[list[str]], dialect: dict[str, Any]
+) -> None:
+    """A table of any texts, written by Python in any dialect, is read as it was with that dialect declared."""
+    text = written(table, dialect)
+    assume("\r" not in text.replace("\r\n", "\n") or dialect["quoting"] == csv.QUOTE_ALL)  # it leaves CR unquoted
+    found = read(tmp_path_factory.mktemp("d"), text, **declared(table, dialect))
+    assert found == [tuple(row) for row in table]
+
+
+@settings(max_examples=150, deadline=None)
+@given(TABLES, dialects(), dialects())
+def test_another_way_of_quoting_is_refused_or_read_alike(
+    tmp_path_factory: pytest.TempPathFactory, table: list[list[str]], dialect: dict[str, Any], other: dict[str, Any]
+) -> None:
+    """With the writer's delimiter and quote but another escape the table is the same, or the run stops."""
+    other = {**other, "delimiter": dialect["delimiter"], "quotechar": dialect["quotechar"]}
+    try:
+        found = read(tmp_path_factory.mktemp("d"), written(table, dialect), **declared(table, other))
+    except DponeError:
+        return
+    backslashes = any("\\" in cell for row in table for cell in row)
+    assert backslashes or found == [tuple(row) for row in table]
+
+
+def test_blocks_of_any_size_have_the_same_rows(tmp_path: Path) -> None:
+    """Where a block ends changes nothing: quotes, line ends and long values lie across its ends in every way."""
+    chance = random.Random(20)
+    cells = ["", "x", '"', "a,b", "l\nm", "\r\n", "é" * 40, '""', "y" * 300]
+    table = [[chance.choice(cells) for _ in range(3)] for _ in range(3000)]
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([["a", "b", "c"], *table])
+    for block in (4096, 4099, 5000, 8191, 1 << 17):
+        found = read(tmp_path, text.getvalue(), block_bytes=block, null_values=("never",))
+        assert found == [tuple(row) for row in table]
