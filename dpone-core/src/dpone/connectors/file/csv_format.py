@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pcsv
 
 from dpone.connectors.file.config import FileSourceOptions
+from dpone.connectors.file.csv_numbers import NO_NUMBER, Watch, any_changes, first_rounded
 from dpone.connectors.file.csv_rows import Malformed, Rows, TooLong
 from dpone.connectors.file.text import (
     Input,
@@ -33,7 +34,6 @@ from dpone.connectors.file.types import (
     is_text,
     require_declared,
     restored,
-    rounds,
     settle,
 )  # fmt: skip
 from dpone.errors import DataError, DponeError
@@ -41,9 +41,6 @@ from dpone.errors import DataError, DponeError
 _ROW = re.compile(r"Row #(\d+)")
 _COLUMN = re.compile(r"CSV column #(\d+)")
 _WIDTH = re.compile(r"Expected (\d+) columns, got (\d+)")
-# A code, a telephone number, a hexadecimal number: pyarrow would take the number and drop the rest.
-_NO_NUMBER = r"^\s*([+]|-?0[0-9xX])"
-_LONG_EXPONENT = r"[eE][+-]?[0-9]{3,}"
 _MICROSECONDS = r"\.\d{7,}"
 
 
@@ -69,13 +66,21 @@ class Csv:
         """Batches of ``schema``, about ``block_bytes`` of text each; a column the file lacks is NULL."""
         types = {field.name: in_text(field.type) for field in schema}
         odd = [i for i, field in enumerate(schema) if types[field.name] != field.type]
-        for before, batch in self._batches(file, self._names(file), types, schema.names):
+        names = self._names(file)
+        watched = self._watched(names, types)
+        for before, batch in self._batches(file, names, types, schema.names, watched):
             yield self._restored(file, batch, schema, odd, before) if odd else batch
 
     def _batches(
-        self, file: Input, names: Sequence[str], types: Mapping[str, pa.DataType], include: Sequence[str] = ()
+        self,
+        file: Input,
+        names: Sequence[str],
+        types: Mapping[str, pa.DataType],
+        include: Sequence[str] = (),
+        watched: Sequence[str] = (),
     ) -> Iterator[tuple[int, pa.RecordBatch]]:
         """How many rows stand before a batch, and the batch: of ``include``, or of all the columns."""
+        watch = self._watch(file, names, watched)
         rows = 0
         heading = self._options.header and file.begins
         try:
@@ -83,12 +88,27 @@ class Csv:
                 for block in self._blocks(file):
                     if len(names) > 1 and block[0] in b"\r\n" and not block.strip(b"\r\n"):
                         continue  # to pyarrow it is an empty file
-                    for batch in self._parse(file, block, names, types, include, heading).to_batches():
+                    table = self._parse(file, block, names, types, include, heading)
+                    if watched and watch.may_change(block, table, heading):
+                        texts = self._parse(file, block, names, dict.fromkeys(watched, pa.string()), watched, heading)
+                        _reject_changed(file, texts, types, rows)
+                    for batch in table.to_batches():
                         yield rows, batch
                         rows += batch.num_rows
                     heading = False
         except _WRONG as error:
             self._explain(file, error, types, names, rows, heading)
+
+    def _watched(self, names: Sequence[str], types: Mapping[str, pa.DataType]) -> list[str]:
+        """Columns that are numbers as far as the sample goes."""
+        if self._options.infer != "sample":
+            return []
+        return [n for n in names if n in types and n not in self._columns and _is_number(types[n])]
+
+    def _watch(self, file: Input, names: Sequence[str], watched: Sequence[str]) -> Watch:
+        options = self._options
+        places = {name: names.index(name) for name in watched}
+        return Watch(self._delimiter(file), options.quote, options.escape, len(names), places)
 
     def _blocks(self, file: Input) -> Iterator[bytes]:
         return self._rows(file).blocks(self._content(file), self._options.block_bytes)
@@ -267,6 +287,19 @@ def _row(row: int) -> str:
     return f"row {row} (of the data, from 1)" if row > 0 else "a row"
 
 
+def _is_number(type_: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(type_) or pa.types.is_floating(type_) or pa.types.is_decimal(type_))
+
+
+def _reject_changed(file: Input, texts: pa.Table, types: Mapping[str, pa.DataType], before: int) -> None:
+    for name in texts.schema.names:
+        at = any_changes(texts.column(name).combine_chunks(), types[name])
+        if at >= 0:
+            found = f"{_row(before + at + 1)}, column {name!r} holds a number that {types[name]} would change"
+            todo = f"declare the column in the source's options, as in columns: {{{name}: string}}"
+            raise file.bad(found, f"{todo}, or set options.infer: full")
+
+
 def _place(row: int, column: int, names: Sequence[str]) -> str:
     """column: from 1; 0: none in particular."""
     place = _row(row) if row > 0 else "the header"
@@ -308,8 +341,8 @@ def _convert(batch: pa.RecordBatch, type_: pa.DataType | None) -> pa.Table:
 def _corrected(type_: pa.DataType, values: pa.Array) -> Seen:
     """What pyarrow inferred, without what would lose something: leading zeros, digits, fractions of a second."""
     if pa.types.is_integer(type_) or pa.types.is_floating(type_):
-        inexact = _rounds(values)
-        if _any(values, _NO_NUMBER) or (inexact and pa.types.is_floating(type_)):
+        inexact = first_rounded(values) >= 0
+        if _any(values, NO_NUMBER) or (inexact and pa.types.is_floating(type_)):
             return Seen(pa.string(), inexact)
         return Seen(type_, inexact)
     if pa.types.is_timestamp(type_):
@@ -322,14 +355,6 @@ def _corrected(type_: pa.DataType, values: pa.Array) -> Seen:
 
 def _any(values: pa.Array, pattern: str) -> bool:
     return bool(pc.any(pc.match_substring_regex(values, pattern)).as_py())
-
-
-def _rounds(values: pa.Array) -> bool:
-    """Only numbers of 16 characters and more can have more digits than a double, and only an exponent of three digits
-    can be beyond it."""
-    beyond = pc.match_substring_regex(values, _LONG_EXPONENT)
-    long = pc.filter(values, pc.or_(pc.greater(pc.binary_length(values), 15), beyond))
-    return any(rounds(text) for text in long.to_pylist() if text is not None)
 
 
 def _fits(inferred: pa.DataType, what: Seen, values: pa.Array, wanted: pa.DataType) -> bool:
@@ -355,4 +380,4 @@ def _fits(inferred: pa.DataType, what: Seen, values: pa.Array, wanted: pa.DataTy
 def _text_may_be(wanted: pa.DataType, inferred: pa.DataType, values: pa.Array) -> bool:
     """Text goes into json and uuid; numbers that are kept as text for their digits into a decimal."""
     number = pa.types.is_integer(inferred) or pa.types.is_floating(inferred)
-    return wanted in (JSON, UUID) or (pa.types.is_decimal(wanted) and number and not _any(values, _NO_NUMBER))
+    return wanted in (JSON, UUID) or (pa.types.is_decimal(wanted) and number and not _any(values, NO_NUMBER))
