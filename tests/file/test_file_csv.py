@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -227,6 +228,68 @@ def test_a_late_code_is_found_in_every_piece(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("a,b\n" + "1,x\n" * 5000 + "007,x\n" + "1,x\n" * 5000)
     with pytest.raises(DataError, match="column 'a' holds a number that int64 would change"):
         loaded(tmp_path, "a.csv", partitions=4, block_bytes=4096)
+
+
+# another delimiter than the file's
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "delimiter", "rows"),
+    [
+        ("d.csv", "sku;price\nA1;12.50\nB2;1234.00\n", ";", [("A1", 12.5), ("B2", 1234.0)]),
+        ("d.csv", "a\tb\n1\t2\n", "\t", [(1, 2)]),
+        ("d.csv", "a|b\n1|2\n", "|", [(1, 2)]),
+        ("d.tsv", "a,b\n1,2\n", ",", [(1, 2)]),
+    ],
+)
+def test_a_header_of_one_column_that_holds_a_delimiter_stops_the_run(
+    tmp_path: Path, name: str, text: str, delimiter: str, rows: list[tuple[Any, ...]]
+) -> None:
+    """The message names the option, and with it the file is read."""
+    with pytest.raises(DataError, match=r"the header is one column, .*options\.delimiter") as raised:
+        read(tmp_path, text, name)
+    assert f"delimiter: {json.dumps(delimiter)};" in str(raised.value)
+    assert read(tmp_path, text, name, delimiter=delimiter) == rows
+
+
+def test_a_file_of_one_column_is_read_with_its_delimiter_given(tmp_path: Path) -> None:
+    """One column whose name holds a semicolon is what the options say."""
+    assert read(tmp_path, "a;b\n1;2\n", delimiter=",") == [("1;2",)]
+    assert read(tmp_path, "a;b\n1;2\n", names=("x",)) == [("1;2",)]
+    assert read(tmp_path, "a\n1;2\n") == [("1;2",)]
+
+
+@pytest.mark.parametrize(
+    ("texts", "bad"),
+    [
+        ({"a.csv": "id,t\n1,5\n", "b.csv": "x,y\n2,6\n"}, "b.csv"),
+        ({"a.csv": "x,y\n1,5\n", "b.csv": "id,t\n2,6\n", "c.csv": "id,t\n2,6\n"}, "a.csv"),
+        ({"a.jsonl": '{"id": 1}\n', "b.jsonl": '{"x": 1}\n'}, "b.jsonl"),
+    ],
+)
+def test_a_file_without_a_column_of_the_others_stops_the_run(tmp_path: Path, texts: dict[str, str], bad: str) -> None:
+    """A file that shares no column with any other of the window is named, and nothing is loaded as NULL."""
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+    with pytest.raises(DataError, match=rf"read {bad}: none of its columns \("):
+        loaded(tmp_path, "*")
+
+
+def test_files_with_other_delimiters_in_one_folder_stop_the_run(tmp_path: Path) -> None:
+    """A folder in which one file has semicolons is not two tables in one: the file is named."""
+    (tmp_path / "a.csv").write_text("id,t\n1,5\n")
+    (tmp_path / "b.csv").write_text("id;t\n2;6\n")
+    with pytest.raises(DataError, match=r"read b\.csv: .*options\.delimiter"):
+        loaded(tmp_path, "*.csv")
+    (tmp_path / "b.csv").unlink()
+    assert loaded(tmp_path, "*.csv") == [(1, 5)]
+
+
+def test_files_that_share_a_column_are_one_table(tmp_path: Path) -> None:
+    """Columns may differ as long as each file has one of another's."""
+    for name, text in {"a.csv": "id,t\n1,5\n", "b.csv": "id,u\n2,6\n", "c.csv": "u,v\n3,4\n"}.items():
+        (tmp_path / name).write_text(text)
+    assert loaded(tmp_path, "*.csv") == [(1, 5, None, None), (2, None, 6, None), (None, None, 3, 4)]
 
 
 # any table, any dialect

@@ -191,3 +191,11 @@ def test_a_number_that_is_none_is_still_one_in_a_smaller_float(tmp_path: Path) -
     """NaN differs from itself and is no loss."""
     pq.write_table(pa.table({"a": [float("nan"), 0.5]}), tmp_path / "a.parquet")
     assert str(column(tmp_path, "a", columns={"a": "float"}).to_pylist()) == "[nan, 0.5]"
+
+
+def test_a_parquet_file_without_a_column_of_the_others_stops_the_run(tmp_path: Path) -> None:
+    """It does not belong to the table, so it is named."""
+    pq.write_table(pa.table({"a": [1]}), tmp_path / "1.parquet")
+    pq.write_table(pa.table({"b": [2]}), tmp_path / "2.parquet")
+    with pytest.raises(DataError, match=r"read 2\.parquet: none of its columns \(b\) is in 1\.parquet"):
+        column(tmp_path, "a")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import io
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NoReturn
@@ -22,6 +23,7 @@ from dpone.connectors.file.text import (
     is_utf8,
     line_starts,
     reject_utf16,
+    require_kin,
     united,
     wrong_encoding,
 )  # fmt: skip
@@ -58,7 +60,9 @@ class Csv:
     def schema(self, files: Sequence[Input], expected: pa.Schema | None) -> pa.Schema:
         """Columns of all the files. Types as declared; else as the target has them, where the values that were looked
         at fit; else as inferred from these values."""
-        seen = united(self._look(file, expected) for file in files)
+        looks = [self._look(file, expected) for file in files]
+        require_kin(files, looks)
+        seen = united(looks)
         require_declared(self._columns, set(seen), files[0].label if len(files) == 1 else f"{len(files)} files")
         return settle(seen, self._columns, expected)
 
@@ -184,6 +188,8 @@ class Csv:
         except _WRONG as error:
             self._explain(file, error, {}, [], 0, self._options.header)
         check_names(file, names)
+        if len(names) == 1 and not self._options.delimiter and not self._options.names:
+            _reject_other_delimiter(file, names[0])
         return names
 
     def _header(self, file: Input, row: bytes) -> list[str]:
@@ -285,6 +291,14 @@ class Csv:
 
 def _row(row: int) -> str:
     return f"row {row} (of the data, from 1)" if row > 0 else "a row"
+
+
+def _reject_other_delimiter(file: Input, name: str) -> None:
+    other = next((character for character in "\t;|," if character in name), None)
+    if other is not None:
+        found = f"the header is one column, {name[:80]!r}, and holds {other!r}"
+        todo = f"set options.delimiter to what separates the columns, as in delimiter: {json.dumps(other)}"
+        raise file.bad(found, f"{todo}; if it is one column, give the delimiter that the file would use")
 
 
 def _is_number(type_: pa.DataType) -> bool:

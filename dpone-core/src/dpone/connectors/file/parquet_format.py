@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from dpone.connectors.file.text import Input, check_names
+from dpone.connectors.file.text import Input, check_names, require_kin
 from dpone.connectors.file.types import BadValue, exactly, is_text, require_declared
 from dpone.evolution import join, plain
 from dpone.schema import NATIVE
@@ -33,8 +33,9 @@ class Parquet:
     def schema(self, files: Sequence[Input], expected: pa.Schema | None) -> pa.Schema:
         """Columns of all the files by name; of different types the one that holds both."""
         fields: dict[str, pa.Field] = {}
-        for i, file in enumerate(files):
-            own = self._fields(file)
+        all_fields = [self._fields(file) for file in files]
+        require_kin(files, [[field.name for field in own] for own in all_fields])
+        for i, (file, own) in enumerate(zip(files, all_fields, strict=True)):
             for field in own:
                 known = fields.get(field.name, field if i == 0 else field.with_nullable(True))
                 fields[field.name] = _joined(file, known, field)
