@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import datetime as dt
 import io
 import json
 import random
@@ -290,6 +291,38 @@ def test_files_that_share_a_column_are_one_table(tmp_path: Path) -> None:
     for name, text in {"a.csv": "id,t\n1,5\n", "b.csv": "id,u\n2,6\n", "c.csv": "u,v\n3,4\n"}.items():
         (tmp_path / name).write_text(text)
     assert loaded(tmp_path, "*.csv") == [(1, 5, None, None), (2, None, 6, None), (None, None, 3, 4)]
+
+
+# files that quote everything
+
+ALL_QUOTED = '"id","qty","when","t"\n"1","5","2024-01-01","x"\n"2","","",""\n'
+
+
+@pytest.mark.parametrize("options", [{}, {"columns": {"qty": "int64", "when": "date"}}], ids=["inferred", "declared"])
+def test_a_quoted_empty_value_is_NULL_where_the_column_is_not_text(tmp_path: Path, options: dict[str, Any]) -> None:
+    """No number and no date is empty, so ``""`` is NULL there; in a column of text it is the empty text."""
+    rows = read(tmp_path, ALL_QUOTED, **options)
+    assert rows == [(1, 5, dt.date(2024, 1, 1), "x"), (2, None, None, "")]
+
+
+def test_quoted_texts_are_NULL_in_text_too_where_the_option_says_so(tmp_path: Path) -> None:
+    """``quoted_nulls`` takes quoted and unquoted texts alike."""
+    assert read(tmp_path, ALL_QUOTED, quoted_nulls=True)[1] == (2, None, None, None)
+    rows = read(tmp_path, 'a,b\nx,"NA"\ny,NA\nz,""\n', quoted_nulls=True, null_values=("NA",))
+    assert [row[1] for row in rows] == [None, None, ""]
+
+
+def test_an_empty_value_is_text_where_null_values_do_not_name_it(tmp_path: Path) -> None:
+    """With other words for NULL an empty value is a value, and its column is text."""
+    assert read(tmp_path, 'a,b\n1,NA\n"",2\n,3\n', null_values=("NA",)) == [("1", None), ("", 2), ("", 3)]
+
+
+def test_a_quoted_empty_value_after_the_sample_is_NULL(tmp_path: Path) -> None:
+    """So it is in every block, also beside columns that the file lacks or that are read as json and uuid."""
+    (tmp_path / "b.csv").write_text("extra,n\n1,1\n")
+    (tmp_path / "a.csv").write_text("n,j,t\n" + '1,1,"a ""b"""\n' * 900 + '"","",""\n')
+    rows = loaded(tmp_path, "*.csv", block_bytes=4096, columns={"j": "json"})
+    assert rows[899:901] == [(1, "1", 'a "b"', None), (None, None, "", None)]
 
 
 # any table, any dialect

@@ -52,7 +52,8 @@ class FileSourceOptions(SourceOptions):
     names           CSV: names of the columns, instead of those in the header
     encoding        of CSV and JSON Lines, as Python spells it
     columns         column -> type. Declared columns are read as declared, whatever the data look like
-    null_values     CSV: unquoted texts that mean NULL
+    null_values     CSV: unquoted texts that mean NULL; in columns that are not text, quoted ones too
+    quoted_nulls    CSV: quoted ones in columns of text too
     infer           CSV: types from the first block of every file, or from all of it (one more pass)
     block_bytes     text: bytes read at once; the longest row must fit
     newlines_in_values  CSV: a quoted value may hold line ends. False: none does, so that runtime.partitions can split
@@ -68,6 +69,7 @@ class FileSourceOptions(SourceOptions):
     encoding: str = "utf-8"
     columns: Mapping[str, str] = field(factory=dict)
     null_values: tuple[str, ...] = ("",)
+    quoted_nulls: bool = False
     infer: Literal["sample", "full"] = "sample"
     block_bytes: int = 1 << 19
     newlines_in_values: bool = True

@@ -72,7 +72,8 @@ class Csv:
         odd = [i for i, field in enumerate(schema) if types[field.name] != field.type]
         names = self._names(file)
         watched = self._watched(names, types)
-        for before, batch in self._batches(file, names, types, schema.names, watched):
+        not_text = [field.name for field in schema if not (is_text(field.type) or pa.types.is_binary(field.type))]
+        for before, batch in self._batches(file, names, types, schema.names, watched, not_text):
             yield self._restored(file, batch, schema, odd, before) if odd else batch
 
     def _batches(
@@ -82,6 +83,7 @@ class Csv:
         types: Mapping[str, pa.DataType],
         include: Sequence[str] = (),
         watched: Sequence[str] = (),
+        not_text: Sequence[str] = (),
     ) -> Iterator[tuple[int, pa.RecordBatch]]:
         """How many rows stand before a batch, and the batch: of ``include``, or of all the columns."""
         watch = self._watch(file, names, watched)
@@ -92,7 +94,7 @@ class Csv:
                 for block in self._blocks(file):
                     if len(names) > 1 and block[0] in b"\r\n" and not block.strip(b"\r\n"):
                         continue  # to pyarrow it is an empty file
-                    table = self._parse(file, block, names, types, include, heading)
+                    table = self._parse(file, block, names, types, include, heading, not_text)
                     if watched and watch.may_change(block, table, heading):
                         texts = self._parse(file, block, names, dict.fromkeys(watched, pa.string()), watched, heading)
                         _reject_changed(file, texts, types, rows)
@@ -146,26 +148,37 @@ class Csv:
         types: Mapping[str, pa.DataType],
         include: Sequence[str],
         heading: bool,
+        not_text: Sequence[str] = (),
     ) -> pa.Table:
-        """heading: the block begins with the header."""
-        return pcsv.read_csv(
-            pa.BufferReader(block),
-            # One thread: rows are numbered in errors, and memory does not grow with the number of cores. The engine
-            # reads ahead while the sink writes, so a second core has its work.
-            pcsv.ReadOptions(
-                use_threads=False, block_size=len(block), column_names=names, skip_rows_after_names=int(heading)
-            ),
-            # In a file of one column an empty line is a NULL.
-            self._parsing(file, ignore_empty_lines=len(names) > 1),
-            pcsv.ConvertOptions(
-                column_types=types,
-                null_values=list(self._options.null_values),
-                strings_can_be_null=True,
-                quoted_strings_can_be_null=False,
-                include_columns=list(include),
-                include_missing_columns=bool(include),
-            ),
-        )
+        """heading: the block begins with the header. not_text: columns in which a quoted NULL is one too."""
+
+        def read(columns: Sequence[str], quoted: bool) -> pa.Table:
+            return pcsv.read_csv(
+                pa.BufferReader(block),
+                # One thread: rows are numbered in errors, and memory does not grow with the number of cores. The engine
+                # reads ahead while the sink writes, so a second core has its work.
+                pcsv.ReadOptions(
+                    use_threads=False, block_size=len(block), column_names=names, skip_rows_after_names=int(heading)
+                ),
+                # In a file of one column an empty line is a NULL.
+                self._parsing(file, ignore_empty_lines=len(names) > 1),
+                pcsv.ConvertOptions(
+                    column_types=types,
+                    null_values=list(self._options.null_values),
+                    strings_can_be_null=True,
+                    quoted_strings_can_be_null=quoted,
+                    include_columns=list(columns),
+                    include_missing_columns=bool(columns),
+                ),
+            )
+
+        quoted = self._options.quoted_nulls
+        if quoted or not not_text or 2 * self._options.quote.encode() not in block:
+            return read(include, quoted)
+        others = read(not_text, True)
+        texts = [name for name in include if name not in not_text]
+        table = read(texts, False) if texts else others
+        return pa.table({name: (others if name in not_text else table).column(name) for name in include})
 
     def _parsing(self, file: Input, ignore_empty_lines: bool = True) -> pcsv.ParseOptions:
         return pcsv.ParseOptions(
@@ -225,13 +238,14 @@ class Csv:
         return seen
 
     def _seen(self, batch: pa.RecordBatch, expected: pa.Schema | None) -> dict[str, Seen]:
-        inferred = _convert(batch, None).schema
+        quoted = "" in self._options.null_values
+        inferred = _convert(batch, None, quoted).schema
         seen = {}
         for field, values in zip(inferred, batch.columns, strict=True):
             what = _corrected(field.type, values)
             at = -1 if expected is None or field.name in self._columns else expected.get_field_index(field.name)
             if expected is not None and at >= 0 and not pa.types.is_null(what.type):
-                what = Seen(what.type, what.rounds, _fits(field.type, what, values, expected.field(at).type))
+                what = Seen(what.type, what.rounds, _fits(field.type, what, values, expected.field(at).type, quoted))
             seen[field.name] = what
         return seen
 
@@ -335,8 +349,8 @@ def _empty(file: Input) -> DataError:
     return file.bad(found, "write at least a header line, or remove the file")
 
 
-def _convert(batch: pa.RecordBatch, type_: pa.DataType | None) -> pa.Table:
-    """Texts through the reader's own conversion: to ``type_``, or to what it infers."""
+def _convert(batch: pa.RecordBatch, type_: pa.DataType | None, quoted: bool) -> pa.Table:
+    """Texts through the reader's own conversion: to ``type_``, or to what it infers. quoted: the empty text is NULL."""
     buffer = io.BytesIO()
     pcsv.write_csv(batch, buffer)
     return pcsv.read_csv(
@@ -347,7 +361,7 @@ def _convert(batch: pa.RecordBatch, type_: pa.DataType | None) -> pa.Table:
             column_types=None if type_ is None else dict.fromkeys(batch.schema.names, type_),
             null_values=[""],
             strings_can_be_null=True,
-            quoted_strings_can_be_null=False,
+            quoted_strings_can_be_null=quoted,
         ),
     )
 
@@ -371,7 +385,7 @@ def _any(values: pa.Array, pattern: str) -> bool:
     return bool(pc.any(pc.match_substring_regex(values, pattern)).as_py())
 
 
-def _fits(inferred: pa.DataType, what: Seen, values: pa.Array, wanted: pa.DataType) -> bool:
+def _fits(inferred: pa.DataType, what: Seen, values: pa.Array, wanted: pa.DataType, quoted: bool) -> bool:
     """May the column be read as the target's type? Only if its values convert, and none of them loses anything."""
     if is_text(wanted):
         return True
@@ -383,7 +397,7 @@ def _fits(inferred: pa.DataType, what: Seen, values: pa.Array, wanted: pa.DataTy
         return False
     try:
         batch = pa.RecordBatch.from_arrays([values], ["value"])
-        converted = _convert(batch, in_text(wanted)).column(0).combine_chunks()
+        converted = _convert(batch, in_text(wanted), quoted).column(0).combine_chunks()
         if in_text(wanted) != wanted:
             restored(converted, wanted)
     except (pa.ArrowException, BadValue):
