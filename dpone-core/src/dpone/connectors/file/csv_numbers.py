@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dpone.connectors.file.csv_rows import Places
 from dpone.connectors.file.types import rounds
 
 # A code, a telephone number, a hexadecimal number; and digits, E, digits, as in a stock number. With an exponent,
@@ -58,7 +59,8 @@ class Watch:
     numbers, name -> place in the file."""
 
     def __init__(self, delimiter: str, quote: str, escape: str | None, width: int, columns: Mapping[str, int]) -> None:
-        self._delimiter, self._quote, self._width = ord(delimiter), ord(quote), width
+        self._separators, self._quote, self._width = f"{delimiter}\n".encode(), ord(quote), width
+        self._places = Places()
         self._escape = escape.encode() if escape is not None else None
         self._columns = columns
 
@@ -66,7 +68,7 @@ class Watch:
         """table: what pyarrow made of the block. heading: it begins with the header."""
         rows = table.num_rows + heading
         text = np.frombuffer(block, np.uint8)
-        found = np.flatnonzero((text == self._delimiter) | (text == ord("\n")))
+        found = self._places.of(text, self._separators)
         # Every row has ``width`` values. So if there are no more delimiters and line ends than those between them, none
         # is inside a value, and no line is empty.
         if len(found) != rows * self._width or (self._escape is not None and self._escape in block):
