@@ -501,12 +501,12 @@ def test_a_row_longer_than_a_block_says_so(tmp_path: Path) -> None:
 
 
 def test_truncated_and_damaged_archives(tmp_path: Path) -> None:
-    """A compressed file that ends early, or is none, is named; its first rows are not a result."""
+    """A compressed file that ends early is named, and so is one that is not compressed; no row of it is a result."""
     packed = gzip.compress(os.urandom(20000).hex().encode())
     (tmp_path / "a.csv.gz").write_bytes(packed[:-500])
     (tmp_path / "b.csv.gz").write_bytes(b"plain text, not gzip")
     assert "the gzip data is truncated or damaged" in failure(tmp_path, "a.csv.gz")
-    assert "the gzip data is truncated or damaged" in failure(tmp_path, "b.csv.gz")
+    assert "b.csv.gz: the file is not gzip, but plain text; name it without .gz" in failure(tmp_path, "b.csv.gz")
 
 
 def test_truncated_parquet(tmp_path: Path) -> None:
@@ -549,6 +549,54 @@ def test_an_unknown_extension_and_mixed_formats(tmp_path: Path) -> None:
     assert "set options.format" in failure(tmp_path, "a.dat")
     assert "files of 2 formats (csv, jsonl)" in failure(tmp_path, "b.*")
     assert read(tmp_path, "a.dat", format="csv") == [{"a": 1}]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("d.csv", gzip.compress(b"a\n1\n"), "the file is packed with gzip; name it d.csv.gz"),
+        ("d.csv.zst", gzip.compress(b"a\n1\n"), "the file is packed with gzip; name it d.csv.gz"),
+        ("d.csv.gz", b"id,t\n1,a\n", "the file is not gzip, but plain text; name it without .gz"),
+        ("d.csv", b"PK\x03\x04\x14\0" + b"[Content_Types].xml", "an Excel workbook (xlsx); save the sheet as CSV"),
+        ("d.xlsx", b"PK\x03\x04\x14\0" + b"[Content_Types].xml", "an Excel workbook (xlsx); save the sheet as CSV"),
+        ("d.zip", b"PK\x03\x04\x14\0" + b"a.csv", "a zip archive; unpack it first"),
+        ("d.csv", b"PK\x03\x04\x14\0" + b"a.csv", "a zip archive; unpack it first"),
+        ("d.csv", b"\n<!DOCTYPE html>\n<html>", "an HTML page; fetch the file again"),
+        ("d.jsonl", b"<html><body>", "an HTML page; fetch the file again"),
+        ("d.json", b'[{"a": 1}, {"a": 2}]', "a JSON array; write one object per line"),
+        ("d.csv", b'{"a": 1}\n', "JSON; set options.format: jsonl"),
+        ("d.csv", b"PAR1\x15\0", "a Parquet file; set options.format: parquet"),
+        ("d.parquet", b"PK\x03\x04\x14\0", "a zip archive; unpack it first"),
+        ("d.csv", "a,b\n1,2\n".encode("utf-16-le"), "set options.encoding: utf-16-le"),
+        ("d.csv", "a,b\n1,2\n".encode("utf-16-be"), "set options.encoding: utf-16-be"),
+        ("d.csv", b"SQLite format 3\0", "read it with source type sqlite"),
+    ],
+)
+def test_a_file_of_another_kind_is_named(tmp_path: Path, name: str, content: bytes, said: str) -> None:
+    """The first bytes tell what a file is, whatever its name says, and the message says what to do."""
+    (tmp_path / name).write_bytes(content)
+    assert said in failure(tmp_path, name)
+
+
+def test_a_header_that_begins_as_another_kind_is_a_header(tmp_path: Path) -> None:
+    """Letters that begin a kind of file are letters in text, and a file named .json of objects is read."""
+    (tmp_path / "a.csv").write_text("ORC,BZh\n1,2\n")
+    (tmp_path / "a.json").write_text('{"a": 1}\n{"a": 2}\n')
+    assert read(tmp_path, "a.csv") == [{"ORC": 1, "BZh": 2}]
+    assert read(tmp_path, "a.json") == [{"a": 1}, {"a": 2}]
+
+
+@pytest.mark.parametrize("path", ["https://example.org/a.csv", "s3://bucket/a.csv"])
+def test_a_url_is_named(tmp_path: Path, path: str) -> None:
+    """The connector reads local files and says so."""
+    assert "URL, and the file connector reads local files" in failure(tmp_path, path)
+
+
+def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``~`` is expanded as a shell does it."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "a.csv").write_text("a\n1\n")
+    assert read(tmp_path / "elsewhere", "~/*.csv") == [{"a": 1}]
 
 
 # JSON Lines

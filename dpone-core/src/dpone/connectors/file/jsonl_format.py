@@ -32,6 +32,7 @@ from dpone.connectors.file.text import (
     is_utf8,
     line_starts,
     reject_utf16,
+    require_kin,
     united,
     wrong_encoding,
 )  # fmt: skip
@@ -77,7 +78,9 @@ class JsonLines:
         self._columns = columns
 
     def schema(self, files: Sequence[Input], expected: pa.Schema | None) -> pa.Schema:
-        seen = united(_seen(file, block) for file in files for block in self._blocks(file))
+        looks = [united(_seen(file, block) for block in self._blocks(file)) for file in files]
+        require_kin(files, looks)
+        seen = united(looks)
         check_names(files[0], list(seen))
         if seen:
             require_declared(self._columns, set(seen), files[0].label if len(files) == 1 else f"{len(files)} files")

@@ -1,18 +1,24 @@
-"""Parquet: types are in the file; row groups are streamed page by page."""
+"""Parquet: types are in the file; row groups are streamed page by page.
+
+INT96 is the timestamp of old writers: nanoseconds of any day. pyarrow reads it into 64 bits of nanoseconds, where years
+before 1677 and after 2262 wrap around, or into microseconds, where nanoseconds are cut; it reports neither. So it is
+read both ways, and the difference is what microseconds lose.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from dpone.connectors.file.text import Input, check_names
-from dpone.connectors.file.types import require_declared
-from dpone.errors import DataError
+from dpone.connectors.file.text import Input, check_names, require_kin
+from dpone.connectors.file.types import BadValue, exactly, is_text, require_declared
 from dpone.evolution import join, plain
 from dpone.schema import NATIVE
 
+_NANOSECONDS = pa.timestamp("ns")
 _BATCH_ROWS = 1 << 14
 _TODO = "write or fetch the file again; nothing of it was loaded"
 _BUFFER = 1 << 18  # bytes read ahead per column; without it a whole column chunk is held
@@ -27,22 +33,60 @@ class Parquet:
     def schema(self, files: Sequence[Input], expected: pa.Schema | None) -> pa.Schema:
         """Columns of all the files by name; of different types the one that holds both."""
         fields: dict[str, pa.Field] = {}
-        for i, file in enumerate(files):
-            own = self._fields(file)
+        all_fields = [self._fields(file) for file in files]
+        require_kin(files, [[field.name for field in own] for own in all_fields])
+        for i, (file, own) in enumerate(zip(files, all_fields, strict=True)):
             for field in own:
                 known = fields.get(field.name, field if i == 0 else field.with_nullable(True))
                 fields[field.name] = _joined(file, known, field)
             lacking = fields.keys() - {field.name for field in own}
             fields.update({name: fields[name].with_nullable(True) for name in lacking})
         require_declared(self._columns, set(fields), files[0].label if len(files) == 1 else f"{len(files)} files")
+        if expected is not None and _NANOSECONDS in expected.types:
+            int96 = set[str]()
+            for file in files:
+                with file.failing(), self._open(file) as opened:
+                    int96.update(self._int96(file, opened))
+            fields.update({name: _as_the_target(fields[name], expected) for name in int96})
         return pa.schema([f.with_type(self._columns.get(f.name, f.type)) for f in fields.values()])
 
     def batches(self, file: Input, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         with file.failing(), self._open(file) as opened:
-            groups = range(*(file.span or (0, opened.num_row_groups)))
-            for batch in _checked(file, opened.iter_batches(batch_size=_BATCH_ROWS, row_groups=list(groups))):
+            int96 = [name for name in self._int96(file, opened) if name in schema.names]
+            groups = list(range(*(file.span or (0, opened.num_row_groups))))
+            if int96:
+                yield from self._with_int96(file, opened, groups, schema, int96)
+                return
+            for batch in _checked(file, opened.iter_batches(batch_size=_BATCH_ROWS, row_groups=groups)):
                 columns = [_column(file, batch, field) for field in schema]
                 yield pa.RecordBatch.from_arrays(columns, schema=schema)
+
+    def _with_int96(
+        self, file: Input, opened: pq.ParquetFile, groups: Sequence[int], schema: pa.Schema, int96: Sequence[str]
+    ) -> Iterator[pa.RecordBatch]:
+        with self._open(file, "ns") as other:
+            for group in groups:
+                (precise,) = _checked(file, iter([_one_batch(other, group, int96)]))
+                at = 0
+                for batch in _checked(file, opened.iter_batches(batch_size=_BATCH_ROWS, row_groups=[group])):
+                    rows = precise.slice(at, batch.num_rows)
+                    at += batch.num_rows
+                    columns = [
+                        _instants(file, field, batch.column(field.name), rows.column(field.name))
+                        if field.name in int96
+                        else _column(file, batch, field)
+                        for field in schema
+                    ]
+                    yield pa.RecordBatch.from_arrays(columns, schema=schema)
+
+    def _int96(self, file: Input, opened: pq.ParquetFile) -> list[str]:
+        """Columns that are INT96, or have it somewhere inside: those whose type depends on how it is read."""
+        leaves = opened.schema
+        if all(leaves.column(i).physical_type != "INT96" for i in range(len(leaves))):
+            return []
+        with self._open(file, "ns") as other:
+            pairs = zip(opened.schema_arrow, other.schema_arrow, strict=True)
+            return [one.name for one, two in pairs if one.type != two.type]
 
     def cuts(self, file: Input, pieces: int) -> list[int]:
         """Row groups at which pieces begin."""
@@ -54,9 +98,12 @@ class Parquet:
         with file.failing(), self._open(file) as opened:
             return int(opened.num_row_groups)
 
-    def _open(self, file: Input) -> pq.ParquetFile:
+    def _open(self, file: Input, int96: str = "us") -> pq.ParquetFile:
+        """int96: the unit in which such columns are read."""
         try:
-            return pq.ParquetFile(str(file.path), buffer_size=_BUFFER, pre_buffer=False)
+            return pq.ParquetFile(
+                str(file.path), buffer_size=_BUFFER, pre_buffer=False, coerce_int96_timestamp_unit=int96
+            )
         except (pa.ArrowException, UnicodeDecodeError) as error:  # the latter from a column's name
             found = "the file is empty (0 bytes)" if not file.path.stat().st_size else "not a whole Parquet file"
             raise file.bad(found, _TODO) from error
@@ -102,12 +149,64 @@ def _column(file: Input, batch: pa.RecordBatch, field: pa.Field) -> pa.Array:
     at = batch.schema.get_field_index(field.name)
     if at < 0:
         return pa.nulls(batch.num_rows, field.type)
-    column = batch.column(at)
+    return _cast(file, batch.column(at), field)
+
+
+def _cast(file: Input, column: pa.Array, field: pa.Field) -> pa.Array:
     if column.type == field.type:
         return column
     try:
-        return column.cast(field.type)
-    except pa.ArrowException:
+        return exactly(column, field.type)
+    except (pa.ArrowException, BadValue):
         # The driver's text quotes the value, so it is not chained.
         found = f"column {field.name!r} is {column.type}, with a value that {field.type} does not hold"
-        raise DataError(f"read {file.label}", found, "declare a wider type in the source's options") from None
+        raise file.bad(found, "declare a wider type in the source's options") from None
+
+
+def _one_batch(opened: pq.ParquetFile, group: int, columns: Sequence[str]) -> pa.RecordBatch:
+    table = opened.read_row_group(group, columns=columns).combine_chunks()
+    batches = table.to_batches()
+    return batches[0] if batches else pa.RecordBatch.from_pylist([], schema=table.schema)
+
+
+def _as_the_target(field: pa.Field, expected: pa.Schema) -> pa.Field:
+    """An INT96 column in nanoseconds where the target has it so: earlier loads filled it that way."""
+    at = expected.get_field_index(field.name)
+    there = at >= 0 and expected.field(at).type == _NANOSECONDS
+    return field.with_type(_NANOSECONDS) if there and field.type == pa.timestamp("us") else field
+
+
+def _instants(file: Input, field: pa.Field, coarse: pa.Array, precise: pa.Array) -> pa.Array:
+    """An INT96 column, read in microseconds and in nanoseconds, as ``field`` has it: exactly, or not at all."""
+    lost = [_lost(one, two) for one, two in zip(_timestamps(coarse), _timestamps(precise), strict=True)]
+    if not any(pc.any(pc.not_equal(one, 0)).as_py() for one in lost):
+        return _cast(file, coarse, field)
+    if pa.types.is_timestamp(coarse.type) and is_text(field.type):
+        digits = pc.if_else(pc.equal(lost[0], 0), "", pc.utf8_lpad(lost[0].cast(pa.string()), 3, "0"))
+        return pc.binary_join_element_wise(coarse.cast(pa.string()), digits, "").cast(field.type)
+    if field.type == precise.type and pa.types.is_timestamp(field.type):
+        _cast(file, coarse, field)  # refuses years that nanoseconds cannot hold
+        return precise
+    todo = f"declare the column, as in columns: {{{field.name}: timestamp_ns}}, or {{{field.name}: string}}"
+    if pa.types.is_nested(field.type):
+        todo = "write the file with timestamps of microseconds"
+    raise file.bad(f"column {field.name!r} holds nanoseconds, which {field.type} would cut", todo)
+
+
+def _timestamps(values: pa.Array) -> Iterator[pa.Array]:
+    """The timestamps of a column, also of one that has them inside."""
+    if pa.types.is_timestamp(values.type):
+        yield values
+    elif pa.types.is_struct(values.type):
+        for child in values.flatten():
+            yield from _timestamps(child)
+    elif pa.types.is_map(values.type):
+        yield from _timestamps(pa.StructArray.from_arrays([values.keys, values.items], ["key", "value"]))
+    elif pa.types.is_nested(values.type):
+        yield from _timestamps(values.flatten())
+
+
+def _lost(coarse: pa.Array, precise: pa.Array) -> pa.Array:
+    """Nanoseconds of each value that microseconds do not hold, 0 to 999. Both the reading and this arithmetic wrap
+    around 64 bits, so it is exact also where the nanoseconds do not fit."""
+    return pc.subtract(precise.cast(pa.int64()), pc.multiply(coarse.cast(pa.int64()), 1000))

@@ -20,6 +20,7 @@ from dpone import durable
 from dpone.connectors.file.config import FileSourceOptions
 from dpone.connectors.file.csv_format import Csv
 from dpone.connectors.file.jsonl_format import JsonLines
+from dpone.connectors.file.kinds import require_kind
 from dpone.connectors.file.manifest import PART, Folder
 from dpone.connectors.file.parquet_format import Parquet
 from dpone.connectors.file.text import CODECS, Input
@@ -30,7 +31,14 @@ from dpone.pipeline import SourceSpec
 from dpone.position import Position
 
 KIND = "files"
-_FORMATS = {".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
+_FORMATS = {
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+    ".parquet": "parquet",
+}
 
 
 class _Format(Protocol):
@@ -181,17 +189,21 @@ class FileSource:
     def _list(self) -> list[_Found]:
         """Regular files that match, sorted by name."""
         base = self._spec.base
-        literal = base / self._pattern
+        if "://" in self._pattern:
+            what = f"a {self._pattern.partition('://')[0][:20]} URL, and the file connector reads local files"
+            raise ConfigError("read source.path", what, "fetch the files first, and give their path")
+        pattern = os.path.expanduser(self._pattern)
+        literal = base / pattern
         if literal.is_dir():
             todo = f"give a glob of files, such as {self._pattern.rstrip('/')}/*.csv"
             raise SourceError(f"read {self._pattern}", "a directory", todo)
-        names = [self._pattern]
+        names = [pattern]
         if not literal.exists():
-            names = sorted(glob.glob(self._pattern, root_dir=base, recursive=True))
+            names = sorted(glob.glob(pattern, root_dir=base, recursive=True))
         names = [name for name in names if _is_file(base / name)]
         found = [_Found.look(name, base / name) for name in _committed(base, names, self._spec.location)]
         if not found:
-            raise SourceError(f"read {self._pattern}", *_nothing(base, self._pattern))
+            raise SourceError(f"read {self._pattern}", *_nothing(base, pattern))
         return found
 
     def _schema(self, files: Sequence[_Found], expected: pa.Schema | None) -> pa.Schema:
@@ -200,7 +212,10 @@ class FileSource:
             todo = "give one glob per format, or set options.format"
             found = f"files of {len(kinds)} formats ({', '.join(sorted(kinds))})"
             raise ConfigError(f"read {self._pattern}", found, todo)
-        return without_lineage(self._format(files[0]).schema([Input(f.path, f.name) for f in files], expected))
+        inputs = [Input(file.path, file.name) for file in files]
+        for one, file in zip(inputs, files, strict=True):
+            self._require_kind(one, self._kind(file))
+        return without_lineage(self._format(files[0]).schema(inputs, expected))
 
     def _kind(self, file: _Found) -> str:
         """The format of a file, by option or by its extension."""
@@ -209,12 +224,16 @@ class FileSource:
         suffix = Path(path.stem).suffix.lower() if packed else path.suffix.lower()
         kind = self._options.format or _FORMATS.get(suffix)
         if kind is None:
+            self._require_kind(Input(path, file.name), "")
             todo = "set options.format to csv, jsonl or parquet"
             raise ConfigError(f"read {file.name}", f"extension {suffix or 'missing'!r} says no format", todo)
         if kind == "parquet" and packed:
             todo = "unpack it first; Parquet is compressed inside"
             raise ConfigError(f"read {file.name}", f"a Parquet file inside {path.suffix}", todo)
         return kind
+
+    def _require_kind(self, file: Input, format: str) -> None:
+        require_kind(file, format, self._options.encoding, self._options.header)
 
     def _format(self, file: _Found) -> _Format:
         kind = self._kind(file)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -128,6 +128,21 @@ def check_names(file: Input, names: list[str]) -> None:
         first = next(name for name in names if name.casefold() == folded[0].casefold())
         todo = "rename one in the file, or give options.names"
         raise file.bad(f"columns {first!r} and {folded[0]!r} differ only by case", todo)
+
+
+def require_kin(files: Sequence[Input], columns: Sequence[Collection[str]]) -> None:
+    """Each file shares a column with another: one that shares none has another delimiter, or does not belong here."""
+    times = Counter(name for names in columns for name in set(names))
+    alone = [i for i, names in enumerate(columns) if names and all(times[name] == 1 for name in names)]
+    if len(files) > 1 and alone:
+        file, others = files[alone[-1]], files[0 if alone[-1] else 1]
+        found = f"none of its columns ({_some(columns[alone[-1]])}) is in {others.label} or another file"
+        raise file.bad(found, "move the file out of the path, or read it with a pipeline of its own")
+
+
+def _some(names: Collection[str]) -> str:
+    first = [name if len(name) <= 40 else f"{name[:40]}..." for name in list(names)[:3]]
+    return ", ".join(first + ["..."] * (len(names) > 3))
 
 
 def united(many: Iterable[Mapping[str, Seen]]) -> dict[str, Seen]:

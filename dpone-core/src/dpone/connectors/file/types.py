@@ -10,10 +10,12 @@ from collections.abc import Mapping
 from decimal import Decimal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from attrs import evolve, field, frozen
 
 from dpone.connectors.file.config import DECIMAL, nearest
 from dpone.errors import ConfigError
+from dpone.evolution import holds, plain
 from dpone.schema import LINEAGE
 
 _NAMED = {
@@ -21,7 +23,7 @@ _NAMED = {
     "uint8": pa.uint8(), "uint16": pa.uint16(), "uint32": pa.uint32(), "uint64": pa.uint64(),
     "float": pa.float32(), "double": pa.float64(), "string": pa.string(), "binary": pa.binary(), "date": pa.date32(),
     "time": pa.time64("us"), "timestamp": pa.timestamp("us"), "timestamptz": pa.timestamp("us", "UTC"),
-    "json": pa.json_(), "uuid": pa.uuid(),
+    "timestamp_ns": pa.timestamp("ns"), "json": pa.json_(), "uuid": pa.uuid(),
 }  # fmt: skip
 _FAR_EXPONENT = re.compile(r"[+-]?[0-9.]+[eE][+-]?[0-9]{18,}")
 JSON, UUID = _NAMED["json"], _NAMED["uuid"]
@@ -83,6 +85,34 @@ def _is_json(text: str) -> bool:
     except (ValueError, RecursionError):
         return False
     return True
+
+
+def exactly(values: pa.Array, type_: pa.DataType) -> pa.Array:
+    """``values`` as ``type_``; raises ArrowException or BadValue where a value would become another one.
+
+    Arrow's own checked cast looks at integers, units and scales. It rounds to a float and from a float to a decimal,
+    makes infinity of a number too large, cuts a time to its day, and takes any number but 0 for true (pyarrow 26). So
+    what may lose something is cast back and compared; a text has no such way back, and only floats lose its digits.
+    """
+    values = values.cast(plain(values.type))
+    if is_text(values.type) and type_ in (JSON, UUID):
+        return restored(values.cast(pa.string()), type_)
+    cast = values.cast(type_)
+    if is_text(values.type) and pa.types.is_floating(type_):
+        for i, text in enumerate(values.to_pylist()):
+            if text is not None and rounds(text):
+                raise BadValue(i)
+    elif not (is_text(values.type) or is_text(type_) or type_ in (JSON, UUID) or holds(type_, values.type)):
+        same = _same(cast.cast(values.type), values)
+        if not pc.all(same).as_py():
+            raise BadValue(pc.index(same, False).as_py())
+    return cast
+
+
+def _same(left: pa.Array, right: pa.Array) -> pa.Array:
+    """True also for two that are not a number; NULL for two NULLs."""
+    same = pc.equal(left, right)
+    return pc.or_(same, pc.and_(pc.is_nan(left), pc.is_nan(right))) if pa.types.is_floating(left.type) else same
 
 
 class BadValue(Exception):
