@@ -76,9 +76,10 @@ def under_fire(project: Project, parts: float) -> Runs:
     """Ten processes that are killed, each after a random number of batches, and one that is not. parts: how many of
     them a process may read, at most, before it is killed."""
     most = max(4, round(parts * ROWS / PARTITIONS / 10_000))
+    pause = min(0.05, 5e-6 * ROWS / PARTITIONS)  # about as long as a part takes, so that no process reads many more
     chance, runs, start = random.Random(SEED), Runs(), time.perf_counter()
     for _ in range(KILLS):
-        code = one(project, runs, chance.randint(1, most), chance.random() * 0.05)
+        code = one(project, runs, chance.randint(1, most), chance.random() * pause)
         assert code == KILLED, "the load was over before its time"
     assert one(project, runs, None, 0) == 0
     runs.seconds = time.perf_counter() - start
