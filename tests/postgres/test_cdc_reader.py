@@ -383,12 +383,18 @@ def test_PG_22_a_table_that_is_not_published_is_refused(source: ChangeSource) ->
 
 def test_PG_22_a_publication_without_any_table_of_a_glob_is_one_statement(source: ChangeSource) -> None:
     """Names are quoted, and a glob that fits no table at all is a wrong name."""
-    orders(source, 'CREATE TABLE "x a" (id int PRIMARY KEY)', 'CREATE TABLE "x""B" (id int PRIMARY KEY)')
+    orders(
+        source, 'CREATE TABLE "x a" (id int PRIMARY KEY)', 'CREATE TABLE "x""B" (id int PRIMARY KEY)',
+        "CREATE TABLE x_keyless (id int)", "INSERT INTO x_keyless VALUES (1)",
+    )  # fmt: skip
     with pytest.raises(ConfigError, match="has no table") as refused:
         source.read(table="x*")
     source.run(refused.value.todo)
     source.run('INSERT INTO "x a" VALUES (1)', 'INSERT INTO "x""B" VALUES (1)')
     assert len(source.read(table="x*")[0].tables) == 2
+    source.run("UPDATE x_keyless SET id = 2")  # it was left out: nothing identifies its rows
+    with pytest.raises(ConfigError, match=r'x_keyless" ADD PRIMARY KEY .*; then ALTER PUBLICATION .*x_keyless"$'):
+        source.read(table="x_keyless")
     with pytest.raises(ConfigError, match=r"correct source\.table, or create the table"):
         source.read(table="y*")
 

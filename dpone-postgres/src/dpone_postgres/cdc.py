@@ -494,11 +494,16 @@ class PostgresLogicalReader:
             raise ConfigError(self._failed, found, self._adding(db))
 
     def _adding(self, db: psycopg.Connection[Any]) -> str:
-        """How the publication gets what the pipeline selects. Of many tables the first, and warnings name the rest."""
+        """How the publication gets what the pipeline selects: of many tables the first; warnings name the rest. None
+        whose updates would fail from then on (OUT-16), unless it is given what identifies its rows first."""
         names = [name for name in outside.unpublished(db, self._publication, self._failed) if self._selects(name)]
         if not names:
             return "correct source.table, or create the table"
-        return adding(self._publication, names[:_ADDED])
+        broken = publication.unidentified(db, names, self._failed)
+        if whole := [name for name in names if not any(name in one.by for one in broken)]:
+            return adding(self._publication, whole[:_ADDED])
+        first = [one.todo for one in broken if names[0] in one.by]
+        return "; then ".join([*first, adding(self._publication, names[:1])])
 
     def _require_kept(self, db: psycopg.Connection[Any], start: int, server: Server) -> None:
         """Nobody moved the slot while it was read."""
