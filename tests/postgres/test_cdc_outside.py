@@ -27,6 +27,7 @@ from tests.postgres.test_kill_matrix import Run, run  # noqa: F401  # a fixture
 from dpone.cli import main
 from dpone.engine import run as run_pipeline
 from dpone.report import RunReport, StreamReport
+from dpone_postgres import cdc, outside
 
 pytestmark = pytest.mark.postgres
 
@@ -659,6 +660,136 @@ def test_OUT_04_a_partition_that_was_made_and_truncated_between_two_runs(root: S
     for _ in range(2):
         root.loaded()
     root.equal("r", "u")
+
+
+@pytest.mark.parametrize("limit", [None, 1])
+@pytest.mark.parametrize("went", ["DROP TABLE r_3", "ALTER TABLE r DETACH PARTITION r_3"])
+@pytest.mark.parametrize("transport", ["peek", "stream"])
+def test_OUT_04_a_partition_that_came_and_went_between_two_runs(
+    root: Shop, went: str, limit: int | None, transport: str
+) -> None:
+    """Its rows came through the root, and no event says that they are gone; also where a limit cut the window short."""
+    root.lay(transport=transport, **({} if limit is None else {"limit": limit}))
+    root.sql(
+        "INSERT INTO u VALUES (2, 'x')", "CREATE TABLE r_3 PARTITION OF r FOR VALUES FROM (20) TO (30)",
+        "INSERT INTO r VALUES (25, 'x')", went, "INSERT INTO u VALUES (3, 'y')",
+    )  # fmt: skip
+    for _ in range(2 if limit else 0):
+        root.loaded()
+    root.follow(root.stopped(f"table {root.source.schema}.r: 1 of its partitions was created, filled"))
+    for _ in range(3):
+        root.loaded()
+    root.equal("r", "u")
+    root.sql("UPDATE r SET v = 'again' WHERE id = 1")
+    root.loaded()
+    root.equal("r", "u")
+
+
+@pytest.mark.parametrize("went", ["", "DROP TABLE r_3"])
+def test_OUT_04_a_partition_made_while_a_window_is_read(root: Shop, went: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The facts do not have it, and the stream does: it stops nothing while it is there, and is missed once it went."""
+    read = outside.read
+
+    def late(*given: Any) -> Any:
+        found = read(*given)
+        monkeypatch.undo()
+        root.sql(
+            "BEGIN; CREATE TABLE r_3 PARTITION OF r FOR VALUES FROM (20) TO (30); "
+            "INSERT INTO r VALUES (25, 'x'); COMMIT"
+        )
+        return found
+
+    monkeypatch.setattr(outside, "read", late)
+    root.loaded()
+    root.equal("r", "u")
+    if went:
+        root.sql(went)
+        root.follow(root.stopped("1 of its partitions was created, filled"))
+    for _ in range(2):
+        root.loaded()
+    root.equal("r", "u")
+    root.sql("TRUNCATE r")
+    root.loaded()
+    root.equal("r", "u")
+
+
+def test_OUT_04_what_a_truncate_names_together_is_no_partition(root: Shop) -> None:
+    """The stream describes the tables of one TRUNCATE one after the other, as it does a root and its partition."""
+    root.sql("INSERT INTO u VALUES (2, 'x')", "TRUNCATE r, u", "INSERT INTO r VALUES (2, 'x')")
+    root.loaded()
+    root.equal("r", "u")
+    root.sql("UPDATE r SET id = 12")
+    root.loaded()
+    root.equal("r", "u")
+
+
+@pytest.mark.parametrize("policy", ["resync", "report"])
+def test_OUT_04_a_partition_that_came_and_went_is_said_once(root: Shop, policy: str) -> None:
+    """The table is read again by itself, or its rows stay in the target: the report says which, and only once."""
+    root.lay(on_outside_change=policy)
+    root.sql(
+        "CREATE TABLE r_3 PARTITION OF r FOR VALUES FROM (20) TO (30)", "INSERT INTO r VALUES (25, 'x')",
+        "DROP TABLE r_3",
+    )  # fmt: skip
+    [warning] = root.loaded().warnings
+    assert "1 of its partitions was created, filled" in warning
+    assert not root.loaded().warnings
+    if policy == "resync":
+        root.equal("r", "u")
+    else:
+        assert root.rows("r") == [(1, "one"), (11, "eleven"), (25, "x")]
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 20_000])
+@pytest.mark.parametrize(
+    "statements",
+    [
+        ["CREATE TYPE mood AS ENUM ('x')", "ALTER TABLE r ADD m mood", "{made}", "INSERT INTO r VALUES (25, 'x', 'x')"],
+        ["INSERT INTO r VALUES (2, 'x')", "{made}", "ALTER TABLE r ADD m int", "UPDATE r SET id = 25 WHERE id = 1"],
+        ["CREATE TABLE r_3 PARTITION OF r FOR VALUES FROM (20) TO (30) PARTITION BY RANGE (id)",
+         "CREATE TABLE r_4 PARTITION OF r_3 FOR VALUES FROM (20) TO (30)", "INSERT INTO r VALUES (25, 'x')",
+         "DROP TABLE r_4"],
+    ],
+)  # fmt: skip
+def test_OUT_04_a_partition_is_known_in_any_part_of_the_stream(
+    root: Shop, statements: list[str], rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Types described in between, a shape that changes in between, any border of blocks, a partition of a partition."""
+    monkeypatch.setattr(cdc, "_BLOCK_ROWS", rows)
+    made = "CREATE TABLE r_3 PARTITION OF r FOR VALUES FROM (20) TO (30)"
+    root.sql(*(one.format(made=made) for one in statements))
+    root.sql("DROP TABLE r_3")
+    root.stopped(f"table {root.source.schema}.r: 1 of its partitions was created, filled")
+
+
+def test_OUT_04_a_commit_that_cannot_be_seen_yet_stops_nothing(root: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its partition is not missed before the catalogue could show it; the run after that tells."""
+    monkeypatch.setattr(outside.Facts, "ended", lambda self, xid: False)
+    root.sql(
+        "CREATE TABLE r_3 PARTITION OF r FOR VALUES FROM (20) TO (30)", "INSERT INTO r VALUES (25, 'x')",
+        "DROP TABLE r_3",
+    )  # fmt: skip
+    root.loaded()
+    position = root.position()
+    root.loaded()
+    assert root.position() == position
+    monkeypatch.undo()
+    root.follow(root.stopped("1 of its partitions was created, filled"))
+    root.loaded()
+    root.equal("r", "u")
+
+
+@pytest.mark.parametrize(
+    ("xid", "ended"),
+    [(99, True), (100, False), (101, False), (90, False), (89, True), (2**32 - 5, True), (2**31 + 200, True)],
+)
+def test_OUT_04_which_transactions_the_facts_show(xid: int, ended: bool) -> None:
+    """Those below the bound that were not running, by the lower 32 bits of an xid."""
+    bound = 3 * 2**32 + 100
+    facts = outside.Facts(
+        (1, 1, True), (), (), "", (), (), 0, since=bound - 10, below=bound, running=(bound - 10,)
+    )  # fmt: skip
+    assert facts.ended(xid) is ended
 
 
 def test_OUT_04_an_empty_partition_may_be_attached(root: Shop) -> None:

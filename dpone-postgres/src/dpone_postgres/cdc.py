@@ -239,7 +239,9 @@ class PostgresLogicalReader:
                     bound = server = Server.of(db, self._failed)
                     decoder = self._read(db, bound, slot, start, limit, saved, review)
                     self._require_kept(db, start, server)
-                before, review = review, review if decoder.short else reviewer.end(review, decoder.truncated)
+                before = review
+                if not decoder.short:
+                    review = reviewer.end(review, decoder.truncated, decoder.leaves)
                 if review.due != before.due:
                     continue  # more tables are to be read as a whole: their changes are in this window
                 if reading is not None and point is not None and not decoder.short:
@@ -269,10 +271,13 @@ class PostgresLogicalReader:
         def compare(was: Kept, now: Facts, told: Sequence[int] | None) -> list[str]:
             return outside.differences(db, was, now, told, self._failed)
 
+        def look(tables: Sequence[Published]) -> Mapping[str, Facts]:
+            return outside.read(db, self._publication, tables, self._failed)
+
         options, named = self._options, {str(table.name): table for table in tables}
         return Reviewer(
             self._publication, self._selects, options.on_outside_change, options.initial,
-            self._failed, saved, named, facts, compare,
+            self._failed, saved, named, facts, compare, look,
         )  # fmt: skip
 
     @contextmanager
@@ -432,7 +437,7 @@ class PostgresLogicalReader:
             end, commit, exact = start, saved.commit if saved else "", saved is None or saved.exact
         position = evolve(
             self._position(server, end, decoder.tables, commit, exact),
-            **reviewer.result(review, decoder.tables, decoder.truncated, short=decoder.short),
+            **reviewer.result(review, decoder.tables, decoder.truncated, decoder.leaves, short=decoder.short),
         )
         proof = f"slot {self._slot} read up to {lsn_text(end)}; the WAL was safe up to {lsn_text(server.end)}"
         if not read and _idle(server, start, decoder, saved):

@@ -25,6 +25,7 @@ from dpone_postgres.database import PostgresDialect
 from dpone_postgres.publication import Published
 from dpone_postgres.slot import rows
 
+_XID = (1 << 32) - 1
 OPERATIONS = ("insert", "update", "delete", "truncate")
 _quote = PostgresDialect()
 # xmin has the lower 32 bits of an xid. After 2^32 transactions an old row may be taken for a newer one, which proves
@@ -50,8 +51,11 @@ WITH RECURSIVE given AS (
 )
 SELECT g.oid::int8, p.oid::int8, p.xmin::text::int8, p.pubinsert, p.pubupdate, p.pubdelete, p.pubtruncate,
        p.pubviaroot, o.members, a.names, a.versions, a.filled, g.relfilenode::int8, n.found,
-       pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())::text::int8
-FROM given AS g JOIN pg_catalog.pg_publication AS p ON p.pubname = \0 LEFT JOIN nodes AS n ON n.root = g.oid,
+       pg_catalog.pg_snapshot_xmin(s)::text::int8, CASE WHEN pg_catalog.pg_is_in_recovery()
+       THEN pg_catalog.pg_snapshot_xmin(s) ELSE pg_catalog.pg_snapshot_xmax(s) END::text::int8,
+       ARRAY(SELECT x::text::int8 FROM pg_catalog.pg_snapshot_xip(s) AS x)
+FROM pg_catalog.pg_current_snapshot() AS s, given AS g
+JOIN pg_catalog.pg_publication AS p ON p.pubname = \0 LEFT JOIN nodes AS n ON n.root = g.oid,
 LATERAL (SELECT array_agg(CASE WHEN a.attisdropped THEN '' ELSE a.attname::text END ORDER BY a.attnum) AS names,
         array_agg(coalesce(-d.oid::int8, a.xmin::text::int8) ORDER BY a.attnum) AS versions,
         array_agg(a.atthasdef OR a.attidentity <> '' ORDER BY a.attnum) AS filled
@@ -112,6 +116,7 @@ class Facts:
     file         the relation's file node; 0 of a root
     nodes        partitions of a root, by oid
     since        every transaction below this xid had ended when the facts were read
+    below        so had those from there to this one, but for the ``running`` (of which a standby says nothing)
     """
 
     publication: tuple[int, int, bool]
@@ -124,6 +129,18 @@ class Facts:
     nodes: Mapping[int, Node] = field(factory=dict)
     filled: tuple[bool, ...] = ()
     since: int = 0
+    below: int = 0
+    running: tuple[int, ...] = ()
+
+    def ended(self, xid: int) -> bool:
+        """What a transaction did can be seen in these facts: its commit may be in the stream a moment before, and for
+        long where it waits for a synchronous standby. ``xid``: the lower 32 bits, as the stream has it."""
+        before = (self.below - 1 - xid) & _XID < 1 << 31
+        return before and xid not in {one & _XID for one in self.running}
+
+    def lost(self, seen: Mapping[int, int]) -> list[int]:
+        """Those of the partitions from which the stream brought rows that are partitions no more."""
+        return [oid for oid, xid in seen.items() if oid not in self.nodes and self.ended(xid)]
 
     def kept(self) -> Kept:
         same = len({*self.versions}) == 1
@@ -142,7 +159,8 @@ def _links(nodes: Mapping[int, Node], oids: Any) -> int:
 @frozen
 class Kept:
     """Facts as a position keeps them: small. ``links``: digest of how the partitions hang below the root.
-    ``truncated``: xid of the last TRUNCATE of it that the stream brought, which changed the files of all partitions."""
+    ``truncated``: xid of the last TRUNCATE of it that the stream brought, which changed the files of all partitions.
+    ``seen``: partitions that are not among the facts, but the stream brought rows of them, and the xid of these."""
 
     publication: tuple[int, int, bool]
     members: tuple[int, ...]
@@ -154,6 +172,7 @@ class Kept:
     links: int
     since: int
     truncated: int = 0
+    seen: Mapping[int, int] = field(factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         found: dict[str, Any] = {
@@ -163,6 +182,8 @@ class Kept:
         if self.files or self.truncated:
             found |= {"partitions": _packed(self.files), "links": self.links, "since": self.since}
             found["truncated"] = self.truncated
+        if self.seen:
+            found["seen"] = [[oid, self.seen[oid]] for oid in sorted(self.seen)]
         return {name: value for name, value in found.items() if value not in ("", 0)}
 
     @classmethod
@@ -173,14 +194,16 @@ class Kept:
             (int(oid), int(xmin), bool(root)), tuple(map(int, data["members"])), str(data.get("filter", "")),
             tuple(map(str, data["columns"])), tuple(map(int, data["versions"])), int(data.get("file", 0)),
             _unpacked(str(data.get("partitions", ""))), int(data.get("links", 0)), int(data.get("since", 0)),
-            int(data.get("truncated", 0)),
+            int(data.get("truncated", 0)), {int(oid): int(xid) for oid, xid in data.get("seen", ())},
         )  # fmt: skip
 
     def version(self, i: int) -> int:
         return self.versions[i if len(self.versions) > 1 else 0]
 
 
-def kept_after(was: Kept | None, now: Facts | None, truncated: int | None, short: bool) -> Kept | None:
+def kept_after(
+    was: Kept | None, now: Facts | None, truncated: int | None, short: bool, seen: Mapping[int, int]
+) -> Kept | None:
     """What the position after a window keeps. File nodes of partitions are those of before where the window ended
     ``short``: whether the stream says why they are others now, only a later one can tell. Equal to ``was``, to the
     byte, if nothing was changed."""
@@ -190,6 +213,7 @@ def kept_after(was: Kept | None, now: Facts | None, truncated: int | None, short
     if was is not None and short:
         files = {oid: was.files.get(oid, _first(oid, file)) for oid, file in kept.files.items()}
         kept = evolve(kept, files=files, since=was.since)
+    kept = evolve(kept, seen={oid: xid for oid, xid in seen.items() if oid not in now.nodes})
     kept = evolve(kept, truncated=(truncated or (was.truncated if was else 0)) if kept.files else 0)
     return was if was is not None and was == evolve(kept, since=was.since) else kept
 
@@ -222,7 +246,7 @@ def read(db: psycopg.Connection[Any], publication: str, tables: Sequence[Publish
     given = {table.oid: table for table in tables}
     sql = _FACTS.format(schemas=_SCHEMAS if db.info.server_version >= 150_000 else "")
     found = {}
-    for oid, pub, xmin, *flags, root, members, names, versions, filled, file, nodes, since in rows(
+    for oid, pub, xmin, *flags, root, members, names, versions, filled, file, nodes, since, below, running in rows(
         db, failed, sql, ([*given], publication)
     ):
         table = given[oid]
@@ -231,7 +255,7 @@ def read(db: psycopg.Connection[Any], publication: str, tables: Sequence[Publish
         operations = tuple(name for name, on in zip(OPERATIONS, flags, strict=True) if on)
         found[str(table.name)] = Facts(
             (pub, xmin, root), operations, tuple(members or ()), condition, columns, tuple(versions or ()), file,
-            {one[0]: Node(*one) for one in nodes or ()}, tuple(filled or ()), since,
+            {one[0]: Node(*one) for one in nodes or ()}, tuple(filled or ()), since, below, tuple(running),
         )  # fmt: skip
     return found
 
@@ -254,7 +278,7 @@ def differences(
     found += altered
     if not altered and (rewritten := _rewritten(was, now)):
         found.append(f"column {rewritten} was altered and the table rewritten")
-    elif now.nodes or was.files:
+    elif now.nodes or was.files or was.seen:
         found += _partitions(db, was, now, told, failed)
     return found
 
@@ -299,6 +323,7 @@ def _partitions(
         yield f"{gone} of its partitions {'was' if gone == 1 else 'were'} detached or dropped"
     elif _links(now.nodes, was.files) != was.links:
         yield "a partition was detached and attached again"
+    yield from came_and_went(now.lost(was.seen))
     new = now.nodes.keys() - was.files.keys()
     if new:
         attached = [name for name in _attached(db, now, new, failed) if _has_rows(db, name, failed) is not False]
@@ -311,6 +336,12 @@ def _partitions(
         names = [Name((schema, table)) for _, schema, table, *_ in rows(db, failed, _BORN, ([*emptied],))]
         if names := [name for name in names if not _has_rows(db, name, failed, was.since)]:
             yield f"partition {', '.join(map(str, names))} was truncated by itself"
+
+
+def came_and_went(lost: Sequence[int]) -> Iterator[str]:
+    if lost:
+        were = "was" if len(lost) == 1 else "were"
+        yield f"{len(lost)} of its partitions {were} created, filled, and then detached or dropped"
 
 
 def _attached(db: psycopg.Connection[Any], now: Facts, new: Any, failed: str) -> Iterator[Name]:

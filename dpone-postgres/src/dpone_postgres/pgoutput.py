@@ -39,6 +39,7 @@ from dpone_postgres.types import SPECIAL, Column
 _EPOCH = 946_684_800_000_000  # 2000-01-01 in microseconds from 1970-01-01
 _BEGIN, _COMMIT, _RELATION, _TRUNCATE, _MESSAGE = b"BCRTM"
 _INSERT, _UPDATE, _DELETE = b"IUD"
+_TYPE = ord("Y")
 _NEW, _KEY, _OLD = b"NKO"  # tuples: the new one, the old one's key, the old one
 _TEXT, _UNCHANGED = b"tu"
 MARKER = b"message "
@@ -145,7 +146,8 @@ class _Transaction:
 @frozen
 class _Block:
     """Messages, joined. ``start``: where each begins; ``op``: its first byte; ``number``, from 0: its transaction;
-    ``ordinal``: of the last change of each message; ``marks`` and ``times``: by transaction."""
+    ``ordinal``: of the last change of each message; ``marks`` and ``times``: by transaction; ``leaves``: message, root
+    and partition, of changes that come under a root's name."""
 
     data: bytes
     start: Any
@@ -154,6 +156,7 @@ class _Block:
     ordinal: Any
     marks: pa.Array
     times: pa.Array
+    leaves: Sequence[tuple[int, int, int]]
 
     def view(self, dtype: str) -> Any:
         return np.ndarray((len(self.data) - 31,), dtype, self.data, strides=(1,))
@@ -173,6 +176,7 @@ class Decoder:
     shape   a relation's shape; None: the table is not wanted. May ask the server
     tables  oids of the tables of the stream, by name; those that this window describes are added
     truncated  xid of the last TRUNCATE of each table
+    leaves  by root, the partitions that changes came from, and the xid of one of the changes
     commit  the last commit taken, here or in an earlier window; ``met``: that of before came again
     """
 
@@ -189,6 +193,8 @@ class Decoder:
     over: bool = False  # nothing more may come in
     short: bool = False  # it ended before ``upto``
     truncated: dict[str, int] = field(factory=dict)
+    leaves: dict[str, dict[int, int]] = field(factory=dict)
+    _told: list[int] = field(factory=list)  # oids of the tables that the last messages described, at most two
     _open: _Transaction | None = None
     _relations: dict[int, Relation] = field(factory=dict)
     _shapes: dict[int, Shape | None] = field(factory=dict)
@@ -231,7 +237,7 @@ class Decoder:
         base = np.array([*([-old.seen] if old else []), *total[begins].tolist()], np.int64)
         marks = pa.array([t.mark for t in transactions], pa.string())
         stamps = pa.array(np.array([t.at for t in transactions], np.int64) + _EPOCH).cast(pa.timestamp("us", "UTC"))
-        block = _Block(data, start, op, number, total - base[number], marks, stamps)
+        block = _Block(data, start, op, number, total - base[number], marks, stamps, self._leaves(data, start, op))
         last = self._taken(transactions, ends, total[commits] - base[: len(ends)])
         self._take(block, transactions, commits, ends, last)
         if len(ends) < len(transactions):
@@ -239,6 +245,26 @@ class Decoder:
             self._open = transactions[-1]
         else:
             self._open = None
+
+    def _leaves(self, data: bytes, start: Any, op: Any) -> list[tuple[int, int, int]]:
+        """A change of a partition that comes under its root's name: the server describes the root, the partition, and
+        gives the change (``maybe_send_schema`` of pgoutput.c), each with the types that it has need of before. It
+        describes again only what was altered, so that this is the first change of each partition. Tables that one
+        TRUNCATE names are described one after the other as well."""
+        described = op == _RELATION
+        if not self._told and not described.any():
+            return []
+        at = np.flatnonzero(op != _TYPE)
+        numbers = np.ndarray((len(data) - 3,), ">u4", data, strides=(1,))[start[at] + 1].astype(np.int64)
+        oids = np.concatenate([np.array(self._told, np.int64), numbers])
+        kinds = np.concatenate([np.full(len(self._told), _RELATION, np.uint8), op[at]])
+        at = np.concatenate([np.full(len(self._told), -1, np.int64), at])
+        known = kinds == _RELATION
+        row = (kinds == _INSERT) | (kinds == _UPDATE) | (kinds == _DELETE)
+        found = 2 + np.flatnonzero(known[:-2] & known[1:-1] & row[2:] & (oids[:-2] == oids[2:]))
+        last = oids[-2:][known[-2:]] if known[-1] else oids[:0]
+        self._told = last.tolist()
+        return [(int(at[i]), int(oids[i]), int(oids[i - 1])) for i in found.tolist()]
 
     def _look(self, data: bytes, starts: Any) -> None:
         """Messages of pg_logical_emit_message hold no change. One of ours may be what the position was known by."""
@@ -338,6 +364,10 @@ class Decoder:
         ops = block.op[low:high]
         for i in (low + np.flatnonzero(ops == _RELATION)).tolist():
             self._know(relation(block.message(i)))
+        for i, root, leaf in block.leaves:
+            transaction = transactions[int(block.number[i])]
+            if low <= i < high and transaction.lsn >= self.after and (whole := self._shape(root)) is not None:
+                self.leaves.setdefault(whole.table, {})[leaf] = transaction.xid
         rows = low + np.flatnonzero((ops == _INSERT) | (ops == _UPDATE) | (ops == _DELETE))
         truncates = low + np.flatnonzero(ops == _TRUNCATE)
         if any(t.lsn < self.after for t in transactions):

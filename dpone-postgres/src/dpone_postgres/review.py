@@ -63,8 +63,10 @@ class Reviewer:
     published: Mapping[str, Published]
     facts: Mapping[str, Facts]
     compare: Compare
+    look: Callable[[Sequence[Published]], Mapping[str, Facts]]  # at the facts of now
     kept: Mapping[str, Kept] = field(init=False)
     _again: set[str] = field(factory=set, init=False)  # found changed, and to be read again
+    _gone: set[int] = field(factory=set, init=False)  # partitions of which it was said that they came and went
 
     def __attrs_post_init__(self) -> None:
         self.kept = kept_of(self.saved)
@@ -95,7 +97,7 @@ class Reviewer:
         tables = {table.oid: table for table in self.published.values()}
         return Review(tables, taken, self.saved is not None and self.saved.outside is not None, whole, tuple(warnings))
 
-    def end(self, review: Review, truncated: Mapping[str, int]) -> Review:
+    def end(self, review: Review, truncated: Mapping[str, int], leaves: Mapping[str, Mapping[int, int]]) -> Review:
         """At the end of a window that was read up to now; with more tables due it is to be read again."""
         warnings = [*review.warnings]
         lost = {
@@ -104,21 +106,44 @@ class Reviewer:
         }  # fmt: skip
         if self.policy == "report":  # what was found at the beginning has been said
             lost = {name: [one for one in found if one not in self._lost(name, None)] for name, found in lost.items()}
+        for name, gone in self._came_and_went({n: leaves[n] for n in leaves if n in review.inside}).items():
+            lost[name] = [*lost.get(name, ()), *gone]
         again = self._decided({name: found for name, found in lost.items() if found}, Gap, warnings)
         due = {*again} | {str(table.name) for table in review.due}
         inside = {name: oid for name, oid in review.inside.items() if name not in due}
         whole = tuple(self.published[name] for name in sorted(due))
         return evolve(review, inside=inside, due=whole, warnings=tuple(warnings))
 
+    def _came_and_went(self, leaves: Mapping[str, Mapping[int, int]]) -> dict[str, list[str]]:
+        """OUT-04: partitions that the facts of the beginning do not have, and the stream does, were created since, or
+        were gone already: the catalogue of now tells. Of a table that has no facts in the position, the next window."""
+        new = {
+            name: {oid: xid for oid, xid in seen.items() if oid not in self.facts[name].nodes and oid not in self._gone}
+            for name, seen in leaves.items() if name in self.kept and name in self.facts
+        }  # fmt: skip
+        asked = [self.published[name] for name, seen in new.items() if seen]
+        lost = {name: now.lost(new[name]) for name, now in (self.look(asked) if asked else {}).items()}
+        self._gone.update(*lost.values())
+        return {name: [*outside.came_and_went(gone)] for name, gone in lost.items()}
+
     def result(
-        self, review: Review, tables: Mapping[str, int], truncated: Mapping[str, int], *, short: bool
+        self,
+        review: Review,
+        tables: Mapping[str, int],
+        truncated: Mapping[str, int],
+        leaves: Mapping[str, Mapping[int, int]],
+        *,
+        short: bool,
     ) -> dict[str, Any]:
         """What the position keeps of it."""
         begun = {} if short else {str(table.name): table.oid for table in review.due}
         taken, kept = {**tables, **begun}, {}
         for name in taken:
             was = None if name in begun else self.kept.get(name)
-            one = outside.kept_after(was, self.facts.get(name), truncated.get(name), short)
+            now, seen = self.facts.get(name), {**(was.seen if was else {}), **leaves.get(name, {})}
+            said = self._gone.union(now.lost(was.seen) if was and now else ())
+            seen = {oid: xid for oid, xid in seen.items() if oid not in said}
+            one = outside.kept_after(was, now, truncated.get(name), short, seen)
             if one is not None:
                 kept[name] = one.to_json()
         waiting = [str(table.name) for table in review.due] if short else []
