@@ -205,12 +205,12 @@ class Reviewer:
         todo = resync_todo(["*.*"] if every else [*found])
         if any(name not in self.published for name in found):
             todo = f"first publish again what the stream should have; then {todo}"
-        if gone := sorted({column for name in found for column in self._gone(name)}):
+        if gone := sorted({column for name in found for column in self._left(name)}):
             one = f"column {gone[0]}" if len(gone) == 1 else f"columns {', '.join(gone[:_SHOWN])}"
             todo += f"; the target then needs {_IGNORE} for {one}, or use --full-refresh instead"
         return error(self.failed, f"changes may be missing: {'; '.join(said)}", todo)
 
-    def _gone(self, name: str) -> set[str]:
+    def _left(self, name: str) -> set[str]:
         """Columns that the stream no longer has, and the target does."""
         was, now = self.kept.get(name), self.facts.get(name)
         return set() if was is None or now is None else {*was.columns} - {*now.columns} - {""}
