@@ -792,6 +792,22 @@ def test_OUT_04_which_transactions_the_facts_show(xid: int, ended: bool) -> None
     assert facts.ended(xid) is ended
 
 
+def test_OUT_04_a_partition_is_no_table_of_a_stream_that_begins_without_a_snapshot(
+    source: ChangeSource, tmp_path: Path
+) -> None:
+    """Its description comes with the root's: it does not leave the publication, in which it never was."""
+    source.run(*ROOT[:3])
+    source.publish("r", options="WITH (publish_via_partition_root = true)")
+    shop = Shop(source, tmp_path)
+    shop.lay(initial="none")
+    shop.sql("INSERT INTO r VALUES (1, 'one')")
+    shop.loaded()
+    shop.sql("INSERT INTO r VALUES (2, 'two')")
+    shop.loaded()
+    shop.equal("r")
+    assert [*shop.position()["value"]["tables"]] == [f"{source.schema}.r"]
+
+
 def test_OUT_04_an_empty_partition_may_be_attached(root: Shop) -> None:
     """It brings nothing, and what comes into it through the root is told."""
     root.sql(

@@ -174,7 +174,7 @@ class Decoder:
     upto    the end of the window: a transaction that ends above it is left for the next one
     limit   the window ends at the first commit after so many changes
     shape   a relation's shape; None: the table is not wanted. May ask the server
-    tables  oids of the tables of the stream, by name; those that this window describes are added
+    tables  oids of the tables of the stream, by name; those that changes come of are added
     truncated  xid of the last TRUNCATE of each table
     leaves  by root, the partitions that changes came from, and the xid of one of the changes
     commit  the last commit taken, here or in an earlier window; ``met``: that of before came again
@@ -356,7 +356,6 @@ class Decoder:
         shape = self.shape(new)
         if shape is not None:
             require_same_table(self.tables, new.table, new.oid)
-            self.tables[new.table] = new.oid
         self._relations[new.oid], self._shapes[new.oid] = new, shape
 
     def _add(self, block: _Block, low: int, high: int, transactions: Sequence[_Transaction]) -> bool:
@@ -379,6 +378,8 @@ class Decoder:
             shape = self._shape(oid)
             if shape is not None and oid in emptied:
                 self.truncated[shape.table] = transactions[int(block.number[emptied[oid][-1][0]])].xid
+            if shape is not None:
+                self.tables[shape.table] = oid  # not where it is described: so is a partition, beside its root
             if shape is not None and not self._add_table(block, shape, rows[oids == oid], emptied.get(oid, ())):
                 return False
         return True
