@@ -144,6 +144,9 @@ class DuckdbDatabase:
     def unique(self, table: Name, key: Sequence[str]) -> bool:
         return any({*columns} == {*key} for _, columns in self._constraints(table, "PRIMARY KEY", "UNIQUE"))
 
+    def primary_key(self, table: Name) -> tuple[str, ...]:
+        return next((tuple(columns) for _, columns in self._constraints(table, "PRIMARY KEY")), ())
+
     def _constraints(self, table: Name, *kinds: str) -> list[tuple[Any, ...]]:
         sql = f"SELECT constraint_type, constraint_column_names FROM duckdb_constraints() WHERE {_OF_TABLE}"
         return [found for found in self.rows(sql, _place(table)) if not kinds or found[0] in kinds]
