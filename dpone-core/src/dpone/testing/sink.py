@@ -571,14 +571,16 @@ class SinkContract(Contract):
                 same(harness.rows(), sample(1, 3))
                 return
         for ends in ("abort", "commit"):
-            with closing(harness.make("sink", harness.sink(FULL))) as sink:
-                with closing(sink.open(new_load(other.schema, FULL, anew=True))) as writer:
-                    writer.stage(Part("a"), Rows(other))
-                    same(harness.rows(), sample(1, 3))
-                    if ends == "abort":
-                        writer.abort()
-                    else:
-                        writer.commit(sink.journal(key()), at(1))
+            with (
+                closing(harness.make("sink", spec)) as sink,
+                closing(sink.open(new_load(other.schema, FULL, anew=True))) as writer,
+            ):
+                writer.stage(Part("a"), Rows(other))
+                same(harness.rows(), sample(1, 3))
+                if ends == "abort":
+                    writer.abort()
+                else:
+                    writer.commit(sink.journal(key()), at(1))
             same(harness.rows(), sample(1, 3) if ends == "abort" else other)
 
     @case("schema_evolution")
