@@ -34,6 +34,7 @@ class Runner(Protocol):
 
     rng: Random
     line: Line
+    span: float  # seconds that an undisturbed run takes here and now
 
     def start(self, **more: object) -> subprocess.Popen[str]: ...
 
@@ -54,10 +55,10 @@ def none(run: Runner) -> int:
 
 
 def kill(run: Runner) -> int:
-    """SIGKILL after a random time; most of a run comes after its first half second."""
+    """SIGKILL at a random moment; the first third of a run is the start of its process."""
     process = run.start()
     with suppress(subprocess.TimeoutExpired):
-        return process.wait(run.rng.uniform(0.4, 1.2))
+        return process.wait(run.span * run.rng.uniform(0.3, 1.05))
     process.kill()
     return process.wait()
 
@@ -66,7 +67,7 @@ def rival(run: Runner) -> int:
     """SIGSTOP, a rival run that takes the lease over, SIGCONT: one of the two must lose, and nothing else happens."""
     first = run.start()
     with suppress(subprocess.TimeoutExpired):
-        return first.wait(run.rng.uniform(0.4, 1.1))
+        return first.wait(run.span * run.rng.uniform(0.4, 0.95))
     first.send_signal(signal.SIGSTOP)
     try:
         for _ in range(4):
@@ -81,7 +82,7 @@ def rival(run: Runner) -> int:
 def restart(run: Runner) -> int:
     """The server is stopped at once, as by a crash, and started again."""
     process = run.start()
-    time.sleep(run.rng.uniform(0.4, 1.1))
+    time.sleep(run.span * run.rng.uniform(0.3, 0.9))
     run.restart_server()
     return ended(process, LIMIT, "a run whose server restarted")
 
@@ -90,7 +91,7 @@ def cut(run: Runner) -> int:
     """Every connection is reset, once or twice."""
     process = run.start()
     for _ in range(run.rng.randint(1, 2)):
-        time.sleep(run.rng.uniform(0.3, 0.6))
+        time.sleep(run.span * run.rng.uniform(0.3, 0.5))
         run.line.cut()
     return ended(process, LIMIT, "a run whose connections were cut")
 
@@ -98,7 +99,7 @@ def cut(run: Runner) -> int:
 def silent(run: Runner) -> int:
     """The network keeps its connections and forwards nothing; SIGTERM ends the run all the same."""
     process = run.start()
-    time.sleep(run.rng.uniform(0.4, 1.1))
+    time.sleep(run.span * run.rng.uniform(0.3, 0.9))
     run.line.silent.set()
     try:
         time.sleep(run.rng.uniform(0.0, 1.0))

@@ -24,7 +24,7 @@ import psycopg
 import pyarrow.parquet as pq
 import yaml
 from attrs import define, field, frozen
-from tests.attack.faults import FAULTS, LEASE, Line, ended
+from tests.attack.faults import FAULTS, LEASE, LIMIT, Line, ended
 from tests.postgres import server as servers
 from tests.postgres.server import Server
 
@@ -104,6 +104,7 @@ class Round:
     sink: str = field(init=False)
     name: str = field(init=False)
     codes: Counter[str] = field(factory=Counter)
+    span: float = field(default=1.0, init=False)
     _stop: threading.Event = field(factory=threading.Event)
     _broken: list[str] = field(factory=list)
     _started: int = 0
@@ -141,6 +142,10 @@ class Round:
         for writer in writers:
             writer.start()
         try:
+            for _ in range(2):  # the first load takes longer than those to come
+                started = time.monotonic()
+                ended(self.start(), LIMIT, "an undisturbed run")
+                self.span = time.monotonic() - started
             for _ in range(self.rng.randint(5, 9)):
                 self._disturbed()
         finally:
