@@ -3,12 +3,13 @@
 import signal
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from tests.sql.clock import Clock
 
 from dpone.sql import in_flight
 
-settings.register_profile("dpone", deadline=None)  # a slow machine is no failure
+# A slow machine is not a failure: neither an example nor the drawing of examples has a limit of time.
+settings.register_profile("dpone", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("dpone")
 
 # A shell without job control starts what runs in the background with SIGINT ignored, and so would all of its children.
