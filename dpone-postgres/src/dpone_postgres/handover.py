@@ -87,11 +87,13 @@ class SnapshotTable:
 
     def _select(self) -> str:
         """As the stream would tell the rows: its columns, its filter, texts by the output function of their type (a
-        cast to text may say more: inet). A table without partitions stands for its own rows, as in a publication."""
+        cast to text may say more: inet), of composite values too, which are not NULL for a field that is
+        (functions-comparison). A table without partitions stands for its own rows, as in a publication."""
         words = []
         for column, text in zip(self._columns, self._as_text, strict=True):
             quoted = DIALECT.quote(column.name)
-            words.append(f"CASE WHEN {quoted} IS NOT NULL THEN format('%s', {quoted}) END" if text else quoted)
+            shown = f"CASE WHEN {quoted} IS DISTINCT FROM NULL THEN format('%s', {quoted}) END"
+            words.append(shown if text else quoted)
         only = "" if self._table.kind == "p" else "ONLY "
         condition = f" WHERE {self._table.filter}" if self._table.filter else ""
         return f"SELECT {', '.join(words)} FROM {only}{DIALECT.name(self._table.name)}{condition}"

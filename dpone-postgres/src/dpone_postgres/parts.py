@@ -115,7 +115,7 @@ class Parts:
     def _within(self, bounds: Bounds) -> str:
         quoted = self._quoted(bounds.column)
         if bounds.null:
-            return f"{quoted} IS NULL"
+            return f"{quoted} IS NOT DISTINCT FROM NULL"  # of a composite value IS NULL asks its fields
         ends = [(sign, end) for sign, end in ((">=", bounds.lower), ("<", bounds.upper)) if end is not None]
         type_ = self._type(bounds.column)
         return " AND ".join(f"{quoted} {sign} {self._source.dialect.literal(str(end))}::{type_}" for sign, end in ends)
