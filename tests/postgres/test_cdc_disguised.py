@@ -5,13 +5,17 @@ Each ends with a target that equals the source, or with a stop whose message lea
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from tests.postgres.stream import ChangeSource
 from tests.postgres.test_cdc_outside import ROOT, Shop, root, shop  # noqa: F401  # fixtures
 
+from dpone.engine import run as run_pipeline
 from dpone_postgres import outside
 
 pytestmark = pytest.mark.postgres
@@ -501,3 +505,80 @@ def test_OUT_16_a_warning_about_an_unpublished_table_breaks_no_application(shop:
     [warning] = shop.loaded().warnings
     shop.sql(warning[warning.index("ALTER PUBLICATION") :], "UPDATE n SET id = 2")
     assert not shop.loaded().warnings
+
+
+def test_OUT_16_the_advice_of_a_stop_holds_for_every_name(source: ChangeSource, tmp_path: Path) -> None:
+    """A name with a dot, with a space, and one that looks like a glob: as a shell takes them."""
+    names = ['"My.Table"', '"a[1]"', '"two words"']
+    source.run(*(f"CREATE TABLE {name} (id int PRIMARY KEY, v text)" for name in names))
+    source.publish(*names)
+    shop = Shop(source, tmp_path)  # noqa: F811
+    shop.lay()
+    shop.loaded()
+    source.run(*(f"ALTER TABLE {name} ALTER v TYPE text USING upper(v)" for name in names))
+    shop.follow(shop.stopped("column v was altered"))
+    shop.loaded()
+
+
+def test_OUT_16_the_advice_of_a_stop_holds_where_a_pipeline_has_several_streams(shop: Shop) -> None:  # noqa: F811
+    """The stream that selects the table is read again, the other stays where it is; a table of both asks which."""
+    data = yaml.safe_load(shop.path.read_text())
+    source, sink = data.pop("source"), data.pop("sink")
+    name, other = shop.source.schema, f"{shop.source.slot}_u"
+    shop.sql(f"SELECT pg_create_logical_replication_slot('{other}', 'pgoutput')")
+    try:
+        data["streams"] = [
+            {"name": table, "source": {**source, "table": f"{name}.{table}", "options": {**source["options"], **slot}},
+             "sink": {**sink, "table": f"k_{table}"}}
+            for table, slot in (("t", {}), ("u", {"slot": other}))
+        ]  # fmt: skip
+        shop.path.write_text(yaml.safe_dump(data))
+        assert {one.status for one in run_pipeline(str(shop.path)).streams} == {"loaded"}
+        shop.sql("ALTER TABLE u ALTER v TYPE text USING upper(v)")
+        done = run_pipeline(str(shop.path)).streams[1]
+        assert done.error is not None
+        shop.follow(done.error.message)
+        assert [one.status for one in run_pipeline(str(shop.path)).streams] == ["caught_up", "loaded"]
+        code, said = shop.dpone("cdc", "resync", str(shop.path), "--table", "*.*")
+        assert code == 2
+        assert "name one with --stream" in said
+    finally:
+        shop.sql(f"SELECT pg_drop_replication_slot('{other}')")
+
+
+def test_OUT_16_a_key_column_that_was_renamed_is_advised_to_a_green_run(shop: Shop) -> None:  # noqa: F811
+    """The target's rows have no key of that name: its table is dropped, and read again with the command."""
+    shop.sql("ALTER TABLE t RENAME id TO ident", "UPDATE t SET v = 'r' WHERE ident = 1")
+    message = shop.stopped(f"drop the target of {shop.source.schema}.t", "whose key has another name now")
+    with closing(sqlite3.connect(shop.folder / "warehouse.db")) as db:
+        db.execute("DROP TABLE l_t")
+    shop.follow(message)
+    for _ in range(2):
+        shop.loaded()
+    shop.equal("t", columns="ident, v")
+
+
+@pytest.mark.parametrize("identity", ["DROP CONSTRAINT t_pkey|ADD PRIMARY KEY (id)",
+                                      "REPLICA IDENTITY NOTHING|REPLICA IDENTITY DEFAULT"])  # fmt: skip
+def test_OUT_16_a_table_that_had_no_key_for_a_while_is_advised_to_a_green_run(shop: Shop, identity: str) -> None:  # noqa: F811
+    """Its changes of that time are in the log without a key; read again, they are not needed."""
+    away, back = identity.split("|")
+    shop.sql(f"ALTER TABLE t {away}", "INSERT INTO t VALUES (50, 'n', 'n')", f"ALTER TABLE t {back}")
+    before = shop.dump()
+    done = shop.run()
+    assert done.error is not None
+    assert "load it again ('dpone cdc resync', or --full-refresh)" in done.error.message
+    assert shop.dump() == before
+    assert shop.dpone("cdc", "resync", str(shop.path), "--table", f"{shop.source.schema}.t")[0] == 0
+    shop.loaded()
+    shop.equal()
+
+
+def test_a_composite_value_of_which_a_field_is_NULL_is_not_NULL(source: ChangeSource) -> None:
+    """In the snapshot as in the stream; one whose fields are all NULL, too."""
+    source.run("CREATE TYPE pair AS (a int, b text)", "CREATE TABLE t (id int PRIMARY KEY, p pair)")
+    source.publish("t")
+    source.run("INSERT INTO t VALUES (1, '(1,)'), (2, '(,)'), (3, NULL), (4, '(1,x)')")
+    (_, streamed), (_, snapshot) = source.read(), source.read(initial="snapshot")
+    for found in (streamed, snapshot):
+        assert [(row["id"], row["p"]) for row in found["t"]] == [(1, "(1,)"), (2, "(,)"), (3, None), (4, "(1,x)")]

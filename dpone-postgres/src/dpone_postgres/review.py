@@ -234,10 +234,19 @@ class Reviewer:
         todo = resync_todo(["*.*"] if every else [*found])
         if any(name not in self.published for name in found):
             todo = f"first publish again what the stream should have; then {todo}"
-        if gone := sorted({column for name in found for column in self._left(name)}):
+        keys = sorted(name for name in found if self._key_has_another_name(name))
+        if keys:
+            todo = f"drop the target of {', '.join(keys)}, whose key has another name now (a history of append stays); "
+            todo += f"then {resync_todo([*found])}"
+        if gone := sorted({column for name in found if name not in keys for column in self._left(name)}):
             one = f"column {gone[0]}" if len(gone) == 1 else f"columns {', '.join(gone[:_SHOWN])}"
             todo += f"; the target then needs {_IGNORE} for {one}, or use --full-refresh instead"
         return error(self.failed, f"changes may be missing: {'; '.join(said)}", todo)
+
+    def _key_has_another_name(self, name: str) -> bool:
+        """So that rows of the target have none, and cannot be met."""
+        was, now = self.kept.get(name), self.published.get(name)
+        return was is not None and now is not None and not {*now.key} <= {*was.columns} and bool(self._left(name))
 
     def _left(self, name: str) -> set[str]:
         """Columns that the stream no longer has, and the target does."""
@@ -308,6 +317,8 @@ def without(saved: PostgresLogicalOffset, wanted: Sequence[str], published: Sequ
     known, chosen = dict.fromkeys([*saved.tables, *saved.due, *published]), set[str]()
     for name in wanted:
         fitting = [table for table in known if matches(Name.parse(table), Name.parse(name))]
+        if (exact := str(Name.parse(name))) in known:  # though it may look like a glob
+            fitting = [exact]
         if not fitting:
             todo = f"the stream has {', '.join(sorted(known)) or 'none'}"
             raise ConfigError(f"resync table {name}", "the stream has no such table", todo)
