@@ -489,6 +489,29 @@ def test_OUT_04_upkeep_and_another_change_of_a_column_stop_nothing(
     shop.equal("t")
 
 
+@pytest.mark.parametrize(
+    "statements",
+    [
+        ["CREATE TABLE r_3 PARTITION OF r FOR VALUES FROM (20) TO (30)", "INSERT INTO r VALUES (25, 'x')",
+         "VACUUM FULL r_3"],
+        ["BEGIN; SAVEPOINT a; TRUNCATE r; RELEASE a; INSERT INTO r VALUES (3, 'x'); COMMIT"],
+        ["TRUNCATE r", "INSERT INTO r VALUES (3, 'x')", "CLUSTER r_1 USING r_1_pkey"],
+        ["CREATE TABLE r_3 PARTITION OF r FOR VALUES FROM (20) TO (30)", "INSERT INTO r VALUES (25, 'x')",
+         "DELETE FROM r WHERE id = 25", "DROP TABLE r_3"],
+        ["CREATE TABLE r_3 (LIKE r INCLUDING ALL)", "ALTER TABLE r ATTACH PARTITION r_3 FOR VALUES FROM (20) TO (30)",
+         "INSERT INTO r VALUES (25, 'x')"],
+        ["UPDATE r SET v = 'x'", "VACUUM FULL r", "ALTER TABLE r ALTER v SET NOT NULL"],
+    ],
+)  # fmt: skip
+def test_OUT_04_what_looks_like_a_loss_stops_and_its_advice_is_right(root: Shop, statements: list[str]) -> None:  # noqa: F811
+    """The list of docs/postgres-cdc.md, as far as a stop of each kind goes; read again, the target is equal."""
+    root.sql(*statements)
+    root.follow(root.stopped(f"table {root.source.schema}.r"))
+    for _ in range(2):
+        root.loaded()
+    root.equal("r", "u")
+
+
 # -- advice -----------------------------------------------------------------------------------------------------
 
 

@@ -425,7 +425,7 @@ class Spool:
         if self._committed:
             return False
         found = f"table {table} has rows of two shapes that no type holds together, in one transaction"
-        raise SchemaBreak("read a change window", found, "declare the types of its columns, or start anew behind it")
+        raise SchemaBreak("read a change window", found, "declare the types of its columns, or start over behind it")
 
     def commit(self, tables: Collection[str] | None = None) -> None:
         """All that was added is whole transactions; or all that was added to these tables."""

@@ -45,7 +45,7 @@ from dpone_postgres.review import (
 )  # fmt: skip
 from dpone_postgres.setup import HEARTBEAT, adding, plan
 from dpone_postgres.slot import (
-    ANEW,
+    FROM_SCRATCH,
     NO_SLOT,
     PLUGIN,
     Server,
@@ -62,7 +62,7 @@ from dpone_postgres.waiting import Connection
 
 _BLOCK_ROWS, _BLOCK_BYTES = 20_000, 8_000_000
 _ROW = 6  # a row of COPY with one column: the count of columns, and the column's length
-_MESSAGES = 20_000  # beside the changes themselves: begin and commit of each transaction, descriptions of tables
+_MESSAGES = 20_000  # besides the changes themselves: begin and commit of each transaction, descriptions of tables
 _ADDED = 20  # tables in the one statement that a message gives
 _WORTH = 1 << 20  # bytes of WAL without a change for which the position moves: the server frees whole files, of 16 MB
 # On the disk of this server when it returns, whatever the database's own setting says.
@@ -528,7 +528,7 @@ class PostgresLogicalReader:
         """Nobody moved the slot while it was read."""
         slot = Slot.of(db, self._slot, self._failed)
         if slot is None:
-            raise Gap(self._failed, f"slot {self._slot} was dropped while it was read", ANEW)
+            raise Gap(self._failed, f"slot {self._slot} was dropped while it was read", FROM_SCRATCH)
         require_not_passed(slot, start, self._failed)
 
     @contextmanager
@@ -540,7 +540,7 @@ class PostgresLogicalReader:
             # 55000 object_not_in_prerequisite_state: "can no longer get changes from replication slot"
             # 42704 undefined_object: changes were written while there was no such publication
             if sqlstate(error) in ("55000", "42704"):
-                raise Gap(self._failed, error.found, ANEW) from error
+                raise Gap(self._failed, error.found, FROM_SCRATCH) from error
             raise
 
     # -- after the sink's commit --------------------------------------------------------------------------------

@@ -41,7 +41,7 @@ def at_slot(
 ) -> Iterator[tuple[Connection, int]]:
     """A transaction that sees what was committed before the LSN, and nothing else. Waits for transactions that write,
     up to ``lock_timeout`` seconds. The tables are locked before it begins to see: to those who looked before, a table
-    is empty after TRUNCATE and after an ALTER that writes it anew (MVCC Caveats)."""
+    is empty after TRUNCATE and after an ALTER that rewrites it (MVCC Caveats)."""
     db = connect({**given, "replication": "database"}, SourceError, row_security="off", **limits)
     try:
         name = f"dpone_snapshot_{ulid().lower()}"

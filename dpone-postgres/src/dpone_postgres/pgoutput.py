@@ -417,7 +417,7 @@ def resync_todo(tables: Sequence[str]) -> str:
 
 
 def require_same_table(tables: Mapping[str, int], table: str, oid: int) -> None:
-    """PG-19: a table that was dropped and made anew is another one, and one that was renamed would go on elsewhere."""
+    """PG-19: a table that was dropped and made again is another one, and one that was renamed would go on elsewhere."""
     todo = resync_todo([table])
     if tables.get(table, oid) != oid:
         found = f"it was dropped and made again (it was {tables[table]}, and is {oid})"
@@ -484,7 +484,7 @@ class _Rows:
             self._after = [self._filled(n) for n in range(width)]
 
     def _filled(self, n: int) -> _Tuple:
-        """PG-09: what the new tuple leaves out, the old one may have; beside the key only if it is whole."""
+        """PG-09: what the new tuple leaves out, the old one may have; besides the key only if it is whole."""
         new, old = self._after[n], self._before[n]
         has = self._old if self._shape.columns[n].name in self._shape.change.key else self._whole_old
         return new.over((new.kind == _UNCHANGED) & has & (old.kind != _UNCHANGED), old)
