@@ -359,7 +359,7 @@ def test_MF_01_a_damaged_manifest_stops_a_run_in_parts_by_name(project: Project,
     error = project.run().streams[0].error
     assert error is not None
     assert error.kind == "StateError"
-    assert "begin the load anew with 'dpone partitions retry --anew'" in error.message
+    assert "start the load over with 'dpone partitions retry --anew'" in error.message
     assert project.dpone("partitions", "retry", "pipeline.yaml", "--anew").code == 0
     assert project.load().partitions_resumed == 0
     assert project.rows() == every

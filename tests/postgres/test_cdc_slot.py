@@ -82,7 +82,7 @@ def test_PG_02_a_slot_made_anew_is_a_gap_on_every_run(source: ChangeSource) -> N
     source.run("INSERT INTO orders VALUES (3)")
     source.make_slot()
     for _ in range(2):
-        with pytest.raises(Gap, match=f"after {position.value['lsn']} up to {source.confirmed()}.*made anew"):
+        with pytest.raises(Gap, match=f"after {position.value['lsn']} up to {source.confirmed()}.*made again"):
             source.read(position)
 
 

@@ -333,3 +333,17 @@ def test_pages_of_a_table_that_was_rewritten_are_not_gone_on_with(target: Target
     target.run("VACUUM FULL orders")
     with closing(target.source()) as source, pytest.raises(ConfigError, match="moved to other pages"):
         source.window(None, replace(WHOLE, parts=parts))
+
+
+@pytest.mark.parametrize("by", ["hash", "range"])
+def test_a_composite_value_whose_fields_are_NULL_is_in_one_part(target: Target, by: str) -> None:
+    """It is not NULL itself, and so in the part of its value and not in that of NULL."""
+    target.run(
+        "CREATE TYPE pair AS (a int, b int)",
+        "CREATE TABLE orders AS SELECT i AS id, CASE i % 4 WHEN 0 THEN NULL WHEN 1 THEN ROW(NULL, NULL)::pair "
+        "ELSE ROW(i, i)::pair END AS p FROM generate_series(1, 40) AS i",
+        "ANALYZE orders",
+    )  # fmt: skip
+    ids, found = split(target, by=by, column="p")
+    assert len(ids) > 1
+    assert rows(found) == [*range(1, 41)]

@@ -87,7 +87,7 @@ ANEW = {
     "ALTER TABLE orders ADD COLUMN k int DEFAULT 7": "its columns have changed",
     "ALTER TABLE orders ALTER COLUMN id TYPE bigint": "it was rewritten",
     "ALTER TABLE orders RENAME COLUMN v TO w": "its columns have changed",
-    "CREATE TABLE n AS TABLE orders; DROP TABLE orders; ALTER TABLE n RENAME TO orders": "dropped and made anew",
+    "CREATE TABLE n AS TABLE orders; DROP TABLE orders; ALTER TABLE n RENAME TO orders": "dropped and made again",
 }
 
 

@@ -425,7 +425,7 @@ class Spool:
         if self._committed:
             return False
         found = f"table {table} has rows of two shapes that no type holds together, in one transaction"
-        raise SchemaBreak("read a change window", found, "declare the types of its columns, or start anew behind it")
+        raise SchemaBreak("read a change window", found, "declare the types of its columns, or start over behind it")
 
     def commit(self, tables: Collection[str] | None = None) -> None:
         """All that was added is whole transactions; or all that was added to these tables."""
@@ -684,7 +684,8 @@ class ChangeStream:
         """The key that rows are told by. Raises ConfigError if there is none, or another than the log's."""
         key = self._changed[table].key
         if not key and not stated:
-            todo = "give the table a key in the source, name one in strategy.key, or use strategy append"
+            todo = "give the table a key in the source and load it again ('dpone cdc resync', or --full-refresh), name "
+            todo += "one in strategy.key, or use strategy append"
             raise ConfigError(f"apply changes of {table}", "the log names no key", todo)
         if key and stated and {*key} != {*stated}:
             found = f"strategy.key is {', '.join(stated)}, the log's key is {', '.join(key)}"

@@ -139,7 +139,7 @@ class PartitionManifest:
 
 
 def damaged(why: str, where: str = "the partition manifest") -> StateError:
-    todo = "begin the load anew with 'dpone partitions retry --anew'; rows of the target stay as they are"
+    todo = "start the load over with 'dpone partitions retry --anew'; rows of the target stay as they are"
     return StateError(f"read {where}", f"damaged ({why})", todo)
 
 
@@ -257,7 +257,7 @@ def require_same(old: PartitionManifest, new: PartitionManifest, target: Mapping
 
 def manifest_of(load: Load, window: Window, stream: StreamSpec, start: str | None) -> PartitionManifest:
     """The manifest of a load about to be opened. start: position it begins after. How the window is split is no part of
-    the fingerprint: another split is a tuning that begins anew, not another meaning. Where the window is momentary but
+    the fingerprint: another split is a tuning that starts over, not another meaning. Where the window is momentary but
     the load can be resumed (mixed_snapshots), the moment is no part of what the window is."""
     position, schema = window.position, load.schema or pa.schema([])
     end = position.dumps() if window.repeatable else json.dumps(dict(position.identity), sort_keys=True)
@@ -396,7 +396,7 @@ _ROW = pa.schema(
 class SqlPartitionManifestStore(PartitionManifestStore):
     """In the tables ``__dpone__manifests`` and ``__dpone__partitions`` of any database that has a ``Database``; one row
     per partition, so that a claim touches one. ``connect`` gives a connection for one call, ``heads`` is the first of
-    the tables, which the second stands beside."""
+    the tables, next to which the second stands."""
 
     def __init__(self, connect: Callable[[], AbstractContextManager[Database]], heads: Name = _HEADS) -> None:
         self._connect, self._heads, self._rows = connect, heads, heads.sibling("__dpone__partitions")

@@ -39,12 +39,13 @@ from dpone_postgres.review import (
     Reviewer,
     lacking_operations,
     operations_todo,
+    require_logged,
     require_operations,
     without,
 )  # fmt: skip
 from dpone_postgres.setup import HEARTBEAT, adding, plan
 from dpone_postgres.slot import (
-    ANEW,
+    FROM_SCRATCH,
     NO_SLOT,
     PLUGIN,
     Server,
@@ -61,7 +62,7 @@ from dpone_postgres.waiting import Connection
 
 _BLOCK_ROWS, _BLOCK_BYTES = 20_000, 8_000_000
 _ROW = 6  # a row of COPY with one column: the count of columns, and the column's length
-_MESSAGES = 20_000  # beside the changes themselves: begin and commit of each transaction, descriptions of tables
+_MESSAGES = 20_000  # besides the changes themselves: begin and commit of each transaction, descriptions of tables
 _ADDED = 20  # tables in the one statement that a message gives
 _WORTH = 1 << 20  # bytes of WAL without a change for which the position moves: the server frees whole files, of 16 MB
 # On the disk of this server when it returns, whatever the database's own setting says.
@@ -126,9 +127,12 @@ class PostgresLogicalReader:
         todo = "" if tables else self._adding(db)
         yield Finding("publication", bool(tables), f"{self._publication}: {told}", todo)
         expected = self._options.operations
-        if lacking := lacking_operations(outside.read(db, self._publication, tables, self._failed), expected):
+        facts = outside.read(db, self._publication, tables, self._failed)
+        if lacking := lacking_operations(facts, expected):
             found = f"{self._publication} does not publish {', '.join(lacking)}: such changes are lost"
             yield Finding("operations", False, found, "; ".join(operations_todo(self._publication, expected, lacking)))
+        for one in outside.unlogged(db, tables, facts, self._failed):
+            yield Finding("log", False, one.found, one.todo)
         for warning in self._unpublished(db):
             yield Finding("publication", None, warning, "")
         broken = publication.breaking(db, self._publication, self._failed)
@@ -218,6 +222,8 @@ class PostgresLogicalReader:
         slot.require(server, self._failed)
         self._require_published(db, tables)
         require_operations(facts, self._options.operations, self._publication, saved, self._failed)
+        unlogged = outside.unlogged(db, tables, facts, self._failed)
+        require_logged(unlogged, self._options.on_outside_change, saved, self._failed)
         epoch = after.epoch if after else 0
         if saved is None and self._options.initial == "snapshot":
             return self._snapshot(db, server, tables, facts, epoch)
@@ -240,11 +246,11 @@ class PostgresLogicalReader:
                     decoder = self._read(db, bound, slot, start, limit, saved, review)
                     self._require_kept(db, start, server)
                 before = review
-                if not decoder.short:
-                    review = reviewer.end(review, decoder.truncated, decoder.leaves)
+                review = reviewer.end(review, decoder)
                 if review.due != before.due:
                     continue  # more tables are to be read as a whole: their changes are in this window
                 if reading is not None and point is not None and not decoder.short:
+                    reviewer.facts = outside.with_partitions(reading, review.due, reviewer.facts, self._failed)
                     self._spool_rows(db, reading, decoder.spool, review.due, point)
                 return self._window(db, bound, start, decoder, saved, epoch, review, reviewer, marker)
 
@@ -268,11 +274,13 @@ class PostgresLogicalReader:
         tables: Sequence[Published],
         facts: Mapping[str, Facts],
     ) -> Reviewer:
-        def compare(was: Kept, now: Facts, told: Sequence[int] | None) -> list[str]:
-            return outside.differences(db, was, now, told, self._failed)
+        def compare(table: Name, was: Kept, now: Facts, truncates: Sequence[int] | None) -> list[str]:
+            return outside.differences(db, table, was, now, truncates, self._failed)
 
         def look(tables: Sequence[Published]) -> Mapping[str, Facts]:
-            return outside.read(db, self._publication, tables, self._failed)
+            now = {table.oid: table for table in self._tables(db)}  # with the columns of now, too
+            asked = [evolve(now.get(table.oid, table), name=table.name) for table in tables]
+            return outside.read(db, self._publication, asked, self._failed)
 
         options, named = self._options, {str(table.name): table for table in tables}
         return Reviewer(
@@ -322,6 +330,7 @@ class PostgresLogicalReader:
         with self._joined(tables) as (reading, point):
             assert reading is not None
             assert point is not None
+            facts = outside.with_partitions(reading, tables, facts, self._failed)
             spool = self._new_spool(server, "")
             self._spool_rows(db, reading, spool, tables, point)
         position = evolve(
@@ -347,6 +356,7 @@ class PostgresLogicalReader:
         commit = saved.commit if saved else ""
 
         def shape(relation: Relation) -> Shape | None:
+            relation = evolve(relation, table=review.name(relation.oid, relation.table))
             if not self._selects(Name.parse(relation.table)) or not review.takes(relation.table):
                 return None
             found = columns(db, relation.oid, relation.names, relation.types, self._failed)
@@ -484,10 +494,14 @@ class PostgresLogicalReader:
         """OUT-03: of tables that a glob selects, and the publication does not have."""
         if self._wanted is not None and not {*"*?["} & {*str(self._wanted)}:
             return
-        for name in outside.unpublished(db, self._publication, self._failed):
-            if self._selects(name):
-                todo = adding(self._publication, [name])
-                yield f"table {name} is selected, but not in publication {self._publication}: it is not read; {todo}"
+        names = [name for name in outside.unpublished(db, self._publication, self._failed) if self._selects(name)]
+        identifying = names and publication.identifying(db, self._publication, self._failed)
+        broken = publication.unidentified(db, names, self._failed) if identifying else []
+        for name in names:
+            todo = adding(self._publication, [name])
+            if first := [one.todo for one in broken if name in one.by]:  # OUT-16: else the application's updates fail
+                todo = f"leave it out with source.exclude: [{name}], or run {'; '.join(first)}; then {todo}"
+            yield f"table {name} is selected, but not in publication {self._publication}: it is not read; {todo}"
 
     def _require_published(self, db: psycopg.Connection[Any], tables: Sequence[Published]) -> None:
         """PG-22: a table that is not published would silently never change."""
@@ -514,7 +528,7 @@ class PostgresLogicalReader:
         """Nobody moved the slot while it was read."""
         slot = Slot.of(db, self._slot, self._failed)
         if slot is None:
-            raise Gap(self._failed, f"slot {self._slot} was dropped while it was read", ANEW)
+            raise Gap(self._failed, f"slot {self._slot} was dropped while it was read", FROM_SCRATCH)
         require_not_passed(slot, start, self._failed)
 
     @contextmanager
@@ -526,7 +540,7 @@ class PostgresLogicalReader:
             # 55000 object_not_in_prerequisite_state: "can no longer get changes from replication slot"
             # 42704 undefined_object: changes were written while there was no such publication
             if sqlstate(error) in ("55000", "42704"):
-                raise Gap(self._failed, error.found, ANEW) from error
+                raise Gap(self._failed, error.found, FROM_SCRATCH) from error
             raise
 
     # -- after the sink's commit --------------------------------------------------------------------------------

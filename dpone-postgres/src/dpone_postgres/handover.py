@@ -41,7 +41,7 @@ def at_slot(
 ) -> Iterator[tuple[Connection, int]]:
     """A transaction that sees what was committed before the LSN, and nothing else. Waits for transactions that write,
     up to ``lock_timeout`` seconds. The tables are locked before it begins to see: to those who looked before, a table
-    is empty after TRUNCATE and after an ALTER that writes it anew (MVCC Caveats)."""
+    is empty after TRUNCATE and after an ALTER that rewrites it (MVCC Caveats)."""
     db = connect({**given, "replication": "database"}, SourceError, row_security="off", **limits)
     try:
         name = f"dpone_snapshot_{ulid().lower()}"
@@ -87,11 +87,13 @@ class SnapshotTable:
 
     def _select(self) -> str:
         """As the stream would tell the rows: its columns, its filter, texts by the output function of their type (a
-        cast to text may say more: inet). A table without partitions stands for its own rows, as in a publication."""
+        cast to text may say more: inet), of composite values too, which are not NULL for a field that is
+        (functions-comparison). A table without partitions stands for its own rows, as in a publication."""
         words = []
         for column, text in zip(self._columns, self._as_text, strict=True):
             quoted = DIALECT.quote(column.name)
-            words.append(f"CASE WHEN {quoted} IS NOT NULL THEN format('%s', {quoted}) END" if text else quoted)
+            shown = f"CASE WHEN {quoted} IS DISTINCT FROM NULL THEN format('%s', {quoted}) END"
+            words.append(shown if text else quoted)
         only = "" if self._table.kind == "p" else "ONLY "
         condition = f" WHERE {self._table.filter}" if self._table.filter else ""
         return f"SELECT {', '.join(words)} FROM {only}{DIALECT.name(self._table.name)}{condition}"

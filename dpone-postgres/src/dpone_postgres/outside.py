@@ -33,44 +33,85 @@ _quote = PostgresDialect()
 _NEWER = """((t.xmin::text::int8 - {since}) & 4294967295)
     < pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::text::int8 - {since}"""
 
-# A column with a default bears the oid of the default: ALTER TYPE makes another one, and a rewrite of the table for
-# another reason (VACUUM FULL), which touches the row of a column that came with a default, does not.
-_FACTS = """
+_TREE = """
 WITH RECURSIVE given AS (
-    SELECT c.oid, c.relkind, c.relnamespace, c.relfilenode FROM pg_catalog.pg_class AS c
-    WHERE c.oid = ANY ((\0::int8[])::oid[])
+    SELECT c.oid, c.relkind, c.relpersistence, c.relfilenode, c.reltoastrelid FROM pg_catalog.pg_class AS c
+    WHERE c.oid = ANY ('{{{oids}}}'::oid[])
 ), tree AS (
     SELECT g.oid AS root, g.oid AS node, NULL::oid AS parent, NULL::text AS link FROM given AS g WHERE g.relkind = 'p'
     UNION ALL
     SELECT t.root, i.inhrelid, i.inhparent, i.xmin::text FROM tree AS t
     JOIN pg_catalog.pg_inherits AS i ON i.inhparent = t.node
 ), nodes AS (
-    SELECT t.root, array_agg(ARRAY[t.node::int8, t.parent::int8, k.relfilenode::int8, t.link::int8, k.xmin::text::int8]
-        ORDER BY t.node) AS found
+    SELECT t.root, array_agg(ARRAY[t.node::int8, t.parent::int8, k.relfilenode::int8, t.link::int8] ORDER BY t.node)
+        AS found, array_agg(k.oid::int8) FILTER (WHERE k.relpersistence <> 'p' OR k.relkind = 'f') AS unlogged
     FROM tree AS t JOIN pg_catalog.pg_class AS k ON k.oid = t.node WHERE t.parent IS NOT NULL GROUP BY t.root
+)"""
+# A column with a default bears the oid of the default: ALTER TYPE makes another one, and a rewrite of the table for
+# another reason (VACUUM FULL), which touches the row of a column that came with a default, does not.
+# ``up``: a table and the roots above it, with the links in between; pg_depend: SET SCHEMA makes that row another one.
+# ``types``: what values of a table's columns are made of, as far as it can be altered without touching a row.
+_FACTS = (
+    _TREE
+    + """, up AS (
+    SELECT u.rel, u.relid, coalesce(sum((SELECT i.xmin::text::int8 FROM pg_catalog.pg_inherits AS i
+        WHERE i.inhrelid = u.relid LIMIT 1)) OVER (PARTITION BY u.rel ORDER BY u.n
+        ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0)::int8 AS tie
+    FROM (SELECT g.oid AS rel, g.oid AS relid, 1::int8 AS n FROM given AS g UNION SELECT g.oid, a.relid::oid, a.n
+        FROM given AS g, pg_catalog.pg_partition_ancestors(g.oid) WITH ORDINALITY AS a(relid, n)) AS u
+), types AS (
+    SELECT g.oid AS rel, a.atttypid AS type FROM given AS g JOIN pg_catalog.pg_attribute AS a
+    ON a.attrelid = g.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.atttypid >= 16384
+    UNION
+    SELECT t.rel, o.part FROM types AS t JOIN pg_catalog.pg_type AS y ON y.oid = t.type, LATERAL (
+        SELECT y.typbasetype UNION ALL SELECT y.typelem
+        UNION ALL SELECT r.rngsubtype FROM pg_catalog.pg_range AS r WHERE r.rngtypid = y.oid {multirange}
+        UNION ALL SELECT a.atttypid FROM pg_catalog.pg_attribute AS a
+            WHERE a.attrelid = y.typrelid AND a.attnum > 0 AND NOT a.attisdropped) AS o(part) WHERE o.part >= 16384
+), parts AS (
+    SELECT t.rel, jsonb_agg(jsonb_build_array(t.type::int8, n.nspname, y.typname, y.typtype, CASE y.typtype
+        WHEN 'e' THEN (SELECT jsonb_agg(jsonb_build_array(e.oid::int8, e.enumlabel) ORDER BY e.oid)
+            FROM pg_catalog.pg_enum AS e WHERE e.enumtypid = y.oid)
+        ELSE (SELECT jsonb_agg(jsonb_build_array(a.attnum, a.atttypid::int8) ORDER BY a.attnum)
+            FROM pg_catalog.pg_attribute AS a WHERE a.attrelid = y.typrelid AND a.attnum > 0 AND NOT a.attisdropped)
+        END)) AS found
+    FROM types AS t JOIN pg_catalog.pg_type AS y ON y.oid = t.type AND y.typtype IN ('e', 'c')
+    JOIN pg_catalog.pg_namespace AS n ON n.oid = y.typnamespace GROUP BY t.rel
 )
 SELECT g.oid::int8, p.oid::int8, p.xmin::text::int8, p.pubinsert, p.pubupdate, p.pubdelete, p.pubtruncate,
-       p.pubviaroot, o.members, a.names, a.versions, a.filled, g.relfilenode::int8, n.found,
+       p.pubviaroot, o.members, EXISTS (SELECT FROM pg_catalog.pg_publication_rel AS r
+           WHERE r.prpubid = p.oid AND r.prrelid = g.oid), a.names, a.dropped, a.made, a.versions, a.filled,
+       g.relfilenode::int8, g.reltoastrelid::int8, n.found, CASE WHEN g.relpersistence <> 'p' THEN ARRAY[g.oid::int8]
+           ELSE n.unlogged END, h.found,
        pg_catalog.pg_snapshot_xmin(s)::text::int8, CASE WHEN pg_catalog.pg_is_in_recovery()
        THEN pg_catalog.pg_snapshot_xmin(s) ELSE pg_catalog.pg_snapshot_xmax(s) END::text::int8,
        ARRAY(SELECT x::text::int8 FROM pg_catalog.pg_snapshot_xip(s) AS x)
 FROM pg_catalog.pg_current_snapshot() AS s, given AS g
-JOIN pg_catalog.pg_publication AS p ON p.pubname = \0 LEFT JOIN nodes AS n ON n.root = g.oid,
-LATERAL (SELECT array_agg(CASE WHEN a.attisdropped THEN '' ELSE a.attname::text END ORDER BY a.attnum) AS names,
+JOIN pg_catalog.pg_publication AS p ON p.pubname = \0 LEFT JOIN nodes AS n ON n.root = g.oid
+LEFT JOIN parts AS h ON h.rel = g.oid,
+LATERAL (SELECT array_agg(a.attname::text ORDER BY a.attnum) AS names,
+        array_agg(a.attisdropped ORDER BY a.attnum) AS dropped,
+        array_agg(a.xmin::text::int8 ORDER BY a.attnum) AS made,
         array_agg(coalesce(-d.oid::int8, a.xmin::text::int8) ORDER BY a.attnum) AS versions,
-        array_agg(a.atthasdef OR a.attidentity <> '' ORDER BY a.attnum) AS filled
+        array_agg(a.atthasdef OR a.atthasmissing OR a.attidentity <> '' OR t.typdefault IS NOT NULL OR EXISTS (
+            SELECT FROM tree AS k JOIN pg_catalog.pg_attribute AS l ON l.attrelid = k.node AND l.attname = a.attname
+            WHERE k.root = g.oid AND l.atthasmissing) ORDER BY a.attnum) AS filled
     FROM pg_catalog.pg_attribute AS a
     LEFT JOIN pg_catalog.pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+    LEFT JOIN pg_catalog.pg_type AS t ON t.oid = a.atttypid
     WHERE a.attrelid = g.oid AND a.attnum > 0) AS a,
-LATERAL (SELECT array_agg(m.oid::int8 ORDER BY m.oid) AS members FROM (
-    SELECT r.oid FROM pg_catalog.pg_publication_rel AS r WHERE r.prpubid = p.oid AND r.prrelid IN
-        (SELECT g.oid UNION SELECT u.relid FROM pg_catalog.pg_partition_ancestors(g.oid) AS u)
+LATERAL (SELECT array_agg(ARRAY[m.oid::int8, m.tie] ORDER BY m.oid, m.tie) AS members FROM (
+    SELECT r.oid, u.tie FROM pg_catalog.pg_publication_rel AS r
+        JOIN up AS u ON u.rel = g.oid AND u.relid = r.prrelid WHERE r.prpubid = p.oid
     {schemas}
-    UNION ALL SELECT p.oid WHERE p.puballtables) AS m) AS o"""
+    UNION ALL SELECT p.oid, 0 WHERE p.puballtables) AS m) AS o"""
+)
 _SCHEMAS = """
-    UNION ALL SELECT s.oid FROM pg_catalog.pg_publication_namespace AS s
-        JOIN pg_catalog.pg_class AS k ON k.relnamespace = s.pnnspid WHERE s.pnpubid = p.oid AND k.oid IN
-        (SELECT g.oid UNION SELECT u.relid FROM pg_catalog.pg_partition_ancestors(g.oid) AS u)"""
+    UNION ALL SELECT s.oid, u.tie + coalesce((SELECT max(d.xmin::text::int8) FROM pg_catalog.pg_depend AS d
+            WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = k.oid AND d.objsubid = 0
+            AND d.refclassid = 'pg_catalog.pg_namespace'::regclass), 0)
+        FROM pg_catalog.pg_publication_namespace AS s JOIN up AS u ON u.rel = g.oid
+        JOIN pg_catalog.pg_class AS k ON k.oid = u.relid AND k.relnamespace = s.pnnspid WHERE s.pnpubid = p.oid"""
 # A partition that was made as one has columns as its own CREATE TABLE wrote them; ATTACH writes all of them again.
 _BORN = """
 SELECT c.oid::int8, n.nspname::text, c.relname::text, c.relkind::text, EXISTS (
@@ -79,6 +120,16 @@ SELECT c.oid::int8, n.nspname::text, c.relname::text, c.relkind::text, EXISTS (
     WHERE s.attrelid = c.oid AND s.attname = 'ctid')
 FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
 WHERE c.oid = ANY ((\0::int8[])::oid[]) ORDER BY 2, 3"""
+# TRUNCATE writes the rows of a table's indexes and of its TOAST table too, which GRANT and the like leave alone.
+_WRITERS = """
+SELECT c.oid::int8, n.nspname::text, c.relname::text, ARRAY(SELECT k.xmin::text::int8 FROM pg_catalog.pg_class AS k
+    WHERE k.oid IN (SELECT c.oid UNION SELECT c.reltoastrelid UNION SELECT i.indexrelid FROM pg_catalog.pg_index AS i
+        WHERE i.indrelid IN (c.oid, c.reltoastrelid)))
+FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+WHERE c.oid = ANY ((\0::int8[])::oid[]) ORDER BY 2, 3"""
+_NAMES = """
+SELECT c.oid::int8, n.nspname::text, c.relname::text, c.relkind::text FROM pg_catalog.pg_class AS c
+JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = ANY ((\0::int8[])::oid[]) ORDER BY 2, 3"""
 _UNPUBLISHED = """
 WITH members AS (SELECT c.oid FROM pg_catalog.pg_publication_tables AS p
     JOIN pg_catalog.pg_namespace AS n ON n.nspname = p.schemaname
@@ -94,13 +145,25 @@ ORDER BY 1, 2"""
 
 @frozen
 class Node:
-    """A partition below a root. ``link``, ``made``: xmin of its rows in pg_inherits and pg_class."""
+    """A partition below a root. ``link``: xmin of its row in pg_inherits."""
 
     oid: int
     parent: int
     file: int
     link: int
-    made: int
+
+
+@frozen
+class Type:
+    """A type that values of a table are made of. ``parts``: labels of an enum, attributes of a composite type, oldest
+    first. ``grows``: a part more changes no value that is there."""
+
+    name: str
+    parts: tuple[Any, ...]
+    grows: bool
+
+    def digest(self, count: int) -> int:
+        return zlib.crc32(repr(self.parts[:count]).encode())
 
 
 @frozen
@@ -109,12 +172,17 @@ class Facts:
 
     publication  oid and xmin of its row, and whether it publishes by the root
     operations   what it publishes
-    members      oids of what makes the table a member: its own entry, or that of a root, a schema, of all tables
+    members      oids of what makes the table a member: its own entry, or that of a root, a schema, of all tables;
+                 ``ties``: what ties the table to each of them, which is another after it was loose for a while;
+                 ``own``: it has an entry of its own, so that the server keeps it in the log
     filter       digest of the row filter
-    columns      names by attribute number, empty for one that is not in the stream; ``versions``: see ``_FACTS``;
-                 ``filled``: it came with a value for the rows that were there
-    file         the relation's file node; 0 of a root
+    columns      names by attribute number, empty for one that is not in the stream; ``dropped``: it is gone;
+                 ``versions``: see ``_FACTS``; ``made``: xmin of the column; ``filled``: it came with a value for the
+                 rows that were there
+    file         the relation's file node; 0 of a root; ``toast``: oid of the table for values out of line, or 0
     nodes        partitions of a root, by oid
+    unlogged     those of the table's relations whose changes are not in the log, by oid
+    types        by oid
     since        every transaction below this xid had ended when the facts were read
     below        so had those from there to this one, but for the ``running`` (of which a standby says nothing)
     """
@@ -131,12 +199,19 @@ class Facts:
     since: int = 0
     below: int = 0
     running: tuple[int, ...] = ()
+    ties: tuple[int, ...] = ()
+    own: bool = True
+    dropped: tuple[bool, ...] = ()
+    made: tuple[int, ...] = ()
+    toast: int = 0
+    unlogged: tuple[int, ...] = ()
+    types: Mapping[int, Type] = field(factory=dict)
+    oid: int = 0
 
     def ended(self, xid: int) -> bool:
         """What a transaction did can be seen in these facts: its commit may be in the stream a moment before, and for
         long where it waits for a synchronous standby. ``xid``: the lower 32 bits, as the stream has it."""
-        before = (self.below - 1 - xid) & _XID < 1 << 31
-        return before and xid not in {one & _XID for one in self.running}
+        return _before(xid, self.below) and xid not in {one & _XID for one in self.running}
 
     def lost(self, seen: Mapping[int, int]) -> list[int]:
         """Those of the partitions from which the stream brought rows that are partitions no more."""
@@ -147,8 +222,15 @@ class Facts:
         return Kept(
             self.publication, self.members, self.filter, self.columns, self.versions[:1] if same else self.versions,
             self.file, {n.oid: n.file for n in self.nodes.values()}, _links(self.nodes, self.nodes),
-            self.since if self.nodes else 0,
+            0 if self.toast else self.since,  # no question needs both; and a window is the same in every reading
+            ties=self.ties if any(self.ties) else (), toast=self.toast, known=len(self.columns),
+            types={oid: (len(one.parts), one.digest(len(one.parts))) for oid, one in self.types.items()},
         )  # fmt: skip
+
+
+def _before(xid: int, other: int) -> bool:
+    """The one is older, by the lower 32 bits of both."""
+    return (other - 1 - xid) & _XID < 1 << 31
 
 
 def _links(nodes: Mapping[int, Node], oids: Any) -> int:
@@ -160,7 +242,9 @@ def _links(nodes: Mapping[int, Node], oids: Any) -> int:
 class Kept:
     """Facts as a position keeps them: small. ``links``: digest of how the partitions hang below the root.
     ``truncated``: xid of the last TRUNCATE of it that the stream brought, which changed the files of all partitions.
-    ``seen``: partitions that are not among the facts, but the stream brought rows of them, and the xid of these."""
+    ``seen``: partitions that are not among the facts, but the stream brought rows of them, and the xid of these.
+    ``known``: how many of the columns there were when the stream was last read up to its end. ``types``: how many
+    parts each had, and their digest. Positions of earlier versions lack some of these, which are not compared then."""
 
     publication: tuple[int, int, bool]
     members: tuple[int, ...]
@@ -173,28 +257,34 @@ class Kept:
     since: int
     truncated: int = 0
     seen: Mapping[int, int] = field(factory=dict)
+    ties: tuple[int, ...] = ()
+    toast: int = 0
+    known: int = 0
+    types: Mapping[int, tuple[int, int]] = field(factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         found: dict[str, Any] = {
             "publication": list(self.publication), "members": list(self.members), "filter": self.filter,
-            "columns": list(self.columns), "versions": list(self.versions), "file": self.file,
+            "columns": list(self.columns), "versions": list(self.versions), "file": self.file, "toast": self.toast,
+            "partitions": _packed(self.files), "links": self.links, "since": self.since, "truncated": self.truncated,
+            "seen": [[oid, self.seen[oid]] for oid in sorted(self.seen)], "ties": list(self.ties),
+            "known": self.known if self.known != len(self.columns) else 0,
+            "types": [[oid, *self.types[oid]] for oid in sorted(self.types)],
         }  # fmt: skip
-        if self.files or self.truncated:
-            found |= {"partitions": _packed(self.files), "links": self.links, "since": self.since}
-            found["truncated"] = self.truncated
-        if self.seen:
-            found["seen"] = [[oid, self.seen[oid]] for oid in sorted(self.seen)]
-        return {name: value for name, value in found.items() if value not in ("", 0)}
+        return {name: value for name, value in found.items() if value not in ("", 0, [])}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Kept:
         """Raises LookupError, TypeError or ValueError for what ``to_json`` did not make."""
         oid, xmin, root = data["publication"]
+        columns = tuple(map(str, data.get("columns", ())))
         return cls(
-            (int(oid), int(xmin), bool(root)), tuple(map(int, data["members"])), str(data.get("filter", "")),
-            tuple(map(str, data["columns"])), tuple(map(int, data["versions"])), int(data.get("file", 0)),
+            (int(oid), int(xmin), bool(root)), tuple(map(int, data.get("members", ()))), str(data.get("filter", "")),
+            columns, tuple(map(int, data.get("versions", ()))), int(data.get("file", 0)),
             _unpacked(str(data.get("partitions", ""))), int(data.get("links", 0)), int(data.get("since", 0)),
             int(data.get("truncated", 0)), {int(oid): int(xid) for oid, xid in data.get("seen", ())},
+            tuple(map(int, data.get("ties", ()))), int(data.get("toast", 0)), int(data.get("known", len(columns))),
+            {int(oid): (int(count), int(digest)) for oid, count, digest in data.get("types", ())},
         )  # fmt: skip
 
     def version(self, i: int) -> int:
@@ -204,17 +294,17 @@ class Kept:
 def kept_after(
     was: Kept | None, now: Facts | None, truncated: int | None, short: bool, seen: Mapping[int, int]
 ) -> Kept | None:
-    """What the position after a window keeps. File nodes of partitions are those of before where the window ended
-    ``short``: whether the stream says why they are others now, only a later one can tell. Equal to ``was``, to the
-    byte, if nothing was changed."""
+    """What the position after a window keeps. File nodes are those of before where the window ended ``short``: whether
+    the stream says why they are others now, only a later one can tell. Equal to ``was``, to the byte, if nothing was
+    changed."""
     if now is None:
         return was
     kept = now.kept()
     if was is not None and short:
         files = {oid: was.files.get(oid, _first(oid, file)) for oid, file in kept.files.items()}
-        kept = evolve(kept, files=files, since=was.since)
+        kept = evolve(kept, file=was.file, toast=was.toast, files=files, since=was.since, known=was.known)
     kept = evolve(kept, seen={oid: xid for oid, xid in seen.items() if oid not in now.nodes})
-    kept = evolve(kept, truncated=(truncated or (was.truncated if was else 0)) if kept.files else 0)
+    kept = evolve(kept, truncated=truncated or (was.truncated if was else 0))
     return was if was is not None and was == evolve(kept, since=was.since) else kept
 
 
@@ -243,21 +333,49 @@ def _unpacked(text: str) -> dict[int, int]:
 
 def read(db: psycopg.Connection[Any], publication: str, tables: Sequence[Published], failed: str) -> dict[str, Facts]:
     """Of each table, in one query."""
-    given = {table.oid: table for table in tables}
-    sql = _FACTS.format(schemas=_SCHEMAS if db.info.server_version >= 150_000 else "")
+    given, release = {table.oid: table for table in tables}, db.info.server_version
+    sql = _FACTS.format(
+        oids=",".join(map(str, given)), schemas=_SCHEMAS if release >= 150_000 else "",
+        multirange="OR r.rngmultitypid = y.oid" if release >= 140_000 else "",
+    )  # fmt: skip
     found = {}
-    for oid, pub, xmin, *flags, root, members, names, versions, filled, file, nodes, since, below, running in rows(
-        db, failed, sql, ([*given], publication)
-    ):
+    for (
+        oid, pub, xmin, *flags, root, members, own, names, dropped, made, versions, filled, file, toast, nodes,
+        unlogged, types, since, below, running,
+    ) in rows(db, failed, sql, (publication,)):  # fmt: skip
         table = given[oid]
-        columns = tuple(name if name in table.columns else "" for name in names or ())
+        columns = tuple(
+            name if name in table.columns and not gone else ""
+            for name, gone in zip(names or (), dropped or (), strict=True)
+        )
         condition = hashlib.sha256(table.filter.encode()).hexdigest()[:12] if table.filter else ""
         operations = tuple(name for name, on in zip(OPERATIONS, flags, strict=True) if on)
         found[str(table.name)] = Facts(
-            (pub, xmin, root), operations, tuple(members or ()), condition, columns, tuple(versions or ()), file,
-            {one[0]: Node(*one) for one in nodes or ()}, tuple(filled or ()), since, below, tuple(running),
+            (pub, xmin, root), operations, tuple(one for one, _ in members or ()), condition, columns,
+            tuple(versions or ()), file, _nodes(nodes), tuple(filled or ()), since, below, tuple(running),
+            tuple(tie for _, tie in members or ()), own, tuple(dropped or ()), tuple(made or ()), toast,
+            tuple(unlogged or ()), {one: _type(*rest) for one, *rest in types or ()}, oid,
         )  # fmt: skip
     return found
+
+
+def _nodes(found: Sequence[Sequence[int]] | None) -> dict[int, Node]:
+    return {one[0]: Node(*one) for one in found or ()}
+
+
+def _type(schema: str, name: str, kind: str, parts: Sequence[Sequence[Any]] | None) -> Type:
+    return Type(str(Name((schema, name))), tuple(map(tuple, parts or ())), kind == "e")
+
+
+def with_partitions(
+    reading: psycopg.Connection[Any], tables: Sequence[Published], facts: Mapping[str, Facts], failed: str
+) -> dict[str, Facts]:
+    """The facts, with those partitions of the tables that the transaction sees: whose rows a snapshot has. By a
+    statement without parameters, which the replication protocol does not take."""
+    names = {table.oid: str(table.name) for table in tables if str(table.name) in facts}
+    sql = _TREE.format(oids=",".join(map(str, names))) + " SELECT root::int8, found FROM nodes"
+    trees = {root: _nodes(found) for root, found in (rows(reading, failed, sql) if names else ())}
+    return {**facts, **{name: evolve(facts[name], nodes=trees.get(oid, {})) for oid, name in names.items()}}
 
 
 def unpublished(db: psycopg.Connection[Any], publication: str, failed: str) -> list[Name]:
@@ -265,21 +383,61 @@ def unpublished(db: psycopg.Connection[Any], publication: str, failed: str) -> l
     return [Name((schema, table)) for schema, table in rows(db, failed, _UNPUBLISHED, (publication,))]
 
 
+@frozen
+class Unlogged:
+    """Relations of ``table`` whose changes are not in the log: no stream has them."""
+
+    table: Name
+    names: tuple[Name, ...]
+    foreign: tuple[Name, ...]
+
+    @property
+    def found(self) -> str:
+        given = [f"{', '.join(map(str, names))} {'is' if len(names) == 1 else 'are'} {word}" for names, word in
+                 ((self.names, "unlogged"), (self.foreign, "foreign")) if names]  # fmt: skip
+        return f"table {self.table}: {' and '.join(given)}, so that changes are not in the log"
+
+    @property
+    def todo(self) -> str:
+        ways = [f"ALTER TABLE {_quote.name(name)} SET LOGGED" for name in self.names]
+        ways += [f"ALTER TABLE {_quote.name(self.table)} DETACH PARTITION {_quote.name(one)}" for one in self.foreign]
+        return "; ".join(ways)
+
+
+def unlogged(
+    db: psycopg.Connection[Any], tables: Sequence[Published], facts: Mapping[str, Facts], failed: str
+) -> list[Unlogged]:
+    given = [(table, facts[str(table.name)].unlogged) for table in tables if str(table.name) in facts]
+    oids = [oid for _, some in given for oid in some]
+    known = {oid: (Name((schema, name)), kind) for oid, schema, name, kind in
+             (rows(db, failed, _NAMES, (oids,)) if oids else ())}  # fmt: skip
+    found = []
+    for table, some in given:
+        relations = [known[oid] for oid in some if oid in known]
+        if relations:
+            plain = tuple(name for name, kind in relations if kind != "f")
+            found.append(Unlogged(table.name, plain, tuple(name for name, kind in relations if kind == "f")))
+    return found
+
+
 def differences(
-    db: psycopg.Connection[Any], was: Kept, now: Facts, told: Sequence[int] | None, failed: str
+    db: psycopg.Connection[Any], table: Name, was: Kept, now: Facts, truncates: Sequence[int] | None, failed: str
 ) -> list[str]:
     """Why changes are missing since ``was``, or old rows changed without one; none if the stream is whole.
 
-    ``told``: xids of the TRUNCATEs that the stream brought, which change file nodes of partitions as well; None: that
-    cannot be judged yet, as the stream was not read up to now.
+    ``truncates``: xids of the TRUNCATEs that the stream brought, which change file nodes as well; None: they are not
+    known yet, as the stream was not read up to now.
     """
     found = [*_membership(was, now)]
     altered = [*_columns(was, now)]
-    found += altered
-    if not altered and (rewritten := _rewritten(was, now)):
+    found += [*altered, *_types(was, now)]
+    rewritten = "" if altered else _rewritten(db, table, was, now, failed)
+    if rewritten:
         found.append(f"column {rewritten} was altered and the table rewritten")
     elif now.nodes or was.files or was.seen:
-        found += _partitions(db, was, now, told, failed)
+        found += _partitions(db, was, now, truncates, failed)
+    elif not found and _loose(db, table, was, now, truncates, failed):
+        found.append("it was rewritten, and may have been unlogged for a while")
     return found
 
 
@@ -294,10 +452,12 @@ def _membership(was: Kept, now: Facts) -> Iterator[str]:
         yield "its row filter in the publication was changed"
     elif not {*was.members} & {*now.members}:
         yield "it was removed from the publication and added again, or its column list was changed"
+    elif was.ties and not {*zip(was.members, was.ties, strict=True)} & {*zip(now.members, now.ties, strict=True)}:
+        yield "it was out of its published schema or root for a while"
 
 
 def _columns(was: Kept, now: Facts) -> Iterator[str]:
-    """A column that is new or gone is told by the stream itself; one that took the name of another is not."""
+    """A column that is new or gone is in the stream itself; one that took the name of another is not."""
     for i, name in enumerate(was.columns):
         if not name or i >= len(now.columns) or now.columns[i] == name:
             continue
@@ -307,17 +467,70 @@ def _columns(was: Kept, now: Facts) -> Iterator[str]:
             yield f"column {name} was dropped and added again"
 
 
-def _rewritten(was: Kept, now: Facts) -> str:
+def _types(was: Kept, now: Facts) -> Iterator[str]:
+    """ALTER TYPE .. RENAME VALUE, ADD ATTRIBUTE and the like: rows that were there read otherwise now."""
+    for oid, (count, digest) in was.types.items():
+        one = now.types.get(oid)
+        if one is not None and (one.digest(count) != digest or (len(one.parts) != count and not one.grows)):
+            yield f"type {one.name} was altered, so that old rows read otherwise"
+
+
+def named_otherwise(was: Kept | None, now: Facts, names: Sequence[str], xid: int) -> str:
+    """A column that rows of the stream, described by ``names`` in the transaction ``xid``, have under another name
+    than the catalogue has now; empty if all fit. The stream describes columns in the order of their numbers. A column
+    that was there before the window is in each description, one that is new in all after the first, and one that is
+    gone in some."""
+    rest, gone, known = [*names], False, 0 if was is None else was.known
+    for i, (name, dropped) in enumerate(zip(now.columns, now.dropped, strict=True)):
+        before = "" if was is None or i >= len(was.columns) else was.columns[i]
+        if name and rest[:1] == [name]:
+            del rest[0]
+            if i >= known and gone and _before(xid, now.made[i]):
+                return name  # of one that was dropped, before this one took its name
+        elif name and (before if i < known else rest):
+            return name
+        elif dropped:
+            gone = gone or i >= known
+            if rest and rest[0] not in now.columns:
+                del rest[0]
+    return rest[0] if rest else ""
+
+
+def _rewritten(db: psycopg.Connection[Any], table: Name, was: Kept, now: Facts, failed: str) -> str:
     """ALTER TYPE .. USING gives a column another version and the table, or all partitions, other file nodes."""
-    files = {n.oid: n.file for n in now.nodes.values()}
-    if was.file == now.file and not any(files.get(oid, file) != file for oid, file in was.files.items()):
+    changed = [n.oid for n in now.nodes.values() if was.files.get(n.oid, n.file) != n.file]
+    if was.file == now.file and not changed:
         return ""
     kept = [i for i, name in enumerate(was.columns) if name and i < len(now.columns) and now.columns[i] == name]
-    return next((was.columns[i] for i in kept if was.version(i) != now.versions[i]), "")
+    column = next((was.columns[i] for i in kept if was.version(i) != now.versions[i]), "")
+    if not column or _as_it_was(was, now):
+        return ""
+    written = [Name((s, t)) for _, s, t, kind in rows(db, failed, _NAMES, (changed,)) if kind != "p"]
+    return "" if any(_has_rows(db, one, failed, was.since) for one in written or [table]) else column
+
+
+def _as_it_was(was: Kept, now: Facts) -> bool:
+    """VACUUM FULL, CLUSTER and TRUNCATE keep a table's TOAST table; whatever else writes the table once more does not
+    (``swap_toast_by_content`` of the server)."""
+    return bool(was.toast) and was.toast == now.toast
+
+
+def _loose(
+    db: psycopg.Connection[Any], table: Name, was: Kept, now: Facts, truncates: Sequence[int] | None, failed: str
+) -> bool:
+    """Whether the table may have been UNLOGGED and LOGGED again, which the server allows where no publication names
+    it: every row of it was written once more, and no new column says why."""
+    if now.own or was.file == now.file or _as_it_was(was, now) or came_with_values(was, now):
+        return False
+    if was.toast and now.toast:
+        return True
+    if truncates is None or not was.since or _has_rows(db, table, failed, was.since):
+        return False
+    return bool(_not_written_by(db, [now.oid], (*truncates, was.truncated), failed))
 
 
 def _partitions(
-    db: psycopg.Connection[Any], was: Kept, now: Facts, told: Sequence[int] | None, failed: str
+    db: psycopg.Connection[Any], was: Kept, now: Facts, truncates: Sequence[int] | None, failed: str
 ) -> Iterator[str]:
     if gone := len(was.files.keys() - now.nodes.keys()):
         yield f"{gone} of its partitions {'was' if gone == 1 else 'were'} detached or dropped"
@@ -329,13 +542,21 @@ def _partitions(
         attached = [name for name in _attached(db, now, new, failed) if _has_rows(db, name, failed) is not False]
         if attached:
             yield f"partition {', '.join(map(str, attached))} was attached with rows"
-    if told is not None and "truncate" in now.operations:
+    if truncates is not None and "truncate" in now.operations:
         files = {**{oid: _first(oid, now.nodes[oid].file) for oid in new}, **was.files}
-        emptied = {oid for oid, file in files.items() if oid in now.nodes and now.nodes[oid].file != file}
-        emptied = {oid for oid in emptied if now.nodes[oid].made not in (*told, was.truncated)}
-        names = [Name((schema, table)) for _, schema, table, *_ in rows(db, failed, _BORN, ([*emptied],))]
+        emptied = [oid for oid, file in files.items() if oid in now.nodes and now.nodes[oid].file != file]
+        names = _not_written_by(db, emptied, (*truncates, was.truncated), failed)
         if names := [name for name in names if not _has_rows(db, name, failed, was.since)]:
-            yield f"partition {', '.join(map(str, names))} was truncated by itself"
+            yield f"partition {', '.join(map(str, names))} was truncated by itself, or rewritten"
+
+
+def _not_written_by(
+    db: psycopg.Connection[Any], oids: Sequence[int], truncates: Sequence[int], failed: str
+) -> list[Name]:
+    """Those of the tables whose files are not of one of the TRUNCATEs. A later one, of the table by itself, has written
+    the rows of all its indexes and of its TOAST table too."""
+    found = rows(db, failed, _WRITERS, ([*oids],)) if oids else ()
+    return [Name((schema, table)) for _, schema, table, xids in found if not {*xids} & {*truncates}]
 
 
 def came_and_went(lost: Sequence[int]) -> Iterator[str]:
@@ -356,8 +577,9 @@ def _attached(db: psycopg.Connection[Any], now: Facts, new: Any, failed: str) ->
 
 
 def _has_rows(db: psycopg.Connection[Any], table: Name, failed: str, before: int | None = None) -> bool | None:
-    """Any, or any that is older than the xid ``before``: such a row proves that the table was not truncated since, only
-    written anew (VACUUM FULL and CLUSTER keep xmin). None where the reader may not look."""
+    """Any, or any that is older than the xid ``before``: such a row proves that the table was neither truncated since,
+    nor rewritten by ALTER TABLE, only compacted (VACUUM FULL and CLUSTER keep xmin). None where the reader may not
+    look."""
     old = "" if before is None else f" WHERE NOT ({_NEWER.format(since=before)})"
     try:
         [(there,)] = rows(db, failed, f"SELECT EXISTS (SELECT FROM ONLY {_quote.name(table)} AS t{old})")
@@ -367,8 +589,10 @@ def _has_rows(db: psycopg.Connection[Any], table: Name, failed: str, before: int
 
 
 def came_with_values(was: Kept, now: Facts) -> list[str]:
-    """Columns that are new and have values in rows that were there before, of which the stream says nothing."""
+    """Columns that are new to the stream and may have values in rows that were there before, of which it says nothing:
+    those that came with a default, or in a table that was rewritten, or that were generated and are so no more."""
+    rewritten = was.file != now.file or any(was.files.get(n.oid, n.file) != n.file for n in now.nodes.values())
     return [
         name for i, name in enumerate(now.columns)
-        if name and (i >= len(was.columns)) and now.filled[i]
+        if name and (now.filled[i] or rewritten if i >= len(was.columns) else not was.columns[i])
     ]  # fmt: skip

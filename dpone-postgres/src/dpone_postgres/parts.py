@@ -115,7 +115,7 @@ class Parts:
     def _within(self, bounds: Bounds) -> str:
         quoted = self._quoted(bounds.column)
         if bounds.null:
-            return f"{quoted} IS NULL"
+            return f"{quoted} IS NOT DISTINCT FROM NULL"  # of a composite value IS NULL asks its fields
         ends = [(sign, end) for sign, end in ((">=", bounds.lower), ("<", bounds.upper)) if end is not None]
         type_ = self._type(bounds.column)
         return " AND ".join(f"{quoted} {sign} {self._source.dialect.literal(str(end))}::{type_}" for sign, end in ends)
@@ -133,7 +133,7 @@ class Parts:
         if kind == "pages":
             found = self._pages()
             if found is None or found[0] != numbers[0]:
-                todo = "begin the load anew with 'dpone partitions retry --anew'"
+                todo = "start the load over with 'dpone partitions retry --anew'"
                 raise ConfigError(f"go on with {self._source.name}", "its rows were moved to other pages", todo)
         return part
 
@@ -144,8 +144,8 @@ class Parts:
         of. About equally many pages in each; the last has no end."""
         found = self._pages()
         if found is None:
-            told = f"by: pages, but {self._source.name} has no pages of its own"
-            raise ConfigError("read options.partition", told, "use by: range or by: hash, and name a column")
+            why = f"by: pages, but {self._source.name} has no pages of its own"
+            raise ConfigError("read options.partition", why, "use by: range or by: hash, and name a column")
         files, sizes = found
 
         def below(page: int) -> int:
@@ -177,8 +177,8 @@ class Parts:
         else:
             found = next((c for c in self._source.columns_of() if c.name == wanted.column), None)
         if found is None:
-            told = f"no column {wanted.column}" if wanted.column else "no indexed column"
-            raise ConfigError("read options.partition", f"{told} in {self._source.name}", "name one of its columns")
+            lacking = f"no column {wanted.column}" if wanted.column else "no indexed column"
+            raise ConfigError("read options.partition", f"{lacking} in {self._source.name}", "name one of its columns")
         return found
 
     def _indexed(self) -> types.Column | None:

@@ -177,6 +177,7 @@ class Decoder:
     tables  oids of the tables of the stream, by name; those that changes come of are added
     truncated  xid of the last TRUNCATE of each table
     leaves  by root, the partitions that changes came from, and the xid of one of the changes
+    described  by table, the names of the columns that its rows came with, and the xid of the first of these rows
     commit  the last commit taken, here or in an earlier window; ``met``: that of before came again
     """
 
@@ -194,6 +195,7 @@ class Decoder:
     short: bool = False  # it ended before ``upto``
     truncated: dict[str, int] = field(factory=dict)
     leaves: dict[str, dict[int, int]] = field(factory=dict)
+    described: dict[str, dict[tuple[str, ...], int]] = field(factory=dict)
     _told: list[int] = field(factory=list)  # oids of the tables that the last messages described, at most two
     _open: _Transaction | None = None
     _relations: dict[int, Relation] = field(factory=dict)
@@ -355,7 +357,7 @@ class Decoder:
     def _know(self, new: Relation) -> None:
         shape = self.shape(new)
         if shape is not None:
-            require_same_table(self.tables, new.table, new.oid)
+            require_same_table(self.tables, shape.table, new.oid)
         self._relations[new.oid], self._shapes[new.oid] = new, shape
 
     def _add(self, block: _Block, low: int, high: int, transactions: Sequence[_Transaction]) -> bool:
@@ -379,7 +381,10 @@ class Decoder:
             if shape is not None and oid in emptied:
                 self.truncated[shape.table] = transactions[int(block.number[emptied[oid][-1][0]])].xid
             if shape is not None:
-                self.tables[shape.table] = oid  # not where it is described: so is a partition, beside its root
+                self.tables[shape.table] = oid  # not where it is described: so is a partition, next to its root
+            if shape is not None and len(mine := rows[oids == oid]):
+                xid = transactions[int(block.number[mine[0]])].xid
+                self.described.setdefault(shape.table, {}).setdefault(tuple(shape.change.values.names), xid)
             if shape is not None and not self._add_table(block, shape, rows[oids == oid], emptied.get(oid, ())):
                 return False
         return True
@@ -412,7 +417,7 @@ def resync_todo(tables: Sequence[str]) -> str:
 
 
 def require_same_table(tables: Mapping[str, int], table: str, oid: int) -> None:
-    """PG-19: a table that was dropped and made anew is another one, and one that was renamed would go on elsewhere."""
+    """PG-19: a table that was dropped and made again is another one, and one that was renamed would go on elsewhere."""
     todo = resync_todo([table])
     if tables.get(table, oid) != oid:
         found = f"it was dropped and made again (it was {tables[table]}, and is {oid})"
@@ -479,7 +484,7 @@ class _Rows:
             self._after = [self._filled(n) for n in range(width)]
 
     def _filled(self, n: int) -> _Tuple:
-        """PG-09: what the new tuple leaves out, the old one may have; beside the key only if it is whole."""
+        """PG-09: what the new tuple leaves out, the old one may have; besides the key only if it is whole."""
         new, old = self._after[n], self._before[n]
         has = self._old if self._shape.columns[n].name in self._shape.change.key else self._whole_old
         return new.over((new.kind == _UNCHANGED) & has & (old.kind != _UNCHANGED), old)

@@ -130,10 +130,15 @@ def _identified(name: Name, primary: bool | None, index: str | None) -> str:
     return f"{table} ADD PRIMARY KEY (its columns), or for strategy append {table} REPLICA IDENTITY FULL"
 
 
+def identifying(db: psycopg.Connection[Any], publication: str, failed: str) -> bool:
+    """It publishes updates or deletes, so that something must identify the rows of its tables."""
+    sql = "SELECT 1 FROM pg_catalog.pg_publication WHERE pubname = \0 AND (pubupdate OR pubdelete)"
+    return bool(rows(db, failed, sql, (publication,)))
+
+
 def breaking(db: psycopg.Connection[Any], publication: str, failed: str) -> list[Unidentified]:
     """Those that the publication has, if it publishes updates or deletes."""
-    sql = "SELECT 1 FROM pg_catalog.pg_publication WHERE pubname = \0 AND (pubupdate OR pubdelete)"
-    if not rows(db, failed, sql, (publication,)):
+    if not identifying(db, publication, failed):
         return []
     return unidentified(db, [table.name for table in published(db, publication, failed)], failed)
 

@@ -12,8 +12,8 @@ from dpone.errors import ConfigError, Gap, IdentityChanged, StateError, Stopped
 from dpone.schema import Name
 from dpone_postgres import outside
 from dpone_postgres.database import PostgresDialect
-from dpone_postgres.outside import Facts, Kept
-from dpone_postgres.pgoutput import resync_todo
+from dpone_postgres.outside import Facts, Kept, Unlogged
+from dpone_postgres.pgoutput import Decoder, resync_todo
 from dpone_postgres.publication import Published, matches
 
 _quote = PostgresDialect().quote
@@ -21,7 +21,7 @@ _IGNORE = "sink.options.schema_evolution.on_missing_column: ignore"
 _SHOWN = 5  # tables of which a message says what happened
 
 # Of a table that a position knows: why changes are missing. The last: xids of TRUNCATEs in the stream, if all was read.
-Compare = Callable[[Kept, Facts, Sequence[int] | None], list[str]]
+Compare = Callable[[Name, Kept, Facts, Sequence[int] | None], list[str]]
 
 
 @frozen
@@ -42,6 +42,10 @@ class Review:
         """False: every table is read as a whole, and the stream before that point says nothing that is wanted. It could
         not even be read where the publication was away for a while (before PostgreSQL 18)."""
         return bool(self.inside) or not self.strict
+
+    def name(self, oid: int, described: str) -> str:
+        """Of a table that the stream describes: a table is its oid, also where it had another name for a while."""
+        return str(self.tables[oid].name) if oid in self.tables else described
 
     def takes(self, table: str) -> bool:
         if any(str(one.name) == table for one in self.due):
@@ -97,22 +101,47 @@ class Reviewer:
         tables = {table.oid: table for table in self.published.values()}
         return Review(tables, taken, self.saved is not None and self.saved.outside is not None, whole, tuple(warnings))
 
-    def end(self, review: Review, truncated: Mapping[str, int], leaves: Mapping[str, Mapping[int, int]]) -> Review:
-        """At the end of a window that was read up to now; with more tables due it is to be read again."""
+    def end(self, review: Review, read: Decoder) -> Review:
+        """At the end of a window; with more tables due it is to be read again."""
         warnings = [*review.warnings]
-        lost = {
-            name: found for name in review.inside
-            if (found := self._lost(name, [truncated[name]] if name in truncated else []))
-        }  # fmt: skip
-        if self.policy == "report":  # what was found at the beginning has been said
-            lost = {name: [one for one in found if one not in self._lost(name, None)] for name, found in lost.items()}
-        for name, gone in self._came_and_went({n: leaves[n] for n in leaves if n in review.inside}).items():
-            lost[name] = [*lost.get(name, ()), *gone]
+        lost: dict[str, list[str]] = {}
+        if not read.short:
+            for name in review.inside:
+                # what was found at the beginning was reported then
+                before = self._lost(name, None) if self.policy == "report" else []
+                found = self._lost(name, [read.truncated[name]] if name in read.truncated else [])
+                lost[name] = [one for one in found if one not in before]
+            leaves = {name: seen for name, seen in read.leaves.items() if name in review.inside}
+            for name, gone in self._came_and_went(leaves).items():
+                lost[name] += gone
+        for name, why in self._named_otherwise(read.described).items():
+            lost.setdefault(name, []).append(why)
         again = self._decided({name: found for name, found in lost.items() if found}, Gap, warnings)
         due = {*again} | {str(table.name) for table in review.due}
         inside = {name: oid for name, oid in review.inside.items() if name not in due}
         whole = tuple(self.published[name] for name in sorted(due))
-        return evolve(review, inside=inside, due=whole, warnings=tuple(warnings))
+        return evolve(review, inside=inside, due=whole, warnings=tuple(dict.fromkeys(warnings)))
+
+    def _named_otherwise(self, described: Mapping[str, Mapping[tuple[str, ...], int]]) -> dict[str, str]:
+        """OUT-04: a column may have had another name when its rows were written. The facts of the beginning do not
+        have what was altered since, and those of now have more than the stream."""
+        found = {name: column for name in described if (column := self._column_of(name, self.facts, described))}
+        now = self.look([self.published[name] for name in found]) if found else {}
+        return {
+            name: f"its column {column} had another name for a while"
+            for name, column in found.items() if self._column_of(name, now, described)
+        }  # fmt: skip
+
+    def _column_of(
+        self, name: str, facts: Mapping[str, Facts], described: Mapping[str, Mapping[tuple[str, ...], int]]
+    ) -> str:
+        if name not in facts:
+            return ""
+        fitting = (
+            outside.named_otherwise(self.kept.get(name), facts[name], names, xid)
+            for names, xid in described[name].items()
+        )
+        return next(filter(None, fitting), "")
 
     def _came_and_went(self, leaves: Mapping[str, Mapping[int, int]]) -> dict[str, list[str]]:
         """OUT-04: partitions that the facts of the beginning do not have, and the stream does, were created since, or
@@ -175,11 +204,11 @@ class Reviewer:
                 found[name] = [f"its name is {names[oid]} now"]
         return found
 
-    def _lost(self, name: str, told: Sequence[int] | None) -> list[str]:
+    def _lost(self, name: str, truncates: Sequence[int] | None) -> list[str]:
         if name not in self.published:
             return [f"it is not in publication {self.publication} any more"]
         was, now = self.kept.get(name), self.facts.get(name)
-        return [] if was is None or now is None else self.compare(was, now, told)
+        return [] if was is None or now is None else self.compare(Name.parse(name), was, now, truncates)
 
     def _decided(self, found: Mapping[str, Sequence[str]], error: type[Stopped], warnings: list[str]) -> Iterator[str]:
         """Names of tables to be read again. Raises ``error`` where a person is to decide: also where nobody could read
@@ -205,10 +234,19 @@ class Reviewer:
         todo = resync_todo(["*.*"] if every else [*found])
         if any(name not in self.published for name in found):
             todo = f"first publish again what the stream should have; then {todo}"
-        if gone := sorted({column for name in found for column in self._left(name)}):
+        keys = sorted(name for name in found if self._key_has_another_name(name))
+        if keys:
+            todo = f"drop the target of {', '.join(keys)}, whose key has another name now (a history of append stays); "
+            todo += f"then {resync_todo([*found])}"
+        if gone := sorted({column for name in found if name not in keys for column in self._left(name)}):
             one = f"column {gone[0]}" if len(gone) == 1 else f"columns {', '.join(gone[:_SHOWN])}"
             todo += f"; the target then needs {_IGNORE} for {one}, or use --full-refresh instead"
         return error(self.failed, f"changes may be missing: {'; '.join(said)}", todo)
+
+    def _key_has_another_name(self, name: str) -> bool:
+        """So that rows of the target have none, and cannot be met."""
+        was, now = self.kept.get(name), self.published.get(name)
+        return was is not None and now is not None and not {*now.key} <= {*was.columns} and bool(self._left(name))
 
     def _left(self, name: str) -> set[str]:
         """Columns that the stream no longer has, and the target does."""
@@ -221,7 +259,8 @@ class Reviewer:
             if was is None or now is None or not (columns := outside.came_with_values(was, now)):
                 continue
             one = f"column {columns[0]}" if len(columns) == 1 else f"columns {', '.join(columns)}"
-            yield f"table {name}: {one} came with a default, which rows not changed since lack; {resync_todo([name])}"
+            lack = "came with a default or other values, which rows not changed since lack"
+            yield f"table {name}: {one} {lack}; {resync_todo([name])}"
 
 
 def kept_of(saved: PostgresLogicalOffset | None) -> dict[str, Kept]:
@@ -247,6 +286,20 @@ def require_operations(
     raise Gap(failed, f"{found}: such changes are lost", f"{alter}, then {resync_todo(['*.*'])}; {meant}")
 
 
+def require_logged(unlogged: Sequence[Unlogged], policy: str, saved: Any, failed: str) -> None:
+    """OUT-04: changes of a relation that is not in the log are in no stream. Raises ConfigError; Gap where the stream
+    has begun, as the target may have lost some since."""
+    if not unlogged or policy == "report":
+        return
+    found = "; ".join(one.found for one in unlogged[:_SHOWN])
+    ways = "; ".join(one.todo for one in unlogged[:_SHOWN])
+    tables = [str(one.table) for one in unlogged]
+    leave = f"leave it out with source.exclude: [{', '.join(tables)}]"
+    if saved is None:
+        raise ConfigError(failed, found, f"run {ways}; or {leave}")
+    raise Gap(failed, found, f"run {ways}; then {resync_todo(tables)}; or {leave}")
+
+
 def lacking_operations(facts: Mapping[str, Facts], expected: Sequence[str]) -> list[str]:
     return [name for name in expected if any(name not in one.operations for one in facts.values())]
 
@@ -264,6 +317,8 @@ def without(saved: PostgresLogicalOffset, wanted: Sequence[str], published: Sequ
     known, chosen = dict.fromkeys([*saved.tables, *saved.due, *published]), set[str]()
     for name in wanted:
         fitting = [table for table in known if matches(Name.parse(table), Name.parse(name))]
+        if (exact := str(Name.parse(name))) in known:  # though it may look like a glob
+            fitting = [exact]
         if not fitting:
             todo = f"the stream has {', '.join(sorted(known)) or 'none'}"
             raise ConfigError(f"resync table {name}", "the stream has no such table", todo)

@@ -24,8 +24,10 @@ from dpone_postgres.waiting import asking
 KIND = PostgresLogicalOffset.backend
 PLUGIN = "pgoutput"
 _LONGEST = 30.0  # seconds to wait for a slot that a closed connection of ours still holds
-_PATIENT = 0.5  # seconds until a server that is busy with a long transaction is told to stop sending it
-ANEW = "load anew with 'dpone cdc drop', 'dpone cdc create' and 'dpone run --full-refresh' (docs/postgres-cdc.md)"
+_PATIENT = 0.5  # seconds until a server that is busy with a long transaction must stop sending it
+FROM_SCRATCH = (
+    "load from scratch with 'dpone cdc drop', 'dpone cdc create' and 'dpone run --full-refresh' (docs/postgres-cdc.md)"
+)
 # Also where nobody knows whether the stream was loaded before: a full refresh of a new stream is its first load.
 NO_SLOT = "make it with 'dpone cdc create', then run 'dpone run --full-refresh': nothing kept what came in between"
 
@@ -97,13 +99,13 @@ class Slot:
         """PG-14. Raises IdentityChanged, Gap; SourceError, which may be tried again, if it is in use."""
         if self.kind != "logical" or self.plugin != PLUGIN:
             found = f"slot {self.name} is {self.kind} with plugin {self.plugin or 'none'}, not logical with {PLUGIN}"
-            raise IdentityChanged(failed, found, f"name the slot of this stream, or {ANEW}")
+            raise IdentityChanged(failed, found, f"name the slot of this stream, or {FROM_SCRATCH}")
         if self.database != server.database:
             found = f"slot {self.name} is of database {self.database}, the connection of {server.database}"
             raise IdentityChanged(failed, found, "connect to the slot's database, or name the slot of this stream")
         if self.wal_status == "lost" or self.invalid:
             found = f"slot {self.name} is lost: {self.invalid or 'its WAL was removed (max_slot_wal_keep_size)'}"
-            raise Gap(failed, found, ANEW)
+            raise Gap(failed, found, FROM_SCRATCH)
         if self.active is not None:
             found = f"slot {self.name} is in use by process {self.active} of the server"
             error = SourceError(failed, found, "let the other reader end; one slot serves one reader")
@@ -119,7 +121,7 @@ class Slot:
         if not met and not unknown and self.confirmed != lsn_number(saved.lsn):
             found = f"slot {self.name} does not give the commit that was read last, before {saved.lsn}"
             why = "the server was set back to an earlier moment, or someone moved the slot"
-            raise IdentityChanged(failed, f"{found}: {why}", ANEW)
+            raise IdentityChanged(failed, f"{found}: {why}", FROM_SCRATCH)
 
 
 def require_position(
@@ -127,16 +129,16 @@ def require_position(
 ) -> PostgresLogicalOffset:
     """PG-17: the position is of this very stream. Raises IdentityChanged, Gap."""
     if after.kind != KIND:
-        raise IdentityChanged(failed, f"the position is of {after.kind}, not of {KIND}", ANEW)
+        raise IdentityChanged(failed, f"the position is of {after.kind}, not of {KIND}", FROM_SCRATCH)
     was, is_ = after.identity, mine.to_position().identity
     names = [name for name in {**is_, **was} if was.get(name) != is_.get(name)]
     if changed := [f"{name} was {was.get(name)}, is {is_.get(name)}" for name in names]:
-        todo = "connect to the server of before; if this one took its place, " + ANEW
+        todo = "connect to the server of before; if this one took its place, " + FROM_SCRATCH
         raise IdentityChanged(failed, ", ".join(changed), todo)
     saved = PostgresLogicalOffset.from_position(after)
     if server.end < lsn_number(saved.lsn):
         found = f"the server's WAL ends at {lsn_text(server.end)}, before the position {saved.lsn}: it was set back"
-        raise IdentityChanged(failed, found, ANEW)
+        raise IdentityChanged(failed, found, FROM_SCRATCH)
     return saved
 
 
@@ -145,25 +147,25 @@ def require_slot(db: psycopg.Connection[Any], name: str, after: Position | None,
     if found is None and after is None:
         raise ConfigError(failed, f"there is no slot {name}", "make it with 'dpone cdc create'")
     if found is None:
-        raise Gap(failed, f"there is no slot {name} any more, and nothing kept what came since", ANEW)
+        raise Gap(failed, f"there is no slot {name} any more, and nothing kept what came since", FROM_SCRATCH)
     return found
 
 
 def require_not_passed(slot: Slot, after: int, failed: str) -> None:
-    """PG-02: dropped and made anew, or moved by someone else."""
+    """PG-02: dropped and made again, or moved by someone else."""
     if slot.confirmed > after:
         gap = f"after {lsn_text(after)} up to {lsn_text(slot.confirmed)}"
-        found = f"slot {slot.name} has passed changes by, {gap}: it was made anew, or someone else moved it"
-        raise Gap(failed, found, ANEW)
+        found = f"slot {slot.name} has passed changes by, {gap}: it was made again, or someone else moved it"
+        raise Gap(failed, found, FROM_SCRATCH)
 
 
 def release(db: psycopg.Connection[Any], name: str, pid: int, failed: str) -> None:
     """Wait until a connection of ours, which was closed, has let go of the slot: the server notices when it writes."""
-    told, first = False, time.monotonic()
+    ended, first = False, time.monotonic()
     while (slot := Slot.of(db, name, failed)) is not None and slot.active == pid:
-        if time.monotonic() > first + _PATIENT and not told:
+        if time.monotonic() > first + _PATIENT and not ended:
             rows(db, failed, "SELECT pg_catalog.pg_terminate_backend(\0)", (pid,))
-            told = True
+            ended = True
         if time.monotonic() > first + _LONGEST:
             todo = "run again; if it stays, end that process with pg_terminate_backend"
             error = SourceError(failed, f"process {pid} of the server still holds slot {name}", todo)

@@ -88,7 +88,7 @@ def _fingerprint(source: Asked) -> str:
 def _anew(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
     """Why the ids of the position say nothing of the rows of now."""
     for name, why in (
-        ("oid", "it was dropped and made anew"),
+        ("oid", "it was dropped and made again"),
         ("file", "it was rewritten"),
         ("timeline", "the server was restored or promoted"),
         ("columns", "its columns have changed"),

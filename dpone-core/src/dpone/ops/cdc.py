@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
+from fnmatch import fnmatchcase
 from typing import Any
 
 import attrs
@@ -91,11 +92,20 @@ def lag(pipeline: Pipeline, stream: str | None = None) -> list[tuple[str, Mappin
 
 
 def resync(pipeline: Pipeline, stream: str | None, tables: Sequence[str]) -> list[tuple[str, Position]]:
-    """``engine.resync``, for the only change stream or the named one; where it stands then."""
-    names = [spec.name for spec in _change_streams(Run(pipeline, () if stream is None else (stream,)), stream)]
+    """``engine.resync``, for the named change stream, the only one, or the only one that selects the tables; where it
+    stands then."""
+    specs = _change_streams(Run(pipeline, () if stream is None else (stream,)), stream)
+    if len(specs) > 1:
+        specs = [spec for spec in specs if all(_selects(spec.source, table) for table in tables)] or specs
+    names = [spec.name for spec in specs]
     if len(names) > 1:
         raise ConfigError("choose a change stream", f"there are {', '.join(names)}", "name one with --stream")
     return [(name, engine.resync(pipeline, name, tables)) for name in names]
+
+
+def _selects(source: SourceSpec, table: str) -> bool:
+    wanted = "*" if source.table is None else str(source.table)
+    return table == wanted or (fnmatchcase(table, wanted) and not source.excludes(Name.parse(table)))
 
 
 def drop(pipeline: Pipeline, stream: str | None = None) -> list[tuple[str, list[str]]]:
