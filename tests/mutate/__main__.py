@@ -44,11 +44,13 @@ PYTEST += ("-p", "tests.mutate.pick")
 @define
 class Tree:
     """A copy of the repository, whose sources the tests import in place of the installed ones. ``tests``: those that
-    pass, with their seconds; ``lines``: file -> line -> places in ``tests`` of those that run it."""
+    pass, with their seconds; ``lines``: file -> line -> places in ``tests`` of those that run it. ``kills``: how many
+    mutants a test has killed."""
 
     path: Path
     tests: list[tuple[str, float]] = field(factory=list)
     lines: dict[str, dict[str, list[int]]] = field(factory=dict)
+    kills: Counter[str] = field(factory=Counter)
 
     @classmethod
     def copied(cls, path: Path) -> Tree:
@@ -62,14 +64,17 @@ class Tree:
                 shutil.copy2(ROOT / name, path / name)
         return cls(path)
 
-    def learn(self, suite: list[str], kept: Path | None) -> None:
-        """Which test runs which line. ``kept``: where that is written, and read while no source and no test changes."""
-        digest, found = self.digest(suite), self.path / "lines.json"
+    def learn(self, suite: list[str], modules: list[str], kept: Path | None) -> None:
+        """Which test runs which line. ``kept``: where that is written, and read while no source and no test changes.
+        Either way the tests are compiled, so that no mutant has to wait for that."""
+        digest, found = self.digest([*suite, *modules]), self.path / "lines.json"
+        args, traced = suite or ["tests", "--ignore=tests/docs"], [f"{self.path}/{SRC}/{one}" for one in modules]
         if kept and kept.exists() and (data := json.loads(kept.read_text()))["digest"] == digest:
             self.tests, self.lines = data["tests"], data["lines"]
+            self.pytest([*args, "--collect-only"], None)
             return
         print("which test runs which line ...", flush=True)
-        code = self.pytest(suite or ["tests", "--ignore=tests/docs"], None, DPONE_MUTATE_RECORD=str(found))
+        code = self.pytest(args, None, DPONE_MUTATE_RECORD=str(found), DPONE_MUTATE_LINES=os.pathsep.join(traced))
         if not found.exists():
             sys.exit(f"the suite did not run (exit {code})")
         data = json.loads(found.read_text())
@@ -80,8 +85,8 @@ class Tree:
         if kept:
             kept.write_text(json.dumps({"digest": digest, "tests": self.tests, "lines": files}))
 
-    def digest(self, suite: list[str]) -> str:
-        total = hashlib.sha256(repr(suite).encode())
+    def digest(self, args: list[str]) -> str:
+        total = hashlib.sha256(repr(args).encode())
         for path in sorted(self.path.rglob("*.py")):
             if "mutate" not in path.parts:
                 total.update(f"{path.relative_to(self.path)} {hashlib.sha256(path.read_bytes()).hexdigest()}".encode())
@@ -105,15 +110,16 @@ class Tree:
                 running.wait()
 
     def tests_of(self, mutant: Mutant, budget: float) -> tuple[list[str], float, int]:
-        """Those that run its line; where none is known to (a line that runs on import), its scope, then its module.
-        Also their seconds, and how many there would be without the budget."""
+        """Those that run its line, the likeliest to fail first, then the fastest; where none is known to run it (a line
+        that runs on import), those of its scope, then of its module. Also their seconds, and how many there would be
+        without the budget."""
         lines = self.lines.get(f"{SRC}/{mutant.module}", {})
         for near in (*mutant.lines, map(int, lines)):
             found = {one for line in near for one in lines.get(str(line), ())}
             if found:
                 break
         chosen, spent = [], 0.0
-        for name, seconds in sorted((self.tests[n] for n in found), key=lambda one: one[1]):
+        for name, seconds in sorted((self.tests[n] for n in found), key=lambda one: (-self.kills[one[0]], one[1])):
             spent += seconds
             if chosen and spent > budget:
                 break
@@ -150,6 +156,7 @@ class Tree:
             return "time", ""
         if code == 5:
             sys.exit(f"pytest finds none of {len(tests)} tests again, as {tests[0]}")
+        self.kills.update([failed] if failed else [])
         return ("killed", failed) if code else ("survived", f"{len(tests)} of {of} tests ran")
 
 
@@ -204,22 +211,21 @@ def main(args: list[str] | None = None) -> int:
     names = {one.name for one in made}
     for old in sorted(set(equivalent) - names) if not chosen.modules else ():
         print(f"equivalent.toml lists a mutant that no longer exists: {' | '.join(old)}")
+    modules = sorted({*MODULES, *(one.partition(":")[0] for one in chosen.modules)})
     verdicts: Counter[str] = Counter()
-    killers: set[str] = set()
     with tempfile.TemporaryDirectory(prefix="dpone-mutate-") as folder:
         tree = Tree.copied(Path(folder).resolve())
-        tree.learn(chosen.suite, chosen.map)
+        tree.learn(chosen.suite, modules, chosen.map)
         for n, one in enumerate(sample, 1):
             if time.monotonic() - started > chosen.minutes * 60:
                 print(f"the time is over; {len(sample) - n + 1} mutants were not tried")
                 break
             verdict, by = ("equivalent", "") if one.name in equivalent else tree.verdict(one, chosen.seconds)
             verdicts[verdict] += 1
-            killers.add(by) if verdict == "killed" and by else None
             print(f"{n:4} {verdict:10} {SRC}/{one.module}:{one.line} {by}", flush=True)
             if verdict == "survived":
                 print(f"       in {one.where}\n     - {one.before}\n     + {one.after}", flush=True)
-        code, fails = tree.run(sorted(killers), 3600) if killers else (0, "")
+        code, fails = tree.run(sorted(tree.kills), 3600) if tree.kills else (0, "")
         if code != 0:
             print(f"a test that killed a mutant also fails without one: {fails}")
     dead, alive = verdicts["killed"] + verdicts["time"], verdicts["survived"]

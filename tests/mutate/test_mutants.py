@@ -58,6 +58,7 @@ def test_one_node_is_changed_at_a_time(code: str, afters: set[str]) -> None:
         "assert a < b",
         "x: Literal['a'] | None",
         "import a",
+        "x = zip(a, b, strict=True)",
         "x: int = field(init=False, repr=False)",
         "raise Error('failed', 'found', 'what to do')",
         "@f(1)\ndef g(): ...",

@@ -298,6 +298,40 @@ def test_a_first_load_copies_no_row(target: Target) -> None:
     assert target.rows("id") == [(1,), (2,)]
 
 
+LAST = Strategy("full_refresh", key="id", duplicates="last", order_by="name")
+
+
+@pytest.mark.parametrize(
+    ("strategy", "filled", "own", "keyed"),
+    [
+        (FULL, True, True, False),
+        (Strategy("full_refresh", key="id"), True, True, True),
+        (LAST, True, False, False),
+        (LAST, False, False, False),
+        (APPEND, False, True, False),
+        (APPEND, True, False, False),
+        (MERGE, False, True, True),
+        (MERGE, True, False, False),
+        (DIFF, False, True, True),
+        (DIFF, True, False, True),
+    ],
+)
+def test_a_stage_is_of_the_target_s_own_shape_where_it_may_take_its_place(
+    target: Target, strategy: Strategy, filled: bool, own: bool, keyed: bool
+) -> None:
+    """Of a full refresh, and for an empty target, the stage has the target's NOT NULL columns and primary key, unless
+    rows that repeat a key are to be chosen from. Else it takes any row with a key, and has a primary key only for a
+    difference."""
+    schema = pa.schema([pa.field("id", pa.int64(), False), pa.field("name", pa.string(), False)])
+    strict = SchemaEvolution("strict")  # keeps NOT NULL
+    target.load(table(1).cast(schema).slice(0, int(filled)), strategy, schema_evolution=strict)
+    with closing(target.sink(strategy)) as sink:
+        sink.open(load(schema, strategy))
+        [stage] = target.stages()
+    columns = target.query('SELECT name, "notnull", pk FROM pragma_table_info(?)', stage)
+    assert columns[:2] == [("id", own or bool(strategy.key), keyed), ("name", own, 0)]
+
+
 @pytest.mark.parametrize(
     ("extra", "kind", "name"),
     [
