@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import multiprocessing
 import os
 import random
 import shutil
@@ -27,6 +28,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import hypothesis  # noqa: F401  # here, once, and not in every process that runs tests
+import pyarrow.compute
+import pyarrow.csv
+import pyarrow.parquet  # noqa: F401
+import pytest
 from attrs import define, field
 from tests.mutate.mutants import Mutant, mutants
 
@@ -37,8 +43,9 @@ MODULES = (
     "lease.py", "ledger.py", "partition.py", "rowcheck.py", "secret.py", "sql/*.py",
 )  # fmt: skip
 LEAST = 0.95
-PYTEST = (sys.executable, "-m", "pytest", "-q", "--no-header", "--tb=no", "-p", "no:randomly", "-p", "no:cacheprovider")
-PYTEST += ("-p", "tests.mutate.pick")
+WHOLE = ("tests", "--ignore=tests/docs", "--ignore=tests/mutate")
+PYTEST = ("-q", "--no-header", "--tb=no", "-p", "no:randomly", "-p", "no:cacheprovider", "-p", "tests.mutate.pick")
+PYTEST += ("-W", "ignore::pytest.PytestAssertRewriteWarning")  # hypothesis is there before pytest
 
 
 @define
@@ -65,49 +72,72 @@ class Tree:
         return cls(path)
 
     def learn(self, suite: list[str], modules: list[str], kept: Path | None) -> None:
-        """Which test runs which line. ``kept``: where that is written, and read while no source and no test changes.
-        Either way the tests are compiled, so that no mutant has to wait for that."""
-        digest, found = self.digest([*suite, *modules]), self.path / "lines.json"
-        args, traced = suite or ["tests", "--ignore=tests/docs"], [f"{self.path}/{SRC}/{one}" for one in modules]
-        if kept and kept.exists() and (data := json.loads(kept.read_text()))["digest"] == digest:
-            self.tests, self.lines = data["tests"], data["lines"]
-            self.pytest([*args, "--collect-only"], None)
-            return
-        print("which test runs which line ...", flush=True)
-        code = self.pytest(args, None, DPONE_MUTATE_RECORD=str(found), DPONE_MUTATE_LINES=os.pathsep.join(traced))
+        """Which test runs which line. ``kept``: where that is written, and read again: while nothing but tests change,
+        only the files of those that did are run."""
+        sources, files = self.digests(modules)
+        data = json.loads(kept.read_text()) if kept and kept.exists() else {}
+        if data.get("sources") != sources:
+            data = {"files": {}, "tests": [], "lines": {}}
+        else:  # compiled once, so that no mutant has to wait for that
+            self.pytest([*WHOLE, "--collect-only"], None)
+        same = {file for file, digest in files.items() if data["files"].get(file) == digest}
+        stale = {n for n, (test, _) in enumerate(data["tests"]) if _file(test) not in same}
+        self.tests = data["tests"]
+        for file, lines in data["lines"].items():
+            self.lines[file] = {line: [n for n in who if n not in stale] for line, who in lines.items()}
+        if changed := suite or (sorted({*files} - same) if same else [*WHOLE]):
+            self._record(changed, modules)
+        if kept:
+            kept.write_text(json.dumps({"sources": sources, "files": files, "tests": self.tests, "lines": self.lines}))
+
+    def _record(self, args: list[str], modules: list[str]) -> None:
+        print(f"which test runs which line ({' '.join(args)}) ...", flush=True)
+        found, wanted = self.path / "lines.json", os.pathsep.join(f"{self.path}/{SRC}/{one}" for one in modules)
+        code = self.pytest(args, None, DPONE_MUTATE_RECORD=str(found), DPONE_MUTATE_LINES=wanted)
         if not found.exists():
             sys.exit(f"the suite did not run (exit {code})")
-        data = json.loads(found.read_text())
+        data, first = json.loads(found.read_text()), len(self.tests)
         for one in data["failed"]:
             print(f"fails without a mutant, is left out: {one}")
-        files = {Path(file).relative_to(self.path).as_posix(): lines for file, lines in data["lines"].items()}
-        self.tests, self.lines = data["tests"], files
-        if kept:
-            kept.write_text(json.dumps({"digest": digest, "tests": self.tests, "lines": files}))
+        self.tests += data["tests"]
+        for file, lines in data["lines"].items():
+            known = self.lines.setdefault(Path(file).relative_to(self.path).as_posix(), {})
+            for line, who in lines.items():
+                known.setdefault(line, []).extend(first + n for n in who)
 
-    def digest(self, args: list[str]) -> str:
-        total = hashlib.sha256(repr(args).encode())
+    def digests(self, modules: list[str]) -> tuple[str, dict[str, str]]:
+        """Of all that tests may depend on, and of each file of tests."""
+        total, files = hashlib.sha256(repr(modules).encode()), {}
         for path in sorted(self.path.rglob("*.py")):
-            if "mutate" not in path.parts:
-                total.update(f"{path.relative_to(self.path)} {hashlib.sha256(path.read_bytes()).hexdigest()}".encode())
-        return total.hexdigest()
+            name, digest = path.relative_to(self.path).as_posix(), hashlib.sha256(path.read_bytes()).hexdigest()
+            if path.name.startswith("test_") and not name.startswith(("tests/docs/", "tests/mutate/")):
+                files[name] = digest
+            elif not name.startswith("tests/mutate/"):
+                total.update(f"{name} {digest}".encode())
+        return total.hexdigest(), files
 
     def pytest(self, args: list[str], limit: float | None, **env: str) -> int | None:
         """The exit code; None if the time was over."""
-        sources = os.pathsep.join(str(one) for one in (*sorted(self.path.glob("dpone-*/src")), self.path))
-        quiet = subprocess.DEVNULL
-        running = subprocess.Popen(  # in a group of its own: the tests have children
-            [*PYTEST, *args], cwd=self.path, stdout=quiet, stderr=quiet, stdin=quiet, start_new_session=True,
-            env={**os.environ, **env, "PYTHONPATH": sources},
-        )  # fmt: skip
-        try:
-            return running.wait(limit)
-        except subprocess.TimeoutExpired:
-            return None
-        finally:
-            if running.poll() is None:
-                os.killpg(running.pid, signal.SIGKILL)
-                running.wait()
+        running = multiprocessing.get_context("fork").Process(target=self._pytest, args=(args, env))
+        running.start()
+        running.join(limit)
+        if (code := running.exitcode) is None:
+            os.killpg(running.pid or 0, signal.SIGKILL)
+            running.join()
+        return code
+
+    def _pytest(self, args: list[str], env: dict[str, str]) -> None:
+        """In a process and a group of its own, as the tests have children."""
+        assert "dpone" not in sys.modules, "no mutant would be imported"
+        os.setsid()
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        for stream in range(3):
+            os.dup2(nowhere, stream)
+        sources = [str(one) for one in (*sorted(self.path.glob("dpone-*/src")), self.path)]
+        os.chdir(self.path)
+        os.environ.update(env, PYTHONPATH=os.pathsep.join(sources))
+        sys.path[:0], sys.dont_write_bytecode = sources, "PYTHONDONTWRITEBYTECODE" in env
+        os._exit(pytest.main([*PYTEST, *args]))
 
     def tests_of(self, mutant: Mutant, budget: float) -> tuple[list[str], float, int]:
         """Those that run its line, the likeliest to fail first, then the fastest; where none is known to run it (a line
@@ -180,7 +210,7 @@ def options(args: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=60, help="begin no mutant after this time (60)")
     parser.add_argument("--seconds", type=float, default=45, help="of the processor, for the tests of a mutant (45)")
     parser.add_argument("--suite", nargs="*", default=[], help="what pytest collects (the fast suite)")
-    parser.add_argument("--map", type=Path, help="file that keeps which test runs which line, for the next run")
+    parser.add_argument("--map", type=Path, help="keeps which test runs which line, for the next run")
     return parser.parse_args(args)
 
 
@@ -215,7 +245,7 @@ def main(args: list[str] | None = None) -> int:
     verdicts: Counter[str] = Counter()
     with tempfile.TemporaryDirectory(prefix="dpone-mutate-") as folder:
         tree = Tree.copied(Path(folder).resolve())
-        tree.learn(chosen.suite, modules, chosen.map)
+        tree.learn(chosen.suite, modules, None if chosen.suite else chosen.map)
         for n, one in enumerate(sample, 1):
             if time.monotonic() - started > chosen.minutes * 60:
                 print(f"the time is over; {len(sample) - n + 1} mutants were not tried")

@@ -302,29 +302,32 @@ LAST = Strategy("full_refresh", key="id", duplicates="last", order_by="name")
 
 
 @pytest.mark.parametrize(
-    ("strategy", "filled", "own", "keyed"),
+    ("strategy", "before", "own", "keyed"),
     [
-        (FULL, True, True, False),
-        (Strategy("full_refresh", key="id"), True, True, True),
-        (LAST, True, False, False),
-        (LAST, False, False, False),
-        (APPEND, False, True, False),
-        (APPEND, True, False, False),
-        (MERGE, False, True, True),
-        (MERGE, True, False, False),
-        (DIFF, False, True, True),
-        (DIFF, True, False, True),
+        (FULL, "filled", True, False),
+        (Strategy("full_refresh", key="id"), "filled", True, True),
+        (Strategy("full_refresh", key="id"), "indexed", False, False),
+        (LAST, "filled", False, False),
+        (LAST, "empty", False, False),
+        (APPEND, "empty", True, False),
+        (APPEND, "filled", False, False),
+        (MERGE, "empty", True, True),
+        (MERGE, "filled", False, False),
+        (DIFF, "empty", True, True),
+        (DIFF, "filled", False, True),
     ],
 )
 def test_a_stage_is_of_the_target_s_own_shape_where_it_may_take_its_place(
-    target: Target, strategy: Strategy, filled: bool, own: bool, keyed: bool
+    target: Target, strategy: Strategy, before: str, own: bool, keyed: bool
 ) -> None:
     """Of a full refresh, and for an empty target, the stage has the target's NOT NULL columns and primary key, unless
-    rows that repeat a key are to be chosen from. Else it takes any row with a key, and has a primary key only for a
-    difference."""
+    rows that repeat a key are to be chosen from, or an index hangs on the target. Else it takes any row with a key, and
+    has a primary key only for a difference."""
     schema = pa.schema([pa.field("id", pa.int64(), False), pa.field("name", pa.string(), False)])
     strict = SchemaEvolution("strict")  # keeps NOT NULL
-    target.load(table(1).cast(schema).slice(0, int(filled)), strategy, schema_evolution=strict)
+    target.load(table(*[1][: before != "empty"]).cast(schema), strategy, schema_evolution=strict)
+    if before == "indexed":
+        target.run("CREATE INDEX hung ON orders (name)")
     with closing(target.sink(strategy)) as sink:
         sink.open(load(schema, strategy))
         [stage] = target.stages()
