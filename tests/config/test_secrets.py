@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from dpone.config import PipelineErrors
 from dpone.pipeline import Pipeline, SourceSpec
-from dpone.secret import MASK, Secret, _known, redact, register, sensitive
+from dpone.secret import MASK, Secret, _known, redact, redacted, register, sensitive, unclear
 
 Load = Callable[..., Pipeline]
 Text = Callable[..., str]
@@ -136,7 +136,7 @@ def test_S_02_secrets_compare_by_text_and_hold_only_text() -> None:
     assert Secret("same") != Secret("other")
     assert Secret("same") != "same"
     for wrong in (b"text", 5, None):
-        with pytest.raises(TypeError):
+        with pytest.raises(TypeError, match="a Secret holds text"):
             Secret(wrong)  # type: ignore[arg-type]
 
 
@@ -214,12 +214,36 @@ def test_S_02_redact_knows_what_stood_in_a_connection(text: str) -> None:
         ("postgres://u:rad/ish-12@h/d", "rad/ish-12"),
         ("postgres://u:chi@cory-13@h/d", "chi@cory-13"),
         ("DefaultEndpointsProtocol=https;AccountName=a;AccountKey=c2FsYWQ+MTQ=", "c2FsYWQ+MTQ="),
+        ("Server=h;UID=u;PWD='sal;sify-15';Encrypt=yes", "sal;sify-15"),
+        ("host=h; user=u password=cres;s-17", "cres;s-17"),
     ],
 )  # fmt: skip
 def test_S_02_redact_knows_pairs(connection: str, password: str) -> None:
     """libpq, ODBC, JDBC, JAAS and storage strings give up their credential to the sieve."""
     Secret(connection)
     assert redact(f"login failed for {password}!") == f"login failed for {MASK}!"
+
+
+def test_S_02_every_text_of_a_json_value_is_masked() -> None:
+    """Keys too, however deep, and secrets that JSON would escape; numbers and the rest stay as they are."""
+    register('qui"noa-16')
+    value = {"a": ['x qui"noa-16', ('qui"noa-16', 1)], 'qui"noa-16': {"b": True, "c": None, "d": 1.5}}
+    masked = {"a": [f"x {MASK}", [MASK, 1]], MASK: {"b": True, "c": None, "d": 1.5}}
+    assert redacted(value) == masked
+
+
+@pytest.mark.parametrize("text", ["postgres://u:p@h:5432/d", "postgres://h/d", "sqlite:///a@b", "host=h", "k1:9092"])
+def test_OUT_17_what_is_clear_has_nothing_to_say(text: str) -> None:
+    """A URL whose password ends where it seems to, and what is not a URL; the user counts from its first character."""
+    assert unclear(text) == ""
+    assert unclear("x://@p@h/d") == "the URL has an '@' in its user or password"
+
+
+def test_S_02_a_secret_of_four_characters_is_searched_for() -> None:
+    """A shorter one is not: it would shred every message."""
+    register("q7z~")
+    register("q8~")
+    assert redact("q7z~ and q8~") == f"{MASK} and q8~"
 
 
 def test_S_02_redact_masks_base64_inside_a_longer_text() -> None:

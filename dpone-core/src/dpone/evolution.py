@@ -330,7 +330,7 @@ class SchemaComparator:
         return Change("null", source.name, before, source, _STRICT)
 
     def _too_long(self, name: str) -> str | None:
-        size = len(name.encode(errors="surrogatepass"))
+        size = len(name.encode())
         if self.max_identifier is None or size <= self.max_identifier:
             return None
         return f"a shorter name in the source: {name} has {size} bytes, the sink takes {self.max_identifier}"
