@@ -7,6 +7,7 @@ import copy
 import io
 import json
 import logging
+import math
 import pickle
 import pprint
 import re
@@ -246,15 +247,16 @@ def test_S_02_a_secret_of_four_characters_is_searched_for() -> None:
     assert redact("q7z~ and q8~") == f"{MASK} and q8~"
 
 
-def test_S_02_redact_masks_base64_inside_a_longer_text() -> None:
-    """HTTP Basic encodes user and password together; the password is found at each of the three bit offsets."""
-    secret = "b4se-sixty-four-canary"
+@pytest.mark.parametrize("secret", ["b4se-sixty-four-canary", "b4se-7~"])
+def test_S_02_redact_masks_base64_inside_a_longer_text(secret: str) -> None:
+    """HTTP Basic encodes user and password together; the password is found at each of the three bit offsets, from seven
+    characters on, and no letter is left that holds nothing else."""
     register(secret)
     for user in ("u", "us", "use", "user"):
-        header = base64.b64encode(f"{user}:{secret}".encode()).decode()
-        cleaned = redact(header)
-        assert MASK in cleaned
-        assert len(cleaned) < len(header) - 20
+        cleaned = redact(base64.b64encode(f"{user}:{secret}".encode()).decode())
+        before, _, after = cleaned.partition(MASK)
+        assert len(before) == math.ceil((len(user) + 1) * 8 / 6)
+        assert len(after.rstrip("=")) <= 1
 
 
 def test_S_02_redact_takes_bytes_that_are_no_text() -> None:
