@@ -7,6 +7,7 @@ import copy
 import io
 import json
 import logging
+import math
 import pickle
 import pprint
 import re
@@ -22,7 +23,7 @@ from hypothesis import strategies as st
 
 from dpone.config import PipelineErrors
 from dpone.pipeline import Pipeline, SourceSpec
-from dpone.secret import MASK, Secret, _known, redact, register, sensitive
+from dpone.secret import MASK, Secret, _known, redact, redacted, register, sensitive, unclear
 
 Load = Callable[..., Pipeline]
 Text = Callable[..., str]
@@ -136,7 +137,7 @@ def test_S_02_secrets_compare_by_text_and_hold_only_text() -> None:
     assert Secret("same") != Secret("other")
     assert Secret("same") != "same"
     for wrong in (b"text", 5, None):
-        with pytest.raises(TypeError):
+        with pytest.raises(TypeError, match="a Secret holds text"):
             Secret(wrong)  # type: ignore[arg-type]
 
 
@@ -214,6 +215,8 @@ def test_S_02_redact_knows_what_stood_in_a_connection(text: str) -> None:
         ("postgres://u:rad/ish-12@h/d", "rad/ish-12"),
         ("postgres://u:chi@cory-13@h/d", "chi@cory-13"),
         ("DefaultEndpointsProtocol=https;AccountName=a;AccountKey=c2FsYWQ+MTQ=", "c2FsYWQ+MTQ="),
+        ("Server=h;UID=u;PWD='sal;sify-15';Encrypt=yes", "sal;sify-15"),
+        ("host=h; user=u password=cres;s-17", "cres;s-17"),
     ],
 )  # fmt: skip
 def test_S_02_redact_knows_pairs(connection: str, password: str) -> None:
@@ -222,15 +225,38 @@ def test_S_02_redact_knows_pairs(connection: str, password: str) -> None:
     assert redact(f"login failed for {password}!") == f"login failed for {MASK}!"
 
 
-def test_S_02_redact_masks_base64_inside_a_longer_text() -> None:
-    """HTTP Basic encodes user and password together; the password is found at each of the three bit offsets."""
-    secret = "b4se-sixty-four-canary"
+def test_S_02_every_text_of_a_json_value_is_masked() -> None:
+    """Keys too, however deep, and secrets that JSON would escape; numbers and the rest stay as they are."""
+    register('qui"noa-16')
+    value = {"a": ['x qui"noa-16', ('qui"noa-16', 1)], 'qui"noa-16': {"b": True, "c": None, "d": 1.5}}
+    masked = {"a": [f"x {MASK}", [MASK, 1]], MASK: {"b": True, "c": None, "d": 1.5}}
+    assert redacted(value) == masked
+
+
+@pytest.mark.parametrize("text", ["postgres://u:p@h:5432/d", "postgres://h/d", "sqlite:///a@b", "host=h", "k1:9092"])
+def test_OUT_17_what_is_clear_has_nothing_to_say(text: str) -> None:
+    """A URL whose password ends where it seems to, and what is not a URL; the user counts from its first character."""
+    assert unclear(text) == ""
+    assert unclear("x://@p@h/d") == "the URL has an '@' in its user or password"
+
+
+def test_S_02_a_secret_of_four_characters_is_searched_for() -> None:
+    """A shorter one is not: it would shred every message."""
+    register("q7z~")
+    register("q8~")
+    assert redact("q7z~ and q8~") == f"{MASK} and q8~"
+
+
+@pytest.mark.parametrize("secret", ["b4se-sixty-four-canary", "b4se-7~"])
+def test_S_02_redact_masks_base64_inside_a_longer_text(secret: str) -> None:
+    """HTTP Basic encodes user and password together; the password is found at each of the three bit offsets, from seven
+    characters on, and no letter is left that holds nothing else."""
     register(secret)
     for user in ("u", "us", "use", "user"):
-        header = base64.b64encode(f"{user}:{secret}".encode()).decode()
-        cleaned = redact(header)
-        assert MASK in cleaned
-        assert len(cleaned) < len(header) - 20
+        cleaned = redact(base64.b64encode(f"{user}:{secret}".encode()).decode())
+        before, _, after = cleaned.partition(MASK)
+        assert len(before) == math.ceil((len(user) + 1) * 8 / 6)
+        assert len(after.rstrip("=")) <= 1
 
 
 def test_S_02_redact_takes_bytes_that_are_no_text() -> None:

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.sql.clock import Clock
 
 from dpone import durable
+from dpone.errors import Busy
 
 
 def mode(path: Path) -> int:
@@ -119,3 +121,23 @@ def test_a_lock_is_let_go_at_the_end_of_the_block(tmp_path: Path) -> None:
         raise KeyError
     with (tmp_path / "lock").open() as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_a_lock_is_waited_for_in_growing_pauses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a millisecond to fifty, twice as long each time; after thirty seconds it is Busy, with the way to see who
+    holds it. One that is let go meanwhile is taken."""
+    path, clock = tmp_path / "lock", Clock()
+    monkeypatch.setattr(durable, "time", clock)
+    with (
+        durable.exclusive(path),
+        pytest.raises(Busy, match=rf"another process has held it for 30 s; see with 'fuser {path}'"),
+        durable.exclusive(path),
+    ):
+        raise AssertionError("two hold it")
+    assert clock.slept[:8] == [0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.05, 0.05]
+    assert sum(clock.slept) == pytest.approx(30)
+    held = durable.exclusive(path)
+    held.__enter__()
+    clock.then.append(lambda: held.__exit__(None, None, None))
+    with durable.exclusive(path):
+        assert clock.then == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -76,6 +77,58 @@ def test_the_join_holds_both(left: pa.DataType, right: pa.DataType, both: pa.Dat
     """The join is the narrowest type that holds both sides, in either order, or there is none."""
     assert join(left, right) == both
     assert join(right, left) == both
+
+
+INTEGERS = {
+    getattr(pa, name)(): (int(np.iinfo(name).min), int(np.iinfo(name).max))
+    for name in ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")
+}
+FLOATS = {pa.float16(): 2**11, pa.float32(): 2**24, pa.float64(): 2**53}  # up to there every integer is exact
+
+
+@pytest.mark.parametrize("source", INTEGERS)
+def test_an_integer_fits_where_its_range_does(source: pa.DataType) -> None:
+    """Into another integer, a float that is exact that far, a decimal with as many digits; and two types are joined in
+    the narrowest that holds the range of both, an integer if there is one."""
+    low, high = INTEGERS[source]
+    for target, (least, most) in INTEGERS.items():
+        assert holds(target, source) is (least <= low and high <= most), target
+        both = [t for t, (a, b) in INTEGERS.items() if a <= min(low, least) and max(high, most) <= b]
+        assert join(target, source) == (both[0] if both else D(20, 0)), target
+    for target, exact in FLOATS.items():
+        assert holds(target, source) is (max(-low, high) <= exact), target
+        assert holds(source, target) is False
+        fits = [f for f, far in FLOATS.items() if far >= exact and far >= max(-low, high)]
+        assert join(target, source) == join(source, target) == (fits[0] if fits else None), target
+    for digits in range(1, 39):
+        assert holds(D(digits, 0), source) is (10**digits > max(-low, high)), digits
+        assert holds(D(38, 38 - digits), source) is (10**digits > max(-low, high)), digits
+
+
+def test_a_target_that_holds_what_the_source_or_the_sink_makes_of_it_stays() -> None:
+    """A type is held as the source gives it, or as the sink would keep it: either is enough."""
+    wide = pa.schema({"a": pa.int32(), "b": pa.large_string()})
+
+    def stores(type_: pa.DataType) -> Stored:
+        return Stored("TEXT", pa.string()) if pa.types.is_decimal(type_) else _narrow(type_)
+
+    assert plan(wide, pa.schema({"a": pa.int16(), "b": D(9, 2)}), SchemaEvolution(), stores).changes == ()
+
+
+def test_a_widened_column_keeps_what_is_said_of_it() -> None:
+    """That it has a default, for one; only its former type in the target's own words is gone."""
+    said = pa.schema([
+        pa.field("a", pa.int32(), metadata={DEFAULT: b"yes", NATIVE: b"int"}),
+        pa.field("b", pa.int32(), metadata={NATIVE: b"int"}),
+    ])  # fmt: skip
+    found = plan(said, pa.schema({"a": pa.int64(), "b": pa.int64()}), SchemaEvolution(), _as_is)
+    assert [(c.after and c.after.metadata) or {} for c in found.changes] == [{DEFAULT: b"yes"}, {}]
+
+
+def test_what_a_plan_says_of_a_new_table() -> None:
+    """How many columns it has; the types of what is changed, not of what is only missing."""
+    assert _plan(None, {"a": pa.int64(), "b": pa.string()}) == (["create with 2 columns"], [])
+    assert _plan(None, {}) == (["create with 0 columns"], [])
 
 
 def test_widening_is_the_default() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 import json
 import os
 import re
@@ -332,6 +333,19 @@ def test_a_repeatable_load_goes_on_with_its_parts(tmp_path: Path) -> None:
     again.stage(Part("1"), Rows(batch(2)))
     again.commit(None, position(1))
     assert ids(tmp_path) == [1, 2]
+
+
+def test_staging_of_an_earlier_version_is_gone_on_with(tmp_path: Path) -> None:
+    """A staging is found by the first 16 hex digits of the SHA-256 of its key, whatever follows them: earlier versions
+    put the token's there."""
+    first = load("t")
+    sink(tmp_path).open(first).stage(Part("0"), Rows(batch(1)))
+    [old] = (tmp_path / "out" / ".dpone" / "staging").iterdir()
+    key = hashlib.sha256(first.key.encode()).hexdigest()[:16]
+    assert old.name.startswith(f"{key}-")
+    old.rename(old.with_name(f"{key}-{hashlib.sha256(b't').hexdigest()[:16]}-01J00000000000000000000000"))
+    again = sink(tmp_path).open(load("t"))
+    assert (again.load_id, list(again.staged())) == (first.load_id, ["0"])
 
 
 @pytest.mark.parametrize(("token", "repeatable"), [("other", True), ("t", False)])

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import multiprocessing
 import os
 import random
 import shutil
@@ -27,6 +28,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import hypothesis  # noqa: F401  # here, once, and not in every process that runs tests
+import pyarrow.compute
+import pyarrow.csv
+import pyarrow.parquet  # noqa: F401
+import pytest
 from attrs import define, field
 from tests.mutate.mutants import Mutant, mutants
 
@@ -37,18 +43,21 @@ MODULES = (
     "lease.py", "ledger.py", "partition.py", "rowcheck.py", "secret.py", "sql/*.py",
 )  # fmt: skip
 LEAST = 0.95
-PYTEST = (sys.executable, "-m", "pytest", "-q", "--no-header", "--tb=no", "-p", "no:randomly", "-p", "no:cacheprovider")
-PYTEST += ("-p", "tests.mutate.pick")
+WHOLE = ("tests", "--ignore=tests/docs", "--ignore=tests/mutate")
+PYTEST = ("-q", "--no-header", "--tb=no", "-p", "no:randomly", "-p", "no:cacheprovider", "-p", "tests.mutate.pick")
+PYTEST += ("-W", "ignore::pytest.PytestAssertRewriteWarning")  # hypothesis is there before pytest
 
 
 @define
 class Tree:
     """A copy of the repository, whose sources the tests import in place of the installed ones. ``tests``: those that
-    pass, with their seconds; ``lines``: file -> line -> places in ``tests`` of those that run it."""
+    pass, with their seconds; ``lines``: file -> line -> places in ``tests`` of those that run it. ``kills``: how many
+    mutants a test has killed."""
 
     path: Path
     tests: list[tuple[str, float]] = field(factory=list)
     lines: dict[str, dict[str, list[int]]] = field(factory=dict)
+    kills: Counter[str] = field(factory=Counter)
 
     @classmethod
     def copied(cls, path: Path) -> Tree:
@@ -62,58 +71,85 @@ class Tree:
                 shutil.copy2(ROOT / name, path / name)
         return cls(path)
 
-    def learn(self, suite: list[str], kept: Path | None) -> None:
-        """Which test runs which line. ``kept``: where that is written, and read while no source and no test changes."""
-        digest, found = self.digest(suite), self.path / "lines.json"
-        if kept and kept.exists() and (data := json.loads(kept.read_text()))["digest"] == digest:
-            self.tests, self.lines = data["tests"], data["lines"]
-            return
-        print("which test runs which line ...", flush=True)
-        code = self.pytest(suite or ["tests", "--ignore=tests/docs"], None, DPONE_MUTATE_RECORD=str(found))
+    def learn(self, suite: list[str], modules: list[str], kept: Path | None) -> None:
+        """Which test runs which line. ``kept``: where that is written, and read again: while nothing but tests change,
+        only the files of those that did are run."""
+        sources, files = self.digests(modules)
+        data = json.loads(kept.read_text()) if kept and kept.exists() else {}
+        if data.get("sources") != sources:
+            data = {"files": {}, "tests": [], "lines": {}}
+        else:  # compiled once, so that no mutant has to wait for that
+            self.pytest([*WHOLE, "--collect-only"], None)
+        same = {file for file, digest in files.items() if data["files"].get(file) == digest}
+        stale = {n for n, (test, _) in enumerate(data["tests"]) if _file(test) not in same}
+        self.tests = data["tests"]
+        for file, lines in data["lines"].items():
+            self.lines[file] = {line: [n for n in who if n not in stale] for line, who in lines.items()}
+        if changed := suite or (sorted({*files} - same) if same else [*WHOLE]):
+            self._record(changed, modules)
+        if kept:
+            kept.write_text(json.dumps({"sources": sources, "files": files, "tests": self.tests, "lines": self.lines}))
+
+    def _record(self, args: list[str], modules: list[str]) -> None:
+        print(f"which test runs which line ({' '.join(args)}) ...", flush=True)
+        found, wanted = self.path / "lines.json", os.pathsep.join(f"{self.path}/{SRC}/{one}" for one in modules)
+        code = self.pytest(args, None, DPONE_MUTATE_RECORD=str(found), DPONE_MUTATE_LINES=wanted)
         if not found.exists():
             sys.exit(f"the suite did not run (exit {code})")
-        data = json.loads(found.read_text())
+        data, first = json.loads(found.read_text()), len(self.tests)
         for one in data["failed"]:
             print(f"fails without a mutant, is left out: {one}")
-        files = {Path(file).relative_to(self.path).as_posix(): lines for file, lines in data["lines"].items()}
-        self.tests, self.lines = data["tests"], files
-        if kept:
-            kept.write_text(json.dumps({"digest": digest, "tests": self.tests, "lines": files}))
+        self.tests += data["tests"]
+        for file, lines in data["lines"].items():
+            known = self.lines.setdefault(Path(file).relative_to(self.path).as_posix(), {})
+            for line, who in lines.items():
+                known.setdefault(line, []).extend(first + n for n in who)
 
-    def digest(self, suite: list[str]) -> str:
-        total = hashlib.sha256(repr(suite).encode())
+    def digests(self, modules: list[str]) -> tuple[str, dict[str, str]]:
+        """Of all that tests may depend on, and of each file of tests."""
+        total, files = hashlib.sha256(repr(modules).encode()), {}
         for path in sorted(self.path.rglob("*.py")):
-            if "mutate" not in path.parts:
-                total.update(f"{path.relative_to(self.path)} {hashlib.sha256(path.read_bytes()).hexdigest()}".encode())
-        return total.hexdigest()
+            name, digest = path.relative_to(self.path).as_posix(), hashlib.sha256(path.read_bytes()).hexdigest()
+            if path.name.startswith("test_") and not name.startswith(("tests/docs/", "tests/mutate/")):
+                files[name] = digest
+            elif not name.startswith("tests/mutate/"):
+                total.update(f"{name} {digest}".encode())
+        return total.hexdigest(), files
 
     def pytest(self, args: list[str], limit: float | None, **env: str) -> int | None:
         """The exit code; None if the time was over."""
-        sources = os.pathsep.join(str(one) for one in (*sorted(self.path.glob("dpone-*/src")), self.path))
-        quiet = subprocess.DEVNULL
-        running = subprocess.Popen(  # in a group of its own: the tests have children
-            [*PYTEST, *args], cwd=self.path, stdout=quiet, stderr=quiet, stdin=quiet, start_new_session=True,
-            env={**os.environ, **env, "PYTHONPATH": sources},
-        )  # fmt: skip
-        try:
-            return running.wait(limit)
-        except subprocess.TimeoutExpired:
-            return None
-        finally:
-            if running.poll() is None:
-                os.killpg(running.pid, signal.SIGKILL)
-                running.wait()
+        running = multiprocessing.get_context("fork").Process(target=self._pytest, args=(args, env))
+        running.start()
+        running.join(limit)
+        if (code := running.exitcode) is None:
+            os.killpg(running.pid or 0, signal.SIGKILL)
+            running.join()
+        return code
+
+    def _pytest(self, args: list[str], env: dict[str, str]) -> None:
+        """In a process and a group of its own, as the tests have children."""
+        assert "dpone" not in sys.modules, "no mutant would be imported"
+        os.setsid()
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        for stream in range(3):
+            os.dup2(nowhere, stream)
+        sources = [str(one) for one in (*sorted(self.path.glob("dpone-*/src")), self.path)]
+        os.chdir(self.path)
+        os.environ.update(env, PYTHONPATH=os.pathsep.join(sources))
+        sys.path[:0], sys.dont_write_bytecode = sources, "PYTHONDONTWRITEBYTECODE" in env
+        os._exit(pytest.main([*PYTEST, *args]))
 
     def tests_of(self, mutant: Mutant, budget: float) -> tuple[list[str], float, int]:
-        """Those that run its line; where none is known to (a line that runs on import), its scope, then its module.
-        Also their seconds, and how many there would be without the budget."""
+        """Those that run its line, the likeliest to fail first, then the fastest; where none is known to run it (a line
+        that runs on import), those of its scope, then of its module. Also their seconds, and how many there would be
+        without the budget."""
         lines = self.lines.get(f"{SRC}/{mutant.module}", {})
         for near in (*mutant.lines, map(int, lines)):
             found = {one for line in near for one in lines.get(str(line), ())}
             if found:
                 break
         chosen, spent = [], 0.0
-        for name, seconds in sorted((self.tests[n] for n in found), key=lambda one: one[1]):
+        for name, seconds in sorted((self.tests[n] for n in found), key=lambda one: (-self.kills[one[0]], one[1])):
             spent += seconds
             if chosen and spent > budget:
                 break
@@ -150,6 +186,7 @@ class Tree:
             return "time", ""
         if code == 5:
             sys.exit(f"pytest finds none of {len(tests)} tests again, as {tests[0]}")
+        self.kills.update([failed] if failed else [])
         return ("killed", failed) if code else ("survived", f"{len(tests)} of {of} tests ran")
 
 
@@ -173,7 +210,7 @@ def options(args: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=60, help="begin no mutant after this time (60)")
     parser.add_argument("--seconds", type=float, default=45, help="of the processor, for the tests of a mutant (45)")
     parser.add_argument("--suite", nargs="*", default=[], help="what pytest collects (the fast suite)")
-    parser.add_argument("--map", type=Path, help="file that keeps which test runs which line, for the next run")
+    parser.add_argument("--map", type=Path, help="keeps which test runs which line, for the next run")
     return parser.parse_args(args)
 
 
@@ -204,22 +241,21 @@ def main(args: list[str] | None = None) -> int:
     names = {one.name for one in made}
     for old in sorted(set(equivalent) - names) if not chosen.modules else ():
         print(f"equivalent.toml lists a mutant that no longer exists: {' | '.join(old)}")
+    modules = sorted({*MODULES, *(one.partition(":")[0] for one in chosen.modules)})
     verdicts: Counter[str] = Counter()
-    killers: set[str] = set()
     with tempfile.TemporaryDirectory(prefix="dpone-mutate-") as folder:
         tree = Tree.copied(Path(folder).resolve())
-        tree.learn(chosen.suite, chosen.map)
+        tree.learn(chosen.suite, modules, None if chosen.suite else chosen.map)
         for n, one in enumerate(sample, 1):
             if time.monotonic() - started > chosen.minutes * 60:
                 print(f"the time is over; {len(sample) - n + 1} mutants were not tried")
                 break
             verdict, by = ("equivalent", "") if one.name in equivalent else tree.verdict(one, chosen.seconds)
             verdicts[verdict] += 1
-            killers.add(by) if verdict == "killed" and by else None
             print(f"{n:4} {verdict:10} {SRC}/{one.module}:{one.line} {by}", flush=True)
             if verdict == "survived":
                 print(f"       in {one.where}\n     - {one.before}\n     + {one.after}", flush=True)
-        code, fails = tree.run(sorted(killers), 3600) if killers else (0, "")
+        code, fails = tree.run(sorted(tree.kills), 3600) if tree.kills else (0, "")
         if code != 0:
             print(f"a test that killed a mutant also fails without one: {fails}")
     dead, alive = verdicts["killed"] + verdicts["time"], verdicts["survived"]

@@ -17,9 +17,10 @@ SWAPS: dict[type[ast.AST], type[ast.AST]] = {
     ast.Mod: ast.FloorDiv, ast.BitOr: ast.BitAnd, ast.BitAnd: ast.BitOr,
 }  # fmt: skip
 COMPOUND = ("body", "orelse", "finalbody", "handlers", "cases")
-# Not mutated: what does nothing at run time, what errors say, and assertions, which state what is always true.
+# Not mutated: what does nothing at run time, what errors say, and assertions, which state what is always true (so does
+# the ``strict`` of a zip).
 SKIPPED = {"annotation", "returns", "decorator_list", "format_spec"}
-KEYWORDS = {"init", "repr", "eq", "daemon"}
+KEYWORDS = {"init", "repr", "eq", "daemon", "strict"}
 UNORDERED = {"and_", "or_", "equal", "not_equal", "min", "max", "isinstance"}  # arguments may stand in any order
 WORD = re.compile(r"[\w-]+")
 

@@ -1,6 +1,7 @@
 """A plugin of pytest for mutation tests: which test runs which lines, and to run some tests in a given order.
 
-DPONE_MUTATE_RECORD: write there, as JSON, every test with its seconds and its lines, if it passed.
+DPONE_MUTATE_RECORD: write there, as JSON, every test with its seconds and its lines, if it passed. DPONE_MUTATE_LINES:
+patterns of the files whose lines are wanted; to follow all of them takes longer.
 DPONE_MUTATE_PICK: run only the tests that this file names, in its order; the first that fails is written beside it.
 """
 
@@ -21,7 +22,8 @@ cover: Any = None
 if RECORD:
     import coverage
 
-    cover = coverage.Coverage(source_pkgs=["dpone"], data_file=None, config_file=False)
+    wanted = os.environ["DPONE_MUTATE_LINES"].split(os.pathsep)
+    cover = coverage.Coverage(include=wanted, data_file=None, config_file=False)
     cover.start()
 
 

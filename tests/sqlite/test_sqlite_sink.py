@@ -298,6 +298,43 @@ def test_a_first_load_copies_no_row(target: Target) -> None:
     assert target.rows("id") == [(1,), (2,)]
 
 
+LAST = Strategy("full_refresh", key="id", duplicates="last", order_by="name")
+
+
+@pytest.mark.parametrize(
+    ("strategy", "before", "own", "keyed"),
+    [
+        (FULL, "filled", True, False),
+        (Strategy("full_refresh", key="id"), "filled", True, True),
+        (Strategy("full_refresh", key="id"), "indexed", False, False),
+        (LAST, "filled", False, False),
+        (LAST, "empty", False, False),
+        (APPEND, "empty", True, False),
+        (APPEND, "filled", False, False),
+        (MERGE, "empty", True, True),
+        (MERGE, "filled", False, False),
+        (DIFF, "empty", True, True),
+        (DIFF, "filled", False, True),
+    ],
+)
+def test_a_stage_is_of_the_target_s_own_shape_where_it_may_take_its_place(
+    target: Target, strategy: Strategy, before: str, own: bool, keyed: bool
+) -> None:
+    """Of a full refresh, and for an empty target, the stage has the target's NOT NULL columns and primary key, unless
+    rows that repeat a key are to be chosen from, or an index hangs on the target. Else it takes any row with a key, and
+    has a primary key only for a difference."""
+    schema = pa.schema([pa.field("id", pa.int64(), False), pa.field("name", pa.string(), False)])
+    strict = SchemaEvolution("strict")  # keeps NOT NULL
+    target.load(table(*[1][: before != "empty"]).cast(schema), strategy, schema_evolution=strict)
+    if before == "indexed":
+        target.run("CREATE INDEX hung ON orders (name)")
+    with closing(target.sink(strategy)) as sink:
+        sink.open(load(schema, strategy))
+        [stage] = target.stages()
+    columns = target.query('SELECT name, "notnull", pk FROM pragma_table_info(?)', stage)
+    assert columns[:2] == [("id", own or bool(strategy.key), keyed), ("name", own, 0)]
+
+
 @pytest.mark.parametrize(
     ("extra", "kind", "name"),
     [

@@ -586,6 +586,21 @@ def test_lookback_finds_late_rows_with_merge(db: Target) -> None:
     assert [row[0] for row in loaded.rows] == [1, 2]
 
 
+@pytest.mark.parametrize("options", [{}, by("at")], ids=["snapshot", "cursor"])
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("filled", [False, True])
+def test_an_epoch_is_that_of_the_position_before(
+    db: Target, options: dict[str, Any], whole: bool, filled: bool
+) -> None:
+    """The first position of a stream is of epoch 0, every other of the epoch of the one it was read after."""
+    db.run("CREATE TABLE orders (id INTEGER, at INTEGER)")
+    if filled:
+        insert(db, [(1, 1)])
+    first, _ = read(source(db, **options), whole=whole)
+    again, _ = read(source(db, **options), first.position.at_epoch(3), whole=whole)
+    assert (first.position.epoch, again.position.epoch) == (0, 3)
+
+
 def test_a_whole_window_reads_everything_and_moves_the_position(db: Target) -> None:
     """When the target is to be replaced, the position does not limit the read, and is set to the snapshot's end."""
     db.run("CREATE TABLE orders (id INTEGER, at INTEGER)")

@@ -625,7 +625,7 @@ class ChangeStream:
         self._spec, self._reader = spec, reader
         self._changed: Mapping[str, ChangeTable] = {}
         self._fresh: frozenset[str] = frozenset()
-        self._history = False
+        self._history: bool  # what the latest window is read as
 
     def check(self) -> list[Finding]:
         return self._reader.check()

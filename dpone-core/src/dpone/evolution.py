@@ -221,7 +221,7 @@ def _lengthened(before: pa.Field, source: pa.Field) -> pa.Field:
     """The target's column with the source's length: its own word for it, or no limit if the source has none."""
     match, wanted = _LENGTH.fullmatch(_native(before)), length(source)
     word = {NATIVE: f"{match[1]}({wanted})".encode()} if match and wanted is not None else {}
-    return before.with_metadata({**(_without_native(before) or {}), **word} or None)
+    return before.with_metadata(_without_native(before) | word)
 
 
 def _field(schema: pa.Schema, name: str) -> pa.Field | None:
@@ -330,7 +330,7 @@ class SchemaComparator:
         return Change("null", source.name, before, source, _STRICT)
 
     def _too_long(self, name: str) -> str | None:
-        size = len(name.encode(errors="surrogatepass"))
+        size = len(name.encode())
         if self.max_identifier is None or size <= self.max_identifier:
             return None
         return f"a shorter name in the source: {name} has {size} bytes, the sink takes {self.max_identifier}"
@@ -371,8 +371,8 @@ class SchemaComparator:
         return Change("null", name, before, allow=fill) if fill else None
 
 
-def _without_native(field: pa.Field) -> dict[bytes, bytes] | None:
-    return {k: v for k, v in (field.metadata or {}).items() if k != NATIVE} or None
+def _without_native(field: pa.Field) -> dict[bytes, bytes]:
+    return {k: v for k, v in (field.metadata or {}).items() if k != NATIVE}
 
 
 def _case_clash(target: pa.Schema | None, source: pa.Schema) -> list[str]:

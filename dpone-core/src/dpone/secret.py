@@ -86,7 +86,7 @@ class Secret:
         return isinstance(other, Secret) and other._text == self._text
 
     def __hash__(self) -> int:
-        return hash(("Secret", self._text))
+        return hash(self._text)
 
     def __copy__(self) -> Secret:
         return self

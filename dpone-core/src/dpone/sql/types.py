@@ -34,7 +34,7 @@ _SIZED = re.compile(
 )
 _ARROW_DECIMAL = re.compile(r"decimal(128|256)\((\d{1,2}),\s*(\d{1,2})\)")
 _ARROW_ZONED = re.compile(r"timestamp\[(s|ms|us|ns), (?:tz=)?([\w+:/-]+)\]")
-_ARROW_OTHER = {"halffloat": pa.float16(), "extension<arrow.json>": JSON, "extension<arrow.uuid>": UUID}
+_ARROW_OTHER = {"extension<arrow.json>": JSON, "extension<arrow.uuid>": UUID}
 
 
 def standard(text: str) -> pa.DataType | None:

@@ -200,7 +200,7 @@ class FileSink:
 
 
 class FileWriter:
-    """One load's staging: ``.dpone/staging/<key>-<token>-<writer>/`` with a file and a mark for each part.
+    """One load's staging: ``.dpone/staging/<key>-<writer>/`` with a file and a mark for each part.
 
     A folder belongs to one writer. Whoever goes on with an interrupted load renames the folder first: nothing that a
     suspended writer still does reaches a file of ours, and it commits nothing, as its own parts are not there.
@@ -210,8 +210,7 @@ class FileWriter:
         self._sink, self._load, self._folder = sink, load, sink.folder
         self.load_id = load.load_id
         mine = hashlib.sha256(load.key.encode()).hexdigest()[:16]
-        token = hashlib.sha256(load.token.encode()).hexdigest()[:16]
-        self._staging = self._folder.staging / f"{mine}-{token}-{ulid()}"
+        self._staging = self._folder.staging / f"{mine}-{ulid()}"
         self._written: set[str] = set()
         for old in sorted(self._folder.staging.glob(f"{mine}-*")):
             if load.repeatable and load.schema is not None and self._take_over(old):
