@@ -525,6 +525,27 @@ class AppendsChanges(FaultySink):
         yield batch.select([name for name in batch.schema.names if not name.startswith("__dpone__")])
 
 
+@fails("rows_that_refer_to_the_target_stay")
+class DeletesThoseThatRefer(SqliteSink):
+    """Finds nothing to refuse."""
+
+    def refuse(self, *args: Any, **given: Any) -> None:
+        pass
+
+
+@fails("rows_that_refer_to_the_target_stay")
+class RefusesLate(SqliteSink):
+    """``open`` refuses; nobody was told before."""
+
+    def refuse(self, *args: Any, **given: Any) -> None:
+        if hasattr(self, "late"):
+            super().refuse(*args, **given)
+
+    def open(self, load: Any) -> Any:
+        self.late = True
+        return super().open(load)
+
+
 @fails("values_arrive_as_they_are_or_not_at_all")
 class TrimsTexts(FaultySink):
     def change(self, batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:

@@ -333,6 +333,19 @@ class Writer(Protocol):
         ...
 
 
+class Advancing(Protocol):
+    """What a Writer may have besides: its commit sets the sequences of the target beyond the values that the load
+    brought, so that the next row which an application inserts does not meet one. Both are for the report, once the load
+    is committed.
+
+    sequences  a line for each that was set
+    warnings   a line for each that was not, and what a person can do
+    """
+
+    sequences: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
 @runtime_checkable
 class Sink(Protocol):
     """Writes one target."""
@@ -398,6 +411,16 @@ class Comparing(Protocol):
 
     def holds_like(self, column: str, pattern: str) -> bool:
         """True if the target has a text like the pattern in this column."""
+        ...
+
+
+class Refusing(Protocol):
+    """What a Sink may have besides: it knows loads that cannot succeed, or would do harm, whatever their rows are."""
+
+    def refuse(self, strategy: Strategy, every_row: bool = False) -> None:
+        """Raise what ``open`` would raise of such a load, as where another table refers to rows that it would delete.
+        ``every_row``: every row of the target is deleted, whatever the strategy (``Load.anew``, a change window that is
+        ``whole``). Called before a row is read, by a dry run too; looks at the target and changes nothing."""
         ...
 
 

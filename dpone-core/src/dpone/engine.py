@@ -388,6 +388,8 @@ class _Attempt:
         """Fix the window and make its targets fit; None if there is nothing to load. The last is the load that the
         journal will hold: that of the only target, or of all together."""
         run, report = self.stream.run, self.report
+        if not self.spec.source.changes:
+            _refuse(self.sink, _effective(self.spec.sink.strategy, run))
         with self.stream.timed("window"):
             window = self._window(known)
         report.caught_up, report.proof, report.partitions = window.caught_up, window.proof, len(window.parts)
@@ -463,6 +465,7 @@ class _Attempt:
                 self._require_target(spec, target, loaded, known.head, share.whole)
             adopted = loaded is None or spec.options.adopt_existing or target.is_empty()
             self.source.require_kind(target.schema(), spec.location, loaded=not adopted)
+            _refuse(target, strategy, share.whole)
             yield spec, target, share, strategy, key
 
     def _beside(self, spec: SinkSpec) -> Sink:
@@ -473,6 +476,8 @@ class _Attempt:
     ) -> tuple[_Target, evolution.Plan]:
         have = sink.schema()
         plan = self._plan(spec, sink, have, window, strategy)
+        if plan.anew:
+            _refuse(sink, strategy, every_row=True)
         forms = self._forms(spec, sink, None if plan.anew else have, window, strategy, key, plan.columns)
         load = evolve(_load(self.stream, known, window, strategy, key, plan.columns), anew=bool(plan.anew))
         return _Target(spec, sink, window, strategy, key, load, forms), plan
@@ -643,8 +648,15 @@ class _Attempt:
                 self._give_up(load, (leader, *others), error)
                 raise
         self._done(receipt, known.version)
+        self._tell_sequences((leader, *others))
         self._count(load.strategy, receipt)
         self._acknowledge(receipt.entry.position)
+
+    def _tell_sequences(self, writers: Sequence[Writer]) -> None:
+        """``contract.Advancing``, where a writer is."""
+        self.report.sequences = [line for writer in writers for line in getattr(writer, "sequences", ())]
+        for text in (text for writer in writers for text in getattr(writer, "warnings", ())):
+            self._warn(text)
 
     def _count(self, strategy: Strategy, receipt: Receipt) -> None:
         """Where every staged row is a new one, the target's own count must be the same."""
@@ -800,6 +812,12 @@ class _Attempt:
                 self.state.save(self.report.key, state_of(entry), version)
             self.stream.tell("state_saved", seq=entry.seq)
         self.judge.settle(entry.load_id)
+
+
+def _refuse(sink: Sink, strategy: Strategy, every_row: bool = False) -> None:
+    """``contract.Refusing``, where the sink is."""
+    if (refuse := getattr(sink, "refuse", None)) is not None:
+        refuse(strategy, every_row)
 
 
 def _instead(able: bool, keeps: bool, strategy: Strategy) -> str:
