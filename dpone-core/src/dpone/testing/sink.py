@@ -293,7 +293,8 @@ class SinkContract(Contract):
         """Rows of another table that would be deleted with those of the target: whatever deletes rows is refused, by
         ``contract.Refusing`` too, and nothing changes; ``merge``, which deletes none, is not."""
         modes = [m for m in ("full_refresh", "replace", "partition_replace", "snapshot_diff") if _has(harness, m)]
-        load(harness, sample(1, 3), Strategy(modes[0] if "full_refresh" in modes else "merge", key="id"))
+        keyed = Strategy("full_refresh", key="id") if _has(harness, "full_refresh") else SINGLE["merge"]
+        load(harness, sample(1, 3), keyed)
         if not modes or not harness.refer():
             return
         for mode in modes:
