@@ -92,6 +92,11 @@ class Window:
     whole       True: the window holds the whole source, so rows it lacks are gone from the source
     caught_up   True: at ``position`` the source had nothing more; ``proof`` says how that is known
     warnings    what a person should know of this read; they are in the report of the run
+    own_schema  True: the source has a schema of its own (a table, a query), so that a column it does not have is gone.
+                False: only the data tells the columns, and may leave one out that it has at other times. A column that
+                the stream had before is then in ``schema`` too, if the target (``WindowRequest.expected``) still has
+                it, and is NULL in rows that lack it, whichever of the data are read together
+    absent      columns of ``schema`` that data of the window leaves out, and which data: "b.csv"
     """
 
     position: Position
@@ -102,6 +107,8 @@ class Window:
     caught_up: bool
     proof: str
     warnings: tuple[str, ...] = ()
+    own_schema: bool = True
+    absent: Mapping[str, str] = field(factory=dict)
 
 
 @runtime_checkable
@@ -552,7 +559,7 @@ class ChangeWindow:
     changes  how many changes there are, None if only the read can tell
     whole    the changes are inserts of all rows that its tables have: what a target holds beside them is gone
     fresh    names of tables of which that is so, where it is not so of all: a table that is new to the stream
-    warnings as in Window
+    warnings, own_schema  as in Window
     """
 
     position: Position
@@ -564,6 +571,7 @@ class ChangeWindow:
     whole: bool = False
     fresh: frozenset[str] = frozenset()
     warnings: tuple[str, ...] = ()
+    own_schema: bool = True
 
 
 @runtime_checkable

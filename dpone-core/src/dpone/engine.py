@@ -540,6 +540,9 @@ class _Attempt:
         wanted = {"key": strategy.key, "order_by": strategy.order_by, "where": tuple(strategy.where)}
         wanted |= {"partition": _one(strategy.partition), "effective_from": _one(strategy.effective_from)}
         for what, columns in wanted.items():
+            if absent := [f"{c} is not in {window.absent[c]}" for c in columns if c in window.absent]:
+                found = f"column {', '.join(absent)}"
+                raise SchemaBreak(f"find {what} columns", found, "bring it back, or move that data out of the source")
             if missing := [c for c in columns if c not in window.schema.names]:
                 found = f"no column {', '.join(missing)} in {self.spec.source.location}"
                 raise ConfigError(f"find {what} columns", found, f"use columns of {', '.join(window.schema.names)}")
@@ -549,12 +552,25 @@ class _Attempt:
                 dialect.bind(value, window.schema.field(column).type)
         limit = getattr(dialect, "max_identifier", None)
         target, policy = _without_own(have, strategy), spec.options.schema_evolution
-        plan = evolution.plan(target, window.schema, policy, sink.stores, strategy.key, limit)
+        given = (limit, window.own_schema, window.absent)
+        plan = evolution.plan(target, window.schema, policy, sink.stores, strategy.key, *given)
         able, keeps = getattr(sink, "makes_anew", False), not _effective(strategy, run, True).replaces_all
         if plan.breaking and run.full_refresh and able and not keeps:
             plan = plan.replacing(window.schema)
         plan.require_safe(spec.location, _instead(able, keeps, strategy))
+        self._tell_missing(spec, plan, window)
         return plan
+
+    def _tell_missing(self, spec: SinkSpec, plan: evolution.Plan, window: Window) -> None:
+        """What rows lack, where only the data tells the columns; unless the pipeline says that it does not matter."""
+        if spec.options.schema_evolution.on_missing_column == "auto":
+            for name, where in window.absent.items():
+                self._warn(f"column {name} is not in {where}: it is NULL in these rows")
+            if plan.missing:
+                names = f"column{'s' if len(plan.missing) > 1 else ''} {', '.join(plan.missing)}"
+                self._warn(f"{names} of {spec.location} not in the data: NULL in new rows")
+        if rename := plan.rename(window.absent):
+            self._warn(f"{rename}; if it is one, rename the column of {spec.location} by hand, values and all")
 
     # -- partitions ---------------------------------------------------------------------------------------------
 
