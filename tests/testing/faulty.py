@@ -113,6 +113,22 @@ class LowersNames(MappedSource):
         yield batch.rename_columns([name.lower() for name in batch.schema.names])
 
 
+@fails("a_column_that_data_leaves_out_is_null")
+class SaysNothingOfTheGap(FileSource):
+    """NULL in rows that lack a column, and no word of it."""
+
+    def window(self, *args: Any) -> Window:
+        return evolve(super().window(*args), absent={})
+
+
+@fails("a_column_that_data_leaves_out_is_null")
+class ForgetsWhatItHad(FileSource):
+    """Read alone, rows that lack a column have no such column."""
+
+    def window(self, after: Any, request: Any) -> Window:
+        return super().window(after, evolve(request, expected=None))
+
+
 @fails("the_window_is_bounded", "a_source_that_moved_is_never_mixed", "parts_are_of_one_moment")
 class ReadsWhatIsThereNow(SqliteSource):
     """The bound is looked for when the read begins, not before."""
