@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -225,3 +226,21 @@ def test_rows_that_the_role_may_not_see_are_left_to_the_commit(shop: Shop) -> No
             writer.abort()
     finally:
         shop.target.run("ALTER TABLE t OWNER TO CURRENT_USER", f"DROP OWNED BY {role} CASCADE", f"DROP ROLE {role}")
+
+
+@pytest.mark.parametrize("deletes", ["hard", "soft"])
+def test_a_change_stream_is_refused_before_it_stages(shop: Shop, deletes: str) -> None:
+    """``cdc_apply`` that deletes rows, where an ON DELETE action would take those of another table along; with
+    ``deletes: soft``, which the error names, it is loaded."""
+    shop.child("ON DELETE CASCADE")
+    change = {"table": "t", "op": "delete", "commit": "1", "key": {"id": 1}}
+    (shop.folder / "d.csv").write_text(json.dumps(change) + '\n{"op": "commit", "commit": "1"}\n')
+    path = shop.pipeline({"mode": "cdc_apply", "deletes": deletes})
+    given = yaml.safe_load(path.read_text())
+    given["source"]["options"] = {"incremental": {"by": "cdc"}}
+    given["sink"]["options"]["schema_evolution"] = {"on_missing_column": "ignore"}
+    path.write_text(yaml.safe_dump(given))
+    [stream] = engine.run(path).streams
+    assert stream.status == ("failed" if deletes == "hard" else "loaded"), stream.error
+    assert ("set strategy.deletes: soft" in stream.error.message) if stream.error else deletes == "soft"
+    assert shop.rows() == OLD

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from contextlib import closing
 from datetime import UTC, datetime
@@ -17,6 +18,7 @@ from tests.postgres.target import Target
 from tests.sqlite.target import KEY, at, evolve, load, rows
 
 from dpone import engine
+from dpone.cli.run import _line
 from dpone.contract import Entry, Part
 from dpone.errors import Conflict
 from dpone.pipeline import Lineage, SchemaEvolution
@@ -70,7 +72,7 @@ def loaded(
 
 def next_id(target: Target) -> int:
     """Of a row that the application inserts."""
-    return int(target.query("INSERT INTO orders (v) VALUES ('app') RETURNING id")[0][0])
+    return int(target.query(f"INSERT INTO {target.table} (v) VALUES ('app') RETURNING id")[0][0])
 
 
 def test_case_20_the_applications_next_row_meets_none_that_was_loaded(tmp_path: Path, target: Target) -> None:
@@ -90,6 +92,8 @@ def test_case_20_the_applications_next_row_meets_none_that_was_loaded(tmp_path: 
         (tmp_path / "p.yaml").write_text(yaml.safe_dump(given))
         [stream] = engine.run(tmp_path / "p.yaml").streams
         assert (stream.status, stream.sequences) == ("loaded", told)
+        shown = [line for line in _line(stream).splitlines() if "sequence:" in line]
+        assert shown == [f"  sequence: {t}" for t in told]
         if way == "leave":
             with pytest.raises(psycopg.errors.UniqueViolation):
                 next_id(target)
@@ -348,3 +352,26 @@ def test_a_sequence_of_an_odd_name(target: Target) -> None:
     )
     assert loaded(target, ids(4)).warnings == ()
     assert next_id(target) == 5
+
+
+def test_a_change_stream_of_many_tables_says_it_of_each(tmp_path: Path, target: Target) -> None:
+    """Through the engine: rows that a log inserts leave no sequence behind."""
+    lines = []
+    for n, table in enumerate(("orders", "lines"), 1):
+        target.run(f"CREATE TABLE {table} (id bigserial PRIMARY KEY, v text)")
+        change = {"table": table, "op": "insert", "commit": "1", "key": {"id": n}, "values": {"id": n, "v": "a"}}
+        lines.append(json.dumps(change))
+    lines.append(json.dumps({"op": "commit", "commit": "1"}))
+    (tmp_path / "log.jsonl").write_text("\n".join(lines) + "\n")
+    given = {
+        "pipeline": "p",
+        "source": {"type": "file", "path": "log.jsonl", "table": "*", "options": {"incremental": {"by": "cdc"}}},
+        "sink": {
+            "type": "postgres", "connection": target.server.url, "table": f"{target.schema}.{{table}}",
+            "strategy": {"mode": "cdc_apply"},
+        },
+    }  # fmt: skip
+    (tmp_path / "p.yaml").write_text(yaml.safe_dump(given))
+    [stream] = engine.run(tmp_path / "p.yaml").streams
+    assert sorted(line.partition(": ")[2] for line in stream.sequences) == ["next value 1 -> 2", "next value 1 -> 3"]
+    assert [next_id(target), next_id(replace(target, table="lines"))] == [2, 3]
