@@ -210,6 +210,7 @@ def test_a_key_that_is_null(loaded: Project, refused: Refuse) -> None:
 
 def test_a_column_that_went_away(project: Project, refused: Refuse) -> None:
     """A breaking schema change: exit 3, the column, and what would allow it."""
+    project = project.but(sink_options={"schema_evolution": {"on_missing_column": "fail"}})
     project.csv("a", rows(1, 10))
     project.load()
     project.csv("b", [row[:3] for row in rows(11, 20)], ("id", "day", "name"))

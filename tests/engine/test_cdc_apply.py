@@ -384,15 +384,17 @@ def test_windows_do_not_matter(log: list[str], limits: Iterable[int | None], del
 
 
 def test_a_target_changed_by_hand_is_met_as_it_is(shop: ApplyProject) -> None:
-    """Values written by hand stay where the log leaves them out; a column more is left alone."""
+    """Values written by hand stay where the log leaves them out; a column more is left alone, and the report says so."""
     write(shop.log, transaction("01", insert("orders", {"id": 1}, a="x", b="y")))
     shop.load()
     with closing(sqlite3.connect(shop.database)) as db, db:
         db.execute("ALTER TABLE landing_orders ADD COLUMN mine TEXT")
         db.execute("UPDATE landing_orders SET b = 'hand', mine = 'kept'")
     write(shop.log, transaction("02", update("orders", {"id": 1}, a="z")))
-    assert "drop mine string; to allow" in shop.run().streams[0].error.message
-    shop.but(sink_options={"schema_evolution": {"on_missing_column": "ignore"}}).load()
+    strict = shop.but(sink_options={"schema_evolution": {"on_missing_column": "fail"}})
+    assert "drop mine string; to allow" in strict.run().streams[0].error.message
+    shop.but(sink_options={})
+    assert ["column mine " in text for text in shop.run().streams[0].warnings] == [True]
     assert shop.query("SELECT a, b, mine FROM landing_orders") == [("z", "hand", "kept")]
 
 

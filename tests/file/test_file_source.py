@@ -119,7 +119,7 @@ def test_an_unchanged_file_is_not_hashed_again(tmp_path: Path) -> None:
     after = one.window(None, WHOLE).position
     entry = {**after.value["files"]["a.csv"], "sha256": "0" * 64}
     told = Position("files", after.identity, {"files": {"a.csv": entry}})
-    assert one.window(told, WHOLE).position == told
+    assert one.window(told, WHOLE).position.value["files"] == told.value["files"]
 
 
 def test_LS_12_changed_content_stops_an_append(tmp_path: Path) -> None:

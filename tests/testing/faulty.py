@@ -113,6 +113,22 @@ class LowersNames(MappedSource):
         yield batch.rename_columns([name.lower() for name in batch.schema.names])
 
 
+@fails("a_column_that_data_leaves_out_is_null")
+class SaysNothingOfTheGap(FileSource):
+    """NULL in rows that lack a column, and no word of it."""
+
+    def window(self, *args: Any) -> Window:
+        return evolve(super().window(*args), absent={})
+
+
+@fails("a_column_that_data_leaves_out_is_null")
+class ForgetsWhatItHad(FileSource):
+    """Read alone, rows that lack a column have no such column."""
+
+    def window(self, after: Any, request: Any) -> Window:
+        return super().window(after, evolve(request, expected=None))
+
+
 @fails("the_window_is_bounded", "a_source_that_moved_is_never_mixed", "parts_are_of_one_moment")
 class ReadsWhatIsThereNow(SqliteSource):
     """The bound is looked for when the read begins, not before."""
@@ -523,6 +539,27 @@ class AppendsChanges(FaultySink):
 
     def change(self, batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
         yield batch.select([name for name in batch.schema.names if not name.startswith("__dpone__")])
+
+
+@fails("rows_that_refer_to_the_target_stay")
+class DeletesThoseThatRefer(SqliteSink):
+    """Finds nothing to refuse."""
+
+    def refuse(self, *args: Any, **given: Any) -> None:
+        pass
+
+
+@fails("rows_that_refer_to_the_target_stay")
+class RefusesLate(SqliteSink):
+    """``open`` refuses; nobody was told before."""
+
+    def refuse(self, *args: Any, **given: Any) -> None:
+        if hasattr(self, "late"):
+            super().refuse(*args, **given)
+
+    def open(self, load: Any) -> Any:
+        self.late = True
+        return super().open(load)
 
 
 @fails("values_arrive_as_they_are_or_not_at_all")

@@ -648,8 +648,9 @@ class ChangeStream:
         parts = tuple(map(Part, wanted))
         whole = request.whole or changes.whole
         return Window(
-            changes.position, parts, True, pa.schema([]), whole, changes.caught_up, changes.proof, changes.warnings
-        )
+            changes.position, parts, True, pa.schema([]), whole, changes.caught_up, changes.proof, changes.warnings,
+            changes.own_schema,
+        )  # fmt: skip
 
     def require_one(self) -> None:
         if len(self._changed) > 1:

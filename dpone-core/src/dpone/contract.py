@@ -92,6 +92,11 @@ class Window:
     whole       True: the window holds the whole source, so rows it lacks are gone from the source
     caught_up   True: at ``position`` the source had nothing more; ``proof`` says how that is known
     warnings    what a person should know of this read; they are in the report of the run
+    own_schema  True: the source has a schema of its own (a table, a query), so that a column it does not have is gone.
+                False: only the data tells the columns, and may leave one out that it has at other times. A column that
+                the stream had before is then in ``schema`` too, if the target (``WindowRequest.expected``) still has
+                it, and is NULL in rows that lack it, whichever of the data are read together
+    absent      columns of ``schema`` that data of the window leaves out, and which data: "b.csv"
     """
 
     position: Position
@@ -102,6 +107,8 @@ class Window:
     caught_up: bool
     proof: str
     warnings: tuple[str, ...] = ()
+    own_schema: bool = True
+    absent: Mapping[str, str] = field(factory=dict)
 
 
 @runtime_checkable
@@ -333,6 +340,19 @@ class Writer(Protocol):
         ...
 
 
+class Advancing(Protocol):
+    """What a Writer may have besides: its commit sets the sequences of the target beyond the values that the load
+    brought, so that the next row which an application inserts does not meet one. Both are for the report, once the load
+    is committed.
+
+    sequences  a line for each that was set
+    warnings   a line for each that was not, and what a person can do
+    """
+
+    sequences: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
 @runtime_checkable
 class Sink(Protocol):
     """Writes one target."""
@@ -398,6 +418,16 @@ class Comparing(Protocol):
 
     def holds_like(self, column: str, pattern: str) -> bool:
         """True if the target has a text like the pattern in this column."""
+        ...
+
+
+class Refusing(Protocol):
+    """What a Sink may have besides: it knows loads that cannot succeed, or would do harm, whatever their rows are."""
+
+    def refuse(self, strategy: Strategy, every_row: bool = False) -> None:
+        """Raise what ``open`` would raise of such a load, as where another table refers to rows that it would delete.
+        ``every_row``: every row of the target is deleted, whatever the strategy (``Load.anew``, a change window that is
+        ``whole``). Called before a row is read, by a dry run too; looks at the target and changes nothing."""
         ...
 
 
@@ -529,7 +559,7 @@ class ChangeWindow:
     changes  how many changes there are, None if only the read can tell
     whole    the changes are inserts of all rows that its tables have: what a target holds beside them is gone
     fresh    names of tables of which that is so, where it is not so of all: a table that is new to the stream
-    warnings as in Window
+    warnings, own_schema  as in Window
     """
 
     position: Position
@@ -541,6 +571,7 @@ class ChangeWindow:
     whole: bool = False
     fresh: frozenset[str] = frozenset()
     warnings: tuple[str, ...] = ()
+    own_schema: bool = True
 
 
 @runtime_checkable

@@ -388,6 +388,8 @@ class _Attempt:
         """Fix the window and make its targets fit; None if there is nothing to load. The last is the load that the
         journal will hold: that of the only target, or of all together."""
         run, report = self.stream.run, self.report
+        if not self.spec.source.changes:
+            _refuse(self.sink, _effective(self.spec.sink.strategy, run))
         with self.stream.timed("window"):
             window = self._window(known)
         report.caught_up, report.proof, report.partitions = window.caught_up, window.proof, len(window.parts)
@@ -463,6 +465,7 @@ class _Attempt:
                 self._require_target(spec, target, loaded, known.head, share.whole)
             adopted = loaded is None or spec.options.adopt_existing or target.is_empty()
             self.source.require_kind(target.schema(), spec.location, loaded=not adopted)
+            _refuse(target, strategy, share.whole)
             yield spec, target, share, strategy, key
 
     def _beside(self, spec: SinkSpec) -> Sink:
@@ -473,6 +476,8 @@ class _Attempt:
     ) -> tuple[_Target, evolution.Plan]:
         have = sink.schema()
         plan = self._plan(spec, sink, have, window, strategy)
+        if plan.anew:
+            _refuse(sink, strategy, every_row=True)
         forms = self._forms(spec, sink, None if plan.anew else have, window, strategy, key, plan.columns)
         load = evolve(_load(self.stream, known, window, strategy, key, plan.columns), anew=bool(plan.anew))
         return _Target(spec, sink, window, strategy, key, load, forms), plan
@@ -535,6 +540,9 @@ class _Attempt:
         wanted = {"key": strategy.key, "order_by": strategy.order_by, "where": tuple(strategy.where)}
         wanted |= {"partition": _one(strategy.partition), "effective_from": _one(strategy.effective_from)}
         for what, columns in wanted.items():
+            if absent := [f"{c} is not in {window.absent[c]}" for c in columns if c in window.absent]:
+                found = f"column {', '.join(absent)}"
+                raise SchemaBreak(f"find {what} columns", found, "bring it back, or move that data out of the source")
             if missing := [c for c in columns if c not in window.schema.names]:
                 found = f"no column {', '.join(missing)} in {self.spec.source.location}"
                 raise ConfigError(f"find {what} columns", found, f"use columns of {', '.join(window.schema.names)}")
@@ -544,12 +552,25 @@ class _Attempt:
                 dialect.bind(value, window.schema.field(column).type)
         limit = getattr(dialect, "max_identifier", None)
         target, policy = _without_own(have, strategy), spec.options.schema_evolution
-        plan = evolution.plan(target, window.schema, policy, sink.stores, strategy.key, limit)
+        given = (limit, window.own_schema, window.absent)
+        plan = evolution.plan(target, window.schema, policy, sink.stores, strategy.key, *given)
         able, keeps = getattr(sink, "makes_anew", False), not _effective(strategy, run, True).replaces_all
         if plan.breaking and run.full_refresh and able and not keeps:
             plan = plan.replacing(window.schema)
         plan.require_safe(spec.location, _instead(able, keeps, strategy))
+        self._tell_missing(spec, plan, window)
         return plan
+
+    def _tell_missing(self, spec: SinkSpec, plan: evolution.Plan, window: Window) -> None:
+        """What rows lack, where only the data tells the columns; unless the pipeline says that it does not matter."""
+        if spec.options.schema_evolution.on_missing_column == "auto":
+            for name, where in window.absent.items():
+                self._warn(f"column {name} is not in {where}: it is NULL in these rows")
+            if plan.missing:
+                names = f"column{'s' if len(plan.missing) > 1 else ''} {', '.join(plan.missing)}"
+                self._warn(f"{names} of {spec.location} not in the data: NULL in new rows")
+        if rename := plan.rename(window.absent):
+            self._warn(f"{rename}; if it is one, rename the column of {spec.location} by hand, values and all")
 
     # -- partitions ---------------------------------------------------------------------------------------------
 
@@ -643,8 +664,15 @@ class _Attempt:
                 self._give_up(load, (leader, *others), error)
                 raise
         self._done(receipt, known.version)
+        self._tell_sequences((leader, *others))
         self._count(load.strategy, receipt)
         self._acknowledge(receipt.entry.position)
+
+    def _tell_sequences(self, writers: Sequence[Writer]) -> None:
+        """``contract.Advancing``, where a writer is."""
+        self.report.sequences = [line for writer in writers for line in getattr(writer, "sequences", ())]
+        for text in (text for writer in writers for text in getattr(writer, "warnings", ())):
+            self._warn(text)
 
     def _count(self, strategy: Strategy, receipt: Receipt) -> None:
         """Where every staged row is a new one, the target's own count must be the same."""
@@ -800,6 +828,12 @@ class _Attempt:
                 self.state.save(self.report.key, state_of(entry), version)
             self.stream.tell("state_saved", seq=entry.seq)
         self.judge.settle(entry.load_id)
+
+
+def _refuse(sink: Sink, strategy: Strategy, every_row: bool = False) -> None:
+    """``contract.Refusing``, where the sink is."""
+    if (refuse := getattr(sink, "refuse", None)) is not None:
+        refuse(strategy, every_row)
 
 
 def _instead(able: bool, keeps: bool, strategy: Strategy) -> str:

@@ -13,7 +13,7 @@ has one, the field's metadata ``dpone.native`` says it, as in ``varchar(50)``.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
 import pyarrow as pa
@@ -46,9 +46,10 @@ class Change:
     add     a column the target lacks; ``after`` is its field
     widen   ``before`` becomes ``after``
     type    incompatible types
-    drop    the source lacks a column of the target
+    drop    the source lacks a column of the target; ``where``: it is lacking in these of its data only
     null    strict: one side allows NULL and the other does not. Else: ``after`` is None, and the target's column is NOT
-            NULL without a default, so that no row could be inserted
+            NULL without a default, so that no row could be inserted; or, with ``where``, has a default, which rows that
+            lack the column would get in one window and not in another
     case    names that differ only by case
     """
 
@@ -58,14 +59,16 @@ class Change:
     after: pa.Field | None = None
     allow: str | None = None
     schema: pa.Schema | None = None
+    where: str = ""
 
     def __str__(self) -> str:
         if self.kind == "create":
             return f"create with {len(self.schema or ())} columns"
+        where = f" (not in {self.where})" if self.where else ""
         if self.kind == "null":
-            return f"null {self.column} {_nulls(self.before)} -> {_nulls(self.after)}"
+            return f"null {self.column} {_nulls(self.before)} -> {_nulls(self.after)}{where}"
         types = " -> ".join(type_name(f) for f in (self.before, self.after) if f is not None)
-        return f"{self.kind} {self.column} {types}".strip()
+        return f"{self.kind} {self.column} {types}".strip() + where
 
 
 def _nulls(field: pa.Field | None) -> str:
@@ -81,19 +84,33 @@ def type_name(field: pa.Field) -> str:
 @frozen
 class Plan:
     """changes: safe ones, in DDL order. breaking: the rest. columns: source column -> target column. anew: what differs
-    where the load replaces the target, columns and all; then nothing is done before its commit."""
+    where the load replaces the target, columns and all; then nothing is done before its commit. missing: columns of the
+    target that the rows lack, and may."""
 
     changes: tuple[Change, ...] = ()
     breaking: tuple[Change, ...] = ()
     columns: Mapping[str, str] = field(factory=dict)
     anew: tuple[Change, ...] = ()
+    missing: tuple[str, ...] = ()
 
     def require_safe(self, target: str, instead: str = "") -> None:
         """``instead``: another way than to allow the changes. Raises SchemaBreak."""
         if self.breaking:
-            found = ", ".join(map(str, self.breaking))
-            ways = f"{self._ways()}; {instead}" if instead else self._ways()
+            found, ways = ", ".join(map(str, self.breaking)), self._ways()
+            if rename := self.rename():
+                found, ways = f"{found}; {rename}", f"if it is a rename, rename the column of the target too; {ways}"
+            ways = f"{ways}; {instead}" if instead else ways
             raise SchemaBreak(f"evolve the schema of {target}", found, f"{ways}; nothing was changed")
+
+    def rename(self, absent: Iterable[str] = ()) -> str:
+        """Columns that are gone and columns that are new, at once: in words, empty if there are none. Never guessed.
+        ``absent``: as in Window."""
+        new = [c.column for c in (*self.changes, *self.breaking) if c.kind == "add"]
+        gone = [c.column for c in self.breaking if c.kind == "drop" or (c.kind == "null" and c.after is None)]
+        gone = [name for name in dict.fromkeys([*gone, *self.missing, *absent]) if name not in new]
+        if not gone or not new:
+            return ""
+        return f"possible rename: {', '.join(gone)} is missing and {', '.join(new)} is new"
 
     def replacing(self, source: pa.Schema) -> Plan:
         """The plan of a load that replaces the target as a whole; names that the source itself does not keep apart
@@ -229,7 +246,8 @@ def _field(schema: pa.Schema, name: str) -> pa.Field | None:
     return schema.field(at) if at >= 0 else None
 
 
-def _has_default(field: pa.Field) -> bool:
+def has_default(field: pa.Field) -> bool:
+    """A column of a target gives itself a value where a row brings none."""
     return DEFAULT in (field.metadata or {})
 
 
@@ -254,6 +272,7 @@ class SchemaComparator:
                     kept as it is
     key             the columns that identify a row: never dropped, routed or narrowed
     max_identifier  the sink's limit for a column name, in bytes of UTF-8 (``Dialect.max_identifier``)
+    own_schema, absent  as in Window
 
     Except under ``strict``, a target that holds all that the source can give is no change, and a NOT NULL column that
     the source may leave NULL stays as it is: the database decides about each row. Names that differ only by case are
@@ -264,6 +283,8 @@ class SchemaComparator:
     stores: Callable[[pa.DataType], Stored] = _as_it_is
     key: tuple[str, ...] = ()
     max_identifier: int | None = None
+    own_schema: bool = True
+    absent: Mapping[str, str] = field(factory=dict)
 
     def compare(self, target: pa.Schema | None, source: pa.Schema) -> Plan:
         """What must happen to ``target`` (lineage left out; None: it does not exist) before rows of ``source`` fit."""
@@ -271,13 +292,20 @@ class SchemaComparator:
             allow = "give the columns distinct names in the source; names that differ only by case are refused"
             return Plan(breaking=tuple(Change("case", name, allow=allow) for name in dict.fromkeys(clash)))
         if target is None:
-            return Plan((Change("create", schema=source),), (), {n: n for n in source.names})
+            left_out = tuple(self._left_out(None, source, {name: name for name in source.names}, self._lenient))
+            return Plan((Change("create", schema=source),), left_out, {n: n for n in source.names})
         found = [self._column(target, source, f) for f in source]
+        columns = {f.name: to for f, (_, to) in zip(source, found, strict=True)}
+        missing = self._missing(target, source, {*columns.values()})
         changes = [change for change, _ in found if change is not None]
-        changes += self._missing(target, source, {to for _, to in found})
+        lenient = self._lenient and (self.policy.on_missing_column == "ignore" or self._shares(target, columns))
+        changes += filter(None, (self._gone(f, lenient) for f in missing))
+        changes += self._left_out(target, source, columns, lenient)
         safe = tuple(c for c in changes if c.allow is None)
         breaking = tuple(c for c in changes if c.allow is not None)
-        return Plan(safe, breaking, {f.name: to for f, (_, to) in zip(source, found, strict=True)})
+        stops = {c.column for c in breaking}
+        may = tuple(f.name for f in missing if f.name not in stops and not has_default(f))
+        return Plan(safe, breaking, columns, missing=may)
 
     def _column(self, target: pa.Schema, given: pa.Schema, source: pa.Field) -> tuple[Change | None, str]:
         """The change a source column asks for, and the target column its values go to."""
@@ -345,7 +373,7 @@ class SchemaComparator:
         allow = self._too_long(name)
         if name in given.names:
             allow = f"renaming the source's own column {name}, the name that {source.name} is routed to"
-        elif not before.nullable and not _has_default(before):
+        elif not before.nullable and not has_default(before):
             allow = f"giving {source.name} a default, or letting it be NULL: routed rows leave it empty"
         elif there is not None and change is not None and change.kind == "type":
             allow = f"dropping or renaming {name} ({there.type}), which an earlier type change filled"
@@ -353,22 +381,50 @@ class SchemaComparator:
             return Change("type", source.name, before, source, allow), source.name
         return change, name
 
-    def _missing(self, target: pa.Schema, source: pa.Schema, filled: set[str]) -> list[Change]:
-        """Columns of the target that the source no longer has."""
-        given = {*source.names, *filled}
-        gone = [f for f in target if f.name not in given and not f.name.startswith(PREFIX)]
-        return [change for f in gone if (change := self._gone(f)) is not None]
+    def _shares(self, target: pa.Schema, columns: Mapping[str, str]) -> bool:
+        """The data and the target have a column in common: else it is other data, or was read as one column."""
+        return any(to in target.names and name not in self.absent for name, to in columns.items())
 
-    def _gone(self, before: pa.Field) -> Change | None:
-        name, ignore = before.name, self.policy.on_missing_column == "ignore"
+    def _missing(self, target: pa.Schema, source: pa.Schema, filled: set[str]) -> list[pa.Field]:
+        """Columns of the target that the source does not have."""
+        given = {*source.names, *filled}
+        return [f for f in target if f.name not in given and not f.name.startswith(PREFIX)]
+
+    @property
+    def _lenient(self) -> bool:
+        """A column may be missing."""
+        policy = self.policy.on_missing_column
+        return self.policy.mode != "strict" and (policy == "ignore" or (policy == "auto" and not self.own_schema))
+
+    def _gone(self, before: pa.Field, lenient: bool) -> Change | None:
+        name = before.name
         if name in self.key:
             return Change("drop", name, before, allow=f"bringing {name} back: it is a key column")
-        fill = "" if before.nullable or _has_default(before) else f"giving {name} a default, or letting it be NULL"
-        if self.policy.mode == "strict":
-            return Change("drop", name, before, allow=" and ".join(filter(None, (f"{_STRICT} with {_IGNORE}", fill))))
-        if not ignore:
-            return Change("drop", name, before, allow=" and ".join(filter(None, (_IGNORE, fill))))
+        fill = "" if before.nullable or has_default(before) else f"giving {name} a default, or letting it be NULL"
+        if not lenient:
+            return Change("drop", name, before, allow=" and ".join(filter(None, (self._ignore, fill))))
         return Change("null", name, before, allow=fill) if fill else None
+
+    @property
+    def _ignore(self) -> str:
+        return f"{_STRICT} with {_IGNORE}" if self.policy.mode == "strict" else _IGNORE
+
+    def _left_out(
+        self, target: pa.Schema | None, source: pa.Schema, columns: Mapping[str, str], lenient: bool
+    ) -> Iterator[Change]:
+        """Columns that some of the data lacks. What becomes of these rows does not depend on what is read with them:
+        they get NULL, or the load stops."""
+        for name, where in self.absent.items():
+            to = columns[name]
+            have = _field(target, to) if target is not None else None
+            before = have if have is not None else source.field(name)
+            if name in self.key:
+                yield Change("drop", name, before, allow=f"bringing {name} back: it is a key column", where=where)
+            elif not lenient:
+                yield Change("drop", name, before, allow=self._ignore, where=where)
+            elif have is not None and (not have.nullable or has_default(have)):
+                allow = f"dropping the default of {to}, and letting it be NULL, or writing {name} in all of the data"
+                yield Change("null", name, before, allow=allow, where=where)
 
 
 def _without_native(field: pa.Field) -> dict[bytes, bytes]:
@@ -387,9 +443,12 @@ def plan(
     stores: Callable[[pa.DataType], Stored],
     key: Sequence[str] = (),
     max_identifier: int | None = None,
+    own_schema: bool = True,
+    absent: Mapping[str, str] | None = None,
 ) -> Plan:
     """``SchemaComparator.compare`` in one call, as a run asks it."""
-    return SchemaComparator(policy, stores, tuple(key), max_identifier).compare(target, source)
+    given = (policy, stores, tuple(key), max_identifier, own_schema, absent or {})
+    return SchemaComparator(*given).compare(target, source)
 
 
 def twin(column: str) -> str:

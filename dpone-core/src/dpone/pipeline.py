@@ -87,12 +87,14 @@ class SourceOptions:
 class SchemaEvolution:
     """mode: which changes are safe. on_type_change: ``new_column`` routes values to ``__dpone__nc__<column>``.
 
-    on_missing_column: a target column the source no longer has: ``fail``, or ``ignore`` (new rows get NULL).
+    on_missing_column: a target column that the rows do not have: ``fail``, ``ignore`` (new rows get NULL), or ``auto``,
+    which is ``fail`` where the source has a schema of its own (a table, a query), and ``ignore`` where only its data
+    tells the columns (files, topics); then the report says so.
     """
 
     mode: Literal["strict", "additive", "widening"] = "widening"
     on_type_change: Literal["fail", "new_column"] = "fail"
-    on_missing_column: Literal["fail", "ignore"] = "fail"
+    on_missing_column: Literal["auto", "fail", "ignore"] = "auto"
 
 
 @frozen

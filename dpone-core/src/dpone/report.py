@@ -79,6 +79,7 @@ class StreamReport:
     position_after: dict[str, Any] | None = None
     caught_up: bool | None = None
     proof: str = ""
+    sequences: list[str] = field(factory=list)
     schema_changes: list[str] = field(factory=list)
     ddl: list[str] = field(factory=list)
     rewrites: list[str] = field(factory=list)

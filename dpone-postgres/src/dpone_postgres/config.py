@@ -72,11 +72,15 @@ class PostgresSinkOptions(SinkOptions):
     """full_refresh: how the rows of the target are replaced (docs/postgres.md): ``swap``, ``truncate`` or ``delete``;
     ``auto`` takes the first that what depends on the table allows.
 
+    sequences: what fills a column of the target by default (serial, identity) is set beyond the values that a load
+    brings (``advance``), or left as it is (``leave``).
+
     statement_timeout, lock_timeout: seconds, 0 for none. silence_timeout: seconds in which the server may say nothing
     until it is asked over a second connection whether it is still working (docs/postgres.md); 0: it is never asked.
     """
 
     full_refresh: Literal["auto", "swap", "truncate", "delete"] = "auto"
+    sequences: Literal["advance", "leave"] = "advance"
     statement_timeout: float = field(default=0.0, validator=ge(0))
     lock_timeout: float = field(default=60.0, validator=ge(0))
     silence_timeout: float = field(default=SILENCE, validator=ge(0))

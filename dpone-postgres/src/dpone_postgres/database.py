@@ -16,7 +16,7 @@ from attrs import Factory, define
 from dpone.errors import ConfigError, DataError, SinkError
 from dpone.evolution import Change, Stored
 from dpone.schema import LINEAGE, NATIVE, Name
-from dpone.sql.dialect import Dialect
+from dpone.sql.dialect import Dialect, Reference
 from dpone_postgres import binary, types
 from dpone_postgres.binary import Refused
 from dpone_postgres.config import PostgresSinkOptions
@@ -476,8 +476,14 @@ class PostgresDatabase:
         """Readers go on."""
         self.execute(f"LOCK TABLE {self.dialect.name(table)} IN SHARE ROW EXCLUSIVE MODE")
 
-    def cascades(self, table: Name) -> list[Name]:
-        return [Name(parts) for parts in self.rows(_CASCADES, (self.oid(table),))]
+    def references(self, table: Name) -> list[Reference]:
+        """Without the copies that the partitions of another table have of its key. A key that is INITIALLY DEFERRED is
+        checked by the COMMIT, but for RESTRICT, which never waits. NOT ENFORCED is of PostgreSQL 18."""
+        found = self.rows(_REFERENCES, (self.oid(table),))
+        return [
+            Reference(Name((schema, name)), tuple(zip(mine, to, strict=True)), *flags)
+            for schema, name, mine, to, *flags in found
+        ]
 
     def swap(self, stage: Name, target: Name, keep: Name | None = None) -> None:
         """Readers that wait for the lock find the new table by its name when it is given."""
@@ -567,10 +573,18 @@ SELECT g.rolname, string_agg(x.privilege_type, ', ' ORDER BY x.privilege_type), 
 FROM pg_catalog.pg_class AS c, pg_catalog.aclexplode(c.relacl) AS x
 LEFT JOIN pg_catalog.pg_roles AS g ON g.oid = x.grantee
 WHERE c.oid = {_HOLE} AND x.grantee <> c.relowner GROUP BY g.rolname, x.is_grantable"""
-_CASCADES = f"""
-SELECT DISTINCT n.nspname, c.relname FROM pg_catalog.pg_constraint AS k
+_NAMES = """ARRAY(SELECT a.attname::text FROM unnest(k.{0}key) WITH ORDINALITY AS u(attnum, i)
+    JOIN pg_catalog.pg_attribute AS a ON a.attrelid = k.{0}relid AND a.attnum = u.attnum ORDER BY u.i)"""
+_REFERENCES = f"""
+SELECT n.nspname, c.relname, {_NAMES.format("con")}, {_NAMES.format("conf")},
+    k.confdeltype IN ('c', 'n', 'd'), k.confdeltype = 'r' OR (k.confdeltype = 'a' AND NOT k.condeferred),
+    pg_catalog.has_table_privilege(c.oid, 'SELECT')
+FROM pg_catalog.pg_constraint AS k
 JOIN pg_catalog.pg_class AS c ON c.oid = k.conrelid JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-WHERE k.contype = 'f' AND k.confdeltype IN ('c', 'n', 'd') AND k.confrelid = {_HOLE} ORDER BY 1, 2"""
+WHERE k.contype = 'f' AND k.confrelid = {_HOLE} AND to_jsonb(k) ->> 'conenforced' IS DISTINCT FROM 'false'
+AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_constraint AS p WHERE p.oid = k.conparentid
+    AND p.confrelid = k.confrelid)
+ORDER BY 1, 2, k.conname"""
 _CONSTRAINTS = f"""
 SELECT k.contype::text, ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribute AS a
     WHERE a.attrelid = k.conrelid AND a.attnum = ANY (k.conkey) ORDER BY a.attname), k.conname::text

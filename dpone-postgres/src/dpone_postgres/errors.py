@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import psycopg
 
 from dpone.errors import Category, DataError, DponeError, ErrorCodes
+from dpone.schema import Name
 
 CODES = ErrorCodes(
     sqlstates={
@@ -24,6 +25,8 @@ CODES = ErrorCodes(
         "22": Category.DATA_QUALITY, "23": Category.DATA_QUALITY, "21": Category.DATA_QUALITY,
     },
 )  # fmt: skip
+
+_QUOTED = re.compile(r"[\"«„“](.+?)[\"»“”]")
 
 RETRIED = ("40001", "40P01")  # serialization failure, deadlock: the transaction may simply be run again
 
@@ -82,6 +85,10 @@ def translate(error: psycopg.Error, kind: type[DponeError], failed: str) -> Dpon
     if state == "23514" and error.diag.constraint_name is None:  # raised of partitions, and of nothing else
         none = f"no partition of {error.diag.table_name or 'the table'} takes a row (SQLSTATE 23514)"
         return DataError(failed, none, "create the partition, or a default one, or correct the rows in the source")
+    if other := _referring(error):
+        referring = f"{other} refers to rows that would be deleted ({_words(error)}{_place(error)})"
+        todo = "load that table first, make its foreign key DEFERRABLE INITIALLY DEFERRED, or use strategy merge"
+        return DataError(failed, referring, todo)
     if state[:2] in ("21", "22", "23"):
         todo = "correct the rows in the source, or the column or constraint of the table"
         return DataError(failed, f"{_words(error)}{_place(error)}", todo)
@@ -90,6 +97,16 @@ def translate(error: psycopg.Error, kind: type[DponeError], failed: str) -> Dpon
     known = [category for code, category in CODES.sqlstates.items() if code in (state, state[:2])]
     found.category = CODES.sqlstates.get(state) or (known[0] if known else None)
     return found
+
+
+def _referring(error: psycopg.Error) -> Name | None:
+    """The table whose foreign key refers to a row that was deleted, or whose key was changed. Of a row that refers to
+    nothing the server's text names the table and the foreign key; here also the table that is referred to, which is so
+    in any language of messages."""
+    told, table = error.diag, error.diag.table_name
+    if error.sqlstate not in ("23503", "23001") or not table or len(_QUOTED.findall(told.message_primary or "")) < 3:
+        return None
+    return Name((told.schema_name, table)) if told.schema_name else Name((table,))
 
 
 def hidden(error: psycopg.Error) -> str | None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from typing import Any, TypeVar
 
 import pyarrow as pa
 
-from dpone.contract import Entry, Finding, Load, Part, Receipt, Staged, Stream, Writer
+from dpone.contract import Entry, Finding, Kept, Load, Part, Receipt, Staged, Stream, Writer
 from dpone.errors import Category, ConfigError, DataError, DponeError, SinkError
 from dpone.keys import equality
 from dpone.pipeline import SinkSpec, Undo
@@ -22,11 +22,13 @@ from dpone.sql.journal import Journal
 from dpone.sql.sink import SqlSink, target_of
 from dpone.sql.undo import TARGETS, Targets
 from dpone.sql.writer import SqlWriter, Stage, Staging, open_stage, transaction
+from dpone.strategy import Strategy
 from dpone_postgres import binary, types
 from dpone_postgres.config import PostgresSinkOptions
 from dpone_postgres.connect import parameters, table_name
 from dpone_postgres.database import PostgresDatabase
 from dpone_postgres.errors import RETRIED, sqlstate
+from dpone_postgres.sequences import Behind
 
 _TRIES = 6
 _JOINED = ("snapshot_diff", "scd2", "partition_replace")  # strategies that join the staging with the target
@@ -102,9 +104,7 @@ class PostgresSink(SqlSink):
             raise _rivalled(error.failed, found) from error.__cause__
 
     def open(self, load: Load) -> PostgresWriter:
-        self._require_replaceable(load)
-        if load.schema is not None and load.strategy.mode == "full_refresh":
-            self._require_swappable()
+        self._refuse(load)
         retried(self._own_tables)
         lineage = self._options.lineage.enabled
         into = retried(lambda: self._into(load))
@@ -113,6 +113,7 @@ class PostgresSink(SqlSink):
         # may take the target's place must.
         self._db.unlogged = not load.repeatable and load.strategy.mode != "full_refresh" and not self.is_empty()
         writer = PostgresWriter(self._db, self._target, load, stage, lineage, self._options.undo, into)
+        writer.advances = self._options.sequences == "advance"
         retried(writer.prepare)
         return writer
 
@@ -122,7 +123,17 @@ class PostgresSink(SqlSink):
         sink._db = self._db.beside(sink._target)
         return sink
 
-    def _require_swappable(self) -> None:
+    def refuse(self, strategy: Strategy, every_row: bool = False) -> None:
+        super().refuse(strategy, every_row)
+        if strategy.mode == "full_refresh" and self._db.oid(self._target) is not None:
+            self._require_way()
+
+    def _require_way(self) -> None:
+        """TRUNCATE refuses a table that another one refers to, whether it has rows or not."""
+        mine = (str(one.table) for one in self._db.references(self._target) if one.table != self._target)
+        if self._options.full_refresh == "truncate" and (others := list(dict.fromkeys(mine))):
+            found = f"options.full_refresh: truncate, but {', '.join(others)} refers to the table by a foreign key"
+            raise SinkError(f"replace rows of {self._target}", found, "use full_refresh: auto or delete")
         if self._options.full_refresh == "swap" and (hanging := self._db.hanging(self._target)):
             found = f"options.full_refresh: swap, but the table has {', '.join(hanging)}, which a swap would lose"
             raise SinkError(f"replace rows of {self._target}", found, "use full_refresh: auto, truncate or delete")
@@ -146,10 +157,12 @@ class PostgresSink(SqlSink):
 
 
 class PostgresWriter(SqlWriter):
-    """``contract.Writer``: that of every SQL sink, which also takes the binary stream of another PostgreSQL. Several
-    parts are staged at once, each in a transaction of a connection of its own, into one table without any index."""
+    """``contract.Writer``: that of every SQL sink, which also takes the binary stream of another PostgreSQL; and
+    ``contract.Advancing``. Several parts are staged at once, each in a transaction of a connection of its own, into one
+    table without any index."""
 
     _db: PostgresDatabase
+    advances = False  # sequences of the target
 
     def __init__(
         self,
@@ -164,6 +177,8 @@ class PostgresWriter(SqlWriter):
         super().__init__(db, target, load, stage, lineage, undo, into)
         # The chunks of changes are numbered in their order, so that they come one after the other.
         self._several = load.parts != 1 and not load.changes
+        self.sequences: tuple[str, ...] = ()
+        self.warnings: tuple[str, ...] = ()
 
     def prepare(self) -> None:
         """Of several parts, none knows whether it is the first or the last: the staging loses key and lineage before
@@ -235,6 +250,17 @@ class PostgresWriter(SqlWriter):
         if job.swap and is_empty(self._db, self._into):  # and empty it stays until the staging takes its place
             self._db.hold(self._target)
         return job
+
+    def _apply(self) -> tuple[Mapping[str, int], tuple[Kept, ...]]:
+        """With the sequences behind the rows, as the last of all: so they are the least time ahead of the commit."""
+        behind = None
+        self.sequences, self.warnings = (), ()  # of this attempt
+        if self.advances and self._stage is not None:
+            behind = Behind(self._db, self._target, self._names(), self._stage.table)
+        done = super()._apply()
+        if behind is not None:
+            self.sequences, self.warnings = behind.advance()
+        return done
 
     def commit(self, after: Entry | None, position: Position, also: Sequence[Writer] = ()) -> Receipt:
         writers = [writer for writer in (self, *also) if isinstance(writer, SqlWriter)]

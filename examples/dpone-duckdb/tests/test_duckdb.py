@@ -304,3 +304,15 @@ def test_looking_creates_nothing(tmp_path):
         assert all(finding.ok for finding in sink.check())
         assert (sink.schema(), sink.journal("key"), sink.is_empty()) == (None, None, True)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_rows_that_others_refer_to_are_not_replaced(harness):
+    """DuckDB puts no check of a foreign key off: what would delete such rows is refused before a row is read."""
+    load(harness, sample(1, 3), Strategy("full_refresh", key="id"))
+    sql(harness, "CREATE TABLE child (id BIGINT REFERENCES orders (id))", "INSERT INTO child VALUES (1)")
+    with closing(harness.make("sink", harness.sink(FULL))) as sink, pytest.raises(SinkError, match="child refers to"):
+        sink.refuse(FULL)
+    with pytest.raises(SinkError, match="use strategy snapshot_diff"):
+        load(harness, sample(1, 4), FULL)
+    load(harness, sample(1, 4), Strategy("snapshot_diff", key="id"))
+    same(harness.rows(), sample(1, 4))

@@ -106,6 +106,13 @@ class PostgresHarness(Harness):
         found = cursor.fetchall()
         return pa.table({c.name: [row[i] for row in found] for i, c in enumerate(cursor.description or ())})
 
+    def refer(self, table: str = "orders") -> bool:
+        self._run(
+            "CREATE TABLE {} (id bigint REFERENCES {} (id) ON DELETE CASCADE)", self._at("referring"), self._at(table)
+        )
+        self._run("INSERT INTO {} VALUES (1)", self._at("referring"))
+        return True
+
     def empty(self, table: str = "orders") -> bool:
         self._run("TRUNCATE {}", self._at(table))
         return True

@@ -127,6 +127,8 @@ def _line(stream: StreamReport) -> str:
         line += f", {rows.read:,} rows read ({counts or 'no change'}) in {seconds:.2f} s, load {stream.load_id}"
     if stream.proof:
         line += f"\n  source: {stream.proof}"
+    for sequence in stream.sequences:
+        line += f"\n  sequence: {sequence}"
     for change in stream.schema_changes:
         line += f"\n  schema: {change}"
     for statement in stream.ddl if stream.status == "planned" else ():

@@ -13,6 +13,7 @@ from dpone.engine import Run
 from dpone.errors import DponeError
 from dpone.pipeline import Pipeline
 from dpone.plugins import discover
+from dpone.strategy import Strategy
 
 
 def implementations(pipeline: Pipeline) -> list[Finding]:
@@ -66,9 +67,21 @@ def connections(pipeline: Pipeline) -> list[Finding]:
 def _ask(run: Run, label: str, role: str, spec: Any) -> list[Finding]:
     try:
         with closing(run.make(role, spec)) as connected:
-            return [evolve(f, name=f"{label} {f.name}") for f in connected.check()]
+            found = connected.check()
+            if role == "sink" and all(f.ok is not False for f in found):
+                found = [*found, *_refusal(connected, spec.strategy)]
+            return [evolve(f, name=f"{label} {f.name}") for f in found]
     except Exception as error:  # a driver may raise anything
         return [failure(label, error)]
+
+
+def _refusal(sink: Any, strategy: Strategy) -> Iterator[Finding]:
+    """Whether the target as it is rules the strategy out (``contract.Refusing``)."""
+    if (refuse := getattr(sink, "refuse", None)) is not None:
+        try:
+            refuse(strategy)
+        except DponeError as error:
+            yield failure("strategy", error)
 
 
 def failure(name: str, error: Exception) -> Finding:

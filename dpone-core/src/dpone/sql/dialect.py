@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import pyarrow as pa
+from attrs import frozen
 
 from dpone.errors import ConfigError
 from dpone.schema import Name
@@ -166,6 +167,25 @@ def _bad(identifier: str, why: str) -> ConfigError:
     return ConfigError("quote an identifier", f"{shown!a}: {why}", "rename the table or column")
 
 
+@frozen
+class Reference:
+    """A foreign key that refers to a target.
+
+    table      the table that has it
+    columns    pairs of a column of ``table`` and the column of the target that it refers to
+    acts       when a row is deleted, the server deletes or changes those that refer to it (ON DELETE CASCADE, SET NULL,
+               SET DEFAULT)
+    immediate  a row that others refer to cannot be deleted, not even if the same transaction brings it back
+    readable   the rows of ``table`` can be looked at
+    """
+
+    table: Name
+    columns: tuple[tuple[str, str], ...] = ()
+    acts: bool = False
+    immediate: bool = False
+    readable: bool = True
+
+
 class Database(Protocol):
     """One connection to the database of a target. Driver errors come out as errors of ``dpone.errors``."""
 
@@ -240,8 +260,8 @@ class Database(Protocol):
         """Until the end of the transaction nobody else writes the table, whether by dpone or not."""
         ...
 
-    def cascades(self, table: Name) -> list[Name]:
-        """Tables whose rows a DELETE in this one would delete or change, itself among them if it refers to itself."""
+    def references(self, table: Name) -> list[Reference]:
+        """The foreign keys that refer to this table and are enforced, its own among them, by the name of the table."""
         ...
 
     def close(self) -> None:

@@ -135,7 +135,7 @@ def upsert(db: Database, job: Job) -> Counts:
 
 def replace(db: Database, job: Job) -> Counts:
     """Rows outside the predicate are refused: the next replace would not delete them, and they would double."""
-    inside, values = _predicate(job, "s")
+    inside, values = predicate(job.dialect, job.strategy, job.schema, "s")
     outside = f"SELECT COUNT(*) FROM {job.source} AS s WHERE CASE WHEN {inside} THEN 0 ELSE 1 END = 1"
     if strays := _count(db, outside, values):
         found = f"{strays:,} of {job.rows:,} rows do not meet strategy.where ({', '.join(job.strategy.where)})"
@@ -268,12 +268,12 @@ def _swap_or_insert(db: Database, job: Job) -> int:
     return _insert(db, job)
 
 
-def _predicate(job: Job, alias: str) -> tuple[str, tuple[Any, ...]]:
-    d = job.dialect
+def predicate(d: Dialect, strategy: Strategy, schema: pa.Schema, alias: str) -> tuple[str, tuple[Any, ...]]:
+    """``strategy.where`` over columns of ``schema``, and the values to bind."""
     terms: list[str] = []
     values: list[Any] = []
-    for name, wanted in job.strategy.where.items():
-        type_ = job.schema.field(name).type
+    for name, wanted in strategy.where.items():
+        type_ = schema.field(name).type
         column = d.ordered(f"{alias}.{d.quote(name)}", type_)
         if wanted is None:
             terms.append(f"{column} IS NULL")
@@ -286,7 +286,7 @@ def _predicate(job: Job, alias: str) -> tuple[str, tuple[Any, ...]]:
 
 
 def delete_replaced(db: Database, job: Job) -> int:
-    inside, values = _predicate(job, "t")
+    inside, values = predicate(job.dialect, job.strategy, job.schema, "t")
     job.keep(inside, values)
     return db.execute(job.dialect.delete_from(job.target, inside), values)
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 from attrs import evolve
 
 from dpone.contract import Entry, Load, Receipt, UndoPlan, Writer
-from dpone.errors import ConfigError, SinkError
+from dpone.errors import ConfigError
 from dpone.evolution import Change, Stored
 from dpone.pipeline import SinkSpec
 from dpone.position import Position
@@ -19,8 +19,10 @@ from dpone.sql.ddl import statements
 from dpone.sql.dialect import Database, Dialect
 from dpone.sql.finalize import held, is_empty, require_columns
 from dpone.sql.journal import Journal
+from dpone.sql.references import require_deletable, require_no_action
 from dpone.sql.restore import take_back, undo_plan
 from dpone.sql.writer import Staging, anew, lacking_own, open_load, transaction, with_lineage
+from dpone.strategy import Strategy
 
 
 def target_of(spec: SinkSpec, *reserved: str) -> Name:
@@ -113,8 +115,17 @@ class SqlSink:
     def journal(self, key: str) -> Entry | None:
         return Journal(self._db, self._target).head(key)
 
+    def refuse(self, strategy: Strategy, every_row: bool = False) -> None:
+        """``contract.Refusing``."""
+        if self.schema() is not None:
+            require_deletable(self._db, self._target, strategy, every_row)
+
+    def _refuse(self, load: Load) -> None:
+        if load.schema is not None:
+            self.refuse(load.strategy, load.anew or (load.whole and load.changes))
+
     def open(self, load: Load) -> Writer:
-        self._require_replaceable(load)
+        self._refuse(load)
         options = self._spec.options
         return open_load(self._db, self._target, load, options.lineage.enabled, options.undo, self._into(load))
 
@@ -130,27 +141,12 @@ class SqlSink:
 
     def undo_plan(self, key: str, load_id: str) -> UndoPlan:
         plan = undo_plan(self._db, self._target, key, load_id)
-        self._require_no_cascade(every_row=False)
+        require_no_action(self._db, self._target, f"take back load {load_id}")
         return plan
 
     def undo(self, load: Load, load_id: str, after: Entry | None, position: Position) -> Receipt:
-        self._require_no_cascade(every_row=False)
+        require_no_action(self._db, self._target, f"take back load {load_id}")
         return take_back(self._db, self._target, load, load_id, after, position)
-
-    def _require_replaceable(self, load: Load) -> None:
-        anew = load.strategy.mode == "full_refresh" or (load.whole and load.changes)
-        if load.schema is not None and (anew or load.strategy.mode in ("replace", "partition_replace")):
-            self._require_no_cascade(every_row=anew)
-
-    def _require_no_cascade(self, every_row: bool) -> None:
-        """To replace a row is to delete it for a moment, and rows that refer to it would go with it."""
-        mine = str(self._target).lower()
-        others = [str(name) for name in self._db.cascades(self._target)]
-        others = [name for name in others if not every_row or name.lower() != mine]
-        if others and not self.is_empty():
-            found = f"{', '.join(others)} refers to it with an ON DELETE action, which would change or delete rows"
-            todo = "use strategy merge, or drop the ON DELETE action"
-            raise SinkError(f"replace rows of {self._target}", found, todo)
 
     def close(self) -> None:
         self._db.close()

@@ -88,6 +88,11 @@ class SqliteHarness(Harness):
         self._run(f"DELETE FROM {_quoted(table)}")
         return True
 
+    def refer(self, table: str = TABLE) -> bool:
+        self._run(f"CREATE TABLE referring (id REFERENCES {_quoted(table)} (id) ON DELETE CASCADE)")
+        self._run("INSERT INTO referring VALUES (1)")
+        return True
+
     def state(self) -> StateSpec:
         return StateSpec("sqlite", Secret(f"sqlite:///{self.folder / 'state.db'}"), options=self.options("state"))
 

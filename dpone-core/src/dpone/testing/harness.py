@@ -115,6 +115,11 @@ class Harness:
         """Take every row out of the target, by the independent client. False: it cannot."""
         return False
 
+    def refer(self, table: str = TABLE) -> bool:
+        """Make a table ``referring`` with a foreign key to ``id`` of the target that deletes its rows with those they
+        refer to (ON DELETE CASCADE, or whatever the system has), and one row that refers to 1. False: it cannot."""
+        return False
+
     def native(self, rows: pa.Table) -> tuple[Stream, pa.Table]:
         """A stream of these rows in the system's own byte format, and the rows as it holds them."""
         raise NotImplementedError

@@ -288,6 +288,30 @@ class SinkContract(Contract):
         _apply(harness, strategy, [("insert", (2, "d1", "new", None), None, ())], n=1, whole=True)
         same(harness.rows(), [(2, "d1", "new", None)])
 
+    @case("exactly_once")
+    def test_rows_that_refer_to_the_target_stay(self, harness: Harness) -> None:
+        """Rows of another table that would be deleted with those of the target: whatever deletes rows is refused, by
+        ``contract.Refusing`` too, and nothing changes; ``merge``, which deletes none, is not."""
+        modes = [m for m in ("full_refresh", "replace", "partition_replace", "snapshot_diff") if _has(harness, m)]
+        keyed = Strategy("full_refresh", key="id") if _has(harness, "full_refresh") else SINGLE["merge"]
+        load(harness, sample(1, 3), keyed)
+        if not modes or not harness.refer():
+            return
+        for mode in modes:
+            with closing(harness.make("sink", harness.sink(SINGLE[mode]))) as sink:
+                if (refuse := getattr(sink, "refuse", None)) is not None:
+                    with pytest.raises(DponeError):
+                        refuse(SINGLE[mode])
+            with pytest.raises(DponeError):
+                load(harness, table([(9, "d1", "x", None)]), SINGLE[mode])
+            same(harness.rows(), sample(1, 3))
+        found = harness.rows("referring")
+        assert found is not None
+        assert found.num_rows == 1, "a row of another table is gone"
+        if _has(harness, "merge"):
+            load(harness, sample(2, 4), SINGLE["merge"])
+            same(harness.rows(), sample(1, 4))
+
     # ---- names and values: a case of whatever the sink loads by
 
     @case("exactly_once")

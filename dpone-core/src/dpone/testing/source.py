@@ -144,6 +144,28 @@ class SourceContract(Contract):
             assert all(finding.ok is not False for finding in source.check())
 
     @case("read")
+    def test_a_column_that_data_leaves_out_is_null(self, harness: Harness) -> None:
+        """Where only the data tells the columns (``Window.own_schema``): rows that lack one have NULL in it, read with
+        rows that have it and after them, and the window says which data lacks it."""
+        seeded(harness, harness.sample(1, 3))
+        with closing(harness.make("source", harness.source())) as source:
+            first = source.window(None, NEW)
+            if first.own_schema:  # a column that it does not have is gone
+                return
+            assert dict(first.absent) == {}
+            read(source, first)
+        lacking = harness.sample(4, 6).drop_columns(["name"])
+        harness.seed(lacking)
+        expected = lacking.append_column(first.schema.field("name"), pa.nulls(3, first.schema.field("name").type))
+        for after, request in ((None, WHOLE), (first.position, evolve(NEW, expected=first.schema))):
+            with closing(harness.make("source", harness.source())) as source:
+                window = source.window(after, request)
+                assert list(window.absent) == ["name"]
+                found = read(source, window).select(harness.sample(1, 1).column_names)
+            rows = expected.select(found.column_names)
+            same(found, pa.concat_tables([harness.sample(1, 3), rows]) if after is None else rows)
+
+    @case("read")
     def test_another_source_is_not_resumed(self, harness: Harness) -> None:
         """A position of another identity stops: it is never read on from."""
         seeded(harness, harness.sample(1, 3))

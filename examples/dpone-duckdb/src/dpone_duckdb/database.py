@@ -15,7 +15,7 @@ import pyarrow as pa
 from dpone.errors import ConfigError, SinkError
 from dpone.evolution import Stored
 from dpone.schema import DEFAULT, Name
-from dpone.sql.dialect import Dialect
+from dpone.sql.dialect import Dialect, Reference
 from dpone_duckdb import types
 from dpone_duckdb.connect import connect
 from dpone_duckdb.errors import failing
@@ -200,9 +200,15 @@ class DuckdbDatabase:
     def hold(self, table: Name) -> None:
         """The file has one process that writes; of two transactions that change a row, the later one fails."""
 
-    def cascades(self, table: Name) -> list[Name]:
-        """DuckDB has no ON DELETE action."""
-        return []
+    def references(self, table: Name) -> list[Reference]:
+        """DuckDB has no ON DELETE action, and puts no check off."""
+        sql = (
+            "SELECT schema_name, table_name, constraint_column_names, referenced_column_names "
+            "FROM duckdb_constraints() WHERE constraint_type = 'FOREIGN KEY' AND database_name = current_database() "
+            "AND lower(referenced_table) = lower(?) ORDER BY ALL"
+        )
+        found = self.rows(sql, (table.last,))
+        return [Reference(Name((s, t)), tuple(zip(mine, to, strict=True)), immediate=True) for s, t, mine, to in found]
 
 
 def _place(table: Name) -> tuple[str, str]:

@@ -372,7 +372,8 @@ class FileChangeLog:
         proof = f"{self._label}: read up to commit {survey.mark or '-'}, byte {survey.end} of {size}"
         if spool.filtered:
             proof += f"; {spool.filtered} changes had been delivered before"
-        return ChangeWindow(position, (before.commit, survey.mark), spool.tables, left == 0, proof, spool.changes)
+        marks, there = (before.commit, survey.mark), spool.tables
+        return ChangeWindow(position, marks, there, left == 0, proof, spool.changes, own_schema=False)
 
     @contextmanager
     def read(self, table: str) -> Iterator[Stream]:

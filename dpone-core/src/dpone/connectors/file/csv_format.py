@@ -6,7 +6,7 @@ import codecs
 import io
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NoReturn
 
 import pyarrow as pa
@@ -55,6 +55,7 @@ class Csv:
     def __init__(self, options: FileSourceOptions, columns: Mapping[str, pa.DataType]) -> None:
         self._options = options
         self._columns = columns
+        self.given: Sequence[Collection[str]] = ()
         self._encoding = "utf8" if is_utf8(options.encoding) else options.encoding
 
     def schema(self, files: Sequence[Input], expected: pa.Schema | None) -> pa.Schema:
@@ -62,8 +63,10 @@ class Csv:
         at fit; else as inferred from these values."""
         looks = [self._look(file, expected) for file in files]
         require_kin(files, looks)
+        self.given = looks
         seen = united(looks)
-        require_declared(self._columns, set(seen), files[0].label if len(files) == 1 else f"{len(files)} files")
+        where = files[0].label if len(files) == 1 else f"{len(files)} files"
+        require_declared(self._columns, {*seen}, where, expected)
         return settle(seen, self._columns, expected)
 
     def batches(self, file: Input, schema: pa.Schema) -> Iterator[pa.RecordBatch]:

@@ -16,7 +16,7 @@ import codecs
 import io
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from json.decoder import JSONDecodeError, scanstring  # type: ignore[attr-defined]  # C, known to no stub
 
 import numpy as np
@@ -76,14 +76,17 @@ class JsonLines:
     def __init__(self, options: FileSourceOptions, columns: Mapping[str, pa.DataType]) -> None:
         self._options = options
         self._columns = columns
+        self.given: Sequence[Collection[str]] = ()
 
     def schema(self, files: Sequence[Input], expected: pa.Schema | None) -> pa.Schema:
         looks = [united(_seen(file, block) for block in self._blocks(file)) for file in files]
         require_kin(files, looks)
+        self.given = looks
         seen = united(looks)
         check_names(files[0], list(seen))
         if seen:
-            require_declared(self._columns, set(seen), files[0].label if len(files) == 1 else f"{len(files)} files")
+            where = files[0].label if len(files) == 1 else f"{len(files)} files"
+            require_declared(self._columns, {*seen}, where, expected)
         elif not self._columns:
             if expected is None or not len(expected):
                 found = "no object at all, so the columns are unknown"

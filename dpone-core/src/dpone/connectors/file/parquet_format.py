@@ -7,7 +7,7 @@ read both ways, and the difference is what microseconds lose.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -29,19 +29,22 @@ class Parquet:
 
     def __init__(self, columns: Mapping[str, pa.DataType]) -> None:
         self._columns = columns
+        self.given: Sequence[Collection[str]] = ()
 
     def schema(self, files: Sequence[Input], expected: pa.Schema | None) -> pa.Schema:
         """Columns of all the files by name; of different types the one that holds both."""
         fields: dict[str, pa.Field] = {}
         all_fields = [self._fields(file) for file in files]
-        require_kin(files, [[field.name for field in own] for own in all_fields])
+        self.given = [[field.name for field in own] for own in all_fields]
+        require_kin(files, self.given)
         for i, (file, own) in enumerate(zip(files, all_fields, strict=True)):
             for field in own:
                 known = fields.get(field.name, field if i == 0 else field.with_nullable(True))
                 fields[field.name] = _joined(file, known, field)
             lacking = fields.keys() - {field.name for field in own}
             fields.update({name: fields[name].with_nullable(True) for name in lacking})
-        require_declared(self._columns, set(fields), files[0].label if len(files) == 1 else f"{len(files)} files")
+        where = files[0].label if len(files) == 1 else f"{len(files)} files"
+        require_declared(self._columns, {*fields}, where, expected)
         if expected is not None and _NANOSECONDS in expected.types:
             int96 = set[str]()
             for file in files:

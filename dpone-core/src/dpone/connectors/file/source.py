@@ -8,7 +8,7 @@ import fnmatch
 import glob
 import os
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,10 +23,11 @@ from dpone.connectors.file.jsonl_format import JsonLines
 from dpone.connectors.file.kinds import require_kind
 from dpone.connectors.file.manifest import PART, Folder
 from dpone.connectors.file.parquet_format import Parquet
-from dpone.connectors.file.text import CODECS, Input
+from dpone.connectors.file.text import CODECS, Input, lacking, several
 from dpone.connectors.file.types import declared, without_lineage
 from dpone.contract import Finding, Part, Stream, Window, WindowRequest
 from dpone.errors import ConfigError, ContentChanged, DponeError, IdentityChanged, SourceError
+from dpone.evolution import has_default
 from dpone.pipeline import SourceSpec
 from dpone.position import Position
 
@@ -42,6 +43,10 @@ _FORMATS = {
 
 
 class _Format(Protocol):
+    """given: after ``schema``, the columns that each of the files has."""
+
+    given: Sequence[Collection[str]]
+
     def schema(self, files: Sequence[Input], expected: pa.Schema | None) -> pa.Schema: ...
 
     def batches(self, file: Input, schema: pa.Schema) -> Iterator[pa.RecordBatch]: ...
@@ -85,6 +90,7 @@ class FileSource:
         self._options = spec.options if isinstance(spec.options, FileSourceOptions) else FileSourceOptions()
         self._columns = declared(self._options.columns)
         self._batch_rows: int | None = None
+        self._given: Sequence[Collection[str]] = ()
 
     @property
     def _pattern(self) -> str:
@@ -118,12 +124,16 @@ class FileSource:
         if not request.whole and request.mode == "append":
             _reject_changed(wanted, before)
         kept = entries if request.whole else {**before, **{file.name: entries[file.name] for file in wanted}}
-        position = Position(KIND, {"path": self._pattern}, {"files": kept}, after.epoch if after else 0)
         expected = without_lineage(request.expected) if request.expected is not None else None
+        known = {} if request.whole or after is None else _columns_of(after)
+        absent: Mapping[str, str] = {}
         if wanted:
-            schema = self._schema(wanted, expected)
+            schema, absent = self._with_known(wanted, expected, known)
+            known |= dict.fromkeys(name for names in self._given for name in names if name in schema.names)
         else:
             schema = expected if expected is not None else self._schema(found[-1:], None)
+        value = {"files": kept, **({"columns": list(known)} if known else {})}
+        position = Position(KIND, {"path": self._pattern}, value, after.epoch if after else 0)
         self._batch_rows = request.batch_rows
         return Window(
             position=position,
@@ -133,7 +143,21 @@ class FileSource:
             whole=len(wanted) == len(found),
             caught_up=True,
             proof=f"files that match {self._pattern}: {len(found)}, to be read: {len(wanted)}",
+            own_schema=False,
+            absent=absent,
         )
+
+    def _with_known(
+        self, files: Sequence[_Found], expected: pa.Schema | None, known: Collection[str]
+    ) -> tuple[pa.Schema, Mapping[str, str]]:
+        """The columns of the files, and those that earlier files had and the target still has: NULL in these rows, as
+        if all had been read together; one with a default is left to it. And the columns that files lack."""
+        schema = self._schema(files, expected)
+        gone = [f for f in expected or () if f.name in known and f.name not in schema.names and not has_default(f)]
+        names = [file.name for file in files]
+        absent = {name: where for name, where in lacking(names, self._given).items() if name in schema.names}
+        absent |= dict.fromkeys((f.name for f in gone), several(names))
+        return pa.schema([*schema, *(pa.field(f.name, f.type) for f in gone)]), absent
 
     def _parts(
         self, files: Sequence[_Found], entries: Mapping[str, Mapping[str, Any]], schema: pa.Schema, wanted: int
@@ -215,7 +239,10 @@ class FileSource:
         inputs = [Input(file.path, file.name) for file in files]
         for one, file in zip(inputs, files, strict=True):
             self._require_kind(one, self._kind(file))
-        return without_lineage(self._format(files[0]).schema(inputs, expected))
+        format = self._format(files[0])
+        schema = without_lineage(format.schema(inputs, expected))
+        self._given = format.given
+        return schema
 
     def _kind(self, file: _Found) -> str:
         """The format of a file, by option or by its extension."""
@@ -326,6 +353,11 @@ def _entry(file: _Found, before: Mapping[str, Any] | None) -> Mapping[str, Any]:
     if before is not None and before["sha256"] == sha256:
         return before
     return {"size": file.size, "mtime_ns": file.mtime_ns, "sha256": sha256}
+
+
+def _columns_of(position: Position) -> dict[str, None]:
+    """Columns of the files that were loaded; positions of earlier versions do not have them."""
+    return dict.fromkeys(position.value.get("columns", ()))
 
 
 def _digest(entries: Mapping[str, Mapping[str, Any]], file: _Found) -> str | None:

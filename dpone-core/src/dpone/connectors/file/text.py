@@ -134,10 +134,24 @@ def require_kin(files: Sequence[Input], columns: Sequence[Collection[str]]) -> N
     """Each file shares a column with another: one that shares none has another delimiter, or does not belong here."""
     times = Counter(name for names in columns for name in set(names))
     alone = [i for i, names in enumerate(columns) if names and all(times[name] == 1 for name in names)]
-    if len(files) > 1 and alone:
+    if alone and sum(map(bool, columns)) > 1:  # a file without any column has no row either
         file, others = files[alone[-1]], files[0 if alone[-1] else 1]
         found = f"none of its columns ({_some(columns[alone[-1]])}) is in {others.label} or another file"
         raise file.bad(found, "move the file out of the path, or read it with a pipeline of its own")
+
+
+def lacking(files: Sequence[str], columns: Sequence[Collection[str]]) -> dict[str, str]:
+    """Columns that some of the files lack, and which these are. A file without any column has no row either."""
+    some = [(file, {*names}) for file, names in zip(files, columns, strict=True) if names]
+    every = dict.fromkeys(name for _, names in some for name in sorted(names))
+    found = {name: [file for file, names in some if name not in names] for name in every}
+    return {name: several(without) for name, without in found.items() if without}
+
+
+def several(labels: Sequence[str]) -> str:
+    """``b.csv`` or ``b.csv and 3 other files``."""
+    others = len(labels) - 1
+    return labels[0] + (f" and {others} other file{'s' if others > 1 else ''}" if others else "")
 
 
 def _some(names: Collection[str]) -> str:

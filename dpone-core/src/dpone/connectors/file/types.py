@@ -47,7 +47,9 @@ def named(type_: pa.DataType) -> str:
     return next(name for name, known in _NAMED.items() if known == type_)
 
 
-def require_declared(columns: Mapping[str, object], names: set[str], where: str) -> None:
+def require_declared(columns: Mapping[str, object], names: set[str], where: str, expected: pa.Schema | None) -> None:
+    """Each is a column of the files, or of the target: then these files leave it out."""
+    names = names if expected is None else names | {*expected.names}
     for column in columns:
         if column not in names:
             todo = f"did you mean {nearest(column, names)!r}? names are matched exactly" if names else "remove it"

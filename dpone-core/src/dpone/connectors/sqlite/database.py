@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from attrs import evolve
 
 from dpone.connectors.sqlite import types
 from dpone.connectors.sqlite.collation import collated
@@ -19,7 +20,7 @@ from dpone.connectors.sqlite.rows import Refused, encode
 from dpone.errors import ConfigError, DataError, SinkError
 from dpone.evolution import Stored
 from dpone.schema import DEFAULT, Name
-from dpone.sql.dialect import Dialect
+from dpone.sql.dialect import Dialect, Reference
 
 DECIMAL = "dpone_decimal"
 _MET = "dpone_met"
@@ -117,7 +118,20 @@ class SqliteDatabase:
         self.execute("PRAGMA defer_foreign_keys=ON")
 
     def commit(self) -> None:
-        self.execute("COMMIT")
+        try:
+            self.execute("COMMIT")
+        except DataError as error:
+            raise self._dangling(error) from error.__cause__
+
+    def _dangling(self, error: DataError) -> DataError:
+        """Which tables a foreign key that the commit refused is between: SQLite does not say. The transaction is still
+        open (https://www.sqlite.org/lang_transaction.html)."""
+        if getattr(error.__cause__, "sqlite_errorname", "") != "SQLITE_CONSTRAINT_FOREIGNKEY":
+            return error
+        pairs = self.rows('SELECT DISTINCT "table", parent FROM pragma_foreign_key_check ORDER BY 1, 2')
+        found = ", ".join(f"rows of {table} refer to rows that {parent} would not have" for table, parent in pairs)
+        todo = "load the table that is referred to first, or delete the rows that refer to it"
+        return DataError(error.failed, f"{error.found}: {found}", todo)
 
     def rollback(self) -> None:
         if self._db is not None and self._db.in_transaction:
@@ -257,12 +271,20 @@ class SqliteDatabase:
         if zeroes:
             self.rows("PRAGMA secure_delete=ON")
 
-    def cascades(self, table: Name) -> list[Name]:
+    def references(self, table: Name) -> list[Reference]:
+        """``begin`` puts off the check of all but RESTRICT (https://www.sqlite.org/foreignkeys.html, section 4.3). A
+        foreign key that names no column refers to the primary key."""
         sql = (
-            "SELECT DISTINCT m.name FROM sqlite_master AS m, pragma_foreign_key_list(m.name) AS f "
-            f"WHERE {_REFERRING} AND f.on_delete IN ('CASCADE', 'SET NULL', 'SET DEFAULT') ORDER BY 1"
+            'SELECT m.name, f.id, f."from", f."to", f.on_delete FROM sqlite_master AS m, '
+            f"pragma_foreign_key_list(m.name) AS f WHERE {_REFERRING} ORDER BY m.name, f.id, f.seq"
         )
-        return [Name((name,)) for (name,) in self.rows(sql, (table.last,))]
+        key, found = self.primary_key(table), dict[tuple[str, int], Reference]()
+        for name, number, column, to, action in self.rows(sql, (table.last,)):
+            acts = action in ("CASCADE", "SET NULL", "SET DEFAULT")
+            one = found.get((name, number)) or Reference(Name((name,)), (), acts, action == "RESTRICT")
+            to = to or (key[len(one.columns)] if len(one.columns) < len(key) else "rowid")
+            found[name, number] = evolve(one, columns=(*one.columns, (column, to)))
+        return list(found.values())
 
     def _rename(self, table: Name, to: Name) -> None:
         # Legacy: rename this table and nothing else. Otherwise any broken view in the database stops the rename.

@@ -1,0 +1,94 @@
+"""Foreign keys of other tables that refer to a target, and the loads that they rule out: those that would delete rows
+of another table, and those that could never delete the rows which they replace.
+
+What depends on the rows of a load is left to its commit, which then fails as a whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from dpone.errors import SinkError
+from dpone.schema import Name
+from dpone.sql.dialect import Database, Reference
+from dpone.sql.finalize import is_empty, predicate
+from dpone.strategy import Strategy
+
+Deleted = Literal["every", "replaced", "gone"]
+
+_BY_HAND = "or drop the foreign key and create it again after the load"
+
+
+def require_deletable(db: Database, target: Name, strategy: Strategy, every_row: bool) -> None:
+    """``Refusing.refuse`` of every SQL sink: the target exists. Raises SinkError."""
+    deleted = _deleted(strategy, every_row)
+    references = db.references(target) if deleted else []
+    if deleted is None or not references or is_empty(db, target):
+        return
+    failed = f"{'delete' if deleted == 'gone' else 'replace'} rows of {target}"
+    # Of a table that refers to itself all rows go together, or those that are left are then made what was read.
+    others = [one for one in references if deleted == "replaced" or not _same(one.table, target)]
+    _refuse_actions(failed, others, strategy)
+    if deleted == "gone":
+        return
+    if refer := [one for one in others if one.immediate and _refers(db, target, one, strategy, deleted)]:
+        found = f"{_names(refer)} refers to rows of it, which cannot be deleted then, not even to be inserted again"
+        raise SinkError(failed, found, f"{_instead(strategy)}, {_BY_HAND}")
+
+
+def require_no_action(db: Database, target: Name, failed: str) -> None:
+    """Rows are about to be deleted one by one. Raises SinkError."""
+    _refuse_actions(failed, db.references(target), None)
+
+
+def _deleted(strategy: Strategy, every_row: bool) -> Deleted | None:
+    """Which rows of the target a load deletes: every one, those that it replaces, or those that are gone. ``scd2``,
+    ``append`` and ``merge`` delete none."""
+    keeps = strategy.mode == "cdc_apply" and strategy.deletes in ("soft", "ignore")
+    if strategy.mode == "full_refresh" or (every_row and strategy.replaces_all):
+        return "every"
+    if strategy.mode in ("replace", "partition_replace"):
+        return "replaced"
+    return "gone" if strategy.mode in ("snapshot_diff", "cdc_apply") and not keeps else None
+
+
+def _refuse_actions(failed: str, references: Sequence[Reference], strategy: Strategy | None) -> None:
+    if acting := [one for one in references if one.acts]:
+        found = f"{_names(acting)} refers to it with an ON DELETE action, which would change or delete rows"
+        todo = "drop the ON DELETE action"
+        if strategy is not None:
+            changes = strategy.mode == "cdc_apply"
+            todo = f"{'set strategy.deletes: soft or ignore' if changes else 'use strategy merge'}, or {todo}"
+        raise SinkError(failed, found, todo)
+
+
+def _refers(db: Database, target: Name, one: Reference, strategy: Strategy, deleted: Deleted) -> bool:
+    """True if a row of another table refers to a row that would be deleted. False where only the commit can tell."""
+    schema, where, values = db.schema(target), "", ()
+    if not one.readable or schema is None or _same(one.table, target):
+        return False
+    if deleted == "replaced":
+        if not strategy.where or not {*strategy.where} <= {*schema.names}:
+            return False
+        where, values = predicate(db.dialect, strategy, schema, "t")
+    d = db.dialect
+    same = " AND ".join(f"r.{d.quote(column)} = t.{d.quote(to)}" for column, to in one.columns)
+    sql = f"SELECT 1 FROM {d.name(one.table)} AS r JOIN {d.name(target)} AS t ON {same}"
+    sql += f" WHERE {where}" if where else ""
+    [(found,)] = db.rows(f"SELECT CASE WHEN EXISTS ({sql}) THEN 1 ELSE 0 END", values)
+    return bool(found)
+
+
+def _instead(strategy: Strategy) -> str:
+    if strategy.mode == "full_refresh":
+        return "use strategy snapshot_diff, which deletes only the rows that are gone, or merge"
+    return "set strategy.deletes: soft" if strategy.mode == "cdc_apply" else "use strategy merge"
+
+
+def _names(references: Sequence[Reference]) -> str:
+    return ", ".join(dict.fromkeys(str(one.table) for one in references))
+
+
+def _same(one: Name, other: Name) -> bool:
+    return str(one).lower() == str(other).lower()
