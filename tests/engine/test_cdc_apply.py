@@ -384,7 +384,7 @@ def test_windows_do_not_matter(log: list[str], limits: Iterable[int | None], del
 
 
 def test_a_target_changed_by_hand_is_met_as_it_is(shop: ApplyProject) -> None:
-    """Values written by hand stay where the log leaves them out; a column more is left alone, and the report says so."""
+    """Values written by hand stay where the log leaves them out; a column more is left alone and reported."""
     write(shop.log, transaction("01", insert("orders", {"id": 1}, a="x", b="y")))
     shop.load()
     with closing(sqlite3.connect(shop.database)) as db, db:
