@@ -150,11 +150,16 @@ def test_positions_keep_the_types_that_they_were_written_with() -> None:
 # ---- types that unite
 
 
-def test_case_14_fractions_in_a_later_file_widen_the_column(tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
+def test_case_14_fractions_in_a_later_file_widen_the_column(tmp_path: Path, form: str) -> None:
     """Whole numbers, then fractions, then whole numbers again: all rows are there, none is rounded."""
-    for name, text in (("d-1", "id,qty\n1,5\n"), ("d-2", "id,qty\n2,5.5\n"), ("d-3", "id,qty\n3,7\n")):
-        (tmp_path / f"{name}.csv").write_text(text)
-        report = load(tmp_path, "d-*.csv")
+    for number, qty in ((1, 5), (2, 5.5), (3, 7)):
+        path = tmp_path / f"d-{number}.{form}"
+        if form == "parquet":
+            write(tmp_path, path.name, id=pa.array([number]), qty=pa.array([qty]))
+        else:
+            path.write_text(f"id,qty\n{number},{qty}\n" if form == "csv" else f'{{"id": {number}, "qty": {qty}}}\n')
+        report = load(tmp_path, f"d-*.{form}")
         assert report.exit_code == 0, error(report)
     assert report.streams[0].schema_changes == []
     assert rows(tmp_path, "SELECT id, qty FROM t ORDER BY 1") == [(1, 5.0), (2, 5.5), (3, 7.0)]
