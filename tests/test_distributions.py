@@ -41,6 +41,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "dpone.pipeline_schema",
         "dpone.evolution",
         "dpone.keys",
+        "dpone.nanoseconds",
         "dpone.rowcheck",
         "dpone.quarantine",
         "dpone.standing",
@@ -48,7 +49,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ),
     ("dpone.contract", "dpone.changes", "dpone.hookspecs", "dpone.capability"),
     ("dpone.pipeline", "dpone.strategy", "dpone.rowcontract", "dpone.report", "dpone.observe.events"),
-    ("dpone.schema", "dpone.position", "dpone.bounds", "dpone.sql.types"),
+    ("dpone.schema", "dpone.position", "dpone.bounds", "dpone.sql.types", "dpone.jsontext"),
     ("dpone.errors", "dpone.secret", "dpone.ids", "dpone.process", "dpone.durable", "dpone.stopping"),
     ("dpone",),  # the bare package: version and lazy names
 )

@@ -182,6 +182,14 @@ def test_declared_types_are_used(log: Path, reader: Callable[..., FileChangeLog]
     assert str(read(one, "t")[0]["a"]) == "1.00"
 
 
+def test_a_declared_length_is_checked(log: Path, reader: Callable[..., FileChangeLog]) -> None:
+    """Of all tables or of one; a longer text stops with its line, and nothing is cut."""
+    write(log, transaction("1", insert("t", ID, a="äöü"), insert("u", ID, a="abcd")))
+    assert reader(columns={"a": "varchar(4)"}).window(None, None).tables["u"].values.field("a").metadata
+    with pytest.raises(DataError, match=r"line 2, column 'a' has more than 3 characters"):
+        reader(columns={"a": "varchar(4)", "u.a": "varchar(3)"}).window(None, None)
+
+
 def test_another_key_ends_the_window(log: Path, reader: Callable[..., FileChangeLog]) -> None:
     """Rows told by other columns are not those before: the window ends there."""
     write(log, transaction("1", insert("t", ID, a=1)), transaction("2", insert("t", {"a": 1}, id=2)))

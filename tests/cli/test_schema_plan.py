@@ -114,6 +114,19 @@ def test_types(planned: Planned, target: str, source: str, mode: str, kinds: lis
     assert ([3] if done.exit_code else [c["kind"] for c in done.json["changes"]]) == kinds
 
 
+def test_a_widening_that_looks_says_so(planned: Planned) -> None:
+    """The plan shows the SELECT that must find no row, before the statements that change the column."""
+    columns = [("a", "bigint"), ("d", "date")], [("a", "double precision"), ("d", "timestamp")]
+    done = planned(*columns, "--format", "json")
+    looks = [change["ddl"][0] for change in done.json["changes"]]
+    number = """SELECT 'a', 'double', COUNT(*) FROM "dbo"."orders" AS t WHERE t."a" NOT BETWEEN """
+    assert looks[0] == f"{number}-9007199254740992 AND 9007199254740992"
+    assert looks[1].startswith(
+        """SELECT 'd', 'timestamp[us]', COUNT(*) FROM "dbo"."orders" AS t WHERE t."d" NOT GLOB"""
+    )
+    assert "safe      widen a bigint -> double, if all rows fit" in planned(*columns).out
+
+
 def test_strict_tells_of_nullability(planned: Planned) -> None:
     """NOT NULL on one side only is drift."""
     done = planned([("a", "int", False)], [("a", "int", True)], "--mode", "strict")

@@ -9,7 +9,8 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from dpone.pipeline_schema import pipeline_schema
-from dpone.plugins import Plugins
+from dpone.plugins import Plugins, discover
+from dpone.schema import TYPE_NAMES
 
 SHOP = {"type": "shop", "connection": "${SHOP}", "table": "public.orders"}
 LITE = {"type": "lite", "connection": "sqlite:///w.db", "table": "t", "strategy": {"mode": "append"}}
@@ -104,6 +105,21 @@ def test_fields_are_described_by_docstrings(schema: dict[str, Any]) -> None:
     runtime = schema["properties"]["runtime"]["properties"]
     assert runtime["workers"]["description"] == "parts read at once."
     assert runtime["retries"]["default"] == 3
+
+
+def test_types_of_columns_are_offered(schema: dict[str, Any]) -> None:
+    """Wherever a type is written an editor offers the names that are accepted."""
+    types = schema["$defs"]["sink"]["properties"]["contract"]["anyOf"][0]["properties"]["types"]
+    assert types["additionalProperties"]["examples"] == list(TYPE_NAMES)
+    assert {"integer", "varchar(20)", "timestamptz"} <= {*TYPE_NAMES}
+    with_files = pipeline_schema(discover())["$defs"]["source"]["allOf"]
+    offered = {
+        case["if"]["properties"]["type"]["const"]: case["then"]["properties"]["options"]["properties"]["columns"]
+        for case in with_files
+        if case["if"]["properties"]["type"]["const"] in ("file", "sqlite")
+    }
+    assert {one["additionalProperties"]["examples"][2] for one in offered.values()} == {"integer"}
+    assert len(offered) == 2
 
 
 def test_a_connector_whose_options_cannot_be_imported_is_kept(schema: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from dpone.errors import SchemaBreak
-from dpone.evolution import SchemaComparator, Stored, holds, join, plan
+from dpone.evolution import SchemaComparator, Stored, holds, join, plan, united
 from dpone.pipeline import SchemaEvolution
 from dpone.schema import DEFAULT, NATIVE
 
@@ -47,7 +47,9 @@ D = pa.decimal128
         (pa.large_string(), pa.string(), True), (pa.string(), pa.int64(), False), (pa.int64(), pa.string(), False),
         (pa.binary(), pa.binary(16), True), (pa.string(), pa.binary(), False),
         (pa.timestamp("us"), pa.timestamp("ns"), True), (pa.timestamp("us", "UTC"), pa.timestamp("us"), False),
-        (pa.timestamp("us"), pa.timestamp("us", "UTC"), False), (pa.timestamp("us"), pa.date32(), False),
+        (pa.timestamp("us"), pa.timestamp("us", "UTC"), False), (pa.timestamp("us"), pa.date32(), True),
+        (pa.date32(), pa.timestamp("us"), False),
+        (pa.timestamp("us", "UTC"), pa.date32(), False),
         (pa.string(), pa.dictionary(pa.int8(), pa.string()), True), (pa.int8(), pa.null(), True),
         (pa.int64(), pa.bool_(), False),
         (pa.time64("us"), pa.time32("s"), True), (pa.time64("us"), pa.duration("us"), False),
@@ -70,7 +72,7 @@ def test_what_a_type_holds(target: pa.DataType, source: pa.DataType, fits: bool)
         (D(10, 2), D(8, 6), D(14, 6)), (D(38, 0), D(38, 38), None), (pa.int64(), pa.float64(), None),
         (pa.float32(), pa.float64(), pa.float64()), (pa.string(), pa.int64(), None),
         (pa.int64(), D(10, 2), D(21, 2)), (pa.int32(), D(38, 30), None),
-        (pa.date32(), pa.timestamp("us"), None),
+        (pa.date32(), pa.timestamp("us"), pa.timestamp("us")), (pa.date32(), pa.timestamp("us", "UTC"), None),
     ],
 )  # fmt: skip
 def test_the_join_holds_both(left: pa.DataType, right: pa.DataType, both: pa.DataType | None) -> None:
@@ -129,6 +131,34 @@ def test_what_a_plan_says_of_a_new_table() -> None:
     """How many columns it has; the types of what is changed, not of what is only missing."""
     assert _plan(None, {"a": pa.int64(), "b": pa.string()}) == (["create with 2 columns"], [])
     assert _plan(None, {}) == (["create with 0 columns"], [])
+
+
+@pytest.mark.parametrize(
+    ("target", "source", "found"),
+    [
+        (pa.int64(), pa.float64(), "widen a int64 -> double, if all rows fit"),
+        (pa.uint64(), pa.float32(), "widen a uint64 -> double, if all rows fit"),
+        (pa.int32(), pa.float64(), "widen a int32 -> double"),
+        (pa.float32(), pa.int64(), "widen a float -> double"),
+        (pa.float64(), pa.int64(), None),
+        (pa.date32(), pa.timestamp("ms"), "widen a date32[day] -> timestamp[ms], if all rows fit"),
+        (pa.timestamp("us"), pa.date32(), None),
+    ],
+)
+def test_whole_numbers_and_fractions_meet_in_a_double(target: pa.DataType, source: pa.DataType, found: str) -> None:
+    """Where a stored value may not fit, the change says that it looks; additive and strict allow none of it."""
+    assert _plan({"a": target}, {"a": source}) == ([found] if found else [], [])
+    assert _plan({"a": target}, {"a": source}, mode="additive") == ([], [found] if found else [])
+    assert len(_plan({"a": target}, {"a": source}, mode="strict")[1]) == 1
+
+
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [(pa.int64(), D(10, 2)), (pa.float64(), D(10, 2)), (pa.int64(), pa.string()), (D(38, 0), D(38, 38))],
+)
+def test_nothing_else_is_united_by_looking(left: pa.DataType, right: pa.DataType) -> None:
+    """Only whole numbers and floats are; the rest is as ``join`` has it."""
+    assert united(left, right) == join(left, right) == join(right, left)
 
 
 def test_widening_is_the_default() -> None:

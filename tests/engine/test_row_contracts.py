@@ -176,7 +176,7 @@ def test_values_of_every_type_are_json(project: Project) -> None:
     )  # fmt: skip
     [line] = left_out(project, str(project.load().load_id))
     assert line["values"] == {
-        "id": 1, "f": "nan", "d": "1.10", "b": "AP8=", "ts": "1970-01-01 00:00:00.000000001Z", "l": "[1, None]",
+        "id": 1, "f": "nan", "d": "1.10", "b": "AP8=", "ts": "1970-01-01 00:00:00.000000001Z", "l": "[1, null]",
         "t": "00:00:00.000000001", "du": 5, "dt": "1970-01-01", "n": None,
     }  # fmt: skip
 

@@ -124,9 +124,9 @@ AT = dt.datetime(2024, 2, 29, 5)
     ("value", "stored", "wanted"),
     [
         (Decimal("12345678901234567.89"), pa.decimal128(20, 2), "double"),
-        (0.1, pa.float64(), "float"),
-        (1e300, pa.float64(), "float"),
-        (16777217.0, pa.float64(), "float"),
+        (0.1, pa.float64(), "real"),
+        (1e300, pa.float64(), "real"),
+        (16777217.0, pa.float64(), "real"),
         (1.25, pa.float64(), "decimal(3,1)"),
         (1.25, pa.float32(), "decimal(3,1)"),
         (2, pa.int64(), "bool"),
@@ -166,7 +166,7 @@ def test_a_value_that_the_declared_type_changes_is_refused(
     ("value", "stored", "wanted", "read"),
     [
         (Decimal("0.10"), pa.decimal128(20, 2), "double", 0.1),
-        (0.5, pa.float64(), "float", 0.5),
+        (0.5, pa.float64(), "real", 0.5),
         (1.1, pa.float64(), "decimal(9,2)", Decimal("1.10")),
         (1, pa.int64(), "bool", True),
         (dt.datetime(2024, 2, 29), pa.timestamp("us"), "date", dt.date(2024, 2, 29)),
@@ -190,7 +190,7 @@ def test_a_value_that_the_declared_type_holds_is_read(
 def test_a_number_that_is_none_is_still_one_in_a_smaller_float(tmp_path: Path) -> None:
     """NaN differs from itself and is no loss."""
     pq.write_table(pa.table({"a": [float("nan"), 0.5]}), tmp_path / "a.parquet")
-    assert str(column(tmp_path, "a", columns={"a": "float"}).to_pylist()) == "[nan, 0.5]"
+    assert str(column(tmp_path, "a", columns={"a": "real"}).to_pylist()) == "[nan, 0.5]"
 
 
 def test_a_parquet_file_without_a_column_of_the_others_stops_the_run(tmp_path: Path) -> None:

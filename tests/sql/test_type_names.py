@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pyarrow as pa
 import pytest
 
-from dpone.sql.types import arrow, standard
+from dpone.errors import ConfigError
+from dpone.schema import TYPE_NAMES
+from dpone.sql.types import arrow, limit, named, standard
 
 WORDS: dict[pa.DataType, str] = {
     pa.bool_(): "boolean, bool, bit",
@@ -17,13 +22,14 @@ WORDS: dict[pa.DataType, str] = {
     pa.float64(): "float, float8, double, double precision, float(25), float(53)",
     pa.decimal128(19, 4): "money",
     pa.decimal128(10, 4): "smallmoney",
-    pa.string(): "text, ntext, clob, xml, char, character, nchar, varchar, nvarchar, character varying, char varying, "
+    pa.string(): "string, string(5), text, ntext, clob, xml, char, character, nchar, varchar, nvarchar, "
+    "character varying, char varying, "
     "bpchar, varchar(50), nvarchar(max), CHARACTER  VARYING ( 7 )",
-    pa.binary(): "blob, bytea, image, binary, varbinary, binary varying, varbinary(max), binary(16)",
+    pa.binary(): "blob, bytea, bytes, image, binary, varbinary, binary varying, varbinary(max), binary(16)",
     pa.date32(): "date",
     pa.timestamp("us"): "timestamp, timestamp without time zone, datetime, smalldatetime, datetime2, timestamp(6), "
     "timestamp(0) without time zone",
-    pa.timestamp("ns"): "timestamp(7), datetime2(7), timestamp(9)",
+    pa.timestamp("ns"): "timestamp_ns, timestamp(7), datetime2(7), timestamp(9)",
     pa.timestamp("us", "UTC"): "timestamptz, timestamp with time zone, datetimeoffset, timestamp(3) with time zone",
     pa.timestamp("ns", "UTC"): "datetimeoffset(7), timestamptz(9)",
     pa.time64("us"): "time, time without time zone, time(6)",
@@ -85,3 +91,45 @@ def test_a_word_that_says_too_little_is_no_type(word: str) -> None:
 def test_types_by_the_names_of_arrow(text: str, type_: pa.DataType | None) -> None:
     """A scalar type comes back as Arrow prints it; anything else is none."""
     assert arrow(text) == type_
+
+
+def test_the_table_of_the_docs_is_the_code() -> None:
+    """docs/pipeline.md has every word that is accepted, with its type, and no other."""
+    page = (Path(__file__).resolve().parents[2] / "docs" / "pipeline.md").read_text(encoding="utf-8")
+    [table] = re.findall(r"^\| name \| values \| Arrow \|\n\|[-|]+\n((?:\|.*\n)+)", page, re.MULTILINE)
+    rows = [re.findall(r"`([^`]+)`", line) for line in table.splitlines()]
+    shown = {type_: {name for name in names if "(" not in name} for *names, type_ in rows}
+    words = {str(type_): {one for one in split(text) if "(" not in one} for type_, text in WORDS.items()}
+    assert {type_: names for type_, names in shown.items() if names} == {t: n for t, n in words.items() if n}
+    for *names, type_ in rows:
+        assert {str(standard(name)) for name in names} == {type_}
+
+
+def test_names_that_are_offered_are_names() -> None:
+    """Those of error messages and of the JSON Schema."""
+    assert len({str(named(name, "try")) for name in TYPE_NAMES}) >= len(TYPE_NAMES) - 1
+
+
+@pytest.mark.parametrize(
+    ("text", "todo"),
+    [
+        ("integre", "write integer, or another of boolean,"), ("numeric", r"write its digits, as in numeric\(18,2\)"),
+        ("decimal(77,2)", "write its digits"), ("varchr(20)", "write varchar, or"), ("varchar(0)", "write varchar, or"),
+        ("bigitn", "write bigint"), ("pear", "or another of boolean"),
+    ],
+)  # fmt: skip
+def test_a_wrong_name_is_answered_with_the_nearest(text: str, todo: str) -> None:
+    """One line that says what to write instead."""
+    with pytest.raises(ConfigError, match=f"read columns.a: unknown type {re.escape(repr(text))}; .*{todo}") as raised:
+        named(text, "read columns.a")
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "most"),
+    [("varchar(20)", 20), ("CHAR ( 3 )", 3), ("character varying(5)", 5), ("string(7)", 7), ("varchar", None),
+     ("nvarchar(max)", None), ("numeric(9,2)", None), ("varbinary(9)", None), ("interval(3)", None)],
+)  # fmt: skip
+def test_the_length_of_a_text(text: str, most: int | None) -> None:
+    """Only a text has one."""
+    assert limit(text) == most

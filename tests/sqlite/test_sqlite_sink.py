@@ -481,7 +481,7 @@ REFUSED = [
     (pa.array([1000, 1], pa.timestamp("ns")), r"row 2 of the part: a value of type timestamp\[ns\] does not fit"),
     (pa.array([0, 2932897], pa.date32()), "row 2 of the part: a year outside 0001 to 9999"),
     (pa.array([0, -(2**62)], pa.timestamp("us")), "row 2 of the part: a year outside 0001 to 9999"),
-    (pa.array([[1.0], [float("nan")]]), "row 2 of the part: a value of list"),
+    (pa.array([[1.0], [float("nan")]]), "row 2 of the part: NaN or an infinity in a value of list"),
 ]
 
 

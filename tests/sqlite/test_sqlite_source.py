@@ -184,12 +184,40 @@ def test_a_column_may_be_read_as_text(db: Target) -> None:
     assert read(source(db, columns={"x": "string"}))[1] == [("1",), ("0.1",), ("a",), (None,)]
 
 
-@pytest.mark.parametrize("columns", [{"x": "varchar"}, {"nope": "string"}, {"x": "decimal(50,2)"}])
+@pytest.mark.parametrize("columns", [{"x": "varchr"}, {"nope": "string"}, {"x": "decimal(77,2)"}])
 def test_wrong_column_options_are_one_clear_line(db: Target, columns: dict[str, str]) -> None:
     """An unknown type or column in the options is a configuration error."""
     db.run("CREATE TABLE orders (x)")
     with pytest.raises(ConfigError, match=r"read options\.columns"):
         read(source(db, columns=columns))
+
+
+NAMES = [
+    ("integer", 7, 7), ("integer", 2**31, "a value that is no int32"), ("smallint", -7, -7),
+    ("tinyint", 256, "a value that is no uint8"), ("bigint", 2**62, 2**62), ("real", 0.5, 0.5),
+    ("real", 0.1, "a value that is no float; .*{x: double}"), ("real", 2**24 + 1, "a value that is no float"),
+    ("double precision", 0.1, 0.1), ("float", 0.1, 0.1), ("double", 2**53 + 1, "a value that is no double"),
+    ("numeric(12,2)", "1.5", decimal.Decimal("1.50")), ("decimal(50,2)", 1.5, decimal.Decimal("1.50")),
+    ("boolean", 1, True), ("varchar", "x", "x"), ("varchar(3)", "äöü", "äöü"),
+    ("char(3)", "äöüx", "more than 3 characters"), ("time", "01:02:03", dt.time(1, 2, 3)),
+    ("time(9)", "01:02:03.000001", dt.time(1, 2, 3, 1)), ("bytea", b"x", b"x"), ("large_binary", b"x", b"x"),
+    ("timestamp(9)", "9999-01-01 00:00:00", r"a value that is no timestamp\[ns\]"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "value", "found"), NAMES)
+def test_a_column_is_read_by_any_name_of_a_type_exactly_or_not_at_all(
+    db: Target, name: str, value: Any, found: Any
+) -> None:
+    """Nothing is rounded, cut or wrapped: what the type does not hold is refused with its column and row."""
+    db.run("CREATE TABLE orders (x)", "INSERT INTO orders VALUES (NULL)")
+    with closing(sqlite3.connect(db.path)) as direct, direct:
+        direct.execute("INSERT INTO orders VALUES (?)", (value,))
+    if isinstance(found, str) and found != value:
+        with pytest.raises(DataError, match=f"column x, row 2 of the read: {found}"):
+            read(source(db, columns={"x": name}))
+    else:
+        assert read(source(db, columns={"x": name}))[1] == [(None,), (found,)]
 
 
 def test_invalid_text_is_named_without_its_value(db: Target) -> None:

@@ -705,6 +705,12 @@ class Narrows(FaultySink):
         yield batch
 
 
+@fails("a_widening_rounds_nothing")
+class DoesNotLook(FaultySink):
+    def ddl(self, changes: Any) -> list[str]:
+        return super().ddl([evolve(change, before=None) if change.looks else change for change in changes])
+
+
 @fails("what_is_not_allowed_changes_nothing")
 class SeesNoTarget(FaultySink):
     def schema(self) -> Any:

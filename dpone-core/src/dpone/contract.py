@@ -394,7 +394,8 @@ class Sink(Protocol):
         ...
 
     def apply(self, ddl: Sequence[str]) -> None:
-        """Run what ``ddl`` gave; all or nothing where the system allows."""
+        """Run what ``ddl`` gave; all or nothing where the system allows. Raises SchemaBreak, and changes nothing, where
+        a change ``looks`` at the stored values and one of them would not stay what it is."""
         ...
 
     def journal(self, key: str) -> Entry | None:

@@ -68,6 +68,7 @@ from dpone.ids import ulid
 from dpone.judge import Judge, place_of
 from dpone.lease import renewing
 from dpone.ledger import Halted, Ledger
+from dpone.nanoseconds import Cut, cut
 from dpone.observe.events import RunEvent, Step
 from dpone.partition import PartitionManifest, PartitionManifestStore, manifest_of, parts_again, require_same
 from dpone.pipeline import Pipeline, SinkSpec, SourceSpec, StreamSpec
@@ -403,8 +404,12 @@ class _Attempt:
             self._nothing(window, "nothing new in the source" if window.caught_up else "nothing was read")
             self.judge.warn_of_no_rows()
             return None
+        window = self._cut(window)
         self.judge.bind(window.schema)
-        planned = [self._planned(known, *one) for one in self._targets(known, window)]
+        planned = [
+            self._planned(known, spec, sink, self._cut(share), strategy, key)
+            for spec, sink, share, strategy, key in self._targets(known, window)
+        ]
         targets = [target for target, _ in planned]
         window = self._keep_manifest(known, window, targets)
         load = self._whole_load(known, window, targets)
@@ -467,6 +472,13 @@ class _Attempt:
             self.source.require_kind(target.schema(), spec.location, loaded=not adopted)
             _refuse(target, strategy, share.whole)
             yield spec, target, share, strategy, key
+
+    @property
+    def _cuts(self) -> bool:
+        return bool(self.spec.sink.options.nanoseconds == "cut")
+
+    def _cut(self, window: Window) -> Window:
+        return evolve(window, schema=cut(window.schema)) if self._cuts else window
 
     def _beside(self, spec: SinkSpec) -> Sink:
         return self.sink.beside(spec) if isinstance(self.sink, ManyTables) else self.sink
@@ -555,7 +567,7 @@ class _Attempt:
         given = (limit, window.own_schema, window.absent)
         plan = evolution.plan(target, window.schema, policy, sink.stores, strategy.key, *given)
         able, keeps = getattr(sink, "makes_anew", False), not _effective(strategy, run, True).replaces_all
-        if plan.breaking and run.full_refresh and able and not keeps:
+        if (plan.breaking or any(c.looks for c in plan.changes)) and run.full_refresh and able and not keeps:
             plan = plan.replacing(window.schema)
         plan.require_safe(spec.location, _instead(able, keeps, strategy))
         self._tell_missing(spec, plan, window)
@@ -801,6 +813,7 @@ class _Attempt:
         return part.id, staged
 
     def _told(self, target: _Target, part: Part, stream: Stream, after_batch: Callable[..., None]) -> ToldStream:
+        stream = Cut(stream) if self._cuts else stream
         watched, staged = self.judge.watched(part, stream), _staged_schema(target.load)
         return ToldStream(watched, target.window.schema, staged, after_batch, target.forms)
 

@@ -3,7 +3,9 @@
 Three questions about a column, asked over Arrow types:
 
 * ``holds(target, source)``: can the target take every value as it is? Then nothing changes, also if it is wider.
-* ``join(target, source)``: is there a type that holds both? Then widening the target is safe.
+* ``join(target, source)``: is there a type that holds both? Then widening the target is safe. ``united`` also finds
+  one that holds both as long as the values do: whole numbers and floats meet in a double up to 2**53. Then the rows
+  that are there are looked at before they are changed, and those that come are cast with a check.
 * otherwise the change is breaking, or goes to a column of its own (``on_type_change: new_column``).
 
 ``SchemaComparator`` asks them of every column. Arrow's text and binary types have no length; where a system's own type
@@ -68,7 +70,18 @@ class Change:
         if self.kind == "null":
             return f"null {self.column} {_nulls(self.before)} -> {_nulls(self.after)}{where}"
         types = " -> ".join(type_name(f) for f in (self.before, self.after) if f is not None)
-        return f"{self.kind} {self.column} {types}".strip() + where
+        return f"{self.kind} {self.column} {types}{self.condition}".strip() + where
+
+    @property
+    def looks(self) -> bool:
+        """A widening that looks at the rows first: a value that does not fit stops it."""
+        if self.kind != "widen" or self.before is None or self.after is None:
+            return False
+        return inexact(self.before.type, self.after.type)
+
+    @property
+    def condition(self) -> str:
+        return ", if all rows fit" if self.looks else ""
 
 
 def _nulls(field: pa.Field | None) -> str:
@@ -134,13 +147,14 @@ _UNSIGNED = {pa.uint8(): 8, pa.uint16(): 16, pa.uint32(): 32, pa.uint64(): 64}
 _FLOATS = {pa.float16(): 11, pa.float32(): 24, pa.float64(): 53}  # bits of an exact integer
 _TEXTS = (pa.string(), pa.large_string(), pa.string_view())
 _BYTES = (pa.binary(), pa.large_binary(), pa.binary_view())
+_VIEWS = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
 
 
 def plain(type_: pa.DataType) -> pa.DataType:
-    """The type without encodings that do not change its values (dictionary, run-end)."""
+    """The type without encodings and layouts that do not change its values (dictionary, run-end, view)."""
     while pa.types.is_dictionary(type_) or pa.types.is_run_end_encoded(type_):
         type_ = type_.value_type
-    return type_
+    return _VIEWS.get(type_, type_)
 
 
 def holds(target: pa.DataType, source: pa.DataType) -> bool:
@@ -165,7 +179,7 @@ def holds(target: pa.DataType, source: pa.DataType) -> bool:
     if pa.types.is_duration(source):
         return bool(pa.types.is_duration(target))
     if pa.types.is_date(source):
-        return bool(pa.types.is_date(target))
+        return bool(pa.types.is_date(target) or (pa.types.is_timestamp(target) and target.tz is None))
     return False
 
 
@@ -219,6 +233,24 @@ def join(left: pa.DataType, right: pa.DataType) -> pa.DataType | None:
         precision = max(_digits(left), _digits(right)) + scale
         return pa.decimal128(precision, scale) if precision <= 38 else None
     return next((t for t in _LADDER if holds(t, left) and holds(t, right)), None)
+
+
+def united(left: pa.DataType, right: pa.DataType) -> pa.DataType | None:
+    """``join``, or the double that a whole number and a float meet in, whose values must be looked at."""
+    if (both := join(left, right)) is not None:
+        return both
+    left, right = plain(left), plain(right)
+    numbers = {*_SIGNED, *_UNSIGNED, *_FLOATS}
+    return pa.float64() if left in numbers and right in numbers else None
+
+
+EXACT_IN_DOUBLE = 1 << 53
+
+
+def inexact(before: pa.DataType, after: pa.DataType) -> bool:
+    """True if a stored value may not fit the wider type: a whole number beyond ``EXACT_IN_DOUBLE``, a far date."""
+    number = pa.types.is_integer(plain(before)) and pa.types.is_floating(after) and not holds(after, before)
+    return bool(number or (pa.types.is_date(before) and pa.types.is_timestamp(after)))
 
 
 _LENGTH = re.compile(r"(.*?[^\s(])\s*\(\s*(\d+)\s*\)\s*", re.DOTALL)
@@ -330,9 +362,9 @@ class SchemaComparator:
         """None: the column is as it should be. ``type``: nothing holds both."""
         strict, kept = self.policy.mode == "strict", self.stores(source.type).arrow
         alike = before.type in (source.type, kept)
-        fits = alike or (not strict and (holds(before.type, source.type) or holds(before.type, kept)))
+        fits = alike or (not strict and (_takes(before.type, source.type) or _takes(before.type, kept)))
         if not fits:
-            joined = join(before.type, kept)
+            joined = united(before.type, kept)
             wider = None if joined is None else self.stores(joined).arrow
             if wider is None or wider == before.type:
                 return Change("type", source.name, before, source)
@@ -425,6 +457,21 @@ class SchemaComparator:
             elif have is not None and (not have.nullable or has_default(have)):
                 allow = f"dropping the default of {to}, and letting it be NULL, or writing {name} in all of the data"
                 yield Change("null", name, before, allow=allow, where=where)
+
+
+def not_kept(target: str, column: str, type_: str, rows: int) -> SchemaBreak:
+    """The error of a sink that looked at the rows before it widened a column to ``type_``."""
+    hold = "1 row holds" if rows == 1 else f"{rows:,} rows hold"
+    found = f"{hold} a value that {type_}, the new type of column {column}, would change"
+    todo = "correct them, or load everything again with --full-refresh"
+    if type_ == str(pa.float64()):
+        todo += f", or declare the column a decimal in the source, as in columns: {{{column}: 'decimal(38,9)'}}"
+    return SchemaBreak(f"evolve the schema of {target}", found, f"{todo}; nothing was changed")
+
+
+def _takes(target: pa.DataType, source: pa.DataType) -> bool:
+    """True if the target stays as it is: it holds the source, or each value that it does not hold is refused."""
+    return holds(target, source) or (target == united(target, source) == pa.float64())
 
 
 def _without_native(field: pa.Field) -> dict[bytes, bytes]:

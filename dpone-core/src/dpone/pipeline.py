@@ -129,6 +129,8 @@ class SinkOptions:
     undo            keep what a load replaces; off if left out
     verify_target   before each load, whether the target still has the rows of the last one: ``empty`` stops if it has
                     none at all, ``count`` if it has fewer, ``off`` does not look
+    nanoseconds     of timestamps and times, where the target has microseconds: ``fail`` if there are any, or ``cut``
+                    them off, also for a target that has them
     """
 
     schema_evolution: SchemaEvolution = field(factory=SchemaEvolution)
@@ -136,6 +138,7 @@ class SinkOptions:
     adopt_existing: bool = False
     undo: Undo | None = None
     verify_target: Literal["empty", "count", "off"] = "empty"
+    nanoseconds: Literal["fail", "cut"] = "fail"
 
     def __attrs_post_init__(self) -> None:
         if self.undo is not None and not self.lineage.enabled:

@@ -151,6 +151,8 @@ def _record(cls: Any) -> dict[str, Any]:
     properties = {}
     for name, one in fields.items():
         properties[name] = _value(hints[name]) | ({"description": said[name]} if name in said else {})
+        if "values" in one.metadata:
+            properties[name]["additionalProperties"] = one.metadata["values"]
         if isinstance(one.default, str | int | float):
             properties[name]["default"] = one.default
     required = [name for name, one in fields.items() if one.default is attrs.NOTHING]

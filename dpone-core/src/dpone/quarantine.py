@@ -33,6 +33,7 @@ from dpone import durable
 from dpone.contract import Staged, Stream
 from dpone.errors import ConfigError, Conflict, DataError, PluginError, SinkError
 from dpone.ids import ulid
+from dpone.jsontext import NotJson, has_members, json_texts
 from dpone.rowcheck import Broken, Counts, KeyRule, Keys, Left, Mask, Rules, Seen
 
 RUN = 1 << 20  # keys held in memory before they go to the disk
@@ -306,7 +307,12 @@ def _values(rows: pa.RecordBatch) -> list[dict[str, Any]]:
 
 
 def _json(column: pa.Array) -> list[Any]:
-    """Values that JSON can hold; what it has no word for as text, bytes as base64."""
+    """Values that JSON can hold; what it has no word for as text, bytes as base64, nested ones as JSON text."""
+    if has_members(column.type):
+        try:
+            return list(json_texts(column).to_pylist())
+        except NotJson as error:
+            return [f"{error.reason}, which JSON has no form for"] * len(column)
     if pa.types.is_decimal(column.type) or (
         pa.types.is_temporal(column.type) and not pa.types.is_interval(column.type)
     ):

@@ -18,6 +18,7 @@ from attrs import field, frozen
 from attrs.validators import and_, ge, le, optional
 
 from dpone.errors import ConfigError
+from dpone.schema import COLUMN_TYPES
 
 Policy = Literal["fail", "warn", "quarantine"]
 Bound = Decimal | date | datetime | time
@@ -164,7 +165,7 @@ class RowContract:
     on_violation: Policy = "fail"
     overrides: Mapping[str, Policy] = field(factory=dict)
     required_columns: tuple[str, ...] = field(default=(), converter=_texts)
-    types: Mapping[str, str] = field(factory=dict)
+    types: Mapping[str, str] = field(factory=dict, metadata=COLUMN_TYPES)
     not_null: tuple[str, ...] = field(default=(), converter=_texts)
     unique: tuple[str | tuple[str, ...], ...] = field(default=(), converter=_keys)
     ranges: Mapping[str, Range] = field(factory=dict)
@@ -233,7 +234,9 @@ class RowContract:
 
 def _check_type(column: str, name: str) -> None:
     if type_of(name) is None:
-        todo = "write an Arrow or SQL name, as in int64, bigint, decimal(10,2), text; lengths are for patterns"
+        from dpone.sql.types import instead, limit
+
+        todo = "leave the length out; those of texts are for patterns" if limit(name) is not None else instead(name)
         raise ConfigError(f"read types.{column}", f"no type {name!r}", todo)
 
 

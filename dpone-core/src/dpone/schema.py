@@ -28,6 +28,15 @@ DEFAULT = b"dpone.default"
 EQUALITY = b"dpone.equality"
 
 
+# Names to offer where the type of a column is written; dpone.sql.types knows them all, and what they are.
+TYPE_NAMES = (
+    "boolean", "smallint", "integer", "bigint", "numeric(18,2)", "real", "double", "text", "varchar(20)", "date",
+    "time", "timestamp", "timestamptz", "timestamp_ns", "json", "uuid", "bytea",
+)  # fmt: skip
+# Metadata of an option that says the types of columns, for the JSON Schema of the pipeline.
+COLUMN_TYPES = {"values": {"type": "string", "examples": [*TYPE_NAMES]}}
+
+
 def _parts(parts: Iterable[str]) -> tuple[str, ...]:
     return tuple(parts)
 

@@ -17,6 +17,7 @@ from dpone.errors import ConfigError, DataError, SinkError
 from dpone.evolution import Change, Stored
 from dpone.schema import LINEAGE, NATIVE, Name
 from dpone.sql.dialect import Dialect, Reference
+from dpone.sql.types import first_longer, limit_of
 from dpone_postgres import binary, types
 from dpone_postgres.binary import Refused
 from dpone_postgres.config import PostgresSinkOptions
@@ -47,7 +48,7 @@ class PostgresDialect(Dialect):
 
     def column(self, field: pa.Field) -> str:
         """A type of PostgreSQL's own stays what it is."""
-        native = types.native(field) or self.stores(field.type).native
+        native = types.native(field) or self._made(field)
         return f"{self.quote(field.name)} {native}{_collate(field)}{'' if field.nullable else ' NOT NULL'}"
 
     def bind(self, value: Any, type: pa.DataType) -> Any:
@@ -94,7 +95,9 @@ class PostgresDialect(Dialect):
         return word if word and self.reads(word) == column.type else types.native(column) or self._made(column)
 
     def _made(self, column: pa.Field) -> str:
-        return self.stores(column.type).native
+        """A text that the source limits is limited here too."""
+        most = limit_of(column)
+        return self.stores(column.type).native if most is None else f"character varying({most})"
 
     def rewrites(self, change: Change) -> str:
         before, after, locked = change.before, change.after, "while nobody else can read or write (ACCESS EXCLUSIVE)"
@@ -276,7 +279,9 @@ class PostgresDatabase:
         self, table: Name, schema: pa.Schema, batches: Iterable[pa.RecordBatch], lineage: Mapping[str, Any]
     ) -> int:
         """By binary COPY; by CSV, which the types' own input functions read, where a column has no binary form here."""
-        kinds = [c.kind if not c.as_text else None for c in self._targets(table, schema)]
+        targets = self._targets(table, schema)
+        kinds = [c.kind if not c.as_text else None for c in targets]
+        limits = {c.name: c.limit for c in targets if c.limit is not None}
         binary_form = None not in kinds
         written = 0
         with (
@@ -287,7 +292,7 @@ class PostgresDatabase:
                 copy.write(binary.HEADER)
             for batch in batches:
                 for piece in pieces(batch.select(schema.names)):
-                    copy.write(_encoded(piece, schema, kinds, written))
+                    copy.write(_encoded(piece, schema, kinds, limits, written))
                     written += piece.num_rows
             if binary_form:
                 copy.write(binary.TRAILER)
@@ -549,12 +554,17 @@ def numbered(sql: str) -> str:
     return first + "".join(f"${i}{piece}" for i, piece in enumerate(rest, 1))
 
 
-def _encoded(batch: pa.RecordBatch, schema: pa.Schema, kinds: Sequence[str | None], before: int) -> Any:
+def _encoded(
+    batch: pa.RecordBatch, schema: pa.Schema, kinds: Sequence[str | None], limits: Mapping[str, int], before: int
+) -> Any:
     plain = [kind for kind in kinds if kind is not None]
     columns = []
     for field in schema:
         try:
             columns.append(as_type(batch.column(field.name), field.type))
+            most = limits.get(field.name)
+            if most is not None and (row := first_longer(columns[-1], most)) >= 0:
+                raise Refused(f"a text of more than {most} characters", row)
         except Refused as error:
             raise refused(field.name, error, before) from None
     try:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import base64
 import io
-import json
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from datetime import date, datetime, time, timedelta
-from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
+from dpone.jsontext import NotJson, has_members, json_texts
+from dpone.nanoseconds import misfit
 from dpone_postgres.binary import Refused
 from dpone_postgres.types import JSON, UUID
 
@@ -32,7 +30,7 @@ def as_type(array: pa.Array, type: pa.DataType) -> pa.Array:
     """The same values as ``type``, one that a column has (``types.Column.arrow``). Raises Refused."""
     array = _plain(array)
     if type == JSON and isinstance(type, pa.BaseExtensionType):
-        texts = _json_texts(array) if pa.types.is_nested(array.type) else _storage(array).cast(pa.string())
+        texts = _json_texts(array) if has_members(array.type) else _storage(array).cast(pa.string())
         return pa.ExtensionArray.from_storage(type, texts)
     if type == pa.string() and (pa.types.is_duration(array.type) or pa.types.is_interval(array.type)):
         return _interval_texts(array)
@@ -67,7 +65,7 @@ def _cast(array: pa.Array, type: pa.DataType) -> pa.Array:
         raise Refused(f"{array.type} has no form as {type}", 0) from None
     except pa.ArrowInvalid:
         row = _first_bad(array, lambda piece: piece.cast(type))
-        raise Refused(f"a value of type {array.type} does not fit {type}", row) from None
+        raise Refused(misfit(array.type, type), row) from None
 
 
 def _first_bad(values: Any, attempt: Callable[[Any], Any]) -> int:
@@ -100,30 +98,10 @@ def _interval_texts(array: pa.Array) -> pa.Array:
 
 
 def _json_texts(array: pa.Array) -> pa.Array:
-    texts: list[str | None] = []
-    for row, value in enumerate(array):
-        try:
-            plain = value.as_py(maps_as_pydicts="strict")  # a map with one key twice is no JSON object
-            text = json.dumps(plain, default=_json, ensure_ascii=False, allow_nan=False)
-        except (TypeError, ValueError, KeyError):
-            raise Refused(f"a value of {array.type} has no form in JSON", row) from None
-        texts.append(text if value.is_valid else None)
-    return pa.array(texts, pa.string())
-
-
-def _json(value: Any) -> Any:
-    """Exact forms of what JSON lacks: decimals as text, times in ISO 8601, bytes in base64."""
-    if isinstance(value, Decimal):
-        return format(value, "f")
-    if isinstance(value, (date, datetime, time)):
-        return value.isoformat()
-    if isinstance(value, timedelta):
-        return value.total_seconds()
-    if isinstance(value, bytes):
-        return base64.b64encode(value).decode()
-    if isinstance(value, uuid.UUID):
-        return str(value)
-    raise TypeError
+    try:
+        return json_texts(array)
+    except NotJson as error:
+        raise Refused(f"{error.reason} in a value of {array.type}, which has no form in JSON", error.row) from None
 
 
 # ---- CSV

@@ -87,7 +87,7 @@ def _decimal(type: pa.DataType) -> Stored:
 
 _OWN: dict[str, pa.DataType] = {
     "interval": pa.string(), "name": pa.string(), "citext": pa.string(), "oid": pa.uint32(),
-    "character": pa.string(), "timetz": pa.string(), "time with time zone": pa.string(),
+    "int8": pa.int64(), "character": pa.string(), "timetz": pa.string(), "time with time zone": pa.string(),
     "inet": pa.string(), "cidr": pa.string(), "macaddr": pa.string(), "numeric": pa.string(), "money": pa.string(),
     "serial": pa.int32(), "bigserial": pa.int64(), "smallserial": pa.int16(),
     "bit": pa.string(), "bit varying": pa.string(), "varbit": pa.string(),
@@ -156,6 +156,11 @@ class Column:
     def kind(self) -> str | None:
         """How ``binary`` calls it; None if it goes as text only."""
         return _KINDS.get(self.receive)
+
+    @property
+    def limit(self) -> int | None:
+        """Characters that a varchar takes. Blanks beyond it the server would cut without a word."""
+        return self.modifier - 4 if self.receive == "varcharrecv" and self.modifier >= 4 else None
 
     @property
     def exact_equality(self) -> bool:

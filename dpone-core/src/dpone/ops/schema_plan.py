@@ -19,7 +19,7 @@ from dpone.plugins import Plugins, discover
 from dpone.schema import DEFAULT, NATIVE, Name
 from dpone.sql.ddl import statements
 from dpone.sql.dialect import Dialect
-from dpone.sql.types import arrow
+from dpone.sql.types import arrow, instead
 
 _SHAPE = 'write [{"name": "id", "type": "bigint", "nullable": false}, ...], or the same list as {"columns": [...]}'
 
@@ -128,8 +128,7 @@ def _field(failed: str, number: int, given: Any, dialect: Dialect) -> pa.Field:
         raise ConfigError(failed, f"column {number}: name and type must be text, nullable true or false", _SHAPE)
     found = dialect.reads(type_) or arrow(type_)
     if found is None:
-        todo = "write a SQL type with its sizes, as numeric(18,2) or varchar(50), or an Arrow type, as int64"
-        raise ConfigError(failed, f"column {name!r} has the unknown type {type_!r}", todo)
+        raise ConfigError(failed, f"column {name!r} has the unknown type {type_!r}", instead(type_))
     has_default = {DEFAULT: b"yes"} if given.get("default") is not None else {}
     return pa.field(name, found, nullable, {NATIVE: type_.encode(errors="replace"), **has_default})
 
@@ -155,4 +154,5 @@ def _line(change: Change) -> str:
     if change.kind in ("create", "null"):
         return str(change)
     sides = (_side(f) for f in (change.before, change.after))
-    return f"{change.kind} {change.column} " + " -> ".join(s["native"] or s["type"] for s in sides if s)
+    words = " -> ".join(s["native"] or s["type"] for s in sides if s)
+    return f"{change.kind} {change.column} {words}{change.condition}"

@@ -13,6 +13,7 @@ import pyarrow as pa
 from attrs import frozen
 
 from dpone.errors import ConfigError
+from dpone.evolution import EXACT_IN_DOUBLE, inexact
 from dpone.schema import Name
 from dpone.sql.types import standard
 
@@ -75,6 +76,12 @@ class Dialect(ABC):
     @abstractmethod
     def widen_column(self, table: Name, before: pa.Field, after: pa.Field) -> list[str]:
         """Statements after which the column holds ``after`` and every value it had."""
+
+    def lost(self, column: str, before: pa.DataType, after: pa.DataType) -> str:
+        """A condition that is true for values of the column which ``widen_column`` would change; empty: there is none.
+        A server rounds a whole number that a double does not hold."""
+        beyond = f"{column} NOT BETWEEN -{EXACT_IN_DOUBLE} AND {EXACT_IN_DOUBLE}"
+        return beyond if inexact(before, after) and pa.types.is_floating(after) else ""
 
     def rewrites(self, change: Change) -> str:
         """What a safe change rewrites, for the plan; empty if it touches the catalogue alone. A dialect that does not

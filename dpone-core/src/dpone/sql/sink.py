@@ -10,12 +10,12 @@ from attrs import evolve
 
 from dpone.contract import Entry, Load, Receipt, UndoPlan, Writer
 from dpone.errors import ConfigError
-from dpone.evolution import Change, Stored
+from dpone.evolution import Change, Stored, not_kept
 from dpone.pipeline import SinkSpec
 from dpone.position import Position
 from dpone.schema import PREFIX, Name
 from dpone.sql import history
-from dpone.sql.ddl import statements
+from dpone.sql.ddl import is_look, statements
 from dpone.sql.dialect import Database, Dialect
 from dpone.sql.finalize import held, is_empty, require_columns
 from dpone.sql.journal import Journal
@@ -109,8 +109,18 @@ class SqlSink:
     def apply(self, ddl: Sequence[str]) -> None:
         """In one transaction: all or nothing."""
         with transaction(self._db, str(self._target)):
+            if any(map(is_look, ddl)):
+                self._db.hold(self._target)
             for statement in ddl:
-                self._db.execute(statement)
+                self._apply(statement)
+
+    def _apply(self, statement: str) -> None:
+        if not is_look(statement):
+            self._db.execute(statement)
+            return
+        [(column, type_, rows)] = self._db.rows(statement)
+        if rows:
+            raise not_kept(str(self._target), column, type_, int(rows))
 
     def journal(self, key: str) -> Entry | None:
         return Journal(self._db, self._target).head(key)

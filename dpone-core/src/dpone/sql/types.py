@@ -1,10 +1,16 @@
-"""Names of column types, as people and catalogues write them, and what they are in Arrow."""
+"""Names of column types, as people and catalogues write them, and what they are in Arrow. Every place of a pipeline
+where a type may be written reads it by ``named``; docs/pipeline.md has the table."""
 
 from __future__ import annotations
 
+import difflib
 import re
 
 import pyarrow as pa
+import pyarrow.compute as pc
+
+from dpone.errors import ConfigError
+from dpone.schema import NATIVE, TYPE_NAMES
 
 JSON: pa.DataType = pa.json_() if hasattr(pa, "json_") else pa.string()
 UUID: pa.DataType = pa.uuid()
@@ -17,11 +23,11 @@ _PLAIN: dict[str, pa.DataType] = {
     "double": pa.float64(), "double precision": pa.float64(),
     "money": pa.decimal128(19, 4), "smallmoney": pa.decimal128(10, 4),
     "text": pa.string(), "ntext": pa.string(), "clob": pa.string(), "xml": pa.string(),
-    "blob": pa.binary(), "bytea": pa.binary(), "image": pa.binary(), "date": pa.date32(),
-    "datetime": pa.timestamp("us"), "smalldatetime": pa.timestamp("us"),
+    "blob": pa.binary(), "bytea": pa.binary(), "bytes": pa.binary(), "image": pa.binary(), "date": pa.date32(),
+    "datetime": pa.timestamp("us"), "smalldatetime": pa.timestamp("us"), "timestamp_ns": pa.timestamp("ns"),
     "json": JSON, "jsonb": JSON, "uuid": UUID, "uniqueidentifier": UUID,
 }  # fmt: skip
-_TEXT = ("char", "character", "nchar", "varchar", "nvarchar", "character varying", "char varying", "bpchar")
+_TEXT = ("string", "char", "character", "nchar", "varchar", "nvarchar", "character varying", "char varying", "bpchar")
 _BINARY = ("binary", "varbinary", "binary varying")
 _CLOCKS: dict[str, tuple[str, str | None]] = {
     "timestamp": ("timestamp", None), "timestamp without time zone": ("timestamp", None),
@@ -57,6 +63,49 @@ def standard(text: str) -> pa.DataType | None:
     if word == "float" and size is not None:
         return pa.float32() if int(size) <= 24 else pa.float64()
     return _PLAIN.get(word) if size is None and zone is None else None
+
+
+def named(text: str, failed: str) -> pa.DataType:
+    """The type that a person named, in the words of SQL or of Arrow. Raises ConfigError, ``failed`` being what failed,
+    if it is none."""
+    found = standard(text) or arrow(text)
+    if found is not None and limit(text) != 0:
+        return found
+    raise ConfigError(failed, f"unknown type {text!r}", instead(text))
+
+
+def instead(text: str) -> str:
+    """What to write in place of a name that is none."""
+    word = text.lower().partition("(")[0].strip()
+    if word in ("numeric", "decimal", "dec"):
+        return "write its digits, as in numeric(18,2): at most 76 in all, of which 2 are after the point"
+    near = difflib.get_close_matches(word, [name.partition("(")[0] for name in TYPE_NAMES], 1, 0.0)
+    return f"write {near[0] if near else 'text'}, or another of {', '.join(TYPE_NAMES)}"
+
+
+def limit(text: str) -> int | None:
+    """The n of ``varchar(n)``, at most so many characters; None for any other type, and for a text without limit.
+    ``char(n)`` is the same here: nothing is padded."""
+    match = _SIZED.fullmatch(" ".join(text.lower().split()))
+    sized = match is not None and match[1] in _TEXT and match[2] is not None and match[2].isdigit()
+    return int(match[2]) if match is not None and sized else None
+
+
+def limited(field: pa.Field, text: str) -> pa.Field:
+    """A column declared as ``text``: its length goes with it, to the targets that have one."""
+    most = limit(text)
+    return field if most is None else field.with_metadata({**(field.metadata or {}), NATIVE: b"varchar(%d)" % most})
+
+
+def limit_of(field: pa.Field) -> int | None:
+    """As ``limit``, of a column of text that says its type in the words of its source."""
+    is_text = pa.types.is_string(field.type) or pa.types.is_large_string(field.type)
+    return limit((field.metadata or {}).get(NATIVE, b"").decode(errors="replace")) if is_text else None
+
+
+def first_longer(texts: pa.Array, most: int) -> int:
+    """The index of the first text of more characters; -1 if there is none."""
+    return int(pc.index(pc.greater(pc.utf8_length(texts), most), True).as_py())
 
 
 def _decimal(size: str | None, scale: str | None) -> pa.DataType | None:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from fractions import Fraction
 from functools import partial
 from itertools import count
 from typing import Any
@@ -562,6 +563,26 @@ class SinkContract(Contract):
         load(harness, wide, strategy)
         rows = [(2**40, 1e300)] + ([(1, 0.5), (None, None)] if strategy.mode == "append" else [])
         same(harness.rows(), rows, wide.schema)
+
+    @case("schema_evolution")
+    def test_a_widening_rounds_nothing(self, harness: Harness) -> None:
+        """Whole numbers that meet fractions: the column holds both, or, where a double would round a number that is
+        there, the load stops and the target stays."""
+        strategy = _simple(harness)
+        half = pa.table({"i": pa.array([0.5])})
+        for name, number in (("fits", 2**53), ("rounds", 2**53 + 1)):
+            whole = pa.table({"i": pa.array([number, None], pa.int64())})
+            load(harness, whole, strategy, name)
+            try:
+                load(harness, half, strategy, name)
+            except SchemaBreak:
+                assert name == "rounds", "every number fits a double"
+                same(harness.rows(name), whole)
+                continue
+            rows = harness.rows(name)
+            assert rows is not None
+            found = {Fraction(value) for value in rows["i"].to_pylist() if value is not None}
+            assert found == ({Fraction(number), Fraction(1, 2)} if strategy.mode == "append" else {Fraction(1, 2)})
 
     @case("schema_evolution")
     def test_what_is_not_allowed_changes_nothing(self, harness: Harness) -> None:

@@ -49,11 +49,12 @@ from dpone.connectors.file.jsonl_format import (
     _split,
 )  # fmt: skip
 from dpone.connectors.file.text import Input, check_names, united
-from dpone.connectors.file.types import JSON, BadValue, Seen, declared, named, parse, settle
+from dpone.connectors.file.types import BadValue, Seen, declared, settle
 from dpone.contract import ChangeTable, ChangeWindow, Finding, Stream
 from dpone.errors import DataError, DponeError, Gap, IdentityChanged, SchemaBreak, SourceError
 from dpone.pipeline import SourceSpec
 from dpone.position import Position
+from dpone.sql.types import JSON, UUID, arrow, first_longer, limit_of, limited, named
 
 KIND = "file_changelog"
 _KEYS = dict.fromkeys(("table", "op", "commit", "at", "key", "values", "unchanged", "before"))
@@ -339,7 +340,7 @@ class FileChangeLog:
         options = spec.options if isinstance(spec.options, FileSourceOptions) else FileSourceOptions()
         self._label = spec.path or ""
         self._log = _Log(spec.base / self._label, self._label, options.block_bytes)
-        self._declared = declared(options.columns)
+        self._words, self._declared = options.columns, declared(options.columns)
         self._wanted = str(spec.table) if spec.table else None
         self._spool: Spool | None = None
 
@@ -495,9 +496,12 @@ class FileChangeLog:
             seen = united([{column: Seen(pa.null(), clash=JSON) for column in expected.names}, seen])
             seen = {column: evolve(what, fits=_fits(what, column, expected)) for column, what in seen.items()}
         check_names(self._log.input, list(seen))
-        types = {column: self._declared[full] for column in seen for full in (column, f"{name}.{column}")
-                 if full in self._declared}  # fmt: skip
-        return ChangeTable(settle(seen, types, expected), survey.keys.get(name, before.key if before else ()))
+        full = {column: one for column in seen for one in (column, f"{name}.{column}") if one in self._declared}
+        made = settle(seen, {column: self._declared[one] for column, one in full.items()}, expected)
+        made = pa.schema(
+            [limited(field, self._words[full[field.name]]) if field.name in full else field for field in made]
+        )
+        return ChangeTable(made, survey.keys.get(name, before.key if before else ()))
 
     # -- second pass: the changes -------------------------------------------------------------------------------
 
@@ -525,6 +529,11 @@ class FileChangeLog:
         fields = [f.with_nullable(True) for f in shape.values]
         key = [f for f in fields if f.name in shape.key]
         values, keys, before = self._columns(rows, {"values": fields, "key": key, "before": fields})
+        for one, array in zip(fields, values, strict=True):
+            if (most := limit_of(one)) is not None and (row := first_longer(array, most)) >= 0:
+                found = f"line {rows.lines[row]}, column {one.name!r} has more than {most} characters"
+                todo = f"declare a longer text, or one without a limit, as in columns: {{{one.name}: string}}"
+                raise self._log.input.bad(found, todo)
         columns = {
             OPERATION: pa.array(rows.ops, pa.string()),
             COMMIT: pa.array(rows.commits, pa.string()),
@@ -648,11 +657,29 @@ def _clash(before: Mapping[str, Mapping[str, Seen]], seen: Mapping[str, Mapping[
 
 
 def _table_json(table: ChangeTable) -> dict[str, Any]:
-    return {"columns": {f.name: named(f.type) for f in table.values}, "key": list(table.key)}
+    return {"columns": {f.name: _kept_name(f.type) for f in table.values}, "key": list(table.key)}
 
 
 def _table_from(data: Mapping[str, Any]) -> ChangeTable:
-    return ChangeTable(pa.schema([(name, parse(type_)) for name, type_ in data["columns"].items()]), tuple(data["key"]))
+    columns = [(name, _kept_type(type_)) for name, type_ in data["columns"].items()]
+    return ChangeTable(pa.schema(columns), tuple(data["key"]))
+
+
+# Types as positions keep them: by Arrow's names, but for these. Whatever a pipeline may write, these never change.
+_KEPT = {
+    pa.date32(): "date", pa.time64("us"): "time", pa.timestamp("us"): "timestamp", pa.timestamp("ns"): "timestamp_ns",
+    pa.timestamp("us", "UTC"): "timestamptz", JSON: "json", UUID: "uuid",
+}  # fmt: skip
+
+
+def _kept_name(type_: pa.DataType) -> str:
+    if pa.types.is_decimal128(type_):
+        return f"decimal({type_.precision},{type_.scale})"
+    return _KEPT.get(type_, str(type_))
+
+
+def _kept_type(name: str) -> pa.DataType:
+    return arrow(name) or named(name, "read the position")  # "float" has 4 bytes to Arrow and 8 to SQL
 
 
 class _TableStream:

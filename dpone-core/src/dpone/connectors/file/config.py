@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import difflib
-import re
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
@@ -12,13 +11,7 @@ from attrs import field, frozen
 
 from dpone.errors import ConfigError
 from dpone.pipeline import SinkOptions, SourceOptions, StateOptions
-
-# Names a pipeline may declare for a column; the types they stand for are in ``types.py``.
-TYPE_NAMES = (
-    "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float", "double", "string",
-    "binary", "date", "time", "timestamp", "timestamptz", "timestamp_ns", "json", "uuid",
-)  # fmt: skip
-DECIMAL = re.compile(r"decimal\((\d{1,2}),\s*(\d{1,2})\)")
+from dpone.schema import COLUMN_TYPES
 
 SourceFormat = Literal["csv", "jsonl", "parquet"]
 Codec = Literal["none", "gzip", "zstd", "snappy"]
@@ -30,11 +23,9 @@ def nearest(word: str, words: Iterable[str]) -> str:
 
 
 def _check_type(column: str, name: str) -> None:
-    decimal = DECIMAL.fullmatch(name)
-    if name in TYPE_NAMES or (decimal and 1 <= int(decimal[1]) <= 38 and int(decimal[2]) <= int(decimal[1])):
-        return
-    todo = f"write {nearest(name, [*TYPE_NAMES, 'decimal(18,2)'])}, or one of {', '.join(TYPE_NAMES)}, decimal(p,s)"
-    raise ConfigError(f"read columns.{column}", f"unknown type {name!r}", todo)
+    from dpone.connectors.file.types import declared  # imports pyarrow, which a pipeline of no such option does without
+
+    declared({column: name})
 
 
 def _one_character(option: str, value: str | None) -> None:
@@ -51,7 +42,8 @@ class FileSourceOptions(SourceOptions):
     header          CSV: the first row names the columns
     names           CSV: names of the columns, instead of those in the header
     encoding        of CSV and JSON Lines, as Python spells it
-    columns         column -> type. Declared columns are read as declared, whatever the data look like
+    columns         column -> type, in the words of SQL or of Arrow. Declared columns are read as declared, whatever the
+                    data look like
     null_values     CSV: unquoted texts that mean NULL; in columns that are not text, quoted ones too
     quoted_nulls    CSV: quoted ones in columns of text too
     infer           CSV: types from the first block of every file, or from all of it (one more pass)
@@ -67,7 +59,7 @@ class FileSourceOptions(SourceOptions):
     header: bool = True
     names: tuple[str, ...] = ()
     encoding: str = "utf-8"
-    columns: Mapping[str, str] = field(factory=dict)
+    columns: Mapping[str, str] = field(factory=dict, metadata=COLUMN_TYPES)
     null_values: tuple[str, ...] = ("",)
     quoted_nulls: bool = False
     infer: Literal["sample", "full"] = "sample"

@@ -28,8 +28,6 @@ from dpone.connectors.file.text import (
     wrong_encoding,
 )  # fmt: skip
 from dpone.connectors.file.types import (
-    JSON,
-    UUID,
     BadValue,
     Seen,
     in_text,
@@ -39,6 +37,7 @@ from dpone.connectors.file.types import (
     settle,
 )  # fmt: skip
 from dpone.errors import DataError, DponeError
+from dpone.sql.types import JSON, UUID
 
 _ROW = re.compile(r"Row #(\d+)")
 _COLUMN = re.compile(r"CSV column #(\d+)")

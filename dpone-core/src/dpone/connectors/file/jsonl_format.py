@@ -37,17 +37,16 @@ from dpone.connectors.file.text import (
     wrong_encoding,
 )  # fmt: skip
 from dpone.connectors.file.types import (
-    JSON,
-    UUID,
     BadValue,
     Seen,
-    is_text,
+    from_text,
     require_declared,
     restored,
     rounds,
     settle,
 )  # fmt: skip
 from dpone.evolution import holds
+from dpone.sql.types import JSON, UUID
 
 _LONG_NUMBER = re.compile(rb"[0-9][0-9.]{15,}|[0-9][eE][+-]?[0-9]{3,}")
 _SPACE = re.compile(r"[ \t\r\n]*")
@@ -357,13 +356,7 @@ def _column(values: list[str | None], type_: pa.DataType) -> pa.Array:
         return restored(pa.array(texts, pa.string()), type_)
     if pa.types.is_binary(type_) or pa.types.is_large_binary(type_):
         return pa.array([_bytes(i, v) for i, v in enumerate(texts)], type_)
-    array = pa.array(texts, pa.string())
-    if is_text(type_):
-        return array.cast(type_)
-    try:
-        return array.cast(type_)
-    except pa.ArrowException:
-        raise BadValue(_first_bad(array, type_)) from None
+    return from_text(pa.array(texts, pa.string()), type_)
 
 
 def _or_null(value: str | None) -> str | None:
@@ -392,16 +385,3 @@ def _bytes(i: int, value: str | None) -> bytes | None:
         return None if value is None else base64.b64decode(value, validate=True)
     except (binascii.Error, ValueError):
         raise BadValue(i) from None
-
-
-def _first_bad(array: pa.Array, type_: pa.DataType) -> int:
-    """By halving: the index of the first value that does not cast."""
-    low, high = 0, len(array)
-    while high - low > 1:
-        middle = (low + high) // 2
-        try:
-            array.slice(low, middle - low).cast(type_)
-            low = middle
-        except pa.ArrowException:
-            high = middle
-    return low

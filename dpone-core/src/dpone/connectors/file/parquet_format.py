@@ -14,9 +14,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dpone.connectors.file.text import Input, check_names, require_kin
-from dpone.connectors.file.types import BadValue, exactly, is_text, require_declared
-from dpone.evolution import join, plain
+from dpone.connectors.file.types import BadValue, exactly, is_text, require_declared, restored
+from dpone.evolution import plain, united
+from dpone.jsontext import has_members
 from dpone.schema import NATIVE
+from dpone.sql.types import JSON
 
 _NANOSECONDS = pa.timestamp("ns")
 _BATCH_ROWS = 1 << 14
@@ -50,8 +52,8 @@ class Parquet:
             for file in files:
                 with file.failing(), self._open(file) as opened:
                     int96.update(self._int96(file, opened))
-            fields.update({name: _as_the_target(fields[name], expected) for name in int96})
-        return pa.schema([f.with_type(self._columns.get(f.name, f.type)) for f in fields.values()])
+            fields.update({name: _as_the_target(fields[name], expected) for name in int96 - self._columns.keys()})
+        return pa.schema(list(fields.values()))
 
     def batches(self, file: Input, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         with file.failing(), self._open(file) as opened:
@@ -119,7 +121,7 @@ class Parquet:
         with file.failing(), self._open(file) as opened:
             fields = list(opened.schema_arrow)
         check_names(file, [field.name for field in fields])
-        return [_bare(field) for field in fields]
+        return [_bare(field, self._columns.get(field.name)) for field in fields]
 
 
 def _checked(file: Input, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -134,18 +136,22 @@ def _checked(file: Input, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Reco
         raise file.bad("the Parquet data is truncated or damaged", _TODO) from None
 
 
-def _bare(field: pa.Field) -> pa.Field:
-    """Without the writer's own notes, but with the native type that a source of ours noted."""
+def _bare(field: pa.Field, declared: pa.DataType | None) -> pa.Field:
+    """As declared; else without the writer's own notes, but with the native type that a source of ours noted."""
+    if declared is not None:
+        return pa.field(field.name, declared, field.nullable)
     native = (field.metadata or {}).get(NATIVE)
     return pa.field(field.name, plain(field.type), field.nullable, {NATIVE: native} if native else None)
 
 
 def _joined(file: Input, left: pa.Field, right: pa.Field) -> pa.Field:
-    type_ = join(left.type, right.type)
+    type_ = united(left.type, right.type)
     if type_ is None:
         found = f"column {left.name!r} is {right.type} here and {left.type} in a file before it"
-        raise file.bad(found, f"declare the column in the source's options, as in columns: {{{left.name}: string}}")
-    return left.with_type(type_).with_nullable(left.nullable or right.nullable)
+        kind = "json" if has_members(left.type) or has_members(right.type) else "string"
+        raise file.bad(found, f"declare the column in the source's options, as in columns: {{{left.name}: {kind}}}")
+    metadata = left.metadata if left.metadata == right.metadata else None
+    return pa.field(left.name, type_, left.nullable or right.nullable, metadata)
 
 
 def _column(file: Input, batch: pa.RecordBatch, field: pa.Field) -> pa.Array:
@@ -156,14 +162,30 @@ def _column(file: Input, batch: pa.RecordBatch, field: pa.Field) -> pa.Array:
 
 
 def _cast(file: Input, column: pa.Array, field: pa.Field) -> pa.Array:
-    if column.type == field.type:
+    if column.type == field.type and field.type != JSON:
         return column
     try:
-        return exactly(column, field.type)
+        return restored(column.storage, JSON) if column.type == JSON == field.type else exactly(column, field.type)
     except (pa.ArrowException, BadValue):
+        if column.type == JSON == field.type:
+            found = f"column {field.name!r} holds a text that is not JSON"
+            raise file.bad(found, f"declare the column, as in columns: {{{field.name}: string}}") from None
         # The driver's text quotes the value, so it is not chained.
         found = f"column {field.name!r} is {column.type}, with a value that {field.type} does not hold"
-        raise file.bad(found, "declare a wider type in the source's options") from None
+        raise file.bad(found, _wider(column.type, field)) from None
+
+
+def _wider(have: pa.DataType, field: pa.Field) -> str:
+    if pa.types.is_timestamp(have) and have.unit == "ns" and pa.types.is_timestamp(field.type):
+        return _in_nanoseconds(field)
+    kind = "json" if has_members(have) else "string"
+    return f"declare a wider type in the source's options, as in columns: {{{field.name}: {kind}}}"
+
+
+def _in_nanoseconds(field: pa.Field) -> str:
+    kind = "timestamptz(9)" if pa.types.is_timestamp(field.type) and field.type.tz else "timestamp_ns"
+    cut = "with sink.options.nanoseconds: cut to drop what the target does not hold"
+    return f"declare the column, as in columns: {{{field.name}: {kind}}}, {cut}, or {{{field.name}: string}}"
 
 
 def _one_batch(opened: pq.ParquetFile, group: int, columns: Sequence[str]) -> pa.RecordBatch:
@@ -190,7 +212,7 @@ def _instants(file: Input, field: pa.Field, coarse: pa.Array, precise: pa.Array)
     if field.type == precise.type and pa.types.is_timestamp(field.type):
         _cast(file, coarse, field)  # refuses years that nanoseconds cannot hold
         return precise
-    todo = f"declare the column, as in columns: {{{field.name}: timestamp_ns}}, or {{{field.name}: string}}"
+    todo = _in_nanoseconds(field)
     if pa.types.is_nested(field.type):
         todo = "write the file with timestamps of microseconds"
     raise file.bad(f"column {field.name!r} holds nanoseconds, which {field.type} would cut", todo)

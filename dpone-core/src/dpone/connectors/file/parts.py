@@ -17,10 +17,14 @@ import pyarrow.parquet as pq
 
 from dpone import durable
 from dpone.connectors.file.config import FileSinkOptions
-from dpone.connectors.file.types import JSON, UUID, is_text
+from dpone.connectors.file.types import first_without_text, is_text
 from dpone.contract import Stream
 from dpone.errors import DataError
+from dpone.evolution import EXACT_IN_DOUBLE, plain
+from dpone.jsontext import NotJson, has_members, has_union, json_texts
+from dpone.nanoseconds import misfit
 from dpone.schema import LOADED_AT
+from dpone.sql.types import JSON, UUID
 
 GROUP_ROWS = 1 << 17  # rows of a Parquet row group, unless the bytes below come first
 GROUP_BYTES = 8 << 20  # Arrow bytes held before a row group is written
@@ -28,15 +32,32 @@ GROUP_BYTES = 8 << 20  # Arrow bytes held before a row group is written
 
 def refused(format: str, type_: pa.DataType) -> str:
     """Why a format cannot keep a type; empty if it can."""
-    if pa.types.is_run_end_encoded(type_) or pa.types.is_union(type_):
+    if pa.types.is_run_end_encoded(type_) or has_union(type_):
         return f"{format} has no such type"
-    if format == "parquet" and pa.types.is_interval(type_):
-        return "Parquet has no intervals"
+    if isinstance(type_, pa.BaseExtensionType) and type_ not in (JSON, UUID):
+        return refused(format, type_.storage_type)
+    if format == "parquet":
+        return _refused_by_parquet(type_)
+    type_ = plain(type_)
     if format == "csv" and (pa.types.is_nested(type_) or pa.types.is_interval(type_)):
         return "a CSV value is not nested"
     if format == "csv" and type_ != UUID and (pa.types.is_binary(type_) or _bytes_of_another_kind(type_)):
         return "CSV holds text, not bytes"
     return ""
+
+
+def _refused_by_parquet(type_: pa.DataType) -> str:
+    t = pa.types
+    if t.is_interval(type_):
+        return "Parquet has no intervals"
+    if t.is_string_view(type_) or t.is_binary_view(type_) or t.is_list_view(type_) or t.is_large_list_view(type_):
+        return "Parquet has no views"
+    if t.is_struct(type_) and not type_.num_fields:
+        return "Parquet has no structs without a member"
+    if t.is_dictionary(type_):
+        return "Parquet has no dictionaries of these" if t.is_nested(type_.value_type) else ""
+    inner = [type_.field(i).type for i in range(type_.num_fields)] if t.is_nested(type_) else []
+    return next(filter(None, (refused("parquet", one) for one in inner)), "")
 
 
 def _bytes_of_another_kind(type_: pa.DataType) -> bool:
@@ -54,6 +75,8 @@ def write_part(
     try:
         with _WRITERS[options.format](beside, schema, options) as write:
             for batch in _complete(stream, schema, constants):
+                if options.format != "parquet":
+                    _require_text(batch)
                 write(batch)
                 rows, size = rows + batch.num_rows, size + batch.nbytes
         durable.sync_file(beside)
@@ -74,6 +97,12 @@ def _complete(stream: Stream, schema: pa.Schema, constants: Mapping[str, Any]) -
         yield pa.RecordBatch.from_arrays([*columns, *filled.arrays(batch.num_rows)], schema=schema)
 
 
+def _require_text(batch: pa.RecordBatch) -> None:
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        if first_without_text(column) >= 0:
+            raise DataError(f"write column {name}", "a year beyond 32767, which has no text", "use format: parquet")
+
+
 def _column(batch: pa.RecordBatch, field: pa.Field) -> pa.Array:
     at = batch.schema.get_field_index(field.name)
     if at < 0:
@@ -86,7 +115,7 @@ def _column(batch: pa.RecordBatch, field: pa.Field) -> pa.Array:
     except pa.ArrowException:
         # The driver's text quotes the value, so it is not chained.
         todo = f"declare the column as {field.type} in the source, or change the target's column"
-        found = f"a {column.type} value that {field.type} does not hold"
+        found = misfit(column.type, field.type)
         raise DataError(f"write column {field.name}", found, todo) from None
 
 
@@ -150,6 +179,22 @@ def _repetitive(table: pa.Table) -> list[str]:
     return [*worth, *(n for n in (LOADED_AT,) if n in table.schema.names)]
 
 
+def beyond_double(path: Path, column: str) -> int:
+    """How many whole numbers of a Parquet part a double may not hold."""
+    lost = 0
+    with pq.ParquetFile(path) as part:
+        at = part.schema_arrow.get_field_index(column)
+        type_ = plain(part.schema_arrow.field(at).type) if at >= 0 else pa.null()
+        if type_ not in (pa.int64(), pa.uint64()):
+            return 0
+        least = pa.scalar(-EXACT_IN_DOUBLE if type_ == pa.int64() else 0, type_)
+        for batch in part.iter_batches(columns=[column]):
+            values = batch.column(0).cast(type_)
+            beyond = pc.or_(pc.less(values, least), pc.greater(values, pa.scalar(EXACT_IN_DOUBLE, type_)))
+            lost += pc.sum(beyond).as_py() or 0
+    return lost
+
+
 def _output(path: Path, codec: str) -> pa.NativeFile:
     file = pa.OSFile(str(path), "wb")
     return file if codec == "none" else pa.CompressedOutputStream(file, codec)
@@ -158,7 +203,7 @@ def _output(path: Path, codec: str) -> pa.NativeFile:
 @contextlib.contextmanager
 def _csv(path: Path, schema: pa.Schema, options: FileSinkOptions) -> Iterator[Callable[[pa.RecordBatch], None]]:
     """NULL is an empty field, the empty text is quoted: the two stay apart."""
-    texts = pa.schema([pa.field(f.name, pa.string() if f.type in (JSON, UUID) else _in_utc(f.type)) for f in schema])
+    texts = pa.schema([pa.field(f.name, pa.string() if f.type in (JSON, UUID) else _in_csv(f.type)) for f in schema])
     with _output(path, options.codec) as file, pyarrow.csv.CSVWriter(file, texts) as writer:
         yield lambda batch: writer.write_batch(
             pa.RecordBatch.from_arrays([_plain(column) for column in batch.columns], schema=texts)
@@ -168,7 +213,13 @@ def _csv(path: Path, schema: pa.Schema, options: FileSinkOptions) -> Iterator[Ca
 def _plain(column: pa.Array) -> pa.Array:
     if column.type == UUID:
         return pa.array([None if value is None else str(value) for value in column.to_pylist()], pa.string())
-    return column.storage if column.type == JSON else column.cast(_in_utc(column.type))
+    if isinstance(column.type, pa.BaseExtensionType):
+        column = column.storage
+    return column.cast(_in_csv(column.type))
+
+
+def _in_csv(type_: pa.DataType) -> pa.DataType:
+    return _in_utc(plain(type_.storage_type if isinstance(type_, pa.BaseExtensionType) else type_))
 
 
 def _in_utc(type_: pa.DataType) -> pa.DataType:
@@ -197,10 +248,20 @@ def _json_texts(column: pa.Array, name: str) -> list[str]:
     if type_ == JSON:
         # A line break between tokens is not part of the value, and would end the line.
         return [_one_line(text) for text in column.storage.fill_null("null").to_pylist()]
+    if has_members(type_) or pa.types.is_interval(type_):
+        return _nested_texts(column, name)
     if pa.types.is_temporal(type_):
         is_duration = pa.types.is_duration(type_)
         column = column.cast(pa.int64()) if is_duration else column.cast(_in_utc(type_)).cast(pa.string())
     return [_json_text(value, name) for value in column.to_pylist()]
+
+
+def _nested_texts(column: pa.Array, name: str) -> list[str]:
+    try:
+        return [_one_line(text) for text in json_texts(column).fill_null("null").to_pylist()]
+    except NotJson as error:
+        found = f"column {name} holds {error.reason}, which JSON has no form for"
+        raise DataError("write JSON Lines", found, "use format: parquet") from None
 
 
 def _one_line(text: str) -> str:

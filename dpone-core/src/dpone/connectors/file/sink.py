@@ -9,7 +9,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -20,11 +20,12 @@ from attrs import asdict, evolve, frozen
 from dpone import durable
 from dpone.connectors.file.config import FileSinkOptions
 from dpone.connectors.file.manifest import PART, Folder, Manifest, PartFile, Replaced
-from dpone.connectors.file.parts import refused, write_part
+from dpone.connectors.file.parts import beyond_double, refused, write_part
 from dpone.contract import Entry, Finding, Kept, Load, Part, Receipt, Staged, Stream, UndoPlan, Writer
 from dpone.errors import ConfigError, Conflict, DataError, SinkError, UndoRefused
-from dpone.evolution import Change, Stored
+from dpone.evolution import Change, Stored, not_kept
 from dpone.ids import ulid
+from dpone.jsontext import has_members
 from dpone.pipeline import SinkSpec
 from dpone.position import Position
 from dpone.schema import LINEAGE, LOAD_ID, LOADED_AT
@@ -93,6 +94,8 @@ class FileSink:
 
     def ddl(self, changes: Sequence[Change]) -> list[str]:
         """Parts are immutable, so a change is one of the manifest's columns only; each statement is a JSON object."""
+        for change in changes:
+            self._require_columns([*(change.schema or ()), *([change.after] if change.after is not None else ())])
         return [json.dumps(_statement(change), ensure_ascii=False) for change in changes]
 
     def apply(self, ddl: Sequence[str]) -> None:
@@ -103,8 +106,17 @@ class FileSink:
             manifest = self.folder.read() or Manifest()
             schema = manifest.schema
             for text in ddl:
-                schema = _changed(schema, json.loads(text), self._lineage())
+                statement = json.loads(text)
+                for column, type_ in statement.get("looks_at", {}).items():
+                    self._require_kept(manifest, column, type_)
+                schema = _changed(schema, statement, self._lineage())
             self.folder.write(evolve(manifest, schema=schema))
+
+    def _require_kept(self, manifest: Manifest, column: str, type_: str) -> None:
+        """Parts stay as they are, so this is about who reads them: together they are doubles now. Text has digits."""
+        paths = [self.folder.path / file.name for file in manifest.files if file.name.endswith(".parquet")]
+        if lost := sum(beyond_double(path, column) for path in paths):
+            raise not_kept(self.folder.label, column, type_, lost)
 
     def journal(self, key: str) -> Entry | None:
         """A run killed between the rename of its manifest and the sync leaves one that a power cut takes back. What is
@@ -118,12 +130,7 @@ class FileSink:
         if load.schema is not None and load.strategy.mode not in ("full_refresh", "append"):
             todo = "use full_refresh or append; a folder of immutable parts cannot change rows in place"
             raise ConfigError(f"write {self.folder.label}", f"strategy {load.strategy.mode}", todo)
-        for field in load.schema or ():
-            if field.name in LINEAGE:
-                raise DataError(f"write {self.folder.label}", f"a column named {field.name}", "rename it in the source")
-            if why := refused(self.options.format, field.type):
-                found = f"column {field.name} is {field.type}, but {why}"
-                raise DataError(f"write {self.folder.label}", found, "use format: parquet")
+        self._require_columns(load.schema or ())
         with self._failing("open"), self.folder.lock():
             manifest = self.folder.read()
             if manifest:
@@ -132,6 +139,17 @@ class FileSink:
                 self.folder.sweep(manifest)
         with self._failing("open"):
             return FileWriter(self, load)
+
+    def _require_columns(self, columns: Iterable[pa.Field]) -> None:
+        for field in columns:
+            if field.name in LINEAGE:
+                raise DataError(f"write {self.folder.label}", f"a column named {field.name}", "rename it in the source")
+            if why := refused(self.options.format, field.type):
+                found = f"column {field.name} is {field.type}, but {why}"
+                todo = "use format: parquet, or another type in the source"
+                if has_members(field.type):
+                    todo = f"declare it in the source, as in columns: {{{field.name}: json}}, or use format: parquet"
+                raise DataError(f"write {self.folder.label}", found, todo)
 
     def undo_plan(self, key: str, load_id: str) -> UndoPlan:
         replaced = self._replaced(self.folder.read(), key, load_id)
@@ -433,7 +451,8 @@ def _statement(change: Change) -> dict[str, Any]:
         return {"create": columns, "arrow": _packed(change.schema)}
     if change.kind in ("add", "widen") and change.after is not None:
         after = change.after
-        return {change.kind: {after.name: str(after.type)}, "arrow": _packed(pa.schema([after]))}
+        looks = {"looks_at": {after.name: str(after.type)}} if change.looks else {}
+        return {change.kind: {after.name: str(after.type)}, "arrow": _packed(pa.schema([after])), **looks}
     raise SinkError(f"plan {change}", "a change the manifest cannot hold", "allow or avoid it in the pipeline")
 
 

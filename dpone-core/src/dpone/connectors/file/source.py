@@ -30,6 +30,7 @@ from dpone.errors import ConfigError, ContentChanged, DponeError, IdentityChange
 from dpone.evolution import has_default
 from dpone.pipeline import SourceSpec
 from dpone.position import Position
+from dpone.sql.types import first_longer, limit_of, limited
 
 KIND = "files"
 _FORMATS = {
@@ -240,9 +241,9 @@ class FileSource:
         for one, file in zip(inputs, files, strict=True):
             self._require_kind(one, self._kind(file))
         format = self._format(files[0])
-        schema = without_lineage(format.schema(inputs, expected))
+        made = without_lineage(format.schema(inputs, expected))
         self._given = format.given
-        return schema
+        return pa.schema([limited(field, self._options.columns.get(field.name, "")) for field in made])
 
     def _kind(self, file: _Found) -> str:
         """The format of a file, by option or by its extension."""
@@ -281,6 +282,7 @@ class _FileStream:
         self, file: _Found, schema: pa.Schema, format: _Format, batch_rows: int | None, span: tuple[int, int] | None
     ) -> None:
         self.schema = schema
+        self._limits = {field.name: most for field in schema if (most := limit_of(field)) is not None}
         self._file, self._format, self._batch_rows = file, format, batch_rows
         label = file.name if span is None or span[0] == 0 else f"{file.name} (the piece from {span[0]:,} on)"
         self._input = Input(file.path, label, span)
@@ -288,14 +290,24 @@ class _FileStream:
     def batches(self) -> Iterator[pa.RecordBatch]:
         """At most ``batch_rows`` rows each. The file is looked at again after the last row and after a failure:
         a row that cannot be read may be one that is being written."""
+        rows = 0
         try:
             for batch in self._format.batches(self._input, self.schema):
+                self._require_lengths(batch, rows)
+                rows += batch.num_rows
                 for start in range(0, batch.num_rows, self._batch_rows or max(batch.num_rows, 1)):
                     yield batch.slice(start, self._batch_rows)
         except DponeError:
             self._file.require_unchanged()
             raise
         self._file.require_unchanged()
+
+    def _require_lengths(self, batch: pa.RecordBatch, before: int) -> None:
+        for name, most in self._limits.items():
+            if (row := first_longer(batch.column(name), most)) >= 0:
+                place = f"row {before + row + 1} (of the data, from 1), column {name!r}"
+                todo = f"declare a longer text, or one without a limit, as in columns: {{{name}: string}}"
+                raise self._input.bad(f"{place} has more than {most} characters", todo)
 
     def open_native(self, format: str) -> Iterator[bytes]:
         raise SourceError(f"read {self._file.name}", f"native format {format!r} was asked for", "read batches")

@@ -13,38 +13,29 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from attrs import evolve, field, frozen
 
-from dpone.connectors.file.config import DECIMAL, nearest
+from dpone.connectors.file.config import nearest
 from dpone.errors import ConfigError
 from dpone.evolution import holds, plain
+from dpone.jsontext import NotJson, has_members, json_texts
 from dpone.schema import LINEAGE
+from dpone.sql.types import JSON, UUID, instead, named
 
-_NAMED = {
-    "bool": pa.bool_(), "int8": pa.int8(), "int16": pa.int16(), "int32": pa.int32(), "int64": pa.int64(),
-    "uint8": pa.uint8(), "uint16": pa.uint16(), "uint32": pa.uint32(), "uint64": pa.uint64(),
-    "float": pa.float32(), "double": pa.float64(), "string": pa.string(), "binary": pa.binary(), "date": pa.date32(),
-    "time": pa.time64("us"), "timestamp": pa.timestamp("us"), "timestamptz": pa.timestamp("us", "UTC"),
-    "timestamp_ns": pa.timestamp("ns"), "json": pa.json_(), "uuid": pa.uuid(),
-}  # fmt: skip
 _FAR_EXPONENT = re.compile(r"[+-]?[0-9.]+[eE][+-]?[0-9]{18,}")
-JSON, UUID = _NAMED["json"], _NAMED["uuid"]
 
 
 def declared(columns: Mapping[str, str]) -> dict[str, pa.DataType]:
-    return {column: parse(name) for column, name in columns.items()}
+    """Raises ConfigError for a name that is none, and for a type that no file's text can be read as."""
+    types = {column: named(name, f"read columns.{column}") for column, name in columns.items()}
+    for column, type_ in types.items():
+        if any(is_one(type_) for is_one in _NOT_OF_TEXT):
+            raise ConfigError(f"read columns.{column}", f"{columns[column]} is not a type for files", instead(""))
+    return types
 
 
-def parse(name: str) -> pa.DataType:
-    """``decimal(18,2)`` -> decimal128(18, 2). The names were checked with the options."""
-    if decimal := DECIMAL.fullmatch(name):
-        return pa.decimal128(int(decimal[1]), int(decimal[2]))
-    return _NAMED[name]
-
-
-def named(type_: pa.DataType) -> str:
-    """The inverse of ``parse``."""
-    if pa.types.is_decimal(type_):
-        return f"decimal({type_.precision},{type_.scale})"
-    return next(name for name, known in _NAMED.items() if known == type_)
+_NOT_OF_TEXT = (
+    pa.types.is_null, pa.types.is_float16, pa.types.is_duration, pa.types.is_interval, pa.types.is_string_view,
+    pa.types.is_binary_view,
+)  # fmt: skip
 
 
 def require_declared(columns: Mapping[str, object], names: set[str], where: str, expected: pa.Schema | None) -> None:
@@ -61,17 +52,19 @@ def is_text(type_: pa.DataType) -> bool:
 
 
 def in_text(type_: pa.DataType) -> pa.DataType:
-    """The type in which a text reader hands over a column: json and uuid come as text and are ``restored``."""
-    return pa.string() if type_ in (JSON, UUID) else type_
+    """The type in which a text reader hands over a column: what it does not know comes as text and is ``restored``."""
+    return pa.string() if type_ in (JSON, UUID) or pa.types.is_decimal256(type_) else type_
 
 
 def restored(texts: pa.Array, type_: pa.DataType) -> pa.Array:
-    """Text -> json or uuid; raises BadValue with the index of the first value that is neither."""
+    """Text -> json, uuid, or what Arrow makes of it; raises BadValue with the index of the first value that is not."""
     if type_ == JSON:
         for i, text in enumerate(texts.to_pylist()):
             if text is not None and not _is_json(text):
                 raise BadValue(i)
         return pa.ExtensionArray.from_storage(type_, texts)
+    if type_ != UUID:
+        return from_text(texts, type_)
     values: list[bytes | None] = []
     for i, text in enumerate(texts.to_pylist()):
         try:
@@ -79,6 +72,29 @@ def restored(texts: pa.Array, type_: pa.DataType) -> pa.Array:
         except ValueError:
             raise BadValue(i) from None
     return pa.ExtensionArray.from_storage(type_, pa.array(values, pa.binary(16)))
+
+
+def from_text(texts: pa.Array, type_: pa.DataType) -> pa.Array:
+    """Texts as a type that Arrow reads from text, or as a time, which it does not. Raises BadValue."""
+    try:
+        return _parsed(texts, type_)
+    except pa.ArrowException:
+        low, high = 0, len(texts)
+        while high - low > 1:  # the first value that fails, by halving
+            middle = (low + high) // 2
+            try:
+                _parsed(texts.slice(low, middle - low), type_)
+                low = middle
+            except pa.ArrowException:
+                high = middle
+        raise BadValue(low) from None
+
+
+def _parsed(texts: pa.Array, type_: pa.DataType) -> pa.Array:
+    if not pa.types.is_time(type_):
+        return texts.cast(type_)
+    days = pc.binary_join_element_wise("1970-01-01 ", texts.cast(pa.string()), "")
+    return days.cast(pa.timestamp(type_.unit)).cast(type_)
 
 
 def _is_json(text: str) -> bool:
@@ -96,10 +112,14 @@ def exactly(values: pa.Array, type_: pa.DataType) -> pa.Array:
     makes infinity of a number too large, cuts a time to its day, and takes any number but 0 for true (pyarrow 26). So
     what may lose something is cast back and compared; a text has no such way back, and only floats lose its digits.
     """
+    if type_ == JSON and has_members(values.type):
+        return _as_json(values)
     values = values.cast(plain(values.type))
     if is_text(values.type) and type_ in (JSON, UUID):
         return restored(values.cast(pa.string()), type_)
-    cast = values.cast(type_)
+    if is_text(type_) and (far := first_without_text(values)) >= 0:
+        raise BadValue(far)
+    cast = from_text(values, type_) if is_text(values.type) else values.cast(type_)
     if is_text(values.type) and pa.types.is_floating(type_):
         for i, text in enumerate(values.to_pylist()):
             if text is not None and rounds(text):
@@ -109,6 +129,31 @@ def exactly(values: pa.Array, type_: pa.DataType) -> pa.Array:
         if not pc.all(same).as_py():
             raise BadValue(pc.index(same, False).as_py())
     return cast
+
+
+# Days of -32767-01-01 and 32767-12-31, from 1970-01-01. Arrow writes others as "<value out of range: ...>".
+_DAYS = (-12_687_428, 11_248_737)
+_PER_DAY = {"s": 86_400, "ms": 86_400_000, "us": 86_400_000_000}
+
+
+def first_without_text(values: pa.Array) -> int:
+    """The index of the first date or timestamp of a year that Arrow has no text for; -1 if there is none."""
+    type_ = plain(values.type)
+    if pa.types.is_date(type_):
+        numbers, day = values.cast(pa.date32()).cast(pa.int32()).cast(pa.int64()), 1
+    elif pa.types.is_timestamp(type_) and type_.unit in _PER_DAY:
+        numbers, day = values.cast(type_).cast(pa.int64()), _PER_DAY[type_.unit]
+    else:
+        return -1
+    outside = pc.or_(pc.less(numbers, _DAYS[0] * day), pc.greater_equal(numbers, (_DAYS[1] + 1) * day))
+    return int(pc.index(outside, True).as_py())
+
+
+def _as_json(values: pa.Array) -> pa.Array:
+    try:
+        return pa.ExtensionArray.from_storage(JSON, json_texts(values))
+    except NotJson as error:
+        raise BadValue(error.row) from None
 
 
 def _same(left: pa.Array, right: pa.Array) -> pa.Array:

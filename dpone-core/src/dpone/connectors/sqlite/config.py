@@ -8,19 +8,20 @@ from typing import Literal
 from attrs import field, frozen
 
 from dpone.pipeline import SinkOptions, SourceOptions, StateOptions
+from dpone.schema import COLUMN_TYPES
 
 
 @frozen
 class SqliteSourceOptions(SourceOptions):
     """columns: the type of a column, where the declared one does not tell: ``columns: {amount: decimal(12,2)}``.
 
-    Types: string, int64, double, binary, bool, date, timestamp, timestamptz, time, json, uuid, decimal(p,s).
+    Types are written in the words of SQL or of Arrow.
     busy_timeout: seconds to wait for another process that holds the database.
     partition_by: with runtime.partitions, the column whose ranges are read on their own. By default a primary key of
     one column, else the rowid; a query has neither.
     """
 
-    columns: Mapping[str, str] = field(factory=dict)
+    columns: Mapping[str, str] = field(factory=dict, metadata=COLUMN_TYPES)
     busy_timeout: float = 30.0
     partition_by: str | None = None
 

@@ -72,9 +72,17 @@ class SqliteDialect(Dialect):
             f"ALTER TABLE {name} RENAME COLUMN {new} TO {old}",
         ]
 
+    def lost(self, column: str, before: pa.DataType, after: pa.DataType) -> str:
+        """A column of dates may hold texts of any other form."""
+        if pa.types.is_date(before) and pa.types.is_timestamp(after):
+            return f"{column} NOT GLOB '[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]'"
+        return super().lost(column, before, after)
+
 
 def _widened(column: str, before: pa.DataType, after: pa.DataType) -> str:
-    """Digits gain the zeros of the new scale, so that equal numbers stay equal texts."""
+    """Digits gain the zeros of the new scale, and dates the time, so that equal values stay equal texts."""
+    if pa.types.is_date(before) and pa.types.is_timestamp(after):
+        return f"{column} || ' 00:00:00.000000'"
     if not pa.types.is_decimal(after):
         return column
     scale = before.scale if pa.types.is_decimal(before) else 0

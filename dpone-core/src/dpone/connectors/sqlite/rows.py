@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import uuid
 from collections.abc import Callable, Sequence
-from datetime import date, datetime, time, timedelta
+from datetime import date
 from decimal import Decimal
 from typing import Any
 
@@ -15,6 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dpone.connectors.sqlite.types import JSON, UUID
+from dpone.jsontext import NotJson, has_members, interval_text, json_texts
+from dpone.nanoseconds import misfit
 
 _EPOCH = date(1970, 1, 1)
 _DAYS = ((date.min - _EPOCH).days, (date.max - _EPOCH).days)
@@ -35,10 +36,10 @@ class Refused(ValueError):
 def encode(array: pa.Array, type: pa.DataType, *, nan_to_null: bool = False) -> list[Any]:
     """Values of a column whose Arrow type is ``type`` (one that ``stores`` gives), NULL as None. Raises Refused."""
     array = _plain(array)
-    if type == JSON and pa.types.is_nested(array.type):
-        return _json_texts(array)
+    if type == JSON and has_members(array.type):
+        return _objects(_json_texts(array))
     if pa.types.is_interval(array.type):
-        return [None if v is None else _interval(v) for v in array.to_pylist()]
+        return [None if v is None else interval_text(v) for v in array.to_pylist()]
     if isinstance(array.type, pa.BaseExtensionType) and array.type != type:
         array = array.storage
     array = _cast(array, type)
@@ -85,7 +86,7 @@ def _cast(array: pa.Array, type: pa.DataType) -> pa.Array:
         raise Refused(f"{array.type} has no form as {type}", 0) from None
     except pa.ArrowInvalid:
         row = _first_bad(array, lambda piece: piece.cast(type))
-        raise Refused(f"a value of type {array.type} does not fit {type}", row) from None
+        raise Refused(misfit(array.type, type), row) from None
 
 
 def _first_bad(values: Any, attempt: Callable[[Any], Any]) -> int:
@@ -147,37 +148,11 @@ def _require_range(numbers: pa.Array, bounds: tuple[int, int]) -> None:
         raise Refused("a year outside 0001 to 9999", outside.index(True).as_py())
 
 
-def _interval(value: Any) -> str:
-    """ISO 8601 with the nanoseconds as a fraction of a second; months, days and seconds are kept apart."""
-    sign, nanoseconds = ("-" if value.nanoseconds < 0 else ""), abs(value.nanoseconds)
-    return f"P{value.months}M{value.days}DT{sign}{nanoseconds // 10**9}.{nanoseconds % 10**9:09d}S"
-
-
-def _json_texts(array: pa.Array) -> list[Any]:
-    texts: list[Any] = []
-    for row, value in enumerate(array):
-        try:
-            plain = value.as_py(maps_as_pydicts="strict")  # a map with one key twice is no JSON object
-            text = json.dumps(plain, default=_json, ensure_ascii=False, allow_nan=False)
-        except (TypeError, ValueError, KeyError):
-            raise Refused(f"a value of {array.type} has no form in JSON", row) from None
-        texts.append(text if value.is_valid else None)
-    return texts
-
-
-def _json(value: Any) -> Any:
-    """Exact forms of what JSON lacks: decimals as text, times in ISO 8601, bytes in base64."""
-    if isinstance(value, Decimal):
-        return format(value, "f")
-    if isinstance(value, (date, datetime, time)):
-        return value.isoformat()
-    if isinstance(value, timedelta):
-        return value.total_seconds()
-    if isinstance(value, bytes):
-        return base64.b64encode(value).decode()
-    if isinstance(value, uuid.UUID):
-        return str(value)
-    raise TypeError
+def _json_texts(array: pa.Array) -> pa.Array:
+    try:
+        return json_texts(array)
+    except NotJson as error:
+        raise Refused(f"{error.reason} in a value of {array.type}, which has no form in JSON", error.row) from None
 
 
 # ---- SQLite to Arrow
@@ -212,7 +187,7 @@ def _allowed(type: pa.DataType) -> set[Any]:
         return {int, float, _NONE}
     if t.is_decimal(type):
         return {int, float, str, _NONE}
-    if t.is_binary(type):
+    if t.is_binary(type) or t.is_large_binary(type):
         return {bytes, _NONE}
     return {str, _NONE}
 
@@ -233,9 +208,15 @@ def _array(values: Sequence[Any], type: pa.DataType) -> pa.Array:
             if text is not None:
                 _require_json(text)
         return pa.array(values, type.storage_type).cast(type)
+    if t.is_floating(type) and type != pa.float64():
+        doubles = pa.array(values, pa.float64())
+        shorter = doubles.cast(type)
+        if not shorter.cast(pa.float64()).equals(doubles):  # Arrow rounds without a word
+            raise ValueError
+        return shorter
     if t.is_time(type):
         days = [None if v is None else "1970-01-01 " + v for v in values]
-        return pa.array(days, pa.string()).cast(pa.timestamp("us")).cast(type)
+        return pa.array(days, pa.string()).cast(pa.timestamp(type.unit)).cast(type)
     if t.is_date(type) or t.is_timestamp(type):
         return pa.array(values, pa.string()).cast(type)
     return pa.array(values, type)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Sequence
 
 import pyarrow as pa
 
@@ -17,7 +16,6 @@ from dpone.evolution import Change
 from dpone.pipeline import SinkSpec
 from dpone.schema import DEFAULT
 from dpone.sql.sink import SqlSink, target_of
-from dpone.sql.writer import transaction
 
 
 class SqliteSink(SqlSink):
@@ -68,15 +66,9 @@ class SqliteSink(SqlSink):
             todo = "make the table anew with the wider column by hand, or load into a new table; nothing was changed"
             raise SchemaBreak(f"widen column {column.name} of {self._target}", found, todo)
 
-    def apply(self, ddl: Sequence[str]) -> None:
-        """In one transaction: all or nothing."""
-        with transaction(self._db, str(self._target)):
-            for statement in ddl:
-                self._apply(statement)
-
     def _apply(self, statement: str) -> None:
         try:
-            self._db.execute(statement)
+            super()._apply(statement)
         except SinkError as error:
             if getattr(error.__cause__, "sqlite_errorname", "") != "SQLITE_ERROR":
                 raise

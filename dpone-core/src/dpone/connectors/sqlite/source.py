@@ -46,6 +46,7 @@ from dpone.sql.cursor import (
     unseen,
 )
 from dpone.sql.in_flight import settle
+from dpone.sql.types import first_longer, limit_of, limited, named
 
 _BATCH_ROWS = 10_000
 _BATCH_BYTES = 8_000_000
@@ -68,7 +69,7 @@ class SqliteSource:
         self._table = table_name(spec.table) if spec.table else None
         self._query = spec.query
         self.name = str(self._table) if self._table else "the query"
-        self._chosen = {column: types.option(text) for column, text in self._options.columns.items()}
+        self._chosen = {column: named(text, "read options.columns") for column, text in self._options.columns.items()}
         self._db: sqlite3.Connection | None = None
         self._schema: pa.Schema | None = None
         self._reading: Reading | None = None
@@ -306,7 +307,8 @@ class SqliteSource:
         loose = [n for n, t in self._chosen.items() if t == pa.string() and not types.has_affinity(found[n])]
         if open_ := [name for name, type_ in known.items() if type_ is None]:
             known |= self._inferred(open_, expected)
-        made = pa.schema(known.items())
+        stated = self._options.columns
+        made = pa.schema([limited(pa.field(name, type_), stated.get(name, "")) for name, type_ in known.items()])
         if any_said(self.rows):
             made = collated(made, self.relation, self.rows, SqliteDialect())
         return pa.schema([compared(f, "as numbers, whatever their form") if f.name in loose else f for f in made])
@@ -443,8 +445,12 @@ class _SqliteStream:
 
     def _array(self, field: pa.Field, values: Row, before: int) -> pa.Array:
         try:
-            return decode(values, field.type, as_text=self._source.as_text(field.name))
+            array = decode(values, field.type, as_text=self._source.as_text(field.name))
+            if (most := limit_of(field)) is not None and (row := first_longer(array, most)) >= 0:
+                raise Refused(f"more than {most} characters", row)
+            return array
         except Refused as error:
             found = f"column {field.name}, row {before + error.row + 1:,} of the read: {error.reason}"
-            todo = f"correct the value, or state options.columns: {{{field.name}: string}}"
+            kind = "double" if field.type == pa.float32() else "string"
+            todo = f"correct the value, or state options.columns: {{{field.name}: {kind}}}"
             raise DataError(f"read {self._source.name}", found, todo) from None

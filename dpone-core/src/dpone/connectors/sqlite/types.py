@@ -11,7 +11,6 @@ import re
 
 import pyarrow as pa
 
-from dpone.errors import ConfigError
 from dpone.evolution import Stored, plain
 from dpone.sql import types as common
 
@@ -101,20 +100,3 @@ def writable(text: str) -> pa.DataType:
         return pa.float64() if text.strip() else pa.binary()
     keeps_double = pa.types.is_decimal(type_) and not text.upper().strip().startswith("DECIMAL_TEXT")
     return pa.float64() if keeps_double and type_.precision > 15 else type_
-
-
-_OPTIONS: dict[str, pa.DataType] = {
-    "string": pa.string(), "int64": pa.int64(), "double": pa.float64(), "binary": pa.binary(), "bool": pa.bool_(),
-    "date": pa.date32(), "timestamp": _TIMESTAMP, "timestamptz": _INSTANT, "time": _TIME, "json": JSON, "uuid": UUID,
-}  # fmt: skip
-
-
-def option(text: str) -> pa.DataType:
-    """A type of ``options.columns``."""
-    match = re.fullmatch(r"decimal\((\d+),\s*(\d+)\)", text)
-    if match and 0 < int(match[1]) <= 38 and int(match[2]) <= int(match[1]):
-        return pa.decimal128(int(match[1]), int(match[2]))
-    if text in _OPTIONS:
-        return _OPTIONS[text]
-    todo = f"use one of {', '.join(_OPTIONS)}, decimal(p,s) with p up to 38"
-    raise ConfigError("read options.columns", f"unknown type {text!r}", todo)
