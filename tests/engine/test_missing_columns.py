@@ -210,8 +210,10 @@ def test_a_default_is_never_mixed_with_null(project: Project) -> None:
     *_, last = loaded(project, "csv", sqlite_sink(), together=True)
     assert "null w nullable -> absent (not in d2.csv)" in error(last)
     (project.folder / "d1.csv").unlink()
-    assert project.run().status == "loaded"
-    assert project.sql("t", "SELECT id, w FROM t ORDER BY id") == [(2, 5), (3, 5)]
+    for name, rows in (("d2.csv", LACKING), ("d3.csv", WHOLE), ("d4.csv", [{"id": 9, "v": "z"}])):
+        write(project, name, rows)
+        assert project.run().status == "loaded"
+    assert project.sql("t", "SELECT id, w FROM t ORDER BY id, w") == [(1, 7), (2, 5), (2, 8), (3, 5), (9, 5)]
 
 
 # ---- renames, and other data

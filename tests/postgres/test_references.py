@@ -240,7 +240,8 @@ def test_a_change_stream_is_refused_before_it_stages(shop: Shop, deletes: str) -
     given["source"]["options"] = {"incremental": {"by": "cdc"}}
     given["sink"]["options"]["schema_evolution"] = {"on_missing_column": "ignore"}
     path.write_text(yaml.safe_dump(given))
-    [stream] = engine.run(path).streams
-    assert stream.status == ("failed" if deletes == "hard" else "loaded"), stream.error
-    assert ("set strategy.deletes: soft" in stream.error.message) if stream.error else deletes == "soft"
+    for dry in (True, False):
+        [stream] = engine.run(path, dry_run=dry).streams
+        assert stream.status == ("failed" if deletes == "hard" else "planned" if dry else "loaded"), stream.error
+        assert ("set strategy.deletes: soft" in stream.error.message) if stream.error else deletes == "soft"
     assert shop.rows() == OLD

@@ -322,6 +322,45 @@ def test_what_the_application_takes_meanwhile_is_never_given_again(target: Targe
     assert taken == sorted(taken)
 
 
+@pytest.mark.parametrize("few", [2, 10_000], ids=["setval", "nextval"])
+def test_values_taken_between_the_look_and_the_setting_are_not_given_again(
+    target: Target, few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An application that passes the loaded ids just then is not set back."""
+    monkeypatch.setattr(sequences, "FEW", few)
+    target.run("CREATE TABLE orders (id bigserial PRIMARY KEY, v text)")
+    real, taken = sequences.Behind._set, []
+
+    def late(self: sequences.Behind, *given: Any) -> str:
+        taken.extend(target.query("SELECT nextval('orders_id_seq') FROM generate_series(1, 60)"))
+        return real(self, *given)
+
+    monkeypatch.setattr(sequences.Behind, "_set", late)
+    loaded(target, ids(50))
+    assert taken[-1] == (60,)
+    assert next_id(target) > 60
+
+
+def test_a_cache_of_this_session_does_not_count(target: Target) -> None:
+    """Two targets of one commit share a sequence with CACHE: values that the first has left in the session are below
+    the ids of the second."""
+    other = replace(target, table="lines")
+    target.run("CREATE SEQUENCE s CACHE 100")
+    for one in (target, other):
+        one.run(f"CREATE TABLE {one.table} (id bigint DEFAULT nextval('s') PRIMARY KEY, v text)")
+    merge = MODES["merge"]
+    with closing(target.sink(merge, adopt_existing=True)) as sink:
+        second = sink.beside(replace(sink._spec, table=other.sink(merge)._target))
+        writers = []
+        for one, key, data in ((sink, KEY, ids(5)), (second, "other", ids(150))):
+            evolve(one, data.schema, merge)  # type: ignore[arg-type]
+            writer = one.open(load(data.schema, merge, key=key, parts=1))
+            writer.stage(Part("all"), rows(data))
+            writers.append(writer)
+        writers[0].commit(None, at(1), [writers[1]])
+    assert next_id(other) > 150
+
+
 def test_loads_of_many_tables_set_the_sequences_of_each(target: Target) -> None:
     """The one commit of a change stream says all of them."""
     other = replace(target, table="lines")
