@@ -51,6 +51,7 @@ from dpone_postgres.slot import (
     Server,
     Slot,
     release,
+    require_committed,
     require_not_passed,
     require_position,
     require_slot,
@@ -231,6 +232,8 @@ class PostgresLogicalReader:
         require_not_passed(slot, start, self._failed)
         reviewer = self._reviewer(db, saved, tables, facts)
         review, marker = reviewer.begin(), ""
+        if saved is not None and review.reads:
+            require_committed(db, slot, saved, self._failed)
         while True:
             # A commit before the point, by which the position is known; a limit would count it, and never get there.
             if review.due and (limit is None or not review.reads):
