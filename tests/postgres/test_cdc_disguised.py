@@ -236,6 +236,22 @@ def test_OUT_04_a_column_added_while_a_window_is_read_stops_nothing(shop: Shop, 
     shop.equal("t", columns="id, v, x")
 
 
+def test_OUT_04_a_column_renamed_while_the_catalogue_is_read_stops_the_stream(
+    shop: Shop,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Between the tables and their facts: it is not taken for a column that is not published."""
+    read = outside.read
+
+    def late(*given: Any) -> Any:
+        monkeypatch.undo()
+        shop.sql("ALTER TABLE t RENAME v TO x", "UPDATE t SET x = 'lost' WHERE id = 1")
+        return read(*given)
+
+    monkeypatch.setattr(outside, "read", late)
+    shop.stopped("column v is now named x")
+
+
 @pytest.mark.parametrize(
     "statements",
     [

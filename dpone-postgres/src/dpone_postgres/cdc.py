@@ -20,7 +20,7 @@ from attrs import evolve
 from dpone.cdc import PostgresLogicalOffset, Spool
 from dpone.changes import batch_schema
 from dpone.contract import ChangeTable, ChangeWindow, Finding, Stream
-from dpone.errors import ConfigError, DponeError, Gap, SourceError
+from dpone.errors import Category, ConfigError, DponeError, Gap, SourceError
 from dpone.ids import ulid
 from dpone.pipeline import SourceSpec
 from dpone.position import Position
@@ -64,6 +64,7 @@ from dpone_postgres.waiting import Connection
 _BLOCK_ROWS, _BLOCK_BYTES = 20_000, 8_000_000
 _ROW = 6  # a row of COPY with one column: the count of columns, and the column's length
 _MESSAGES = 20_000  # besides the changes themselves: begin and commit of each transaction, descriptions of tables
+_TRIES = 10
 _ADDED = 20  # tables in the one statement that a message gives
 _WORTH = 1 << 20  # bytes of WAL without a change for which the position moves: the server frees whole files, of 16 MB
 # On the disk of this server when it returns, whatever the database's own setting says.
@@ -213,8 +214,7 @@ class PostgresLogicalReader:
 
     def window(self, after: Position | None, limit: int | None) -> ChangeWindow:
         db = self._db()
-        tables = self._tables(db)
-        facts = outside.read(db, self._publication, tables, self._failed)  # before the bound is fixed
+        tables, facts = self._catalogue(db)  # before the bound is fixed
         server = Server.of(db, self._failed)
         slot = require_slot(db, self._slot, after, self._failed)
         self._started, saved = slot.started, None
@@ -489,6 +489,18 @@ class PostgresLogicalReader:
         )  # fmt: skip
 
     # -- stops --------------------------------------------------------------------------------------------------
+
+    def _catalogue(self, db: psycopg.Connection[Any]) -> tuple[list[Published], Mapping[str, Facts]]:
+        """Tables and facts of one moment: a column that is renamed between the two looks as if it was not published."""
+        tables = self._tables(db)
+        for _ in range(_TRIES):
+            facts = outside.read(db, self._publication, tables, self._failed)
+            before, tables = tables, self._tables(db)
+            if tables == before:
+                return tables, facts
+        error = SourceError(self._failed, "its tables are altered all the while", "run again")
+        error.category = Category.TRANSIENT
+        raise error
 
     def _tables(self, db: psycopg.Connection[Any]) -> list[Published]:
         return [t for t in published(db, self._publication, self._failed) if self._selects(t.name)]

@@ -44,22 +44,18 @@ WITH RECURSIVE given AS (
     JOIN pg_catalog.pg_inherits AS i ON i.inhparent = t.node
 ), nodes AS (
     SELECT t.root, array_agg(ARRAY[t.node::int8, t.parent::int8, k.relfilenode::int8, t.link::int8] ORDER BY t.node)
-        AS found, array_agg(k.oid::int8) FILTER (WHERE k.relpersistence <> 'p' OR k.relkind = 'f') AS unlogged
+        AS found, array_agg(k.oid::int8) FILTER (WHERE k.relpersistence <> 'p' OR k.relkind = 'f') AS unlogged,
+        min(k.oid) FILTER (WHERE k.relkind = 'r') AS oldest
     FROM tree AS t JOIN pg_catalog.pg_class AS k ON k.oid = t.node WHERE t.parent IS NOT NULL GROUP BY t.root
 )"""
 # A column with a default bears the oid of the default: ALTER TYPE makes another one, and a rewrite of the table for
 # another reason (VACUUM FULL), which touches the row of a column that came with a default, does not.
+# ``oldest``: a partition that knows of values which came with a column, as its root does not.
 # ``up``: a table and the roots above it, with the links in between; pg_depend: SET SCHEMA makes that row another one.
 # ``types``: what values of a table's columns are made of, as far as it can be altered without touching a row.
 _FACTS = (
     _TREE
-    + """, up AS (
-    SELECT u.rel, u.relid, coalesce(sum((SELECT i.xmin::text::int8 FROM pg_catalog.pg_inherits AS i
-        WHERE i.inhrelid = u.relid LIMIT 1)) OVER (PARTITION BY u.rel ORDER BY u.n
-        ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0)::int8 AS tie
-    FROM (SELECT g.oid AS rel, g.oid AS relid, 1::int8 AS n FROM given AS g UNION SELECT g.oid, a.relid::oid, a.n
-        FROM given AS g, pg_catalog.pg_partition_ancestors(g.oid) WITH ORDINALITY AS a(relid, n)) AS u
-), types AS (
+    + """, types AS (
     SELECT g.oid AS rel, a.atttypid AS type FROM given AS g JOIN pg_catalog.pg_attribute AS a
     ON a.attrelid = g.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.atttypid >= 16384
     UNION
@@ -93,16 +89,21 @@ LATERAL (SELECT array_agg(a.attname::text ORDER BY a.attnum) AS names,
         array_agg(a.attisdropped ORDER BY a.attnum) AS dropped,
         array_agg(a.xmin::text::int8 ORDER BY a.attnum) AS made,
         array_agg(coalesce(-d.oid::int8, a.xmin::text::int8) ORDER BY a.attnum) AS versions,
-        array_agg(a.atthasdef OR a.atthasmissing OR a.attidentity <> '' OR t.typdefault IS NOT NULL OR EXISTS (
-            SELECT FROM tree AS k JOIN pg_catalog.pg_attribute AS l ON l.attrelid = k.node AND l.attname = a.attname
-            WHERE k.root = g.oid AND l.atthasmissing) ORDER BY a.attnum) AS filled
+        array_agg(a.atthasdef OR a.atthasmissing OR a.attidentity <> '' OR t.typdefault IS NOT NULL
+            OR coalesce(l.atthasmissing, false) ORDER BY a.attnum) AS filled
     FROM pg_catalog.pg_attribute AS a
+    LEFT JOIN pg_catalog.pg_attribute AS l ON l.attrelid = n.oldest AND l.attname = a.attname
     LEFT JOIN pg_catalog.pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
     LEFT JOIN pg_catalog.pg_type AS t ON t.oid = a.atttypid
     WHERE a.attrelid = g.oid AND a.attnum > 0) AS a,
-LATERAL (SELECT array_agg(ARRAY[m.oid::int8, m.tie] ORDER BY m.oid, m.tie) AS members FROM (
-    SELECT r.oid, u.tie FROM pg_catalog.pg_publication_rel AS r
-        JOIN up AS u ON u.rel = g.oid AND u.relid = r.prrelid WHERE r.prpubid = p.oid
+LATERAL (WITH up AS (
+    SELECT u.relid, coalesce(sum((SELECT i.xmin::text::int8 FROM pg_catalog.pg_inherits AS i WHERE i.inhrelid = u.relid
+        LIMIT 1)) OVER (ORDER BY u.n ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0)::int8 AS tie
+    FROM (SELECT g.oid AS relid, 1::int8 AS n UNION SELECT a.relid::oid, a.n
+        FROM pg_catalog.pg_partition_ancestors(g.oid) WITH ORDINALITY AS a(relid, n)) AS u
+) SELECT array_agg(ARRAY[m.oid::int8, m.tie] ORDER BY m.oid, m.tie) AS members FROM (
+    SELECT r.oid, u.tie FROM pg_catalog.pg_publication_rel AS r JOIN up AS u ON u.relid = r.prrelid
+        WHERE r.prpubid = p.oid
     {schemas}
     UNION ALL SELECT p.oid, 0 WHERE p.puballtables) AS m) AS o"""
 )
@@ -110,7 +111,7 @@ _SCHEMAS = """
     UNION ALL SELECT s.oid, u.tie + coalesce((SELECT max(d.xmin::text::int8) FROM pg_catalog.pg_depend AS d
             WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = k.oid AND d.objsubid = 0
             AND d.refclassid = 'pg_catalog.pg_namespace'::regclass), 0)
-        FROM pg_catalog.pg_publication_namespace AS s JOIN up AS u ON u.rel = g.oid
+        FROM pg_catalog.pg_publication_namespace AS s JOIN up AS u ON true
         JOIN pg_catalog.pg_class AS k ON k.oid = u.relid AND k.relnamespace = s.pnnspid WHERE s.pnpubid = p.oid"""
 # A partition that was made as one has columns as its own CREATE TABLE wrote them; ATTACH writes all of them again.
 _BORN = """
