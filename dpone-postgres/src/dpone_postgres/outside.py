@@ -22,6 +22,7 @@ from attrs import evolve, field, frozen
 from dpone.errors import SourceError
 from dpone.schema import Name
 from dpone_postgres.database import PostgresDialect
+from dpone_postgres.errors import sqlstate
 from dpone_postgres.publication import Published
 from dpone_postgres.slot import rows
 
@@ -436,7 +437,7 @@ def differences(
     if rewritten:
         found.append(f"column {rewritten} was altered and the table rewritten")
     elif now.nodes or was.files or was.seen:
-        found += _partitions(db, was, now, truncates, failed)
+        found += _partitions(db, table, was, now, truncates, failed)
     elif not found and _loose(db, table, was, now, truncates, failed):
         found.append("it was rewritten, and may have been unlogged for a while")
     return found
@@ -507,7 +508,7 @@ def _rewritten(db: psycopg.Connection[Any], table: Name, was: Kept, now: Facts, 
     if not column or _as_it_was(was, now):
         return ""
     written = [Name((s, t)) for _, s, t, kind in rows(db, failed, _NAMES, (changed,)) if kind != "p"]
-    return "" if any(_has_rows(db, one, failed, was.since) for one in written or [table]) else column
+    return "" if any(_has_rows(db, one, failed, was.since, table) for one in written or [table]) else column
 
 
 def _as_it_was(was: Kept, now: Facts) -> bool:
@@ -531,7 +532,7 @@ def _loose(
 
 
 def _partitions(
-    db: psycopg.Connection[Any], was: Kept, now: Facts, truncates: Sequence[int] | None, failed: str
+    db: psycopg.Connection[Any], root: Name, was: Kept, now: Facts, truncates: Sequence[int] | None, failed: str
 ) -> Iterator[str]:
     if gone := len(was.files.keys() - now.nodes.keys()):
         yield f"{gone} of its partitions {'was' if gone == 1 else 'were'} detached or dropped"
@@ -540,14 +541,15 @@ def _partitions(
     yield from came_and_went(now.lost(was.seen))
     new = now.nodes.keys() - was.files.keys()
     if new:
-        attached = [name for name in _attached(db, now, new, failed) if _has_rows(db, name, failed) is not False]
+        came = [*_attached(db, now, new, failed)]
+        attached = [name for name in came if _has_rows(db, name, failed, root=root) is not False]
         if attached:
             yield f"partition {', '.join(map(str, attached))} was attached with rows"
     if truncates is not None and "truncate" in now.operations:
         files = {**{oid: _first(oid, now.nodes[oid].file) for oid in new}, **was.files}
         emptied = [oid for oid, file in files.items() if oid in now.nodes and now.nodes[oid].file != file]
         names = _not_written_by(db, emptied, (*truncates, was.truncated), failed)
-        if names := [name for name in names if not _has_rows(db, name, failed, was.since)]:
+        if names := [name for name in names if not _has_rows(db, name, failed, was.since, root)]:
             yield f"partition {', '.join(map(str, names))} was truncated by itself, or rewritten"
 
 
@@ -577,16 +579,29 @@ def _attached(db: psycopg.Connection[Any], now: Facts, new: Any, failed: str) ->
     yield from (name for oid, (name, kind, _) in found.items() if kind != "p" and came(oid))
 
 
-def _has_rows(db: psycopg.Connection[Any], table: Name, failed: str, before: int | None = None) -> bool | None:
+def _has_rows(
+    db: psycopg.Connection[Any], table: Name, failed: str, before: int | None = None, root: Name | None = None
+) -> bool | None:
     """Any, or any that is older than the xid ``before``: such a row proves that the table was neither truncated since,
-    nor rewritten by ALTER TABLE, only compacted (VACUUM FULL and CLUSTER keep xmin). None where the reader may not
-    look."""
-    old = "" if before is None else f" WHERE NOT ({_NEWER.format(since=before)})"
+    nor rewritten by ALTER TABLE, only compacted (VACUUM FULL and CLUSTER keep xmin). A reader who may not look into a
+    partition may look through its ``root``. None where that is refused as well."""
+    old = "" if before is None else f" AND NOT ({_NEWER.format(since=before)})"
     try:
-        [(there,)] = rows(db, failed, f"SELECT EXISTS (SELECT FROM ONLY {_quote.name(table)} AS t{old})")
+        [(there,)] = rows(db, failed, f"SELECT EXISTS (SELECT FROM ONLY {_quote.name(table)} AS t WHERE true{old})")
+        return bool(there)
+    except SourceError as error:
+        if root is None or root == table or sqlstate(error) != "42501":  # insufficient_privilege
+            return None
+    try:
+        literal = _quote.literal(_quote.name(table))
+        [(bounds,)] = rows(db, failed, f"SELECT pg_catalog.pg_get_partition_constraintdef({literal}::regclass)")
+        mine = (
+            f"t.tableoid = {literal}::regclass AND ({bounds or 'true'})"  # the bounds spare the others
+        )
+        [(there,)] = rows(db, failed, f"SELECT EXISTS (SELECT FROM {_quote.name(root)} AS t WHERE {mine}{old})")
+        return bool(there)
     except SourceError:
         return None
-    return bool(there)
 
 
 def came_with_values(was: Kept, now: Facts) -> list[str]:
