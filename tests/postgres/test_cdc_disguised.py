@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from attrs import evolve
 from tests.postgres.stream import ChangeSource
 from tests.postgres.test_cdc_outside import ROOT, Shop, root, shop  # noqa: F401  # fixtures
 
@@ -234,6 +235,22 @@ def test_OUT_04_a_column_added_while_a_window_is_read_stops_nothing(shop: Shop, 
     shop.loaded()
     shop.loaded()
     shop.equal("t", columns="id, v, x")
+
+
+def test_OUT_04_a_column_renamed_while_the_catalogue_is_read_stops_the_stream(
+    shop: Shop,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Between the tables and their facts: it is not taken for a column that is not published."""
+    read = outside.read
+
+    def late(*given: Any) -> Any:
+        monkeypatch.undo()
+        shop.sql("ALTER TABLE t RENAME v TO x", "UPDATE t SET x = 'lost' WHERE id = 1")
+        return read(*given)
+
+    monkeypatch.setattr(outside, "read", late)
+    shop.stopped("column v is now named x")
 
 
 @pytest.mark.parametrize(
@@ -510,6 +527,35 @@ def test_OUT_04_what_looks_like_a_loss_stops_and_its_advice_is_right(root: Shop,
     for _ in range(2):
         root.loaded()
     root.equal("r", "u")
+
+
+def test_OUT_04_a_reader_who_may_read_the_root_alone_is_not_stopped_for_it(root: Shop) -> None:  # noqa: F811
+    """As 'dpone cdc-plan' grants it: upkeep of a partition and an empty one attached stop nothing, and what loses rows
+    does, also in a default partition."""
+    role, owner = f"{root.source.schema}_reader", root.source
+    owner.run(f"CREATE ROLE {role} LOGIN REPLICATION", f"GRANT USAGE ON SCHEMA {owner.schema} TO {role}",
+              f"GRANT SELECT ON r, u TO {role}", "CREATE TABLE r_d PARTITION OF r DEFAULT",
+              "INSERT INTO r VALUES (500, 'd')")  # fmt: skip
+    root.loaded()
+    made = "CREATE TABLE r_3 (LIKE r INCLUDING ALL)"
+    attach = "ALTER TABLE r ATTACH PARTITION r_3 FOR VALUES FROM (20) TO (30)"
+    reading = evolve(owner, server=evolve(owner.server, user=role))
+    try:
+        text = root.path.read_text()
+        root.path.write_text(text.replace("postgres://postgres@", f"postgres://{role}@"))
+        assert role in root.path.read_text()
+        assert reading.query("SELECT current_user::text") == [(role,)]
+        root.sql("VACUUM FULL r_1", "CLUSTER r_d USING r_d_pkey", made, attach, "INSERT INTO u VALUES (7, 'x')")
+        root.loaded()
+        root.equal("r", "u")
+        for statements in (["TRUNCATE r_d"], ["TRUNCATE r_2", "INSERT INTO r VALUES (12, 'new')"],
+                           ["DROP TABLE r_3", made, "INSERT INTO r_3 VALUES (25, 'x')", attach]):  # fmt: skip
+            root.sql(*statements)
+            root.follow(root.stopped(f"table {owner.schema}.r: "))
+            root.loaded()
+            root.equal("r", "u")
+    finally:
+        owner.run(f"DROP OWNED BY {role}", f"DROP ROLE {role}")
 
 
 # -- advice -----------------------------------------------------------------------------------------------------

@@ -32,8 +32,8 @@ class Cluster:
     port: int
 
     @contextmanager
-    def started(self, data: str) -> Iterator[ChangeSource]:
-        server = servers.start(self.programs, self.folder / data, port=str(self.port))
+    def started(self, data: str, **settings: str) -> Iterator[ChangeSource]:
+        server = servers.start(self.programs, self.folder / data, port=str(self.port), **settings)
         try:
             yield ChangeSource(server, "shop")
         finally:

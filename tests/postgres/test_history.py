@@ -183,6 +183,38 @@ def require_lasting(cluster: Cluster, name: str, position: Position, transport: 
             servers.stop(running)
 
 
+@pytest.mark.parametrize("times", ["off", "on"])
+def test_OUT_05_a_slot_of_a_copy_that_is_moved_to_the_very_position_ends_no_stop(
+    cluster: Cluster,  # noqa: F811
+    times: str,
+) -> None:
+    """It gives no commit there that proves the history; the number of the transaction does, or its time."""
+    cluster.new("data", SMALL)
+    with cluster.started("data", track_commit_timestamp=times) as source:
+        source.server.run("CREATE SCHEMA shop")
+        position = standing(source)
+    cluster.copy("data", "copy")
+    with cluster.started("data", track_commit_timestamp=times) as source:
+        for n in range(10, 20):
+            insert(source, 10 * n, 1)
+        window, _ = source.read(position)
+        source.ack(window.position)
+        assert source.read(window.position)[0].caught_up
+        position = window.position
+    with cluster.started("copy", track_commit_timestamp=times) as source:
+        idle(source, 6000)
+        if times == "on":
+            for n in range(10, 40):
+                insert(source, 10 * n, 1)
+        with pytest.raises(IdentityChanged):
+            source.read(position)
+        source.run(f"SELECT pg_replication_slot_advance('{source.slot}', '{position.value['lsn']}')")
+        assert source.confirmed() == position.value["lsn"]
+        for _ in range(2):
+            with pytest.raises(IdentityChanged, match="is another one" if times == "on" else "is not known"):
+                source.read(position)
+
+
 def test_OUT_05_a_copy_that_has_all_that_was_read_is_read_on(cluster: Cluster) -> None:  # noqa: F811
     """Put back after the position was reached, acknowledged or not, nothing was missed: no false stop."""
     copied = ["idle WAL read", "idle WAL acknowledged"]

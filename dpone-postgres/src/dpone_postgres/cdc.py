@@ -20,7 +20,7 @@ from attrs import evolve
 from dpone.cdc import PostgresLogicalOffset, Spool
 from dpone.changes import batch_schema
 from dpone.contract import ChangeTable, ChangeWindow, Finding, Stream
-from dpone.errors import ConfigError, DponeError, Gap, SourceError
+from dpone.errors import Category, ConfigError, DponeError, Gap, SourceError
 from dpone.ids import ulid
 from dpone.pipeline import SourceSpec
 from dpone.position import Position
@@ -51,6 +51,7 @@ from dpone_postgres.slot import (
     Server,
     Slot,
     release,
+    require_committed,
     require_not_passed,
     require_position,
     require_slot,
@@ -63,6 +64,7 @@ from dpone_postgres.waiting import Connection
 _BLOCK_ROWS, _BLOCK_BYTES = 20_000, 8_000_000
 _ROW = 6  # a row of COPY with one column: the count of columns, and the column's length
 _MESSAGES = 20_000  # besides the changes themselves: begin and commit of each transaction, descriptions of tables
+_TRIES = 10
 _ADDED = 20  # tables in the one statement that a message gives
 _WORTH = 1 << 20  # bytes of WAL without a change for which the position moves: the server frees whole files, of 16 MB
 # On the disk of this server when it returns, whatever the database's own setting says.
@@ -212,8 +214,7 @@ class PostgresLogicalReader:
 
     def window(self, after: Position | None, limit: int | None) -> ChangeWindow:
         db = self._db()
-        tables = self._tables(db)
-        facts = outside.read(db, self._publication, tables, self._failed)  # before the bound is fixed
+        tables, facts = self._catalogue(db)  # before the bound is fixed
         server = Server.of(db, self._failed)
         slot = require_slot(db, self._slot, after, self._failed)
         self._started, saved = slot.started, None
@@ -231,6 +232,8 @@ class PostgresLogicalReader:
         require_not_passed(slot, start, self._failed)
         reviewer = self._reviewer(db, saved, tables, facts)
         review, marker = reviewer.begin(), ""
+        if saved is not None and review.reads:
+            require_committed(db, slot, saved, self._failed)
         while True:
             # A commit before the point, by which the position is known; a limit would count it, and never get there.
             if review.due and (limit is None or not review.reads):
@@ -486,6 +489,18 @@ class PostgresLogicalReader:
         )  # fmt: skip
 
     # -- stops --------------------------------------------------------------------------------------------------
+
+    def _catalogue(self, db: psycopg.Connection[Any]) -> tuple[list[Published], Mapping[str, Facts]]:
+        """Tables and facts of one moment: a column that is renamed between the two looks as if it was not published."""
+        tables = self._tables(db)
+        for _ in range(_TRIES):
+            facts = outside.read(db, self._publication, tables, self._failed)
+            before, tables = tables, self._tables(db)
+            if tables == before:
+                return tables, facts
+        error = SourceError(self._failed, "its tables are altered all the while", "run again")
+        error.category = Category.TRANSIENT
+        raise error
 
     def _tables(self, db: psycopg.Connection[Any]) -> list[Published]:
         return [t for t in published(db, self._publication, self._failed) if self._selects(t.name)]

@@ -22,6 +22,7 @@ from attrs import evolve, field, frozen
 from dpone.errors import SourceError
 from dpone.schema import Name
 from dpone_postgres.database import PostgresDialect
+from dpone_postgres.errors import sqlstate
 from dpone_postgres.publication import Published
 from dpone_postgres.slot import rows
 
@@ -44,22 +45,18 @@ WITH RECURSIVE given AS (
     JOIN pg_catalog.pg_inherits AS i ON i.inhparent = t.node
 ), nodes AS (
     SELECT t.root, array_agg(ARRAY[t.node::int8, t.parent::int8, k.relfilenode::int8, t.link::int8] ORDER BY t.node)
-        AS found, array_agg(k.oid::int8) FILTER (WHERE k.relpersistence <> 'p' OR k.relkind = 'f') AS unlogged
+        AS found, array_agg(k.oid::int8) FILTER (WHERE k.relpersistence <> 'p' OR k.relkind = 'f') AS unlogged,
+        min(k.oid) FILTER (WHERE k.relkind = 'r') AS oldest
     FROM tree AS t JOIN pg_catalog.pg_class AS k ON k.oid = t.node WHERE t.parent IS NOT NULL GROUP BY t.root
 )"""
 # A column with a default bears the oid of the default: ALTER TYPE makes another one, and a rewrite of the table for
 # another reason (VACUUM FULL), which touches the row of a column that came with a default, does not.
+# ``oldest``: a partition that knows of values which came with a column, as its root does not.
 # ``up``: a table and the roots above it, with the links in between; pg_depend: SET SCHEMA makes that row another one.
 # ``types``: what values of a table's columns are made of, as far as it can be altered without touching a row.
 _FACTS = (
     _TREE
-    + """, up AS (
-    SELECT u.rel, u.relid, coalesce(sum((SELECT i.xmin::text::int8 FROM pg_catalog.pg_inherits AS i
-        WHERE i.inhrelid = u.relid LIMIT 1)) OVER (PARTITION BY u.rel ORDER BY u.n
-        ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0)::int8 AS tie
-    FROM (SELECT g.oid AS rel, g.oid AS relid, 1::int8 AS n FROM given AS g UNION SELECT g.oid, a.relid::oid, a.n
-        FROM given AS g, pg_catalog.pg_partition_ancestors(g.oid) WITH ORDINALITY AS a(relid, n)) AS u
-), types AS (
+    + """, types AS (
     SELECT g.oid AS rel, a.atttypid AS type FROM given AS g JOIN pg_catalog.pg_attribute AS a
     ON a.attrelid = g.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.atttypid >= 16384
     UNION
@@ -93,16 +90,21 @@ LATERAL (SELECT array_agg(a.attname::text ORDER BY a.attnum) AS names,
         array_agg(a.attisdropped ORDER BY a.attnum) AS dropped,
         array_agg(a.xmin::text::int8 ORDER BY a.attnum) AS made,
         array_agg(coalesce(-d.oid::int8, a.xmin::text::int8) ORDER BY a.attnum) AS versions,
-        array_agg(a.atthasdef OR a.atthasmissing OR a.attidentity <> '' OR t.typdefault IS NOT NULL OR EXISTS (
-            SELECT FROM tree AS k JOIN pg_catalog.pg_attribute AS l ON l.attrelid = k.node AND l.attname = a.attname
-            WHERE k.root = g.oid AND l.atthasmissing) ORDER BY a.attnum) AS filled
+        array_agg(a.atthasdef OR a.atthasmissing OR a.attidentity <> '' OR t.typdefault IS NOT NULL
+            OR coalesce(l.atthasmissing, false) ORDER BY a.attnum) AS filled
     FROM pg_catalog.pg_attribute AS a
+    LEFT JOIN pg_catalog.pg_attribute AS l ON l.attrelid = n.oldest AND l.attname = a.attname
     LEFT JOIN pg_catalog.pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
     LEFT JOIN pg_catalog.pg_type AS t ON t.oid = a.atttypid
     WHERE a.attrelid = g.oid AND a.attnum > 0) AS a,
-LATERAL (SELECT array_agg(ARRAY[m.oid::int8, m.tie] ORDER BY m.oid, m.tie) AS members FROM (
-    SELECT r.oid, u.tie FROM pg_catalog.pg_publication_rel AS r
-        JOIN up AS u ON u.rel = g.oid AND u.relid = r.prrelid WHERE r.prpubid = p.oid
+LATERAL (WITH up AS (
+    SELECT u.relid, coalesce(sum((SELECT i.xmin::text::int8 FROM pg_catalog.pg_inherits AS i WHERE i.inhrelid = u.relid
+        LIMIT 1)) OVER (ORDER BY u.n ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0)::int8 AS tie
+    FROM (SELECT g.oid AS relid, 1::int8 AS n UNION SELECT a.relid::oid, a.n
+        FROM pg_catalog.pg_partition_ancestors(g.oid) WITH ORDINALITY AS a(relid, n)) AS u
+) SELECT array_agg(ARRAY[m.oid::int8, m.tie] ORDER BY m.oid, m.tie) AS members FROM (
+    SELECT r.oid, u.tie FROM pg_catalog.pg_publication_rel AS r JOIN up AS u ON u.relid = r.prrelid
+        WHERE r.prpubid = p.oid
     {schemas}
     UNION ALL SELECT p.oid, 0 WHERE p.puballtables) AS m) AS o"""
 )
@@ -110,7 +112,7 @@ _SCHEMAS = """
     UNION ALL SELECT s.oid, u.tie + coalesce((SELECT max(d.xmin::text::int8) FROM pg_catalog.pg_depend AS d
             WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = k.oid AND d.objsubid = 0
             AND d.refclassid = 'pg_catalog.pg_namespace'::regclass), 0)
-        FROM pg_catalog.pg_publication_namespace AS s JOIN up AS u ON u.rel = g.oid
+        FROM pg_catalog.pg_publication_namespace AS s JOIN up AS u ON true
         JOIN pg_catalog.pg_class AS k ON k.oid = u.relid AND k.relnamespace = s.pnnspid WHERE s.pnpubid = p.oid"""
 # A partition that was made as one has columns as its own CREATE TABLE wrote them; ATTACH writes all of them again.
 _BORN = """
@@ -435,7 +437,7 @@ def differences(
     if rewritten:
         found.append(f"column {rewritten} was altered and the table rewritten")
     elif now.nodes or was.files or was.seen:
-        found += _partitions(db, was, now, truncates, failed)
+        found += _partitions(db, table, was, now, truncates, failed)
     elif not found and _loose(db, table, was, now, truncates, failed):
         found.append("it was rewritten, and may have been unlogged for a while")
     return found
@@ -506,7 +508,7 @@ def _rewritten(db: psycopg.Connection[Any], table: Name, was: Kept, now: Facts, 
     if not column or _as_it_was(was, now):
         return ""
     written = [Name((s, t)) for _, s, t, kind in rows(db, failed, _NAMES, (changed,)) if kind != "p"]
-    return "" if any(_has_rows(db, one, failed, was.since) for one in written or [table]) else column
+    return "" if any(_has_rows(db, one, failed, was.since, table) for one in written or [table]) else column
 
 
 def _as_it_was(was: Kept, now: Facts) -> bool:
@@ -530,7 +532,7 @@ def _loose(
 
 
 def _partitions(
-    db: psycopg.Connection[Any], was: Kept, now: Facts, truncates: Sequence[int] | None, failed: str
+    db: psycopg.Connection[Any], root: Name, was: Kept, now: Facts, truncates: Sequence[int] | None, failed: str
 ) -> Iterator[str]:
     if gone := len(was.files.keys() - now.nodes.keys()):
         yield f"{gone} of its partitions {'was' if gone == 1 else 'were'} detached or dropped"
@@ -539,14 +541,15 @@ def _partitions(
     yield from came_and_went(now.lost(was.seen))
     new = now.nodes.keys() - was.files.keys()
     if new:
-        attached = [name for name in _attached(db, now, new, failed) if _has_rows(db, name, failed) is not False]
+        came = [*_attached(db, now, new, failed)]
+        attached = [name for name in came if _has_rows(db, name, failed, root=root) is not False]
         if attached:
             yield f"partition {', '.join(map(str, attached))} was attached with rows"
     if truncates is not None and "truncate" in now.operations:
         files = {**{oid: _first(oid, now.nodes[oid].file) for oid in new}, **was.files}
         emptied = [oid for oid, file in files.items() if oid in now.nodes and now.nodes[oid].file != file]
         names = _not_written_by(db, emptied, (*truncates, was.truncated), failed)
-        if names := [name for name in names if not _has_rows(db, name, failed, was.since)]:
+        if names := [name for name in names if not _has_rows(db, name, failed, was.since, root)]:
             yield f"partition {', '.join(map(str, names))} was truncated by itself, or rewritten"
 
 
@@ -576,16 +579,29 @@ def _attached(db: psycopg.Connection[Any], now: Facts, new: Any, failed: str) ->
     yield from (name for oid, (name, kind, _) in found.items() if kind != "p" and came(oid))
 
 
-def _has_rows(db: psycopg.Connection[Any], table: Name, failed: str, before: int | None = None) -> bool | None:
+def _has_rows(
+    db: psycopg.Connection[Any], table: Name, failed: str, before: int | None = None, root: Name | None = None
+) -> bool | None:
     """Any, or any that is older than the xid ``before``: such a row proves that the table was neither truncated since,
-    nor rewritten by ALTER TABLE, only compacted (VACUUM FULL and CLUSTER keep xmin). None where the reader may not
-    look."""
-    old = "" if before is None else f" WHERE NOT ({_NEWER.format(since=before)})"
+    nor rewritten by ALTER TABLE, only compacted (VACUUM FULL and CLUSTER keep xmin). A reader who may not look into a
+    partition may look through its ``root``. None where that is refused as well."""
+    old = "" if before is None else f" AND NOT ({_NEWER.format(since=before)})"
     try:
-        [(there,)] = rows(db, failed, f"SELECT EXISTS (SELECT FROM ONLY {_quote.name(table)} AS t{old})")
+        [(there,)] = rows(db, failed, f"SELECT EXISTS (SELECT FROM ONLY {_quote.name(table)} AS t WHERE true{old})")
+        return bool(there)
+    except SourceError as error:
+        if root is None or root == table or sqlstate(error) != "42501":  # insufficient_privilege
+            return None
+    try:
+        literal = _quote.literal(_quote.name(table))
+        [(bounds,)] = rows(db, failed, f"SELECT pg_catalog.pg_get_partition_constraintdef({literal}::regclass)")
+        mine = (
+            f"t.tableoid = {literal}::regclass AND ({bounds or 'true'})"  # the bounds spare the others
+        )
+        [(there,)] = rows(db, failed, f"SELECT EXISTS (SELECT FROM {_quote.name(root)} AS t WHERE {mine}{old})")
+        return bool(there)
     except SourceError:
         return None
-    return bool(there)
 
 
 def came_with_values(was: Kept, now: Facts) -> list[str]:

@@ -6,23 +6,27 @@ above the position that was saved has passed changes by: PostgreSQL 15 and later
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
 from attrs import frozen
 
 from dpone.cdc import PostgresLogicalOffset
-from dpone.errors import Category, ConfigError, Gap, IdentityChanged, SourceError
+from dpone.errors import Category, ConfigError, DponeError, Gap, IdentityChanged, SourceError
 from dpone.position import Position
 from dpone_postgres.database import TIMELINE, numbered
-from dpone_postgres.errors import failing
+from dpone_postgres.errors import failing, sqlstate
 from dpone_postgres.pgoutput import lsn_number, lsn_text, mark
 from dpone_postgres.waiting import asking
 
 KIND = PostgresLogicalOffset.backend
 PLUGIN = "pgoutput"
+_COMMIT = re.compile("[0-9A-F]{16}-([0-9A-F]{8})-([0-9]+)")  # LSN, xid, time in microseconds from 2000 on
+_EPOCH, _MICROSECOND = datetime(2000, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
 _LONGEST = 30.0  # seconds to wait for a slot that a closed connection of ours still holds
 _PATIENT = 0.5  # seconds until a server that is busy with a long transaction must stop sending it
 FROM_SCRATCH = (
@@ -42,6 +46,12 @@ SELECT s.plugin::text, s.slot_type, s.database::text, s.active_pid, s.confirmed_
        coalesce(s.wal_status, 'lost'), coalesce(j ->> 'invalidation_reason', CASE j ->> 'conflicting'
        WHEN 'true' THEN 'conflict with recovery' END, ''), pg_catalog.pg_postmaster_start_time()::text
 FROM pg_catalog.pg_replication_slots AS s, LATERAL (SELECT to_jsonb(s)) AS o(j) WHERE s.slot_name = \0"""
+# The xid of a commit, whose upper half is that of the xids of now; and its time, if the server keeps it.
+_COMMITTED = """
+SELECT pg_catalog.pg_xact_status((x + ((\0::int8 - x + 2147483648) & 4294967295) - 2147483648)::text::xid8),
+       CASE WHEN pg_catalog.current_setting('track_commit_timestamp')::bool AND NOT pg_catalog.pg_is_in_recovery()
+       THEN pg_catalog.pg_xact_commit_timestamp((\0::int8)::text::xid) END
+FROM (SELECT pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::text::int8) AS now(x)"""
 _WRITERS = """
 SELECT pid, extract(epoch FROM now() - xact_start)::int FROM pg_catalog.pg_stat_activity
 WHERE backend_xid IS NOT NULL AND pid <> pg_catalog.pg_backend_pid() ORDER BY xact_start LIMIT 1"""
@@ -122,6 +132,26 @@ class Slot:
             found = f"slot {self.name} does not give the commit that was read last, before {saved.lsn}"
             why = "the server was set back to an earlier moment, or someone moved the slot"
             raise IdentityChanged(failed, f"{found}: {why}", FROM_SCRATCH)
+
+
+def require_committed(db: psycopg.Connection[Any], slot: Slot, saved: PostgresLogicalOffset, failed: str) -> None:
+    """OUT-05: a slot that stands at the position gives no commit that proves the history. A server that was put back,
+    and whose slot someone moved there, has another transaction of that number, or none yet. One that waits for a
+    synchronous standby may be in the stream before it is done. Raises IdentityChanged."""
+    if slot.confirmed != lsn_number(saved.lsn) or not (commit := _COMMIT.fullmatch(saved.commit)):
+        return
+    xid, at = int(commit[1], 16), int(commit[2])
+    try:
+        [(status, done)] = rows(db, failed, _COMMITTED, (xid, xid))
+    except DponeError as error:
+        if sqlstate(error) != "22023":  # invalid parameter value: the xid is in the future, or negative
+            raise
+        status, done = "not known", None
+    if status in ("committed", "in progress", None) and (done is None or (done - _EPOCH) // _MICROSECOND == at):
+        return
+    found = f"transaction {xid}, which was read last, is {status if status != 'committed' else 'another one'}"
+    why = "the server was set back to an earlier moment, and someone moved the slot"
+    raise IdentityChanged(failed, f"slot {slot.name} stands at {saved.lsn}, but {found}: {why}", FROM_SCRATCH)
 
 
 def require_position(
