@@ -210,6 +210,33 @@ def test_zero_is_not_nothing_in_a_before_image(spool: Spool) -> None:
         spool.add("t", number, nothing)
 
 
+@pytest.mark.parametrize(
+    ("changed", "same"),
+    [
+        ({}, True),
+        ({"before": {"id": 1, "a": "x", "b": "new"}}, False),
+        ({"before": {"id": 1, "a": "y"}}, False),
+        ({"before": None}, False),
+        ({"unchanged": {"id": False, "a": True, "b": True}}, False),
+        ({"unchanged": None}, False),
+        ({"b": "new"}, False),
+    ],
+    ids=str,
+)
+def test_an_event_is_the_same_under_a_wider_shape(spool: Spool, changed: dict[str, Any], same: bool) -> None:
+    """What a shape does not have, NULL and not marked are all one; a value or a mark that differs makes it another."""
+    given = {"op": "update", "key": {"id": 1}, "unchanged": {"id": False, "a": True}, "before": {"id": 1, "a": "x"}}
+    spool.add("t", V1, batch(V1, row("3", 1, 1, **given)))
+    wider = batch(V2, row("3", 1, 1, **(given | {"unchanged": {"id": False, "a": True, "b": False}} | changed)))
+    if same:
+        assert spool.add("t", V2, wider)
+        spool.commit()
+        assert (ids(spool), spool.filtered) == (["log/3/1"], 1)
+    else:
+        with pytest.raises(DataError, match="different content"):
+            spool.add("t", V2, wider)
+
+
 def test_order_never_goes_backwards(spool: Spool) -> None:
     """A change that comes after a later one, and was never seen, is out of order."""
     spool.add("t", V1, batch(V1, row("3", 1, 1, a="x"), row("3", 3, 1, a="x")))
