@@ -140,9 +140,9 @@ class Tree:
         os._exit(pytest.main([*PYTEST, *args]))
 
     def tests_of(self, mutant: Mutant, budget: float) -> tuple[list[str], float, int]:
-        """Those that run its line; where none is known to (a line that runs on import), its scope, then its module. First
-        come tests that have killed before, then those that run lines of the scope which few others run, and quickly.
-        Also their seconds, and how many there would be without the budget."""
+        """Those that run its line; where none is known to (a line that runs on import), its scope, then its module. The
+        first are those that have killed before, then those that run lines of the scope which few others run, and do so
+        quickly. Also their seconds, and how many there would be without the budget."""
         lines = self.lines.get(f"{SRC}/{mutant.module}", {})
         for near in (*mutant.lines, map(int, lines)):
             found = {one for line in near for one in lines.get(str(line), ())}

@@ -67,9 +67,13 @@ def test_parts_go_on_after_one_that_failed(kept: PartitionManifestStore) -> None
 def test_a_part_that_ended_while_another_failed_is_recorded(kept: PartitionManifestStore) -> None:
     """With several workers: the failure records what has ended since the last claim, so that it is not read again."""
     ledger = opened(kept)
-    with pytest.raises(SourceError), ledger.running("001"):
+
+    def fail_after_the_other() -> None:
         stage(ledger, "000")
         raise SourceError("read", "bad luck", "wait")
+
+    with pytest.raises(SourceError), ledger.running("001"):
+        fail_after_the_other()
     assert status(kept) == ["success", "failed", "pending"]
 
 
