@@ -140,6 +140,18 @@ def test_united_columns_keep_the_metadata_that_both_shapes_have() -> None:
     assert [field.metadata for field in united.values] == [{b"length": b"10"}, None, {b"length": b"30"}]
 
 
+OWN = ("op", "event_id", "commit", "ordinal", "committed_at", "key", "unchanged", "before", "old_key")
+
+
+@pytest.mark.parametrize("name", [f"__dpone__{name}" for name in OWN])
+def test_a_column_with_a_name_of_ours_is_refused(spool: Spool, name: str) -> None:
+    """It would take the place of what dpone says of a change."""
+    taken = shape(id=pa.int32(), **{name: pa.string()})
+    with pytest.raises(DataError, match=f"^read changes of table t: a column has the reserved name {name}; rename"):
+        spool.add("t", taken, batch(V1, row("3", 1, 1, a="x")))
+    assert spool.add("t", V1, batch(V1, row("3", 1, 1, a="x")))
+
+
 def test_two_shapes_in_the_first_transaction_stop(spool: Spool) -> None:
     """A transaction is never split: if it is the first of the window and has two shapes, a person must decide."""
     other = shape(id=pa.int32(), a=pa.int64())
@@ -208,6 +220,33 @@ def test_zero_is_not_nothing_in_a_before_image(spool: Spool) -> None:
     spool.add("t", number, zero)
     with pytest.raises(DataError, match="different content"):
         spool.add("t", number, nothing)
+
+
+@pytest.mark.parametrize(
+    ("changed", "same"),
+    [
+        ({}, True),
+        ({"before": {"id": 1, "a": "x", "b": "new"}}, False),
+        ({"before": {"id": 1, "a": "y"}}, False),
+        ({"before": None}, False),
+        ({"unchanged": {"id": False, "a": True, "b": True}}, False),
+        ({"unchanged": None}, False),
+        ({"b": "new"}, False),
+    ],
+    ids=str,
+)
+def test_an_event_is_the_same_under_a_wider_shape(spool: Spool, changed: dict[str, Any], same: bool) -> None:
+    """What a shape does not have, NULL and not marked are all one; a value or a mark that differs makes it another."""
+    given = {"op": "update", "key": {"id": 1}, "unchanged": {"id": False, "a": True}, "before": {"id": 1, "a": "x"}}
+    spool.add("t", V1, batch(V1, row("3", 1, 1, **given)))
+    wider = batch(V2, row("3", 1, 1, **(given | {"unchanged": {"id": False, "a": True, "b": False}} | changed)))
+    if same:
+        assert spool.add("t", V2, wider)
+        spool.commit()
+        assert (ids(spool), spool.filtered) == (["log/3/1"], 1)
+    else:
+        with pytest.raises(DataError, match="different content"):
+            spool.add("t", V2, wider)
 
 
 def test_order_never_goes_backwards(spool: Spool) -> None:

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable
 from datetime import UTC, date, datetime, time
-from decimal import Decimal
+from decimal import Decimal, localcontext
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,28 @@ def test_ranges_are_inclusive_and_exact_in_every_type(
     if len(encoded) and not pa.types.is_float16(type_):
         found = broken(contract, a=encoded.dictionary_encode())
         assert found == ({"ranges.a": len(outside)} if outside else {})
+
+
+EDGES: list[tuple[pa.DataType, Any, Any, Any]] = [
+    # type, its least value, its greatest, and the step between two
+    *((getattr(pa, n)(), int(np.iinfo(n).min), int(np.iinfo(n).max), 1) for n in ("int8", "int64", "uint8", "uint64")),
+    (pa.decimal128(3, 1), Decimal("-99.9"), Decimal("99.9"), Decimal("0.1")),
+    (pa.decimal256(40, 0), Decimal(1 - 10**40), Decimal(10**40 - 1), Decimal(1)),
+]
+
+
+@pytest.mark.parametrize(("type_", "least", "most", "step"), EDGES, ids=[str(e[0]) for e in EDGES])
+def test_ranges_at_the_edge_of_a_type_and_beyond(type_: pa.DataType, least: Any, most: Any, step: Any) -> None:
+    """A bound that is the last value of the type leaves out the others, one beyond it all or none."""
+    with localcontext(prec=99):
+        below, above = least - step, most + step
+    limits = {
+        (least, most): 0, (below, above): 0, (most, None): 1, (None, least): 1, (above, None): 2, (None, below): 2,
+    }  # fmt: skip
+    for (low, high), outside in limits.items():
+        contract = RowContract(ranges={"a": Range(*(v if v is None else str(v) for v in (low, high)))})
+        found = broken(contract, a=pa.array([least, most, None], type_))
+        assert found == ({"ranges.a": outside} if outside else {}), (low, high)
 
 
 ALLOWED: list[tuple[pa.DataType, list[Any], list[Any], list[Any]]] = [
@@ -145,7 +167,12 @@ def test_unique_counts_the_rows_beyond_the_first(columns: dict[str, pa.Array], r
 
 TYPES = [
     (pa.int64(), ["bigint", "int64"], ["int", "text"]),
-    (pa.string(), ["text", "varchar", "string", "large_string"], ["bytea"]),
+    (pa.string(), ["text", "varchar", "string", "large_string", "string_view"], ["bytea", "binary_view"]),
+    (pa.string_view(), ["text", "string_view", "large_string"], ["bytea", "int"]),
+    (pa.binary_view(), ["bytea", "binary", "large_binary", "binary_view"], ["text", "string_view"]),
+    (pa.decimal64(10, 2), ["numeric(10,2)"], ["numeric(10,3)", "double"]),
+    (pa.run_end_encoded(pa.int32(), pa.int64()), ["bigint"], ["int"]),
+    (pa.time32("s"), ["time", "time32[s]"], ["time32[ms]", "timestamp"]),
     (pa.large_string(), ["text"], ["int"]),
     (pa.dictionary(pa.int8(), pa.string()), ["text"], ["int"]),
     (pa.decimal128(10, 2), ["numeric(10,2)", "decimal128(10, 2)"], ["numeric(10,3)", "numeric(12,2)"]),
@@ -188,6 +215,11 @@ def test_a_missing_required_column_is_a_violation() -> None:
         RowContract(ranges={"ts": Range("2026-01-01")}),
         RowContract(ranges={"ts": Range("2026-01-01T00:00:00Z")}),
         RowContract(ranges={"l": Range(1)}),
+        RowContract(ranges={"n": Range("2026-01-01")}),
+        RowContract(ranges={"f": Range(None, "2026-01-01")}),
+        RowContract(ranges={"m": Range(1)}),
+        RowContract(allowed_values={"n": ("0.001",)}),
+        RowContract(allowed_values={"f": ("x",)}),
         RowContract(patterns={"a": "x"}),
         RowContract(allowed_values={"t": (1,)}),
         RowContract(allowed_values={"a": ("x",)}),
@@ -198,10 +230,28 @@ def test_a_missing_required_column_is_a_violation() -> None:
     ids=repr,
 )
 def test_a_rule_that_does_not_fit_its_column_is_a_mistake_of_the_file(contract: RowContract) -> None:
-    """An unknown column, or a rule that knows nothing of its type, is a ConfigError before any row is read."""
+    """An unknown column, or a rule that knows nothing of its type, is a ConfigError before any row is read: it names
+    the rule, and the type of the column."""
     types = {"a": pa.int64(), "t": pa.string(), "d": pa.date32(), "ts": pa.timestamp("us"), "l": pa.list_(pa.int64())}
-    with pytest.raises(ConfigError, match=r"^bind contract\."):
+    types |= {"n": pa.decimal128(10, 2), "f": pa.float64(), "m": pa.time64("us")}
+    [label] = [one for one in contract.labels() if "." in one]
+    column = label.partition(".")[2]
+    found = f"the column is {types[column]};" if column in types else "no column b in the source;"
+    with pytest.raises(ConfigError, match=rf"^bind contract\.{re.escape(f'{label}: {found}')}"):
         bind(contract, pa.schema(list(types.items())))
+
+
+@pytest.mark.parametrize(
+    ("key", "number"),
+    [(["a"], True), (["f"], True), (["b"], True), (["x"], True), (["t"], False), (["n"], False), (["a", "b"], False)],
+    ids=str,
+)
+def test_a_key_of_eight_bytes_is_kept_as_a_number(key: list[str], number: bool) -> None:
+    """Eight bytes a row while keys are looked for, instead of sixteen, where the values have no more."""
+    types = {"a": pa.int64(), "b": pa.bool_(), "f": pa.float32(), "x": pa.binary(8), "t": pa.string()}
+    schema = pa.schema([*types.items(), ("n", pa.decimal128(10, 2))])
+    rules = bind(RowContract(unique=(key,)), schema)
+    assert rules.keys[0].exact is number
 
 
 def test_rules_of_the_whole_load() -> None:

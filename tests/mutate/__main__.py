@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 import tomllib
-from collections import Counter
+from collections import Counter, defaultdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -140,16 +140,21 @@ class Tree:
         os._exit(pytest.main([*PYTEST, *args]))
 
     def tests_of(self, mutant: Mutant, budget: float) -> tuple[list[str], float, int]:
-        """Those that run its line, the likeliest to fail first, then the fastest; where none is known to run it (a line
-        that runs on import), those of its scope, then of its module. Also their seconds, and how many there would be
-        without the budget."""
+        """Those that run its line; where none is known to (a line that runs on import), its scope, then its module. The
+        first are those that have killed before, then those that run lines of the scope which few others run, and do so
+        quickly. Also their seconds, and how many there would be without the budget."""
         lines = self.lines.get(f"{SRC}/{mutant.module}", {})
         for near in (*mutant.lines, map(int, lines)):
             found = {one for line in near for one in lines.get(str(line), ())}
             if found:
                 break
+        worth: dict[int, float] = defaultdict(float)
+        for who in (lines.get(str(line), ()) for line in mutant.lines[-1]):
+            for n in who:
+                worth[n] += 1 / len(who)
         chosen, spent = [], 0.0
-        for name, seconds in sorted((self.tests[n] for n in found), key=lambda one: (-self.kills[one[0]], one[1])):
+        for n in sorted(found, key=lambda n: (-self.kills[self.tests[n][0]], -worth[n] / max(self.tests[n][1], 0.05))):
+            name, seconds = self.tests[n]
             spent += seconds
             if chosen and spent > budget:
                 break

@@ -95,6 +95,8 @@ def _inner_changes(node: Any, statement: Any, scope: Any, where: str) -> Iterato
         for child in value if isinstance(value, list) else [value]:
             if isinstance(child, ast.Assert | ast.Import | ast.ImportFrom) or _is_text(child, node):
                 continue
+            if isinstance(child, ast.Call) and isinstance(child.func, ast.Name) and child.func.id == "TypeVar":
+                continue
             if isinstance(child, ast.keyword) and child.arg in KEYWORDS:
                 continue
             if name in ("test", "ifs") and not _is_not(child) and not _has_opposite(child):

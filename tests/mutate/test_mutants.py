@@ -59,6 +59,7 @@ def test_one_node_is_changed_at_a_time(code: str, afters: set[str]) -> None:
         '"""Says what it does."""',
         "assert a < b",
         "x: Literal['a'] | None",
+        "T = TypeVar('T', bound=A)",
         "import a",
         "x = zip(a, strict=True)",
         "x: int = field(init=False, repr=False)",

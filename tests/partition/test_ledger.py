@@ -64,6 +64,27 @@ def test_parts_go_on_after_one_that_failed(kept: PartitionManifestStore) -> None
     assert status(kept) == ["success", "failed", "success"]
 
 
+def test_a_part_that_ended_while_another_failed_is_recorded(kept: PartitionManifestStore) -> None:
+    """With several workers: the failure records what has ended since the last claim, so that it is not read again."""
+    ledger = opened(kept)
+
+    def fail_after_the_other() -> None:
+        stage(ledger, "000")
+        raise SourceError("read", "bad luck", "wait")
+
+    with pytest.raises(SourceError), ledger.running("001"):
+        fail_after_the_other()
+    assert status(kept) == ["success", "failed", "pending"]
+
+
+def test_a_part_that_waits_has_nothing_yet(kept: PartitionManifestStore) -> None:
+    """No rows, no bytes, no attempt, no file, no owner and no error."""
+    opened(kept)
+    for one in found(kept).partitions:
+        assert (one.rows_extracted, one.rows_loaded, one.bytes, one.attempts) == (0, 0, 0, 0)
+        assert {one.artifact, one.checksum, one.owner, one.error, one.reason, one.expires_at} == {None}
+
+
 def test_an_error_is_kept_in_one_short_line(kept: PartitionManifestStore) -> None:
     """However long and wide it is; its name is part of it unless it is one of ours."""
     ledger = opened(kept)

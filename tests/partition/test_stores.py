@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,32 @@ def test_MF_01_a_truncated_manifest_is_refused(tmp_path: Path, cut: float) -> No
         manifests.load(KEY)
     manifests.forget(KEY)
     assert manifests.load(KEY) is None
+
+
+@pytest.mark.parametrize(
+    ("damage", "head"),
+    [
+        ("__dpone__manifests SET manifest = '{\"format\": 1,'", True),
+        ("__dpone__manifests SET manifest = '[]'", True),
+        ("__dpone__partitions SET bounds = 'from 1' WHERE id = '001'", False),
+        ("__dpone__partitions SET expires_at = 'soon' WHERE id = '001'", False),
+        ("__dpone__partitions SET status = 'done' WHERE id = '001'", False),
+    ],
+)
+def test_MF_01_a_damaged_table_is_refused(tmp_path: Path, damage: str, head: bool) -> None:
+    """What no version writes is an error that says what to do, for whoever reads the manifest or claims the partition;
+    it is never taken for a manifest that is missing, and another load may begin in its place."""
+    manifests = store("sqlite", tmp_path)
+    manifests.create(manifest())
+    with closing(sqlite3.connect(tmp_path / "state.db", isolation_level=None)) as db:
+        db.execute(f"UPDATE {damage}")
+    with pytest.raises(StateError, match=r"damaged .+ 'dpone partitions retry --anew'"):
+        manifests.load(KEY)
+    if not head:
+        with pytest.raises(StateError, match="damaged"):
+            manifests.claim(KEY, "001", owner_of("R"), 60)
+    manifests.create(manifest())
+    assert loaded(manifests) == manifest()
 
 
 def test_MF_01_a_manifest_is_replaced_in_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
