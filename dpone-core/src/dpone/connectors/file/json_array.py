@@ -37,7 +37,8 @@ class Elements:
         depth = self._depth + np.cumsum(opening.astype(np.int32) - closing)
         if (ends := np.flatnonzero(closing & (depth == 0))).size:
             self._ended = True
-            at, marks, depth, opening = (each[: ends[0] + 1] for each in (at, marks, depth, opening))
+            last = slice(0, int(ends[0]) + 1)
+            at, marks, depth, opening = at[last], marks[last], depth[last], opening[last]
         cut = (marks == _COMMA) & (depth == 1)
         cut[-1:] |= self._ended
         self._require_filled(opening & (depth == 2), cut)
