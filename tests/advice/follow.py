@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -89,8 +88,3 @@ def put(data: dict[str, Any], words: str, of: str = "source") -> dict[str, Any]:
     if whole == "sink.strategy":
         at[last] = {"mode": at[last]}
     return data
-
-
-def option(words: str) -> bool:
-    """``a.b: c`` goes into the file; anything else is done otherwise."""
-    return re.match(r"[a-z_.]+: ", words) is not None
