@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from attrs import frozen
+from attrs import field, frozen
 from tests.advice.follow import Place, files, pipeline, put, table
 
 Rows = list[dict[str, Any]]
@@ -18,7 +18,7 @@ Do = Callable[[dict[str, Any], Place], None]
 
 @frozen
 class Case:
-    """setup: before the first run; breaks: after a green run, where the error needs one. error: its kind. advice: words
+    """setup: before the first run; breaks: after a green run, if the error needs one. error: its kind. advice: words
     of the message, each of which is a way out of its own, with the rows it ends with. of: whose ``options.x``."""
 
     name: str
@@ -28,6 +28,8 @@ class Case:
     advice: dict[str, Rows]
     breaks: Callable[[Place], None] | None = None
     of: str = "source"
+    edit: Callable[[dict[str, Any]], None] = lambda data: None  # of the pipeline, with ``breaks``
+    options: Mapping[str, Any] = field(factory=dict)  # of the run that fails
 
 
 def sql(file: str, *statements: str) -> Callable[[Place], None]:
@@ -55,6 +57,7 @@ GREEN: Rows = [{"id": 1, "n": 10}, {"id": 2, "n": 20}]
 TO_TEXT = sql(
     "source", "DROP TABLE s", "CREATE TABLE s (id INTEGER, n TEXT)", "INSERT INTO s VALUES (1, 'x'), (2, 'y')"
 )
+TO_TEXT_FIRST = sql("source", "CREATE TABLE s (id INTEGER, n TEXT)", "INSERT INTO s VALUES (1, 'x'), (2, 'y')")
 CURSOR = {"by": "cursor", "column": "n"}
 LATE = "a\n" + "1\n" * 300_000 + "x\n"
 
@@ -209,6 +212,31 @@ def cases() -> Iterator[Case]:
         "a cursor column that is not there", pipeline(table(incremental={**CURSOR, "column": "gone"})), NUMBERS,
         "PipelineMismatch", {"correct incremental.column": GREEN},
     )  # fmt: skip
+    yield Case(
+        "another cursor column", pipeline(table(incremental=CURSOR)), NUMBERS, "IdentityChanged",
+        {"--full-refresh": GREEN}, lambda place: None,
+        edit=lambda data: set_(data, "source", "options", "incremental", "column", to="id"),
+    )  # fmt: skip
+    yield Case(
+        "a column that tells rows of one cursor value apart is gone", pipeline(table(incremental=CURSOR)),
+        both(NUMBERS, sql("source", "ALTER TABLE s ADD COLUMN x INTEGER")), "IdentityChanged",
+        {"--full-refresh": GREEN}, sql("source", "ALTER TABLE s DROP COLUMN x"),
+    )  # fmt: skip
+    yield Case(
+        "a state that cannot be read", pipeline(table(incremental=CURSOR)), NUMBERS, "StateError",
+        {"--full-refresh": GREEN}, sql(".dpone/state", "UPDATE __dpone__state SET value = '{\"format\": 99}'"),
+    )  # fmt: skip
+    yield Case(
+        "a type for a column that is not there", pipeline(table(columns={"gone": "string"})), NUMBERS,
+        "PipelineMismatch", {"name columns of the source": [{"id": 1, "n": "10"}, {"id": 2, "n": "20"}]},
+    )  # fmt: skip
+    yield Case(
+        "a table that cannot be replaced", pipeline(table(), "full_refresh"),
+        both(TO_TEXT_FIRST, sql("target", "CREATE TABLE t (id INTEGER, n INTEGER PRIMARY KEY)")), "SinkError",
+        {"drop what stands in the way, or the table itself, and run again with --full-refresh": [
+            {"id": 1, "n": "x"}, {"id": 2, "n": "y"},
+        ]}, options={"full_refresh": True},
+    )  # fmt: skip
 
 
 def set_(data: dict[str, Any], *where: str, to: Any) -> None:
@@ -252,6 +280,10 @@ DO: dict[str, Do] = {
     "give one glob per format": lambda data, place: set_(data, "source", "path", to="*.csv"),
     "set options.encoding to what the file is in, such as latin-1": option_of("encoding", "latin-1"),
     "give a larger options.block_bytes": option_of("block_bytes", 1 << 20),
+    "drop what stands in the way, or the table itself, and run again with --full-refresh": lambda data, place: (
+        place.sql("target", "DROP TABLE t")
+    ),
+    "name columns of the source": option_of("columns", {"n": "string"}),
     "correct incremental.column": option_of("incremental", {"by": "cursor", "column": "n"}),
 }
 
@@ -278,7 +310,8 @@ def test_OUT_16_advice_ends_in_a_green_run(tmp_path: Path, case: Case, way: str)
     if case.breaks is not None:
         assert place.run(data).error is None
         case.breaks(place)
-    error = place.run(data).error
+        case.edit(data)
+    error = place.run(data, **case.options).error
     assert error is not None
     assert error.kind == case.error, error.message
     assert way in error.message
