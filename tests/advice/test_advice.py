@@ -237,6 +237,11 @@ def cases() -> Iterator[Case]:
             {"id": 1, "n": "x"}, {"id": 2, "n": "y"},
         ]}, options={"full_refresh": True},
     )  # fmt: skip
+    yield Case(
+        "files whose types do not meet", pipeline(files("*.parquet")),
+        both(parquet("a.parquet", pa.table({"a": [1]})), parquet("b.parquet", pa.table({"a": ["x"]}))), "DataError",
+        {"columns: {a: string}": [{"a": "1"}, {"a": "x"}]},
+    )  # fmt: skip
 
 
 def set_(data: dict[str, Any], *where: str, to: Any) -> None:
