@@ -61,7 +61,7 @@ def test_a_predicate_of_another_type_makes_no_table(project: Project, refused: R
     """``where`` is compared with the columns before the target is made, not when its rows are to be replaced."""
     project = project.but(strategy={"mode": "replace", "where": {"id": "abc"}})
     project.csv("a", rows(1, 3))
-    says(refused(project, 2), "read strategy.where: 'abc' is no int64")
+    says(refused(project, 3), "read strategy.where: 'abc' is no int64")
     assert not project.database.exists()
 
 
@@ -168,7 +168,7 @@ def test_a_table_that_does_not_exist(project: Project, refused: Refuse, what: di
     with closing(sqlite3.connect(project.folder / "source.db")) as db:
         db.execute("CREATE TABLE here (id INTEGER)")
     project = project.but(source={"type": "sqlite", "connection": "sqlite:///source.db", **what})
-    says(refused(project, 2 if "query" in what else 1), "nowhere")
+    says(refused(project, 3 if "query" in what else 1), "nowhere")
 
 
 def test_a_source_database_that_does_not_exist(project: Project, refused: Refuse) -> None:
@@ -191,9 +191,9 @@ def test_a_source_database_that_does_not_exist(project: Project, refused: Refuse
     ids=["key", "order_by", "where"],
 )
 def test_a_column_that_does_not_exist(loaded: Project, refused: Refuse, strategy: dict[str, Any]) -> None:
-    """Exit 2: the option, the column, and the columns there are."""
+    """Exit 3: the option, the column, and the columns there are."""
     loaded.csv("b", rows(251, 260))
-    says(refused(loaded.but(strategy=strategy), 2), "nokey", "id, day, name, note")
+    says(refused(loaded.but(strategy=strategy), 3), "nokey", "id, day, name, note")
 
 
 def test_keys_that_repeat(loaded: Project, refused: Refuse) -> None:

@@ -165,7 +165,7 @@ def test_two_tables_never_share_a_target(changes: ChangeProject) -> None:
     """Tables of two schemas and one name: refused before anything is made."""
     write(changes.log, transaction("01", insert("a.orders", {"id": 1}), insert("b.orders", {"id": 1})))
     report = changes.run()
-    assert report.exit_code == 2
+    assert report.exit_code == 3
     assert "a.orders and b.orders would be loaded into one table" in report.streams[0].error.message
     apart = changes.but(table="{schema}_{table}")
     apart.load()
@@ -382,7 +382,7 @@ def test_one_table_needs_no_name_and_several_do(changes: ChangeProject) -> None:
     assert one.rows() == expected(one)
     write(one.log, orders(2, 9, "02"))
     report = one.run()
-    assert (report.exit_code, report.streams[0].error.kind) == (2, "ConfigError")
+    assert (report.exit_code, report.streams[0].error.kind) == (3, "PipelineMismatch")
     named = one.but(source={**source, "table": "customers"}, table="landing_customers")
     named.load()
     assert len(named.rows()) == 1 + 3

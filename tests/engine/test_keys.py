@@ -224,7 +224,7 @@ def test_OUT_10_a_collation_of_the_source(tmp_path: Path, mode: str, collation: 
     stream = bench.run()
     if mode != "snapshot_diff":
         assert stream.error is not None
-        assert (stream.error.kind, stream.error.exit_code) == ("ConfigError", 2)
+        assert (stream.error.kind, stream.error.exit_code) == ("PipelineMismatch", 3)
         found = f"a key can be spelled differently in the source and stay equal there ({collation.lower()})"
         assert f"by key k: {found}" in stream.error.message
         with closing(sqlite3.connect(tmp_path / "copy.db")) as db:
@@ -259,7 +259,7 @@ def test_OUT_10_a_collation_of_the_target_is_refused(tmp_path: Path, collation: 
     for _ in range(2):
         stream = bench.run()
         assert stream.error is not None
-        assert (stream.error.kind, stream.error.exit_code) == ("ConfigError", 2)
+        assert (stream.error.kind, stream.error.exit_code) == ("PipelineMismatch", 3)
         assert "by key k: keys that differ in the source can be equal in the target" in stream.error.message
     assert bench.copied() == []
     with closing(sqlite3.connect(tmp_path / "copy.db")) as db:
@@ -347,5 +347,5 @@ def test_OUT_10_json_is_no_key(tmp_path: Path, mode: str) -> None:
     pq.write_table(table, tmp_path / "a.parquet")
     stream = Bench(tmp_path, {"type": "file", "path": "a.parquet"}, strategy(mode, "k")).run()
     assert stream.error is not None
-    assert (stream.error.kind, stream.error.exit_code) == ("ConfigError", 2)
+    assert (stream.error.kind, stream.error.exit_code) == ("PipelineMismatch", 3)
     assert "name another key" in stream.error.message

@@ -16,7 +16,7 @@ import dpone
 from dpone.connectors.file.source import FileSource
 from dpone.contract import Window, WindowRequest
 from dpone.engine import Run, run
-from dpone.errors import Category, ConfigError, DataError, DponeError, ErrorCodes, SinkError, StateAhead
+from dpone.errors import Category, ConfigError, DataError, DponeError, ErrorCodes, PluginError, SinkError, StateAhead
 from dpone.hookspecs import hookimpl
 from dpone.pipeline import Pipeline
 from dpone.position import Position
@@ -107,8 +107,9 @@ class _Four(DponeError):
         ([None, None], 0),
         ([None, StateAhead("a", "b", "c")], 3),
         ([StateAhead("a", "b", "c"), DataError("a", "b", "c")], 1),
-        ([StateAhead("a", "b", "c"), ConfigError("a", "b", "c")], 2),
-        ([ConfigError("a", "b", "c"), RuntimeError("x")], 1),
+        ([StateAhead("a", "b", "c"), PluginError("a", "b", "c")], 2),
+        ([StateAhead("a", "b", "c"), ConfigError("a", "b", "c")], 3),
+        ([PluginError("a", "b", "c"), RuntimeError("x")], 1),
         ([_Four("a", "b", "c"), None], 1),
     ],
     ids=str,

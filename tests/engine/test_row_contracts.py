@@ -213,17 +213,17 @@ def test_a_quarantine_outside_the_project_is_refused(project: Project, tmp_path:
     bound_by(project, on_violation="quarantine", unique="id", quarantine={"path": "q/x"}).csv("a", rows(1, 3))
     [stream] = project.run().streams
     assert stream.error is not None
-    assert (stream.error.kind, stream.error.exit_code) == ("ConfigError", 2)
+    assert (stream.error.kind, stream.error.exit_code) == ("PipelineMismatch", 3)
     assert list((tmp_path / "elsewhere").iterdir()) == []
     assert project.rows() == []
 
 
 def test_an_unknown_column_is_found_before_anything_is_changed(project: Project) -> None:
-    """A rule for a column that the source has not: exit code 2, also of a plan, and no table is made."""
+    """A rule for a column that the source has not: a stop, also of a plan, and no table is made."""
     bound_by(project, ranges={"idd": {"min": 1}}).csv("a", rows(1, 3))
     for options in ({}, {"dry_run": True}):
         report = project.run(**options)
-        assert report.exit_code == 2
+        assert report.exit_code == 3
         assert report.streams[0].error is not None
         assert "no column idd" in report.streams[0].error.message
     assert project.tables() == []

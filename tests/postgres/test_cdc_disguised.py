@@ -354,7 +354,7 @@ def test_OUT_04_an_unlogged_partition_is_refused_at_the_beginning(
     shop.lay()
     done = shop.run()
     assert done.error is not None
-    assert (done.error.exit_code, done.status) == (2, "failed")
+    assert (done.error.exit_code, done.status) == (3, "stopped")
     assert f"{source.schema}.r_3 is unlogged" in done.error.message
     code, said = shop.dpone("check", str(shop.path), "--connect")
     assert code == 1

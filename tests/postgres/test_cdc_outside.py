@@ -202,7 +202,7 @@ def test_OUT_01_operations_that_were_never_published_must_be_meant(source: Chang
     assert "does not publish update, delete, truncate" in said
     done = shop.run()
     assert done.error is not None
-    assert (done.error.exit_code, done.status) == (2, "failed")
+    assert (done.error.exit_code, done.status) == (3, "stopped")
     assert "source.options.operations: [insert]" in done.error.message
     shop.lay("append", operations=["insert"])
     assert shop.dpone("check", str(shop.path), "--connect")[0] == 0

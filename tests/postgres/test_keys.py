@@ -187,7 +187,7 @@ def test_OUT_10_rows_of_every_key_type_by_every_strategy(
     if refused and sink == "sqlite" and not key.mirrored:
         why = "it is" if key.type == "jsonb" else "a key can be spelled differently"
         assert stream.error is not None
-        assert stream.error.kind == "ConfigError", stream.error
+        assert stream.error.kind == "PipelineMismatch", stream.error
         assert f"by key k: {why}" in stream.error.message
         assert bench.tables() == []
         return
@@ -231,7 +231,7 @@ def test_OUT_10_changes_of_every_key_type_by_every_strategy(
         why = "a change can spell a key differently, and to the target it stays the same"
     if why:
         assert stream.error is not None
-        assert stream.error.kind == "ConfigError"
+        assert stream.error.kind == "PipelineMismatch"
         assert f"by key k: {why}" in stream.error.message
         return
     assert stream.error is None, stream.error
@@ -319,7 +319,7 @@ def test_OUT_10_a_key_spelled_differently_is_one_row(
         bench.publish()
     first = bench.run()
     if first.error is not None:
-        assert first.error.kind == "ConfigError", first.error
+        assert first.error.kind == "PipelineMismatch", first.error
         assert "by key k" in first.error.message
         assert sink == "postgres" or bench.tables() == []
         assert name in LOOSELY, first.error
@@ -343,7 +343,7 @@ def test_OUT_10_json_is_no_key(source: ChangeSource, folder: Path, mode: str, si
     source.run("INSERT INTO things VALUES ('{}', 1)")
     stream = bench.run()
     assert stream.error is not None
-    assert (stream.error.kind, stream.error.exit_code) == ("ConfigError", 2)
+    assert (stream.error.kind, stream.error.exit_code) == ("PipelineMismatch", 3)
     assert "name another key" in stream.error.message
     assert source.query("SELECT 1 FROM pg_tables WHERE tablename = 'copy' AND schemaname = current_schema()") == []
 
@@ -397,7 +397,7 @@ def test_OUT_10_a_target_that_takes_two_keys_for_one_is_refused(
         bench.publish()
     stream = bench.run()
     assert stream.error is not None
-    assert (stream.error.kind, stream.error.exit_code) == ("ConfigError", 2)
+    assert (stream.error.kind, stream.error.exit_code) == ("PipelineMismatch", 3)
     assert "by key k: keys that differ in the source can be equal in the target" in stream.error.message
     assert bench.copied("n") == []
     source.run(f"DROP TABLE copy; CREATE TABLE copy (k {exact} PRIMARY KEY, n int)")

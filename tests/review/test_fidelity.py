@@ -385,7 +385,7 @@ def test_a_bound_beyond_the_type_is_a_fault_of_the_pipeline_file(project: Projec
     project.csv("id\n1\n")
     stream = project.load(file_source(), sqlite_sink("t", "replace", where={"id": {"from": 10**20}}))
     assert stream.error is not None
-    assert stream.error.kind == "ConfigError"
+    assert stream.error.kind == "PipelineMismatch"
 
 
 def test_a_pipeline_does_not_feed_on_its_own_target(project: Project) -> None:

@@ -386,7 +386,7 @@ def _connections(node: Node, pipeline: Path, env: Mapping[str, str], problems: P
         name = _value(filled_in(node, env, problems), str, problems)
         if name is BAD:
             return {}
-        path = pipeline.parent / name
+        path = pipeline.parent / os.path.expanduser(name)
         try:
             node = read_yaml(path, str(path), problems)
         except PipelineErrors:

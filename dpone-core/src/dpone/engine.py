@@ -63,6 +63,7 @@ from dpone.errors import (
     StateAhead,
     StateMissing,
     Stopped,
+    connected,
 )  # fmt: skip
 from dpone.ids import ulid
 from dpone.judge import Judge, place_of
@@ -131,7 +132,12 @@ class Run:
 
     def streams(self) -> list[StreamSpec]:
         """The selected streams. Asks the sources of those that select tables by a glob."""
-        return _selected(expand(self.pipeline, self._tables_of), self.select)
+        for spec in self.pipeline.streams:
+            if spec.tables and not spec.source.changes:
+                self.make("source", spec.source).close()  # what it refuses is wrong in the file
+        with connected():
+            expanded = expand(self.pipeline, self._tables_of)
+        return _selected(expanded, self.select)
 
     def tell(self, step: Step, stream: str | None = None, **data: Any) -> None:
         """Tell every observer; one that raises is reported once and never changes the run. A signal that was lost, as
@@ -154,8 +160,8 @@ class Run:
                 report.warnings.append(redact(" ".join(warning.split())))
 
     def _tables_of(self, source: Any, pattern: str) -> list[str]:
-        with closing(self.make("source", source)) as connected:
-            tables: list[str] = connected.tables(pattern)
+        with closing(self.make("source", source)) as asked:
+            tables: list[str] = asked.tables(pattern)
             return tables
 
     def make(self, role: Any, spec: Any) -> Any:
@@ -303,6 +309,7 @@ class _Attempt:
             self.source = stack.enter_context(closing(run.make("source", self.spec.source)))
             self.sink = stack.enter_context(closing(run.make("sink", self.spec.sink)))
             self.state = stack.enter_context(closing(run.make("state", run.pipeline.state)))
+            stack.enter_context(connected())
             if run.dry_run:
                 self._prepare(self._recover(dry=True))
                 return
@@ -549,9 +556,7 @@ class _Attempt:
         self, spec: SinkSpec, sink: Sink, have: pa.Schema | None, window: Window, strategy: Strategy
     ) -> evolution.Plan:
         run = self.stream.run
-        wanted = {"key": strategy.key, "order_by": strategy.order_by, "where": tuple(strategy.where)}
-        wanted |= {"partition": _one(strategy.partition), "effective_from": _one(strategy.effective_from)}
-        for what, columns in wanted.items():
+        for what, columns in strategy.columns.items():
             if absent := [f"{c} is not in {window.absent[c]}" for c in columns if c in window.absent]:
                 found = f"column {', '.join(absent)}"
                 raise SchemaBreak(f"find {what} columns", found, "bring it back, or move that data out of the source")
@@ -868,10 +873,6 @@ def _without_own(schema: pa.Schema | None, strategy: Strategy) -> pa.Schema | No
     """The columns that rows of a source fill; the others are dpone's."""
     own = (*LINEAGE, *VALIDITY) if strategy.mode == "scd2" else LINEAGE
     return None if schema is None else pa.schema([f for f in schema if f.name not in own])
-
-
-def _one(column: str | None) -> tuple[str, ...]:
-    return () if column is None else (column,)
 
 
 def _load(

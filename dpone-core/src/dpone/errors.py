@@ -17,8 +17,9 @@ DponeError                     anything dpone raises on purpose; exit code 1
     ├── StateAhead             the state claims more than the sink's journal holds
     ├── StateMissing           rows in the target, but neither journal nor state
     ├── DeletesRefused         a load would delete more than the pipeline allows
-     ├── UndoRefused            a load cannot be taken back
-     └── ManifestChanged        half of a load is staged, and the pipeline or the schema has changed since
+    ├── UndoRefused            a load cannot be taken back
+    ├── ManifestChanged        half of a load is staged, and the pipeline or the schema has changed since
+    └── PipelineMismatch       the pipeline file asks for what a system, once asked, does not have
 Interrupted                    SIGINT or SIGTERM; exit 130
 
 Every message has three parts in one line: what failed, what was found, what to do.
@@ -28,6 +29,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from attrs import field, frozen
 
@@ -129,6 +131,20 @@ class UndoRefused(Stopped):
 
 class ManifestChanged(Stopped):
     pass
+
+
+class PipelineMismatch(Stopped):
+    pass
+
+
+@contextmanager
+def connected() -> Iterator[None]:
+    """What is raised within was learned from a system. Exit code 2 is for what the file and the command line show by
+    themselves, so a ConfigError becomes a PipelineMismatch."""
+    try:
+        yield
+    except ConfigError as error:
+        raise PipelineMismatch(error.failed, error.found, error.todo) from error
 
 
 class Interrupted(BaseException):

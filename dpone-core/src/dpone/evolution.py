@@ -52,7 +52,8 @@ class Change:
     null    strict: one side allows NULL and the other does not. Else: ``after`` is None, and the target's column is NOT
             NULL without a default, so that no row could be inserted; or, with ``where``, has a default, which rows that
             lack the column would get in one window and not in another
-    case    names that differ only by case
+    case    names that differ only by case: ``before`` of the target and ``after`` of the source; without ``after`` both
+            are of the source
     """
 
     kind: Literal["create", "add", "widen", "type", "drop", "null", "case"]
@@ -69,6 +70,10 @@ class Change:
         where = f" (not in {self.where})" if self.where else ""
         if self.kind == "null":
             return f"null {self.column} {_nulls(self.before)} -> {_nulls(self.after)}{where}"
+        if self.kind == "case" and self.before is not None:
+            if self.after is not None:
+                return f"column {self.column} of the source is {self.before.name} in the target"
+            return f"columns {self.before.name} and {self.column} of the source differ only by case"
         types = " -> ".join(type_name(f) for f in (self.before, self.after) if f is not None)
         return f"{self.kind} {self.column} {types}{self.condition}".strip() + where
 
@@ -112,7 +117,8 @@ class Plan:
             found, ways = ", ".join(map(str, self.breaking)), self._ways()
             if rename := self.rename():
                 found, ways = f"{found}; {rename}", f"if it is a rename, rename the column of the target too; {ways}"
-            ways = f"{ways}; {instead}" if instead else ways
+            named = all(change.kind == "case" for change in self.breaking)  # a new name is less than a new table
+            ways = f"{ways}; {instead}" if instead and not named else ways
             raise SchemaBreak(f"evolve the schema of {target}", found, f"{ways}; nothing was changed")
 
     def rename(self, absent: Iterable[str] = ()) -> str:
@@ -320,12 +326,15 @@ class SchemaComparator:
 
     def compare(self, target: pa.Schema | None, source: pa.Schema) -> Plan:
         """What must happen to ``target`` (lineage left out; None: it does not exist) before rows of ``source`` fit."""
-        if clash := [*ambiguous(source.names), *_case_clash(target, source)]:
-            allow = "give the columns distinct names in the source; names that differ only by case are refused"
-            return Plan(breaking=tuple(Change("case", name, allow=allow) for name in dict.fromkeys(clash)))
+        if clash := (*_ambiguous(source), *_case_clash(target, source)):
+            return Plan(breaking=clash)
         if target is None:
             left_out = tuple(self._left_out(None, source, {name: name for name in source.names}, self._lenient))
-            return Plan((Change("create", schema=source),), left_out, {n: n for n in source.names})
+            long = tuple(Change("add", f.name, after=f, allow=w) for f in source if (w := self._too_long(f.name)))
+            if long or left_out:
+                create = () if long else (Change("create", schema=source),)
+                return Plan(create, (*long, *left_out), {n: n for n in source.names})
+            return Plan((Change("create", schema=source),), (), {n: n for n in source.names})
         found = [self._column(target, source, f) for f in source]
         columns = {f.name: to for f, (_, to) in zip(source, found, strict=True)}
         missing = self._missing(target, source, {*columns.values()})
@@ -393,7 +402,7 @@ class SchemaComparator:
         size = len(name.encode())
         if self.max_identifier is None or size <= self.max_identifier:
             return None
-        return f"a shorter name in the source: {name} has {size} bytes, the sink takes {self.max_identifier}"
+        return f"a shorter name in the source ({_NAMED}): {name} has {size} bytes, the sink takes {self.max_identifier}"
 
     def _routed(
         self, target: pa.Schema, given: pa.Schema, source: pa.Field, before: pa.Field
@@ -478,9 +487,22 @@ def _without_native(field: pa.Field) -> dict[bytes, bytes]:
     return {k: v for k, v in (field.metadata or {}).items() if k != NATIVE}
 
 
-def _case_clash(target: pa.Schema | None, source: pa.Schema) -> list[str]:
-    have = {name.casefold(): name for name in (target.names if target is not None else ())}
-    return [name for name in source.names if have.get(name.casefold(), name) != name]
+_NAMED = "AS in source.query, options.names of a CSV file"
+
+
+def _ambiguous(source: pa.Schema) -> Iterator[Change]:
+    for name in ambiguous(source.names):
+        first = next(f for f in source if f.name.casefold() == name.casefold())
+        yield Change("case", name, first, allow=f"give {name} another name in the source ({_NAMED})")
+
+
+def _case_clash(target: pa.Schema | None, source: pa.Schema) -> Iterator[Change]:
+    have = {f.name.casefold(): f for f in target or ()}
+    for given in source:
+        there = have.get(given.name.casefold(), given)
+        if there.name != given.name:
+            allow = f"give {given.name} the name {there.name} in the source ({_NAMED}), or rename column {there.name}"
+            yield Change("case", given.name, there, given, f"{allow} of the target to {given.name}")
 
 
 def plan(

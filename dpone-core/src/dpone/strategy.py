@@ -110,6 +110,13 @@ class Strategy:
         )
 
     @property
+    def columns(self) -> Mapping[str, tuple[str, ...]]:
+        """The columns that each option names, which the source must have."""
+        named = {"key": self.key, "order_by": self.order_by, "where": tuple(self.where)}
+        one = {"partition": self.partition, "effective_from": self.effective_from}
+        return named | {option: () if column is None else (column,) for option, column in one.items()}
+
+    @property
     def whole(self) -> bool:
         """The read must hold the whole source: rows it lacks are gone. A window of partitions is emptied where the
         read has nothing, so an increment would empty what earlier ones brought."""

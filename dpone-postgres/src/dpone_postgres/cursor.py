@@ -8,6 +8,7 @@ from typing import Any
 
 from dpone.errors import ConfigError, DataError
 from dpone.sql.cursor import Bound, Span, Value, less
+from dpone.sql.text_order import doubt
 from dpone_postgres import types
 from dpone_postgres.in_flight import WESTMOST
 from dpone_postgres.session import Asked
@@ -17,7 +18,7 @@ class Cursor:
     """bound: where the table is to end for this read."""
 
     def __init__(self, source: Asked, column: types.Column, bound: Bound | None = None) -> None:
-        self._source, self._type, self._native = source, column.arrow, column.native
+        self._source, self._name, self._type, self._native = source, column.name, column.arrow, column.native
         self._kind = column.kind
         self._column = f"s.{source.dialect.quote(column.name)}"
         self._bound = bound or Bound()
@@ -59,6 +60,16 @@ class Cursor:
         return int(
             self._source.rows(f"SELECT count(*) FROM {self._source.relation} AS s WHERE {self._column} IS NULL")[0][0]
         )
+
+    def doubt(self, high: str) -> str:
+        """``sql.cursor.Doubting``."""
+        return doubt(high, self._source.name, self._name, self._lengths) if self._kind in ("text", "uuid") else ""
+
+    def _lengths(self) -> tuple[int, int]:
+        c = f"{self._column}::text"
+        digits = f"FROM {self._source.relation} AS s WHERE {c} ~ '^[0-9]+$'"
+        [(least, most)] = self._source.rows(f"SELECT min(length({c})), max(length({c})) {digits}")
+        return least, most
 
     def compare(self, value: Value) -> int:
         rows = f"EXISTS (SELECT 1 FROM {self._source.relation} AS s WHERE {self._inside()} AND {self._column}"

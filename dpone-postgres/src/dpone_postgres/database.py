@@ -37,6 +37,7 @@ TIMELINE = """(SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN c.timeline_i
 class PostgresDialect(Dialect):
     placeholder = _HOLE
     max_identifier = 63  # NAMEDATALEN - 1; a longer name would be cut, not refused
+    max_columns = 1_600  # MaxHeapAttributeNumber; the server counts dropped columns too
     loose: frozenset[str] = frozenset()  # columns of the target whose collation takes texts that differ for equal
     exact_names = True
 
@@ -460,6 +461,10 @@ class PostgresDatabase:
             what for what, found in zip(_HANGING, self.rows(_HANGING_SQL, (self.oid(table),))[0], strict=True) if found
         ]
 
+    def views_on(self, table: Name, columns: Sequence[str]) -> list[str]:
+        """Statements that drop the views which read these columns, and those that read these views, last ones first."""
+        return [statement for (statement,) in self.rows(_VIEWS, (self.oid(table), list(columns)))]
+
     def clear(self, table: Name) -> int:
         """Delete every row; how many there were. By TRUNCATE where nobody looks at single rows (docs/postgres.md)."""
         quoted = self.dialect.name(table)
@@ -600,6 +605,22 @@ SELECT k.contype::text, ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribut
     WHERE a.attrelid = k.conrelid AND a.attnum = ANY (k.conkey) ORDER BY a.attname), k.conname::text
 FROM pg_catalog.pg_constraint AS k WHERE k.conrelid = {_HOLE} AND k.contype IN ('p', 'n')"""
 _PRIMARY_KEY = f"SELECT conname FROM pg_catalog.pg_constraint WHERE contype = 'p' AND conrelid = {_HOLE}"
+
+_VIEWS = f"""
+WITH RECURSIVE reads AS (
+    SELECT r.ev_class AS view, d.refobjid AS read, d.refobjsubid AS attnum FROM pg_catalog.pg_rewrite AS r
+    JOIN pg_catalog.pg_depend AS d ON d.classid = 'pg_catalog.pg_rewrite'::regclass AND d.objid = r.oid
+    WHERE d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid <> r.ev_class
+), found AS (
+    SELECT r.view, 1 AS depth FROM reads AS r JOIN pg_catalog.pg_attribute AS a
+    ON a.attrelid = r.read AND a.attnum = r.attnum WHERE r.read = {_HOLE} AND a.attname = ANY({_HOLE}::text[])
+    UNION SELECT r.view, f.depth + 1 FROM found AS f JOIN reads AS r ON r.read = f.view WHERE f.depth < 100
+)
+SELECT pg_catalog.format('DROP %s %I.%I;', CASE c.relkind WHEN 'm' THEN 'MATERIALIZED VIEW' ELSE 'VIEW' END,
+    n.nspname, c.relname)
+FROM found AS f JOIN pg_catalog.pg_class AS c ON c.oid = f.view
+JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+GROUP BY c.oid, c.relkind, n.nspname, c.relname ORDER BY max(f.depth) DESC, 1"""
 
 # What a swap would lose, and how it shows in the catalogue (c: the table's row of pg_class).
 _HANGING: Mapping[str, str] = {

@@ -46,7 +46,12 @@ _TODO: tuple[tuple[str, str], ...] = (
     ("3D000", "correct the name of the database"),
     ("42501", "grant the role what docs/postgres.md lists"),
     ("42P01", "correct the name, or create it"),
+    ("54011", "load fewer columns; those that were dropped count too until the table is made again"),
     ("0A000", "see docs/postgres.md for what stands in the way"),
+)
+_STANDBY = (
+    "set hot_standby_feedback = on on the standby, raise its max_standby_streaming_delay (max_standby_archive_delay if "
+    "it replays an archive), or read from the primary"
 )
 _CONNECTING: tuple[tuple[str, str, Category], ...] = (
     ("does not match host name", "connect by a name that the server's certificate bears", Category.AUTHORIZATION),
@@ -93,6 +98,7 @@ def translate(error: psycopg.Error, kind: type[DponeError], failed: str) -> Dpon
         todo = "correct the rows in the source, or the column or constraint of the table"
         return DataError(failed, f"{_words(error)}{_place(error)}", todo)
     todo = next((todo for code, todo in _TODO if state.startswith(code)), "correct what the text names")
+    todo = _STANDBY if recovers(error) else todo
     found = kind(failed, f"{error.diag.message_primary or error} (SQLSTATE {state})", todo)
     known = [category for code, category in CODES.sqlstates.items() if code in (state, state[:2])]
     found.category = CODES.sqlstates.get(state) or (known[0] if known else None)
@@ -116,6 +122,16 @@ def hidden(error: psycopg.Error) -> str | None:
         return None
     named = re.search(r"[\"«„“](.+)[\"»“”]", error.diag.message_primary or "")
     return named[1].strip() if named else "of the query"
+
+
+def recovers(error: psycopg.Error) -> bool:
+    """A standby ended the read, for it stood in the way of what the primary has done since (hot standby, "Handling
+    Query Conflicts"). The functions that raise it say so in any language of messages: the first up to PostgreSQL 15,
+    the second since 16; the third is of deadlocks."""
+    if error.sqlstate not in ("40001", "40P01"):
+        return False
+    ends = ("ProcessInterrupts", "ProcessRecoveryConflictInterrupt", "CheckRecoveryConflictDeadlock")
+    return error.diag.source_function in ends
 
 
 def _unconnected(error: psycopg.Error, kind: type[DponeError], failed: str) -> DponeError:

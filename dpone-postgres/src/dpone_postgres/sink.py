@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from typing import Any, TypeVar
 
+import psycopg
 import pyarrow as pa
 
 from dpone.contract import Entry, Finding, Kept, Load, Part, Receipt, Staged, Stream, Writer
-from dpone.errors import Category, ConfigError, DataError, DponeError, SinkError
+from dpone.errors import Category, ConfigError, DataError, DponeError, SchemaBreak, SinkError
+from dpone.evolution import Change
 from dpone.keys import equality
 from dpone.pipeline import SinkSpec, Undo
 from dpone.position import Position
@@ -94,10 +96,26 @@ class PostgresSink(SqlSink):
         known = types.native(field) is not None and not equality(field).startswith("collation ")
         return self._makeable(pa.schema([field])).field(0) if known else field.remove_metadata()
 
+    def ddl(self, changes: Sequence[Change]) -> list[str]:
+        statements = super().ddl(changes)
+        widened = [c.column for c in changes if c.kind == "widen" and self._statements(c)]
+        if widened and (views := self._db.views_on(self._target, widened)):
+            found = f"views read column {', '.join(widened)}, and the server changes the type of no such column"
+            todo = (
+                f"keep what pg_get_viewdef shows of each, run {' '.join(views)} then dpone again, and create them again"
+            )
+            raise SchemaBreak(f"evolve the schema of {self._target}", found, f"{todo}; nothing was changed")
+        return statements
+
     def apply(self, ddl: Sequence[str]) -> None:
         try:
             retried(lambda: SqlSink.apply(self, ddl))
         except SinkError as error:
+            if sqlstate(error) == "0A000" and isinstance(error.__cause__, psycopg.Error):
+                # A trigger, policy or generated column; the detail of such an error has names of objects alone.
+                found = f"{error.found}: {error.__cause__.diag.message_detail or ''}".rstrip(": ")
+                todo = "drop what the text names, run again, and create it again; nothing was changed"
+                raise SinkError(error.failed, found, todo) from error.__cause__
             if sqlstate(error) not in ("42P07", "42701"):  # duplicate_table, duplicate_column
                 raise
             found = f"another run was at it at the same time: {error.found}"

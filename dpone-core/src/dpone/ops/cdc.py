@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 from attrs import frozen
@@ -14,12 +14,14 @@ from attrs import frozen
 from dpone import engine
 from dpone.contract import CDCReader
 from dpone.engine import Run
-from dpone.errors import ConfigError
+from dpone.errors import ConfigError, connected
 from dpone.pipeline import Incremental, Pipeline, SourceSpec, StreamSpec
 from dpone.plugins import Plugins, discover, resolve
 from dpone.position import Position
 from dpone.schema import Name
 from dpone.secret import Secret
+
+T = TypeVar("T")
 
 
 def setup_plan(
@@ -84,11 +86,11 @@ def wanted(pipeline: Pipeline, stream: str | None = None) -> list[Wanted]:
 
 def create(pipeline: Pipeline, stream: str | None = None) -> list[tuple[str, Position]]:
     """Make slot or capture of each change stream; what is there stays. Where each begins."""
-    return [(name, reader.create()) for name, reader in _readers(pipeline, stream)]
+    return _asked(pipeline, stream, lambda reader: reader.create())
 
 
 def lag(pipeline: Pipeline, stream: str | None = None) -> list[tuple[str, Mapping[str, Any]]]:
-    return [(name, reader.lag()) for name, reader in _readers(pipeline, stream)]
+    return _asked(pipeline, stream, lambda reader: reader.lag())
 
 
 def resync(pipeline: Pipeline, stream: str | None, tables: Sequence[str]) -> list[tuple[str, Position]]:
@@ -111,7 +113,7 @@ def _selects(source: SourceSpec, table: str) -> bool:
 def drop(pipeline: Pipeline, stream: str | None = None) -> list[tuple[str, list[str]]]:
     """Drop what ``create`` made for each change stream; rows and positions stay. Names of the streams, and what was
     dropped or stays."""
-    return [(name, [*(reader.drop() or ())]) for name, reader in _readers(pipeline, stream)]
+    return _asked(pipeline, stream, lambda reader: [*(reader.drop() or ())])
 
 
 def _change_streams(run: Run, stream: str | None) -> list[StreamSpec]:
@@ -124,10 +126,11 @@ def _change_streams(run: Run, stream: str | None) -> list[StreamSpec]:
     return select
 
 
-def _readers(pipeline: Pipeline, stream: str | None) -> Iterator[tuple[str, CDCReader]]:
-    """Each change stream's reader, closed behind it."""
-    run = Run(pipeline, () if stream is None else (stream,))
+def _asked(pipeline: Pipeline, stream: str | None, ask: Callable[[CDCReader], T]) -> list[tuple[str, T]]:
+    """What the reader of each change stream answers; it is closed behind it."""
+    run, found = Run(pipeline, () if stream is None else (stream,)), []
     for spec in _change_streams(run, stream):
         assert spec.source.changes is not None
-        with closing(run.reader(spec.source, spec.source.changes.by)) as reader:
-            yield spec.name, reader
+        with closing(run.reader(spec.source, spec.source.changes.by)) as reader, connected():
+            found.append((spec.name, ask(reader)))
+    return found

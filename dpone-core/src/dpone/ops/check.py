@@ -11,7 +11,7 @@ from attrs import evolve
 from dpone.contract import Finding
 from dpone.engine import Run
 from dpone.errors import DponeError
-from dpone.pipeline import Pipeline
+from dpone.pipeline import Pipeline, StreamSpec
 from dpone.plugins import discover
 from dpone.strategy import Strategy
 
@@ -59,9 +59,32 @@ def connections(pipeline: Pipeline) -> list[Finding]:
     except Exception as error:  # a driver may raise anything
         return [*findings, failure("streams", error)]
     for spec in streams:
-        findings += _ask(run, f"{spec.name}: source", "source", spec.source)
+        of_source = _ask(run, f"{spec.name}: source", "source", spec.source)
+        if all(finding.ok is not False for finding in of_source):
+            of_source += _columns(run, spec)
+        findings += of_source
         findings += _ask(run, f"{spec.name}: sink", "sink", spec.sink)
     return findings
+
+
+def _columns(run: Run, spec: StreamSpec) -> Iterator[Finding]:
+    """What the pipeline names and the source lacks. Changes name their columns only as they come."""
+    incremental = getattr(spec.source.options, "incremental", None)
+    wanted = dict(spec.sink.strategy.columns)
+    if incremental is not None:
+        wanted["incremental"] = tuple(filter(None, (incremental.column, *incremental.key)))
+    if spec.source.changes or not any(wanted.values()):
+        return
+    try:
+        with closing(run.make("source", spec.source)) as source:
+            have = source.schema().names
+    except Exception as error:  # a driver may raise anything
+        yield failure(f"{spec.name}: source columns", error)
+        return
+    for what, columns in wanted.items():
+        if missing := [column for column in columns if column not in have]:
+            found = f"no {what} column {', '.join(missing)}"
+            yield Finding(f"{spec.name}: source columns", False, found, f"use columns of {', '.join(have)}")
 
 
 def _ask(run: Run, label: str, role: str, spec: Any) -> list[Finding]:

@@ -151,7 +151,7 @@ def _side(field: pa.Field | None) -> dict[str, Any] | None:
 
 def _line(change: Change) -> str:
     """As the files word the types."""
-    if change.kind in ("create", "null"):
+    if change.kind in ("create", "null", "case"):
         return str(change)
     sides = (_side(f) for f in (change.before, change.after))
     words = " -> ".join(s["native"] or s["type"] for s in sides if s)

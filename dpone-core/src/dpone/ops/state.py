@@ -9,7 +9,7 @@ from attrs import frozen
 
 from dpone.contract import Entry, StateBackend, Versioned, WindowRequest
 from dpone.engine import Run, rewind
-from dpone.errors import ConfigError, DponeError, StateAhead, StateError
+from dpone.errors import ConfigError, DponeError, StateAhead, StateError, connected
 from dpone.pipeline import Pipeline, StreamSpec
 from dpone.position import Position
 from dpone.standing import compare
@@ -76,7 +76,8 @@ def _require_window(run: Run, spec: StreamSpec, position: Position) -> None:
     request = WindowRequest(mode=spec.sink.strategy.mode)
     with closing(run.make("source", spec.source)) as source:
         try:
-            source.window(position, request)
+            with connected():
+                source.window(position, request)
         except DponeError:
             raise
         except (LookupError, TypeError, ValueError, AttributeError) as error:

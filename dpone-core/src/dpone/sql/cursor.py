@@ -90,6 +90,14 @@ class Cursored(Protocol):
         ...
 
 
+class Doubting(Protocol):
+    """A Cursored whose column may have an order in which new values come below."""
+
+    def doubt(self, high: str) -> str:
+        """Of the position's value: a warning, or nothing. Raises DataError (``sql.text_order``)."""
+        ...
+
+
 @frozen
 class Reading:
     """What to read. spans: none if nothing is new. skip: digests of rows over ``told`` to leave out of the first span,
@@ -149,7 +157,9 @@ class CursorPlan:
         bound = bound or Bound()
         found = self._reading(after, whole, bound)
         proof = "; ".join(filter(None, (found.proof, bound.blind)))
-        warnings = (*bound.warnings, *found.warnings)
+        ask, high = getattr(self.table, "doubt", None), found.position.value.get("hi")
+        doubts = [ask(high)] if ask and high is not None else []
+        warnings = (*bound.warnings, *found.warnings, *filter(None, doubts))
         return evolve(found, proof=proof, warnings=warnings, caught_up=not bound.held)
 
     def _reading(self, after: Position | None, whole: bool, bound: Bound) -> Reading:

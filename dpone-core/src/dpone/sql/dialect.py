@@ -27,6 +27,7 @@ class Dialect(ABC):
     quotes: ClassVar[tuple[str, str]] = ('"', '"')
     placeholder: ClassVar[str] = "?"
     max_identifier: ClassVar[int | None] = None  # bytes of UTF-8; None: no limit
+    max_columns: ClassVar[int | None] = None  # of a table; None: no limit
     exact_names: ClassVar[bool] = False  # True: Orders and orders are two tables, whatever the server's settings
 
     def quote(self, identifier: str) -> str:

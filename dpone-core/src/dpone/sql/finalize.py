@@ -231,10 +231,7 @@ def held(db: Database, table: Name, count: bool) -> int:
 
 def require_columns(strategy: Strategy, schema: pa.Schema, target: Name) -> None:
     """Every column the strategy names is in the rows. Raises ConfigError."""
-    named = {"key": strategy.key, "order_by": strategy.order_by, "where": tuple(strategy.where)}
-    named |= {"partition": tuple(filter(None, [strategy.partition]))}
-    named |= {"effective_from": tuple(filter(None, [strategy.effective_from]))}
-    for option, columns in named.items():
+    for option, columns in strategy.columns.items():
         if missing := [c for c in columns if c not in schema.names]:
             shown = ", ".join(schema.names[:20]) + (", ..." if len(schema.names) > 20 else "")
             found = f"strategy.{option} names {', '.join(missing)}, the rows have {shown}"

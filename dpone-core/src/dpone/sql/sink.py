@@ -9,7 +9,7 @@ import pyarrow as pa
 from attrs import evolve
 
 from dpone.contract import Entry, Load, Receipt, UndoPlan, Writer
-from dpone.errors import ConfigError
+from dpone.errors import ConfigError, SchemaBreak
 from dpone.evolution import Change, Stored, not_kept
 from dpone.pipeline import SinkSpec
 from dpone.position import Position
@@ -82,6 +82,7 @@ class SqlSink:
         if have is None or any(change.kind == "create" for change in changes):
             return made
         lacking = lacking_own(self._spec.strategy, have, self._spec.options.lineage.enabled)
+        self._require_room(len(have) + len(lacking) + sum(change.kind == "add" for change in changes))
         return made + [self.dialect.add_column(self._target, f) for f in lacking]
 
     def _statements(self, change: Change) -> list[str]:
@@ -100,7 +101,15 @@ class SqlSink:
         schema = pa.schema([f if strict else f.with_nullable(True) for f in schema])
         schema, key = history.shape(strategy, schema)
         schema = with_lineage(schema) if options.lineage.enabled else schema
+        self._require_room(len(schema))
         return self.dialect.create_table(table, schema, key)
+
+    def _require_room(self, columns: int) -> None:
+        most = self.dialect.max_columns
+        if most is not None and columns > most:
+            found = f"{columns:,} columns, dpone's own included, and a table has at most {most:,}"
+            todo = "read fewer columns, as by source.query, or load them into several tables; nothing was changed"
+            raise SchemaBreak(f"evolve the schema of {self._target}", found, todo)
 
     def _makeable(self, schema: pa.Schema) -> pa.Schema:
         """New columns without the native types that this database does not have."""

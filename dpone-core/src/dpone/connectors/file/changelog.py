@@ -8,6 +8,7 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import json
+import os
 from bisect import bisect_left
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -339,7 +340,7 @@ class FileChangeLog:
         self._spec = spec
         options = spec.options if isinstance(spec.options, FileSourceOptions) else FileSourceOptions()
         self._label = spec.path or ""
-        self._log = _Log(spec.base / self._label, self._label, options.block_bytes)
+        self._log = _Log(spec.base / os.path.expanduser(self._label), self._label, options.block_bytes)
         self._words, self._declared = options.columns, declared(options.columns)
         self._wanted = str(spec.table) if spec.table else None
         self._spool: Spool | None = None

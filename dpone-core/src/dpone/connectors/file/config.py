@@ -13,7 +13,8 @@ from dpone.errors import ConfigError
 from dpone.pipeline import SinkOptions, SourceOptions, StateOptions
 from dpone.schema import COLUMN_TYPES
 
-SourceFormat = Literal["csv", "jsonl", "parquet"]
+SourceFormat = Literal["csv", "json", "jsonl", "parquet"]
+SinkFormat = Literal["csv", "jsonl", "parquet"]
 Codec = Literal["none", "gzip", "zstd", "snappy"]
 
 
@@ -35,7 +36,8 @@ def _one_character(option: str, value: str | None) -> None:
 
 @frozen
 class FileSourceOptions(SourceOptions):
-    """format       of the files; None: by extension (.csv .tsv .jsonl .ndjson .parquet; text also .gz or .zst)
+    """format       of the files; None: by extension (.csv .tsv .json .jsonl .ndjson .parquet; text also .gz or .zst).
+                    json: one array of objects, or one object per line; jsonl: one object per line
     delimiter       CSV; None: tab for .tsv, comma otherwise
     quote           CSV
     escape          CSV: the character before a quote that is part of a value; None: such a quote is written twice
@@ -93,7 +95,7 @@ class FileSourceOptions(SourceOptions):
 class FileSinkOptions(SinkOptions):
     """compression: Parquet zstd (default), snappy, gzip or none; CSV and JSON Lines none (default), gzip or zstd."""
 
-    format: SourceFormat = "parquet"
+    format: SinkFormat = "parquet"
     compression: Codec | None = None
 
     def __attrs_post_init__(self) -> None:

@@ -1,4 +1,5 @@
-"""JSON Lines. Only the data tells the types, so a first pass looks at all of it; then blocks become columns.
+"""JSON Lines, and arrays of objects. Only the data tells the types, so a first pass looks at all of it; then blocks
+become columns.
 
 A block of lines goes through pyarrow where that is exact. Where it is not (mixed types, nested values, numbers with
 many digits), or where pyarrow refuses, the lines are split in Python, which keeps the text of every value and can
@@ -16,7 +17,8 @@ import codecs
 import io
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from json.decoder import JSONDecodeError, scanstring  # type: ignore[attr-defined]  # C, known to no stub
 
 import numpy as np
@@ -26,6 +28,7 @@ import pyarrow.json as pjson
 from attrs import evolve, frozen
 
 from dpone.connectors.file.config import FileSourceOptions
+from dpone.connectors.file.json_array import Elements
 from dpone.connectors.file.text import (
     Input,
     check_names,
@@ -63,14 +66,16 @@ _decode = json.JSONDecoder(parse_int=str, parse_float=str).raw_decode
 
 @frozen
 class _Block:
-    """Whole lines of UTF-8, and how many lines stand before them in the file."""
+    """Whole lines of UTF-8, and how many lines stand before them in the file. unit: what a line is, for messages."""
 
     data: bytes
     before: int
+    unit: str
 
 
 class JsonLines:
-    """Reads files of one JSON object per line. ``columns`` are the declared types. A key that is absent is NULL."""
+    """Reads files of one JSON object per line, or of one array of objects. ``columns`` are the declared types. A key
+    that is absent is NULL."""
 
     def __init__(self, options: FileSourceOptions, columns: Mapping[str, pa.DataType]) -> None:
         self._options = options
@@ -103,8 +108,8 @@ class JsonLines:
             yield batch if batch is not None else _slow(file, block, schema)
 
     def cuts(self, file: Input, pieces: int) -> list[int]:
-        """Where the file can be cut: an object is a line, and a line is never more."""
-        if not is_utf8(self._options.encoding) or file.codec:
+        """Where the file can be cut: an object is a line, and a line is never more. An array is not cut."""
+        if not is_utf8(self._options.encoding) or file.codec or self._is_array(file):
             return []
         size = file.path.stat().st_size
         return line_starts(file.path, [size * i // pieces for i in range(1, pieces)])
@@ -115,23 +120,37 @@ class JsonLines:
         try:
             with file.failing():
                 reject_utf16(file, self._options.encoding)
-                for data in self._decoded(file):
+                array = Elements(file) if self._is_array(file) else None
+                unit = "element" if array else "line"
+                for decoded in self._decoded(file):
+                    data = array.lines(decoded) if array else decoded
                     whole, line_end, tail = data.rpartition(b"\n")
                     if line_end:
-                        yield _Block(b"".join((*rest, whole, line_end)), before)
+                        yield _Block(b"".join((*rest, whole, line_end)), before, unit)
                         before += whole.count(b"\n") + 1
                         rest = []
                     rest.append(tail)
                     if sum(map(len, rest)) > _LONGEST_LINE:
-                        found = f"line {before + 1} is longer than {_LONGEST_LINE} bytes"
-                        raise file.bad(found, "write one JSON object per line")
+                        found = f"{unit} {before + 1} is longer than {_LONGEST_LINE} bytes"
+                        raise file.bad(found, f"write one JSON object per {unit}")
+                if array:
+                    array.require_end()
                 if last := b"".join(rest).strip():
-                    yield _Block(last, before)
+                    yield _Block(last, before, unit)
         except UnicodeDecodeError:
             with file.failing():
                 raise wrong_encoding(file, self._options.encoding) from None
 
-    def _decoded(self, file: Input) -> Iterator[bytes]:
+    def _is_array(self, file: Input) -> bool:
+        """By its first byte that is not blank: no object begins with a bracket."""
+        named = "json" if ".json" in map(str.lower, file.path.suffixes) else "jsonl"
+        if not file.begins or (self._options.format or named) != "json":
+            return False
+        with closing(self._decoded(file)) as blocks:
+            starts = (block.lstrip(_BLANK)[:1] for block in blocks)
+            return next(filter(None, starts), b"") == b"["
+
+    def _decoded(self, file: Input) -> Generator[bytes, None, None]:
         """The content as UTF-8, known to be valid."""
         encoding = "utf-8-sig" if is_utf8(self._options.encoding) else self._options.encoding
         decoder = codecs.getincrementaldecoder(encoding)()
@@ -212,8 +231,8 @@ def _slow(file: Input, block: _Block, schema: pa.Schema) -> pa.RecordBatch:
         try:
             columns.append(_column(texts[field.name], field.type))
         except BadValue as error:
-            todo = f"mend the line, or declare the column, as in columns: {{{field.name}: json}}"
-            found = f"line {numbers[error.index]}, column {field.name!r} holds no valid {field.type}"
+            todo = f"fix the {block.unit}, or declare the column, as in columns: {{{field.name}: json}}"
+            found = f"{block.unit} {numbers[error.index]}, column {field.name!r} holds no valid {field.type}"
             raise file.bad(found, todo) from None
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
@@ -226,11 +245,12 @@ def _rows(file: Input, block: _Block) -> Iterator[tuple[int, dict[str, str]]]:
         try:
             yield number, _split(line)
         except RecursionError:
-            found = f"line {number} is nested too deeply"
+            found = f"{block.unit} {number} is nested too deeply"
             raise file.bad(found, "flatten the value, or write it as text") from None
         except (ValueError, IndexError) as error:
-            found = f"line {number} {_wrong(error)}"
-            raise file.bad(found, "write one JSON object per line, or set options.format to what it is") from None
+            found = f"{block.unit} {number} {_wrong(error)}"
+            todo = "write one JSON object per line, or an array of objects, or set options.format to what it is"
+            raise file.bad(found, todo if block.unit == "line" else "write one JSON object per element") from None
 
 
 def _wrong(error: Exception) -> str:

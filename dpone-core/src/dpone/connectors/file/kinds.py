@@ -32,8 +32,8 @@ _TODO = {
     "a bzip2 file": "unpack it, or pack it as gzip (.gz) or zstd (.zst)",
     "an xz file": "unpack it, or pack it as gzip (.gz) or zstd (.zst)",
     "an HTML page": "fetch the file again: the server may have sent a login or error page in its place",
-    "JSON": "set options.format: jsonl",
-    "a JSON array": "write one object per line, as in jq -c '.[]' in.json > out.jsonl",
+    "JSON": "set options.format: json",
+    "a JSON array": "set options.format: json",
 }
 
 
@@ -70,7 +70,7 @@ def _kind(start: bytes, format: str, header: bool) -> str | None:
         return None
     if _HTML.match(text):
         return "an HTML page"
-    if re.match(rb"\[\s*\{", text):
+    if format != "json" and re.match(rb"\[\s*\{", text):
         return "a JSON array"
     return "JSON" if format == "csv" and header and re.match(rb'\{\s*"', text) else None
 

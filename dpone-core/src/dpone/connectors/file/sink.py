@@ -47,7 +47,7 @@ class FileSink:
             )
         )
         self.strategy = spec.strategy
-        self.folder = Folder(spec.base / (spec.path or "."), spec.path or ".")
+        self.folder = Folder(spec.base / os.path.expanduser(spec.path or "."), spec.path or ".")
 
     def check(self) -> list[Finding]:
         label, path = self.folder.label, self.folder.path

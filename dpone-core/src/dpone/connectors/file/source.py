@@ -38,7 +38,7 @@ _FORMATS = {
     ".tsv": "csv",
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
-    ".json": "jsonl",
+    ".json": "json",
     ".parquet": "parquet",
 }
 
@@ -232,7 +232,7 @@ class FileSource:
         return found
 
     def _schema(self, files: Sequence[_Found], expected: pa.Schema | None) -> pa.Schema:
-        kinds = {self._kind(file) for file in files}
+        kinds = {_reader(self._kind(file)) for file in files}
         if len(kinds) > 1:
             todo = "give one glob per format, or set options.format"
             found = f"files of {len(kinds)} formats ({', '.join(sorted(kinds))})"
@@ -253,7 +253,7 @@ class FileSource:
         kind = self._options.format or _FORMATS.get(suffix)
         if kind is None:
             self._require_kind(Input(path, file.name), "")
-            todo = "set options.format to csv, jsonl or parquet"
+            todo = "set options.format to csv, json, jsonl or parquet"
             raise ConfigError(f"read {file.name}", f"extension {suffix or 'missing'!r} says no format", todo)
         if kind == "parquet" and packed:
             todo = "unpack it first; Parquet is compressed inside"
@@ -264,12 +264,17 @@ class FileSource:
         require_kind(file, format, self._options.encoding, self._options.header)
 
     def _format(self, file: _Found) -> _Format:
-        kind = self._kind(file)
+        kind = _reader(self._kind(file))
         if kind == "csv":
             return Csv(self._options, self._columns)
         if kind == "jsonl":
             return JsonLines(self._options, self._columns)
         return Parquet(self._columns)
+
+
+def _reader(kind: str) -> str:
+    """The format whose reader takes this one: lines, and arrays as lines."""
+    return "jsonl" if kind == "json" else kind
 
 
 class _FileStream:

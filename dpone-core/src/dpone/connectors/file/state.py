@@ -33,7 +33,7 @@ class FileState:
 
     def __init__(self, spec: StateSpec) -> None:
         self._label = spec.path or DEFAULT
-        self._folder = spec.base / self._label
+        self._folder = spec.base / os.path.expanduser(self._label)
 
     def check(self) -> list[Finding]:
         above = next(p for p in (self._folder, *self._folder.absolute().parents) if p.exists())

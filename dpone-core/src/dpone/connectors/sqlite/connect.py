@@ -17,7 +17,8 @@ _PREFIX = "sqlite:///"
 
 
 def database_path(connection: Secret | None, base: Path) -> Path:
-    """``sqlite:///relative.db`` is relative to ``base``, ``sqlite:////absolute.db`` is not. Raises ConfigError."""
+    """``sqlite:///relative.db`` is relative to ``base``, ``sqlite:////abs.db`` and ``sqlite:///~/home.db`` are not.
+    Raises ConfigError."""
     todo = "write sqlite:///file.db, relative to the pipeline file, or sqlite:////absolute/file.db"
     text = connection.reveal() if connection else ""
     if not text.startswith("sqlite:"):
@@ -29,13 +30,16 @@ def database_path(connection: Secret | None, base: Path) -> Path:
         raise ConfigError("read connection", "a database in memory ends with the process", todo)
     if "?" in name:
         raise ConfigError("read connection", "a sqlite connection takes no parameters after '?'", "use options instead")
-    return Path(os.path.abspath(base / name))
+    return Path(os.path.abspath(base / os.path.expanduser(name)))
 
 
 def table_name(name: Name) -> Name:
     """The table's own name; ``main`` is the only schema of a file."""
     if len(name.parts) > 2 or (len(name.parts) == 2 and name.parts[0].lower() != "main"):
-        raise ConfigError("read a table name", f"{name} names a schema", f"write table: {name.last}; SQLite has none")
+        dotted = Name((".".join(name.parts),))
+        todo = f"write table: {name.last}; if the dot is part of the name, write table: '{dotted}'; a table of another "
+        todo += "file, attached elsewhere, is read over a connection of its own"
+        raise ConfigError("read a table name", f"{name} names a schema, and SQLite has none", todo)
     return Name((name.last,))
 
 

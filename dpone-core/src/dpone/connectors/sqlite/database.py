@@ -29,6 +29,8 @@ _REFERRING = "m.type = 'table' AND instr(lower(m.sql), 'references') > 0 AND f.\
 
 
 class SqliteDialect(Dialect):
+    max_columns = 2_000  # SQLITE_MAX_COLUMN, unless the library was built with another (https://sqlite.org/limits.html)
+
     def stores(self, type: pa.DataType) -> Stored:
         return types.stores(type)
 
@@ -217,7 +219,7 @@ class SqliteDatabase:
         except Refused as error:
             found = f"column {field.name}, row {before + error.row + 1:,} of the part: {error.reason}"
             todo = "correct the value, or give the column another type in the source, as in options.columns"
-            raise DataError("load rows", found, todo) from None
+            raise DataError("load rows", found, error.todo or todo) from None
 
     def unique(self, table: Name, key: Sequence[str]) -> bool:
         """By column sets and BINARY order: under NOCASE two staged keys could be one."""

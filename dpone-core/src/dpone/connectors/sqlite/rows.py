@@ -23,11 +23,12 @@ _MICROSECONDS = (_DAYS[0] * 86_400_000_000, (_DAYS[1] + 1) * 86_400_000_000 - 1)
 
 
 class Refused(ValueError):
-    """A value that has no place on the other side. ``reason`` does not show it; ``row`` counts from 0."""
+    """A value that has no place on the other side. ``reason`` does not show it; ``row`` counts from 0. todo: what
+    to do, if there is more than to correct it."""
 
-    def __init__(self, reason: str, row: int) -> None:
+    def __init__(self, reason: str, row: int, todo: str = "") -> None:
         super().__init__(reason)
-        self.reason, self.row = reason, row
+        self.reason, self.row, self.todo = reason, row, todo
 
 
 # ---- Arrow to SQLite
@@ -120,7 +121,8 @@ def _numbers(array: pa.Array) -> list[Any]:
 def _floats(array: pa.Array, nan_to_null: bool) -> list[Any]:
     nan = pc.is_nan(array)
     if pc.any(nan).as_py() and not nan_to_null:
-        raise Refused("NaN, which SQLite would turn into NULL", nan.index(True).as_py())
+        todo = 'correct the value, or set sink.options.nan: "null" to load NaN as NULL'
+        raise Refused("NaN, which SQLite would turn into NULL", nan.index(True).as_py(), todo)
     return _numbers(array)
 
 

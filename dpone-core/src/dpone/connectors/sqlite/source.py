@@ -46,6 +46,7 @@ from dpone.sql.cursor import (
     unseen,
 )
 from dpone.sql.in_flight import settle
+from dpone.sql.text_order import doubt
 from dpone.sql.types import first_longer, limit_of, limited, named
 
 _BATCH_ROWS = 10_000
@@ -337,7 +338,7 @@ class _Cursor:
     """``dpone.sql.cursor.Cursored`` over a source's snapshot."""
 
     def __init__(self, source: SqliteSource, column: str, type: pa.DataType) -> None:
-        self._source, self._type = source, type
+        self._source, self._name, self._type = source, column, type
         self._column = f"s.{SqliteDialect().quote(column)}"
         self._ordered = SqliteDialect().ordered(self._column, type)
 
@@ -356,6 +357,18 @@ class _Cursor:
     def nulls(self) -> int:
         sql = f"SELECT COUNT(*) FROM {self._source.relation} AS s WHERE {self._column} IS NULL"
         return int(self._source.rows(sql)[0][0])
+
+    def doubt(self, high: str) -> str:
+        """``sql.cursor.Doubting``."""
+        if self._type not in (pa.string(), types.UUID):
+            return ""
+        return doubt(high, self._source.name, self._name, self._lengths)
+
+    def _lengths(self) -> tuple[int, int]:
+        c = self._column
+        digits = f"FROM {self._source.relation} AS s WHERE {c} NOT GLOB '*[^0-9]*' AND {c} <> ''"
+        [(least, most)] = self._source.rows(f"SELECT MIN(length({c})), MAX(length({c})) {digits}")
+        return least, most
 
     def compare(self, value: Value) -> int:
         """Asked of the rows, since only there the column's own collation holds."""

@@ -1,0 +1,331 @@
+"""Every case provokes an error, does exactly what its message says, and ends in a green run with the right rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from attrs import field, frozen
+from tests.advice.follow import Place, files, pipeline, put, table
+
+Rows = list[dict[str, Any]]
+Do = Callable[[dict[str, Any], Place], None]
+
+
+@frozen
+class Case:
+    """setup: before the first run; breaks: after a green run, if the error needs one. error: its kind. advice: words
+    of the message, each of which is a way out of its own, with the rows it ends with. of: whose ``options.x``."""
+
+    name: str
+    data: dict[str, Any]
+    setup: Callable[[Place], None]
+    error: str
+    advice: dict[str, Rows]
+    breaks: Callable[[Place], None] | None = None
+    of: str = "source"
+    edit: Callable[[dict[str, Any]], None] = lambda data: None  # of the pipeline, with ``breaks``
+    options: Mapping[str, Any] = field(factory=dict)  # of the run that fails
+
+
+def sql(file: str, *statements: str) -> Callable[[Place], None]:
+    return lambda place: place.sql(file, *statements)
+
+
+def parquet(name: str, rows: pa.Table) -> Callable[[Place], None]:
+    return lambda place: pq.write_table(rows, place.folder / name)
+
+
+def both(*steps: Callable[[Place], None]) -> Callable[[Place], None]:
+    def all_(place: Place) -> None:
+        for step in steps:
+            step(place)
+
+    return all_
+
+
+def text(name: str, content: str | bytes) -> Callable[[Place], None]:
+    return lambda place: place.file(name, content)
+
+
+NUMBERS = sql("source", "CREATE TABLE s (id INTEGER, n INTEGER)", "INSERT INTO s VALUES (1, 10), (2, 20)")
+GREEN: Rows = [{"id": 1, "n": 10}, {"id": 2, "n": 20}]
+TO_TEXT = sql(
+    "source", "DROP TABLE s", "CREATE TABLE s (id INTEGER, n TEXT)", "INSERT INTO s VALUES (1, 'x'), (2, 'y')"
+)
+TO_TEXT_FIRST = sql("source", "CREATE TABLE s (id INTEGER, n TEXT)", "INSERT INTO s VALUES (1, 'x'), (2, 'y')")
+CURSOR = {"by": "cursor", "column": "n"}
+LATE = "a\n" + "1\n" * 300_000 + "x\n"
+
+
+def cases() -> Iterator[Case]:
+    yield Case(
+        "rows that nothing explains", pipeline(table()),
+        both(NUMBERS, sql("target", "CREATE TABLE t (id INTEGER, n INTEGER)", "INSERT INTO t VALUES (0, 0)")),
+        "StateMissing",
+        {"sink.options.adopt_existing: true": [{"id": 0, "n": 0}, *GREEN], "--full-refresh": GREEN},
+    )  # fmt: skip
+    yield Case(
+        "a target that was dropped", pipeline(table(incremental=CURSOR)), NUMBERS, "StateAhead",
+        {"--full-refresh": GREEN}, sql("target", "DROP TABLE t"),
+    )  # fmt: skip
+    yield Case(
+        "a target that was emptied", pipeline(table(incremental=CURSOR)), NUMBERS, "StateAhead",
+        {"--full-refresh": GREEN, "sink.options.verify_target: off": []}, sql("target", "DELETE FROM t"),
+    )  # fmt: skip
+    strict = pipeline(table(), "full_refresh")
+    strict["sink"]["options"] = {"schema_evolution": {"mode": "strict"}}
+    more = sql("source", "ALTER TABLE s ADD COLUMN m INTEGER")
+    yield Case(
+        "a new column under strict", strict, NUMBERS, "SchemaBreak",
+        {"schema_evolution.mode: additive": [{**row, "m": None} for row in GREEN]}, more,
+    )  # fmt: skip
+    additive = pipeline(table(), "full_refresh")
+    additive["sink"]["options"] = {"schema_evolution": {"mode": "additive"}}
+    digits = sql("source", "CREATE TABLE s (n DECIMAL(10,2))", "INSERT INTO s VALUES ('1.5')")
+    yield Case(
+        "a wider type under additive", additive, digits, "SchemaBreak",
+        {"schema_evolution.mode: widening": [{"n": "1.5000"}]},
+        sql("source", "DROP TABLE s", "CREATE TABLE s (n DECIMAL(12,4))", "INSERT INTO s VALUES ('1.5')"),
+    )  # fmt: skip
+    yield Case(
+        "another type", pipeline(table(), "full_refresh"), NUMBERS, "SchemaBreak",
+        {
+            "schema_evolution.on_type_change: new_column": [
+                {"id": 1, "n": None}, {"id": 2, "n": None},
+            ],
+            "--full-refresh": [{"id": 1, "n": "x"}, {"id": 2, "n": "y"}],
+        },
+        TO_TEXT,
+    )  # fmt: skip
+    fewer = sql("source", "ALTER TABLE s DROP COLUMN n")
+    yield Case(
+        "a column that is gone", pipeline(table(), "full_refresh"), NUMBERS, "SchemaBreak",
+        {
+            "schema_evolution.on_missing_column: ignore": [{"id": 1, "n": None}, {"id": 2, "n": None}],
+            "--full-refresh": [{"id": 1}, {"id": 2}],
+        },
+        fewer,
+    )  # fmt: skip
+    yield Case(
+        "case 23: a target in capitals", pipeline(table(), "merge", key=["id"]),
+        both(NUMBERS, sql("target", 'CREATE TABLE t ("ID" INTEGER PRIMARY KEY, n INTEGER)')), "SchemaBreak",
+        {"rename column ID of the target to id": GREEN, "give id the name ID in the source": [
+            {"ID": 1, "n": 10}, {"ID": 2, "n": 20},
+        ]},
+    )  # fmt: skip
+    yield Case(
+        "a cursor of numbers as text", pipeline(table(incremental={"by": "cursor", "column": "c"})),
+        sql("source", "CREATE TABLE s (c TEXT)", "INSERT INTO s VALUES ('9'), ('11')"), "DataError",
+        {"SELECT t.*, CAST(t.c AS bigint) AS n FROM ... AS t, by column: n, beginning with --full-refresh": [
+            {"c": "9", "n": 9}, {"c": "11", "n": 11},
+        ]},
+    )  # fmt: skip
+    yield Case(
+        "a cursor that is NULL", pipeline(table(incremental=CURSOR)),
+        both(NUMBERS, sql("source", "INSERT INTO s VALUES (3, NULL)")), "DataError",
+        {"incremental.nulls: skip": GREEN},
+    )  # fmt: skip
+    yield Case(
+        "a source that was set back", pipeline(table(incremental=CURSOR)), NUMBERS, "SetBack",
+        {"incremental.set_back: report": GREEN, "--full-refresh": [{"id": 1, "n": 10}]},
+        sql("source", "DELETE FROM s WHERE id = 2"),
+    )  # fmt: skip
+    yield Case(
+        "too many deletes", pipeline(table(), "snapshot_diff", key=["id"]), NUMBERS, "DeletesRefused",
+        {"strategy.max_delete_share (1.0 allows all)": [{"id": 1, "n": 10}]},
+        sql("source", "DELETE FROM s WHERE id = 2"),
+    )  # fmt: skip
+    yield Case(
+        "NaN", pipeline(files("a.csv")), text("a.csv", "id,x\n1,NaN\n2,0.5\n"), "DataError",
+        {'sink.options.nan: "null"': [{"id": 1, "x": None}, {"id": 2, "x": 0.5}]},
+    )  # fmt: skip
+    yield Case(
+        "a column without a type", pipeline(table()),
+        sql("source", "CREATE TABLE s (x)", "INSERT INTO s VALUES (1), ('a')"), "DataError",
+        {"options.columns: {x: string}": [{"x": "1"}, {"x": "a"}]},
+    )  # fmt: skip
+    yield Case(
+        "another delimiter", pipeline(files("a.csv")), text("a.csv", "a;b\n1;2\n"), "DataError",
+        {'delimiter: ";"': [{"a": 1, "b": 2}]},
+    )  # fmt: skip
+    yield Case(
+        "escaped quotes", pipeline(files("a.csv")), text("a.csv", 'a\n"say \\"hi\\" now"\n'), "DataError",
+        {"escape: '\\'": [{"a": 'say "hi" now'}]},
+    )  # fmt: skip
+    yield Case(
+        "UTF-16 with its mark", pipeline(files("a.csv")), text("a.csv", "a\né\n".encode("utf-16")), "DataError",
+        {"options.encoding: utf-16": [{"a": "é"}]},
+    )  # fmt: skip
+    yield Case(
+        "UTF-16 without a mark", pipeline(files("a.csv")), text("a.csv", "a\né\n".encode("utf-16-le")), "DataError",
+        {"options.encoding: utf-16-le": [{"a": "é"}]},
+    )  # fmt: skip
+    yield Case(
+        "a JSON array named .csv", pipeline(files("a.csv")), text("a.csv", '[{"a": 1}]'), "DataError",
+        {"options.format: json": [{"a": 1}]},
+    )  # fmt: skip
+    yield Case(
+        "no object, no columns", pipeline(files("a.jsonl")), text("a.jsonl", ""), "DataError",
+        {"columns: {id: int64}": []},
+    )  # fmt: skip
+    yield Case(
+        "keys that repeat", pipeline(table(), "merge", key=["id"]),
+        both(NUMBERS, sql("source", "INSERT INTO s VALUES (2, 30)")), "DataError",
+        {"duplicates: first or last with order_by": [{"id": 1, "n": 10}, {"id": 2, "n": 30}]},
+    )  # fmt: skip
+    yield Case(
+        "a name that says no format", pipeline(files("a.dat")), text("a.dat", "a\n1\n"), "PipelineMismatch",
+        {"set options.format to csv": [{"a": 1}]},
+    )  # fmt: skip
+    yield Case(
+        "files of two formats", pipeline(files("?.*")), both(text("a.csv", "a\n1\n"), text("b.jsonl", '{"a": 2}\n')),
+        "PipelineMismatch", {"give one glob per format": [{"a": 1}]},
+    )  # fmt: skip
+    yield Case(
+        "a Parquet file named .csv", pipeline(files("a.csv")), parquet("a.csv", pa.table({"a": [1]})), "DataError",
+        {"options.format: parquet": [{"a": 1}]},
+    )  # fmt: skip
+    for name, header in (("no name", "a,"), ("one name twice", "x,x"), ("names that differ by case", "x,X")):
+        yield Case(
+            f"a header with {name}", pipeline(files("a.csv")), text("a.csv", f"{header}\n1,2\n"), "DataError",
+            {"give options.names": [{"a": 1, "b": 2}]},
+        )  # fmt: skip
+    yield Case(
+        "another encoding", pipeline(files("a.csv")), text("a.csv", "a\né\n".encode("latin-1")), "DataError",
+        {"set options.encoding to what the file is in, such as latin-1": [{"a": "é"}]},
+    )  # fmt: skip
+    yield Case(
+        "a long row", pipeline(files("a.csv", block_bytes=4096)), text("a.csv", f'a\n"{"x" * 9000}"\n'), "DataError",
+        {"give a larger options.block_bytes": [{"a": "x" * 9000}]},
+    )  # fmt: skip
+    to_folder = {"type": "file", "path": "out", "options": {"format": "jsonl"}}
+    yield Case(
+        "NaN in JSON Lines", pipeline(files("a.csv"), sink=to_folder), text("a.csv", "x\nNaN\n0.5\n"), "DataError",
+        {"format: parquet": []},
+    )  # fmt: skip
+    yield Case(
+        "a cursor column that is not there", pipeline(table(incremental={**CURSOR, "column": "gone"})), NUMBERS,
+        "PipelineMismatch", {"correct incremental.column": GREEN},
+    )  # fmt: skip
+    yield Case(
+        "another cursor column", pipeline(table(incremental=CURSOR)), NUMBERS, "IdentityChanged",
+        {"--full-refresh": GREEN}, lambda place: None,
+        edit=lambda data: set_(data, "source", "options", "incremental", "column", to="id"),
+    )  # fmt: skip
+    yield Case(
+        "a column that tells rows of one cursor value apart is gone", pipeline(table(incremental=CURSOR)),
+        both(NUMBERS, sql("source", "ALTER TABLE s ADD COLUMN x INTEGER")), "IdentityChanged",
+        {"--full-refresh": GREEN}, sql("source", "ALTER TABLE s DROP COLUMN x"),
+    )  # fmt: skip
+    yield Case(
+        "a state that cannot be read", pipeline(table(incremental=CURSOR)), NUMBERS, "StateError",
+        {"--full-refresh": GREEN}, sql(".dpone/state", "UPDATE __dpone__state SET value = '{\"format\": 99}'"),
+    )  # fmt: skip
+    yield Case(
+        "a type for a column that is not there", pipeline(table(columns={"gone": "string"})), NUMBERS,
+        "PipelineMismatch", {"name columns of the source": [{"id": 1, "n": "10"}, {"id": 2, "n": "20"}]},
+    )  # fmt: skip
+    yield Case(
+        "a table that cannot be replaced", pipeline(table(), "full_refresh"),
+        both(TO_TEXT_FIRST, sql("target", "CREATE TABLE t (id INTEGER, n INTEGER PRIMARY KEY)")), "SinkError",
+        {"drop what stands in the way, or the table itself, and run again with --full-refresh": [
+            {"id": 1, "n": "x"}, {"id": 2, "n": "y"},
+        ]}, options={"full_refresh": True},
+    )  # fmt: skip
+    yield Case(
+        "files whose types do not meet", pipeline(files("*.parquet")),
+        both(parquet("a.parquet", pa.table({"a": [1]})), parquet("b.parquet", pa.table({"a": ["x"]}))), "DataError",
+        {"columns: {a: string}": [{"a": "1"}, {"a": "x"}]},
+    )  # fmt: skip
+
+
+def set_(data: dict[str, Any], *where: str, to: Any) -> None:
+    for name in where[:-1]:
+        data = data.setdefault(name, {})
+    data[where[-1]] = to
+
+
+def option_of(name: str, value: Any) -> Do:
+    return lambda data, place: set_(data, "source", "options", name, to=value)
+
+
+def query(text: str, **strategy: Any) -> Do:
+    def do(data: dict[str, Any], place: Place) -> None:
+        del data["source"]["table"]
+        set_(data, "source", "query", to=text)
+        data["sink"]["strategy"] |= strategy
+
+    return do
+
+
+def as_number(data: dict[str, Any], place: Place) -> None:
+    query("SELECT t.*, CAST(t.c AS bigint) AS n FROM s AS t")(data, place)
+    set_(data, "source", "options", "incremental", "column", to="n")
+
+
+def strategy(**options: Any) -> Do:
+    return lambda data, place: data["sink"]["strategy"].update(options)
+
+
+# Words of a message that are not just ``option: value``.
+DO: dict[str, Do] = {
+    "rename column ID of the target to id": lambda data, place: place.sql("target", 'ALTER TABLE t RENAME "ID" TO id'),
+    "give id the name ID in the source": query('SELECT id AS "ID", n FROM s', key=["ID"]),
+    "SELECT t.*, CAST(t.c AS bigint) AS n FROM ... AS t, by column: n, beginning with --full-refresh": as_number,
+    "CAST(... AS BLOB)": query("SELECT CAST(x AS BLOB) AS x FROM s"),
+    "strategy.max_delete_share (1.0 allows all)": strategy(max_delete_share=1.0),
+    "duplicates: first or last with order_by": strategy(duplicates="last", order_by=["n"]),
+    "give options.names": option_of("names", ["a", "b"]),
+    "set options.format to csv": option_of("format", "csv"),
+    "give one glob per format": lambda data, place: set_(data, "source", "path", to="*.csv"),
+    "set options.encoding to what the file is in, such as latin-1": option_of("encoding", "latin-1"),
+    "give a larger options.block_bytes": option_of("block_bytes", 1 << 20),
+    "drop what stands in the way, or the table itself, and run again with --full-refresh": lambda data, place: (
+        place.sql("target", "DROP TABLE t")
+    ),
+    "name columns of the source": option_of("columns", {"n": "string"}),
+    "correct incremental.column": option_of("incremental", {"by": "cursor", "column": "n"}),
+}
+
+
+def apply(data: dict[str, Any], place: Place, case: Case, words: str) -> dict[str, Any]:
+    """Do what the words say; the options of the run."""
+    if words in DO:
+        DO[words](data, place)
+    elif words != "--full-refresh":
+        put(data, words, case.of)
+    return {"full_refresh": True} if "--full-refresh" in words else {}
+
+
+TABLE = [pytest.param(case, way, id=f"{case.name}: {way[:40]}") for case in cases() for way in case.advice]
+
+
+@pytest.mark.parametrize(("case", "way"), TABLE)
+def test_OUT_16_advice_ends_in_a_green_run(tmp_path: Path, case: Case, way: str) -> None:
+    """Nothing but the words of the message changes, and they are enough: green, the right rows, and green again."""
+    import copy
+
+    place, data = Place(tmp_path), copy.deepcopy(case.data)
+    case.setup(place)
+    if case.breaks is not None:
+        assert place.run(data).error is None
+        case.breaks(place)
+        case.edit(data)
+    error = place.run(data, **case.options).error
+    assert error is not None
+    assert error.kind == case.error, error.message
+    assert way in error.message
+    options = apply(data, place, case, way)
+    done = place.run(data, **options)
+    assert done.error is None, done.error
+    wanted = case.advice[way]
+    if data["sink"]["type"] == "file":
+        return
+    counted = bool(wanted) and "COUNT(*)" in wanted[0]
+    assert place.rows("SELECT COUNT(*) FROM t" if counted else "SELECT * FROM t") == wanted
+    assert place.run(data).error is None

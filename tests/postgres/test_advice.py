@@ -1,0 +1,247 @@
+"""What PostgreSQL refuses, and that doing what the message says ends in a green run."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sqlite3
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import yaml
+from tests.postgres import server as servers
+from tests.postgres.server import Server
+from tests.postgres.target import Target
+
+import dpone
+from dpone.errors import SchemaBreak
+from dpone.evolution import Change
+from dpone.report import StreamReport
+from dpone.strategy import Strategy
+from dpone_postgres.source import PostgresSource
+
+pytestmark = pytest.mark.postgres
+
+
+class Route:
+    """From table ``s`` of a schema, or a file, to table ``t`` of it."""
+
+    def __init__(self, folder: Path, target: Target) -> None:
+        self.folder, self.target = folder, target
+        url = target.server.url
+        self.data: dict[str, Any] = {
+            "pipeline": "p", "runtime": {"retries": 0},
+            "source": {"type": "postgres", "connection": url, "table": f"{target.schema}.s"},
+            "sink": {
+                "type": "postgres", "connection": url, "table": f"{target.schema}.t",
+                "strategy": {"mode": "merge", "key": ["id"]},
+            },
+        }  # fmt: skip
+
+    def run(self, **options: Any) -> StreamReport:
+        path = self.folder / "pipeline.yaml"
+        path.write_text(yaml.safe_dump(self.data))
+        [stream] = dpone.run(path, **options).streams
+        return stream
+
+    def stopped(self, kind: str, **options: Any) -> str:
+        error = self.run(**options).error
+        assert error is not None
+        assert error.kind == kind, error.message
+        return error.message
+
+    def rows(self, columns: str = "id, n") -> list[tuple[Any, ...]]:
+        return self.target.query(f"SELECT {columns} FROM t ORDER BY 1")
+
+
+@pytest.fixture
+def route(tmp_path: Path, target: Target) -> Route:
+    target.run("CREATE TABLE s (id int PRIMARY KEY, n int)", "INSERT INTO s VALUES (1, 10)")
+    return Route(tmp_path, target)
+
+
+def test_OUT_16_views_in_the_way_of_a_wider_column_are_dropped_by_the_statements_of_the_message(route: Route) -> None:
+    """Also of a view on a view and of a materialized one; a view of other columns stays. A plan says the same, and
+    neither changes anything."""
+    assert route.run().error is None
+    route.target.run(
+        'CREATE VIEW "V 1" AS SELECT id, n FROM t', 'CREATE MATERIALIZED VIEW m AS SELECT n FROM "V 1"',
+        "CREATE VIEW w AS SELECT n + 1 AS k FROM m", "CREATE VIEW other AS SELECT id FROM t",
+        "ALTER TABLE s ALTER COLUMN n TYPE bigint", "UPDATE s SET n = 5000000000",
+    )  # fmt: skip
+    message = route.stopped("SchemaBreak", dry_run=True)
+    assert route.stopped("SchemaBreak") == message
+    assert "views read column n" in message
+    schema = route.target.schema
+    dropped = re.findall(r"DROP [^;]*;", message)
+    assert dropped == [f"DROP VIEW {schema}.w;", f"DROP MATERIALIZED VIEW {schema}.m;", f'DROP VIEW {schema}."V 1";']
+    [(kept,)] = route.target.query(f"SELECT pg_get_viewdef('{schema}.\"V 1\"'::regclass)")
+    route.target.run(*dropped)
+    assert route.run().error is None
+    assert route.rows() == [(1, 5_000_000_000)]
+    route.target.run(f'CREATE VIEW "V 1" AS {kept}')
+    assert route.run().error is None
+
+
+def test_OUT_16_a_trigger_in_the_way_of_a_wider_column_is_named(route: Route) -> None:
+    """The server names what stands in the way; without it the run is green."""
+    assert route.run().error is None
+    route.target.run(
+        "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'",
+        "CREATE TRIGGER watch BEFORE UPDATE OF n ON t FOR EACH ROW EXECUTE FUNCTION f()",
+        "ALTER TABLE s ALTER COLUMN n TYPE bigint",
+    )
+    message = route.stopped("SinkError")
+    assert "trigger watch on table" in message
+    assert "drop what the text names, run again, and create it again; nothing was changed" in message
+    route.target.run("DROP TRIGGER watch ON t")
+    assert route.run().error is None
+
+
+@pytest.mark.parametrize("way", ["rename column ID of the target to id", "give id the name ID in the source"])
+def test_OUT_16_case_23_names_by_case_show_both_spellings_and_both_ways_work(route: Route, way: str) -> None:
+    """The names in the source are distinct; it is the target that differs."""
+    route.target.run('CREATE TABLE t ("ID" int PRIMARY KEY, n int)')
+    message = route.stopped("SchemaBreak")
+    assert "column id of the source is ID in the target" in message
+    assert way in message
+    if way.startswith("rename"):
+        route.target.run('ALTER TABLE t RENAME COLUMN "ID" TO id')
+    else:
+        del route.data["source"]["table"]
+        route.data["source"]["query"] = f'SELECT id AS "ID", n FROM {route.target.schema}.s'
+        route.data["sink"]["strategy"]["key"] = ["ID"]
+    assert route.run().error is None
+    assert route.rows('"ID", n' if way.startswith("give") else "id, n") == [(1, 10)]
+
+
+def test_OUT_16_a_name_beyond_the_limit_is_found_before_the_table_is_made(route: Route) -> None:
+    """63 bytes; options.names of a CSV file is a way out that works."""
+    long = "ä" * 32
+    (route.folder / "a.csv").write_text(f"id,{long}\n1,10\n")
+    route.data["source"] = {"type": "file", "path": "a.csv"}
+    message = route.stopped("SchemaBreak")
+    assert (
+        f"a shorter name in the source (AS in source.query, options.names of a CSV file): {long} has 64 bytes"
+        in message
+    )
+    assert route.target.query("SELECT to_regclass('t')") == [(None,)]
+    route.data["source"]["options"] = {"names": ["id", "n"]}
+    assert route.run().error is None
+    assert route.rows() == [(1, 10)]
+
+
+def test_more_columns_than_a_table_can_have_are_counted_with_those_of_dpone(target: Target) -> None:
+    """1,600, of which two are lineage."""
+    with closing(target.sink(Strategy("append"))) as sink:
+        sink.apply(sink.ddl([Change("create", schema=pa.schema([(f"c{i}", pa.bool_()) for i in range(1_598)]))]))
+        for changes in (
+            [Change("add", "d", after=pa.field("d", pa.bool_()))],
+            [Change("create", schema=pa.schema([(f"c{i}", pa.bool_()) for i in range(1_599)]))],
+        ):
+            with pytest.raises(SchemaBreak, match="1,601 columns, dpone's own included, and a table has at most 1,600"):
+                sink.ddl(changes)
+
+
+@pytest.mark.parametrize(
+    ("type_", "value", "said"),
+    [
+        ("text", "9", "numbers of 1 to 2 digits as text"),
+        ("varchar(9)", "9", "numbers of 1 to 2 digits as text"),
+        ("uuid", "b6f3a2c4-5d1e-4f7a-8b9c-0d1e2f3a4b5c", "uuids of version 4, which do not grow"),
+        ("uuid", "01890a5d-ac96-774b-bcce-b302099a8057", ""),
+        ("text", "2026-01-31", ""),
+    ],
+)
+def test_a_cursor_that_does_not_grow_is_refused(route: Route, type_: str, value: str, said: str) -> None:
+    """'11' sorts before '9', and a random uuid anywhere; uuids of version 7 and texts of times grow."""
+    more = ", ('10')" if value == "9" else ""
+    route.target.run("DROP TABLE s", f"CREATE TABLE s (id {type_})", f"INSERT INTO s VALUES ('{value}'){more}")
+    route.data["source"]["options"] = {"incremental": {"by": "cursor", "column": "id"}}
+    if not said:
+        done = route.run()
+        assert (done.error, done.warnings) == (None, [])
+        return
+    message = route.stopped("DataError")
+    assert said in message
+    if way := re.search(r"SELECT (.*) FROM \.\.\. AS t, by column: n, beginning with --full-refresh", message):
+        del route.data["source"]["table"]
+        route.data["source"]["query"] = f"SELECT {way[1]} FROM {route.target.schema}.s AS t"
+        route.data["source"]["options"]["incremental"]["column"] = "n"
+        assert route.run(full_refresh=True).error is None
+        assert route.rows() == [("10", 10), ("9", 9)]
+        route.target.run("INSERT INTO s VALUES ('11')")
+        assert route.run().error is None
+        assert route.rows() == [("10", 10), ("11", 11), ("9", 9)]
+
+
+@pytest.fixture
+def standby(postgres: Server) -> Iterator[tuple[Server, Server]]:
+    """A primary and its standby, which lets nothing wait for a read."""
+    if postgres.programs is None:
+        pytest.skip("needs the server's programs: it makes clusters of its own")
+    folder, programs, running = Path(tempfile.mkdtemp(prefix="dpone-standby-")), postgres.programs, []
+    folder.chmod(0o755)
+    if servers.owner():
+        shutil.chown(folder, servers.USER)
+    servers.prepare(programs, folder / "primary")
+    try:
+        running.append(servers.start(programs, folder / "primary", autovacuum="off"))
+        here = ["-h", "127.0.0.1", "-p", str(running[0].port), "-U", "postgres"]
+        command = [programs / "pg_basebackup", "-D", folder / "standby", *here, "-R", "-c", "fast"]
+        subprocess.run(command, check=True, cwd="/", capture_output=True, **servers.owner())
+        running.append(servers.start(programs, folder / "standby"))
+        yield running[0], running[1]
+    finally:
+        for server in reversed(running):
+            servers.stop(server)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_OUT_16_a_read_that_a_standby_ends_is_named_and_the_advice_lets_it_last(
+    standby: tuple[Server, Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows that the read still sees are removed on the primary: without hot_standby_feedback the standby ends the read,
+    a transient error that names both settings; with it the same read is green."""
+    primary, server = standby
+    primary.run("CREATE TABLE s (id int, n text)", "INSERT INTO s SELECT i, 'x' FROM generate_series(1, 500) AS i")
+    server.run("ALTER SYSTEM SET max_standby_streaming_delay = 0", "SELECT pg_reload_conf()")
+    _caught_up(primary, server)
+    route = Route(tmp_path, Target(server, "public"))
+    route.data["sink"] = {
+        "type": "sqlite", "connection": "sqlite:///t.db", "table": "t", "strategy": {"mode": "full_refresh"},
+    }  # fmt: skip
+    split = PostgresSource._split
+
+    def meanwhile(source: PostgresSource, *given: Any) -> Any:
+        """The primary removes what the snapshot of the read still sees."""
+        primary.run(
+            "DELETE FROM s WHERE id <= 100", "VACUUM s", "INSERT INTO s SELECT i, 'x' FROM generate_series(1, 100) AS i"
+        )
+        _caught_up(primary, server)
+        return split(source, *given)
+
+    monkeypatch.setattr(PostgresSource, "_split", meanwhile)
+    done = route.run()
+    assert done.error is not None
+    assert done.error.category == "transient"
+    assert "conflict with recovery (SQLSTATE 40001); set hot_standby_feedback = on" in done.error.message
+    assert "raise its max_standby_streaming_delay" in done.error.message
+    server.run("ALTER SYSTEM SET hot_standby_feedback = on", "SELECT pg_reload_conf()")
+    while primary.query("SELECT count(backend_xmin) FROM pg_stat_replication") == [(0,)]:
+        pass
+    assert route.run().error is None
+    with closing(sqlite3.connect(tmp_path / "t.db")) as db:
+        assert db.execute("SELECT COUNT(*) FROM t").fetchone() == (500,)
+
+
+def _caught_up(primary: Server, standby: Server) -> None:
+    [(mark,)] = primary.query("SELECT pg_current_wal_flush_lsn()::text")
+    while standby.query("SELECT pg_last_wal_replay_lsn() < %s::pg_lsn", mark) == [(True,)]:
+        pass
