@@ -13,6 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 from tests.review.test_fidelity import Project, error, file_sink, file_source, sqlite_sink, sqlite_source
 
+from dpone.connectors.file.config import FileSourceOptions
+from dpone.connectors.file.source import FileSource
+from dpone.contract import WindowRequest
+from dpone.pipeline import SourceSpec
 from dpone.report import StreamReport
 
 Row = Mapping[str, Any]
@@ -152,6 +156,32 @@ def test_a_position_of_an_earlier_version_goes_on(project: Project) -> None:
     assert report.status == "loaded"
     assert ["not in the data" in text for text in report.warnings] == [True]
     assert project.sql("t", "SELECT id, v, w FROM t WHERE v > 'b' ORDER BY id") == [(2, "c", None), (3, "d", None)]
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize(
+    "type_",
+    [
+        pa.list_(pa.int64()), pa.struct([("a", pa.int64())]), pa.json_(), pa.uuid(), pa.decimal256(50, 2),
+        pa.time64("us"), pa.duration("us"), pa.month_day_nano_interval(), pa.timestamp("ns", "UTC"),
+        pa.map_(pa.string(), pa.string()),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_the_null_is_of_the_targets_type(project: Project, format: str, type_: pa.DataType) -> None:
+    """Whatever the target keeps the column as, though the format has no such type."""
+    spec = SourceSpec("file", path=f"d*.{format}", options=FileSourceOptions(), base=project.folder)
+    write(project, f"d1.{format}", WHOLE)
+    before = FileSource(spec).window(None, WindowRequest()).position
+    write(project, f"d2.{format}", LACKING)
+    source = FileSource(spec)
+    target = pa.schema({"id": pa.int64(), "v": pa.string(), "w": type_})
+    window = source.window(before, WindowRequest(expected=target))
+    [part] = window.parts
+    with source.read(part) as stream:
+        [batch] = stream.batches()
+    assert batch.schema.field("w").type == type_
+    assert batch.column("w").null_count == 2
 
 
 def test_a_declared_column_may_be_left_out_too(project: Project) -> None:

@@ -228,6 +228,9 @@ def _slow(file: Input, block: _Block, schema: pa.Schema) -> pa.RecordBatch:
             column.append(row.get(name))
     columns = []
     for field in schema:
+        if not any(texts[field.name]):  # a column that no line has, of any type that the target may have
+            columns.append(pa.nulls(len(numbers), field.type))
+            continue
         try:
             columns.append(_column(texts[field.name], field.type))
         except BadValue as error:
