@@ -322,12 +322,16 @@ def test_part_ids_of_any_text_are_names_of_their_own(tmp_path: Path) -> None:
 
 
 def test_a_repeatable_load_goes_on_with_its_parts(tmp_path: Path) -> None:
-    """The next run of the same token finds the staged parts, keeps the load's id and does not write them again."""
+    """The next run of the same token finds the staged parts, keeps the load's id and does not write them again. Half a
+    part, which a crash left, takes no room from then on."""
     first = load("t")
     writer = sink(tmp_path).open(first)
     writer.stage(Part("0"), Rows(batch(1)))
     writer.close()
+    [staging] = (tmp_path / "out" / ".dpone" / "staging").iterdir()
+    (staging / "part-1.parquet.tmp").write_bytes(b"half a part")
     again = sink(tmp_path).open(load("t"))
+    assert list((tmp_path / "out" / ".dpone" / "staging").glob("*/*.tmp")) == []
     assert again.load_id == first.load_id
     assert list(again.staged()) == ["0"]
     assert again.stage(Part("0"), Rows(batch(99))).rows == 1
@@ -523,11 +527,28 @@ def test_MF_01_a_manifest_that_cannot_be_ours_is_refused(tmp_path: Path, monkeyp
         sink(tmp_path).is_empty()
 
 
+@pytest.mark.parametrize(
+    ("format", "types"),
+    [
+        ("parquet", {pa.float64(): "exact", pa.list_(pa.int8()): "exact", pa.month_day_nano_interval(): "lossy"}),
+        ("csv", {pa.float64(): "exact", pa.list_(pa.int8()): "lossy", pa.binary(): "lossy", pa.uuid(): "exact"}),
+        ("jsonl", {pa.float64(): "checked", pa.list_(pa.int8()): "exact", pa.int64(): "exact"}),
+    ],
+)
+def test_what_a_format_keeps_of_a_type(tmp_path: Path, format: Any, types: dict[pa.DataType, str]) -> None:
+    """Exact is what reads back as it was; JSON checks numbers, as it has no NaN; under its own name in any case."""
+    one = sink(tmp_path, format=format)
+    found = {type_: one.stores(type_) for type_ in types}
+    assert {type_: stored.fidelity for type_, stored in found.items()} == types
+    assert all((stored.native, stored.arrow) == (str(type_), type_) for type_, stored in found.items())
+
+
 def test_check_says_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder to be made, parts and rows, a damaged manifest, a file in its place, a folder nobody may write."""
 
-    def found() -> tuple[bool, str]:
+    def found(subject: str = "target") -> tuple[bool, str]:
         [one] = sink(tmp_path).check()
+        assert one.name == subject
         return bool(one.ok), one.found
 
     assert found() == (True, "out will be made by the first load")
@@ -538,7 +559,7 @@ def test_check_says_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert found() == (False, "out is read-only")
     monkeypatch.undo()
     _manifest(tmp_path).write_bytes(b"{}")
-    assert found() == (False, "damaged (KeyError: 'format')")
+    assert found("manifest") == (False, "damaged (KeyError: 'format')")
     shutil.rmtree(tmp_path / "out")
     (tmp_path / "out").write_text("")
     assert found() == (False, "out is a file")
