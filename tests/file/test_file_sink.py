@@ -719,11 +719,17 @@ def test_a_full_disk_leaves_the_target(tmp_path: Path, monkeypatch: pytest.Monke
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(durable, "sync_file", full)
-    with pytest.raises(SinkError, match="No space left on device"):
+    with pytest.raises(SinkError, match=r"^write out: No space left on device; free space"):
         writer.stage(Part("0"), Rows(batch(2)))
     assert writer.staged() == {}
     assert ids(tmp_path) == [1]
     assert [path.name for path in staging(tmp_path)[0].iterdir()] == ["load.json"]
+    monkeypatch.setattr(durable, "write_whole", lambda path, data: full(path))
+    with pytest.raises(SinkError, match=r"^commit to out: No space left on device; free space"):
+        writer.commit(sink(tmp_path).journal(KEY), position(2))
+    with pytest.raises(SinkError, match=r"^open out: No space left on device; free space"):
+        sink(tmp_path).open(load("c"))
+    assert ids(tmp_path) == [1]
 
 
 def test_an_entry_survives_the_manifest(tmp_path: Path) -> None:
