@@ -175,6 +175,22 @@ def test_a_rewind_writes_the_journal_alone(tmp_path: Path) -> None:
     assert head.seq == 2
 
 
+def test_a_file_that_is_gone_is_missed_until_a_position_is_set_by_hand(tmp_path: Path) -> None:
+    """A commit after it vanished lists it all the same, so that the next load stops; a load without a schema takes the
+    target as it is."""
+    run(sink(tmp_path), load("a"), (1,))
+    writer = sink(tmp_path).open(load("b"))
+    writer.stage(Part("0"), Rows(batch(2)))
+    (tmp_path / "out" / listed(tmp_path)[0]).unlink()
+    writer.commit(sink(tmp_path).journal(KEY), position(2))
+    with pytest.raises(SinkError, match="is listed in the manifest and missing"):
+        sink(tmp_path).open(load("c"))
+    run(sink(tmp_path), load("d", schema=None))
+    assert ids(tmp_path) == [2]
+    run(sink(tmp_path), load("e"), (3,))
+    assert ids(tmp_path) == [2, 3]
+
+
 def test_two_keys_share_a_folder(tmp_path: Path) -> None:
     """Each key has its own journal and staging; the files are of both."""
     waiting = sink(tmp_path).open(load("a", key="one"))
@@ -342,14 +358,16 @@ def test_a_repeatable_load_goes_on_with_its_parts(tmp_path: Path) -> None:
 
 def test_staging_of_an_earlier_version_is_gone_on_with(tmp_path: Path) -> None:
     """A staging is found by the first 16 hex digits of the SHA-256 of its key, whatever follows them: earlier versions
-    put the token's there."""
+    put the token's there. Of several, one is gone on with, and none of the others stays."""
     first = load("t")
     sink(tmp_path).open(first).stage(Part("0"), Rows(batch(1)))
     [old] = (tmp_path / "out" / ".dpone" / "staging").iterdir()
     key = hashlib.sha256(first.key.encode()).hexdigest()[:16]
     assert old.name.startswith(f"{key}-")
+    shutil.copytree(old, old.with_name(f"{key}-later"))
     old.rename(old.with_name(f"{key}-{hashlib.sha256(b't').hexdigest()[:16]}-01J00000000000000000000000"))
     again = sink(tmp_path).open(load("t"))
+    assert len(staging(tmp_path)) == 1
     assert (again.load_id, list(again.staged())) == (first.load_id, ["0"])
 
 
