@@ -78,6 +78,7 @@ def test_the_receipt_says_what_was_taken_out(tmp_path: Path, target: str) -> Non
     assert head is not None
     receipt = undo(project.pipeline, stream_of(project), head.load_id)
     assert (receipt.deleted, receipt.inserted) == (before - len(project.rows()), 0)
+    assert (receipt.updated, receipt.unchanged) == (0, 0)
     assert (receipt.entry.undoes, receipt.entry.seq) == (head.load_id, head.seq + 1)
 
 

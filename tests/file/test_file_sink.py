@@ -191,6 +191,14 @@ def test_a_file_that_is_gone_is_missed_until_a_position_is_set_by_hand(tmp_path:
     assert ids(tmp_path) == [2, 3]
 
 
+def test_a_commit_for_several_targets_is_refused(tmp_path: Path) -> None:
+    """A manifest is of one folder: rows of another writer would not be part of the commit. Nothing is written."""
+    first, other = sink(tmp_path).open(load("a")), sink(tmp_path).open(load("b", key="other"))
+    with pytest.raises(SinkError, match="a manifest is of one folder; load each table in a stream of its own"):
+        first.commit(None, position(1), [other])
+    assert sink(tmp_path).journal(KEY) is None
+
+
 def test_two_keys_share_a_folder(tmp_path: Path) -> None:
     """Each key has its own journal and staging; the files are of both."""
     waiting = sink(tmp_path).open(load("a", key="one"))
