@@ -220,6 +220,7 @@ def test_a_missing_required_column_is_a_violation() -> None:
         RowContract(ranges={"m": Range(1)}),
         RowContract(allowed_values={"n": ("0.001",)}),
         RowContract(allowed_values={"f": ("x",)}),
+        RowContract(allowed_values={"f": ("2026-01-01",)}),
         RowContract(patterns={"a": "x"}),
         RowContract(allowed_values={"t": (1,)}),
         RowContract(allowed_values={"a": ("x",)}),

@@ -16,6 +16,7 @@ import dpone
 from dpone import engine
 from dpone.errors import UndoRefused
 from dpone.report import RunReport
+from dpone.strategy import Strategy
 
 Rows = list[Mapping[str, Any]]
 BEFORE: Rows = [{"id": 1, "n": 1, "gone": 1}, {"id": 2, "n": 2, "gone": 1}, {"id": 3, "n": 3, "gone": 1}]
@@ -127,6 +128,23 @@ def test_OUT_16_a_stop_for_another_type_is_followed_by_a_full_refresh(
     project.write([*AFTER, {"id": 5, "n": "five"}])
     assert project.run().exit_code == 0
     assert {"id": 5, "n": "five"} in project.rows()
+
+
+@pytest.mark.parametrize(
+    ("able", "keeps", "strategy", "words"),
+    [
+        (True, False, Strategy("append"), "or replace the table with --full-refresh"),
+        (False, False, Strategy("append"), "or drop the table and use --full-refresh"),
+        (True, True, Strategy("scd2", key="id"), "or load into another table, as scd2 keeps what is there"),
+        (False, True, Strategy("cdc_apply", key="id", deletes="soft"),
+         "or load into another table, as cdc_apply with deletes: soft keeps what is there"),
+    ],
+)  # fmt: skip
+def test_what_else_gets_rows_of_other_columns_into_the_target(
+    able: bool, keeps: bool, strategy: Strategy, words: str
+) -> None:
+    """A strategy that keeps rows needs another table, and says by which option; the others need a full refresh."""
+    assert engine._instead(able, keeps, strategy) == words
 
 
 @pytest.mark.parametrize("mode", KEEPING)

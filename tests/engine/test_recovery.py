@@ -302,6 +302,8 @@ def test_rewind_starts_a_new_epoch_in_journal_and_state(project: Project) -> Non
     rewind(Pipeline.from_yaml(project.pipeline), "t", None)
     head = project.head()
     assert mark(head) == (1, 2)
+    assert head is not None
+    assert head.position["kind"] == "start"  # the word of every version
     assert project.state() == head
     assert project.rows() == rows(1, 250)
     stream = project.load()

@@ -78,6 +78,7 @@ def test_the_receipt_says_what_was_taken_out(tmp_path: Path, target: str) -> Non
     assert head is not None
     receipt = undo(project.pipeline, stream_of(project), head.load_id)
     assert (receipt.deleted, receipt.inserted) == (before - len(project.rows()), 0)
+    assert (receipt.updated, receipt.unchanged) == (0, 0)
     assert (receipt.entry.undoes, receipt.entry.seq) == (head.load_id, head.seq + 1)
 
 
@@ -265,8 +266,8 @@ def test_a_load_of_another_stream_is_in_the_way_in_a_folder_too(tmp_path: Path) 
     assert head is not None
     other = project.but(sink_options={**ON, "adopt_existing": True})
     other.pipeline.write_text(other.pipeline.read_text().replace("pipeline: p", "pipeline: q"))
-    other.load()
-    with pytest.raises(UndoRefused, match="has changed out since"):
+    later = other.load().load_id
+    with pytest.raises(UndoRefused, match=f"load {later} has changed out since"):
         undo(project.save().pipeline, "out", head.load_id)
     assert len(project.lineage()) == 2 * len(second)
 

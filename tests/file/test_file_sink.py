@@ -175,6 +175,30 @@ def test_a_rewind_writes_the_journal_alone(tmp_path: Path) -> None:
     assert head.seq == 2
 
 
+def test_a_file_that_is_gone_is_missed_until_a_position_is_set_by_hand(tmp_path: Path) -> None:
+    """A commit after it vanished lists it all the same, so that the next load stops; a load without a schema takes the
+    target as it is."""
+    run(sink(tmp_path), load("a"), (1,))
+    writer = sink(tmp_path).open(load("b"))
+    writer.stage(Part("0"), Rows(batch(2)))
+    (tmp_path / "out" / listed(tmp_path)[0]).unlink()
+    writer.commit(sink(tmp_path).journal(KEY), position(2))
+    with pytest.raises(SinkError, match="is listed in the manifest and missing"):
+        sink(tmp_path).open(load("c"))
+    run(sink(tmp_path), load("d", schema=None))
+    assert ids(tmp_path) == [2]
+    run(sink(tmp_path), load("e"), (3,))
+    assert ids(tmp_path) == [2, 3]
+
+
+def test_a_commit_for_several_targets_is_refused(tmp_path: Path) -> None:
+    """A manifest is of one folder: rows of another writer would not be part of the commit. Nothing is written."""
+    first, other = sink(tmp_path).open(load("a")), sink(tmp_path).open(load("b", key="other"))
+    with pytest.raises(SinkError, match="a manifest is of one folder; load each table in a stream of its own"):
+        first.commit(None, position(1), [other])
+    assert sink(tmp_path).journal(KEY) is None
+
+
 def test_two_keys_share_a_folder(tmp_path: Path) -> None:
     """Each key has its own journal and staging; the files are of both."""
     waiting = sink(tmp_path).open(load("a", key="one"))
@@ -322,12 +346,16 @@ def test_part_ids_of_any_text_are_names_of_their_own(tmp_path: Path) -> None:
 
 
 def test_a_repeatable_load_goes_on_with_its_parts(tmp_path: Path) -> None:
-    """The next run of the same token finds the staged parts, keeps the load's id and does not write them again."""
+    """The next run of the same token finds the staged parts, keeps the load's id and does not write them again. Half a
+    part, which a crash left, takes no room from then on."""
     first = load("t")
     writer = sink(tmp_path).open(first)
     writer.stage(Part("0"), Rows(batch(1)))
     writer.close()
+    [staging] = (tmp_path / "out" / ".dpone" / "staging").iterdir()
+    (staging / "part-1.parquet.tmp").write_bytes(b"half a part")
     again = sink(tmp_path).open(load("t"))
+    assert list((tmp_path / "out" / ".dpone" / "staging").glob("*/*.tmp")) == []
     assert again.load_id == first.load_id
     assert list(again.staged()) == ["0"]
     assert again.stage(Part("0"), Rows(batch(99))).rows == 1
@@ -338,14 +366,16 @@ def test_a_repeatable_load_goes_on_with_its_parts(tmp_path: Path) -> None:
 
 def test_staging_of_an_earlier_version_is_gone_on_with(tmp_path: Path) -> None:
     """A staging is found by the first 16 hex digits of the SHA-256 of its key, whatever follows them: earlier versions
-    put the token's there."""
+    put the token's there. Of several, one is gone on with, and none of the others stays."""
     first = load("t")
     sink(tmp_path).open(first).stage(Part("0"), Rows(batch(1)))
     [old] = (tmp_path / "out" / ".dpone" / "staging").iterdir()
     key = hashlib.sha256(first.key.encode()).hexdigest()[:16]
     assert old.name.startswith(f"{key}-")
+    shutil.copytree(old, old.with_name(f"{key}-later"))
     old.rename(old.with_name(f"{key}-{hashlib.sha256(b't').hexdigest()[:16]}-01J00000000000000000000000"))
     again = sink(tmp_path).open(load("t"))
+    assert len(staging(tmp_path)) == 1
     assert (again.load_id, list(again.staged())) == (first.load_id, ["0"])
 
 
@@ -523,11 +553,28 @@ def test_MF_01_a_manifest_that_cannot_be_ours_is_refused(tmp_path: Path, monkeyp
         sink(tmp_path).is_empty()
 
 
+@pytest.mark.parametrize(
+    ("format", "types"),
+    [
+        ("parquet", {pa.float64(): "exact", pa.list_(pa.int8()): "exact", pa.month_day_nano_interval(): "lossy"}),
+        ("csv", {pa.float64(): "exact", pa.list_(pa.int8()): "lossy", pa.binary(): "lossy", pa.uuid(): "exact"}),
+        ("jsonl", {pa.float64(): "checked", pa.list_(pa.int8()): "exact", pa.int64(): "exact"}),
+    ],
+)
+def test_what_a_format_keeps_of_a_type(tmp_path: Path, format: Any, types: dict[pa.DataType, str]) -> None:
+    """Exact is what reads back as it was; JSON checks numbers, as it has no NaN; under its own name in any case."""
+    one = sink(tmp_path, format=format)
+    found = {type_: one.stores(type_) for type_ in types}
+    assert {type_: stored.fidelity for type_, stored in found.items()} == types
+    assert all((stored.native, stored.arrow) == (str(type_), type_) for type_, stored in found.items())
+
+
 def test_check_says_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder to be made, parts and rows, a damaged manifest, a file in its place, a folder nobody may write."""
 
-    def found() -> tuple[bool, str]:
+    def found(subject: str = "target") -> tuple[bool, str]:
         [one] = sink(tmp_path).check()
+        assert one.name == subject
         return bool(one.ok), one.found
 
     assert found() == (True, "out will be made by the first load")
@@ -538,7 +585,7 @@ def test_check_says_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert found() == (False, "out is read-only")
     monkeypatch.undo()
     _manifest(tmp_path).write_bytes(b"{}")
-    assert found() == (False, "damaged (KeyError: 'format')")
+    assert found("manifest") == (False, "damaged (KeyError: 'format')")
     shutil.rmtree(tmp_path / "out")
     (tmp_path / "out").write_text("")
     assert found() == (False, "out is a file")
@@ -698,11 +745,17 @@ def test_a_full_disk_leaves_the_target(tmp_path: Path, monkeypatch: pytest.Monke
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(durable, "sync_file", full)
-    with pytest.raises(SinkError, match="No space left on device"):
+    with pytest.raises(SinkError, match=r"^write out: No space left on device; free space"):
         writer.stage(Part("0"), Rows(batch(2)))
     assert writer.staged() == {}
     assert ids(tmp_path) == [1]
     assert [path.name for path in staging(tmp_path)[0].iterdir()] == ["load.json"]
+    monkeypatch.setattr(durable, "write_whole", lambda path, data: full(path))
+    with pytest.raises(SinkError, match=r"^commit to out: No space left on device; free space"):
+        writer.commit(sink(tmp_path).journal(KEY), position(2))
+    with pytest.raises(SinkError, match=r"^open out: No space left on device; free space"):
+        sink(tmp_path).open(load("c"))
+    assert ids(tmp_path) == [1]
 
 
 def test_an_entry_survives_the_manifest(tmp_path: Path) -> None:

@@ -213,7 +213,7 @@ def options(args: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
     parser.add_argument("--mutants", type=int, default=150, help="size of the sample (150)")
     parser.add_argument("--minutes", type=float, default=60, help="begin no mutant after this time (60)")
-    parser.add_argument("--seconds", type=float, default=45, help="of the processor, for the tests of a mutant (45)")
+    parser.add_argument("--seconds", type=float, default=20, help="of the processor, for the tests of a mutant (20)")
     parser.add_argument("--suite", nargs="*", default=[], help="what pytest collects (the fast suite)")
     parser.add_argument("--map", type=Path, help="keeps which test runs which line, for the next run")
     return parser.parse_args(args)

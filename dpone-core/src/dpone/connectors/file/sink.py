@@ -163,8 +163,8 @@ class FileSink:
             replaced = self._replaced(manifest, load.key, load_id)
             self.folder.bring_back(replaced.files)
             added = [file for file in manifest.files if file.load_id == load_id]
-            rows = {"inserted": 0, "updated": 0, "deleted": sum(file.rows for file in added), "unchanged": 0}
-            rows["inserted"] = sum(file.rows for file in replaced.files)
+            put_back, taken_out = (sum(file.rows for file in files) for files in (replaced.files, added))
+            rows = {"inserted": put_back, "updated": 0, "deleted": taken_out, "unchanged": 0}
             seq, now = after.seq + 1 if after else 1, datetime.now(UTC)
             entry = Entry(
                 seq, position.epoch, load.load_id, load.run_id, load.token, position, now, rows, undoes=load_id
