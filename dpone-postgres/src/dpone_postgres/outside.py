@@ -595,9 +595,7 @@ def _has_rows(
     try:
         literal = _quote.literal(_quote.name(table))
         [(bounds,)] = rows(db, failed, f"SELECT pg_catalog.pg_get_partition_constraintdef({literal}::regclass)")
-        mine = (
-            f"t.tableoid = {literal}::regclass AND ({bounds or 'true'})"  # the bounds spare the others
-        )
+        mine = f"t.tableoid = {literal}::regclass AND ({bounds or 'true'})"  # the bounds spare the others
         [(there,)] = rows(db, failed, f"SELECT EXISTS (SELECT FROM {_quote.name(root)} AS t WHERE {mine}{old})")
         return bool(there)
     except SourceError:
