@@ -48,7 +48,7 @@ class PostgresSource:
             found = f"incremental.by: {self._incremental.by}"
             raise ConfigError("read source postgres", found, "use by: cursor or by: xmin")
         if stray := [name for name in ("slot", "publication") if getattr(self.options, name)]:
-            found = f"{' and '.join(stray)}, but the source is no change stream"
+            found = f"{' and '.join(stray)}, but this source is not a change stream"
             raise ConfigError("read source postgres", found, "add incremental: {by: cdc}, or remove what is of streams")
         self._given = parameters(spec.connection)
         self.table = table_name(spec.table) if spec.table else None
@@ -290,7 +290,7 @@ class PostgresSource:
 
     def _shown(self, column: types.Column) -> str:
         quoted = f"s.{self.dialect.quote(column.name)}"
-        return f"{quoted}::text" if self.as_text(column) else quoted
+        return column.text(quoted) if self.as_text(column) else quoted
 
     def _where(self, span: Span, part: Part) -> str:
         terms = [self._cursor.where(span) if self._cursor else "", self._parts.where(part)]
