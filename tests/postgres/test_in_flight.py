@@ -7,6 +7,7 @@ import random
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from attrs import asdict, evolve
 from tests.postgres import server as servers
 from tests.postgres.server import Server
 from tests.postgres.target import Target, read
@@ -408,6 +410,47 @@ def test_OUT_09_a_role_that_may_not_ask_is_told(postgres: Server, target: Target
         postgres.run("GRANT SELECT ON pg_locks TO PUBLIC")
     assert found == [1]
     assert "open transactions could not be looked for (permission denied for view pg_locks" in window.warnings[0]
+
+
+@pytest.fixture
+def publisher(postgres: Server, target: Target) -> Iterator[Target]:
+    """Another database, whose table ``orders`` a subscription copies to the one of ``target``."""
+    name, more = target.schema, Server(**{**asdict(postgres, recurse=False), "database": f"{target.schema}_pub"})
+    postgres.run(f"CREATE DATABASE {more.database}")
+    made = evolve(target, server=more)
+    more.run(f"CREATE SCHEMA {name}")
+    made.run("CREATE TABLE orders (id int)", f"CREATE PUBLICATION {name} FOR TABLE orders")
+    more.run(f"SELECT pg_create_logical_replication_slot('{name}', 'pgoutput')")
+    where = f"host={postgres.host} port={postgres.port} user={postgres.user} dbname={more.database}"
+    options = f"create_slot = false, slot_name = '{name}', copy_data = false"
+    target.run(
+        "CREATE TABLE orders (id int)",
+        f"CREATE SUBSCRIPTION {name} CONNECTION '{where}' PUBLICATION {name} WITH ({options})",
+    )
+    yield made
+    target.run(f"ALTER SUBSCRIPTION {name} DISABLE", f"ALTER SUBSCRIPTION {name} SET (slot_name = NONE)")
+    target.run(f"DROP SUBSCRIPTION {name}")
+    drop_slot(more, name)
+    postgres.run(f"DROP DATABASE {more.database} WITH (FORCE)")
+
+
+def drop_slot(server: Server, name: str) -> None:
+    """The walsender lets go of it a moment after the subscription has ended."""
+    sql = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %s AND NOT active"
+    for _ in range(100):
+        if server.query(sql, name):
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"slot {name} is still in use")
+
+
+def test_OUT_09_what_a_publisher_may_still_commit_is_said_to_be_unseen(target: Target, publisher: Target) -> None:
+    """A subscription applies commits of another server: the report does not pass over who is open there."""
+    target.run("INSERT INTO orders VALUES (1)")
+    assert "a subscription fills the table, and transactions of its publisher cannot be seen" in fetch(target)[1].proof
+    other = evolve(target, table="others")
+    target.run("CREATE TABLE others (id int)", "INSERT INTO others VALUES (1)")
+    assert "subscription" not in fetch(other)[1].proof
 
 
 def test_OUT_09_reads_that_lose_nothing_do_not_wait(
