@@ -22,7 +22,7 @@ from tests.postgres.target import Target, read
 from tests.sql.clock import Clock
 
 from dpone.contract import Window, WindowRequest
-from dpone.errors import SetBack, SourceError
+from dpone.errors import ConfigError, SetBack, SourceError
 from dpone.pipeline import Incremental
 from dpone.position import Position
 
@@ -77,6 +77,67 @@ def commit(late: psycopg.Connection[Any], *statements: str) -> Callable[[], None
             late.execute(statement)  # type: ignore[call-overload]
 
     return do
+
+
+CURSORS: dict[str, tuple[str, str, str]] = {  # a type, and three of its values in their order
+    "smallint": ("1", "2", "300"),
+    "numeric": ("1.5", "10", "100.25"),
+    "numeric(9,2)": ("1.5", "10", "100.25"),
+    "numeric(5,-2)": ("100", "1000", "20000"),
+    "real": ("0.1", "0.3", "1e30"),
+    "text": ("abc", "abd", "xyz"),
+    "varchar(5)": ("abc", "abd", "xyz"),
+    "char(5)": ("abc", "abd", "xyz"),
+    "bpchar": ("abc", "abd", "xyz"),
+    '"char"': ("a", "b", "c"),
+    "name": ("abc", "abd", "xyz"),
+    "code": ("abc", "abd", "xyz"),
+    "level": ("low", "mid", "high"),
+    "bit(3)": ("001", "010", "110"),
+    "bit varying(4)": ("0", "01", "110"),
+    "bytea": ("\\x00", "\\x0100", "\\xff"),
+    "uuid": tuple(f"00000000-0000-0000-0000-00000000000{i}" for i in "12a"),  # type: ignore[dict-item]
+    "date": ("0044-03-15 BC", "2024-01-01", "2024-01-02"),
+    "time(3)": ("00:00:00.001", "10:00", "23:59:59.999"),
+    "timetz": ("10:00+02", "10:00+01", "10:00:00.5+01"),
+    "timestamp(0)": ("2024-01-01 00:00:00", "2024-01-01 00:00:01", "2024-01-02"),
+    "timestamptz(3)": ("2024-01-01 00:00:00.001Z", "2024-01-01 00:00:01Z", "2024-01-02Z"),
+    "interval(0)": ("1 day", "2 days", "1 mon"),
+    "interval day to second(3)": ("00:00:00.001", "1 day", "2 days"),
+    "inet": ("10.0.0.1", "10.0.0.2/32", "10.0.1.0/24"),
+    "money": ("1", "2", "10"),
+    "integer[]": ("{1}", "{1,2}", "{2}"),
+    "char(3)[]": ("{abc}", "{abd}", "{xyz}"),
+    "int4range": ("[1,2)", "[1,3)", "[2,3)"),
+}
+
+
+@pytest.mark.parametrize("shape", ["table", "query"])
+@pytest.mark.parametrize("mode", ["append", "merge"])
+@pytest.mark.parametrize("type_", CURSORS)
+def test_CU_01_a_cursor_of_any_type_reads_every_row_once(target: Target, type_: str, mode: str, shape: str) -> None:
+    """First rows, one between, and a later one: whatever the type, and its modifier, the end that is fixed is that of
+    the highest row."""
+    low, middle, high = CURSORS[type_]
+    target.run(
+        "CREATE TYPE level AS ENUM ('low', 'mid', 'high')", "CREATE DOMAIN code AS char(4)",
+        f"CREATE TABLE orders (id int, c {type_})", f"INSERT INTO orders VALUES (1, '{low}'), (2, '{middle}')",
+    )  # fmt: skip
+    query = f"SELECT * FROM {target.schema}.orders" if shape == "query" else None
+    found, window = fetch(target, None, "c", mode=mode, query=query)
+    assert found == [1, 2]
+    target.run(f"INSERT INTO orders VALUES (3, '{high}')")
+    found, later = fetch(target, window.position, "c", mode=mode, query=query)
+    assert found == ([3] if mode == "append" else [2, 3])
+    assert fetch(target, later.position, "c", mode=mode, query=query)[0] == []
+
+
+@pytest.mark.parametrize("type_", ["json", "point", "xid"])
+def test_a_cursor_without_an_order_is_refused_by_name(target: Target, type_: str) -> None:
+    """In words that name the column and its type, not in those of the server."""
+    target.run(f"CREATE TABLE orders (id int, c {type_})")
+    with pytest.raises(ConfigError, match=f"cursor column c is {type_}, whose values have no order"):
+        fetch(target, None, "c")
 
 
 @pytest.mark.parametrize("column", ["id", "ts"])

@@ -41,6 +41,8 @@ _MAY_WRITE = """EXISTS (
     AND CASE g.grantee WHEN 0 THEN true ELSE pg_catalog.pg_has_role(a.usesysid, g.grantee, 'MEMBER') END
 ) OR pg_catalog.pg_has_role(a.usesysid, pg_catalog.to_regrole('pg_write_all_data'), 'MEMBER')"""
 
+# The type of the highest value is written with modifier -1, so that a cast to it cuts nothing: pg_typeof says
+# "character" and "bit", which a cast takes for one character and one bit (format_type in format_type.c).
 _SUBSCRIBED = "subscribed"  # besides letters of relkind
 _LOOK = f"""
 WITH p_high AS MATERIALIZED (
@@ -82,7 +84,7 @@ WITH p_high AS MATERIALIZED (
     WHERE e.text IS NOT NULL
     AND (NOT e.is_time OR a.xact_start IS NULL OR a.xact_start - e.slack <= e.text::timestamptz)
 )
-SELECT e.text, pg_catalog.pg_typeof(h.value)::text, pg_catalog.pg_is_in_recovery(),
+SELECT e.text, pg_catalog.format_type(pg_catalog.pg_typeof(h.value), -1), pg_catalog.pg_is_in_recovery(),
        pg_catalog.pg_snapshot_xmin(s)::text::bigint, pg_catalog.pg_snapshot_xmax(s)::text::bigint,
        ARRAY(SELECT w.oid FROM p_written AS w),
        ARRAY(SELECT r.relkind::text FROM p_read AS r UNION

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from dpone.contract import Finding, Part, Window, WindowRequest
 from dpone.errors import ConfigError, DataError, DponeError, SourceError
+from dpone.keys import NONE
 from dpone.pipeline import SourceSpec
 from dpone.position import Position
 from dpone.schema import LINEAGE, PREFIX, Name
@@ -168,7 +169,11 @@ class PostgresSource:
         if self._incremental is not None:
             names = tuple(self._schema.names)
             column = cursor_column(self._incremental, names, request.mode, self.name)
-            cursor = Cursor(self, next(c for c in self._columns if c.name == column), bound)
+            by = next(c for c in self._columns if c.name == column)
+            if by.equality == NONE:
+                why = f"cursor column {column} is {by.native}, whose values have no order"
+                raise ConfigError(f"read {self.name}", why, "name another column in incremental.column")
+            cursor = Cursor(self, by, bound)
             self._cursor = cursor
             plan = CursorPlan(cursor, self._incremental, identity, names, request.mode, self.name)
             return plan.reading(after, whole=request.whole, bound=bound)
