@@ -151,7 +151,7 @@ class Strategy:
                 raise ConfigError(f"read strategy {self.mode}", f"where.{column} has {sorted(wanted)}", todo)
             if any(isinstance(value, (list, Mapping)) for value in bounds(wanted)):
                 todo = "write one value, or a range {from: a, to: b}"
-                raise ConfigError(f"read strategy {self.mode}", f"where.{column} is no plain value", todo)
+                raise ConfigError(f"read strategy {self.mode}", f"where.{column} must be a single value", todo)
             if _holds_nothing(wanted):
                 todo = "write from below to; to is not part of the range"
                 raise ConfigError(f"read strategy {self.mode}", f"where.{column}: nothing is in this range", todo)

@@ -68,7 +68,7 @@ class PostgresDialect(Dialect):
         except (pa.ArrowException, ValueError) as error:
             zone = ", as in 2026-01-31T00:00:00Z" if pa.types.is_timestamp(type) and type.tz else ""
             todo = f"write a value of type {type}{zone}"
-            raise ConfigError("read strategy.where", f"{value!r} is no {type}", todo) from error
+            raise ConfigError("read strategy.where", f"{value!r} is not a valid {type}", todo) from error
 
     def exact(self, expression: str, type: pa.DataType) -> str:
         return f'{expression} COLLATE pg_catalog."C"' if expression in self.loose else expression
@@ -181,6 +181,7 @@ class PostgresDatabase:
                 lock_timeout=options.lock_timeout,
                 statement_timeout=options.statement_timeout,
                 silence_timeout=options.silence_timeout,
+                row_security=options.row_security,
             )
         return self._session.db
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 import pytest
+from attrs import evolve
 from harness import DuckdbHarness
 
 from dpone.contract import WindowRequest
@@ -303,6 +304,9 @@ def test_looking_creates_nothing(tmp_path):
     with closing(DuckdbSink(spec)) as sink:
         assert all(finding.ok for finding in sink.check())
         assert (sink.schema(), sink.journal("key"), sink.is_empty()) == (None, None, True)
+    with closing(DuckdbSink(evolve(spec, table=Name(("l_{table}",))))) as sink:
+        assert "l_{table} in " in (found := sink.check()[-1].found)
+        assert found.endswith("for each table of the stream")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -268,7 +268,7 @@ def _stage_name(load: Load) -> str:
 def _same_kind(writer: Writer) -> SqlWriter:
     """Those of ``ManyTables.beside`` are; another could not be part of this transaction."""
     if not isinstance(writer, SqlWriter):
-        raise TypeError(f"{type(writer).__name__} is no SqlWriter")
+        raise TypeError(f"{type(writer).__name__} is not a SqlWriter")
     return writer
 
 

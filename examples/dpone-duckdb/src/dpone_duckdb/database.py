@@ -39,7 +39,9 @@ class DuckdbDialect(Dialect):
         try:
             return pa.array([str(value)]).cast(type)[0].as_py()
         except pa.ArrowException as error:
-            raise ConfigError("read strategy.where", f"{value!r} is no {type}", f"write a value of {type}") from error
+            raise ConfigError(
+                "read strategy.where", f"{value!r} is not a valid {type}", f"write a value of {type}"
+            ) from error
 
     def differs(self, left: str, right: str) -> str:
         return f"{left} IS DISTINCT FROM {right}"

@@ -30,6 +30,7 @@ from dpone.connectors.file.text import (
 from dpone.connectors.file.types import (
     BadValue,
     Seen,
+    beyond,
     in_text,
     is_text,
     require_declared,
@@ -89,6 +90,7 @@ class Csv:
     ) -> Iterator[tuple[int, pa.RecordBatch]]:
         """How many rows stand before a batch, and the batch: of ``include``, or of all the columns."""
         watch = self._watch(file, names, watched)
+        floats = [n for n in names if n in self._columns and pa.types.is_floating(types.get(n, pa.null()))]
         rows = 0
         heading = self._options.header and file.begins
         try:
@@ -100,6 +102,9 @@ class Csv:
                     if watched and watch.may_change(block, table, heading):
                         texts = self._parse(file, block, names, dict.fromkeys(watched, pa.string()), watched, heading)
                         _reject_changed(file, texts, types, rows)
+                    if any(pc.any(pc.is_inf(table.column(name))).as_py() for name in floats):
+                        texts = self._parse(file, block, names, dict.fromkeys(floats, pa.string()), floats, heading)
+                        _reject_beyond(file, texts, table, rows)
                     for batch in table.to_batches():
                         yield rows, batch
                         rows += batch.num_rows
@@ -330,6 +335,14 @@ def _reject_changed(file: Input, texts: pa.Table, types: Mapping[str, pa.DataTyp
             found = f"{_row(before + at + 1)}, column {name!r} holds a number that {types[name]} would change"
             todo = f"declare the column in the source's options, as in columns: {{{name}: string}}"
             raise file.bad(found, f"{todo}, or set options.infer: full")
+
+
+def _reject_beyond(file: Input, texts: pa.Table, table: pa.Table, before: int) -> None:
+    for name in texts.schema.names:
+        values = table.column(name).combine_chunks()
+        at = beyond(texts.column(name).combine_chunks(), values)
+        if at >= 0:
+            raise _bad_value(file, before + at + 1, name, values.type)
 
 
 def _place(row: int, column: int, names: Sequence[str]) -> str:

@@ -191,7 +191,7 @@ class FileSink:
         mine = [one for one in undo if (one.key, one.entry.load_id) == (key, load_id)]
         if not mine or manifest is None:
             found = "nothing is kept of it: it changed no row, undo was off, or the retention is over"
-            todo = "name a load of this stream that is kept, or load anew with --full-refresh; nothing was changed"
+            todo = "name a load of this stream that is kept, or load again with --full-refresh; nothing was changed"
             raise UndoRefused(failed, found, todo)
         if manifest.last != load_id:
             todo = "take that one back first, if it kept what it replaced; nothing was changed"

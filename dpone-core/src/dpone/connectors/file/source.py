@@ -203,7 +203,7 @@ class FileSource:
             return {}
         if after.kind != KIND or after.identity != {"path": self._pattern}:
             found = f"the position is of {after.kind} {dict(after.identity)}"
-            todo = "restore the path, or start anew with --full-refresh"
+            todo = "restore the path, or start again with --full-refresh"
             raise IdentityChanged(f"resume {self._pattern}", found, todo)
         files: Mapping[str, Mapping[str, Any]] = after.value["files"]
         return files

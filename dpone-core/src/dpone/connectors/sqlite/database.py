@@ -43,7 +43,7 @@ class SqliteDialect(Dialect):
             given = pa.array([str(value) if pa.types.is_decimal(type) else value])
             return encode(given, type)[0]
         except (pa.ArrowException, OverflowError, Refused) as error:
-            found, zone = f"{value!r} is no {type}", pa.types.is_timestamp(type) and type.tz
+            found, zone = f"{value!r} is not a valid {type}", pa.types.is_timestamp(type) and type.tz
             todo = f"write a value of type {type}{', as in 2026-01-31T00:00:00Z' if zone else ''}"
             raise ConfigError("read strategy.where", found, todo) from error
 
