@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dpone.connectors.file.csv_rows import Places
+from dpone.connectors.file.csv_rows import Dialect, Places
 from dpone.connectors.file.types import rounds
 
 # A code, a telephone number, a hexadecimal number; and digits, E, digits, as in a stock number. With an exponent,
@@ -58,10 +58,10 @@ class Watch:
     """Looks for such numbers in the bytes of a block: cheap, and True may be wrong. columns: those that are read as
     numbers, name -> place in the file."""
 
-    def __init__(self, delimiter: str, quote: str, escape: str | None, width: int, columns: Mapping[str, int]) -> None:
-        self._separators, self._quote, self._width = f"{delimiter}\n".encode(), ord(quote), width
+    def __init__(self, dialect: Dialect, width: int, columns: Mapping[str, int]) -> None:
+        self._separators, self._quote, self._width = dialect.delimiter + b"\n", dialect.quote[0], width
         self._places = Places()
-        self._escape = escape.encode() if escape is not None else None
+        self._escape = dialect.escape
         self._columns = columns
 
     def may_change(self, block: bytes, table: pa.Table, heading: bool) -> bool:

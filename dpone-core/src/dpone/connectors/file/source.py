@@ -237,6 +237,7 @@ class FileSource:
             todo = "give one glob per format, or set options.format"
             found = f"files of {len(kinds)} formats ({', '.join(sorted(kinds))})"
             raise ConfigError(f"read {self._pattern}", found, todo)
+        self._options.require_taken(*kinds)
         inputs = [Input(file.path, file.name) for file in files]
         for one, file in zip(inputs, files, strict=True):
             self._require_kind(one, self._kind(file))
