@@ -21,6 +21,7 @@ _DOUBLED = "write a quote inside a value twice, or set options.escape if the fil
 # A line of a piece of a file, where a CR at the end may be half of CRLF; a line of the last piece; the end of a line.
 _LINE, _LAST_LINE = re.compile(rb"[^\r\n]*+(?:\r?\n|\r(?!\Z))"), re.compile(rb"[^\r\n]*+(?:\r?\n|\r|\Z)")
 _LINE_END = re.compile(rb"\r?\n|\r")
+_OPEN_ESCAPE = "ends with an escape", "fix the row; the file may be truncated"
 _NO_ESCAPE = "fix the row, or leave out options.escape if the file escapes nothing"
 
 
@@ -108,14 +109,15 @@ class Rows:
         self._places = Places()
         self._end: bytes | None = None  # "\n", also after "\r", or "\r"; None: no row yet
         d, q = re.escape(self._delimiter), re.escape(self._quote)
-        e, escaped = b"", b""
+        e, escaped, unit = b"", b"", b""
         if self._escape is not None:
             e = re.escape(self._escape)
             escaped = rb"|%b[%b%b%b\r\n]" % (e, d, q, e)
+            unit = rb"(?!%b\r\n)" % e  # outside of quotes: one line end that is escaped, or CR in a value before LF?
         space = b" \t".replace(self._delimiter, b"")
         around = rb"[%b]*+" % space if self._trim else b""
         inside = rb"%b(?:[^%b%b]++|%b%b%b)*+" % (q, q, e, q, q, escaped)
-        plain = rb"(?!%b)(?:[^%b\r\n%b]++%b)*+" % (q, d, e, escaped)
+        plain = rb"(?!%b)(?:%b(?:[^%b\r\n%b]++%b))*+" % (q, unit, d, e, escaped)
         field = rb"%b(?:%b%b%b|%b)" % (around, inside, q, around, plain)
         row = rb"%b(?:%b%b)*+" % (field, d, field)
         line = comment = b""
@@ -126,7 +128,7 @@ class Rows:
         self._row = re.compile(rb"%b(\r?\n|\r(?!\Z))" % row)
         # As many lines as there are that end alike; the last line, whatever ends it; rows, and comments, that end.
         self._lines = [re.compile(rb"(?:(?:%b%b)%b)++" % (row, line, end)) for end in (rb"\r?\n", rb"\r(?!\n|\Z)")]
-        self._last_line = re.compile(rb"(?:%b%b)\r?\Z" % (row, line))
+        self._last_line = re.compile(rb"(?:%b%b)(\r?)\Z" % (row, line))
         self._rows, self._comments = (re.compile(rb"(?:%b(?:\r?\n|\r))*+" % one) for one in (row, comment))
         edge = rb"(?=[%b\r\n])" % d
         self._outer = re.compile(rb"(?<![%b])[%b]++%b|(?:\A|(?<=[%b\r\n]))[%b]++" % (space, space, edge, d, space))
@@ -204,12 +206,14 @@ class Rows:
         at = 0
         while at < len(data):
             match = self._lines[0].match(data, at) or self._lines[1].match(data, at)
-            if match is None and final:
-                match = self._last_line.match(data, at)
+            end = match[0][-1:] if match else b""
+            if match is None and final and (match := self._last_line.match(data, at)):
+                end = match[1]
+                if not end and data[-1:] in _NAMES:  # the line end is escaped, and nothing comes after it
+                    raise Malformed(*self._counted(data, at), 0, *_OPEN_ESCAPE)
             if match is None:
                 self._look(data, at, final)
                 break
-            end = match[0][-1:] if match[0][-1:] in _NAMES else b""
             if end and self._end not in (None, end):
                 found = f"ends with {_NAMES[end]}, the rows before it with {_NAMES[self._end or end]}"
                 todo = "end all rows alike, and quote a value that holds a line end"
@@ -254,7 +258,7 @@ class Rows:
         if not found and final:
             found, todo = "has a quote that is never closed", "close the quote; the file may be truncated"
             if self._escape is not None and data.endswith(self._escape):
-                found, todo = "ends with an escape", "fix the row; the file may be truncated"
+                found, todo = _OPEN_ESCAPE
         if found:
             raise Malformed(*self._counted(data, start), column, found, todo)
 
@@ -313,7 +317,7 @@ class Rows:
             yield data[start:at]
 
 
-_NAMES = {b"\n": "LF", b"\r": "CR alone"}
+_NAMES = {b"\n": "LF", b"\r": "CR alone"}  # of line ends
 
 
 def _table(bytes_: bytes) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
