@@ -336,3 +336,11 @@ def test_blocks_of_any_size_have_the_same_rows(tmp_path: Path) -> None:
     for block in (4096, 4099, 5000, 8191, 1 << 17):
         found = read(tmp_path, text.getvalue(), block_bytes=block, null_values=("never",))
         assert found == [tuple(row) for row in table]
+
+
+def test_a_quoted_word_for_NULL_is_NULL_in_any_block(tmp_path: Path) -> None:
+    """Whatever else its block holds: a number written as a word for NULL is not a value, quoted or not."""
+    text = "n,t\n" + "1,x\n" * 2000 + '"-999","-999"\n' + "1,x\n" * 2000
+    for columns in ({"n": "int64"}, {"n": "double"}, {"n": "json"}):
+        rows = read(tmp_path, text, null_values=("-999",), columns=columns, block_bytes=4096)
+        assert [row for row in rows if row[1] != "x"] == [(None, "-999")]

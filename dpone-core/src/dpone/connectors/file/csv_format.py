@@ -229,10 +229,18 @@ class Csv:
         quoted, include = self._options.quoted_nulls, include or names
         if width > len(names):
             _require_nothing(read([""], False, ()).column(0), heading)
-        if quoted or not not_text or 2 * self._options.quote.encode() not in block:
+        if quoted or not not_text:
             return read(include, quoted)
-        others = read(not_text, True)
         texts = [name for name in include if name not in not_text]
+        quote, late = self._options.quote, any(is_text(types[name]) for name in not_text)
+        # The empty text is not searched for: it is no number and no date, so that pyarrow finds it at no cost.
+        if not any((null or late) and f"{quote}{null}{quote}".encode() in block for null in nulls):
+            try:
+                return read(include, False)
+            except pa.ArrowInvalid:
+                if 2 * quote.encode() not in block:
+                    raise
+        others = read(not_text, True)
         table = read(texts, False) if texts else others
         return pa.table({name: (others if name in not_text else table).column(name) for name in include})
 

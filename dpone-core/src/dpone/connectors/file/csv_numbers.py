@@ -73,15 +73,14 @@ class Watch:
         # is inside a value, and no line is empty.
         if len(found) != rows * self._width or (self._escape is not None and self._escape in block):
             return True
-        ends = found.reshape(rows, self._width)
-        for name, place in self._columns.items():
-            before = ends[heading:, place - 1] if place else np.append(-1, ends[:-1, -1])[int(heading) :]
-            if self._is_code(text, before + 1):
-                return True
-            values = table.column(name)
-            if pa.types.is_floating(values.type) and self._is_inexact(text, values, before + 1, ends[heading:, place]):
-                return True
-        return False
+        ends = found.reshape(rows, self._width)[heading:]
+        before = np.append(-1, found[:-1]).reshape(rows, self._width)[heading:]
+        starts = before[:, list(self._columns.values())] + 1
+        if self._is_code(text, starts.ravel()):
+            return True
+        floats = [n for n, name in enumerate(self._columns) if pa.types.is_floating(table.column(name).type)]
+        names, places = list(self._columns), list(self._columns.values())
+        return any(self._is_inexact(text, table.column(names[n]), starts[:, n], ends[:, places[n]]) for n in floats)
 
     def _is_code(self, text: _Bytes, starts: _Places) -> bool:
         odd = starts[_not_1_to_9(text[starts])]
