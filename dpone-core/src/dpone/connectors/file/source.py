@@ -393,6 +393,7 @@ def _part(i: int, file: _Found, entry: Mapping[str, Any], schema: pa.Schema) -> 
         "mtime_ns": file.mtime_ns,
         "inode": file.inode,
         "sha256": entry["sha256"],
+        "order": i,
         "schema": base64.b64encode(schema.serialize().to_pybytes()).decode(),
     }
     return Part(f"{i:05d}-{entry['sha256'][:8]}", detail)
