@@ -78,6 +78,10 @@ def test_what_a_file_is_made_of(
          "row 2 (of the data, from 1) has 2 values, the file has 1 column, as line 1 has it: '# exported'"),
         ("# exported\n# source: x\nid,name\n1,a\n", {}, "set options.skip_lines or options.comment"),
         ("\n\nid\n1,a\n", {}, "as line 3 has it: 'id'"),
+        ("v\n1.1.2024\n", {"timestamp_format": "%d.%m.%Y", "columns": {"v": "timestamptz"}},
+         "row 1 (of the data, from 1), column 'v' holds no valid timestamp[us, tz=UTC]"),
+        ("v\n1.1.2024 1:00Z\n", {"timestamp_format": "%d.%m.%Y %H:%M%z", "columns": {"v": "timestamp"}},
+         "row 1 (of the data, from 1), column 'v' holds no valid timestamp[us]"),
         ("a\nb\n", {"skip_lines": 3}, "it has 2 lines, and options.skip_lines is 3"),
         ("a\nb\n", {"skip_lines": 2}, "the file has no header and no row"),
         ("# a\n# b\n", {"comment": "#"}, "the file has no header and no row"),
@@ -185,6 +189,7 @@ def test_how_values_are_written(tmp_path: Path, text: str, options: dict[str, An
         ("31.12.2024", "31.12.2024 10:00", {"date_format": "%d.%m.%Y"}, "holds no valid date32[day]"),
         ("1.1.2024 1:02", "1.1.2024 24:00", {"timestamp_format": "%d.%m.%Y %H:%M"}, "options.timestamp_format says"),
         ("1.1.2024 1 am", "1.1.2024 13 am", {"timestamp_format": "%d.%m.%Y %I %p"}, "holds no valid timestamp[us]"),
+        ("1.1.2024 1:02 +0100", "1.1.2024 1:02", {"timestamp_format": "%d.%m.%Y %H:%M %z"}, "timestamp[us, tz=UTC]"),
         ("J", "j", {"true_values": ("J",), "false_values": ("N",)}, "options.true_values and options.false_values say"),
         ("1", "NA", {"null_values": ("",)}, "holds no valid int64; fix"),
     ],
@@ -367,3 +372,13 @@ def test_a_misspelt_option_is_answered_with_its_name(tmp_path: Path) -> None:
         (tmp_path / "p.yaml").write_text(text + "sink: {type: file, path: out, strategy: {mode: append}}\n")
         with pytest.raises(PipelineErrors, match=f"did you mean {right}"):
             Pipeline.from_yaml(tmp_path / "p.yaml")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig", "latin-1"])
+def test_the_top_of_a_file_is_read_in_its_encoding(tmp_path: Path, encoding: str) -> None:
+    """The line that names the delimiter, comments and separators of thousands are characters, not bytes."""
+    text = "sep=;\n# é\nid;été\n1;1\u00a0234,5\n2;é\n".encode(encoding)
+    rows = read(tmp_path, text, encoding=encoding, comment="#", columns={"été": "string"})
+    assert rows == [(1, "1\u00a0234,5"), (2, "é")]
+    numbers = "sep=;\nid;été\n1;1\u00a0234,5\n".encode(encoding)
+    assert read(tmp_path, numbers, encoding=encoding, thousands="\u00a0", decimal=",") == [(1, 1234.5)]
