@@ -116,6 +116,7 @@ class Rows:
             unit = rb"(?!%b\r\n)" % e  # outside of quotes: one line end that is escaped, or CR in a value before LF?
         space = b" \t".replace(self._delimiter, b"")
         around = rb"[%b]*+" % space if self._trim else b""
+        self._blanks = space
         inside = rb"%b(?:[^%b%b]++|%b%b%b)*+" % (q, q, e, q, q, escaped)
         plain = rb"(?!%b)(?:%b(?:[^%b\r\n%b]++%b))*+" % (q, unit, d, e, escaped)
         field = rb"%b(?:%b%b%b|%b)" % (around, inside, q, around, plain)
@@ -270,7 +271,9 @@ class Rows:
     def _has_comment(self, data: bytes) -> bool:
         """It may have one: a line begins with the mark, or a line of a quoted value does."""
         mark = self._comment
-        return mark is not None and (data.startswith(mark) or b"\n" + mark in data or b"\r" + mark in data)
+        if mark is None or mark not in data:  # one byte is found much faster than two
+            return False
+        return data.startswith(mark) or b"\n" + mark in data or b"\r" + mark in data
 
     def cleaned(self, data: bytes) -> bytes:
         """Whole rows without comments, and without blanks around values."""
@@ -281,7 +284,7 @@ class Rows:
                 pieces.append(data[at:end])
                 at = self._after(self._comments, data, end)
             data = b"".join(pieces)
-        if not self._trim:
+        if not self._trim or not _beside(data, self._blanks, self._delimiter + b"\r\n"):
             return data
         if self._quote in data or (self._escape is not None and self._escape in data):
             return self._padded.sub(rb"\1\2", data)
@@ -325,6 +328,13 @@ def _table(bytes_: bytes) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
     table = np.zeros(256, np.bool_)
     table[list(bytes_)] = True
     return table
+
+
+def _beside(data: bytes, some: bytes, others: bytes) -> bool:
+    """Does one of ``some`` stand next to one of ``others``, or first?"""
+    text = np.frombuffer(data, np.uint8)
+    one, other = (np.logical_or.reduce([text == byte for byte in bytes_]) for bytes_ in (some, others))
+    return bool(one[0] or (one[:-1] & other[1:]).any() or (other[:-1] & one[1:]).any())
 
 
 def _bare_return(data: bytes, final: bool) -> bool:
