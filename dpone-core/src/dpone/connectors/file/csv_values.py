@@ -13,9 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dpone.connectors.file.config import FileSourceOptions
-from dpone.connectors.file.jsonl_format import _first_bad
 from dpone.connectors.file.time_format import MONTHS, pattern
-from dpone.connectors.file.types import JSON, UUID, BadValue, in_text, restored
+from dpone.connectors.file.types import BadValue, from_text, in_text, restored
 
 _HOURS = pa.array([f"{hour or 12:02}{half}" for half in ("am", "pm") for hour in range(12)])
 
@@ -40,20 +39,18 @@ class Notation:
 
     def converted(self, texts: pa.Array, type_: pa.DataType) -> pa.Array:
         """Texts -> ``type_``; raises BadValue with the index of the first that is not of it."""
-        if type_ in (JSON, UUID):
+        form = self._format(type_)
+        if form is None and not is_number(type_):
             return restored(texts, type_)
-        if is_number(type_):
+        if form is None:
             is_one = pc.match_substring_regex(texts, self._number)
             standard = pc.replace_substring_regex(self.plain(texts), r"^\+", "")
         else:
-            standard = iso(texts, self._format(type_) or "", pa.types.is_timestamp(type_))
+            standard = iso(texts, form, pa.types.is_timestamp(type_))
             is_one = pc.or_(pc.is_valid(standard), pc.is_null(texts))
         if (bad := pc.index(is_one, False).as_py()) >= 0:
             raise BadValue(bad)
-        try:
-            return standard.cast(type_)
-        except pa.ArrowException:
-            raise BadValue(_first_bad(standard, type_)) from None
+        return from_text(standard, type_)
 
     def plain(self, texts: pa.Array) -> pa.Array:
         """Numbers as they are written without these options."""
