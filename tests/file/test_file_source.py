@@ -429,7 +429,7 @@ def test_a_path_without_files(tmp_path: Path, path: str, said: str) -> None:
     [
         (b"", "a.csv: the file is empty (0 bytes)"),
         (b"\n\n", "no header and no row"),
-        (b"a,b\n1,2\n3\n", "row 2 (of the data, from 1) has 1 values, the file has 2 columns"),
+        (b"a,b\n1,2\n3\n", "row 2 (of the data, from 1) has 1 value, the file has 2 columns"),
         (b"a,b\n1,2,3\n", "row 1 (of the data, from 1) has 3 values, the file has 2 columns"),
         (b"a,a\n1,2\n", "two columns are named 'a'"),
         (b"id,ID\n1,2\n", "columns 'id' and 'ID' differ only by case"),

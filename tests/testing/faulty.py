@@ -586,6 +586,18 @@ class NeverMisses(SqliteSink):
         return ""
 
 
+@fails("merge_keeps_the_row_of_the_last_file")
+class TakesPartsForFiles(FaultySink):
+    """The file of a row is the part that was staged last."""
+
+    class writer(FaultyWriter):
+        staging = 0
+
+        def stage(self, part: Part, stream: Any) -> Any:
+            self.staging += 1
+            return super().stage(evolve(part, detail={**part.detail, "order": self.staging}), stream)
+
+
 @fails("a_target_that_somebody_emptied_is_noticed")
 class MissesAllTheTime(SqliteSink):
     def lost(self, *args: Any) -> str:

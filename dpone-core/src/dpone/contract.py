@@ -52,7 +52,9 @@ class Finding:
 class Part:
     """A piece of a window that can be read on its own. ``id`` is unique in the window and the same whenever the same
     repeatable window is planned again; ``detail`` is JSON, so that a part can cross a process or a crash. A part that
-    is a range of a column's values says so in ``detail["bounds"]`` (``bounds.Bounds.to_json``)."""
+    is a range of a column's values says so in ``detail["bounds"]`` (``bounds.Bounds.to_json``). Where the rows are in
+    files that have an order, ``detail["order"]`` is the place of the part's file in it: a strategy with
+    ``order_by: file`` keeps the row of the first or of the last one."""
 
     id: str
     detail: Mapping[str, Any] = field(factory=dict)

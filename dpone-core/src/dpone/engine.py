@@ -79,7 +79,7 @@ from dpone.report import ErrorReport, RunReport, StreamReport
 from dpone.schema import LINEAGE, VALIDITY, Name
 from dpone.secret import redact
 from dpone.standing import compare, next_epoch, receipt_of, rewind_token, state_of
-from dpone.strategy import CHANGES, Strategy, bounds
+from dpone.strategy import CHANGES, ORDER_OF_FILES, Strategy, bounds
 from dpone.told import ToldStream
 
 # The position of a key that was deliberately set back to its beginning.
@@ -557,11 +557,14 @@ class _Attempt:
         self, spec: SinkSpec, sink: Sink, have: pa.Schema | None, window: Window, strategy: Strategy
     ) -> evolution.Plan:
         run = self.stream.run
+        known = {*window.schema.names}
+        if strategy.by_file(known) and all("order" in part.detail for part in window.parts):
+            known.add(ORDER_OF_FILES)
         for what, columns in strategy.columns.items():
             if absent := [f"{c} is not in {window.absent[c]}" for c in columns if c in window.absent]:
                 found = f"column {', '.join(absent)}"
                 raise SchemaBreak(f"find {what} columns", found, "bring it back, or move that data out of the source")
-            if missing := [c for c in columns if c not in window.schema.names]:
+            if missing := [c for c in columns if c not in known]:
                 found = f"no column {', '.join(missing)} in {self.spec.source.location}"
                 raise ConfigError(f"find {what} columns", found, f"use columns of {', '.join(window.schema.names)}")
         dialect = getattr(sink, "dialect", None)

@@ -74,10 +74,11 @@ def load(
     stream: Stream | None = None,
     n: int = 0,
     changes: Any = None,
+    orders: Sequence[int] = (),
     **options: Any,
 ) -> Receipt:
-    """One load of one part, or of a part for each table; aborted if it fails. ``options``: of the sink, except
-    ``load_id``, ``started_at``, ``whole``, which are the load's."""
+    """One load of one part, or of a part for each table; aborted if it fails. ``orders``: of the parts' files.
+    ``options``: of the sink, except ``load_id``, ``started_at``, ``whole``, which are the load's."""
     parts = [rows] if isinstance(rows, pa.Table) else list(rows)
     of_load = {name: options.pop(name) for name in ("load_id", "started_at", "whole") if name in options}
     spec = harness.sink(strategy, table, **options)
@@ -86,7 +87,8 @@ def load(
         with closing(sink.open(new_load(parts[0].schema, strategy, table, **of_load))) as writer:
             try:
                 for i, part in enumerate(parts):
-                    writer.stage(Part(f"p{i}"), stream or Rows(part))
+                    detail = {"order": orders[i]} if orders else {}
+                    writer.stage(Part(f"p{i}", detail), stream or Rows(part))
                 receipt: Receipt = writer.commit(sink.journal(key(table)), at(n))
                 return receipt
             except BaseException:

@@ -151,6 +151,19 @@ class SinkContract(Contract):
             load(harness, table([(1, "d1", "x", 1.0), (1, "d1", "y", 1.0)]), strategy)
 
     @case("merge")
+    def test_merge_keeps_the_row_of_the_last_file(self, harness: Harness) -> None:
+        """With order_by: file it is the one whose part has the highest order, whichever was staged last; two rows of
+        one file tie."""
+        strategy = Strategy("merge", key="id", duplicates="last", order_by="file")
+        first, last = [(1, "d1", "late", 1.0), (2, "d1", "only", 1.0)], [(1, "d1", "early", 9.0)]
+        load(harness, [table(first), table(last)], strategy, orders=(10, 9))
+        same(harness.rows(), first)
+        twice = table([(1, "d1", "x", 1.0), (1, "d1", "y", 1.0)])
+        with pytest.raises(DataError):
+            load(harness, [twice, table(last)], strategy, orders=(2, 1))
+        same(harness.rows(), first)
+
+    @case("merge")
     def test_merges_at_once_leave_every_key_once(self, harness: Harness) -> None:
         """Two streams that bring the same new keys at one time to a target without a unique index, if it can be so:
         each key is there once, or one stream is refused."""
