@@ -18,6 +18,7 @@ from tests.postgres.test_cdc_outside import ROOT, Shop, root, shop  # noqa: F401
 
 from dpone.engine import run as run_pipeline
 from dpone_postgres import outside
+from dpone_postgres.cdc import PostgresLogicalReader
 
 pytestmark = pytest.mark.postgres
 
@@ -74,7 +75,7 @@ def test_OUT_02_changes_of_a_table_that_had_another_name_for_a_while_arrive(
 
 def test_OUT_02_a_table_renamed_while_a_window_is_read_loses_nothing(shop: Shop, monkeypatch: Any) -> None:  # noqa: F811
     """Its changes come with the window, the next run names it, and back under its name it goes on."""
-    read = outside.read
+    read = PostgresLogicalReader._catalogue
 
     def late(*given: Any) -> Any:
         found = read(*given)
@@ -82,7 +83,7 @@ def test_OUT_02_a_table_renamed_while_a_window_is_read_loses_nothing(shop: Shop,
         shop.sql("ALTER TABLE t RENAME TO x", "UPDATE x SET v = 'away'")
         return found
 
-    monkeypatch.setattr(outside, "read", late)
+    monkeypatch.setattr(PostgresLogicalReader, "_catalogue", late)
     shop.loaded()
     shop.stopped("its name is")
     shop.sql("ALTER TABLE x RENAME TO t")
@@ -223,7 +224,7 @@ def test_OUT_04_columns_that_come_and_go_stop_nothing(shop: Shop, statements: li
 
 def test_OUT_04_a_column_added_while_a_window_is_read_stops_nothing(shop: Shop, monkeypatch: Any) -> None:  # noqa: F811
     """The facts do not have it, and the stream does."""
-    read = outside.read
+    read = PostgresLogicalReader._catalogue
 
     def late(*given: Any) -> Any:
         found = read(*given)
@@ -231,7 +232,7 @@ def test_OUT_04_a_column_added_while_a_window_is_read_stops_nothing(shop: Shop, 
         shop.sql("ALTER TABLE t ADD x int", "UPDATE t SET x = 5 WHERE id = 1")
         return found
 
-    monkeypatch.setattr(outside, "read", late)
+    monkeypatch.setattr(PostgresLogicalReader, "_catalogue", late)
     shop.loaded()
     shop.loaded()
     shop.equal("t", columns="id, v, x")
