@@ -737,8 +737,6 @@ class _Attempt:
         if isinstance(error, Conflict) and self.ledger.taken_over():
             return
         if self._will_resume(load, error):
-            with suppress(Exception):
-                self.ledger.save()
             return
         for writer in writers:
             with suppress(Exception):
