@@ -224,8 +224,8 @@ TOUCHED = {
 def test_OUT_15_a_column_that_somebody_uses_since_stays(
     tmp_path: Path, run: Callable[..., Mapping[str, Any]], touched: str
 ) -> None:
-    """A value, a view, an index, a trigger: the column of a load that died stays, the next run says why, and the column
-    is compared like any other from then on."""
+    """A value, a view, an index, a trigger: the column of a load that died stays, the next run says why, once, and
+    from then on it is like any other."""
     project = begun(tmp_path, "column")
     assert run(project, step="load_opened")["code"] == KILLED
     statement, why = TOUCHED[touched]
@@ -233,14 +233,11 @@ def test_OUT_15_a_column_that_somebody_uses_since_stays(
     before = text(project)
     other(project)
     report = project.run()
-    assert report.exit_code == 3
-    assert "drop coupon" in str(report.streams[0].error)
-    [left] = said(report)
+    [left] = [text for text in said(report) if "did not commit" in text]
     assert left.startswith("column coupon of t, added by a load that did not commit, stays: ")
     assert why in left
     assert text(project) == before
-    again = project.run()
-    assert (again.exit_code, said(again)) == (3, [])
+    assert [text for text in said(project.run()) if "did not commit" in text] == []
 
 
 TABLE_TOUCHED = {
