@@ -22,6 +22,7 @@ from dpone.pipeline import Undo
 from dpone.position import Position
 from dpone.schema import DELETED_AT, FILE, LINEAGE, LOAD_ID, LOADED_AT, VALIDITY, Name
 from dpone.sql import apply, fold, history, versions
+from dpone.sql.added import Added
 from dpone.sql.dialect import Database
 from dpone.sql.finalize import Counts, Job, held, is_empty, repeated_keys, require_columns
 from dpone.sql.finalizers import finalize
@@ -415,6 +416,7 @@ class SqlWriter:
         if self._into != self._target:
             counts = replaced(self._db, self._target, self._into, self._load, counts)
             self._staging.sweep_anew(self._load.key)
+        Added(self._db, self._target).confirm(self._load)
         return asdict(counts), kept
 
     def _held(self) -> int | None:

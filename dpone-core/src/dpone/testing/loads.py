@@ -52,15 +52,18 @@ def new_load(schema: pa.Schema | None, strategy: Strategy, table: str = TABLE, *
     return Load(schema=schema, strategy=strategy, **{**given, **changes})
 
 
-def prepare(sink: Sink, spec: SinkSpec, schema: pa.Schema) -> evolution.Plan:
-    """Make the target fit the rows, by the policy of the sink's options."""
+def prepare(sink: Sink, spec: SinkSpec, schema: pa.Schema, load: Load | None = None) -> evolution.Plan:
+    """Make the target fit the rows, by the policy of the sink's options; for ``load``, if the sink can note that."""
     have, strategy = sink.schema(), spec.strategy
     own = (*LINEAGE, *VALIDITY) if strategy.mode == "scd2" else LINEAGE
     bare = None if have is None else pa.schema([f for f in have if f.name not in own])
     limit = getattr(getattr(sink, "dialect", None), "max_identifier", None)
     plan = evolution.plan(bare, schema, spec.options.schema_evolution, sink.stores, strategy.key, limit)
     plan.require_safe(str(spec.table or spec.path or spec.topic))
-    if statements := sink.ddl(plan.changes):
+    statements, provide = sink.ddl(plan.changes), getattr(sink, "provide", None)
+    if load is not None and provide is not None:
+        provide(load, statements)
+    elif statements:
         sink.apply(statements)
     return plan
 
