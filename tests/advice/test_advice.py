@@ -242,6 +242,29 @@ def cases() -> Iterator[Case]:
         both(parquet("a.parquet", pa.table({"a": [1]})), parquet("b.parquet", pa.table({"a": ["x"]}))), "DataError",
         {"columns: {a: string}": [{"a": "1"}, {"a": "x"}]},
     )  # fmt: skip
+    yield Case(
+        "a value of another kind", pipeline(table()),
+        sql("source", "CREATE TABLE s (x INTEGER)", "INSERT INTO s VALUES ('a')"), "DataError",
+        {"options.columns: {x: string}": [{"x": "a"}]},
+    )  # fmt: skip
+    yield Case(
+        "a late text", pipeline(files("a.csv")), text("a.csv", LATE), "DataError",
+        {"columns: {a: string}": [{"COUNT(*)": 300_001}]},
+    )  # fmt: skip
+    yield Case(
+        "a late code", pipeline(files("a.csv")), text("a.csv", LATE.replace("x", "007")), "DataError",
+        {"columns: {a: string}": [{"COUNT(*)": 300_001}], "options.infer: full": [{"COUNT(*)": 300_001}]},
+    )  # fmt: skip
+    yield Case(
+        "a JSON value of another type", pipeline(files("a.jsonl", columns={"a": "int64"})),
+        text("a.jsonl", '{"a": 1}\n{"a": "x"}\n'), "DataError",
+        {"columns: {a: json}": [{"a": "1"}, {"a": '"x"'}]},
+    )  # fmt: skip
+    yield Case(
+        "a text that is not UTF-8", pipeline(table()),
+        sql("source", "CREATE TABLE s (x TEXT)", "INSERT INTO s VALUES (CAST(x'ff' AS TEXT))"), "DataError",
+        {"CAST(... AS BLOB)": [{"x": b"\xff"}]},
+    )  # fmt: skip
 
 
 def set_(data: dict[str, Any], *where: str, to: Any) -> None:
