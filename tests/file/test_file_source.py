@@ -18,7 +18,7 @@ import pytest
 
 from dpone.connectors.file import jsonl_format
 from dpone.connectors.file.config import FileSourceOptions
-from dpone.connectors.file.jsonl_format import _split
+from dpone.connectors.file.jsonl_format import _inexact, _split
 from dpone.connectors.file.source import FileSource
 from dpone.contract import Part, Window, WindowRequest
 from dpone.errors import ConfigError, ContentChanged, DataError, DponeError, IdentityChanged, SourceError
@@ -719,6 +719,21 @@ def test_a_jsonl_decimal_has_no_more_digits_than_declared(tmp_path: Path, value:
     (tmp_path / "a.jsonl").write_text(f'{{"a": 1.5}}\n{{"a": {value}}}\n')
     said = failure(tmp_path, "a.jsonl", columns={"a": "decimal(9,2)"})
     assert "line 2, column 'a' holds no valid decimal128(9, 2)" in said
+
+
+@pytest.mark.parametrize(
+    "number", ["12345678901234567", "-0.12345678901234567", "1e300", "1.5E-0400", "1234567890123456e1"]
+)
+@pytest.mark.parametrize("text", ["", " 12345678901234567 ", ",1e300,", '\\\\\\",1e300,', "\\\\"])
+@pytest.mark.parametrize("space", ["", " ", "\t"])
+def test_a_long_number_is_found_and_a_text_is_not(number: str, text: str, space: str) -> None:
+    """Wherever it stands in a block with doubles, however many texts look like one."""
+    plain = f'{{"x":{space}0.5{space},"a":{space}"{text}"{space}}}\n'.encode()
+    long = f'{{"a":"{text}","n":[{space}{number}{space}],"b":"{text}"}}\n'.encode()
+    doubles = pa.schema({"x": pa.float64()})
+    assert not _inexact(plain * 3, doubles)
+    assert _inexact(plain * 2 + long + plain, doubles)
+    assert not _inexact(long, pa.schema({"x": pa.int64()}))
 
 
 @pytest.mark.parametrize(

@@ -359,11 +359,16 @@ def _seen(file: Input, block: _Block) -> dict[str, Seen]:
 
 
 def _inexact(data: bytes, schema: pa.Schema) -> bool:
-    """Long numbers and a column of doubles: one may be in the other. Digits inside a text are no number; texts are cut
-    out only where something was found, for that takes longer than the search."""
-    if not any(pa.types.is_floating(type_) for type_ in schema.types) or not _LONG_NUMBER.search(data):
+    """Long numbers and a column of doubles: one may be in the other. Digits inside a text are no number."""
+    if not any(pa.types.is_floating(type_) for type_ in schema.types):
         return False
-    return bool(_LONG_NUMBER.search(_STRING.sub(b'""', data)))
+    at = 0
+    while found := _LONG_NUMBER.search(data, at):  # a line is looked at once, however many it has
+        start = data.rfind(b"\n", 0, found.start()) + 1
+        at = data.find(b"\n", found.end() - 1) + 1 or len(data)
+        if _LONG_NUMBER.search(_STRING.sub(b'""', data[start:at])):
+            return True
+    return False
 
 
 def _inferred(column: pa.ChunkedArray) -> Seen:
