@@ -412,7 +412,7 @@ def test_declared_types_take_the_way_of_whole_columns(
     assert taken_apart
 
 
-@pytest.mark.parametrize("declared", [*TYPES.values(), "decimal(9,2)", "int64", "boolean", "string", "float"])
+@pytest.mark.parametrize("declared", [*TYPES.values(), "decimal(9,2)", "int64", "boolean", "string", "real"])
 @pytest.mark.parametrize(
     "text",
     [
@@ -420,6 +420,7 @@ def test_declared_types_take_the_way_of_whole_columns(
         '"2024-02-29 01:02:03.123456789"', '"2024-02-29 24:00:00"', '"2024-2-9"', '" 2024-02-29"', '"10000-01-01"',
         '"0001-01-01"', '"1677-01-01 00:00:00"', '"2024\\u002d02-29"', '"12:30"', '"12:30:61"', '""', '"null"', "null",
         "0", "20240229", "2024", "-1.5", "1e3", "123456789012345678901", "0.1234567890123456789", "true", '"true"',
+        "1e400", "3.5e38", "-1e400", '"inf"',
         '"6BA7B8109DAD11D180B400C04FD430C8"', '"{6ba7b810-9dad-11d1-80b4-00c04fd430c8}"', '"AAE"', '"AAE="', "[]",
         '{"a": 1}', '"\\ud800"', '"\\ud83d\\ude00"', '"a\\u0000"', '"1.50"', '"1.505"', '"0x1p3"', '"nan"',
     ],
@@ -436,7 +437,7 @@ def test_both_ways_read_the_same(
         except DataError as error:
             return str(error)
         with one.read("t") as stream:
-            return [str(batch) if declared in ("double", "float") else batch for batch in stream.batches()]  # NaN
+            return [str(batch) if declared in ("double", "real") else batch for batch in stream.batches()]  # NaN
 
     first, second, end = transaction("1", insert("t", ID), insert("t", ID, a="here")).splitlines(keepends=True)
     log.write_text(first + second.replace('"here"', text) + end)
@@ -444,3 +445,15 @@ def test_both_ways_read_the_same(
     monkeypatch.setattr(changelog, "_fast", lambda data, schema: None)
     by_line = outcome()
     assert found == by_line
+
+
+@pytest.mark.parametrize(
+    ("declared", "number"), [("double", "1e400"), ("real", "3.5e38"), ("decimal(9,2)", "12345678")]
+)
+def test_a_number_beyond_its_type_is_refused(
+    log: Path, reader: Callable[..., FileChangeLog], declared: str, number: str
+) -> None:
+    """It becomes neither infinity nor a decimal with more digits than it may have: its line and column are named."""
+    write(log, transaction("1", insert("t", ID, a=1), insert("t", ID, a="here")).replace('"here"', number))
+    with pytest.raises(DataError, match=r"line 2, column 'a' holds no valid"):
+        reader(columns={"a": declared}).window(None, None)
