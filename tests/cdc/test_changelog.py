@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, date, datetime, time
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from tests.cdc.log import delete, events, insert, orders, transaction, update, write
 
+from dpone.connectors.file import changelog
 from dpone.connectors.file.changelog import FileChangeLog
 from dpone.connectors.file.config import FileSourceOptions
 from dpone.contract import ChangeWindow
@@ -360,3 +363,97 @@ def test_what_a_file_cannot_do_is_said(log: Path, reader: Callable[..., FileChan
     assert one.setup_plan() == []
     assert one.lag() == {"log_bytes": log.stat().st_size}
     assert one.check()[0].found == "8 changes of orders, customers up to commit 01"
+
+
+TYPES = {"d": "date", "t": "time", "ts": "timestamp", "tz": "timestamptz", "ns": "timestamp_ns", "u": "uuid",
+         "raw": "binary", "x": "double"}  # fmt: skip
+VALUES: Mapping[str, Any] = {
+    "d": "2024-02-29",
+    "t": "23:59:59.5",
+    "ts": "2024-02-29 01:02:03.000004",
+    "tz": "2024-02-29T01:02:03+02:00",
+    "ns": "2024-02-29 01:02:03.000000004",
+    "u": "6ba7b810-9dad-11d1-80b4-00c04fd430c8",
+    "raw": "AAE=",
+    "x": 0.5,
+    "note": "é 1e733, 12345678901234567890.5,",
+}
+
+
+def test_declared_types_take_the_way_of_whole_columns(
+    log: Path, reader: Callable[..., FileChangeLog], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No line is split for a type that is declared, nor for digits in a text; for json each line is."""
+    split, taken_apart = changelog._split, list[str]()
+
+    def counted(line: str) -> dict[str, str]:
+        taken_apart.append(line)
+        return split(line)
+
+    monkeypatch.setattr(changelog, "_split", counted)
+    write(log, transaction("1", insert("t", ID, **VALUES), insert("t", {"id": 2}), delete("t", ID, **VALUES)))
+    one = reader(columns=TYPES)
+    one.window(None, None)
+    assert taken_apart == []
+    with one.read("t") as stream:
+        [found] = stream.batches()
+    nanoseconds = found.column("ns").cast(pa.int64()).to_pylist()
+    assert [None if n is None else n % 10**9 for n in nanoseconds] == [4, None, None]
+    row, empty, gone = found.drop_columns(["ns", "__dpone__before"]).to_pylist()
+    assert row["ts"] == datetime(2024, 2, 29, 1, 2, 3, 4)
+    assert row["tz"] == datetime(2024, 2, 28, 23, 2, 3, tzinfo=UTC)
+    assert (row["d"], row["t"]) == (date(2024, 2, 29), time(23, 59, 59, 500_000))
+    assert (str(row["u"]), row["raw"], row["x"]) == (VALUES["u"], b"\0\1", 0.5)
+    assert not any(one[name] for one in (empty, gone) for name in VALUES if name != "ns")
+    before = found.column("__dpone__before")
+    assert before.is_valid().to_pylist() == [False, False, True]
+    assert all(pc.struct_field(before, name)[2] == found.column(name)[0] for name in VALUES)
+    reader(columns={**TYPES, "note": "json"}).window(None, None)
+    assert taken_apart
+
+
+@pytest.mark.parametrize("declared", [*TYPES.values(), "decimal(9,2)", "int64", "boolean", "string", "real"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        '"2024-02-29"', '"2023-02-29"', '"2024-02-29 01:02:03"', '"2024-02-29T01:02:03.123456Z"',
+        '"2024-02-29 01:02:03.123456789"', '"2024-02-29 24:00:00"', '"2024-2-9"', '" 2024-02-29"', '"10000-01-01"',
+        '"0001-01-01"', '"1677-01-01 00:00:00"', '"2024\\u002d02-29"', '"12:30"', '"12:30:61"', '""', '"null"', "null",
+        "0", "20240229", "2024", "-1.5", "1e3", "123456789012345678901", "0.1234567890123456789", "true", '"true"',
+        "1e400", "3.5e38", "-1e400", '"inf"',
+        '"6BA7B8109DAD11D180B400C04FD430C8"', '"{6ba7b810-9dad-11d1-80b4-00c04fd430c8}"', '"AAE"', '"AAE="', "[]",
+        '{"a": 1}', '"\\ud800"', '"\\ud83d\\ude00"', '"a\\u0000"', '"1.50"', '"1.505"', '"0x1p3"', '"nan"',
+    ],
+)  # fmt: skip
+def test_both_ways_read_the_same(
+    log: Path, reader: Callable[..., FileChangeLog], monkeypatch: pytest.MonkeyPatch, declared: str, text: str
+) -> None:
+    """Whatever a value is: read in whole columns or line by line, it is the same value or the same refusal."""
+
+    def outcome() -> Any:
+        one = reader(columns={"a": declared})
+        try:
+            one.window(None, None)
+        except DataError as error:
+            return str(error)
+        with one.read("t") as stream:
+            return [str(batch) if declared in ("double", "real") else batch for batch in stream.batches()]  # NaN
+
+    first, second, end = transaction("1", insert("t", ID), insert("t", ID, a="here")).splitlines(keepends=True)
+    log.write_text(first + second.replace('"here"', text) + end)
+    found = outcome()
+    monkeypatch.setattr(changelog, "_fast", lambda data, schema: None)
+    by_line = outcome()
+    assert found == by_line
+
+
+@pytest.mark.parametrize(
+    ("declared", "number"), [("double", "1e400"), ("real", "3.5e38"), ("decimal(9,2)", "12345678")]
+)
+def test_a_number_beyond_its_type_is_refused(
+    log: Path, reader: Callable[..., FileChangeLog], declared: str, number: str
+) -> None:
+    """It becomes neither infinity nor a decimal with more digits than it may have: its line and column are named."""
+    write(log, transaction("1", insert("t", ID, a=1), insert("t", ID, a="here")).replace('"here"', number))
+    with pytest.raises(DataError, match=r"line 2, column 'a' holds no valid"):
+        reader(columns={"a": declared}).window(None, None)

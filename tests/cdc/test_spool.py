@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from dpone.cdc import Spool, unite
+from dpone.cdc import Spool, _old_keys, unite
 from dpone.changes import EVENT_ID, batch_schema
 from dpone.contract import ChangeTable
 from dpone.errors import DataError, SchemaBreak, SourceError
@@ -50,7 +50,7 @@ def read(spool: Spool, table: str = "t") -> list[dict[str, Any]]:
 
 
 def ids(spool: Spool) -> list[str]:
-    return [row["__dpone__event_id"] for row in read(spool)]
+    return [name for part in spool.read("t") for name in part.column(EVENT_ID).to_pylist()]
 
 
 def test_shapes_are_united(spool: Spool) -> None:
@@ -276,3 +276,73 @@ def test_a_killed_process_leaves_no_spool(tmp_path: Path, monkeypatch: pytest.Mo
     spool.add("t", V1, batch(V1, row("3", 1, 1, a="x")))
     assert os.listdir(tmp_path) == []
     spool.close()
+
+
+@pytest.mark.parametrize("apart", [True, False], ids=["in two batches", "in one batch"])
+@pytest.mark.parametrize(
+    ("type_", "value", "other"),
+    [
+        (pa.timestamp("ns"), 1, 2),
+        (pa.timestamp("us", "UTC"), 10**18, 10**18 + 1),
+        (pa.time64("ns"), 1, 2),
+        (pa.date32(), 4_000_000, 4_000_001),
+        (pa.list_(pa.timestamp("ns")), [1, None], [2, None]),
+        (pa.float64(), float("nan"), 1.0),
+    ],
+    ids=str,
+)
+def test_what_python_cannot_hold_is_compared_too(
+    spool: Spool, apart: bool, type_: pa.DataType, value: Any, other: Any
+) -> None:
+    """Nanoseconds, years after 9999 and what is no number: the same value is the same content, another one is not."""
+    table = shape(id=pa.int32(), a=type_)
+
+    def change(n: int, a: Any) -> pa.RecordBatch:
+        """With ``a`` as a value, in the key's row before it, and both as Arrow keeps them."""
+        made = batch(table, row("3", n, 1, before={"id": 1}))
+        values, id_ = pa.array([a], type_), pa.array([1], pa.int32())
+        before = pa.StructArray.from_arrays([id_, values], fields=list(made.schema.field("__dpone__before").type))
+        given = {"a": values, "__dpone__before": before}
+        return pa.RecordBatch.from_arrays([given.get(n, made[n]) for n in made.schema.names], schema=made.schema)
+
+    first, second = change(1, value), change(2, value)
+    both = pa.concat_batches([first, second])
+    spool.add("t", table, both)
+    again = pa.concat_batches([second, change(3, value), change(3, value)])
+    for part in [first, again] if apart else [pa.concat_batches([first, again])]:
+        assert spool.add("t", table, part)
+    spool.commit()
+    assert (ids(spool), spool.filtered) == ([f"log/3/{n}" for n in (1, 2, 3)], 3)
+    with pytest.raises(DataError, match="event log/3/1 was delivered twice, with different content"):
+        spool.add("t", table, change(1, other))
+
+
+@pytest.mark.parametrize(
+    ("type_", "old", "text"),
+    [
+        (pa.timestamp("us"), 0, '{"id": "1970-01-01 00:00:00"}'),
+        (pa.timestamp("ns"), 1, '{"id": "1970-01-01 00:00:00.000000001"}'),
+        (pa.timestamp("ns", "UTC"), 1, '{"id": "1970-01-01 00:00:00.000000001+00:00"}'),
+        (pa.date32(), 4_000_000, '{"id": "12921-08-18"}'),
+        (pa.date32(), 100_000_000, None),
+    ],
+    ids=str,
+)
+def test_an_old_key_that_python_cannot_hold(type_: pa.DataType, old: int, text: str | None) -> None:
+    """The key that an update moved its row from has a text, or is refused in words."""
+    table = shape(id=type_)
+    made = batch(table, {"op": "update", "commit": "3", "n": 1})
+    given = {
+        "id": pa.array([5], type_),
+        "__dpone__key": pa.StructArray.from_arrays(
+            [pa.array([old], type_)], fields=list(made.schema.field("__dpone__key").type)
+        ),
+    }
+    columns = [given[n] if n in given else made[n] for n in made.schema.names]
+    moved = pa.RecordBatch.from_arrays(columns, schema=made.schema)
+    keys = dict(zip(("id",), moved.column("__dpone__key").flatten(), strict=True))
+    if text is None:
+        with pytest.raises(DataError, match="has no text"):
+            _old_keys(moved, keys)
+    else:
+        assert _old_keys(moved, keys).to_pylist() == [text]

@@ -16,7 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from dpone.connectors.file import jsonl_format
 from dpone.connectors.file.config import FileSourceOptions
+from dpone.connectors.file.jsonl_format import _inexact, _split
 from dpone.connectors.file.source import FileSource
 from dpone.contract import Part, Window, WindowRequest
 from dpone.errors import ConfigError, ContentChanged, DataError, DponeError, IdentityChanged, SourceError
@@ -709,6 +711,59 @@ def test_a_jsonl_value_that_is_not_what_was_declared(tmp_path: Path) -> None:
     """The line of the first value that does not fit is named, also far down."""
     (tmp_path / "a.jsonl").write_text('{"a": 1}\n' * 9000 + '{"a": "x"}\n')
     assert "line 9001, column 'a' holds no valid int64" in failure(tmp_path, "a.jsonl", columns={"a": "int64"})
+
+
+@pytest.mark.parametrize("value", ["12345678", "-12345678.9", "1234567.891"])
+def test_a_jsonl_decimal_has_no_more_digits_than_declared(tmp_path: Path, value: str) -> None:
+    """Digits before the point count with the scale, as in every other way to a decimal."""
+    (tmp_path / "a.jsonl").write_text(f'{{"a": 1.5}}\n{{"a": {value}}}\n')
+    said = failure(tmp_path, "a.jsonl", columns={"a": "decimal(9,2)"})
+    assert "line 2, column 'a' holds no valid decimal128(9, 2)" in said
+
+
+@pytest.mark.parametrize(
+    "number", ["12345678901234567", "-0.12345678901234567", "1e300", "1.5E-0400", "1234567890123456e1"]
+)
+@pytest.mark.parametrize("text", ["", " 12345678901234567 ", ",1e300,", '\\\\\\",1e300,', "\\\\"])
+@pytest.mark.parametrize("space", ["", " ", "\t"])
+def test_a_long_number_is_found_and_a_text_is_not(number: str, text: str, space: str) -> None:
+    """Wherever it stands in a block with doubles, however many texts look like one."""
+    plain = f'{{"x":{space}0.5{space},"a":{space}"{text}"{space}}}\n'.encode()
+    long = f'{{"a":"{text}","n":[{space}{number}{space}],"b":"{text}"}}\n'.encode()
+    doubles = pa.schema({"x": pa.float64()})
+    assert not _inexact(plain * 3, doubles)
+    assert _inexact(plain * 2 + long + plain, doubles)
+    assert not _inexact(long, pa.schema({"x": pa.int64()}))
+
+
+@pytest.mark.parametrize(
+    ("columns", "value", "by_line"),
+    [
+        ({"a": "date"}, '"2024-02-29"', False),
+        ({"a": "timestamp"}, '"2024-02-29 00:00:00"', False),
+        ({"a": "uuid"}, '"6ba7b810-9dad-11d1-80b4-00c04fd430c8"', False),
+        ({}, '"1e733, 12345678901234567890"', False),
+        ({}, "12345678901234567890", True),
+        ({}, "1.5e300", True),
+        ({"a": "json"}, "1.50", True),
+    ],
+    ids=str,
+)
+def test_only_what_needs_its_text_is_split_line_by_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, columns: dict[str, str], value: str, by_line: bool
+) -> None:
+    """A declared date, time or uuid, and digits in a text, go through whole columns; a number that a double may not
+    hold, and json, do not."""
+    split = list[str]()
+
+    def counted(line: str) -> dict[str, str]:
+        split.append(line)
+        return _split(line)
+
+    monkeypatch.setattr(jsonl_format, "_split", counted)
+    (tmp_path / "a.jsonl").write_text(f'{{"x": 0.5, "a":{value}}}\n' * 3)
+    assert len(read(tmp_path, "a.jsonl", columns=columns)) == 3
+    assert bool(split) is by_line
 
 
 # Parquet

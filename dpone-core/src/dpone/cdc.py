@@ -478,9 +478,8 @@ class Spool:
                 last, places[mark] = mark, i
                 kept.append(i)
                 continue
-            row = batch.slice(i, 1).to_pylist()[0]
-            before = batch.slice(places[mark], 1).to_pylist()[0] if mark in places else self._find(known, mark)
-            _require_same(row, before, table)
+            before = _row(batch, places[mark]) if mark in places else self._find(known, mark)
+            _require_same(_row(batch, i), before, table)
             known.filtered += 1
         return batch.take(pa.array(kept, pa.int64()))
 
@@ -491,8 +490,8 @@ class Spool:
             return None
         batch = self._load(known.blocks[at])
         same = pc.and_(pc.equal(batch.column(COMMIT), mark[0]), pc.equal(batch.column(ORDINAL), mark[1]))
-        found: list[Mapping[str, Any]] = batch.filter(same).to_pylist()
-        return found[0] if found else None
+        at = pc.index(same, True).as_py()
+        return _row(batch, at) if at >= 0 else None
 
     def _write(self, known: _Table, shape: ChangeTable, batch: pa.RecordBatch) -> None:
         data = batch.serialize()
@@ -526,6 +525,33 @@ def _grows(batch: pa.RecordBatch, last: tuple[str, int] | None) -> bool:
         pc.equal(commits.slice(1), commits.slice(0, n)), pc.greater(ordinals.slice(1), ordinals.slice(0, n))
     )
     return bool(n == 0 or pc.all(pc.or_(later, within)).as_py())
+
+
+_NANOSECONDS = {"s": 10**9, "ms": 10**6, "us": 1000, "ns": 1}
+
+
+def _row(batch: pa.RecordBatch, i: int) -> dict[str, Any]:
+    """A row as values to compare: each is equal to itself, and Python can hold each."""
+    return {name: _comparable(batch.column(name)[i]) for name in batch.schema.names}
+
+
+def _comparable(value: pa.Scalar) -> Any:
+    """Times as a count: Python's datetime ends with the year 9999 and has no nanoseconds."""
+    type_ = value.type
+    if not value.is_valid:
+        return None
+    if pa.types.is_timestamp(type_) or pa.types.is_time(type_) or pa.types.is_duration(type_):
+        return value.value * _NANOSECONDS[type_.unit]
+    if pa.types.is_date(type_):
+        return value.value * (_NANOSECONDS["ms"] if pa.types.is_date64(type_) else 86_400 * 10**9)
+    if isinstance(value, pa.ExtensionScalar):
+        return _comparable(value.value)
+    if isinstance(value, pa.StructScalar):
+        return {name: _comparable(member) for name, member in value.items()}
+    if isinstance(value, pa.ListScalar | pa.LargeListScalar | pa.FixedSizeListScalar):
+        return [_comparable(one) for one in value.values]
+    plain = value.as_py()
+    return "NaN" if plain != plain else plain
 
 
 def _require_same(row: Mapping[str, Any], before: Mapping[str, Any] | None, table: str) -> None:
@@ -592,9 +618,21 @@ def _old_keys(batch: pa.RecordBatch, keys: Mapping[str, pa.Array]) -> pa.Array:
         moved = pc.or_(moved, pc.and_(updates, pc.and_not(other, kept)))
     rows = pc.indices_nonzero(moved)
     texts: list[str | None] = [None] * batch.num_rows
-    for i, key in zip(rows.to_pylist(), batch.column(KEY).take(rows).to_pylist(), strict=True):
-        texts[i] = json.dumps(key, default=_told, ensure_ascii=False)
+    for i, key in zip(rows.to_pylist(), batch.column(KEY).take(rows), strict=True):
+        texts[i] = json.dumps({name: _value(one) for name, one in key.items()}, default=_told, ensure_ascii=False)
     return pa.array(texts, pa.string())
+
+
+def _value(scalar: pa.Scalar) -> Any:
+    """As Python has it; a time that Python cannot hold, in Arrow's text. Raises DataError for one that has none."""
+    try:
+        return scalar.as_py()
+    except (ValueError, OverflowError):  # nanoseconds, or a year after 9999
+        zone = getattr(scalar.type, "tz", None)
+        text = str((scalar.cast(pa.timestamp(scalar.type.unit)) if zone else scalar).cast(pa.string()).as_py())
+    if text.startswith("<value out of range"):  # a year beyond 32767 (pyarrow 26)
+        raise DataError("keep the old key of an update", f"a {scalar.type} of its key has no text", "mend the source")
+    return f"{text}+00:00" if zone else text
 
 
 def _told(value: Any) -> str:

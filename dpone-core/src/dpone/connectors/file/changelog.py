@@ -46,7 +46,6 @@ from dpone.connectors.file.jsonl_format import (
     _inferred,
     _kind,
     _parsed,
-    _simple,
     _split,
 )  # fmt: skip
 from dpone.connectors.file.text import Input, check_names, united
@@ -61,7 +60,6 @@ KIND = "file_changelog"
 _KEYS = dict.fromkeys(("table", "op", "commit", "at", "key", "values", "unchanged", "before"))
 _KEYS_OF_COMMIT = dict.fromkeys(("op", "commit", "at"))
 _OBJECT = (dict, type(None))
-
 
 _PARTS = ("values", "key", "before")  # the objects of a change, whose members are columns
 
@@ -143,7 +141,7 @@ class _Parser:
             raise self._bad(f"is {found}", "write one object per line") from None
         if not isinstance(row, dict):
             raise self._bad("is JSON, but not an object", "write one object per line")
-        if b"\\u" in raw and not _are_text(row):
+        if (b"\\ud" in raw or b"\\uD" in raw) and not _are_text(row):
             raise self._bad("has a name or commit that is not valid Unicode", "mend the escape, as in \\ud83d\\ude00")
         self._check(row)
         if row["op"] == "commit":
@@ -560,11 +558,10 @@ class FileChangeLog:
 
     def _columns(self, rows: _Rows, parts: Mapping[str, list[pa.Field]]) -> list[list[pa.Array]]:
         """The columns of each object of the lines; what a line lacks is NULL."""
-        if all(_simple(f.type) for fields in parts.values() for f in fields):
-            structs = [(name, pa.struct(fields)) for name, fields in parts.items() if fields]
-            batch = _fast(b"\n".join(rows.raw), pa.schema(structs))
-            if batch is not None:
-                return [batch.column(name).flatten() if fields else [] for name, fields in parts.items()]
+        structs = [(name, pa.struct(fields)) for name, fields in parts.items() if fields]
+        batch = _fast(b"\n".join(rows.raw), pa.schema(structs))
+        if batch is not None:
+            return [batch.column(name).flatten() if fields else [] for name, fields in parts.items()]
         lines = [_objects(raw) for raw in rows.raw]
         return [
             [self._column(rows, [line.get(name, {}).get(f.name) for line in lines], f) for f in fields]

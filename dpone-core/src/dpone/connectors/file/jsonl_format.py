@@ -51,7 +51,8 @@ from dpone.connectors.file.types import (
 from dpone.evolution import holds
 from dpone.sql.types import JSON, UUID
 
-_LONG_NUMBER = re.compile(rb"[0-9][0-9.]{15,}|[0-9][eE][+-]?[0-9]{3,}")
+# With what stands before and after a value in valid JSON: most digits in a text have other neighbours.
+_LONG_NUMBER = re.compile(rb"[:,\[\s]-?(?:[0-9][0-9.]{15,}(?:[eE][+-]?[0-9]+)?|[0-9.]+[eE][+-]?[0-9]{3,})[,\]}\s]")
 _SPACE = re.compile(r"[ \t\r\n]*")
 _BLANK = b" \t\r\n"
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
@@ -104,8 +105,8 @@ class JsonLines:
 
     def batches(self, file: Input, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         for block in self._blocks(file):
-            batch = _fast(block.data, schema) if all(_simple(field.type) for field in schema) else None
-            yield _slow(file, block, schema) if batch is None or _infinite(batch) else batch
+            batch = _fast(block.data, schema)
+            yield batch if batch is not None else _slow(file, block, schema)
 
     def cuts(self, file: Input, pieces: int) -> list[int]:
         """Where the file can be cut: an object is a line, and a line is never more. An array is not cut."""
@@ -211,17 +212,49 @@ def _simple(type_: pa.DataType) -> bool:
     return bool(numbers or pa.types.is_boolean(type_) or type_ == pa.string())
 
 
-def _infinite(batch: pa.RecordBatch) -> bool:
-    """A number may be beyond its type: pyarrow makes infinity of it."""
-    return any(pa.types.is_floating(c.type) and pc.any(pc.is_inf(c)).as_py() for c in batch.columns)
+def _read_as(type_: pa.DataType) -> pa.DataType | None:
+    """The type as which pyarrow reads such values from JSON: what it does not know is read as text, and never guessed.
+    None for json, of which only the line has the text. A struct is one of a line's objects."""
+    if pa.types.is_struct(type_):
+        fields = [(f.name, _read_as(f.type)) for f in type_]
+        return None if any(read is None for _, read in fields) else pa.struct(fields)
+    if _simple(type_):
+        return type_
+    return None if type_ == JSON else pa.string()
 
 
 def _fast(data: bytes, schema: pa.Schema) -> pa.RecordBatch | None:
-    table = _parsed(data, pjson.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore"))
+    """A block by pyarrow, each column as a whole; None if some value or type needs a look at the line itself. A text
+    becomes its type by what ``_column`` uses, so both read the same from it."""
+    read = [(f.name, _read_as(f.type)) for f in schema]
+    if any(type_ is None for _, type_ in read):
+        return None
+    table = _parsed(data, pjson.ParseOptions(explicit_schema=pa.schema(read), unexpected_field_behavior="ignore"))
     if table is None:
         return None
     batches = table.select(schema.names).combine_chunks().to_batches()
-    return batches[0] if batches else None
+    if not batches:
+        return None
+    try:
+        columns = [_restored(batches[0].column(f.name), f.type) for f in schema]
+    except BadValue:
+        return None
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _restored(column: pa.Array, type_: pa.DataType) -> pa.Array:
+    """A column as ``_read_as`` had it read, in its own type. Raises BadValue."""
+    if pa.types.is_struct(type_):
+        members = [_restored(member, f.type) for member, f in zip(column.flatten(), type_, strict=True)]
+        return pa.StructArray.from_arrays(members, fields=list(type_), mask=column.is_null())
+    if pa.types.is_floating(type_) and pc.any(pc.is_inf(column)).as_py():
+        raise BadValue(0)  # a number may be beyond its type: pyarrow makes infinity of it
+    if pa.types.is_decimal(type_):
+        try:  # pyarrow 26 counts the digits before it adds the zeros of the scale: 12345678 becomes a decimal(9, 2)
+            column.validate(full=True)
+        except pa.ArrowInvalid:
+            raise BadValue(0) from None
+    return column if column.type == type_ else _of_texts(column, type_)
 
 
 def _slow(file: Input, block: _Block, schema: pa.Schema) -> pa.RecordBatch:
@@ -326,8 +359,16 @@ def _seen(file: Input, block: _Block) -> dict[str, Seen]:
 
 
 def _inexact(data: bytes, schema: pa.Schema) -> bool:
-    """Long numbers and a column of doubles: one may be in the other."""
-    return any(pa.types.is_floating(type_) for type_ in schema.types) and bool(_LONG_NUMBER.search(data))
+    """Long numbers and a column of doubles: one may be in the other. Digits inside a text are no number."""
+    if not any(pa.types.is_floating(type_) for type_ in schema.types):
+        return False
+    at = 0
+    while found := _LONG_NUMBER.search(data, at):  # a line is looked at once, however many it has
+        start = data.rfind(b"\n", 0, found.start()) + 1
+        at = data.find(b"\n", found.end() - 1) + 1 or len(data)
+        if _LONG_NUMBER.search(_STRING.sub(b'""', data[start:at])):
+            return True
+    return False
 
 
 def _inferred(column: pa.ChunkedArray) -> Seen:
@@ -379,12 +420,15 @@ def _column(values: list[str | None], type_: pa.DataType) -> pa.Array:
         return pa.ExtensionArray.from_storage(type_, pa.array([_or_null(v) for v in values], pa.string()))
     if pa.types.is_boolean(type_):
         return pa.array([_boolean(i, v) for i, v in enumerate(values)], type_)
-    texts = [_text(i, v) for i, v in enumerate(values)]
+    return _of_texts(pa.array([_text(i, v) for i, v in enumerate(values)], pa.string()), type_)
+
+
+def _of_texts(texts: pa.Array, type_: pa.DataType) -> pa.Array:
     if type_ == UUID:
-        return restored(pa.array(texts, pa.string()), type_)
+        return restored(texts, type_)
     if pa.types.is_binary(type_) or pa.types.is_large_binary(type_):
-        return pa.array([_bytes(i, v) for i, v in enumerate(texts)], type_)
-    return from_text(pa.array(texts, pa.string()), type_)
+        return pa.array([_bytes(i, v) for i, v in enumerate(texts.to_pylist())], type_)
+    return from_text(texts, type_)
 
 
 def _or_null(value: str | None) -> str | None:
