@@ -248,11 +248,13 @@ def cases() -> Iterator[Case]:
     )  # fmt: skip
     yield Case(
         "a value of another type than was declared", pipeline(files("a.csv", columns={"a": "int64"})),
-        text("a.csv", "a\n1\nx\n"), "DataError", {"columns: {a: string}": [{"a": "1"}, {"a": "x"}]}, then="--full-refresh",
+        text("a.csv", "a\n1\nx\n"), "DataError", {"columns: {a: string}": [{"a": "1"}, {"a": "x"}]},
+        then="--full-refresh",
     )  # fmt: skip
     yield Case(
         "a code after many numbers", pipeline(files("a.csv")), text("a.csv", LATE), "DataError",
-        {"options.infer: full": [{"COUNT(*)": 300_002}], "columns: {a: string}": [{"COUNT(*)": 300_002}]}, then="--full-refresh",
+        {"options.infer: full": [{"COUNT(*)": 300_002}], "columns: {a: string}": [{"COUNT(*)": 300_002}]},
+        then="--full-refresh",
     )  # fmt: skip
     yield Case(
         "a text longer than was declared", pipeline(files("a.csv", columns={"a": "varchar(2)"})),
@@ -419,22 +421,18 @@ DO: dict[str, Do] = {
 }
 
 
-def apply(data: dict[str, Any], place: Place, case: Case, words: str) -> dict[str, Any]:
+def apply(data: dict[str, Any], place: Place, case: Case, words: str, do: Mapping[str, Do]) -> dict[str, Any]:
     """Do what the words say; the options of the run."""
-    if words in DO:
-        DO[words](data, place)
+    if words in do:
+        do[words](data, place)
     elif words != "--full-refresh":
         put(data, words, case.of)
     return {"full_refresh": True} if "--full-refresh" in words else {}
 
 
-TABLE = [pytest.param(case, way, id=f"{case.name}: {way[:40]}") for case in cases() for way in case.advice]
-
-
-@pytest.mark.parametrize(("case", "way"), TABLE)
-def test_OUT_16_advice_ends_in_a_green_run(tmp_path: Path, case: Case, way: str) -> None:
+def followed(folder: Path, case: Case, way: str, do: Mapping[str, Do]) -> None:
     """Nothing but the words of the message changes, and they are enough: green, the right rows, and green again."""
-    place, data = Place(tmp_path), copy.deepcopy(case.data)
+    place, data = Place(folder), copy.deepcopy(case.data)
     case.setup(place)
     if case.breaks is not None:
         assert place.run(data).error is None
@@ -444,12 +442,12 @@ def test_OUT_16_advice_ends_in_a_green_run(tmp_path: Path, case: Case, way: str)
     assert error is not None
     assert error.kind == case.error, error.message
     assert way in error.message
-    options = apply(data, place, case, way)
+    options = apply(data, place, case, way, do)
     done = place.run(data, **options)
     if case.then and not options:
         assert done.error is not None
         assert case.then in done.error.message
-        done = place.run(data, **apply(data, place, case, case.then))
+        done = place.run(data, **apply(data, place, case, case.then, do))
     assert done.error is None, done.error
     wanted = case.advice[way]
     if data["sink"]["type"] == "file":
@@ -458,3 +456,12 @@ def test_OUT_16_advice_ends_in_a_green_run(tmp_path: Path, case: Case, way: str)
     counted = bool(wanted) and "COUNT(*)" in wanted[0]
     assert place.rows("SELECT COUNT(*) FROM t" if counted else "SELECT * FROM t") == wanted
     assert place.run(data).error is None
+
+
+TABLE = [pytest.param(case, way, id=f"{case.name}: {way[:40]}") for case in cases() for way in case.advice]
+
+
+@pytest.mark.parametrize(("case", "way"), TABLE)
+def test_OUT_16_advice_ends_in_a_green_run(tmp_path: Path, case: Case, way: str) -> None:
+    """What a message about rows, files and tables says is enough."""
+    followed(tmp_path, case, way, DO)
