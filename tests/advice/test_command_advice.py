@@ -117,7 +117,7 @@ def test_OUT_16_the_command_of_the_message_is_green(
 
     def filled(words: tuple[str, ...]) -> list[object]:
         given: dict[str, Any] = {"FILE": path, "FOLDER": tmp_path}
-        if "SHOWN" in words or words[-2:] and any(word.startswith(("OTHER", "HISTORY")) for word in words):
+        if {"SHOWN", "HISTORY", "OTHER PATH", "OTHER VALUE"} & {*words}:
             [shown] = dpone("state", "show", path, "--format", "json").json
             [saved] = dpone("state", "history", path, "--format", "json").json
             position = shown["journal"]["position"]
