@@ -19,11 +19,12 @@ import pytest
 import yaml
 from tests.postgres import server as servers
 from tests.postgres.server import Server
+from tests.postgres.stream import ChangeSource
 from tests.postgres.target import Target
 from tests.postgres.test_cdc_outside import Shop, shop  # noqa: F401  # a fixture
 
 import dpone
-from dpone.errors import SchemaBreak
+from dpone.errors import PipelineMismatch, SchemaBreak
 from dpone.evolution import Change
 from dpone.report import StreamReport
 from dpone.strategy import Strategy
@@ -467,3 +468,118 @@ def test_OUT_16_a_resync_of_a_stream_that_was_never_loaded(shop: Shop) -> None: 
     assert shop.dpone(*again)[0] == 0
     shop.loaded()
     shop.equal()
+
+
+@pytest.mark.parametrize("way", ["apply", "ignore"])
+@pytest.mark.parametrize(("mode", "altered"), [("cdc_apply", False), ("cdc_apply", True), ("scd2", False)])
+def test_OUT_16_a_table_that_is_empty_in_the_source(
+    source: ChangeSource, tmp_path: Path, mode: str, altered: bool, way: str
+) -> None:
+    """Read as a whole without a row: strategy.truncate says what becomes of the target's, also in other columns."""
+    source.run("CREATE TABLE t (id int PRIMARY KEY, v text)", "INSERT INTO t VALUES (1, 'one')")
+    source.publish("t")
+    shop = Shop(source, tmp_path, "t")  # noqa: F811
+    shop.lay(mode)
+    data = yaml.safe_load(shop.path.read_text())
+    del data["sink"]["strategy"]["truncate"]
+    shop.path.write_text(yaml.safe_dump(data))
+    shop.loaded()
+    source.run("DELETE FROM t", *(["ALTER TABLE t ALTER v TYPE int USING 1"] if altered else []))
+    [stopped] = dpone.run(shop.path, full_refresh=True).streams
+    assert stopped.error is not None
+    assert stopped.error.kind == "DeletesRefused", stopped.error.message
+    assert "say strategy.truncate: apply to " in stopped.error.message
+    assert ", or ignore" in stopped.error.message
+    assert altered == stopped.error.message.startswith("replace table"), stopped.error.message
+    data["sink"]["strategy"]["truncate"] = way
+    shop.path.write_text(yaml.safe_dump(data))
+    [done] = dpone.run(shop.path, full_refresh=True).streams
+    assert done.error is None, done.error
+    with closing(sqlite3.connect(tmp_path / "warehouse.db")) as db:
+        [(rows,)] = db.execute("SELECT count(*) FROM l_t").fetchall()
+    assert rows == (1 if way == "ignore" or mode == "scd2" else 0)
+    shop.loaded()
+
+
+@pytest.mark.parametrize("way", ["exclude", "run"])
+def test_OUT_16_a_selected_table_without_a_key_is_let_in_or_left_out(shop: Shop, way: str) -> None:  # noqa: F811
+    """To publish it would make the application's updates fail: the warning names both ways, and each ends it."""
+    shop.sql(
+        "CREATE TABLE n (id int, v text)", "ALTER TABLE n REPLICA IDENTITY NOTHING", "INSERT INTO n VALUES (1, 'a')"
+    )
+    [warning] = shop.loaded().warnings
+    name = f"{shop.source.schema}.n"
+    assert f"leave it out with source.exclude: [{name}], or run " in warning
+    if way == "exclude":
+        edited(shop, exclude=[name])
+    else:
+        first, then = warning.partition(", or run ")[2].split("; then ")
+        assert "(its columns)" in first
+        shop.sql(first.partition(", or for strategy append ")[0].replace("(its columns)", "(id)"), then)
+        shop.sql("UPDATE n SET v = 'b'")
+    assert not shop.loaded().warnings
+    shop.equal("t", "u", *(["n"] if way == "run" else []))
+
+
+def test_OUT_16_a_resync_of_a_stream_that_was_loaded_by_rows(source: ChangeSource, tmp_path: Path) -> None:
+    """Its position says nothing of a slot: 'dpone run --full-refresh' begins the stream."""
+    source.run("CREATE TABLE t (id int PRIMARY KEY, v text)", "INSERT INTO t VALUES (1, 'one')")
+    source.publish("t")
+    shop = Shop(source, tmp_path, "t")  # noqa: F811
+    shop.lay()
+    data = yaml.safe_load(shop.path.read_text())
+    rows = {**data["source"], "options": {"incremental": {"by": "cursor", "column": "id"}}}
+    merge = {**data["sink"], "strategy": {"mode": "merge", "key": ["id"]}}
+    shop.path.write_text(yaml.safe_dump({**data, "source": rows, "sink": merge}))
+    shop.loaded()
+    shop.path.write_text(yaml.safe_dump(data))
+    code, said = shop.dpone("cdc", "resync", str(shop.path), "--table", f"{source.schema}.t")
+    assert code == 2
+    assert "use 'dpone run --full-refresh'" in said
+    assert dpone.run(shop.path, full_refresh=True).exit_code == 0
+    source.run("INSERT INTO t VALUES (2, 'two')")
+    shop.loaded()
+    shop.equal("t")
+
+
+def test_OUT_16_a_role_that_may_not_alter_the_target(route: Route) -> None:
+    """The grant of the check lets it."""
+    schema, user = route.target.schema, f"{route.target.schema}_role"
+    assert route.run().error is None
+    route.target.run(
+        f"CREATE ROLE {user} LOGIN PASSWORD 'pw'", f"CREATE ROLE {user}_owner",
+        f"GRANT ALL ON SCHEMA {schema} TO {user}, {user}_owner", f"GRANT ALL ON ALL TABLES IN SCHEMA {schema} TO {user}",
+        f"ALTER TABLE t OWNER TO {user}_owner",
+    )  # fmt: skip
+    try:
+        server = attrs.evolve(route.target.server, user=user)
+        with closing(Target(server, schema, "t").sink(Strategy("append"))) as sink:
+            [owner] = [one for one in sink.check() if one.name == "owner"]
+        assert owner.ok is None
+        assert owner.todo == f'GRANT "{user}_owner" TO "{user}", if schema changes are wanted'
+        route.target.run(owner.todo.partition(",")[0])
+        with closing(Target(server, schema, "t").sink(Strategy("append"))) as sink:
+            assert [one.ok for one in sink.check() if one.name == "owner"] == [True]
+    finally:
+        route.target.run(f"DROP OWNED BY {user}, {user}_owner CASCADE", f"DROP ROLE {user}, {user}_owner")
+
+
+def test_OUT_16_two_tables_for_one_target_are_told_apart(route: Route) -> None:
+    """A glob and a stream of its own: with the schema in the name of the target both are loaded."""
+    schema = route.target.schema
+    route.target.run("CREATE TABLE other (id int PRIMARY KEY, n int)", "INSERT INTO other VALUES (2, 20)")
+    source, sink = route.data.pop("source"), route.data.pop("sink")
+    del source["table"]
+    sink = {**sink, "type": "sqlite", "connection": "sqlite:///t.db"}
+    del sink["table"]
+    one = {"name": "x", "source": {"table": f"{schema}.other"}, "sink": {"table": "s"}}
+    route.data |= {"defaults": {"source": source, "sink": sink}, "streams": [f"{schema}.s*", one]}
+    with pytest.raises(PipelineMismatch, match="tell them apart with sink: {table: '{schema}_{table}'}"):
+        route.run()
+    sink["table"] = "{schema}_{table}"
+    path = route.folder / "pipeline.yaml"
+    path.write_text(yaml.safe_dump(route.data))
+    assert [stream.error for stream in dpone.run(path).streams] == [None, None]
+    with closing(sqlite3.connect(route.folder / "t.db")) as db:
+        assert db.execute(f"SELECT id, n FROM {schema}_s").fetchall() == [(1, 10)]
+        assert db.execute("SELECT id, n FROM s").fetchall() == [(2, 20)]
