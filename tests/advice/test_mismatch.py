@@ -52,7 +52,7 @@ def command(place: Place, data: dict[str, Any], *words: str) -> tuple[int, Any]:
         (pipeline(table(), "replace", where={"gone": 1}), "no column gone in sqlite:", "no where column gone"),
         (pipeline(files("a.csv"), "merge", key=["gone"]), "no column gone in file:", "no key column gone"),
         (pipeline(table(columns={"gone": "string"})), "no column gone", "no column gone"),
-        (pipeline({**table(), "table": "s"}, "replace", where={"n": "x"}), "'x' is no int64", ""),
+        (pipeline({**table(), "table": "s"}, "replace", where={"n": "x"}), "'x' is not a valid int64", ""),
         (BOUND, "no column gone in the source", ""),
     ],
     ids=["cursor", "cursor key", "merge key", "where", "file key", "columns", "value of where", "contract"],

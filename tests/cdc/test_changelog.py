@@ -299,15 +299,18 @@ WRONG: Mapping[str, tuple[str, str]] = {
     "an unknown op": (line(op="upsert"), "has no known op"),
     "no table": (line(table=...), "names no table"),
     "no values": (line(values=...), "is an insert without values"),
-    "values that are none": (line(values=[1]), "has a values that is no object"),
+    "values that are none": (line(values=[1]), "has a 'values' that is not an object"),
     "a delete with values": (line(op="delete"), "is a delete with values"),
     "both": (line(unchanged=["id"]), "unchanged columns, or values of them"),
     "no name": (line(unchanged=[{}]), "unchanged columns, or values of them"),
     "half a name": (line(values={"id": 1, "\ud800": 1}), "has a name or commit that is not valid Unicode"),
     "half a commit": (line(commit="\ud800"), "has a name or commit that is not valid Unicode"),
     "half a table": (line(table="\ud800"), "has a name or commit that is not valid Unicode"),
-    "a strange time": (line(at="yesterday"), "line 1 has an at that is no time"),
-    "a time without zone": (line(at="2026-01-31T12:00:00"), "line 1 has an at that is no time"),
+    "a strange time": (line(at="yesterday"), "line 1 has an 'at' that is not a timestamp with a time zone"),
+    "a time without zone": (
+        line(at="2026-01-31T12:00:00"),
+        "line 1 has an 'at' that is not a timestamp with a time zone",
+    ),
 }
 
 

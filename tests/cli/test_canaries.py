@@ -181,6 +181,18 @@ def test_OUT_17_a_raw_character_in_a_url_password_prints_nothing(
             assert "retry" not in text
 
 
+@pytest.mark.parametrize("odd", "/;@?#")
+def test_OUT_17_a_raw_character_in_a_url_user_prints_nothing(
+    odd: str, dpone: Dpone, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The same of a user without a password, where only PostgreSQL's URLs cannot have an @ in their path."""
+    pipeline = write(tmp_path, as_yaml(f"postgres://{LEFT}{odd}{RIGHT}@{NOBODY}/d"))
+    for command in COMMANDS:
+        code, text = shown(dpone, pipeline, command, caplog)
+        assert (code, leaks(text)) == (2, []), command
+        assert "%40" in text
+
+
 def test_OUT_17_the_advice_leads_to_a_connection(
     dpone: Dpone, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -152,7 +152,7 @@ def test_no_change(planned: Planned) -> None:
     [
         (None, "no such file"), ("{", "not JSON"), ("{}", "no list of columns"), ("[]", "no column"),
         ('"x"', "no list of columns"), ('{"columns": [], "more": 1}', "no list of columns"),
-        ("[1]", "column 1 is no object with name and type"), ('[{"name": "a"}]', "column 1 is no object"),
+        ("[1]", "column 1 is not an object with name and type"), ('[{"name": "a"}]', "column 1 is not an object"),
         ('[{"name": "a", "type": "int", "nulable": true}]', "unknown key 'nulable'"),
         ('[{"name": "a", "type": "int", "nullable": "YES"}]', "nullable true or false"),
         ('[{"name": "", "type": "int"}]', "must be text"), ('[{"name": "a", "type": 5}]', "must be text"),

@@ -487,7 +487,10 @@ def test_a_problem_in_the_defaults_is_told_once(problems: Problems) -> None:
 @pytest.mark.parametrize(
     ("keys", "expected"),
     [
-        ({"streams": "[a]"}, ["2: source: stands beside streams", "3: sink: stands beside streams"]),
+        (
+            {"streams": "[a]"},
+            ["2: source: cannot be combined with streams", "3: sink: cannot be combined with streams"],
+        ),
         ({"defaults": "{}"}, ["4: defaults: no streams to apply to"]),
         ({"source": None, "sink": None}, ["1: source: missing", "1: sink: missing"]),
         ({"source": None, "sink": None, "streams": "[]"}, ["2: streams: found no stream"]),
@@ -583,8 +586,8 @@ def test_the_error_is_a_config_error_that_lists_problems(load: Load) -> None:
         ("{tls: {mode: false}}", "tls.mode: found false; write one of verify, off"),
         ("{tls: {modes: off}}", "tls: unknown key 'modes'; did you mean mode?"),
         ("{ratio: 1, \n    flags: [a, b, c]}", "flags: 3 flags; give at most 2"),
-        ("{password: 12345}", "password: found a value that is no text; write it in quotes, as text"),
-        ("{password: [hunter22]}", "password: found a value that is no text; write text"),
+        ("{password: 12345}", "password: found a value that is not text; write it in quotes, as text"),
+        ("{password: [hunter22]}", "password: found a value that is not text; write text"),
         ("{size: large}", "size: found the text 'large'; write an integer or one of auto"),
         ("{incremental: {by: cursor}}", "incremental: by: cursor without a column; name the column that grows"),
         ("{incremental: {column: a}}", "incremental.by: missing; write one of cursor, xmin, cdc, change_tracking"),
@@ -661,8 +664,11 @@ def test_a_source_is_checked(problems: Problems, text: Text, source: str, expect
         ("{mode: merge}", "sink.strategy: no key; name the key columns, as in key: [id]"),
         ("{mode: merge, key: [id, id]}", "sink.strategy: key names id twice; name each key column once"),
         ("{mode: replace}", "sink.strategy: where: {}; give replace, and only replace, where"),
-        ("{mode: replace, where: {day: [1, 2]}}", "sink.strategy: where.day is no plain value; write one value"),
-        ("{mode: replace, where: {day: {from: [1]}}}", "sink.strategy: where.day is no plain value; write one value"),
+        ("{mode: replace, where: {day: [1, 2]}}", "sink.strategy: where.day must be a single value; write one value"),
+        (
+            "{mode: replace, where: {day: {from: [1]}}}",
+            "sink.strategy: where.day must be a single value; write one value",
+        ),
         ("{mode: replace, where: {n: {from: 5, to: 1}}}", "sink.strategy: where.n: nothing is in this range; write"),
         ("{mode: replace, where: {n: {from: a, to: a}}}", "sink.strategy: where.n: nothing is in this range; write"),
         ("{mode: append, allow_empty: 1}", "sink.strategy.allow_empty: found the integer 1; write true or false"),
@@ -819,7 +825,7 @@ def test_S_05_depth_is_limited(problems: Problems, bad: str) -> None:
 def test_S_05_size_is_limited(problems: Problems) -> None:
     """A file over one MiB is refused before it is parsed."""
     assert problems(b"# " + b"x" * (1 << 20)) == [
-        "p.yaml: more than 1048576 bytes; split it or leave out what is no configuration"
+        "p.yaml: more than 1048576 bytes; split it or leave out what is not configuration"
     ]
 
 
@@ -946,8 +952,8 @@ def test_S_05_strict_json_reads_text_and_files(tmp_path: Path) -> None:
     ("text", "found"),
     [
         ('{"a": 1, "b": {"c": 1, "c": 2}}', "key 'c' twice in one object"),
-        ("[NaN]", "NaN is no JSON number"),
-        ("[-Infinity]", "-Infinity is no JSON number"),
+        ("[NaN]", "NaN is not a JSON number"),
+        ("[-Infinity]", "-Infinity is not a JSON number"),
         ('{"a": 1,}', "not JSON: "),
         ("", "not JSON: Expecting value in line 1, column 1"),
         ("[" * 200_000, "nested too deeply"),

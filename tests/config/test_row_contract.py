@@ -96,7 +96,7 @@ WRONG = [
     ("    patterns: {a: '(?=a)'}\n", ":8: sink.contract.patterns.a: no regular expression of RE2"),
     ("    types: {a: bigintt}\n", ":8: sink.contract.types.a: no type 'bigintt'"),
     ("    types: {a: varchar(50)}\n", ":8: sink.contract.types.a: no type 'varchar(50)'"),
-    ("    max_null_ratio: {a: 2}\n", ":8: sink.contract.max_null_ratio.a: 2.0 is no share"),
+    ("    max_null_ratio: {a: 2}\n", ":8: sink.contract.max_null_ratio.a: 2.0 is not a fraction between 0 and 1"),
     ("    unique: [[a, a]]\n", ":8: sink.contract.unique: an empty list, or a column named twice"),
     ("    unique: [a, a]\n", ":8: sink.contract.unique: the same columns twice"),
     ("    allowed_values: {a: []}\n", ":8: sink.contract.allowed_values.a: no list of plain values"),

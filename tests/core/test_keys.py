@@ -92,6 +92,10 @@ def decided(mode: str, here: str, there: str, changes: bool = False, type: Any =
         ("merge", "rounded to 3 digits", "rounded to 0 digits", None),
         ("full_refresh", "citext", "", ""),
         ("full_refresh", "", "nocase", ""),
+        ("merge", "none", "none", None),
+        ("merge", "none", "", None),
+        ("snapshot_diff", "", "none", None),
+        ("full_refresh", "none", "none", ""),
     ],
 )
 def test_OUT_10_rows(mode: str, here: str, there: str, form: str | None) -> None:

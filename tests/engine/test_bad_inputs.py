@@ -61,7 +61,7 @@ def test_a_predicate_of_another_type_makes_no_table(project: Project, refused: R
     """``where`` is compared with the columns before the target is made, not when its rows are to be replaced."""
     project = project.but(strategy={"mode": "replace", "where": {"id": "abc"}})
     project.csv("a", rows(1, 3))
-    says(refused(project, 3), "read strategy.where: 'abc' is no int64")
+    says(refused(project, 3), "read strategy.where: 'abc' is not a valid int64")
     assert not project.database.exists()
 
 

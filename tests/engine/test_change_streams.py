@@ -19,11 +19,12 @@ from tests.engine.project import TABLES, ChangeProject, Project, with_plugins
 
 from dpone.changes import batch_schema
 from dpone.config import load_pipeline
+from dpone.connectors.file.changelog import FileChangeLog
 from dpone.connectors.sqlite.sink import SqliteSink
 from dpone.contract import ChangeTable, Entry, Load, Part, Receipt, Staged, Stream
 from dpone.document import PipelineErrors
-from dpone.engine import run
-from dpone.errors import SinkError, StateError
+from dpone.engine import resync, run
+from dpone.errors import ConfigError, SinkError, StateError
 from dpone.ops.state import reposition
 from dpone.pipeline import Pipeline
 from dpone.position import Position
@@ -159,6 +160,38 @@ def test_a_full_refresh_has_no_limit(changes: ChangeProject) -> None:
     limited.load(full_refresh=True)
     assert limited.load().status == "caught_up"
     assert changes.rows() == expected(changes)
+
+
+def test_tables_are_resynced_under_a_new_epoch(changes: ChangeProject, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Journal and state get the position that the reader makes of theirs, and no row is touched. Refused for a stream
+    that is not of changes, a reader that cannot, and a stream that was not loaded yet."""
+    plain = Project(changes.folder.parent / "plain").save()
+    with pytest.raises(ConfigError, match="resync orders: stream t: it is not a change stream; use 'dpone run --full-"):
+        resync(Pipeline.from_yaml(plain.pipeline), "t", ["orders"])
+    pipeline, asked = Pipeline.from_yaml(changes.pipeline), []
+    name = pipeline.streams[0].name
+    with pytest.raises(ConfigError, match="its reader cannot read one table again"):
+        resync(pipeline, name, ["orders"])
+
+    def without(reader: FileChangeLog, position: Position, tables: Sequence[str]) -> Position:
+        asked.append([*tables])
+        return position
+
+    monkeypatch.setattr(FileChangeLog, "resync", without, raising=False)
+    with pytest.raises(ConfigError, match="was not loaded yet"):
+        resync(pipeline, name, ["orders"])
+    write(changes.log, orders(1, 3, "01"))
+    changes.load()
+    before, rows = changes.head(), changes.rows()
+    assert before is not None
+    set_to = resync(pipeline, name, ["orders", "cust*"])
+    after = changes.head()
+    assert after is not None
+    assert asked == [["orders", "cust*"]]
+    assert (after.seq, after.epoch, set_to.epoch) == (before.seq + 1, before.epoch + 1, before.epoch + 1)
+    assert {**after.position, "epoch": 0} == {**before.position, "epoch": 0}
+    assert (changes.state(), changes.rows()) == (after, rows)
+    assert changes.load().status == "caught_up"
 
 
 def test_two_tables_never_share_a_target(changes: ChangeProject) -> None:

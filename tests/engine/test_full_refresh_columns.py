@@ -123,7 +123,7 @@ def test_OUT_16_a_stop_for_another_type_is_followed_by_a_full_refresh(
     assert project.rows() == AFTER
     if sink == "sqlite":
         assert {name for name in project.names() if name.startswith("__dpone__")} <= {
-            "__dpone__loads", "__dpone__staging", "__dpone__parts",
+            "__dpone__loads", "__dpone__staging", "__dpone__parts", "__dpone__added",
         }  # fmt: skip
     project.write([*AFTER, {"id": 5, "n": "five"}])
     assert project.run().exit_code == 0

@@ -104,6 +104,23 @@ def test_an_interrupted_run_still_reports_json(tmp_path: Path, name: str) -> Non
     require_whole(project, done)
 
 
+@pytest.mark.parametrize("name", SIGNALS)
+def test_a_signal_that_was_ignored_at_the_start_stays_so(tmp_path: Path, name: str) -> None:
+    """A script's background job has SIGINT ignored, by POSIX, and Ctrl-C is not meant for it; the other signal is."""
+    project = waiting(tmp_path / "p", "sqlite", "append")
+    number = getattr(signal, f"SIG{name}")
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        done = project.dpone("run", "pipeline.yaml", "-q", trap={"step": "batch", "signal": name})
+        assert (done.code, project.rows()) == (0, rows(1, 600)), done.err
+        project.csv("d", rows(601, 700))
+        [other] = {*SIGNALS} - {name}
+        done = project.dpone("run", "pipeline.yaml", "-q", trap={"step": "batch", "signal": other})
+        assert (done.code, project.rows()) == (130, rows(1, 600)), done.err
+    finally:
+        signal.signal(number, before)
+
+
 def test_streams_after_the_interrupted_one_stay_pending(tmp_path: Path) -> None:
     """A signal ends the run, not only the stream it found."""
     project = waiting(tmp_path / "p", "sqlite", "append")

@@ -429,7 +429,7 @@ def test_a_path_without_files(tmp_path: Path, path: str, said: str) -> None:
     [
         (b"", "a.csv: the file is empty (0 bytes)"),
         (b"\n\n", "no header and no row"),
-        (b"a,b\n1,2\n3\n", "row 2 (of the data, from 1) has 1 values, the file has 2 columns"),
+        (b"a,b\n1,2\n3\n", "row 2 (of the data, from 1) has 1 value, the file has 2 columns"),
         (b"a,b\n1,2,3\n", "row 1 (of the data, from 1) has 3 values, the file has 2 columns"),
         (b"a,a\n1,2\n", "two columns are named 'a'"),
         (b"id,ID\n1,2\n", "columns 'id' and 'ID' differ only by case"),
@@ -660,14 +660,49 @@ def test_jsonl_declared_types(tmp_path: Path) -> None:
         (b'{"a": "\xff"}\n', "byte 7 (counted from 0) is not utf-8"),
         (b'{"a": "\\ud800"}\n', "line 1, column 'a'"),
         (b'{"a": 1}\n{"A": 1}\n', "differ only by case"),
-        (b"", "no object at all, so the columns are unknown"),
+        (b"", "it has no object with a key, so the columns are unknown"),
+        (b"{}\n{}\n", "it has no object with a key, so the columns are unknown"),
+        (b'{"": 1}\n', "an object has a key without a name; name every key in the file"),
+        (b'{"a": 1}\n{"A": 1}\n', "keys 'a' and 'A' differ only by case; rename one in the file"),
         (b"[" * 200_000, "line 1 is nested too deeply"),
     ],
 )
 def test_a_bad_jsonl(tmp_path: Path, content: bytes, said: str) -> None:
     """Every kind of broken JSON Lines is one line that names the file and the line."""
     (tmp_path / "a.jsonl").write_bytes(content)
-    assert said in failure(tmp_path, "a.jsonl")
+    found = failure(tmp_path, "a.jsonl")
+    assert said in found
+    assert "header" not in found
+    assert "options.names" not in found
+
+
+BEYOND = [("double", "1e400"), ("double", "-2e308"), ("float32", "1e39"), ("float32", "9" * 60)]
+
+
+@pytest.mark.parametrize(("type_", "text"), BEYOND)
+@pytest.mark.parametrize("place", [0, 8999])
+@pytest.mark.parametrize("format_", ["csv", "jsonl"])
+def test_a_number_beyond_a_declared_float_stops_the_run(
+    tmp_path: Path, format_: str, place: int, type_: str, text: str
+) -> None:
+    """It would become infinity, which nobody wrote; infinity itself is read where the format has a word for it."""
+    lines = ["1.5"] * 9000
+    lines[place] = text
+    options: dict[str, Any] = {"columns": {"a": type_}, "block_bytes": 4096}
+
+    def write(lines: list[str]) -> str:
+        head = "b,a\n" if format_ == "csv" else ""
+        row = "x,{}\n" if format_ == "csv" else '{{"b": "x", "a": {}}}\n'
+        (tmp_path / f"a.{format_}").write_text(head + "".join(row.format(line) for line in lines))
+        return f"a.{format_}"
+
+    where = f"row {place + 1} (of the data, from 1)" if format_ == "csv" else f"line {place + 1}"
+    assert f"{where}, column 'a' holds no valid {type_.removesuffix('32')}" in failure(
+        tmp_path, write(lines), **options
+    )
+    if format_ == "csv":
+        lines[place] = "inf"
+        assert read(tmp_path, write(lines), **options)[place]["a"] == float("inf")
 
 
 def test_a_jsonl_value_that_is_not_what_was_declared(tmp_path: Path) -> None:

@@ -13,7 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 TOKENS: dict[str, list[bytes]] = {
-    "csv": [b'"', b'""', b",", b"\n", b"\r", b"\r\n", b"\0", b"\xff", b"\xef\xbb\xbf", b"-", b"1e999", b"\t"],
+    "csv": [
+        b'"', b'""', b",", b"\n", b"\r", b"\r\n", b"\0", b"\xff", b"\xef\xbb\xbf", b"-", b"1e999", b"\t", b"#", b"\n#",
+        b" ", b"\\", b"sep=;\n", b"1.234,5", b'"1.234,5"', b"31.02.2024", b"31.12.2024 12:00:00.1 am", b"J",
+    ],
     "jsonl": [
         b"null", b"null\n", b"\nnull\n", b"[]", b"{}", b"[", b"]", b"{", b"}", b'"', b"\\", b"\\u0000", b"\\ud800",
         b",", b"\n", b"\r", b"\n\n", b"\0", b"\xff", b"\xef\xbb\xbf", b"1e999", b"-", b"NaN", b"true", b":", b"[" * 99,

@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import resource
 import sys
 import traceback
 from pathlib import Path
 from typing import Any
+
+from attrs import evolve
 
 from dpone.connectors.file.changelog import FileChangeLog
 from dpone.connectors.file.config import FileSourceOptions
@@ -17,6 +20,12 @@ from dpone.contract import WindowRequest
 from dpone.errors import DponeError
 from dpone.pipeline import Incremental, SourceSpec
 
+# Of CSV, read once with them and once without. What they are, the tokens of ``inputs`` know.
+OPTIONS: dict[str, Any] = {
+    "comment": "#", "escape": "\\", "trim": True, "short_rows": "null", "decimal": ",", "thousands": ".",
+    "date_format": "%d.%m.%Y", "timestamp_format": "%d.%m.%Y %I:%M:%S.%f %p", "true_values": ("J",),
+    "false_values": ("N",), "quoted_nulls": True,
+}  # fmt: skip
 MEMORY = 3 << 30  # of addresses; libraries and stacks of threads take more than half a gigabyte of them
 
 
@@ -24,9 +33,16 @@ def read(path: Path, kind: Any) -> int:
     """Rows. The types are inferred, the file is read whole and in pieces, and every value is looked at."""
     if kind == "changelog":
         return _changes(path)
-    whole = _rows(path, FileSourceOptions(format=kind), 1)
+    if kind == "csv":
+        with contextlib.suppress(DponeError):
+            _in_pieces(path, FileSourceOptions(format=kind, **OPTIONS))
+    return _in_pieces(path, FileSourceOptions(format=kind))
+
+
+def _in_pieces(path: Path, options: FileSourceOptions) -> int:
+    whole = _rows(path, options, 1)
     try:
-        pieces = _rows(path, FileSourceOptions(format=kind, block_bytes=4096), 3)
+        pieces = _rows(path, evolve(options, block_bytes=4096), 3)
     except DponeError:  # a row longer than a small block, or a value that disagrees with a small sample
         return whole
     if pieces != whole:

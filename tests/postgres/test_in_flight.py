@@ -7,6 +7,7 @@ import random
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -14,13 +15,14 @@ from typing import Any
 
 import psycopg
 import pytest
+from attrs import asdict, evolve
 from tests.postgres import server as servers
 from tests.postgres.server import Server
 from tests.postgres.target import Target, read
 from tests.sql.clock import Clock
 
 from dpone.contract import Window, WindowRequest
-from dpone.errors import SetBack, SourceError
+from dpone.errors import ConfigError, SetBack, SourceError
 from dpone.pipeline import Incremental
 from dpone.position import Position
 
@@ -75,6 +77,67 @@ def commit(late: psycopg.Connection[Any], *statements: str) -> Callable[[], None
             late.execute(statement)  # type: ignore[call-overload]
 
     return do
+
+
+CURSORS: dict[str, tuple[str, str, str]] = {  # a type, and three of its values in their order
+    "smallint": ("1", "2", "300"),
+    "numeric": ("1.5", "10", "100.25"),
+    "numeric(9,2)": ("1.5", "10", "100.25"),
+    "numeric(5,-2)": ("100", "1000", "20000"),
+    "real": ("0.1", "0.3", "1e30"),
+    "text": ("abc", "abd", "xyz"),
+    "varchar(5)": ("abc", "abd", "xyz"),
+    "char(5)": ("abc", "abd", "xyz"),
+    "bpchar": ("abc", "abd", "xyz"),
+    '"char"': ("a", "b", "c"),
+    "name": ("abc", "abd", "xyz"),
+    "code": ("abc", "abd", "xyz"),
+    "level": ("low", "mid", "high"),
+    "bit(3)": ("001", "010", "110"),
+    "bit varying(4)": ("0", "01", "110"),
+    "bytea": ("\\x00", "\\x0100", "\\xff"),
+    "uuid": tuple(f"00000000-0000-0000-0000-00000000000{i}" for i in "12a"),  # type: ignore[dict-item]
+    "date": ("0044-03-15 BC", "2024-01-01", "2024-01-02"),
+    "time(3)": ("00:00:00.001", "10:00", "23:59:59.999"),
+    "timetz": ("10:00+02", "10:00+01", "10:00:00.5+01"),
+    "timestamp(0)": ("2024-01-01 00:00:00", "2024-01-01 00:00:01", "2024-01-02"),
+    "timestamptz(3)": ("2024-01-01 00:00:00.001Z", "2024-01-01 00:00:01Z", "2024-01-02Z"),
+    "interval(0)": ("1 day", "2 days", "1 mon"),
+    "interval day to second(3)": ("00:00:00.001", "1 day", "2 days"),
+    "inet": ("10.0.0.1", "10.0.0.2/32", "10.0.1.0/24"),
+    "money": ("1", "2", "10"),
+    "integer[]": ("{1}", "{1,2}", "{2}"),
+    "char(3)[]": ("{abc}", "{abd}", "{xyz}"),
+    "int4range": ("[1,2)", "[1,3)", "[2,3)"),
+}
+
+
+@pytest.mark.parametrize("shape", ["table", "query"])
+@pytest.mark.parametrize("mode", ["append", "merge"])
+@pytest.mark.parametrize("type_", CURSORS)
+def test_CU_01_a_cursor_of_any_type_reads_every_row_once(target: Target, type_: str, mode: str, shape: str) -> None:
+    """First rows, one between, and a later one: whatever the type, and its modifier, the end that is fixed is that of
+    the highest row."""
+    low, middle, high = CURSORS[type_]
+    target.run(
+        "CREATE TYPE level AS ENUM ('low', 'mid', 'high')", "CREATE DOMAIN code AS char(4)",
+        f"CREATE TABLE orders (id int, c {type_})", f"INSERT INTO orders VALUES (1, '{low}'), (2, '{middle}')",
+    )  # fmt: skip
+    query = f"SELECT * FROM {target.schema}.orders" if shape == "query" else None
+    found, window = fetch(target, None, "c", mode=mode, query=query)
+    assert found == [1, 2]
+    target.run(f"INSERT INTO orders VALUES (3, '{high}')")
+    found, later = fetch(target, window.position, "c", mode=mode, query=query)
+    assert found == ([3] if mode == "append" else [2, 3])
+    assert fetch(target, later.position, "c", mode=mode, query=query)[0] == []
+
+
+@pytest.mark.parametrize("type_", ["json", "point", "xid"])
+def test_a_cursor_without_an_order_is_refused_by_name(target: Target, type_: str) -> None:
+    """In words that name the column and its type, not in those of the server."""
+    target.run(f"CREATE TABLE orders (id int, c {type_})")
+    with pytest.raises(ConfigError, match=f"cursor column c is {type_}, whose values have no order"):
+        fetch(target, None, "c")
 
 
 @pytest.mark.parametrize("column", ["id", "ts"])
@@ -408,6 +471,47 @@ def test_OUT_09_a_role_that_may_not_ask_is_told(postgres: Server, target: Target
         postgres.run("GRANT SELECT ON pg_locks TO PUBLIC")
     assert found == [1]
     assert "open transactions could not be looked for (permission denied for view pg_locks" in window.warnings[0]
+
+
+@pytest.fixture
+def publisher(postgres: Server, target: Target) -> Iterator[Target]:
+    """Another database, whose table ``orders`` a subscription copies to the one of ``target``."""
+    name, more = target.schema, Server(**{**asdict(postgres, recurse=False), "database": f"{target.schema}_pub"})
+    postgres.run(f"CREATE DATABASE {more.database}")
+    made = evolve(target, server=more)
+    more.run(f"CREATE SCHEMA {name}")
+    made.run("CREATE TABLE orders (id int)", f"CREATE PUBLICATION {name} FOR TABLE orders")
+    more.run(f"SELECT pg_create_logical_replication_slot('{name}', 'pgoutput')")
+    where = f"host={postgres.host} port={postgres.port} user={postgres.user} dbname={more.database}"
+    options = f"create_slot = false, slot_name = '{name}', copy_data = false"
+    target.run(
+        "CREATE TABLE orders (id int)",
+        f"CREATE SUBSCRIPTION {name} CONNECTION '{where}' PUBLICATION {name} WITH ({options})",
+    )
+    yield made
+    target.run(f"ALTER SUBSCRIPTION {name} DISABLE", f"ALTER SUBSCRIPTION {name} SET (slot_name = NONE)")
+    target.run(f"DROP SUBSCRIPTION {name}")
+    drop_slot(more, name)
+    postgres.run(f"DROP DATABASE {more.database} WITH (FORCE)")
+
+
+def drop_slot(server: Server, name: str) -> None:
+    """The walsender lets go of it a moment after the subscription has ended."""
+    sql = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %s AND NOT active"
+    for _ in range(100):
+        if server.query(sql, name):
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"slot {name} is still in use")
+
+
+def test_OUT_09_what_a_publisher_may_still_commit_is_said_to_be_unseen(target: Target, publisher: Target) -> None:
+    """A subscription applies commits of another server: the report does not pass over who is open there."""
+    target.run("INSERT INTO orders VALUES (1)")
+    assert "a subscription fills the table, and transactions of its publisher cannot be seen" in fetch(target)[1].proof
+    other = evolve(target, table="others")
+    target.run("CREATE TABLE others (id int)", "INSERT INTO others VALUES (1)")
+    assert "subscription" not in fetch(other)[1].proof
 
 
 def test_OUT_09_reads_that_lose_nothing_do_not_wait(

@@ -286,3 +286,24 @@ def test_a_connection_cut_while_parts_are_moved(tmp_path: Path, target: Target, 
     assert done.report.exit_code == 0, done.report.to_json()
     assert same(target)
     assert not target.stages()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_files_staged_at_once_are_in_the_order_of_their_names(tmp_path: Path, target: Target, workers: int) -> None:
+    """With ``order_by: file`` the last file wins, whichever connection staged its rows and when."""
+    for name in "abcd":
+        text = "".join(f"{i},{name}{i}\n" for i in range(0, 40, "abcd".index(name) + 1))
+        (tmp_path / f"{name}.csv").write_text("id,v\n" + text)
+    strategy = {"mode": "merge", "key": ["id"], "duplicates": "last", "order_by": "file"}
+    data = {
+        "pipeline": "p",
+        "source": {"type": "file", "path": "*.csv"},
+        "sink": {"type": "postgres", "connection": target.server.url, "table": target.name, "strategy": strategy},
+        "state": {"type": "file", "path": "state"},
+        "runtime": {"workers": workers},
+    }
+    (tmp_path / "p.yaml").write_text(yaml.safe_dump(data))
+    report = Pipeline.from_yaml(tmp_path / "p.yaml").run()
+    assert report.exit_code == 0, report
+    wanted = [(i, next(f"{n}{i}" for n in "dcba" if i % ("abcd".index(n) + 1) == 0)) for i in range(40)]
+    assert target.rows("id, v", "id") == wanted

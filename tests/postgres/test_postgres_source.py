@@ -77,7 +77,7 @@ def test_a_query_that_is_none_is_one_clear_line(target: Target, query: str) -> N
 @pytest.mark.parametrize("stray", ["slot", "publication"])
 def test_options_of_a_change_stream_are_of_one(target: Target, stray: str) -> None:
     """Elsewhere they would do nothing, which is not what was meant."""
-    with pytest.raises(ConfigError, match=f"{stray}, but the source is no change stream"):
+    with pytest.raises(ConfigError, match=f"{stray}, but this source is not a change stream"):
         target.source(**{stray: "s"})
 
 

@@ -8,6 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import yaml
 from attrs import evolve, frozen
@@ -17,11 +18,12 @@ from tests.postgres.target import Target, read
 
 import dpone
 from dpone.contract import WindowRequest
-from dpone.errors import ConfigError, SourceError
-from dpone.pipeline import Incremental, SourceSpec
+from dpone.errors import ConfigError, SinkError, SourceError
+from dpone.pipeline import Incremental, Lineage, SourceSpec
 from dpone.report import StreamReport
 from dpone.schema import Name
 from dpone.secret import Secret
+from dpone.strategy import Strategy
 from dpone_postgres.cdc import PostgresLogicalReader
 from dpone_postgres.config import PostgresSourceOptions
 
@@ -198,3 +200,37 @@ def test_OUT_06_the_snapshot_of_a_change_stream(
     finally:
         target.query(f"SELECT pg_drop_replication_slot('{name}')")
         target.run(f"DROP PUBLICATION {name}")
+
+
+TARGETS: dict[str, Strategy] = {
+    "merge": Strategy("merge", key="id"),
+    "snapshot_diff": Strategy("snapshot_diff", key="id", max_delete_share=1.0),
+    "full_refresh": Strategy("full_refresh"),
+    "append": Strategy("append"),
+}
+
+
+@pytest.mark.parametrize("mode", TARGETS)
+def test_OUT_06_a_target_with_hidden_rows_is_not_loaded(target: Target, role: Role, mode: str) -> None:
+    """A row that the role does not see would stay, or come twice: an error that names table and remedies, of which
+    both work. ``check`` finds it."""
+    target.run(
+        f"GRANT CREATE ON SCHEMA {target.schema} TO {role.name}",
+        f"GRANT ALL ON orders TO {role.name}",
+        "ALTER TABLE orders DROP CONSTRAINT orders_pkey",
+        f"CREATE POLICY every ON orders FOR INSERT TO {role.name} WITH CHECK (true)",
+    )
+    rows = pa.table({"id": pa.array([1, 4], pa.int32()), "v": ["new", "new"]})
+    given: dict[str, Any] = {"url": role.url, "adopt_existing": True, "lineage": Lineage(False)}
+    with pytest.raises(SinkError, match=r"row security would hide rows of table orders.*BYPASSRLS, or set sink\.opt"):
+        target.load(rows, TARGETS[mode], **given)
+    assert target.rows("id, v") == [(i, f"v{i}") for i in range(1, 5)]
+    with closing(target.sink(TARGETS[mode], **given)) as sink:
+        [found] = [finding for finding in sink.check() if finding.ok is False]
+    assert found.name == "row security"
+    target.load(rows.slice(0, 1), TARGETS[mode], row_security="on", **given)
+    assert (1, "new") in target.rows("id, v")
+    assert (4, "v4") in target.rows("id, v") or mode == "full_refresh"  # which truncates
+    target.run(f"ALTER ROLE {role.name} BYPASSRLS")
+    target.load(rows, TARGETS[mode], n=1, **given)
+    assert target.rows("id").count((4,)) == (2 if mode == "append" else 1)

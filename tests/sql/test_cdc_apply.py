@@ -19,7 +19,7 @@ from tests.sql.stream import Change, batches, deliver, when
 from tests.sqlite.target import KEY, MEMORY, START, Target, at, evolve, load
 
 from dpone.contract import ChangeTable, Part, Receipt
-from dpone.errors import ConfigError, DataError, DeletesRefused
+from dpone.errors import ConfigError, DataError, DeletesRefused, SchemaBreak
 from dpone.pipeline import Lineage
 from dpone.sql import fold
 from dpone.strategy import Strategy
@@ -631,3 +631,16 @@ def test_a_hot_key_costs_no_more_than_others() -> None:
         (chunk,) = fold.Folding("t", ("id", "x", "y"), HARD, START).chunks([batch])
     assert chunk.select(["id", "x", "y"]).to_pylist() == [{"id": 1, "x": "kept", "y": n - 1}]
     assert steps < 60
+
+
+def test_OUT_06_a_key_that_changed_in_the_source_is_named_before_anything_is_staged(target: Target) -> None:
+    """Two rows of the new key can be one to the target's primary key: no change is taken until a person has decided."""
+    schema = pa.schema([("tenant", pa.int64()), ("id", pa.int64())])
+    deliver(target, ChangeTable(schema, ("id",)), [Change("insert", (1, 1))], Strategy("cdc_apply", key="id"))
+    wider, strategy = ChangeTable(schema, ("tenant", "id")), Strategy("cdc_apply", key=("tenant", "id"))
+    with pytest.raises(
+        SchemaBreak, match="the key in the source is tenant, id now; the target was made for the key id"
+    ):
+        deliver(target, wider, [Change("insert", (2, 2))], strategy)
+    assert target.stages() == set()
+    assert target.rows("tenant, id") == [(1, 1)]

@@ -61,7 +61,7 @@ def test_a_writer_of_another_sink_is_not_part_of_a_commit(target: Target, tmp_pa
         evolve(sink, ROWS.schema, APPEND)
         writer = sink.open(load(ROWS.schema, APPEND))
         writer.stage(Part("a"), rows(ROWS))
-        with pytest.raises(TypeError, match="object is no SqlWriter"):
+        with pytest.raises(TypeError, match="object is not a SqlWriter"):
             writer.commit(None, at(1), [object()])  # type: ignore[list-item]
     assert target.rows("id") == []
 

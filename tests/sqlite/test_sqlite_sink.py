@@ -536,7 +536,7 @@ def test_replace_compares_values_not_texts(target: Target, column: pa.Array, whe
 def test_a_bound_of_the_wrong_type_is_one_clear_line(target: Target) -> None:
     """A predicate whose value the column cannot have is a configuration error."""
     target.load(table(1), APPEND)
-    with pytest.raises(ConfigError, match=r"read strategy\.where: 'soon' is no int64"):
+    with pytest.raises(ConfigError, match=r"read strategy\.where: 'soon' is not a valid int64"):
         target.load(table(1), Strategy("replace", where={"id": "soon"}))
 
 

@@ -586,6 +586,18 @@ class NeverMisses(SqliteSink):
         return ""
 
 
+@fails("merge_keeps_the_row_of_the_last_file")
+class TakesPartsForFiles(FaultySink):
+    """The file of a row is the part that was staged last."""
+
+    class writer(FaultyWriter):
+        staging = 0
+
+        def stage(self, part: Part, stream: Any) -> Any:
+            self.staging += 1
+            return super().stage(evolve(part, detail={**part.detail, "order": self.staging}), stream)
+
+
 @fails("a_target_that_somebody_emptied_is_noticed")
 class MissesAllTheTime(SqliteSink):
     def lost(self, *args: Any) -> str:
@@ -649,6 +661,63 @@ class AbortCommits(FaultySink):
         def abort(self) -> None:
             if self._inner._stage:
                 self._inner.commit(self._sink.journal(self._load.key), at(1))
+
+
+@fails("a_failed_load_takes_back_what_it_added")
+class LeavesWhatItMade(FaultySink):
+    """The table and the columns of a load that failed stay."""
+
+    def take_back(self, key: str, run_id: str = "") -> Any:
+        return ()
+
+
+@fails("a_failed_load_takes_back_what_it_added")
+class ForgetsTheCommit(FaultySink):
+    """What a commit has made the target's is taken back as well."""
+
+    class writer(FaultyWriter):
+        def commit(self, after: Any, position: Any, also: Any = ()) -> Any:
+            with mock.patch("dpone.sql.writer.Added.confirm"):
+                return super().commit(after, position, also)
+
+    def take_back(self, key: str, run_id: str = "") -> Any:
+        with mock.patch("dpone.sql.added.Added._has_values", return_value=False):
+            return super().take_back(key, run_id)
+
+
+@fails("a_failed_load_takes_back_what_it_added")
+class TakesFromAnyRun(FaultySink):
+    """Also from one that goes on elsewhere."""
+
+    def take_back(self, key: str, run_id: str = "") -> Any:
+        return super().take_back(key)
+
+
+@fails("what_others_use_is_not_taken_back")
+class CountsOnNobody(FaultySink):
+    """It takes back what the load of another stream is about to fill, values included."""
+
+    def take_back(self, key: str, run_id: str = "") -> Any:
+        self._db.execute("DELETE FROM __dpone__added WHERE key <> ?", (key,))
+        return super().take_back(key, run_id)
+
+
+@fails("what_others_use_is_not_taken_back")
+class DropsValues(FaultySink):
+    """It drops what its load has added, whatever it holds by now."""
+
+    def provide(self, load: Any, ddl: Any) -> None:
+        before = self.schema()
+        super().provide(load, ddl)
+        if before is not None and (new := {*self.schema().names} - {*before.names}):
+            self._db.execute("CREATE TABLE mine AS SELECT ? AS name", (new.pop(),))
+
+    def take_back(self, key: str, run_id: str = "") -> Any:
+        found = super().take_back(key, run_id)
+        if self._db.rows("SELECT name FROM sqlite_master WHERE name = 'mine'"):
+            for (name,) in self._db.rows("SELECT name FROM mine"):
+                self.execute(f"ALTER TABLE {{target}} DROP COLUMN {name}")
+        return found
 
 
 @fails("columns_are_replaced_by_the_commit_alone")

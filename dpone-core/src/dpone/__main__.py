@@ -20,7 +20,7 @@ def leave(number: int, frame: FrameType | None) -> None:
 def main() -> None:
     """Imports leave no garbage; to look for some meanwhile, and again at the end, takes a seventh of a small run."""
     for number in (signal.SIGINT, signal.SIGTERM):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup asks for
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as in the background of a script
             signal.signal(number, leave)
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)

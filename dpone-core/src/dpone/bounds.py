@@ -36,7 +36,7 @@ def bound_to_json(value: Bound) -> dict[str, str]:
         bytes: ("bytes", lambda v: base64.b64encode(v).decode()),
     }
     if type(value) not in texts:
-        raise TypeError(f"a {type(value).__name__} is no bound")
+        raise TypeError(f"a {type(value).__name__} is not a bound")
     name, text = texts[type(value)]
     return {"type": name, "value": text(value)}
 

@@ -205,7 +205,7 @@ def _made(node: Node, make: Callable[[str], Any], problems: Problems) -> Any:
 
 
 def _wrong(node: Node, hint: Any, problems: Problems) -> Any:
-    found = _found(node) if hint is not Secret else "a value that is no text"
+    found = _found(node) if hint is not Secret else "a value that is not text"
     todo = f"write {_wanted(hint)}"
     if node.is_scalar and hint in (str, Name, Path, Secret):
         todo = "write it in quotes, as text"
@@ -450,7 +450,9 @@ class _Reader:
             return
         for key in ("source", "sink"):
             if key in items:
-                self.problems.add(items[key], "stands beside streams", f"move it to defaults.{key} or into a stream")
+                self.problems.add(
+                    items[key], "cannot be combined with streams", f"move it to defaults.{key} or into a stream"
+                )
         defaults = root.items.get("defaults")
         parts = _mapping(defaults, ("source", "sink"), self.problems) if defaults else {}
         streams = items["streams"]

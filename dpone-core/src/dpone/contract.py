@@ -2,7 +2,7 @@
 
 The engine calls in one order, for each stream (docs/architecture.md, laws 1 to 3):
 
-    Sink.journal -> Source.window -> Sink.schema/ddl/apply -> Sink.open -> Writer.stage(part, Source.read(part))...
+    Sink.journal -> Source.window -> Sink.schema/ddl/provide -> Sink.open -> Writer.stage(part, Source.read(part))...
     -> Writer.commit -> StateBackend.save -> Source.ack
 
 Rules for every class here:
@@ -52,7 +52,9 @@ class Finding:
 class Part:
     """A piece of a window that can be read on its own. ``id`` is unique in the window and the same whenever the same
     repeatable window is planned again; ``detail`` is JSON, so that a part can cross a process or a crash. A part that
-    is a range of a column's values says so in ``detail["bounds"]`` (``bounds.Bounds.to_json``)."""
+    is a range of a column's values says so in ``detail["bounds"]`` (``bounds.Bounds.to_json``). Where the rows are in
+    files that have an order, ``detail["order"]`` is the place of the part's file in it: a strategy with
+    ``order_by: file`` keeps the row of the first or of the last one."""
 
     id: str
     detail: Mapping[str, Any] = field(factory=dict)
@@ -332,7 +334,7 @@ class Writer(Protocol):
         ...
 
     def abort(self) -> None:
-        """Drop the staging; the target is as before ``open`` (schema changes stay). Idempotent."""
+        """Drop the staging; the target is as before ``open`` (for schema changes see ``TakingBack``). Idempotent."""
         ...
 
     def close(self) -> None:
@@ -394,8 +396,9 @@ class Sink(Protocol):
         ...
 
     def apply(self, ddl: Sequence[str]) -> None:
-        """Run what ``ddl`` gave; all or nothing where the system allows. Raises SchemaBreak, and changes nothing, where
-        a change ``looks`` at the stored values and one of them would not stay what it is."""
+        """Run what ``ddl`` gave; all or nothing where the system allows. In a run only of a sink without
+        ``TakingBack.provide``. Raises SchemaBreak, and changes nothing, where a change ``looks`` at the stored values
+        and one of them would not stay what it is."""
         ...
 
     def journal(self, key: str) -> Entry | None:
@@ -439,6 +442,41 @@ class Verifying(Protocol):
         """What the target has lost since the load of ``entry``, in words; empty if nothing. Rows that a load took out
         since, of whichever stream, are not lost. ``count``: compare how many rows there are, else only whether there
         is any. Cheap but for ``count``; the target exists."""
+        ...
+
+
+@frozen
+class TakenBack:
+    """A table or column that a load had added and did not commit, in words (``column coupon of orders``). ``stays``:
+    why it is still there; empty if it was dropped."""
+
+    what: str
+    stays: str = ""
+
+
+class TakingBack(Protocol):
+    """What a Sink may have besides: a load that does not commit leaves the target as it was. Without it, what ``apply``
+    added stays.
+
+    The safe DDL of a load comes before its staging. What it adds, a table or columns, is the load's until a load that
+    uses it commits: that commit, whichever stream's, makes it the target's for good, in the same transaction.
+    """
+
+    def provide(self, load: Load, ddl: Sequence[str]) -> None:
+        """``Sink.apply`` for this load, and durable together with it, where DDL has transactions, a record of what it
+        adds. Called for every load that has a schema, also with nothing to run: the load then counts on whatever it
+        uses of what loads of other streams have added and not committed."""
+        ...
+
+    def take_back(self, key: str, run_id: str = "") -> Sequence[TakenBack]:
+        """Drop what loads of this key have added and not committed; ``run_id``: those of one run. The caller holds the
+        key's lock, and no load of the key is open. Called before a load is planned, and when it has failed for good;
+        staged parts of a load that is gone on with stay, which its next ``provide`` makes what they need.
+
+        Left, and from then on the target's: what loads of other keys count on (the last of them takes it back), a table
+        that has rows, a column that has a value, either of them if it was changed since or if anything depends on it (a
+        view, an index, a reference). Nothing is dropped along with it, and a wider type stays. One step: killed in it,
+        the next call does the rest."""
         ...
 
 

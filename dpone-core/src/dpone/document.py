@@ -140,7 +140,7 @@ def _bytes_of(path: Path, limit: int) -> bytes:
         found = f"cannot be read ({getattr(error, 'strerror', None) or error})"
         raise _Unreadable(found, "check the path and its permissions") from error
     if len(data) > limit:
-        raise _Unreadable(f"more than {limit} bytes", "split it or leave out what is no configuration")
+        raise _Unreadable(f"more than {limit} bytes", "split it or leave out what is not configuration")
     return data
 
 
@@ -411,7 +411,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _no_constant(constant: str) -> Any:
-    raise ValueError(f"{constant} is no JSON number")
+    raise ValueError(f"{constant} is not a JSON number")
 
 
 def repeated(values: Sequence[str]) -> list[str]:

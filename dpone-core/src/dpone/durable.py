@@ -54,7 +54,8 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def private_folder(path: Path) -> None:
-    """Make a folder that only its owner may enter, and every missing parent; durable on return."""
+    """Make a folder that only its owner may enter, and every missing parent; durable on return. One that is there keeps
+    its mode: who made it may want to share it."""
     if path.is_dir():
         return
     missing = [path]

@@ -40,6 +40,7 @@ from dpone.contract import (
     ChangeTable,
     Entry,
     KeepsPartitions,
+    Lease,
     Load,
     ManyTables,
     Part,
@@ -50,6 +51,7 @@ from dpone.contract import (
     Staged,
     StateBackend,
     Stream,
+    TakenBack,
     Window,
     WindowRequest,
     Writer,
@@ -79,7 +81,7 @@ from dpone.report import ErrorReport, RunReport, StreamReport
 from dpone.schema import LINEAGE, VALIDITY, Name
 from dpone.secret import redact
 from dpone.standing import compare, next_epoch, receipt_of, rewind_token, state_of
-from dpone.strategy import CHANGES, Strategy, bounds
+from dpone.strategy import CHANGES, ORDER_OF_FILES, Strategy, bounds
 from dpone.told import ToldStream
 
 # The position of a key that was deliberately set back to its beginning.
@@ -90,7 +92,8 @@ def run(pipeline: Pipeline | str | Path, **options: Any) -> RunReport:
     """Run a pipeline and report what it did. Failures of streams are in the report, not raised.
 
     Options: ``select`` (names of streams), ``full_refresh``, ``dry_run``, ``workers``. Raises ConfigError or
-    PluginError before anything is touched; KeyboardInterrupt and Interrupted pass after a clean abort.
+    PluginError before anything is touched; KeyboardInterrupt and Interrupted pass after a clean abort. It sets no
+    signal handlers, and does not keep to the ten seconds in which ``dpone run`` ends (docs/running.md).
     """
     if not isinstance(pipeline, Pipeline):
         pipeline = Pipeline.from_yaml(pipeline)
@@ -291,6 +294,8 @@ class _Attempt:
     manifest: PartitionManifest | None = field(default=None, init=False)
     before: PartitionManifest | None = field(default=None, init=False)
     ledger: Ledger = field(factory=Ledger, init=False)
+    fitted: list[tuple[_Target, evolution.Plan]] = field(factory=list, init=False)
+    kept: bool = field(default=False, init=False)  # what was staged; and so is what it needs of the target
 
     def __attrs_post_init__(self) -> None:
         self.judge = Judge(self.spec, self.report)
@@ -317,21 +322,66 @@ class _Attempt:
             lease = stack.enter_context(self.state.lock(self.report.key, ttl))
             stack.enter_context(renewing(lease, ttl))
             tell("locked", owner=lease.owner)
-            known = self._recover(dry=False)
-            if known.head is not None and self._landed(known.head):
-                self._done(receipt_of(known.head))
-                self._acknowledge(known.head.position)
-            elif prepared := self._prepare(known):
-                self._move(known, *prepared)
-            elif known.head is not None:  # nothing new; the last run may have died before it said so
-                self._acknowledge(known.head.position)
+            try:
+                self._run_locked()
+            except BaseException as error:
+                self._take_back_own(lease, error)
+                raise
+
+    def _run_locked(self) -> None:
+        known = self._recover(dry=False)
+        if known.head is not None and self._landed(known.head):
+            self._done(receipt_of(known.head))
+            self._acknowledge(known.head.position)
+        elif prepared := self._prepare(known):
+            self._move(known, *prepared)
+        elif known.head is not None:  # nothing new; the last run may have died before it said so
+            self._acknowledge(known.head.position)
 
     # -- recover ------------------------------------------------------------------------------------------------
+
+    def _take_back(self, sink: Sink, key: str) -> None:
+        """What an earlier load of the key has added to the target, and did not commit. So every attempt plans from the
+        same target, and comes to the same plan: parts that are staged still fit it. What nobody can take back, as
+        somebody else owns the table now, keeps no load from being tried."""
+        try:
+            taken = getattr(sink, "take_back", _nothing_taken)(key)
+        except Exception as error:
+            if isinstance(error, Stopped) or self._is_retryable(error):
+                raise
+            self._warn(f"what an earlier load has added and not committed stays for now: {_line(error)}")
+            return
+        for one in taken:
+            if one.stays:
+                self._warn(_taken(one))
+            else:  # and perhaps made again in a moment
+                self.stream.tell("warning", text=_taken(one))
+
+    def _take_back_own(self, lease: Lease, error: BaseException) -> None:
+        """The same of this attempt, if nobody is to go on with it, and the key is still ours."""
+        if self.kept or (not self.last and isinstance(error, Exception) and self._is_retryable(error)):
+            return
+        try:
+            if self.fitted:
+                lease.renew()
+            for target, plan in self.fitted:
+                for one in getattr(target.sink, "take_back", _nothing_taken)(target.load.key, self.stream.run.run_id):
+                    self._warn(_taken(one))
+                name = f"{target.spec.table}: " if self.spec.tables else ""
+                wider = [f"{name}{change}" for change in plan.changes if change.kind == "widen"]
+                for change in wider:
+                    self._warn(f"{change}: stays, though the load failed; every value fits it")
+        except Conflict:  # another runner has the key, and what was added is its own to count on
+            pass
+        except Exception as failed:
+            self._warn(f"what the load has added is taken back by the next run: {_line(failed)}")
 
     def _recover(self, dry: bool) -> _Known:
         """Law 1: the journal is the truth, the state a copy. A copy that lags is mended, one that leads stops us."""
         with self.stream.timed("recover"):
             key, target = self.report.key, self.spec.sink.location
+            if not dry:
+                self._take_back(self.sink, key)
             head, saved = self.sink.journal(key), self.state.load(key)
             version, adopted = (saved.version if saved else 0), False
             if self.stream.run.full_refresh and not self._landed(head):
@@ -472,6 +522,8 @@ class _Attempt:
             if strategy.mode in CHANGES:
                 strategy = evolve(strategy, key=self.source.key(part.id, sink.strategy.key))
             target = self._beside(evolve(spec, strategy=strategy))
+            if not self.stream.run.dry_run:
+                self._take_back(target, key)
             loaded, share = target.journal(key), self.source.share(window, part.id)
             if not self.stream.run.full_refresh:
                 self._require_target(spec, target, loaded, known.head, share.whole)
@@ -541,7 +593,11 @@ class _Attempt:
         """Make the safe changes, or only say them; those of a target made anew are part of the commit."""
         ddl = [] if plan.anew else target.sink.ddl(plan.changes)
         if not self.stream.run.dry_run:
-            target.sink.apply(ddl)
+            self.fitted.append((target, plan))
+            if (provide := getattr(target.sink, "provide", None)) is not None:
+                provide(target.load, ddl)
+            else:
+                target.sink.apply(ddl)
         name = f"{target.spec.table}: " if self.spec.tables else ""
         self.report.ddl += ddl
         self.report.schema_changes += [f"{name}{change}" for change in (*plan.changes, *plan.anew)]
@@ -556,11 +612,14 @@ class _Attempt:
         self, spec: SinkSpec, sink: Sink, have: pa.Schema | None, window: Window, strategy: Strategy
     ) -> evolution.Plan:
         run = self.stream.run
+        known = {*window.schema.names}
+        if strategy.by_file(known) and all("order" in part.detail for part in window.parts):
+            known.add(ORDER_OF_FILES)
         for what, columns in strategy.columns.items():
             if absent := [f"{c} is not in {window.absent[c]}" for c in columns if c in window.absent]:
                 found = f"column {', '.join(absent)}"
                 raise SchemaBreak(f"find {what} columns", found, "bring it back, or move that data out of the source")
-            if missing := [c for c in columns if c not in window.schema.names]:
+            if missing := [c for c in columns if c not in known]:
                 found = f"no column {', '.join(missing)} in {self.spec.source.location}"
                 raise ConfigError(f"find {what} columns", found, f"use columns of {', '.join(window.schema.names)}")
         dialect = getattr(sink, "dialect", None)
@@ -731,10 +790,10 @@ class _Attempt:
         """What is left the next open sweeps; the error to tell is the first. What another runner has taken over it may
         be going on with."""
         if isinstance(error, Conflict) and self.ledger.taken_over():
+            self.kept = True
             return
         if self._will_resume(load, error):
-            with suppress(Exception):
-                self.ledger.save()
+            self.kept = True
             return
         for writer in writers:
             with suppress(Exception):
@@ -852,6 +911,20 @@ def _refuse(sink: Sink, strategy: Strategy, every_row: bool = False) -> None:
     """``contract.Refusing``, where the sink is."""
     if (refuse := getattr(sink, "refuse", None)) is not None:
         refuse(strategy, every_row)
+
+
+def _nothing_taken(key: str, run_id: str = "") -> Sequence[TakenBack]:
+    """A sink that cannot take anything back."""
+    return ()
+
+
+def _taken(one: TakenBack) -> str:
+    added = f"{one.what}, added by a load that did not commit,"
+    return f"{added} stays: {one.stays}" if one.stays else f"{added} was taken back"
+
+
+def _line(error: Exception) -> str:
+    return redact(" ".join(str(error).split()))
 
 
 def _instead(able: bool, keeps: bool, strategy: Strategy) -> str:

@@ -20,11 +20,11 @@ from attrs import frozen
 
 from dpone.changes import KEY
 from dpone.errors import ConfigError
-from dpone.schema import EQUALITY
+from dpone.schema import EQUALITY, NATIVE
 from dpone.sql.types import JSON
 from dpone.strategy import Strategy
 
-FLOAT = "float"
+FLOAT, NONE = "float", "none"  # NONE: values of the type are never compared
 _KEYED = ("merge", "snapshot_diff", "scd2", "cdc_apply")
 
 
@@ -49,7 +49,7 @@ FORMS: Mapping[str, Form] = {
 
 
 def equality(field: pa.Field) -> str:
-    """``numeric``, ``citext``, ``collation x`` ...; empty: only what is the same is equal."""
+    """``numeric``, ``citext``, ``collation x`` ...; empty: only what is the same is equal; NONE: nothing is."""
     return str((field.metadata or {}).get(EQUALITY, b"").decode())
 
 
@@ -83,10 +83,12 @@ def _of_many(error: ConfigError, table: str) -> ConfigError:
 def _form(strategy: Strategy, changes: bool, source: pa.Field, target: pa.Field, place: str) -> str:
     here, there = equality(source), equality(target)
     keyed = strategy.mode in _KEYED
-    if keyed and _has_no_equality(source.type) and (not here or here != there):
+    if keyed and (here == NONE or (_has_no_equality(source.type) and (not here or here != there))):
         todo = "give the table another key" if changes else "name another key"
-        kind = "json" if source.type == JSON else source.type
-        raise _refused(place, source, f"it is {kind}, whose values have no order", todo)
+        raise _refused(place, source, f"it is {_kind(source)}, whose values have no order", todo)
+    if keyed and there == NONE:
+        found = f"the column of the target is {_kind(target)}, whose values have no order"
+        raise _refused(place, source, found, "give it another type, or name another key")
     if keyed and there not in ("", here):
         found = f"keys that differ in the source can be equal in the target, which compares by {there}"
         raise _refused(place, source, found, "give the column of the target a type and collation that compare exactly")
@@ -113,6 +115,11 @@ def _doubles(strategy: Strategy, changes: bool, *, exact: bool) -> bool:
 
 def _has_no_equality(type: pa.DataType) -> bool:
     return bool(pa.types.is_nested(type)) or (type == JSON and isinstance(type, pa.BaseExtensionType))
+
+
+def _kind(field: pa.Field) -> str:
+    native = (field.metadata or {}).get(NATIVE, b"").decode()
+    return "json" if field.type == JSON else native or str(field.type)
 
 
 def _as_it_is(how: str) -> bool:

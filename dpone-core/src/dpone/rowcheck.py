@@ -500,7 +500,7 @@ def _width(label: str, type_: pa.DataType) -> int:
         return int(type_.byte_width)
     if pa.types.is_primitive(type_) and not pa.types.is_interval(type_):
         return 8
-    raise _unfit(label, type_, "nested values cannot be told apart here; name other columns")
+    raise _unfit(label, type_, "nested values cannot be compared here; name other columns")
 
 
 def _stored_type(type_: pa.DataType) -> pa.DataType:

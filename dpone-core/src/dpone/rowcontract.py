@@ -186,7 +186,11 @@ class RowContract:
                 raise ConfigError(f"read allowed_values.{name}", "no list of plain values", todo)
         for name, ratio in self.max_null_ratio.items():
             if not 0 <= ratio <= 1:
-                raise ConfigError(f"read max_null_ratio.{name}", f"{ratio} is no share", "write 0 to 1, as in 0.25")
+                raise ConfigError(
+                    f"read max_null_ratio.{name}",
+                    f"{ratio} is not a fraction between 0 and 1",
+                    "write 0 to 1, as in 0.25",
+                )
         self._check_unique()
         if not self.labels():
             raise ConfigError("read contract", "no rule", "write a rule, or leave the contract out")

@@ -15,6 +15,7 @@ VALID_FROM = "__dpone__valid_from"
 VALID_TO = "__dpone__valid_to"
 VALIDITY = (VALID_FROM, VALID_TO)
 DELETED_AT = "__dpone__deleted_at"  # when a row was deleted that is kept; NULL while it lives
+FILE = "__dpone__file"  # only in a staging: which of the source's files a row is from, by their order
 PREFIX = "__dpone__"
 
 # Field metadata: the type in the source's own words, where Arrow's type does not say it all.

@@ -183,11 +183,14 @@ def unclear(text: str) -> str:
     raw = re.search("[/?#;]", before)
     if authority and raw and (":" in before or raw[0] in "?#"):  # libpq: the host of 'h?password=a@b' is b
         return f"the URL has an '@' after a '{raw[0]}'"
+    if raw and url["scheme"].lower() in _OF_LIBPQ and ("@" in url["path"] or raw[0] == ";"):  # no path of s3 or a file
+        return f"the URL has an '@' after a '{raw[0]}'"
     if "@" not in text and not re.fullmatch(rf"{_HOST}(,{_HOST})*", authority):
         return "the URL has a port that is not a number"
     return ""
 
 
+_OF_LIBPQ = ("postgres", "postgresql")
 _HOST = r"(?:\[[^\]]*\]|[^:\[\],]*)(?::\d*)?"
 
 

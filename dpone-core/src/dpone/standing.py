@@ -41,7 +41,7 @@ def _place_in(saved: Mapping[str, Any]) -> tuple[int, int, str]:
         return epoch, seq, load_id
     except (KeyError, TypeError, ValueError, StateError) as error:
         why = f"its position: {error.found}" if isinstance(error, StateError) else f"{type(error).__name__}: {error}"
-        todo = "use the dpone that wrote it, or start anew with --full-refresh or 'dpone state set'"
+        todo = "use the dpone that wrote it, or start again with --full-refresh or 'dpone state set'"
         raise StateError("read the state", why, todo) from error
 
 

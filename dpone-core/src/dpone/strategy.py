@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
 from attrs import field, frozen
@@ -43,6 +43,7 @@ ALIASES: Mapping[str, str] = {"incremental_append": "append", "incremental_merge
 
 
 _MAX_DELETE_SHARE = 0.2
+ORDER_OF_FILES = "file"
 
 # What ``deletes`` may say, the default first. Modes that are not here do not look at it.
 DELETES: Mapping[str, tuple[str, ...]] = {"scd2": ("ignore", "close"), "cdc_apply": ("hard", "soft", "ignore")}
@@ -72,7 +73,8 @@ class Strategy:
 
     key         columns that identify a row; a change stream by ``cdc_apply`` or ``scd2`` may leave it to the log
     duplicates  two rows of one batch share a key: ``fail``, or keep the ``first`` or ``last`` by ``order_by``
-    order_by    the stated order for ``duplicates``; rows that tie in it are an error, never a coin toss
+    order_by    the stated order for ``duplicates``; rows that tie in it are an error, never a coin toss. ``file``, if
+                no column is called so, is the order of the source's files, by name
     where       for ``replace``: column -> a value (equal; null means IS NULL) or {from: a, to: b}, half-open; for
                 ``partition_replace``: the window of the partition column, so that partitions it lacks are emptied
     allow_empty an empty read empties the target instead of leaving it as it is
@@ -123,6 +125,10 @@ class Strategy:
         windowed = self.mode == "partition_replace" and bool(self.where)
         return MODES[self.mode].whole or windowed or self.deletes == "close"
 
+    def by_file(self, columns: Collection[str]) -> bool:
+        """``order_by`` means the files of the source, not a column of these."""
+        return ORDER_OF_FILES in self.order_by and ORDER_OF_FILES not in columns
+
     def __attrs_post_init__(self) -> None:
         mode = MODES[self.mode]
         if mode.needs_key and not self.key and self.mode not in CHANGES:
@@ -151,7 +157,7 @@ class Strategy:
                 raise ConfigError(f"read strategy {self.mode}", f"where.{column} has {sorted(wanted)}", todo)
             if any(isinstance(value, (list, Mapping)) for value in bounds(wanted)):
                 todo = "write one value, or a range {from: a, to: b}"
-                raise ConfigError(f"read strategy {self.mode}", f"where.{column} is no plain value", todo)
+                raise ConfigError(f"read strategy {self.mode}", f"where.{column} must be a single value", todo)
             if _holds_nothing(wanted):
                 todo = "write from below to; to is not part of the range"
                 raise ConfigError(f"read strategy {self.mode}", f"where.{column}: nothing is in this range", todo)

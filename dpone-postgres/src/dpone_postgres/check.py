@@ -38,16 +38,16 @@ def source_findings(source: Asked) -> list[Finding]:
         found += _usage(source.rows, table) + _table(source.rows, table, ("SELECT",))
         found += _identity(source.rows, table)
     if all(f.ok is not False for f in found):
-        found += _row_security(source)
+        found += _row_security(lambda: source.rows(f"SELECT 1 FROM {source.relation} AS s LIMIT 0"))
     if all(f.ok is not False for f in found):
         found.append(Finding("source", True, f"{source.name}, {len(source.schema())} columns"))
     return found
 
 
-def _row_security(source: Asked) -> list[Finding]:
+def _row_security(ask: Callable[[], Any]) -> list[Finding]:
     """A query is planned, with the policies of all tables it reads."""
     try:
-        source.rows(f"SELECT 1 FROM {source.relation} AS s LIMIT 0")
+        ask()
     except DponeError as error:
         if not isinstance(error.__cause__, psycopg.Error) or hidden(error.__cause__) is None:
             raise
@@ -72,7 +72,10 @@ def sink_findings(db: PostgresDatabase, table: Name) -> list[Finding]:
         return [*found, Finding("target", True, f"{table}, for each table of the stream")]
     if db.oid(table) is None:
         return [*found, Finding("target", True, f"{table} will be created")]
-    return [*found, *_table(ask, table, ("SELECT", "INSERT", "UPDATE", "DELETE")), _owner(ask, table)]
+    found += _table(ask, table, ("SELECT", "INSERT", "UPDATE", "DELETE"))
+    if all(f.ok is not False for f in found):
+        found += _row_security(lambda: ask(f"SELECT 1 FROM {db.dialect.name(table)} AS s LIMIT 0", ()))
+    return [*found, _owner(ask, table)]
 
 
 def _usage(ask: Ask, table: Name) -> list[Finding]:

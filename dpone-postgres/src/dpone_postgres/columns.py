@@ -118,7 +118,7 @@ def _form(column: types.Column, shown: str, as_text: bool, type: pa.DataType) ->
     if column.receive == "bpcharrecv" and not as_text:  # a cast to text would cut the blanks at its end
         return _text_form(f"pg_catalog.textin(pg_catalog.bpcharout({shown}))")
     if as_text or kind in ("text", "json", "jsonb"):
-        return _text_form(f"{shown}::text")
+        return _text_form(column.text(shown))
     if kind == "bytea":
         return _text_form(f"{shown}::bytea", "''::bytea")
     if kind == "numeric":

@@ -75,12 +75,16 @@ class PostgresSinkOptions(SinkOptions):
     sequences: what fills a column of the target by default (serial, identity) is set beyond the values that a load
     brings (``advance``), or left as it is (``leave``).
 
+    row_security: ``off``: a load into a table of which a policy hides rows is an error. ``on``: hidden rows are neither
+    met nor replaced.
+
     statement_timeout, lock_timeout: seconds, 0 for none. silence_timeout: seconds in which the server may say nothing
     until it is asked over a second connection whether it is still working (docs/postgres.md); 0: it is never asked.
     """
 
     full_refresh: Literal["auto", "swap", "truncate", "delete"] = "auto"
     sequences: Literal["advance", "leave"] = "advance"
+    row_security: Literal["off", "on"] = "off"
     statement_timeout: float = field(default=0.0, validator=ge(0))
     lock_timeout: float = field(default=60.0, validator=ge(0))
     silence_timeout: float = field(default=SILENCE, validator=ge(0))

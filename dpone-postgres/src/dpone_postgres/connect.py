@@ -24,6 +24,7 @@ from dpone.schema import Name
 from dpone.secret import CLEAR, Secret, unclear
 from dpone_postgres.config import SILENCE
 from dpone_postgres.errors import failing
+from dpone_postgres.resolve import addressed
 from dpone_postgres.waiting import WHO, Connection, GivenUp, Peer, end_forsaken
 
 OLDEST = 130000  # oldest release that was tried: 15; oldest that has what is used (pg_snapshot, ADD COLUMN default): 13
@@ -79,7 +80,7 @@ def _given(text: str) -> dict[str, str]:
         try:
             fields = json.loads(text)
         except ValueError:
-            raise ConfigError("read connection", "it begins like a mapping and is no JSON", _FORMS) from None
+            raise ConfigError("read connection", "it begins like a mapping but is not JSON", _FORMS) from None
         given = {_ALIASES.get(name, name): str(value) for name, value in fields.items() if value is not None}
         if unknown := sorted(set(given) - known_parameters()):
             raise ConfigError("read connection", f"no field {', '.join(unknown)}", f"{_FORMS}; others are libpq's")
@@ -174,7 +175,8 @@ def connect(
     """In autocommit mode: transactions are begun and ended by statements. Errors are of ``kind``. row_security: with
     ``off``, a query from which a policy would hide rows is an error (runtime-config-client); None: as it is."""
     with failing(kind, f"connect to {where(given)}"):
-        db = Connection.connect(**_in_haste(given), autocommit=True, prepare_threshold=None)  # type: ignore[arg-type]
+        reached = addressed(_in_haste(given), _service(given.get("service") or os.environ.get("PGSERVICE", "")))
+        db = Connection.connect(**reached, autocommit=True, prepare_threshold=None)  # type: ignore[arg-type]
     try:
         if db.info.server_version < OLDEST:
             found = f"PostgreSQL {db.info.parameter_status('server_version')}"

@@ -68,7 +68,7 @@ class PostgresDialect(Dialect):
         except (pa.ArrowException, ValueError) as error:
             zone = ", as in 2026-01-31T00:00:00Z" if pa.types.is_timestamp(type) and type.tz else ""
             todo = f"write a value of type {type}{zone}"
-            raise ConfigError("read strategy.where", f"{value!r} is no {type}", todo) from error
+            raise ConfigError("read strategy.where", f"{value!r} is not a valid {type}", todo) from error
 
     def exact(self, expression: str, type: pa.DataType) -> str:
         return f'{expression} COLLATE pg_catalog."C"' if expression in self.loose else expression
@@ -181,6 +181,7 @@ class PostgresDatabase:
                 lock_timeout=options.lock_timeout,
                 statement_timeout=options.statement_timeout,
                 silence_timeout=options.silence_timeout,
+                row_security=options.row_security,
             )
         return self._session.db
 
@@ -482,6 +483,28 @@ class PostgresDatabase:
     def drop(self, stage: Name) -> None:
         self.execute(self.dialect.drop_table(stage))
 
+    def identity(self, table: Name, column: str = "") -> str:
+        """The table's oid, and the number of the column, which is not given a second time."""
+        sql = f"SELECT a.attnum FROM pg_catalog.pg_attribute AS a WHERE a.attrelid = {_HOLE} AND a.attname = {_HOLE}"
+        oid = self.oid(table)
+        return ".".join(str(n) for n in (oid, *(n for (n,) in self.rows(sql, (oid, column)))))
+
+    def take_out(self, table: Name, column: str = "") -> str:
+        """A column's number is never given again, and there are 1,600 of them in the life of a table: a load that fails
+        every few minutes must not use them up."""
+        oid = self.oid(table)
+        if not column:
+            hanging = [what for what in self.hanging(table) if what != "publications"]  # of all tables, perhaps
+            hanging += ["publications"] if self.rows(_PUBLISHED, (oid,)) else []
+        else:
+            [(last, hanging)] = self.rows(_OF_COLUMN, (oid, column))
+            if last > _COLUMNS_USED:
+                return f"the table has used {last:,} of its 1,600 columns; PostgreSQL counts those that were dropped"
+        if hanging:
+            return f"it has {', '.join(hanging)}"
+        self.execute(self.dialect.drop_column(table, column) if column else self.dialect.drop_table(table))
+        return ""
+
     def hold(self, table: Name) -> None:
         """Readers go on."""
         self.execute(f"LOCK TABLE {self.dialect.name(table)} IN SHARE ROW EXCLUSIVE MODE")
@@ -515,10 +538,21 @@ class PostgresDatabase:
                 self.execute(
                     f"ALTER TABLE {d.name(target)} RENAME CONSTRAINT {d.quote(name)} TO {d.quote(names[what])}"
                 )
+        self._grant(target, grants)
+
+    def _grant(self, table: Name, grants: Iterable[tuple[Any, ...]]) -> None:
         for grantee, privileges, grantable in grants:
-            to = "PUBLIC" if grantee is None else d.quote(grantee)
+            to = "PUBLIC" if grantee is None else self.dialect.quote(grantee)
             option = " WITH GRANT OPTION" if grantable else ""
-            self.execute(f"GRANT {privileges} ON TABLE {d.name(target)} TO {to}{option}")
+            self.execute(f"GRANT {privileges} ON TABLE {self.dialect.name(table)} TO {to}{option}")
+
+    def grant_like(self, table: Name, like: Name) -> None:
+        """Whoever may write one table of ours may write another that came with a later version."""
+        sql = f"SELECT pg_catalog.pg_get_userbyid(relowner), current_user FROM pg_catalog.pg_class WHERE oid = {_HOLE}"
+        oid = self.oid(like)
+        [(owner, me)] = self.rows(sql, (oid,))
+        grants = [grant for grant in self.rows(_GRANTS, (oid,)) if grant[0] != me]
+        self._grant(table, grants if owner == me else [*grants, (owner, "SELECT, INSERT, UPDATE, DELETE", False)])
 
     def _constraints(self, table: Name) -> dict[tuple[Any, ...], str]:
         """Names by kind and columns: of the primary key, and of NOT NULL where it has one (PostgreSQL 18)."""
@@ -583,6 +617,17 @@ def refused(column: str, error: Refused, before: int) -> DataError:
     return DataError("load rows", found, "correct the value, or give the column another type")
 
 
+_COLUMNS_USED = 1000
+_PUBLISHED = f"SELECT 1 FROM pg_catalog.pg_publication_rel WHERE prrelid = {_HOLE} LIMIT 1"
+# An index, a view, a constraint, a default: whatever names the column depends on it (pg_depend).
+_OF_COLUMN = f"""
+SELECT (SELECT max(l.attnum) FROM pg_catalog.pg_attribute AS l WHERE l.attrelid = a.attrelid),
+    ARRAY(SELECT DISTINCT pg_catalog.pg_describe_object(d.classid, d.objid, d.objsubid)
+        FROM pg_catalog.pg_depend AS d WHERE d.refclassid = 'pg_catalog.pg_class'::regclass
+        AND d.refobjid = a.attrelid AND d.refobjsubid = a.attnum ORDER BY 1)
+    || CASE WHEN a.attacl IS NOT NULL THEN ARRAY['grants'] END
+    || CASE WHEN pg_catalog.col_description(a.attrelid, a.attnum) IS NOT NULL THEN ARRAY['a comment'] END
+FROM pg_catalog.pg_attribute AS a WHERE a.attrelid = {_HOLE} AND a.attname = {_HOLE}"""
 _GRANTS = f"""
 SELECT g.rolname, string_agg(x.privilege_type, ', ' ORDER BY x.privilege_type), x.is_grantable
 FROM pg_catalog.pg_class AS c, pg_catalog.aclexplode(c.relacl) AS x

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import psycopg
 
-from dpone.errors import Category, DataError, DponeError, ErrorCodes
+from dpone.errors import Category, DataError, DponeError, ErrorCodes, SinkError
 from dpone.schema import Name
 
 CODES = ErrorCodes(
@@ -84,9 +84,14 @@ def translate(error: psycopg.Error, kind: type[DponeError], failed: str) -> Dpon
     if state is None:
         return _unconnected(error, kind, failed)
     if table := hidden(error):
-        return kind(
-            failed, f"row security would hide rows of table {table} from the role", "read as a role with BYPASSRLS"
-        )
+        hides = f"row security would hide rows of table {table} from the role"
+        todo = "read as a role with BYPASSRLS"
+        if issubclass(kind, SinkError):
+            todo = (
+                "write as a role with BYPASSRLS, or set sink.options.row_security: on if the role sees every row that "
+                "the load may meet or replace"
+            )
+        return kind(failed, hides, todo)
     if state == "23514" and error.diag.constraint_name is None:  # raised of partitions, and of nothing else
         none = f"no partition of {error.diag.table_name or 'the table'} takes a row (SQLSTATE 23514)"
         return DataError(failed, none, "create the partition, or a default one, or correct the rows in the source")

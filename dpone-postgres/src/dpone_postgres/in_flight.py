@@ -41,6 +41,9 @@ _MAY_WRITE = """EXISTS (
     AND CASE g.grantee WHEN 0 THEN true ELSE pg_catalog.pg_has_role(a.usesysid, g.grantee, 'MEMBER') END
 ) OR pg_catalog.pg_has_role(a.usesysid, pg_catalog.to_regrole('pg_write_all_data'), 'MEMBER')"""
 
+# The type of the highest value is written with modifier -1, so that a cast to it cuts nothing: pg_typeof says
+# "character" and "bit", which a cast takes for one character and one bit (format_type in format_type.c).
+_SUBSCRIBED = "subscribed"  # besides letters of relkind
 _LOOK = f"""
 WITH p_high AS MATERIALIZED (
     SELECT (SELECT p_column FROM p_relation AS s WHERE p_column IS NOT NULL ORDER BY p_column DESC LIMIT 1) AS value
@@ -81,9 +84,11 @@ WITH p_high AS MATERIALIZED (
     WHERE e.text IS NOT NULL
     AND (NOT e.is_time OR a.xact_start IS NULL OR a.xact_start - e.slack <= e.text::timestamptz)
 )
-SELECT e.text, pg_catalog.pg_typeof(h.value)::text, pg_catalog.pg_is_in_recovery(),
+SELECT e.text, pg_catalog.format_type(pg_catalog.pg_typeof(h.value), -1), pg_catalog.pg_is_in_recovery(),
        pg_catalog.pg_snapshot_xmin(s)::text::bigint, pg_catalog.pg_snapshot_xmax(s)::text::bigint,
-       ARRAY(SELECT w.oid FROM p_written AS w), ARRAY(SELECT DISTINCT r.relkind::text FROM p_read AS r),
+       ARRAY(SELECT w.oid FROM p_written AS w),
+       ARRAY(SELECT r.relkind::text FROM p_read AS r UNION
+             SELECT '{_SUBSCRIBED}' FROM p_read AS r JOIN pg_catalog.pg_subscription_rel AS b ON b.srrelid = r.oid),
        o.pid, o.id, o.gid, o.role, o.start::text, o.age
 FROM p_high AS h CROSS JOIN p_end AS e CROSS JOIN pg_catalog.pg_current_snapshot() AS s LEFT JOIN p_left AS o ON true
 ORDER BY o.start NULLS FIRST, o.pid"""
@@ -104,6 +109,7 @@ _STANDBY = "SELECT pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())
 _BLIND = {
     "f": "transactions of the server behind a foreign table cannot be seen",
     "m": "a materialized view shows its tables as they were when it was refreshed",
+    _SUBSCRIBED: "a subscription fills the table, and transactions of its publisher cannot be seen",
 }
 
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import psycopg
 import pyarrow as pa
 
-from dpone.contract import Entry, Finding, Kept, Load, Part, Receipt, Staged, Stream, Writer
+from dpone.contract import Entry, Finding, Kept, Load, Part, Receipt, Staged, Stream, TakenBack, Writer
 from dpone.errors import Category, ConfigError, DataError, DponeError, SchemaBreak, SinkError
 from dpone.evolution import Change
 from dpone.keys import equality
@@ -19,6 +19,7 @@ from dpone.pipeline import SinkSpec, Undo
 from dpone.position import Position
 from dpone.prefetch import prefetch
 from dpone.schema import LINEAGE, LOAD_ID, LOADED_AT, Name
+from dpone.sql import added
 from dpone.sql.finalize import Job, is_empty, repeated_keys
 from dpone.sql.journal import Journal
 from dpone.sql.sink import SqlSink, target_of
@@ -108,8 +109,25 @@ class PostgresSink(SqlSink):
         return statements
 
     def apply(self, ddl: Sequence[str]) -> None:
-        try:
+        with self._telling_ddl():
             retried(lambda: SqlSink.apply(self, ddl))
+
+    def provide(self, load: Load, ddl: Sequence[str]) -> None:
+        """Not while another load commits to the target: what it makes the target's is nobody's to take back."""
+        if ddl:
+            retried(self._own_tables)
+        with self._telling_ddl(), self._db.committing([self._target]):
+            retried(lambda: SqlSink.provide(self, load, ddl))
+
+    def take_back(self, key: str, run_id: str = "") -> Sequence[TakenBack]:
+        """Also after a commit whose answer was lost: if it is still under way, this waits for its end."""
+        with self._db.committing([self._target]):
+            return retried(lambda: SqlSink.take_back(self, key, run_id))
+
+    @contextmanager
+    def _telling_ddl(self) -> Iterator[None]:
+        try:
+            yield
         except SinkError as error:
             if sqlstate(error) == "0A000" and isinstance(error.__cause__, psycopg.Error):
                 # A trigger, policy or generated column; the detail of such an error has names of objects alone.
@@ -160,14 +178,21 @@ class PostgresSink(SqlSink):
         """Journal and staging tables, made by one runner at a time: CREATE TABLE IF NOT EXISTS does not see that
         another transaction is at it."""
         undo = (TARGETS,) if self._options.undo is not None else ()
-        names = ("__dpone__loads", "__dpone__staging", "__dpone__parts", *undo)
+        names = ("__dpone__loads", "__dpone__staging", "__dpone__parts", added.TABLE, *undo)
         if all(self._db.oid(self._target.sibling(name)) is not None for name in names):
             return
         with transaction(self._db, f"tables of {self._target.parts[0]}"):
             Staging(self._db, self._target).create()
             Journal(self._db, self._target).create()
+            self._create_added()
             if undo:
                 Targets(self._db, self._target).create()
+
+    def _create_added(self) -> None:
+        table = self._target.sibling(added.TABLE)
+        if self._db.oid(table) is None:
+            added.Added(self._db, self._target).create()
+            self._db.grant_like(table, self._target.sibling("__dpone__loads"))
 
     def undo(self, load: Load, load_id: str, after: Entry | None, position: Position) -> Receipt:
         with self._db.committing([self._target]):

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from dpone.contract import Finding, Part, Window, WindowRequest
 from dpone.errors import ConfigError, DataError, DponeError, SourceError
+from dpone.keys import NONE
 from dpone.pipeline import SourceSpec
 from dpone.position import Position
 from dpone.schema import LINEAGE, PREFIX, Name
@@ -48,7 +49,7 @@ class PostgresSource:
             found = f"incremental.by: {self._incremental.by}"
             raise ConfigError("read source postgres", found, "use by: cursor or by: xmin")
         if stray := [name for name in ("slot", "publication") if getattr(self.options, name)]:
-            found = f"{' and '.join(stray)}, but the source is no change stream"
+            found = f"{' and '.join(stray)}, but this source is not a change stream"
             raise ConfigError("read source postgres", found, "add incremental: {by: cdc}, or remove what is of streams")
         self._given = parameters(spec.connection)
         self.table = table_name(spec.table) if spec.table else None
@@ -168,7 +169,11 @@ class PostgresSource:
         if self._incremental is not None:
             names = tuple(self._schema.names)
             column = cursor_column(self._incremental, names, request.mode, self.name)
-            cursor = Cursor(self, next(c for c in self._columns if c.name == column), bound)
+            by = next(c for c in self._columns if c.name == column)
+            if by.equality == NONE:
+                why = f"cursor column {column} is {by.native}, whose values have no order"
+                raise ConfigError(f"read {self.name}", why, "name another column in incremental.column")
+            cursor = Cursor(self, by, bound)
             self._cursor = cursor
             plan = CursorPlan(cursor, self._incremental, identity, names, request.mode, self.name)
             return plan.reading(after, whole=request.whole, bound=bound)
@@ -290,7 +295,7 @@ class PostgresSource:
 
     def _shown(self, column: types.Column) -> str:
         quoted = f"s.{self.dialect.quote(column.name)}"
-        return f"{quoted}::text" if self.as_text(column) else quoted
+        return column.text(quoted) if self.as_text(column) else quoted
 
     def _where(self, span: Span, part: Part) -> str:
         terms = [self._cursor.where(span) if self._cursor else "", self._parts.where(part)]

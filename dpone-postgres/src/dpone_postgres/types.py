@@ -11,7 +11,7 @@ import pyarrow as pa
 from attrs import frozen
 
 from dpone.evolution import Stored, plain
-from dpone.keys import compared
+from dpone.keys import NONE, compared
 from dpone.schema import DEFAULT, NATIVE
 from dpone.sql import types as common
 
@@ -172,6 +172,8 @@ class Column:
     def equality(self) -> str:
         """See ``dpone.keys``. Of types that are not known here (interval, jsonb, an array) the name: two columns of one
         type compare alike."""
+        if {self.native.removesuffix("[]"), self.receive.removesuffix("recv").removesuffix("_")} & _UNORDERED:
+            return NONE
         if self.loose:
             return f"collation {self.loose}"
         if self.receive == "numeric_recv":
@@ -180,7 +182,7 @@ class Column:
             return "padded"
         if self.receive in _ROUNDED and 0 <= self.modifier < 6:
             return f"rounded to {self.modifier} digits"
-        exact = self.receive in (*_TELLING, "json_recv") or self.native in _RANGES
+        exact = self.receive in _TELLING or self.native in _RANGES
         return "" if exact else "citext" if self.receive == "citextrecv" else self.native
 
     @property
@@ -199,8 +201,19 @@ class Column:
 
     @property
     def as_text(self) -> bool:
-        """The server writes it out: ``column::text``."""
+        """The server writes it out, see ``text``."""
         return self.kind is None or (self.kind == "numeric" and self.arrow == pa.string())
+
+    def text(self, shown: str) -> str:
+        """SQL for the text of the column ``shown``, as a change stream has it: by the output function of its type. A
+        cast may write another one, as of inet (10.0.0.1/32) and where users made one; that of xml keeps what its output
+        function drops (a declaration of version 1.0)."""
+        if self.receive in _OUTPUT:
+            return f"pg_catalog.textin(pg_catalog.{_OUTPUT[self.receive]}({shown}))"
+        if self.builtin:
+            return f"{shown}::text"
+        # Of a composite of NULLs alone, IS NOT NULL would be false.
+        return f"CASE WHEN {shown} IS DISTINCT FROM NULL THEN pg_catalog.format('%s', {shown}) END"
 
     def field(self, *, text: bool = False) -> pa.Field:
         """text: exact text is wanted of a type that Arrow has."""
@@ -228,8 +241,16 @@ _EXACT = frozenset(
 _ROUNDED = ("time_recv", "timestamp_recv", "timestamptz_recv", "timetz_recv")
 _TELLING = _EXACT - {"bpcharrecv"} | {
     "namerecv", "charrecv", "inet_recv", "cidr_recv", "macaddr_recv", "macaddr8_recv", "bit_recv", "varbit_recv",
-    "cash_recv", "timetz_recv", "float4recv", "float8recv", "pg_lsn_recv", "ltree_recv", "xidrecv", "xid8recv",
+    "cash_recv", "timetz_recv", "float4recv", "float8recv", "pg_lsn_recv", "ltree_recv", "xid8recv",
 }  # fmt: skip
+_OUTPUT = {"inet_recv": "inet_out", "cidr_recv": "cidr_out"}
+# Types without a default operator class for btree: no index, and so no key, can be of them. poly: of its functions.
+_UNORDERED = frozenset(
+    {
+        "xml", "json", "jsonpath", "point", "line", "lseg", "box", "path", "poly", "polygon", "circle", "xid", "cid",
+        "aclitem", "txid_snapshot", "pg_snapshot",
+    }
+)  # fmt: skip
 _RANGES = ("int4range", "int8range", "daterange", "tsrange", "tstzrange")
 _ARROW: dict[str, pa.DataType] = {
     "boolrecv": pa.bool_(), "int2recv": pa.int16(), "int4recv": pa.int32(), "int8recv": pa.int64(),

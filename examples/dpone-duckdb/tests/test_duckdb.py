@@ -12,16 +12,17 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 import pytest
+from attrs import evolve
 from harness import DuckdbHarness
 
-from dpone.contract import WindowRequest
+from dpone.contract import TakenBack, WindowRequest
 from dpone.errors import Category, ConfigError, DataError, SinkError, SourceError
 from dpone.ops.matrix import ARROW_TYPES
 from dpone.pipeline import Incremental, Lineage, Pipeline, SinkOptions, SinkSpec, SourceSpec
 from dpone.schema import Name
 from dpone.secret import Secret
 from dpone.strategy import Strategy
-from dpone.testing.loads import load
+from dpone.testing.loads import key, load, new_load, prepare
 from dpone.testing.rows import same, sample
 from dpone.testing.source import everything
 from dpone_duckdb.config import DuckdbSourceOptions
@@ -303,6 +304,9 @@ def test_looking_creates_nothing(tmp_path):
     with closing(DuckdbSink(spec)) as sink:
         assert all(finding.ok for finding in sink.check())
         assert (sink.schema(), sink.journal("key"), sink.is_empty()) == (None, None, True)
+    with closing(DuckdbSink(evolve(spec, table=Name(("l_{table}",))))) as sink:
+        assert "l_{table} in " in (found := sink.check()[-1].found)
+        assert found.endswith("for each table of the stream")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -316,3 +320,29 @@ def test_rows_that_others_refer_to_are_not_replaced(harness):
         load(harness, sample(1, 4), FULL)
     load(harness, sample(1, 4), Strategy("snapshot_diff", key="id"))
     same(harness.rows(), sample(1, 4))
+
+
+@pytest.mark.parametrize(
+    ("statement", "why"),
+    [
+        ("", ""),
+        ("UPDATE orders SET more = 1", "it has values"),
+        ("CREATE INDEX i ON orders (more)", "it has index i"),
+        ("CREATE VIEW v AS SELECT more FROM orders", "it has view v"),
+        ("COMMENT ON COLUMN orders.more IS 'mine'", "it has a comment"),
+    ],
+)
+def test_a_column_of_a_failed_load_is_taken_back_unless_it_is_used(harness, statement, why):
+    """It goes, with the next call; what somebody has made of it meanwhile keeps it, and the reason is said."""
+    load(harness, sample(1, 2), MERGE)
+    more = sample(3, 4).append_column("more", pa.array([1, 2], pa.int64()))
+    spec, begun = harness.sink(MERGE), new_load(more.schema, MERGE)
+    with closing(harness.make("sink", spec)) as sink:
+        prepare(sink, spec, more.schema, begun)
+    if statement:
+        sql(harness, statement)
+    with closing(harness.make("sink", spec)) as sink:
+        [taken] = sink.take_back(key())
+        assert sink.take_back(key()) == ()
+    assert taken == TakenBack("column more of orders", why)
+    assert ("more" in harness.rows().column_names) == bool(why)

@@ -53,7 +53,8 @@ def emit_findings(format_: str, findings: Sequence[Finding], **more: Any) -> int
 def interruptible(last_words: Callable[[], None] | None = None) -> Iterator[None]:
     """SIGINT and SIGTERM raise Interrupted in the main thread, which then has a few seconds to clean up. A second
     signal, or the end of these seconds (``stopping.LAST``), ends the process as SIGKILL would, which every step of a
-    run survives, but for ``last_words``: what the command still prints.
+    run survives, but for ``last_words``: what the command still prints. A signal that was ignored when the process
+    started stays ignored (POSIX asks it of shells for what they start in the background).
 
     The signal is seen by a thread of its own: the main thread may be in a call that does not return.
     """
@@ -68,7 +69,8 @@ def interruptible(last_words: Callable[[], None] | None = None) -> Iterator[None
 
     read, write = os.pipe()
     os.set_blocking(write, False)
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    heeded = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, interrupt) for number in heeded}
     woken = signal.set_wakeup_fd(write)
     watch = threading.Thread(target=_watch, args=(read, last_words), name="dpone-signals", daemon=True)
     watch.start()

@@ -60,7 +60,7 @@ def distribution() -> Finding:
     except metadata.PackageNotFoundError:
         return Finding("dpone", True, found)
     ours = any(re.match(rf"{CORE}\b", one) for one in extras.requires or ())
-    foreign = f"{found}; a distribution dpone {extras.version} of another project is installed beside it"
+    foreign = f"{found}; a distribution dpone {extras.version} of another project is installed as well"
     return _finding("dpone", ours, found if ours else foreign, "pip uninstall dpone, then install this one by path")
 
 

@@ -119,7 +119,7 @@ def columns(path: Path, dialect: Dialect) -> pa.Schema:
 
 def _field(failed: str, number: int, given: Any, dialect: Dialect) -> pa.Field:
     if not isinstance(given, Mapping) or not {"name", "type"} <= set(given):
-        raise ConfigError(failed, f"column {number} is no object with name and type", _SHAPE)
+        raise ConfigError(failed, f"column {number} is not an object with name and type", _SHAPE)
     if unknown := sorted(set(given) - {"name", "type", "nullable", "default"}):
         todo = "a column has name, type, nullable and default"
         raise ConfigError(failed, f"column {number} has the unknown key {', '.join(map(repr, unknown))}", todo)

@@ -172,7 +172,7 @@ class Chunk:
         [(unknown,)] = self._db.rows(sql)
         if unknown:
             found = f"{unknown:,} updates leave out values that did not change, and the target lacks their rows"
-            todo = "load the table anew with --full-refresh, or let the source log every value; nothing was changed"
+            todo = "load the table again with --full-refresh, or let the source log every value; nothing was changed"
             if self._job.whole:
                 found = f"{unknown:,} updates leave out values that no change before them has"
                 todo = "begin the log with an insert of each row there was, or let the source log every value"

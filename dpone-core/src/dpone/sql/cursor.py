@@ -213,7 +213,7 @@ class CursorPlan:
         if (before := after.value["column"]) != self.options.column:
             found = f"the position is of cursor column {before}, the pipeline now reads by {self.options.column}"
             raise IdentityChanged(
-                f"read {self.name}", found, "name that column again, or begin anew with --full-refresh"
+                f"read {self.name}", found, "name that column again, or start again with --full-refresh"
             )
 
     def _append(self, after: Position, low: Value, high: Value, nulls: int) -> Reading:
@@ -310,7 +310,7 @@ def require_same(after: Position, kind: str, identity: Mapping[str, Any], name: 
         found = f"the position is of another source ({', '.join(sorted(differing))} differs)"
     else:
         return
-    todo = "point the pipeline at the source of the position, or begin anew with --full-refresh"
+    todo = "point the pipeline at the source of the position, or start again with --full-refresh"
     raise IdentityChanged(f"read {name}", found, todo)
 
 

@@ -259,6 +259,16 @@ class Database(Protocol):
         """Drop a staging table."""
         ...
 
+    def identity(self, table: Name, column: str = "") -> str:
+        """Tells the table, or its column, from one made later under the same name; empty where nothing does."""
+        ...
+
+    def take_out(self, table: Name, column: str = "") -> str:
+        """Drop a table, or a column of it, on which nothing depends. Otherwise answer what does, in words that follow a
+        colon; then nothing has changed. Inside the caller's transaction, which goes on either way. A database may lack
+        this: then what a failed load has added stays."""
+        ...
+
     def swap(self, stage: Name, target: Name, keep: Name | None = None) -> None:
         """Drop the target and give its name to the stage; both are plain. With ``keep`` the target is not dropped, but
         has that name from now on, in the same schema, and what the server wants once in a schema is the stage's."""

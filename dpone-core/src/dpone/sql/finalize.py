@@ -15,10 +15,10 @@ import pyarrow as pa
 from attrs import evolve, field, frozen
 
 from dpone.errors import ConfigError, DataError, DeletesRefused
-from dpone.schema import DELETED_AT, LINEAGE, VALIDITY, Name
+from dpone.schema import DELETED_AT, FILE, LINEAGE, VALIDITY, Name
 from dpone.sql.dialect import Database, Dialect
 from dpone.sql.undo import Images
-from dpone.strategy import Strategy
+from dpone.strategy import ORDER_OF_FILES, Strategy
 
 _RANK = "__dpone__rank"
 
@@ -231,8 +231,9 @@ def held(db: Database, table: Name, count: bool) -> int:
 
 def require_columns(strategy: Strategy, schema: pa.Schema, target: Name) -> None:
     """Every column the strategy names is in the rows. Raises ConfigError."""
+    known = {*schema.names, *([ORDER_OF_FILES] if strategy.by_file(schema.names) else ())}
     for option, columns in strategy.columns.items():
-        if missing := [c for c in columns if c not in schema.names]:
+        if missing := [c for c in columns if c not in known]:
             shown = ", ".join(schema.names[:20]) + (", ..." if len(schema.names) > 20 else "")
             found = f"strategy.{option} names {', '.join(missing)}, the rows have {shown}"
             raise ConfigError(f"load {target}", found, f"correct strategy.{option}; names are case-sensitive")
@@ -319,13 +320,14 @@ def _ranking(job: Job) -> str:
     way = "DESC" if job.strategy.duplicates == "last" else "ASC"
     terms: list[str] = []
     for name in job.strategy.order_by:
-        column = f"s.{d.quote(name)}"
+        of_file = name not in job.schema.names
+        column = f"s.{d.quote(FILE if of_file else name)}"
         terms.append(f"CASE WHEN {column} IS NULL THEN 0 ELSE 1 END {way}")
-        terms.append(f"{d.ordered(column, job.schema.field(name).type)} {way}")
+        terms.append(f"{d.ordered(column, pa.int64() if of_file else job.schema.field(name).type)} {way}")
     return ", ".join(terms)
 
 
 def repeated_keys(target: Name, strategy: Strategy, how_many: str) -> DataError:
     found = f"{how_many} repeat in strategy.key ({', '.join(strategy.key)})"
-    todo = "make the key unique in the source, or state duplicates: first or last with order_by"
+    todo = "make the key unique in the source, or state duplicates: first or last with order_by (file: by file name)"
     return DataError(f"load {target}", found, todo)

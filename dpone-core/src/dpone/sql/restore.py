@@ -80,20 +80,20 @@ class _Restore:
             raise _refused(self.load_id, f"load {last or 'unknown'} has changed {self.target} since", todo)
         have = self.db.schema(self.target)
         if have is None:
-            raise _refused(self.load_id, f"there is no table {self.target}", "load it anew")
+            raise _refused(self.load_id, f"there is no table {self.target}", "load it again")
         if self.kept.kind == "added":
             return
         if self.db.schema(self.images) is None:
-            raise _refused(self.load_id, f"{self.images} is gone, which held what it replaced", "load the table anew")
+            raise _refused(self.load_id, f"{self.images} is gone, which held what it replaced", "load the table again")
         now = {f.name: str(f.type) for f in have}
         for name, type_ in self.kept.columns.items():
             if now.get(name) != type_:
                 found = f"column {name} of {self.target} was {type_} and is {now.get(name, 'gone')} now"
-                raise _refused(self.load_id, found, "give the column its former type, or load the table anew")
+                raise _refused(self.load_id, found, "give the column its former type, or load the table again")
         later = [f.name for f in have if f.name not in self.kept.columns and not f.nullable]
         if later:
             found = f"column {', '.join(later)} of {self.target} came later and cannot be NULL"
-            raise _refused(self.load_id, found, "let it be NULL, or load the table anew")
+            raise _refused(self.load_id, found, "let it be NULL, or load the table again")
 
     def run(self, strategy: Strategy) -> tuple[int, int]:
         """Rows put back, rows taken out."""

@@ -8,13 +8,14 @@ from collections.abc import Sequence
 import pyarrow as pa
 from attrs import evolve
 
-from dpone.contract import Entry, Load, Receipt, UndoPlan, Writer
+from dpone.contract import Entry, Load, Receipt, TakenBack, UndoPlan, Writer
 from dpone.errors import ConfigError, SchemaBreak
 from dpone.evolution import Change, Stored, not_kept
 from dpone.pipeline import SinkSpec
 from dpone.position import Position
 from dpone.schema import PREFIX, Name
 from dpone.sql import history
+from dpone.sql.added import Added
 from dpone.sql.ddl import is_look, statements
 from dpone.sql.dialect import Database, Dialect
 from dpone.sql.finalize import held, is_empty, require_columns
@@ -118,10 +119,13 @@ class SqlSink:
     def apply(self, ddl: Sequence[str]) -> None:
         """In one transaction: all or nothing."""
         with transaction(self._db, str(self._target)):
-            if any(map(is_look, ddl)):
-                self._db.hold(self._target)
-            for statement in ddl:
-                self._apply(statement)
+            self._run(ddl)
+
+    def _run(self, ddl: Sequence[str]) -> None:
+        if any(map(is_look, ddl)):
+            self._db.hold(self._target)
+        for statement in ddl:
+            self._apply(statement)
 
     def _apply(self, statement: str) -> None:
         if not is_look(statement):
@@ -130,6 +134,27 @@ class SqlSink:
         [(column, type_, rows)] = self._db.rows(statement)
         if rows:
             raise not_kept(str(self._target), column, type_, int(rows))
+
+    def provide(self, load: Load, ddl: Sequence[str]) -> None:
+        """``contract.TakingBack``: as ``apply``, the record included."""
+        added = Added(self._db, self._target)
+        if not hasattr(self._db, "take_out"):
+            self.apply(ddl)
+            return
+        if not ddl and not added.lines():
+            return
+        with transaction(self._db, str(self._target)):
+            before = self.schema()
+            self._run(ddl)
+            added.note(load, before)
+
+    def take_back(self, key: str, run_id: str = "") -> Sequence[TakenBack]:
+        """``contract.TakingBack``, in one transaction."""
+        added = Added(self._db, self._target)
+        if not added.of(key, run_id):
+            return ()
+        with transaction(self._db, str(self._target)):
+            return tuple(added.take_back(key, run_id))
 
     def journal(self, key: str) -> Entry | None:
         return Journal(self._db, self._target).head(key)

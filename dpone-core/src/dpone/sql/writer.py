@@ -20,8 +20,9 @@ from dpone.errors import Category, DataError, SchemaBreak, SinkError
 from dpone.evolution import twin
 from dpone.pipeline import Undo
 from dpone.position import Position
-from dpone.schema import DELETED_AT, LINEAGE, LOAD_ID, LOADED_AT, VALIDITY, Name
+from dpone.schema import DELETED_AT, FILE, LINEAGE, LOAD_ID, LOADED_AT, VALIDITY, Name
 from dpone.sql import apply, fold, history, versions
+from dpone.sql.added import Added
 from dpone.sql.dialect import Database
 from dpone.sql.finalize import Counts, Job, held, is_empty, repeated_keys, require_columns
 from dpone.sql.finalizers import finalize
@@ -31,6 +32,7 @@ from dpone.sql.undo import Targets, images, sweep
 from dpone.strategy import MODES, Strategy
 
 LINEAGE_FIELDS = (pa.field(LOAD_ID, pa.string()), pa.field(LOADED_AT, pa.timestamp("us", "UTC")))
+_FILE = pa.field(FILE, pa.int64())
 _ANEW = "__dpone__anew"
 _TEXTS, _COUNTS = ("stage", "key", "load_id", "token", "created_at"), ("rows", "bytes", "filtered", "quarantined")
 _STAGING = pa.schema([*((name, pa.string()) for name in _TEXTS), ("unique", pa.int64())])
@@ -205,7 +207,8 @@ def _staged_schema(db: Database, target: Name, load: Load, lineage: bool) -> pa.
         raise SinkError(f"load {target}", found, "apply the schema changes first ('dpone plan' prints them)")
     names = [n for n in load.schema.names if n not in LINEAGE]
     nulls = [f for f in have if f.nullable and f.name not in names and _left_null(f.name, names)]
-    schema = pa.schema([*(have.field(n) for n in names), *nulls])
+    ordered = load.strategy.duplicates != "fail" and load.strategy.by_file(load.schema.names)
+    schema = pa.schema([*(have.field(n) for n in names), *nulls, *([_FILE] if ordered else ())])
     schema = with_lineage(schema) if lineage else schema
     if load.strategy.mode == "cdc_apply":
         return apply.staged_schema(schema, load, target)
@@ -268,7 +271,7 @@ def _stage_name(load: Load) -> str:
 def _same_kind(writer: Writer) -> SqlWriter:
     """Those of ``ManyTables.beside`` are; another could not be part of this transaction."""
     if not isinstance(writer, SqlWriter):
-        raise TypeError(f"{type(writer).__name__} is no SqlWriter")
+        raise TypeError(f"{type(writer).__name__} is not a SqlWriter")
     return writer
 
 
@@ -286,11 +289,13 @@ def _written(counts: Counts, strategy: Strategy) -> int | None:
 
 @define
 class _Counted:
-    """Batches on their way to staging: NULLs refused where the table has none, rows and bytes counted."""
+    """Batches on their way to staging: NULLs refused where the table has none, rows and bytes counted. order: of the
+    part's file, which the staging has a column for."""
 
     stream: Stream
     required: tuple[str, ...]
     target: Name
+    order: int | None = None
     rows: int = 0
     bytes: int = 0
 
@@ -305,6 +310,8 @@ class _Counted:
                     self._refuse(name, batch.column(name))
             self.rows += batch.num_rows
             self.bytes += batch.nbytes
+            if self.order is not None:
+                batch = batch.append_column(_FILE, pa.repeat(pa.scalar(self.order, _FILE.type), batch.num_rows))
             yield batch
 
     def _refuse(self, name: str, column: pa.Array) -> None:
@@ -349,8 +356,9 @@ class SqlWriter:
                 schema = pa.schema([f for f in shape if f.name in folding.columns])
                 counted = apply.Incoming(stream, folding)
             else:
-                schema = pa.schema([f for f in shape if f.name in names])
-                counted = _Counted(stream, tuple(f.name for f in schema if not f.nullable), self._target)
+                schema = pa.schema([f for f in shape if f.name in (*names, FILE)])
+                order = part.detail["order"] if FILE in shape.names else None
+                counted = _Counted(stream, tuple(f.name for f in schema if not f.nullable), self._target, order)
             written = self._db.load(stage.table, schema, counted.batches(), lineage)
             if written != counted.staged:
                 how_many = f"{counted.staged - written:,} of {counted.staged:,} rows"
@@ -408,6 +416,7 @@ class SqlWriter:
         if self._into != self._target:
             counts = replaced(self._db, self._target, self._into, self._load, counts)
             self._staging.sweep_anew(self._load.key)
+        Added(self._db, self._target).confirm(self._load)
         return asdict(counts), kept
 
     def _held(self) -> int | None:

@@ -52,15 +52,18 @@ def new_load(schema: pa.Schema | None, strategy: Strategy, table: str = TABLE, *
     return Load(schema=schema, strategy=strategy, **{**given, **changes})
 
 
-def prepare(sink: Sink, spec: SinkSpec, schema: pa.Schema) -> evolution.Plan:
-    """Make the target fit the rows, by the policy of the sink's options."""
+def prepare(sink: Sink, spec: SinkSpec, schema: pa.Schema, load: Load | None = None) -> evolution.Plan:
+    """Make the target fit the rows, by the policy of the sink's options; for ``load``, if the sink can note that."""
     have, strategy = sink.schema(), spec.strategy
     own = (*LINEAGE, *VALIDITY) if strategy.mode == "scd2" else LINEAGE
     bare = None if have is None else pa.schema([f for f in have if f.name not in own])
     limit = getattr(getattr(sink, "dialect", None), "max_identifier", None)
     plan = evolution.plan(bare, schema, spec.options.schema_evolution, sink.stores, strategy.key, limit)
     plan.require_safe(str(spec.table or spec.path or spec.topic))
-    if statements := sink.ddl(plan.changes):
+    statements, provide = sink.ddl(plan.changes), getattr(sink, "provide", None)
+    if load is not None and provide is not None:
+        provide(load, statements)
+    elif statements:
         sink.apply(statements)
     return plan
 
@@ -74,10 +77,11 @@ def load(
     stream: Stream | None = None,
     n: int = 0,
     changes: Any = None,
+    orders: Sequence[int] = (),
     **options: Any,
 ) -> Receipt:
-    """One load of one part, or of a part for each table; aborted if it fails. ``options``: of the sink, except
-    ``load_id``, ``started_at``, ``whole``, which are the load's."""
+    """One load of one part, or of a part for each table; aborted if it fails. ``orders``: of the parts' files.
+    ``options``: of the sink, except ``load_id``, ``started_at``, ``whole``, which are the load's."""
     parts = [rows] if isinstance(rows, pa.Table) else list(rows)
     of_load = {name: options.pop(name) for name in ("load_id", "started_at", "whole") if name in options}
     spec = harness.sink(strategy, table, **options)
@@ -86,7 +90,8 @@ def load(
         with closing(sink.open(new_load(parts[0].schema, strategy, table, **of_load))) as writer:
             try:
                 for i, part in enumerate(parts):
-                    writer.stage(Part(f"p{i}"), stream or Rows(part))
+                    detail = {"order": orders[i]} if orders else {}
+                    writer.stage(Part(f"p{i}", detail), stream or Rows(part))
                 receipt: Receipt = writer.commit(sink.journal(key(table)), at(n))
                 return receipt
             except BaseException:

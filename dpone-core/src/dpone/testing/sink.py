@@ -151,6 +151,19 @@ class SinkContract(Contract):
             load(harness, table([(1, "d1", "x", 1.0), (1, "d1", "y", 1.0)]), strategy)
 
     @case("merge")
+    def test_merge_keeps_the_row_of_the_last_file(self, harness: Harness) -> None:
+        """With order_by: file it is the one whose part has the highest order, whichever was staged last; two rows of
+        one file tie."""
+        strategy = Strategy("merge", key="id", duplicates="last", order_by="file")
+        first, last = [(1, "d1", "late", 1.0), (2, "d1", "only", 1.0)], [(1, "d1", "early", 9.0)]
+        load(harness, [table(first), table(last)], strategy, orders=(10, 9))
+        same(harness.rows(), first)
+        twice = table([(1, "d1", "x", 1.0), (1, "d1", "y", 1.0)])
+        with pytest.raises(DataError):
+            load(harness, [twice, table(last)], strategy, orders=(2, 1))
+        same(harness.rows(), first)
+
+    @case("merge")
     def test_merges_at_once_leave_every_key_once(self, harness: Harness) -> None:
         """Two streams that bring the same new keys at one time to a target without a unique index, if it can be so:
         each key is there once, or one stream is refused."""
@@ -600,6 +613,58 @@ class SinkContract(Contract):
         with closing(harness.make("sink", harness.sink(strategy))) as sink:
             assert sink.journal(key()) == head
 
+    @case("schema_evolution")
+    def test_a_failed_load_takes_back_what_it_added(self, harness: Harness) -> None:
+        """The table it made, the column it added: gone with the next ``take_back``, whether the load was aborted or its
+        process died; what a commit has made the target's stays. A case of sinks that have ``contract.TakingBack``."""
+        strategy = _simple(harness)
+        more = sample(3, 4).append_column("more", pa.array([7, 8], pa.int64()))
+        if not _can_take_back(harness, strategy):
+            return
+        for dies in (False, True):
+            _fails(harness, strategy, sample(1, 2), dies)
+            assert _taken(harness, strategy) == 1
+            assert harness.rows() is None, "the table that a failed load has made is still there"
+        load(harness, sample(1, 2), strategy)
+        before = _names(harness)
+        _fails(harness, strategy, more, dies=True)
+        assert _taken(harness, strategy, run_id="another run") == 0
+        assert _taken(harness, strategy) == 1
+        assert _names(harness) == before
+        with _providing(harness, strategy, more) as (sink, writer):
+            writer.stage(Part("p"), Rows(more))
+            writer.commit(sink.journal(key()), at(1))
+        assert _taken(harness, strategy) == 0
+        assert _names(harness) == sorted([*before, "more"])
+
+    @case("schema_evolution")
+    def test_what_others_use_is_not_taken_back(self, harness: Harness) -> None:
+        """A table and a column that a failed load has added, and that the load of another stream counts on: they stay,
+        and so do the values that it commits."""
+        strategy = _simple(harness)
+        more = sample(3, 4).append_column("more", pa.array([7, 8], pa.int64()))
+        if not _can_take_back(harness, strategy):
+            return
+        for rows in (sample(1, 2), more):
+            for when in ("staged", "committed"):
+                name = f"{TABLE}_{when}_{rows.num_columns}"
+                if rows is more:
+                    load(harness, sample(1, 2), strategy, name)
+                _fails(harness, strategy, rows, dies=True, table=name)
+                with _providing(harness, strategy, rows, name, key=f"{key(name)}|other") as (_, writer):
+                    writer.stage(Part("p"), Rows(rows))
+                    if when == "staged":
+                        assert _taken(harness, strategy, name) == 0
+                    writer.commit(None, at(1))
+                assert _taken(harness, strategy, name) == 0
+                found = harness.rows(name)
+                assert found is not None
+                if rows is more:
+                    values = found["more"].cast(pa.int64()).to_pylist()
+                    assert [value for value in values if value is not None] == [7, 8]
+                else:
+                    same(found, rows)
+
     @case("full_refresh")
     def test_columns_are_replaced_by_the_commit_alone(self, harness: Harness) -> None:
         """``Load.anew``: a column of another type and one that is gone. Until the commit, and after an abort, the
@@ -884,6 +949,46 @@ def _open(
             prepare(sink, spec, schema)
         with closing(sink.open(new_load(schema, strategy, table, **given))) as writer:
             yield sink, writer
+
+
+@contextmanager
+def _providing(
+    harness: Harness, strategy: Strategy, rows: pa.Table, table: str = TABLE, **given: Any
+) -> Iterator[tuple[Sink, Any]]:
+    """As ``_open``, of these rows; what the target lacks is added for this load."""
+    spec, begun = harness.sink(strategy, table), new_load(rows.schema, strategy, table, **given)
+    with closing(harness.make("sink", spec)) as sink:
+        prepare(sink, spec, rows.schema, begun)
+        with closing(sink.open(begun)) as writer:
+            yield sink, writer
+
+
+def _fails(harness: Harness, strategy: Strategy, rows: pa.Table, dies: bool, table: str = TABLE) -> None:
+    """A load that is over before its commit; ``dies``: without a word."""
+    with _providing(harness, strategy, rows, table) as (_, writer):
+        writer.stage(Part("p"), Rows(rows))
+        if not dies:
+            writer.abort()
+
+
+def _can_take_back(harness: Harness, strategy: Strategy) -> bool:
+    with closing(harness.make("sink", harness.sink(strategy))) as sink:
+        return hasattr(sink, "take_back")
+
+
+def _taken(harness: Harness, strategy: Strategy, table: str = TABLE, run_id: str = "") -> int:
+    """How many things a new sink takes back."""
+    with closing(harness.make("sink", harness.sink(strategy, table))) as sink:
+        taken = sink.take_back(key(table), run_id)
+    assert [one.stays for one in taken if one.stays] == []
+    return len(taken)
+
+
+def _names(harness: Harness) -> list[str]:
+    """Columns of the target, sorted, without dpone's own."""
+    found = harness.rows()
+    assert found is not None
+    return sorted(set(found.column_names) - set(own(found)))
 
 
 def _cdc_apply() -> Strategy:

@@ -39,7 +39,9 @@ class DuckdbDialect(Dialect):
         try:
             return pa.array([str(value)]).cast(type)[0].as_py()
         except pa.ArrowException as error:
-            raise ConfigError("read strategy.where", f"{value!r} is no {type}", f"write a value of {type}") from error
+            raise ConfigError(
+                "read strategy.where", f"{value!r} is not a valid {type}", f"write a value of {type}"
+            ) from error
 
     def differs(self, left: str, right: str) -> str:
         return f"{left} IS DISTINCT FROM {right}"
@@ -166,16 +168,21 @@ class DuckdbDatabase:
             return False
         columns = self.rows(f"SELECT data_type, comment FROM duckdb_columns() WHERE {_OF_TABLE} ORDER BY column_index",
                             _place(table))  # fmt: skip
-        hanging = f"SELECT 1 FROM duckdb_indexes() WHERE {_OF_TABLE} UNION ALL \
-            SELECT 1 FROM duckdb_constraints() WHERE lower(referenced_table) = lower(?) UNION ALL \
-            SELECT 1 FROM duckdb_tables() WHERE {_OF_TABLE} AND comment IS NOT NULL"
         ours = [("NOT NULL", [f.name]) for f in schema if not f.nullable]
         ours += [("PRIMARY KEY", [*key])] if key else []
         return (
             columns == [(self.dialect.stores(f.type).native, None) for f in schema]
             and sorted(self._constraints(table)) == sorted(ours)
-            and not self.rows(hanging, (*_place(table), table.last, *_place(table)))
+            and not self._hanging(table)
         )
+
+    def _hanging(self, table: Name) -> list[str]:
+        """What would be lost with the table."""
+        hanging = f"SELECT 'index ' || index_name AS what FROM duckdb_indexes() WHERE {_OF_TABLE} UNION \
+            SELECT 'a reference from ' || table_name FROM duckdb_constraints() \
+            WHERE lower(referenced_table) = lower(?) UNION \
+            SELECT 'a comment' FROM duckdb_tables() WHERE {_OF_TABLE} AND comment IS NOT NULL"
+        return [what for (what,) in self.rows(hanging, (*_place(table), table.last, *_place(table)))]
 
     def collated(self, table: Name) -> bool:
         sql = f"SELECT 1 FROM duckdb_tables() WHERE {_OF_TABLE} AND contains(upper(sql), ' COLLATE ')"
@@ -183,6 +190,22 @@ class DuckdbDatabase:
 
     def drop(self, stage: Name) -> None:
         self.execute(self.dialect.drop_table(stage))
+
+    def identity(self, table: Name, column: str = "") -> str:
+        """A table by its text."""
+        sql = f"SELECT sql FROM duckdb_tables() WHERE {_OF_TABLE}"
+        return "" if column else str(self.rows(sql, _place(table))[0][0])
+
+    def take_out(self, table: Name, column: str = "") -> str:
+        """DuckDB alters no table that has an index. A view is told by its text, which has the name somewhere."""
+        comment = f"SELECT 1 FROM duckdb_columns() WHERE {_OF_TABLE} AND column_name = ? AND comment IS NOT NULL"
+        views = "SELECT 'view ' || view_name FROM duckdb_views() WHERE NOT internal AND contains(lower(sql), lower(?))"
+        hanging = [*self._hanging(table), *(view for (view,) in self.rows(views, (table.last,)))]
+        hanging += ["a comment"] if column and self.rows(comment, (*_place(table), column)) else []
+        if hanging:
+            return f"it has {', '.join(hanging)}"
+        self.execute(self.dialect.drop_column(table, column) if column else self.dialect.drop_table(table))
+        return ""
 
     def clear(self, table: Name) -> int:
         return self.execute(f"DELETE FROM {self.dialect.name(table)}")

@@ -33,6 +33,8 @@ class DuckdbSink(SqlSink):
             return [*findings, Finding("folder", False, f"{folder} cannot be written", "create it, or grant access")]
         try:
             kind = "will be created" if self.schema() is None else "exists"
+            if "{table}" in self._target.last:  # a stream of many tables, which are known when their changes come
+                kind = "for each table of the stream"
         except DponeError as error:
             return [*findings, Finding("target", False, error.found, error.todo)]
         return [*findings, Finding("target", True, f"{self._target} in {self._db.path} {kind}")]

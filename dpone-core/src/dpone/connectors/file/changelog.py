@@ -180,7 +180,7 @@ class _Parser:
             raise self._bad("names no table", 'write "table": its name')
         for key in ("key", "values", "before"):
             if not isinstance(row.get(key), _OBJECT):
-                raise self._bad(f"has a {key} that is no object", f'write "{key}": {{"column": value}}')
+                raise self._bad(f"has a '{key}' that is not an object", f'write "{key}": {{"column": value}}')
         if not _are_left_out(row.get("unchanged"), row.get("values") or ()):
             raise self._bad("has no list of unchanged columns, or values of them", 'write "unchanged": ["column"]')
         if op in (INSERT, UPDATE) and not isinstance(row.get("values"), dict):
@@ -405,7 +405,9 @@ class FileChangeLog:
             return _After(), hashlib.sha256()
         if after.kind != KIND or after.identity != {"path": self._label}:
             found = f"the position is of {after.kind} {dict(after.identity)}"
-            raise IdentityChanged(f"resume {self._label}", found, "restore the path, or start anew with --full-refresh")
+            raise IdentityChanged(
+                f"resume {self._label}", found, "restore the path, or start again with --full-refresh"
+            )
         value = after.value
         self._require_there(value["offset"])
         sha256 = self._log.digest(value["offset"])
@@ -496,7 +498,7 @@ class FileChangeLog:
         if expected is not None:
             seen = united([{column: Seen(pa.null(), clash=JSON) for column in expected.names}, seen])
             seen = {column: evolve(what, fits=_fits(what, column, expected)) for column, what in seen.items()}
-        check_names(self._log.input, list(seen))
+        check_names(self._log.input, list(seen), "column")
         full = {column: one for column in seen for one in (column, f"{name}.{column}") if one in self._declared}
         made = settle(seen, {column: self._declared[one] for column, one in full.items()}, expected)
         made = pa.schema(
@@ -551,7 +553,7 @@ class FileChangeLog:
     def _times(self, rows: _Rows) -> pa.Array:
         for i, text in enumerate(rows.times):
             if text is not None and not _is_time(text):
-                found = f"line {rows.lines[i]} has an at that is no time with its zone"
+                found = f"line {rows.lines[i]} has an 'at' that is not a timestamp with a time zone"
                 raise self._log.input.bad(found, "write it as in 2026-01-31T12:00:00Z")
         times = [None if text is None else datetime.fromisoformat(text).astimezone(UTC) for text in rows.times]
         return pa.array(times, pa.timestamp("us", "UTC"))

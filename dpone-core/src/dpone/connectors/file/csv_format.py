@@ -7,6 +7,8 @@ import io
 import json
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
 from typing import NoReturn
 
 import pyarrow as pa
@@ -15,7 +17,8 @@ import pyarrow.csv as pcsv
 
 from dpone.connectors.file.config import FileSourceOptions
 from dpone.connectors.file.csv_numbers import NO_NUMBER, Watch, any_changes, first_rounded
-from dpone.connectors.file.csv_rows import Malformed, Rows, TooLong
+from dpone.connectors.file.csv_rows import Dialect, Malformed, Rows, TooFew, TooLong, below_top
+from dpone.connectors.file.csv_values import Notation, is_number
 from dpone.connectors.file.text import (
     Input,
     check_names,
@@ -30,10 +33,9 @@ from dpone.connectors.file.text import (
 from dpone.connectors.file.types import (
     BadValue,
     Seen,
-    in_text,
+    beyond,
     is_text,
     require_declared,
-    restored,
     settle,
 )  # fmt: skip
 from dpone.errors import DataError, DponeError
@@ -45,7 +47,9 @@ _WIDTH = re.compile(r"Expected (\d+) columns, got (\d+)")
 _MICROSECONDS = r"\.\d{7,}"
 
 
-_WRONG = (pa.ArrowInvalid, UnicodeDecodeError, Malformed, TooLong)
+# Excel's first line, which says what separates the values.
+_SEP = re.compile(rb'"?sep=([^"\r\n])"?(?:\r?\n|\r|\Z)', re.IGNORECASE)
+_WRONG = (pa.ArrowInvalid, UnicodeDecodeError, Malformed, TooFew, TooLong)
 
 
 class Csv:
@@ -55,6 +59,13 @@ class Csv:
         self._options = options
         self._columns = columns
         self.given: Sequence[Collection[str]] = ()
+        self._notation = Notation(options)
+        self._words = {
+            "decimal_point": options.decimal,
+            "true_values": options.true_values,
+            "false_values": options.false_values,
+        }
+        self._dialects: dict[Path, tuple[Dialect, int]] = {}
         self._encoding = "utf8" if is_utf8(options.encoding) else options.encoding
 
     def schema(self, files: Sequence[Input], expected: pa.Schema | None) -> pa.Schema:
@@ -70,7 +81,7 @@ class Csv:
 
     def batches(self, file: Input, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         """Batches of ``schema``, about ``block_bytes`` of text each; a column the file lacks is NULL."""
-        types = {field.name: in_text(field.type) for field in schema}
+        types = {field.name: self._notation.read_as(field.type) for field in schema}
         odd = [i for i, field in enumerate(schema) if types[field.name] != field.type]
         names = self._names(file)
         watched = self._watched(names, types)
@@ -89,17 +100,31 @@ class Csv:
     ) -> Iterator[tuple[int, pa.RecordBatch]]:
         """How many rows stand before a batch, and the batch: of ``include``, or of all the columns."""
         watch = self._watch(file, names, watched)
-        rows = 0
+        floats = [n for n in names if n in self._columns and pa.types.is_floating(types.get(n, pa.null()))]
+        cut, width, rows = self._rows(file), self._width(names), 0
         heading = self._options.header and file.begins
         try:
             with file.failing():
-                for block in self._blocks(file):
-                    if len(names) > 1 and block[0] in b"\r\n" and not block.strip(b"\r\n"):
+                for block in cut.blocks(self._content(file), self._options.block_bytes):
+                    if width > 1 and block[0] in b"\r\n" and not block.strip(b"\r\n"):
                         continue  # to pyarrow it is an empty file
-                    table = self._parse(file, block, names, types, include, heading, not_text)
+                    nulls = self._options.null_values
+                    try:
+                        table = self._parse(file, block, names, types, include, heading, nulls, not_text)
+                    except pa.ArrowInvalid as error:
+                        if self._options.short_rows == "fail" or not _is_short(error):
+                            raise
+                        filler = _unused(block, nulls)
+                        block, nulls = cut.filled(block, width, filler.encode()), (*nulls, filler)
+                        table = self._parse(file, block, names, types, include, heading, nulls, not_text)
                     if watched and watch.may_change(block, table, heading):
-                        texts = self._parse(file, block, names, dict.fromkeys(watched, pa.string()), watched, heading)
-                        _reject_changed(file, texts, types, rows)
+                        kinds = dict.fromkeys(watched, pa.string())
+                        texts = self._parse(file, block, names, kinds, watched, heading, nulls)
+                        self._reject_changed(file, texts, types, rows)
+                    if any(pc.any(pc.is_inf(table.column(name))).as_py() for name in floats):
+                        kinds = dict.fromkeys(floats, pa.string())
+                        texts = self._parse(file, block, names, kinds, floats, heading, nulls)
+                        self._reject_beyond(file, texts, table, rows)
                     for batch in table.to_batches():
                         yield rows, batch
                         rows += batch.num_rows
@@ -111,36 +136,59 @@ class Csv:
         """Columns that are numbers as far as the sample goes."""
         if self._options.infer != "sample":
             return []
-        return [n for n in names if n in types and n not in self._columns and _is_number(types[n])]
+        return [n for n in names if n in types and n not in self._columns and is_number(types[n])]
+
+    def _reject_changed(self, file: Input, texts: pa.Table, types: Mapping[str, pa.DataType], before: int) -> None:
+        for name in texts.schema.names:
+            at = any_changes(self._notation.plain(texts.column(name).combine_chunks()), types[name])
+            if at >= 0:
+                found = f"{_row(before + at + 1)}, column {name!r} holds a number that {types[name]} would change"
+                todo = f"declare the column in the source's options, as in columns: {{{name}: string}}"
+                raise file.bad(found, f"{todo}, or set options.infer: full")
 
     def _watch(self, file: Input, names: Sequence[str], watched: Sequence[str]) -> Watch:
-        options = self._options
         places = {name: names.index(name) for name in watched}
-        return Watch(self._delimiter(file), options.quote, options.escape, len(names), places)
-
-    def _blocks(self, file: Input) -> Iterator[bytes]:
-        return self._rows(file).blocks(self._content(file), self._options.block_bytes)
+        return Watch(self._dialect(file), self._width(names), places)
 
     def _rows(self, file: Input) -> Rows:
-        return Rows(self._delimiter(file), self._options.quote, self._options.escape)
+        return Rows(self._dialect(file))
 
     def _content(self, file: Input) -> Iterator[bytes]:
-        """UTF-8 without a byte order mark, and without empty lines before a header."""
+        """UTF-8 from the first row on: the header, or the first row of data."""
+        return self._below_top(file, self._decoded(file))[1] if file.begins else self._decoded(file)
+
+    def _below_top(self, file: Input, texts: Iterator[bytes]) -> tuple[int, Iterator[bytes]]:
+        options, (dialect, sep) = self._options, self._of(file)
+        skip, most = max(options.skip_lines, sep), options.block_bytes
+        return below_top(texts, skip, dialect.comment, options.header, most)
+
+    def _decoded(self, file: Input) -> Iterator[bytes]:
         decoder = None if self._encoding == "utf8" else codecs.getincrementaldecoder(self._encoding)()
-        beginning = file.begins
         with file.open() as content:
             while data := bytes(content.read(self._options.block_bytes)):
-                text = decoder.decode(data).encode() if decoder else data
-                if beginning:
-                    text = text.removeprefix(codecs.BOM_UTF8)
-                    text = text.lstrip(b"\r\n") if self._options.header else text
-                    beginning = not text
-                yield text
+                yield decoder.decode(data).encode() if decoder else data
         if decoder:
             yield decoder.decode(b"", final=True).encode()
 
-    def _delimiter(self, file: Input) -> str:
-        return self._options.delimiter or ("\t" if ".tsv" in file.path.suffixes else ",")
+    def _dialect(self, file: Input) -> Dialect:
+        return self._of(file)[0]
+
+    def _of(self, file: Input) -> tuple[Dialect, int]:
+        """The dialect of a file, and how many lines of it only say so: 0 or 1."""
+        if file.path not in self._dialects:
+            options = self._options
+            start = next((text for text in self._decoded(file.whole) if text), b"")
+            sep = _SEP.match(start.removeprefix(codecs.BOM_UTF8))
+            said = sep[1].decode() if sep else None
+            if said and not options.skip_lines and options.delimiter not in (None, said):
+                found = f"its first line says sep={said}, and options.delimiter is {options.delimiter!r}"
+                todo = "leave out options.delimiter, or set options.skip_lines: 1 if the line is wrong"
+                raise file.bad(found, todo)
+            delimiter = options.delimiter or said or ("\t" if ".tsv" in file.path.suffixes else ",")
+            escape, comment = (one.encode() if one else None for one in (options.escape, options.comment))
+            dialect = Dialect(delimiter.encode(), options.quote.encode(), escape, comment, options.trim)
+            self._dialects[file.path] = dialect, int(sep is not None)
+        return self._dialects[file.path]
 
     def _parse(
         self,
@@ -150,43 +198,65 @@ class Csv:
         types: Mapping[str, pa.DataType],
         include: Sequence[str],
         heading: bool,
+        nulls: Sequence[str],
         not_text: Sequence[str] = (),
     ) -> pa.Table:
-        """heading: the block begins with the header. not_text: columns in which a quoted NULL is one too."""
+        """heading: the block begins with the header. nulls: texts that are NULL. not_text: columns in which a quoted
+        one is, too."""
 
-        def read(columns: Sequence[str], quoted: bool) -> pa.Table:
+        width = self._width(names)
+
+        def read(columns: Sequence[str], quoted: bool, nulls: Sequence[str] = nulls) -> pa.Table:
             # Not read_csv, which hands each block to another thread and waits: almost twice the time.
             with pcsv.open_csv(
                 pa.BufferReader(block),
                 # One thread: rows are numbered in errors, and memory does not grow with the number of cores. The engine
                 # reads ahead while the sink writes, so a second core has its work.
                 pcsv.ReadOptions(
-                    use_threads=False, block_size=len(block), column_names=names, skip_rows_after_names=int(heading)
+                    use_threads=False,
+                    block_size=len(block),
+                    column_names=[*names, ""][:width],
+                    skip_rows_after_names=int(heading),
                 ),
                 # In a file of one column an empty line is a NULL.
-                self._parsing(file, ignore_empty_lines=len(names) > 1),
+                self._parsing(file, ignore_empty_lines=width > 1),
                 pcsv.ConvertOptions(
-                    column_types=types,
-                    null_values=list(self._options.null_values),
+                    column_types={**types, "": pa.string()},
+                    null_values=list(nulls),
                     strings_can_be_null=True,
                     quoted_strings_can_be_null=quoted,
                     include_columns=list(columns),
-                    include_missing_columns=bool(columns),
+                    include_missing_columns=True,
+                    **self._words,
                 ),
             ) as reader:
                 return reader.read_all()
 
-        quoted = self._options.quoted_nulls
-        if quoted or not not_text or 2 * self._options.quote.encode() not in block:
+        quoted, include = self._options.quoted_nulls, include or names
+        if width > len(names):
+            _require_nothing(read([""], False, ()).column(0), heading)
+        if quoted or not not_text:
             return read(include, quoted)
-        others = read(not_text, True)
         texts = [name for name in include if name not in not_text]
+        quote, late = self._options.quote, any(is_text(types[name]) for name in not_text)
+        # The empty text is not searched for: it is no number and no date, so that pyarrow finds it at no cost.
+        if not any((null or late) and f"{quote}{null}{quote}".encode() in block for null in nulls):
+            try:
+                return read(include, False)
+            except pa.ArrowInvalid:
+                if 2 * quote.encode() not in block:
+                    raise
+        others = read(not_text, True)
         table = read(texts, False) if texts else others
         return pa.table({name: (others if name in not_text else table).column(name) for name in include})
 
+    def _width(self, names: Sequence[str]) -> int:
+        """How many values a row has; after a trailing delimiter there is one more, without a name."""
+        return len(names) + self._options.trailing_delimiter
+
     def _parsing(self, file: Input, ignore_empty_lines: bool = True) -> pcsv.ParseOptions:
         return pcsv.ParseOptions(
-            delimiter=self._delimiter(file),
+            delimiter=self._dialect(file).delimiter.decode(),
             quote_char=self._options.quote,
             escape_char=self._options.escape or False,
             newlines_in_values=True,
@@ -210,9 +280,11 @@ class Csv:
         return names
 
     def _header(self, file: Input, row: bytes) -> list[str]:
+        row = self._rows(file).cleaned(row)
         read = pcsv.ReadOptions(use_threads=False, block_size=len(row))
         with pcsv.open_csv(pa.BufferReader(row), read, self._parsing(file)) as reader:
-            return list(reader.schema.names)
+            names = list(reader.schema.names)
+        return names[:-1] if self._options.trailing_delimiter and names[-1] == "" else names
 
     def cuts(self, file: Input, pieces: int) -> list[int]:
         """Where the file can be cut into pieces of about equal size: at line ends, each of which ends a row. So it is
@@ -226,10 +298,25 @@ class Csv:
             return []
         size = file.path.stat().st_size
         starts = line_starts(file.path, [size * i // pieces for i in range(1, pieces)])
-        # What stands before the first row is no piece of its own.
-        with file.path.open("rb") as content:
-            first = len(content.readline()) if options.header else 0
+        first = self._beginning(file)
         return [start for start in starts if start > first]
+
+    def _beginning(self, file: Input) -> int:
+        """The offset of the first row of data, or after it: what stands before is not a piece of its own."""
+        read = 0
+
+        def counted() -> Iterator[bytes]:
+            nonlocal read
+            for text in self._decoded(file):
+                read += len(text)
+                yield text
+
+        _, content = self._below_top(file, counted())
+        top = next(content, b"")
+        first = read - len(top)
+        if not self._options.header:
+            return first
+        return first + len(self._rows(file).first(chain([top], content), self._options.block_bytes))
 
     def _look(self, file: Input, expected: pa.Schema | None) -> dict[str, Seen]:
         """What the columns hold, as far as ``infer`` says to look."""
@@ -242,27 +329,72 @@ class Csv:
         return seen
 
     def _seen(self, batch: pa.RecordBatch, expected: pa.Schema | None) -> dict[str, Seen]:
-        quoted = "" in self._options.null_values
-        inferred = _convert(batch, None, quoted).schema
+        """Of texts. They are inferred as pyarrow would write them: where all of a column's are as the options say."""
+        standard = [self._notation.standard(values) for values in batch.columns]
+        columns = [v if one is None else one for one, v in zip(standard, batch.columns, strict=True)]
+        inferred = self._convert(pa.RecordBatch.from_arrays(columns, batch.schema.names), None, ".").schema
         seen = {}
-        for field, values in zip(inferred, batch.columns, strict=True):
+        for field, texts, one, values in zip(inferred, batch.columns, standard, columns, strict=True):
             what = _corrected(field.type, values)
+            if one is None and self._notation.writes(what.type):
+                what = Seen(pa.string())
             at = -1 if expected is None or field.name in self._columns else expected.get_field_index(field.name)
             if expected is not None and at >= 0 and not pa.types.is_null(what.type):
-                what = Seen(what.type, what.rounds, _fits(field.type, what, values, expected.field(at).type, quoted))
+                fits = self._fits(field.type, what, texts, expected.field(at).type)
+                what = Seen(what.type, what.rounds, fits)
             seen[field.name] = what
         return seen
+
+    def _fits(self, inferred: pa.DataType, what: Seen, texts: pa.Array, wanted: pa.DataType) -> bool:
+        """May the column be read as the target's type? Only if its values convert, and none of them loses anything."""
+        if is_text(wanted):
+            return True
+        if pa.types.is_floating(wanted):
+            return wanted == pa.float64() and what.type in (pa.int64(), pa.float64()) and not what.rounds
+        if is_text(what.type) and not _text_may_be(wanted, inferred, self._notation.plain(texts)):
+            return False
+        if pa.types.is_nested(wanted) or pa.types.is_dictionary(wanted):
+            return False
+        read_as = self._notation.read_as(wanted)
+        try:
+            batch = pa.RecordBatch.from_arrays([texts], ["value"])
+            values = self._convert(batch, read_as, self._options.decimal).column(0).combine_chunks()
+            if read_as != wanted:
+                self._notation.converted(values, wanted)
+        except (pa.ArrowException, BadValue):
+            return False
+        return True
+
+    def _convert(self, batch: pa.RecordBatch, type_: pa.DataType | None, decimal: str) -> pa.Table:
+        """Texts through the reader's own conversion: to ``type_``, or to what it infers."""
+        buffer = io.BytesIO()
+        pcsv.write_csv(batch, buffer)
+        return pcsv.read_csv(
+            pa.BufferReader(buffer.getvalue()),
+            pcsv.ReadOptions(use_threads=False, block_size=max(1 << 20, 2 * buffer.tell())),
+            pcsv.ParseOptions(newlines_in_values=True, ignore_empty_lines=False),
+            pcsv.ConvertOptions(
+                column_types=None if type_ is None else dict.fromkeys(batch.schema.names, type_),
+                null_values=[""],
+                strings_can_be_null=True,
+                # Where the empty text is NULL, it is so in quotes too, unless the column is text.
+                quoted_strings_can_be_null="" in self._options.null_values,
+                **{**self._words, "decimal_point": decimal},
+            ),
+        )
 
     def _restored(
         self, file: Input, batch: pa.RecordBatch, schema: pa.Schema, odd: Sequence[int], before: int
     ) -> pa.RecordBatch:
         columns = batch.columns
         for i in odd:
+            field = schema.field(i)
+            if is_number(field.type) and field.name not in self._columns and self._options.infer == "sample":
+                self._reject_changed(file, pa.table([columns[i]], [field.name]), {field.name: field.type}, before)
             try:
-                columns[i] = restored(columns[i], schema.field(i).type)
+                columns[i] = self._notation.converted(columns[i], field.type)
             except BadValue as error:
-                field = schema.field(i)
-                raise _bad_value(file, before + error.index + 1, field.name, field.type) from None
+                raise self._bad_value(file, before + error.index + 1, field.name, field.type) from None
         return pa.RecordBatch.from_arrays(columns, schema=schema)
 
     def _explain(
@@ -279,6 +411,9 @@ class Csv:
         with file.failing():
             if isinstance(error, UnicodeDecodeError):
                 raise wrong_encoding(file, self._options.encoding) from None
+            if isinstance(error, TooFew):
+                found = f"it has {error.lines} lines, and options.skip_lines is {self._options.skip_lines}"
+                raise file.bad(found, "set options.skip_lines to the lines before the header") from None
             if isinstance(error, TooLong):
                 found = f"a row is longer than {self._options.block_bytes} bytes, or a quote is never closed"
                 raise file.bad(found, "close the quote, or give a larger options.block_bytes") from None
@@ -294,9 +429,7 @@ class Csv:
         match = _ROW.search(text)
         row = before + int(match[1]) if match else -1
         if match := _WIDTH.search(text):
-            where = _row(row) if row > 0 else "a row"
-            found = f"{where} has {match[2]} values, the file has {match[1]} columns"
-            return file.bad(found, "fix the row, or set options.delimiter or options.quote to what the file uses")
+            return self._bad_width(file, row, int(match[2]), names)
         match = _COLUMN.search(text)
         if match is None:
             return file.bad("it cannot be parsed as CSV", "set options.format to what it is, or fix the file")
@@ -304,7 +437,50 @@ class Csv:
         if "UTF8" in text:
             todo = "set options.encoding to what the file is in, such as latin-1 or cp1252"
             return file.bad(f"{_row(row)}, column {name!r} is not utf-8", todo)
-        return _bad_value(file, row, name, types.get(name))
+        return self._bad_value(file, row, name, types.get(name))
+
+    def _bad_width(self, file: Input, row: int, values: int, names: Sequence[str]) -> DponeError:
+        found = f"{_row(row)} has {_many(values, 'value')}, the file has {_many(len(names), 'column')}"
+        if self._options.trailing_delimiter and values <= len(names):
+            has = f"{_row(row)} has {_many(values - 1, 'delimiter')}"
+            found = f"{has}, options.trailing_delimiter asks for {len(names)}"
+            return file.bad(found, "fix the row, or leave out options.trailing_delimiter")
+        todo = "fix the row, or set options.delimiter or options.quote to what the file uses"
+        if values < len(names):
+            todo += ", or options.short_rows: null if the values it lacks are NULL"
+        elif values == len(names) + 1:
+            todo += ", or options.trailing_delimiter: true if a delimiter ends each row"
+        if values > len(names) and not self._options.names:
+            line = self._below_top(file.whole, self._decoded(file.whole))[0] + 1
+            found += f", as line {line} has it: {', '.join(names)[:80]!r}"
+            todo += "; if that line is not the header, set options.skip_lines or options.comment"
+        return file.bad(found, todo)
+
+    def _reject_beyond(self, file: Input, texts: pa.Table, table: pa.Table, before: int) -> None:
+        for name in texts.schema.names:
+            values = table.column(name).combine_chunks()
+            at = beyond(texts.column(name).combine_chunks(), values)
+            if at >= 0:
+                raise self._bad_value(file, before + at + 1, name, values.type)
+
+    def _bad_value(self, file: Input, row: int, name: str, type_: pa.DataType | None) -> DataError:
+        todo = f"fix the row, or declare the column in the source's options, as in columns: {{{name}: string}}"
+        hint = next((hint for is_one, hint in _HINTS if type_ is not None and is_one(type_)), "")
+        return file.bad(f"{_row(row)}, column {name!r} holds no valid {type_}", todo + hint)
+
+
+_HINTS = (
+    (pa.types.is_floating, "; options.decimal and options.thousands say how numbers are written"),
+    (pa.types.is_decimal, "; options.decimal and options.thousands say how numbers are written"),
+    (pa.types.is_integer, "; options.thousands says how numbers are written"),
+    (pa.types.is_date, "; options.date_format says how dates are written"),
+    (pa.types.is_timestamp, "; options.timestamp_format says how timestamps are written"),
+    (pa.types.is_boolean, "; options.true_values and options.false_values say how they are written"),
+)
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def _row(row: int) -> str:
@@ -319,17 +495,26 @@ def _reject_other_delimiter(file: Input, name: str) -> None:
         raise file.bad(found, f"{todo}; if it is one column, give the delimiter that the file would use")
 
 
-def _is_number(type_: pa.DataType) -> bool:
-    return bool(pa.types.is_integer(type_) or pa.types.is_floating(type_) or pa.types.is_decimal(type_))
+def _is_short(error: pa.ArrowInvalid) -> bool:
+    """A row has fewer values than there are columns."""
+    match = _WIDTH.search(str(error))
+    return match is not None and int(match[2]) < int(match[1])
 
 
-def _reject_changed(file: Input, texts: pa.Table, types: Mapping[str, pa.DataType], before: int) -> None:
-    for name in texts.schema.names:
-        at = any_changes(texts.column(name).combine_chunks(), types[name])
-        if at >= 0:
-            found = f"{_row(before + at + 1)}, column {name!r} holds a number that {types[name]} would change"
-            todo = f"declare the column in the source's options, as in columns: {{{name}: string}}"
-            raise file.bad(found, f"{todo}, or set options.infer: full")
+def _unused(block: bytes, nulls: Sequence[str]) -> str:
+    """A text for NULL that no value of the block has."""
+    text = "" if "" in nulls else "\x1a"
+    while text and text.encode() in block:
+        text += "\x1a"
+    return text
+
+
+def _require_nothing(values: pa.ChunkedArray, heading: bool) -> None:
+    """A trailing delimiter has nothing after it."""
+    at = pc.index(pc.greater(pc.binary_length(values), 0), True).as_py()
+    if at >= 0:
+        todo = "fix the row, or leave out options.trailing_delimiter"
+        raise Malformed(at + heading, 0, 0, "has a value after its last delimiter", todo)
 
 
 def _place(row: int, column: int, names: Sequence[str]) -> str:
@@ -342,32 +527,10 @@ def _place(row: int, column: int, names: Sequence[str]) -> str:
     )
 
 
-def _bad_value(file: Input, row: int, name: str, type_: pa.DataType | None) -> DataError:
-    todo = f"fix the row, or declare the column in the source's options, as in columns: {{{name}: string}}"
-    return file.bad(f"{_row(row)}, column {name!r} holds no valid {type_}", todo)
-
-
 def _empty(file: Input) -> DataError:
     size = file.path.stat().st_size
     found = "the file is empty (0 bytes)" if not size else "the file has no header and no row"
     return file.bad(found, "write at least a header line, or remove the file")
-
-
-def _convert(batch: pa.RecordBatch, type_: pa.DataType | None, quoted: bool) -> pa.Table:
-    """Texts through the reader's own conversion: to ``type_``, or to what it infers. quoted: the empty text is NULL."""
-    buffer = io.BytesIO()
-    pcsv.write_csv(batch, buffer)
-    return pcsv.read_csv(
-        pa.BufferReader(buffer.getvalue()),
-        pcsv.ReadOptions(use_threads=False, block_size=max(1 << 20, 2 * buffer.tell())),
-        pcsv.ParseOptions(newlines_in_values=True, ignore_empty_lines=False),
-        pcsv.ConvertOptions(
-            column_types=None if type_ is None else dict.fromkeys(batch.schema.names, type_),
-            null_values=[""],
-            strings_can_be_null=True,
-            quoted_strings_can_be_null=quoted,
-        ),
-    )
 
 
 def _corrected(type_: pa.DataType, values: pa.Array) -> Seen:
@@ -387,26 +550,6 @@ def _corrected(type_: pa.DataType, values: pa.Array) -> Seen:
 
 def _any(values: pa.Array, pattern: str) -> bool:
     return bool(pc.any(pc.match_substring_regex(values, pattern)).as_py())
-
-
-def _fits(inferred: pa.DataType, what: Seen, values: pa.Array, wanted: pa.DataType, quoted: bool) -> bool:
-    """May the column be read as the target's type? Only if its values convert, and none of them loses anything."""
-    if is_text(wanted):
-        return True
-    if pa.types.is_floating(wanted):
-        return wanted == pa.float64() and what.type in (pa.int64(), pa.float64()) and not what.rounds
-    if is_text(what.type) and not _text_may_be(wanted, inferred, values):
-        return False
-    if pa.types.is_nested(wanted) or pa.types.is_dictionary(wanted):
-        return False
-    try:
-        batch = pa.RecordBatch.from_arrays([values], ["value"])
-        converted = _convert(batch, in_text(wanted), quoted).column(0).combine_chunks()
-        if in_text(wanted) != wanted:
-            restored(converted, wanted)
-    except (pa.ArrowException, BadValue):
-        return False
-    return True
 
 
 def _text_may_be(wanted: pa.DataType, inferred: pa.DataType, values: pa.Array) -> bool:

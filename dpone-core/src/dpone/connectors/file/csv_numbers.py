@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dpone.connectors.file.csv_rows import Places
+from dpone.connectors.file.csv_rows import Dialect, Places
 from dpone.connectors.file.types import rounds
 
 # A code, a telephone number, a hexadecimal number; and digits, E, digits, as in a stock number. With an exponent,
@@ -58,10 +58,10 @@ class Watch:
     """Looks for such numbers in the bytes of a block: cheap, and True may be wrong. columns: those that are read as
     numbers, name -> place in the file."""
 
-    def __init__(self, delimiter: str, quote: str, escape: str | None, width: int, columns: Mapping[str, int]) -> None:
-        self._separators, self._quote, self._width = f"{delimiter}\n".encode(), ord(quote), width
+    def __init__(self, dialect: Dialect, width: int, columns: Mapping[str, int]) -> None:
+        self._separators, self._quote, self._width = dialect.delimiter + b"\n", dialect.quote[0], width
         self._places = Places()
-        self._escape = escape.encode() if escape is not None else None
+        self._escape = dialect.escape
         self._columns = columns
 
     def may_change(self, block: bytes, table: pa.Table, heading: bool) -> bool:
@@ -73,15 +73,14 @@ class Watch:
         # is inside a value, and no line is empty.
         if len(found) != rows * self._width or (self._escape is not None and self._escape in block):
             return True
-        ends = found.reshape(rows, self._width)
-        for name, place in self._columns.items():
-            before = ends[heading:, place - 1] if place else np.append(-1, ends[:-1, -1])[int(heading) :]
-            if self._is_code(text, before + 1):
-                return True
-            values = table.column(name)
-            if pa.types.is_floating(values.type) and self._is_inexact(text, values, before + 1, ends[heading:, place]):
-                return True
-        return False
+        ends = found.reshape(rows, self._width)[heading:]
+        before = np.append(-1, found[:-1]).reshape(rows, self._width)[heading:]
+        starts = before[:, list(self._columns.values())] + 1
+        if self._is_code(text, starts.ravel()):
+            return True
+        floats = [n for n, name in enumerate(self._columns) if pa.types.is_floating(table.column(name).type)]
+        names, places = list(self._columns), list(self._columns.values())
+        return any(self._is_inexact(text, table.column(names[n]), starts[:, n], ends[:, places[n]]) for n in floats)
 
     def _is_code(self, text: _Bytes, starts: _Places) -> bool:
         odd = starts[_not_1_to_9(text[starts])]

@@ -8,13 +8,20 @@ any other block is matched row by row.
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import Any
 
 import numpy as np
+from attrs import frozen
 
 _DOUBLED = "write a quote inside a value twice, or set options.escape if the file escapes it, as in escape: '\\'"
+# A line of a piece of a file, where a CR at the end may be half of CRLF; a line of the last piece; the end of a line.
+_LINE, _LAST_LINE = re.compile(rb"[^\r\n]*+(?:\r?\n|\r(?!\Z))"), re.compile(rb"[^\r\n]*+(?:\r?\n|\r|\Z)")
+_LINE_END = re.compile(rb"\r?\n|\r")
+_OPEN_ESCAPE = "ends with an escape", "fix the row; the file may be truncated"
 _NO_ESCAPE = "fix the row, or leave out options.escape if the file escapes nothing"
 
 
@@ -29,6 +36,52 @@ class Malformed(Exception):
 
 class TooLong(Exception):
     """A row does not fit a block, or a quote is not closed within it."""
+
+
+class TooFew(Exception):
+    """The file ends within the lines to be skipped. lines: how many it has."""
+
+    def __init__(self, lines: int) -> None:
+        super().__init__(lines)
+        self.lines = lines
+
+
+@frozen
+class Dialect:
+    """What rows are made of, each mark one byte. comment: begins a line that is not a row. trim: blanks around a value
+    are not part of it."""
+
+    delimiter: bytes
+    quote: bytes
+    escape: bytes | None = None
+    comment: bytes | None = None
+    trim: bool = False
+
+
+def below_top(
+    texts: Iterable[bytes], skip: int, comment: bytes | None, blank: bool, most: int
+) -> tuple[int, Iterator[bytes]]:
+    """``texts`` from the first row on: without a byte order mark, ``skip`` lines, and then comments and, if ``blank``,
+    empty lines; and how many lines that left out. Raises TooFew, or TooLong for a line longer than ``most``."""
+    left_out = (comment or b"") + (b"\r\n" if blank else b"")
+    data, seen, begun = b"", 0, False
+    source = iter(texts)
+    for more in chain(source, (None,)):
+        line = _LINE if more is not None else _LAST_LINE
+        data += more or b""
+        if not begun and more is not None and len(data) < len(codecs.BOM_UTF8):
+            continue
+        data, begun, at = (data if begun else data.removeprefix(codecs.BOM_UTF8)), True, 0
+        while at < len(data) and (seen < skip or data[at] in left_out) and (match := line.match(data, at)):
+            seen, at = seen + 1, match.end()
+        data = data[at:]
+        if data and seen >= skip and data[0] not in left_out:
+            return seen, chain([data], source)
+        if len(data) > most:
+            raise TooLong
+    if seen < skip:
+        raise TooFew(seen)
+    return seen, iter(())
 
 
 class Places:
@@ -50,23 +103,38 @@ class Places:
 class Rows:
     """Cuts a file into blocks of whole rows. One per reading of a file: it remembers how rows end."""
 
-    def __init__(self, delimiter: str, quote: str, escape: str | None) -> None:
-        self._delimiter, self._quote = delimiter.encode(), quote.encode()
-        self._escape = escape.encode() if escape is not None else None
+    def __init__(self, dialect: Dialect) -> None:
+        self._delimiter, self._quote = dialect.delimiter, dialect.quote
+        self._escape, self._comment, self._trim = dialect.escape, dialect.comment, dialect.trim
         self._places = Places()
         self._end: bytes | None = None  # "\n", also after "\r", or "\r"; None: no row yet
         d, q = re.escape(self._delimiter), re.escape(self._quote)
-        e, escaped = b"", b""
+        e, escaped, unit = b"", b"", b""
         if self._escape is not None:
             e = re.escape(self._escape)
             escaped = rb"|%b[%b%b%b\r\n]" % (e, d, q, e)
+            unit = rb"(?!%b\r\n)" % e  # outside of quotes: one line end that is escaped, or CR in a value before LF?
+        space = b" \t".replace(self._delimiter, b"")
+        around = rb"[%b]*+" % space if self._trim else b""
+        self._blanks = space
         inside = rb"%b(?:[^%b%b]++|%b%b%b)*+" % (q, q, e, q, q, escaped)
-        plain = rb"(?!%b)(?:[^%b\r\n%b]++%b)*+" % (q, d, e, escaped)
-        field = rb"(?:%b%b|%b)" % (inside, q, plain)
-        self._inside, self._plain, self._quoted = map(re.compile, (inside, plain, inside + q))
+        plain = rb"(?!%b)(?:%b(?:[^%b\r\n%b]++%b))*+" % (q, unit, d, e, escaped)
+        field = rb"%b(?:%b%b%b|%b)" % (around, inside, q, around, plain)
         row = rb"%b(?:%b%b)*+" % (field, d, field)
+        line = comment = b""
+        if self._comment is not None:
+            comment = rb"%b[^\r\n]*+" % re.escape(self._comment)
+            row, line = rb"(?!%b)%b" % (re.escape(self._comment), row), b"|" + comment
+        self._around, self._inside, self._plain, self._field = map(re.compile, (around, inside, plain, field))
         self._row = re.compile(rb"%b(\r?\n|\r(?!\Z))" % row)
-        self._last_row = re.compile(rb"%b(\r?\n|\r|\Z)" % row)
+        # As many lines as there are that end alike; the last line, whatever ends it; rows, and comments, that end.
+        self._lines = [re.compile(rb"(?:(?:%b%b)%b)++" % (row, line, end)) for end in (rb"\r?\n", rb"\r(?!\n|\Z)")]
+        self._last_line = re.compile(rb"(?:%b%b)(\r?)\Z" % (row, line))
+        self._rows, self._comments = (re.compile(rb"(?:%b(?:\r?\n|\r))*+" % one) for one in (row, comment))
+        edge = rb"(?=[%b\r\n])" % d
+        self._outer = re.compile(rb"(?<![%b])[%b]++%b|(?:\A|(?<=[%b\r\n]))[%b]++" % (space, space, edge, d, space))
+        bare = rb"(?!%b)(?:[^%b\r\n%b%b]++|[%b]++(?!%b)%b)*+" % (q, d, e, space, space, edge[3:-1], escaped)
+        self._padded = re.compile(rb"(\A|[%b\r\n])%b(%b%b|%b)%b%b" % (d, around, inside, q, bare, around, edge))
         self._before_quote = _table(self._delimiter + self._quote + b"\n")
         self._after_quote = _table(self._delimiter + self._quote + b"\r\n")
 
@@ -80,20 +148,22 @@ class Rows:
             end = self.whole(data, final=False)
             if not end:
                 raise TooLong
-            yield data[:end]
+            if block := self.cleaned(data[:end]):
+                yield block
             data = data[end:]
         if data:
             self.whole(data, final=True)
-            yield self._ended(data)
+            if block := self.cleaned(self._ended(data)):
+                yield block
 
     def first(self, content: Iterable[bytes], size: int) -> bytes:
-        """The first row, empty if there is none. Raises as ``blocks``."""
+        """The first row as it is written, empty if there is none. Raises as ``blocks``."""
         data = b""
         for more in content:
             data += more
             if match := self._row.match(data):
                 return match[0]
-            self._look(data, 0, False, 0, 0)
+            self._look(data, 0, False)
             if len(data) >= size:
                 raise TooLong
         self._matched(data, final=True)
@@ -106,7 +176,7 @@ class Rows:
     def whole(self, data: bytes, final: bool) -> int:
         """How many bytes of ``data`` are whole rows. final: all of them have to be."""
         simple = self._end != b"\r" and (self._escape is None or self._escape not in data)
-        if not simple or _bare_return(data, final):
+        if not simple or self._has_comment(data) or _bare_return(data, final):
             return self._matched(data, final)
         end = self._after_last_row(data) if self._quote in data else data.rfind(b"\n") + 1
         if end is None or (final and end < len(data)):
@@ -133,41 +203,54 @@ class Rows:
         return end + 1
 
     def _matched(self, data: bytes, final: bool) -> int:
-        """The end of the last row, by matching each of them."""
-        at = row = blank = 0
-        pattern = self._last_row if final else self._row
+        """The end of the last row, by matching them."""
+        at = 0
         while at < len(data):
-            match = pattern.match(data, at)
+            match = self._lines[0].match(data, at) or self._lines[1].match(data, at)
+            end = match[0][-1:] if match else b""
+            if match is None and final and (match := self._last_line.match(data, at)):
+                end = match[1]
+                if not end and data[-1:] in _NAMES:  # the line end is escaped, and nothing comes after it
+                    raise Malformed(*self._counted(data, at), 0, *_OPEN_ESCAPE)
             if match is None:
-                self._look(data, at, final, row, blank)
+                self._look(data, at, final)
                 break
-            end = match[1][-1:]
             if end and self._end not in (None, end):
                 found = f"ends with {_NAMES[end]}, the rows before it with {_NAMES[self._end or end]}"
-                raise Malformed(row, blank, 0, found, "end all rows alike, and quote a value that holds a line end")
+                todo = "end all rows alike, and quote a value that holds a line end"
+                raise Malformed(*self._counted(data, at), 0, found, todo)
             self._end = end or self._end
-            if match.start(1) == at:
-                blank += 1
-            else:
-                row += 1
             at = match.end()
         return at
 
-    def _look(self, data: bytes, at: int, final: bool, row: int, blank: int) -> None:
+    def _counted(self, data: bytes, end: int) -> tuple[int, int]:
+        """Rows and empty lines up to ``end``."""
+        at = row = blank = 0
+        while at < end:
+            match = self._row.match(data, at)
+            if match is not None:
+                blank += match.start(1) == at
+                row += match.start(1) != at
+            at = (match or _LAST_LINE.match(data, at)).end()  # type: ignore[union-attr]  # there is a line
+        return row, blank
+
+    def _look(self, data: bytes, at: int, final: bool) -> None:
         """Raises Malformed if the row at ``at`` is wrong, and not only cut short by the end of the block."""
-        column = 0
+        if self._comment is not None and data.startswith(self._comment, at):
+            return
+        start, column = at, 0
         found = todo = ""
         while not found:
             column += 1
+            at = self._after(self._around, data, at)
             quoted = data.startswith(self._quote, at)
-            match = (self._inside if quoted else self._plain).match(data, at)
-            at = match.end() if match else at
+            at = self._after(self._inside if quoted else self._plain, data, at)
             if self._escape is not None and data.startswith(self._escape, at):
                 if at + 1 < len(data):
                     found, todo = "has an escape before a character that needs none", _NO_ESCAPE
                 break
             if quoted and at < len(data):
-                at += 1
+                at = self._after(self._around, data, at + 1)
                 if at < len(data) and not self._after_quote[data[at]]:
                     found, todo = "has text after a closing quote", _DOUBLED
             if not data.startswith(self._delimiter, at):
@@ -176,12 +259,68 @@ class Rows:
         if not found and final:
             found, todo = "has a quote that is never closed", "close the quote; the file may be truncated"
             if self._escape is not None and data.endswith(self._escape):
-                found, todo = "ends with an escape", "fix the row; the file may be truncated"
+                found, todo = _OPEN_ESCAPE
         if found:
-            raise Malformed(row, blank, column, found, todo)
+            raise Malformed(*self._counted(data, start), column, found, todo)
+
+    @staticmethod
+    def _after(pattern: re.Pattern[bytes], data: bytes, at: int) -> int:
+        match = pattern.match(data, at)
+        return match.end() if match else at
+
+    def _has_comment(self, data: bytes) -> bool:
+        """It may have one: a line begins with the mark, or a line of a quoted value does."""
+        mark = self._comment
+        if mark is None or mark not in data:  # one byte is found much faster than two
+            return False
+        return data.startswith(mark) or b"\n" + mark in data or b"\r" + mark in data
+
+    def cleaned(self, data: bytes) -> bytes:
+        """Whole rows without comments, and without blanks around values."""
+        if self._has_comment(data):
+            pieces, at = [], 0
+            while at < len(data):
+                end = self._after(self._rows, data, at)
+                pieces.append(data[at:end])
+                at = self._after(self._comments, data, end)
+            data = b"".join(pieces)
+        if not self._trim or not _beside(data, self._blanks, self._delimiter + b"\r\n"):
+            return data
+        if self._quote in data or (self._escape is not None and self._escape in data):
+            return self._padded.sub(rb"\1\2", data)
+        return self._outer.sub(b"", data)
+
+    def filled(self, data: bytes, width: int, null: bytes) -> bytes:
+        """Whole rows, those with fewer than ``width`` values filled up with ``null``."""
+        filler = self._delimiter + null
+        quoted = self._quote in data
+        escaped = self._escape is not None and self._escape in data
+        if escaped or self._end == b"\r" or (quoted and self._after_last_row(data) is None):
+            return b"".join(self._filled_row_by_row(data, width, filler))
+        text = np.frombuffer(data, np.uint8)
+        quotes = self._places.of(text, self._quote) if quoted else np.empty(0, np.intp)
+        marks = self._places.of(text, self._delimiter + b"\n")
+        marks = marks[np.searchsorted(quotes, marks) % 2 == 0]
+        ends = np.flatnonzero(text[marks] == ord("\n"))
+        widths, at = np.diff(ends, prepend=-1), marks[ends]
+        at = at - (text[at - 1] == ord("\r"))
+        missing = np.where((widths < width) & (at > np.append(0, marks[ends[:-1]] + 1)), width - widths, 0)
+        values = np.tile(np.frombuffer(filler, np.uint8), int(missing.sum()))
+        return bytes(np.insert(text, np.repeat(at, missing * len(filler)), values))
+
+    def _filled_row_by_row(self, data: bytes, width: int, filler: bytes) -> Iterator[bytes]:
+        at = 0
+        while at < len(data):
+            start, values = at, 1
+            at = self._after(self._field, data, at)
+            while data.startswith(self._delimiter, at):
+                values, at = values + 1, self._after(self._field, data, at + 1)
+            yield data[start:at] + filler * (width - values if at > start else 0)
+            start, at = at, self._after(_LINE_END, data, at)
+            yield data[start:at]
 
 
-_NAMES = {b"\n": "LF", b"\r": "CR alone"}
+_NAMES = {b"\n": "LF", b"\r": "CR alone"}  # of line ends
 
 
 def _table(bytes_: bytes) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
@@ -189,6 +328,13 @@ def _table(bytes_: bytes) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
     table = np.zeros(256, np.bool_)
     table[list(bytes_)] = True
     return table
+
+
+def _beside(data: bytes, some: bytes, others: bytes) -> bool:
+    """Does one of ``some`` stand next to one of ``others``, or first?"""
+    text = np.frombuffer(data, np.uint8)
+    one, other = (np.logical_or.reduce([text == byte for byte in bytes_]) for bytes_ in (some, others))
+    return bool(one[0] or (one[:-1] & other[1:]).any() or (other[:-1] & one[1:]).any())
 
 
 def _bare_return(data: bytes, final: bool) -> bool:

@@ -87,13 +87,13 @@ class JsonLines:
         require_kin(files, looks)
         self.given = looks
         seen = united(looks)
-        check_names(files[0], list(seen))
+        check_names(files[0], list(seen), "key")
         if seen:
             where = files[0].label if len(files) == 1 else f"{len(files)} files"
             require_declared(self._columns, {*seen}, where, expected)
         elif not self._columns:
             if expected is None or not len(expected):
-                found = "no object at all, so the columns are unknown"
+                found = "it has no object with a key, so the columns are unknown"
                 raise files[0].bad(found, "declare them in the source's options, as in columns: {id: int64}")
             return expected
         else:
@@ -105,7 +105,7 @@ class JsonLines:
     def batches(self, file: Input, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         for block in self._blocks(file):
             batch = _fast(block.data, schema) if all(_simple(field.type) for field in schema) else None
-            yield batch if batch is not None else _slow(file, block, schema)
+            yield _slow(file, block, schema) if batch is None or _infinite(batch) else batch
 
     def cuts(self, file: Input, pieces: int) -> list[int]:
         """Where the file can be cut: an object is a line, and a line is never more. An array is not cut."""
@@ -209,6 +209,11 @@ def _simple(type_: pa.DataType) -> bool:
     """Types that pyarrow reads from JSON without a loss."""
     numbers = pa.types.is_integer(type_) or pa.types.is_floating(type_) or pa.types.is_decimal(type_)
     return bool(numbers or pa.types.is_boolean(type_) or type_ == pa.string())
+
+
+def _infinite(batch: pa.RecordBatch) -> bool:
+    """A number may be beyond its type: pyarrow makes infinity of it."""
+    return any(pa.types.is_floating(c.type) and pc.any(pc.is_inf(c)).as_py() for c in batch.columns)
 
 
 def _fast(data: bytes, schema: pa.Schema) -> pa.RecordBatch | None:

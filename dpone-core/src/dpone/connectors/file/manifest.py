@@ -59,11 +59,22 @@ class Replaced:
 
 
 @frozen
+class Added:
+    """What a run of a stream has added to the columns and not committed. ``made``: there were none before."""
+
+    key: str
+    run_id: str
+    columns: tuple[str, ...]
+    made: bool = False
+
+
+@frozen
 class Manifest:
     """schema: columns of the target, lineage included; None until the first load has given them.
 
     undo  what is kept to take loads back, oldest first
     last  the load that changed the files last, if it is known
+    added what no load has committed yet, for each stream whose load counts on it
     """
 
     files: tuple[PartFile, ...] = ()
@@ -71,6 +82,7 @@ class Manifest:
     schema: pa.Schema | None = None
     undo: tuple[Replaced, ...] = ()
     last: str = ""
+    added: tuple[Added, ...] = ()
 
     @property
     def kept(self) -> dict[str, PartFile]:
@@ -89,6 +101,7 @@ class Manifest:
             "schema": None if self.schema is None else schema_to_json(self.schema),
             "undo": [_replaced_to_json(one) for one in self.undo],
             "last": self.last,
+            "added": [asdict(one) for one in self.added],
         }
         return json.dumps(data, indent=1, ensure_ascii=False).encode()
 
@@ -104,7 +117,8 @@ class Manifest:
         journals = {str(key): _entry_from_json(item) for key, item in value["journals"].items()}
         schema = None if value["schema"] is None else schema_from_json(value["schema"])
         undo = tuple(_replaced_from_json(item) for item in value.get("undo", ()))
-        return cls(files, journals, schema, undo, str(value.get("last", "")))
+        added = tuple(Added(**{**item, "columns": tuple(item["columns"])}) for item in value.get("added", ()))
+        return cls(files, journals, schema, undo, str(value.get("last", "")), added)
 
 
 def _part_file(item: Mapping[str, Any]) -> PartFile:

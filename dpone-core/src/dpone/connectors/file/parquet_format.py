@@ -120,7 +120,7 @@ class Parquet:
     def _fields(self, file: Input) -> list[pa.Field]:
         with file.failing(), self._open(file) as opened:
             fields = list(opened.schema_arrow)
-        check_names(file, [field.name for field in fields])
+        check_names(file, [field.name for field in fields], "column")
         return [_bare(field, self._columns.get(field.name)) for field in fields]
 
 

@@ -19,9 +19,9 @@ from attrs import asdict, evolve, frozen
 
 from dpone import durable
 from dpone.connectors.file.config import FileSinkOptions
-from dpone.connectors.file.manifest import PART, Folder, Manifest, PartFile, Replaced
+from dpone.connectors.file.manifest import PART, Added, Folder, Manifest, PartFile, Replaced
 from dpone.connectors.file.parts import beyond_double, refused, write_part
-from dpone.contract import Entry, Finding, Kept, Load, Part, Receipt, Staged, Stream, UndoPlan, Writer
+from dpone.contract import Entry, Finding, Kept, Load, Part, Receipt, Staged, Stream, TakenBack, UndoPlan, Writer
 from dpone.errors import ConfigError, Conflict, DataError, SinkError, UndoRefused
 from dpone.evolution import Change, Stored, not_kept
 from dpone.ids import ulid
@@ -104,13 +104,50 @@ class FileSink:
             return
         with self._failing("change the columns"), self.folder.lock():
             manifest = self.folder.read() or Manifest()
-            schema = manifest.schema
-            for text in ddl:
-                statement = json.loads(text)
-                for column, type_ in statement.get("looks_at", {}).items():
-                    self._require_kept(manifest, column, type_)
-                schema = _changed(schema, statement, self._lineage())
-            self.folder.write(evolve(manifest, schema=schema))
+            self.folder.write(evolve(manifest, schema=self._after(manifest, ddl)))
+
+    def _after(self, manifest: Manifest, ddl: Sequence[str]) -> pa.Schema | None:
+        schema = manifest.schema
+        for text in ddl:
+            statement = json.loads(text)
+            for column, type_ in statement.get("looks_at", {}).items():
+                self._require_kept(manifest, column, type_)
+            schema = _changed(schema, statement, self._lineage())
+        return schema
+
+    def provide(self, load: Load, ddl: Sequence[str]) -> None:
+        """``contract.TakingBack``: as ``apply``, the record included."""
+        if not ddl and not (self.folder.read() or Manifest()).added:
+            return
+        with self._failing("change the columns"), self.folder.lock():
+            manifest = self.folder.read() or Manifest()
+            before, now = manifest.schema, self._after(manifest, ddl)
+            new, given = {*_names(now)} - {*_names(before)}, {*_names(load.schema)}
+            shared = {name for one in manifest.added for name in one.columns if name in given or name in LINEAGE}
+            made = now is not None and (before is None or any(one.made for one in manifest.added))
+            mine = Added(load.key, load.run_id, tuple(sorted(new | shared)), made)
+            others = tuple(one for one in manifest.added if one.key != load.key)
+            added = (*others, mine) if mine.columns or mine.made else others
+            self.folder.write(evolve(manifest, schema=now, added=added))
+
+    def take_back(self, key: str, run_id: str = "") -> Sequence[TakenBack]:
+        """``contract.TakingBack``: columns that no load has committed are in no file."""
+        if not _of((self.folder.read() or Manifest()).added, key, run_id):
+            return ()
+        with self._failing("change the columns"), self.folder.lock():
+            manifest = self.folder.read() or Manifest()
+            mine = _of(manifest.added, key, run_id)
+            others = tuple(one for one in manifest.added if one not in mine)
+            gone = {name for one in mine for name in one.columns} - {name for one in others for name in one.columns}
+            made = any(one.made for one in mine) and not any(one.made for one in others)
+            schema, taken = manifest.schema, [TakenBack(f"the list of columns of {self.folder.label}")] if made else []
+            if made or schema is None:
+                schema = None
+            else:
+                taken += [TakenBack(f"column {f.name} of {self.folder.label}") for f in schema if f.name in gone]
+                schema = pa.schema([f for f in schema if f.name not in gone])
+            self.folder.write(evolve(manifest, schema=schema, added=others))
+        return taken
 
     def _require_kept(self, manifest: Manifest, column: str, type_: str) -> None:
         """Parts stay as they are, so this is about who reads them: together they are doubles now. Text has digits."""
@@ -191,7 +228,7 @@ class FileSink:
         mine = [one for one in undo if (one.key, one.entry.load_id) == (key, load_id)]
         if not mine or manifest is None:
             found = "nothing is kept of it: it changed no row, undo was off, or the retention is over"
-            todo = "name a load of this stream that is kept, or load anew with --full-refresh; nothing was changed"
+            todo = "name a load of this stream that is kept, or load again with --full-refresh; nothing was changed"
             raise UndoRefused(failed, found, todo)
         if manifest.last != load_id:
             todo = "take that one back first, if it kept what it replaced; nothing was changed"
@@ -344,7 +381,8 @@ class FileWriter:
             entry, undo = self._kept(before, entry, replaced, after)
         journals = {**before.journals, load.key: entry}
         last = self.load_id if replaces or parts else before.last
-        return Receipt(entry, **rows), Manifest(files, journals, schema, undo, last)
+        added = before.added if load.schema is None else _left(before.added, load)
+        return Receipt(entry, **rows), Manifest(files, journals, schema, undo, last, added)
 
     def _kept(
         self, before: Manifest, entry: Entry, replaced: tuple[PartFile, ...], after: Entry | None
@@ -420,6 +458,21 @@ def _require_head(manifest: Manifest | None, key: str, after: Entry | None, labe
     if _place(head) != _place(after):
         found = f"the journal's head is {_told(head)}, not {_told(after)}"
         raise Conflict(f"commit to {label}", found, "another runner loaded this key; run again")
+
+
+def _names(schema: pa.Schema | None) -> list[str]:
+    return [] if schema is None else list(schema.names)
+
+
+def _of(added: Sequence[Added], key: str, run_id: str) -> tuple[Added, ...]:
+    return tuple(one for one in added if one.key == key and run_id in ("", one.run_id))
+
+
+def _left(added: Sequence[Added], load: Load) -> tuple[Added, ...]:
+    """What is still not committed after the commit of ``load``, which makes what it uses the target's."""
+    used = {*_names(load.schema), *LINEAGE}
+    others = (evolve(one, columns=tuple(c for c in one.columns if c not in used), made=False) for one in added)
+    return tuple(one for one in others if one.key != load.key and one.columns)
 
 
 def _place(entry: Entry | None) -> tuple[int, str] | None:

@@ -203,7 +203,7 @@ class FileSource:
             return {}
         if after.kind != KIND or after.identity != {"path": self._pattern}:
             found = f"the position is of {after.kind} {dict(after.identity)}"
-            todo = "restore the path, or start anew with --full-refresh"
+            todo = "restore the path, or start again with --full-refresh"
             raise IdentityChanged(f"resume {self._pattern}", found, todo)
         files: Mapping[str, Mapping[str, Any]] = after.value["files"]
         return files
@@ -237,6 +237,7 @@ class FileSource:
             todo = "give one glob per format, or set options.format"
             found = f"files of {len(kinds)} formats ({', '.join(sorted(kinds))})"
             raise ConfigError(f"read {self._pattern}", found, todo)
+        self._options.require_taken(*kinds)
         inputs = [Input(file.path, file.name) for file in files]
         for one, file in zip(inputs, files, strict=True):
             self._require_kind(one, self._kind(file))
@@ -398,6 +399,7 @@ def _part(i: int, file: _Found, entry: Mapping[str, Any], schema: pa.Schema) -> 
         "mtime_ns": file.mtime_ns,
         "inode": file.inode,
         "sha256": entry["sha256"],
+        "order": i,
         "schema": base64.b64encode(schema.serialize().to_pybytes()).decode(),
     }
     return Part(f"{i:05d}-{entry['sha256'][:8]}", detail)

@@ -7,6 +7,7 @@ import contextlib
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import pyarrow as pa
 from attrs import frozen
@@ -116,18 +117,22 @@ def wrong_encoding(file: Input, encoding: str) -> DataError:
     return file.bad(f"{where} is not {encoding}", todo)
 
 
-def check_names(file: Input, names: list[str]) -> None:
-    """Column names are given, distinct, and distinct without regard to case: most servers would fold them."""
+def check_names(file: Input, names: list[str], what: Literal["header", "column", "key"] = "header") -> None:
+    """Column names are given, distinct, and distinct without regard to case: most servers would fold them. what: where
+    the format has them; only those of a header can be given by an option."""
+    option = ", or give options.names" if what == "header" else ""
+    one = "column" if what == "header" else what
     if "" in names:
-        todo = "name every column in the header, or give options.names"
-        raise file.bad(f"column {names.index('') + 1} of the header has no name", todo)
+        at = names.index("") + 1
+        found = {"header": f"column {at} of the header has no name", "column": f"column {at} has no name"}
+        every = "every column in the header" if what == "header" else f"every {one} in the file"
+        raise file.bad(found.get(what, "an object has a key without a name"), f"name {every}{option}")
     doubled = next((name for name, times in Counter(names).items() if times > 1), None)
     if doubled is not None:
-        raise file.bad(f"two columns are named {doubled!r}", "rename one in the header, or give options.names")
+        raise file.bad(f"two {one}s are named {doubled!r}", f"rename one in the file{option}")
     if folded := ambiguous(names):
         first = next(name for name in names if name.casefold() == folded[0].casefold())
-        todo = "rename one in the file, or give options.names"
-        raise file.bad(f"columns {first!r} and {folded[0]!r} differ only by case", todo)
+        raise file.bad(f"{one}s {first!r} and {folded[0]!r} differ only by case", f"rename one in the file{option}")
 
 
 def require_kin(files: Sequence[Input], columns: Sequence[Collection[str]]) -> None:

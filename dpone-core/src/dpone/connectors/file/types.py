@@ -77,7 +77,7 @@ def restored(texts: pa.Array, type_: pa.DataType) -> pa.Array:
 def from_text(texts: pa.Array, type_: pa.DataType) -> pa.Array:
     """Texts as a type that Arrow reads from text, or as a time, which it does not. Raises BadValue."""
     try:
-        return _parsed(texts, type_)
+        values = _parsed(texts, type_)
     except pa.ArrowException:
         low, high = 0, len(texts)
         while high - low > 1:  # the first value that fails, by halving
@@ -88,6 +88,9 @@ def from_text(texts: pa.Array, type_: pa.DataType) -> pa.Array:
             except pa.ArrowException:
                 high = middle
         raise BadValue(low) from None
+    if (at := beyond(texts, values)) >= 0:
+        raise BadValue(at)
+    return values
 
 
 def _parsed(texts: pa.Array, type_: pa.DataType) -> pa.Array:
@@ -160,6 +163,14 @@ def _same(left: pa.Array, right: pa.Array) -> pa.Array:
     """True also for two that are not a number; NULL for two NULLs."""
     same = pc.equal(left, right)
     return pc.or_(same, pc.and_(pc.is_nan(left), pc.is_nan(right))) if pa.types.is_floating(left.type) else same
+
+
+def beyond(texts: pa.Array, values: pa.Array) -> int:
+    """The index of the first number that is too large for its type of float, and so has become infinity; -1: none."""
+    if not pa.types.is_floating(values.type):
+        return -1
+    numbers = pc.match_substring_regex(texts, "[0-9]")  # "inf" is not one
+    return int(pc.index(pc.and_(pc.is_inf(values), numbers), True).as_py())
 
 
 class BadValue(Exception):

@@ -43,7 +43,7 @@ class SqliteDialect(Dialect):
             given = pa.array([str(value) if pa.types.is_decimal(type) else value])
             return encode(given, type)[0]
         except (pa.ArrowException, OverflowError, Refused) as error:
-            found, zone = f"{value!r} is no {type}", pa.types.is_timestamp(type) and type.tz
+            found, zone = f"{value!r} is not a valid {type}", pa.types.is_timestamp(type) and type.tz
             todo = f"write a value of type {type}{', as in 2026-01-31T00:00:00Z' if zone else ''}"
             raise ConfigError("read strategy.where", found, todo) from error
 
@@ -259,14 +259,18 @@ class SqliteDatabase:
             return False
         sql = "SELECT sql FROM sqlite_master WHERE type = 'table' AND name = ? COLLATE NOCASE"
         text = self.rows(sql, (table.last,))
-        named = "instr(lower(m.sql), lower(?)) > 0"
-        hanging = (
-            "SELECT 1 FROM sqlite_master AS m WHERE (m.type IN ('index', 'trigger') AND m.tbl_name = ? COLLATE NOCASE "
-            f"AND m.sql IS NOT NULL) OR (m.type IN ('view', 'trigger') AND {named}) UNION ALL "
-            f"SELECT 1 FROM sqlite_master AS m, pragma_foreign_key_list(m.name) AS f WHERE {_REFERRING}"
-        )
         ours = self.dialect.create_table(table, schema, key)
-        return text[0][0] == ours and not self.rows(hanging, (table.last,) * 3)
+        return text[0][0] == ours and not self._hanging(table)
+
+    def _hanging(self, table: Name) -> list[str]:
+        """What would be lost with the table, or is made of it; a view whose text has the name somewhere may be."""
+        named, what = "instr(lower(m.sql), lower(?)) > 0", "SELECT m.type || ' ' || m.name FROM sqlite_master AS m"
+        hanging = (
+            f"{what} WHERE (m.type IN ('index', 'trigger') AND m.tbl_name = ? COLLATE NOCASE "
+            f"AND m.sql IS NOT NULL) OR (m.type IN ('view', 'trigger') AND {named}) UNION "
+            f"{what}, pragma_foreign_key_list(m.name) AS f WHERE {_REFERRING}"
+        )
+        return [found for (found,) in self.rows(hanging, (table.last,) * 3)]
 
     def clear(self, table: Name) -> int:
         return self.execute(f"DELETE FROM {self.dialect.name(table)}")
@@ -280,6 +284,35 @@ class SqliteDatabase:
         self.execute(self.dialect.drop_table(stage))
         if zeroes:
             self.rows("PRAGMA secure_delete=ON")
+
+    def identity(self, table: Name, column: str = "") -> str:
+        """A table by its text, which shows defaults, checks and collations too; nothing tells columns apart."""
+        sql = "SELECT sql FROM sqlite_master WHERE type = 'table' AND name = ? COLLATE NOCASE"
+        return "" if column else str(self.rows(sql, (table.last,))[0][0])
+
+    def take_out(self, table: Name, column: str = "") -> str:
+        """SQLite itself refuses to drop a column that an index, a view or a constraint uses
+        (https://www.sqlite.org/lang_altertable.html), but not one that a trigger sets; a table it drops regardless."""
+        hanging = self._hanging(table)
+        if column:
+            words = "SELECT 1 FROM sqlite_master WHERE type || ' ' || name = ? AND instr(lower(sql), lower(?)) > 0"
+            hanging = [what for what in hanging if self.rows(words, (what, column))]
+        if hanging:
+            return f"there is {', '.join(hanging)}"
+        if not column:
+            self.drop(table)
+            return ""
+        self.execute("SAVEPOINT take_out")
+        try:
+            self.execute(self.dialect.drop_column(table, column))
+        except SinkError as error:
+            if getattr(error.__cause__, "sqlite_errorname", "") != "SQLITE_ERROR":
+                raise
+            self.execute("ROLLBACK TO take_out")
+            self.execute("RELEASE take_out")
+            return str(error.__cause__)
+        self.execute("RELEASE take_out")
+        return ""
 
     def references(self, table: Name) -> list[Reference]:
         """``begin`` puts off the check of all but RESTRICT (https://www.sqlite.org/foreignkeys.html, section 4.3). A

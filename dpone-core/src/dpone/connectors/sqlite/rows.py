@@ -173,7 +173,7 @@ def decode(values: Sequence[Any], type: pa.DataType, *, as_text: bool = False) -
         return _array(values, type)
     except (pa.ArrowException, ValueError, OverflowError, ArithmeticError):
         row = _first_bad(values, lambda piece: _array(piece, type))
-        raise Refused(f"a value that is no {type}", row) from None
+        raise Refused(f"a value that is not a valid {type}", row) from None
 
 
 _kind: Any = type  # the builtin; in these functions ``type`` is Arrow's

@@ -63,7 +63,7 @@ class SqliteSink(SqlSink):
         that is a key, NOT NULL or has a default: these must not get lost."""
         if not column.nullable or DEFAULT in (column.metadata or {}):
             found = "it is a key column, NOT NULL, or has a default, and SQLite cannot change the type of such a column"
-            todo = "make the table anew with the wider column by hand, or load into a new table; nothing was changed"
+            todo = "create the table again with the wider column by hand, or load into a new table; nothing was changed"
             raise SchemaBreak(f"widen column {column.name} of {self._target}", found, todo)
 
     def _apply(self, statement: str) -> None:
@@ -73,7 +73,7 @@ class SqliteSink(SqlSink):
             if getattr(error.__cause__, "sqlite_errorname", "") != "SQLITE_ERROR":
                 raise
             # SQLite's text names the index, view, trigger or constraint that stands in the way.
-            todo = "drop what stands in the way, run again, and make it anew; nothing was changed"
+            todo = "drop what stands in the way, run again, then create it again; nothing was changed"
             if str(error.__cause__).endswith("already exists"):  # it may hold what another run has just loaded
                 todo = "run again: another program has made it meanwhile; nothing was changed"
             raise SinkError(f"change the columns of {self._target}", str(error.__cause__), todo) from error.__cause__

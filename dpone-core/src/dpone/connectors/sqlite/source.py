@@ -350,7 +350,7 @@ class _Cursor:
         if high is None:
             return None
         if isinstance(high, (int, float)) is not isinstance(low, (int, float)) or isinstance(high, bytes):
-            found = f"cursor column {self._column} holds blobs, or numbers beside texts"
+            found = f"cursor column {self._column} holds blobs, or both numbers and texts"
             raise DataError("read by cursor", found, "choose a column of one kind")
         return _value(high)
 
