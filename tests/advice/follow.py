@@ -7,6 +7,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import pyarrow.csv as pacsv
+import pyarrow.json as pajson
+import pyarrow.parquet as pq
 import yaml
 from attrs import frozen
 
@@ -47,6 +50,13 @@ class Place:
         with closing(sqlite3.connect(self.folder / "target.db")) as db:
             db.row_factory = sqlite3.Row
             return [{k: row[k] for k in row.keys() if not k.startswith("__dpone__")} for row in db.execute(sql)]  # noqa: SIM118
+
+    def parts(self, sink: dict[str, Any]) -> list[dict[str, Any]]:
+        """The rows of a folder of parts, without the columns of dpone."""
+        read = {"parquet": pq.read_table, "csv": pacsv.read_csv, "jsonl": pajson.read_json}[sink["options"]["format"]]
+        parts = sorted((self.folder / sink["path"]).glob("part-*"))
+        rows = [row for part in parts for row in read(part).to_pylist()]
+        return [{k: v for k, v in row.items() if not k.startswith("__dpone__")} for row in rows]
 
     def file(self, name: str, text: str | bytes) -> None:
         (self.folder / name).write_bytes(text if isinstance(text, bytes) else text.encode())

@@ -36,11 +36,16 @@ def _texts(module: ast.Module) -> set[str]:
             names = [name.id for t in targets for name in ast.walk(t) if isinstance(name, ast.Name)]
             if any(name.lower().strip("_").endswith(("todo", "allow", "anew", "standby", "ways")) for name in names):
                 found |= {*_pieces(node.value)} if node.value is not None else set()
-        elif isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and node.exc.args:
+        elif isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and _advises(node.exc):
             found |= {*_pieces(node.exc.args[-1])}
         elif isinstance(node, ast.keyword) and node.arg in ("todo", "allow"):
             found |= {*_pieces(node.value)}
     return found
+
+
+def _advises(made: ast.Call) -> bool:
+    """One argument alone is what was found, but for click's own error."""
+    return len(made.args) > 1 or (bool(made.args) and ast.unparse(made.func) == "click.UsageError")
 
 
 def _pieces(node: ast.expr) -> Iterator[str]:

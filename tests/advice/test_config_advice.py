@@ -19,10 +19,9 @@ Edit = Callable[[Data], object]
 ROWS = pipeline(table())
 
 
-def cdc(**source: Any) -> Data:
-    return pipeline(
-        {"type": "file", "path": "log.jsonl", "options": {"incremental": {"by": "cdc"}}, **source}, "cdc_apply"
-    )
+def cdc(sink: Data, **source: Any) -> Data:
+    log = {"type": "file", "path": "log.jsonl", "options": {"incremental": {"by": "cdc"}}, **source}
+    return pipeline(log, "append" if sink["type"] == "file" else "cdc_apply", sink)
 
 
 def without(*where: str) -> Data:
@@ -66,6 +65,22 @@ def without(*where: str) -> Data:
                 table(), sink={"type": "sqlite", "connection": "sqlite:///t.db", "table": "t", "options": {"undo": {}}}
             ),
             "undo: {loads: 3} or undo: {days: 7}", lambda data: data["sink"]["options"].update(undo={"loads": 3}),
+        ),
+        (
+            cdc(table="*", sink={"type": "file", "path": "out"}),
+            "name one table in source.table, in a stream of its own each",
+            lambda data: data["source"].update(table="a"),
+        ),
+        *(
+            (
+                cdc(table="*", sink={"type": "sqlite", "connection": "sqlite:///t.db", "table": "l_{table}",
+                                     "options": {"undo": {"loads": 1}}}),
+                "remove undo, or name one table in source.table, in a stream of its own each", edit,
+            )
+            for edit in (
+                lambda data: data["sink"]["options"].pop("undo"),
+                lambda data: (data["source"].update(table="a"), data["sink"].update(table="l_a")),
+            )
         ),
         (
             pipeline({**table(), "table": 'a"b.c'}), 'quoting a whole part that has a dot or a quote in it: "a.b".c',

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import sqlite3
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pyarrow as pa
 import pytest
 import yaml
 from tests.postgres import server as servers
 from tests.postgres.server import Server
+from tests.postgres.stream import ChangeSource
 from tests.postgres.target import Target
+from tests.postgres.test_cdc_outside import Shop, shop  # noqa: F401  # a fixture
 
 import dpone
-from dpone.errors import SchemaBreak
+from dpone.errors import PipelineMismatch, SchemaBreak
 from dpone.evolution import Change
 from dpone.report import StreamReport
 from dpone.strategy import Strategy
@@ -245,3 +249,337 @@ def _caught_up(primary: Server, standby: Server) -> None:
     [(mark,)] = primary.query("SELECT pg_current_wal_flush_lsn()::text")
     while standby.query("SELECT pg_last_wal_replay_lsn() < %s::pg_lsn", mark) == [(True,)]:
         pass
+
+
+def put(data: dict[str, Any], where: str, value: Any) -> None:
+    *parents, last = where.split(".")
+    for name in parents:
+        data = data.setdefault(name, {})
+    data[last] = value
+
+
+def query(route: Route, text: str) -> None:
+    del route.data["source"]["table"]
+    route.data["source"]["query"] = text.replace("FROM s", f"FROM {route.target.schema}.s")
+
+
+Way = Callable[[Route], object]
+
+
+@attrs.frozen
+class Refused:
+    """before: statements; options: of the pipeline; after: statements after a green run without those options. ways:
+    words of the message, and what they ask for."""
+
+    kind: str
+    before: tuple[str, ...]
+    ways: dict[str, Way]
+    options: dict[str, Any] = attrs.field(factory=dict)
+    after: tuple[str, ...] | None = None
+
+
+def set_to(where: str, value: Any) -> Way:
+    return lambda route: put(route.data, where, value)
+
+
+REFUSED = {
+    "a generated column": Refused(
+        "PipelineMismatch", ("CREATE TABLE t (id int PRIMARY KEY, n int GENERATED ALWAYS AS (id * 10) STORED)",),
+        {
+            "leave the column out in source.query": lambda route: query(route, "SELECT id FROM s"),
+            "make it a plain one": lambda route: route.target.run("ALTER TABLE t ALTER n DROP EXPRESSION"),
+        },
+    ),
+    "truncate of a table that another refers to": Refused(
+        "SinkError",
+        ("CREATE TABLE t (id int PRIMARY KEY, n int)", "CREATE TABLE c (id int REFERENCES t)"),
+        {f"use full_refresh: {way}": set_to("sink.options.full_refresh", way.split()[-1])
+         for way in ("auto", "auto or delete")},
+        {"sink.options.full_refresh": "truncate", "sink.strategy": {"mode": "full_refresh"}},
+    ),
+    "swap of a table with a view": Refused(
+        "SinkError", (),
+        {f"use full_refresh: {way}": set_to("sink.options.full_refresh", way.split()[-1])
+         for way in ("auto", "auto, truncate", "auto, truncate or delete")},
+        {"sink.options.full_refresh": "swap", "sink.strategy": {"mode": "full_refresh"}},
+        ("CREATE VIEW v AS SELECT id FROM t",),
+    ),
+    "options of streams": Refused(
+        "ConfigError", (),
+        {"remove what is of streams": lambda route: route.data["source"].pop("options")},
+        {"source.options.slot": "a", "source.options.publication": "b"},
+    ),
+    "a statement that takes too long": Refused(
+        "SourceError", (), {"raise options.statement_timeout": set_to("source.options.statement_timeout", 60)},
+        {"source.options.statement_timeout": 0.2, "source.table": None,
+         "source.query": "SELECT id, n, pg_sleep(1)::text AS z FROM s"},
+    ),
+    "another way to read": Refused(
+        "IdentityChanged", (),
+        {
+            "point the pipeline at the source of the position": set_to(
+                "source.options.incremental", {"by": "cursor", "column": "id"}
+            ),
+            "begin anew with --full-refresh": lambda route: {"full_refresh": True},
+        },
+        {"source.options.incremental": {"by": "xmin"}}, (),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "way"), [(name, way) for name, case in REFUSED.items() for way in case.ways])
+def test_OUT_16_what_a_message_says_ends_in_a_green_run(route: Route, name: str, way: str) -> None:
+    """Each way out by itself, and green again."""
+    case = REFUSED[name]
+    route.target.run(*case.before)
+    if name == "another way to read":
+        put(route.data, "source.options.incremental", {"by": "cursor", "column": "id"})
+    if case.after is not None:
+        assert route.run().error is None
+        route.target.run(*case.after)
+    for where, value in case.options.items():
+        put(route.data, where, value)
+    if route.data["source"].get("query"):
+        query(route, route.data["source"]["query"])
+    assert way in route.stopped(case.kind)
+    options = case.ways[way](route)
+    done = route.run(**(options if isinstance(options, dict) and "full_refresh" in options else {}))
+    assert done.error is None, done.error
+    assert route.rows() == [(1, 10)]
+    assert route.run().error is None
+
+
+def test_OUT_16_a_lock_of_another_session_is_waited_for(route: Route) -> None:
+    """Transient, with the view that shows who holds it; once the other has ended the run is green."""
+    assert route.run().error is None
+    put(route.data, "sink.options.lock_timeout", 0.2)
+    route.target.run("INSERT INTO s VALUES (2, 20)")
+    with route.target.connect() as other:
+        other.execute("BEGIN")
+        other.execute("LOCK TABLE t")
+        message = route.stopped("SinkError")
+        assert "see pg_locks, wait, or raise options.lock_timeout" in message
+        other.execute("ROLLBACK")
+    assert route.run().error is None
+    assert route.rows() == [(1, 10), (2, 20)]
+
+
+@pytest.mark.parametrize(
+    ("way", "wanted"),
+    [
+        ("state options.special_values: text", "infinity"), ("cast the column in a query", "infinity"),
+        ("correct the value", "2026-01-31"),
+    ],
+)  # fmt: skip
+def test_OUT_16_a_value_that_arrow_does_not_have(route: Route, way: str, wanted: str) -> None:
+    """Infinity on its way to another system; a table that the first run made is replaced, as the next message says."""
+    route.target.run(
+        "DROP TABLE s", "CREATE TABLE s (id int PRIMARY KEY, n date)", "INSERT INTO s VALUES (1, 'infinity')"
+    )
+    sink = {"type": "sqlite", "connection": "sqlite:///t.db", "table": "t", "strategy": {"mode": "append"}}
+    route.data["sink"] = sink
+    assert way in route.stopped("DataError")
+    if way.startswith("state"):
+        put(route.data, "source.options.special_values", "text")
+    elif way.startswith("cast"):
+        query(route, "SELECT id, n::text FROM s")
+    else:
+        route.target.run("UPDATE s SET n = '2026-01-31'")
+    if not way.startswith("correct"):
+        assert "--full-refresh" in route.stopped("SchemaBreak")
+    assert route.run(full_refresh=not way.startswith("correct")).error is None
+    with closing(sqlite3.connect(route.folder / "t.db")) as db:
+        assert db.execute("SELECT n FROM t").fetchall() == [(wanted,)]
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [({"outside": {"t": {}}}, "outside: "), ({"version": 99}, "version 99")],
+)
+def test_OUT_16_an_offset_that_cannot_be_read_is_copied_from_the_history(
+    shop: Shop,  # noqa: F811
+    broken: dict[str, Any],
+    said: str,
+) -> None:
+    """What the message says is taken, and the stream goes on from there."""
+    name = dpone.run(shop.path).streams[0].stream
+    position = shop.position()
+    bad = json.dumps({**position, "value": {**position["value"], **broken}})
+    code, told = shop.dpone("state", "set", str(shop.path), "--stream", name, "--position", bad, "--yes")
+    assert code == 1
+    assert said in told
+    assert "copy one that 'dpone state history' shows" in told
+    code, told = shop.dpone("state", "history", str(shop.path), "--format", "json")
+    [newest, *_] = json.loads(told)
+    copied = json.dumps(newest["state"]["position"])
+    code, told = shop.dpone("state", "set", str(shop.path), "--stream", name, "--position", copied, "--yes")
+    assert code == 0, told
+    shop.sql("INSERT INTO t (id, v) VALUES (77, 'later')")
+    shop.loaded()
+    shop.equal()
+
+
+def edited(shop: Shop, **source: Any) -> dict[str, Any]:  # noqa: F811
+    """The pipeline file with other words under source; the whole of it as it was."""
+    data = yaml.safe_load(shop.path.read_text())
+    changed = {**data, "source": {**data["source"], **source}}
+    shop.path.write_text(yaml.safe_dump(changed))
+    return dict(data)
+
+
+def test_OUT_16_what_a_stream_needs_is_advised_to_a_green_run(shop: Shop) -> None:  # noqa: F811
+    """No slot in the file, no such table, no publication: the words of each message, then the run."""
+    path, schema = str(shop.path), shop.source.schema
+    options = yaml.safe_load(shop.path.read_text())["source"]["options"]
+    whole = edited(shop, options={"incremental": {"by": "cdc"}})
+    code, said = shop.dpone("run", path)
+    assert code in (2, 3)
+    assert "name source.options.slot and publication" in said
+    shop.path.write_text(yaml.safe_dump(whole))
+    shop.loaded()
+    shop.sql(f"DROP PUBLICATION {schema}")
+    shop.source.drop_slot()
+    edited(shop, table=f"{schema}.nothing", options=options)
+    code, said = shop.dpone("cdc", "create", path)
+    assert code in (2, 3)
+    assert "correct source.table, or create the table" in said
+    shop.path.write_text(yaml.safe_dump(whole))
+    shop.source.make_slot()
+    code, said = shop.dpone("check", "--connect", path)
+    assert code == 1
+    assert "there is no publication" in said
+    assert "make it with 'dpone cdc create'" in said
+    assert shop.dpone("cdc", "create", path)[0] == 0
+    assert dpone.run(shop.path, full_refresh=True).exit_code == 0
+    shop.loaded()
+    shop.equal()
+
+
+def test_OUT_16_a_resync_of_a_stream_that_was_never_loaded(shop: Shop) -> None:  # noqa: F811
+    """'dpone run' reads every table, and then a resync is possible."""
+    for name in ("warehouse.db", "state.db"):
+        (shop.folder / name).unlink()
+    again = ("cdc", "resync", str(shop.path), "--table", f"{shop.source.schema}.t")
+    code, said = shop.dpone(*again)
+    assert code == 2
+    assert "use 'dpone run', which reads all rows of every table" in said
+    shop.loaded()
+    shop.equal()
+    assert shop.dpone(*again)[0] == 0
+    shop.loaded()
+    shop.equal()
+
+
+@pytest.mark.parametrize("way", ["apply", "ignore"])
+@pytest.mark.parametrize(("mode", "altered"), [("cdc_apply", False), ("cdc_apply", True), ("scd2", False)])
+def test_OUT_16_a_table_that_is_empty_in_the_source(
+    source: ChangeSource, tmp_path: Path, mode: str, altered: bool, way: str
+) -> None:
+    """Read as a whole without a row: strategy.truncate says what becomes of the target's, also in other columns."""
+    source.run("CREATE TABLE t (id int PRIMARY KEY, v text)", "INSERT INTO t VALUES (1, 'one')")
+    source.publish("t")
+    shop = Shop(source, tmp_path, "t")  # noqa: F811
+    shop.lay(mode)
+    data = yaml.safe_load(shop.path.read_text())
+    del data["sink"]["strategy"]["truncate"]
+    shop.path.write_text(yaml.safe_dump(data))
+    shop.loaded()
+    source.run("DELETE FROM t", *(["ALTER TABLE t ALTER v TYPE int USING 1"] if altered else []))
+    [stopped] = dpone.run(shop.path, full_refresh=True).streams
+    assert stopped.error is not None
+    assert stopped.error.kind == "DeletesRefused", stopped.error.message
+    assert "say strategy.truncate: apply to " in stopped.error.message
+    assert ", or ignore" in stopped.error.message
+    assert altered == stopped.error.message.startswith("replace table"), stopped.error.message
+    data["sink"]["strategy"]["truncate"] = way
+    shop.path.write_text(yaml.safe_dump(data))
+    [done] = dpone.run(shop.path, full_refresh=True).streams
+    assert done.error is None, done.error
+    with closing(sqlite3.connect(tmp_path / "warehouse.db")) as db:
+        [(rows,)] = db.execute("SELECT count(*) FROM l_t").fetchall()
+    assert rows == (1 if way == "ignore" or mode == "scd2" else 0)
+    shop.loaded()
+
+
+@pytest.mark.parametrize("way", ["exclude", "run"])
+def test_OUT_16_a_selected_table_without_a_key_is_let_in_or_left_out(shop: Shop, way: str) -> None:  # noqa: F811
+    """To publish it would make the application's updates fail: the warning names both ways, and each ends it."""
+    shop.sql(
+        "CREATE TABLE n (id int, v text)", "ALTER TABLE n REPLICA IDENTITY NOTHING", "INSERT INTO n VALUES (1, 'a')"
+    )
+    [warning] = shop.loaded().warnings
+    name = f"{shop.source.schema}.n"
+    assert f"leave it out with source.exclude: [{name}], or run " in warning
+    if way == "exclude":
+        edited(shop, exclude=[name])
+    else:
+        first, then = warning.partition(", or run ")[2].split("; then ")
+        assert "(its columns)" in first
+        shop.sql(first.partition(", or for strategy append ")[0].replace("(its columns)", "(id)"), then)
+        shop.sql("UPDATE n SET v = 'b'")
+    assert not shop.loaded().warnings
+    shop.equal("t", "u", *(["n"] if way == "run" else []))
+
+
+def test_OUT_16_a_resync_of_a_stream_that_was_loaded_by_rows(source: ChangeSource, tmp_path: Path) -> None:
+    """Its position says nothing of a slot: 'dpone run --full-refresh' begins the stream."""
+    source.run("CREATE TABLE t (id int PRIMARY KEY, v text)", "INSERT INTO t VALUES (1, 'one')")
+    source.publish("t")
+    shop = Shop(source, tmp_path, "t")  # noqa: F811
+    shop.lay()
+    data = yaml.safe_load(shop.path.read_text())
+    rows = {**data["source"], "options": {"incremental": {"by": "cursor", "column": "id"}}}
+    merge = {**data["sink"], "strategy": {"mode": "merge", "key": ["id"]}}
+    shop.path.write_text(yaml.safe_dump({**data, "source": rows, "sink": merge}))
+    shop.loaded()
+    shop.path.write_text(yaml.safe_dump(data))
+    code, said = shop.dpone("cdc", "resync", str(shop.path), "--table", f"{source.schema}.t")
+    assert code == 2
+    assert "use 'dpone run --full-refresh'" in said
+    assert dpone.run(shop.path, full_refresh=True).exit_code == 0
+    source.run("INSERT INTO t VALUES (2, 'two')")
+    shop.loaded()
+    shop.equal("t")
+
+
+def test_OUT_16_a_role_that_may_not_alter_the_target(route: Route) -> None:
+    """The grant of the check lets it."""
+    schema, user = route.target.schema, f"{route.target.schema}_role"
+    assert route.run().error is None
+    route.target.run(
+        f"CREATE ROLE {user} LOGIN PASSWORD 'pw'", f"CREATE ROLE {user}_owner",
+        f"GRANT ALL ON SCHEMA {schema} TO {user}, {user}_owner", f"GRANT ALL ON ALL TABLES IN SCHEMA {schema} TO {user}",
+        f"ALTER TABLE t OWNER TO {user}_owner",
+    )  # fmt: skip
+    try:
+        server = attrs.evolve(route.target.server, user=user)
+        with closing(Target(server, schema, "t").sink(Strategy("append"))) as sink:
+            [owner] = [one for one in sink.check() if one.name == "owner"]
+        assert owner.ok is None
+        assert owner.todo == f'GRANT "{user}_owner" TO "{user}", if schema changes are wanted'
+        route.target.run(owner.todo.partition(",")[0])
+        with closing(Target(server, schema, "t").sink(Strategy("append"))) as sink:
+            assert [one.ok for one in sink.check() if one.name == "owner"] == [True]
+    finally:
+        route.target.run(f"DROP OWNED BY {user}, {user}_owner CASCADE", f"DROP ROLE {user}, {user}_owner")
+
+
+def test_OUT_16_two_tables_for_one_target_are_told_apart(route: Route) -> None:
+    """A glob and a stream of its own: with the schema in the name of the target both are loaded."""
+    schema = route.target.schema
+    route.target.run("CREATE TABLE other (id int PRIMARY KEY, n int)", "INSERT INTO other VALUES (2, 20)")
+    source, sink = route.data.pop("source"), route.data.pop("sink")
+    del source["table"]
+    sink = {**sink, "type": "sqlite", "connection": "sqlite:///t.db"}
+    del sink["table"]
+    one = {"name": "x", "source": {"table": f"{schema}.other"}, "sink": {"table": "s"}}
+    route.data |= {"defaults": {"source": source, "sink": sink}, "streams": [f"{schema}.s*", one]}
+    with pytest.raises(PipelineMismatch, match="tell them apart with sink: {table: '{schema}_{table}'}"):
+        route.run()
+    sink["table"] = "{schema}_{table}"
+    path = route.folder / "pipeline.yaml"
+    path.write_text(yaml.safe_dump(route.data))
+    assert [stream.error for stream in dpone.run(path).streams] == [None, None]
+    with closing(sqlite3.connect(route.folder / "t.db")) as db:
+        assert db.execute(f"SELECT id, n FROM {schema}_s").fetchall() == [(1, 10)]
+        assert db.execute("SELECT id, n FROM s").fetchall() == [(2, 20)]

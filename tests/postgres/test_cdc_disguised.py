@@ -612,6 +612,9 @@ def test_OUT_16_the_advice_of_a_stop_holds_where_a_pipeline_has_several_streams(
         code, said = shop.dpone("cdc", "resync", str(shop.path), "--table", "*.*")
         assert code == 2
         assert "name one with --stream" in said
+        code, said = shop.dpone("cdc", "resync", str(shop.path), "--table", "*.*", "--stream", "t")
+        assert code == 0, said
+        assert [one.status for one in run_pipeline(str(shop.path)).streams] == ["loaded", "caught_up"]
     finally:
         shop.sql(f"SELECT pg_drop_replication_slot('{other}')")
 

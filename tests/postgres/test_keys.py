@@ -411,6 +411,23 @@ def test_OUT_10_a_journal_of_an_older_version_beside_a_numeric_column(source: Ch
     assert bench.copied("n", "WHERE __dpone__deleted_at IS NULL") == [(2,)]
 
 
+def test_OUT_10_keys_that_an_older_version_loaded_as_text_are_loaded_again(source: ChangeSource, folder: Path) -> None:
+    """A journal that does not say how keys are held, and a key as 1.00 in a column of text: the full refresh that the
+    message names leads on."""
+    bench = Bench(source, folder, "sqlite", strategy("merge", False, "k"))
+    bench.make("k numeric PRIMARY KEY")
+    source.run("INSERT INTO things VALUES (1, 1)")
+    bench.load()
+    with closing(sqlite3.connect(folder / "copy.db")) as db, db:
+        db.execute("UPDATE copy SET k = '1.00'")
+        db.execute("UPDATE __dpone__loads SET rows = json_remove(rows, '$.held', '$.target')")
+    stream = bench.run()
+    assert stream.error is not None
+    assert "load everything again with --full-refresh" in stream.error.message
+    bench.load(full_refresh=True)
+    bench.load()
+
+
 COARSE: Mapping[str, tuple[str, str, str, str, str]] = {  # of source and target; two keys that the target takes for one
     "citext": ("text", "public.citext", "Ab", "aB", "text"),
     "char": ("text", "char(4)", "a", "a ", "text"),

@@ -71,6 +71,6 @@ class Position:
         try:
             data = json.loads(text)
         except ValueError as error:
-            todo = "restore the value from the state history or set it again with 'dpone state set'"
+            todo = "put back the position that 'dpone state history --format json' shows for its load"
             raise StateError("read a position", f"not JSON ({error})", todo) from error
         return cls.from_json(data)

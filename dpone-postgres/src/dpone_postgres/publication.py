@@ -62,7 +62,9 @@ WITH RECURSIVE member AS (
     JOIN unnest(\0::text[], \0::text[]) AS g(schema, name) ON g.schema = n.nspname AND g.name = c.relname
     UNION SELECT i.inhrelid, m.given FROM pg_catalog.pg_inherits AS i JOIN member AS m ON m.oid = i.inhparent
 )
-SELECT n.nspname::text, c.relname::text, bool_or(i.indisprimary), min(x.relname::text), array_agg(DISTINCT m.given)
+SELECT n.nspname::text, c.relname::text, bool_or(i.indisprimary), min(x.relname::text),
+       bool_or(c.relreplident <> 'd'), min((SELECT k.conname::text FROM pg_catalog.pg_constraint AS k
+       WHERE k.conrelid = c.oid AND k.contype = 'p')), array_agg(DISTINCT m.given)
 FROM member AS m JOIN pg_catalog.pg_class AS c ON c.oid = m.oid
 JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
 LEFT JOIN pg_catalog.pg_index AS i ON i.indrelid = c.oid AND i.indisunique AND i.indimmediate AND i.indisvalid
@@ -116,18 +118,22 @@ def unidentified(db: psycopg.Connection[Any], names: Sequence[Name], failed: str
     """Those among the tables, their partitions and the tables that inherit from them."""
     found = rows(db, failed, _UNIDENTIFIED, ([n.parts[0] for n in names], [n.last for n in names]))
     return [
-        Unidentified(name, _identified(name, primary, index), tuple(Name(tuple(one)) for one in by))
-        for name, primary, index, by in ((Name((schema, table)), *more) for schema, table, *more in found)
+        Unidentified(name, _identified(name, *how), tuple(Name(tuple(one)) for one in by))
+        for name, *how, by in ((Name((schema, table)), *more) for schema, table, *more in found)
     ]
 
 
-def _identified(name: Name, primary: bool | None, index: str | None) -> str:
+def _identified(name: Name, primary: bool | None, index: str | None, other: bool, deferred: str | None) -> str:
+    """other: the identity was set to something else than the primary key; deferred: a primary key that is deferrable,
+    which identifies nothing, and a table has only one primary key."""
     table = f"ALTER TABLE {_d.name(name)}"
     if primary:
         return f"{table} REPLICA IDENTITY DEFAULT"
     if index:
         return f"{table} REPLICA IDENTITY USING INDEX {_d.quote(index)}"
-    return f"{table} ADD PRIMARY KEY (its columns), or for strategy append {table} REPLICA IDENTITY FULL"
+    drop = f" DROP CONSTRAINT {_d.quote(deferred)}," if deferred else ""
+    default = ", REPLICA IDENTITY DEFAULT" if other else ""
+    return f"{table}{drop} ADD PRIMARY KEY (its columns){default}, or for strategy append {table} REPLICA IDENTITY FULL"
 
 
 def identifying(db: psycopg.Connection[Any], publication: str, failed: str) -> bool:

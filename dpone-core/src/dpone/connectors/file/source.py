@@ -329,7 +329,8 @@ def _committed(base: Path, names: list[str], location: str) -> list[str]:
         # The third part of a journal's key is the source. What came from here would come again and again.
         if manifest and [location.replace("|", "%7C")] in [str(f.key).split("|")[2:3] for f in manifest.files]:
             found = f"it takes in folder {folder or '.'}, which holds what was loaded from it"
-            raise ConfigError(f"read {location}", found, "narrow source.path, or write to a folder outside of it")
+            todo = f"narrow source.path, or move folder {folder or '.'} away and write outside of source.path"
+            raise ConfigError(f"read {location}", found, todo)
     return [name for name in names if _counts(os.path.basename(name), listed.get(os.path.dirname(name)))]
 
 
