@@ -47,6 +47,8 @@ class Notation:
             standard = pc.replace_substring_regex(self.plain(texts), r"^\+", "")
         else:
             standard = iso(texts, form, pa.types.is_timestamp(type_))
+            if self._date is not None and pa.types.is_timestamp(type_) and type_.tz is None:
+                standard = pc.coalesce(standard, iso(texts, self._date, True))  # a date is midnight, as in ISO 8601
             is_one = pc.or_(pc.is_valid(standard), pc.is_null(texts))
         if (bad := pc.index(is_one, False).as_py()) >= 0:
             raise BadValue(bad)
@@ -92,7 +94,8 @@ def _number(decimal: str, thousands: str | None) -> str:
     point = re.escape(decimal)
     whole = "[0-9]+"
     if thousands is not None:
-        whole += f"|[0-9]{{1,3}}(?:{re.escape(thousands)}[0-9]{{3}})+"
+        # No group is filled up with zeros: 0.123 is a fraction, whatever the mark of thousands.
+        whole += f"|[1-9][0-9]{{0,2}}(?:{re.escape(thousands)}[0-9]{{3}})+"
     finite = f"(?:(?:{whole})(?:{point}[0-9]*)?|{point}[0-9]+)(?:[eE][+-]?[0-9]+)?"
     return rf"^[ \t]*[+-]?(?:{finite}|(?i:nan|inf|infinity))[ \t]*$"
 
