@@ -489,7 +489,8 @@ class PostgresDatabase:
         sql = f"SELECT a.attnum FROM pg_catalog.pg_attribute AS a WHERE a.attrelid = {_HOLE} AND a.attname = {_HOLE}"
         oid = self.oid(table)
         if not column:
-            sql = f"SELECT pg_catalog.concat_ws(' ', c.relowner, c.relacl::text) FROM pg_catalog.pg_class AS c WHERE c.oid = {_HOLE}"
+            sql = "SELECT pg_catalog.concat_ws(' ', c.relowner, c.relacl::text) FROM pg_catalog.pg_class AS c"
+            sql += f" WHERE c.oid = {_HOLE}"
         return ".".join(str(n) for n in (oid, *(n for (n,) in self.rows(sql, (oid, column) if column else (oid,)))))
 
     def take_out(self, table: Name, column: str = "") -> str:
