@@ -216,6 +216,11 @@ TOUCHED = {
     "view": ("CREATE VIEW v AS SELECT coupon FROM t", "view v"),
     "index": ("CREATE INDEX i ON t (coupon)", "index i"),
     "constraint": ("CREATE TABLE u (n REFERENCES t (coupon))", "table u"),
+    "another table": (
+        "ALTER TABLE t RENAME TO gone; CREATE TABLE t (id BIGINT, day BIGINT, name TEXT, note TEXT, "
+        "coupon BIGINT CHECK (coupon > 0))",
+        "it was changed since",
+    ),
     "trigger": ("CREATE TRIGGER g AFTER INSERT ON t BEGIN UPDATE t SET coupon = 2; END", "trigger g"),
 }
 
@@ -229,7 +234,7 @@ def test_OUT_15_a_column_that_somebody_uses_since_stays(
     project = begun(tmp_path, "column")
     assert run(project, step="load_opened")["code"] == KILLED
     statement, why = TOUCHED[touched]
-    run_sql(project, statement)
+    run_sql(project, *(statement.split("; ") if touched == "another table" else [statement]))
     before = text(project)
     other(project)
     report = project.run()
@@ -302,6 +307,19 @@ def test_OUT_15_a_wider_type_stays_and_is_said(tmp_path: Path, fails: Any) -> No
     (tmp_path / "data" / "b.parquet").unlink()
     pq.write_table(pa.table({"id": pa.array([3], pa.int32())}), tmp_path / "data" / "c.parquet")
     assert project.load().status == "loaded"
+
+
+@pytest.mark.parametrize("end", ["", " STRICT", ", CHECK (id > 0)", ", PRIMARY KEY (id)"])
+def test_OUT_15_several_columns_are_all_taken_back(tmp_path: Path, fails: Any, end: str) -> None:
+    """Each is known though the others, which stood before or after it, are gone already."""
+    project = Project(tmp_path).save()
+    table = "CREATE TABLE t (id INTEGER, day INTEGER, name TEXT, note TEXT"
+    run_sql(project, f"{table}){end}" if end == " STRICT" else f"{table}{end})")
+    before = columns(project)
+    project.csv("a", [(*row, 1.5, "x", 2) for row in rows(1, 20)], (*WIDE[:4], "zz", "aa", "mm"))
+    with fails():
+        assert project.run().exit_code == 1
+    assert columns(project) == before
 
 
 def test_OUT_15_lineage_columns_of_a_users_table_are_taken_back(tmp_path: Path, fails: Any) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import Any
 
+import psycopg
 import pyarrow as pa
 import pytest
 from attrs import evolve
@@ -44,6 +45,10 @@ def providing(target: Target, table: pa.Table, key: str = KEY, **options: Any) -
 def fail(target: Target, table: pa.Table) -> None:
     with providing(target, table) as writer:
         writer.abort()
+
+
+def role_url(target: Target) -> str:
+    return psycopg.conninfo.make_conninfo(target.server.url, user="taken_back", password="x")
 
 
 def taken(target: Target, key: str = KEY) -> list[TakenBack]:
@@ -94,6 +99,7 @@ TABLE_TOUCHED = {
     "a publication": ("CREATE PUBLICATION taken_back FOR TABLE orders", "publications"),
     "a policy": ("ALTER TABLE orders ENABLE ROW LEVEL SECURITY", "row security"),
     "a column": ("ALTER TABLE orders ADD mine text", "it was changed since"),
+    "a grant": ("GRANT SELECT ON orders TO PUBLIC", "it was changed since"),
     "another": (
         "CREATE TABLE o (LIKE orders); DROP TABLE orders; ALTER TABLE o RENAME TO orders",
         "it was changed since",
@@ -195,3 +201,44 @@ def test_OUT_15_the_record_has_the_grants_of_the_journal(target: Target) -> None
         ]  # fmt: skip
     finally:
         target.run("DROP OWNED BY taken_back", "DROP ROLE taken_back")
+
+
+def test_OUT_15_a_column_that_somebody_adds_at_the_same_time_is_not_the_loads(target: Target) -> None:
+    """A migration under way holds the table while the load waits for it with its own DDL: what it added stays."""
+    target.load(BARE, APPEND)
+    done: list[Any] = []
+    with closing(target.connect()) as migration:
+        migration.execute("BEGIN")
+        migration.execute("ALTER TABLE orders ADD mine text")
+        failing = threading.Thread(target=lambda: done.append(fail(target, WIDE)))
+        failing.start()
+        waiting = "SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%orders%'"
+        while not target.query(waiting)[0][0]:
+            assert failing.is_alive()
+        migration.execute("COMMIT")
+        failing.join(20)
+    assert done == [None]
+    assert [(one.what, one.stays) for one in taken(target)] == [(COUPON.format(schema=target.schema), "")]
+    assert "mine" in names(target)
+
+
+def test_OUT_15_a_column_whose_rows_a_policy_hides_stays(target: Target) -> None:
+    """What the role cannot see may have values."""
+    target.run("DROP ROLE IF EXISTS taken_back", "CREATE ROLE taken_back LOGIN PASSWORD 'x'")
+    try:
+        target.load(BARE, APPEND)
+        fail(target, WIDE)
+        target.run(
+            "UPDATE orders SET coupon = 1 WHERE id = 2",
+            "ALTER TABLE orders ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY",
+            "CREATE POLICY few ON orders USING (id < 2)",
+            f'GRANT ALL ON SCHEMA "{target.schema}" TO taken_back',
+            f'GRANT ALL ON ALL TABLES IN SCHEMA "{target.schema}" TO taken_back',
+            "ALTER TABLE orders OWNER TO taken_back",
+        )
+        with closing(target.sink(APPEND, role_url(target), row_security="on")) as sink:
+            [left] = sink.take_back(KEY)
+        assert "row security" in left.stays
+        assert "coupon" in names(target)
+    finally:
+        target.run("DROP OWNED BY taken_back CASCADE", "DROP ROLE taken_back")

@@ -484,10 +484,14 @@ class PostgresDatabase:
         self.execute(self.dialect.drop_table(stage))
 
     def identity(self, table: Name, column: str = "") -> str:
-        """The table's oid, and the number of the column, which is not given a second time."""
+        """The table's oid, and the number of the column, which is not given a second time; of a table also owner
+        and grants, which somebody may have given since."""
         sql = f"SELECT a.attnum FROM pg_catalog.pg_attribute AS a WHERE a.attrelid = {_HOLE} AND a.attname = {_HOLE}"
         oid = self.oid(table)
-        return ".".join(str(n) for n in (oid, *(n for (n,) in self.rows(sql, (oid, column)))))
+        if not column:
+            sql = "SELECT pg_catalog.concat_ws(' ', c.relowner, c.relacl::text) FROM pg_catalog.pg_class AS c"
+            sql += f" WHERE c.oid = {_HOLE}"
+        return ".".join(str(n) for n in (oid, *(n for (n,) in self.rows(sql, (oid, column) if column else (oid,)))))
 
     def take_out(self, table: Name, column: str = "") -> str:
         """A column's number is never given again, and there are 1,600 of them in the life of a table: a load that fails
@@ -498,6 +502,8 @@ class PostgresDatabase:
             hanging += ["publications"] if self.rows(_PUBLISHED, (oid,)) else []
         else:
             [(last, hanging)] = self.rows(_OF_COLUMN, (oid, column))
+            if self.rows("SELECT pg_catalog.row_security_active(\0::oid)", (oid,)) == [(True,)]:
+                hanging = [*hanging, "row security, which may hide values"]
             if last > _COLUMNS_USED:
                 return f"the table has used {last:,} of its 1,600 columns; PostgreSQL counts those that were dropped"
         if hanging:

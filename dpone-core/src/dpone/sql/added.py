@@ -65,7 +65,8 @@ class Added:
         if now is None:
             return
         lines = self.lines()
-        new = {""} if before is None else {*now.names} - {*before.names}
+        # not what somebody else has added while the DDL waited for its lock
+        new = {""} if before is None else {name for name in now.names if name not in before.names and _uses(load, name)}
         for line in lines:  # of a table or column that was there before, under this name
             if line.column in new or before is None:
                 self._forget(line)

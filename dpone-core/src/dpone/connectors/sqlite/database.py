@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -97,6 +98,9 @@ def compare_decimals(left: str, right: str) -> int:
     """The collation DECIMAL: texts of numbers in the order of the numbers."""
     a, b = Decimal(left), Decimal(right)
     return (a > b) - (a < b)
+
+
+_AFTER_COLUMN = re.compile(r",\s|\)\s*(?:STRICT|WITHOUT)\b", re.IGNORECASE)
 
 
 class SqliteDatabase:
@@ -286,9 +290,14 @@ class SqliteDatabase:
             self.rows("PRAGMA secure_delete=ON")
 
     def identity(self, table: Name, column: str = "") -> str:
-        """A table by its text, which shows defaults, checks and collations too; nothing tells columns apart."""
+        """A table by its text, which shows defaults, checks and collations too; a column by what follows its name
+        there, up to what comes after it."""
         sql = "SELECT sql FROM sqlite_master WHERE type = 'table' AND name = ? COLLATE NOCASE"
-        return "" if column else str(self.rows(sql, (table.last,))[0][0])
+        text = "".join(str(found) for (found,) in self.rows(sql, (table.last,)))
+        if not column:
+            return text
+        _, _, rest = text.partition(f", {self.dialect.quote(column)} ")
+        return _AFTER_COLUMN.split(rest)[0].rstrip(")")
 
     def take_out(self, table: Name, column: str = "") -> str:
         """SQLite itself refuses to drop a column that an index, a view or a constraint uses
