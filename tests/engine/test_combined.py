@@ -208,14 +208,13 @@ def test_a_table_that_another_run_has_made_is_not_to_be_dropped(
 ) -> None:
     """Two runs make the target at once: the later one says to run again, and nothing of dropping."""
     files(project)
-    real = SqliteSink.apply
+    real = SqliteSink.provide
 
-    def late(sink: SqliteSink, ddl: Any) -> None:
-        if ddl:
-            real(sink, ddl)
-        real(sink, ddl)
+    def late(sink: SqliteSink, load: Any, ddl: Any) -> None:
+        sink.apply(ddl)
+        real(sink, load, ddl)
 
-    monkeypatch.setattr(SqliteSink, "apply", late)
+    monkeypatch.setattr(SqliteSink, "provide", late)
     stream = attempt(project, faulty)
     assert "already exists; run again" in str(stream.error)
     assert "drop" not in str(stream.error)

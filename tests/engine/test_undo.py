@@ -203,7 +203,7 @@ def test_a_sink_without_undo_is_told_at_once(tmp_path: Path) -> None:
     plugins = with_plugins()
     record = evolve(plugins.connectors["sink", "sqlite"], capabilities={})
     bare = evolve(plugins, connectors={**plugins.connectors, ("sink", "sqlite"): record})
-    with pytest.raises(ConfigError, match="sqlite keeps nothing to take a load back; move its rows again with 'dpone s"):
+    with pytest.raises(ConfigError, match="sqlite keeps nothing to take a load back; move its rows again with 'd"):
         undo(project.pipeline, "t", "X", bare)
     assert project.dpone("state", "set", "pipeline.yaml", "--stream", "t", "--beginning", "--yes").code == 0
     assert project.load().rows.read

@@ -548,7 +548,8 @@ def test_OUT_16_a_role_that_may_not_alter_the_target(route: Route) -> None:
     assert route.run().error is None
     route.target.run(
         f"CREATE ROLE {user} LOGIN PASSWORD 'pw'", f"CREATE ROLE {user}_owner",
-        f"GRANT ALL ON SCHEMA {schema} TO {user}, {user}_owner", f"GRANT ALL ON ALL TABLES IN SCHEMA {schema} TO {user}",
+        f"GRANT ALL ON SCHEMA {schema} TO {user}, {user}_owner",
+        f"GRANT ALL ON ALL TABLES IN SCHEMA {schema} TO {user}",
         f"ALTER TABLE t OWNER TO {user}_owner",
     )  # fmt: skip
     try:
@@ -574,7 +575,7 @@ def test_OUT_16_two_tables_for_one_target_are_told_apart(route: Route) -> None:
     del sink["table"]
     one = {"name": "x", "source": {"table": f"{schema}.other"}, "sink": {"table": "s"}}
     route.data |= {"defaults": {"source": source, "sink": sink}, "streams": [f"{schema}.s*", one]}
-    with pytest.raises(PipelineMismatch, match="tell them apart with sink: {table: '{schema}_{table}'}"):
+    with pytest.raises(PipelineMismatch, match=r"tell them apart with sink: {table: '{schema}_{table}'}"):
         route.run()
     sink["table"] = "{schema}_{table}"
     path = route.folder / "pipeline.yaml"

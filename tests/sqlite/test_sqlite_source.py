@@ -194,15 +194,16 @@ def test_wrong_column_options_are_one_clear_line(db: Target, columns: dict[str, 
 
 
 NAMES = [
-    ("integer", 7, 7), ("integer", 2**31, "a value that is no int32"), ("smallint", -7, -7),
-    ("tinyint", 256, "a value that is no uint8"), ("bigint", 2**62, 2**62), ("real", 0.5, 0.5),
-    ("real", 0.1, "a value that is no float; .*{x: double}"), ("real", 2**24 + 1, "a value that is no float"),
-    ("double precision", 0.1, 0.1), ("float", 0.1, 0.1), ("double", 2**53 + 1, "a value that is no double"),
+    ("integer", 7, 7), ("integer", 2**31, "a value that is not a valid int32"), ("smallint", -7, -7),
+    ("tinyint", 256, "a value that is not a valid uint8"), ("bigint", 2**62, 2**62), ("real", 0.5, 0.5),
+    ("real", 0.1, "a value that is not a valid float; .*{x: double}"),
+    ("real", 2**24 + 1, "a value that is not a valid float"),
+    ("double precision", 0.1, 0.1), ("float", 0.1, 0.1), ("double", 2**53 + 1, "a value that is not a valid double"),
     ("numeric(12,2)", "1.5", decimal.Decimal("1.50")), ("decimal(50,2)", 1.5, decimal.Decimal("1.50")),
     ("boolean", 1, True), ("varchar", "x", "x"), ("varchar(3)", "äöü", "äöü"),
     ("char(3)", "äöüx", "more than 3 characters"), ("time", "01:02:03", dt.time(1, 2, 3)),
     ("time(9)", "01:02:03.000001", dt.time(1, 2, 3, 1)), ("bytea", b"x", b"x"), ("large_binary", b"x", b"x"),
-    ("timestamp(9)", "9999-01-01 00:00:00", r"a value that is no timestamp\[ns\]"),
+    ("timestamp(9)", "9999-01-01 00:00:00", r"a value that is not a valid timestamp\[ns\]"),
 ]  # fmt: skip
 
 

@@ -116,8 +116,9 @@ def _table(ask: Ask, table: Name, wanted: Sequence[str]) -> list[Finding]:
 def _owner(ask: Ask, table: Name) -> Finding:
     """Only an owner may alter or replace a table (ALTER TABLE, DROP TABLE)."""
     sql = (
-        "SELECT pg_get_userbyid(c.relowner), pg_has_role(c.relowner, 'USAGE'), current_user FROM pg_catalog.pg_class AS c "
-        "JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace WHERE n.nspname = \0 AND c.relname = \0"
+        "SELECT pg_get_userbyid(c.relowner), pg_has_role(c.relowner, 'USAGE'), current_user "
+        "FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace "
+        "WHERE n.nspname = \0 AND c.relname = \0"
     )
     [(owner, mine, user)] = ask(sql, table.parts)
     todo = "" if mine else f"GRANT {_quoted(owner)} TO {_quoted(user)}, if schema changes are wanted"
