@@ -78,6 +78,20 @@ def write(base: Path, name: str, **columns: pa.Array) -> None:
 
 # ---- names
 
+
+def test_names_by_case_of_a_later_file_are_one_mismatch(tmp_path: Path) -> None:
+    """The error speaks of the names that the file has, and each way out that it names leads to a load."""
+    (tmp_path / "a.csv").write_text("ID,v\n1,2\n")
+    assert load(tmp_path, "*.csv").exit_code == 0
+    (tmp_path / "b.csv").write_text("id,v\n3,4\n")
+    report = load(tmp_path, "*.csv")
+    assert report.exit_code == 3
+    assert "column id of the source is ID in the target; to allow" in error(report)
+    assert "differ only by case" not in error(report)
+    assert load(tmp_path, "*.csv", names=["ID", "v"]).exit_code == 0
+    assert rows(tmp_path, "SELECT ID, v FROM t ORDER BY 1") == [(1, 2), (3, 4)]
+
+
 TEXTS = {
     "boolean": "true", "smallint": "-7", "integer": "70000", "int": "7", "bigint": "5000000000", "tinyint": "255",
     "numeric(12,2)": "10.50", "decimal(50,2)": "10.50", "real": "0.5", "double precision": "0.1", "float": "0.1",
@@ -270,6 +284,16 @@ def test_a_declaration_comes_before_files_are_compared(tmp_path: Path) -> None:
     found = table(tmp_path, "*.parquet", columns={"x": "bigint", "y": "json"})
     assert found.column("x").to_pylist() == [1, 2]
     assert [one.as_py() for one in found.column("y")] == ["[1]", '{"k": 1}']
+
+
+def test_bytes_among_texts_are_declared_as_bytes(tmp_path: Path) -> None:
+    """The type that the error names holds every value: bytes need not be text."""
+    write(tmp_path, "a.parquet", x=pa.array([b"\xff"]))
+    write(tmp_path, "b.parquet", x=pa.array(["2"]))
+    for options in ({}, {"columns": {"x": "string"}}):
+        with pytest.raises(DataError, match=r"column 'x'.*columns: {x: bytea}"):
+            table(tmp_path, "*.parquet", **options)
+    assert table(tmp_path, "*.parquet", columns={"x": "bytea"}).column("x").to_pylist() == [b"\xff", b"2"]
 
 
 # ---- nested and odd types
