@@ -17,6 +17,7 @@ from tests.sqlite.target import KEY, at, load, rows
 
 from dpone import evolution
 from dpone.contract import Part, TakenBack
+from dpone.errors import Category, SinkError
 from dpone.strategy import Strategy
 from dpone_postgres import database
 
@@ -185,6 +186,26 @@ def test_OUT_15_streams_that_share_a_target_take_back_nothing_of_each_other(targ
     assert [len(taken(target, key)) for key in keys] == [0, 0, 1]
     assert "coupon" not in names(target)
     assert target.query("SELECT count(*) FROM v") == [(2,)]
+
+
+@pytest.mark.parametrize("loaded", [True, False], ids=["column", "table"])
+def test_OUT_15_what_is_taken_back_after_another_stream_has_planned_is_planned_again(
+    target: Target, loaded: bool
+) -> None:
+    """The other stream found it there, so that its own DDL lacked it: its error is one that is tried again."""
+    if loaded:
+        target.load(BARE, APPEND)
+    fail(target, WIDE)
+    with closing(target.sink(APPEND)) as sink:
+        planned = evolve(load(WIDE.schema, APPEND, parts=1), key="other")
+        assert [one.stays for one in taken(target)] == [""]
+        sink.provide(planned, [])
+        with pytest.raises(SinkError, match="no column coupon" if loaded else "no such table") as caught:
+            sink.open(planned)
+    assert caught.value.category is Category.TRANSIENT
+    with providing(target, WIDE, "other") as writer:
+        writer.commit(None, at(1))
+    assert target.query("SELECT coupon FROM orders WHERE id = 3") == [(7,)]
 
 
 def test_OUT_15_the_record_has_the_grants_of_the_journal(target: Target) -> None:

@@ -204,7 +204,9 @@ def _staged_schema(db: Database, target: Name, load: Load, lineage: bool) -> pa.
     missing = wanted if have is None else [n for n in wanted if n not in have.names]
     if have is None or missing:
         found = "there is no such table" if have is None else f"the table has no column {', '.join(missing)}"
-        raise SinkError(f"load {target}", found, "apply the schema changes first ('dpone plan' prints them)")
+        lacking = SinkError(f"load {target}", found, "apply the schema changes first ('dpone plan' prints them)")
+        lacking.category = Category.TRANSIENT  # planned before another stream took back what it had added: plan again
+        raise lacking
     names = [n for n in load.schema.names if n not in LINEAGE]
     nulls = [f for f in have if f.nullable and f.name not in names and _left_null(f.name, names)]
     ordered = load.strategy.duplicates != "fail" and load.strategy.by_file(load.schema.names)
