@@ -199,8 +199,14 @@ def advised(message: str, options: Options, path: Path) -> Options | None:
     return None
 
 
-def one(path: Path, kind: str, most: int) -> tuple[str, str]:
-    """Outcome and detail of a file."""
+def in_an_array(path: Path, folder: Path) -> Path:
+    made = folder / path.name.removesuffix(".gz")
+    made.write_text(f"[{content(path, {})}]", encoding="utf-8")
+    return made
+
+
+def one(path: Path, kind: str, most: int, folder: Path) -> tuple[str, str]:
+    """Outcome and detail of a file; ``folder`` is for what advice makes of it."""
     options: Options = {}
     followed: list[str] = []
     for _ in range(most + 1):
@@ -210,14 +216,16 @@ def one(path: Path, kind: str, most: int) -> tuple[str, str]:
             differs = difference(found, list(READERS[kind](path, options)), READERS[kind] is rows_of_csv)
             if differs:
                 return "DIFFERENT", f"{differs} {options or ''}"
-            return ("equal as advised" if options else "equal"), " | ".join(followed)
+            return ("equal as advised" if followed else "equal"), " | ".join(followed)
         named = path.name in found or re.match(r"load rows: column \S+, row \d|evolve the schema of t: ", found)
         if not named or "\n" in found:
             return "UNNAMED", found
         more = advised(found, options, path)
-        if more is None:
+        if "put the objects into an array" in found:
+            path = in_an_array(path, folder)
+        elif more is None:
             break
-        options, followed = more, [*followed, found]
+        options, followed = more or options, [*followed, found]
     return "refused", found if isinstance(found, str) else ""
 
 
@@ -232,7 +240,8 @@ def main() -> int:
         kind = path.name.removesuffix(".gz").rpartition(".")[2].lower()
         if kind in KINDS and "." in path.name:
             try:
-                outcome, detail = one(path, kind, given.advice)
+                with tempfile.TemporaryDirectory(prefix="dpone-corpus-") as folder:
+                    outcome, detail = one(path, kind, given.advice, Path(folder))
             except Exception:
                 outcome, detail = "RAW", traceback.format_exc(limit=-3)
             outcomes[outcome].append((path, detail))
