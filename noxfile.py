@@ -184,8 +184,7 @@ def corpus(session: nox.Session) -> None:
     where = Path(session.create_tmp()).resolve() / "packages"
     shutil.rmtree(where, ignore_errors=True)
     # Beside the environment, not in it: nothing of these packages is imported, only their files are read.
-    target = ("--target", str(where), "--no-deps", "--only-binary", ":all:")
-    session.install(*target, "--require-hashes", "-r", "requirements/corpus.txt")
+    session.install("--target", str(where), *FILES_ALONE, "--require-hashes", "-r", "requirements/corpus.txt")
     session.run("python", "-m", "tests.corpus", *(session.posargs or [str(where)]))
 
 
@@ -207,7 +206,7 @@ def lock(session: nox.Session) -> None:
     for name, wanted in locks.items():
         asked = Path(session.create_tmp()) / f"{name}.in"
         asked.write_text("\n".join(sorted(wanted)) + "\n")
-        out = ("--output-file", f"requirements/{name}.txt", *(["--no-deps"] if name == "corpus" else []))
+        out = ("--output-file", f"requirements/{name}.txt", *(FILES_ALONE if name == "corpus" else ()))
         session.run(*COMPILE, str(asked), *out, *(session.posargs or ["--upgrade"]), env=HEAD)
 
 
@@ -215,6 +214,7 @@ COMPILE = (
     *("uv", "pip", "compile", "--quiet", "--universal", "--python-version", "3.11"),
     *("--generate-hashes", "--no-annotate", "--no-emit-index-url"),
 )
+FILES_ALONE = ("--no-deps", "--only-binary", ":all:")  # of the corpus: nothing is built and nothing imported
 HEAD = {"UV_CUSTOM_COMPILE_COMMAND": "nox -s lock"}  # what the head of each file says
 
 

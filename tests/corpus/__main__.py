@@ -93,6 +93,7 @@ def rows_of_csv(path: Path, options: Options) -> Iterator[dict[str, Any]]:
         raise ValueError("quoted empty values cannot be told apart")
     names = options.get("names") or [value.replace(QUOTED, "") for value in marked[0]]
     for row in marked if "names" in options and not options.get("header", True) else marked[1:]:
+        row += [""] * (len(names) - len(row)) if "short_rows" in options else []
         if len(row) != len(names):
             raise ValueError(f"{len(row)} values for {len(names)} columns: {row}")
         yield dict(zip(names, row, strict=True))
@@ -193,8 +194,11 @@ def advised(message: str, options: Options, path: Path) -> Options | None:
         return {**options, **yaml.safe_load(given[1].rstrip(";,"))}
     if given := re.search(r"set sink\.options\.(\w+): (\S+)", message):
         return {**options, f"sink {given[1]}": yaml.safe_load(given[2])}
-    if "give options.names" in message and "names" not in options:
+    if "or options.short_rows: null" in message:
+        return {**options, **yaml.safe_load("short_rows: null")}
+    if re.search(r"give options\.names|or options\.names", message) and "names" not in options:
         header = next(csv.reader(io.StringIO(content(path, options), newline=""), **dialect(path, options)))
+        header = ["", *header] if "or options.names" in message else header  # as R writes the names of rows
         return {**options, "names": [f"{name}_{n}" for n, name in enumerate(header)]}
     return None
 

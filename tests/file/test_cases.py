@@ -49,6 +49,18 @@ CASES = {
         {"d.csv": "sku,n\n1E5,1\n2E3,2\n12E4,1E3\n"}, None,
         {}, [("12E4", "1E3"), ("1E5", "1"), ("2E3", "2")], "TEXT TEXT",
     ),
+    "16 lines above the header, left out by their number": Case(
+        {"d.csv": "# exported 2024-05-01\n# source: station 7\nid,name\n1,a\n"},
+        "as line 1 has it: '# exported 2024-05-01'", {"skip_lines": 2}, [(1, "a")],
+    ),
+    "16 lines above the header, left out by their first character": Case(
+        {"d.csv": "# exported 2024-05-01\n# source: station 7\nid,name\n1,a\n"},
+        "set options.skip_lines or options.comment", {"comment": "#"}, [(1, "a")],
+    ),
+    "a header without the column that holds the names of the rows": Case(
+        {"d.csv": '"w","f"\n"r1",26.5,1\n"r2",27,\n'}, "or options.names if the header leaves one out",
+        {"names": ["row", "w", "f"]}, [("r1", 26.5, 1), ("r2", 27.0, None)],
+    ),
     "18 an array of JSON": Case({"d.json": '[{"a": 1}, {"a": 2}]'}, None, {}, [(1,), (2,)]),
     "18 an array of JSON with another name": Case(
         {"d.csv": '[{"a": 1}, {"a": 2}]'}, "set options.format: json", {"format": "json"}, [(1,), (2,)]
