@@ -190,7 +190,7 @@ def advised(message: str, options: Options, path: Path) -> Options | None:
     """The options with what the error says to set, if it can be followed to the letter."""
     if declared := re.search(r"as in columns: (\{.*?: \w+\})", message):
         return {**options, "columns": options.get("columns", {}) | yaml.safe_load(declared[1])}
-    if given := re.search(r"as in ((?:delimiter|encoding|format|escape): \S+)", message):
+    if given := re.search(r"as in ((?:delimiter|encoding|format|escape): (?:\"[^\"]*\"|\S+))", message):
         return {**options, **yaml.safe_load(given[1].rstrip(";,"))}
     if given := re.search(r"set sink\.options\.(\w+): (\S+)", message):
         return {**options, f"sink {given[1]}": yaml.safe_load(given[2])}

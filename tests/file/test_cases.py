@@ -36,6 +36,10 @@ CASES = {
         {"d.csv": "sku;price\nA1;12.50\nB2;1234.00\n"}, 'set options.delimiter to what separates the columns',
         {"delimiter": ";"}, [("A1", 12.5), ("B2", 1234.0)],
     ),
+    "quoted values with blanks between them": Case(
+        {"d.csv": '"a" "b c"\n"x" 1\n"y" 2\n'}, 'set options.delimiter, as in delimiter: " ", or write a quote',
+        {"delimiter": " "}, [("x", 1), ("y", 2)],
+    ),
     "06 numbers and dates of a file that quotes all": Case(
         {"d.csv": '"id","qty","when"\n"1","5","2024-01-01"\n"2","",""\n'}, None,
         {}, [(1, 5, "2024-01-01"), (2, None, None)], "INTEGER INTEGER DATE",
