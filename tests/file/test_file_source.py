@@ -450,6 +450,16 @@ def test_a_bad_csv(tmp_path: Path, content: bytes, said: str) -> None:
     assert said in failure(tmp_path, "a.csv")
 
 
+@pytest.mark.parametrize("first", ["0,0,1", ",0,1"])
+def test_names_in_place_of_a_header_that_is_data_keep_the_first_row(tmp_path: Path, first: str) -> None:
+    """The advice of a header with doubled or missing names works for a file without a header, with every row."""
+    (tmp_path / "a.csv").write_text(f"{first}\n5,6,7\n")
+    assert "give options.names, with header: false if the first row is data" in failure(tmp_path, "a.csv")
+    names = ["x", "y", "z"]
+    assert len(read(tmp_path, "a.csv", names=names)) == 1
+    assert [row["z"] for row in read(tmp_path, "a.csv", names=names, header=False)] == [1, 7]
+
+
 @pytest.mark.parametrize("end", [b'""', b'""\n', b'"x"', b'"x""y"', b'""""', b'"a\nb"'])
 def test_a_closed_quote_at_the_end_is_fine(tmp_path: Path, end: bytes) -> None:
     """Quotes that are closed by the last byte of a file are not taken for open ones."""
@@ -706,6 +716,26 @@ def test_a_number_beyond_a_declared_float_stops_the_run(
     if format_ == "csv":
         lines[place] = "inf"
         assert read(tmp_path, write(lines), **options)[place]["a"] == float("inf")
+
+
+@pytest.mark.parametrize("layout", [{"indent": 1}, {"indent": "\t"}, {"separators": (",\n", ": ")}])
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
+def test_an_object_over_several_lines_is_named_and_the_advice_works(
+    tmp_path: Path, layout: dict[str, Any], name: str
+) -> None:
+    """As files are laid out for people: the line is named, and in an array the objects are read."""
+    objects = [{"a": {"b": 1, "c": [2]}, "d": "x"}, {"a": {"b": 2, "c": []}, "d": "y"}]
+    texts = [json.dumps(one, **layout) for one in objects]
+    (tmp_path / name).write_text("\n".join(texts))
+    said = failure(tmp_path, name)
+    assert "line 1 is not JSON by itself: its object goes on after the end of the line" in said
+    assert "write each object on one line, or put the objects into an array" in said
+    (tmp_path / "b.jsonl").write_text("\n".join(map(json.dumps, objects)))
+    (tmp_path / "c.json").write_text(f"[{','.join(texts)}]")
+    for fixed in ("b.jsonl", "c.json"):
+        assert [(json.loads(row["a"]), row["d"]) for row in read(tmp_path, fixed)] == [
+            (one["a"], one["d"]) for one in objects
+        ]
 
 
 def test_a_jsonl_value_that_is_not_what_was_declared(tmp_path: Path) -> None:

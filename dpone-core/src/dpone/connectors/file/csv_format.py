@@ -454,6 +454,7 @@ class Csv:
             todo += ", or options.short_rows: null if the values it lacks are NULL"
         elif values == len(names) + 1:
             todo += ", or options.trailing_delimiter: true if a delimiter ends each row"
+            todo += ", or options.names if the header leaves one out" if not self._options.names else ""
         if values > len(names) and not self._options.names:
             line = self._below_top(file.whole, self._decoded(file.whole))[0] + 1
             found += f", as line {line} has it: {', '.join(names)[:80]!r}"

@@ -9,6 +9,7 @@ any other block is matched row by row.
 from __future__ import annotations
 
 import codecs
+import json
 import re
 from collections.abc import Iterable, Iterator
 from itertools import chain
@@ -253,6 +254,8 @@ class Rows:
                 at = self._after(self._around, data, at + 1)
                 if at < len(data) and not self._after_quote[data[at]]:
                     found, todo = "has text after a closing quote", _DOUBLED
+                    if data[at : at + 1] in (b" ", b";", b"\t", b"|") and data.startswith(self._quote, at + 1):
+                        todo = f"set options.delimiter, as in delimiter: {json.dumps(chr(data[at]))}, or {_DOUBLED}"
             if not data.startswith(self._delimiter, at):
                 break
             at += 1

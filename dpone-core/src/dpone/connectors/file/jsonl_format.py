@@ -291,6 +291,11 @@ def _rows(file: Input, block: _Block) -> Iterator[tuple[int, dict[str, str]]]:
         except (ValueError, IndexError) as error:
             found = f"{block.unit} {number} {_wrong(error)}"
             todo = "write one JSON object per line, or an array of objects, or set options.format to what it is"
+            if block.unit == "line" and _is_open(line, error):
+                found = f"line {number} is not JSON by itself: its object goes on after the end of the line"
+                todo = (
+                    "write each object on one line, or put the objects into an array: [ before, commas between, ] after"
+                )
             raise file.bad(found, todo if block.unit == "line" else "write one JSON object per element") from None
 
 
@@ -298,6 +303,14 @@ def _wrong(error: Exception) -> str:
     if isinstance(error, _Refused):
         return str(error)
     return f"is not JSON (at character {error.pos + 1})" if isinstance(error, JSONDecodeError) else "is not JSON"
+
+
+def _is_open(line: str, error: Exception) -> bool:
+    """True if the line is the beginning of an object, as in a file that was laid out for people."""
+    at_the_end = (
+        error.pos >= len(line.rstrip()) if isinstance(error, JSONDecodeError) else isinstance(error, IndexError)
+    )
+    return at_the_end and line.lstrip(_BLANK.decode()).startswith("{")
 
 
 class _Refused(ValueError):

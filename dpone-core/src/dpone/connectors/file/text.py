@@ -120,7 +120,8 @@ def wrong_encoding(file: Input, encoding: str) -> DataError:
 def check_names(file: Input, names: list[str], what: Literal["header", "column", "key"] = "header") -> None:
     """Column names are given, distinct, and distinct without regard to case: most servers would fold them. what: where
     the format has them; only those of a header can be given by an option."""
-    option = ", or give options.names" if what == "header" else ""
+    # A file without a header: names by themselves would take the place of its first row.
+    option = ", or give options.names, with header: false if the first row is data" if what == "header" else ""
     one = "column" if what == "header" else what
     if "" in names:
         at = names.index("") + 1
