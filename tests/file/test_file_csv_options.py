@@ -128,6 +128,11 @@ GERMAN = {"delimiter": ";", "decimal": ",", "thousands": "."}
         ("1.234,50\n0,1\n", {**GERMAN, "columns": {"v": "decimal(10,2)"}}, [Decimal("1234.50"), Decimal("0.10")]),
         ("+1.234\n007\n", {**GERMAN, "columns": {"v": "int64"}}, [1234, 7]),
         ("1,5\n", {"decimal": ",", "columns": {"v": "decimal(4,1)"}, "delimiter": ";"}, [Decimal("1.5")]),
+        ('"1.234,5"\n""\n', GERMAN, [1234.5, None]),
+        ('""\n"1,5"\n', {"decimal": ",", "delimiter": ";"}, [None, 1.5]),
+        ('""\n"31.12.2024"\n', {"date_format": "%d.%m.%Y"}, [None, D(2024, 12, 31)]),
+        ('""\n"x"\n', GERMAN, ["", "x"]),
+        ('""\n"1,5"\n', {**GERMAN, "null_values": ("NA",)}, ["", "1,5"]),
         # Another notation, or a code, is text.
         ("1.5\n2\n", {"decimal": ",", "delimiter": ";"}, ["1.5", "2"]),
         ("12,34\n", {"thousands": ",", "delimiter": ";"}, ["12,34"]),

@@ -63,6 +63,9 @@ def test_csv_with_quotes_is_split_only_on_the_readers_word(tmp_path: Path) -> No
     parts = read(tmp_path, "a.csv", 4, newlines_in_values=False)
     assert len(parts) == 4
     assert joined(parts) == [{"id": i, "name": 'a, "b"'} for i in range(200)]
+    (tmp_path / "a.csv").write_text("id,name\n" + "".join(f'{i},"{"a" * 90}\nb"\n' for i in range(200)))
+    with pytest.raises(DataError, match=r"never closed.*leave out options\.newlines_in_values: false if a value holds"):
+        read(tmp_path, "a.csv", 4, newlines_in_values=False)
 
 
 @pytest.mark.parametrize("how", [{"names": ("x", "y")}, {"names": ("x", "y"), "header": False}], ids=str)

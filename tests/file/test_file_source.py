@@ -292,6 +292,7 @@ def test_a_declared_column_that_is_not_there_names_the_nearest(tmp_path: Path) -
     """A misspelt declared column is one line that says which was meant."""
     (tmp_path / "a.csv").write_text("amount,b\n1,2\n")
     assert "did you mean 'amount'" in failure(tmp_path, "a.csv", columns={"amuont": "int64"})
+    assert "did you mean 'amount'" in failure(tmp_path, "a.csv", columns={"AMOUNT": "int64"})
 
 
 def test_an_unknown_type_names_the_nearest() -> None:

@@ -272,6 +272,16 @@ def test_a_declaration_comes_before_files_are_compared(tmp_path: Path) -> None:
     assert [one.as_py() for one in found.column("y")] == ["[1]", '{"k": 1}']
 
 
+def test_bytes_among_texts_are_declared_as_bytes(tmp_path: Path) -> None:
+    """The type that the error names holds every value: bytes need not be text."""
+    write(tmp_path, "a.parquet", x=pa.array([b"\xff"]))
+    write(tmp_path, "b.parquet", x=pa.array(["2"]))
+    for options in ({}, {"columns": {"x": "string"}}):
+        with pytest.raises(DataError, match=r"column 'x'.*columns: {x: bytea}"):
+            table(tmp_path, "*.parquet", **options)
+    assert table(tmp_path, "*.parquet", columns={"x": "bytea"}).column("x").to_pylist() == [b"\xff", b"2"]
+
+
 # ---- nested and odd types
 
 INSTANT = dt.datetime(2024, 2, 29, 1, 2, 3, tzinfo=dt.UTC)

@@ -23,7 +23,9 @@ Codec = Literal["none", "gzip", "zstd", "snappy"]
 
 def nearest(word: str, words: Iterable[str]) -> str:
     """The likeliest thing meant; empty if there is no word at all."""
-    return next(iter(difflib.get_close_matches(word, list(words), 1, 0.0)), "")
+    words = list(words)
+    by_case = [one for one in words if one.casefold() == word.casefold()]
+    return next(iter(by_case or difflib.get_close_matches(word, words, 1, 0.0)), "")
 
 
 def _check_type(column: str, name: str) -> None:

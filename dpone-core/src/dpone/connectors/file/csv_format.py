@@ -330,7 +330,9 @@ class Csv:
 
     def _seen(self, batch: pa.RecordBatch, expected: pa.Schema | None) -> dict[str, Seen]:
         """Of texts. They are inferred as pyarrow would write them: where all of a column's are as the options say."""
-        standard = [self._notation.standard(values) for values in batch.columns]
+        blank = "" in self._options.null_values  # then it is NULL in quotes too, unless the column is text
+        given = [pc.if_else(pc.equal(texts, ""), None, texts) if blank else texts for texts in batch.columns]
+        standard = [self._notation.standard(texts) for texts in given]
         columns = [v if one is None else one for one, v in zip(standard, batch.columns, strict=True)]
         inferred = self._convert(pa.RecordBatch.from_arrays(columns, batch.schema.names), None, ".").schema
         seen = {}
@@ -419,8 +421,10 @@ class Csv:
                 raise file.bad(found, "close the quote, or give a larger options.block_bytes") from None
             if isinstance(error, Malformed):
                 row = rows + error.row + 1 - heading + (error.blank if len(names) == 1 else 0)
-                found = f"{_place(row, error.column, names)} {error.found}"
-                raise file.bad(found, error.todo) from None
+                found, todo = f"{_place(row, error.column, names)} {error.found}", error.todo
+                if not self._options.newlines_in_values:
+                    todo += "; leave out options.newlines_in_values: false if a value holds a line end"
+                raise file.bad(found, todo) from None
             raise self._bad_row(file, str(error), types, names, rows - heading) from None
 
     def _bad_row(

@@ -148,7 +148,7 @@ def _joined(file: Input, left: pa.Field, right: pa.Field) -> pa.Field:
     type_ = united(left.type, right.type)
     if type_ is None:
         found = f"column {left.name!r} is {right.type} here and {left.type} in a file before it"
-        kind = "json" if has_members(left.type) or has_members(right.type) else "string"
+        kind = _widest(left.type, right.type)
         raise file.bad(found, f"declare the column in the source's options, as in columns: {{{left.name}: {kind}}}")
     metadata = left.metadata if left.metadata == right.metadata else None
     return pa.field(left.name, type_, left.nullable or right.nullable, metadata)
@@ -178,8 +178,20 @@ def _cast(file: Input, column: pa.Array, field: pa.Field) -> pa.Array:
 def _wider(have: pa.DataType, field: pa.Field) -> str:
     if pa.types.is_timestamp(have) and have.unit == "ns" and pa.types.is_timestamp(field.type):
         return _in_nanoseconds(field)
-    kind = "json" if has_members(have) else "string"
+    kind = _widest(have)
     return f"declare a wider type in the source's options, as in columns: {{{field.name}: {kind}}}"
+
+
+_BYTES = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary)
+
+
+def _widest(*types: pa.DataType) -> str:
+    """The name of a type that holds every value of these."""
+    if any(has_members(type_) for type_ in types):
+        return "json"
+    bytes_ = [type_ for type_ in types if any(is_one(type_) for is_one in _BYTES)]
+    # Any text is bytes; bytes need not be text.
+    return "bytea" if bytes_ and all(type_ in bytes_ or is_text(type_) for type_ in types) else "string"
 
 
 def _in_nanoseconds(field: pa.Field) -> str:
