@@ -154,7 +154,8 @@ class FileSource:
         """The columns of the files, and those that earlier files had and the target still has: NULL in these rows, as
         if all had been read together; one with a default is left to it. And the columns that files lack."""
         schema = self._schema(files, expected)
-        gone = [f for f in expected or () if f.name in known and f.name not in schema.names and not has_default(f)]
+        here = {name.casefold() for name in schema.names}  # a name that differs by case is refused with the one here
+        gone = [f for f in expected or () if f.name in known and f.name.casefold() not in here and not has_default(f)]
         names = [file.name for file in files]
         absent = {name: where for name, where in lacking(names, self._given).items() if name in schema.names}
         absent |= dict.fromkeys((f.name for f in gone), several(names))
