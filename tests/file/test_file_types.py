@@ -80,7 +80,7 @@ def write(base: Path, name: str, **columns: pa.Array) -> None:
 
 
 def test_names_by_case_of_a_later_file_are_one_mismatch(tmp_path: Path) -> None:
-    """The error speaks of the names that the file has, and each way out that it names leads to a load."""
+    """The error speaks of the names that the file has, and the first way out that it names leads to a load."""
     (tmp_path / "a.csv").write_text("ID,v\n1,2\n")
     assert load(tmp_path, "*.csv").exit_code == 0
     (tmp_path / "b.csv").write_text("id,v\n3,4\n")
@@ -88,7 +88,7 @@ def test_names_by_case_of_a_later_file_are_one_mismatch(tmp_path: Path) -> None:
     assert report.exit_code == 3
     assert "column id of the source is ID in the target; to allow" in error(report)
     assert "differ only by case" not in error(report)
-    assert load(tmp_path, "*.csv", names=["ID", "v"]).exit_code == 0
+    assert load(tmp_path, "*.csv", source={"names": ["ID", "v"]}).exit_code == 0
     assert rows(tmp_path, "SELECT ID, v FROM t ORDER BY 1") == [(1, 2), (3, 4)]
 
 
