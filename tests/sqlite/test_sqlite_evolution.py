@@ -6,7 +6,7 @@ import decimal
 import sqlite3
 import tempfile
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from tests.sqlite.target import KEY, MEMORY, Target, at, load, rows
 
 from dpone.contract import Part
-from dpone.errors import SchemaBreak, SinkError
-from dpone.evolution import Plan, SchemaComparator
+from dpone.errors import DataError, SchemaBreak, SinkError
+from dpone.evolution import Plan, SchemaComparator, inexact
 from dpone.pipeline import Lineage, Pipeline, SchemaEvolution
 from dpone.schema import DEFAULT, LINEAGE
 from dpone.strategy import Strategy
@@ -209,7 +209,9 @@ def append(target: Target, table: pa.Table, policy: SchemaEvolution) -> None:
 @settings(max_examples=60)
 @given(st.lists(SCHEMAS, min_size=1, max_size=4), POLICIES)
 def test_evolution_is_a_fixpoint_and_keeps_every_value(rounds: list[pa.Schema], policy: SchemaEvolution) -> None:
-    """Plan, apply, plan again: nothing is left; every row before is there after, by value; and the rows load."""
+    """Plan, apply, plan again: nothing is left; every row before is there after, by value; and the rows load.
+    Where a whole number meets a double, or a row is looked at before it is changed, the load may be refused, and then
+    nothing is changed."""
     with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
         target = Target(Path(folder) / "t.db")
         expected: list[dict[str, Any]] = []
@@ -221,12 +223,29 @@ def test_evolution_is_a_fixpoint_and_keeps_every_value(rounds: list[pa.Schema], 
                 with pytest.raises(SchemaBreak):
                     plan.require_safe("t")
                 continue
-            apply(target, ddl)
+            if any(change.looks for change in plan.changes):
+                try:
+                    apply(target, ddl)
+                except SchemaBreak:
+                    assert stored(target) == [{n: row.get(n) for n in stored_names(target)} for row in expected]
+                    continue
+            else:
+                apply(target, ddl)
             again, nothing = compared(target, source, policy)
             assert (again.changes, again.breaking, nothing) == ((), (), [])
             assert again.columns == plan.columns
             table = rows_of(source)
-            append(target, table.rename_columns([plan.columns[n] for n in table.column_names]), policy)
+            into = table.rename_columns([plan.columns[n] for n in table.column_names])
+            with closing(target.sink(APPEND)) as sink:
+                have = sink.schema()
+            assert have is not None
+            if any(inexact(f.type, have.field(f.name).type) for f in into.schema):  # each value is looked at
+                with suppress(DataError):
+                    append(target, into, policy)
+                    expected += [{plan.columns[n]: plain(v) for n, v in row.items()} for row in table.to_pylist()]
+                assert stored(target) == [{n: row.get(n) for n in stored_names(target)} for row in expected]
+                continue
+            append(target, into, policy)
             expected += [{plan.columns[n]: plain(v) for n, v in row.items()} for row in table.to_pylist()]
             assert stored(target) == [{n: row.get(n) for n in stored_names(target)} for row in expected]
 

@@ -59,7 +59,8 @@ def _refuse_actions(failed: str, references: Sequence[Reference], strategy: Stra
         todo = "drop the ON DELETE action"
         if strategy is not None:
             changes = strategy.mode == "cdc_apply"
-            todo = f"{'set strategy.deletes: soft or ignore' if changes else 'use strategy merge'}, or {todo}"
+            plain = " without --full-refresh" if strategy.mode == "full_refresh" else ""
+            todo = f"{'set strategy.deletes: soft or ignore' if changes else f'use strategy merge{plain}'}, or {todo}"
         raise SinkError(failed, found, todo)
 
 
@@ -82,7 +83,8 @@ def _refers(db: Database, target: Name, one: Reference, strategy: Strategy, dele
 
 def _instead(strategy: Strategy) -> str:
     if strategy.mode == "full_refresh":
-        return "use strategy snapshot_diff, which deletes only the rows that are gone, or merge"
+        gone = "snapshot_diff, which deletes only the rows that are gone"
+        return f"use strategy {gone}, or merge, each without --full-refresh"
     return "set strategy.deletes: soft" if strategy.mode == "cdc_apply" else "use strategy merge"
 
 
