@@ -64,7 +64,7 @@ def cases() -> Iterator[Case]:
     )  # fmt: skip
     yield Case(
         "an update of a row that the target lost", stream(), log(PAIR), "DataError",
-        {"load the table anew with --full-refresh": [{"id": 1, "n": 10, "m": 3}, {"id": 2, "n": 20, "m": None}]},
+        {"load the table again with --full-refresh": [{"id": 1, "n": 10, "m": 3}, {"id": 2, "n": 20, "m": None}]},
         both(
             sql("target", "DELETE FROM t WHERE id = 1"), log(PAIR + transaction("02", update("s", {"id": 1}, m=3))),
         ),
@@ -89,7 +89,7 @@ DO: dict[str, Do] = {
     "or all by a glob with {table} in the sink's table": every_table,
     "bring the log back": lambda data, place: log(ONE)(place),
     "mend the line": lambda data, place: log(ONE)(place),
-    "load the table anew with --full-refresh": lambda data, place: None,
+    "load the table again with --full-refresh": lambda data, place: None,
     "or ignore": strategy(truncate="ignore"),
 }
 TABLE = [pytest.param(case, way, id=f"{case.name}: {way[:40]}") for case in cases() for way in case.advice]

@@ -320,7 +320,7 @@ REFUSED = {
             "point the pipeline at the source of the position": set_to(
                 "source.options.incremental", {"by": "cursor", "column": "id"}
             ),
-            "begin anew with --full-refresh": lambda route: {"full_refresh": True},
+            "again with --full-refresh": lambda route: {"full_refresh": True},
         },
         {"source.options.incremental": {"by": "xmin"}}, (),
     ),
@@ -372,7 +372,7 @@ def test_OUT_16_a_lock_of_another_session_is_waited_for(route: Route) -> None:
     ],
 )  # fmt: skip
 def test_OUT_16_a_value_that_arrow_does_not_have(route: Route, way: str, wanted: str) -> None:
-    """Infinity on its way to another system; a table that the first run made is replaced, as the next message says."""
+    """Infinity on its way to another system."""
     route.target.run(
         "DROP TABLE s", "CREATE TABLE s (id int PRIMARY KEY, n date)", "INSERT INTO s VALUES (1, 'infinity')"
     )
@@ -385,9 +385,7 @@ def test_OUT_16_a_value_that_arrow_does_not_have(route: Route, way: str, wanted:
         query(route, "SELECT id, n::text FROM s")
     else:
         route.target.run("UPDATE s SET n = '2026-01-31'")
-    if not way.startswith("correct"):
-        assert "--full-refresh" in route.stopped("SchemaBreak")
-    assert route.run(full_refresh=not way.startswith("correct")).error is None
+    assert route.run().error is None
     with closing(sqlite3.connect(route.folder / "t.db")) as db:
         assert db.execute("SELECT n FROM t").fetchall() == [(wanted,)]
 
@@ -575,7 +573,7 @@ def test_OUT_16_two_tables_for_one_target_are_told_apart(route: Route) -> None:
     del sink["table"]
     one = {"name": "x", "source": {"table": f"{schema}.other"}, "sink": {"table": "s"}}
     route.data |= {"defaults": {"source": source, "sink": sink}, "streams": [f"{schema}.s*", one]}
-    with pytest.raises(PipelineMismatch, match=r"tell them apart with sink: {table: '{schema}_{table}'}"):
+    with pytest.raises(PipelineMismatch, match="tell them apart with sink: "):
         route.run()
     sink["table"] = "{schema}_{table}"
     path = route.folder / "pipeline.yaml"
