@@ -73,6 +73,24 @@ def test_blanks_beyond_the_length_of_a_column_are_not_cut(target: Target, tmp_pa
     assert target.query("SELECT count(*) FROM orders") == [(0,)]
 
 
+@pytest.mark.parametrize("other", ["", ", other inet"])
+@pytest.mark.parametrize("type_", ["timestamp", "timestamptz", "time"])
+def test_digits_of_a_second_beyond_those_of_a_column_are_not_rounded(
+    target: Target, tmp_path: Path, type_: str, other: str
+) -> None:
+    """PostgreSQL would round them without a word, 23:59:59.9995 to the next day; by either way of COPY."""
+    target.run(f"CREATE TABLE orders (id int, t {type_}(3){other})")
+    day, zone = "" if type_ == "time" else "2024-12-31 ", "Z" if type_ == "timestamptz" else ""
+    missing = {"schema_evolution": {"on_missing_column": "ignore"}}
+    (tmp_path / "a.csv").write_text(f"id,t\n1,{day}23:59:59.123{zone}\n2,{day}23:59:59.999500{zone}\n")
+    report = load(target, tmp_path, "a.csv", sink=missing, columns={"t": type_})
+    assert f"column t, row 2 of the part: a time that {kind(target, 't')} would round" in error(report)
+    (tmp_path / "a.csv").write_text(f"id,t\n1,{day}23:59:59.123{zone}\n")
+    report = load(target, tmp_path, "a.csv", sink=missing, columns={"t": type_})
+    assert report.exit_code == 0, error(report)
+    assert target.query("SELECT id, date_part('milliseconds', t)::int FROM orders") == [(1, 59123)]
+
+
 def test_fractions_widen_a_bigint_where_its_rows_fit(target: Target, tmp_path: Path) -> None:
     """One row that a double rounds stops the run and nothing changes; without it the column is a double."""
     target.run("CREATE TABLE orders (id bigint, qty bigint)")

@@ -17,7 +17,7 @@ from dpone.errors import ConfigError, DataError, SinkError
 from dpone.evolution import Change, Stored
 from dpone.schema import LINEAGE, NATIVE, Name
 from dpone.sql.dialect import Dialect, Reference
-from dpone.sql.types import first_longer, limit_of
+from dpone.sql.types import limit_of
 from dpone_postgres import binary, types
 from dpone_postgres.binary import Refused
 from dpone_postgres.config import PostgresSinkOptions
@@ -283,7 +283,7 @@ class PostgresDatabase:
         """By binary COPY; by CSV, which the types' own input functions read, where a column has no binary form here."""
         targets = self._targets(table, schema)
         kinds = [c.kind if not c.as_text else None for c in targets]
-        limits = {c.name: c.limit for c in targets if c.limit is not None}
+        limited = {c.name: c for c in targets if c.limit is not None or c.digits is not None}
         binary_form = None not in kinds
         written = 0
         with (
@@ -294,7 +294,7 @@ class PostgresDatabase:
                 copy.write(binary.HEADER)
             for batch in batches:
                 for piece in pieces(batch.select(schema.names)):
-                    copy.write(_encoded(piece, schema, kinds, limits, written))
+                    copy.write(_encoded(piece, schema, kinds, limited, written))
                     written += piece.num_rows
             if binary_form:
                 copy.write(binary.TRAILER)
@@ -600,16 +600,19 @@ def numbered(sql: str) -> str:
 
 
 def _encoded(
-    batch: pa.RecordBatch, schema: pa.Schema, kinds: Sequence[str | None], limits: Mapping[str, int], before: int
+    batch: pa.RecordBatch,
+    schema: pa.Schema,
+    kinds: Sequence[str | None],
+    limited: Mapping[str, types.Column],
+    before: int,
 ) -> Any:
     plain = [kind for kind in kinds if kind is not None]
     columns = []
     for field in schema:
         try:
             columns.append(as_type(batch.column(field.name), field.type))
-            most = limits.get(field.name)
-            if most is not None and (row := first_longer(columns[-1], most)) >= 0:
-                raise Refused(f"a text of more than {most} characters", row)
+            if field.name in limited:
+                limited[field.name].reject_beyond(columns[-1])
         except Refused as error:
             raise refused(field.name, error, before) from None
     try:

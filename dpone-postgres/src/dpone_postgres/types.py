@@ -14,6 +14,7 @@ from dpone.evolution import Stored, plain
 from dpone.keys import NONE, compared
 from dpone.schema import DEFAULT, NATIVE
 from dpone.sql import types as common
+from dpone_postgres.binary import Refused
 
 JSON, UUID = common.JSON, common.UUID
 INSTANT, MOMENT, TIME = pa.timestamp("us", "UTC"), pa.timestamp("us"), pa.time64("us")
@@ -163,6 +164,20 @@ class Column:
         return self.modifier - 4 if self.receive == "varcharrecv" and self.modifier >= 4 else None
 
     @property
+    def digits(self) -> int | None:
+        """Digits of a second that a time takes. What is finer the server would round without a word."""
+        return self.modifier if self.receive in _ROUNDED and 0 <= self.modifier < 6 else None
+
+    def reject_beyond(self, values: pa.Array) -> None:
+        """Raises Refused for the first value that the server would cut or round to take it."""
+        if self.limit is not None and (row := common.first_longer(values, self.limit)) >= 0:
+            raise Refused(f"a text of more than {self.limit} characters", row)
+        if self.digits is not None and pa.types.is_temporal(values.type):
+            row = common.first_finer(values, self.digits)
+            if row >= 0:
+                raise Refused(f"a time that {self.native} would round", row)
+
+    @property
     def exact_equality(self) -> bool:
         """True if values that are equal (=) are the same, but for the collation: 0 and -0, 1.0 and 1.00 are not."""
         numeric = self.receive == "numeric_recv" and self.arrow != pa.string()
@@ -180,8 +195,8 @@ class Column:
             return "numeric" if self.modifier < 4 else ""
         if self.receive == "bpcharrecv" and self.modifier >= 4:
             return "padded"
-        if self.receive in _ROUNDED and 0 <= self.modifier < 6:
-            return f"rounded to {self.modifier} digits"
+        if self.digits is not None:
+            return f"rounded to {self.digits} digits"
         exact = self.receive in _TELLING or self.native in _RANGES
         return "" if exact else "citext" if self.receive == "citextrecv" else self.native
 

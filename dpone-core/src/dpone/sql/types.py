@@ -108,6 +108,12 @@ def first_longer(texts: pa.Array, most: int) -> int:
     return int(pc.index(pc.greater(pc.utf8_length(texts), most), True).as_py())
 
 
+def first_finer(times: pa.Array, digits: int) -> int:
+    """The index of the first time in microseconds with more digits of a second; -1 if there is none."""
+    counts, step = times.cast(pa.int64()), 10 ** (6 - digits)
+    return int(pc.index(pc.not_equal(pc.multiply(pc.divide(counts, step), step), counts), True).as_py())
+
+
 def _decimal(size: str | None, scale: str | None) -> pa.DataType | None:
     if size is None or not size.isdigit():
         return None
