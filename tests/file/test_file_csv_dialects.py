@@ -224,7 +224,7 @@ def test_planted_faults_are_found(
     """Each fault makes one of the properties above false within the tables that are tried."""
     fault(monkeypatch)
 
-    @settings(ANY, max_examples=1000, derandomize=True, database=None, phases=[Phase.generate])
+    @settings(ANY, max_examples=5000, derandomize=True, database=None, phases=[Phase.generate])
     @given(table=TABLES, dialect=dialects(), other=dialects())
     def properties(table: Table, dialect: Dialect, other: Dialect) -> None:
         reads_nothing_else(tmp_path, table, dialect, other)

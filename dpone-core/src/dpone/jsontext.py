@@ -59,6 +59,8 @@ def json_texts(values: pa.Array) -> pa.Array:
     """The text of each value, NULL where it is NULL. Raises NotJson with the row of the first that has none."""
     if has_union(values.type):  # whose members Arrow's kernels do not all take; some end the process
         raise NotJson("a union")
+    if pa.types.is_run_end_encoded(values.type):  # its is_valid is wrong before Arrow 26
+        return json_texts(pc.run_end_decode(values))
     try:
         texts = _texts(values)
     except NotJson as error:
