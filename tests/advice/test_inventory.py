@@ -8,7 +8,7 @@ import pytest
 from tests.advice.inventory import ROOT, advice, ledger
 
 LINES = ledger()
-NOT_FOLLOWED = 5  # lower it when a test follows another one
+NOT_FOLLOWED = 0  # lower it when a test follows another one
 REASONS = 5  # a text that no test can follow says "because" and why
 
 
