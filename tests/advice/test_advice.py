@@ -337,6 +337,17 @@ def cases() -> Iterator[Case]:
         ), "SchemaBreak",
         {"drop the target and use --full-refresh": TWICE, "give it the primary key (id, n)": TWICE},
     )  # fmt: skip
+    kept = pipeline(table(), "merge", key=["id"])
+    kept["sink"]["options"] = {"undo": {"loads": 2}}
+    skips = "CREATE TRIGGER skips BEFORE UPDATE ON t WHEN NEW.id = 1 BEGIN SELECT RAISE(IGNORE); END"
+    yield Case(
+        "a trigger that leaves out a row of which the old values are kept", kept, NUMBERS, "SinkError",
+        {
+            "see the triggers of the target": [{"id": 1, "n": 11}, {"id": 2, "n": 21}],
+            "or remove sink.options.undo": [{"id": 1, "n": 10}, {"id": 2, "n": 21}],  # as the trigger says
+        },
+        both(sql("target", skips), sql("source", "UPDATE s SET n = n + 1")),
+    )  # fmt: skip
     yield from csv_cases()
 
 
@@ -484,6 +495,8 @@ DO: dict[str, Do] = {
         place.sql("target", "DROP TABLE t")
     ),
     "name columns of the source": option_of("columns", {"n": "string"}),
+    "see the triggers of the target": lambda data, place: place.sql("target", "DROP TRIGGER skips"),
+    "or remove sink.options.undo": lambda data, place: data["sink"]["options"].pop("undo"),
     "correct incremental.column": option_of("incremental", {"by": "cursor", "column": "n"}),
     "fix the row, or set options.delimiter": written(PEOPLE.replace("2\n", "2,b\n")),
     "set options.skip_lines": option_of("skip_lines", 2),
