@@ -14,6 +14,7 @@ import yaml
 from attrs import frozen
 
 import dpone
+from dpone.errors import DponeError
 from dpone.report import StreamReport
 
 # Where an option belongs whose first word says no more.
@@ -66,6 +67,15 @@ class Place:
         path.write_text(yaml.safe_dump(data, sort_keys=False).replace("'off'", "off"))  # as a person writes it
         [stream] = dpone.run(path, **options).streams
         return stream
+
+    def stopped(self, data: dict[str, Any], **options: Any) -> tuple[str, str]:
+        """Kind and message of the error, which of the file itself is raised before there is a report."""
+        try:
+            error = self.run(data, **options).error
+        except DponeError as raised:
+            return type(raised).__name__, str(raised)
+        assert error is not None
+        return error.kind, error.message
 
 
 def pipeline(source: dict[str, Any], mode: str = "append", sink: dict[str, Any] | None = None, **strategy: Any) -> Any:

@@ -337,6 +337,78 @@ def cases() -> Iterator[Case]:
         ), "SchemaBreak",
         {"drop the target and use --full-refresh": TWICE, "give it the primary key (id, n)": TWICE},
     )  # fmt: skip
+    kept = pipeline(table(), "merge", key=["id"])
+    kept["sink"]["options"] = {"undo": {"loads": 2}}
+    skips = "CREATE TRIGGER skips BEFORE UPDATE ON t WHEN NEW.id = 1 BEGIN SELECT RAISE(IGNORE); END"
+    yield Case(
+        "a trigger that leaves out a row of which the old values are kept", kept, NUMBERS, "SinkError",
+        {
+            "see the triggers of the target": [{"id": 1, "n": 11}, {"id": 2, "n": 21}],
+            "or remove sink.options.undo": [{"id": 1, "n": 10}, {"id": 2, "n": 21}],  # as the trigger says
+        },
+        both(sql("target", skips), sql("source", "UPDATE s SET n = n + 1")),
+    )  # fmt: skip
+    yield from csv_cases()
+
+
+PEOPLE = "id,name\n1,a\n2\n"
+NAMED: Rows = [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}]
+ENDED = "id,name,\n1,a,\n2,b\n"  # the last row without the delimiter that ends the others
+
+
+def csv_cases() -> Iterator[Case]:
+    """Options that say how the rows of a CSV file are written."""
+
+    def csv(name: str, content: str, advice: dict[str, Rows], error: str = "DataError", **options: Any) -> Case:
+        return Case(name, pipeline(files("a.csv", **options)), text("a.csv", content), error, advice)
+
+    yield csv("a row with a value too few", PEOPLE, {
+        "options.short_rows: null": [NAMED[0], {"id": 2, "name": None}], "fix the row, or set options.delimiter": NAMED,
+    })  # fmt: skip
+    yield csv("a delimiter that ends each row", "id,name\n1,a,\n2,b,\n", {"options.trailing_delimiter: true": NAMED})
+    yield csv("lines above the header", "made today\nby us\nid,name\n1,a\n2,b\n", {"set options.skip_lines": NAMED})
+    yield csv("marked lines above the header", "# made today\nid,name\n1,a\n2,b\n", {"or options.comment": NAMED})
+    yield csv("another delimiter in the header too", "id,no;name\n1,2,3;a\n", {
+        "set options.delimiter or": [{"id,no": "1,2,3", "name": "a"}],
+    })  # fmt: skip
+    yield csv(
+        "another quote", "id,name\n1,'a,b'\n", {"options.quote to what the file uses": [{"id": 1, "name": "a,b"}]}
+    )
+    yield csv("a row without the last delimiter", ENDED, {
+        "fix the row, or leave out options.trailing_delimiter": NAMED,
+    }, trailing_delimiter=True)  # fmt: skip
+    for name, content in (("no delimiter", "id,name\n1,a\n2,b\n"), ("a value", "id,name,n\n1,a,7\n2,b,8\n")):
+        rows = [{**row, "n": 7 + i} if name == "a value" else row for i, row in enumerate(NAMED)]
+        yield csv(f"{name} at the end of each row", content, {
+            "or leave out options.trailing_delimiter": rows,
+        }, trailing_delimiter=True)  # fmt: skip
+    yield csv("a delimiter that the first line denies", "sep=;\nid;name\n1;a\n2;b\n", {
+        "leave out options.delimiter": NAMED,
+    }, delimiter=",")  # fmt: skip
+    yield csv("a first line that is wrong", "sep=;\nid,name\n1,a\n2,b\n", {
+        "set options.skip_lines: 1 if the line is wrong": NAMED,
+    }, delimiter=",")  # fmt: skip
+    yield csv("fewer lines than are left out", "made today\nby us\nid,name\n1,a\n2,b\n", {
+        "set options.skip_lines to the lines before the header": NAMED,
+    }, skip_lines=9)  # fmt: skip
+    split = csv("a line end in a value of a file that is read in parts", "id,name\n" + '1,"a\nb"\n' * 9, {
+        "leave out options.newlines_in_values: false": [{"id": 1, "name": "a\nb"}] * 9,
+    }, newlines_in_values=False)  # fmt: skip
+    split.data["runtime"]["partitions"] = 8
+    yield split
+    yield csv("a dot between thousands alone", 'id,n\n1,"1.234,5"\n', {
+        "set options.decimal too, as in decimal: ','": [{"id": 1, "n": 1234.5}],
+    }, "PipelineErrors", thousands=".", columns={"n": "float64"})  # fmt: skip
+    for format, kind in (("jsonl", "PipelineErrors"), (None, "PipelineMismatch")):  # stated, or by the file's name
+        given = {"delimiter": ";", **({"format": format} if format else {})}
+        yield Case(
+            f"an option of CSV for {format}", pipeline(files("a.jsonl", **given)), text("a.jsonl", '{"id": 1}\n'),
+            kind, {"leave it out, or set options.format": [{"id": 1}]},
+        )  # fmt: skip
+        yield Case(
+            f"a CSV file that is called {format}", pipeline(files("a.jsonl", **given)), text("a.jsonl", "id;n\n1;2\n"),
+            kind, {"or set options.format to what the files are": [{"id": 1, "n": 2}]},
+        )  # fmt: skip
 
 
 def lost_part(place: Place) -> None:
@@ -354,6 +426,14 @@ def set_(data: dict[str, Any], *where: str, to: Any) -> None:
 
 def option_of(name: str, value: Any) -> Do:
     return lambda data, place: set_(data, "source", "options", name, to=value)
+
+
+def without(name: str) -> Do:
+    return lambda data, place: data["source"]["options"].pop(name)
+
+
+def written(content: str) -> Do:
+    return lambda data, place: place.file("a.csv", content)
 
 
 def query(text: str, **strategy: Any) -> Do:
@@ -415,7 +495,23 @@ DO: dict[str, Do] = {
         place.sql("target", "DROP TABLE t")
     ),
     "name columns of the source": option_of("columns", {"n": "string"}),
+    "see the triggers of the target": lambda data, place: place.sql("target", "DROP TRIGGER skips"),
+    "or remove sink.options.undo": lambda data, place: data["sink"]["options"].pop("undo"),
     "correct incremental.column": option_of("incremental", {"by": "cursor", "column": "n"}),
+    "fix the row, or set options.delimiter": written(PEOPLE.replace("2\n", "2,b\n")),
+    "set options.skip_lines": option_of("skip_lines", 2),
+    "or options.comment": option_of("comment", "#"),
+    "set options.delimiter or": option_of("delimiter", ";"),
+    "options.quote to what the file uses": option_of("quote", "'"),
+    "fix the row, or leave out options.trailing_delimiter": written(ENDED.replace("2,b", "2,b,")),
+    "or leave out options.trailing_delimiter": without("trailing_delimiter"),
+    "leave out options.delimiter": without("delimiter"),
+    "set options.skip_lines: 1 if the line is wrong": option_of("skip_lines", 1),
+    "set options.skip_lines to the lines before the header": option_of("skip_lines", 2),
+    "leave out options.newlines_in_values: false": without("newlines_in_values"),
+    "set options.decimal too, as in decimal: ','": option_of("decimal", ","),
+    "leave it out, or set options.format": without("delimiter"),
+    "or set options.format to what the files are": option_of("format", "csv"),
 }
 
 
@@ -436,10 +532,9 @@ def followed(folder: Path, case: Case, way: str, do: Mapping[str, Do]) -> None:
         assert place.run(data).error is None
         case.breaks(place)
         case.edit(data)
-    error = place.run(data, **case.options).error
-    assert error is not None
-    assert error.kind == case.error, error.message
-    assert way in error.message
+    kind, message = place.stopped(data, **case.options)
+    assert kind == case.error, message
+    assert way in message
     options = apply(data, place, case, way, do)
     done = place.run(data, **options)
     if case.then and not options:

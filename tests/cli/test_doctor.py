@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
+import shlex
 import shutil
 import sqlite3
 import ssl
+import subprocess
 import sys
 import time
+import venv
+import zipfile
 from collections import namedtuple
 from collections.abc import Callable
 from pathlib import Path
@@ -82,6 +87,39 @@ def test_doctor_knows_a_driver_that_is_missing(
     assert found["driver zz-driver"]["ok"] is False
     assert found["driver zz-driver"]["todo"] == "pip install 'zz-driver>=2,<3'"
     assert "driver zz-extra" not in found
+
+
+def test_OUT_16_a_driver_that_cannot_be_imported_is_installed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command of the finding mends it; its index is a folder here."""
+    pytest.importorskip("pip")
+    about = "zz_driver-1.0.dist-info"
+    made = {
+        "zz_driver.py": "VALUE = 1\n",
+        f"{about}/METADATA": "Metadata-Version: 2.1\nName: zz-driver\nVersion: 1.0\n",
+        f"{about}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    made[f"{about}/RECORD"] = "".join(f"{name},,\n" for name in (*made, f"{about}/RECORD"))
+    venv.create(tmp_path / "env", symlinks=True)
+    [site] = (tmp_path / "env" / "lib").glob("python*/site-packages")
+    with zipfile.ZipFile(tmp_path / "zz_driver-1.0-py3-none-any.whl", "w") as wheel:
+        for name, content in made.items():
+            wheel.writestr(name, content)
+    with zipfile.ZipFile(tmp_path / "zz_driver-1.0-py3-none-any.whl") as wheel:
+        wheel.extractall(site)
+    (site / "zz_driver.py").write_text("import zz_library_that_went\n")
+    monkeypatch.syspath_prepend(site)
+    broken = doctor._driver("zz-driver", "", ["zz_driver"])
+    assert broken.ok is False
+    assert "1.0, cannot be imported: ModuleNotFoundError" in broken.found
+    here = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tmp_path), "PIP_PYTHON": str(tmp_path / "env/bin/python")}
+    command = [sys.executable, "-m", *shlex.split(broken.todo)]
+    subprocess.run(command, check=True, capture_output=True, env={**os.environ, **here})
+    importlib.invalidate_caches()
+    monkeypatch.delitem(sys.modules, "zz_driver", raising=False)
+    assert doctor._driver("zz-driver", "", ["zz_driver"]).ok is True
+    monkeypatch.delitem(sys.modules, "zz_driver")
 
 
 def test_doctor_warns_of_the_other_dpone(install: Callable[[str, str], Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import psycopg
 import pyarrow as pa
 import pytest
 import yaml
@@ -21,13 +22,17 @@ from tests.postgres import server as servers
 from tests.postgres.server import Server
 from tests.postgres.stream import ChangeSource
 from tests.postgres.target import Target
-from tests.postgres.test_cdc_outside import Shop, shop  # noqa: F401  # a fixture
+from tests.postgres.test_cdc_outside import ROOT, Shop, shop  # noqa: F401  # a fixture
 
 import dpone
+from dpone.config import load_pipeline
+from dpone.engine import rewind
 from dpone.errors import PipelineMismatch, SchemaBreak
 from dpone.evolution import Change
+from dpone.position import Position
 from dpone.report import StreamReport
 from dpone.strategy import Strategy
+from dpone_postgres.slot import lsn_number, lsn_text
 from dpone_postgres.source import PostgresSource
 
 pytestmark = pytest.mark.postgres
@@ -314,6 +319,11 @@ REFUSED = {
         {"source.options.statement_timeout": 0.2, "source.table": None,
          "source.query": "SELECT id, n, pg_sleep(1)::text AS z FROM s"},
     ),
+    "a cursor without an order": Refused(
+        "PipelineMismatch", ("ALTER TABLE s ADD j json",),
+        {"name another column in incremental.column": set_to("source.options.incremental.column", "id")},
+        {"source.options.incremental": {"by": "cursor", "column": "j"}},
+    ),
     "another way to read": Refused(
         "IdentityChanged", (),
         {
@@ -415,6 +425,95 @@ def test_OUT_16_an_offset_that_cannot_be_read_is_copied_from_the_history(
     shop.sql("INSERT INTO t (id, v) VALUES (77, 'later')")
     shop.loaded()
     shop.equal()
+
+
+@pytest.mark.parametrize(
+    "way", ["load again with 'dpone run --full-refresh'", "copy one that 'dpone state history' shows"]
+)
+def test_OUT_16_a_position_inside_of_a_commit(shop: Shop, way: str) -> None:  # noqa: F811
+    """Refused where it is given, and where state and journal have it; on either way out nothing is lost."""
+    name, position = dpone.run(shop.path).streams[0].stream, shop.position()
+    shop.sql("INSERT INTO t (id, v) VALUES (77, 'later')")
+    [(end,)] = shop.source.query("SELECT pg_current_wal_insert_lsn()::text")
+    bad = {**position, "value": {**position["value"], "lsn": lsn_text(lsn_number(end) - 4)}}
+    set_ = ("state", "set", str(shop.path), "--stream", name, "--yes", "--position")
+    code, told = shop.dpone(*set_, json.dumps(bad))
+    assert code == 3
+    assert way in told
+    rewind(load_pipeline(shop.path), name, Position.from_json(bad))  # without a word of the source
+    assert way in shop.stopped("in the midst of a commit")
+    if way.startswith("load"):
+        assert dpone.run(shop.path, full_refresh=True).exit_code == 0
+    else:
+        _, told = shop.dpone("state", "history", str(shop.path), "--format", "json")
+        shown = [one["state"]["position"] for one in json.loads(told)]
+        copied = next(one for one in shown if one["value"] != bad["value"])
+        code, told = shop.dpone(*set_, json.dumps(copied))
+        assert code == 0, told
+    for more in ("DELETE FROM t WHERE id = 77", "UPDATE t SET v = 'last'"):
+        shop.loaded()
+        shop.equal()
+        shop.sql(more)
+
+
+@pytest.fixture
+def far(source: ChangeSource) -> Iterator[str]:
+    """The statement for a partition of ``r`` whose rows are on another server."""
+    near = f"{source.schema}_near"
+    try:
+        source.run("CREATE EXTENSION IF NOT EXISTS postgres_fdw SCHEMA public")
+    except psycopg.errors.FeatureNotSupported:
+        pytest.skip("the server lacks the contributed extensions")
+    given = psycopg.conninfo.conninfo_to_dict(source.server.url)
+    place = ", ".join(f"{name} '{given[name]}'" for name in ("host", "port", "dbname"))
+    source.run(
+        f"CREATE SCHEMA {near}", f"CREATE TABLE {near}.r AS SELECT 25 AS id, 'far' AS v",
+        f"CREATE SERVER {near} FOREIGN DATA WRAPPER postgres_fdw OPTIONS ({place})",
+        f"CREATE USER MAPPING FOR current_user SERVER {near} OPTIONS (user '{given['user']}')",
+    )  # fmt: skip
+    yield (
+        'CREATE FOREIGN TABLE "r 3" PARTITION OF r FOR VALUES FROM (20) TO (30) '
+        f"SERVER {near} OPTIONS (schema_name '{near}', table_name 'r')"
+    )
+    source.run(f"DROP SCHEMA {near} CASCADE", f"DROP SERVER {near} CASCADE")
+
+
+@pytest.mark.parametrize("way", ["run ALTER TABLE", "or leave it out with source.exclude"])
+@pytest.mark.parametrize("begun", [False, True])
+def test_OUT_16_a_foreign_partition_is_detached(
+    source: ChangeSource, tmp_path: Path, far: str, begun: bool, way: str
+) -> None:
+    """Its changes are in no log of this server: the statement of the message, and, of a stream that has begun, its
+    command. Or the stream goes on without the table."""
+    source.run(
+        *(statement.replace(" PRIMARY KEY", "") for statement in ROOT),  # a unique index lets no foreign one in
+        *(f"ALTER TABLE {table} REPLICA IDENTITY FULL" for table in ("r", "r_1", "r_2")),
+        "CREATE TABLE u (id int PRIMARY KEY, v text)", "INSERT INTO u VALUES (1, 'one')",
+    )  # fmt: skip
+    source.publish("r", "u", options="WITH (publish_via_partition_root = true)")
+    shop = Shop(source, tmp_path)  # noqa: F811
+    shop.lay()
+    data = yaml.safe_load(shop.path.read_text())
+    put(data, "sink.strategy.key", ["id"])
+    shop.path.write_text(yaml.safe_dump(data))
+    if begun:
+        shop.loaded()
+    source.run(far)
+    assert source.query("SELECT count(*) FROM r") == [(3,)]
+    shop.run()  # the first one makes the tables of the state
+    message = shop.stopped(f"{source.schema}.r 3 is foreign", way)
+    if way.startswith("run"):
+        statement = re.search(r"run (ALTER TABLE [^;]* DETACH PARTITION [^;]*);", message)
+        assert statement is not None, message
+        source.run(statement[1])
+        if begun:
+            shop.follow(message)
+    else:
+        edited(shop, exclude=yaml.safe_load(message.partition("source.exclude: ")[2]))
+    for id_ in (12, 13):
+        shop.loaded()
+        shop.equal("u", *(["r"] if way.startswith("run") else []))
+        source.run(f"INSERT INTO r VALUES ({id_}, 'new')", f"INSERT INTO u VALUES ({id_}, 'new')")
 
 
 def edited(shop: Shop, **source: Any) -> dict[str, Any]:  # noqa: F811
@@ -561,6 +660,39 @@ def test_OUT_16_a_role_that_may_not_alter_the_target(route: Route) -> None:
             assert [one.ok for one in sink.check() if one.name == "owner"] == [True]
     finally:
         route.target.run(f"DROP OWNED BY {user}, {user}_owner CASCADE", f"DROP ROLE {user}, {user}_owner")
+
+
+@pytest.mark.parametrize("way", ["write as a role with BYPASSRLS", "or set sink.options.row_security: on"])
+def test_OUT_16_rows_of_the_target_that_a_policy_hides(route: Route, way: str) -> None:
+    """A load that would meet them stops and changes nothing; either way it is green, and the hidden row stays."""
+    schema, user, url = route.target.schema, f"{route.target.schema}_role", route.target.server.url
+    assert route.run().error is None
+    route.target.run(
+        "INSERT INTO t (id, n) VALUES (100, 1)", "ALTER TABLE t ENABLE ROW LEVEL SECURITY",
+        f"CREATE ROLE {user} LOGIN", f"GRANT ALL ON SCHEMA {schema} TO {user}",
+        f"GRANT ALL ON ALL TABLES IN SCHEMA {schema} TO {user}",
+        f"CREATE POLICY few ON t TO {user} USING (id < 100)",
+        "UPDATE s SET n = 11", "INSERT INTO s VALUES (2, 20)",
+    )  # fmt: skip
+    try:
+        put(route.data, "sink.connection", attrs.evolve(route.target.server, user=user).url)
+        assert url != route.data["sink"]["connection"]
+        for _ in range(2):
+            message = route.stopped("SinkError")
+            assert "row security would hide rows of table t " in message
+            assert way in message
+            assert route.rows() == [(1, 10), (100, 1)]
+        if way.startswith("write"):
+            route.target.run(f"ALTER ROLE {user} BYPASSRLS")
+        else:
+            put(route.data, "sink.options.row_security", "on")
+        for n in (11, 12):
+            route.target.run(f"UPDATE s SET n = {n} WHERE id = 1")
+            done = route.run()
+            assert done.error is None, done.error
+            assert route.rows() == [(1, n), (2, 20), (100, 1)]
+    finally:
+        route.target.run(f"DROP OWNED BY {user} CASCADE", f"DROP ROLE {user}")
 
 
 def test_OUT_16_two_tables_for_one_target_are_told_apart(route: Route) -> None:

@@ -11,10 +11,12 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import yaml
+from click.testing import CliRunner
 from tests.postgres.target import Target
 from tests.postgres.test_kill_matrix import Run, run
 from tests.sqlite.target import KEY, at, evolve, load, rows
 
+from dpone.cli import assemble
 from dpone.contract import Part
 from dpone.engine import Run as Pipe
 from dpone.errors import DataError, SinkError
@@ -238,6 +240,30 @@ def test_MF_05_mixed_snapshots_go_on_with_the_parts_that_are_left(run: Run, tmp_
         assert 0 < len({*found[2000:]}) == len(found[2000:])
         ids = target.query("SELECT count(DISTINCT __dpone__load_id), count(__dpone__loaded_at) FROM orders")
         assert ids == [(1, len(found))]
+
+
+def test_OUT_16_a_load_whose_rows_moved_to_other_pages_is_started_over(
+    run: Run, tmp_path: Path, target: Target
+) -> None:
+    """Half of it staged by pages, then the table is rewritten: the command of the message, and the run is green with
+    the rows of now."""
+    fill(target)
+    pipeline = lay(tmp_path, target, "full_refresh", by="pages", workers=1, resume="mixed_snapshots")
+    assert run(pipeline, step="part_staged", nth=2)["code"] == -9
+    change(target)
+    target.run("VACUUM FULL source")
+    for _ in range(2):
+        stopped = run(pipeline)
+        assert stopped["code"] == 3, stopped
+        [stream] = stopped["report"]["streams"]
+        assert "its rows were moved to other pages" in stream["error"]["message"]
+    command = stream["error"]["message"].partition("start the load over with 'dpone ")[2].rstrip("'")
+    done = CliRunner().invoke(assemble(), [*command.split(), str(pipeline)])
+    assert done.exit_code == 0, done.output
+    assert not target.stages()
+    done = run(pipeline)
+    assert (done["code"], done["report"]["streams"][0]["partitions_resumed"]) == (0, 0), done
+    assert same(target)
 
 
 CUT = {

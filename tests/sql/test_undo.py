@@ -87,6 +87,25 @@ def fitting(mode: str, given: list[Row]) -> list[Row]:
     return [r for r in given if 0 <= r[0] < 4] if mode == "window" else given
 
 
+def test_OUT_16_a_column_of_lineage_that_went_under_way_is_made_by_the_next_load(target: Target) -> None:
+    """What is kept are the rows that bear the id of another load: without the column nothing is, and nothing changes;
+    the same load again, as the message says, is green and can be taken back."""
+    target.load(table((1, "a", 1.0)), MERGE, load_id="FIRST", **ON)
+    with closing(target.sink(MERGE, **ON)) as sink:
+        evolve(sink, SCHEMA, MERGE)
+        writer = sink.open(load(SCHEMA, MERGE))
+        writer.stage(Part("all"), rows(table((1, "a", 2.0))))
+        target.run(f'ALTER TABLE "{target.table}" DROP COLUMN __dpone__load_id')
+        with pytest.raises(SinkError, match=r"no column __dpone__load_id, which it had .*; run again, which makes "):
+            writer.commit(sink.journal(KEY), at(1))
+        writer.abort()
+    assert target.rows("id, region, amount") == [(1, "a", 1.0)]
+    target.load(table((1, "a", 2.0)), MERGE, n=1, load_id="SECOND", **ON)
+    assert target.rows("id, region, amount, __dpone__load_id") == [(1, "a", 2.0, "SECOND")]
+    undo(target, "SECOND", MERGE)
+    assert target.rows("id, region, amount") == [(1, "a", 1.0)]
+
+
 @settings(max_examples=8)
 @given(st.lists(batch, min_size=2, max_size=4), st.booleans(), st.data())
 @pytest.mark.parametrize("mode", STRATEGIES)

@@ -137,6 +137,16 @@ def test_every_state_that_a_commit_left_is_a_version(target: Target, chunked: in
     ]
 
 
+def test_OUT_16_versions_of_a_stream_are_made_without_undo(target: Target) -> None:
+    """They cannot be taken back; without the option that the message names they are there."""
+    commits = [Commit(1, when(1), (insert(1, "a"),))]
+    with pytest.raises(ConfigError, match=r"cannot be taken back; remove sink\.options\.undo; nothing was changed"):
+        deliver(target, commits, undo=Undo(loads=1))
+    assert found(target, "id, x") == []
+    deliver(target, commits)
+    assert found(target, "id, x") == [(1, "a", when(1), None)]
+
+
 def test_counts_and_lineage(target: Target) -> None:
     """Opened, closed by a change, closed by a delete; a version is of the load that opened it."""
     deliver(target, [Commit(1, when(1), (insert(1, "a"), insert(2, "b"), insert(3, "c")))], load_id="first")

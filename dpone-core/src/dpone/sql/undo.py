@@ -155,8 +155,8 @@ def images(db: Database, target: Name, load_id: str) -> Images:
     db.hold(target)
     schema = db.schema(target)
     if schema is None or LOAD_ID not in schema.names:
-        todo = "leave lineage on, or remove sink.options.undo; nothing was changed"
-        raise SinkError(f"keep rows of {target}", f"the table has no column {LOAD_ID}", todo)
+        found = f"the table has no column {LOAD_ID}, which it had when the load began"
+        raise SinkError(f"keep rows of {target}", found, "run again, which makes it; nothing was changed")
     return Images(db, target, load_id, schema)
 
 

@@ -456,9 +456,13 @@ class SqlWriter:
         written, replaced = _written(counts, job.strategy), counts.updated + counts.deleted
         if written is not None and keeping.rows != replaced:
             found = (
-                f"{keeping.rows:,} rows were kept of {replaced:,} that the load replaces: keys that differ meet one row"
+                f"{keeping.rows:,} rows were kept of {replaced:,} that the load replaces: a trigger left rows out, or "
+                "keys that differ meet one row"
             )
-            todo = "see the collation of the key columns, or remove sink.options.undo; nothing was changed"
+            todo = (
+                "see the triggers of the target and the collation of its key columns, or remove sink.options.undo; "
+                "nothing was changed"
+            )
             raise SinkError(f"keep rows of {self._target}", found, todo)
         return counts, (keeping.kept(written, previous),)
 
