@@ -361,7 +361,7 @@ def test_OUT_10_a_type_without_an_order_is_no_key(
     bench.make(f"k {type_}")
     stream = bench.run()
     assert stream.error is not None
-    assert (stream.error.kind, stream.error.exit_code) == ("ConfigError", 2)
+    assert (stream.error.kind, stream.error.exit_code) == ("PipelineMismatch", 3)
     assert f"by key k: it is {type_}, whose values have no order; name another key" in stream.error.message
     assert source.query("SELECT 1 FROM pg_tables WHERE tablename = 'copy' AND schemaname = current_schema()") == []
     assert sink == "postgres" or not (folder / "copy.db").exists() or bench.tables() == []
@@ -374,7 +374,7 @@ def test_OUT_10_a_key_of_a_target_without_an_order_is_refused(source: ChangeSour
     source.run("CREATE TABLE copy (k xml, n int)", "INSERT INTO things VALUES ('<a/>', 1)")
     stream = bench.run()
     assert stream.error is not None
-    assert stream.error.kind == "ConfigError"
+    assert stream.error.kind == "PipelineMismatch"
     assert "the column of the target is xml, whose values have no order" in stream.error.message
 
 
