@@ -132,12 +132,13 @@ def test_case_05_a_first_load_that_failed_is_not_in_the_way_of_its_advice(tmp_pa
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("d.csv", gzip.compress(b"id,t\n1,a\n"), "gzip"),
+        ("d.csv", gzip.compress(b"id,t\n1,a\n", mtime=0), "gzip"),
         ("plain.csv.gz", b"id,t\n1,a\n", "gzip"),
         ("d.zip", b"PK\x03\x04\x14\0a.csv", "a zip archive"),
         ("d.xlsx", b"PK\x03\x04\x14\0[Content_Types].xml", "an Excel workbook"),
         ("d.csv", b"<!DOCTYPE html>\n<html>", "an HTML page"),
     ],
+    ids=["gzip", "not gzip", "zip", "Excel", "HTML"],
 )
 def test_case_18_a_file_of_another_kind_is_named(tmp_path: Path, name: str, content: bytes, said: str) -> None:
     """The run says what the file is, in one line, and nothing is made."""
