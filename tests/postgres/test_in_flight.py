@@ -96,7 +96,7 @@ CURSORS: dict[str, tuple[str, str, str]] = {  # a type, and three of its values 
     "bit(3)": ("001", "010", "110"),
     "bit varying(4)": ("0", "01", "110"),
     "bytea": ("\\x00", "\\x0100", "\\xff"),
-    "uuid": tuple(f"00000000-0000-0000-0000-00000000000{i}" for i in "12a"),  # type: ignore[dict-item]
+    "uuid": tuple(f"00000000-0000-7000-8000-00000000000{i}" for i in "12a"),  # type: ignore[dict-item]
     "date": ("0044-03-15 BC", "2024-01-01", "2024-01-02"),
     "time(3)": ("00:00:00.001", "10:00", "23:59:59.999"),
     "timetz": ("10:00+02", "10:00+01", "10:00:00.5+01"),
