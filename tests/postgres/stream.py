@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from typing import Any
 
@@ -116,3 +116,16 @@ def told(rows: list[dict[str, Any]], *columns: str) -> list[tuple[Any, ...]]:
 
 def ids(rows: list[dict[str, Any]]) -> list[str]:
     return [row["__dpone__event_id"] for row in rows]
+
+
+def then_once(patch: Any, owner: Any, name: str, then: Callable[[], object]) -> None:
+    """``then`` happens once, between the next call of ``owner.name`` and its return. Undoes what ``patch`` did."""
+    real = getattr(owner, name)
+
+    def late(*given: Any) -> Any:
+        found = real(*given)
+        patch.undo()
+        then()
+        return found
+
+    patch.setattr(owner, name, late)

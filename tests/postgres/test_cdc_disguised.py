@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 from attrs import evolve
-from tests.postgres.stream import ChangeSource
+from tests.postgres.stream import ChangeSource, then_once
 from tests.postgres.test_cdc_outside import ROOT, Shop, root, shop  # noqa: F401  # fixtures
 
 from dpone.engine import run as run_pipeline
@@ -75,15 +75,12 @@ def test_OUT_02_changes_of_a_table_that_had_another_name_for_a_while_arrive(
 
 def test_OUT_02_a_table_renamed_while_a_window_is_read_loses_nothing(shop: Shop, monkeypatch: Any) -> None:  # noqa: F811
     """Its changes come with the window, the next run names it, and back under its name it goes on."""
-    read = PostgresLogicalReader._catalogue
-
-    def late(*given: Any) -> Any:
-        found = read(*given)
-        monkeypatch.undo()
-        shop.sql("ALTER TABLE t RENAME TO x", "UPDATE x SET v = 'away'")
-        return found
-
-    monkeypatch.setattr(PostgresLogicalReader, "_catalogue", late)
+    then_once(
+        monkeypatch,
+        PostgresLogicalReader,
+        "_catalogue",
+        lambda: shop.sql("ALTER TABLE t RENAME TO x", "UPDATE x SET v = 'away'"),
+    )
     shop.loaded()
     shop.stopped("its name is")
     shop.sql("ALTER TABLE x RENAME TO t")
@@ -224,15 +221,12 @@ def test_OUT_04_columns_that_come_and_go_stop_nothing(shop: Shop, statements: li
 
 def test_OUT_04_a_column_added_while_a_window_is_read_stops_nothing(shop: Shop, monkeypatch: Any) -> None:  # noqa: F811
     """The facts do not have it, and the stream does."""
-    read = PostgresLogicalReader._catalogue
-
-    def late(*given: Any) -> Any:
-        found = read(*given)
-        monkeypatch.undo()
-        shop.sql("ALTER TABLE t ADD x int", "UPDATE t SET x = 5 WHERE id = 1")
-        return found
-
-    monkeypatch.setattr(PostgresLogicalReader, "_catalogue", late)
+    then_once(
+        monkeypatch,
+        PostgresLogicalReader,
+        "_catalogue",
+        lambda: shop.sql("ALTER TABLE t ADD x int", "UPDATE t SET x = 5 WHERE id = 1"),
+    )
     shop.loaded()
     shop.loaded()
     shop.equal("t", columns="id, v, x")
@@ -438,18 +432,15 @@ def test_OUT_04_a_partition_made_before_the_point_of_a_snapshot_is_known(
         root.follow(root.stopped("not in publication"))
         root.loaded()
         root.sql(f"ALTER PUBLICATION {name} ADD TABLE r")
-    read = outside.read
-
-    def late(*given: Any) -> Any:
-        found = read(*given)
-        monkeypatch.undo()
-        root.sql(
+    then_once(
+        monkeypatch,
+        outside,
+        "read",
+        lambda: root.sql(
             "BEGIN; CREATE TABLE r_3 PARTITION OF r FOR VALUES FROM (20) TO (30); "
             "INSERT INTO r VALUES (25, 'x'); COMMIT"
-        )
-        return found
-
-    monkeypatch.setattr(outside, "read", late)
+        ),
+    )
     root.loaded()
     root.equal("r", "u")
     if went:

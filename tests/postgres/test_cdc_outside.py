@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 import yaml
 from attrs import define
-from tests.postgres.stream import ChangeSource
+from tests.postgres.stream import ChangeSource, then_once
 from tests.postgres.test_cdc_runs import begin, change, lay, require_equal
 from tests.postgres.test_kill_matrix import Run, run  # noqa: F401  # a fixture
 
@@ -688,18 +688,15 @@ def test_OUT_04_a_partition_that_came_and_went_between_two_runs(
 @pytest.mark.parametrize("went", ["", "DROP TABLE r_3"])
 def test_OUT_04_a_partition_made_while_a_window_is_read(root: Shop, went: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The facts do not have it, and the stream does: it stops nothing while it is there, and is missed once it went."""
-    read = outside.read
-
-    def late(*given: Any) -> Any:
-        found = read(*given)
-        monkeypatch.undo()
-        root.sql(
+    then_once(
+        monkeypatch,
+        outside,
+        "read",
+        lambda: root.sql(
             "BEGIN; CREATE TABLE r_3 PARTITION OF r FOR VALUES FROM (20) TO (30); "
             "INSERT INTO r VALUES (25, 'x'); COMMIT"
-        )
-        return found
-
-    monkeypatch.setattr(outside, "read", late)
+        ),
+    )
     root.loaded()
     root.equal("r", "u")
     if went:

@@ -114,10 +114,10 @@ def _referring(error: psycopg.Error) -> Name | None:
     """The table whose foreign key refers to a row that was deleted, or whose key was changed. Of a row that refers to
     nothing the server's text names the table and the foreign key; here also the table that is referred to, which is so
     in any language of messages."""
-    told, table = error.diag, error.diag.table_name
-    if error.sqlstate not in ("23503", "23001") or not table or len(_QUOTED.findall(told.message_primary or "")) < 3:
+    diag, table = error.diag, error.diag.table_name
+    if error.sqlstate not in ("23503", "23001") or not table or len(_QUOTED.findall(diag.message_primary or "")) < 3:
         return None
-    return Name((told.schema_name, table)) if told.schema_name else Name((table,))
+    return Name((diag.schema_name, table)) if diag.schema_name else Name((table,))
 
 
 def hidden(error: psycopg.Error) -> str | None:

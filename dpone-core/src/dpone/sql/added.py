@@ -1,9 +1,9 @@
 """What loads have added to a target and not committed yet: the table itself, or columns.
 
-``__dpone__added``, beside the target, has a line for each of them and each stream whose load counts on it. The line is
+``__dpone__added``, next to the target, has a line for each of them and each stream whose load counts on it. The line is
 written in the transaction of the DDL, and goes in that of a commit whose load uses what it names. What is still there
 when a load has failed, or its process has died, was never committed: the last stream that counts on it takes it back.
-What has got rows, values or dependants since is left as it is, and is no load's any more.
+What has got rows, values or dependants since is left as it is, and belongs to the target from then on.
 """
 
 from __future__ import annotations

@@ -239,7 +239,7 @@ class Csv:
             return read(include, quoted)
         texts = [name for name in include if name not in not_text]
         quote, late = self._options.quote, any(is_text(types[name]) for name in not_text)
-        # The empty text is not searched for: it is no number and no date, so that pyarrow finds it at no cost.
+        # The empty text is not searched for: it is neither a number nor a date, so that pyarrow finds it at no cost.
         if not any((null or late) and f"{quote}{null}{quote}".encode() in block for null in nulls):
             try:
                 return read(include, False)

@@ -35,7 +35,7 @@ _NEEDS = {"p": "I", "I": "p", "M": "HI", "S": "M", "f": "S", "z": "HI"}
 def pattern(option: str, format: str) -> str:
     """A pattern of RE2 with a group for each directive. Raises ConfigError, which names the option.
 
-    Where digits follow digits (``%Y%m%d``), each directive takes all that it may have: 1112 is no date."""
+    Where digits follow digits (``%Y%m%d``), each directive takes all that it may have: 1112 is not a date."""
     format = _TOKEN.sub(lambda token: _SHORT.get(token[1], token[0]), format)
     tokens = list(_TOKEN.finditer(format))
     names = [token[1] for token in tokens if token[2] is None and token[1] != "%"]
