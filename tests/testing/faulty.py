@@ -651,7 +651,7 @@ class ComparesBeforeTheLock(FaultySink):
         def commit(self, after: Any, position: Any, also: Any = ()) -> Any:
             if self._sink.journal(self._load.key) != after:
                 raise SinkError("commit", "another head", "run again")
-            time.sleep(0.02)
+            time.sleep(0.5)  # long enough for the other to have compared too, on a busy machine as well
             return self._inner.commit(self._sink.journal(self._load.key), position)
 
 
