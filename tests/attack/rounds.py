@@ -229,13 +229,15 @@ class Round:
                 raise Wrong(f"cdc create: {made.stderr}")
 
     def _pipeline(self, url: str) -> dict[str, Any]:
-        wait = {"lock_timeout": 5}  # seconds; of a stopped run, which may hold a lock, nothing else is known
+        # Seconds. A stopped run may hold a lock; a rival would wait for it as long as by default, and again as a retry.
+        wait, busy = {"lock_timeout": 5}, {"busy_timeout": 5}
         source: dict[str, Any] = {"type": self.source, "options": dict(self.work.options)}
         if self.source == "postgres":
             source |= {"connection": url, "table": f"{self.schema}.source"}
             source["options"] |= wait
         elif self.source == "sqlite":
             source |= {"connection": "sqlite:///source.db", "table": "source"}
+            source["options"] |= busy
         else:
             source = {"type": "file", "path": "in/*.csv"}
         if self.work.where:
@@ -246,17 +248,17 @@ class Round:
         sink: dict[str, Any] = {"type": self.sink, "strategy": dict(self.work.strategy)}
         sink |= {
             "postgres": {"connection": url, "table": f"{self.schema}.target", "options": wait},
-            "sqlite": {"connection": "sqlite:///target.db", "table": "target"},
+            "sqlite": {"connection": "sqlite:///target.db", "table": "target", "options": busy},
             "file": {"path": "out"},
         }[self.sink]
         places: dict[str, dict[str, Any]] = {
             "postgres": {"connection": url}, "sqlite": {"connection": "sqlite:///state.db"}, "file": {"path": "state"},
         }  # fmt: skip
         kind = self.rng.choice([*places] if self.needs_server else ["sqlite", "file"])
-        options = {"lease_seconds": LEASE} | ({"schema": self.schema, **wait} if kind == "postgres" else {})
+        own = {"postgres": {"schema": self.schema, **wait}, "sqlite": busy, "file": {}}[kind]
         return {
             "pipeline": self.schema, "source": source, "sink": sink,
-            "state": {"type": kind, **places[kind], "options": options},
+            "state": {"type": kind, **places[kind], "options": {"lease_seconds": LEASE, **own}},
             "runtime": {
                 "retries": self.rng.choice([0, 1]), "batch_rows": 50, "partitions": self.rng.choice([1, 1, 3]),
                 "workers": self.rng.choice([1, 2]),
