@@ -67,7 +67,7 @@ class VaultSource(Vault):
     @contextlib.contextmanager
     def read(self, part):
         self._call("read")
-        self.native, self.filtered = (), 0
+        self.native, self.filtered, self.quarantined, self.checks = (), 0, 0, ""
         yield self
     def batches(self):
         yield pa.RecordBatch.from_pydict({"id": [1]}, schema=SCHEMA)
@@ -95,6 +95,7 @@ class VaultWriter(Vault):
 
 class VaultSink(Vault):
     def schema(self): return None
+    def exists(self): return False
     def is_empty(self): return True
     def stores(self, type): return Stored(str(type), type)
     def ddl(self, changes): return [leak(self.spec, "ddl")]

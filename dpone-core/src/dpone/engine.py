@@ -425,7 +425,7 @@ class _Attempt:
         )  # no source has history
         if not started or remade or by_hand:
             return
-        if sink.schema() is None:
+        if not sink.exists():
             found = f"the journal ends with load {loaded.load_id}, but the target does not exist"
             todo = "restore it, or use --full-refresh, or 'dpone state set' to choose a position"
             raise StateAhead(f"load into {spec.location}", found, todo)
@@ -471,7 +471,7 @@ class _Attempt:
         window = self._keep_manifest(known, window, targets)
         load = self._whole_load(known, window, targets)
         head = known.head
-        if head is not None and window.repeatable and head.token == load.token and self.sink.schema() is not None:
+        if head is not None and window.repeatable and head.token == load.token and self.sink.exists():
             self._nothing(window, f"the same content was loaded as {head.load_id}")
             return None
         with self.stream.timed("schema"):
@@ -630,6 +630,8 @@ class _Attempt:
         target, policy = _without_own(have, strategy), spec.options.schema_evolution
         given = (limit, window.own_schema, window.absent)
         plan = evolution.plan(target, window.schema, policy, sink.stores, strategy.key, *given)
+        if have is None and sink.exists():  # it has no schema: nothing to make, nothing to compare with
+            plan = evolve(plan, changes=())
         able, keeps = getattr(sink, "makes_anew", False), not _effective(strategy, run, True).replaces_all
         if (plan.breaking or any(c.looks for c in plan.changes)) and run.full_refresh and able and not keeps:
             plan = plan.replacing(window.schema)

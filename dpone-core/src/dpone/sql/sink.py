@@ -53,8 +53,11 @@ class SqlSink:
     def schema(self) -> pa.Schema | None:
         return self._db.schema(self._target)
 
+    def exists(self) -> bool:
+        return self.schema() is not None
+
     def is_empty(self) -> bool:
-        return self.schema() is None or is_empty(self._db, self._target)
+        return not self.exists() or is_empty(self._db, self._target)
 
     def lost(self, entry: Entry, count: bool) -> str:
         """``contract.Verifying``."""

@@ -435,8 +435,7 @@ class SqlWriter:
             if written != counted.staged:
                 how_many = f"{counted.staged - written:,} of {counted.staged:,} rows"
                 raise repeated_keys(self._target, self._load.strategy, how_many)
-            found = getattr(stream, "quarantined", 0), getattr(stream, "checks", "")
-            staged = Staged(counted.rows, counted.bytes, stream.filtered, *found)
+            staged = Staged(counted.rows, counted.bytes, stream.filtered, stream.quarantined, stream.checks)
             self._staging.mark(stage, part.id, staged)
         return staged
 
