@@ -84,7 +84,7 @@ class VaultWriter(Vault):
     def staged(self): return {}
     def stage(self, part, stream):
         return Staged(sum(b.num_rows for b in stream.batches()), 8)
-    def commit(self, after, position):
+    def commit(self, after, position, also):
         self._call("commit")
         seq = after.seq + 1 if after else 1
         load, now = self.load, datetime.now(UTC)

@@ -281,8 +281,8 @@ class Load:
     key        of state and journal; of the staging too
     load_id    ULID; names the staging and the journal entry
     token      digest of key, epoch, start, end, parts, schema and strategy: two loads of one token would do the same
-    repeatable a later run may go on with the parts this one staged: so it is with a repeatable window, and with
-               ``mixed_snapshots``
+    repeatable a later run may go on with the parts this one staged: the sink declares ``resume``, and the window is
+               repeatable or the pipeline says ``mixed_snapshots``. Never so for a sink that does not declare it
     schema     columns of the target that the rows fill, lineage left out; None: journal only, the target is not
                touched (a rewind)
     whole      as in Window
@@ -357,9 +357,10 @@ class Writer(Protocol):
         declares it; the target is not touched."""
         ...
 
-    def commit(self, after: Entry | None, position: Position, also: Sequence[Writer] = ()) -> Receipt:
-        """Make rows, journal entry and position durable together, then drop the staging. ``also``: writers of sinks
-        that came from ``ManyTables.beside``; their rows are part of the same commit, and the receipt counts them all.
+    def commit(self, after: Entry | None, position: Position, also: Sequence[Writer]) -> Receipt:
+        """Make rows, journal entry and position durable together, then drop the staging. ``also`` is always given,
+        and empty but for a sink that declares ``many_tables``: writers of sinks that came from ``ManyTables.beside``,
+        whose rows are part of the same commit; the receipt counts them all.
         Each leaves an entry under the key of its own load too, which says that the table was loaded and with how many
         rows; only this writer's key is fenced and resumed.
 
