@@ -15,9 +15,9 @@ from tests.cdc.log import delete, events, insert, orders, transaction, update, w
 
 from dpone.connectors.file import changelog
 from dpone.connectors.file.changelog import FileChangeLog
-from dpone.connectors.file.config import FileSourceOptions
 from dpone.contract import ChangeWindow
 from dpone.errors import DataError, DponeError, Gap, IdentityChanged, SchemaBreak, SourceError
+from dpone.formats.options import FileSourceOptions
 from dpone.pipeline import SourceSpec
 from dpone.position import Position
 from dpone.schema import Name

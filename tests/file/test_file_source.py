@@ -17,11 +17,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from dpone.connectors.file import jsonl_format
-from dpone.connectors.file.config import FileSourceOptions
 from dpone.connectors.file.jsonl_format import _inexact, _split
 from dpone.connectors.file.source import FileSource
 from dpone.contract import Part, Window, WindowRequest
 from dpone.errors import ConfigError, ContentChanged, DataError, DponeError, IdentityChanged, SourceError
+from dpone.formats.options import FileSourceOptions
 from dpone.pipeline import Incremental, SourceSpec
 from dpone.position import Position
 
@@ -208,7 +208,7 @@ def test_batch_rows_bounds_every_batch(tmp_path: Path) -> None:
 
 def test_parts_of_a_file_sink_count_only_when_listed(tmp_path: Path) -> None:
     """A part that no manifest lists is not read: its load is not done."""
-    from dpone.connectors.file.manifest import Folder, Manifest
+    from dpone.formats.manifest import Folder, Manifest
 
     folder = Folder(tmp_path / "out", "out")
     folder.create()

@@ -39,7 +39,7 @@ from tests.mutate.mutants import Mutant, mutants
 ROOT = Path(__file__).parents[2]
 SRC = "dpone-core/src/dpone"
 MODULES = (
-    "cdc.py", "connectors/file/manifest.py", "connectors/file/sink.py", "durable.py", "engine.py", "evolution.py",
+    "cdc.py", "formats/manifest.py", "connectors/file/sink.py", "durable.py", "engine.py", "evolution.py",
     "lease.py", "ledger.py", "partition.py", "rowcheck.py", "secret.py", "sql/*.py",
 )  # fmt: skip
 LEAST = 0.95

@@ -37,7 +37,6 @@ from dpone.changes import (
     UPDATE,
     batch_schema,
 )  # fmt: skip
-from dpone.connectors.file.config import FileSourceOptions
 from dpone.connectors.file.jsonl_format import (
     _column,
     _fast,
@@ -52,6 +51,7 @@ from dpone.connectors.file.text import Input, check_names, united
 from dpone.connectors.file.types import BadValue, Seen, declared, settle
 from dpone.contract import ChangeTable, ChangeWindow, Finding, Stream
 from dpone.errors import DataError, DponeError, Gap, IdentityChanged, SchemaBreak, SourceError
+from dpone.formats.options import FileSourceOptions
 from dpone.pipeline import SourceSpec
 from dpone.position import Position
 from dpone.sql.types import JSON, UUID, arrow, first_longer, limit_of, limited, named

@@ -15,7 +15,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pcsv
 
-from dpone.connectors.file.config import FileSourceOptions
 from dpone.connectors.file.csv_numbers import NO_NUMBER, Watch, any_changes, first_rounded
 from dpone.connectors.file.csv_rows import Dialect, Malformed, Rows, TooFew, TooLong, below_top
 from dpone.connectors.file.csv_values import Notation, is_number
@@ -39,6 +38,7 @@ from dpone.connectors.file.types import (
     settle,
 )  # fmt: skip
 from dpone.errors import DataError, DponeError
+from dpone.formats.options import FileSourceOptions
 from dpone.sql.types import JSON, UUID
 
 _ROW = re.compile(r"Row #(\d+)")

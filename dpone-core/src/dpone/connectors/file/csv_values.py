@@ -12,9 +12,9 @@ import re
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dpone.connectors.file.config import FileSourceOptions
 from dpone.connectors.file.time_format import MONTHS, pattern
 from dpone.connectors.file.types import BadValue, from_text, in_text, restored
+from dpone.formats.options import FileSourceOptions
 
 _HOURS = pa.array([f"{hour or 12:02}{half}" for half in ("am", "pm") for hour in range(12)])
 

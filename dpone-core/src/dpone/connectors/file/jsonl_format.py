@@ -27,7 +27,6 @@ import pyarrow.compute as pc
 import pyarrow.json as pjson
 from attrs import evolve, frozen
 
-from dpone.connectors.file.config import FileSourceOptions
 from dpone.connectors.file.json_array import Elements
 from dpone.connectors.file.text import (
     Input,
@@ -49,6 +48,7 @@ from dpone.connectors.file.types import (
     settle,
 )  # fmt: skip
 from dpone.evolution import holds
+from dpone.formats.options import FileSourceOptions
 from dpone.sql.types import JSON, UUID
 
 # With what stands before and after a value in valid JSON: most digits in a text have other neighbours.

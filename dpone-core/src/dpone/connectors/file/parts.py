@@ -16,11 +16,11 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from dpone import durable
-from dpone.connectors.file.config import FileSinkOptions
 from dpone.connectors.file.types import first_without_text, is_text
 from dpone.contract import Stream
 from dpone.errors import DataError
 from dpone.evolution import EXACT_IN_DOUBLE, plain
+from dpone.formats.options import FileSinkOptions
 from dpone.jsontext import NotJson, has_members, has_union, json_texts
 from dpone.nanoseconds import misfit
 from dpone.schema import LOADED_AT

@@ -18,12 +18,12 @@ import pyarrow as pa
 from attrs import asdict, evolve, frozen
 
 from dpone import durable
-from dpone.connectors.file.config import FileSinkOptions
-from dpone.connectors.file.manifest import PART, Added, Folder, Manifest, PartFile, Replaced
 from dpone.connectors.file.parts import beyond_double, refused, write_part
 from dpone.contract import Entry, Finding, Kept, Load, Part, Receipt, Staged, Stream, TakenBack, UndoPlan, Writer
 from dpone.errors import ConfigError, Conflict, DataError, SinkError, UndoRefused
 from dpone.evolution import Change, Stored, not_kept
+from dpone.formats.manifest import PART, Added, Folder, Manifest, PartFile, Replaced
+from dpone.formats.options import FileSinkOptions
 from dpone.ids import ulid
 from dpone.jsontext import has_members
 from dpone.pipeline import SinkSpec

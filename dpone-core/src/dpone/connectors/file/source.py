@@ -17,17 +17,17 @@ import pyarrow as pa
 from attrs import frozen
 
 from dpone import durable
-from dpone.connectors.file.config import FileSourceOptions
 from dpone.connectors.file.csv_format import Csv
 from dpone.connectors.file.jsonl_format import JsonLines
 from dpone.connectors.file.kinds import require_kind
-from dpone.connectors.file.manifest import PART, Folder
 from dpone.connectors.file.parquet_format import Parquet
 from dpone.connectors.file.text import CODECS, Input, lacking, several
 from dpone.connectors.file.types import declared, without_lineage
 from dpone.contract import Finding, Part, Stream, Window, WindowRequest
 from dpone.errors import ConfigError, ContentChanged, DponeError, IdentityChanged, SourceError
 from dpone.evolution import has_default
+from dpone.formats.manifest import PART, Folder
+from dpone.formats.options import FileSourceOptions
 from dpone.pipeline import SourceSpec
 from dpone.position import Position
 from dpone.sql.types import first_longer, limit_of, limited

@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from attrs import evolve, field, frozen
 
-from dpone.connectors.file.config import nearest
 from dpone.errors import ConfigError
 from dpone.evolution import holds, plain
+from dpone.formats.options import nearest
 from dpone.jsontext import NotJson, has_members, json_texts
 from dpone.schema import LINEAGE
 from dpone.sql.types import JSON, UUID, instead, named
