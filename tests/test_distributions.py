@@ -34,7 +34,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("dpone.connectors",),  # the built-ins; found through their entry points, imported by nobody
     ("dpone.partition", "dpone.cdc", "dpone.staging"),
     ("dpone.sql",),
-    ("dpone.formats",),
+    ("dpone.formats",),  # bytes to Arrow and back, for every connector
     (
         "dpone.plugins",
         "dpone.config",

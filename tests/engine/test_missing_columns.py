@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 from tests.review.test_fidelity import Project, error, file_sink, file_source, sqlite_sink, sqlite_source
 
+from dpone.connectors.file.config import FileSourceOptions
 from dpone.connectors.file.source import FileSource
 from dpone.contract import WindowRequest
-from dpone.formats.options import FileSourceOptions
 from dpone.pipeline import SourceSpec
 from dpone.report import StreamReport
 

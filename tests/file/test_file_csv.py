@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
+from dpone.connectors.file.config import FileSourceOptions
 from dpone.connectors.file.source import FileSource
 from dpone.contract import WindowRequest
 from dpone.errors import ConfigError, DataError
-from dpone.formats.options import FileSourceOptions
 from dpone.pipeline import SourceSpec
 
 

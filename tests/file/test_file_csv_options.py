@@ -16,11 +16,11 @@ from attrs import fields
 from jsonschema import Draft202012Validator
 from tests.file.test_file_csv import failure, loaded, read
 
+from dpone.connectors.file.config import FileSourceOptions
 from dpone.connectors.file.source import FileSource
 from dpone.contract import WindowRequest
 from dpone.document import PipelineErrors
 from dpone.errors import ConfigError, DataError
-from dpone.formats.options import FileSourceOptions
 from dpone.pipeline import Pipeline, SourceSpec
 from dpone.pipeline_schema import pipeline_schema
 from dpone.plugins import discover

@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from dpone.connectors.file.config import FileSourceOptions
 from dpone.connectors.file.source import FileSource
 from dpone.contract import WindowRequest
 from dpone.errors import DataError
-from dpone.formats.options import FileSourceOptions
 from dpone.pipeline import SourceSpec
 
 # Julian day numbers of INT96; 1970-01-01 is 2440588.

@@ -20,11 +20,11 @@ import pytest
 from attrs import evolve
 
 from dpone import durable
+from dpone.connectors.file.config import FileSinkOptions
 from dpone.connectors.file.sink import FileSink, FileWriter
 from dpone.contract import Entry, Load, Part, Receipt
 from dpone.errors import ConfigError, Conflict, DataError, SinkError
 from dpone.evolution import Change
-from dpone.formats.options import FileSinkOptions
 from dpone.ids import ulid
 from dpone.pipeline import Lineage, SinkSpec, Undo
 from dpone.position import Position
@@ -541,9 +541,9 @@ def test_MF_01_a_manifest_that_cannot_be_ours_is_refused(tmp_path: Path, monkeyp
     with pytest.raises(SinkError, match=r"damaged .*a file listed twice"):
         sink(tmp_path).is_empty()
     path.write_bytes(whole)
-    monkeypatch.setattr("dpone.formats.manifest.LARGEST", len(whole))
+    monkeypatch.setattr("dpone.connectors.file.folder.LARGEST", len(whole))
     assert not sink(tmp_path).is_empty()
-    monkeypatch.setattr("dpone.formats.manifest.LARGEST", len(whole) - 1)
+    monkeypatch.setattr("dpone.connectors.file.folder.LARGEST", len(whole) - 1)
     with pytest.raises(SinkError, match=f"damaged .more than {len(whole) - 1} bytes"):
         sink(tmp_path).is_empty()
     monkeypatch.undo()

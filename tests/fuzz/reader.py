@@ -14,10 +14,10 @@ from typing import Any
 from attrs import evolve
 
 from dpone.connectors.file.changelog import FileChangeLog
+from dpone.connectors.file.config import FileSourceOptions
 from dpone.connectors.file.source import FileSource
 from dpone.contract import WindowRequest
 from dpone.errors import DponeError
-from dpone.formats.options import FileSourceOptions
 from dpone.pipeline import Incremental, SourceSpec
 
 # Of CSV, read once with them and once without. What they are, the tokens of ``inputs`` know.

@@ -1,19 +1,20 @@
-"""Options of the file connector, checked as far as that goes without looking at a file. Imports no pyarrow."""
+"""How files are read and written, as a pipeline says it, checked as far as that goes without looking at a file.
+
+A connector's own options class extends these and adds what is its own: where the bytes are. Imports no pyarrow.
+"""
 
 from __future__ import annotations
 
 import codecs
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from itertools import combinations
 from typing import Literal
 
 from attrs import field, fields, frozen
 from attrs.validators import ge
 
-from dpone.connectors.file.time_format import pattern
 from dpone.errors import ConfigError
-from dpone.pipeline import SinkOptions, SourceOptions, StateOptions
+from dpone.formats.time_format import pattern
 from dpone.schema import COLUMN_TYPES
 
 SourceFormat = Literal["csv", "json", "jsonl", "parquet"]
@@ -21,15 +22,8 @@ SinkFormat = Literal["csv", "jsonl", "parquet"]
 Codec = Literal["none", "gzip", "zstd", "snappy"]
 
 
-def nearest(word: str, words: Iterable[str]) -> str:
-    """The likeliest thing meant; empty if there is no word at all."""
-    words = list(words)
-    by_case = [one for one in words if one.casefold() == word.casefold()]
-    return next(iter(by_case or difflib.get_close_matches(word, words, 1, 0.0)), "")
-
-
 def _check_type(column: str, name: str) -> None:
-    from dpone.connectors.file.types import declared  # imports pyarrow, which a pipeline of no such option does without
+    from dpone.formats.types import declared  # imports pyarrow, which a pipeline of no such option does without
 
     declared({column: name})
 
@@ -39,14 +33,14 @@ def _one_character(option: str, value: str | None) -> None:
         raise ConfigError(f"read options.{option}", repr(value), "give one ASCII character, as in ';' or \"\\t\"")
 
 
-# The formats that take an option of a file source; those of ``_ALL`` are for all formats, the rest for CSV.
+# The formats that take an option; those of ``_ALL`` are for all formats, the rest for CSV.
 _TEXT, _CSV = ("csv", "json", "jsonl", "changelog"), ("csv",)
 _FORMATS: Mapping[str, tuple[str, ...]] = {"block_bytes": _TEXT, "encoding": ("csv", "json", "jsonl")}
-_ALL = ("format", "columns", "incremental")
+_ALL = ("format", "columns")
 
 
-@frozen
-class FileSourceOptions(SourceOptions):
+@frozen(slots=False)  # so that a connector's options can extend it beside those that every source takes
+class ReadOptions:
     """format       of the files; None: by extension (.csv .tsv .json .jsonl .ndjson .parquet; text also .gz or .zst).
                     json: one array of objects, or one object per line; jsonl: one object per line
     delimiter       CSV; None: as Excel's ``sep=`` line says, else tab for .tsv and comma for others
@@ -113,19 +107,18 @@ class FileSourceOptions(SourceOptions):
             raise ConfigError("read options.encoding", repr(self.encoding), todo) from error
         if not 4096 <= self.block_bytes <= 1 << 28:
             raise ConfigError("read options.block_bytes", str(self.block_bytes), "give 4096 to 268435456 bytes")
-        if self.incremental is not None and self.incremental.by != "cdc":
-            todo = "leave it out: a file source reads each new file once without it"
-            raise ConfigError("read options.incremental", f"by: {self.incremental.by}", todo)
         for column, name in self.columns.items():
             _check_type(column, name)
-        if self.incremental is not None:
-            self.require_taken("changelog")
-        elif self.format is not None:
-            self.require_taken(self.format)
+        if (kind := self._kind()) is not None:
+            self.require_taken(kind)
+
+    def _kind(self) -> str | None:
+        """The format of all the files, where that is known without looking at them."""
+        return self.format
 
     def require_taken(self, format: str) -> None:
         """Each option that is given is one that the format takes. ``changelog``: changes in JSON Lines."""
-        for one in fields(FileSourceOptions):
+        for one in fields(ReadOptions):
             taken = one.name in _ALL or format in _FORMATS.get(one.name, _CSV)
             if not taken and getattr(self, one.name) != one.default:
                 found = f"{_SHOWN[format]} takes no such option; it is for {_SHOWN[_FORMATS.get(one.name, _CSV)[0]]}"
@@ -161,7 +154,7 @@ class FileSourceOptions(SourceOptions):
         for option in ("date_format", "timestamp_format"):
             if (format := getattr(self, option)) is not None:
                 pattern(option, format)
-        defaults = fields(FileSourceOptions)
+        defaults = fields(ReadOptions)
         meanings = {"null_values": self.null_values, "true_values": self.true_values, "false_values": self.false_values}
         for (option, one), (other, two) in combinations(meanings.items(), 2):
             both = set(one) & set(two)
@@ -174,15 +167,17 @@ class FileSourceOptions(SourceOptions):
 _SHOWN = {"csv": "CSV", "json": "JSON", "jsonl": "JSON Lines", "parquet": "Parquet", "changelog": "a change log"}
 
 
-@frozen
-class FileSinkOptions(SinkOptions):
+_PACKED = {"none": "", "gzip": ".gz", "zstd": ".zst"}
+
+
+@frozen(slots=False)
+class WriteOptions:
     """compression: Parquet zstd (default), snappy, gzip or none; CSV and JSON Lines none (default), gzip or zstd."""
 
     format: SinkFormat = "parquet"
     compression: Codec | None = None
 
     def __attrs_post_init__(self) -> None:
-        super().__attrs_post_init__()
         if self.compression == "snappy" and self.format != "parquet":
             raise ConfigError("read options.compression", f"snappy for {self.format}", "use none, gzip or zstd")
 
@@ -190,7 +185,8 @@ class FileSinkOptions(SinkOptions):
     def codec(self) -> Codec:
         return self.compression or ("zstd" if self.format == "parquet" else "none")
 
-
-@frozen
-class FileStateOptions(StateOptions):
-    """Nothing beyond what every state backend takes."""
+    @property
+    def extension(self) -> str:
+        """Of the files, as a reader knows them by it; Parquet is compressed inside."""
+        packed = "" if self.format == "parquet" else _PACKED[self.codec]
+        return f".{self.format}{packed}"

@@ -14,7 +14,7 @@ def dpone_sources() -> list[Connector]:
         Connector(
             name="file",
             implementation=_HERE + "source:FileSource",
-            options="dpone.formats.options:FileSourceOptions",
+            options=_HERE + "config:FileSourceOptions",
             takes=("path",),
             capabilities=declare(
                 "source",
@@ -32,7 +32,7 @@ def dpone_cdc_readers() -> list[Connector]:
         Connector(
             name="file_changelog",
             implementation=_HERE + "changelog:FileChangeLog",
-            options="dpone.formats.options:FileSourceOptions",
+            options=_HERE + "config:FileSourceOptions",
             takes=("path", "table"),
             capabilities=declare("cdc", supported, unsupported=("snapshot_handover",)),
             serves=("file", "cdc"),
@@ -46,7 +46,7 @@ def dpone_sinks() -> list[Connector]:
         Connector(
             name="file",
             implementation=_HERE + "sink:FileSink",
-            options="dpone.formats.options:FileSinkOptions",
+            options=_HERE + "config:FileSinkOptions",
             takes=("path",),
             commit="manifest",
             capabilities=declare(
@@ -68,7 +68,7 @@ def dpone_state_backends() -> list[Connector]:
         Connector(
             name="file",
             implementation=_HERE + "state:FileState",
-            options="dpone.formats.options:FileStateOptions",
+            options=_HERE + "config:FileStateOptions",
             takes=("path",),
             capabilities=declare("state", supported=("compare_and_set", "history", "lock", "partitions")),
         )

@@ -1,0 +1,146 @@
+"""A folder of parts, and the manifest in it.
+
+DIR/part-<load id>-<part>.parquet   immutable
+DIR/.dpone/manifest.json            the truth; replaced as a whole by each commit
+DIR/.dpone/manifest.json.bak        the one before
+DIR/.dpone/lock                     held while the manifest is replaced
+DIR/.dpone/staging/                 parts on their way
+DIR/.dpone/undo/                    parts that were replaced, and are kept so that the load can be taken back
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+import pyarrow as pa
+from attrs import frozen
+
+from dpone import durable
+from dpone.errors import DponeError, SinkError, UndoRefused
+from dpone.formats.manifest import LARGEST, PART, Manifest, PartFile
+
+
+@frozen
+class Folder:
+    """A target folder. ``label`` is its path as the pipeline spells it, for messages."""
+
+    path: Path
+    label: str
+
+    @property
+    def own(self) -> Path:
+        return self.path / ".dpone"
+
+    @property
+    def staging(self) -> Path:
+        return self.own / "staging"
+
+    @property
+    def undo(self) -> Path:
+        return self.own / "undo"
+
+    @property
+    def manifest(self) -> Path:
+        return self.own / "manifest.json"
+
+    @property
+    def backup(self) -> Path:
+        return self.own / "manifest.json.bak"
+
+    def create(self) -> None:
+        if self.own.is_symlink() or self.staging.is_symlink() or self.undo.is_symlink():
+            found = f"{self.label}/.dpone is a symbolic link"
+            raise SinkError(f"open {self.label}", found, "replace the link by a folder; links are not followed here")
+        durable.private_folder(self.own)
+        durable.private_folder(self.staging)
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        self.create()
+        with durable.exclusive(self.own / "lock"):
+            yield
+
+    def read(self) -> Manifest | None:
+        """None before the first load. A damaged manifest is refused, never taken for a missing one."""
+        if not self.manifest.exists() and not self.manifest.is_symlink():
+            if self.backup.exists():
+                raise self._damaged("it is missing, though there is a backup of it")
+            return None
+        if not durable.is_plain_file(self.manifest):
+            raise self._damaged("it is not a regular file")
+        if self.manifest.stat().st_size > LARGEST:
+            raise self._damaged(f"more than {LARGEST} bytes")
+        try:
+            return Manifest.loads(self.manifest.read_bytes())
+        except (ValueError, KeyError, TypeError, AttributeError, pa.ArrowException, DponeError) as error:
+            raise self._damaged(f"{type(error).__name__}: {error}") from error
+
+    def _damaged(self, why: str) -> SinkError:
+        name = f"{self.label}/.dpone/manifest.json"
+        todo = (
+            f"compare it with {name}.bak, which is the one before the last load, and restore that; nothing was changed"
+        )
+        return SinkError(f"read {name}", f"damaged ({why})", todo)
+
+    def write(self, manifest: Manifest) -> None:
+        """Replace the manifest, keeping the one before; durable on return. Call under ``lock``."""
+        if self.manifest.exists():
+            durable.write_whole(self.backup, self.manifest.read_bytes())
+        durable.write_whole(self.manifest, manifest.dumps())
+
+    def names(self) -> list[str]:
+        """What is in the folder beside our own things."""
+        try:
+            return sorted(p.name for p in self.path.iterdir() if p.name != self.own.name)
+        except FileNotFoundError:
+            return []
+
+    def present(self, manifest: Manifest) -> tuple[PartFile, ...]:
+        """The listed files that are there, by name only."""
+        there = {*self.names()}
+        return tuple(file for file in manifest.files if file.name in there)
+
+    def verify(self, manifest: Manifest) -> None:
+        """Every listed file is there, whole, and no link."""
+        for file in manifest.files:
+            path = self.path / file.name
+            if not durable.is_plain_file(path) or path.lstat().st_size != file.bytes:
+                found = f"{file.name} is listed in the manifest and missing, a link, or of another size"
+                todo = "restore the file from a backup, or load everything again with --full-refresh"
+                raise SinkError(f"open {self.label}", found, todo)
+
+    def sweep(self, manifest: Manifest) -> None:
+        """Take out what the manifest does not list: parts that are kept go aside, others are left by a commit that died
+        between the move and the manifest, or were replaced. Call under ``lock``: outside it they may belong to a commit
+        under way."""
+        listed, kept = {file.name for file in manifest.files}, manifest.kept
+        for name in self.names():
+            if PART.fullmatch(name) and name not in listed and durable.is_plain_file(self.path / name):
+                if name in kept:
+                    self._put_aside(name)
+                else:
+                    (self.path / name).unlink()
+        for path in sorted(self.undo.glob("part-*")):
+            if PART.fullmatch(path.name) and path.name not in kept and durable.is_plain_file(path):
+                path.unlink()
+
+    def _put_aside(self, name: str) -> None:
+        durable.private_folder(self.undo)
+        os.rename(self.path / name, self.undo / name)
+
+    def bring_back(self, files: Collection[PartFile]) -> None:
+        """Kept parts into the folder, whole; durable on return. Until a manifest lists them, the next sweep puts them
+        aside again. Raises UndoRefused. Call under ``lock``."""
+        for file in files:
+            here, aside = self.path / file.name, self.undo / file.name
+            found = aside if durable.is_plain_file(aside) else here
+            if not durable.is_plain_file(found) or durable.digest(found) != file.sha256:
+                why = f"{self.label}/.dpone/undo/{file.name} is missing, or is not what was kept"
+                raise UndoRefused(f"bring back the parts of {self.label}", why, "restore it; nothing was changed")
+        for file in files:
+            if durable.is_plain_file(self.undo / file.name):
+                os.rename(self.undo / file.name, self.path / file.name)
+        durable.sync_folder(self.path)
