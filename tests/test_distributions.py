@@ -155,7 +155,6 @@ def test_plugin_module_imports_no_driver(name: str) -> None:
 CLAIMS = [
     ("source", "mssql"), ("sink", "mssql"), ("state", "mssql"), ("cdc", "mssql_cdc"), ("cdc", "mssql_change_tracking"),
     ("source", "kafka"), ("sink", "kafka"),
-    ("object_store", "s3"), ("object_store", "gcs"), ("object_store", "azure"),
     ("source", "objectstore"), ("sink", "objectstore"),
 ]  # fmt: skip
 

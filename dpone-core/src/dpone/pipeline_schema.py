@@ -52,7 +52,6 @@ def pipeline_schema(plugins: Plugins) -> dict[str, Any]:
         "source": {"$ref": "#/$defs/source"},
         "sink": {"$ref": "#/$defs/sink"},
         "state": {"$ref": "#/$defs/state"},
-        "staging": {"type": "object"},
         "runtime": _record(Runtime),
         "connections": {
             "description": "URLs or mappings by name, or the name of a file of them",
