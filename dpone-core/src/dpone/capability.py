@@ -13,7 +13,7 @@ from attrs import field, frozen
 
 from dpone.strategy import MODES
 
-Role = Literal["source", "sink", "state", "cdc", "object_store"]
+Role = Literal["source", "sink", "state", "cdc"]
 
 
 class Support(enum.StrEnum):
@@ -65,11 +65,6 @@ CAPABILITIES: Mapping[Role, Mapping[str, str]] = {
         "gap": "a gap stops the run by name",
         "snapshot_handover": "initial snapshot and stream meet without a gap",
         "resync": "all rows of one table are read again while the others go on",
-    },
-    "object_store": {
-        "create_if_absent": "of two writers of one key, one wins",
-        "checksums": "content is verified by digest",
-        "prefix_listing": "list by prefix",
     },
 }
 

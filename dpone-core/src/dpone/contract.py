@@ -726,25 +726,9 @@ class Resyncing(Protocol):
         ...
 
 
-@runtime_checkable
-class ObjectStore(Protocol):
-    """Named byte objects under one prefix."""
-
-    def put(self, name: str, data: Iterator[bytes], *, if_absent: bool) -> str:
-        """Durable and visible as a whole on return; answers the SHA-256. Raises Conflict if ``if_absent`` and there."""
-        ...
-
-    def get(self, name: str) -> Iterator[bytes]: ...
-
-    def list(self, prefix: str) -> Iterator[str]: ...
-
-    def delete(self, name: str) -> None: ...
-
-
 PROTOCOLS: Mapping[str, type] = {
     "source": Source,
     "sink": Sink,
     "state": StateBackend,
     "cdc": CDCReader,
-    "object_store": ObjectStore,
 }

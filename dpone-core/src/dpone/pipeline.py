@@ -260,13 +260,12 @@ class StreamSpec:
 
 @frozen
 class Pipeline:
-    """A pipeline file, checked. ``staging`` is for connectors that stage through object storage."""
+    """A pipeline file, checked."""
 
     name: str
     streams: tuple[StreamSpec, ...]
     state: StateSpec
     labels: Mapping[str, str] = field(factory=dict)
-    staging: Mapping[str, Any] = field(factory=dict)
     runtime: Runtime = field(factory=Runtime)
     path: Path | None = None
 
