@@ -18,10 +18,10 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
-from attrs import asdict, field, frozen
+from attrs import asdict, evolve, field, frozen
 
 from dpone import durable
 from dpone.contract import Entry, Kept
@@ -68,6 +68,9 @@ class Added:
     made: bool = False
 
 
+_Keyed = TypeVar("_Keyed", PartFile, Replaced, Added)
+
+
 @frozen
 class Manifest:
     """schema: columns of the target, lineage included; None until the first load has given them.
@@ -92,6 +95,19 @@ class Manifest:
     @property
     def rows(self) -> int:
         return sum(file.rows for file in self.files)
+
+    def moved(self, old: str, new: str, gone: Entry) -> Manifest:
+        """With ``new`` for the key ``old``, under which only ``gone`` is left."""
+        journals = {key: entry for key, entry in self.journals.items() if key not in (old, new)}
+        return evolve(
+            self,
+            files=tuple(_of(one, old, new) for one in self.files),
+            journals={**journals, new: self.journals[old], old: gone},
+            undo=tuple(
+                _of(evolve(one, files=tuple(_of(file, old, new) for file in one.files)), old, new) for one in self.undo
+            ),
+            added=tuple(_of(one, old, new) for one in self.added if one.key != new),
+        )
 
     def dumps(self) -> bytes:
         data = {
@@ -119,6 +135,10 @@ class Manifest:
         undo = tuple(_replaced_from_json(item) for item in value.get("undo", ()))
         added = tuple(Added(**{**item, "columns": tuple(item["columns"])}) for item in value.get("added", ()))
         return cls(files, journals, schema, undo, str(value.get("last", "")), added)
+
+
+def _of(one: _Keyed, old: str, new: str) -> _Keyed:
+    return evolve(one, key=new) if one.key == old else one
 
 
 def _part_file(item: Mapping[str, Any]) -> PartFile:
