@@ -49,6 +49,7 @@ CAPABILITIES: Mapping[Role, Mapping[str, str]] = {
         "native_stream": "take the server's own byte stream",
         "many_tables": "rows of several tables in one commit",
         "undo": "keep what a load replaced, so that the load can be taken back",
+        "move": "a key is renamed in one fenced step",
     },
     "state": {
         "compare_and_set": "save only over the version that was read",

@@ -679,6 +679,7 @@ class _Reader:
         values = {**given, "base": self.base, "type": record.name if record else BAD, "options": BAD}
         if "connection" in node.items:
             values["connection"] = self._connection(node.items["connection"])
+            values |= self._named(node.items["connection"]) if cls is not StateSpec else {}
         if record:
             values["options"] = options = self._options(role, node, record)
             self._check_takes(node, cls, record, self._change_reader(record, options) if role == "source" else None)
@@ -717,6 +718,9 @@ class _Reader:
         if "connection" in record.takes and "connection" not in node.items:
             todo = "write a URL, as in ${NAME}, or the name of one of connections:"
             self.problems.add(node, "missing", todo, "connection")
+
+    def _named(self, node: Node) -> Mapping[str, str]:
+        return {"named": node.value} if isinstance(node.value, str) and node.value in self.connections else {}
 
     def _connection(self, node: Node) -> Any:
         """A Secret; its text is never shown, wherever it came from."""

@@ -11,10 +11,10 @@ import json
 import re
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
-from attrs import asdict, field, frozen
+from attrs import asdict, evolve, field, frozen
 
 from dpone.contract import Entry, Kept
 from dpone.position import Position
@@ -69,6 +69,9 @@ class Added:
     made: bool = False
 
 
+_Keyed = TypeVar("_Keyed", PartFile, Replaced, Added)
+
+
 @frozen
 class Manifest:
     """schema: columns of the target, lineage included; None until the first load has given them.
@@ -93,6 +96,19 @@ class Manifest:
     @property
     def rows(self) -> int:
         return sum(file.rows for file in self.files)
+
+    def moved(self, old: str, new: str, gone: Entry) -> Manifest:
+        """With ``new`` for the key ``old``, under which only ``gone`` is left."""
+        journals = {key: entry for key, entry in self.journals.items() if key not in (old, new)}
+        return evolve(
+            self,
+            files=tuple(_of(one, old, new) for one in self.files),
+            journals={**journals, new: self.journals[old], old: gone},
+            undo=tuple(
+                _of(evolve(one, files=tuple(_of(file, old, new) for file in one.files)), old, new) for one in self.undo
+            ),
+            added=tuple(_of(one, old, new) for one in self.added if one.key != new),
+        )
 
     def dumps(self) -> bytes:
         data = {
@@ -120,6 +136,10 @@ class Manifest:
         undo = tuple(_replaced_from_json(item) for item in value.get("undo", ()))
         added = tuple(Added(**{**item, "columns": tuple(item["columns"])}) for item in value.get("added", ()))
         return cls(files, journals, schema, undo, str(value.get("last", "")), added)
+
+
+def _of(one: _Keyed, old: str, new: str) -> _Keyed:
+    return evolve(one, key=new) if one.key == old else one
 
 
 def _part_file(item: Mapping[str, Any]) -> PartFile:

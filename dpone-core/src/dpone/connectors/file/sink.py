@@ -241,6 +241,21 @@ class FileSink:
             raise UndoRefused(failed, f"load {manifest.last or 'unknown'} has changed {self.folder.label} since", todo)
         return mine[0]
 
+    def journal_keys(self) -> Sequence[str]:
+        """``contract.Moving``."""
+        return sorted((self.folder.read() or Manifest()).journals)
+
+    def move(self, old: str, after: Entry, new: str, before: Entry | None, gone: Entry) -> None:
+        """One replacement of the manifest. The staging of the old key goes before it: nobody would sweep it after."""
+        with self._failing("rename a key of"), self.folder.lock():
+            manifest = self.folder.read()
+            _require_head(manifest, old, after, self.folder.label)
+            _require_head(manifest, new, before, self.folder.label)
+            assert manifest is not None, "it has a head"
+            for staging in sorted(self.folder.staging.glob(f"{_digest(old)}-*")):
+                _remove(staging)
+            self.folder.write(manifest.moved(old, new, gone))
+
     def close(self) -> None:
         """Holds nothing open between calls."""
 
@@ -270,7 +285,7 @@ class FileWriter:
     def __init__(self, sink: FileSink, load: Load) -> None:
         self._sink, self._load, self._folder = sink, load, sink.folder
         self.load_id = load.load_id
-        mine = hashlib.sha256(load.key.encode()).hexdigest()[:16]
+        mine = _digest(load.key)
         self._staging = self._folder.staging / f"{mine}-{ulid()}"
         self._written: set[str] = set()
         for old in sorted(self._folder.staging.glob(f"{mine}-*")):
@@ -452,6 +467,10 @@ def _require_head(manifest: Manifest | None, key: str, after: Entry | None, labe
     if _place(head) != _place(after):
         found = f"the journal's head is {_told(head)}, not {_told(after)}"
         raise Conflict(f"commit to {label}", found, "another runner loaded this key; run again")
+
+
+def _digest(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
 def _names(schema: pa.Schema | None) -> list[str]:
