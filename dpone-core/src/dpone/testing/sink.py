@@ -26,7 +26,7 @@ from dpone.pipeline import Lineage, SchemaEvolution, Undo
 from dpone.schema import LOAD_ID, LOADED_AT, VALID_FROM, VALID_TO
 from dpone.strategy import Strategy
 from dpone.testing import crash, hostile
-from dpone.testing.cases import Contract, case
+from dpone.testing.cases import Contract, at_once, case, offered
 from dpone.testing.harness import TABLE, Harness
 from dpone.testing.loads import APPEND, FULL, SINGLE, at, key, load, new_load, prepare
 from dpone.testing.models import after
@@ -43,6 +43,8 @@ def _rows(day: str | None = None, unique: bool = True) -> st.SearchStrategy[list
     return st.lists(row, max_size=6, unique_by=(lambda r: r[0]) if unique else None)
 
 
+# Two rows that are the same one, and come again.
+_TWICE: list[list[Row]] = [[(1, "d0", "a", 0.5), (1, "d0", "a", 0.5)], [(1, "d0", "a", 0.5)]]
 # Three reads that change, add, leave out and bring back, within one partition and beside it: whatever else is drawn.
 _ALIKE: list[list[Row]] = [
     [(1, "d0", "a", 0.5), (2, "d1", None, None)],
@@ -52,11 +54,13 @@ _ALIKE: list[list[Row]] = [
 
 
 def like_model(harness: Harness, strategy: Strategy, rows: st.SearchStrategy[list[Row]]) -> None:
-    """Three loads of any rows leave what the model says, however many batches they come in."""
+    """Three loads of any rows leave what the model says, however many batches they come in; rows that are the same one
+    too, but where a key tells them apart."""
     tables = count()
 
     @hostile.examples
     @example(_ALIKE)
+    @example(_ALIKE if strategy.key else _TWICE)
     @given(st.lists(rows, min_size=1, max_size=3))
     def loads(reads: list[list[Row]]) -> None:
         name = f"{TABLE}{next(tables)}"
@@ -429,7 +433,9 @@ class SinkContract(Contract):
                 sink, rewind = opened.enter_context(_open(harness, strategy, name, schema=None))
                 _, run = opened.enter_context(_open(harness, strategy, name))
                 run.stage(Part("p"), Rows(sample(2, 3)))
-                done = _at_once([partial(rewind.commit, head, at(0, epoch=1)), partial(run.commit, head, at(1))])
+                done = _commits_at_once(
+                    [partial(rewind.commit, head, at(0, epoch=1)), partial(run.commit, head, at(1))]
+                )
                 assert len(done) == 1, f"{len(done)} commits followed one head"
                 [(which, receipt)] = done.items()
                 assert sink.journal(key(name)) == receipt.entry
@@ -737,27 +743,22 @@ class SinkContract(Contract):
         """Four parts from four threads, each of which waits for the others at its second batch."""
         patience = 20 if _has(harness, "parallel_stage") else 2  # who does not declare it is not waited for
         barrier = threading.Barrier(4, timeout=patience)
-        failed: list[BaseException] = []
 
         def stage(writer: Any, n: int) -> None:
             try:
-
-                def between(batch: int) -> None:
-                    if batch == 1:
-                        barrier.wait()
-
                 writer.stage(Part(f"p{n}"), Rows(sample(n * 10 + 1, n * 10 + 10), between=between))
-            except BaseException as error:
-                failed.append(error)
+            except threading.BrokenBarrierError:
+                raise AssertionError("a part is being staged, and another waits for it, or failed") from None
+            except BaseException:
                 barrier.abort()
+                raise
+
+        def between(batch: int) -> None:
+            if batch == 1:
+                barrier.wait()
 
         with _open(harness, _simple(harness)) as (sink, writer):
-            threads = [threading.Thread(target=stage, args=(writer, n)) for n in range(4)]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-            assert failed == []
+            at_once([partial(stage, writer, n) for n in range(4)])
             writer.commit(sink.journal(key()), at(1), ())
         same(harness.rows(), sample(1, 40))
 
@@ -774,7 +775,10 @@ class SinkContract(Contract):
         strategy = _simple(harness)
         for stale in (True, False):
             spec, other = harness.sink(strategy), harness.sink(strategy, "lines")
-            with closing(harness.make("sink", spec)) as sink, closing(sink.beside(other)) as second:
+            with ExitStack() as opened:
+                sink = opened.enter_context(closing(harness.make("sink", spec)))
+                offered(sink, "beside")
+                second = opened.enter_context(closing(sink.beside(other)))
                 prepare(sink, spec, SHAPE)
                 prepare(second, other, SHAPE)
                 one = sink.open(new_load(SHAPE, strategy))
@@ -805,6 +809,7 @@ class SinkContract(Contract):
         changed = [(i, "d9", "changed", None) for i in (3, 4)] if strategy.mode == "merge" else []
         second = load(harness, table([*changed, *_python(sample(5, 7))]), strategy, n=2, **keep).entry.load_id
         with closing(harness.make("sink", harness.sink(strategy, **keep))) as sink:
+            offered(sink, "undo")
             assert sink.undo_plan(key(), second).position == at(1)
             head = sink.journal(key())
             with pytest.raises(Conflict):
@@ -829,6 +834,7 @@ class SinkContract(Contract):
         load(harness, sample(3, 4), strategy, n=2, **keep)
         expected = _python(harness.rows())
         with closing(harness.make("sink", harness.sink(strategy, **keep))) as sink:
+            offered(sink, "undo")
             head = sink.journal(key())
             for attempt in (sink.undo_plan, lambda k, i: sink.undo(new_load(None, strategy), i, head, at(0, epoch=1))):
                 with pytest.raises(Stopped):
@@ -887,11 +893,9 @@ def _commit_at_once(
     harness: Harness, strategy: Strategy, table: str, reads: Sequence[pa.Table]
 ) -> dict[str, tuple[Receipt, pa.Table]]:
     """Streams with a read each, from threads that wait for one another before the commit: those that committed."""
-    done: dict[str, tuple[Receipt, pa.Table]] = {}
-    failed: list[BaseException] = []
     ready = threading.Barrier(len(reads), timeout=20)
 
-    def one(stream: str, rows: pa.Table) -> None:
+    def one(stream: str, rows: pa.Table) -> Receipt:
         try:
             with closing(harness.make("sink", harness.sink(strategy, table))) as sink:
                 prepare(sink, harness.sink(strategy, table), rows.schema)
@@ -899,43 +903,26 @@ def _commit_at_once(
                     writer.stage(Part("p"), Rows(rows))
                     with suppress(threading.BrokenBarrierError):  # the other was refused before
                         ready.wait()
-                    done[stream] = writer.commit(None, at(1), ()), rows
-        except DponeError:
+                    return writer.commit(None, at(1), ())
+        except BaseException:
             ready.abort()
-        except BaseException as error:
-            failed.append(error)
+            raise
 
-    threads = [threading.Thread(target=one, args=(f"{key(table)}|{i}", rows)) for i, rows in enumerate(reads)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failed == []
-    return done
+    streams = {f"{key(table)}|{i}": rows for i, rows in enumerate(reads)}
+    done = zip(streams.items(), at_once([partial(one, *stream) for stream in streams.items()]), strict=True)
+    return {stream: (receipt, rows) for (stream, rows), receipt in done if not isinstance(receipt, DponeError)}
 
 
-def _at_once(commits: Sequence[Callable[[], Receipt]]) -> dict[int, Receipt]:
-    """Each from a thread of its own, begun together: the receipts of those that were not refused, by place."""
-    done: dict[int, Receipt] = {}
-    failed: list[BaseException] = []
+def _commits_at_once(commits: Sequence[Callable[[], Receipt]]) -> dict[int, Receipt]:
+    """Begun together: the receipts of those that were not refused, by place."""
     ready = threading.Barrier(len(commits), timeout=20)
 
-    def one(n: int) -> None:
-        try:
-            ready.wait()
-            done[n] = commits[n]()
-        except DponeError:
-            pass
-        except BaseException as error:
-            failed.append(error)
+    def one(commit: Callable[[], Receipt]) -> Receipt:
+        ready.wait()
+        return commit()
 
-    threads = [threading.Thread(target=one, args=(n,)) for n in range(len(commits))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failed == []
-    return done
+    answers = at_once([partial(one, commit) for commit in commits])
+    return {n: answer for n, answer in enumerate(answers) if not isinstance(answer, DponeError)}
 
 
 @contextmanager
