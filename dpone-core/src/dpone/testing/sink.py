@@ -24,6 +24,7 @@ from dpone.errors import Conflict, DataError, DeletesRefused, DponeError, Schema
 from dpone.observe.events import STEPS
 from dpone.pipeline import Lineage, SchemaEvolution, Undo
 from dpone.schema import LOAD_ID, LOADED_AT, VALID_FROM, VALID_TO
+from dpone.sql.sink import SqlSink
 from dpone.strategy import Strategy
 from dpone.testing import crash, hostile
 from dpone.testing.cases import Contract, at_once, case, offered
@@ -31,6 +32,7 @@ from dpone.testing.harness import TABLE, Harness
 from dpone.testing.loads import APPEND, FULL, SINGLE, at, key, load, new_load, prepare
 from dpone.testing.models import after
 from dpone.testing.rows import SHAPE, Broken, Row, Rows, breaking, own, same, sample, table
+from dpone.testing.statements import Interrupted
 
 _IDS = st.integers(0, 8)
 
@@ -87,6 +89,29 @@ def refuses_keys(harness: Harness, strategy: Strategy) -> None:
         with pytest.raises(DataError):
             load(harness, table(bad), strategy)
         same(harness.rows(), sample(1, 2))
+
+
+# Two reads that meet, within what each strategy replaces.
+_CUT: list[Row] = [(1, "d1", "one", 0.5), (2, "d1", "two", None)]
+_CUT_NEXT: list[Row] = [(2, "d1", "other", 1.0), (3, "d1", "three", None)]
+_CUT_AFTER: list[Row] = [_CUT[0], *_CUT_NEXT]  # as changes, which delete nothing
+
+
+def _sql(harness: Harness) -> bool:
+    """True for a sink whose statements ``dpone.sql`` makes."""
+    with closing(harness.make("sink", harness.sink(_simple(harness)))) as sink:
+        return isinstance(sink, SqlSink)
+
+
+def _cut_off(harness: Harness) -> Iterator[tuple[Strategy, bool, dict[str, Any]]]:
+    """What the sink loads by: strategies, whether the rows are changes, options."""
+    for mode, strategy in SINGLE.items():
+        if _has(harness, mode):
+            yield strategy, False, {}
+            if mode in ("full_refresh", "merge") and _has(harness, "undo"):
+                yield strategy, False, {"undo": Undo(loads=1)}
+    if _has(harness, "cdc_apply"):
+        yield _cdc_apply(), True, {}
 
 
 class _NativeOnly:
@@ -534,6 +559,30 @@ class SinkContract(Contract):
             same(harness.rows(name), sample(1, 15))
             assert run.here().streams[0].status == "caught_up"
             assert run.head().seq == 2
+
+    @case("exactly_once")
+    def test_a_commit_cut_off_between_two_statements_is_made_good(self, harness: Harness) -> None:
+        """A SQL sink whose process is dead after any statement of a commit, by every strategy: the next run leaves
+        every row once, an entry for each load, and no table that was there for a while."""
+        if not _sql(harness):
+            return
+        for strategy, changed, options in _cut_off(harness):
+            reads = [_CUT, _CUT_NEXT]
+            windows = [_changes(read, n) if changed else table(read) for n, read in enumerate(reads)]
+            expected = _CUT_AFTER if changed else after(strategy, reads)
+            for last in count(1):
+                name = f"{strategy.mode}_{'kept' if options else 'cut'}_{last}"
+                loads = Interrupted(harness, strategy, name, options, changed)
+                loads.run(0, windows[0])
+                whole = loads.run(1, windows[1], last)
+                assert loads.run(1, windows[1])
+                same(harness.rows(name), expected)
+                with closing(loads.sink()) as sink:
+                    head = sink.journal(key(name))
+                assert (head and head.seq, head and head.position) == (2, at(1))
+                assert loads.left() == set(), f"left after statement {last} of a commit by {strategy.mode}"
+                if whole:
+                    break
 
     # ---- lineage, schema, staging
 
@@ -992,16 +1041,7 @@ def _intervals(found: pa.Table | None) -> list[tuple[Any, ...]]:
 
 def _apply(harness: Harness, strategy: Strategy, rows: list[Any], n: int = 0, whole: bool = False) -> None:
     """Change batches of ``SHAPE``: (operation, row, key of the row met, columns the log left out)."""
-    described = ChangeTable(SHAPE, ("id",))
-    schema = changes.batch_schema(described)
-    records = []
-    for i, (operation, row, met, absent) in enumerate(rows, 1):
-        record = dict(zip(SHAPE.names, row or [None] * len(SHAPE), strict=True))
-        record |= {changes.OPERATION: operation, changes.EVENT_ID: f"{n}-{i}", changes.COMMIT: f"{n:04d}"}
-        record |= {changes.ORDINAL: i, changes.KEY: None if met is None else {"id": met}}
-        record |= {changes.UNCHANGED: {name: name in absent for name in SHAPE.names} if absent else None}
-        records.append(record)
-    batches = pa.Table.from_pylist(records, schema)
+    batches = _records(rows, n)
     spec = harness.sink(strategy)
     with closing(harness.make("sink", spec)) as sink:
         prepare(sink, spec, SHAPE)
@@ -1009,3 +1049,22 @@ def _apply(harness: Harness, strategy: Strategy, rows: list[Any], n: int = 0, wh
         with closing(sink.open(load)) as writer:
             writer.stage(Part("p"), Rows(batches))
             writer.commit(sink.journal(key()), at(n), ())
+
+
+def _changes(rows: list[Row], n: int) -> pa.Table:
+    """A change of each: rows that were there before are updated."""
+    return _records(
+        [("update" if n and row[0] == 2 else "insert", row, 2 if n and row[0] == 2 else None, ()) for row in rows], n
+    )
+
+
+def _records(rows: list[Any], n: int) -> pa.Table:
+    schema = changes.batch_schema(ChangeTable(SHAPE, ("id",)))
+    records = []
+    for i, (operation, row, met, absent) in enumerate(rows, 1):
+        record = dict(zip(SHAPE.names, row or [None] * len(SHAPE), strict=True))
+        record |= {changes.OPERATION: operation, changes.EVENT_ID: f"{n}-{i}", changes.COMMIT: f"{n:04d}"}
+        record |= {changes.ORDINAL: i, changes.KEY: None if met is None else {"id": met}}
+        record |= {changes.UNCHANGED: {name: name in absent for name in SHAPE.names} if absent else None}
+        records.append(record)
+    return pa.Table.from_pylist(records, schema)
