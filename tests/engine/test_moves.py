@@ -455,8 +455,8 @@ def fork() -> Iterator[Any]:
 def test_killed_before_any_of_its_steps_the_move_is_completed(
     kind: tuple[str, str, str], way: str, tmp_path: Path, fork: Any
 ) -> None:
-    """SIGKILL before each SQL statement that writes, or each call that changes the disk, of a run that moves and of ``state move``:
-    doing it again does the rest, and every row is there once."""
+    """SIGKILL before each SQL statement that writes, or each call that changes the disk, of a run that moves and of
+    ``state move``: doing it again does the rest, and every row is there once."""
     target, state, unit = kind
     source = {"type": "sqlite", "connection": "sqlite:///app.db", "table": "t",
               "options": {"incremental": {"by": "cursor", "column": "id"}}}  # fmt: skip

@@ -952,7 +952,8 @@ def _commit_at_once(
                     writer.stage(Part("p"), Rows(rows))
                     with suppress(threading.BrokenBarrierError):  # the other was refused before
                         ready.wait()
-                    return writer.commit(None, at(1), ())
+                    receipt: Receipt = writer.commit(None, at(1), ())
+                    return receipt
         except BaseException:
             ready.abort()
             raise
