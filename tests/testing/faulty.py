@@ -860,6 +860,30 @@ class SaysItTookBack(FaultySink):
         return SqliteSink.open(self, load).commit(after, position)
 
 
+@fails("who_renames_a_key_is_fenced")
+class RenamesWhateverThereIs(FaultySink):
+    """Both heads are those of now, not those that the caller has seen."""
+
+    def move(self, old: str, after: Any, new: str, before: Any, gone: Any) -> None:
+        super().move(old, self.journal(old), new, self.journal(new), gone)
+
+
+@fails("a_key_is_renamed_whole", "who_renames_a_key_is_fenced")
+class LeavesNoMark(FaultySink):
+    """The old key is as if it had never been: a runner that began before its first load commits."""
+
+    def move(self, old: str, after: Any, new: str, before: Any, gone: Any) -> None:
+        super().move(old, after, new, before, gone)
+        self._db.execute("DELETE FROM __dpone__loads WHERE key = ?", (old,))
+
+
+@fails("a_key_is_renamed_whole")
+class MovesTheHeadAlone(FaultySink):
+    def move(self, old: str, after: Any, new: str, before: Any, gone: Any) -> None:
+        super().move(old, after, new, before, gone)
+        self._db.execute("DELETE FROM __dpone__loads WHERE key = ? AND seq < ?", (new, after.seq))
+
+
 # ---- states
 
 

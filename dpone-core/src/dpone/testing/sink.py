@@ -849,6 +849,54 @@ class SinkContract(Contract):
         same(harness.rows(), sample(1, 3))
         same(harness.rows("lines"), sample(4, 6))
 
+    @case("move")
+    def test_a_key_is_renamed_whole(self, harness: Harness) -> None:
+        """The journal goes on under the new key, entry for entry, and what hangs on it does; no row is touched."""
+        strategy = _simple(harness)
+        keep: dict[str, Any] = {"undo": Undo(loads=5)} if _has(harness, "undo") else {}
+        load(harness, sample(1, 2), strategy, n=1, **keep)
+        head = load(harness, sample(1, 4), strategy, n=2, **keep).entry
+        expected = harness.rows()
+        assert expected is not None
+        new, gone = f"{key()}-new", _entry(at(0, epoch=1))
+        with closing(harness.make("sink", harness.sink(strategy, **keep))) as sink:
+            assert sink.journal_keys() == [key()]
+            sink.move(key(), head, new, None, gone)
+            assert (sink.journal(new), sink.journal(key())) == (head, gone)
+            assert sink.journal_keys() == sorted([key(), new])
+            same(harness.rows(), expected.drop_columns(own(expected)))
+            if keep:
+                assert sink.undo_plan(new, head.load_id).position == at(1)
+            sink.move(new, head, key(), gone, _entry(at(0, epoch=2)))  # and back, onto the mark it left
+            assert sink.journal(key()) == head
+            sink.move(key(), head, new, sink.journal(new), gone)
+        with _open(harness, strategy, key=new) as (sink, writer):
+            writer.stage(Part("p"), Rows(sample(7, 8)))
+            assert writer.commit(head, at(3)).entry.seq == head.seq + 1
+
+    @case("move")
+    def test_who_renames_a_key_is_fenced(self, harness: Harness) -> None:
+        """Not after another head, nor onto another one; and a runner of the old key that is still alive loses, whether
+        it began before the first load or after it."""
+        strategy = _simple(harness)
+        first = load(harness, sample(1, 1), strategy, n=1).entry
+        head = load(harness, sample(1, 2), strategy, n=2).entry
+        expected, new, gone = harness.rows(), f"{key()}-new", _entry(at(0, epoch=1))
+        assert expected is not None
+        with closing(harness.make("sink", harness.sink(strategy))) as sink:
+            for after, before in ((first, None), (head, first)):
+                with pytest.raises(Conflict):
+                    sink.move(key(), after, new, before, gone)
+                assert (sink.journal(key()), sink.journal(new)) == (head, None)
+            with _open(harness, strategy) as (_, late):
+                late.stage(Part("p"), Rows(sample(7, 8)))
+                sink.move(key(), head, new, None, gone)
+                for after in (head, None):
+                    with pytest.raises(DponeError):  # its staging was dropped, or the fence holds
+                        late.commit(after, at(3))
+            assert (sink.journal(key()), sink.journal(new)) == (gone, head)
+        same(harness.rows(), expected.drop_columns(own(expected)))
+
     @case("undo")
     def test_a_load_is_taken_back(self, harness: Harness) -> None:
         """The newest load is undone under the fence: rows and their lineage are as before it, once."""
