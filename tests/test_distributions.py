@@ -30,7 +30,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("dpone.testing",),  # the conformance kit; ships, but nothing imports it
     ("dpone.__main__", "dpone.cli"),
     ("dpone.ops", "dpone.observe", "dpone.certify", "dpone.evidence"),
-    ("dpone.engine", "dpone.prefetch", "dpone.told", "dpone.judge", "dpone.ledger"),
+    ("dpone.engine", "dpone.moving", "dpone.prefetch", "dpone.told", "dpone.judge", "dpone.ledger"),
     ("dpone.connectors",),  # the built-ins; found through their entry points, imported by nobody
     ("dpone.partition", "dpone.cdc", "dpone.staging"),
     ("dpone.sql",),
