@@ -238,6 +238,22 @@ def test_a_connection_by_name(load: Load, text: Text) -> None:
     assert pipeline.streams[0].source.connection == Secret("shop://u:pass-word@h/d")
 
 
+def test_the_key_has_the_name_of_a_connection(load: Load, text: Text) -> None:
+    """A name under connections: is the place of source and target; without one it is where the text points. What a
+    version without names had is the former key."""
+    source = "{type: shop, connection: %s, table: t}"
+    for written, place in (
+        ("main", "main"),
+        ("'shop://u:pass-word@h,i/d'", "shop://*/d"),
+        ("'shop://h/d'", "shop://h/d"),
+    ):
+        stream = load(text(source=source % written, connections="{main: 'shop://h/d'}")).streams[0]
+        where = "shop://h,i/d" if place == "shop://*/d" else "shop://h/d"
+        assert stream.source.location == f"shop:{where}:t"
+        assert stream.key("p").split("|")[2] == f"shop:{place}:t"
+        assert stream.former_key("p").split("|")[2] == f"shop:{where}:t"
+
+
 def test_connections_from_a_file(load: Load, text: Text, tmp_path: Path) -> None:
     """connections: NAME reads the same mapping from a file relative to the pipeline's."""
     (tmp_path / "secrets").mkdir()

@@ -426,3 +426,24 @@ def test_S_02_a_secret_known_later_is_masked_in_earlier_lines(load: Load, text: 
             text(labels="{turnip-99-canary: 3}", state="{type: sqlite, connection: 'x://u:turnip-99-canary@h/d', a: b}")
         )
     assert "turnip" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("postgres://u:p4ss@db.example:5432/shop?sslmode=require", "postgres://db.example:5432/shop"),
+        ("postgres://u:p4ss@b:1,a:2/shop", "postgres://*/shop"),
+        ("postgres://u:p4ss@a:2,b:1/shop", "postgres://*/shop"),
+        ("postgres://u:p@ss@a,b/shop", "postgres://***"),
+        ("host=a,b port=1,2 dbname=shop user=u password=p4ss", "host=*,dbname=shop"),
+        ("host=a port=1 dbname=shop user=u password=p4ss", "host=a,port=1,dbname=shop"),
+        ("Server=db.example,1433;Database=shop;Uid=u;Pwd=p4ss", "server=db.example,1433,database=shop"),
+        ('{"bootstrap_servers": "a:9092", "sasl_password": "p4ss"}', "host=*"),
+        ("a:9092,b:9092", "*"),
+        ("a:9092", "*"),
+        ("sqlite:///shop,old.db", "sqlite:///shop,old.db"),
+    ],
+)
+def test_a_place_has_no_list_of_hosts(text: str, place: str) -> None:
+    """What stands in a key is where a connection points, but for hosts that come and go, and never a credential."""
+    assert Secret(text).place() == place
