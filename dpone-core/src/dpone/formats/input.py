@@ -62,12 +62,16 @@ class Input:
         with self.stored() as file:
             return int(file.size())
 
-    def open(self) -> pa.NativeFile:
+    @contextlib.contextmanager
+    def open(self) -> Iterator[pa.NativeFile]:
         """The content, decompressed."""
-        file = self.stored()
-        if self.span is not None:
-            return file.get_stream(self.span[0], self.span[1] - self.span[0])
-        return pa.CompressedInputStream(file, self.codec) if self.codec else file
+        with self.stored() as file:
+            if self.span is not None:
+                file = file.get_stream(self.span[0], self.span[1] - self.span[0])  # closing it does not close the file
+            elif self.codec:
+                file = pa.CompressedInputStream(file, self.codec)
+            with file:
+                yield file
 
     def line_starts(self, wanted: Sequence[int]) -> list[int]:
         """The beginnings of lines at or after these offsets, each once, without the end of the file."""
