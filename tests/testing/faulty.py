@@ -30,7 +30,17 @@ from dpone.connectors.sqlite.sink import SqliteSink
 from dpone.connectors.sqlite.source import SqliteSource
 from dpone.connectors.sqlite.state import Process, SqliteState
 from dpone.contract import Finding, Part, Window
-from dpone.errors import Busy, Category, Conflict, ContentChanged, IdentityChanged, SinkError, SourceError, UndoRefused
+from dpone.errors import (
+    Busy,
+    Category,
+    Conflict,
+    ContentChanged,
+    IdentityChanged,
+    SinkError,
+    SourceError,
+    StateError,
+    UndoRefused,
+)
 from dpone.ids import ulid
 from dpone.pipeline import Incremental
 from dpone.sql.ddl import is_look
@@ -52,7 +62,10 @@ HONEST: list[type] = []
 _C = TypeVar("_C", bound=type)
 
 
-def fails(*, also: tuple[str, ...] = (), **cases: str) -> Callable[[_C], _C]:
+def fails(*bare: str, also: tuple[str, ...] = (), **cases: str) -> Callable[[_C], _C]:
+    """``bare``: without words; the test says which there are."""
+    cases = dict.fromkeys(bare, "") | cases
+
     def mark(cls: _C) -> _C:
         FAULTS[cls] = Found(
             {f"test_{case}": words for case, words in cases.items()}, frozenset(f"test_{c}" for c in also)
@@ -126,7 +139,7 @@ class LosesAShortThirdBatch(MappedSource):
             yield batch
 
 
-@fails(a_stream_has_what_a_writer_asks_for="")
+@fails(a_stream_has_what_a_writer_asks_for="derive it from contract.BatchStream")
 class PutsRowsAsideUnseen(SqliteSource):
     """Its stream does not say what it put aside."""
 
@@ -1024,6 +1037,22 @@ class CommitsWhatIsLeft(FaultySink):
                 return SqliteSink.open(self._sink, self._load).commit(after, position)
 
 
+@fails(a_commit_cut_off_between_two_statements_is_made_good="rows are missing")
+class RowsComeBeforeTheJournal(FaultySink):
+    """As where DDL stands between the two, and commits by itself."""
+
+    class writer(FaultyWriter):
+        def __init__(self, inner: Any, sink: Any, load: Any) -> None:
+            super().__init__(inner, sink, load)
+            self._append, inner._journal.append = inner._journal.append, self.append
+
+        def append(self, *args: Any) -> None:
+            if self._load.strategy.mode == "append":
+                self._inner._db.commit()
+                self._inner._db.begin(self._load.key)
+            self._append(*args)
+
+
 @fails(streams_that_commit_at_once_lose_nothing="assert [sink.journal(stream) for stream in done]")
 class WritesOverTheOther(FaultySink):
     """The journal is written as this stream knows it: the entry that another one made meanwhile is gone."""
@@ -1368,7 +1397,15 @@ class OldestFirst(SqliteState):
         return super().history(key, limit)[::-1]
 
 
-@fails(a_lock_has_one_holder="pytest.raises(Busy)")
+@fails(
+    a_lock_has_one_holder="pytest.raises(Busy)",
+    also=(
+        "an_expired_lease_is_taken_over",
+        "the_end_of_a_lost_lease_frees_nothing",
+        "renewal_keeps_the_lease",
+        "OUT_12_a_release_that_failed_does_not_lock_the_process_out",
+    ),
+)
 class LocksNothing(SqliteState):
     @contextmanager
     def lock(self, key: str, ttl: float) -> Iterator[Any]:
@@ -1412,7 +1449,7 @@ class FreesWhoeverHolds(SqliteState):
     def lock(self, key: str, ttl: float) -> Iterator[Any]:
         with super().lock(key, ttl) as lease:
             yield lease
-        with self._writing("free the lock") as db:
+        with suppress(StateError), self._writing("free the lock") as db:
             db.execute('DELETE FROM "__dpone__locks" WHERE key = ?', (key,))
 
 
@@ -1428,31 +1465,27 @@ class RenewsForATenth(SqliteState):
 
 @fails(a_dead_holder_is_taken_over="the lock should be free")
 class NobodyIsEverGone(SqliteState):
-    @contextmanager
-    def lock(self, key: str, ttl: float) -> Iterator[Any]:
-        with mock.patch.object(Process, "gone", return_value=False), super().lock(key, ttl) as lease:
-            yield lease
+    def _take(self, lease: Any) -> None:
+        with mock.patch.object(Process, "gone", return_value=False):
+            super()._take(lease)
 
 
 @fails(OUT_12_a_release_that_failed_does_not_lock_the_process_out="the lock should be free")
 class DoesNotKnowItsOwnLease(SqliteState):
-    @contextmanager
-    def lock(self, key: str, ttl: float) -> Iterator[Any]:
-        only_gone = mock.patch("dpone.connectors.sqlite.state.abandoned", lambda holder, owner: holder.gone())
-        with only_gone, super().lock(key, ttl) as lease:
-            yield lease
+    def _take(self, lease: Any) -> None:
+        with mock.patch("dpone.connectors.sqlite.state.abandoned", lambda holder, owner: holder.gone()):
+            super()._take(lease)
 
 
 @fails(
     a_lock_has_one_holder="pytest.raises(Busy)",
     OUT_12_a_release_that_failed_does_not_lock_the_process_out="pytest.raises(Busy)",
+    also=("an_expired_lease_is_taken_over", "the_end_of_a_lost_lease_frees_nothing", "renewal_keeps_the_lease"),
 )
 class TakesEveryLeaseOfItsProcess(SqliteState):
-    @contextmanager
-    def lock(self, key: str, ttl: float) -> Iterator[Any]:
-        any_of_ours = mock.patch("dpone.connectors.sqlite.state.abandoned", return_value=True)
-        with any_of_ours, super().lock(key, ttl) as lease:
-            yield lease
+    def _take(self, lease: Any) -> None:
+        with mock.patch("dpone.connectors.sqlite.state.abandoned", return_value=True):
+            super()._take(lease)
 
 
 class _OfAnybody(Through):
