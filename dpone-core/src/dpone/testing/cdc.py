@@ -255,8 +255,9 @@ def _all(reader: CDCReader, after: Position | None) -> ChangeWindow:
 
 def _named(window: ChangeWindow, table: str) -> str:
     """The one name that the stream gives the table, which may say its schema before it."""
-    [name] = [name for name in window.tables if Name.parse(name).last == table]
-    return name
+    names = [name for name in window.tables if Name.parse(name).last == table]
+    assert len(names) == 1, f"the window has changes of {', '.join(window.tables) or 'no table'}, not of {table}"
+    return names[0]
 
 
 def _rows(reader: CDCReader, window: ChangeWindow, table: str = TABLE) -> list[dict[str, Any]]:
