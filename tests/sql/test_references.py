@@ -73,6 +73,9 @@ def test_a_load_that_takes_every_row_is_opened_as_such(target: Target, mode: str
     """By a strategy that else deletes only rows that are gone: a row that is referred to, and RESTRICT, rule it out."""
     child(target, "ON DELETE RESTRICT")
     with closing(target.sink(MODES[mode])) as sink:
+        sink.refuse(MODES[mode])
+        with pytest.raises(SinkError, match="child refers to rows of it"):
+            sink.refuse(MODES[mode], every_row=True)
         with pytest.raises(SinkError, match="child refers to rows of it"):
             sink.open(load(table().schema, MODES[mode], **given))
         sink.open(load(table().schema, MODES[mode], **given | {"anew": False, "whole": False})).abort()
