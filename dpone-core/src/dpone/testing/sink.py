@@ -878,7 +878,7 @@ class SinkContract(Contract):
             sink.move(key(), head, new, sink.journal(new), gone)
         with _open(harness, strategy, key=new) as (sink, writer):
             writer.stage(Part("p"), Rows(sample(7, 8)))
-            assert writer.commit(head, at(3)).entry.seq == head.seq + 1
+            assert writer.commit(head, at(3), ()).entry.seq == head.seq + 1
 
     @case("move")
     def test_who_renames_a_key_is_fenced(self, harness: Harness) -> None:
@@ -890,16 +890,16 @@ class SinkContract(Contract):
         expected, new, gone = harness.rows(), f"{key()}-new", _entry(at(0, epoch=1))
         assert expected is not None
         with closing(harness.make("sink", harness.sink(strategy))) as sink:
-            for after, before in ((first, None), (head, first)):
+            for wrong, before in ((first, None), (head, first)):
                 with pytest.raises(Conflict):
-                    sink.move(key(), after, new, before, gone)
+                    sink.move(key(), wrong, new, before, gone)
                 assert (sink.journal(key()), sink.journal(new)) == (head, None)
             with _open(harness, strategy) as (_, late):
                 late.stage(Part("p"), Rows(sample(7, 8)))
                 sink.move(key(), head, new, None, gone)
                 for after in (head, None):
                     with pytest.raises(DponeError):  # its staging was dropped, or the fence holds
-                        late.commit(after, at(3))
+                        late.commit(after, at(3), ())
             assert (sink.journal(key()), sink.journal(new)) == (gone, head)
         same(harness.rows(), expected.drop_columns(own(expected)))
 

@@ -103,12 +103,12 @@ class Interrupted:
             with _watched(sink, last if whole else None) as watch:
                 writer, head = self._begin(sink, n, rows)
                 if writer is not None and whole:
-                    writer.commit(head, at(n))
+                    writer.commit(head, at(n), ())
             self.made.update(watch.made)
             if whole or writer is None:
                 return not watch.dead
             with _watched(sink, last) as watch:
-                writer.commit(head, at(n))
+                writer.commit(head, at(n), ())
             self.made.update(watch.made)
             return not watch.dead
 
