@@ -897,9 +897,9 @@ class SinkContract(Contract):
             with _open(harness, strategy) as (_, late):
                 late.stage(Part("p"), Rows(sample(7, 8)))
                 sink.move(key(), head, new, None, gone)
-                for after in (head, None):
+                for known in (head, None):
                     with pytest.raises(DponeError):  # its staging was dropped, or the fence holds
-                        late.commit(after, at(3), ())
+                        late.commit(known, at(3), ())
             assert (sink.journal(key()), sink.journal(new)) == (gone, head)
         same(harness.rows(), expected.drop_columns(own(expected)))
 
