@@ -1337,7 +1337,7 @@ class PlansAnyUndo(FaultySink):
             return None
 
 
-@fails("who_renames_a_key_is_fenced")
+@fails(who_renames_a_key_is_fenced="DID NOT RAISE Conflict")
 class RenamesWhateverThereIs(FaultySink):
     """Both heads are those of now, not those that the caller has seen."""
 
@@ -1345,7 +1345,10 @@ class RenamesWhateverThereIs(FaultySink):
         super().move(old, self.journal(old), new, self.journal(new), gone)
 
 
-@fails("a_key_is_renamed_whole", "who_renames_a_key_is_fenced")
+@fails(
+    a_key_is_renamed_whole="== (head, gone)",
+    who_renames_a_key_is_fenced="its staging was dropped, or the fence holds",
+)
 class LeavesNoMark(FaultySink):
     """The old key is as if it had never been: a runner that began before its first load commits."""
 
@@ -1354,7 +1357,7 @@ class LeavesNoMark(FaultySink):
         self._db.execute("DELETE FROM __dpone__loads WHERE key = ?", (old,))
 
 
-@fails("a_key_is_renamed_whole")
+@fails(a_key_is_renamed_whole="assert sink.undo_plan(new, head.load_id).position == at(1)")
 class MovesTheHeadAlone(FaultySink):
     def move(self, old: str, after: Any, new: str, before: Any, gone: Any) -> None:
         super().move(old, after, new, before, gone)
