@@ -1078,6 +1078,25 @@ class ComparesBeforeTheLock(FaultySink):
     one_by_one = threading.Lock()
 
 
+@fails(a_staging_that_nobody_knows_is_swept="nobody will ever drop it")
+class SweepsByItsLinesAlone(FaultySink):
+    """A staging table without a line stays for ever."""
+
+    def open(self, load: Any) -> Any:
+        with mock.patch.object(type(self._db), "tables", return_value=[]):
+            return super().open(load)
+
+
+@fails(a_staging_that_nobody_knows_is_swept="other.commit(None, at(0))")
+class SweepsWhateverIsThere(FaultySink):
+    """It takes every staging table for its own."""
+
+    def open(self, load: Any) -> Any:
+        for table in self._db.tables(self._target, "__dpone__stage_"):
+            self._db.drop(table)
+        return super().open(load)
+
+
 @fails(an_aborted_load_leaves_no_trace="assert sink.journal(key()) == head")
 class CommitsWhatCameBefore(FaultySink):
     """The end of a load whose stream failed: what was staged is there."""
