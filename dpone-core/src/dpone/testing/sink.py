@@ -109,10 +109,11 @@ def _cut_off(harness: Harness) -> Iterator[tuple[Strategy, bool, dict[str, Any]]
     for mode, strategy in SINGLE.items():
         if _has(harness, mode):
             yield strategy, False, {}
-            if mode in ("full_refresh", "merge") and _has(harness, "undo"):
-                yield strategy, False, {"undo": Undo(loads=1)}
     if _has(harness, "cdc_apply"):
         yield _cdc_apply(), True, {}
+    for mode in ("full_refresh", "merge"):
+        if _has(harness, mode) and _has(harness, "undo"):
+            yield SINGLE[mode], False, {"undo": Undo(loads=1)}
 
 
 class _NativeOnly:
