@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from tests.testing.faulty import fails
+from tests.testing.faulty import fails, honest
 
 from dpone.connectors.sqlite.database import SqliteDatabase, SqliteDialect
 from dpone.connectors.sqlite.sink import SqliteSink
@@ -98,6 +98,7 @@ class CommittingDatabase(SqliteDatabase):
         return ""
 
 
+@honest
 class CommittingSink(SqliteSink):
     """The honest one."""
 
