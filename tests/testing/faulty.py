@@ -9,6 +9,7 @@ one stands here too (``@honest``), and must pass what its faults fail.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sqlite3
 import threading
@@ -1078,6 +1079,27 @@ class ComparesBeforeTheLock(FaultySink):
                 return super().commit(self._sink.journal(self._load.key), position, also)
 
     one_by_one = threading.Lock()
+
+
+@fails(a_staging_that_nobody_knows_is_swept="nobody will ever drop it")
+class SweepsByItsLinesAlone(FaultySink):
+    """A staging table without a line stays for ever."""
+
+    def open(self, load: Any) -> Any:
+        with mock.patch.object(type(self._db), "tables", return_value=[]):
+            return super().open(load)
+
+
+@fails(a_staging_that_nobody_knows_is_swept="what another stream has staged is gone")
+class SweepsWhatBeginsLikeIt(FaultySink):
+    """It takes the staging of a stream whose key begins with its own for one of its own."""
+
+    def open(self, load: Any) -> Any:
+        like = hashlib.sha256(f"{load.key}|other".encode()).hexdigest()[:8]
+        for table in self._db.tables(self._target, "__dpone__stage_"):
+            if table.last.endswith(like):
+                self._db.drop(table)
+        return super().open(load)
 
 
 @fails(an_aborted_load_leaves_no_trace="assert sink.journal(key()) == head")
