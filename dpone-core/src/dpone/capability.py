@@ -50,6 +50,12 @@ CAPABILITIES: Mapping[Role, Mapping[str, str]] = {
         "many_tables": "rows of several tables in one commit",
         "undo": "keep what a load replaced, so that the load can be taken back",
         "move": "a key is renamed in one fenced step",
+        "take_back": "a load that does not commit takes back the tables and columns it added",
+        "replace_columns": "a full refresh replaces the columns of the target too, in its commit",
+        "refuse": "refuse a load that cannot succeed before a row is read",
+        "verify": "notice before a load that somebody emptied the target",
+        "compare_keys": "say which different keys the target takes for equal",
+        "sql": "write names, types and changes as SQL without a connection",
     },
     "state": {
         "compare_and_set": "save only over the version that was read",

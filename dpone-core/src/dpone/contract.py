@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from attrs import field, frozen
 
+from dpone.capability import Role
 from dpone.strategy import Strategy
 
 if TYPE_CHECKING:
@@ -291,9 +292,9 @@ class Load:
                empties the target before it applies them (``scd2``: closes what they lack)
     parts      how many parts there will be, so that a writer can tell one from several; 0: not known
     count      ``Entry.held`` is to be exact
-    anew       only for a sink that says ``makes_anew``: the commit replaces the target by a table that has the columns
-               of ``schema``, the sink's own, and no row but those of the load. Until then the target stays as it is,
-               and for good if the load is empty and may not empty it
+    anew       only for a sink that declares ``replace_columns``: the commit replaces the target by a table that has the
+               columns of ``schema``, the sink's own, and no row but those of the load. Until then the target stays as
+               it is, and for good if the load is empty and may not empty it
     """
 
     key: str
@@ -329,15 +330,31 @@ class Staged:
     checksum: str | None = None
 
 
+_COUNTS = ("inserted", "updated", "deleted", "unchanged")
+
+
 @frozen
 class Receipt:
-    """What a commit made durable. Counts are rows of the target, or 0 where the strategy has no such thing."""
+    """What a commit made durable. Counts are rows of the target, or 0 where the strategy has no such thing.
+
+    sequences  a line for each sequence of the target that the commit has set beyond the values of the load, so that the
+               next row which an application inserts does not meet one of them
+    warnings   what a person should know of this commit, and what can be done; both are in the report of the run
+    """
 
     entry: Entry
     inserted: int = 0
     updated: int = 0
     deleted: int = 0
     unchanged: int = 0
+    sequences: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, entry: Entry) -> Receipt:
+        """With the counts of the entry."""
+        inserted, updated, deleted, unchanged = (entry.rows.get(name, 0) for name in _COUNTS)
+        return cls(entry, inserted, updated, deleted, unchanged)
 
 
 @runtime_checkable
@@ -379,19 +396,6 @@ class Writer(Protocol):
         ...
 
 
-class Advancing(Protocol):
-    """What a Writer may have besides: its commit sets the sequences of the target beyond the values that the load
-    brought, so that the next row which an application inserts does not meet one. Both are for the report, once the load
-    is committed.
-
-    sequences  a line for each that was set
-    warnings   a line for each that was not, and what a person can do
-    """
-
-    sequences: tuple[str, ...]
-    warnings: tuple[str, ...]
-
-
 @runtime_checkable
 class Sink(Protocol):
     """Writes one target."""
@@ -419,17 +423,6 @@ class Sink(Protocol):
         the first load of a stream."""
         ...
 
-    @property
-    def dialect(self) -> Dialect | None:
-        """How a SQL sink writes names, types and statements; a sink that is not one may go without this member.
-        Works unconnected: ``dpone schema-plan`` asks."""
-        ...
-
-    @property
-    def makes_anew(self) -> bool:
-        """True: ``Load.anew`` is understood. A sink may go without this member."""
-        ...
-
     def stores(self, type: pa.DataType) -> Stored:
         """How this sink keeps values of an Arrow type. No I/O; works on an unconnected sink (the type matrix asks)."""
         ...
@@ -441,7 +434,7 @@ class Sink(Protocol):
 
     def apply(self, ddl: Sequence[str]) -> None:
         """Run what ``ddl`` gave; all or nothing where the system allows. In a run only of a sink without
-        ``TakingBack.provide``. Raises SchemaBreak, and changes nothing, where a change ``looks`` at the stored values
+        ``TakingBack``. Raises SchemaBreak, and changes nothing, where a change ``looks`` at the stored values
         and one of them would not stay what it is."""
         ...
 
@@ -457,8 +450,18 @@ class Sink(Protocol):
     def close(self) -> None: ...
 
 
+class SpeakingSql(Protocol):
+    """What a Sink has besides, if its plugin declares ``sql``."""
+
+    @property
+    def dialect(self) -> Dialect:
+        """How it writes names, types and statements. Works unconnected: ``dpone schema-plan`` asks."""
+        ...
+
+
 class Comparing(Protocol):
-    """What a Sink may have besides, for its key columns. Without it new columns compare exactly."""
+    """What a Sink has besides, if its plugin declares ``compare_keys``: of its key columns. Without it new columns
+    compare exactly."""
 
     def made(self, field: pa.Field) -> pa.Field:
         """The column that ``ddl`` makes of a source's: its ``schema.EQUALITY``. The field's own is the source's."""
@@ -470,7 +473,8 @@ class Comparing(Protocol):
 
 
 class Refusing(Protocol):
-    """What a Sink may have besides: it knows loads that cannot succeed, or would do harm, whatever their rows are."""
+    """What a Sink has besides, if its plugin declares ``refuse``: it knows loads that cannot succeed, or would do harm,
+    whatever their rows are."""
 
     def refuse(self, strategy: Strategy, every_row: bool = False) -> None:
         """Raise what ``open`` would raise of such a load, as where another table refers to rows that it would delete.
@@ -480,7 +484,8 @@ class Refusing(Protocol):
 
 
 class Verifying(Protocol):
-    """What a Sink may have besides: it notices that somebody else emptied its target. Without it nobody looks."""
+    """What a Sink has besides, if its plugin declares ``verify``: it notices that somebody else emptied its target.
+    Without it nobody looks."""
 
     def lost(self, entry: Entry, count: bool) -> str:
         """What the target has lost since the load of ``entry``, in words; empty if nothing. Rows that a load took out
@@ -499,8 +504,8 @@ class TakenBack:
 
 
 class TakingBack(Protocol):
-    """What a Sink may have besides: a load that does not commit leaves the target as it was. Without it, what ``apply``
-    added stays.
+    """What a Sink has besides, if its plugin declares ``take_back``: a load that does not commit leaves the target as
+    it was. Without it, what ``apply`` added stays.
 
     The safe DDL of a load comes before its staging. What it adds, a table or columns, is the load's until a load that
     uses it commits: that commit, whichever stream's, makes it the target's for good, in the same transaction.
@@ -548,7 +553,6 @@ class Undoing(Protocol):
         ...
 
 
-@runtime_checkable
 class Moving(Protocol):
     """What a Sink has besides, if its plugin declares ``move``: what it keeps under a key can go on under another one,
     as when a pipeline, a stream or a host was renamed."""
@@ -570,7 +574,6 @@ class Moving(Protocol):
         ...
 
 
-@runtime_checkable
 class ManyTables(Protocol):
     """What a Sink has besides, if its plugin declares ``many_tables``."""
 
@@ -737,7 +740,6 @@ class CDCReader(Protocol):
     def close(self) -> None: ...
 
 
-@runtime_checkable
 class Resyncing(Protocol):
     """What a CDCReader has besides, if its plugin declares ``resync``."""
 
@@ -748,9 +750,28 @@ class Resyncing(Protocol):
         ...
 
 
-PROTOCOLS: Mapping[str, type] = {
+PROTOCOLS: Mapping[Role, type] = {
     "source": Source,
     "sink": Sink,
     "state": StateBackend,
     "cdc": CDCReader,
+}
+
+# What a connector offers besides, role by role: the capability that a plugin declares, and the Protocol that it
+# promises. ``Plugins.load`` holds the class against both; ``Plugins.offered`` is the one place that looks them up, so
+# that nobody asks an object for a member by name. A class may have more than its plugin declares, by inheritance: what
+# is not declared is not used.
+OPTIONAL: Mapping[Role, Mapping[str, type]] = {
+    "sink": {
+        "many_tables": ManyTables,
+        "undo": Undoing,
+        "move": Moving,
+        "take_back": TakingBack,
+        "refuse": Refusing,
+        "verify": Verifying,
+        "compare_keys": Comparing,
+        "sql": SpeakingSql,
+    },
+    "state": {"partitions": KeepsPartitions},
+    "cdc": {"resync": Resyncing},
 }

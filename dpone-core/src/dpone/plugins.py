@@ -8,9 +8,9 @@ import importlib
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import Distribution, EntryPoint, entry_points
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar, cast
 
 import pluggy
 from attrs import define, field, frozen
@@ -26,6 +26,7 @@ HOOKS: Mapping[str, Role] = {
     "dpone_cdc_readers": "cdc",
 }
 State = Literal["ok", "broken", "blocked"]
+P = TypeVar("P")
 
 
 @define
@@ -100,6 +101,13 @@ class Plugins:
     def supports(self, role: Role, name: str, capability: str) -> bool:
         return self.get(role, name).capabilities.get(capability) is Support.SUPPORTED
 
+    def offered(self, protocol: Callable[..., P], made: object, name: str) -> P | None:
+        """``made`` by connector ``name`` as one of ``contract.OPTIONAL``; None: its plugin does not declare that."""
+        from dpone.contract import OPTIONAL
+
+        [(role, capability)] = [(r, c) for r, named in OPTIONAL.items() for c, p in named.items() if p is protocol]
+        return cast(P, made) if self.supports(role, name, capability) else None
+
     def reader(self, source: str, by: str) -> Connector | None:
         """The change reader that serves a type of source, if there is one."""
         return next((c for (role, _), c in self.connectors.items() if role == "cdc" and c.serves == (source, by)), None)
@@ -111,8 +119,8 @@ class Plugins:
             todo = "see 'dpone plugins' and the matrix of 'dpone certify' for what this version does"
             raise PluginError(f"use {role} {name}", "this connector declares it as not implemented", todo)
         cls = resolve(connector.implementation)
-        if missing := lacking(role, cls):
-            todo = f"implement every member of dpone.contract ({role})"
+        if missing := lacking(role, cls, connector):
+            todo = f"implement every member of dpone.contract ({role}), or declare less"
             raise PluginError(f"load {role} {name}", f"{connector.implementation} lacks {', '.join(missing)}", todo)
         return cast(type, cls)
 
@@ -138,11 +146,36 @@ def resolve(reference: str) -> Any:
         raise PluginError(f"import {reference}", found, "reinstall the connector and its driver") from error
 
 
-def lacking(role: Role, cls: Any) -> list[str]:
-    from dpone.contract import PROTOCOLS
+def lacking(role: Role, cls: Any, connector: Connector) -> list[str]:
+    """Members of the contract that a class does not have, and the capability that promises each."""
+    from dpone.contract import OPTIONAL, PROTOCOLS
 
-    members = [n for n, v in vars(PROTOCOLS[role]).items() if callable(v) and not n.startswith("_")]
-    return [n for n in members if not callable(getattr(cls, n, None))]
+    lacks = [n for n in _members(PROTOCOLS[role]) if _lacks(cls, n)]
+    for capability, protocol in OPTIONAL.get(role, {}).items():
+        if connector.capabilities.get(capability) is Support.SUPPORTED:
+            lacks += [f"{n} (of {capability})" for n in _members(protocol) if _lacks(cls, n)]
+    return lacks
+
+
+def undeclared(role: Role, cls: Any, connector: Connector) -> list[str]:
+    """Capabilities of which a class has every member, and its plugin says nothing."""
+    from dpone.contract import OPTIONAL
+
+    silent = (Support.NOT_IMPLEMENTED, None)
+    return [
+        capability
+        for capability, protocol in OPTIONAL.get(role, {}).items()
+        if connector.capabilities.get(capability) in silent and not any(_lacks(cls, n) for n in _members(protocol))
+    ]
+
+
+def _lacks(cls: Any, member: str) -> bool:
+    """A class takes back what it inherits by None, as in ``undo = None``."""
+    return getattr(cls, member, None) is None
+
+
+def _members(protocol: type) -> list[str]:
+    return [n for n in vars(protocol) if not n.startswith("_")]
 
 
 def troubles(plugins: Plugins, one: Found) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from attrs import evolve
 
-from dpone.contract import Finding
+from dpone.contract import Finding, Refusing
 from dpone.engine import Run
 from dpone.errors import DponeError
 from dpone.pipeline import Pipeline, StreamSpec
@@ -92,17 +92,17 @@ def _ask(run: Run, label: str, role: str, spec: Any) -> list[Finding]:
         with closing(run.make(role, spec)) as connected:
             found = connected.check()
             if role == "sink" and all(f.ok is not False for f in found):
-                found = [*found, *_refusal(connected, spec.strategy)]
+                found = [*found, *_refusal(run.offered(Refusing, connected, spec), spec.strategy)]
             return [evolve(f, name=f"{label} {f.name}") for f in found]
     except Exception as error:  # a driver may raise anything
         return [failure(label, error)]
 
 
-def _refusal(sink: Any, strategy: Strategy) -> Iterator[Finding]:
-    """Whether the target as it is rules the strategy out (``contract.Refusing``)."""
-    if (refuse := getattr(sink, "refuse", None)) is not None:
+def _refusal(sink: Refusing | None, strategy: Strategy) -> Iterator[Finding]:
+    """Whether the target as it is rules the strategy out."""
+    if sink is not None:
         try:
-            refuse(strategy)
+            sink.refuse(strategy)
         except DponeError as error:
             yield failure("strategy", error)
 
