@@ -76,8 +76,16 @@ CAPABILITIES: Mapping[Role, Mapping[str, str]] = {
 }
 
 
+# A source may declare any ``incremental_<word>``: ``<word>`` is then what ``incremental.by`` says in a pipeline.
+INCREMENTAL = "incremental_"
+
+
+def known(role: Role, capability: str) -> bool:
+    return capability in CAPABILITIES[role] or (role == "source" and capability.startswith(INCREMENTAL))
+
+
 def declare(role: Role, supported: Iterable[str] = (), unsupported: Iterable[str] = ()) -> Mapping[str, Support]:
-    """The full row of a role: what is named neither way is not implemented."""
+    """The full row of a role: what is named neither way is not implemented. Of a source also ``incremental_<word>``."""
     row = dict.fromkeys(CAPABILITIES[role], Support.NOT_IMPLEMENTED)
     row.update(dict.fromkeys(supported, Support.SUPPORTED))
     row.update(dict.fromkeys(unsupported, Support.UNSUPPORTED))

@@ -683,7 +683,7 @@ class _Attempt:
     def _mixed(self) -> bool:
         """The pipeline asks for ``mixed_snapshots``; raises ConfigError where the source cannot. An increment begins
         again: its end was that of the snapshot, and rows beyond it would be read twice."""
-        incremental = getattr(self.spec.source.options, "incremental", None)
+        incremental = self.spec.source.options.incremental
         if self.stream.run.pipeline.runtime.resume != "mixed_snapshots" or incremental is not None:
             return False
         plugins, source = self.stream.run.plugins, self.spec.source.type

@@ -16,7 +16,7 @@ import pluggy
 from attrs import define, field, frozen
 
 from dpone import hookspecs
-from dpone.capability import CAPABILITIES, Connector, Role, Support
+from dpone.capability import INCREMENTAL, Connector, Role, Support, known
 from dpone.errors import ErrorClassifier, ErrorCodes, PluginError
 
 HOOKS: Mapping[str, Role] = {
@@ -124,8 +124,25 @@ class Plugins:
             raise PluginError(f"load {role} {name}", f"{connector.implementation} lacks {', '.join(missing)}", todo)
         return cast(type, cls)
 
+    def increments(self, source: str) -> list[str]:
+        """What ``incremental.by`` of a source may say: what it declares, and what change readers serve of it."""
+        declared = self.get("source", source).capabilities
+        own = [n.removeprefix(INCREMENTAL) for n in declared if n.startswith(INCREMENTAL)]
+        own = [by for by in own if declared[INCREMENTAL + by] is Support.SUPPORTED]
+        served = [c.serves[1] for (r, _), c in self.connectors.items() if r == "cdc" and c.serves and c.implemented]
+        of = [by for by in served if self.reader(source, by)]
+        return list(dict.fromkeys([*own, *of]))
+
     def options(self, role: Role, name: str) -> type:
-        return cast(type, resolve(self.get(role, name).options))
+        """The attrs class of ``options:``. Raises PluginError if it lacks what every connector of the role has."""
+        from dpone.pipeline import SinkOptions, SourceOptions, StateOptions
+
+        base = {"source": SourceOptions, "cdc": SourceOptions, "sink": SinkOptions, "state": StateOptions}[role]
+        reference = self.get(role, name).options
+        if not (isinstance(cls := resolve(reference), type) and issubclass(cls, base)):
+            found = f"{reference} does not extend dpone.pipeline.{base.__name__}"
+            raise PluginError(f"load the options of {role} {name}", found, "derive the class from it")
+        return cls
 
     def classifier(self) -> ErrorClassifier:
         """Knows the codes of every connector whose error table can be imported."""
@@ -246,7 +263,7 @@ def _register(
             if not isinstance(connector, Connector):
                 todo = "return a list of dpone.capability.Connector"
                 raise PluginError(f"call {hook}", type(connector).__name__, todo)
-            if unknown := sorted(set(connector.capabilities) - set(CAPABILITIES[role])):
+            if unknown := sorted(n for n in connector.capabilities if not known(role, n)):
                 todo = f"use the names of dpone.capability.CAPABILITIES[{role!r}]"
                 raise PluginError(f"read {role} {connector.name}", f"unknown capability {', '.join(unknown)}", todo)
             if (role, connector.name) in connectors or (role, connector.name) in mine:

@@ -69,7 +69,7 @@ def connections(pipeline: Pipeline) -> list[Finding]:
 
 def _columns(run: Run, spec: StreamSpec) -> Iterator[Finding]:
     """What the pipeline names and the source lacks. Changes name their columns only as they come."""
-    incremental = getattr(spec.source.options, "incremental", None)
+    incremental = spec.source.options.incremental
     wanted = dict(spec.sink.strategy.columns)
     if incremental is not None:
         wanted["incremental"] = tuple(filter(None, (incremental.column, *incremental.key)))
