@@ -220,8 +220,8 @@ class Source(Protocol):
         snapshot, a spool) it holds until ``close``; nothing has to survive a crash. It changes nothing in the source.
 
         Raises IdentityChanged, Gap or ContentChanged rather than skip or repeat rows, ConfigError for a request it
-        cannot serve, DataError for rows that cannot be read, SourceError otherwise. With nothing new it returns a window
-        without parts whose position equals ``after``.
+        cannot serve, DataError for rows that cannot be read, SourceError otherwise. With nothing new it returns a
+        window without parts whose position equals ``after``.
         """
         ...
 
@@ -432,8 +432,9 @@ class Writer(Protocol):
     def abort(self) -> None:
         """Drop the staging; the target is as before ``open`` (for schema changes see ``TakingBack``). Idempotent.
 
-        Called by the thread of the run when the load is given up, after any failure, a failed ``commit`` among them; its
-        own failure is passed over, and the next ``Sink.open`` of the key sweeps. After it only ``close`` is called."""
+        Called by the thread of the run when the load is given up, after any failure, a failed ``commit`` among them.
+        Its own failure is passed over, and the next ``Sink.open`` of the key sweeps. After it only ``close`` is
+        called."""
         ...
 
     def close(self) -> None:
@@ -483,9 +484,9 @@ class Sink(Protocol):
         ...
 
     def apply(self, ddl: Sequence[str]) -> None:
-        """Run what ``ddl`` gave; durable on return, all or nothing where the system allows. Called once per load, before
-        ``open``, in a run only of a sink without ``take_back``. Raises SchemaBreak, and changes nothing, where a change ``looks`` at the stored values
-        and one of them would not stay what it is."""
+        """Run what ``ddl`` gave; durable on return, all or nothing where the system allows. Called once per load,
+        before ``open``, in a run only of a sink without ``take_back``. Raises SchemaBreak, and changes nothing, where a change
+        ``looks`` at the stored values and one of them would not stay what it is."""
         ...
 
     def journal(self, key: str) -> Entry | None:
@@ -823,8 +824,8 @@ class CDCReader(Protocol):
 
     def drop(self) -> Sequence[str] | None:
         """Drop what ``create`` made, and nothing else. A line for each thing that was dropped, and for each that stays
-        and why; a reader may answer None. Called by ``dpone cdc drop``, without a lock; what is gone already is no error.
-        Durable on return. Raises SourceError for what cannot be dropped, as while a run reads it."""
+        and why; a reader may answer None. Called by ``dpone cdc drop``, without a lock; what is gone already is no
+        error. Durable on return. Raises SourceError for what cannot be dropped, as while a run reads it."""
         ...
 
     def close(self) -> None:
