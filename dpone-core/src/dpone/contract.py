@@ -485,8 +485,8 @@ class Sink(Protocol):
 
     def apply(self, ddl: Sequence[str]) -> None:
         """Run what ``ddl`` gave; durable on return, all or nothing where the system allows. Called once per load,
-        before ``open``, in a run only of a sink without ``take_back``. Raises SchemaBreak, and changes nothing, where a change
-        ``looks`` at the stored values and one of them would not stay what it is."""
+        before ``open``, in a run only of a sink without ``take_back``. Raises SchemaBreak, and changes nothing, where a
+        change ``looks`` at the stored values and one of them would not stay what it is."""
         ...
 
     def journal(self, key: str) -> Entry | None:
