@@ -980,7 +980,7 @@ class TakesPartsForFiles(FaultySink):
 
 
 @fails(
-    a_target_that_somebody_emptied_is_noticed='assert [lost(entry, count) for count in (False, True)] == ["", ""]',
+    a_target_that_somebody_emptied_is_noticed='assert [sink.lost(entry, count) for count in (False, True)] == ["", ""]',
     also=("a_killed_run_is_finished_by_the_next", "a_lost_answer_is_no_second_load"),
 )
 class MissesAllTheTime(SqliteSink):

@@ -167,10 +167,10 @@ def lacking(role: Role, cls: Any, connector: Connector) -> list[str]:
     """Members of the contract that a class does not have, and the capability that promises each."""
     from dpone.contract import OPTIONAL, PROTOCOLS
 
-    lacks = [n for n in _members(PROTOCOLS[role]) if _lacks(cls, n)]
+    lacks = without(PROTOCOLS[role], cls)
     for capability, protocol in OPTIONAL.get(role, {}).items():
         if connector.capabilities.get(capability) is Support.SUPPORTED:
-            lacks += [f"{n} (of {capability})" for n in _members(protocol) if _lacks(cls, n)]
+            lacks += [f"{n} (of {capability})" for n in without(protocol, cls)]
     return lacks
 
 
@@ -182,17 +182,13 @@ def undeclared(role: Role, cls: Any, connector: Connector) -> list[str]:
     return [
         capability
         for capability, protocol in OPTIONAL.get(role, {}).items()
-        if connector.capabilities.get(capability) in silent and not any(_lacks(cls, n) for n in _members(protocol))
+        if connector.capabilities.get(capability) in silent and not without(protocol, cls)
     ]
 
 
-def _lacks(cls: Any, member: str) -> bool:
-    """A class takes back what it inherits by None, as in ``undo = None``."""
-    return getattr(cls, member, None) is None
-
-
-def _members(protocol: type) -> list[str]:
-    return [n for n in vars(protocol) if not n.startswith("_")]
+def without(protocol: type, cls: Any) -> list[str]:
+    """Members of a Protocol that a class lacks. It takes back what it inherits by None, as in ``undo = None``."""
+    return [n for n in vars(protocol) if not n.startswith("_") and getattr(cls, n, None) is None]
 
 
 def troubles(plugins: Plugins, one: Found) -> list[str]:

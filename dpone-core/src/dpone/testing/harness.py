@@ -11,7 +11,7 @@ import pyarrow as pa
 from attrs import evolve, field, frozen
 
 from dpone.capability import Role, Support
-from dpone.plugins import Plugins, discover
+from dpone.plugins import Plugins, discover, without
 from dpone.testing.rows import sample
 
 if TYPE_CHECKING:
@@ -164,10 +164,10 @@ class Harness:
         return self.plugins.offered(protocol, made, self.connector)
 
     def require(self, protocol: Callable[..., P], made: object) -> P:
-        """The same, asserted: the case is of a capability that the plugin may not declare."""
-        found = self.offered(protocol, made)
-        assert found is not None, f"{self.connector} declares nothing that promises this"
-        return found
+        """``made`` as one of ``contract.OPTIONAL``, which it is asserted to have: cases are run whatever is declared."""
+        missing = without(cast(type, protocol), type(made))
+        assert not missing, f"{type(made).__name__} has no {', '.join(missing)}"
+        return cast(P, made)
 
     def options(self, role: Role, **given: Any) -> Any:
         """Options of the connector, of the class that its plugin names."""
