@@ -164,7 +164,7 @@ class Harness:
         return self.plugins.offered(protocol, made, self.connector)
 
     def require(self, protocol: Callable[..., P], made: object) -> P:
-        """``made`` as one of ``contract.OPTIONAL``, which it is asserted to have: cases are run whatever is declared."""
+        """``made`` as one of ``contract.OPTIONAL``, asserted to be it: cases are run whatever is declared."""
         missing = without(cast(type, protocol), type(made))
         assert not missing, f"{type(made).__name__} has no {', '.join(missing)}"
         return cast(P, made)
