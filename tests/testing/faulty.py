@@ -947,6 +947,28 @@ class NeverMisses(SqliteSink):
         return ""
 
 
+@fails(the_dialect_is_that_of_the_sink="a statement of ddl does not name the table as the dialect does")
+class SpeaksAnotherSql(SqliteSink):
+    """The statements of ``ddl`` are not in the dialect that it shows."""
+
+    def ddl(self, *args: Any) -> list[str]:
+        return [statement.replace('"', "`") for statement in super().ddl(*args)]
+
+
+@fails(a_key_column_compares_as_was_said="is not the column that was said")
+class ComparesAsTheSource(SqliteSink):
+    """It says that a new column takes for equal what the source's does."""
+
+    def made(self, field: pa.Field) -> pa.Field:
+        return field
+
+
+@fails(a_key_column_compares_as_was_said="texts are not found by their pattern")
+class FindsNoText(SqliteSink):
+    def holds_like(self, *args: Any) -> bool:
+        return False
+
+
 @fails(merge_keeps_the_row_of_the_last_file="1 rows are missing, 1 too many")
 class TakesPartsForFiles(FaultySink):
     """The file of a row is the part that was staged last."""
@@ -960,7 +982,7 @@ class TakesPartsForFiles(FaultySink):
 
 
 @fails(
-    a_target_that_somebody_emptied_is_noticed='assert [lost(entry, count) for count in (False, True)] == ["", ""]',
+    a_target_that_somebody_emptied_is_noticed='assert [sink.lost(entry, count) for count in (False, True)] == ["", ""]',
     also=("a_killed_run_is_finished_by_the_next", "a_lost_answer_is_no_second_load"),
 )
 class MissesAllTheTime(SqliteSink):

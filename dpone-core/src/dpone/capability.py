@@ -50,6 +50,12 @@ CAPABILITIES: Mapping[Role, Mapping[str, str]] = {
         "many_tables": "rows of several tables in one commit",
         "undo": "keep what a load replaced, so that the load can be taken back",
         "move": "a key is renamed in one fenced step",
+        "take_back": "a load that does not commit takes back the tables and columns it added",
+        "replace_columns": "a full refresh replaces the columns of the target too, in its commit",
+        "refuse": "refuse a load that cannot succeed before a row is read",
+        "verify": "notice before a load that somebody emptied the target",
+        "compare_keys": "say which different keys the target takes for equal",
+        "sql": "write names, types and changes as SQL without a connection",
     },
     "state": {
         "compare_and_set": "save only over the version that was read",
@@ -70,8 +76,16 @@ CAPABILITIES: Mapping[Role, Mapping[str, str]] = {
 }
 
 
+# A source may declare any ``incremental_<word>``: ``<word>`` is then what ``incremental.by`` says in a pipeline.
+INCREMENTAL = "incremental_"
+
+
+def known(role: Role, capability: str) -> bool:
+    return capability in CAPABILITIES[role] or (role == "source" and capability.startswith(INCREMENTAL))
+
+
 def declare(role: Role, supported: Iterable[str] = (), unsupported: Iterable[str] = ()) -> Mapping[str, Support]:
-    """The full row of a role: what is named neither way is not implemented."""
+    """The full row of a role: what is named neither way is not implemented. Of a source also ``incremental_<word>``."""
     row = dict.fromkeys(CAPABILITIES[role], Support.NOT_IMPLEMENTED)
     row.update(dict.fromkeys(supported, Support.SUPPORTED))
     row.update(dict.fromkeys(unsupported, Support.UNSUPPORTED))

@@ -161,9 +161,10 @@ def _files(found: Iterable[Evidence]) -> tuple[str, ...]:
 
 def _cells(plugins: Plugins, known: _Known) -> Iterable[Cell]:
     for role in ROLES:
-        for name in plugins.names(role):
-            capabilities = plugins.get(role, name).capabilities
-            for capability in CAPABILITIES[role]:
+        declared = [plugins.get(role, name).capabilities for name in plugins.names(role)]
+        wanted = list(dict.fromkeys([*CAPABILITIES[role], *(one for row in declared for one in row)]))
+        for name, capabilities in zip(plugins.names(role), declared, strict=True):
+            for capability in wanted:
                 support = capabilities.get(capability, Support.NOT_IMPLEMENTED)
                 if support is not Support.SUPPORTED:
                     yield Cell(name, role, capability, _not_supported(support))
@@ -246,8 +247,9 @@ def to_markdown(found: Certification) -> str:
         rows = [cell for cell in found.cells if cell.role == role]
         names = list(dict.fromkeys(cell.connector for cell in rows))
         if names:
+            wanted = dict.fromkeys(cell.capability for cell in rows)
             status = {(c.connector, c.capability): str(c.status) for c in rows}
-            lines = [[capability, *(status[name, capability] for name in names)] for capability in CAPABILITIES[role]]
+            lines = [[capability, *(status[name, capability] for name in names)] for capability in wanted]
             parts.append(f"## {role.replace('_', ' ').capitalize()}\n\n{_table([role, *names], lines)}")
     lines = [[r.source, r.sink, r.strategy, str(r.status), ", ".join(r.servers)] for r in claimed(found.routes)]
     parts.append(f"## Routes\n\n{_table(['source', 'sink', 'strategy', 'status', 'run against'], lines)}")

@@ -25,7 +25,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar
 
 import pyarrow as pa
 from attrs import define, evolve, field
@@ -37,20 +37,27 @@ from dpone.config import expand, substituted
 from dpone.contract import (
     CDCReader,
     ChangeTable,
+    Comparing,
     Entry,
     KeepsPartitions,
     Lease,
     Load,
     ManyTables,
+    Moving,
     Part,
     Receipt,
+    Refusing,
     Resyncing,
     Sink,
     Source,
+    SpeakingSql,
     Staged,
     StateBackend,
     Stream,
     TakenBack,
+    TakingBack,
+    Undoing,
+    Verifying,
     Window,
     WindowRequest,
     Writer,
@@ -74,15 +81,17 @@ from dpone.moving import move, moved_to, require_here
 from dpone.nanoseconds import Cut, cut
 from dpone.observe.events import RunEvent, Step
 from dpone.partition import PartitionManifest, PartitionManifestStore, manifest_of, parts_again, require_same
-from dpone.pipeline import Pipeline, SinkSpec, SourceSpec, StreamSpec
+from dpone.pipeline import Pipeline, SinkSpec, SourceSpec, StateSpec, StreamSpec
 from dpone.plugins import Plugins, discover
 from dpone.position import Position
 from dpone.report import ErrorReport, RunReport, StreamReport
 from dpone.schema import LINEAGE, VALIDITY, Name
 from dpone.secret import redact
-from dpone.standing import compare, next_epoch, receipt_of, rewind_token, state_of
+from dpone.standing import compare, next_epoch, rewind_token, state_of
 from dpone.strategy import CHANGES, ORDER_OF_FILES, Strategy, bounds
 from dpone.told import ToldStream
+
+P = TypeVar("P")
 
 # The position of a key that was deliberately set back to its beginning.
 START = Position("start", {}, {})
@@ -166,6 +175,10 @@ class Run:
         with closing(self.make("source", source)) as asked:
             tables: list[str] = asked.tables(pattern)
             return tables
+
+    def offered(self, protocol: Callable[..., P], made: object, spec: SinkSpec | StateSpec) -> P | None:
+        """``made`` of a spec as one of ``contract.OPTIONAL``, if its plugin declares it."""
+        return self.plugins.offered(protocol, made, spec.type)
 
     def make(self, role: Any, spec: Any) -> Any:
         """The connector's class, with its spec; nothing is connected yet. A change stream looks like any source."""
@@ -331,12 +344,19 @@ class _Attempt:
     def _run_locked(self) -> None:
         known = self._recover(dry=False)
         if known.head is not None and self._landed(known.head):
-            self._done(receipt_of(known.head))
+            self._done(Receipt.of(known.head))
             self._acknowledge(known.head.position)
         elif prepared := self._prepare(known):
             self._move(known, *prepared)
         elif known.head is not None:  # nothing new; the last run may have died before it said so
             self._acknowledge(known.head.position)
+
+    def _offered(self, protocol: Callable[..., P], sink: Sink) -> P | None:
+        return self.stream.run.offered(protocol, sink, self.spec.sink)
+
+    def _refuse(self, sink: Sink, strategy: Strategy, every_row: bool = False) -> None:
+        if (refusing := self._offered(Refusing, sink)) is not None:
+            refusing.refuse(strategy, every_row)
 
     # -- recover ------------------------------------------------------------------------------------------------
 
@@ -345,7 +365,8 @@ class _Attempt:
         same target, and comes to the same plan: parts that are staged still fit it. What nobody can take back, as
         somebody else owns the table now, keeps no load from being tried."""
         try:
-            taken = getattr(sink, "take_back", _nothing_taken)(key)
+            taking = self._offered(TakingBack, sink)
+            taken = taking.take_back(key) if taking else ()
         except Exception as error:
             if isinstance(error, Stopped) or self._is_retryable(error):
                 raise
@@ -365,7 +386,8 @@ class _Attempt:
             if self.fitted:
                 lease.renew()
             for target, plan in self.fitted:
-                for one in getattr(target.sink, "take_back", _nothing_taken)(target.load.key, self.stream.run.run_id):
+                taking = self._offered(TakingBack, target.sink)
+                for one in taking.take_back(target.load.key, self.stream.run.run_id) if taking else ():
                     self._warn(_taken(one))
                 name = f"{target.spec.table}: " if self.spec.tables else ""
                 wider = [f"{name}{change}" for change in plan.changes if change.kind == "widen"]
@@ -432,7 +454,8 @@ class _Attempt:
             todo = "restore it, or use --full-refresh, or 'dpone state set' to choose a position"
             raise StateAhead(f"load into {spec.location}", found, todo)
         verify = spec.options.verify_target
-        if verify != "off" and (lost := getattr(sink, "lost", None)) and (found := lost(loaded, verify == "count")):
+        verifying = None if verify == "off" else self._offered(Verifying, sink)
+        if verifying is not None and (found := verifying.lost(loaded, verify == "count")):
             todo = "restore the rows, or use --full-refresh, or 'dpone state set' to choose a position; "
             todo += "if rows are removed on purpose, set sink.options.verify_target: off"
             found = f"the journal ends with load {loaded.load_id}, but the target has lost rows: {found}"
@@ -449,7 +472,7 @@ class _Attempt:
         journal will hold: that of the only target, or of all together."""
         run, report = self.stream.run, self.report
         if not self.spec.source.changes:
-            _refuse(self.sink, _effective(self.spec.sink.strategy, run))
+            self._refuse(self.sink, _effective(self.spec.sink.strategy, run))
         with self.stream.timed("window"):
             window = self._window(known)
         report.caught_up, report.proof, report.partitions = window.caught_up, window.proof, len(window.parts)
@@ -531,7 +554,7 @@ class _Attempt:
                 self._require_target(spec, target, loaded, known.head, share.whole)
             adopted = loaded is None or spec.options.adopt_existing or target.is_empty()
             self.source.require_kind(target.schema(), spec.location, loaded=not adopted)
-            _refuse(target, strategy, share.whole)
+            self._refuse(target, strategy, share.whole)
             yield spec, target, share, strategy, key
 
     @property
@@ -542,7 +565,8 @@ class _Attempt:
         return evolve(window, schema=cut(window.schema)) if self._cuts else window
 
     def _beside(self, spec: SinkSpec) -> Sink:
-        return self.sink.beside(spec) if isinstance(self.sink, ManyTables) else self.sink
+        many = self._offered(ManyTables, self.sink)
+        return self.sink if many is None else many.beside(spec)
 
     def _planned(
         self, known: _Known, spec: SinkSpec, sink: Sink, window: Window, strategy: Strategy, key: str
@@ -550,7 +574,7 @@ class _Attempt:
         have = sink.schema()
         plan = self._plan(spec, sink, have, window, strategy)
         if plan.anew:
-            _refuse(sink, strategy, every_row=True)
+            self._refuse(sink, strategy, every_row=True)
         forms = self._forms(spec, sink, None if plan.anew else have, window, strategy, key, plan.columns)
         load = evolve(_load(self.stream, known, window, strategy, key, plan.columns), anew=bool(plan.anew))
         return _Target(spec, sink, window, strategy, key, load, forms), plan
@@ -568,18 +592,19 @@ class _Attempt:
         """Of key columns, by their names in the target. Keys that a version without them has loaded are in the forms
         of the source: the journal says nothing of what such a load left."""
         have = {f.name: f for f in target or ()}
-        made = getattr(sink, "made", pa.Field.remove_metadata)
+        comparing = self._offered(Comparing, sink)
+        made = comparing.made if comparing else pa.Field.remove_metadata
         to = {name: have.get(columns[name]) or made(window.schema.field(name)) for name in strategy.key}
         changes, many = bool(self.spec.source.changes), self.spec.tables
         table = window.parts[0].id if changes and many else ""
         forms = keys.forms(strategy, changes, window.schema, to, spec.location, table)
         for name, form in forms.items():
-            other, holds = keys.FORMS[form].other, getattr(sink, "holds_like", None)
+            other = keys.FORMS[form].other
             there = columns[name] in have and not keys.equality(have[columns[name]])
-            if not (other and holds and there) or strategy.mode == "full_refresh":
+            if not (other and comparing and there) or strategy.mode == "full_refresh":
                 continue
             loaded = sink.journal(key)
-            if (loaded is None or loaded.held is None) and holds(columns[name], other):
+            if (loaded is None or loaded.held is None) and comparing.holds_like(columns[name], other):
                 found = f"column {columns[name]} of the target has keys as 1.00, which the source takes for equal to 1"
                 todo = "load everything again with --full-refresh; nothing was changed"
                 raise SchemaBreak(f"load {spec.location} by key {columns[name]}", found, todo)
@@ -596,15 +621,15 @@ class _Attempt:
         ddl = [] if plan.anew else target.sink.ddl(plan.changes)
         if not self.stream.run.dry_run:
             self.fitted.append((target, plan))
-            if (provide := getattr(target.sink, "provide", None)) is not None:
-                provide(target.load, ddl)
+            if (taking := self._offered(TakingBack, target.sink)) is not None:
+                taking.provide(target.load, ddl)
             else:
                 target.sink.apply(ddl)
         name = f"{target.spec.table}: " if self.spec.tables else ""
         self.report.ddl += ddl
         self.report.schema_changes += [f"{name}{change}" for change in (*plan.changes, *plan.anew)]
-        if (dialect := getattr(target.sink, "dialect", None)) is not None:
-            said = ((change, dialect.rewrites(change)) for change in plan.changes)
+        if (sql := self._offered(SpeakingSql, target.sink)) is not None:
+            said = ((change, sql.dialect.rewrites(change)) for change in plan.changes)
             self.report.rewrites += [f"{name}{change}: {what}" for change, what in said if what]
 
     def _nothing(self, window: Window, why: str) -> None:
@@ -624,17 +649,18 @@ class _Attempt:
             if missing := [c for c in columns if c not in known]:
                 found = f"no column {', '.join(missing)} in {self.spec.source.location}"
                 raise ConfigError(f"find {what} columns", found, f"use columns of {', '.join(window.schema.names)}")
-        dialect = getattr(sink, "dialect", None)
+        sql = self._offered(SpeakingSql, sink)
         for column, value in ((c, v) for c, wanted in strategy.where.items() for v in bounds(wanted)):
-            if dialect is not None and value is not None:  # refused before anything is made, not by the commit
-                dialect.bind(value, window.schema.field(column).type)
-        limit = getattr(dialect, "max_identifier", None)
+            if sql is not None and value is not None:  # refused before anything is made, not by the commit
+                sql.dialect.bind(value, window.schema.field(column).type)
+        limit = sql.dialect.max_identifier if sql else None
         target, policy = _without_own(have, strategy), spec.options.schema_evolution
         given = (limit, window.own_schema, window.absent)
         plan = evolution.plan(target, window.schema, policy, sink.stores, strategy.key, *given)
         if have is None and sink.exists():  # it has no schema: nothing to make, nothing to compare with
             plan = evolve(plan, changes=())
-        able, keeps = getattr(sink, "makes_anew", False), not _effective(strategy, run, True).replaces_all
+        able = run.plugins.supports("sink", spec.type, "replace_columns")
+        keeps = not _effective(strategy, run, True).replaces_all
         if (plan.breaking or any(c.looks for c in plan.changes)) and run.full_refresh and able and not keeps:
             plan = plan.replacing(window.schema)
         plan.require_safe(spec.location, _instead(able, keeps, strategy))
@@ -657,7 +683,7 @@ class _Attempt:
     def _mixed(self) -> bool:
         """The pipeline asks for ``mixed_snapshots``; raises ConfigError where the source cannot. An increment begins
         again: its end was that of the snapshot, and rows beyond it would be read twice."""
-        incremental = getattr(self.spec.source.options, "incremental", None)
+        incremental = self.spec.source.options.incremental
         if self.stream.run.pipeline.runtime.resume != "mixed_snapshots" or incremental is not None:
             return False
         plugins, source = self.stream.run.plugins, self.spec.source.type
@@ -744,15 +770,11 @@ class _Attempt:
                 self._give_up(load, (leader, *others), error)
                 raise
         self._done(receipt, known.version)
-        self._tell_sequences((leader, *others))
+        self.report.sequences = [*receipt.sequences]
+        for text in receipt.warnings:
+            self._warn(text)
         self._count(load.strategy, receipt)
         self._acknowledge(receipt.entry.position)
-
-    def _tell_sequences(self, writers: Sequence[Writer]) -> None:
-        """``contract.Advancing``, where a writer is."""
-        self.report.sequences = [line for writer in writers for line in getattr(writer, "sequences", ())]
-        for text in (text for writer in writers for text in getattr(writer, "warnings", ())):
-            self._warn(text)
 
     def _count(self, strategy: Strategy, receipt: Receipt) -> None:
         """Where every staged row is a new one, the target's own count must be the same."""
@@ -910,17 +932,6 @@ class _Attempt:
         self.judge.settle(entry.load_id)
 
 
-def _refuse(sink: Sink, strategy: Strategy, every_row: bool = False) -> None:
-    """``contract.Refusing``, where the sink is."""
-    if (refuse := getattr(sink, "refuse", None)) is not None:
-        refuse(strategy, every_row)
-
-
-def _nothing_taken(key: str, run_id: str = "") -> Sequence[TakenBack]:
-    """A sink that cannot take anything back."""
-    return ()
-
-
 def _taken(one: TakenBack) -> str:
     added = f"{one.what}, added by a load that did not commit,"
     return f"{added} stays: {one.stays}" if one.stays else f"{added} was taken back"
@@ -1000,9 +1011,8 @@ def _staged_schema(load: Load) -> pa.Schema:
 
 
 def manifests_of(run: Run, state: StateBackend) -> PartitionManifestStore | None:
-    if not run.plugins.supports("state", run.pipeline.state.type, "partitions"):
-        return None
-    return cast(KeepsPartitions, state).partitions()
+    keeping = run.offered(KeepsPartitions, state, run.pipeline.state)
+    return keeping.partitions() if keeping else None
 
 
 def key_of(run: Run, spec: StreamSpec, sink: Sink, state: StateBackend) -> str:
@@ -1047,9 +1057,10 @@ def _take_over(run: Run, spec: StreamSpec, sink: Sink, state: StateBackend, anew
         compare(head, saved.value if saved else None, spec.sink.location)
     if head is None or moved_to(there) or moved_to(head) not in ("", key):
         return False
-    if not run.plugins.supports("sink", spec.sink.type, "move"):
+    moving = run.offered(Moving, sink, spec.sink)
+    if moving is None:
         return True
-    move(spec, sink, state, manifests_of(run, state), former, key, run.run_id)
+    move(spec, sink, moving, state, manifests_of(run, state), former, key, run.run_id)
     run.tell("warning", spec.name, text=f"what was kept under the key {former} is kept under {key} now")
     return False
 
@@ -1072,7 +1083,9 @@ def resync(pipeline: Pipeline, stream: str, tables: Sequence[str], plugins: Plug
     failed, changes = f"resync {', '.join(tables)}", spec.source.changes
     with ExitStack() as stack:
         reader = stack.enter_context(closing(run.reader(spec.source, changes.by))) if changes else None
-        if not isinstance(reader, Resyncing):
+        record = run.plugins.reader(spec.source.type, changes.by) if changes else None
+        resyncing = run.plugins.offered(Resyncing, reader, record.name) if record else None
+        if resyncing is None:
             found = "its reader cannot read one table again" if reader else "it is not a change stream"
             raise ConfigError(failed, f"stream {stream}: {found}", "use 'dpone run --full-refresh'")
 
@@ -1080,7 +1093,7 @@ def resync(pipeline: Pipeline, stream: str, tables: Sequence[str], plugins: Plug
             if head is None or head.position.kind == START.kind:
                 found = f"stream {stream} was not loaded yet"
                 raise ConfigError(failed, found, "use 'dpone run', which reads all rows of every table")
-            return reader.resync(head.position, tables)
+            return resyncing.resync(head.position, tables)
 
         return _rewind(run, without, lambda key, wanted: _digest(f"resync {key} {wanted.dumps()}"))
 
@@ -1122,21 +1135,21 @@ def undo(pipeline: Pipeline | str | Path, stream: str, load_id: str, plugins: Pl
         pipeline = Pipeline.from_yaml(pipeline)
     run = Run(pipeline, [stream], plugins=plugins or discover())
     [spec] = run.streams()
-    _require_undo(run, spec)
     with ExitStack() as stack:
-        sink = stack.enter_context(closing(run.make("sink", spec.sink)))
+        sink: Sink = stack.enter_context(closing(run.make("sink", spec.sink)))
+        undoing = _undoing(run, spec, sink)
         state: StateBackend = stack.enter_context(closing(run.make("state", pipeline.state)))
         key, _ = stack.enter_context(locked(run, spec, sink, state))
         head, saved = sink.journal(key), state.load(key)
         compare(head, saved.value if saved else None, spec.sink.location)
         if head is not None and spec.sink.contract is not None:  # it will not be the head any more
             place_of(spec, key).settle(head.load_id)
-        before = sink.undo_plan(key, load_id).position or START
+        before = undoing.undo_plan(key, load_id).position or START
         position = before.at_epoch(max(1, next_epoch(head, saved)))
         token = hashlib.sha256(f"undo {load_id} {key} {position.dumps()}".encode()).hexdigest()
         load = Load(key, ulid(), run.run_id, token, False, None, spec.sink.strategy, False, datetime.now(UTC))
         try:
-            receipt: Receipt = sink.undo(load, load_id, head, position)
+            receipt = undoing.undo(load, load_id, head, position)
         except Stopped:
             raise
         except Exception as error:
@@ -1145,10 +1158,12 @@ def undo(pipeline: Pipeline | str | Path, stream: str, load_id: str, plugins: Pl
     return receipt
 
 
-def _require_undo(run: Run, spec: StreamSpec) -> None:
-    if not run.plugins.supports("sink", spec.sink.type, "undo"):
+def _undoing(run: Run, spec: StreamSpec, sink: Sink) -> Undoing:
+    undoing = run.offered(Undoing, sink, spec.sink)
+    if undoing is None:
         found = f"{spec.sink.type} keeps nothing to take a load back"
         raise ConfigError(f"take back a load of {spec.name}", found, "move its rows again with 'dpone state set'")
+    return undoing
 
 
 def _asked(run: Run, spec: StreamSpec, key: str, load_id: str, error: Exception) -> Receipt:
@@ -1159,4 +1174,4 @@ def _asked(run: Run, spec: StreamSpec, key: str, load_id: str, error: Exception)
         head = sink.journal(key)
     if head is None or head.load_id != load_id:
         raise error
-    return receipt_of(head)
+    return Receipt.of(head)

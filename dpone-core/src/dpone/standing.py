@@ -7,15 +7,9 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from dpone.contract import Entry, Receipt, Versioned
+from dpone.contract import Entry, Versioned
 from dpone.errors import StateAhead, StateError
 from dpone.position import Position
-
-
-def receipt_of(entry: Entry) -> Receipt:
-    """The receipt of a commit whose answer was lost, from its journal entry."""
-    return Receipt(entry, **{k: entry.rows.get(k, 0) for k in ("inserted", "updated", "deleted", "unchanged")})
-
 
 STATE_FORMAT = 1
 

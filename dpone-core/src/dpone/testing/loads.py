@@ -10,9 +10,10 @@ from typing import Any
 import pyarrow as pa
 
 from dpone import evolution
-from dpone.contract import Load, Part, Receipt, Sink, Stream
+from dpone.contract import Load, Part, Receipt, Sink, SpeakingSql, Stream, TakingBack
 from dpone.ids import ulid
 from dpone.pipeline import SinkSpec
+from dpone.plugins import discover
 from dpone.position import Position
 from dpone.schema import LINEAGE, VALIDITY
 from dpone.strategy import Strategy
@@ -57,12 +58,13 @@ def prepare(sink: Sink, spec: SinkSpec, schema: pa.Schema, load: Load | None = N
     have, strategy = sink.schema(), spec.strategy
     own = (*LINEAGE, *VALIDITY) if strategy.mode == "scd2" else LINEAGE
     bare = None if have is None else pa.schema([f for f in have if f.name not in own])
-    limit = getattr(getattr(sink, "dialect", None), "max_identifier", None)
+    sql = discover().offered(SpeakingSql, sink, spec.type)
+    limit = sql.dialect.max_identifier if sql else None
     plan = evolution.plan(bare, schema, spec.options.schema_evolution, sink.stores, strategy.key, limit)
     plan.require_safe(str(spec.table or spec.path or spec.topic))
-    statements, provide = sink.ddl(plan.changes), getattr(sink, "provide", None)
-    if load is not None and provide is not None:
-        provide(load, statements)
+    statements, taking = sink.ddl(plan.changes), discover().offered(TakingBack, sink, spec.type)
+    if load is not None and taking is not None:
+        taking.provide(load, statements)
     elif statements:
         sink.apply(statements)
     return plan

@@ -10,7 +10,7 @@ from typing import Any, cast
 import pyarrow as pa
 from attrs import field, frozen, mutable
 
-from dpone.contract import Part, Sink
+from dpone.contract import Part, Sink, TakingBack
 from dpone.schema import Name
 from dpone.sql.sink import SqlSink
 from dpone.sql.writer import Staging, transaction
@@ -127,8 +127,8 @@ class Interrupted:
                     Staging(sink._db, sink._target).forget(table)
 
     def _begin(self, sink: SqlSink, n: int, rows: pa.Table) -> tuple[Any, Any]:
-        if (take_back := getattr(sink, "take_back", None)) is not None:
-            take_back(key(self.table))
+        if (taking := self.harness.offered(TakingBack, sink)) is not None:
+            taking.take_back(key(self.table))
         head = sink.journal(key(self.table))
         if head is not None and head.position == at(n):
             return None, head
