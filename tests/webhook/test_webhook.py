@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from attrs import evolve
+from pyarrow.csv import write_csv
 from tests.webhook.harness import Receiver, WebhookHarness
 
 from dpone import certify
@@ -191,6 +192,21 @@ def test_a_refusal_is_no_loss(pipeline: Path, server: Receiver, answer: str) -> 
     assert (stream.status, stream.error.category) == ("failed", "transient")
     assert loaded(pipeline).status == "loaded"
     assert set(delivered(server)) == set(rows_of(sample(1, 12)))
+
+
+def test_the_cut_of_a_file_changes_no_id(pipeline: Path, server: Receiver) -> None:
+    """With runtime.partitions, too: a file that comes along changes how the others would be split."""
+    text = yaml.safe_load(pipeline.read_text())
+    text["runtime"] = {"partitions": 4, "batch_rows": 100, "retries": 0}
+    text["source"] |= {"path": "data/*.csv", "options": {"newlines_in_values": False}}
+    pipeline.write_text(yaml.safe_dump(text))
+    write_csv(sample(1, 3000), pipeline.parent / "data" / "a.csv")
+    server.before = lambda n: 503 if n == 20 else 200
+    [stream] = run_of(pipeline).execute().streams
+    assert stream.status == "failed"
+    write_csv(sample(3001, 9000), pipeline.parent / "data" / "b.csv")
+    assert loaded(pipeline).status == "loaded"
+    assert len(delivered(server)) == 9000
 
 
 def test_a_rewind_delivers_again_under_new_ids(pipeline: Path, server: Receiver) -> None:

@@ -203,7 +203,6 @@ class _StreamRun:
     report: StreamReport
 
     def execute(self) -> None:
-        self.report.delivery = self.run.plugins.get("sink", self.spec.sink.type).delivery
         self.tell("stream_started", key=self.report.key)
         retries = self.run.pipeline.runtime.retries
         for attempt in range(1, retries + 2):
@@ -317,6 +316,7 @@ class _Attempt:
             self.sink = stack.enter_context(closing(run.make("sink", self.spec.sink)))
             self.state = stack.enter_context(closing(run.make("state", run.pipeline.state)))
             stack.enter_context(connected())
+            self.report.delivery = run.plugins.get("sink", self.spec.sink.type).delivery
             if run.dry_run:
                 self.report.key = key_of(run, self.spec, self.sink, self.state)
                 self._prepare(self._recover(dry=True))
@@ -496,7 +496,8 @@ class _Attempt:
         again = self._interrupted(known) if self._mixed() else None
         request = WindowRequest(
             whole=strategy.whole or run.full_refresh,
-            partitions=run.pipeline.runtime.partitions,
+            # Pieces of a file are cut by the size of all: their rows would have other ids once there are more files.
+            partitions=1 if keeps_journal(run, self.spec) else run.pipeline.runtime.partitions,
             batch_rows=run.pipeline.runtime.batch_rows,
             expected=None if self.spec.source.changes else _without_own(self.sink.schema(), strategy),
             mode=strategy.mode,
