@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,13 @@ from pyarrow.csv import write_csv
 from tests.webhook.harness import Receiver, WebhookHarness
 
 from dpone import certify
+from dpone.contract import Entry, Versioned
 from dpone.engine import Run, rewind
 from dpone.observe.events import STEPS
 from dpone.plugins import discover
 from dpone.position import Position
 from dpone.report import StreamReport
+from dpone.standing import journal_of, kept
 from dpone.testing import SinkContract, crash
 from dpone.testing.loads import APPEND
 from dpone.testing.rows import Row, sample, table
@@ -263,6 +266,16 @@ def test_a_momentary_read_has_ids_of_its_own() -> None:
     named = Part("p", content="a.csv 12ab")
     assert event_ids(one, named, batch, 0) == event_ids(two, evolve(named, id="q"), batch, 0)
     assert event_ids(one, named, batch, 3)[0] != event_ids(one, named, batch, 0)[0]
+
+
+def test_the_state_holds_the_whole_entry() -> None:
+    """What the journal of a sink would have is there again: token, counts and time too. A damaged state has no entry."""
+    position, now = Position("files", {"path": "a"}, {"n": 1}, 2), datetime.now(UTC)
+    entry = Entry(3, 2, "load", "run", "token", position, now, {"inserted": 4})
+    saved = Versioned(json.loads(json.dumps(journal_of(entry))), 1, now + timedelta(1))
+    assert kept(saved) == entry
+    assert kept(evolve(saved, value={**saved.value, "position": "?"})) is None
+    assert kept(None) is None
 
 
 def test_the_matrix_says_what_holds() -> None:
