@@ -269,7 +269,7 @@ def test_a_momentary_read_has_ids_of_its_own() -> None:
 
 
 def test_the_state_holds_the_whole_entry() -> None:
-    """What the journal of a sink would have is there again: token, counts and time too. A damaged state has no entry."""
+    """What a journal would have is there again: token, counts and time too. A damaged state has no entry."""
     position, now = Position("files", {"path": "a"}, {"n": 1}, 2), datetime.now(UTC)
     entry = Entry(3, 2, "load", "run", "token", position, now, {"inserted": 4})
     saved = Versioned(json.loads(json.dumps(journal_of(entry))), 1, now + timedelta(1))
