@@ -53,6 +53,24 @@ def _one(found: Plugins, name: str) -> Any:
     return next(f for f in found.found if f.name == name)
 
 
+@pytest.mark.parametrize(
+    ("supported", "commit", "found"),
+    [
+        (("write",), None, "it does not say how it commits"),
+        (("write", "exactly_once"), "none", "commit is none, and it declares exactly_once"),
+        (("write", "undo", "many_tables"), "none", "commit is none, and it declares many_tables, undo"),
+        (("write",), "none", ""),
+    ],
+)
+def test_a_sink_claims_what_its_commit_can_give(
+    plugin: Callable[..., EntryPoint], supported: tuple[str, ...], commit: Any, found: str
+) -> None:
+    """A sink says how it commits, and without a journal it declares nothing that takes one."""
+    record = Connector("acme", "acme:Sink", "dpone.pipeline:SinkOptions", declare("sink", supported), commit=commit)
+    one = _one(_discover([plugin("acme", dpone_sinks=lambda: [record])], ""), "acme")
+    assert (one.state, found in one.cause) == ("broken" if found else "ok", True)
+
+
 def test_a_broken_import_is_named_and_the_others_go_on(plugin: Callable[..., EntryPoint]) -> None:
     """A plugin whose import raises is reported as broken with its cause, and the rest are discovered."""
     found = _discover([_point("bad", "no_such_module_anywhere"), plugin("good", dpone_sources=_source("good"))], "")

@@ -567,6 +567,24 @@ class EmptyNativeStream(OffersNative):
 # ---- sinks
 
 
+@fails(a_target_is_there_once_it_is_loaded="the sink says that it does not exist")
+class ForgetsThatItExists(SqliteSink):
+    """Takes a target of one row for none."""
+
+    def exists(self) -> bool:
+        return super().exists() and self._db.rows(f"SELECT COUNT(*) FROM {self.dialect.name(self._target)}") != [(1,)]
+
+
+@fails(a_strategy_that_it_lacks_is_refused="DID NOT RAISE")
+class AppendsWhateverIsAsked(FileSink):
+    """Takes a strategy that it does not have, and appends."""
+
+    def open(self, load: Any) -> Any:
+        if load.strategy.mode not in ("append", "full_refresh"):
+            load = evolve(load, strategy=evolve(load.strategy, mode="append"))
+        return super().open(load)
+
+
 class FaultyWriter(Through):
     """``sink`` does to a load what its hooks say."""
 
@@ -605,6 +623,33 @@ class FaultySink(SqliteSink):
 
     def other(self, load: Any, **changes: Any) -> Any:
         return evolve(load, strategy=evolve(load.strategy, **changes))
+
+
+@fails(an_empty_read_writes_nothing="2 rows are missing", also=("append_adds_the_rows_read",))
+class EmptiesWithNothing(FaultySink):
+    """A load without rows leaves none."""
+
+    class writer(FaultyWriter):
+        def commit(self, after: Any, position: Any, also: Any = ()) -> Any:
+            rows = sum(staged.rows for staged in self._inner.staged().values())
+            receipt = super().commit(after, position, also)
+            if not rows and self._load.schema is not None and self._load.strategy.mode == "append":
+                self._sink.execute("DELETE FROM {target}")
+            return receipt
+
+
+@fails(
+    no_row_is_lost_by_a_kill="4 rows are missing",
+    also=("a_killed_run_is_finished_by_the_next", "staged_parts_survive"),
+)
+class LosesWhatItStaged(FaultySink):
+    """The marks of staged parts survive a crash, their rows do not."""
+
+    class writer(FaultyWriter):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            if self._inner.staged():
+                self._inner._db.execute(f"DELETE FROM {self._sink.dialect.name(self._inner._stage.table)}")
 
 
 class OfMode(FaultySink):

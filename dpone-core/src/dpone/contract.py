@@ -31,6 +31,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from attrs import field, frozen
@@ -39,8 +40,6 @@ from dpone.capability import Role
 from dpone.strategy import Strategy
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     import pyarrow as pa
 
     from dpone.evolution import Change, Stored
@@ -66,10 +65,14 @@ class Part:
     repeatable window is planned again; ``detail`` is JSON, so that a part can cross a process or a crash. A part that
     is a range of a column's values says so in ``detail["bounds"]`` (``bounds.Bounds.to_json``). Where the rows are in
     files that have an order, ``detail["order"]`` is the place of the part's file in it: a strategy with
-    ``order_by: file`` keeps the row of the first or of the last one."""
+    ``order_by: file`` keeps the row of the first or of the last one. ``content`` names the rows themselves, and their
+    order: the same in every window that brings them, another for any other rows (a file's name and digest, a partition
+    of a topic and its first offset). Ids of deliveries are made of it (``dpone.delivery``); empty where nothing names
+    the rows, as in a momentary read."""
 
     id: str
     detail: Mapping[str, Any] = field(factory=dict)
+    content: str = ""
 
 
 @frozen
@@ -325,6 +328,8 @@ class Load:
     anew       only for a sink that declares ``replace_columns``: the commit replaces the target by a table that has the
                columns of ``schema``, the sink's own, and no row but those of the load. Until then the target stays as
                it is, and for good if the load is empty and may not empty it
+    origin     digest of key, epoch, the load before and whatever decides which rows a part has: the same for every load
+               that is tried after one load, also where the source has got more meanwhile
     """
 
     key: str
@@ -340,6 +345,12 @@ class Load:
     parts: int = 0
     count: bool = False
     anew: bool = False
+    origin: str = ""
+
+    def entry(self, after: Entry | None, position: Position, **rows: int) -> Entry:
+        """The entry of its commit, for sinks that keep no journal of their own."""
+        seq, now = after.seq + 1 if after else 1, datetime.now(UTC)
+        return Entry(seq, position.epoch, self.load_id, self.run_id, self.token, position, now, rows)
 
 
 @frozen
@@ -426,6 +437,11 @@ class Writer(Protocol):
         Killed before it is durable, nothing of it is there; after that, all of it. Raises Conflict, DataError (keys,
         constraints), DeletesRefused and other Stopped for a load that must not be, SinkError otherwise; after each of
         them the target is as before, unless only the answer was lost.
+
+        A sink of ``commit="none"`` has no journal to lock: it returns once the system has confirmed every row, with
+        ``load.entry(after, position)`` in its receipt, which the engine then saves. Until it returns, the same rows may
+        have to be delivered again, after a crash as after an error; each row bears the same id then as before
+        (``dpone.delivery``).
         """
         ...
 
@@ -494,7 +510,8 @@ class Sink(Protocol):
 
         What it answers is durable: the state is saved and the source is acknowledged by it. Called at the beginning of
         every attempt, without the lock by a dry run and by commands that look, and of a new object when the answer to a
-        commit was lost. Raises SinkError, and never answers None, for a journal that it cannot read."""
+        commit was lost. Raises SinkError, and never answers None, for a journal that it cannot read. Not called of
+        a sink of ``commit="none"``, whose journal is the state: it answers None."""
         ...
 
     def open(self, load: Load) -> Writer:

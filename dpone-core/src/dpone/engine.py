@@ -8,7 +8,8 @@ For each stream, in this order and never another (docs/architecture.md, laws 1 t
 A stream has one target, unless it is a change stream of many tables: then each table that changed is a target of the
 window, and the one commit takes the rows of all.
 
-The journal in the sink is the truth; the state backend holds a copy of its head. A crash between any two steps is
+The journal in the sink is the truth; the state backend holds a copy of its head. Where a sink cannot keep a journal
+(``Connector.commit`` none) the state is the journal, and rows arrive at least once. A crash between any two steps is
 mended by the next run: staged parts of a repeatable window are taken up again, a journal ahead of the state is
 adopted, and a state ahead of the journal stops the run.
 """
@@ -87,7 +88,7 @@ from dpone.position import Position
 from dpone.report import ErrorReport, RunReport, StreamReport
 from dpone.schema import LINEAGE, VALIDITY, Name
 from dpone.secret import redact
-from dpone.standing import compare, next_epoch, rewind_token, state_of
+from dpone.standing import compare, journal_of, kept, next_epoch, rewind_token, state_of
 from dpone.strategy import CHANGES, ORDER_OF_FILES, Strategy, bounds
 from dpone.told import ToldStream
 
@@ -328,6 +329,7 @@ class _Attempt:
             self.sink = stack.enter_context(closing(run.make("sink", self.spec.sink)))
             self.state = stack.enter_context(closing(run.make("state", run.pipeline.state)))
             stack.enter_context(connected())
+            self.report.delivery = run.plugins.get("sink", self.spec.sink.type).delivery
             if run.dry_run:
                 self.report.key = key_of(run, self.spec, self.sink, self.state)
                 self._prepare(self._recover(dry=True))
@@ -404,7 +406,7 @@ class _Attempt:
             key, target = self.report.key, self.spec.sink.location
             if not dry:
                 self._take_back(self.sink, key)
-            head, saved = self.sink.journal(key), self.state.load(key)
+            head, saved = self._journal(self.sink, key), self.state.load(key)
             version, adopted = (saved.version if saved else 0), False
             if self.stream.run.full_refresh and not self._landed(head):
                 known = _Known(head, None, version, next_epoch(head, saved))
@@ -423,6 +425,9 @@ class _Attempt:
             self.judge.settle(head.load_id)
         self.stream.tell("recovered", adopted=adopted, seq=head.seq if head else 0, epoch=known.epoch)
         return known
+
+    def _journal(self, sink: Sink, key: str) -> Entry | None:
+        return head_of(self.stream.run, self.spec, sink, self.state, key)
 
     def _require_target(
         self, spec: SinkSpec, sink: Sink, loaded: Entry | None, head: Entry | None, whole: bool = False
@@ -514,7 +519,8 @@ class _Attempt:
         again = self._interrupted(known) if self._mixed() else None
         request = WindowRequest(
             whole=strategy.whole or run.full_refresh,
-            partitions=run.pipeline.runtime.partitions,
+            # Pieces of a file are cut by the size of all: their rows would have other ids once there are more files.
+            partitions=1 if keeps_journal(run, self.spec) else run.pipeline.runtime.partitions,
             batch_rows=run.pipeline.runtime.batch_rows,
             expected=None if self.spec.source.changes else _without_own(self.sink.schema(), strategy),
             mode=strategy.mode,
@@ -549,7 +555,7 @@ class _Attempt:
             target = self._beside(evolve(spec, strategy=strategy))
             if not self.stream.run.dry_run:
                 self._take_back(target, key)
-            loaded, share = target.journal(key), self.source.share(window, part.id)
+            loaded, share = self._journal(target, key), self.source.share(window, part.id)
             if not self.stream.run.full_refresh:
                 self._require_target(spec, target, loaded, known.head, share.whole)
             adopted = loaded is None or spec.options.adopt_existing or target.is_empty()
@@ -603,7 +609,7 @@ class _Attempt:
             there = columns[name] in have and not keys.equality(have[columns[name]])
             if not (other and comparing and there) or strategy.mode == "full_refresh":
                 continue
-            loaded = sink.journal(key)
+            loaded = self._journal(sink, key)
             if (loaded is None or loaded.held is None) and comparing.holds_like(columns[name], other):
                 found = f"column {columns[name]} of the target has keys as 1.00, which the source takes for equal to 1"
                 todo = "load everything again with --full-refresh; nothing was changed"
@@ -765,7 +771,7 @@ class _Attempt:
                     self.ledger.save()
                 with self.stream.timed("contract") if self.judge.inspection else nullcontext():
                     self.judge.conclude(staged)
-                receipt = self._commit(leader, others, known.head, window.position)
+                receipt = self._commit(leader, others, known, window.position)
             except BaseException as error:
                 self._give_up(load, (leader, *others), error)
                 raise
@@ -906,10 +912,13 @@ class _Attempt:
         watched, staged = self.judge.watched(part, stream), _staged_schema(target.load)
         return ToldStream(watched, target.window.schema, staged, after_batch, target.forms)
 
-    def _commit(self, writer: Writer, also: Sequence[Writer], head: Entry | None, position: Position) -> Receipt:
+    def _commit(self, writer: Writer, also: Sequence[Writer], known: _Known, position: Position) -> Receipt:
         self.stream.tell("commit_started", load_id=writer.load_id)
+        head = known.head
         with self.stream.timed("commit"):
             try:
+                if keeps_journal(self.stream.run, self.spec):
+                    self._require_version(writer, known)
                 receipt = writer.commit(head, position, also)
             except Stopped:
                 raise
@@ -917,6 +926,14 @@ class _Attempt:
                 receipt = _asked(self.stream.run, self.spec, self.report.key, writer.load_id, error)
         self.stream.tell("committed", load_id=writer.load_id, seq=receipt.entry.seq, rows=dict(receipt.entry.rows))
         return receipt
+
+    def _require_version(self, writer: Writer, known: _Known) -> None:
+        """The fence where the sink has none. A runner that is suspended after it delivers rows once more, and then
+        cannot save: its position counts for nothing."""
+        saved = self.state.load(self.report.key)
+        if (saved.version if saved else 0) != known.version:
+            found = "another run has loaded the stream, or its position was set, since this load began"
+            raise Conflict(f"commit load {writer.load_id}", found, "nothing was delivered; run again")
 
     def _done(self, receipt: Receipt, version: int | None = None) -> None:
         """The rows are durable; copy the position to the state. ``version`` None: recovery has done so already."""
@@ -927,7 +944,8 @@ class _Attempt:
         self.report.position_after = entry.position.to_json()
         if version is not None:
             with self.stream.timed("state"):
-                self.state.save(self.report.key, state_of(entry), version)
+                saved = journal_of(entry) if keeps_journal(self.stream.run, self.spec) else state_of(entry)
+                self.state.save(self.report.key, saved, version)
             self.stream.tell("state_saved", seq=entry.seq)
         self.judge.settle(entry.load_id)
 
@@ -998,7 +1016,14 @@ def _load(
         changes=changes and strategy.mode in CHANGES,
         parts=len(window.parts),
         count=stream.spec.sink.options.verify_target == "count",
+        origin=_digest(json.dumps(_origin(stream.spec, known, key, strategy))),
     )
+
+
+def _origin(spec: StreamSpec, known: _Known, key: str, strategy: Strategy) -> list[Any]:
+    """See ``Load``. Options of the source and rules of a contract leave rows out."""
+    before = known.head.load_id if known.head else None
+    return [key, known.epoch, before, repr(strategy), repr(spec.source.options), repr(spec.sink.contract)]
 
 
 def _staged_schema(load: Load) -> pa.Schema:
@@ -1010,6 +1035,16 @@ def _staged_schema(load: Load) -> pa.Schema:
 # -- journal and state ------------------------------------------------------------------------------------------
 
 
+def keeps_journal(run: Run, spec: StreamSpec) -> bool:
+    """The engine keeps the journal of the stream's sink, as its state: the sink cannot (``Connector.commit``)."""
+    return run.plugins.get("sink", spec.sink.type).commit == "none"
+
+
+def head_of(run: Run, spec: StreamSpec, sink: Sink, state: StateBackend, key: str) -> Entry | None:
+    """The head of a key's journal, from whoever keeps it."""
+    return kept(state.load(key)) if keeps_journal(run, spec) else sink.journal(key)
+
+
 def manifests_of(run: Run, state: StateBackend) -> PartitionManifestStore | None:
     keeping = run.offered(KeepsPartitions, state, run.pipeline.state)
     return keeping.partitions() if keeping else None
@@ -1018,9 +1053,9 @@ def manifests_of(run: Run, state: StateBackend) -> PartitionManifestStore | None
 def key_of(run: Run, spec: StreamSpec, sink: Sink, state: StateBackend) -> str:
     """The key under which a stream stands: the former one, until a run has moved what is there. Changes nothing."""
     key, former = spec.key(run.pipeline.name), spec.former_key(run.pipeline.name)
-    if former == key or state.load(key) is not None or sink.journal(key) is not None:
+    if former == key or state.load(key) is not None or head_of(run, spec, sink, state, key) is not None:
         return key
-    head = sink.journal(former)
+    head = head_of(run, spec, sink, state, former)
     there = state.load(former) is not None if head is None else not moved_to(head)
     return former if there else key
 
@@ -1049,7 +1084,8 @@ def locked(
 def _take_over(run: Run, spec: StreamSpec, sink: Sink, state: StateBackend, anew: bool) -> bool:
     """Move what stands under the former key, or end what a killed run has begun of it. True: it has to stay there."""
     key, former = spec.key(run.pipeline.name), spec.former_key(run.pipeline.name)
-    head, there, saved = sink.journal(former), sink.journal(key), state.load(former)
+    head, there = (head_of(run, spec, sink, state, one) for one in (former, key))
+    saved = state.load(former)
     if there is not None and moved_to(head) != key:
         return False
     if there is None and not anew:
@@ -1106,16 +1142,20 @@ def _rewind(run: Run, wanted: Callable[[Entry | None], Position], token: Callabl
         sink: Sink = stack.enter_context(closing(run.make("sink", spec.sink)))
         state: StateBackend = stack.enter_context(closing(run.make("state", pipeline.state)))
         key, _ = stack.enter_context(locked(run, spec, sink, state, anew=True))
-        head, saved = sink.journal(key), state.load(key)
+        head, saved = head_of(run, spec, sink, state, key), state.load(key)
         if head is not None and spec.sink.contract is not None:  # it will not be the head any more
             place_of(spec, key).settle(head.load_id)
         position = wanted(head).at_epoch(max(1, next_epoch(head, saved)))
         load = Load(
             key, ulid(), run.run_id, token(key, position), False, None, spec.sink.strategy, False, datetime.now(UTC)
         )  # fmt: skip
+        version = saved.version if saved else 0
+        if keeps_journal(run, spec):
+            state.save(key, journal_of(load.entry(head, position)), version)
+            return position
         with closing(sink.open(load)) as writer:
             receipt = writer.commit(head, position, ())
-        state.save(key, state_of(receipt.entry), saved.version if saved else 0)
+        state.save(key, state_of(receipt.entry), version)
     return position
 
 
@@ -1169,6 +1209,8 @@ def _undoing(run: Run, spec: StreamSpec, sink: Sink) -> Undoing:
 def _asked(run: Run, spec: StreamSpec, key: str, load_id: str, error: Exception) -> Receipt:
     """If the answer to a commit is lost, the journal knows whether it happened."""
     head = None
+    if keeps_journal(run, spec):
+        raise error
     # If it is still out of reach, the next attempt, or the next run, will ask again.
     with suppress(Exception), closing(run.make("sink", spec.sink)) as sink:
         head = sink.journal(key)

@@ -16,7 +16,7 @@ import pluggy
 from attrs import define, field, frozen
 
 from dpone import hookspecs
-from dpone.capability import INCREMENTAL, Connector, Role, Support, known
+from dpone.capability import INCREMENTAL, NEED_A_JOURNAL, Connector, Role, Support, known
 from dpone.errors import ErrorClassifier, ErrorCodes, PluginError
 
 HOOKS: Mapping[str, Role] = {
@@ -262,6 +262,7 @@ def _register(
             if unknown := sorted(n for n in connector.capabilities if not known(role, n)):
                 todo = f"use the names of dpone.capability.CAPABILITIES[{role!r}]"
                 raise PluginError(f"read {role} {connector.name}", f"unknown capability {', '.join(unknown)}", todo)
+            _check_commit(role, connector)
             if (role, connector.name) in connectors or (role, connector.name) in mine:
                 found = "another plugin has this name"
                 raise PluginError(f"read {role} {connector.name}", found, "uninstall one of them")
@@ -269,6 +270,19 @@ def _register(
             one.roles.setdefault(role, []).append(connector.name)
     manager.register(module, name=point.name)
     connectors.update(mine)
+
+
+def _check_commit(role: Role, connector: Connector) -> None:
+    """A sink says how it commits, and claims nothing that takes a journal if it keeps none."""
+    if role != "sink":
+        return
+    if connector.commit is None:
+        todo = "set commit to transaction, manifest, log or none (dpone.capability.Connector)"
+        raise PluginError(f"read sink {connector.name}", "it does not say how it commits", todo)
+    claimed = [n for n in NEED_A_JOURNAL if connector.capabilities.get(n) is Support.SUPPORTED]
+    if connector.commit == "none" and claimed:
+        todo = "keep the journal in the sink and say how in commit, or do not declare them"
+        raise PluginError(f"read sink {connector.name}", f"commit is none, and it declares {', '.join(claimed)}", todo)
 
 
 def _check_hooks(module: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from attrs import evolve, frozen
 
 from dpone.contract import Entry, Moving, Sink, StateBackend, Versioned, WindowRequest
-from dpone.engine import Run, key_of, manifests_of, rewind
+from dpone.engine import Run, head_of, key_of, manifests_of, rewind
 from dpone.errors import ConfigError, DponeError, StateAhead, StateError, connected
 from dpone.lease import renewing
 from dpone.moving import Kept, kept, moved_to
@@ -190,7 +190,7 @@ def _run(pipeline: Pipeline, stream: str | None) -> Run:
 def _standing(run: Run, state: StateBackend, spec: StreamSpec) -> Standing:
     with closing(run.make("sink", spec.sink)) as sink:
         key = key_of(run, spec, sink, state)
-        head, saved = sink.journal(key), state.load(key)
+        head, saved = head_of(run, spec, sink, state, key), state.load(key)
     agree, note = _agreement(head, saved, spec.sink.location)
     return Standing(spec.name, key, saved, head, agree, note)
 

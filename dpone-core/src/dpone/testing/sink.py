@@ -44,7 +44,7 @@ from dpone.testing.cases import RoleContract, at_once, case
 from dpone.testing.harness import TABLE, Harness
 from dpone.testing.loads import APPEND, FULL, SINGLE, at, key, load, new_load, prepare
 from dpone.testing.models import after
-from dpone.testing.rows import SHAPE, Broken, Row, Rows, breaking, own, same, sample, table
+from dpone.testing.rows import SHAPE, Broken, Row, Rows, at_least, breaking, own, same, sample, table
 from dpone.testing.statements import Interrupted
 
 _IDS = st.integers(0, 8)
@@ -373,7 +373,7 @@ class SinkContract(RoleContract):
 
     # ---- names and values: a case of whatever the sink loads by
 
-    @case("exactly_once")
+    @case("write")
     def test_values_arrive_as_they_are_or_not_at_all(self, harness: Harness) -> None:
         """Every value of every type either arrives exactly or fails the load; ordinary texts and numbers arrive."""
         strategy = _simple(harness)
@@ -383,7 +383,7 @@ class SinkContract(RoleContract):
         load(harness, words, strategy, "words")
         same(harness.rows("words"), words)
 
-    @case("exactly_once")
+    @case("write")
     def test_names_are_kept_or_refused(self, harness: Harness) -> None:
         """Reserved words, blanks and capitals are kept; any other name is kept or refused, and nothing else happens."""
         strategy = _simple(harness)
@@ -399,6 +399,53 @@ class SinkContract(RoleContract):
             else:
                 same(harness.rows(f"n{i}"), rows)
         same(harness.rows(), ordinary)
+
+    @case("write")
+    def test_a_target_is_there_once_it_is_loaded(self, harness: Harness) -> None:
+        """It exists, whether its columns are known or not, and is loaded again."""
+        strategy = _simple(harness)
+        for n in (1, 2):
+            load(harness, sample(n, n), strategy, n=n)
+            with closing(harness.make("sink", harness.sink(strategy))) as sink:
+                assert sink.exists(), "the target was loaded, and the sink says that it does not exist"
+        same(harness.rows(), sample(1, 2) if strategy.mode != "full_refresh" else sample(2, 2))
+
+    @case("write")
+    def test_an_empty_read_writes_nothing(self, harness: Harness) -> None:
+        """No row, no batch, or a batch without rows: the target stays, and the receipt has the position."""
+        strategy = _simple(harness)
+        load(harness, sample(1, 2), strategy, n=1)
+        hollow = SHAPE.empty_table().to_batches() or [pa.RecordBatch.from_pylist([], SHAPE)]
+        for n, rows in enumerate((sample(1, 0), pa.Table.from_batches(hollow)), 2):
+            receipt = load(harness, rows, strategy, n=n)
+            assert (receipt.entry.position, receipt.inserted, receipt.deleted) == (at(n), 0, 0)
+            same(harness.rows(), sample(1, 2))
+
+    @case("write")
+    def test_a_strategy_that_it_lacks_is_refused(self, harness: Harness) -> None:
+        """Whatever is not declared is refused in one clear line, and the target stays as it is."""
+        load(harness, sample(1, 2), _simple(harness))
+        for mode, strategy in SINGLE.items():
+            if not _has(harness, mode):
+                with pytest.raises(DponeError):
+                    load(harness, sample(1, 1), strategy)
+                same(harness.rows(), sample(1, 2))
+
+    @case("write")
+    def test_no_row_is_lost_by_a_kill(self, harness: Harness) -> None:
+        """SIGKILL while a run stages, delivers and saves: after the next run every row is there, at least once."""
+        strategy = _simple(harness)
+        for step in ("part_staged", "commit_started", "committed"):
+            name = f"lost_{step}"
+            run = crash.runs(harness, strategy, name)
+            run.add(sample(1, 5))
+            assert run.here().exit_code == 0
+            run.add(sample(6, 9))
+            run.killed(step)
+            report = run.here()
+            assert report.exit_code == 0, report.streams[0].error
+            assert run.here().streams[0].status == "caught_up"
+            at_least(harness.rows(name), sample(1, 9))
 
     # ---- commits
 
@@ -513,7 +560,7 @@ class SinkContract(RoleContract):
             if strategy.mode == "append":
                 same(harness.rows(name), pa.concat_tables([sample(1, 1), *news]))
 
-    @case("exactly_once")
+    @case("write")
     def test_an_aborted_load_leaves_no_trace(self, harness: Harness) -> None:
         """A stream that fails, then abort, twice: rows and journal are as before, and the next load works."""
         strategy = _simple(harness)

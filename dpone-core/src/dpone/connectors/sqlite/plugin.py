@@ -29,7 +29,7 @@ def dpone_sources() -> list[Connector]:
 @hookimpl
 def dpone_sinks() -> list[Connector]:
     loads = ("exactly_once", "schema_evolution", "lineage", "resume", "many_tables", "undo", "move")
-    supported = (*MODES, *loads, "take_back", "replace_columns", "refuse", "verify", "compare_keys", "sql")
+    supported = ("write", *MODES, *loads, "take_back", "replace_columns", "refuse", "verify", "compare_keys", "sql")
     return [
         Connector(
             name="sqlite",
