@@ -13,8 +13,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from attrs import evolve
-from tests.engine.project import KILLED, Project, Row, mark, memory_folder, rows, with_plugins, zygote
+from tests.engine.project import KILLED, Project, Row, declaring, mark, memory_folder, rows, with_plugins, zygote
 
 from dpone.connectors.file.sink import FileSink
 from dpone.connectors.sqlite.sink import SqliteSink
@@ -200,9 +199,7 @@ def test_not_while_the_stream_runs(tmp_path: Path, faulty: ModuleType) -> None:
 def test_a_sink_without_undo_is_told_at_once(tmp_path: Path) -> None:
     """A connector that does not keep anything refuses the option when the file is read, and the call."""
     project, _, _ = twice(tmp_path / "p", "sqlite", "merge")
-    plugins = with_plugins()
-    record = evolve(plugins.connectors["sink", "sqlite"], capabilities={})
-    bare = evolve(plugins, connectors={**plugins.connectors, ("sink", "sqlite"): record})
+    bare = declaring(with_plugins(), "sink", "sqlite", without="undo")
     with pytest.raises(ConfigError, match="sqlite keeps nothing to take a load back; move its rows again with 'd"):
         undo(project.pipeline, "t", "X", bare)
     assert project.dpone("state", "set", "pipeline.yaml", "--stream", "t", "--beginning", "--yes").code == 0
