@@ -1141,7 +1141,10 @@ class CountsOnNobody(FaultySink):
         return super().take_back(key, run_id)
 
 
-@fails(what_others_use_is_not_taken_back="values that were committed are gone")
+@fails(
+    what_others_use_is_not_taken_back="values that were committed are gone",
+    also=("a_failed_load_takes_back_what_it_added",),
+)
 class DropsValues(FaultySink):
     """It drops what its load has added, though by now it holds what another has committed."""
 
@@ -1149,7 +1152,7 @@ class DropsValues(FaultySink):
         before = self.schema()
         super().provide(load, ddl)
         if before is not None and (new := {*self.schema().names} - {*before.names}):
-            self._db.execute("CREATE TABLE mine AS SELECT ? AS name", (new.pop(),))
+            self._db.execute("CREATE TABLE IF NOT EXISTS mine AS SELECT ? AS name", (new.pop(),))
 
     def take_back(self, key: str, run_id: str = "") -> Any:
         found = super().take_back(key, run_id)
@@ -1225,7 +1228,10 @@ class DoesNotLook(FaultySink):
             super()._apply(statement)
 
 
-@fails(what_is_not_allowed_changes_nothing="pytest.raises(SchemaBreak)")
+@fails(
+    what_is_not_allowed_changes_nothing="pytest.raises(SchemaBreak)",
+    also=("a_failed_load_takes_back_what_it_added",),
+)
 class ForgetsAColumn(FaultySink):
     """It need not be in the rows."""
 
@@ -1278,7 +1284,10 @@ class _OneAtATime(Through):
         if self.staging:
             raise SourceError("stage", "another part is being staged", "wait")
         self.staging = True
-        return self._inner.stage(part, stream)
+        try:
+            return self._inner.stage(part, stream)
+        finally:
+            self.staging = False
 
 
 @honest
@@ -1342,7 +1351,7 @@ class PlansAnyUndo(FaultySink):
             return None
 
 
-@fails("who_renames_a_key_is_fenced")
+@fails(who_renames_a_key_is_fenced="pytest.raises(Conflict)")
 class RenamesWhateverThereIs(FaultySink):
     """Both heads are those of now, not those that the caller has seen."""
 
@@ -1350,7 +1359,10 @@ class RenamesWhateverThereIs(FaultySink):
         super().move(old, self.journal(old), new, self.journal(new), gone)
 
 
-@fails("a_key_is_renamed_whole", "who_renames_a_key_is_fenced")
+@fails(
+    a_key_is_renamed_whole="assert (sink.journal(new), sink.journal(key())) == (head, gone)",
+    who_renames_a_key_is_fenced="pytest.raises(DponeError)",
+)
 class LeavesNoMark(FaultySink):
     """The old key is as if it had never been: a runner that began before its first load commits."""
 
@@ -1359,7 +1371,7 @@ class LeavesNoMark(FaultySink):
         self._db.execute("DELETE FROM __dpone__loads WHERE key = ?", (old,))
 
 
-@fails("a_key_is_renamed_whole")
+@fails(a_key_is_renamed_whole="assert sink.undo_plan(new, head.load_id).position == at(1)")
 class MovesTheHeadAlone(FaultySink):
     def move(self, old: str, after: Any, new: str, before: Any, gone: Any) -> None:
         super().move(old, after, new, before, gone)
