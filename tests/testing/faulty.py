@@ -1230,7 +1230,10 @@ class CountsOnNobody(FaultySink):
         return super().take_back(key, run_id)
 
 
-@fails(what_others_use_is_not_taken_back="values that were committed are gone")
+@fails(
+    what_others_use_is_not_taken_back="values that were committed are gone",
+    also=("a_failed_load_takes_back_what_it_added",),
+)
 class DropsValues(FaultySink):
     """It drops what its load has added, though by now it holds what another has committed."""
 
@@ -1238,7 +1241,7 @@ class DropsValues(FaultySink):
         before = self.schema()
         super().provide(load, ddl)
         if before is not None and (new := {*self.schema().names} - {*before.names}):
-            self._db.execute("CREATE TABLE mine AS SELECT ? AS name", (new.pop(),))
+            self._db.execute("CREATE TABLE IF NOT EXISTS mine AS SELECT ? AS name", (new.pop(),))
 
     def take_back(self, key: str, run_id: str = "") -> Any:
         found = super().take_back(key, run_id)
@@ -1314,7 +1317,10 @@ class DoesNotLook(FaultySink):
             super()._apply(statement)
 
 
-@fails(what_is_not_allowed_changes_nothing="pytest.raises(SchemaBreak)")
+@fails(
+    what_is_not_allowed_changes_nothing="pytest.raises(SchemaBreak)",
+    also=("a_failed_load_takes_back_what_it_added",),
+)
 class ForgetsAColumn(FaultySink):
     """It need not be in the rows."""
 
@@ -1367,7 +1373,10 @@ class _OneAtATime(Through):
         if self.staging:
             raise SourceError("stage", "another part is being staged", "wait")
         self.staging = True
-        return self._inner.stage(part, stream)
+        try:
+            return self._inner.stage(part, stream)
+        finally:
+            self.staging = False
 
 
 @honest
@@ -1431,7 +1440,7 @@ class PlansAnyUndo(FaultySink):
             return None
 
 
-@fails(who_renames_a_key_is_fenced="DID NOT RAISE Conflict")
+@fails(who_renames_a_key_is_fenced="pytest.raises(Conflict)")
 class RenamesWhateverThereIs(FaultySink):
     """Both heads are those of now, not those that the caller has seen."""
 
@@ -1440,8 +1449,8 @@ class RenamesWhateverThereIs(FaultySink):
 
 
 @fails(
-    a_key_is_renamed_whole="== (head, gone)",
-    who_renames_a_key_is_fenced="its staging was dropped, or the fence holds",
+    a_key_is_renamed_whole="assert (sink.journal(new), sink.journal(key())) == (head, gone)",
+    who_renames_a_key_is_fenced="pytest.raises(DponeError)",
 )
 class LeavesNoMark(FaultySink):
     """The old key is as if it had never been: a runner that began before its first load commits."""
