@@ -62,12 +62,13 @@ def test_a_table_is_held_before_its_rows_are_looked_at(
 
         monkeypatch.setattr(SqliteDatabase, name, spied)
 
-    spy("begin", lambda lock: said.clear())  # of the last transaction
+    spy("begin", lambda lock: said.append("begin"))
     spy("execute", lambda sql, values=(): said.append(sql))
     spy("rows", lambda sql, values=(): said.append(sql))
     spy("hold", lambda table: said.append(f"hold {table}"))
     with closing(target.sink(MERGE, undo=Undo(loads=2))) as sink:
         step(sink)
-    [held, *_] = [n for n, sql in enumerate(said) if sql == "hold orders"]
-    looked = [n for n, sql in enumerate(said) if '"orders" AS t' in sql or 'FROM "orders"' in sql]
+    held = said.index("hold orders")
+    begun = max(n for n, sql in enumerate(said[:held]) if sql == "begin")
+    looked = [n for n, sql in enumerate(said) if n > begun and ('"orders" AS t' in sql or 'FROM "orders"' in sql)]
     assert held < min(looked)
