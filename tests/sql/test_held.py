@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from attrs import evolve
 from tests.sqlite.target import KEY, Target, at, load, rows
 
 from dpone.connectors.sqlite.database import SqliteDatabase
@@ -44,12 +45,19 @@ def take_back(sink: SqliteSink) -> None:
     assert [one.stays for one in sink.take_back(KEY)] == [""]
 
 
-@pytest.mark.parametrize("step", [keep, undo, widen, take_back])
+def move(sink: SqliteSink) -> None:
+    head = sink.journal(KEY)
+    assert head is not None
+    sink.move(KEY, head, "new", None, evolve(head, seq=head.seq + 1, load_id="GONE"))
+
+
+@pytest.mark.parametrize("step", [keep, undo, widen, take_back, move])
 def test_a_table_is_held_before_its_rows_are_looked_at(
     target: Target, monkeypatch: pytest.MonkeyPatch, step: Callable[[SqliteSink], None]
 ) -> None:
     """By a load that keeps what it replaces, by its undo, by a type that all rows must fit, and where a column is taken
-    back that must be empty. SQLite needs no such lock, so that here only the order is seen."""
+    back that must be empty; the journal, where a key gets another name. SQLite needs no such lock, so that here only
+    the order is seen."""
     target.load(TABLE, MERGE, undo=Undo(loads=2))
     said: list[str] = []
 
@@ -62,12 +70,14 @@ def test_a_table_is_held_before_its_rows_are_looked_at(
 
         monkeypatch.setattr(SqliteDatabase, name, spied)
 
-    spy("begin", lambda lock: said.clear())  # of the last transaction
+    spy("begin", lambda lock: said.append("begin"))
     spy("execute", lambda sql, values=(): said.append(sql))
     spy("rows", lambda sql, values=(): said.append(sql))
     spy("hold", lambda table: said.append(f"hold {table}"))
     with closing(target.sink(MERGE, undo=Undo(loads=2))) as sink:
         step(sink)
-    [held, *_] = [n for n, sql in enumerate(said) if sql == "hold orders"]
-    looked = [n for n, sql in enumerate(said) if '"orders" AS t' in sql or 'FROM "orders"' in sql]
+    table = "__dpone__loads" if step is move else "orders"
+    held = said.index(f"hold {table}")
+    begun = max(n for n, sql in enumerate(said[:held]) if sql == "begin")
+    looked = [n for n, sql in enumerate(said) if n > begun and f'FROM "{table}"' in sql]
     assert held < min(looked)
