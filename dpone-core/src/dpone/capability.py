@@ -114,8 +114,6 @@ class Connector:
                     only tests import it, so it may need what the extra ``testing`` brings
     example         sinks: a connection that the class accepts and that nobody connects to, where it would refuse
                     ``NAME:///types``; ``dpone types`` and ``dpone schema-plan`` make a sink of it
-    example         sinks: a connection that the class accepts and that nobody connects to, where it would refuse
-                    ``NAME:///types``; ``dpone types`` and ``dpone schema-plan`` make a sink of it
     commit          sinks: how a load becomes durable, and who keeps the journal. The sink does, with the rows:
                     ``transaction`` (SQL), ``manifest`` (immutable parts, then one atomic manifest), ``log`` (a
                     transactional log). ``none``: it cannot (an HTTP API, a search index), so that the engine keeps the
