@@ -15,8 +15,8 @@ import pytest
 
 Dpone = Callable[..., Any]
 FILES = {
-    ".gitignore", "README.md", "pyproject.toml", "tests/harness.py", "tests/test_conformance.py",
-    *(f"src/dpone_my_bus/{name}.py" for name in ("__init__", "place", "plugin", "sink", "source")),
+    ".gitignore", "README.md", "pyproject.toml", "tests/test_conformance.py",
+    *(f"src/dpone_my_bus/{name}.py" for name in ("__init__", "place", "plugin", "sink", "source", "testing")),
 }  # fmt: skip
 SOME = "(TestMyBusSource or TestSqliteToMyBus) and not values"
 

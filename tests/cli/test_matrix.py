@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from dpone.strategy import MODES
 
 Dpone = Callable[..., Any]
@@ -63,6 +65,28 @@ def test_types_are_what_the_sink_answers(install: Callable[[str, str], Path], dp
     assert thin["date32[day]"][0] == "refused"
     assert rows["zz_toy (thick)", "double"]["fidelity"] == "refused"
     assert rows["zz_toy (thick)", "double"]["note"] == "no type for double"
+
+
+@pytest.mark.parametrize("example", [False, True])
+def test_a_sink_that_refuses_an_invented_connection(
+    install: Callable[[str, str], Path], dpone: Dpone, example: bool
+) -> None:
+    """It answers by the connection that its plugin declares; without one it is a row that says why, and the others are
+    printed all the same."""
+    refuses = "if spec.connection.reveal() != 'toy://a/b': raise SinkError('read', 'no database named', 'name one')"
+    text = PLUGIN.replace(
+        "def __init__(self, spec): self.spec = spec",
+        f"def __init__(self, spec):\n        {refuses}\n        self.spec = spec",
+    )
+    more = ", example='toy://a/b'" if example else ""
+    text = text.replace(
+        'takes=("table",), commit="transaction"', f'takes=("connection", "table"), commit="transaction"{more}'
+    )
+    install("zz_toy", text)
+    rows = dpone("types", "--format", "json").json
+    toy = {row["fidelity"]: row["note"] for row in rows if row["sink"].startswith("zz_toy")}
+    assert "exact" in toy if example else toy == {"unknown": "no database named"}
+    assert any(row["sink"] == "sqlite" and row["fidelity"] == "exact" for row in rows)
 
 
 def test_types_as_text(install: Callable[[str, str], Path], dpone: Dpone) -> None:

@@ -2,84 +2,48 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import pytest
-
-from dpone.testing import CDCContract, Harness, RouteContract, SinkContract, SourceContract, StateContract
-from dpone.testing.builtin import ChangeLogHarness, FileHarness, SqliteHarness
+from dpone.testing import CDCContract, RouteContract, SinkContract, SourceContract, StateContract
 
 
 class TestSqliteSource(SourceContract):
-    @pytest.fixture
-    def harness(self, tmp_path: Path) -> Harness:
-        return SqliteHarness(tmp_path)
+    connector = "sqlite"
 
 
 class TestSqliteSink(SinkContract):
-    @pytest.fixture
-    def harness(self, tmp_path: Path) -> Harness:
-        return SqliteHarness(tmp_path)
+    connector = "sqlite"
 
 
 class TestSqliteState(StateContract):
-    @pytest.fixture
-    def harness(self, tmp_path: Path) -> Harness:
-        return SqliteHarness(tmp_path)
+    connector = "sqlite"
 
 
 class TestFileSource(SourceContract):
-    @pytest.fixture
-    def harness(self, tmp_path: Path) -> Harness:
-        return FileHarness(tmp_path)
+    connector = "file"
 
 
 class TestFileSink(SinkContract):
-    @pytest.fixture
-    def harness(self, tmp_path: Path) -> Harness:
-        return FileHarness(tmp_path)
+    connector = "file"
 
 
 class TestFileState(StateContract):
-    @pytest.fixture
-    def harness(self, tmp_path: Path) -> Harness:
-        return FileHarness(tmp_path)
+    connector = "file"
 
 
 class TestFileChangeLog(CDCContract):
-    @pytest.fixture
-    def harness(self, tmp_path: Path) -> Harness:
-        return ChangeLogHarness(tmp_path)
+    connector = "file_changelog"
 
 
-class _Route(RouteContract):
-    ends: tuple[type, type]
-
-    @pytest.fixture
-    def source(self, tmp_path: Path) -> Harness:
-        return self.make(0, tmp_path / "source")
-
-    @pytest.fixture
-    def sink(self, tmp_path: Path) -> Harness:
-        return self.make(1, tmp_path / "sink")
-
-    def make(self, end: int, folder: Path) -> Harness:
-        folder.mkdir()
-        harness: Harness = self.ends[end](folder)
-        return harness
+class TestFileToSqlite(RouteContract):
+    ends = ("file", "sqlite")
 
 
-class TestFileToSqlite(_Route):
-    ends = (FileHarness, SqliteHarness)
+class TestFileToFile(RouteContract):
+    ends = ("file", "file")
 
 
-class TestFileToFile(_Route):
-    ends = (FileHarness, FileHarness)
+class TestSqliteToFile(RouteContract):
+    ends = ("sqlite", "file")
 
 
-class TestSqliteToFile(_Route):
-    ends = (SqliteHarness, FileHarness)
-
-
-class TestSqliteToSqlite(_Route):
-    ends = (SqliteHarness, SqliteHarness)
+class TestSqliteToSqlite(RouteContract):
+    ends = ("sqlite", "sqlite")

@@ -110,6 +110,10 @@ class Connector:
     errors          ``module:NAME`` of the driver's ErrorCodes
     serves          change readers: the type of source and the ``incremental.by`` that choose it, as in
                     ("postgres", "cdc"); the options are then those of the source
+    harness         ``module:Class`` of the ``dpone.testing.Harness`` by which the conformance kit reaches the system;
+                    only tests import it, so it may need what the extra ``testing`` brings
+    example         sinks: a connection that the class accepts and that nobody connects to, where it would refuse
+                    ``NAME:///types``; ``dpone types`` and ``dpone schema-plan`` make a sink of it
     commit          sinks: how a load becomes durable, and who keeps the journal. The sink does, with the rows:
                     ``transaction`` (SQL), ``manifest`` (immutable parts, then one atomic manifest), ``log`` (a
                     transactional log). ``none``: it cannot (an HTTP API, a search index), so that the engine keeps the
@@ -123,6 +127,8 @@ class Connector:
     capabilities: Mapping[str, Support] = field(factory=dict)
     takes: tuple[str, ...] = ()
     errors: str | None = None
+    harness: str | None = None
+    example: str | None = None
     commit: Commit | None = None
     serves: tuple[str, str] | None = None
 

@@ -8,6 +8,7 @@ from dpone.strategy import MODES
 
 _HERE = "dpone_postgres"
 _ERRORS = f"{_HERE}.errors:CODES"
+_HARNESS = f"{_HERE}.testing:PostgresHarness"
 
 
 @hookimpl
@@ -22,6 +23,7 @@ def dpone_sources() -> list[Connector]:
             declare("source", supported, ("repeatable", "incremental_change_tracking")),
             takes=("connection", "table", "query"),
             errors=_ERRORS,
+            harness=_HARNESS,
         ),
     ]
 
@@ -40,6 +42,7 @@ def dpone_sinks() -> list[Connector]:
             declare("sink", supported),
             takes=("connection", "table"),
             errors=_ERRORS,
+            harness=_HARNESS,
             commit="transaction",
         ),
     ]
@@ -55,6 +58,7 @@ def dpone_state_backends() -> list[Connector]:
             declare("state", ("compare_and_set", "history", "lock", "partitions")),
             takes=("connection",),
             errors=_ERRORS,
+            harness=_HARNESS,
         ),
     ]
 
@@ -71,6 +75,7 @@ def dpone_cdc_readers() -> list[Connector]:
             declare("cdc", supported),
             takes=("connection", "table"),
             errors=_ERRORS,
+            harness=f"{_HERE}.testing:PostgresLogicalHarness",
             serves=("postgres", "cdc"),
         ),
     ]

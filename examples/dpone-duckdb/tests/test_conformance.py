@@ -2,47 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import pytest
-from harness import DuckdbHarness
-
-from dpone.testing import Harness, RouteContract, SinkContract, SourceContract
-from dpone.testing.builtin import SqliteHarness
-
-
-def sqlite(folder: Path) -> Harness:
-    folder.mkdir()
-    return SqliteHarness(folder)
+from dpone.testing import RouteContract, SinkContract, SourceContract
 
 
 class TestDuckdbSource(SourceContract):
-    @pytest.fixture
-    def harness(self, tmp_path):
-        return DuckdbHarness(tmp_path)
+    connector = "duckdb"
 
 
 class TestDuckdbSink(SinkContract):
-    @pytest.fixture
-    def harness(self, tmp_path):
-        return DuckdbHarness(tmp_path)
+    connector = "duckdb"
 
 
 class TestSqliteToDuckdb(RouteContract):
-    @pytest.fixture
-    def source(self, tmp_path):
-        return sqlite(tmp_path / "source")
-
-    @pytest.fixture
-    def sink(self, tmp_path):
-        return DuckdbHarness(tmp_path / "sink")
+    ends = ("sqlite", "duckdb")
 
 
 class TestDuckdbToSqlite(RouteContract):
-    @pytest.fixture
-    def source(self, tmp_path):
-        return DuckdbHarness(tmp_path / "source")
-
-    @pytest.fixture
-    def sink(self, tmp_path):
-        return sqlite(tmp_path / "sink")
+    ends = ("duckdb", "sqlite")

@@ -13,7 +13,6 @@ import duckdb
 import pyarrow as pa
 import pytest
 from attrs import evolve
-from harness import DuckdbHarness
 
 from dpone.contract import TakenBack, WindowRequest
 from dpone.errors import Category, ConfigError, DataError, SinkError, SourceError
@@ -29,6 +28,7 @@ from dpone_duckdb.config import DuckdbSourceOptions
 from dpone_duckdb.connect import database_path
 from dpone_duckdb.database import DuckdbDatabase
 from dpone_duckdb.source import DuckdbSource
+from dpone_duckdb.testing import DuckdbHarness
 from dpone_duckdb.types import stores
 
 FULL, MERGE = Strategy("full_refresh"), Strategy("merge", key="id")

@@ -2,65 +2,30 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
-from itertools import count
+from contextlib import closing
 from typing import Any
-
-import pytest
-from tests.engine.project import memory_folder
-from tests.postgres.kit.harness import PostgresHarness, PostgresLogicalHarness
-from tests.postgres.server import Server
 
 from dpone import changes
 from dpone.contract import CDCReader, ChangeWindow
-from dpone.testing import CDCContract, Harness, RouteContract, SinkContract, SourceContract, StateContract, case
-from dpone.testing.builtin import FileHarness, SqliteHarness
+from dpone.testing import CDCContract, RouteContract, SinkContract, SourceContract, StateContract, case
 from dpone.testing.cdc import delete, insert, update
-
-Make = Callable[[type[Harness]], Harness]
-_numbers = count(1)
-
-
-@pytest.fixture
-def make(postgres: Server) -> Iterator[Make]:
-    """Makes Harnesses, each with a place of its own, which is gone afterwards."""
-    with ExitStack() as stack:
-
-        def one(cls: type[Harness]) -> Harness:
-            folder = stack.enter_context(memory_folder())
-            if not issubclass(cls, PostgresHarness):
-                return cls(folder)  # type: ignore[call-arg]
-            harness = cls(postgres, f"dpone_kit_{os.getpid()}_{next(_numbers)}", folder)
-            stack.callback(harness.close)
-            return harness
-
-        yield one
+from dpone_postgres.testing import PostgresLogicalHarness
 
 
 class TestPostgresSource(SourceContract):
-    @pytest.fixture
-    def harness(self, make: Make) -> Harness:
-        return make(PostgresHarness)
+    connector = "postgres"
 
 
 class TestPostgresSink(SinkContract):
-    @pytest.fixture
-    def harness(self, make: Make) -> Harness:
-        return make(PostgresHarness)
+    connector = "postgres"
 
 
 class TestPostgresState(StateContract):
-    @pytest.fixture
-    def harness(self, make: Make) -> Harness:
-        return make(PostgresHarness)
+    connector = "postgres"
 
 
 class TestPostgresLogical(CDCContract):
-    @pytest.fixture
-    def harness(self, make: Make) -> Harness:
-        return make(PostgresLogicalHarness)
+    connector = "postgres_logical"
 
     @case("snapshot_handover")
     def test_a_snapshot_and_the_stream_meet(self, harness: PostgresLogicalHarness) -> None:
@@ -90,33 +55,21 @@ def told(reader: CDCReader, window: ChangeWindow) -> list[tuple[Any, ...]]:
     return [(row[changes.OPERATION], row["id"], row["name"]) for row in rows]
 
 
-class _Route(RouteContract):
-    ends: tuple[type[Harness], type[Harness]]
-
-    @pytest.fixture
-    def source(self, make: Make) -> Harness:
-        return make(self.ends[0])
-
-    @pytest.fixture
-    def sink(self, make: Make) -> Harness:
-        return make(self.ends[1])
+class TestFileToPostgres(RouteContract):
+    ends = ("file", "postgres")
 
 
-class TestFileToPostgres(_Route):
-    ends = (FileHarness, PostgresHarness)
+class TestSqliteToPostgres(RouteContract):
+    ends = ("sqlite", "postgres")
 
 
-class TestSqliteToPostgres(_Route):
-    ends = (SqliteHarness, PostgresHarness)
+class TestPostgresToFile(RouteContract):
+    ends = ("postgres", "file")
 
 
-class TestPostgresToFile(_Route):
-    ends = (PostgresHarness, FileHarness)
+class TestPostgresToSqlite(RouteContract):
+    ends = ("postgres", "sqlite")
 
 
-class TestPostgresToSqlite(_Route):
-    ends = (PostgresHarness, SqliteHarness)
-
-
-class TestPostgresToPostgres(_Route):
-    ends = (PostgresHarness, PostgresHarness)
+class TestPostgresToPostgres(RouteContract):
+    ends = ("postgres", "postgres")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from typing import Any, Literal, get_args, get_type_hints
 
 import pyarrow as pa
@@ -10,7 +10,7 @@ from attrs import fields_dict, frozen
 
 from dpone.capability import Connector, Support
 from dpone.contract import Sink
-from dpone.errors import DponeError, PluginError
+from dpone.errors import DponeError
 from dpone.pipeline import SinkSpec
 from dpone.plugins import Plugins, discover
 from dpone.schema import Name
@@ -36,7 +36,7 @@ ARROW_TYPES: tuple[pa.DataType, ...] = (
 
 @frozen
 class TypeRow:
-    """One sink and one type. ``refused``: the sink takes no such column; ``unknown``: the sink could not be imported.
+    """One sink and one type. ``refused``: the sink takes no such column; ``unknown``: the sink could not be made.
     ``note`` says why."""
 
     sink: str
@@ -56,7 +56,7 @@ class Route:
 
 
 def type_matrix(only: str | None = None) -> list[TypeRow]:
-    """Every implemented sink in each of its formats, and every type of ARROW_TYPES. One that cannot be imported is a
+    """Every implemented sink in each of its formats, and every type of ARROW_TYPES. One that cannot be made is a
     row of its own, unless it is the only one that was asked for."""
     plugins = discover()
     if only is not None:
@@ -66,8 +66,9 @@ def type_matrix(only: str | None = None) -> list[TypeRow]:
         if plugins.get("sink", name).implemented:
             try:
                 rows += _types(plugins, name)
-            except PluginError as error:
-                rows.append(TypeRow(name, "*", "unknown", note=error.found))
+            except Exception as error:  # a plugin may raise anything; the others are printed all the same
+                note = error.found if isinstance(error, DponeError) else f"{type(error).__name__}: {error}"
+                rows.append(TypeRow(name, "*", "unknown", note=" ".join(note.split())))
     return rows
 
 
@@ -78,23 +79,24 @@ def _types(plugins: Plugins, name: str) -> list[TypeRow]:
 def unconnected(plugins: Plugins, name: str) -> Iterator[tuple[str, Sink]]:
     """Unconnected sinks of a connector: one, or one for each value of its option ``format``."""
     cls, options = plugins.load("sink", name), plugins.options("sink", name)
-    takes = plugins.get("sink", name).takes
+    connector = plugins.get("sink", name)
     formats = get_args(get_type_hints(options)["format"]) if "format" in fields_dict(options) else ()
     for format_ in formats:
-        yield f"{name} ({format_})", cls(_spec(name, takes, options(format=format_)))
+        yield f"{name} ({format_})", cls(_spec(connector, options(format=format_)))
     if not formats:
-        yield name, cls(_spec(name, takes, options()))
+        yield name, cls(_spec(connector, options()))
 
 
-def _spec(name: str, takes: Collection[str], options: Any) -> SinkSpec:
+def _spec(connector: Connector, options: Any) -> SinkSpec:
     """A target that is never connected to; complete, for constructors that look at their spec."""
     target: dict[str, Any] = {
-        "connection": Secret(f"{name}:///types"),
+        "connection": Secret(connector.example or f"{connector.name}:///types"),
         "table": Name(("types",)),
         "path": "types",
         "topic": "types",
     }
-    return SinkSpec(name, Strategy("append"), options=options, **{k: v for k, v in target.items() if k in takes})
+    given = {k: v for k, v in target.items() if k in connector.takes}
+    return SinkSpec(connector.name, Strategy("append"), options=options, **given)
 
 
 def _type(label: str, sink: Sink, type_: pa.DataType) -> TypeRow:

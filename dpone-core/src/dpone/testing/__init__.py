@@ -1,9 +1,7 @@
 """The conformance kit: what a connector must do, as test classes that its author subclasses.
 
     class TestDuckSink(SinkContract):
-        @pytest.fixture
-        def harness(self, tmp_path):
-            return DuckHarness(tmp_path)
+        connector = "duckdb"  # its plugin names the Harness
 
 Needs the extra ``testing`` (pytest, hypothesis). docs/write-a-connector.md shows the whole of it.
 """
@@ -20,6 +18,7 @@ if TYPE_CHECKING:
     from dpone.testing.route import RouteContract
     from dpone.testing.sink import SinkContract
     from dpone.testing.source import SourceContract
+    from dpone.testing.sql import SqlHarness
     from dpone.testing.state import StateContract
 
 _MODULES = {
@@ -29,6 +28,7 @@ _MODULES = {
     "RouteContract": "route",
     "SinkContract": "sink",
     "SourceContract": "source",
+    "SqlHarness": "sql",
     "StateContract": "state",
     "case": "cases",
 }
@@ -39,6 +39,7 @@ __all__ = [
     "RouteContract",
     "SinkContract",
     "SourceContract",
+    "SqlHarness",
     "StateContract",
     "case",
 ]

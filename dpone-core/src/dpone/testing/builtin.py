@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -15,97 +15,39 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dpone.pipeline import Incremental, SinkSpec, SourceSpec, StateSpec
-from dpone.schema import Name
 from dpone.secret import Secret
 from dpone.strategy import Strategy
 from dpone.testing.harness import TABLE, Change, Harness
-
-_DECLARED = {
-    pa.bool_(): "BOOLEAN", pa.int64(): "INTEGER", pa.float64(): "REAL", pa.string(): "TEXT", pa.binary(): "BLOB",
-}  # fmt: skip
+from dpone.testing.sql import SqlHarness
 
 
-class SqliteHarness(Harness):
+class SqliteHarness(SqlHarness):
     """One database file, reached with the standard library's sqlite3."""
 
     connector = "sqlite"
     product = "SQLite"
     version = sqlite3.sqlite_version
     live = True
+    types: Mapping[pa.DataType, str] = {**SqlHarness.types, pa.int64(): "INTEGER", pa.float64(): "REAL"}
+    missing = sqlite3.OperationalError
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        super().__init__(folder)
         self.path = folder / "kit.db"
-        self._run("PRAGMA journal_mode=wal")  # the kit writes to the source while the connector reads it
-
-    @property
-    def _connection(self) -> Secret:
-        return Secret(f"sqlite:///{self.path}")
-
-    def source(
-        self, table: str = TABLE, *, incremental: Incremental | None = None, query: str | None = None
-    ) -> SourceSpec:
-        name = None if query else Name((table,))
-        return SourceSpec(
-            "sqlite", self._connection, name, query=query, options=self.options("source", incremental=incremental)
-        )
-
-    def seed(self, rows: pa.Table, table: str = TABLE) -> None:
-        columns = ", ".join(f"{_quoted(f.name)} {_DECLARED[f.type]}" for f in rows.schema)
-        holes = ", ".join("?" * rows.num_columns)
-        with closing(sqlite3.connect(self.path)) as db, db:
-            db.execute(f"CREATE TABLE IF NOT EXISTS {_quoted(table)} ({columns})")
-            values = zip(*(column.to_pylist() for column in rows.columns), strict=True)
-            db.executemany(f"INSERT INTO {_quoted(table)} VALUES ({holes})", values)
+        self.url = f"sqlite:///{self.path}"
+        with closing(sqlite3.connect(self.path)) as db:
+            db.execute("PRAGMA journal_mode=wal")  # the kit writes to the source while the connector reads it
 
     @contextmanager
-    def late(self, rows: pa.Table, table: str = TABLE) -> Iterator[None]:
+    def cursor(self) -> Iterator[sqlite3.Cursor]:
         with closing(sqlite3.connect(self.path)) as db, db:
-            values = zip(*(column.to_pylist() for column in rows.columns), strict=True)
-            db.executemany(f"INSERT INTO {_quoted(table)} VALUES ({', '.join('?' * rows.num_columns)})", values)
-            yield
-
-    def disturb(self, table: str = TABLE) -> None:
-        self._run(f"UPDATE {_quoted(table)} SET name = 'disturbed' WHERE rowid = 1")
-
-    def query(self, table: str = TABLE) -> str:
-        return f"SELECT * FROM {_quoted(table)} -- all of it"
-
-    def sink(self, strategy: Strategy, table: str = TABLE, **options: Any) -> SinkSpec:
-        return SinkSpec("sqlite", strategy, self._connection, Name((table,)), options=self.options("sink", **options))
-
-    def rows(self, table: str = TABLE) -> pa.Table | None:
-        with closing(sqlite3.connect(self.path)) as db:
-            try:
-                cursor = db.execute(f"SELECT * FROM {_quoted(table)}")
-            except sqlite3.OperationalError:
-                return None
-            names = [column[0] for column in cursor.description]
-            rows = cursor.fetchall()
-        return pa.table({name: [row[i] for row in rows] for i, name in enumerate(names)})
-
-    def empty(self, table: str = TABLE) -> bool:
-        self._run(f"DELETE FROM {_quoted(table)}")
-        return True
-
-    def refer(self, table: str = TABLE) -> bool:
-        self._run(f"CREATE TABLE referring (id REFERENCES {_quoted(table)} (id) ON DELETE CASCADE)")
-        self._run("INSERT INTO referring VALUES (1)")
-        return True
+            yield db.cursor()
 
     def state(self) -> StateSpec:
         return StateSpec("sqlite", Secret(f"sqlite:///{self.folder / 'state.db'}"), options=self.options("state"))
 
     def away(self) -> AbstractContextManager[None]:
         return _away(self.folder / "state.db", instead=Path.mkdir)
-
-    def _run(self, sql: str) -> None:
-        with closing(sqlite3.connect(self.path, isolation_level=None)) as db:
-            db.execute(sql)
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
 
 
 @contextmanager
@@ -128,9 +70,6 @@ class FileHarness(Harness):
     product = "file system"
     version = platform.release()
     live = True
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
 
     def source(
         self, table: str = TABLE, *, incremental: Incremental | None = None, query: str | None = None
@@ -200,7 +139,7 @@ class ChangeLogHarness(Harness):
     live = True
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        super().__init__(folder)
         self.path = folder / "changes.jsonl"
         self.path.touch()
         self._columns: dict[str, set[str]] = {}

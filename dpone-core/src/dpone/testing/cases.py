@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from threading import BrokenBarrierError, Thread
 from traceback import walk_tb
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
+
+import pytest
 
 from dpone.capability import CAPABILITIES
 from dpone.errors import DponeError
 from dpone.plugins import undeclared
-
-if TYPE_CHECKING:
-    from dpone.testing.harness import Harness
+from dpone.testing.harness import Harness, opened
 
 _MARK = "__dpone_capability__"
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -76,9 +77,16 @@ def at_once(calls: Sequence[Callable[[], Any]]) -> list[Any]:
 
 
 class Contract:
-    """What the contracts share. ``role`` is that of ``dpone.capability``; ``route`` for whole runs."""
+    """What the contracts share. ``role`` is that of ``dpone.capability``; ``route`` for whole runs. A subclass names
+    its ``connector``, whose plugin names the Harness, or gives a fixture ``harness`` of its own."""
 
     role: Any = ""
+    connector = ""
+
+    @pytest.fixture
+    def harness(self, tmp_path: Path) -> Iterator[Harness]:
+        with opened(self.role, self.connector, tmp_path) as harness:
+            yield harness
 
     @classmethod
     def cases(cls) -> Mapping[str, tuple[str, ...]]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
@@ -11,7 +11,8 @@ import pyarrow as pa
 from attrs import evolve, field, frozen
 
 from dpone.capability import Role, Support
-from dpone.plugins import Plugins, discover, without
+from dpone.errors import PluginError
+from dpone.plugins import Plugins, discover, resolve, without
 from dpone.testing.rows import sample
 
 if TYPE_CHECKING:
@@ -47,6 +48,9 @@ class Harness:
     cdc         ``change_stream`` ``change``
     ==========  =============================================
 
+    A plugin names its Harness in ``Connector.harness``; the contracts then make one for each case, with an empty
+    folder, and close it afterwards.
+
     connector  name of the connector, as ``type:`` has it
     product    of the server or library, as it calls itself
     version    as the server itself answers
@@ -66,6 +70,14 @@ class Harness:
     group: str = "day"
     quirks: Mapping[str, str] = {}
     implementations: Mapping[str, str] = {}
+
+    def __init__(self, folder: Path) -> None:
+        """``folder`` is empty, or not there yet."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+
+    def close(self) -> None:
+        """Let go of whatever was made outside of ``folder``."""
 
     # ---- source
 
@@ -176,6 +188,17 @@ class Harness:
     def declared(self, role: Role, capability: str) -> Support:
         capabilities = self.plugins.get(role, self.connector).capabilities
         return capabilities.get(capability, Support.NOT_IMPLEMENTED)
+
+
+@contextmanager
+def opened(role: Role, connector: str, folder: Path) -> Iterator[Harness]:
+    """The Harness that the plugin of a connector names for a role, closed after the block."""
+    reference = discover().get(role, connector).harness
+    if reference is None:
+        todo = "name it in the plugin: Connector(..., harness='module:Class')"
+        raise PluginError(f"find the harness of {role} {connector}", "its plugin names none", todo)
+    with closing(resolve(reference)(folder)) as harness:
+        yield harness
 
 
 def replaced(plugins: Plugins, connector: str, implementations: Mapping[str, str]) -> Plugins:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import pyarrow as pa
 import pyarrow.compute as pc
+import pytest
 from attrs import evolve as replace
 
 from dpone.capability import Support
@@ -15,14 +19,26 @@ from dpone.strategy import Strategy
 from dpone.testing.cases import Contract, case
 from dpone.testing.cdc import delete, insert, update
 from dpone.testing.crash import pipeline, quiet
-from dpone.testing.harness import Harness, replaced
+from dpone.testing.harness import Harness, opened, replaced
 from dpone.testing.rows import own, same
 
 
 class RouteContract(Contract):
-    """Subclass it and give the fixtures ``source`` and ``sink``: a Harness of each end. A case is a strategy."""
+    """Subclass it and name the connectors of both ends, whose plugins name their Harnesses, or give the fixtures
+    ``source`` and ``sink``. A case is a strategy."""
 
     role = "route"
+    ends: tuple[str, str]
+
+    @pytest.fixture
+    def source(self, tmp_path: Path) -> Iterator[Harness]:
+        with opened("source", self.ends[0], tmp_path / "source") as harness:
+            yield harness
+
+    @pytest.fixture
+    def sink(self, tmp_path: Path) -> Iterator[Harness]:
+        with opened("sink", self.ends[1], tmp_path / "sink") as harness:
+            yield harness
 
     @case("full_refresh")
     def test_full_refresh(self, source: Harness, sink: Harness) -> None:

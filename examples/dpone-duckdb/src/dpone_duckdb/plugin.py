@@ -7,6 +7,7 @@ from dpone.capability import Connector, declare
 from dpone.strategy import MODES
 
 _ERRORS = "dpone_duckdb.errors:CODES"
+_HARNESS = "dpone_duckdb.testing:DuckdbHarness"
 
 
 @hookimpl
@@ -21,6 +22,7 @@ def dpone_sources() -> list[Connector]:
             capabilities=declare("source", supported, unsupported),
             takes=("connection", "table", "query"),
             errors=_ERRORS,
+            harness=_HARNESS,
         )
     ]
 
@@ -37,6 +39,7 @@ def dpone_sinks() -> list[Connector]:
             capabilities=declare("sink", supported, unsupported=("native_stream",)),
             takes=("connection", "table"),
             errors=_ERRORS,
+            harness=_HARNESS,
             commit="transaction",
         )
     ]

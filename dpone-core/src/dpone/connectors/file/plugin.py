@@ -6,6 +6,7 @@ from dpone.capability import Connector, declare
 from dpone.hookspecs import hookimpl
 
 _HERE = "dpone.connectors.file."
+_HARNESS = "dpone.testing.builtin:FileHarness"
 
 
 @hookimpl
@@ -15,6 +16,7 @@ def dpone_sources() -> list[Connector]:
             name="file",
             implementation=_HERE + "source:FileSource",
             options=_HERE + "config:FileSourceOptions",
+            harness=_HARNESS,
             takes=("path",),
             capabilities=declare(
                 "source",
@@ -33,6 +35,7 @@ def dpone_cdc_readers() -> list[Connector]:
             name="file_changelog",
             implementation=_HERE + "changelog:FileChangeLog",
             options=_HERE + "config:FileSourceOptions",
+            harness="dpone.testing.builtin:ChangeLogHarness",
             takes=("path", "table"),
             capabilities=declare("cdc", supported, unsupported=("snapshot_handover",)),
             serves=("file", "cdc"),
@@ -47,6 +50,7 @@ def dpone_sinks() -> list[Connector]:
             name="file",
             implementation=_HERE + "sink:FileSink",
             options=_HERE + "config:FileSinkOptions",
+            harness=_HARNESS,
             takes=("path",),
             commit="manifest",
             capabilities=declare(
@@ -69,6 +73,7 @@ def dpone_state_backends() -> list[Connector]:
             name="file",
             implementation=_HERE + "state:FileState",
             options=_HERE + "config:FileStateOptions",
+            harness=_HARNESS,
             takes=("path",),
             capabilities=declare("state", supported=("compare_and_set", "history", "lock", "partitions")),
         )

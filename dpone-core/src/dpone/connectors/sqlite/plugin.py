@@ -8,6 +8,7 @@ from dpone.strategy import MODES
 
 _HERE = "dpone.connectors.sqlite"
 _ERRORS = f"{_HERE}.errors:CODES"
+_HARNESS = "dpone.testing.builtin:SqliteHarness"
 
 
 @hookimpl
@@ -22,6 +23,7 @@ def dpone_sources() -> list[Connector]:
             capabilities=declare("source", supported, unsupported),
             takes=("connection", "table", "query"),
             errors=_ERRORS,
+            harness=_HARNESS,
         )
     ]
 
@@ -38,6 +40,7 @@ def dpone_sinks() -> list[Connector]:
             capabilities=declare("sink", supported, ("native_stream",)),
             takes=("connection", "table"),
             errors=_ERRORS,
+            harness=_HARNESS,
             commit="transaction",
         )
     ]
@@ -53,5 +56,6 @@ def dpone_state_backends() -> list[Connector]:
             capabilities=declare("state", ("compare_and_set", "history", "lock", "partitions")),
             takes=("connection",),
             errors=_ERRORS,
+            harness=_HARNESS,
         )
     ]

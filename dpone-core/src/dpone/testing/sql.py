@@ -1,0 +1,164 @@
+"""SqlHarness: what the Harness of every system that speaks SQL has in common."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import pyarrow as pa
+
+from dpone.pipeline import Incremental, SinkSpec, SourceSpec, StateSpec
+from dpone.schema import Name
+from dpone.secret import Secret
+from dpone.strategy import Strategy
+from dpone.testing.harness import TABLE, Change, Harness
+
+STREAMED = (TABLE, "lines")  # the tables of a change stream
+
+
+class SqlHarness(Harness):
+    """A system that speaks SQL, with a DB-API driver as the independent client. Give ``url`` and ``cursor``; override
+    whatever your system says otherwise.
+
+    url      of the place of this case, as ``connection:`` has it in a pipeline
+    schema   that the tables of this case are in; None: there is none
+    mark     the driver's placeholder for a value
+    types    how a table that the kit makes declares the types of its rows
+    making   what a CREATE TABLE of the kit ends with
+    missing  what the driver raises for a table that is not there
+    """
+
+    url: str
+    schema: str | None = None
+    mark = "?"
+    types: Mapping[pa.DataType, str] = {
+        pa.bool_(): "boolean", pa.int64(): "bigint", pa.float64(): "double precision", pa.string(): "text",
+        pa.binary(): "blob",
+    }  # fmt: skip
+    making = ""
+    missing: type[Exception]
+
+    @abstractmethod
+    def cursor(self) -> AbstractContextManager[Any]:
+        """A cursor of the driver (``execute``, ``executemany``, ``fetchall``, ``description``) on a new connection, in
+        a transaction that the end of the block commits."""
+
+    def quoted(self, name: str) -> str:
+        return '"' + name.replace('"', '""') + '"'
+
+    # ---- made of the above
+
+    @property
+    def connection(self) -> Secret:
+        return Secret(self.url)
+
+    def name(self, table: str) -> Name:
+        return Name((table,) if self.schema is None else (self.schema, table))
+
+    def at(self, table: str) -> str:
+        return ".".join(map(self.quoted, self.name(table).parts))
+
+    def run(self, statement: str) -> None:
+        with self.cursor() as cursor:
+            cursor.execute(statement)
+
+    def source(
+        self, table: str = TABLE, *, incremental: Incremental | None = None, query: str | None = None
+    ) -> SourceSpec:
+        name, options = None if query else self.name(table), self.options("source", incremental=incremental)
+        return SourceSpec(self.connector, self.connection, name, query=query, options=options)
+
+    def seed(self, rows: pa.Table, table: str = TABLE) -> None:
+        columns = ", ".join(f"{self.quoted(f.name)} {self.types[f.type]}" for f in rows.schema)
+        with self.cursor() as cursor:
+            cursor.execute(f"CREATE TABLE IF NOT EXISTS {self.at(table)} ({columns}){self.making}")
+            self._insert(cursor, rows, table)
+
+    @contextmanager
+    def late(self, rows: pa.Table, table: str = TABLE) -> Iterator[None]:
+        with self.cursor() as cursor:
+            self._insert(cursor, rows, table)
+            yield
+
+    def _insert(self, cursor: Any, rows: pa.Table, table: str) -> None:
+        values = list(zip(*(column.to_pylist() for column in rows.columns), strict=True))
+        if values:
+            cursor.executemany(f"INSERT INTO {self.at(table)} VALUES ({self._marks(rows.num_columns)})", values)
+
+    def _marks(self, count: int) -> str:
+        return ", ".join([self.mark] * count)
+
+    def disturb(self, table: str = TABLE) -> None:
+        """In two statements: not every system reads the table that it is updating."""
+        with self.cursor() as cursor:
+            cursor.execute(f"SELECT min(id) FROM {self.at(table)}")
+            [(first,)] = cursor.fetchall()
+            cursor.execute(f"UPDATE {self.at(table)} SET name = 'disturbed' WHERE id = {first}")
+
+    def query(self, table: str = TABLE) -> str:
+        return f"SELECT * FROM {self.at(table)} -- all of it"
+
+    def sink(self, strategy: Strategy, table: str = TABLE, **options: Any) -> SinkSpec:
+        given = self.options("sink", **options)
+        return SinkSpec(self.connector, strategy, self.connection, self.name(table), options=given)
+
+    def rows(self, table: str = TABLE) -> pa.Table | None:
+        with self.cursor() as cursor:
+            try:
+                cursor.execute(f"SELECT * FROM {self.at(table)}")
+            except self.missing:
+                return None
+            names, rows = [column[0] for column in cursor.description], cursor.fetchall()
+        return pa.table({name: [row[i] for row in rows] for i, name in enumerate(names)})
+
+    def empty(self, table: str = TABLE) -> bool:
+        self.run(f"DELETE FROM {self.at(table)}")
+        return True
+
+    def refer(self, table: str = TABLE) -> bool:
+        referring = self.at("referring")
+        self.run(f"CREATE TABLE {referring} (id bigint REFERENCES {self.at(table)} (id) ON DELETE CASCADE)")
+        self.run(f"INSERT INTO {referring} VALUES (1)")
+        return True
+
+    def state(self) -> StateSpec:
+        return StateSpec(self.connector, self.connection, options=self.options("state"))
+
+    # ---- change streams
+
+    def make_streamed(self) -> None:
+        """The tables of the change stream, unless they are there."""
+        for table in (table for table in STREAMED if self.rows(table) is None):
+            with self.cursor() as cursor:
+                cursor.execute(f"CREATE TABLE {self.at(table)} (id bigint PRIMARY KEY)")
+                self.add_text(cursor, table, "name")
+
+    def add_text(self, cursor: Any, table: str, name: str) -> None:
+        """Add a column of texts."""
+        cursor.execute(f"ALTER TABLE {self.at(table)} ADD {self.quoted(name)} {self.types[pa.string()]}")
+
+    def change(self, changes: Sequence[Change]) -> None:
+        self.make_streamed()
+        with self.cursor() as cursor:
+            for change in changes:
+                self._change(cursor, change)
+
+    def _change(self, cursor: Any, change: Change) -> None:
+        table = self.at(change.table)
+        cursor.execute(f"SELECT * FROM {table} WHERE 1 = 0")
+        there = [column[0] for column in cursor.description]
+        for name in change.row:
+            if name not in there:
+                self.add_text(cursor, change.table, name)
+        names, values = [self.quoted(name) for name in change.row], list(change.row.values())
+        if change.operation == "insert":
+            cursor.execute(f"INSERT INTO {table} ({', '.join(names)}) VALUES ({self._marks(len(names))})", values)
+        elif change.operation == "update":
+            sets = ", ".join(f"{name} = {self.mark}" for name in names)
+            cursor.execute(f"UPDATE {table} SET {sets} WHERE id = {self.mark}", [*values, change.key])
+        elif change.operation == "delete":
+            cursor.execute(f"DELETE FROM {table} WHERE id = {self.mark}", [change.key])
+        else:
+            cursor.execute(f"TRUNCATE TABLE {table}")

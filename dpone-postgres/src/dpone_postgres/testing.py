@@ -1,0 +1,147 @@
+"""How the conformance kit reaches PostgreSQL without the connector: plain psycopg, over one schema for each case of the
+database that DPONE_TEST_POSTGRES_URL names. Needs the extra ``testing``; the connector itself never imports this."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pyarrow as pa
+from attrs import frozen
+
+from dpone.errors import ConfigError
+from dpone.pipeline import SourceSpec, StateSpec
+from dpone.schema import NATIVE
+from dpone.testing import SqlHarness
+from dpone.testing.rows import Rows
+
+_URL = "DPONE_TEST_POSTGRES_URL"
+_numbers = count(1)
+
+
+class PostgresHarness(SqlHarness):
+    """One schema. ``close`` drops it, and the slot and publication of its name."""
+
+    connector = "postgres"
+    product = "PostgreSQL"
+    live = True
+    mark = "%s"
+    types: Mapping[pa.DataType, str] = {**SqlHarness.types, pa.binary(): "bytea"}
+    making = " WITH (fillfactor = 10)"  # so that the few rows of a case lie on several pages
+    missing = psycopg.errors.UndefinedTable
+    schema: str
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.url = os.environ.get(_URL, "")
+        if not self.url:
+            raise ConfigError("find the PostgreSQL to test with", f"{_URL} is not set", "set it to postgres://...")
+        self.schema = f"dpone_kit_{os.getpid()}_{next(_numbers)}"
+        with psycopg.connect(self.url) as db:
+            self.version = str(db.info.parameter_status("server_version")).split()[0]
+            db.execute(f"CREATE SCHEMA {self.schema}")
+
+    @contextmanager
+    def cursor(self) -> Iterator[psycopg.Cursor[Any]]:
+        with psycopg.connect(self.url, options="-c timezone=UTC") as db, db.cursor() as cursor:
+            yield cursor
+
+    def close(self) -> None:
+        self._wait_until_free()
+        with psycopg.connect(self.url, autocommit=True) as db:
+            slots = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %s"
+            db.execute(slots, [self.schema])
+            db.execute(f"DROP PUBLICATION IF EXISTS {self.schema}")
+            tables = db.execute("SELECT tablename FROM pg_tables WHERE schemaname = %s", [self.schema]).fetchall()
+            for (table,) in tables:  # one by one: a case makes more than one transaction can lock
+                db.execute(f"DROP TABLE IF EXISTS {self.at(table)} CASCADE")
+            db.execute(f"DROP SCHEMA {self.schema} CASCADE")
+
+    def native(self, rows: pa.Table) -> tuple[Any, pa.Table]:
+        """Binary COPY of a table that this client has made."""
+        self.seed(rows, "native")
+        fields = [
+            f.with_metadata({NATIVE: self.types[f.type].encode(), b"dpone.postgres": b"yes"}) for f in rows.schema
+        ]
+        rows = rows.cast(pa.schema(fields))
+        with self.cursor() as cursor, cursor.copy(f"COPY {self.at('native')} TO STDOUT (FORMAT binary)") as copy:
+            return _Copied(rows, copied=b"".join(copy)), rows
+
+    def state(self) -> StateSpec:
+        return StateSpec(self.connector, self.connection, options=self.options("state", schema=self.schema))
+
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        """The state's schema bears another name."""
+        self.run(f"ALTER SCHEMA {self.schema} RENAME TO {self.schema}_aside")
+        try:
+            yield
+        finally:
+            self.run(f"ALTER SCHEMA {self.schema}_aside RENAME TO {self.schema}")
+
+    # ---- change streams
+
+    def change_stream(self) -> SourceSpec:
+        """One table; slot and publication are there, as a DBA makes them, and a first run begins with a snapshot."""
+        self.make_streamed()
+        with self.cursor() as cursor:
+            there = cursor.execute("SELECT 1 FROM pg_replication_slots WHERE slot_name = %s", [self.schema]).fetchall()
+        if not there:
+            self.run(f"CREATE PUBLICATION {self.schema} FOR TABLE {self.at('orders')}, {self.at('lines')}")
+            self.run(f"SELECT pg_create_logical_replication_slot('{self.schema}', 'pgoutput')")
+        return self._streamed("orders", "snapshot")
+
+    def _streamed(self, table: str, initial: str) -> SourceSpec:
+        options = self.options("source", slot=self.schema, publication=self.schema, initial=initial)
+        return SourceSpec("postgres", self.connection, self.name(table), options=options)
+
+    def add_text(self, cursor: Any, table: str, name: str) -> None:
+        """Neither compressed nor kept in the row once it is long: an update that leaves it alone does not log it."""
+        super().add_text(cursor, table, name)
+        cursor.execute(f"ALTER TABLE {self.at(table)} ALTER {self.quoted(name)} SET STORAGE EXTERNAL")
+
+    def lose(self) -> None:
+        """The slot passes everything by: as if another reader had taken it."""
+        self._wait_until_free()
+        self.run(f"SELECT pg_replication_slot_advance('{self.schema}', pg_current_wal_flush_lsn())")
+
+    def _wait_until_free(self) -> None:
+        """The server lets go of a slot a moment after its reader has hung up."""
+        with psycopg.connect(self.url, autocommit=True) as db:
+            for _ in range(250):
+                query = "SELECT 1 FROM pg_replication_slots WHERE slot_name = %s AND active"
+                if not db.execute(query, [self.schema]).fetchall():
+                    return
+                time.sleep(0.02)
+
+
+class PostgresLogicalHarness(PostgresHarness):
+    """A stream of both tables, which the reader makes itself, without a snapshot."""
+
+    connector = "postgres_logical"
+    initial = "none"
+
+    def change_stream(self) -> SourceSpec:
+        self.make_streamed()
+        return self._streamed("*", self.initial)
+
+    def options(self, role: Any, **given: Any) -> Any:
+        return super().options("cdc" if role == "source" else role, **given)
+
+
+@frozen
+class _Copied(Rows):
+    """Rows as the bytes of a binary COPY, in blocks that end anywhere."""
+
+    native: tuple[str, ...] = ("postgres-binary-copy",)
+    copied: bytes = b""
+
+    def open_native(self, format: str) -> Iterator[bytes]:
+        assert format in self.native
+        yield from (self.copied[at : at + 100] for at in range(0, len(self.copied), 100))

@@ -1,0 +1,54 @@
+"""How the conformance kit reaches DuckDB without the connector: duckdb's own client, on a connection of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+
+from dpone.testing import SqlHarness
+
+
+class DuckdbHarness(SqlHarness):
+    """One database file. Only this process can have it open, so every call opens it and closes it again."""
+
+    connector = "duckdb"
+    product = "DuckDB"
+    version = duckdb.__version__
+    live = True
+    missing = duckdb.CatalogException
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.path = folder / "kit.duckdb"
+        self.url = f"duckdb:///{self.path}"
+        self.run("SELECT 1")
+
+    @contextmanager
+    def cursor(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """The connection: what DuckDB calls its cursor has transactions of its own."""
+        with closing(duckdb.connect(self.path)) as db:
+            db.begin()
+            yield db
+            db.commit()
+
+    def seed(self, rows: pa.Table, table: str = "orders") -> None:
+        """Of any type, and at once: ``executemany`` takes a millisecond for each row."""
+        with self.cursor() as db:
+            db.register("seeded", rows)
+            db.execute(f"CREATE TABLE IF NOT EXISTS {self.at(table)} AS FROM seeded LIMIT 0")
+            db.execute(f"INSERT INTO {self.at(table)} FROM seeded")
+
+    def rows(self, table: str = "orders") -> pa.Table | None:
+        """As Arrow, which keeps every type."""
+        try:
+            with closing(duckdb.connect(self.path)) as db:
+                return db.sql(f"FROM {self.at(table)}").to_arrow_table()
+        except duckdb.CatalogException:
+            return None
+
+    def refer(self, table: str = "orders") -> bool:
+        return False  # a foreign key of DuckDB cannot cascade

@@ -1,0 +1,81 @@
+"""A plugin names its Harness, and the kit makes it, closes it, and is imported by nobody else."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from attrs import evolve
+
+from dpone.errors import PluginError
+from dpone.plugins import discover, resolve
+from dpone.testing import harness as kit
+from dpone.testing.builtin import SqliteHarness
+from dpone.testing.harness import Harness, opened
+
+OURS = [(key, one) for key, one in discover().connectors.items() if one.implemented]
+
+
+class Closed(SqliteHarness):
+    """Notes that it was closed."""
+
+    closed = 0
+
+    def close(self) -> None:
+        type(self).closed += 1
+
+
+def declare(monkeypatch: pytest.MonkeyPatch, harness: str | None) -> None:
+    """What the plugin of sqlite says of its sink."""
+    plugins = discover()
+    sqlite = evolve(plugins.get("sink", "sqlite"), harness=harness)
+    changed = evolve(plugins, connectors={**plugins.connectors, ("sink", "sqlite"): sqlite})
+    monkeypatch.setattr(kit, "discover", lambda: changed)
+
+
+@pytest.mark.parametrize(("key", "connector"), OURS, ids=lambda v: "-".join(v) if isinstance(v, tuple) else "")
+def test_every_connector_of_ours_names_its_harness(key: Any, connector: Any) -> None:
+    """The class that a record names can be imported, is a Harness, and is that of the connector."""
+    found = resolve(connector.harness)
+    assert issubclass(found, Harness)
+    assert found.connector == connector.name == key[1]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_harness_is_made_and_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: bool) -> None:
+    """It gets a folder that is there, and is closed once, also after a case that failed."""
+    declare(monkeypatch, f"{__name__}:Closed")
+    monkeypatch.setattr(Closed, "closed", 0)
+    try:
+        with opened("sink", "sqlite", tmp_path / "new") as harness:
+            assert (type(harness), harness.folder.is_dir(), Closed.closed) == (Closed, True, 0)
+            if fails:
+                raise LookupError
+    except LookupError:
+        pass
+    assert Closed.closed == 1
+
+
+def test_a_connector_without_a_harness_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who subclasses a contract by name reads what the plugin lacks."""
+    declare(monkeypatch, None)
+    with pytest.raises(PluginError, match=r"^find the harness of sink sqlite: its plugin names none; name it in .+$"):
+        opened("sink", "sqlite", tmp_path).__enter__()
+
+
+@pytest.mark.parametrize("module", ["dpone.testing.builtin", "dpone_postgres.testing"])
+def test_a_harness_needs_no_pytest(module: str) -> None:
+    """What a benchmark or an operator runs by a Harness imports neither pytest nor hypothesis."""
+    script = f"import sys, {module}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert {name.partition(".")[0] for name in done.stdout.split()} & {"pytest", "_pytest", "hypothesis"} == set()
+
+
+def test_a_server_that_is_not_named_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Harness of PostgreSQL says which variable names the server, before it connects to anything."""
+    monkeypatch.delenv("DPONE_TEST_POSTGRES_URL", raising=False)
+    with pytest.raises(Exception, match="DPONE_TEST_POSTGRES_URL is not set; set it to postgres://"):
+        opened("sink", "postgres", tmp_path).__enter__()
