@@ -67,7 +67,7 @@ class VaultSource(Vault):
     @contextlib.contextmanager
     def read(self, part):
         self._call("read")
-        self.native, self.filtered = (), 0
+        self.native, self.filtered, self.quarantined, self.checks = (), 0, 0, ""
         yield self
     def batches(self):
         yield pa.RecordBatch.from_pydict({"id": [1]}, schema=SCHEMA)
@@ -84,7 +84,7 @@ class VaultWriter(Vault):
     def staged(self): return {}
     def stage(self, part, stream):
         return Staged(sum(b.num_rows for b in stream.batches()), 8)
-    def commit(self, after, position):
+    def commit(self, after, position, also):
         self._call("commit")
         seq = after.seq + 1 if after else 1
         load, now = self.load, datetime.now(UTC)
@@ -95,6 +95,7 @@ class VaultWriter(Vault):
 
 class VaultSink(Vault):
     def schema(self): return None
+    def exists(self): return False
     def is_empty(self): return True
     def stores(self, type): return Stored(str(type), type)
     def ddl(self, changes): return [leak(self.spec, "ddl")]

@@ -14,7 +14,7 @@ from dpone.connectors.file.changelog import FileChangeLog
 from dpone.connectors.file.source import FileSource
 from dpone.connectors.sqlite.sink import SqliteSink
 from dpone.connectors.sqlite.state import SqliteState
-from dpone.contract import Entry, Load, Part, Receipt, Stream, Window, WindowRequest
+from dpone.contract import BatchStream, Entry, Load, Part, Receipt, Stream, Window, WindowRequest
 from dpone.position import Position
 
 faults: dict[str, list[BaseException]] = {}
@@ -60,9 +60,7 @@ class Changes(FileChangeLog):
         at("ack")
 
 
-class _Stream:
-    native: tuple[str, ...] = ()
-
+class _Stream(BatchStream):
     def __init__(self, stream: Stream) -> None:
         self._stream, self.schema = stream, stream.schema
 
@@ -77,9 +75,6 @@ class _Stream:
                 yield batch
         finally:
             at("reader ended")
-
-    def open_native(self, format: str) -> Iterator[bytes]:
-        raise NotImplementedError
 
 
 class Sink(SqliteSink):

@@ -25,6 +25,7 @@ import yaml
 from attrs import evolve, field, frozen
 
 from dpone import engine, hookspecs
+from dpone.capability import Support
 from dpone.plugins import Plugins, discover
 from dpone.report import RunReport, StreamReport
 
@@ -390,6 +391,13 @@ def with_plugins(observer: Any = None, **connectors: str) -> Plugins:
         role, _, type_ = name.partition("_")
         changed[role, type_] = evolve(changed[role, type_], implementation=implementation)
     return evolve(found, manager=manager, connectors=changed)
+
+
+def declaring(plugins: Plugins, role: Any, name: str, *, without: str) -> Plugins:
+    """The same plugins, of which one connector does not declare a capability."""
+    record = plugins.get(role, name)
+    changed = evolve(record, capabilities={**record.capabilities, without: Support.NOT_IMPLEMENTED})
+    return evolve(plugins, connectors={**plugins.connectors, (role, name): changed})
 
 
 class Steps:

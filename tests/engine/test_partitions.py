@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from tests.engine.project import KILLED, Project, Steps, rows, with_plugins
+from tests.engine.project import KILLED, Project, Steps, declaring, rows, with_plugins
 
 from dpone.engine import run
 from dpone.errors import SinkError, SourceError
@@ -230,6 +230,26 @@ def test_MF_06_a_part_that_fails_leaves_the_others_staged(project: Project, faul
     assert column(project, "attempts") == [1, 2, 1]
     assert "bad luck" in column(project, "error")[1]
     assert project.staging() == []
+
+
+@pytest.mark.parametrize("error", [SinkError("write", "bad luck", "wait"), ConnectionError("cut")], ids=["run", "try"])
+def test_parts_are_gone_on_with_only_if_the_sink_declares_resume(
+    project: Project, faulty: ModuleType, error: Exception
+) -> None:
+    """A sink that does not declare ``resume`` keeps no staged part, whatever the window is: the next attempt, and the
+    next run, stage every part again, and every row arrives once."""
+    project = project.but(runtime={"retries": 1 if isinstance(error, ConnectionError) else 0})
+    every = files(project)
+    at_stage(faulty, None, error)
+    seen = Steps()
+    plugins = declaring(with_plugins(seen, **faulty.PLUGINS), "sink", "sqlite", without="resume")
+    [stream] = run(project.pipeline, plugins=plugins).streams
+    if stream.status == "failed":
+        assert (project.staging(), column(project, "status")) == ([], ["pending", "failed", "pending"])
+        [stream] = run(project.pipeline, plugins=plugins).streams
+    assert (stream.status, stream.partitions_resumed) == ("loaded", 0)
+    assert seen.steps.count("part_started") == 2 + 3
+    assert project.rows() == every
 
 
 def test_MF_06_a_failed_part_is_retried_in_the_same_run(project: Project, faulty: ModuleType) -> None:
@@ -462,6 +482,18 @@ def _head(project: Project) -> str:
     with closing(sqlite3.connect(project.state_path)) as db:
         [(text,)] = db.execute("SELECT manifest FROM __dpone__manifests").fetchall()
     return str(text)
+
+
+def test_mixed_snapshots_need_a_sink_that_resumes(project: Project) -> None:
+    """A sink that keeps no staged parts cannot go on with those of a lost snapshot: named, and nothing is read."""
+    project = momentary(project, resume="mixed_snapshots")
+    seen = Steps()
+    report = run(project.pipeline, plugins=declaring(with_plugins(seen), "sink", "sqlite", without="resume"))
+    assert report.exit_code == 3
+    [stream] = report.streams
+    assert stream.error is not None
+    assert "sink sqlite keeps no staged parts for a later run; use resume: one_snapshot" in stream.error.message
+    assert "window_fixed" not in seen.steps
 
 
 def test_mixed_snapshots_do_not_mix_increments(project: Project) -> None:

@@ -7,11 +7,12 @@ import shutil
 import sqlite3
 import stat
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import yaml
 from attrs import evolve
@@ -19,6 +20,8 @@ from tests.engine.project import KILLED, Project, Row, Steps, rows, with_plugins
 
 from dpone import cli
 from dpone.capability import Support
+from dpone.connectors.file.source import FileSource
+from dpone.contract import BatchStream, Part, Stream
 from dpone.engine import rewind
 from dpone.engine import run as run_pipeline
 from dpone.pipeline import Pipeline
@@ -558,3 +561,46 @@ def test_staging_of_an_earlier_version_gains_the_column(project: Project) -> Non
     bound_by(project, unique=["id"]).csv("b", rows(11, 19))
     assert project.load().status == "loaded"
     assert len(project.rows()) == 18
+
+
+class Aside(FileSource):
+    """Puts aside the first row of every batch, as a source of dead letters would."""
+
+    @contextmanager
+    def read(self, part: Part) -> Iterator[Stream]:
+        with super().read(part) as stream:
+            yield _Aside(stream)
+
+
+class _Aside(BatchStream):
+    quarantined = 0
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream, self.schema = stream, stream.schema
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        for batch in self._stream.batches():
+            self.quarantined += 1
+            yield batch.slice(1)
+
+
+@pytest.mark.parametrize("target", ["sqlite", "file"])
+@pytest.mark.parametrize("options", [{}, {"nanoseconds": "cut"}], ids=["plain", "cut"])
+@pytest.mark.parametrize("bound", [True, False], ids=["contract", "free"])
+def test_rows_that_the_source_put_aside_are_counted(
+    project: Project, target: str, options: Mapping[str, Any], bound: bool
+) -> None:
+    """They are read and quarantined, in the report beside those of the contract; the limit of the contract is for its
+    own."""
+    project = project.but(target=target, sink_options=options, runtime={"batch_rows": 5, "retries": 0})
+    if bound:
+        bound_by(
+            project, on_violation="quarantine", ranges={"id": {"min": 3}}, quarantine={"max_rows": 1, "max_share": 0.1}
+        )
+    project.csv("a", rows(1, 20))
+    plugins = with_plugins(source_file=f"{__name__}:Aside")
+    [stream] = run_pipeline(project.pipeline, plugins=plugins).streams
+    assert stream.error is None
+    found = stream.rows
+    assert (found.read, found.written, found.quarantined) == ((20, 15, 5) if bound else (20, 16, 4))
+    assert (stream.contract.quarantined if stream.contract else 0) == (1 if bound else 0)

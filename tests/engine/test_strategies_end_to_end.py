@@ -17,7 +17,7 @@ from tests.engine import faulty as real
 from tests.engine.project import Project, Row, rows, with_plugins
 
 from dpone.capability import Support
-from dpone.contract import Load, Part, Stream, Window, WindowRequest
+from dpone.contract import BatchStream, Load, Part, Stream, Window, WindowRequest
 from dpone.engine import run
 from dpone.errors import Interrupted, SinkError
 from dpone.position import Position
@@ -302,10 +302,8 @@ class Splitting(real.Source):
             yield Some(stream, int(part.id), part.detail["every"])
 
 
-class Some:
+class Some(BatchStream):
     """Every so manieth row, from the first-th on."""
-
-    native, filtered = (), 0
 
     def __init__(self, stream: Stream, first: int, every: int) -> None:
         self.stream, self.schema, self.first, self.every = stream, stream.schema, first, every
@@ -313,9 +311,6 @@ class Some:
     def batches(self) -> Iterator[Any]:
         rows = [row for batch in self.stream.batches() for row in batch.to_pylist()]
         yield pa.RecordBatch.from_pylist(rows[self.first :: self.every], self.schema)
-
-    def open_native(self, format: str) -> Iterator[bytes]:
-        raise NotImplementedError
 
 
 def test_parts_of_another_split_are_not_resumed(project: Project, faulty: ModuleType) -> None:

@@ -22,7 +22,7 @@ from attrs import evolve
 from dpone import durable
 from dpone.connectors.file.config import FileSinkOptions
 from dpone.connectors.file.sink import FileSink, FileWriter
-from dpone.contract import Entry, Load, Part, Receipt
+from dpone.contract import BatchStream, Entry, Load, Part, Receipt
 from dpone.errors import ConfigError, Conflict, DataError, SinkError
 from dpone.evolution import Change
 from dpone.ids import ulid
@@ -35,11 +35,8 @@ KEY = "pipeline|stream|source|target"
 AT = dt.datetime(2024, 5, 6, 7, 8, 9, tzinfo=dt.UTC)
 
 
-class Rows:
+class Rows(BatchStream):
     """A stream of given batches."""
-
-    native: tuple[str, ...] = ()
-    filtered = 0
 
     def __init__(self, *batches: pa.RecordBatch, schema: pa.Schema | None = None) -> None:
         self.schema = schema or batches[0].schema
@@ -47,9 +44,6 @@ class Rows:
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         yield from self._batches
-
-    def open_native(self, format: str) -> Iterator[bytes]:
-        raise NotImplementedError
 
 
 def batch(*ids: int, type_: pa.DataType | None = None) -> pa.RecordBatch:

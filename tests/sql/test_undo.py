@@ -201,8 +201,9 @@ def test_a_chunked_load_keeps_the_first_image(target: Target) -> None:
         db, name, d = sink._db, sink._target, sink.dialect
         schema = db.schema(name)
         assert schema is not None
-        db.begin("x")
         some, orders = Images(db, name, "B", schema), d.name(name)
+        some.create()
+        db.begin("x")
         for text in ("one", "two"):
             some.keep(f"t.id = {d.placeholder}", (1,))
             db.execute(f"UPDATE {orders} SET region = '{text}', __dpone__load_id = 'B' WHERE id = 1")

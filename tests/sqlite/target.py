@@ -17,7 +17,7 @@ from attrs import frozen
 from dpone import evolution
 from dpone.connectors.sqlite.config import SqliteSinkOptions
 from dpone.connectors.sqlite.sink import SqliteSink
-from dpone.contract import Load, Part, Receipt
+from dpone.contract import BatchStream, Load, Part, Receipt
 from dpone.ids import ulid
 from dpone.pipeline import SinkSpec
 from dpone.position import Position
@@ -32,7 +32,7 @@ START = datetime(2024, 5, 6, 7, 8, 9, 123456, tzinfo=UTC)
 
 
 @frozen
-class Rows:
+class Rows(BatchStream):
     """``contract.Stream`` over batches; ``between`` is called before each batch."""
 
     schema: pa.Schema

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any, TypeVar
 from unittest import mock
 
@@ -84,6 +85,16 @@ class MappedSource(SqliteSource):
 class LosesTheLastRow(MappedSource):
     def change(self, batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
         yield batch.slice(0, batch.num_rows - 1)
+
+
+@fails("a_stream_has_what_a_writer_asks_for")
+class PutsRowsAsideUnseen(SqliteSource):
+    """Its stream does not say what it put aside."""
+
+    @contextmanager
+    def read(self, part: Part) -> Iterator[Any]:
+        with super().read(part) as stream:
+            yield SimpleNamespace(**{n: getattr(stream, n) for n in ("schema", "native", "filtered", "batches")})
 
 
 @fails("schema_is_that_of_the_window")

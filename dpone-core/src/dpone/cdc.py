@@ -53,7 +53,7 @@ from dpone.changes import (
     UPDATE,
     batch_schema,
 )  # fmt: skip
-from dpone.contract import CDCReader, ChangeTable, Finding, Part, Stream, Window, WindowRequest
+from dpone.contract import BatchStream, CDCReader, ChangeTable, Finding, Part, Stream, Window, WindowRequest
 from dpone.errors import ConfigError, DataError, DponeError, SchemaBreak, SourceError, StateError
 from dpone.evolution import join
 from dpone.pipeline import SourceSpec
@@ -746,10 +746,8 @@ class ChangeStream:
         self._reader.close()
 
 
-class _Shaped:
+class _Shaped(BatchStream):
     """A stream whose batches go through ``shape``."""
-
-    native: tuple[str, ...] = ()
 
     def __init__(self, stream: Stream, schema: pa.Schema, shape: Any) -> None:
         self._stream, self.schema, self._shape = stream, schema, shape
@@ -758,12 +756,13 @@ class _Shaped:
     def filtered(self) -> int:
         return self._stream.filtered
 
+    @property
+    def quarantined(self) -> int:
+        return self._stream.quarantined
+
     def batches(self) -> Iterator[pa.RecordBatch]:
         for batch in self._stream.batches():
             yield self._shape(batch, self.schema)
-
-    def open_native(self, format: str) -> Iterator[bytes]:
-        raise SourceError("read changes", f"native format {format!r} was asked for", "read batches")
 
 
 def _with_keys(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:

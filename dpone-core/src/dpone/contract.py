@@ -117,9 +117,15 @@ class Window:
 class Stream(Protocol):
     """The rows of one part.
 
-    schema    known before the first batch
-    native    names of byte formats this stream can hand out instead of batches, best first; usually empty
-    filtered  rows left out by the source's stated policy so far
+    schema       known before the first batch
+    native       names of byte formats this stream can hand out instead of batches, best first; usually empty
+    filtered     rows left out by the source's stated policy so far
+    quarantined  rows put aside so far, where somebody can find them: by the source (a dead letter topic) and by the row
+                 contract. They were read and are not in the batches; 0 if nothing is put aside
+    checks       text of the engine: what the row contract's checks found; empty in a stream of a source
+
+    A writer asks for the last three once the last batch, or the last block of bytes, is out, and keeps them with the
+    part's mark (``Staged``). ``BatchStream`` has the defaults of all but ``schema`` and ``batches``.
     """
 
     @property
@@ -131,6 +137,12 @@ class Stream(Protocol):
     @property
     def filtered(self) -> int: ...
 
+    @property
+    def quarantined(self) -> int: ...
+
+    @property
+    def checks(self) -> str: ...
+
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Batches of ``schema``, each bounded in memory. Called once, or not at all when a native format is taken.
         Iterated in a thread of its own, which is not the one that called ``read``."""
@@ -139,6 +151,30 @@ class Stream(Protocol):
     def open_native(self, format: str) -> Iterator[bytes]:
         """The bytes of a format named in ``native``. Called once, instead of ``batches``."""
         ...
+
+
+class BatchStream:
+    """What most sources derive their Stream from: it has batches alone, leaves nothing out and puts nothing aside, but
+    for what a subclass says."""
+
+    @property
+    def native(self) -> tuple[str, ...]:
+        return ()
+
+    @property
+    def filtered(self) -> int:
+        return 0
+
+    @property
+    def quarantined(self) -> int:
+        return 0
+
+    @property
+    def checks(self) -> str:
+        return ""
+
+    def open_native(self, format: str) -> Iterator[bytes]:
+        raise NotImplementedError(format)
 
 
 @runtime_checkable
@@ -245,8 +281,8 @@ class Load:
     key        of state and journal; of the staging too
     load_id    ULID; names the staging and the journal entry
     token      digest of key, epoch, start, end, parts, schema and strategy: two loads of one token would do the same
-    repeatable a later run may go on with the parts this one staged: so it is with a repeatable window, and with
-               ``mixed_snapshots``
+    repeatable a later run may go on with the parts this one staged: the sink declares ``resume``, and the window is
+               repeatable or the pipeline says ``mixed_snapshots``. Never so for a sink that does not declare it
     schema     columns of the target that the rows fill, lineage left out; None: journal only, the target is not
                touched (a rewind)
     whole      as in Window
@@ -279,8 +315,8 @@ class Load:
 class Staged:
     """What staging one part did: ``rows`` and ``bytes`` (Arrow size, or of the native stream) written to staging.
 
-    ``filtered`` and, where the stream has them, ``quarantined`` and ``checks`` are the stream's after its last batch;
-    they are kept with the part's mark. ``checks`` is text of the engine (what a row contract's checks found).
+    ``filtered``, ``quarantined`` and ``checks`` are the stream's after its last batch; they are kept with the part's
+    mark.
     ``artifact`` and ``checksum`` (SHA-256): of the file the part became, where it did.
     """
 
@@ -321,9 +357,10 @@ class Writer(Protocol):
         declares it; the target is not touched."""
         ...
 
-    def commit(self, after: Entry | None, position: Position, also: Sequence[Writer] = ()) -> Receipt:
-        """Make rows, journal entry and position durable together, then drop the staging. ``also``: writers of sinks
-        that came from ``ManyTables.beside``; their rows are part of the same commit, and the receipt counts them all.
+    def commit(self, after: Entry | None, position: Position, also: Sequence[Writer]) -> Receipt:
+        """Make rows, journal entry and position durable together, then drop the staging. ``also`` is always given,
+        and empty but for a sink that declares ``many_tables``: writers of sinks that came from ``ManyTables.beside``,
+        whose rows are part of the same commit; the receipt counts them all.
         Each leaves an entry under the key of its own load too, which says that the table was loaded and with how many
         rows; only this writer's key is fenced and resumed.
 
@@ -366,13 +403,20 @@ class Sink(Protocol):
         ...
 
     def schema(self) -> pa.Schema | None:
-        """Columns of the target, lineage included; None if it does not exist. Field metadata: ``schema.NATIVE`` where
+        """Columns of the target, lineage included; None if it does not exist, or exists without columns that anybody
+        could name (a topic, a folder of JSON): then rows of any columns fit. Field metadata: ``schema.NATIVE`` where
         a length limits the column (``varchar(50)``), ``schema.DEFAULT`` where it gives itself a value,
         ``schema.EQUALITY`` where values that differ can be equal to it."""
         ...
 
+    def exists(self) -> bool:
+        """True if the target is there, whether its columns are known or not. A sink that cannot look (an address that
+        only takes requests) says True: False means that what earlier loads brought is gone, and stops the next run."""
+        ...
+
     def is_empty(self) -> bool:
-        """True if the target does not exist or has no row."""
+        """True if the target does not exist or has no row, or if nobody can look. Rows that no journal explains stop
+        the first load of a stream."""
         ...
 
     @property

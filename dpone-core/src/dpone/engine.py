@@ -31,7 +31,6 @@ import pyarrow as pa
 from attrs import define, evolve, field
 
 from dpone import evolution, keys, stopping
-from dpone.capability import Support
 from dpone.cdc import ChangeStream
 from dpone.changes import batch_schema
 from dpone.config import expand, substituted
@@ -425,7 +424,7 @@ class _Attempt:
         )  # no source has history
         if not started or remade or by_hand:
             return
-        if sink.schema() is None:
+        if not sink.exists():
             found = f"the journal ends with load {loaded.load_id}, but the target does not exist"
             todo = "restore it, or use --full-refresh, or 'dpone state set' to choose a position"
             raise StateAhead(f"load into {spec.location}", found, todo)
@@ -471,7 +470,7 @@ class _Attempt:
         window = self._keep_manifest(known, window, targets)
         load = self._whole_load(known, window, targets)
         head = known.head
-        if head is not None and window.repeatable and head.token == load.token and self.sink.schema() is not None:
+        if head is not None and window.repeatable and head.token == load.token and self.sink.exists():
             self._nothing(window, f"the same content was loaded as {head.load_id}")
             return None
         with self.stream.timed("schema"):
@@ -630,6 +629,8 @@ class _Attempt:
         target, policy = _without_own(have, strategy), spec.options.schema_evolution
         given = (limit, window.own_schema, window.absent)
         plan = evolution.plan(target, window.schema, policy, sink.stores, strategy.key, *given)
+        if have is None and sink.exists():  # it has no schema: nothing to make, nothing to compare with
+            plan = evolve(plan, changes=())
         able, keeps = getattr(sink, "makes_anew", False), not _effective(strategy, run, True).replaces_all
         if (plan.breaking or any(c.looks for c in plan.changes)) and run.full_refresh and able and not keeps:
             plan = plan.replacing(window.schema)
@@ -656,17 +657,20 @@ class _Attempt:
         incremental = getattr(self.spec.source.options, "incremental", None)
         if self.stream.run.pipeline.runtime.resume != "mixed_snapshots" or incremental is not None:
             return False
-        can = self.stream.run.plugins.get("source", self.spec.source.type).capabilities
-        if can.get("mixed_snapshots") is Support.SUPPORTED:
-            return True
-        if can.get("repeatable") is Support.SUPPORTED:
+        plugins, source = self.stream.run.plugins, self.spec.source.type
+        if plugins.supports("source", source, "mixed_snapshots"):
+            if _resumes(self.stream):
+                return True
+            found = f"sink {self.spec.sink.type} keeps no staged parts for a later run"
+        elif plugins.supports("source", source, "repeatable"):
             return False  # nothing is lost there
-        found = f"source {self.spec.source.type} cannot go on with the parts of a snapshot that is lost"
+        else:
+            found = f"source {source} cannot go on with the parts of a snapshot that is lost"
         raise ConfigError("read runtime.resume", found, "use resume: one_snapshot")
 
     def _manifests(self) -> PartitionManifestStore | None:
-        record = self.stream.run.plugins.get("state", self.stream.run.pipeline.state.type)
-        if record.capabilities.get("partitions") is not Support.SUPPORTED:
+        run = self.stream.run
+        if not run.plugins.supports("state", run.pipeline.state.type, "partitions"):
             return None
         return cast(KeepsPartitions, self.state).partitions()
 
@@ -686,7 +690,7 @@ class _Attempt:
             return window
         [target] = targets
         mixed, load = self._mixed(), target.load
-        load = evolve(load, repeatable=window.repeatable or mixed)
+        load = evolve(load, repeatable=load.repeatable or mixed)
         start = None if load.strategy.whole or known.after is None else known.after.dumps()
         new = manifest_of(load, window, self.spec, start)
         self.before = again = self._interrupted(known)
@@ -852,8 +856,7 @@ class _Attempt:
                 raise
 
     def _parallel(self) -> bool:
-        record = self.stream.run.plugins.get("sink", self.spec.sink.type)
-        return record.capabilities.get("parallel_stage") is Support.SUPPORTED
+        return self.stream.run.plugins.supports("sink", self.spec.sink.type, "parallel_stage")
 
     def _stage_part(self, target: _Target, part: Part) -> tuple[str, Staged]:
         tell, writer = self.stream.tell, target.writer
@@ -885,7 +888,7 @@ class _Attempt:
         self.stream.tell("commit_started", load_id=writer.load_id)
         with self.stream.timed("commit"):
             try:
-                receipt = writer.commit(head, position, also) if also else writer.commit(head, position)
+                receipt = writer.commit(head, position, also)
             except Stopped:
                 raise
             except Exception as error:
@@ -942,6 +945,11 @@ def _effective(strategy: Strategy, run: Run, full_refresh: bool = False) -> Stra
     return strategy
 
 
+def _resumes(stream: _StreamRun) -> bool:
+    """Parts that the sink has staged survive an interrupted load. Else each load reads all of its window."""
+    return stream.run.plugins.supports("sink", stream.spec.sink.type, "resume")
+
+
 def _without_own(schema: pa.Schema | None, strategy: Strategy) -> pa.Schema | None:
     """The columns that rows of a source fill; the others are dpone's."""
     own = (*LINEAGE, *VALIDITY) if strategy.mode == "scd2" else LINEAGE
@@ -971,7 +979,7 @@ def _load(
         load_id=ulid(),
         run_id=stream.run.run_id,
         token=hashlib.sha256(json.dumps([*work, loads] if loads else work).encode()).hexdigest(),
-        repeatable=window.repeatable,
+        repeatable=window.repeatable and _resumes(stream),
         schema=schema,
         strategy=strategy,
         whole=window.whole,
@@ -1039,7 +1047,7 @@ def _rewind(run: Run, wanted: Callable[[Entry | None], Position], token: Callabl
             key, ulid(), run.run_id, token(position), False, None, spec.sink.strategy, False, datetime.now(UTC)
         )  # fmt: skip
         with closing(sink.open(load)) as writer:
-            receipt = writer.commit(head, position)
+            receipt = writer.commit(head, position, ())
         state.save(key, state_of(receipt.entry), saved.version if saved else 0)
     return position
 
@@ -1086,9 +1094,8 @@ def undo(pipeline: Pipeline | str | Path, stream: str, load_id: str, plugins: Pl
 
 
 def _require_undo(run: Run, spec: StreamSpec) -> None:
-    record = run.plugins.get("sink", spec.sink.type)
-    if record.capabilities.get("undo") is not Support.SUPPORTED:
-        found = f"{record.name} keeps nothing to take a load back"
+    if not run.plugins.supports("sink", spec.sink.type, "undo"):
+        found = f"{spec.sink.type} keeps nothing to take a load back"
         raise ConfigError(f"take back a load of {spec.name}", found, "move its rows again with 'dpone state set'")
 
 

@@ -16,7 +16,7 @@ import pluggy
 from attrs import define, field, frozen
 
 from dpone import hookspecs
-from dpone.capability import CAPABILITIES, Connector, Role
+from dpone.capability import CAPABILITIES, Connector, Role, Support
 from dpone.errors import ErrorClassifier, ErrorCodes, PluginError
 
 HOOKS: Mapping[str, Role] = {
@@ -97,6 +97,9 @@ class Plugins:
         known = ", ".join(n for n in self.names(role) if self.connectors[role, n].implemented) or "none"
         install = f"pip install ./{CORE} ./{ours}, in the repository" if (ours := _distribution(name)) else OTHERS
         raise PluginError(f"use {role} {name}", "no such connector is installed", f"use one of: {known}; or {install}")
+
+    def supports(self, role: Role, name: str, capability: str) -> bool:
+        return self.get(role, name).capabilities.get(capability) is Support.SUPPORTED
 
     def reader(self, source: str, by: str) -> Connector | None:
         """The change reader that serves a type of source, if there is one."""

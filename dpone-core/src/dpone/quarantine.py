@@ -197,19 +197,23 @@ def _noted(staged: Staged) -> Any:
 
 
 class WatchedStream:
-    """A source's stream without the rows that are quarantined. Once its last batch is out, ``checks`` says what was
-    found, and the files it names are durable."""
+    """A source's stream without the rows that the row contract puts aside, ``left`` so far. Once its last batch is out,
+    ``checks`` says what was found, and the files it names are durable."""
 
     native: tuple[str, ...] = ()  # bytes cannot be checked
 
     def __init__(self, inspection: Inspection, part: str, stream: Stream) -> None:
         self._inspection, self._part, self._stream = inspection, part, stream
         self.schema = stream.schema
-        self.quarantined, self.checks = 0, ""
+        self.left, self.checks = 0, ""
 
     @property
     def filtered(self) -> int:
         return self._stream.filtered
+
+    @property
+    def quarantined(self) -> int:
+        return self._stream.quarantined + self.left
 
     def open_native(self, format: str) -> Iterator[bytes]:
         raise NotImplementedError(format)
@@ -224,7 +228,7 @@ class WatchedStream:
                     files.leave(batch, counts.rows, checked.left)
                 files.keep(checked.keys)
                 counts.add(checked.counts)
-                self.quarantined = counts.rows - counts.loaded
+                self.left = counts.rows - counts.loaded
                 self._require_room()
                 if checked.batch.num_rows or not batch.num_rows:
                     yield checked.batch
@@ -233,7 +237,7 @@ class WatchedStream:
     def _require_room(self) -> None:
         """A file of the disk's size helps nobody: stop as soon as the verdict is known."""
         limit = self._inspection.rules.contract.quarantine.max_rows
-        if self.quarantined > limit:
+        if self.left > limit:
             found = f"quarantine.max_rows: more than {limit:,} rows of part {self._part} would be quarantined"
             raise DataError("check the row contract", found, "correct the rows in the source, or change the contract")
 

@@ -39,11 +39,11 @@ class ToldStream:
 
     @property
     def quarantined(self) -> int:
-        return getattr(self._stream, "quarantined", 0)
+        return self._stream.quarantined
 
     @property
     def checks(self) -> str:
-        return getattr(self._stream, "checks", "")
+        return self._stream.checks
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         self._ahead = self._read_ahead()

@@ -19,7 +19,7 @@ from attrs import evolve
 
 from dpone.cdc import PostgresLogicalOffset, Spool
 from dpone.changes import batch_schema
-from dpone.contract import ChangeTable, ChangeWindow, Finding, Stream
+from dpone.contract import BatchStream, ChangeTable, ChangeWindow, Finding, Stream
 from dpone.errors import Category, ConfigError, DponeError, Gap, SourceError
 from dpone.ids import ulid
 from dpone.pipeline import SourceSpec
@@ -734,10 +734,8 @@ def _identity(table: Published) -> Finding:
     return Finding("replica identity", None, found, todo)
 
 
-class _TableStream:
+class _TableStream(BatchStream):
     """The changes of one table. See ``dpone.contract.Stream``."""
-
-    native: tuple[str, ...] = ()
 
     def __init__(self, spool: Spool, table: str, schema: pa.Schema) -> None:
         self._spool, self._table, self.schema = spool, table, schema
@@ -749,6 +747,3 @@ class _TableStream:
     def batches(self) -> Iterator[pa.RecordBatch]:
         if self._table in self._spool.tables:  # a snapshot tells of tables without rows, too
             yield from self._spool.read(self._table)
-
-    def open_native(self, format: str) -> Iterator[bytes]:
-        raise SourceError("read a slot", f"native format {format!r} was asked for", "read batches")

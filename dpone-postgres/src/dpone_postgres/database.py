@@ -480,8 +480,24 @@ class PostgresDatabase:
         """Foreign keys of others refuse a TRUNCATE; triggers and subscribers may rely on each DELETE."""
         return bool({*self.hanging(table)} & {"foreign keys", "triggers", "rules", "publications"})
 
-    def drop(self, stage: Name) -> None:
-        self.execute(self.dialect.drop_table(stage))
+    def tables(self, beside: Name, prefix: str) -> list[Name]:
+        """By a range, which the index of the catalogue answers: names are compared as bytes."""
+        sql = (
+            "SELECT c.relname FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n "
+            f"ON n.oid = c.relnamespace WHERE n.nspname = {_HOLE} AND c.relkind = 'r' "
+            f"AND c.relname >= {_HOLE} AND c.relname < {_HOLE}"
+        )
+        after = prefix[:-1] + chr(ord(prefix[-1]) + 1)
+        return [beside.sibling(name) for (name,) in self.rows(sql, (beside.parts[0], prefix, after))]
+
+    def create(self, table: Name, schema: pa.Schema, key: Sequence[str] = ()) -> None:
+        self.execute(self.dialect.create_table(table, schema, key))
+
+    def create_like(self, table: Name, like: Name, columns: Sequence[str]) -> None:
+        self.execute(self.dialect.create_like(table, like, columns))
+
+    def drop(self, table: Name, wipe: bool = False) -> None:
+        self.execute(self.dialect.drop_table(table))
 
     def identity(self, table: Name, column: str = "") -> str:
         """The table's oid, and the number of the column, which is not given a second time; of a table also owner

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import psycopg
 import pyarrow as pa
 
-from dpone.contract import Entry, Finding, Kept, Load, Part, Receipt, Staged, Stream, TakenBack, Writer
+from dpone.contract import Entry, Finding, Kept, Load, Part, Receipt, Staged, Stream, TakenBack
 from dpone.errors import Category, ConfigError, DataError, DponeError, SchemaBreak, SinkError
 from dpone.evolution import Change
 from dpone.keys import equality
@@ -21,10 +21,8 @@ from dpone.prefetch import prefetch
 from dpone.schema import LINEAGE, LOAD_ID, LOADED_AT, Name
 from dpone.sql import added
 from dpone.sql.finalize import Job, is_empty, repeated_keys
-from dpone.sql.journal import Journal
 from dpone.sql.sink import SqlSink, target_of
-from dpone.sql.undo import TARGETS, Targets
-from dpone.sql.writer import SqlWriter, Stage, Staging, open_stage, transaction
+from dpone.sql.writer import SqlWriter, Stage, create_own, open_stage, own_lock, transaction
 from dpone.strategy import Strategy
 from dpone_postgres import binary, types
 from dpone_postgres.config import PostgresSinkOptions
@@ -115,7 +113,7 @@ class PostgresSink(SqlSink):
     def provide(self, load: Load, ddl: Sequence[str]) -> None:
         """Not while another load commits to the target: what it makes the target's is nobody's to take back."""
         if ddl:
-            retried(self._own_tables)
+            retried(lambda: self._own_tables(load))
         with self._telling_ddl(), self._db.committing([self._target]):
             retried(lambda: SqlSink.provide(self, load, ddl))
 
@@ -141,7 +139,7 @@ class PostgresSink(SqlSink):
 
     def open(self, load: Load) -> PostgresWriter:
         self._refuse(load)
-        retried(self._own_tables)
+        retried(lambda: self._own_tables(load))
         lineage = self._options.lineage.enabled
         into = retried(lambda: self._into(load))
         stage = retried(lambda: open_stage(self._db, into, load, lineage, LINEAGE))
@@ -174,19 +172,12 @@ class PostgresSink(SqlSink):
             found = f"options.full_refresh: swap, but the table has {', '.join(hanging)}, which a swap would lose"
             raise SinkError(f"replace rows of {self._target}", found, "use full_refresh: auto, truncate or delete")
 
-    def _own_tables(self) -> None:
-        """Journal and staging tables, made by one runner at a time: CREATE TABLE IF NOT EXISTS does not see that
+    def _own_tables(self, load: Load) -> None:
+        """Tables of dpone's own, made by one runner at a time: CREATE TABLE IF NOT EXISTS does not see that
         another transaction is at it."""
-        undo = (TARGETS,) if self._options.undo is not None else ()
-        names = ("__dpone__loads", "__dpone__staging", "__dpone__parts", added.TABLE, *undo)
-        if all(self._db.oid(self._target.sibling(name)) is not None for name in names):
-            return
-        with transaction(self._db, f"tables of {self._target.parts[0]}"):
-            Staging(self._db, self._target).create()
-            Journal(self._db, self._target).create()
+        with transaction(self._db, own_lock(self._target)):
+            create_own(self._db, self._target, load, self._options.undo)
             self._create_added()
-            if undo:
-                Targets(self._db, self._target).create()
 
     def _create_added(self) -> None:
         table = self._target.sibling(added.TABLE)
@@ -305,7 +296,6 @@ class PostgresWriter(SqlWriter):
             self.sequences, self.warnings = behind.advance()
         return done
 
-    def commit(self, after: Entry | None, position: Position, also: Sequence[Writer] = ()) -> Receipt:
-        writers = [writer for writer in (self, *also) if isinstance(writer, SqlWriter)]
-        with self._db.committing(writer._target for writer in writers):
-            return retried(lambda: SqlWriter.commit(self, after, position, also))
+    def _committed(self, after: Entry | None, position: Position, others: Sequence[SqlWriter]) -> Receipt:
+        with self._db.committing(writer._target for writer in (self, *others)):
+            return retried(lambda: SqlWriter._committed(self, after, position, others))

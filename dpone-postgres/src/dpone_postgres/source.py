@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from dpone.contract import Finding, Part, Window, WindowRequest
+from dpone.contract import BatchStream, Finding, Part, Window, WindowRequest
 from dpone.errors import ConfigError, DataError, DponeError, SourceError
 from dpone.keys import NONE
 from dpone.pipeline import SourceSpec
@@ -327,8 +327,11 @@ def _meant(name: Name, pattern: str) -> bool:
     return "." in pattern or name.parts[0] == "public"
 
 
-class _PostgresStream:
+class _PostgresStream(BatchStream):
     """``contract.Stream``."""
+
+    filtered = 0
+    native: tuple[str, ...] = ()
 
     def __init__(
         self, source: PostgresSource, session: Session, part: Part, schema: pa.Schema, reading: Reading, batch_rows: int

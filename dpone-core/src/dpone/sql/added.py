@@ -1,15 +1,16 @@
 """What loads have added to a target and not committed yet: the table itself, or columns.
 
 ``__dpone__added``, next to the target, has a line for each of them and each stream whose load counts on it. The line is
-written in the transaction of the DDL, and goes in that of a commit whose load uses what it names. What is still there
-when a load has failed, or its process has died, was never committed: the last stream that counts on it takes it back.
-What has got rows, values or dependants since is left as it is, and belongs to the target from then on.
+written in the transaction of the DDL, and goes in that of a commit whose load uses what it names. Where DDL commits by
+itself, a line that knows no more than the name is durable before it (``expect``), and goes after a drop. What is still
+there when a load has failed, or its process has died, was never committed: the last stream that counts on it takes it
+back. What has got rows, values or dependants since is left as it is, and belongs to the target from then on.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 from attrs import frozen
@@ -25,7 +26,8 @@ _SCHEMA = pa.schema([(name, pa.string()) for name in ("target", "column", "key",
 
 @frozen
 class _Line:
-    """column: empty for the table itself. made: what it was when the stream began to count on it."""
+    """column: empty for the table itself. made: what it was when the stream began to count on it; empty: its DDL
+    may not have happened."""
 
     column: str
     key: str
@@ -44,7 +46,7 @@ class Added:
 
     def create(self) -> None:
         if self._db.schema(self._table) is None:
-            self._db.execute(self._db.dialect.create_table(self._table, _SCHEMA, ("target", "column", "key")))
+            self._db.create(self._table, _SCHEMA, ("target", "column", "key"))
 
     def lines(self) -> list[_Line]:
         """The table before its columns. Creates nothing."""
@@ -57,6 +59,16 @@ class Added:
     def of(self, key: str, run_id: str = "") -> list[_Line]:
         """Those of a stream; ``run_id``: of one run of it."""
         return [one for one in self.lines() if one.key == key and run_id in ("", one.run_id)]
+
+    def expect(self, load: Load, before: pa.Schema | None, own: Sequence[str]) -> None:
+        """Before DDL that commits by itself. ``own``: columns of dpone's own that it adds."""
+        names = [*load.schema.names, *own] if load.schema is not None else [*own]
+        new = {""} if before is None else {*names} - {*before.names}
+        for line in self.lines():
+            if line.column in new or before is None:
+                self._forget(line)
+        for column in sorted(new):
+            self._write(_Line(column, load.key, load.run_id, ""))
 
     def note(self, load: Load, before: pa.Schema | None) -> None:
         """``before``: columns before the DDL of the load. It counts on what it has added, and on what loads of other
@@ -71,15 +83,10 @@ class Added:
             if line.column in new or before is None:
                 self._forget(line)
         used = {line.column for line in lines if before is not None and _uses(load, line.column)}
-        if new or used:
-            self.create()
         for column in sorted(new | used):
             line = _Line(column, load.key, load.run_id, self._made(now, column))
             self._forget(line)
-            d = self._db.dialect
-            holes = ", ".join([d.placeholder] * len(_SCHEMA))
-            into = f"INSERT INTO {d.name(self._table)} ({d.columns(_SCHEMA.names)}) VALUES ({holes})"
-            self._db.execute(into, (self._name, line.column, line.key, line.run_id, line.made))
+            self._write(line)
 
     def confirm(self, load: Load) -> None:
         """The load is committed, and what it uses is there for good."""
@@ -93,18 +100,19 @@ class Added:
         if mine and self._db.schema(self._target) is not None:
             self._db.hold(self._target)
         for line in mine:
-            self._forget(line)
-            if any(other.column == line.column for other in self.lines()):
-                continue  # another stream counts on it
             now = self._db.schema(self._target)
-            if now is None or (line.column and line.column not in now.names):
+            shared = any(other.column == line.column and other.key != line.key for other in self.lines())
+            if shared or now is None or (line.column and line.column not in now.names):
+                self._forget(line)
                 continue
             what = f"column {line.column} of {self._target}" if line.column else f"table {self._target}"
-            yield TakenBack(what, self._drop(line, now))
+            stays = self._drop(line, now)
+            self._forget(line)  # after the drop, which may commit
+            yield TakenBack(what, stays)
 
     def _drop(self, line: _Line, now: pa.Schema) -> str:
         """Why it stays; empty if it is gone."""
-        if line.made != self._made(now, line.column):
+        if line.made and line.made != self._made(now, line.column):
             return "it was changed since"
         if line.column and self._has_values(line.column):
             return "it has values"
@@ -120,6 +128,12 @@ class Added:
     def _made(self, now: pa.Schema, column: str) -> str:
         columns = {f.name: str(f.type) for f in now if column in ("", f.name)}
         return json.dumps([self._db.identity(self._target, column), columns])
+
+    def _write(self, line: _Line) -> None:
+        d = self._db.dialect
+        holes = ", ".join([d.placeholder] * len(_SCHEMA))
+        into = f"INSERT INTO {d.name(self._table)} ({d.columns(_SCHEMA.names)}) VALUES ({holes})"
+        self._db.execute(into, (self._name, line.column, line.key, line.run_id, line.made))
 
     def _forget(self, line: _Line) -> None:
         if self._db.schema(self._table) is None:

@@ -68,8 +68,6 @@ def cdc_apply(db: Database, job: Job) -> Counts:
     chunks, total = _operations(db, job), Counts()
     if job.whole and [{TRUNCATE}] == [{*operations} for operations in chunks.values()] and not _may_empty(db, job):
         return total
-    if len(chunks) > 1:
-        db.execute(job.dialect.create_index(job.stage, [CHUNK]))
     truncated = [number for number, operations in chunks.items() if TRUNCATE in operations]
     if truncated and job.strategy.deletes != "soft":  # what came before is gone with it
         chunks = {number: operations for number, operations in chunks.items() if number >= truncated[-1]}

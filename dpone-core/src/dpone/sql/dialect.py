@@ -1,6 +1,19 @@
 """What differs between SQL servers: the words (Dialect) and the connection (Database).
 
 A connector gives one class of each and gets strategies, journal, staging and schema evolution from ``dpone.sql``.
+
+**Where DDL stands.** Some servers commit before and after each DDL statement (MySQL, MariaDB, Oracle): it would make
+rows durable that the journal does not know yet, and a kill there loads them twice. So ``dpone.sql`` holds to one order,
+on every server:
+
+1. what the commit needs is made before its transaction: tables of dpone's own, the table for what an undo needs,
+   indexes of the staging;
+2. the transaction of the commit: fence, rows, journal entry. No DDL, but for a swap of tables and a target whose
+   columns are replaced, which are left out where ``Dialect.ddl_commits``;
+3. what nobody needs any more is dropped after it.
+
+A table is registered before it is made and forgotten after it is dropped, so that one whose process died in between is
+found by the next load.
 """
 
 from __future__ import annotations
@@ -28,6 +41,7 @@ class Dialect(ABC):
     placeholder: ClassVar[str] = "?"
     max_identifier: ClassVar[int | None] = None  # bytes of UTF-8; None: no limit
     max_columns: ClassVar[int | None] = None  # of a table; None: no limit
+    ddl_commits: ClassVar[bool] = False  # True: a DDL statement commits what came before it, and itself
     exact_names: ClassVar[bool] = False  # True: Orders and orders are two tables, whatever the server's settings
 
     def quote(self, identifier: str) -> str:
@@ -200,7 +214,9 @@ class Database(Protocol):
     dialect: Dialect
 
     def begin(self, lock: str) -> None:
-        """Start a write transaction and hold ``lock`` (any text) until its end, against every other writer."""
+        """Start a write transaction and hold ``lock`` (any text) until ``commit`` or ``rollback``, against every other
+        writer. Where DDL commits by itself, the lock outlives it (one of the session, such as MySQL's GET_LOCK), and
+        what follows the DDL is a transaction again."""
         ...
 
     def commit(self) -> None:
@@ -248,15 +264,30 @@ class Database(Protocol):
         ...
 
     def plain(self, table: Name, key: Sequence[str]) -> bool:
-        """True if the table is exactly as ``create_table`` makes it, and nothing hangs on it that a swap would lose."""
+        """True if the table is exactly as ``create_table`` makes it, and nothing hangs on it that a swap would lose.
+        Not asked where DDL commits by itself."""
         ...
 
     def clear(self, table: Name) -> int:
-        """Delete every row, and leave the table as it is otherwise; how many there were."""
+        """Delete every row, and leave the table as it is otherwise; how many there were. Not by a TRUNCATE that
+        commits."""
         ...
 
-    def drop(self, stage: Name) -> None:
-        """Drop a staging table."""
+    def tables(self, beside: Name, prefix: str) -> list[Name]:
+        """Tables in the schema of ``beside`` whose names begin with ``prefix``; none where there is no such schema."""
+        ...
+
+    def create(self, table: Name, schema: pa.Schema, key: Sequence[str] = ()) -> None:
+        """Make a table that is not the target: one of dpone's own, or a staging table."""
+        ...
+
+    def create_like(self, table: Name, like: Name, columns: Sequence[str]) -> None:
+        """As ``Dialect.create_like``: make the table for what an undo needs."""
+        ...
+
+    def drop(self, table: Name, wipe: bool = False) -> None:
+        """Drop a table that ``create`` or ``create_like`` has made. ``wipe``: its rows have left the target, and are
+        overwritten where the server is set to do that; those of a staging table need not be."""
         ...
 
     def identity(self, table: Name, column: str = "") -> str:
@@ -265,13 +296,15 @@ class Database(Protocol):
 
     def take_out(self, table: Name, column: str = "") -> str:
         """Drop a table, or a column of it, on which nothing depends. Otherwise answer what does, in words that follow a
-        colon; then nothing has changed. Inside the caller's transaction, which goes on either way. A database may lack
-        this: then what a failed load has added stays."""
+        colon; then nothing has changed. Inside the caller's transaction, which goes on either way. Where DDL commits by
+        itself, nobody may write the table between the look and the drop. A database may lack this: then what a failed
+        load has added stays."""
         ...
 
     def swap(self, stage: Name, target: Name, keep: Name | None = None) -> None:
         """Drop the target and give its name to the stage; both are plain. With ``keep`` the target is not dropped, but
-        has that name from now on, in the same schema, and what the server wants once in a schema is the stage's."""
+        has that name from now on, in the same schema, and what the server wants once in a schema is the stage's. Never
+        called where DDL commits by itself."""
         ...
 
     def hold(self, table: Name) -> None:

@@ -175,10 +175,7 @@ def snapshot_diff(db: Database, job: Job) -> Counts:
 
 def lacking(db: Database, job: Job) -> str:
     """The predicate of target rows whose key was not read. ``duplicates`` drops rows, never a key."""
-    d, key = job.dialect, job.strategy.key
-    if not job.unique:
-        db.execute(d.create_index(job.stage, key))
-    return f"NOT EXISTS (SELECT 1 FROM {d.name(job.stage)} AS s WHERE {_same(job)})"
+    return f"NOT EXISTS (SELECT 1 FROM {job.dialect.name(job.stage)} AS s WHERE {_same(job)})"
 
 
 def require_deletable(db: Database, job: Job, deleted: int, before: int) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from dpone.sql.apply import cdc_apply
+from dpone.contract import Load
+from dpone.schema import Name
+from dpone.sql.apply import cdc_apply, next_chunk
 from dpone.sql.dialect import Database
 from dpone.sql.finalize import (
     Counts,
@@ -13,13 +15,16 @@ from dpone.sql.finalize import (
     delete_all,
     delete_replaced,
     full_refresh,
+    is_empty,
     merge,
     partition_replace,
     replace,
     single,
     snapshot_diff,
 )
+from dpone.sql.fold import CHUNK
 from dpone.sql.history import scd2
+from dpone.sql.versions import indexes as versions_indexes
 from dpone.sql.versions import versions
 
 FINALIZERS: Mapping[str, Callable[[Database, Job], Counts]] = {
@@ -32,6 +37,18 @@ FINALIZERS: Mapping[str, Callable[[Database, Job], Counts]] = {
     "scd2": lambda db, job: versions(db, job) if job.changes else scd2(db, single(db, job)),
     "cdc_apply": cdc_apply,
 }
+
+
+def indexes(db: Database, target: Name, stage: Name, load: Load, unique: bool) -> list[str]:
+    """Statements that make the indexes of the staging without which its finalizer would be slow, to be run before the
+    transaction of the commit. ``unique``: as in Job."""
+    d, strategy = db.dialect, load.strategy
+    if load.changes and strategy.mode == "scd2":
+        return versions_indexes(d, stage, load)
+    if load.changes:
+        return [d.create_index(stage, [CHUNK])] if next_chunk(db, stage) > 1 else []
+    by_key = strategy.mode == "snapshot_diff" or (strategy.mode == "scd2" and strategy.deletes == "close")
+    return [d.create_index(stage, strategy.key)] if by_key and not unique and not is_empty(db, target) else []
 
 
 def finalize(db: Database, job: Job) -> Counts:

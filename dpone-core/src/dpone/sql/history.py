@@ -44,6 +44,12 @@ def shape(strategy: Strategy, schema: pa.Schema) -> tuple[pa.Schema, tuple[str, 
     return pa.schema([*schema, *fields]), key
 
 
+def create(db: Database, target: Name) -> None:
+    """The table in which ``scd2`` knows columns; before the transaction of a commit."""
+    if db.schema(table := target.sibling(COLUMNS)) is None:
+        db.create(table, _COLUMNS, ("target", "column"))
+
+
 def require_own(strategy: Strategy, have: pa.Schema, target: Name, given: Sequence[str] | None = None) -> None:
     """Versions are loaded by scd2 alone, and scd2 loads nothing else. ``given``: columns of the rows, where they are
     known; a copy of such a table from elsewhere is a table like any other. Raises SchemaBreak."""
@@ -55,6 +61,11 @@ def require_own(strategy: Strategy, have: pa.Schema, target: Name, given: Sequen
         found = "the table holds versions with validity intervals, as scd2 made it"
         todo = "go on with scd2, or load into a table of its own; no row was changed"
         raise SchemaBreak(f"load {target} by {strategy.mode}", found, todo)
+
+
+def kept_by(strategy: Strategy) -> tuple[str, ...]:
+    """The columns by which rows that keep another load's id are found again; none: the load's own id tells them."""
+    return (*strategy.key, VALID_FROM) if strategy.mode == "scd2" else ()
 
 
 def scd2(db: Database, job: Job) -> Counts:
@@ -163,7 +174,7 @@ class _Versions:
     def _keep(self, where: str, values: Sequence[Any] = (), source: str = "") -> None:
         """A version that is closed or filled keeps the id of the load that opened it. No two statements of a load meet
         the same one: each closes what it meets, or fills what was left open."""
-        self._job.keep(where, values, source, (*self._job.strategy.key, VALID_FROM))
+        self._job.keep(where, values, source, kept_by(self._job.strategy))
 
     def open(self) -> int:
         """A version for every row whose key has no current one: new, changed, or come back."""
@@ -198,8 +209,6 @@ class _Versions:
         Kept in a table beside the target: a NULL alone does not tell whether it was read or never there.
         """
         db, d, table = self._db, self._d, self._job.target.sibling(COLUMNS)
-        if db.schema(table) is None:
-            db.execute(d.create_table(table, _COLUMNS, ("target", "column")))
         mine, target = f"{d.quote('target')} = {d.placeholder}", self._job.target.last
         if newest is None:  # a table without rows has forgotten what it was
             db.execute(f"DELETE FROM {d.name(table)} WHERE {mine}", [target])

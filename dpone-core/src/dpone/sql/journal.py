@@ -35,10 +35,10 @@ class Journal:
         self._table = target.sibling(TABLE)
 
     def create(self) -> None:
-        """Inside the caller's transaction; nothing if it is there."""
+        """Before the transaction that appends; nothing if it is there."""
         have = self._db.schema(self._table)
         if have is None:
-            self._db.execute(self._db.dialect.create_table(self._table, SCHEMA, ("key", "seq")))
+            self._db.create(self._table, SCHEMA, ("key", "seq"))
             return
         for name in _UNDO:
             if name not in have.names:

@@ -14,7 +14,7 @@ from dpone.sql.dialect import Database
 from dpone.sql.finalize import held
 from dpone.sql.journal import Journal
 from dpone.sql.undo import Targets, forget
-from dpone.sql.writer import transaction
+from dpone.sql.writer import Staging, create_own, own_lock, transaction
 from dpone.strategy import Strategy
 
 
@@ -39,20 +39,22 @@ def undo_plan(db: Database, target: Name, key: str, load_id: str) -> UndoPlan:
 
 def take_back(db: Database, target: Name, load: Load, load_id: str, after: Entry | None, position: Position) -> Receipt:
     """``Undoing.undo`` of every SQL sink: one transaction."""
-    journal = Journal(db, target)
+    journal, staging = Journal(db, target), Staging(db, target)
+    with transaction(db, own_lock(target)):
+        create_own(db, target, load)
     with transaction(db, load.key):
-        journal.create()
         seq = journal.require(load.key, after, load.load_id)
         undone = undo_plan(db, target, load.key, load_id).entry
         done = [_Restore(db, kept, load_id).run(load.strategy) for kept in undone.kept]
         rows = {"inserted": sum(d[0] for d in done), "updated": 0, "deleted": sum(d[1] for d in done), "unchanged": 0}
-        forget(db, target, load.key, undone)
+        staging.spend(load.key, *forget(db, target, load.key, undone))
         now = datetime.now(UTC)
         left = held(db, target, load.count)
         entry = Entry(
             seq, position.epoch, load.load_id, load.run_id, load.token, position, now, rows, undoes=load_id, held=left
         )
         journal.append(load.key, entry)
+    staging.drop_spent(load.key)
     return Receipt(entry, **rows)
 
 
@@ -120,7 +122,7 @@ class _Restore:
         db, key = self.db, strategy.key
         kept, now = db.schema(self.images), db.schema(self.target)
         same = kept is not None and now is not None and kept.equals(now, check_metadata=True)
-        return same and db.plain(self.images, key) and db.plain(self.target, key)
+        return not db.dialect.ddl_commits and same and db.plain(self.images, key) and db.plain(self.target, key)
 
     def _take_out(self) -> int:
         d = self.db.dialect
@@ -135,7 +137,6 @@ class _Restore:
 
     def _take_out_by_key(self) -> int:
         d, key = self.db.dialect, self.kept.key
-        self.db.execute(d.create_index(self.images, key))
         same = " AND ".join(f"i.{d.quote(k)} = t.{d.quote(k)}" for k in key)  # by the image's collation, which is exact
         found = self.db.execute(
             d.delete_from(self.target, f"EXISTS (SELECT 1 FROM {d.name(self.images)} AS i WHERE {same})")

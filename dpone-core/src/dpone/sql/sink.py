@@ -9,7 +9,7 @@ import pyarrow as pa
 from attrs import evolve
 
 from dpone.contract import Entry, Load, Receipt, TakenBack, UndoPlan, Writer
-from dpone.errors import ConfigError, SchemaBreak
+from dpone.errors import ConfigError, SchemaBreak, SinkError
 from dpone.evolution import Change, Stored, not_kept
 from dpone.pipeline import SinkSpec
 from dpone.position import Position
@@ -22,7 +22,16 @@ from dpone.sql.finalize import held, is_empty, require_columns
 from dpone.sql.journal import Journal
 from dpone.sql.references import require_deletable, require_no_action
 from dpone.sql.restore import take_back, undo_plan
-from dpone.sql.writer import Staging, anew, lacking_own, open_load, transaction, with_lineage
+from dpone.sql.writer import (
+    Staging,
+    anew,
+    create_own,
+    lacking_own,
+    open_load,
+    own_lock,
+    transaction,
+    with_lineage,
+)
 from dpone.strategy import Strategy
 
 
@@ -44,8 +53,11 @@ class SqlSink:
     def schema(self) -> pa.Schema | None:
         return self._db.schema(self._target)
 
+    def exists(self) -> bool:
+        return self.schema() is not None
+
     def is_empty(self) -> bool:
-        return self.schema() is None or is_empty(self._db, self._target)
+        return not self.exists() or is_empty(self._db, self._target)
 
     def lost(self, entry: Entry, count: bool) -> str:
         """``contract.Verifying``."""
@@ -88,13 +100,14 @@ class SqlSink:
 
     def _statements(self, change: Change) -> list[str]:
         if change.kind == "create" and change.schema is not None:
-            return [self._create(self._target, self._makeable(change.schema))]
+            return [self.dialect.create_table(self._target, *self._shape(self._makeable(change.schema)))]
         if change.kind == "add" and change.after is not None:
             [after] = self._makeable(pa.schema([change.after]))
             change = evolve(change, after=after)
         return statements(self.dialect, self._target, change)
 
-    def _create(self, table: Name, schema: pa.Schema) -> str:
+    def _shape(self, schema: pa.Schema) -> tuple[pa.Schema, tuple[str, ...]]:
+        """Columns and primary key of a table for rows of ``schema``."""
         strategy, options = self._spec.strategy, self._spec.options
         require_columns(strategy, schema, self._target)
         # Only strict pipelines get NOT NULL columns: the others let a source become nullable.
@@ -103,7 +116,7 @@ class SqlSink:
         schema, key = history.shape(strategy, schema)
         schema = with_lineage(schema) if options.lineage.enabled else schema
         self._require_room(len(schema))
-        return self.dialect.create_table(table, schema, key)
+        return schema, key
 
     def _require_room(self, columns: int) -> None:
         most = self.dialect.max_columns
@@ -143,14 +156,22 @@ class SqlSink:
             return
         if not ddl and not added.lines():
             return
-        with transaction(self._db, str(self._target)):
+        lock = str(self._target)
+        with transaction(self._db, lock):
+            added.create()
+        with transaction(self._db, lock):
             before = self.schema()
+            if ddl and self.dialect.ddl_commits:
+                lineage = self._spec.options.lineage.enabled
+                own = [] if before is None else lacking_own(self._spec.strategy, before, lineage)
+                added.expect(load, before, [field.name for field in own])
             self._run(ddl)
             added.note(load, before)
 
     def take_back(self, key: str, run_id: str = "") -> Sequence[TakenBack]:
         """``contract.TakingBack``, in one transaction."""
         added = Added(self._db, self._target)
+        Staging(self._db, self._target).drop_spent(key)
         if not added.of(key, run_id):
             return ()
         with transaction(self._db, str(self._target)):
@@ -171,16 +192,21 @@ class SqlSink:
     def open(self, load: Load) -> Writer:
         self._refuse(load)
         options = self._spec.options
+        with transaction(self._db, own_lock(self._target)):
+            create_own(self._db, self._target, load, options.undo)
         return open_load(self._db, self._target, load, options.lineage.enabled, options.undo, self._into(load))
 
     def _into(self, load: Load) -> Name:
         """The table that the load fills: the target, or an empty one that takes its place in the commit."""
         if not load.anew or load.schema is None:
             return self._target
-        table, schema = anew(self._target, load), self._makeable(load.schema)
+        if self.dialect.ddl_commits:
+            todo = "drop the target, and run again"
+            raise SinkError(f"replace the columns of {self._target}", "DDL commits by itself here", todo)
+        table, (schema, key) = anew(self._target, load), self._shape(self._makeable(load.schema))
         with transaction(self._db, load.key):
-            Staging(self._db, self._target).create()
-            Staging(self._db, self._target).replace(load, table, self._create(table, schema))
+            Staging(self._db, self._target).replace(load, table)
+            self._db.create(table, schema, key)
         return table
 
     def undo_plan(self, key: str, load_id: str) -> UndoPlan:

@@ -1,6 +1,7 @@
 """Undo, the keeping half: what a load replaces stays beside the target, and the journal says where.
 
-Kept in the transaction of the load, so that either both are there or neither. An ordinary table for each load,
+Filled in the transaction of the load, so that either both are there or neither. An ordinary table for each load, made
+before its transaction and dropped after it where nothing was kept,
 ``__dpone__undo_<load id>``: for ``full_refresh`` the previous generation (the old table itself, renamed, where the
 stage takes its place; a copy otherwise), for the others the rows they change or delete, as they were. Rows that a load
 wrote are known by its load id and need no image.
@@ -18,7 +19,7 @@ import pyarrow as pa
 from attrs import define, field
 
 from dpone.contract import Entry, Kept
-from dpone.errors import SinkError
+from dpone.errors import Category, SinkError
 from dpone.pipeline import Undo
 from dpone.schema import LOAD_ID, Name
 from dpone.sql.dialect import Database
@@ -39,7 +40,7 @@ class Targets:
 
     def create(self) -> None:
         if self._db.schema(self._table) is None:
-            self._db.execute(self._db.dialect.create_table(self._table, _TARGETS, ("target",)))
+            self._db.create(self._table, _TARGETS, ("target",))
 
     def last(self) -> str:
         """Empty if it is not known."""
@@ -90,7 +91,7 @@ class Images:
     kind: str = "added"
     rows: int = 0
     key: tuple[str, ...] = ()
-    _created: bool = field(default=False, init=False)
+    _used: bool = field(default=False, init=False)
 
     @property
     def table(self) -> Name:
@@ -99,7 +100,7 @@ class Images:
     def keep(self, where: str, values: Sequence[Any] = (), source: str = "", key: Sequence[str] = ()) -> None:
         """The rows of the target (t) that meet ``where``; ``source`` is a table expression (s) that ``where`` joins, of
         which at most one row meets each row of the target."""
-        self._create()
+        self._used = True
         self.kind, self.key = "before_images", tuple(key)
         d = self.db.dialect
         mine = f"t.{d.quote(LOAD_ID)}"
@@ -109,39 +110,42 @@ class Images:
 
     def keep_all(self) -> None:
         """A copy of the target."""
-        self._create()
-        self.kind = "generation"
+        self._used, self.kind = True, "generation"
         self.rows = self._copy(f"{self.db.dialect.name(self.target)} AS t", ())
 
     def keep_table(self, stage: Name, rows: int) -> None:
         """The target itself, under our name; the stage takes its place."""
+        self.db.drop(self.table)
         self.db.swap(stage, self.target, self.table)
-        self.kind, self.rows, self._created = "generation", rows, True
+        self.kind, self.rows, self._used = "generation", rows, True
 
     def _copy(self, tables: str, values: Sequence[Any]) -> int:
         d, names = self.db.dialect, self.columns.names
         into = f"INSERT INTO {d.name(self.table)} ({d.columns(names)})"
         return self.db.execute(f"{into} SELECT {d.columns(names, 't')} FROM {tables}", values)
 
-    def _create(self) -> None:
-        if not self._created:
-            self.db.execute(self.db.dialect.create_like(self.table, self.target, self.columns.names))
-            self._created = True
+    def create(self, key: Sequence[str] = ()) -> None:
+        """Before the transaction of the load. ``key``: by which rows are looked up when the load is taken back."""
+        self.db.create_like(self.table, self.target, self.columns.names)
+        if key:
+            self.db.execute(self.db.dialect.create_index(self.table, key))
 
-    def drop(self) -> None:
-        """Nothing was changed after all."""
-        if self._created:
-            self.db.execute(self.db.dialect.drop_table(self.table))
-            self._created = False
+    def hold(self) -> None:
+        """The target is held from here on: what is kept of a row is what the load then changes."""
+        self.db.hold(self.target)
+        now = self.db.schema(self.target)
+        if now is None or not now.equals(self.columns, check_metadata=True):
+            error = SinkError(f"keep rows of {self.target}", "its columns have changed since", "run again")
+            error.category = Category.TRANSIENT
+            raise error
 
     def kept(self, written: int | None, previous: str) -> Kept:
         if self.kind == "before_images" and not self.rows:
-            self.drop()
-            self.kind = "added"
+            self._used, self.kind = False, "added"
         return Kept(
             str(self.target),
             self.kind,  # type: ignore[arg-type]
-            self.table.last if self._created else "",
+            self.table.last if self._used else "",
             self.rows,
             written,
             {f.name: str(f.type) for f in self.columns},
@@ -151,8 +155,7 @@ class Images:
 
 
 def images(db: Database, target: Name, load_id: str) -> Images:
-    """The target is held from here on: what is kept of a row is what the load then changes."""
-    db.hold(target)
+    """Not made yet."""
     schema = db.schema(target)
     if schema is None or LOAD_ID not in schema.names:
         found = f"the table has no column {LOAD_ID}, which it had when the load began"
@@ -160,21 +163,20 @@ def images(db: Database, target: Name, load_id: str) -> Images:
     return Images(db, target, load_id, schema)
 
 
-def sweep(db: Database, target: Name, key: str, undo: Undo) -> None:
-    """Drop what is beyond the retention, and say so in the journal: the newest ``loads`` and those of the last ``days``
-    stay. In the transaction of a load, which is the newest itself."""
-    journal, now = Journal(db, target), datetime.now(UTC)
+def sweep(db: Database, target: Name, key: str, undo: Undo) -> list[Name]:
+    """Say in the journal what is beyond the retention: the newest ``loads`` and those of the last ``days`` stay. In the
+    transaction of a load, which is the newest itself; answers the tables to drop after it."""
+    journal, now, gone = Journal(db, target), datetime.now(UTC), list[Name]()
     for n, entry in enumerate(journal.keeping(key)):
         beyond = undo.loads is not None and n >= undo.loads
         too_old = undo.days is not None and now - entry.committed_at > timedelta(days=undo.days)
         if n and (beyond or too_old):
-            forget(db, target, key, entry)
+            gone += forget(db, target, key, entry)
+    return gone
 
 
-def forget(db: Database, target: Name, key: str, entry: Entry) -> None:
-    """Not as a stage is dropped: these rows have left the target, and are overwritten where the server does that."""
-    for kept in entry.kept:
-        table = Name.parse(kept.target).sibling(kept.name or IMAGES)
-        if kept.name.startswith(IMAGES) and db.schema(table) is not None:
-            db.execute(db.dialect.drop_table(table))
+def forget(db: Database, target: Name, key: str, entry: Entry) -> list[Name]:
+    """Say in the journal that nothing is kept of a load; the tables to drop after the transaction."""
     Journal(db, target).forget(key, entry.load_id)
+    named = (Name.parse(kept.target).sibling(kept.name) for kept in entry.kept if kept.name.startswith(IMAGES))
+    return [table for table in named if db.schema(table) is not None]

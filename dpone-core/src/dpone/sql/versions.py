@@ -31,7 +31,7 @@ from dpone.errors import ConfigError, DeletesRefused, SinkError
 from dpone.schema import LINEAGE, VALID_FROM, VALID_TO, VALIDITY, Name
 from dpone.sql import fold
 from dpone.sql.apply import Chunk, plus
-from dpone.sql.dialect import Database
+from dpone.sql.dialect import Database, Dialect
 from dpone.sql.finalize import Counts, Job
 from dpone.sql.fold import CHUNK, DELETE, FRESH, INSERT, MARK, MASK, NUMBER, OP, TRUNCATE, UPDATE, UPSERT, Clock
 from dpone.sql.history import moment
@@ -54,6 +54,12 @@ def staged_schema(schema: pa.Schema, have: pa.Schema, load: Load, target: Name) 
     own = [have.field(VALID_FROM), pa.field(NUMBER, pa.int64()), pa.field(MARK, pa.string())]
     own += fold.staged_fields([schema.field(name) for name in load.strategy.key])
     return pa.schema([f.with_nullable(True) for f in (*schema, *carried, *own)])
+
+
+def create(db: Database, target: Name) -> None:
+    """The table of delivered commits; before the transaction of a commit."""
+    if db.schema(table := target.sibling(COMMITS)) is None:
+        db.create(table, _COMMITS, ("target", "stream"))
 
 
 def clock(db: Database, target: Name, load: Load, at: datetime) -> Clock:
@@ -87,8 +93,6 @@ def _delivered(db: Database, target: Name, stream: str) -> tuple[str, datetime |
 
 def _remember(db: Database, job: Job, mark: str, at: Any) -> None:
     d, table, mine = db.dialect, job.target.sibling(COMMITS), (job.target.last, job.stream)
-    if db.schema(table) is None:
-        db.execute(d.create_table(table, _COMMITS, ("target", "stream")))
     where = " AND ".join(f"{d.quote(name)} = {d.placeholder}" for name in ("target", "stream"))
     db.execute(f"DELETE FROM {d.name(table)} WHERE {where}", mine)
     holes = ", ".join([d.placeholder] * len(_COMMITS))
@@ -126,7 +130,6 @@ def versions(db: Database, job: Job) -> Counts:
     chunks = _chunks(db, job)
     if not chunks:
         return _close_all(db, job) if job.whole else Counts()
-    _index(db, job)
     begin, previous, total = next(iter(chunks.values())).begin, None, Counts()
     _require_later(db, job, begin)
     for number, chunk in chunks.items():
@@ -149,12 +152,13 @@ def _chunks(db: Database, job: Job) -> Mapping[int, _Staged]:
     return chunks
 
 
-def _index(db: Database, job: Job) -> None:
-    d, key = job.dialect, job.strategy.key
-    db.execute(d.create_index(job.stage, [CHUNK, *key, NUMBER]))
-    if job.whole:
-        index = d.quote(f"{job.stage.last}_whole")
-        db.execute(f"CREATE INDEX {index} ON {d.name(job.stage)} ({d.columns(key)})")
+def indexes(d: Dialect, stage: Name, load: Load) -> list[str]:
+    """Of the staging, made before the commit."""
+    key = load.strategy.key
+    made = [d.create_index(stage, [CHUNK, *key, NUMBER])]
+    if load.whole:
+        made.append(f"CREATE INDEX {d.quote(f'{stage.last}_whole')} ON {d.name(stage)} ({d.columns(key)})")
+    return made
 
 
 def _require_later(db: Database, job: Job, begin: Any) -> None:

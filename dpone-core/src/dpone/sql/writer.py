@@ -1,14 +1,16 @@
 """Staging tables and the Writer every SQL sink shares: stage part by part, then one fenced transaction.
 
 Three tables of dpone live beside the target: ``__dpone__loads`` (the journal), ``__dpone__staging`` (open loads) and
-``__dpone__parts`` (their staged parts). A staging table is an ordinary table, so that it survives a crash.
+``__dpone__parts`` (their staged parts). A staging table is an ordinary table, so that it survives a crash. Where DDL
+stands, before and after the transaction of a commit, is said in ``dpone.sql.dialect``.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Container, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,24 +18,25 @@ import pyarrow as pa
 from attrs import asdict, define, evolve, frozen
 
 from dpone.contract import Entry, Kept, Load, Part, Receipt, Staged, Stream, Writer
-from dpone.errors import Category, DataError, SchemaBreak, SinkError
+from dpone.errors import Category, DataError, DponeError, SchemaBreak, SinkError
 from dpone.evolution import twin
 from dpone.pipeline import Undo
 from dpone.position import Position
-from dpone.schema import DELETED_AT, FILE, LINEAGE, LOAD_ID, LOADED_AT, VALIDITY, Name
+from dpone.schema import DELETED_AT, FILE, LINEAGE, LOAD_ID, LOADED_AT, PREFIX, VALIDITY, Name
 from dpone.sql import apply, fold, history, versions
 from dpone.sql.added import Added
 from dpone.sql.dialect import Database
 from dpone.sql.finalize import Counts, Job, held, is_empty, repeated_keys, require_columns
-from dpone.sql.finalizers import finalize
+from dpone.sql.finalizers import finalize, indexes
 from dpone.sql.journal import Journal
 from dpone.sql.replaced import replaced
-from dpone.sql.undo import Targets, images, sweep
+from dpone.sql.undo import IMAGES, Images, Targets, images, sweep
 from dpone.strategy import MODES, Strategy
 
 LINEAGE_FIELDS = (pa.field(LOAD_ID, pa.string()), pa.field(LOADED_AT, pa.timestamp("us", "UTC")))
 _FILE = pa.field(FILE, pa.int64())
-_ANEW = "__dpone__anew"
+_STAGE, _ANEW = "__dpone__stage", "__dpone__anew"
+_SPENT = "spent"  # the token of a table that no load goes on with
 _TEXTS, _COUNTS = ("stage", "key", "load_id", "token", "created_at"), ("rows", "bytes", "filtered", "quarantined")
 _STAGING = pa.schema([*((name, pa.string()) for name in _TEXTS), ("unique", pa.int64())])
 _CHECKS = pa.field("checks", pa.string())
@@ -67,7 +70,9 @@ class Stage:
 
 
 class Staging:
-    """The registry of open loads. Every call is part of the caller's transaction."""
+    """The registry of open loads, and of tables that are to be dropped. Every call is part of the caller's transaction.
+    A line is written before its table is made, and deleted after it is dropped: where DDL commits by itself, no process
+    dies between a table and its line and leaves the table alone."""
 
     def __init__(self, db: Database, target: Name) -> None:
         self._db = db
@@ -76,7 +81,7 @@ class Staging:
     def create(self) -> None:
         for table, schema, key in ((self._stages, _STAGING, ("stage",)), (self._parts, _PARTS, ("stage", "part"))):
             if self._db.schema(table) is None:
-                self._db.execute(self._db.dialect.create_table(table, schema, key))
+                self._db.create(table, schema, key)
         have = self._db.schema(self._parts)
         if have is not None and _CHECKS.name not in have.names:  # a table made before there were row contracts
             self._db.execute(self._db.dialect.add_column(self._parts, _CHECKS))
@@ -101,21 +106,55 @@ class Staging:
 
     def drop(self, stage: Stage) -> None:
         """The table, if it is still there, and every trace of it."""
+        self._drop(stage.table)
+        self.forget(stage.table)
+
+    def _drop(self, table: Name) -> None:
+        if self._db.schema(table) is None:
+            return
+        if table.last.startswith(IMAGES):
+            self._db.drop(table, wipe=True)
+        else:
+            self._db.drop(table)
+
+    def forget(self, table: Name) -> None:
+        """It is nobody's to drop."""
         d = self._db.dialect
-        if self._db.schema(stage.table) is not None:
-            self._db.drop(stage.table)
-        for table in (self._parts, self._stages):
+        for own in (self._parts, self._stages):
             where = f"{d.quote('stage')} = {d.placeholder}"
-            self._db.execute(f"DELETE FROM {d.name(table)} WHERE {where}", (stage.table.last,))
+            self._db.execute(f"DELETE FROM {d.name(own)} WHERE {where}", (table.last,))
+
+    def spend(self, key: str, *tables: Name) -> None:
+        """No load goes on with them: they are dropped after the transaction, or by the next load of the key."""
+        for table in tables:
+            self.forget(table)
+            self.add(key, Stage(table, "", _SPENT, datetime.now(UTC), False))
+
+    def drop_spent(self, key: str) -> None:
+        """In a transaction of its own, if there are any."""
+        if self._db.schema(self._stages) is None:
+            return
+        if spent := [stage for stage in self.of(key) if stage.token == _SPENT]:
+            with transaction(self._db, key):
+                for stage in spent:
+                    self.drop(stage)
+
+    def sweep_unknown(self, key: str) -> None:
+        """Tables of this key that have no line."""
+        mine = re.compile(rf"(?:{_STAGE}|{_ANEW})_.+_{_digest(key)}", re.IGNORECASE | re.DOTALL)
+        found = [table for table in self._db.tables(self._stages, PREFIX) if mine.fullmatch(table.last)]
+        known = {stage.lower() for (stage,) in self._select(self._stages, ("stage",))} if found else {*()}
+        for table in found:
+            if table.last.lower() not in known:
+                self._drop(table)
 
     def parts(self, stage: Stage) -> dict[str, Staged]:
         rows = self._select(self._parts, ("part", *_COUNTS, _CHECKS.name), stage=stage.table.last)
         return {part: Staged(*[*counts, checks or ""]) for part, *counts, checks in rows}
 
-    def replace(self, load: Load, table: Name, create: str) -> None:
-        """A table that is to take the target's place, empty so far; known, so that a later load sweeps it."""
+    def replace(self, load: Load, table: Name) -> None:
+        """A table that is about to be made and to take the target's place; known, so that a later load sweeps it."""
         self.sweep_anew(load.key)
-        self._db.execute(create)
         self.add(f"{load.key}|{_ANEW}", Stage(table, load.load_id, "", load.started_at.astimezone(UTC), False))
 
     def sweep_anew(self, key: str, keep: Name | None = None) -> None:
@@ -157,14 +196,38 @@ def transaction(db: Database, lock: str) -> Iterator[None]:
 
 def anew(target: Name, load: Load) -> Name:
     """Of the table that takes the target's place."""
-    return target.sibling(f"{_ANEW}_{load.load_id}_{hashlib.sha256(load.key.encode()).hexdigest()[:8]}")
+    return target.sibling(f"{_ANEW}_{load.load_id}_{_digest(load.key)}")
+
+
+def own_lock(target: Name) -> str:
+    """Of ``create_own``: by one runner at a time."""
+    return f"tables of {'.'.join(target.parts[:-1])}"
+
+
+def create_own(db: Database, target: Name, load: Load, undo: Undo | None = None) -> None:
+    """The tables of dpone's own that the load will write, in a transaction before all others of the load."""
+    Staging(db, target).create()
+    Journal(db, target).create()
+    if undo is not None:
+        Targets(db, target).create()
+    if load.strategy.mode == "scd2":
+        (versions if load.changes else history).create(db, target)
+
+
+def make_indexes(db: Database, lock: str, statements: Sequence[str]) -> None:
+    """Before the transaction that they are for. One that cannot be made is left out: it may be there from an attempt
+    whose process died, and without it the transaction is slow, and right."""
+    for statement in statements:
+        with suppress(SinkError), transaction(db, lock):
+            db.execute(statement)
 
 
 def open_load(
     db: Database, target: Name, load: Load, lineage: bool, undo: Undo | None = None, into: Name | None = None
 ) -> SqlWriter:
-    """``Sink.open`` of every SQL sink. The target exists and has every column of ``load.schema`` and, if
-    enabled, of the lineage: ``Sink.ddl`` saw to it. ``undo``: keep what the load replaces. ``into``: see SqlWriter."""
+    """``Sink.open`` of every SQL sink, after ``create_own``. The target exists and has every column of ``load.schema``
+    and, if enabled, of the lineage: ``Sink.ddl`` saw to it. ``undo``: keep what the load replaces. ``into``: see
+    SqlWriter."""
     return SqlWriter(db, target, load, open_stage(db, into or target, load, lineage), lineage, undo, into)
 
 
@@ -174,7 +237,7 @@ def open_stage(db: Database, target: Name, load: Load, lineage: bool, late: Cont
     schema = None if load.schema is None else _staged_schema(db, target, load, lineage)
     with transaction(db, load.key):
         staging = Staging(db, target)
-        staging.create()
+        staging.sweep_unknown(load.key)
         token = load.token if load.repeatable and schema is not None else ""
         mine: Stage | None = None
         for stage in staging.of(load.key):
@@ -185,7 +248,6 @@ def open_stage(db: Database, target: Name, load: Load, lineage: bool, late: Cont
         staging.sweep_anew(load.key, keep=target)
         if schema is not None and mine is None:
             mine = _new_stage(db, target, load, token, schema)
-            staging.add(load.key, mine)
     return mine
 
 
@@ -250,7 +312,8 @@ def _new_stage(db: Database, target: Name, load: Load, token: str, schema: pa.Sc
         return _make_stage(db, target, load, token, schema, ())
     policy_ok = not strategy.key or strategy.duplicates == "fail"
     replaces = strategy.mode == "full_refresh" or is_empty(db, target)
-    shape = db.schema(target) if policy_ok and replaces and db.plain(target, strategy.key) else None
+    swaps = policy_ok and replaces and not db.dialect.ddl_commits
+    shape = db.schema(target) if swaps and db.plain(target, strategy.key) else None
     # Rows that the read lacks are found by key: an index that grows with the stage spares one made at the commit.
     diffs = policy_ok and strategy.whole and strategy.mode != "full_refresh"
     key = strategy.key if shape is not None or diffs else ()
@@ -261,13 +324,19 @@ def _new_stage(db: Database, target: Name, load: Load, token: str, schema: pa.Sc
 
 def _make_stage(db: Database, target: Name, load: Load, token: str, shape: pa.Schema, key: Sequence[str]) -> Stage:
     table, at = target.sibling(_stage_name(load)), load.started_at.astimezone(UTC)
-    db.execute(db.dialect.create_table(table, shape, key))
-    return Stage(table, load.load_id, token, at, unique=bool(key))
+    stage = Stage(table, load.load_id, token, at, unique=bool(key))
+    Staging(db, target).add(load.key, stage)
+    db.create(table, shape, key)
+    return stage
 
 
 def _stage_name(load: Load) -> str:
     """By load and key: the loads of one commit share their id."""
-    return f"__dpone__stage_{load.load_id}_{hashlib.sha256(load.key.encode()).hexdigest()[:8]}"
+    return f"{_STAGE}_{load.load_id}_{_digest(load.key)}"
+
+
+def _digest(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()[:8]
 
 
 def _same_kind(writer: Writer) -> SqlWriter:
@@ -338,6 +407,7 @@ class SqlWriter:
     ) -> None:
         self.load_id = stage.load_id if stage else load.load_id
         self._undo, self._into = undo, into or target
+        self._images: Images | None = None
         self._db, self._target, self._load, self._stage, self._lineage = db, target, load, stage, lineage
         self._staging = Staging(db, target)
         self._journal = Journal(db, target)
@@ -365,13 +435,45 @@ class SqlWriter:
             if written != counted.staged:
                 how_many = f"{counted.staged - written:,} of {counted.staged:,} rows"
                 raise repeated_keys(self._target, self._load.strategy, how_many)
-            found = getattr(stream, "quarantined", 0), getattr(stream, "checks", "")
-            staged = Staged(counted.rows, counted.bytes, stream.filtered, *found)
+            staged = Staged(counted.rows, counted.bytes, stream.filtered, stream.quarantined, stream.checks)
             self._staging.mark(stage, part.id, staged)
         return staged
 
     def commit(self, after: Entry | None, position: Position, also: Sequence[Writer] = ()) -> Receipt:
         others = [_same_kind(writer) for writer in also]
+        for writer in (self, *others):
+            writer._prepare()
+        receipt = self._committed(after, position, others)
+        with suppress(DponeError):  # the load is durable: what is left is swept by the next one
+            for writer in (self, *others):
+                writer._clean()
+        return receipt
+
+    def _prepare(self) -> None:
+        """DDL that comes before the commit's transaction. A staging that somebody has swept is left to the fence."""
+        stage, db, key = self._stage, self._db, self._load.key
+        if stage is None or db.schema(stage.table) is None:
+            return
+        make_indexes(db, key, indexes(db, self._into, stage.table, self._load, stage.unique))
+        able = self._undo is not None and self._into == self._target  # rows of other columns cannot be put back
+        if able and self._images is None:
+            self._images = images(db, self._target, self.load_id)
+            with transaction(db, key):
+                self._staging.spend(key, self._images.table)
+                self._images.create(history.kept_by(self._load.strategy))
+
+    def _clean(self) -> None:
+        """DDL that comes after the commit's transaction."""
+        key = self._load.key
+        self._staging.drop_spent(key)
+        if self._into != self._target:
+            with transaction(self._db, key):
+                self._staging.sweep_anew(key)
+        if self._load.schema is None:
+            with transaction(self._db, key):
+                self._staging.sweep(key)
+
+    def _committed(self, after: Entry | None, position: Position, others: Sequence[SqlWriter]) -> Receipt:
         try:
             return self._commit(after, position, others)
         except DataError as error:  # of the server: a constraint
@@ -383,7 +485,6 @@ class SqlWriter:
     def _commit(self, after: Entry | None, position: Position, others: Sequence[SqlWriter]) -> Receipt:
         load, now = self._load, datetime.now(UTC)
         with transaction(self._db, load.key):
-            self._journal.create()
             seq = self._journal.require(load.key, after, self.load_id)
             rows, kept = self._apply()
             added = [writer._finish(position, now) for writer in others]
@@ -394,8 +495,6 @@ class SqlWriter:
             )
             self._journal.append(load.key, entry)
             self._sweep()
-            if load.schema is None:
-                self._staging.sweep(load.key)
         for writer in (self, *others):
             writer._stage = None
         return Receipt(entry, **rows)
@@ -410,14 +509,13 @@ class SqlWriter:
         return rows
 
     def _apply(self) -> tuple[Mapping[str, int], tuple[Kept, ...]]:
-        """Staged rows into the target, and the staging away; counts, and what was kept of the target."""
+        """Staged rows into the target, and nobody goes on with the staging; counts, and what was kept of the target."""
         if self._stage is None:
             return asdict(Counts()), ()
         counts, kept = self._finalize(self._stage)
-        self._staging.drop(self._stage)
+        self._staging.spend(self._load.key, self._stage.table)
         if self._into != self._target:
             counts = replaced(self._db, self._target, self._into, self._load, counts)
-            self._staging.sweep_anew(self._load.key)
         Added(self._db, self._target).confirm(self._load)
         return asdict(counts), kept
 
@@ -434,22 +532,20 @@ class SqlWriter:
 
     def _sweep(self) -> None:
         if self._undo is not None:
-            sweep(self._db, self._target, self._load.key, self._undo)
+            key = self._load.key
+            self._staging.spend(key, *sweep(self._db, self._target, key, self._undo))
 
     def _finalize(self, stage: Stage) -> tuple[Counts, tuple[Kept, ...]]:
         """Change the target; what was kept of it."""
         targets = Targets(self._db, self._target)
-        if self._undo is not None:
-            targets.create()
         previous = targets.move(self.load_id)
-        able = self._undo is not None and self._into == self._target  # rows of other columns cannot be put back
-        keeping = images(self._db, self._target, self.load_id) if able else None
+        keeping = evolve(self._images) if self._images is not None else None  # an attempt may have failed before
+        if keeping is not None:
+            keeping.hold()
         job = evolve(self._job(stage), images=keeping)
         counts = finalize(self._db, job)
         if not (counts.inserted or counts.updated or counts.deleted):
             targets.move(previous)
-            if keeping is not None:
-                keeping.drop()
             return counts, ()
         if keeping is None:
             return counts, ()
@@ -464,7 +560,10 @@ class SqlWriter:
                 "nothing was changed"
             )
             raise SinkError(f"keep rows of {self._target}", found, todo)
-        return counts, (keeping.kept(written, previous),)
+        kept = keeping.kept(written, previous)
+        if kept.name:
+            self._staging.forget(keeping.table)
+        return counts, (kept,)
 
     def abort(self) -> None:
         self._db.rollback()
@@ -473,6 +572,7 @@ class SqlWriter:
                 self._staging.drop(self._stage)
                 if self._into != self._target:
                     self._staging.sweep_anew(self._load.key)
+            self._staging.drop_spent(self._load.key)
             self._stage = None
 
     def close(self) -> None:
@@ -511,7 +611,8 @@ class SqlWriter:
         rows = sum(part.rows for part in parts)
         left_out = sum(part.filtered + part.quarantined for part in parts)
         strategy = self._load.strategy
-        swap = shape.equals(self._db.schema(self._into)) and self._db.plain(self._into, strategy.key)
+        swap = not self._db.dialect.ddl_commits and shape.equals(self._db.schema(self._into))
+        swap = swap and self._db.plain(self._into, strategy.key)
         filled = {*self._names(), *(LINEAGE if self._lineage else ())}
         schema = pa.schema([f for f in shape if f.name in filled or _left_null(f.name, filled)])
         return Job(

@@ -15,7 +15,7 @@ import struct
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from functools import cache
 from pathlib import Path
@@ -125,8 +125,8 @@ class _CutWriter:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._writer, name)
 
-    def commit(self, after: Entry | None, position: Position) -> Receipt:
-        self._writer.commit(after, position)
+    def commit(self, after: Entry | None, position: Position, also: Sequence[Writer]) -> Receipt:
+        self._writer.commit(after, position, also)
         raise ConnectionResetError("the kit cut the connection before the answer")
 
 

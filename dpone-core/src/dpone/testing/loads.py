@@ -92,7 +92,7 @@ def load(
                 for i, part in enumerate(parts):
                     detail = {"order": orders[i]} if orders else {}
                     writer.stage(Part(f"p{i}", detail), stream or Rows(part))
-                receipt: Receipt = writer.commit(sink.journal(key(table)), at(n))
+                receipt: Receipt = writer.commit(sink.journal(key(table)), at(n), ())
                 return receipt
             except BaseException:
                 writer.abort()

@@ -398,7 +398,7 @@ class SinkContract(Contract):
                 head = sink.journal(key())
                 writer.stage(Part("p"), Rows(sample(5, 6)))
                 with pytest.raises(Conflict):
-                    writer.commit(stale, at(9))
+                    writer.commit(stale, at(9), ())
                 writer.abort()
                 assert sink.journal(key()) == head
             same(harness.rows(), expected.drop_columns(own(expected)))
@@ -411,7 +411,7 @@ class SinkContract(Contract):
         with _open(harness, strategy) as (one, first), _open(harness, strategy) as (_, second):
             head = one.journal(key())
             second.stage(Part("p"), Rows(sample(1, 3)))
-            second.commit(head, at(2))
+            second.commit(head, at(2), ())
             expected = harness.rows()
             assert expected is not None
             with pytest.raises(DponeError):  # its staging was swept, or the fence holds
@@ -445,7 +445,7 @@ class SinkContract(Contract):
             first.stage(Part("p"), Rows(sample(2, 4)))
             with _open(harness, strategy):
                 try:
-                    receipt = first.commit(before, at(2))
+                    receipt = first.commit(before, at(2), ())
                 except DponeError:
                     assert sink.journal(key()) == before
                     same(harness.rows(), sample(1, 1))
@@ -493,7 +493,7 @@ class SinkContract(Contract):
         head = load(harness, sample(1, 2), strategy).entry
         with closing(harness.make("sink", harness.sink(strategy))) as sink:
             with closing(sink.open(new_load(None, strategy))) as writer:
-                receipt = writer.commit(head, at(0, epoch=1))
+                receipt = writer.commit(head, at(0, epoch=1), ())
             assert (receipt.entry.seq, receipt.entry.epoch) == (2, 1)
             assert sink.journal(key()) == receipt.entry
         same(harness.rows(), sample(1, 2))
@@ -633,7 +633,7 @@ class SinkContract(Contract):
         assert _names(harness) == before
         with _providing(harness, strategy, more) as (sink, writer):
             writer.stage(Part("p"), Rows(more))
-            writer.commit(sink.journal(key()), at(1))
+            writer.commit(sink.journal(key()), at(1), ())
         assert _taken(harness, strategy) == 0
         assert _names(harness) == sorted([*before, "more"])
 
@@ -655,7 +655,7 @@ class SinkContract(Contract):
                     writer.stage(Part("p"), Rows(rows))
                     if when == "staged":
                         assert _taken(harness, strategy, name) == 0
-                    writer.commit(None, at(1))
+                    writer.commit(None, at(1), ())
                 assert _taken(harness, strategy, name) == 0
                 found = harness.rows(name)
                 assert found is not None
@@ -690,7 +690,7 @@ class SinkContract(Contract):
                 if ends == "abort":
                     writer.abort()
                 else:
-                    writer.commit(sink.journal(key()), at(1))
+                    writer.commit(sink.journal(key()), at(1), ())
             same(harness.rows(), sample(1, 3) if ends == "abort" else other)
 
     @case("schema_evolution")
@@ -716,7 +716,7 @@ class SinkContract(Contract):
             assert dict(writer.staged()) == {"one": staged}
             assert writer.stage(Part("one"), Rows(sample(90, 99), between=breaking(0))) == staged
             writer.stage(Part("two"), Rows(sample(5, 6)))
-            assert writer.commit(sink.journal(key()), at(1)).entry.load_id == "01HX0000000000000000000001"
+            assert writer.commit(sink.journal(key()), at(1), ()).entry.load_id == "01HX0000000000000000000001"
         same(harness.rows(), sample(1, 6))
 
     @case("resume")
@@ -758,7 +758,7 @@ class SinkContract(Contract):
             for thread in threads:
                 thread.join()
             assert failed == []
-            writer.commit(sink.journal(key()), at(1))
+            writer.commit(sink.journal(key()), at(1), ())
         same(harness.rows(), sample(1, 40))
 
     @case("native_stream")
@@ -880,7 +880,7 @@ def _entry(position: Any) -> Any:
 
 def _stage_and_commit(writer: Any, rows: pa.Table, head: Any) -> None:
     writer.stage(Part("p"), Rows(rows))
-    writer.commit(head, at(3))
+    writer.commit(head, at(3), ())
 
 
 def _commit_at_once(
@@ -899,7 +899,7 @@ def _commit_at_once(
                     writer.stage(Part("p"), Rows(rows))
                     with suppress(threading.BrokenBarrierError):  # the other was refused before
                         ready.wait()
-                    done[stream] = writer.commit(None, at(1)), rows
+                    done[stream] = writer.commit(None, at(1), ()), rows
         except DponeError:
             ready.abort()
         except BaseException as error:
@@ -1021,4 +1021,4 @@ def _apply(harness: Harness, strategy: Strategy, rows: list[Any], n: int = 0, wh
         load = new_load(SHAPE, strategy, changes=True, repeatable=True, token=f"t{n}", whole=whole)
         with closing(sink.open(load)) as writer:
             writer.stage(Part("p"), Rows(batches))
-            writer.commit(sink.journal(key()), at(n))
+            writer.commit(sink.journal(key()), at(n), ())

@@ -72,6 +72,18 @@ class SourceContract(Contract):
         same(everything(harness, harness.source()), expected)
 
     @case("read")
+    def test_a_stream_has_what_a_writer_asks_for(self, harness: Harness) -> None:
+        """Every member of ``contract.Stream``; nothing is counted as left out or put aside that was never seeded."""
+        seeded(harness, harness.sample(1, 3))
+        with closing(harness.make("source", harness.source())) as source:
+            for part in source.window(None, WHOLE).parts:
+                with source.read(part) as stream:
+                    lacking = [name for name in vars(Stream) if name[0] != "_" and not hasattr(stream, name)]
+                    assert lacking == [], f"the stream lacks {', '.join(lacking)}; derive it from contract.BatchStream"
+                    drained(stream)
+                    assert (stream.filtered, stream.quarantined, stream.checks) == (0, 0, "")
+
+    @case("read")
     def test_schema_is_that_of_the_window(self, harness: Harness) -> None:
         """``schema`` and the window name the same columns and types, and asking reads nothing away."""
         expected = seeded(harness, harness.sample(1, 3))

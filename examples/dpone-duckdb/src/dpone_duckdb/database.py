@@ -188,8 +188,21 @@ class DuckdbDatabase:
         sql = f"SELECT 1 FROM duckdb_tables() WHERE {_OF_TABLE} AND contains(upper(sql), ' COLLATE ')"
         return bool(self.rows(sql, _place(table)))
 
-    def drop(self, stage: Name) -> None:
-        self.execute(self.dialect.drop_table(stage))
+    def tables(self, beside: Name, prefix: str) -> list[Name]:
+        if self._db is None and not self.path.exists():
+            return []
+        sql = "SELECT table_name FROM duckdb_tables() WHERE NOT temporary AND database_name = current_database() \
+            AND lower(schema_name) = lower(?) AND starts_with(table_name, ?)"
+        return [beside.sibling(name) for (name,) in self.rows(sql, (_place(beside)[0], prefix))]
+
+    def create(self, table: Name, schema: pa.Schema, key: Sequence[str] = ()) -> None:
+        self.execute(self.dialect.create_table(table, schema, key))
+
+    def create_like(self, table: Name, like: Name, columns: Sequence[str]) -> None:
+        self.execute(self.dialect.create_like(table, like, columns))
+
+    def drop(self, table: Name, wipe: bool = False) -> None:
+        self.execute(self.dialect.drop_table(table))
 
     def identity(self, table: Name, column: str = "") -> str:
         """A table by its text."""

@@ -13,7 +13,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from dpone.contract import Finding, Part, Window, WindowRequest
+from dpone.contract import BatchStream, Finding, Part, Window, WindowRequest
 from dpone.errors import ConfigError, DponeError, SourceError
 from dpone.pipeline import SourceSpec
 from dpone.position import Position
@@ -207,10 +207,10 @@ def _values(column: pa.Array) -> list[Any]:
     return values
 
 
-class _DuckdbStream:
+class _DuckdbStream(BatchStream):
     """``contract.Stream``."""
 
-    native: tuple[str, ...] = ()
+    filtered = 0
 
     def __init__(self, source: DuckdbSource, schema: pa.Schema, reading: Reading) -> None:
         self.schema, self.filtered, self._source, self._reading = schema, reading.nulls, source, reading
@@ -230,6 +230,3 @@ class _DuckdbStream:
                 new.append(not left.get(mark, 0))
                 left[mark] = left.get(mark, 0) - (not new[-1])
             yield batch.filter(pa.array(new, pa.bool_()))
-
-    def open_native(self, format: str) -> Iterator[bytes]:
-        raise NotImplementedError

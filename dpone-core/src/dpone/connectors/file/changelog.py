@@ -50,7 +50,7 @@ from dpone.connectors.file.jsonl_format import (
 )  # fmt: skip
 from dpone.connectors.file.text import Input, check_names, united
 from dpone.connectors.file.types import BadValue, Seen, declared, settle
-from dpone.contract import ChangeTable, ChangeWindow, Finding, Stream
+from dpone.contract import BatchStream, ChangeTable, ChangeWindow, Finding, Stream
 from dpone.errors import DataError, DponeError, Gap, IdentityChanged, SchemaBreak, SourceError
 from dpone.pipeline import SourceSpec
 from dpone.position import Position
@@ -682,10 +682,8 @@ def _kept_type(name: str) -> pa.DataType:
     return arrow(name) or named(name, "read the position")  # "float" has 4 bytes to Arrow and 8 to SQL
 
 
-class _TableStream:
+class _TableStream(BatchStream):
     """The changes of one table. See ``dpone.contract.Stream``."""
-
-    native: tuple[str, ...] = ()
 
     def __init__(self, spool: Spool, table: str) -> None:
         self._spool, self._table = spool, table
@@ -697,6 +695,3 @@ class _TableStream:
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         return self._spool.read(self._table)
-
-    def open_native(self, format: str) -> Iterator[bytes]:
-        raise SourceError("read a change log", f"native format {format!r} was asked for", "read batches")

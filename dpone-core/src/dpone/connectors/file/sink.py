@@ -71,6 +71,9 @@ class FileSink:
             return None
         return pa.schema([field.remove_metadata() for field in manifest.schema])
 
+    def exists(self) -> bool:
+        return self.schema() is not None
+
     def is_empty(self) -> bool:
         """Without a manifest any file at all counts as rows: we cannot tell what it is."""
         manifest = self.folder.read()
@@ -313,8 +316,8 @@ class FileWriter:
             rows, size, sha256 = write_part(
                 path, stream, self._sink._columns(self._load), self._constants(), self._sink.options
             )
-            found = getattr(stream, "quarantined", 0), getattr(stream, "checks", "")
-            staged = Staged(rows, size, stream.filtered, *found, artifact=name, checksum=sha256)
+            found = stream.filtered, stream.quarantined, stream.checks
+            staged = Staged(rows, size, *found, artifact=name, checksum=sha256)
             file = PartFile(name, part.id, rows, path.stat().st_size, sha256, self.load_id, self._load.key)
             mark = _Mark(file, staged)
             durable.write_whole(self._staging / f"{name}.mark", json.dumps(asdict(mark)).encode())

@@ -25,7 +25,7 @@ from dpone.connectors.file.manifest import PART, Folder
 from dpone.connectors.file.parquet_format import Parquet
 from dpone.connectors.file.text import CODECS, Input, lacking, several
 from dpone.connectors.file.types import declared, without_lineage
-from dpone.contract import Finding, Part, Stream, Window, WindowRequest
+from dpone.contract import BatchStream, Finding, Part, Stream, Window, WindowRequest
 from dpone.errors import ConfigError, ContentChanged, DponeError, IdentityChanged, SourceError
 from dpone.evolution import has_default
 from dpone.pipeline import SourceSpec
@@ -279,11 +279,8 @@ def _reader(kind: str) -> str:
     return "jsonl" if kind == "json" else kind
 
 
-class _FileStream:
+class _FileStream(BatchStream):
     """The rows of one file. See ``dpone.contract.Stream``."""
-
-    native: tuple[str, ...] = ()
-    filtered = 0
 
     def __init__(
         self, file: _Found, schema: pa.Schema, format: _Format, batch_rows: int | None, span: tuple[int, int] | None
@@ -315,9 +312,6 @@ class _FileStream:
                 place = f"row {before + row + 1} (of the data, from 1), column {name!r}"
                 todo = f"declare a longer text, or one without a limit, as in columns: {{{name}: string}}"
                 raise self._input.bad(f"{place} has more than {most} characters", todo)
-
-    def open_native(self, format: str) -> Iterator[bytes]:
-        raise SourceError(f"read {self._file.name}", f"native format {format!r} was asked for", "read batches")
 
 
 def _committed(base: Path, names: list[str], location: str) -> list[str]:

@@ -279,13 +279,25 @@ class SqliteDatabase:
     def clear(self, table: Name) -> int:
         return self.execute(f"DELETE FROM {self.dialect.name(table)}")
 
-    def drop(self, stage: Name) -> None:
+    def tables(self, beside: Name, prefix: str) -> list[Name]:
+        if self._db is None and not self.path.exists():
+            return []
+        sql = "SELECT name FROM sqlite_master WHERE type = 'table' AND substr(name, 1, length(?)) = ?"
+        return [beside.sibling(name) for (name,) in self.rows(sql, (prefix, prefix))]
+
+    def create(self, table: Name, schema: pa.Schema, key: Sequence[str] = ()) -> None:
+        self.execute(self.dialect.create_table(table, schema, key))
+
+    def create_like(self, table: Name, like: Name, columns: Sequence[str]) -> None:
+        self.execute(self.dialect.create_like(table, like, columns))
+
+    def drop(self, table: Name, wipe: bool = False) -> None:
         """Some builds of SQLite write zeros over all that is dropped. That would cost as much as staging did, and guard
         nothing: the rows are in the target. Rows that leave the target are overwritten as the build has it."""
-        zeroes = self.rows("PRAGMA secure_delete") == [(1,)]
+        zeroes = not wipe and self.rows("PRAGMA secure_delete") == [(1,)]
         if zeroes:
             self.rows("PRAGMA secure_delete=FAST")
-        self.execute(self.dialect.drop_table(stage))
+        self.execute(self.dialect.drop_table(table))
         if zeroes:
             self.rows("PRAGMA secure_delete=ON")
 

@@ -26,7 +26,7 @@ from dpone.connectors.sqlite.errors import failing
 from dpone.connectors.sqlite.in_flight import InFlight
 from dpone.connectors.sqlite.ranges import Ranges, Where, where
 from dpone.connectors.sqlite.rows import Refused, decode
-from dpone.contract import Finding, Part, Window, WindowRequest
+from dpone.contract import BatchStream, Finding, Part, Window, WindowRequest
 from dpone.errors import ConfigError, DataError, DponeError, SourceError
 from dpone.keys import compared
 from dpone.pipeline import SourceSpec
@@ -425,10 +425,10 @@ def _bound(value: Value) -> Any:
     return {"integer": int, "real": float, "text": str}[value.type](value.text)
 
 
-class _SqliteStream:
+class _SqliteStream(BatchStream):
     """``contract.Stream``."""
 
-    native: tuple[str, ...] = ()
+    filtered = 0
 
     def __init__(self, source: SqliteSource, id: str, schema: pa.Schema, reading: Reading, batch_rows: int) -> None:
         self.schema, self.filtered = schema, reading.nulls
