@@ -36,8 +36,8 @@ class MariadbHarness(Harness):
 
     def __init__(self, folder: Path, port: int, database: str) -> None:
         self.folder, self._port, self._database = folder, port, database
-        self._run(f"CREATE DATABASE {database}", database=None)
-        [(self.version,)] = self._run("SELECT version()")
+        self.run(f"CREATE DATABASE {database}", database=None)
+        [(self.version,)] = self.run("SELECT version()")
 
     @property
     def _connection(self) -> Secret:
@@ -51,14 +51,14 @@ class MariadbHarness(Harness):
 
     def seed(self, rows: pa.Table, table: str = "orders") -> None:
         columns = ", ".join(f"{_quoted(f.name)} {_TYPES[f.type]}" for f in rows.schema)
-        self._run(f"CREATE TABLE IF NOT EXISTS {_quoted(table)} ({columns})")
+        self.run(f"CREATE TABLE IF NOT EXISTS {_quoted(table)} ({columns})")
         with closing(self._open()) as db, db.cursor() as cursor:
             holes = ", ".join(["%s"] * rows.num_columns)
             values = list(zip(*(column.to_pylist() for column in rows.columns), strict=True))
             cursor.executemany(f"INSERT INTO {_quoted(table).replace('%', '%%')} VALUES ({holes})", values)
 
     def disturb(self, table: str = "orders") -> None:
-        self._run(f"UPDATE {_quoted(table)} SET name = 'disturbed' ORDER BY id LIMIT 1")
+        self.run(f"UPDATE {_quoted(table)} SET name = 'disturbed' ORDER BY id LIMIT 1")
 
     def query(self, table: str = "orders") -> str:
         return f"SELECT * FROM {_quoted(table)} -- all of it"
@@ -76,13 +76,13 @@ class MariadbHarness(Harness):
         return pa.table({name: [row[i] for row in found] for i, name in enumerate(names)})
 
     def empty(self, table: str = "orders") -> bool:
-        self._run(f"DELETE FROM {_quoted(table)}")
+        self.run(f"DELETE FROM {_quoted(table)}")
         return True
 
     def refer(self, table: str = "orders") -> bool:
-        self._run("CREATE TABLE referring (id bigint, FOREIGN KEY (id) REFERENCES "
+        self.run("CREATE TABLE referring (id bigint, FOREIGN KEY (id) REFERENCES "
                   f"{_quoted(table)} (id) ON DELETE CASCADE)")  # fmt: skip
-        self._run("INSERT INTO referring VALUES (1)")
+        self.run("INSERT INTO referring VALUES (1)")
         return True
 
     def _open(self, database: str | None = "") -> pymysql.connections.Connection[Any]:
@@ -91,7 +91,7 @@ class MariadbHarness(Harness):
             charset="utf8mb4", autocommit=True, conv={**conversions, FIELD_TYPE.BIT: lambda bits: bits == b"\x01"},
         )  # fmt: skip
 
-    def _run(self, sql: str, database: str | None = "") -> Any:
+    def run(self, sql: str, database: str | None = "") -> Any:
         with closing(self._open(database)) as db, db.cursor() as cursor:
             cursor.execute(sql)
             return cursor.fetchall()

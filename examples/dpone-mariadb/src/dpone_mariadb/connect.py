@@ -15,7 +15,7 @@ from dpone.secret import Secret
 from dpone_mariadb.errors import failing
 
 # Strict: a value that does not fit is an error, not a warning. SIMULTANEOUS_ASSIGNMENT: SET takes every value from the
-# row as it was, as standard SQL does. Waits have limits: a lock of a row, one of a table (by default a day), a statement.
+# row as it was, as standard SQL does. Waits have limits: for a row, for a table (by default a day), a statement.
 _SESSION = (
     "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_BACKSLASH_ESCAPES,NO_ZERO_DATE,NO_ZERO_IN_DATE,"
     "NO_ENGINE_SUBSTITUTION,ERROR_FOR_DIVISION_BY_ZERO,PIPES_AS_CONCAT,SIMULTANEOUS_ASSIGNMENT', time_zone = '+00:00', "
@@ -64,6 +64,6 @@ def connect(where: Place, kind: type[DponeError], conv: Any) -> pymysql.connecti
     with failing(kind, f"connect to {where.host}:{where.port}"):
         return pymysql.connect(
             host=where.host, port=where.port, user=where.user, password=where.password.reveal(),
-            database=where.database, charset="utf8mb4", init_command=_SESSION, client_flag=CLIENT.FOUND_ROWS, autocommit=True, conv=conv,
-            connect_timeout=10, read_timeout=_ANSWER, write_timeout=_ANSWER, **where.tls,
+            database=where.database, charset="utf8mb4", init_command=_SESSION, client_flag=CLIENT.FOUND_ROWS,
+            autocommit=True, conv=conv, connect_timeout=10, read_timeout=_ANSWER, write_timeout=_ANSWER, **where.tls,
         )  # fmt: skip

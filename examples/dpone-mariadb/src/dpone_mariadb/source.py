@@ -14,7 +14,7 @@ import pymysql
 from pymysql.converters import encoders
 from pymysql.cursors import SSCursor
 
-from dpone.contract import Finding, Part, Window, WindowRequest
+from dpone.contract import BatchStream, Finding, Part, Window, WindowRequest
 from dpone.errors import DataError, DponeError, SourceError
 from dpone.pipeline import SourceSpec
 from dpone.position import Position
@@ -141,17 +141,9 @@ class MariadbSource:
         return pa.RecordBatch.from_arrays(columns, schema=self._schema)
 
 
-class _MariadbStream:
-    """``contract.Stream``."""
-
-    native: tuple[str, ...] = ()
-    filtered = 0
-
+class _MariadbStream(BatchStream):
     def __init__(self, source: MariadbSource, schema: pa.Schema) -> None:
         self.schema, self._source = schema, source
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         return self._source.batches()
-
-    def open_native(self, format: str) -> Iterator[bytes]:
-        raise NotImplementedError
