@@ -384,13 +384,13 @@ def test_declared_types_take_the_way_of_whole_columns(
     log: Path, reader: Callable[..., FileChangeLog], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No line is split for a type that is declared, nor for digits in a text; for json each line is."""
-    split, taken_apart = changelog._split, list[str]()
+    split, taken_apart = changelog.members, list[str]()
 
     def counted(line: str) -> dict[str, str]:
         taken_apart.append(line)
         return split(line)
 
-    monkeypatch.setattr(changelog, "_split", counted)
+    monkeypatch.setattr(changelog, "members", counted)
     write(log, transaction("1", insert("t", ID, **VALUES), insert("t", {"id": 2}), delete("t", ID, **VALUES)))
     one = reader(columns=TYPES)
     one.window(None, None)
@@ -442,7 +442,7 @@ def test_both_ways_read_the_same(
     first, second, end = transaction("1", insert("t", ID), insert("t", ID, a="here")).splitlines(keepends=True)
     log.write_text(first + second.replace('"here"', text) + end)
     found = outcome()
-    monkeypatch.setattr(changelog, "_fast", lambda data, schema: None)
+    monkeypatch.setattr(changelog, "batch_of", lambda data, schema: None)
     by_line = outcome()
     assert found == by_line
 

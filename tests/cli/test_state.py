@@ -189,3 +189,75 @@ def test_set_on_a_terminal_asks(
     assert "set orders to its beginning?" in done.err
     assert done.json
     assert shown(dpone, loaded)["journal"]["position"]["epoch"] == epoch
+
+
+# -- move -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def renamed(loaded: Path, dpone: Dpone) -> tuple[Path, str]:
+    """A pipeline that has run once and has another name now, and its key before."""
+    old = shown(dpone, loaded)["key"]
+    text = loaded.read_text()
+    name = old.split("|")[0]
+    assert f"pipeline: {name}" in text
+    loaded.write_text(text.replace(f"pipeline: {name}", "pipeline: another"))
+    return loaded, old
+
+
+def before_the_rename(text: str) -> str:
+    return text.split("load ")[1].split()[0]
+
+
+def test_show_prints_the_key(loaded: Path, dpone: Dpone) -> None:
+    """What ``move`` wants as OLD is there to be copied."""
+    assert f"  key      {shown(dpone, loaded)['key']}\n" in dpone("state", "show", loaded).out
+
+
+def test_move_renames_the_key_and_says_what_it_moved(renamed: tuple[Path, str], dpone: Dpone) -> None:
+    """A dry run prints what would be moved; the move prints what was; the next run has nothing to do."""
+    pipeline, old = renamed
+    assert dpone("run", pipeline, "-q").exit_code == 3
+    before = shown(dpone, pipeline)
+    planned = dpone("state", "move", pipeline, old, "orders", "--dry-run")
+    assert planned.exit_code == 0
+    assert planned.out.startswith("orders: would be moved\n")
+    assert shown(dpone, pipeline) == before
+    done = dpone("state", "move", pipeline, old, "orders", "--yes")
+    assert done.exit_code == 0, done.err
+    new = before["key"]
+    lines = done.out.splitlines()
+    assert lines[:3] == ["orders: moved", f"  from        {old}", f"  to          {new}"]
+    assert lines[3].startswith("  journal     seq 1, load ")
+    load_id = before_the_rename(planned.out)
+    assert lines[4:] == ["  state       version 1", f"  partitions  load {load_id}, 2 of 2 staged"]
+    after = shown(dpone, pipeline)
+    assert (after["key"], after["agree"], after["journal"]["seq"], after["state"]["seq"]) == (new, True, 1, 1)
+    [stream] = dpone("run", pipeline, "-q", "--format", "json").json["streams"]
+    assert (stream["status"], stream["rows"]["read"], rows(pipeline)) == ("caught_up", 0, 3000)
+    told = dpone("state", "move", pipeline, old, "orders", "--yes", "--format", "json").json
+    assert (told["moved"], told["begun"], told["old"], told["new"], told["journal"]["seq"]) == (True, True, old, new, 1)
+
+
+def test_what_move_refuses_is_one_line_and_changes_nothing(renamed: tuple[Path, str], dpone: Dpone) -> None:
+    """No --yes, a key that is not there, a stream that is not there, a new key that exists: exit 2, journal and state
+    as they were."""
+    pipeline, old = renamed
+    before = shown(dpone, pipeline)
+    for given, says in (
+        ((old, "orders"), "add --yes"),
+        (("p|no|such|key", "orders", "--yes"), "move p|no|such|key: nothing was ever loaded under this key"),
+        (("p|no|such|key", "orders", "--yes"), f"use one of its keys: '{old}'"),
+        ((old, "nosuch", "--yes"), "no stream of another has the key nosuch; name one of its streams: orders"),
+        ((before["key"], "orders", "--yes"), "the stream has this key; nothing to do"),
+    ):
+        done = dpone("state", "move", pipeline, *given)
+        assert done.exit_code == 2
+        assert says in done.error
+        assert shown(dpone, pipeline) == before
+    assert dpone("run", pipeline, "--full-refresh", "-q").exit_code == 0
+    before = shown(dpone, pipeline)
+    done = dpone("state", "move", pipeline, old, "orders", "--yes")
+    assert done.exit_code == 2
+    assert f"{before['key']} exists already: its journal ends with load {before['journal']['load_id']}; " in done.error
+    assert shown(dpone, pipeline) == before

@@ -201,12 +201,13 @@ def test_a_value_never_changes_the_structure(load: Load, text: Text, value: str)
 
 def test_unset_variables_are_named_with_their_lines(problems: Problems, text: Text) -> None:
     """Every unset variable without a default is a problem of its own line."""
-    lines = problems(text(labels="{a: ${ONE}, b: ${ONE}${TWO}}", staging="{c: [${TWO}]}"))
+    sink = "{type: lite, connection: 'sqlite:///w.db', table: t, strategy: {mode: merge, key: ['${TWO}']}}"
+    lines = problems(text(sink=sink, labels="{a: ${ONE}, b: ${ONE}${TWO}}"))
     assert [line.split(";")[0] for line in lines] == [
+        "p.yaml:3: sink.strategy.key[0]: the environment variable TWO is not set",
         "p.yaml:4: labels.a: the environment variable ONE is not set",
         "p.yaml:4: labels.b: the environment variable ONE is not set",
         "p.yaml:4: labels.b: the environment variable TWO is not set",
-        "p.yaml:5: staging.c[0]: the environment variable TWO is not set",
     ]
 
 
@@ -235,6 +236,22 @@ def test_a_connection_by_name(load: Load, text: Text) -> None:
     connections = "{main: 'shop://u:${PW}@h/d', other: '${UNSET}'}"
     pipeline = load(text(source=source, connections=connections), {"PW": "pass-word"})
     assert pipeline.streams[0].source.connection == Secret("shop://u:pass-word@h/d")
+
+
+def test_the_key_has_the_name_of_a_connection(load: Load, text: Text) -> None:
+    """A name under connections: is the place of source and target; without one it is where the text points. What a
+    version without names had is the former key."""
+    source = "{type: shop, connection: %s, table: t}"
+    for written, place in (
+        ("main", "main"),
+        ("'shop://u:pass-word@h,i/d'", "shop://*/d"),
+        ("'shop://h/d'", "shop://h/d"),
+    ):
+        stream = load(text(source=source % written, connections="{main: 'shop://h/d'}")).streams[0]
+        where = "shop://h,i/d" if place == "shop://*/d" else "shop://h/d"
+        assert stream.source.location == f"shop:{where}:t"
+        assert stream.key("p").split("|")[2] == f"shop:{place}:t"
+        assert stream.former_key("p").split("|")[2] == f"shop:{where}:t"
 
 
 def test_connections_from_a_file(load: Load, text: Text, tmp_path: Path) -> None:
@@ -514,6 +531,12 @@ def test_source_and_sink_or_streams(problems: Problems, text: Text, keys: dict[s
 
 
 # --- problems -------------------------------------------------------------------------------------------------------
+
+
+def test_an_unknown_section_is_answered_with_those_there_are(problems: Problems, text: Text) -> None:
+    """A section that nothing reads is not passed over, and where no known one has a name like it, all are named."""
+    known = "pipeline, labels, source, sink, state, runtime, connections, defaults, streams"
+    assert problems(text(staging="{url: 's3://b'}")) == [f"p.yaml:4: unknown key 'staging'; use one of {known}"]
 
 
 def test_all_problems_are_told_at_once_by_line(problems: Problems) -> None:

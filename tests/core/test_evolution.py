@@ -180,6 +180,9 @@ def test_strict_refuses_any_drift() -> None:
     """Under strict every difference is breaking, also a narrower source and one that may give NULL."""
     assert _plan({"a": pa.int64()}, {"a": pa.int64(), "b": pa.string()}, mode="strict")[1] == ["add b string"]
     assert _plan({"a": pa.int64()}, {"a": pa.int32()}, mode="strict")[1] == ["type a int64 -> int32"]
+    finer = {"a": pa.timestamp("us")}, {"a": pa.timestamp("ns")}  # each holds the other: no widening, either way
+    assert _plan(*finer, mode="strict")[1] == ["type a timestamp[us] -> timestamp[ns]"]
+    assert _plan(*reversed(finer), mode="strict")[1] == ["type a timestamp[ns] -> timestamp[us]"]
     target = pa.schema([pa.field("a", pa.int64(), nullable=False)])
     found = plan(target, pa.schema({"a": pa.int64()}), SchemaEvolution(mode="strict"), _as_is)
     assert [c.kind for c in found.breaking] == ["null"]

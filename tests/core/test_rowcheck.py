@@ -56,6 +56,9 @@ RANGES: list[tuple[Any, pa.DataType, list[Any], list[Any]]] = [
     (("0001-01-01T00:00:00", None), pa.timestamp("ns"), [datetime(1970, 1, 1)], []),
     (("08:00", "17:30:00"), pa.time64("us"), [time(8), time(17, 30)], [time(7, 59, 59, 999999), time(17, 30, 1)]),
     (("08:00", None), pa.time32("s"), [time(8)], [time(7, 59, 59)]),
+    (("08:00:00.25", "08:00:00.5"), pa.time64("us"), [time(8, 0, 0, 250_000), time(8, 0, 0, 500_000)],
+     [time(8, 0, 0, 249_999), time(8, 0, 0, 500_001)]),
+    (("08:00:00.25", "08:00:00.5"), pa.time32("ms"), [time(8, 0, 0, 250_000)], [time(8, 0, 0, 249_000)]),
 ]  # fmt: skip
 
 
@@ -147,6 +150,7 @@ def test_a_pattern_cannot_hang() -> None:
         ({"a": pa.array([date(2026, 1, 1), date(2026, 1, 2), date(2026, 1, 1)])}, 1),
         ({"a": pa.array(["x", "y", "x"]).dictionary_encode()}, 1),
         ({"a": pa.array([b"0" * 16, b"1" * 16, b"0" * 16], pa.binary(16)).cast(pa.binary(16))}, 1),
+        ({"a": pa.array([b"01", b"02", b"01", b"0\0", b"\0\0"], pa.binary(2))}, 1),
         ({"a": pa.array(["x", "y", "x"], pa.string_view())}, 1),
         ({"a": pa.array([b"x", b"y", b"x"], pa.binary_view())}, 1),
         ({"a": pa.array([Decimal("1.1"), Decimal("1.2"), Decimal("1.1")], pa.decimal64(10, 1))}, 1),

@@ -7,11 +7,12 @@ A job is JSON: ``pipeline``, ``options`` of dpone.engine.run, ``signal`` (KILL),
 
     step, nth       the nth time an event of that step is told
     call            before the nth call that changes the disk (rename, replace, fsync, unlink)
-    statement       before the nth SQL statement
+    statement       before the nth SQL statement; only: of those that begin so
     execute         before the nth statement of SqliteDatabase (or of PostgresDatabase, where that is imported); for
                     signals that Python handles: what a handler raises inside a callback of SQLite is lost
     ops             after that many virtual machine instructions of SQLite
     undo            stream and load id: take that load back instead of running; these four are counted from its start
+    move            old and new key: rename it instead of running; counted from its start, too
     since, until    the steps between which these four are counted (commit_started, committed)
 
 As a plugin of ``dpone`` it takes its job from the environment variable DPONE_TRAP.
@@ -40,6 +41,7 @@ from dpone.connectors.sqlite.state import SqliteLease
 from dpone.engine import Run, undo
 from dpone.errors import Interrupted
 from dpone.hookspecs import hookimpl
+from dpone.ops.state import move
 from dpone.pipeline import Pipeline
 from dpone.plugins import discover
 
@@ -101,11 +103,15 @@ class Trap:
 
         def connect(*args: Any, **options: Any) -> sqlite3.Connection:
             db = real(*args, **options)
-            db.set_trace_callback(lambda sql: self._tick(self.job.get("statement")))
+            db.set_trace_callback(self._statement)
             self.connections.append(db)
             return db
 
         sqlite3.connect = connect  # type: ignore[assignment]
+
+    def _statement(self, sql: str) -> None:
+        if sql.startswith(tuple(self.job.get("only", [""]))):
+            self._tick(self.job.get("statement"))
 
     def watch_database(self) -> None:
         real = SqliteDatabase.execute
@@ -158,6 +164,10 @@ def dpone_run_event(event: Any) -> None:
 def execute(job: dict[str, Any]) -> tuple[int, dict[str, Any]]:
     trap = set_trap(job)
     plugins = discover()
+    if "move" in job:
+        trap.armed = True
+        move(Pipeline.from_yaml(job["pipeline"]), *job["move"])
+        return 0, {"count": trap.count}
     if "undo" in job:
         trap.armed = True
         undo(job["pipeline"], *job["undo"], plugins)

@@ -16,7 +16,8 @@ from tests.cdc.log import insert, transaction, write
 from tests.engine.project import KILLED, ApplyProject, Project, Row, memory_folder, rows, zygote
 
 from dpone import engine
-from dpone.errors import DataError
+from dpone.connectors.sqlite.sink import SqliteSink
+from dpone.errors import Category, Conflict, DataError, DponeError, SinkError, StateAhead
 from dpone.observe.events import STEPS
 
 BEFORE_COMMIT = [
@@ -307,6 +308,74 @@ def test_OUT_15_a_wider_type_stays_and_is_said(tmp_path: Path, fails: Any) -> No
     (tmp_path / "data" / "b.parquet").unlink()
     pq.write_table(pa.table({"id": pa.array([3], pa.int32())}), tmp_path / "data" / "c.parquet")
     assert project.load().status == "loaded"
+
+
+def away() -> SinkError:
+    error = SinkError("take back", "no connection", "wait")
+    error.category = Category.TRANSIENT
+    return error
+
+
+@pytest.mark.usefixtures("pauses")
+@pytest.mark.parametrize(
+    ("error", "status", "attempts", "warnings"),
+    [
+        (away(), "loaded", 2, []),
+        (StateAhead("take back", "another target", "look"), "stopped", 1, []),
+        (
+            SinkError("take back", "no right\nto it", "ask"), "loaded", 1,
+            ["what an earlier load has added and not committed stays for now: take back: no right to it; ask"],
+        ),
+    ],
+    ids=["an outage", "a stop", "a right that lacks"],
+)  # fmt: skip
+def test_OUT_15_a_load_tries_again_stops_or_goes_on_where_nothing_can_be_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: DponeError, status: str, attempts: int, warnings: list[str]
+) -> None:
+    """What is over in a moment is tried again, what must stop stops; what nobody can take back keeps no load from being
+    tried, and is said."""
+    errors = [error]
+
+    def take_back(sink: SqliteSink, key: str, run_id: str = "") -> tuple[()]:
+        if errors:
+            raise errors.pop()
+        return ()
+
+    monkeypatch.setattr(SqliteSink, "take_back", take_back)
+    project = Project(tmp_path, runtime={"retries": 1}).save()
+    project.csv("a", rows(1, 20))
+    [stream] = project.run().streams
+    assert (stream.status, stream.attempts, stream.warnings) == (status, attempts, warnings)
+    assert ("t" in project.tables()) == (status == "loaded")
+
+
+@pytest.mark.parametrize(
+    ("error", "warnings"),
+    [
+        (away(), ["what the load has added is taken back by the next run: take back: no connection; wait"]),
+        (Conflict("take back", "another runner has the key", "wait"), []),
+    ],
+    ids=["an outage", "another runner"],
+)
+def test_OUT_15_what_a_failed_load_cannot_take_back_the_next_one_does(
+    tmp_path: Path, fails: Any, monkeypatch: pytest.MonkeyPatch, error: DponeError, warnings: list[str]
+) -> None:
+    """The report says so, unless another runner has the key by then: what was added is its own to count on."""
+    project = begun(tmp_path, "column")
+    real = SqliteSink.take_back
+
+    def take_back(sink: SqliteSink, key: str, run_id: str = "") -> Any:
+        if run_id:
+            raise error
+        return real(sink, key)
+
+    with fails(), monkeypatch.context() as patched:
+        patched.setattr(SqliteSink, "take_back", take_back)
+        assert said(project.run()) == warnings
+    assert set(columns(project) or ()) >= {"coupon"}
+    other(project)
+    project.load()
+    assert "coupon" not in (columns(project) or ())
 
 
 @pytest.mark.parametrize("end", ["", " STRICT", ", CHECK (id > 0)", ", PRIMARY KEY (id)"])

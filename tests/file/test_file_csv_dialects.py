@@ -19,9 +19,10 @@ from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 from tests.file.test_file_csv import read
 
-from dpone.connectors.file import csv_format, csv_rows
-from dpone.connectors.file.csv_rows import Malformed, Rows
 from dpone.errors import DponeError
+from dpone.formats import csv as csv_format
+from dpone.formats import csv_rows
+from dpone.formats.csv_rows import Malformed, Rows
 
 CELLS = st.text(st.sampled_from(list("ab,;\"'\\\n\r \t|#é0-")), max_size=8)
 TABLES = st.integers(1, 4).flatmap(lambda n: st.lists(st.lists(CELLS, min_size=n, max_size=n), min_size=1, max_size=9))

@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.file.test_file_source import failure, read, source
 
-from dpone.connectors.file.json_array import Elements
-from dpone.connectors.file.text import Input
 from dpone.contract import WindowRequest
+from dpone.formats.input import Input
+from dpone.formats.json_array import Elements
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
@@ -36,7 +36,10 @@ def test_an_array_is_one_line_per_element_wherever_its_blocks_end(
 ) -> None:
     """However it is laid out and cut into blocks, the array gives one line for each of its elements."""
     data = f" {json.dumps(rows, indent=indent, ensure_ascii=ascii_)}\n".encode(errors="surrogatepass")
-    array, places = Elements(Input(Path(), "a.json")), [0, *sorted(cut for cut in cuts if cut < len(data)), len(data)]
+    array, places = (
+        Elements(Input.at(Path(), "a.json")),
+        [0, *sorted(cut for cut in cuts if cut < len(data)), len(data)],
+    )
     lines = b"".join(array.lines(data[a:b]) for a, b in pairwise(places))
     array.require_end()
     assert [json.loads(line) for line in lines.splitlines() if line.strip()] == rows

@@ -535,9 +535,9 @@ def test_MF_01_a_manifest_that_cannot_be_ours_is_refused(tmp_path: Path, monkeyp
     with pytest.raises(SinkError, match=r"damaged .*a file listed twice"):
         sink(tmp_path).is_empty()
     path.write_bytes(whole)
-    monkeypatch.setattr("dpone.connectors.file.manifest.LARGEST", len(whole))
+    monkeypatch.setattr("dpone.connectors.file.folder.LARGEST", len(whole))
     assert not sink(tmp_path).is_empty()
-    monkeypatch.setattr("dpone.connectors.file.manifest.LARGEST", len(whole) - 1)
+    monkeypatch.setattr("dpone.connectors.file.folder.LARGEST", len(whole) - 1)
     with pytest.raises(SinkError, match=f"damaged .more than {len(whole) - 1} bytes"):
         sink(tmp_path).is_empty()
     monkeypatch.undo()

@@ -16,12 +16,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dpone.connectors.file import jsonl_format
 from dpone.connectors.file.config import FileSourceOptions
-from dpone.connectors.file.jsonl_format import _inexact, _split
 from dpone.connectors.file.source import FileSource
 from dpone.contract import Part, Window, WindowRequest
 from dpone.errors import ConfigError, ContentChanged, DataError, DponeError, IdentityChanged, SourceError
+from dpone.formats import jsonl
+from dpone.formats.jsonl import inexact, members
 from dpone.pipeline import Incremental, SourceSpec
 from dpone.position import Position
 
@@ -208,7 +208,8 @@ def test_batch_rows_bounds_every_batch(tmp_path: Path) -> None:
 
 def test_parts_of_a_file_sink_count_only_when_listed(tmp_path: Path) -> None:
     """A part that no manifest lists is not read: its load is not done."""
-    from dpone.connectors.file.manifest import Folder, Manifest
+    from dpone.connectors.file.folder import Folder
+    from dpone.formats.manifest import Manifest
 
     folder = Folder(tmp_path / "out", "out")
     folder.create()
@@ -762,9 +763,9 @@ def test_a_long_number_is_found_and_a_text_is_not(number: str, text: str, space:
     plain = f'{{"x":{space}0.5{space},"a":{space}"{text}"{space}}}\n'.encode()
     long = f'{{"a":"{text}","n":[{space}{number}{space}],"b":"{text}"}}\n'.encode()
     doubles = pa.schema({"x": pa.float64()})
-    assert not _inexact(plain * 3, doubles)
-    assert _inexact(plain * 2 + long + plain, doubles)
-    assert not _inexact(long, pa.schema({"x": pa.int64()}))
+    assert not inexact(plain * 3, doubles)
+    assert inexact(plain * 2 + long + plain, doubles)
+    assert not inexact(long, pa.schema({"x": pa.int64()}))
 
 
 @pytest.mark.parametrize(
@@ -789,9 +790,9 @@ def test_only_what_needs_its_text_is_split_line_by_line(
 
     def counted(line: str) -> dict[str, str]:
         split.append(line)
-        return _split(line)
+        return members(line)
 
-    monkeypatch.setattr(jsonl_format, "_split", counted)
+    monkeypatch.setattr(jsonl, "members", counted)
     (tmp_path / "a.jsonl").write_text(f'{{"x": 0.5, "a":{value}}}\n' * 3)
     assert len(read(tmp_path, "a.jsonl", columns=columns)) == 3
     assert bool(split) is by_line

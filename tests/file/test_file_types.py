@@ -18,11 +18,12 @@ import pytest
 
 from dpone.connectors.file.changelog import _table_from, _table_json
 from dpone.connectors.file.config import FileSinkOptions, FileSourceOptions
-from dpone.connectors.file.parts import refused, write_part
+from dpone.connectors.file.sink import write_part
 from dpone.connectors.file.source import FileSource
 from dpone.contract import ChangeTable, WindowRequest
 from dpone.engine import run
 from dpone.errors import ConfigError, DataError
+from dpone.formats.write import refused
 from dpone.pipeline import SourceSpec
 from dpone.report import RunReport
 from dpone.schema import NATIVE

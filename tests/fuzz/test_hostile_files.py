@@ -17,8 +17,9 @@ from tests.engine.project import Project
 from tests.fuzz.__main__ import Reader, fuzz
 from tests.fuzz.inputs import ENDINGS, TABLE, mutated, valid
 
-from dpone.connectors.file import jsonl_format
-from dpone.connectors.file.text import Input, check_names
+from dpone.formats import jsonl
+from dpone.formats.input import Input
+from dpone.formats.text import check_names
 
 Read = Callable[[str, bytes], Mapping[str, Any]]
 OBJECT = b'{"a": 1}\n'
@@ -104,11 +105,11 @@ def test_OUT_13_nesting_that_people_write_is_kept(tmp_path: Path) -> None:
 def test_OUT_13_the_native_reader_never_sees_a_deep_block(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 64 levels a block goes to the native reader, of 65 it does not, counted without what stands in strings."""
     seen: list[bytes] = []
-    monkeypatch.setattr(jsonl_format.pjson, "read_json", lambda data, **_: seen.append(data) or pa.table({}))
+    monkeypatch.setattr(jsonl.pjson, "read_json", lambda data, **_: seen.append(data) or pa.table({}))
     for levels in (64, 65):
         line = b'{"s": "]]]]]\\"[[[[[", "wide": [%s0], "deep": ' % (b"[]," * 99)
         line += b"[" * (levels - 1) + b"]" * (levels - 1) + b"}\n"
-        jsonl_format._parsed(OBJECT + line)
+        jsonl.read_lines(OBJECT + line)
         assert len(seen) == 1
 
 
@@ -178,7 +179,7 @@ def test_OUT_13_columns_are_looked_up_not_compared_each_with_each(tmp_path: Path
         __hash__ = str.__hash__
 
     names: list[str] = [Counted(f"c{i}") for i in range(2000)]
-    check_names(Input(tmp_path / "x.csv", "x.csv"), names)
+    check_names(Input.at(tmp_path / "x.csv", "x.csv"), names)
     assert compared < 10 * len(names)
 
 
@@ -228,7 +229,7 @@ def test_OUT_13_the_fuzzer_sees_crash_hang_memory_and_fault(tmp_path: Path, monk
 BAD_READER = """
 import os, time
 if os.environ.get("BAD_READER"):
-    import dpone.connectors.file.csv_format as csv
+    import dpone.formats.csv as csv
     real, count = csv.Csv.schema, [0]
     def schema(self, *given):
         count[0] += 1

@@ -39,8 +39,8 @@ from tests.mutate.mutants import Mutant, mutants
 ROOT = Path(__file__).parents[2]
 SRC = "dpone-core/src/dpone"
 MODULES = (
-    "cdc.py", "connectors/file/manifest.py", "connectors/file/sink.py", "durable.py", "engine.py", "evolution.py",
-    "lease.py", "ledger.py", "partition.py", "rowcheck.py", "secret.py", "sql/*.py",
+    "cdc.py", "connectors/file/folder.py", "connectors/file/sink.py", "durable.py", "engine.py", "evolution.py",
+    "formats/manifest.py", "lease.py", "ledger.py", "partition.py", "rowcheck.py", "secret.py", "sql/*.py",
 )  # fmt: skip
 LEAST = 0.95
 WHOLE = ("tests", "--ignore=tests/docs", "--ignore=tests/mutate")
@@ -144,12 +144,13 @@ class Tree:
         first are those that have killed before, then those that run lines of the scope which few others run, and do so
         quickly. Also their seconds, and how many there would be without the budget."""
         lines = self.lines.get(f"{SRC}/{mutant.module}", {})
-        for near in (*mutant.lines, map(int, lines)):
+        module = [int(line) for line in lines]
+        for near in (*mutant.lines, module):
             found = {one for line in near for one in lines.get(str(line), ())}
             if found:
                 break
         worth: dict[int, float] = defaultdict(float)
-        for who in (lines.get(str(line), ()) for line in mutant.lines[-1]):
+        for who in (lines.get(str(line), ()) for line in (module if near is module else mutant.lines[-1])):
             for n in who:
                 worth[n] += 1 / len(who)
         chosen, spent = [], 0.0

@@ -102,3 +102,12 @@ def test_a_mutant_nobody_notices_is_reported() -> None:
     assert "seed 4: 1 killed (0 by the time limit), 1 survived, 1 equivalent; 50.0% killed" in said
     assert (done.returncode, done.stderr) == (1, "")
     assert lease.read_bytes() == before
+
+
+def test_what_runs_on_import_is_looked_for_in_all_of_the_module() -> None:
+    """No test runs such a line of its own: those come first that run lines of the module which few others run."""
+    code = b"A = 1\n\n\ndef f():\n    return A\n\n\ndef g():\n    return 2\n"
+    [mutant] = [one for one in mutants("m.py", code) if one.line == 1]
+    lines = {"1": [], "5": [0, 1, 2], "9": [1]}
+    tree = mutate.Tree(Path(), [("t::a", 1.0), ("t::b", 1.0), ("t::c", 0.5)], {f"{mutate.SRC}/m.py": lines})
+    assert tree.tests_of(mutant, 20) == (["t::b", "t::c", "t::a"], 2.5, 3)

@@ -171,7 +171,8 @@ def test_OUT_15_a_commit_under_way_is_waited_for(target: Target) -> None:
         blocker.execute("ROLLBACK")
         commit.join(20)
         back.join(20)
-    assert done[1:] == [[]]
+    assert len(done) == 2
+    assert [] in done
     assert target.query("SELECT id, coupon FROM orders ORDER BY 1") == [(1, None), (2, None), (3, 7)]
 
 

@@ -315,6 +315,22 @@ def test_rows_that_are_no_changes_are_refused(target: Target) -> None:
         target.load(pa.table({"id": [1]}), HARD)
 
 
+@pytest.mark.parametrize("strategy", [HARD, Strategy("scd2", key="id")], ids=["cdc_apply", "scd2"])
+def test_a_chunk_of_deletes_is_not_completed(target: Target, strategy: Strategy) -> None:
+    """No value is filled in and no new row is looked for: a statement for that would read the chunk for nothing."""
+    if strategy is HARD:
+        target.run("CREATE TABLE orders (id BIGINT PRIMARY KEY, x TEXT, y BIGINT DEFAULT 7)")
+    deliver(target, ORDERS, [insert(1, "a", 1), insert(2, "b", 2)], strategy, adopt_existing=True)
+    with closing(target.sink(strategy)) as sink:
+        writer = sink.open(load(ORDERS.values, strategy, changes=True, whole=False))
+        writer.stage(Part("orders"), batches(ORDERS, [delete(9), delete(9), delete(9), delete(1)]))
+        said: list[str] = []
+        sink._db.connection().set_trace_callback(said.append)
+        receipt = writer.commit(sink.journal(KEY), at(1))
+    assert receipt.deleted == 1
+    assert not [sql for sql in said if "SUBSTRING(" in sql or sql.startswith('DELETE FROM "__dpone__stage_')]
+
+
 @pytest.mark.usefixtures("chunked")
 @pytest.mark.parametrize("have", [True, False])
 def test_PG_09_values_left_out_are_kept(target: Target, have: bool) -> None:

@@ -64,6 +64,23 @@ def test_restrict_is_never_put_off(target: Target, mode: str) -> None:
         sink.refuse(MODES[mode])
 
 
+@pytest.mark.parametrize(
+    ("mode", "given"),
+    [("snapshot_diff", {"anew": True}), ("cdc_apply", {"changes": True, "whole": True})],
+    ids=["a table of new columns", "all rows of a change stream"],
+)
+def test_a_load_that_takes_every_row_is_opened_as_such(target: Target, mode: str, given: dict[str, bool]) -> None:
+    """By a strategy that else deletes only rows that are gone: a row that is referred to, and RESTRICT, rule it out."""
+    child(target, "ON DELETE RESTRICT")
+    with closing(target.sink(MODES[mode])) as sink:
+        sink.refuse(MODES[mode])
+        with pytest.raises(SinkError, match="child refers to rows of it"):
+            sink.refuse(MODES[mode], every_row=True)
+        with pytest.raises(SinkError, match="child refers to rows of it"):
+            sink.open(load(table().schema, MODES[mode], **given))
+        sink.open(load(table().schema, MODES[mode], **given | {"anew": False, "whole": False})).abort()
+
+
 @pytest.mark.parametrize("key", ["(id)", ""], ids=["by name", "the primary key"])
 def test_rows_of_the_predicate_alone_count(target: Target, key: str) -> None:
     """``replace`` is refused for the rows that it deletes; a reference that names no column is to the primary key."""

@@ -1,74 +1,136 @@
-"""The kit can fail: every fault is found by its own case, and every case finds a fault."""
+"""The kit can fail: every fault is found by its own case, in the kit's own words, and every case finds a fault."""
 
 from __future__ import annotations
 
+import linecache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
-from attrs import evolve
-from tests.testing.faulty import FAULTS, AsksForBatches
+import tests.testing.faulty_cdc  # noqa: F401  # its faults join FAULTS
+from tests.engine.project import memory_folder
+from tests.testing.faulty import FAULTS, HONEST
 
-from dpone.capability import CAPABILITIES
+from dpone.capability import CAPABILITIES, Support
 from dpone.plugins import discover
 from dpone.testing import CDCContract, Harness, RouteContract, SinkContract, SourceContract, StateContract
 from dpone.testing.builtin import ChangeLogHarness, FileHarness, SqliteHarness
-from dpone.testing.rows import Rows
+from dpone.testing.cases import asserted, places
 
 ROLES: tuple[Any, ...] = (SourceContract, SinkContract, StateContract, CDCContract)
-CONTRACTS: tuple[Any, ...] = (SourceContract, SinkContract, StateContract, RouteContract)
-if "file_changelog" in discover().names("cdc"):
-    import tests.testing.faulty_cdc  # noqa: F401  # its faults join FAULTS
-
-    CONTRACTS += (CDCContract,)
-PAIRS = [(fault, case) for fault, cases in FAULTS.items() for case in cases]
+CONTRACTS: tuple[Any, ...] = (*ROLES, RouteContract)
+PAIRS = [(fault, case) for fault, found in FAULTS.items() for case in found.cases]
 
 
-def contract_of(case: str) -> Any:
-    """The one contract that has the case."""
-    [found] = [c for c in CONTRACTS if any(case in cases for cases in c.cases().values())]
+def cases_of(contract: Any) -> set[str]:
+    return {case for cases in contract.cases().values() for case in cases}
+
+
+def contract_of(cases: Any) -> Any:
+    """The one contract that has these cases."""
+    [found] = [contract for contract in CONTRACTS if {*cases} <= cases_of(contract)]
     return found
 
 
-def harness_of(fault: type, role: str, folder: Path) -> Harness:
+def control_of(connector: type) -> type:
+    """The honest connector that a fault is made of."""
+    return next(c for c in connector.__mro__[1:] if c in HONEST or c.__module__.startswith("dpone.connectors."))
+
+
+def harness_of(connector: type, contract: Any, folder: Path) -> Harness:
+    """Of the built-in connector that it is made of, with it in its place."""
     folder.mkdir()
-    if role == "cdc":
-        return _faulty(ChangeLogHarness(folder), fault, role)
-    file = any(cls.__module__.startswith("dpone.connectors.file") for cls in fault.__mro__)
-    harness = _faulty(FileHarness(folder) if file else SqliteHarness(folder), fault, role)
-    if fault is AsksForBatches:
-        harness.native = lambda rows: (evolve(Rows(rows), native=("copy",)), rows)  # type: ignore[method-assign]
+    file = any(cls.__module__.startswith("dpone.connectors.file") for cls in connector.__mro__)
+    kind: Any = ChangeLogHarness if contract is CDCContract else FileHarness if file else SqliteHarness
+    harness: Harness = kind(folder)
+    role = "sink" if contract is RouteContract else contract.role
+    harness.implementations = {role: f"{connector.__module__}:{connector.__name__}"}
+    getattr(connector, "arrange", lambda harness: None)(harness)
     return harness
 
 
-def _faulty(harness: Harness, fault: type, role: str) -> Harness:
-    harness.implementations = {role: f"{fault.__module__}:{fault.__name__}"}
-    return harness
+def run(connector: type, contract: Any, case: str) -> BaseException | None:
+    """What the case raises."""
+    with memory_folder() as folder:
+        given = {"harness": harness_of(connector, contract, folder / "it")}
+        if contract is RouteContract:
+            (folder / "source").mkdir()
+            given = {"source": FileHarness(folder / "source"), "sink": given["harness"]}
+        try:
+            getattr(contract(), case)(**given)
+        except (Exception, pytest.fail.Exception) as error:  # what turns a run red
+            return error
+    return None
+
+
+def words(error: BaseException) -> str:
+    """What the kit says: the message, and the lines of the kit that the error came through."""
+    lines = [linecache.getline(file, line).strip() for module, file, line in places(error) if "dpone.testing" in module]
+    return "\n".join([str(error), *lines])
 
 
 @pytest.mark.parametrize(("fault", "case"), PAIRS, ids=lambda v: v if isinstance(v, str) else v.__name__)
-def test_every_fault_is_found(fault: type, case: str, tmp_path: Path) -> None:
-    """A connector with one fault fails the case that is there for it."""
-    contract = contract_of(case)
+def test_every_fault_is_found(fault: type, case: str) -> None:
+    """A connector with one fault fails the case that is there for it, by an assertion of the kit that says so."""
+    contract = contract_of(FAULTS[fault].cases)
+    error = run(fault, contract, case)
+    assert error is not None, "the fault was not found"
+    if not asserted(error, contract):
+        raise error  # the fault is broken, not found
+    said = FAULTS[fault].cases[case]
+    assert said, f"name some of these words in the table: {words(error)}"
+    assert said in words(error)
+
+
+CONTROLS = sorted({(control_of(fault), case) for fault, case in PAIRS}, key=str)
+
+
+@pytest.mark.parametrize(("control", "case"), CONTROLS, ids=lambda v: v if isinstance(v, str) else v.__name__)
+def test_the_honest_connector_passes(control: type, case: str) -> None:
+    """The connector that a fault is made of has no such fault. For a built-in one ``test_kit`` shows it, if the
+    capability is declared."""
+    contract = contract_of({case})
+    if control in HONEST:
+        assert run(control, contract, case) is None
+    else:
+        assert case in declared(contract, control)
+
+
+def declared(contract: Any, control: type) -> set[str]:
+    """Cases of what the plugin declares for a built-in connector. A route's are strategies of its sink."""
     role = "sink" if contract is RouteContract else contract.role
-    given = {"harness": harness_of(fault, role, tmp_path / "faulty")}
-    if contract is RouteContract:
-        (tmp_path / "source").mkdir()
-        given = {"source": FileHarness(tmp_path / "source"), "sink": given["harness"]}
-    with pytest.raises((Exception, pytest.fail.Exception)) as caught:  # what turns a run red
-        getattr(contract(), case)(**given)
-    # A member of the contract that this version lacks, as ``undo``, is no fault of the fault.
-    lacks = "has no attribute" in str(caught.value)
-    assert lacks or not isinstance(caught.value, (TypeError, AttributeError, NameError)), (
-        "the fault is broken, not found"
-    )
+    implementation = f"{control.__module__}:{control.__name__}"
+    plugins = discover()
+    [plugin] = [p for n in plugins.names(role) if (p := plugins.get(role, n)).implementation == implementation]
+    able = {name for name, support in plugin.capabilities.items() if support is Support.SUPPORTED}
+    return {case for capability, cases in contract.cases().items() if capability in able for case in cases}
+
+
+FEW = 2  # cases that a fault may fail beside its own
 
 
 @pytest.mark.parametrize("contract", CONTRACTS, ids=lambda c: c.__name__)
-def test_every_case_finds_a_fault(contract: Any) -> None:
-    """There is no case that no fault fails."""
-    found = {case for cases in FAULTS.values() for case in cases}
-    assert {case for cases in contract.cases().values() for case in cases} - found == set()
+def test_every_case_has_a_fault_of_its_own(contract: Any) -> None:
+    """For each case there is a fault that fails it and hardly any other: without the case nobody would find it."""
+    known = cases_of(contract)
+    mine = [found for found in FAULTS.values() if {*found.cases} <= known]
+    assert [found for found in mine if not found.also <= known or found.also & {*found.cases}] == []
+    own = {case for found in mine if len(found.cases) + len(found.also) <= 1 + FEW for case in found.cases}
+    assert known - own == set()
+
+
+@cache
+def failing(connector: type, contract: Any) -> frozenset[str]:
+    return frozenset(case for case in cases_of(contract) if run(connector, contract, case) is not None)
+
+
+@pytest.mark.crash
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+def test_a_fault_fails_no_other_case(fault: type) -> None:
+    """What a fault fails is what the table says, but for what the honest connector fails as well."""
+    found, contract = FAULTS[fault], contract_of(FAULTS[fault].cases)
+    assert failing(fault, contract) - failing(control_of(fault), contract) == {*found.cases} | found.also
 
 
 @pytest.mark.parametrize("contract", ROLES, ids=lambda c: c.__name__)
@@ -77,9 +139,9 @@ def test_every_capability_has_cases(contract: Any) -> None:
     assert set(CAPABILITIES[contract.role]) - set(contract.cases()) == set()
 
 
-@pytest.mark.parametrize("contract", [*ROLES, RouteContract], ids=lambda c: c.__name__)
+@pytest.mark.parametrize("contract", CONTRACTS, ids=lambda c: c.__name__)
 def test_every_case_says_its_rule_and_its_capability(contract: Any) -> None:
     """Each test of a contract has a docstring of its own and is marked with a capability."""
     named = {name for name in vars(contract) if name.startswith("test_")}
-    assert named == {case for cases in contract.cases().values() for case in cases}
+    assert named == cases_of(contract)
     assert [name for name in named if not getattr(contract, name).__doc__] == []

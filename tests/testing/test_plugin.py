@@ -102,6 +102,28 @@ def test_an_undeclared_capability_that_fails_is_expected(pytester: pytest.Pytest
     assert {result["declared"] for result in evidence["results"]} == {support, "supported"}
 
 
+REFUSES = "(_ for _ in ()).throw(__import__('dpone.errors').errors.ConfigError('load', 'history', 'leave it out'))"
+
+
+@pytest.mark.parametrize(
+    ("two", "counts"),
+    [
+        ("pytest.fail('no')", True),
+        ("harness.change_stream()", True),
+        (REFUSES, True),
+        ("harness.no_such_member", False),
+        ("len(7)", False),
+        ("__import__('tests.testing.asserting').testing.asserting.wrong()", False),
+    ],
+    ids=["pytest.fail", "harness cannot", "refused", "AttributeError", "TypeError", "assert of a connector"],
+)
+def test_an_expected_failure_is_the_kits_or_a_refusal(pytester: pytest.Pytester, two: str, counts: bool) -> None:
+    """An error that neither the kit nor dpone raised on purpose is a fault, whatever is declared."""
+    outcomes, out, _ = run(pytester, True, two, "not implemented")
+    assert outcomes == {"passed": 3, "xfailed" if counts else "failed": 1}
+    assert ("mend the connector or the harness" in out) is not counts
+
+
 def test_a_skipped_case_is_no_evidence(pytester: pytest.Pytester) -> None:
     """What was skipped is not in the evidence, and stays among what is required."""
     outcomes, _, evidence = run(pytester, True, None)

@@ -13,7 +13,7 @@ from attrs import field, frozen
 
 from dpone.strategy import MODES
 
-Role = Literal["source", "sink", "state", "cdc", "object_store"]
+Role = Literal["source", "sink", "state", "cdc"]
 
 
 class Support(enum.StrEnum):
@@ -49,6 +49,7 @@ CAPABILITIES: Mapping[Role, Mapping[str, str]] = {
         "native_stream": "take the server's own byte stream",
         "many_tables": "rows of several tables in one commit",
         "undo": "keep what a load replaced, so that the load can be taken back",
+        "move": "a key is renamed in one fenced step",
     },
     "state": {
         "compare_and_set": "save only over the version that was read",
@@ -65,11 +66,6 @@ CAPABILITIES: Mapping[Role, Mapping[str, str]] = {
         "gap": "a gap stops the run by name",
         "snapshot_handover": "initial snapshot and stream meet without a gap",
         "resync": "all rows of one table are read again while the others go on",
-    },
-    "object_store": {
-        "create_if_absent": "of two writers of one key, one wins",
-        "checksums": "content is verified by digest",
-        "prefix_listing": "list by prefix",
     },
 }
 

@@ -26,7 +26,7 @@ from dpone.evidence import CORE, GATES, Evidence, digest, read_all
 from dpone.ops.matrix import route_matrix
 from dpone.plugins import Plugins, discover
 
-ROLES: tuple[Role, ...] = ("source", "sink", "state", "cdc", "object_store")
+ROLES: tuple[Role, ...] = ("source", "sink", "state", "cdc")
 
 
 class Status(enum.StrEnum):

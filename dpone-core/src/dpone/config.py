@@ -8,7 +8,6 @@ text ``${``; they are filled in after parsing, so a value never changes the stru
     source: {type, connection, table | query | path | topic, exclude, options}
     sink: {type, connection, table | path | topic, strategy: {mode, key, ...}, options, contract}
     state: {type, connection | path, options}             # default: sqlite:///.dpone/state.db
-    staging: {...}
     runtime: {partitions, workers, batch_rows, retries, resume}
     connections: {name: URL or mapping}     # or the name of a file that holds such a mapping
 
@@ -70,13 +69,13 @@ from dpone.pipeline import Pipeline, Runtime, SinkSpec, SourceSpec, StateSpec, S
 from dpone.plugins import Plugins, discover
 from dpone.rowcontract import RowContract
 from dpone.schema import Name
-from dpone.secret import CLEAR, Secret, register, sensitive, unclear
+from dpone.secret import CLEAR, Secret, register, unclear
 from dpone.strategy import ALIASES, CHANGES, MODES, Strategy
 
 __all__ = ["PipelineErrors", "expand", "load_pipeline", "row_contract", "strict_json"]
 
 WHAT = ("table", "query", "path", "topic")  # what a source reads or a sink writes; exactly one of them
-KEYS = ("pipeline", "labels", "source", "sink", "state", "staging", "runtime", "connections", "defaults", "streams")
+KEYS = ("pipeline", "labels", "source", "sink", "state", "runtime", "connections", "defaults", "streams")
 DEFAULT_STATE: Mapping[str, str] = {"type": "sqlite", "connection": "sqlite:///.dpone/state.db"}
 
 
@@ -417,7 +416,6 @@ class _Reader:
             streams=streams,
             state=self._state(state),
             labels=self._optional(root, "labels", Mapping[str, str], {}),
-            staging=self._staging(root),
             runtime=self._optional(root, "runtime", Runtime, Runtime()),
         )
 
@@ -681,6 +679,7 @@ class _Reader:
         values = {**given, "base": self.base, "type": record.name if record else BAD, "options": BAD}
         if "connection" in node.items:
             values["connection"] = self._connection(node.items["connection"])
+            values |= self._named(node.items["connection"]) if cls is not StateSpec else {}
         if record:
             values["options"] = options = self._options(role, node, record)
             self._check_takes(node, cls, record, self._change_reader(record, options) if role == "source" else None)
@@ -720,6 +719,9 @@ class _Reader:
             todo = "write a URL, as in ${NAME}, or the name of one of connections:"
             self.problems.add(node, "missing", todo, "connection")
 
+    def _named(self, node: Node) -> Mapping[str, str]:
+        return {"named": node.value} if isinstance(node.value, str) and node.value in self.connections else {}
+
     def _connection(self, node: Node) -> Any:
         """A Secret; its text is never shown, wherever it came from."""
         if isinstance(node.value, str) and node.value in self.connections:
@@ -757,14 +759,6 @@ class _Reader:
                 return False
         return True
 
-    def _staging(self, root: Node) -> Mapping[str, Any]:
-        """Free for now; values under the name of a credential are Secrets."""
-        node = root.items.get("staging")
-        if node is None:
-            return {}
-        data = self._optional(root, "staging", Mapping[str, Any], {})
-        return cast(Mapping[str, Any], _hidden(data)) if data is not BAD else {}
-
     # keys of the top level
 
     def _required(self, node: Node, key: str, todo: str) -> Any:
@@ -786,15 +780,6 @@ def _complete(node: Node) -> bool:
     """No value in it failed to be filled in."""
     below = node.value if isinstance(node.value, tuple) else tuple(node.items.values())
     return node.value is not None and all(_complete(child) for child in below)
-
-
-def _hidden(data: Any, name: str = "") -> Any:
-    if isinstance(data, dict):
-        return {key: _hidden(value, key) for key, value in data.items()}
-    if isinstance(data, list):
-        return [_hidden(value, name) for value in data]
-    named = isinstance(data, str) and (sensitive(name) or ("://" in data and "@" in data))
-    return Secret(data) if named else data
 
 
 def _merged(default: Node | None, entry: Node, key: str) -> Node | None:

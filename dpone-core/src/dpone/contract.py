@@ -549,6 +549,28 @@ class Undoing(Protocol):
 
 
 @runtime_checkable
+class Moving(Protocol):
+    """What a Sink has besides, if its plugin declares ``move``: what it keeps under a key can go on under another one,
+    as when a pipeline, a stream or a host was renamed."""
+
+    def journal_keys(self) -> Sequence[str]:
+        """Every key that has an entry in the journal of this target, sorted. Creates nothing."""
+        ...
+
+    def move(self, old: str, after: Entry, new: str, before: Entry | None, gone: Entry) -> None:
+        """In one commit: the journal of ``old`` becomes that of ``new``, entry by entry as it is, and with it all that
+        bears the key (what is kept for ``undo``, the record of ``TakingBack``, keys of tables of a change stream, which
+        begin with ``old|``); ``gone`` is the head of ``old`` then, its only entry. What ``new`` had is replaced. Staged
+        parts of ``old`` may be dropped.
+
+        Called by an operator's command or at the beginning of a run, by one thread, while the locks of both keys are
+        held. Fenced as ``Writer.commit``, at both ends: Conflict, with nothing written, unless ``after`` is the head of
+        ``old`` and ``before`` that of ``new``; and from then on a runner of ``old`` that is still alive meets ``gone``.
+        No row of the target is touched. If the answer is lost, raise; the caller asks ``journal`` what happened."""
+        ...
+
+
+@runtime_checkable
 class ManyTables(Protocol):
     """What a Sink has besides, if its plugin declares ``many_tables``."""
 
@@ -726,25 +748,9 @@ class Resyncing(Protocol):
         ...
 
 
-@runtime_checkable
-class ObjectStore(Protocol):
-    """Named byte objects under one prefix."""
-
-    def put(self, name: str, data: Iterator[bytes], *, if_absent: bool) -> str:
-        """Durable and visible as a whole on return; answers the SHA-256. Raises Conflict if ``if_absent`` and there."""
-        ...
-
-    def get(self, name: str) -> Iterator[bytes]: ...
-
-    def list(self, prefix: str) -> Iterator[str]: ...
-
-    def delete(self, name: str) -> None: ...
-
-
 PROTOCOLS: Mapping[str, type] = {
     "source": Source,
     "sink": Sink,
     "state": StateBackend,
     "cdc": CDCReader,
-    "object_store": ObjectStore,
 }

@@ -70,6 +70,7 @@ from dpone.ids import ulid
 from dpone.judge import Judge, place_of
 from dpone.lease import renewing
 from dpone.ledger import Halted, Ledger
+from dpone.moving import move, moved_to, require_here
 from dpone.nanoseconds import Cut, cut
 from dpone.observe.events import RunEvent, Step
 from dpone.partition import PartitionManifest, PartitionManifestStore, manifest_of, parts_again, require_same
@@ -315,11 +316,11 @@ class _Attempt:
             self.state = stack.enter_context(closing(run.make("state", run.pipeline.state)))
             stack.enter_context(connected())
             if run.dry_run:
+                self.report.key = key_of(run, self.spec, self.sink, self.state)
                 self._prepare(self._recover(dry=True))
                 return
-            ttl = run.pipeline.state.options.lease_seconds
-            lease = stack.enter_context(self.state.lock(self.report.key, ttl))
-            stack.enter_context(renewing(lease, ttl))
+            own = locked(run, self.spec, self.sink, self.state, run.full_refresh)
+            self.report.key, lease = stack.enter_context(own)
             tell("locked", owner=lease.owner)
             try:
                 self._run_locked()
@@ -386,6 +387,7 @@ class _Attempt:
             if self.stream.run.full_refresh and not self._landed(head):
                 known = _Known(head, None, version, next_epoch(head, saved))
             else:
+                require_here(key, head, target)
                 adopted = compare(head, saved.value if saved else None, target)
                 if adopted and head is not None and not dry:
                     version = self.state.save(key, state_of(head), version)
@@ -416,7 +418,8 @@ class _Attempt:
             found = "it has rows, but neither journal nor state of this stream"
             todo = "set sink.options.adopt_existing: true to load into it, or use --full-refresh to replace it"
             raise StateMissing(f"load into {spec.location}", found, todo)
-        by_hand = head is not None and head.token == rewind_token(self.report.key, head.position)
+        keys = (self.report.key, self.spec.former_key(self.stream.run.pipeline.name))
+        by_hand = head is not None and head.token in [rewind_token(key, head.position) for key in keys]
         started = head is not None and head.position.kind != START.kind
         remade = (whole or spec.strategy.whole) and spec.strategy.mode not in (
             "scd2",
@@ -669,10 +672,7 @@ class _Attempt:
         raise ConfigError("read runtime.resume", found, "use resume: one_snapshot")
 
     def _manifests(self) -> PartitionManifestStore | None:
-        run = self.stream.run
-        if not run.plugins.supports("state", run.pipeline.state.type, "partitions"):
-            return None
-        return cast(KeepsPartitions, self.state).partitions()
+        return manifests_of(self.stream.run, self.state)
 
     def _interrupted(self, known: _Known) -> PartitionManifest | None:
         """The manifest of a load that was begun after ``known`` and not committed."""
@@ -892,7 +892,7 @@ class _Attempt:
             except Stopped:
                 raise
             except Exception as error:
-                receipt = _asked(self.stream.run, self.spec, writer.load_id, error)
+                receipt = _asked(self.stream.run, self.spec, self.report.key, writer.load_id, error)
         self.stream.tell("committed", load_id=writer.load_id, seq=receipt.entry.seq, rows=dict(receipt.entry.rows))
         return receipt
 
@@ -999,12 +999,66 @@ def _staged_schema(load: Load) -> pa.Schema:
 # -- journal and state ------------------------------------------------------------------------------------------
 
 
+def manifests_of(run: Run, state: StateBackend) -> PartitionManifestStore | None:
+    if not run.plugins.supports("state", run.pipeline.state.type, "partitions"):
+        return None
+    return cast(KeepsPartitions, state).partitions()
+
+
+def key_of(run: Run, spec: StreamSpec, sink: Sink, state: StateBackend) -> str:
+    """The key under which a stream stands: the former one, until a run has moved what is there. Changes nothing."""
+    key, former = spec.key(run.pipeline.name), spec.former_key(run.pipeline.name)
+    if former == key or state.load(key) is not None or sink.journal(key) is not None:
+        return key
+    head = sink.journal(former)
+    there = state.load(former) is not None if head is None else not moved_to(head)
+    return former if there else key
+
+
+@contextmanager
+def locked(
+    run: Run, spec: StreamSpec, sink: Sink, state: StateBackend, anew: bool = False
+) -> Iterator[tuple[str, Lease]]:
+    """A stream's key, and its lease, while its lock is held. What stands under its former key is moved first; a sink
+    that cannot do that keeps the former key. ``anew``: whatever the state says, the next load is of a new epoch.
+
+    The first time, the lock of the former key is held as well: a runner of an earlier version asks for that one."""
+    key, former = spec.key(run.pipeline.name), spec.former_key(run.pipeline.name)
+    ttl = run.pipeline.state.options.lease_seconds
+    with ExitStack() as stack:
+        lease = stack.enter_context(state.lock(key, ttl))
+        stack.enter_context(renewing(lease, ttl))
+        if former != key and state.load(key) is None:
+            theirs = stack.enter_context(state.lock(former, ttl))
+            stack.enter_context(renewing(theirs, ttl))
+            if _take_over(run, spec, sink, state, anew):
+                key, lease = former, theirs
+        yield key, lease
+
+
+def _take_over(run: Run, spec: StreamSpec, sink: Sink, state: StateBackend, anew: bool) -> bool:
+    """Move what stands under the former key, or end what a killed run has begun of it. True: it has to stay there."""
+    key, former = spec.key(run.pipeline.name), spec.former_key(run.pipeline.name)
+    head, there, saved = sink.journal(former), sink.journal(key), state.load(former)
+    if there is not None and moved_to(head) != key:
+        return False
+    if there is None and not anew:
+        require_here(former, head, spec.sink.location)
+        compare(head, saved.value if saved else None, spec.sink.location)
+    if head is None or moved_to(there) or moved_to(head) not in ("", key):
+        return False
+    if not run.plugins.supports("sink", spec.sink.type, "move"):
+        return True
+    move(spec, sink, state, manifests_of(run, state), former, key, run.run_id)
+    run.tell("warning", spec.name, text=f"what was kept under the key {former} is kept under {key} now")
+    return False
+
+
 def rewind(pipeline: Pipeline, stream: str, position: Position | None, plugins: Plugins | None = None) -> Position:
     """Set a stream's position by hand (None: its beginning). Starts a new epoch, in the journal first, so that a
     runner suspended since before can no longer commit. Rows of the target stay. Returns the position as saved."""
     run = Run(pipeline, [stream], plugins=plugins or discover())
-    key = run.streams()[0].key(pipeline.name)
-    return _rewind(run, lambda _: position or START, lambda wanted: rewind_token(key, wanted))
+    return _rewind(run, lambda _: position or START, rewind_token)
 
 
 def resync(pipeline: Pipeline, stream: str, tables: Sequence[str], plugins: Plugins | None = None) -> Position:
@@ -1028,23 +1082,23 @@ def resync(pipeline: Pipeline, stream: str, tables: Sequence[str], plugins: Plug
                 raise ConfigError(failed, found, "use 'dpone run', which reads all rows of every table")
             return reader.resync(head.position, tables)
 
-        return _rewind(run, without, lambda wanted: _digest(f"resync {spec.key(pipeline.name)} {wanted.dumps()}"))
+        return _rewind(run, without, lambda key, wanted: _digest(f"resync {key} {wanted.dumps()}"))
 
 
-def _rewind(run: Run, wanted: Callable[[Entry | None], Position], token: Callable[[Position], str]) -> Position:
+def _rewind(run: Run, wanted: Callable[[Entry | None], Position], token: Callable[[str, Position], str]) -> Position:
     """To what ``wanted`` makes of the journal's head, under the lock."""
     [spec] = run.streams()
-    pipeline, key = run.pipeline, spec.key(run.pipeline.name)
+    pipeline = run.pipeline
     with ExitStack() as stack:
         sink: Sink = stack.enter_context(closing(run.make("sink", spec.sink)))
         state: StateBackend = stack.enter_context(closing(run.make("state", pipeline.state)))
-        stack.enter_context(state.lock(key, pipeline.state.options.lease_seconds))
+        key, _ = stack.enter_context(locked(run, spec, sink, state, anew=True))
         head, saved = sink.journal(key), state.load(key)
         if head is not None and spec.sink.contract is not None:  # it will not be the head any more
             place_of(spec, key).settle(head.load_id)
         position = wanted(head).at_epoch(max(1, next_epoch(head, saved)))
         load = Load(
-            key, ulid(), run.run_id, token(position), False, None, spec.sink.strategy, False, datetime.now(UTC)
+            key, ulid(), run.run_id, token(key, position), False, None, spec.sink.strategy, False, datetime.now(UTC)
         )  # fmt: skip
         with closing(sink.open(load)) as writer:
             receipt = writer.commit(head, position, ())
@@ -1068,13 +1122,11 @@ def undo(pipeline: Pipeline | str | Path, stream: str, load_id: str, plugins: Pl
         pipeline = Pipeline.from_yaml(pipeline)
     run = Run(pipeline, [stream], plugins=plugins or discover())
     [spec] = run.streams()
-    key = spec.key(pipeline.name)
     _require_undo(run, spec)
     with ExitStack() as stack:
         sink = stack.enter_context(closing(run.make("sink", spec.sink)))
         state: StateBackend = stack.enter_context(closing(run.make("state", pipeline.state)))
-        ttl = pipeline.state.options.lease_seconds
-        stack.enter_context(renewing(stack.enter_context(state.lock(key, ttl)), ttl))
+        key, _ = stack.enter_context(locked(run, spec, sink, state))
         head, saved = sink.journal(key), state.load(key)
         compare(head, saved.value if saved else None, spec.sink.location)
         if head is not None and spec.sink.contract is not None:  # it will not be the head any more
@@ -1088,7 +1140,7 @@ def undo(pipeline: Pipeline | str | Path, stream: str, load_id: str, plugins: Pl
         except Stopped:
             raise
         except Exception as error:
-            receipt = _asked(run, spec, load.load_id, error)
+            receipt = _asked(run, spec, key, load.load_id, error)
         state.save(key, state_of(receipt.entry), saved.version if saved else 0)
     return receipt
 
@@ -1099,12 +1151,12 @@ def _require_undo(run: Run, spec: StreamSpec) -> None:
         raise ConfigError(f"take back a load of {spec.name}", found, "move its rows again with 'dpone state set'")
 
 
-def _asked(run: Run, spec: StreamSpec, load_id: str, error: Exception) -> Receipt:
+def _asked(run: Run, spec: StreamSpec, key: str, load_id: str, error: Exception) -> Receipt:
     """If the answer to a commit is lost, the journal knows whether it happened."""
     head = None
     # If it is still out of reach, the next attempt, or the next run, will ask again.
     with suppress(Exception), closing(run.make("sink", spec.sink)) as sink:
-        head = sink.journal(spec.key(run.pipeline.name))
+        head = sink.journal(key)
     if head is None or head.load_id != load_id:
         raise error
     return receipt_of(head)

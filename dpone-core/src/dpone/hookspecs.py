@@ -42,12 +42,6 @@ def dpone_cdc_readers() -> list[Connector]:
 
 
 @hookspec
-def dpone_object_stores() -> list[Connector]:
-    """Object stores for staging."""
-    raise NotImplementedError
-
-
-@hookspec
 def dpone_commands(cli: click.Group) -> None:
     """Add subcommands to ``dpone``. Import nothing heavy before a command runs."""
 

@@ -156,7 +156,8 @@ class StateOptions:
 @frozen
 class SourceSpec:
     """One source bound to what it reads. ``base`` is the folder of the pipeline file. ``exclude``: tables that a glob,
-    or a change stream of all tables, leaves out: names or globs, with or without their schema."""
+    or a change stream of all tables, leaves out: names or globs, with or without their schema. ``named``: the
+    name of the connection under ``connections:``, if it has one."""
 
     type: str
     connection: Secret | None = None
@@ -167,12 +168,21 @@ class SourceSpec:
     exclude: tuple[str, ...] = ()
     options: Any = field(factory=SourceOptions)
     base: Path = field(default=Path(), metadata=INTERNAL)
+    named: str = field(default="", metadata=INTERNAL)
 
     @property
     def location(self) -> str:
-        """Stable and free of credentials; part of the key. A query goes by the stream's name."""
-        what = ":".join(map(str, filter(None, (self.path, self.table or self.topic)))) or "query"
-        return _location(self.type, self.connection, what)
+        """Where the connection points, for people; free of credentials. A query goes by the stream's name."""
+        return _location(self.type, self.connection.location() if self.connection else "", self._what)
+
+    @property
+    def place(self) -> str:
+        """The part of the key: as ``location``, without what changes while the system stays the same."""
+        return _location(self.type, self.named or (self.connection.place() if self.connection else ""), self._what)
+
+    @property
+    def _what(self) -> str:
+        return ":".join(map(str, filter(None, (self.path, self.table or self.topic)))) or "query"
 
     def excludes(self, table: Name) -> bool:
         """A pattern without a schema stands for the table in any."""
@@ -188,7 +198,8 @@ class SourceSpec:
 
 @frozen
 class SinkSpec:
-    """One sink bound to what it writes. contract: what the rows must keep to before a load is committed."""
+    """One sink bound to what it writes. contract: what the rows must keep to before a load is committed. ``named``: as
+    in SourceSpec."""
 
     type: str
     strategy: Strategy
@@ -199,14 +210,23 @@ class SinkSpec:
     options: Any = field(factory=SinkOptions)
     contract: RowContract | None = None
     base: Path = field(default=Path(), metadata=INTERNAL)
+    named: str = field(default="", metadata=INTERNAL)
 
     @property
     def location(self) -> str:
-        return _location(self.type, self.connection, self.table or self.path or self.topic or "")
+        return _location(self.type, self.connection.location() if self.connection else "", self._what)
+
+    @property
+    def place(self) -> str:
+        return _location(self.type, self.named or (self.connection.place() if self.connection else ""), self._what)
+
+    @property
+    def _what(self) -> str:
+        return str(self.table or self.path or self.topic or "")
 
 
-def _location(type: str, connection: Secret | None, what: Name | str) -> str:
-    return ":".join(filter(None, (type, connection.location() if connection else "", str(what))))
+def _location(type: str, connection: str, what: str) -> str:
+    return ":".join(filter(None, (type, connection, what)))
 
 
 @frozen
@@ -253,20 +273,26 @@ class StreamSpec:
     tables: str | None = None
 
     def key(self, pipeline: str) -> str:
-        """Key of state and journal: pipeline, stream, source and target; never the table name alone."""
-        parts = (pipeline, self.name, self.source.location, self.sink.location)
-        return "|".join(part.replace("|", "%7C") for part in parts)
+        """Of state and journal: pipeline, stream, source and target; never the table name alone, no list of hosts."""
+        return _key(pipeline, self.name, self.source.place, self.sink.place)
+
+    def former_key(self, pipeline: str) -> str:
+        """The key that dpone used before connections went by their names: where they point, hosts and all."""
+        return _key(pipeline, self.name, self.source.location, self.sink.location)
+
+
+def _key(*parts: str) -> str:
+    return "|".join(part.replace("|", "%7C") for part in parts)
 
 
 @frozen
 class Pipeline:
-    """A pipeline file, checked. ``staging`` is for connectors that stage through object storage."""
+    """A pipeline file, checked."""
 
     name: str
     streams: tuple[StreamSpec, ...]
     state: StateSpec
     labels: Mapping[str, str] = field(factory=dict)
-    staging: Mapping[str, Any] = field(factory=dict)
     runtime: Runtime = field(factory=Runtime)
     path: Path | None = None
 

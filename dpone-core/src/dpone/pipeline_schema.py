@@ -10,7 +10,7 @@ import inspect
 import re
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -52,7 +52,6 @@ def pipeline_schema(plugins: Plugins) -> dict[str, Any]:
         "source": {"$ref": "#/$defs/source"},
         "sink": {"$ref": "#/$defs/sink"},
         "state": {"$ref": "#/$defs/state"},
-        "staging": {"type": "object"},
         "runtime": _record(Runtime),
         "connections": {
             "description": "URLs or mappings by name, or the name of a file of them",
@@ -185,10 +184,16 @@ def _value(hint: Any) -> dict[str, Any]:
 
 
 def _descriptions(cls: type) -> dict[str, str]:
-    """Of the class, under "", and of its fields, from ``name   text`` or ``name: text`` in its docstring."""
-    names = "|".join(fields_of(cls))
-    doc = "" if (cls.__doc__ or "").startswith("Method generated") else inspect.getdoc(cls) or ""
-    first, *rest = re.split(rf"(?:^|\n|(?<=\. ))({names})(?::|\s\s+)\s*", doc)
+    """Of the class, under "", and of its fields: from its docstring, and those of the classes it extends."""
+    said: dict[str, str] = {}
+    for one in reversed([one for one in cls.__mro__ if attrs.has(one)]):
+        said |= {"": "", **_described(one, fields_of(cls))}
+    return {name: text for name, text in said.items() if text}
+
+
+def _described(cls: type, fields: Iterable[str]) -> dict[str, str]:
+    """From ``name   text`` or ``name: text`` in the docstring."""
+    doc = "" if (cls.__doc__ or "").startswith("Method generated") else inspect.cleandoc(cls.__doc__ or "")
+    first, *rest = re.split(rf"(?:^|\n|(?<=\. ))({'|'.join(fields)})(?::|\s\s+)\s*", doc)
     said = {"": first} | dict(zip(rest[::2], rest[1::2], strict=True))
-    one_line = {name: " ".join(text.split("\n\n")[0].split()).replace("``", "") for name, text in said.items()}
-    return {name: text for name, text in one_line.items() if text}
+    return {name: " ".join(text.split("\n\n")[0].split()).replace("``", "") for name, text in said.items()}

@@ -24,7 +24,6 @@ HOOKS: Mapping[str, Role] = {
     "dpone_sinks": "sink",
     "dpone_state_backends": "state",
     "dpone_cdc_readers": "cdc",
-    "dpone_object_stores": "object_store",
 }
 State = Literal["ok", "broken", "blocked"]
 

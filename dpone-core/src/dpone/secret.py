@@ -62,7 +62,7 @@ class Secret:
         return self._text
 
     def location(self) -> str:
-        """Where it points, without user, password and parameters: ``postgres://db.example:5432/shop``, or
+        """Where it points, for people, without user, password and parameters: ``postgres://db.example:5432/shop``, or
         ``host=db.example,dbname=shop`` for pairs and JSON. ``***`` where the text does not say it safely. Stable: a
         changed password does not change it."""
         if _HOSTS.fullmatch(self._text):
@@ -73,6 +73,21 @@ class Secret:
             return f"{url['scheme']}://{url['authority'].rpartition('@')[2].lower()}{url['path']}"
         pairs = {name.lower(): value for name, value in _places(self._text)}
         return ",".join(f"{name}={pairs[name]}" for name in _PLACE if pairs.get(name)) or MASK
+
+    def place(self) -> str:
+        """``location``, but ``*`` for a list of hosts: which servers it names, and in what order, says nothing of
+        what is there. Servers to bootstrap from are such a list, also where there is one so far."""
+        if _HOSTS.fullmatch(self._text):
+            return "*"
+        if url := _URL.fullmatch(self._text):
+            several = "," in url["authority"].rpartition("@")[2] and not unclear(self._text)
+            return f"{url['scheme']}://*{url['path']}" if several else self.location()
+        pairs = {name.lower(): value for name, value in _places(self._text)}
+        if not pairs.get("bootstrap_servers") and not any("," in pairs.get(name, "") for name in ("host", "hostaddr")):
+            return self.location()
+        hosts = ("host", "hostaddr", "port", "bootstrap_servers")
+        rest = [f"{name}={pairs[name]}" for name in _PLACE if name not in hosts and pairs.get(name)]
+        return ",".join(["host=*", *rest])
 
     def __repr__(self) -> str:
         return f"Secret({MASK})"

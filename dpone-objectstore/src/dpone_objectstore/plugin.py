@@ -31,27 +31,3 @@ def dpone_sinks() -> list[Connector]:
             commit="manifest",
         ),
     ]
-
-
-@hookimpl
-def dpone_object_stores() -> list[Connector]:
-    return [
-        Connector(
-            "s3",
-            "dpone_objectstore.s3:S3Store",
-            "dpone_objectstore.config:StoreOptions",
-            declare("object_store"),
-        ),
-        Connector(
-            "gcs",
-            "dpone_objectstore.gcs:GcsStore",
-            "dpone_objectstore.config:StoreOptions",
-            declare("object_store"),
-        ),
-        Connector(
-            "azure",
-            "dpone_objectstore.azure:AzureStore",
-            "dpone_objectstore.config:StoreOptions",
-            declare("object_store"),
-        ),
-    ]

@@ -28,7 +28,7 @@ def dpone_sources() -> list[Connector]:
 
 @hookimpl
 def dpone_sinks() -> list[Connector]:
-    rows = ("exactly_once", "schema_evolution", "lineage", "native_stream", "undo")
+    rows = ("exactly_once", "schema_evolution", "lineage", "native_stream", "undo", "move")
     loads = ("resume", "many_tables", "parallel_stage")
     supported = (*MODES, *rows, *loads)
     return [

@@ -13,7 +13,7 @@ from dpone.cli.output import emit, error_text, format_option, interruptible, pip
 from dpone.errors import ConfigError, StateError
 
 if TYPE_CHECKING:
-    from dpone.ops.state import Standing
+    from dpone.ops.state import Moved, Standing
     from dpone.position import Position
 
 stream_option = click.option("--stream", metavar="STREAM", help="Only this stream.")
@@ -21,7 +21,7 @@ stream_option = click.option("--stream", metavar="STREAM", help="Only this strea
 
 @click.group()
 def state() -> None:
-    """Show or set positions of streams."""
+    """Show, set or move positions of streams."""
 
 
 @state.command()
@@ -103,6 +103,56 @@ def set_(
     )
 
 
+@state.command()
+@pipeline_argument
+@click.argument("old", metavar="OLD")
+@click.argument("new", metavar="NEW")
+@click.option("--dry-run", is_flag=True, help="Say what would be moved, change nothing.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@format_option
+def move(pipeline: str, old: str, new: str, dry_run: bool, yes: bool, format_: str) -> None:
+    """Rename a key in journal, state and partition manifests.
+
+    For a pipeline, a stream or a host that has another name now: OLD is the key that 'dpone state show' printed before,
+    NEW the stream, as PIPELINE says it now, or its whole key. Rows of the target stay; the next run goes on where the
+    last one ended. A run that is still at work under OLD loses.
+    """
+    with interruptible():
+        from dpone.ops import state as ops
+        from dpone.pipeline import Pipeline
+
+        loaded = Pipeline.from_yaml(pipeline)
+        found = ops.movable(loaded, old, new)
+        if not dry_run:
+            if not yes:
+                _confirm_move(found)
+            found = ops.move(loaded, old, new)
+    emit(format_, {"moved": not dry_run, **found.to_json()}, lambda: _moved(found, dry_run))
+
+
+def _confirm_move(found: Moved) -> None:
+    if not sys.stdin.isatty():
+        raise click.UsageError("this renames the key of a stream; add --yes")
+    click.echo(_moved(found, dry_run=True), err=True)
+    click.confirm(f"move it to {found.new}?", abort=True, err=True)
+
+
+def _moved(found: Moved, dry_run: bool) -> str:
+    what, manifest = found.what, found.what.manifest
+    head = f"seq {what.head.seq}, load {what.head.load_id}" if what.head else "-"
+    staged = "none"
+    if manifest:
+        staged = f"load {manifest.load_id}, {len(manifest.of('success'))} of {len(manifest.partitions)} staged"
+    rows = [
+        ["  from", found.old],
+        ["  to", found.new],
+        ["  journal", head + (", moved before" if found.begun else "")],
+        ["  state", f"version {what.state.version}" if what.state else "none"],
+        ["  partitions", staged],
+    ]
+    return f"{found.stream}: {'would be moved' if dry_run else 'moved'}\n{table(rows)}"
+
+
 def _position(text: str | None, file: str | None) -> Position:
     from dpone.position import Position
 
@@ -129,13 +179,18 @@ def _confirm(before: Standing, wanted: Position | None) -> None:
 
 def _text(one: Standing) -> str:
     saved, head = one.state, one.journal
-    rows = [["  state", "none"], ["  journal", "none"], ["  agree", f"{'yes' if one.agree else 'no'}: {one.note}"]]
+    rows = [
+        ["  key", one.key],
+        ["  state", "none"],
+        ["  journal", "none"],
+        ["  agree", f"{'yes' if one.agree else 'no'}: {one.note}"],
+    ]
     if saved is not None:
         where = f"version {saved.version}, {_time(saved.saved_at)}, load {saved.value.get('load_id')}"
-        rows[0][1] = f"{where}, {_json(saved.value.get('position'))}"
+        rows[1][1] = f"{where}, {_json(saved.value.get('position'))}"
     if head is not None:
         where = f"seq {head.seq}, {_time(head.committed_at)}, load {head.load_id}"
-        rows[1][1] = f"{where}, {_json(head.position.to_json())}"
+        rows[2][1] = f"{where}, {_json(head.position.to_json())}"
     return f"{one.stream}\n{table(rows)}"
 
 

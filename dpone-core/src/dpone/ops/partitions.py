@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from attrs import frozen
 
-from dpone.capability import Support
-from dpone.contract import KeepsPartitions, Load, StateBackend
-from dpone.engine import Run
+from dpone.contract import Load, StateBackend
+from dpone.engine import Run, key_of, manifests_of
 from dpone.errors import ConfigError
 from dpone.ids import ulid
 from dpone.partition import PartitionManifest, PartitionManifestStore, committed, no_manifest
@@ -39,7 +38,7 @@ def shown(pipeline: Pipeline, stream: str | None = None) -> list[Parts]:
     run = _run(pipeline, stream)
     with closing(run.make("state", pipeline.state)) as state:
         store = _store(run, state)
-        return [_parts(run, store, spec) for spec in run.streams()]
+        return [_parts(run, store, spec, _key(run, spec, state)) for spec in run.streams()]
 
 
 def retry(pipeline: Pipeline, stream: str | None, ids: Sequence[str]) -> Parts:
@@ -47,13 +46,12 @@ def retry(pipeline: Pipeline, stream: str | None, ids: Sequence[str]) -> Parts:
     with _open_load(pipeline, stream) as (run, store, spec, manifest):
         for id in ids or [one.id for one in (*manifest.of("failed"), *manifest.of("skipped"))]:
             store.retry(manifest.key, _named(manifest, id))
-        return _parts(run, store, spec)
+        return _parts(run, store, spec, manifest.key)
 
 
 def anew(pipeline: Pipeline, stream: str | None) -> Parts:
     """Throw away what is staged and forget the manifest, damaged or not; rows of the target stay as they are."""
-    with _locked(pipeline, stream) as (run, store, spec):
-        key = spec.key(pipeline.name)
+    with _locked(pipeline, stream) as (run, store, spec, key):
         nothing = Load(key, ulid(), run.run_id, "anew", False, None, spec.sink.strategy, False, datetime.now(UTC))
         # To open a load sweeps the staging of every other load of the key.
         with closing(run.make("sink", spec.sink)) as sink, closing(sink.open(nothing)) as writer:
@@ -68,7 +66,7 @@ def skip(pipeline: Pipeline, stream: str | None, id: str, reason: str) -> Parts:
     with _open_load(pipeline, stream) as (run, store, spec, manifest):
         _require_skippable(spec.sink.strategy, manifest)
         store.skip(manifest.key, _named(manifest, id), reason)
-        return _parts(run, store, spec)
+        return _parts(run, store, spec, manifest.key)
 
 
 def _named(manifest: PartitionManifest, id: str) -> str:
@@ -88,7 +86,7 @@ def _require_skippable(strategy: Strategy, manifest: PartitionManifest) -> None:
 
 
 @contextmanager
-def _locked(pipeline: Pipeline, stream: str | None) -> Iterator[tuple[Run, PartitionManifestStore, StreamSpec]]:
+def _locked(pipeline: Pipeline, stream: str | None) -> Iterator[tuple[Run, PartitionManifestStore, StreamSpec, str]]:
     """Nobody runs the stream meanwhile: raises Busy if someone does."""
     run = _run(pipeline, stream)
     found = run.streams()
@@ -98,16 +96,17 @@ def _locked(pipeline: Pipeline, stream: str | None) -> Iterator[tuple[Run, Parti
     [spec] = found
     with closing(run.make("state", pipeline.state)) as state:
         store = _store(run, state)
-        with state.lock(spec.key(pipeline.name), pipeline.state.options.lease_seconds):
-            yield run, store, spec
+        key = _key(run, spec, state)
+        with state.lock(key, pipeline.state.options.lease_seconds):
+            yield run, store, spec, key
 
 
 @contextmanager
 def _open_load(
     pipeline: Pipeline, stream: str | None
 ) -> Iterator[tuple[Run, PartitionManifestStore, StreamSpec, PartitionManifest]]:
-    with _locked(pipeline, stream) as (run, store, spec):
-        parts = _parts(run, store, spec)
+    with _locked(pipeline, stream) as (run, store, spec, key):
+        parts = _parts(run, store, spec, key)
         if parts.manifest is None:
             raise no_manifest(parts.key)
         if parts.load != "open":
@@ -116,8 +115,12 @@ def _open_load(
         yield run, store, spec, parts.manifest
 
 
-def _parts(run: Run, store: PartitionManifestStore, spec: StreamSpec) -> Parts:
-    key = spec.key(run.pipeline.name)
+def _key(run: Run, spec: StreamSpec, state: StateBackend) -> str:
+    with closing(run.make("sink", spec.sink)) as sink:
+        return key_of(run, spec, sink, state)
+
+
+def _parts(run: Run, store: PartitionManifestStore, spec: StreamSpec, key: str) -> Parts:
     manifest = store.load(key)
     if manifest is None:
         return Parts(spec.name, key, "none", None)
@@ -130,11 +133,10 @@ def _parts(run: Run, store: PartitionManifestStore, spec: StreamSpec) -> Parts:
 
 
 def _store(run: Run, state: StateBackend) -> PartitionManifestStore:
-    record = run.plugins.get("state", run.pipeline.state.type)
-    if record.capabilities.get("partitions") is not Support.SUPPORTED:
-        found = f"state {record.name} keeps no partition manifests"
-        raise ConfigError("read partitions", found, "use another state backend, such as sqlite")
-    return cast(KeepsPartitions, state).partitions()
+    if (found := manifests_of(run, state)) is None:
+        keeps_none = f"state {run.pipeline.state.type} keeps no partition manifests"
+        raise ConfigError("read partitions", keeps_none, "use another state backend, such as sqlite")
+    return found
 
 
 def _run(pipeline: Pipeline, stream: str | None) -> Run:

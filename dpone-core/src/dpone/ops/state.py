@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from contextlib import ExitStack, closing
 from typing import Any
 
-from attrs import frozen
+from attrs import evolve, frozen
 
-from dpone.contract import Entry, StateBackend, Versioned, WindowRequest
-from dpone.engine import Run, rewind
+from dpone.capability import Support
+from dpone.contract import Entry, Moving, Sink, StateBackend, Versioned, WindowRequest
+from dpone.engine import Run, key_of, manifests_of, rewind
 from dpone.errors import ConfigError, DponeError, StateAhead, StateError, connected
+from dpone.lease import renewing
+from dpone.moving import Kept, kept, moved_to
+from dpone.moving import move as move_key
 from dpone.pipeline import Pipeline, StreamSpec
 from dpone.position import Position
 from dpone.standing import compare
@@ -58,7 +62,7 @@ def past(pipeline: Pipeline, stream: str | None, limit: int) -> list[tuple[str, 
     """Names of streams with what was saved for them, newest first for each."""
     run = _run(pipeline, stream)
     with closing(run.make("state", pipeline.state)) as state:
-        keys = {spec.name: spec.key(pipeline.name) for spec in run.streams()}
+        keys = {spec.name: _key(run, state, spec) for spec in run.streams()}
         return [(name, saved) for name, key in keys.items() for saved in state.history(key, limit)]
 
 
@@ -69,6 +73,94 @@ def reposition(pipeline: Pipeline, stream: str, position: Position | None) -> Po
         [spec] = run.streams()
         _require_window(run, spec, position)
     return rewind(pipeline, stream, position)
+
+
+@frozen
+class Moved:
+    """What ``move`` found under the old key. ``begun``: an earlier call had moved the journal, and ended there."""
+
+    stream: str
+    old: str
+    new: str
+    what: Kept
+    begun: bool
+
+    def to_json(self) -> dict[str, Any]:
+        what = self.what
+        return {
+            "stream": self.stream,
+            "old": self.old,
+            "new": self.new,
+            "begun": self.begun,
+            "journal": what.head and _entry(what.head),
+            "state": what.state and _saved(what.state),
+            "partitions": what.manifest and what.manifest.head_to_json(),
+        }
+
+
+def movable(pipeline: Pipeline, old: str, new: str) -> Moved:
+    """What ``move`` would move; changes nothing. ``new``: the key of a stream of the pipeline, or its name. Raises
+    ConfigError if ``old`` has nothing or ``new`` has something, StateAhead if the state of ``old`` is."""
+    run = _run(pipeline, None)
+    spec, new = _named(run, old, new)
+    with closing(run.make("sink", spec.sink)) as sink, closing(run.make("state", pipeline.state)) as state:
+        return _movable(run, spec, sink, state, old, new)
+
+
+def move(pipeline: Pipeline, old: str, new: str) -> Moved:
+    """Rename a key in journal, state and partition manifests. Raises Busy while either key is at work. Killed between
+    two steps, the same call does the rest."""
+    run = _run(pipeline, None)
+    spec, new = _named(run, old, new)
+    ttl = pipeline.state.options.lease_seconds
+    with ExitStack() as stack:
+        sink = stack.enter_context(closing(run.make("sink", spec.sink)))
+        state = stack.enter_context(closing(run.make("state", pipeline.state)))
+        for key in (new, old):
+            stack.enter_context(renewing(stack.enter_context(state.lock(key, ttl)), ttl))
+        found = _movable(run, spec, sink, state, old, new)
+        move_key(spec, sink, state, manifests_of(run, state), old, new, run.run_id)
+    return found
+
+
+def _named(run: Run, old: str, new: str) -> tuple[StreamSpec, str]:
+    """The stream, and its key in full."""
+    streams, name = run.streams(), run.pipeline.name
+    for spec in streams:
+        if new in (spec.name, spec.key(name), spec.former_key(name)):
+            key = spec.key(name) if new == spec.name else new
+            if key == old:
+                raise ConfigError(f"move {old}", "the stream has this key", "nothing to do")
+            if run.plugins.get("sink", spec.sink.type).capabilities.get("move") is not Support.SUPPORTED:
+                found = f"{spec.sink.type} cannot rename a key"
+                raise ConfigError(f"move {old}", found, "choose a position under the new key with 'dpone state set'")
+            return spec, key
+    found = f"no stream of {name} has the key {new}"
+    raise ConfigError(f"move {old}", found, f"name one of its streams: {', '.join(spec.name for spec in streams)}")
+
+
+def _movable(run: Run, spec: StreamSpec, sink: Sink, state: StateBackend, old: str, new: str) -> Moved:
+    failed, manifests = f"move {old}", manifests_of(run, state)
+    what, there = kept(sink, state, manifests, old), kept(sink, state, None, new)
+    begun = moved_to(what.head) == new and there.head is not None and not moved_to(there.head)
+    if begun:
+        return Moved(spec.name, old, new, evolve(what, head=there.head), True)
+    if what.head is None or moved_to(what.head):
+        found = f"it was moved to {moved_to(what.head)}" if what.head else "nothing was ever loaded under this key"
+        raise ConfigError(failed, f"{found}, by the journal of {spec.sink.location}", _known(sink))
+    if (there.head is not None or there.state is not None) and not moved_to(there.head):
+        found = f"{new} exists already"
+        found += f": its journal ends with load {there.head.load_id}" if there.head else ": there is a state of it"
+        todo = "two histories cannot be joined; keep that one, and choose its position with 'dpone state set'"
+        raise ConfigError(failed, found, todo)
+    compare(what.head, what.state.value if what.state else None, spec.sink.location)
+    return Moved(spec.name, old, new, what, False)
+
+
+def _known(sink: Sink) -> str:
+    assert isinstance(sink, Moving), "its plugin says so"
+    keys = [key for key in sink.journal_keys() if key.count("|") == 3 and not moved_to(sink.journal(key))]
+    return f"use one of its keys: {', '.join(map(repr, keys))}" if keys else "run the pipeline, which loads all rows"
 
 
 def _require_window(run: Run, spec: StreamSpec, position: Position) -> None:
@@ -90,14 +182,21 @@ def _run(pipeline: Pipeline, stream: str | None) -> Run:
 
 
 def _standing(run: Run, state: StateBackend, spec: StreamSpec) -> Standing:
-    key = spec.key(run.pipeline.name)
     with closing(run.make("sink", spec.sink)) as sink:
+        key = key_of(run, spec, sink, state)
         head, saved = sink.journal(key), state.load(key)
     agree, note = _agreement(head, saved, spec.sink.location)
     return Standing(spec.name, key, saved, head, agree, note)
 
 
+def _key(run: Run, state: StateBackend, spec: StreamSpec) -> str:
+    with closing(run.make("sink", spec.sink)) as sink:
+        return key_of(run, spec, sink, state)
+
+
 def _agreement(head: Entry | None, saved: Versioned | None, target: str) -> tuple[bool, str]:
+    if to := moved_to(head):
+        return False, f"it was moved to {to}"
     try:
         lags = compare(head, saved.value if saved else None, target)
     except StateAhead as error:

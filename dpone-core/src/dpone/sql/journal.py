@@ -51,6 +51,14 @@ class Journal:
         found = self._select(key, f"j.{d.quote('seq')} = ({last})", (key,))
         return found[0] if found else None
 
+    def keys(self) -> list[str]:
+        """Those of a change stream's tables included, sorted."""
+        d = self._db.dialect
+        if self._db.schema(self._table) is None:
+            return []
+        found = self._db.rows(f"SELECT DISTINCT j.{d.quote('key')} FROM {d.name(self._table)} AS j")
+        return sorted(key for (key,) in found)
+
     def load(self, key: str, load_id: str) -> Entry | None:
         found = self._select(key, f"j.{self._is('load_id')}", (load_id,))
         return found[0] if found else None

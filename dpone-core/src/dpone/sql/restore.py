@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import UTC, datetime
 
 from attrs import frozen
 
 from dpone.contract import Entry, Kept, Load, Receipt, UndoPlan
-from dpone.errors import UndoRefused
+from dpone.errors import DponeError, UndoRefused
 from dpone.position import Position
 from dpone.schema import LOAD_ID, Name
 from dpone.sql.dialect import Database
 from dpone.sql.finalize import held
 from dpone.sql.journal import Journal
 from dpone.sql.undo import Targets, forget
-from dpone.sql.writer import Staging, create_own, own_lock, transaction
+from dpone.sql.writer import Staging, transaction
 from dpone.strategy import Strategy
 
 
@@ -40,8 +41,6 @@ def undo_plan(db: Database, target: Name, key: str, load_id: str) -> UndoPlan:
 def take_back(db: Database, target: Name, load: Load, load_id: str, after: Entry | None, position: Position) -> Receipt:
     """``Undoing.undo`` of every SQL sink: one transaction."""
     journal, staging = Journal(db, target), Staging(db, target)
-    with transaction(db, own_lock(target)):
-        create_own(db, target, load)
     with transaction(db, load.key):
         seq = journal.require(load.key, after, load.load_id)
         undone = undo_plan(db, target, load.key, load_id).entry
@@ -54,7 +53,8 @@ def take_back(db: Database, target: Name, load: Load, load_id: str, after: Entry
             seq, position.epoch, load.load_id, load.run_id, load.token, position, now, rows, undoes=load_id, held=left
         )
         journal.append(load.key, entry)
-    staging.drop_spent(load.key)
+    with suppress(DponeError):  # the undo is durable: what is left is swept by the next load
+        staging.drop_spent(load.key)
     return Receipt(entry, **rows)
 
 

@@ -20,6 +20,7 @@ from dpone.sql.ddl import is_look, statements
 from dpone.sql.dialect import Database, Dialect
 from dpone.sql.finalize import held, is_empty, require_columns
 from dpone.sql.journal import Journal
+from dpone.sql.moved import move
 from dpone.sql.references import require_deletable, require_no_action
 from dpone.sql.restore import take_back, undo_plan
 from dpone.sql.writer import (
@@ -217,6 +218,13 @@ class SqlSink:
     def undo(self, load: Load, load_id: str, after: Entry | None, position: Position) -> Receipt:
         require_no_action(self._db, self._target, f"take back load {load_id}")
         return take_back(self._db, self._target, load, load_id, after, position)
+
+    def journal_keys(self) -> Sequence[str]:
+        """``contract.Moving``."""
+        return Journal(self._db, self._target).keys()
+
+    def move(self, old: str, after: Entry, new: str, before: Entry | None, gone: Entry) -> None:
+        move(self._db, self._target, old, after, new, before, gone)
 
     def close(self) -> None:
         self._db.close()

@@ -37,6 +37,7 @@ LINEAGE_FIELDS = (pa.field(LOAD_ID, pa.string()), pa.field(LOADED_AT, pa.timesta
 _FILE = pa.field(FILE, pa.int64())
 _STAGE, _ANEW = "__dpone__stage", "__dpone__anew"
 _SPENT = "spent"  # the token of a table that no load goes on with
+STAGES = "__dpone__staging"
 _TEXTS, _COUNTS = ("stage", "key", "load_id", "token", "created_at"), ("rows", "bytes", "filtered", "quarantined")
 _STAGING = pa.schema([*((name, pa.string()) for name in _TEXTS), ("unique", pa.int64())])
 _CHECKS = pa.field("checks", pa.string())
@@ -76,7 +77,7 @@ class Staging:
 
     def __init__(self, db: Database, target: Name) -> None:
         self._db = db
-        self._stages, self._parts = target.sibling("__dpone__staging"), target.sibling("__dpone__parts")
+        self._stages, self._parts = target.sibling(STAGES), target.sibling("__dpone__parts")
 
     def create(self) -> None:
         for table, schema, key in ((self._stages, _STAGING, ("stage",)), (self._parts, _PARTS, ("stage", "part"))):

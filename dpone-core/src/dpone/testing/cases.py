@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from threading import BrokenBarrierError, Thread
+from traceback import walk_tb
 from typing import Any, TypeVar
 
 from dpone.capability import CAPABILITIES
+from dpone.errors import DponeError
 
 _MARK = "__dpone_capability__"
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -25,6 +28,52 @@ def case(capability: str) -> Callable[[_F], _F]:
 def capability_of(function: Any) -> str | None:
     found: str | None = getattr(function, _MARK, None)
     return found
+
+
+def places(error: BaseException) -> Iterator[tuple[str, str, int]]:
+    """Where an error passed, from the case inwards, without pytest's own frames: module, file, line."""
+    for frame, line in walk_tb(error.__traceback__):
+        module = str(frame.f_globals.get("__name__", ""))
+        if module.partition(".")[0] not in ("_pytest", "pytest", "pluggy"):
+            yield module, frame.f_code.co_filename, line
+
+
+def asserted(error: BaseException, contract: type) -> bool:
+    """True for what the kit itself finds: an assertion, a ``pytest.raises`` that met nothing, a member that the harness
+    does not have; raised in a module of the kit or of the contract's classes, and by none that these have called."""
+    found = [module for module, _, _ in places(error)]
+    ours = {cls.__module__ for cls in contract.__mro__}
+    kinds = ("AssertionError", "Failed", "NotImplementedError")  # Failed: of pytest, which this module does without
+    return (
+        type(error).__name__ in kinds and bool(found) and (found[-1].startswith("dpone.testing") or found[-1] in ours)
+    )
+
+
+def offered(connector: Any, name: str) -> None:
+    """Assert that the connector has an optional member of the contract."""
+    assert hasattr(connector, name), f"{type(connector).__name__} has no {name}"
+
+
+def at_once(calls: Sequence[Callable[[], Any]]) -> list[Any]:
+    """Each call in a thread of its own: what it returned, or its DponeError, by place. Any other error is raised here,
+    before what those say that waited in vain for its thread."""
+    answers: list[Any] = [None] * len(calls)
+
+    def one(n: int) -> None:
+        try:
+            answers[n] = calls[n]()
+        except BaseException as error:
+            answers[n] = error
+
+    threads = [Thread(target=one, args=(n,)) for n in range(len(calls))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    broken = [a for a in answers if isinstance(a, BaseException) and not isinstance(a, DponeError)]
+    for error in sorted(broken, key=lambda error: isinstance(error, (BrokenBarrierError, AssertionError))):
+        raise error
+    return answers
 
 
 class Contract:

@@ -14,7 +14,7 @@ from dpone.contract import CDCReader, ChangeWindow
 from dpone.errors import ConfigError, Gap, IdentityChanged
 from dpone.position import Position
 from dpone.schema import PREFIX, Name
-from dpone.testing.cases import Contract, case
+from dpone.testing.cases import Contract, case, offered
 from dpone.testing.harness import TABLE, Change, Harness
 
 Found = tuple[Any, ...]
@@ -214,6 +214,7 @@ class CDCContract(Contract):
         """After ``resync`` the window has all rows of that table as they are now, as inserts of one commit, and of the
         others what is new; then the stream goes on behind it. A table that it does not have is refused."""
         with _stream(harness) as reader:
+            offered(reader, "resync")
             harness.change([insert(1, "a"), insert(2, "b"), insert(7, table="lines")])
             first = _all(reader, None)
             harness.change([update(1, name="c"), delete(2), insert(3), insert(8, table="lines")])
@@ -254,8 +255,9 @@ def _all(reader: CDCReader, after: Position | None) -> ChangeWindow:
 
 def _named(window: ChangeWindow, table: str) -> str:
     """The one name that the stream gives the table, which may say its schema before it."""
-    [name] = [name for name in window.tables if Name.parse(name).last == table]
-    return name
+    names = [name for name in window.tables if Name.parse(name).last == table]
+    assert len(names) == 1, f"the window has changes of {', '.join(window.tables) or 'no table'}, not of {table}"
+    return names[0]
 
 
 def _rows(reader: CDCReader, window: ChangeWindow, table: str = TABLE) -> list[dict[str, Any]]:

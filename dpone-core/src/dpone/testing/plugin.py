@@ -1,8 +1,9 @@
 """The pytest plugin of the kit: what a plugin declares decides which result is right, and evidence is written.
 
 * A case of a capability that is declared must pass.
-* A case of one that is not declared is run as well. It is reported as an expected failure; if every case of the
-  capability passes, the last one is turned red: declare it.
+* A case of one that is not declared is run as well. That the kit's own assertion fails, or the connector refuses with
+  a DponeError, is an expected failure; any other error is one of the connector or of the harness, and stays red. If
+  every case of the capability passes, the last one is turned red: declare it.
 * ``--dpone-evidence DIR`` writes what was seen for ``dpone certify``. A skipped case is no evidence.
 
 It is found through the entry point ``pytest11``, which only pytest reads: an installation without pytest stays whole.
@@ -103,6 +104,11 @@ def pytest_runtest_makereport(item: Any, call: Any) -> Generator[None, Any, Any]
     declared = _declared(subject.role, harnesses, capability)
     _record(subject, item.originalname, capability, declared, report)
     if declared != "supported" and call.when == "call":
+        if report.failed and not _expected(item, call.excinfo.value):
+            what = f"{capability} is declared as {declared}, so that this case may fail by the kit's assertion or a "
+            what += f"DponeError; {call.excinfo.typename} is neither: mend the connector or the harness"
+            report.sections.append(("dpone", what))
+            return report
         _turn(recorder, subject, of, item.originalname, capability, declared, report)
     return report
 
@@ -125,6 +131,13 @@ def _record(subject: Subject, case: str, capability: str, declared: str, report:
     now = datetime.now(UTC).isoformat(timespec="seconds")
     result = {"case": case, "capability": capability, "declared": declared, "result": report.outcome}
     subject.results.append({**result, "seconds": round(report.duration, 3), "at": now})
+
+
+def _expected(item: Any, error: BaseException) -> bool:
+    from dpone.errors import DponeError
+    from dpone.testing.cases import asserted
+
+    return isinstance(error, DponeError) or asserted(error, item.cls)
 
 
 def _turn(

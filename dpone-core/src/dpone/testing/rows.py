@@ -74,7 +74,10 @@ def values(found: pa.Table, schema: pa.Schema) -> list[Row]:
     columns = []
     for field in schema:
         column = found.column(field.name)
-        columns.append((column if column.type == field.type else column.cast(field.type)).to_pylist())
+        try:
+            columns.append((column if column.type == field.type else column.cast(field.type)).to_pylist())
+        except pa.ArrowInvalid as error:
+            raise AssertionError(f"column {field.name} has values that are no {field.type}: {error}") from error
     return list(zip(*columns, strict=True)) if columns else [()] * found.num_rows
 
 

@@ -24,13 +24,15 @@ from dpone.errors import Conflict, DataError, DeletesRefused, DponeError, Schema
 from dpone.observe.events import STEPS
 from dpone.pipeline import Lineage, SchemaEvolution, Undo
 from dpone.schema import LOAD_ID, LOADED_AT, VALID_FROM, VALID_TO
+from dpone.sql.sink import SqlSink
 from dpone.strategy import Strategy
 from dpone.testing import crash, hostile
-from dpone.testing.cases import Contract, case
+from dpone.testing.cases import Contract, at_once, case, offered
 from dpone.testing.harness import TABLE, Harness
 from dpone.testing.loads import APPEND, FULL, SINGLE, at, key, load, new_load, prepare
 from dpone.testing.models import after
 from dpone.testing.rows import SHAPE, Broken, Row, Rows, breaking, own, same, sample, table
+from dpone.testing.statements import Interrupted
 
 _IDS = st.integers(0, 8)
 
@@ -43,20 +45,25 @@ def _rows(day: str | None = None, unique: bool = True) -> st.SearchStrategy[list
     return st.lists(row, max_size=6, unique_by=(lambda r: r[0]) if unique else None)
 
 
+# Two rows that are the same one, and come again.
+_TWICE: list[list[Row]] = [[(1, "d0", "a", 0.5), (1, "d0", "a", 0.5)], [(1, "d0", "a", 0.5)], []]
 # Three reads that change, add, leave out and bring back, within one partition and beside it: whatever else is drawn.
 _ALIKE: list[list[Row]] = [
     [(1, "d0", "a", 0.5), (2, "d1", None, None)],
     [(1, "d0", "b", 1.0), (3, "d0", "", None)],
     [(1, "d0", "a", 0.5)],
+    [],
 ]
 
 
 def like_model(harness: Harness, strategy: Strategy, rows: st.SearchStrategy[list[Row]]) -> None:
-    """Three loads of any rows leave what the model says, however many batches they come in."""
+    """Three loads of any rows leave what the model says, however many batches they come in; rows that are the same one
+    too, but where a key tells them apart."""
     tables = count()
 
     @hostile.examples
     @example(_ALIKE)
+    @example(_ALIKE if strategy.key else _TWICE)
     @given(st.lists(rows, min_size=1, max_size=3))
     def loads(reads: list[list[Row]]) -> None:
         name = f"{TABLE}{next(tables)}"
@@ -83,6 +90,29 @@ def refuses_keys(harness: Harness, strategy: Strategy) -> None:
         with pytest.raises(DataError):
             load(harness, table(bad), strategy)
         same(harness.rows(), sample(1, 2))
+
+
+# Two reads that meet, within what each strategy replaces.
+_CUT: list[Row] = [(1, "d1", "one", 0.5), (2, "d1", "two", None)]
+_CUT_NEXT: list[Row] = [(2, "d1", "other", 1.0), (3, "d1", "three", None)]
+_CUT_AFTER: list[Row] = [_CUT[0], *_CUT_NEXT]  # as changes, which delete nothing
+
+
+def _sql(harness: Harness) -> bool:
+    """True for a sink whose statements ``dpone.sql`` makes."""
+    with closing(harness.make("sink", harness.sink(_simple(harness)))) as sink:
+        return isinstance(sink, SqlSink)
+
+
+def _cut_off(harness: Harness) -> Iterator[tuple[Strategy, bool, dict[str, Any]]]:
+    """What the sink loads by: strategies, whether the rows are changes, options."""
+    for mode, strategy in SINGLE.items():
+        if _has(harness, mode):
+            yield strategy, False, {}
+            if mode in ("full_refresh", "merge") and _has(harness, "undo"):
+                yield strategy, False, {"undo": Undo(loads=1)}
+    if _has(harness, "cdc_apply"):
+        yield _cdc_apply(), True, {}
 
 
 class _NativeOnly:
@@ -429,7 +459,9 @@ class SinkContract(Contract):
                 sink, rewind = opened.enter_context(_open(harness, strategy, name, schema=None))
                 _, run = opened.enter_context(_open(harness, strategy, name))
                 run.stage(Part("p"), Rows(sample(2, 3)))
-                done = _at_once([partial(rewind.commit, head, at(0, epoch=1)), partial(run.commit, head, at(1))])
+                done = _commits_at_once(
+                    [partial(rewind.commit, head, at(0, epoch=1)), partial(run.commit, head, at(1))]
+                )
                 assert len(done) == 1, f"{len(done)} commits followed one head"
                 [(which, receipt)] = done.items()
                 assert sink.journal(key(name)) == receipt.entry
@@ -528,6 +560,30 @@ class SinkContract(Contract):
             same(harness.rows(name), sample(1, 15))
             assert run.here().streams[0].status == "caught_up"
             assert run.head().seq == 2
+
+    @case("exactly_once")
+    def test_a_commit_cut_off_between_two_statements_is_made_good(self, harness: Harness) -> None:
+        """A SQL sink whose process is dead after any statement of a commit, by every strategy: the next run leaves
+        every row once, an entry for each load, and no table that was there for a while."""
+        if not _sql(harness):
+            return
+        for strategy, changed, options in _cut_off(harness):
+            reads = [_CUT, _CUT_NEXT]
+            windows = [_changes(read, n) if changed else table(read) for n, read in enumerate(reads)]
+            expected = _CUT_AFTER if changed else after(strategy, reads)
+            for last in count(1):
+                name = f"{strategy.mode}_{'kept' if options else 'cut'}_{last}"
+                loads = Interrupted(harness, strategy, name, options, changed)
+                loads.run(0, windows[0])
+                whole = loads.run(1, windows[1], last)
+                assert loads.run(1, windows[1])
+                same(harness.rows(name), expected)
+                with closing(loads.sink()) as sink:
+                    head = sink.journal(key(name))
+                assert (head and head.seq, head and head.position) == (2, at(1))
+                assert loads.left() == set(), f"left after statement {last} of a commit by {strategy.mode}"
+                if whole:
+                    break
 
     # ---- lineage, schema, staging
 
@@ -660,6 +716,7 @@ class SinkContract(Contract):
                 found = harness.rows(name)
                 assert found is not None
                 if rows is more:
+                    assert "more" in found.column_names, "values that were committed are gone"
                     values = found["more"].cast(pa.int64()).to_pylist()
                     assert [value for value in values if value is not None] == [7, 8]
                 else:
@@ -700,7 +757,11 @@ class SinkContract(Contract):
         spec = harness.sink(_simple(harness))
         with closing(harness.make("sink", spec)) as sink:
             assert prepare(sink, spec, rows.schema).changes
-            assert prepare(sink, spec, rows.schema).changes == ()
+            try:
+                again = prepare(sink, spec, rows.schema).changes
+            except SchemaBreak as error:
+                raise AssertionError(f"the same rows do not fit what was made for them: {error}") from error
+            assert again == ()
 
     @case("resume")
     def test_staged_parts_survive(self, harness: Harness) -> None:
@@ -737,27 +798,22 @@ class SinkContract(Contract):
         """Four parts from four threads, each of which waits for the others at its second batch."""
         patience = 20 if _has(harness, "parallel_stage") else 2  # who does not declare it is not waited for
         barrier = threading.Barrier(4, timeout=patience)
-        failed: list[BaseException] = []
 
         def stage(writer: Any, n: int) -> None:
             try:
-
-                def between(batch: int) -> None:
-                    if batch == 1:
-                        barrier.wait()
-
                 writer.stage(Part(f"p{n}"), Rows(sample(n * 10 + 1, n * 10 + 10), between=between))
-            except BaseException as error:
-                failed.append(error)
+            except threading.BrokenBarrierError:
+                raise AssertionError("a part is being staged, and another waits for it, or failed") from None
+            except BaseException:
                 barrier.abort()
+                raise
+
+        def between(batch: int) -> None:
+            if batch == 1:
+                barrier.wait()
 
         with _open(harness, _simple(harness)) as (sink, writer):
-            threads = [threading.Thread(target=stage, args=(writer, n)) for n in range(4)]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-            assert failed == []
+            at_once([partial(stage, writer, n) for n in range(4)])
             writer.commit(sink.journal(key()), at(1), ())
         same(harness.rows(), sample(1, 40))
 
@@ -774,7 +830,10 @@ class SinkContract(Contract):
         strategy = _simple(harness)
         for stale in (True, False):
             spec, other = harness.sink(strategy), harness.sink(strategy, "lines")
-            with closing(harness.make("sink", spec)) as sink, closing(sink.beside(other)) as second:
+            with ExitStack() as opened:
+                sink = opened.enter_context(closing(harness.make("sink", spec)))
+                offered(sink, "beside")
+                second = opened.enter_context(closing(sink.beside(other)))
                 prepare(sink, spec, SHAPE)
                 prepare(second, other, SHAPE)
                 one = sink.open(new_load(SHAPE, strategy))
@@ -796,6 +855,54 @@ class SinkContract(Contract):
         same(harness.rows(), sample(1, 3))
         same(harness.rows("lines"), sample(4, 6))
 
+    @case("move")
+    def test_a_key_is_renamed_whole(self, harness: Harness) -> None:
+        """The journal goes on under the new key, entry for entry, and what hangs on it does; no row is touched."""
+        strategy = _simple(harness)
+        keep: dict[str, Any] = {"undo": Undo(loads=5)} if _has(harness, "undo") else {}
+        load(harness, sample(1, 2), strategy, n=1, **keep)
+        head = load(harness, sample(1, 4), strategy, n=2, **keep).entry
+        expected = harness.rows()
+        assert expected is not None
+        new, gone = f"{key()}-new", _entry(at(0, epoch=1))
+        with closing(harness.make("sink", harness.sink(strategy, **keep))) as sink:
+            assert sink.journal_keys() == [key()]
+            sink.move(key(), head, new, None, gone)
+            assert (sink.journal(new), sink.journal(key())) == (head, gone)
+            assert sink.journal_keys() == sorted([key(), new])
+            same(harness.rows(), expected.drop_columns(own(expected)))
+            if keep:
+                assert sink.undo_plan(new, head.load_id).position == at(1)
+            sink.move(new, head, key(), gone, _entry(at(0, epoch=2)))  # and back, onto the mark it left
+            assert sink.journal(key()) == head
+            sink.move(key(), head, new, sink.journal(new), gone)
+        with _open(harness, strategy, key=new) as (sink, writer):
+            writer.stage(Part("p"), Rows(sample(7, 8)))
+            assert writer.commit(head, at(3), ()).entry.seq == head.seq + 1
+
+    @case("move")
+    def test_who_renames_a_key_is_fenced(self, harness: Harness) -> None:
+        """Not after another head, nor onto another one; and a runner of the old key that is still alive loses, whether
+        it began before the first load or after it."""
+        strategy = _simple(harness)
+        first = load(harness, sample(1, 1), strategy, n=1).entry
+        head = load(harness, sample(1, 2), strategy, n=2).entry
+        expected, new, gone = harness.rows(), f"{key()}-new", _entry(at(0, epoch=1))
+        assert expected is not None
+        with closing(harness.make("sink", harness.sink(strategy))) as sink:
+            for wrong, before in ((first, None), (head, first)):
+                with pytest.raises(Conflict):
+                    sink.move(key(), wrong, new, before, gone)
+                assert (sink.journal(key()), sink.journal(new)) == (head, None)
+            with _open(harness, strategy) as (_, late):
+                late.stage(Part("p"), Rows(sample(7, 8)))
+                sink.move(key(), head, new, None, gone)
+                for after in (head, None):
+                    with pytest.raises(DponeError):  # its staging was dropped, or the fence holds
+                        late.commit(after, at(3), ())
+            assert (sink.journal(key()), sink.journal(new)) == (gone, head)
+        same(harness.rows(), expected.drop_columns(own(expected)))
+
     @case("undo")
     def test_a_load_is_taken_back(self, harness: Harness) -> None:
         """The newest load is undone under the fence: rows and their lineage are as before it, once."""
@@ -805,6 +912,7 @@ class SinkContract(Contract):
         changed = [(i, "d9", "changed", None) for i in (3, 4)] if strategy.mode == "merge" else []
         second = load(harness, table([*changed, *_python(sample(5, 7))]), strategy, n=2, **keep).entry.load_id
         with closing(harness.make("sink", harness.sink(strategy, **keep))) as sink:
+            offered(sink, "undo")
             assert sink.undo_plan(key(), second).position == at(1)
             head = sink.journal(key())
             with pytest.raises(Conflict):
@@ -829,6 +937,7 @@ class SinkContract(Contract):
         load(harness, sample(3, 4), strategy, n=2, **keep)
         expected = _python(harness.rows())
         with closing(harness.make("sink", harness.sink(strategy, **keep))) as sink:
+            offered(sink, "undo")
             head = sink.journal(key())
             for attempt in (sink.undo_plan, lambda k, i: sink.undo(new_load(None, strategy), i, head, at(0, epoch=1))):
                 with pytest.raises(Stopped):
@@ -887,11 +996,9 @@ def _commit_at_once(
     harness: Harness, strategy: Strategy, table: str, reads: Sequence[pa.Table]
 ) -> dict[str, tuple[Receipt, pa.Table]]:
     """Streams with a read each, from threads that wait for one another before the commit: those that committed."""
-    done: dict[str, tuple[Receipt, pa.Table]] = {}
-    failed: list[BaseException] = []
     ready = threading.Barrier(len(reads), timeout=20)
 
-    def one(stream: str, rows: pa.Table) -> None:
+    def one(stream: str, rows: pa.Table) -> Receipt:
         try:
             with closing(harness.make("sink", harness.sink(strategy, table))) as sink:
                 prepare(sink, harness.sink(strategy, table), rows.schema)
@@ -899,43 +1006,27 @@ def _commit_at_once(
                     writer.stage(Part("p"), Rows(rows))
                     with suppress(threading.BrokenBarrierError):  # the other was refused before
                         ready.wait()
-                    done[stream] = writer.commit(None, at(1), ()), rows
-        except DponeError:
+                    receipt: Receipt = writer.commit(None, at(1), ())
+                    return receipt
+        except BaseException:
             ready.abort()
-        except BaseException as error:
-            failed.append(error)
+            raise
 
-    threads = [threading.Thread(target=one, args=(f"{key(table)}|{i}", rows)) for i, rows in enumerate(reads)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failed == []
-    return done
+    streams = {f"{key(table)}|{i}": rows for i, rows in enumerate(reads)}
+    done = zip(streams.items(), at_once([partial(one, *stream) for stream in streams.items()]), strict=True)
+    return {stream: (receipt, rows) for (stream, rows), receipt in done if not isinstance(receipt, DponeError)}
 
 
-def _at_once(commits: Sequence[Callable[[], Receipt]]) -> dict[int, Receipt]:
-    """Each from a thread of its own, begun together: the receipts of those that were not refused, by place."""
-    done: dict[int, Receipt] = {}
-    failed: list[BaseException] = []
+def _commits_at_once(commits: Sequence[Callable[[], Receipt]]) -> dict[int, Receipt]:
+    """Begun together: the receipts of those that were not refused, by place."""
     ready = threading.Barrier(len(commits), timeout=20)
 
-    def one(n: int) -> None:
-        try:
-            ready.wait()
-            done[n] = commits[n]()
-        except DponeError:
-            pass
-        except BaseException as error:
-            failed.append(error)
+    def one(commit: Callable[[], Receipt]) -> Receipt:
+        ready.wait()
+        return commit()
 
-    threads = [threading.Thread(target=one, args=(n,)) for n in range(len(commits))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failed == []
-    return done
+    answers = at_once([partial(one, commit) for commit in commits])
+    return {n: answer for n, answer in enumerate(answers) if not isinstance(answer, DponeError)}
 
 
 @contextmanager
@@ -1005,16 +1096,7 @@ def _intervals(found: pa.Table | None) -> list[tuple[Any, ...]]:
 
 def _apply(harness: Harness, strategy: Strategy, rows: list[Any], n: int = 0, whole: bool = False) -> None:
     """Change batches of ``SHAPE``: (operation, row, key of the row met, columns the log left out)."""
-    described = ChangeTable(SHAPE, ("id",))
-    schema = changes.batch_schema(described)
-    records = []
-    for i, (operation, row, met, absent) in enumerate(rows, 1):
-        record = dict(zip(SHAPE.names, row or [None] * len(SHAPE), strict=True))
-        record |= {changes.OPERATION: operation, changes.EVENT_ID: f"{n}-{i}", changes.COMMIT: f"{n:04d}"}
-        record |= {changes.ORDINAL: i, changes.KEY: None if met is None else {"id": met}}
-        record |= {changes.UNCHANGED: {name: name in absent for name in SHAPE.names} if absent else None}
-        records.append(record)
-    batches = pa.Table.from_pylist(records, schema)
+    batches = _records(rows, n)
     spec = harness.sink(strategy)
     with closing(harness.make("sink", spec)) as sink:
         prepare(sink, spec, SHAPE)
@@ -1022,3 +1104,22 @@ def _apply(harness: Harness, strategy: Strategy, rows: list[Any], n: int = 0, wh
         with closing(sink.open(load)) as writer:
             writer.stage(Part("p"), Rows(batches))
             writer.commit(sink.journal(key()), at(n), ())
+
+
+def _changes(rows: list[Row], n: int) -> pa.Table:
+    """A change of each: rows that were there before are updated."""
+    return _records(
+        [("update" if n and row[0] == 2 else "insert", row, 2 if n and row[0] == 2 else None, ()) for row in rows], n
+    )
+
+
+def _records(rows: list[Any], n: int) -> pa.Table:
+    schema = changes.batch_schema(ChangeTable(SHAPE, ("id",)))
+    records = []
+    for i, (operation, row, met, absent) in enumerate(rows, 1):
+        record = dict(zip(SHAPE.names, row or [None] * len(SHAPE), strict=True))
+        record |= {changes.OPERATION: operation, changes.EVENT_ID: f"{n}-{i}", changes.COMMIT: f"{n:04d}"}
+        record |= {changes.ORDINAL: i, changes.KEY: None if met is None else {"id": met}}
+        record |= {changes.UNCHANGED: {name: name in absent for name in SHAPE.names} if absent else None}
+        records.append(record)
+    return pa.Table.from_pylist(records, schema)

@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Sequence
 from contextlib import closing
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -17,10 +18,9 @@ from hypothesis import given
 from dpone.contract import Source, Stream, Window, WindowRequest
 from dpone.errors import DataError, DponeError, IdentityChanged, SourceError, Stopped
 from dpone.pipeline import Incremental
-from dpone.plugins import discover
 from dpone.position import Position
 from dpone.testing import hostile
-from dpone.testing.cases import Contract, case
+from dpone.testing.cases import Contract, at_once, case
 from dpone.testing.harness import TABLE, Harness
 from dpone.testing.rows import same
 
@@ -343,9 +343,10 @@ class SourceContract(Contract):
     @case("incremental_cdc")
     def test_a_change_reader_serves_this_source(self, harness: Harness) -> None:
         """An implemented change reader is chosen by ``incremental: {by: cdc}`` of this type."""
-        plugins = discover()
+        plugins = harness.plugins
         readers = [plugins.get("cdc", name) for name in plugins.names("cdc")]
-        assert any(reader.implemented and reader.serves == (harness.connector, "cdc") for reader in readers)
+        served = [reader.serves for reader in readers if reader.implemented]
+        assert (harness.connector, "cdc") in served, "no change reader serves this source"
 
     @case("partitions")
     def test_parts_hold_every_row_once(self, harness: Harness) -> None:
@@ -379,7 +380,7 @@ class SourceContract(Contract):
         with closing(harness.make("source", harness.source())) as source:
             window = source.window(None, evolve(WHOLE, partitions=3))
             assert len(window.parts) > 1
-            same(pa.concat_tables(_at_once(source, window)), expected)
+            same(pa.concat_tables(_read_at_once(source, window)), expected)
 
     @case("mixed_snapshots")
     def test_left_over_parts_are_read_in_a_new_snapshot(self, harness: Harness) -> None:
@@ -457,25 +458,22 @@ def _with_key(harness: Harness, rows: pa.Table, like: int | None) -> pa.Table:
     return rows.set_column(rows.column_names.index(harness.key), field, pa.array([value], field.type))
 
 
-def _at_once(source: Source, window: Window) -> Sequence[pa.Table]:
+def _read_at_once(source: Source, window: Window) -> Sequence[pa.Table]:
     """Every thread holds its part open until all have theirs."""
-    found: list[pa.Table] = [window.schema.empty_table()]
-    failed: list[BaseException] = []
     opened = threading.Barrier(len(window.parts), timeout=20)
 
-    def one(part: Any) -> None:
+    def one(part: Any) -> pa.Table:
         try:
             with source.read(part) as stream:
                 opened.wait()
-                found.append(drained(stream))
-        except BaseException as error:
-            failed.append(error)
+                return drained(stream)
+        except threading.BrokenBarrierError:
+            raise AssertionError("a part is open, and another cannot be read beside it") from None
+        except BaseException:
             opened.abort()
+            raise
 
-    threads = [threading.Thread(target=one, args=(part,)) for part in window.parts]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failed == []
-    return found
+    found = at_once([partial(one, part) for part in window.parts])
+    refused = [str(answer) for answer in found if isinstance(answer, DponeError)]
+    assert refused == [], "a part was refused while another was open"
+    return [window.schema.empty_table(), *found]

@@ -9,9 +9,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
-from contextlib import ExitStack, closing
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ import pytest
 from dpone.contract import Staged
 from dpone.errors import Busy, Category, Conflict, DponeError
 from dpone.testing import crash
-from dpone.testing.cases import Contract, case
+from dpone.testing.cases import Contract, at_once, case, offered
 from dpone.testing.harness import Harness
 
 KEY = "pipeline|stream|file:a/*.csv|sqlite:orders"
@@ -71,22 +72,18 @@ class StateContract(Contract):
         """Of eight that save over one version at once, one succeeds and seven get a Conflict."""
         with closing(_state(harness)) as state:
             state.save(KEY, {"by": -1}, 0)
-        won: list[int] = []
-        failed: list[BaseException] = []
         start = threading.Barrier(8, timeout=20)
 
-        def save(n: int) -> None:
+        def save(n: int) -> int:
             with closing(_state(harness)) as mine:
                 start.wait()
-                try:
-                    mine.save(KEY, {"by": n}, 1)
-                    won.append(n)
-                except Exception as error:
-                    failed.append(error)
+                mine.save(KEY, {"by": n}, 1)
+                return n
 
-        _together(save, 8)
+        answers = at_once([partial(save, n) for n in range(8)])
+        won = [answer for answer in answers if isinstance(answer, int)]
         with closing(_state(harness)) as state:
-            assert [type(error) for error in failed] == [Conflict] * 7
+            assert [type(answer) for answer in answers if answer not in won] == [Conflict] * 7, "one of eight must win"
             assert state.load(KEY).value == {"by": won[0]}
 
     @case("compare_and_set")
@@ -132,9 +129,9 @@ class StateContract(Contract):
                 with pytest.raises(Busy) as caught, other.lock(KEY, 60):
                     pass
                 assert caught.value.category is Category.TRANSIENT
-                with other.lock("another", 60):
+                with _free(other, "another", 60):
                     pass
-            with other.lock(KEY, 60):
+            with _free(other, KEY, 60):
                 pass
 
     @case("lock")
@@ -143,12 +140,12 @@ class StateContract(Contract):
         with closing(_state(harness)) as one, closing(_state(harness)) as other, closing(_state(harness)) as third:
             with one.lock(KEY, 0.1) as old:
                 time.sleep(0.15)
-                with other.lock(KEY, 60):
+                with _free(other, KEY, 60):
                     with pytest.raises(Conflict):
                         old.renew()
                     with pytest.raises(Busy), third.lock(KEY, 60):
                         pass
-            with third.lock(KEY, 60):
+            with _free(third, KEY, 60):
                 pass
 
     @case("lock")
@@ -158,7 +155,7 @@ class StateContract(Contract):
             old = one.lock(KEY, 0.05)
             old.__enter__()
             time.sleep(0.1)
-            with other.lock(KEY, 60):
+            with _free(other, KEY, 60):
                 old.__exit__(None, None, None)
                 with pytest.raises(Busy), third.lock(KEY, 60):
                     pass
@@ -166,12 +163,16 @@ class StateContract(Contract):
     @case("lock")
     def test_renewal_keeps_the_lease(self, harness: Harness) -> None:
         """A lease renewed by a thread of its own holds for another ttl."""
-        with closing(_state(harness)) as one, closing(_state(harness)) as other, one.lock(KEY, 0.4) as lease:
-            time.sleep(0.2)
-            _together(lambda n: lease.renew(), 1)
-            time.sleep(0.25)
-            with pytest.raises(Busy), other.lock(KEY, 60):
-                pass
+        for ttl in (0.4, 8.0):  # the longer one where the machine was too slow to look before the first was over
+            with closing(_state(harness)) as one, closing(_state(harness)) as other, one.lock(KEY, ttl) as lease:
+                time.sleep(ttl * 0.5)
+                renewed = time.monotonic()
+                at_once([lease.renew])
+                time.sleep(ttl * 0.6)
+                held = _is_held(other)
+                if held or time.monotonic() < renewed + ttl:
+                    break
+        assert held, "the lease was renewed, and another runner has it"
 
     @case("lock")
     def test_a_dead_holder_is_taken_over(self, harness: Harness) -> None:
@@ -185,7 +186,7 @@ class StateContract(Contract):
             command, input=buffer.getvalue(), env=environment, capture_output=True, check=False, timeout=60
         )
         assert done.returncode == 9, done.stderr.decode()
-        with closing(_state(harness)) as state, state.lock(KEY, 60):
+        with closing(_state(harness)) as state, _free(state, KEY, 60):
             pass
 
     @case("lock")
@@ -197,7 +198,7 @@ class StateContract(Contract):
                 outage.enter_context(harness.away())
                 with pytest.raises(DponeError):
                     one.save("another", {}, 0)
-            with other.lock(KEY, 3600) as lease:
+            with _free(other, KEY, 3600) as lease:
                 lease.renew()
                 with pytest.raises(Busy), one.lock(KEY, 60):
                     pass
@@ -206,6 +207,7 @@ class StateContract(Contract):
     def test_a_partition_has_one_runner(self, harness: Harness) -> None:
         """Of two that claim a partition one is Busy; who lost it records nothing; what is done stays done."""
         with closing(_state(harness)) as one, closing(_state(harness)) as other:
+            offered(one, "partitions")
             mine, theirs = one.partitions(), other.partitions()
             mine.create(_manifest("a", "b", "c"))
             assert mine.claim(KEY, "a", "me", 60).attempts == 1
@@ -227,6 +229,7 @@ class StateContract(Contract):
     def test_a_lost_partition_is_taken_over(self, harness: Harness) -> None:
         """A claim that was not renewed is free; its old holder gets a Conflict."""
         with closing(_state(harness)) as one, closing(_state(harness)) as other:
+            offered(one, "partitions")
             mine, theirs = one.partitions(), other.partitions()
             mine.create(_manifest("a"))
             mine.claim(KEY, "a", "me", 0.05)
@@ -239,6 +242,7 @@ class StateContract(Contract):
     def test_a_manifest_is_kept_whole(self, harness: Harness) -> None:
         """Another object reads back just what was written; a new manifest replaces the old; forgotten is gone."""
         with closing(_state(harness)) as one, closing(_state(harness)) as other:
+            offered(one, "partitions")
             mine, theirs = one.partitions(), other.partitions()
             assert theirs.load(KEY) is None
             for ids in (("a", "b"), ("c",)):
@@ -247,6 +251,25 @@ class StateContract(Contract):
             assert theirs.load("another") is None
             mine.forget(KEY)
             assert theirs.load(KEY) is None
+
+
+def _is_held(state: Any) -> bool:
+    try:
+        with state.lock(KEY, 60):
+            return False
+    except Busy:
+        return True
+
+
+@contextmanager
+def _free(state: Any, key: str, ttl: float) -> Iterator[Any]:
+    """The lock, which nobody may hold."""
+    with ExitStack() as held:
+        try:
+            lease = held.enter_context(state.lock(key, ttl))
+        except Busy as error:
+            raise AssertionError(f"the lock should be free: {error}") from error
+        yield lease
 
 
 def _manifest(*ids: str) -> Any:
@@ -262,11 +285,3 @@ def _manifest(*ids: str) -> Any:
 
 def _state(harness: Harness) -> Any:
     return harness.make("state", harness.state())
-
-
-def _together(function: Callable[[int], Any], count: int) -> None:
-    threads = [threading.Thread(target=function, args=(n,)) for n in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()

@@ -27,7 +27,7 @@ def dpone_sources() -> list[Connector]:
 
 @hookimpl
 def dpone_sinks() -> list[Connector]:
-    supported = (*MODES, "exactly_once", "schema_evolution", "lineage", "resume", "undo")
+    supported = (*MODES, "exactly_once", "schema_evolution", "lineage", "resume", "undo", "move")
     return [
         Connector(
             name="duckdb",

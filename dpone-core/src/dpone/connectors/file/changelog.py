@@ -38,20 +38,21 @@ from dpone.changes import (
     batch_schema,
 )  # fmt: skip
 from dpone.connectors.file.config import FileSourceOptions
-from dpone.connectors.file.jsonl_format import (
-    _column,
-    _fast,
-    _fits,
-    _inexact,
-    _inferred,
-    _kind,
-    _parsed,
-    _split,
-)  # fmt: skip
-from dpone.connectors.file.text import Input, check_names, united
-from dpone.connectors.file.types import BadValue, Seen, declared, settle
 from dpone.contract import BatchStream, ChangeTable, ChangeWindow, Finding, Stream
 from dpone.errors import DataError, DponeError, Gap, IdentityChanged, SchemaBreak, SourceError
+from dpone.formats.input import Input
+from dpone.formats.jsonl import (
+    batch_of,
+    column_of,
+    fits,
+    inexact,
+    inferred,
+    members,
+    read_lines,
+    seen_in,
+)  # fmt: skip
+from dpone.formats.text import check_names, united
+from dpone.formats.types import BadValue, Seen, declared, settle
 from dpone.pipeline import SourceSpec
 from dpone.position import Position
 from dpone.sql.types import JSON, UUID, arrow, first_longer, limit_of, limited, named
@@ -267,7 +268,7 @@ class _Log:
 
     @property
     def input(self) -> Input:
-        return Input(self.path, self.label)
+        return Input.at(self.path, self.label)
 
     def size(self) -> int:
         with self.input.failing():
@@ -495,7 +496,7 @@ class FileChangeLog:
         expected = before.values if before else None
         if expected is not None:
             seen = united([{column: Seen(pa.null(), clash=JSON) for column in expected.names}, seen])
-            seen = {column: evolve(what, fits=_fits(what, column, expected)) for column, what in seen.items()}
+            seen = {column: evolve(what, fits=fits(what, column, expected)) for column, what in seen.items()}
         check_names(self._log.input, list(seen), "column")
         full = {column: one for column in seen for one in (column, f"{name}.{column}") if one in self._declared}
         made = settle(seen, {column: self._declared[one] for column, one in full.items()}, expected)
@@ -559,7 +560,7 @@ class FileChangeLog:
     def _columns(self, rows: _Rows, parts: Mapping[str, list[pa.Field]]) -> list[list[pa.Array]]:
         """The columns of each object of the lines; what a line lacks is NULL."""
         structs = [(name, pa.struct(fields)) for name, fields in parts.items() if fields]
-        batch = _fast(b"\n".join(rows.raw), pa.schema(structs))
+        batch = batch_of(b"\n".join(rows.raw), pa.schema(structs))
         if batch is not None:
             return [batch.column(name).flatten() if fields else [] for name, fields in parts.items()]
         lines = [_objects(raw) for raw in rows.raw]
@@ -570,7 +571,7 @@ class FileChangeLog:
 
     def _column(self, rows: _Rows, texts: list[str | None], wanted: pa.Field) -> pa.Array:
         try:
-            return _column(texts, wanted.type)
+            return column_of(texts, wanted.type)
         except BadValue as error:
             found = f"line {rows.lines[error.index]}, column {wanted.name!r} holds no valid {wanted.type}"
             todo = f"mend the line, or declare the column, as in columns: {{{wanted.name}: json}}"
@@ -586,23 +587,23 @@ def _is_time(text: Any) -> bool:
 
 def _objects(raw: bytes) -> dict[str, dict[str, str]]:
     """Each object of a line, its members as JSON text."""
-    row = _split(raw.decode().strip())
-    return {name: _split(row[name]) for name in _PARTS if row.get(name, "null") != "null"}
+    row = members(raw.decode().strip())
+    return {name: members(row[name]) for name in _PARTS if row.get(name, "null") != "null"}
 
 
 def _kinds(lines: list[bytes]) -> Iterator[dict[str, Seen]]:
     """What the members of the objects hold: by pyarrow where that is exact, else value by value."""
     data = b"\n".join(lines)
-    table = _parsed(data)
+    table = read_lines(data)
     columns = None if table is None else [table.column(n).combine_chunks() for n in _PARTS if n in table.column_names]
-    if columns is None or any(_inexact(data, pa.schema(list(c.type))) for c in columns if pa.types.is_struct(c.type)):
+    if columns is None or any(inexact(data, pa.schema(list(c.type))) for c in columns if pa.types.is_struct(c.type)):
         for raw in lines:
-            yield from ({name: _kind(text) for name, text in one.items()} for one in _objects(raw).values())
+            yield from ({name: seen_in(text) for name, text in one.items()} for one in _objects(raw).values())
         return
     for column in columns:
         if pa.types.is_struct(column.type):
             members = zip(column.type, column.flatten(), strict=True)
-            yield {f.name: _inferred(pa.chunked_array([member])) for f, member in members}
+            yield {f.name: inferred(pa.chunked_array([member])) for f, member in members}
 
 
 def _struct(columns: Sequence[pa.Array], fields: Sequence[pa.Field], there: Sequence[bool]) -> pa.StructArray:

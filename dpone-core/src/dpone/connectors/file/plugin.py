@@ -54,6 +54,7 @@ def dpone_sinks() -> list[Connector]:
                 supported=(
                     "full_refresh", "append", "exactly_once", "schema_evolution", "lineage", "resume", "parallel_stage",
                     "undo",
+                    "move",
                 ),
                 # Parts are immutable: there is no row to update or delete in place.
                 unsupported=("merge", "scd2", "cdc_apply", "native_stream"),

@@ -7,7 +7,6 @@ import contextlib
 import hashlib
 import json
 import os
-import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -19,18 +18,21 @@ from attrs import asdict, evolve, frozen
 
 from dpone import durable
 from dpone.connectors.file.config import FileSinkOptions
-from dpone.connectors.file.manifest import PART, Added, Folder, Manifest, PartFile, Replaced
-from dpone.connectors.file.parts import beyond_double, refused, write_part
+from dpone.connectors.file.folder import Folder
 from dpone.contract import Entry, Finding, Kept, Load, Part, Receipt, Staged, Stream, TakenBack, UndoPlan, Writer
 from dpone.errors import ConfigError, Conflict, DataError, SinkError, UndoRefused
 from dpone.evolution import Change, Stored, not_kept
+from dpone.formats.input import Input
+from dpone.formats.manifest import PART, Added, Manifest, PartFile, Replaced, part_name
+from dpone.formats.options import WriteOptions
+from dpone.formats.parquet import beyond_double
+from dpone.formats.write import refused, write
 from dpone.ids import ulid
 from dpone.jsontext import has_members
 from dpone.pipeline import SinkSpec
 from dpone.position import Position
 from dpone.schema import LINEAGE, LOAD_ID, LOADED_AT
 
-_EXTENSION = {"none": "", "snappy": "", "gzip": ".gz", "zstd": ".zst"}
 LINEAGE_FIELDS = (pa.field(LOAD_ID, pa.string()), pa.field(LOADED_AT, pa.timestamp("us", "UTC")))
 
 
@@ -154,8 +156,9 @@ class FileSink:
 
     def _require_kept(self, manifest: Manifest, column: str, type_: str) -> None:
         """Parts stay as they are, so this is about who reads them: together they are doubles now. Text has digits."""
-        paths = [self.folder.path / file.name for file in manifest.files if file.name.endswith(".parquet")]
-        if lost := sum(beyond_double(path, column) for path in paths):
+        names = [file.name for file in manifest.files if file.name.endswith(".parquet")]
+        parts = [Input.at(self.folder.path / name, name) for name in names]
+        if lost := sum(beyond_double(part, column) for part in parts):
             raise not_kept(self.folder.label, column, type_, lost)
 
     def journal(self, key: str) -> Entry | None:
@@ -238,6 +241,21 @@ class FileSink:
             raise UndoRefused(failed, f"load {manifest.last or 'unknown'} has changed {self.folder.label} since", todo)
         return mine[0]
 
+    def journal_keys(self) -> Sequence[str]:
+        """``contract.Moving``."""
+        return sorted((self.folder.read() or Manifest()).journals)
+
+    def move(self, old: str, after: Entry, new: str, before: Entry | None, gone: Entry) -> None:
+        """One replacement of the manifest. The staging of the old key goes before it: nobody would sweep it after."""
+        with self._failing("rename a key of"), self.folder.lock():
+            manifest = self.folder.read()
+            _require_head(manifest, old, after, self.folder.label)
+            _require_head(manifest, new, before, self.folder.label)
+            assert manifest is not None, "it has a head"
+            for staging in sorted(self.folder.staging.glob(f"{_digest(old)}-*")):
+                _remove(staging)
+            self.folder.write(manifest.moved(old, new, gone))
+
     def close(self) -> None:
         """Holds nothing open between calls."""
 
@@ -267,7 +285,7 @@ class FileWriter:
     def __init__(self, sink: FileSink, load: Load) -> None:
         self._sink, self._load, self._folder = sink, load, sink.folder
         self.load_id = load.load_id
-        mine = hashlib.sha256(load.key.encode()).hexdigest()[:16]
+        mine = _digest(load.key)
         self._staging = self._folder.staging / f"{mine}-{ulid()}"
         self._written: set[str] = set()
         for old in sorted(self._folder.staging.glob(f"{mine}-*")):
@@ -310,7 +328,7 @@ class FileWriter:
         mark makes it count. From several threads: every part has files of its own."""
         if part.id in self._parts:
             return self._parts[part.id].staged
-        name = self._name(part)
+        name = part_name(self.load_id, part.id, self._sink.options.extension)
         path = self._staging / name
         with self._sink._failing("write"):
             rows, size, sha256 = write_part(
@@ -433,18 +451,6 @@ class FileWriter:
         whole = durable.is_plain_file(part) and part.lstat().st_size == mark.file.bytes
         return mark if whole and mark.file.name == name and PART.fullmatch(name) else None
 
-    def _name(self, part: Part) -> str:
-        """Injective: a part id with other characters than file names keep, or a long one, carries its digest."""
-        digest = hashlib.sha256(part.id.encode()).hexdigest()[:16]
-        safe = re.sub(r"[^A-Za-z0-9_.=-]", "_", part.id)[:64]
-        safe = safe if safe == part.id and safe else f"{safe}-{digest}"
-        load_id = self.load_id
-        if not re.fullmatch(r"[0-9A-HJKMNP-TV-Z]{26}", load_id):
-            load_id = hashlib.sha256(load_id.encode()).hexdigest()[:26].upper()
-        options = self._sink.options
-        ending = "" if options.format == "parquet" else _EXTENSION[options.codec]
-        return f"part-{load_id}-{safe}.{options.format}{ending}"
-
     def _constants(self) -> dict[str, Any]:
         """Values of the lineage columns, the same in every row of a load."""
         return {LOAD_ID: self.load_id, LOADED_AT: self._load.started_at}
@@ -461,6 +467,10 @@ def _require_head(manifest: Manifest | None, key: str, after: Entry | None, labe
     if _place(head) != _place(after):
         found = f"the journal's head is {_told(head)}, not {_told(after)}"
         raise Conflict(f"commit to {label}", found, "another runner loaded this key; run again")
+
+
+def _digest(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
 def _names(schema: pa.Schema | None) -> list[str]:
@@ -484,6 +494,23 @@ def _place(entry: Entry | None) -> tuple[int, str] | None:
 
 def _told(entry: Entry | None) -> str:
     return f"entry {entry.seq} of load {entry.load_id}" if entry else "empty"
+
+
+def write_part(
+    path: Path, stream: Stream, schema: pa.Schema, constants: Mapping[str, Any], options: WriteOptions
+) -> tuple[int, int, str]:
+    """Rows, Arrow bytes and SHA-256 of the file, which is complete and synced under its name on return."""
+    beside = path.with_name(path.name + ".tmp")
+    try:
+        with pa.OSFile(str(beside), "wb") as to:
+            rows, size = write(to, stream, schema, constants, options)
+        durable.sync_file(beside)
+        sha256 = durable.digest(beside)
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+    return rows, size, sha256
 
 
 def _remove(staging: Path) -> None:

@@ -11,50 +11,28 @@ import stat
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pyarrow as pa
 from attrs import frozen
 
 from dpone import durable
 from dpone.connectors.file.config import FileSourceOptions
-from dpone.connectors.file.csv_format import Csv
-from dpone.connectors.file.jsonl_format import JsonLines
-from dpone.connectors.file.kinds import require_kind
-from dpone.connectors.file.manifest import PART, Folder
-from dpone.connectors.file.parquet_format import Parquet
-from dpone.connectors.file.text import CODECS, Input, lacking, several
-from dpone.connectors.file.types import declared, without_lineage
+from dpone.connectors.file.folder import Folder
 from dpone.contract import BatchStream, Finding, Part, Stream, Window, WindowRequest
 from dpone.errors import ConfigError, ContentChanged, DponeError, IdentityChanged, SourceError
 from dpone.evolution import has_default
+from dpone.formats.input import Input
+from dpone.formats.kinds import require_kind
+from dpone.formats.manifest import PART
+from dpone.formats.reader import Format, format_of, reader, reader_of
+from dpone.formats.text import lacking, several
+from dpone.formats.types import declared, without_lineage
 from dpone.pipeline import SourceSpec
 from dpone.position import Position
 from dpone.sql.types import first_longer, limit_of, limited
 
 KIND = "files"
-_FORMATS = {
-    ".csv": "csv",
-    ".tsv": "csv",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "json",
-    ".parquet": "parquet",
-}
-
-
-class _Format(Protocol):
-    """given: after ``schema``, the columns that each of the files has."""
-
-    given: Sequence[Collection[str]]
-
-    def schema(self, files: Sequence[Input], expected: pa.Schema | None) -> pa.Schema: ...
-
-    def batches(self, file: Input, schema: pa.Schema) -> Iterator[pa.RecordBatch]: ...
-
-    def cuts(self, file: Input, pieces: int) -> list[int]:
-        """Where the file may be cut so that the pieces have just its rows; none: only as a whole."""
-        ...
 
 
 @frozen
@@ -71,6 +49,10 @@ class _Found:
     def look(cls, name: str, path: Path) -> _Found:
         status = path.stat()
         return cls(name, path, status.st_size, status.st_mtime_ns, status.st_ino)
+
+    @property
+    def input(self) -> Input:
+        return Input.at(self.path, self.name)
 
     def require_unchanged(self) -> None:
         try:
@@ -169,7 +151,7 @@ class FileSource:
         for i, file in enumerate(files):
             part = _part(i, file, entries[file.name], schema)
             pieces = round(wanted * file.size / total) if wanted > len(files) and total else 1
-            cuts = self._format(file).cuts(Input(file.path, file.name), pieces) if pieces > 1 else []
+            cuts = self._format(file).cuts(file.input, pieces) if pieces > 1 else []
             if not cuts:
                 yield part
                 continue
@@ -188,10 +170,7 @@ class FileSource:
 
     def _span(self, file: _Found, span: Sequence[int | None]) -> tuple[int, int]:
         start, end = span
-        if end is None:
-            format = self._format(file)
-            end = format.end(Input(file.path, file.name)) if isinstance(format, Parquet) else file.size
-        return start or 0, end
+        return start or 0, self._format(file).end(file.input) if end is None else end
 
     def ack(self, position: Position) -> None:
         """Files are left where they are."""
@@ -233,63 +212,36 @@ class FileSource:
         return found
 
     def _schema(self, files: Sequence[_Found], expected: pa.Schema | None) -> pa.Schema:
-        kinds = {_reader(self._kind(file)) for file in files}
+        inputs = [file.input for file in files]
+        formats = [format_of(one, self._options) for one in inputs]
+        kinds = {reader_of(one) for one in formats}
         if len(kinds) > 1:
             todo = "give one glob per format, or set options.format"
             found = f"files of {len(kinds)} formats ({', '.join(sorted(kinds))})"
             raise ConfigError(f"read {self._pattern}", found, todo)
         self._options.require_taken(*kinds)
-        inputs = [Input(file.path, file.name) for file in files]
-        for one, file in zip(inputs, files, strict=True):
-            self._require_kind(one, self._kind(file))
-        format = self._format(files[0])
+        for one, kind in zip(inputs, formats, strict=True):
+            require_kind(one, kind, self._options.encoding, self._options.header)
+        format = reader(formats[0], self._options, self._columns)
         made = without_lineage(format.schema(inputs, expected))
         self._given = format.given
         return pa.schema([limited(field, self._options.columns.get(field.name, "")) for field in made])
 
-    def _kind(self, file: _Found) -> str:
-        """The format of a file, by option or by its extension."""
-        path = file.path
-        packed = path.suffix.lower() in CODECS
-        suffix = Path(path.stem).suffix.lower() if packed else path.suffix.lower()
-        kind = self._options.format or _FORMATS.get(suffix)
-        if kind is None:
-            self._require_kind(Input(path, file.name), "")
-            todo = "set options.format to csv, json, jsonl or parquet"
-            raise ConfigError(f"read {file.name}", f"extension {suffix or 'missing'!r} says no format", todo)
-        if kind == "parquet" and packed:
-            todo = "unpack it first; Parquet is compressed inside"
-            raise ConfigError(f"read {file.name}", f"a Parquet file inside {path.suffix}", todo)
-        return kind
-
-    def _require_kind(self, file: Input, format: str) -> None:
-        require_kind(file, format, self._options.encoding, self._options.header)
-
-    def _format(self, file: _Found) -> _Format:
-        kind = _reader(self._kind(file))
-        if kind == "csv":
-            return Csv(self._options, self._columns)
-        if kind == "jsonl":
-            return JsonLines(self._options, self._columns)
-        return Parquet(self._columns)
-
-
-def _reader(kind: str) -> str:
-    """The format whose reader takes this one: lines, and arrays as lines."""
-    return "jsonl" if kind == "json" else kind
+    def _format(self, file: _Found) -> Format:
+        return reader(format_of(file.input, self._options), self._options, self._columns)
 
 
 class _FileStream(BatchStream):
     """The rows of one file. See ``dpone.contract.Stream``."""
 
     def __init__(
-        self, file: _Found, schema: pa.Schema, format: _Format, batch_rows: int | None, span: tuple[int, int] | None
+        self, file: _Found, schema: pa.Schema, format: Format, batch_rows: int | None, span: tuple[int, int] | None
     ) -> None:
         self.schema = schema
         self._limits = {field.name: most for field in schema if (most := limit_of(field)) is not None}
         self._file, self._format, self._batch_rows = file, format, batch_rows
         label = file.name if span is None or span[0] == 0 else f"{file.name} (the piece from {span[0]:,} on)"
-        self._input = Input(file.path, label, span)
+        self._input = Input.at(file.path, label, span)
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """At most ``batch_rows`` rows each. The file is looked at again after the last row and after a failure:
@@ -361,7 +313,7 @@ def _entry(file: _Found, before: Mapping[str, Any] | None) -> Mapping[str, Any]:
     positions of equal content are equal."""
     if before is not None and (before["size"], before["mtime_ns"]) == (file.size, file.mtime_ns):
         return before
-    with Input(file.path, file.name).failing():
+    with file.input.failing():
         sha256 = durable.digest(file.path)
     file.require_unchanged()
     if before is not None and before["sha256"] == sha256:

@@ -28,7 +28,7 @@ def dpone_sources() -> list[Connector]:
 
 @hookimpl
 def dpone_sinks() -> list[Connector]:
-    supported = (*MODES, "exactly_once", "schema_evolution", "lineage", "resume", "many_tables", "undo")
+    supported = (*MODES, "exactly_once", "schema_evolution", "lineage", "resume", "many_tables", "undo", "move")
     return [
         Connector(
             name="sqlite",

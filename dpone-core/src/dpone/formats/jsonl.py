@@ -27,19 +27,19 @@ import pyarrow.compute as pc
 import pyarrow.json as pjson
 from attrs import evolve, frozen
 
-from dpone.connectors.file.config import FileSourceOptions
-from dpone.connectors.file.json_array import Elements
-from dpone.connectors.file.text import (
-    Input,
+from dpone.evolution import holds
+from dpone.formats.input import Input
+from dpone.formats.json_array import Elements
+from dpone.formats.options import ReadOptions
+from dpone.formats.text import (
     check_names,
     is_utf8,
-    line_starts,
     reject_utf16,
     require_kin,
     united,
     wrong_encoding,
 )  # fmt: skip
-from dpone.connectors.file.types import (
+from dpone.formats.types import (
     BadValue,
     Seen,
     from_text,
@@ -48,7 +48,6 @@ from dpone.connectors.file.types import (
     rounds,
     settle,
 )  # fmt: skip
-from dpone.evolution import holds
 from dpone.sql.types import JSON, UUID
 
 # With what stands before and after a value in valid JSON: most digits in a text have other neighbours.
@@ -78,7 +77,7 @@ class JsonLines:
     """Reads files of one JSON object per line, or of one array of objects. ``columns`` are the declared types. A key
     that is absent is NULL."""
 
-    def __init__(self, options: FileSourceOptions, columns: Mapping[str, pa.DataType]) -> None:
+    def __init__(self, options: ReadOptions, columns: Mapping[str, pa.DataType]) -> None:
         self._options = options
         self._columns = columns
         self.given: Sequence[Collection[str]] = ()
@@ -100,20 +99,23 @@ class JsonLines:
         else:
             seen = {name: Seen(pa.null()) for name in self._columns}
         if expected is not None:
-            seen = {name: evolve(what, fits=_fits(what, name, expected)) for name, what in seen.items()}
+            seen = {name: evolve(what, fits=fits(what, name, expected)) for name, what in seen.items()}
         return settle(seen, self._columns, expected)
 
     def batches(self, file: Input, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         for block in self._blocks(file):
-            batch = _fast(block.data, schema)
+            batch = batch_of(block.data, schema)
             yield batch if batch is not None else _slow(file, block, schema)
 
     def cuts(self, file: Input, pieces: int) -> list[int]:
         """Where the file can be cut: an object is a line, and a line is never more. An array is not cut."""
         if not is_utf8(self._options.encoding) or file.codec or self._is_array(file):
             return []
-        size = file.path.stat().st_size
-        return line_starts(file.path, [size * i // pieces for i in range(1, pieces)])
+        size = file.size
+        return file.line_starts([size * i // pieces for i in range(1, pieces)])
+
+    def end(self, file: Input) -> int:
+        return file.size
 
     def _blocks(self, file: Input) -> Iterator[_Block]:
         """Pieces of about ``block_bytes`` that end with a line; a longer line comes alone."""
@@ -144,7 +146,7 @@ class JsonLines:
 
     def _is_array(self, file: Input) -> bool:
         """By its first byte that is not blank: no object begins with a bracket."""
-        named = "json" if ".json" in map(str.lower, file.path.suffixes) else "jsonl"
+        named = "json" if ".json" in map(str.lower, file.suffixes) else "jsonl"
         if not file.begins or (self._options.format or named) != "json":
             return False
         with closing(self._decoded(file)) as blocks:
@@ -189,7 +191,7 @@ def _depth(data: bytes) -> int:
     return deepest
 
 
-def _parsed(data: bytes, options: pjson.ParseOptions | None = None) -> pa.Table | None:
+def read_lines(data: bytes, options: pjson.ParseOptions | None = None) -> pa.Table | None:
     """pyarrow's reading of some lines; None if it must not see them, refuses, or sees another number of rows."""
     data = data if data.endswith(b"\n") else data + b"\n"
     lines = _looked_at(data)
@@ -223,13 +225,13 @@ def _read_as(type_: pa.DataType) -> pa.DataType | None:
     return None if type_ == JSON else pa.string()
 
 
-def _fast(data: bytes, schema: pa.Schema) -> pa.RecordBatch | None:
+def batch_of(data: bytes, schema: pa.Schema) -> pa.RecordBatch | None:
     """A block by pyarrow, each column as a whole; None if some value or type needs a look at the line itself. A text
-    becomes its type by what ``_column`` uses, so both read the same from it."""
+    becomes its type by what ``column_of`` uses, so both read the same from it."""
     read = [(f.name, _read_as(f.type)) for f in schema]
     if any(type_ is None for _, type_ in read):
         return None
-    table = _parsed(data, pjson.ParseOptions(explicit_schema=pa.schema(read), unexpected_field_behavior="ignore"))
+    table = read_lines(data, pjson.ParseOptions(explicit_schema=pa.schema(read), unexpected_field_behavior="ignore"))
     if table is None:
         return None
     batches = table.select(schema.names).combine_chunks().to_batches()
@@ -270,7 +272,7 @@ def _slow(file: Input, block: _Block, schema: pa.Schema) -> pa.RecordBatch:
             columns.append(pa.nulls(len(numbers), field.type))
             continue
         try:
-            columns.append(_column(texts[field.name], field.type))
+            columns.append(column_of(texts[field.name], field.type))
         except BadValue as error:
             todo = f"fix the {block.unit}, or declare the column, as in columns: {{{field.name}: json}}"
             found = f"{block.unit} {numbers[error.index]}, column {field.name!r} holds no valid {field.type}"
@@ -284,7 +286,7 @@ def _rows(file: Input, block: _Block) -> Iterator[tuple[int, dict[str, str]]]:
         if not line.strip(_BLANK.decode()):
             continue
         try:
-            yield number, _split(line)
+            yield number, members(line)
         except RecursionError:
             found = f"{block.unit} {number} is nested too deeply"
             raise file.bad(found, "flatten the value, or write it as text") from None
@@ -317,7 +319,7 @@ class _Refused(ValueError):
     """JSON, but not a row."""
 
 
-def _split(line: str) -> dict[str, str]:
+def members(line: str) -> dict[str, str]:
     """The top level of one object, values left as text: no digit is lost on the way."""
     at = _skip(line, 0)
     if line[at] != "{":
@@ -365,13 +367,13 @@ def _skip(line: str, at: int) -> int:
 
 
 def _seen(file: Input, block: _Block) -> dict[str, Seen]:
-    table = _parsed(block.data)
-    if table is None or _inexact(block.data, table.schema):
-        return united({k: _kind(v) for k, v in row.items()} for _, row in _rows(file, block))
-    return {name: _inferred(table.column(name)) for name in table.schema.names}
+    table = read_lines(block.data)
+    if table is None or inexact(block.data, table.schema):
+        return united({k: seen_in(v) for k, v in row.items()} for _, row in _rows(file, block))
+    return {name: inferred(table.column(name)) for name in table.schema.names}
 
 
-def _inexact(data: bytes, schema: pa.Schema) -> bool:
+def inexact(data: bytes, schema: pa.Schema) -> bool:
     """Long numbers and a column of doubles: one may be in the other. Digits inside a text are no number."""
     if not any(pa.types.is_floating(type_) for type_ in schema.types):
         return False
@@ -384,7 +386,7 @@ def _inexact(data: bytes, schema: pa.Schema) -> bool:
     return False
 
 
-def _inferred(column: pa.ChunkedArray) -> Seen:
+def inferred(column: pa.ChunkedArray) -> Seen:
     type_ = column.type
     if pa.types.is_timestamp(type_):  # pyarrow's guess at a text; a JSON string stays text
         return Seen(pa.string(), clash=JSON)
@@ -396,7 +398,7 @@ def _inferred(column: pa.ChunkedArray) -> Seen:
     return Seen(type_, clash=JSON)
 
 
-def _kind(text: str) -> Seen:
+def seen_in(text: str) -> Seen:
     """The type of one value by its JSON text."""
     first = text[0]
     if first == "n":
@@ -415,7 +417,7 @@ def _kind(text: str) -> Seen:
     return Seen(JSON if inexact else pa.float64(), inexact, clash=JSON)
 
 
-def _fits(what: Seen, name: str, expected: pa.Schema) -> bool | None:
+def fits(what: Seen, name: str, expected: pa.Schema) -> bool | None:
     at = expected.get_field_index(name)
     if at < 0 or pa.types.is_null(what.type):
         return None
@@ -427,7 +429,7 @@ def _fits(what: Seen, name: str, expected: pa.Schema) -> bool | None:
     return holds(wanted, what.type)
 
 
-def _column(values: list[str | None], type_: pa.DataType) -> pa.Array:
+def column_of(values: list[str | None], type_: pa.DataType) -> pa.Array:
     """JSON texts -> an array; raises BadValue with the index of the first that does not fit."""
     if type_ == JSON:
         return pa.ExtensionArray.from_storage(type_, pa.array([_or_null(v) for v in values], pa.string()))

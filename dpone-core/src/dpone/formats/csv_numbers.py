@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dpone.connectors.file.csv_rows import Dialect, Places
-from dpone.connectors.file.types import rounds
+from dpone.formats.csv_rows import Dialect, Places
+from dpone.formats.types import rounds
 
 # A code, a telephone number, a hexadecimal number; and digits, E, digits, as in a stock number. With an exponent,
 # programs write a sign or a point (1e+16, 1.0E5).

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from decimal import Decimal
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from attrs import evolve, field, frozen
 
-from dpone.connectors.file.config import nearest
 from dpone.errors import ConfigError
 from dpone.evolution import holds, plain
 from dpone.jsontext import NotJson, has_members, json_texts
@@ -43,8 +43,15 @@ def require_declared(columns: Mapping[str, object], names: set[str], where: str,
     names = names if expected is None else names | {*expected.names}
     for column in columns:
         if column not in names:
-            todo = f"did you mean {nearest(column, names)!r}? names are matched exactly" if names else "remove it"
+            todo = f"did you mean {_nearest(column, names)!r}? names are matched exactly" if names else "remove it"
             raise ConfigError(f"read columns.{column}", f"{where} has no such column", todo)
+
+
+def _nearest(word: str, words: Iterable[str]) -> str:
+    """The likeliest thing meant; empty if there is no word at all."""
+    words = list(words)
+    by_case = [one for one in words if one.casefold() == word.casefold()]
+    return next(iter(by_case or difflib.get_close_matches(word, words, 1, 0.0)), "")
 
 
 def is_text(type_: pa.DataType) -> bool:

@@ -8,29 +8,27 @@ import json
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import chain
-from pathlib import Path
 from typing import NoReturn
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pcsv
 
-from dpone.connectors.file.config import FileSourceOptions
-from dpone.connectors.file.csv_numbers import NO_NUMBER, Watch, any_changes, first_rounded
-from dpone.connectors.file.csv_rows import Dialect, Malformed, Rows, TooFew, TooLong, below_top
-from dpone.connectors.file.csv_values import Notation, is_number
-from dpone.connectors.file.text import (
-    Input,
+from dpone.errors import DataError, DponeError
+from dpone.formats.csv_numbers import NO_NUMBER, Watch, any_changes, first_rounded
+from dpone.formats.csv_rows import Dialect, Malformed, Rows, TooFew, TooLong, below_top
+from dpone.formats.csv_values import Notation, is_number
+from dpone.formats.input import Input
+from dpone.formats.options import ReadOptions
+from dpone.formats.text import (
     check_names,
-    holds_byte,
     is_utf8,
-    line_starts,
     reject_utf16,
     require_kin,
     united,
     wrong_encoding,
 )  # fmt: skip
-from dpone.connectors.file.types import (
+from dpone.formats.types import (
     BadValue,
     Seen,
     beyond,
@@ -38,7 +36,6 @@ from dpone.connectors.file.types import (
     require_declared,
     settle,
 )  # fmt: skip
-from dpone.errors import DataError, DponeError
 from dpone.sql.types import JSON, UUID
 
 _ROW = re.compile(r"Row #(\d+)")
@@ -55,7 +52,7 @@ _WRONG = (pa.ArrowInvalid, UnicodeDecodeError, Malformed, TooFew, TooLong)
 class Csv:
     """Reads CSV files. ``columns`` are the declared types."""
 
-    def __init__(self, options: FileSourceOptions, columns: Mapping[str, pa.DataType]) -> None:
+    def __init__(self, options: ReadOptions, columns: Mapping[str, pa.DataType]) -> None:
         self._options = options
         self._columns = columns
         self.given: Sequence[Collection[str]] = ()
@@ -65,7 +62,7 @@ class Csv:
             "true_values": options.true_values,
             "false_values": options.false_values,
         }
-        self._dialects: dict[Path, tuple[Dialect, int]] = {}
+        self._dialects: dict[str, tuple[Dialect, int]] = {}
         self._encoding = "utf8" if is_utf8(options.encoding) else options.encoding
 
     def schema(self, files: Sequence[Input], expected: pa.Schema | None) -> pa.Schema:
@@ -175,7 +172,7 @@ class Csv:
 
     def _of(self, file: Input) -> tuple[Dialect, int]:
         """The dialect of a file, and how many lines of it only say so: 0 or 1."""
-        if file.path not in self._dialects:
+        if file.label not in self._dialects:
             options = self._options
             start = next((text for text in self._decoded(file.whole) if text), b"")
             sep = _SEP.match(start.removeprefix(codecs.BOM_UTF8))
@@ -184,11 +181,11 @@ class Csv:
                 found = f"its first line says sep={said}, and options.delimiter is {options.delimiter!r}"
                 todo = "leave out options.delimiter, or set options.skip_lines: 1 if the line is wrong"
                 raise file.bad(found, todo)
-            delimiter = options.delimiter or said or ("\t" if ".tsv" in file.path.suffixes else ",")
+            delimiter = options.delimiter or said or ("\t" if ".tsv" in file.suffixes else ",")
             escape, comment = (one.encode() if one else None for one in (options.escape, options.comment))
             dialect = Dialect(delimiter.encode(), options.quote.encode(), escape, comment, options.trim)
-            self._dialects[file.path] = dialect, int(sep is not None)
-        return self._dialects[file.path]
+            self._dialects[file.label] = dialect, int(sep is not None)
+        return self._dialects[file.label]
 
     def _parse(
         self,
@@ -293,13 +290,16 @@ class Csv:
         if self._encoding != "utf8" or file.codec:
             return []
         if options.newlines_in_values and any(
-            holds_byte(file.path, one.encode()) for one in (options.quote, options.escape) if one is not None
+            file.holds(one.encode()) for one in (options.quote, options.escape) if one is not None
         ):
             return []
-        size = file.path.stat().st_size
-        starts = line_starts(file.path, [size * i // pieces for i in range(1, pieces)])
+        size = file.size
+        starts = file.line_starts([size * i // pieces for i in range(1, pieces)])
         first = self._beginning(file)
         return [start for start in starts if start > first]
+
+    def end(self, file: Input) -> int:
+        return file.size
 
     def _beginning(self, file: Input) -> int:
         """The offset of the first row of data, or after it: what stands before is not a piece of its own."""
@@ -533,7 +533,7 @@ def _place(row: int, column: int, names: Sequence[str]) -> str:
 
 
 def _empty(file: Input) -> DataError:
-    size = file.path.stat().st_size
+    size = file.size
     found = "the file is empty (0 bytes)" if not size else "the file has no header and no row"
     return file.bad(found, "write at least a header line, or remove the file")
 

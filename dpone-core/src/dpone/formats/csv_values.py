@@ -12,9 +12,9 @@ import re
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dpone.connectors.file.config import FileSourceOptions
-from dpone.connectors.file.time_format import MONTHS, pattern
-from dpone.connectors.file.types import BadValue, from_text, in_text, restored
+from dpone.formats.options import ReadOptions
+from dpone.formats.time_format import MONTHS, pattern
+from dpone.formats.types import BadValue, from_text, in_text, restored
 
 _HOURS = pa.array([f"{hour or 12:02}{half}" for half in ("am", "pm") for hour in range(12)])
 
@@ -26,7 +26,7 @@ def is_number(type_: pa.DataType) -> bool:
 class Notation:
     """Of all files of a source."""
 
-    def __init__(self, options: FileSourceOptions) -> None:
+    def __init__(self, options: ReadOptions) -> None:
         self._decimal, self._thousands = options.decimal, options.thousands
         self._number = _number(options.decimal, options.thousands)
         self._date = pattern("date_format", options.date_format) if options.date_format else None

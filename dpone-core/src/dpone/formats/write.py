@@ -1,4 +1,4 @@
-"""Writing one part: Parquet, CSV or JSON Lines, with the lineage columns, durable on return."""
+"""Writing one part: Parquet, CSV or JSON Lines, with the lineage columns."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import contextlib
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -15,12 +14,11 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from dpone import durable
-from dpone.connectors.file.config import FileSinkOptions
-from dpone.connectors.file.types import first_without_text, is_text
 from dpone.contract import Stream
 from dpone.errors import DataError
-from dpone.evolution import EXACT_IN_DOUBLE, plain
+from dpone.evolution import plain
+from dpone.formats.options import WriteOptions
+from dpone.formats.types import first_without_text, is_text
 from dpone.jsontext import NotJson, has_members, has_union, json_texts
 from dpone.nanoseconds import misfit
 from dpone.schema import LOADED_AT
@@ -66,26 +64,19 @@ def _bytes_of_another_kind(type_: pa.DataType) -> bool:
     )
 
 
-def write_part(
-    path: Path, stream: Stream, schema: pa.Schema, constants: Mapping[str, Any], options: FileSinkOptions
-) -> tuple[int, int, str]:
-    """Rows, Arrow bytes and SHA-256 of the file, which is complete and synced under its name on return."""
-    beside = path.with_name(path.name + ".tmp")
+def write(
+    to: pa.NativeFile, stream: Stream, schema: pa.Schema, constants: Mapping[str, Any], options: WriteOptions
+) -> tuple[int, int]:
+    """Rows, and their Arrow bytes. constants: columns of ``schema`` that hold one value in all the rows. The content is
+    complete on return; ``to`` is the caller's to close, and to make durable."""
     rows = size = 0
-    try:
-        with _WRITERS[options.format](beside, schema, options) as write:
-            for batch in _complete(stream, schema, constants):
-                if options.format != "parquet":
-                    _require_text(batch)
-                write(batch)
-                rows, size = rows + batch.num_rows, size + batch.nbytes
-        durable.sync_file(beside)
-        sha256 = durable.digest(beside)
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-    return rows, size, sha256
+    with _WRITERS[options.format](to, schema, options) as append:
+        for batch in _complete(stream, schema, constants):
+            if options.format != "parquet":
+                _require_text(batch)
+            append(batch)
+            rows, size = rows + batch.num_rows, size + batch.nbytes
+    return rows, size
 
 
 def _complete(stream: Stream, schema: pa.Schema, constants: Mapping[str, Any]) -> Iterator[pa.RecordBatch]:
@@ -133,7 +124,7 @@ class _Constants:
 
 
 @contextlib.contextmanager
-def _parquet(path: Path, schema: pa.Schema, options: FileSinkOptions) -> Iterator[Callable[[pa.RecordBatch], None]]:
+def _parquet(to: pa.NativeFile, schema: pa.Schema, options: WriteOptions) -> Iterator[Callable[[pa.RecordBatch], None]]:
     """Row groups of a bounded size, whatever the batches are: small ones read slowly, large ones fill memory."""
     held: list[pa.RecordBatch] = []
     rows = size = 0
@@ -152,7 +143,7 @@ def _parquet(path: Path, schema: pa.Schema, options: FileSinkOptions) -> Iterato
         if writer is None:
             level = 1 if options.codec == "zstd" else None
             writer = pq.ParquetWriter(
-                path, schema, compression=options.codec, compression_level=level, use_dictionary=_repetitive(table)
+                to, schema, compression=options.codec, compression_level=level, use_dictionary=_repetitive(table)
             )
         # One group of what is held, unless a batch was large: a remainder would make a group of a few rows.
         writer.write_table(table, row_group_size=GROUP_ROWS if rows >= 2 * GROUP_ROWS else max(rows, 1))
@@ -179,32 +170,20 @@ def _repetitive(table: pa.Table) -> list[str]:
     return [*worth, *(n for n in (LOADED_AT,) if n in table.schema.names)]
 
 
-def beyond_double(path: Path, column: str) -> int:
-    """How many whole numbers of a Parquet part a double may not hold."""
-    lost = 0
-    with pq.ParquetFile(path) as part:
-        at = part.schema_arrow.get_field_index(column)
-        type_ = plain(part.schema_arrow.field(at).type) if at >= 0 else pa.null()
-        if type_ not in (pa.int64(), pa.uint64()):
-            return 0
-        least = pa.scalar(-EXACT_IN_DOUBLE if type_ == pa.int64() else 0, type_)
-        for batch in part.iter_batches(columns=[column]):
-            values = batch.column(0).cast(type_)
-            beyond = pc.or_(pc.less(values, least), pc.greater(values, pa.scalar(EXACT_IN_DOUBLE, type_)))
-            lost += pc.sum(beyond).as_py() or 0
-    return lost
-
-
-def _output(path: Path, codec: str) -> pa.NativeFile:
-    file = pa.OSFile(str(path), "wb")
-    return file if codec == "none" else pa.CompressedOutputStream(file, codec)
+@contextlib.contextmanager
+def _packed(to: pa.NativeFile, codec: str) -> Iterator[pa.NativeFile]:
+    if codec == "none":
+        yield to
+        return
+    with pa.CompressedOutputStream(to, codec) as packed:
+        yield packed
 
 
 @contextlib.contextmanager
-def _csv(path: Path, schema: pa.Schema, options: FileSinkOptions) -> Iterator[Callable[[pa.RecordBatch], None]]:
+def _csv(to: pa.NativeFile, schema: pa.Schema, options: WriteOptions) -> Iterator[Callable[[pa.RecordBatch], None]]:
     """NULL is an empty field, the empty text is quoted: the two stay apart."""
     texts = pa.schema([pa.field(f.name, pa.string() if f.type in (JSON, UUID) else _in_csv(f.type)) for f in schema])
-    with _output(path, options.codec) as file, pyarrow.csv.CSVWriter(file, texts) as writer:
+    with _packed(to, options.codec) as file, pyarrow.csv.CSVWriter(file, texts) as writer:
         yield lambda batch: writer.write_batch(
             pa.RecordBatch.from_arrays([_plain(column) for column in batch.columns], schema=texts)
         )
@@ -228,9 +207,9 @@ def _in_utc(type_: pa.DataType) -> pa.DataType:
 
 
 @contextlib.contextmanager
-def _jsonl(path: Path, schema: pa.Schema, options: FileSinkOptions) -> Iterator[Callable[[pa.RecordBatch], None]]:
+def _jsonl(to: pa.NativeFile, schema: pa.Schema, options: WriteOptions) -> Iterator[Callable[[pa.RecordBatch], None]]:
     names = [json.dumps(name, ensure_ascii=False) + ":" for name in schema.names]
-    with _output(path, options.codec) as file:
+    with _packed(to, options.codec) as file:
 
         def write(batch: pa.RecordBatch) -> None:
             columns = [_json_texts(column, name) for column, name in zip(batch.columns, schema.names, strict=True)]

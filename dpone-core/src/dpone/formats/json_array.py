@@ -8,7 +8,7 @@ from typing import NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from dpone.connectors.file.text import Input
+from dpone.formats.input import Input
 
 _ESCAPE = re.compile(rb"\\.", re.DOTALL)
 _QUOTE, _COMMA, _LINE_END, _BLANK = b'",\n '

@@ -7,15 +7,17 @@ read both ways, and the difference is what microseconds lose.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from dpone.connectors.file.text import Input, check_names, require_kin
-from dpone.connectors.file.types import BadValue, exactly, is_text, require_declared, restored
-from dpone.evolution import plain, united
+from dpone.evolution import EXACT_IN_DOUBLE, plain, united
+from dpone.formats.input import Input
+from dpone.formats.text import check_names, require_kin
+from dpone.formats.types import BadValue, exactly, is_text, require_declared, restored
 from dpone.jsontext import has_members
 from dpone.schema import NATIVE
 from dpone.sql.types import JSON
@@ -103,19 +105,22 @@ class Parquet:
         with file.failing(), self._open(file) as opened:
             return int(opened.num_row_groups)
 
-    def _open(self, file: Input, int96: str = "us") -> pq.ParquetFile:
+    @contextlib.contextmanager
+    def _open(self, file: Input, int96: str = "us") -> Iterator[pq.ParquetFile]:
         """int96: the unit in which such columns are read."""
-        try:
-            return pq.ParquetFile(
-                str(file.path), buffer_size=_BUFFER, pre_buffer=False, coerce_int96_timestamp_unit=int96
-            )
-        except (pa.ArrowException, UnicodeDecodeError) as error:  # the latter from a column's name
-            found = "the file is empty (0 bytes)" if not file.path.stat().st_size else "not a whole Parquet file"
-            raise file.bad(found, _TODO) from error
-        except OSError as error:
-            if error.errno is None:  # from the library, not from the system
-                raise file.bad("not a whole Parquet file", _TODO) from error
-            raise
+        with file.stored() as stored:
+            try:
+                opened = pq.ParquetFile(
+                    stored, buffer_size=_BUFFER, pre_buffer=False, coerce_int96_timestamp_unit=int96
+                )
+            except (pa.ArrowException, UnicodeDecodeError) as error:  # the latter from a column's name
+                found = "the file is empty (0 bytes)" if not stored.size() else "not a whole Parquet file"
+                raise file.bad(found, _TODO) from error
+            except OSError as error:
+                if error.errno is None:  # from the library, not from the system
+                    raise file.bad("not a whole Parquet file", _TODO) from error
+                raise
+            yield opened
 
     def _fields(self, file: Input) -> list[pa.Field]:
         with file.failing(), self._open(file) as opened:
@@ -247,3 +252,19 @@ def _lost(coarse: pa.Array, precise: pa.Array) -> pa.Array:
     """Nanoseconds of each value that microseconds do not hold, 0 to 999. Both the reading and this arithmetic wrap
     around 64 bits, so it is exact also where the nanoseconds do not fit."""
     return pc.subtract(precise.cast(pa.int64()), pc.multiply(coarse.cast(pa.int64()), 1000))
+
+
+def beyond_double(file: Input, column: str) -> int:
+    """How many whole numbers of a column a double may not hold."""
+    lost = 0
+    with file.stored() as stored, pq.ParquetFile(stored) as part:
+        at = part.schema_arrow.get_field_index(column)
+        type_ = plain(part.schema_arrow.field(at).type) if at >= 0 else pa.null()
+        if type_ not in (pa.int64(), pa.uint64()):
+            return 0
+        least = pa.scalar(-EXACT_IN_DOUBLE if type_ == pa.int64() else 0, type_)
+        for batch in part.iter_batches(columns=[column]):
+            values = batch.column(0).cast(type_)
+            beyond = pc.or_(pc.less(values, least), pc.greater(values, pa.scalar(EXACT_IN_DOUBLE, type_)))
+            lost += pc.sum(beyond).as_py() or 0
+    return lost

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-from dpone.connectors.file.text import Input, is_utf8
+from dpone.formats.input import Input
+from dpone.formats.text import is_utf8
 
 # How many bytes are looked at; the names of a workbook's parts are among the first of its zip archive.
 _LOOK = 4096
@@ -39,14 +40,14 @@ _TODO = {
 
 def require_kind(file: Input, format: str, encoding: str, header: bool) -> None:
     """The file begins as one of its format does. Raises DataError that says what it is instead."""
-    with file.failing(), file.path.open("rb") as raw:
-        start = raw.read(_LOOK)
+    with file.failing(), file.stored() as stored:
+        start = bytes(stored.read(_LOOK))
     packed = next((known for mark, known in _PACKED.items() if start.startswith(mark)), None)
     if packed and packed[0] != file.codec:
-        name = file.path.name.removesuffix(file.path.suffix) if file.codec else file.path.name
+        name = file.name.removesuffix(file.suffixes[-1]) if file.codec else file.name
         raise file.bad(f"the file is packed with {packed[0]}", f"name it {name}{packed[1]}")
     if file.codec and not packed and not _CONTROL.search(start):
-        raise file.bad(f"the file is not {file.codec}, but plain text", f"name it without {file.path.suffix}")
+        raise file.bad(f"the file is not {file.codec}, but plain text", f"name it without {file.suffixes[-1]}")
     if packed:
         with file.failing(), file.open() as content:
             start = bytes(content.read(_LOOK))

@@ -1,89 +1,16 @@
-"""Bytes of CSV and JSON Lines files, decompressed as they stream, and what to say when they are not what they claim."""
+"""What all formats ask of a text and of the columns of files, and what to say when they are not what they claim."""
 
 from __future__ import annotations
 
 import codecs
-import contextlib
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Literal
 
-import pyarrow as pa
-from attrs import frozen
-
-from dpone.connectors.file.types import Seen
-from dpone.errors import DataError, SourceError
+from dpone.errors import DataError
+from dpone.formats.input import Input
+from dpone.formats.types import Seen
 from dpone.schema import ambiguous
-
-CODECS = {".gz": "gzip", ".zst": "zstd"}
-
-
-@frozen
-class Input:
-    """One file, or a piece of one. ``label`` is its path as the pipeline spells it, for messages. span: from the first
-    to before the second byte (of Parquet: row group); both ends of text are beginnings of lines."""
-
-    path: Path
-    label: str
-    span: tuple[int, int] | None = None
-
-    @property
-    def begins(self) -> bool:
-        """The file's own beginning is in it."""
-        return self.span is None or self.span[0] == 0
-
-    @property
-    def whole(self) -> Input:
-        return Input(self.path, self.label)
-
-    @property
-    def codec(self) -> str | None:
-        return CODECS.get(self.path.suffix.lower())
-
-    def open(self) -> pa.NativeFile:
-        """The content, decompressed."""
-        file = pa.OSFile(str(self.path), "rb")
-        if self.span is not None:
-            return file.get_stream(self.span[0], self.span[1] - self.span[0])
-        return pa.CompressedInputStream(file, self.codec) if self.codec else file
-
-    def bad(self, found: str, todo: str) -> DataError:
-        return DataError(f"read {self.label}", found, todo)
-
-    @contextlib.contextmanager
-    def failing(self) -> Iterator[None]:
-        """The operating system's refusals, and those of the decompressor, in our words."""
-        try:
-            yield
-        except PermissionError as error:
-            todo = "let the user that runs dpone read it"
-            raise SourceError(f"read {self.label}", "permission denied", todo) from error
-        except OSError as error:
-            if error.errno is None and self.codec:
-                todo = "write or fetch the file again; nothing of it was loaded"
-                raise self.bad(f"the {self.codec} data is truncated or damaged", todo) from error
-            todo = "see that the file is still there and its disk is healthy, then run again"
-            raise SourceError(f"read {self.label}", error.strerror or "the file cannot be read", todo) from error
-
-
-def line_starts(path: Path, wanted: Sequence[int]) -> list[int]:
-    """The beginnings of lines at or after these offsets, each once, without the end of the file."""
-    found: list[int] = []
-    with path.open("rb") as file:
-        for offset in wanted:
-            if offset < 1 or (found and offset <= found[-1]):
-                continue
-            file.seek(offset - 1)
-            file.readline()
-            if file.read(1):
-                found.append(file.tell() - 1)
-    return found
-
-
-def holds_byte(path: Path, byte: bytes) -> bool:
-    with path.open("rb", buffering=0) as file:
-        return any(byte in block for block in iter(lambda: file.read(1 << 20), b""))
 
 
 def is_utf8(encoding: str) -> bool:

@@ -1,0 +1,79 @@
+"""Formats as a source uses them: which one a file is of, and its reader."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Protocol
+
+import pyarrow as pa
+
+from dpone.errors import ConfigError
+from dpone.formats.csv import Csv
+from dpone.formats.input import Input
+from dpone.formats.jsonl import JsonLines
+from dpone.formats.kinds import require_kind
+from dpone.formats.options import ReadOptions
+from dpone.formats.parquet import Parquet
+
+_FORMATS = {
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "json",
+    ".parquet": "parquet",
+}
+
+
+class Format(Protocol):
+    """Reads the files of one format. A piece of a file is an Input with a span.
+
+    given   after ``schema``, the columns that each of the files has
+    """
+
+    given: Sequence[Collection[str]]
+
+    def schema(self, files: Sequence[Input], expected: pa.Schema | None) -> pa.Schema:
+        """The columns of all the files together; expected: those of the target."""
+        ...
+
+    def batches(self, file: Input, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+        """The rows of a file, as ``schema`` has them; a column the file lacks is NULL."""
+        ...
+
+    def cuts(self, file: Input, pieces: int) -> list[int]:
+        """Where the file may be cut so that the pieces have just its rows; none: only as a whole."""
+        ...
+
+    def end(self, file: Input) -> int:
+        """Where the last piece ends, in the measure of ``cuts``."""
+        ...
+
+
+def format_of(file: Input, options: ReadOptions) -> str:
+    """``csv``, ``json``, ``jsonl`` or ``parquet``, by option or by the file's extension. Raises ConfigError."""
+    suffixes = [suffix.lower() for suffix in file.suffixes]
+    suffix = next(reversed(suffixes[:-1] if file.codec else suffixes), "")
+    kind = options.format or _FORMATS.get(suffix)
+    if kind is None:
+        require_kind(file, "", options.encoding, options.header)
+        todo = "set options.format to csv, json, jsonl or parquet"
+        raise ConfigError(f"read {file.label}", f"extension {suffix or 'missing'!r} says no format", todo)
+    if kind == "parquet" and file.codec:
+        todo = "unpack it first; Parquet is compressed inside"
+        raise ConfigError(f"read {file.label}", f"a Parquet file inside {file.suffixes[-1]}", todo)
+    return kind
+
+
+def reader_of(kind: str) -> str:
+    """The format whose reader takes this one: lines, and arrays as lines."""
+    return "jsonl" if kind == "json" else kind
+
+
+def reader(kind: str, options: ReadOptions, columns: Mapping[str, pa.DataType]) -> Format:
+    """columns: the declared types."""
+    if kind == "csv":
+        return Csv(options, columns)
+    if kind == "parquet":
+        return Parquet(columns)
+    return JsonLines(options, columns)

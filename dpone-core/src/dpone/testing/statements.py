@@ -1,0 +1,143 @@
+"""Loads into a SQL sink that end between two statements, as if the process had been killed there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from functools import partial
+from typing import Any, cast
+
+import pyarrow as pa
+from attrs import field, frozen, mutable
+
+from dpone.contract import Part, Sink
+from dpone.schema import Name
+from dpone.sql.sink import SqlSink
+from dpone.strategy import Strategy
+from dpone.testing.harness import Harness
+from dpone.testing.loads import at, key, new_load, prepare
+from dpone.testing.rows import SHAPE, Rows
+
+# Members of ``dpone.sql.dialect.Database`` that change something; ``rows`` too, where it is no SELECT.
+_CHANGES = ("begin", "commit", "execute", "rows", "load", "upsert", "clear", "create", "create_like", "drop", "swap")
+_MOMENTARY = ("__dpone__stage_", "__dpone__anew_", "__dpone__undo_")
+
+
+class Killed(BaseException):
+    """Nothing of the process does anything after this."""
+
+
+@mutable
+class _Watch:
+    """Counts statements. ``last``: the one after which the process is dead; none: it lives."""
+
+    last: int | None
+    done: int = 0
+    made: set[Name] = field(factory=set)
+    _new: bool = False
+
+    @property
+    def dead(self) -> bool:
+        return self.done == self.last
+
+    def call(self, name: str, method: Callable[..., Any], *args: Any, **more: Any) -> Any:
+        """A call within a call is a statement of its own; the outer one is another if it goes on after it."""
+        if self.dead:
+            raise Killed
+        if name == "rows" and args[0].lstrip().upper().startswith("SELECT"):
+            return method(*args, **more)
+        if name in ("create", "create_like") and args[0].last.startswith(_MOMENTARY):
+            self.made.add(args[0])
+        self._new = True
+        answer = method(*args, **more)
+        self.done += self._new
+        self._new = False
+        if self.dead:
+            raise Killed
+        return answer
+
+
+@contextmanager
+def _watched(sink: SqlSink, last: int | None) -> Iterator[_Watch]:
+    watch, db = _Watch(last), sink._db
+    for name in _CHANGES:
+        setattr(db, name, partial(watch.call, name, getattr(db, name)))
+    db.rollback = partial(_unless, watch, db.rollback)  # type: ignore[method-assign]
+    try:
+        yield watch
+    except Killed:
+        pass
+    finally:
+        for name in (*_CHANGES, "rollback"):
+            delattr(db, name)
+        if watch.dead:
+            db.close()  # as the system does for a process that is gone; what is open is rolled back
+
+
+def _unless(watch: _Watch, method: Callable[[], None]) -> None:
+    if watch.dead:
+        raise Killed
+    method()
+
+
+@frozen
+class Interrupted:
+    """One table and the runs that load it. ``made``: the tables for a while that its loads have made."""
+
+    harness: Harness
+    strategy: Strategy
+    table: str
+    options: Mapping[str, Any] = {}
+    changes: bool = False
+    made: set[Name] = field(factory=set)
+
+    def sink(self) -> Sink:
+        sink: Sink = self.harness.make("sink", self.harness.sink(self.strategy, self.table, **self.options))
+        return sink
+
+    def run(self, n: int, rows: pa.Table, last: int | None = None, whole: bool = False) -> bool:
+        """What a run does for the n-th window: take back, see whether the journal has it, go on with what is staged.
+        It is dead after statement ``last`` of its commit, or, with ``whole``, of all it does; False if it was."""
+        with closing(self.sink()) as sink:
+            assert isinstance(sink, SqlSink)
+            with _watched(sink, last if whole else None) as watch:
+                writer, head = self._begin(sink, n, rows)
+                if writer is not None and whole:
+                    writer.commit(head, at(n), ())
+            self.made.update(watch.made)
+            if whole or writer is None:
+                return not watch.dead
+            with _watched(sink, last) as watch:
+                writer.commit(head, at(n), ())
+            self.made.update(watch.made)
+            return not watch.dead
+
+    def _begin(self, sink: SqlSink, n: int, rows: pa.Table) -> tuple[Any, Any]:
+        if (take_back := getattr(sink, "take_back", None)) is not None:
+            take_back(key(self.table))
+        head = sink.journal(key(self.table))
+        if head is not None and head.position == at(n):
+            return None, head
+        load = new_load(
+            SHAPE,
+            self.strategy,
+            self.table,
+            repeatable=True,
+            token=f"window {n}",
+            changes=self.changes,
+            whole=not self.changes,
+        )
+        prepare(cast(Sink, sink), sink._spec, SHAPE, load)
+        writer = sink.open(load)
+        if "p" not in writer.staged():
+            writer.stage(Part("p"), Rows(rows))
+        return writer, head
+
+    def left(self) -> set[str]:
+        """Tables for a while that are still there, but for what the journal says is kept for an undo."""
+        with closing(self.sink()) as sink:
+            assert isinstance(sink, SqlSink)
+            head = sink.journal(key(self.table))
+            kept = {one.name for one in head.kept} if head else {*()}
+        names = {table.last for table in self.made} - kept
+        return {name for name in names if self.harness.rows(name) is not None}

@@ -1,0 +1,5 @@
+"""A connector whose own assertion fails."""
+
+
+def wrong() -> None:
+    raise AssertionError("of a connector")
