@@ -48,7 +48,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "dpone.standing",
         "dpone.lease",
     ),
-    ("dpone.contract", "dpone.changes", "dpone.hookspecs", "dpone.capability"),
+    ("dpone.contract", "dpone.changes", "dpone.delivery", "dpone.hookspecs", "dpone.capability"),
     ("dpone.pipeline", "dpone.strategy", "dpone.rowcontract", "dpone.report", "dpone.observe.events"),
     ("dpone.schema", "dpone.position", "dpone.bounds", "dpone.sql.types", "dpone.jsontext"),
     ("dpone.errors", "dpone.secret", "dpone.ids", "dpone.process", "dpone.durable", "dpone.stopping"),

@@ -23,8 +23,10 @@ DECLARED = {
         "read", "query", "snapshot", "incremental_cursor", "late_commits", "partitions", "mixed_snapshots",
     ),
     "sink": (
-        "full_refresh", "append", "merge", "replace", "partition_replace", "snapshot_diff", "scd2", "cdc_apply",
-        "exactly_once", "schema_evolution", "lineage", "resume", "many_tables", "undo",
+        "write", "full_refresh", "append", "merge", "replace", "partition_replace", "snapshot_diff", "scd2",
+        "cdc_apply",
+        "exactly_once", "schema_evolution", "lineage", "resume", "many_tables", "undo", "move",
+        "take_back", "replace_columns", "refuse", "verify", "compare_keys", "sql",
     ),
     "state": ("compare_and_set", "history", "lock", "partitions"),
 }  # fmt: skip

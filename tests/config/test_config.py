@@ -613,7 +613,7 @@ def test_the_error_is_a_config_error_that_lists_problems(load: Load) -> None:
         ("{password: [hunter22]}", "password: found a value that is not text; write text"),
         ("{size: large}", "size: found the text 'large'; write an integer or one of auto"),
         ("{incremental: {by: cursor}}", "incremental: by: cursor without a column; name the column that grows"),
-        ("{incremental: {column: a}}", "incremental.by: missing; write one of cursor, xmin, cdc, change_tracking"),
+        ("{incremental: {column: a}}", "incremental.by: missing; write one of cursor, xmin"),
         ("{incremental: {by: xmin, column: a}}", "incremental: by: xmin has no column and no lookback; remove them"),
         (
             "{incremental: {by: cdc}}",

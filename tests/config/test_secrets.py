@@ -98,6 +98,22 @@ def test_S_02_base64_of_urls_is_masked() -> None:
         assert redact(f"<{form}>") == f"<{MASK}>"
 
 
+@pytest.mark.parametrize(
+    ("secret", "written", "masked"),
+    [
+        ("canary", "YWJjY2FuYXJ5LWFuZC1tb3Jl", "YWJj***LWFuZC1tb3Jl"),  # abccanary-and-more
+        ("canar3y", "YWNhbmFyM3ktYW5kLW1vcmU=", "YW***ktYW5kLW1vcmU="),  # acanar3y-and-more
+        ("canar3y", "YWJjY2FuYXIzeS1hbmQtbW9yZQ==", "YWJj***S1hbmQtbW9yZQ=="),  # abccanar3y-and-more
+        ("canary42", "YWJjYW5hcnk0Mi1hbmQtbW9yZQ==", "YWJ***i1hbmQtbW9yZQ=="),  # abcanary42-and-more
+        ("canar0", "YWNhbmFyMC1hbmQtbW9yZQ==", "YWNhbmFyMC1hbmQtbW9yZQ=="),  # acanar0-and-more
+    ],
+)
+def test_S_02_base64_inside_of_a_longer_text_is_masked(secret: str, written: str, masked: str) -> None:
+    """Wherever the secret begins in it, if eight letters are of it alone; fewer would shred other texts."""
+    register(secret)
+    assert redact(written) == masked
+
+
 def test_S_02_a_secret_does_not_print() -> None:
     """Neither repr, str, format, f-string, logging, JSON nor an exception shows it."""
     for text in printed(Secret(CANARY)):

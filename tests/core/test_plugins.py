@@ -13,7 +13,7 @@ import pytest
 from dpone.capability import Connector, declare
 from dpone.errors import PluginError
 from dpone.hookspecs import hookimpl
-from dpone.plugins import Plugins, _discover, lacking, troubles
+from dpone.plugins import Plugins, _discover, troubles, undeclared
 
 
 class _Dist:
@@ -51,6 +51,24 @@ def _none() -> list[Connector]:
 
 def _one(found: Plugins, name: str) -> Any:
     return next(f for f in found.found if f.name == name)
+
+
+@pytest.mark.parametrize(
+    ("supported", "commit", "found"),
+    [
+        (("write",), None, "it does not say how it commits"),
+        (("write", "exactly_once"), "none", "commit is none, and it declares exactly_once"),
+        (("write", "undo", "many_tables"), "none", "commit is none, and it declares many_tables, undo"),
+        (("write",), "none", ""),
+    ],
+)
+def test_a_sink_claims_what_its_commit_can_give(
+    plugin: Callable[..., EntryPoint], supported: tuple[str, ...], commit: Any, found: str
+) -> None:
+    """A sink says how it commits, and without a journal it declares nothing that takes one."""
+    record = Connector("acme", "acme:Sink", "dpone.pipeline:SinkOptions", declare("sink", supported), commit=commit)
+    one = _one(_discover([plugin("acme", dpone_sinks=lambda: [record])], ""), "acme")
+    assert (one.state, found in one.cause) == ("broken" if found else "ok", True)
 
 
 def test_a_broken_import_is_named_and_the_others_go_on(plugin: Callable[..., EntryPoint]) -> None:
@@ -180,7 +198,7 @@ def test_an_unknown_connector_lists_the_known(plugin: Callable[..., EntryPoint])
 
 
 def test_the_built_ins_keep_the_contract() -> None:
-    """Every implemented built-in connector has every member of its Protocol."""
+    """Every implemented built-in connector has every member of what it declares, and declares what it has."""
     from dpone.plugins import discover
 
     found = discover()
@@ -192,4 +210,4 @@ def test_the_built_ins_keep_the_contract() -> None:
         assert troubles(found, one) == []
         for role, names in one.roles.items():
             for name in names:
-                assert lacking(role, found.load(role, name)) == []  # type: ignore[arg-type]  # roles are plain text here
+                assert undeclared(role, found.load(role, name), found.get(role, name)) == []  # type: ignore[arg-type]  # plain

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from dpone.contract import OPTIONAL
 from dpone.sql.cursor import Cursored
 from dpone.sql.dialect import Database
 
@@ -35,4 +36,17 @@ def test_members_named_on_the_page_exist() -> None:
     names = re.findall(r"`(\w+)`", listed[1])
     assert len(names) >= 8
     assert [name for name in names if not hasattr(Database, name)] == []
-    assert len([name for name in vars(Cursored) if not name.startswith("_")]) == 5
+    assert len([name for name in vars(Cursored) if not name.startswith("_")]) == 6
+
+
+def test_the_page_lists_every_optional_protocol() -> None:
+    """One row for each of ``contract.OPTIONAL``, with its capability and all of its members."""
+    rows = re.findall(r"^\| (\w+) \| `(\w+)` \| `(\w+)`: (.*?) \|", PAGE, re.MULTILINE)
+    listed = {
+        (role, capability, protocol, *re.findall(r"`(\w+)`", members)) for role, capability, protocol, members in rows
+    }
+    assert listed == {
+        (role, capability, protocol.__name__, *(name for name in vars(protocol) if not name.startswith("_")))
+        for role, named in OPTIONAL.items()
+        for capability, protocol in named.items()
+    }

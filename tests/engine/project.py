@@ -393,11 +393,12 @@ def with_plugins(observer: Any = None, **connectors: str) -> Plugins:
     return evolve(found, manager=manager, connectors=changed)
 
 
-def declaring(plugins: Plugins, role: Any, name: str, *, without: str) -> Plugins:
-    """The same plugins, of which one connector does not declare a capability."""
+def declaring(plugins: Plugins, role: Any, name: str, *, also: str = "", without: str = "") -> Plugins:
+    """The same plugins, of which one connector declares a capability more, or one less."""
     record = plugins.get(role, name)
-    changed = evolve(record, capabilities={**record.capabilities, without: Support.NOT_IMPLEMENTED})
-    return evolve(plugins, connectors={**plugins.connectors, (role, name): changed})
+    changed = {also: Support.SUPPORTED, without: Support.NOT_IMPLEMENTED}
+    capabilities = {**record.capabilities, **{name: support for name, support in changed.items() if name}}
+    return evolve(plugins, connectors={**plugins.connectors, (role, name): evolve(record, capabilities=capabilities)})
 
 
 class Steps:

@@ -15,7 +15,7 @@ import pytest
 import yaml
 from attrs import evolve
 from tests.cdc.log import delete, events, insert, orders, transaction, update, write
-from tests.engine.project import TABLES, ChangeProject, Project, with_plugins
+from tests.engine.project import TABLES, ChangeProject, Project, declaring, with_plugins
 
 from dpone.changes import batch_schema
 from dpone.config import load_pipeline
@@ -27,6 +27,7 @@ from dpone.engine import resync, run
 from dpone.errors import ConfigError, SinkError, StateError
 from dpone.ops.state import reposition
 from dpone.pipeline import Pipeline
+from dpone.plugins import discover
 from dpone.position import Position
 from dpone.strategy import Strategy
 
@@ -178,13 +179,14 @@ def test_tables_are_resynced_under_a_new_epoch(changes: ChangeProject, monkeypat
         return position
 
     monkeypatch.setattr(FileChangeLog, "resync", without, raising=False)
+    plugins = declaring(discover(), "cdc", "file_changelog", also="resync")
     with pytest.raises(ConfigError, match="was not loaded yet"):
-        resync(pipeline, name, ["orders"])
+        resync(pipeline, name, ["orders"], plugins)
     write(changes.log, orders(1, 3, "01"))
     changes.load()
     before, rows = changes.head(), changes.rows()
     assert before is not None
-    set_to = resync(pipeline, name, ["orders", "cust*"])
+    set_to = resync(pipeline, name, ["orders", "cust*"], plugins)
     after = changes.head()
     assert after is not None
     assert asked == [["orders", "cust*"]]

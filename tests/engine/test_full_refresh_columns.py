@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 import yaml
+from tests.engine.project import declaring
 
 import dpone
 from dpone import engine
 from dpone.errors import UndoRefused
+from dpone.plugins import discover
 from dpone.report import RunReport
 from dpone.strategy import Strategy
 
@@ -198,19 +200,17 @@ def test_a_source_that_has_lost_most_rows_does_not_pass_the_guard_of_snapshot_di
     assert project.rows() == AFTER[:1]
 
 
-def test_a_sink_that_cannot_says_to_drop_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One without makes_anew stops as before, and its message's way is a green run."""
-    from dpone.connectors.sqlite.sink import SqliteSink
-
-    monkeypatch.setattr(SqliteSink, "makes_anew", False)
+def test_a_sink_that_cannot_says_to_drop_the_table(tmp_path: Path) -> None:
+    """One that does not declare ``replace_columns`` stops, and its message's way is a green run."""
+    plugins = declaring(discover(), "sink", "sqlite", without="replace_columns")
     project = Project(tmp_path, "sqlite", "append")
     project.write(BEFORE)
     project.run()
     project.write(AFTER)
-    assert "or drop the table and use --full-refresh" in project.stop(full_refresh=True)
+    assert "or drop the table and use --full-refresh" in project.stop(full_refresh=True, plugins=plugins)
     assert project.rows() == BEFORE
     project.execute("DROP TABLE t")
-    assert project.run(full_refresh=True).exit_code == 0
+    assert project.run(full_refresh=True, plugins=plugins).exit_code == 0
     assert project.rows() == AFTER
 
 

@@ -15,7 +15,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from attrs import evolve as replace
-from tests.sqlite.target import KEY, START, Target, at, evolve, load, rows
+from attrs import frozen
+from tests.sqlite.target import KEY, START, Rows, Target, at, evolve, load, rows
 
 from dpone.connectors.sqlite import types
 from dpone.connectors.sqlite.sink import SqliteSink
@@ -224,13 +225,23 @@ def test_a_load_without_schema_is_journalled_alone(target: Target) -> None:
 # ---- resuming
 
 
+@frozen
+class Judged(Rows):
+    """As the engine gives the rows of a stream with a contract."""
+
+    quarantined: int = 2
+    checks: str = "what was found"
+
+
 def test_a_repeatable_load_goes_on_with_its_staged_parts(target: Target) -> None:
-    """After a crash a load of the same token has its parts, load id and load time; no part is staged twice."""
+    """After a crash a load of the same token has its parts, with all that was said of them, load id and load time; no
+    part is staged twice."""
     sink = target.sink(APPEND)
     with closing(sink):
         evolve(sink, table().schema, APPEND)
         first = sink.open(load(table().schema, APPEND, repeatable=True, load_id="FIRST"))
-        staged = first.stage(Part("one"), rows(table(1, 2)))
+        staged = first.stage(Part("one"), Judged(table().schema, table(1, 2).to_batches(), filtered=3))
+        assert (staged.rows, staged.filtered, staged.quarantined, staged.checks) == (2, 3, 2, "what was found")
         with pytest.raises(Broken):
             first.stage(Part("two"), rows(table(3, 4, 5, 6), fail_at(1)))
     sink = target.sink(APPEND)

@@ -9,6 +9,7 @@ one stands here too (``@honest``), and must pass what its faults fail.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sqlite3
 import threading
@@ -45,6 +46,7 @@ from dpone.ids import ulid
 from dpone.pipeline import Incremental
 from dpone.sql.ddl import is_look
 from dpone.testing.loads import at
+from dpone.testing.loads import key as own_key
 from dpone.testing.rows import Rows
 from dpone.testing.state import KEY
 
@@ -565,6 +567,24 @@ class EmptyNativeStream(OffersNative):
 # ---- sinks
 
 
+@fails(a_target_is_there_once_it_is_loaded="the sink says that it does not exist")
+class ForgetsThatItExists(SqliteSink):
+    """Takes a target of one row for none."""
+
+    def exists(self) -> bool:
+        return super().exists() and self._db.rows(f"SELECT COUNT(*) FROM {self.dialect.name(self._target)}") != [(1,)]
+
+
+@fails(a_strategy_that_it_lacks_is_refused="DID NOT RAISE")
+class AppendsWhateverIsAsked(FileSink):
+    """Takes a strategy that it does not have, and appends."""
+
+    def open(self, load: Any) -> Any:
+        if load.strategy.mode not in ("append", "full_refresh"):
+            load = evolve(load, strategy=evolve(load.strategy, mode="append"))
+        return super().open(load)
+
+
 class FaultyWriter(Through):
     """``sink`` does to a load what its hooks say."""
 
@@ -603,6 +623,33 @@ class FaultySink(SqliteSink):
 
     def other(self, load: Any, **changes: Any) -> Any:
         return evolve(load, strategy=evolve(load.strategy, **changes))
+
+
+@fails(an_empty_read_writes_nothing="2 rows are missing", also=("append_adds_the_rows_read",))
+class EmptiesWithNothing(FaultySink):
+    """A load without rows leaves none."""
+
+    class writer(FaultyWriter):
+        def commit(self, after: Any, position: Any, also: Any = ()) -> Any:
+            rows = sum(staged.rows for staged in self._inner.staged().values())
+            receipt = super().commit(after, position, also)
+            if not rows and self._load.schema is not None and self._load.strategy.mode == "append":
+                self._sink.execute("DELETE FROM {target}")
+            return receipt
+
+
+@fails(
+    no_row_is_lost_by_a_kill="4 rows are missing",
+    also=("a_killed_run_is_finished_by_the_next", "staged_parts_survive"),
+)
+class LosesWhatItStaged(FaultySink):
+    """The marks of staged parts survive a crash, their rows do not."""
+
+    class writer(FaultyWriter):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            if self._inner.staged():
+                self._inner._db.execute(f"DELETE FROM {self._sink.dialect.name(self._inner._stage.table)}")
 
 
 class OfMode(FaultySink):
@@ -945,6 +992,28 @@ class NeverMisses(SqliteSink):
         return ""
 
 
+@fails(the_dialect_is_that_of_the_sink="a statement of ddl does not name the table as the dialect does")
+class SpeaksAnotherSql(SqliteSink):
+    """The statements of ``ddl`` are not in the dialect that it shows."""
+
+    def ddl(self, *args: Any) -> list[str]:
+        return [statement.replace('"', "`") for statement in super().ddl(*args)]
+
+
+@fails(a_key_column_compares_as_was_said="is not the column that was said")
+class ComparesAsTheSource(SqliteSink):
+    """It says that a new column takes for equal what the source's does."""
+
+    def made(self, field: pa.Field) -> pa.Field:
+        return field
+
+
+@fails(a_key_column_compares_as_was_said="texts are not found by their pattern")
+class FindsNoText(SqliteSink):
+    def holds_like(self, *args: Any) -> bool:
+        return False
+
+
 @fails(merge_keeps_the_row_of_the_last_file="1 rows are missing, 1 too many")
 class TakesPartsForFiles(FaultySink):
     """The file of a row is the part that was staged last."""
@@ -958,7 +1027,7 @@ class TakesPartsForFiles(FaultySink):
 
 
 @fails(
-    a_target_that_somebody_emptied_is_noticed='assert [lost(entry, count) for count in (False, True)] == ["", ""]',
+    a_target_that_somebody_emptied_is_noticed='assert [sink.lost(entry, count) for count in (False, True)] == ["", ""]',
     also=("a_killed_run_is_finished_by_the_next", "a_lost_answer_is_no_second_load"),
 )
 class MissesAllTheTime(SqliteSink):
@@ -1014,7 +1083,8 @@ class ComparesWhenItOpens(FaultySink):
 
         def commit(self, after: Any, position: Any, also: Any = ()) -> Any:
             head = self._sink.journal(self._sink.key)
-            if after == self._sink.head and after and head.epoch == after.epoch:
+            opened = self._load.schema is not None and after and after == self._sink.head
+            if opened and head.epoch == after.epoch:
                 after = head
             return super().commit(after, position, also)
 
@@ -1078,6 +1148,27 @@ class ComparesBeforeTheLock(FaultySink):
     one_by_one = threading.Lock()
 
 
+@fails(a_staging_that_nobody_knows_is_swept="nobody will ever drop it")
+class SweepsByItsLinesAlone(FaultySink):
+    """A staging table without a line stays for ever."""
+
+    def open(self, load: Any) -> Any:
+        with mock.patch.object(type(self._db), "tables", return_value=[]):
+            return super().open(load)
+
+
+@fails(a_staging_that_nobody_knows_is_swept="what another stream has staged is gone")
+class SweepsWhatBeginsLikeIt(FaultySink):
+    """It takes the staging of a stream whose key begins with its own for one of its own."""
+
+    def open(self, load: Any) -> Any:
+        like = hashlib.sha256(f"{load.key}|other".encode()).hexdigest()[:8]
+        for table in self._db.tables(self._target, "__dpone__stage_"):
+            if table.last.endswith(like):
+                self._db.drop(table)
+        return super().open(load)
+
+
 @fails(an_aborted_load_leaves_no_trace="assert sink.journal(key()) == head")
 class CommitsWhatCameBefore(FaultySink):
     """The end of a load whose stream failed: what was staged is there."""
@@ -1110,9 +1201,11 @@ class LeavesWhatItMade(FaultySink):
 class ForgetsTheCommit(FaultySink):
     """What a commit has made the target's is taken back as well."""
 
+    one_by_one = threading.Lock()  # patches that overlap are undone in the wrong order
+
     class writer(FaultyWriter):
         def commit(self, after: Any, position: Any, also: Any = ()) -> Any:
-            with mock.patch("dpone.sql.writer.Added.confirm"):
+            with self._sink.one_by_one, mock.patch("dpone.sql.writer.Added.confirm"):
                 return super().commit(after, position, also)
 
     def take_back(self, key: str, run_id: str = "") -> Any:
@@ -1152,7 +1245,8 @@ class DropsValues(FaultySink):
         if self._db.rows("SELECT name FROM sqlite_master WHERE name = 'mine'"):
             target = self.dialect.name(self._target)
             for (name,) in self._db.rows("SELECT name FROM mine"):
-                if self._db.rows(f"SELECT 1 FROM {target} WHERE {name} IS NOT NULL"):
+                there = name in self.schema().names
+                if there and self._db.rows(f"SELECT 1 FROM {target} WHERE {name} IS NOT NULL"):
                     self.execute(f"ALTER TABLE {{target}} DROP COLUMN {name}")
         return found
 
@@ -1176,11 +1270,11 @@ class RewindKeepsTheEpoch(FaultySink):
 
 @fails(a_lost_answer_is_no_second_load="ConnectionResetError", a_killed_run_is_finished_by_the_next="StateAhead")
 class JournalIsLate(FaultySink):
-    """Before the second entry it has not seen the first."""
+    """Before the second entry of a run it has not seen the first."""
 
     def journal(self, key: str) -> Any:
         head = super().journal(key)
-        return head if head and head.seq > 1 else None
+        return head if head and (head.seq > 1 or key.startswith(own_key(""))) else None
 
 
 @fails(every_row_names_its_load='assert found[LOADED_AT].cast(pa.timestamp("us", "UTC")).to_pylist() == [start] * 3')
@@ -1337,7 +1431,7 @@ class PlansAnyUndo(FaultySink):
             return None
 
 
-@fails("who_renames_a_key_is_fenced")
+@fails(who_renames_a_key_is_fenced="DID NOT RAISE Conflict")
 class RenamesWhateverThereIs(FaultySink):
     """Both heads are those of now, not those that the caller has seen."""
 
@@ -1345,7 +1439,10 @@ class RenamesWhateverThereIs(FaultySink):
         super().move(old, self.journal(old), new, self.journal(new), gone)
 
 
-@fails("a_key_is_renamed_whole", "who_renames_a_key_is_fenced")
+@fails(
+    a_key_is_renamed_whole="== (head, gone)",
+    who_renames_a_key_is_fenced="its staging was dropped, or the fence holds",
+)
 class LeavesNoMark(FaultySink):
     """The old key is as if it had never been: a runner that began before its first load commits."""
 
@@ -1354,7 +1451,7 @@ class LeavesNoMark(FaultySink):
         self._db.execute("DELETE FROM __dpone__loads WHERE key = ?", (old,))
 
 
-@fails("a_key_is_renamed_whole")
+@fails(a_key_is_renamed_whole="assert sink.undo_plan(new, head.load_id).position == at(1)")
 class MovesTheHeadAlone(FaultySink):
     def move(self, old: str, after: Any, new: str, before: Any, gone: Any) -> None:
         super().move(old, after, new, before, gone)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import tests.testing.faulty_cdc  # noqa: F401  # its faults join FAULTS
 from tests.engine.project import memory_folder
+from tests.testing import ddl_commits  # noqa: F401  # its faults join FAULTS
 from tests.testing.faulty import FAULTS, HONEST
 
 from dpone.capability import CAPABILITIES, Support

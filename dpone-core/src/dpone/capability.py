@@ -40,6 +40,7 @@ CAPABILITIES: Mapping[Role, Mapping[str, str]] = {
         "native_stream": "hand out the server's own byte stream",
     },
     "sink": {
+        "write": "rows arrive as they are or are refused, and none is lost when a run is killed",
         **{name: mode.summary for name, mode in MODES.items()},
         "exactly_once": "rows, journal entry and position become durable together",
         "schema_evolution": "add and widen columns before staging",
@@ -50,6 +51,12 @@ CAPABILITIES: Mapping[Role, Mapping[str, str]] = {
         "many_tables": "rows of several tables in one commit",
         "undo": "keep what a load replaced, so that the load can be taken back",
         "move": "a key is renamed in one fenced step",
+        "take_back": "a load that does not commit takes back the tables and columns it added",
+        "replace_columns": "a full refresh replaces the columns of the target too, in its commit",
+        "refuse": "refuse a load that cannot succeed before a row is read",
+        "verify": "notice before a load that somebody emptied the target",
+        "compare_keys": "say which different keys the target takes for equal",
+        "sql": "write names, types and changes as SQL without a connection",
     },
     "state": {
         "compare_and_set": "save only over the version that was read",
@@ -70,8 +77,16 @@ CAPABILITIES: Mapping[Role, Mapping[str, str]] = {
 }
 
 
+# A source may declare any ``incremental_<word>``: ``<word>`` is then what ``incremental.by`` says in a pipeline.
+INCREMENTAL = "incremental_"
+
+
+def known(role: Role, capability: str) -> bool:
+    return capability in CAPABILITIES[role] or (role == "source" and capability.startswith(INCREMENTAL))
+
+
 def declare(role: Role, supported: Iterable[str] = (), unsupported: Iterable[str] = ()) -> Mapping[str, Support]:
-    """The full row of a role: what is named neither way is not implemented."""
+    """The full row of a role: what is named neither way is not implemented. Of a source also ``incremental_<word>``."""
     row = dict.fromkeys(CAPABILITIES[role], Support.NOT_IMPLEMENTED)
     row.update(dict.fromkeys(supported, Support.SUPPORTED))
     row.update(dict.fromkeys(unsupported, Support.UNSUPPORTED))
@@ -79,6 +94,7 @@ def declare(role: Role, supported: Iterable[str] = (), unsupported: Iterable[str
 
 
 Commit = Literal["transaction", "manifest", "log", "none"]
+NEED_A_JOURNAL = ("exactly_once", "many_tables", "undo")
 
 
 @frozen
@@ -94,8 +110,11 @@ class Connector:
     errors          ``module:NAME`` of the driver's ErrorCodes
     serves          change readers: the type of source and the ``incremental.by`` that choose it, as in
                     ("postgres", "cdc"); the options are then those of the source
-    commit          sinks: how a load becomes durable. ``transaction`` (SQL), ``manifest`` (immutable parts, then one
-                    atomic manifest), ``log`` (transactional log), ``none`` (at least once)
+    commit          sinks: how a load becomes durable, and who keeps the journal. The sink does, with the rows:
+                    ``transaction`` (SQL), ``manifest`` (immutable parts, then one atomic manifest), ``log`` (a
+                    transactional log). ``none``: it cannot (an HTTP API, a search index), so that the engine keeps the
+                    journal, as the state, and writes it once ``Writer.commit`` has returned. What a crash leaves
+                    unconfirmed is delivered again: at least once. Such a sink declares none of ``NEED_A_JOURNAL``
     """
 
     name: str
@@ -110,3 +129,8 @@ class Connector:
     @property
     def implemented(self) -> bool:
         return Support.SUPPORTED in self.capabilities.values()
+
+    @property
+    def delivery(self) -> str:
+        """Of a sink's rows: ``exactly once`` or ``at least once``."""
+        return "exactly once" if self.capabilities.get("exactly_once") is Support.SUPPORTED else "at least once"

@@ -83,12 +83,13 @@ class ConnectorLevel:
 
 @frozen
 class Certification:
-    """``seen``: how many files of evidence were read."""
+    """``seen``: how many files of evidence were read. ``delivery``: of each sink, and how it commits."""
 
     cells: tuple[Cell, ...]
     routes: tuple[RouteCell, ...]
     connectors: tuple[ConnectorLevel, ...]
     seen: int
+    delivery: Mapping[str, str] = {}
 
     def below(self, level: Level) -> list[str]:
         """Connectors that do something and do not reach the level."""
@@ -106,7 +107,13 @@ def certify(folder: Path | None = None, only: Collection[str] = ()) -> Certifica
     cells = tuple(cell for cell in _cells(plugins, known) if not only or cell.connector in only)
     routes = tuple(r for r in _routes(known) if not only or r.source in only or r.sink in only)
     connectors = tuple(_levels(cells, known))
-    return Certification(cells, routes, connectors, len(known.evidence))
+    return Certification(cells, routes, connectors, len(known.evidence), _deliveries(plugins, only))
+
+
+def _deliveries(plugins: Plugins, only: Collection[str]) -> Mapping[str, str]:
+    """Only of sinks that do something: the others promise nothing yet."""
+    sinks = (plugins.get("sink", name) for name in plugins.names("sink") if not only or name in only)
+    return {sink.name: f"{sink.delivery} ({sink.commit})" for sink in sinks if sink.implemented}
 
 
 @frozen
@@ -161,9 +168,10 @@ def _files(found: Iterable[Evidence]) -> tuple[str, ...]:
 
 def _cells(plugins: Plugins, known: _Known) -> Iterable[Cell]:
     for role in ROLES:
-        for name in plugins.names(role):
-            capabilities = plugins.get(role, name).capabilities
-            for capability in CAPABILITIES[role]:
+        declared = [plugins.get(role, name).capabilities for name in plugins.names(role)]
+        wanted = list(dict.fromkeys([*CAPABILITIES[role], *(one for row in declared for one in row)]))
+        for name, capabilities in zip(plugins.names(role), declared, strict=True):
+            for capability in wanted:
                 support = capabilities.get(capability, Support.NOT_IMPLEMENTED)
                 if support is not Support.SUPPORTED:
                     yield Cell(name, role, capability, _not_supported(support))
@@ -236,6 +244,7 @@ def to_json(found: Certification) -> dict[str, Any]:
         "connectors": [asdict(c) for c in found.connectors],
         "capabilities": [asdict(c) for c in found.cells],
         "routes": [asdict(r) for r in found.routes],
+        "delivery": dict(found.delivery),
     }
 
 
@@ -246,8 +255,12 @@ def to_markdown(found: Certification) -> str:
         rows = [cell for cell in found.cells if cell.role == role]
         names = list(dict.fromkeys(cell.connector for cell in rows))
         if names:
+            wanted = dict.fromkeys(cell.capability for cell in rows)
             status = {(c.connector, c.capability): str(c.status) for c in rows}
-            lines = [[capability, *(status[name, capability] for name in names)] for capability in CAPABILITIES[role]]
+            lines = [[capability, *(status[name, capability] for name in names)] for capability in wanted]
+            if role == "sink":
+                said_ = [found.delivery.get(name, str(Status.NOT_IMPLEMENTED)) for name in names]
+                lines.insert(0, ["delivery (commit)", *said_])
             parts.append(f"## {role.replace('_', ' ').capitalize()}\n\n{_table([role, *names], lines)}")
     lines = [[r.source, r.sink, r.strategy, str(r.status), ", ".join(r.servers)] for r in claimed(found.routes)]
     parts.append(f"## Routes\n\n{_table(['source', 'sink', 'strategy', 'status', 'run against'], lines)}")

@@ -49,7 +49,7 @@ from typing import Any, Literal, Union, cast, get_args, get_origin
 import attrs
 from attrs import evolve, frozen
 
-from dpone.capability import Connector, Role, Support
+from dpone.capability import INCREMENTAL, Connector, Role, Support
 from dpone.document import (
     REFERENCE,
     Node,
@@ -563,7 +563,7 @@ class _Reader:
             self.problems.add(entry.at("sink", "options", "undo"), found, "remove undo")
 
     def _check_pair(self, entry: Node, source: SourceSpec, sink: SinkSpec) -> None:
-        incremental, mode = getattr(source.options, "incremental", None), sink.strategy.mode
+        incremental, mode = source.options.incremental, sink.strategy.mode
         if sink.strategy.mode == "cdc_apply" and not source.changes:
             todo = "add source.options.incremental: {by: cdc}, or use merge"
             self.problems.add(entry.at("sink", "strategy", "mode"), "cdc_apply takes changes, not rows", todo)
@@ -596,15 +596,26 @@ class _Reader:
         spec = self._spec("source", node, SourceSpec, record, {})
         if spec is not BAD and spec.exclude:
             self._check_exclude(node, spec)
-        incremental = getattr(spec.options, "incremental", None) if spec is not BAD else None
-        if record and incremental:
-            name = f"incremental_{incremental.by}"
-            if record.capabilities.get(name) is not Support.SUPPORTED:
-                known = _supported(record, "incremental_")
-                todo = f"use one of {', '.join(known)}" if known else "remove incremental"
-                found = f"{record.name} does not read by {incremental.by} ({_support(record, name)})"
-                self.problems.add(node.at("options", "incremental", "by"), found, todo)
         return spec
+
+    def _increment(self, node: Node, record: Connector, options: Any) -> Any:
+        """The options, whose ``incremental`` knows who reads it."""
+        if options is BAD or options.incremental is None:
+            return options
+        by, offered = options.incremental.by, self.plugins.increments(record.name)
+        if by not in offered:
+            others = [one for one in self.plugins.names("source") if by in self.plugins.increments(one)]
+            todo = f"use one of {', '.join(offered)}" if offered else "remove incremental"
+            elsewhere = f", or use source {' or '.join(others)}, which reads by {by}" if others else ""
+            found = f"{record.name} does not read by {by} ({_support(record, INCREMENTAL + by)})"
+            self.problems.add(node.at("options", "incremental", "by"), found, todo + elsewhere)
+            return options
+        try:
+            changes = self.plugins.reader(record.name, by) is not None
+            return evolve(options, incremental=options.incremental.read_by(changes))
+        except ConfigError as error:
+            self.problems.add(node.at("options", "incremental"), error.found, error.todo)
+            return BAD
 
     def _check_exclude(self, node: Node, source: SourceSpec) -> None:
         place = node.at("exclude")
@@ -624,7 +635,7 @@ class _Reader:
         if from_table and not any(key in node.items for key in WHAT):
             node = evolve(node, value={**node.items, "table": _text_node("{table}", node)})
         spec = self._spec("sink", node, SinkSpec, record, {"strategy": strategy})
-        if record and spec is not BAD and getattr(spec.options, "undo", None):
+        if record and spec is not BAD and spec.options.undo is not None:
             self._check_undo(node, record)
         return spec
 
@@ -681,18 +692,25 @@ class _Reader:
             values["connection"] = self._connection(node.items["connection"])
             values |= self._named(node.items["connection"]) if cls is not StateSpec else {}
         if record:
-            values["options"] = options = self._options(role, node, record)
+            options = self._options(role, node, record)
+            values["options"] = options = self._increment(node, record, options) if role == "source" else options
             self._check_takes(node, cls, record, self._change_reader(record, options) if role == "source" else None)
         return _record(node, cls, self.problems, values)
 
     def _change_reader(self, record: Connector, options: Any) -> Connector | None:
-        incremental = getattr(options, "incremental", None) if options is not BAD else None
+        incremental = options.incremental if options is not BAD else None
         return self.plugins.reader(record.name, incremental.by) if incremental is not None else None
 
     def _options(self, role: Role, node: Node, record: Connector) -> Any:
         empty = Node({}, f"{node.path}.options", node.line, node.file)
+        given = node.items.get("options", empty)
+        by = given.items.get("incremental")
+        if role == "source" and by and by.items and "by" not in by.items:
+            offered = self.plugins.increments(record.name)
+            self.problems.add(by, "missing", f"write one of {', '.join(offered)}" if offered else "remove it", "by")
+            return BAD
         try:
-            return _value(node.items.get("options", empty), self.plugins.options(role, record.name), self.problems)
+            return _value(given, self.plugins.options(role, record.name), self.problems)
         except PluginError as error:
             self.problems.add(node.at("type"), f"{error.failed}: {error.found}", error.todo)
             return BAD
@@ -798,14 +816,6 @@ def _over(default: Node, over: Node) -> Node:
         return over
     both = {key: _over(default.value[key], node) if key in default.value else node for key, node in over.value.items()}
     return evolve(over, value={**default.value, **both})
-
-
-def _supported(record: Connector, prefix: str) -> list[str]:
-    return [
-        name.removeprefix(prefix)
-        for name, support in record.capabilities.items()
-        if name.startswith(prefix) and support is Support.SUPPORTED
-    ]
 
 
 def _support(record: Connector, name: str) -> str:

@@ -5,11 +5,22 @@ The engine calls in one order, for each stream (docs/architecture.md, laws 1 to 
     Sink.journal -> Source.window -> Sink.schema/ddl/provide -> Sink.open -> Writer.stage(part, Source.read(part))...
     -> Writer.commit -> StateBackend.save -> Source.ack
 
+Every attempt makes a Source, a Sink and a StateBackend of its own, holds the key's lock from before ``Sink.journal``
+until after ``Source.ack``, and closes them in the opposite order. A dry run (``dpone plan``) takes no lock and ends
+before ``provide``.
+
 Rules for every class here:
 
 * The constructor takes one spec (values from the pipeline file) and does no I/O.
-* Calls are synchronous and come from one thread at a time per object, unless a docstring says otherwise.
-* ``close`` may be called twice, and after any failure.
+* Calls are synchronous and come from one thread at a time per object, which is the run's own, unless a docstring says
+  otherwise. Threads of the run: one for each part that is staged (up to ``runtime.workers``), one that reads ahead for
+  each of them, one that renews the lease. What several of them may call at once, a docstring says.
+* Objects of other processes are at work at the same time: other streams in the same target, a runner whose lease ran
+  out and that does not know it yet. No method may count on being alone; the lock of ``StateBackend`` keeps runners of
+  one key apart, and the fence of ``Writer.commit`` decides where it did not.
+* What is durable on return, a docstring says; of anything else nothing is promised, and a crash may undo it.
+* ``close`` may be called twice, and after any failure. It undoes what is not durable: an open transaction, also one of
+  a log, is aborted and never committed. It raises nothing that hides the failure before it.
 * Every wait has a limit, that of the driver included: a peer can keep a connection open and say nothing. Wait in slices
   of a second at most, and ask ``dpone.stopping.left`` for each; a wait that is given up is a transient error.
 * Raise the exceptions of ``dpone.errors`` where one fits, with the driver's exception as cause; let other driver
@@ -20,15 +31,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from attrs import field, frozen
 
+from dpone.capability import Role
 from dpone.strategy import Strategy
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     import pyarrow as pa
 
     from dpone.evolution import Change, Stored
@@ -54,10 +65,14 @@ class Part:
     repeatable window is planned again; ``detail`` is JSON, so that a part can cross a process or a crash. A part that
     is a range of a column's values says so in ``detail["bounds"]`` (``bounds.Bounds.to_json``). Where the rows are in
     files that have an order, ``detail["order"]`` is the place of the part's file in it: a strategy with
-    ``order_by: file`` keeps the row of the first or of the last one."""
+    ``order_by: file`` keeps the row of the first or of the last one. ``content`` names the rows themselves, and their
+    order: the same in every window that brings them, another for any other rows (a file's name and digest, a partition
+    of a topic and its first offset). Ids of deliveries are made of it (``dpone.delivery``); empty where nothing names
+    the rows, as in a momentary read."""
 
     id: str
     detail: Mapping[str, Any] = field(factory=dict)
+    content: str = ""
 
 
 @frozen
@@ -184,37 +199,56 @@ class Source(Protocol):
     def __init__(self, spec: SourceSpec) -> None: ...
 
     def check(self) -> list[Finding]:
-        """Connect and look, read-only. A failed connection is a Finding, not an exception."""
+        """Connect and look, read-only. A failed connection is a Finding, not an exception.
+
+        Called by ``dpone check --connect`` and ``dpone doctor``, once, of an object that does nothing else; never in a
+        run."""
         ...
 
     def tables(self, pattern: str) -> list[str]:
-        """Names that match a glob, sorted. Called for ``streams`` that select tables."""
+        """Names that match a glob, sorted. Called for ``streams`` that select tables: once when a run or a command
+        begins, without a lock, of an object that is closed afterwards. Raises SourceError."""
         ...
 
     def schema(self) -> pa.Schema:
-        """Columns as they are now."""
+        """Columns as they are now. Called by ``dpone check --connect``, not in a run, where the window says them.
+        Raises SourceError."""
         ...
 
     def window(self, after: Position | None, request: WindowRequest) -> Window:
         """Fix the bounds of the next read: strictly after ``after``; None means from the beginning.
 
-        Called once per attempt, before any ``read``. Raises IdentityChanged, Gap or ContentChanged rather than skip
-        or repeat rows. With nothing new it returns a window without parts whose position equals ``after``.
+        Called once per attempt, before any ``read``, under the key's lock but in a dry run, and by ``dpone state set``,
+        which asks whether a position can be read from and reads nothing. What it needs until the reads are over (a
+        snapshot, a spool) it holds until ``close``; nothing has to survive a crash. It changes nothing in the source.
+
+        Raises IdentityChanged, Gap or ContentChanged rather than skip or repeat rows, ConfigError for a request it
+        cannot serve, DataError for rows that cannot be read, SourceError otherwise. With nothing new it returns a
+        window without parts whose position equals ``after``.
         """
         ...
 
     def read(self, part: Part) -> AbstractContextManager[Stream]:
-        """Read one part of the latest window. With several workers, called from several threads at once.
+        """Read one part of the latest window. Called once for each part that is not staged yet; with several workers
+        from several threads at once, each of which enters and leaves the block of its part. Its stream is iterated in
+        yet another thread, which has ended when the block does, also where the sink gave up half way.
 
         Raises SourceError or DataError when the source moved under the read: rows of another state are never mixed in.
+        What is raised while the stream is iterated reaches the engine through ``Writer.stage``, as it is.
         """
         ...
 
     def ack(self, position: Position) -> None:
-        """Everything up to ``position`` is durable in the sink and saved in the state. Idempotent; may do nothing."""
+        """Everything up to ``position`` is durable in the sink and saved in the state; the source may forget it.
+
+        Called at most once per attempt, last of all, by the thread of the run. Idempotent, and may do nothing: a run
+        that was killed before it leaves it to the next, which calls it without a window when nothing is new. A failure
+        fails the run, whose rows stay loaded."""
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Let go of connection, snapshot and spool. No thread reads any more. What was not acknowledged stays so."""
+        ...
 
 
 def _texts(values: Iterable[str]) -> tuple[str, ...]:
@@ -291,9 +325,11 @@ class Load:
                empties the target before it applies them (``scd2``: closes what they lack)
     parts      how many parts there will be, so that a writer can tell one from several; 0: not known
     count      ``Entry.held`` is to be exact
-    anew       only for a sink that says ``makes_anew``: the commit replaces the target by a table that has the columns
-               of ``schema``, the sink's own, and no row but those of the load. Until then the target stays as it is,
-               and for good if the load is empty and may not empty it
+    anew       only for a sink that declares ``replace_columns``: the commit replaces the target by a table that has the
+               columns of ``schema``, the sink's own, and no row but those of the load. Until then the target stays as
+               it is, and for good if the load is empty and may not empty it
+    origin     digest of key, epoch, the load before and whatever decides which rows a part has: the same for every load
+               that is tried after one load, also where the source has got more meanwhile
     """
 
     key: str
@@ -309,6 +345,12 @@ class Load:
     parts: int = 0
     count: bool = False
     anew: bool = False
+    origin: str = ""
+
+    def entry(self, after: Entry | None, position: Position, **rows: int) -> Entry:
+        """The entry of its commit, for sinks that keep no journal of their own."""
+        seq, now = after.seq + 1 if after else 1, datetime.now(UTC)
+        return Entry(seq, position.epoch, self.load_id, self.run_id, self.token, position, now, rows)
 
 
 @frozen
@@ -329,15 +371,31 @@ class Staged:
     checksum: str | None = None
 
 
+_COUNTS = ("inserted", "updated", "deleted", "unchanged")
+
+
 @frozen
 class Receipt:
-    """What a commit made durable. Counts are rows of the target, or 0 where the strategy has no such thing."""
+    """What a commit made durable. Counts are rows of the target, or 0 where the strategy has no such thing.
+
+    sequences  a line for each sequence of the target that the commit has set beyond the values of the load, so that the
+               next row which an application inserts does not meet one of them
+    warnings   what a person should know of this commit, and what can be done; both are in the report of the run
+    """
 
     entry: Entry
     inserted: int = 0
     updated: int = 0
     deleted: int = 0
     unchanged: int = 0
+    sequences: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, entry: Entry) -> Receipt:
+        """With the counts of the entry."""
+        inserted, updated, deleted, unchanged = (entry.rows.get(name, 0) for name in _COUNTS)
+        return cls(entry, inserted, updated, deleted, unchanged)
 
 
 @runtime_checkable
@@ -348,13 +406,19 @@ class Writer(Protocol):
     load_id: str
 
     def staged(self) -> Mapping[str, Staged]:
-        """Parts already staged, by id. Only for a repeatable load can there be any at the start."""
+        """Parts already staged, by id. Only for a repeatable load can there be any at the start. Called by the thread
+        of the run, before the first part and after the last, never while one is staged."""
         ...
 
     def stage(self, part: Part, stream: Stream) -> Staged:
         """Write the rows of a part and the part's mark, durable together on return. Idempotent: a part that is
-        marked is not written again. May be called from several threads with different parts when the sink
-        declares it; the target is not touched."""
+        marked is not written again. The target is not touched.
+
+        Called once per part. Where the sink declares ``parallel_stage``, from several threads at once with different
+        parts; else from the thread of the run. Killed in it, the part has no mark and is staged again; half of its rows
+        may lie there until then, and never count. What the stream raises passes as it is, once the part is undone;
+        DataError for rows that the target does not take, SinkError otherwise. Where the sink does not declare
+        ``resume``, what is staged need not survive the process."""
         ...
 
     def commit(self, after: Entry | None, position: Position, also: Sequence[Writer]) -> Receipt:
@@ -367,29 +431,32 @@ class Writer(Protocol):
         Locks the key's journal head first and raises Conflict, with nothing written, unless the head is ``after``.
         An empty load leaves the target as it is, unless the strategy says ``allow_empty``; its position is kept all
         the same. If the answer of the server is lost, raise; the engine asks ``Sink.journal`` whether it happened.
+
+        Called once per writer, by the thread of the run, when every part is staged and no thread stages any more; not
+        of a writer that is among the ``also`` of another. Other loads may commit to the same target at the same time.
+        Killed before it is durable, nothing of it is there; after that, all of it. Raises Conflict, DataError (keys,
+        constraints), DeletesRefused and other Stopped for a load that must not be, SinkError otherwise; after each of
+        them the target is as before, unless only the answer was lost.
+
+        A sink of ``commit="none"`` has no journal to lock: it returns once the system has confirmed every row, with
+        ``load.entry(after, position)`` in its receipt, which the engine then saves. Until it returns, the same rows may
+        have to be delivered again, after a crash as after an error; each row bears the same id then as before
+        (``dpone.delivery``).
         """
         ...
 
     def abort(self) -> None:
-        """Drop the staging; the target is as before ``open`` (for schema changes see ``TakingBack``). Idempotent."""
+        """Drop the staging; the target is as before ``open`` (for schema changes see ``TakingBack``). Idempotent.
+
+        Called by the thread of the run when the load is given up, after any failure, a failed ``commit`` among them.
+        Its own failure is passed over, and the next ``Sink.open`` of the key sweeps. After it only ``close`` is
+        called."""
         ...
 
     def close(self) -> None:
-        """Let go of connections and leave staged parts for a later run."""
+        """Let go of what is the writer's own, and abort what is open: a part without a mark, a transaction, that of a
+        log among them. Staged parts stay for a later run where the sink declares ``resume``. Called last, always."""
         ...
-
-
-class Advancing(Protocol):
-    """What a Writer may have besides: its commit sets the sequences of the target beyond the values that the load
-    brought, so that the next row which an application inserts does not meet one. Both are for the report, once the load
-    is committed.
-
-    sequences  a line for each that was set
-    warnings   a line for each that was not, and what a person can do
-    """
-
-    sequences: tuple[str, ...]
-    warnings: tuple[str, ...]
 
 
 @runtime_checkable
@@ -399,11 +466,14 @@ class Sink(Protocol):
     def __init__(self, spec: SinkSpec) -> None: ...
 
     def check(self) -> list[Finding]:
-        """As Source.check, and whether the target could be written."""
+        """As ``Source.check``, and whether the target could be written. Makes nothing."""
         ...
 
     def schema(self) -> pa.Schema | None:
-        """Columns of the target, lineage included; None if it does not exist, or exists without columns that anybody
+        """Called before and after ``ddl``, any number of times, by the thread of the run; creates nothing and keeps no
+        answer of before. Raises SinkError.
+
+        Columns of the target, lineage included; None if it does not exist, or exists without columns that anybody
         could name (a topic, a folder of JSON): then rows of any columns fit. Field metadata: ``schema.NATIVE`` where
         a length limits the column (``varchar(50)``), ``schema.DEFAULT`` where it gives itself a value,
         ``schema.EQUALITY`` where values that differ can be equal to it."""
@@ -419,46 +489,58 @@ class Sink(Protocol):
         the first load of a stream."""
         ...
 
-    @property
-    def dialect(self) -> Dialect | None:
-        """How a SQL sink writes names, types and statements; a sink that is not one may go without this member.
-        Works unconnected: ``dpone schema-plan`` asks."""
-        ...
-
-    @property
-    def makes_anew(self) -> bool:
-        """True: ``Load.anew`` is understood. A sink may go without this member."""
-        ...
-
     def stores(self, type: pa.DataType) -> Stored:
         """How this sink keeps values of an Arrow type. No I/O; works on an unconnected sink (the type matrix asks)."""
         ...
 
     def ddl(self, changes: Sequence[Change]) -> list[str]:
         """Statements that make the changes, identifiers quoted; nothing is run. Also printed by ``plan``. Adds, on its
-        own, lineage columns that are enabled and that an existing target lacks."""
+        own, lineage columns that are enabled and that an existing target lacks. Called once per load that is planned.
+        Raises SchemaBreak or ConfigError for a change that this target cannot make, SinkError otherwise."""
         ...
 
     def apply(self, ddl: Sequence[str]) -> None:
-        """Run what ``ddl`` gave; all or nothing where the system allows. In a run only of a sink without
-        ``TakingBack.provide``. Raises SchemaBreak, and changes nothing, where a change ``looks`` at the stored values
-        and one of them would not stay what it is."""
+        """Run what ``ddl`` gave; durable on return, all or nothing where the system allows. Called once per load,
+        before ``open``, in a run only of a sink without ``take_back``. Raises SchemaBreak, and changes nothing, where a
+        change ``looks`` at the stored values and one of them would not stay what it is."""
         ...
 
     def journal(self, key: str) -> Entry | None:
-        """The head of a key's journal, None before the first commit. Creates nothing."""
+        """The head of a key's journal, None before the first commit. Creates nothing.
+
+        What it answers is durable: the state is saved and the source is acknowledged by it. Called at the beginning of
+        every attempt, without the lock by a dry run and by commands that look, and of a new object when the answer to a
+        commit was lost. Raises SinkError, and never answers None, for a journal that it cannot read. Not called of
+        a sink of ``commit="none"``, whose journal is the state: it answers None."""
         ...
 
     def open(self, load: Load) -> Writer:
         """Start a load, or go on with an interrupted repeatable one of the same token. Sweeps the staging of other
-        loads of this key: the caller holds the key's lock."""
+        loads of this key: the caller holds the key's lock.
+
+        Called once per load and target, by the thread of the run; once more if a row contract, or the id of another
+        load of the same commit, does not let staged parts be gone on with, after ``abort`` and ``close`` of the first
+        writer. The staging it makes is durable on return where the sink declares ``resume``. Raises what
+        ``Refusing.refuse`` would, SinkError otherwise; no target is changed."""
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Let go of the connection. Called after ``close`` of its writers, which are of no use then."""
+        ...
+
+
+class SpeakingSql(Protocol):
+    """What a Sink has besides, if its plugin declares ``sql``."""
+
+    @property
+    def dialect(self) -> Dialect:
+        """How it writes names, types and statements. Works unconnected: ``dpone schema-plan`` asks."""
+        ...
 
 
 class Comparing(Protocol):
-    """What a Sink may have besides, for its key columns. Without it new columns compare exactly."""
+    """What a Sink has besides, if its plugin declares ``compare_keys``: of its key columns. Without it new columns
+    compare exactly."""
 
     def made(self, field: pa.Field) -> pa.Field:
         """The column that ``ddl`` makes of a source's: its ``schema.EQUALITY``. The field's own is the source's."""
@@ -470,7 +552,8 @@ class Comparing(Protocol):
 
 
 class Refusing(Protocol):
-    """What a Sink may have besides: it knows loads that cannot succeed, or would do harm, whatever their rows are."""
+    """What a Sink has besides, if its plugin declares ``refuse``: it knows loads that cannot succeed, or would do harm,
+    whatever their rows are."""
 
     def refuse(self, strategy: Strategy, every_row: bool = False) -> None:
         """Raise what ``open`` would raise of such a load, as where another table refers to rows that it would delete.
@@ -480,7 +563,8 @@ class Refusing(Protocol):
 
 
 class Verifying(Protocol):
-    """What a Sink may have besides: it notices that somebody else emptied its target. Without it nobody looks."""
+    """What a Sink has besides, if its plugin declares ``verify``: it notices that somebody else emptied its target.
+    Without it nobody looks."""
 
     def lost(self, entry: Entry, count: bool) -> str:
         """What the target has lost since the load of ``entry``, in words; empty if nothing. Rows that a load took out
@@ -499,8 +583,8 @@ class TakenBack:
 
 
 class TakingBack(Protocol):
-    """What a Sink may have besides: a load that does not commit leaves the target as it was. Without it, what ``apply``
-    added stays.
+    """What a Sink has besides, if its plugin declares ``take_back``: a load that does not commit leaves the target as
+    it was. Without it, what ``apply`` added stays.
 
     The safe DDL of a load comes before its staging. What it adds, a table or columns, is the load's until a load that
     uses it commits: that commit, whichever stream's, makes it the target's for good, in the same transaction.
@@ -548,7 +632,6 @@ class Undoing(Protocol):
         ...
 
 
-@runtime_checkable
 class Moving(Protocol):
     """What a Sink has besides, if its plugin declares ``move``: what it keeps under a key can go on under another one,
     as when a pipeline, a stream or a host was renamed."""
@@ -570,7 +653,6 @@ class Moving(Protocol):
         ...
 
 
-@runtime_checkable
 class ManyTables(Protocol):
     """What a Sink has besides, if its plugin declares ``many_tables``."""
 
@@ -606,21 +688,30 @@ class StateBackend(Protocol):
 
     def __init__(self, spec: StateSpec) -> None: ...
 
-    def check(self) -> list[Finding]: ...
+    def check(self) -> list[Finding]:
+        """As ``Source.check``, and whether a state could be written. Makes nothing."""
+        ...
 
-    def load(self, key: str) -> Versioned | None: ...
+    def load(self, key: str) -> Versioned | None:
+        """The newest value; None if there is none, or if it was deleted. Creates nothing. Called at the beginning of an
+        attempt, and without the lock by commands that look. Raises StateError, for a value that is damaged too."""
+        ...
 
     def save(self, key: str, value: Mapping[str, Any], expected: int) -> int:
         """Compare and set: writes only if the key's version is ``expected`` (0: there is none), returns the new
-        version, raises Conflict otherwise."""
+        version, raises Conflict otherwise. Atomic against every other process, whether it holds the lock or not.
+
+        Called by the thread of the run after a commit of the sink, and when the journal is ahead. Killed in it, the
+        old value is there or the new one. If the answer is lost, raise: the next attempt goes by the journal."""
         ...
 
     def delete(self, key: str, expected: int) -> None:
-        """Forget the value; the history stays and versions go on counting."""
+        """Forget the value; the history stays and versions go on counting. Compared, atomic and durable as ``save``.
+        Called by commands, under the key's lock."""
         ...
 
     def history(self, key: str, limit: int = 20) -> list[Versioned]:
-        """Newest first."""
+        """Newest first, values that were replaced or deleted among them. Called by commands, without the lock."""
         ...
 
     def lock(self, key: str, ttl: float) -> AbstractContextManager[Lease]:
@@ -628,10 +719,15 @@ class StateBackend(Protocol):
         lives; takes over when the lease has expired, its process on this host is gone, or it belongs to this very
         process and no block here uses it any more: its release failed (``process.using`` and ``process.abandoned`` keep
         that rule). Two threads of one process exclude each other. A release that fails is not an error: what the block
-        did stands, and the lease ends by itself."""
+        did stands, and the lease ends by itself.
+
+        Entered and left by the thread of the run; meanwhile a thread of its own calls ``Lease.renew``, also while any
+        other method of the same object runs. On entry the lease is durable, and visible to every other runner."""
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Let go of the connection. The block of every lock has ended; a lease that is left ends by itself."""
+        ...
 
 
 class KeepsPartitions(Protocol):
@@ -695,16 +791,22 @@ class CDCReader(Protocol):
 
     def __init__(self, spec: SourceSpec) -> None: ...
 
-    def check(self) -> list[Finding]: ...
+    def check(self) -> list[Finding]:
+        """As ``Source.check``, and what the source keeps for the stream. Makes nothing."""
+        ...
 
     def setup_plan(self, role: str = "") -> list[str]:
         """Idempotent statements for a DBA; nothing is run. ``role``: who will read, if not the user of the connection;
-        a reader may go without this parameter."""
+        a reader may go without this parameter. Called by ``dpone cdc-plan``, once per table, and connects to nothing.
+        Raises ConfigError for what cannot be planned (a glob)."""
         ...
 
     def create(self) -> Position:
         """Make the slot or register the capture; the position at which its stream begins. Raises, with nothing made,
-        if it would keep the source's applications from writing."""
+        if it would keep the source's applications from writing.
+
+        Called by ``dpone cdc create``, without a lock and as often as a person likes: what is there stays as it is, and
+        its position is answered. Durable on return. Raises ConfigError, SourceError."""
         ...
 
     def window(self, after: Position | None, limit: int | None) -> ChangeWindow:
@@ -714,30 +816,40 @@ class CDCReader(Protocol):
         The window is read to its end and spooled here: only then are the tables' shapes known. Raises Gap or
         IdentityChanged rather than skip changes. Shapes that cannot be united end the window before the first change
         of the new one.
+
+        Called once per attempt, as ``Source.window``. The source keeps what it was read from: nothing is acknowledged,
+        and the spool need not survive a crash. A log that is read in a transaction is read in one that is aborted.
         """
         ...
 
     def read(self, table: str) -> AbstractContextManager[Stream]:
-        """The change batches of one table of the latest window, in commit order: ``changes.batch_schema`` of it."""
+        """The change batches of one table of the latest window, in commit order: ``changes.batch_schema`` of it. Called
+        as ``Source.read``, from several threads at once for different tables where the sink declares
+        ``parallel_stage``; reads from the spool. Raises DataError for a change out of order, SourceError otherwise."""
         ...
 
     def ack(self, position: Position) -> None:
-        """Let the source forget everything up to ``position``. Called after sink commit and state save only."""
+        """Let the source forget everything up to ``position``. Called after sink commit and state save only, as
+        ``Source.ack``: at most once per attempt, idempotent, perhaps without a window before it. A position that the
+        source is beyond already is passed over."""
         ...
 
     def lag(self) -> Mapping[str, Any]:
-        """How far the stream is behind, in the source's own units."""
+        """How far the stream is behind, in the source's own units. Called by ``dpone cdc lag``, without a lock, also
+        while a run reads the same slot. Changes nothing. Raises SourceError."""
         ...
 
     def drop(self) -> Sequence[str] | None:
         """Drop what ``create`` made, and nothing else. A line for each thing that was dropped, and for each that stays
-        and why; a reader may answer None."""
+        and why; a reader may answer None. Called by ``dpone cdc drop``, without a lock; what is gone already is no
+        error. Durable on return. Raises SourceError for what cannot be dropped, as while a run reads it."""
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Let go of connection and spool; slot or capture stay, and with them all that was not acknowledged."""
+        ...
 
 
-@runtime_checkable
 class Resyncing(Protocol):
     """What a CDCReader has besides, if its plugin declares ``resync``."""
 
@@ -748,9 +860,28 @@ class Resyncing(Protocol):
         ...
 
 
-PROTOCOLS: Mapping[str, type] = {
+PROTOCOLS: Mapping[Role, type] = {
     "source": Source,
     "sink": Sink,
     "state": StateBackend,
     "cdc": CDCReader,
+}
+
+# What a connector offers besides, role by role: the capability that a plugin declares, and the Protocol that it
+# promises. ``Plugins.load`` holds the class against both; ``Plugins.offered`` is the one place that looks them up, so
+# that nobody asks an object for a member by name. A class may have more than its plugin declares, by inheritance: what
+# is not declared is not used.
+OPTIONAL: Mapping[Role, Mapping[str, type]] = {
+    "sink": {
+        "many_tables": ManyTables,
+        "undo": Undoing,
+        "move": Moving,
+        "take_back": TakingBack,
+        "refuse": Refusing,
+        "verify": Verifying,
+        "compare_keys": Comparing,
+        "sql": SpeakingSql,
+    },
+    "state": {"partitions": KeepsPartitions},
+    "cdc": {"resync": Resyncing},
 }

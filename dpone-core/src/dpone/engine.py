@@ -8,7 +8,8 @@ For each stream, in this order and never another (docs/architecture.md, laws 1 t
 A stream has one target, unless it is a change stream of many tables: then each table that changed is a target of the
 window, and the one commit takes the rows of all.
 
-The journal in the sink is the truth; the state backend holds a copy of its head. A crash between any two steps is
+The journal in the sink is the truth; the state backend holds a copy of its head. Where a sink cannot keep a journal
+(``Connector.commit`` none) the state is the journal, and rows arrive at least once. A crash between any two steps is
 mended by the next run: staged parts of a repeatable window are taken up again, a journal ahead of the state is
 adopted, and a state ahead of the journal stops the run.
 """
@@ -25,7 +26,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar
 
 import pyarrow as pa
 from attrs import define, evolve, field
@@ -37,20 +38,27 @@ from dpone.config import expand, substituted
 from dpone.contract import (
     CDCReader,
     ChangeTable,
+    Comparing,
     Entry,
     KeepsPartitions,
     Lease,
     Load,
     ManyTables,
+    Moving,
     Part,
     Receipt,
+    Refusing,
     Resyncing,
     Sink,
     Source,
+    SpeakingSql,
     Staged,
     StateBackend,
     Stream,
     TakenBack,
+    TakingBack,
+    Undoing,
+    Verifying,
     Window,
     WindowRequest,
     Writer,
@@ -74,15 +82,17 @@ from dpone.moving import move, moved_to, require_here
 from dpone.nanoseconds import Cut, cut
 from dpone.observe.events import RunEvent, Step
 from dpone.partition import PartitionManifest, PartitionManifestStore, manifest_of, parts_again, require_same
-from dpone.pipeline import Pipeline, SinkSpec, SourceSpec, StreamSpec
+from dpone.pipeline import Pipeline, SinkSpec, SourceSpec, StateSpec, StreamSpec
 from dpone.plugins import Plugins, discover
 from dpone.position import Position
 from dpone.report import ErrorReport, RunReport, StreamReport
 from dpone.schema import LINEAGE, VALIDITY, Name
 from dpone.secret import redact
-from dpone.standing import compare, next_epoch, receipt_of, rewind_token, state_of
+from dpone.standing import compare, journal_of, kept, next_epoch, rewind_token, state_of
 from dpone.strategy import CHANGES, ORDER_OF_FILES, Strategy, bounds
 from dpone.told import ToldStream
+
+P = TypeVar("P")
 
 # The position of a key that was deliberately set back to its beginning.
 START = Position("start", {}, {})
@@ -166,6 +176,10 @@ class Run:
         with closing(self.make("source", source)) as asked:
             tables: list[str] = asked.tables(pattern)
             return tables
+
+    def offered(self, protocol: Callable[..., P], made: object, spec: SinkSpec | StateSpec) -> P | None:
+        """``made`` of a spec as one of ``contract.OPTIONAL``, if its plugin declares it."""
+        return self.plugins.offered(protocol, made, spec.type)
 
     def make(self, role: Any, spec: Any) -> Any:
         """The connector's class, with its spec; nothing is connected yet. A change stream looks like any source."""
@@ -315,6 +329,7 @@ class _Attempt:
             self.sink = stack.enter_context(closing(run.make("sink", self.spec.sink)))
             self.state = stack.enter_context(closing(run.make("state", run.pipeline.state)))
             stack.enter_context(connected())
+            self.report.delivery = run.plugins.get("sink", self.spec.sink.type).delivery
             if run.dry_run:
                 self.report.key = key_of(run, self.spec, self.sink, self.state)
                 self._prepare(self._recover(dry=True))
@@ -331,12 +346,19 @@ class _Attempt:
     def _run_locked(self) -> None:
         known = self._recover(dry=False)
         if known.head is not None and self._landed(known.head):
-            self._done(receipt_of(known.head))
+            self._done(Receipt.of(known.head))
             self._acknowledge(known.head.position)
         elif prepared := self._prepare(known):
             self._move(known, *prepared)
         elif known.head is not None:  # nothing new; the last run may have died before it said so
             self._acknowledge(known.head.position)
+
+    def _offered(self, protocol: Callable[..., P], sink: Sink) -> P | None:
+        return self.stream.run.offered(protocol, sink, self.spec.sink)
+
+    def _refuse(self, sink: Sink, strategy: Strategy, every_row: bool = False) -> None:
+        if (refusing := self._offered(Refusing, sink)) is not None:
+            refusing.refuse(strategy, every_row)
 
     # -- recover ------------------------------------------------------------------------------------------------
 
@@ -345,7 +367,8 @@ class _Attempt:
         same target, and comes to the same plan: parts that are staged still fit it. What nobody can take back, as
         somebody else owns the table now, keeps no load from being tried."""
         try:
-            taken = getattr(sink, "take_back", _nothing_taken)(key)
+            taking = self._offered(TakingBack, sink)
+            taken = taking.take_back(key) if taking else ()
         except Exception as error:
             if isinstance(error, Stopped) or self._is_retryable(error):
                 raise
@@ -365,7 +388,8 @@ class _Attempt:
             if self.fitted:
                 lease.renew()
             for target, plan in self.fitted:
-                for one in getattr(target.sink, "take_back", _nothing_taken)(target.load.key, self.stream.run.run_id):
+                taking = self._offered(TakingBack, target.sink)
+                for one in taking.take_back(target.load.key, self.stream.run.run_id) if taking else ():
                     self._warn(_taken(one))
                 name = f"{target.spec.table}: " if self.spec.tables else ""
                 wider = [f"{name}{change}" for change in plan.changes if change.kind == "widen"]
@@ -382,7 +406,7 @@ class _Attempt:
             key, target = self.report.key, self.spec.sink.location
             if not dry:
                 self._take_back(self.sink, key)
-            head, saved = self.sink.journal(key), self.state.load(key)
+            head, saved = self._journal(self.sink, key), self.state.load(key)
             version, adopted = (saved.version if saved else 0), False
             if self.stream.run.full_refresh and not self._landed(head):
                 known = _Known(head, None, version, next_epoch(head, saved))
@@ -401,6 +425,9 @@ class _Attempt:
             self.judge.settle(head.load_id)
         self.stream.tell("recovered", adopted=adopted, seq=head.seq if head else 0, epoch=known.epoch)
         return known
+
+    def _journal(self, sink: Sink, key: str) -> Entry | None:
+        return head_of(self.stream.run, self.spec, sink, self.state, key)
 
     def _require_target(
         self, spec: SinkSpec, sink: Sink, loaded: Entry | None, head: Entry | None, whole: bool = False
@@ -432,7 +459,8 @@ class _Attempt:
             todo = "restore it, or use --full-refresh, or 'dpone state set' to choose a position"
             raise StateAhead(f"load into {spec.location}", found, todo)
         verify = spec.options.verify_target
-        if verify != "off" and (lost := getattr(sink, "lost", None)) and (found := lost(loaded, verify == "count")):
+        verifying = None if verify == "off" else self._offered(Verifying, sink)
+        if verifying is not None and (found := verifying.lost(loaded, verify == "count")):
             todo = "restore the rows, or use --full-refresh, or 'dpone state set' to choose a position; "
             todo += "if rows are removed on purpose, set sink.options.verify_target: off"
             found = f"the journal ends with load {loaded.load_id}, but the target has lost rows: {found}"
@@ -449,7 +477,7 @@ class _Attempt:
         journal will hold: that of the only target, or of all together."""
         run, report = self.stream.run, self.report
         if not self.spec.source.changes:
-            _refuse(self.sink, _effective(self.spec.sink.strategy, run))
+            self._refuse(self.sink, _effective(self.spec.sink.strategy, run))
         with self.stream.timed("window"):
             window = self._window(known)
         report.caught_up, report.proof, report.partitions = window.caught_up, window.proof, len(window.parts)
@@ -491,7 +519,8 @@ class _Attempt:
         again = self._interrupted(known) if self._mixed() else None
         request = WindowRequest(
             whole=strategy.whole or run.full_refresh,
-            partitions=run.pipeline.runtime.partitions,
+            # Pieces of a file are cut by the size of all: their rows would have other ids once there are more files.
+            partitions=1 if keeps_journal(run, self.spec) else run.pipeline.runtime.partitions,
             batch_rows=run.pipeline.runtime.batch_rows,
             expected=None if self.spec.source.changes else _without_own(self.sink.schema(), strategy),
             mode=strategy.mode,
@@ -526,12 +555,12 @@ class _Attempt:
             target = self._beside(evolve(spec, strategy=strategy))
             if not self.stream.run.dry_run:
                 self._take_back(target, key)
-            loaded, share = target.journal(key), self.source.share(window, part.id)
+            loaded, share = self._journal(target, key), self.source.share(window, part.id)
             if not self.stream.run.full_refresh:
                 self._require_target(spec, target, loaded, known.head, share.whole)
             adopted = loaded is None or spec.options.adopt_existing or target.is_empty()
             self.source.require_kind(target.schema(), spec.location, loaded=not adopted)
-            _refuse(target, strategy, share.whole)
+            self._refuse(target, strategy, share.whole)
             yield spec, target, share, strategy, key
 
     @property
@@ -542,7 +571,8 @@ class _Attempt:
         return evolve(window, schema=cut(window.schema)) if self._cuts else window
 
     def _beside(self, spec: SinkSpec) -> Sink:
-        return self.sink.beside(spec) if isinstance(self.sink, ManyTables) else self.sink
+        many = self._offered(ManyTables, self.sink)
+        return self.sink if many is None else many.beside(spec)
 
     def _planned(
         self, known: _Known, spec: SinkSpec, sink: Sink, window: Window, strategy: Strategy, key: str
@@ -550,7 +580,7 @@ class _Attempt:
         have = sink.schema()
         plan = self._plan(spec, sink, have, window, strategy)
         if plan.anew:
-            _refuse(sink, strategy, every_row=True)
+            self._refuse(sink, strategy, every_row=True)
         forms = self._forms(spec, sink, None if plan.anew else have, window, strategy, key, plan.columns)
         load = evolve(_load(self.stream, known, window, strategy, key, plan.columns), anew=bool(plan.anew))
         return _Target(spec, sink, window, strategy, key, load, forms), plan
@@ -568,18 +598,19 @@ class _Attempt:
         """Of key columns, by their names in the target. Keys that a version without them has loaded are in the forms
         of the source: the journal says nothing of what such a load left."""
         have = {f.name: f for f in target or ()}
-        made = getattr(sink, "made", pa.Field.remove_metadata)
+        comparing = self._offered(Comparing, sink)
+        made = comparing.made if comparing else pa.Field.remove_metadata
         to = {name: have.get(columns[name]) or made(window.schema.field(name)) for name in strategy.key}
         changes, many = bool(self.spec.source.changes), self.spec.tables
         table = window.parts[0].id if changes and many else ""
         forms = keys.forms(strategy, changes, window.schema, to, spec.location, table)
         for name, form in forms.items():
-            other, holds = keys.FORMS[form].other, getattr(sink, "holds_like", None)
+            other = keys.FORMS[form].other
             there = columns[name] in have and not keys.equality(have[columns[name]])
-            if not (other and holds and there) or strategy.mode == "full_refresh":
+            if not (other and comparing and there) or strategy.mode == "full_refresh":
                 continue
-            loaded = sink.journal(key)
-            if (loaded is None or loaded.held is None) and holds(columns[name], other):
+            loaded = self._journal(sink, key)
+            if (loaded is None or loaded.held is None) and comparing.holds_like(columns[name], other):
                 found = f"column {columns[name]} of the target has keys as 1.00, which the source takes for equal to 1"
                 todo = "load everything again with --full-refresh; nothing was changed"
                 raise SchemaBreak(f"load {spec.location} by key {columns[name]}", found, todo)
@@ -596,15 +627,15 @@ class _Attempt:
         ddl = [] if plan.anew else target.sink.ddl(plan.changes)
         if not self.stream.run.dry_run:
             self.fitted.append((target, plan))
-            if (provide := getattr(target.sink, "provide", None)) is not None:
-                provide(target.load, ddl)
+            if (taking := self._offered(TakingBack, target.sink)) is not None:
+                taking.provide(target.load, ddl)
             else:
                 target.sink.apply(ddl)
         name = f"{target.spec.table}: " if self.spec.tables else ""
         self.report.ddl += ddl
         self.report.schema_changes += [f"{name}{change}" for change in (*plan.changes, *plan.anew)]
-        if (dialect := getattr(target.sink, "dialect", None)) is not None:
-            said = ((change, dialect.rewrites(change)) for change in plan.changes)
+        if (sql := self._offered(SpeakingSql, target.sink)) is not None:
+            said = ((change, sql.dialect.rewrites(change)) for change in plan.changes)
             self.report.rewrites += [f"{name}{change}: {what}" for change, what in said if what]
 
     def _nothing(self, window: Window, why: str) -> None:
@@ -624,17 +655,18 @@ class _Attempt:
             if missing := [c for c in columns if c not in known]:
                 found = f"no column {', '.join(missing)} in {self.spec.source.location}"
                 raise ConfigError(f"find {what} columns", found, f"use columns of {', '.join(window.schema.names)}")
-        dialect = getattr(sink, "dialect", None)
+        sql = self._offered(SpeakingSql, sink)
         for column, value in ((c, v) for c, wanted in strategy.where.items() for v in bounds(wanted)):
-            if dialect is not None and value is not None:  # refused before anything is made, not by the commit
-                dialect.bind(value, window.schema.field(column).type)
-        limit = getattr(dialect, "max_identifier", None)
+            if sql is not None and value is not None:  # refused before anything is made, not by the commit
+                sql.dialect.bind(value, window.schema.field(column).type)
+        limit = sql.dialect.max_identifier if sql else None
         target, policy = _without_own(have, strategy), spec.options.schema_evolution
         given = (limit, window.own_schema, window.absent)
         plan = evolution.plan(target, window.schema, policy, sink.stores, strategy.key, *given)
         if have is None and sink.exists():  # it has no schema: nothing to make, nothing to compare with
             plan = evolve(plan, changes=())
-        able, keeps = getattr(sink, "makes_anew", False), not _effective(strategy, run, True).replaces_all
+        able = run.plugins.supports("sink", spec.type, "replace_columns")
+        keeps = not _effective(strategy, run, True).replaces_all
         if (plan.breaking or any(c.looks for c in plan.changes)) and run.full_refresh and able and not keeps:
             plan = plan.replacing(window.schema)
         plan.require_safe(spec.location, _instead(able, keeps, strategy))
@@ -657,7 +689,7 @@ class _Attempt:
     def _mixed(self) -> bool:
         """The pipeline asks for ``mixed_snapshots``; raises ConfigError where the source cannot. An increment begins
         again: its end was that of the snapshot, and rows beyond it would be read twice."""
-        incremental = getattr(self.spec.source.options, "incremental", None)
+        incremental = self.spec.source.options.incremental
         if self.stream.run.pipeline.runtime.resume != "mixed_snapshots" or incremental is not None:
             return False
         plugins, source = self.stream.run.plugins, self.spec.source.type
@@ -739,20 +771,16 @@ class _Attempt:
                     self.ledger.save()
                 with self.stream.timed("contract") if self.judge.inspection else nullcontext():
                     self.judge.conclude(staged)
-                receipt = self._commit(leader, others, known.head, window.position)
+                receipt = self._commit(leader, others, known, window.position)
             except BaseException as error:
                 self._give_up(load, (leader, *others), error)
                 raise
         self._done(receipt, known.version)
-        self._tell_sequences((leader, *others))
+        self.report.sequences = [*receipt.sequences]
+        for text in receipt.warnings:
+            self._warn(text)
         self._count(load.strategy, receipt)
         self._acknowledge(receipt.entry.position)
-
-    def _tell_sequences(self, writers: Sequence[Writer]) -> None:
-        """``contract.Advancing``, where a writer is."""
-        self.report.sequences = [line for writer in writers for line in getattr(writer, "sequences", ())]
-        for text in (text for writer in writers for text in getattr(writer, "warnings", ())):
-            self._warn(text)
 
     def _count(self, strategy: Strategy, receipt: Receipt) -> None:
         """Where every staged row is a new one, the target's own count must be the same."""
@@ -884,10 +912,13 @@ class _Attempt:
         watched, staged = self.judge.watched(part, stream), _staged_schema(target.load)
         return ToldStream(watched, target.window.schema, staged, after_batch, target.forms)
 
-    def _commit(self, writer: Writer, also: Sequence[Writer], head: Entry | None, position: Position) -> Receipt:
+    def _commit(self, writer: Writer, also: Sequence[Writer], known: _Known, position: Position) -> Receipt:
         self.stream.tell("commit_started", load_id=writer.load_id)
+        head = known.head
         with self.stream.timed("commit"):
             try:
+                if keeps_journal(self.stream.run, self.spec):
+                    self._require_version(writer, known)
                 receipt = writer.commit(head, position, also)
             except Stopped:
                 raise
@@ -895,6 +926,14 @@ class _Attempt:
                 receipt = _asked(self.stream.run, self.spec, self.report.key, writer.load_id, error)
         self.stream.tell("committed", load_id=writer.load_id, seq=receipt.entry.seq, rows=dict(receipt.entry.rows))
         return receipt
+
+    def _require_version(self, writer: Writer, known: _Known) -> None:
+        """The fence where the sink has none. A runner that is suspended after it delivers rows once more, and then
+        cannot save: its position counts for nothing."""
+        saved = self.state.load(self.report.key)
+        if (saved.version if saved else 0) != known.version:
+            found = "another run has loaded the stream, or its position was set, since this load began"
+            raise Conflict(f"commit load {writer.load_id}", found, "nothing was delivered; run again")
 
     def _done(self, receipt: Receipt, version: int | None = None) -> None:
         """The rows are durable; copy the position to the state. ``version`` None: recovery has done so already."""
@@ -905,20 +944,10 @@ class _Attempt:
         self.report.position_after = entry.position.to_json()
         if version is not None:
             with self.stream.timed("state"):
-                self.state.save(self.report.key, state_of(entry), version)
+                saved = journal_of(entry) if keeps_journal(self.stream.run, self.spec) else state_of(entry)
+                self.state.save(self.report.key, saved, version)
             self.stream.tell("state_saved", seq=entry.seq)
         self.judge.settle(entry.load_id)
-
-
-def _refuse(sink: Sink, strategy: Strategy, every_row: bool = False) -> None:
-    """``contract.Refusing``, where the sink is."""
-    if (refuse := getattr(sink, "refuse", None)) is not None:
-        refuse(strategy, every_row)
-
-
-def _nothing_taken(key: str, run_id: str = "") -> Sequence[TakenBack]:
-    """A sink that cannot take anything back."""
-    return ()
 
 
 def _taken(one: TakenBack) -> str:
@@ -987,7 +1016,14 @@ def _load(
         changes=changes and strategy.mode in CHANGES,
         parts=len(window.parts),
         count=stream.spec.sink.options.verify_target == "count",
+        origin=_digest(json.dumps(_origin(stream.spec, known, key, strategy))),
     )
+
+
+def _origin(spec: StreamSpec, known: _Known, key: str, strategy: Strategy) -> list[Any]:
+    """See ``Load``. Options of the source and rules of a contract leave rows out."""
+    before = known.head.load_id if known.head else None
+    return [key, known.epoch, before, repr(strategy), repr(spec.source.options), repr(spec.sink.contract)]
 
 
 def _staged_schema(load: Load) -> pa.Schema:
@@ -999,18 +1035,27 @@ def _staged_schema(load: Load) -> pa.Schema:
 # -- journal and state ------------------------------------------------------------------------------------------
 
 
+def keeps_journal(run: Run, spec: StreamSpec) -> bool:
+    """The engine keeps the journal of the stream's sink, as its state: the sink cannot (``Connector.commit``)."""
+    return run.plugins.get("sink", spec.sink.type).commit == "none"
+
+
+def head_of(run: Run, spec: StreamSpec, sink: Sink, state: StateBackend, key: str) -> Entry | None:
+    """The head of a key's journal, from whoever keeps it."""
+    return kept(state.load(key)) if keeps_journal(run, spec) else sink.journal(key)
+
+
 def manifests_of(run: Run, state: StateBackend) -> PartitionManifestStore | None:
-    if not run.plugins.supports("state", run.pipeline.state.type, "partitions"):
-        return None
-    return cast(KeepsPartitions, state).partitions()
+    keeping = run.offered(KeepsPartitions, state, run.pipeline.state)
+    return keeping.partitions() if keeping else None
 
 
 def key_of(run: Run, spec: StreamSpec, sink: Sink, state: StateBackend) -> str:
     """The key under which a stream stands: the former one, until a run has moved what is there. Changes nothing."""
     key, former = spec.key(run.pipeline.name), spec.former_key(run.pipeline.name)
-    if former == key or state.load(key) is not None or sink.journal(key) is not None:
+    if former == key or state.load(key) is not None or head_of(run, spec, sink, state, key) is not None:
         return key
-    head = sink.journal(former)
+    head = head_of(run, spec, sink, state, former)
     there = state.load(former) is not None if head is None else not moved_to(head)
     return former if there else key
 
@@ -1039,7 +1084,8 @@ def locked(
 def _take_over(run: Run, spec: StreamSpec, sink: Sink, state: StateBackend, anew: bool) -> bool:
     """Move what stands under the former key, or end what a killed run has begun of it. True: it has to stay there."""
     key, former = spec.key(run.pipeline.name), spec.former_key(run.pipeline.name)
-    head, there, saved = sink.journal(former), sink.journal(key), state.load(former)
+    head, there = (head_of(run, spec, sink, state, one) for one in (former, key))
+    saved = state.load(former)
     if there is not None and moved_to(head) != key:
         return False
     if there is None and not anew:
@@ -1047,9 +1093,10 @@ def _take_over(run: Run, spec: StreamSpec, sink: Sink, state: StateBackend, anew
         compare(head, saved.value if saved else None, spec.sink.location)
     if head is None or moved_to(there) or moved_to(head) not in ("", key):
         return False
-    if not run.plugins.supports("sink", spec.sink.type, "move"):
+    moving = run.offered(Moving, sink, spec.sink)
+    if moving is None:
         return True
-    move(spec, sink, state, manifests_of(run, state), former, key, run.run_id)
+    move(spec, sink, moving, state, manifests_of(run, state), former, key, run.run_id)
     run.tell("warning", spec.name, text=f"what was kept under the key {former} is kept under {key} now")
     return False
 
@@ -1072,7 +1119,9 @@ def resync(pipeline: Pipeline, stream: str, tables: Sequence[str], plugins: Plug
     failed, changes = f"resync {', '.join(tables)}", spec.source.changes
     with ExitStack() as stack:
         reader = stack.enter_context(closing(run.reader(spec.source, changes.by))) if changes else None
-        if not isinstance(reader, Resyncing):
+        record = run.plugins.reader(spec.source.type, changes.by) if changes else None
+        resyncing = run.plugins.offered(Resyncing, reader, record.name) if record else None
+        if resyncing is None:
             found = "its reader cannot read one table again" if reader else "it is not a change stream"
             raise ConfigError(failed, f"stream {stream}: {found}", "use 'dpone run --full-refresh'")
 
@@ -1080,7 +1129,7 @@ def resync(pipeline: Pipeline, stream: str, tables: Sequence[str], plugins: Plug
             if head is None or head.position.kind == START.kind:
                 found = f"stream {stream} was not loaded yet"
                 raise ConfigError(failed, found, "use 'dpone run', which reads all rows of every table")
-            return reader.resync(head.position, tables)
+            return resyncing.resync(head.position, tables)
 
         return _rewind(run, without, lambda key, wanted: _digest(f"resync {key} {wanted.dumps()}"))
 
@@ -1093,16 +1142,20 @@ def _rewind(run: Run, wanted: Callable[[Entry | None], Position], token: Callabl
         sink: Sink = stack.enter_context(closing(run.make("sink", spec.sink)))
         state: StateBackend = stack.enter_context(closing(run.make("state", pipeline.state)))
         key, _ = stack.enter_context(locked(run, spec, sink, state, anew=True))
-        head, saved = sink.journal(key), state.load(key)
+        head, saved = head_of(run, spec, sink, state, key), state.load(key)
         if head is not None and spec.sink.contract is not None:  # it will not be the head any more
             place_of(spec, key).settle(head.load_id)
         position = wanted(head).at_epoch(max(1, next_epoch(head, saved)))
         load = Load(
             key, ulid(), run.run_id, token(key, position), False, None, spec.sink.strategy, False, datetime.now(UTC)
         )  # fmt: skip
+        version = saved.version if saved else 0
+        if keeps_journal(run, spec):
+            state.save(key, journal_of(load.entry(head, position)), version)
+            return position
         with closing(sink.open(load)) as writer:
             receipt = writer.commit(head, position, ())
-        state.save(key, state_of(receipt.entry), saved.version if saved else 0)
+        state.save(key, state_of(receipt.entry), version)
     return position
 
 
@@ -1122,21 +1175,21 @@ def undo(pipeline: Pipeline | str | Path, stream: str, load_id: str, plugins: Pl
         pipeline = Pipeline.from_yaml(pipeline)
     run = Run(pipeline, [stream], plugins=plugins or discover())
     [spec] = run.streams()
-    _require_undo(run, spec)
     with ExitStack() as stack:
-        sink = stack.enter_context(closing(run.make("sink", spec.sink)))
+        sink: Sink = stack.enter_context(closing(run.make("sink", spec.sink)))
+        undoing = _undoing(run, spec, sink)
         state: StateBackend = stack.enter_context(closing(run.make("state", pipeline.state)))
         key, _ = stack.enter_context(locked(run, spec, sink, state))
         head, saved = sink.journal(key), state.load(key)
         compare(head, saved.value if saved else None, spec.sink.location)
         if head is not None and spec.sink.contract is not None:  # it will not be the head any more
             place_of(spec, key).settle(head.load_id)
-        before = sink.undo_plan(key, load_id).position or START
+        before = undoing.undo_plan(key, load_id).position or START
         position = before.at_epoch(max(1, next_epoch(head, saved)))
         token = hashlib.sha256(f"undo {load_id} {key} {position.dumps()}".encode()).hexdigest()
         load = Load(key, ulid(), run.run_id, token, False, None, spec.sink.strategy, False, datetime.now(UTC))
         try:
-            receipt: Receipt = sink.undo(load, load_id, head, position)
+            receipt = undoing.undo(load, load_id, head, position)
         except Stopped:
             raise
         except Exception as error:
@@ -1145,18 +1198,22 @@ def undo(pipeline: Pipeline | str | Path, stream: str, load_id: str, plugins: Pl
     return receipt
 
 
-def _require_undo(run: Run, spec: StreamSpec) -> None:
-    if not run.plugins.supports("sink", spec.sink.type, "undo"):
+def _undoing(run: Run, spec: StreamSpec, sink: Sink) -> Undoing:
+    undoing = run.offered(Undoing, sink, spec.sink)
+    if undoing is None:
         found = f"{spec.sink.type} keeps nothing to take a load back"
         raise ConfigError(f"take back a load of {spec.name}", found, "move its rows again with 'dpone state set'")
+    return undoing
 
 
 def _asked(run: Run, spec: StreamSpec, key: str, load_id: str, error: Exception) -> Receipt:
     """If the answer to a commit is lost, the journal knows whether it happened."""
     head = None
+    if keeps_journal(run, spec):
+        raise error
     # If it is still out of reach, the next attempt, or the next run, will ask again.
     with suppress(Exception), closing(run.make("sink", spec.sink)) as sink:
         head = sink.journal(key)
     if head is None or head.load_id != load_id:
         raise error
-    return receipt_of(head)
+    return Receipt.of(head)

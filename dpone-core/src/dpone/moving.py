@@ -55,6 +55,7 @@ def kept(sink: Sink, state: StateBackend, manifests: PartitionManifestStore | No
 def move(
     spec: StreamSpec,
     sink: Sink,
+    moving: Moving,
     state: StateBackend,
     manifests: PartitionManifestStore | None,
     old: str,
@@ -63,14 +64,13 @@ def move(
 ) -> None:
     """The caller holds the locks of both keys, and has seen to it that ``old`` has a journal and ``new`` has none but a
     mark; or that this was begun before, and ended half way."""
-    assert isinstance(sink, Moving), "its plugin says so"
     head, there = sink.journal(old), sink.journal(new)
     if head is not None and moved_to(head) != new:
         if spec.sink.contract is not None:
             place_of(spec, old).settle(head.load_id)
             place_of(spec, old).sweep()
         _forget(state, new)  # a copy of the mark, at most
-        sink.move(old, head, new, there, _mark(head, new, run_id))
+        moving.move(old, head, new, there, _mark(head, new, run_id))
         there = head
     if manifests is not None and (manifest := manifests.load(old)) is not None:
         if manifests.load(new) is None:

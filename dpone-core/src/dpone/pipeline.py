@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 from attrs.validators import and_, ge, gt, le, optional
 
 from dpone.errors import ConfigError
@@ -30,12 +30,13 @@ IN_FLIGHT_TIMEOUT = 30.0
 class Incremental:
     """Read only what is new.
 
-    by        ``cursor`` (a column that grows), or what the source offers: ``xmin``, ``cdc``, ``change_tracking``
+    by        ``cursor`` (a column that grows), or what else the source offers (``dpone plugins`` lists it), such as
+              ``cdc``
     column    the cursor column
     key       with ``append``: columns that tell apart rows of one cursor value (default: the whole row)
     lookback  with ``merge``: read again this much below the last cursor value, in the column's unit or in seconds
     nulls     rows whose cursor is NULL can never be found again: ``fail`` (default) or ``skip`` them
-    limit     with ``cdc`` and ``change_tracking``: a run stops at the first commit after this many changes
+    limit     of a change stream: a run stops at the first commit after this many changes
     in_flight open transactions may commit rows below the highest value, after it was read: ``wait`` (default) for those
               that are open when the read begins, and then hold back; ``hold_back``: end the read before what they may
               bring; ``report``: read on, with a warning
@@ -44,7 +45,7 @@ class Incremental:
               whose newest rows are deleted in the ordinary course
     """
 
-    by: Literal["cursor", "xmin", "cdc", "change_tracking"]
+    by: str
     column: str | None = None
     key: tuple[str, ...] = ()
     lookback: float = field(default=0, validator=ge(0))
@@ -54,11 +55,8 @@ class Incremental:
     in_flight: Literal["wait", "hold_back", "report"] = field(default="wait", repr=False)
     in_flight_timeout: float = field(default=IN_FLIGHT_TIMEOUT, validator=and_(ge(0), le(86_400)), repr=False)
     set_back: Literal["stop", "report"] = field(default="stop", repr=False)
-
-    @property
-    def of_changes(self) -> bool:
-        """A change stream: read by a CDCReader, not by a Source."""
-        return self.by in ("cdc", "change_tracking")
+    # A change stream: read by a CDCReader, not by a Source. The plugins tell, see ``read_by``.
+    of_changes: bool = field(default=False, repr=False, metadata=INTERNAL)
 
     def __attrs_post_init__(self) -> None:
         if self.by == "cursor" and not self.column:
@@ -66,14 +64,18 @@ class Incremental:
             raise ConfigError("read incremental", "by: cursor without a column", todo)
         if self.by != "cursor" and (self.column or self.lookback):
             raise ConfigError("read incremental", f"by: {self.by} has no column and no lookback", "remove them")
-        if self.of_changes and (self.key or self.nulls != "fail"):
-            raise ConfigError("read incremental", f"by: {self.by} has no key and no nulls", "remove them")
         late = (self.in_flight, self.in_flight_timeout, self.set_back)
         if self.by != "cursor" and late != ("wait", IN_FLIGHT_TIMEOUT, "stop"):
             found = f"by: {self.by} has no in_flight, no in_flight_timeout and no set_back"
             raise ConfigError("read incremental", found, "remove them: it loses no late commit")
-        if self.limit is not None and not self.of_changes:
+
+    def read_by(self, reader: bool) -> Incremental:
+        """Bound to who reads it: a change reader, or the source. Raises ConfigError for what that one does not have."""
+        if reader and (self.key or self.nulls != "fail"):
+            raise ConfigError("read incremental", f"by: {self.by} has no key and no nulls", "remove them")
+        if self.limit is not None and not reader:
             raise ConfigError("read incremental", f"by: {self.by} has no limit", "remove it")
+        return evolve(self, of_changes=reader)
 
 
 @frozen
@@ -192,7 +194,7 @@ class SourceSpec:
     @property
     def changes(self) -> Incremental | None:
         """How the change stream is read; None: this is no change stream."""
-        incremental: Incremental | None = getattr(self.options, "incremental", None)
+        incremental: Incremental | None = self.options.incremental
         return incremental if incremental is not None and incremental.of_changes else None
 
 

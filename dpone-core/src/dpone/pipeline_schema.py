@@ -104,6 +104,8 @@ def _branch(role: Role, record: Connector, plugins: Plugins) -> dict[str, Any]:
     properties: dict[str, Any] = {key: False for key in keys if key not in takes}
     try:
         properties["options"] = _record(plugins.options(role, record.name))
+        if role == "source":
+            _name_increments(properties["options"], plugins.increments(record.name))
     except PluginError as error:
         properties["options"] = {"type": "object", "description": f"unknown here: {error.found}"}
     if role == "sink":
@@ -120,6 +122,16 @@ def _branch(role: Role, record: Connector, plugins: Plugins) -> dict[str, Any]:
     if what and not (role == "sink" and "table" in what):  # a sink's table may come from the source's
         branch["oneOf"] = [{"required": [key]} for key in what]
     return branch
+
+
+def _name_increments(options: dict[str, Any], offered: Sequence[str]) -> None:
+    """What ``incremental.by`` may say with this source; nothing: it has no increments."""
+    if not offered:
+        options["properties"]["incremental"] = {"type": "null"}
+        return
+    [one] = [one for one in options["properties"]["incremental"]["anyOf"] if "properties" in one]
+    by = one["properties"]["by"]
+    one["properties"]["by"] = {"anyOf": [{"enum": list(offered)}, REFERENCE], "description": by["description"]}
 
 
 def _loose(spec: type) -> dict[str, Any]:

@@ -8,15 +8,15 @@ import importlib
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import Distribution, EntryPoint, entry_points
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar, cast
 
 import pluggy
 from attrs import define, field, frozen
 
 from dpone import hookspecs
-from dpone.capability import CAPABILITIES, Connector, Role, Support
+from dpone.capability import INCREMENTAL, NEED_A_JOURNAL, Connector, Role, Support, known
 from dpone.errors import ErrorClassifier, ErrorCodes, PluginError
 
 HOOKS: Mapping[str, Role] = {
@@ -26,6 +26,7 @@ HOOKS: Mapping[str, Role] = {
     "dpone_cdc_readers": "cdc",
 }
 State = Literal["ok", "broken", "blocked"]
+P = TypeVar("P")
 
 
 @define
@@ -100,6 +101,13 @@ class Plugins:
     def supports(self, role: Role, name: str, capability: str) -> bool:
         return self.get(role, name).capabilities.get(capability) is Support.SUPPORTED
 
+    def offered(self, protocol: Callable[..., P], made: object, name: str) -> P | None:
+        """``made`` by connector ``name`` as one of ``contract.OPTIONAL``; None: its plugin does not declare that."""
+        from dpone.contract import OPTIONAL
+
+        [(role, capability)] = [(r, c) for r, named in OPTIONAL.items() for c, p in named.items() if p is protocol]
+        return cast(P, made) if self.supports(role, name, capability) else None
+
     def reader(self, source: str, by: str) -> Connector | None:
         """The change reader that serves a type of source, if there is one."""
         return next((c for (role, _), c in self.connectors.items() if role == "cdc" and c.serves == (source, by)), None)
@@ -111,13 +119,30 @@ class Plugins:
             todo = "see 'dpone plugins' and the matrix of 'dpone certify' for what this version does"
             raise PluginError(f"use {role} {name}", "this connector declares it as not implemented", todo)
         cls = resolve(connector.implementation)
-        if missing := lacking(role, cls):
-            todo = f"implement every member of dpone.contract ({role})"
+        if missing := lacking(role, cls, connector):
+            todo = f"implement every member of dpone.contract ({role}), or declare less"
             raise PluginError(f"load {role} {name}", f"{connector.implementation} lacks {', '.join(missing)}", todo)
         return cast(type, cls)
 
+    def increments(self, source: str) -> list[str]:
+        """What ``incremental.by`` of a source may say: what it declares, and what change readers serve of it."""
+        declared = self.get("source", source).capabilities
+        own = [n.removeprefix(INCREMENTAL) for n in declared if n.startswith(INCREMENTAL)]
+        own = [by for by in own if declared[INCREMENTAL + by] is Support.SUPPORTED]
+        served = [c.serves[1] for (r, _), c in self.connectors.items() if r == "cdc" and c.serves and c.implemented]
+        of = [by for by in served if self.reader(source, by)]
+        return list(dict.fromkeys([*own, *of]))
+
     def options(self, role: Role, name: str) -> type:
-        return cast(type, resolve(self.get(role, name).options))
+        """The attrs class of ``options:``. Raises PluginError if it lacks what every connector of the role has."""
+        from dpone.pipeline import SinkOptions, SourceOptions, StateOptions
+
+        base = {"source": SourceOptions, "cdc": SourceOptions, "sink": SinkOptions, "state": StateOptions}[role]
+        reference = self.get(role, name).options
+        if not (isinstance(cls := resolve(reference), type) and issubclass(cls, base)):
+            found = f"{reference} does not extend dpone.pipeline.{base.__name__}"
+            raise PluginError(f"load the options of {role} {name}", found, "derive the class from it")
+        return cls
 
     def classifier(self) -> ErrorClassifier:
         """Knows the codes of every connector whose error table can be imported."""
@@ -138,11 +163,32 @@ def resolve(reference: str) -> Any:
         raise PluginError(f"import {reference}", found, "reinstall the connector and its driver") from error
 
 
-def lacking(role: Role, cls: Any) -> list[str]:
-    from dpone.contract import PROTOCOLS
+def lacking(role: Role, cls: Any, connector: Connector) -> list[str]:
+    """Members of the contract that a class does not have, and the capability that promises each."""
+    from dpone.contract import OPTIONAL, PROTOCOLS
 
-    members = [n for n, v in vars(PROTOCOLS[role]).items() if callable(v) and not n.startswith("_")]
-    return [n for n in members if not callable(getattr(cls, n, None))]
+    lacks = without(PROTOCOLS[role], cls)
+    for capability, protocol in OPTIONAL.get(role, {}).items():
+        if connector.capabilities.get(capability) is Support.SUPPORTED:
+            lacks += [f"{n} (of {capability})" for n in without(protocol, cls)]
+    return lacks
+
+
+def undeclared(role: Role, cls: Any, connector: Connector) -> list[str]:
+    """Capabilities of which a class has every member, and its plugin says nothing."""
+    from dpone.contract import OPTIONAL
+
+    silent = (Support.NOT_IMPLEMENTED, None)
+    return [
+        capability
+        for capability, protocol in OPTIONAL.get(role, {}).items()
+        if connector.capabilities.get(capability) in silent and not without(protocol, cls)
+    ]
+
+
+def without(protocol: type, cls: Any) -> list[str]:
+    """Members of a Protocol that a class lacks. It takes back what it inherits by None, as in ``undo = None``."""
+    return [n for n in vars(protocol) if not n.startswith("_") and getattr(cls, n, None) is None]
 
 
 def troubles(plugins: Plugins, one: Found) -> list[str]:
@@ -213,9 +259,10 @@ def _register(
             if not isinstance(connector, Connector):
                 todo = "return a list of dpone.capability.Connector"
                 raise PluginError(f"call {hook}", type(connector).__name__, todo)
-            if unknown := sorted(set(connector.capabilities) - set(CAPABILITIES[role])):
+            if unknown := sorted(n for n in connector.capabilities if not known(role, n)):
                 todo = f"use the names of dpone.capability.CAPABILITIES[{role!r}]"
                 raise PluginError(f"read {role} {connector.name}", f"unknown capability {', '.join(unknown)}", todo)
+            _check_commit(role, connector)
             if (role, connector.name) in connectors or (role, connector.name) in mine:
                 found = "another plugin has this name"
                 raise PluginError(f"read {role} {connector.name}", found, "uninstall one of them")
@@ -223,6 +270,19 @@ def _register(
             one.roles.setdefault(role, []).append(connector.name)
     manager.register(module, name=point.name)
     connectors.update(mine)
+
+
+def _check_commit(role: Role, connector: Connector) -> None:
+    """A sink says how it commits, and claims nothing that takes a journal if it keeps none."""
+    if role != "sink":
+        return
+    if connector.commit is None:
+        todo = "set commit to transaction, manifest, log or none (dpone.capability.Connector)"
+        raise PluginError(f"read sink {connector.name}", "it does not say how it commits", todo)
+    claimed = [n for n in NEED_A_JOURNAL if connector.capabilities.get(n) is Support.SUPPORTED]
+    if connector.commit == "none" and claimed:
+        todo = "keep the journal in the sink and say how in commit, or do not declare them"
+        raise PluginError(f"read sink {connector.name}", f"commit is none, and it declares {', '.join(claimed)}", todo)
 
 
 def _check_hooks(module: Any) -> None:

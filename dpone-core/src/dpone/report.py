@@ -66,11 +66,13 @@ class ContractReport:
 
 @define
 class StreamReport:
-    """One stream of a run. Positions are the JSON of Position, None before the first load; durations are seconds."""
+    """One stream of a run. Positions are the JSON of Position, None before the first load; durations are seconds.
+    delivery: ``exactly once`` or ``at least once``, by what the sink declares."""
 
     stream: str
     key: str
     status: StreamStatus = "pending"
+    delivery: str = ""
     load_id: str | None = None
     attempts: int = 0
     rows: Rows = field(factory=Rows)

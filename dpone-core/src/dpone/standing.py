@@ -5,17 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from contextlib import suppress
+from datetime import datetime
 from typing import Any
 
-from dpone.contract import Entry, Receipt, Versioned
+from dpone.contract import Entry, Versioned
 from dpone.errors import StateAhead, StateError
 from dpone.position import Position
-
-
-def receipt_of(entry: Entry) -> Receipt:
-    """The receipt of a commit whose answer was lost, from its journal entry."""
-    return Receipt(entry, **{k: entry.rows.get(k, 0) for k in ("inserted", "updated", "deleted", "unchanged")})
-
 
 STATE_FORMAT = 1
 
@@ -28,6 +23,26 @@ def state_of(entry: Entry) -> dict[str, Any]:
         "run_id": entry.run_id,
         "position": entry.position.to_json(),
     }
+
+
+def journal_of(entry: Entry) -> dict[str, Any]:
+    """The state where it is the journal too (``Connector.commit`` none): with what only an entry has besides."""
+    rest = {"token": entry.token, "committed_at": entry.committed_at.isoformat(), "rows": dict(entry.rows)}
+    return {**state_of(entry), "journal": rest}
+
+
+def kept(saved: Versioned | None) -> Entry | None:
+    """The inverse: the journal's head, of what ``state_of`` or ``journal_of`` made. None also for a damaged state,
+    which ``compare`` refuses."""
+    if saved is None:
+        return None
+    with suppress(StateError, LookupError, TypeError, ValueError):
+        epoch, seq, load_id = _place_in(saved.value)
+        rest = saved.value.get("journal") or {}
+        at = datetime.fromisoformat(rest["committed_at"]) if rest else saved.saved_at
+        position, run_id = Position.from_json(saved.value["position"]), str(saved.value["run_id"])
+        return Entry(seq, epoch, load_id, run_id, rest.get("token", ""), position, at, rest.get("rows", {}))
+    return None
 
 
 def _place_in(saved: Mapping[str, Any]) -> tuple[int, int, str]:

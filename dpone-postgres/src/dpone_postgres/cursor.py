@@ -62,7 +62,6 @@ class Cursor:
         )
 
     def doubt(self, high: str) -> str:
-        """``sql.cursor.Doubting``."""
         return doubt(high, self._source.name, self._name, self._lengths) if self._kind in ("text", "uuid") else ""
 
     def _lengths(self) -> tuple[int, int]:

@@ -28,9 +28,10 @@ def dpone_sources() -> list[Connector]:
 
 @hookimpl
 def dpone_sinks() -> list[Connector]:
-    rows = ("exactly_once", "schema_evolution", "lineage", "native_stream", "undo", "move")
+    rows = ("write", "exactly_once", "schema_evolution", "lineage", "native_stream", "undo", "move")
     loads = ("resume", "many_tables", "parallel_stage")
-    supported = (*MODES, *rows, *loads)
+    target = ("take_back", "replace_columns", "refuse", "verify", "compare_keys", "sql")
+    supported = (*MODES, *rows, *loads, *target)
     return [
         Connector(
             "postgres",

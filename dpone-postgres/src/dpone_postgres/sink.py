@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import psycopg
 import pyarrow as pa
+from attrs import evolve
 
 from dpone.contract import Entry, Finding, Kept, Load, Part, Receipt, Staged, Stream, TakenBack
 from dpone.errors import Category, ConfigError, DataError, DponeError, SchemaBreak, SinkError
@@ -59,7 +60,6 @@ class PostgresSink(SqlSink):
     """``contract.Sink``."""
 
     _db: PostgresDatabase
-    makes_anew = True
 
     def __init__(self, spec: SinkSpec) -> None:
         target = table_name(target_of(spec))
@@ -191,9 +191,9 @@ class PostgresSink(SqlSink):
 
 
 class PostgresWriter(SqlWriter):
-    """``contract.Writer``: that of every SQL sink, which also takes the binary stream of another PostgreSQL; and
-    ``contract.Advancing``. Several parts are staged at once, each in a transaction of a connection of its own, into one
-    table without any index."""
+    """``contract.Writer``: that of every SQL sink, which also takes the binary stream of another PostgreSQL, and
+    sets the sequences of its target. Several parts are staged at once, each in a transaction of a connection of its
+    own, into one table without any index."""
 
     _db: PostgresDatabase
     advances = False  # sequences of the target
@@ -297,5 +297,12 @@ class PostgresWriter(SqlWriter):
         return done
 
     def _committed(self, after: Entry | None, position: Position, others: Sequence[SqlWriter]) -> Receipt:
-        with self._db.committing(writer._target for writer in (self, *others)):
-            return retried(lambda: SqlWriter._committed(self, after, position, others))
+        writers = (self, *others)
+        with self._db.committing(writer._target for writer in writers):
+            receipt = retried(lambda: SqlWriter._committed(self, after, position, others))
+        told = [writer for writer in writers if isinstance(writer, PostgresWriter)]
+        return evolve(
+            receipt,
+            sequences=tuple(line for writer in told for line in writer.sequences),
+            warnings=tuple(line for writer in told for line in writer.warnings),
+        )

@@ -56,6 +56,7 @@ def _text(found: Certification) -> str:
         [
             said(found),
             table([["connector", "level", *GATES], *connectors]),
+            table([["sink", "delivery (commit)"], *map(list, found.delivery.items())]),
             table([["connector", "role", "capability", "status", "run against"], *cells]),
             table([["source", "sink", "strategy", "status", "run against"], *routes]),
         ]

@@ -127,6 +127,8 @@ def _line(stream: StreamReport) -> str:
         line += f", {rows.read:,} rows read ({counts or 'no change'}) in {seconds:.2f} s, load {stream.load_id}"
     if stream.proof:
         line += f"\n  source: {stream.proof}"
+    if stream.status == "loaded" and stream.delivery == "at least once":
+        line += "\n  delivery: at least once; after a failure rows may come again, with the same ids"
     for sequence in stream.sequences:
         line += f"\n  sequence: {sequence}"
     for change in stream.schema_changes:

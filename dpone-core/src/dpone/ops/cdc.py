@@ -42,7 +42,7 @@ def setup_plan(
     if unknown := sorted(set(options) - known):
         todo = f"options of {source} are {', '.join(sorted(known))}"
         raise ConfigError(f"plan {backend}", f"it has no option {', '.join(unknown)}", todo)
-    incremental = Incremental(by=by)  # type: ignore[arg-type]  # a plugin says cdc or change_tracking
+    incremental = Incremental(by=by, of_changes=True)
     statements: dict[str, None] = {}
     for table in tables:
         spec = SourceSpec(source, connection, table, options=kind(incremental=incremental, **options))
@@ -77,8 +77,9 @@ def wanted(pipeline: Pipeline, stream: str | None = None) -> list[Wanted]:
         source = spec.source
         record = run.plugins.reader(source.type, source.changes.by) if source.changes else None
         if record is not None:
-            given = {name: str(getattr(source.options, name, "")) for name in ("slot", "publication")}
-            options = {name: value for name, value in given.items() if value}
+            given = attrs.asdict(source.options, recurse=False)
+            default = attrs.asdict(type(source.options)(), recurse=False)
+            options = {n: value for n, value in given.items() if isinstance(value, str) and value != default[n]}
             tables = () if source.table is None else (source.table,)
             found.append(Wanted(record.name, tables, options, source.connection))
     return found

@@ -8,7 +8,7 @@ from typing import Any
 
 from attrs import evolve
 
-from dpone.contract import Finding
+from dpone.contract import Finding, Refusing
 from dpone.engine import Run
 from dpone.errors import DponeError
 from dpone.pipeline import Pipeline, StreamSpec
@@ -69,7 +69,7 @@ def connections(pipeline: Pipeline) -> list[Finding]:
 
 def _columns(run: Run, spec: StreamSpec) -> Iterator[Finding]:
     """What the pipeline names and the source lacks. Changes name their columns only as they come."""
-    incremental = getattr(spec.source.options, "incremental", None)
+    incremental = spec.source.options.incremental
     wanted = dict(spec.sink.strategy.columns)
     if incremental is not None:
         wanted["incremental"] = tuple(filter(None, (incremental.column, *incremental.key)))
@@ -92,17 +92,17 @@ def _ask(run: Run, label: str, role: str, spec: Any) -> list[Finding]:
         with closing(run.make(role, spec)) as connected:
             found = connected.check()
             if role == "sink" and all(f.ok is not False for f in found):
-                found = [*found, *_refusal(connected, spec.strategy)]
+                found = [*found, *_refusal(run.offered(Refusing, connected, spec), spec.strategy)]
             return [evolve(f, name=f"{label} {f.name}") for f in found]
     except Exception as error:  # a driver may raise anything
         return [failure(label, error)]
 
 
-def _refusal(sink: Any, strategy: Strategy) -> Iterator[Finding]:
-    """Whether the target as it is rules the strategy out (``contract.Refusing``)."""
-    if (refuse := getattr(sink, "refuse", None)) is not None:
+def _refusal(sink: Refusing | None, strategy: Strategy) -> Iterator[Finding]:
+    """Whether the target as it is rules the strategy out."""
+    if sink is not None:
         try:
-            refuse(strategy)
+            sink.refuse(strategy)
         except DponeError as error:
             yield failure("strategy", error)
 

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 from attrs import frozen
 
-from dpone.capability import Connector
+from dpone.contract import SpeakingSql
 from dpone.document import repeated, strict_json
 from dpone.errors import ConfigError
 from dpone.evolution import Change, Plan, SchemaComparator
@@ -92,16 +92,11 @@ def schema_plan(
 
 
 def _dialect(plugins: Plugins, name: str) -> Dialect:
-    sink = next(unconnected(plugins, name))[1]
-    dialect = getattr(sink, "dialect", None)
-    if not isinstance(dialect, Dialect):
-        known = [n for n in plugins.names("sink") if _is_sql(plugins.get("sink", n))]
+    sql = plugins.offered(SpeakingSql, next(unconnected(plugins, name))[1], name)
+    if sql is None:
+        known = [n for n in plugins.names("sink") if plugins.supports("sink", n, "sql")]
         raise ConfigError("read --dialect", f"sink {name} is not a SQL database", f"use one of {', '.join(known)}")
-    return dialect
-
-
-def _is_sql(sink: Connector) -> bool:
-    return sink.implemented and sink.commit == "transaction"
+    return sql.dialect
 
 
 def columns(path: Path, dialect: Dialect) -> pa.Schema:

@@ -7,9 +7,8 @@ from typing import Any
 
 from attrs import evolve, frozen
 
-from dpone.capability import Support
 from dpone.contract import Entry, Moving, Sink, StateBackend, Versioned, WindowRequest
-from dpone.engine import Run, key_of, manifests_of, rewind
+from dpone.engine import Run, head_of, key_of, manifests_of, rewind
 from dpone.errors import ConfigError, DponeError, StateAhead, StateError, connected
 from dpone.lease import renewing
 from dpone.moving import Kept, kept, moved_to
@@ -119,7 +118,7 @@ def move(pipeline: Pipeline, old: str, new: str) -> Moved:
         for key in (new, old):
             stack.enter_context(renewing(stack.enter_context(state.lock(key, ttl)), ttl))
         found = _movable(run, spec, sink, state, old, new)
-        move_key(spec, sink, state, manifests_of(run, state), old, new, run.run_id)
+        move_key(spec, sink, _moving(run, spec, sink), state, manifests_of(run, state), old, new, run.run_id)
     return found
 
 
@@ -131,7 +130,7 @@ def _named(run: Run, old: str, new: str) -> tuple[StreamSpec, str]:
             key = spec.key(name) if new == spec.name else new
             if key == old:
                 raise ConfigError(f"move {old}", "the stream has this key", "nothing to do")
-            if run.plugins.get("sink", spec.sink.type).capabilities.get("move") is not Support.SUPPORTED:
+            if not run.plugins.supports("sink", spec.sink.type, "move"):
                 found = f"{spec.sink.type} cannot rename a key"
                 raise ConfigError(f"move {old}", found, "choose a position under the new key with 'dpone state set'")
             return spec, key
@@ -147,7 +146,9 @@ def _movable(run: Run, spec: StreamSpec, sink: Sink, state: StateBackend, old: s
         return Moved(spec.name, old, new, evolve(what, head=there.head), True)
     if what.head is None or moved_to(what.head):
         found = f"it was moved to {moved_to(what.head)}" if what.head else "nothing was ever loaded under this key"
-        raise ConfigError(failed, f"{found}, by the journal of {spec.sink.location}", _known(sink))
+        raise ConfigError(
+            failed, f"{found}, by the journal of {spec.sink.location}", _known(sink, _moving(run, spec, sink))
+        )
     if (there.head is not None or there.state is not None) and not moved_to(there.head):
         found = f"{new} exists already"
         found += f": its journal ends with load {there.head.load_id}" if there.head else ": there is a state of it"
@@ -157,9 +158,14 @@ def _movable(run: Run, spec: StreamSpec, sink: Sink, state: StateBackend, old: s
     return Moved(spec.name, old, new, what, False)
 
 
-def _known(sink: Sink) -> str:
-    assert isinstance(sink, Moving), "its plugin says so"
-    keys = [key for key in sink.journal_keys() if key.count("|") == 3 and not moved_to(sink.journal(key))]
+def _moving(run: Run, spec: StreamSpec, sink: Sink) -> Moving:
+    moving = run.offered(Moving, sink, spec.sink)
+    assert moving is not None, "``_named`` has seen to it"
+    return moving
+
+
+def _known(sink: Sink, moving: Moving) -> str:
+    keys = [key for key in moving.journal_keys() if key.count("|") == 3 and not moved_to(sink.journal(key))]
     return f"use one of its keys: {', '.join(map(repr, keys))}" if keys else "run the pipeline, which loads all rows"
 
 
@@ -184,7 +190,7 @@ def _run(pipeline: Pipeline, stream: str | None) -> Run:
 def _standing(run: Run, state: StateBackend, spec: StreamSpec) -> Standing:
     with closing(run.make("sink", spec.sink)) as sink:
         key = key_of(run, spec, sink, state)
-        head, saved = sink.journal(key), state.load(key)
+        head, saved = head_of(run, spec, sink, state, key), state.load(key)
     agree, note = _agreement(head, saved, spec.sink.location)
     return Standing(spec.name, key, saved, head, agree, note)
 

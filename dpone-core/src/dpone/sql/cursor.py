@@ -89,12 +89,9 @@ class Cursored(Protocol):
         """Values of these columns, exact."""
         ...
 
-
-class Doubting(Protocol):
-    """A Cursored whose column may have an order in which new values come below."""
-
     def doubt(self, high: str) -> str:
-        """Of the position's value: a warning, or nothing. Raises DataError (``sql.text_order``)."""
+        """Of the position's value: a warning where the column's order may put new values below it (``sql.text_order``),
+        else nothing. Raises DataError where that is sure."""
         ...
 
 
@@ -157,9 +154,9 @@ class CursorPlan:
         bound = bound or Bound()
         found = self._reading(after, whole, bound)
         proof = "; ".join(filter(None, (found.proof, bound.blind)))
-        ask, high = getattr(self.table, "doubt", None), found.position.value.get("hi")
-        doubts = [ask(high)] if ask and high is not None else []
-        warnings = (*bound.warnings, *found.warnings, *filter(None, doubts))
+        high = found.position.value.get("hi")
+        doubt = "" if high is None else self.table.doubt(high)
+        warnings = (*bound.warnings, *found.warnings, *filter(None, [doubt]))
         return evolve(found, proof=proof, warnings=warnings, caught_up=not bound.held)
 
     def _reading(self, after: Position | None, whole: bool, bound: Bound) -> Reading:

@@ -260,7 +260,7 @@ class Database(Protocol):
         ...
 
     def primary_key(self, table: Name) -> tuple[str, ...]:
-        """Its columns, empty for none. A database may lack this: then nobody notices that a key has changed."""
+        """Its columns, empty for none; where the server does not tell, nobody notices that a key has changed."""
         ...
 
     def plain(self, table: Name, key: Sequence[str]) -> bool:
@@ -297,8 +297,8 @@ class Database(Protocol):
     def take_out(self, table: Name, column: str = "") -> str:
         """Drop a table, or a column of it, on which nothing depends. Otherwise answer what does, in words that follow a
         colon; then nothing has changed. Inside the caller's transaction, which goes on either way. Where DDL commits by
-        itself, nobody may write the table between the look and the drop. A database may lack this: then what a failed
-        load has added stays."""
+        itself, nobody may write the table between the look and the drop. Only asked if the plugin declares
+        ``take_back``; without it, what a failed load has added stays."""
         ...
 
     def swap(self, stage: Name, target: Name, keep: Name | None = None) -> None:

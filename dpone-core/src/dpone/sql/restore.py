@@ -55,7 +55,7 @@ def take_back(db: Database, target: Name, load: Load, load_id: str, after: Entry
         journal.append(load.key, entry)
     with suppress(DponeError):  # the undo is durable: what is left is swept by the next load
         staging.drop_spent(load.key)
-    return Receipt(entry, **rows)
+    return Receipt.of(entry)
 
 
 @frozen

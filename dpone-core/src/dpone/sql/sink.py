@@ -46,7 +46,8 @@ def target_of(spec: SinkSpec, *reserved: str) -> Name:
 
 
 class SqlSink:
-    """``contract.Sink`` over a Database, all but ``check``; and ``contract.Undoing``, for plugins that declare it."""
+    """``contract.Sink`` over a Database, all but ``check``; and of ``contract.OPTIONAL`` what a plugin declares, all
+    but ``many_tables``. ``replace_columns`` too, if ``open`` is this one, or uses ``_into`` as it does."""
 
     def __init__(self, spec: SinkSpec, target: Name, db: Database) -> None:
         self._spec, self._target, self._db = spec, target, db
@@ -81,9 +82,8 @@ class SqlSink:
 
     @property
     def dialect(self) -> Dialect:
+        """``contract.SpeakingSql``."""
         return self._db.dialect
-
-    makes_anew = False  # a connector whose ``open`` is this one, or uses ``_into`` as it does, may say True
 
     def stores(self, type: pa.DataType) -> Stored:
         return self.dialect.stores(type)
@@ -152,9 +152,6 @@ class SqlSink:
     def provide(self, load: Load, ddl: Sequence[str]) -> None:
         """``contract.TakingBack``: as ``apply``, the record included."""
         added = Added(self._db, self._target)
-        if not hasattr(self._db, "take_out"):
-            self.apply(ddl)
-            return
         if not ddl and not added.lines():
             return
         lock = str(self._target)

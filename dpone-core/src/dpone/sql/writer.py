@@ -282,7 +282,7 @@ def _staged_schema(db: Database, target: Name, load: Load, lineage: bool) -> pa.
 
 def _other_key(db: Database, target: Name, load: Load) -> SchemaBreak | None:
     """The rows fill the target's primary key, but are told by more than that: two of them can be one to the target."""
-    key = getattr(db, "primary_key", lambda table: ())(target)
+    key = db.primary_key(target)
     mine, was = {*load.strategy.key}, [k for k in key if k not in VALIDITY]
     given = {*load.schema.names} if load.schema and MODES[load.strategy.mode].needs_key else {*()}
     if not was or mine <= {*was} or not {*was} <= given:
@@ -498,7 +498,7 @@ class SqlWriter:
             self._sweep()
         for writer in (self, *others):
             writer._stage = None
-        return Receipt(entry, **rows)
+        return Receipt.of(entry)
 
     def _finish(self, position: Position, now: datetime) -> Mapping[str, int]:
         """Its part of another writer's commit: the rows, and an entry under its own key."""

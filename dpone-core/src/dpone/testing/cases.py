@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from threading import BrokenBarrierError, Thread
 from traceback import walk_tb
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from dpone.capability import CAPABILITIES
 from dpone.errors import DponeError
+from dpone.plugins import undeclared
+
+if TYPE_CHECKING:
+    from dpone.testing.harness import Harness
 
 _MARK = "__dpone_capability__"
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -49,11 +53,6 @@ def asserted(error: BaseException, contract: type) -> bool:
     )
 
 
-def offered(connector: Any, name: str) -> None:
-    """Assert that the connector has an optional member of the contract."""
-    assert hasattr(connector, name), f"{type(connector).__name__} has no {name}"
-
-
 def at_once(calls: Sequence[Callable[[], Any]]) -> list[Any]:
     """Each call in a thread of its own: what it returned, or its DponeError, by place. Any other error is raised here,
     before what those say that waited in vain for its thread."""
@@ -79,12 +78,23 @@ def at_once(calls: Sequence[Callable[[], Any]]) -> list[Any]:
 class Contract:
     """What the contracts share. ``role`` is that of ``dpone.capability``; ``route`` for whole runs."""
 
-    role = ""
+    role: Any = ""
 
     @classmethod
     def cases(cls) -> Mapping[str, tuple[str, ...]]:
         """The cases of each capability, by name, in the order of ``CAPABILITIES``."""
         named = {name: capability_of(getattr(cls, name)) for name in dir(cls) if name.startswith("test_")}
-        wanted = CAPABILITIES["sink"] if cls.role == "route" else CAPABILITIES[cls.role]  # type: ignore[index]
+        wanted = CAPABILITIES["sink"] if cls.role == "route" else CAPABILITIES[cls.role]
         cases = {capability: tuple(n for n, of in named.items() if of == capability) for capability in wanted}
         return {capability: names for capability, names in cases.items() if names}
+
+
+class RoleContract(Contract):
+    """Of one role: the fixture ``harness`` has the connector."""
+
+    def test_what_is_offered_is_declared(self, harness: Harness) -> None:
+        """The class has every member of what its plugin declares; of what else it has, the plugin says something."""
+        plugins, name = harness.plugins, harness.connector
+        record, cls = plugins.get(self.role, name), plugins.load(self.role, name)
+        silent = undeclared(self.role, cls, record)
+        assert not silent, f"{record.implementation} has all of {', '.join(silent)}: declare it, or as unsupported"

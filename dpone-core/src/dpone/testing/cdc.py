@@ -10,11 +10,11 @@ import pytest
 from attrs import evolve
 
 from dpone import changes
-from dpone.contract import CDCReader, ChangeWindow
+from dpone.contract import CDCReader, ChangeWindow, Resyncing
 from dpone.errors import ConfigError, Gap, IdentityChanged
 from dpone.position import Position
 from dpone.schema import PREFIX, Name
-from dpone.testing.cases import Contract, case, offered
+from dpone.testing.cases import RoleContract, case
 from dpone.testing.harness import TABLE, Change, Harness
 
 Found = tuple[Any, ...]
@@ -32,7 +32,7 @@ def delete(key: int, table: str = TABLE) -> Change:
     return Change("delete", {}, key, table)
 
 
-class CDCContract(Contract):
+class CDCContract(RoleContract):
     """Subclass it and give the fixture ``harness``. Tables ``orders`` and ``lines`` have ``id`` (int64, key) and
     ``name`` (text); they are empty, and the stream is not created yet."""
 
@@ -214,7 +214,7 @@ class CDCContract(Contract):
         """After ``resync`` the window has all rows of that table as they are now, as inserts of one commit, and of the
         others what is new; then the stream goes on behind it. A table that it does not have is refused."""
         with _stream(harness) as reader:
-            offered(reader, "resync")
+            harness.require(Resyncing, reader)
             harness.change([insert(1, "a"), insert(2, "b"), insert(7, table="lines")])
             first = _all(reader, None)
             harness.change([update(1, name="c"), delete(2), insert(3), insert(8, table="lines")])

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import pyarrow as pa
 from attrs import evolve, field, frozen
 
 from dpone.capability import Role, Support
-from dpone.plugins import Plugins, discover, lacking, resolve
+from dpone.plugins import Plugins, discover, without
 from dpone.testing.rows import sample
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from dpone.strategy import Strategy
 
 TABLE = "orders"
+P = TypeVar("P")
 
 
 @frozen
@@ -158,6 +159,16 @@ class Harness:
         """The connector under test; nothing is connected yet."""
         return self.plugins.load(role, self.connector)(spec)
 
+    def offered(self, protocol: Callable[..., P], made: object) -> P | None:
+        """``made`` as one of ``contract.OPTIONAL``, if the plugin declares it."""
+        return self.plugins.offered(protocol, made, self.connector)
+
+    def require(self, protocol: Callable[..., P], made: object) -> P:
+        """``made`` as one of ``contract.OPTIONAL``, asserted to be it: cases are run whatever is declared."""
+        missing = without(cast(type, protocol), type(made))
+        assert not missing, f"{type(made).__name__} has no {', '.join(missing)}"
+        return cast(P, made)
+
     def options(self, role: Role, **given: Any) -> Any:
         """Options of the connector, of the class that its plugin names."""
         return self.plugins.options(role, self.connector)(**given)
@@ -173,6 +184,4 @@ def replaced(plugins: Plugins, connector: str, implementations: Mapping[str, str
     for role, implementation in implementations.items():
         key = (cast(Role, role), connector)
         connectors[key] = evolve(connectors[key], implementation=implementation)
-        if missing := lacking(key[0], resolve(implementation)):
-            raise TypeError(f"{implementation} lacks {', '.join(missing)}")
     return evolve(plugins, connectors=connectors)

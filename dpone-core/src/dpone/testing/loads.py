@@ -8,11 +8,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
+from attrs import evolve
 
 from dpone import evolution
-from dpone.contract import Load, Part, Receipt, Sink, Stream
+from dpone.contract import Entry, Load, Part, Receipt, Sink, SpeakingSql, Stream, TakingBack
 from dpone.ids import ulid
 from dpone.pipeline import SinkSpec
+from dpone.plugins import discover
 from dpone.position import Position
 from dpone.schema import LINEAGE, VALIDITY
 from dpone.strategy import Strategy
@@ -57,15 +59,30 @@ def prepare(sink: Sink, spec: SinkSpec, schema: pa.Schema, load: Load | None = N
     have, strategy = sink.schema(), spec.strategy
     own = (*LINEAGE, *VALIDITY) if strategy.mode == "scd2" else LINEAGE
     bare = None if have is None else pa.schema([f for f in have if f.name not in own])
-    limit = getattr(getattr(sink, "dialect", None), "max_identifier", None)
+    sql = discover().offered(SpeakingSql, sink, spec.type)
+    limit = sql.dialect.max_identifier if sql else None
     plan = evolution.plan(bare, schema, spec.options.schema_evolution, sink.stores, strategy.key, limit)
+    if have is None and sink.exists():  # it has no schema
+        plan = evolve(plan, changes=())
     plan.require_safe(str(spec.table or spec.path or spec.topic))
-    statements, provide = sink.ddl(plan.changes), getattr(sink, "provide", None)
-    if load is not None and provide is not None:
-        provide(load, statements)
+    statements, taking = sink.ddl(plan.changes), discover().offered(TakingBack, sink, spec.type)
+    if load is not None and taking is not None:
+        taking.provide(load, statements)
     elif statements:
         sink.apply(statements)
     return plan
+
+
+def head(harness: Harness, sink: Sink, key: str) -> Entry | None:
+    """Of a key's journal; where the sink keeps none, the entry of the last load through here, as the engine has it."""
+    if harness.plugins.get("sink", harness.connector).commit != "none":
+        return sink.journal(key)
+    return _kept(harness).get(key)
+
+
+def _kept(harness: Harness) -> dict[str, Entry]:
+    kept: dict[str, Entry] = vars(harness).setdefault("_heads", {})
+    return kept
 
 
 def load(
@@ -92,7 +109,8 @@ def load(
                 for i, part in enumerate(parts):
                     detail = {"order": orders[i]} if orders else {}
                     writer.stage(Part(f"p{i}", detail), stream or Rows(part))
-                receipt: Receipt = writer.commit(sink.journal(key(table)), at(n), ())
+                receipt: Receipt = writer.commit(head(harness, sink, key(table)), at(n), ())
+                _kept(harness)[key(table)] = receipt.entry
                 return receipt
             except BaseException:
                 writer.abort()

@@ -64,7 +64,7 @@ class RouteContract(Contract):
     def test_cdc_apply(self, source: Harness, sink: Harness) -> None:
         """Two windows of a change stream leave the rows as they are in the source."""
         spec = source.change_stream()
-        changing = replace(spec, options=replace(spec.options, incremental=Incremental("cdc")))
+        changing = replace(spec, options=replace(spec.options, incremental=Incremental("cdc", of_changes=True)))
         begin, then = [insert(1, "a"), insert(2, "a")], [update(1, name="b"), delete(2), insert(3, None)]
         for changes in (begin, then):
             source.change(changes)

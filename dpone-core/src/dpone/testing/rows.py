@@ -97,5 +97,17 @@ def same(found: pa.Table | None, expected: pa.Table | Sequence[Row], schema: pa.
     assert have == want, f"{lost.total()} rows are missing, {added.total()} too many: -{_few(lost)} +{_few(added)}"
 
 
+def at_least(found: pa.Table | None, expected: pa.Table) -> None:
+    """Assert that every one of these rows is there, perhaps more often, and no other."""
+    assert found is not None, "there is no table"
+    have, want = (
+        Counter(map(repr, values(found, expected.schema))),
+        Counter(map(repr, values(expected, expected.schema))),
+    )
+    lost, strange = want - have, [row for row in have if row not in want]
+    assert not lost, f"{lost.total()} rows are missing: {_few(lost)}"
+    assert not strange, f"{len(strange)} rows were never sent: {strange[:3]}"
+
+
 def _few(rows: Mapping[str, int]) -> list[str]:
     return list(rows)[:3]

@@ -18,23 +18,37 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from dpone import changes
-from dpone.contract import ChangeTable, Part, Receipt, Sink, Stream
+from dpone import changes, evolution, keys
+from dpone.contract import (
+    ChangeTable,
+    Comparing,
+    ManyTables,
+    Part,
+    Receipt,
+    Refusing,
+    Sink,
+    SpeakingSql,
+    Stream,
+    TakingBack,
+    Undoing,
+    Verifying,
+)
 from dpone.errors import Conflict, DataError, DeletesRefused, DponeError, SchemaBreak, Stopped
 from dpone.observe.events import STEPS
 from dpone.pipeline import Lineage, SchemaEvolution, Undo
-from dpone.schema import LOAD_ID, LOADED_AT, VALID_FROM, VALID_TO
+from dpone.schema import EQUALITY, LOAD_ID, LOADED_AT, VALID_FROM, VALID_TO
 from dpone.sql.sink import SqlSink
 from dpone.strategy import Strategy
 from dpone.testing import crash, hostile
-from dpone.testing.cases import Contract, at_once, case, offered
+from dpone.testing.cases import RoleContract, at_once, case
 from dpone.testing.harness import TABLE, Harness
 from dpone.testing.loads import APPEND, FULL, SINGLE, at, key, load, new_load, prepare
 from dpone.testing.models import after
-from dpone.testing.rows import SHAPE, Broken, Row, Rows, breaking, own, same, sample, table
+from dpone.testing.rows import SHAPE, Broken, Row, Rows, at_least, breaking, own, same, sample, table
 from dpone.testing.statements import Interrupted
 
 _IDS = st.integers(0, 8)
+_FOLDED = {EQUALITY: b"collation nocase"}  # as a source says of a column in which a and A are one key
 
 
 def _rows(day: str | None = None, unique: bool = True) -> st.SearchStrategy[list[Row]]:
@@ -109,10 +123,11 @@ def _cut_off(harness: Harness) -> Iterator[tuple[Strategy, bool, dict[str, Any]]
     for mode, strategy in SINGLE.items():
         if _has(harness, mode):
             yield strategy, False, {}
-            if mode in ("full_refresh", "merge") and _has(harness, "undo"):
-                yield strategy, False, {"undo": Undo(loads=1)}
     if _has(harness, "cdc_apply"):
         yield _cdc_apply(), True, {}
+    for mode in ("full_refresh", "merge"):
+        if _has(harness, mode) and _has(harness, "undo"):
+            yield SINGLE[mode], False, {"undo": Undo(loads=1)}
 
 
 class _NativeOnly:
@@ -128,7 +143,7 @@ class _NativeOnly:
         raise AssertionError("batches were asked for, though the stream has a native format")
 
 
-class SinkContract(Contract):
+class SinkContract(RoleContract):
     """Subclass it and give the fixture ``harness``. Every case starts with an empty place."""
 
     role = "sink"
@@ -332,7 +347,7 @@ class SinkContract(Contract):
         _apply(harness, strategy, [("insert", (2, "d1", "new", None), None, ())], n=1, whole=True)
         same(harness.rows(), [(2, "d1", "new", None)])
 
-    @case("exactly_once")
+    @case("refuse")
     def test_rows_that_refer_to_the_target_stay(self, harness: Harness) -> None:
         """Rows of another table that would be deleted with those of the target: whatever deletes rows is refused, by
         ``contract.Refusing`` too, and nothing changes; ``merge``, which deletes none, is not."""
@@ -340,12 +355,12 @@ class SinkContract(Contract):
         keyed = Strategy("full_refresh", key="id") if _has(harness, "full_refresh") else SINGLE["merge"]
         load(harness, sample(1, 3), keyed)
         if not modes or not harness.refer():
-            return
+            pytest.skip("there is no strategy that deletes rows, or no way to refer to one")
         for mode in modes:
             with closing(harness.make("sink", harness.sink(SINGLE[mode]))) as sink:
-                if (refuse := getattr(sink, "refuse", None)) is not None:
-                    with pytest.raises(DponeError):
-                        refuse(SINGLE[mode])
+                refusing = harness.require(Refusing, sink)
+                with pytest.raises(DponeError):
+                    refusing.refuse(SINGLE[mode])
             with pytest.raises(DponeError):
                 load(harness, table([(9, "d1", "x", None)]), SINGLE[mode])
             same(harness.rows(), sample(1, 3))
@@ -358,7 +373,7 @@ class SinkContract(Contract):
 
     # ---- names and values: a case of whatever the sink loads by
 
-    @case("exactly_once")
+    @case("write")
     def test_values_arrive_as_they_are_or_not_at_all(self, harness: Harness) -> None:
         """Every value of every type either arrives exactly or fails the load; ordinary texts and numbers arrive."""
         strategy = _simple(harness)
@@ -368,7 +383,7 @@ class SinkContract(Contract):
         load(harness, words, strategy, "words")
         same(harness.rows("words"), words)
 
-    @case("exactly_once")
+    @case("write")
     def test_names_are_kept_or_refused(self, harness: Harness) -> None:
         """Reserved words, blanks and capitals are kept; any other name is kept or refused, and nothing else happens."""
         strategy = _simple(harness)
@@ -384,6 +399,53 @@ class SinkContract(Contract):
             else:
                 same(harness.rows(f"n{i}"), rows)
         same(harness.rows(), ordinary)
+
+    @case("write")
+    def test_a_target_is_there_once_it_is_loaded(self, harness: Harness) -> None:
+        """It exists, whether its columns are known or not, and is loaded again."""
+        strategy = _simple(harness)
+        for n in (1, 2):
+            load(harness, sample(n, n), strategy, n=n)
+            with closing(harness.make("sink", harness.sink(strategy))) as sink:
+                assert sink.exists(), "the target was loaded, and the sink says that it does not exist"
+        same(harness.rows(), sample(1, 2) if strategy.mode != "full_refresh" else sample(2, 2))
+
+    @case("write")
+    def test_an_empty_read_writes_nothing(self, harness: Harness) -> None:
+        """No row, no batch, or a batch without rows: the target stays, and the receipt has the position."""
+        strategy = _simple(harness)
+        load(harness, sample(1, 2), strategy, n=1)
+        hollow = SHAPE.empty_table().to_batches() or [pa.RecordBatch.from_pylist([], SHAPE)]
+        for n, rows in enumerate((sample(1, 0), pa.Table.from_batches(hollow)), 2):
+            receipt = load(harness, rows, strategy, n=n)
+            assert (receipt.entry.position, receipt.inserted, receipt.deleted) == (at(n), 0, 0)
+            same(harness.rows(), sample(1, 2))
+
+    @case("write")
+    def test_a_strategy_that_it_lacks_is_refused(self, harness: Harness) -> None:
+        """Whatever is not declared is refused in one clear line, and the target stays as it is."""
+        load(harness, sample(1, 2), _simple(harness))
+        for mode, strategy in SINGLE.items():
+            if not _has(harness, mode):
+                with pytest.raises(DponeError):
+                    load(harness, sample(1, 1), strategy)
+                same(harness.rows(), sample(1, 2))
+
+    @case("write")
+    def test_no_row_is_lost_by_a_kill(self, harness: Harness) -> None:
+        """SIGKILL while a run stages, delivers and saves: after the next run every row is there, at least once."""
+        strategy = _simple(harness)
+        for step in ("part_staged", "commit_started", "committed"):
+            name = f"lost_{step}"
+            run = crash.runs(harness, strategy, name)
+            run.add(sample(1, 5))
+            assert run.here().exit_code == 0
+            run.add(sample(6, 9))
+            run.killed(step)
+            report = run.here()
+            assert report.exit_code == 0, report.streams[0].error
+            assert run.here().streams[0].status == "caught_up"
+            at_least(harness.rows(name), sample(1, 9))
 
     # ---- commits
 
@@ -403,17 +465,16 @@ class SinkContract(Contract):
         assert (first.entry.position, second.entry.position) == (at(1), at(2))
         assert second.inserted == second.entry.rows["inserted"] == 1
 
-    @case("exactly_once")
+    @case("verify")
     def test_a_target_that_somebody_emptied_is_noticed(self, harness: Harness) -> None:
-        """Only then, and only by a sink that looks at all (``contract.Verifying``)."""
+        """``contract.Verifying``: rows that are gone are noticed, and a target as it was left is not."""
         entry = load(harness, sample(1, 2), _simple(harness)).entry
         with closing(harness.make("sink", harness.sink(_simple(harness)))) as sink:
-            if (lost := getattr(sink, "lost", None)) is None:
-                return
-            assert [lost(entry, count) for count in (False, True)] == ["", ""]
+            harness.require(Verifying, sink)
+            assert [sink.lost(entry, count) for count in (False, True)] == ["", ""]
             if not harness.empty():
                 pytest.skip("the harness has no way to empty the target")
-            assert all(lost(entry, count) for count in (False, True)), "nobody noticed that the rows are gone"
+            assert all(sink.lost(entry, count) for count in (False, True)), "nobody noticed that the rows are gone"
 
     @case("exactly_once")
     def test_a_commit_after_another_head_writes_nothing(self, harness: Harness) -> None:
@@ -499,7 +560,7 @@ class SinkContract(Contract):
             if strategy.mode == "append":
                 same(harness.rows(name), pa.concat_tables([sample(1, 1), *news]))
 
-    @case("exactly_once")
+    @case("write")
     def test_an_aborted_load_leaves_no_trace(self, harness: Harness) -> None:
         """A stream that fails, then abort, twice: rows and journal are as before, and the next load works."""
         strategy = _simple(harness)
@@ -585,6 +646,27 @@ class SinkContract(Contract):
                 if whole:
                     break
 
+    @case("exactly_once")
+    def test_a_staging_that_nobody_knows_is_swept(self, harness: Harness) -> None:
+        """A SQL sink whose processes died so that a staging table is there without its line: the next load of the key
+        drops it, and leaves alone what another stream has staged."""
+        if not _sql(harness):
+            return
+        strategy = _simple(harness)
+        loads = Interrupted(harness, strategy, TABLE)
+        with _open(harness, strategy, key=f"{key()}|other") as (_, other):
+            other.stage(Part("p"), Rows(sample(3, 4)))
+            loads.strand(0, sample(1, 2))
+            assert loads.left(), "the staging is there, and nobody knows it"
+            assert loads.run(0, sample(1, 2))
+            assert loads.left() == set(), "nobody will ever drop it"
+            try:
+                other.commit(None, at(0))
+            except DponeError as error:
+                raise AssertionError("what another stream has staged is gone") from error
+        if strategy.mode != "full_refresh":
+            same(harness.rows(), sample(1, 4))
+
     # ---- lineage, schema, staging
 
     @case("lineage")
@@ -669,14 +751,12 @@ class SinkContract(Contract):
         with closing(harness.make("sink", harness.sink(strategy))) as sink:
             assert sink.journal(key()) == head
 
-    @case("schema_evolution")
+    @case("take_back")
     def test_a_failed_load_takes_back_what_it_added(self, harness: Harness) -> None:
         """The table it made, the column it added: gone with the next ``take_back``, whether the load was aborted or its
-        process died; what a commit has made the target's stays. A case of sinks that have ``contract.TakingBack``."""
+        process died; what a commit has made the target's stays (``contract.TakingBack``)."""
         strategy = _simple(harness)
         more = sample(3, 4).append_column("more", pa.array([7, 8], pa.int64()))
-        if not _can_take_back(harness, strategy):
-            return
         for dies in (False, True):
             _fails(harness, strategy, sample(1, 2), dies)
             assert _taken(harness, strategy) == 1
@@ -693,14 +773,12 @@ class SinkContract(Contract):
         assert _taken(harness, strategy) == 0
         assert _names(harness) == sorted([*before, "more"])
 
-    @case("schema_evolution")
+    @case("take_back")
     def test_what_others_use_is_not_taken_back(self, harness: Harness) -> None:
         """A table and a column that a failed load has added, and that the load of another stream counts on: they stay,
         and so do the values that it commits."""
         strategy = _simple(harness)
         more = sample(3, 4).append_column("more", pa.array([7, 8], pa.int64()))
-        if not _can_take_back(harness, strategy):
-            return
         for rows in (sample(1, 2), more):
             for when in ("staged", "committed"):
                 name = f"{TABLE}_{when}_{rows.num_columns}"
@@ -722,21 +800,14 @@ class SinkContract(Contract):
                 else:
                     same(found, rows)
 
-    @case("full_refresh")
+    @case("replace_columns")
     def test_columns_are_replaced_by_the_commit_alone(self, harness: Harness) -> None:
         """``Load.anew``: a column of another type and one that is gone. Until the commit, and after an abort, the
-        target is as it was; then it has the new columns and the new rows. Where the sink does not say ``makes_anew``,
-        such rows are refused and the target stays."""
+        target is as it was; then it has the new columns and the new rows."""
         load(harness, sample(1, 3), FULL)
         other = sample(2, 4).drop_columns(["name"])
         other = other.set_column(other.column_names.index("score"), "score", pa.array(["x", None, "z"]))
         spec = harness.sink(FULL)
-        with closing(harness.make("sink", spec)) as sink:
-            if not getattr(sink, "makes_anew", False):
-                with pytest.raises(SchemaBreak):
-                    prepare(sink, spec, other.schema)
-                same(harness.rows(), sample(1, 3))
-                return
         for ends in ("abort", "commit"):
             with (
                 closing(harness.make("sink", spec)) as sink,
@@ -762,6 +833,40 @@ class SinkContract(Contract):
             except SchemaBreak as error:
                 raise AssertionError(f"the same rows do not fit what was made for them: {error}") from error
             assert again == ()
+
+    @case("sql")
+    def test_the_dialect_is_that_of_the_sink(self, harness: Harness) -> None:
+        """``contract.SpeakingSql``: unconnected, it keeps types as the sink says, and names the table of ``ddl``."""
+        spec = harness.sink(_simple(harness))
+        with closing(harness.make("sink", spec)) as sink:
+            harness.require(SpeakingSql, sink)
+            for type_ in hostile.VALUES:
+                with suppress(DponeError):  # a type that has no home is refused by both
+                    assert sink.dialect.stores(type_) == sink.stores(type_)
+            plan = evolution.plan(None, SHAPE, spec.options.schema_evolution, sink.stores)
+            named = all(sink.dialect.quote(TABLE) in statement for statement in sink.ddl(plan.changes))
+            assert named, "a statement of ddl does not name the table as the dialect does"
+            assert sink.dialect.quote('a"b') != sink.dialect.quote("a")
+
+    @case("compare_keys")
+    def test_a_key_column_compares_as_was_said(self, harness: Harness) -> None:
+        """``contract.Comparing``: a column that ``ddl`` has made takes for equal what ``made`` said of it, and texts
+        are found by their pattern, where there are any."""
+        strategy = _simple(harness)
+        rows = pa.table({"id": pa.array([1, 2], pa.int64()), "name": ["1.00", "x"], "score": pa.array([0.5, 1.5])})
+        for field in rows.schema:  # of another system, in which keys that differ are equal
+            rows = rows.cast(rows.schema.set(rows.schema.get_field_index(field.name), field.with_metadata(_FOLDED)))
+        spec = harness.sink(strategy)
+        with closing(harness.make("sink", spec)) as sink:
+            harness.require(Comparing, sink)
+            load(harness, rows, strategy)
+            have = sink.schema()
+            assert have is not None
+            for field in rows.schema:
+                said = keys.equality(sink.made(field)) == keys.equality(have.field(field.name))
+                assert said, f"{field.name} is not the column that was said"
+            found = [sink.holds_like("name", like) for like in ("%.00", "%.5")]
+            assert found == [True, False], "texts are not found by their pattern"
 
     @case("resume")
     def test_staged_parts_survive(self, harness: Harness) -> None:
@@ -832,7 +937,7 @@ class SinkContract(Contract):
             spec, other = harness.sink(strategy), harness.sink(strategy, "lines")
             with ExitStack() as opened:
                 sink = opened.enter_context(closing(harness.make("sink", spec)))
-                offered(sink, "beside")
+                harness.require(ManyTables, sink)
                 second = opened.enter_context(closing(sink.beside(other)))
                 prepare(sink, spec, SHAPE)
                 prepare(second, other, SHAPE)
@@ -897,9 +1002,9 @@ class SinkContract(Contract):
             with _open(harness, strategy) as (_, late):
                 late.stage(Part("p"), Rows(sample(7, 8)))
                 sink.move(key(), head, new, None, gone)
-                for after in (head, None):
+                for known in (head, None):
                     with pytest.raises(DponeError):  # its staging was dropped, or the fence holds
-                        late.commit(after, at(3), ())
+                        late.commit(known, at(3), ())
             assert (sink.journal(key()), sink.journal(new)) == (gone, head)
         same(harness.rows(), expected.drop_columns(own(expected)))
 
@@ -912,7 +1017,7 @@ class SinkContract(Contract):
         changed = [(i, "d9", "changed", None) for i in (3, 4)] if strategy.mode == "merge" else []
         second = load(harness, table([*changed, *_python(sample(5, 7))]), strategy, n=2, **keep).entry.load_id
         with closing(harness.make("sink", harness.sink(strategy, **keep))) as sink:
-            offered(sink, "undo")
+            harness.require(Undoing, sink)
             assert sink.undo_plan(key(), second).position == at(1)
             head = sink.journal(key())
             with pytest.raises(Conflict):
@@ -937,7 +1042,7 @@ class SinkContract(Contract):
         load(harness, sample(3, 4), strategy, n=2, **keep)
         expected = _python(harness.rows())
         with closing(harness.make("sink", harness.sink(strategy, **keep))) as sink:
-            offered(sink, "undo")
+            harness.require(Undoing, sink)
             head = sink.journal(key())
             for attempt in (sink.undo_plan, lambda k, i: sink.undo(new_load(None, strategy), i, head, at(0, epoch=1))):
                 with pytest.raises(Stopped):
@@ -1062,15 +1167,10 @@ def _fails(harness: Harness, strategy: Strategy, rows: pa.Table, dies: bool, tab
             writer.abort()
 
 
-def _can_take_back(harness: Harness, strategy: Strategy) -> bool:
-    with closing(harness.make("sink", harness.sink(strategy))) as sink:
-        return hasattr(sink, "take_back")
-
-
 def _taken(harness: Harness, strategy: Strategy, table: str = TABLE, run_id: str = "") -> int:
     """How many things a new sink takes back."""
     with closing(harness.make("sink", harness.sink(strategy, table))) as sink:
-        taken = sink.take_back(key(table), run_id)
+        taken = harness.require(TakingBack, sink).take_back(key(table), run_id)
     assert [one.stays for one in taken if one.stays] == []
     return len(taken)
 

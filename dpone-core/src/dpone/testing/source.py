@@ -20,7 +20,7 @@ from dpone.errors import DataError, DponeError, IdentityChanged, SourceError, St
 from dpone.pipeline import Incremental
 from dpone.position import Position
 from dpone.testing import hostile
-from dpone.testing.cases import Contract, at_once, case
+from dpone.testing.cases import RoleContract, at_once, case
 from dpone.testing.harness import TABLE, Harness
 from dpone.testing.rows import same
 
@@ -60,7 +60,7 @@ def seeded(harness: Harness, *tables: pa.Table, table: str = TABLE) -> pa.Table:
     return pa.concat_tables(tables) if there is None else there
 
 
-class SourceContract(Contract):
+class SourceContract(RoleContract):
     """Subclass it and give the fixture ``harness``. Every case starts with an empty place."""
 
     role = "source"

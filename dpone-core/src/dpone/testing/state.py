@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 
-from dpone.contract import Staged
+from dpone.contract import KeepsPartitions, Staged
 from dpone.errors import Busy, Category, Conflict, DponeError
 from dpone.testing import crash
-from dpone.testing.cases import Contract, at_once, case, offered
+from dpone.testing.cases import RoleContract, at_once, case
 from dpone.testing.harness import Harness
 
 KEY = "pipeline|stream|file:a/*.csv|sqlite:orders"
@@ -34,7 +34,7 @@ os._exit(9)
 """
 
 
-class StateContract(Contract):
+class StateContract(RoleContract):
     """Subclass it and give the fixture ``harness``. Every case starts with an empty place."""
 
     role = "state"
@@ -207,7 +207,7 @@ class StateContract(Contract):
     def test_a_partition_has_one_runner(self, harness: Harness) -> None:
         """Of two that claim a partition one is Busy; who lost it records nothing; what is done stays done."""
         with closing(_state(harness)) as one, closing(_state(harness)) as other:
-            offered(one, "partitions")
+            harness.require(KeepsPartitions, one)
             mine, theirs = one.partitions(), other.partitions()
             mine.create(_manifest("a", "b", "c"))
             assert mine.claim(KEY, "a", "me", 60).attempts == 1
@@ -229,7 +229,7 @@ class StateContract(Contract):
     def test_a_lost_partition_is_taken_over(self, harness: Harness) -> None:
         """A claim that was not renewed is free; its old holder gets a Conflict."""
         with closing(_state(harness)) as one, closing(_state(harness)) as other:
-            offered(one, "partitions")
+            harness.require(KeepsPartitions, one)
             mine, theirs = one.partitions(), other.partitions()
             mine.create(_manifest("a"))
             mine.claim(KEY, "a", "me", 0.05)
@@ -242,7 +242,7 @@ class StateContract(Contract):
     def test_a_manifest_is_kept_whole(self, harness: Harness) -> None:
         """Another object reads back just what was written; a new manifest replaces the old; forgotten is gone."""
         with closing(_state(harness)) as one, closing(_state(harness)) as other:
-            offered(one, "partitions")
+            harness.require(KeepsPartitions, one)
             mine, theirs = one.partitions(), other.partitions()
             assert theirs.load(KEY) is None
             for ids in (("a", "b"), ("c",)):

@@ -10,9 +10,10 @@ from typing import Any, cast
 import pyarrow as pa
 from attrs import field, frozen, mutable
 
-from dpone.contract import Part, Sink
+from dpone.contract import Part, Sink, TakingBack
 from dpone.schema import Name
 from dpone.sql.sink import SqlSink
+from dpone.sql.writer import Staging, transaction
 from dpone.strategy import Strategy
 from dpone.testing.harness import Harness
 from dpone.testing.loads import at, key, new_load, prepare
@@ -112,9 +113,22 @@ class Interrupted:
             self.made.update(watch.made)
             return not watch.dead
 
+    def strand(self, n: int, rows: pa.Table) -> None:
+        """Stage the n-th window, die, and let the line of the staging be lost."""
+        with closing(self.sink()) as sink:
+            assert isinstance(sink, SqlSink)
+            with _watched(sink, None) as watch:
+                self._begin(sink, n, rows)
+            self.made.update(watch.made)
+        with closing(self.sink()) as sink:
+            assert isinstance(sink, SqlSink)
+            with transaction(sink._db, key(self.table)):
+                for table in watch.made:
+                    Staging(sink._db, sink._target).forget(table)
+
     def _begin(self, sink: SqlSink, n: int, rows: pa.Table) -> tuple[Any, Any]:
-        if (take_back := getattr(sink, "take_back", None)) is not None:
-            take_back(key(self.table))
+        if (taking := self.harness.offered(TakingBack, sink)) is not None:
+            taking.take_back(key(self.table))
         head = sink.journal(key(self.table))
         if head is not None and head.position == at(n):
             return None, head

@@ -21,7 +21,6 @@ class DuckdbSink(SqlSink):
     """``contract.Sink``."""
 
     _db: DuckdbDatabase
-    makes_anew = True  # ``open`` is that of SqlSink
 
     def __init__(self, spec: SinkSpec) -> None:
         target = table_name(target_of(spec))

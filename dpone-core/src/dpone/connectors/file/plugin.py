@@ -52,9 +52,8 @@ def dpone_sinks() -> list[Connector]:
             capabilities=declare(
                 "sink",
                 supported=(
-                    "full_refresh", "append", "exactly_once", "schema_evolution", "lineage", "resume", "parallel_stage",
-                    "undo",
-                    "move",
+                    "write", "full_refresh", "append", "exactly_once", "schema_evolution", "lineage", "resume",
+                    "parallel_stage", "undo", "move", "take_back", "replace_columns", "verify",
                 ),
                 # Parts are immutable: there is no row to update or delete in place.
                 unsupported=("merge", "scd2", "cdc_apply", "native_stream"),

@@ -81,8 +81,6 @@ class FileSink:
         manifest = self.folder.read()
         return manifest.rows == 0 if manifest else not self.folder.names()
 
-    makes_anew = True
-
     def lost(self, entry: Entry, count: bool) -> str:
         """``contract.Verifying``: the manifest lists every file there should be."""
         manifest = self.folder.read() or Manifest()
@@ -222,7 +220,7 @@ class FileSink:
             self.folder.write(after_it)
             with contextlib.suppress(OSError):  # committed; what is left to do the next open does as well
                 self.folder.sweep(after_it)
-        return Receipt(entry, **rows)
+        return Receipt.of(entry)
 
     def _replaced(self, manifest: Manifest | None, key: str, load_id: str) -> Replaced:
         """What a load that can be taken back replaced. Raises UndoRefused."""
@@ -403,7 +401,7 @@ class FileWriter:
         journals = {**before.journals, load.key: entry}
         last = self.load_id if replaces or parts else before.last
         added = before.added if load.schema is None else _left(before.added, load)
-        return Receipt(entry, **rows), Manifest(files, journals, schema, undo, last, added)
+        return Receipt.of(entry), Manifest(files, journals, schema, undo, last, added)
 
     def _kept(
         self, before: Manifest, entry: Entry, replaced: tuple[PartFile, ...], after: Entry | None

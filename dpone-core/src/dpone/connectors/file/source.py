@@ -156,7 +156,7 @@ class FileSource:
                 yield part
                 continue
             for j, span in enumerate(pairwise([0, *cuts, None])):
-                yield Part(f"{part.id}-{j:04d}", {**part.detail, "span": span})
+                yield Part(f"{part.id}-{j:04d}", {**part.detail, "span": span}, f"{part.content} {span}")
 
     @contextlib.contextmanager
     def read(self, part: Part) -> Iterator[Stream]:
@@ -349,4 +349,4 @@ def _part(i: int, file: _Found, entry: Mapping[str, Any], schema: pa.Schema) -> 
         "order": i,
         "schema": base64.b64encode(schema.serialize().to_pybytes()).decode(),
     }
-    return Part(f"{i:05d}-{entry['sha256'][:8]}", detail)
+    return Part(f"{i:05d}-{entry['sha256'][:8]}", detail, content=f"{file.name} {entry['sha256']}")

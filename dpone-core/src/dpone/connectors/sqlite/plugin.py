@@ -28,7 +28,8 @@ def dpone_sources() -> list[Connector]:
 
 @hookimpl
 def dpone_sinks() -> list[Connector]:
-    supported = (*MODES, "exactly_once", "schema_evolution", "lineage", "resume", "many_tables", "undo", "move")
+    loads = ("exactly_once", "schema_evolution", "lineage", "resume", "many_tables", "undo", "move")
+    supported = ("write", *MODES, *loads, "take_back", "replace_columns", "refuse", "verify", "compare_keys", "sql")
     return [
         Connector(
             name="sqlite",

@@ -23,7 +23,6 @@ class SqliteSink(SqlSink):
     otherwise they wait. The database's journal mode is left as it is."""
 
     _db: SqliteDatabase
-    makes_anew = True
 
     def __init__(self, spec: SinkSpec) -> None:
         target = table_name(target_of(spec, "sqlite_"))

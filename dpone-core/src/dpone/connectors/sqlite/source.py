@@ -359,7 +359,6 @@ class _Cursor:
         return int(self._source.rows(sql)[0][0])
 
     def doubt(self, high: str) -> str:
-        """``sql.cursor.Doubting``."""
         if self._type not in (pa.string(), types.UUID):
             return ""
         return doubt(high, self._source.name, self._name, self._lengths)

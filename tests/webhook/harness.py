@@ -1,0 +1,108 @@
+"""The receiver: a real server on loopback, which keeps every delivery it was sent."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import pyarrow as pa
+
+from dpone.pipeline import SinkSpec
+from dpone.schema import Name
+from dpone.secret import Secret
+from dpone.strategy import Strategy
+from dpone.testing import Harness
+
+Look = Callable[[int], int]
+
+
+class Receiver(ThreadingHTTPServer):
+    """``before`` and ``after`` are called with the number of each request (from 1), before and after its rows are kept;
+    they answer the status, 200 if all is well."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.kept: dict[str, list[pa.Table]] = {}
+        self.requests = 0
+        self.before: Look = lambda n: 200
+        self.after: Look = lambda n: 200
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def take(self, table: str, body: bytes) -> int:
+        self.requests += 1
+        number = self.requests
+        if (status := self.before(number)) != 200:
+            return status
+        self.kept.setdefault(table, []).append(pa.ipc.open_stream(body).read_all())
+        return self.after(number)
+
+    def deliveries(self, table: str) -> list[tuple[str, tuple[Any, ...]]]:
+        """(id, row) as they came, however often."""
+        found = []
+        for kept in self.kept.get(table, ()):
+            columns = [column.to_pylist() for column in kept.columns]
+            found += [(id, row) for id, *row in zip(*columns, strict=True)]
+        return [(id, tuple(row)) for id, row in found]
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Receiver
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        status = self.server.take(unquote(self.path[1:]), body)
+        self.send_response(status)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Nothing to say."""
+
+
+@contextmanager
+def receiver() -> Iterator[Receiver]:
+    with Receiver() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+class WebhookHarness(Harness):
+    """``rows`` are what a receiver has that takes each id once."""
+
+    connector = "webhook"
+    product = "webhook"
+    version = "1"
+    live = True
+
+    def __init__(self, folder: Path, server: Receiver) -> None:
+        self.folder, self.server = folder, server
+
+    def sink(self, strategy: Strategy, table: str = "orders", **options: Any) -> SinkSpec:
+        options = self.options("sink", **options)
+        return SinkSpec("webhook", strategy, Secret(self.server.url), Name((table,)), options=options)
+
+    def rows(self, table: str = "orders") -> pa.Table | None:
+        if not (kept := self.server.kept.get(table)):
+            return None
+        seen: set[str] = set()
+        new = []
+        for one in kept:
+            ids = one.column(0).to_pylist()
+            new.append(one.filter(pa.array([id not in seen for id in ids])))
+            seen.update(ids)
+        return pa.concat_tables([one.remove_column(0) for one in new], promote_options="permissive")
