@@ -27,13 +27,14 @@ def dpone_sources() -> list[Connector]:
 
 @hookimpl
 def dpone_sinks() -> list[Connector]:
-    supported = (*MODES, "exactly_once", "schema_evolution", "lineage", "resume", "undo")
+    loads = ("exactly_once", "schema_evolution", "lineage", "resume", "undo", "move")
+    supported = ("write", *MODES, *loads, "take_back", "refuse", "verify", "compare_keys", "sql")
     return [
         Connector(
             name="mariadb",
             implementation="dpone_mariadb.sink:MariadbSink",
             options="dpone.pipeline:SinkOptions",
-            capabilities=declare("sink", supported, unsupported=("native_stream",)),
+            capabilities=declare("sink", supported, unsupported=("native_stream", "replace_columns")),
             takes=("connection", "table"),
             errors=_ERRORS,
             commit="transaction",
