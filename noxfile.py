@@ -28,7 +28,7 @@ ROOT = Path(__file__).parent
 CORE = "dpone-core"
 CONNECTORS = ("dpone-postgres", "dpone-mssql", "dpone-kafka", "dpone-objectstore")
 FOLDERS = (CORE, *CONNECTORS, ".")
-EXAMPLE = "./examples/dpone-duckdb"
+EXAMPLE, MARIADB = EXAMPLES = ("./examples/dpone-duckdb", "./examples/dpone-mariadb")
 VERSION = "1.0.0"
 AT_ONCE = ("-n", "auto")  # of pytest-xdist: tests that mostly wait for processes of their own and for servers
 GROUPS = nox.project.load_toml(ROOT / "pyproject.toml")
@@ -36,7 +36,7 @@ CHECKS = {
     "tests": ("pytest", *AT_ONCE, "--ignore=tests/docs"),
     "lint": ("ruff", "check"),
     "format": ("ruff", "format", "--check"),
-    "typing": ("mypy", *(f"{folder}/src" for folder in (CORE, *CONNECTORS, EXAMPLE))),
+    "typing": ("mypy", *(f"{folder}/src" for folder in (CORE, *CONNECTORS, *EXAMPLES))),
     "docs": ("pytest", "tests/docs"),
 }
 
@@ -84,7 +84,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def typing(session: nox.Session) -> None:
     """mypy, strict, over every ``src``; the installed packages are there for their types."""
-    install(session, EXAMPLE)
+    install(session, *EXAMPLES)
     session.run(*CHECKS["typing"], *session.posargs)
 
 
@@ -150,10 +150,25 @@ def example(session: nox.Session) -> None:
     session.run("dpone", "init", "--connector", "made", str(made))
     editable(session, str(made))
     for name, where in (("duckdb", ROOT / EXAMPLE), ("made", made)):
-        with session.chdir(where):
-            # With "=": pytest would look for its configuration near a folder that stands alone on its command line.
-            session.run("pytest", "-q", f"--dpone-evidence={evidence}", *session.posargs)
-        session.run("dpone", "certify", "--evidence", str(evidence), "--connector", name, "--require", "certified")
+        certified(session, name, where, evidence)
+
+
+@nox.session(default=False)
+def mariadb(session: nox.Session) -> None:
+    """The second worked example, examples/dpone-mariadb, on a server of its own: wants Debian's mariadb-server."""
+    evidence = Path(session.create_tmp()).resolve() / "evidence"
+    shutil.rmtree(evidence, ignore_errors=True)
+    session.install("--require-hashes", "-r", "requirements/tests.txt")
+    editable(session, f"./{CORE}", MARIADB)
+    certified(session, "mariadb", ROOT / MARIADB, evidence)
+
+
+def certified(session: nox.Session, name: str, where: Path, evidence: Path) -> None:
+    """The tests of a connector, run in its folder as its author would, must find it certified."""
+    with session.chdir(where):
+        # With "=": pytest would look for its configuration near a folder that stands alone on its command line.
+        session.run("pytest", "-q", f"--dpone-evidence={evidence}", *session.posargs)
+    session.run("dpone", "certify", "--evidence", str(evidence), "--connector", name, "--require", "certified")
 
 
 @nox.session(default=False)
@@ -201,7 +216,7 @@ def lock(session: nox.Session) -> None:
     hashes of all its files, so that one lock serves every Python and platform. ``-- --upgrade-package NAME`` renews
     one package."""
     session.install(*group("lock"))
-    built = [*group("build"), *group("tests"), *group("typing"), *third_party(*FOLDERS, EXAMPLE)]
+    built = [*group("build"), *group("tests"), *group("typing"), *third_party(*FOLDERS, *EXAMPLES)]
     locks = {"nox": group("nox"), "lint": group("lint"), "build": group("build"), "tests": built}
     locks["corpus"] = group("corpus")
     for name, wanted in locks.items():
@@ -234,7 +249,7 @@ def newest(session: nox.Session) -> None:
     """The newest release of everything, whatever is locked: says what differs from the lock and which checks break.
     ``-- typing docs`` tries these checks alone."""
     names = [Requirement(one).name for name in ("tests", "lint", "typing") for one in group(name)]
-    install_unlocked(session, "-e", EXAMPLE, *names)
+    install_unlocked(session, *(part for path in EXAMPLES for part in ("-e", path)), *names)
     listed = session.run("pip", "list", "--format=json", silent=True, stderr=None) or "[]"
     for name, version, locked in unlike_the_lock(json.loads(listed)):
         session.log("%s %s is not the locked %s", name, version, locked)

@@ -14,7 +14,10 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
 LOCKS = sorted((ROOT / "requirements").glob("*.txt"))
-PROJECTS = [ROOT, *sorted(path.parent for path in ROOT.glob("dpone-*/pyproject.toml")), ROOT / "examples/dpone-duckdb"]
+PROJECTS = [
+    ROOT,
+    *sorted(path.parent for found in ("dpone-*", "examples/*") for path in ROOT.glob(f"{found}/pyproject.toml")),
+]
 
 
 def read(folder: Path) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""MariaDB source and sink for dpone: a connector in a distribution of its own."""

@@ -1,0 +1,303 @@
+"""The database of a target, as the shared SQL layer needs it. DDL commits by itself here, so nothing is swapped."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+import pymysql
+from pymysql.constants import FIELD_TYPE
+from pymysql.converters import conversions
+
+from dpone.errors import Category, ConfigError, DataError, SinkError
+from dpone.evolution import Stored
+from dpone.schema import DEFAULT, Name
+from dpone.sql.dialect import Dialect, Reference
+from dpone_mariadb import types
+from dpone_mariadb.connect import Place, connect
+from dpone_mariadb.errors import failing
+
+_MINE = "table_schema = coalesce(%s, database()) AND table_name = %s"
+_INSTANT = {FIELD_TYPE.DATETIME: lambda text: datetime.fromisoformat(text).replace(tzinfo=UTC)}
+_LONGEST = 3072 // 4  # characters of all key columns together: https://mariadb.com/kb/en/innodb-limitations/
+
+
+class MariadbDialect(Dialect):
+    quotes = ("`", "`")
+    placeholder = "%s"
+    max_columns = 1017  # of InnoDB
+    ddl_commits = True
+
+    def quote(self, identifier: str) -> str:
+        """64 characters of the basic plane, none of them a blank at the end. The driver takes % for a placeholder."""
+        if len(identifier) > 64 or identifier != identifier.rstrip(" ") or any(ord(c) > 0xFFFF for c in identifier):
+            found = f"{identifier[:40]!a}: a name has at most 64 characters, none beyond U+FFFF and no blank at the end"
+            raise ConfigError("quote an identifier", found, "rename the table or column")
+        return super().quote(identifier).replace("%", "%%")
+
+    def literal(self, text: str) -> str:
+        return super().literal(text).replace("%", "%%")
+
+    def stores(self, type: pa.DataType) -> Stored:
+        return types.stores(type)
+
+    def reads(self, native: str) -> pa.DataType | None:
+        return types.reads(native)
+
+    def bind(self, value: Any, type: pa.DataType) -> Any:
+        try:
+            given = value if isinstance(value, datetime) else str(value)
+            return types.encode(pa.array([given]), type, "")[0]
+        except (pa.ArrowException, DataError) as error:
+            todo = f"write a value of {type}"
+            raise ConfigError("read strategy.where", f"{value!r} is not a valid {type}", todo) from error
+
+    def differs(self, left: str, right: str) -> str:
+        return f"NOT ({left} <=> {right})"
+
+    def column(self, field: pa.Field) -> str:
+        """NOT NULL comes before the comment."""
+        native, comment, text = self.stores(field.type).native.partition(" COMMENT ")
+        return f"{self.quote(field.name)} {native}{'' if field.nullable else ' NOT NULL'}{comment}{text}"
+
+    def create_table(self, table: Name, schema: pa.Schema, key: Sequence[str] = ()) -> str:
+        """A text without a length can be no key: texts of a key share what an index may have."""
+        texts = [n for n in key if self.stores(schema.field(n).type).native in (types.TEXT, "longblob")]
+        columns = []
+        for f in schema:
+            written = self.column(f.with_nullable(f.nullable and f.name not in key))
+            if f.name in texts:
+                size = _LONGEST // len(texts) - (8 if len(key) > len(texts) else 0)
+                written = written.replace(" longtext ", f" varchar({size}) ").replace(
+                    " longblob", f" varbinary({size})"
+                )
+            columns.append(written)
+        if key:
+            columns.append(f"PRIMARY KEY ({self.columns(key)})")
+        return f"CREATE TABLE {self.name(table)} ({', '.join(columns)}) ENGINE=InnoDB CHARACTER SET utf8mb4"
+
+    def create_index(self, table: Name, columns: Sequence[str]) -> str:
+        return "DO 0"  # a text would need a length here
+
+    def widen_column(self, table: Name, before: pa.Field, after: pa.Field) -> list[str]:
+        if self.stores(before.type).native == self.stores(after.type).native:
+            return []
+        return [f"ALTER TABLE {self.name(table)} MODIFY COLUMN {self.column(after.with_nullable(before.nullable))}"]
+
+    def delete_from(self, target: Name, where: str) -> str:
+        return f"DELETE t FROM {self.name(target)} AS t WHERE {where}"
+
+    def delete_keys(self, target: Name, source: str, key: Sequence[str]) -> str:
+        same = " AND ".join(f"t.{self.quote(k)} = s.{self.quote(k)}" for k in key)
+        return f"DELETE t FROM {self.name(target)} AS t JOIN {source} AS s ON {same}"
+
+    def update_from(self, target: Name, source: str, values: Mapping[str, str], where: str) -> str:
+        sets = ", ".join(f"t.{self.quote(column)} = {value}" for column, value in values.items())
+        return f"UPDATE {self.name(target)} AS t, {source} AS s SET {sets} WHERE {where}"
+
+
+class MariadbDatabase:
+    """``dpone.sql.dialect.Database``. Opened when first used."""
+
+    def __init__(self, place: Place) -> None:
+        self.dialect: Dialect = MariadbDialect()
+        self.place = place
+        self._db: pymysql.connections.Connection[Any] | None = None
+        self._held = ""
+
+    def connection(self) -> pymysql.connections.Connection[Any]:
+        if self._db is None:
+            self._db = connect(self.place, SinkError, {**conversions, **_INSTANT})
+        return self._db
+
+    def close(self) -> None:
+        """The server rolls back what is open, and lets go of the lock."""
+        if self._db is not None:
+            with suppress(pymysql.Error):
+                self._db.close()
+            self._db, self._held = None, ""
+
+    # ---- transactions
+
+    def begin(self, lock: str) -> None:
+        """The lock is the session's (https://mariadb.com/kb/en/get_lock/), of 64 characters at most."""
+        name = f"dpone {hashlib.sha256(f'{self.place.database} {lock}'.encode()).hexdigest()[:40]}"
+        if self.rows("SELECT GET_LOCK(%s, 50)", (name,)) != [(1,)]:
+            busy = SinkError("begin a transaction", "another run holds the lock", "let it finish, then run again")
+            busy.category = Category.TRANSIENT
+            raise busy
+        self._held = name
+        self.execute("START TRANSACTION")
+
+    def commit(self) -> None:
+        """Durable with innodb_flush_log_at_trx_commit=1, which is the default."""
+        self.execute("COMMIT")
+        self._release()
+
+    def rollback(self) -> None:
+        if self._held:
+            try:
+                self.execute("ROLLBACK")
+                self._release()
+            except SinkError:
+                self.close()
+
+    def _release(self) -> None:
+        self.rows("SELECT RELEASE_LOCK(%s)", (self._held,))
+        self._held = ""
+
+    # ---- statements
+
+    def execute(self, sql: str, parameters: Sequence[Any] = ()) -> int:
+        with failing(SinkError, f"write {self.place.database}"), self.connection().cursor() as cursor:
+            return int(cursor.execute(sql, tuple(parameters)))
+
+    def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """A DATETIME is an instant: dpone asks for its own alone."""
+        with failing(SinkError, f"read {self.place.database}"), self.connection().cursor() as cursor:
+            cursor.execute(sql, tuple(parameters))
+            return list(cursor.fetchall())
+
+    def schema(self, table: Name) -> pa.Schema | None:
+        columns = "column_name, column_type, is_nullable, column_default, extra, column_comment, generation_expression"
+        sql = f"SELECT {columns} FROM information_schema.columns WHERE {_MINE} ORDER BY ordinal_position"
+        made = []
+        for name, type_, null, default, extra, comment, generated in self.rows(sql, _place(table)):
+            if generated is None:
+                filled = default not in (None, "NULL") or "auto_increment" in extra
+                native = f"{type_} COMMENT '{types.UTC}'" if comment == types.UTC else type_
+                metadata = {DEFAULT: b"yes"} if filled else None
+                made.append(pa.field(name, types.reads(native) or pa.string(), null == "YES", metadata))
+        return pa.schema(made) if made else None
+
+    # ---- loading
+
+    def load(
+        self, table: Name, schema: pa.Schema, batches: Iterable[pa.RecordBatch], lineage: Mapping[str, Any]
+    ) -> int:
+        """Statements of many rows, as long as the server takes them."""
+        d, key, own = self.dialect, self.primary_key(table), [pa.scalar(v) for v in lineage.values()]
+        constants = [types.encode(pa.array([v.as_py()], v.type), types.stores(v.type).arrow, "")[0] for v in own]
+        holes = ", ".join(["%s"] * (len(schema) + len(lineage)))
+        once = f" ON DUPLICATE KEY UPDATE {d.quote(key[0])} = {d.quote(key[0])}" if key else ""
+        into = f"INSERT INTO {d.name(table)} ({d.columns([*schema.names, *lineage])}) VALUES ({holes}){once}"
+        before, given = self._count(table) if key else 0, 0
+        for batch in batches:
+            columns = [types.encode(batch.column(f.name), f.type, f.name) for f in schema]
+            columns += [[value] * batch.num_rows for value in constants]
+            with failing(SinkError, f"load {table}"), self.connection().cursor() as cursor:
+                cursor.executemany(into, list(zip(*columns, strict=True)))
+            given += batch.num_rows
+        return self._count(table) - before if key else given
+
+    def _count(self, table: Name) -> int:
+        return int(self.rows(f"SELECT COUNT(*) FROM {self.dialect.name(table)}")[0][0])
+
+    def _keys(self, table: Name) -> dict[str, list[str]]:
+        """Unique indexes of whole columns that are NOT NULL."""
+        columns = "index_name, column_name, sub_part IS NOT NULL OR nullable = 'YES'"
+        where = f"{_MINE} AND non_unique = 0 ORDER BY index_name, seq_in_index"
+        sql = f"SELECT {columns} FROM information_schema.statistics WHERE {where}"
+        found: dict[str, list[str]] = {}
+        loose = set()
+        for index, column, partly in self.rows(sql, _place(table)):
+            found.setdefault(index, []).append(column)
+            loose |= {index} if partly else set()
+        return {index: columns for index, columns in found.items() if index not in loose}
+
+    def unique(self, table: Name, key: Sequence[str]) -> bool:
+        return any({*columns} == {*key} for columns in self._keys(table).values())
+
+    def primary_key(self, table: Name) -> tuple[str, ...]:
+        return tuple(self._keys(table).get("PRIMARY", ()))
+
+    def upsert(
+        self, target: Name, source: str, names: Sequence[str], key: Sequence[str], compared: Sequence[str]
+    ) -> tuple[int, int]:
+        """By an update and an insert: what ON DUPLICATE KEY UPDATE counts does not tell one from the other."""
+        d = self.dialect
+        same = " AND ".join(f"t.{d.quote(k)} = s.{d.quote(k)}" for k in key)
+        [(met,)] = self.rows(f"SELECT COUNT(*) FROM {source} AS s JOIN {d.name(target)} AS t ON {same}")
+        differs = " OR ".join(d.differs(f"t.{d.quote(c)}", f"s.{d.quote(c)}") for c in compared)
+        values = {n: f"s.{d.quote(n)}" for n in names if n not in key}
+        written = self.execute(d.update_from(target, source, values, f"{same} AND ({differs})")) if compared else 0
+        new = f"LEFT JOIN {d.name(target)} AS t ON {same} WHERE t.{d.quote(key[0])} IS NULL"
+        rows = f"SELECT {d.columns(names, 's')} FROM {source} AS s {new}"
+        return met, written + self.execute(f"{d.insert_into(target, names)} {rows}")
+
+    def plain(self, table: Name, key: Sequence[str]) -> bool:
+        return False  # RENAME TABLE commits: a staging never takes the target's place
+
+    def swap(self, stage: Name, target: Name, keep: Name | None = None) -> None:
+        raise NotImplementedError
+
+    def collated(self, table: Name) -> bool:
+        exact = "collation_name REGEXP '_nopad_bin$'"
+        sql = f"SELECT 1 FROM information_schema.columns WHERE {_MINE} AND NOT {exact} LIMIT 1"
+        return bool(self.rows(sql, _place(table)))
+
+    def tables(self, beside: Name, prefix: str) -> list[Name]:
+        database, _ = _place(beside)
+        sql = "SELECT table_name FROM information_schema.tables WHERE table_schema = coalesce(%s, database()) \
+            AND left(table_name, char_length(%s)) = %s"
+        return [beside.sibling(name) for (name,) in self.rows(sql, (database, prefix, prefix))]
+
+    def create(self, table: Name, schema: pa.Schema, key: Sequence[str] = ()) -> None:
+        self.execute(self.dialect.create_table(table, schema, key))
+
+    def create_like(self, table: Name, like: Name, columns: Sequence[str]) -> None:
+        self.execute(self.dialect.create_like(table, like, columns))
+
+    def drop(self, table: Name, wipe: bool = False) -> None:
+        self.execute(self.dialect.drop_table(table))
+
+    def identity(self, table: Name, column: str = "") -> str:
+        """A table by its text."""
+        return "" if column else str(self.rows(f"SHOW CREATE TABLE {self.dialect.name(table)}")[0][1])
+
+    def take_out(self, table: Name, column: str = "") -> str:
+        """A view is found by its text, which has the name somewhere."""
+        views = "SELECT table_name FROM information_schema.views WHERE instr(view_definition, %s)"
+        hanging = [f"view {name}" for (name,) in self.rows(views, (column or table.last,))]
+        hanging += [f"a reference from {found.table}" for found in self.references(table)]
+        if column:
+            sql = f"SELECT index_name FROM information_schema.statistics WHERE {_MINE} AND column_name = %s"
+            hanging += [f"index {name}" for (name,) in self.rows(sql, (*_place(table), column))]
+        if hanging:
+            return f"it has {', '.join(hanging)}"
+        self.execute(self.dialect.drop_column(table, column) if column else self.dialect.drop_table(table))
+        return ""
+
+    def clear(self, table: Name) -> int:
+        """TRUNCATE would commit."""
+        return self.execute(f"DELETE FROM {self.dialect.name(table)}")
+
+    def hold(self, table: Name) -> None:
+        """Locks every row; new ones may come until the transaction ends."""
+        self.rows(f"SELECT COUNT(*) FROM {self.dialect.name(table)} FOR UPDATE")
+
+    def references(self, table: Name) -> list[Reference]:
+        """InnoDB checks each row at once. By ON: the server (10.11.19) dies of the same join written with USING."""
+        names = (
+            "k.table_schema, k.table_name, k.constraint_name, k.column_name, k.referenced_column_name, r.delete_rule"
+        )
+        same = " AND ".join(f"r.{n} = k.{n}" for n in ("constraint_schema", "constraint_name", "table_name"))
+        sql = f"SELECT {names} FROM information_schema.key_column_usage AS k \
+            JOIN information_schema.referential_constraints AS r ON {same} \
+            WHERE k.referenced_table_schema = coalesce(%s, database()) AND k.referenced_table_name = %s \
+            ORDER BY 1, 2, 3, k.ordinal_position"
+        found: dict[tuple[str, ...], list[tuple[str, str]]] = {}
+        for schema, name, constraint, mine, theirs, rule in self.rows(sql, _place(table)):
+            found.setdefault((schema, name, constraint, rule), []).append((mine, theirs))
+        return [
+            Reference(Name((schema, name)), tuple(pairs), rule in ("CASCADE", "SET NULL"), immediate=True)
+            for (schema, name, _, rule), pairs in found.items()
+        ]
+
+
+def _place(table: Name) -> tuple[str | None, str]:
+    return (table.parts[-2] if len(table.parts) > 1 else None, table.last)

@@ -1,0 +1,42 @@
+"""What the connector is. Imports neither pymysql nor pyarrow: discovery stays light."""
+
+from __future__ import annotations
+
+from dpone import hookimpl
+from dpone.capability import Connector, declare
+from dpone.strategy import MODES
+
+_ERRORS = "dpone_mariadb.errors:CODES"
+
+
+@hookimpl
+def dpone_sources() -> list[Connector]:
+    supported = ("read", "query", "snapshot")
+    unsupported = ("repeatable", "incremental_cursor", "incremental_xmin", "incremental_cdc", "native_stream")
+    return [
+        Connector(
+            name="mariadb",
+            implementation="dpone_mariadb.source:MariadbSource",
+            options="dpone.pipeline:SourceOptions",
+            capabilities=declare("source", supported, unsupported),
+            takes=("connection", "table", "query"),
+            errors=_ERRORS,
+        )
+    ]
+
+
+@hookimpl
+def dpone_sinks() -> list[Connector]:
+    loads = ("exactly_once", "schema_evolution", "lineage", "resume", "undo", "move")
+    supported = ("write", *MODES, *loads, "take_back", "refuse", "verify", "compare_keys", "sql")
+    return [
+        Connector(
+            name="mariadb",
+            implementation="dpone_mariadb.sink:MariadbSink",
+            options="dpone.pipeline:SinkOptions",
+            capabilities=declare("sink", supported, unsupported=("native_stream", "replace_columns")),
+            takes=("connection", "table"),
+            errors=_ERRORS,
+            commit="transaction",
+        )
+    ]

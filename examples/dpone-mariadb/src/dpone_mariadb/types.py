@@ -1,0 +1,137 @@
+"""MariaDB's types and Arrow's, and values of the one as values of the other.
+
+An instant is a DATETIME in UTC whose column says so in its comment: TIMESTAMP ends in 2038
+(https://mariadb.com/kb/en/timestamp/).
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dpone.errors import ConfigError, DataError
+from dpone.evolution import Stored, plain
+from dpone.jsontext import NotJson, has_members, json_texts
+from dpone.nanoseconds import misfit
+from dpone.sql.types import JSON, UUID
+
+UTC = "UTC"
+TEXT = "longtext COLLATE utf8mb4_nopad_bin"  # by characters, blanks at the end included
+_INSTANT = pa.timestamp("us", "UTC")
+_INTEGERS = {
+    pa.int8(): "tinyint", pa.int16(): "smallint", pa.int32(): "int", pa.int64(): "bigint",
+    pa.uint8(): "tinyint unsigned", pa.uint16(): "smallint unsigned", pa.uint32(): "int unsigned",
+    pa.uint64(): "bigint unsigned",
+}  # fmt: skip
+_READS = {name: type_ for type_, name in _INTEGERS.items()} | {
+    "mediumint": pa.int32(), "mediumint unsigned": pa.uint32(), "year": pa.int16(), "double": pa.float64(),
+    "float": pa.float32(), "date": pa.date32(), "time": pa.time64("us"), "timestamp": _INSTANT, "uuid": UUID,
+    "inet4": pa.string(), "inet6": pa.string(), "enum": pa.string(), "set": pa.string(),
+}  # fmt: skip
+_COLUMN = re.compile(r"(\w+)(?:\((\d+)(?:,(\d+))?\)|\(.*\))?( unsigned)?.*", re.DOTALL)
+
+
+def stores(type: pa.DataType) -> Stored:
+    """Raises ConfigError for what MariaDB cannot keep."""
+    type, t = plain(type), pa.types
+    if t.is_boolean(type):
+        return Stored("bit(1)", pa.bool_())
+    if type in _INTEGERS:
+        return Stored(_INTEGERS[type], type)
+    if t.is_floating(type):
+        return Stored("double", pa.float64(), "checked")  # no NaN, no infinity; FLOAT is shown with six digits
+    if t.is_decimal(type) and type.precision <= 65 and 0 <= type.scale <= 38:
+        wide = pa.decimal256 if type.precision > 38 else pa.decimal128
+        return Stored(f"decimal({type.precision},{type.scale})", wide(type.precision, type.scale))
+    if t.is_date(type):
+        return Stored("date", pa.date32(), "checked")
+    if t.is_timestamp(type):
+        return Stored(f"datetime(6) COMMENT '{UTC}'" if type.tz else "datetime(6)", _INSTANT if type.tz else
+                      pa.timestamp("us"), "checked")  # fmt: skip
+    if t.is_time(type):
+        return Stored("time(6)", pa.time64("us"), "checked" if type == pa.time64("ns") else "exact")
+    if type == UUID:
+        return Stored("uuid", UUID)
+    if t.is_nested(type) or (type == JSON and isinstance(type, pa.BaseExtensionType)):
+        return Stored(TEXT, pa.string(), "checked")
+    if isinstance(type, pa.BaseExtensionType):
+        return stores(type.storage_type)
+    if t.is_binary(type) or t.is_large_binary(type) or t.is_binary_view(type) or t.is_fixed_size_binary(type):
+        return Stored("longblob", pa.binary())
+    if t.is_string(type) or t.is_large_string(type) or t.is_string_view(type) or t.is_null(type):
+        return Stored(TEXT, pa.string())
+    raise ConfigError(f"keep {type}", "MariaDB has no such type", "cast the column in the source")
+
+
+def reads(native: str) -> pa.DataType | None:
+    """Of a COLUMN_TYPE of the catalogue, with the comment of an instant; None: no such type."""
+    match = _COLUMN.fullmatch(native.lower())
+    if match is None:
+        return None
+    word, size, scale = match[1], int(match[2] or 0), int(match[3] or 0)
+    if found := _READS.get(word + (match[4] or "")):
+        return found
+    if word == "decimal":
+        return pa.decimal256(size, scale) if size > 38 else pa.decimal128(size, scale)
+    if word == "datetime":
+        return _INSTANT if native.endswith(f"COMMENT '{UTC}'") else pa.timestamp("us")
+    if word == "bit" and size == 1:
+        return pa.bool_()
+    if word.endswith(("text", "char")):
+        return pa.string()
+    return pa.binary() if word.endswith(("blob", "binary")) else None
+
+
+def encode(array: pa.Array, type: pa.DataType, name: str) -> list[Any]:
+    """Values to bind, NULL as None. Raises DataError, without the value."""
+    try:
+        return _encoded(array, type)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, NotJson, ValueError) as error:
+        found = f"column {name}: {misfit(array.type, type) if isinstance(error, pa.ArrowInvalid) else error}"
+        raise DataError("load rows", found, "correct the value, or cast the column in the source") from error
+
+
+def _encoded(array: pa.Array, type: pa.DataType) -> list[Any]:
+    t = pa.types
+    if t.is_dictionary(array.type):
+        array = array.dictionary_decode()
+    if t.is_string(type) and has_members(array.type):
+        array = json_texts(array)
+    if isinstance(array.type, pa.BaseExtensionType):
+        array = array.storage
+    if type == UUID:
+        return [None if v is None else str(uuid.UUID(bytes=v)) for v in array.to_pylist()]
+    array = array.cast(type)
+    if t.is_floating(type):
+        if pc.any(pc.invert(pc.is_finite(array))).as_py():
+            raise ValueError("NaN or an infinity, which MariaDB cannot keep")
+        doubles: list[Any] = array.to_pylist()
+        return doubles
+    if t.is_timestamp(type):
+        array = array.cast(pa.timestamp("us"))
+    if t.is_boolean(type):
+        array = array.cast(pa.int8())
+    values: list[Any] = (array.cast(pa.string()) if t.is_temporal(type) else array).to_pylist()
+    return values
+
+
+def decode(values: list[Any], type: pa.DataType) -> pa.Array:
+    """Of what the server sends: texts, and bytes for binary columns."""
+    t = pa.types
+    if t.is_binary(type):
+        return pa.array([v if v is None or isinstance(v, bytes) else v.encode() for v in values], type)
+    if t.is_boolean(type):
+        return pa.array([None if v is None else v not in (b"\0", "\0", "0") for v in values], type)
+    texts = pa.array(values, pa.string())
+    if type == UUID:
+        return pa.array([None if v is None else uuid.UUID(v).bytes for v in values], pa.binary(16)).cast(UUID)
+    if t.is_timestamp(type):
+        return texts.cast(pa.timestamp("us")).cast(type)
+    if t.is_time(type):
+        days = pc.binary_join_element_wise("1970-01-01 ", texts, "")
+        return days.cast(pa.timestamp("us")).cast(type)
+    return texts.cast(type)

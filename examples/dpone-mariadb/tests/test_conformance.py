@@ -1,0 +1,41 @@
+"""The conformance kit, against MariaDB alone and on routes from and to SQLite."""
+
+from __future__ import annotations
+
+import pytest
+
+from dpone.testing import RouteContract, SinkContract, SourceContract
+from dpone.testing.builtin import SqliteHarness
+
+
+class TestMariadbSource(SourceContract):
+    """The fixture is conftest's."""
+
+
+class TestMariadbSink(SinkContract):
+    """The fixture is conftest's."""
+
+
+def sqlite(folder):
+    folder.mkdir()
+    return SqliteHarness(folder)
+
+
+class TestSqliteToMariadb(RouteContract):
+    @pytest.fixture
+    def source(self, tmp_path):
+        return sqlite(tmp_path / "source")
+
+    @pytest.fixture
+    def sink(self, make):
+        return make()
+
+
+class TestMariadbToSqlite(RouteContract):
+    @pytest.fixture
+    def source(self, make):
+        return make()
+
+    @pytest.fixture
+    def sink(self, tmp_path):
+        return sqlite(tmp_path / "sink")

@@ -1,0 +1,192 @@
+"""What MariaDB does otherwise than the systems that dpone brings."""
+
+from __future__ import annotations
+
+import threading
+from datetime import UTC, datetime
+from decimal import Decimal
+
+import pyarrow as pa
+import pytest
+
+from dpone.errors import Category, ConfigError, DataError, SinkError
+from dpone.ops.matrix import ARROW_TYPES
+from dpone.pipeline import Lineage
+from dpone.secret import Secret
+from dpone.strategy import Strategy
+from dpone.testing.loads import load
+from dpone.testing.rows import sample
+from dpone.testing.source import everything
+from dpone_mariadb.connect import place
+from dpone_mariadb.database import MariadbDatabase, MariadbDialect
+from dpone_mariadb.types import stores
+
+FULL, MERGE = Strategy("full_refresh"), Strategy("merge", key="id")
+DDL = ("CREATE", "DROP", "ALTER", "RENAME", "TRUNCATE")
+
+
+STRATEGIES = {
+    "full_refresh": FULL, "append": Strategy("append"), "merge": MERGE,
+    "replace": Strategy("replace", where={"day": "d1"}),
+    "partition_replace": Strategy("partition_replace", partition="day"),
+    "snapshot_diff": Strategy("snapshot_diff", key="id", max_delete_share=1.0),
+    "scd2": Strategy("scd2", key="id", deletes="close", max_delete_share=1.0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", STRATEGIES)
+def test_no_ddl_stands_between_the_first_row_and_the_commit(harness, mode):
+    """By the server's own log: in a transaction that writes the journal there is no statement that would commit it."""
+    rows = sample(1, 3).set_column(1, "day", pa.array(["d1"] * 3))
+    harness.run("SET GLOBAL log_output = 'TABLE'")
+    harness.run("TRUNCATE mysql.general_log")
+    harness.run("SET GLOBAL general_log = ON")
+    try:
+        for n in (3, 2):
+            load(harness, rows.slice(0, n), STRATEGIES[mode])
+    finally:
+        harness.run("SET GLOBAL general_log = OFF")
+    log = harness.run("SELECT CONVERT(argument USING utf8mb4) FROM mysql.general_log WHERE command_type = 'Query' "
+                      "ORDER BY event_time, thread_id")  # fmt: skip
+    inside: list[str] = []
+    commits = 0
+    for (statement,) in log:
+        inside = [] if statement == "START TRANSACTION" else [*inside, statement]
+        if statement == "COMMIT" and any("INSERT INTO `__dpone__loads`" in one for one in inside):
+            commits += 1
+            assert not [one for one in inside if one.lstrip().upper().startswith(DDL)]
+            inside = []
+    assert commits == 2
+
+
+def test_every_type_comes_back_as_the_matrix_says(harness):
+    """One table with a column of every Arrow type that MariaDB keeps, loaded twice and read again."""
+    kept = {f"c{i}": type_ for i, type_ in enumerate(ARROW_TYPES) if is_kept(type_)}
+    rows = pa.table({name: pa.array([None], type_) for name, type_ in kept.items()})
+    for _ in range(2):
+        load(harness, rows, FULL)
+    found = everything(harness, harness.source())
+    assert len(kept) > 25
+    assert found.schema.types == [stores(type_).arrow for type_ in kept.values()]
+    assert found.to_pylist() == rows.to_pylist()
+
+
+def is_kept(type_):
+    try:
+        return bool(stores(type_))
+    except ConfigError:
+        return False
+
+
+def test_values_of_each_type_arrive_and_come_back(harness):
+    """Instants beyond 2038, 38 digits, microseconds, bytes with zeros, and texts that differ by case or a blank."""
+    at = datetime(2199, 12, 31, 23, 59, 59, 999999)
+    rows = pa.table({
+        "t": pa.array([at.replace(tzinfo=UTC)], pa.timestamp("us", "UTC")), "l": pa.array([at], pa.timestamp("us")),
+        "d": pa.array([Decimal("9" * 28 + "." + "1" * 10)], pa.decimal128(38, 10)), "b": [b"\x00'\\%s\xff"],
+        "s": ["a\\'%s \U0001f986 "], "u": pa.array([b"\x01" * 16], pa.uuid()), "x": pa.array([0.1]), "y": [True],
+        "c": pa.array([1], pa.time64("us")),
+    })  # fmt: skip
+    load(harness, rows, FULL)
+    assert everything(harness, harness.source()).to_pylist() == rows.to_pylist()
+    keys = pa.table({"id": ["a", "A", "a ", "ä"], "n": [1, 2, 3, 4]})
+    for _ in range(2):
+        load(harness, keys, MERGE, "keys")
+    assert sorted(harness.rows("keys").select(["id", "n"]).to_pylist(), key=str) == sorted(keys.to_pylist(), key=str)
+
+
+def test_a_key_that_no_index_takes_is_refused(harness):
+    """A text of a key has at most 768 characters; a longer one stops the load, and is not shown."""
+    load(harness, pa.table({"id": ["a"], "n": [1]}), MERGE)
+    with pytest.raises(DataError) as caught:
+        load(harness, pa.table({"id": ["secret" * 200], "n": [1]}), MERGE)
+    assert "secret" not in str(caught.value)
+    assert harness.rows()["id"].to_pylist() == ["a"]
+
+
+def test_a_target_that_compares_loosely_is_refused(harness):
+    """A collation would hide a change of case from a merge."""
+    harness.run(
+        "CREATE TABLE orders (id bigint, day longtext, name varchar(20) COLLATE utf8mb4_general_ci, score double)"
+    )
+    with pytest.raises(SinkError, match="collation"):
+        load(harness, sample(1, 3), MERGE, lineage=Lineage(False))
+
+
+def test_writers_of_one_stream_take_turns(harness, monkeypatch):
+    """A second transaction of one lock begins when the first has ended; one of another lock begins at once."""
+    where = place(harness.sink(FULL).connection)
+    one, two, other, order = *(MariadbDatabase(where) for _ in range(3)), []
+    one.begin("a")
+    other.begin("b")
+    other.rollback()
+
+    def second() -> None:
+        two.begin("a")
+        order.append("second began")
+        two.commit()
+
+    thread = threading.Thread(target=second)
+    thread.start()
+    thread.join(0.3)
+    order.append("first ends")
+    one.rollback()
+    thread.join(30)
+    assert order == ["first ends", "second began"]
+    for db in (one, two, other):
+        db.close()
+
+
+def test_a_connection_that_dies_lets_go_of_everything(harness):
+    """The server rolls back what was open and frees the lock: the next run can begin."""
+    where = place(harness.sink(FULL).connection)
+    harness.run("CREATE TABLE t (id int)")
+    dying, next_ = MariadbDatabase(where), MariadbDatabase(where)
+    dying.begin("a")
+    dying.execute("INSERT INTO t VALUES (1)")
+    harness.run(f"KILL {dying.connection().thread_id()}")
+    with pytest.raises(SinkError) as caught:
+        dying.commit()
+    assert caught.value.category is Category.TRANSIENT
+    dying.rollback()
+    next_.begin("a")
+    assert next_.rows("SELECT count(*) FROM t") == [(0,)]
+    next_.rollback()
+    for db in (dying, next_):
+        db.close()
+
+
+@pytest.mark.parametrize("text", ["", "sqlite:///a.db", "mariadb://h", "mariadb:///db", "mariadb://h/db?ssl=1"])
+def test_a_connection_names_a_database(text):
+    """Anything else is refused before anything is opened."""
+    with pytest.raises(ConfigError):
+        place(Secret(text) if text else None)
+
+
+def test_tls_is_verified_unless_the_address_says_otherwise():
+    """Certificate and name; only ``tls=off`` leaves it out."""
+    assert place(Secret("mariadb://u:p%40@h/db")).tls == {
+        "ssl_verify_cert": True, "ssl_verify_identity": True, "ssl_ca": None
+    }  # fmt: skip
+    assert place(Secret("mariadb://h/db?tls=off")).tls == {"ssl_disabled": True}
+
+
+def test_a_server_without_tls_is_refused(harness):
+    """It is not spoken to in the clear: nothing falls back, and the password is in no message."""
+    address = harness.sink(FULL).connection.reveal().replace("root@", "root:hunter2@").partition("?")[0]
+    with pytest.raises(SinkError) as caught:
+        MariadbDatabase(place(Secret(address))).rows("SELECT 1")
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["x" * 65, "blank ", "duck \U0001f986"])
+def test_a_name_that_mariadb_lacks_is_refused(name):
+    """Before anything is sent: the server would cut it, or take another for it."""
+    with pytest.raises(ConfigError):
+        MariadbDialect().quote(name)
+
+
+def test_a_percent_sign_is_no_placeholder():
+    """The driver takes % for one, in names and in texts."""
+    assert MariadbDialect().quote("a%s`") == "`a%%s```"
+    assert MariadbDialect().literal("50%'") == "'50%%'''"
