@@ -331,6 +331,15 @@ def test_a_chunk_of_deletes_is_not_completed(target: Target, strategy: Strategy)
     assert not [sql for sql in said if "SUBSTRING(" in sql or sql.startswith('DELETE FROM "__dpone__stage_')]
 
 
+def test_a_chunk_is_as_large_as_it_may_be() -> None:
+    """Rows and bytes up to the limit, and that included; what is larger than a chunk is one alone."""
+    run, two = fold._Run(), pa.record_batch({"a": pa.array([1, 2], pa.int64())})
+    assert not run.full(two, 1, 1)
+    run.add(two)
+    found = {(rows, size): run.full(two, rows, size) for rows, size in [(4, 32), (3, 32), (4, 31), (9, 99)]}
+    assert found == {(4, 32): False, (3, 32): True, (4, 31): True, (9, 99): False}
+
+
 @pytest.mark.usefixtures("chunked")
 @pytest.mark.parametrize("have", [True, False])
 def test_PG_09_values_left_out_are_kept(target: Target, have: bool) -> None:
