@@ -14,11 +14,14 @@ import pyarrow.parquet as pq
 import pytest
 from tests.cdc.log import insert, transaction, write
 from tests.engine.project import KILLED, ApplyProject, Project, Row, memory_folder, rows, zygote
+from tests.sqlite.target import Target, load
 
 from dpone import engine
 from dpone.connectors.sqlite.sink import SqliteSink
 from dpone.errors import Category, Conflict, DataError, DponeError, SinkError, StateAhead
+from dpone.evolution import Change
 from dpone.observe.events import STEPS
+from dpone.strategy import Strategy
 
 BEFORE_COMMIT = [
     step for step in STEPS if STEPS.index("schema_applied") <= STEPS.index(step) < STEPS.index("committed")
@@ -308,6 +311,19 @@ def test_OUT_15_a_wider_type_stays_and_is_said(tmp_path: Path, fails: Any) -> No
     (tmp_path / "data" / "b.parquet").unlink()
     pq.write_table(pa.table({"id": pa.array([3], pa.int32())}), tmp_path / "data" / "c.parquet")
     assert project.load().status == "loaded"
+
+
+def test_OUT_15_what_another_stream_or_run_has_added_is_its_own(tmp_path: Path) -> None:
+    """A stream takes back what it has added itself; at the end of a run, what this run has added."""
+    target, merge = Target(tmp_path / "t.db"), Strategy("merge", key="id")
+    target.load(pa.table({"id": [1]}), merge)
+    new = pa.field("new", pa.int64())
+    with closing(target.sink(merge)) as sink:
+        added = load(pa.schema([("id", pa.int64()), new]), merge)
+        sink.provide(added, sink.ddl([Change("add", "new", after=new)]))
+        assert (*sink.take_back("another"), *sink.take_back(added.key, "another")) == ()
+        assert [one.what for one in sink.take_back(added.key, added.run_id)] == ["column new of orders"]
+        assert "new" not in (sink.schema() or pa.schema([])).names
 
 
 def away() -> SinkError:
