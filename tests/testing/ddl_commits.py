@@ -12,7 +12,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 from tests.testing.faulty import fails, honest
 
@@ -20,7 +19,7 @@ from dpone.connectors.sqlite.database import SqliteDatabase, SqliteDialect
 from dpone.connectors.sqlite.sink import SqliteSink
 from dpone.errors import SinkError
 from dpone.schema import Name
-from dpone.sql.writer import SqlWriter, Staging
+from dpone.sql.writer import SqlWriter
 
 _DDL = re.compile(r"\s*(CREATE|DROP|ALTER|TRUNCATE|RENAME)\b", re.IGNORECASE)
 
@@ -111,13 +110,15 @@ class CommittingSink(SqliteSink):
 
 class _DropsFirst(SqlWriter):
     def _commit(self, *args: Any) -> Any:
-        def drop(staging: Staging, key: str, *tables: Name) -> None:
+        staging = self._staging
+
+        def drop(key: str, *tables: Name) -> None:
             for table in tables:
                 staging._drop(table)
                 staging.forget(table)
 
-        with mock.patch.object(Staging, "spend", drop):
-            return super()._commit(*args)
+        staging.spend = drop  # type: ignore[method-assign]
+        return super()._commit(*args)
 
 
 @fails(a_commit_cut_off_between_two_statements_is_made_good="0 rows are missing, 2 too many")
