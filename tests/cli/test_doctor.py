@@ -196,7 +196,7 @@ state: {type: zz_checked}
 CHECKED_PLUGIN = """
 import dpone
 from dpone.capability import CAPABILITIES, Connector, declare
-from dpone.contract import PROTOCOLS, Finding
+from dpone.contract import OPTIONAL, PROTOCOLS, Finding
 
 class Anything:
     def __init__(self, spec): self.spec = spec
@@ -216,8 +216,9 @@ def connector(role, cls, options, **more):
     for name in vars(PROTOCOLS[role]):
         if not name.startswith("_") and not hasattr(cls, name):
             setattr(cls, name, lambda self, *args: self.__getattr__("a method"))
+    plain = [name for name in CAPABILITIES[role] if name not in OPTIONAL.get(role, ())]
     return Connector("zz_checked", f"zz_checked:{cls.__name__}", f"dpone.pipeline:{options}",
-                     declare(role, CAPABILITIES[role]), **more)
+                     declare(role, plain), **more)
 
 @dpone.hookimpl
 def dpone_sources(): return [connector("source", Silent, "SourceOptions", takes=("table",))]
@@ -281,7 +282,7 @@ def test_check_says_which_connector_is_not_implemented(
     install: Callable[[str, str], Path], tmp_path: Path, dpone: Dpone
 ) -> None:
     """A connector that is only declared is refused before anything runs."""
-    install("zz_checked", CHECKED_PLUGIN.replace("declare(role, CAPABILITIES[role])", "declare(role)"))
+    install("zz_checked", CHECKED_PLUGIN.replace("declare(role, plain)", "declare(role)"))
     path = tmp_path / "checked.yaml"
     path.write_text(CHECKED)
     done = dpone("check", path)

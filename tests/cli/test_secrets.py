@@ -22,7 +22,7 @@ from urllib.parse import unquote, urlsplit
 import pyarrow as pa
 import dpone
 from dpone.capability import Connector, declare, CAPABILITIES
-from dpone.contract import Entry, Finding, Part, Receipt, Staged, Versioned, Window
+from dpone.contract import OPTIONAL, Entry, Finding, Part, Receipt, Staged, Versioned, Window
 from dpone.evolution import Stored
 from dpone.position import Position
 
@@ -127,7 +127,8 @@ class VaultState(Vault):
 
 
 def connector(role, cls, options, **more):
-    return Connector("vault", f"zz_vault:{cls}", f"dpone.pipeline:{options}", declare(role, CAPABILITIES[role]), **more)
+    plain = [name for name in CAPABILITIES[role] if name == "partitions" or name not in OPTIONAL.get(role, ())]
+    return Connector("vault", f"zz_vault:{cls}", f"dpone.pipeline:{options}", declare(role, plain), **more)
 
 @dpone.hookimpl
 def dpone_sources(): return [connector("source", "VaultSource", "SourceOptions", takes=("connection", "table"))]
