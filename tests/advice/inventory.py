@@ -13,7 +13,7 @@ SOURCES = ("dpone-core/src/dpone", "dpone-postgres/src/dpone_postgres")
 _NAMES = re.compile(
     r"--[a-z]|\b(options|source|sink|strategy|incremental|runtime|schema_evolution)\.[a-z]"
     r"|dpone (run|cdc|state|partitions)|\b(ALTER|CREATE|GRANT|DROP|PRAGMA|CAST)\b"
-    r"|\b[a-z_]+: (\{|true|off|first|auto|json|parquet|skip|\")"
+    r"|\b[a-z_]+: (\{|true|off|first|auto|json|parquet|skip|one_snapshot|\")"
 )
 
 

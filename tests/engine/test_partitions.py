@@ -484,16 +484,31 @@ def _head(project: Project) -> str:
     return str(text)
 
 
-def test_mixed_snapshots_need_a_sink_that_resumes(project: Project) -> None:
-    """A sink that keeps no staged parts cannot go on with those of a lost snapshot: named, and nothing is read."""
+@pytest.mark.parametrize(
+    ("role", "without", "found"),
+    [
+        ("sink", "resume", "sink sqlite keeps no staged parts for a later run"),
+        ("source", "mixed_snapshots", "source sqlite cannot go on with the parts of a snapshot that is lost"),
+    ],
+)
+def test_OUT_16_mixed_snapshots_need_two_ends_that_can(project: Project, role: str, without: str, found: str) -> None:
+    """A sink that keeps no staged parts, or a source that reads none in a later snapshot: named, and nothing is read;
+    with the word of the message every row is."""
     project = momentary(project, resume="mixed_snapshots")
+    table(project, 1, 100)
     seen = Steps()
-    report = run(project.pipeline, plugins=declaring(with_plugins(seen), "sink", "sqlite", without="resume"))
+    plugins = declaring(with_plugins(seen), role, "sqlite", without=without)
+    report = run(project.pipeline, plugins=plugins)
     assert report.exit_code == 3
     [stream] = report.streams
     assert stream.error is not None
-    assert "sink sqlite keeps no staged parts for a later run; use resume: one_snapshot" in stream.error.message
+    assert f"{found}; use resume: one_snapshot" in stream.error.message
     assert "window_fixed" not in seen.steps
+    text = project.pipeline.read_text()
+    assert "mixed_snapshots" in text
+    project.pipeline.write_text(text.replace("mixed_snapshots", "one_snapshot"))
+    assert run(project.pipeline, plugins=plugins).exit_code == 0
+    assert project.rows() == rows(1, 100)
 
 
 def test_mixed_snapshots_do_not_mix_increments(project: Project) -> None:

@@ -142,7 +142,7 @@ def test_PG_01_a_run_of_many_tables_killed_at_any_step_is_mended(
 @pytest.mark.parametrize("fault", ["answer", "request"])
 def test_a_connection_lost_at_any_commit_of_many_tables(tmp_path: Path, source: ChangeSource, fault: Any) -> None:
     """Whether the server had the COMMIT or not, at whichever step: the retries bring every change once, to all tables
-    or to none."""
+    or to none, and no staging outlives the next load."""
     begin(source)
     server, folder = source.server, tmp_path / "counted"
     with proxy((server.host, server.port)) as way:
@@ -151,7 +151,7 @@ def test_a_connection_lost_at_any_commit_of_many_tables(tmp_path: Path, source: 
         snapshot, _ = way.commits, engine.run(folder / "pipeline.yaml")
         commits = way.commits - snapshot
     assert commits > 4
-    for nth in (2, commits - 1, commits):  # on the way, the load's own, the next after it
+    for nth in (2, commits - 1, commits):  # on the way, the load's own, that of the sweep after it
         begin(source)
         with proxy((server.host, server.port)) as way:
             pipeline = lay(tmp_path, source, server.at(way.port))
@@ -159,10 +159,16 @@ def test_a_connection_lost_at_any_commit_of_many_tables(tmp_path: Path, source: 
             move(source)
             way.nth, way.fault = way.commits + nth, fault
             report = engine.run(pipeline)
-        assert report.exit_code == 0, (nth, report.streams[0].error)
+            assert report.exit_code == 0, (nth, report.streams[0].error)
+            require_equal(source, nth)
+            assert [entry[1:] for entry in journal(source)] == [(3, 4)] * 2, nth
+            source.run(f"UPDATE {TABLES[-1]} SET note = 'again' WHERE id = 3")  # the other tables have no load
+            assert engine.run(pipeline).exit_code == 0, nth
         require_equal(source, nth)
-        assert [entry[1:] for entry in journal(source)] == [(3, 4)] * 2, nth
-        assert not source.query("SELECT 1 FROM __dpone__staging")
+        assert not source.query("SELECT 1 FROM __dpone__staging"), nth
+        assert not source.query("SELECT 1 FROM pg_tables WHERE schemaname = current_schema AND tablename ~ 'stage_'"), (
+            nth
+        )
 
 
 def test_a_second_run_changes_no_row(tmp_path: Path, source: ChangeSource) -> None:
