@@ -60,7 +60,7 @@ def test_its_own_tests_pass(made: Path, tmp_path: Path) -> None:
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: dpone-my-bus\nVersion: 0.1.0\n")
     (info / "entry_points.txt").write_text("[dpone]\nmy_bus = dpone_my_bus.plugin\n")
     path = os.pathsep.join([str(tmp_path / "site"), str(made / "src"), *sys.path])
-    some = "Source or append or full_refresh or swept or at_once"
+    some = "Source or append or full_refresh or swept or at_once or replaced"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", some]
     done = subprocess.run(
         command, cwd=made, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False

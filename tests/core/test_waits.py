@@ -13,7 +13,7 @@ SOURCES = sorted(
     path
     for folder in ROOT.glob("dpone-*/src")
     for path in folder.rglob("*.py")
-    if "testing" not in path.relative_to(folder).parts  # the kit is no run
+    if "testing" not in path.relative_to(folder).with_suffix("").parts  # neither the kit nor a harness is a run
 )
 # Methods that wait for ever unless they are given a limit.
 ENDLESS = {"get", "join", "wait", "acquire", "poll", "communicate"}

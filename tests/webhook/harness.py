@@ -105,4 +105,14 @@ class WebhookHarness(Harness):
             ids = one.column(0).to_pylist()
             new.append(one.filter(pa.array([id not in seen for id in ids])))
             seen.update(ids)
-        return pa.concat_tables([one.remove_column(0) for one in new], promote_options="permissive")
+        new = [one.remove_column(0) for one in new]
+        try:
+            return pa.concat_tables(new, promote_options="permissive")
+        except pa.ArrowInvalid:  # a receiver has no columns: numbers that no type holds together are given as text
+            return pa.concat_tables([_as_text(one) for one in new], promote_options="permissive")
+
+
+def _as_text(table: pa.Table) -> pa.Table:
+    numbers = [pa.types.is_integer(field.type) or pa.types.is_floating(field.type) for field in table.schema]
+    fields = [f.with_type(pa.string()) if number else f for f, number in zip(table.schema, numbers, strict=True)]
+    return table.cast(pa.schema(fields))

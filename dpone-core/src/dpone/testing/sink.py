@@ -23,6 +23,7 @@ from dpone.contract import (
     ChangeTable,
     Comparing,
     ManyTables,
+    Moving,
     Part,
     Receipt,
     Refusing,
@@ -971,6 +972,7 @@ class SinkContract(RoleContract):
         assert expected is not None
         new, gone = f"{key()}-new", _entry(at(0, epoch=1))
         with closing(harness.make("sink", harness.sink(strategy, **keep))) as sink:
+            harness.require(Moving, sink)
             assert sink.journal_keys() == [key()]
             sink.move(key(), head, new, None, gone)
             assert (sink.journal(new), sink.journal(key())) == (head, gone)
@@ -995,6 +997,7 @@ class SinkContract(RoleContract):
         expected, new, gone = harness.rows(), f"{key()}-new", _entry(at(0, epoch=1))
         assert expected is not None
         with closing(harness.make("sink", harness.sink(strategy))) as sink:
+            harness.require(Moving, sink)
             for wrong, before in ((first, None), (head, first)):
                 with pytest.raises(Conflict):
                     sink.move(key(), wrong, new, before, gone)
