@@ -128,6 +128,7 @@ def test_another_runner_goes_on_with_staged_parts(target: Target, strategy: Stra
         with closing(target.sink(strategy)) as sink:
             evolve(sink, SHAPE, strategy)  # type: ignore[arg-type]
             first = load(SHAPE, strategy, parts=2, repeatable=True, load_id="FIRST")
+            sink._own_tables(first)
             open_stage(sink._db, sink._target, first, True)
     with closing(target.sink(strategy)) as sink:
         writer = sink.open(load(SHAPE, strategy, parts=2, repeatable=True))

@@ -157,7 +157,10 @@ def test_OUT_11_the_journal_is_asked_when_the_answer_to_a_commit_is_lost(
     stream = require_done(made.pipeline)
     assert way.silent.is_set()
     assert (stream.status, stream.attempts) == ("loaded", 1)
-    made.require_whole(1, seq=2)
+    made.require_whole(1, seq=2, swept=False)
+    made.change(2)
+    require_done(made.pipeline)
+    made.require_whole(2, seq=3)
 
 
 @pytest.mark.parametrize("words", [[b"FROM STDIN"], [b"ON CONFLICT"], [b"ON CONFLICT", COMMIT]], ids=str)
