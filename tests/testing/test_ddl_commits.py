@@ -4,21 +4,33 @@ DDL has transactions is among the faults."""
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
+from attrs import evolve
 from tests.testing import ddl_commits
 
+from dpone.capability import Support
+from dpone.plugins import Plugins
 from dpone.testing import Harness, SinkContract
 from dpone.testing.builtin import SqliteHarness
 
 
-def harness(folder: Path, sink: type) -> Harness:
-    made = SqliteHarness(folder)
-    made.implementations = {"sink": f"{sink.__module__}:{sink.__name__}"}
-    return made
+class CommittingHarness(SqliteHarness):
+    implementations: ClassVar[dict[str, str]] = {
+        "sink": f"{ddl_commits.__name__}:{ddl_commits.CommittingSink.__name__}"
+    }
+
+    @property
+    def plugins(self) -> Plugins:
+        """Nothing is swapped in a commit, so that the columns cannot be replaced by one."""
+        found, place = super().plugins, ("sink", self.connector)
+        of = found.connectors[place]
+        declared = {**of.capabilities, "replace_columns": Support.UNSUPPORTED}
+        return evolve(found, connectors={**found.connectors, place: evolve(of, capabilities=declared)})
 
 
 class TestCommittingSink(SinkContract):
     @pytest.fixture
     def harness(self, tmp_path: Path) -> Harness:
-        return harness(tmp_path, ddl_commits.CommittingSink)
+        return CommittingHarness(tmp_path)
