@@ -8,7 +8,6 @@ from typing import ClassVar
 
 import pytest
 from attrs import evolve
-from tests.testing import ddl_commits
 
 from dpone.capability import Support
 from dpone.plugins import Plugins
@@ -18,7 +17,7 @@ from dpone.testing.builtin import SqliteHarness
 
 class CommittingHarness(SqliteHarness):
     implementations: ClassVar[dict[str, str]] = {
-        "sink": f"{ddl_commits.__name__}:{ddl_commits.CommittingSink.__name__}"
+        "sink": "tests.testing.ddl_commits:CommittingSink",
     }
 
     @property
