@@ -9,11 +9,15 @@ from dpone.testing.builtin import SqliteHarness
 
 
 class TestMariadbSource(SourceContract):
-    """The fixture is conftest's."""
+    @pytest.fixture
+    def harness(self, make):
+        return make()
 
 
 class TestMariadbSink(SinkContract):
-    """The fixture is conftest's."""
+    @pytest.fixture
+    def harness(self, make):
+        return make()
 
 
 def sqlite(folder):

@@ -30,13 +30,14 @@ def dpone_sources() -> list[Connector]:
 @hookimpl
 def dpone_sinks() -> list[Connector]:
     loads = ("exactly_once", "schema_evolution", "lineage", "resume", "undo", "move")
-    supported = ("write", *MODES, *loads, "take_back", "replace_columns", "refuse", "verify", "compare_keys", "sql")
+    supported = ("write", *MODES, *loads, "take_back", "replace_columns", "verify", "compare_keys", "sql")
     return [
         Connector(
             name="duckdb",
             implementation="dpone_duckdb.sink:DuckdbSink",
             options="dpone.pipeline:SinkOptions",
-            capabilities=declare("sink", supported, unsupported=("native_stream",)),
+            # No foreign key of DuckDB deletes rows. What would break one is refused when the load begins.
+            capabilities=declare("sink", supported, unsupported=("native_stream", "refuse")),
             takes=("connection", "table"),
             errors=_ERRORS,
             harness=_HARNESS,
