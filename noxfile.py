@@ -103,6 +103,13 @@ def crash(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def faults(session: nox.Session) -> None:
+    """Every case of the kit against every faulty connector: each fails the cases that it says, and no other."""
+    install(session)
+    session.run("pytest", *AT_ONCE, "-m", "faults", *session.posargs)
+
+
+@nox.session(default=False)
 def soak(session: nox.Session) -> None:
     """20 million rows in partitions, killed ten times; DPONE_SOAK_ROWS says otherwise."""
     install(session)

@@ -126,7 +126,7 @@ def failing(connector: type, contract: Any) -> frozenset[str]:
     return frozenset(case for case in cases_of(contract) if run(connector, contract, case) is not None)
 
 
-@pytest.mark.crash
+@pytest.mark.faults
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
 def test_a_fault_fails_no_other_case(fault: type) -> None:
     """What a fault fails is what the table says, but for what the honest connector fails as well."""
