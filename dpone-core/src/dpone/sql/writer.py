@@ -97,9 +97,12 @@ class Staging:
     def sweep(self, key: str) -> None:
         """Of the tables of a change stream, whose keys begin with its own. After its commit none is of any use; one
         that no later window touches would stay for ever."""
-        for other in {other for (other,) in self._select(self._stages, ("key",)) if other.startswith(f"{key}|")}:
+        for other in self._tables_of(key):
             for stage in self.of(other):
                 self.drop(stage)
+
+    def _tables_of(self, key: str) -> set[str]:
+        return {other for (other,) in self._select(self._stages, ("key",)) if other.startswith(f"{key}|")}
 
     def add(self, key: str, stage: Stage) -> None:
         at = stage.created_at.isoformat(timespec="microseconds")
@@ -132,10 +135,10 @@ class Staging:
             self.add(key, Stage(table, "", _SPENT, datetime.now(UTC), False))
 
     def drop_spent(self, key: str) -> None:
-        """In a transaction of its own, if there are any."""
+        """Of a key, and of the tables of its change stream. In a transaction of its own, if there are any."""
         if self._db.schema(self._stages) is None:
             return
-        if spent := [stage for stage in self.of(key) if stage.token == _SPENT]:
+        if spent := [stage for one in (key, *self._tables_of(key)) for stage in self.of(one) if stage.token == _SPENT]:
             with transaction(self._db, key):
                 for stage in spent:
                     self.drop(stage)
