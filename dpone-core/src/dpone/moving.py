@@ -28,7 +28,7 @@ MOVED = "moved"
 
 
 def moved_to(head: Entry | None) -> str:
-    """The key that the entries went to; empty if this is no mark."""
+    """The key that the entries went to; empty for any other entry."""
     return str(head.position.value["to"]) if head is not None and head.position.kind == MOVED else ""
 
 

@@ -1,4 +1,4 @@
-"""A key is renamed in every table of dpone beside a target: no row of the target is touched, no DDL is run."""
+"""A key is renamed in every table that dpone keeps for a target. No row of the target is touched, no DDL is run."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 examples = settings(
     max_examples=12, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck),
     phases=(Phase.explicit, Phase.generate),
-    report_multiple_bugs=False,  # a group of errors is no assertion of the kit
+    report_multiple_bugs=False,  # raise one error as it is, not a group
 )  # fmt: skip
 
 # Every server can have these as the name of a column, if it is quoted; the kit insists on them.
