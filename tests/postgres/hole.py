@@ -76,11 +76,12 @@ class Hole:
                 left = way.left.get(to)
                 if self._is_dark(way):
                     return
-                to.sendall(data if left is None else data[:left])
                 if left is not None:
+                    data = data[:left]
                     way.left[to] = left - len(data)
-                    if left <= len(data):
-                        self._stop(way)
+                    if left == len(data):
+                        self._stop(way)  # before the last bytes: the answer to them would slip through
+                to.sendall(data)
         if not self._is_dark(way):
             _reset(way.client, way.server)
 
