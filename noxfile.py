@@ -97,9 +97,18 @@ def docs(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def crash(session: nox.Session) -> None:
-    """The long kill matrix."""
+    """A third of the long kill matrix, another for each commit; ``-- --all`` for the whole."""
     install(session)
-    session.run("pytest", *AT_ONCE, "-m", "crash", *session.posargs)
+    session.run("pytest", *AT_ONCE, "-m", "crash", *third(session))
+
+
+def third(session: nox.Session) -> list[str]:
+    """What follows ``--``, where ``--all`` stands for every test; where nothing follows, the third of the tests that
+    the commit's hash chooses."""
+    if session.posargs:
+        return [one for one in session.posargs if one != "--all"]
+    commit = session.run("git", "rev-parse", "HEAD", external=True, silent=True, stderr=None) or ""
+    return ["--third", str(int(commit, 16) % 3)]
 
 
 @nox.session(default=False)
@@ -180,14 +189,19 @@ def certified(session: nox.Session, name: str, where: Path, evidence: Path) -> N
 
 @nox.session(default=False)
 def postgres(session: nox.Session) -> None:
-    """The PostgreSQL connector on real servers; its conformance kit is run by ``certify``."""
+    """The PostgreSQL connector on real servers; its conformance kit is run by ``certify``. All tests run on the first
+    server. On the others run those that were skipped there, and a third, another for each commit; ``-- --all`` for the
+    whole."""
     install(session)
-    for n, programs in enumerate(postgres_servers()):
-        marks = "postgres" if n else "postgres or not crash"
-        session.run(
-            "pytest", *AT_ONCE, "tests/postgres", "--ignore=tests/postgres/kit", "-m", marks, *session.posargs,
-            env={"DPONE_TEST_POSTGRES_PROGRAMS": programs},
-        )  # fmt: skip
+    skipped = Path(session.create_tmp()).resolve() / "skipped"
+    first, *others = postgres_servers()
+    given = [one for one in session.posargs if one != "--all"]
+    ours = ("pytest", *AT_ONCE, "tests/postgres", "--ignore=tests/postgres/kit", "-m")
+    where = {"DPONE_TEST_POSTGRES_PROGRAMS": first}
+    session.run(*ours, "postgres or not crash", "--skipped", str(skipped), *given, env=where)
+    for programs in others:
+        where = {"DPONE_TEST_POSTGRES_PROGRAMS": programs}
+        session.run(*ours, "postgres", "--also", str(skipped), *third(session), env=where)
 
 
 def postgres_servers() -> list[str]:

@@ -1,6 +1,9 @@
 """What holds for every test."""
 
 import signal
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -15,6 +18,38 @@ settings.load_profile("dpone")
 # A shell without job control starts what runs in the background with SIGINT ignored, and so would all of its children.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    ours = parser.getgroup("dpone")
+    ours.addoption("--third", type=int, choices=(0, 1, 2), help="only this third of the tests, each always in the same")
+    ours.addoption("--skipped", help="file that takes the names of the tests that were skipped")
+    ours.addoption("--also", help="file of such names: these tests too, whatever their third")
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    third = config.getoption("--third")
+    return None if third is None else f"third {third} of the tests: --third {third} repeats it"
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    third, also = config.getoption("--third"), config.getoption("--also")
+    if third is None:
+        return
+    names = set(Path(also).read_text(encoding="utf-8").splitlines()) if also else set()
+    kept = [item for item in items if zlib.crc32(item.nodeid.encode()) % 3 == third or item.nodeid in names]
+    config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
+    items[:] = kept
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Iterator[None]:
+    """Of all processes of xdist: their reports reach this one."""
+    yield
+    if path := terminalreporter.config.getoption("--skipped"):
+        names = {report.nodeid for report in terminalreporter.stats.get("skipped", [])}
+        Path(path).write_text("".join(f"{name}\n" for name in sorted(names)), encoding="utf-8")
 
 
 @pytest.fixture
