@@ -119,6 +119,18 @@ def test_the_stated_way_is_taken(target: Target, way: Literal["swap", "truncate"
     }[way]
 
 
+def test_a_target_keeps_its_primary_key_where_rows_of_one_key_are_chosen_from(target: Target) -> None:
+    """Also if none repeats, and so nothing is chosen: a stage without the key never takes the target's place."""
+    last = Strategy("full_refresh", key="id", duplicates="last", order_by="v")
+    for n, end in enumerate([2, 3]):
+        target.load(table(1, end), last, n=n)
+        keys = target.query(
+            "SELECT conname::text FROM pg_constraint WHERE conrelid = 'orders'::regclass AND contype = 'p'"
+        )
+        assert keys == [("orders_pkey",)]
+    assert target.rows("id") == [(1,), (2,), (3,)]
+
+
 def test_a_swap_that_would_lose_something_is_refused(target: Target) -> None:
     """``full_refresh: swap`` stops, naming what depends on the table, before a row is read."""
     target.load(table(1, 3), FULL)

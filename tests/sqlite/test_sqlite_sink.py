@@ -313,6 +313,21 @@ LAST = Strategy("full_refresh", key="id", duplicates="last", order_by="name")
 
 
 @pytest.mark.parametrize(
+    "strategy", [LAST, replace(LAST, mode="merge"), replace(LAST, mode="snapshot_diff")], ids=lambda s: s.mode
+)
+def test_a_target_keeps_its_primary_key_where_rows_of_one_key_are_chosen_from(
+    target: Target, strategy: Strategy
+) -> None:
+    """Also if none repeats, and so nothing is chosen: a stage without the key never takes the target's place."""
+    for n, ids in enumerate([(1, 2), (1, 2, 3)]):
+        target.load(table(*ids), strategy, n=n)
+        assert target.query("SELECT name FROM pragma_table_info('orders') WHERE pk") == [("id",)]
+        if n == 0:
+            target.run("DELETE FROM orders")
+    assert target.rows("id") == [(1,), (2,), (3,)]
+
+
+@pytest.mark.parametrize(
     ("strategy", "before", "own", "keyed"),
     [
         (FULL, "filled", True, False),

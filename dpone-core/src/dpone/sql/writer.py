@@ -615,7 +615,9 @@ class SqlWriter:
         rows = sum(part.rows for part in parts)
         left_out = sum(part.filtered + part.quarantined for part in parts)
         strategy = self._load.strategy
-        swap = not self._db.dialect.ddl_commits and shape.equals(self._db.schema(self._into))
+        # One without the key (``duplicates`` has it fill first) would cost the target its own.
+        keyed = stage.unique or not strategy.key
+        swap = keyed and not self._db.dialect.ddl_commits and shape.equals(self._db.schema(self._into))
         swap = swap and self._db.plain(self._into, strategy.key)
         filled = {*self._names(), *(LINEAGE if self._lineage else ())}
         schema = pa.schema([f for f in shape if f.name in filled or _left_null(f.name, filled)])
