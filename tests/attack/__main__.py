@@ -17,7 +17,7 @@ from pathlib import Path
 from random import SystemRandom
 
 from tests.attack.faults import Hung, Line
-from tests.attack.rounds import Round, Stand, Wrong
+from tests.attack.rounds import SETTINGS, Round, Stand, Wrong
 from tests.postgres import server as servers
 
 
@@ -32,7 +32,7 @@ def main() -> int:
     folder.chmod(0o755)
     print(f"attack: seed {given.seed}, {given.seconds:g} s, {programs}", flush=True)
     try:
-        with servers.running(programs, folder / "server", max_replication_slots="20") as server:
+        with servers.running(programs, folder / "server", **SETTINGS) as server:
             stand = Stand(server, Line((server.host, server.port)).open())
             try:
                 return attack(given.seed, given.seconds, given.round, folder, stand)

@@ -29,6 +29,7 @@ from tests.postgres import server as servers
 from tests.postgres.server import Server
 
 COLUMNS = "id, day, v, n"
+SETTINGS = {"max_replication_slots": "20", "autovacuum": "on"}  # of the server, also after it was started again
 CLOCK = Path(__file__).with_name("clock.py")
 Row = tuple[Any, ...]
 
@@ -88,7 +89,7 @@ class Stand:
         servers.stop(server)
         assert server.programs is not None
         assert server.data is not None
-        self.server = servers.start(server.programs, server.data, port=str(server.port))
+        self.server = servers.start(server.programs, server.data, port=str(server.port), **SETTINGS)
 
 
 @define
@@ -151,7 +152,9 @@ class Round:
         finally:
             self._stop.set()
             for writer in writers:
-                writer.join(30)
+                writer.join(LIMIT)
+        if any(writer.is_alive() for writer in writers):
+            raise Wrong("a writer does not end, and what it writes would be missing")
         self._calm()
         self._require_equal()
 
@@ -169,7 +172,7 @@ class Round:
         """Undisturbed runs, until there is nothing new: what a schedule does after a bad night."""
         seen = []
         for _ in range(8):
-            code = ended(self.start(), 90, "an undisturbed run")
+            code = ended(self.start(), LIMIT, "an undisturbed run")
             self._require_spoken()
             [stream] = json.loads((self.folder / f"report{self._started}.json").read_text())["streams"]
             seen.append((code, stream["status"], (stream["error"] or {}).get("message")))
@@ -223,7 +226,7 @@ class Round:
         if self.name in STREAMS:
             made = subprocess.run(
                 [sys.executable, "-m", "dpone", "cdc", "create", "pipeline.yaml"], cwd=self.folder, capture_output=True,
-                text=True, timeout=60, check=False,
+                text=True, timeout=LIMIT, check=False,
             )  # fmt: skip
             if made.returncode:
                 raise Wrong(f"cdc create: {made.stderr}")
@@ -431,10 +434,9 @@ class Round:
             return
         with suppress(psycopg.Error):
             if self.name in STREAMS:
-                self._sql(
-                    "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots "
-                    f"WHERE slot_name = 'attack_{self.schema}'"
-                )
+                slot = f"FROM pg_replication_slots WHERE slot_name = 'attack_{self.schema}'"
+                self._sql(f"SELECT pg_terminate_backend(active_pid, 60000) {slot} AND active")
+                self._sql(f"SELECT pg_drop_replication_slot(slot_name) {slot}")
                 self._sql(f"DROP PUBLICATION IF EXISTS attack_{self.schema}")
             self._sql(f"DROP SCHEMA IF EXISTS {self.schema} CASCADE")
 

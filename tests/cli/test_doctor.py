@@ -15,7 +15,9 @@ import venv
 import zipfile
 from collections import namedtuple
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -152,6 +154,24 @@ def test_clock_that_jumps_is_not_ok(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     times = iter([1_800_000_000.0, 1_800_003_600.0])
     monkeypatch.setattr(time, "time", lambda: next(times))
     assert doctor.clock(tmp_path).ok is False
+
+
+@pytest.mark.parametrize("nth", range(1, 11))
+def test_a_process_that_is_held_up_finds_no_wrong_clock(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, nth: int
+) -> None:
+    """For seconds between any two looks at the clocks and the file: what stood still was the process, not a clock."""
+    now, looks = [1_800_000_000.0], count(1)
+
+    def look(*_: Any) -> float:
+        now[0] += 3.0 * (next(looks) == nth)
+        return now[0]
+
+    monkeypatch.setattr(time, "time", look)
+    monkeypatch.setattr(time, "monotonic", look)
+    monkeypatch.setattr(os, "fstat", lambda file: SimpleNamespace(st_mtime=look()))
+    assert doctor.clock(tmp_path).ok is True
+    assert next(looks) > 9
 
 
 def test_clock_that_disagrees_with_the_file_system_is_not_ok(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -954,7 +954,7 @@ YAML_ALPHABET = st.sampled_from(
 )
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.lists(YAML_ALPHABET, max_size=40).map("".join) | st.binary(max_size=60))
 def test_S_05_no_input_shows_a_traceback(load: Load, content: str | bytes) -> None:
     """Any bytes at all are a pipeline or PipelineErrors; never another exception."""

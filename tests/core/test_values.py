@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.sql.clock import Clock
 
 from dpone import stopping
 from dpone.errors import ConfigError, SourceError, StateError
@@ -186,7 +187,7 @@ def test_reading_ahead_stops_when_the_sink_stops() -> None:
     ahead = prefetch(items())
     next(ahead)
     ahead.close()  # type: ignore[attr-defined]  # a generator
-    assert closed.wait(5)
+    assert closed.wait(60)
     assert not [t for t in threading.enumerate() if t.name == "dpone-read"]
 
 
@@ -224,7 +225,7 @@ def test_OUT_11_a_reader_that_does_not_come_back_is_left_behind(monkeypatch: pyt
     [thread] = [t for t in threading.enumerate() if t.name == "dpone-read"]
     assert thread.daemon  # it keeps no process alive
     free.set()
-    thread.join(5)
+    thread.join()
 
 
 def test_OUT_11_a_signal_ends_the_wait_for_a_reader(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,6 +234,7 @@ def test_OUT_11_a_signal_ends_the_wait_for_a_reader(monkeypatch: pytest.MonkeyPa
     free, items = stuck()
     ahead = prefetch(items)
     next(ahead)
+    [thread] = [t for t in threading.enumerate() if t.name == "dpone-read"]
     try:
         stopping.begin()
         with pytest.raises(SourceError, match="interrupted while the source was silent"):
@@ -240,12 +242,14 @@ def test_OUT_11_a_signal_ends_the_wait_for_a_reader(monkeypatch: pytest.MonkeyPa
     finally:
         stopping.reset()
         free.set()
+        thread.join()
 
 
 def test_OUT_11_threads_that_move_rows_end_before_the_one_that_cleans_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """After a signal a wait is cut to what is left of the seconds of its thread; before it, it is what it is."""
     assert stopping.left(600) == 600
     monkeypatch.setattr(stopping, "THREADS", 0.0)
+    monkeypatch.setattr(stopping, "time", Clock())
     try:
         stopping.begin()
         found: list[float] = []

@@ -9,11 +9,7 @@ from __future__ import annotations
 import json
 import os
 import random
-import signal
-import subprocess
-import sys
 import time
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -91,26 +87,20 @@ def under_fire(project: Project, parts: float) -> Runs:
 
 
 def one(project: Project, runs: Runs, batches: int | None, pause: float) -> int:
-    """Start a process; kill it a moment after it has told of so many batches."""
-    command = [sys.executable, "-m", "dpone", "run", "pipeline.yaml", "--log-format", "json"]
-    env = {**os.environ, "ARROW_DEFAULT_MEMORY_POOL": "system"}
-    read, staged, seen, peak = [], [], Counter[str](), 0.0
-    with (project.folder / "out.log").open("wb") as out:
-        process = subprocess.Popen(
-            command, cwd=project.folder, env=env, stdout=out, stderr=subprocess.PIPE, text=True
-        )  # fmt: skip
-    with process:
+    """Start a process that is killed, by itself, a moment after it has told of so many batches."""
+    trap = {"step": "batch", "nth": batches, "after": pause}
+    read, staged, peak = [], [], 0.0
+    with project.start(
+        *("run", "pipeline.yaml", "--log-format", "json"),
+        trap=trap if batches else None, ARROW_DEFAULT_MEMORY_POOL="system",
+    ) as process:  # fmt: skip
         assert process.stderr is not None
         for line in process.stderr:
             event = _event(line)
-            seen[event.get("step", "")] += 1
             if event.get("step") in ("part_started", "part_staged"):
                 (read if event["step"] == "part_started" else staged).append(_part(event))
             if event.get("step") in ("batch", "part_started", "part_staged", "staged", "committed"):
                 peak = max(peak, _peak(process.pid))
-            if batches is not None and seen["batch"] == batches and event.get("step") == "batch":
-                time.sleep(pause)
-                process.send_signal(signal.SIGKILL)
     runs.read.append(read)
     runs.staged.append(staged)
     runs.peaks.append(peak)

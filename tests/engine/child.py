@@ -6,6 +6,7 @@ which spares each of hundreds of kills the start of an interpreter.
 A job is JSON: ``pipeline``, ``options`` of dpone.engine.run, ``signal`` (KILL), and where to send it:
 
     step, nth       the nth time an event of that step is told
+    after           so many seconds later instead; a run that has staged everything by then waits for it
     call            before the nth call that changes the disk (rename, replace, fsync, unlink)
     statement       before the nth SQL statement; only: of those that begin so
     execute         before the nth statement of SqliteDatabase (or of PostgresDatabase, where that is imported); for
@@ -53,6 +54,7 @@ class Trap:
         self.job, self.seen, self.armed, self.count = job, Counter[str](), False, 0
         self.signal = getattr(signal, "SIG" + job.get("signal", "KILL"))
         self.connections: list[sqlite3.Connection] = []
+        self.late: threading.Timer | None = None
         self.renewing = threading.Lock()
 
     @hookimpl
@@ -63,7 +65,13 @@ class Trap:
         elif event.step == self.job.get("until", "committed"):
             self.armed = False
         if (event.step, self.seen[event.step]) == (self.job.get("step"), self.job.get("nth", 1)):
-            self.fire()
+            if "after" in self.job:
+                self.late = threading.Timer(self.job["after"], self.fire)
+                self.late.start()
+            else:
+                self.fire()
+        if self.late and event.step == "staged":
+            self.late.join()
 
     def fire(self) -> None:
         """Not while the lease is renewed: a suspended process would hold the state's lock for as long."""

@@ -445,7 +445,7 @@ def zygote() -> Iterator[Any]:
     finally:
         process.stdin.close()
         process.stdout.close()
-        process.wait(timeout=10)
+        process.wait(timeout=60)
 
 
 KILLED = -signal.SIGKILL

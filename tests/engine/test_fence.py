@@ -6,7 +6,6 @@ import hashlib
 import json
 import signal
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,16 +13,9 @@ from typing import Any
 
 import pytest
 from tests.engine.project import Project, mark, rows
+from tests.patience import until
 
 SHORT = {"lease_seconds": 0.2}
-
-
-def until(condition: Callable[[], bool], what: str) -> None:
-    for _ in range(400):
-        if condition():
-            return
-        threading.Event().wait(0.05)
-    raise AssertionError(f"waited in vain: {what}")
 
 
 def suspended(process: subprocess.Popen[str]) -> bool:

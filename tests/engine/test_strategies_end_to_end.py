@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from types import ModuleType
@@ -15,6 +16,7 @@ import pytest
 from attrs import evolve
 from tests.engine import faulty as real
 from tests.engine.project import Project, Row, rows, with_plugins
+from tests.patience import PATIENCE, until
 
 from dpone.capability import Support
 from dpone.contract import BatchStream, Load, Part, Stream, Window, WindowRequest
@@ -334,16 +336,19 @@ def _die(faulty: ModuleType, place: str) -> None:
 
 # -- parts at once ----------------------------------------------------------------------------------------------------
 
-MEETING = threading.Barrier(2)
+MET = threading.Event()
 ONE_AT_A_TIME = threading.Lock()
 
 
 class Meeting(real.Source):
-    """Every read waits for another one."""
+    """The first read waits for a second one."""
 
     @contextmanager
     def read(self, part: Part) -> Iterator[Stream]:
-        MEETING.wait(timeout=5)
+        real.at("read begins")
+        if real.log.count("read begins") > 1:
+            MET.set()
+        assert MET.wait(PATIENCE), "no other read begins"
         with super().read(part) as stream:
             yield stream
 
@@ -364,7 +369,7 @@ class Queueing(real.Sink):
 
 
 def parallel(source: str = "Meeting") -> Any:
-    MEETING.reset()  # a reader that was left waiting by an earlier test has broken it
+    MET.clear()
     plugins = with_plugins(source_file=f"{__name__}:{source}", sink_sqlite=f"{__name__}:Queueing")
     sink = plugins.connectors["sink", "sqlite"]
     able = evolve(sink, capabilities={**sink.capabilities, "parallel_stage": Support.SUPPORTED})
@@ -398,9 +403,8 @@ class Failing(Meeting):
     @contextmanager
     def read(self, part: Part) -> Iterator[Stream]:
         with super().read(part) as stream:
-            while part.id.startswith("00000") and real.log.count("sink batch") < 3:
-                threading.Event().wait(0.002)
             if part.id.startswith("00000"):
+                until(lambda: real.log.count("sink batch") >= 3, "the other part does not begin")
                 real.at("first part")
             yield stream
 
@@ -412,7 +416,14 @@ def test_a_part_under_way_ends_at_its_next_batch(project: Project, faulty: Modul
     project.csv("a", rows(1, 2))
     project.csv("b", rows(101, 1000))
     plugins = parallel("Failing")
-    faulty.watch.append(lambda place: threading.Event().wait(0.001))
+
+    def slowly(place: str) -> None:
+        """The other part is in its midst when the first one fails, and far from its end when that is noticed."""
+        if place == "sink batch" and faulty.log.count(place) > 10:
+            until(lambda: "first part" in faulty.log, "the first part does not fail")
+            time.sleep(0.05)
+
+    faulty.watch.append(slowly)
     faulty.faults["first part"] = [error]
     if isinstance(error, Interrupted):
         with pytest.raises(Interrupted):

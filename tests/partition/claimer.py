@@ -1,9 +1,10 @@
-"""Claims every partition it can get, finishes it and prints its id: ``claimer.py KIND PATH KEY``."""
+"""Claims every partition it can get, finishes it and prints its id: ``claimer.py KIND PATH KEY``. A line of its input
+lets it begin, and another one go on after its first claim."""
 
 from __future__ import annotations
 
 import sys
-import time
+from functools import lru_cache
 from pathlib import Path
 
 from tests.partition.stores import store
@@ -17,6 +18,7 @@ if __name__ == "__main__":
     manifests, me = store(kind, Path(path)), owner_of("R")
     print("ready", flush=True)
     sys.stdin.readline()
+    go_on = lru_cache(sys.stdin.readline)
     manifest = manifests.load(key)
     assert manifest is not None
     for one in manifest.partitions:
@@ -25,5 +27,5 @@ if __name__ == "__main__":
         except Busy:
             continue
         print(one.id, flush=True)
-        time.sleep(0.01)
+        go_on()
         manifests.finish(key, one.id, me, Staged(1, 1))

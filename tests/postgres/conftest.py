@@ -11,11 +11,15 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from attrs import evolve
 from psycopg.conninfo import conninfo_to_dict
+from tests.patience import PATIENCE
 from tests.postgres import server as servers
 from tests.postgres.server import Server
 from tests.postgres.stream import ChangeSource
 from tests.postgres.target import Target
+
+from dpone_postgres import waiting
 
 _numbers = count(1)
 
@@ -72,6 +76,13 @@ def source(postgres: Server, schema: str, transport: str) -> Iterator[ChangeSour
     yield made
     made.drop_slot()
     made.run(f"DROP PUBLICATION IF EXISTS {schema}")
+
+
+@pytest.fixture
+def answering(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that is asked about a silent session has time to answer: what it says decides, not how fast."""
+    asked = waiting._asked
+    monkeypatch.setattr(waiting, "_asked", lambda peer: asked(evolve(peer, limit=PATIENCE)))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -14,19 +14,22 @@ from tests.postgres.proxy import _reset
 
 @define(eq=False)
 class _Way:
-    """One connection. left: bytes that still pass until it goes silent."""
+    """One connection. left: bytes that still pass until it goes silent. asked: what comes next is the answer that
+    nobody gets."""
 
     client: socket.socket
     server: socket.socket
     dark: bool = False
+    asked: bool = False
     left: dict[socket.socket, int] = field(factory=dict)
 
 
 @define(eq=False)
 class Hole:
     """Goes silent at the last of ``words``, which must come one after the other; an empty word is the begin of a
-    connection. request: the server still gets the last word; answer: bytes of its answer that still pass; rows: bytes
-    that still pass to the server from the word on. only: the other connections go on, and so do new ones."""
+    connection. request: the server still gets the last word, and has answered it when the silence begins; answer: bytes
+    of its answer that still pass; rows: bytes that still pass to the server from the word on. only: the other
+    connections go on, and so do new ones."""
 
     upstream: tuple[str, int]
     words: list[bytes] = field(factory=list)
@@ -61,7 +64,11 @@ class Hole:
                 client, _ = self._listener.accept()
             except OSError:
                 return
-            way = _Way(client, socket.create_connection(self.upstream))
+            try:
+                way = _Way(client, socket.create_connection(self.upstream))
+            except OSError:
+                _reset(client)
+                continue
             self._ways.append(way)
             if self._last_word(b""):
                 self._stop(way)
@@ -72,7 +79,9 @@ class Hole:
         with suppress(OSError):
             while not self._is_dark(way) and (data := source.recv(1 << 16)):
                 if source is way.client and self._last_word(data):
-                    self._last_bytes(way, len(data))
+                    self._last_bytes(way)
+                if source is way.server and way.asked:
+                    self._stop(way)
                 left = way.left.get(to)
                 if self._is_dark(way):
                     return
@@ -92,11 +101,13 @@ class Hole:
             self.words.pop(0)
             return not self.words
 
-    def _last_bytes(self, way: _Way, request: int) -> None:
+    def _last_bytes(self, way: _Way) -> None:
         if self.answer:
             way.left[way.client] = self.answer
+        elif self.request:
+            way.asked = True
         else:
-            way.left[way.server] = self.rows or (request if self.request else 0)
+            way.left[way.server] = self.rows
 
     def _stop(self, way: _Way) -> None:
         way.dark = True

@@ -39,7 +39,11 @@ class Proxy:
                 client, _ = self._listener.accept()
             except OSError:
                 return
-            server = socket.create_connection(self.upstream)
+            try:
+                server = socket.create_connection(self.upstream)
+            except OSError:
+                _reset(client)
+                continue
             lost = threading.Event()
             for work in (self._up, self._down):
                 threading.Thread(target=work, args=(client, server, lost), daemon=True).start()

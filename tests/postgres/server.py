@@ -7,9 +7,8 @@ import pwd
 import shutil
 import socket
 import subprocess
-import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,14 @@ from urllib.parse import quote, urlencode
 
 import psycopg
 from attrs import field, frozen
+from tests.patience import PATIENCE, until
 
 USER = "nobody"  # PostgreSQL refuses to run as root
 FASTER = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "on", "shared_buffers": "64MB"}
+# Its locks, its WAL and the space it frees would come at any moment.
+QUIET = {"autovacuum": "off"}
+
+_bound: list[socket.socket] = []
 
 
 def binaries() -> dict[str, Path]:
@@ -33,9 +37,13 @@ def binaries() -> dict[str, Path]:
 
 
 def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
+    """Nobody else is given it until this process ends: its socket stays bound. It does not listen, so that a server
+    may, which sets SO_REUSEADDR as well (socket(7))."""
+    one = socket.socket()
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    one.bind(("127.0.0.1", 0))
+    _bound.append(one)
+    return int(one.getsockname()[1])
 
 
 @frozen
@@ -110,29 +118,36 @@ def start(programs: Path, data: Path, **settings: str) -> Server:
         "unix_socket_directories": str(data),
         "wal_level": "logical",
         "max_prepared_transactions": 8,
+        **FASTER,
+        **QUIET,
     }
-    words = [word for name, value in {**given, **FASTER, **settings}.items() for word in ("-c", f"{name}={value}")]
+    words = [word for name, value in {**given, **settings}.items() for word in ("-c", f"{name}={value}")]
     with (data.parent / f"{data.name}.log").open("ab") as log:
         process = subprocess.Popen(
             [programs / "postgres", "-D", data, *words], stdout=log, stderr=subprocess.STDOUT, cwd="/", **owner()
         )
     server = Server("127.0.0.1", port, process=process, data=data, programs=programs)
-    for _ in range(500):
+
+    def up() -> bool:
         if process.poll() is not None:
             raise RuntimeError((data.parent / f"{data.name}.log").read_text(errors="replace")[-2000:])
-        try:
+        with suppress(psycopg.OperationalError):
             server.connect().close()
-            return server
-        except psycopg.OperationalError:
-            time.sleep(0.02)
-    stop(server)
-    raise RuntimeError("PostgreSQL did not come up in ten seconds")
+            return True
+        return False
+
+    try:
+        until(up, "PostgreSQL does not come up")
+    except BaseException:
+        stop(server)
+        raise
+    return server
 
 
 def stop(server: Server, how: str = "immediate") -> None:
     """By its own process id."""
     server.process.send_signal({"immediate": 3, "fast": 2}[how])
-    server.process.wait(20)
+    server.process.wait(PATIENCE)
 
 
 @contextmanager

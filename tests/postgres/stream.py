@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from typing import Any
 
 import psycopg
 from attrs import frozen
+from tests.patience import until
 from tests.postgres.server import Server
 
 from dpone.contract import ChangeWindow
@@ -52,15 +52,15 @@ class ChangeSource:
 
     def drop_slot(self) -> None:
         """A server that is busy notices a moment later that the connection which read from the slot is closed."""
-        sql = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots"
-        for left in reversed(range(100)):
-            try:
-                return self.run(f"{sql} WHERE slot_name = '{self.slot}'")
-            except psycopg.errors.ObjectInUse:
-                if not left:
-                    raise
-                time.sleep(0.1)
-        return None
+        sql = f"SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = '{self.slot}'"
+
+        def dropped() -> bool:
+            with suppress(psycopg.errors.ObjectInUse):
+                self.run(sql)
+                return True
+            return False
+
+        until(dropped, f"slot {self.slot} is still in use")
 
     def confirmed(self) -> str:
         sql = f"SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = '{self.slot}'"

@@ -201,7 +201,7 @@ def standby(postgres: Server) -> Iterator[tuple[Server, Server]]:
         shutil.chown(folder, servers.USER)
     servers.prepare(programs, folder / "primary")
     try:
-        running.append(servers.start(programs, folder / "primary", autovacuum="off"))
+        running.append(servers.start(programs, folder / "primary"))
         here = ["-h", "127.0.0.1", "-p", str(running[0].port), "-U", "postgres"]
         command = [programs / "pg_basebackup", "-D", folder / "standby", *here, "-R", "-c", "fast"]
         subprocess.run(command, check=True, cwd="/", capture_output=True, **servers.owner())

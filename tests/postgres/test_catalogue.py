@@ -49,7 +49,7 @@ def target(postgres: Server, schema: str) -> Here:
 ODD = st.text(st.sampled_from("a\"].;-'\\%$ 😀é\n") | st.sampled_from(string.ascii_letters), min_size=1, max_size=12)
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
 @given(table=ODD, columns=st.lists(ODD, min_size=2, max_size=3, unique_by=str.casefold))
 def test_S_01_whatever_its_name_only_the_named_table_changes(target: Here, table: str, columns: list[str]) -> None:
     """Create, load twice and read back under any name: the rows arrive, and a bystander is as before."""

@@ -12,6 +12,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from attrs import evolve
+from tests.patience import until
 from tests.postgres import server as servers
 from tests.postgres.proxy import proxy
 from tests.postgres.server import Server
@@ -291,7 +292,8 @@ def test_the_snapshot_leaves_nothing_on_the_server(source: ChangeSource) -> None
     before = source.confirmed()
     source.read(initial="snapshot")
     assert source.confirmed() == before
-    assert source.query("SELECT slot_name FROM pg_replication_slots WHERE slot_name LIKE 'dpone_snapshot%'") == []
+    left = "SELECT slot_name FROM pg_replication_slots WHERE slot_name LIKE 'dpone_snapshot%'"
+    until(lambda: not source.query(left), "the slot does not end with its connection")
 
 
 def test_create_makes_publication_and_slot_once(source: ChangeSource) -> None:
@@ -341,6 +343,7 @@ def test_the_setup_plan_refuses_what_would_break_the_source(source: ChangeSource
         reader.setup_plan()
 
 
+@pytest.mark.usefixtures("answering")
 def test_PG_23_a_server_that_says_nothing_is_given_up(source: ChangeSource) -> None:
     """A read whose answer got lost ends as a failure that may be tried again: the server says that it is done."""
     from dpone_postgres.transfer import copy_out
@@ -352,6 +355,7 @@ def test_PG_23_a_server_that_says_nothing_is_given_up(source: ChangeSource) -> N
         assert db.closed
 
 
+@pytest.mark.usefixtures("answering")
 def test_PG_23_a_stream_that_says_nothing_is_given_up(source: ChangeSource) -> None:
     """The connection is there and silent: a failure that may be tried again, by the replication protocol too."""
     from dpone_postgres.replication import streamed

@@ -7,7 +7,6 @@ import random
 import shutil
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import psycopg
 import pytest
 from attrs import asdict, evolve
+from tests.patience import until
 from tests.postgres import server as servers
 from tests.postgres.server import Server
 from tests.postgres.target import Target, read
@@ -498,11 +498,7 @@ def publisher(postgres: Server, target: Target) -> Iterator[Target]:
 def drop_slot(server: Server, name: str) -> None:
     """The walsender lets go of it a moment after the subscription has ended."""
     sql = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %s AND NOT active"
-    for _ in range(100):
-        if server.query(sql, name):
-            return
-        time.sleep(0.1)
-    raise AssertionError(f"slot {name} is still in use")
+    until(lambda: server.query(sql, name), f"slot {name} is still in use")
 
 
 def test_OUT_09_what_a_publisher_may_still_commit_is_said_to_be_unseen(target: Target, publisher: Target) -> None:

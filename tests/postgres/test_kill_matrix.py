@@ -57,7 +57,7 @@ def run() -> Iterator[Run]:
 
     yield one
     stdin.close()
-    process.wait(10)
+    process.wait(60)
     stdout.close()
 
 

@@ -13,6 +13,7 @@ import pytest
 import yaml
 from attrs import evolve as replace
 from click.testing import CliRunner
+from tests.patience import until
 from tests.postgres.proxy import proxy
 from tests.postgres.stream import ChangeSource
 from tests.postgres.target import Target
@@ -278,6 +279,8 @@ def test_LS_08_loads_of_the_same_tables_in_other_orders_do_not_deadlock(target: 
     agree on who was last."""
     commit(target, "first", NAMES, 0)
     sql = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+    others = "SELECT 1 FROM pg_stat_activity WHERE application_name = 'dpone' AND datname = current_database()"
+    until(lambda: not target.query(others), "sessions of earlier tests, which report their deadlocks at their end")
     before = target.query(sql)
     with ThreadPoolExecutor(6) as pool:
         done = [pool.submit(commit, target, f"key {n}", NAMES[:: 1 if n % 2 else -1], n) for n in range(1, 7)]

@@ -14,6 +14,7 @@ import yaml
 from click.testing import CliRunner
 from tests.partition import test_stores
 from tests.partition.stores import KEY, manifest, store
+from tests.patience import PATIENCE
 from tests.postgres.server import Server
 from tests.postgres.target import Target
 from tests.postgres.test_kill_matrix import Run, run  # noqa: F401  # a fixture
@@ -64,7 +65,7 @@ def test_a_claim_does_not_wait_for_the_staging(target: Target, manifests: Partit
         db.execute("BEGIN")
         db.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [KEY])
         with ThreadPoolExecutor(1) as pool:
-            pool.submit(manifests.renew, KEY, "000", "me", 60).result(5)
+            pool.submit(manifests.renew, KEY, "000", "me", 60).result(PATIENCE)
 
 
 def test_a_server_out_of_reach_is_an_error_of_the_state(tmp_path: Path) -> None:

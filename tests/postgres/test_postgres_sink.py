@@ -13,6 +13,7 @@ import pyarrow as pa
 import pytest
 import yaml
 from attrs import evolve as replace
+from tests.patience import PATIENCE, until
 from tests.postgres.proxy import proxy
 from tests.postgres.server import Server
 from tests.postgres.target import Target
@@ -212,10 +213,10 @@ def test_of_two_commits_after_one_entry_one_is_a_conflict(target: Target) -> Non
         first._db.commit = commit  # type: ignore[method-assign]
         with ThreadPoolExecutor(2) as pool:
             won = pool.submit(first.commit, head, at(2))
-            assert about_to_commit.wait(10)
+            assert about_to_commit.wait(PATIENCE)
             with pytest.raises(Conflict, match="nothing was written"):
                 second.commit(head, at(3))
-            assert won.result(10).inserted == 1
+            assert won.result(PATIENCE).inserted == 1
     assert target.query("SELECT count(*) FROM __dpone__loads WHERE key = %s", KEY) == [(2,)]
 
 
@@ -239,23 +240,38 @@ def test_LS_08_eight_writers_of_one_table(target: Target) -> None:
 
 def test_a_deadlock_is_tried_again(target: Target) -> None:
     """An application that locks rows in the other order makes the server end one of the two; if it is ours, the commit
-    is run again in a fresh transaction."""
+    is run again in a fresh transaction. Ours is the one that closes the circle, since a server looks for one but once,
+    ``deadlock_timeout`` after a wait began: it has row 1 and waits for the gate until the other waits for row 1."""
     target.load(table(1, 2), MERGE)
-    with target.connect() as other, closing(target.sink(MERGE)) as sink:
+    target.run(
+        "CREATE FUNCTION pass() RETURNS trigger LANGUAGE plpgsql AS "
+        "'BEGIN PERFORM pg_advisory_xact_lock_shared(TG_RELID::int); RETURN NEW; END'",
+        "CREATE TRIGGER gate BEFORE INSERT ON orders FOR EACH ROW WHEN (NEW.id = 2) EXECUTE FUNCTION pass()",
+    )
+    with target.connect() as other, target.connect() as gate, closing(target.sink(MERGE)) as sink:
         writer = staged(sink, table(1, 2, "ours"), MERGE)
         writer._db.execute("SET deadlock_timeout = '50ms'")
-        other.execute("SET deadlock_timeout = '10s'")
+        gate.execute("SELECT pg_advisory_lock('orders'::regclass::int)")
+        other.execute("SET deadlock_timeout = '1h'")
         other.execute("BEGIN")
         other.execute("UPDATE orders SET v = 'theirs' WHERE id = 2")
-        with ThreadPoolExecutor(1) as pool:
+        with ThreadPoolExecutor(2) as pool:
             committed = pool.submit(writer.commit, sink.journal(KEY), at(1))
-            sql = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query ~ 'ON CONFLICT'"
-            while target.query(sql) == [(0,)]:
-                pass
-            other.execute("UPDATE orders SET v = 'theirs' WHERE id = 1")
+            wait_for_lock(target, "ON CONFLICT")
+            circle = pool.submit(other.execute, "UPDATE orders SET v = 'theirs' WHERE id = 1")
+            wait_for_lock(target, "theirs")
+            gate.execute("SELECT pg_advisory_unlock('orders'::regclass::int)")
+            circle.result(PATIENCE)
             other.execute("COMMIT")
-            assert committed.result(20).updated == 2
+            assert committed.result(PATIENCE).updated == 2
     assert target.rows("v") == [("ours",), ("ours",)]
+
+
+def wait_for_lock(target: Target, words: str) -> None:
+    sql = (
+        "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database() AND query ~ %s"
+    )
+    until(lambda: target.query(sql, words), f"nobody waits for a lock with {words}")
 
 
 # ---- lost connections

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
+from tests.patience import PATIENCE
 from tests.postgres.server import Server
 
 from dpone.errors import Category, SourceError
@@ -150,7 +151,7 @@ def test_OUT_11_a_signal_ends_a_run_whose_name_server_is_silent(
         assert process.stderr.readline() == " asked  db.example\n"
         process.send_signal(signal.SIGTERM)
         try:
-            out, err = process.communicate(timeout=20)  # ten seconds, and as many for a machine that is busy
+            out, err = process.communicate(timeout=PATIENCE)  # the lookup would take longer
         finally:
             process.kill()
     assert process.returncode == 130, err

@@ -12,16 +12,19 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from attrs import evolve
 from psycopg import capabilities
+from tests.patience import PATIENCE, until
 from tests.postgres.hole import Hole, hole
 from tests.postgres.proxy import COMMIT
+from tests.postgres.server import Server
 from tests.postgres.stream import ChangeSource
 from tests.postgres.target import Target
 from tests.postgres.test_cdc_runs import begin, change, lay, require_equal
@@ -32,7 +35,9 @@ from dpone.errors import SourceError
 from dpone.pipeline import Pipeline
 from dpone.report import StreamReport
 from dpone.secret import Secret
+from dpone_postgres import waiting
 from dpone_postgres.connect import connect, parameters
+from dpone_postgres.waiting import Peer
 
 pytestmark = pytest.mark.postgres
 
@@ -80,14 +85,29 @@ CHANGES = [
 
 
 @pytest.fixture
-def way(postgres: Any) -> Iterator[Hole]:
+def way(postgres: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hole]:
+    """Limits of time are short only for what is waited for in vain: on a busy machine nothing else is given up."""
+
+    def limited(given: Mapping[str, str]) -> Mapping[str, str]:
+        vain = made.words == [NEW] or (made.silent.is_set() and not made.only)
+        return {**given, "connect_timeout": "2" if vain and given.get("port") == str(made.port) else "60"}
+
+    def asked(peer: Peer) -> waiting.Answer:
+        if not made.silent.is_set():
+            return "at work"
+        return real(evolve(peer, limit=PATIENCE) if made.only else peer)
+
+    real = waiting._asked
     with hole((postgres.host, postgres.port)) as made:
+        monkeypatch.setattr("dpone_postgres.connect._in_haste", limited)
+        monkeypatch.setattr(waiting, "_asked", asked)
         yield made
 
 
-def hasty(way: Hole, server: Any) -> str:
+def through(way: Hole, server: Server) -> str:
+    """For processes that are interrupted: the limit of a connection is far."""
     url = server.at(way.port)
-    return f"{url}{'&' if '?' in url else '?'}connect_timeout=2"
+    return f"{url}{'&' if '?' in url else '?'}connect_timeout=600"
 
 
 def laid(
@@ -96,7 +116,7 @@ def laid(
     """Rows go through Arrow, those of one role through ``way``."""
     made = bench(folder, target, name, arrow=True)
     data = yaml.safe_load(made.pipeline.read_text())
-    data[role]["connection"] = hasty(way, target.server)
+    data[role]["connection"] = through(way, target.server)
     data["runtime"]["retries"] = retries
     for each in ("source", "sink", "state"):
         data[each]["options"] = {**data[each].get("options", {}), "silence_timeout": silence}
@@ -131,7 +151,7 @@ def test_OUT_11_a_silent_server_is_given_up(
     widen(made)
     way.arm(*words, **how)
     stream = run_once(made.pipeline)
-    assert way.silent.is_set(), "nothing was silent"
+    assert way.silent.wait(PATIENCE), "nothing was silent"
     if stream.error is None:  # the lease of a run that is done is left to its end
         assert role == "state"
         assert words[-1] == b"DELETE FROM"
@@ -155,7 +175,7 @@ def test_OUT_11_the_journal_is_asked_when_the_answer_to_a_commit_is_lost(
     made.change(1)
     way.arm(b"ON CONFLICT", COMMIT, request=True, only=True)
     stream = require_done(made.pipeline)
-    assert way.silent.is_set()
+    assert way.silent.is_set(), "nothing was silent"
     assert (stream.status, stream.attempts) == ("loaded", 1)
     made.require_whole(1, seq=2, swept=False)
     made.change(2)
@@ -178,13 +198,15 @@ def test_OUT_11_a_session_that_was_given_up_does_not_lock_out_the_next_attempt(
     made.require_whole(1, seq=2)
 
 
-def test_OUT_11_a_server_that_is_busy_is_waited_for(way: Hole, postgres: Any) -> None:
+@pytest.mark.usefixtures("answering")
+def test_OUT_11_a_server_that_is_busy_is_waited_for(postgres: Server) -> None:
     """A statement that takes many times the silence that is allowed ends as ever: the server says that it works."""
-    with closing(connect(parameters(Secret(hasty(way, postgres))), SourceError, silence_timeout=0.3)) as db:
+    with closing(connect(parameters(Secret(postgres.url)), SourceError, silence_timeout=0.3)) as db:
         assert db.execute("SELECT pg_sleep(3), 7").fetchall() == [("", 7)]
 
 
-def test_OUT_11_a_server_that_takes_no_more_connections_is_waited_for(way: Hole, postgres: Any) -> None:
+@pytest.mark.usefixtures("answering")
+def test_OUT_11_a_server_that_takes_no_more_connections_is_waited_for(postgres: Server) -> None:
     """A refusal is an answer, too; it says nothing of the statement, which is not given up for it."""
     name = f"lonely_{os.getpid()}"
     postgres.run(f"CREATE ROLE {name} LOGIN CONNECTION LIMIT 1")
@@ -196,17 +218,17 @@ def test_OUT_11_a_server_that_takes_no_more_connections_is_waited_for(way: Hole,
         postgres.run(f"DROP ROLE {name}")
 
 
-def test_OUT_11_a_balancer_that_leads_elsewhere_is_no_proof(postgres: Any) -> None:
+@pytest.mark.usefixtures("answering")
+def test_OUT_11_a_balancer_that_leads_elsewhere_is_no_proof(postgres: Server) -> None:
     """A server that knows nothing of the session because it is another one does not end a statement."""
-    from attrs import evolve
-
     with closing(connect(parameters(Secret(postgres.url)), SourceError, silence_timeout=0.3)) as db:
         assert db.peer is not None
         db.peer = evolve(db.peer, started="another", pid=1)
         assert db.execute("SELECT pg_sleep(2), 7").fetchall() == [("", 7)]
 
 
-def test_OUT_11_a_reader_that_takes_its_time_is_no_silence(postgres: Any) -> None:
+@pytest.mark.usefixtures("answering")
+def test_OUT_11_a_reader_that_takes_its_time_is_no_silence(postgres: Server) -> None:
     """Rows that wait for us, longer than the server may be silent, are read on."""
     from dpone_postgres.transfer import copy_out
 
@@ -231,7 +253,7 @@ def test_PG_23_a_silent_stream_is_given_up(
     pipeline = streaming(tmp_path, source, way, silence=1, **options)
     way.arm(*words, **how)
     stream = run_once(pipeline)
-    assert way.silent.is_set(), "nothing was silent"
+    assert way.silent.wait(PATIENCE), "nothing was silent"
     assert stream.error is not None
     assert (stream.error.category, stream.error.retryable) == ("transient", True), stream.error
     assert f"127.0.0.1:{way.port}" in stream.error.message
@@ -249,10 +271,8 @@ def test_PG_23_a_stream_that_stays_away_half_way_is_given_up(tmp_path: Path, sou
     stream = run_once(pipeline)
     assert stream.error is not None
     assert "is not working on this" in stream.error.message
-    for _ in range(200):  # the session is told to end, and does so by itself
-        if source.query(f"SELECT active FROM pg_replication_slots WHERE slot_name = '{source.slot}'") == [(False,)]:
-            break
-        time.sleep(0.1)
+    active = f"SELECT 1 FROM pg_replication_slots WHERE slot_name = '{source.slot}' AND active"
+    until(lambda: not source.query(active), "the session was told to end, and does not")
     require_done(pipeline)
     require_equal(source, tmp_path, "postgres", "half way")
 
@@ -261,7 +281,7 @@ def streaming(folder: Path, source: ChangeSource, way: Hole, silence: float, **o
     """One window is loaded, and changes wait."""
     pipeline = lay(folder, source, "postgres")
     data = yaml.safe_load(pipeline.read_text())
-    data["source"]["connection"] = hasty(way, source.server)
+    data["source"]["connection"] = through(way, source.server)
     data["source"]["options"] |= {"silence_timeout": silence, "transport": "peek", **options}
     data["runtime"] = {"retries": 0}
     pipeline.write_text(yaml.safe_dump(data))
@@ -283,7 +303,7 @@ def interrupted(folder: Path, way: Hole, *args: str, name: str = "TERM") -> tupl
             assert process.poll() is None, process.communicate()
         process.send_signal(getattr(signal, f"SIG{name}"))
         try:
-            out, err = process.communicate(timeout=20)  # ten seconds, and as many for a machine that is busy
+            out, err = process.communicate(timeout=PATIENCE)  # what it waits for would take longer
         finally:
             process.kill()
     return process.returncode, out, err
@@ -388,9 +408,9 @@ def test_OUT_11_a_signal_lets_the_server_end_the_statement(tmp_path: Path, targe
         while not target.query(asleep):
             assert process.poll() is None, process.communicate()
         process.terminate()
-        _, err = process.communicate(timeout=20)
+        _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130, err
-    assert not target.query(asleep)
+    until(lambda: not target.query(asleep), "the statement goes on")
     target.run("DROP TRIGGER slow ON orders")
     require_done(made.pipeline)
     made.require_whole(1, seq=None)

@@ -12,6 +12,7 @@ import psycopg
 import pyarrow as pa
 import pytest
 from attrs import evolve
+from tests.patience import PATIENCE
 from tests.postgres.target import Target
 from tests.sqlite.target import KEY, at, load, rows
 
@@ -169,8 +170,8 @@ def test_OUT_15_a_commit_under_way_is_waited_for(target: Target) -> None:
         back.join(0.3)
         assert done == []
         blocker.execute("ROLLBACK")
-        commit.join(20)
-        back.join(20)
+        commit.join(PATIENCE)
+        back.join(PATIENCE)
     assert len(done) == 2
     assert [] in done
     assert target.query("SELECT id, coupon FROM orders ORDER BY 1") == [(1, None), (2, None), (3, 7)]
@@ -238,7 +239,7 @@ def test_OUT_15_a_column_that_somebody_adds_at_the_same_time_is_not_the_loads(ta
         while not target.query(waiting)[0][0]:
             assert failing.is_alive()
         migration.execute("COMMIT")
-        failing.join(20)
+        failing.join(PATIENCE)
     assert done == [None]
     assert [(one.what, one.stays) for one in taken(target)] == [(COUPON.format(schema=target.schema), "")]
     assert "mine" in names(target)

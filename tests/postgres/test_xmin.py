@@ -157,7 +157,7 @@ def wrapping() -> Iterator[tuple[Server, Any]]:
     folder = Path(tempfile.mkdtemp(dir="/dev/shm" if os.path.isdir("/dev/shm") else None))  # noqa: S108
     folder.chmod(0o755)
     servers.prepare(programs, folder / "data")
-    running = [servers.start(programs, folder / "data", autovacuum="off")]
+    running = [servers.start(programs, folder / "data")]
 
     def jump(xid: int) -> Server:
         running[0].run("ALTER DATABASE template0 ALLOW_CONNECTIONS true")
@@ -172,7 +172,7 @@ def wrapping() -> Iterator[tuple[Server, Any]]:
                 shutil.chown(segment, servers.USER)
         command = [programs / "pg_resetwal", "-x", str(xid % 2**32), "-e", str(xid // 2**32), folder / "data"]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd="/", **servers.owner())
-        running[0] = servers.start(programs, folder / "data", autovacuum="off")
+        running[0] = servers.start(programs, folder / "data")
         return running[0]
 
     try:

@@ -11,6 +11,7 @@ import threading
 import time
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -128,15 +129,20 @@ def test_ST_02_an_expired_lease_is_taken_over(state: SqliteState) -> None:
         pass
 
 
-def test_ST_02_renewal_keeps_the_lease(state: SqliteState) -> None:
-    """A renewed lease holds for another ttl; a thread of its own may renew it."""
-    with state.lock("k", 0.2) as lease:
-        time.sleep(0.1)
+def test_ST_02_renewal_keeps_the_lease(state: SqliteState, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A renewed lease holds for another ttl, and no longer; a thread of its own may renew it."""
+    now = [1_700_000_000.0]
+    monkeypatch.setattr("dpone.connectors.sqlite.state.time", SimpleNamespace(time=lambda: now[0]))
+    with state.lock("k", 60) as lease:
+        now[0] += 59
         renewer = threading.Thread(target=lease.renew)
         renewer.start()
         renewer.join()
-        time.sleep(0.15)
+        now[0] += 59
         with pytest.raises(Busy), state.lock("k", 1):
+            pass
+        now[0] += 2
+        with state.lock("k", 1):
             pass
 
 

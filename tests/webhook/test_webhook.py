@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Mapping
+from concurrent.futures import Future
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import pytest
 import yaml
 from attrs import evolve
 from pyarrow.csv import write_csv
+from tests.patience import PATIENCE
 from tests.webhook.harness import Receiver, WebhookHarness
 
 from dpone import certify
@@ -121,15 +123,19 @@ def process(pipeline: Path, site: Path) -> subprocess.Popen[str]:
 def test_killed_while_it_delivers(pipeline: Path, server: Receiver, site: Path, nth: int, kept: bool) -> None:
     """SIGKILL before a request is taken, and before it is answered: what was taken comes again with its id."""
 
+    started: Future[subprocess.Popen[str]] = Future()
+
     def kill(number: int) -> int:
         if number == nth:
+            running = started.result(PATIENCE)
             running.kill()
             running.wait()
         return 200 if number != nth or kept else 500
 
     setattr(server, "after" if kept else "before", kill)
     with process(pipeline, site) as running:
-        running.communicate(timeout=60)
+        started.set_result(running)
+        running.communicate(timeout=PATIENCE)
     taken = delivered(server)
     assert running.returncode == -9
     assert len(taken) == 2 * (nth if kept else nth - 1)

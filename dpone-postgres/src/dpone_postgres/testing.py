@@ -114,10 +114,9 @@ class PostgresHarness(SqlHarness):
     def _wait_until_free(self) -> None:
         """The server lets go of a slot a moment after its reader has hung up."""
         with psycopg.connect(self.url, autocommit=True) as db:
-            for _ in range(250):
-                query = "SELECT 1 FROM pg_replication_slots WHERE slot_name = %s AND active"
-                if not db.execute(query, [self.schema]).fetchall():
-                    return
+            query, end = "SELECT 1 FROM pg_replication_slots WHERE slot_name = %s AND active", time.monotonic() + 60
+            while db.execute(query, [self.schema]).fetchall():
+                assert time.monotonic() < end, f"slot {self.schema} is still in use"
                 time.sleep(0.02)
 
 

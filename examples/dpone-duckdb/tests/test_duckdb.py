@@ -283,7 +283,7 @@ def test_writers_of_one_file_take_turns(harness):
     thread.join(0.1)
     order.append("first ends")
     one.rollback()
-    thread.join(20)
+    thread.join(60)
     assert order == ["first ends", "second began"]
     one.close()
     two.close()

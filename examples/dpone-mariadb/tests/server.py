@@ -34,8 +34,11 @@ def running(folder: Path) -> Iterator[int]:
         *user,
     ]
     subprocess.run(made, check=True, capture_output=True, timeout=LIMIT)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    # Bound while the server runs, so that nobody else is given the port; it does not listen, so that the server may.
+    free = socket.socket()
+    free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    free.bind(("127.0.0.1", 0))
+    port = free.getsockname()[1]
     command = [
         daemon,
         "--no-defaults",
@@ -60,3 +63,4 @@ def running(folder: Path) -> Iterator[int]:
     finally:
         process.terminate()
         process.wait(LIMIT)
+        free.close()

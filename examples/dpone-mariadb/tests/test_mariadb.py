@@ -131,7 +131,7 @@ def test_writers_of_one_stream_take_turns(harness, monkeypatch):
     thread.join(0.3)
     order.append("first ends")
     one.rollback()
-    thread.join(30)
+    thread.join(60)
     assert order == ["first ends", "second began"]
     for db in (one, two, other):
         db.close()

@@ -152,7 +152,7 @@ def _zygote() -> Callable[[Any], tuple[int, str]]:
 
     def stop() -> None:
         into.close()
-        process.wait(timeout=10)
+        process.wait(timeout=60)
         out.close()
 
     def run(job: Any) -> tuple[int, str]:
