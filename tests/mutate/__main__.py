@@ -217,6 +217,7 @@ def options(args: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=20, help="of the processor, for the tests of a mutant (20)")
     parser.add_argument("--suite", nargs="*", default=[], help="what pytest collects (the fast suite)")
     parser.add_argument("--map", type=Path, help="keeps which test runs which line, for the next run")
+    parser.add_argument("--verdicts", type=Path, help="keeps each verdict: a run that was stopped goes on from there")
     return parser.parse_args(args)
 
 
@@ -238,6 +239,18 @@ def known_equivalent() -> dict[tuple[str, ...], str]:
     return {(one["module"], one["where"], one["before"], one["after"]): one["reason"] for one in listed}
 
 
+def begun(path: Path | None, head: list[Any]) -> dict[tuple[Any, ...], list[str]]:
+    """The verdicts that a run of the same sample and the same code has left in ``path`` before it was stopped."""
+    if not path:
+        return {}
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    if lines[:1] not in ([], [head]):
+        sys.exit(f"{path} has the verdicts of another seed, --seconds or code; name another file")
+    if not lines:
+        path.write_text(json.dumps(head) + "\n")
+    return {tuple(mutant): verdict for mutant, verdict in lines[1:]}
+
+
 def main(args: list[str] | None = None) -> int:
     chosen, started = options(args), time.monotonic()
     made, equivalent = every(chosen.modules), known_equivalent()
@@ -251,13 +264,19 @@ def main(args: list[str] | None = None) -> int:
     verdicts: Counter[str] = Counter()
     with tempfile.TemporaryDirectory(prefix="dpone-mutate-") as folder:
         tree = Tree.copied(Path(folder).resolve())
+        kept = begun(chosen.verdicts, [chosen.seed, chosen.seconds, *tree.digests(modules)])
+        tree.kills.update(by for verdict, by in kept.values() if verdict == "killed" and by)
         tree.learn(chosen.suite, modules, None if chosen.suite else chosen.map)
         for n, one in enumerate(sample, 1):
-            if time.monotonic() - started > chosen.minutes * 60:
+            known = ["equivalent", ""] if one.name in equivalent else kept.get((n, *one.name))
+            if not known and time.monotonic() - started > chosen.minutes * 60:
                 print(f"the time is over; {len(sample) - n + 1} mutants were not tried")
                 break
-            verdict, by = ("equivalent", "") if one.name in equivalent else tree.verdict(one, chosen.seconds)
+            verdict, by = known or tree.verdict(one, chosen.seconds)
             verdicts[verdict] += 1
+            if chosen.verdicts and not known:
+                with chosen.verdicts.open("a") as file:
+                    file.write(json.dumps([[n, *one.name], [verdict, by]]) + "\n")
             print(f"{n:4} {verdict:10} {SRC}/{one.module}:{one.line} {by}", flush=True)
             if verdict == "survived":
                 print(f"       in {one.where}\n     - {one.before}\n     + {one.after}", flush=True)

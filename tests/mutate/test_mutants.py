@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import subprocess
 import sys
 import textwrap
@@ -83,17 +84,23 @@ def test_mutants_are_python_and_differ_in_one_place() -> None:
     assert all(ast.dump(ast.parse(one.changed)) != plain for one in drawn)
 
 
-def test_a_mutant_nobody_notices_is_reported() -> None:
+def test_a_mutant_nobody_notices_is_reported(tmp_path: Path) -> None:
     """A test that only runs the code lets mutants live: they are listed with file, line and change, and the run is red.
-    One that looks kills them, and those known as equivalent are not run. The tree stays as it was."""
+    One that looks kills them, and those known as equivalent are not run. The tree stays as it was. Each verdict is kept
+    as it comes: a run that was stopped goes on with the next mutant, and only with the same code and seed."""
     lease = mutate.ROOT / mutate.SRC / "lease.py"
     before = lease.read_bytes()
     lines = [line.strip() for line in before.decode().splitlines()]
     [renew] = [n for n, line in enumerate(lines, 1) if line == "lease.renew()"]
     [join] = [n for n, line in enumerate(lines, 1) if line.startswith("thread.join(")]
     args = [f"lease.py:{renew}", f"lease.py:{join}", "--seed", "4", "--mutants", "3", "--suite", EXAMPLE]
-    command = [sys.executable, "-m", "tests.mutate", *args]
-    done = subprocess.run(command, cwd=mutate.ROOT, capture_output=True, text=True, timeout=120)
+    kept = tmp_path / "verdicts"
+
+    def run(*more: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "tests.mutate", *args, "--verdicts", str(kept), *more]
+        return subprocess.run(command, cwd=mutate.ROOT, capture_output=True, text=True, timeout=120)
+
+    done = run()
     said = done.stdout
     assert f"killed     {mutate.SRC}/lease.py:{renew} {EXAMPLE}::test_with_teeth" in said
     survivor = f"{mutate.SRC}/lease.py:{join} 2 of 2 tests ran\n       in renewing\n     - {lines[join - 1]}"
@@ -102,6 +109,21 @@ def test_a_mutant_nobody_notices_is_reported() -> None:
     assert "seed 4: 1 killed (0 by the time limit), 1 survived, 1 equivalent; 50.0% killed" in said
     assert (done.returncode, done.stderr) == (1, "")
     assert lease.read_bytes() == before
+
+    head, *verdicts = kept.read_text().splitlines(keepends=True)
+    assert sorted(json.loads(one)[1] for one in verdicts) == [
+        ["killed", f"{EXAMPLE}::test_with_teeth"],
+        ["survived", "2 of 2 tests ran"],
+    ]
+    kept.write_text(head + verdicts[0])  # stopped after the first
+    again = run()
+    assert [one for one in again.stdout.splitlines() if "mutants" not in one] == [
+        one for one in said.splitlines() if "mutants" not in one
+    ]
+    assert kept.read_text().splitlines(keepends=True) == [head, *verdicts]
+    other = run("--seed", "5")
+    assert (other.returncode, other.stdout.splitlines()[1:]) == (1, [])
+    assert other.stderr == f"{kept} has the verdicts of another seed, --seconds or code; name another file\n"
 
 
 def test_what_runs_on_import_is_looked_for_in_all_of_the_module() -> None:
