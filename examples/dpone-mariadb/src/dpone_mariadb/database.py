@@ -31,6 +31,7 @@ class MariadbDialect(Dialect):
     placeholder = "%s"
     max_columns = 1017  # of InnoDB
     ddl_commits = True
+    holds_new_rows = False  # locks of InnoDB are of rows; LOCK TABLES would commit
 
     def quote(self, identifier: str) -> str:
         """64 characters of the basic plane, none of them a blank at the end. The driver takes % for a placeholder."""
@@ -131,6 +132,7 @@ class MariadbDatabase:
             busy.category = Category.TRANSIENT
             raise busy
         self._held = name
+        self.execute("SET autocommit = 0")  # what follows DDL is a transaction again
         self.execute("START TRANSACTION")
 
     def commit(self) -> None:
@@ -147,6 +149,7 @@ class MariadbDatabase:
                 self.close()
 
     def _release(self) -> None:
+        self.execute("SET autocommit = 1")
         self.rows("SELECT RELEASE_LOCK(%s)", (self._held,))
         self._held = ""
 
@@ -269,7 +272,17 @@ class MariadbDatabase:
             hanging += [f"index {name}" for (name,) in self.rows(sql, (*_place(table), column))]
         if hanging:
             return f"it has {', '.join(hanging)}"
-        self.execute(self.dialect.drop_column(table, column) if column else self.dialect.drop_table(table))
+        d = self.dialect
+        some = (
+            f"SELECT 1 FROM {d.name(table)} AS t{f' WHERE t.{d.quote(column)} IS NOT NULL' if column else ''} LIMIT 1"
+        )
+        self.execute(f"LOCK TABLES {d.name(table)} WRITE, {d.name(table)} AS t WRITE")  # it commits, as the DDL would
+        try:
+            if self.rows(some):
+                return "another program has written it meanwhile"
+            self.execute(d.drop_column(table, column) if column else d.drop_table(table))
+        finally:
+            self.execute("UNLOCK TABLES")
         return ""
 
     def clear(self, table: Name) -> int:
