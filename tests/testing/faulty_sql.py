@@ -78,7 +78,7 @@ class _LocksRows(SqliteDialect):
     holds_new_rows = False
 
 
-@fails(execute_counts_the_rows_it_found="{'same values': 0, 'other values': 2,")
+@fails(execute_counts_the_rows_it_found="counted were {'same values': 0, 'other values': 2,")
 class CountsWhatItChanged(Over):
     """An UPDATE of the target that leaves rows as they were does not count them, as MySQL does."""
 
@@ -89,7 +89,7 @@ class CountsWhatItChanged(Over):
             return 0 if same and same[1] == parameters[0] else found
 
 
-@fails(a_journal_that_cannot_be_read_is_an_error="pytest.raises(DponeError)")
+@fails(a_journal_that_cannot_be_read_is_an_error="is damaged, and the journal is read all the same")
 class TakesADamagedJournalForNone(SqliteSink):
     def journal(self, key: str) -> Any:
         try:

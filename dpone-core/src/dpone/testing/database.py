@@ -12,16 +12,16 @@ import pytest
 from attrs import define, field
 
 from dpone import evolution
-from dpone.contract import Sink, TakingBack
-from dpone.errors import DponeError
-from dpone.pipeline import Lineage
+from dpone.contract import Sink, TakingBack, Undoing
+from dpone.errors import DponeError, UndoRefused
+from dpone.pipeline import Lineage, Undo
 from dpone.schema import PREFIX, Name
 from dpone.sql import journal
 from dpone.sql.sink import SqlSink
 from dpone.strategy import Strategy
 from dpone.testing.cases import RoleContract, case
 from dpone.testing.harness import TABLE, Harness
-from dpone.testing.loads import FULL, failed, key, load, new_load, simple
+from dpone.testing.loads import FULL, at, failed, has, key, load, new_load, simple
 from dpone.testing.rows import SHAPE, sample, table
 
 _PATIENCE = 0.3  # seconds in which a thread that nobody keeps waiting has long gone on
@@ -154,7 +154,7 @@ class DatabaseCases(RoleContract):
             }
             db.rollback()
         expected = {"same values": 2, "other values": 2, "none": 0, "inserted": 2, "deleted": 4, "cleared": 1}
-        assert counts == expected
+        assert counts == expected, f"counted were {counts}"
 
     @case("exactly_once")
     def test_a_journal_that_cannot_be_read_is_an_error(self, harness: Harness) -> None:
@@ -171,7 +171,7 @@ class DatabaseCases(RoleContract):
                     assert db.execute(d.update(damaged, column, head), ("{",)) == 1
             with (
                 closing(harness.make("sink", harness.sink(simple(harness), column))) as sink,
-                pytest.raises(DponeError),
+                _refused(f"{column} of the head is damaged, and the journal is read all the same"),
             ):
                 sink.journal(key(column))
 
@@ -191,9 +191,28 @@ class DatabaseCases(RoleContract):
             d = db.dialect
             db.begin(_SHARED)
             twice = f"INSERT INTO {d.name(target)} ({d.quote('id')}) VALUES (1)"
-            with _found("the unique index of the target is gone"):
+            with _refused("the unique index of the target is gone"):
                 db.execute(twice)
             db.rollback()
+
+    @case("undo")
+    def test_an_undo_loses_no_row_of_others(self, harness: Harness) -> None:
+        """``Undoing.undo``: a row that another program has added since the load is still there, whether the load is
+        taken back or that is refused."""
+        if not over_sql(harness):
+            return
+        strategy = FULL if has(harness, "full_refresh") else simple(harness)
+        keep: dict[str, Any] = {"undo": Undo(loads=5)}
+        load(harness, sample(1, 2), strategy, n=1, **keep)
+        newest = load(harness, sample(3, 5), strategy, n=2, **keep).entry
+        with _database(harness, strategy=strategy) as (db, target), _transaction(db):
+            names = db.dialect.columns(["id", "day"])
+            db.execute(f"INSERT INTO {db.dialect.name(target)} ({names}) VALUES (9, 'd9')")
+        with closing(harness.make("sink", harness.sink(strategy, **keep))) as sink:
+            harness.require(Undoing, sink)
+            with suppress(UndoRefused):
+                sink.undo(new_load(None, strategy), newest.load_id, newest, at(1, epoch=1))
+        assert 9 in _ids(harness, TABLE), "a row that another program has added since the load is gone"
 
     @case("take_back")
     def test_what_hangs_on_a_column_is_not_taken_back(self, harness: Harness) -> None:
@@ -302,7 +321,7 @@ def _transaction(db: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _found(lost: str) -> Iterator[None]:
+def _refused(lost: str) -> Iterator[None]:
     """The block is refused, or ``lost`` is so."""
     try:
         yield

@@ -272,13 +272,11 @@ class MariadbDatabase:
             hanging += [f"index {name}" for (name,) in self.rows(sql, (*_place(table), column))]
         if hanging:
             return f"it has {', '.join(hanging)}"
-        d = self.dialect
-        some = (
-            f"SELECT 1 FROM {d.name(table)} AS t{f' WHERE t.{d.quote(column)} IS NOT NULL' if column else ''} LIMIT 1"
-        )
-        self.execute(f"LOCK TABLES {d.name(table)} WRITE, {d.name(table)} AS t WRITE")  # it commits, as the DDL would
+        d, named = self.dialect, self.dialect.name(table)
+        some = f"{d.quote(column)} IS NOT NULL" if column else "1 = 1"
+        self.execute(f"LOCK TABLES {named} WRITE")  # commits, as DDL does: so look again
         try:
-            if self.rows(some):
+            if self.rows(f"SELECT 1 FROM {named} WHERE {some} LIMIT 1"):
                 return "another program has written it meanwhile"
             self.execute(d.drop_column(table, column) if column else d.drop_table(table))
         finally:
