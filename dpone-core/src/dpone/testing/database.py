@@ -286,8 +286,8 @@ class DatabaseCases(RoleContract):
                 taking.provide(new_load(_more().schema, simple(harness)), statements)
             if not sink.dialect.ddl_commits:
                 assert _columns(sink) == before, "columns of changes that failed are there"
-            taking.take_back(key())
-            assert _columns(sink) == before, "columns of changes that failed were not taken back"
+            stays = [f"{one.what}: {one.stays}" for one in taking.take_back(key()) if one.stays]
+            assert _columns(sink) == before, f"columns of changes that failed were not taken back: {stays}"
 
 
 def _written_while_held(harness: Harness, name: str, write: Callable[[], Any]) -> _Beside:

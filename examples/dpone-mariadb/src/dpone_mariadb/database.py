@@ -263,8 +263,10 @@ class MariadbDatabase:
         return "" if column else str(self.rows(f"SHOW CREATE TABLE {self.dialect.name(table)}")[0][1])
 
     def take_out(self, table: Name, column: str = "") -> str:
-        """A view is found by its text, which has the name somewhere."""
-        views = "SELECT table_name FROM information_schema.views WHERE instr(view_definition, %s)"
+        """A view is found by its text, which has the name somewhere; those of ``mysql`` and ``sys`` are the
+        server's own. Nobody writes the table between the look and the drop."""
+        views = "SELECT table_name FROM information_schema.views WHERE instr(view_definition, %s) \
+            AND table_schema NOT IN ('mysql', 'sys')"
         hanging = [f"view {name}" for (name,) in self.rows(views, (column or table.last,))]
         hanging += [f"a reference from {found.table}" for found in self.references(table)]
         if column:
