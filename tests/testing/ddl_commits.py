@@ -21,7 +21,7 @@ from dpone.errors import SinkError
 from dpone.schema import Name
 from dpone.sql.writer import SqlWriter
 
-_DDL = re.compile(r"\s*(CREATE|DROP|ALTER|TRUNCATE|RENAME)\b", re.IGNORECASE)
+DDL = re.compile(r"\s*(CREATE|DROP|ALTER|TRUNCATE|RENAME)\b", re.IGNORECASE)
 
 
 def _locked(file: int) -> bool:
@@ -77,7 +77,7 @@ class CommittingDatabase(SqliteDatabase):
 
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> int:
         db = self.connection()
-        if not (_DDL.match(sql) and db.in_transaction):
+        if not (DDL.match(sql) and db.in_transaction):
             return super().execute(sql, parameters)
         db.execute("COMMIT")
         try:
@@ -100,8 +100,6 @@ class CommittingDatabase(SqliteDatabase):
 @honest
 class CommittingSink(SqliteSink):
     """The honest one."""
-
-    makes_anew = False
 
     def __init__(self, spec: Any) -> None:
         super().__init__(spec)

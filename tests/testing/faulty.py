@@ -45,9 +45,10 @@ from dpone.errors import (
 from dpone.ids import ulid
 from dpone.pipeline import Incremental
 from dpone.sql.ddl import is_look
+from dpone.sql.journal import Journal
 from dpone.testing.loads import at
 from dpone.testing.loads import key as own_key
-from dpone.testing.rows import Rows
+from dpone.testing.rows import SHAPE, Rows
 from dpone.testing.state import KEY
 
 
@@ -708,6 +709,21 @@ class NeverEmpties(FaultySink):
         return self.other(load, allow_empty=False)
 
 
+@fails(a_first_load_without_rows_makes_the_target="there is no target after a run that succeeded")
+class MakesNothingOfNothing(FaultySink):
+    """A table without rows is as good as none."""
+
+    def committed(self) -> None:
+        if self.load.strategy.mode == "full_refresh" and self.load.schema is not None and self.is_empty():
+            self.execute("DROP TABLE {target}")
+
+
+@fails(a_first_load_without_rows_makes_the_target="a target without rows is there: exists and is_empty are wrong")
+class TakesAnEmptyTargetForNone(SqliteSink):
+    def exists(self) -> bool:
+        return super().exists() and bool(self._db.rows(f"SELECT 1 FROM {self.dialect.name(self._target)} LIMIT 1"))
+
+
 @fails(
     full_refresh_keeps_the_target_on_an_empty_read="1 rows are missing, 0 too many",
     replace_keeps_the_target_on_an_empty_read="1 rows are missing, 0 too many",
@@ -797,6 +813,28 @@ class CountsEverythingAsUpdated(FaultySink):
         def commit(self, after: Any, position: Any, also: Any = ()) -> Any:
             receipt = super().commit(after, position, also)
             return evolve(receipt, updated=receipt.updated + receipt.unchanged, unchanged=0)
+
+
+@fails(merge_counts_and_leaves_equal_rows="inserted, updated, deleted, unchanged: (2, 4, 0, 0)")
+class CountsAllWithoutAnIndex(FaultySink):
+    """Where the target has no index of the key, rows that are equal count as updated."""
+
+    class writer(FaultyWriter):
+        def commit(self, after: Any, position: Any, also: Any = ()) -> Any:
+            sink, key = self._sink, self._load.strategy.key
+            receipt = super().commit(after, position, also)
+            if self._load.strategy.mode != "merge" or sink._db.unique(sink._target, key):
+                return receipt
+            return evolve(receipt, updated=receipt.updated + receipt.unchanged, unchanged=0)
+
+
+@fails(merge_counts_and_leaves_equal_rows="rows that are equal were written again")
+class WritesEqualRowsAgain(FaultySink):
+    """They name the load that brought them last."""
+
+    def committed(self) -> None:
+        if self.load.strategy.mode == "merge":
+            self.execute(f"UPDATE {{target}} SET __dpone__load_id = '{self.load.load_id}' WHERE id <= 3")
 
 
 class AnyKeyWillDo(OfMode):
@@ -977,6 +1015,44 @@ class RoundsDecimals(FaultySink):
         yield batch
 
 
+class Claims(SqliteSink):
+    """Says of a type what is not so."""
+
+    of: pa.DataType = pa.null()
+
+    def stores(self, type: pa.DataType) -> Any:
+        stored = super().stores(type)
+        return self.claimed(stored) if type == self.of else stored
+
+    def claimed(self, stored: Any) -> Any:
+        return stored
+
+
+@fails(a_type_is_kept_as_it_says="it is said, and a value is refused")
+class ClaimsToBeExact(Claims):
+    of = pa.uint64()
+
+    def claimed(self, stored: Any) -> Any:
+        return evolve(stored, fidelity="exact")
+
+
+@fails(a_type_is_kept_as_it_says="it comes back as int8, it is said")
+class ClaimsToReadItBack(Claims):
+    of = pa.int8()
+
+    def claimed(self, stored: Any) -> Any:
+        return evolve(stored, arrow=pa.int8())
+
+
+@fails(a_type_is_kept_as_it_says="is checked, it is said; values differ")
+class CutsNanoseconds(FaultySink):
+    def change(self, batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+        for field in batch.schema:
+            if field.type == pa.timestamp("ns"):
+                batch = column(batch, field.name, lambda c: c.cast(pa.timestamp("us"), safe=False).cast(c.type))
+        yield batch
+
+
 @fails(names_are_kept_or_refused="columns ['tick'], not ['tick`']")
 class MendsNames(FaultySink):
     def committed(self) -> None:
@@ -990,6 +1066,23 @@ class NeverMisses(SqliteSink):
 
     def lost(self, *args: Any) -> str:
         return ""
+
+
+@fails(rows_that_a_load_took_out_are_not_missed="rows are missed that a load took out")
+class MissesWhatALoadTookOut(SqliteSink):
+    """It knows only what the load of the entry left."""
+
+    def lost(self, entry: Any, count: bool) -> str:
+        [(rows,)] = self._db.rows(f"SELECT COUNT(*) FROM {self.dialect.name(self._target)}")
+        return f"it has {rows} rows" if rows < (entry.held or 0) else ""
+
+
+@fails(rows_that_a_load_took_out_are_not_missed="assert [entry.held for entry in held if entry.held is not None] in")
+class CountsOneForAny(FaultySink):
+    """Also where the load says ``count``."""
+
+    def opened(self, load: Any) -> Any:
+        return evolve(load, count=False)
 
 
 @fails(the_dialect_is_that_of_the_sink="a statement of ddl does not name the table as the dialect does")
@@ -1167,6 +1260,42 @@ class SweepsWhatBeginsLikeIt(FaultySink):
             if table.last.endswith(like):
                 self._db.drop(table)
         return super().open(load)
+
+
+@fails(looking_makes_nothing="somebody looked, and tables were made")
+class MakesItsJournalToLook(SqliteSink):
+    def journal(self, key: str) -> Any:
+        Journal(self._db, self._target).create()
+        return super().journal(key)
+
+
+@fails(looking_makes_nothing="somebody looked, and the target was made")
+class MakesTheTargetToLook(SqliteSink):
+    """Where it is to have the columns of ``SHAPE``."""
+
+    def check(self) -> list[Finding]:
+        self._db.create(self._target, SHAPE)
+        try:
+            return super().check()
+        finally:
+            self._db.rollback()
+
+
+@fails(looking_makes_nothing="check finds fault with a target that the first load will make")
+class FindsFaultWithAnEmptyPlace(SqliteSink):
+    def check(self) -> list[Finding]:
+        return [*super().check(), Finding("target", self.exists(), "it is not there", "make it")]
+
+
+@fails(looking_makes_nothing="close may be called twice, and raises")
+class ClosesOnce(SqliteSink):
+    closed = False
+
+    def close(self) -> None:
+        super().close()
+        if self.closed and self._spec.options.undo is None and not hasattr(self, "load"):
+            raise SinkError("close", "it is closed", "close once")
+        self.closed = True
 
 
 @fails(an_aborted_load_leaves_no_trace="assert sink.journal(key()) == head")
@@ -1438,6 +1567,16 @@ class PlansAnyUndo(FaultySink):
             return super().undo_plan(key, load_id)
         except UndoRefused:
             return None
+
+
+@fails(an_undo_loses_no_row_of_others="a row that another program has added since the load is gone")
+class UndoesWhatever(FaultySink):
+    """It does not look at whose rows are there."""
+
+    def undo(self, *args: Any) -> Any:
+        restore = "dpone.sql.restore._Restore"
+        with mock.patch(f"{restore}._count", return_value=0), mock.patch(f"{restore}._require_written"):
+            return super().undo(*args)
 
 
 @fails(who_renames_a_key_is_fenced="pytest.raises(Conflict)")

@@ -81,6 +81,28 @@ class BeginsAgain(FileChangeLog):
         return super().window(None, limit)
 
 
+@fails(create_again_loses_no_change="the stream begins elsewhere since it was created again")
+class BeginsElsewhere(FileChangeLog):
+    """What is there is made again, at the end of the log."""
+
+    def create(self) -> Any:
+        return super().window(None, None).position
+
+
+@fails(create_again_loses_no_change="the window has changes of no table, not of orders")
+class ReadsAwayByLooking(FileChangeLog):
+    """What ``lag`` has seen is not read."""
+
+    seen: Any = None
+
+    def lag(self) -> Any:
+        self.seen = super().window(None, None).position
+        return super().lag()
+
+    def window(self, after: Any, limit: Any) -> Any:
+        return super().window(after or self.seen, limit)
+
+
 @fails(a_limit_cuts_between_transactions="assert len(found) == 3")
 class KnowsNoLimit(FileChangeLog):
     def window(self, after: Any, limit: Any) -> Any:

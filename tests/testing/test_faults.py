@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 import tests.testing.faulty_cdc  # noqa: F401  # its faults join FAULTS
 from tests.engine.project import memory_folder
-from tests.testing import ddl_commits  # noqa: F401  # its faults join FAULTS
+from tests.testing import ddl_commits, faulty_sql  # noqa: F401  # their faults join FAULTS
 from tests.testing.faulty import FAULTS, HONEST
 
 from dpone.capability import CAPABILITIES, Support
 from dpone.plugins import discover
 from dpone.testing import CDCContract, Harness, RouteContract, SinkContract, SourceContract, StateContract
 from dpone.testing.builtin import ChangeLogHarness, FileHarness, SqliteHarness
-from dpone.testing.cases import asserted, places
+from dpone.testing.cases import RoleContract, asserted, places
 
 ROLES: tuple[Any, ...] = (SourceContract, SinkContract, StateContract, CDCContract)
 CONTRACTS: tuple[Any, ...] = (*ROLES, RouteContract)
@@ -143,6 +143,8 @@ def test_every_capability_has_cases(contract: Any) -> None:
 @pytest.mark.parametrize("contract", CONTRACTS, ids=lambda c: c.__name__)
 def test_every_case_says_its_rule_and_its_capability(contract: Any) -> None:
     """Each test of a contract has a docstring of its own and is marked with a capability."""
-    named = {name for name in vars(contract) if name.startswith("test_")}
+    parts = [cls for cls in contract.__mro__ if issubclass(cls, RoleContract) and cls is not RoleContract]
+    parts = parts or [contract]  # a route has no role
+    named = {name for cls in parts for name in vars(cls) if name.startswith("test_")}
     assert named == cases_of(contract)
     assert [name for name in named if not getattr(contract, name).__doc__] == []

@@ -16,6 +16,7 @@ from dpone.schema import Name
 from dpone.secret import Secret
 from dpone.strategy import Strategy
 from dpone.testing import Harness
+from dpone.testing.rows import inferred
 
 _TYPES = {
     pa.bool_(): "bit(1)", pa.int64(): "bigint", pa.float64(): "double", pa.binary(): "longblob",
@@ -77,7 +78,7 @@ class MariadbHarness(Harness):
             except pymysql.ProgrammingError:
                 return None
             names, found = [column[0] for column in cursor.description], cursor.fetchall()
-        return pa.table({name: [row[i] for row in found] for i, name in enumerate(names)})
+        return pa.table({name: inferred([row[i] for row in found]) for i, name in enumerate(names)})
 
     def empty(self, table: str = "orders") -> bool:
         self.run(f"DELETE FROM {_quoted(table)}")

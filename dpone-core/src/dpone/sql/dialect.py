@@ -42,6 +42,7 @@ class Dialect(ABC):
     max_identifier: ClassVar[int | None] = None  # bytes of UTF-8; None: no limit
     max_columns: ClassVar[int | None] = None  # of a table; None: no limit
     ddl_commits: ClassVar[bool] = False  # True: a DDL statement commits what came before it, and itself
+    holds_new_rows: ClassVar[bool] = True  # False: see Database.hold
     exact_names: ClassVar[bool] = False  # True: Orders and orders are two tables, whatever the server's settings
 
     def quote(self, identifier: str) -> str:
@@ -214,9 +215,9 @@ class Database(Protocol):
     dialect: Dialect
 
     def begin(self, lock: str) -> None:
-        """Start a write transaction and hold ``lock`` (any text) until ``commit`` or ``rollback``, against every other
-        writer. Where DDL commits by itself, the lock outlives it (one of the session, such as MySQL's GET_LOCK), and
-        what follows the DDL is a transaction again."""
+        """Start a write transaction and hold ``lock`` (any text) until ``commit``, ``rollback`` or ``close``, against
+        every other transaction of that text, which waits or is refused. Where DDL commits by itself, the lock outlives
+        it (one of the session, such as MySQL's GET_LOCK), and what follows the DDL is a transaction again."""
         ...
 
     def commit(self) -> None:
@@ -228,7 +229,8 @@ class Database(Protocol):
         ...
 
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> int:
-        """The number of rows it touched."""
+        """The number of rows it found: those that an UPDATE leaves as they were count too (some drivers answer those
+        that it changed, unless asked otherwise). Of any other statement than INSERT, UPDATE and DELETE, any number."""
         ...
 
     def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
@@ -308,7 +310,11 @@ class Database(Protocol):
         ...
 
     def hold(self, table: Name) -> None:
-        """Until the end of the transaction nobody else writes the table, whether by dpone or not."""
+        """Until the end of the transaction nobody else writes the table, whether by dpone or not: whoever tries waits,
+        or is refused, or makes this transaction fail where it would change what the other has written. What was written
+        before is seen from here on. Where new rows cannot be kept out (InnoDB locks rows), the rows that are there are
+        held all the same, and the dialect says ``holds_new_rows = False``: dpone then counts what it changes, and stops
+        where a row came in between."""
         ...
 
     def references(self, table: Name) -> list[Reference]:

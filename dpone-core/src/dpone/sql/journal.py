@@ -11,7 +11,7 @@ import pyarrow as pa
 from attrs import asdict
 
 from dpone.contract import Entry, Kept
-from dpone.errors import Conflict
+from dpone.errors import Conflict, DponeError, SinkError
 from dpone.position import Position
 from dpone.schema import Name
 from dpone.sql.dialect import Database
@@ -129,7 +129,11 @@ class Journal:
         names = [n for n in SCHEMA.names if n in have.names or n not in _UNDO]
         sql = f"SELECT {d.columns(names, 'j')} FROM {d.name(self._table)} AS j WHERE j.{self._is('key')} AND {where}"
         found = self._db.rows(f"{sql} ORDER BY j.{d.quote('seq')} DESC", (key, *values))
-        return [_entry(*row[1:]) for row in found]
+        try:
+            return [_entry(*row[1:]) for row in found]
+        except (DponeError, ValueError, TypeError, AttributeError) as error:
+            found = f"an entry of key {key} is damaged: {error}"
+            raise SinkError(f"read {self._table}", found, "put the entry back, as from a backup") from error
 
 
 def _mark(entry: Entry | None) -> str:

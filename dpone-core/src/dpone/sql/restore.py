@@ -113,7 +113,8 @@ class _Restore:
         if self._fits(strategy):
             self.db.swap(self.images, self.target)
             return deleted
-        self.db.clear(self.target)
+        if (cleared := self.db.clear(self.target)) != deleted:  # see Dialect.holds_new_rows
+            raise self._changed(f"{cleared - deleted:,} rows of {self.target} have come meanwhile")
         self._put_back()
         return deleted
 

@@ -90,6 +90,18 @@ class CDCContract(RoleContract):
             assert (second.commits[0], nothing.commits[0]) == (first.commits[1], second.commits[1])
 
     @case("insert_update_delete")
+    def test_create_again_loses_no_change(self, harness: Harness) -> None:
+        """``create`` of a stream that is there leaves it as it is and answers the position at which it began, also from
+        another process; ``lag`` reads nothing away."""
+        with _stream(harness) as reader:
+            first = reader.create()
+            harness.change([insert(1), insert(2)])
+            with closing(harness.make("cdc", harness.change_stream())) as other:
+                assert other.create() == first, "the stream begins elsewhere since it was created again"
+            reader.lag()
+            assert [r["id"] for r in _rows(reader, _all(reader, None))] == [1, 2]
+
+    @case("insert_update_delete")
     def test_a_limit_cuts_between_transactions(self, harness: Harness) -> None:
         """A window holds whole transactions, at least one, and says that it has not caught up."""
         with _stream(harness) as reader:

@@ -43,7 +43,7 @@ class Harness:
 
     ==========  =============================================
     source      ``source`` ``seed`` ``disturb`` (``query``, ``there``, ``sample``, ``late``)
-    sink        ``sink`` ``rows``
+    sink        ``sink`` ``rows``; over ``dpone.sql`` also ``seed`` and ``disturb``, which then write the target
     state       ``state`` ``away``
     cdc         ``change_stream`` ``change``
     ==========  =============================================

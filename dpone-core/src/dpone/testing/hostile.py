@@ -62,3 +62,40 @@ VALUES: Mapping[pa.DataType, st.SearchStrategy[Any]] = {
 def columns(type: pa.DataType, max_size: int = 8) -> st.SearchStrategy[list[Any]]:
     """Values of one column, NULL among them."""
     return st.lists(st.one_of(st.none(), VALUES[type]), min_size=1, max_size=max_size)
+
+
+def _moments(unit: str) -> tuple[dt.datetime, ...]:
+    """What has no smaller part than the unit. Year 1 and year 9999 are as far as Python goes."""
+    parts = {"s": 0, "ms": 999_000, "us": 999_999}[unit]
+    first, last = dt.datetime(1, 1, 1, tzinfo=dt.UTC), dt.datetime(9999, 12, 31, 23, 59, 59, parts, tzinfo=dt.UTC)
+    return first, dt.datetime(1969, 12, 31, 23, 59, 59, parts, tzinfo=dt.UTC), last
+
+
+def _decimals(precision: int, scale: int) -> tuple[decimal.Decimal, ...]:
+    digits = decimal.Decimal(("9" * (precision - scale)) + ("." + "9" * scale if scale else ""))
+    return digits, digits.copy_negate(), decimal.Decimal(0), decimal.Decimal(1).scaleb(-scale)
+
+
+_SIGNED, _UNSIGNED = (
+    (pa.int8(), pa.int16(), pa.int32(), pa.int64()),
+    (pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64()),
+)
+# Type -> the least and the greatest values that it has, and some at its seams. Nanoseconds as whole numbers.
+EXTREMES: Mapping[pa.DataType, tuple[Any, ...]] = {
+    pa.bool_(): (True, False),
+    **{t: (0, 1, -(2 ** (t.bit_width - 1)), 2 ** (t.bit_width - 1) - 1) for t in _SIGNED},
+    **{t: (0, 2**t.bit_width - 1) for t in _UNSIGNED},
+    pa.float32(): (0.0, 0.10000000149011612, 3.4028234663852886e38, 1.1754943508222875e-38),
+    pa.float64(): (0.0, 0.1, 1.7976931348623157e308, 2.2250738585072014e-308, 2.0**53 + 2),
+    **{t: _decimals(t.precision, t.scale) for t in (pa.decimal128(9, 2), pa.decimal128(38, 9), pa.decimal256(76, 20))},
+    pa.string(): ("", " ", "x" * 70_000),
+    pa.large_string(): ("", "é🦆"),
+    pa.binary(): (b"", bytes(range(256)), b"\0" * 70_000),
+    pa.large_binary(): (b"", b"\0"),
+    pa.binary(4): (b"\0\0\0\0", b"\xff'\\%"),
+    pa.date32(): (dt.date(1, 1, 1), dt.date(1582, 10, 10), dt.date(9999, 12, 31)),
+    **{pa.timestamp(unit): tuple(at.replace(tzinfo=None) for at in _moments(unit)) for unit in ("s", "ms", "us")},
+    **{pa.timestamp("us", zone): _moments("us") for zone in ("UTC", "Europe/Berlin")},
+    pa.timestamp("ns"): (1_000, -1_000, 1, 2**62 + 1),
+    pa.timestamp("ns", "UTC"): (1_000, 1),
+}  # fmt: skip

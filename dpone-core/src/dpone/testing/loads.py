@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -39,6 +39,18 @@ def key(table: str = TABLE) -> str:
 
 def at(n: int, epoch: int = 0) -> Position:
     return Position("kit", {"of": "kit"}, {"n": n}, epoch)
+
+
+def has(harness: Harness, capability: str) -> bool:
+    return harness.declared("sink", capability) == "supported"
+
+
+def simple(harness: Harness) -> Strategy:
+    """What the sink can do that adds rows to an empty target."""
+    for mode in ("append", "merge", "full_refresh"):
+        if has(harness, mode):
+            return SINGLE[mode]
+    return APPEND
 
 
 def new_load(schema: pa.Schema | None, strategy: Strategy, table: str = TABLE, **changes: Any) -> Load:
@@ -115,3 +127,23 @@ def load(
             except BaseException:
                 writer.abort()
                 raise
+
+
+@contextmanager
+def providing(
+    harness: Harness, strategy: Strategy, rows: pa.Table, table: str = TABLE, **given: Any
+) -> Iterator[tuple[Sink, Any]]:
+    """A sink and an open load of these rows; what the target lacks is added for this load."""
+    spec, begun = harness.sink(strategy, table), new_load(rows.schema, strategy, table, **given)
+    with closing(harness.make("sink", spec)) as sink:
+        prepare(sink, spec, rows.schema, begun)
+        with closing(sink.open(begun)) as writer:
+            yield sink, writer
+
+
+def failed(harness: Harness, strategy: Strategy, rows: pa.Table, dies: bool, table: str = TABLE) -> None:
+    """A load that is over before its commit; ``dies``: without a word."""
+    with providing(harness, strategy, rows, table) as (_, writer):
+        writer.stage(Part("p"), Rows(rows))
+        if not dies:
+            writer.abort()

@@ -21,7 +21,7 @@ from attrs import define, field
 
 # These hold the asserts; register them before anything imports them.
 pytest.register_assert_rewrite(
-    *(f"dpone.testing.{name}" for name in ("cdc", "crash", "rows", "route", "sink", "source", "state"))
+    *(f"dpone.testing.{name}" for name in ("cdc", "crash", "database", "rows", "route", "sink", "source", "state"))
 )
 
 KEY = pytest.StashKey["Recorder"]()

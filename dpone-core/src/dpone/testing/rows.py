@@ -64,6 +64,14 @@ def breaking(at: int) -> Callable[[int], None]:
     return between
 
 
+def inferred(values: list[Any]) -> pa.Array:
+    """A column of what a client gives. Whole numbers beyond 64 bits, for which Arrow looks for no type, as texts."""
+    try:
+        return pa.array(values)
+    except OverflowError:
+        return pa.array([None if value is None else str(value) for value in values])
+
+
 def own(found: pa.Table) -> list[str]:
     """The columns that dpone added."""
     return [name for name in found.column_names if name.startswith(PREFIX)]

@@ -35,15 +35,16 @@ from dpone.contract import (
     Verifying,
 )
 from dpone.errors import Conflict, DataError, DeletesRefused, DponeError, SchemaBreak, Stopped
+from dpone.evolution import Stored
 from dpone.observe.events import STEPS
 from dpone.pipeline import Lineage, SchemaEvolution, Undo
 from dpone.schema import EQUALITY, LOAD_ID, LOADED_AT, VALID_FROM, VALID_TO
-from dpone.sql.sink import SqlSink
 from dpone.strategy import Strategy
 from dpone.testing import crash, hostile
-from dpone.testing.cases import RoleContract, at_once, case
+from dpone.testing.cases import at_once, case
+from dpone.testing.database import DatabaseCases, over_sql, own_tables
 from dpone.testing.harness import TABLE, Harness
-from dpone.testing.loads import APPEND, FULL, SINGLE, at, key, load, new_load, prepare
+from dpone.testing.loads import APPEND, FULL, SINGLE, at, failed, has, key, load, new_load, prepare, providing, simple
 from dpone.testing.models import after
 from dpone.testing.rows import SHAPE, Broken, Row, Rows, at_least, breaking, own, same, sample, table
 from dpone.testing.statements import Interrupted
@@ -113,21 +114,15 @@ _CUT_NEXT: list[Row] = [(2, "d1", "other", 1.0), (3, "d1", "three", None)]
 _CUT_AFTER: list[Row] = [_CUT[0], *_CUT_NEXT]  # as changes, which delete nothing
 
 
-def _sql(harness: Harness) -> bool:
-    """True for a sink whose statements ``dpone.sql`` makes."""
-    with closing(harness.make("sink", harness.sink(_simple(harness)))) as sink:
-        return isinstance(sink, SqlSink)
-
-
 def _cut_off(harness: Harness) -> Iterator[tuple[Strategy, bool, dict[str, Any]]]:
     """What the sink loads by: strategies, whether the rows are changes, options."""
     for mode, strategy in SINGLE.items():
-        if _has(harness, mode):
+        if has(harness, mode):
             yield strategy, False, {}
-    if _has(harness, "cdc_apply"):
+    if has(harness, "cdc_apply"):
         yield _cdc_apply(), True, {}
     for mode in ("full_refresh", "merge"):
-        if _has(harness, mode) and _has(harness, "undo"):
+        if has(harness, mode) and has(harness, "undo"):
             yield SINGLE[mode], False, {"undo": Undo(loads=1)}
 
 
@@ -144,7 +139,7 @@ class _NativeOnly:
         raise AssertionError("batches were asked for, though the stream has a native format")
 
 
-class SinkContract(RoleContract):
+class SinkContract(DatabaseCases):
     """Subclass it and give the fixture ``harness``. Every case starts with an empty place."""
 
     role = "sink"
@@ -163,6 +158,30 @@ class SinkContract(RoleContract):
         load(harness, sample(1, 0), Strategy("full_refresh", allow_empty=True))
         same(harness.rows(), sample(1, 0))
 
+    @case("full_refresh")
+    def test_a_first_load_without_rows_makes_the_target(self, harness: Harness) -> None:
+        """Runs over a source that has columns and no row: the target is there, without a row and with these columns,
+        also after the second run; then the rows come, and with ``allow_empty`` they go."""
+        for allow_empty in (False, True):
+            name = f"{TABLE}{int(allow_empty)}"
+            strategy = Strategy("full_refresh", allow_empty=allow_empty)
+            run = crash.runs(harness, strategy, name)
+            run.add(sample(1, 0))
+            for _ in range(2):
+                report = run.here()
+                assert report.exit_code == 0, report.streams[0].error
+                found = harness.rows(name)
+                assert found is not None, "there is no target after a run that succeeded"
+                same(found, sample(1, 0))
+                with closing(harness.make("sink", harness.sink(strategy, name))) as sink:
+                    answers, schema = (sink.exists(), sink.is_empty()), sink.schema()
+                assert answers == (True, True), "a target without rows is there: exists and is_empty are wrong"
+                assert schema is None or {*SHAPE.names} <= {*schema.names}, "columns are missing"
+            run.add(sample(1, 3))
+            report = run.here()
+            assert report.exit_code == 0, report.streams[0].error
+            same(harness.rows(name), sample(1, 3))
+
     @case("append")
     def test_append_adds_the_rows_read(self, harness: Harness) -> None:
         """An append adds exactly the rows read, duplicates included, and leaves the others alone."""
@@ -175,11 +194,23 @@ class SinkContract(RoleContract):
 
     @case("merge")
     def test_merge_counts_and_leaves_equal_rows(self, harness: Harness) -> None:
-        """The receipt counts inserted, updated and unchanged rows; NULL equals NULL."""
-        load(harness, sample(1, 4), SINGLE["merge"])
+        """The receipt counts inserted, updated and unchanged rows, whether the target has an index of the key or not;
+        NULL equals NULL. Rows that are equal keep the id of the load that wrote them."""
         changed = table([(4, "d1", "other", 1.0), *_python(sample(1, 3)), *_python(sample(5, 6))])
-        receipt = load(harness, changed, SINGLE["merge"])
-        assert (receipt.inserted, receipt.updated, receipt.deleted, receipt.unchanged) == (2, 1, 0, 3)
+        for n, made_by in enumerate((SINGLE["merge"], simple(harness))):
+            name = f"{TABLE}{n}"
+            first = load(harness, sample(1, 4), made_by, name).entry.load_id
+            receipt = load(harness, changed, SINGLE["merge"], name)
+            counts = (receipt.inserted, receipt.updated, receipt.deleted, receipt.unchanged)
+            assert counts == (2, 1, 0, 3), f"inserted, updated, deleted, unchanged: {counts}"
+            found = harness.rows(name)
+            assert found is not None
+            same(found, [*_python(sample(1, 3)), *_python(changed)[:1], *_python(sample(5, 6))])
+            if has(harness, "lineage"):
+                old = [
+                    id for id, by in zip(*(found[c].to_pylist() for c in ("id", LOAD_ID)), strict=True) if by == first
+                ]
+                assert sorted(map(int, old)) == [1, 2, 3], "rows that are equal were written again"
 
     @case("merge")
     def test_merge_refuses_null_and_duplicate_keys(self, harness: Harness) -> None:
@@ -215,7 +246,7 @@ class SinkContract(RoleContract):
         each key is there once, or one stream is refused."""
         for n in range(3):
             name = f"{TABLE}{n}"
-            load(harness, sample(1, 2), APPEND if _has(harness, "append") else SINGLE["merge"], name)
+            load(harness, sample(1, 2), APPEND if has(harness, "append") else SINGLE["merge"], name)
             done = _commit_at_once(harness, SINGLE["merge"], name, (sample(2, 5), sample(2, 5)))
             assert done
             same(harness.rows(name), sample(1, 5))
@@ -223,7 +254,7 @@ class SinkContract(RoleContract):
     @case("replace")
     def test_replace_replaces_the_rows_of_its_predicate(self, harness: Harness) -> None:
         """Rows that meet the predicate are replaced by those read, the others stay."""
-        load(harness, sample(1, 9), APPEND if _has(harness, "append") else SINGLE["merge"])
+        load(harness, sample(1, 9), APPEND if has(harness, "append") else SINGLE["merge"])
         read = table([(100 + i, "d1", "new", None) for i in range(4)])
         load(harness, read, SINGLE["replace"])
         kept = [row for row in _python(sample(1, 9)) if row[1] != "d1"]
@@ -352,8 +383,8 @@ class SinkContract(RoleContract):
     def test_rows_that_refer_to_the_target_stay(self, harness: Harness) -> None:
         """Rows of another table that would be deleted with those of the target: whatever deletes rows is refused, by
         ``contract.Refusing`` too, and nothing changes; ``merge``, which deletes none, is not."""
-        modes = [m for m in ("full_refresh", "replace", "partition_replace", "snapshot_diff") if _has(harness, m)]
-        keyed = Strategy("full_refresh", key="id") if _has(harness, "full_refresh") else SINGLE["merge"]
+        modes = [m for m in ("full_refresh", "replace", "partition_replace", "snapshot_diff") if has(harness, m)]
+        keyed = Strategy("full_refresh", key="id") if has(harness, "full_refresh") else SINGLE["merge"]
         load(harness, sample(1, 3), keyed)
         if not modes or not harness.refer():
             pytest.skip("there is no strategy that deletes rows, or no way to refer to one")
@@ -368,7 +399,7 @@ class SinkContract(RoleContract):
         found = harness.rows("referring")
         assert found is not None
         assert found.num_rows == 1, "a row of another table is gone"
-        if _has(harness, "merge"):
+        if has(harness, "merge"):
             load(harness, sample(2, 4), SINGLE["merge"])
             same(harness.rows(), sample(1, 4))
 
@@ -377,7 +408,7 @@ class SinkContract(RoleContract):
     @case("write")
     def test_values_arrive_as_they_are_or_not_at_all(self, harness: Harness) -> None:
         """Every value of every type either arrives exactly or fails the load; ordinary texts and numbers arrive."""
-        strategy = _simple(harness)
+        strategy = simple(harness)
         for type_ in hostile.VALUES:
             _values_arrive(harness, strategy, type_)
         words = table([(text,) for text in hostile.TEXTS if "\x01" not in text], pa.schema([("x", pa.string())]))
@@ -385,9 +416,24 @@ class SinkContract(RoleContract):
         same(harness.rows("words"), words)
 
     @case("write")
+    def test_a_type_is_kept_as_it_says(self, harness: Harness) -> None:
+        """``Sink.stores``: a type that is kept ``exact`` holds its least and its greatest values, one that is
+        ``checked`` holds a value or refuses it; the column reads back as the type that was said."""
+        for i, (type_, values) in enumerate(hostile.EXTREMES.items()):
+            with closing(harness.make("sink", harness.sink(simple(harness)))) as sink:
+                try:
+                    stored = sink.stores(type_)
+                except DponeError:  # refused before a row is read
+                    continue
+            if stored.fidelity != "lossy":
+                together = [values] if stored.fidelity == "exact" else [(value,) for value in values]
+                for n, some in enumerate(together):
+                    _keeps(harness, f"t{i}_{n}", pa.array(some, type_), stored)
+
+    @case("write")
     def test_names_are_kept_or_refused(self, harness: Harness) -> None:
         """Reserved words, blanks and capitals are kept; any other name is kept or refused, and nothing else happens."""
-        strategy = _simple(harness)
+        strategy = simple(harness)
         ordinary = pa.table({name: pa.array([1], pa.int64()) for name in hostile.ORDINARY_NAMES})
         load(harness, ordinary, strategy)
         same(harness.rows(), ordinary)
@@ -404,7 +450,7 @@ class SinkContract(RoleContract):
     @case("write")
     def test_a_target_is_there_once_it_is_loaded(self, harness: Harness) -> None:
         """It exists, whether its columns are known or not, and is loaded again."""
-        strategy = _simple(harness)
+        strategy = simple(harness)
         for n in (1, 2):
             load(harness, sample(n, n), strategy, n=n)
             with closing(harness.make("sink", harness.sink(strategy))) as sink:
@@ -412,9 +458,24 @@ class SinkContract(RoleContract):
         same(harness.rows(), sample(1, 2) if strategy.mode != "full_refresh" else sample(2, 2))
 
     @case("write")
+    def test_looking_makes_nothing(self, harness: Harness) -> None:
+        """Of a target that is not there: ``check`` finds nothing wrong, ``schema``, ``exists``, ``is_empty`` and
+        ``journal`` answer, and there is nothing afterwards, no table of dpone's own either. Then ``close``, twice."""
+        sink = harness.make("sink", harness.sink(simple(harness)))
+        wrong = [finding for finding in sink.check() if finding.ok is False]
+        assert wrong == [], "check finds fault with a target that the first load will make"
+        sink.exists()
+        answers = sink.schema(), sink.is_empty(), sink.journal(key())
+        assert harness.rows() is None, "somebody looked, and the target was made"
+        assert answers == (None, True, None), "schema, is_empty or journal know of what is not there"
+        assert own_tables(sink) == [], "somebody looked, and tables were made"
+        for _ in range(2):
+            _close(sink)
+
+    @case("write")
     def test_an_empty_read_writes_nothing(self, harness: Harness) -> None:
         """No row, no batch, or a batch without rows: the target stays, and the receipt has the position."""
-        strategy = _simple(harness)
+        strategy = simple(harness)
         load(harness, sample(1, 2), strategy, n=1)
         hollow = SHAPE.empty_table().to_batches() or [pa.RecordBatch.from_pylist([], SHAPE)]
         for n, rows in enumerate((sample(1, 0), pa.Table.from_batches(hollow)), 2):
@@ -425,9 +486,9 @@ class SinkContract(RoleContract):
     @case("write")
     def test_a_strategy_that_it_lacks_is_refused(self, harness: Harness) -> None:
         """Whatever is not declared is refused in one clear line, and the target stays as it is."""
-        load(harness, sample(1, 2), _simple(harness))
+        load(harness, sample(1, 2), simple(harness))
         for mode, strategy in SINGLE.items():
-            if not _has(harness, mode):
+            if not has(harness, mode):
                 with pytest.raises(DponeError):
                     load(harness, sample(1, 1), strategy)
                 same(harness.rows(), sample(1, 2))
@@ -435,7 +496,7 @@ class SinkContract(RoleContract):
     @case("write")
     def test_no_row_is_lost_by_a_kill(self, harness: Harness) -> None:
         """SIGKILL while a run stages, delivers and saves: after the next run every row is there, at least once."""
-        strategy = _simple(harness)
+        strategy = simple(harness)
         for step in ("part_staged", "commit_started", "committed"):
             name = f"lost_{step}"
             run = crash.runs(harness, strategy, name)
@@ -453,7 +514,7 @@ class SinkContract(RoleContract):
     @case("exactly_once")
     def test_the_journal_has_an_entry_per_commit(self, harness: Harness) -> None:
         """No entry before the first commit; then the head has position, epoch, ids and counts, key by key."""
-        strategy = _simple(harness)
+        strategy = simple(harness)
         with closing(harness.make("sink", harness.sink(strategy))) as sink:
             assert sink.journal(key()) is None
             assert sink.is_empty()
@@ -469,18 +530,35 @@ class SinkContract(RoleContract):
     @case("verify")
     def test_a_target_that_somebody_emptied_is_noticed(self, harness: Harness) -> None:
         """``contract.Verifying``: rows that are gone are noticed, and a target as it was left is not."""
-        entry = load(harness, sample(1, 2), _simple(harness)).entry
-        with closing(harness.make("sink", harness.sink(_simple(harness)))) as sink:
+        entry = load(harness, sample(1, 2), simple(harness)).entry
+        with closing(harness.make("sink", harness.sink(simple(harness)))) as sink:
             harness.require(Verifying, sink)
             assert [sink.lost(entry, count) for count in (False, True)] == ["", ""]
             if not harness.empty():
                 pytest.skip("the harness has no way to empty the target")
             assert all(sink.lost(entry, count) for count in (False, True)), "nobody noticed that the rows are gone"
 
+    @case("verify")
+    def test_rows_that_a_load_took_out_are_not_missed(self, harness: Harness) -> None:
+        """``contract.Verifying``: fewer rows than the load of an entry left, since that of another stream has replaced
+        them, are not lost; what is gone since that one is. ``Entry.held`` has the rows that the target had."""
+        if not has(harness, "full_refresh"):
+            pytest.skip("there is no strategy that replaces the rows of another stream")
+        held = []
+        for stream, rows in ((key(), sample(1, 5)), (f"{key()}|other", sample(1, 2))):
+            with providing(harness, FULL, rows, key=stream, count=True) as (_, writer):
+                writer.stage(Part("p"), Rows(rows))
+                held.append(writer.commit(None, at(1), ()).entry)
+        with closing(harness.make("sink", harness.sink(FULL))) as sink:
+            harness.require(Verifying, sink)
+            lost = [sink.lost(entry, count) for entry in held for count in (False, True)]
+            assert lost == [""] * 4, f"rows are missed that a load took out: {lost}"
+        assert [entry.held for entry in held if entry.held is not None] in ([], [5, 2])
+
     @case("exactly_once")
     def test_a_commit_after_another_head_writes_nothing(self, harness: Harness) -> None:
         """The fence: a commit that starts from a head that is no longer there is a Conflict."""
-        strategy = _simple(harness)
+        strategy = simple(harness)
         before = load(harness, sample(1, 1), strategy).entry
         load(harness, sample(1, 2), strategy, n=1)
         expected = harness.rows()
@@ -498,7 +576,7 @@ class SinkContract(RoleContract):
     @case("exactly_once")
     def test_of_two_runners_one_commits(self, harness: Harness) -> None:
         """Two loads from one head: the first commit wins, the other writes nothing, whatever it staged."""
-        strategy = _simple(harness)
+        strategy = simple(harness)
         load(harness, sample(1, 1), strategy)
         with _open(harness, strategy) as (one, first), _open(harness, strategy) as (_, second):
             head = one.journal(key())
@@ -513,7 +591,7 @@ class SinkContract(RoleContract):
     @case("exactly_once")
     def test_of_a_load_and_a_rewind_at_once_one_commits(self, harness: Harness) -> None:
         """A runner and an operator's rewind commit from one head at one time: one is there, the other wrote nothing."""
-        strategy = _simple(harness)
+        strategy = simple(harness)
         for n in range(5):
             name = f"{TABLE}{n}"
             head = load(harness, sample(1, 1), strategy, name).entry
@@ -533,7 +611,7 @@ class SinkContract(RoleContract):
     @case("exactly_once")
     def test_a_load_whose_staging_was_swept_commits_no_part_of_it(self, harness: Harness) -> None:
         """The next load of the key has begun: what was staged before is committed as a whole, or refused."""
-        strategy = _simple(harness)
+        strategy = simple(harness)
         before = load(harness, sample(1, 1), strategy).entry
         with _open(harness, strategy) as (sink, first):
             first.stage(Part("p"), Rows(sample(2, 4)))
@@ -549,7 +627,7 @@ class SinkContract(RoleContract):
     @case("exactly_once")
     def test_streams_that_commit_at_once_lose_nothing(self, harness: Harness) -> None:
         """Of two streams that commit to one target at one time each is there with rows and entry, or is refused."""
-        strategy = _simple(harness)
+        strategy = simple(harness)
         for n in range(5):
             name = f"{TABLE}{n}"
             load(harness, sample(1, 1), strategy, name)
@@ -564,7 +642,7 @@ class SinkContract(RoleContract):
     @case("write")
     def test_an_aborted_load_leaves_no_trace(self, harness: Harness) -> None:
         """A stream that fails, then abort, twice: rows and journal are as before, and the next load works."""
-        strategy = _simple(harness)
+        strategy = simple(harness)
         load(harness, sample(1, 2), strategy)
         with _open(harness, strategy) as (sink, writer):
             head = sink.journal(key())
@@ -583,7 +661,7 @@ class SinkContract(RoleContract):
     @case("exactly_once")
     def test_a_rewind_is_journalled_alone(self, harness: Harness) -> None:
         """A load without schema moves position and epoch; the rows stay."""
-        strategy = _simple(harness)
+        strategy = simple(harness)
         head = load(harness, sample(1, 2), strategy).entry
         with closing(harness.make("sink", harness.sink(strategy))) as sink:
             with closing(sink.open(new_load(None, strategy))) as writer:
@@ -595,7 +673,7 @@ class SinkContract(RoleContract):
     @case("exactly_once")
     def test_a_lost_answer_is_no_second_load(self, harness: Harness) -> None:
         """The commit happened and its answer was lost: the run finds it in the journal, and every row is there once."""
-        run = crash.runs(harness, _simple(harness))
+        run = crash.runs(harness, simple(harness))
         run.add(sample(1, 5))
         report = run.here(cut=True)
         assert report.exit_code == 0, report.streams[0].error
@@ -606,7 +684,7 @@ class SinkContract(RoleContract):
     @case("exactly_once")
     def test_a_killed_run_is_finished_by_the_next(self, harness: Harness) -> None:
         """SIGKILL at every step of a run: the next run leaves every row once and one journal entry per load."""
-        strategy = _simple(harness)
+        strategy = simple(harness)
         for step in STEPS:
             name = f"killed_{step}"
             run = crash.runs(harness, strategy, name)
@@ -627,7 +705,7 @@ class SinkContract(RoleContract):
     def test_a_commit_cut_off_between_two_statements_is_made_good(self, harness: Harness) -> None:
         """A SQL sink whose process is dead after any statement of a commit, by every strategy: the next run leaves
         every row once, an entry for each load, and no table that was there for a while."""
-        if not _sql(harness):
+        if not over_sql(harness):
             return
         for strategy, changed, options in _cut_off(harness):
             reads = [_CUT, _CUT_NEXT]
@@ -651,9 +729,9 @@ class SinkContract(RoleContract):
     def test_a_staging_that_nobody_knows_is_swept(self, harness: Harness) -> None:
         """A SQL sink whose processes died so that a staging table is there without its line: the next load of the key
         drops it, and leaves alone what another stream has staged."""
-        if not _sql(harness):
+        if not over_sql(harness):
             return
-        strategy = _simple(harness)
+        strategy = simple(harness)
         loads = Interrupted(harness, strategy, TABLE)
         with _open(harness, strategy, key=f"{key()}|other") as (_, other):
             other.stage(Part("p"), Rows(sample(3, 4)))
@@ -673,7 +751,7 @@ class SinkContract(RoleContract):
     @case("lineage")
     def test_every_row_names_its_load(self, harness: Harness) -> None:
         """Rows carry the id of the load that wrote them and when it began; with lineage off they do not."""
-        strategy = _simple(harness)
+        strategy = simple(harness)
         start = datetime(2024, 5, 6, 7, 8, 9, 123456, tzinfo=UTC)
         receipt = load(harness, sample(1, 3), strategy, started_at=start, load_id="01HX0000000000000000000000")
         found = harness.rows()
@@ -690,7 +768,7 @@ class SinkContract(RoleContract):
     @case("schema_evolution")
     def test_a_new_column_is_added(self, harness: Harness) -> None:
         """A column the target lacks is added before staging, whatever its name; older rows have NULL in it."""
-        strategy = _simple(harness)
+        strategy = simple(harness)
         load(harness, sample(1, 2), strategy)
         for i in range(len(hostile.ORDINARY_NAMES)):
             grown = sample(3 + i, 3 + i)
@@ -708,7 +786,7 @@ class SinkContract(RoleContract):
     @case("schema_evolution")
     def test_a_wider_type_fits_afterwards(self, harness: Harness) -> None:
         """int32 to int64, float32 to float64: old values stay, values that need the room arrive."""
-        strategy = _simple(harness)
+        strategy = simple(harness)
         narrow = pa.table({"i": pa.array([1, None], pa.int32()), "f": pa.array([0.5, None], pa.float32())})
         wide = pa.table({"i": pa.array([2**40], pa.int64()), "f": pa.array([1e300], pa.float64())})
         load(harness, narrow, strategy)
@@ -720,7 +798,7 @@ class SinkContract(RoleContract):
     def test_a_widening_rounds_nothing(self, harness: Harness) -> None:
         """Whole numbers that meet fractions: the column holds both, or, where a double would round a number that is
         there, the load stops and the target stays."""
-        strategy = _simple(harness)
+        strategy = simple(harness)
         half = pa.table({"i": pa.array([0.5])})
         for name, number in (("fits", 2**53), ("rounds", 2**53 + 1)):
             whole = pa.table({"i": pa.array([number, None], pa.int64())})
@@ -739,7 +817,7 @@ class SinkContract(RoleContract):
     @case("schema_evolution")
     def test_what_is_not_allowed_changes_nothing(self, harness: Harness) -> None:
         """A column that the source lost, and a text where a number was, stop the load; target and journal stay."""
-        strategy = _simple(harness)
+        strategy = simple(harness)
         head = load(harness, sample(1, 2), strategy).entry
         text = sample(3, 3).set_column(3, "score", pa.array(["x"]))
         more = sample(3, 3).append_column("more", pa.array([1], pa.int64()))
@@ -756,19 +834,19 @@ class SinkContract(RoleContract):
     def test_a_failed_load_takes_back_what_it_added(self, harness: Harness) -> None:
         """The table it made, the column it added: gone with the next ``take_back``, whether the load was aborted or its
         process died; what a commit has made the target's stays (``contract.TakingBack``)."""
-        strategy = _simple(harness)
+        strategy = simple(harness)
         more = sample(3, 4).append_column("more", pa.array([7, 8], pa.int64()))
         for dies in (False, True):
-            _fails(harness, strategy, sample(1, 2), dies)
+            failed(harness, strategy, sample(1, 2), dies)
             assert _taken(harness, strategy) == 1
             assert harness.rows() is None, "the table that a failed load has made is still there"
         load(harness, sample(1, 2), strategy)
         before = _names(harness)
-        _fails(harness, strategy, more, dies=True)
+        failed(harness, strategy, more, dies=True)
         assert _taken(harness, strategy, run_id="another run") == 0
         assert _taken(harness, strategy) == 1
         assert _names(harness) == before
-        with _providing(harness, strategy, more) as (sink, writer):
+        with providing(harness, strategy, more) as (sink, writer):
             writer.stage(Part("p"), Rows(more))
             writer.commit(sink.journal(key()), at(1), ())
         assert _taken(harness, strategy) == 0
@@ -778,15 +856,15 @@ class SinkContract(RoleContract):
     def test_what_others_use_is_not_taken_back(self, harness: Harness) -> None:
         """A table and a column that a failed load has added, and that the load of another stream counts on: they stay,
         and so do the values that it commits."""
-        strategy = _simple(harness)
+        strategy = simple(harness)
         more = sample(3, 4).append_column("more", pa.array([7, 8], pa.int64()))
         for rows in (sample(1, 2), more):
             for when in ("staged", "committed"):
                 name = f"{TABLE}_{when}_{rows.num_columns}"
                 if rows is more:
                     load(harness, sample(1, 2), strategy, name)
-                _fails(harness, strategy, rows, dies=True, table=name)
-                with _providing(harness, strategy, rows, name, key=f"{key(name)}|other") as (_, writer):
+                failed(harness, strategy, rows, dies=True, table=name)
+                with providing(harness, strategy, rows, name, key=f"{key(name)}|other") as (_, writer):
                     writer.stage(Part("p"), Rows(rows))
                     if when == "staged":
                         assert _taken(harness, strategy, name) == 0
@@ -826,7 +904,7 @@ class SinkContract(RoleContract):
     def test_evolution_comes_to_rest(self, harness: Harness) -> None:
         """The schema a target reads back is one for which the same rows ask no further change."""
         rows = pa.table({f"c{i}": pa.array([], type_) for i, type_ in enumerate(hostile.VALUES)})
-        spec = harness.sink(_simple(harness))
+        spec = harness.sink(simple(harness))
         with closing(harness.make("sink", spec)) as sink:
             assert prepare(sink, spec, rows.schema).changes
             try:
@@ -838,7 +916,7 @@ class SinkContract(RoleContract):
     @case("sql")
     def test_the_dialect_is_that_of_the_sink(self, harness: Harness) -> None:
         """``contract.SpeakingSql``: unconnected, it keeps types as the sink says, and names the table of ``ddl``."""
-        spec = harness.sink(_simple(harness))
+        spec = harness.sink(simple(harness))
         with closing(harness.make("sink", spec)) as sink:
             harness.require(SpeakingSql, sink)
             for type_ in hostile.VALUES:
@@ -853,7 +931,7 @@ class SinkContract(RoleContract):
     def test_a_key_column_compares_as_was_said(self, harness: Harness) -> None:
         """``contract.Comparing``: a column that ``ddl`` has made takes for equal what ``made`` said of it, and texts
         are found by their pattern, where there are any."""
-        strategy = _simple(harness)
+        strategy = simple(harness)
         rows = pa.table({"id": pa.array([1, 2], pa.int64()), "name": ["1.00", "x"], "score": pa.array([0.5, 1.5])})
         for field in rows.schema:  # of another system, in which keys that differ are equal
             rows = rows.cast(rows.schema.set(rows.schema.get_field_index(field.name), field.with_metadata(_FOLDED)))
@@ -872,7 +950,7 @@ class SinkContract(RoleContract):
     @case("resume")
     def test_staged_parts_survive(self, harness: Harness) -> None:
         """A repeatable load goes on with its staged parts and all their marks hold; no part is staged twice."""
-        strategy = _simple(harness)
+        strategy = simple(harness)
         with _open(harness, strategy, repeatable=True, load_id="01HX0000000000000000000001") as (_, writer):
             staged = writer.stage(Part("one"), Rows(sample(1, 4), filtered=2, quarantined=1, checks="kept"))
             assert (staged.rows, staged.filtered, staged.quarantined, staged.checks) == (4, 2, 1, "kept")
@@ -889,7 +967,7 @@ class SinkContract(RoleContract):
     @case("resume")
     def test_staging_of_another_load_is_swept(self, harness: Harness) -> None:
         """Parts of another token, or of a momentary load, are never taken up."""
-        strategy = _simple(harness)
+        strategy = simple(harness)
         for later in ({"repeatable": True, "token": "other"}, {"repeatable": False}):
             with _open(harness, strategy, repeatable=True) as (_, writer):
                 writer.stage(Part("one"), Rows(sample(1, 4)))
@@ -902,7 +980,7 @@ class SinkContract(RoleContract):
     @case("parallel_stage")
     def test_parts_are_staged_at_once(self, harness: Harness) -> None:
         """Four parts from four threads, each of which waits for the others at its second batch."""
-        patience = 20 if _has(harness, "parallel_stage") else 2  # who does not declare it is not waited for
+        patience = 20 if has(harness, "parallel_stage") else 2  # who does not declare it is not waited for
         barrier = threading.Barrier(4, timeout=patience)
 
         def stage(writer: Any, n: int) -> None:
@@ -918,7 +996,7 @@ class SinkContract(RoleContract):
             if batch == 1:
                 barrier.wait()
 
-        with _open(harness, _simple(harness)) as (sink, writer):
+        with _open(harness, simple(harness)) as (sink, writer):
             at_once([partial(stage, writer, n) for n in range(4)])
             writer.commit(sink.journal(key()), at(1), ())
         same(harness.rows(), sample(1, 40))
@@ -927,13 +1005,13 @@ class SinkContract(RoleContract):
     def test_a_native_stream_is_taken(self, harness: Harness) -> None:
         """The bytes of the system's own format arrive as the rows they stand for; no batch is asked for."""
         stream, expected = harness.native(sample(1, 20))
-        load(harness, expected, _simple(harness), stream=_NativeOnly(stream))
+        load(harness, expected, simple(harness), stream=_NativeOnly(stream))
         same(harness.rows(), expected)
 
     @case("many_tables")
     def test_rows_of_many_tables_are_one_commit(self, harness: Harness) -> None:
         """Writers beside the first commit with it, or not at all; each leaves an entry of its own."""
-        strategy = _simple(harness)
+        strategy = simple(harness)
         for stale in (True, False):
             spec, other = harness.sink(strategy), harness.sink(strategy, "lines")
             with ExitStack() as opened:
@@ -964,8 +1042,8 @@ class SinkContract(RoleContract):
     @case("move")
     def test_a_key_is_renamed_whole(self, harness: Harness) -> None:
         """The journal goes on under the new key, entry for entry, and what hangs on it does; no row is touched."""
-        strategy = _simple(harness)
-        keep: dict[str, Any] = {"undo": Undo(loads=5)} if _has(harness, "undo") else {}
+        strategy = simple(harness)
+        keep: dict[str, Any] = {"undo": Undo(loads=5)} if has(harness, "undo") else {}
         load(harness, sample(1, 2), strategy, n=1, **keep)
         head = load(harness, sample(1, 4), strategy, n=2, **keep).entry
         expected = harness.rows()
@@ -991,7 +1069,7 @@ class SinkContract(RoleContract):
     def test_who_renames_a_key_is_fenced(self, harness: Harness) -> None:
         """Not after another head, nor onto another one; and a runner of the old key that is still alive loses, whether
         it began before the first load or after it."""
-        strategy = _simple(harness)
+        strategy = simple(harness)
         first = load(harness, sample(1, 1), strategy, n=1).entry
         head = load(harness, sample(1, 2), strategy, n=2).entry
         expected, new, gone = harness.rows(), f"{key()}-new", _entry(at(0, epoch=1))
@@ -1014,7 +1092,7 @@ class SinkContract(RoleContract):
     @case("undo")
     def test_a_load_is_taken_back(self, harness: Harness) -> None:
         """The newest load is undone under the fence: rows and their lineage are as before it, once."""
-        strategy = SINGLE["merge"] if _has(harness, "merge") else _simple(harness)
+        strategy = SINGLE["merge"] if has(harness, "merge") else simple(harness)
         keep: dict[str, Any] = {"undo": Undo(loads=5)}
         first = load(harness, sample(1, 4), strategy, n=1, **keep)
         changed = [(i, "d9", "changed", None) for i in (3, 4)] if strategy.mode == "merge" else []
@@ -1039,7 +1117,7 @@ class SinkContract(RoleContract):
     @case("undo")
     def test_only_the_newest_load_is_taken_back(self, harness: Harness) -> None:
         """A load that another one came after is refused, and nothing changes."""
-        strategy = _simple(harness)
+        strategy = simple(harness)
         keep: dict[str, Any] = {"undo": Undo(loads=5)}
         first = load(harness, sample(1, 2), strategy, n=1, **keep).entry.load_id
         load(harness, sample(3, 4), strategy, n=2, **keep)
@@ -1073,16 +1151,38 @@ def _values_arrive(harness: Harness, strategy: Strategy, type_: pa.DataType) -> 
     arrives()
 
 
-def _has(harness: Harness, capability: str) -> bool:
-    return harness.declared("sink", capability) == "supported"
+def _close(sink: Sink) -> None:
+    try:
+        sink.close()
+    except Exception as error:
+        raise AssertionError(f"close may be called twice, and raises {error!r}") from error
 
 
-def _simple(harness: Harness) -> Strategy:
-    """What the sink can do that adds rows to an empty target."""
-    for mode in ("append", "merge", "full_refresh"):
-        if _has(harness, mode):
-            return SINGLE[mode]
-    return APPEND
+def _keeps(harness: Harness, name: str, column: pa.Array, stored: Stored) -> None:
+    """Values of one type: all of them arrive, or are refused if ``stored`` says that they may be."""
+    refused = None
+    try:
+        load(harness, pa.table({"x": column}), simple(harness), name)
+    except DataError as error:
+        refused = error
+    said = f"a column of {column.type} is {stored.fidelity}, it is said"
+    assert refused is None or stored.fidelity == "checked", f"{said}, and a value is refused: {refused}"
+    if refused is not None:
+        return
+    found = harness.rows(name)
+    assert found is not None
+    assert Counter(_exact(found["x"], column.type)) == Counter(_exact(column, column.type)), f"{said}; values differ"
+    with closing(harness.make("sink", harness.sink(simple(harness), name))) as sink:
+        schema = sink.schema()
+    assert schema is None or schema.field("x").type == stored.arrow, f"it comes back as {stored.arrow}, it is said"
+
+
+def _exact(column: pa.Array | pa.ChunkedArray, type_: pa.DataType) -> list[str]:
+    """Values in a type, each as a text; nanoseconds too, for which Python has no type."""
+    if pa.types.is_timestamp(type_):
+        finest = pa.timestamp("ns" if type_.unit == "ns" else "us", type_.tz and "UTC")
+        return list(map(str, column.cast(finest).cast(pa.int64()).to_pylist()))
+    return list(map(repr, column.cast(type_).to_pylist()))
 
 
 def _python(rows: pa.Table) -> list[Row]:
@@ -1148,26 +1248,6 @@ def _open(
             prepare(sink, spec, schema)
         with closing(sink.open(new_load(schema, strategy, table, **given))) as writer:
             yield sink, writer
-
-
-@contextmanager
-def _providing(
-    harness: Harness, strategy: Strategy, rows: pa.Table, table: str = TABLE, **given: Any
-) -> Iterator[tuple[Sink, Any]]:
-    """As ``_open``, of these rows; what the target lacks is added for this load."""
-    spec, begun = harness.sink(strategy, table), new_load(rows.schema, strategy, table, **given)
-    with closing(harness.make("sink", spec)) as sink:
-        prepare(sink, spec, rows.schema, begun)
-        with closing(sink.open(begun)) as writer:
-            yield sink, writer
-
-
-def _fails(harness: Harness, strategy: Strategy, rows: pa.Table, dies: bool, table: str = TABLE) -> None:
-    """A load that is over before its commit; ``dies``: without a word."""
-    with _providing(harness, strategy, rows, table) as (_, writer):
-        writer.stage(Part("p"), Rows(rows))
-        if not dies:
-            writer.abort()
 
 
 def _taken(harness: Harness, strategy: Strategy, table: str = TABLE, run_id: str = "") -> int:

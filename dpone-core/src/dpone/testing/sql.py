@@ -14,6 +14,7 @@ from dpone.schema import Name
 from dpone.secret import Secret
 from dpone.strategy import Strategy
 from dpone.testing.harness import TABLE, Change, Harness
+from dpone.testing.rows import inferred
 
 STREAMED = (TABLE, "lines")  # the tables of a change stream
 
@@ -111,7 +112,7 @@ class SqlHarness(Harness):
             except self.missing:
                 return None
             names, rows = [column[0] for column in cursor.description], cursor.fetchall()
-        return pa.table({name: [row[i] for row in rows] for i, name in enumerate(names)})
+        return pa.table({name: inferred([row[i] for row in rows]) for i, name in enumerate(names)})
 
     def empty(self, table: str = TABLE) -> bool:
         self.run(f"DELETE FROM {self.at(table)}")

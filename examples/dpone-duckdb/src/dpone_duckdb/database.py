@@ -234,7 +234,7 @@ class DuckdbDatabase:
         self._rename(stage, target)
 
     def hold(self, table: Name) -> None:
-        """The file has one process that writes; of two transactions that change a row, the later one fails."""
+        """The file has one process that writes, and that one transaction of dpone at a time (``begin``)."""
 
     def references(self, table: Name) -> list[Reference]:
         """DuckDB has no ON DELETE action, and puts no check off."""

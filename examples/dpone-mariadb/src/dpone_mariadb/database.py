@@ -31,6 +31,7 @@ class MariadbDialect(Dialect):
     placeholder = "%s"
     max_columns = 1017  # of InnoDB
     ddl_commits = True
+    holds_new_rows = False  # locks of InnoDB are of rows; LOCK TABLES would commit
 
     def quote(self, identifier: str) -> str:
         """64 characters of the basic plane, none of them a blank at the end. The driver takes % for a placeholder."""
@@ -131,6 +132,7 @@ class MariadbDatabase:
             busy.category = Category.TRANSIENT
             raise busy
         self._held = name
+        self.execute("SET autocommit = 0")  # what follows DDL is a transaction again
         self.execute("START TRANSACTION")
 
     def commit(self) -> None:
@@ -147,6 +149,7 @@ class MariadbDatabase:
                 self.close()
 
     def _release(self) -> None:
+        self.execute("SET autocommit = 1")
         self.rows("SELECT RELEASE_LOCK(%s)", (self._held,))
         self._held = ""
 
@@ -260,8 +263,10 @@ class MariadbDatabase:
         return "" if column else str(self.rows(f"SHOW CREATE TABLE {self.dialect.name(table)}")[0][1])
 
     def take_out(self, table: Name, column: str = "") -> str:
-        """A view is found by its text, which has the name somewhere."""
-        views = "SELECT table_name FROM information_schema.views WHERE instr(view_definition, %s)"
+        """A view is found by its text, which has the name somewhere; those of ``mysql`` and ``sys`` are the
+        server's own. Nobody writes the table between the look and the drop."""
+        views = "SELECT table_name FROM information_schema.views WHERE instr(view_definition, %s) \
+            AND table_schema NOT IN ('mysql', 'sys')"
         hanging = [f"view {name}" for (name,) in self.rows(views, (column or table.last,))]
         hanging += [f"a reference from {found.table}" for found in self.references(table)]
         if column:
@@ -269,7 +274,15 @@ class MariadbDatabase:
             hanging += [f"index {name}" for (name,) in self.rows(sql, (*_place(table), column))]
         if hanging:
             return f"it has {', '.join(hanging)}"
-        self.execute(self.dialect.drop_column(table, column) if column else self.dialect.drop_table(table))
+        d, named = self.dialect, self.dialect.name(table)
+        some = f"{d.quote(column)} IS NOT NULL" if column else "1 = 1"
+        self.execute(f"LOCK TABLES {named} WRITE")  # commits, as DDL does: so look again
+        try:
+            if self.rows(f"SELECT 1 FROM {named} WHERE {some} LIMIT 1"):
+                return "another program has written it meanwhile"
+            self.execute(d.drop_column(table, column) if column else d.drop_table(table))
+        finally:
+            self.execute("UNLOCK TABLES")
         return ""
 
     def clear(self, table: Name) -> int:

@@ -1,0 +1,361 @@
+"""DatabaseCases: what the Dialect and the Database of a sink over ``dpone.sql`` must do. Another sink passes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from attrs import define, field
+
+from dpone import evolution
+from dpone.contract import Sink, TakingBack, Undoing
+from dpone.errors import DponeError, UndoRefused
+from dpone.pipeline import Lineage, Undo
+from dpone.schema import PREFIX, Name
+from dpone.sql import journal
+from dpone.sql.sink import SqlSink
+from dpone.strategy import Strategy
+from dpone.testing.cases import RoleContract, case
+from dpone.testing.harness import TABLE, Harness
+from dpone.testing.loads import FULL, at, failed, has, key, load, new_load, simple
+from dpone.testing.rows import SHAPE, sample, table
+
+_PATIENCE = 0.3  # seconds in which a thread that nobody keeps waiting has long gone on
+_SHARED = "the lock of the case"
+
+
+def over_sql(harness: Harness) -> bool:
+    """True for a sink whose statements ``dpone.sql`` makes."""
+    with closing(harness.make("sink", harness.sink(simple(harness)))) as sink:
+        return isinstance(sink, SqlSink)
+
+
+def own_tables(sink: Sink) -> list[str]:
+    """Tables of dpone's own that are there; none for a sink that is not over ``dpone.sql``."""
+    if not isinstance(sink, SqlSink):
+        return []
+    return [table.last for table in sink._db.tables(sink._target, PREFIX)]
+
+
+@contextmanager
+def _database(harness: Harness, name: str = TABLE, strategy: Strategy | None = None) -> Iterator[tuple[Any, Name]]:
+    """The Database of a sink into a table, and the table's name."""
+    with closing(harness.make("sink", harness.sink(strategy or simple(harness), name))) as sink:
+        yield sink._db, sink._target
+
+
+@define
+class _Beside:
+    """What another does in a thread of its own. ``done``: it came to its end without an error. ``within``: while nobody
+    waited for it."""
+
+    what: Callable[[], Any]
+    done: bool = False
+    within: bool = field(default=False, init=False)
+    _thread: threading.Thread = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+        self._thread.join(_PATIENCE)
+        self.within = self.done
+
+    def _run(self) -> None:
+        with suppress(Exception):  # it was refused
+            self.what()
+            self.done = True
+
+    def end(self) -> None:
+        self._thread.join(120)
+        assert not self._thread.is_alive(), "whoever waited for the end of a transaction waits for ever"
+
+
+class DatabaseCases(RoleContract):
+    """Part of SinkContract. What is said of the table of dpone's own is said of every table."""
+
+    @case("exactly_once")
+    def test_a_lock_keeps_out_who_asks_for_it(self, harness: Harness) -> None:
+        """``Database.begin``: a second transaction of one lock waits, or is refused, until the first has ended by
+        ``commit``, ``rollback`` or ``close``; DDL does not let go of the lock."""
+        if not over_sql(harness):
+            return
+
+        def other() -> None:
+            with _database(harness) as (db, _):
+                db.begin(_SHARED)
+                began_early.append(not ended)
+                db.rollback()
+
+        load(harness, sample(1, 1), simple(harness))
+        for end in ("commit", "rollback", "close"):
+            ended: list[str] = []
+            began_early: list[bool] = []
+            with _database(harness) as (db, target):
+                db.begin(_SHARED)
+                db.create(target.sibling(f"__dpone__kit_{end}"), pa.schema([("x", pa.int64())]))
+                beside = _Beside(other)
+                ended.append(end)
+                getattr(db, end)()
+                beside.end()
+            assert not any(began_early), "two transactions of one lock were open at one time"
+
+    @case("exactly_once")
+    def test_what_follows_ddl_is_a_transaction(self, harness: Harness) -> None:
+        """``Database.begin``: rows that come after DDL are gone with a ``rollback``, also where the DDL commits."""
+        if not over_sql(harness):
+            return
+        load(harness, sample(1, 1), simple(harness), lineage=Lineage(False))
+        with _database(harness) as (db, target):
+            db.begin(_SHARED)
+            db.create(target.sibling("__dpone__kit"), pa.schema([("x", pa.int64())]))
+            db.load(target, SHAPE, iter(sample(2, 3).to_batches()), {})
+            db.rollback()
+        found = harness.rows()
+        assert found is not None
+        assert found.num_rows == 1, "rows that were rolled back are there"
+
+    @case("exactly_once")
+    def test_who_holds_a_table_loses_no_row_of_others(self, harness: Harness) -> None:
+        """``Database.hold``: another program that adds a row, or changes one, while a transaction holds the table and
+        then empties it, waits, or is refused, or makes the transaction fail: what it was answered is there is there."""
+        if not over_sql(harness):
+            return
+        late = table([(9, "d0", "added", None)])
+        with _database(harness) as (db, _):
+            holds_new_rows = db.dialect.holds_new_rows
+        if holds_new_rows and _written_while_held(harness, "adds", lambda: harness.seed(late, "adds")).done:
+            assert 9 in _ids(harness, "adds"), "the table was held, and a row that came meanwhile is gone"
+        if _written_while_held(harness, "changes", lambda: harness.disturb("changes")).within:
+            assert _ids(harness, "changes"), "the table was held, and a row that was changed meanwhile is gone"
+
+    @case("exactly_once")
+    def test_execute_counts_the_rows_it_found(self, harness: Harness) -> None:
+        """``Database.execute``: the rows that the condition met, also where an UPDATE leaves them as they were; those
+        that an INSERT or a DELETE has written or taken out."""
+        if not over_sql(harness):
+            return
+        load(harness, table([(1, "d1", None, 1.0), (2, "d1", "two", None), (3, "d2", "three", 3.0)]), simple(harness))
+        with _database(harness) as (db, target):
+            d, placed = db.dialect, db.dialect.name(target)
+            day, columns = f"t.{d.quote('day')}", d.columns(["id", "day"])
+            copies = f"SELECT t.{d.quote('id')} + 10, {day} FROM {placed} AS t WHERE {day} = {d.literal('d1')}"
+            db.begin(_SHARED)
+            counts = {
+                "same values": db.execute(d.update(target, "day", f"{day} = {d.literal('d1')}"), ("d1",)),
+                "other values": db.execute(d.update(target, "name", f"{day} = {d.literal('d1')}"), ("new",)),
+                "none": db.execute(d.update(target, "name", f"{day} = {d.literal('d7')}"), ("new",)),
+                "inserted": db.execute(f"INSERT INTO {placed} ({columns}) {copies}"),
+                "deleted": db.execute(d.delete_from(target, f"{day} = {d.literal('d1')}")),
+                "cleared": db.clear(target),
+            }
+            db.rollback()
+        expected = {"same values": 2, "other values": 2, "none": 0, "inserted": 2, "deleted": 4, "cleared": 1}
+        assert counts == expected, f"counted were {counts}"
+
+    @case("exactly_once")
+    def test_a_journal_that_cannot_be_read_is_an_error(self, harness: Harness) -> None:
+        """``Sink.journal`` never answers None, nor an older entry, for a head that somebody has damaged."""
+        if not over_sql(harness):
+            return
+        for column in ("position", "rows", "committed_at"):
+            for n in (1, 2):
+                load(harness, sample(n, n), simple(harness), column, n=n)
+            with _database(harness, column) as (db, target):
+                d, damaged = db.dialect, target.sibling(journal.TABLE)
+                head = f"t.{d.quote('key')} = {d.literal(key(column))} AND t.{d.quote('seq')} = 2"
+                with _transaction(db):
+                    assert db.execute(d.update(damaged, column, head), ("{",)) == 1
+            with (
+                closing(harness.make("sink", harness.sink(simple(harness), column))) as sink,
+                _refused(f"{column} of the head is damaged, and the journal is read all the same"),
+            ):
+                sink.journal(key(column))
+
+    @case("full_refresh")
+    def test_what_hangs_on_the_target_outlives_a_full_refresh(self, harness: Harness) -> None:
+        """``Database.plain``: an index that somebody has made is still there, whether the rows are deleted or the table
+        is replaced."""
+        if not over_sql(harness):
+            return
+        load(harness, sample(1, 3), FULL, lineage=Lineage(False))
+        with _database(harness, strategy=FULL) as (db, target), _transaction(db):
+            d = db.dialect
+            db.execute(f"CREATE UNIQUE INDEX {d.quote('only_once')} ON {d.name(target)} ({d.quote('id')})")
+        for n in (1, 2):
+            load(harness, sample(1, 3 + n), FULL, lineage=Lineage(False), n=n)
+        with _database(harness, strategy=FULL) as (db, target):
+            d = db.dialect
+            db.begin(_SHARED)
+            twice = f"INSERT INTO {d.name(target)} ({d.quote('id')}) VALUES (1)"
+            with _refused("the unique index of the target is gone"):
+                db.execute(twice)
+            db.rollback()
+
+    @case("undo")
+    def test_an_undo_loses_no_row_of_others(self, harness: Harness) -> None:
+        """``Undoing.undo``: a row that another program has added since the load is still there, whether the load is
+        taken back or that is refused."""
+        if not over_sql(harness):
+            return
+        strategy = FULL if has(harness, "full_refresh") else simple(harness)
+        keep: dict[str, Any] = {"undo": Undo(loads=5)}
+        load(harness, sample(1, 2), strategy, n=1, **keep)
+        newest = load(harness, sample(3, 5), strategy, n=2, **keep).entry
+        with _database(harness, strategy=strategy) as (db, target), _transaction(db):
+            names = db.dialect.columns(["id", "day"])
+            db.execute(f"INSERT INTO {db.dialect.name(target)} ({names}) VALUES (9, 'd9')")
+        with closing(harness.make("sink", harness.sink(strategy, **keep))) as sink:
+            harness.require(Undoing, sink)
+            with suppress(UndoRefused):
+                sink.undo(new_load(None, strategy), newest.load_id, newest, at(1, epoch=1))
+        assert 9 in _ids(harness, TABLE), "a row that another program has added since the load is gone"
+
+    @case("take_back")
+    def test_what_hangs_on_a_column_is_not_taken_back(self, harness: Harness) -> None:
+        """``Database.take_out``: a column that a failed load has added, and that somebody has made an index of since,
+        stays, and it is said why. Nothing is dropped along with it."""
+        if not over_sql(harness):
+            return
+        strategy = simple(harness)
+        more = sample(3, 4).append_column("more", pa.array([7, 8], pa.int64()))
+        load(harness, sample(1, 2), strategy)
+        failed(harness, strategy, more, dies=True)
+        with _database(harness) as (db, target), _transaction(db):
+            d = db.dialect
+            db.execute(f"CREATE UNIQUE INDEX {d.quote('of_more')} ON {d.name(target)} ({d.quote('more')})")
+        with closing(harness.make("sink", harness.sink(strategy))) as sink:
+            [taken] = harness.require(TakingBack, sink).take_back(key())
+        assert taken.stays, "an index is made of it, and nobody says so"
+        found = harness.rows()
+        assert found is not None
+        assert "more" in found.column_names, "the column is gone, and what was made of it"
+
+    @case("take_back")
+    def test_a_table_that_others_write_is_not_taken_out(self, harness: Harness) -> None:
+        """``Database.take_out``: another program that adds a row between the look and the drop waits, or is refused, or
+        makes the drop fail: a row that it was answered is there is there."""
+        if not over_sql(harness):
+            return
+        load(harness, sample(1, 1), simple(harness), lineage=Lineage(False))
+        with _database(harness) as (db, target):
+            with _transaction(db):
+                db.clear(target)
+            db.begin(_SHARED)
+            db.hold(target)
+            assert db.rows(f"SELECT COUNT(*) FROM {db.dialect.name(target)} AS t") == [(0,)]
+            beside = _Beside(lambda: harness.seed(sample(2, 2)))
+            try:
+                db.take_out(target)
+                db.commit()
+            except DponeError:
+                db.rollback()
+        beside.end()
+        if beside.done:
+            found = harness.rows()
+            assert found is not None, "a table was dropped with the row of another program"
+            assert found.num_rows == 1
+
+    @case("schema_evolution")
+    def test_changes_that_fail_halfway_are_not_made(self, harness: Harness) -> None:
+        """``Sink.apply``: where DDL has transactions, a batch whose third statement fails leaves nothing of it."""
+        if not over_sql(harness):
+            return
+        load(harness, sample(1, 2), simple(harness))
+        with _halfway(harness) as (sink, before, statements):
+            with pytest.raises(DponeError):
+                sink.apply(statements)
+            if not sink.dialect.ddl_commits:
+                assert _columns(sink) == before, "columns of changes that failed are there"
+        load(harness, _more(), simple(harness))
+        assert _columns_there(harness) >= {"a", "b", "c"}
+
+    @case("take_back")
+    def test_changes_of_a_load_that_fail_halfway_are_not_made(self, harness: Harness) -> None:
+        """``TakingBack.provide``: of a batch whose third statement fails nothing is left, at the latest by
+        ``take_back``, where DDL commits by itself."""
+        if not over_sql(harness):
+            return
+        load(harness, sample(1, 2), simple(harness))
+        with _halfway(harness) as (sink, before, statements):
+            taking = harness.require(TakingBack, sink)
+            with pytest.raises(DponeError):
+                taking.provide(new_load(_more().schema, simple(harness)), statements)
+            if not sink.dialect.ddl_commits:
+                assert _columns(sink) == before, "columns of changes that failed are there"
+            stays = [f"{one.what}: {one.stays}" for one in taking.take_back(key()) if one.stays]
+            assert _columns(sink) == before, f"columns of changes that failed were not taken back: {stays}"
+
+
+def _written_while_held(harness: Harness, name: str, write: Callable[[], Any]) -> _Beside:
+    """What another program does to a table while a transaction holds it, looks at it, and then empties it."""
+    load(harness, sample(1, 3), simple(harness), name, lineage=Lineage(False))
+    with _database(harness, name) as (db, target):
+        db.begin(_SHARED)
+        db.hold(target)
+        assert db.rows(f"SELECT COUNT(*) FROM {db.dialect.name(target)} AS t") == [(3,)]
+        beside = _Beside(write)
+        try:
+            db.clear(target)
+            db.commit()
+        except DponeError:  # a transaction that cannot be had beside the other one
+            db.rollback()
+    beside.end()
+    return beside
+
+
+def _ids(harness: Harness, table: str) -> list[int]:
+    found = harness.rows(table)
+    assert found is not None
+    return [int(id) for id in found["id"].to_pylist()]
+
+
+@contextmanager
+def _transaction(db: Any) -> Iterator[None]:
+    db.begin(_SHARED)
+    yield
+    db.commit()
+
+
+@contextmanager
+def _refused(lost: str) -> Iterator[None]:
+    """The block is refused, or ``lost`` is so."""
+    try:
+        yield
+    except DponeError:
+        return
+    raise AssertionError(lost)
+
+
+def _more() -> pa.Table:
+    rows = sample(3, 4)
+    for name in "abc":
+        rows = rows.append_column(name, pa.array([7, 8], pa.int64()))
+    return rows
+
+
+@contextmanager
+def _halfway(harness: Harness) -> Iterator[tuple[Any, list[str], list[str]]]:
+    """A sink, the columns of its target, and statements that add three columns, the third of which no server takes."""
+    spec = harness.sink(simple(harness))
+    with closing(harness.make("sink", spec)) as sink:
+        have = sink.schema()
+        bare = pa.schema([f for f in have if f.name in SHAPE.names])
+        plan = evolution.plan(bare, _more().schema, spec.options.schema_evolution, sink.stores)
+        made = sink.ddl(plan.changes)
+        yield sink, _columns(sink), [*made[:2], "NO STATEMENT OF ANY SERVER", *made[2:]]
+
+
+def _columns(sink: Sink) -> list[str]:
+    schema = sink.schema()
+    assert schema is not None
+    return list(schema.names)
+
+
+def _columns_there(harness: Harness) -> set[str]:
+    found = harness.rows()
+    assert found is not None
+    return set(found.column_names)

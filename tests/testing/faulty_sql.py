@@ -1,0 +1,176 @@
+"""Sinks over ``dpone.sql`` whose Dialect or Database has one fault each, over SQLite. See ``faulty``."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from typing import Any, ClassVar
+from unittest import mock
+
+from tests.testing.ddl_commits import DDL, CommittingDatabase, CommittingSink
+from tests.testing.faulty import fails
+
+from dpone.connectors.sqlite.database import SqliteDatabase, SqliteDialect
+from dpone.connectors.sqlite.sink import SqliteSink
+from dpone.errors import DponeError
+from dpone.schema import Name
+
+
+class Over(SqliteSink):
+    """A sink over another Database."""
+
+    database: ClassVar[type[SqliteDatabase]] = SqliteDatabase
+
+    def __init__(self, spec: Any) -> None:
+        super().__init__(spec)
+        self._db = self.database(self._db.path, self._db._timeout, self._db._nan_to_null)
+
+
+@fails(a_lock_keeps_out_who_asks_for_it="two transactions of one lock were open at one time")
+class LocksNobodyOut(Over):
+    """A transaction begins beside any other."""
+
+    class database(SqliteDatabase):
+        def begin(self, lock: str) -> None:
+            self.execute("BEGIN")
+            self.execute("PRAGMA defer_foreign_keys=ON")
+
+
+class LettingIn(SqliteDatabase):
+    """Whoever writes a table that is held gets in before the next statement that changes something."""
+
+    let_in = False
+
+    def begin(self, lock: str) -> None:
+        self.let_in = False
+        super().begin(lock)
+
+    def hold(self, table: Name) -> None:
+        super().commit()
+        self.let_in = True
+
+    def execute(self, sql: str, parameters: Sequence[Any] = ()) -> int:
+        if self.let_in:
+            self.begin("")
+        return super().execute(sql, parameters)
+
+
+@fails(
+    who_holds_a_table_loses_no_row_of_others="the table was held, and a row that came meanwhile is gone",
+    also=("a_table_that_others_write_is_not_taken_out",),
+)
+class HoldsNothing(Over):
+    database = LettingIn
+
+
+@fails(who_holds_a_table_loses_no_row_of_others="the table was held, and a row that was changed meanwhile is gone")
+class HoldsNoRow(Over):
+    """As it says, new rows may come; but rows that are there are changed as well."""
+
+    class database(LettingIn):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            self.dialect = _LocksRows()
+
+
+class _LocksRows(SqliteDialect):
+    holds_new_rows = False
+
+
+@fails(execute_counts_the_rows_it_found="counted were {'same values': 0, 'other values': 2,")
+class CountsWhatItChanged(Over):
+    """An UPDATE of the target that leaves rows as they were does not count them, as MySQL does."""
+
+    class database(SqliteDatabase):
+        def execute(self, sql: str, parameters: Sequence[Any] = ()) -> int:
+            found = super().execute(sql, parameters)
+            same = re.fullmatch(r"UPDATE \"orders\" AS t SET \"day\" = \? WHERE t\.\"day\" = '(\w+)'", sql)
+            return 0 if same and same[1] == parameters[0] else found
+
+
+@fails(a_journal_that_cannot_be_read_is_an_error="is damaged, and the journal is read all the same")
+class TakesADamagedJournalForNone(SqliteSink):
+    def journal(self, key: str) -> Any:
+        try:
+            return super().journal(key)
+        except DponeError:
+            return None
+
+
+@fails(what_hangs_on_the_target_outlives_a_full_refresh="the unique index of the target is gone")
+class SwapsWhateverHangsOnIt(Over):
+    class database(SqliteDatabase):
+        def plain(self, table: Name, key: Sequence[str]) -> bool:
+            return True
+
+
+@fails(a_table_that_others_write_is_not_taken_out="a table was dropped with the row of another program")
+class LetsInBeforeTheDrop(Over):
+    class database(SqliteDatabase):
+        def take_out(self, table: Name, column: str = "") -> str:
+            if table.last == "orders" and not column:
+                self.commit()
+                until = time.monotonic() + 1
+                while time.monotonic() < until and not self.rows(f"SELECT 1 FROM {self.dialect.name(table)}"):
+                    time.sleep(0.02)
+                self.begin("")
+            return super().take_out(table, column)
+
+
+class _Dropping(SqliteDatabase):
+    def take_out(self, table: Name, column: str = "") -> str:
+        for what in self._hanging(table):
+            if what.startswith("index"):
+                self.execute(f"DROP {what}")
+        return super().take_out(table, column)
+
+
+@fails(what_hangs_on_a_column_is_not_taken_back="an index is made of it, and nobody says so")
+class DropsWhatHangsOnIt(Over):
+    database = _Dropping
+
+
+@fails(changes_that_fail_halfway_are_not_made="columns of changes that failed are there")
+class AppliesOneByOne(SqliteSink):
+    def apply(self, ddl: Sequence[str]) -> None:
+        for statement in ddl:
+            super().apply([statement])
+
+
+@fails(changes_of_a_load_that_fail_halfway_are_not_made="columns of changes that failed are there")
+class ProvidesOneByOne(SqliteSink):
+    def provide(self, load: Any, ddl: Sequence[str]) -> None:
+        for statement in ddl or [()]:
+            super().provide(load, [statement] if statement else [])
+
+
+@fails(changes_of_a_load_that_fail_halfway_are_not_made="columns of changes that failed were not taken back")
+class ProvidesWithoutARecord(CommittingSink):
+    """What its DDL has added by itself is noted after it, or never."""
+
+    def provide(self, *args: Any) -> None:
+        with mock.patch("dpone.sql.sink.Added.expect"):
+            super().provide(*args)
+
+
+@fails(what_follows_ddl_is_a_transaction="rows that were rolled back are there")
+class GoesOnWithoutATransaction(CommittingSink):
+    """After DDL every statement commits by itself."""
+
+    def __init__(self, spec: Any) -> None:
+        super().__init__(spec)
+        self._db.__class__ = _AutoCommitting
+
+
+class _AutoCommitting(CommittingDatabase):
+    def execute(self, sql: str, parameters: Sequence[Any] = ()) -> int:
+        db = self.connection()
+        if DDL.match(sql) and db.in_transaction:
+            db.execute("COMMIT")
+        return super().execute(sql, parameters)
+
+    def commit(self) -> None:
+        if self.connection().in_transaction:
+            super().commit()
+        self._release()
