@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -18,8 +16,9 @@ from dpone.keys import NONE
 from dpone.pipeline import SourceSpec
 from dpone.position import Position
 from dpone.schema import LINEAGE, PREFIX, Name
-from dpone.sql.cursor import Bound, CursorPlan, Reading, Span, cursor_column, digest, require_same
+from dpone.sql.cursor import Bound, CursorPlan, Reading, Span, cursor_column
 from dpone.sql.in_flight import settle
+from dpone.sql.source import BATCH_ROWS, new_rows, snapshot, what
 from dpone_postgres import binary, columns, types, xmin
 from dpone_postgres.binary import Refused
 from dpone_postgres.columns import Gathered
@@ -32,7 +31,6 @@ from dpone_postgres.in_flight import InFlight
 from dpone_postgres.parts import ALL, Parts
 from dpone_postgres.session import Session, lost_snapshot
 
-_BATCH_ROWS = 10_000
 _BATCH_BYTES = 4_000_000  # as the server sends them
 _BLOCK_BYTES = 1 << 18
 _VIEW = PREFIX + "query"
@@ -66,7 +64,7 @@ class PostgresSource:
         self._schema: pa.Schema | None = None
         self._reading: Reading | None = None
         self._cursor: Cursor | xmin.Xmin | None = None
-        self._batch_rows = _BATCH_ROWS
+        self._batch_rows = BATCH_ROWS
 
     @property
     def where(self) -> str:
@@ -115,7 +113,7 @@ class PostgresSource:
         bound = self._settled(None if request.whole else after)
         self._begin()
         try:
-            self._batch_rows = request.batch_rows or _BATCH_ROWS
+            self._batch_rows = request.batch_rows or BATCH_ROWS
             self._look()
             self._schema = self._arrow()
             self._reading = reading = self._plan(after, request, bound)
@@ -161,7 +159,7 @@ class PostgresSource:
 
     def _plan(self, after: Position | None, request: WindowRequest, bound: Bound | None) -> Reading:
         assert self._schema is not None
-        identity = {**self._identity(), **self._what()}
+        identity = {**self._identity(), **what(self.table, self._query or "")}
         if self._incremental is not None and self._incremental.by == "xmin":
             found: Reading
             self._cursor, found = xmin.reading(self, after, identity, whole=request.whole, mode=request.mode)
@@ -177,22 +175,13 @@ class PostgresSource:
             self._cursor = cursor
             plan = CursorPlan(cursor, self._incremental, identity, names, request.mode, self.name)
             return plan.reading(after, whole=request.whole, bound=bound)
-        if after is not None and not request.whole:
-            require_same(after, "snapshot", identity, self.name)
-        value = {"taken_at": datetime.now(UTC).isoformat(timespec="microseconds")}
-        position = Position("snapshot", identity, value, after.epoch if after else 0)
-        return Reading(position, (Span(),), "one snapshot holds the whole of the source")
+        return snapshot(after, identity, self.name, whole=request.whole)
 
     def _identity(self) -> dict[str, Any]:
         """Of the cluster: its system identifier; a copy of it made by the file system has the same."""
         sql = "SELECT system_identifier::text, current_database() FROM pg_catalog.pg_control_system()"
         [(system, database)] = self.rows(sql)
         return {"system": system, "database": database}
-
-    def _what(self) -> dict[str, str]:
-        if self.table is not None:
-            return {"table": str(self.table)}
-        return {"query": hashlib.sha256((self._query or "").encode()).hexdigest()[:16]}
 
     @contextmanager
     def read(self, part: Part) -> Iterator[_PostgresStream]:
@@ -394,13 +383,8 @@ class _PostgresStream(BatchStream):
     def _unseen(self, batch: pa.RecordBatch, told: Sequence[str], skip: dict[str, int]) -> pa.RecordBatch:
         """Without rows that were loaded before. ``skip`` is counted down."""
         texts = zip(*(batch.column(i).to_pylist() for i in range(len(self.schema), batch.num_columns)), strict=True)
-        new = []
-        for row in texts:
-            mark = digest(row)
-            new.append(not skip.get(mark, 0))
-            skip[mark] = max(skip.get(mark, 0) - 1, 0)
         bare = batch.select(self.schema.names)
-        return bare.filter(pa.array(new, pa.bool_()))
+        return bare.filter(new_rows(texts, skip))
 
     def open_native(self, format: str) -> Iterator[bytes]:
         """Blocks of rows, header and trailer included."""

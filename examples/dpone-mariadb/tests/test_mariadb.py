@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+from contextlib import closing
 from datetime import UTC, datetime
 from decimal import Decimal
 
 import pyarrow as pa
 import pytest
 
+from dpone.contract import WindowRequest
 from dpone.errors import Category, ConfigError, DataError, SinkError
 from dpone.ops.matrix import ARROW_TYPES
-from dpone.pipeline import Lineage
+from dpone.pipeline import Incremental, Lineage
+from dpone.position import Position
 from dpone.secret import Secret
 from dpone.strategy import Strategy
 from dpone.testing.loads import load
 from dpone.testing.rows import sample
-from dpone.testing.source import everything
+from dpone.testing.source import everything, read
 from dpone_mariadb.connect import place
 from dpone_mariadb.database import MariadbDatabase, MariadbDialect
 from dpone_mariadb.types import stores
@@ -190,3 +194,115 @@ def test_a_percent_sign_is_no_placeholder():
     """The driver takes % for one, in names and in texts."""
     assert MariadbDialect().quote("a%s`") == "`a%%s```"
     assert MariadbDialect().literal("50%'") == "'50%%'''"
+
+
+# ---- by cursor
+
+BY_AT, BY_NAME = Incremental("cursor", "at"), Incremental("cursor", "name")
+CURSORS = {
+    "bigint": ("9007199254740992", "9007199254740993"),  # one double
+    "bigint unsigned": ("18446744073709551614", "18446744073709551615"),
+    "decimal(38,1)": ("9007199254740992.0", "9007199254740992.1"),
+    "float": ("16777214", "16777215"),  # six digits of both are one
+    "double": ("0.1", "0.10000000000000002"),
+    "date": ("'2026-01-31'", "'2026-02-01'"),
+    "datetime(6)": ("'2026-01-31 10:00:00.000001'", "'2026-01-31 10:00:00.000002'"),
+    "timestamp(6)": ("'2026-01-31 10:00:00.000001'", "'2026-01-31 10:00:00.000002'"),
+    "varchar(20) COLLATE utf8mb4_general_ci": ("'2026-01-A'", "'2026-01-b'"),
+    "uuid": ("'01890a5d-ac96-774b-bcce-b302099a8057'", "'01890a5d-ac97-774b-bcce-b302099a8057'"),
+}
+
+
+def windows(harness, incremental, mode, *statements):
+    """The rows of a read before the statements and after each of them, as (id, at)."""
+    position, found = None, []
+    for statement in ("DO 0", *statements):
+        harness.run(statement)
+        with closing(harness.make("source", harness.source(incremental=incremental))) as source:
+            window = source.window(position, WindowRequest(mode=mode))
+            found.append(sorted(read(source, window)["id"].to_pylist()))
+            position = Position.from_json(window.position.to_json())
+    return found
+
+
+@pytest.mark.parametrize("kind", CURSORS)
+def test_a_cursor_is_exact_to_the_last_digit(harness, kind):
+    """Values that are next to each other are two: what was read does not come again, and what is new comes once."""
+    low, high = CURSORS[kind]
+    harness.run(f"CREATE TABLE orders (id int, at {kind})")
+    harness.run(f"INSERT INTO orders VALUES (1, {low}), (2, {low})")
+    more = [f"INSERT INTO orders VALUES (3, {high})", "DO 0", f"INSERT INTO orders VALUES (4, {high})", "DO 0"]
+    assert windows(harness, BY_AT, "append", *more) == [[1, 2], [3], [], [4], []]
+
+
+LOOKBACKS = {"bigint": ("3", 2), "bigint unsigned": ("1", 5), "decimal(9,2)": ("3", 2.5), "double": ("3", 2.5),
+             "date": ("'2026-01-03'", 2 * 86_400), "datetime(6)": ("'2026-01-03'", 2 * 86_400)}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", LOOKBACKS)
+def test_lookback_reads_late_rows_too(harness, kind):
+    """A row that comes below the position is read as long as it is within the lookback, whatever kind the cursor is."""
+    high, lookback = LOOKBACKS[kind]
+    late = "'2026-01-01'" if high.startswith("'") else "1"
+    harness.run(f"CREATE TABLE orders (id int, at {kind})")
+    harness.run(f"INSERT INTO orders VALUES (1, {high})")
+    merge = Incremental("cursor", "at", lookback=lookback)
+    assert windows(harness, merge, "merge", f"INSERT INTO orders VALUES (2, {late})", "DO 0") == [[1], [1, 2], []]
+
+
+def test_a_cursor_of_texts_of_digits_is_refused(harness):
+    """Its order is not that of numbers: '11' is below '9', and would never be read."""
+    harness.run("CREATE TABLE orders (id int, name varchar(9))")
+    harness.run("INSERT INTO orders VALUES (1, '9'), (2, '11')")
+    with pytest.raises(DataError, match="'11' sorts before '9'"):
+        windows(harness, BY_NAME, "append")
+
+
+@pytest.mark.parametrize("kind", ["longblob", "bit(1)"])
+def test_a_cursor_without_an_exact_text_is_refused(harness, kind):
+    """One line that says what to choose."""
+    harness.run(f"CREATE TABLE orders (id int, at {kind})")
+    harness.run("INSERT INTO orders VALUES (1, 1)")
+    with pytest.raises(ConfigError, match="numbers, times or texts"):
+        windows(harness, BY_AT, "append")
+
+
+def test_a_query_is_read_by_cursor(harness):
+    """Its percent signs are its own."""
+    harness.run("CREATE TABLE orders (id int, name varchar(9))")
+    harness.run("INSERT INTO orders VALUES (1, 'a%s'), (2, 'b')")
+    spec = harness.source(
+        query="SELECT id, name FROM orders WHERE name LIKE '%s'", incremental=Incremental("cursor", "id")
+    )
+    with closing(harness.make("source", spec)) as source:
+        assert read(source, source.window(None, WindowRequest())).to_pylist() == [{"id": 1, "name": "a%s"}]
+
+
+def test_a_float_is_read_as_it_is(harness):
+    """The server shows six digits of it."""
+    harness.run("CREATE TABLE orders (f float)")
+    harness.run("INSERT INTO orders VALUES (16777215), (0.1), (NULL)")
+    assert everything(harness, harness.source())["f"].to_pylist() == [16777215.0, 0.10000000149011612, None]
+
+
+def test_a_read_that_is_given_up_leaves_nothing_behind(harness):
+    """Half of a long answer is not waited for, and the next window reads all of it."""
+    harness.seed(sample(1, 2000))
+    source = harness.make("source", harness.source())
+    window = source.window(None, WindowRequest(whole=True, batch_rows=10))
+    with source.read(window.parts[0]) as stream:
+        batches = stream.batches()
+        next(batches)
+    source.close()
+    del batches, stream
+    gc.collect()
+    assert everything(harness, harness.source()).num_rows == 2000
+
+
+def test_a_wrong_value_is_named_by_column_and_row(harness):
+    """An old table may hold a day that is none; the value is not shown."""
+    harness.run("CREATE TABLE orders (id int, at date)")
+    harness.run("SET STATEMENT sql_mode = '' FOR INSERT INTO orders VALUES (1, '2026-01-01'), (2, '0000-00-00')")
+    with pytest.raises(DataError, match=r"column at, row 2 of the read: a value that is not a valid date32") as caught:
+        everything(harness, harness.source())
+    assert "0000" not in str(caught.value)

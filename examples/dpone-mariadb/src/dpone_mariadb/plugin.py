@@ -11,8 +11,8 @@ _ERRORS = "dpone_mariadb.errors:CODES"
 
 @hookimpl
 def dpone_sources() -> list[Connector]:
-    supported = ("read", "query", "snapshot")
-    unsupported = ("repeatable", "incremental_cursor", "incremental_xmin", "incremental_cdc", "native_stream")
+    supported = ("read", "query", "snapshot", "incremental_cursor")
+    unsupported = ("repeatable", "incremental_xmin", "incremental_cdc", "native_stream")
     return [
         Connector(
             name="mariadb",

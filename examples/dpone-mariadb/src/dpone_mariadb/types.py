@@ -7,7 +7,6 @@ An instant is a DATETIME in UTC whose column says so in its comment: TIMESTAMP e
 from __future__ import annotations
 
 import re
-import uuid
 from typing import Any
 
 import pyarrow as pa
@@ -15,9 +14,11 @@ import pyarrow.compute as pc
 
 from dpone.errors import ConfigError, DataError
 from dpone.evolution import Stored, plain
-from dpone.jsontext import NotJson, has_members, json_texts
-from dpone.nanoseconds import misfit
+from dpone.jsontext import has_members
+from dpone.sql import values
+from dpone.sql.cursor import Row
 from dpone.sql.types import JSON, UUID
+from dpone.sql.values import Refused
 
 UTC = "UTC"
 TEXT = "longtext COLLATE utf8mb4_nopad_bin"  # by characters, blanks at the end included
@@ -89,49 +90,23 @@ def reads(native: str) -> pa.DataType | None:
 def encode(array: pa.Array, type: pa.DataType, name: str) -> list[Any]:
     """Values to bind, NULL as None. Raises DataError, without the value."""
     try:
-        return _encoded(array, type)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, NotJson, ValueError) as error:
-        found = f"column {name}: {misfit(array.type, type) if isinstance(error, pa.ArrowInvalid) else error}"
+        if pa.types.is_floating(type):
+            array = values.fitted(array, type)
+            if pc.any(pc.invert(pc.is_finite(array))).as_py():
+                raise Refused("NaN or an infinity, which MariaDB cannot keep", 0)
+        return values.encode(array, JSON if pa.types.is_string(type) and has_members(array.type) else type, zone="")
+    except Refused as error:
+        found = f"column {name}: {error.reason}"
         raise DataError("load rows", found, "correct the value, or cast the column in the source") from error
 
 
-def _encoded(array: pa.Array, type: pa.DataType) -> list[Any]:
-    t = pa.types
-    if t.is_dictionary(array.type):
-        array = array.dictionary_decode()
-    if t.is_string(type) and has_members(array.type):
-        array = json_texts(array)
-    if isinstance(array.type, pa.BaseExtensionType):
-        array = array.storage
-    if type == UUID:
-        return [None if v is None else str(uuid.UUID(bytes=v)) for v in array.to_pylist()]
-    array = array.cast(type)
-    if t.is_floating(type):
-        if pc.any(pc.invert(pc.is_finite(array))).as_py():
-            raise ValueError("NaN or an infinity, which MariaDB cannot keep")
-        doubles: list[Any] = array.to_pylist()
-        return doubles
-    if t.is_timestamp(type):
-        array = array.cast(pa.timestamp("us"))
-    if t.is_boolean(type):
-        array = array.cast(pa.int8())
-    values: list[Any] = (array.cast(pa.string()) if t.is_temporal(type) else array).to_pylist()
-    return values
-
-
-def decode(values: list[Any], type: pa.DataType) -> pa.Array:
-    """Of what the server sends: texts, and bytes for binary columns."""
+def decode(given: Row, type: pa.DataType) -> pa.Array:
+    """Of what the server sends: texts, and bytes for binary columns. Raises Refused."""
     t = pa.types
     if t.is_binary(type):
-        return pa.array([v if v is None or isinstance(v, bytes) else v.encode() for v in values], type)
-    if t.is_boolean(type):
-        return pa.array([None if v is None else v not in (b"\0", "\0", "0") for v in values], type)
-    texts = pa.array(values, pa.string())
-    if type == UUID:
-        return pa.array([None if v is None else uuid.UUID(v).bytes for v in values], pa.binary(16)).cast(UUID)
-    if t.is_timestamp(type):
-        return texts.cast(pa.timestamp("us")).cast(type)
-    if t.is_time(type):
-        days = pc.binary_join_element_wise("1970-01-01 ", texts, "")
-        return days.cast(pa.timestamp("us")).cast(type)
-    return texts.cast(type)
+        given = [v.encode() if isinstance(v, str) else v for v in given]
+    elif t.is_boolean(type):
+        given = [None if v is None else v not in (b"\0", "\0", "0") for v in given]
+    elif t.is_timestamp(type) and type.tz:
+        return values.decode(given, pa.timestamp("us")).cast(type)
+    return values.decode(given, type)

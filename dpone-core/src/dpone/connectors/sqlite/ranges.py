@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 from attrs import evolve, frozen
 
@@ -12,7 +12,6 @@ from dpone.connectors.sqlite.database import SqliteDialect
 from dpone.errors import ConfigError
 from dpone.schema import Name
 
-Where: TypeAlias = tuple[str, tuple[Any, ...]]
 ROWID = "rowid"
 
 
@@ -98,14 +97,3 @@ def _whole(low: Any, high: Any) -> bool:
 def _quoted(column: str) -> str:
     """In the column's own order, whatever its collation: the ends come from it, too, and an index can serve."""
     return f"s.{SqliteDialect().quote(column)}"
-
-
-def where(bounds: Bounds) -> Where:
-    """The condition and its parameters."""
-    if bounds.null:
-        return f"s.{SqliteDialect().quote(bounds.column)} IS NULL", ()
-    ends = ((">=", bounds.lower), ("<=" if bounds.upper_inclusive else "<", bounds.upper))
-    given = [(sign, value) for sign, value in ends if value is not None]
-    column = _quoted(bounds.column)
-    terms = [f"{column} {sign} ?" for sign, _ in given] or [f"{column} IS NOT NULL"]
-    return " AND ".join(terms), tuple(value for _, value in given)

@@ -1,0 +1,110 @@
+"""``dpone.sql.cursor.Cursored`` by statements that most servers take."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from datetime import date, datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, ClassVar
+from uuid import UUID
+
+import pyarrow as pa
+
+from dpone.errors import ConfigError
+from dpone.sql import types
+from dpone.sql.cursor import Row, Span, Value, earlier, less
+from dpone.sql.text_order import doubt
+
+if TYPE_CHECKING:
+    from dpone.sql.source import SqlSource, Where
+
+# Words of ``Value.type``: what a driver gives, how it is written in a position, and how it is made of that again.
+_WORDS: dict[type, tuple[str, Any]] = {
+    int: ("integer", str), float: ("real", repr), str: ("text", str), UUID: ("uuid", str),
+    Decimal: ("decimal", lambda value: format(value, "f")), date: ("date", date.isoformat),
+    datetime: ("timestamp", lambda value: value.isoformat(" ", "microseconds")),
+}  # fmt: skip
+_MADE: dict[str, Any] = {
+    "integer": int, "real": float, "text": str, "uuid": UUID, "decimal": Decimal, "date": date.fromisoformat,
+    "timestamp": datetime.fromisoformat,
+}  # fmt: skip
+
+
+class SqlCursor:
+    """One column of a source's snapshot. A value is that which the driver gives, and is bound as it; override ``value``
+    and ``bound`` where the server does not compare it exactly so.
+
+    digits  the condition that a text is made of digits alone; ``{}`` stands for the column
+    """
+
+    digits: ClassVar[str] = "REGEXP_LIKE({}, '^[0-9]+$')"
+
+    def __init__(self, source: SqlSource, field: pa.Field) -> None:
+        self.source, self.name, self.type = source, field.name, field.type
+        self.column = f"s.{source.dialect.quote(field.name)}"
+        self.ordered = source.dialect.ordered(self.column, field.type)
+        self._from = f"FROM {source.relation} AS s"
+
+    # ---- how a value travels
+
+    def value(self, given: Any) -> Value:
+        """The value that the driver gave, as it stands in a position. Raises ConfigError for a kind without an order or
+        without an exact text."""
+        if given.__class__ not in _WORDS:
+            found = f"column {self.name} is {self.type}, which no position can hold"
+            raise ConfigError("read by cursor", found, "choose a column of numbers, times or texts")
+        word, text = _WORDS[given.__class__]
+        return Value(word, text(given))
+
+    def bound(self, value: Value) -> tuple[str, Any]:
+        """The expression that stands for a value in a condition, and its parameter."""
+        return self.source.dialect.placeholder, _MADE[value.type](value.text)
+
+    # ---- ``Cursored``
+
+    def highest(self) -> Value | None:
+        [(high,)] = self.source.rows(f"SELECT MAX({self.ordered}) {self._from}")
+        return None if high is None else self.value(high)
+
+    def nulls(self) -> int:
+        [(nulls,)] = self.source.rows(f"SELECT COUNT(*) {self._from} WHERE {self.column} IS NULL")
+        return int(nulls)
+
+    def compare(self, value: Value) -> int:
+        """Asked of the rows, since only there the column's own collation holds."""
+        sign, bound = self.bound(value)
+        rows = f"CASE WHEN EXISTS (SELECT 1 {self._from} WHERE {self.ordered}"
+        sql = f"{rows} > {sign}) THEN 1 ELSE 0 END, {rows} >= {sign}) THEN 1 ELSE 0 END"
+        [(above, here)] = self.source.rows(f"SELECT {sql}", (bound, bound))
+        return 1 if int(above) else 0 if int(here) else -1
+
+    def below(self, value: Value, lookback: float) -> Value:
+        t = pa.types
+        if value.type == "integer":
+            return Value("integer", str(math.floor(Decimal(less(value.text, lookback)))))
+        if value.type == "real":
+            return Value("real", repr(float(value.text) - lookback))
+        if t.is_date(self.type) or t.is_timestamp(self.type):
+            return Value(value.type, earlier(value.text, lookback))
+        if t.is_decimal(self.type):
+            return Value(value.type, less(value.text, lookback))
+        raise ConfigError("read by cursor", f"lookback on a column of {self.type}", "leave lookback out")
+
+    def rows(self, span: Span, columns: Sequence[str]) -> Iterator[Row]:
+        return self.source.select(columns, *self.where(span))
+
+    def where(self, span: Span) -> Where:
+        ends = ((">" if span.above else ">=", span.low), ("<=", span.high))
+        given = [(sign, *self.bound(value)) for sign, value in ends if value is not None]
+        return " AND ".join(f"{self.ordered} {sign} {bound}" for sign, bound, _ in given), tuple(p for *_, p in given)
+
+    def doubt(self, high: str) -> str:
+        if self.type not in (pa.string(), pa.large_string(), types.UUID):
+            return ""
+        return doubt(high, self.source.name, self.name, self._lengths)
+
+    def _lengths(self) -> tuple[int, int]:
+        ends = f"MIN(LENGTH({self.column})), MAX(LENGTH({self.column}))"
+        [(least, most)] = self.source.rows(f"SELECT {ends} {self._from} WHERE {self.digits.format(self.column)}")
+        return least, most

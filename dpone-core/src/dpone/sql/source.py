@@ -1,0 +1,341 @@
+"""What the sources of all SQL servers share: a window over one snapshot, whole or by cursor column, in parts where
+there are any, and its rows in Arrow batches. A connector adds how it connects, which columns there are, and what tells
+one place from another."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from datetime import UTC, datetime
+from fnmatch import fnmatchcase
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, ClassVar, TypeAlias
+
+import pyarrow as pa
+
+from dpone.bounds import BOUNDS, Bounds
+from dpone.contract import BatchStream, Finding, Part, Window, WindowRequest
+from dpone.errors import ConfigError, DataError, DponeError, SourceError
+from dpone.pipeline import SourceSpec
+from dpone.position import Position
+from dpone.schema import PREFIX, Name
+from dpone.sql import values
+from dpone.sql.cursor import Bound, CursorPlan, Reading, Row, Span, cursor_column, digest, require_same, unseen
+from dpone.sql.cursored import SqlCursor
+from dpone.sql.dialect import Dialect
+from dpone.sql.values import Refused
+
+BATCH_ROWS = 10_000
+_BATCH_BYTES = 8_000_000
+_FIRST_ROWS = 100  # of a read: then it is known how large a row is
+Where: TypeAlias = tuple[str, tuple[Any, ...]]
+
+
+class SqlSource(ABC):
+    """``contract.Source`` over one connection of a DB-API driver, opened when first used. The snapshot is held from
+    ``window`` to the end of the read of the last part.
+
+    A connector gives ``connect``, ``failing``, ``begin``, ``identity``, ``columns`` and ``listed``. Several parts of
+    one window, which ``cut`` offers, are read at once, over the same connection: only for a driver that can do that.
+
+    dialect   quotes names and gives the placeholder
+    cursor    how it reads by a cursor column
+    place     where it reads, for people: no user, no password
+    name      of the table or query, for messages
+    relation  what stands after FROM, with the alias s. A query may end with a comment: the bracket is in the next line
+    """
+
+    dialect: ClassVar[Dialect]
+    cursor: ClassVar[type[SqlCursor]] = SqlCursor
+
+    def __init__(self, spec: SourceSpec, table: Name | None, place: str) -> None:
+        self._incremental, self._table, self.place = spec.options.incremental, table, place
+        if self._incremental is not None and self._incremental.by != "cursor":
+            todo = f"use by: cursor; {spec.type} has nothing else"
+            raise ConfigError(f"read source {spec.type}", f"incremental.by: {self._incremental.by}", todo)
+        self.name = str(table) if table else "the query"
+        self._query = (spec.query or "").strip().rstrip(";")
+        asked = self._query.replace("%", "%%") if self.dialect.placeholder == "%s" else self._query
+        self.relation = self.dialect.name(table) if table else f"({asked}\n)"
+        self._db: Any = None
+        self._schema, self._reading = pa.schema([]), Reading(Position("", {}, {}))
+        self._cursor: SqlCursor | None = None
+        self._batch_rows = BATCH_ROWS
+        self._parts: dict[str, list[Where]] = {}
+        self._left: set[str] = set()
+        self._guard = threading.Lock()
+
+    # ---- what a connector gives
+
+    @abstractmethod
+    def connect(self) -> Any:
+        """A new connection, with a limit to every wait. Raises SourceError."""
+
+    @abstractmethod
+    def failing(self) -> AbstractContextManager[None]:
+        """Raise the driver's errors as SourceError, or DataError where a value is at fault, which it does not show."""
+
+    @abstractmethod
+    def begin(self, after: Position | None) -> Bound | None:
+        """Open a snapshot, so that all that is read until ``finish`` is of one moment. A source that sees open
+        transactions (``late_commits``) answers where the read must end (``sql.in_flight.settle``)."""
+
+    @abstractmethod
+    def identity(self) -> Mapping[str, Any]:
+        """What tells this place and relation from any other (``what`` has the latter), the same in every run."""
+
+    @abstractmethod
+    def columns(self, expected: pa.Schema | None) -> pa.Schema:
+        """The columns as they are now, but for ``schema.LINEAGE``: each target gets its own. expected: those of the
+        target, where only the data tells a type. Raises SourceError if there is no such table."""
+
+    @abstractmethod
+    def listed(self) -> Iterable[Name]:
+        """The tables and views that a pipeline can name. Those of dpone itself are left out for you."""
+
+    def finish(self) -> None:
+        """End the snapshot, if there is one."""
+        self.disconnect()
+
+    def shown(self, name: str) -> str:
+        """The expression that reads a column (alias s)."""
+        return f"s.{self.dialect.quote(name)}"
+
+    def decode(self, field: pa.Field, given: Row) -> pa.Array:
+        """The values of a column, as the driver gave them. Raises Refused."""
+        return values.decode(given, field.type)
+
+    def streaming(self) -> Any:
+        """A cursor of the driver whose rows come as they are read, not all at once."""
+        return self.connection().cursor()
+
+    def cut(self, partitions: int) -> Sequence[Bounds]:
+        """Ranges of one column that hold every row of any snapshot; none: the source is read in one part."""
+        return ()
+
+    # ---- ``contract.Source``
+
+    def check(self) -> list[Finding]:
+        try:
+            columns = len(self.schema())
+        except DponeError as error:
+            return [Finding("source", False, error.found, error.todo)]
+        finally:
+            self.close()
+        return [Finding("source", True, f"{self.name} in {self.place}: {columns} columns")]
+
+    def tables(self, pattern: str) -> list[str]:
+        names = [str(name) for name in self.listed() if not name.last.startswith(PREFIX)]
+        return sorted(name for name in names if fnmatchcase(name, pattern))
+
+    def schema(self) -> pa.Schema:
+        try:
+            return self.columns(None)
+        finally:
+            self.end()
+
+    def window(self, after: Position | None, request: WindowRequest) -> Window:
+        """Without ``incremental`` every window is the whole table."""
+        self.end()
+        try:
+            bound = self.begin(None if request.whole else after)
+            self._batch_rows = request.batch_rows or BATCH_ROWS
+            self._schema = self.columns(request.expected)
+            self._reading = reading = self._plan(after, request, bound)
+            parts = self._split(reading, request)
+        except BaseException:
+            self.end()
+            raise
+        self._left = set(self._parts)
+        if not parts:
+            self.end()
+        whole = request.whole or self._incremental is None
+        return Window(
+            reading.position, parts, False, self._schema, whole, reading.caught_up, reading.proof, reading.warnings
+        )
+
+    def _plan(self, after: Position | None, request: WindowRequest, bound: Bound | None) -> Reading:
+        identity = self.identity()
+        if self._incremental is None:
+            return snapshot(after, identity, self.name, whole=request.whole)
+        names = tuple(self._schema.names)
+        column = cursor_column(self._incremental, names, request.mode, self.name)
+        self._cursor = self.cursor(self, self._schema.field(column))
+        plan = CursorPlan(self._cursor, self._incremental, identity, names, request.mode, self.name)
+        return plan.reading(after, whole=request.whole, bound=bound)
+
+    def _split(self, reading: Reading, request: WindowRequest) -> tuple[Part, ...]:
+        """Those of an interrupted load, those that ``cut`` gives, or one of the whole."""
+        self._parts = {}
+        if not reading.spans:
+            return ()
+        known = [Bounds.from_json(part.detail[BOUNDS]) for part in request.parts if BOUNDS in part.detail]
+        if not request.parts and request.partitions > 1 and self._incremental is None:
+            known = list(self.cut(request.partitions))
+        if not known:
+            self._parts["all"] = [self._cursor.where(span) if self._cursor else ("", ()) for span in reading.spans]
+            return (Part("all", {"spans": len(reading.spans)}),)
+        ranges = {f"{i:05d}": one for i, one in enumerate(known)}
+        self._parts = {id: [within(self.dialect, one)] for id, one in ranges.items()}
+        return tuple(Part(id, {BOUNDS: one.to_json()}) for id, one in ranges.items())
+
+    @contextmanager
+    def read(self, part: Part) -> Iterator[SqlStream]:
+        if not self._left or not self.holds():
+            raise SourceError(f"read {self.name}", "the snapshot of the window is gone", "begin a new window")
+        try:
+            yield SqlStream(self, part.id, self._schema, self._reading.nulls)
+        finally:
+            self.ended(part.id)
+
+    def holds(self) -> bool:
+        """The snapshot is still there."""
+        return self._db is not None
+
+    def ended(self, id: str) -> None:
+        """A part was read. The last one ends the snapshot, so that others can write again."""
+        with self._guard:
+            self._left.discard(id)
+            if not self._left:
+                self.end()
+
+    def ack(self, position: Position) -> None:  # noqa: B027 - not to be overridden, only empty
+        """Nothing to let go of."""
+
+    def end(self) -> None:
+        self._left = set()
+        if self._db is not None:
+            self.finish()
+
+    def close(self) -> None:
+        self._left = set()
+        self.disconnect()
+
+    # ---- the connection
+
+    def connection(self) -> Any:
+        if self._db is None:
+            self._db = self.connect()
+        return self._db
+
+    def disconnect(self) -> None:
+        db, self._db = self._db, None
+        if db is not None:
+            db.close()
+
+    def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
+        """All rows; for answers that are small."""
+        with self.failing():
+            cursor = self.connection().cursor()
+            cursor.execute(sql, tuple(parameters))
+            return list(cursor.fetchall())
+
+    def stream(self, sql: str, parameters: Sequence[Any] = ()) -> Iterator[Row]:
+        with self.failing():
+            cursor = self.streaming()
+            cursor.execute(sql, tuple(parameters))
+            yield from chain(
+                cursor
+            )  # else a read that is given up would close the cursor, and the connection may be gone
+
+    def select(self, names: Sequence[str], where: str, parameters: Sequence[Any]) -> Iterator[Row]:
+        """The rows of the relation for which a condition holds; empty: all."""
+        return self.stream(self.statement(names, where), parameters)
+
+    def statement(self, names: Sequence[str], where: str) -> str:
+        sql = f"SELECT {', '.join(map(self.shown, names))} FROM {self.relation} AS s"
+        return f"{sql} WHERE {where}" if where else sql
+
+    # ---- the rows of a part
+
+    def spans(self, id: str) -> Iterator[Iterator[Row]]:
+        """The rows of each span of a part, all columns."""
+        return (self.select(self._schema.names, *where) for where in self._parts[id])
+
+    def arrow(self, id: str) -> Iterator[pa.RecordBatch]:
+        """The rows of a part that are new, in batches of bounded memory."""
+        rows, done, take = self._new(id), 0, min(self._batch_rows, _FIRST_ROWS)
+        while chunk := list(islice(rows, take)):
+            batch = self._batch(chunk, done)
+            done += len(chunk)
+            take = max(1, min(self._batch_rows, _BATCH_BYTES * len(chunk) // max(batch.nbytes, 1)))
+            yield batch
+
+    def _new(self, id: str) -> Iterator[Row]:
+        skip, places = self._reading.skip, [self._schema.names.index(name) for name in self._reading.told]
+        spans = enumerate(self.spans(id))
+        return chain.from_iterable(unseen(rows, places, skip) if skip and i == 0 else rows for i, rows in spans)
+
+    def _batch(self, rows: list[Row], before: int) -> pa.RecordBatch:
+        columns = zip(self._schema, zip(*rows, strict=True), strict=True)
+        arrays = [self._array(field, column, before) for field, column in columns]
+        return pa.RecordBatch.from_arrays(arrays, schema=self._schema)
+
+    def _array(self, field: pa.Field, given: Row, before: int) -> pa.Array:
+        try:
+            return self.decode(field, given)
+        except Refused as error:
+            found = f"column {field.name}, row {before + error.row + 1:,} of the read: {error.reason}"
+            todo = error.todo or "correct the value, or cast the column in a query"
+            raise DataError(f"read {self.name}", found, todo) from None
+
+
+class SqlStream(BatchStream):
+    """``contract.Stream``."""
+
+    filtered = 0
+
+    def __init__(self, source: SqlSource, id: str, schema: pa.Schema, filtered: int) -> None:
+        self.schema, self.filtered, self._source, self._id = schema, filtered, source, id
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        yield from self._source.arrow(self._id)
+        self._source.ended(self._id)  # before the last batch is written: a sink in the same file may need the lock
+
+
+def snapshot(after: Position | None, identity: Mapping[str, Any], name: str, *, whole: bool) -> Reading:
+    """All there is at one moment. Raises IdentityChanged where ``after`` is of another source, unless ``whole``."""
+    if after is not None and not whole:
+        require_same(after, "snapshot", identity, name)
+    value = {"taken_at": datetime.now(UTC).isoformat(timespec="microseconds")}
+    position = Position("snapshot", identity, value, after.epoch if after else 0)
+    return Reading(position, (Span(),), "one snapshot holds the whole of the source")
+
+
+def what(table: Name | None, query: str) -> dict[str, str]:
+    """Of an identity: the table, or the query by its text."""
+    return {"table": str(table)} if table else {"query": hashlib.sha256(query.encode()).hexdigest()[:16]}
+
+
+def within_project(path: Path, base: Path) -> str:
+    """Of an identity: a file, relative where it is part of the project. A project that is moved as a whole has the same
+    source."""
+    return path.relative_to(base).as_posix() if path.is_relative_to(base) else str(path.resolve())
+
+
+def within(dialect: Dialect, bounds: Bounds) -> Where:
+    """The condition of a range, and its parameters."""
+    column = f"s.{dialect.quote(bounds.column)}"
+    if bounds.null:
+        return f"{column} IS NULL", ()
+    ends = ((">=", bounds.lower), ("<=" if bounds.upper_inclusive else "<", bounds.upper))
+    given = [(sign, value) for sign, value in ends if value is not None]
+    terms = [f"{column} {sign} {dialect.placeholder}" for sign, _ in given] or [f"{column} IS NOT NULL"]
+    return " AND ".join(terms), tuple(value for _, value in given)
+
+
+def new_rows(rows: Iterable[Row], skip: dict[str, int]) -> pa.Array:
+    """A mask of the rows that are not among the skipped ones, each of which counts once: ``skip`` is counted down. For
+    readers that have their rows in Arrow; ``rows`` are of the columns of the digest."""
+    new = []
+    for row in rows:
+        mark = digest(row)
+        left = skip.get(mark, 0)
+        new.append(not left)
+        if left:
+            skip[mark] = left - 1
+    return pa.array(new, pa.bool_())
