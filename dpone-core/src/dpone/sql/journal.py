@@ -128,9 +128,9 @@ class Journal:
             return []
         names = [n for n in SCHEMA.names if n in have.names or n not in _UNDO]
         sql = f"SELECT {d.columns(names, 'j')} FROM {d.name(self._table)} AS j WHERE j.{self._is('key')} AND {where}"
-        found = self._db.rows(f"{sql} ORDER BY j.{d.quote('seq')} DESC", (key, *values))
+        rows = self._db.rows(f"{sql} ORDER BY j.{d.quote('seq')} DESC", (key, *values))
         try:
-            return [_entry(*row[1:]) for row in found]
+            return [_entry(*row[1:]) for row in rows]
         except (DponeError, ValueError, TypeError, AttributeError) as error:
             found = f"an entry of key {key} is damaged: {error}"
             raise SinkError(f"read {self._table}", found, "put the entry back, as from a backup") from error
