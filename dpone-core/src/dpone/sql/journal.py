@@ -132,8 +132,8 @@ class Journal:
         try:
             return [_entry(*row[1:]) for row in rows]
         except (DponeError, ValueError, TypeError, AttributeError) as error:
-            found = f"an entry of key {key} is damaged: {error}"
-            raise SinkError(f"read {self._table}", found, "put the entry back, as from a backup") from error
+            damaged = f"an entry of key {key} is damaged: {error}"
+            raise SinkError(f"read {self._table}", damaged, "put the entry back, as from a backup") from error
 
 
 def _mark(entry: Entry | None) -> str:
