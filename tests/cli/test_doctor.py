@@ -156,7 +156,7 @@ def test_clock_that_jumps_is_not_ok(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert doctor.clock(tmp_path).ok is False
 
 
-@pytest.mark.parametrize("nth", range(1, 11))
+@pytest.mark.parametrize("nth", range(1, 10))
 def test_a_process_that_is_held_up_finds_no_wrong_clock(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, nth: int
 ) -> None:
@@ -167,11 +167,13 @@ def test_a_process_that_is_held_up_finds_no_wrong_clock(
         now[0] += 3.0 * (next(looks) == nth)
         return now[0]
 
-    monkeypatch.setattr(time, "time", look)
-    monkeypatch.setattr(time, "monotonic", look)
-    monkeypatch.setattr(os, "fstat", lambda file: SimpleNamespace(st_mtime=look()))
-    assert doctor.clock(tmp_path).ok is True
-    assert next(looks) > 9
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time", look)
+        patch.setattr(time, "monotonic", look)
+        patch.setattr(os, "fstat", lambda file: SimpleNamespace(st_mtime=look()))
+        found = doctor.clock(tmp_path)
+    assert found.ok is True
+    assert next(looks) == 10
 
 
 def test_clock_that_disagrees_with_the_file_system_is_not_ok(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
