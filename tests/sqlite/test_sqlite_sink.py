@@ -26,6 +26,8 @@ from dpone.evolution import Change
 from dpone.pipeline import Lineage, SchemaEvolution, SinkSpec
 from dpone.schema import Name
 from dpone.secret import Secret
+from dpone.sql.undo import IMAGES
+from dpone.sql.writer import Stage, Staging, transaction
 from dpone.strategy import Strategy
 
 FULL, APPEND, MERGE = Strategy("full_refresh"), Strategy("append"), Strategy("merge", key="id")
@@ -742,14 +744,18 @@ def test_a_merge_of_key_columns_alone_counts_what_was_there(target: Target, line
     assert [row[0] for row in target.rows()] == [1, 2, 3]
 
 
-def test_dropping_a_stage_keeps_the_overwriting_of_deleted_rows(target: Target) -> None:
-    """Where SQLite overwrites what is deleted, it goes on to do so once a staging table is dropped."""
+@pytest.mark.parametrize(("name", "overwritten"), [("__dpone__stage_1", False), (f"{IMAGES}1", True)])
+def test_what_left_the_target_is_overwritten(target: Target, name: str, overwritten: bool) -> None:
+    """Where SQLite overwrites what is deleted, it does so with rows that a load has replaced, once they are dropped. A
+    staging, whose rows are in the target, is dropped at no such cost, and what is deleted later is overwritten again."""
     target.load(table(1), MERGE)
-    sink = target.sink(MERGE)
-    with closing(sink):
+    with closing(target.sink(MERGE)) as sink:
         db = sink._db
         db.rows("PRAGMA secure_delete=ON")
-        db.execute("CREATE TABLE stage (id)")
-        db.drop(Name(("stage",)))
+        db.execute(f"CREATE TABLE {name} (v)")
+        db.execute(f"INSERT INTO {name} SELECT hex(randomblob(9000)) || 'canary' FROM __dpone__loads")
+        with transaction(db, KEY):
+            Staging(db, Name(("orders",))).drop(Stage(Name((name,)), "", "", START, False))
         assert db.rows("PRAGMA secure_delete") == [(1,)]
-        assert "stage" not in target.tables()
+        assert name not in target.tables()
+    assert (b"canary" not in target.path.read_bytes()) == overwritten
