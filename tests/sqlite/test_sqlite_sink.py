@@ -747,7 +747,7 @@ def test_a_merge_of_key_columns_alone_counts_what_was_there(target: Target, line
 @pytest.mark.parametrize(("name", "overwritten"), [("__dpone__stage_1", False), (f"{IMAGES}1", True)])
 def test_what_left_the_target_is_overwritten(target: Target, name: str, overwritten: bool) -> None:
     """Where SQLite overwrites what is deleted, it does so with rows that a load has replaced, once they are dropped. A
-    staging, whose rows are in the target, is dropped at no such cost, and what is deleted later is overwritten again."""
+    staging, whose rows are in the target, is dropped at no such cost; what is deleted later is overwritten again."""
     target.load(table(1), MERGE)
     with closing(target.sink(MERGE)) as sink:
         db = sink._db
