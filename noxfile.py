@@ -158,14 +158,15 @@ def example(session: nox.Session) -> None:
     """Connectors of third parties: examples/dpone-duckdb, and what ``dpone init --connector`` makes. The tests of each
     are run as its author would, with evidence, and ``dpone certify`` must find it certified."""
     folder = Path(session.create_tmp()).resolve()
-    evidence, made = folder / "evidence", folder / "made"
-    for old in (evidence, made):
+    evidence, made = folder / "evidence", {"made": folder / "made", "made_sql": folder / "made_sql"}
+    for old in (evidence, *made.values()):
         shutil.rmtree(old, ignore_errors=True)
     session.install("--require-hashes", "-r", "requirements/tests.txt")
     editable(session, f"./{CORE}", EXAMPLE)
-    session.run("dpone", "init", "--connector", "made", str(made))
-    editable(session, str(made))
-    for name, where in (("duckdb", ROOT / EXAMPLE), ("made", made)):
+    for name, where in made.items():
+        session.run("dpone", "init", "--connector", name, *(["--sql"] if name == "made_sql" else []), str(where))
+        editable(session, str(where))
+    for name, where in {"duckdb": ROOT / EXAMPLE, **made}.items():
         certified(session, name, where, evidence)
 
 

@@ -14,26 +14,38 @@ from typing import Any
 import pytest
 
 Dpone = Callable[..., Any]
-FILES = {
-    ".gitignore", "README.md", "pyproject.toml", "tests/test_conformance.py",
-    *(f"src/dpone_my_bus/{name}.py" for name in ("__init__", "place", "plugin", "sink", "source", "testing")),
-}  # fmt: skip
-SOME = "(TestMyBusSource or TestSqliteToMyBus) and not values"
+SHARED = {".gitignore", "README.md", "pyproject.toml", "tests/test_conformance.py"}
+MODULES = {
+    (): ("__init__", "place", "plugin", "sink", "source", "testing"),
+    ("--sql",): ("__init__", "connect", "database", "plugin", "sink", "source", "testing"),
+}
+# Of the kit, for the time it takes: nox -s example runs all of it. How many cases it is at least.
+SOME = {
+    (): ("Source or append or full_refresh or swept or at_once or replaced", 18),  # 11 source, 5 sink, 2 routes
+    ("--sql",): ("(Source and not values) or merge_changes or comes_to_rest or widened or replaced", 20),
+}
+
+
+@pytest.fixture(params=MODULES, ids=lambda kind: "".join(kind) or "plain")
+def kind(request: pytest.FixtureRequest) -> tuple[str, ...]:
+    found: tuple[str, ...] = request.param
+    return found
 
 
 @pytest.fixture
-def made(tmp_path: Path, dpone: Dpone) -> Path:
+def made(tmp_path: Path, dpone: Dpone, kind: tuple[str, ...]) -> Path:
     """A scaffold of the connector my_bus."""
     folder = tmp_path / "made"
-    assert dpone("init", "--connector", "my_bus", folder).exit_code == 0
+    assert dpone("init", "--connector", "my_bus", *kind, folder).exit_code == 0
     return folder
 
 
-def test_the_files_are_named_and_say_the_name(tmp_path: Path, dpone: Dpone) -> None:
+def test_the_files_are_named_and_say_the_name(tmp_path: Path, dpone: Dpone, kind: tuple[str, ...]) -> None:
     """Every file is reported, and all of them bear the connector's name instead of the template's."""
-    done = dpone("init", "--connector", "my_bus", tmp_path / "made", "--format", "json")
-    assert {str(Path(file).relative_to(tmp_path / "made")) for file in done.json["created"]} == FILES
-    texts = [(tmp_path / "made" / name).read_text() for name in FILES]
+    done = dpone("init", "--connector", "my_bus", *kind, tmp_path / "made", "--format", "json")
+    files = SHARED | {f"src/dpone_my_bus/{name}.py" for name in MODULES[kind]}
+    assert {str(Path(file).relative_to(tmp_path / "made")) for file in done.json["created"]} == files
+    texts = [(tmp_path / "made" / name).read_text() for name in files]
     assert "acme" not in "".join(texts).lower()
     assert any("class MyBusSource" in text for text in texts)
 
@@ -53,14 +65,14 @@ def test_the_distribution_names_its_plugin(made: Path) -> None:
     assert project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"] == ["src/dpone_my_bus"]
 
 
-def test_its_own_tests_pass(made: Path, tmp_path: Path) -> None:
-    """The kit is green for what the scaffold declares. Here some of the source and a route; all: nox -s example."""
+def test_its_own_tests_pass(made: Path, tmp_path: Path, kind: tuple[str, ...]) -> None:
+    """The kit is green for what the scaffold declares."""
     info = tmp_path / "site" / "dpone_my_bus-0.1.0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: dpone-my-bus\nVersion: 0.1.0\n")
     (info / "entry_points.txt").write_text("[dpone]\nmy_bus = dpone_my_bus.plugin\n")
     path = os.pathsep.join([str(tmp_path / "site"), str(made / "src"), *sys.path])
-    some = "Source or append or full_refresh or swept or at_once or replaced"
+    some, least = SOME[kind]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", some]
     done = subprocess.run(
         command, cwd=made, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False
@@ -68,7 +80,7 @@ def test_its_own_tests_pass(made: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     passed = re.search(r"(\d+) passed", done.stdout)
     assert passed
-    assert int(passed[1]) >= 18  # 11 of the source, 5 of the sink, 2 routes
+    assert int(passed[1]) >= least
 
 
 @pytest.mark.parametrize("name", ["my-bus", "class", "My", "1st", "", "a b", "../up", "a__b", "é", "_a", "a.b"])
@@ -95,3 +107,11 @@ def test_nothing_is_overwritten(tmp_path: Path, dpone: Dpone) -> None:
     assert done.exit_code == 2
     assert "README.md" in done.error
     assert [(f.name, f.read_text()) for f in tmp_path.rglob("*")] == [("README.md", "mine")]
+
+
+def test_sql_wants_a_connector(tmp_path: Path, dpone: Dpone) -> None:
+    """Of a pipeline it says nothing: exit 2, nothing written."""
+    done = dpone("init", "--sql", tmp_path / "made")
+    assert done.exit_code == 2
+    assert "--connector NAME" in done.error
+    assert list(tmp_path.iterdir()) == []

@@ -10,7 +10,7 @@ import pytest
 
 from dpone.errors import ConfigError
 from dpone.schema import TYPE_NAMES
-from dpone.sql.types import arrow, limit, named, standard
+from dpone.sql.types import JSON, UUID, arrow, kind, limit, named, standard
 
 WORDS: dict[pa.DataType, str] = {
     pa.bool_(): "boolean, bool, bit",
@@ -133,3 +133,21 @@ def test_a_wrong_name_is_answered_with_the_nearest(text: str, todo: str) -> None
 def test_the_length_of_a_text(text: str, most: int | None) -> None:
     """Only a text has one."""
     assert limit(text) == most
+
+
+KINDS = {
+    "boolean": [pa.bool_()], "integer": [pa.int8(), pa.uint64()], "floating": [pa.float16(), pa.float64()],
+    "decimal": [pa.decimal128(5, 2), pa.decimal256(50, 2)], "date": [pa.date32(), pa.date64()],
+    "timestamp": [pa.timestamp("s"), pa.timestamp("ns")], "instant": [pa.timestamp("us", "Europe/Berlin")],
+    "time": [pa.time32("s"), pa.time64("ns")], "duration": [pa.duration("us")], "uuid": [UUID],
+    "json": [JSON, pa.list_(pa.int8()), pa.struct([("a", pa.int8())])],
+    "text": [pa.string(), pa.large_string(), pa.string_view(), pa.null()],
+    "binary": [pa.binary(), pa.binary(4), pa.large_binary(), pa.binary_view()],
+    "": [pa.month_day_nano_interval(), pa.dictionary(pa.int8(), pa.string())],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("word", "type_"), [(word, type_) for word, types in KINDS.items() for type_ in types])
+def test_a_type_is_of_one_kind(word: str, type_: pa.DataType) -> None:
+    """Whatever its width, unit or layout."""
+    assert kind(type_) == word

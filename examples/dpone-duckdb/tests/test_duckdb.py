@@ -156,6 +156,18 @@ runtime: {batch_rows: 100}
         same(harness.rows("copy"), rows)
 
 
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [("'9'), ('11'", "'11' sorts before '9'"), ("'6fa459ea-ee8a-4ca4-894e-db77e160355e'", "which do not grow")],
+)
+def test_texts_that_do_not_grow_are_no_cursor(harness, values, why):
+    """What comes later would be below the position, and lost."""
+    sql(harness, f"CREATE TABLE orders AS SELECT * FROM (VALUES ({values})) AS v(name)")
+    spec = harness.source(incremental=Incremental("cursor", "name"))
+    with closing(harness.make("source", spec)) as source, pytest.raises(DataError, match=why):
+        source.window(None, WindowRequest())
+
+
 KINDS = {
     "INTEGER": 2.5, "UTINYINT": 3, "HUGEINT": 3, "DECIMAL(10, 2)": 2.999, "DATE": 3 * 86_400, "TIMESTAMP": 3 * 86_400,
     "TIMESTAMPTZ": 3 * 86_400, "TIMESTAMP_NS": 3 * 86_400,
@@ -305,8 +317,7 @@ def test_looking_creates_nothing(tmp_path):
         assert all(finding.ok for finding in sink.check())
         assert (sink.schema(), sink.journal("key"), sink.is_empty()) == (None, None, True)
     with closing(DuckdbSink(evolve(spec, table=Name(("l_{table}",))))) as sink:
-        assert "l_{table} in " in (found := sink.check()[-1].found)
-        assert found.endswith("for each table of the stream")
+        assert sink.check()[-1].found == "l_{table} for each table of the stream"
     assert list(tmp_path.iterdir()) == []
 
 

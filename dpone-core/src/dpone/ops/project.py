@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from importlib import resources
 from importlib.resources.abc import Traversable
+from itertools import chain
 from pathlib import Path
 from typing import get_args
 
@@ -93,16 +94,17 @@ def pipeline() -> dict[str, str]:
     }
 
 
-def connector(name: str) -> dict[str, str]:
+def connector(name: str, *, sql: bool = False) -> dict[str, str]:
     """The distribution of a connector, relative path -> text: the files of ``ops/connector``, where it is called acme.
-    Raises ConfigError for a name that no connector can have."""
+    sql: for a database that speaks SQL. Raises ConfigError for a name that no connector can have."""
     _require_free(name)
     own = {"acme": name, "Acme": "".join(map(str.capitalize, name.split("_")))}
 
     def named(text: str) -> str:
         return re.sub("acme|Acme", lambda match: own[match[0]], text)
 
-    found = _texts(resources.files("dpone.ops") / "connector")
+    folders = (resources.files("dpone.ops") / "connector" / kind for kind in ("shared", "sql" if sql else "plain"))
+    found = chain.from_iterable(map(_texts, folders))
     return {named(path.removesuffix(".txt")): named(text) for path, text in found}
 
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import pyarrow as pa
 from attrs import evolve
 
-from dpone.contract import Entry, Load, Receipt, TakenBack, UndoPlan, Writer
-from dpone.errors import ConfigError, SchemaBreak, SinkError
+from dpone.contract import Entry, Finding, Load, Receipt, TakenBack, UndoPlan, Writer
+from dpone.errors import ConfigError, DponeError, SchemaBreak, SinkError
 from dpone.evolution import Change, Stored, not_kept
 from dpone.pipeline import SinkSpec
 from dpone.position import Position
@@ -46,11 +46,21 @@ def target_of(spec: SinkSpec, *reserved: str) -> Name:
 
 
 class SqlSink:
-    """``contract.Sink`` over a Database, all but ``check``; and of ``contract.OPTIONAL`` what a plugin declares, all
-    but ``many_tables``. ``replace_columns`` too, if ``open`` is this one, or uses ``_into`` as it does."""
+    """``contract.Sink`` over a Database; and of ``contract.OPTIONAL`` what a plugin declares, all but ``many_tables``.
+    ``replace_columns`` too, if ``open`` is this one, or uses ``_into`` as it does."""
 
     def __init__(self, spec: SinkSpec, target: Name, db: Database) -> None:
         self._spec, self._target, self._db = spec, target, db
+
+    def check(self) -> list[Finding]:
+        """Looks, and makes nothing."""
+        try:
+            kind = "will be created" if self.schema() is None else "exists"
+        except DponeError as error:
+            return [Finding("target", False, error.found, error.todo)]
+        if "{table}" in self._target.last:  # a stream of many tables, which are known when their changes come
+            kind = "for each table of the stream"
+        return [Finding("target", True, f"{self._target} {kind}")]
 
     def schema(self) -> pa.Schema | None:
         return self._db.schema(self._target)

@@ -65,6 +65,31 @@ def standard(text: str) -> pa.DataType | None:
     return _PLAIN.get(word) if size is None and zone is None else None
 
 
+def kind(type: pa.DataType) -> str:
+    """What a type is in one word, whatever its width, unit or layout, so that a dialect can say by a table how it keeps
+    each: boolean, integer, floating, decimal, date, timestamp, instant (a timestamp of a zone), time, duration, uuid,
+    json (nested types too), text (NULL alone too), binary. An extension is what it is stored as. Empty: any other."""
+    t = pa.types
+    if type == UUID:
+        return "uuid"
+    if t.is_nested(type) or (type == JSON and isinstance(type, pa.BaseExtensionType)):
+        return "json"
+    if isinstance(type, pa.BaseExtensionType):
+        return kind(type.storage_type)
+    if t.is_timestamp(type):
+        return "instant" if type.tz else "timestamp"
+    return next((word for word, tests in _KINDS.items() if any(is_kind(type) for is_kind in tests)), "")
+
+
+_KINDS = {
+    "boolean": (pa.types.is_boolean,), "integer": (pa.types.is_integer,), "floating": (pa.types.is_floating,),
+    "decimal": (pa.types.is_decimal,), "date": (pa.types.is_date,), "time": (pa.types.is_time,),
+    "duration": (pa.types.is_duration,),
+    "text": (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null),
+    "binary": (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view, pa.types.is_fixed_size_binary),
+}  # fmt: skip
+
+
 def named(text: str, failed: str) -> pa.DataType:
     """The type that a person named, in the words of SQL or of Arrow. Raises ConfigError, ``failed`` being what failed,
     if it is none."""

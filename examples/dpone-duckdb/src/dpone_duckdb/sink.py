@@ -10,7 +10,7 @@ import os
 import duckdb
 
 from dpone.contract import Finding, Load, Writer
-from dpone.errors import DponeError, SinkError
+from dpone.errors import SinkError
 from dpone.pipeline import SinkSpec
 from dpone.sql.sink import SqlSink, target_of
 from dpone_duckdb.connect import database_path, table_name
@@ -30,13 +30,7 @@ class DuckdbSink(SqlSink):
         folder, findings = self._db.path.parent, [Finding("duckdb library", True, duckdb.__version__)]
         if not os.access(folder, os.W_OK):
             return [*findings, Finding("folder", False, f"{folder} cannot be written", "create it, or grant access")]
-        try:
-            kind = "will be created" if self.schema() is None else "exists"
-            if "{table}" in self._target.last:  # a stream of many tables, which are known when their changes come
-                kind = "for each table of the stream"
-        except DponeError as error:
-            return [*findings, Finding("target", False, error.found, error.todo)]
-        return [*findings, Finding("target", True, f"{self._target} in {self._db.path} {kind}")]
+        return [*findings, *super().check()]
 
     def open(self, load: Load) -> Writer:
         if self._db.collated(self._target):  # it would hide a change of case, and nothing switches it off

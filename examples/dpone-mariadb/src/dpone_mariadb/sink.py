@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dpone.contract import Finding, Load, Writer
-from dpone.errors import DponeError, SinkError
+from dpone.contract import Load, Writer
+from dpone.errors import SinkError
 from dpone.pipeline import SinkSpec
 from dpone.sql.sink import SqlSink, target_of
 from dpone_mariadb.connect import place, table_name
@@ -17,14 +17,6 @@ class MariadbSink(SqlSink):
 
     def __init__(self, spec: SinkSpec) -> None:
         super().__init__(spec, table_name(target_of(spec)), MariadbDatabase(place(spec.connection)))
-
-    def check(self) -> list[Finding]:
-        try:
-            [(version,)] = self._db.rows("SELECT version()")
-            kind = "will be created" if self.schema() is None else "exists"
-        except DponeError as error:
-            return [Finding("connection", False, error.found, error.todo)]
-        return [Finding("server", True, version), Finding("target", True, f"{self._target} {kind}")]
 
     def open(self, load: Load) -> Writer:
         if self._db.collated(self._target):  # it would hide a change of case, or of blanks at the end

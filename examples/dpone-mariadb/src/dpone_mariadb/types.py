@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from dpone.errors import ConfigError, DataError
 from dpone.evolution import Stored, plain
 from dpone.jsontext import has_members
+from dpone.sql import types as common
 from dpone.sql import values
 from dpone.sql.cursor import Row
 from dpone.sql.types import JSON, UUID
@@ -36,36 +37,33 @@ _READS = {name: type_ for type_, name in _INTEGERS.items()} | {
 _COLUMN = re.compile(r"(\w+)(?:\((\d+)(?:,(\d+))?\)|\(.*\))?( unsigned)?.*", re.DOTALL)
 
 
+_KEPT = {
+    "boolean": Stored("bit(1)", pa.bool_()),
+    "floating": Stored("double", pa.float64(), "checked"),  # no NaN, no infinity; FLOAT is shown with six digits
+    "date": Stored("date", pa.date32(), "checked"),
+    "timestamp": Stored("datetime(6)", pa.timestamp("us"), "checked"),
+    "instant": Stored(f"datetime(6) COMMENT '{UTC}'", _INSTANT, "checked"),
+    "uuid": Stored("uuid", UUID),
+    "json": Stored(TEXT, pa.string(), "checked"),
+    "binary": Stored("longblob", pa.binary()),
+    "text": Stored(TEXT, pa.string()),
+}
+
+
 def stores(type: pa.DataType) -> Stored:
     """Raises ConfigError for what MariaDB cannot keep."""
-    type, t = plain(type), pa.types
-    if t.is_boolean(type):
-        return Stored("bit(1)", pa.bool_())
+    type = plain(type)
+    kind = common.kind(type)
     if type in _INTEGERS:
         return Stored(_INTEGERS[type], type)
-    if t.is_floating(type):
-        return Stored("double", pa.float64(), "checked")  # no NaN, no infinity; FLOAT is shown with six digits
-    if t.is_decimal(type) and type.precision <= 65 and 0 <= type.scale <= 38:
+    if kind == "decimal" and type.precision <= 65 and 0 <= type.scale <= 38:
         wide = pa.decimal256 if type.precision > 38 else pa.decimal128
         return Stored(f"decimal({type.precision},{type.scale})", wide(type.precision, type.scale))
-    if t.is_date(type):
-        return Stored("date", pa.date32(), "checked")
-    if t.is_timestamp(type):
-        return Stored(f"datetime(6) COMMENT '{UTC}'" if type.tz else "datetime(6)", _INSTANT if type.tz else
-                      pa.timestamp("us"), "checked")  # fmt: skip
-    if t.is_time(type):
+    if kind == "time":
         return Stored("time(6)", pa.time64("us"), "checked" if type == pa.time64("ns") else "exact")
-    if type == UUID:
-        return Stored("uuid", UUID)
-    if t.is_nested(type) or (type == JSON and isinstance(type, pa.BaseExtensionType)):
-        return Stored(TEXT, pa.string(), "checked")
-    if isinstance(type, pa.BaseExtensionType):
-        return stores(type.storage_type)
-    if t.is_binary(type) or t.is_large_binary(type) or t.is_binary_view(type) or t.is_fixed_size_binary(type):
-        return Stored("longblob", pa.binary())
-    if t.is_string(type) or t.is_large_string(type) or t.is_string_view(type) or t.is_null(type):
-        return Stored(TEXT, pa.string())
-    raise ConfigError(f"keep {type}", "MariaDB has no such type", "cast the column in the source")
+    if kind not in _KEPT:
+        raise ConfigError(f"keep {type}", "MariaDB has no such type", "cast the column in the source")
+    return _KEPT[kind]
 
 
 def reads(native: str) -> pa.DataType | None:
