@@ -32,7 +32,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("dpone.ops", "dpone.observe", "dpone.certify", "dpone.evidence"),
     ("dpone.engine", "dpone.moving", "dpone.prefetch", "dpone.told", "dpone.judge", "dpone.ledger"),
     ("dpone.connectors",),  # the built-ins; found through their entry points, imported by nobody
-    ("dpone.partition", "dpone.cdc", "dpone.staging"),
+    ("dpone.partition", "dpone.cdc", "dpone.staging", "dpone.sql.state"),
     ("dpone.sql",),
     ("dpone.formats",),  # bytes to Arrow and back, for every connector
     (

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from dpone.connectors.sqlite.database import SqliteDialect
 from dpone.errors import SchemaBreak
 from dpone.evolution import SchemaComparator, Stored, holds, join, plan, united
 from dpone.pipeline import SchemaEvolution
@@ -262,7 +263,8 @@ def _compare(
     limit: int | None = None,
     **policy: Any,
 ) -> tuple[list[str], list[str]]:
-    comparator = SchemaComparator(SchemaEvolution(**policy), key=key, max_identifier=limit)
+    dialect = type("Limited", (SqliteDialect,), {"max_identifier": limit})()
+    comparator = SchemaComparator(SchemaEvolution(**policy), key=key, too_long=dialect.too_long)
     found = comparator.compare(pa.schema(target), pa.schema(source))
     return [str(c) for c in found.changes], [f"{c}; {c.allow}" for c in found.breaking]
 
@@ -389,9 +391,9 @@ def test_SE_07_a_routed_name_beyond_the_limit_stops_and_is_named() -> None:
     assert _compare(*sides, on_type_change="new_column", limit=65) == ([f"add __dpone__nc__{name} string"], [])
     _, [found] = _compare(*sides, on_type_change="new_column", limit=63)
     assert "a shorter name in the source (AS in source.query" in found
-    assert found.endswith(f"): __dpone__nc__{name} has 65 bytes, the sink takes 63")
+    assert found.endswith(f"): __dpone__nc__{name} has 65 bytes, the limit is 63")
     _, [added] = _compare([pa.field("b", pa.int64())], [pa.field("b", pa.int64()), *sides[1]], limit=51)
-    assert added.endswith(f"{name} has 52 bytes, the sink takes 51")
+    assert added.endswith(f"{name} has 52 bytes, the limit is 51")
 
 
 def test_routing_away_from_a_column_that_must_be_filled_stops() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from dpone.contract import OPTIONAL
 from dpone.sql.cursor import Cursored
-from dpone.sql.dialect import Database
+from dpone.sql.dialect import Database, Dialect
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "write-a-connector.md").read_text(encoding="utf-8")
@@ -29,13 +29,21 @@ def test_the_page_shows_the_example() -> None:
     assert len(FENCES) >= 5
 
 
-def test_members_named_on_the_page_exist() -> None:
-    """What the page calls a member of a Database is one."""
-    listed = re.search(r"\*\*Database\*\*: (.*?)\.\n\n", PAGE, re.DOTALL)
-    assert listed
-    names = re.findall(r"`(\w+)`", listed[1])
-    assert len(names) >= 8
-    assert [name for name in names if not hasattr(Database, name)] == []
+@pytest.mark.parametrize("kind", [Dialect, Database])
+def test_the_page_lists_every_member_of_a_sql_connector(kind: type) -> None:
+    """Each in one row of its table, and those that have no default in bold."""
+    section = re.search(rf"^### The {kind.__name__}\n(.*?)^### ", PAGE, re.MULTILINE | re.DOTALL)
+    assert section
+    first = [cell for line in section[1].splitlines() if (cell := line.removeprefix("| ").partition(" | ")[0]) != line]
+    listed = [name for cell in first for name in re.findall(r"`(\w+)`", cell)]
+    bold = {name for cell in first for name in re.findall(r"\*\*`(\w+)`\*\*", cell)}
+    members = {*vars(kind), *kind.__annotations__}
+    assert sorted(listed) == sorted(name for name in members if not name.startswith("_"))
+    assert bold == {*kind.__abstractmethods__} | ({"dialect"} if kind is Database else {*()})
+
+
+def test_a_source_by_cursor_answers_six_questions() -> None:
+    """As many as the page says."""
     assert len([name for name in vars(Cursored) if not name.startswith("_")]) == 6
 
 

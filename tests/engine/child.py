@@ -38,13 +38,13 @@ import dpone.connectors.file.source
 import dpone.connectors.sqlite.sink  # noqa: F401  # imported before the fork, like those above
 from dpone.connectors.file.state import _FileLease
 from dpone.connectors.sqlite.database import SqliteDatabase
-from dpone.connectors.sqlite.state import SqliteLease
 from dpone.engine import Run, undo
 from dpone.errors import Interrupted
 from dpone.hookspecs import hookimpl
 from dpone.ops.state import move
 from dpone.pipeline import Pipeline
 from dpone.plugins import discover
+from dpone.sql.state import SqlLease
 
 
 class Trap:
@@ -79,7 +79,7 @@ class Trap:
             os.kill(os.getpid(), self.signal)
 
     def watch_leases(self) -> None:
-        for lease in (_FileLease, SqliteLease):
+        for lease in (_FileLease, SqlLease):
             lease.renew = self._guarded(lease.renew)
 
     def _guarded(self, real: Any) -> Any:
@@ -142,7 +142,7 @@ class Trap:
         database._run = run
 
     def _tick(self, limit: int | None) -> None:
-        if self.armed:
+        if self.armed and threading.current_thread().name != "dpone-lease":
             self.count += 1
             if self.count == limit:
                 self.fire()

@@ -33,6 +33,7 @@ from dpone.partition import (
 )
 from dpone.position import Position
 from dpone.sql.dialect import Database
+from dpone.sql.own import Own
 
 ROOT = Path(__file__).parents[2]
 
@@ -69,7 +70,7 @@ def test_a_manifest_is_kept_whole(manifests: PartitionManifestStore, kind: str, 
 
 def test_a_manifest_is_read_whole(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that is replaced while another process reads it is the old one or the new one, not half of each."""
-    old, new, real = manifest(3), manifest(2, load_id="L2"), partition._select
+    old, new, real = manifest(3), manifest(2, load_id="L2"), Own.rows
     store(kind, tmp_path).create(old)
     replacing = iter([lambda: store(kind, tmp_path).create(new)])
 
@@ -78,7 +79,7 @@ def test_a_manifest_is_read_whole(kind: str, tmp_path: Path, monkeypatch: pytest
         next(replacing, lambda: None)()
         return found
 
-    monkeypatch.setattr(partition, "_select", select)
+    monkeypatch.setattr(Own, "rows", select)
     assert store(kind, tmp_path).load(KEY) == (old if kind == "json" else new)  # a file is replaced in one step
 
 

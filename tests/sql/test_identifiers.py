@@ -78,11 +78,30 @@ def test_S_01_a_literal_holds_no_nul() -> None:
         dialect.literal("a\0b")
 
 
-def test_S_01_length_is_counted_in_bytes() -> None:
-    """A dialect's limit is in bytes of UTF-8, and the error says both lengths."""
-    assert Limited().quote("é" * 31) == '"' + "é" * 31 + '"'
-    with pytest.raises(ConfigError, match="64 bytes, the limit is 63"):
-        Limited().quote("é" * 32)
+@pytest.mark.parametrize(
+    ("unit", "fits", "found"),
+    [
+        ("bytes", "é" * 31, "64 bytes"),
+        ("characters", "🦆" * 63, "64 characters"),
+        ("UTF-16 units", "🦆" * 31, "64 UTF-16 units"),
+    ],
+)
+def test_S_01_length_is_counted_as_the_server_counts_it(
+    unit: str, fits: str, found: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A dialect's limit is in its unit, and the error says both lengths."""
+    monkeypatch.setattr(Limited, "unit", unit)
+    assert Limited().quote(fits) == f'"{fits}"'
+    with pytest.raises(ConfigError, match=f"it has {found}, the limit is 63"):
+        Limited().quote(fits + fits[0])
+
+
+@pytest.mark.parametrize(("length", "shown"), [(40, "x" * 40 + "'"), (41, "x" * 40 + "...'")])
+def test_S_01_a_long_name_is_shown_by_its_begin(length: int, shown: str) -> None:
+    """An error shows a name whole up to 40 characters, and the first 40 of a longer one."""
+    with pytest.raises(ConfigError) as caught:
+        type("Short", (SqliteDialect,), {"max_identifier": 39})().quote("x" * length)
+    assert f"'{shown}: it has {length} bytes" in str(caught.value)
 
 
 def test_S_01_a_dot_separates_nothing_inside_a_part() -> None:

@@ -16,9 +16,10 @@ from typing import Any
 
 import pytest
 
-from dpone.connectors.sqlite.state import Process, SqliteState
+from dpone.connectors.sqlite.state import SqliteState
 from dpone.errors import Busy, Category, Conflict, StateError
 from dpone.pipeline import StateSpec
+from dpone.process import Process
 from dpone.secret import Secret
 
 

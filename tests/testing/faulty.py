@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import UTC, datetime
 from types import SimpleNamespace
@@ -27,9 +28,10 @@ from attrs import evolve, frozen
 from dpone import changes
 from dpone.connectors.file.sink import FileSink
 from dpone.connectors.file.source import FileSource
+from dpone.connectors.sqlite.database import SqliteDatabase
 from dpone.connectors.sqlite.sink import SqliteSink
 from dpone.connectors.sqlite.source import SqliteSource
-from dpone.connectors.sqlite.state import Process, SqliteState
+from dpone.connectors.sqlite.state import SqliteState
 from dpone.contract import Finding, Part, Window
 from dpone.errors import (
     Busy,
@@ -44,6 +46,7 @@ from dpone.errors import (
 )
 from dpone.ids import ulid
 from dpone.pipeline import Incremental
+from dpone.process import Process
 from dpone.sql.ddl import is_look
 from dpone.sql.journal import Journal
 from dpone.testing.loads import at
@@ -1606,6 +1609,74 @@ class MovesTheHeadAlone(FaultySink):
         self._db.execute("DELETE FROM __dpone__loads WHERE key = ? AND seq < ?", (new, after.seq))
 
 
+_INSTANT = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{6})\+00:00")  # as SQLite's sink keeps it
+
+
+class _Answering(SqliteDatabase):
+    """cut: characters of a text that it keeps. zone: an instant says it. changed: an UPDATE does not count a row that
+    has the values already."""
+
+    cut: int | None = None
+    zone = True
+    changed = False
+
+    def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        found = super().rows(sql, parameters)
+        if self.zone:
+            return found
+        return [tuple(_INSTANT.sub(r"\1", v) if isinstance(v, str) else v for v in row) for row in found]
+
+    def execute(self, sql: str, parameters: Sequence[Any] = ()) -> int:
+        rows = super().execute(sql, [v[: self.cut] if isinstance(v, str) else v for v in parameters])
+        same = self.changed and sql.startswith("UPDATE") and parameters and parameters[0] == parameters[-1]
+        return 0 if same else rows
+
+
+def answering(**faults: Any) -> Callable[[Any, Any], None]:
+    """An ``__init__`` for a sink whose Database has these faults."""
+
+    def init(self: Any, spec: Any) -> None:
+        SqliteSink.__init__(self, spec)
+        self._db = _Answering(self._db.path, self._db._timeout, self._db._nan_to_null)
+        vars(self._db).update(faults)
+
+    return init
+
+
+@fails(tables_of_dpone_keep_what_they_are_given="a key of 3001 characters has no place")
+class CutsLongTexts(SqliteSink):
+    """As a server whose columns are shorter, and that says nothing."""
+
+    __init__ = answering(cut=3000)
+
+
+@fails(
+    tables_of_dpone_keep_what_they_are_given="an instant comes without its zone",
+    also=(
+        "scd2_keeps_every_version",
+        "scd2_closes_a_version_when_the_next_begins",
+        "a_commit_cut_off_between_two_statements_is_made_good",
+    ),
+)
+class ForgetsTheZone(SqliteSink):
+    __init__ = answering(zone=False)
+
+
+@fails(
+    tables_of_dpone_keep_what_they_are_given="an UPDATE must count the rows that it finds",
+    also=(
+        "a_load_is_taken_back",
+        "only_the_newest_load_is_taken_back",
+        "a_key_is_renamed_whole",
+        "a_commit_cut_off_between_two_statements_is_made_good",
+    ),
+)
+class CountsWhatChanged(SqliteSink):
+    """An UPDATE that sets what a row has already."""
+
+    __init__ = answering(changed=True)
+
+
 # ---- states
 
 
@@ -1718,8 +1789,8 @@ class FreesWhoeverHolds(SqliteState):
     def lock(self, key: str, ttl: float) -> Iterator[Any]:
         with super().lock(key, ttl) as lease:
             yield lease
-        with suppress(StateError), self._writing("free the lock") as db:
-            db.execute('DELETE FROM "__dpone__locks" WHERE key = ?', (key,))
+        with suppress(StateError), self._writing("free the lock", key) as tables:
+            tables.locks.delete({"key": key})
 
 
 @fails(renewal_keeps_the_lease="the lease was renewed, and another runner has it")
@@ -1742,7 +1813,7 @@ class NobodyIsEverGone(SqliteState):
 @fails(OUT_12_a_release_that_failed_does_not_lock_the_process_out="the lock should be free")
 class DoesNotKnowItsOwnLease(SqliteState):
     def _take(self, lease: Any) -> None:
-        with mock.patch("dpone.connectors.sqlite.state.abandoned", lambda holder, owner: holder.gone()):
+        with mock.patch("dpone.sql.state.abandoned", lambda holder, owner: holder.gone()):
             super()._take(lease)
 
 
@@ -1753,7 +1824,7 @@ class DoesNotKnowItsOwnLease(SqliteState):
 )
 class TakesEveryLeaseOfItsProcess(SqliteState):
     def _take(self, lease: Any) -> None:
-        with mock.patch("dpone.connectors.sqlite.state.abandoned", return_value=True):
+        with mock.patch("dpone.sql.state.abandoned", return_value=True):
             super()._take(lease)
 
 

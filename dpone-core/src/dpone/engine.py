@@ -659,9 +659,9 @@ class _Attempt:
         for column, value in ((c, v) for c, wanted in strategy.where.items() for v in bounds(wanted)):
             if sql is not None and value is not None:  # refused before anything is made, not by the commit
                 sql.dialect.bind(value, window.schema.field(column).type)
-        limit = sql.dialect.max_identifier if sql else None
         target, policy = _without_own(have, strategy), spec.options.schema_evolution
-        given = (limit, window.own_schema, window.absent)
+        too_long = sql.dialect.too_long if sql else evolution.any_length
+        given = (too_long, window.own_schema, window.absent)
         plan = evolution.plan(target, window.schema, policy, sink.stores, strategy.key, *given)
         if have is None and sink.exists():  # it has no schema: nothing to make, nothing to compare with
             plan = evolve(plan, changes=())

@@ -299,6 +299,11 @@ def _as_it_is(type_: pa.DataType) -> Stored:
     return Stored(str(type_), type_)
 
 
+def any_length(name: str) -> str:
+    """Of a sink that takes a name of any length."""
+    return ""
+
+
 @frozen
 class SchemaComparator:
     """Compares the columns of a source with those of a target, under a policy. Pure: it changes neither.
@@ -309,7 +314,7 @@ class SchemaComparator:
     stores          how the sink keeps a type, so that an int32 it keeps as int64 is no change. By default a type is
                     kept as it is
     key             the columns that identify a row: never dropped, routed or narrowed
-    max_identifier  the sink's limit for a column name, in bytes of UTF-8 (``Dialect.max_identifier``)
+    too_long        how long a column name is, and what the sink's limit is; empty if it is not (``Dialect.too_long``)
     own_schema, absent  as in Window
 
     Except under ``strict``, a target that holds all that the source can give is no change, and a NOT NULL column that
@@ -320,7 +325,7 @@ class SchemaComparator:
     policy: SchemaEvolution = field(factory=SchemaEvolution)
     stores: Callable[[pa.DataType], Stored] = _as_it_is
     key: tuple[str, ...] = ()
-    max_identifier: int | None = None
+    too_long: Callable[[str], str] = any_length
     own_schema: bool = True
     absent: Mapping[str, str] = field(factory=dict)
 
@@ -399,10 +404,8 @@ class SchemaComparator:
         return Change("null", source.name, before, source, _STRICT)
 
     def _too_long(self, name: str) -> str | None:
-        size = len(name.encode())
-        if self.max_identifier is None or size <= self.max_identifier:
-            return None
-        return f"a shorter name in the source ({_NAMED}): {name} has {size} bytes, the sink takes {self.max_identifier}"
+        found = self.too_long(name)
+        return f"a shorter name in the source ({_NAMED}): {name} has {found}" if found else None
 
     def _routed(
         self, target: pa.Schema, given: pa.Schema, source: pa.Field, before: pa.Field
@@ -511,12 +514,12 @@ def plan(
     policy: SchemaEvolution,
     stores: Callable[[pa.DataType], Stored],
     key: Sequence[str] = (),
-    max_identifier: int | None = None,
+    too_long: Callable[[str], str] = any_length,
     own_schema: bool = True,
     absent: Mapping[str, str] | None = None,
 ) -> Plan:
     """``SchemaComparator.compare`` in one call, as a run asks it."""
-    given = (policy, stores, tuple(key), max_identifier, own_schema, absent or {})
+    given = (policy, stores, tuple(key), too_long, own_schema, absent or {})
     return SchemaComparator(*given).compare(target, source)
 
 

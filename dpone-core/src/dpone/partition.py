@@ -28,7 +28,8 @@ from dpone.errors import Busy, ConfigError, Conflict, ManifestChanged, SinkError
 from dpone.pipeline import StreamSpec
 from dpone.process import Process
 from dpone.schema import Name
-from dpone.sql.dialect import Database
+from dpone.sql.dialect import Database, transaction
+from dpone.sql.own import Own
 
 FORMAT = 1
 Status = Literal["pending", "running", "success", "failed", "skipped"]
@@ -399,56 +400,57 @@ class SqlPartitionManifestStore(PartitionManifestStore):
     the tables, next to which the second stands."""
 
     def __init__(self, connect: Callable[[], AbstractContextManager[Database]], heads: Name = _HEADS) -> None:
-        self._connect, self._heads, self._rows = connect, heads, heads.sibling("__dpone__partitions")
+        self._connect, self._names = connect, heads
 
     def load(self, key: str) -> PartitionManifest | None:
         with self._connected() as db:
-            if db.schema(self._heads) is None:
+            heads, partitions = self._tables(db)
+            if not heads.exists():
                 return None
-            heads: list[tuple[Any, ...]] | None = None
+            found: list[tuple[Any, ...]] | None = None
             rows: list[tuple[Any, ...]] = []
-            while heads != (again := _select(db, self._heads, ("manifest",), {"key": key})):  # else it was replaced
-                heads, rows = again, _select(db, self._rows, tuple(_ROW.names), {"key": key})
-        if not heads:
+            while found != (again := heads.rows(["manifest"], {"key": key})):  # else it was replaced
+                found, rows = again, partitions.rows(_ROW.names, {"key": key})
+        if not found:
             return None
         try:
-            head = json.loads(heads[0][0])
+            head = json.loads(found[0][0])
             data = [_row_to_json(row) for row in sorted(rows, key=lambda row: int(row[1]))]
             return PartitionManifest.from_json({**head, "partitions": data})
         except (TypeError, ValueError) as error:
             raise damaged(f"{type(error).__name__}: {error}") from error
 
     def create(self, manifest: PartitionManifest) -> None:
-        with self._writing(manifest.key) as db:
-            for table, schema, key in ((self._heads, _HEAD, ("key",)), (self._rows, _ROW, ("key", "id"))):
-                if db.schema(table) is None:
-                    db.execute(db.dialect.create_table(table, schema, key))
-                _delete(db, table, manifest.key)
-            _insert(db, self._heads, _HEAD, (manifest.key, json.dumps(manifest.head_to_json(), sort_keys=True)))
+        with self._writing(manifest.key, create=True) as (heads, partitions):
+            heads.delete({"key": manifest.key})
+            partitions.delete({"key": manifest.key})
+            heads.insert(manifest.key, json.dumps(manifest.head_to_json(), sort_keys=True))
             for i, one in enumerate(manifest.partitions):
-                _insert(db, self._rows, _ROW, (manifest.key, i, *_values(one)))
+                partitions.insert(manifest.key, i, *_values(one))
 
     def forget(self, key: str) -> None:
-        with self._writing(key) as db:
-            for table in (self._heads, self._rows):
-                if db.schema(table) is not None:
-                    _delete(db, table, key)
+        with self._writing(key) as tables:
+            for table in tables:
+                if table.exists():
+                    table.delete({"key": key})
 
     def change_all(self, key: str, steps: Steps) -> list[Partition]:
-        with self._writing(key) as db:
-            if db.schema(self._rows) is None or not _select(db, self._heads, ("key",), {"key": key}):
+        with self._writing(key) as (heads, partitions):
+            if not partitions.exists() or not heads.rows(["key"], {"key": key}):
                 raise no_manifest(key)
-            return [self._change(db, key, id, step) for id, step in steps]
+            return [self._change(partitions, key, id, step) for id, step in steps]
 
-    def _change(self, db: Database, key: str, id: str, step: Callable[[Partition], Partition]) -> Partition:
-        found = _select(db, self._rows, tuple(_ROW.names), {"key": key, "id": id})
+    def _change(self, partitions: Own, key: str, id: str, step: Callable[[Partition], Partition]) -> Partition:
+        found = partitions.rows(_ROW.names, {"key": key, "id": id})
         if not found:
             raise no_partition(id)
-        one, d = step(_partition(found[0])), db.dialect
-        sets = ", ".join(f"{d.quote(name)} = {d.placeholder}" for name in _NAMES)
-        mine = " AND ".join(f"{d.quote(name)} = {d.placeholder}" for name in ("key", "id"))
-        db.execute(f"UPDATE {d.name(self._rows)} SET {sets} WHERE {mine}", (*_values(one), key, id))
+        one = step(_partition(found[0]))
+        partitions.update(dict(zip(_NAMES, _values(one), strict=True)), {"key": key, "id": id})
         return one
+
+    def _tables(self, db: Database) -> tuple[Own, Own]:
+        rows = self._names.sibling("__dpone__partitions")
+        return Own(db, self._names, _HEAD, ("key",)), Own(db, rows, _ROW, ("key", "id"))
 
     @contextmanager
     def _connected(self) -> Iterator[Database]:
@@ -462,15 +464,17 @@ class SqlPartitionManifestStore(PartitionManifestStore):
             raise told from error
 
     @contextmanager
-    def _writing(self, key: str) -> Iterator[Database]:
+    def _writing(self, key: str, create: bool = False) -> Iterator[tuple[Own, Own]]:
+        """Under a lock of its own: a sink in the same database holds that of the key while it stages. One runner makes
+        the tables."""
         with self._connected() as db:
-            db.begin(key)
-            try:
-                yield db
-                db.commit()
-            except BaseException:
-                db.rollback()
-                raise
+            tables = self._tables(db)
+            if create and not tables[0].exists():
+                with transaction(db, f"tables of partitions {'.'.join(self._names.parts[:-1])}"):
+                    for table in tables:
+                        table.create()
+            with transaction(db, f"partitions {key}"):
+                yield tables
 
 
 def _values(one: Partition) -> tuple[Any, ...]:
@@ -492,23 +496,6 @@ def _partition(row: Sequence[Any]) -> Partition:
         return Partition.from_json(_row_to_json(row))
     except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise damaged(f"{type(error).__name__}: {error}") from error
-
-
-def _select(db: Database, table: Name, columns: tuple[str, ...], equal: Mapping[str, str]) -> list[tuple[Any, ...]]:
-    d = db.dialect
-    where = " AND ".join(f"a.{d.quote(name)} = {d.placeholder}" for name in equal)
-    return db.rows(f"SELECT {d.columns(columns, 'a')} FROM {d.name(table)} AS a WHERE {where}", tuple(equal.values()))
-
-
-def _insert(db: Database, table: Name, schema: pa.Schema, values: tuple[Any, ...]) -> None:
-    d = db.dialect
-    holes = ", ".join([d.placeholder] * len(values))
-    db.execute(f"INSERT INTO {d.name(table)} ({d.columns(schema.names)}) VALUES ({holes})", values)
-
-
-def _delete(db: Database, table: Name, key: str) -> None:
-    d = db.dialect
-    db.execute(f"DELETE FROM {d.name(table)} WHERE {d.quote('key')} = {d.placeholder}", (key,))
 
 
 def committed(manifest: PartitionManifest, head: Entry | None) -> bool:

@@ -13,10 +13,10 @@ import psycopg
 import pyarrow as pa
 from attrs import Factory, define
 
-from dpone.errors import ConfigError, DataError, SinkError
+from dpone.errors import DataError, SinkError
 from dpone.evolution import Change, Stored
 from dpone.schema import LINEAGE, NATIVE, Name
-from dpone.sql.dialect import Dialect, Reference
+from dpone.sql.dialect import Database, Dialect, Reference
 from dpone.sql.types import limit_of
 from dpone_postgres import binary, types
 from dpone_postgres.binary import Refused
@@ -52,30 +52,29 @@ class PostgresDialect(Dialect):
         native = types.native(field) or self._made(field)
         return f"{self.quote(field.name)} {native}{_collate(field)}{'' if field.nullable else ' NOT NULL'}"
 
-    def bind(self, value: Any, type: pa.DataType) -> Any:
+    def parameter(self, value: Any, type: pa.DataType) -> Any:
         """As text, which the server reads as the column's type; a datetime as it is, for it may be stored."""
         if isinstance(value, datetime):
             return value
-        try:
-            text = str(value).lower() if isinstance(value, bool) else str(value)
-            if isinstance(type, pa.BaseExtensionType) or pa.types.is_binary(type):
-                return text
-            read = pa.array([text]).cast(type)
-            zoneless = pa.types.is_timestamp(type) and type.tz and not re.search(r"(Z|[+-]\d\d(:?\d\d)?)$", text)
-            if zoneless or read.null_count:
-                raise ValueError
+        text = str(value).lower() if isinstance(value, bool) else str(value)
+        if isinstance(type, pa.BaseExtensionType) or pa.types.is_binary(type):
             return text
-        except (pa.ArrowException, ValueError) as error:
-            zone = ", as in 2026-01-31T00:00:00Z" if pa.types.is_timestamp(type) and type.tz else ""
-            todo = f"write a value of type {type}{zone}"
-            raise ConfigError("read strategy.where", f"{value!r} is not a valid {type}", todo) from error
+        read = pa.array([text]).cast(type)
+        zoneless = pa.types.is_timestamp(type) and type.tz and not re.search(r"(Z|[+-]\d\d(:?\d\d)?)$", text)
+        if zoneless or read.null_count:
+            raise ValueError
+        return text
 
     def exact(self, expression: str, type: pa.DataType) -> str:
         return f'{expression} COLLATE pg_catalog."C"' if expression in self.loose else expression
 
-    def differs(self, left: str, right: str) -> str:
-        """By the image of the value (``record_image_ne``): exact whatever the collation, and for types without an
-        equality of their own (json, xml, point); NULLs are alike. The casts keep the two rows whole."""
+    def differs(self, left: str, right: str, type: pa.DataType) -> str:
+        return self.unlike(left, right)
+
+    def unlike(self, left: str, right: str) -> str:
+        """Columns on either side, by the image of the values (``record_image_ne``): exact whatever the collation, and
+        for types without an equality of their own (json, xml, point); NULLs are alike. The casts keep the two rows
+        whole."""
         return f"(ROW({left})::record *<> ROW({right})::record)"
 
     def widen_column(self, table: Name, before: pa.Field, after: pa.Field) -> list[str]:
@@ -114,12 +113,13 @@ class PostgresDialect(Dialect):
         return f"{super().insert_into(target, names)} OVERRIDING SYSTEM VALUE"
 
     def upsert(
-        self, target: Name, source: str, names: Sequence[str], key: Sequence[str], compared: Sequence[str], met: str
+        self, target: Name, source: str, schema: pa.Schema, key: Sequence[str], compared: Sequence[str], met: str
     ) -> str:
+        names = schema.names
         values = [n for n in names if n not in key] or key
         sets = ", ".join(f"{self.quote(n)} = excluded.{self.quote(n)}" for n in values)
         row, given = self.columns(compared, "t"), self.columns(compared, "excluded")
-        differs = self.differs(row, given) if compared else "true"
+        differs = self.unlike(row, given) if compared else "true"
         rows = f"SELECT {self.columns(names, 's')} FROM {source} AS s"
         into = f"INSERT INTO {self.name(target)} AS t ({self.columns(names)}) OVERRIDING SYSTEM VALUE"
         return f"{into} {rows} ON CONFLICT ({self.columns(key)}) DO UPDATE SET {sets} WHERE {met} AND {differs}"
@@ -135,7 +135,7 @@ class _Session:
     idle: deque[_Session] = Factory(deque)  # others, over which parts were staged at once
 
 
-class PostgresDatabase:
+class PostgresDatabase(Database):
     """``dpone.sql.dialect.Database``. Connected when first used. A connection that was lost stays lost: what this
     transaction or staging relied on went with it, and the engine begins anew."""
 
@@ -216,9 +216,6 @@ class PostgresDatabase:
         """Until the end of the transaction."""
         how = "pg_advisory_xact_lock_shared" if self._among else "pg_advisory_xact_lock"
         self.rows(f"SELECT pg_catalog.{how}(pg_catalog.hashtextextended({_HOLE}, 0))", (text,))
-
-    def commit(self) -> None:
-        self.execute("COMMIT")
 
     def rollback(self) -> None:
         db = self._session.db
@@ -401,12 +398,12 @@ class PostgresDatabase:
         return found
 
     def upsert(
-        self, target: Name, source: str, names: Sequence[str], key: Sequence[str], compared: Sequence[str]
+        self, target: Name, source: str, schema: pa.Schema, key: Sequence[str], compared: Sequence[str]
     ) -> tuple[int, int]:
         """A row that was inserted, not updated, has no xmax: nobody has locked or deleted it yet."""
-        statement = self.dialect.upsert(target, source, names, key, (), self._changed(target, compared))
+        statement = self.dialect.upsert(target, source, schema, key, (), self._changed(target, compared))
         if self._partitioned(target):  # whose rows have no xmax to return
-            return self._meeting(target, source, key), self.execute(statement)
+            return self.met(target, source, key), self.execute(statement)
         counted = "SELECT count(*), count(*) FILTER (WHERE w.fresh) FROM w"
         [(written, fresh)] = self.rows(f"WITH w AS ({statement} RETURNING (t.xmax = 0) AS fresh) {counted}")
         [(read,)] = self.rows(f"SELECT count(*) FROM {source} AS s")
@@ -416,12 +413,6 @@ class PostgresDatabase:
         sql = f"SELECT relkind = 'p' FROM pg_catalog.pg_class WHERE oid = {_HOLE}"
         return bool(self.rows(sql, (self.oid(table),))[0][0])
 
-    def _meeting(self, target: Name, source: str, key: Sequence[str]) -> int:
-        """How many rows of ``source`` have their key in the target."""
-        d = self.dialect
-        same = " AND ".join(f"t.{d.quote(k)} = s.{d.quote(k)}" for k in key)
-        return int(self.rows(f"SELECT count(*) FROM {source} AS s JOIN {d.name(target)} AS t ON {same}")[0][0])
-
     def _changed(self, target: Name, compared: Sequence[str]) -> str:
         """As ``Dialect.differs`` of all columns at once; by the types' own equality where that is exact, which takes a
         tenth of the time."""
@@ -430,7 +421,7 @@ class PostgresDatabase:
         d = self.dialect
         terms = [f"t.{d.quote(n)} IS DISTINCT FROM excluded.{d.quote(n)}" for n in compared if known[n]]
         if images := [n for n in compared if not known[n]]:
-            terms.append(d.differs(d.columns(images, "t"), d.columns(images, "excluded")))
+            terms.append(self._words.unlike(d.columns(images, "t"), d.columns(images, "excluded")))
         return f"({' OR '.join(terms) or 'false'})"
 
     def loose(self, table: Name) -> set[str]:
@@ -470,7 +461,7 @@ class PostgresDatabase:
         """Delete every row; how many there were. By TRUNCATE where nobody looks at single rows (docs/postgres.md)."""
         quoted = self.dialect.name(table)
         if self.full_refresh == "delete" or (self.full_refresh == "auto" and self._noticed(table)):
-            return self.execute(f"DELETE FROM {quoted}")
+            return super().clear(table)
         self.execute(f"LOCK TABLE {quoted} IN ACCESS EXCLUSIVE MODE")
         [(rows,)] = self.rows(f"SELECT count(*) FROM {quoted}")
         self.execute(f"TRUNCATE TABLE {quoted}")
@@ -490,15 +481,6 @@ class PostgresDatabase:
         after = prefix[:-1] + chr(ord(prefix[-1]) + 1)
         return [beside.sibling(name) for (name,) in self.rows(sql, (beside.parts[0], prefix, after))]
 
-    def create(self, table: Name, schema: pa.Schema, key: Sequence[str] = ()) -> None:
-        self.execute(self.dialect.create_table(table, schema, key))
-
-    def create_like(self, table: Name, like: Name, columns: Sequence[str]) -> None:
-        self.execute(self.dialect.create_like(table, like, columns))
-
-    def drop(self, table: Name, wipe: bool = False) -> None:
-        self.execute(self.dialect.drop_table(table))
-
     def identity(self, table: Name, column: str = "") -> str:
         """The table's oid, and the number of the column, which is not given a second time; of a table also owner
         and grants, which somebody may have given since."""
@@ -512,20 +494,19 @@ class PostgresDatabase:
     def take_out(self, table: Name, column: str = "") -> str:
         """A column's number is never given again, and there are 1,600 of them in the life of a table: a load that fails
         every few minutes must not use them up."""
+        last = self.rows(_LAST_COLUMN, (self.oid(table),))[0][0] if column else 0
+        if last > _COLUMNS_USED:
+            return f"the table has used {last:,} of its 1,600 columns; PostgreSQL counts those that were dropped"
+        return super().take_out(table, column)
+
+    def dependants(self, table: Name, column: str = "") -> list[str]:
         oid = self.oid(table)
         if not column:
             hanging = [what for what in self.hanging(table) if what != "publications"]  # of all tables, perhaps
-            hanging += ["publications"] if self.rows(_PUBLISHED, (oid,)) else []
-        else:
-            [(last, hanging)] = self.rows(_OF_COLUMN, (oid, column))
-            if self.rows("SELECT pg_catalog.row_security_active(\0::oid)", (oid,)) == [(True,)]:
-                hanging = [*hanging, "row security, which may hide values"]
-            if last > _COLUMNS_USED:
-                return f"the table has used {last:,} of its 1,600 columns; PostgreSQL counts those that were dropped"
-        if hanging:
-            return f"it has {', '.join(hanging)}"
-        self.execute(self.dialect.drop_column(table, column) if column else self.dialect.drop_table(table))
-        return ""
+            return [*hanging, "publications"] if self.rows(_PUBLISHED, (oid,)) else hanging
+        [(found,)] = self.rows(_OF_COLUMN, (oid, column))
+        hidden = self.rows("SELECT pg_catalog.row_security_active(\0::oid)", (oid,)) == [(True,)]
+        return [*found, "row security, which may hide values"] if hidden else found
 
     def hold(self, table: Name) -> None:
         """Readers go on."""
@@ -643,11 +624,11 @@ def refused(column: str, error: Refused, before: int) -> DataError:
 
 
 _COLUMNS_USED = 1000
+_LAST_COLUMN = f"SELECT max(attnum) FROM pg_catalog.pg_attribute WHERE attrelid = {_HOLE}"
 _PUBLISHED = f"SELECT 1 FROM pg_catalog.pg_publication_rel WHERE prrelid = {_HOLE} LIMIT 1"
 # An index, a view, a constraint, a default: whatever names the column depends on it (pg_depend).
 _OF_COLUMN = f"""
-SELECT (SELECT max(l.attnum) FROM pg_catalog.pg_attribute AS l WHERE l.attrelid = a.attrelid),
-    ARRAY(SELECT DISTINCT pg_catalog.pg_describe_object(d.classid, d.objid, d.objsubid)
+SELECT ARRAY(SELECT DISTINCT pg_catalog.pg_describe_object(d.classid, d.objid, d.objsubid)
         FROM pg_catalog.pg_depend AS d WHERE d.refclassid = 'pg_catalog.pg_class'::regclass
         AND d.refobjid = a.attrelid AND d.refobjsubid = a.attnum ORDER BY 1)
     || CASE WHEN a.attacl IS NOT NULL THEN ARRAY['grants'] END

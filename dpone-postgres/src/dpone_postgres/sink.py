@@ -21,9 +21,10 @@ from dpone.position import Position
 from dpone.prefetch import prefetch
 from dpone.schema import LINEAGE, LOAD_ID, LOADED_AT, Name
 from dpone.sql import added
+from dpone.sql.dialect import transaction
 from dpone.sql.finalize import Job, is_empty, repeated_keys
 from dpone.sql.sink import SqlSink, target_of
-from dpone.sql.writer import SqlWriter, Stage, create_own, open_stage, own_lock, transaction
+from dpone.sql.writer import SqlWriter, Stage, create_own, open_stage, own_lock
 from dpone.strategy import Strategy
 from dpone_postgres import binary, types
 from dpone_postgres.config import PostgresSinkOptions

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pymysql
 from pymysql.constants import FIELD_TYPE
 from pymysql.converters import conversions
 
-from dpone.pipeline import Incremental, SinkSpec, SourceSpec
+from dpone.pipeline import Incremental, SinkSpec, SourceSpec, StateSpec
 from dpone.schema import Name
 from dpone.secret import Secret
 from dpone.strategy import Strategy
@@ -89,6 +90,21 @@ class MariadbHarness(Harness):
                   f"{_quoted(table)} (id) ON DELETE CASCADE)")  # fmt: skip
         self.run("INSERT INTO referring VALUES (1)")
         return True
+
+    def state(self) -> StateSpec:
+        """Under a user of its own, which ``away`` locks out."""
+        self.run(f"CREATE USER IF NOT EXISTS {self._database}")
+        self.run(f"GRANT ALL ON {self._database}.* TO {self._database}")
+        address = self._connection.reveal().replace("root@", f"{self._database}@")
+        return StateSpec("mariadb", Secret(address), options=self.options("state"))
+
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        self.run(f"ALTER USER {self._database} ACCOUNT LOCK")
+        try:
+            yield
+        finally:
+            self.run(f"ALTER USER {self._database} ACCOUNT UNLOCK")
 
     def _open(self, database: str | None = "") -> pymysql.connections.Connection[Any]:
         return pymysql.connect(

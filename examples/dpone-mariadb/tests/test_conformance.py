@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dpone.testing import RouteContract, SinkContract, SourceContract
+from dpone.testing import RouteContract, SinkContract, SourceContract, StateContract
 from dpone.testing.builtin import SqliteHarness
 
 
@@ -15,6 +15,12 @@ class TestMariadbSource(SourceContract):
 
 
 class TestMariadbSink(SinkContract):
+    @pytest.fixture
+    def harness(self, make):
+        return make()
+
+
+class TestMariadbState(StateContract):
     @pytest.fixture
     def harness(self, make):
         return make()

@@ -85,7 +85,7 @@ def schema_plan(
         raise ConfigError(f"read {source}", "no column", _SHAPE)
     if unknown := [k for k in key if k not in given.names]:
         raise ConfigError("read --key", f"{source} has no column {', '.join(unknown)}", "name columns of the source")
-    comparator = SchemaComparator(policy, key=tuple(key), max_identifier=words.max_identifier)
+    comparator = SchemaComparator(policy, key=tuple(key), too_long=words.too_long)
     plan = comparator.compare(have if len(have) else None, given)
     ddl = tuple(tuple(statements(words, name, change, key)) for change in plan.changes)
     return SchemaPlan(name, dialect, policy, plan, ddl, tuple(map(words.rewrites, plan.changes)))

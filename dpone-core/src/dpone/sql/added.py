@@ -19,9 +19,14 @@ from dpone.contract import Load, TakenBack
 from dpone.schema import PREFIX, Name
 from dpone.sql.dialect import Database
 from dpone.sql.finalize import is_empty
+from dpone.sql.own import Own
 
 TABLE = "__dpone__added"
 _SCHEMA = pa.schema([(name, pa.string()) for name in ("target", "column", "key", "run_id", "made")])
+
+
+def own(db: Database, target: Name) -> Own:
+    return Own(db, target.sibling(TABLE), _SCHEMA, ("target", "column", "key"))
 
 
 @frozen
@@ -40,21 +45,19 @@ class Added:
     every other that changes the target."""
 
     def __init__(self, db: Database, target: Name) -> None:
-        self._db, self._target, self._table = db, target, target.sibling(TABLE)
+        self._db, self._target, self._table = db, target, own(db, target)
         # some servers take Orders and orders for one table
         self._name = target.last if db.dialect.exact_names else target.last.lower()
 
     def create(self) -> None:
-        if self._db.schema(self._table) is None:
-            self._db.create(self._table, _SCHEMA, ("target", "column", "key"))
+        self._table.create()
 
     def lines(self) -> list[_Line]:
         """The table before its columns. Creates nothing."""
-        if self._db.schema(self._table) is None:
+        if not self._table.exists():
             return []
-        d, names = self._db.dialect, _SCHEMA.names[1:]
-        sql = f"SELECT {d.columns(names, 'a')} FROM {d.name(self._table)} AS a WHERE a.{self._is('target')}"
-        return sorted((_Line(*row) for row in self._db.rows(sql, (self._name,))), key=lambda line: line.column)
+        found = self._table.rows(_SCHEMA.names[1:], {"target": self._name})
+        return sorted((_Line(*row) for row in found), key=lambda line: line.column)
 
     def of(self, key: str, run_id: str = "") -> list[_Line]:
         """Those of a stream; ``run_id``: of one run of it."""
@@ -130,20 +133,11 @@ class Added:
         return json.dumps([self._db.identity(self._target, column), columns])
 
     def _write(self, line: _Line) -> None:
-        d = self._db.dialect
-        holes = ", ".join([d.placeholder] * len(_SCHEMA))
-        into = f"INSERT INTO {d.name(self._table)} ({d.columns(_SCHEMA.names)}) VALUES ({holes})"
-        self._db.execute(into, (self._name, line.column, line.key, line.run_id, line.made))
+        self._table.insert(self._name, line.column, line.key, line.run_id, line.made)
 
     def _forget(self, line: _Line) -> None:
-        if self._db.schema(self._table) is None:
-            return
-        where = " AND ".join(map(self._is, ("target", "column", "key")))
-        sql = f"DELETE FROM {self._db.dialect.name(self._table)} WHERE {where}"
-        self._db.execute(sql, (self._name, line.column, line.key))
-
-    def _is(self, column: str) -> str:
-        return f"{self._db.dialect.quote(column)} = {self._db.dialect.placeholder}"
+        if self._table.exists():
+            self._table.delete({"target": self._name, "column": line.column, "key": line.key})
 
 
 def _uses(load: Load, column: str) -> bool:

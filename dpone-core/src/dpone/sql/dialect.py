@@ -19,13 +19,14 @@ found by the next load.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import pyarrow as pa
 from attrs import frozen
 
-from dpone.errors import ConfigError
+from dpone.errors import ConfigError, DataError
 from dpone.evolution import EXACT_IN_DOUBLE, inexact
 from dpone.schema import Name
 from dpone.sql.types import standard
@@ -33,14 +34,20 @@ from dpone.sql.types import standard
 if TYPE_CHECKING:
     from dpone.evolution import Change, Stored
 
+Unit = Literal["bytes", "characters", "UTF-16 units"]
+_NUMBER = 32  # of a key, at most, in any unit: a column that is no text
+
 
 class Dialect(ABC):
     """Writes SQL. Pure: no connection, no I/O. The defaults are standard SQL."""
 
     quotes: ClassVar[tuple[str, str]] = ('"', '"')
     placeholder: ClassVar[str] = "?"
-    max_identifier: ClassVar[int | None] = None  # bytes of UTF-8; None: no limit
+    unit: ClassVar[Unit] = "bytes"  # in which the server counts the length of a name and of a key; bytes are of UTF-8
+    max_identifier: ClassVar[int | None] = None  # length of a name; None: no limit
+    max_key: ClassVar[int | None] = None  # length of a primary key, all columns together; None: a text may be any
     max_columns: ClassVar[int | None] = None  # of a table; None: no limit
+    on_conflict: ClassVar[bool] = True  # False: no statement like ``upsert``; an UPDATE and an INSERT do it
     ddl_commits: ClassVar[bool] = False  # True: a DDL statement commits what came before it, and itself
     holds_new_rows: ClassVar[bool] = True  # False: see Database.hold
     exact_names: ClassVar[bool] = False  # True: Orders and orders are two tables, whatever the server's settings
@@ -48,15 +55,27 @@ class Dialect(ABC):
     def quote(self, identifier: str) -> str:
         """Any identifier, taken literally: what looks quoted already is quoted again, so that two names never meet."""
         try:
-            size = len(identifier.encode())
+            identifier.encode()
         except UnicodeEncodeError as error:
             raise _bad(identifier, "it is not valid Unicode") from error
         if not identifier or "\0" in identifier:
             raise _bad(identifier, "it is empty or has a NUL")
-        if self.max_identifier is not None and size > self.max_identifier:
-            raise _bad(identifier, f"it has {size} bytes, the limit is {self.max_identifier}")
+        if found := self.too_long(identifier):
+            raise _bad(identifier, f"it has {found}")
         left, right = self.quotes
         return left + identifier.replace(right, right * 2) + right
+
+    def too_long(self, identifier: str) -> str:
+        """How long a name is, and what the limit is; empty: it is not too long."""
+        if self.max_identifier is None or (size := self.length(identifier)) <= self.max_identifier:
+            return ""
+        return f"{size} {self.unit}, the limit is {self.max_identifier}"
+
+    def length(self, text: str) -> int:
+        """As the server counts it."""
+        if self.unit == "characters":
+            return len(text)
+        return len(text.encode()) if self.unit == "bytes" else len(text.encode("utf-16-le")) // 2
 
     def name(self, name: Name) -> str:
         return ".".join(map(self.quote, name.parts))
@@ -81,13 +100,23 @@ class Dialect(ABC):
         those that servers share; a dialect adds its own, and overrules what its server means otherwise."""
         return standard(native)
 
-    @abstractmethod
     def bind(self, value: Any, type: pa.DataType) -> Any:
         """A value of the pipeline file as the parameter that compares with a column of ``type``. Raises ConfigError."""
+        try:
+            return self.parameter(value, type)
+        except (pa.ArrowException, ValueError, OverflowError, DataError) as error:
+            zone = ", as in 2026-01-31T00:00:00Z" if pa.types.is_timestamp(type) and type.tz else ""
+            found, todo = f"{value!r} is not a valid {type}", f"write a value of type {type}{zone}"
+            raise ConfigError("read strategy.where", found, todo) from error
+
+    def parameter(self, value: Any, type: pa.DataType) -> Any:
+        """What ``bind`` answers, or the error of Arrow, a ValueError or a DataError. Here: what Arrow reads in the text
+        of the value, as a Python object."""
+        return pa.array([str(value)]).cast(type)[0].as_py()
 
     @abstractmethod
-    def differs(self, left: str, right: str) -> str:
-        """True where the values differ, NULL being a value of its own; exact whatever the column's collation."""
+    def differs(self, left: str, right: str, type: pa.DataType) -> str:
+        """True where two values of ``type`` differ, NULL being a value of its own; exact whatever the collation."""
 
     @abstractmethod
     def widen_column(self, table: Name, before: pa.Field, after: pa.Field) -> list[str]:
@@ -117,9 +146,28 @@ class Dialect(ABC):
     def column(self, field: pa.Field) -> str:
         return f"{self.quote(field.name)} {self.stores(field.type).native}{'' if field.nullable else ' NOT NULL'}"
 
+    def key_column(self, field: pa.Field, most: int) -> str:
+        """As ``column``, for a text of a primary key that has ``most`` of ``unit`` at most. Only asked with
+        ``max_key``."""
+        return self.column(field)
+
+    def key_size(self, schema: pa.Schema, key: Sequence[str]) -> int | None:
+        """How long each text of a key may be; None: there is no limit, or no text."""
+        texts = [name for name in key if self.is_text(schema.field(name).type)] if self.max_key is not None else ()
+        return (self.max_key - _NUMBER * (len(key) - len(texts))) // len(texts) if self.max_key and texts else None
+
+    def is_text(self, type: pa.DataType) -> bool:
+        """It is kept as characters or bytes of any number."""
+        kept, t = self.stores(type).arrow, pa.types
+        return any(is_kind(kept) for is_kind in (t.is_string, t.is_large_string, t.is_binary, t.is_large_binary))
+
     def create_table(self, table: Name, schema: pa.Schema, key: Sequence[str] = ()) -> str:
         """Key columns are NOT NULL and the primary key."""
-        columns = [self.column(f.with_nullable(f.nullable and f.name not in key)) for f in schema]
+        most, columns = self.key_size(schema, key), []
+        for field in schema:
+            field = field.with_nullable(field.nullable and field.name not in key)
+            bounded = most is not None and field.name in key and self.is_text(field.type)
+            columns.append(self.key_column(field, most) if bounded and most else self.column(field))
         if key:
             columns.append(f"PRIMARY KEY ({self.columns(key)})")
         return f"CREATE TABLE {self.name(table)} ({', '.join(columns)})"
@@ -143,8 +191,13 @@ class Dialect(ABC):
     def drop_table(self, table: Name) -> str:
         return f"DROP TABLE {self.name(table)}"
 
-    def create_index(self, table: Name, columns: Sequence[str]) -> str:
-        index = self.quote(f"{table.last}_key")
+    def rename_table(self, table: Name, to: Name) -> str:
+        """Within its schema."""
+        return f"ALTER TABLE {self.name(table)} RENAME TO {self.quote(to.last)}"
+
+    def create_index(self, table: Name, schema: pa.Schema, columns: Sequence[str], suffix: str = "key") -> str:
+        """On these columns of a table of this schema; empty: the server has no such index. It is for speed alone."""
+        index = self.quote(f"{table.last}_{suffix}")
         return f"CREATE INDEX {index} ON {self.name(table)} ({self.columns(columns)})"
 
     def insert_into(self, target: Name, names: Iterable[str]) -> str:
@@ -160,18 +213,24 @@ class Dialect(ABC):
 
     def delete_keys(self, target: Name, source: str, key: Sequence[str]) -> str:
         """Delete the rows of the target whose key is in ``source``, which has the columns of the key."""
-        same = " AND ".join(f"t.{self.quote(k)} = s.{self.quote(k)}" for k in key)
-        return self.delete_from(target, f"EXISTS (SELECT 1 FROM {source} AS s WHERE {same})")
+        return self.delete_from(target, f"EXISTS (SELECT 1 FROM {source} AS s WHERE {self.same(key)})")
+
+    def same(self, key: Sequence[str]) -> str:
+        """True where a row of the target (alias t) and one of the source (alias s) have the same key."""
+        return " AND ".join(f"t.{self.quote(k)} = s.{self.quote(k)}" for k in key)
 
     def upsert(
-        self, target: Name, source: str, names: Sequence[str], key: Sequence[str], compared: Sequence[str], met: str
+        self, target: Name, source: str, schema: pa.Schema, key: Sequence[str], compared: Sequence[str], met: str
     ) -> str:
-        """Insert rows of ``source`` (alias s); where the key exists, set the rest if one of ``compared`` differs.
+        """Insert rows of ``source`` (alias s), a table or a subquery in brackets that has the columns of ``schema``;
+        where the key exists, set the rest if one of ``compared`` differs.
 
         In the order of the key, so that neighbours meet the same page. ``met`` is true and evaluated for every row
         whose key exists.
         """
-        differs = " OR ".join(self.differs(f"t.{self.quote(c)}", f"excluded.{self.quote(c)}") for c in compared)
+        names, types = schema.names, {f.name: f.type for f in schema}
+        sides = ((f"t.{self.quote(c)}", f"excluded.{self.quote(c)}", types[c]) for c in compared)
+        differs = " OR ".join(self.differs(*both) for both in sides)
         values = [n for n in names if n not in key] or key
         sets = ", ".join(f"{self.quote(n)} = excluded.{self.quote(n)}" for n in values)
         rows = f"SELECT {self.columns(names, 's')} FROM {source} AS s WHERE 1 = 1 ORDER BY {self.columns(key, 's')}"
@@ -209,38 +268,45 @@ class Reference:
     readable: bool = True
 
 
-class Database(Protocol):
-    """One connection to the database of a target. Driver errors come out as errors of ``dpone.errors``."""
+class Database(ABC):
+    """One connection to the database of a target. Driver errors come out as errors of ``dpone.errors``. What is no
+    abstract method is written in standard SQL, by the words of ``dialect``."""
 
     dialect: Dialect
 
+    # ---- transactions
+
+    @abstractmethod
     def begin(self, lock: str) -> None:
         """Start a write transaction and hold ``lock`` (any text) until ``commit``, ``rollback`` or ``close``, against
         every other transaction of that text, which waits or is refused. Where DDL commits by itself, the lock outlives
         it (one of the session, such as MySQL's GET_LOCK), and what follows the DDL is a transaction again."""
-        ...
 
     def commit(self) -> None:
         """Durable on return."""
-        ...
+        self.execute("COMMIT")
 
+    @abstractmethod
     def rollback(self) -> None:
-        """Nothing open: nothing happens."""
-        ...
+        """Nothing open: nothing happens. What was staged in earlier transactions stays."""
 
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of the connection. May be called twice."""
+
+    # ---- statements
+
+    @abstractmethod
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> int:
         """The number of rows it found: those that an UPDATE leaves as they were count too (some drivers answer those
         that it changed, unless asked otherwise). Of any other statement than INSERT, UPDATE and DELETE, any number."""
-        ...
 
+    @abstractmethod
     def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """All rows; for answers that are small."""
-        ...
+        """All rows; for answers that are small. An instant (Arrow: a timestamp with a zone) is a datetime that knows
+        its zone, or an ISO 8601 text that says it: without a zone it would be taken for another time."""
 
-    def schema(self, table: Name) -> pa.Schema | None:
-        """Columns that can be written, as Arrow types; None if there is no such table."""
-        ...
-
+    @abstractmethod
     def load(
         self, table: Name, schema: pa.Schema, batches: Iterable[pa.RecordBatch], lineage: Mapping[str, Any]
     ) -> int:
@@ -249,78 +315,118 @@ class Database(Protocol):
         Columns of ``schema`` are found in the batches by name; ``lineage`` is the same in every row. Where the table
         has a primary key, a row that repeats a key is left out, so that the answer tells how many there were.
         """
-        ...
-
-    def unique(self, table: Name, key: Sequence[str]) -> bool:
-        """True if a unique index on just these columns lets ``upsert`` be used."""
-        ...
 
     def upsert(
-        self, target: Name, source: str, names: Sequence[str], key: Sequence[str], compared: Sequence[str]
+        self, target: Name, source: str, schema: pa.Schema, key: Sequence[str], compared: Sequence[str]
     ) -> tuple[int, int]:
-        """Run ``Dialect.upsert``; how many rows of ``source`` met their key in the target, how many were written."""
-        ...
+        """Run ``Dialect.upsert``; how many rows of ``source`` met their key in the target, how many were written. Only
+        called with ``Dialect.on_conflict``."""
+        met = self.met(target, source, key)
+        return met, self.execute(self.dialect.upsert(target, source, schema, key, compared, "1 = 1"))
 
-    def primary_key(self, table: Name) -> tuple[str, ...]:
-        """Its columns, empty for none; where the server does not tell, nobody notices that a key has changed."""
-        ...
-
-    def plain(self, table: Name, key: Sequence[str]) -> bool:
-        """True if the table is exactly as ``create_table`` makes it, and nothing hangs on it that a swap would lose.
-        Not asked where DDL commits by itself."""
-        ...
+    def met(self, target: Name, source: str, key: Sequence[str]) -> int:
+        """How many rows of ``source`` have their key in the target."""
+        d = self.dialect
+        sql = f"SELECT COUNT(*) FROM {source} AS s JOIN {d.name(target)} AS t ON {d.same(key)}"
+        return int(self.rows(sql)[0][0])
 
     def clear(self, table: Name) -> int:
         """Delete every row, and leave the table as it is otherwise; how many there were. Not by a TRUNCATE that
         commits."""
-        ...
+        return self.execute(f"DELETE FROM {self.dialect.name(table)}")
 
-    def tables(self, beside: Name, prefix: str) -> list[Name]:
-        """Tables in the schema of ``beside`` whose names begin with ``prefix``; none where there is no such schema."""
-        ...
-
-    def create(self, table: Name, schema: pa.Schema, key: Sequence[str] = ()) -> None:
-        """Make a table that is not the target: one of dpone's own, or a staging table."""
-        ...
-
-    def create_like(self, table: Name, like: Name, columns: Sequence[str]) -> None:
-        """As ``Dialect.create_like``: make the table for what an undo needs."""
-        ...
-
-    def drop(self, table: Name, wipe: bool = False) -> None:
-        """Drop a table that ``create`` or ``create_like`` has made. ``wipe``: its rows have left the target, and are
-        overwritten where the server is set to do that; those of a staging table need not be."""
-        ...
-
-    def identity(self, table: Name, column: str = "") -> str:
-        """Tells the table, or its column, from one made later under the same name; empty where nothing does."""
-        ...
-
-    def take_out(self, table: Name, column: str = "") -> str:
-        """Drop a table, or a column of it, on which nothing depends. Otherwise answer what does, in words that follow a
-        colon; then nothing has changed. Inside the caller's transaction, which goes on either way. Where DDL commits by
-        itself, nobody may write the table between the look and the drop. Only asked if the plugin declares
-        ``take_back``; without it, what a failed load has added stays."""
-        ...
-
-    def swap(self, stage: Name, target: Name, keep: Name | None = None) -> None:
-        """Drop the target and give its name to the stage; both are plain. With ``keep`` the target is not dropped, but
-        has that name from now on, in the same schema, and what the server wants once in a schema is the stage's. Never
-        called where DDL commits by itself."""
-        ...
-
+    @abstractmethod
     def hold(self, table: Name) -> None:
         """Until the end of the transaction nobody else writes the table, whether by dpone or not: whoever tries waits,
         or is refused, or makes this transaction fail where it would change what the other has written. What was written
         before is seen from here on. Where new rows cannot be kept out (InnoDB locks rows), the rows that are there are
         held all the same, and the dialect says ``holds_new_rows = False``: dpone then counts what it changes, and stops
         where a row came in between."""
-        ...
 
+    # ---- tables
+
+    @abstractmethod
+    def schema(self, table: Name) -> pa.Schema | None:
+        """Columns that can be written, as Arrow types; None if there is no such table."""
+
+    @abstractmethod
+    def tables(self, beside: Name, prefix: str) -> list[Name]:
+        """Tables in the schema of ``beside`` whose names begin with ``prefix``; none where there is no such schema."""
+
+    @abstractmethod
+    def primary_key(self, table: Name) -> tuple[str, ...]:
+        """Its columns, empty for none; where the server does not tell, nobody notices that a key has changed."""
+
+    @abstractmethod
+    def unique(self, table: Name, key: Sequence[str]) -> bool:
+        """True if a unique index on just these columns keeps keys single, and lets ``upsert`` be used."""
+
+    @abstractmethod
     def references(self, table: Name) -> list[Reference]:
         """The foreign keys that refer to this table and are enforced, its own among them, by the name of the table."""
-        ...
 
-    def close(self) -> None:
-        """Let go of the connection. May be called twice."""
-        ...
+    def create(self, table: Name, schema: pa.Schema, key: Sequence[str] = ()) -> None:
+        """Make a table that is not the target: one of dpone's own, or a staging table."""
+        self.execute(self.dialect.create_table(table, schema, key))
+
+    def create_like(self, table: Name, like: Name, columns: Sequence[str]) -> None:
+        """As ``Dialect.create_like``: make the table for what an undo needs."""
+        self.execute(self.dialect.create_like(table, like, columns))
+
+    def drop(self, table: Name, wipe: bool = False) -> None:
+        """Drop a table that ``create`` or ``create_like`` has made. ``wipe``: its rows have left the target, and are
+        overwritten where the server is set to do that; those of a staging table need not be."""
+        self.execute(self.dialect.drop_table(table))
+
+    # ---- a staging takes the target's place
+
+    def plain(self, table: Name, key: Sequence[str]) -> bool:
+        """True if the table is exactly as ``create_table`` makes it, and nothing hangs on it that a swap would lose.
+        Not asked where DDL commits by itself. Here: it is not, so that nothing is swapped."""
+        return False
+
+    def swap(self, stage: Name, target: Name, keep: Name | None = None) -> None:
+        """Drop the target and give its name to the stage; both are plain. With ``keep`` the target is not dropped, but
+        has that name from now on, in the same schema, and what the server wants once in a schema is the stage's. Never
+        called where DDL commits by itself."""
+        if keep is None:
+            self.execute(self.dialect.drop_table(target))
+        else:
+            self.rename(target, keep)
+        self.rename(stage, target)
+
+    def rename(self, table: Name, to: Name) -> None:
+        """For ``swap``."""
+        self.execute(self.dialect.rename_table(table, to))
+
+    # ---- what a failed load has added is taken back
+
+    def identity(self, table: Name, column: str = "") -> str:
+        """Tells the table, or its column, from one made later under the same name; empty where nothing does."""
+        return ""
+
+    def take_out(self, table: Name, column: str = "") -> str:
+        """Drop a table, or a column of it, on which nothing depends. Otherwise answer what does, in words that follow a
+        colon; then nothing has changed. Inside the caller's transaction, which goes on either way. Where DDL commits by
+        itself, nobody may write the table between the look and the drop. Only asked if the plugin declares
+        ``take_back``; without it, what a failed load has added stays."""
+        if found := self.dependants(table, column):
+            return f"it has {', '.join(found)}"
+        self.execute(self.dialect.drop_column(table, column) if column else self.dialect.drop_table(table))
+        return ""
+
+    def dependants(self, table: Name, column: str = "") -> list[str]:
+        """For ``take_out``: what would be lost or broken with the table, or with its column, each in a few words."""
+        raise NotImplementedError("a connector that declares take_back says what depends on a table")
+
+
+@contextmanager
+def transaction(db: Database, lock: str) -> Iterator[None]:
+    """Committed as a whole, or not at all."""
+    db.begin(lock)
+    try:
+        yield
+        db.commit()
+    except BaseException:
+        db.rollback()
+        raise

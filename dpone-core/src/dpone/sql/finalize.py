@@ -115,15 +115,15 @@ def upsert(db: Database, job: Job) -> Counts:
     if is_empty(db, job.target):
         return Counts(inserted=_swap_or_insert(db, job))
     d, key = job.dialect, job.strategy.key
-    same = _same(job)
+    same = d.same(key)
     values = [n for n in job.schema.names if n not in key]
     compared = [n for n in values if n not in LINEAGE]
-    differs = " OR ".join(d.differs(f"t.{d.quote(n)}", f"s.{d.quote(n)}") for n in compared)
+    differs = " OR ".join(unlike(job, name) for name in compared)
     where = f"{same} AND ({differs})"
     if compared:
         job.keep(where, source=job.source)
-    if db.unique(job.target, key):
-        met, written = db.upsert(job.target, job.source, job.schema.names, key, compared)
+    if d.on_conflict and db.unique(job.target, key):
+        met, written = db.upsert(job.target, job.source, job.schema, key, compared)
         inserted, updated = job.rows - met, written - (job.rows - met)
     else:
         staged = {n: f"s.{d.quote(n)}" for n in values}
@@ -175,7 +175,7 @@ def snapshot_diff(db: Database, job: Job) -> Counts:
 
 def lacking(db: Database, job: Job) -> str:
     """The predicate of target rows whose key was not read. ``duplicates`` drops rows, never a key."""
-    return f"NOT EXISTS (SELECT 1 FROM {job.dialect.name(job.stage)} AS s WHERE {_same(job)})"
+    return f"NOT EXISTS (SELECT 1 FROM {job.dialect.name(job.stage)} AS s WHERE {job.dialect.same(job.strategy.key)})"
 
 
 def require_deletable(db: Database, job: Job, deleted: int, before: int) -> None:
@@ -212,9 +212,10 @@ def require_single_target(db: Database, job: Job) -> None:
         raise DataError(f"load {job.target} by {job.strategy.mode}", found, todo)
 
 
-def _same(job: Job) -> str:
-    d = job.dialect
-    return " AND ".join(f"t.{d.quote(k)} = s.{d.quote(k)}" for k in job.strategy.key)
+def unlike(job: Job, column: str) -> str:
+    """The column differs between target and staged row."""
+    name = job.dialect.quote(column)
+    return job.dialect.differs(f"t.{name}", f"s.{name}", job.schema.field(column).type)
 
 
 def is_empty(db: Database, table: Name) -> bool:

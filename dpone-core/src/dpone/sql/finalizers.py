@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import pyarrow as pa
+
 from dpone.contract import Load
 from dpone.schema import Name
 from dpone.sql.apply import cdc_apply, next_chunk
@@ -39,16 +41,17 @@ FINALIZERS: Mapping[str, Callable[[Database, Job], Counts]] = {
 }
 
 
-def indexes(db: Database, target: Name, stage: Name, load: Load, unique: bool) -> list[str]:
+def indexes(db: Database, target: Name, stage: Name, shape: pa.Schema, load: Load, unique: bool) -> list[str]:
     """Statements that make the indexes of the staging without which its finalizer would be slow, to be run before the
-    transaction of the commit. ``unique``: as in Job."""
+    transaction of the commit. ``shape``: its columns. ``unique``: as in Job."""
     d, strategy = db.dialect, load.strategy
     if load.changes and strategy.mode == "scd2":
-        return versions_indexes(d, stage, load)
+        return versions_indexes(d, stage, shape, load)
     if load.changes:
-        return [d.create_index(stage, [CHUNK])] if next_chunk(db, stage) > 1 else []
+        return [d.create_index(stage, shape, [CHUNK])] if next_chunk(db, stage) > 1 else []
     by_key = strategy.mode == "snapshot_diff" or (strategy.mode == "scd2" and strategy.deletes == "close")
-    return [d.create_index(stage, strategy.key)] if by_key and not unique and not is_empty(db, target) else []
+    wanted = by_key and not unique and not is_empty(db, target)
+    return [d.create_index(stage, shape, strategy.key)] if wanted else []
 
 
 def finalize(db: Database, job: Job) -> Counts:

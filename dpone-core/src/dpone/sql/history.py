@@ -25,7 +25,8 @@ import pyarrow as pa
 from dpone.errors import DataError, SchemaBreak
 from dpone.schema import DELETED_AT, LINEAGE, VALID_FROM, VALID_TO, VALIDITY, Name
 from dpone.sql.dialect import Database
-from dpone.sql.finalize import Counts, Job, lacking, require_deletable
+from dpone.sql.finalize import Counts, Job, lacking, require_deletable, unlike
+from dpone.sql.own import Own
 from dpone.strategy import Strategy
 
 INSTANT = pa.timestamp("us", "UTC")
@@ -46,8 +47,11 @@ def shape(strategy: Strategy, schema: pa.Schema) -> tuple[pa.Schema, tuple[str, 
 
 def create(db: Database, target: Name) -> None:
     """The table in which ``scd2`` knows columns; before the transaction of a commit."""
-    if db.schema(table := target.sibling(COLUMNS)) is None:
-        db.create(table, _COLUMNS, ("target", "column"))
+    _own(db, target).create()
+
+
+def _own(db: Database, target: Name) -> Own:
+    return Own(db, target.sibling(COLUMNS), _COLUMNS, ("target", "column"))
 
 
 def require_own(strategy: Strategy, have: pa.Schema, target: Name, given: Sequence[str] | None = None) -> None:
@@ -141,8 +145,7 @@ class _Versions:
         """NULL in a column that is younger than the version is unknown, which differs from nothing."""
         terms, values = [], []
         for name in self._compared:
-            mine = f"t.{self._d.quote(name)}"
-            term = self._d.differs(mine, f"s.{self._d.quote(name)}")
+            mine, term = f"t.{self._d.quote(name)}", unlike(self._job, name)
             if name in self._young:
                 term = f"({term} AND NOT ({mine} IS NULL AND {self._begin} <= {self._d.placeholder}))"
                 values.append(self._bound(self._young[name]))
@@ -165,7 +168,7 @@ class _Versions:
         """Current versions that are left differ in nothing but what was unknown."""
         if not self._young:
             return 0
-        differs = " OR ".join(self._d.differs(f"t.{q}", f"s.{q}") for q in map(self._d.quote, self._young))
+        differs = " OR ".join(unlike(self._job, name) for name in self._young)
         where = f"{self._same} AND {self._end} IS NULL AND ({differs})"
         self._keep(where, source=self._job.source)
         fresh = {name: f"s.{self._d.quote(name)}" for name in self._young}
@@ -208,18 +211,14 @@ class _Versions:
 
         Kept in a table beside the target: a NULL alone does not tell whether it was read or never there.
         """
-        db, d, table = self._db, self._d, self._job.target.sibling(COLUMNS)
-        mine, target = f"{d.quote('target')} = {d.placeholder}", self._job.target.last
+        table, target = _own(self._db, self._job.target), self._job.target.last
         if newest is None:  # a table without rows has forgotten what it was
-            db.execute(f"DELETE FROM {d.name(table)} WHERE {mine}", [target])
-        registered = f"SELECT {d.columns(_COLUMNS.names[1:], 'a')} FROM {d.name(table)} AS a WHERE a.{mine}"
-        known: dict[str, str | None] = dict(db.rows(registered, [target]))
+            table.delete({"target": target})
+        known: dict[str, str | None] = dict(table.rows(_COLUMNS.names[1:], {"target": target}))
         later = newest is not None and known and self._job.strategy.new_columns == "fill"
-        holes = ", ".join([d.placeholder] * len(_COLUMNS))
         for name in (n for n in self._compared if n not in known):
             known[name] = newest.isoformat(timespec="microseconds") if later and newest else None
-            insert = f"INSERT INTO {d.name(table)} ({d.columns(_COLUMNS.names)}) VALUES ({holes})"
-            db.execute(insert, [target, name, known[name]])
+            table.insert(target, name, known[name])
         since = ((n, known[n]) for n in self._compared)
         return {n: datetime.fromisoformat(at) for n, at in since if at is not None}
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dpone.contract import Entry
 from dpone.schema import Name
 from dpone.sql import added, journal, versions
-from dpone.sql.dialect import Database
-from dpone.sql.writer import STAGES, transaction
+from dpone.sql.dialect import Database, transaction
+from dpone.sql.own import Own
+from dpone.sql.writer import stages
 
 # Staged parts keep the token of the old key: they go on where a manifest of partitions names it, or are swept.
-_KEYED = ((journal.TABLE, "key"), (added.TABLE, "key"), (STAGES, "key"), (versions.COMMITS, "stream"))
+_KEYED = ((journal.own, "key"), (added.own, "key"), (stages, "key"), (versions.own, "stream"))
 
 
 def move(db: Database, target: Name, old: str, after: Entry, new: str, before: Entry | None, gone: Entry) -> None:
@@ -19,20 +20,16 @@ def move(db: Database, target: Name, old: str, after: Entry, new: str, before: E
         db.hold(target.sibling(journal.TABLE))
         entries.require(old, after, gone.load_id)
         entries.require(new, before, gone.load_id)
-        for table, column in _KEYED:
-            _rename(db, target.sibling(table), column, old, new)
+        for own, column in _KEYED:
+            _rename(own(db, target), column, old, new)
         entries.append(old, gone)
 
 
-def _rename(db: Database, table: Name, column: str, old: str, new: str) -> None:
-    if db.schema(table) is None:
-        return
-    d, key = db.dialect, db.dialect.quote(column)
-    keys = [one for (one,) in db.rows(f"SELECT DISTINCT a.{key} FROM {d.name(table)} AS a")]
+def _rename(table: Own, column: str, old: str, new: str) -> None:
+    keys = table.distinct(column) if table.exists() else []
     for one in keys:
         if one == new or one.startswith(f"{new}|"):
-            db.execute(f"DELETE FROM {d.name(table)} WHERE {key} = {d.placeholder}", (one,))
+            table.delete({column: one})
     for one in keys:
         if one == old or one.startswith(f"{old}|"):
-            sql = f"UPDATE {d.name(table)} SET {key} = {d.placeholder} WHERE {key} = {d.placeholder}"
-            db.execute(sql, (new + one.removeprefix(old), one))
+            table.update({column: new + one.removeprefix(old)}, {column: one})

@@ -11,11 +11,11 @@ from dpone.contract import Entry, Kept, Load, Receipt, UndoPlan
 from dpone.errors import DponeError, UndoRefused
 from dpone.position import Position
 from dpone.schema import LOAD_ID, Name
-from dpone.sql.dialect import Database
+from dpone.sql.dialect import Database, transaction
 from dpone.sql.finalize import held
 from dpone.sql.journal import Journal
 from dpone.sql.undo import Targets, forget
-from dpone.sql.writer import Staging, transaction
+from dpone.sql.writer import Staging
 from dpone.strategy import Strategy
 
 

@@ -17,7 +17,7 @@ from dpone.schema import PREFIX, Name
 from dpone.sql import history
 from dpone.sql.added import Added
 from dpone.sql.ddl import is_look, statements
-from dpone.sql.dialect import Database, Dialect
+from dpone.sql.dialect import Database, Dialect, transaction
 from dpone.sql.finalize import held, is_empty, require_columns
 from dpone.sql.journal import Journal
 from dpone.sql.moved import move
@@ -30,7 +30,6 @@ from dpone.sql.writer import (
     lacking_own,
     open_load,
     own_lock,
-    transaction,
     with_lineage,
 )
 from dpone.strategy import Strategy

@@ -24,6 +24,7 @@ from dpone.pipeline import Undo
 from dpone.schema import LOAD_ID, Name
 from dpone.sql.dialect import Database
 from dpone.sql.journal import Journal
+from dpone.sql.own import Own
 
 TARGETS = "__dpone__targets"
 IMAGES = "__dpone__undo_"
@@ -34,43 +35,32 @@ class Targets:
     """The load that changed a target last. Every call is part of the caller's transaction."""
 
     def __init__(self, db: Database, target: Name) -> None:
-        self._db, self._table = db, target.sibling(TARGETS)
+        self._table = Own(db, target.sibling(TARGETS), _TARGETS, ("target",))
         # some servers take Orders and orders for one table
-        self._target = target.last if db.dialect.exact_names else target.last.lower()
+        self._mine = {"target": target.last if db.dialect.exact_names else target.last.lower()}
 
     def create(self) -> None:
-        if self._db.schema(self._table) is None:
-            self._db.create(self._table, _TARGETS, ("target",))
+        self._table.create()
 
     def last(self) -> str:
         """Empty if it is not known."""
-        if self._db.schema(self._table) is None:
+        if not self._table.exists():
             return ""
-        d = self._db.dialect
-        sql = f"SELECT {d.columns(['load_id'], 'a')} FROM {d.name(self._table)} AS a WHERE a.{self._is('target')}"
-        found = self._db.rows(sql, (self._target,))
+        found = self._table.rows(["load_id"], self._mine)
         return found[0][0] if found else ""
 
     def move(self, load_id: str) -> str:
         """Answers the one before. From here to its end the transaction holds the target's line: another that changes
         the target waits, so that what one keeps is not changed by the other before it commits. Does nothing where no
         stream of the schema ever kept anything."""
-        if self._db.schema(self._table) is None:
+        if not self._table.exists():
             return ""
-        d = self._db.dialect
-        table, mine = d.name(self._table), self._is("target")
-        if not self._db.execute(
-            f"UPDATE {table} SET {d.quote('target')} = {d.quote('target')} WHERE {mine}", (self._target,)
-        ):
-            insert = f"INSERT INTO {table} ({d.columns(_TARGETS.names)}) VALUES ({d.placeholder}, {d.placeholder})"
-            self._db.execute(insert, (self._target, load_id))
+        if not self._table.update(self._mine, self._mine):
+            self._table.insert(self._mine["target"], load_id)
             return ""
         before = self.last()
-        self._db.execute(f"UPDATE {table} SET {self._is('load_id')} WHERE {mine}", (load_id, self._target))
+        self._table.update({"load_id": load_id}, self._mine)
         return before
-
-    def _is(self, column: str) -> str:
-        return f"{self._db.dialect.quote(column)} = {self._db.dialect.placeholder}"
 
 
 @define
@@ -127,8 +117,8 @@ class Images:
     def create(self, key: Sequence[str] = ()) -> None:
         """Before the transaction of the load. ``key``: by which rows are looked up when the load is taken back."""
         self.db.create_like(self.table, self.target, self.columns.names)
-        if key:
-            self.db.execute(self.db.dialect.create_index(self.table, key))
+        if key and (index := self.db.dialect.create_index(self.table, self.columns, key)):
+            self.db.execute(index)
 
     def hold(self) -> None:
         """The target is held from here on: what is kept of a row is what the load then changes."""

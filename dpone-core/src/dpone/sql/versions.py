@@ -32,9 +32,10 @@ from dpone.schema import LINEAGE, VALID_FROM, VALID_TO, VALIDITY, Name
 from dpone.sql import fold
 from dpone.sql.apply import Chunk, plus
 from dpone.sql.dialect import Database, Dialect
-from dpone.sql.finalize import Counts, Job
+from dpone.sql.finalize import Counts, Job, unlike
 from dpone.sql.fold import CHUNK, DELETE, FRESH, INSERT, MARK, MASK, NUMBER, OP, TRUNCATE, UPDATE, UPSERT, Clock
 from dpone.sql.history import moment
+from dpone.sql.own import Own
 
 COMMITS = "__dpone__commits"
 _COMMITS = pa.schema([*((name, pa.string()) for name in ("target", "stream", "commit")), ("at", fold.INSTANT)])
@@ -58,8 +59,11 @@ def staged_schema(schema: pa.Schema, have: pa.Schema, load: Load, target: Name) 
 
 def create(db: Database, target: Name) -> None:
     """The table of delivered commits; before the transaction of a commit."""
-    if db.schema(table := target.sibling(COMMITS)) is None:
-        db.create(table, _COMMITS, ("target", "stream"))
+    own(db, target).create()
+
+
+def own(db: Database, target: Name) -> Own:
+    return Own(db, target.sibling(COMMITS), _COMMITS, ("target", "stream"))
 
 
 def clock(db: Database, target: Name, load: Load, at: datetime) -> Clock:
@@ -82,21 +86,17 @@ def _latest(db: Database, target: Name) -> datetime | None:
 
 
 def _delivered(db: Database, target: Name, stream: str) -> tuple[str, datetime | None]:
-    d, table = db.dialect, target.sibling(COMMITS)
-    if db.schema(table) is None:
+    table = own(db, target)
+    if not table.exists():
         return "", None
-    where = " AND ".join(f"a.{d.quote(name)} = {d.placeholder}" for name in ("target", "stream"))
-    sql = f"SELECT {d.columns(['commit', 'at'], 'a')} FROM {d.name(table)} AS a WHERE {where}"
-    found = db.rows(sql, (target.last, stream))
+    found = table.rows(["commit", "at"], {"target": target.last, "stream": stream})
     return (found[0][0], moment(found[0][1])) if found else ("", None)
 
 
 def _remember(db: Database, job: Job, mark: str, at: Any) -> None:
-    d, table, mine = db.dialect, job.target.sibling(COMMITS), (job.target.last, job.stream)
-    where = " AND ".join(f"{d.quote(name)} = {d.placeholder}" for name in ("target", "stream"))
-    db.execute(f"DELETE FROM {d.name(table)} WHERE {where}", mine)
-    holes = ", ".join([d.placeholder] * len(_COMMITS))
-    db.execute(f"INSERT INTO {d.name(table)} ({d.columns(_COMMITS.names)}) VALUES ({holes})", (*mine, mark, at))
+    table = own(db, job.target)
+    table.delete({"target": job.target.last, "stream": job.stream})
+    table.insert(job.target.last, job.stream, mark, at)
 
 
 @define
@@ -152,13 +152,11 @@ def _chunks(db: Database, job: Job) -> Mapping[int, _Staged]:
     return chunks
 
 
-def indexes(d: Dialect, stage: Name, load: Load) -> list[str]:
+def indexes(d: Dialect, stage: Name, shape: pa.Schema, load: Load) -> list[str]:
     """Of the staging, made before the commit."""
     key = load.strategy.key
-    made = [d.create_index(stage, [CHUNK, *key, NUMBER])]
-    if load.whole:
-        made.append(f"CREATE INDEX {d.quote(f'{stage.last}_whole')} ON {d.name(stage)} ({d.columns(key)})")
-    return made
+    made = [d.create_index(stage, shape, [CHUNK, *key, NUMBER])]
+    return [*made, d.create_index(stage, shape, key, "whole")] if load.whole else made
 
 
 def _require_later(db: Database, job: Job, begin: Any) -> None:
@@ -274,7 +272,7 @@ class _Versions(Chunk):
         """A version that equals the one it follows is none. ``t`` is the staging, ``s`` what it follows."""
         d, job = self._d, self._job
         own = (*self._key, *LINEAGE)
-        differs = [d.differs(f"t.{d.quote(n)}", f"s.{d.quote(n)}") for n in self._names if n not in own]
+        differs = [unlike(job, name) for name in self._names if name not in own]
         equal = f"{self._of('t', *_VERSIONS)} AND {self._same} AND NOT ({' OR '.join(differs) or '1 = 0'})"
         values, number = {OP: d.literal(_SAME)}, d.quote(NUMBER)
         first = f"{equal} AND t.{number} = 0 AND s.{self._end} IS NULL"

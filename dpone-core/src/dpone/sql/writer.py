@@ -10,9 +10,8 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Container, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any
 
 import pyarrow as pa
 from attrs import asdict, define, evolve, frozen
@@ -25,10 +24,11 @@ from dpone.position import Position
 from dpone.schema import DELETED_AT, FILE, LINEAGE, LOAD_ID, LOADED_AT, PREFIX, VALIDITY, Name
 from dpone.sql import apply, fold, history, versions
 from dpone.sql.added import Added
-from dpone.sql.dialect import Database
+from dpone.sql.dialect import Database, transaction
 from dpone.sql.finalize import Counts, Job, held, is_empty, repeated_keys, require_columns
 from dpone.sql.finalizers import finalize, indexes
 from dpone.sql.journal import Journal
+from dpone.sql.own import Own
 from dpone.sql.replaced import replaced
 from dpone.sql.undo import IMAGES, Images, Targets, images, sweep
 from dpone.strategy import MODES, Strategy
@@ -40,8 +40,13 @@ _SPENT = "spent"  # the token of a table that no load goes on with
 STAGES = "__dpone__staging"
 _TEXTS, _COUNTS = ("stage", "key", "load_id", "token", "created_at"), ("rows", "bytes", "filtered", "quarantined")
 _STAGING = pa.schema([*((name, pa.string()) for name in _TEXTS), ("unique", pa.int64())])
-_CHECKS = pa.field("checks", pa.string())
-_PARTS = pa.schema([("stage", pa.string()), ("part", pa.string()), *((name, pa.int64()) for name in _COUNTS), _CHECKS])
+_PARTS = pa.schema(
+    [("stage", pa.string()), ("part", pa.string()), *((name, pa.int64()) for name in _COUNTS), ("checks", pa.string())]
+)
+
+
+def stages(db: Database, target: Name) -> Own:
+    return Own(db, target.sibling(STAGES), _STAGING, ("stage",))
 
 
 def with_lineage(schema: pa.Schema) -> pa.Schema:
@@ -76,22 +81,20 @@ class Staging:
     dies between a table and its line and leaves the table alone."""
 
     def __init__(self, db: Database, target: Name) -> None:
-        self._db = db
-        self._stages, self._parts = target.sibling(STAGES), target.sibling("__dpone__parts")
+        self._db, self._target = db, target
+        self._stages = stages(db, target)
+        self._parts = Own(db, target.sibling("__dpone__parts"), _PARTS, ("stage", "part"))
 
     def create(self) -> None:
-        for table, schema, key in ((self._stages, _STAGING, ("stage",)), (self._parts, _PARTS, ("stage", "part"))):
-            if self._db.schema(table) is None:
-                self._db.create(table, schema, key)
-        have = self._db.schema(self._parts)
-        if have is not None and _CHECKS.name not in have.names:  # a table made before there were row contracts
-            self._db.execute(self._db.dialect.add_column(self._parts, _CHECKS))
+        self._stages.create()
+        self._parts.create()
 
     def of(self, key: str) -> list[Stage]:
-        rows = self._select(self._stages, ("stage", "load_id", "token", "created_at", "unique"), key=key)
         return [
-            Stage(self._stages.sibling(stage), load_id, token, datetime.fromisoformat(at), bool(unique))
-            for stage, load_id, token, at, unique in rows
+            Stage(self._target.sibling(stage), load_id, token, datetime.fromisoformat(at), bool(unique))
+            for stage, load_id, token, at, unique in self._stages.rows(
+                ("stage", "load_id", "token", "created_at", "unique"), {"key": key}
+            )
         ]
 
     def sweep(self, key: str) -> None:
@@ -102,11 +105,11 @@ class Staging:
                 self.drop(stage)
 
     def _tables_of(self, key: str) -> set[str]:
-        return {other for (other,) in self._select(self._stages, ("key",)) if other.startswith(f"{key}|")}
+        return {other for other in self._stages.distinct("key") if other.startswith(f"{key}|")}
 
     def add(self, key: str, stage: Stage) -> None:
         at = stage.created_at.isoformat(timespec="microseconds")
-        self._insert(self._stages, _STAGING, (stage.table.last, key, stage.load_id, stage.token, at, int(stage.unique)))
+        self._stages.insert(stage.table.last, key, stage.load_id, stage.token, at, int(stage.unique))
 
     def drop(self, stage: Stage) -> None:
         """The table, if it is still there, and every trace of it."""
@@ -123,10 +126,8 @@ class Staging:
 
     def forget(self, table: Name) -> None:
         """It is nobody's to drop."""
-        d = self._db.dialect
         for own in (self._parts, self._stages):
-            where = f"{d.quote('stage')} = {d.placeholder}"
-            self._db.execute(f"DELETE FROM {d.name(own)} WHERE {where}", (table.last,))
+            own.delete({"stage": table.last})
 
     def spend(self, key: str, *tables: Name) -> None:
         """No load goes on with them: they are dropped after the transaction, or by the next load of the key."""
@@ -136,7 +137,7 @@ class Staging:
 
     def drop_spent(self, key: str) -> None:
         """Of a key, and of the tables of its change stream. In a transaction of its own, if there are any."""
-        if self._db.schema(self._stages) is None:
+        if not self._stages.exists():
             return
         if spent := [stage for one in (key, *self._tables_of(key)) for stage in self.of(one) if stage.token == _SPENT]:
             with transaction(self._db, key):
@@ -146,14 +147,14 @@ class Staging:
     def sweep_unknown(self, key: str) -> None:
         """Tables of this key that have no line."""
         mine = re.compile(rf"(?:{_STAGE}|{_ANEW})_.+_{_digest(key)}", re.IGNORECASE | re.DOTALL)
-        found = [table for table in self._db.tables(self._stages, PREFIX) if mine.fullmatch(table.last)]
-        known = {stage.lower() for (stage,) in self._select(self._stages, ("stage",))} if found else {*()}
+        found = [table for table in self._db.tables(self._target, PREFIX) if mine.fullmatch(table.last)]
+        known = {stage.lower() for stage in self._stages.distinct("stage")} if found else {*()}
         for table in found:
             if table.last.lower() not in known:
                 self._drop(table)
 
     def parts(self, stage: Stage) -> dict[str, Staged]:
-        rows = self._select(self._parts, ("part", *_COUNTS, _CHECKS.name), stage=stage.table.last)
+        rows = self._parts.rows(("part", *_COUNTS, "checks"), {"stage": stage.table.last})
         return {part: Staged(*[*counts, checks or ""]) for part, *counts, checks in rows}
 
     def replace(self, load: Load, table: Name) -> None:
@@ -171,31 +172,7 @@ class Staging:
 
     def mark(self, stage: Stage, part: str, staged: Staged) -> None:
         counts = (getattr(staged, name) for name in _COUNTS)
-        self._insert(self._parts, _PARTS, (stage.table.last, part, *counts, staged.checks))
-
-    def _select(self, table: Name, columns: tuple[str, ...], **equal: str) -> list[tuple[Any, ...]]:
-        d = self._db.dialect
-        where = " AND ".join(f"a.{d.quote(column)} = {d.placeholder}" for column in equal) or "1 = 1"
-        return self._db.rows(
-            f"SELECT {d.columns(columns, 'a')} FROM {d.name(table)} AS a WHERE {where}", tuple(equal.values())
-        )
-
-    def _insert(self, table: Name, schema: pa.Schema, values: tuple[Any, ...]) -> None:
-        d = self._db.dialect
-        holes = ", ".join([d.placeholder] * len(values))
-        self._db.execute(f"INSERT INTO {d.name(table)} ({d.columns(schema.names)}) VALUES ({holes})", values)
-
-
-@contextmanager
-def transaction(db: Database, lock: str) -> Iterator[None]:
-    """Committed as a whole, or not at all."""
-    db.begin(lock)
-    try:
-        yield
-        db.commit()
-    except BaseException:
-        db.rollback()
-        raise
+        self._parts.insert(stage.table.last, part, *counts, staged.checks)
 
 
 def anew(target: Name, load: Load) -> Name:
@@ -221,7 +198,7 @@ def create_own(db: Database, target: Name, load: Load, undo: Undo | None = None)
 def make_indexes(db: Database, lock: str, statements: Sequence[str]) -> None:
     """Before the transaction that they are for. One that cannot be made is left out: it may be there from an attempt
     whose process died, and without it the transaction is slow, and right."""
-    for statement in statements:
+    for statement in filter(None, statements):
         with suppress(SinkError), transaction(db, lock):
             db.execute(statement)
 
@@ -456,9 +433,9 @@ class SqlWriter:
     def _prepare(self) -> None:
         """DDL that comes before the commit's transaction. A staging that somebody has swept is left to the fence."""
         stage, db, key = self._stage, self._db, self._load.key
-        if stage is None or db.schema(stage.table) is None:
+        if stage is None or (shape := db.schema(stage.table)) is None:
             return
-        make_indexes(db, key, indexes(db, self._into, stage.table, self._load, stage.unique))
+        make_indexes(db, key, indexes(db, self._into, stage.table, shape, self._load, stage.unique))
         able = self._undo is not None and self._into == self._target  # rows of other columns cannot be put back
         if able and self._images is None:
             self._images = images(db, self._target, self.load_id)

@@ -72,8 +72,8 @@ def prepare(sink: Sink, spec: SinkSpec, schema: pa.Schema, load: Load | None = N
     own = (*LINEAGE, *VALIDITY) if strategy.mode == "scd2" else LINEAGE
     bare = None if have is None else pa.schema([f for f in have if f.name not in own])
     sql = discover().offered(SpeakingSql, sink, spec.type)
-    limit = sql.dialect.max_identifier if sql else None
-    plan = evolution.plan(bare, schema, spec.options.schema_evolution, sink.stores, strategy.key, limit)
+    too_long = sql.dialect.too_long if sql else evolution.any_length
+    plan = evolution.plan(bare, schema, spec.options.schema_evolution, sink.stores, strategy.key, too_long)
     if have is None and sink.exists():  # it has no schema
         plan = evolve(plan, changes=())
     plan.require_safe(str(spec.table or spec.path or spec.topic))

@@ -12,8 +12,9 @@ from attrs import field, frozen, mutable
 
 from dpone.contract import Part, Sink, TakingBack
 from dpone.schema import Name
+from dpone.sql.dialect import transaction
 from dpone.sql.sink import SqlSink
-from dpone.sql.writer import Staging, transaction
+from dpone.sql.writer import Staging
 from dpone.strategy import Strategy
 from dpone.testing.harness import Harness
 from dpone.testing.loads import at, key, new_load, prepare

@@ -12,10 +12,10 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from dpone.errors import ConfigError, SinkError
+from dpone.errors import SinkError
 from dpone.evolution import Stored
 from dpone.schema import DEFAULT, Name
-from dpone.sql.dialect import Dialect, Reference
+from dpone.sql.dialect import Database, Dialect, Reference
 from dpone_duckdb import types
 from dpone_duckdb.connect import connect
 from dpone_duckdb.errors import failing
@@ -35,15 +35,7 @@ class DuckdbDialect(Dialect):
     def reads(self, native: str) -> pa.DataType | None:
         return types.reads(native)
 
-    def bind(self, value: Any, type: pa.DataType) -> Any:
-        try:
-            return pa.array([str(value)]).cast(type)[0].as_py()
-        except pa.ArrowException as error:
-            raise ConfigError(
-                "read strategy.where", f"{value!r} is not a valid {type}", f"write a value of {type}"
-            ) from error
-
-    def differs(self, left: str, right: str) -> str:
+    def differs(self, left: str, right: str, type: pa.DataType) -> str:
         return f"{left} IS DISTINCT FROM {right}"
 
     def widen_column(self, table: Name, before: pa.Field, after: pa.Field) -> list[str]:
@@ -51,7 +43,7 @@ class DuckdbDialect(Dialect):
         return [f"ALTER TABLE {self.name(table)} ALTER COLUMN {self.quote(before.name)} TYPE {wider}"]
 
 
-class DuckdbDatabase:
+class DuckdbDatabase(Database):
     """``dpone.sql.dialect.Database``. Opened when first used; looking does not create the file."""
 
     def __init__(self, path: Path) -> None:
@@ -84,7 +76,7 @@ class DuckdbDatabase:
 
     def commit(self) -> None:
         """DuckDB writes and syncs its log before it answers."""
-        self.execute("COMMIT")
+        super().commit()
         self._release()
 
     def rollback(self) -> None:
@@ -153,14 +145,6 @@ class DuckdbDatabase:
         sql = f"SELECT constraint_type, constraint_column_names FROM duckdb_constraints() WHERE {_OF_TABLE}"
         return [found for found in self.rows(sql, _place(table)) if not kinds or found[0] in kinds]
 
-    def upsert(
-        self, target: Name, source: str, names: Sequence[str], key: Sequence[str], compared: Sequence[str]
-    ) -> tuple[int, int]:
-        d = self.dialect
-        same = " AND ".join(f"t.{d.quote(k)} = s.{d.quote(k)}" for k in key)
-        [(met,)] = self.rows(f"SELECT count(*) FROM {source} AS s JOIN {d.name(target)} AS t ON {same}")
-        return met, self.execute(d.upsert(target, source, names, key, compared, "true"))
-
     def plain(self, table: Name, key: Sequence[str]) -> bool:
         """Told by what DuckDB's catalogue has of it. A view finds its table by name and outlives a swap."""
         schema = self.schema(table)
@@ -195,43 +179,17 @@ class DuckdbDatabase:
             AND lower(schema_name) = lower(?) AND starts_with(table_name, ?)"
         return [beside.sibling(name) for (name,) in self.rows(sql, (_place(beside)[0], prefix))]
 
-    def create(self, table: Name, schema: pa.Schema, key: Sequence[str] = ()) -> None:
-        self.execute(self.dialect.create_table(table, schema, key))
-
-    def create_like(self, table: Name, like: Name, columns: Sequence[str]) -> None:
-        self.execute(self.dialect.create_like(table, like, columns))
-
-    def drop(self, table: Name, wipe: bool = False) -> None:
-        self.execute(self.dialect.drop_table(table))
-
     def identity(self, table: Name, column: str = "") -> str:
         """A table by its text."""
         sql = f"SELECT sql FROM duckdb_tables() WHERE {_OF_TABLE}"
         return "" if column else str(self.rows(sql, _place(table))[0][0])
 
-    def take_out(self, table: Name, column: str = "") -> str:
+    def dependants(self, table: Name, column: str = "") -> list[str]:
         """DuckDB alters no table that has an index. A view is told by its text, which has the name somewhere."""
         comment = f"SELECT 1 FROM duckdb_columns() WHERE {_OF_TABLE} AND column_name = ? AND comment IS NOT NULL"
         views = "SELECT 'view ' || view_name FROM duckdb_views() WHERE NOT internal AND contains(lower(sql), lower(?))"
         hanging = [*self._hanging(table), *(view for (view,) in self.rows(views, (table.last,)))]
-        hanging += ["a comment"] if column and self.rows(comment, (*_place(table), column)) else []
-        if hanging:
-            return f"it has {', '.join(hanging)}"
-        self.execute(self.dialect.drop_column(table, column) if column else self.dialect.drop_table(table))
-        return ""
-
-    def clear(self, table: Name) -> int:
-        return self.execute(f"DELETE FROM {self.dialect.name(table)}")
-
-    def _rename(self, table: Name, to: Name) -> None:
-        self.execute(f"ALTER TABLE {self.dialect.name(table)} RENAME TO {self.dialect.quote(to.last)}")
-
-    def swap(self, stage: Name, target: Name, keep: Name | None = None) -> None:
-        if keep is None:
-            self.drop(target)
-        else:
-            self._rename(target, keep)
-        self._rename(stage, target)
+        return [*hanging, "a comment"] if column and self.rows(comment, (*_place(table), column)) else hanging
 
     def hold(self, table: Name) -> None:
         """The file has one process that writes, and that one transaction of dpone at a time (``begin``)."""

@@ -13,30 +13,33 @@ import pymysql
 from pymysql.constants import FIELD_TYPE
 from pymysql.converters import conversions
 
-from dpone.errors import Category, ConfigError, DataError, SinkError
+from dpone.errors import Category, ConfigError, SinkError
 from dpone.evolution import Stored
 from dpone.schema import DEFAULT, Name
-from dpone.sql.dialect import Dialect, Reference
+from dpone.sql.dialect import Database, Dialect, Reference
 from dpone_mariadb import types
 from dpone_mariadb.connect import Place, connect
 from dpone_mariadb.errors import failing
 
 _MINE = "table_schema = coalesce(%s, database()) AND table_name = %s"
 _INSTANT = {FIELD_TYPE.DATETIME: lambda text: datetime.fromisoformat(text).replace(tzinfo=UTC)}
-_LONGEST = 3072 // 4  # characters of all key columns together: https://mariadb.com/kb/en/innodb-limitations/
 
 
 class MariadbDialect(Dialect):
     quotes = ("`", "`")
     placeholder = "%s"
+    unit = "characters"
+    max_identifier = 64
+    max_key = 3072 // 4  # https://mariadb.com/kb/en/innodb-limitations/
     max_columns = 1017  # of InnoDB
+    on_conflict = False
     ddl_commits = True
     holds_new_rows = False  # locks of InnoDB are of rows; LOCK TABLES would commit
 
     def quote(self, identifier: str) -> str:
-        """64 characters of the basic plane, none of them a blank at the end. The driver takes % for a placeholder."""
-        if len(identifier) > 64 or identifier != identifier.rstrip(" ") or any(ord(c) > 0xFFFF for c in identifier):
-            found = f"{identifier[:40]!a}: a name has at most 64 characters, none beyond U+FFFF and no blank at the end"
+        """Characters of the basic plane, none of them a blank at the end. The driver takes % for a placeholder."""
+        if identifier.endswith(" ") or any(ord(c) > 0xFFFF for c in identifier):
+            found = f"{identifier[:40]!a}: a name has no character beyond U+FFFF and no blank at the end"
             raise ConfigError("quote an identifier", found, "rename the table or column")
         return super().quote(identifier).replace("%", "%%")
 
@@ -49,15 +52,11 @@ class MariadbDialect(Dialect):
     def reads(self, native: str) -> pa.DataType | None:
         return types.reads(native)
 
-    def bind(self, value: Any, type: pa.DataType) -> Any:
-        try:
-            given = value if isinstance(value, datetime) else str(value)
-            return types.encode(pa.array([given]), type, "")[0]
-        except (pa.ArrowException, DataError) as error:
-            todo = f"write a value of {type}"
-            raise ConfigError("read strategy.where", f"{value!r} is not a valid {type}", todo) from error
+    def parameter(self, value: Any, type: pa.DataType) -> Any:
+        given = value if isinstance(value, datetime) else str(value)
+        return types.encode(pa.array([given]), type, "")[0]
 
-    def differs(self, left: str, right: str) -> str:
+    def differs(self, left: str, right: str, type: pa.DataType) -> str:
         return f"NOT ({left} <=> {right})"
 
     def column(self, field: pa.Field) -> str:
@@ -65,24 +64,20 @@ class MariadbDialect(Dialect):
         native, comment, text = self.stores(field.type).native.partition(" COMMENT ")
         return f"{self.quote(field.name)} {native}{'' if field.nullable else ' NOT NULL'}{comment}{text}"
 
-    def create_table(self, table: Name, schema: pa.Schema, key: Sequence[str] = ()) -> str:
-        """A text without a length can be no key: texts of a key share what an index may have."""
-        texts = [n for n in key if self.stores(schema.field(n).type).native in (types.TEXT, "longblob")]
-        columns = []
-        for f in schema:
-            written = self.column(f.with_nullable(f.nullable and f.name not in key))
-            if f.name in texts:
-                size = _LONGEST // len(texts) - (8 if len(key) > len(texts) else 0)
-                written = written.replace(" longtext ", f" varchar({size}) ").replace(
-                    " longblob", f" varbinary({size})"
-                )
-            columns.append(written)
-        if key:
-            columns.append(f"PRIMARY KEY ({self.columns(key)})")
-        return f"CREATE TABLE {self.name(table)} ({', '.join(columns)}) ENGINE=InnoDB CHARACTER SET utf8mb4"
+    def key_column(self, field: pa.Field, most: int) -> str:
+        """A text without a length can be no key."""
+        written = self.column(field).replace(" longtext ", f" varchar({most}) ")
+        return written.replace(" longblob", f" varbinary({most})")
 
-    def create_index(self, table: Name, columns: Sequence[str]) -> str:
-        return "DO 0"  # a text would need a length here
+    def create_table(self, table: Name, schema: pa.Schema, key: Sequence[str] = ()) -> str:
+        return f"{super().create_table(table, schema, key)} ENGINE=InnoDB CHARACTER SET utf8mb4"
+
+    def create_index(self, table: Name, schema: pa.Schema, columns: Sequence[str], suffix: str = "key") -> str:
+        """Of a text its begin."""
+        most = self.key_size(schema, columns)
+        texts = [name for name in columns if self.is_text(schema.field(name).type)]
+        parts = (f"{self.quote(name)}({most})" if name in texts else self.quote(name) for name in columns)
+        return f"CREATE INDEX {self.quote(f'{table.last}_{suffix}')} ON {self.name(table)} ({', '.join(parts)})"
 
     def widen_column(self, table: Name, before: pa.Field, after: pa.Field) -> list[str]:
         if self.stores(before.type).native == self.stores(after.type).native:
@@ -101,7 +96,7 @@ class MariadbDialect(Dialect):
         return f"UPDATE {self.name(target)} AS t, {source} AS s SET {sets} WHERE {where}"
 
 
-class MariadbDatabase:
+class MariadbDatabase(Database):
     """``dpone.sql.dialect.Database``. Opened when first used."""
 
     def __init__(self, place: Place) -> None:
@@ -137,7 +132,7 @@ class MariadbDatabase:
 
     def commit(self) -> None:
         """Durable with innodb_flush_log_at_trx_commit=1, which is the default."""
-        self.execute("COMMIT")
+        super().commit()
         self._release()
 
     def rollback(self) -> None:
@@ -218,26 +213,6 @@ class MariadbDatabase:
     def primary_key(self, table: Name) -> tuple[str, ...]:
         return tuple(self._keys(table).get("PRIMARY", ()))
 
-    def upsert(
-        self, target: Name, source: str, names: Sequence[str], key: Sequence[str], compared: Sequence[str]
-    ) -> tuple[int, int]:
-        """By an update and an insert: what ON DUPLICATE KEY UPDATE counts does not tell one from the other."""
-        d = self.dialect
-        same = " AND ".join(f"t.{d.quote(k)} = s.{d.quote(k)}" for k in key)
-        [(met,)] = self.rows(f"SELECT COUNT(*) FROM {source} AS s JOIN {d.name(target)} AS t ON {same}")
-        differs = " OR ".join(d.differs(f"t.{d.quote(c)}", f"s.{d.quote(c)}") for c in compared)
-        values = {n: f"s.{d.quote(n)}" for n in names if n not in key}
-        written = self.execute(d.update_from(target, source, values, f"{same} AND ({differs})")) if compared else 0
-        new = f"LEFT JOIN {d.name(target)} AS t ON {same} WHERE t.{d.quote(key[0])} IS NULL"
-        rows = f"SELECT {d.columns(names, 's')} FROM {source} AS s {new}"
-        return met, written + self.execute(f"{d.insert_into(target, names)} {rows}")
-
-    def plain(self, table: Name, key: Sequence[str]) -> bool:
-        return False  # RENAME TABLE commits: a staging never takes the target's place
-
-    def swap(self, stage: Name, target: Name, keep: Name | None = None) -> None:
-        raise NotImplementedError
-
     def collated(self, table: Name) -> bool:
         exact = "collation_name REGEXP '_nopad_bin$'"
         sql = f"SELECT 1 FROM information_schema.columns WHERE {_MINE} AND NOT {exact} LIMIT 1"
@@ -249,22 +224,13 @@ class MariadbDatabase:
             AND left(table_name, char_length(%s)) = %s"
         return [beside.sibling(name) for (name,) in self.rows(sql, (database, prefix, prefix))]
 
-    def create(self, table: Name, schema: pa.Schema, key: Sequence[str] = ()) -> None:
-        self.execute(self.dialect.create_table(table, schema, key))
-
-    def create_like(self, table: Name, like: Name, columns: Sequence[str]) -> None:
-        self.execute(self.dialect.create_like(table, like, columns))
-
-    def drop(self, table: Name, wipe: bool = False) -> None:
-        self.execute(self.dialect.drop_table(table))
-
     def identity(self, table: Name, column: str = "") -> str:
         """A table by its text."""
         return "" if column else str(self.rows(f"SHOW CREATE TABLE {self.dialect.name(table)}")[0][1])
 
-    def take_out(self, table: Name, column: str = "") -> str:
+    def dependants(self, table: Name, column: str = "") -> list[str]:
         """A view is found by its text, which has the name somewhere; those of ``mysql`` and ``sys`` are the
-        server's own. Nobody writes the table between the look and the drop."""
+        server's own."""
         views = "SELECT table_name FROM information_schema.views WHERE instr(view_definition, %s) \
             AND table_schema NOT IN ('mysql', 'sys')"
         hanging = [f"view {name}" for (name,) in self.rows(views, (column or table.last,))]
@@ -272,7 +238,11 @@ class MariadbDatabase:
         if column:
             sql = f"SELECT index_name FROM information_schema.statistics WHERE {_MINE} AND column_name = %s"
             hanging += [f"index {name}" for (name,) in self.rows(sql, (*_place(table), column))]
-        if hanging:
+        return hanging
+
+    def take_out(self, table: Name, column: str = "") -> str:
+        """Nobody writes the table between the look and the drop."""
+        if hanging := self.dependants(table, column):
             return f"it has {', '.join(hanging)}"
         d, named = self.dialect, self.dialect.name(table)
         some = f"{d.quote(column)} IS NOT NULL" if column else "1 = 1"
@@ -284,10 +254,6 @@ class MariadbDatabase:
         finally:
             self.execute("UNLOCK TABLES")
         return ""
-
-    def clear(self, table: Name) -> int:
-        """TRUNCATE would commit."""
-        return self.execute(f"DELETE FROM {self.dialect.name(table)}")
 
     def hold(self, table: Name) -> None:
         """Locks every row; new ones may come until the transaction ends."""

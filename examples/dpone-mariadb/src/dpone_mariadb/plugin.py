@@ -40,3 +40,17 @@ def dpone_sinks() -> list[Connector]:
             commit="transaction",
         )
     ]
+
+
+@hookimpl
+def dpone_state_backends() -> list[Connector]:
+    return [
+        Connector(
+            name="mariadb",
+            implementation="dpone_mariadb.state:MariadbState",
+            options="dpone.pipeline:StateOptions",
+            capabilities=declare("state", ("compare_and_set", "history", "lock", "partitions")),
+            takes=("connection",),
+            errors=_ERRORS,
+        )
+    ]

@@ -18,10 +18,10 @@ from dpone.connectors.sqlite.collation import collated
 from dpone.connectors.sqlite.connect import connect, will_write
 from dpone.connectors.sqlite.errors import failing
 from dpone.connectors.sqlite.rows import Refused, encode
-from dpone.errors import ConfigError, DataError, SinkError
+from dpone.errors import DataError, SinkError
 from dpone.evolution import Stored
 from dpone.schema import DEFAULT, Name
-from dpone.sql.dialect import Dialect, Reference
+from dpone.sql.dialect import Database, Dialect, Reference
 
 DECIMAL = "dpone_decimal"
 _MET = "dpone_met"
@@ -38,17 +38,12 @@ class SqliteDialect(Dialect):
     def reads(self, native: str) -> pa.DataType | None:
         return super().reads(native) or types.own(native)
 
-    def bind(self, value: Any, type: pa.DataType) -> Any:
-        try:
-            # A decimal by its digits: Arrow would ask 21 of them of any integer.
-            given = pa.array([str(value) if pa.types.is_decimal(type) else value])
-            return encode(given, type)[0]
-        except (pa.ArrowException, OverflowError, Refused) as error:
-            found, zone = f"{value!r} is not a valid {type}", pa.types.is_timestamp(type) and type.tz
-            todo = f"write a value of type {type}{', as in 2026-01-31T00:00:00Z' if zone else ''}"
-            raise ConfigError("read strategy.where", found, todo) from error
+    def parameter(self, value: Any, type: pa.DataType) -> Any:
+        """A decimal by its digits: Arrow would ask 21 of them of any integer."""
+        given = pa.array([str(value) if pa.types.is_decimal(type) else value])
+        return encode(given, type)[0]
 
-    def differs(self, left: str, right: str) -> str:
+    def differs(self, left: str, right: str, type: pa.DataType) -> str:
         """A collation such as NOCASE would hide a change of case."""
         return f"{left} IS NOT {right} COLLATE BINARY"
 
@@ -103,7 +98,7 @@ def compare_decimals(left: str, right: str) -> int:
 _AFTER_COLUMN = re.compile(r",\s|\)\s*(?:STRICT|WITHOUT)\b", re.IGNORECASE)
 
 
-class SqliteDatabase:
+class SqliteDatabase(Database):
     """``dpone.sql.dialect.Database``. Opened when first used; ``existing`` looks without creating the file."""
 
     def __init__(self, path: Path, timeout: float, nan_to_null: bool = False) -> None:
@@ -133,7 +128,7 @@ class SqliteDatabase:
 
     def commit(self) -> None:
         try:
-            self.execute("COMMIT")
+            super().commit()
         except DataError as error:
             raise self._dangling(error) from error.__cause__
 
@@ -237,7 +232,7 @@ class SqliteDatabase:
         return any({*self.rows(sql, (index,))} == wanted for index, _ in indexes)
 
     def upsert(
-        self, target: Name, source: str, names: Sequence[str], key: Sequence[str], compared: Sequence[str]
+        self, target: Name, source: str, schema: pa.Schema, key: Sequence[str], compared: Sequence[str]
     ) -> tuple[int, int]:
         """The rows met are counted on the way: to join them once more would take a fifth of the time."""
         met = 0
@@ -249,7 +244,7 @@ class SqliteDatabase:
 
         with self._failing():
             self.connection().create_function(_MET, 0, count)
-        written = self.execute(self.dialect.upsert(target, source, names, key, compared, f"{_MET}()"))
+        written = self.execute(self.dialect.upsert(target, source, schema, key, compared, f"{_MET}()"))
         return met, written
 
     def primary_key(self, table: Name) -> tuple[str, ...]:
@@ -276,20 +271,11 @@ class SqliteDatabase:
         )
         return [found for (found,) in self.rows(hanging, (table.last,) * 3)]
 
-    def clear(self, table: Name) -> int:
-        return self.execute(f"DELETE FROM {self.dialect.name(table)}")
-
     def tables(self, beside: Name, prefix: str) -> list[Name]:
         if self._db is None and not self.path.exists():
             return []
         sql = "SELECT name FROM sqlite_master WHERE type = 'table' AND substr(name, 1, length(?)) = ?"
         return [beside.sibling(name) for (name,) in self.rows(sql, (prefix, prefix))]
-
-    def create(self, table: Name, schema: pa.Schema, key: Sequence[str] = ()) -> None:
-        self.execute(self.dialect.create_table(table, schema, key))
-
-    def create_like(self, table: Name, like: Name, columns: Sequence[str]) -> None:
-        self.execute(self.dialect.create_like(table, like, columns))
 
     def drop(self, table: Name, wipe: bool = False) -> None:
         """Some builds of SQLite write zeros over all that is dropped. That would cost as much as staging did, and guard
@@ -297,7 +283,7 @@ class SqliteDatabase:
         zeroes = not wipe and self.rows("PRAGMA secure_delete") == [(1,)]
         if zeroes:
             self.rows("PRAGMA secure_delete=FAST")
-        self.execute(self.dialect.drop_table(table))
+        super().drop(table, wipe)
         if zeroes:
             self.rows("PRAGMA secure_delete=ON")
 
@@ -350,18 +336,11 @@ class SqliteDatabase:
             found[name, number] = evolve(one, columns=(*one.columns, (column, to)))
         return list(found.values())
 
-    def _rename(self, table: Name, to: Name) -> None:
-        # Legacy: rename this table and nothing else. Otherwise any broken view in the database stops the rename.
+    def rename(self, table: Name, to: Name) -> None:
+        """Legacy: rename this table and nothing else. Otherwise any broken view in the database stops the rename."""
         self.execute("PRAGMA legacy_alter_table=ON")
-        self.execute(f"ALTER TABLE {self.dialect.name(table)} RENAME TO {self.dialect.quote(to.last)}")
+        super().rename(table, to)
         self.execute("PRAGMA legacy_alter_table=OFF")
-
-    def swap(self, stage: Name, target: Name, keep: Name | None = None) -> None:
-        if keep is None:
-            self.execute(self.dialect.drop_table(target))
-        else:
-            self._rename(target, keep)
-        self._rename(stage, target)
 
     def hold(self, table: Name) -> None:
         """A transaction that writes holds the file."""

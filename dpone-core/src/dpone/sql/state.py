@@ -1,0 +1,255 @@
+"""State backend over a SQL database: positions, their history and the locks of runners, in three tables of dpone's own.
+
+A connector says how the database is reached, what time it is there, and what may keep a state from being written.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from typing import Any, ClassVar
+
+import pyarrow as pa
+from attrs import frozen
+
+from dpone.contract import Finding, Versioned
+from dpone.errors import Busy, Conflict, DponeError, SinkError, StateError
+from dpone.partition import SqlPartitionManifestStore
+from dpone.process import Process, abandoned, using
+from dpone.schema import PREFIX, Name
+from dpone.sql.dialect import Database, transaction
+from dpone.sql.history import INSTANT, moment
+from dpone.sql.own import Own
+
+STATE = "__dpone__state"
+_KEPT = 50  # values of a key that the history has
+
+
+class SqlState(ABC):
+    """``contract.StateBackend`` and ``contract.KeepsPartitions``. Every call has a connection of its own: a lease is
+    renewed from another thread.
+
+    saved_at, expires: types of the columns of these times.
+    """
+
+    saved_at: ClassVar[pa.DataType] = INSTANT
+    expires: ClassVar[pa.DataType] = INSTANT
+
+    def __init__(self, where: str, state: Name) -> None:
+        """``where``: for messages. ``state``: the table of the states; all others are next to it."""
+        self._where, self._name = where, state
+
+    @abstractmethod
+    def database(self) -> Database:
+        """A connection of its own, opened when first used. Its lock of a text is none of the sink's: ``SqlState`` puts
+        a word before each."""
+
+    @abstractmethod
+    def now(self, db: Database) -> datetime:
+        """What time it is, by a clock that is one for all runners: the server's, where there is a server."""
+
+    def refused(self, db: Database, known: bool) -> tuple[str, str] | None:
+        """Why no state could be written, and what to do; ``known``: the tables are there. Looks, and makes nothing."""
+        return None
+
+    def check(self) -> list[Finding]:
+        try:
+            with self._connected("check") as db:
+                known = self._tables(db).exist()
+                refused = self.refused(db, known)
+        except DponeError as error:
+            return [Finding("state", False, f"{error.failed}: {error.found}", error.todo)]
+        if refused is not None:
+            return [Finding("state", False, *refused)]
+        return [Finding("state", True, f"{self._where}{'' if known else ' (will be created)'}")]
+
+    def load(self, key: str) -> Versioned | None:
+        with self._connected("load the state") as db:
+            tables = self._tables(db)
+            found = tables.state.rows(_VERSION, {"key": key}) if tables.exist() else []
+        return _versioned(*found[0]) if found and found[0][1] is not None else None
+
+    def save(self, key: str, value: Mapping[str, Any], expected: int) -> int:
+        return self._write(key, json.dumps(dict(value), sort_keys=True, allow_nan=False, ensure_ascii=False), expected)
+
+    def delete(self, key: str, expected: int) -> None:
+        self._write(key, None, expected)
+
+    def _write(self, key: str, value: str | None, expected: int) -> int:
+        with self._writing("save the state", key) as tables:
+            found = tables.state.rows(_VERSION, {"key": key})
+            version, old, _ = found[0] if found else (0, None, None)
+            current = 0 if old is None else version
+            if current != expected:
+                what = f"{key} is at version {current}, expected {expected}; another runner was faster"
+                raise Conflict("save the state", what, "nothing was written; run again")
+            at = _bound(tables.db, self.now(tables.db), self.saved_at)
+            line = {"version": version + 1, "value": value, "saved_at": at}
+            if found:
+                tables.state.update(line, {"key": key})
+            else:
+                tables.state.insert(key, *line.values())
+            if value is not None:
+                tables.history.insert(key, *line.values())
+            for beyond in sorted(n for (n,) in tables.history.rows(["version"], {"key": key}))[:-_KEPT]:
+                tables.history.delete({"key": key, "version": beyond})
+        return int(version) + 1
+
+    def history(self, key: str, limit: int = 20) -> list[Versioned]:
+        with self._connected("read the state's history") as db:
+            tables = self._tables(db)
+            found = tables.history.rows(_VERSION, {"key": key}) if tables.exist() else []
+        newest = sorted(found, key=lambda line: int(line[0]), reverse=True)
+        return [_versioned(*line) for line in newest[:limit]]
+
+    @contextmanager
+    def lock(self, key: str, ttl: float) -> Iterator[SqlLease]:
+        lease = SqlLease(self, key, ttl, secrets.token_hex(8))
+        with using(lease.owner):
+            self._take(lease)
+            try:
+                yield lease
+            finally:
+                self._release(lease)
+
+    def _take(self, lease: SqlLease) -> None:
+        key, asked = lease.key, False
+        try:
+            with self._writing("lock the stream", key) as tables:
+                now, me = self.now(tables.db), Process.this()
+                self._require_free(tables.locks, key, now)
+                tables.locks.delete({"key": key})
+                asked = True
+                until = _bound(tables.db, now + timedelta(seconds=lease.ttl), self.expires)
+                tables.locks.insert(key, lease.owner, me.host, me.machine, me.pid, me.started, until)
+        except StateError:
+            if asked:  # the answer to the COMMIT may be what was lost: our own lease would stay
+                self._release(lease)
+            raise
+
+    def _require_free(self, locks: Own, key: str, now: datetime) -> None:
+        for host, machine, pid, started, owner, expires in locks.rows(_HOLDER, {"key": key}):
+            holder, left = Process(host, machine, int(pid), started), (_moment(expires) - now).total_seconds()
+            if left > 0 and not abandoned(holder, owner):
+                held = f"process {holder.pid} on {holder.host} holds it for another {left:.0f} s at most"
+                raise Busy(f"lock {key}", held, "let that run finish; a dead one is replaced when its lease ends")
+
+    def _release(self, lease: SqlLease) -> None:
+        """Tried twice, then left: what the run did stands, and the lease ends by itself."""
+        for _ in range(2):
+            with suppress(StateError):
+                with self._writing("release the lock", lease.key) as tables:
+                    tables.locks.delete({"key": lease.key, "owner": lease.owner})
+                return
+
+    def extend(self, lease: SqlLease) -> None:
+        with self._writing("renew the lease", lease.key) as tables:
+            until = _bound(tables.db, self.now(tables.db) + timedelta(seconds=lease.ttl), self.expires)
+            if not tables.locks.update({"expires": until}, {"key": lease.key, "owner": lease.owner}):
+                found = f"another runner has taken over {lease.key}"
+                raise Conflict("renew the lease", found, "nothing to do; this run stops and writes nothing more")
+
+    def partitions(self) -> SqlPartitionManifestStore:
+        heads = self._name.sibling("__dpone__manifests")
+        return SqlPartitionManifestStore(lambda: closing(self.database()), heads)
+
+    def close(self) -> None:  # noqa: B027  # nothing to do, and nothing to add
+        """Nothing is held between calls."""
+
+    def _tables(self, db: Database) -> _Tables:
+        text, number = pa.string(), pa.int64()
+        saved: list[tuple[str, pa.DataType]] = [("version", number), ("value", text), ("saved_at", self.saved_at)]
+        held = [(name, number if name == "pid" else text) for name in ("owner", "host", "machine", "pid", "started")]
+        return _Tables(
+            db,
+            _own(db, self._name, ("key",), saved, nullable="value"),
+            _own(db, self._name.sibling(f"{STATE}_history"), ("key", "version"), saved),
+            _own(db, self._name.sibling("__dpone__locks"), ("key",), [*held, ("expires", self.expires)]),
+        )
+
+    @contextmanager
+    def _connected(self, failed: str) -> Iterator[Database]:
+        """A Database speaks of a sink; here it is the state."""
+        try:
+            with closing(self.database()) as db:
+                yield db
+        except SinkError as error:
+            raised = StateError(f"{failed} at {self._where}", error.found, error.todo)
+            raised.category = error.category
+            raise raised from error.__cause__
+
+    @contextmanager
+    def _writing(self, failed: str, key: str) -> Iterator[_Tables]:
+        """One transaction that holds the key from its start, also where there is no line yet; durable at the end. The
+        tables are made by one runner at a time."""
+        with self._connected(failed) as db:
+            tables = self._tables(db)
+            if not tables.exist():
+                with transaction(db, f"tables of state {'.'.join(self._name.parts[:-1])}"):
+                    tables.create()
+            with transaction(db, f"state {key}"):
+                yield tables
+
+
+_VERSION = ("version", "value", "saved_at")
+_HOLDER = ("host", "machine", "pid", "started", "owner", "expires")
+
+
+@frozen
+class SqlLease:
+    """``contract.Lease``."""
+
+    state: SqlState
+    key: str
+    ttl: float
+    owner: str
+
+    def renew(self) -> None:
+        self.state.extend(self)
+
+
+@frozen
+class _Tables:
+    db: Database
+    state: Own
+    history: Own
+    locks: Own
+
+    def exist(self) -> bool:
+        there = {table.last for table in self.db.tables(self.state.name, PREFIX)}
+        return {own.name.last for own in (self.state, self.history, self.locks)} <= there
+
+    def create(self) -> None:
+        for own in (self.state, self.history, self.locks):
+            own.create()
+
+
+_Columns = Sequence[tuple[str, pa.DataType]]
+
+
+def _own(db: Database, name: Name, key: tuple[str, ...], columns: _Columns, nullable: str = "") -> Own:
+    fields = [pa.field(column, type_, column == nullable) for column, type_ in (("key", pa.string()), *columns)]
+    return Own(db, name, pa.schema(fields), key)
+
+
+def _bound(db: Database, at: datetime, type: pa.DataType) -> Any:
+    """As the parameter for a column of instants, of ISO 8601 texts or of seconds since 1970."""
+    if pa.types.is_string(type):
+        return at.isoformat(timespec="microseconds")
+    return at.timestamp() if pa.types.is_floating(type) else db.dialect.bind(at, type)
+
+
+def _moment(value: Any) -> datetime:
+    return datetime.fromtimestamp(value, UTC) if isinstance(value, float) else moment(value)
+
+
+def _versioned(version: int, value: str | None, saved_at: Any) -> Versioned:
+    try:
+        return Versioned(json.loads(value or ""), int(version), moment(saved_at))
+    except ValueError as error:
+        todo = "restore it from a backup, or delete its tables: the position is then taken from the sink's journal"
+        raise StateError("load the state", f"version {version} is not JSON ({error})", todo) from error
