@@ -315,9 +315,8 @@ def to_json(found: Certification) -> dict[str, Any]:
 def to_markdown(found: Certification) -> str:
     """The matrix as a page: connectors, capabilities by role, routes."""
     parts = [said(found), _connectors(found)]
-    for title, made in {"Gates": gate_rows, "Run against": server_rows, "Left out": left_out_rows}.items():
-        if len(rows := made(found)) > 1:
-            parts.append(f"## {title}\n\n{_table(rows[0], rows[1:])}")
+    shown = {"Gates": gate_rows(found), "Run against": server_rows(found), "Left out": left_out_rows(found)}
+    parts += [f"## {title}\n\n{_table(head, lines)}" for title, (head, *lines) in shown.items() if lines]
     for role in ROLES:
         rows = [cell for cell in found.cells if cell.role == role]
         names = list(dict.fromkeys(cell.connector for cell in rows))

@@ -14,8 +14,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dpone.connectors.sqlite.connect import connect
-from dpone.errors import SourceError
 from dpone.evidence import Durability
 from dpone.pipeline import Incremental, SinkSpec, SourceSpec, StateSpec
 from dpone.secret import Secret
@@ -47,10 +45,9 @@ class SqliteHarness(SqlHarness):
             yield db.cursor()
 
     def durability(self) -> Durability:
-        """Of the connector's own connections: SQLite keeps ``synchronous`` for each by itself."""
-        with closing(connect(self.path, 5, SourceError, create=False)) as db:
-            [(mode,)] = db.execute("PRAGMA journal_mode").fetchall()
-            [(level,)] = db.execute("PRAGMA synchronous").fetchall()
+        """Of the connector's own connection: ``synchronous`` is a setting of each connection by itself."""
+        with closing(self.make("sink", self.sink(Strategy("append")))) as sink:
+            [(mode,)], [(level,)] = (sink._db.rows(f"PRAGMA {name}") for name in ("journal_mode", "synchronous"))
         name = ("OFF", "NORMAL", "FULL", "EXTRA")[level]
         safe = level >= 2 and mode not in ("off", "memory")
         return synced(self.folder, safe, journal_mode=mode, synchronous=name)

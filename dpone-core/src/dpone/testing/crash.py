@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 from attrs import evolve, frozen
 
 from dpone import hookspecs
+from dpone.capability import Role
 from dpone.contract import Entry, Load, Receipt, Writer
 from dpone.engine import Run
 from dpone.hookspecs import hookimpl
@@ -232,6 +233,7 @@ def serve() -> None:
     while data := _receive(sys.stdin.buffer):
         job = pickle.loads(data)  # noqa: S301  # of our own parent
         plugins, (stream, *_) = _plugins(job), job[0].streams
-        for role, type_ in (("source", stream.source.type), ("sink", stream.sink.type), ("state", job[0].state.type)):
-            plugins.load(role, type_)  # is imported once, before the fork
+        specs: dict[Role, Any] = {"source": stream.source, "sink": stream.sink, "state": job[0].state}
+        for role, spec in specs.items():
+            plugins.load(role, spec.type)  # is imported once, before the fork
         _send(sys.stdout.buffer, pickle.dumps(_forked(data)))

@@ -41,6 +41,7 @@ from dpone.testing.crash import TIMED, Pickler, Runs, pipeline, quiet, runs
 from dpone.testing.harness import Harness, opened, replaced
 from dpone.testing.loads import FULL, SINGLE
 from dpone.testing.rows import own, sample, values
+from dpone.testing.sql import SqlHarness
 
 FILES = "file"
 STRATEGIES = ("append", "merge", "snapshot_diff", "scd2", "full_refresh")  # after which each row is there once
@@ -65,8 +66,20 @@ class Gate:
             print(f"wrote {write_gate(self.evidence, gate, self.connector, servers, measures, **about)}", flush=True)
         return int(bool(missed))
 
+    @property
+    def roles(self) -> list[Any]:
+        return [role for role in ("sink", "source") if self.has(role)]
+
     def has(self, role: Any) -> bool:
         return self.connector in discover().names(role) and discover().get(role, self.connector).implemented
+
+    def begin(self) -> None:
+        """The digests are kept: evidence is of the files that are run from now on."""
+        for name in (CORE, self.connector):
+            digest(name)
+        if not self.roles:
+            todo = "name another connector: a change reader has no gate"
+            raise ConfigError(f"measure {self.connector}", "it is neither a source nor a sink", todo)
 
     @contextmanager
     def harness(self, role: Any, name: str) -> Iterator[Harness]:
@@ -132,12 +145,9 @@ def soak(gate: Gate, seconds: float, seed: int) -> int:
     """Rounds until the time is up: rows come, runs of a growing target are killed at any moment, and after each row's
     load the target must hold every row. The connector is the sink of one round and the source of the next, and keeps
     the state if it can."""
-    for name in (CORE, gate.connector):
-        digest(name)  # of the files that are run from now on
-    roles: list[Any] = [role for role in ("sink", "source") if gate.has(role)]
-    if not roles:
-        raise ConfigError(f"soak {gate.connector}", "it is neither a source nor a sink", "name another connector")
-    seen, start, number, servers = Soaked(), time.monotonic(), 0, []
+    roles = gate.roles
+    seen, start, number = Soaked(), time.monotonic(), 0
+    servers: list[Server] = []
     while time.monotonic() < start + seconds and not seen.failed:
         role, chance = roles[number % len(roles)], random.Random(f"{seed} {number}")  # noqa: S311  # a choice to repeat
         with gate.harness(role, f"{number}") as harness:
@@ -234,37 +244,45 @@ class Leg:
 
 
 def throughput(gate: Gate, rows: int, times: int, at_least: float, at_most: float) -> int:
-    """Rows from Parquet files into the connector, and back out of it: the slower of the two directions counts, by the
-    median of ``times`` loads. What came back is compared with what went in, every value."""
-    roles: list[Any] = [role for role in ("sink", "source") if gate.has(role)]
-    start, legs, source = time.monotonic(), {}, gate.folder / "in"
+    """Rows from Parquet files into the connector, and out of it into Parquet files: the slower of the two directions
+    counts, by the median of ``times`` loads. What has arrived is compared with what was sent, every value."""
+    start, source = time.monotonic(), gate.folder / "in"
     _lay(source, rows)
-    with gate.harness(roles[0], "it") as harness:
+    with gate.harness(gate.roles[0], "it") as harness:
         servers = [server(harness)]
-        if roles[0] == "sink":
-            files = _files(source)
-            legs["write"] = [_leg(gate, harness, files, harness.sink(FULL, f"t{n}"), f"w{n}") for n in range(times)]
-            spec = harness.source("t0") if "source" in roles else None
-        else:
-            harness.seed(pq.read_table(source), "t0")
-            spec = harness.source("t0")
-        if spec is not None:
-            with opened("sink", FILES, gate.folder / "out") as out:
-                targets = [out.sink(FULL, f"r{n}", lineage=Lineage(False)) for n in range(times)]
-                legs["read"] = [_leg(gate, harness, spec, target, f"r{n}") for n, target in enumerate(targets)]
-                found = out.rows("r0")
-        else:
-            found = harness.rows("t0")
-        wrong = 0 if found is not None and _equal(found, pq.read_table(source)) else rows
-    speeds = {name: round(rows / median(leg.seconds for leg in ones)) for name, ones in legs.items()}
+        legs = {role: LEGS[role](gate, harness, source, times) for role in gate.roles}
+    speeds = {role: round(rows / median(leg.seconds for leg in ones)) for role, (ones, _) in legs.items()}
+    wrong = rows * sum(not right for _, right in legs.values())
     measures = [
         Measure("rows_per_second", min(speeds.values()), at_least=at_least),
-        Measure("peak_mb", round(max(leg.peak for ones in legs.values() for leg in ones)), at_most=at_most),
+        Measure("peak_mb", round(max(leg.peak for ones, _ in legs.values() for leg in ones)), at_most=at_most),
         Measure("wrong_rows", wrong, at_most=0), Measure("rows", rows),
-        *(Measure(f"{name}_rows_per_second", speed) for name, speed in speeds.items()),
+        *(Measure(f"as_{role}_rows_per_second", speed) for role, speed in speeds.items()),
     ]  # fmt: skip
     gate.write("throughput", servers, measures, seconds=time.monotonic() - start, times=times)
     return int(wrong > 0)  # a bar that is missed stands in the evidence: how fast a machine is, breaks no build
+
+
+def _written(gate: Gate, harness: Harness, source: Path, times: int) -> tuple[list[Leg], bool]:
+    """Loads into new targets, and whether the first of them has every row."""
+    files = SourceSpec(FILES, path="*.parquet", options=discover().options("source", FILES)(), base=source)
+    legs = [_leg(gate, harness, files, harness.sink(FULL, f"t{n}"), f"w{n}") for n in range(times)]
+    return legs, _equal(harness.rows("t0"), source)
+
+
+def _read_back(gate: Gate, harness: Harness, source: Path, times: int) -> tuple[list[Leg], bool]:
+    """Of what the independent client has seeded; of SQL what was written, where that is the same place."""
+    place = "t0" if isinstance(harness, SqlHarness) and "sink" in gate.roles else "seeded"
+    if place == "seeded":
+        harness.seed(pq.read_table(source), place)
+    spec = harness.source(place)
+    with opened("sink", FILES, gate.folder / "out") as out:
+        targets = [out.sink(FULL, f"r{n}", lineage=Lineage(False)) for n in range(times)]
+        legs = [_leg(gate, harness, spec, target, f"r{n}") for n, target in enumerate(targets)]
+        return legs, _equal(out.rows("r0"), source)
+
+
+LEGS = {"sink": _written, "source": _read_back}
 
 
 def _lay(folder: Path, rows: int, size: int = 100_000) -> None:
@@ -279,13 +297,12 @@ def _lay(folder: Path, rows: int, size: int = 100_000) -> None:
         pq.write_table(table, folder / f"{first:012}.parquet", row_group_size=size)
 
 
-def _files(folder: Path) -> SourceSpec:
-    return SourceSpec(FILES, path="*.parquet", options=discover().options("source", FILES)(), base=folder)
-
-
-def _equal(found: pa.Table, expected: pa.Table) -> bool:
+def _equal(found: pa.Table | None, source: Path) -> bool:
+    if found is None:
+        return False
+    expected = pq.read_table(source)
     both = (one.select(expected.column_names).cast(expected.schema).sort_by("id") for one in (found, expected))
-    return next(both).equals(next(both))
+    return bool(next(both).equals(next(both)))
 
 
 def _leg(gate: Gate, harness: Harness, source: SourceSpec, sink: SinkSpec, name: str) -> Leg:
@@ -350,6 +367,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with tempfile.TemporaryDirectory(prefix="dpone-gate-", dir=given.folder) as folder:
             gate = Gate(given.connector, Path(folder), given.evidence)
+            gate.begin()
             if given.gate == "soak":
                 return soak(gate, given.minutes * 60, given.seed)
             return throughput(gate, given.rows, given.times, given.at_least, given.at_most)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import count
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
@@ -12,7 +12,7 @@ from dpone.testing.harness import CannotHold, Harness
 from dpone.testing.rows import same
 
 T = TypeVar("T")
-Of = pa.DataType | Literal["name"]
+Of = Any  # a pa.DataType, or "name"
 _numbers = count()
 
 
