@@ -100,6 +100,10 @@ class GateCell:
     at: str
     evidence: str
 
+    @property
+    def ran_on(self) -> str:
+        return ", ".join(f"{name} {self.machine[name]}" for name in ("cpus", "load", "python") if name in self.machine)
+
 
 @frozen
 class Certification:
@@ -345,12 +349,8 @@ def said(found: Certification) -> str:
 def gate_rows(found: Certification) -> list[list[str]]:
     """What each gate measured, as rows with a head; ``but`` says why it does not count."""
     head = ["connector", "gate", "status", "measured", "run against", "machine", "but"]
-    return [head, *([g.connector, g.gate, str(g.status), "; ".join(g.measures), ", ".join(g.servers),
-                     _machine(g.machine), "; ".join(g.lacking)] for g in found.gates)]  # fmt: skip
-
-
-def _machine(machine: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {machine[name]}" for name in ("cpus", "python", "load") if name in machine)
+    return [head, *([g.connector, g.gate, str(g.status), "; ".join(g.measures), ", ".join(g.servers), g.ran_on,
+                     "; ".join(g.lacking)] for g in found.gates)]  # fmt: skip
 
 
 def server_rows(found: Certification) -> list[list[str]]:
