@@ -190,3 +190,14 @@ def test_a_percent_sign_is_no_placeholder():
     """The driver takes % for one, in names and in texts."""
     assert MariadbDialect().quote("a%s`") == "`a%%s```"
     assert MariadbDialect().literal("50%'") == "'50%%'''"
+
+
+@pytest.mark.parametrize(("log", "safe"), [(1, True), (2, False), (0, False)])
+def test_the_harness_says_how_the_server_syncs(harness, log, safe):
+    """As the server has it: a log that is synced once a second loses what was confirmed."""
+    harness.run(f"SET GLOBAL innodb_flush_log_at_trx_commit = {log}")
+    try:
+        found = harness.durability()
+    finally:
+        harness.run("SET GLOBAL innodb_flush_log_at_trx_commit = 1")
+    assert (found.settings["innodb_flush_log_at_trx_commit"], found.safe) == (str(log), safe)
