@@ -31,6 +31,7 @@ FOLDERS = (CORE, *CONNECTORS, ".")
 EXAMPLE, MARIADB = EXAMPLES = ("./examples/dpone-duckdb", "./examples/dpone-mariadb")
 VERSION = "1.0.0"
 AT_ONCE = ("-n", "auto")  # of pytest-xdist: tests that mostly wait for processes of their own and for servers
+EVIDENCE = str(ROOT / ".nox" / "evidence")  # of certify and soak
 GROUPS = nox.project.load_toml(ROOT / "pyproject.toml")
 CHECKS = {
     "tests": ("pytest", *AT_ONCE, "--ignore=tests/docs"),
@@ -120,6 +121,16 @@ def faults(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def soak(session: nox.Session) -> None:
+    """The gate: runs of file, SQLite and PostgreSQL that are killed at any moment, all three at once for half an hour
+    (``-- --minutes 5`` for less, which does not count), after ``certify``: they must be production-certified then."""
+    install(session)
+    session.run("python", "-m", "benchmarks.gates", "soak", "--evidence", EVIDENCE, *session.posargs)
+    required = () if session.posargs else ("--require", "production-certified")
+    session.run("dpone", "certify", "--evidence", EVIDENCE, *selected("file", "sqlite", "postgres"), *required)
+
+
+@nox.session(default=False)
+def large(session: nox.Session) -> None:
     """20 million rows in partitions, killed ten times; DPONE_SOAK_ROWS says otherwise."""
     install(session)
     session.run(
@@ -138,19 +149,24 @@ def attack(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def certify(session: nox.Session) -> None:
-    """The conformance kit over the built-in connectors and PostgreSQL, its evidence, and what that certifies."""
+    """The conformance kit over the built-in connectors and PostgreSQL, the gates with a soak of half a minute, and what
+    the evidence of both certifies."""
     install(session)
-    evidence = session.create_tmp() + "/evidence"
-    shutil.rmtree(evidence, ignore_errors=True)
-    recorded = ("--dpone-evidence", evidence, *session.posargs)
+    shutil.rmtree(EVIDENCE, ignore_errors=True)
+    recorded = ("--dpone-evidence", EVIDENCE, *session.posargs)
     session.run("pytest", "tests/testing/test_kit.py", *recorded)
     for programs in postgres_servers():
         session.run(
             "pytest", "tests/postgres/kit", "-m", "postgres", *recorded, env={"DPONE_TEST_POSTGRES_PROGRAMS": programs}
         )
+    session.run("python", "-m", "benchmarks.gates", "throughput", "--times", "1", "--evidence", EVIDENCE)
+    session.run("python", "-m", "benchmarks.gates", "soak", "--minutes", "0.5", "--evidence", EVIDENCE)
     names = ("file", "file_changelog", "sqlite", "postgres", "postgres_logical")
-    wanted = [word for name in names for word in ("--connector", name)]
-    session.run("dpone", "certify", "--evidence", evidence, *wanted, "--require", "certified")
+    session.run("dpone", "certify", "--evidence", EVIDENCE, *selected(*names), "--require", "certified")
+
+
+def selected(*connectors: str) -> list[str]:
+    return [word for name in connectors for word in ("--connector", name)]
 
 
 @nox.session(default=False)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from attrs import evolve
 
 from dpone import certify, evidence
 from dpone.capability import CAPABILITIES
 from dpone.certify import Level, Status
 from dpone.cli import main
 from dpone.errors import ConfigError
-from dpone.evidence import GATES, Server, write, write_gate
+from dpone.evidence import GATES, Durability, Measure, Server, write, write_gate
 
 LIVE, STANDIN = Server("SQLite", "3.40.1", True), Server("Fake", "1", False)
 # What sqlite declares, from its plugin file by hand; a case for each.
@@ -41,12 +43,13 @@ def record(
     names: Sequence[str] = ("sqlite",),
     suite: str = "Test",
     quirks: Mapping[str, str] | None = None,
+    left_out: Mapping[str, Any] | None = None,
 ) -> Path:
     """Evidence of two cases per capability. ``results``: case -> passed, failed, or skipped."""
     required = {capability: (f"{capability}_1", f"{capability}_2") for capability in capabilities}
     seen = [
         {"case": case, "capability": capability, "declared": "supported", "seconds": 0.1, "at": "2024-05-06T07:08:09",
-         "result": (results or {}).get(case, "passed")}
+         "result": (results or {}).get(case, "passed"), "left_out": (left_out or {}).get(case, {})}
         for capability, cases in required.items() for case in cases
         if (results or {}).get(case) != "skipped"
     ]  # fmt: skip
@@ -169,26 +172,158 @@ def test_a_route_is_certified_by_its_runs(tmp_path: Path) -> None:
     assert found["sqlite", "file", "merge"] is Status.UNSUPPORTED
 
 
-@pytest.mark.parametrize("gate", GATES)
+SAFE = Durability(True, {"fsync": "on"})
+SYNCED, STANDIN_SYNCED = evolve(LIVE, durability=SAFE), evolve(STANDIN, durability=SAFE)
+# What each gate must have measured, by hand from docs/certification.md.
+FIGURES = {
+    "throughput": {"rows_per_second": (5e5, 1e5, None), "peak_mb": (200, None, 250), "rows": (1_000_000, None, None)},
+    "soak": {"wrong_rows": (0, None, 0), "kills": (100, None, None)},
+    "state": {"failures": (0, None, 0)},
+    "schema_evolution": {"failures": (0, None, 0)},
+}  # fmt: skip
+SECONDS = {"soak": 1800.0}
+
+
+def gate(folder: Path, name: Any, server: Server = SYNCED, without: str = "", **changed: Any) -> Path:
+    """Evidence that just counts, but for what is changed: figure, at_least, at_most; ``seconds``."""
+    seconds = changed.pop("seconds", SECONDS.get(name, 1.0))
+    figures = {one: given for one, given in {**FIGURES[name], **changed}.items() if one != without}
+    measures = [Measure(one, *given) for one, given in figures.items()]
+    return write_gate(folder, name, "sqlite", [server], measures, seconds=seconds)
+
+
+def _gates(folder: Path) -> dict[str, Status]:
+    [found] = [c for c in certify.certify(folder).connectors if c.connector == "sqlite"]
+    return dict(found.gates)
+
+
+@pytest.mark.parametrize("gate_", GATES)
 @pytest.mark.parametrize("missing", [True, False])
-def test_production_needs_every_gate_live(tmp_path: Path, gate: Any, missing: bool) -> None:
+def test_production_needs_every_gate_live(tmp_path: Path, gate_: Any, missing: bool) -> None:
     """Throughput, state, schema evolution and soak, each by live evidence: none may lack or be simulated."""
     everything(tmp_path)
     for one in GATES:
-        server = STANDIN if one == gate else LIVE
-        if not (missing and one == gate):
-            write_gate(tmp_path, one, "sqlite", server, passed=True, seconds=1, rows_per_second=1)
-    by_kit = missing and gate in ("state", "schema_evolution")
+        if not (missing and one == gate_):
+            gate(tmp_path, one, STANDIN_SYNCED if one == gate_ else SYNCED)
+    by_kit = missing and gate_ in ("state", "schema_evolution")
     wanted = Level.PRODUCTION if by_kit else Level.CERTIFIED
     assert _level(tmp_path) is wanted
 
 
-def test_a_failed_gate_is_not_healed_by_the_kit(tmp_path: Path) -> None:
-    """A gate that ran and failed counts, though the cases of the kit passed."""
+def test_gates_that_just_count_reach_production(tmp_path: Path) -> None:
+    """The kit's evidence, and throughput and soak at their bars: production-certified."""
+    everything(tmp_path)
+    for one in ("throughput", "soak"):
+        gate(tmp_path, one)
+    assert _gates(tmp_path) == dict.fromkeys(GATES, Status.CERTIFIED)
+    assert _level(tmp_path) is Level.PRODUCTION
+
+
+UNSAFE = evolve(LIVE, durability=Durability(False, {"fsync": "off"}))
+
+
+@pytest.mark.parametrize(
+    ("name", "changed", "status", "but"),
+    [
+        ("throughput", {"rows_per_second": (99_999, 1e5, None)}, Status.FAILED, ""),
+        ("throughput", {"peak_mb": (250.1, None, 250)}, Status.FAILED, ""),
+        ("throughput", {"rows": (999_999, None, None)}, Status.INSUFFICIENT, "rows 999,999 of 1,000,000"),
+        ("throughput", {"without": "rows"}, Status.INSUFFICIENT, "rows not measured"),
+        ("throughput", {"without": "peak_mb"}, Status.INSUFFICIENT, "no bar for peak_mb"),
+        ("throughput", {"rows_per_second": (9e9, None, None)}, Status.INSUFFICIENT, "no bar for rows_per_second"),
+        ("throughput", {"server": UNSAFE}, Status.INSUFFICIENT, "SQLite does not sync"),
+        ("throughput", {"server": LIVE}, Status.INSUFFICIENT, "durability of SQLite unknown"),
+        ("soak", {"wrong_rows": (1, None, 0)}, Status.FAILED, ""),
+        ("soak", {"wrong_rows": (1, None, 5)}, Status.INSUFFICIENT, "no bar for wrong_rows"),
+        ("soak", {"without": "wrong_rows", "x": (0, None, 0)}, Status.INSUFFICIENT, "no bar for wrong_rows"),
+        ("soak", {"seconds": 1799.9}, Status.INSUFFICIENT, "seconds 1,799.9 of 1,800"),
+        ("soak", {"kills": (99, None, None)}, Status.INSUFFICIENT, "kills 99 of 100"),
+        ("soak", {"server": UNSAFE}, Status.INSUFFICIENT, "SQLite does not sync"),
+        ("soak", {"server": UNSAFE, "wrong_rows": (1, None, 0)}, Status.FAILED, "SQLite does not sync"),
+    ],
+)
+def test_a_gate_counts_by_what_it_measured(
+    tmp_path: Path, name: Any, changed: dict[str, Any], status: Status, but: str
+) -> None:
+    """A bar that is missed fails it; too few rows, kills or seconds, no bar, a looser one than the rule's, and a server
+    that does not sync or was not asked do not count. The command says which."""
+    everything(tmp_path)
+    for one in ("throughput", "soak"):
+        gate(tmp_path, one, **(changed if one == name else {}))
+    assert (_gates(tmp_path)[name], _level(tmp_path)) == (status, Level.CERTIFIED)
+    [shown] = [one for one in certify.certify(tmp_path).gates if one.gate == name]
+    assert (shown.status, "; ".join(shown.lacking)) == (status, but)
+
+
+def test_a_gate_without_a_bar_is_not_written(tmp_path: Path) -> None:
+    """A figure alone says nothing, and NaN would be below no bar."""
+    with pytest.raises(ConfigError, match="no measure has a bar"):
+        write_gate(tmp_path, "throughput", "sqlite", [SYNCED], [Measure("rows", 5)], seconds=1)
+    with pytest.raises(ConfigError, match="rows is not a number"):
+        write_gate(tmp_path, "throughput", "sqlite", [SYNCED], [Measure("rows", float("nan"), at_least=1)], seconds=1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_gate_says_of_itself_is_not_believed(tmp_path: Path) -> None:
+    """A result that says passed without figures, as an earlier version wrote it, does not count."""
+    everything(tmp_path)
+    for one in ("throughput", "soak"):
+        said = {"case": one, "capability": one, "declared": "supported", "result": "passed", "seconds": 9e9, "at": ""}
+        write(tmp_path, "gate", ["sqlite"], [SYNCED], [said], required={one: (one,)}, suite=one)
+    assert {_gates(tmp_path)[one] for one in ("throughput", "soak")} == {Status.INSUFFICIENT}
+
+
+@pytest.mark.parametrize("changed", ["dpone", "sqlite"])
+def test_a_gate_of_other_files_is_stale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str) -> None:
+    """A gate that another version has passed does not count, nor does one that it has failed."""
+    everything(tmp_path)
+    gate(tmp_path, "throughput")
+    gate(tmp_path, "soak", wrong_rows=(1, None, 0))
+    real = evidence.digest
+    monkeypatch.setattr(certify, "digest", lambda name: "0" * 64 if name == changed else real(name))
+    assert {_gates(tmp_path)[one] for one in ("throughput", "soak")} == {Status.STALE}
+
+
+def test_a_failed_gate_is_not_healed(tmp_path: Path) -> None:
+    """A gate that ran and failed counts, though the cases of the kit passed, or it passed on another server."""
     everything(tmp_path)
     for one in GATES:
-        write_gate(tmp_path, one, "sqlite", LIVE, passed=one != "state", seconds=1)
+        gate(tmp_path, one, **({"failures": (1, None, 0)} if one == "state" else {}))
     assert _level(tmp_path) is Level.CERTIFIED
+    gate(tmp_path, "state")
+    assert _level(tmp_path) is Level.PRODUCTION
+    gate(tmp_path, "soak", evolve(SYNCED, version="3.50"), wrong_rows=(2, None, 0))
+    assert (_gates(tmp_path)["soak"], _level(tmp_path)) == (Status.FAILED, Level.CERTIFIED)
+
+
+def test_a_gate_that_does_not_count_takes_nothing_from_one_that_does(tmp_path: Path) -> None:
+    """A short soak on another server beside a long one: the long one counts."""
+    gate(tmp_path, "soak")
+    gate(tmp_path, "soak", evolve(SYNCED, version="3.50"), seconds=60.0)
+    assert _gates(tmp_path)["soak"] is Status.CERTIFIED
+
+
+def test_the_command_shows_what_was_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Figures with their bars, what lacks, the machine, the settings of the server, and what cases left out."""
+    record(tmp_path, server=UNSAFE, left_out={"lock_1": {"double inf": "has no infinities"}})
+    gate(tmp_path, "soak", UNSAFE, seconds=60.0)
+    options = ("--evidence", str(tmp_path), "--connector", "sqlite")
+    for form in ("text", "markdown"):
+        _, text, _ = call(capsys, *options, "--format", form)
+        for said in (
+            "wrong_rows 0 (at most 0)", "seconds 60 of 1,800", "SQLite does not sync", "insufficient", "fsync off",
+            "double inf", "has no infinities", f"python {platform.python_version()}",
+        ):  # fmt: skip
+            assert said in text
+    _, out, _ = call(capsys, *options, "--format", "json")
+    data = json.loads(out)
+    assert data["servers"] == [
+        {"product": "SQLite", "version": "3.40.1", "live": True,
+         "durability": {"safe": False, "settings": {"fsync": "off"}}}
+    ]  # fmt: skip
+    assert data["gates"][0]["machine"]["cpus"] >= 1
+    [cell] = [c for c in data["capabilities"] if (c["role"], c["capability"]) == ("state", "lock")]
+    assert cell["left_out"] == {"lock_1": {"double inf": "has no infinities"}}
 
 
 def _level(folder: Path) -> Level:
@@ -230,11 +365,25 @@ def test_a_damaged_file_is_refused_by_name(tmp_path: Path, damage: Any) -> None:
 def test_evidence_of_a_later_format_is_refused(tmp_path: Path) -> None:
     """A format that this dpone does not know is not guessed at."""
     path = record(tmp_path)
-    document = json.loads(path.read_text()) | {"format": 2}
+    document = json.loads(path.read_text()) | {"format": 3}
     document["checksum"] = evidence.checksum(document)
     path.write_text(json.dumps(document))
-    with pytest.raises(ConfigError, match="format 2, this dpone reads 1"):
+    with pytest.raises(ConfigError, match="format 3, this dpone reads 1 and 2"):
         certify.certify(tmp_path)
+
+
+def test_evidence_of_the_first_format_is_read(tmp_path: Path) -> None:
+    """It had no machine, no durability and no values left out."""
+    path = record(tmp_path)
+    document = json.loads(path.read_text()) | {"format": 1}
+    del document["machine"]
+    for server in document["servers"]:
+        del server["durability"]
+    for result in document["results"]:
+        del result["left_out"]
+    document["checksum"] = evidence.checksum(document)
+    path.write_text(json.dumps(document))
+    assert status(tmp_path) is Status.CERTIFIED
 
 
 def call(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int, str, str]:

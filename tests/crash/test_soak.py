@@ -1,6 +1,6 @@
 """A large load in partitions, killed ten times at random moments: file -> sqlite, then sqlite -> Parquet.
 
-DPONE_SOAK_ROWS says how many rows (``nox -s soak`` takes 20 million), DPONE_SOAK_FOLDER where, DPONE_SOAK_SEED which
+DPONE_SOAK_ROWS says how many rows (``nox -s large`` takes 20 million), DPONE_SOAK_FOLDER where, DPONE_SOAK_SEED which
 moments. What must be in the target is a formula over the row's number, held against it by plain SQL and by pyarrow.
 """
 

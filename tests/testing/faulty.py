@@ -1418,7 +1418,7 @@ class DatesRowsByItsOwnClock(FaultySink):
         return load if load.strategy.mode == "scd2" else evolve(load, started_at=datetime.now(UTC))
 
 
-@fails(a_new_column_is_added="assert Counter(first) == Counter([None, None, *range(len(hostile.ORDINARY_NAMES))])")
+@fails(a_new_column_is_added="assert Counter(first) == Counter([None, None, *range(len(names))])")
 class FillsNewColumns(FaultySink):
     """Older rows have 0 in them."""
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +14,10 @@ import pytest
 from attrs import evolve
 
 from dpone.errors import PluginError
+from dpone.evidence import Durability
 from dpone.plugins import discover, resolve
 from dpone.testing import harness as kit
-from dpone.testing.builtin import SqliteHarness
+from dpone.testing.builtin import FileHarness, SqliteHarness
 from dpone.testing.harness import Harness, opened
 
 OURS = [(key, one) for key, one in discover().connectors.items() if one.implemented]
@@ -79,3 +83,37 @@ def test_a_server_that_is_not_named_is_one_line(tmp_path: Path, monkeypatch: pyt
     monkeypatch.delenv("DPONE_TEST_POSTGRES_URL", raising=False)
     with pytest.raises(Exception, match="DPONE_TEST_POSTGRES_URL is not set; set it to postgres://"):
         opened("sink", "postgres", tmp_path).__enter__()
+
+
+@pytest.mark.parametrize("mode", ["wal", "delete"])
+def test_sqlite_says_how_the_connector_syncs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+    """The journal of the database, and the level of the connector's own connection, whatever others have."""
+    monkeypatch.setattr(kit, "file_system", lambda folder: "ext4")
+    harness = SqliteHarness(tmp_path)
+    with closing(sqlite3.connect(harness.path)) as other:
+        other.execute("PRAGMA synchronous=OFF")
+        other.execute(f"PRAGMA journal_mode={mode}")
+    settings = {"journal_mode": mode, "synchronous": "EXTRA", "file system": "ext4"}
+    assert harness.durability() == Durability(True, settings)
+
+
+@pytest.mark.parametrize(("system", "safe"), [("ext4", True), ("tmpfs", False), ("ramfs", False), ("unknown", True)])
+@pytest.mark.parametrize("of", [FileHarness, SqliteHarness])
+def test_files_in_memory_are_not_safe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, of: Any, system: str, safe: bool
+) -> None:
+    """Whatever is synced there is gone with the power."""
+    monkeypatch.setattr(kit, "file_system", lambda folder: system)
+    found = of(tmp_path).durability()
+    assert (found.settings["file system"], found.safe) == (system, safe)
+
+
+MOUNTS = [("/proc", "1/task", "proc"), ("/dev/shm", "deep/er", "tmpfs")]  # noqa: S108  # nothing is written
+
+
+@pytest.mark.parametrize(("mount", "below", "name"), MOUNTS)
+def test_the_file_system_is_that_of_the_nearest_mount(mount: str, below: str, name: str) -> None:
+    """A folder deep in a mount has the mount's."""
+    if not os.path.ismount(mount):
+        pytest.skip("there is no such mount")
+    assert kit.file_system(Path(mount) / below) == name

@@ -17,8 +17,9 @@ pytest_plugins = ["pytester"]
 CONTRACT = """
 import pytest
 from dpone.capability import Support
-from dpone.testing import case
+from dpone.testing import CannotHold, case
 from dpone.testing.builtin import SqliteHarness
+from dpone.testing.held import holdable
 from dpone.testing.cases import Contract
 
 
@@ -45,6 +46,12 @@ class Small(Contract):
 
 class Declares(SqliteHarness):
     quirks = {quirks}
+    cannot_hold = (CannotHold("name", "a", "nothing so short"), CannotHold("name", "b", "nor this"))
+
+    def seed(self, rows, table="orders"):
+        if rows.column_names == ["a"]:
+            raise ValueError("too short")
+        super().seed(rows, table)
 
     def declared(self, role, capability):
         return Support("{support}") if capability == "history" else Support.SUPPORTED
@@ -145,6 +152,34 @@ def test_a_quirk_does_not_hide_an_undeclared_capability(pytester: pytest.Pyteste
     assert outcomes == {"passed": 2, "skipped": 1, "failed": 1}
 
 
+LEAVES = '[*holdable(harness, "name", [{names}])] == ["c"]'
+
+
+def test_what_a_case_left_out_is_in_its_evidence(pytester: pytest.Pytester) -> None:
+    """With its reason, and of that case alone; a claim that is not needed turns the case red."""
+    left, needless = (LEAVES.format(names=names) for names in ('"a", "c"', '"b", "c"'))
+    outcomes, out, evidence = run(pytester, left, needless)
+    assert outcomes == {"passed": 3, "failed": 1}
+    assert "cannot_hold names name 'b', and the system holds it: take it off the list" in out
+    found = {result["case"]: result["left_out"] for result in evidence["results"]}
+    assert found == {"test_one": {"name 'a'": "nothing so short"}, "test_two": {}, "test_three": {}}
+
+
+def test_evidence_is_of_the_files_that_the_run_began_with(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that is changed during the run does not lend its digest to what was run before."""
+    from dpone import evidence
+
+    asked: list[str] = []
+    monkeypatch.setattr(evidence, "digest", lambda name: asked.append(name) or "0" * 64)
+    monkeypatch.setattr(evidence, "write", lambda *args, **given: asked.append("written"))
+    pytester.makepyfile(CONTRACT.format(one=True, two=True, support="supported", quirks={}))
+    options = ("-p", "no:randomly", "-p", "no:cacheprovider", "--dpone-evidence", "evidence")
+    pytester.runpytest_inprocess(*options).assert_outcomes(passed=4)
+    assert asked == ["dpone", "sqlite", "written"]
+
+
 def test_evidence_says_what_was_run_against_what(pytester: pytest.Pytester) -> None:
     """Role, connector, server, live or not, digests, time and duration stand in the file, under a checksum."""
     import sqlite3
@@ -152,7 +187,11 @@ def test_evidence_says_what_was_run_against_what(pytester: pytest.Pytester) -> N
     _, _, evidence = run(pytester, True, True)
     assert evidence["checksum"] == checksum(evidence)
     assert (evidence["role"], evidence["connectors"], evidence["suite"]) == ("state", ["sqlite"], "TestSmall")
-    assert evidence["servers"] == [{"product": "SQLite", "version": sqlite3.sqlite_version, "live": True}]
+    [server] = evidence["servers"]
+    settings = server.pop("durability")["settings"]
+    assert server == {"product": "SQLite", "version": sqlite3.sqlite_version, "live": True}
+    assert (settings["journal_mode"], settings["synchronous"]) == ("wal", "EXTRA")
+    assert evidence["machine"]["cpus"] >= 1
     assert set(evidence["digests"]) == {"dpone", "sqlite"}
     assert all(len(digest) == 64 for digest in evidence["digests"].values())
     assert all(result["seconds"] >= 0 and result["at"] for result in evidence["results"])

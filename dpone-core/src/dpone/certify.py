@@ -4,6 +4,7 @@ A cell (connector, role, capability), or a route (source, sink, strategy), is
 
     certified        every case the kit has for it passed, against a live system, with the files that are installed
     simulated        the same, but against a stand-in
+    insufficient     of a gate: it met its bars, but not for as long, with as much, or as safely as counts
     failed           a case failed with the files that are installed
     stale            there is evidence, but of other files than those installed
     declared         the plugin says so, and no run has shown it (or only some of its cases were run)
@@ -22,7 +23,7 @@ from attrs import frozen
 
 from dpone.capability import CAPABILITIES, Role, Support
 from dpone.errors import ConfigError
-from dpone.evidence import CORE, GATES, Evidence, digest, read_all
+from dpone.evidence import CORE, GATES, Evidence, Gate, Server, digest, lacking, measures_of, read_all
 from dpone.ops.matrix import route_matrix
 from dpone.plugins import Plugins, discover
 
@@ -32,6 +33,7 @@ ROLES: tuple[Role, ...] = ("source", "sink", "state", "cdc")
 class Status(enum.StrEnum):
     CERTIFIED = "certified"
     SIMULATED = "simulated"
+    INSUFFICIENT = "insufficient"
     FAILED = "failed"
     STALE = "stale"
     DECLARED = "declared"
@@ -51,7 +53,8 @@ class Level(enum.StrEnum):
 
 @frozen
 class Cell:
-    """``evidence``: names of the files it rests on. ``quirks``: cases left out, with the reason."""
+    """``evidence``: names of the files it rests on. ``quirks``: cases left out, with the reason. ``left_out``: case ->
+    values and names that it left out, with the reason."""
 
     connector: str
     role: str
@@ -60,6 +63,7 @@ class Cell:
     servers: tuple[str, ...] = ()
     evidence: tuple[str, ...] = ()
     quirks: Mapping[str, str] = {}
+    left_out: Mapping[str, Mapping[str, str]] = {}
 
 
 @frozen
@@ -82,14 +86,37 @@ class ConnectorLevel:
 
 
 @frozen
+class GateCell:
+    """One file of a gate. ``measures``: its figures, each with its bar. ``lacking``: why it does not count."""
+
+    connector: str
+    gate: str
+    status: Status
+    measures: tuple[str, ...]
+    lacking: tuple[str, ...]
+    servers: tuple[str, ...]
+    machine: Mapping[str, Any]
+    about: Mapping[str, Any]
+    at: str
+    evidence: str
+
+    @property
+    def ran_on(self) -> str:
+        return ", ".join(f"{name} {self.machine[name]}" for name in ("cpus", "load", "python") if name in self.machine)
+
+
+@frozen
 class Certification:
-    """``seen``: how many files of evidence were read. ``delivery``: of each sink, and how it commits."""
+    """``seen``: how many files of evidence were read. ``delivery``: of each sink, and how it commits. ``servers``: what
+    was run against, each with its settings once."""
 
     cells: tuple[Cell, ...]
     routes: tuple[RouteCell, ...]
     connectors: tuple[ConnectorLevel, ...]
     seen: int
     delivery: Mapping[str, str] = {}
+    gates: tuple[GateCell, ...] = ()
+    servers: tuple[Server, ...] = ()
 
     def below(self, level: Level) -> list[str]:
         """Connectors that do something and do not reach the level."""
@@ -107,7 +134,13 @@ def certify(folder: Path | None = None, only: Collection[str] = ()) -> Certifica
     cells = tuple(cell for cell in _cells(plugins, known) if not only or cell.connector in only)
     routes = tuple(r for r in _routes(known) if not only or r.source in only or r.sink in only)
     connectors = tuple(_levels(cells, known))
-    return Certification(cells, routes, connectors, len(known.evidence), _deliveries(plugins, only))
+    gates = tuple(gate for connector in connectors for gate in known.gates(connector.connector))
+    about = [e for e in known.evidence if not only or set(e.names) & set(only)]
+    servers = {repr(server): server for e in about for server in e.servers}
+    return Certification(
+        cells, routes, connectors, len(known.evidence), _deliveries(plugins, only), gates,
+        tuple(servers[said] for said in sorted(servers)),
+    )  # fmt: skip
 
 
 def _deliveries(plugins: Plugins, only: Collection[str]) -> Mapping[str, str]:
@@ -142,6 +175,28 @@ class _Known:
             return Status.STALE, about
         return Status.DECLARED, fresh
 
+    def gates(self, name: str) -> Iterable[GateCell]:
+        """Every file of a connector's gates."""
+        for evidence in self.of("gate", (name,)):
+            for result in evidence.results:
+                gate = result["capability"]
+                said = tuple(map(str, measures_of(result)))
+                lacks = tuple(lacking(gate, evidence, result))
+                yield GateCell(
+                    name, gate, self._gate(evidence, result, bool(lacks)), said, lacks, _servers([evidence]),
+                    evidence.machine, result.get("about", {}), result["at"], evidence.path.name,
+                )  # fmt: skip
+
+    def _gate(self, evidence: Evidence, result: Mapping[str, Any], lacks: bool) -> Status:
+        """By its figures, whatever it says of itself."""
+        if not self.fresh(evidence):
+            return Status.STALE
+        if result["result"] == "failed" or any(measure.missed for measure in measures_of(result)):
+            return Status.FAILED
+        if lacks:
+            return Status.INSUFFICIENT
+        return Status.CERTIFIED if evidence.live else Status.SIMULATED
+
 
 def _failed(evidence: Evidence, capability: str) -> bool:
     return any(r["capability"] == capability and r["result"] == "failed" for r in evidence.results)
@@ -152,6 +207,14 @@ def _whole(evidence: Evidence, capability: str) -> bool:
     passed = {r["case"] for r in evidence.results if r["capability"] == capability and r["result"] == "passed"}
     required = set(evidence.required.get(capability, ())) - set(evidence.quirks)
     return bool(required) and required <= passed
+
+
+def _left_out(found: Iterable[Evidence], capability: str) -> Mapping[str, Mapping[str, str]]:
+    """Of each case, what it left out in any of the files."""
+    left: dict[str, dict[str, str]] = {}
+    for result in (r for e in found for r in e.results if r["capability"] == capability and r.get("left_out")):
+        left.setdefault(result["case"], {}).update(result["left_out"])
+    return left
 
 
 def _not_supported(support: Support) -> Status:
@@ -180,7 +243,8 @@ def _cells(plugins: Plugins, known: _Known) -> Iterable[Cell]:
                 quirks = {case: why for e in found for case, why in e.quirks.items()}
                 named = {case for e in found for case in e.required.get(capability, ())}
                 mine = {case: why for case, why in quirks.items() if case in named}
-                yield Cell(name, role, capability, status, _servers(found), _files(found), mine)
+                left_out = _left_out(found, capability)
+                yield Cell(name, role, capability, status, _servers(found), _files(found), mine, left_out)
 
 
 def _routes(known: _Known) -> Iterable[RouteCell]:
@@ -207,11 +271,13 @@ def _levels(cells: Sequence[Cell], known: _Known) -> Iterable[ConnectorLevel]:
         yield ConnectorLevel(name, _level({c.status for c in mine}, set(gates.values())), gates)
 
 
-def _gate(gate: str, name: str, cells: Sequence[Cell], known: _Known) -> Status:
-    """From a gate's own evidence; ``state`` and ``schema_evolution`` also from the cases of the kit."""
-    status, _ = known.judge(known.of("gate", (name,)), gate)
-    if status is not Status.DECLARED:
-        return status
+def _gate(gate: Gate, name: str, cells: Sequence[Cell], known: _Known) -> Status:
+    """From a gate's own evidence; ``state`` and ``schema_evolution`` else from the cases of the kit. A failure
+    outweighs every pass, and a pass whatever does not count."""
+    found = {one.status for one in known.gates(name) if one.gate == gate}
+    order = (Status.FAILED, Status.CERTIFIED, Status.SIMULATED, Status.INSUFFICIENT, Status.STALE)
+    if found:
+        return next(status for status in order if status in found)
     by_kit = {
         "state": [c.status for c in cells if c.role == "state"],
         "schema_evolution": [c.status for c in cells if c.capability == "schema_evolution"],
@@ -245,12 +311,16 @@ def to_json(found: Certification) -> dict[str, Any]:
         "capabilities": [asdict(c) for c in found.cells],
         "routes": [asdict(r) for r in found.routes],
         "delivery": dict(found.delivery),
+        "gates": [asdict(gate) for gate in found.gates],
+        "servers": [asdict(server) for server in found.servers],
     }
 
 
 def to_markdown(found: Certification) -> str:
     """The matrix as a page: connectors, capabilities by role, routes."""
     parts = [said(found), _connectors(found)]
+    shown = {"Gates": gate_rows(found), "Run against": server_rows(found), "Left out": left_out_rows(found)}
+    parts += [f"## {title}\n\n{_table(head, lines)}" for title, (head, *lines) in shown.items() if lines]
     for role in ROLES:
         rows = [cell for cell in found.cells if cell.role == role]
         names = list(dict.fromkeys(cell.connector for cell in rows))
@@ -274,6 +344,35 @@ def said(found: Certification) -> str:
     all_ = [cell.status for cell in claimed(found.cells)] + [route.status for route in claimed(found.routes)]
     count = f"{all_.count(Status.CERTIFIED)} of {len(all_)}"
     return f"Evidence files read: {found.seen}. {count} declared capabilities and routes are certified."
+
+
+def gate_rows(found: Certification) -> list[list[str]]:
+    """What each gate measured, as rows with a head; ``but`` says why it does not count."""
+    head = ["connector", "gate", "status", "measured", "run against", "machine", "but"]
+    return [head, *([g.connector, g.gate, str(g.status), "; ".join(g.measures), ", ".join(g.servers), g.ran_on,
+                     "; ".join(g.lacking)] for g in found.gates)]  # fmt: skip
+
+
+def server_rows(found: Certification) -> list[list[str]]:
+    """The settings by which each system keeps what it has confirmed, as rows with a head."""
+    return [["run against", "survives a loss of power", "settings"], *map(_server, found.servers)]
+
+
+def _server(server: Server) -> list[str]:
+    kept, name = server.durability, f"{server.product} {server.version}" + ("" if server.live else " (stand-in)")
+    if kept is None:
+        return [name, "unknown", ""]
+    return [name, "yes" if kept.safe else "no", ", ".join(f"{k} {v}" for k, v in sorted(kept.settings.items()))]
+
+
+def left_out_rows(found: Certification) -> list[list[str]]:
+    """What the cases left out since the system cannot have it, as rows with a head; without ``what`` the whole case."""
+    rows = []
+    for cell in claimed(found.cells):
+        rows += [[cell.connector, cell.role, case, "", why] for case, why in cell.quirks.items()]
+        for case, left in cell.left_out.items():
+            rows += [[cell.connector, cell.role, case, what, why] for what, why in left.items()]
+    return [["connector", "role", "case", "what", "why"], *rows]
 
 
 def _connectors(found: Certification) -> str:

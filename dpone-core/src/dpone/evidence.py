@@ -9,12 +9,15 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import math
 import os
+import platform
 import re
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,19 +28,60 @@ from dpone.errors import ConfigError, DponeError, PluginError
 from dpone.ids import ulid
 from dpone.plugins import Plugins, discover
 
-FORMAT = 1
+FORMAT = 2  # 1 had neither durability, machine, left_out nor the bars of a gate
 CORE = "dpone"
 Gate = Literal["throughput", "state", "schema_evolution", "soak"]
 GATES: tuple[Gate, ...] = ("throughput", "state", "schema_evolution", "soak")
 
+# How much a gate must have done to count; and the figures that it must hold against a bar: at most so much, or, with
+# None, against whatever bar its writer states.
+ENOUGH: Mapping[Gate, Mapping[str, float]] = {
+    "throughput": {"rows": 1_000_000},
+    "soak": {"seconds": 1_800, "kills": 100},
+}
+BARS: Mapping[Gate, Mapping[str, float | None]] = {
+    "throughput": {"rows_per_second": None, "peak_mb": None},
+    "soak": {"wrong_rows": 0},
+}
+
+
+@frozen
+class Durability:
+    """``settings``: those that decide whether what the system has confirmed survives a loss of power, as it answers
+    itself. ``safe``: with these it does."""
+
+    safe: bool
+    settings: Mapping[str, str] = {}
+
 
 @frozen
 class Server:
-    """What was run against. ``live`` False: a stand-in."""
+    """What was run against. ``live`` False: a stand-in. ``durability`` None: nobody asked it."""
 
     product: str
     version: str
     live: bool
+    durability: Durability | None = None
+
+
+@frozen
+class Measure:
+    """A figure of a gate, and its bar. Without one the figure is only shown."""
+
+    name: str
+    figure: float
+    at_least: float | None = None
+    at_most: float | None = None
+
+    @property
+    def missed(self) -> bool:
+        low = self.at_least is not None and not self.figure >= self.at_least
+        return low or (self.at_most is not None and not self.figure <= self.at_most)
+
+    def __str__(self) -> str:
+        least = "" if self.at_least is None else f" (at least {self.at_least:,.10g})"
+        most = "" if self.at_most is None else f" (at most {self.at_most:,.10g})"
+        return f"{self.name} {self.figure:,.10g}{least}{most}"
 
 
 @frozen
@@ -46,7 +90,9 @@ class Evidence:
 
     digests   of the installed files of core (``dpone``) and of each connector, by name
     required  capability -> the cases that the kit has for it; quirks: those left out, and why
-    results   case, capability, declared, result (passed, failed), seconds, at; of gates also what was measured
+    results   case, capability, declared, result (passed, failed), seconds, at; of the kit also ``left_out``: values and
+              names that the system cannot hold, and why; of gates also ``measures`` and ``about``
+    machine   what it was run on
     """
 
     path: Path
@@ -59,6 +105,7 @@ class Evidence:
     required: Mapping[str, Sequence[str]]
     quirks: Mapping[str, str]
     results: Sequence[Mapping[str, Any]]
+    machine: Mapping[str, Any] = {}
 
     @property
     def live(self) -> bool:
@@ -86,6 +133,7 @@ def write(
         "servers": [asdict(server) for server in servers],
         "digests": {name: digest(name) for name in (CORE, *names)},
         "commit": commit(),
+        "machine": machine(),
         "written_at": _now(),
         "required": {capability: list(cases) for capability, cases in required.items()},
         "quirks": dict(quirks or {}),
@@ -104,18 +152,69 @@ def write(
 
 
 def write_gate(
-    folder: Path, gate: Gate, connector: str, server: Server, *, passed: bool, seconds: float, **measured: Any
+    folder: Path,
+    gate: Gate,
+    connector: str,
+    servers: Sequence[Server],
+    measures: Sequence[Measure],
+    *,
+    seconds: float,
+    **about: Any,
 ) -> Path:
-    """Evidence of a benchmark or a live gate: ``throughput``, ``state``, ``schema_evolution``, ``soak``. ``measured``
-    is JSON and says what was measured and against which limit."""
+    """Evidence of a benchmark or a live gate; ``ENOUGH`` and ``BARS`` say what counts. It passed if no bar is missed.
+    ``seconds`` is how long it took, and a measure itself. ``about``: JSON, whatever else was so."""
+    if all(measure.at_least is None and measure.at_most is None for measure in measures):
+        raise ConfigError(f"write gate {gate}", "no measure has a bar", "give a Measure with at_least or at_most")
+    if broken := [measure.name for measure in measures if not math.isfinite(measure.figure)]:
+        raise ConfigError(f"write gate {gate}", f"{', '.join(broken)} is not a number", "measure it again")
+    all_ = [Measure("seconds", round(seconds, 3)), *measures]
     result: dict[str, Any] = {
         "case": gate,
         "capability": gate,
         "declared": "supported",
-        "result": "passed" if passed else "failed",
+        "result": "failed" if any(measure.missed for measure in all_) else "passed",
+        "seconds": round(seconds, 3),
+        "at": _now(),
+        "measures": [asdict(measure) for measure in all_],
+        "about": about,
     }
-    result |= {"seconds": round(seconds, 3), "at": _now(), "measured": measured}
-    return write(folder, "gate", (connector,), [server], [result], required={gate: (gate,)}, suite=gate)
+    return write(folder, "gate", (connector,), servers, [result], required={gate: (gate,)}, suite=gate)
+
+
+def measures_of(result: Mapping[str, Any]) -> list[Measure]:
+    """Of a gate's result; of one by an earlier version there are none."""
+    return [Measure(**one) for one in result.get("measures", ())]
+
+
+def lacking(gate: Gate, evidence: Evidence, result: Mapping[str, Any]) -> list[str]:
+    """Why a result that met its bars does not count all the same, each in a few words."""
+    found = {measure.name: measure for measure in measures_of(result)}
+    if not found:
+        return ["nothing was measured"]
+    short = [
+        f"{name} {found[name].figure:,.10g} of {least:,}" if name in found else f"{name} not measured"
+        for name, least in ENOUGH.get(gate, {}).items()
+        if name not in found or not found[name].figure >= least
+    ]
+    loose = [name for name, most in BARS.get(gate, {}).items() if not _barred(found.get(name), most)]
+    return [*short, *(f"no bar for {name}" for name in loose), *(_unsafe(evidence) if gate in ENOUGH else ())]
+
+
+def _barred(measure: Measure | None, most: float | None) -> bool:
+    if measure is None:
+        return False
+    if most is None:
+        return measure.at_least is not None or measure.at_most is not None
+    return measure.at_most is not None and measure.at_most <= most
+
+
+def _unsafe(evidence: Evidence) -> Iterable[str]:
+    """A system that does not sync is faster than it may be, and was not seen to keep anything."""
+    for server in evidence.servers:
+        if server.durability is None:
+            yield f"durability of {server.product} unknown"
+        elif not server.durability.safe:
+            yield f"{server.product} does not sync"
 
 
 def read_all(folder: Path) -> list[Evidence]:
@@ -132,8 +231,8 @@ def _read(path: Path) -> Evidence:
         document = json.loads(path.read_text(encoding="utf-8"))
         if document["checksum"] != checksum(document):
             raise ConfigError(f"read evidence {path}", "the checksum does not fit what it says", todo)
-        if document["format"] != FORMAT:
-            found = f"format {document['format']!r}, this dpone reads {FORMAT}"
+        if document["format"] not in (1, FORMAT):
+            found = f"format {document['format']!r}, this dpone reads 1 and {FORMAT}"
             raise ConfigError(f"read evidence {path}", found, todo)
         return _of(path, document)
     except DponeError:
@@ -148,19 +247,25 @@ def _of(path: Path, document: Mapping[str, Any]) -> Evidence:
     for result in results:
         if result["result"] not in ("passed", "failed") or not isinstance(result["at"], str):
             raise ValueError(f"result {result['result']!r}")
-        result["case"], result["capability"]
+        result["case"], result["capability"], measures_of(result)
     return Evidence(
         path=path,
         role=document["role"],
         names=tuple(document["connectors"]),
-        servers=tuple(Server(**server) for server in document["servers"]),
+        servers=tuple(map(_server, document["servers"])),
         digests=document["digests"],
         commit=document["commit"],
         written_at=document["written_at"],
         required=document["required"],
         quirks=document["quirks"],
         results=results,
+        machine=document.get("machine", {}),
     )
+
+
+def _server(data: Mapping[str, Any]) -> Server:
+    durability = data.get("durability")
+    return Server(**{**data, "durability": Durability(**durability) if durability else None})
 
 
 def checksum(document: Mapping[str, Any]) -> str:
@@ -175,6 +280,19 @@ def _now() -> str:
 
 
 # ---- what is installed
+
+
+def machine() -> dict[str, Any]:
+    """What figures depend on; nothing that names the machine."""
+    return {
+        "cpus": os.cpu_count(),
+        "memory_mb": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 10**6,
+        "load": round(os.getloadavg()[0], 2),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "python": platform.python_version(),
+        "dpone": version("dpone-core"),
+        "pyarrow": version("pyarrow"),
+    }
 
 
 @cache

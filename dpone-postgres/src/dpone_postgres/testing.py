@@ -16,6 +16,7 @@ import pyarrow as pa
 from attrs import frozen
 
 from dpone.errors import ConfigError
+from dpone.evidence import Durability
 from dpone.pipeline import SourceSpec, StateSpec
 from dpone.schema import NATIVE
 from dpone.testing import SqlHarness
@@ -46,6 +47,13 @@ class PostgresHarness(SqlHarness):
         with psycopg.connect(self.url) as db:
             self.version = str(db.info.parameter_status("server_version")).split()[0]
             db.execute(f"CREATE SCHEMA {self.schema}")
+
+    def durability(self) -> Durability:
+        """Of the server, as a session of this user has them."""
+        names = ("fsync", "full_page_writes", "synchronous_commit")
+        with psycopg.connect(self.url) as db:
+            settings = {name: str(db.execute(f"SHOW {name}").fetchall()[0][0]) for name in names}
+        return Durability("off" not in settings.values(), settings)
 
     @contextmanager
     def cursor(self) -> Iterator[psycopg.Cursor[Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -12,11 +13,12 @@ import pymysql
 from pymysql.constants import FIELD_TYPE
 from pymysql.converters import conversions
 
+from dpone.evidence import Durability
 from dpone.pipeline import Incremental, SinkSpec, SourceSpec, StateSpec
 from dpone.schema import Name
 from dpone.secret import Secret
 from dpone.strategy import Strategy
-from dpone.testing import Harness
+from dpone.testing import CannotHold, Harness
 from dpone.testing.rows import inferred
 
 _TYPES = {
@@ -35,15 +37,23 @@ class MariadbHarness(Harness):
     connector = "mariadb"
     product = "MariaDB"
     live = True
-    quirks = {  # noqa: RUF012
-        "test_values_come_as_they_are": "a DOUBLE of MariaDB holds neither NaN nor infinities",
-        "test_names_are_quoted": "a name in MariaDB has no character beyond U+FFFF",
-    }
+    cannot_hold = (
+        CannotHold(pa.float64(), math.inf, "a DOUBLE of MariaDB has no infinities", every=math.isinf),
+        CannotHold(pa.float64(), math.nan, "a DOUBLE of MariaDB has no NaN"),
+        CannotHold("name", "🦆", "a name in MariaDB has no character beyond U+FFFF", lambda name: max(name) > "\uffff"),
+    )
 
     def __init__(self, folder: Path, port: int, database: str) -> None:
         self.folder, self._port, self._database = folder, port, database
         self.run(f"CREATE DATABASE {database}", database=None)
         [(self.version,)] = self.run("SELECT version()")
+
+    def durability(self) -> Durability:
+        """With a binary log, a commit that is not in it after a crash is rolled back."""
+        names = ("innodb_flush_log_at_trx_commit", "innodb_doublewrite", "log_bin", "sync_binlog")
+        settings = {name: str(self.run(f"SELECT @@{name}")[0][0]) for name in names}
+        flushed = settings["innodb_flush_log_at_trx_commit"] == "1" and settings["innodb_doublewrite"] in ("1", "ON")
+        return Durability(flushed and (settings["log_bin"] == "0" or settings["sync_binlog"] == "1"), settings)
 
     @property
     def _connection(self) -> Secret:

@@ -306,3 +306,14 @@ def test_a_wrong_value_is_named_by_column_and_row(harness):
     with pytest.raises(DataError, match=r"column at, row 2 of the read: a value that is not a valid date32") as caught:
         everything(harness, harness.source())
     assert "0000" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("log", "safe"), [(1, True), (2, False), (0, False)])
+def test_the_harness_says_how_the_server_syncs(harness, log, safe):
+    """As the server has it: a log that is synced once a second loses what was confirmed."""
+    harness.run(f"SET GLOBAL innodb_flush_log_at_trx_commit = {log}")
+    try:
+        found = harness.durability()
+    finally:
+        harness.run("SET GLOBAL innodb_flush_log_at_trx_commit = 1")
+    assert (found.settings["innodb_flush_log_at_trx_commit"], found.safe) == (str(log), safe)

@@ -11,7 +11,7 @@ import click
 from dpone.cli.output import emit, table
 
 if TYPE_CHECKING:
-    from dpone.certify import Certification
+    from dpone.certify import Certification, GateCell
 
 
 @click.command()
@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 def certify(evidence: Path | None, required: str | None, only: tuple[str, ...], format_: str) -> None:
     """Show what is certified of connectors x capabilities and of routes.
 
-    Certified, simulated, failed, stale (other files are installed), declared (no evidence), unsupported or not
-    implemented. Evidence is what 'pytest --dpone-evidence DIR' wrote; without it nothing is certified.
+    Certified, simulated, insufficient (a gate that did not do enough to count), failed, stale (other files are
+    installed), declared (no evidence), unsupported or not implemented. Evidence is what
+    'pytest --dpone-evidence DIR' and the gates wrote; without it nothing is certified.
     """
     from dpone import certify as certification
 
@@ -46,21 +47,31 @@ def certify(evidence: Path | None, required: str | None, only: tuple[str, ...], 
 
 def _text(found: Certification) -> str:
     """What is claimed; what is unsupported or not implemented is in the other formats."""
-    from dpone.certify import claimed, said
+    from dpone.certify import claimed, left_out_rows, said, server_rows
     from dpone.evidence import GATES
 
     connectors = [[c.connector, str(c.level), *(str(c.gates[gate]) for gate in GATES)] for c in found.connectors]
     cells = [[c.connector, c.role, c.capability, str(c.status), ", ".join(c.servers)] for c in claimed(found.cells)]
     routes = [[r.source, r.sink, r.strategy, str(r.status), ", ".join(r.servers)] for r in claimed(found.routes)]
+    seen = [*map(_gate, found.gates)]
+    seen += [table(rows) for rows in (server_rows(found), left_out_rows(found)) if len(rows) > 1]
     return "\n\n".join(
         [
             said(found),
             table([["connector", "level", *GATES], *connectors]),
+            *seen,
             table([["sink", "delivery (commit)"], *map(list, found.delivery.items())]),
             table([["connector", "role", "capability", "status", "run against"], *cells]),
             table([["source", "sink", "strategy", "status", "run against"], *routes]),
         ]
     )
+
+
+def _gate(gate: GateCell) -> str:
+    lines = [f"{gate.connector} {gate.gate}: {gate.status}"]
+    lines += [f"  does not count: {'; '.join(gate.lacking)}"] if gate.lacking else []
+    lines += [f"  {measure}" for measure in gate.measures]
+    return "\n".join([*lines, f"  on {', '.join(gate.servers)}; {gate.ran_on}; {gate.at[:19]}Z"])
 
 
 COMMANDS = (certify,)

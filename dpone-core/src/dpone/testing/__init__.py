@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dpone.testing.cases import case
     from dpone.testing.cdc import CDCContract
-    from dpone.testing.harness import Change, Harness
+    from dpone.testing.harness import CannotHold, Change, Harness
     from dpone.testing.route import RouteContract
     from dpone.testing.sink import SinkContract
     from dpone.testing.source import SourceContract
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "CDCContract": "cdc",
+    "CannotHold": "harness",
     "Change": "harness",
     "Harness": "harness",
     "RouteContract": "route",
@@ -34,6 +35,7 @@ _MODULES = {
 }
 __all__ = [
     "CDCContract",
+    "CannotHold",
     "Change",
     "Harness",
     "RouteContract",

@@ -14,10 +14,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from dpone.evidence import Durability
 from dpone.pipeline import Incremental, SinkSpec, SourceSpec, StateSpec
 from dpone.secret import Secret
 from dpone.strategy import Strategy
-from dpone.testing.harness import TABLE, Change, Harness
+from dpone.testing.harness import TABLE, Change, Harness, synced
 from dpone.testing.sql import SqlHarness
 
 
@@ -42,6 +43,14 @@ class SqliteHarness(SqlHarness):
     def cursor(self) -> Iterator[sqlite3.Cursor]:
         with closing(sqlite3.connect(self.path)) as db, db:
             yield db.cursor()
+
+    def durability(self) -> Durability:
+        """Of the connector's own connection: ``synchronous`` is a setting of each connection by itself."""
+        with closing(self.make("sink", self.sink(Strategy("append")))) as sink:
+            [(mode,)], [(level,)] = (sink._db.rows(f"PRAGMA {name}") for name in ("journal_mode", "synchronous"))
+        name = ("OFF", "NORMAL", "FULL", "EXTRA")[level]
+        safe = level >= 2 and mode not in ("off", "memory")
+        return synced(self.folder, safe, journal_mode=mode, synchronous=name)
 
     def state(self) -> StateSpec:
         return StateSpec("sqlite", Secret(f"sqlite:///{self.folder / 'state.db'}"), options=self.options("state"))
@@ -70,6 +79,9 @@ class FileHarness(Harness):
     product = "file system"
     version = platform.release()
     live = True
+
+    def durability(self) -> Durability:
+        return synced(self.folder, fsync="on")  # ``dpone.durable`` knows no other way
 
     def source(
         self, table: str = TABLE, *, incremental: Incremental | None = None, query: str | None = None
@@ -144,6 +156,9 @@ class ChangeLogHarness(Harness):
         self.path.touch()
         self._columns: dict[str, set[str]] = {}
         self._commits = 0
+
+    def durability(self) -> Durability:
+        return synced(self.folder, fsync="on")
 
     def change_stream(self) -> SourceSpec:
         return SourceSpec("file", path=self.path.name, options=self.options("cdc"), base=self.folder)

@@ -14,6 +14,7 @@ from dpone.capability import CAPABILITIES
 from dpone.errors import DponeError
 from dpone.plugins import undeclared
 from dpone.testing.harness import Harness, opened
+from dpone.testing.held import require
 
 _MARK = "__dpone_capability__"
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -106,3 +107,9 @@ class RoleContract(Contract):
         record, cls = plugins.get(self.role, name), plugins.load(self.role, name)
         silent = undeclared(self.role, cls, record)
         assert not silent, f"{record.implementation} has all of {', '.join(silent)}: declare it, or as unsupported"
+
+    def test_what_it_cannot_hold_is_refused_or_changed(self, harness: Harness) -> None:
+        """By the system itself, not by the connector: every value and name that ``Harness.cannot_hold`` gives."""
+        for claim in harness.cannot_hold if self.role in ("source", "sink") else ():
+            assert claim.covers(claim.of, claim.one), f"cannot_hold: {claim.one!a} is not one of those that it names"
+            require(harness, claim, claim.one)

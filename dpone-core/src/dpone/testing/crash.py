@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 from attrs import evolve, frozen
 
 from dpone import hookspecs
+from dpone.capability import Role
 from dpone.contract import Entry, Load, Receipt, Writer
 from dpone.engine import Run
 from dpone.hookspecs import hookimpl
@@ -39,6 +40,8 @@ from dpone.strategy import Strategy
 from dpone.testing.harness import TABLE, Harness, replaced
 
 KILLED = -signal.SIGKILL
+TIMED = -signal.SIGALRM  # which nobody handles, so that it ends a process as SIGKILL does
+Job = tuple[Pipeline, str, Mapping[str, str], str, float]
 
 
 @frozen
@@ -70,9 +73,16 @@ class Runs:
 
     def killed(self, step: str, nth: int = 1) -> None:
         """In a process of its own that kills itself when it is told of the nth event of a step."""
-        job = (self.pipeline, self.harness.connector, dict(self.harness.implementations), step, nth)
-        code, text = _zygote()(job)
+        code, text = self._child(step, nth)
         assert code == KILLED, f"step {step} never came: exit code {code}, {text}"
+
+    def apart(self, seconds: float = 0) -> tuple[int, str]:
+        """In a process of its own: its exit code, and what its streams said. The system ends it after ``seconds``,
+        wherever it is, and the code is then TIMED."""
+        return self._child("", seconds)
+
+    def _child(self, step: str, when: float) -> tuple[int, str]:
+        return _zygote()((self.pipeline, self.harness.connector, dict(self.harness.implementations), step, when))
 
 
 def runs(harness: Harness, strategy: Strategy, table: str = TABLE) -> Runs:
@@ -187,11 +197,17 @@ class _Trap:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _execute(job: tuple[Pipeline, str, Mapping[str, str], str, int]) -> str:
-    pipeline, connector, implementations, step, nth = job
-    plugins = quiet(replaced(discover(), connector, implementations), _Trap(step, nth))
+def _plugins(job: Job) -> Plugins:
+    return replaced(discover(), job[1], job[2])
+
+
+def _execute(job: Job) -> tuple[int, str]:
+    pipeline, _, _, step, when = job
+    if not step:
+        signal.setitimer(signal.ITIMER_REAL, when)
+    plugins = quiet(_plugins(job), *([_Trap(step, int(when))] if step else ()))
     report = Run(pipeline, plugins=plugins).execute()
-    return str([(stream.status, stream.error) for stream in report.streams])
+    return report.exit_code, str([(stream.status, stream.error) for stream in report.streams])
 
 
 def _forked(data: bytes) -> tuple[int, str]:
@@ -200,12 +216,12 @@ def _forked(data: bytes) -> tuple[int, str]:
     if pid == 0:
         os.close(read)
         try:
-            text = _execute(pickle.loads(data))  # noqa: S301  # of our own parent
+            code, text = _execute(pickle.loads(data))  # noqa: S301  # of our own parent
         except BaseException as error:
-            text = repr(error)
+            code, text = 1, repr(error)
         with os.fdopen(write, "w") as out:
             out.write(text)
-        os._exit(0)
+        os._exit(code)
     os.close(write)
     with os.fdopen(read) as source:
         text = source.read()
@@ -214,7 +230,10 @@ def _forked(data: bytes) -> tuple[int, str]:
 
 def serve() -> None:
     """Fork a child for each job that comes on stdin."""
-    discover()
     while data := _receive(sys.stdin.buffer):
-        pickle.loads(data)  # noqa: S301  # of our own parent; imports what every job imports, before the fork
+        job = pickle.loads(data)  # noqa: S301  # of our own parent
+        plugins, (stream, *_) = _plugins(job), job[0].streams
+        specs: dict[Role, Any] = {"source": stream.source, "sink": stream.sink, "state": job[0].state}
+        for role, spec in specs.items():
+            plugins.load(role, spec.type)  # is imported once, before the fork
         _send(sys.stdout.buffer, pickle.dumps(_forked(data)))

@@ -17,6 +17,7 @@ from dpone.testing.rows import sample
 
 if TYPE_CHECKING:
     from dpone.contract import Stream
+    from dpone.evidence import Durability
     from dpone.pipeline import Incremental, SinkSpec, SourceSpec, StateSpec
     from dpone.strategy import Strategy
 
@@ -33,6 +34,28 @@ class Change:
     row: Mapping[str, Any] = field(factory=dict)
     key: int | None = None
     table: str = TABLE
+
+
+@frozen
+class CannotHold:
+    """Values, or names of columns, that a system cannot hold: it refuses them, or gives back others.
+
+    of     the type of the values, or ``name``
+    one    one of them. The kit gives it to ``seed``, alone: where the system takes it and ``there`` (or ``rows``) does
+           not show it changed, the claim is an error
+    why    as the system's documentation says
+    every  which others are meant, too; each that a case would use is tried the same way. None: ``one`` alone
+    """
+
+    of: pa.DataType | Literal["name"]
+    one: Any
+    why: str
+    every: Callable[[Any], bool] | None = None
+
+    def covers(self, of: pa.DataType | Literal["name"], value: Any) -> bool:
+        if value is None or str(of) != str(self.of):
+            return False
+        return repr(value) == repr(self.one) if self.every is None else self.every(value)
 
 
 class Harness:
@@ -58,6 +81,7 @@ class Harness:
     folder     an empty folder for the kit's own files (state, source files, spools)
     key        the column of ``sample`` that tells its rows apart and grows; ``group``: one whose values come again
     quirks     case -> why this system cannot have it; shown with the evidence. Such a case is not run
+    cannot_hold  values and names that this system cannot hold; the cases leave out these alone. Needs ``seed``
     implementations  role -> ``module:Class`` instead of what the plugin names
     """
 
@@ -69,12 +93,18 @@ class Harness:
     key: str = "id"
     group: str = "day"
     quirks: Mapping[str, str] = {}
+    cannot_hold: Sequence[CannotHold] = ()
     implementations: Mapping[str, str] = {}
 
     def __init__(self, folder: Path) -> None:
         """``folder`` is empty, or not there yet."""
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
+
+    def durability(self) -> Durability | None:
+        """The settings by which this system keeps what it has confirmed, as it answers them itself; shown with the
+        evidence. None: they are not known, and no gate of throughput or soak counts."""
+        return None
 
     def close(self) -> None:
         """Let go of whatever was made outside of ``folder``."""
@@ -208,3 +238,23 @@ def replaced(plugins: Plugins, connector: str, implementations: Mapping[str, str
         key = (cast(Role, role), connector)
         connectors[key] = evolve(connectors[key], implementation=implementation)
     return evolve(plugins, connectors=connectors)
+
+
+IN_MEMORY = ("tmpfs", "ramfs")
+
+
+def synced(folder: Path, safe: bool = True, **settings: str) -> Durability:
+    """Of a system whose files are in a folder: its settings, and the file system; one in memory keeps nothing."""
+    from dpone.evidence import Durability
+
+    system = file_system(folder)
+    return Durability(safe and system not in IN_MEMORY, {**settings, "file system": system})
+
+
+def file_system(folder: Path) -> str:
+    """Its type as Linux lists it, ``unknown`` elsewhere."""
+    mounts, place = Path("/proc/self/mounts"), folder.resolve()
+    if not mounts.exists():
+        return "unknown"
+    found = {Path(line.split()[1]): line.split()[2] for line in mounts.read_text().splitlines()}
+    return next((found[one] for one in (place, *place.parents) if one in found), "unknown")

@@ -4,6 +4,7 @@
 * A case of one that is not declared is run as well. That the kit's own assertion fails, or the connector refuses with
   a DponeError, is an expected failure; any other error is one of the connector or of the harness, and stays red. If
   every case of the capability passes, the last one is turned red: declare it.
+* Values and names that the Harness says the system cannot hold are left out of the cases, each with its reason.
 * ``--dpone-evidence DIR`` writes what was seen for ``dpone certify``. A skipped case is no evidence.
 
 It is found through the entry point ``pytest11``, which only pytest reads: an installation without pytest stays whole.
@@ -20,9 +21,8 @@ import pytest
 from attrs import define, field
 
 # These hold the asserts; register them before anything imports them.
-pytest.register_assert_rewrite(
-    *(f"dpone.testing.{name}" for name in ("cdc", "crash", "database", "rows", "route", "sink", "source", "state"))
-)
+_ASSERTING = ("cases", "cdc", "crash", "database", "held", "rows", "route", "sink", "source", "state")
+pytest.register_assert_rewrite(*(f"dpone.testing.{name}" for name in _ASSERTING))
 
 KEY = pytest.StashKey["Recorder"]()
 
@@ -41,12 +41,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @define
 class Subject:
-    """What one contract class was run against: ``role`` of ``connector``, or a route."""
+    """What one contract class was run against: ``role`` of ``connector``, or a route. ``servers``: of
+    ``evidence.Server``."""
 
     suite: str
     role: str
     names: tuple[str, ...]
-    server: tuple[tuple[str, str, bool], ...]
+    servers: list[Any]
     quirks: dict[str, str]
     cases: dict[str, tuple[str, ...]]
     results: list[dict[str, Any]] = field(factory=list)
@@ -83,9 +84,11 @@ def _declared(role: str, harnesses: list[Any], capability: str) -> str:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
-    """A quirk of the system is named before the case is run, and the case is left out."""
-    if _capability(item) is not None:
-        for harness in _harnesses(item):
+    """A quirk of the system is named before the case is run, and the case is left out. What evidence says of servers
+    and files is as it was before the first case."""
+    if _capability(item) is not None and (harnesses := _harnesses(item)):
+        _subject(item.config.stash[KEY], item, harnesses)
+        for harness in harnesses:
             if why := harness.quirks.get(item.originalname):  # type: ignore[attr-defined]
                 pytest.skip(f"quirk: {why}")
     return (yield)
@@ -102,7 +105,7 @@ def pytest_runtest_makereport(item: Any, call: Any) -> Generator[None, Any, Any]
     recorder: Recorder = item.config.stash[KEY]
     subject, of = _subject(recorder, item, harnesses)
     declared = _declared(subject.role, harnesses, capability)
-    _record(subject, item.originalname, capability, declared, report)
+    _record(subject, item.originalname, capability, declared, report, harnesses)
     if declared != "supported" and call.when == "call":
         if report.failed and not _expected(item, call.excinfo.value):
             what = f"{capability} is declared as {declared}, so that this case may fail by the kit's assertion or a "
@@ -119,17 +122,28 @@ def _subject(recorder: Recorder, item: Any, harnesses: list[Any]) -> tuple[Subje
     of = (item.cls, names, servers)
     if of not in recorder.subjects:
         quirks = {name: why for h in harnesses for name, why in h.quirks.items()}
-        recorder.subjects[of] = Subject(
-            item.cls.__name__, item.cls.role, names, servers, quirks, dict(item.cls.cases())
-        )
+        asked = _asked(names, harnesses) if recorder.folder else []
+        recorder.subjects[of] = Subject(item.cls.__name__, item.cls.role, names, asked, quirks, dict(item.cls.cases()))
     return recorder.subjects[of], of
 
 
-def _record(subject: Subject, case: str, capability: str, declared: str, report: Any) -> None:
+def _asked(names: tuple[str, ...], harnesses: list[Any]) -> list[Any]:
+    """The servers with their settings. The digests are kept: evidence is of the files that the run began with."""
+    from dpone.evidence import CORE, Server, digest
+
+    for name in (CORE, *names):
+        digest(name)
+    return [Server(h.product, h.version, h.live, h.durability()) for h in harnesses]
+
+
+def _record(subject: Subject, case: str, capability: str, declared: str, report: Any, harnesses: list[Any]) -> None:
     if report.skipped:
         return
+    from dpone.testing.held import noted
+
     now = datetime.now(UTC).isoformat(timespec="seconds")
     result = {"case": case, "capability": capability, "declared": declared, "result": report.outcome}
+    result |= {"left_out": {what: why for harness in harnesses for what, why in noted(harness).items()}}
     subject.results.append({**result, "seconds": round(report.duration, 3), "at": now})
 
 
@@ -163,14 +177,14 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     recorder = session.config.stash[KEY]
     if recorder.folder is None:
         return
-    from dpone.evidence import Server, write
+    from dpone.evidence import write
 
     for subject in recorder.subjects.values():
         write(
             recorder.folder,
             subject.role,
             subject.names,
-            [Server(*server) for server in subject.server],
+            subject.servers,
             subject.results,
             required=subject.cases,
             quirks=subject.quirks,

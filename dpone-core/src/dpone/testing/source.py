@@ -22,6 +22,7 @@ from dpone.position import Position
 from dpone.testing import hostile
 from dpone.testing.cases import RoleContract, at_once, case
 from dpone.testing.harness import TABLE, Harness
+from dpone.testing.held import holdable
 from dpone.testing.rows import same
 
 WHOLE, NEW = WindowRequest(whole=True, mode="full_refresh", batch_rows=4), WindowRequest(batch_rows=4)
@@ -102,10 +103,11 @@ class SourceContract(RoleContract):
     @case("read")
     def test_names_are_quoted(self, harness: Harness) -> None:
         """Columns of any name that the system can have are read under that name."""
-        rows = pa.table({name: pa.array([i], pa.int64()) for i, name in enumerate(hostile.ORDINARY_NAMES)})
+        names = holdable(harness, "name", hostile.ORDINARY_NAMES)
+        rows = pa.table({name: pa.array([i], pa.int64()) for i, name in enumerate(names)})
         harness.seed(rows, "ordinary")
         same(everything(harness, harness.source("ordinary")), rows)
-        for i, name in enumerate(hostile.HOSTILE_NAMES):
+        for i, name in enumerate(holdable(harness, "name", hostile.HOSTILE_NAMES)):
             rows = pa.table({name: pa.array([i], pa.int64())})
             harness.seed(rows, f"h{i}")
             same(everything(harness, harness.source(f"h{i}")), rows)
@@ -417,7 +419,7 @@ def _values_come(harness: Harness, type_: pa.DataType) -> None:
     @hostile.examples
     @given(hostile.columns(type_))
     def comes(column: list[Any]) -> None:
-        name = f"v_{type_}_{next(tables)}"
+        name, column = f"v_{type_}_{next(tables)}", holdable(harness, type_, column)
         rows = pa.table({"id": pa.array(range(len(column)), pa.int64()), "x": pa.array(column, type_)})
         harness.seed(rows, name)
         same(everything(harness, harness.source(name)), rows)

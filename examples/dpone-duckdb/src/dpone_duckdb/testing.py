@@ -9,7 +9,9 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
+from dpone.evidence import Durability
 from dpone.testing import SqlHarness
+from dpone.testing.harness import synced
 
 _ALONE = "a file of DuckDB that is open in one process cannot be opened by another, so that no other program writes it"
 
@@ -32,6 +34,9 @@ class DuckdbHarness(SqlHarness):
         self.path = folder / "kit.duckdb"
         self.url = f"duckdb:///{self.path}"
         self.run("SELECT 1")
+
+    def durability(self) -> Durability:
+        return synced(self.folder)  # a commit is synced, which no setting changes
 
     @contextmanager
     def cursor(self) -> Iterator[duckdb.DuckDBPyConnection]:
