@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import UTC, datetime
 from types import SimpleNamespace
@@ -28,7 +27,6 @@ from attrs import evolve, frozen
 from dpone import changes
 from dpone.connectors.file.sink import FileSink
 from dpone.connectors.file.source import FileSource
-from dpone.connectors.sqlite.database import SqliteDatabase
 from dpone.connectors.sqlite.sink import SqliteSink
 from dpone.connectors.sqlite.source import SqliteSource
 from dpone.connectors.sqlite.state import SqliteState
@@ -1605,74 +1603,6 @@ class MovesTheHeadAlone(FaultySink):
     def move(self, old: str, after: Any, new: str, before: Any, gone: Any) -> None:
         super().move(old, after, new, before, gone)
         self._db.execute("DELETE FROM __dpone__loads WHERE key = ? AND seq < ?", (new, after.seq))
-
-
-_INSTANT = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{6})\+00:00")  # as SQLite's sink keeps it
-
-
-class _Answering(SqliteDatabase):
-    """cut: characters of a text that it keeps. zone: an instant says it. changed: an UPDATE does not count a row that
-    has the values already."""
-
-    cut: int | None = None
-    zone = True
-    changed = False
-
-    def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        found = super().rows(sql, parameters)
-        if self.zone:
-            return found
-        return [tuple(_INSTANT.sub(r"\1", v) if isinstance(v, str) else v for v in row) for row in found]
-
-    def execute(self, sql: str, parameters: Sequence[Any] = ()) -> int:
-        rows = super().execute(sql, [v[: self.cut] if isinstance(v, str) else v for v in parameters])
-        same = self.changed and sql.startswith("UPDATE") and parameters and parameters[0] == parameters[-1]
-        return 0 if same else rows
-
-
-def answering(**faults: Any) -> Callable[[Any, Any], None]:
-    """An ``__init__`` for a sink whose Database has these faults."""
-
-    def init(self: Any, spec: Any) -> None:
-        SqliteSink.__init__(self, spec)
-        self._db = _Answering(self._db.path, self._db._timeout, self._db._nan_to_null)
-        vars(self._db).update(faults)
-
-    return init
-
-
-@fails(tables_of_dpone_keep_what_they_are_given="a key of 3001 characters has no place")
-class CutsLongTexts(SqliteSink):
-    """As a server whose columns are shorter, and that says nothing."""
-
-    __init__ = answering(cut=3000)
-
-
-@fails(
-    tables_of_dpone_keep_what_they_are_given="an instant comes without its zone",
-    also=(
-        "scd2_keeps_every_version",
-        "scd2_closes_a_version_when_the_next_begins",
-        "a_commit_cut_off_between_two_statements_is_made_good",
-    ),
-)
-class ForgetsTheZone(SqliteSink):
-    __init__ = answering(zone=False)
-
-
-@fails(
-    tables_of_dpone_keep_what_they_are_given="an UPDATE must count the rows that it finds",
-    also=(
-        "a_load_is_taken_back",
-        "only_the_newest_load_is_taken_back",
-        "a_key_is_renamed_whole",
-        "a_commit_cut_off_between_two_statements_is_made_good",
-    ),
-)
-class CountsWhatChanged(SqliteSink):
-    """An UPDATE that sets what a row has already."""
-
-    __init__ = answering(changed=True)
 
 
 # ---- states

@@ -89,6 +89,39 @@ class CountsWhatItChanged(Over):
             return 0 if same and same[1] == parameters[0] else found
 
 
+@fails(keys_of_any_length_are_told_apart="a key of 3001 characters has no place")
+class CutsLongTexts(Over):
+    """As a server whose columns are shorter, and that says nothing."""
+
+    class database(SqliteDatabase):
+        def execute(self, sql: str, parameters: Sequence[Any] = ()) -> int:
+            return super().execute(sql, [v[:3000] if isinstance(v, str) else v for v in parameters])
+
+
+@fails(keys_of_any_length_are_told_apart="another line is gone")
+class TakesKeysAlike(Over):
+    """Whose first 3,000 characters are the same, or that differ by case."""
+
+    class database(SqliteDatabase):
+        def execute(self, sql: str, parameters: Sequence[Any] = ()) -> int:
+            if sql.startswith('DELETE FROM "__dpone__kit"'):
+                sql, parameters = sql.replace('"key" = ?', "substr(key, 1, 3000) = ?"), (parameters[0][:3000],)
+            return super().execute(sql, parameters)
+
+
+@fails(instants_come_with_their_zone="an instant comes without its zone")
+class ForgetsTheZone(Over):
+    """Of what it keeps in a table of dpone's own."""
+
+    class database(SqliteDatabase):
+        def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+            instant = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{6})\+00:00")  # as SQLite's sink keeps it
+            found = super().rows(sql, parameters)
+            if 'FROM "__dpone__' not in sql:
+                return found
+            return [tuple(instant.sub(r"\1", v) if isinstance(v, str) else v for v in row) for row in found]
+
+
 @fails(a_journal_that_cannot_be_read_is_an_error="is damaged, and the journal is read all the same")
 class TakesADamagedJournalForNone(SqliteSink):
     def journal(self, key: str) -> Any:

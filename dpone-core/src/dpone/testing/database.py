@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
+from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
@@ -17,6 +18,9 @@ from dpone.errors import DponeError, UndoRefused
 from dpone.pipeline import Lineage, Undo
 from dpone.schema import PREFIX, Name
 from dpone.sql import journal
+from dpone.sql.dialect import transaction
+from dpone.sql.history import INSTANT, moment
+from dpone.sql.own import Own
 from dpone.sql.sink import SqlSink
 from dpone.strategy import Strategy
 from dpone.testing.cases import RoleContract, case
@@ -46,6 +50,17 @@ def _database(harness: Harness, name: str = TABLE, strategy: Strategy | None = N
     """The Database of a sink into a table, and the table's name."""
     with closing(harness.make("sink", harness.sink(strategy or simple(harness), name))) as sink:
         yield sink._db, sink._target
+
+
+@contextmanager
+def _own_lines(harness: Harness) -> Iterator[tuple[Any, Own]]:
+    """A Database, and a table of dpone's own in it."""
+    with _database(harness) as (db, target):
+        schema = pa.schema([("key", pa.string()), ("part", pa.string()), ("at", INSTANT)])
+        lines = Own(db, target.sibling("__dpone__kit"), schema, ("key", "part"))
+        with transaction(db, _SHARED):
+            lines.create()
+        yield db, lines
 
 
 @define
@@ -155,6 +170,39 @@ class DatabaseCases(RoleContract):
             db.rollback()
         expected = {"same values": 2, "other values": 2, "none": 0, "inserted": 2, "deleted": 4, "cleared": 1}
         assert counts == expected, f"counted were {counts}"
+
+    @case("exactly_once")
+    def test_instants_come_with_their_zone(self, harness: Harness) -> None:
+        """``Database.rows``: an instant that was written is the same one when it is read, by a datetime that knows its
+        zone or a text that says it."""
+        if not over_sql(harness):
+            return
+        instant = datetime(2026, 1, 31, 23, 59, 59, 5, UTC)
+        with _own_lines(harness) as (db, lines):
+            with transaction(db, _SHARED):
+                lines.insert("k", "", db.dialect.bind(instant, INSTANT))
+            [(found,)] = lines.rows(["at"], {"key": "k"})
+            assert moment(found) == instant, "an instant comes without its zone, or as another one"
+
+    @case("exactly_once")
+    def test_keys_of_any_length_are_told_apart(self, harness: Harness) -> None:
+        """Tables of dpone's own: two keys that differ at their very end are two, are found by themselves alone, and are
+        read whole. Where a key has a length, ``Dialect.max_key`` says so."""
+        if not over_sql(harness):
+            return
+        keys = ["short", *(f"{'é' * 3000}{end}" for end in "abA")]
+        with _own_lines(harness) as (db, lines):
+            with transaction(db, _SHARED):
+                for one in keys:
+                    try:
+                        lines.insert(one, one, None)
+                    except DponeError as error:
+                        raise AssertionError(f"a key of {len(one)} characters has no place: {error}") from error
+            for one in keys:
+                assert lines.rows(["key", "part"], {"key": one, "part": one}) == [(one, one)], "it is not read whole"
+            with transaction(db, _SHARED):
+                lines.delete({"key": keys[1]})
+            assert sorted(lines.distinct("part")) == sorted([keys[0], *keys[2:]]), "another line is gone"
 
     @case("exactly_once")
     def test_a_journal_that_cannot_be_read_is_an_error(self, harness: Harness) -> None:
