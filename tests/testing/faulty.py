@@ -1488,7 +1488,7 @@ class TakesUpAnything(FaultySink):
         return evolve(load, token="any") if load.repeatable else load
 
 
-@fails(parts_are_staged_at_once="a part is being staged, and another waits for it, or failed")
+@fails(parts_are_staged_at_once="parts are not staged at once")
 class StagesOneAtATime(FileSink):
     def open(self, load: Any) -> Any:
         return _OneAtATime(super().open(load))

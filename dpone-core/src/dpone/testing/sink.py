@@ -997,10 +997,10 @@ class SinkContract(DatabaseCases):
             try:
                 writer.stage(Part(f"p{n}"), Rows(sample(n * 10 + 1, n * 10 + 10), between=between))
             except threading.BrokenBarrierError:
-                raise AssertionError("a part is being staged, and another waits for it, or failed") from None
+                raise AssertionError("parts are not staged at once: one waits for another, which is staged or failed") from None
             except Exception as error:  # a connection that several threads use at once breaks in any way
                 barrier.abort()
-                raise AssertionError(f"a part that is staged beside others failed by {type(error).__name__}") from error
+                raise AssertionError(f"parts are not staged at once: one failed by {type(error).__name__}") from error
 
         def between(batch: int) -> None:
             if batch == 1:
