@@ -10,8 +10,8 @@ import sys
 import threading
 import time
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -132,17 +132,17 @@ def test_ST_02_an_expired_lease_is_taken_over(state: SqliteState) -> None:
 
 def test_ST_02_renewal_keeps_the_lease(state: SqliteState, monkeypatch: pytest.MonkeyPatch) -> None:
     """A renewed lease holds for another ttl, and no longer; a thread of its own may renew it."""
-    now = [1_700_000_000.0]
-    monkeypatch.setattr("dpone.connectors.sqlite.state.time", SimpleNamespace(time=lambda: now[0]))
+    seconds = [1_700_000_000.0]
+    monkeypatch.setattr(SqliteState, "now", lambda state, db: datetime.fromtimestamp(seconds[0], UTC))
     with state.lock("k", 60) as lease:
-        now[0] += 59
+        seconds[0] += 59
         renewer = threading.Thread(target=lease.renew)
         renewer.start()
         renewer.join()
-        now[0] += 59
+        seconds[0] += 59
         with pytest.raises(Busy), state.lock("k", 1):
             pass
-        now[0] += 2
+        seconds[0] += 2
         with state.lock("k", 1):
             pass
 
