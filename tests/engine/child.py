@@ -6,7 +6,7 @@ which spares each of hundreds of kills the start of an interpreter.
 A job is JSON: ``pipeline``, ``options`` of dpone.engine.run, ``signal`` (KILL), and where to send it:
 
     step, nth       the nth time an event of that step is told
-    after           so many seconds later instead; a run that has staged everything by then waits for it
+    after           so many seconds later instead; the run waits for it before its next part, and before its commit
     call            before the nth call that changes the disk (rename, replace, fsync, unlink)
     statement       before the nth SQL statement; only: of those that begin so
     execute         before the nth statement of SqliteDatabase (or of PostgresDatabase, where that is imported); for
@@ -70,7 +70,7 @@ class Trap:
                 self.late.start()
             else:
                 self.fire()
-        if self.late and event.step == "staged":
+        if self.late and event.step in ("part_started", "staged"):
             self.late.join()
 
     def fire(self) -> None:
