@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -46,6 +47,26 @@ def test_every_connector_of_ours_names_its_harness(key: Any, connector: Any) -> 
     found = resolve(connector.harness)
     assert issubclass(found, Harness)
     assert found.connector == connector.name == key[1]
+
+
+def test_a_contract_without_a_connector_says_so(tmp_path: Path) -> None:
+    """A class that names no connector is answered with what to write."""
+    said = re.escape('the class names no connector; write connector = "..." in it')
+    with pytest.raises(PluginError, match=said), opened("sink", "", tmp_path):
+        pass
+
+
+def test_help_shows_the_kit() -> None:
+    """``help(dpone.testing)`` and ``help(dpone)`` show what there is, though it is imported on first use."""
+    import pydoc
+
+    import dpone
+    import dpone.testing
+
+    for module in (dpone, dpone.testing):
+        shown = pydoc.plain(pydoc.render_doc(module))
+        names = [name for name in module.__all__ if f"class {name}(" not in shown and f"    {name}(" not in shown]
+        assert [name for name in names if f"    {name} = " not in shown] == []
 
 
 @pytest.mark.parametrize("fails", [False, True])

@@ -223,6 +223,8 @@ class Harness:
 @contextmanager
 def opened(role: Role, connector: str, folder: Path) -> Iterator[Harness]:
     """The Harness that the plugin of a connector names for a role, closed after the block."""
+    if not connector:
+        raise PluginError("make a harness", "the class names no connector", 'write connector = "..." in it')
     reference = discover().get(role, connector).harness
     if reference is None:
         todo = "name it in the plugin: Connector(..., harness='module:Class')"
