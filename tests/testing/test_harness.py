@@ -11,12 +11,14 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from attrs import evolve
 
 from dpone.errors import PluginError
 from dpone.evidence import Durability
 from dpone.plugins import discover, resolve
+from dpone.strategy import Strategy
 from dpone.testing import harness as kit
 from dpone.testing.builtin import FileHarness, SqliteHarness
 from dpone.testing.harness import Harness, opened
@@ -54,6 +56,24 @@ def test_a_contract_without_a_connector_says_so(tmp_path: Path) -> None:
     said = re.escape('the class names no connector; write connector = "..." in it')
     with pytest.raises(PluginError, match=said), opened("sink", "", tmp_path):
         pass
+
+
+def test_a_member_that_was_left_out_is_named(tmp_path: Path) -> None:
+    """What a case needs of a Harness and does not find is said by its name."""
+
+    class Half(Harness):
+        """Has nothing."""
+
+    half = Half(tmp_path)
+    asked: dict[str, Any] = {
+        "source": half.source, "seed": lambda: half.seed(pa.table({})), "disturb": half.disturb, "query": half.query,
+        "late": lambda: half.late(pa.table({})), "sink": lambda: half.sink(Strategy("append")), "rows": half.rows,
+        "native": lambda: half.native(pa.table({})), "state": half.state, "away": half.away,
+        "change_stream": half.change_stream, "change": lambda: half.change([]), "lose": half.lose,
+    }  # fmt: skip
+    for member, ask in asked.items():
+        with pytest.raises(NotImplementedError, match=f"^Half has no {member}: write it, or "):
+            ask()
 
 
 def test_help_shows_the_kit() -> None:
