@@ -108,6 +108,16 @@ def test_fields_are_described_by_docstrings(schema: dict[str, Any]) -> None:
     assert runtime["retries"]["default"] == 3
 
 
+def test_every_option_of_incremental_is_described(schema: dict[str, Any]) -> None:
+    """A name of the docstring is followed by its text, and by that of no other option."""
+    incremental = branch_of(schema, "shop")["properties"]["options"]["properties"]["incremental"]["anyOf"][0]
+    said = {name: one.get("description", "") for name, one in incremental["properties"].items()}
+    assert [name for name, text in said.items() if not text] == []
+    assert [
+        (name, other) for name, text in said.items() for other in said if f" {other} " in text if "_" in other
+    ] == []
+
+
 def test_types_of_columns_are_offered(schema: dict[str, Any]) -> None:
     """Wherever a type is written an editor offers the names that are accepted."""
     types = schema["$defs"]["sink"]["properties"]["contract"]["anyOf"][0]["properties"]["types"]

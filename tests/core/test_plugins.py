@@ -119,6 +119,37 @@ def test_an_unknown_capability_is_an_error(plugin: Callable[..., EntryPoint]) ->
     assert "unknown capability teleport" in _one(found, "s").cause
 
 
+@pytest.mark.parametrize(
+    ("record", "cause"),
+    [
+        ({"capabilities": ("read",)}, "capabilities is of type tuple; make it with dpone.capability.declare"),
+        ({"capabilities": {"read": "yes"}}, "capabilities holds 'yes'; make it with dpone.capability.declare"),
+        ({"takes": ("connection", "stream")}, "takes holds 'stream'; use connection, table, query, path, topic"),
+        ({"takes": "topic"}, "takes is of type str; write a tuple"),
+        ({"commit": "logs"}, "commit is 'logs'; use transaction, manifest, log or none"),
+    ],
+)
+def test_a_record_of_other_words_breaks_only_its_plugin(
+    plugin: Callable[..., EntryPoint], record: dict[str, Any], cause: str
+) -> None:
+    """A record with a word that dpone does not know is named in the listing, and the other plugins go on."""
+    found = _discover([plugin("s", dpone_sources=_source("s", **record)), plugin("t", dpone_sources=_source("t"))], "")
+    assert _one(found, "s").cause == f"PluginError: read source s: {cause}"
+    assert found.names("source") == ["t"]
+
+
+def test_an_error_table_that_is_not_there_is_found_on_loading(plugin: Callable[..., EntryPoint]) -> None:
+    """``errors`` is used only once something has failed: 'dpone plugins --load' looks before that."""
+    given = {"implementation": "dpone.connectors.sqlite.source:SqliteSource"}
+    for errors, cause in (
+        ("dpone.errors:NO_SUCH_TABLE", "module dpone.errors has no NO_SUCH_TABLE; correct the name in the plugin, or"),
+        ("dpone.errors:DponeError", "dpone.errors:DponeError is not a dpone.errors.ErrorCodes; make it one"),
+    ):
+        found = _discover([plugin("s", dpone_sources=_source("s", errors=errors, **given))], "")
+        [trouble] = troubles(found, _one(found, "s"))
+        assert cause in trouble
+
+
 def test_a_hook_that_raises_breaks_only_its_plugin(plugin: Callable[..., EntryPoint]) -> None:
     """A hook that raises when called is the cause in the listing."""
 

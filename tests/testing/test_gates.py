@@ -175,3 +175,30 @@ def test_what_has_no_gate_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixt
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert name in err
     assert not (tmp_path / "evidence").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("soak", "sqlite", "--folder", "nowhere"), "argument --folder: there is no folder nowhere; make it"),
+        (
+            ("soak", "sqlite", "--evidence", "a file/evidence"),
+            "a file is not a folder that can be written; name another",
+        ),
+        (("soak", "sqlite", "--evidence", "a file"), "a file is not a folder that can be written; name another"),
+        (("soak", "sqlite", "--minutes", "-1"), "argument --minutes: -1 is not above 0"),
+        (("soak", "sqlite", "--minutes", "some"), "argument --minutes: invalid float value: 'some'"),
+        (("throughput", "sqlite", "--at-least", "1", "--rows", "0"), "argument --rows: 0 is not above 0"),
+        (("throughput", "sqlite", "--at-least", "1", "--times", "0"), "argument --times: 0 is not above 0"),
+    ],
+)
+def test_an_argument_that_cannot_be_is_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], given: Any, said: str
+) -> None:
+    """Before anything runs, and in one line: half an hour later the evidence would have no place."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a file").touch()
+    monkeypatch.setattr(gates, "Gate", None)
+    with pytest.raises(SystemExit, match="2"):
+        gates.main(given)
+    assert said in capsys.readouterr().err.splitlines()[-1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -10,12 +11,14 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from attrs import evolve
 
 from dpone.errors import PluginError
 from dpone.evidence import Durability
 from dpone.plugins import discover, resolve
+from dpone.strategy import Strategy
 from dpone.testing import harness as kit
 from dpone.testing.builtin import FileHarness, SqliteHarness
 from dpone.testing.harness import Harness, opened
@@ -46,6 +49,44 @@ def test_every_connector_of_ours_names_its_harness(key: Any, connector: Any) -> 
     found = resolve(connector.harness)
     assert issubclass(found, Harness)
     assert found.connector == connector.name == key[1]
+
+
+def test_a_contract_without_a_connector_says_so(tmp_path: Path) -> None:
+    """A class that names no connector is answered with what to write."""
+    said = re.escape('the class names no connector; write connector = "..." in it')
+    with pytest.raises(PluginError, match=said), opened("sink", "", tmp_path):
+        pass
+
+
+def test_a_member_that_was_left_out_is_named(tmp_path: Path) -> None:
+    """What a case needs of a Harness and does not find is said by its name."""
+
+    class Half(Harness):
+        """Has nothing."""
+
+    half = Half(tmp_path)
+    asked: dict[str, Any] = {
+        "source": half.source, "seed": lambda: half.seed(pa.table({})), "disturb": half.disturb, "query": half.query,
+        "late": lambda: half.late(pa.table({})), "sink": lambda: half.sink(Strategy("append")), "rows": half.rows,
+        "native": lambda: half.native(pa.table({})), "state": half.state, "away": half.away,
+        "change_stream": half.change_stream, "change": lambda: half.change([]), "lose": half.lose,
+    }  # fmt: skip
+    for member, ask in asked.items():
+        with pytest.raises(NotImplementedError, match=f"^Half has no {member}: write it, or "):
+            ask()
+
+
+def test_help_shows_the_kit() -> None:
+    """``help(dpone.testing)`` and ``help(dpone)`` show what there is, though it is imported on first use."""
+    import pydoc
+
+    import dpone
+    import dpone.testing
+
+    for module in (dpone, dpone.testing):
+        shown = pydoc.plain(pydoc.render_doc(module))
+        names = [name for name in module.__all__ if f"class {name}(" not in shown and f"    {name}(" not in shown]
+        assert [name for name in names if f"    {name} = " not in shown] == []
 
 
 @pytest.mark.parametrize("fails", [False, True])

@@ -64,6 +64,23 @@ class TestSmall(Small):
 """
 
 
+LACKING = """
+
+class Nameless:
+    def __init__(self, harness, lacks):
+        self._harness, self._lacks = harness, lacks
+
+    def __getattr__(self, name):
+        if name == self._lacks:
+            raise AttributeError(name)
+        return getattr(self._harness, name)
+
+
+def lacking(harness, lacks):
+    return Nameless(harness, lacks)
+"""
+
+
 def run(
     pytester: pytest.Pytester, one: Any, two: Any, support: str = "supported", quirks: Any = None
 ) -> tuple[dict[str, int], str, Any]:
@@ -209,6 +226,43 @@ def test_a_fixture_that_fails_is_red(pytester: pytest.Pytester) -> None:
     text = CONTRACT.format(one=True, two=True, support="not implemented", quirks={})
     pytester.makepyfile(text.replace("return Declares(tmp_path)", "raise OSError('the server is away')"))
     pytester.runpytest_inprocess("-p", "no:randomly", "-p", "no:cacheprovider").assert_outcomes(errors=4)
+
+
+@pytest.mark.parametrize("lacks", ["product", "version"])
+@pytest.mark.parametrize("support", ["supported", "not implemented"])
+def test_a_harness_that_does_not_name_its_server_is_red(pytester: pytest.Pytester, lacks: str, support: str) -> None:
+    """The evidence needs the server's name and version: what is missing is said in one line, and no case passes."""
+    text = CONTRACT.format(one=True, two=False, support=support, quirks={})
+    pytester.makepyfile(
+        text.replace("        return Declares(tmp_path)", f"        return lacking(Declares(tmp_path), {lacks!r})")
+        + LACKING
+    )
+    result = pytester.runpytest_inprocess("-p", "no:randomly", "-p", "no:cacheprovider")
+    result.assert_outcomes(failed=3, passed=1)
+    assert (
+        f"PluginError: ask Nameless for its server: it has no {lacks}; set product and version" in result.stdout.str()
+    )
+
+
+def test_a_case_of_an_unknown_capability_is_refused(pytester: pytest.Pytester) -> None:
+    """A capability that is misspelt in ``case`` would be no evidence, and nobody would notice."""
+    text = CONTRACT.format(one=True, two=True, support="supported", quirks={})
+    pytester.makepyfile(text.replace('@case("lock")', '@case("locks")'))
+    result = pytester.runpytest_inprocess("-p", "no:randomly", "-p", "no:cacheprovider")
+    result.assert_outcomes(errors=1)
+    assert "Small.test_three: no capability locks of state; use compare_and_set, history, lock" in result.stdout.str()
+
+
+def test_a_case_of_an_own_word_of_incremental_is_evidence() -> None:
+    """A source may be read by a word of its own, and a case of it is required like those of the kit."""
+    from dpone.testing import SourceContract, case
+
+    class Own(SourceContract):
+        @case("incremental_acme")
+        def test_acme(self) -> None:
+            """Reads by acme."""
+
+    assert Own.cases()["incremental_acme"] == ("test_acme",)
 
 
 def test_the_plugin_needs_no_hypothesis_and_no_connector() -> None:

@@ -22,3 +22,8 @@ def __getattr__(name: str) -> Any:
     from importlib import import_module
 
     return getattr(import_module(_WHERE[name]), name)
+
+
+def __dir__() -> list[str]:
+    """So that ``help(dpone)`` shows them."""
+    return [*globals(), *__all__]

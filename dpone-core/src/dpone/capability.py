@@ -93,6 +93,7 @@ def declare(role: Role, supported: Iterable[str] = (), unsupported: Iterable[str
     return row
 
 
+WHAT = ("table", "query", "path", "topic")  # what a source reads or a sink writes; exactly one of them
 Commit = Literal["transaction", "manifest", "log", "none"]
 NEED_A_JOURNAL = ("exactly_once", "many_tables", "undo")
 

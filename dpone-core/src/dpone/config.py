@@ -49,7 +49,7 @@ from typing import Any, Literal, Union, cast, get_args, get_origin
 import attrs
 from attrs import evolve, frozen
 
-from dpone.capability import INCREMENTAL, Connector, Role, Support
+from dpone.capability import INCREMENTAL, WHAT, Connector, Role, Support
 from dpone.document import (
     REFERENCE,
     Node,
@@ -74,7 +74,6 @@ from dpone.strategy import ALIASES, CHANGES, MODES, Strategy
 
 __all__ = ["PipelineErrors", "expand", "load_pipeline", "row_contract", "strict_json"]
 
-WHAT = ("table", "query", "path", "topic")  # what a source reads or a sink writes; exactly one of them
 KEYS = ("pipeline", "labels", "source", "sink", "state", "runtime", "connections", "defaults", "streams")
 DEFAULT_STATE: Mapping[str, str] = {"type": "sqlite", "connection": "sqlite:///.dpone/state.db"}
 

@@ -37,9 +37,9 @@ class Incremental:
     lookback  with ``merge``: read again this much below the last cursor value, in the column's unit or in seconds
     nulls     rows whose cursor is NULL can never be found again: ``fail`` (default) or ``skip`` them
     limit     of a change stream: a run stops at the first commit after this many changes
-    in_flight open transactions may commit rows below the highest value, after it was read: ``wait`` (default) for those
-              that are open when the read begins, and then hold back; ``hold_back``: end the read before what they may
-              bring; ``report``: read on, with a warning
+    in_flight  open transactions may commit rows below the highest value, after it was read: ``wait`` (default) for
+              those that are open when the read begins, and then hold back; ``hold_back``: end the read before what
+              they may bring; ``report``: read on, with a warning
     in_flight_timeout  seconds to wait for them
     set_back  with a cursor, no row is left at or above the position: ``stop`` (default), or ``report`` for sources
               whose newest rows are deleted in the ordinary course

@@ -16,8 +16,8 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 import attrs
 
-from dpone.capability import Connector, Role, Support
-from dpone.config import WHAT, fields_of, hints_of
+from dpone.capability import WHAT, Connector, Role, Support
+from dpone.config import fields_of, hints_of
 from dpone.errors import PluginError
 from dpone.pipeline import Runtime, SinkSpec, SourceSpec, StateSpec
 from dpone.plugins import Plugins

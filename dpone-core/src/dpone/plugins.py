@@ -10,13 +10,13 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import Distribution, EntryPoint, entry_points
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast, get_args
 
 import pluggy
 from attrs import define, field, frozen
 
 from dpone import hookspecs
-from dpone.capability import INCREMENTAL, NEED_A_JOURNAL, Connector, Role, Support, known
+from dpone.capability import INCREMENTAL, NEED_A_JOURNAL, WHAT, Commit, Connector, Role, Support, known
 from dpone.errors import ErrorClassifier, ErrorCodes, PluginError
 
 HOOKS: Mapping[str, Role] = {
@@ -25,6 +25,8 @@ HOOKS: Mapping[str, Role] = {
     "dpone_state_backends": "state",
     "dpone_cdc_readers": "cdc",
 }
+TAKES = ("connection", *WHAT)
+COMMITS = "transaction, manifest, log or none"
 State = Literal["ok", "broken", "blocked"]
 P = TypeVar("P")
 
@@ -144,6 +146,14 @@ class Plugins:
             raise PluginError(f"load the options of {role} {name}", found, "derive the class from it")
         return cls
 
+    def errors(self, role: Role, name: str) -> ErrorCodes | None:
+        """What the connector knows of its driver's failures."""
+        reference = self.get(role, name).errors
+        if reference is None or isinstance(codes := resolve(reference), ErrorCodes):
+            return codes if reference else None
+        found = f"{reference} is not a dpone.errors.ErrorCodes"
+        raise PluginError(f"load the errors of {role} {name}", found, "make it one")
+
     def classifier(self) -> ErrorClassifier:
         """Knows the codes of every connector whose error table can be imported."""
         tables: list[ErrorCodes] = []
@@ -155,9 +165,17 @@ class Plugins:
 
 def resolve(reference: str) -> Any:
     """``module:Name`` -> the object. Only references declared by installed plugins come here, never configuration."""
-    module, _, name = reference.partition(":")
+    path, _, name = reference.partition(":")
     try:
-        return getattr(importlib.import_module(module), name)
+        module = importlib.import_module(path)
+        if not hasattr(module, name):
+            found = f"module {path} has no {name}"
+            raise PluginError(
+                f"import {reference}", found, "correct the name in the plugin, or reinstall the connector"
+            )
+        return getattr(module, name)
+    except PluginError:
+        raise
     except Exception as error:
         found = f"{type(error).__name__}: {error}"
         raise PluginError(f"import {reference}", found, "reinstall the connector and its driver") from error
@@ -200,9 +218,10 @@ def troubles(plugins: Plugins, one: Found) -> list[str]:
                 try:
                     plugins.load(cast(Role, role), name)
                     plugins.options(cast(Role, role), name)
+                    plugins.errors(cast(Role, role), name)
                 except PluginError as error:
                     causes.append(str(error))
-    return causes
+    return list(dict.fromkeys(causes))
 
 
 @functools.lru_cache(maxsize=1)
@@ -259,6 +278,7 @@ def _register(
             if not isinstance(connector, Connector):
                 todo = "return a list of dpone.capability.Connector"
                 raise PluginError(f"call {hook}", type(connector).__name__, todo)
+            _check_words(role, connector)
             if unknown := sorted(n for n in connector.capabilities if not known(role, n)):
                 todo = f"use the names of dpone.capability.CAPABILITIES[{role!r}]"
                 raise PluginError(f"read {role} {connector.name}", f"unknown capability {', '.join(unknown)}", todo)
@@ -272,12 +292,28 @@ def _register(
     connectors.update(mine)
 
 
+def _check_words(role: Role, connector: Connector) -> None:
+    """Types and words of a record that would fail only once they are used, far from the plugin."""
+    read = f"read {role} {connector.name}"
+    made = "make it with dpone.capability.declare"
+    if not isinstance(connector.capabilities, Mapping):
+        raise PluginError(read, f"capabilities is of type {type(connector.capabilities).__name__}", made)
+    if strange := [value for value in connector.capabilities.values() if not isinstance(value, Support)]:
+        raise PluginError(read, f"capabilities holds {strange[0]!r}", made)
+    if isinstance(connector.takes, str):
+        raise PluginError(read, "takes is of type str", "write a tuple")
+    if unknown := [key for key in connector.takes if key not in TAKES]:
+        raise PluginError(read, f"takes holds {unknown[0]!r}", f"use {', '.join(TAKES)}")
+    if connector.commit not in (None, *get_args(Commit)):
+        raise PluginError(read, f"commit is {connector.commit!r}", f"use {COMMITS}")
+
+
 def _check_commit(role: Role, connector: Connector) -> None:
     """A sink says how it commits, and claims nothing that takes a journal if it keeps none."""
     if role != "sink":
         return
     if connector.commit is None:
-        todo = "set commit to transaction, manifest, log or none (dpone.capability.Connector)"
+        todo = f"set commit to {COMMITS} (dpone.capability.Connector)"
         raise PluginError(f"read sink {connector.name}", "it does not say how it commits", todo)
     claimed = [n for n in NEED_A_JOURNAL if connector.capabilities.get(n) is Support.SUPPORTED]
     if connector.commit == "none" and claimed:

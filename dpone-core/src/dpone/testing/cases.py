@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from threading import BrokenBarrierError, Thread
 from traceback import walk_tb
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import pytest
 
-from dpone.capability import CAPABILITIES
+from dpone.capability import CAPABILITIES, Role, known
 from dpone.errors import DponeError
 from dpone.plugins import undeclared
 from dpone.testing.harness import Harness, opened
@@ -77,6 +77,11 @@ def at_once(calls: Sequence[Callable[[], Any]]) -> list[Any]:
     return answers
 
 
+def _vocabulary(role: Any) -> Role:
+    """A case of a route is a strategy, as a sink declares it."""
+    return "sink" if role == "route" else cast(Role, role)
+
+
 class Contract:
     """What the contracts share. ``role`` is that of ``dpone.capability``; ``route`` for whole runs. A subclass names
     its ``connector``, whose plugin names the Harness, or gives a fixture ``harness`` of its own."""
@@ -89,11 +94,22 @@ class Contract:
         with opened(self.role, self.connector, tmp_path) as harness:
             yield harness
 
+    def __init_subclass__(cls, **more: Any) -> None:
+        """A case of an unknown capability would be no evidence, and nobody would notice."""
+        super().__init_subclass__(**more)
+        for name, function in vars(cls).items():
+            capability = capability_of(function)
+            if cls.role and capability is not None and not known(_vocabulary(cls.role), capability):
+                found = (
+                    f"no capability {capability} of {cls.role}; use {', '.join(CAPABILITIES[_vocabulary(cls.role)])}"
+                )
+                raise TypeError(f"{cls.__name__}.{name}: {found}")
+
     @classmethod
     def cases(cls) -> Mapping[str, tuple[str, ...]]:
         """The cases of each capability, by name, in the order of ``CAPABILITIES``."""
         named = {name: capability_of(getattr(cls, name)) for name in dir(cls) if name.startswith("test_")}
-        wanted = CAPABILITIES["sink"] if cls.role == "route" else CAPABILITIES[cls.role]
+        wanted = dict.fromkeys([*CAPABILITIES[_vocabulary(cls.role)], *(of for of in named.values() if of is not None)])
         cases = {capability: tuple(n for n, of in named.items() if of == capability) for capability in wanted}
         return {capability: names for capability, names in cases.items() if names}
 

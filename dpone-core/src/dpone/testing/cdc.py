@@ -33,7 +33,7 @@ def delete(key: int, table: str = TABLE) -> Change:
 
 
 class CDCContract(RoleContract):
-    """Subclass it and give the fixture ``harness``. Tables ``orders`` and ``lines`` have ``id`` (int64, key) and
+    """Subclass it and name the ``connector``. Tables ``orders`` and ``lines`` have ``id`` (int64, key) and
     ``name`` (text); they are empty, and the stream is not created yet."""
 
     role = "cdc"

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -46,6 +46,7 @@ from dpone.testing.sql import SqlHarness
 FILES = "file"
 STRATEGIES = ("append", "merge", "snapshot_diff", "scd2", "full_refresh")  # after which each row is there once
 STEPS = 20  # loads of a round, each with its kills; then another place, and another strategy
+N = TypeVar("N", int, float)
 REST = 60.0  # seconds in which runs that nobody kills must come to rest
 
 
@@ -346,6 +347,30 @@ def _peak() -> float:
 # ---- as a program
 
 
+def _above_0(kind: type[N]) -> Callable[[str], N]:
+    def number(text: str) -> N:
+        if (value := kind(text)) <= 0:
+            raise argparse.ArgumentTypeError(f"{text} is not above 0")
+        return value
+
+    number.__name__ = kind.__name__  # argparse names it where the text is not a number
+    return number
+
+
+def _folder(text: str) -> Path:
+    if not Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {text}; make it")
+    return Path(text)
+
+
+def _writable(text: str) -> Path:
+    """A folder that is made when there is something to write, which is long after."""
+    there = next(one for one in (Path(text), *Path(text).absolute().parents) if one.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK)):
+        raise argparse.ArgumentTypeError(f"{there} is not a folder that can be written; name another")
+    return Path(text)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m dpone.testing.gates", description=(__doc__ or "").split("\n\n")[0])
     commands = parser.add_subparsers(dest="gate", required=True)
@@ -353,13 +378,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     fast, long = commands.add_parser("throughput"), commands.add_parser("soak")
     for one in (fast, long):
         one.add_argument("connector")
-        one.add_argument("--evidence", type=Path, help="folder to write evidence into")
-        one.add_argument("--folder", type=Path, help="where its own files lie meanwhile; on a disk")
-    fast.add_argument("--rows", type=int, default=int(ENOUGH["throughput"]["rows"]))
-    fast.add_argument("--times", type=int, default=3, help="loads in each direction; the median counts")
+        one.add_argument("--evidence", type=_writable, help="folder to write evidence into")
+        one.add_argument("--folder", type=_folder, help="where its own files lie meanwhile; on a disk")
+    fast.add_argument("--rows", type=_above_0(int), default=int(ENOUGH["throughput"]["rows"]))
+    fast.add_argument("--times", type=_above_0(int), default=3, help="loads in each direction; the median counts")
     fast.add_argument("--at-least", type=float, required=True, metavar="ROWS", help="bar: rows a second")
     fast.add_argument("--at-most", type=float, default=250.0, metavar="MB", help="bar: peak memory")
-    long.add_argument("--minutes", type=float, default=ENOUGH["soak"]["seconds"] / 60)
+    long.add_argument("--minutes", type=_above_0(float), default=ENOUGH["soak"]["seconds"] / 60)
     long.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
     given = parser.parse_args(arguments)
     if given.gate == "load":

@@ -115,11 +115,11 @@ class Harness:
         self, table: str = TABLE, *, incremental: Incremental | None = None, query: str | None = None
     ) -> SourceSpec:
         """A source that reads ``table``, or the result of ``query``."""
-        raise NotImplementedError
+        raise self._lacks("source")
 
     def seed(self, rows: pa.Table, table: str = TABLE) -> None:
         """Add rows to a table of the source, durably; make the table if there is none. ``rows`` may be empty."""
-        raise NotImplementedError
+        raise self._lacks("seed")
 
     def there(self, table: str = TABLE) -> pa.Table | None:
         """All rows of the source's table through the independent client; None: just what was seeded."""
@@ -127,16 +127,16 @@ class Harness:
 
     def disturb(self, table: str = TABLE) -> None:
         """Change a row that is there already, in place."""
-        raise NotImplementedError
+        raise self._lacks("disturb")
 
     def late(self, rows: pa.Table, table: str = TABLE) -> AbstractContextManager[None]:
         """Add rows in a transaction that is open while the block runs, and is committed at its end. Wanted by
         ``late_commits`` alone."""
-        raise NotImplementedError
+        raise self._lacks("late")
 
     def query(self, table: str = TABLE) -> str:
         """A query that gives every row and column of the table."""
-        raise NotImplementedError
+        raise self._lacks("query")
 
     def sample(self, first: int, last: int) -> pa.Table:
         """Rows number ``first`` to ``last``, all different; columns ``id`` (int64), ``day``, ``name`` and ``score``.
@@ -147,12 +147,12 @@ class Harness:
 
     def sink(self, strategy: Strategy, table: str = TABLE, **options: Any) -> SinkSpec:
         """A sink into ``table``. ``options``: of ``SinkOptions`` (schema_evolution, lineage, adopt_existing)."""
-        raise NotImplementedError
+        raise self._lacks("sink")
 
     def rows(self, table: str = TABLE) -> pa.Table | None:
         """All rows of the target with dpone's own columns, by the independent client; None if there is no table.
         Types may be those of the client: the kit casts texts and numbers to what it expects."""
-        raise NotImplementedError
+        raise self._lacks("rows")
 
     def empty(self, table: str = TABLE) -> bool:
         """Take every row out of the target, by the independent client. False: it cannot."""
@@ -165,32 +165,36 @@ class Harness:
 
     def native(self, rows: pa.Table) -> tuple[Stream, pa.Table]:
         """A stream of these rows in the system's own byte format, and the rows as it holds them."""
-        raise NotImplementedError
+        raise self._lacks("native")
 
     # ---- state
 
     def state(self) -> StateSpec:
-        raise NotImplementedError
+        raise self._lacks("state")
 
     def away(self) -> AbstractContextManager[None]:
         """While the block runs, whatever the state backend tries fails at once; afterwards its data is as before."""
-        raise NotImplementedError
+        raise self._lacks("away")
 
     # ---- change streams
 
     def change_stream(self) -> SourceSpec:
         """What the change reader is made with; its tables are ``orders`` (key ``id``) and ``lines`` (key ``id``)."""
-        raise NotImplementedError
+        raise self._lacks("change_stream")
 
     def change(self, changes: Sequence[Change]) -> None:
         """One committed transaction in the source."""
-        raise NotImplementedError
+        raise self._lacks("change")
 
     def lose(self) -> None:
         """Make the log forget what has not been read yet, as retention would."""
-        raise NotImplementedError
+        raise self._lacks("lose")
 
     # ---- made of the above
+
+    def _lacks(self, member: str) -> NotImplementedError:
+        todo = "write it, or do not declare what the case examines"
+        return NotImplementedError(f"{type(self).__name__} has no {member}: {todo}")
 
     @property
     def plugins(self) -> Plugins:
@@ -223,6 +227,8 @@ class Harness:
 @contextmanager
 def opened(role: Role, connector: str, folder: Path) -> Iterator[Harness]:
     """The Harness that the plugin of a connector names for a role, closed after the block."""
+    if not connector:
+        raise PluginError("make a harness", "the class names no connector", 'write connector = "..." in it')
     reference = discover().get(role, connector).harness
     if reference is None:
         todo = "name it in the plugin: Connector(..., harness='module:Class')"

@@ -74,6 +74,19 @@ def _harnesses(item: Any) -> list[Any]:
     return [given[name] for name in wanted] if all(name in given for name in wanted) else []
 
 
+def _nameless(harness: Any) -> list[str]:
+    """What evidence needs of a Harness, and this one does not say."""
+    return [name for name in ("connector", "product", "version", "live") if not hasattr(harness, name)]
+
+
+def _require_name(harness: Any) -> None:
+    from dpone.errors import PluginError
+
+    if lacks := _nameless(harness):
+        todo = "set product and version as the server names itself"
+        raise PluginError(f"ask {type(harness).__name__} for its server", f"it has no {', '.join(lacks)}", todo)
+
+
 def _declared(role: str, harnesses: list[Any], capability: str) -> str:
     if role == "route":
         from dpone.testing.route import declared
@@ -87,6 +100,8 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
     """A quirk of the system is named before the case is run, and the case is left out. What evidence says of servers
     and files is as it was before the first case."""
     if _capability(item) is not None and (harnesses := _harnesses(item)):
+        for harness in harnesses:
+            _require_name(harness)
         _subject(item.config.stash[KEY], item, harnesses)
         for harness in harnesses:
             if why := harness.quirks.get(item.originalname):  # type: ignore[attr-defined]
@@ -98,7 +113,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
 def pytest_runtest_makereport(item: Any, call: Any) -> Generator[None, Any, Any]:
     report = yield
     capability = _capability(item)
-    if capability is None or not (harnesses := _harnesses(item)):
+    if capability is None or not (harnesses := _harnesses(item)) or any(map(_nameless, harnesses)):
         return report
     if call.when == "teardown" or (call.when == "setup" and report.passed):
         return report

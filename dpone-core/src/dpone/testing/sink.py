@@ -147,7 +147,7 @@ class _NativeOnly:
 
 
 class SinkContract(DatabaseCases):
-    """Subclass it and give the fixture ``harness``. Every case starts with an empty place."""
+    """Subclass it and name the ``connector``, whose plugin names the Harness. Every case starts with an empty place."""
 
     role = "sink"
 
@@ -1189,10 +1189,13 @@ def _keeps(harness: Harness, name: str, column: pa.Array, stored: Stored) -> Non
 
 def _exact(column: pa.Array | pa.ChunkedArray, type_: pa.DataType) -> list[str]:
     """Values in a type, each as a text; nanoseconds too, for which Python has no type."""
-    if pa.types.is_timestamp(type_):
-        finest = pa.timestamp("ns" if type_.unit == "ns" else "us", type_.tz and "UTC")
-        return list(map(str, column.cast(finest).cast(pa.int64()).to_pylist()))
-    return list(map(repr, column.cast(type_).to_pylist()))
+    try:
+        if pa.types.is_timestamp(type_):
+            finest = pa.timestamp("ns" if type_.unit == "ns" else "us", type_.tz and "UTC")
+            return list(map(str, column.cast(finest).cast(pa.int64()).to_pylist()))
+        return list(map(repr, column.cast(type_).to_pylist()))
+    except pa.ArrowInvalid as error:
+        raise AssertionError(f"values do not fit {type_}: {error}") from error
 
 
 def _python(rows: pa.Table) -> list[Row]:

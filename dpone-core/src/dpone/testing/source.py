@@ -62,7 +62,7 @@ def seeded(harness: Harness, *tables: pa.Table, table: str = TABLE) -> pa.Table:
 
 
 class SourceContract(RoleContract):
-    """Subclass it and give the fixture ``harness``. Every case starts with an empty place."""
+    """Subclass it and name the ``connector``, whose plugin names the Harness. Every case starts with an empty place."""
 
     role = "source"
 

@@ -35,7 +35,7 @@ os._exit(9)
 
 
 class StateContract(RoleContract):
-    """Subclass it and give the fixture ``harness``. Every case starts with an empty place."""
+    """Subclass it and name the ``connector``, whose plugin names the Harness. Every case starts with an empty place."""
 
     role = "state"
 
