@@ -17,8 +17,9 @@ from typing import Any
 
 import pytest
 
+from dpone.connectors.sqlite.database import SqliteDatabase
 from dpone.connectors.sqlite.state import SqliteState
-from dpone.errors import Busy, Category, Conflict, StateError
+from dpone.errors import Busy, Category, Conflict, SinkError, StateError
 from dpone.pipeline import StateSpec
 from dpone.process import Process
 from dpone.secret import Secret
@@ -162,6 +163,29 @@ def test_ST_02_the_lock_of_a_dead_process_is_taken_over_at_once(state: SqliteSta
         pass
 
 
+@pytest.mark.parametrize("lost", ["COMMIT", "BEGIN IMMEDIATE"])
+def test_ST_02_a_lock_whose_answer_was_lost_is_let_go_of(
+    state: SqliteState, path: Path, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    """It may have been taken: then nobody is kept out by it. One that was certainly not taken costs no further wait."""
+    state.save("k", {}, 0)
+    real, said = SqliteDatabase.execute, list[str]()
+
+    def execute(db: SqliteDatabase, sql: str, parameters: Any = ()) -> int:
+        said.append(sql)
+        done = real(db, sql, parameters)
+        if sql == lost and said.count(lost) == 1:
+            raise SinkError("commit", "the answer was lost", "run again")
+        return done
+
+    monkeypatch.setattr(SqliteDatabase, "execute", execute)
+    with pytest.raises(StateError, match="the answer was lost"), state.lock("k", 3600):
+        pass
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("SELECT owner FROM __dpone__locks").fetchall() == []
+    assert said.count("BEGIN IMMEDIATE") == (2 if lost == "COMMIT" else 1)
+
+
 def test_ST_02_a_reused_process_number_is_another_process() -> None:
     """A process that began at another time than the holder is not the holder."""
     me = Process.this()
@@ -250,8 +274,10 @@ def test_ST_03_a_state_of_earlier_versions_goes_on(tmp_path: Path, before: bool)
             [(n, *types, at)] = db.execute(f"SELECT {columns} FROM __dpone__state WHERE key = 'k'").fetchall()
             assert (n, types) == (version + 1, ["integer", "text"])
             assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}\+00:00", at)
-            held = "typeof(pid), typeof(expires), expires > strftime('%s', 'now') + 50 FROM __dpone__locks WHERE key = 'other'"
-            assert db.execute(f"SELECT {held}").fetchall() == [("integer", "real", 1)]
+            held = "typeof(pid), typeof(expires), expires > strftime('%s', 'now') + 50"
+            assert db.execute(f"SELECT {held} FROM __dpone__locks WHERE key = 'other'").fetchall() == [
+                ("integer", "real", 1)
+            ]
             for table, made in zip(("state", "state_history", "locks"), _BEFORE, strict=False):
                 with closing(sqlite3.connect(":memory:")) as other:
                     other.execute(made)
