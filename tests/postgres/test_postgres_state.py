@@ -121,6 +121,38 @@ def test_looking_creates_nothing(target: Target, state: PostgresState) -> None:
     assert target.tables() == set()
 
 
+_BEFORE = {  # as versions before SqlState made them
+    "__dpone__state": "key text PRIMARY KEY, version bigint NOT NULL, value text, saved_at timestamptz NOT NULL",
+    "__dpone__state_history": "key text NOT NULL, version bigint NOT NULL, value text NOT NULL, "
+    "saved_at timestamptz NOT NULL, PRIMARY KEY (key, version)",
+    "__dpone__locks": "key text PRIMARY KEY, owner text NOT NULL, host text NOT NULL, machine text NOT NULL, "
+    "pid bigint NOT NULL, started text NOT NULL, expires timestamptz NOT NULL",
+}
+_COLUMNS = (
+    "SELECT column_name, data_type, is_nullable FROM information_schema.columns WHERE table_schema = current_schema "
+    "AND table_name = '{}' ORDER BY ordinal_position"
+)
+
+
+def test_ST_03_a_state_of_earlier_versions_goes_on(target: Target, state: PostgresState) -> None:
+    """Its values and leases count; a new one has the same columns."""
+    state.save("k", {}, 0)
+    made = {table: target.query(_COLUMNS.format(table)) for table in _BEFORE}
+    for table, columns in _BEFORE.items():
+        target.run(f"DROP TABLE {table}", f"CREATE TABLE {table} ({columns})")
+    assert {table: target.query(_COLUMNS.format(table)) for table in _BEFORE} == made
+    target.run(
+        "INSERT INTO __dpone__state VALUES ('k', 7, '{\"a\": 1}', '2026-01-31 12:00:00.000005+00')",
+        "INSERT INTO __dpone__locks VALUES ('k', 'old', 'elsewhere', 'another', 1, '1', now() + interval '1 hour')",
+    )
+    found = state.load("k")
+    assert found is not None
+    assert (found.version, found.value, found.saved_at.microsecond) == (7, {"a": 1}, 5)
+    with pytest.raises(Busy, match="process 1 on elsewhere"), state.lock("k", 60):
+        pass
+    assert state.save("k", {"a": 2}, 7) == 8
+
+
 def test_a_damaged_value_is_one_clear_line(target: Target, state: PostgresState) -> None:
     """A value that is no JSON is named with its version and a way out."""
     state.save("k", {}, 0)

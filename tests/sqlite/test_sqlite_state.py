@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 import stat
 import subprocess
@@ -16,8 +17,9 @@ from typing import Any
 
 import pytest
 
+from dpone.connectors.sqlite.database import SqliteDatabase
 from dpone.connectors.sqlite.state import SqliteState
-from dpone.errors import Busy, Category, Conflict, StateError
+from dpone.errors import Busy, Category, Conflict, SinkError, StateError
 from dpone.pipeline import StateSpec
 from dpone.process import Process
 from dpone.secret import Secret
@@ -161,6 +163,29 @@ def test_ST_02_the_lock_of_a_dead_process_is_taken_over_at_once(state: SqliteSta
         pass
 
 
+@pytest.mark.parametrize("lost", ["COMMIT", "BEGIN IMMEDIATE"])
+def test_ST_02_a_lock_whose_answer_was_lost_is_let_go_of(
+    state: SqliteState, path: Path, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    """It may have been taken: then nobody is kept out by it. One that was certainly not taken costs no further wait."""
+    state.save("k", {}, 0)
+    real, said = SqliteDatabase.execute, list[str]()
+
+    def execute(db: SqliteDatabase, sql: str, parameters: Any = ()) -> int:
+        said.append(sql)
+        done = real(db, sql, parameters)
+        if sql == lost and said.count(lost) == 1:
+            raise SinkError("commit", "the answer was lost", "run again")
+        return done
+
+    monkeypatch.setattr(SqliteDatabase, "execute", execute)
+    with pytest.raises(StateError, match="the answer was lost"), state.lock("k", 3600):
+        pass
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("SELECT owner FROM __dpone__locks").fetchall() == []
+    assert said.count("BEGIN IMMEDIATE") == (2 if lost == "COMMIT" else 1)
+
+
 def test_ST_02_a_reused_process_number_is_another_process() -> None:
     """A process that began at another time than the holder is not the holder."""
     me = Process.this()
@@ -212,6 +237,52 @@ def test_a_locked_state_is_transient(state: SqliteState, path: Path) -> None:
         with pytest.raises(StateError, match="locked by another connection") as caught:
             hasty.save("k", {}, 1)
     assert caught.value.category is Category.TRANSIENT
+
+
+_BEFORE = (  # as versions before SqlState made them
+    """CREATE TABLE "__dpone__state"
+    (key TEXT PRIMARY KEY NOT NULL, version INTEGER NOT NULL, value TEXT, saved_at TEXT NOT NULL)""",
+    """CREATE TABLE "__dpone__state_history"
+    (key TEXT NOT NULL, version INTEGER NOT NULL, value TEXT NOT NULL, saved_at TEXT NOT NULL,
+    PRIMARY KEY (key, version))""",
+    """CREATE TABLE "__dpone__locks"
+    (key TEXT PRIMARY KEY NOT NULL, owner TEXT NOT NULL, host TEXT NOT NULL, machine TEXT NOT NULL,
+    pid INTEGER NOT NULL, started TEXT NOT NULL, expires REAL NOT NULL)""",
+    """INSERT INTO "__dpone__state" VALUES ('k', 7, '{"a": 1}', '2026-01-31T12:00:00.000005+00:00')""",
+    """INSERT INTO "__dpone__state_history" VALUES ('k', 7, '{"a": 1}', '2026-01-31T12:00:00.000005+00:00')""",
+    """INSERT INTO "__dpone__locks" VALUES ('k', 'old', 'elsewhere', 'another machine', 1, '1', 4102444800.5)""",
+)
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_ST_03_a_state_of_earlier_versions_goes_on(tmp_path: Path, before: bool) -> None:
+    """Its values, history and leases count, and what is written has the columns and the form that they read; so has a
+    state that is new."""
+    path = tmp_path / "state.db"
+    state, columns = make(path), "version, typeof(version), typeof(value), saved_at"
+    if before:
+        with closing(sqlite3.connect(path, isolation_level=None)) as old:
+            for statement in _BEFORE:
+                old.execute(statement)
+        assert [(v.version, v.value, v.saved_at.microsecond) for v in state.history("k")] == [(7, {"a": 1}, 5)]
+        with pytest.raises(Busy, match="process 1 on elsewhere"), state.lock("k", 60):
+            pass
+    version = 7 if before else 0
+    with state.lock("other", 60):
+        assert state.save("k", {"é": 2}, version) == version + 1
+        with closing(sqlite3.connect(path)) as db:
+            [(n, *types, at)] = db.execute(f"SELECT {columns} FROM __dpone__state WHERE key = 'k'").fetchall()
+            assert (n, types) == (version + 1, ["integer", "text"])
+            assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}\+00:00", at)
+            held = "typeof(pid), typeof(expires), expires > strftime('%s', 'now') + 50"
+            assert db.execute(f"SELECT {held} FROM __dpone__locks WHERE key = 'other'").fetchall() == [
+                ("integer", "real", 1)
+            ]
+            for table, made in zip(("state", "state_history", "locks"), _BEFORE, strict=False):
+                with closing(sqlite3.connect(":memory:")) as other:
+                    other.execute(made)
+                    sql = "SELECT name, type, \"notnull\", pk FROM pragma_table_info('__dpone__{}')"
+                    assert db.execute(sql.format(table)).fetchall() == other.execute(sql.format(table)).fetchall()
 
 
 def test_ST_03_a_damaged_value_is_one_clear_line(state: SqliteState, path: Path) -> None:
