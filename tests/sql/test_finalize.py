@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.sqlite.target import MEMORY, Target
 
+from dpone.connectors.sqlite.database import SqliteDialect
 from dpone.contract import Receipt
 from dpone.errors import ConfigError, DataError
 from dpone.pipeline import Lineage, SchemaEvolution
@@ -148,11 +149,19 @@ def test_LS_07_duplicate_keys_fail(target: Target, mode: Any, known: bool) -> No
     assert not known or target.dump() == before
 
 
-def test_LS_07_last_by_order_not_by_arrival(target: Target) -> None:
-    """The row that is last in order_by counts, not the one that arrived last."""
-    strategy = Strategy("merge", key="id", duplicates="last", order_by="seen")
-    target.load(table((1, "new", 100.0, 3), (1, "old", 10.0, 1), (2, "x", 20.0, 1)), strategy, lineage=PLAIN)
-    assert target.rows() == [(1, "new", 100.0, 3), (2, "x", 20.0, 1)]
+@pytest.mark.parametrize(("policy", "best"), [("last", "new"), ("first", "unknown")])
+@pytest.mark.parametrize("habit", ["low", "high"])
+def test_LS_07_last_by_order_not_by_arrival(
+    target: Target, monkeypatch: pytest.MonkeyPatch, policy: Any, best: str, habit: str
+) -> None:
+    """The row that is last in order_by counts, not the one that arrived last; NULL is before every value, whether the
+    server sorts it below them, as SQLite does, or above, as PostgreSQL does."""
+    if habit == "high":
+        monkeypatch.setattr(SqliteDialect, "ordered", lambda self, expression, type: f"COALESCE({expression}, 1e999)")
+    strategy = Strategy("merge", key="id", duplicates=policy, order_by="seen")
+    several = table((1, "new", 100.0, 3), (1, "old", 10.0, 1), (1, "unknown", 1.0, None), (2, "x", 20.0, None))
+    target.load(several, strategy, lineage=PLAIN)
+    assert target.rows("id, region") == [(1, best), (2, "x")]
 
 
 @pytest.mark.parametrize("mode", ["merge", "full_refresh", "append"])
