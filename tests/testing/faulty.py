@@ -970,6 +970,32 @@ class TakesAWholeForAPart(FaultySink):
         return evolve(load, whole=False) if load.changes else load
 
 
+class SaidOtherwise(FaultySink):
+    """Change batches are applied by another strategy than was said."""
+
+    said: ClassVar[tuple[str, str]]
+    done: str
+
+    def opened(self, load: Any) -> Any:
+        name, value = self.said
+        return self.other(load, **{name: self.done}) if getattr(load.strategy, name) == value else load
+
+
+@fails(cdc_apply_deletes_as_was_said="deletes: soft left rows [2]")
+class DeletesForGood(SaidOtherwise):
+    said, done = ("deletes", "soft"), "hard"
+
+
+@fails(cdc_apply_deletes_as_was_said="a deleted row that is kept is not marked")
+class KeepsWithoutAMark(SaidOtherwise):
+    said, done = ("deletes", "soft"), "ignore"
+
+
+@fails(cdc_apply_deletes_as_was_said="pytest.raises(DponeError)")
+class PassesOverATruncate(SaidOtherwise):
+    said, done = ("truncate", "fail"), "ignore"
+
+
 @fails(cdc_apply_applies_changes_in_commit_order="1 rows are missing, 1 too many")
 class NullsWhatWasLeftOut(FaultySink):
     """A column that the log left out of an update."""
@@ -1547,6 +1573,23 @@ class CommitsOneTable(FaultySink):
     class writer(FaultyWriter):
         def commit(self, after: Any, position: Any, also: Any = ()) -> Any:
             return super().commit(after, position)
+
+
+@fails(where_one_table_fails_all_do="0 rows are missing, 3 too many")
+class CommitsTableByTable(FaultySink):
+    class writer(FaultyWriter):
+        def commit(self, after: Any, position: Any, also: Any = ()) -> Any:
+            for one in also:
+                one._inner._finish = self.after_a_commit(one._inner._finish)
+            return super().commit(after, position, also)
+
+        def after_a_commit(self, finish: Any) -> Any:
+            def finished(*args: Any) -> Any:
+                self._inner._db.commit()
+                self._inner._db.begin(self._load.key)
+                return finish(*args)
+
+            return finished
 
 
 @fails(a_load_is_taken_back="assert set(found[LOAD_ID].to_pylist()) == {first.entry.load_id}")
