@@ -383,7 +383,8 @@ class SinkContract(DatabaseCases):
         """``deletes``: ``hard`` takes a deleted row out, ``soft`` keeps and marks it, ``ignore`` keeps it as it is.
         ``truncate``: ``fail`` stops the load and the row stays, ``ignore`` passes over it."""
         there: list[Any] = [("insert", (n, "d1", "x", None), None, ()) for n in (1, 2)]
-        for deletes, left in (("hard", [2]), ("soft", [1, 2]), ("ignore", [1, 2])):
+        ways: dict[Any, list[int]] = {"hard": [2], "soft": [1, 2], "ignore": [1, 2]}
+        for deletes, left in ways.items():
             strategy = Strategy("cdc_apply", key="id", deletes=deletes)
             _apply(harness, strategy, there, name=deletes)
             _apply(harness, strategy, [("delete", None, 1, ())], n=1, name=deletes)
