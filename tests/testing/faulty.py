@@ -1492,13 +1492,15 @@ class ForgetsAColumn(FaultySink):
 
     def schema(self) -> Any:
         have = super().schema()
-        return have and pa.schema([f for f in have if f.name != "name"])
+        if have is None or self._target.last != "orders":
+            return have
+        return pa.schema([f for f in have if f.name != "name"])
 
     def ddl(self, changes: Any) -> list[str]:
         return super().ddl([change for change in changes if change.kind != "add" or change.after.name != "name"])
 
 
-@fails(evolution_comes_to_rest="the same rows do not fit what was made for them")
+@fails(evolution_comes_to_rest="the same rows do not fit what was made for them", also=("a_type_is_kept_as_it_says",))
 class ReadsBackTexts(FaultySink):
     def schema(self) -> Any:
         have = super().schema()
