@@ -64,7 +64,7 @@ def _own_lines(harness: Harness) -> Iterator[tuple[Any, Own]]:
 
 
 @define
-class _Beside:
+class _Meanwhile:
     """What another does in a thread of its own. ``done``: it came to its end without an error. ``within``: while nobody
     waited for it."""
 
@@ -112,10 +112,10 @@ class DatabaseCases(RoleContract):
             with _database(harness) as (db, target):
                 db.begin(_SHARED)
                 db.create(target.sibling(f"__dpone__kit_{end}"), pa.schema([("x", pa.int64())]))
-                beside = _Beside(other)
+                meanwhile = _Meanwhile(other)
                 ended.append(end)
                 getattr(db, end)()
-                beside.end()
+                meanwhile.end()
             assert not any(began_early), "two transactions of one lock were open at one time"
 
     @case("exactly_once")
@@ -276,8 +276,9 @@ class DatabaseCases(RoleContract):
             d = db.dialect
             db.execute(f"CREATE UNIQUE INDEX {d.quote('of_more')} ON {d.name(target)} ({d.quote('more')})")
         with closing(harness.make("sink", harness.sink(strategy))) as sink:
-            [taken] = harness.require(TakingBack, sink).take_back(key())
-        assert taken.stays, "an index is made of it, and nobody says so"
+            taken = harness.require(TakingBack, sink).take_back(key())
+        stays = [one.stays for one in taken if one.stays]
+        assert stays, "an index is made of it, and nobody says so"
         found = harness.rows()
         assert found is not None
         assert "more" in found.column_names, "the column is gone, and what was made of it"
@@ -295,14 +296,14 @@ class DatabaseCases(RoleContract):
             db.begin(_SHARED)
             db.hold(target)
             assert db.rows(f"SELECT COUNT(*) FROM {db.dialect.name(target)} AS t") == [(0,)]
-            beside = _Beside(lambda: harness.seed(sample(2, 2)))
+            meanwhile = _Meanwhile(lambda: harness.seed(sample(2, 2)))
             try:
                 db.take_out(target)
                 db.commit()
             except DponeError:
                 db.rollback()
-        beside.end()
-        if beside.done:
+        meanwhile.end()
+        if meanwhile.done:
             found = harness.rows()
             assert found is not None, "a table was dropped with the row of another program"
             assert found.num_rows == 1
@@ -338,21 +339,21 @@ class DatabaseCases(RoleContract):
             assert _columns(sink) == before, f"columns of changes that failed were not taken back: {stays}"
 
 
-def _written_while_held(harness: Harness, name: str, write: Callable[[], Any]) -> _Beside:
+def _written_while_held(harness: Harness, name: str, write: Callable[[], Any]) -> _Meanwhile:
     """What another program does to a table while a transaction holds it, looks at it, and then empties it."""
     load(harness, sample(1, 3), simple(harness), name, lineage=Lineage(False))
     with _database(harness, name) as (db, target):
         db.begin(_SHARED)
         db.hold(target)
         assert db.rows(f"SELECT COUNT(*) FROM {db.dialect.name(target)} AS t") == [(3,)]
-        beside = _Beside(write)
+        meanwhile = _Meanwhile(write)
         try:
             db.clear(target)
             db.commit()
-        except DponeError:  # a transaction that cannot be had beside the other one
+        except DponeError:  # the other one is in its way
             db.rollback()
-    beside.end()
-    return beside
+    meanwhile.end()
+    return meanwhile
 
 
 def _ids(harness: Harness, table: str) -> list[int]:

@@ -16,7 +16,7 @@ from dpone.ids import ulid
 from dpone.pipeline import SinkSpec
 from dpone.plugins import discover
 from dpone.position import Position
-from dpone.schema import LINEAGE, VALIDITY
+from dpone.schema import DELETED_AT, LINEAGE, VALIDITY
 from dpone.strategy import Strategy
 from dpone.testing.harness import TABLE, Harness
 from dpone.testing.rows import Rows
@@ -69,7 +69,7 @@ def new_load(schema: pa.Schema | None, strategy: Strategy, table: str = TABLE, *
 def prepare(sink: Sink, spec: SinkSpec, schema: pa.Schema, load: Load | None = None) -> evolution.Plan:
     """Make the target fit the rows, by the policy of the sink's options; for ``load``, if the sink can note that."""
     have, strategy = sink.schema(), spec.strategy
-    own = (*LINEAGE, *VALIDITY) if strategy.mode == "scd2" else LINEAGE
+    own = (*LINEAGE, DELETED_AT, *(VALIDITY if strategy.mode == "scd2" else ()))
     bare = None if have is None else pa.schema([f for f in have if f.name not in own])
     sql = discover().offered(SpeakingSql, sink, spec.type)
     too_long = sql.dialect.too_long if sql else evolution.any_length

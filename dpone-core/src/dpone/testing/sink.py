@@ -6,7 +6,7 @@ import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from functools import partial
@@ -38,7 +38,7 @@ from dpone.errors import Conflict, DataError, DeletesRefused, DponeError, Schema
 from dpone.evolution import Stored
 from dpone.observe.events import STEPS
 from dpone.pipeline import Lineage, SchemaEvolution, Undo
-from dpone.schema import EQUALITY, LOAD_ID, LOADED_AT, VALID_FROM, VALID_TO
+from dpone.schema import DELETED_AT, EQUALITY, LOAD_ID, LOADED_AT, VALID_FROM, VALID_TO
 from dpone.strategy import Strategy
 from dpone.testing import crash, hostile
 from dpone.testing.cases import at_once, case
@@ -377,6 +377,30 @@ class SinkContract(DatabaseCases):
         _apply(harness, strategy, [("insert", (1, "d1", "one", 1.0), None, ())])
         _apply(harness, strategy, [("truncate", None, None, ()), ("insert", (2, "d1", "two", None), None, ())], n=1)
         same(harness.rows(), [(2, "d1", "two", None)])
+
+    @case("cdc_apply")
+    def test_cdc_apply_deletes_as_was_said(self, harness: Harness) -> None:
+        """``deletes``: ``hard`` takes a deleted row out, ``soft`` keeps and marks it, ``ignore`` keeps it as it is.
+        ``truncate``: ``fail`` stops the load and the row stays, ``ignore`` passes over it."""
+        there: list[Any] = [("insert", (n, "d1", "x", None), None, ()) for n in (1, 2)]
+        ways: dict[Any, list[int]] = {"hard": [2], "soft": [1, 2], "ignore": [1, 2]}
+        for deletes, left in ways.items():
+            strategy = Strategy("cdc_apply", key="id", deletes=deletes)
+            _apply(harness, strategy, there, name=deletes)
+            _apply(harness, strategy, [("delete", None, 1, ())], n=1, name=deletes)
+            found = harness.rows(deletes)
+            assert found is not None
+            ids = list(map(int, found["id"].to_pylist()))
+            assert sorted(ids) == left, f"deletes: {deletes} left rows {sorted(ids)}"
+            if deletes == "soft":
+                marks = dict(zip(ids, found[DELETED_AT].to_pylist(), strict=True))
+                assert (marks[1] is None, marks[2]) == (False, None), "a deleted row that is kept is not marked"
+        for truncate in ("fail", "ignore"):
+            strategy = Strategy("cdc_apply", key="id", truncate=truncate)
+            _apply(harness, strategy, there, name=truncate)
+            with pytest.raises(DponeError) if truncate == "fail" else nullcontext():
+                _apply(harness, strategy, [("truncate", None, None, ())], n=1, name=truncate)
+            same(harness.rows(truncate), [row for _, row, *_ in there])
 
     @case("cdc_apply")
     def test_cdc_apply_of_a_whole_window_replaces(self, harness: Harness) -> None:
@@ -1022,32 +1046,35 @@ class SinkContract(DatabaseCases):
     def test_rows_of_many_tables_are_one_commit(self, harness: Harness) -> None:
         """Writers beside the first commit with it, or not at all; each leaves an entry of its own."""
         strategy = simple(harness)
-        for stale in (True, False):
-            spec, other = harness.sink(strategy), harness.sink(strategy, "lines")
-            with ExitStack() as opened:
-                sink = opened.enter_context(closing(harness.make("sink", spec)))
-                harness.require(ManyTables, sink)
-                second = opened.enter_context(closing(sink.beside(other)))
-                prepare(sink, spec, SHAPE)
-                prepare(second, other, SHAPE)
-                one = sink.open(new_load(SHAPE, strategy))
-                two = second.open(new_load(SHAPE, strategy, "lines"))
-                one.stage(Part("p"), Rows(sample(1, 3)))
-                two.stage(Part("p"), Rows(sample(4, 6)))
-                if stale:
-                    with pytest.raises(Conflict):
-                        one.commit(_entry(at(5)), at(1), also=[two])
-                    two.abort()
-                    one.abort()
-                    same(harness.rows("lines"), sample(1, 0))
-                else:
-                    receipt = one.commit(sink.journal(key()), at(1), also=[two])
-                    beside = second.journal(key("lines"))
-                    assert beside is not None
-                    assert (beside.seq, beside.position) == (1, at(1))
-                    assert sink.journal(key()) == receipt.entry
+        with _two_tables(harness, strategy, strategy) as (_, _, one, two):
+            with pytest.raises(Conflict):
+                one.commit(_entry(at(5)), at(1), also=[two])
+            two.abort()
+            one.abort()
+        same(harness.rows("lines"), sample(1, 0))
+        with _two_tables(harness, strategy, strategy) as (sink, second, one, two):
+            receipt = one.commit(sink.journal(key()), at(1), also=[two])
+            beside = second.journal(key("lines"))
+            assert beside is not None
+            assert (beside.seq, beside.position) == (1, at(1))
+            assert sink.journal(key()) == receipt.entry
         same(harness.rows(), sample(1, 3))
         same(harness.rows("lines"), sample(4, 6))
+
+    @case("many_tables")
+    def test_where_one_table_fails_all_do(self, harness: Harness) -> None:
+        """A commit of two tables, the second of which must refuse its rows: neither has a row, nor an entry."""
+        if not has(harness, "replace"):
+            pytest.skip("there is no strategy that refuses rows when they are committed")
+        with _two_tables(harness, simple(harness), SINGLE["replace"]) as (sink, second, one, two):
+            with pytest.raises(DataError):
+                one.commit(None, at(1), also=[two])
+            two.abort()
+            one.abort()
+            entries = sink.journal(key()), second.journal(key("lines"))
+        same(harness.rows(), sample(1, 0))
+        same(harness.rows("lines"), sample(1, 0))
+        assert entries == (None, None)
 
     @case("move")
     def test_a_key_is_renamed_whole(self, harness: Harness) -> None:
@@ -1251,6 +1278,22 @@ def _commits_at_once(commits: Sequence[Callable[[], Receipt]]) -> dict[int, Rece
 
 
 @contextmanager
+def _two_tables(harness: Harness, first: Strategy, second: Strategy) -> Iterator[tuple[Sink, Sink, Any, Any]]:
+    """Sinks into ``orders`` and ``lines`` over one connection, and their writers, with three rows staged in each."""
+    spec, other = harness.sink(first), harness.sink(second, "lines")
+    with ExitStack() as opened:
+        sink = opened.enter_context(closing(harness.make("sink", spec)))
+        beside = opened.enter_context(closing(harness.require(ManyTables, sink).beside(other)))
+        prepare(sink, spec, SHAPE)
+        prepare(beside, other, SHAPE)
+        one = sink.open(new_load(SHAPE, first))
+        two = beside.open(new_load(SHAPE, second, "lines"))
+        one.stage(Part("p"), Rows(sample(1, 3)))
+        two.stage(Part("p"), Rows(sample(4, 6)))
+        yield sink, beside, one, two
+
+
+@contextmanager
 def _open(
     harness: Harness, strategy: Strategy, table: str = TABLE, schema: pa.Schema | None = SHAPE, **given: Any
 ) -> Iterator[tuple[Sink, Any]]:
@@ -1290,16 +1333,18 @@ def _intervals(found: pa.Table | None) -> list[tuple[Any, ...]]:
     return sorted(zip(*(c.to_pylist() for c in columns), strict=True), key=lambda row: row[:2])
 
 
-def _apply(harness: Harness, strategy: Strategy, rows: list[Any], n: int = 0, whole: bool = False) -> None:
+def _apply(
+    harness: Harness, strategy: Strategy, rows: list[Any], n: int = 0, whole: bool = False, name: str = TABLE
+) -> None:
     """Change batches of ``SHAPE``: (operation, row, key of the row met, columns the log left out)."""
     batches = _records(rows, n)
-    spec = harness.sink(strategy)
+    spec = harness.sink(strategy, name)
     with closing(harness.make("sink", spec)) as sink:
         prepare(sink, spec, SHAPE)
-        load = new_load(SHAPE, strategy, changes=True, repeatable=True, token=f"t{n}", whole=whole)
+        load = new_load(SHAPE, strategy, name, changes=True, repeatable=True, token=f"t{n}", whole=whole)
         with closing(sink.open(load)) as writer:
             writer.stage(Part("p"), Rows(batches))
-            writer.commit(sink.journal(key()), at(n), ())
+            writer.commit(sink.journal(key(name)), at(n), ())
 
 
 def _changes(rows: list[Row], n: int) -> pa.Table:
