@@ -20,6 +20,6 @@ from dpone.testing.sink import _exact
 )
 def test_a_value_that_does_not_read_back_is_an_assertion(text: str, type_: pa.DataType) -> None:
     """What a sink has written and nobody can read as the column's type is a finding of the kit: it names type and
-    value, and is no error of the kit itself."""
+    value, and is not an error of the kit itself."""
     with pytest.raises(AssertionError, match=re.escape(f"values do not fit {type_}") + ".*" + re.escape(text)):
         _exact(pa.array([text]), type_)

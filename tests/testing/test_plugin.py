@@ -245,7 +245,7 @@ def test_a_harness_that_does_not_name_its_server_is_red(pytester: pytest.Pyteste
 
 
 def test_a_case_of_an_unknown_capability_is_refused(pytester: pytest.Pytester) -> None:
-    """A capability that is misspelt in ``case`` would be no evidence, and nobody would notice."""
+    """A capability that is misspelt in ``case`` would count for nothing, and nobody would notice."""
     text = CONTRACT.format(one=True, two=True, support="supported", quirks={})
     pytester.makepyfile(text.replace('@case("lock")', '@case("locks")'))
     result = pytester.runpytest_inprocess("-p", "no:randomly", "-p", "no:cacheprovider")

@@ -95,7 +95,7 @@ class Contract:
             yield harness
 
     def __init_subclass__(cls, **more: Any) -> None:
-        """A case of an unknown capability would be no evidence, and nobody would notice."""
+        """A case of an unknown capability would count for nothing, and nobody would notice."""
         super().__init_subclass__(**more)
         for name, function in vars(cls).items():
             capability = capability_of(function)
