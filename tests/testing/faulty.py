@@ -1004,7 +1004,7 @@ class NullsWhatWasLeftOut(FaultySink):
         yield column(batch, changes.UNCHANGED, lambda c: pa.nulls(len(c), c.type)) if self.load.changes else batch
 
 
-@fails(cdc_apply_truncates="0 rows are missing, 1 too many")
+@fails(cdc_apply_truncates="0 rows are missing, 1 too many", also=("cdc_apply_deletes_as_was_said",))
 class PassesOverTruncates(FaultySink):
     def change(self, batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
         yield batch.filter(pc.not_equal(batch[changes.OPERATION], changes.TRUNCATE)) if self.load.changes else batch
@@ -1582,7 +1582,7 @@ class AsksForBatches(TakesNative):
         return stream
 
 
-@fails(rows_of_many_tables_are_one_commit="assert beside is not None")
+@fails(rows_of_many_tables_are_one_commit="assert beside is not None", also=("where_one_table_fails_all_do",))
 class CommitsOneTable(FaultySink):
     class writer(FaultyWriter):
         def commit(self, after: Any, position: Any, also: Any = ()) -> Any:
