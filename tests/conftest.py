@@ -52,6 +52,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Iterat
         Path(path).write_text("".join(f"{name}\n" for name in sorted(names)), encoding="utf-8")
 
 
+@pytest.fixture(autouse=True)
+def no_secrets_of_other_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a process has once known as a secret it masks for ever, also where it is a file's name here."""
+    monkeypatch.setattr("dpone.secret._known", set())
+    monkeypatch.setattr("dpone.secret._pattern", None)
+
+
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """For waits on open transactions."""

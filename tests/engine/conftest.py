@@ -16,13 +16,6 @@ def tmp_path() -> Iterator[Path]:
         yield folder
 
 
-@pytest.fixture(autouse=True)
-def no_secrets_of_other_tests(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a process has once known as a secret it masks for ever, also where it is a file's name here."""
-    monkeypatch.setattr("dpone.secret._known", set())
-    monkeypatch.setattr("dpone.secret._pattern", None)
-
-
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
     """Appends CSV files to a SQLite table."""
