@@ -152,7 +152,7 @@ def test_a_missed_bar_breaks_no_build(tmp_path: Path, with_: Any, capsys: pytest
 
 
 @pytest.mark.parametrize(("role", "connector"), [("sink", LosesTheNinth), ("source", DoublesTheNinth)])
-def test_a_fast_load_of_wrong_rows_is_no_throughput(tmp_path: Path, with_: Any, role: str, connector: type) -> None:
+def test_a_fast_load_of_wrong_rows_is_not_throughput(tmp_path: Path, with_: Any, role: str, connector: type) -> None:
     """Rows that are lost or doubled fail it, and the command."""
     with_(role, connector)
     code, figures, cell = call(tmp_path, *LOAD, "1")
