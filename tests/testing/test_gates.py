@@ -117,7 +117,7 @@ def test_a_soak_finds_rows_that_are_wrong(
 ) -> None:
     """A row that is lost or doubled ends it at once: failed, exit code 1, and the seed to repeat it with."""
     with_(role, connector)
-    code, figures, cell = call(tmp_path, *SOAK, "10")
+    code, figures, cell = call(tmp_path, *SOAK, "2")
     assert (code, figures["wrong_rows"], cell.status) == (1, 1, Status.FAILED)
     assert "repeat it with --seed 1" in capsys.readouterr().err
 
@@ -128,7 +128,7 @@ def test_a_soak_finds_runs_that_do_not_come_to_rest(
     """A run that nobody disturbs and that fails again and again: failed, with what the run said."""
     monkeypatch.setattr(gates, "REST", 0.1)
     with_("sink", Refuses)
-    code, figures, cell = call(tmp_path, *SOAK, "10")
+    code, figures, cell = call(tmp_path, *SOAK, "2")
     assert (code, figures["stuck_runs"], cell.status) == (1, 1, Status.FAILED)
     assert "it will not" in capsys.readouterr().err
 
@@ -152,7 +152,7 @@ def test_a_missed_bar_breaks_no_build(tmp_path: Path, with_: Any, capsys: pytest
 
 
 @pytest.mark.parametrize(("role", "connector"), [("sink", LosesTheNinth), ("source", DoublesTheNinth)])
-def test_a_fast_load_of_wrong_rows_is_no_throughput(tmp_path: Path, with_: Any, role: str, connector: type) -> None:
+def test_a_fast_load_of_wrong_rows_is_not_throughput(tmp_path: Path, with_: Any, role: str, connector: type) -> None:
     """Rows that are lost or doubled fail it, and the command."""
     with_(role, connector)
     code, figures, cell = call(tmp_path, *LOAD, "1")

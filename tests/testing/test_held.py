@@ -85,7 +85,7 @@ class RoundsSmall(MappedSource):
 
 
 @pytest.mark.parametrize(("connector", "case"), [(RoundsSmall, VALUES), (LowersNames, NAMES)])
-def test_a_faulty_connector_is_found_beside_the_claims(tmp_path: Path, connector: type, case: str) -> None:
+def test_a_faulty_connector_is_found_in_spite_of_the_claims(tmp_path: Path, connector: type, case: str) -> None:
     """Claims excuse the values they name and no fault of the connector."""
     with pytest.raises(AssertionError, match=r"rows are missing|columns"):
         run(harness(tmp_path, connector), case)
