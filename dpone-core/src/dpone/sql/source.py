@@ -238,7 +238,7 @@ class SqlSource(ABC):
         with self.failing():
             cursor = self.streaming()
             cursor.execute(sql, tuple(parameters))
-            # Not from the cursor itself: a read that is given up would close it, and the connection may be gone by then.
+            # Not from the cursor itself: a read that is given up would close it, and the connection may be gone.
             yield from chain(cursor)
 
     def select(self, names: Sequence[str], where: str, parameters: Sequence[Any]) -> Iterator[Row]:
