@@ -238,9 +238,8 @@ class SqlSource(ABC):
         with self.failing():
             cursor = self.streaming()
             cursor.execute(sql, tuple(parameters))
-            yield from chain(
-                cursor
-            )  # else a read that is given up would close the cursor, and the connection may be gone
+            # Not from the cursor itself: a read that is given up would close it, and the connection may be gone.
+            yield from chain(cursor)
 
     def select(self, names: Sequence[str], where: str, parameters: Sequence[Any]) -> Iterator[Row]:
         """The rows of the relation for which a condition holds; empty: all."""

@@ -99,7 +99,7 @@ class DuckdbSource(SqlSource):
 
     def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
         with self.failing():
-            return self.connection().sql(sql, params=list(parameters)).fetchall()
+            return list(self.connection().sql(sql, params=list(parameters)).fetchall())
 
     def batches(self, names: Sequence[str], where: str, parameters: Sequence[Any]) -> Iterator[pa.RecordBatch]:
         """As DuckDB gives them, none larger than asked for; it runs ahead by its streaming buffer of 10 MB, no more."""

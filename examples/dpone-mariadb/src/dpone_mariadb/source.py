@@ -27,7 +27,7 @@ _QUERY = Name((f"{PREFIX}query",))
 
 
 class MariadbCursor(SqlCursor):
-    """A number is bound as one: MariaDB would compare a text with it as doubles."""
+    """The driver gives texts. A number is bound as one, and what a FLOAT is compared by is the double that it is."""
 
     digits = "{} REGEXP '^[0-9]+$'"
 
