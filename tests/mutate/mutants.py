@@ -21,7 +21,8 @@ COMPOUND = ("body", "orelse", "finalbody", "handlers", "cases")
 # the ``strict`` of a zip).
 SKIPPED = {"annotation", "returns", "decorator_list", "format_spec"}
 KEYWORDS = {"init", "repr", "eq", "daemon", "strict"}
-UNORDERED = {"and_", "or_", "equal", "not_equal", "min", "max", "isinstance"}  # arguments may stand in any order
+# Their arguments may stand in any order.
+UNORDERED = {"and_", "or_", "equal", "not_equal", "differs", "multiply", "min", "max", "isinstance"}
 WORD = re.compile(r"[\w-]+")
 
 

@@ -63,6 +63,7 @@ def test_one_node_is_changed_at_a_time(code: str, afters: set[str]) -> None:
         "T = TypeVar('T', bound=A)",
         "import a",
         "x = zip(a, strict=True)",
+        "x = d.differs(a, b)",
         "x: int = field(init=False, repr=False)",
         "raise Error('failed', 'found', 'what to do')",
         "@f(1)\ndef g(): ...",

@@ -94,6 +94,18 @@ def test_rows_of_the_predicate_alone_count(target: Target, key: str) -> None:
             sink.refuse(MODES["replace"])
 
 
+@pytest.mark.parametrize(
+    "strategy",
+    [MODES["partition_replace"], Strategy("replace", where={"new": 1})],
+    ids=["the partitions that are read", "a column that the target does not have yet"],
+)
+def test_what_only_the_commit_can_tell_is_not_refused_before(target: Target, strategy: Strategy) -> None:
+    """Which rows a load replaces may depend on what it reads: a row that is referred to is no reason before that."""
+    child(target, "ON DELETE RESTRICT")
+    with closing(target.sink(strategy)) as sink:
+        sink.refuse(strategy)
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_the_commit_names_the_tables_of_a_foreign_key(target: Target, mode: str) -> None:
     """Rows that others refer to may be replaced; where they are gone the commit fails as a whole, and does not blame

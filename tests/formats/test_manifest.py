@@ -1,0 +1,37 @@
+"""The manifest of a target of parts, as bytes and back."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+
+import pyarrow as pa
+import pytest
+
+from dpone.contract import Entry, Kept
+from dpone.formats.manifest import Added, Manifest, PartFile, Replaced, part_name
+from dpone.position import Position
+
+LOAD = "01JABCDEFGHJKMNPQRSTVWXYZ0"
+
+
+def entry(held: int | None) -> Entry:
+    counts = {"inserted": 1, "updated": 2, "deleted": 3, "unchanged": 4}
+    kept = (Kept("t", "generation", "u", 5, 6, {"id": "int64"}, ("id",), "LAST"),)
+    at, position = datetime(2026, 1, 2, 3, 4, 5, 6, UTC), Position("files", {"root": "r"}, {"n": 1}, 7)
+    return Entry(8, 7, LOAD, "RUN", "TOKEN", position, at, counts, kept, "UNDONE", held)
+
+
+@pytest.mark.parametrize("held", [None, 0, 9])
+@pytest.mark.parametrize("before", [None, Position("files", {}, {"n": 0}, 7)])
+def test_a_manifest_is_read_back_as_it_was(held: int | None, before: Position | None) -> None:
+    """Every field of it, the column types of Arrow included. A field that an entry does not know is not written, so
+    that a version without it still reads the manifest."""
+    schema = pa.schema([pa.field("id", pa.int64(), False), pa.field("at", pa.timestamp("us", "UTC"))])
+    old, new = (PartFile(part_name(LOAD, part, ".parquet"), part, 10, 11, "ab", LOAD, "key") for part in ("a", "b"))
+    undo, added = Replaced(entry(held), "key", (old,), before), Added("key", "RUN", ("id", "at"), True)
+    manifest = Manifest((new,), {"key": entry(held)}, schema, (undo,), "LAST", (added,))
+    data = manifest.dumps()
+    assert Manifest.loads(data) == manifest
+    written = json.loads(data)
+    assert {"held" in one for one in (written["journals"]["key"], written["undo"][0]["entry"])} == {held is not None}
