@@ -53,10 +53,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Iterat
 
 
 @pytest.fixture(autouse=True)
-def no_secrets_of_other_tests(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a process has once known as a secret it masks for ever, also where it is a file's name here."""
-    monkeypatch.setattr("dpone.secret._known", set())
-    monkeypatch.setattr("dpone.secret._pattern", None)
+def no_secrets_of_other_tests() -> Iterator[None]:
+    """What a process has once known as a secret it masks for ever, also where it is a file's name here. Not by the
+    fixture ``monkeypatch``: it would come before all other fixtures of a test then, and undo its work after theirs."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("dpone.secret._known", set())
+        patched.setattr("dpone.secret._pattern", None)
+        yield
 
 
 @pytest.fixture
