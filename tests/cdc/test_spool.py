@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -276,6 +276,18 @@ def test_a_killed_process_leaves_no_spool(tmp_path: Path, monkeypatch: pytest.Mo
     spool.add("t", V1, batch(V1, row("3", 1, 1, a="x")))
     assert os.listdir(tmp_path) == []
     spool.close()
+
+
+@pytest.mark.parametrize("wider", [pa.date64(), pa.timestamp("s"), pa.timestamp("ns")], ids=str)
+def test_a_day_is_the_same_in_a_wider_type(spool: Spool, wider: pa.DataType) -> None:
+    """A change that is delivered again after its column became wider is the same content."""
+    day, later = (date if pa.types.is_date(wider) else datetime)(2024, 2, 29), datetime(2024, 3, 1)
+    table = shape(id=pa.int32(), a=pa.date32())
+    spool.add("t", table, batch(table, row("3", 1, 1, a=date(2024, 2, 29))))
+    table = shape(id=pa.int32(), a=wider)
+    spool.add("t", table, batch(table, row("3", 1, 1, a=day)))
+    with pytest.raises(DataError, match="delivered twice, with different content"):
+        spool.add("t", table, batch(table, row("3", 1, 1, a=later)))
 
 
 @pytest.mark.parametrize("apart", [True, False], ids=["in two batches", "in one batch"])

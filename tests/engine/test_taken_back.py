@@ -249,6 +249,20 @@ def test_OUT_15_a_column_that_somebody_uses_since_stays(
     assert [text for text in said(project.run()) if "did not commit" in text] == []
 
 
+def test_OUT_15_a_column_that_somebody_has_dropped_keeps_no_other(
+    tmp_path: Path, run: Callable[..., Mapping[str, Any]]
+) -> None:
+    """Of two columns of a load that died one is gone already: the other is taken back all the same."""
+    project = begun(tmp_path, "column")
+    project.csv("b", [(*row, "z") for row in wide(rows(21, 250))], (*WIDE, "zone"))
+    assert run(project, step="load_opened")["code"] == KILLED
+    assert {"coupon", "zone"} <= {*(columns(project) or ())}
+    run_sql(project, "ALTER TABLE t DROP COLUMN coupon")
+    other(project)
+    project.load()
+    assert not {"coupon", "zone"} & {*(columns(project) or ())}
+
+
 TABLE_TOUCHED = {
     "rows": ("INSERT INTO t (id) VALUES (1)", "it has rows"),
     "view": ("CREATE VIEW v AS SELECT * FROM t", "view v"),

@@ -759,3 +759,17 @@ def test_what_left_the_target_is_overwritten(target: Target, name: str, overwrit
         assert db.rows("PRAGMA secure_delete") == [(1,)]
         assert name not in target.tables()
     assert (b"canary" not in target.path.read_bytes()) == overwritten
+
+
+@pytest.mark.parametrize("kind", ["create", "add"])
+def test_what_the_database_cannot_make_is_changed_in_tables_and_columns(
+    target: Target, monkeypatch: pytest.MonkeyPatch, kind: Any
+) -> None:
+    """Whether a table is made or a column is added: its type is one that a connector says its database has."""
+    monkeypatch.setattr(
+        SqliteSink, "_makeable", lambda self, schema: pa.schema([(n, pa.string()) for n in schema.names])
+    )
+    change = Change(kind, "x", after=pa.field("x", pa.int64()), schema=pa.schema([("x", pa.int64())]))
+    with closing(target.sink(APPEND)) as sink:
+        [made] = sink.ddl([change])
+    assert '"x" TEXT' in made
