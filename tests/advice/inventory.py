@@ -33,7 +33,9 @@ def _texts(module: ast.Module) -> set[str]:
     for node in ast.walk(module):
         if isinstance(node, ast.Assign | ast.AugAssign | ast.AnnAssign):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            names = [name.id for t in targets for name in ast.walk(t) if isinstance(name, ast.Name)]
+            inner = [part for t in targets for part in ast.walk(t)]
+            names = [part.id for part in inner if isinstance(part, ast.Name)]
+            names += [part.attr for part in inner if isinstance(part, ast.Attribute)]
             if any(name.lower().strip("_").endswith(("todo", "allow", "anew", "standby", "ways")) for name in names):
                 found |= {*_pieces(node.value)} if node.value is not None else set()
         elif isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and _advises(node.exc):

@@ -99,6 +99,10 @@ GLOB = pipeline(
         ),
         (ROWS, ("certify", "--evidence", "none"), "give the folder that 'pytest --dpone-evidence DIR' wrote",
          [("certify", "--evidence", "FOLDER")]),
+        (
+            GLOB, ("init", "FOLDER", "--sql"), "give its name with --connector NAME",
+            [("init", "FOLDER", "--sql", "--connector", "acme")],
+        ),
     ],
     ids=lambda value: " ".join(map(str, value))[:60] if isinstance(value, tuple) else None,
 )  # fmt: skip

@@ -366,9 +366,8 @@ def test_evidence_is_whole_or_the_one_before(folder: Path) -> None:
 
     def act(recorder: Recorder) -> None:
         for passed in (True, False):
-            evidence.write_gate(
-                folder / "e", "soak", "file", evidence.Server("x", "1", True), passed=passed, seconds=1, limit=2
-            )
+            wrong = evidence.Measure("wrong_rows", 0 if passed else 1, at_most=0)
+            evidence.write_gate(folder / "e", "soak", "file", [evidence.Server("x", "1", True)], [wrong], seconds=1)
             recorder.say(passed)
 
     for image, said in cuts(recorded(folder, act), random.Random(1)):
