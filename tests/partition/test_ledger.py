@@ -51,6 +51,23 @@ def test_a_part_that_was_recorded_is_not_recorded_again(kept: PartitionManifestS
     assert [(one.rows_loaded, one.bytes) for one in found(kept).partitions] == [(5, 50)] * 3
 
 
+def test_the_store_is_not_asked_where_nothing_has_ended(
+    kept: PartitionManifestStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that a store which is out of reach by then fails no load whose parts are all recorded."""
+    ledger = opened(kept)
+    stage(ledger, "000")
+    ledger.save()
+
+    def out_of_reach(*given: object) -> None:
+        raise StateError("record the parts", "the store is out of reach", "run again")
+
+    monkeypatch.setattr(type(kept), "change_all", out_of_reach)
+    ledger.save()
+    with pytest.raises(StateError), ledger.running("001"):
+        raise AssertionError("it was not claimed")
+
+
 def test_parts_go_on_after_one_that_failed(kept: PartitionManifestStore) -> None:
     """A part that fails records itself and the parts that ended before it; the next claim goes on from there."""
     ledger = opened(kept)
