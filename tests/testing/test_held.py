@@ -102,7 +102,7 @@ def test_a_claim_that_is_not_needed_is_an_error(tmp_path: Path, contract: Any, c
 
 @pytest.mark.parametrize(
     ("case", "claim"),
-    [(VALUES, evolve(EMPTY, every=lambda text: text.strip() == "")), (NAMES, evolve(WIDE, every=lambda name: True))],
+    [(VALUES, evolve(EMPTY, every=lambda text: True)), (NAMES, evolve(WIDE, every=lambda name: True))],
 )
 def test_a_claim_that_covers_too_much_is_an_error(tmp_path: Path, case: str, claim: CannotHold) -> None:
     """Of a claim for many, each value that a case would use is tried: one that the system holds is not left out."""
