@@ -15,9 +15,11 @@ import pytest
 import yaml
 from tests.postgres.target import Target
 from tests.postgres.test_postgres_sink import MERGE, staged, table
-from tests.sqlite.target import KEY, at
+from tests.sqlite.target import KEY, at, evolve, load
 
-from dpone.errors import SinkError
+from dpone.errors import Category, SinkError
+from dpone.sql import writer
+from dpone.strategy import Strategy
 from dpone_postgres import sink as postgres_sink
 
 pytestmark = pytest.mark.postgres
@@ -135,11 +137,32 @@ def test_MF_07_eight_runs_of_one_pipeline_load_once(tmp_path: Path, target: Targ
 
 
 def _told(error: Mapping[str, Any] | None) -> str | None:
-    """``another run`` was about to create the table too, or swept the staging: the loser may try again."""
+    """``another run`` was about to create the table too, took back the one it had made, or swept the staging: the loser
+    may try again."""
     if error is None:
         return None
-    swept = any(words in error["message"] for words in ("another run", "is gone; run again"))
+    swept = any(words in error["message"] for words in ("another run", "is gone; run again", "there is no such table"))
     return "another run" if error["retryable"] and swept else str(error["kind"])
+
+
+def test_a_target_that_another_run_takes_back_is_made_by_the_next_attempt(
+    target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is gone between plan and staging: an error that may be tried again, which says who did it."""
+    look, append, schema = writer.is_empty, Strategy("append"), table(1, 2).schema
+
+    def taken_back(*given: Any) -> bool:
+        target.run("DROP TABLE orders")
+        return look(*given)
+
+    monkeypatch.setattr(writer, "is_empty", taken_back)
+    with closing(target.sink(append)) as sink:
+        evolve(sink, schema, append)  # type: ignore[arg-type]
+        with pytest.raises(
+            SinkError, match=r"another run was at it at the same time: relation .* does not exist"
+        ) as told:
+            sink.open(load(schema, append))
+    assert told.value.category is Category.TRANSIENT
 
 
 def test_a_serialization_failure_is_tried_again(target: Target) -> None:

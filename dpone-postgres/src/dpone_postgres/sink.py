@@ -139,6 +139,15 @@ class PostgresSink(SqlSink):
             raise _rivalled(error.failed, found) from error.__cause__
 
     def open(self, load: Load) -> PostgresWriter:
+        """A target that was there when the load was planned may be taken back by the run that had made it."""
+        try:
+            return self._open(load)
+        except SinkError as error:
+            if sqlstate(error) != "42P01":  # undefined_table
+                raise
+            raise _rivalled(error.failed, f"another run was at it at the same time: {error.found}") from error.__cause__
+
+    def _open(self, load: Load) -> PostgresWriter:
         self._refuse(load)
         retried(lambda: self._own_tables(load))
         lineage = self._options.lineage.enabled
