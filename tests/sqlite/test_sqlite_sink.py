@@ -311,6 +311,19 @@ def test_a_first_load_copies_no_row(target: Target) -> None:
     assert target.rows("id") == [(1,), (2,)]
 
 
+@pytest.mark.parametrize("strategy", [FULL, APPEND, MERGE], ids=lambda s: s.mode)
+def test_a_target_that_is_gone_at_the_commit_is_made_by_the_next_attempt(target: Target, strategy: Strategy) -> None:
+    """A run without a common lease has taken back the table it had made: an error that may be tried again."""
+    with closing(target.sink(strategy)) as sink:
+        evolve(sink, table().schema, strategy)
+        writer = sink.open(load(table().schema, strategy))
+        writer.stage(Part("all"), rows(table(1, 2)))
+        target.run("DROP TABLE orders")
+        with pytest.raises(SinkError, match="table orders is gone; run again") as raised:
+            writer.commit(sink.journal(KEY), at(1))
+    assert raised.value.category is Category.TRANSIENT
+
+
 LAST = Strategy("full_refresh", key="id", duplicates="last", order_by="name")
 
 

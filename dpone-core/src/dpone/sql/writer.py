@@ -579,10 +579,14 @@ class SqlWriter:
         return [n for n in self._load.schema.names if n not in LINEAGE]
 
     def _stage_schema(self, stage: Stage) -> pa.Schema:
-        schema = self._db.schema(stage.table)
+        return self._there(stage.table, "staging table")
+
+    def _there(self, table: Name, what: str) -> pa.Schema:
+        """A run without a common lease has swept the staging, or taken back the target that it had made."""
+        schema = self._db.schema(table)
         if schema is None:
-            gone = SinkError(f"load {self._target}", f"staging table {stage.table} is gone", "run again")
-            gone.category = Category.TRANSIENT  # a run without a common lease has swept it
+            gone = SinkError(f"load {self._target}", f"{what} {table} is gone", "run again")
+            gone.category = Category.TRANSIENT
             raise gone
         return schema
 
@@ -594,7 +598,8 @@ class SqlWriter:
         strategy = self._load.strategy
         # One without the key (``duplicates`` has it fill first) would cost the target its own.
         keyed = stage.unique or not strategy.key
-        swap = keyed and not self._db.dialect.ddl_commits and shape.equals(self._db.schema(self._into))
+        same = shape.equals(self._there(self._into, "table"))
+        swap = keyed and same and not self._db.dialect.ddl_commits
         swap = swap and self._db.plain(self._into, strategy.key)
         filled = {*self._names(), *(LINEAGE if self._lineage else ())}
         schema = pa.schema([f for f in shape if f.name in filled or _left_null(f.name, filled)])
