@@ -72,9 +72,12 @@ def _machine() -> str:
 
 
 def _started(pid: int) -> str | None:
-    """Start time in clock ticks since boot (proc(5), field 22 of stat); None if the system does not tell."""
+    """Start time in clock ticks since boot (proc(5), field 22 of stat); None if the system does not tell. Empty for one
+    that has ended and that nobody has waited for (a container without an init leaves such), all its threads with it."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return None
-    return stat.rpartition(")")[2].split()[19]
+    state, *more = stat.rpartition(")")[2].split()
+    threads, started = int(more[16]), more[18]  # fields 20 and 22
+    return "" if state in ("Z", "X") and threads <= 1 else started
