@@ -159,7 +159,7 @@ def test_a_target_that_another_run_takes_back_is_made_by_the_next_attempt(
     with closing(target.sink(append)) as sink:
         evolve(sink, schema, append)  # type: ignore[arg-type]
         with pytest.raises(
-            SinkError, match=r"another run was at it at the same time: relation .* does not exist"
+            SinkError, match=r"another run changed the table at the same time: relation .* does not exist"
         ) as told:
             sink.open(load(schema, append))
     assert told.value.category is Category.TRANSIENT

@@ -50,11 +50,14 @@ def retried(work: Callable[[], T]) -> T:
     return work()
 
 
+_RIVAL = "another run changed the table at the same time: {}"
+
+
 def _rivalled(failed: str, found: str) -> SinkError:
     """Two runs without a common lease; the next attempt meets what the other has left."""
-    told = SinkError(failed, found, "run again, and give all runs of a stream one state, whose lease keeps them apart")
-    told.category = Category.TRANSIENT
-    return told
+    error = SinkError(failed, found, "run again, and give all runs of a stream one state, whose lease keeps them apart")
+    error.category = Category.TRANSIENT
+    return error
 
 
 class PostgresSink(SqlSink):
@@ -135,8 +138,7 @@ class PostgresSink(SqlSink):
                 raise SinkError(error.failed, found, todo) from error.__cause__
             if sqlstate(error) not in ("42P07", "42701"):  # duplicate_table, duplicate_column
                 raise
-            found = f"another run was at it at the same time: {error.found}"
-            raise _rivalled(error.failed, found) from error.__cause__
+            raise _rivalled(error.failed, _RIVAL.format(error.found)) from error.__cause__
 
     def open(self, load: Load) -> PostgresWriter:
         """A target that was there when the load was planned may be taken back by the run that had made it."""
@@ -145,7 +147,7 @@ class PostgresSink(SqlSink):
         except SinkError as error:
             if sqlstate(error) != "42P01":  # undefined_table
                 raise
-            raise _rivalled(error.failed, f"another run was at it at the same time: {error.found}") from error.__cause__
+            raise _rivalled(error.failed, _RIVAL.format(error.found)) from error.__cause__
 
     def _open(self, load: Load) -> PostgresWriter:
         self._refuse(load)
