@@ -140,8 +140,22 @@ class Dialect(ABC):
         return expression
 
     def exact(self, expression: str, type: pa.DataType) -> str:
-        """The expression, compared by its very characters whatever the column's collation."""
+        """What stands for the expression where equal must mean the same: an image of it that ``=`` and ``IN`` tell
+        apart wherever two values of ``type`` differ, be it by a blank at the end, by case or by a combining
+        character. It stands on both sides of a comparison and is never stored, so that it may be another value, as
+        the bytes of a text. Here: the expression itself, for a server whose columns compare so."""
         return expression
+
+    def as_key(self, expression: str, type: pa.DataType) -> str:
+        """As ``exact``, for a column of a key, which ``GROUP BY`` and ``PARTITION BY`` meet too. Here: the column
+        itself, so that keys are equal where it says so. Where it takes keys that differ for equal, either this is an
+        image that does not, or ``Database.schema`` says so in the field's metadata (``schema.EQUALITY``), and the
+        engine refuses a source that tells more keys apart."""
+        return expression
+
+    def keys(self, schema: pa.Schema, names: Iterable[str], alias: str) -> list[str]:
+        """Columns of a key, each ``as_key``."""
+        return [self.as_key(f"{alias}.{self.quote(n)}", schema.field(n).type) for n in names]
 
     def column(self, field: pa.Field) -> str:
         return f"{self.quote(field.name)} {self.stores(field.type).native}{'' if field.nullable else ' NOT NULL'}"
@@ -211,13 +225,22 @@ class Dialect(ABC):
     def delete_from(self, target: Name, where: str) -> str:
         return f"DELETE FROM {self.name(target)} AS t WHERE {where}"
 
-    def delete_keys(self, target: Name, source: str, key: Sequence[str]) -> str:
-        """Delete the rows of the target whose key is in ``source``, which has the columns of the key."""
-        return self.delete_from(target, f"EXISTS (SELECT 1 FROM {source} AS s WHERE {self.same(key)})")
+    def delete_keys(self, target: Name, source: str, schema: pa.Schema, key: Sequence[str]) -> str:
+        """Delete the rows of the target whose key is in ``source``, which has the columns of the key; ``schema`` has
+        their types."""
+        return self.delete_from(target, f"EXISTS (SELECT 1 FROM {source} AS s WHERE {self.same(schema, key)})")
 
-    def same(self, key: Sequence[str]) -> str:
-        """True where a row of the target (alias t) and one of the source (alias s) have the same key."""
-        return " AND ".join(f"t.{self.quote(k)} = s.{self.quote(k)}" for k in key)
+    def same(self, schema: pa.Schema, key: Sequence[str], left: str = "t", right: str = "s") -> str:
+        """True where two rows, by default one of the target (alias t) and one of the source (alias s), have the same
+        key."""
+        columns = ((self.quote(name), schema.field(name).type) for name in key)
+        return " AND ".join(self.equal(f"{left}.{column}", f"{right}.{column}", type_) for column, type_ in columns)
+
+    def equal(self, left: str, right: str, type: pa.DataType) -> str:
+        """True where two columns of ``type`` hold the same key. By the columns, which may have an index, and ``as_key``
+        where that is something else."""
+        pairs = dict.fromkeys(((left, right), (self.as_key(left, type), self.as_key(right, type))))
+        return " AND ".join(" = ".join(pair) for pair in pairs)
 
     def upsert(
         self, target: Name, source: str, schema: pa.Schema, key: Sequence[str], compared: Sequence[str], met: str
@@ -321,13 +344,13 @@ class Database(ABC):
     ) -> tuple[int, int]:
         """Run ``Dialect.upsert``; how many rows of ``source`` met their key in the target, how many were written. Only
         called with ``Dialect.on_conflict``."""
-        met = self.met(target, source, key)
+        met = self.met(target, source, schema, key)
         return met, self.execute(self.dialect.upsert(target, source, schema, key, compared, "1 = 1"))
 
-    def met(self, target: Name, source: str, key: Sequence[str]) -> int:
+    def met(self, target: Name, source: str, schema: pa.Schema, key: Sequence[str]) -> int:
         """How many rows of ``source`` have their key in the target."""
         d = self.dialect
-        sql = f"SELECT COUNT(*) FROM {source} AS s JOIN {d.name(target)} AS t ON {d.same(key)}"
+        sql = f"SELECT COUNT(*) FROM {source} AS s JOIN {d.name(target)} AS t ON {d.same(schema, key)}"
         return int(self.rows(sql)[0][0])
 
     def clear(self, table: Name) -> int:
@@ -359,7 +382,8 @@ class Database(ABC):
 
     @abstractmethod
     def unique(self, table: Name, key: Sequence[str]) -> bool:
-        """True if a unique index on just these columns keeps keys single, and lets ``upsert`` be used."""
+        """True if a unique index on just these columns keeps keys single, and lets ``upsert`` be used. False where the
+        index takes two keys that differ for one, as by a collation: ``upsert`` would write one over the other."""
 
     @abstractmethod
     def references(self, table: Name) -> list[Reference]:

@@ -87,9 +87,8 @@ class MariadbDialect(Dialect):
     def delete_from(self, target: Name, where: str) -> str:
         return f"DELETE t FROM {self.name(target)} AS t WHERE {where}"
 
-    def delete_keys(self, target: Name, source: str, key: Sequence[str]) -> str:
-        same = " AND ".join(f"t.{self.quote(k)} = s.{self.quote(k)}" for k in key)
-        return f"DELETE t FROM {self.name(target)} AS t JOIN {source} AS s ON {same}"
+    def delete_keys(self, target: Name, source: str, schema: pa.Schema, key: Sequence[str]) -> str:
+        return f"DELETE t FROM {self.name(target)} AS t JOIN {source} AS s ON {self.same(schema, key)}"
 
     def update_from(self, target: Name, source: str, values: Mapping[str, str], where: str) -> str:
         sets = ", ".join(f"t.{self.quote(column)} = {value}" for column, value in values.items())
