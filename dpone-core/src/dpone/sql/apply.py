@@ -151,8 +151,8 @@ class Chunk:
         d, job = self._d, self._job
         values = {}
         for name in (n for n in self._names if n not in (*self._key, *LINEAGE, DELETED_AT)):
-            sign = f"SUBSTRING(t.{d.quote(MASK)}, {self._place(name)}, 1) = '1'"
-            values[name] = f"CASE WHEN {sign} THEN s.{d.quote(name)} ELSE t.{d.quote(name)} END"
+            sign = d.character(f"t.{d.quote(MASK)}", self._place(name))
+            values[name] = f"CASE WHEN {sign} = '1' THEN s.{d.quote(name)} ELSE t.{d.quote(name)} END"
         where = f"{self._masked('t', UPDATE, INSERT, KEPT)} AND {self._met()}"
         if INSERT in self._has and DELETED_AT in self._names:
             gone = f"s.{d.quote(DELETED_AT)} IS NOT NULL"

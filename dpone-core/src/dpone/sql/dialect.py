@@ -50,6 +50,7 @@ class Dialect(ABC):
     on_conflict: ClassVar[bool] = True  # False: no statement like ``upsert``; an UPDATE and an INSERT do it
     ddl_commits: ClassVar[bool] = False  # True: a DDL statement commits what came before it, and itself
     holds_new_rows: ClassVar[bool] = True  # False: see Database.hold
+    dual: ClassVar[str] = ""  # the table of one row, where a SELECT wants a FROM: DUAL, SYSIBM.SYSDUMMY1, RDB$DATABASE
     exact_names: ClassVar[bool] = False  # True: Orders and orders are two tables, whatever the server's settings
 
     def quote(self, identifier: str) -> str:
@@ -90,6 +91,16 @@ class Dialect(ABC):
         if "\0" in text:
             raise _bad(text, "it has a NUL")
         return "'" + text.replace("'", "''") + "'"
+
+    def exists(self, *queries: str) -> str:
+        """A statement of one row: for each query 1 if it gives a row, else 0."""
+        found = ", ".join(f"CASE WHEN EXISTS ({query}) THEN 1 ELSE 0 END" for query in queries)
+        return f"SELECT {found}{' FROM ' if self.dual else ''}{self.dual}"
+
+    def character(self, text: str, place: int) -> str:
+        """One character of a text, the first being number 1. The standard says ``SUBSTRING(x FROM 1 FOR 1)``, most
+        servers take commas."""
+        return f"SUBSTRING({text}, {place}, 1)"
 
     @abstractmethod
     def stores(self, type: pa.DataType) -> Stored:

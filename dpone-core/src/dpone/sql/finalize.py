@@ -226,7 +226,7 @@ def unlike(job: Job, column: str) -> str:
 
 
 def is_empty(db: Database, table: Name) -> bool:
-    return not _count(db, f"SELECT CASE WHEN EXISTS (SELECT 1 FROM {db.dialect.name(table)}) THEN 1 ELSE 0 END")
+    return not _count(db, db.dialect.exists(f"SELECT 1 FROM {db.dialect.name(table)}"))
 
 
 def held(db: Database, table: Name, count: bool) -> int:

@@ -86,7 +86,7 @@ class SqlSink:
     def holds_like(self, column: str, pattern: str) -> bool:
         d = self.dialect
         like = f"SELECT 1 FROM {d.name(self._target)} AS t WHERE t.{d.quote(column)} LIKE {d.literal(pattern)}"
-        [(found,)] = self._db.rows(f"SELECT CASE WHEN EXISTS ({like}) THEN 1 ELSE 0 END")
+        [(found,)] = self._db.rows(d.exists(like))
         return bool(found)
 
     @property

@@ -251,8 +251,8 @@ class _Versions(Chunk):
         d = self._d
         values = {}
         for name in (n for n in self._names if n not in (*self._key, *LINEAGE)):
-            sign = f"SUBSTRING(t.{d.quote(MASK)}, {self._place(name)}, 1) = '1'"
-            values[name] = f"CASE WHEN {sign} THEN s.{d.quote(name)} ELSE t.{d.quote(name)} END"
+            sign = d.character(f"t.{d.quote(MASK)}", self._place(name))
+            values[name] = f"CASE WHEN {sign} = '1' THEN s.{d.quote(name)} ELSE t.{d.quote(name)} END"
         self._write(values | {MASK: "NULL"}, self._masked("t", UPDATE, INSERT))
 
     def _take_back(self) -> None:
