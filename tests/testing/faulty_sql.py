@@ -155,6 +155,15 @@ class LetsInBeforeTheDrop(Over):
             return super().take_out(table, column)
 
 
+@fails(a_table_that_was_made_again_is_not_taken_back="a table was dropped that another program had made")
+class TellsNoTableFromAnother(Over):
+    """``identity`` as the base class has it."""
+
+    class database(SqliteDatabase):
+        def identity(self, table: Name, column: str = "") -> str:
+            return ""
+
+
 class _Dropping(SqliteDatabase):
     def take_out(self, table: Name, column: str = "") -> str:
         for what in self._hanging(table):
