@@ -14,6 +14,7 @@ from tests.testing.test_faults import run
 
 from dpone.connectors.sqlite.database import SqliteDatabase, SqliteDialect
 from dpone.errors import SinkError
+from dpone.schema import Name
 from dpone.sql.cursor import Value
 from dpone.sql.cursored import SqlCursor
 from dpone.sql.source import SqlSource
@@ -70,6 +71,56 @@ def test_a_strict_server_takes_every_statement(case: str) -> None:
     error = run(Strict, SinkContract, f"test_{case}")
     if error is not None:
         raise error
+
+
+class ShortDialect(SqliteDialect):
+    max_identifier = 30  # Oracle before 12.2
+
+
+class ShortDatabase(SqliteDatabase):
+    def __init__(self, path: Path, timeout: float, nan_to_null: bool = False) -> None:
+        super().__init__(path, timeout, nan_to_null)
+        self.dialect = ShortDialect()
+
+    def create(self, table: Name, schema: pa.Schema, key: Sequence[str] = ()) -> None:
+        assert len(table.last) <= 30
+        super().create(table, schema, key)
+
+
+class Short(Over):
+    database = ShortDatabase
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        "a_staging_that_nobody_knows_is_swept",
+        "columns_are_replaced_by_the_commit_alone",
+        "a_load_is_taken_back",
+        "a_commit_cut_off_between_two_statements_is_made_good",
+    ],
+)
+def test_names_of_dpone_s_own_fit_in_thirty_characters(case: str) -> None:
+    """Stagings, what an undo needs, and indexes have short names where the server has no long ones."""
+    error = run(Short, SinkContract, f"test_{case}")
+    if error is not None:
+        raise error
+
+
+def test_a_name_is_short_only_where_it_must_be() -> None:
+    """Whole up to the limit, which older versions have tables by; beyond it by its first word, a digest and its end."""
+    stage, end = "__dpone__stage_01HX0000000000000000000000_0123abcd", "_0123abcd"
+    names = {
+        size: type("Sized", (SqliteDialect,), {"max_identifier": size})().fitting(stage, end)
+        for size in (None, 50, 49, 30)
+    }
+    assert (names[None], names[50]) == (stage, stage)
+    for size in (49, 30):
+        short = names[size]
+        assert re.fullmatch(rf"__dpone__stage_[0-9a-f]{{{size - 24}}}{end}", short)
+    other = ShortDialect().fitting(stage.replace("01HX", "01HY"), end)
+    assert len(other) == 30
+    assert other != names[30]
 
 
 def test_a_cursor_is_compared_in_a_table_of_one_row(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,8 @@ found by the next load.
 
 from __future__ import annotations
 
+import hashlib
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
     from dpone.evolution import Change, Stored
 
 Unit = Literal["bytes", "characters", "UTF-16 units"]
+_WORD = re.compile("__dpone__[a-z]+_")
+_DIGITS = 6  # of a digest, at least
 _NUMBER = 32  # of a key, at most, in any unit: a column that is no text
 
 
@@ -77,6 +81,16 @@ class Dialect(ABC):
         if self.unit == "characters":
             return len(text)
         return len(text.encode()) if self.unit == "bytes" else len(text.encode("utf-16-le")) // 2
+
+    def fitting(self, name: str, end: str = "") -> str:
+        """A name that dpone makes itself (``__dpone__stage_...``), of a table for a while or an index: whole where it
+        fits, else its first word, a digest, and ``end`` if that is how it ends. 30 characters are enough."""
+        if not self.too_long(name) or self.max_identifier is None:
+            return name
+        word = _WORD.match(name)
+        begin = word[0] if word else name[:6]
+        size = max(self.max_identifier - self.length(begin) - len(end), _DIGITS)
+        return begin + hashlib.sha256(name.encode()).hexdigest()[:size] + end
 
     def name(self, name: Name) -> str:
         return ".".join(map(self.quote, name.parts))
@@ -222,7 +236,7 @@ class Dialect(ABC):
 
     def create_index(self, table: Name, schema: pa.Schema, columns: Sequence[str], suffix: str = "key") -> str:
         """On these columns of a table of this schema; empty: the server has no such index. It is for speed alone."""
-        index = self.quote(f"{table.last}_{suffix}")
+        index = self.quote(self.fitting(f"{table.last}_{suffix}"))
         return f"CREATE INDEX {index} ON {self.name(table)} ({self.columns(columns)})"
 
     def insert_into(self, target: Name, names: Iterable[str]) -> str:
