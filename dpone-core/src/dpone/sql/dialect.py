@@ -3,8 +3,9 @@
 A connector gives one class of each and gets strategies, journal, staging and schema evolution from ``dpone.sql``.
 
 **Where DDL stands.** Some servers commit before and after each DDL statement (MySQL, MariaDB, Oracle): it would make
-rows durable that the journal does not know yet, and a kill there loads them twice. So ``dpone.sql`` holds to one order,
-on every server:
+rows durable that the journal does not know yet, and a kill there loads them twice. Some let nobody use a new table
+before its transaction is committed (Firebird): there ``execute`` commits each DDL statement, which comes to the same.
+So ``dpone.sql`` holds to one order, on every server:
 
 1. what the commit needs is made before its transaction: tables of dpone's own, the table for what an undo needs,
    indexes of the staging;
@@ -186,8 +187,8 @@ class Dialect(ABC):
         return f"{self.quote(field.name)} {self.stores(field.type).native}{'' if field.nullable else ' NOT NULL'}"
 
     def key_column(self, field: pa.Field, most: int) -> str:
-        """As ``column``, for a text of a primary key that has ``most`` of ``unit`` at most. Only asked with
-        ``max_key``."""
+        """As ``column``, NOT NULL included, for a text of a primary key that has ``most`` of ``unit`` at most. Only
+        asked with ``max_key``."""
         return self.column(field)
 
     def key_size(self, schema: pa.Schema, key: Sequence[str]) -> int | None:
@@ -385,7 +386,10 @@ class Database(ABC):
 
     @abstractmethod
     def hold(self, table: Name) -> None:
-        """Until the end of the transaction nobody else writes the table, whether by dpone or not: whoever tries waits,
+        """Called before rows are looked at that this transaction then changes: with ``sink.options.undo``, by an undo,
+        by ``take_back``, before a widening, and for the journal that is moved; not in other commits.
+
+        Until the end of the transaction nobody else writes the table, whether by dpone or not: whoever tries waits,
         or is refused, or makes this transaction fail where it would change what the other has written. What was written
         before is seen from here on. Where new rows cannot be kept out (InnoDB locks rows), the rows that are there are
         held all the same, and the dialect says ``holds_new_rows = False``: dpone then counts what it changes, and stops
