@@ -22,14 +22,15 @@ from __future__ import annotations
 import hashlib
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import wraps
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import pyarrow as pa
 from attrs import frozen
 
-from dpone.errors import ConfigError, DataError
+from dpone.errors import ConfigError, DataError, DponeError
 from dpone.evolution import EXACT_IN_DOUBLE, inexact
 from dpone.schema import Name
 from dpone.sql.types import standard
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 Unit = Literal["bytes", "characters", "UTF-16 units"]
 _WORD = re.compile("__dpone__[a-z]+_")
 _DIGITS = 6  # of a digest, at least
+_STATEMENT, _SHOWN = "statement: ", 2_000  # characters
 _NUMBER = 32  # of a key, at most, in any unit: a column that is no text
 
 
@@ -323,6 +325,12 @@ class Database(ABC):
 
     dialect: Dialect
 
+    def __init_subclass__(cls, **more: Any) -> None:
+        """What a statement fails by has its text, without the values that were bound, as a note."""
+        super().__init_subclass__(**more)
+        for name in {"execute", "rows"} & {*vars(cls)}:
+            setattr(cls, name, _noting(getattr(cls, name)))
+
     # ---- transactions
 
     @abstractmethod
@@ -471,6 +479,19 @@ class Database(ABC):
     def dependants(self, table: Name, column: str = "") -> list[str]:
         """For ``take_out``: what would be lost or broken with the table, or with its column, each in a few words."""
         raise NotImplementedError("a connector that declares take_back says what depends on a table")
+
+
+def _noting(method: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(method)
+    def noting(self: Database, sql: str, *more: Any, **named: Any) -> Any:
+        try:
+            return method(self, sql, *more, **named)
+        except DponeError as error:
+            if not any(note.startswith(_STATEMENT) for note in getattr(error, "__notes__", ())):
+                error.add_note(f"{_STATEMENT}{sql if len(sql) <= _SHOWN else sql[:_SHOWN] + '...'}")
+            raise
+
+    return noting
 
 
 @contextmanager
