@@ -25,9 +25,6 @@ class MariadbSink(SqlSink):
         by = {*load.strategy.key, load.strategy.partition}
         if padded := [name for name in self._db.padded(self._target) if name in by]:
             found = f"column {padded[0]}, by which it goes, gives back other values than it was given"
-            raise SinkError(
-                f"load {self._target}",
-                found,
-                "make it a varchar or a varbinary: blanks and zeros at the end are kept in these alone",
-            )
+            todo = "make it a varchar or varbinary, which keep blanks and zeros at the end"
+            raise SinkError(f"load {self._target}", found, todo)
         return super().open(load)
