@@ -257,6 +257,13 @@ class OfModeFolds(Over):
 _LOST = "rows are lost whose keys hardly differ, "
 
 
+@fails(full_refresh_tells_similar_keys_apart=_LOST + "'a' and 'a '")
+class FullRefreshPadsSpace(OfModeFolds):
+    """Of duplicates that are none the last is kept."""
+
+    mode, folded = "full_refresh", "rtrim({0})"
+
+
 @fails(merge_tells_similar_keys_apart=_LOST + "'a' and 'a '")
 class MergePadsSpace(OfModeFolds):
     """As a text of the SQL standard is compared: 'a' = 'a '."""

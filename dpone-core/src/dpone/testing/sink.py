@@ -214,6 +214,12 @@ class SinkContract(DatabaseCases):
         same(harness.rows(), sample(1, 0))
 
     @case("full_refresh")
+    def test_full_refresh_tells_similar_keys_apart(self, harness: Harness) -> None:
+        """With a key: keys that differ by a blank or NUL at the end, by case, by a combining character are no
+        duplicates, or the load is refused."""
+        tells_apart(harness, Strategy("full_refresh", key="name"))
+
+    @case("full_refresh")
     def test_a_first_load_without_rows_makes_the_target(self, harness: Harness) -> None:
         """Runs over a source that has columns and no row: the target is there, without a row and with these columns,
         also after the second run; then the rows come, and with ``allow_empty`` they go."""
