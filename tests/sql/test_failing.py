@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.sql.test_sql_source import Least
 
 from dpone.connectors.sqlite.database import SqliteDatabase
 from dpone.errors import Category, DataError, DponeError, ErrorCodes, SinkError, SourceError
+from dpone.secret import Secret
 from dpone.sql.failing import failing
 
 CODES = ErrorCodes(numbers={1205: Category.TRANSIENT})
@@ -94,3 +96,24 @@ def test_an_error_has_its_statement_as_a_note(tmp_path: Path) -> None:
                     ask(sql, ("secret",))
                 assert caught.value.__notes__ == [f"statement: {note}"]
                 assert note not in str(caught.value)
+
+
+def test_an_error_of_a_source_has_its_statement_as_a_note(tmp_path: Path) -> None:
+    """Of a query too, in which a secret is not shown."""
+    password = Secret("hunter2-hunter2").reveal()
+
+    class Failing(Least):
+        def failing(self) -> Any:
+            return failing(sqlite3, CODES, SourceError, "read")
+
+    with closing(Failing(tmp_path / "t.db", f"SELECT '{password}' AS x FROM nope")) as source:
+        asks: list[Callable[[], Any]] = [
+            lambda: source.rows(source.statement(["id"], ""), ()), lambda: list(source.select(["id"], "", ()))
+        ]  # fmt: skip
+        for ask in asks:
+            with pytest.raises(SourceError) as caught:
+                ask()
+            [note] = caught.value.__notes__
+            assert note.startswith("statement: SELECT")
+            assert "FROM nope" in note
+            assert password not in note

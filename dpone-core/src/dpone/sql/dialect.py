@@ -30,9 +30,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import pyarrow as pa
 from attrs import frozen
 
-from dpone.errors import ConfigError, DataError, DponeError
+from dpone.errors import ConfigError, DataError
 from dpone.evolution import EXACT_IN_DOUBLE, inexact
 from dpone.schema import Name
+from dpone.sql.failing import saying
 from dpone.sql.types import standard
 
 if TYPE_CHECKING:
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
 Unit = Literal["bytes", "characters", "UTF-16 units"]
 _WORD = re.compile("__dpone__[a-z]+_")
 _DIGITS = 6  # of a digest, at least
-_STATEMENT, _SHOWN = "statement: ", 2_000  # characters
 _NUMBER = 32  # of a key, at most, in any unit: a column that is no text
 
 
@@ -484,12 +484,8 @@ class Database(ABC):
 def _noting(method: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(method)
     def noting(self: Database, sql: str, *more: Any, **named: Any) -> Any:
-        try:
+        with saying(sql):
             return method(self, sql, *more, **named)
-        except DponeError as error:
-            if not any(note.startswith(_STATEMENT) for note in getattr(error, "__notes__", ())):
-                error.add_note(f"{_STATEMENT}{sql if len(sql) <= _SHOWN else sql[:_SHOWN] + '...'}")
-            raise
 
     return noting
 

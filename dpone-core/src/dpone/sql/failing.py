@@ -7,9 +7,11 @@ from contextlib import contextmanager
 from typing import Any
 
 from dpone.errors import Category, DataError, DponeError, ErrorCodes
+from dpone.secret import redact
 
 _OF_ROWS = ("22", "23")  # classes of SQLSTATE (ISO/IEC 9075): data exception, integrity constraint violation
 _TRANSIENT = ("08", "40")  # connection exception, transaction rollback
+_STATEMENT, _SHOWN = "statement: ", 2_000  # characters
 
 
 @contextmanager
@@ -45,6 +47,17 @@ def failing(
             known = Category.TRANSIENT if state[:2] in _TRANSIENT else raised.category
             raised.category = codes.sqlstates.get(state, codes.sqlstates.get(state[:2], known))
         raise raised from error
+
+
+@contextmanager
+def saying(sql: str) -> Iterator[None]:
+    """A DponeError of the block has the statement, without the values that were bound, as a note (PEP 678)."""
+    try:
+        yield
+    except DponeError as error:
+        if not any(note.startswith(_STATEMENT) for note in getattr(error, "__notes__", ())):
+            error.add_note(redact(f"{_STATEMENT}{sql if len(sql) <= _SHOWN else sql[:_SHOWN] + '...'}"))
+        raise
 
 
 def _told(error: Exception) -> tuple[str, str]:
