@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import sqlite3
 import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -65,18 +67,40 @@ def test_the_distribution_names_its_plugin(made: Path) -> None:
     assert project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"] == ["src/dpone_my_bus"]
 
 
-def test_its_own_tests_pass(made: Path, tmp_path: Path, kind: tuple[str, ...]) -> None:
-    """The kit is green for what the scaffold declares."""
+def run(made: Path, tmp_path: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    """A module of Python, where the distribution is as if it were installed."""
     info = tmp_path / "site" / "dpone_my_bus-0.1.0.dist-info"
-    info.mkdir(parents=True)
+    info.mkdir(parents=True, exist_ok=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: dpone-my-bus\nVersion: 0.1.0\n")
     (info / "entry_points.txt").write_text("[dpone]\nmy_bus = dpone_my_bus.plugin\n")
     path = os.pathsep.join([str(tmp_path / "site"), str(made / "src"), *sys.path])
-    some, least = SOME[kind]
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", some]
-    done = subprocess.run(
-        command, cwd=made, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False
+    env = {**os.environ, "PYTHONPATH": path}
+    return subprocess.run(
+        [sys.executable, "-m", *command], cwd=made, env=env, capture_output=True, text=True, check=False
     )
+
+
+@pytest.mark.parametrize("kind", [("--sql",)], indirect=True)
+@pytest.mark.parametrize("declared", ["COLLATE NOCASE", "COLLATE NOCASE NOT NULL PRIMARY KEY"])
+def test_a_target_that_takes_two_keys_for_one_loses_none(made: Path, tmp_path: Path, declared: str) -> None:
+    """A table of somebody else's has a row for each of two keys that differ by case, or the load is refused."""
+    (made / "p.yaml").write_text(
+        "pipeline: p\nsource: {type: file, path: '*.csv'}\nsink: {type: my_bus, connection: 'my_bus:///copy.db', "
+        "table: copy, strategy: {mode: merge, key: k}, options: {adopt_existing: true}}\n"
+    )
+    with closing(sqlite3.connect(made / "copy.db")) as db:
+        db.execute(f"CREATE TABLE copy (k TEXT {declared}, n BIGINT)")
+        for n, (key, refused) in enumerate([("Ab", False), ("AB", "PRIMARY" in declared)]):
+            (made / f"{n}.csv").write_text(f"k,n\n{key},{n}\n")
+            done = run(made, tmp_path, "dpone", "run", "p.yaml")
+            assert (done.returncode != 0) == refused, done.stderr
+        assert db.execute("SELECT k, n FROM copy").fetchall() == [("Ab", 0), ("AB", 1)][: 2 - refused]
+
+
+def test_its_own_tests_pass(made: Path, tmp_path: Path, kind: tuple[str, ...]) -> None:
+    """The kit is green for what the scaffold declares."""
+    some, least = SOME[kind]
+    done = run(made, tmp_path, "pytest", "-q", "-p", "no:cacheprovider", "-k", some)
     assert done.returncode == 0, done.stdout + done.stderr
     passed = re.search(r"(\d+) passed", done.stdout)
     assert passed

@@ -10,6 +10,7 @@ import pytest
 from dpone.contract import OPTIONAL
 from dpone.sql.cursor import Cursored
 from dpone.sql.dialect import Database, Dialect
+from dpone.testing import hostile
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "write-a-connector.md").read_text(encoding="utf-8")
@@ -40,6 +41,12 @@ def test_the_page_lists_every_member_of_a_sql_connector(kind: type) -> None:
     members = {*vars(kind), *kind.__annotations__}
     assert sorted(listed) == sorted(name for name in members if not name.startswith("_"))
     assert bold == {*kind.__abstractmethods__} | ({"dialect"} if kind is Database else {*()})
+
+
+def test_the_page_lists_the_types_that_every_sink_keeps() -> None:
+    """Those that the kit loads, and no other."""
+    [answer] = re.findall(r"^\* \*\*Which types must a sink keep\?\*\* (.*?) \(`hostile\.VALUES`\)", PAGE, re.M | re.S)
+    assert re.findall(r"`(.*?)`", answer) == [str(type) for type in hostile.VALUES]
 
 
 def test_a_source_by_cursor_answers_six_questions() -> None:

@@ -46,6 +46,7 @@ FEWER: dict[Any, int] = {
 SQLITE_ONLY = {
     "test_a_change_of_case_is_a_change_under_any_collation",
     "test_partitions_are_exact_under_any_collation",
+    "test_keys_are_exact_where_the_dialect_says_how",
     "test_the_primary_key_is_key_and_begin",
     "test_LS_10_closed_history_is_not_written",
     "test_LS_09_unchanged_rows_are_not_rewritten",

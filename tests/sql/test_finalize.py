@@ -226,6 +226,34 @@ def test_a_change_of_case_is_a_change_under_any_collation(target: Target) -> Non
     assert target.rows("region") == [("A",)]
 
 
+@pytest.mark.parametrize("other", ["a ", "A"])
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        Strategy("merge", key="region"),
+        Strategy("merge", key="region", duplicates="last", order_by="amount"),
+        Strategy("snapshot_diff", key="region", max_delete_share=1.0),
+        Strategy("scd2", key="region"),
+    ],
+    ids=lambda strategy: f"{strategy.mode}-{strategy.duplicates}",
+)
+def test_keys_are_exact_where_the_dialect_says_how(
+    target: Target, strategy: Strategy, other: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the column takes two keys for one (COLLATE RTRIM, NOCASE), and ``Dialect.as_key`` does not, each has a row
+    of its own."""
+    monkeypatch.setattr(SqliteDialect, "as_key", SqliteDialect.exact)
+    collation = "RTRIM" if other == "a " else "NOCASE"
+    own = ", __dpone__valid_from TEXT NOT NULL, __dpone__valid_to TEXT" if strategy.mode == "scd2" else ""
+    target.run(f"CREATE TABLE orders (id INTEGER, region TEXT COLLATE {collation}, amount REAL, seen INTEGER{own})")
+    target.load(table((1, "a", 1.0, 1)), strategy, lineage=PLAIN)
+    target.load(table((1, "a", 1.0, 1), (2, other, 2.0, 1)), strategy, lineage=PLAIN)
+    assert target.rows("id, region") == [(1, "a"), (2, other)]
+    target.load(table((3, other, 3.0, 1)), strategy, lineage=PLAIN)
+    left = {"snapshot_diff": [3], "scd2": [1, 2, 3]}.get(strategy.mode, [1, 3])
+    assert [id for (id,) in target.rows("id")] == left
+
+
 def test_merge_of_a_table_that_is_all_key(target: Target) -> None:
     """Where every column is key, a merge inserts the new ones and changes nothing."""
     strategy = Strategy("merge", key=("id", "region", "amount", "seen"))

@@ -66,6 +66,19 @@ def test_a_long_key_is_found_by_its_digest_and_read_whole(db: SqliteDatabase, ow
     assert own.update({"key": "now short"}, {"key": long[0] + "c"}) == 1
     own.delete({"key": long[1]})
     assert sorted(own.distinct("key")) == ["now short", "short"]
+    looks = "x" * 9 + "~" + "0" * 64
+    own.insert(looks, 1, None)
+    assert sorted(own.distinct("key")) == ["now short", "short", looks]
+
+
+def test_texts_of_any_length_are_not_compared(db: SqliteDatabase, own: Own, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DISTINCT meets the column of the key alone: of a long text, or an expression of one, not every server has it."""
+    for n in range(3):
+        own.insert("k" * 300, n, None)
+    ran = list[str]()
+    monkeypatch.setattr(db, "rows", lambda sql, values=(): (ran.append(sql), SqliteDatabase.rows(db, sql, values))[1])
+    assert own.distinct("key") == ["k" * 300]
+    assert [sql for sql in ran if "DISTINCT" in sql] == ['SELECT DISTINCT a."key" FROM "__dpone__kit" AS a']
 
 
 def test_a_key_without_a_limit_is_stored_as_it_is(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from tests.testing import ddl_commits, faulty_sql  # noqa: F401  # their faults 
 from tests.testing.faulty import FAULTS, HONEST
 
 from dpone.capability import CAPABILITIES, Support
+from dpone.connectors.sqlite.sink import SqliteSink
 from dpone.plugins import discover
 from dpone.testing import CDCContract, Harness, RouteContract, SinkContract, SourceContract, StateContract
 from dpone.testing.builtin import ChangeLogHarness, FileHarness, SqliteHarness
@@ -132,6 +133,21 @@ def test_a_fault_fails_no_other_case(fault: type) -> None:
     """What a fault fails is what the table says, but for what the honest connector fails as well."""
     found, contract = FAULTS[fault], contract_of(FAULTS[fault].cases)
     assert failing(fault, contract) - failing(control_of(fault), contract) == {*found.cases} | found.also
+
+
+class Opened(SqliteSink):
+    """Of a driver that dies where several threads use a connection: the case may not get so far."""
+
+    def open(self, load: Any) -> Any:
+        raise RuntimeError("it was opened")
+
+
+def test_threads_are_for_who_declares_them() -> None:
+    """Without ``parallel_stage`` no part is staged, and the kit says so by an assertion of its own."""
+    error = run(Opened, SinkContract, "test_parts_are_staged_at_once")
+    assert error is not None
+    assert asserted(error, SinkContract)
+    assert "parallel_stage is not declared" in str(error)
 
 
 @pytest.mark.parametrize("contract", ROLES, ids=lambda c: c.__name__)

@@ -38,7 +38,7 @@ class PostgresDialect(Dialect):
     placeholder = _HOLE
     max_identifier = 63  # NAMEDATALEN - 1; a longer name would be cut, not refused
     max_columns = 1_600  # MaxHeapAttributeNumber; the server counts dropped columns too
-    loose: frozenset[str] = frozenset()  # columns of the target whose collation takes texts that differ for equal
+    loose: frozenset[str] = frozenset()  # columns, quoted, whose collation takes texts that differ for equal
     exact_names = True
 
     def stores(self, type: pa.DataType) -> Stored:
@@ -66,7 +66,8 @@ class PostgresDialect(Dialect):
         return text
 
     def exact(self, expression: str, type: pa.DataType) -> str:
-        return f'{expression} COLLATE pg_catalog."C"' if expression in self.loose else expression
+        _, _, column = expression.partition(".")
+        return f'{expression} COLLATE pg_catalog."C"' if column in self.loose else expression
 
     def differs(self, left: str, right: str, type: pa.DataType) -> str:
         return self.unlike(left, right)
@@ -403,7 +404,7 @@ class PostgresDatabase(Database):
         """A row that was inserted, not updated, has no xmax: nobody has locked or deleted it yet."""
         statement = self.dialect.upsert(target, source, schema, key, (), self._changed(target, compared))
         if self._partitioned(target):  # whose rows have no xmax to return
-            return self.met(target, source, key), self.execute(statement)
+            return self.met(target, source, schema, key), self.execute(statement)
         counted = "SELECT count(*), count(*) FILTER (WHERE w.fresh) FROM w"
         [(written, fresh)] = self.rows(f"WITH w AS ({statement} RETURNING (t.xmax = 0) AS fresh) {counted}")
         [(read,)] = self.rows(f"SELECT count(*) FROM {source} AS s")
@@ -433,8 +434,7 @@ class PostgresDatabase(Database):
         return {name for (name,) in self.rows(sql, (self.oid(table),))}
 
     def tell_loose(self, table: Name) -> None:
-        quoted = (f"t.{self.dialect.quote(name)}" for name in self.loose(table))
-        self._words.loose = frozenset(quoted)
+        self._words.loose = frozenset(map(self.dialect.quote, self.loose(table)))
 
     def plain(self, table: Name, key: Sequence[str]) -> bool:
         """See ``hanging``. Grants may be there: a swap gives them to the new table."""

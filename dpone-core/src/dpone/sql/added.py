@@ -126,7 +126,7 @@ class Added:
     def _has_values(self, column: str) -> bool:
         d = self._db.dialect
         some = f"SELECT 1 FROM {d.name(self._target)} AS t WHERE t.{d.quote(column)} IS NOT NULL"
-        return bool(self._db.rows(f"SELECT CASE WHEN EXISTS ({some}) THEN 1 ELSE 0 END")[0][0])
+        return bool(self._db.rows(d.exists(some))[0][0])
 
     def _made(self, now: pa.Schema, column: str) -> str:
         columns = {f.name: str(f.type) for f in now if column in ("", f.name)}

@@ -151,14 +151,19 @@ class Chunk:
         d, job = self._d, self._job
         values = {}
         for name in (n for n in self._names if n not in (*self._key, *LINEAGE, DELETED_AT)):
-            sign = f"SUBSTRING(t.{d.quote(MASK)}, {self._place(name)}, 1) = '1'"
-            values[name] = f"CASE WHEN {sign} THEN s.{d.quote(name)} ELSE t.{d.quote(name)} END"
-        met = " AND ".join(f"s.{d.quote(k)} = t.{d.quote(f'{FROM}{n}')}" for n, k in enumerate(self._key))
-        where = f"{self._masked('t', UPDATE, INSERT, KEPT)} AND {met}"
+            sign = d.character(f"t.{d.quote(MASK)}", self._place(name))
+            values[name] = f"CASE WHEN {sign} = '1' THEN s.{d.quote(name)} ELSE t.{d.quote(name)} END"
+        where = f"{self._masked('t', UPDATE, INSERT, KEPT)} AND {self._met()}"
         if INSERT in self._has and DELETED_AT in self._names:
             gone = f"s.{d.quote(DELETED_AT)} IS NOT NULL"
             where += f" AND NOT (t.{d.quote(OP)} = {d.literal(INSERT)} AND {gone})"
         self._db.execute(d.update_from(job.stage, job.table, values | {MASK: "NULL"}, where))
+
+    def _met(self) -> str:
+        """The row of the target (s) that a staged one (t) has changed has the key that this one had."""
+        d, schema = self._d, self._job.schema
+        pairs = ((f"s.{d.quote(k)}", f"t.{d.quote(f'{FROM}{n}')}", k) for n, k in enumerate(self._key))
+        return " AND ".join(d.equal(mine, was, schema.field(k).type) for mine, was, k in pairs)
 
     def _place(self, name: str) -> int:
         """Of the sign of a column; values that were routed to a column of another type share it."""
@@ -188,7 +193,7 @@ class Chunk:
             return 0
         source = f"(SELECT {d.columns(self._key, 's')} FROM {job.source} AS s WHERE {where})"
         job.keep(self._same, source=source)
-        return self._db.execute(d.delete_keys(job.target, source, self._key))
+        return self._db.execute(d.delete_keys(job.target, source, job.schema, self._key))
 
     @cached_property
     def _defaults(self) -> list[str]:
@@ -219,7 +224,7 @@ class Chunk:
 
     @property
     def _same(self) -> str:
-        return " AND ".join(f"t.{self._d.quote(k)} = s.{self._d.quote(k)}" for k in self._key)
+        return self._d.same(self._job.schema, self._key)
 
     def _count_marked(self) -> int:
         """Rows of the target that live and will be kept as deleted."""

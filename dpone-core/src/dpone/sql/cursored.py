@@ -36,9 +36,11 @@ class SqlCursor:
     and ``bound`` where the server does not compare it exactly so.
 
     digits  the condition that a text is made of digits alone; ``{}`` stands for the column
+    length  the number of its characters (CHAR_LENGTH in standard SQL)
     """
 
     digits: ClassVar[str] = "REGEXP_LIKE({}, '^[0-9]+$')"
+    length: ClassVar[str] = "LENGTH({})"
 
     def __init__(self, source: SqlSource, field: pa.Field) -> None:
         self.source, self.name, self.type = source, field.name, field.type
@@ -74,9 +76,8 @@ class SqlCursor:
     def compare(self, value: Value) -> int:
         """Asked of the rows, since only there the column's own collation holds."""
         sign, bound = self.bound(value)
-        rows = f"CASE WHEN EXISTS (SELECT 1 {self._from} WHERE {self.ordered}"
-        sql = f"{rows} > {sign}) THEN 1 ELSE 0 END, {rows} >= {sign}) THEN 1 ELSE 0 END"
-        [(above, here)] = self.source.rows(f"SELECT {sql}", (bound, bound))
+        rows = (f"SELECT 1 {self._from} WHERE {self.ordered} {than} {sign}" for than in (">", ">="))
+        [(above, here)] = self.source.rows(self.source.dialect.exists(*rows), (bound, bound))
         return 1 if int(above) else 0 if int(here) else -1
 
     def below(self, value: Value, lookback: float) -> Value:
@@ -105,6 +106,7 @@ class SqlCursor:
         return doubt(high, self.source.name, self.name, self._lengths)
 
     def _lengths(self) -> tuple[int, int]:
-        ends = f"MIN(LENGTH({self.column})), MAX(LENGTH({self.column}))"
+        size = self.length.format(self.column)
+        ends = f"MIN({size}), MAX({size})"
         [(least, most)] = self.source.rows(f"SELECT {ends} {self._from} WHERE {self.digits.format(self.column)}")
         return least, most

@@ -3,8 +3,9 @@
 A connector gives one class of each and gets strategies, journal, staging and schema evolution from ``dpone.sql``.
 
 **Where DDL stands.** Some servers commit before and after each DDL statement (MySQL, MariaDB, Oracle): it would make
-rows durable that the journal does not know yet, and a kill there loads them twice. So ``dpone.sql`` holds to one order,
-on every server:
+rows durable that the journal does not know yet, and a kill there loads them twice. Some let nobody use a new table
+before its transaction is committed (Firebird): there ``execute`` commits each DDL statement, which comes to the same.
+So ``dpone.sql`` holds to one order, on every server:
 
 1. what the commit needs is made before its transaction: tables of dpone's own, the table for what an undo needs,
    indexes of the staging;
@@ -18,9 +19,12 @@ found by the next load.
 
 from __future__ import annotations
 
+import hashlib
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import wraps
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import pyarrow as pa
@@ -29,12 +33,15 @@ from attrs import frozen
 from dpone.errors import ConfigError, DataError
 from dpone.evolution import EXACT_IN_DOUBLE, inexact
 from dpone.schema import Name
+from dpone.sql.failing import saying
 from dpone.sql.types import standard
 
 if TYPE_CHECKING:
     from dpone.evolution import Change, Stored
 
 Unit = Literal["bytes", "characters", "UTF-16 units"]
+_WORD = re.compile("__dpone__[a-z]+_")
+_DIGITS = 6  # of a digest, at least
 _NUMBER = 32  # of a key, at most, in any unit: a column that is no text
 
 
@@ -50,6 +57,7 @@ class Dialect(ABC):
     on_conflict: ClassVar[bool] = True  # False: no statement like ``upsert``; an UPDATE and an INSERT do it
     ddl_commits: ClassVar[bool] = False  # True: a DDL statement commits what came before it, and itself
     holds_new_rows: ClassVar[bool] = True  # False: see Database.hold
+    dual: ClassVar[str] = ""  # the table of one row, where a SELECT wants a FROM: DUAL, SYSIBM.SYSDUMMY1, RDB$DATABASE
     exact_names: ClassVar[bool] = False  # True: Orders and orders are two tables, whatever the server's settings
 
     def quote(self, identifier: str) -> str:
@@ -77,6 +85,16 @@ class Dialect(ABC):
             return len(text)
         return len(text.encode()) if self.unit == "bytes" else len(text.encode("utf-16-le")) // 2
 
+    def fitting(self, name: str, end: str = "") -> str:
+        """A name that dpone makes itself (``__dpone__stage_...``), of a table for a while or an index: whole where it
+        fits, else its first word, a digest, and ``end`` if that is how it ends. 30 characters are enough."""
+        if not self.too_long(name) or self.max_identifier is None:
+            return name
+        word = _WORD.match(name)
+        begin = word[0] if word else name[:6]
+        size = max(self.max_identifier - self.length(begin) - len(end), _DIGITS)
+        return begin + hashlib.sha256(name.encode()).hexdigest()[:size] + end
+
     def name(self, name: Name) -> str:
         return ".".join(map(self.quote, name.parts))
 
@@ -90,6 +108,16 @@ class Dialect(ABC):
         if "\0" in text:
             raise _bad(text, "it has a NUL")
         return "'" + text.replace("'", "''") + "'"
+
+    def exists(self, *queries: str) -> str:
+        """A statement of one row: for each query 1 if it gives a row, else 0."""
+        found = ", ".join(f"CASE WHEN EXISTS ({query}) THEN 1 ELSE 0 END" for query in queries)
+        return f"SELECT {found}{' FROM ' if self.dual else ''}{self.dual}"
+
+    def character(self, text: str, place: int) -> str:
+        """One character of a text, the first being number 1. The standard says ``SUBSTRING(x FROM 1 FOR 1)``, most
+        servers take commas."""
+        return f"SUBSTRING({text}, {place}, 1)"
 
     @abstractmethod
     def stores(self, type: pa.DataType) -> Stored:
@@ -140,15 +168,29 @@ class Dialect(ABC):
         return expression
 
     def exact(self, expression: str, type: pa.DataType) -> str:
-        """The expression, compared by its very characters whatever the column's collation."""
+        """What stands for the expression where equal must mean the same: an image of it that ``=`` and ``IN`` tell
+        apart wherever two values of ``type`` differ, be it by a blank at the end, by case or by a combining
+        character. It stands on both sides of a comparison and is never stored, so that it may be another value, as
+        the bytes of a text. Here: the expression itself, for a server whose columns compare so."""
         return expression
+
+    def as_key(self, expression: str, type: pa.DataType) -> str:
+        """As ``exact``, for a column of a key, which ``GROUP BY`` and ``PARTITION BY`` meet too. Here: the column
+        itself, so that keys are equal where it says so. Where it takes keys that differ for equal, either this is an
+        image that does not, or ``Database.schema`` says so in the field's metadata (``schema.EQUALITY``), and the
+        engine refuses a source that tells more keys apart."""
+        return expression
+
+    def keys(self, schema: pa.Schema, names: Iterable[str], alias: str) -> list[str]:
+        """Columns of a key, each ``as_key``."""
+        return [self.as_key(f"{alias}.{self.quote(n)}", schema.field(n).type) for n in names]
 
     def column(self, field: pa.Field) -> str:
         return f"{self.quote(field.name)} {self.stores(field.type).native}{'' if field.nullable else ' NOT NULL'}"
 
     def key_column(self, field: pa.Field, most: int) -> str:
-        """As ``column``, for a text of a primary key that has ``most`` of ``unit`` at most. Only asked with
-        ``max_key``."""
+        """As ``column``, NOT NULL included, for a text of a primary key that has ``most`` of ``unit`` at most. Only
+        asked with ``max_key``."""
         return self.column(field)
 
     def key_size(self, schema: pa.Schema, key: Sequence[str]) -> int | None:
@@ -197,7 +239,7 @@ class Dialect(ABC):
 
     def create_index(self, table: Name, schema: pa.Schema, columns: Sequence[str], suffix: str = "key") -> str:
         """On these columns of a table of this schema; empty: the server has no such index. It is for speed alone."""
-        index = self.quote(f"{table.last}_{suffix}")
+        index = self.quote(self.fitting(f"{table.last}_{suffix}"))
         return f"CREATE INDEX {index} ON {self.name(table)} ({self.columns(columns)})"
 
     def insert_into(self, target: Name, names: Iterable[str]) -> str:
@@ -211,13 +253,22 @@ class Dialect(ABC):
     def delete_from(self, target: Name, where: str) -> str:
         return f"DELETE FROM {self.name(target)} AS t WHERE {where}"
 
-    def delete_keys(self, target: Name, source: str, key: Sequence[str]) -> str:
-        """Delete the rows of the target whose key is in ``source``, which has the columns of the key."""
-        return self.delete_from(target, f"EXISTS (SELECT 1 FROM {source} AS s WHERE {self.same(key)})")
+    def delete_keys(self, target: Name, source: str, schema: pa.Schema, key: Sequence[str]) -> str:
+        """Delete the rows of the target whose key is in ``source``, which has the columns of the key; ``schema`` has
+        their types."""
+        return self.delete_from(target, f"EXISTS (SELECT 1 FROM {source} AS s WHERE {self.same(schema, key)})")
 
-    def same(self, key: Sequence[str]) -> str:
-        """True where a row of the target (alias t) and one of the source (alias s) have the same key."""
-        return " AND ".join(f"t.{self.quote(k)} = s.{self.quote(k)}" for k in key)
+    def same(self, schema: pa.Schema, key: Sequence[str], left: str = "t", right: str = "s") -> str:
+        """True where two rows, by default one of the target (alias t) and one of the source (alias s), have the same
+        key."""
+        columns = ((self.quote(name), schema.field(name).type) for name in key)
+        return " AND ".join(self.equal(f"{left}.{column}", f"{right}.{column}", type_) for column, type_ in columns)
+
+    def equal(self, left: str, right: str, type: pa.DataType) -> str:
+        """True where two columns of ``type`` hold the same key. By the columns, which may have an index, and ``as_key``
+        where that is something else."""
+        pairs = dict.fromkeys(((left, right), (self.as_key(left, type), self.as_key(right, type))))
+        return " AND ".join(" = ".join(pair) for pair in pairs)
 
     def upsert(
         self, target: Name, source: str, schema: pa.Schema, key: Sequence[str], compared: Sequence[str], met: str
@@ -274,6 +325,12 @@ class Database(ABC):
 
     dialect: Dialect
 
+    def __init_subclass__(cls, **more: Any) -> None:
+        """What a statement fails by has its text, without the values that were bound, as a note."""
+        super().__init_subclass__(**more)
+        for name in {"execute", "rows"} & {*vars(cls)}:
+            setattr(cls, name, _noting(getattr(cls, name)))
+
     # ---- transactions
 
     @abstractmethod
@@ -321,13 +378,13 @@ class Database(ABC):
     ) -> tuple[int, int]:
         """Run ``Dialect.upsert``; how many rows of ``source`` met their key in the target, how many were written. Only
         called with ``Dialect.on_conflict``."""
-        met = self.met(target, source, key)
+        met = self.met(target, source, schema, key)
         return met, self.execute(self.dialect.upsert(target, source, schema, key, compared, "1 = 1"))
 
-    def met(self, target: Name, source: str, key: Sequence[str]) -> int:
+    def met(self, target: Name, source: str, schema: pa.Schema, key: Sequence[str]) -> int:
         """How many rows of ``source`` have their key in the target."""
         d = self.dialect
-        sql = f"SELECT COUNT(*) FROM {source} AS s JOIN {d.name(target)} AS t ON {d.same(key)}"
+        sql = f"SELECT COUNT(*) FROM {source} AS s JOIN {d.name(target)} AS t ON {d.same(schema, key)}"
         return int(self.rows(sql)[0][0])
 
     def clear(self, table: Name) -> int:
@@ -337,7 +394,10 @@ class Database(ABC):
 
     @abstractmethod
     def hold(self, table: Name) -> None:
-        """Until the end of the transaction nobody else writes the table, whether by dpone or not: whoever tries waits,
+        """Called before rows are looked at that this transaction then changes: with ``sink.options.undo``, by an undo,
+        by ``take_back``, before a widening, and for the journal that is moved; not in other commits.
+
+        Until the end of the transaction nobody else writes the table, whether by dpone or not: whoever tries waits,
         or is refused, or makes this transaction fail where it would change what the other has written. What was written
         before is seen from here on. Where new rows cannot be kept out (InnoDB locks rows), the rows that are there are
         held all the same, and the dialect says ``holds_new_rows = False``: dpone then counts what it changes, and stops
@@ -359,7 +419,8 @@ class Database(ABC):
 
     @abstractmethod
     def unique(self, table: Name, key: Sequence[str]) -> bool:
-        """True if a unique index on just these columns keeps keys single, and lets ``upsert`` be used."""
+        """True if a unique index on just these columns keeps keys single, and lets ``upsert`` be used. False where the
+        index takes two keys that differ for one, as by a collation: ``upsert`` would write one over the other."""
 
     @abstractmethod
     def references(self, table: Name) -> list[Reference]:
@@ -418,6 +479,15 @@ class Database(ABC):
     def dependants(self, table: Name, column: str = "") -> list[str]:
         """For ``take_out``: what would be lost or broken with the table, or with its column, each in a few words."""
         raise NotImplementedError("a connector that declares take_back says what depends on a table")
+
+
+def _noting(method: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(method)
+    def noting(self: Database, sql: str, *more: Any, **named: Any) -> Any:
+        with saying(sql):
+            return method(self, sql, *more, **named)
+
+    return noting
 
 
 @contextmanager

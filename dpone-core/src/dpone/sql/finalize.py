@@ -115,7 +115,7 @@ def upsert(db: Database, job: Job) -> Counts:
     if is_empty(db, job.target):
         return Counts(inserted=_swap_or_insert(db, job))
     d, key = job.dialect, job.strategy.key
-    same = d.same(key)
+    same = d.same(job.schema, key)
     values = [n for n in job.schema.names if n not in key]
     compared = [n for n in values if n not in LINEAGE]
     differs = " OR ".join(unlike(job, name) for name in compared)
@@ -150,8 +150,9 @@ def partition_replace(db: Database, job: Job) -> Counts:
         return replace(db, job)
     assert job.strategy.partition is not None
     d, name = job.dialect, job.strategy.partition
-    staged, column = f"s.{d.quote(name)}", d.exact(f"t.{d.quote(name)}", job.schema.field(name).type)
-    values = f"{column} IN (SELECT {staged} FROM {job.source} AS s WHERE {staged} IS NOT NULL)"
+    staged, type_ = f"s.{d.quote(name)}", job.schema.field(name).type
+    column, image = d.exact(f"t.{d.quote(name)}", type_), d.exact(staged, type_)
+    values = f"{column} IN (SELECT {image} FROM {job.source} AS s WHERE {staged} IS NOT NULL)"
     null = f"(t.{d.quote(name)} IS NULL AND EXISTS (SELECT 1 FROM {job.source} AS s WHERE {staged} IS NULL))"
     replaced = f"{values} OR {null}"
     job.keep(replaced)
@@ -175,7 +176,8 @@ def snapshot_diff(db: Database, job: Job) -> Counts:
 
 def lacking(db: Database, job: Job) -> str:
     """The predicate of target rows whose key was not read. ``duplicates`` drops rows, never a key."""
-    return f"NOT EXISTS (SELECT 1 FROM {job.dialect.name(job.stage)} AS s WHERE {job.dialect.same(job.strategy.key)})"
+    same = job.dialect.same(job.schema, job.strategy.key)
+    return f"NOT EXISTS (SELECT 1 FROM {job.dialect.name(job.stage)} AS s WHERE {same})"
 
 
 def require_deletable(db: Database, job: Job, deleted: int, before: int) -> None:
@@ -201,15 +203,20 @@ def require_deletable(db: Database, job: Job, deleted: int, before: int) -> None
 
 def require_single_target(db: Database, job: Job) -> None:
     """Two target rows of one key cannot both equal the one that was read."""
-    d, key = job.dialect, job.strategy.key
+    key = job.strategy.key
     if db.unique(job.target, key):
         return
-    keys = d.columns(key, "t")
-    repeated = f"SELECT {keys} FROM {job.table} AS t GROUP BY {keys} HAVING COUNT(*) > 1"
-    if twice := _count(db, f"SELECT COUNT(*) FROM ({repeated}) AS d"):
+    if twice := _groups(db, job, f"FROM {job.table} AS t", "t", "HAVING COUNT(*) > 1"):
         found = f"{twice:,} keys occur more than once in the target (strategy.key: {', '.join(key)})"
         todo = "load by full_refresh once, or correct the key"
         raise DataError(f"load {job.target} by {job.strategy.mode}", found, todo)
+
+
+def _groups(db: Database, job: Job, rows: str, alias: str, having: str = "") -> int:
+    """How many keys the rows have; ``having``: those that meet it."""
+    keys = ", ".join(job.dialect.keys(job.schema, job.strategy.key, alias))
+    counted = f"SELECT COUNT(*) AS {job.dialect.quote(_RANK)} {rows} GROUP BY {keys} {having}"
+    return _count(db, f"SELECT COUNT(*) FROM ({counted}) AS d")
 
 
 def unlike(job: Job, column: str) -> str:
@@ -219,7 +226,7 @@ def unlike(job: Job, column: str) -> str:
 
 
 def is_empty(db: Database, table: Name) -> bool:
-    return not _count(db, f"SELECT CASE WHEN EXISTS (SELECT 1 FROM {db.dialect.name(table)}) THEN 1 ELSE 0 END")
+    return not _count(db, db.dialect.exists(f"SELECT 1 FROM {db.dialect.name(table)}"))
 
 
 def held(db: Database, table: Name, count: bool) -> int:
@@ -292,24 +299,21 @@ def single(db: Database, job: Job) -> Job:
     d, key = job.dialect, job.strategy.key
     if not key or job.unique:
         return job
-    keys = d.columns(key, "s")
-    staged = f"FROM {job.source} AS s"
-    twice = _count(db, f"SELECT COUNT(*) FROM (SELECT {keys} {staged} GROUP BY {keys} HAVING COUNT(*) > 1) AS d")
+    staged, keys = f"FROM {job.source} AS s", ", ".join(d.keys(job.schema, key, "s"))
+    twice = _groups(db, job, staged, "s", "HAVING COUNT(*) > 1")
     if not twice:
         return job
     if job.strategy.duplicates == "fail":
         raise repeated_keys(job.target, job.strategy, f"{twice:,} keys")
     ranked, rank = f"OVER (PARTITION BY {keys} ORDER BY {_ranking(job)})", d.quote(_RANK)
-    best_keys = d.columns(key, "r")
-    tied = f"SELECT {best_keys} FROM (SELECT {keys}, RANK() {ranked} AS {rank} {staged}) AS r WHERE r.{rank} = 1"
-    if ties := _count(db, f"SELECT COUNT(*) FROM ({tied} GROUP BY {best_keys} HAVING COUNT(*) > 1) AS d"):
+    best = f"(SELECT {d.columns(key, 's')}, RANK() {ranked} AS {rank} {staged})"
+    if ties := _groups(db, job, f"FROM {best} AS r WHERE r.{rank} = 1", "r", "HAVING COUNT(*) > 1"):
         found = f"{ties:,} keys have rows that tie in order_by ({', '.join(job.strategy.order_by)})"
         raise DataError(f"load {job.target}", found, "add a column to order_by that tells them apart")
     names = job.schema.names
     numbered = f"SELECT {d.columns(names, 's')}, ROW_NUMBER() {ranked} AS {rank} {staged}"
     best = f"(SELECT {d.columns(names, 'r')} FROM ({numbered}) AS r WHERE r.{rank} = 1)"
-    rows = _count(db, f"SELECT COUNT(*) FROM (SELECT DISTINCT {keys} {staged}) AS d")
-    return evolve(job, source=best, rows=rows, swap=False)
+    return evolve(job, source=best, rows=_groups(db, job, staged, "s"), swap=False)
 
 
 def _ranking(job: Job) -> str:

@@ -102,8 +102,7 @@ class _Versions:
         self._young = self._columns_since(first)
 
     def _on(self, alias: str) -> str:
-        d = self._d
-        return " AND ".join(f"{alias}.{d.quote(k)} = s.{d.quote(k)}" for k in self._job.strategy.key)
+        return self._d.same(self._job.schema, self._job.strategy.key, alias)
 
     def _boundaries(self) -> tuple[datetime | None, datetime | None]:
         sql = f"SELECT MAX({self._begin}), MAX({self._end}) FROM {self._job.table} AS t"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -13,6 +14,7 @@ from dpone.schema import Name
 from dpone.sql.dialect import Database
 
 _WHOLE = "whole_"
+_SHORTENED = re.compile("~[0-9a-f]{64}$")
 
 
 class Own:
@@ -53,9 +55,24 @@ class Own:
         return self._db.rows(sql, (*self._found(equal), *values))
 
     def distinct(self, name: str) -> list[Any]:
-        return [
-            value for (value,) in self._db.rows(f"SELECT DISTINCT {self._columns([name])} FROM {self._quoted} AS a")
-        ]
+        """By the column alone: not every server compares texts of any length, or what COALESCE makes of them."""
+        column = f"a.{self._db.dialect.quote(name)}"
+        found = [value for (value,) in self._db.rows(f"SELECT DISTINCT {column} FROM {self._quoted} AS a")]
+        return [self._read_whole(name, value) for value in found] if name in self._limits else found
+
+    def _read_whole(self, name: str, value: str) -> str:
+        """What stands in the column, or what it was made of, in a line that has it."""
+        if not _SHORTENED.search(value):
+            return value
+        d, bound, first = self._db.dialect, [value], ""
+        if len(self._key) == 2:
+            [other] = (d.quote(column) for column in self._key if column != name)
+            lines = f"SELECT MIN(k.{other}) FROM {self._quoted} AS k WHERE k.{d.quote(name)} = {d.placeholder}"
+            first, bound = f" AND a.{other} = ({lines})", [value, value]
+        where = f"a.{d.quote(name)} = {d.placeholder}{first}"
+        sql = f"SELECT a.{d.quote(_WHOLE + name)} FROM {self._quoted} AS a WHERE {where}"
+        whole = next((line[0] for line in self._db.rows(sql, bound)), None)
+        return value if whole is None else str(whole)
 
     def insert(self, *values: Any) -> None:
         """One line, its values in the order of the columns."""

@@ -77,7 +77,7 @@ def _refers(db: Database, target: Name, one: Reference, strategy: Strategy, dele
     same = " AND ".join(f"r.{d.quote(column)} = t.{d.quote(to)}" for column, to in one.columns)
     sql = f"SELECT 1 FROM {d.name(one.table)} AS r JOIN {d.name(target)} AS t ON {same}"
     sql += f" WHERE {where}" if where else ""
-    [(found,)] = db.rows(f"SELECT CASE WHEN EXISTS ({sql}) THEN 1 ELSE 0 END", values)
+    [(found,)] = db.rows(d.exists(sql), values)
     return bool(found)
 
 

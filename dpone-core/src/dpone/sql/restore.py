@@ -138,7 +138,9 @@ class _Restore:
 
     def _take_out_by_key(self) -> int:
         d, key = self.db.dialect, self.kept.key
-        same = " AND ".join(f"i.{d.quote(k)} = t.{d.quote(k)}" for k in key)  # by the image's collation, which is exact
+        schema = self.db.schema(self.target)
+        assert schema is not None  # ``require`` has seen it
+        same = d.same(schema, key, "i", "t")  # by the image's collation, which is exact
         found = self.db.execute(
             d.delete_from(self.target, f"EXISTS (SELECT 1 FROM {d.name(self.images)} AS i WHERE {same})")
         )

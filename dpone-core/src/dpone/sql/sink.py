@@ -86,7 +86,7 @@ class SqlSink:
     def holds_like(self, column: str, pattern: str) -> bool:
         d = self.dialect
         like = f"SELECT 1 FROM {d.name(self._target)} AS t WHERE t.{d.quote(column)} LIKE {d.literal(pattern)}"
-        [(found,)] = self._db.rows(f"SELECT CASE WHEN EXISTS ({like}) THEN 1 ELSE 0 END")
+        [(found,)] = self._db.rows(d.exists(like))
         return bool(found)
 
     @property
@@ -210,7 +210,7 @@ class SqlSink:
         if self.dialect.ddl_commits:
             todo = "drop the target, and run again"
             raise SinkError(f"replace the columns of {self._target}", "DDL commits by itself here", todo)
-        table, (schema, key) = anew(self._target, load), self._shape(self._makeable(load.schema))
+        table, (schema, key) = anew(self._db, self._target, load), self._shape(self._makeable(load.schema))
         with transaction(self._db, load.key):
             Staging(self._db, self._target).replace(load, table)
             self._db.create(table, schema, key)

@@ -27,6 +27,7 @@ from dpone.sql import values
 from dpone.sql.cursor import Bound, CursorPlan, Reading, Row, Span, cursor_column, digest, require_same, unseen
 from dpone.sql.cursored import SqlCursor
 from dpone.sql.dialect import Dialect
+from dpone.sql.failing import saying
 from dpone.sql.values import Refused
 
 BATCH_ROWS = 10_000
@@ -229,13 +230,13 @@ class SqlSource(ABC):
 
     def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
         """All rows; for answers that are small."""
-        with self.failing():
+        with saying(sql), self.failing():
             cursor = self.connection().cursor()
             cursor.execute(sql, tuple(parameters))
             return list(cursor.fetchall())
 
     def stream(self, sql: str, parameters: Sequence[Any] = ()) -> Iterator[Row]:
-        with self.failing():
+        with saying(sql), self.failing():
             cursor = self.streaming()
             cursor.execute(sql, tuple(parameters))
             # Not from the cursor itself: a read that is given up would close it, and the connection may be gone.

@@ -85,7 +85,7 @@ class Images:
 
     @property
     def table(self) -> Name:
-        return self.target.sibling(IMAGES + self.load_id)
+        return self.target.sibling(self.db.dialect.fitting(IMAGES + self.load_id))
 
     def keep(self, where: str, values: Sequence[Any] = (), source: str = "", key: Sequence[str] = ()) -> None:
         """The rows of the target (t) that meet ``where``; ``source`` is a table expression (s) that ``where`` joins, of

@@ -170,8 +170,7 @@ def _close_missing(db: Database, job: Job, begin: Any) -> Counts:
     """Current versions of before whose key the whole window does not have."""
     d = job.dialect
     current = f"t.{d.quote(VALID_TO)} IS NULL AND t.{d.quote(VALID_FROM)} < {d.placeholder}"
-    same = " AND ".join(f"t.{d.quote(k)} = s.{d.quote(k)}" for k in job.strategy.key)
-    missing = f"NOT EXISTS (SELECT 1 FROM {job.source} AS s WHERE {same})"
+    missing = f"NOT EXISTS (SELECT 1 FROM {job.source} AS s WHERE {d.same(job.schema, job.strategy.key)})"
     return Counts(deleted=db.execute(d.update(job.target, VALID_TO, f"{current} AND {missing}"), [begin, begin]))
 
 
@@ -225,12 +224,10 @@ class _Versions(Chunk):
         """The version with which the chain of a staged row (t) begins; the target is ``s``. In a whole window what was
         there before it says nothing, so that a chunk before must have met the row."""
         d = self._d
-        met = " AND ".join(f"s.{d.quote(k)} = t.{d.quote(f'{fold.FROM}{n}')}" for n, k in enumerate(self._key))
-        current = f"{met} AND s.{self._end} IS NULL"
+        current = f"{self._met()} AND s.{self._end} IS NULL"
         if not self._job.whole:
             return current
-        told = " AND ".join(f"e.{d.quote(k)} = s.{d.quote(k)}" for k in self._key)
-        before = f"{told} AND e.{d.quote(CHUNK)} < {self._number}"
+        before = f"{d.same(self._job.schema, self._key, 'e')} AND e.{d.quote(CHUNK)} < {self._number}"
         return f"{current} AND EXISTS (SELECT 1 FROM {self._job.source} AS e WHERE {before})"
 
     def _write(self, values: Mapping[str, str], where: str) -> None:
@@ -254,8 +251,8 @@ class _Versions(Chunk):
         d = self._d
         values = {}
         for name in (n for n in self._names if n not in (*self._key, *LINEAGE)):
-            sign = f"SUBSTRING(t.{d.quote(MASK)}, {self._place(name)}, 1) = '1'"
-            values[name] = f"CASE WHEN {sign} THEN s.{d.quote(name)} ELSE t.{d.quote(name)} END"
+            sign = d.character(f"t.{d.quote(MASK)}", self._place(name))
+            values[name] = f"CASE WHEN {sign} = '1' THEN s.{d.quote(name)} ELSE t.{d.quote(name)} END"
         self._write(values | {MASK: "NULL"}, self._masked("t", UPDATE, INSERT))
 
     def _take_back(self) -> None:
@@ -264,7 +261,8 @@ class _Versions(Chunk):
         d, job = self._d, self._job
         mine = f"{self._of('s', *_VERSIONS, DELETE)} AND s.{d.quote(NUMBER)} = 0"
         touched = f"(SELECT {d.columns([*self._key, VALID_FROM], 's')} FROM {job.source} AS s WHERE {mine})"
-        self._db.execute(d.delete_keys(job.target, touched, [*self._key, VALID_FROM]))
+        known = job.schema.append(pa.field(VALID_FROM, fold.INSTANT))
+        self._db.execute(d.delete_keys(job.target, touched, known, [*self._key, VALID_FROM]))
         closed = f"{self._same} AND t.{self._end} = s.{self._begin}"
         self._db.execute(d.update_from(job.target, touched, {VALID_TO: "NULL"}, closed))
 
@@ -289,7 +287,8 @@ class _Versions(Chunk):
         )
 
     def _of_key(self) -> str:
-        return f"OVER (PARTITION BY {self._d.columns(self._key, 's')} ORDER BY s.{self._d.quote(NUMBER)})"
+        keys = ", ".join(self._d.keys(self._job.schema, self._key, "s"))
+        return f"OVER (PARTITION BY {keys} ORDER BY s.{self._d.quote(NUMBER)})"
 
     def _close(self, *operations: str) -> int:
         """Current versions whose key is first met by one of these operations."""

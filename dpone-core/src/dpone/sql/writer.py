@@ -175,9 +175,9 @@ class Staging:
         self._parts.insert(stage.table.last, part, *counts, staged.checks)
 
 
-def anew(target: Name, load: Load) -> Name:
+def anew(db: Database, target: Name, load: Load) -> Name:
     """Of the table that takes the target's place."""
-    return target.sibling(f"{_ANEW}_{load.load_id}_{_digest(load.key)}")
+    return _named(db, target, _ANEW, load)
 
 
 def own_lock(target: Name) -> str:
@@ -304,16 +304,17 @@ def _new_stage(db: Database, target: Name, load: Load, token: str, schema: pa.Sc
 
 
 def _make_stage(db: Database, target: Name, load: Load, token: str, shape: pa.Schema, key: Sequence[str]) -> Stage:
-    table, at = target.sibling(_stage_name(load)), load.started_at.astimezone(UTC)
+    table, at = _named(db, target, _STAGE, load), load.started_at.astimezone(UTC)
     stage = Stage(table, load.load_id, token, at, unique=bool(key))
     Staging(db, target).add(load.key, stage)
     db.create(table, shape, key)
     return stage
 
 
-def _stage_name(load: Load) -> str:
-    """By load and key: the loads of one commit share their id."""
-    return f"{_STAGE}_{load.load_id}_{_digest(load.key)}"
+def _named(db: Database, target: Name, what: str, load: Load) -> Name:
+    """By load and key: the loads of one commit share their id. ``sweep_unknown`` knows the end."""
+    end = f"_{_digest(load.key)}"
+    return target.sibling(db.dialect.fitting(f"{what}_{load.load_id}{end}", end))
 
 
 def _digest(key: str) -> str:

@@ -284,6 +284,26 @@ class DatabaseCases(RoleContract):
         assert "more" in found.column_names, "the column is gone, and what was made of it"
 
     @case("take_back")
+    def test_a_table_that_was_made_again_is_not_taken_back(self, harness: Harness) -> None:
+        """``Database.identity``: a table that a failed load has made, and that another program has dropped since and
+        made again, with the same columns and one that is NOT NULL: it stays, and it is said why."""
+        if not over_sql(harness):
+            return
+        strategy = simple(harness)
+        failed(harness, strategy, sample(1, 2), dies=True)
+        with _database(harness) as (db, target):
+            made = db.schema(target)
+            at_day = made.get_field_index("day")
+            with _transaction(db):
+                db.drop(target)
+            with _transaction(db):
+                db.create(target, made.set(at_day, made.field(at_day).with_nullable(False)))
+        with closing(harness.make("sink", harness.sink(strategy))) as sink:
+            taken = harness.require(TakingBack, sink).take_back(key())
+        assert harness.rows() is not None, "a table was dropped that another program had made under the same name"
+        assert [one.stays for one in taken if one.stays], "the table stays, and nobody says why"
+
+    @case("take_back")
     def test_a_table_that_others_write_is_not_taken_out(self, harness: Harness) -> None:
         """``Database.take_out``: another program that adds a row between the look and the drop waits, or is refused, or
         makes the drop fail: a row that it was answered is there is there."""

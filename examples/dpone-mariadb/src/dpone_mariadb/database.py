@@ -87,9 +87,8 @@ class MariadbDialect(Dialect):
     def delete_from(self, target: Name, where: str) -> str:
         return f"DELETE t FROM {self.name(target)} AS t WHERE {where}"
 
-    def delete_keys(self, target: Name, source: str, key: Sequence[str]) -> str:
-        same = " AND ".join(f"t.{self.quote(k)} = s.{self.quote(k)}" for k in key)
-        return f"DELETE t FROM {self.name(target)} AS t JOIN {source} AS s ON {same}"
+    def delete_keys(self, target: Name, source: str, schema: pa.Schema, key: Sequence[str]) -> str:
+        return f"DELETE t FROM {self.name(target)} AS t JOIN {source} AS s ON {self.same(schema, key)}"
 
     def update_from(self, target: Name, source: str, values: Mapping[str, str], where: str) -> str:
         sets = ", ".join(f"t.{self.quote(column)} = {value}" for column, value in values.items())
@@ -217,6 +216,11 @@ class MariadbDatabase(Database):
         exact = "collation_name REGEXP '_nopad_bin$'"
         sql = f"SELECT 1 FROM information_schema.columns WHERE {_MINE} AND NOT {exact} LIMIT 1"
         return bool(self.rows(sql, _place(table)))
+
+    def padded(self, table: Name) -> list[str]:
+        """CHAR loses blanks at the end, BINARY gains zeros: a value that was written is not met again."""
+        sql = f"SELECT column_name FROM information_schema.columns WHERE {_MINE} AND data_type IN ('char', 'binary')"
+        return [name for (name,) in self.rows(sql, _place(table))]
 
     def tables(self, beside: Name, prefix: str) -> list[Name]:
         database, _ = _place(beside)

@@ -22,4 +22,9 @@ class MariadbSink(SqlSink):
         if self._db.collated(self._target):  # it would hide a change of case, or of blanks at the end
             found, todo = "a column has a collation that is not exact", "give its texts COLLATE utf8mb4_nopad_bin"
             raise SinkError(f"load {self._target}", found, todo)
+        by = {*load.strategy.key, load.strategy.partition}
+        if padded := [name for name in self._db.padded(self._target) if name in by]:
+            found = f"column {padded[0]}, by which it goes, gives back other values than it was given"
+            todo = "make it a varchar or varbinary, which keep blanks and zeros at the end"
+            raise SinkError(f"load {self._target}", found, todo)
         return super().open(load)

@@ -53,7 +53,7 @@ class SqliteDialect(Dialect):
     def ordered(self, expression: str, type: pa.DataType) -> str:
         return f"{expression} COLLATE {DECIMAL}" if pa.types.is_decimal(type) else expression
 
-    def delete_keys(self, target: Name, source: str, key: Sequence[str]) -> str:
+    def delete_keys(self, target: Name, source: str, schema: pa.Schema, key: Sequence[str]) -> str:
         """By IN, which goes from the keys to the rows; by EXISTS SQLite would look at every row of the target."""
         return self.delete_from(target, f"({self.columns(key, 't')}) IN {source}")
 
