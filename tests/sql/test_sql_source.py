@@ -21,7 +21,7 @@ from dpone.contract import Window, WindowRequest
 from dpone.errors import ConfigError, DataError, SourceError
 from dpone.pipeline import Incremental, SourceOptions, SourceSpec
 from dpone.position import Position
-from dpone.schema import Name
+from dpone.schema import LOAD_ID, Name
 from dpone.sql.cursor import digest
 from dpone.sql.cursored import SqlCursor
 from dpone.sql.source import SqlSource, new_rows, what, within, within_project
@@ -113,6 +113,18 @@ def test_tables_are_listed_without_dpone_s_own(path: Path) -> None:
     with closing(Least(path)) as source:
         assert source.tables("*") == ["lines", "orders"]
         assert source.tables("o*") == ["orders"]
+
+
+def test_columns_are_described_by_their_native_types(path: Path) -> None:
+    """Without those that dpone adds to a target; no column is no table, and a type that nobody knows is no text."""
+    with closing(Least(path)) as source:
+        found = [("id", "bigint"), ("at", "date"), (LOAD_ID, "text")]
+        assert source.described(found) == pa.schema([("id", pa.int64()), ("at", pa.date32())])
+        assert source.described(found[2:]) == pa.schema([])
+        with pytest.raises(SourceError, match="there is no such table"):
+            source.described([])
+        with pytest.raises(SourceError, match="column x is polygon, which has no place here"):
+            source.described([*found, ("x", "polygon")])
 
 
 def test_a_read_without_its_snapshot_is_refused(path: Path) -> None:

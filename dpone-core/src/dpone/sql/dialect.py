@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import pyarrow as pa
@@ -44,6 +44,7 @@ class Dialect(ABC):
     quotes: ClassVar[tuple[str, str]] = ('"', '"')
     placeholder: ClassVar[str] = "?"
     unit: ClassVar[Unit] = "bytes"  # in which the server counts the length of a name and of a key; bytes are of UTF-8
+    levels: ClassVar[tuple[str, ...]] = ("schema", "name")  # of the name of a table in a pipeline
     max_identifier: ClassVar[int | None] = None  # length of a name; None: no limit
     max_key: ClassVar[int | None] = None  # length of a primary key, all columns together; None: a text may be any
     max_columns: ClassVar[int | None] = None  # of a table; None: no limit
@@ -79,6 +80,14 @@ class Dialect(ABC):
 
     def name(self, name: Name) -> str:
         return ".".join(map(self.quote, name.parts))
+
+    def table_name(self, name: Name) -> Name:
+        """As the pipeline names a table. Raises ConfigError for more parts than the server has levels."""
+        if len(name.parts) <= len(self.levels):
+            return name
+        forms = (".".join(self.levels[i:]) for i in reversed(range(len(self.levels))))
+        todo = f"write {', or '.join(f'table: {form}' for form in forms)}"
+        raise ConfigError("read a table name", f"{name} has {len(name.parts)} parts", todo)
 
     def columns(self, names: Iterable[str], alias: str = "") -> str:
         """``s."a", s."b"``. Every column that is read is qualified: a bare one that does not exist may mean a text."""
@@ -203,6 +212,10 @@ class Dialect(ABC):
     def insert_into(self, target: Name, names: Iterable[str]) -> str:
         """The begin of an INSERT of rows that bring these columns."""
         return f"INSERT INTO {self.name(target)} ({self.columns(names)})"
+
+    def skip_existing(self, key: Sequence[str]) -> str:
+        """What follows the rows of an INSERT, so that one whose primary key is in the table already is left out."""
+        return " ON CONFLICT DO NOTHING"
 
     def update(self, target: Name, column: str, where: str) -> str:
         """Set one column of the target (alias t) to a bound value."""
@@ -378,6 +391,11 @@ class Database(ABC):
         overwritten where the server is set to do that; those of a staging table need not be."""
         self.execute(self.dialect.drop_table(table))
 
+    def unfit(self, table: Name) -> tuple[str, str] | None:
+        """Why nothing may be loaded into a table that is there, and what to do. A collation that is not exact would
+        hide a change of case, or of blanks at the end."""
+        return None
+
     # ---- a staging takes the target's place
 
     def plain(self, table: Name, key: Sequence[str]) -> bool:
@@ -412,8 +430,21 @@ class Database(ABC):
         ``take_back``; without it, what a failed load has added stays."""
         if found := self.dependants(table, column):
             return f"it has {', '.join(found)}"
-        self.execute(self.dialect.drop_column(table, column) if column else self.dialect.drop_table(table))
+        d, named = self.dialect, self.dialect.name(table)
+        if not d.ddl_commits:
+            self.execute(d.drop_column(table, column) if column else d.drop_table(table))
+            return ""
+        filled = f" WHERE {d.quote(column)} IS NOT NULL" if column else ""
+        with self.alone(table):  # MySQL: where a table is locked, another alias of it is not
+            if self.rows(f"SELECT COUNT(*) FROM {named}{filled}") != [(0,)]:
+                return "another program has written it meanwhile"
+            self.execute(d.drop_column(table, column) if column else d.drop_table(table))
         return ""
+
+    def alone(self, table: Name) -> AbstractContextManager[None]:
+        """For ``take_out`` where DDL commits by itself: within the block nobody else writes the table. What is open may
+        be committed."""
+        raise NotImplementedError("a connector that declares take_back keeps others out of a table while it is dropped")
 
     def dependants(self, table: Name, column: str = "") -> list[str]:
         """For ``take_out``: what would be lost or broken with the table, or with its column, each in a few words."""

@@ -22,7 +22,7 @@ from dpone.contract import BatchStream, Finding, Part, Window, WindowRequest
 from dpone.errors import ConfigError, DataError, DponeError, SourceError
 from dpone.pipeline import SourceSpec
 from dpone.position import Position
-from dpone.schema import PREFIX, Name
+from dpone.schema import LINEAGE, PREFIX, Name
 from dpone.sql import values
 from dpone.sql.cursor import Bound, CursorPlan, Reading, Row, Span, cursor_column, digest, require_same, unseen
 from dpone.sql.cursored import SqlCursor
@@ -53,6 +53,7 @@ class SqlSource(ABC):
     cursor: ClassVar[type[SqlCursor]] = SqlCursor
 
     def __init__(self, spec: SourceSpec, table: Name | None, place: str) -> None:
+        table = self.dialect.table_name(table) if table else None
         self._incremental, self._table, self.place = spec.options.incremental, table, place
         if self._incremental is not None and self._incremental.by != "cursor":
             todo = f"use by: cursor; {spec.type} has nothing else"
@@ -92,6 +93,20 @@ class SqlSource(ABC):
     def columns(self, expected: pa.Schema | None) -> pa.Schema:
         """The columns as they are now, but for ``schema.LINEAGE``: each target gets its own. expected: those of the
         target, where only the data tells a type. Raises SourceError if there is no such table."""
+
+    def described(self, found: Iterable[tuple[str, str]]) -> pa.Schema:
+        """For ``columns``: of names and native types, those of dpone among them. Raises SourceError for none, and for a
+        type that ``Dialect.reads`` does not know."""
+        schema = pa.schema([self._described(*column) for column in found])
+        if not schema.names:
+            raise SourceError(f"read {self.name}", f"there is no such table in {self.place}", "correct the name")
+        return pa.schema([field for field in schema if field.name not in LINEAGE])
+
+    def _described(self, name: str, native: str) -> pa.Field:
+        if (type_ := self.dialect.reads(native)) is None:
+            todo = "leave the column out, or cast it in a query"
+            raise SourceError(f"read {self.name}", f"column {name} is {native}, which has no place here", todo)
+        return pa.field(name, type_)
 
     @abstractmethod
     def listed(self) -> Iterable[Name]:

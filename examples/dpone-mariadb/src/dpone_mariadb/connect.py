@@ -10,7 +10,6 @@ from attrs import frozen
 from pymysql.constants import CLIENT
 
 from dpone.errors import ConfigError, DponeError
-from dpone.schema import Name
 from dpone.secret import Secret
 from dpone_mariadb.errors import failing
 
@@ -50,13 +49,6 @@ def place(connection: Secret | None) -> Place:
         tls = {"ssl_verify_cert": True, "ssl_verify_identity": True, "ssl_ca": query.get("ca", [None])[0]}
     password = Secret(unquote(url.password or ""))
     return Place(url.hostname, url.port or 3306, unquote(url.username or ""), password, unquote(database), tls)
-
-
-def table_name(name: Name) -> Name:
-    if len(name.parts) > 2:
-        todo = "write table: name, or table: database.name"
-        raise ConfigError("read a table name", f"{name} has {len(name.parts)} parts", todo)
-    return name
 
 
 def connect(where: Place, kind: type[DponeError], conv: Any) -> pymysql.connections.Connection[Any]:

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dpone.errors import ConfigError, DataError
+from dpone.errors import ConfigError
 from dpone.evolution import Stored, plain
 from dpone.jsontext import has_members
 from dpone.sql import types as common
@@ -35,8 +35,6 @@ _READS = {name: type_ for type_, name in _INTEGERS.items()} | {
     "inet4": pa.string(), "inet6": pa.string(), "enum": pa.string(), "set": pa.string(),
 }  # fmt: skip
 _COLUMN = re.compile(r"(\w+)(?:\((\d+)(?:,(\d+))?\)|\(.*\))?( unsigned)?.*", re.DOTALL)
-
-
 _KEPT = {
     "boolean": Stored("bit(1)", pa.bool_()),
     "floating": Stored("double", pa.float64(), "checked"),  # no NaN, no infinity; FLOAT is shown with six digits
@@ -85,17 +83,13 @@ def reads(native: str) -> pa.DataType | None:
     return pa.binary() if word.endswith(("blob", "binary")) else None
 
 
-def encode(array: pa.Array, type: pa.DataType, name: str) -> list[Any]:
-    """Values to bind, NULL as None. Raises DataError, without the value."""
-    try:
-        if pa.types.is_floating(type):
-            array = values.fitted(array, type)
-            if pc.any(pc.invert(pc.is_finite(array))).as_py():
-                raise Refused("NaN or an infinity, which MariaDB cannot keep", 0)
-        return values.encode(array, JSON if pa.types.is_string(type) and has_members(array.type) else type, zone="")
-    except Refused as error:
-        found = f"column {name}: {error.reason}"
-        raise DataError("load rows", found, "correct the value, or cast the column in the source") from error
+def encode(array: pa.Array, type: pa.DataType) -> list[Any]:
+    """Values to bind, NULL as None. Raises Refused."""
+    if pa.types.is_floating(type):
+        array = values.fitted(array, type)
+        if pc.any(pc.invert(pc.is_finite(array))).as_py():
+            raise Refused("NaN or an infinity, which MariaDB cannot keep", 0)
+    return values.encode(array, JSON if pa.types.is_string(type) and has_members(array.type) else type, zone="")
 
 
 def decode(given: Row, type: pa.DataType) -> pa.Array:
