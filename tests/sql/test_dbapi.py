@@ -16,7 +16,7 @@ import pytest
 
 from dpone.connectors.sqlite.database import SqliteDialect
 from dpone.contract import Load
-from dpone.errors import ConfigError, DataError, ErrorCodes, SinkError
+from dpone.errors import DataError, ErrorCodes, SinkError
 from dpone.pipeline import SinkSpec
 from dpone.schema import Name
 from dpone.sql import failing as sql
@@ -293,17 +293,6 @@ def test_a_table_is_dropped_while_nobody_can_write_it(db: Least, monkeypatch: py
     assert db.did.count("t is let go of") == 4
     with pytest.raises(SinkError, match="no such table"):
         db.rows("SELECT 1 FROM t")
-
-
-# ---- names and targets
-
-
-def test_a_name_has_as_many_parts_as_the_server_has_levels() -> None:
-    """What to write instead is said in the server's own words."""
-    dialect = SqliteDialect()
-    assert dialect.table_name(Name(("a", "b"))) == Name(("a", "b"))
-    with pytest.raises(ConfigError, match=r"a\.b\.c has 3 parts; write table: name, or table: schema\.name"):
-        dialect.table_name(Name(("a", "b", "c")))
 
 
 def test_a_target_that_the_database_calls_unfit_is_not_loaded(db: Least, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -127,6 +127,34 @@ def test_columns_are_described_by_their_native_types(path: Path) -> None:
             source.described([*found, ("x", "polygon")])
 
 
+class Described(Least):
+    as_table = "CREATE TEMP VIEW {} AS {}"
+
+    def columns(self, expected: pa.Schema | None) -> pa.Schema:
+        found = self.rows(f"SELECT name FROM pragma_table_info('{self.seen.last}')")
+        return self.described((name, "bigint") for (name,) in found)
+
+
+def test_a_query_is_described_by_what_is_made_of_it(path: Path) -> None:
+    """Once for each connection, and gone with it; of a table nothing is made."""
+    with closing(Described(path, "SELECT id AS other FROM orders -- all of it")) as source:
+        for _ in range(2):
+            assert source.schema().names == ["other"]
+            assert len(drained(source, source.window(None, NEW))) > 0
+    with closing(Described(path)) as source:
+        assert source.schema().names == ["id", "name"]
+        assert source.rows("SELECT name FROM sqlite_temp_master") == []
+
+
+def test_a_connection_on_which_a_query_cannot_be_described_is_closed(path: Path) -> None:
+    """The next question begins from the start."""
+    with closing(Described(path, "SELECT id FROM nowhere")) as source:
+        for opened in (1, 2):
+            with pytest.raises(sqlite3.OperationalError):
+                source.schema()
+            assert (source.opened, source._db) == (opened, None)
+
+
 def test_a_read_without_its_snapshot_is_refused(path: Path) -> None:
     """Once the part was read, or the source closed, its rows are those of another moment."""
     with closing(Least(path)) as source:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-
 from dpone.errors import ConfigError
 from dpone.pipeline import StateSpec
 from dpone.schema import Name
@@ -25,11 +23,6 @@ class PostgresState(SqlState):
 
     def database(self) -> PostgresDatabase:
         return PostgresDatabase(self._given, self._options, self._name)
-
-    def now(self, db: Database) -> datetime:
-        [(now,)] = db.rows("SELECT pg_catalog.clock_timestamp()")
-        at: datetime = now
-        return at
 
     def refused(self, db: Database, known: bool) -> tuple[str, str] | None:
         sql = "SELECT current_user, has_schema_privilege(oid, 'CREATE') FROM pg_namespace WHERE nspname = \0"

@@ -21,9 +21,8 @@ from dpone.strategy import Strategy
 from dpone.testing.loads import load
 from dpone.testing.rows import sample
 from dpone.testing.source import everything, read
-from dpone_mariadb.connect import place
+from dpone_mariadb.connect import place, tls
 from dpone_mariadb.database import MariadbDatabase, MariadbDialect
-from dpone_mariadb.types import stores
 
 FULL, MERGE = Strategy("full_refresh"), Strategy("merge", key="id")
 DDL = ("CREATE", "DROP", "ALTER", "RENAME", "TRUNCATE")
@@ -71,13 +70,13 @@ def test_every_type_comes_back_as_the_matrix_says(harness):
         load(harness, rows, FULL)
     found = everything(harness, harness.source())
     assert len(kept) > 25
-    assert found.schema.types == [stores(type_).arrow for type_ in kept.values()]
+    assert found.schema.types == [MariadbDialect().stores(type_).arrow for type_ in kept.values()]
     assert found.to_pylist() == rows.to_pylist()
 
 
 def is_kept(type_):
     try:
-        return bool(stores(type_))
+        return bool(MariadbDialect().stores(type_))
     except ConfigError:
         return False
 
@@ -160,7 +159,9 @@ def test_a_connection_that_dies_lets_go_of_everything(harness):
         db.close()
 
 
-@pytest.mark.parametrize("text", ["", "sqlite:///a.db", "mariadb://h", "mariadb:///db", "mariadb://h/db?ssl=1"])
+@pytest.mark.parametrize(
+    "text", ["", "sqlite:///a.db", "mariadb://h", "mariadb:///db", "mariadb://h/db?ssl=1", "mariadb://h:x/db"]
+)
 def test_a_connection_names_a_database(text):
     """Anything else is refused before anything is opened."""
     with pytest.raises(ConfigError):
@@ -169,10 +170,10 @@ def test_a_connection_names_a_database(text):
 
 def test_tls_is_verified_unless_the_address_says_otherwise():
     """Certificate and name; only ``tls=off`` leaves it out."""
-    assert place(Secret("mariadb://u:p%40@h/db")).tls == {
+    assert tls(place(Secret("mariadb://u:p%40@h/db"))) == {
         "ssl_verify_cert": True, "ssl_verify_identity": True, "ssl_ca": None
     }  # fmt: skip
-    assert place(Secret("mariadb://h/db?tls=off")).tls == {"ssl_disabled": True}
+    assert tls(place(Secret("mariadb://h/db?tls=off"))) == {"ssl_disabled": True}
 
 
 def test_a_server_without_tls_is_refused(harness):

@@ -27,12 +27,12 @@ import pyarrow as pa
 from attrs import frozen
 
 from dpone.errors import ConfigError, DataError
-from dpone.evolution import EXACT_IN_DOUBLE, inexact
+from dpone.evolution import EXACT_IN_DOUBLE, Stored, inexact, plain
 from dpone.schema import Name
-from dpone.sql.types import standard
+from dpone.sql.types import BACK, kind, standard
 
 if TYPE_CHECKING:
-    from dpone.evolution import Change, Stored
+    from dpone.evolution import Change
 
 Unit = Literal["bytes", "characters", "UTF-16 units"]
 _NUMBER = 32  # of a key, at most, in any unit: a column that is no text
@@ -44,9 +44,12 @@ class Dialect(ABC):
     quotes: ClassVar[tuple[str, str]] = ('"', '"')
     placeholder: ClassVar[str] = "?"
     unit: ClassVar[Unit] = "bytes"  # in which the server counts the length of a name and of a key; bytes are of UTF-8
+    kept: ClassVar[Mapping[str, str | Stored]] = {}  # of ``stores``: native types by ``sql.types.kind``
+    decimals: ClassVar[tuple[int, int]] = (38, 38)  # of ``stores``: how many digits a decimal has, and after the point
     levels: ClassVar[tuple[str, ...]] = ("schema", "name")  # of the name of a table in a pipeline
     max_identifier: ClassVar[int | None] = None  # length of a name; None: no limit
     max_key: ClassVar[int | None] = None  # length of a primary key, all columns together; None: a text may be any
+    text_index: ClassVar[str] = "{}"  # a text of any length in an index, by column and length; empty: there is none
     max_columns: ClassVar[int | None] = None  # of a table; None: no limit
     on_conflict: ClassVar[bool] = True  # False: no statement like ``upsert``; an UPDATE and an INSERT do it
     ddl_commits: ClassVar[bool] = False  # True: a DDL statement commits what came before it, and itself
@@ -64,7 +67,11 @@ class Dialect(ABC):
         if found := self.too_long(identifier):
             raise _bad(identifier, f"it has {found}")
         left, right = self.quotes
-        return left + identifier.replace(right, right * 2) + right
+        return self._no_placeholder(left + identifier.replace(right, right * 2) + right)
+
+    def _no_placeholder(self, text: str) -> str:
+        """A driver whose placeholder is %s takes a single % for one."""
+        return text.replace("%", "%%") if self.placeholder == "%s" else text
 
     def too_long(self, identifier: str) -> str:
         """How long a name is, and what the limit is; empty: it is not too long."""
@@ -98,11 +105,25 @@ class Dialect(ABC):
         """Text written into a statement where nothing can be bound; only ever for values dpone made itself."""
         if "\0" in text:
             raise _bad(text, "it has a NUL")
-        return "'" + text.replace("'", "''") + "'"
+        return self._no_placeholder("'" + text.replace("'", "''") + "'")
 
-    @abstractmethod
     def stores(self, type: pa.DataType) -> Stored:
-        """How a value of an Arrow type is kept."""
+        """How a value of an Arrow type is kept. Here by ``kept``, in which a decimal has a {} for its digits and
+        one for those after the point. Raises ConfigError for what has no place."""
+        type = plain(type)
+        word = kind(type)
+        native = self.kept.get(word)
+        if native is None or (word == "decimal" and not self._holds(type)):
+            raise ConfigError(f"keep {type}", "the system has no such type", "cast the column in the source")
+        if isinstance(native, Stored):
+            return native
+        if word == "decimal":
+            return Stored(native.format(type.precision, type.scale), _decimal(type.precision, type.scale))
+        arrow, fidelity = BACK[word]
+        return Stored(native, arrow, "checked" if type == pa.time64("ns") else fidelity)
+
+    def _holds(self, decimal: pa.DataType) -> bool:
+        return bool(decimal.precision <= self.decimals[0] and 0 <= decimal.scale <= self.decimals[1])
 
     def reads(self, native: str) -> pa.DataType | None:
         """The Arrow type of a column declared as ``native``; None: no such type. Here the names of the SQL standard and
@@ -206,8 +227,12 @@ class Dialect(ABC):
 
     def create_index(self, table: Name, schema: pa.Schema, columns: Sequence[str], suffix: str = "key") -> str:
         """On these columns of a table of this schema; empty: the server has no such index. It is for speed alone."""
-        index = self.quote(f"{table.last}_{suffix}")
-        return f"CREATE INDEX {index} ON {self.name(table)} ({self.columns(columns)})"
+        index, most = self.quote(f"{table.last}_{suffix}"), self.key_size(schema, columns)
+        forms = [self.text_index if self.is_text(schema.field(name).type) else "{}" for name in columns]
+        if "" in forms:
+            return ""
+        parts = (form.format(self.quote(name), most) for form, name in zip(forms, columns, strict=True))
+        return f"CREATE INDEX {index} ON {self.name(table)} ({', '.join(parts)})"
 
     def insert_into(self, target: Name, names: Iterable[str]) -> str:
         """The begin of an INSERT of rows that bring these columns."""
@@ -255,6 +280,10 @@ class Dialect(ABC):
         """Set columns of the target (alias t) to expressions over ``source`` (alias s)."""
         sets = ", ".join(f"{self.quote(column)} = {value}" for column, value in values.items())
         return f"UPDATE {self.name(target)} AS t SET {sets} FROM {source} AS s WHERE {where}"
+
+
+def _decimal(precision: int, scale: int) -> pa.DataType:
+    return pa.decimal128(precision, scale) if precision <= 38 else pa.decimal256(precision, scale)
 
 
 def _bad(identifier: str, why: str) -> ConfigError:

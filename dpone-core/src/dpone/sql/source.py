@@ -31,6 +31,7 @@ from dpone.sql.values import Refused
 
 BATCH_ROWS = 10_000
 _BATCH_BYTES = 8_000_000
+_QUERY = Name((f"{PREFIX}query",))
 _FIRST_ROWS = 100  # of a read: then it is known how large a row is
 
 
@@ -42,13 +43,17 @@ class SqlSource(ABC):
     one window, which ``cut`` offers, are read at once, over the same connection: only for a driver that can do that.
 
     dialect   quotes names and gives the placeholder
+    as_table  makes of a query (the second {}) what the catalogue has columns of, by a name (the first {}), for the
+              connection alone; empty: nothing is made, and ``seen`` is not used
     cursor    how it reads by a cursor column
     place     where it reads, for people: no user, no password
     name      of the table or query, for messages
+    seen      the table, or what ``as_table`` makes
     relation  what stands after FROM, with the alias s. A query may end with a comment: the bracket is in the next line
     """
 
     dialect: ClassVar[Dialect]
+    as_table: ClassVar[str] = ""
     cursor: ClassVar[type[SqlCursor]] = SqlCursor
 
     def __init__(self, spec: SourceSpec, table: Name | None, place: str) -> None:
@@ -57,7 +62,7 @@ class SqlSource(ABC):
         if self._incremental is not None and self._incremental.by != "cursor":
             todo = f"use by: cursor; {spec.type} has nothing else"
             raise ConfigError(f"read source {spec.type}", f"incremental.by: {self._incremental.by}", todo)
-        self.name = str(table) if table else "the query"
+        self.name, self.seen = (str(table), table) if table else ("the query", _QUERY)
         self._query = (spec.query or "").strip().rstrip(";")
         asked = self._query.replace("%", "%%") if self.dialect.placeholder == "%s" else self._query
         self.relation = self.dialect.name(table) if table else f"({asked}\n)"
@@ -234,7 +239,18 @@ class SqlSource(ABC):
     def connection(self) -> Any:
         if self._db is None:
             self._db = self.connect()
+            if self._table is None and self.as_table:
+                self._make_table()
         return self._db
+
+    def _make_table(self) -> None:
+        sql = self.as_table.format(self.dialect.name(_QUERY), f"SELECT * FROM {self.relation} AS s")
+        try:
+            with self.failing():
+                self._db.cursor().execute(sql, ())
+        except BaseException:
+            self.disconnect()
+            raise
 
     def disconnect(self) -> None:
         db, self._db = self._db, None

@@ -14,14 +14,14 @@ from pymysql.constants import FIELD_TYPE
 from pymysql.converters import conversions
 
 from dpone.errors import Category, ConfigError, SinkError
-from dpone.evolution import Stored
+from dpone.evolution import Stored, plain
 from dpone.schema import Name
+from dpone.sql.address import Server
 from dpone.sql.catalog import Catalog, foreign_keys
 from dpone.sql.dbapi import DbapiDatabase
 from dpone.sql.dialect import Dialect, Reference
 from dpone_mariadb import types
-from dpone_mariadb.connect import Place, connect
-from dpone_mariadb.errors import failing
+from dpone_mariadb.connect import connect, failing
 
 _INSTANT = {FIELD_TYPE.DATETIME: lambda text: datetime.fromisoformat(text).replace(tzinfo=UTC)}
 
@@ -30,33 +30,33 @@ class MariadbDialect(Dialect):
     quotes = ("`", "`")
     placeholder = "%s"
     levels = ("database", "name")
+    kept = types.KEPT
+    decimals = (65, 38)
     unit = "characters"
     max_identifier = 64
     max_key = 3072 // 4  # https://mariadb.com/kb/en/innodb-limitations/
+    text_index = "{}({})"  # its begin
     max_columns = 1017  # of InnoDB
     on_conflict = False
     ddl_commits = True
     holds_new_rows = False  # locks of InnoDB are of rows; LOCK TABLES would commit
 
     def quote(self, identifier: str) -> str:
-        """Characters of the basic plane, none of them a blank at the end. The driver takes % for a placeholder."""
+        """Characters of the basic plane, none of them a blank at the end."""
         if identifier.endswith(" ") or any(ord(c) > 0xFFFF for c in identifier):
             found = f"{identifier[:40]!a}: a name has no character beyond U+FFFF and no blank at the end"
             raise ConfigError("quote an identifier", found, "rename the table or column")
-        return super().quote(identifier).replace("%", "%%")
-
-    def literal(self, text: str) -> str:
-        return super().literal(text).replace("%", "%%")
+        return super().quote(identifier)
 
     def stores(self, type: pa.DataType) -> Stored:
-        return types.stores(type)
+        type = plain(type)
+        return Stored(types.INTEGERS[type], type) if type in types.INTEGERS else super().stores(type)
 
     def reads(self, native: str) -> pa.DataType | None:
         return types.reads(native)
 
     def parameter(self, value: Any, type: pa.DataType) -> Any:
-        given = value if isinstance(value, datetime) else str(value)
-        return types.encode(pa.array([given]), type)[0]
+        return types.encode(pa.array([str(value)]), type)[0]
 
     def skip_existing(self, key: Sequence[str]) -> str:
         return f" ON DUPLICATE KEY UPDATE {self.quote(key[0])} = {self.quote(key[0])}"
@@ -77,13 +77,6 @@ class MariadbDialect(Dialect):
     def create_table(self, table: Name, schema: pa.Schema, key: Sequence[str] = ()) -> str:
         return f"{super().create_table(table, schema, key)} ENGINE=InnoDB CHARACTER SET utf8mb4"
 
-    def create_index(self, table: Name, schema: pa.Schema, columns: Sequence[str], suffix: str = "key") -> str:
-        """Of a text its begin."""
-        most = self.key_size(schema, columns)
-        texts = [name for name in columns if self.is_text(schema.field(name).type)]
-        parts = (f"{self.quote(name)}({most})" if name in texts else self.quote(name) for name in columns)
-        return f"CREATE INDEX {self.quote(f'{table.last}_{suffix}')} ON {self.name(table)} ({', '.join(parts)})"
-
     def widen_column(self, table: Name, before: pa.Field, after: pa.Field) -> list[str]:
         if self.stores(before.type).native == self.stores(after.type).native:
             return []
@@ -93,8 +86,7 @@ class MariadbDialect(Dialect):
         return f"DELETE t FROM {self.name(target)} AS t WHERE {where}"
 
     def delete_keys(self, target: Name, source: str, key: Sequence[str]) -> str:
-        same = " AND ".join(f"t.{self.quote(k)} = s.{self.quote(k)}" for k in key)
-        return f"DELETE t FROM {self.name(target)} AS t JOIN {source} AS s ON {same}"
+        return f"DELETE t FROM {self.name(target)} AS t JOIN {source} AS s ON {self.same(key)}"
 
     def update_from(self, target: Name, source: str, values: Mapping[str, str], where: str) -> str:
         sets = ", ".join(f"t.{self.quote(column)} = {value}" for column, value in values.items())
@@ -107,7 +99,7 @@ class MariadbDatabase(Catalog, DbapiDatabase):
     filled = "coalesce(i.column_default, 'NULL') <> 'NULL' OR instr(i.extra, 'auto_increment') > 0"
     writable = "i.generation_expression IS NULL"
 
-    def __init__(self, where: Place) -> None:
+    def __init__(self, where: Server) -> None:
         super().__init__(MariadbDialect(), where.database)
         self._where, self._lock = where, ""
 
