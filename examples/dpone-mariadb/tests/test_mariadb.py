@@ -16,6 +16,7 @@ from dpone.errors import Category, ConfigError, DataError, SinkError
 from dpone.ops.matrix import ARROW_TYPES
 from dpone.pipeline import Incremental, Lineage
 from dpone.position import Position
+from dpone.schema import Name
 from dpone.secret import Secret
 from dpone.strategy import Strategy
 from dpone.testing.loads import load
@@ -284,6 +285,21 @@ def test_a_float_is_read_as_it_is(harness):
     harness.run("CREATE TABLE orders (f float)")
     harness.run("INSERT INTO orders VALUES (16777215), (0.1), (NULL)")
     assert everything(harness, harness.source())["f"].to_pylist() == [16777215.0, 0.10000000149011612, None]
+
+
+def test_an_unsigned_number_is_read_as_what_it_is(harness):
+    """Of each width, and with digits of its own."""
+    kinds = {
+        "tinyint unsigned": pa.uint8(), "bigint(20) unsigned zerofill": pa.uint64(), "float unsigned": pa.float32(),
+        "double unsigned": pa.float64(), "decimal(9,2) unsigned": pa.decimal128(9, 2), "mediumint": pa.int32(),
+    }  # fmt: skip
+    columns = ", ".join(f"c{i} {kind}" for i, kind in enumerate(kinds))
+    harness.run(f"CREATE TABLE orders ({columns})")
+    harness.run(f"INSERT INTO orders VALUES ({', '.join('7' * len(kinds))})")
+    assert everything(harness, harness.source()).schema.types == [*kinds.values()]
+    target = MariadbDatabase(place(harness.sink(FULL).connection))
+    with closing(target):
+        assert target.schema(Name(("orders",))).types == [*kinds.values()]
 
 
 def test_a_read_that_is_given_up_leaves_nothing_behind(harness):
