@@ -151,7 +151,7 @@ def test_a_connection_on_which_a_query_cannot_be_described_is_closed(path: Path)
     with closing(Described(path, "SELECT id FROM nowhere")) as source:
         for opened in (1, 2):
             with pytest.raises(sqlite3.OperationalError):
-                source.schema()
+                source.rows("SELECT 1")
             assert (source.opened, source._db) == (opened, None)
 
 
