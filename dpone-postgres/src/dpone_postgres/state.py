@@ -13,6 +13,8 @@ from dpone_postgres.database import PostgresDatabase
 
 
 class PostgresState(SqlState):
+    clock = "pg_catalog.clock_timestamp()"  # CURRENT_TIMESTAMP stands still in a transaction
+
     def __init__(self, spec: StateSpec) -> None:
         options = spec.options if isinstance(spec.options, PostgresStateOptions) else PostgresStateOptions()
         if spec.connection is None:

@@ -34,10 +34,11 @@ class SqlState(ABC):
     renewed from another thread.
 
     saved_at, expires: types of the columns of these times.
-    clock: the server's time, as ``Database.rows`` gives an instant.
+    clock: the server's time at the moment when it is asked, whatever the transaction, as ``Database.rows`` gives an
+        instant; not needed where ``now`` is overridden.
     """
 
-    clock: ClassVar[str] = "CURRENT_TIMESTAMP"
+    clock: ClassVar[str]
     saved_at: ClassVar[pa.DataType] = INSTANT
     expires: ClassVar[pa.DataType] = INSTANT
 
