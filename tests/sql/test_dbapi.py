@@ -20,7 +20,7 @@ from dpone.errors import DataError, ErrorCodes, SinkError
 from dpone.pipeline import SinkSpec
 from dpone.schema import Name
 from dpone.sql import failing as sql
-from dpone.sql.catalog import Catalog
+from dpone.sql.catalog import Catalog, foreign_keys
 from dpone.sql.dbapi import DbapiDatabase
 from dpone.sql.dialect import Reference, transaction
 from dpone.sql.sink import SqlSink
@@ -259,6 +259,20 @@ def test_what_depends_on_a_table_is_found(db: Least, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(db, "hanging", lambda table, column: [f"index of {column}"])
     lines(db, "views", ("main", "v", "SELECT a_b FROM t"), ("sys", "w", "SELECT a_b FROM t"), ("main", "x", "axb"))
     assert db.dependants(T, "a_b") == ["view v", "a reference from s.r", "index of a_b"]
+
+
+def test_a_foreign_key_is_made_of_its_lines() -> None:
+    """One for each name of a table, its columns in their order; the rule says whether a deleted row takes others
+    along."""
+    lines = [
+        ("s", "a", "f", "CASCADE", "x", "id"), ("s", "a", "f", "CASCADE", "y", "day"),
+        ("s", "a", "g", "NO ACTION", "z", "id"), ("s", "b", "f", "SET NULL", "x", "id"),
+    ]  # fmt: skip
+    a, b = Name(("s", "a")), Name(("s", "b"))
+    assert foreign_keys(lines) == [
+        Reference(a, (("x", "id"), ("y", "day")), acts=True, immediate=True),
+        Reference(a, (("z", "id"),), acts=False, immediate=True), Reference(b, (("x", "id"),), True, True),
+    ]  # fmt: skip
 
 
 # ---- what a server whose DDL commits does besides
