@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from pathlib import Path
 
 import pytest
 
 from dpone.contract import OPTIONAL
+from dpone.sql.catalog import Catalog
 from dpone.sql.cursor import Cursored
+from dpone.sql.dbapi import DbapiDatabase
 from dpone.sql.dialect import Database, Dialect
 from dpone.testing import hostile
 
@@ -30,17 +33,18 @@ def test_the_page_shows_the_example() -> None:
     assert len(FENCES) >= 5
 
 
-@pytest.mark.parametrize("kind", [Dialect, Database])
+@pytest.mark.parametrize("kind", [Dialect, Database, DbapiDatabase, Catalog])
 def test_the_page_lists_every_member_of_a_sql_connector(kind: type) -> None:
-    """Each in one row of its table, and those that have no default in bold."""
+    """Each in one row of its table, and those that have no default in bold; of a base, what it adds to a Database."""
     section = re.search(rf"^### The {kind.__name__}\n(.*?)^### ", PAGE, re.MULTILINE | re.DOTALL)
     assert section
     first = [cell for line in section[1].splitlines() if (cell := line.removeprefix("| ").partition(" | ")[0]) != line]
     listed = [name for cell in first for name in re.findall(r"`(\w+)`", cell)]
     bold = {name for cell in first for name in re.findall(r"\*\*`(\w+)`\*\*", cell)}
-    members = {*vars(kind), *kind.__annotations__}
+    known = {*vars(Database)} if kind in (DbapiDatabase, Catalog) else {*()}
+    members = {*vars(kind), *inspect.get_annotations(kind)} - known
     assert sorted(listed) == sorted(name for name in members if not name.startswith("_"))
-    assert bold == {*kind.__abstractmethods__} | ({"dialect"} if kind is Database else {*()})
+    assert bold == ({*kind.__abstractmethods__} & members) | ({"dialect"} if kind is Database else {*()})
 
 
 def test_the_page_lists_the_types_that_every_sink_keeps() -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import pytest
 from tests.postgres.proxy import proxy
@@ -23,6 +24,7 @@ from tests.sqlite.test_sqlite_state import (  # noqa: F401  # the rules of every
 from dpone.errors import Busy, Conflict, StateError
 from dpone.pipeline import StateSpec
 from dpone.secret import Secret
+from dpone.sql.dialect import transaction
 from dpone_postgres.config import PostgresStateOptions
 from dpone_postgres.state import PostgresState
 
@@ -83,6 +85,14 @@ def test_OUT_12_a_server_that_was_away_at_the_release_locks_nobody_out(target: T
     assert target.query(f'SELECT owner FROM "{target.schema}"."__dpone__locks"') == [(lost.owner,)]
     with make(target).lock("k", 3600), pytest.raises(Busy), make(target).lock("k", 60):
         pass
+
+
+def test_the_clock_goes_on_within_a_transaction(state: PostgresState) -> None:
+    """Whoever has waited for a lock there is not told the time at which it began to wait."""
+    with closing(state.database()) as db, transaction(db, "x"):
+        before = state.now(db)
+        db.rows("SELECT 1 FROM pg_sleep(0.01)")
+        assert state.now(db) > before
 
 
 def test_ST_02_renewal_keeps_the_lease(target: Target, state: PostgresState) -> None:

@@ -21,7 +21,7 @@ from dpone.contract import Window, WindowRequest
 from dpone.errors import ConfigError, DataError, SourceError
 from dpone.pipeline import Incremental, SourceOptions, SourceSpec
 from dpone.position import Position
-from dpone.schema import Name
+from dpone.schema import LOAD_ID, Name
 from dpone.sql.cursor import digest
 from dpone.sql.cursored import SqlCursor
 from dpone.sql.source import SqlSource, new_rows, what, within, within_project
@@ -113,6 +113,46 @@ def test_tables_are_listed_without_dpone_s_own(path: Path) -> None:
     with closing(Least(path)) as source:
         assert source.tables("*") == ["lines", "orders"]
         assert source.tables("o*") == ["orders"]
+
+
+def test_columns_are_described_by_their_native_types(path: Path) -> None:
+    """Without those that dpone adds to a target; no column is no table, and a type that nobody knows is no text."""
+    with closing(Least(path)) as source:
+        found = [("id", "bigint"), ("at", "date"), (LOAD_ID, "text")]
+        assert source.described(found) == pa.schema([("id", pa.int64()), ("at", pa.date32())])
+        assert source.described(found[2:]) == pa.schema([])
+        with pytest.raises(SourceError, match="there is no such table"):
+            source.described([])
+        with pytest.raises(SourceError, match="column x is polygon, which has no place here"):
+            source.described([*found, ("x", "polygon")])
+
+
+class Described(Least):
+    as_table = "CREATE TEMP VIEW {} AS {}"
+
+    def columns(self, expected: pa.Schema | None) -> pa.Schema:
+        found = self.rows(f"SELECT name FROM pragma_table_info('{self.seen.last}')")
+        return self.described((name, "bigint") for (name,) in found)
+
+
+def test_a_query_is_described_by_what_is_made_of_it(path: Path) -> None:
+    """Once for each connection, and gone with it; of a table nothing is made."""
+    with closing(Described(path, "SELECT id AS other FROM orders -- all of it")) as source:
+        for _ in range(2):
+            assert source.schema().names == ["other"]
+            assert len(drained(source, source.window(None, NEW))) > 0
+    with closing(Described(path)) as source:
+        assert source.schema().names == ["id", "name"]
+        assert source.rows("SELECT name FROM sqlite_temp_master") == []
+
+
+def test_a_connection_on_which_a_query_cannot_be_described_is_closed(path: Path) -> None:
+    """The next question begins from the start."""
+    with closing(Described(path, "SELECT FROM orders")) as source:
+        for opened in (1, 2):
+            with pytest.raises(sqlite3.OperationalError):
+                source.rows("SELECT 1")
+            assert (source.opened, source._db) == (opened, None)
 
 
 def test_a_read_without_its_snapshot_is_refused(path: Path) -> None:

@@ -15,6 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from attrs import frozen
 
+from dpone.sql.values import Refused
+
 FORMAT = "postgres-binary-copy"  # of a stream: header, rows and trailer
 HEADER = b"PGCOPY\n\377\r\n\0" + bytes(8)
 TRAILER = b"\xff\xff"
@@ -22,14 +24,6 @@ _NULL = b"\xff\xff\xff\xff"
 _DAYS, _MICROSECONDS = 10_957, 946_684_800_000_000  # 2000-01-01, from 1970-01-01
 _INT = np.iinfo(np.int64)
 _NAN, _NEGATIVE, _POSITIVE = 0xC000, 0x4000, 0x0000  # signs of a numeric (utils/adt/numeric.c)
-
-
-class Refused(ValueError):
-    """A value that has no place on the other side. ``reason`` does not show it; ``row`` counts from 0."""
-
-    def __init__(self, reason: str, row: int) -> None:
-        super().__init__(reason)
-        self.reason, self.row, self.column = reason, row, ""
 
 
 # ---- COPY to Arrow

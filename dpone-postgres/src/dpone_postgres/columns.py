@@ -18,8 +18,8 @@ import numpy as np
 import pyarrow as pa
 from attrs import frozen
 
+from dpone.sql.values import Refused
 from dpone_postgres import binary, texts, types
-from dpone_postgres.binary import Refused
 
 MOST = 800  # columns, each at most two of the 1,664 that a SELECT may have
 FEW, _MANY = 16, 128  # pages of 8 kB in one message, at first and at most

@@ -18,8 +18,8 @@ from dpone.evolution import Change, Stored
 from dpone.schema import LINEAGE, NATIVE, Name
 from dpone.sql.dialect import Database, Dialect, Reference
 from dpone.sql.types import limit_of
+from dpone.sql.values import Refused
 from dpone_postgres import binary, types
-from dpone_postgres.binary import Refused
 from dpone_postgres.config import PostgresSinkOptions
 from dpone_postgres.connect import connect, where
 from dpone_postgres.errors import failing

@@ -20,8 +20,8 @@ from dpone.changes import COMMIT, COMMITTED_AT, EVENT_ID, OPERATION, ORDINAL, ba
 from dpone.contract import ChangeTable
 from dpone.errors import DataError, SourceError
 from dpone.ids import ulid
+from dpone.sql.values import Refused
 from dpone_postgres import binary
-from dpone_postgres.binary import Refused
 from dpone_postgres.connect import connect
 from dpone_postgres.database import PostgresDialect
 from dpone_postgres.errors import failing

@@ -32,8 +32,9 @@ from dpone.changes import (
 from dpone.contract import ChangeTable
 from dpone.errors import DataError, IdentityChanged, SourceError
 from dpone.schema import Name
+from dpone.sql.values import Refused
 from dpone_postgres import texts
-from dpone_postgres.binary import Refused, _bytes, _Cells
+from dpone_postgres.binary import _bytes, _Cells
 from dpone_postgres.types import SPECIAL, Column
 
 _EPOCH = 946_684_800_000_000  # 2000-01-01 in microseconds from 1970-01-01

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import io
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
-from dpone.jsontext import NotJson, has_members, json_texts
-from dpone.nanoseconds import misfit
-from dpone_postgres.binary import Refused
+from dpone.jsontext import has_members
+from dpone.sql.values import Refused, as_json, fitted, unpacked
 from dpone_postgres.types import JSON, UUID
 
 _PIECE_BYTES = 8_000_000
@@ -28,63 +26,27 @@ def pieces(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
 
 def as_type(array: pa.Array, type: pa.DataType) -> pa.Array:
     """The same values as ``type``, one that a column has (``types.Column.arrow``). Raises Refused."""
-    array = _plain(array)
+    array = unpacked(array)
     if type == JSON and isinstance(type, pa.BaseExtensionType):
-        texts = _json_texts(array) if has_members(array.type) else _storage(array).cast(pa.string())
+        texts = as_json(array) if has_members(array.type) else _storage(array).cast(pa.string())
         return pa.ExtensionArray.from_storage(type, texts)
     if type == pa.string() and (pa.types.is_duration(array.type) or pa.types.is_interval(array.type)):
         return _interval_texts(array)
     if array.type == type:
         return array
     if type == UUID:
-        return pa.ExtensionArray.from_storage(UUID, _cast(_storage(array), pa.binary(16)))
-    return _cast(_storage(array), type)
-
-
-def _plain(array: pa.Array) -> pa.Array:
-    while True:
-        if pa.types.is_dictionary(array.type):
-            array = array.dictionary_decode()
-        elif pa.types.is_run_end_encoded(array.type):
-            array = pc.run_end_decode(array)
-        else:
-            return array
+        return pa.ExtensionArray.from_storage(UUID, fitted(array, pa.binary(16)))
+    return fitted(array, type)
 
 
 def _storage(array: pa.Array) -> pa.Array:
     return array.storage if isinstance(array.type, pa.BaseExtensionType) else array
 
 
-def _cast(array: pa.Array, type: pa.DataType) -> pa.Array:
-    """A checked cast; the error names the first row that does not fit."""
-    if array.type == type:
-        return array
-    try:
-        return array.cast(type)
-    except pa.ArrowNotImplementedError:
-        raise Refused(f"{array.type} has no form as {type}", 0) from None
-    except pa.ArrowInvalid:
-        row = _first_bad(array, lambda piece: piece.cast(type))
-        raise Refused(misfit(array.type, type), row) from None
-
-
-def _first_bad(values: Any, attempt: Callable[[Any], Any]) -> int:
-    """Index of the first value at which ``attempt`` of a slice raises, by halving."""
-    low, high = 0, len(values)
-    while high - low > 1:
-        middle = (low + high) // 2
-        try:
-            attempt(values[low:middle])
-            low = middle
-        except (pa.ArrowException, ValueError, OverflowError):
-            high = middle
-    return low
-
-
 def _interval_texts(array: pa.Array) -> pa.Array:
     """As PostgreSQL reads an interval; its smallest unit is the microsecond."""
     if pa.types.is_duration(array.type):
-        number = _cast(array, pa.duration("us")).cast(pa.int64()).cast(pa.string())
+        number = fitted(array, pa.duration("us")).cast(pa.int64()).cast(pa.string())
         return pc.binary_join_element_wise(number, "microseconds", " ")
     texts: list[str | None] = []
     for row, value in enumerate(array.to_pylist()):
@@ -95,13 +57,6 @@ def _interval_texts(array: pa.Array) -> pa.Array:
         )
         texts.append(text)
     return pa.array(texts, pa.string())
-
-
-def _json_texts(array: pa.Array) -> pa.Array:
-    try:
-        return json_texts(array)
-    except NotJson as error:
-        raise Refused(f"{error.reason} in a value of {array.type}, which has no form in JSON", error.row) from None
 
 
 # ---- CSV

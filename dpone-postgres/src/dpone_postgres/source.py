@@ -19,8 +19,8 @@ from dpone.schema import LINEAGE, PREFIX, Name
 from dpone.sql.cursor import Bound, CursorPlan, Reading, Span, cursor_column
 from dpone.sql.in_flight import settle
 from dpone.sql.source import BATCH_ROWS, new_rows, snapshot, what
+from dpone.sql.values import Refused
 from dpone_postgres import binary, columns, types, xmin
-from dpone_postgres.binary import Refused
 from dpone_postgres.columns import Gathered
 from dpone_postgres.config import PostgresSourceOptions
 from dpone_postgres.connect import parameters, table_name, where

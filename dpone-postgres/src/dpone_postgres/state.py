@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-
 from dpone.errors import ConfigError
 from dpone.pipeline import StateSpec
 from dpone.schema import Name
@@ -15,6 +13,8 @@ from dpone_postgres.database import PostgresDatabase
 
 
 class PostgresState(SqlState):
+    clock = "pg_catalog.clock_timestamp()"  # CURRENT_TIMESTAMP stands still in a transaction
+
     def __init__(self, spec: StateSpec) -> None:
         options = spec.options if isinstance(spec.options, PostgresStateOptions) else PostgresStateOptions()
         if spec.connection is None:
@@ -25,11 +25,6 @@ class PostgresState(SqlState):
 
     def database(self) -> PostgresDatabase:
         return PostgresDatabase(self._given, self._options, self._name)
-
-    def now(self, db: Database) -> datetime:
-        [(now,)] = db.rows("SELECT pg_catalog.clock_timestamp()")
-        at: datetime = now
-        return at
 
     def refused(self, db: Database, known: bool) -> tuple[str, str] | None:
         sql = "SELECT current_user, has_schema_privilege(oid, 'CREATE') FROM pg_namespace WHERE nspname = \0"

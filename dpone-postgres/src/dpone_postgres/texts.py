@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dpone_postgres.binary import Refused
+from dpone.sql.values import Refused
 from dpone_postgres.types import INSTANT, MOMENT, TIME
 
 _HEX = np.full(256, 255, np.uint8)

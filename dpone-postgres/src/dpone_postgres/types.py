@@ -14,7 +14,7 @@ from dpone.evolution import Stored, plain
 from dpone.keys import NONE, compared
 from dpone.schema import DEFAULT, NATIVE
 from dpone.sql import types as common
-from dpone_postgres.binary import Refused
+from dpone.sql.values import Refused
 
 JSON, UUID = common.JSON, common.UUID
 INSTANT, MOMENT, TIME = pa.timestamp("us", "UTC"), pa.timestamp("us"), pa.time64("us")

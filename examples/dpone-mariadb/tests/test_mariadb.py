@@ -16,14 +16,14 @@ from dpone.errors import Category, ConfigError, DataError, SinkError
 from dpone.ops.matrix import ARROW_TYPES
 from dpone.pipeline import Incremental, Lineage
 from dpone.position import Position
+from dpone.schema import Name
 from dpone.secret import Secret
 from dpone.strategy import Strategy
 from dpone.testing.loads import load
 from dpone.testing.rows import sample
 from dpone.testing.source import everything, read
-from dpone_mariadb.connect import place
+from dpone_mariadb.connect import place, tls
 from dpone_mariadb.database import MariadbDatabase, MariadbDialect
-from dpone_mariadb.types import stores
 
 FULL, MERGE = Strategy("full_refresh"), Strategy("merge", key="id")
 DDL = ("CREATE", "DROP", "ALTER", "RENAME", "TRUNCATE")
@@ -71,13 +71,13 @@ def test_every_type_comes_back_as_the_matrix_says(harness):
         load(harness, rows, FULL)
     found = everything(harness, harness.source())
     assert len(kept) > 25
-    assert found.schema.types == [stores(type_).arrow for type_ in kept.values()]
+    assert found.schema.types == [MariadbDialect().stores(type_).arrow for type_ in kept.values()]
     assert found.to_pylist() == rows.to_pylist()
 
 
 def is_kept(type_):
     try:
-        return bool(stores(type_))
+        return bool(MariadbDialect().stores(type_))
     except ConfigError:
         return False
 
@@ -174,7 +174,9 @@ def test_a_connection_that_dies_lets_go_of_everything(harness):
         db.close()
 
 
-@pytest.mark.parametrize("text", ["", "sqlite:///a.db", "mariadb://h", "mariadb:///db", "mariadb://h/db?ssl=1"])
+@pytest.mark.parametrize(
+    "text", ["", "sqlite:///a.db", "mariadb://h", "mariadb:///db", "mariadb://h/db?ssl=1", "mariadb://h:x/db"]
+)
 def test_a_connection_names_a_database(text):
     """Anything else is refused before anything is opened."""
     with pytest.raises(ConfigError):
@@ -183,10 +185,10 @@ def test_a_connection_names_a_database(text):
 
 def test_tls_is_verified_unless_the_address_says_otherwise():
     """Certificate and name; only ``tls=off`` leaves it out."""
-    assert place(Secret("mariadb://u:p%40@h/db")).tls == {
+    assert tls(place(Secret("mariadb://u:p%40@h/db"))) == {
         "ssl_verify_cert": True, "ssl_verify_identity": True, "ssl_ca": None
     }  # fmt: skip
-    assert place(Secret("mariadb://h/db?tls=off")).tls == {"ssl_disabled": True}
+    assert tls(place(Secret("mariadb://h/db?tls=off"))) == {"ssl_disabled": True}
 
 
 def test_a_server_without_tls_is_refused(harness):
@@ -297,6 +299,21 @@ def test_a_float_is_read_as_it_is(harness):
     harness.run("CREATE TABLE orders (f float)")
     harness.run("INSERT INTO orders VALUES (16777215), (0.1), (NULL)")
     assert everything(harness, harness.source())["f"].to_pylist() == [16777215.0, 0.10000000149011612, None]
+
+
+def test_an_unsigned_number_is_read_as_what_it_is(harness):
+    """Of each width, and with digits of its own."""
+    kinds = {
+        "tinyint unsigned": pa.uint8(), "bigint(20) unsigned zerofill": pa.uint64(), "float unsigned": pa.float32(),
+        "double unsigned": pa.float64(), "decimal(9,2) unsigned": pa.decimal128(9, 2), "mediumint": pa.int32(),
+    }  # fmt: skip
+    columns = ", ".join(f"c{i} {kind}" for i, kind in enumerate(kinds))
+    harness.run(f"CREATE TABLE orders ({columns})")
+    harness.run(f"INSERT INTO orders VALUES ({', '.join('7' * len(kinds))})")
+    assert everything(harness, harness.source()).schema.types == [*kinds.values()]
+    target = MariadbDatabase(place(harness.sink(FULL).connection))
+    with closing(target):
+        assert target.schema(Name(("orders",))).types == [*kinds.values()]
 
 
 def test_a_read_that_is_given_up_leaves_nothing_behind(harness):

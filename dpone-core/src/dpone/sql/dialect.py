@@ -22,8 +22,8 @@ from __future__ import annotations
 import hashlib
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import wraps
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -31,13 +31,13 @@ import pyarrow as pa
 from attrs import frozen
 
 from dpone.errors import ConfigError, DataError
-from dpone.evolution import EXACT_IN_DOUBLE, inexact
+from dpone.evolution import EXACT_IN_DOUBLE, Stored, inexact, plain
 from dpone.schema import Name
 from dpone.sql.failing import saying
-from dpone.sql.types import standard
+from dpone.sql.types import BACK, kind, standard
 
 if TYPE_CHECKING:
-    from dpone.evolution import Change, Stored
+    from dpone.evolution import Change
 
 Unit = Literal["bytes", "characters", "UTF-16 units"]
 _WORD = re.compile("__dpone__[a-z]+_")
@@ -51,8 +51,12 @@ class Dialect(ABC):
     quotes: ClassVar[tuple[str, str]] = ('"', '"')
     placeholder: ClassVar[str] = "?"
     unit: ClassVar[Unit] = "bytes"  # in which the server counts the length of a name and of a key; bytes are of UTF-8
+    kept: ClassVar[Mapping[str, str | Stored]] = {}  # of ``stores``: native types by ``sql.types.kind``
+    decimals: ClassVar[tuple[int, int]] = (38, 38)  # of ``stores``: how many digits a decimal has, and after the point
+    levels: ClassVar[tuple[str, ...]] = ("schema", "name")  # of the name of a table in a pipeline
     max_identifier: ClassVar[int | None] = None  # length of a name; None: no limit
     max_key: ClassVar[int | None] = None  # length of a primary key, all columns together; None: a text may be any
+    text_index: ClassVar[str] = "{}"  # a text of any length in an index, by column and length; empty: there is none
     max_columns: ClassVar[int | None] = None  # of a table; None: no limit
     on_conflict: ClassVar[bool] = True  # False: no statement like ``upsert``; an UPDATE and an INSERT do it
     ddl_commits: ClassVar[bool] = False  # True: a DDL statement commits what came before it, and itself
@@ -71,7 +75,11 @@ class Dialect(ABC):
         if found := self.too_long(identifier):
             raise _bad(identifier, f"it has {found}")
         left, right = self.quotes
-        return left + identifier.replace(right, right * 2) + right
+        return self._no_placeholder(left + identifier.replace(right, right * 2) + right)
+
+    def _no_placeholder(self, text: str) -> str:
+        """A driver whose placeholder is %s takes a single % for one."""
+        return text.replace("%", "%%") if self.placeholder == "%s" else text
 
     def too_long(self, identifier: str) -> str:
         """How long a name is, and what the limit is; empty: it is not too long."""
@@ -98,6 +106,14 @@ class Dialect(ABC):
     def name(self, name: Name) -> str:
         return ".".join(map(self.quote, name.parts))
 
+    def table_name(self, name: Name) -> Name:
+        """As the pipeline names a table. Raises ConfigError for more parts than the server has levels."""
+        if len(name.parts) <= len(self.levels):
+            return name
+        forms = (".".join(self.levels[i:]) for i in reversed(range(len(self.levels))))
+        todo = f"write {', or '.join(f'table: {form}' for form in forms)}"
+        raise ConfigError("read a table name", f"{name} has {len(name.parts)} parts", todo)
+
     def columns(self, names: Iterable[str], alias: str = "") -> str:
         """``s."a", s."b"``. Every column that is read is qualified: a bare one that does not exist may mean a text."""
         prefix = f"{alias}." if alias else ""
@@ -107,7 +123,7 @@ class Dialect(ABC):
         """Text written into a statement where nothing can be bound; only ever for values dpone made itself."""
         if "\0" in text:
             raise _bad(text, "it has a NUL")
-        return "'" + text.replace("'", "''") + "'"
+        return self._no_placeholder("'" + text.replace("'", "''") + "'")
 
     def exists(self, *queries: str) -> str:
         """A statement of one row: for each query 1 if it gives a row, else 0."""
@@ -119,9 +135,23 @@ class Dialect(ABC):
         servers take commas."""
         return f"SUBSTRING({text}, {place}, 1)"
 
-    @abstractmethod
     def stores(self, type: pa.DataType) -> Stored:
-        """How a value of an Arrow type is kept."""
+        """How a value of an Arrow type is kept. Here by ``kept``, in which a decimal has a {} for its digits and
+        one for those after the point. Raises ConfigError for what has no place."""
+        type = plain(type)
+        word = kind(type)
+        native = self.kept.get(word)
+        if native is None or (word == "decimal" and not self._holds(type)):
+            raise ConfigError(f"keep {type}", "the system has no such type", "cast the column in the source")
+        if isinstance(native, Stored):
+            return native
+        if word == "decimal":
+            return Stored(native.format(type.precision, type.scale), _decimal(type.precision, type.scale))
+        arrow, fidelity = BACK[word]
+        return Stored(native, arrow, "checked" if type == pa.time64("ns") else fidelity)
+
+    def _holds(self, decimal: pa.DataType) -> bool:
+        return bool(decimal.precision <= self.decimals[0] and 0 <= decimal.scale <= self.decimals[1])
 
     def reads(self, native: str) -> pa.DataType | None:
         """The Arrow type of a column declared as ``native``; None: no such type. Here the names of the SQL standard and
@@ -239,12 +269,20 @@ class Dialect(ABC):
 
     def create_index(self, table: Name, schema: pa.Schema, columns: Sequence[str], suffix: str = "key") -> str:
         """On these columns of a table of this schema; empty: the server has no such index. It is for speed alone."""
-        index = self.quote(self.fitting(f"{table.last}_{suffix}"))
-        return f"CREATE INDEX {index} ON {self.name(table)} ({self.columns(columns)})"
+        index, most = self.quote(self.fitting(f"{table.last}_{suffix}")), self.key_size(schema, columns)
+        forms = [self.text_index if self.is_text(schema.field(name).type) else "{}" for name in columns]
+        if "" in forms:
+            return ""
+        parts = (form.format(self.quote(name), most) for form, name in zip(forms, columns, strict=True))
+        return f"CREATE INDEX {index} ON {self.name(table)} ({', '.join(parts)})"
 
     def insert_into(self, target: Name, names: Iterable[str]) -> str:
         """The begin of an INSERT of rows that bring these columns."""
         return f"INSERT INTO {self.name(target)} ({self.columns(names)})"
+
+    def skip_existing(self, key: Sequence[str]) -> str:
+        """What follows the rows of an INSERT, so that one whose primary key is in the table already is left out."""
+        return " ON CONFLICT DO NOTHING"
 
     def update(self, target: Name, column: str, where: str) -> str:
         """Set one column of the target (alias t) to a bound value."""
@@ -293,6 +331,10 @@ class Dialect(ABC):
         """Set columns of the target (alias t) to expressions over ``source`` (alias s)."""
         sets = ", ".join(f"{self.quote(column)} = {value}" for column, value in values.items())
         return f"UPDATE {self.name(target)} AS t SET {sets} FROM {source} AS s WHERE {where}"
+
+
+def _decimal(precision: int, scale: int) -> pa.DataType:
+    return pa.decimal128(precision, scale) if precision <= 38 else pa.decimal256(precision, scale)
 
 
 def _bad(identifier: str, why: str) -> ConfigError:
@@ -439,6 +481,12 @@ class Database(ABC):
         overwritten where the server is set to do that; those of a staging table need not be."""
         self.execute(self.dialect.drop_table(table))
 
+    def unfit(self, table: Name, by: Collection[str]) -> tuple[str, str] | None:
+        """Why nothing may be loaded into a table that is there, and what to do. ``by``: the columns of its key and
+        partition. A collation that is not exact would hide a change of case, or of blanks at the end; a type that gives
+        back another value than it was given hides a row that is there."""
+        return None
+
     # ---- a staging takes the target's place
 
     def plain(self, table: Name, key: Sequence[str]) -> bool:
@@ -473,8 +521,21 @@ class Database(ABC):
         ``take_back``; without it, what a failed load has added stays."""
         if found := self.dependants(table, column):
             return f"it has {', '.join(found)}"
-        self.execute(self.dialect.drop_column(table, column) if column else self.dialect.drop_table(table))
+        d, named = self.dialect, self.dialect.name(table)
+        if not d.ddl_commits:
+            self.execute(d.drop_column(table, column) if column else d.drop_table(table))
+            return ""
+        filled = f" WHERE {d.quote(column)} IS NOT NULL" if column else ""
+        with self.alone(table):  # MySQL: where a table is locked, another alias of it is not
+            if self.rows(f"SELECT COUNT(*) FROM {named}{filled}") != [(0,)]:
+                return "another program has written it meanwhile"
+            self.execute(d.drop_column(table, column) if column else d.drop_table(table))
         return ""
+
+    def alone(self, table: Name) -> AbstractContextManager[None]:
+        """For ``take_out`` where DDL commits by itself: within the block nobody else writes the table. What is open may
+        be committed."""
+        raise NotImplementedError("a connector that declares take_back keeps others out of a table while it is dropped")
 
     def dependants(self, table: Name, column: str = "") -> list[str]:
         """For ``take_out``: what would be lost or broken with the table, or with its column, each in a few words."""

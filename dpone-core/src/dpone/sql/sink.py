@@ -49,7 +49,7 @@ class SqlSink:
     ``replace_columns`` too, if ``open`` is this one, or uses ``_into`` as it does."""
 
     def __init__(self, spec: SinkSpec, target: Name, db: Database) -> None:
-        self._spec, self._target, self._db = spec, target, db
+        self._spec, self._target, self._db = spec, db.dialect.table_name(target), db
 
     def check(self) -> list[Finding]:
         """Looks, and makes nothing."""
@@ -197,6 +197,9 @@ class SqlSink:
             self.refuse(load.strategy, load.anew or (load.whole and load.changes))
 
     def open(self, load: Load) -> Writer:
+        by = {*load.strategy.key, *filter(None, [load.strategy.partition])}
+        if unfit := self._db.unfit(self._target, by):
+            raise SinkError(f"load {self._target}", *unfit)
         self._refuse(load)
         options = self._spec.options
         with transaction(self._db, own_lock(self._target)):

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar
 
 import pyarrow as pa
 
@@ -22,18 +22,18 @@ from dpone.contract import BatchStream, Finding, Part, Window, WindowRequest
 from dpone.errors import ConfigError, DataError, DponeError, SourceError
 from dpone.pipeline import SourceSpec
 from dpone.position import Position
-from dpone.schema import PREFIX, Name
+from dpone.schema import LINEAGE, PREFIX, Name
 from dpone.sql import values
 from dpone.sql.cursor import Bound, CursorPlan, Reading, Row, Span, cursor_column, digest, require_same, unseen
-from dpone.sql.cursored import SqlCursor
+from dpone.sql.cursored import SqlCursor, Where
 from dpone.sql.dialect import Dialect
 from dpone.sql.failing import saying
 from dpone.sql.values import Refused
 
 BATCH_ROWS = 10_000
 _BATCH_BYTES = 8_000_000
+_QUERY = Name((f"{PREFIX}query",))
 _FIRST_ROWS = 100  # of a read: then it is known how large a row is
-Where: TypeAlias = tuple[str, tuple[Any, ...]]
 
 
 class SqlSource(ABC):
@@ -44,21 +44,26 @@ class SqlSource(ABC):
     one window, which ``cut`` offers, are read at once, over the same connection: only for a driver that can do that.
 
     dialect   quotes names and gives the placeholder
+    as_table  makes of a query (the second {}) what the catalogue has columns of, by a name (the first {}), for the
+              connection alone; empty: nothing is made, and ``seen`` is not used
     cursor    how it reads by a cursor column
     place     where it reads, for people: no user, no password
     name      of the table or query, for messages
+    seen      the table, or what ``as_table`` makes
     relation  what stands after FROM, with the alias s. A query may end with a comment: the bracket is in the next line
     """
 
     dialect: ClassVar[Dialect]
+    as_table: ClassVar[str] = ""
     cursor: ClassVar[type[SqlCursor]] = SqlCursor
 
     def __init__(self, spec: SourceSpec, table: Name | None, place: str) -> None:
+        table = self.dialect.table_name(table) if table else None
         self._incremental, self._table, self.place = spec.options.incremental, table, place
         if self._incremental is not None and self._incremental.by != "cursor":
             todo = f"use by: cursor; {spec.type} has nothing else"
             raise ConfigError(f"read source {spec.type}", f"incremental.by: {self._incremental.by}", todo)
-        self.name = str(table) if table else "the query"
+        self.name, self.seen = (str(table), table) if table else ("the query", _QUERY)
         self._query = (spec.query or "").strip().rstrip(";")
         asked = self._query.replace("%", "%%") if self.dialect.placeholder == "%s" else self._query
         self.relation = self.dialect.name(table) if table else f"({asked}\n)"
@@ -93,6 +98,20 @@ class SqlSource(ABC):
     def columns(self, expected: pa.Schema | None) -> pa.Schema:
         """The columns as they are now, but for ``schema.LINEAGE``: each target gets its own. expected: those of the
         target, where only the data tells a type. Raises SourceError if there is no such table."""
+
+    def described(self, found: Iterable[tuple[str, str]]) -> pa.Schema:
+        """For ``columns``: of names and native types, those of dpone among them. Raises SourceError for none, and for a
+        type that ``Dialect.reads`` does not know."""
+        schema = pa.schema([self._described(*column) for column in found])
+        if not schema.names:
+            raise SourceError(f"read {self.name}", f"there is no such table in {self.place}", "correct the name")
+        return pa.schema([field for field in schema if field.name not in LINEAGE])
+
+    def _described(self, name: str, native: str) -> pa.Field:
+        if (type_ := self.dialect.reads(native)) is None:
+            todo = "leave the column out, or cast it in a query"
+            raise SourceError(f"read {self.name}", f"column {name} is {native}, which has no place here", todo)
+        return pa.field(name, type_)
 
     @abstractmethod
     def listed(self) -> Iterable[Name]:
@@ -221,7 +240,18 @@ class SqlSource(ABC):
     def connection(self) -> Any:
         if self._db is None:
             self._db = self.connect()
+            if self._table is None and self.as_table:
+                self._make_table()
         return self._db
+
+    def _make_table(self) -> None:
+        sql = self.as_table.format(self.dialect.name(_QUERY), f"SELECT * FROM {self.relation} AS s")
+        try:
+            with self.failing():
+                self._db.cursor().execute(sql, ())
+        except BaseException:
+            self.disconnect()
+            raise
 
     def disconnect(self) -> None:
         db, self._db = self._db, None

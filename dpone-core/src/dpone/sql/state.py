@@ -34,12 +34,15 @@ class SqlState(ABC):
     renewed from another thread.
 
     saved_at, expires: types of the columns of these times.
+    clock: the server's time at the moment when it is asked, whatever the transaction, as ``Database.rows`` gives an
+        instant; not needed where ``now`` is overridden.
     """
 
+    clock: ClassVar[str]
     saved_at: ClassVar[pa.DataType] = INSTANT
     expires: ClassVar[pa.DataType] = INSTANT
 
-    def __init__(self, where: str, state: Name) -> None:
+    def __init__(self, where: str, state: Name = Name((STATE,))) -> None:  # noqa: B008 - a value
         """``where``: for messages. ``state``: the table of the states; all others are next to it."""
         self._where, self._name = where, state
 
@@ -48,9 +51,10 @@ class SqlState(ABC):
         """A connection of its own, opened when first used. Its lock of a text is none of the sink's: ``SqlState`` puts
         a word before each."""
 
-    @abstractmethod
     def now(self, db: Database) -> datetime:
         """What time it is, by a clock that is one for all runners: the server's, where there is a server."""
+        [(at,)] = db.rows(f"SELECT {self.clock}")
+        return moment(at)
 
     def refused(self, db: Database, known: bool) -> tuple[str, str] | None:
         """Why no state could be written, and what to do; ``known``: the tables are there. Looks, and makes nothing."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -87,6 +88,16 @@ _KINDS = {
     "duration": (pa.types.is_duration,),
     "text": (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null),
     "binary": (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view, pa.types.is_fixed_size_binary),
+}  # fmt: skip
+
+
+# By kind: what a column of it is read as where it has one width, and whether every value has a place there, but for
+# times in nanoseconds (``evolution.Stored``).
+BACK: dict[str, tuple[pa.DataType, Literal["exact", "checked"]]] = {
+    "boolean": (pa.bool_(), "exact"), "integer": (pa.int64(), "checked"), "floating": (pa.float64(), "checked"),
+    "date": (pa.date32(), "checked"), "timestamp": (pa.timestamp("us"), "checked"),
+    "instant": (pa.timestamp("us", "UTC"), "checked"), "time": (pa.time64("us"), "exact"), "uuid": (UUID, "exact"),
+    "json": (JSON, "checked"), "binary": (pa.binary(), "exact"), "text": (pa.string(), "exact"),
 }  # fmt: skip
 
 

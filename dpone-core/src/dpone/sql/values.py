@@ -27,11 +27,11 @@ _WRONG = (pa.ArrowException, TypeError, ValueError, OverflowError, ArithmeticErr
 
 class Refused(ValueError):
     """A value that has no place on the other side. ``reason`` does not show it; ``row`` counts from 0. todo: what
-    to do, if there is more than to correct it."""
+    to do, if there is more than to correct it. column: its name, where the one who raises knows it."""
 
     def __init__(self, reason: str, row: int, todo: str = "") -> None:
         super().__init__(reason)
-        self.reason, self.row, self.todo = reason, row, todo
+        self.reason, self.row, self.todo, self.column = reason, row, todo, ""
 
 
 def first_bad(values: Any, attempt: Callable[[Any], Any]) -> int:
@@ -62,9 +62,9 @@ def encode(array: pa.Array, type: pa.DataType, *, zone: str = "+00:00") -> list[
     """Values of a column whose Arrow type is ``type`` (one that ``Dialect.stores`` gives) as a driver binds them, NULL
     as None: numbers, booleans as 0 and 1, bytes, texts; decimals and times as texts too, so that no digit is lost.
     zone: what the text of an instant ends with. Raises Refused."""
-    array = _plain(array)
+    array = unpacked(array)
     if type == JSON and has_members(array.type):
-        return _objects(_json_texts(array))
+        return _objects(as_json(array))
     if pa.types.is_interval(array.type):
         return [None if v is None else interval_text(v) for v in array.to_pylist()]
     array = fitted(array, type)
@@ -89,7 +89,8 @@ def encode(array: pa.Array, type: pa.DataType, *, zone: str = "+00:00") -> list[
     return _objects(array.cast(pa.string()) if t.is_time(type) else array)
 
 
-def _plain(array: pa.Array) -> pa.Array:
+def unpacked(array: pa.Array) -> pa.Array:
+    """Neither a dictionary nor runs."""
     while True:
         if pa.types.is_dictionary(array.type):
             array = array.dictionary_decode()
@@ -101,7 +102,7 @@ def _plain(array: pa.Array) -> pa.Array:
 
 def fitted(array: pa.Array, type: pa.DataType) -> pa.Array:
     """A checked cast; the error names the first row that does not fit."""
-    array = _plain(array)
+    array = unpacked(array)
     if isinstance(array.type, pa.BaseExtensionType) and array.type != type:
         array = array.storage
     if array.type == type:
@@ -147,7 +148,8 @@ def _timestamps(array: pa.Array, zone: str) -> list[Any]:
     return _objects(texts)
 
 
-def _json_texts(array: pa.Array) -> pa.Array:
+def as_json(array: pa.Array) -> pa.Array:
+    """The texts of values that have members. Raises Refused."""
     try:
         return json_texts(array)
     except NotJson as error:

@@ -13,7 +13,6 @@ from pathlib import Path
 import duckdb
 
 from dpone.errors import ConfigError, DponeError
-from dpone.schema import Name
 from dpone.secret import Secret
 from dpone_duckdb.errors import failing
 
@@ -28,13 +27,6 @@ def database_path(connection: Secret | None, base: Path) -> Path:
         todo = "write duckdb:///file.db, relative to the pipeline file, or duckdb:////absolute/file.db"
         raise ConfigError("read connection", "it does not name a DuckDB file", todo)
     return Path(os.path.abspath(base / name))
-
-
-def table_name(name: Name) -> Name:
-    if len(name.parts) > 2:
-        todo = "write table: name, or table: schema.name"
-        raise ConfigError("read a table name", f"{name} has {len(name.parts)} parts", todo)
-    return name
 
 
 def connect(path: Path, kind: type[DponeError], *, create: bool, read_only: bool = False) -> duckdb.DuckDBPyConnection:

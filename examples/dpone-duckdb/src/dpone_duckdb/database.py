@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,10 @@ import pyarrow as pa
 
 from dpone.errors import SinkError
 from dpone.evolution import Stored
-from dpone.schema import DEFAULT, Name
-from dpone.sql.dialect import Database, Dialect, Reference
+from dpone.schema import Name
+from dpone.sql.catalog import Catalog
+from dpone.sql.dbapi import DbapiDatabase
+from dpone.sql.dialect import Dialect, Reference
 from dpone_duckdb import types
 from dpone_duckdb.connect import connect
 from dpone_duckdb.errors import failing
@@ -43,80 +45,46 @@ class DuckdbDialect(Dialect):
         return [f"ALTER TABLE {self.name(table)} ALTER COLUMN {self.quote(before.name)} TYPE {wider}"]
 
 
-class DuckdbDatabase(Database):
-    """``dpone.sql.dialect.Database``. Opened when first used; looking does not create the file."""
+class DuckdbDatabase(Catalog, DbapiDatabase):
+    """Looking does not create the file. What DuckDB calls a cursor is another connection, so none is made."""
+
+    home = "'main'"
+    same = "lower({}) = lower({})"
 
     def __init__(self, path: Path) -> None:
-        self.dialect: Dialect = DuckdbDialect()
+        super().__init__(DuckdbDialect(), str(path))
         self.path = path
-        self._db: duckdb.DuckDBPyConnection | None = None
         self._lock, self._held = _locks[path.resolve()], False
 
-    def connection(self) -> duckdb.DuckDBPyConnection:
-        if self._db is None:
-            self._db = connect(self.path, SinkError, create=True)
-        return self._db
+    def connect(self) -> duckdb.DuckDBPyConnection:
+        return connect(self.path, SinkError, create=True)
 
-    def close(self) -> None:
-        self.rollback()
-        if self._db is not None:
-            self._db.close()
-            self._db = None
+    def failing(self, failed: str) -> AbstractContextManager[None]:
+        return failing(SinkError, failed)
 
-    # ---- transactions
-
-    def begin(self, lock: str) -> None:
+    def start(self, lock: str) -> None:
+        """DuckDB writes and syncs its log before it answers a commit."""
         self._lock.acquire()
         self._held = True
-        try:
-            self.execute("BEGIN TRANSACTION")
-        except BaseException:
-            self._release()
-            raise
+        self.execute("BEGIN TRANSACTION")
 
-    def commit(self) -> None:
-        """DuckDB writes and syncs its log before it answers."""
-        super().commit()
-        self._release()
-
-    def rollback(self) -> None:
+    def unlock(self) -> None:
         if self._held:
-            # A commit that failed has ended the transaction already.
-            with suppress(SinkError):
-                self.execute("ROLLBACK")
-            self._release()
-
-    def _release(self) -> None:
-        self._held = False
-        self._lock.release()
+            self._held = False
+            self._lock.release()
 
     # ---- statements
 
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> int:
-        with failing(SinkError, f"write {self.path}"):
+        with self.failing(f"write {self.place}"):
             answer = self.connection().execute(sql, list(parameters)).fetchall()
         return int(answer[0][0]) if answer else 0
 
     def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Through Arrow: to give instants as Python objects, DuckDB would want pytz."""
-        with failing(SinkError, f"read {self.path}"):
+        with self.failing(f"read {self.place}"):
             table = self.connection().sql(sql, params=list(parameters)).to_arrow_table()
         return list(zip(*(column.to_pylist() for column in table.columns), strict=True))
-
-    def schema(self, table: Name) -> pa.Schema | None:
-        """A generated column counts as one that has a default: no row needs to bring it."""
-        if self._db is None and not self.path.exists():
-            return None
-        sql = 'SELECT name, type, NOT "notnull", dflt_value IS NOT NULL FROM pragma_table_info(?)'
-        try:
-            columns = self.rows(sql, [self.dialect.name(table)])
-        except SinkError as error:
-            if isinstance(error.__cause__, duckdb.CatalogException):
-                return None
-            raise
-        return pa.schema(
-            [pa.field(n, types.reads(t), null, {DEFAULT: b"yes"} if own else None) for n, t, null, own in columns]
-        )
 
     # ---- loading
 
@@ -125,38 +93,45 @@ class DuckdbDatabase(Database):
     ) -> int:
         """Each batch is a table to DuckDB, which reads the Arrow memory as it is."""
         d, written = self.dialect, 0
-        into = f"INSERT INTO {d.name(table)} ({d.columns([*schema.names, *lineage])})"
+        into = d.insert_into(table, [*schema.names, *lineage])
         values = ", ".join([d.columns(schema.names, "r"), *["?"] * len(lineage)])
         # DuckDB knows the clause only for tables that have something to be in conflict with.
-        once = " ON CONFLICT DO NOTHING" if self._constraints(table, "PRIMARY KEY") else ""
+        once = d.skip_existing(key) if (key := self.primary_key(table)) else ""
         for batch in batches:
-            with failing(SinkError, f"load {table}"):
+            with self.failing(f"load {table}"):
                 self.connection().register(_ROWS, pa.Table.from_batches([types.fitted(batch, schema)]))
             written += self.execute(f"{into} SELECT {values} FROM {_ROWS} AS r{once}", [*lineage.values()])
         return written
 
-    def unique(self, table: Name, key: Sequence[str]) -> bool:
-        return any({*columns} == {*key} for _, columns in self._constraints(table, "PRIMARY KEY", "UNIQUE"))
+    # ---- the catalogue
 
-    def primary_key(self, table: Name) -> tuple[str, ...]:
-        return next((tuple(columns) for _, columns in self._constraints(table, "PRIMARY KEY")), ())
+    def within(self, table: Name) -> tuple[str, tuple[str, ...]]:
+        """Of the views of every database that is attached."""
+        where, named = super().within(table)
+        return f"{where} AND i.table_catalog = current_database()", named
 
-    def _constraints(self, table: Name, *kinds: str) -> list[tuple[Any, ...]]:
-        sql = f"SELECT constraint_type, constraint_column_names FROM duckdb_constraints() WHERE {_OF_TABLE}"
-        return [found for found in self.rows(sql, _place(table)) if not kinds or found[0] in kinds]
+    def schema(self, table: Name) -> pa.Schema | None:
+        """A generated column counts as one that has a default: no row needs to bring it."""
+        return super().schema(table) if self._exists() else None
+
+    def tables(self, beside: Name, prefix: str) -> list[Name]:
+        return super().tables(beside, prefix) if self._exists() else []
+
+    def _exists(self) -> bool:
+        return self._db is not None or self.path.exists()
 
     def plain(self, table: Name, key: Sequence[str]) -> bool:
         """Told by what DuckDB's catalogue has of it. A view finds its table by name and outlives a swap."""
         schema = self.schema(table)
         if schema is None or any(f.metadata for f in schema):
             return False
-        columns = self.rows(f"SELECT data_type, comment FROM duckdb_columns() WHERE {_OF_TABLE} ORDER BY column_index",
-                            _place(table))  # fmt: skip
+        columns = f"SELECT data_type, comment FROM duckdb_columns() WHERE {_OF_TABLE} ORDER BY column_index"
+        rules = f"SELECT constraint_type, constraint_column_names FROM duckdb_constraints() WHERE {_OF_TABLE}"
         ours = [("NOT NULL", [f.name]) for f in schema if not f.nullable]
         ours += [("PRIMARY KEY", [*key])] if key else []
         return (
-            columns == [(self.dialect.stores(f.type).native, None) for f in schema]
-            and sorted(self._constraints(table)) == sorted(ours)
+            self.rows(columns, _place(table)) == [(self.dialect.stores(f.type).native, None) for f in schema]
+            and sorted(self.rows(rules, _place(table))) == sorted(ours)
             and not self._hanging(table)
         )
 
@@ -168,16 +143,11 @@ class DuckdbDatabase(Database):
             SELECT 'a comment' FROM duckdb_tables() WHERE {_OF_TABLE} AND comment IS NOT NULL"
         return [what for (what,) in self.rows(hanging, (*_place(table), table.last, *_place(table)))]
 
-    def collated(self, table: Name) -> bool:
+    def unfit(self, table: Name, by: Collection[str]) -> tuple[str, str] | None:
+        """A collation: nothing switches it off."""
         sql = f"SELECT 1 FROM duckdb_tables() WHERE {_OF_TABLE} AND contains(upper(sql), ' COLLATE ')"
-        return bool(self.rows(sql, _place(table)))
-
-    def tables(self, beside: Name, prefix: str) -> list[Name]:
-        if self._db is None and not self.path.exists():
-            return []
-        sql = "SELECT table_name FROM duckdb_tables() WHERE NOT temporary AND database_name = current_database() \
-            AND lower(schema_name) = lower(?) AND starts_with(table_name, ?)"
-        return [beside.sibling(name) for (name,) in self.rows(sql, (_place(beside)[0], prefix))]
+        collated = self.rows(sql, _place(table))
+        return ("a column has a collation", "load into a table without, and make a view with it") if collated else None
 
     def identity(self, table: Name, column: str = "") -> str:
         """A table by its text."""

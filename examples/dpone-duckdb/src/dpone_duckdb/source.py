@@ -19,7 +19,7 @@ from dpone.sql.cursor import Row, Span, Value, less
 from dpone.sql.cursored import SqlCursor
 from dpone.sql.source import SqlSource, new_rows, what, within_project
 from dpone_duckdb.config import DuckdbSourceOptions
-from dpone_duckdb.connect import connect, database_path, table_name
+from dpone_duckdb.connect import connect, database_path
 from dpone_duckdb.database import DuckdbDialect
 from dpone_duckdb.errors import failing
 from dpone_duckdb.types import expression, fitted, reads
@@ -61,7 +61,7 @@ class DuckdbSource(SqlSource):
     def __init__(self, spec: SourceSpec) -> None:
         self._base, self._path = spec.base, database_path(spec.connection, spec.base)
         self._options: DuckdbSourceOptions = spec.options
-        super().__init__(spec, spec.table and table_name(spec.table), str(self._path))
+        super().__init__(spec, spec.table, str(self._path))
         self.native: dict[str, str] = {}
 
     def check(self) -> list[Finding]:

@@ -1,18 +1,17 @@
-"""From ``mariadb://user:password@host:3306/database`` to a connection."""
+"""From ``mariadb://user:password@host:3306/database`` to a connection, and the driver's errors in dpone's words."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
 
 import pymysql
-from attrs import frozen
-from pymysql.constants import CLIENT
+from pymysql.constants import CLIENT, CR, ER
 
-from dpone.errors import ConfigError, DponeError
-from dpone.schema import Name
+from dpone.errors import Category, DponeError, ErrorCodes
 from dpone.secret import Secret
-from dpone_mariadb.errors import failing
+from dpone.sql import failing as sql
+from dpone.sql.address import Server, server
 
 # Strict: a value that does not fit is an error, not a warning. SIMULTANEOUS_ASSIGNMENT: SET takes every value from the
 # row as it was, as standard SQL does. Waits have limits: for a row, for a table (by default a day), a statement.
@@ -22,48 +21,34 @@ _SESSION = (
     "innodb_lock_wait_timeout = 50, lock_wait_timeout = 50, tx_isolation = 'READ-COMMITTED'"
 )
 _ANSWER = 3600  # seconds that one statement may take to answer
+# Numbers: https://mariadb.com/kb/en/mariadb-error-codes/
+_LOST = (CR.CR_CONN_HOST_ERROR, CR.CR_CONNECTION_ERROR, CR.CR_SERVER_GONE_ERROR, CR.CR_SERVER_LOST)
+_BUSY = (ER.LOCK_WAIT_TIMEOUT, ER.LOCK_DEADLOCK, ER.CON_COUNT_ERROR, ER.SERVER_SHUTDOWN)
+_RIGHTS = (ER.ACCESS_DENIED_ERROR, ER.DBACCESS_DENIED_ERROR, ER.TABLEACCESS_DENIED_ERROR, ER.COLUMNACCESS_DENIED_ERROR)
+CODES = ErrorCodes(
+    numbers=dict.fromkeys((*_LOST, *_BUSY), Category.TRANSIENT) | dict.fromkeys(_RIGHTS, Category.AUTHORIZATION)
+)
+failing = partial(sql.failing, pymysql, CODES)
 
 
-@frozen
-class Place:
-    host: str
-    port: int
-    user: str
-    password: Secret
-    database: str
-    tls: dict[str, Any]
-
-    @property
-    def stable(self) -> str:
-        return f"{self.host}:{self.port}/{self.database}"
+def place(connection: Secret | None) -> Server:
+    """Raises ConfigError."""
+    todo = "write mariadb://user:password@host:3306/database, with ?ca=FILE or ?tls=off where needed"
+    return server(connection, ("mariadb", "mysql"), 3306, ("tls", "ca"), todo)
 
 
-def place(connection: Secret | None) -> Place:
-    """TLS with a verified name, unless the URL says ``?tls=off``; ``?ca=FILE`` is the authority. Raises ConfigError."""
-    url = urlsplit(connection.reveal() if connection else "")
-    query, database = parse_qs(url.query), url.path.removeprefix("/")
-    if url.scheme not in ("mariadb", "mysql") or not url.hostname or not database or {*query} - {"tls", "ca"}:
-        todo = "write mariadb://user:password@host:3306/database, with ?ca=FILE or ?tls=off where needed"
-        raise ConfigError("read connection", "it does not name a MariaDB database", todo)
-    tls: dict[str, Any] = {"ssl_disabled": True}
-    if query.get("tls") != ["off"]:
-        tls = {"ssl_verify_cert": True, "ssl_verify_identity": True, "ssl_ca": query.get("ca", [None])[0]}
-    password = Secret(unquote(url.password or ""))
-    return Place(url.hostname, url.port or 3306, unquote(url.username or ""), password, unquote(database), tls)
+def tls(where: Server) -> dict[str, Any]:
+    """With a verified name, unless the URL says ``?tls=off``; ``?ca=FILE`` is the authority."""
+    if where.options.get("tls") == "off":
+        return {"ssl_disabled": True}
+    return {"ssl_verify_cert": True, "ssl_verify_identity": True, "ssl_ca": where.options.get("ca")}
 
 
-def table_name(name: Name) -> Name:
-    if len(name.parts) > 2:
-        todo = "write table: name, or table: database.name"
-        raise ConfigError("read a table name", f"{name} has {len(name.parts)} parts", todo)
-    return name
-
-
-def connect(where: Place, kind: type[DponeError], conv: Any) -> pymysql.connections.Connection[Any]:
+def connect(where: Server, kind: type[DponeError], conv: Any) -> pymysql.connections.Connection[Any]:
     """Errors are of ``kind``. UPDATE answers the rows it found, as other servers do, not those it changed."""
     with failing(kind, f"connect to {where.host}:{where.port}"):
         return pymysql.connect(
             host=where.host, port=where.port, user=where.user, password=where.password.reveal(),
             database=where.database, charset="utf8mb4", init_command=_SESSION, client_flag=CLIENT.FOUND_ROWS,
-            autocommit=True, conv=conv, connect_timeout=10, read_timeout=_ANSWER, write_timeout=_ANSWER, **where.tls,
+            autocommit=True, conv=conv, connect_timeout=10, read_timeout=_ANSWER, write_timeout=_ANSWER, **tls(where),
         )  # fmt: skip

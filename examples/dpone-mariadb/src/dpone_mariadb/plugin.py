@@ -6,7 +6,7 @@ from dpone import hookimpl
 from dpone.capability import Connector, declare
 from dpone.strategy import MODES
 
-_ERRORS = "dpone_mariadb.errors:CODES"
+_ERRORS = "dpone_mariadb.connect:CODES"
 
 
 @hookimpl
@@ -47,7 +47,7 @@ def dpone_state_backends() -> list[Connector]:
     return [
         Connector(
             name="mariadb",
-            implementation="dpone_mariadb.state:MariadbState",
+            implementation="dpone_mariadb.sink:MariadbState",
             options="dpone.pipeline:StateOptions",
             capabilities=declare("state", ("compare_and_set", "history", "lock", "partitions")),
             takes=("connection",),

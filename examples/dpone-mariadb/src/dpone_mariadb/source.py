@@ -14,16 +14,13 @@ from pymysql.cursors import SSCursor
 from dpone.errors import SourceError
 from dpone.pipeline import SourceSpec
 from dpone.position import Position
-from dpone.schema import LINEAGE, PREFIX, Name
+from dpone.schema import Name
 from dpone.sql.cursor import Row, Value
 from dpone.sql.cursored import SqlCursor
 from dpone.sql.source import SqlSource, what
 from dpone_mariadb import types
-from dpone_mariadb.connect import connect, place, table_name
+from dpone_mariadb.connect import connect, failing, place
 from dpone_mariadb.database import MariadbDialect
-from dpone_mariadb.errors import failing
-
-_QUERY = Name((f"{PREFIX}query",))
 
 
 class MariadbCursor(SqlCursor):
@@ -44,14 +41,15 @@ class MariadbCursor(SqlCursor):
 
 
 class MariadbSource(SqlSource):
-    """The snapshot is a read-only transaction."""
+    """The snapshot is a read-only transaction, in which nobody can make a table."""
 
     dialect = MariadbDialect()
+    as_table = "CREATE TEMPORARY TABLE {} AS {} LIMIT 0"
     cursor = MariadbCursor
 
     def __init__(self, spec: SourceSpec) -> None:
         self._place, self._floats = place(spec.connection), set[str]()
-        super().__init__(spec, spec.table and table_name(spec.table), self._place.stable)
+        super().__init__(spec, spec.table, self._place.stable)
 
     def listed(self) -> Iterator[Name]:
         found = self.rows("SELECT table_name FROM information_schema.tables WHERE table_schema = database()")
@@ -65,18 +63,11 @@ class MariadbSource(SqlSource):
         self.rows("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY")
 
     def columns(self, expected: pa.Schema | None) -> pa.Schema:
-        fields = []
-        for name, native, *_, comment in self.rows(
-            f"SHOW FULL COLUMNS FROM {self.dialect.name(self._table or _QUERY)}"
-        ):
-            if name not in LINEAGE:
-                type_ = types.reads(f"{native} COMMENT '{types.UTC}'" if comment == types.UTC else native)
-                if type_ is None:
-                    todo = "leave the column out, or cast it in a query"
-                    raise SourceError(f"read {self.name}", f"column {name} is {native}, which has no place here", todo)
-                fields.append(pa.field(name, type_))
-                self._floats |= {name} if native.startswith("float") else set()
-        return pa.schema(fields)
+        lines = self.rows(f"SHOW FULL COLUMNS FROM {self.dialect.name(self.seen)}")
+        marks = {types.UTC: f" COMMENT '{types.UTC}'"}
+        found = [(name, native + marks.get(comment, "")) for name, native, *_, comment in lines]
+        self._floats = {name for name, native in found if native.startswith("float")}
+        return self.described(found)
 
     def shown(self, name: str) -> str:
         """Of a FLOAT the server shows six digits."""
@@ -91,14 +82,8 @@ class MariadbSource(SqlSource):
         return failing(SourceError, f"read {self.name}")
 
     def connect(self) -> Connection[Any]:
-        """Values come as the server writes them. A query is looked at as a temporary table that it would make, which
-        nobody can make in a read-only transaction."""
-        db = connect(self._place, SourceError, encoders)
-        if self._table is None:
-            shape = f"SELECT * FROM {self.relation} AS s LIMIT 0"
-            with self.failing(), db.cursor() as cursor:
-                cursor.execute(f"CREATE TEMPORARY TABLE {self.dialect.name(_QUERY)} AS {shape}", ())
-        return db
+        """Values come as the server writes them."""
+        return connect(self._place, SourceError, encoders)
 
     def streaming(self) -> Any:
         return self.connection().cursor(SSCursor)

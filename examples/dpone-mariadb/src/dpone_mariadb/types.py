@@ -12,58 +12,32 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dpone.errors import ConfigError, DataError
-from dpone.evolution import Stored, plain
+from dpone.evolution import Stored
 from dpone.jsontext import has_members
-from dpone.sql import types as common
 from dpone.sql import values
 from dpone.sql.cursor import Row
-from dpone.sql.types import JSON, UUID
+from dpone.sql.types import JSON, standard
 from dpone.sql.values import Refused
 
 UTC = "UTC"
 TEXT = "longtext COLLATE utf8mb4_nopad_bin"  # by characters, blanks at the end included
 _INSTANT = pa.timestamp("us", "UTC")
-_INTEGERS = {
+INTEGERS = {
     pa.int8(): "tinyint", pa.int16(): "smallint", pa.int32(): "int", pa.int64(): "bigint",
     pa.uint8(): "tinyint unsigned", pa.uint16(): "smallint unsigned", pa.uint32(): "int unsigned",
     pa.uint64(): "bigint unsigned",
 }  # fmt: skip
-_READS = {name: type_ for type_, name in _INTEGERS.items()} | {
+_READS = {name: type_ for type_, name in INTEGERS.items()} | {
     "mediumint": pa.int32(), "mediumint unsigned": pa.uint32(), "year": pa.int16(), "double": pa.float64(),
-    "float": pa.float32(), "date": pa.date32(), "time": pa.time64("us"), "timestamp": _INSTANT, "uuid": UUID,
-    "inet4": pa.string(), "inet6": pa.string(), "enum": pa.string(), "set": pa.string(),
+    "float": pa.float32(), "float unsigned": pa.float32(), "timestamp": _INSTANT,
+    **dict.fromkeys(("inet4", "inet6", "enum", "set"), pa.string()),
 }  # fmt: skip
-_COLUMN = re.compile(r"(\w+)(?:\((\d+)(?:,(\d+))?\)|\(.*\))?( unsigned)?.*", re.DOTALL)
-
-
-_KEPT = {
-    "boolean": Stored("bit(1)", pa.bool_()),
-    "floating": Stored("double", pa.float64(), "checked"),  # no NaN, no infinity; FLOAT is shown with six digits
-    "date": Stored("date", pa.date32(), "checked"),
-    "timestamp": Stored("datetime(6)", pa.timestamp("us"), "checked"),
-    "instant": Stored(f"datetime(6) COMMENT '{UTC}'", _INSTANT, "checked"),
-    "uuid": Stored("uuid", UUID),
+_COLUMN = re.compile(r"(\w+)(\(.*?\))?( unsigned)?.*", re.DOTALL)
+KEPT: dict[str, str | Stored] = {
+    "boolean": "bit(1)", "decimal": "decimal({},{})", "floating": "double", "date": "date", "timestamp": "datetime(6)",
+    "instant": f"datetime(6) COMMENT '{UTC}'", "time": "time(6)", "uuid": "uuid", "binary": "longblob", "text": TEXT,
     "json": Stored(TEXT, pa.string(), "checked"),
-    "binary": Stored("longblob", pa.binary()),
-    "text": Stored(TEXT, pa.string()),
-}
-
-
-def stores(type: pa.DataType) -> Stored:
-    """Raises ConfigError for what MariaDB cannot keep."""
-    type = plain(type)
-    kind = common.kind(type)
-    if type in _INTEGERS:
-        return Stored(_INTEGERS[type], type)
-    if kind == "decimal" and type.precision <= 65 and 0 <= type.scale <= 38:
-        wide = pa.decimal256 if type.precision > 38 else pa.decimal128
-        return Stored(f"decimal({type.precision},{type.scale})", wide(type.precision, type.scale))
-    if kind == "time":
-        return Stored("time(6)", pa.time64("us"), "checked" if type == pa.time64("ns") else "exact")
-    if kind not in _KEPT:
-        raise ConfigError(f"keep {type}", "MariaDB has no such type", "cast the column in the source")
-    return _KEPT[kind]
+}  # fmt: skip
 
 
 def reads(native: str) -> pa.DataType | None:
@@ -71,31 +45,23 @@ def reads(native: str) -> pa.DataType | None:
     match = _COLUMN.fullmatch(native.lower())
     if match is None:
         return None
-    word, size, scale = match[1], int(match[2] or 0), int(match[3] or 0)
-    if found := _READS.get(word + (match[4] or "")):
+    word, digits, unsigned = match.groups("")
+    if found := _READS.get(word + unsigned):
         return found
-    if word == "decimal":
-        return pa.decimal256(size, scale) if size > 38 else pa.decimal128(size, scale)
     if word == "datetime":
         return _INSTANT if native.endswith(f"COMMENT '{UTC}'") else pa.timestamp("us")
-    if word == "bit" and size == 1:
-        return pa.bool_()
-    if word.endswith(("text", "char")):
-        return pa.string()
-    return pa.binary() if word.endswith(("blob", "binary")) else None
+    if word.endswith(("text", "blob")):  # of four sizes
+        return pa.string() if word.endswith("text") else pa.binary()
+    return pa.bool_() if word + digits == "bit(1)" else standard(word + digits)
 
 
-def encode(array: pa.Array, type: pa.DataType, name: str) -> list[Any]:
-    """Values to bind, NULL as None. Raises DataError, without the value."""
-    try:
-        if pa.types.is_floating(type):
-            array = values.fitted(array, type)
-            if pc.any(pc.invert(pc.is_finite(array))).as_py():
-                raise Refused("NaN or an infinity, which MariaDB cannot keep", 0)
-        return values.encode(array, JSON if pa.types.is_string(type) and has_members(array.type) else type, zone="")
-    except Refused as error:
-        found = f"column {name}: {error.reason}"
-        raise DataError("load rows", found, "correct the value, or cast the column in the source") from error
+def encode(array: pa.Array, type: pa.DataType) -> list[Any]:
+    """Values to bind, NULL as None. Raises Refused."""
+    if pa.types.is_floating(type):
+        array = values.fitted(array, type)
+        if pc.any(pc.invert(pc.is_finite(array))).as_py():
+            raise Refused("NaN or an infinity, which MariaDB cannot keep", 0)
+    return values.encode(array, JSON if pa.types.is_string(type) and has_members(array.type) else type, zone="")
 
 
 def decode(given: Row, type: pa.DataType) -> pa.Array:

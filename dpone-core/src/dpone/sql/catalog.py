@@ -1,0 +1,121 @@
+"""Columns, tables and keys as ``information_schema`` has them (ISO/IEC 9075-11): in MySQL, MariaDB, SQL Server,
+PostgreSQL, CockroachDB, DuckDB.
+
+It is not asked for foreign keys. In MySQL every primary key has one name, in SQL Server a column does not say which one
+it refers to, in DuckDB and PostgreSQL two keys of a schema may have one name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar
+
+import pyarrow as pa
+
+from dpone.schema import DEFAULT, Name
+from dpone.sql.dialect import Database, Reference
+
+# Schemas of servers, whose views are of their own tables.
+_SERVERS = "'information_schema', 'performance_schema', 'pg_catalog', 'mysql', 'sys'"
+_ACTS = ("CASCADE", "SET NULL", "SET DEFAULT")
+_JOINED = ("constraint_catalog", "constraint_schema", "constraint_name", "table_schema", "table_name")
+
+
+class Catalog(Database):
+    """The part of a Database that looks into the catalogue. It stands first: ``AcmeDatabase(Catalog, DbapiDatabase)``.
+    A connector gives ``references``, and ``hanging`` if it declares ``take_back``. These are expressions and conditions
+    of a line i of a view:
+
+    home      the schema in which a name of one part is
+    same      how two names compare
+    native    of ``columns``: the type in the words that ``Dialect.reads`` takes
+    filled    of ``columns``: the server has a value where a row brings none
+    writable  of ``columns``: a row may bring a value
+    """
+
+    home: ClassVar[str] = "CURRENT_SCHEMA"
+    same: ClassVar[str] = "{} = {}"
+    native: ClassVar[str] = "i.data_type"
+    filled: ClassVar[str] = "i.column_default IS NOT NULL"
+    writable: ClassVar[str] = "1 = 1"
+
+    def hanging(self, table: Name, column: str = "") -> list[str]:
+        """Of ``dependants``, what no view of the standard has: indexes, triggers."""
+        return []
+
+    # ---- the lines of a table
+
+    def within(self, table: Name) -> tuple[str, tuple[str, ...]]:
+        """The condition that a line is of the table's schema, and what is bound in it."""
+        named = table.parts[-2:-1]
+        return self.same.format("i.table_schema", self.dialect.placeholder if named else self.home), named
+
+    def lines(
+        self, view: str, columns: str, table: Name, more: str = "", bound: Sequence[Any] = ()
+    ) -> list[tuple[Any, ...]]:
+        """Those of a view that are of the table. ``view`` ends with its alias i, or with what is joined to it; ``more``
+        follows the condition, ``bound`` are its parameters."""
+        schema, named = self.within(table)
+        where = f"{schema} AND {self.same.format('i.table_name', self.dialect.placeholder)}"
+        sql = f"SELECT {columns} FROM information_schema.{view} WHERE {where}{more}"
+        return self.rows(sql, (*named, table.last, *bound))
+
+    # ---- of ``Database``
+
+    def schema(self, table: Name) -> pa.Schema | None:
+        names = f"i.column_name, {self.native}, i.is_nullable, CASE WHEN {self.filled} THEN 1 ELSE 0 END"
+        found = self.lines("columns AS i", names, table, f" AND {self.writable} ORDER BY i.ordinal_position")
+        made = [
+            pa.field(name, self.dialect.reads(native) or pa.string(), null == "YES", {DEFAULT: b"yes"} if own else None)
+            for name, native, null, own in found
+        ]
+        return pa.schema(made) if made else None
+
+    def tables(self, beside: Name, prefix: str) -> list[Name]:
+        where, named = self.within(beside)
+        like = f"i.table_type = 'BASE TABLE' AND i.table_name LIKE {self.dialect.placeholder} ESCAPE '!'"
+        sql = f"SELECT i.table_name FROM information_schema.tables AS i WHERE {where} AND {like}"
+        return [beside.sibling(name) for (name,) in self.rows(sql, (*named, f"{_literally(prefix)}%"))]
+
+    def keys(self, table: Name) -> list[tuple[str, str, bool]]:
+        """Each column of each key by which rows are single: the name of the key, the column, and whether it is the
+        primary key; in the order of the columns in their key."""
+        same = " AND ".join(f"k.{name} = i.{name}" for name in _JOINED)
+        view = f"table_constraints AS i JOIN information_schema.key_column_usage AS k ON {same}"
+        more = " AND i.constraint_type IN ('PRIMARY KEY', 'UNIQUE') ORDER BY i.constraint_name, k.ordinal_position"
+        found = self.lines(view, "i.constraint_name, k.column_name, i.constraint_type", table, more)
+        return [(name, column, kind == "PRIMARY KEY") for name, column, kind in found]
+
+    def primary_key(self, table: Name) -> tuple[str, ...]:
+        return tuple(column for _, column, primary in self.keys(table) if primary)
+
+    def unique(self, table: Name, key: Sequence[str]) -> bool:
+        found: dict[str, set[str]] = {}
+        for name, column, _ in self.keys(table):
+            found.setdefault(name, set()).add(column)
+        return {*key} in found.values()
+
+    def dependants(self, table: Name, column: str = "") -> list[str]:
+        """A view is found by its text, which has the name somewhere."""
+        like = f"i.table_schema NOT IN ({_SERVERS}) AND i.view_definition LIKE {self.dialect.placeholder} ESCAPE '!'"
+        sql = f"SELECT i.table_name FROM information_schema.views AS i WHERE {like}"
+        views = [f"view {name}" for (name,) in self.rows(sql, (f"%{_literally(column or table.last)}%",))]
+        referring = [f"a reference from {one.table}" for one in self.references(table)]
+        return [*views, *referring, *self.hanging(table, column)]
+
+
+def foreign_keys(lines: Iterable[tuple[Any, ...]]) -> list[Reference]:
+    """For ``references``: of a line for each column of each key, which has schema, table, name of the key, delete rule,
+    column, and column that it refers to; in the order of the columns in their key. Each row is checked at once."""
+    found: dict[tuple[str, ...], list[tuple[str, str]]] = {}
+    for *key, column, to in lines:
+        found.setdefault(tuple(key), []).append((column, to))
+    return [
+        Reference(Name((schema, table)), tuple(pairs), rule in _ACTS, immediate=True)
+        for (schema, table, _, rule), pairs in found.items()
+    ]
+
+
+def _literally(text: str) -> str:
+    """In a pattern of LIKE."""
+    return "".join(f"!{c}" if c in "!%_" else c for c in text)
