@@ -13,9 +13,11 @@ import hashlib
 import json
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import UTC, datetime
+from fnmatch import fnmatchcase
 from types import SimpleNamespace
 from typing import Any, ClassVar, TypeVar
 from unittest import mock
@@ -36,6 +38,7 @@ from dpone.errors import (
     Category,
     Conflict,
     ContentChanged,
+    DponeError,
     IdentityChanged,
     SinkError,
     SourceError,
@@ -309,6 +312,131 @@ class ChecksNothing(SqliteSource):
         return [Finding("connection", True, "fine")]
 
 
+@fails(what_is_not_there_is_one_clear_line="pytest.raises(DponeError)")
+class AnswersNoColumns(SqliteSource):
+    """Of a table that is missing, unless ``check`` asks."""
+
+    checking = False
+
+    def check(self) -> list[Finding]:
+        self.checking = True
+        try:
+            return super().check()
+        finally:
+            self.checking = False
+
+    def schema(self) -> pa.Schema:
+        try:
+            return super().schema()
+        except SourceError:
+            if self.checking:
+                raise
+            return pa.schema([])
+
+
+@fails(ack_needs_no_window="a source that has planned no window cannot acknowledge")
+class AcknowledgesItsWindow(SqliteSource):
+    def window(self, *args: Any) -> Window:
+        self.planned = super().window(*args)
+        return self.planned
+
+    def ack(self, position: Any) -> None:
+        assert self.planned.position == position
+
+
+class Renamed(SqliteSource):
+    """``named`` is done to the names of tables."""
+
+    def tables(self, pattern: str) -> list[str]:
+        return self.named(super().tables(pattern), pattern)
+
+    def named(self, found: list[str], pattern: str) -> list[str]:
+        return found
+
+
+@fails(tables_are_found_by_their_pattern="the names are not sorted, or one is there twice")
+class ListsViewsTwice(Renamed):
+    def named(self, found: list[str], pattern: str) -> list[str]:
+        return [*found, *found[-1:]]
+
+
+@fails(tables_are_found_by_their_pattern="names were found that do not match")
+class ListsAllInsteadOfNone(Renamed):
+    def named(self, found: list[str], pattern: str) -> list[str]:
+        return found or super().tables("*")
+
+
+@fails(tables_are_found_by_their_pattern="does not name a table")
+class NamesWithoutQuotes(SqliteSource):
+    """A quote in a name is not doubled, and a dot is one between two names."""
+
+    def tables(self, pattern: str) -> list[str]:
+        names = [name.last for name in self.listed()]
+        return sorted(name for name in names if fnmatchcase(name, pattern))
+
+
+@fails(a_stream_is_read_in_another_thread="a stream cannot be iterated in another thread")
+class BelongsToItsThread(MappedSource):
+    """As a driver whose connection no other thread may use."""
+
+    @contextmanager
+    def read(self, part: Part) -> Iterator[Any]:
+        self.thread = threading.get_ident()
+        with super().read(part) as stream:
+            yield stream
+
+    def change(self, batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+        if threading.get_ident() != self.thread:
+            raise RuntimeError("another thread")
+        yield batch
+
+
+@fails(a_read_that_is_given_up_leaves_nothing="after a read that was given up nothing can be read")
+class LeavesItsTransactionOpen(SqliteSource):
+    """Where the block of a part ends by an error."""
+
+    given_up = False
+
+    @contextmanager
+    def read(self, part: Part) -> Iterator[Any]:
+        with super().read(part) as stream:
+            try:
+                yield stream
+            except BaseException:
+                self.given_up = True
+                raise
+
+    def finish(self) -> None:
+        if not self.given_up:
+            super().finish()
+
+
+@fails(a_read_that_is_given_up_leaves_nothing="3 rows are missing")
+class GoesOnInTheOldSnapshot(LeavesItsTransactionOpen):
+    def begin(self, after: Any) -> Any:
+        return None if self.given_up else super().begin(after)
+
+
+@fails(a_read_that_is_given_up_leaves_nothing="pytest.raises(Broken)")
+class SwallowsTheError(SqliteSource):
+    """Of whoever reads."""
+
+    @contextmanager
+    def read(self, part: Part) -> Iterator[Any]:
+        with super().read(part) as stream, suppress(RuntimeError):
+            yield stream
+
+
+@fails(a_read_is_bounded_in_memory="a read holds")
+class ReadsEverythingFirst(SqliteSource):
+    @contextmanager
+    def read(self, part: Part) -> Iterator[Any]:
+        with super().read(part) as stream:
+            through = Through(stream)
+            through.batches = lambda: iter(list(stream.batches()))  # type: ignore[attr-defined]
+            yield through
+
+
 @fails(another_source_is_not_resumed="pytest.raises(IdentityChanged)")
 class TakesAnyPositionForItsOwn(SqliteSource):
     def window(self, after: Any, request: Any) -> Window:
@@ -340,6 +468,23 @@ class NewPartsEveryTime(FileSource):
     def window(self, *args: Any) -> Window:
         window = super().window(*args)
         return evolve(window, parts=tuple(evolve(part, id=ulid()) for part in window.parts))
+
+
+@fails(content_names_the_rows="one content stands for other rows, too")
+class NamesRowsByTheirPlace(FileSource):
+    """In the window."""
+
+    def window(self, *args: Any) -> Window:
+        window = super().window(*args)
+        return evolve(window, parts=tuple(evolve(part, content=f"part {n}") for n, part in enumerate(window.parts)))
+
+
+@fails(content_names_the_rows="the same rows have another content in another window")
+class NamesRowsByTheirWindow(FileSource):
+    def window(self, *args: Any) -> Window:
+        window = super().window(*args)
+        told = len(window.parts)
+        return evolve(window, parts=tuple(evolve(part, content=f"{part.content} of {told}") for part in window.parts))
 
 
 @fails(other_content_is_an_error="pytest.raises((SourceError, DataError, Stopped))")
@@ -1662,6 +1807,14 @@ class MovesTheHeadAlone(FaultySink):
         self._db.execute("DELETE FROM __dpone__loads WHERE key = ? AND seq < ?", (new, after.seq))
 
 
+@fails(a_journal_that_cannot_be_read_is_an_error="the journal is damaged, '', and it is read all the same")
+class TakesADamagedJournalForNone(FileSink):
+    def journal(self, key: str) -> Any:
+        with suppress(DponeError):
+            return super().journal(key)
+        return None
+
+
 # ---- states
 
 
@@ -1714,6 +1867,45 @@ class DeletesAnyVersion(SqliteState):
 class TakesNan(SqliteState):
     def save(self, key: str, value: Mapping[str, Any], expected: int) -> int:
         return super().save(key, json.loads(json.dumps(value).replace("NaN", "null")), expected)
+
+
+@fails(a_state_out_of_reach_is_an_error="out of reach, and history answers all the same")
+class HasNoHistoryWhereItCannotLook(SqliteState):
+    def history(self, key: str, limit: int = 20) -> Any:
+        with suppress(StateError):
+            return super().history(key, limit)
+        return []
+
+
+@fails(a_state_out_of_reach_is_an_error="a failed connection is a finding, and check raises")
+class ChecksByRaising(SqliteState):
+    def check(self) -> list[Finding]:
+        self.load(KEY)
+        return super().check()
+
+
+@fails(a_damaged_state_is_an_error="damaged, {, and it is loaded all the same")
+class TakesDamageForNone(SqliteState):
+    def load(self, key: str) -> Any:
+        try:
+            return super().load(key)
+        except StateError as error:
+            if "is not JSON" in error.found:
+                return None
+            raise
+
+
+@fails(a_damaged_state_is_an_error="damaged, {, and it is saved as if there were none")
+class SavesOverDamage(SqliteState):
+    def save(self, key: str, value: Mapping[str, Any], expected: int) -> int:
+        try:
+            found = self.load(key)
+        except StateError as error:
+            if "is not JSON" not in error.found:
+                raise
+            return super().save(key, value, int(error.found.split()[1]))
+        del found
+        return super().save(key, value, expected)
 
 
 @fails(earlier_values_stay_readable='assert [old.value["n"] for old in state.history(KEY)] == [4, 3, 2, 1, 0]')
@@ -1786,6 +1978,25 @@ class RenewsForATenth(SqliteState):
             through = Through(lease)
             through.renew = evolve(lease, ttl=lease.ttl / 10).renew  # type: ignore[attr-defined]
             yield through
+
+
+@fails(a_lease_is_renewed_beside_other_calls="two threads used one object")
+class HasOneConnection(SqliteState):
+    """A driver that no two threads may use at once."""
+
+    used = False
+
+    @contextmanager
+    def _connected(self, failed: str) -> Iterator[Any]:
+        if self.used:
+            raise StateError(failed, "the connection is in use", "wait")
+        self.used = True
+        try:
+            with super()._connected(failed) as db:
+                time.sleep(0.001)
+                yield db
+        finally:
+            self.used = False
 
 
 @fails(a_dead_holder_is_taken_over="the lock should be free")

@@ -10,15 +10,19 @@ from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, urlsplit
 
 import psycopg
 import pyarrow as pa
 from attrs import frozen
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
 
 from dpone.errors import ConfigError
 from dpone.evidence import Durability
 from dpone.pipeline import SourceSpec, StateSpec
 from dpone.schema import NATIVE
+from dpone.secret import Secret
 from dpone.testing import SqlHarness
 from dpone.testing.rows import Rows
 
@@ -27,7 +31,7 @@ _numbers = count(1)
 
 
 class PostgresHarness(SqlHarness):
-    """One schema. ``close`` drops it, and the slot and publication of its name."""
+    """One schema. ``close`` drops it, and the slot, the publication and the role of its name."""
 
     connector = "postgres"
     product = "PostgreSQL"
@@ -70,6 +74,7 @@ class PostgresHarness(SqlHarness):
             for (table,) in tables:  # one by one: a case makes more than one transaction can lock
                 db.execute(f"DROP TABLE IF EXISTS {self.at(table)} CASCADE")
             db.execute(f"DROP SCHEMA {self.schema} CASCADE")
+            db.execute(f"DROP ROLE IF EXISTS {self.schema}")
 
     def native(self, rows: pa.Table) -> tuple[Any, pa.Table]:
         """Binary COPY of a table that this client has made."""
@@ -82,16 +87,24 @@ class PostgresHarness(SqlHarness):
             return _Copied(rows, copied=b"".join(copy)), rows
 
     def state(self) -> StateSpec:
-        return StateSpec(self.connector, self.connection, options=self.options("state", schema=self.schema))
+        """Under a role of its own, which ``away`` locks out."""
+        url, given = urlsplit(self.url), conninfo_to_dict(self.url)
+        role, password = sql.Identifier(self.schema), str(given.get("password") or "")
+        with psycopg.connect(self.url) as db:
+            if not db.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [self.schema]).fetchall():
+                db.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(role, sql.Literal(password or None)))
+                db.execute(sql.SQL("GRANT ALL ON SCHEMA {} TO {}").format(role, role))
+        user = f"{self.schema}:{quote(password, safe='')}" if password else self.schema
+        own = url._replace(netloc=f"{user}@{url.netloc.rpartition('@')[2]}").geturl()
+        return StateSpec(self.connector, Secret(own), options=self.options("state", schema=self.schema))
 
     @contextmanager
     def away(self) -> Iterator[None]:
-        """The state's schema bears another name."""
-        self.run(f"ALTER SCHEMA {self.schema} RENAME TO {self.schema}_aside")
+        self.run(f"ALTER ROLE {self.schema} NOLOGIN")
         try:
             yield
         finally:
-            self.run(f"ALTER SCHEMA {self.schema}_aside RENAME TO {self.schema}")
+            self.run(f"ALTER ROLE {self.schema} LOGIN")
 
     # ---- change streams
 

@@ -253,7 +253,10 @@ def _moment(value: Any) -> datetime:
 
 def _versioned(version: int, value: str | None, saved_at: Any) -> Versioned:
     try:
-        return Versioned(json.loads(value or ""), int(version), moment(saved_at))
+        found = json.loads(value or "")
+        if not isinstance(found, dict):  # null would pass for no state
+            raise ValueError("it is no object")
+        return Versioned(found, int(version), moment(saved_at))
     except ValueError as error:
         todo = "restore it from a backup, or delete its tables: the position is then taken from the sink's journal"
-        raise StateError("load the state", f"version {version} is not JSON ({error})", todo) from error
+        raise StateError("load the state", f"version {version} is not JSON of a state ({error})", todo) from error

@@ -208,6 +208,7 @@ class DatabaseCases(RoleContract):
     def test_a_journal_that_cannot_be_read_is_an_error(self, harness: Harness) -> None:
         """``Sink.journal`` never answers None, nor an older entry, for a head that somebody has damaged."""
         if not over_sql(harness):
+            _journal_damaged(harness)
             return
         for column in ("position", "rows", "committed_at"):
             for n in (1, 2):
@@ -357,6 +358,19 @@ class DatabaseCases(RoleContract):
                 assert _columns(sink) == before, "columns of changes that failed are there"
             stays = [f"{one.what}: {one.stays}" for one in taking.take_back(key()) if one.stays]
             assert _columns(sink) == before, f"columns of changes that failed were not taken back: {stays}"
+
+
+def _journal_damaged(harness: Harness) -> None:
+    """Of a sink that keeps its journal in another way, the whole of it."""
+    for n, text in enumerate(("", "{", "[]", "null")):
+        for i in (1, 2):
+            load(harness, sample(i, i), simple(harness), f"t{n}", n=i)
+        harness.damage("sink", text, f"t{n}")
+        with (
+            closing(harness.make("sink", harness.sink(simple(harness), f"t{n}"))) as sink,
+            _refused(f"the journal is damaged, {text!r}, and it is read all the same"),
+        ):
+            sink.journal(key(f"t{n}"))
 
 
 def _written_while_held(harness: Harness, name: str, write: Callable[[], Any]) -> _Meanwhile:

@@ -66,8 +66,9 @@ class Harness:
 
     ==========  =============================================
     source      ``source`` ``seed`` ``disturb`` (``query``, ``there``, ``sample``, ``late``)
-    sink        ``sink`` ``rows``; over ``dpone.sql`` also ``seed`` and ``disturb``, which then write the target
-    state       ``state`` ``away``
+    sink        ``sink`` ``rows``; over ``dpone.sql`` also ``seed`` and ``disturb``, which then write the target; else,
+                with a journal, ``damage``
+    state       ``state`` ``away`` ``damage``
     cdc         ``change_stream`` ``change``
     ==========  =============================================
 
@@ -166,6 +167,13 @@ class Harness:
     def native(self, rows: pa.Table) -> tuple[Stream, pa.Table]:
         """A stream of these rows in the system's own byte format, and the rows as it holds them."""
         raise self._lacks("native")
+
+    # ---- what was kept, and cannot be read any more
+
+    def damage(self, role: Role, text: str, table: str = TABLE) -> None:
+        """Write ``text`` over what is kept, by the independent client. ``state``: over every value that there is now.
+        ``sink``: over the journal of the target; not asked of a sink over ``dpone.sql``."""
+        raise self._lacks("damage")
 
     # ---- state
 
