@@ -785,6 +785,63 @@ class EmptiesWithNothing(FaultySink):
             return receipt
 
 
+@fails(ddl_is_only_said="statements were asked for, and the target was made")
+class RunsWhatIsSaidTwice(FaultySink):
+    asked = False
+
+    def ddl(self, changes: Any) -> list[str]:
+        said = super().ddl(changes)
+        if self.asked:
+            self.apply(said)
+        self.asked = True
+        return said
+
+
+@fails(staging_says_what_it_took="rows, filtered, quarantined, checks: [(2, 2, 1, 'kept'), (0, 0, 0, '')]")
+class CountsBatches(FaultySink):
+    """Of a load that nobody goes on with."""
+
+    class writer(FaultyWriter):
+        def stage(self, part: Part, stream: Any) -> Any:
+            staged = super().stage(part, stream)
+            return staged if self._load.repeatable else evolve(staged, rows=staged.rows // 3)
+
+
+@fails(a_load_is_opened_again_after_an_abort="a load that was aborted is gone on with")
+class KeepsWhatWasAborted(FaultySink):
+    """The next run could go on with it."""
+
+    class writer(FaultyWriter):
+        def abort(self) -> None:
+            if not self._load.repeatable:
+                self._inner.abort()
+
+
+@fails(a_load_that_is_closed_loads_nothing="0 rows are missing, 7 too many")
+class SavesWhatItCan(FaultySink):
+    """Where a part failed and nobody aborts, the whole parts are committed by ``close``."""
+
+    class writer(FaultyWriter):
+        failed = False
+
+        def stage(self, part: Part, stream: Any) -> Any:
+            try:
+                return super().stage(part, stream)
+            except Exception:
+                self.failed = not self._load.repeatable
+                raise
+
+        def abort(self) -> None:
+            self.failed = False
+            self._inner.abort()
+
+        def close(self) -> None:
+            if self.failed:
+                self._inner.commit(self._sink.journal(self._load.key), at(9), ())
+            self.failed = False
+            self._inner.close()
+
+
 @fails(
     no_row_is_lost_by_a_kill="4 rows are missing",
     also=("a_killed_run_is_finished_by_the_next", "staged_parts_survive"),
@@ -1080,6 +1137,16 @@ class NeverDeletes(FaultySink):
         if load.strategy.mode != "snapshot_diff":
             return load
         return self.other(load, mode="merge", max_delete_share=0.2)
+
+
+@fails(snapshot_diff_counts="inserted, updated, deleted, unchanged: (3, 3, 0, 2)")
+class CountsDeletesAsUpdates(FaultySink):
+    class writer(FaultyWriter):
+        def commit(self, after: Any, position: Any, also: Any = ()) -> Any:
+            receipt = super().commit(after, position, also)
+            if self._load.strategy.mode != "snapshot_diff":
+                return receipt
+            return evolve(receipt, updated=receipt.updated + receipt.deleted, deleted=0)
 
 
 @fails(snapshot_diff_refuses_to_delete_by_mistake="pytest.raises(DeletesRefused)")

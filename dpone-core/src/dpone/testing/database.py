@@ -147,6 +147,31 @@ class DatabaseCases(RoleContract):
         if _written_while_held(harness, "changes", lambda: harness.disturb("changes")).within:
             assert _ids(harness, "changes"), "the table was held, and a row that was changed meanwhile is gone"
 
+    @case("merge")
+    def test_unique_claims_no_more_than_holds(self, harness: Harness) -> None:
+        """``Database.unique``: False for a key that no unique index on just its columns keeps single: a plain index,
+        one on more or on fewer columns, one of some rows alone. Keys would be there twice, or a merge would fail."""
+        if not over_sql(harness):
+            return
+        indexes = {
+            "none": "",
+            "plain": "CREATE INDEX {index} ON {table} ({id}, {score})",
+            "wider": "CREATE UNIQUE INDEX {index} ON {table} ({id}, {score}, {more})",
+            "narrower": "CREATE UNIQUE INDEX {index} ON {table} ({id})",
+            "partial": "CREATE UNIQUE INDEX {index} ON {table} ({id}, {score}) WHERE {id} > 7",
+        }
+        rows = sample(1, 3).append_column("more", pa.array([1, 2, 3], pa.int64()))
+        for name, statement in indexes.items():
+            load(harness, rows, simple(harness), name, lineage=Lineage(False))
+            with _database(harness, name) as (db, target):
+                names = {column: db.dialect.quote(column) for column in ("id", "score", "more")}
+                said = statement.format(index=db.dialect.quote(f"of_{name}"), table=db.dialect.name(target), **names)
+                if said and not _made(db, said):
+                    continue
+                with _transaction(db):
+                    claimed = db.unique(target, ("id", "score"))
+            assert not claimed, f"unique says that a key is kept single, and the index is {name}"
+
     @case("exactly_once")
     def test_execute_counts_the_rows_it_found(self, harness: Harness) -> None:
         """``Database.execute``: the rows that the condition met, also where an UPDATE leaves them as they were; those
@@ -401,6 +426,17 @@ def _transaction(db: Any) -> Iterator[None]:
     db.begin(_SHARED)
     yield
     db.commit()
+
+
+def _made(db: Any, statement: str) -> bool:
+    """False where the system has no such index."""
+    try:
+        with _transaction(db):
+            db.execute(statement)
+    except DponeError:
+        db.rollback()
+        return False
+    return True
 
 
 @contextmanager

@@ -307,7 +307,7 @@ class StateContract(RoleContract):
 
 
 def _refuses(state: Any, why: str, before: int) -> None:
-    calls = {
+    calls: dict[str, Callable[[], Any]] = {
         "load": lambda: state.load(KEY),
         "history": lambda: state.history(KEY),
         "save": lambda: state.save(KEY, {"a": 2}, before),
