@@ -40,6 +40,8 @@ class MappedLog(FileChangeLog):
         "a_truncate_is_a_change",
         "a_value_left_out_is_marked",
         "a_column_that_comes_is_united",
+        "a_change_read_that_is_given_up_is_begun_again",
+        "tables_are_read_at_once",
     ),
 )
 class NewestFirst(MappedLog):
@@ -74,6 +76,8 @@ class NamesEventsByTheirValues(MappedLog):
         "a_column_that_comes_is_united",
         "a_gap_stops",
         "another_log_is_not_resumed",
+        "a_change_read_that_is_given_up_is_begun_again",
+        "what_is_acknowledged_stays_so",
     ),
 )
 class BeginsAgain(FileChangeLog):

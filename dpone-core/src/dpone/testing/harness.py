@@ -81,7 +81,8 @@ class Harness:
     live       False for a stand-in: what it proves is shown as simulated
     folder     an empty folder for the kit's own files (state, source files, spools)
     key        the column of ``sample`` that tells its rows apart and grows; ``group``: one whose values come again
-    quirks     case -> why this system cannot have it; shown with the evidence. Such a case is not run
+    quirks     case -> why this system cannot have it; shown with the evidence. Such a case is not run; a name that no
+               case has is an error
     cannot_hold  values and names that this system cannot hold; the cases leave out these alone. Needs ``seed``
     implementations  role -> ``module:Class`` instead of what the plugin names
     """
