@@ -576,6 +576,17 @@ class SkipsNull(SqliteSource):
         self._incremental = self._incremental and evolve(self._incremental, nulls="skip")
 
 
+@fails(cursor_refuses_null="a row was skipped, and 0 are said to be left out")
+class SkipsUnseen(SqliteSource):
+    """It does not say what it left out: a row that is filtered would pass for one that was deleted."""
+
+    @contextmanager
+    def read(self, part: Part) -> Iterator[Any]:
+        with super().read(part) as stream:
+            stream.filtered = 0
+            yield stream
+
+
 @fails(cursor_stops_where_the_source_was_set_back="pytest.raises(Stopped)")
 class CaughtUpBelow(SqliteSource):
     """Says that nothing is new where the source was set back."""
@@ -783,6 +794,14 @@ class EmptiesWithNothing(FaultySink):
             if not rows and self._load.schema is not None and self._load.strategy.mode == "append":
                 self._sink.execute("DELETE FROM {target}")
             return receipt
+
+
+@fails(rows_of_others_are_seen="of 1 rows exists and is_empty say (True, True)")
+class GoesByItsJournal(SqliteSink):
+    """Without one the target is empty."""
+
+    def is_empty(self) -> bool:
+        return super().is_empty() or not self._db.tables(self._target, "__dpone__loads")
 
 
 @fails(ddl_is_only_said="statements were asked for, and the target was made")

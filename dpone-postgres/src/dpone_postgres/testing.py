@@ -10,19 +10,15 @@ from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlsplit
 
 import psycopg
 import pyarrow as pa
 from attrs import frozen
-from psycopg import sql
-from psycopg.conninfo import conninfo_to_dict
 
 from dpone.errors import ConfigError
 from dpone.evidence import Durability
 from dpone.pipeline import SourceSpec, StateSpec
 from dpone.schema import NATIVE
-from dpone.secret import Secret
 from dpone.testing import SqlHarness
 from dpone.testing.rows import Rows
 
@@ -31,7 +27,7 @@ _numbers = count(1)
 
 
 class PostgresHarness(SqlHarness):
-    """One schema. ``close`` drops it, and the slot, the publication and the role of its name."""
+    """One schema. ``close`` drops it, and the slot and publication of its name."""
 
     connector = "postgres"
     product = "PostgreSQL"
@@ -74,7 +70,6 @@ class PostgresHarness(SqlHarness):
             for (table,) in tables:  # one by one: a case makes more than one transaction can lock
                 db.execute(f"DROP TABLE IF EXISTS {self.at(table)} CASCADE")
             db.execute(f"DROP SCHEMA {self.schema} CASCADE")
-            db.execute(f"DROP ROLE IF EXISTS {self.schema}")
 
     def native(self, rows: pa.Table) -> tuple[Any, pa.Table]:
         """Binary COPY of a table that this client has made."""
@@ -87,24 +82,16 @@ class PostgresHarness(SqlHarness):
             return _Copied(rows, copied=b"".join(copy)), rows
 
     def state(self) -> StateSpec:
-        """Under a role of its own, which ``away`` locks out."""
-        url, given = urlsplit(self.url), conninfo_to_dict(self.url)
-        role, password = sql.Identifier(self.schema), str(given.get("password") or "")
-        with psycopg.connect(self.url) as db:
-            if not db.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [self.schema]).fetchall():
-                db.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(role, sql.Literal(password or None)))
-                db.execute(sql.SQL("GRANT ALL ON SCHEMA {} TO {}").format(role, role))
-        user = f"{self.schema}:{quote(password, safe='')}" if password else self.schema
-        own = url._replace(netloc=f"{user}@{url.netloc.rpartition('@')[2]}").geturl()
-        return StateSpec(self.connector, Secret(own), options=self.options("state", schema=self.schema))
+        return StateSpec(self.connector, self.connection, options=self.options("state", schema=self.schema))
 
     @contextmanager
     def away(self) -> Iterator[None]:
-        self.run(f"ALTER ROLE {self.schema} NOLOGIN")
+        """The state's schema bears another name."""
+        self.run(f"ALTER SCHEMA {self.schema} RENAME TO {self.schema}_aside")
         try:
             yield
         finally:
-            self.run(f"ALTER ROLE {self.schema} LOGIN")
+            self.run(f"ALTER SCHEMA {self.schema}_aside RENAME TO {self.schema}")
 
     # ---- change streams
 

@@ -118,6 +118,20 @@ class DatabaseCases(RoleContract):
                 meanwhile.end()
             assert not any(began_early), "two transactions of one lock were open at one time"
 
+    @case("write")
+    def test_rows_of_others_are_seen(self, harness: Harness) -> None:
+        """``Sink.is_empty``: a target in which another program has put a row is not empty, though no journal knows of
+        it: a first load must stop for it. Without a row it is empty, and it exists."""
+        if not over_sql(harness):
+            return
+        for name, rows in (("theirs", sample(1, 1)), ("bare", sample(1, 0))):
+            harness.seed(rows, name)
+            with closing(harness.make("sink", harness.sink(simple(harness), name))) as sink:
+                answers = sink.exists(), sink.is_empty()
+                assert answers == (True, not rows.num_rows), (
+                    f"of {rows.num_rows} rows exists and is_empty say {answers}"
+                )
+
     @case("exactly_once")
     def test_what_follows_ddl_is_a_transaction(self, harness: Harness) -> None:
         """``Database.begin``: rows that come after DDL are gone with a ``rollback``, also where the DDL commits."""
