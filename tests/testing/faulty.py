@@ -376,19 +376,20 @@ class NamesWithoutQuotes(SqliteSource):
 
 
 @fails(a_stream_is_read_in_another_thread="a stream cannot be iterated in another thread")
-class BelongsToItsThread(MappedSource):
-    """As a driver whose connection no other thread may use."""
+class BelongsToItsThread(SqliteSource):
+    """As a driver whose cursor no other thread may use."""
 
     @contextmanager
     def read(self, part: Part) -> Iterator[Any]:
-        self.thread = threading.get_ident()
-        with super().read(part) as stream:
-            yield stream
+        mine = threading.get_ident()
 
-    def change(self, batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
-        if threading.get_ident() != self.thread:
-            raise RuntimeError("another thread")
-        yield batch
+        def checked(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+            if threading.get_ident() != mine:
+                raise RuntimeError("another thread")
+            yield batch
+
+        with super().read(part) as stream:
+            yield Mapped(stream, checked)
 
 
 @fails(a_read_that_is_given_up_leaves_nothing="after a read that was given up nothing can be read")
