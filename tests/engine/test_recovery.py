@@ -274,6 +274,35 @@ def test_ST_04_rows_that_nothing_explains_stop_the_run(project: Project) -> None
     assert project.state() is None
 
 
+MISSPELT: Mapping[str, Mapping[str, Any]] = {
+    "file": {"type": "file", "path": "dat/*.csv"},
+    "table": {"type": "sqlite", "connection": "sqlite:///other.db", "table": "ordres"},
+    "query": {"type": "sqlite", "connection": "sqlite:///other.db", "query": "SELECT * FROM ordres"},
+}
+
+
+@pytest.mark.parametrize("dry_run", [False, True], ids=["run", "plan"])
+@pytest.mark.parametrize("source", MISSPELT.values(), ids=MISSPELT)
+def test_ST_04_a_misspelt_source_is_said_before_the_target(
+    project: Project, source: Mapping[str, Any], dry_run: bool
+) -> None:
+    """A source that is not there, and a target with rows of somebody else: the message is of the source, since no
+    decision about the target would help, and nothing is changed."""
+    filled(project)
+    project.csv("a", rows(1, 10))
+    with closing(sqlite3.connect(project.folder / "other.db")) as db:
+        db.execute("CREATE TABLE orders (id INTEGER)")
+    tables = project.tables()
+    [stream] = project.but(source=source).run(dry_run=dry_run).streams
+    assert stream.error is not None
+    message = stream.error.message
+    assert "dat/*.csv" in message or "ordres" in message
+    assert "adopt_existing" not in message
+    assert project.query("SELECT * FROM t") == [(9000, 1, "theirs", None)]
+    assert project.tables() == tables
+    assert project.state() is None
+
+
 def test_ST_04_adopt_existing_adds_to_what_is_there(project: Project) -> None:
     """The stated decision: the rows stay and ours are added."""
     filled(project)

@@ -113,7 +113,11 @@ def test_a_truncated_state_is_refused_by_name(tmp_path: Path) -> None:
     state(tmp_path).save(KEY, {"a": 1}, 0)
     path = only(tmp_path, ".json")
     whole = path.read_bytes()
-    for damage in (whole[:-20], b"", b"{}", b"[]", whole.replace(b'"version": 1', b'"version": 9', 1)):
+    values = [
+        json.dumps({**json.loads(whole), "history": [{**json.loads(whole)["history"][0], "value": value}]}).encode()
+        for value in (None, [], [["a", 1]], "", 7)
+    ]
+    for damage in (whole[:-20], b"", b"{}", b"[]", whole.replace(b'"version": 1', b'"version": 9', 1), *values):
         path.write_bytes(damage)
         with pytest.raises(StateError, match=path.name):
             state(tmp_path).load(KEY)

@@ -171,6 +171,23 @@ def test_a_damaged_value_is_one_clear_line(target: Target, state: PostgresState)
         state.load("k")
 
 
+def test_a_schema_that_is_gone_is_not_a_state_that_was_never_saved(target: Target, state: PostgresState) -> None:
+    """A schema that is missing, or was renamed, is an error that says how to make it; one without tables has no
+    state."""
+    assert (state.load("k"), state.history("k")) == (None, [])
+    state.save("k", {"a": 1}, 0)
+    target.run(f"ALTER SCHEMA {target.schema} RENAME TO {target.schema}_aside")
+    try:
+        for call in (state.load, state.history):
+            with pytest.raises(StateError, match=f'no schema {target.schema}; CREATE SCHEMA "{target.schema}";'):
+                call("k")
+    finally:
+        target.run(f"ALTER SCHEMA {target.schema}_aside RENAME TO {target.schema}")
+    found = state.load("k")
+    assert found is not None
+    assert found.value == {"a": 1}
+
+
 def test_a_state_out_of_reach(target: Target) -> None:
     """A server that is down is a finding of check and a transient error of load."""
     state = make(target, "postgres://postgres@127.0.0.1:1/x")

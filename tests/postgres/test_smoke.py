@@ -89,3 +89,28 @@ def test_rows_that_the_target_leaves_out_are_told(tmp_path: Path, target: Target
     assert target.query("SELECT count(*) FROM orders") == [(5,)]
     assert stream.rows.inserted == 5
     assert [w for w in stream.warnings if w.startswith("4 of 9 rows were not inserted")]
+
+
+@pytest.mark.parametrize("source", [{"table": "ordres"}, {"query": "SELECT * FROM ordres"}], ids=["table", "query"])
+def test_ST_04_a_misspelt_source_is_said_before_the_target(
+    tmp_path: Path, target: Target, source: dict[str, str]
+) -> None:
+    """A table that is not there, and a target with rows of somebody else: the message is of the source, and nothing is
+    changed."""
+    target.run("CREATE TABLE orders AS SELECT 1 AS id")
+    before = target.dump()
+    url, schema = target.server.url, target.schema
+    named = {"table": f"{schema}.ordres"} if "table" in source else source
+    data = {
+        "pipeline": "p",
+        "source": {"type": "postgres", "connection": url, **named},
+        "sink": {"type": "postgres", "connection": url, "table": f"{schema}.orders", "strategy": {"mode": "append"}},
+        "state": {"type": "sqlite", "connection": f"sqlite:///{tmp_path}/state.db"},
+        "runtime": {"retries": 0},
+    }
+    (tmp_path / "pipeline.yaml").write_text(yaml.safe_dump(data))
+    [stream] = engine.run(tmp_path / "pipeline.yaml").streams
+    assert stream.error is not None
+    assert "ordres" in stream.error.message
+    assert "adopt_existing" not in stream.error.message
+    assert target.dump() == before

@@ -286,12 +286,13 @@ def test_ST_03_a_state_of_earlier_versions_goes_on(tmp_path: Path, before: bool)
 
 
 def test_ST_03_a_damaged_value_is_one_clear_line(state: SqliteState, path: Path) -> None:
-    """A value that is no JSON is an error that says what to do, never an empty state."""
+    """A value that is no JSON, or no object, is an error that says what to do, never an empty state."""
     state.save("k", {"a": 1}, 0)
-    with closing(sqlite3.connect(path)) as other, other:
-        other.execute("UPDATE __dpone__state SET value = '{'")
-    with pytest.raises(StateError, match="version 1 is not JSON"):
-        state.load("k")
+    for damage in ("{", "", "null", "[]", "7"):
+        with closing(sqlite3.connect(path)) as other, other:
+            other.execute("UPDATE __dpone__state SET value = ?", (damage,))
+        with pytest.raises(StateError, match="version 1 is not JSON"):
+            state.load("k")
 
 
 def test_the_value_must_be_json(state: SqliteState) -> None:

@@ -13,9 +13,11 @@ import hashlib
 import json
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import UTC, datetime
+from fnmatch import fnmatchcase
 from types import SimpleNamespace
 from typing import Any, ClassVar, TypeVar
 from unittest import mock
@@ -36,6 +38,7 @@ from dpone.errors import (
     Category,
     Conflict,
     ContentChanged,
+    DponeError,
     IdentityChanged,
     SinkError,
     SourceError,
@@ -309,6 +312,132 @@ class ChecksNothing(SqliteSource):
         return [Finding("connection", True, "fine")]
 
 
+@fails(what_is_not_there_is_one_clear_line="pytest.raises(DponeError)")
+class AnswersNoColumns(SqliteSource):
+    """Of a table that is missing, unless ``check`` asks."""
+
+    checking = False
+
+    def check(self) -> list[Finding]:
+        self.checking = True
+        try:
+            return super().check()
+        finally:
+            self.checking = False
+
+    def schema(self) -> pa.Schema:
+        try:
+            return super().schema()
+        except SourceError:
+            if self.checking:
+                raise
+            return pa.schema([])
+
+
+@fails(ack_needs_no_window="a source that has planned no window cannot acknowledge")
+class AcknowledgesItsWindow(SqliteSource):
+    def window(self, *args: Any) -> Window:
+        self.planned = super().window(*args)
+        return self.planned
+
+    def ack(self, position: Any) -> None:
+        assert self.planned.position == position
+
+
+class Renamed(SqliteSource):
+    """``named`` is done to the names of tables."""
+
+    def tables(self, pattern: str) -> list[str]:
+        return self.named(super().tables(pattern), pattern)
+
+    def named(self, found: list[str], pattern: str) -> list[str]:
+        return found
+
+
+@fails(tables_are_found_by_their_pattern="the names are not sorted, or one is there twice")
+class ListsViewsTwice(Renamed):
+    def named(self, found: list[str], pattern: str) -> list[str]:
+        return [*found, *found[-1:]]
+
+
+@fails(tables_are_found_by_their_pattern="names were found that do not match")
+class ListsAllInsteadOfNone(Renamed):
+    def named(self, found: list[str], pattern: str) -> list[str]:
+        return found or super().tables("*")
+
+
+@fails(tables_are_found_by_their_pattern="does not name a table")
+class NamesWithoutQuotes(SqliteSource):
+    """A quote in a name is not doubled, and a dot is one between two names."""
+
+    def tables(self, pattern: str) -> list[str]:
+        names = [name.last for name in self.listed()]
+        return sorted(name for name in names if fnmatchcase(name, pattern))
+
+
+@fails(a_stream_is_read_in_another_thread="a stream cannot be iterated in another thread")
+class BelongsToItsThread(SqliteSource):
+    """As a driver whose cursor no other thread may use."""
+
+    @contextmanager
+    def read(self, part: Part) -> Iterator[Any]:
+        mine = threading.get_ident()
+
+        def checked(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+            if threading.get_ident() != mine:
+                raise RuntimeError("another thread")
+            yield batch
+
+        with super().read(part) as stream:
+            yield Mapped(stream, checked)
+
+
+@fails(a_read_that_is_given_up_leaves_nothing="after a read that was given up nothing can be read")
+class LeavesItsTransactionOpen(SqliteSource):
+    """Where the block of a part ends by an error."""
+
+    given_up = False
+
+    @contextmanager
+    def read(self, part: Part) -> Iterator[Any]:
+        with super().read(part) as stream:
+            try:
+                yield stream
+            except BaseException:
+                self.given_up = True
+                raise
+
+    def finish(self) -> None:
+        if not self.given_up:
+            super().finish()
+
+
+@fails(a_read_that_is_given_up_leaves_nothing="3 rows are missing")
+class GoesOnInTheOldSnapshot(LeavesItsTransactionOpen):
+    def begin(self, after: Any) -> Any:
+        return None if self.given_up else super().begin(after)
+
+
+@fails(a_read_that_is_given_up_leaves_nothing="pytest.raises(Broken)")
+class SwallowsTheError(SqliteSource):
+    """Of whoever reads."""
+
+    @contextmanager
+    def read(self, part: Part) -> Iterator[Any]:
+        with super().read(part) as stream, suppress(RuntimeError):
+            yield stream
+
+
+@fails(a_read_is_bounded_in_memory="a read holds")
+class ReadsEverythingFirst(SqliteSource):
+    @contextmanager
+    def read(self, part: Part) -> Iterator[Any]:
+        with super().read(part) as stream:
+            through = Through(stream)
+            through.batches = lambda: iter(list(stream.batches()))  # type: ignore[attr-defined]
+            yield through
+
+
 @fails(another_source_is_not_resumed="pytest.raises(IdentityChanged)")
 class TakesAnyPositionForItsOwn(SqliteSource):
     def window(self, after: Any, request: Any) -> Window:
@@ -319,7 +448,7 @@ class TakesAnyPositionForItsOwn(SqliteSource):
             return super().window(evolve(after, identity=own), request)
 
 
-@fails(ack_and_close_may_come_twice="3 rows are missing, 0 too many")
+@fails(ack_and_close_may_come_twice="3 rows are missing, 0 too many", also=("ack_needs_no_window",))
 class AckTakesTheRowsAway(SqliteSource):
     """As from a queue."""
 
@@ -340,6 +469,23 @@ class NewPartsEveryTime(FileSource):
     def window(self, *args: Any) -> Window:
         window = super().window(*args)
         return evolve(window, parts=tuple(evolve(part, id=ulid()) for part in window.parts))
+
+
+@fails(content_names_the_rows="one content stands for other rows, too")
+class NamesRowsByTheirPlace(FileSource):
+    """In the window."""
+
+    def window(self, *args: Any) -> Window:
+        window = super().window(*args)
+        return evolve(window, parts=tuple(evolve(part, content=f"part {n}") for n, part in enumerate(window.parts)))
+
+
+@fails(content_names_the_rows="the same rows have another content in another window")
+class NamesRowsByTheirWindow(FileSource):
+    def window(self, *args: Any) -> Window:
+        window = super().window(*args)
+        told = len(window.parts)
+        return evolve(window, parts=tuple(evolve(part, content=f"{part.content} of {told}") for part in window.parts))
 
 
 @fails(other_content_is_an_error="pytest.raises((SourceError, DataError, Stopped))")
@@ -429,6 +575,17 @@ class SkipsNull(SqliteSource):
     def __init__(self, spec: Any) -> None:
         super().__init__(spec)
         self._incremental = self._incremental and evolve(self._incremental, nulls="skip")
+
+
+@fails(cursor_refuses_null="a row was skipped, and 0 are said to be left out")
+class SkipsUnseen(SqliteSource):
+    """It does not say what it left out: a row that is filtered would pass for one that was deleted."""
+
+    @contextmanager
+    def read(self, part: Part) -> Iterator[Any]:
+        with super().read(part) as stream:
+            stream.filtered = 0
+            yield stream
 
 
 @fails(cursor_stops_where_the_source_was_set_back="pytest.raises(Stopped)")
@@ -640,6 +797,71 @@ class EmptiesWithNothing(FaultySink):
             return receipt
 
 
+@fails(rows_of_others_are_seen="of 1 rows exists and is_empty say (True, True)")
+class GoesByItsJournal(SqliteSink):
+    """Without one the target is empty."""
+
+    def is_empty(self) -> bool:
+        return super().is_empty() or not self._db.tables(self._target, "__dpone__loads")
+
+
+@fails(ddl_is_only_said="statements were asked for, and the target was made")
+class RunsWhatIsSaidTwice(FaultySink):
+    asked = False
+
+    def ddl(self, changes: Any) -> list[str]:
+        said = super().ddl(changes)
+        if self.asked:
+            self.apply(said)
+        self.asked = True
+        return said
+
+
+@fails(staging_says_what_it_took="rows, filtered, quarantined, checks: [(2, 2, 1, 'kept'), (0, 0, 0, '')]")
+class CountsBatches(FaultySink):
+    """Of a load that nobody goes on with."""
+
+    class writer(FaultyWriter):
+        def stage(self, part: Part, stream: Any) -> Any:
+            staged = super().stage(part, stream)
+            return staged if self._load.repeatable else evolve(staged, rows=staged.rows // 3)
+
+
+@fails(a_load_is_opened_again_after_an_abort="a load that was aborted is gone on with")
+class KeepsWhatWasAborted(FaultySink):
+    """The next run could go on with it."""
+
+    class writer(FaultyWriter):
+        def abort(self) -> None:
+            if not self._load.repeatable:
+                self._inner.abort()
+
+
+@fails(a_load_that_is_closed_loads_nothing="0 rows are missing, 7 too many")
+class SavesWhatItCan(FaultySink):
+    """Where a part failed and nobody aborts, the whole parts are committed by ``close``."""
+
+    class writer(FaultyWriter):
+        failed = False
+
+        def stage(self, part: Part, stream: Any) -> Any:
+            try:
+                return super().stage(part, stream)
+            except Exception:
+                self.failed = not self._load.repeatable
+                raise
+
+        def abort(self) -> None:
+            self.failed = False
+            self._inner.abort()
+
+        def close(self) -> None:
+            if self.failed:
+                self._inner.commit(self._sink.journal(self._load.key), at(9), ())
+            self.failed = False
+            self._inner.close()
+
+
 @fails(
     no_row_is_lost_by_a_kill="4 rows are missing",
     also=("a_killed_run_is_finished_by_the_next", "staged_parts_survive"),
@@ -806,7 +1028,10 @@ class CdcApplyLosesARow(LosesARow):
     mode = "cdc_apply"
 
 
-@fails(merge_counts_and_leaves_equal_rows="inserted, updated, deleted, unchanged: (2, 4, 0, 0)")
+@fails(
+    merge_counts_and_leaves_equal_rows="inserted, updated, deleted, unchanged: (2, 4, 0, 0)",
+    also=("snapshot_diff_counts",),
+)
 class CountsEverythingAsUpdated(FaultySink):
     class writer(FaultyWriter):
         def commit(self, after: Any, position: Any, also: Any = ()) -> Any:
@@ -928,13 +1153,27 @@ class IgnoresTheWindow(FaultySink):
 
 @fails(
     snapshot_diff_makes_the_target_equal="0 rows are missing, 1 too many",
-    also=("snapshot_diff_refuses_to_delete_by_mistake", "rows_that_refer_to_the_target_stay"),
+    also=(
+        "snapshot_diff_refuses_to_delete_by_mistake",
+        "rows_that_refer_to_the_target_stay",
+        "snapshot_diff_counts",
+    ),
 )
 class NeverDeletes(FaultySink):
     def opened(self, load: Any) -> Any:
         if load.strategy.mode != "snapshot_diff":
             return load
         return self.other(load, mode="merge", max_delete_share=0.2)
+
+
+@fails(snapshot_diff_counts="inserted, updated, deleted, unchanged: (3, 3, 0, 2)")
+class CountsDeletesAsUpdates(FaultySink):
+    class writer(FaultyWriter):
+        def commit(self, after: Any, position: Any, also: Any = ()) -> Any:
+            receipt = super().commit(after, position, also)
+            if self._load.strategy.mode != "snapshot_diff":
+                return receipt
+            return evolve(receipt, updated=receipt.updated + receipt.deleted, deleted=0)
 
 
 @fails(snapshot_diff_refuses_to_delete_by_mistake="pytest.raises(DeletesRefused)")
@@ -978,7 +1217,8 @@ class SaidOtherwise(FaultySink):
 
     def opened(self, load: Any) -> Any:
         name, value = self.said
-        return self.other(load, **{name: self.done}) if getattr(load.strategy, name) == value else load
+        meant = load.strategy.mode == "cdc_apply" and getattr(load.strategy, name) == value
+        return self.other(load, **{name: self.done}) if meant else load
 
 
 @fails(cdc_apply_deletes_as_was_said="deletes: soft left rows [2]")
@@ -1157,7 +1397,10 @@ class MissesAllTheTime(SqliteSink):
         return "it is empty"
 
 
-@fails(the_journal_has_an_entry_per_commit='assert second.inserted == second.entry.rows["inserted"] == 1')
+@fails(
+    the_journal_has_an_entry_per_commit='assert second.inserted == second.entry.rows["inserted"] == 1',
+    also=("staging_says_what_it_took",),
+)
 class CountsTwice(FaultySink):
     """The receipt says more than the journal."""
 
@@ -1513,7 +1756,10 @@ class BeginsAnew(FaultySink):
         return evolve(load, repeatable=False)
 
 
-@fails(staged_parts_survive="assert (staged.rows, staged.filtered, staged.quarantined, staged.checks) == (4,")
+@fails(
+    staged_parts_survive="assert (staged.rows, staged.filtered, staged.quarantined, staged.checks) == (4,",
+    also=("staging_says_what_it_took",),
+)
 class ForgetsTheChecks(FaultySink):
     """The mark of a part has its rows, not what a row contract found in them."""
 
@@ -1662,6 +1908,14 @@ class MovesTheHeadAlone(FaultySink):
         self._db.execute("DELETE FROM __dpone__loads WHERE key = ? AND seq < ?", (new, after.seq))
 
 
+@fails(a_journal_that_cannot_be_read_is_an_error="the journal is damaged, '', and it is read all the same")
+class TakesADamagedJournalForNone(FileSink):
+    def journal(self, key: str) -> Any:
+        with suppress(DponeError):
+            return super().journal(key)
+        return None
+
+
 # ---- states
 
 
@@ -1714,6 +1968,45 @@ class DeletesAnyVersion(SqliteState):
 class TakesNan(SqliteState):
     def save(self, key: str, value: Mapping[str, Any], expected: int) -> int:
         return super().save(key, json.loads(json.dumps(value).replace("NaN", "null")), expected)
+
+
+@fails(a_state_out_of_reach_is_an_error="out of reach, and history answers all the same")
+class HasNoHistoryWhereItCannotLook(SqliteState):
+    def history(self, key: str, limit: int = 20) -> Any:
+        with suppress(StateError):
+            return super().history(key, limit)
+        return []
+
+
+@fails(a_state_out_of_reach_is_an_error="a failed connection is a finding, and check raises")
+class ChecksByRaising(SqliteState):
+    def check(self) -> list[Finding]:
+        self.load(KEY)
+        return super().check()
+
+
+@fails(a_damaged_state_is_an_error="damaged, {, and it is loaded all the same")
+class TakesDamageForNone(SqliteState):
+    def load(self, key: str) -> Any:
+        try:
+            return super().load(key)
+        except StateError as error:
+            if "is not JSON" in error.found:
+                return None
+            raise
+
+
+@fails(a_damaged_state_is_an_error="damaged, {, and it is saved as if there were none")
+class SavesOverDamage(SqliteState):
+    def save(self, key: str, value: Mapping[str, Any], expected: int) -> int:
+        try:
+            found = self.load(key)
+        except StateError as error:
+            if "is not JSON" not in error.found:
+                raise
+            return super().save(key, value, int(error.found.split()[1]))
+        del found
+        return super().save(key, value, expected)
 
 
 @fails(earlier_values_stay_readable='assert [old.value["n"] for old in state.history(KEY)] == [4, 3, 2, 1, 0]')
@@ -1786,6 +2079,25 @@ class RenewsForATenth(SqliteState):
             through = Through(lease)
             through.renew = evolve(lease, ttl=lease.ttl / 10).renew  # type: ignore[attr-defined]
             yield through
+
+
+@fails(a_lease_is_renewed_beside_other_calls="two threads used one object")
+class HasOneConnection(SqliteState):
+    """A driver that no two threads may use at once."""
+
+    used = False
+
+    @contextmanager
+    def _connected(self, failed: str) -> Iterator[Any]:
+        if self.used:
+            raise StateError(failed, "the connection is in use", "wait")
+        self.used = True
+        try:
+            with super()._connected(failed) as db:
+                time.sleep(0.001)
+                yield db
+        finally:
+            self.used = False
 
 
 @fails(a_dead_holder_is_taken_over="the lock should be free")

@@ -13,7 +13,7 @@ from tests.testing.faulty import Mapped, column, fails, honest
 
 from dpone import changes
 from dpone.connectors.file.changelog import FileChangeLog
-from dpone.errors import ConfigError, Gap, IdentityChanged
+from dpone.errors import ConfigError, Gap, IdentityChanged, SourceError
 from dpone.ids import ulid
 from dpone.testing.rows import Rows
 
@@ -40,6 +40,8 @@ class MappedLog(FileChangeLog):
         "a_truncate_is_a_change",
         "a_value_left_out_is_marked",
         "a_column_that_comes_is_united",
+        "a_change_read_that_is_given_up_is_begun_again",
+        "tables_are_read_at_once",
     ),
 )
 class NewestFirst(MappedLog):
@@ -74,6 +76,8 @@ class NamesEventsByTheirValues(MappedLog):
         "a_column_that_comes_is_united",
         "a_gap_stops",
         "another_log_is_not_resumed",
+        "a_change_read_that_is_given_up_is_begun_again",
+        "what_is_acknowledged_stays_so",
     ),
 )
 class BeginsAgain(FileChangeLog):
@@ -143,6 +147,94 @@ class ForgetsWhereItEnded(FileChangeLog):
     def window(self, after: Any, limit: Any) -> Any:
         window = super().window(after, limit)
         return window if window.tables else evolve(window, commits=("", window.commits[1]))
+
+
+@fails(a_plan_runs_nothing="something was made")
+class RunsItsPlan(FileChangeLog):
+    """What it plans is there afterwards."""
+
+    def setup_plan(self) -> list[str]:
+        with self._log.path.open("a") as log:
+            log.write(
+                '{"table": "kept", "op": "insert", "values": {}, "commit": "0"}\n{"op": "commit", "commit": "0"}\n'
+            )
+        return super().setup_plan()
+
+
+@fails(a_plan_runs_nothing="another plan for the same stream")
+class PlansAnew(FileChangeLog):
+    """Names what is to be made by a new word each time."""
+
+    def setup_plan(self) -> list[str]:
+        return [f"CREATE SLOT {ulid()}"]
+
+
+@fails(what_is_gone_is_dropped_again="what is gone already is no error")
+class DropsOnce(FileChangeLog):
+    dropped = False
+
+    def drop(self) -> None:
+        if self.dropped:
+            raise SourceError("drop the slot", "there is none", "create it")
+        self.dropped = True
+
+
+@fails(what_is_gone_is_dropped_again="the window has changes of no table, not of orders")
+class StaysDropped(FileChangeLog):
+    """What was dropped once is not made again: its stream begins where a log ends."""
+
+    def drop(self) -> None:
+        self._log.path.with_suffix(".dropped").touch()
+
+    def window(self, after: Any, limit: Any) -> Any:
+        window = super().window(after, limit)
+        gone = self._log.path.with_suffix(".dropped").exists()
+        return super().window(window.position, limit) if gone else window
+
+
+@fails(what_is_acknowledged_stays_so="a position was acknowledged out of turn")
+class AcknowledgesForward(FileChangeLog):
+    """A position that was passed is refused."""
+
+    highest = ""
+
+    def ack(self, position: Any) -> None:
+        if position.value["commit"] < self.highest:
+            raise SourceError("acknowledge", "the source is beyond it", "acknowledge a later one")
+        self.highest = position.value["commit"]
+
+
+@fails(a_change_read_that_is_given_up_is_begun_again='assert [r["id"] for r in found] == [0, 1, 2, 3, 4]')
+class ForgetsWhatWasGivenUp(FileChangeLog):
+    """What one has begun to read is gone for the next."""
+
+    given_up = False
+
+    @contextmanager
+    def read(self, table: str) -> Iterator[Any]:
+        with super().read(table) as stream:
+            again, self.given_up = self.given_up, False
+            try:
+                yield Mapped(stream, lambda batch: iter([batch.slice(1) if again else batch]))
+            except BaseException:
+                self.given_up = True
+                raise
+
+
+@fails(tables_are_read_at_once="a table is read, and another cannot be read beside it")
+class OneTableAtATime(FileChangeLog):
+    reading = False
+
+    @contextmanager
+    def read(self, table: str) -> Iterator[Any]:
+        if self.reading:
+            raise SourceError("read", "another table is being read", "wait")
+        self.reading = True
+        try:
+            with super().read(table) as stream:
+                yield stream
+        finally:
+            self.reading = False
 
 
 @fails(many_tables_share_one_order='assert orders[0]["ordinal"] < lines[0]["ordinal"] < orders[1]["ordinal"]')

@@ -82,6 +82,17 @@ class _LocksRows(SqliteDialect):
     holds_new_rows = False
 
 
+@fails(unique_claims_no_more_than_holds="unique says that a key is kept single, and the index is partial")
+class ClaimsAPartialIndex(Over):
+    """One that keeps single the keys of some rows."""
+
+    class database(SqliteDatabase):
+        def unique(self, table: Name, key: Sequence[str]) -> bool:
+            indexes = self.rows('SELECT name FROM pragma_index_list(?) WHERE "unique" AND partial', (table.last,))
+            columns = [self.rows("SELECT name FROM pragma_index_info(?)", (name,)) for (name,) in indexes]
+            return any({name for (name,) in one} == {*key} for one in columns) or super().unique(table, key)
+
+
 @fails(execute_counts_the_rows_it_found="counted were {'same values': 0, 'other values': 2,")
 class CountsWhatItChanged(Over):
     """An UPDATE of the target that leaves rows as they were does not count them, as MySQL does."""

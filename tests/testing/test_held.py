@@ -181,3 +181,28 @@ def test_every_example_of_ours_is_among_the_kits_values() -> None:
     """What these tests rest on: the kit does use an empty text and a name beyond U+FFFF."""
     assert "" in hostile.TEXTS
     assert [name for name in hostile.HOSTILE_NAMES if WIDE.covers("name", name)] == ["🦆"]
+
+
+LEFT_OUT = "test_what_is_left_out_has_a_case"
+
+
+@pytest.mark.parametrize("contract", [SourceContract, SinkContract])
+def test_a_quirk_that_names_no_case_is_an_error(tmp_path: Path, contract: Any) -> None:
+    """A misspelt quirk leaves nothing out: it is red and says what was meant; one of another contract is none."""
+    for name in ("test_an_expired_lease_is_taken_over", "test_names_are_quoted", "test_full_refresh"):
+        run(harness(tmp_path, cannot_hold=(), quirks={name: "no such thing"}), LEFT_OUT, contract)
+    for name, meant in (
+        ("test_names_are_qouted", "is it test_names_are_quoted"),
+        ("test_what_is_offered_is_declared", "is it test_"),
+        ("zzz", "see the names"),
+    ):
+        with pytest.raises(AssertionError, match=f"no case is called {name}; {meant}"):
+            run(harness(tmp_path, cannot_hold=(), quirks={name: "no such thing"}), LEFT_OUT, contract)
+
+
+@pytest.mark.parametrize("of", [pa.date32(), "names"])
+def test_a_claim_of_which_no_case_uses_a_value_is_an_error(tmp_path: Path, of: Any) -> None:
+    """What can be left out are values of the types that cases ask about, and names."""
+    run(harness(tmp_path), LEFT_OUT)
+    with pytest.raises(AssertionError, match=f"no case uses values of {of if of == 'names' else 'date32'}"):
+        run(harness(tmp_path, cannot_hold=(CannotHold(of, "x", "no such thing"),)), LEFT_OUT)

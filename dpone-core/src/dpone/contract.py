@@ -211,8 +211,9 @@ class Source(Protocol):
         ...
 
     def schema(self) -> pa.Schema:
-        """Columns as they are now. Called by ``dpone check --connect``, not in a run, where the window says them.
-        Raises SourceError."""
+        """Columns as they are now. Called by ``dpone check --connect``; in a run the window says them, and it is called
+        once, before any window, only where the run is about to stop for rows of its target that no journal explains:
+        what is wrong with the source is said first. Raises SourceError."""
         ...
 
     def window(self, after: Position | None, request: WindowRequest) -> Window:

@@ -442,6 +442,7 @@ class _Attempt:
         if loaded is None:
             if spec.strategy.mode == "full_refresh" or spec.options.adopt_existing or sink.is_empty():
                 return
+            self.source.schema()  # a misspelt source has no journal either, and no decision about the target helps it
             found = "it has rows, but neither journal nor state of this stream"
             todo = "set sink.options.adopt_existing: true to load into it, or use --full-refresh to replace it"
             raise StateMissing(f"load into {spec.location}", found, todo)

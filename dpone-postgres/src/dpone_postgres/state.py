@@ -26,13 +26,19 @@ class PostgresState(SqlState):
     def database(self) -> PostgresDatabase:
         return PostgresDatabase(self._given, self._options, self._name)
 
+    def lost(self, db: Database) -> tuple[str, str] | None:
+        if db.rows("SELECT 1 FROM pg_namespace WHERE nspname = \0", [self._schema]):
+            return None
+        return f"no schema {self._schema}", f'CREATE SCHEMA "{self._schema}";'
+
     def refused(self, db: Database, known: bool) -> tuple[str, str] | None:
+        if known:
+            return None
+        if (lost := self.lost(db)) is not None:
+            return lost
         sql = "SELECT current_user, has_schema_privilege(oid, 'CREATE') FROM pg_namespace WHERE nspname = \0"
-        found = db.rows(sql, [self._schema])
-        if not found:
-            return f"no schema {self._schema}", f'CREATE SCHEMA "{self._schema}";'
-        user, create = found[0]
-        if known or create:
+        [(user, create)] = db.rows(sql, [self._schema])
+        if create:
             return None
         grant = f'GRANT USAGE, CREATE ON SCHEMA "{self._schema}" TO "{user}";'
         return f"{user} may not create tables in schema {self._schema}", grant

@@ -116,6 +116,9 @@ class MariadbHarness(Harness):
         finally:
             self.run(f"ALTER USER {self._database} ACCOUNT UNLOCK")
 
+    def damage(self, role: str, text: str, table: str = "orders") -> None:
+        self.run(f"UPDATE __dpone__state SET value = '{text}'")
+
     def _open(self, database: str | None = "") -> pymysql.connections.Connection[Any]:
         return pymysql.connect(
             host="127.0.0.1", port=self._port, user="root", database=self._database if database == "" else database,

@@ -56,6 +56,10 @@ class SqlState(ABC):
         [(at,)] = db.rows(f"SELECT {self.clock}")
         return moment(at)
 
+    def lost(self, db: Database) -> tuple[str, str] | None:
+        """Why the tables have no place, as where their schema is gone, and what to do; None: nothing was saved yet."""
+        return None
+
     def refused(self, db: Database, known: bool) -> tuple[str, str] | None:
         """Why no state could be written, and what to do; ``known``: the tables are there. Looks, and makes nothing."""
         return None
@@ -74,7 +78,7 @@ class SqlState(ABC):
     def load(self, key: str) -> Versioned | None:
         with self._connected("load the state") as db:
             tables = self._tables(db)
-            found = tables.state.rows(_VERSION, {"key": key}) if tables.exist() else []
+            found = tables.state.rows(_VERSION, {"key": key}) if self._are_there(tables) else []
         return _versioned(*found[0]) if found and found[0][1] is not None else None
 
     def save(self, key: str, value: Mapping[str, Any], expected: int) -> int:
@@ -106,7 +110,7 @@ class SqlState(ABC):
     def history(self, key: str, limit: int = 20) -> list[Versioned]:
         with self._connected("read the state's history") as db:
             tables = self._tables(db)
-            found = tables.history.rows(_VERSION, {"key": key}) if tables.exist() else []
+            found = tables.history.rows(_VERSION, {"key": key}) if self._are_there(tables) else []
         newest = sorted(found, key=lambda line: int(line[0]), reverse=True)
         return [_versioned(*line) for line in newest[:limit]]
 
@@ -174,6 +178,14 @@ class SqlState(ABC):
             _own(db, self._name.sibling(f"{STATE}_history"), ("key", "version"), saved),
             _own(db, self._name.sibling("__dpone__locks"), ("key",), [*held, ("expires", self.expires)]),
         )
+
+    def _are_there(self, tables: _Tables) -> bool:
+        """Without a place for them nobody knows whether a state was saved: that is no answer."""
+        if tables.exist():
+            return True
+        if (lost := self.lost(tables.db)) is not None:
+            raise StateError(f"load the state at {self._where}", *lost)
+        return False
 
     @contextmanager
     def _connected(self, failed: str) -> Iterator[Database]:
@@ -253,7 +265,10 @@ def _moment(value: Any) -> datetime:
 
 def _versioned(version: int, value: str | None, saved_at: Any) -> Versioned:
     try:
-        return Versioned(json.loads(value or ""), int(version), moment(saved_at))
+        found = json.loads(value or "")
+        if not isinstance(found, dict):  # null would pass for no state
+            raise ValueError("it is no object")
+        return Versioned(found, int(version), moment(saved_at))
     except ValueError as error:
         todo = "restore it from a backup, or delete its tables: the position is then taken from the sink's journal"
-        raise StateError("load the state", f"version {version} is not JSON ({error})", todo) from error
+        raise StateError("load the state", f"version {version} is not JSON of a state ({error})", todo) from error

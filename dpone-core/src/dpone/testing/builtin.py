@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from dpone.capability import Role
 from dpone.evidence import Durability
 from dpone.pipeline import Incremental, SinkSpec, SourceSpec, StateSpec
 from dpone.secret import Secret
@@ -57,6 +58,10 @@ class SqliteHarness(SqlHarness):
 
     def away(self) -> AbstractContextManager[None]:
         return _away(self.folder / "state.db", instead=Path.mkdir)
+
+    def damage(self, role: Role, text: str, table: str = TABLE) -> None:
+        with closing(sqlite3.connect(self.folder / "state.db")) as db, db:
+            db.execute("UPDATE __dpone__state SET value = ?", (text,))
 
 
 @contextmanager
@@ -130,6 +135,11 @@ class FileHarness(Harness):
 
     def away(self) -> AbstractContextManager[None]:
         return _away(self.folder / "state", instead=Path.touch)
+
+    def damage(self, role: Role, text: str, table: str = TABLE) -> None:
+        manifest = self.folder / f"out_{table}" / ".dpone" / "manifest.json"
+        for path in [manifest] if role == "sink" else (self.folder / "state").glob("*.json"):
+            path.write_text(text)
 
     def change_stream(self) -> SourceSpec:
         return self._log.change_stream()

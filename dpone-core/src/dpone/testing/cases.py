@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from threading import BrokenBarrierError, Thread
 from traceback import walk_tb
@@ -14,7 +16,7 @@ from dpone.capability import CAPABILITIES, Role, known
 from dpone.errors import DponeError
 from dpone.plugins import undeclared
 from dpone.testing.harness import Harness, opened
-from dpone.testing.held import require
+from dpone.testing.held import USED, require
 
 _MARK = "__dpone_capability__"
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -129,3 +131,29 @@ class RoleContract(Contract):
         for claim in harness.cannot_hold if self.role in ("source", "sink") else ():
             assert claim.covers(claim.of, claim.one), f"cannot_hold: {claim.one!a} is not one of those that it names"
             require(harness, claim, claim.one)
+
+    def test_what_is_left_out_has_a_case(self, harness: Harness) -> None:
+        """A name in ``Harness.quirks`` that no case has, and a type in ``cannot_hold`` of which no case uses a value,
+        would leave nothing out, and nobody would notice."""
+        known = _every_case()
+        for name in harness.quirks:
+            near = get_close_matches(name, known, n=1)
+            meant = f"is it {near[0]}?" if near else "see the names in 'pytest --collect-only'"
+            assert name in known, f"quirks: no case is called {name}; {meant}"
+        for claim in harness.cannot_hold:
+            found = (
+                f"cannot_hold: no case uses values of {claim.of}; those of {', '.join(map(str, USED))} can be left out"
+            )
+            assert str(claim.of) in map(str, USED), found
+
+
+def _every_case() -> set[str]:
+    """Of the kit's contracts, and of all classes that are made of them."""
+    for module in ("cdc", "route", "sink", "source", "state"):
+        importlib.import_module(f"dpone.testing.{module}")
+    contracts, found = [Contract], set[str]()
+    while contracts:
+        cls = contracts.pop()
+        contracts += cls.__subclasses__()
+        found |= {name for names in cls.cases().values() for name in names} if cls.role else set()
+    return found

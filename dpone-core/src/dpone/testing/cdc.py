@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import closing
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -11,11 +13,12 @@ from attrs import evolve
 
 from dpone import changes
 from dpone.contract import CDCReader, ChangeWindow, Resyncing
-from dpone.errors import ConfigError, Gap, IdentityChanged
+from dpone.errors import ConfigError, DponeError, Gap, IdentityChanged
 from dpone.position import Position
 from dpone.schema import PREFIX, Name
-from dpone.testing.cases import RoleContract, case
+from dpone.testing.cases import RoleContract, at_once, case
 from dpone.testing.harness import TABLE, Change, Harness
+from dpone.testing.rows import Broken
 
 Found = tuple[Any, ...]
 
@@ -141,6 +144,76 @@ class CDCContract(RoleContract):
             assert orders[0]["ordinal"] < lines[0]["ordinal"] < orders[1]["ordinal"]
             assert orders[0]["commit"] == lines[0]["commit"]
 
+    @case("insert_update_delete")
+    def test_a_plan_runs_nothing(self, harness: Harness) -> None:
+        """``setup_plan`` gives statements for a DBA, the same whenever it is asked, or a ConfigError for what cannot be
+        planned; neither it nor ``check`` makes anything. ``close`` may be called twice."""
+        with closing(harness.make("cdc", harness.change_stream())) as reader:
+            before = reader.check()
+            plans = [_planned(reader) for _ in range(2)]
+            assert plans[0] == plans[1], "another plan for the same stream"
+            with closing(harness.make("cdc", harness.change_stream())) as other:
+                assert other.check() == before, "somebody looked, or asked for a plan, and something was made"
+            reader.close()
+
+    @case("insert_update_delete")
+    def test_what_is_gone_is_dropped_again(self, harness: Harness) -> None:
+        """``drop`` of what is there, of what is gone already, and by another process: no error, and a line for each
+        thing, or None. What ``create`` then makes is a stream again, and the rows of the tables stay."""
+        with _stream(harness) as reader:
+            harness.change([insert(1)])
+            for _ in range(2):
+                _drop(reader)
+        with closing(harness.make("cdc", harness.change_stream())) as reader:
+            _drop(reader)
+            begin = reader.create()
+            harness.change([update(1, name="still there"), insert(2)])
+            found = [(r["op"], r["key"]) for r in _rows(reader, _all(reader, begin))]
+            assert found[-2:] == [("update", 1), ("insert", None)]
+
+    @case("insert_update_delete")
+    def test_what_is_acknowledged_stays_so(self, harness: Harness) -> None:
+        """``ack`` of a position that the source is beyond already is passed over, also by a reader that has read
+        nothing: later changes come, and no earlier one."""
+        with _stream(harness) as reader:
+            harness.change([insert(1)])
+            first = _all(reader, None)
+            harness.change([insert(2)])
+            second = _all(reader, first.position)
+        with closing(harness.make("cdc", harness.change_stream())) as reader:
+            for position in (second.position, first.position, second.position):
+                _acknowledge(reader, position)
+        harness.change([insert(3)])
+        with closing(harness.make("cdc", harness.change_stream())) as reader:
+            assert [r["id"] for r in _rows(reader, _all(reader, second.position))] == [3]
+
+    @case("insert_update_delete")
+    def test_a_change_read_that_is_given_up_is_begun_again(self, harness: Harness) -> None:
+        """The sink fails at the first batch: its error passes as it is, and the same window is read again, whole, by
+        another thread; then another window."""
+        with _stream(harness) as reader:
+            harness.change([insert(n) for n in range(5)])
+            window = _all(reader, None)
+            with pytest.raises(Broken):
+                _read_one(reader, _named(window, TABLE))
+            [found] = at_once([partial(_rows, reader, window)])
+            assert [r["id"] for r in found] == [0, 1, 2, 3, 4]
+            harness.change([insert(5)])
+            assert [r["id"] for r in _rows(reader, _all(reader, window.position))] == [5]
+
+    @case("insert_update_delete")
+    def test_tables_are_read_at_once(self, harness: Harness) -> None:
+        """Different tables of one window, from a thread each, which holds its table open until all have theirs."""
+        with _stream(harness) as reader:
+            for n in range(3):
+                harness.change([insert(n), insert(10 + n, table="lines")])
+            window = _all(reader, None)
+            opened = threading.Barrier(2, timeout=20)
+            found = at_once([partial(_ids_at_once, reader, _named(window, table), opened) for table in _TABLES])
+            refused = [str(answer) for answer in found if isinstance(answer, DponeError)]
+            assert refused == [], "a table was refused while another was read"
+            assert found == [[0, 1, 2], [10, 11, 12]]
+
     @case("key_change")
     def test_a_changed_key_names_the_row_that_was(self, harness: Harness) -> None:
         """An update of the key carries the old key and the new one, or is a delete and an insert."""
@@ -259,6 +332,55 @@ class _stream:
 
     def __exit__(self, *_: object) -> None:
         self._reader.close()
+
+
+_TABLES = (TABLE, "lines")
+
+
+def _planned(reader: CDCReader) -> list[str] | str:
+    """The plan, or what its ConfigError says."""
+    try:
+        plan = reader.setup_plan()
+    except ConfigError as error:
+        return str(error)
+    assert all(isinstance(statement, str) for statement in plan), f"a plan is statements: {plan!r}"
+    return plan
+
+
+def _drop(reader: CDCReader) -> None:
+    try:
+        lines = reader.drop()
+    except Exception as error:
+        raise AssertionError(f"what is gone already is no error, and drop raises {error!r}") from error
+    assert lines is None or all(isinstance(line, str) for line in lines), f"drop answers lines or None: {lines!r}"
+
+
+def _acknowledge(reader: CDCReader, position: Position) -> None:
+    try:
+        reader.ack(position)
+    except Exception as error:
+        raise AssertionError(f"a position was acknowledged out of turn, and ack raises {error!r}") from error
+
+
+def _read_one(reader: CDCReader, name: str) -> None:
+    with reader.read(name) as stream:
+        batches = iter(stream.batches())
+        assert next(batches).num_rows
+        if (close := getattr(batches, "close", None)) is not None:  # as the engine does it
+            close()
+        raise Broken
+
+
+def _ids_at_once(reader: CDCReader, name: str, opened: threading.Barrier) -> list[int]:
+    try:
+        with reader.read(name) as stream:
+            opened.wait()
+            return [id for batch in stream.batches() for id in batch.column("id").to_pylist()]
+    except threading.BrokenBarrierError:
+        raise AssertionError("a table is read, and another cannot be read beside it") from None
+    except BaseException:
+        opened.abort()
+        raise
 
 
 def _all(reader: CDCReader, after: Position | None) -> ChangeWindow:

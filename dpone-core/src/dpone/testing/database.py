@@ -118,6 +118,20 @@ class DatabaseCases(RoleContract):
                 meanwhile.end()
             assert not any(began_early), "two transactions of one lock were open at one time"
 
+    @case("write")
+    def test_rows_of_others_are_seen(self, harness: Harness) -> None:
+        """``Sink.is_empty``: a target in which another program has put a row is not empty, though no journal knows of
+        it: a first load must stop for it. Without a row it is empty, and it exists."""
+        if not over_sql(harness):
+            return
+        for name, rows in (("theirs", sample(1, 1)), ("bare", sample(1, 0))):
+            harness.seed(rows, name)
+            with closing(harness.make("sink", harness.sink(simple(harness), name))) as sink:
+                answers = sink.exists(), sink.is_empty()
+                assert answers == (True, not rows.num_rows), (
+                    f"of {rows.num_rows} rows exists and is_empty say {answers}"
+                )
+
     @case("exactly_once")
     def test_what_follows_ddl_is_a_transaction(self, harness: Harness) -> None:
         """``Database.begin``: rows that come after DDL are gone with a ``rollback``, also where the DDL commits."""
@@ -146,6 +160,31 @@ class DatabaseCases(RoleContract):
             assert 9 in _ids(harness, "adds"), "the table was held, and a row that came meanwhile is gone"
         if _written_while_held(harness, "changes", lambda: harness.disturb("changes")).within:
             assert _ids(harness, "changes"), "the table was held, and a row that was changed meanwhile is gone"
+
+    @case("merge")
+    def test_unique_claims_no_more_than_holds(self, harness: Harness) -> None:
+        """``Database.unique``: False for a key that no unique index on just its columns keeps single: a plain index,
+        one on more or on fewer columns, one of some rows alone. Keys would be there twice, or a merge would fail."""
+        if not over_sql(harness):
+            return
+        indexes = {
+            "none": "",
+            "plain": "CREATE INDEX {index} ON {table} ({id}, {score})",
+            "wider": "CREATE UNIQUE INDEX {index} ON {table} ({id}, {score}, {more})",
+            "narrower": "CREATE UNIQUE INDEX {index} ON {table} ({id})",
+            "partial": "CREATE UNIQUE INDEX {index} ON {table} ({id}, {score}) WHERE {id} > 7",
+        }
+        rows = sample(1, 3).append_column("more", pa.array([1, 2, 3], pa.int64()))
+        for name, statement in indexes.items():
+            load(harness, rows, simple(harness), name, lineage=Lineage(False))
+            with _database(harness, name) as (db, target):
+                names = {column: db.dialect.quote(column) for column in ("id", "score", "more")}
+                said = statement.format(index=db.dialect.quote(f"of_{name}"), table=db.dialect.name(target), **names)
+                if said and not _made(db, said):
+                    continue
+                with _transaction(db):
+                    claimed = db.unique(target, ("id", "score"))
+            assert not claimed, f"unique says that a key is kept single, and the index is {name}"
 
     @case("exactly_once")
     def test_execute_counts_the_rows_it_found(self, harness: Harness) -> None:
@@ -208,6 +247,7 @@ class DatabaseCases(RoleContract):
     def test_a_journal_that_cannot_be_read_is_an_error(self, harness: Harness) -> None:
         """``Sink.journal`` never answers None, nor an older entry, for a head that somebody has damaged."""
         if not over_sql(harness):
+            _journal_damaged(harness)
             return
         for column in ("position", "rows", "committed_at"):
             for n in (1, 2):
@@ -359,6 +399,19 @@ class DatabaseCases(RoleContract):
             assert _columns(sink) == before, f"columns of changes that failed were not taken back: {stays}"
 
 
+def _journal_damaged(harness: Harness) -> None:
+    """Of a sink that keeps its journal in another way, the whole of it."""
+    for n, text in enumerate(("", "{", "[]", "null")):
+        for i in (1, 2):
+            load(harness, sample(i, i), simple(harness), f"t{n}", n=i)
+        harness.damage("sink", text, f"t{n}")
+        with (
+            closing(harness.make("sink", harness.sink(simple(harness), f"t{n}"))) as sink,
+            _refused(f"the journal is damaged, {text!r}, and it is read all the same"),
+        ):
+            sink.journal(key(f"t{n}"))
+
+
 def _written_while_held(harness: Harness, name: str, write: Callable[[], Any]) -> _Meanwhile:
     """What another program does to a table while a transaction holds it, looks at it, and then empties it."""
     load(harness, sample(1, 3), simple(harness), name, lineage=Lineage(False))
@@ -387,6 +440,17 @@ def _transaction(db: Any) -> Iterator[None]:
     db.begin(_SHARED)
     yield
     db.commit()
+
+
+def _made(db: Any, statement: str) -> bool:
+    """False where the system has no such index."""
+    try:
+        with _transaction(db):
+            db.execute(statement)
+    except DponeError:
+        db.rollback()
+        return False
+    return True
 
 
 @contextmanager

@@ -66,8 +66,9 @@ class Harness:
 
     ==========  =============================================
     source      ``source`` ``seed`` ``disturb`` (``query``, ``there``, ``sample``, ``late``)
-    sink        ``sink`` ``rows``; over ``dpone.sql`` also ``seed`` and ``disturb``, which then write the target
-    state       ``state`` ``away``
+    sink        ``sink`` ``rows``; over ``dpone.sql`` also ``seed`` and ``disturb``, which then write the target; else,
+                with a journal, ``damage``
+    state       ``state`` ``away`` ``damage``
     cdc         ``change_stream`` ``change``
     ==========  =============================================
 
@@ -80,7 +81,8 @@ class Harness:
     live       False for a stand-in: what it proves is shown as simulated
     folder     an empty folder for the kit's own files (state, source files, spools)
     key        the column of ``sample`` that tells its rows apart and grows; ``group``: one whose values come again
-    quirks     case -> why this system cannot have it; shown with the evidence. Such a case is not run
+    quirks     case -> why this system cannot have it; shown with the evidence. Such a case is not run; a name that no
+               case has is an error
     cannot_hold  values and names that this system cannot hold; the cases leave out these alone. Needs ``seed``
     implementations  role -> ``module:Class`` instead of what the plugin names
     """
@@ -166,6 +168,13 @@ class Harness:
     def native(self, rows: pa.Table) -> tuple[Stream, pa.Table]:
         """A stream of these rows in the system's own byte format, and the rows as it holds them."""
         raise self._lacks("native")
+
+    # ---- what was kept, and cannot be read any more
+
+    def damage(self, role: Role, text: str, table: str = TABLE) -> None:
+        """Write ``text`` over what is kept, by the independent client. ``state``: over every value that there is now.
+        ``sink``: over the journal of the target; not asked of a sink over ``dpone.sql``."""
+        raise self._lacks("damage")
 
     # ---- state
 

@@ -14,6 +14,7 @@ from dpone.testing.rows import same
 T = TypeVar("T")
 Of = Any  # a pa.DataType, or "name"
 _numbers = count()
+USED: tuple[Of, ...] = ("name", pa.int64(), pa.float64(), pa.string())  # of which cases ask what can be held
 
 
 def holdable(harness: Harness, of: Of, given: Iterable[T]) -> list[T]:
@@ -22,6 +23,7 @@ def holdable(harness: Harness, of: Of, given: Iterable[T]) -> list[T]:
 
 
 def left_out(harness: Harness, of: Of, value: Any) -> bool:
+    assert of in USED, f"name {of} in USED"
     claim = next((claim for claim in harness.cannot_hold if claim.covers(of, value)), None)
     if claim is None:
         return False

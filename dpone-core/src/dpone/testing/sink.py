@@ -46,7 +46,21 @@ from dpone.testing.cases import at_once, case
 from dpone.testing.database import DatabaseCases, over_sql, own_tables
 from dpone.testing.harness import TABLE, Harness
 from dpone.testing.held import holdable, left_out
-from dpone.testing.loads import APPEND, FULL, SINGLE, at, failed, has, key, load, new_load, prepare, providing, simple
+from dpone.testing.loads import (
+    APPEND,
+    FULL,
+    SINGLE,
+    at,
+    failed,
+    has,
+    head,
+    key,
+    load,
+    new_load,
+    prepare,
+    providing,
+    simple,
+)
 from dpone.testing.models import after
 from dpone.testing.rows import SHAPE, Broken, Row, Rows, at_least, breaking, own, same, sample, table
 from dpone.testing.statements import Interrupted
@@ -375,6 +389,16 @@ class SinkContract(DatabaseCases):
         like_model(harness, SINGLE["snapshot_diff"], _rows())
 
     @case("snapshot_diff")
+    def test_snapshot_diff_counts(self, harness: Harness) -> None:
+        """The receipt and its entry count inserted, updated, deleted and unchanged rows."""
+        load(harness, sample(1, 5), SINGLE["snapshot_diff"])
+        read = table([(5, "d1", "other", 1.0), *_python(sample(1, 2)), *_python(sample(6, 8))])
+        receipt = load(harness, read, SINGLE["snapshot_diff"])
+        counts = (receipt.inserted, receipt.updated, receipt.deleted, receipt.unchanged)
+        assert counts == (3, 1, 2, 2), f"inserted, updated, deleted, unchanged: {counts}"
+        assert Receipt.of(receipt.entry) == evolve(receipt, warnings=(), sequences=()), "its entry has other counts"
+
+    @case("snapshot_diff")
     def test_snapshot_diff_keeps_the_target_on_an_empty_read(self, harness: Harness) -> None:
         """An empty read never empties."""
         empty_read_keeps(harness, SINGLE["snapshot_diff"])
@@ -603,6 +627,81 @@ class SinkContract(DatabaseCases):
         assert own_tables(sink) == [], "somebody looked, and tables were made"
         for _ in range(2):
             _close(sink)
+
+    @case("write")
+    def test_ddl_is_only_said(self, harness: Harness) -> None:
+        """``ddl`` answers statements and runs none, of a target that is not there and of one that lacks a column; the
+        same are answered again."""
+        strategy = simple(harness)
+        spec = harness.sink(strategy)
+        more = sample(1, 2).append_column("more", pa.array([7, 8], pa.int64()))
+        for rows in (sample(1, 2), more):
+            before = harness.rows()
+            with closing(harness.make("sink", spec)) as sink:
+                have = sink.schema()
+                bare = None if have is None else pa.schema([f for f in have if f.name in more.column_names])
+                plan = evolution.plan(bare, rows.schema, spec.options.schema_evolution, sink.stores)
+                said = [sink.ddl(plan.changes) for _ in range(2)]
+                assert said[0] == said[1], "other statements are said of the same changes"
+            found = harness.rows()
+            assert before is not None or found is None, "statements were asked for, and the target was made"
+            assert before is None or (found is not None and found.column_names == before.column_names), (
+                "columns changed"
+            )
+            if rows is not more:
+                load(harness, rows, strategy)
+
+    @case("write")
+    def test_staging_says_what_it_took(self, harness: Harness) -> None:
+        """``Staged``: how many rows and bytes of the part, and what its stream said after the last batch; ``staged``
+        has the same, part by part."""
+        with _open(harness, simple(harness)) as (sink, writer):
+            streams = {"a": Rows(sample(1, 7), filtered=2, quarantined=1, checks="kept"), "b": Rows(sample(8, 8))}
+            staged = {part: writer.stage(Part(part), stream) for part, stream in streams.items()}
+            counts = [(s.rows, s.filtered, s.quarantined, s.checks) for s in staged.values()]
+            assert counts == [(7, 2, 1, "kept"), (1, 0, 0, "")], f"rows, filtered, quarantined, checks: {counts}"
+            assert all(s.bytes > 0 for s in staged.values()), "no bytes were staged"
+            assert dict(writer.staged()) == staged, "the writer says other parts than it has staged"
+            receipt = writer.commit(head(harness, sink, key()), at(1), ())
+            assert receipt.inserted == 8, f"{receipt.inserted} rows inserted, by the receipt"
+        same(harness.rows(), sample(1, 8))
+
+    @case("write")
+    def test_a_load_is_opened_again_after_an_abort(self, harness: Harness) -> None:
+        """The same load, from the same sink, after ``abort`` and ``close`` of its first writer, as where a row contract
+        does not let staged parts be gone on with: nothing is staged, and what is staged then is there once."""
+        strategy, resumes = simple(harness), has(harness, "resume")
+        begun, spec = new_load(SHAPE, strategy, repeatable=resumes), harness.sink(strategy)
+        with closing(harness.make("sink", spec)) as sink:
+            prepare(sink, spec, SHAPE, begun)
+            for ends in ("abort", "commit"):
+                with closing(_opened(sink, begun)) as writer:
+                    assert dict(writer.staged()) == {}, "a load that was aborted is gone on with"
+                    writer.stage(Part("p"), Rows(sample(1, 3) if ends == "abort" else sample(2, 4)))
+                    if ends == "abort":
+                        writer.abort()
+                    else:
+                        writer.commit(head(harness, sink, key()), at(1), ())
+        same(harness.rows(), sample(2, 4))
+
+    @case("write")
+    def test_a_load_that_is_closed_loads_nothing(self, harness: Harness) -> None:
+        """A writer that is closed, twice, without ``commit`` or ``abort``, as where the process is about to end: rows
+        and journal are as before, and the next load of the key works."""
+        strategy = simple(harness)
+        load(harness, sample(1, 2), strategy)
+        with _open(harness, strategy) as (sink, writer):
+            before = sink.journal(key())
+            writer.stage(Part("a"), Rows(sample(3, 9)))
+            with pytest.raises(Broken):
+                writer.stage(Part("b"), Rows(sample(10, 30), between=breaking(2)))
+            for _ in range(2):
+                _close(writer)
+        same(harness.rows(), sample(1, 2))
+        with closing(harness.make("sink", harness.sink(strategy))) as sink:
+            assert sink.journal(key()) == before
+        load(harness, sample(3, 3), strategy, n=1)
+        same(harness.rows(), sample(3, 3) if strategy.mode == "full_refresh" else sample(1, 3))
 
     @case("write")
     def test_an_empty_read_writes_nothing(self, harness: Harness) -> None:
@@ -1288,9 +1387,16 @@ def _values_arrive(harness: Harness, strategy: Strategy, type_: pa.DataType) -> 
     arrives()
 
 
-def _close(sink: Sink) -> None:
+def _opened(sink: Sink, begun: Any) -> Any:
     try:
-        sink.close()
+        return sink.open(begun)
+    except Exception as error:
+        raise AssertionError(f"a load that was aborted cannot be opened again: {error!r}") from error
+
+
+def _close(one: Any) -> None:
+    try:
+        one.close()
     except Exception as error:
         raise AssertionError(f"close may be called twice, and raises {error!r}") from error
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import threading
-from collections.abc import Sequence
-from contextlib import closing
+import tracemalloc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from fnmatch import fnmatchcase
 from functools import partial
+from glob import escape
 from itertools import count
 from typing import Any
 
@@ -19,11 +23,13 @@ from dpone.contract import Source, Stream, Window, WindowRequest
 from dpone.errors import DataError, DponeError, IdentityChanged, SourceError, Stopped
 from dpone.pipeline import Incremental
 from dpone.position import Position
+from dpone.schema import Name
 from dpone.testing import hostile
 from dpone.testing.cases import RoleContract, at_once, case
 from dpone.testing.harness import TABLE, Harness
 from dpone.testing.held import holdable
-from dpone.testing.rows import same
+from dpone.testing.rows import Broken, same
+from dpone.testing.sql import SqlHarness
 
 WHOLE, NEW = WindowRequest(whole=True, mode="full_refresh", batch_rows=4), WindowRequest(batch_rows=4)
 
@@ -154,6 +160,8 @@ class SourceContract(RoleContract):
             with pytest.raises(DponeError) as caught:
                 source.window(None, WHOLE)
             assert "\n" not in str(caught.value)
+            with pytest.raises(DponeError):
+                source.schema()
         with closing(harness.make("source", harness.source())) as source:
             assert all(finding.ok is not False for finding in source.check())
 
@@ -202,6 +210,89 @@ class SourceContract(RoleContract):
             source.close()
         same(everything(harness, harness.source()), expected)
 
+    @case("read")
+    def test_ack_needs_no_window(self, harness: Harness) -> None:
+        """A run that was killed before ``ack`` leaves it to the next one, whose source has planned no window: another
+        object acknowledges the position, twice, and reads as before."""
+        expected = seeded(harness, harness.sample(1, 3))
+        with closing(harness.make("source", harness.source())) as source:
+            window = source.window(None, WHOLE)
+            same(read(source, window), expected)
+        with closing(harness.make("source", harness.source())) as source:
+            for _ in range(2):
+                _acknowledge(source, window.position)
+            same(read(source, source.window(None, WHOLE)), expected)
+
+    @case("read")
+    def test_tables_are_found_by_their_pattern(self, harness: Harness) -> None:
+        """``tables``: the names that match, and no other, sorted, each once; none is an empty list. A name is that of
+        its table, whatever characters it has."""
+        named = ["orders", "orders_2", "lines"]
+        if isinstance(harness, SqlHarness):  # of another system a table is a plain word
+            named += _ODD_NAMES
+        spec = harness.source()
+        for n, name in enumerate(named):
+            harness.seed(harness.sample(n + 1, n + 1), name)
+        with closing(harness.make("source", spec)) as source:
+            every = source.tables(_pattern(spec, "*"))
+            assert every == sorted({*every}), "the names are not sorted, or one is there twice"
+            for text in ("orders*", "*s", "*_2"):
+                pattern = _pattern(spec, text)
+                assert source.tables(pattern) == [name for name in every if fnmatchcase(name, pattern)], pattern
+            assert [source.tables(escape(name)) for name in every] == [[name] for name in every], (
+                "found by its own name"
+            )
+            assert source.tables(_pattern(spec, "no*thing")) == [], "names were found that do not match"
+        if spec.table is not None:
+            _require_named(harness, spec, every, named)
+
+    @case("read")
+    def test_a_stream_is_read_in_another_thread(self, harness: Harness) -> None:
+        """One thread enters and leaves the block of a part, and another iterates its stream."""
+        expected = seeded(harness, harness.sample(1, 7))
+        with closing(harness.make("source", harness.source())) as source:
+            window = source.window(None, WHOLE)
+            found = [window.schema.empty_table()]
+            for part in window.parts:
+                with source.read(part) as stream:
+                    found += _elsewhere(partial(drained, stream))
+            same(pa.concat_tables(found), expected)
+
+    @case("read")
+    def test_a_read_that_is_given_up_leaves_nothing(self, harness: Harness) -> None:
+        """The sink fails after the first batch: its error passes as it is. The same object then reads a new window,
+        with the rows that came since; after one more that was given up, and ``close``, twice, another object does."""
+        seeded(harness, harness.sample(1, 9))
+        with closing(harness.make("source", harness.source())) as source:
+            _give_up(source)
+            harness.seed(harness.sample(10, 12))
+            expected = harness.sample(1, 12) if (there := harness.there()) is None else there
+            try:
+                found = read(source, source.window(None, WHOLE))
+            except DponeError as error:
+                raise AssertionError(f"after a read that was given up nothing can be read: {error}") from error
+            same(found, expected)
+            _give_up(source)
+            source.close()
+        same(everything(harness, harness.source()), expected)
+
+    @case("read")
+    def test_a_read_is_bounded_in_memory(self, harness: Harness) -> None:
+        """Of 24 MB in wide rows less than half are held at any moment, in Python and in Arrow, from the window on."""
+        for n in range(_WIDE):
+            ids = range(16 * n, 16 * n + 16)
+            texts = [f"{id} ".ljust(1 << 16, "x") for id in ids]
+            harness.seed(pa.table({"id": pa.array(ids, pa.int64()), "x": pa.array(texts)}), "wide")
+        del texts
+        with _held_at_most() as held, closing(harness.make("source", harness.source("wide"))) as source:
+            window, rows = source.window(None, WHOLE), 0
+            for part in window.parts:
+                with source.read(part) as stream:
+                    for batch in stream.batches():
+                        rows += batch.num_rows
+                        held()
+        assert rows == 16 * _WIDE
+
     @case("query")
     def test_a_query_is_read(self, harness: Harness) -> None:
         """The rows of a query are those of the table it reads."""
@@ -237,6 +328,21 @@ class SourceContract(RoleContract):
         assert all(window.repeatable for window in windows)
         assert windows[0].position == windows[1].position
         assert [part.id for part in windows[0].parts] == [part.id for part in windows[1].parts]
+
+    @case("repeatable")
+    def test_content_names_the_rows(self, harness: Harness) -> None:
+        """``Part.content``: the same in every window that brings the same rows, another for any other rows. Ids of
+        deliveries are made of it, and a receiver drops the second row of one id."""
+        seeded(harness, harness.sample(1, 3), harness.sample(4, 6))
+        first, position = _contents(harness, None, WHOLE)
+        harness.seed(harness.sample(7, 9))
+        found = {*first, *_contents(harness, None, WHOLE)[0], *_contents(harness, position, NEW)[0]}
+        named = {content for content, _ in found}
+        if named == {""}:  # nothing names the rows
+            return
+        assert "" not in named, "some parts have a content, and others have none"
+        assert len(named) == len(found), "one content stands for other rows, too: a receiver would drop them"
+        assert len({rows for _, rows in found}) == len(found), "the same rows have another content in another window"
 
     @case("repeatable")
     def test_other_content_is_an_error(self, harness: Harness) -> None:
@@ -285,14 +391,18 @@ class SourceContract(RoleContract):
 
     @case("incremental_cursor")
     def test_cursor_refuses_null(self, harness: Harness) -> None:
-        """A row whose cursor is NULL can never be found again: the read fails, unless the pipeline skips them."""
+        """A row whose cursor is NULL can never be found again: the read fails, unless the pipeline skips them; then the
+        stream says how many it left out."""
         seeded(harness, harness.sample(1, 3), _with_key(harness, harness.sample(4, 4), None))
         spec = harness.source(incremental=Incremental("cursor", harness.key))
         with closing(harness.make("source", spec)) as source, pytest.raises(DataError):
             read(source, source.window(None, NEW))
         skipping = Incremental("cursor", harness.key, nulls="skip")
         with closing(harness.make("source", harness.source(incremental=skipping))) as source:
-            same(read(source, source.window(None, NEW)), harness.sample(1, 3))
+            window = source.window(None, NEW)
+            with source.read(window.parts[0]) as stream:
+                same(drained(stream), harness.sample(1, 3))
+                assert stream.filtered == 1, f"a row was skipped, and {stream.filtered} are said to be left out"
 
     @case("incremental_cursor")
     def test_cursor_stops_where_the_source_was_set_back(self, harness: Harness) -> None:
@@ -411,6 +521,101 @@ class SourceContract(RoleContract):
                 with source.read(part) as stream:
                     assert stream.native
                     assert sum(map(len, stream.open_native(stream.native[0]))) > 0
+
+
+_ODD_NAMES = ["two words", "a.b", "it's", 'say "it"', "[ab]", "Grün"]
+_WIDE = 24  # tables of one MB
+
+
+def _pattern(spec: Any, text: str) -> str:
+    """In the schema of the source's table, where it has one."""
+    return str(spec.table.sibling(text)) if spec.table is not None and len(spec.table.parts) > 1 else text
+
+
+def _require_named(harness: Harness, spec: Any, every: Sequence[str], named: Sequence[str]) -> None:
+    """Each table is there by a name that leads to its rows."""
+    found = {name: _parsed(name) for name in every}
+    for n, table in enumerate(named):
+        names = [name for name, parsed in found.items() if parsed.last == table]
+        assert names, f"table {table!a} is not among the names"
+        expected = harness.sample(n + 1, n + 1)[harness.key].to_pylist()
+        rows = everything(harness, evolve(spec, table=spec.table.sibling(found[names[0]].last)))
+        assert rows[harness.key].to_pylist() == expected, f"{names[0]!a} is the name of another table"
+
+
+def _parsed(name: str) -> Name:
+    try:
+        return Name.parse(name)
+    except DponeError as error:
+        raise AssertionError(f"{name!a} does not name a table: {error}") from error
+
+
+def _acknowledge(source: Source, position: Position) -> None:
+    try:
+        source.ack(position)
+    except Exception as error:
+        raise AssertionError(f"a source that has planned no window cannot acknowledge: {error!r}") from error
+
+
+def _elsewhere(call: Callable[[], Any]) -> list[Any]:
+    """The answer of a call in a thread of its own; one that fails there is a failure of the case."""
+
+    def called() -> Any:
+        try:
+            return call()
+        except AssertionError:
+            raise
+        except Exception as error:
+            raise AssertionError(f"a stream cannot be iterated in another thread: {error!r}") from error
+
+    return at_once([called])
+
+
+def _give_up(source: Source) -> None:
+    """Take one batch of the first part, and fail."""
+    window = source.window(None, WHOLE)
+    with pytest.raises(Broken):
+        _read_one(source, window)
+
+
+def _read_one(source: Source, window: Window) -> None:
+    with source.read(window.parts[0]) as stream:
+        batches = iter(stream.batches())
+        assert next(batches).num_rows
+        if (close := getattr(batches, "close", None)) is not None:  # as the engine does it
+            close()
+        raise Broken
+
+
+@contextmanager
+def _held_at_most() -> Iterator[Callable[[], None]]:
+    """What asserts that half of the rows are never held: by Python at any moment, by Arrow when it is asked."""
+    most = _WIDE * (1 << 20) // 2
+    gc.collect()
+    before = pa.total_allocated_bytes()
+
+    def held() -> None:
+        arrow, python = pa.total_allocated_bytes() - before, tracemalloc.get_traced_memory()[1]
+        assert max(arrow, python) < most, f"a read holds {max(arrow, python):,} bytes at once, of {2 * most:,}"
+
+    tracemalloc.start()
+    try:
+        yield held
+    finally:
+        tracemalloc.stop()
+
+
+def _contents(
+    harness: Harness, after: Position | None, request: WindowRequest
+) -> tuple[set[tuple[str, tuple[Any, ...]]], Position]:
+    """``content`` of each part of a window, and the keys of its rows in their order; the position of the window."""
+    found = set()
+    with closing(harness.make("source", harness.source())) as source:
+        window = source.window(after, request)
+        for part in window.parts:
+            with source.read(part) as stream:
+                found.add((part.content, tuple(drained(stream)[harness.key].to_pylist())))
+    return found, window.position
 
 
 def _values_come(harness: Harness, type_: pa.DataType) -> None:

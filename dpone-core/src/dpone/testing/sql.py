@@ -9,9 +9,11 @@ from typing import Any
 
 import pyarrow as pa
 
+from dpone.capability import Role
 from dpone.pipeline import Incremental, SinkSpec, SourceSpec, StateSpec
 from dpone.schema import Name
 from dpone.secret import Secret
+from dpone.sql.state import STATE
 from dpone.strategy import Strategy
 from dpone.testing.harness import TABLE, Change, Harness
 from dpone.testing.rows import inferred
@@ -126,6 +128,9 @@ class SqlHarness(Harness):
 
     def state(self) -> StateSpec:
         return StateSpec(self.connector, self.connection, options=self.options("state"))
+
+    def damage(self, role: Role, text: str, table: str = TABLE) -> None:
+        self.run(f"UPDATE {self.at(STATE)} SET {self.quoted('value')} = '{text}'")
 
     # ---- change streams
 

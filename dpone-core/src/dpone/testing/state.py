@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime
 from functools import partial
@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from dpone.contract import KeepsPartitions, Staged
+from dpone.contract import Finding, KeepsPartitions, Staged
 from dpone.errors import Busy, Category, Conflict, DponeError
 from dpone.testing import crash
 from dpone.testing.cases import RoleContract, at_once, case
@@ -107,6 +107,38 @@ class StateContract(RoleContract):
                 state.save(KEY, {"a": float("nan")}, 0)
             assert state.load(KEY) is None
 
+    @case("compare_and_set")
+    def test_a_state_out_of_reach_is_an_error(self, harness: Harness) -> None:
+        """Never None, which would read everything again: while the system is away every call raises a DponeError, and
+        ``check`` has it as a finding. Afterwards the value is as it was, and ``close`` may be called twice."""
+        with closing(_state(harness)) as state:
+            state.save(KEY, {"a": 1}, 0)
+            assert all(finding.ok is not False for finding in state.check()), "check finds fault with a state"
+            with harness.away():
+                _refuses(state, "out of reach", before=1)
+                wrong = [finding for finding in _checked(state) if finding.ok is False and finding.todo]
+                assert wrong, "check finds no fault with a state that is out of reach"
+            assert (state.load(KEY).value, state.load(KEY).version) == ({"a": 1}, 1)
+            state.close()
+
+    @case("compare_and_set")
+    def test_a_damaged_state_is_an_error(self, harness: Harness) -> None:
+        """Never None, nor an older value, nor something else: ``load`` of a value that cannot be read raises, ``save``
+        does not write over it as if there were none, and a key that has no value has none."""
+        for n, text in enumerate(("{", "[]", "null")):
+            with closing(_state(harness)) as state:
+                key = f"damaged {n}"
+                for version in range(2):
+                    state.save(key, {"n": version}, version)
+                harness.damage("state", text)
+                with _refused(f"damaged, {text}, and it is loaded all the same"):
+                    state.load(key)
+                with _refused(f"damaged, {text}, and it is saved as if there were none"):
+                    state.save(key, {"n": 7}, 0)
+                with _refused(f"damaged, {text}, and a save that was refused has mended it"):
+                    state.load(key)
+                assert state.load("another") is None
+
     @case("history")
     def test_earlier_values_stay_readable(self, harness: Harness) -> None:
         """Newest first, of one key only, as many as asked for, through a delete."""
@@ -173,6 +205,27 @@ class StateContract(RoleContract):
                 if held or time.monotonic() < renewed + ttl:
                     break
         assert held, "the lease was renewed, and another runner has it"
+
+    @case("lock")
+    def test_a_lease_is_renewed_beside_other_calls(self, harness: Harness) -> None:
+        """``Lease.renew`` comes from a thread of its own, while the run saves and loads over the same object."""
+        with closing(_state(harness)) as state, state.lock(KEY, 60) as lease:
+            done = threading.Event()
+
+            def renew() -> None:
+                while not done.is_set():
+                    lease.renew()
+
+            def save() -> None:
+                try:
+                    for version in range(10):
+                        state.save(KEY, {"n": version}, version)
+                        assert state.load(KEY).value == {"n": version}
+                finally:
+                    done.set()
+
+            failed = [error for error in at_once([_failing(renew), _failing(save)]) if error]
+            assert not failed, f"two threads used one object, and {failed[0]!r} came of it"
 
     @case("lock")
     def test_a_dead_holder_is_taken_over(self, harness: Harness) -> None:
@@ -251,6 +304,49 @@ class StateContract(RoleContract):
             assert theirs.load("another") is None
             mine.forget(KEY)
             assert theirs.load(KEY) is None
+
+
+def _refuses(state: Any, why: str, before: int) -> None:
+    calls: dict[str, Callable[[], Any]] = {
+        "load": lambda: state.load(KEY),
+        "history": lambda: state.history(KEY),
+        "save": lambda: state.save(KEY, {"a": 2}, before),
+        "delete": lambda: state.delete(KEY, before),
+    }
+    for name, call in calls.items():
+        with _refused(f"{why}, and {name} answers all the same"):
+            call()
+
+
+@contextmanager
+def _refused(lost: str) -> Iterator[None]:
+    """The block raises a DponeError, or ``lost`` is so."""
+    try:
+        yield
+    except DponeError:
+        return
+    raise AssertionError(f"the state is {lost}")
+
+
+def _failing(call: Callable[[], None]) -> Callable[[], Exception | None]:
+    """What a call raises, as its answer."""
+
+    def called() -> Exception | None:
+        try:
+            call()
+        except Exception as error:
+            return error
+        return None
+
+    return called
+
+
+def _checked(state: Any) -> list[Finding]:
+    try:
+        findings: list[Finding] = state.check()
+    except Exception as error:
+        raise AssertionError(f"a failed connection is a finding, and check raises {error!r}") from error
+    return findings
 
 
 def _is_held(state: Any) -> bool:

@@ -163,8 +163,10 @@ class _Record:
             raise ValueError(f"format {record['format']!r}, this dpone reads {FORMAT}")
         if record["key"] != key:
             raise ValueError("it belongs to another key")
+        if not all(isinstance(one["value"], dict) for one in record["history"]):
+            raise ValueError("a value is not an object")
         history = tuple(
-            Versioned(dict(one["value"]), int(one["version"]), datetime.fromisoformat(one["saved_at"]))
+            Versioned(one["value"], int(one["version"]), datetime.fromisoformat(one["saved_at"]))
             for one in record["history"]
         )
         if not history or history[0].version != record["version"]:
