@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from datetime import date, datetime
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar, Protocol, TypeAlias
 from uuid import UUID
 
 import pyarrow as pa
@@ -14,10 +14,10 @@ import pyarrow as pa
 from dpone.errors import ConfigError
 from dpone.sql import types
 from dpone.sql.cursor import Row, Span, Value, earlier, less
+from dpone.sql.dialect import Dialect
 from dpone.sql.text_order import doubt
 
-if TYPE_CHECKING:
-    from dpone.sql.source import SqlSource, Where
+Where: TypeAlias = tuple[str, tuple[Any, ...]]  # a condition, and its parameters
 
 # Words of ``Value.type``: what a driver gives, how it is written in a position, and how it is made of that again.
 _WORDS: dict[type, tuple[str, Any]] = {
@@ -31,6 +31,20 @@ _MADE: dict[str, Any] = {
 }  # fmt: skip
 
 
+class Relation(Protocol):
+    """What a cursor reads: one relation of a source's snapshot, as ``sql.source.SqlSource`` has it."""
+
+    name: str
+    relation: str
+
+    @property
+    def dialect(self) -> Dialect: ...
+
+    def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]: ...
+
+    def select(self, names: Sequence[str], where: str, parameters: Sequence[Any]) -> Iterator[Row]: ...
+
+
 class SqlCursor:
     """One column of a source's snapshot. A value is that which the driver gives, and is bound as it; override ``value``
     and ``bound`` where the server does not compare it exactly so.
@@ -40,7 +54,7 @@ class SqlCursor:
 
     digits: ClassVar[str] = "REGEXP_LIKE({}, '^[0-9]+$')"
 
-    def __init__(self, source: SqlSource, field: pa.Field) -> None:
+    def __init__(self, source: Relation, field: pa.Field) -> None:
         self.source, self.name, self.type = source, field.name, field.type
         self.column = f"s.{source.dialect.quote(field.name)}"
         self.ordered = source.dialect.ordered(self.column, field.type)

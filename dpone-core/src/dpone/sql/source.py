@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar
 
 import pyarrow as pa
 
@@ -25,14 +25,13 @@ from dpone.position import Position
 from dpone.schema import PREFIX, Name
 from dpone.sql import values
 from dpone.sql.cursor import Bound, CursorPlan, Reading, Row, Span, cursor_column, digest, require_same, unseen
-from dpone.sql.cursored import SqlCursor
+from dpone.sql.cursored import SqlCursor, Where
 from dpone.sql.dialect import Dialect
 from dpone.sql.values import Refused
 
 BATCH_ROWS = 10_000
 _BATCH_BYTES = 8_000_000
 _FIRST_ROWS = 100  # of a read: then it is known how large a row is
-Where: TypeAlias = tuple[str, tuple[Any, ...]]
 
 
 class SqlSource(ABC):
