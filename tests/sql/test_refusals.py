@@ -17,7 +17,6 @@ from dpone.errors import ConfigError, SinkError, UndoRefused
 from dpone.evolution import Change
 from dpone.pipeline import Lineage, Undo
 from dpone.schema import Name
-from dpone.sql.ddl import statements
 from dpone.strategy import Strategy
 
 APPEND = Strategy("append")
@@ -36,7 +35,7 @@ def test_a_change_without_a_statement_is_refused() -> None:
     """A change of a column that no statement makes is named; nothing is left out in silence."""
     lost = Change("drop", "a", pa.field("a", pa.int64()), None)
     with pytest.raises(SinkError, match="no statement makes the change"):
-        statements(SqliteDialect(), Name(("t",)), lost)
+        SqliteDialect().statements(Name(("t",)), lost)
 
 
 def test_rows_after_the_end_of_a_load_are_refused(target: Target) -> None:

@@ -48,7 +48,7 @@ from dpone.errors import (
 from dpone.ids import ulid
 from dpone.pipeline import Incremental
 from dpone.process import Process
-from dpone.sql.ddl import is_look
+from dpone.sql.dialect import is_look
 from dpone.sql.journal import Journal
 from dpone.testing.loads import at
 from dpone.testing.loads import key as own_key

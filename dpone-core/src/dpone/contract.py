@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from dpone.partition import PartitionManifestStore
     from dpone.pipeline import SinkSpec, SourceSpec, StateSpec
     from dpone.position import Position
-    from dpone.sql.dialect import Dialect
+    from dpone.schema import Name
 
 
 @frozen
@@ -530,12 +530,37 @@ class Sink(Protocol):
         ...
 
 
+class SqlText(Protocol):
+    """How a SQL sink writes names, types and statements. No I/O. ``sql.dialect.Dialect`` has all of it."""
+
+    def too_long(self, identifier: str) -> str:
+        """How long a name is, and what the limit is; empty: it is not too long."""
+        ...
+
+    def reads(self, native: str) -> pa.DataType | None:
+        """The Arrow type of a column whose type the server writes so; None for a word it does not know."""
+        ...
+
+    def bind(self, value: Any, type: pa.DataType) -> Any:
+        """A value of the pipeline file, to be compared with a column. Raises ConfigError where it does not fit."""
+        ...
+
+    def rewrites(self, change: Change) -> str:
+        """What of a table a change makes the server write again; empty: nothing."""
+        ...
+
+    def statements(self, target: Name, change: Change, key: Sequence[str] = ()) -> list[str]:
+        """What makes one change; a table that is created gets ``key`` as its primary key. Raises SinkError for a change
+        that no statement makes."""
+        ...
+
+
 class SpeakingSql(Protocol):
     """What a Sink has besides, if its plugin declares ``sql``."""
 
     @property
-    def dialect(self) -> Dialect:
-        """How it writes names, types and statements. Works unconnected: ``dpone schema-plan`` asks."""
+    def dialect(self) -> SqlText:
+        """Works unconnected: ``dpone schema-plan`` asks."""
         ...
 
 

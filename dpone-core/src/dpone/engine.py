@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pyarrow as pa
-from attrs import define, evolve, field
+from attrs import define, evolve, field, frozen
 
 from dpone import evolution, keys, stopping
 from dpone.cdc import ChangeStream
@@ -111,8 +111,9 @@ def run(pipeline: Pipeline | str | Path, **options: Any) -> RunReport:
 
 
 @define
-class Run:
-    """One run of a pipeline. ``report`` is filled as it goes on, so that an interrupted run has one too."""
+class Job:
+    """What a run, a rewind and an undo have in common: a pipeline, the plugins that do its work, and the observers.
+    ``report`` is filled as a run goes on, so that an interrupted run has one too."""
 
     pipeline: Pipeline
     select: Sequence[str] = ()
@@ -127,21 +128,6 @@ class Run:
 
     def __attrs_post_init__(self) -> None:
         self.report = RunReport(self.run_id, self.pipeline.name, dict(self.pipeline.labels))
-
-    def execute(self) -> RunReport:
-        try:
-            streams = self.streams()
-            self.report.streams = [StreamReport(s.name, s.key(self.pipeline.name)) for s in streams]
-            self.tell("run_started", streams=[s.name for s in streams], dry_run=self.dry_run)
-            for spec, report in zip(streams, self.report.streams, strict=True):
-                _StreamRun(self, spec, report).execute()
-        except (KeyboardInterrupt, Interrupted):
-            self.report.finish(interrupted=True)
-            self.tell("run_finished", status=self.report.status)
-            raise
-        self.report.finish()
-        self.tell("run_finished", status=self.report.status)
-        return self.report
 
     def streams(self) -> list[StreamSpec]:
         """The selected streams. Asks the sources of those that select tables by a glob."""
@@ -208,12 +194,49 @@ def _selected(pipeline: Pipeline, names: Sequence[str]) -> list[StreamSpec]:
 
 
 @define
-class _StreamRun:
-    """One stream of a run: attempts until it is done, or fails for good."""
+class _Stream:
+    """One stream of a run, and its report."""
 
-    run: Run
+    run: Job
     spec: StreamSpec
     report: StreamReport
+
+    def tell(self, step: Step, **data: Any) -> None:
+        self.run.tell(step, self.spec.name, **data)
+
+    @contextmanager
+    def timed(self, step: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            spent = self.report.durations.get(step, 0.0) + time.perf_counter() - start
+            self.report.durations[step] = round(spent, 6)
+
+
+@define
+class Run(Job):
+    """One run of a pipeline."""
+
+    def execute(self) -> RunReport:
+        try:
+            streams = self.streams()
+            self.report.streams = [StreamReport(s.name, s.key(self.pipeline.name)) for s in streams]
+            self.tell("run_started", streams=[s.name for s in streams], dry_run=self.dry_run)
+            for spec, report in zip(streams, self.report.streams, strict=True):
+                _StreamRun(self, spec, report).execute()
+        except (KeyboardInterrupt, Interrupted):
+            self.report.finish(interrupted=True)
+            self.tell("run_finished", status=self.report.status)
+            raise
+        self.report.finish()
+        self.tell("run_finished", status=self.report.status)
+        return self.report
+
+
+@define
+class _StreamRun(_Stream):
+    """Attempts until the stream is done, or fails for good."""
 
     def execute(self) -> None:
         self.tell("stream_started", key=self.report.key)
@@ -222,7 +245,7 @@ class _StreamRun:
             self.report.attempts = attempt
             self.report.error = None
             try:
-                _Attempt(self, last=attempt > retries).execute()
+                _attempt(self, last=attempt > retries)
                 break
             except (KeyboardInterrupt, Interrupted):
                 self.report.status = "interrupted"
@@ -246,18 +269,6 @@ class _StreamRun:
             return False
         self.tell("retry", attempt=self.report.attempts, error=self.report.error.message)
         return True
-
-    def tell(self, step: Step, **data: Any) -> None:
-        self.run.tell(step, self.spec.name, **data)
-
-    @contextmanager
-    def timed(self, step: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            spent = self.report.durations.get(step, 0.0) + time.perf_counter() - start
-            self.report.durations[step] = round(spent, 6)
 
 
 def _signal_behind(error: Exception) -> BaseException | None:
@@ -294,25 +305,33 @@ class _Target:
     writer: Writer | None = None
 
 
+@frozen
+class _Planned:
+    """What ``_Plan`` hands on. load: what the journal will hold, that of the only target or of all together. manifest:
+    of a window of several parts, ``before`` that of the load that goes on."""
+
+    window: Window
+    targets: Sequence[_Target]
+    load: Load
+    manifest: PartitionManifest | None = None
+    before: PartitionManifest | None = None
+
+
+# What an attempt has added to its targets, and what it was to change in each.
+_Added = list[tuple[_Target, evolution.Plan]]
+
+
 @define
 class _Attempt:
-    """One attempt, from lock to acknowledgement, over connections of its own."""
+    """What every stage of one attempt is given: the stream, and connections of the attempt's own. What a stage learns
+    it returns, and the next one takes as an argument. ``last``: no other attempt comes after it."""
 
-    stream: _StreamRun
+    stream: _Stream
     last: bool
-    source: Source = field(init=False)
-    sink: Sink = field(init=False)
-    state: StateBackend = field(init=False)
-    halted: threading.Event = field(factory=threading.Event, init=False)
-    judge: Judge = field(init=False)
-    manifest: PartitionManifest | None = field(default=None, init=False)
-    before: PartitionManifest | None = field(default=None, init=False)
-    ledger: Ledger = field(factory=Ledger, init=False)
-    fitted: list[tuple[_Target, evolution.Plan]] = field(factory=list, init=False)
-    kept: bool = field(default=False, init=False)  # what was staged; and so is what it needs of the target
-
-    def __attrs_post_init__(self) -> None:
-        self.judge = Judge(self.spec, self.report)
+    source: Source
+    sink: Sink
+    state: StateBackend
+    judge: Judge
 
     @property
     def spec(self) -> StreamSpec:
@@ -322,36 +341,9 @@ class _Attempt:
     def report(self) -> StreamReport:
         return self.stream.report
 
-    def execute(self) -> None:
-        run, tell = self.stream.run, self.stream.tell
-        with ExitStack() as stack:
-            self.source = stack.enter_context(closing(run.make("source", self.spec.source)))
-            self.sink = stack.enter_context(closing(run.make("sink", self.spec.sink)))
-            self.state = stack.enter_context(closing(run.make("state", run.pipeline.state)))
-            stack.enter_context(connected())
-            self.report.delivery = run.plugins.get("sink", self.spec.sink.type).delivery
-            if run.dry_run:
-                self.report.key = key_of(run, self.spec, self.sink, self.state)
-                self._prepare(self._recover(dry=True))
-                return
-            own = locked(run, self.spec, self.sink, self.state, run.full_refresh)
-            self.report.key, lease = stack.enter_context(own)
-            tell("locked", owner=lease.owner)
-            try:
-                self._run_locked()
-            except BaseException as error:
-                self._take_back_own(lease, error)
-                raise
-
-    def _run_locked(self) -> None:
-        known = self._recover(dry=False)
-        if known.head is not None and self._landed(known.head):
-            self._done(Receipt.of(known.head))
-            self._acknowledge(known.head.position)
-        elif prepared := self._prepare(known):
-            self._move(known, *prepared)
-        elif known.head is not None:  # nothing new; the last run may have died before it said so
-            self._acknowledge(known.head.position)
+    @property
+    def _cuts(self) -> bool:
+        return bool(self.spec.sink.options.nanoseconds == "cut")
 
     def _offered(self, protocol: Callable[..., P], sink: Sink) -> P | None:
         return self.stream.run.offered(protocol, sink, self.spec.sink)
@@ -360,9 +352,30 @@ class _Attempt:
         if (refusing := self._offered(Refusing, sink)) is not None:
             refusing.refuse(strategy, every_row)
 
-    # -- recover ------------------------------------------------------------------------------------------------
+    def _journal(self, sink: Sink, key: str) -> Entry | None:
+        return head_of(self.stream.run, self.spec, sink, self.state, key)
 
-    def _take_back(self, sink: Sink, key: str) -> None:
+    def _landed(self, head: Entry | None) -> bool:
+        """An earlier attempt of this run lost the answer to its commit, or failed after it; the journal has it."""
+        return head is not None and head.load_id == self.report.load_id
+
+    def _manifests(self) -> PartitionManifestStore | None:
+        return manifests_of(self.stream.run, self.state)
+
+    def _is_retryable(self, error: Exception) -> bool:
+        return self.stream.run.plugins.classifier().classify(error).retryable
+
+    def _warn(self, text: str) -> None:
+        """Once, however often the run tries."""
+        if text not in self.report.warnings:
+            self.report.warnings.append(text)
+
+
+@define
+class _Recover(_Attempt):
+    """The first stage, and what the others ask of it: what earlier loads have left, in journal, state and target."""
+
+    def take_back(self, sink: Sink, key: str) -> None:
         """What an earlier load of the key has added to the target, and did not commit. So every attempt plans from the
         same target, and comes to the same plan: parts that are staged still fit it. What nobody can take back, as
         somebody else owns the table now, keeps no load from being tried."""
@@ -380,14 +393,14 @@ class _Attempt:
             else:  # and perhaps made again in a moment
                 self.stream.tell("warning", text=_taken(one))
 
-    def _take_back_own(self, lease: Lease, error: BaseException) -> None:
+    def take_back_own(self, added: _Added, lease: Lease, error: BaseException) -> None:
         """The same of this attempt, if nobody is to go on with it, and the key is still ours."""
-        if self.kept or (not self.last and isinstance(error, Exception) and self._is_retryable(error)):
+        if not self.last and isinstance(error, Exception) and self._is_retryable(error):
             return
         try:
-            if self.fitted:
+            if added:
                 lease.renew()
-            for target, plan in self.fitted:
+            for target, plan in added:
                 taking = self._offered(TakingBack, target.sink)
                 for one in taking.take_back(target.load.key, self.stream.run.run_id) if taking else ():
                     self._warn(_taken(one))
@@ -400,12 +413,12 @@ class _Attempt:
         except Exception as failed:
             self._warn(f"what the load has added is taken back by the next run: {_line(failed)}")
 
-    def _recover(self, dry: bool) -> _Known:
+    def execute(self, dry: bool) -> _Known:
         """Law 1: the journal is the truth, the state a copy. A copy that lags is mended, one that leads stops us."""
         with self.stream.timed("recover"):
             key, target = self.report.key, self.spec.sink.location
             if not dry:
-                self._take_back(self.sink, key)
+                self.take_back(self.sink, key)
             head, saved = self._journal(self.sink, key), self.state.load(key)
             version, adopted = (saved.version if saved else 0), False
             if self.stream.run.full_refresh and not self._landed(head):
@@ -416,7 +429,7 @@ class _Attempt:
                 if adopted and head is not None and not dry:
                     version = self.state.save(key, state_of(head), version)
                 if not self.spec.source.changes:
-                    self._require_target(self.spec.sink, self.sink, head, head)
+                    self.require_target(self.spec.sink, self.sink, head, head)
                 started = head is not None and head.position.kind != START.kind
                 known = _Known(head, head.position if head and started else None, version, head.epoch if head else 0)
         self.report.position_before = head.position.to_json() if head else None
@@ -426,10 +439,7 @@ class _Attempt:
         self.stream.tell("recovered", adopted=adopted, seq=head.seq if head else 0, epoch=known.epoch)
         return known
 
-    def _journal(self, sink: Sink, key: str) -> Entry | None:
-        return head_of(self.stream.run, self.spec, sink, self.state, key)
-
-    def _require_target(
+    def require_target(
         self, spec: SinkSpec, sink: Sink, loaded: Entry | None, head: Entry | None, whole: bool = False
     ) -> None:
         """``loaded``: what the journal knows of this target, ``head`` what of the stream; ``whole``: the window has
@@ -467,15 +477,14 @@ class _Attempt:
             found = f"the journal ends with load {loaded.load_id}, but the target has lost rows: {found}"
             raise StateAhead(f"load into {spec.location}", found, todo)
 
-    def _landed(self, head: Entry | None) -> bool:
-        """An earlier attempt of this run lost the answer to its commit, or failed after it; the journal has it."""
-        return head is not None and head.load_id == self.report.load_id
 
-    # -- prepare ------------------------------------------------------------------------------------------------
+@define
+class _Plan(_Attempt):
+    """The second stage."""
 
-    def _prepare(self, known: _Known) -> tuple[Window, list[_Target], Load] | None:
-        """Fix the window and make its targets fit; None if there is nothing to load. The last is the load that the
-        journal will hold: that of the only target, or of all together."""
+    def execute(self, known: _Known, recover: _Recover, added: _Added) -> _Planned | None:
+        """Fix the window and make its targets fit; None if there is nothing to load. ``added`` is filled with what that
+        takes, so that it is known if this fails half way."""
         run, report = self.stream.run, self.report
         if not self.spec.source.changes:
             self._refuse(self.sink, _effective(self.spec.sink.strategy, run))
@@ -496,11 +505,11 @@ class _Attempt:
         self.judge.bind(window.schema)
         planned = [
             self._planned(known, spec, sink, self._cut(share), strategy, key)
-            for spec, sink, share, strategy, key in self._targets(known, window)
+            for spec, sink, share, strategy, key in self._targets(known, recover, window)
         ]
         targets = [target for target, _ in planned]
-        window = self._keep_manifest(known, window, targets)
-        load = self._whole_load(known, window, targets)
+        whole = self._with_manifest(known, window, targets)
+        window, load = whole.window, whole.load
         head = known.head
         if head is not None and window.repeatable and head.token == load.token and self.sink.exists():
             self._nothing(window, f"the same content was loaded as {head.load_id}")
@@ -508,12 +517,12 @@ class _Attempt:
         with self.stream.timed("schema"):
             report.ddl, report.schema_changes, report.rewrites = [], [], []
             for target, plan in planned:
-                self._fit(target, plan)
+                self._fit(target, plan, added)
         if run.dry_run:
             report.status, report.position_after = "planned", window.position.to_json()
             return None
         self.stream.tell("schema_applied", changes=report.schema_changes)
-        return window, targets, load
+        return whole
 
     def _window(self, known: _Known) -> Window:
         run, strategy = self.stream.run, _effective(self.spec.sink.strategy, self.stream.run)
@@ -530,7 +539,9 @@ class _Attempt:
         window = self.source.window(known.after, request)
         return evolve(window, position=window.position.at_epoch(known.epoch))
 
-    def _targets(self, known: _Known, window: Window) -> Iterator[tuple[SinkSpec, Sink, Window, Strategy, str]]:
+    def _targets(
+        self, known: _Known, recover: _Recover, window: Window
+    ) -> Iterator[tuple[SinkSpec, Sink, Window, Strategy, str]]:
         """Each target with its share of the window, the strategy with its key, and the key of its load."""
         sink, strategy = self.spec.sink, _effective(self.spec.sink.strategy, self.stream.run)
         if not isinstance(self.source, ChangeStream):
@@ -555,18 +566,14 @@ class _Attempt:
                 strategy = evolve(strategy, key=self.source.key(part.id, sink.strategy.key))
             target = self._beside(evolve(spec, strategy=strategy))
             if not self.stream.run.dry_run:
-                self._take_back(target, key)
+                recover.take_back(target, key)
             loaded, share = self._journal(target, key), self.source.share(window, part.id)
             if not self.stream.run.full_refresh:
-                self._require_target(spec, target, loaded, known.head, share.whole)
+                recover.require_target(spec, target, loaded, known.head, share.whole)
             adopted = loaded is None or spec.options.adopt_existing or target.is_empty()
             self.source.require_kind(target.schema(), spec.location, loaded=not adopted)
             self._refuse(target, strategy, share.whole)
             yield spec, target, share, strategy, key
-
-    @property
-    def _cuts(self) -> bool:
-        return bool(self.spec.sink.options.nanoseconds == "cut")
 
     def _cut(self, window: Window) -> Window:
         return evolve(window, schema=cut(window.schema)) if self._cuts else window
@@ -623,11 +630,11 @@ class _Attempt:
         loads = {target.key: target.load.token for target in targets}
         return _load(self.stream, known, window, self.spec.sink.strategy, self.report.key, None, loads)
 
-    def _fit(self, target: _Target, plan: evolution.Plan) -> None:
+    def _fit(self, target: _Target, plan: evolution.Plan, added: _Added) -> None:
         """Make the safe changes, or only say them; those of a target made anew are part of the commit."""
         ddl = [] if plan.anew else target.sink.ddl(plan.changes)
         if not self.stream.run.dry_run:
-            self.fitted.append((target, plan))
+            added.append((target, plan))
             if (taking := self._offered(TakingBack, target.sink)) is not None:
                 taking.provide(target.load, ddl)
             else:
@@ -685,8 +692,6 @@ class _Attempt:
         if rename := plan.rename(window.absent):
             self._warn(f"{rename}; if it is one, rename the column of {spec.location} by hand, values and all")
 
-    # -- partitions ---------------------------------------------------------------------------------------------
-
     def _mixed(self) -> bool:
         """The pipeline asks for ``mixed_snapshots``; raises ConfigError where the source cannot. An increment begins
         again: its end was that of the snapshot, and rows beyond it would be read twice."""
@@ -704,9 +709,6 @@ class _Attempt:
             found = f"source {source} cannot go on with the parts of a snapshot that is lost"
         raise ConfigError("read runtime.resume", found, "use resume: one_snapshot")
 
-    def _manifests(self) -> PartitionManifestStore | None:
-        return manifests_of(self.stream.run, self.state)
-
     def _interrupted(self, known: _Known) -> PartitionManifest | None:
         """The manifest of a load that was begun after ``known`` and not committed."""
         store = self._manifests()
@@ -714,19 +716,19 @@ class _Attempt:
         ended = found is None or found.epoch != known.epoch or (known.head and known.head.load_id == found.load_id)
         return None if ended else found
 
-    def _keep_manifest(self, known: _Known, window: Window, targets: Sequence[_Target]) -> Window:
+    def _with_manifest(self, known: _Known, window: Window, targets: Sequence[_Target]) -> _Planned:
         """A window of several parts keeps a manifest, but for a change stream, whose parts are tables. Raises
         ManifestChanged. With ``mixed_snapshots`` the load goes on under the token and the position of the one that was
         interrupted: nothing after that moment is claimed."""
         runtime = self.stream.run.pipeline.runtime
         if self.spec.source.changes or self._manifests() is None or max(len(window.parts), runtime.partitions) < 2:
-            return window
+            return _Planned(window, targets, self._whole_load(known, window, targets))
         [target] = targets
         mixed, load = self._mixed(), target.load
         load = evolve(load, repeatable=load.repeatable or mixed)
         start = None if load.strategy.whole or known.after is None else known.after.dumps()
         new = manifest_of(load, window, self.spec, start)
-        self.before = again = self._interrupted(known)
+        again = self._interrupted(known)
         if again is not None:
             have = _without_own(target.sink.schema(), target.strategy)
             require_same(again, new, {f.name: str(f.type) for f in have or ()})
@@ -734,17 +736,24 @@ class _Attempt:
             window = evolve(window, position=Position.from_json(again.position))
             load = evolve(load, token=again.token)
             new = evolve(new, token=again.token, position=again.position)
-        target.load, target.window, self.manifest = load, window, new
-        return window
+        target.load, target.window = load, window
+        return _Planned(window, targets, self._whole_load(known, window, targets), new, again)
 
-    def _open_ledger(self, writer: Writer, window: Window) -> Ledger:
+
+@define
+class _Stage(_Attempt):
+    """The third stage: from the source into the sink's staging. ``halted``: a part has failed, the others end."""
+
+    halted: threading.Event = field(factory=threading.Event, init=False)
+
+    def ledger(self, writer: Writer, planned: _Planned) -> Ledger:
         """What is staged decides what is done. With ``mixed_snapshots`` the report says what it holds."""
-        store = self._manifests()
-        if self.manifest is None or store is None:
+        store, window = self._manifests(), planned.window
+        if planned.manifest is None or store is None:
             return Ledger()
         staged, ttl = writer.staged(), self.stream.run.pipeline.state.options.lease_seconds
-        manifest = evolve(self.manifest, load_id=writer.load_id)
-        ledger = Ledger.open(store, manifest, self.before, staged, ttl)
+        manifest = evolve(planned.manifest, load_id=writer.load_id)
+        ledger = Ledger.open(store, manifest, planned.before, staged, ttl)
         if staged and not window.repeatable:
             found = f"{len(staged)} of {len(window.parts)} partitions are of an earlier snapshot than the others"
             self._warn(f"{found} (runtime.resume: mixed_snapshots)")
@@ -753,53 +762,17 @@ class _Attempt:
             self._warn(f"partition {one.id} was skipped: {one.reason}; its rows are not loaded")
         return ledger
 
-    def _warn(self, text: str) -> None:
-        """Once, however often the run tries."""
-        if text not in self.report.warnings:
-            self.report.warnings.append(text)
-
-    # -- move ---------------------------------------------------------------------------------------------------
-
-    def _move(self, known: _Known, window: Window, targets: Sequence[_Target], load: Load) -> None:
-        with ExitStack() as stack:
-            leader, others = self._open(stack, targets, load)
-            self.report.load_id = leader.load_id
-            self.stream.tell("load_opened", load_id=leader.load_id, token=load.token)
-            try:
-                self.ledger = self._open_ledger(leader, window)
-                with renewing(self.ledger, self.ledger.ttl) if self.ledger.store else nullcontext():
-                    staged = self._stage(targets)
-                    self.ledger.save()
-                with self.stream.timed("contract") if self.judge.inspection else nullcontext():
-                    self.judge.conclude(staged)
-                receipt = self._commit(leader, others, known, window.position)
-            except BaseException as error:
-                self._give_up(load, (leader, *others), error)
-                raise
-        self._done(receipt, known.version)
-        self.report.sequences = [*receipt.sequences]
-        for text in receipt.warnings:
-            self._warn(text)
-        self._count(load.strategy, receipt)
-        self._acknowledge(receipt.entry.position)
-
-    def _count(self, strategy: Strategy, receipt: Receipt) -> None:
-        """Where every staged row is a new one, the target's own count must be the same."""
-        written = self.report.rows.written
-        if strategy.mode in ("append", "full_refresh") and strategy.duplicates == "fail" and receipt.inserted < written:
-            gone = f"{written - receipt.inserted:,} of {written:,} rows were not inserted by the target's count"
-            self._warn(f"{gone}; see whether a trigger or a rule of the table leaves them out or puts them elsewhere")
-
-    def _open(self, stack: ExitStack, targets: Sequence[_Target], load: Load) -> tuple[Writer, list[Writer]]:
+    def open(self, stack: ExitStack, planned: _Planned) -> tuple[Writer, list[Writer]]:
         """The writer that holds the journal, and those whose rows its commit takes along. All bear one load id, that of
         the first which goes on with an interrupted load."""
+        targets, load = planned.targets, planned.load
         load_id = load.load_id
         for target in targets:
             target.load = evolve(target.load, load_id=load_id, started_at=load.started_at)
-            target.writer = self._open_inspected(target)
+            target.writer = self._open_inspected(target, planned.before)
             if target is not targets[0] and target.writer.load_id != load_id:
                 target.writer.abort()  # half a load of another id: stage it again
-                target.writer = self._open_inspected(target)
+                target.writer = self._open_inspected(target, planned.before)
             stack.enter_context(closing(target.writer))
             load_id = target.writer.load_id
         writers = [target.writer for target in targets if target.writer is not None]
@@ -808,44 +781,36 @@ class _Attempt:
         leader = stack.enter_context(closing(self.sink.open(evolve(load, load_id=load_id))))
         return leader, writers
 
-    def _open_inspected(self, target: _Target) -> Writer:
+    def _open_inspected(self, target: _Target, before: PartitionManifest | None) -> Writer:
         """Through the contract, which is told of the parts to come: all but those that are skipped."""
-        before = self.before if self.before and self.before.token == target.load.token else None
+        before = before if before and before.token == target.load.token else None
         skipped = {one.id for one in before.of("skipped")} if before else set()
         parts = [part.id for part in target.window.parts if part.id not in skipped]
         return self.judge.open(target.sink, target.load, parts)
 
-    def _acknowledge(self, position: Position) -> None:
-        self.source.ack(position)
-        self.stream.tell("acknowledged")
-
-    def _give_up(self, load: Load, writers: Sequence[Writer], error: BaseException) -> None:
+    def give_up(self, load: Load, writers: Sequence[Writer], ledger: Ledger, error: BaseException) -> bool:
         """What is left the next open sweeps; the error to tell is the first. What another runner has taken over it may
-        be going on with."""
-        if isinstance(error, Conflict) and self.ledger.taken_over():
-            self.kept = True
-            return
-        if self._will_resume(load, error):
-            self.kept = True
-            return
+        be going on with. True: what is staged is kept, and so is what it needs of the target."""
+        if isinstance(error, Conflict) and ledger.taken_over():
+            return True
+        if self._will_resume(load, ledger, error):
+            return True
         for writer in writers:
             with suppress(Exception):
                 writer.abort()
         with suppress(Exception):
-            self.ledger.dropped()
+            ledger.dropped()
         self.judge.discard(error)
+        return False
 
-    def _will_resume(self, load: Load, error: BaseException) -> bool:
+    def _will_resume(self, load: Load, ledger: Ledger, error: BaseException) -> bool:
         """Staged parts are worth keeping if the very next attempt can go on with them, or if a part failed beside
         others that are done: their manifest lets a later run do so."""
         if not load.repeatable or not isinstance(error, Exception):
             return False
-        return self.ledger.half_done or (not self.last and self._is_retryable(error))
+        return ledger.half_done or (not self.last and self._is_retryable(error))
 
-    def _is_retryable(self, error: Exception) -> bool:
-        return self.stream.run.plugins.classifier().classify(error).retryable
-
-    def _stage(self, targets: Sequence[_Target]) -> dict[str, Staged]:
+    def execute(self, targets: Sequence[_Target], ledger: Ledger) -> dict[str, Staged]:
         """Every part of every target that is not staged yet."""
         staged: dict[str, Staged] = {}
         todo: list[tuple[_Target, Part]] = []
@@ -860,9 +825,9 @@ class _Attempt:
             workers = 1
         with self.stream.timed("stage"):
             if workers > 1 and len(todo) > 1 and self._parallel():
-                staged.update(self._stage_at_once(workers, todo))
+                staged.update(self._stage_at_once(workers, todo, ledger))
             else:
-                staged.update(self._stage_part(target, part) for target, part in todo)
+                staged.update(self._stage_part(target, part, ledger) for target, part in todo)
         rows = self.report.rows
         rows.written = sum(s.rows for s in staged.values())
         rows.filtered = sum(s.filtered for s in staged.values())
@@ -872,10 +837,12 @@ class _Attempt:
         self.stream.tell("staged", parts=len(staged), rows=rows.written, bytes=self.report.bytes)
         return staged
 
-    def _stage_at_once(self, workers: int, todo: Sequence[tuple[_Target, Part]]) -> Iterator[tuple[str, Staged]]:
+    def _stage_at_once(
+        self, workers: int, todo: Sequence[tuple[_Target, Part]], ledger: Ledger
+    ) -> Iterator[tuple[str, Staged]]:
         """In as many threads. The first failure, or a signal, ends the others at their next batch."""
         with ThreadPoolExecutor(workers, "dpone-part") as pool:
-            staging = [pool.submit(self._stage_part, target, part) for target, part in todo]
+            staging = [pool.submit(self._stage_part, target, part, ledger) for target, part in todo]
             try:
                 for staged in as_completed(staging):
                     yield staged.result()
@@ -887,7 +854,7 @@ class _Attempt:
     def _parallel(self) -> bool:
         return self.stream.run.plugins.supports("sink", self.spec.sink.type, "parallel_stage")
 
-    def _stage_part(self, target: _Target, part: Part) -> tuple[str, Staged]:
+    def _stage_part(self, target: _Target, part: Part, ledger: Ledger) -> tuple[str, Staged]:
         tell, writer = self.stream.tell, target.writer
         assert writer is not None, "opened before"
 
@@ -897,7 +864,7 @@ class _Attempt:
                 found = "another part of the window failed, or the run was interrupted"
                 raise Halted(f"read part {part.id}", found, "see the error of the stream")
 
-        with self.ledger.running(part.id) as finish:
+        with ledger.running(part.id) as finish:
             tell("part_started", part=part.id)
             with (
                 self.source.read(part) as stream,
@@ -913,7 +880,12 @@ class _Attempt:
         watched, staged = self.judge.watched(part, stream), _staged_schema(target.load)
         return ToldStream(watched, target.window.schema, staged, after_batch, target.forms)
 
-    def _commit(self, writer: Writer, also: Sequence[Writer], known: _Known, position: Position) -> Receipt:
+
+@define
+class _Commit(_Attempt):
+    """The last stage: the one commit, then the state, then the source."""
+
+    def execute(self, writer: Writer, also: Sequence[Writer], known: _Known, position: Position) -> Receipt:
         self.stream.tell("commit_started", load_id=writer.load_id)
         head = known.head
         with self.stream.timed("commit"):
@@ -936,7 +908,7 @@ class _Attempt:
             found = "another run has loaded the stream, or its position was set, since this load began"
             raise Conflict(f"commit load {writer.load_id}", found, "nothing was delivered; run again")
 
-    def _done(self, receipt: Receipt, version: int | None = None) -> None:
+    def done(self, receipt: Receipt, version: int | None = None) -> None:
         """The rows are durable; copy the position to the state. ``version`` None: recovery has done so already."""
         rows, entry = self.report.rows, receipt.entry
         rows.inserted, rows.updated = receipt.inserted, receipt.updated
@@ -949,6 +921,88 @@ class _Attempt:
                 self.state.save(self.report.key, saved, version)
             self.stream.tell("state_saved", seq=entry.seq)
         self.judge.settle(entry.load_id)
+
+    def count(self, strategy: Strategy, receipt: Receipt) -> None:
+        """Where every staged row is a new one, the target's own count must be the same."""
+        written = self.report.rows.written
+        if strategy.mode in ("append", "full_refresh") and strategy.duplicates == "fail" and receipt.inserted < written:
+            gone = f"{written - receipt.inserted:,} of {written:,} rows were not inserted by the target's count"
+            self._warn(f"{gone}; see whether a trigger or a rule of the table leaves them out or puts them elsewhere")
+
+    def acknowledge(self, position: Position) -> None:
+        self.source.ack(position)
+        self.stream.tell("acknowledged")
+
+
+@define
+class _Stages:
+    """The stages of one attempt, in their order, while the key is locked."""
+
+    recover: _Recover
+    plan: _Plan
+    stage: _Stage
+    commit: _Commit
+
+    def execute(self, added: _Added) -> None:
+        known, commit = self.recover.execute(dry=False), self.commit
+        if known.head is not None and commit._landed(known.head):
+            commit.done(Receipt.of(known.head))
+            commit.acknowledge(known.head.position)
+        elif planned := self.plan.execute(known, self.recover, added):
+            self._move(known, planned, added)
+        elif known.head is not None:  # nothing new; the last run may have died before it said so
+            commit.acknowledge(known.head.position)
+
+    def _move(self, known: _Known, planned: _Planned, added: _Added) -> None:
+        """Stage and commit. If what is staged is kept, so is what was added for it."""
+        stage, commit, tracked = self.stage, self.commit, Ledger()
+        stream, report, judge = stage.stream, stage.report, stage.judge
+        with ExitStack() as stack:
+            leader, others = stage.open(stack, planned)
+            report.load_id = leader.load_id
+            stream.tell("load_opened", load_id=leader.load_id, token=planned.load.token)
+            try:
+                tracked = stage.ledger(leader, planned)
+                with renewing(tracked, tracked.ttl) if tracked.store else nullcontext():
+                    staged = stage.execute(planned.targets, tracked)
+                    tracked.save()
+                with stream.timed("contract") if judge.inspection else nullcontext():
+                    judge.conclude(staged)
+                receipt = commit.execute(leader, others, known, planned.window.position)
+            except BaseException as error:
+                if stage.give_up(planned.load, (leader, *others), tracked, error):
+                    added.clear()
+                raise
+        commit.done(receipt, known.version)
+        report.sequences = [*receipt.sequences]
+        for text in receipt.warnings:
+            commit._warn(text)
+        commit.count(planned.load.strategy, receipt)
+        commit.acknowledge(receipt.entry.position)
+
+
+def _attempt(stream: _Stream, last: bool) -> None:
+    """From lock to acknowledgement, over connections of its own."""
+    run, spec, report = stream.run, stream.spec, stream.report
+    with ExitStack() as stack:
+        source = stack.enter_context(closing(run.make("source", spec.source)))
+        sink = stack.enter_context(closing(run.make("sink", spec.sink)))
+        state = stack.enter_context(closing(run.make("state", run.pipeline.state)))
+        stack.enter_context(connected())
+        report.delivery = run.plugins.get("sink", spec.sink.type).delivery
+        given, added = (stream, last, source, sink, state, Judge(spec, report)), _Added()
+        stages = _Stages(_Recover(*given), _Plan(*given), _Stage(*given), _Commit(*given))
+        if run.dry_run:
+            report.key = key_of(run, spec, sink, state)
+            stages.plan.execute(stages.recover.execute(dry=True), stages.recover, added)
+            return
+        report.key, lease = stack.enter_context(locked(run, spec, sink, state, run.full_refresh))
+        stream.tell("locked", owner=lease.owner)
+        try:
+            stages.execute(added)
+        except BaseException as error:
+            stages.recover.take_back_own(added, lease, error)
+            raise
 
 
 def _taken(one: TakenBack) -> str:
@@ -968,14 +1022,14 @@ def _instead(able: bool, keeps: bool, strategy: Strategy) -> str:
     return "or replace the table with --full-refresh" if able else "or drop the table and use --full-refresh"
 
 
-def _effective(strategy: Strategy, run: Run, full_refresh: bool = False) -> Strategy:
+def _effective(strategy: Strategy, run: Job, full_refresh: bool = False) -> Strategy:
     """--full-refresh replaces the rows of a growing target; other strategies just read everything again."""
     if (run.full_refresh or full_refresh) and strategy.mode in ("append", "merge"):
         return evolve(strategy, mode="full_refresh")
     return strategy
 
 
-def _resumes(stream: _StreamRun) -> bool:
+def _resumes(stream: _Stream) -> bool:
     """Parts that the sink has staged survive an interrupted load. Else each load reads all of its window."""
     return stream.run.plugins.supports("sink", stream.spec.sink.type, "resume")
 
@@ -987,7 +1041,7 @@ def _without_own(schema: pa.Schema | None, strategy: Strategy) -> pa.Schema | No
 
 
 def _load(
-    stream: _StreamRun,
+    stream: _Stream,
     known: _Known,
     window: Window,
     strategy: Strategy,
@@ -1036,22 +1090,22 @@ def _staged_schema(load: Load) -> pa.Schema:
 # -- journal and state ------------------------------------------------------------------------------------------
 
 
-def keeps_journal(run: Run, spec: StreamSpec) -> bool:
+def keeps_journal(run: Job, spec: StreamSpec) -> bool:
     """The engine keeps the journal of the stream's sink, as its state: the sink cannot (``Connector.commit``)."""
     return run.plugins.get("sink", spec.sink.type).commit == "none"
 
 
-def head_of(run: Run, spec: StreamSpec, sink: Sink, state: StateBackend, key: str) -> Entry | None:
+def head_of(run: Job, spec: StreamSpec, sink: Sink, state: StateBackend, key: str) -> Entry | None:
     """The head of a key's journal, from whoever keeps it."""
     return kept(state.load(key)) if keeps_journal(run, spec) else sink.journal(key)
 
 
-def manifests_of(run: Run, state: StateBackend) -> PartitionManifestStore | None:
+def manifests_of(run: Job, state: StateBackend) -> PartitionManifestStore | None:
     keeping = run.offered(KeepsPartitions, state, run.pipeline.state)
     return keeping.partitions() if keeping else None
 
 
-def key_of(run: Run, spec: StreamSpec, sink: Sink, state: StateBackend) -> str:
+def key_of(run: Job, spec: StreamSpec, sink: Sink, state: StateBackend) -> str:
     """The key under which a stream stands: the former one, until a run has moved what is there. Changes nothing."""
     key, former = spec.key(run.pipeline.name), spec.former_key(run.pipeline.name)
     if former == key or state.load(key) is not None or head_of(run, spec, sink, state, key) is not None:
@@ -1063,7 +1117,7 @@ def key_of(run: Run, spec: StreamSpec, sink: Sink, state: StateBackend) -> str:
 
 @contextmanager
 def locked(
-    run: Run, spec: StreamSpec, sink: Sink, state: StateBackend, anew: bool = False
+    run: Job, spec: StreamSpec, sink: Sink, state: StateBackend, anew: bool = False
 ) -> Iterator[tuple[str, Lease]]:
     """A stream's key, and its lease, while its lock is held. What stands under its former key is moved first; a sink
     that cannot do that keeps the former key. ``anew``: whatever the state says, the next load is of a new epoch.
@@ -1082,7 +1136,7 @@ def locked(
         yield key, lease
 
 
-def _take_over(run: Run, spec: StreamSpec, sink: Sink, state: StateBackend, anew: bool) -> bool:
+def _take_over(run: Job, spec: StreamSpec, sink: Sink, state: StateBackend, anew: bool) -> bool:
     """Move what stands under the former key, or end what a killed run has begun of it. True: it has to stay there."""
     key, former = spec.key(run.pipeline.name), spec.former_key(run.pipeline.name)
     head, there = (head_of(run, spec, sink, state, one) for one in (former, key))
@@ -1105,7 +1159,7 @@ def _take_over(run: Run, spec: StreamSpec, sink: Sink, state: StateBackend, anew
 def rewind(pipeline: Pipeline, stream: str, position: Position | None, plugins: Plugins | None = None) -> Position:
     """Set a stream's position by hand (None: its beginning). Starts a new epoch, in the journal first, so that a
     runner suspended since before can no longer commit. Rows of the target stay. Returns the position as saved."""
-    run = Run(pipeline, [stream], plugins=plugins or discover())
+    run = Job(pipeline, [stream], plugins=plugins or discover())
     return _rewind(run, lambda _: position or START, rewind_token)
 
 
@@ -1115,7 +1169,7 @@ def resync(pipeline: Pipeline, stream: str, tables: Sequence[str], plugins: Plug
 
     Raises ConfigError for a stream that was not loaded yet, a table it does not have, a reader that cannot do it.
     """
-    run = Run(pipeline, [stream], plugins=plugins or discover())
+    run = Job(pipeline, [stream], plugins=plugins or discover())
     [spec] = run.streams()
     failed, changes = f"resync {', '.join(tables)}", spec.source.changes
     with ExitStack() as stack:
@@ -1135,7 +1189,7 @@ def resync(pipeline: Pipeline, stream: str, tables: Sequence[str], plugins: Plug
         return _rewind(run, without, lambda key, wanted: _digest(f"resync {key} {wanted.dumps()}"))
 
 
-def _rewind(run: Run, wanted: Callable[[Entry | None], Position], token: Callable[[str, Position], str]) -> Position:
+def _rewind(run: Job, wanted: Callable[[Entry | None], Position], token: Callable[[str, Position], str]) -> Position:
     """To what ``wanted`` makes of the journal's head, under the lock."""
     [spec] = run.streams()
     pipeline = run.pipeline
@@ -1174,7 +1228,7 @@ def undo(pipeline: Pipeline | str | Path, stream: str, load_id: str, plugins: Pl
     """
     if not isinstance(pipeline, Pipeline):
         pipeline = Pipeline.from_yaml(pipeline)
-    run = Run(pipeline, [stream], plugins=plugins or discover())
+    run = Job(pipeline, [stream], plugins=plugins or discover())
     [spec] = run.streams()
     with ExitStack() as stack:
         sink: Sink = stack.enter_context(closing(run.make("sink", spec.sink)))
@@ -1199,7 +1253,7 @@ def undo(pipeline: Pipeline | str | Path, stream: str, load_id: str, plugins: Pl
     return receipt
 
 
-def _undoing(run: Run, spec: StreamSpec, sink: Sink) -> Undoing:
+def _undoing(run: Job, spec: StreamSpec, sink: Sink) -> Undoing:
     undoing = run.offered(Undoing, sink, spec.sink)
     if undoing is None:
         found = f"{spec.sink.type} keeps nothing to take a load back"
@@ -1207,7 +1261,7 @@ def _undoing(run: Run, spec: StreamSpec, sink: Sink) -> Undoing:
     return undoing
 
 
-def _asked(run: Run, spec: StreamSpec, key: str, load_id: str, error: Exception) -> Receipt:
+def _asked(run: Job, spec: StreamSpec, key: str, load_id: str, error: Exception) -> Receipt:
     """If the answer to a commit is lost, the journal knows whether it happened."""
     head = None
     if keeps_journal(run, spec):

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 from attrs import frozen
 
-from dpone.contract import SpeakingSql
+from dpone.contract import SpeakingSql, SqlText
 from dpone.document import repeated, strict_json
 from dpone.errors import ConfigError
 from dpone.evolution import Change, Plan, SchemaComparator
@@ -17,8 +17,6 @@ from dpone.ops.matrix import unconnected
 from dpone.pipeline import SchemaEvolution
 from dpone.plugins import Plugins, discover
 from dpone.schema import DEFAULT, NATIVE, Name
-from dpone.sql.ddl import statements
-from dpone.sql.dialect import Dialect
 from dpone.sql.types import arrow, instead
 
 _SHAPE = 'write [{"name": "id", "type": "bigint", "nullable": false}, ...], or the same list as {"columns": [...]}'
@@ -87,11 +85,11 @@ def schema_plan(
         raise ConfigError("read --key", f"{source} has no column {', '.join(unknown)}", "name columns of the source")
     comparator = SchemaComparator(policy, key=tuple(key), too_long=words.too_long)
     plan = comparator.compare(have if len(have) else None, given)
-    ddl = tuple(tuple(statements(words, name, change, key)) for change in plan.changes)
+    ddl = tuple(tuple(words.statements(name, change, key)) for change in plan.changes)
     return SchemaPlan(name, dialect, policy, plan, ddl, tuple(map(words.rewrites, plan.changes)))
 
 
-def _dialect(plugins: Plugins, name: str) -> Dialect:
+def _dialect(plugins: Plugins, name: str) -> SqlText:
     sql = plugins.offered(SpeakingSql, next(unconnected(plugins, name))[1], name)
     if sql is None:
         known = [n for n in plugins.names("sink") if plugins.supports("sink", n, "sql")]
@@ -99,7 +97,7 @@ def _dialect(plugins: Plugins, name: str) -> Dialect:
     return sql.dialect
 
 
-def columns(path: Path, dialect: Dialect) -> pa.Schema:
+def columns(path: Path, dialect: SqlText) -> pa.Schema:
     """The columns a JSON file lists. Raises ConfigError that names the file and the column."""
     failed = f"read {path}"
     data = strict_json(path)
@@ -112,7 +110,7 @@ def columns(path: Path, dialect: Dialect) -> pa.Schema:
     return pa.schema(fields)
 
 
-def _field(failed: str, number: int, given: Any, dialect: Dialect) -> pa.Field:
+def _field(failed: str, number: int, given: Any, dialect: SqlText) -> pa.Field:
     if not isinstance(given, Mapping) or not {"name", "type"} <= set(given):
         raise ConfigError(failed, f"column {number} is not an object with name and type", _SHAPE)
     if unknown := sorted(set(given) - {"name", "type", "nullable", "default"}):

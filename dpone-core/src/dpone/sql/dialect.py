@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import pyarrow as pa
 from attrs import frozen
 
-from dpone.errors import ConfigError, DataError
+from dpone.errors import ConfigError, DataError, SinkError
 from dpone.evolution import EXACT_IN_DOUBLE, Stored, inexact, plain
 from dpone.schema import Name
 from dpone.sql.failing import saying
@@ -193,6 +193,23 @@ class Dialect(ABC):
             return ""
         return "every row" if self.widen_column(Name(("t",)), change.before, change.after) else ""
 
+    def statements(self, target: Name, change: Change, key: Sequence[str] = ()) -> list[str]:
+        """``contract.SqlText``. A SELECT among them (``is_look``) gives a column, its new type, and how many rows hold
+        a value that the change would not keep: it must be 0."""
+        if change.kind == "create" and change.schema is not None:
+            return [self.create_table(target, change.schema, key)]
+        if change.kind == "add" and change.after is not None:
+            return [self.add_column(target, change.after)]
+        if change.kind == "widen" and change.before is not None and change.after is not None:
+            made = self.widen_column(target, change.before, change.after)
+            return [*self._look(target, change.before, change.after), *made] if made else []
+        raise SinkError(f"evolve {target}", f"no statement makes the change '{change}'", "change the table by hand")
+
+    def _look(self, target: Name, before: pa.Field, after: pa.Field) -> list[str]:
+        lost = self.lost(f"t.{self.quote(before.name)}", before.type, after.type)
+        what = f"{self.literal(before.name)}, {self.literal(str(after.type))}"
+        return [f"SELECT {what}, COUNT(*) FROM {self.name(target)} AS t WHERE {lost}"] if lost else []
+
     def ordered(self, expression: str, type: pa.DataType) -> str:
         """The expression in an order that is the order of the values."""
         return expression
@@ -335,6 +352,11 @@ class Dialect(ABC):
 
 def _decimal(precision: int, scale: int) -> pa.DataType:
     return pa.decimal128(precision, scale) if precision <= 38 else pa.decimal256(precision, scale)
+
+
+def is_look(statement: str) -> bool:
+    """Of what ``Dialect.statements`` gives."""
+    return statement.startswith("SELECT ")
 
 
 def _bad(identifier: str, why: str) -> ConfigError:

@@ -16,8 +16,7 @@ from dpone.position import Position
 from dpone.schema import PREFIX, Name
 from dpone.sql import history
 from dpone.sql.added import Added
-from dpone.sql.ddl import is_look, statements
-from dpone.sql.dialect import Database, Dialect, transaction
+from dpone.sql.dialect import Database, Dialect, is_look, transaction
 from dpone.sql.finalize import held, is_empty, require_columns
 from dpone.sql.journal import Journal
 from dpone.sql.moved import move
@@ -114,7 +113,7 @@ class SqlSink:
         if change.kind == "add" and change.after is not None:
             [after] = self._makeable(pa.schema([change.after]))
             change = evolve(change, after=after)
-        return statements(self.dialect, self._target, change)
+        return self.dialect.statements(self._target, change)
 
     def _shape(self, schema: pa.Schema) -> tuple[pa.Schema, tuple[str, ...]]:
         """Columns and primary key of a table for rows of ``schema``."""
