@@ -1,20 +1,24 @@
 """The sessions of the repository. ``nox`` runs what every change must pass; CONTRIBUTING.md lists the others.
 
-A session installs with ``install(session)``: what is locked in ``requirements/tests.txt``, with hashes, then the
-distributions of the repository, editable and without looking for anything else. A new session begins the same way; what
-more it needs is added to a dependency group of ``pyproject.toml`` and locked by ``nox -s lock``. Only ``lowest`` and
-``newest`` ask the index for versions.
+A session of ``@shared`` begins with ``install(session)`` and calls ``run(session, ...)``. All of them use one
+environment, ``.nox/shared``: what is locked in ``requirements/tests.txt``, with hashes, and the distributions of the
+repository, editable. A new session does the same; what more it needs is added to a dependency group of
+``pyproject.toml`` and locked by ``nox -s lock``. Only ``lowest`` and ``newest`` ask the index for versions.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
 import shutil
+import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import nox
 from nox.command import CommandFailed
@@ -31,6 +35,9 @@ FOLDERS = (CORE, *CONNECTORS, ".")
 EXAMPLE, MARIADB = EXAMPLES = ("./examples/dpone-duckdb", "./examples/dpone-mariadb")
 VERSION = "1.0.0"
 AT_ONCE = ("-n", "auto")  # of pytest-xdist: tests that mostly wait for processes of their own and for servers
+BY_CLASS = (*AT_ONCE, "--dist", "loadscope")  # of the kit: a file of evidence is of one class, and has all its cases
+SHARED = ROOT / ".nox" / "shared"
+GIVEN = "DPONE_TEST_POSTGRES_URL"
 EVIDENCE = str(ROOT / ".nox" / "evidence")  # of certify and soak
 GROUPS = nox.project.load_toml(ROOT / "pyproject.toml")
 CHECKS = {
@@ -46,17 +53,48 @@ def group(name: str) -> list[str]:
     return list(nox.project.dependency_groups(GROUPS, name))
 
 
-def install(session: nox.Session, *more: str) -> None:
-    """Every distribution of the repository, by path and editable, with all that tests, types and pages need; ``more``
-    are other folders of ours."""
-    session.install("--require-hashes", "-r", "requirements/tests.txt")
-    ours = [f"./{folder}" for folder in (CORE, *CONNECTORS)]
-    editable(session, *ours, ".", *more)
-    session.run("pip", "check", silent=True)  # the lock has what the distributions ask for
+def shared(function: Callable[[nox.Session], None] | None = None, **options: Any) -> Any:
+    """A session without an environment of its own."""
+    return nox.session(function, venv_backend="none", **options)
 
 
-def editable(session: nox.Session, *folders: str) -> None:
-    session.install("--no-deps", "--no-build-isolation", *(part for path in folders for part in ("-e", path)))
+def install(session: nox.Session) -> None:
+    """The environment that ``shared`` sessions have in common: every distribution of the repository, by path and
+    editable, with all that tests, types and pages need. It is made where there is none, and once more after a change of
+    the lock, of a pyproject.toml or of the Python that runs nox."""
+    lock = "requirements/tests.txt"
+    with once(SHARED, lock, *(f"{folder}/pyproject.toml" for folder in FOLDERS)) as wanted:
+        if wanted:
+            pip = (str(SHARED / "bin" / "python"), "-m", "pip")
+            ours = editable(*(f"./{folder}" for folder in (CORE, *CONNECTORS)), ".")
+            session.run_install(sys.executable, "-m", "virtualenv", "--quiet", str(SHARED))
+            session.run_install(*pip, "install", "--quiet", "--require-hashes", "-r", lock)
+            session.run_install(*pip, "install", "--quiet", *ours)
+            session.run_install(*pip, "check", silent=True)  # the lock has what the distributions ask for
+
+
+@contextmanager
+def once(folder: Path, *files: str) -> Iterator[bool]:
+    """Whether the block is to make ``folder``, which is gone then: it is not there as a whole, or the files that it is
+    made of have changed since."""
+    read = [sys.version.encode(), *((ROOT / name).read_bytes() for name in files)]
+    made_of, made = hashlib.sha256(b"".join(read)).hexdigest(), folder / "made_of"
+    if made.exists() and made.read_text() == made_of:
+        yield False
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    yield True
+    made.write_text(made_of)
+
+
+def run(session: nox.Session, program: str, *words: str, env: Mapping[str, str] | None = None) -> None:
+    """A program of the shared environment, which comes first on its PATH: tests start ``dpone`` as a user would."""
+    path = os.pathsep.join([str(SHARED / "bin"), os.environ["PATH"]])
+    session.run(str(SHARED / "bin" / program), *words, env={"VIRTUAL_ENV": str(SHARED), "PATH": path, **(env or {})})
+
+
+def editable(*folders: str) -> list[str]:
+    return ["--no-deps", "--no-build-isolation", *(part for path in folders for part in ("-e", path))]
 
 
 def install_unlocked(session: nox.Session, *more: str) -> None:
@@ -64,11 +102,11 @@ def install_unlocked(session: nox.Session, *more: str) -> None:
     session.install(*(part for path in (*testing, ".") for part in ("-e", path)), *more)
 
 
-@nox.session
+@shared
 def tests(session: nox.Session) -> None:
     """The whole fast suite; needs pip alone."""
     install(session)
-    session.run(*CHECKS["tests"], *session.posargs)
+    run(session, *CHECKS["tests"], *session.posargs)
 
 
 @nox.session
@@ -82,25 +120,25 @@ def lint(session: nox.Session) -> None:
         session.run(*CHECKS["format"])
 
 
-@nox.session
+@shared
 def typing(session: nox.Session) -> None:
     """mypy, strict, over every ``src``; the installed packages are there for their types."""
-    install(session, *EXAMPLES)
-    session.run(*CHECKS["typing"], *session.posargs)
+    install(session)
+    run(session, *CHECKS["typing"], *session.posargs)
 
 
-@nox.session
+@shared
 def docs(session: nox.Session) -> None:
     """What the documentation says is tried: links, commands, examples."""
     install(session)
-    session.run(*CHECKS["docs"], *session.posargs)
+    run(session, *CHECKS["docs"], *session.posargs)
 
 
-@nox.session(default=False)
+@shared(default=False)
 def crash(session: nox.Session) -> None:
     """A third of the long kill matrix, another for each commit; ``-- --all`` for the whole."""
     install(session)
-    session.run("pytest", *AT_ONCE, "-m", "crash", *third(session))
+    run(session, "pytest", *AT_ONCE, "-m", "crash", *third(session))
 
 
 def third(session: nox.Session) -> list[str]:
@@ -112,57 +150,56 @@ def third(session: nox.Session) -> list[str]:
     return ["--third", str(int(commit, 16) % 3)]
 
 
-@nox.session(default=False)
+@shared(default=False)
 def faults(session: nox.Session) -> None:
     """Every case of the kit against every faulty connector: each fails the cases that it says, and no other."""
     install(session)
-    session.run("pytest", *AT_ONCE, "-m", "faults", *session.posargs)
+    run(session, "pytest", *AT_ONCE, "-m", "faults", *session.posargs)
 
 
-@nox.session(default=False)
+@shared(default=False)
 def soak(session: nox.Session) -> None:
     """The gate: runs of file, SQLite and PostgreSQL that are killed at any moment, all three at once for half an hour
     (``-- --minutes 5`` for less, which does not count), after ``certify``: they must be production-certified then."""
     install(session)
-    session.run("python", "-m", "benchmarks.gates", "soak", "--evidence", EVIDENCE, *session.posargs)
+    run(session, "python", "-m", "benchmarks.gates", "soak", "--evidence", EVIDENCE, *session.posargs)
     required = () if session.posargs else ("--require", "production-certified")
-    session.run("dpone", "certify", "--evidence", EVIDENCE, *selected("file", "sqlite", "postgres"), *required)
+    run(session, "dpone", "certify", "--evidence", EVIDENCE, *selected("file", "sqlite", "postgres"), *required)
 
 
-@nox.session(default=False)
+@shared(default=False)
 def large(session: nox.Session) -> None:
     """20 million rows in partitions, killed ten times; DPONE_SOAK_ROWS says otherwise."""
     install(session)
-    session.run(
-        "pytest", "-m", "crash", "-s", "tests/crash/test_soak.py", *session.posargs,
-        env={"DPONE_SOAK_ROWS": os.environ.get("DPONE_SOAK_ROWS", "20000000")},
-    )  # fmt: skip
+    rows = {"DPONE_SOAK_ROWS": os.environ.get("DPONE_SOAK_ROWS", "20000000")}
+    run(session, "pytest", "-m", "crash", "-s", "tests/crash/test_soak.py", *session.posargs, env=rows)
 
 
-@nox.session(default=False)
+@shared(default=False)
 def attack(session: nox.Session) -> None:
     """Ten minutes of random kills, rivals, restarts, cut and silent networks, wrong clocks and full disks while an
     application writes; ``-- --seconds 120 --seed 7`` for less, or again."""
     install(session)
-    session.run("python", "-m", "tests.attack", *session.posargs)
+    run(session, "python", "-m", "tests.attack", *session.posargs)
 
 
-@nox.session(default=False)
+@shared(default=False)
 def certify(session: nox.Session) -> None:
     """The conformance kit over the built-in connectors and PostgreSQL, the gates with a soak of half a minute, and what
     the evidence of both certifies."""
     install(session)
     shutil.rmtree(EVIDENCE, ignore_errors=True)
     recorded = ("--dpone-evidence", EVIDENCE, *session.posargs)
-    session.run("pytest", "tests/testing/test_kit.py", *recorded)
+    # The kit wants a given server for itself; one of ours is started for each process.
+    at_once = () if os.environ.get(GIVEN) else BY_CLASS
+    run(session, "pytest", *BY_CLASS, "tests/testing/test_kit.py", *recorded)
     for programs in postgres_servers():
-        session.run(
-            "pytest", "tests/postgres/kit", "-m", "postgres", *recorded, env={"DPONE_TEST_POSTGRES_PROGRAMS": programs}
-        )
-    session.run("python", "-m", "benchmarks.gates", "throughput", "--times", "1", "--evidence", EVIDENCE)
-    session.run("python", "-m", "benchmarks.gates", "soak", "--minutes", "0.5", "--evidence", EVIDENCE)
+        where = {"DPONE_TEST_POSTGRES_PROGRAMS": programs}
+        run(session, "pytest", *at_once, "tests/postgres/kit", "-m", "postgres", *recorded, env=where)
+    run(session, "python", "-m", "benchmarks.gates", "throughput", "--times", "1", "--evidence", EVIDENCE)
+    run(session, "python", "-m", "benchmarks.gates", "soak", "--minutes", "0.5", "--evidence", EVIDENCE)
     names = ("file", "file_changelog", "sqlite", "postgres", "postgres_logical")
-    session.run("dpone", "certify", "--evidence", EVIDENCE, *selected(*names), "--require", "certified")
+    run(session, "dpone", "certify", "--evidence", EVIDENCE, *selected(*names), "--require", "certified")
 
 
 def selected(*connectors: str) -> list[str]:
@@ -178,10 +215,10 @@ def example(session: nox.Session) -> None:
     for old in (evidence, *made.values()):
         shutil.rmtree(old, ignore_errors=True)
     session.install("--require-hashes", "-r", "requirements/tests.txt")
-    editable(session, f"./{CORE}", EXAMPLE)
+    session.install(*editable(f"./{CORE}", EXAMPLE))
     for name, where in made.items():
         session.run("dpone", "init", "--connector", name, *(["--sql"] if name == "made_sql" else []), str(where))
-        editable(session, str(where))
+        session.install(*editable(str(where)))
     for name, where in {"duckdb": ROOT / EXAMPLE, **made}.items():
         certified(session, name, where, evidence)
 
@@ -192,7 +229,7 @@ def mariadb(session: nox.Session) -> None:
     evidence = Path(session.create_tmp()).resolve() / "evidence"
     shutil.rmtree(evidence, ignore_errors=True)
     session.install("--require-hashes", "-r", "requirements/tests.txt")
-    editable(session, f"./{CORE}", MARIADB)
+    session.install(*editable(f"./{CORE}", MARIADB))
     certified(session, "mariadb", ROOT / MARIADB, evidence)
 
 
@@ -204,7 +241,7 @@ def certified(session: nox.Session, name: str, where: Path, evidence: Path) -> N
     session.run("dpone", "certify", "--evidence", str(evidence), "--connector", name, "--require", "certified")
 
 
-@nox.session(default=False)
+@shared(default=False)
 def postgres(session: nox.Session) -> None:
     """The PostgreSQL connector on real servers; its conformance kit is run by ``certify``. All tests run on the first
     server. On the others run those that were skipped there, and a third, another for each commit; ``-- --all`` for the
@@ -215,37 +252,38 @@ def postgres(session: nox.Session) -> None:
     given = [one for one in session.posargs if one != "--all"]
     ours = ("pytest", *AT_ONCE, "tests/postgres", "--ignore=tests/postgres/kit", "-m")
     where = {"DPONE_TEST_POSTGRES_PROGRAMS": first}
-    session.run(*ours, "postgres or not crash", "--skipped", str(skipped), *given, env=where)
+    run(session, *ours, "postgres or not crash", "--skipped", str(skipped), *given, env=where)
     for programs in others:
         where = {"DPONE_TEST_POSTGRES_PROGRAMS": programs}
-        session.run(*ours, "postgres", "--also", str(skipped), *third(session), env=where)
+        run(session, *ours, "postgres", "--also", str(skipped), *third(session), env=where)
 
 
 def postgres_servers() -> list[str]:
     """As DPONE_TEST_POSTGRES_PROGRAMS: that of the wheel, and those the system has installed; or the one server that
     DPONE_TEST_POSTGRES_URL names."""
-    if os.environ.get("DPONE_TEST_POSTGRES_URL"):
+    if os.environ.get(GIVEN):
         return [""]
     return ["", *(f"system {folder.parent.name}" for folder in sorted(Path("/usr/lib/postgresql").glob("*/bin")))]
 
 
-@nox.session(default=False)
+@shared(default=False)
 def corpus(session: nox.Session) -> None:
     """Files as people have them: some 500 CSV, JSON and Parquet files out of packages, loaded into SQLite, and compared
     with what other readers find in them. ``-- FOLDER`` takes the files of a folder instead."""
     install(session)
     # Not among what the environment imports: of these packages only the files are read.
-    where = Path(session.virtualenv.location).resolve() / "packages"
-    session.install(
-        "--target", str(where), "--upgrade", *FILES_ALONE, "--require-hashes", "-r", "requirements/corpus.txt"
-    )
-    session.run("python", "-m", "tests.corpus", *(session.posargs or [str(where)]))
+    folder, lock = SHARED.with_name("corpus"), "requirements/corpus.txt"
+    with once(folder, lock) as wanted:
+        if wanted:
+            pip = ("pip", "install", "--quiet", "--target", str(folder), *FILES_ALONE)
+            run(session, "python", "-m", *pip, "--require-hashes", "-r", lock)
+    run(session, "python", "-m", "tests.corpus", *(session.posargs or [str(folder)]))
 
 
-@nox.session(default=False)
+@shared(default=False)
 def bench(session: nox.Session) -> None:
     install(session)
-    session.run("python", "-m", "benchmarks", *session.posargs)
+    run(session, "python", "-m", "benchmarks", *session.posargs)
 
 
 @nox.session(default=False)
@@ -313,22 +351,23 @@ def unlike_the_lock(installed: list[dict[str, str]]) -> Iterator[tuple[str, str,
             yield one["name"], one["version"], ", ".join(sorted(known))
 
 
-@nox.session(default=False)
+@shared(default=False)
 def mutate(session: nox.Session) -> None:
     """Mutation tests of a seeded sample: do the tests notice wrong code? At least 95 % must be killed."""
     install(session)
-    session.run("python", "-m", "tests.mutate", *session.posargs)
+    run(session, "python", "-m", "tests.mutate", *session.posargs)
 
 
 @nox.session(default=False, python="3.11")
 def lowest(session: nox.Session) -> None:
-    """The tests on the lowest Python and the lowest version of each dependency that the distributions name."""
+    """A third of the tests, another for each commit, on the lowest Python and the lowest version of each dependency
+    that the distributions name; ``-- --all`` for every test."""
     pins = Path(session.create_tmp()) / "lowest.txt"
     pins.write_text("\n".join(floors()) + "\n")
     drivers = "./dpone-objectstore[s3,gcs,azure]"
     install_unlocked(session, *group("tests"), "-e", drivers, "--constraint", str(pins))
     session.run("python", "-c", "import aiokafka, azure.storage.blob, boto3, google.cloud.storage, psycopg, pymssql")
-    session.run(*CHECKS["tests"], *session.posargs)
+    session.run(*CHECKS["tests"], *third(session))
 
 
 def floors() -> list[str]:
@@ -382,9 +421,9 @@ def empty(session: nox.Session, name: str) -> str:
     return str(where / "bin" / "python")
 
 
-@nox.session(default=False)
+@shared(default=False)
 def fuzz(session: nox.Session) -> None:
     """Damaged CSV, JSON Lines, Parquet and change log files through their readers: four minutes, or --seconds N. Prints
     its seed; --seed N repeats a run, --out DIR takes the inputs that fail."""
     install(session)
-    session.run("python", "-m", "tests.fuzz", *session.posargs)
+    run(session, "python", "-m", "tests.fuzz", *session.posargs)

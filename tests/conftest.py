@@ -1,6 +1,9 @@
 """What holds for every test."""
 
+import os
+import shutil
 import signal
+import tempfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +18,13 @@ from dpone.sql import in_flight
 # A slow machine is not a failure: neither an example nor the drawing of examples has a limit of time.
 settings.register_profile("dpone", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("dpone")
+
+# Every step of a run syncs, which takes most of its time on a disk. SIGKILL takes nothing from the system's cache, so
+# that a disk would prove no more: temporary files are in memory, also those of the processes that tests start. TMPDIR
+# names another folder. What is synced, and when, is the subject of tests/power.
+MEMORY = Path("/dev/shm")  # noqa: S108  # pytest and tempfile make private folders in it
+if "TMPDIR" not in os.environ and os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > 2**30:
+    os.environ["TMPDIR"] = tempfile.tempdir = str(MEMORY)
 
 # A shell without job control starts what runs in the background with SIGINT ignored, and so would all of its children.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

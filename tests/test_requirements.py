@@ -44,7 +44,7 @@ def test_S_10_the_locks_are_those_the_sessions_install() -> None:
     used = (ROOT / "noxfile.py").read_text(encoding="utf-8") + (ROOT / ".ci/run").read_text(encoding="utf-8")
     assert {path.stem for path in LOCKS} == {"nox", "lint", "build", "tests", "corpus"}
     assert {path.name for path in LOCKS} == set(re.findall(r"requirements/(\w+\.txt)", used))
-    plain = [line for line in used.splitlines() if re.search(r'"-r", "requirements/', line)]
+    plain = [line for line in used.splitlines() if re.search(r'"-r", ("requirements/|lock)', line)]
     assert plain
     assert [line for line in plain if "--require-hashes" not in line] == []
 

@@ -7,13 +7,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 from tests.engine import faulty as faults
-from tests.engine.project import Project, memory_folder
-
-
-@pytest.fixture
-def tmp_path() -> Iterator[Path]:
-    with memory_folder() as folder:
-        yield folder
+from tests.engine.project import Project
 
 
 @pytest.fixture

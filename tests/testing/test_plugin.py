@@ -278,8 +278,22 @@ def test_the_plugin_needs_no_hypothesis_and_no_connector() -> None:
     assert {"hypothesis", "pyarrow"} & loaded == set()
 
 
-def test_evidence_is_not_written_by_many_processes(tmp_path: Path) -> None:
-    """A worker of a distributed run has some of the cases only; it refuses to write half a file."""
-    worker: Any = SimpleNamespace(workerinput={}, getoption=lambda name: tmp_path, stash={})
-    with pytest.raises(pytest.UsageError, match="needs one process"):
-        plugin.pytest_configure(worker)
+@pytest.mark.parametrize("dist", ["load", "loadgroup", "worksteal", "each"])
+def test_evidence_is_not_written_where_workers_share_a_class(dist: str) -> None:
+    """Each worker would write a file of the cases that it happened to get: refused with the option that helps."""
+    config: Any = SimpleNamespace(getoption={"--dpone-evidence": Path("evidence"), "dist": dist}.get, stash={})
+    with pytest.raises(pytest.UsageError, match="needs --dist loadscope"):
+        plugin.pytest_configure(config)
+
+
+@pytest.mark.parametrize("dist", ["loadscope", "loadfile"])
+def test_evidence_of_several_processes_has_every_case(pytester: pytest.Pytester, dist: str) -> None:
+    """Two workers, each with whole classes, write the files that one process writes."""
+    second = "\n\nclass TestOther(TestSmall):\n    pass\n"
+    text = CONTRACT.format(one=True, two=True, support="supported", quirks={}) + second
+    pytester.makepyfile(test_a=text, test_b=text.replace("TestSmall", "TestThird").replace("TestOther", "TestFourth"))
+    options = ("-n", "2", "--dist", dist, "-p", "no:randomly", "--dpone-evidence", "evidence")
+    pytester.runpytest_subprocess(*options).assert_outcomes(passed=16)
+    found = [json.loads(path.read_text()) for path in (pytester.path / "evidence").iterdir()]
+    assert {one["suite"] for one in found} == {"TestSmall", "TestOther", "TestThird", "TestFourth"}
+    assert [sorted(shown(one)) for one in found] == [["test_one", "test_three", "test_two"]] * 4

@@ -4,17 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.engine.project import memory_folder
 from tests.webhook.harness import Receiver, WebhookHarness, receiver
 
 from dpone import plugins
 from dpone.testing import crash
-
-
-@pytest.fixture
-def tmp_path() -> Iterator[Path]:
-    with memory_folder() as folder:
-        yield folder
 
 
 @pytest.fixture(scope="session")

@@ -34,8 +34,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     folder = config.getoption("--dpone-evidence")
-    if folder and hasattr(config, "workerinput"):
-        raise pytest.UsageError("--dpone-evidence needs one process: leave out -n, so that each file has every case")
+    # Of pytest-xdist, "no" without -n and in its workers. Each worker writes what it saw, so that it must see a class
+    # as a whole.
+    if folder and config.getoption("dist", "no") not in ("no", "loadscope", "loadfile"):
+        raise pytest.UsageError("--dpone-evidence with -n needs --dist loadscope, so that each file has every case")
     config.stash[KEY] = Recorder(folder)
 
 
