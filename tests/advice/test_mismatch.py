@@ -128,7 +128,7 @@ def test_a_name_with_a_dot_is_one_table_where_it_is_quoted(tmp_path: Path) -> No
     code, found = command(place, data, "check")
     assert code == 1
     [said] = [finding for finding in found["findings"] if finding["ok"] is False]
-    assert said["found"] == "read a table name: a.b names a schema, and SQLite has none"
+    assert said["found"] == "read a table name: a.b has a schema, but SQLite has no schemas"
     assert said["todo"].startswith(
         "write table: b; if the dot is part of the name, write table: '\"a.b\"'; a table of "
     )

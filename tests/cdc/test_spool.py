@@ -123,7 +123,7 @@ def test_a_full_disk_is_an_error_of_the_source(spool: Spool, monkeypatch: pytest
         def close(self) -> None: ...
 
     monkeypatch.setattr(spool, "_file", Full())
-    with pytest.raises(SourceError, match=r"spool a change window: No space left on device; make room in .* TMPDIR"):
+    with pytest.raises(SourceError, match=r"spool a change window: No space left on device; free space in .* TMPDIR"):
         spool.add("t", V1, batch(V1, row("3", 1, 1, a="x")))
 
 
@@ -180,7 +180,7 @@ def test_changes_up_to_the_position_are_dropped_and_counted(spool: Spool) -> Non
 def test_a_change_above_the_bound_is_an_error() -> None:
     """The end of a window is fixed before it is read."""
     spool = Spool("log", upto="3")
-    with pytest.raises(DataError, match=r"^read a change window: a change of table t is of a later commit than 3, the"):
+    with pytest.raises(DataError, match=r"^read a change window: a change of table t belongs to a commit after 3, the"):
         spool.add("t", V1, batch(V1, row("3", 1, 1, a="x"), row("4", 1, 2, a="y")))
     spool.close()
 

@@ -144,14 +144,14 @@ def test_a_table_that_does_not_exist_is_created(planned: Planned) -> None:
 def test_no_change(planned: Planned) -> None:
     """Alike is said in one line, exit 0."""
     done = planned([("a", "int")], [("a", "integer")])
-    assert (done.exit_code, done.out.splitlines()[-1]) == (0, "nothing to change")
+    assert (done.exit_code, done.out.splitlines()[-1]) == (0, "no changes")
 
 
 @pytest.mark.parametrize(
     ("text", "found"),
     [
-        (None, "no such file"), ("{", "not JSON"), ("{}", "no list of columns"), ("[]", "no column"),
-        ('"x"', "no list of columns"), ('{"columns": [], "more": 1}', "no list of columns"),
+        (None, "no such file"), ("{", "not JSON"), ("{}", "list of columns"), ("[]", "list of columns is empty"),
+        ('"x"', "not contain a list"), ('{"columns": [], "more": 1}', "not contain a list"),
         ("[1]", "column 1 is not an object with name and type"), ('[{"name": "a"}]', "column 1 is not an object"),
         ('[{"name": "a", "type": "int", "nulable": true}]', "unknown key 'nulable'"),
         ('[{"name": "a", "type": "int", "nullable": "YES"}]', "nullable true or false"),

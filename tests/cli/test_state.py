@@ -246,10 +246,10 @@ def test_what_move_refuses_is_one_line_and_changes_nothing(renamed: tuple[Path, 
     before = shown(dpone, pipeline)
     for given, says in (
         ((old, "orders"), "add --yes"),
-        (("p|no|such|key", "orders", "--yes"), "move p|no|such|key: nothing was ever loaded under this key"),
+        (("p|no|such|key", "orders", "--yes"), "move p|no|such|key: nothing was loaded under this key"),
         (("p|no|such|key", "orders", "--yes"), f"use one of its keys: '{old}'"),
-        ((old, "nosuch", "--yes"), "no stream of another has the key nosuch; name one of its streams: orders"),
-        ((before["key"], "orders", "--yes"), "the stream has this key; nothing to do"),
+        ((old, "nosuch", "--yes"), "another has no stream with key nosuch; choose one of its streams: orders"),
+        ((before["key"], "orders", "--yes"), "the stream already has this key; use another key; nothing was changed"),
     ):
         done = dpone("state", "move", pipeline, *given)
         assert done.exit_code == 2

@@ -294,7 +294,7 @@ def test_names_that_differ_by_case_are_one_table(shop: ApplyProject) -> None:
     write(shop.log, transaction("01", insert("orders", {"id": 1}), insert("Orders", {"id": 2})))
     report = shop.run()
     assert report.exit_code == 3
-    assert "Orders and orders would be loaded into one table" in report.streams[0].error.message
+    assert "Orders and orders have the same target table" in report.streams[0].error.message
     assert "landing_orders" not in shop.tables()
 
 

@@ -63,7 +63,7 @@ def test_a_file_that_lacks_a_column_gives_null(project: Project, format: str, to
     """The rows are the same whether the files are read together or apart, and the report names column and file."""
     reports = loaded(project, format, sqlite_sink(), together)
     assert [r.status for r in reports] == ["loaded"] * len(reports)
-    assert reports[-1].warnings == [f"column w is not in d2.{format}: it is NULL in these rows"]
+    assert reports[-1].warnings == [f"column w is missing in d2.{format}: its rows get NULL"]
     assert project.sql("t", "SELECT id, v, w FROM t ORDER BY id, v") == [
         (1, "a", 7), (2, "b", 8), (2, "c", None), (3, "d", None),
     ]  # fmt: skip
@@ -109,7 +109,7 @@ def test_many_files_are_counted(project: Project) -> None:
     for n in range(1, 5):
         write(project, f"d{n}.csv", WHOLE if n == 2 else LACKING)
     report = project.load(file_source(), sqlite_sink())
-    assert report.warnings == ["column w is not in d1.csv and 2 other files: it is NULL in these rows"]
+    assert report.warnings == ["column w is missing in d1.csv and 2 other files: its rows get NULL"]
 
 
 def test_a_file_without_a_row_lacks_nothing(project: Project) -> None:
@@ -137,7 +137,7 @@ def test_a_column_of_the_targets_own_is_not_touched(project: Project) -> None:
     )
     write(project, "d2.csv", [{"id": 2, "v": "c", "w": 8}, {"id": 3, "v": "d", "w": 9}])
     report = project.run()
-    assert report.warnings == [f"column note of {report.key.rpartition('|')[2]} not in the data: NULL in new rows"]
+    assert report.warnings == [f"column note of {report.key.rpartition('|')[2]} missing in the data: new rows get NULL"]
     assert project.sql("t", "SELECT id, v, note, made FROM t ORDER BY id") == [
         (1, "a", "n", 5), (2, "c", "n", 5), (3, "d", None, 5),
     ]  # fmt: skip
@@ -154,7 +154,7 @@ def test_a_position_of_an_earlier_version_goes_on(project: Project) -> None:
     write(project, "d2.csv", LACKING)
     report = project.run()
     assert report.status == "loaded"
-    assert ["not in the data" in text for text in report.warnings] == [True]
+    assert ["missing in the data" in text for text in report.warnings] == [True]
     assert project.sql("t", "SELECT id, v, w FROM t WHERE v > 'b' ORDER BY id") == [(2, "c", None), (3, "d", None)]
 
 
@@ -310,7 +310,7 @@ def test_a_folder_as_target_is_told_the_same(project: Project, format: str) -> N
     project.load(file_source(), file_sink(format, mode="append"))
     write(project, "d2.csv", LACKING)
     report = project.run()
-    assert report.warnings == ["column w is not in d2.csv: it is NULL in these rows"]
+    assert report.warnings == ["column w is missing in d2.csv: its rows get NULL"]
 
 
 def test_a_full_refresh_reads_what_there_is(project: Project) -> None:
@@ -339,5 +339,5 @@ def test_a_change_log_leaves_out_what_it_likes(project: Project) -> None:
         file.write(log(2, id=2, v="b"))
     report = project.run()
     assert report.status == "loaded"
-    assert ["not in the data" in text for text in report.warnings] == [True]
+    assert ["missing in the data" in text for text in report.warnings] == [True]
     assert project.sql("t", "SELECT id, v, note FROM t ORDER BY id") == [(1, "a", None), (2, "b", None)]

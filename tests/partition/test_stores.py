@@ -115,7 +115,7 @@ def test_MF_01_a_truncated_manifest_is_refused(tmp_path: Path, cut: float) -> No
         manifests.claim(KEY, "001", owner_of("R"), 60)
     assert PartitionManifest.from_json(json.loads(path.with_suffix(".json.bak").read_bytes())).to_json() == before
     path.unlink()
-    with pytest.raises(StateError, match="missing, though there is a backup"):
+    with pytest.raises(StateError, match="missing, but its backup"):
         manifests.load(KEY)
     manifests.forget(KEY)
     assert manifests.load(KEY) is None
@@ -188,7 +188,7 @@ def test_MF_01_partitions_that_cannot_be_are_refused(damage: str) -> None:
         data["partitions"][1]["status"] = "done"
     else:
         data["partitions"][1]["id"] = data["partitions"][0]["id"]
-    with pytest.raises(StateError, match=r"damaged .*(status 'done'|a partition listed twice)"):
+    with pytest.raises(StateError, match=r"damaged .*(status 'done'|a partition is listed twice)"):
         PartitionManifest.from_json(data)
 
 
@@ -209,7 +209,7 @@ def test_a_state_out_of_reach_is_an_error_of_the_state(tmp_path: Path) -> None:
         raise error
         yield
 
-    with pytest.raises(StateError, match="keep the partition manifest: no route to host; wait") as caught:
+    with pytest.raises(StateError, match="write the partition manifest: no route to host; wait") as caught:
         SqlPartitionManifestStore(lost).load(KEY)
     assert caught.value.category == "transient"
 
@@ -221,7 +221,7 @@ def test_MF_02_a_partition_of_a_dead_process_is_taken_over_once(manifests: Parti
     taken = manifests.claim(KEY, "000", owner_of("me"), 60)
     assert (taken.attempts, taken.owner) == (2, owner_of("me"))
     assert taken.error is not None
-    assert "is gone, or its lease has ended" in taken.error
+    assert "stopped, or its lease ended" in taken.error
     with pytest.raises(Busy, match="at work"):
         manifests.claim(KEY, "000", owner_of("other"), 60)
 
@@ -283,7 +283,7 @@ def test_skip_and_retry(manifests: PartitionManifestStore) -> None:
             step()
     with pytest.raises(ConfigError, match="no partition 'nine'"):
         manifests.retry(KEY, "nine")
-    with pytest.raises(StateError, match="no manifest of other"):
+    with pytest.raises(StateError, match="other has no manifest"):
         manifests.retry("other", "000")
 
 
@@ -364,7 +364,7 @@ def test_MF_04_a_changed_fingerprint_is_named(change: dict[str, Any], told: str)
     """What changed since the parts were staged stands in the message, by column or by name in the pipeline."""
     with pytest.raises(ManifestChanged) as caught:
         partition.require_same(half(), manifest(**change), {})
-    assert caught.value.found == f"1 of 3 partitions of load L1 are staged, but changed since: {told}"
+    assert caught.value.found == f"load L1 has staged 1 of 3 partitions; since then this changed: {told}"
     assert caught.value.exit_code == 3
 
 

@@ -558,7 +558,7 @@ def test_CU_05_a_cursor_of_two_kinds_is_an_error(db: Target) -> None:
     """Numbers beside texts have no common order that could be trusted."""
     db.run("CREATE TABLE orders (id INTEGER, at TIMESTAMP)")
     insert(db, [(1, "2024-01-01"), (2, 1704067200)])
-    with pytest.raises(DataError, match="both numbers and texts"):
+    with pytest.raises(DataError, match="both numbers and text"):
         read(source(db, **by("at")))
 
 

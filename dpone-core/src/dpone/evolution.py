@@ -450,7 +450,7 @@ class SchemaComparator:
         return change, name
 
     def _shares(self, target: pa.Schema, columns: Mapping[str, str]) -> bool:
-        """True if the data and the target share a column. If not, it is other data, or was parsed as a single column."""
+        """True if the data and the target share a column; if not, it is other data, or was parsed as one column."""
         return any(to in target.names and name not in self.absent for name, to in columns.items())
 
     def _missing(self, target: pa.Schema, source: pa.Schema, filled: set[str]) -> list[pa.Field]:

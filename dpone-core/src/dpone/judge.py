@@ -81,7 +81,7 @@ class Judge:
         self.report.warnings = said + [f"contract: {one.text}" for one in broken if one.policy == "warn"]
 
     def discard(self, error: BaseException) -> None:
-        """Delete the quarantine of the load. After a Conflict keep it: the files may belong to the run that took over."""
+        """Delete the quarantine of the load, but not after a Conflict: the run that took over may own the files."""
         if self.inspection is not None and not isinstance(error, Conflict):
             with suppress(Exception):  # as for the writers: the error to tell is the first
                 self.inspection.discard()

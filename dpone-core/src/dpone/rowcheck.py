@@ -152,8 +152,8 @@ class Rules:
         return Checked(rest.batch, _left(batch.num_rows, rest.places, reasons), counts, keys)
 
     def verdict(self, counts: Counts) -> list[Broken]:
-        """Rules that the whole load violates, those with policy ``fail`` first. ``counts`` must include the repeated keys
-        of every ``unique`` rule."""
+        """Rules that the load violates, those with policy ``fail`` first. ``counts`` must include the repeated keys of
+        every ``unique`` rule."""
         found = [*self.static, *self._counted(counts), *self._of_the_load(counts), *self._too_many(counts)]
         return sorted(found, key=lambda broken: ("fail", "quarantine", "warn").index(broken.policy))
 

@@ -415,7 +415,7 @@ class FileChangeLog:
         self._require_there(value["offset"])
         sha256 = self._log.digest(value["offset"])
         if sha256.hexdigest() != value["sha256"]:
-            found = f"its first {counted(value['offset'], 'byte')} changed after they were loaded: it was rewritten or replaced"
+            found = f"its first {value['offset']:,} bytes changed after they were loaded: it was rewritten or replaced"
             raise IdentityChanged(f"resume {self._label}", found, "restore the log, or use --full-refresh")
         tables = {name: _table_from(table) for name, table in value["tables"].items()}
         return _After(value["offset"], value["commit"], value["lines"], tables), sha256

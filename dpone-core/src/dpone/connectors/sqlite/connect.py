@@ -37,8 +37,8 @@ def table_name(name: Name) -> Name:
     """The table's own name; ``main`` is the only schema of a file."""
     if len(name.parts) > 2 or (len(name.parts) == 2 and name.parts[0].lower() != "main"):
         dotted = Name((".".join(name.parts),))
-        todo = f"write table: {name.last}; if the dot is part of the name, write table: '{dotted}'; read tables of another "
-        todo += "file over its own connection"
+        todo = f"write table: {name.last}; if the dot is part of the name, write table: '{dotted}'; read a table of "
+        todo += "another file over its own connection"
         raise ConfigError("read a table name", f"{name} has a schema, but SQLite has no schemas", todo)
     return Name((name.last,))
 
