@@ -211,7 +211,7 @@ def test_transactions_delivered_again_are_left_out(log: Path, reader: Callable[.
     one = reader()
     first = one.window(None, None)
     assert (first.changes, first.commits) == (16, ("", "02"))
-    assert "12 changes had been delivered before" in first.proof
+    assert "skipped 12 changes delivered before" in first.proof
     write(log, orders(10, 12, "02"), orders(13, 14, "03"))
     second = one.window(first.position, None)
     assert (second.changes, second.commits) == (2, ("02", "03"))
@@ -301,9 +301,9 @@ WRONG: Mapping[str, tuple[str, str]] = {
     "an unknown key": (line(vlaues=ID), "unknown key 'vlaues'"),
     "an unknown op": (line(op="upsert"), "has no known 'op'"),
     "no table": (line(table=...), "has no table"),
-    "no values": (line(values=...), "is an insert without values"),
+    "no values": (line(values=...), "is an insert without 'values'"),
     "values that are none": (line(values=[1]), "has a 'values' that is not an object"),
-    "a delete with values": (line(op="delete"), "is a delete with values"),
+    "a delete with values": (line(op="delete"), "is a delete with 'values'"),
     "both": (line(unchanged=["id"]), "'unchanged' that is not a list, or lists a column with a value"),
     "no name": (line(unchanged=[{}]), "'unchanged' that is not a list, or lists a column with a value"),
     "half a name": (line(values={"id": 1, "\ud800": 1}), "has a table name, key or commit that is not valid Unicode"),
@@ -340,7 +340,7 @@ def test_a_wrong_line_of_a_later_window_has_its_number(log: Path, reader: Callab
 def test_a_value_that_does_not_fit_is_named(log: Path, reader: Callable[..., FileChangeLog]) -> None:
     """A value that is not of its declared type: line and column, never the value."""
     write(log, transaction("1", insert("t", ID, a="5"), insert("t", {"id": 2}, a="secret")))
-    with pytest.raises(DataError, match="line 2, column 'a' holds no valid int64") as caught:
+    with pytest.raises(DataError, match="line 2, column 'a' is not a valid int64") as caught:
         reader(columns={"a": "int64"}).window(None, None)
     assert "secret" not in str(caught.value)
 
@@ -455,5 +455,5 @@ def test_a_number_beyond_its_type_is_refused(
 ) -> None:
     """It becomes neither infinity nor a decimal with more digits than it may have: its line and column are named."""
     write(log, transaction("1", insert("t", ID, a=1), insert("t", ID, a="here")).replace('"here"', number))
-    with pytest.raises(DataError, match=r"line 2, column 'a' holds no valid"):
+    with pytest.raises(DataError, match=r"line 2, column 'a' is not a valid"):
         reader(columns={"a": declared}).window(None, None)

@@ -156,7 +156,7 @@ def test_two_shapes_in_the_first_transaction_stop(spool: Spool) -> None:
     """A transaction is never split: if it is the first of the window and has two shapes, a person must decide."""
     other = shape(id=pa.int32(), a=pa.int64())
     spool.add("t", V1, batch(V1, row("3", 1, 1, a="x")))
-    with pytest.raises(SchemaBreak, match="two shapes"):
+    with pytest.raises(SchemaBreak, match="two types that have no common type"):
         spool.add("t", other, batch(other, row("3", 2, 2, a=1)))
 
 
@@ -354,7 +354,7 @@ def test_an_old_key_that_python_cannot_hold(type_: pa.DataType, old: int, text: 
     moved = pa.RecordBatch.from_arrays(columns, schema=made.schema)
     keys = dict(zip(("id",), moved.column("__dpone__key").flatten(), strict=True))
     if text is None:
-        with pytest.raises(DataError, match="has no text"):
+        with pytest.raises(DataError, match="cannot be written as text"):
             _old_keys(moved, keys)
     else:
         assert _old_keys(moved, keys).to_pylist() == [text]

@@ -60,7 +60,7 @@ def test_lost_state_lags(loaded: Path, dpone: Dpone) -> None:
     (loaded.parent / ".dpone" / "state.db").unlink()
     one = shown(dpone, loaded)
     assert (one["state"], one["agree"], one["journal"]["seq"]) == (None, False, 1)
-    assert "adopts the journal" in one["note"]
+    assert "copies the journal" in one["note"]
 
 
 def test_lost_warehouse_is_a_state_ahead(loaded: Path, dpone: Dpone) -> None:
@@ -116,7 +116,7 @@ def test_set_takes_what_show_prints(way: str, loaded: Path, dpone: Dpone, tmp_pa
     [
         (["--position", "not json"], "not JSON"),
         (["--position", "[1]"], "read the position"),
-        (["--position", '{"kind": "files"}'], "read the position: no format; "),
+        (["--position", '{"kind": "files"}'], "read the position: key format is missing; "),
         (["--position", '{"format": 2, "kind": "files", "epoch": 0, "identity": {}, "value": {}}'], "format 2"),
         (["--position", '{"format": 1, "kind": "files", "epoch": -1, "identity": {}, "value": {}}'], "epoch"),
         (["--position", '{"format": 1, "kind": "files", "epoch": 0, "identity": 7, "value": {}}'], "read the position"),
@@ -186,7 +186,7 @@ def test_set_on_a_terminal_asks(
     monkeypatch.setattr("sys.stdin", Terminal(answer))
     done = dpone("state", "set", loaded, "--stream", "orders", "--beginning", "--format", "json")
     assert done.exit_code == exit_code
-    assert "set orders to its beginning?" in done.err
+    assert "set the position of orders to the beginning?" in done.err
     assert done.json
     assert shown(dpone, loaded)["journal"]["position"]["epoch"] == epoch
 
@@ -259,5 +259,5 @@ def test_what_move_refuses_is_one_line_and_changes_nothing(renamed: tuple[Path, 
     before = shown(dpone, pipeline)
     done = dpone("state", "move", pipeline, old, "orders", "--yes")
     assert done.exit_code == 2
-    assert f"{before['key']} exists already: its journal ends with load {before['journal']['load_id']}; " in done.error
+    assert f"{before['key']} already exists: its journal ends with load {before['journal']['load_id']}; " in done.error
     assert shown(dpone, pipeline) == before

@@ -145,7 +145,7 @@ def test_undo_needs_a_sink_that_can(problems: Problems, text: Text, plugins: Plu
     able = attrs.evolve(record, capabilities=declare("sink", ["append", "undo"]))
     plugins.connectors["sink", "lite"] = able  # type: ignore[index]
     (line,) = problems(text(sink=sink.format("undo: {}")))
-    assert "undo: neither loads nor days; say for how long" in line
+    assert "undo: neither loads nor days is set; set a retention" in line
     (line,) = problems(text(sink=sink.format("undo: {loads: 0}")))
     assert "undo.loads" in line
     (line,) = problems(text(sink=sink.format("undo: {days: 1}, lineage: {enabled: false}")))
@@ -803,7 +803,7 @@ def test_strategies_that_delete_do_not_go_with_increments(
 def test_a_state_backend_is_checked(problems: Problems, text: Text) -> None:
     """A state takes a connection or a path, as its backend says."""
     assert problems(text(state="{type: file, connection: 'x://h'}")) == [
-        "p.yaml:4: state.connection: file does not accept connection; remove it (file takes path)",
+        "p.yaml:4: state.connection: file does not accept connection; remove it (file accepts path)",
         "p.yaml:4: state.path: missing; add path:, which file requires",
     ]
 

@@ -12,7 +12,7 @@ from dpone.errors import Busy, ConfigError, Conflict
 from dpone.partition import Partition, claimed, held, mine, owner_of, shown, skipped, waiting
 
 NOW = 1000.0
-AT_WORK, STAGED = "someone is at work on it", "it is already staged"
+AT_WORK, STAGED = "someone is processing it", "it is already staged"
 
 
 def one(status: Any, expires: float | None = None, owner: str | None = None) -> Partition:
@@ -64,7 +64,7 @@ def test_only_its_holder_ends_a_partition(state: str) -> None:
     if part.status == "running":
         assert mine(part, "someone", "finish") is part
     found = "someone took it over" if part.status == "running" else f"it is now {part.status}"
-    with pytest.raises(Conflict, match=f"^finish partition 7: {found}; nothing was recorded"):
+    with pytest.raises(Conflict, match=f"^finish partition 7: {found}; let the other run finish; nothing was recorded"):
         mine(part, "me", "finish")
 
 

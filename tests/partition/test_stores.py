@@ -222,7 +222,7 @@ def test_MF_02_a_partition_of_a_dead_process_is_taken_over_once(manifests: Parti
     assert (taken.attempts, taken.owner) == (2, owner_of("me"))
     assert taken.error is not None
     assert "stopped, or its lease ended" in taken.error
-    with pytest.raises(Busy, match="at work"):
+    with pytest.raises(Busy, match="is processing it"):
         manifests.claim(KEY, "000", owner_of("other"), 60)
 
 
@@ -275,11 +275,11 @@ def test_skip_and_retry(manifests: PartitionManifestStore) -> None:
     assert manifests.retry(KEY, "000").status == "pending"
     manifests.claim(KEY, "001", me, 60)
     for step in (lambda: manifests.skip(KEY, "001", ""), lambda: manifests.retry(KEY, "001")):
-        with pytest.raises(ConfigError, match="is at work on it"):
+        with pytest.raises(ConfigError, match="is processing it"):
             step()
     manifests.finish(KEY, "001", me, Staged(1, 1))
     for step in (lambda: manifests.skip(KEY, "001", ""), lambda: manifests.retry(KEY, "001")):
-        with pytest.raises(ConfigError, match="staged already"):
+        with pytest.raises(ConfigError, match="already staged"):
             step()
     with pytest.raises(ConfigError, match="no partition 'nine'"):
         manifests.retry(KEY, "nine")
@@ -347,9 +347,9 @@ def test_MF_03_success_counts_only_if_it_is_staged() -> None:
 
 
 CHANGES: list[tuple[dict[str, Any], str]] = [
-    ({"schema": {"id": "int64", "price": "decimal128(9, 2)"}}, "column price (double then, decimal128(9, 2) now)"),
-    ({"schema": {"id": "int64"}}, "column price (double then, missing now)"),
-    ({"schema": {"id": "int64", "price": "double", "b": "string"}}, "column b (missing then, string now)"),
+    ({"schema": {"id": "int64", "price": "decimal128(9, 2)"}}, "column price (was double, is decimal128(9, 2))"),
+    ({"schema": {"id": "int64"}}, "column price (was double, is missing)"),
+    ({"schema": {"id": "int64", "price": "double", "b": "string"}}, "column b (was missing, is string)"),
     ({"config": {"sink.options": "a", "sink.strategy": "c"}}, "sink.strategy"),
 ]
 
