@@ -299,7 +299,7 @@ def cases() -> Iterator[Case]:
     yield Case(
         "a year that has no text", pipeline(files("a.parquet")),
         parquet("a.parquet", pa.table({"t": pa.array([0, 400_000_000], pa.int32()).cast(pa.date32())})), "DataError",
-        {"correct the value": [{"t": "1970-01-01"}, {"t": "2000-01-01"}]},
+        {"fix the value": [{"t": "1970-01-01"}, {"t": "2000-01-01"}]},
     )  # fmt: skip
     yield Case(
         "a text that is not UTF-8", pipeline(table()),
@@ -319,7 +319,7 @@ def cases() -> Iterator[Case]:
         sql("source", "CREATE TABLE s (n INTEGER)", f"INSERT INTO s VALUES ({large})"), "SchemaBreak",
         {
             "columns: {n: 'decimal(38,9)'}": [{"n": f"{large}.000000000"}, {"n": "0.500000000"}],
-            "--full-refresh": [{"n": 0.5}], "correct them": [{"n": 7.0}, {"n": 0.5}],
+            "--full-refresh": [{"n": 0.5}], "correct the values": [{"n": 7.0}, {"n": 0.5}],
         },
         sql("source", "DROP TABLE s", "CREATE TABLE s (n REAL)", "INSERT INTO s VALUES (0.5)"),
     )  # fmt: skip
@@ -476,8 +476,8 @@ DO: dict[str, Do] = {
     "restore the file from a backup": lambda data, place: (place.folder / "backup").rename(
         place.folder / "out" / (place.folder / "name").read_text()
     ),
-    "correct them": lambda data, place: place.sql("target", "UPDATE t SET n = 7"),
-    "correct the value": parquet_again,
+    "correct the values": lambda data, place: place.sql("target", "UPDATE t SET n = 7"),
+    "fix the value": parquet_again,
     "read fewer columns, as by source.query": query("SELECT c0 FROM s"),
     "drop the target and use --full-refresh": lambda data, place: place.sql("target", "DROP TABLE t"),
     "give it the primary key (id, n)": lambda data, place: place.sql(

@@ -55,11 +55,11 @@ GLOB = pipeline(
         (ROWS, SET, "use exactly one of --position, --position-file, --beginning", [(*SET, "--beginning", "--yes")]),
         (ROWS, (*SET, "--beginning"), "add --yes", [(*SET, "--beginning", "--yes")]),
         (
-            ROWS, (*SET, "--position", "{}", "--yes"), "as 'dpone state show --format json' prints",
+            ROWS, (*SET, "--position", "{}", "--yes"), "that 'dpone state show --format json' prints",
             [(*SET, "--position", "SHOWN", "--yes")],
         ),
         (
-            ROWS, (*SET, "--position", "OTHER VALUE", "--yes"), "copy one that 'dpone state history' shows",
+            ROWS, (*SET, "--position", "OTHER VALUE", "--yes"), "copy a position from 'dpone state history'",
             [(*SET, "--position", "HISTORY", "--yes")],
         ),
         (
@@ -81,7 +81,7 @@ GLOB = pipeline(
         ),
         (GLOB, ("cdc-plan", "--pipeline", "FILE"), "name them with --table",
          [("cdc-plan", "--pipeline", "FILE", "--table", "sales.orders")]),
-        (GLOB, PLAN[:3], "give --schema, --table, or --pipeline",
+        (GLOB, PLAN[:3], "add --schema, --table, or --pipeline",
          [(*PLAN[:5], "--table", "t", *PLAN[5:]), ("cdc-plan", "--pipeline", "FILE", "--table", "sales.orders")]),
         (GLOB, (*PLAN, "--table", "*"), "name them with --table", [(*PLAN, "--table", "t")]),
         (
@@ -94,7 +94,7 @@ GLOB = pipeline(
         ),
         (ONE, ("partitions", "retry", "FILE", "0"), "see 'dpone partitions show'", [("partitions", "show", "FILE")]),
         (
-            two(), ("partitions", "retry", "FILE", "--anew"), "give --stream: a, b",
+            two(), ("partitions", "retry", "FILE", "--anew"), "choose one with --stream: a, b",
             [("partitions", "retry", "FILE", "--anew", "--stream", "a")],
         ),
         (ROWS, ("certify", "--evidence", "none"), "use the folder that 'pytest --dpone-evidence DIR' wrote",

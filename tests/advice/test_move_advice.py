@@ -80,7 +80,7 @@ def lost(path: Path, dpone: Dpone) -> None:  # noqa: F811
     ("sink", "between", "refused", "advice", "followed", "reads"),
     [
         ("sqlite", nothing, MOVE[:-1], "add --yes", MOVE, 1),
-        ("sqlite", nothing, (*MOVE[:4], "nobody", "--yes"), "name one of its streams: t", MOVE, 1),
+        ("sqlite", nothing, (*MOVE[:4], "nobody", "--yes"), "choose one of its streams: t", MOVE, 1),
         ("sqlite", loaded, MOVE, KEEP, SET, 1),
         ("sqlite", loaded, MOVE, KEEP, AGAIN, 3),
         ("sqlite", lost, MOVE, KEEP, SET, 1),

@@ -35,7 +35,7 @@ def log(content: str) -> Callable[[Place], None]:
 def cases() -> Iterator[Case]:
     yield Case(
         "a log that names no key", stream(), log(KEYLESS), "PipelineMismatch",
-        {"set strategy.key": GREEN, "give the table a key in the source and reload it ('dpone": GREEN},
+        {"set strategy.key": GREEN, "give the table a key in the source and reload it": GREEN},
     )  # fmt: skip
     yield Case(
         "a key that is not the log's", stream(key=["n"]), log(ONE), "PipelineMismatch",
@@ -49,8 +49,8 @@ def cases() -> Iterator[Case]:
     for harm, of in (("cut off", ""), ("rewritten", ONE.replace("10", "11"))):
         yield Case(
             f"a log that was {harm}", stream(), log(ONE), "IdentityChanged" if of else "Gap",
-            {"bring the log back": GREEN, "--full-refresh": [{"id": 1, "n": 11}]} if of else {
-                "bring the log back": GREEN}, log(of),
+            {"restore the log": GREEN, "--full-refresh": [{"id": 1, "n": 11}]} if of else {
+                "restore the log": GREEN}, log(of),
         )  # fmt: skip
     yield Case(
         "a text longer than was declared", stream(columns={"n": "varchar(1)"}),
@@ -60,7 +60,7 @@ def cases() -> Iterator[Case]:
     yield Case(
         "a text where a number was declared", stream(columns={"n": "int64"}),
         log(transaction("01", insert("s", {"id": 1}, n="x"))), "DataError",
-        {"columns: {n: json}": [{"id": 1, "n": '"x"'}], "mend the line": GREEN},
+        {"columns: {n: json}": [{"id": 1, "n": '"x"'}], "fix the line": GREEN},
     )  # fmt: skip
     yield Case(
         "an update of a row that the target lost", stream(), log(PAIR), "DataError",
@@ -87,8 +87,8 @@ DO: dict[str, Do] = {
     "remove strategy.key": lambda data, place: data["sink"]["strategy"].pop("key"),
     "set source.table to one of them": lambda data, place: set_(data, "source", "table", to="t"),
     "or use a glob there and {table} in the sink's table": every_table,
-    "bring the log back": lambda data, place: log(ONE)(place),
-    "mend the line": lambda data, place: log(ONE)(place),
+    "restore the log": lambda data, place: log(ONE)(place),
+    "fix the line": lambda data, place: log(ONE)(place),
     "load the table again with --full-refresh": lambda data, place: None,
     "or ignore": strategy(truncate="ignore"),
 }

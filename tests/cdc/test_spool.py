@@ -104,7 +104,7 @@ def test_a_value_that_the_united_type_does_not_hold_is_named(spool: Spool) -> No
     assert spool.add("t", fine, batch(fine, row("4", 1, 2, at=datetime(2026, 1, 1, 0, 0, 0, 987654))))
     spool.commit()
     with pytest.raises(
-        DataError, match=r"column at has a timestamp\[us\] value that timestamp\[s\] does not"
+        DataError, match=r"column at has a timestamp\[us\] value that does not fit timestamp\[s\]"
     ) as caught:
         read(spool)
     assert "987654" not in str(caught.value)

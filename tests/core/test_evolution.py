@@ -182,7 +182,8 @@ def test_SE_05_a_rename_is_a_drop_and_an_addition_and_stops() -> None:
     found = plan(pa.schema({"old": pa.int64()}), pa.schema({"new": pa.int64()}), SchemaEvolution(), _as_is)
     with pytest.raises(
         SchemaBreak,
-        match=r"column old \(int64\) is in the target but not in the source; possible rename: old is missing and new is new; "
+        match=r"column old \(int64\) is in the target but not in the source; "
+        r"possible rename: old is missing and new is new; "
         r"if it is a rename, rename the column "
         r"of the target too; to allow it, set schema_evolution.on_missing_column: ignore; nothing was changed",
     ):

@@ -301,7 +301,7 @@ def test_a_skipped_partition_is_left_out_and_everybody_says_so(project: Project,
     assert (again.code, again.json["streams"][0]["status"]) == (0, "caught_up")
     late = project.dpone("partitions", "skip", "pipeline.yaml", bad, "--reason", "x")
     assert late.code == 2
-    assert "is committed; only an open load can be changed; use 'dpone partitions show'" in late.err
+    assert "is committed; only partitions of an open load can be changed" in late.err
 
 
 def test_the_number_of_a_partition_names_it(project: Project, faulty: ModuleType) -> None:

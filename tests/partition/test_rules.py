@@ -38,7 +38,7 @@ def test_what_may_be_done_with_a_partition(state: str) -> None:
     part, busy, refused = STATES[state]
     assert held(part, NOW) is (state == "at work")
     if busy:
-        with pytest.raises(Busy, match=f"^claim partition 7: {busy}; take another one"):
+        with pytest.raises(Busy, match=f"^claim partition 7: {busy}; process another partition"):
             claimed(part, "me", 60.0, NOW)
     else:
         error = "someone stopped, or its lease ended" if part.status == "running" else "before"

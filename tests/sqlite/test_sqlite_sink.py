@@ -639,7 +639,7 @@ def make(path: Path, kind: str) -> None:
     [
         ("directory", "it is a directory"),
         ("not a database", "the file is not a SQLite database"),
-        ("view", "it is a view"),
+        ("view", "the sink's target is a view"),
     ],
 )
 def test_a_wrong_target_is_one_clear_line(target: Target, kind: str, found: str) -> None:

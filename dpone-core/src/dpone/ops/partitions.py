@@ -115,9 +115,7 @@ def _open_load(
             raise no_manifest(parts.key)
         if parts.load != "open":
             found = f"load {parts.manifest.load_id} is {parts.load}"
-            raise ConfigError(
-                "change partitions", found, "only an open load can be changed; use 'dpone partitions show'"
-            )
+            raise ConfigError("change partitions", found, "only partitions of an open load can be changed")
         yield run, store, spec, parts.manifest
 
 
