@@ -471,7 +471,7 @@ def test_mixed_snapshots_keeps_what_is_staged_and_says_so(project: Project) -> N
     table(project, 101, 120)
     stream = project.load()
     assert stream.partitions_resumed == 2
-    told = "2 of 4 partitions come from an earlier snapshot than the others (runtime.resume: mixed_snapshots)"
+    told = "partitions from an earlier snapshot than the others: 2 of 4 (runtime.resume: mixed_snapshots)"
     assert stream.warnings == [told]
     assert project.rows() == rows(1, 120)
     assert stream.position_after == first

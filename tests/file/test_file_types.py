@@ -87,7 +87,7 @@ def test_names_by_case_of_a_later_file_are_one_mismatch(tmp_path: Path) -> None:
     (tmp_path / "b.csv").write_text("id,v\n3,4\n")
     report = load(tmp_path, "*.csv")
     assert report.exit_code == 3
-    assert "column id of the source is ID in the target; to allow" in error(report)
+    assert "column id of the source is ID in the target; to allow it, " in error(report)
     assert "differ only by case" not in error(report)
     assert load(tmp_path, "*.csv", source={"names": ["ID", "v"]}).exit_code == 0
     assert rows(tmp_path, "SELECT ID, v FROM t ORDER BY 1") == [(1, 2), (3, 4)]

@@ -749,7 +749,7 @@ class _Attempt:
         manifest = evolve(self.manifest, load_id=writer.load_id)
         ledger = Ledger.open(store, manifest, self.before, staged, ttl)
         if staged and not window.repeatable:
-            found = f"{len(staged)} of {len(window.parts)} partitions come from an earlier snapshot than the others"
+            found = f"partitions from an earlier snapshot than the others: {len(staged)} of {len(window.parts)}"
             self._warn(f"{found} (runtime.resume: mixed_snapshots)")
         self.report.partitions_skipped = [one.id for one in ledger.skipped]
         for one in ledger.skipped:

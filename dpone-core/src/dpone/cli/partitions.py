@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dpone.cli.output import emit, format_option, interruptible, pipeline_argument, table
+from dpone.errors import counted
 
 if TYPE_CHECKING:
     from dpone.ops.partitions import Parts
@@ -85,7 +86,7 @@ def _text(parts: Parts) -> str:
         for one in manifest.partitions
     ]
     lines = table([head, *rows]).splitlines()
-    done = f"{len(manifest.of('success'))} of {len(manifest.partitions)} partitions staged"
+    done = f"{len(manifest.of('success'))} of {counted(len(manifest.partitions), 'partition')} staged"
     return "\n".join(
         [f"{parts.stream}: load {manifest.load_id} {parts.load}, {done}", *(f"  {line}" for line in lines)]
     )

@@ -356,7 +356,7 @@ class FileChangeLog:
         except DponeError as error:
             return [Finding("change log", False, error.found, error.todo)]
         tables = ", ".join(survey.seen) or "no table"
-        return [Finding("change log", True, f"{survey.changes} changes of {tables} up to commit {survey.mark or '-'}")]
+        return [Finding("change log", True, f"{counted(survey.changes, 'change')} of {tables} up to commit {survey.mark or '-'}")]
 
     def setup_plan(self) -> list[str]:
         """Nothing: whoever writes the log makes it."""
@@ -415,7 +415,7 @@ class FileChangeLog:
         self._require_there(value["offset"])
         sha256 = self._log.digest(value["offset"])
         if sha256.hexdigest() != value["sha256"]:
-            found = f"its first {value['offset']:,} bytes changed after they were loaded: it was rewritten or replaced"
+            found = "the part that was loaded has changed since: the log was rewritten or replaced"
             raise IdentityChanged(f"resume {self._label}", found, "restore the log, or use --full-refresh")
         tables = {name: _table_from(table) for name, table in value["tables"].items()}
         return _After(value["offset"], value["commit"], value["lines"], tables), sha256

@@ -82,7 +82,7 @@ class FileSource:
     def check(self) -> list[Finding]:
         try:
             found = self._list()
-            columns = len(self._schema(found[:1], None))
+            columns = counted(len(self._schema(found[:1], None)), "column")
         except DponeError as error:
             return [Finding("files", False, error.found, error.todo)]
         except OSError as error:
@@ -92,7 +92,7 @@ class FileSource:
             Finding(
                 "files",
                 True,
-                f"{counted(len(found), 'file')}, {counted(size, 'byte')}; {columns:,} columns in {found[0].name}",
+                f"{counted(len(found), 'file')}, {counted(size, 'byte')}; {columns} in {found[0].name}",
             )
         ]
 
