@@ -163,7 +163,7 @@ CLAIMS = [
 @pytest.mark.parametrize(("role", "name"), CLAIMS)
 def test_a_connector_without_code_is_refused_in_one_line(role: Any, name: str) -> None:
     """A connector that is declared and not written stops whoever uses it, in one line that says so."""
-    with pytest.raises(PluginError, match=rf"^use {role} {name}: this connector declares it as not implemented; .+$"):
+    with pytest.raises(PluginError, match=rf"^use {role} {name}: the connector does not implement it; .+$"):
         discover().load(role, name)
 
 

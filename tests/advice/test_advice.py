@@ -188,7 +188,7 @@ def cases() -> Iterator[Case]:
     )  # fmt: skip
     yield Case(
         "files of two formats", pipeline(files("?.*")), both(text("a.csv", "a\n1\n"), text("b.jsonl", '{"a": 2}\n')),
-        "PipelineMismatch", {"give one glob per format": [{"a": 1}]},
+        "PipelineMismatch", {"use one glob per format": [{"a": 1}]},
     )  # fmt: skip
     yield Case(
         "a Parquet file named .csv", pipeline(files("a.csv")), parquet("a.csv", pa.table({"a": [1]})), "DataError",
@@ -232,7 +232,7 @@ def cases() -> Iterator[Case]:
     )  # fmt: skip
     yield Case(
         "a type for a column that is not there", pipeline(table(columns={"gone": "string"})), NUMBERS,
-        "PipelineMismatch", {"name columns of the source": [{"id": 1, "n": "10"}, {"id": 2, "n": "20"}]},
+        "PipelineMismatch", {"use columns of the source": [{"id": 1, "n": "10"}, {"id": 2, "n": "20"}]},
     )  # fmt: skip
     yield Case(
         "a table that cannot be replaced", pipeline(table(), "full_refresh"),
@@ -285,7 +285,7 @@ def cases() -> Iterator[Case]:
     yield Case(
         "a target within the source", pipeline(files("**/*.csv"), sink=to_csv), text("a.csv", "a\n1\n"),
         "PipelineMismatch",
-        {"move folder out away and write outside of source.path": [{"a": 1}]}, lambda place: None,
+        {"move folder out out of it and change the sink's path": [{"a": 1}]}, lambda place: None,
     )  # fmt: skip
     yield Case(
         "a source around its target", pipeline(files("**/*.csv"), sink=to_csv), text("a.csv", "a\n1\n"),
@@ -299,7 +299,7 @@ def cases() -> Iterator[Case]:
     yield Case(
         "a year that has no text", pipeline(files("a.parquet")),
         parquet("a.parquet", pa.table({"t": pa.array([0, 400_000_000], pa.int32()).cast(pa.date32())})), "DataError",
-        {"correct the value": [{"t": "1970-01-01"}, {"t": "2000-01-01"}]},
+        {"fix the value": [{"t": "1970-01-01"}, {"t": "2000-01-01"}]},
     )  # fmt: skip
     yield Case(
         "a text that is not UTF-8", pipeline(table()),
@@ -319,7 +319,7 @@ def cases() -> Iterator[Case]:
         sql("source", "CREATE TABLE s (n INTEGER)", f"INSERT INTO s VALUES ({large})"), "SchemaBreak",
         {
             "columns: {n: 'decimal(38,9)'}": [{"n": f"{large}.000000000"}, {"n": "0.500000000"}],
-            "--full-refresh": [{"n": 0.5}], "correct them": [{"n": 7.0}, {"n": 0.5}],
+            "--full-refresh": [{"n": 0.5}], "correct the values": [{"n": 7.0}, {"n": 0.5}],
         },
         sql("source", "DROP TABLE s", "CREATE TABLE s (n REAL)", "INSERT INTO s VALUES (0.5)"),
     )  # fmt: skip
@@ -472,12 +472,12 @@ DO: dict[str, Do] = {
     "set options.format to what it is": option_of("format", "csv"),
     "another type in the source": option_of("columns", {"x": "string"}),
     "narrow source.path": lambda data, place: set_(data, "source", "path", to="a.csv"),
-    "move folder out away and write outside of source.path": moved_away,
+    "move folder out out of it and change the sink's path": moved_away,
     "restore the file from a backup": lambda data, place: (place.folder / "backup").rename(
         place.folder / "out" / (place.folder / "name").read_text()
     ),
-    "correct them": lambda data, place: place.sql("target", "UPDATE t SET n = 7"),
-    "correct the value": parquet_again,
+    "correct the values": lambda data, place: place.sql("target", "UPDATE t SET n = 7"),
+    "fix the value": parquet_again,
     "read fewer columns, as by source.query": query("SELECT c0 FROM s"),
     "drop the target and use --full-refresh": lambda data, place: place.sql("target", "DROP TABLE t"),
     "give it the primary key (id, n)": lambda data, place: place.sql(
@@ -488,13 +488,13 @@ DO: dict[str, Do] = {
     "duplicates: first or last with order_by": strategy(duplicates="last", order_by=["n"]),
     "give options.names": option_of("names", ["a", "b"]),
     "set options.format to csv": option_of("format", "csv"),
-    "give one glob per format": lambda data, place: set_(data, "source", "path", to="*.csv"),
+    "use one glob per format": lambda data, place: set_(data, "source", "path", to="*.csv"),
     "set options.encoding to what the file is in, such as latin-1": option_of("encoding", "latin-1"),
     "give a larger options.block_bytes": option_of("block_bytes", 1 << 20),
     "drop what stands in the way, or the table itself, and run again with --full-refresh": lambda data, place: (
         place.sql("target", "DROP TABLE t")
     ),
-    "name columns of the source": option_of("columns", {"n": "string"}),
+    "use columns of the source": option_of("columns", {"n": "string"}),
     "see the triggers of the target": lambda data, place: place.sql("target", "DROP TRIGGER skips"),
     "or remove sink.options.undo": lambda data, place: data["sink"]["options"].pop("undo"),
     "correct incremental.column": option_of("incremental", {"by": "cursor", "column": "n"}),

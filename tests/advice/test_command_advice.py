@@ -52,14 +52,14 @@ GLOB = pipeline(
 @pytest.mark.parametrize(
     ("data", "refused", "advice", "followed"),
     [
-        (ROWS, SET, "give exactly one of --position, --position-file, --beginning", [(*SET, "--beginning", "--yes")]),
+        (ROWS, SET, "use exactly one of --position, --position-file, --beginning", [(*SET, "--beginning", "--yes")]),
         (ROWS, (*SET, "--beginning"), "add --yes", [(*SET, "--beginning", "--yes")]),
         (
-            ROWS, (*SET, "--position", "{}", "--yes"), "as 'dpone state show --format json' prints it",
+            ROWS, (*SET, "--position", "{}", "--yes"), "that 'dpone state show --format json' prints",
             [(*SET, "--position", "SHOWN", "--yes")],
         ),
         (
-            ROWS, (*SET, "--position", "OTHER VALUE", "--yes"), "copy one that 'dpone state history' shows",
+            ROWS, (*SET, "--position", "OTHER VALUE", "--yes"), "copy a position from 'dpone state history'",
             [(*SET, "--position", "HISTORY", "--yes")],
         ),
         (
@@ -81,7 +81,7 @@ GLOB = pipeline(
         ),
         (GLOB, ("cdc-plan", "--pipeline", "FILE"), "name them with --table",
          [("cdc-plan", "--pipeline", "FILE", "--table", "sales.orders")]),
-        (GLOB, PLAN[:3], "give --schema, --table, or --pipeline",
+        (GLOB, PLAN[:3], "add --schema, --table, or --pipeline",
          [(*PLAN[:5], "--table", "t", *PLAN[5:]), ("cdc-plan", "--pipeline", "FILE", "--table", "sales.orders")]),
         (GLOB, (*PLAN, "--table", "*"), "name them with --table", [(*PLAN, "--table", "t")]),
         (
@@ -89,18 +89,18 @@ GLOB = pipeline(
             "remove --role", [("cdc-plan", "--backend", "file_changelog", "--schema", "a", "--table", "b")],
         ),
         (
-            ROWS, ("partitions", "retry", "FILE", "0", "--anew"), "leave the IDs out",
+            ROWS, ("partitions", "retry", "FILE", "0", "--anew"), "remove the IDs",
             [("partitions", "retry", "FILE", "--anew")],
         ),
         (ONE, ("partitions", "retry", "FILE", "0"), "see 'dpone partitions show'", [("partitions", "show", "FILE")]),
         (
-            two(), ("partitions", "retry", "FILE", "--anew"), "give --stream: a, b",
+            two(), ("partitions", "retry", "FILE", "--anew"), "choose one with --stream: a, b",
             [("partitions", "retry", "FILE", "--anew", "--stream", "a")],
         ),
-        (ROWS, ("certify", "--evidence", "none"), "give the folder that 'pytest --dpone-evidence DIR' wrote",
+        (ROWS, ("certify", "--evidence", "none"), "use the folder that 'pytest --dpone-evidence DIR' wrote",
          [("certify", "--evidence", "FOLDER")]),
         (
-            GLOB, ("init", "FOLDER", "--sql"), "give its name with --connector NAME",
+            GLOB, ("init", "FOLDER", "--sql"), "add --connector NAME",
             [("init", "FOLDER", "--sql", "--connector", "acme")],
         ),
     ],
@@ -186,7 +186,9 @@ def test_OUT_16_a_target_that_was_restored_is_advised_to_a_green_run(
     target.write_bytes(backup)
     stopped = dpone("run", path, "-q")
     assert stopped.exit_code == 3
-    assert "was restored, dropped or replaced: use --full-refresh, or 'dpone state set'" in stopped.err
+    assert (
+        "was restored, dropped or replaced, use --full-refresh or set a position with 'dpone state set'" in stopped.err
+    )
     if way == "state set":
         assert dpone("state", "set", path, "--stream", "t", "--beginning", "--yes").exit_code == 0
     assert dpone("run", path, "-q", *([way] if way.startswith("--") else [])).exit_code == 0
@@ -201,7 +203,7 @@ def test_OUT_16_a_damaged_position_of_the_journal(tmp_path: Path, dpone: Dpone) 
         db.execute("UPDATE __dpone__loads SET position = 'x'")
     stopped = dpone("run", path, "-q")
     assert stopped.exit_code == 1
-    assert "put back the position that 'dpone state history --format json' shows for its load" in stopped.err
+    assert "restore the position that 'dpone state history --format json' shows for its load" in stopped.err
     [saved] = dpone("state", "history", path, "--format", "json").json
     with closing(sqlite3.connect(tmp_path / "target.db")) as db, db:
         where = "UPDATE __dpone__loads SET position = ? WHERE load_id = ?"

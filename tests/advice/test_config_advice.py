@@ -53,11 +53,11 @@ def without(*where: str) -> Data:
         ),
         (
             pipeline(table(), "partition_replace", partition="n", where={"id": 1}),
-            "write where: {n: {from: a, to: b}}, or leave where out",
+            "write where: {n: {from: a, to: b}}, or remove where",
             lambda data: data["sink"]["strategy"].pop("where"),
         ),
         (
-            pipeline(table(), "scd2", key=["id", "n"], effective_from="n"), "leave it out of key",
+            pipeline(table(), "scd2", key=["id", "n"], effective_from="n"), "remove it from key",
             lambda data: data["sink"]["strategy"].update(key=["id"]),
         ),
         (
@@ -68,14 +68,14 @@ def without(*where: str) -> Data:
         ),
         (
             cdc(table="*", sink={"type": "file", "path": "out"}),
-            "name one table in source.table, in a stream of its own each",
+            "use one stream per table, with its name in source.table",
             lambda data: data["source"].update(table="a"),
         ),
         *(
             (
                 cdc(table="*", sink={"type": "sqlite", "connection": "sqlite:///t.db", "table": "l_{table}",
                                      "options": {"undo": {"loads": 1}}}),
-                "remove undo, or name one table in source.table, in a stream of its own each", edit,
+                "remove undo, or use one stream per table, with its name in source.table", edit,
             )
             for edit in (
                 lambda data: data["sink"]["options"].pop("undo"),

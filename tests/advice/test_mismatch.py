@@ -50,12 +50,12 @@ def command(place: Place, data: dict[str, Any], *words: str) -> tuple[int, Any]:
     [
         (pipeline(table(incremental={**CURSOR, "column": "gone"})), "names gone", "no incremental column gone"),
         (pipeline(table(incremental={**CURSOR, "key": ["gone"]})), "names gone", "no incremental column gone"),
-        (pipeline(table(), "merge", key=["ID"]), "no column ID in sqlite:", "no key column ID"),
-        (pipeline(table(), "replace", where={"gone": 1}), "no column gone in sqlite:", "no where column gone"),
-        (pipeline(files("a.csv"), "merge", key=["gone"]), "no column gone in file:", "no key column gone"),
-        (pipeline(table(columns={"gone": "string"})), "no column gone", "no column gone"),
+        (pipeline(table(), "merge", key=["ID"]), "has no column ID", "the source has no key column ID"),
+        (pipeline(table(), "replace", where={"gone": 1}), "has no column gone", "the source has no where column gone"),
+        (pipeline(files("a.csv"), "merge", key=["gone"]), "file:a.csv has no column gone", "the source has no key column gone"),
+        (pipeline(table(columns={"gone": "string"})), "unknown columns: gone", "unknown columns: gone"),
         (pipeline({**table(), "table": "s"}, "replace", where={"n": "x"}), "'x' is not a valid int64", ""),
-        (BOUND, "no column gone in the source", ""),
+        (BOUND, "the source has no column gone", ""),
     ],
     ids=["cursor", "cursor key", "merge key", "where", "file key", "columns", "value of where", "contract"],
 )  # fmt: skip
@@ -128,9 +128,9 @@ def test_a_name_with_a_dot_is_one_table_where_it_is_quoted(tmp_path: Path) -> No
     code, found = command(place, data, "check")
     assert code == 1
     [said] = [finding for finding in found["findings"] if finding["ok"] is False]
-    assert said["found"] == "read a table name: a.b names a schema, and SQLite has none"
+    assert said["found"] == "read a table name: a.b has a schema, but SQLite has no schemas"
     assert said["todo"].startswith(
-        "write table: b; if the dot is part of the name, write table: '\"a.b\"'; a table of "
+        "write table: b; if the dot is part of the name, write table: '\"a.b\"'; read a table of "
     )
     path = tmp_path / "pipeline.yaml"
     path.write_text(path.read_text().replace("table: a.b", "table: '\"a.b\"'"))

@@ -31,7 +31,7 @@ def dpone_sinks():
 MOVE = ("state", "move", "FILE", "OLD", "t", "--yes")
 SET = ("state", "set", "FILE", "--stream", "t", "--position", "LAST", "--yes")
 AGAIN = (*SET[:5], "--beginning", "--yes")
-KEEP = "keep that one, and choose its position with 'dpone state set'"
+KEEP = "keep that key and set its position with 'dpone state set'"
 
 
 def lay(folder: Path, sink: str = "sqlite") -> Path:
@@ -80,13 +80,13 @@ def lost(path: Path, dpone: Dpone) -> None:  # noqa: F811
     ("sink", "between", "refused", "advice", "followed", "reads"),
     [
         ("sqlite", nothing, MOVE[:-1], "add --yes", MOVE, 1),
-        ("sqlite", nothing, (*MOVE[:4], "nobody", "--yes"), "name one of its streams: t", MOVE, 1),
+        ("sqlite", nothing, (*MOVE[:4], "nobody", "--yes"), "choose one of its streams: t", MOVE, 1),
         ("sqlite", loaded, MOVE, KEEP, SET, 1),
         ("sqlite", loaded, MOVE, KEEP, AGAIN, 3),
         ("sqlite", lost, MOVE, KEEP, SET, 1),
         ("sqlite", lost, MOVE, KEEP, AGAIN, 3),
-        ("zz_fixed", nothing, MOVE, "choose a position under the new key with 'dpone state set'", SET, 1),
-        ("zz_fixed", nothing, MOVE, "choose a position under the new key with 'dpone state set'", AGAIN, 3),
+        ("zz_fixed", nothing, MOVE, "set the position under the new key with 'dpone state set'", SET, 1),
+        ("zz_fixed", nothing, MOVE, "set the position under the new key with 'dpone state set'", AGAIN, 3),
     ],
 )
 def test_OUT_16_what_move_refuses_is_advised_to_a_green_run(
@@ -126,8 +126,8 @@ def test_OUT_16_what_move_refuses_is_advised_to_a_green_run(
 @pytest.mark.parametrize(
     "way",
     [
-        "use the pipeline file that has the new names",
-        "move it back with 'dpone state move'",
+        "use the pipeline file with the new names",
+        "move the key back with 'dpone state move'",
     ],
 )
 def test_OUT_16_a_run_under_a_key_that_was_moved_is_advised_to_a_green_run(

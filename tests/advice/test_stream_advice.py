@@ -35,22 +35,22 @@ def log(content: str) -> Callable[[Place], None]:
 def cases() -> Iterator[Case]:
     yield Case(
         "a log that names no key", stream(), log(KEYLESS), "PipelineMismatch",
-        {"name one in strategy.key": GREEN, "give the table a key in the source and load it again": GREEN},
+        {"set strategy.key": GREEN, "give the table a key in the source and reload it": GREEN},
     )  # fmt: skip
     yield Case(
         "a key that is not the log's", stream(key=["n"]), log(ONE), "PipelineMismatch",
-        {"leave strategy.key out": GREEN},
+        {"remove strategy.key": GREEN},
     )  # fmt: skip
     yield Case(
         "a log of two tables", stream(table=None), log(TWO),
         "PipelineMismatch",
-        {"name one of them as source.table": GREEN, "or all by a glob with {table} in the sink's table": GREEN},
+        {"set source.table to one of them": GREEN, "or use a glob there and {table} in the sink's table": GREEN},
     )  # fmt: skip
     for harm, of in (("cut off", ""), ("rewritten", ONE.replace("10", "11"))):
         yield Case(
             f"a log that was {harm}", stream(), log(ONE), "IdentityChanged" if of else "Gap",
-            {"bring the log back": GREEN, "--full-refresh": [{"id": 1, "n": 11}]} if of else {
-                "bring the log back": GREEN}, log(of),
+            {"restore the log": GREEN, "--full-refresh": [{"id": 1, "n": 11}]} if of else {
+                "restore the log": GREEN}, log(of),
         )  # fmt: skip
     yield Case(
         "a text longer than was declared", stream(columns={"n": "varchar(1)"}),
@@ -60,7 +60,7 @@ def cases() -> Iterator[Case]:
     yield Case(
         "a text where a number was declared", stream(columns={"n": "int64"}),
         log(transaction("01", insert("s", {"id": 1}, n="x"))), "DataError",
-        {"columns: {n: json}": [{"id": 1, "n": '"x"'}], "mend the line": GREEN},
+        {"columns: {n: json}": [{"id": 1, "n": '"x"'}], "fix the line": GREEN},
     )  # fmt: skip
     yield Case(
         "an update of a row that the target lost", stream(), log(PAIR), "DataError",
@@ -82,13 +82,13 @@ def every_table(data: dict[str, Any], place: Place) -> None:
 
 
 DO: dict[str, Do] = {
-    "name one in strategy.key": strategy(key=["id"]),
-    "give the table a key in the source and load it again": lambda data, place: log(ONE)(place),
-    "leave strategy.key out": lambda data, place: data["sink"]["strategy"].pop("key"),
-    "name one of them as source.table": lambda data, place: set_(data, "source", "table", to="t"),
-    "or all by a glob with {table} in the sink's table": every_table,
-    "bring the log back": lambda data, place: log(ONE)(place),
-    "mend the line": lambda data, place: log(ONE)(place),
+    "set strategy.key": strategy(key=["id"]),
+    "give the table a key in the source and reload it": lambda data, place: log(ONE)(place),
+    "remove strategy.key": lambda data, place: data["sink"]["strategy"].pop("key"),
+    "set source.table to one of them": lambda data, place: set_(data, "source", "table", to="t"),
+    "or use a glob there and {table} in the sink's table": every_table,
+    "restore the log": lambda data, place: log(ONE)(place),
+    "fix the line": lambda data, place: log(ONE)(place),
     "load the table again with --full-refresh": lambda data, place: None,
     "or ignore": strategy(truncate="ignore"),
 }

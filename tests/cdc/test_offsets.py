@@ -104,7 +104,7 @@ def test_an_offset_of_an_earlier_version_is_read() -> None:
         ({"version": True}, "version True"),
         ({"backend": "mysql_binlog"}, "backend 'mysql_binlog', known here: postgres_logical, mssql_cdc"),
         ({"backend": None}, "backend None"),
-        ({"server": "a"}, "unknown key server"),
+        ({"server": "a"}, "unknown keys: server"),
         ({"lsn": "now"}, "lsn"),
         ({"timeline": "1"}, "timeline"),
         ({"timeline": -1}, "timeline"),
@@ -121,7 +121,7 @@ def test_a_strange_offset_is_refused_by_name(changed: dict[str, Any], found: str
 
 def test_a_missing_key_is_refused() -> None:
     """An offset without one of its fields is none."""
-    with pytest.raises(StateError, match="no lsn, slot"):
+    with pytest.raises(StateError, match="missing keys: lsn, slot"):
         CDCOffset.from_json({key: value for key, value in POSTGRES.items() if key not in ("lsn", "slot")})
 
 

@@ -104,7 +104,7 @@ def test_a_value_that_the_united_type_does_not_hold_is_named(spool: Spool) -> No
     assert spool.add("t", fine, batch(fine, row("4", 1, 2, at=datetime(2026, 1, 1, 0, 0, 0, 987654))))
     spool.commit()
     with pytest.raises(
-        DataError, match=r"column at has a timestamp\[us\] value that timestamp\[s\] does not"
+        DataError, match=r"column at has a timestamp\[us\] value that does not fit timestamp\[s\]"
     ) as caught:
         read(spool)
     assert "987654" not in str(caught.value)
@@ -123,7 +123,7 @@ def test_a_full_disk_is_an_error_of_the_source(spool: Spool, monkeypatch: pytest
         def close(self) -> None: ...
 
     monkeypatch.setattr(spool, "_file", Full())
-    with pytest.raises(SourceError, match=r"spool a change window: No space left on device; make room in .* TMPDIR"):
+    with pytest.raises(SourceError, match=r"spool a change window: No space left on device; free space in .* TMPDIR"):
         spool.add("t", V1, batch(V1, row("3", 1, 1, a="x")))
 
 
@@ -156,7 +156,7 @@ def test_two_shapes_in_the_first_transaction_stop(spool: Spool) -> None:
     """A transaction is never split: if it is the first of the window and has two shapes, a person must decide."""
     other = shape(id=pa.int32(), a=pa.int64())
     spool.add("t", V1, batch(V1, row("3", 1, 1, a="x")))
-    with pytest.raises(SchemaBreak, match="two shapes"):
+    with pytest.raises(SchemaBreak, match="two types that have no common type"):
         spool.add("t", other, batch(other, row("3", 2, 2, a=1)))
 
 
@@ -180,7 +180,7 @@ def test_changes_up_to_the_position_are_dropped_and_counted(spool: Spool) -> Non
 def test_a_change_above_the_bound_is_an_error() -> None:
     """The end of a window is fixed before it is read."""
     spool = Spool("log", upto="3")
-    with pytest.raises(DataError, match=r"^read a change window: a change of table t is of a later commit than 3, the"):
+    with pytest.raises(DataError, match=r"^read a change window: a change of table t belongs to a commit after 3, the"):
         spool.add("t", V1, batch(V1, row("3", 1, 1, a="x"), row("4", 1, 2, a="y")))
     spool.close()
 
@@ -354,7 +354,7 @@ def test_an_old_key_that_python_cannot_hold(type_: pa.DataType, old: int, text: 
     moved = pa.RecordBatch.from_arrays(columns, schema=made.schema)
     keys = dict(zip(("id",), moved.column("__dpone__key").flatten(), strict=True))
     if text is None:
-        with pytest.raises(DataError, match="has no text"):
+        with pytest.raises(DataError, match="cannot be written as text"):
             _old_keys(moved, keys)
     else:
         assert _old_keys(moved, keys).to_pylist() == [text]

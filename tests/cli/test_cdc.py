@@ -52,7 +52,7 @@ def test_a_pipeline_without_change_streams_is_refused(project: Path, dpone: Dpon
     """There is nothing to make."""
     done = dpone("cdc", "create", project)
     assert done.exit_code == 2
-    assert "has none; add source.options.incremental" in done.err
+    assert "has no change stream; add source.options.incremental" in done.err
 
 
 def test_cdc_plan_prints_statements_for_every_table_once(dpone: Dpone) -> None:
@@ -72,7 +72,7 @@ def test_cdc_plan_prints_statements_for_every_table_once(dpone: Dpone) -> None:
     [
         (("--table", "*"), "FOR ALL TABLES"),
         (("--table", "a", "--backend", "nothing"), "nothing"),
-        (("--table", "a", "--backend", "file_changelog"), "no option publication, slot"),
+        (("--table", "a", "--backend", "file_changelog"), "unknown options: publication, slot"),
     ],
 )
 def test_cdc_plan_refuses_what_it_cannot_plan(dpone: Dpone, options: tuple[str, ...], found: str) -> None:
@@ -128,8 +128,8 @@ def test_cdc_plan_works_as_the_production_page_types_it(dpone: Dpone) -> None:
     ("table", "options", "found"),
     [
         ("'sales.*'", (), "name them with --table"),
-        ("sales.orders", ("--stream", "other"), "stream other has none"),
-        ("sales.orders", ("--backend", "file_changelog", "--role", "etl"), "no option publication, slot"),
+        ("sales.orders", ("--stream", "other"), "stream other has no change stream"),
+        ("sales.orders", ("--backend", "file_changelog", "--role", "etl"), "unknown options: publication, slot"),
     ],
 )
 def test_cdc_plan_of_a_pipeline_says_what_it_lacks(
@@ -148,7 +148,7 @@ def test_cdc_plan_without_a_pipeline_asks_for_what_it_needs(dpone: Dpone) -> Non
     """Every option that is missing is named at once."""
     done = dpone("cdc-plan", "--backend", "postgres_logical")
     assert done.exit_code == 2
-    assert "give --schema, --table, or --pipeline" in done.err
+    assert "add --schema, --table, or --pipeline" in done.err
 
 
 def test_a_table_that_is_excluded_is_not_loaded(stream: Path, dpone: Dpone) -> None:
@@ -164,4 +164,4 @@ def test_a_table_that_is_excluded_is_not_loaded(stream: Path, dpone: Dpone) -> N
     stream.write_text(PIPELINE.replace("table: orders, options", "table: orders, exclude: [a], options"))
     done = dpone("run", stream)
     assert done.exit_code == 2
-    assert "nothing to leave tables out of" in done.err
+    assert "exclude applies only to several tables" in done.err

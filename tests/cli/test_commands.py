@@ -179,7 +179,7 @@ def test_plugin_adds_commands_and_replaces_none(install: Callable[[str, str], Pa
     install("zz_greeter", COMMANDS_PLUGIN)
     done = dpone("greet")
     assert (done.exit_code, done.out) == (0, "hello\n")
-    assert done.err == "warning: plugin zz_greeter: command run exists already; left out\n"
+    assert done.err == "warning: plugin zz_greeter: command run already exists; skipped\n"
     assert "not the real one" not in dpone("run", "--help").out
 
 

@@ -58,7 +58,7 @@ def test_init_where_no_directory_can_be(where: str, tmp_path: Path, dpone: Dpone
     (tmp_path / "file").write_text("")
     done = dpone("init", tmp_path / where)
     assert done.exit_code == 2
-    assert "choose a directory that can be written" in done.error
+    assert "choose a writable directory" in done.error
 
 
 def test_init_that_fails_half_way_leaves_nothing(tmp_path: Path, dpone: Dpone) -> None:

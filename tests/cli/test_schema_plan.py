@@ -82,7 +82,7 @@ def test_breaking_changes_are_in_both_formats(planned: Planned) -> None:
     lines = [line.strip() for line in text.out.splitlines()]
     assert lines[lines.index("BREAKING  type a int -> text") + 1] == f"to allow: {route}"
     assert lines[lines.index("BREAKING  drop b text") + 1] == f"to allow: {ignore}"
-    assert lines[-1] == "2 breaking: a run would stop with exit code 3 and change nothing"
+    assert lines[-1] == "2 breaking changes: a run would stop with exit code 3 and change nothing"
 
 
 def test_the_options_allow_what_they_say(planned: Planned) -> None:
@@ -144,18 +144,18 @@ def test_a_table_that_does_not_exist_is_created(planned: Planned) -> None:
 def test_no_change(planned: Planned) -> None:
     """Alike is said in one line, exit 0."""
     done = planned([("a", "int")], [("a", "integer")])
-    assert (done.exit_code, done.out.splitlines()[-1]) == (0, "nothing to change")
+    assert (done.exit_code, done.out.splitlines()[-1]) == (0, "no changes")
 
 
 @pytest.mark.parametrize(
     ("text", "found"),
     [
-        (None, "no such file"), ("{", "not JSON"), ("{}", "no list of columns"), ("[]", "no column"),
-        ('"x"', "no list of columns"), ('{"columns": [], "more": 1}', "no list of columns"),
+        (None, "no such file"), ("{", "not JSON"), ("{}", "list of columns"), ("[]", "list of columns is empty"),
+        ('"x"', "not contain a list"), ('{"columns": [], "more": 1}', "not contain a list"),
         ("[1]", "column 1 is not an object with name and type"), ('[{"name": "a"}]', "column 1 is not an object"),
-        ('[{"name": "a", "type": "int", "nulable": true}]', "unknown key 'nulable'"),
+        ('[{"name": "a", "type": "int", "nulable": true}]', "unknown keys: 'nulable'"),
         ('[{"name": "a", "type": "int", "nullable": "YES"}]', "nullable true or false"),
-        ('[{"name": "", "type": "int"}]', "must be text"), ('[{"name": "a", "type": 5}]', "must be text"),
+        ('[{"name": "", "type": "int"}]', "must be strings"), ('[{"name": "a", "type": 5}]', "must be strings"),
         ('[{"name": "a", "type": "point"}]', "column 'a' has the unknown type 'point'"),
         ('[{"name": "a", "type": "numeric"}]', "unknown type 'numeric'"),
         ('[{"name": "a", "type": "numeric(2,5)"}]', "unknown type"),
@@ -181,7 +181,7 @@ def test_columns_that_differ_by_case_are_breaking(planned: Planned) -> None:
 
 
 @pytest.mark.parametrize(
-    ("dialect", "found"), [("file", "is not a SQL database; use one of postgres, sqlite"), ("nope", "no such")]
+    ("dialect", "found"), [("file", "is not a SQL database; use one of postgres, sqlite"), ("nope", "is not installed")]
 )
 def test_a_dialect_that_is_none(planned: Planned, dialect: str, found: str) -> None:
     """Only a SQL sink has statements to print."""

@@ -163,4 +163,4 @@ def test_options_of_cursors_are_of_cursors(tmp_path: Path, dpone: Dpone, option:
     (tmp_path / "p.yaml").write_text(text)
     done = dpone("check", tmp_path / "p.yaml")
     assert done.exit_code == 2
-    assert ("has no in_flight" in done.err) is (option != "in_flight: wait")
+    assert ("does not take in_flight" in done.err) is (option != "in_flight: wait")

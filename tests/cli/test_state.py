@@ -60,7 +60,7 @@ def test_lost_state_lags(loaded: Path, dpone: Dpone) -> None:
     (loaded.parent / ".dpone" / "state.db").unlink()
     one = shown(dpone, loaded)
     assert (one["state"], one["agree"], one["journal"]["seq"]) == (None, False, 1)
-    assert "adopts the journal" in one["note"]
+    assert "copies the journal" in one["note"]
 
 
 def test_lost_warehouse_is_a_state_ahead(loaded: Path, dpone: Dpone) -> None:
@@ -116,7 +116,7 @@ def test_set_takes_what_show_prints(way: str, loaded: Path, dpone: Dpone, tmp_pa
     [
         (["--position", "not json"], "not JSON"),
         (["--position", "[1]"], "read the position"),
-        (["--position", '{"kind": "files"}'], "read the position: no format; "),
+        (["--position", '{"kind": "files"}'], "read the position: key format is missing; "),
         (["--position", '{"format": 2, "kind": "files", "epoch": 0, "identity": {}, "value": {}}'], "format 2"),
         (["--position", '{"format": 1, "kind": "files", "epoch": -1, "identity": {}, "value": {}}'], "epoch"),
         (["--position", '{"format": 1, "kind": "files", "epoch": 0, "identity": 7, "value": {}}'], "read the position"),
@@ -186,7 +186,7 @@ def test_set_on_a_terminal_asks(
     monkeypatch.setattr("sys.stdin", Terminal(answer))
     done = dpone("state", "set", loaded, "--stream", "orders", "--beginning", "--format", "json")
     assert done.exit_code == exit_code
-    assert "set orders to its beginning?" in done.err
+    assert "set the position of orders to the beginning?" in done.err
     assert done.json
     assert shown(dpone, loaded)["journal"]["position"]["epoch"] == epoch
 
@@ -246,10 +246,10 @@ def test_what_move_refuses_is_one_line_and_changes_nothing(renamed: tuple[Path, 
     before = shown(dpone, pipeline)
     for given, says in (
         ((old, "orders"), "add --yes"),
-        (("p|no|such|key", "orders", "--yes"), "move p|no|such|key: nothing was ever loaded under this key"),
+        (("p|no|such|key", "orders", "--yes"), "move p|no|such|key: nothing was loaded under this key"),
         (("p|no|such|key", "orders", "--yes"), f"use one of its keys: '{old}'"),
-        ((old, "nosuch", "--yes"), "no stream of another has the key nosuch; name one of its streams: orders"),
-        ((before["key"], "orders", "--yes"), "the stream has this key; nothing to do"),
+        ((old, "nosuch", "--yes"), "another has no stream with key nosuch; choose one of its streams: orders"),
+        ((before["key"], "orders", "--yes"), "the stream already has this key; use another key; nothing was changed"),
     ):
         done = dpone("state", "move", pipeline, *given)
         assert done.exit_code == 2
@@ -259,5 +259,5 @@ def test_what_move_refuses_is_one_line_and_changes_nothing(renamed: tuple[Path, 
     before = shown(dpone, pipeline)
     done = dpone("state", "move", pipeline, old, "orders", "--yes")
     assert done.exit_code == 2
-    assert f"{before['key']} exists already: its journal ends with load {before['journal']['load_id']}; " in done.error
+    assert f"{before['key']} already exists: its journal ends with load {before['journal']['load_id']}; " in done.error
     assert shown(dpone, pipeline) == before

@@ -66,23 +66,23 @@ def test_what_a_change_reader_serves_is_a_change_stream(read: Any) -> None:
     """Who reads it is what the plugins say: a limit is then allowed, and a key is not."""
     source = read("ledger", "{by: feed, limit: 5}", "{mode: append}")
     assert (source.changes.by, source.changes.limit) == ("feed", 5)
-    with pytest.raises(PipelineErrors, match="incremental: by: feed has no key and no nulls; remove them"):
+    with pytest.raises(PipelineErrors, match="incremental: by: feed takes neither key nor nulls; remove them"):
         read("ledger", "{by: feed, key: a}", "{mode: append}")
-    with pytest.raises(PipelineErrors, match="incremental: by: lsn has no limit; remove it"):
+    with pytest.raises(PipelineErrors, match="incremental: by: lsn does not take limit; remove it"):
         read("ledger", "{by: lsn, limit: 5}")
 
 
 @pytest.mark.parametrize(
     ("type_", "incremental", "problem"),
     [
-        ("ledger", "{by: lns}", "by: ledger does not read by lns (unsupported); use one of lsn, feed"),
+        ("ledger", "{by: lns}", "by: ledger cannot read by lns (unsupported); use one of lsn, feed"),
         ("ledger", "{column: a}", "by: missing; write one of lsn, feed"),
         (
             "shop", "{by: lsn}",
-            "by: shop does not read by lsn (unsupported); "
+            "by: shop cannot read by lsn (unsupported); "
             "use one of cursor, xmin, or use source ledger, which reads by lsn",
         ),
-        ("stream", "{by: lsn}", "by: stream does not read by lsn (unsupported); remove incremental, or use source"),
+        ("stream", "{by: lsn}", "by: stream cannot read by lsn (unsupported); remove incremental, or use source"),
         ("stream", "{column: a}", "by: missing; remove it"),
     ],
 )  # fmt: skip

@@ -130,7 +130,7 @@ def test_a_lock_is_waited_for_in_growing_pauses(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(durable, "time", clock)
     with (
         durable.exclusive(path),
-        pytest.raises(Busy, match=rf"another process has held it for 30 s; see with 'fuser {path}'"),
+        pytest.raises(Busy, match=rf"another process has held the lock for 30 s; find the process with 'fuser {path}'"),
         durable.exclusive(path),
     ):
         raise AssertionError("two hold it")

@@ -182,8 +182,10 @@ def test_SE_05_a_rename_is_a_drop_and_an_addition_and_stops() -> None:
     found = plan(pa.schema({"old": pa.int64()}), pa.schema({"new": pa.int64()}), SchemaEvolution(), _as_is)
     with pytest.raises(
         SchemaBreak,
-        match=r"drop old int64; possible rename: old is missing and new is new; if it is a rename, rename the column "
-        r"of the target too; to allow: schema_evolution.on_missing_column: ignore; nothing was changed",
+        match=r"column old \(int64\) is in the target but not in the source; "
+        r"possible rename: old is missing and new is new; "
+        r"if it is a rename, rename the column "
+        r"of the target too; to allow it, set schema_evolution.on_missing_column: ignore; nothing was changed",
     ):
         found.require_safe("t")
 
@@ -346,7 +348,7 @@ def test_a_not_null_column_that_nothing_fills_is_breaking() -> None:
     """A target column that is NOT NULL and has no default stops the run if the source lacks it, ignored or not."""
     target = [pa.field("a", pa.int64()), pa.field("b", pa.int64(), False)]
     source = [pa.field("a", pa.int64())]
-    fill = "giving b a default, or letting it be NULL"
+    fill = "give b a default, or make it nullable"
     assert _compare(target, source) == ([], [f"drop b int64; schema_evolution.on_missing_column: ignore and {fill}"])
     assert _compare(target, source, on_missing_column="ignore") == ([], [f"null b not null -> absent; {fill}"])
     target[1] = target[1].with_metadata({DEFAULT: b"yes"})
@@ -357,7 +359,7 @@ def test_a_key_column_is_never_dropped_or_narrowed() -> None:
     """A key column may grow; it stays where the source lacks it, and keeps its type, whatever the policy allows."""
     lax = {"on_type_change": "new_column", "on_missing_column": "ignore"}
     key, other = pa.field("k", pa.int64(), False), pa.field("a", pa.int64())
-    dropped = "drop k int64; bringing k back: it is a key column"
+    dropped = "drop k int64; restore column k in the source: it is a key column"
     assert _compare([key, other], [other], key=("k",), **lax) == ([], [dropped])
     assert _compare([key], [pa.field("k", pa.int32())], key=("k",), **lax) == ([], [])
     assert _compare([pa.field("k", pa.int32())], [key], key=("k",), **lax) == (["widen k int32 -> int64"], [])
@@ -369,8 +371,8 @@ def test_strict_outweighs_the_other_options() -> None:
         [pa.field("a", pa.int64()), pa.field("b", pa.int64())], [pa.field("a", pa.bool_())],
         mode="strict", on_type_change="new_column", on_missing_column="ignore",
     )  # fmt: skip
-    ignore = "schema_evolution.mode: additive or widening with schema_evolution.on_missing_column: ignore"
-    route = "schema_evolution.mode: widening with schema_evolution.on_type_change: new_column"
+    ignore = "schema_evolution.mode: additive or widening, and schema_evolution.on_missing_column: ignore"
+    route = "schema_evolution.mode: widening, and schema_evolution.on_type_change: new_column"
     assert found == ([], [f"type a int64 -> bool; {route}", f"drop b int64; {ignore}"])
 
 
@@ -380,14 +382,14 @@ def test_SE_07_a_routed_column_widens_like_any_other() -> None:
     found = _compare(target, [pa.field("a", pa.int64())], on_type_change="new_column")
     assert found == (["widen __dpone__nc__a int32 -> int64"], [])
     _, [third] = _compare(target, [pa.field("a", pa.string())], on_type_change="new_column")
-    assert third.startswith("type a bool -> string; dropping or renaming __dpone__nc__a (int32)")
+    assert third.startswith("type a bool -> string; drop or rename __dpone__nc__a (int32)")
 
 
 def test_SE_07_a_source_that_has_the_routed_name_itself_stops() -> None:
     """Two columns of the source never end in one of the target."""
     source = [pa.field("a", pa.string()), pa.field("__dpone__nc__a", pa.string())]
     _, breaking = _compare([pa.field("a", pa.int64())], source, on_type_change="new_column")
-    assert breaking[0].startswith("type a int64 -> string; renaming the source's own column __dpone__nc__a")
+    assert breaking[0].startswith("type a int64 -> string; rename the source column __dpone__nc__a")
 
 
 def test_SE_07_a_routed_name_beyond_the_limit_stops_and_is_named() -> None:
@@ -396,7 +398,7 @@ def test_SE_07_a_routed_name_beyond_the_limit_stops_and_is_named() -> None:
     sides = [pa.field(name, pa.int64())], [pa.field(name, pa.string())]
     assert _compare(*sides, on_type_change="new_column", limit=65) == ([f"add __dpone__nc__{name} string"], [])
     _, [found] = _compare(*sides, on_type_change="new_column", limit=63)
-    assert "a shorter name in the source (AS in source.query" in found
+    assert "shorten the name in the source (AS in source.query" in found
     assert found.endswith(f"): __dpone__nc__{name} has 65 bytes, the limit is 63")
     _, [added] = _compare([pa.field("b", pa.int64())], [pa.field("b", pa.int64()), *sides[1]], limit=51)
     assert added.endswith(f"{name} has 52 bytes, the limit is 51")
@@ -406,7 +408,7 @@ def test_routing_away_from_a_column_that_must_be_filled_stops() -> None:
     """Routed rows leave the old column empty, so one that is NOT NULL without a default cannot be routed."""
     sides = [pa.field("a", pa.int64(), False)], [pa.field("a", pa.string())]
     _, breaking = _compare(*sides, on_type_change="new_column")
-    allow = "giving a a default, or letting it be NULL: routed rows leave it empty"
+    allow = "give a a default, or make it nullable: routed rows leave it empty"
     assert breaking == [f"type a int64 -> string; {allow}"]
 
 
@@ -416,10 +418,11 @@ def test_every_breaking_change_comes_with_its_way_out() -> None:
     with pytest.raises(SchemaBreak) as caught:
         SchemaComparator().compare(pa.schema(target), pa.schema(source)).require_safe("t")
     assert str(caught.value) == (
-        "evolve the schema of t: type a int64 -> string, drop b int64; possible rename: b is missing and c is new; "
+        "evolve the schema of t: column a is int64 in the target and string in the source, "
+        "column b (int64) is in the target but not in the source; possible rename: b is missing and c is new; "
         "if it is a rename, rename the column of the target too; "
-        "to allow a: schema_evolution.on_type_change: new_column; "
-        "to allow b: schema_evolution.on_missing_column: ignore; nothing was changed"
+        "to allow a, set schema_evolution.on_type_change: new_column; "
+        "to allow b, set schema_evolution.on_missing_column: ignore; nothing was changed"
     )
 
 

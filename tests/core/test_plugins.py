@@ -56,9 +56,9 @@ def _one(found: Plugins, name: str) -> Any:
 @pytest.mark.parametrize(
     ("supported", "commit", "found"),
     [
-        (("write",), None, "it does not say how it commits"),
-        (("write", "exactly_once"), "none", "commit is none, and it declares exactly_once"),
-        (("write", "undo", "many_tables"), "none", "commit is none, and it declares many_tables, undo"),
+        (("write",), None, "commit is not set"),
+        (("write", "exactly_once"), "none", "commit is none, but it declares exactly_once"),
+        (("write", "undo", "many_tables"), "none", "commit is none, but it declares many_tables, undo"),
         (("write",), "none", ""),
     ],
 )
@@ -96,34 +96,34 @@ def test_one_connector_name_from_two_plugins_belongs_to_the_first(plugin: Callab
     points = [plugin("a", dpone_sources=_source("same")), plugin("b", dpone_sources=_source("same"))]
     found = _discover(points, "")
     assert (_one(found, "a").state, _one(found, "b").state) == ("ok", "broken")
-    assert "another plugin has this name" in _one(found, "b").cause
+    assert "another plugin has the same name" in _one(found, "b").cause
 
 
 def test_a_misspelt_hook_is_an_error(plugin: Callable[..., EntryPoint]) -> None:
     """A function marked as a hook under an unknown name is named as such."""
     found = _discover([plugin("typo", dpone_sorces=_none)], "")
     assert _one(found, "typo").state == "broken"
-    assert "unknown hook dpone_sorces" in _one(found, "typo").cause
+    assert "unknown hooks: dpone_sorces" in _one(found, "typo").cause
 
 
 def test_a_plugin_without_hooks_is_an_error(plugin: Callable[..., EntryPoint]) -> None:
     """An entry point that implements no hook is broken rather than silently useless."""
     found = _discover([plugin("empty")], "")
-    assert "no hook at all" in _one(found, "empty").cause
+    assert "the plugin has no hooks" in _one(found, "empty").cause
 
 
 def test_an_unknown_capability_is_an_error(plugin: Callable[..., EntryPoint]) -> None:
     """A capability outside the vocabulary is refused by name."""
     bad = _source("s", capabilities={"teleport": declare("source")["read"]})
     found = _discover([plugin("s", dpone_sources=bad)], "")
-    assert "unknown capability teleport" in _one(found, "s").cause
+    assert "unknown capabilities: teleport" in _one(found, "s").cause
 
 
 @pytest.mark.parametrize(
     ("record", "cause"),
     [
-        ({"capabilities": ("read",)}, "capabilities is of type tuple; make it with dpone.capability.declare"),
-        ({"capabilities": {"read": "yes"}}, "capabilities holds 'yes'; make it with dpone.capability.declare"),
+        ({"capabilities": ("read",)}, "capabilities is of type tuple; build it with dpone.capability.declare"),
+        ({"capabilities": {"read": "yes"}}, "capabilities holds 'yes'; build it with dpone.capability.declare"),
         ({"takes": ("connection", "stream")}, "takes holds 'stream'; use connection, table, query, path, topic"),
         ({"takes": "topic"}, "takes is of type str; write a tuple"),
         ({"commit": "logs"}, "commit is 'logs'; use transaction, manifest, log or none"),
@@ -142,8 +142,14 @@ def test_an_error_table_that_is_not_there_is_found_on_loading(plugin: Callable[.
     """``errors`` is used only once something has failed: 'dpone plugins --load' looks before that."""
     given = {"implementation": "dpone.connectors.sqlite.source:SqliteSource"}
     for errors, cause in (
-        ("dpone.errors:NO_SUCH_TABLE", "module dpone.errors has no NO_SUCH_TABLE; correct the name in the plugin, or"),
-        ("dpone.errors:DponeError", "dpone.errors:DponeError is not a dpone.errors.ErrorCodes; make it one"),
+        (
+            "dpone.errors:NO_SUCH_TABLE",
+            "module dpone.errors does not define NO_SUCH_TABLE; fix the name in the plugin, or",
+        ),
+        (
+            "dpone.errors:DponeError",
+            "dpone.errors:DponeError is not a dpone.errors.ErrorCodes; assign an ErrorCodes to it",
+        ),
     ):
         found = _discover([plugin("s", dpone_sources=_source("s", errors=errors, **given))], "")
         [trouble] = troubles(found, _one(found, "s"))
@@ -217,14 +223,14 @@ def test_a_driver_that_is_missing_is_named_on_use(plugin: Callable[..., EntryPoi
 def test_not_implemented_is_said_before_anything_is_imported(plugin: Callable[..., EntryPoint]) -> None:
     """A connector that declares nothing as supported is refused by its own word."""
     found = _discover([plugin("s", dpone_sources=_source("s", capabilities=declare("source")))], "")
-    with pytest.raises(PluginError, match="declares it as not implemented"):
+    with pytest.raises(PluginError, match="the connector does not implement it"):
         found.load("source", "s")
 
 
 def test_an_unknown_connector_lists_the_known(plugin: Callable[..., EntryPoint]) -> None:
     """A type that nobody provides is answered with the types there are."""
     found = _discover([plugin("t", dpone_sources=_source("t"))], "")
-    with pytest.raises(PluginError, match="use source u: no such connector is installed; use one of: t"):
+    with pytest.raises(PluginError, match="use source u: the connector is not installed; use one of: t"):
         found.get("source", "u")
 
 

@@ -241,7 +241,7 @@ def test_a_rule_that_does_not_fit_its_column_is_a_mistake_of_the_file(contract: 
     types |= {"n": pa.decimal128(10, 2), "f": pa.float64(), "m": pa.time64("us")}
     [label] = [one for one in contract.labels() if "." in one]
     column = label.partition(".")[2]
-    found = f"the column is {types[column]};" if column in types else "no column b in the source;"
+    found = f"the column is {types[column]};" if column in types else "the source has no column b;"
     with pytest.raises(ConfigError, match=rf"^bind contract\.{re.escape(f'{label}: {found}')}"):
         bind(contract, pa.schema(list(types.items())))
 

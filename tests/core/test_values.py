@@ -88,7 +88,7 @@ def test_names_that_differ_by_case_are_found() -> None:
     ("given_", "found"),
     [
         ({"mode": "merge"}, "no key"),
-        ({"mode": "append", "duplicates": "last"}, "without an order"),
+        ({"mode": "append", "duplicates": "last"}, "needs an order"),
         ({"mode": "replace"}, "where"),
         ({"mode": "append", "where": {"a": 1}}, "where"),
         ({"mode": "replace", "where": {"a": {"from": 1, "til": 2}}}, "where.a has"),
@@ -237,7 +237,7 @@ def test_OUT_11_a_signal_ends_the_wait_for_a_reader(monkeypatch: pytest.MonkeyPa
     [thread] = [t for t in threading.enumerate() if t.name == "dpone-read"]
     try:
         stopping.begin()
-        with pytest.raises(SourceError, match="interrupted while the source was silent"):
+        with pytest.raises(SourceError, match="interrupted while it waited for the source"):
             next(ahead)
     finally:
         stopping.reset()

@@ -181,9 +181,9 @@ def test_versions_are_no_rows(shop: ApplyProject) -> None:
 @pytest.mark.parametrize(
     ("strategy", "options", "said"),
     [
-        ({"deletes": "close"}, {}, "deletes is about rows"),
-        ({"effective_from": "a"}, {}, "effective_from is about rows"),
-        ({"new_columns": "version"}, {}, "new_columns is about rows"),
+        ({"deletes": "close"}, {}, "deletes applies to rows"),
+        ({"effective_from": "a"}, {}, "effective_from applies to rows"),
+        ({"new_columns": "version"}, {}, "new_columns applies to rows"),
         ({}, {"undo": {"loads": 1}}, "cannot be taken back"),
     ],
 )

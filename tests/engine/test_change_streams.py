@@ -201,7 +201,7 @@ def test_two_tables_never_share_a_target(changes: ChangeProject) -> None:
     write(changes.log, transaction("01", insert("a.orders", {"id": 1}), insert("b.orders", {"id": 1})))
     report = changes.run()
     assert report.exit_code == 3
-    assert "a.orders and b.orders would be loaded into one table" in report.streams[0].error.message
+    assert "a.orders and b.orders have the same target table" in report.streams[0].error.message
     apart = changes.but(table="{schema}_{table}")
     apart.load()
     assert {"a_orders", "b_orders"} <= {*apart.tables()}
@@ -526,9 +526,9 @@ def test_the_key_is_the_logs(changes: ChangeProject, taking: type[Taking]) -> No
     assert applied(changes, key=["id"]).status == "loaded"
     changes.state_path.unlink()  # this sink keeps no journal
     wrong = applied(changes, key=["a"])
-    assert "strategy.key is a, the log's key is id" in wrong.error.message
+    assert "strategy.key is a, but the key in the log is id" in wrong.error.message
     write(changes.log, transaction("01", {"op": "insert", "table": "orders", "values": {"id": 1}}), mode="w")
-    assert "the log names no key" in applied(changes).error.message
+    assert "the log has no key for it" in applied(changes).error.message
     assert applied(changes, key=["id"]).status == "loaded"
     assert taking.loads[-2].strategy.key == ("id",)
 
@@ -563,13 +563,15 @@ def refusals(project: Project, **sink: Any) -> str:
 def test_other_strategies_take_rows(changes: ChangeProject, mode: str) -> None:
     """Only append and cdc_apply know what a change is."""
     key = {} if mode == "full_refresh" else {"key": ["id"]}
-    assert f"{mode} takes rows, a change stream brings changes" in refusals(changes, strategy={"mode": mode, **key})
+    assert f"{mode} loads rows, but the source reads a change stream" in refusals(
+        changes, strategy={"mode": mode, **key}
+    )
 
 
 def test_a_contract_is_about_rows(changes: ChangeProject) -> None:
     """Changes are not held against a contract of rows; to leave it out in silence would be to pass it."""
     found = refusals(changes, contract={"required_columns": ["id"]})
-    assert "a contract is about rows, and a change stream brings changes" in found
+    assert "a contract checks rows, but the source reads a change stream" in found
 
 
 def test_cdc_apply_needs_a_change_stream(project: Project) -> None:
@@ -581,9 +583,9 @@ def test_many_tables_need_places_of_their_own(changes: ChangeProject) -> None:
     """A glob needs {table} in the target, and a sink that commits many tables at once."""
     assert "all tables of * would be loaded into all" in refusals(changes, table="all")
     folder = Project(changes.folder, {"mode": "append"}, "file", "file", source=changes.source).save()
-    assert "file takes one table per commit" in refusals(folder)
+    assert "file commits one table at a time" in refusals(folder)
     undo = refusals(changes, table="all_{table}", options={"undo": {"loads": 1}})
-    assert "a load of many tables cannot be taken back as one" in undo
+    assert "a load of several tables cannot be taken back" in undo
 
 
 def test_options_of_a_change_stream_are_checked(changes: ChangeProject) -> None:

@@ -44,7 +44,7 @@ def test_MF_04_mixed_snapshots_is_refused_under_another_contract(project: Projec
     error = project.run().streams[0].error
     assert error is not None
     assert (error.kind, error.exit_code) == ("ManifestChanged", 3)
-    assert "but changed since: sink.contract;" in error.message
+    assert "since then this changed: sink.contract;" in error.message
     assert project.dpone("partitions", "retry", "pipeline.yaml", "--anew").code == 0
     assert project.load().rows.quarantined == 29
     assert project.rows() == rows(30, 100)

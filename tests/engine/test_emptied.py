@@ -66,7 +66,7 @@ def test_OUT_16_the_advice_for_an_emptied_table_works(project: Project, way: str
     project = loaded(project.but(strategy=MERGE))
     run_sql(project, "CREATE TABLE aside AS SELECT * FROM t", "DELETE FROM t")
     project.csv("b", rows(11, 20))
-    require_stop(project, "--full-refresh, or 'dpone state set' to choose a position; if rows are removed on purpose")
+    require_stop(project, "--full-refresh, or choose a position with 'dpone state set'; if rows are deleted on purpose")
     if way == "restore":
         run_sql(project, "INSERT INTO t SELECT * FROM aside")
     if way == "state set":
@@ -232,7 +232,7 @@ def test_OUT_07_files_that_are_gone_stop_the_run(tmp_path: Any, way: str, all_: 
     for part in gone:
         part.unlink()
     project.csv("c", rows(13, 14))
-    require_stop(project, f"{len(gone)} of 2 files of its manifest are missing")
+    require_stop(project, f"{len(gone)} of 2 files in its manifest are missing")
     if way == "restore":
         for part, content in kept:
             part.write_bytes(content)

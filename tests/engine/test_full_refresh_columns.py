@@ -137,9 +137,9 @@ def test_OUT_16_a_stop_for_another_type_is_followed_by_a_full_refresh(
     [
         (True, False, Strategy("append"), "or replace the table with --full-refresh"),
         (False, False, Strategy("append"), "or drop the table and use --full-refresh"),
-        (True, True, Strategy("scd2", key="id"), "or load into another table, as scd2 keeps what is there"),
+        (True, True, Strategy("scd2", key="id"), "or load into another table, because scd2 keeps existing rows"),
         (False, True, Strategy("cdc_apply", key="id", deletes="soft"),
-         "or load into another table, as cdc_apply with deletes: soft keeps what is there"),
+         "or load into another table, because cdc_apply with deletes: soft keeps existing rows"),
     ],
 )  # fmt: skip
 def test_what_else_gets_rows_of_other_columns_into_the_target(

@@ -149,7 +149,7 @@ def test_OUT_10_keys_of_parquet_by_every_strategy(tmp_path: Path, name: str, mod
     bench = Bench(tmp_path, source, strategy(mode, "k"), target)
     if target == "file":
         if mode not in ("append", "full_refresh"):
-            with pytest.raises(ConfigError, match=f"file does not load by {mode} .*use one of full_refresh, append"):
+            with pytest.raises(ConfigError, match=f"file cannot load by {mode} .*use one of full_refresh, append"):
                 bench.run()
             return
         bench.load()
@@ -225,7 +225,7 @@ def test_OUT_10_a_collation_of_the_source(tmp_path: Path, mode: str, collation: 
     if mode != "snapshot_diff":
         assert stream.error is not None
         assert (stream.error.kind, stream.error.exit_code) == ("PipelineMismatch", 3)
-        found = f"a key can be spelled differently in the source and stay equal there ({collation.lower()})"
+        found = f"the source treats different spellings of a key as equal ({collation.lower()})"
         assert f"by key k: {found}" in stream.error.message
         with closing(sqlite3.connect(tmp_path / "copy.db")) as db:
             assert db.execute("SELECT name FROM sqlite_master WHERE name = 'copy'").fetchall() == []
@@ -348,4 +348,4 @@ def test_OUT_10_json_is_no_key(tmp_path: Path, mode: str) -> None:
     stream = Bench(tmp_path, {"type": "file", "path": "a.parquet"}, strategy(mode, "k")).run()
     assert stream.error is not None
     assert (stream.error.kind, stream.error.exit_code) == ("PipelineMismatch", 3)
-    assert "name another key" in stream.error.message
+    assert "choose another key" in stream.error.message

@@ -126,7 +126,7 @@ def test_a_named_connection_goes_on_where_its_url_ended(project: Project) -> Non
     new = key_of(project)
     assert (stream.key, stream.rows.read, stream.status) == (new, 10, "loaded")
     assert [e.data["text"] for e in steps.events if e.step == "warning"] == [
-        f"what was kept under the key {old} is kept under {new} now"
+        f"journal and state moved from key {old} to {new}"
     ]
     assert "sqlite:my-source:t" in new
     require_moved(project, old, new, 2)
@@ -256,7 +256,7 @@ def test_a_run_under_the_old_key_stops_and_says_where_it_went(project: Project) 
     [stream] = report.streams
     assert report.exit_code == 3
     assert stream.error is not None
-    assert f"what was kept under {old} was moved to {new}; use the pipeline file that has" in stream.error.message
+    assert f"key {old} was moved to {new}; use the pipeline file with" in stream.error.message
     move(Pipeline.from_yaml(project.pipeline), new, old)
     assert project.load().rows.read == 4
     require_moved(project, new, old, 2)
@@ -315,11 +315,11 @@ def test_what_cannot_be_moved_is_refused_and_nothing_changes(project: Project) -
     rewrite(project, rename_pipeline)
     pipeline, new = Pipeline.from_yaml(project.pipeline), key_of(project)
     before = journals(project), saved(project)
-    loaded_by = f"by the journal of .*; use one of its keys: '{re.escape(old)}'"
+    loaded_by = f"according to the journal of .*; use one of its keys: '{re.escape(old)}'"
     for given, says in (
-        (("p|other|a|b", new), f"nothing was ever loaded under this key, {loaded_by}"),
-        ((old, "nobody"), "no stream of renamed has the key nobody; name one of its streams"),
-        ((new, new), "the stream has this key"),
+        (("p|other|a|b", new), f"nothing was loaded under this key, {loaded_by}"),
+        ((old, "nobody"), "renamed has no stream with key nobody; choose one of its streams"),
+        ((new, new), "the stream already has this key"),
     ):
         with pytest.raises(ConfigError, match=says):
             move(pipeline, *given)

@@ -166,7 +166,7 @@ def test_MF_04_half_a_load_of_another_pipeline_is_refused(project: Project, what
         error = report.streams[0].error
         assert error is not None
         assert error.kind == "ManifestChanged"
-        assert f"but changed since: {what};" in error.message
+        assert f"since then this changed: {what};" in error.message
         assert "2 of 3 partitions" in error.message
         assert "'dpone partitions retry --anew'" in error.message
         assert project.staging() == staging
@@ -301,7 +301,7 @@ def test_a_skipped_partition_is_left_out_and_everybody_says_so(project: Project,
     assert (again.code, again.json["streams"][0]["status"]) == (0, "caught_up")
     late = project.dpone("partitions", "skip", "pipeline.yaml", bad, "--reason", "x")
     assert late.code == 2
-    assert "is committed; there is nothing left to decide about" in late.err
+    assert "is committed; only partitions of an open load can be changed" in late.err
 
 
 def test_the_number_of_a_partition_names_it(project: Project, faulty: ModuleType) -> None:
@@ -471,7 +471,7 @@ def test_mixed_snapshots_keeps_what_is_staged_and_says_so(project: Project) -> N
     table(project, 101, 120)
     stream = project.load()
     assert stream.partitions_resumed == 2
-    told = "2 of 4 partitions are of an earlier snapshot than the others (runtime.resume: mixed_snapshots)"
+    told = "partitions from an earlier snapshot than the others: 2 of 4 (runtime.resume: mixed_snapshots)"
     assert stream.warnings == [told]
     assert project.rows() == rows(1, 120)
     assert stream.position_after == first
@@ -487,8 +487,8 @@ def _head(project: Project) -> str:
 @pytest.mark.parametrize(
     ("role", "without", "found"),
     [
-        ("sink", "resume", "sink sqlite keeps no staged parts for a later run"),
-        ("source", "mixed_snapshots", "source sqlite cannot go on with the parts of a snapshot that is lost"),
+        ("sink", "resume", "sink sqlite does not keep staged parts for a later run"),
+        ("source", "mixed_snapshots", "source sqlite cannot continue with the parts of a lost snapshot"),
     ],
 )
 def test_OUT_16_mixed_snapshots_need_two_ends_that_can(project: Project, role: str, without: str, found: str) -> None:

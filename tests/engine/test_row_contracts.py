@@ -311,7 +311,7 @@ def test_the_command_shows_the_contract(
     with pytest.raises(SystemExit):
         cli.main(["run", "pipeline.yaml", "-q"])
     text = capsys.readouterr().out
-    assert "  contract: 20 rows checked, 2 rules, violations: ranges.id 1; 1 rows in " in text
+    assert "  contract: 20 rows checked, 2 rules, violations: ranges.id 1; 1 row in " in text
     project.csv("b", rows(30, 33))
     report = project.run()
     assert RunReport.from_json(report.to_json()) == report

@@ -319,7 +319,7 @@ def test_OUT_15_a_wider_type_stays_and_is_said(tmp_path: Path, fails: Any) -> No
         report = project.run()
     assert said(report) == [
         "column n of out, added by a load that did not commit, was taken back",
-        "widen id int32 -> int64: stays, though the load failed; every value fits it",
+        "widen id int32 -> int64: kept although the load failed; every value fits the new type",
     ]
     assert project.manifest()["schema"]["columns"]["id"] == "int64"
     (tmp_path / "data" / "b.parquet").unlink()
@@ -354,7 +354,7 @@ def away() -> SinkError:
         (StateAhead("take back", "another target", "look"), "stopped", 1, []),
         (
             SinkError("take back", "no right\nto it", "ask"), "loaded", 1,
-            ["what an earlier load has added and not committed stays for now: take back: no right to it; ask"],
+            ["columns or tables that an earlier failed load added stay for now: take back: no right to it; ask"],
         ),
     ],
     ids=["an outage", "a stop", "a right that lacks"],
@@ -382,7 +382,7 @@ def test_OUT_15_a_load_tries_again_stops_or_goes_on_where_nothing_can_be_taken_b
 @pytest.mark.parametrize(
     ("error", "warnings"),
     [
-        (away(), ["what the load has added is taken back by the next run: take back: no connection; wait"]),
+        (away(), ["the next run removes the columns and tables that this load added: take back: no connection; wait"]),
         (Conflict("take back", "another runner has the key", "wait"), []),
     ],
     ids=["an outage", "another runner"],

@@ -177,7 +177,7 @@ def test_a_file_that_is_gone_is_missed_until_a_position_is_set_by_hand(tmp_path:
     writer.stage(Part("0"), Rows(batch(2)))
     (tmp_path / "out" / listed(tmp_path)[0]).unlink()
     writer.commit(sink(tmp_path).journal(KEY), position(2))
-    with pytest.raises(SinkError, match="is listed in the manifest and missing"):
+    with pytest.raises(SinkError, match="is listed in the manifest, but is missing"):
         sink(tmp_path).open(load("c"))
     run(sink(tmp_path), load("d", schema=None))
     assert ids(tmp_path) == [2]
@@ -188,7 +188,9 @@ def test_a_file_that_is_gone_is_missed_until_a_position_is_set_by_hand(tmp_path:
 def test_a_commit_for_several_targets_is_refused(tmp_path: Path) -> None:
     """A manifest is of one folder: rows of another writer would not be part of the commit. Nothing is written."""
     first, other = sink(tmp_path).open(load("a")), sink(tmp_path).open(load("b", key="other"))
-    with pytest.raises(SinkError, match="a manifest is of one folder; load each table in a stream of its own"):
+    with pytest.raises(
+        SinkError, match="the load has several tables, but a manifest covers one folder; use one stream per table"
+    ):
         first.commit(None, position(1), [other])
     assert sink(tmp_path).journal(KEY) is None
 
@@ -508,7 +510,7 @@ def test_MF_01_a_damaged_manifest_is_refused_by_name(tmp_path: Path) -> None:
                 call()
         assert _manifest(tmp_path).read_bytes() == damage
     _manifest(tmp_path).unlink()
-    with pytest.raises(SinkError, match="there is a backup of it"):
+    with pytest.raises(SinkError, match="its backup exists"):
         sink(tmp_path).journal(KEY)
     assert len(on_disk(tmp_path)) == 2
 
@@ -571,7 +573,7 @@ def test_check_says_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert one.name == subject
         return bool(one.ok), one.found
 
-    assert found() == (True, "out will be made by the first load")
+    assert found() == (True, "out will be created by the first load")
     run(sink(tmp_path), load("a"), (1, 2), (3,))
     assert found() == (True, "out: 2 parts, 3 rows")
     real = os.access
@@ -588,7 +590,7 @@ def test_check_says_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_rows_with_a_lineage_column_are_refused(tmp_path: Path) -> None:
     """A column that dpone writes itself is not overwritten by one of the source, and nothing is staged."""
     schema = pa.schema({"id": pa.int64(), LOAD_ID: pa.string()})
-    with pytest.raises(DataError, match=f"a column named {LOAD_ID}; rename it in the source"):
+    with pytest.raises(DataError, match=f"the column name {LOAD_ID} is reserved; rename it in the source"):
         sink(tmp_path).open(load(schema=schema))
     assert not (tmp_path / "out").exists()
 

@@ -419,7 +419,7 @@ def test_lineage_columns_of_an_earlier_load_are_left_out(tmp_path: Path) -> None
         ("nope.csv", "no such file in the pipeline's folder, which has 1 entries"),
         ("data/nope-*.csv", "no file matches in folder data, which has 0 entries"),
         ("gone/*.csv", "no file matches: there is no folder gone"),
-        ("data", "a directory; give a glob of files, such as data/*.csv"),
+        ("data", "the path is a directory; write a glob of files, such as data/*.csv"),
     ],
 )
 def test_a_path_without_files(tmp_path: Path, path: str, said: str) -> None:
@@ -602,7 +602,7 @@ def test_a_header_that_begins_as_another_kind_is_a_header(tmp_path: Path) -> Non
 @pytest.mark.parametrize("path", ["https://example.org/a.csv", "s3://bucket/a.csv"])
 def test_a_url_is_named(tmp_path: Path, path: str) -> None:
     """The connector reads local files and says so."""
-    assert "URL, and the file connector reads local files" in failure(tmp_path, path)
+    assert "URL, but the file connector reads local files" in failure(tmp_path, path)
 
 
 def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -282,6 +282,6 @@ def test_OUT_11_a_lock_that_nobody_lets_go_of_is_given_up(tmp_path: Path, monkey
     state(tmp_path).save(KEY, {"n": 1}, 0)
     with only(tmp_path, ".lock").open() as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        with pytest.raises(Busy, match="another process has held it"):
+        with pytest.raises(Busy, match="another process has held the lock"):
             state(tmp_path).save(KEY, {"n": 2}, 1)
     assert state(tmp_path).save(KEY, {"n": 2}, 1) == 2

@@ -121,7 +121,7 @@ def test_a_part_that_another_runner_took_over_is_not_recorded(kept: PartitionMan
     stage(ledger, "000")
     kept.release(KEY, "000", ledger.owner)
     kept.claim(KEY, "000", "another", 60.0)
-    with pytest.raises(Conflict, match="finish partition 000: another has taken it over"):
+    with pytest.raises(Conflict, match="finish partition 000: another took it over"):
         ledger.save()
     assert status(kept) == ["running", "pending", "pending"]
 

@@ -12,7 +12,7 @@ from dpone.errors import Busy, ConfigError, Conflict
 from dpone.partition import Partition, claimed, held, mine, owner_of, shown, skipped, waiting
 
 NOW = 1000.0
-AT_WORK, STAGED = "someone is at work on it", "it is staged already"
+AT_WORK, STAGED = "someone is processing it", "it is already staged"
 
 
 def one(status: Any, expires: float | None = None, owner: str | None = None) -> Partition:
@@ -38,16 +38,18 @@ def test_what_may_be_done_with_a_partition(state: str) -> None:
     part, busy, refused = STATES[state]
     assert held(part, NOW) is (state == "at work")
     if busy:
-        with pytest.raises(Busy, match=f"^claim partition 7: {busy}; take another one"):
+        with pytest.raises(Busy, match=f"^claim partition 7: {busy}; process another partition"):
             claimed(part, "me", 60.0, NOW)
     else:
-        error = "someone is gone, or its lease has ended" if part.status == "running" else "before"
+        error = "someone stopped, or its lease ended" if part.status == "running" else "before"
         wanted = evolve(part, status="running", owner="me", expires_at=NOW + 60, attempts=3, error=error)
         assert claimed(part, "me", 60.0, NOW) == wanted
     if refused:
-        with pytest.raises(ConfigError, match=f"^skip partition 7: {refused}; skip only what is pending or failed"):
+        with pytest.raises(ConfigError, match=f"^skip partition 7: {refused}; skip only pending or failed partitions"):
             skipped(part, "new", NOW)
-        with pytest.raises(ConfigError, match=f"^retry partition 7: {refused}; nothing to retry"):
+        with pytest.raises(
+            ConfigError, match=f"^retry partition 7: {refused}; retry only failed or skipped partitions"
+        ):
             waiting(part, NOW)
     else:
         free = evolve(part, owner=None, expires_at=None)
@@ -61,8 +63,8 @@ def test_only_its_holder_ends_a_partition(state: str) -> None:
     part, *_ = STATES[state]
     if part.status == "running":
         assert mine(part, "someone", "finish") is part
-    found = "someone has taken it over" if part.status == "running" else f"it is {part.status} by now"
-    with pytest.raises(Conflict, match=f"^finish partition 7: {found}; nothing was recorded"):
+    found = "someone took it over" if part.status == "running" else f"it is now {part.status}"
+    with pytest.raises(Conflict, match=f"^finish partition 7: {found}; let the other run finish; nothing was recorded"):
         mine(part, "me", "finish")
 
 

@@ -137,7 +137,7 @@ def test_OUT_16_a_name_beyond_the_limit_is_found_before_the_table_is_made(route:
     route.data["source"] = {"type": "file", "path": "a.csv"}
     message = route.stopped("SchemaBreak")
     assert (
-        f"a shorter name in the source (AS in source.query, options.names of a CSV file): {long} has 64 bytes"
+        f"shorten the name in the source (AS in source.query, options.names of a CSV file): {long} has 64 bytes"
         in message
     )
     assert route.target.query("SELECT to_regclass('t')") == [(None,)]
@@ -705,7 +705,7 @@ def test_OUT_16_two_tables_for_one_target_are_told_apart(route: Route) -> None:
     del sink["table"]
     one = {"name": "x", "source": {"table": f"{schema}.other"}, "sink": {"table": "s"}}
     route.data |= {"defaults": {"source": source, "sink": sink}, "streams": [f"{schema}.s*", one]}
-    with pytest.raises(PipelineMismatch, match="tell them apart with sink: "):
+    with pytest.raises(PipelineMismatch, match="use a different target for each with sink: "):
         route.run()
     sink["table"] = "{schema}_{table}"
     path = route.folder / "pipeline.yaml"

@@ -602,7 +602,7 @@ def test_OUT_16_the_advice_of_a_stop_holds_where_a_pipeline_has_several_streams(
         assert [one.status for one in run_pipeline(str(shop.path)).streams] == ["caught_up", "loaded"]
         code, said = shop.dpone("cdc", "resync", str(shop.path), "--table", "*.*")
         assert code == 2
-        assert "name one with --stream" in said
+        assert "choose one with --stream" in said
         code, said = shop.dpone("cdc", "resync", str(shop.path), "--table", "*.*", "--stream", "t")
         assert code == 0, said
         assert [one.status for one in run_pipeline(str(shop.path)).streams] == ["loaded", "caught_up"]
@@ -631,7 +631,7 @@ def test_OUT_16_a_table_that_had_no_key_for_a_while_is_advised_to_a_green_run(sh
     before = shop.dump()
     done = shop.run()
     assert done.error is not None
-    assert "load it again ('dpone cdc resync', or --full-refresh)" in done.error.message
+    assert "reload it ('dpone cdc resync' or --full-refresh)" in done.error.message
     assert shop.dump() == before
     assert shop.dpone("cdc", "resync", str(shop.path), "--table", f"{shop.source.schema}.t")[0] == 0
     shop.loaded()

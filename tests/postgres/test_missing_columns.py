@@ -38,7 +38,7 @@ def test_a_table_or_query_that_loses_a_column_stops(tmp_path: Path, target: Targ
     stopped = run(tmp_path, target, source)
     assert stopped.status == "stopped"
     assert stopped.error is not None
-    assert "drop w string; to allow: schema_evolution.on_missing_column: ignore" in stopped.error.message
+    assert "not in the source; to allow it, set schema_evolution.on_missing_column: ignore" in stopped.error.message
     assert target.rows("id, v, w", "id") == [(1, "a", "b")]
     assert run(tmp_path, target, source, on_missing_column="ignore").warnings == []
     assert target.rows("id, v, w", "id") == [(1, "c", "b"), (2, "d", None)]

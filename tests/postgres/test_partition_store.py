@@ -70,7 +70,7 @@ def test_a_claim_does_not_wait_for_the_staging(target: Target, manifests: Partit
 
 def test_a_server_out_of_reach_is_an_error_of_the_state(tmp_path: Path) -> None:
     """A manifest that cannot be asked for is told as a failure of the state backend, which may pass."""
-    with pytest.raises(StateError, match="keep the partition manifest") as error:
+    with pytest.raises(StateError, match="write the partition manifest") as error:
         store("postgres postgres://postgres@127.0.0.1:1/x public", tmp_path).load(KEY)
     assert error.value.category is not None
     assert error.value.category.value == "transient"

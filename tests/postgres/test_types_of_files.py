@@ -99,7 +99,7 @@ def test_fractions_widen_a_bigint_where_its_rows_fit(target: Target, tmp_path: P
     adopt = {"adopt_existing": True}
     report = load(target, tmp_path, "a.csv", sink=adopt)
     assert report.exit_code == 3
-    assert "1 row holds a value that double, the new type of column qty, would change" in error(report)
+    assert "1 row has a value in column qty that its new type double would change" in error(report)
     assert kind(target, "qty") == "bigint"
     target.run("UPDATE orders SET qty = -9007199254740992 WHERE id = 3")
     report = load(target, tmp_path, "a.csv", sink=adopt)

@@ -138,7 +138,7 @@ def test_partitions_are_exact_under_any_collation(target: Target) -> None:
 @pytest.mark.parametrize(
     ("options", "found"),
     [
-        ({}, "partition: None; give partition_replace, and only partition_replace, partition: column"),
+        ({}, "partition: None; set partition: column for partition_replace, and for no other mode"),
         ({"partition": "day", "where": {"id": 1}}, "where: {'id': 1}; write where: {day: {from: a, to: b}}"),
         ({"partition": "day", "where": {"day": {"since": 1}}}, "where.day has ['since']; write from"),
         ({"partition": "day", "deletes": "close"}, "option deletes; remove it"),

@@ -124,4 +124,4 @@ def test_OUT_09_a_file_that_cannot_be_written_says_so(
     monkeypatch.setattr("dpone.connectors.sqlite.in_flight.os.access", lambda path, how: how != os.W_OK)
     window, found = read(source(db, **by("id")))
     assert ids(found) == [1]
-    assert "an open writer of it cannot be seen" in window.proof
+    assert "so open writers cannot be detected" in window.proof

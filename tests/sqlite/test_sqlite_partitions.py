@@ -105,7 +105,7 @@ def test_a_query_is_split_by_a_named_column(tmp_path: Path) -> None:
     query = "SELECT id * 2 AS twice FROM t"
     assert len(parts(source(path, query), 2)) == 1
     assert [len(part) for part in parts(source(path, query, partition_by="twice"), 2)] == [5, 5, 0]
-    with pytest.raises(ConfigError, match="no column rowid in the query"):
+    with pytest.raises(ConfigError, match="the query has no column rowid"):
         parts(source(path, query, partition_by="rowid"), 2)
 
 

@@ -592,11 +592,11 @@ def spec(connection: str, name: str = "orders", base: Path = Path()) -> SinkSpec
     ("connection", "found"),
     [
         ("sqlite://", "no path after sqlite:"),
-        ("sqlite:///", "a database in memory"),
-        ("sqlite:///:memory:", "a database in memory"),
+        ("sqlite:///", "an in-memory database is lost"),
+        ("sqlite:///:memory:", "an in-memory database is lost"),
         ("sqlite:///a.db?mode=ro", "takes no parameters"),
-        ("warehouse.db", "does not begin with sqlite:"),
-        ("postgres://db/shop", "does not begin with sqlite:"),
+        ("warehouse.db", "does not start with sqlite:"),
+        ("postgres://db/shop", "does not start with sqlite:"),
     ],
 )
 def test_a_wrong_connection_is_one_clear_line(connection: str, found: str) -> None:
@@ -639,7 +639,7 @@ def make(path: Path, kind: str) -> None:
     [
         ("directory", "it is a directory"),
         ("not a database", "the file is not a SQLite database"),
-        ("view", "it is a view"),
+        ("view", "the sink's target is a view"),
     ],
 )
 def test_a_wrong_target_is_one_clear_line(target: Target, kind: str, found: str) -> None:
@@ -687,7 +687,7 @@ def test_a_full_disk_changes_nothing(target: Target, at_commit: bool) -> None:
         else:
             writer.stage(Part("all"), rows(table(*range(5000), name="x" * 100), size=1000))
             sink._db.execute(pages.format(sink._db.rows("PRAGMA page_count")[0][0] + 2))
-        with pytest.raises(SinkError, match=r"the disk is full .*; free some space and run again"):  # noqa: PT012
+        with pytest.raises(SinkError, match=r"the disk is full .*; free disk space and run again"):  # noqa: PT012
             writer.stage(Part("all"), rows(table(*range(5000), name="x" * 100), size=1000))
             writer.commit(sink.journal(KEY), at(2))
         sink._db.execute(pages.format(2**30))
@@ -703,7 +703,7 @@ def test_a_read_only_database_is_one_clear_line(target: Target) -> None:
     sink = target.sink(APPEND)
     with closing(sink):
         sink._db.execute("PRAGMA query_only=ON")  # the very error a read-only file gives, also to root
-        with pytest.raises(SinkError, match="file or folder is read-only") as caught:
+        with pytest.raises(SinkError, match="the file or its folder is read-only") as caught:
             sink.open(load(table().schema, APPEND))
     assert caught.value.category is Category.AUTHORIZATION
 

@@ -156,12 +156,12 @@ def test_declared_types_are_read(db: Target, declared: str, value: Any, type_: p
 
 
 MISFITS = [
-    ("INTEGER", "'soon'", "a text where int64 is declared"), ("INTEGER", "1.5", "a real where int64 is declared"),
-    ("TEXT", "x'ff'", "a blob where string is declared"), ("BOOLEAN", "2", "a value that is not a valid bool"),
-    ("DATE", "'tomorrow'", "a value that is not a valid date32"), ("DATE", "20240102", "an integer where date32"),
+    ("INTEGER", "'soon'", "a text in a column declared int64"), ("INTEGER", "1.5", "a real in a column declared int64"),
+    ("TEXT", "x'ff'", "a blob in a column declared string"), ("BOOLEAN", "2", "a value that is not a valid bool"),
+    ("DATE", "'tomorrow'", "a value that is not a valid date32"), ("DATE", "20240102", "an integer in a column declared date32"),
     ("TIMESTAMP", "'2024-01-02 03:04:05.1234567'", "a value that is not a valid timestamp"),
     ("DECIMAL(5,2)", "0.125", "a value that is not a valid decimal128"),
-    ("REAL", "'pear'", "a text where double is declared"),
+    ("REAL", "'pear'", "a text in a column declared double"),
 ]  # fmt: skip
 
 
@@ -232,7 +232,8 @@ def test_invalid_text_is_named_without_its_value(db: Target) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "found"), [("missing", "no such file"), ("text", "not a SQLite database"), ("table", "no such table")]
+    ("kind", "found"),
+    [("missing", "the file does not exist"), ("text", "not a SQLite database"), ("table", "no such table")],
 )
 def test_a_wrong_source_is_one_clear_line(db: Target, kind: str, found: str) -> None:
     """A missing file, a file of another kind and a missing table are one line each, and nothing is created."""
@@ -558,7 +559,7 @@ def test_CU_05_a_cursor_of_two_kinds_is_an_error(db: Target) -> None:
     """Numbers beside texts have no common order that could be trusted."""
     db.run("CREATE TABLE orders (id INTEGER, at TIMESTAMP)")
     insert(db, [(1, "2024-01-01"), (2, 1704067200)])
-    with pytest.raises(DataError, match="both numbers and texts"):
+    with pytest.raises(DataError, match="both numbers and text"):
         read(source(db, **by("at")))
 
 

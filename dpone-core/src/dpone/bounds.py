@@ -104,7 +104,7 @@ def split(column: str, low: Bound | None, high: Bound | None, n: int, *, nulls: 
     if low is None or high is None:
         return ranges(column, (), nulls=nulls)
     if n < 1 or low > high:  # type: ignore[operator]  # both ends are values of one column
-        raise ValueError("split needs a part to make, and low must not be above high")
+        raise ValueError("split needs at least one part, and low must not be above high")
     step = _SPLITS.get(type(low), _digits)
     between = {m for m in step(low, high, n) if low < m < high}
     return ranges(column, (low, *sorted(between), high), nulls=nulls)

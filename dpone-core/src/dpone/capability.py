@@ -17,7 +17,7 @@ Role = Literal["source", "sink", "state", "cdc"]
 
 
 class Support(enum.StrEnum):
-    """UNSUPPORTED: the system cannot. NOT_IMPLEMENTED: it could, and we have not."""
+    """UNSUPPORTED: the system cannot do it. NOT_IMPLEMENTED: the system could, but this version does not."""
 
     SUPPORTED = "supported"
     UNSUPPORTED = "unsupported"
@@ -31,48 +31,48 @@ CAPABILITIES: Mapping[Role, Mapping[str, str]] = {
         "snapshot": "one consistent snapshot for the whole read",
         "repeatable": "a window read again gives the same rows",
         "incremental_cursor": "resume by a cursor column without losing equal values",
-        "late_commits": "by cursor: wait for open transactions, or hold back, so that no commit is passed over",
+        "late_commits": "by cursor: wait for open transactions, or read up to them, so that no commit is missed",
         "incremental_xmin": "resume by transaction id",
         "incremental_cdc": "resume by a change stream",
         "incremental_change_tracking": "resume by change tracking versions",
-        "partitions": "split a window into parts that are read on their own",
-        "mixed_snapshots": "read the parts that a lost snapshot left over in a new one",
-        "native_stream": "hand out the server's own byte stream",
+        "partitions": "split a window into parts that are read separately",
+        "mixed_snapshots": "read the remaining parts of a lost snapshot in a new one",
+        "native_stream": "provide the server's own byte stream",
     },
     "sink": {
-        "write": "rows arrive as they are or are refused, and none is lost when a run is killed",
+        "write": "store rows exactly or refuse them; lose none when a run is killed",
         **{name: mode.summary for name, mode in MODES.items()},
-        "exactly_once": "rows, journal entry and position become durable together",
+        "exactly_once": "make rows, journal entry and position durable together",
         "schema_evolution": "add and widen columns before staging",
-        "lineage": "load id and load time in every row",
-        "resume": "staged parts survive a crash and are not read again",
+        "lineage": "write load id and load time in every row",
+        "resume": "keep staged parts after a crash, so that they are not read again",
         "parallel_stage": "stage several parts at once, from several threads",
-        "native_stream": "take the server's own byte stream",
-        "many_tables": "rows of several tables in one commit",
+        "native_stream": "accept the server's own byte stream",
+        "many_tables": "load several tables in one commit",
         "undo": "keep what a load replaced, so that the load can be taken back",
-        "move": "a key is renamed in one fenced step",
-        "take_back": "a load that does not commit takes back the tables and columns it added",
-        "replace_columns": "a full refresh replaces the columns of the target too, in its commit",
-        "refuse": "refuse a load that cannot succeed before a row is read",
-        "verify": "notice before a load that somebody emptied the target",
-        "compare_keys": "say which different keys the target takes for equal",
+        "move": "rename a key in one fenced step",
+        "take_back": "remove tables and columns added by a load that did not commit",
+        "replace_columns": "replace the target's columns too, in the commit of a full refresh",
+        "refuse": "refuse a load that cannot succeed before reading a row",
+        "verify": "detect before a load that the target lost rows",
+        "compare_keys": "report different keys that the target treats as equal",
         "sql": "write names, types and changes as SQL without a connection",
     },
     "state": {
-        "compare_and_set": "save only over the version that was read",
-        "history": "earlier values stay readable",
-        "lock": "one runner per key, with takeover of a dead holder",
-        "partitions": "hold partition manifests",
+        "compare_and_set": "save only if the version is the one that was read",
+        "history": "keep earlier values readable",
+        "lock": "allow one run per key; take over the lock of a dead one",
+        "partitions": "store partition manifests",
     },
     "cdc": {
-        "insert_update_delete": "row changes in commit order",
-        "key_change": "a changed key is a delete and an insert",
-        "truncate": "truncation by policy",
-        "unchanged": "values the log left out are kept, not nulled",
-        "schema_change": "columns that come and go inside the stream",
-        "gap": "a gap stops the run by name",
-        "snapshot_handover": "initial snapshot and stream meet without a gap",
-        "resync": "all rows of one table are read again while the others go on",
+        "insert_update_delete": "deliver row changes in commit order",
+        "key_change": "deliver a changed key as a delete and an insert",
+        "truncate": "handle truncates by a policy",
+        "unchanged": "keep values that the log left out instead of writing NULL",
+        "schema_change": "handle columns added and dropped inside the stream",
+        "gap": "stop the run at a gap and name it",
+        "snapshot_handover": "join initial snapshot and stream without a gap",
+        "resync": "read all rows of one table again while the others continue",
     },
 }
 
@@ -86,7 +86,8 @@ def known(role: Role, capability: str) -> bool:
 
 
 def declare(role: Role, supported: Iterable[str] = (), unsupported: Iterable[str] = ()) -> Mapping[str, Support]:
-    """The full row of a role: what is named neither way is not implemented. Of a source also ``incremental_<word>``."""
+    """All capabilities of a role with their support; those in neither list are NOT_IMPLEMENTED. A source may also
+    declare ``incremental_<word>``."""
     row = dict.fromkeys(CAPABILITIES[role], Support.NOT_IMPLEMENTED)
     row.update(dict.fromkeys(supported, Support.SUPPORTED))
     row.update(dict.fromkeys(unsupported, Support.UNSUPPORTED))
@@ -100,7 +101,7 @@ NEED_A_JOURNAL = ("exactly_once", "many_tables", "undo")
 
 @frozen
 class Connector:
-    """What one hook answers for one role of one connector.
+    """Describes one role of one connector, as a plugin's hook returns it.
 
     name            what ``type:`` says in a pipeline
     implementation  ``module:Class``; imported when first used

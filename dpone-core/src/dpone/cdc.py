@@ -84,7 +84,7 @@ J = TypeVar("J", bound="_Versioned")
 
 class _Versioned:
     """An attrs class as JSON: ``version``, ``backend``, and its fields. ``kinds`` are the classes of a family by their
-    backend; ``error`` is raised for what is no such JSON."""
+    backend; ``error`` is raised for anything else."""
 
     backend: ClassVar[str] = ""
     what: ClassVar[str] = ""
@@ -98,7 +98,7 @@ class _Versioned:
     def from_json(cls: type[J], data: Any) -> J:
         """The class of the data's backend. Raises ``error``."""
         if not isinstance(data, Mapping):
-            raise cls._bad(f"no object but {type(data).__name__}")
+            raise cls._bad(f"a JSON object is needed, found {type(data).__name__}")
         if data.get("version") != VERSION or isinstance(data.get("version"), bool):
             raise cls._bad(f"version {data.get('version')!r}, this dpone reads {VERSION}")
         kind = cls.kinds.get(str(data.get("backend")))
@@ -113,10 +113,10 @@ class _Versioned:
     def _made(cls: type[J], given: Mapping[str, Any]) -> J:
         names = {f.name: f for f in attrs.fields(cls)}  # type: ignore[arg-type]  # every subclass is an attrs class
         if unknown := sorted(set(given) - set(names)):
-            raise cls._bad(f"unknown key {', '.join(unknown)}")
+            raise cls._bad(f"unknown keys: {', '.join(unknown)}")
         required = {name for name, f in names.items() if f.default is attrs.NOTHING}
         if missing := sorted(required - set(given)):
-            raise cls._bad(f"no {', '.join(missing)}")
+            raise cls._bad(f"missing keys: {', '.join(missing)}")
         try:
             return cls(**given)
         except (TypeError, ValueError) as error:
@@ -124,7 +124,7 @@ class _Versioned:
 
     @classmethod
     def _bad(cls, found: str) -> DponeError:
-        todo = "use the dpone version that wrote it, or copy one that 'dpone state history' shows"
+        todo = "use the dpone version that wrote it, or copy a position from 'dpone state history'"
         return cls.error(f"read {cls.what}", " ".join(found.split()), todo)
 
 
@@ -147,7 +147,7 @@ class CDCOffset(_Versioned):
     kinds: ClassVar[dict[str, type[Any]]] = {}
 
     def __init_subclass__(cls) -> None:
-        CDCOffset.kinds[cls.backend] = cls  # attrs makes the class anew once; the last one stays
+        CDCOffset.kinds[cls.backend] = cls  # attrs creates the class twice; the second one stays
 
     def to_position(self, epoch: int = 0) -> Position:
         fields = attrs.fields(type(self))  # type: ignore[arg-type]  # every subclass is an attrs class
@@ -333,8 +333,8 @@ def cast(column: pa.Array, type_: pa.DataType, name: str) -> pa.Array:
     try:
         return column.cast(type_)
     except pa.ArrowException:  # its text quotes the value, so it is not chained
-        found = f"column {name} has a {column.type} value that {type_} does not hold"
-        raise DataError("unite the shapes of a table", found, "declare the column's type in the source") from None
+        found = f"column {name} has a {column.type} value that does not fit {type_}"
+        raise DataError("combine the changes of a table", found, "declare the column's type in the source") from None
 
 
 # -- the spool --------------------------------------------------------------------------------------------------
@@ -398,7 +398,7 @@ class Spool:
         return sum(self.filtered_of(name) for name in self._tables)
 
     def filtered_of(self, table: str) -> int:
-        """How many changes were dropped because they had been delivered before."""
+        """Number of changes that were dropped because they had been delivered before."""
         state = self._tables[table].whole if table in self._tables else None
         return state[3] if state else 0
 
@@ -424,8 +424,10 @@ class Spool:
     def _end_window(self, table: str) -> bool:
         if self._committed:
             return False
-        found = f"table {table} has rows of two shapes that no type holds together, in one transaction"
-        raise SchemaBreak("read a change window", found, "declare the types of its columns, or start over behind it")
+        found = f"one transaction changes table {table} with columns of two types that have no common type"
+        raise SchemaBreak(
+            "read a change window", found, "declare the types of the columns, or resume after the transaction"
+        )
 
     def commit(self, tables: Collection[str] | None = None) -> None:
         """All that was added is whole transactions; or all that was added to these tables."""
@@ -459,8 +461,8 @@ class Spool:
         """The changes that were not delivered before."""
         commits = batch.column(COMMIT)
         if self._upto is not None and pc.any(pc.greater(commits, self._upto)).as_py():
-            found = f"a change of table {table} is of a later commit than {self._upto}, the end of the window"
-            raise DataError("read a change window", found, "this is a fault of the reader; report it")
+            found = f"a change of table {table} belongs to a commit after {self._upto}, the end of the window"
+            raise DataError("read a change window", found, "this is a bug in the change reader; report it")
         fresh = batch.filter(pc.greater(commits, self._after))
         known.filtered += batch.num_rows - fresh.num_rows
         if fresh.num_rows and not _grows(fresh, known.last):
@@ -500,8 +502,8 @@ class Spool:
             self._file.write(data)
             self._file.flush()
         except OSError as error:
-            todo = f"make room in {tempfile.gettempdir()}, or name another folder in TMPDIR"
-            raise SourceError("spool a change window", error.strerror or "the disk refused", todo) from error
+            todo = f"free space in {tempfile.gettempdir()}, or set TMPDIR to another folder"
+            raise SourceError("spool a change window", error.strerror or "the disk write failed", todo) from error
         known.blocks.append(_Block(self._end, data.size, batch.num_rows, _mark(batch, 0), shape))
         self._end += data.size
 
@@ -558,11 +560,13 @@ def _require_same(row: Mapping[str, Any], before: Mapping[str, Any] | None, tabl
     failed = f"read changes of table {table}"
     if before is None:
         found = f"change {row[EVENT_ID]} comes after a later one"
-        raise DataError(failed, found, "see that the log is in the order of the commits")
+        raise DataError(failed, found, "check that the log is in commit order")
     columns = {*row, *before}
     if any(_given(row, c) != _given(before, c) for c in columns):
         found = f"event {row[EVENT_ID]} was delivered twice, with different content"
-        raise DataError(failed, found, "see who writes the log: one commit and ordinal is one change")
+        raise DataError(
+            failed, found, "check the program that writes the log: commit and ordinal must identify one change"
+        )
 
 
 def _given(row: Mapping[str, Any], column: str) -> Any:
@@ -631,7 +635,11 @@ def _value(scalar: pa.Scalar) -> Any:
         zone = getattr(scalar.type, "tz", None)
         text = str((scalar.cast(pa.timestamp(scalar.type.unit)) if zone else scalar).cast(pa.string()).as_py())
     if text.startswith("<value out of range"):  # a year beyond 32767 (pyarrow 26)
-        raise DataError("keep the old key of an update", f"a {scalar.type} of its key has no text", "mend the source")
+        raise DataError(
+            "keep the old key of an update",
+            f"a {scalar.type} value of the key cannot be written as text",
+            "fix the source",
+        )
     return f"{text}+00:00" if zone else text
 
 
@@ -692,8 +700,8 @@ class ChangeStream:
 
     def require_one(self) -> None:
         if len(self._changed) > 1:
-            found = f"changes of {', '.join(self._changed)}"
-            todo = "name one of them as source.table, or all by a glob with {table} in the sink's table"
+            found = f"the log has changes of {', '.join(self._changed)}"
+            todo = "set source.table to one of them, or use a glob there and {table} in the sink's table"
             raise ConfigError(f"read {self._spec.location}", found, todo)
 
     def bare(self, table: str) -> bool:
@@ -701,16 +709,16 @@ class ChangeStream:
         return not self._changed[table].values.names and not self._history
 
     def require_kind(self, have: pa.Schema | None, target: str, loaded: bool) -> None:
-        """A table of rows takes no history, and a history is no table of rows. ``have``: the target's columns;
-        ``loaded``: this stream has filled it before. Raises SchemaBreak."""
+        """Refuse to load changes into a table of rows, or rows into a table of changes. ``have``: the target's columns;
+        ``loaded``: this stream has loaded the table before. Raises SchemaBreak."""
         if have is None or self._history == (EVENT_ID in have.names):
             return
-        todo = "go on with the strategy it was filled by, or load into a table of its own; nothing was changed"
+        todo = "keep the strategy that filled the table, or load into another table; nothing was changed"
         if not self._history:
-            found = "the table is a history of changes, as append made it"
+            found = "the table holds a history of changes, written by append"
             raise SchemaBreak(f"load changes into {target}", found, todo)
         if loaded:
-            raise SchemaBreak(f"append changes to {target}", "the table holds rows, as cdc_apply made them", todo)
+            raise SchemaBreak(f"append changes to {target}", "the table holds current rows, written by cdc_apply", todo)
 
     def share(self, window: Window, table: str) -> Window:
         """The part of the window that is one table's, under the schema of the rows it brings to the target."""
@@ -720,15 +728,15 @@ class ChangeStream:
         return evolve(window, parts=parts, schema=schema, whole=window.whole or table in self._fresh)
 
     def key(self, table: str, stated: tuple[str, ...]) -> tuple[str, ...]:
-        """The key that rows are told by. Raises ConfigError if there is none, or another than the log's."""
+        """The key that identifies rows. Raises ConfigError if there is none, or if it differs from the log's."""
         key = self._changed[table].key
         if not key and not stated:
-            todo = "give the table a key in the source and load it again ('dpone cdc resync', or --full-refresh), name "
-            todo += "one in strategy.key, or use strategy append"
-            raise ConfigError(f"apply changes of {table}", "the log names no key", todo)
+            todo = "give the table a key in the source and reload it ('dpone cdc resync' or --full-refresh), "
+            todo += "set strategy.key, or use strategy append"
+            raise ConfigError(f"apply changes of {table}", "the log has no key for it", todo)
         if key and stated and {*key} != {*stated}:
-            found = f"strategy.key is {', '.join(stated)}, the log's key is {', '.join(key)}"
-            raise ConfigError(f"apply changes of {table}", found, "leave strategy.key out")
+            found = f"strategy.key is {', '.join(stated)}, but the key in the log is {', '.join(key)}"
+            raise ConfigError(f"apply changes of {table}", found, "remove strategy.key")
         return key or stated
 
     @contextmanager
@@ -766,12 +774,12 @@ class _Shaped(BatchStream):
 
 
 def _with_keys(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
-    """PG-10: a change that meets a row, but does not say which, is never passed over."""
+    """PG-10: an update or delete without a key is an error, never skipped."""
     meets = pc.is_in(batch.column(OPERATION), pa.array([UPDATE, DELETE]))
     lost = pc.and_(meets, batch.column(KEY).is_null())
     if pc.any(lost).as_py():
         event = batch.filter(lost).column(EVENT_ID)[0].as_py()
-        todo = "let the source log the key (PostgreSQL: a primary key or REPLICA IDENTITY), or use strategy append"
+        todo = "make the source log the key (PostgreSQL: a primary key or REPLICA IDENTITY), or use strategy append"
         raise DataError("apply changes", f"event {event} updates or deletes a row without its key", todo)
     if batch.schema.equals(schema):
         return batch
@@ -779,7 +787,7 @@ def _with_keys(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
 
 
 def _without_lineage(table: ChangeTable) -> ChangeTable:
-    """Lineage of the source's own rows says where they came from then; each target gets its own."""
+    """Drops lineage columns of the source: they describe an earlier load, and each target gets its own."""
     return evolve(table, values=pa.schema([f for f in table.values if f.name not in LINEAGE]))
 
 

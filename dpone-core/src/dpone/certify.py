@@ -129,7 +129,9 @@ def certify(folder: Path | None = None, only: Collection[str] = ()) -> Certifica
     connectors. Raises ConfigError for a damaged file, by its name, and for a connector that is not installed."""
     plugins = discover()
     if unknown := sorted(set(only) - {name for _, name in plugins.connectors}):
-        raise ConfigError("select connectors", f"no connector {', '.join(unknown)}", "see 'dpone plugins'")
+        raise ConfigError(
+            "select connectors", f"unknown connectors: {', '.join(unknown)}", "choose from 'dpone plugins'"
+        )
     known = _Known(() if folder is None else tuple(read_all(folder)))
     cells = tuple(cell for cell in _cells(plugins, known) if not only or cell.connector in only)
     routes = tuple(r for r in _routes(known) if not only or r.source in only or r.sink in only)
@@ -340,10 +342,10 @@ def to_markdown(found: Certification) -> str:
 def said(found: Certification) -> str:
     """One sentence on what there is to go by."""
     if not found.seen:
-        return "No evidence was given, so nothing is certified: what follows is what the plugins declare."
+        return "No evidence was given, so nothing is certified. The tables show what the plugins declare."
     all_ = [cell.status for cell in claimed(found.cells)] + [route.status for route in claimed(found.routes)]
     count = f"{all_.count(Status.CERTIFIED)} of {len(all_)}"
-    return f"Evidence files read: {found.seen}. {count} declared capabilities and routes are certified."
+    return f"Evidence files read: {found.seen}. Certified: {count} of the declared capabilities and routes."
 
 
 def gate_rows(found: Certification) -> list[list[str]]:

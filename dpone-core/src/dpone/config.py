@@ -118,23 +118,23 @@ def expand(pipeline: Pipeline, tables_of: Callable[[SourceSpec, str], Sequence[s
         found = tables_of(stream.source, stream.tables)
         tables = [table for table in found if not stream.source.excludes(Name.parse(table))]
         if not tables:
-            todo = "correct the glob, or grant the right to see the tables"
-            but = f" but {', '.join(found)}, which source.exclude leaves out" if found else ""
+            todo = "fix the glob, or grant the right to see the tables"
+            but = f" except {', '.join(found)}, which source.exclude excludes" if found else ""
             raise ConfigError(f"expand stream {stream.name}", f"no table matches {stream.tables}{but}", todo)
         made = [_one_of(stream, Name.parse(table)) for table in tables]
         streams += [one for one in made if one.source.location not in own]
     failed = f"expand the streams of {pipeline.name}"
     for name in repeated([stream.name for stream in streams]):
-        raise ConfigError(failed, f"two streams are named {name}", "let the globs select different tables")
+        raise ConfigError(failed, f"two streams are named {name}", "make the globs match different tables")
     made_now = {stream.sink.location for stream in streams if stream not in pipeline.streams}
     for target in made_now.intersection(repeated([stream.sink.location for stream in streams])):
-        todo = "tell them apart with sink: {table: '{schema}_{table}'} or '{schema}.{table}'"
-        raise ConfigError(failed, f"two tables would be loaded into {target}", todo)
+        todo = "use a different target for each with sink: {table: '{schema}_{table}'} or '{schema}.{table}'"
+        raise ConfigError(failed, f"two source tables have the same target {target}", todo)
     return evolve(pipeline, streams=tuple(streams))
 
 
 def row_contract(text: str, shown: str = "contract") -> RowContract:
-    """A row contract that stands alone, as YAML or JSON. Raises PipelineErrors, each line led by ``shown``."""
+    """A row contract from its own text, YAML or JSON. Raises PipelineErrors, whose lines begin with ``shown``."""
     problems = Problems(shown)
     contract = _value(parsed(text, shown, problems), RowContract, problems)
     problems.raise_if_any()
@@ -147,7 +147,8 @@ BAD: Any = object()  # stands for a value whose problem has been reported
 
 
 def _value(node: Node, hint: Any, problems: Problems) -> Any:
-    """The node as a value of an annotated type, strictly: "3" is no integer, true is none either. BAD if it is not."""
+    """The node as a value of an annotated type, without conversion: neither "3" nor true is an integer. BAD if it does
+    not have the type."""
     if node.value is None:
         return BAD
     origin, arguments = get_origin(hint), get_args(hint)
@@ -160,7 +161,7 @@ def _value(node: Node, hint: Any, problems: Problems) -> Any:
     if origin is Literal:
         return _choice(node, arguments, problems)
     if node.is_null:
-        problems.add(node, "no value", f"write {_wanted(hint)}, or leave the key out")
+        problems.add(node, "no value", f"write {_wanted(hint)}, or remove the key")
         return BAD
     if origin in _LISTS:
         return _list(node, hint, problems)
@@ -181,7 +182,7 @@ _LEAVES: Mapping[Any, str] = {
 
 def _leaf(node: Node, hint: Any, problems: Problems) -> Any:
     if hint not in _LEAVES:
-        raise PluginError(f"read {node.path}", f"an option of type {hint}", "give the option a type that YAML has")
+        raise PluginError(f"read {node.path}", f"an option of type {hint}", "use a type that YAML has")
     if not isinstance(node.value, str):
         return _wrong(node, hint, problems)
     value = resolved(node)
@@ -206,7 +207,7 @@ def _wrong(node: Node, hint: Any, problems: Problems) -> Any:
     found = _found(node) if hint is not Secret else "a value that is not text"
     todo = f"write {_wanted(hint)}"
     if node.is_scalar and hint in (str, Name, Path, Secret):
-        todo = "write it in quotes, as text"
+        todo = "put it in quotes"
     elif isinstance(node.value, str) and not node.plain and not node.filled and hint in (int, float, bool):
         todo += ", without quotes"
     problems.add(node, f"found {found}", todo)
@@ -240,7 +241,7 @@ def _choice(node: Node, choices: Sequence[Any], problems: Problems) -> Any:
 
 
 def _list(node: Node, hint: Any, problems: Problems) -> Any:
-    """A list; one value may stand without its brackets."""
+    """A list; a single value needs no brackets."""
     item = get_args(hint)[0]
     if isinstance(node.value, Mapping):
         return _wrong(node, hint, problems)
@@ -296,7 +297,7 @@ def _record(node: Node, cls: Any, problems: Problems, given: Mapping[str, Any] |
         named = error.failed.removeprefix("read ").removeprefix("options.").split(".")
         problems.add(node.at(*named), error.found, error.todo)
     except (ValueError, TypeError) as error:
-        problems.add(node, str(error.args[0] if error.args else error), "correct the value")
+        problems.add(node, str(error.args[0] if error.args else error), "fix the value")
     return BAD
 
 
@@ -312,7 +313,7 @@ def _allowed(node: Node, one: Any, value: Any, problems: Problems) -> bool:
         text = str(error.args[0] if error.args else error)
         if node.filled:
             text = text.replace(repr(value), node.written).replace(str(value), node.written)
-        problems.add(node, text, "correct the value")
+        problems.add(node, text, "fix the value")
     except AttributeError:  # it looks at other fields, so it must wait for the whole object
         return True
     else:
@@ -390,7 +391,7 @@ def _connections(node: Node, pipeline: Path, env: Mapping[str, str], problems: P
         except PipelineErrors:
             return {}  # the problems are noted; go on to find those of the pipeline file
     if not isinstance(node.value, Mapping):
-        todo = "write name: URL for each connection, or the name of a file that does"
+        todo = "write name: URL for each connection, or the name of a file with them"
         problems.add(node, f"found {_found(node)}", todo)
     return node.items
 
@@ -406,7 +407,7 @@ class _Reader:
     problems: Problems
 
     def pipeline(self, root: Node) -> Pipeline:
-        name = self._required(root, "pipeline", "write pipeline: and a name for it")
+        name = self._required(root, "pipeline", "write pipeline: NAME")
         self._check_name(root.at("pipeline"), name)
         streams = tuple(self._streams(root, name))
         state = root.items.get("state") or self._default_state(root)
@@ -431,7 +432,7 @@ class _Reader:
             other = names.setdefault(stream.name, entry)
             if other is not entry:
                 found = f"the stream in line {other.line} is also named {stream.name}"
-                self.problems.add(entry, found, "give one of them another name:")
+                self.problems.add(entry, found, "rename one of them with name:")
             if not stream.tables:  # those of a glob have their targets after expand
                 self._check_target(entry, stream, whole)
             yield stream
@@ -442,7 +443,7 @@ class _Reader:
         if "streams" not in items:
             if "defaults" in items:
                 todo = "add streams:, or write source: and sink: instead"
-                self.problems.add(items["defaults"], "no streams to apply to", todo)
+                self.problems.add(items["defaults"], "there are no streams to apply it to", todo)
             yield evolve(root, value={key: items[key] for key in ("source", "sink") if key in items}), None
             return
         for key in ("source", "sink"):
@@ -456,7 +457,7 @@ class _Reader:
         if streams.value is None:
             return
         if not streams.value or streams.is_scalar:
-            found = _found(streams) if streams.is_scalar else "no stream"
+            found = _found(streams) if streams.is_scalar else "no streams"
             todo = "write a list, or a mapping of names, with at least one stream"
             self.problems.add(streams, f"found {found}", todo)
             return
@@ -507,44 +508,46 @@ class _Reader:
 
     def _check_name(self, node: Node, name: Any) -> None:
         if isinstance(name, str) and (not name or name != name.strip() or "|" in name or not name.isprintable()):
-            todo = "write printable text without | and without spaces around it"
-            self.problems.add(node, f"the name {quoted(name)}", todo)
+            todo = "use printable characters, without | and without spaces at the ends"
+            self.problems.add(node, f"{quoted(name)} is not a valid name", todo)
 
     def _check_target(self, entry: Node, stream: StreamSpec, whole: dict[str, tuple[Node, bool]]) -> None:
-        """Two streams may add to one target, or replace rows of it, but not if one of them replaces the whole."""
+        """Two streams may load one target, unless one of them replaces all its rows."""
         replaces = stream.sink.strategy.whole and not stream.sink.strategy.where
         other, theirs = whole.setdefault(stream.sink.location, (entry, replaces))
         if other is not entry and (replaces or theirs):
-            found = f"it and the stream in line {other.line} load {_target(stream.sink)}, and one of them replaces it"
+            found = (
+                f"it and the stream in line {other.line} load {_target(stream.sink)}, and one of them replaces all rows"
+            )
             self.problems.add(entry, found, "give them different targets")
 
     def _check_changes(self, entry: Node, place: Node, source: SourceSpec, sink: SinkSpec) -> None:
-        """A change stream: whose strategies know what a change is, and whose tables fit into one commit."""
+        """A change stream needs a strategy that understands changes, and tables that fit into one commit."""
         if sink.strategy.mode not in ("append", *CHANGES):
-            todo = "use cdc_apply for the rows as they are now, scd2 for their versions, append for every change, "
+            todo = "use cdc_apply for current rows, scd2 for versions of rows, append for every change, "
             todo += "or remove incremental"
-            self.problems.add(place, f"{sink.strategy.mode} takes rows, a change stream brings changes", todo)
+            self.problems.add(place, f"{sink.strategy.mode} loads rows, but the source reads a change stream", todo)
         if sink.strategy.mode == "scd2":
             self._check_versions(entry, sink)
         if sink.contract is not None:
-            found = "a contract is about rows, and a change stream brings changes"
+            found = "a contract checks rows, but the source reads a change stream"
             self.problems.add(entry.at("sink", "contract"), found, "remove contract")
         if _glob(entry.at("source", "table")) is None:
             return
         if sink.options.undo is not None:
-            todo = "remove undo, or name one table in source.table, in a stream of its own each"
-            found = "a load of many tables cannot be taken back as one"
+            todo = "remove undo, or use one stream per table, with its name in source.table"
+            found = "a load of several tables cannot be taken back"
             self.problems.add(entry.at("sink", "options", "undo"), found, todo)
         record, table = self.plugins.get("sink", sink.type), entry.at("sink", "table")
         if record.capabilities.get("many_tables") is not Support.SUPPORTED:
-            todo = "name one table in source.table, in a stream of its own each"
-            self.problems.add(entry.at("sink", "type"), f"{sink.type} takes one table per commit", todo)
+            todo = "use one stream per table, with its name in source.table"
+            self.problems.add(entry.at("sink", "type"), f"{sink.type} commits one table at a time", todo)
         elif sink.table is not None and "{table}" not in sink.table.last:
-            todo = "write {table} where the name of each goes, as in landing_{table}"
+            todo = "write {table} in the name, as in landing_{table}"
             self.problems.add(table, f"all tables of {source.table} would be loaded into {sink.table}", todo)
         elif sink.table is not None and any("{" in part for part in sink.table.parts[:-1]):
-            todo = "name the schema; the journal of the stream stands there"
-            self.problems.add(table, f"the tables of one commit have no schema in common in {sink.table}", todo)
+            todo = "write the name of one schema; the stream's journal is stored there"
+            self.problems.add(table, f"{sink.table} would put the tables of one commit into different schemas", todo)
 
     def _check_versions(self, entry: Node, sink: SinkSpec) -> None:
         """scd2 of a change stream: the changes themselves say when versions begin and end."""
@@ -552,13 +555,13 @@ class _Reader:
         given = {"deletes": strategy.deletes, "effective_from": strategy.effective_from}
         given["new_columns"] = "version" if strategy.new_columns == "version" else None
         for option in (name for name, value in given.items() if value is not None):
-            found = f"{option} is about rows; a change stream says itself when versions begin and end"
+            found = f"{option} applies to rows; the change stream itself says when versions begin and end"
             self.problems.add(where.at(option), found, f"remove {option}")
         if self.plugins.get("sink", sink.type).capabilities.get("cdc_apply") is not Support.SUPPORTED:
-            found = f"{sink.type} makes versions of rows, not of changes"
+            found = f"{sink.type} cannot apply scd2 to a change stream"
             self.problems.add(where.at("mode"), found, "use append, or remove incremental")
         if sink.options.undo is not None:
-            found = "versions that a change stream made cannot be taken back"
+            found = "versions from a change stream cannot be taken back"
             self.problems.add(entry.at("sink", "options", "undo"), found, "remove undo")
 
     def _check_pair(self, entry: Node, source: SourceSpec, sink: SinkSpec) -> None:
@@ -570,7 +573,7 @@ class _Reader:
             if not sink.strategy.key:
                 self.problems.add(entry.at("sink", "strategy"), "no key", "name the key columns, as in key: [id]")
             if sink.strategy.truncate != "fail":
-                found = "truncate is about a change stream, and the source gives rows"
+                found = "truncate applies to change streams, but this source is not a change stream"
                 self.problems.add(entry.at("sink", "strategy", "truncate"), found, "remove truncate")
         if incremental is None:
             return
@@ -580,13 +583,17 @@ class _Reader:
             return
         if sink.strategy.whole:
             todo = "remove incremental, or use append or merge"
-            self.problems.add(place, f"{mode} needs every row, an increment is only some", todo)
+            self.problems.add(
+                place, f"{mode} needs every row, but an incremental read returns only some of the rows", todo
+            )
         if mode == "partition_replace":
             todo = "remove incremental and read whole partitions, or use merge"
-            self.problems.add(place, "an increment may hold a part of a partition, and the rest would be deleted", todo)
+            self.problems.add(
+                place, "an incremental read may return only part of a partition, and the rest would be deleted", todo
+            )
         if mode == "append" and incremental.lookback:
             todo = "remove lookback, or use merge"
-            self.problems.add(place.at("lookback"), "append would load the rows looked back on again", todo)
+            self.problems.add(place.at("lookback"), "append would load the rows of the lookback again", todo)
 
     # source, sink, state
 
@@ -598,7 +605,7 @@ class _Reader:
         return spec
 
     def _increment(self, node: Node, record: Connector, options: Any) -> Any:
-        """The options, whose ``incremental`` knows who reads it."""
+        """The options, with the reader of ``incremental`` filled in."""
         if options is BAD or options.incremental is None:
             return options
         by, offered = options.incremental.by, self.plugins.increments(record.name)
@@ -606,7 +613,7 @@ class _Reader:
             others = [one for one in self.plugins.names("source") if by in self.plugins.increments(one)]
             todo = f"use one of {', '.join(offered)}" if offered else "remove incremental"
             elsewhere = f", or use source {' or '.join(others)}, which reads by {by}" if others else ""
-            found = f"{record.name} does not read by {by} ({_support(record, INCREMENTAL + by)})"
+            found = f"{record.name} cannot read by {by} ({_support(record, INCREMENTAL + by)})"
             self.problems.add(node.at("options", "incremental", "by"), found, todo + elsewhere)
             return options
         try:
@@ -620,7 +627,7 @@ class _Reader:
         place = node.at("exclude")
         if (source.table is not None and _glob(node.at("table")) is None) or not (source.table or source.changes):
             todo = "write a glob in source.table, as in 'sales.*', or remove exclude"
-            self.problems.add(place, "there is nothing to leave tables out of", todo)
+            self.problems.add(place, "exclude applies only to several tables", todo)
         for pattern in source.exclude:
             try:
                 Name.parse(pattern)
@@ -640,7 +647,7 @@ class _Reader:
 
     def _check_undo(self, node: Node, record: Connector) -> None:
         if record.capabilities.get("undo") is not Support.SUPPORTED:
-            found = f"{record.name} keeps nothing to take a load back ({_support(record, 'undo')})"
+            found = f"{record.name} cannot take back a load ({_support(record, 'undo')})"
             self.problems.add(node.at("options", "undo"), found, "remove undo")
 
     def _strategy(self, node: Node, record: Connector | None) -> Any:
@@ -657,7 +664,7 @@ class _Reader:
             place = evolve(place, value={**place.items, "mode": plain_mode})
         strategy = _value(place, Strategy, self.problems)
         if strategy is not BAD and strategy.mode not in modes and record:
-            found = f"{record.name} does not load by {strategy.mode} ({_support(record, strategy.mode)})"
+            found = f"{record.name} cannot load by {strategy.mode} ({_support(record, strategy.mode)})"
             self.problems.add(place.at("mode"), found, f"use one of {', '.join(modes)}")
         return strategy
 
@@ -715,7 +722,7 @@ class _Reader:
             return BAD
 
     def _check_takes(self, node: Node, cls: Any, record: Connector, changes: Connector | None = None) -> None:
-        """``changes``: the change reader, whose tables are one of a log's, by a glob some, and without a name all."""
+        """``changes``: the change reader; it reads one table, the tables of a glob, or without a name all tables."""
         record = changes or record
         able = [key for key in WHAT if key in record.takes and key in fields_of(cls)]
         named = [key for key in (*WHAT, "connection") if key in node.items]
@@ -723,17 +730,17 @@ class _Reader:
             able = [key for key in able if key != "table"]
         for key in named:
             if key not in record.takes and key in fields_of(cls):
-                todo = f"remove it ({record.name} takes {', '.join(record.takes) or 'none of them'})"
-                self.problems.add(node.items[key], f"{record.name} takes no {key}", todo)
+                todo = f"remove it ({record.name} accepts {', '.join(record.takes) or 'none of these keys'})"
+                self.problems.add(node.items[key], f"{record.name} does not accept {key}", todo)
         given = [key for key in able if key in node.items and not node.items[key].is_null]
         if len(able) == 1 and not given:
-            self.problems.add(node, "missing", f"write the {able[0]} that {record.name} works on", able[0])
+            self.problems.add(node, "missing", f"add {able[0]}:, which {record.name} requires", able[0])
         elif able and not given:
             self.problems.add(node, "missing", f"write exactly one of {', '.join(able)}")
         elif len(given) > 1:
-            self.problems.add(node, f"{' and '.join(given)} stand together", "keep exactly one")
+            self.problems.add(node, f"found {' and '.join(given)}", "keep exactly one of them")
         if "connection" in record.takes and "connection" not in node.items:
-            todo = "write a URL, as in ${NAME}, or the name of one of connections:"
+            todo = "write a URL, as in ${NAME}, or a name from connections:"
             self.problems.add(node, "missing", todo, "connection")
 
     def _named(self, node: Node) -> Mapping[str, str]:
@@ -745,14 +752,14 @@ class _Reader:
             node = filled_in(self.connections[node.value], self.env, self.problems)
         if node.value is None:
             return BAD
-        todo = "write a URL, as in ${NAME}, or the name of one of connections:"
+        todo = "write a URL, as in ${NAME}, or a name from connections:"
         if isinstance(node.value, Mapping):
             return Secret(json.dumps(_data(node), ensure_ascii=False)) if _complete(node) else BAD
         if node.is_null or not node.value or not isinstance(node.value, str):
             self.problems.add(node, "no value" if node.is_scalar else "found a list", todo)
             return BAD
         if re.fullmatch(r"[\w-]+", node.value):
-            known = ", ".join(self.connections) or "none is named yet"
+            known = ", ".join(self.connections) or "which is empty"
             near = _nearest(node.value, self.connections)
             self.problems.add(node, "neither a URL nor the name of a connection", f"{near}{todo} ({known})")
             return BAD
@@ -766,12 +773,12 @@ class _Reader:
         return not found
 
     def _check_userinfo(self, node: Node) -> bool:
-        """A variable before the ``@`` of a URL must not end the user and password early."""
+        """A variable before the ``@`` of a URL must not contain characters that end the user and password early."""
         before = node.written.rpartition("@")[0]
         for match in REFERENCE.finditer(before if "://" in before else ""):
             if match[1] and re.search(r"[/?#;@]", value_of(match, self.env) or ""):
-                todo = "percent-encode it, as in %40 for @ and %2F for /"
-                found = f"the value of {match[1]} has one of / ? # ; @ inside a URL's credentials"
+                todo = "percent-encode it: %40 for @, %2F for /"
+                found = f"the value of {match[1]}, used in the user or password of a URL, contains / ? # ; or @"
                 self.problems.add(node, found, todo)
                 return False
         return True
@@ -850,8 +857,8 @@ def substituted(sink: SinkSpec, table: Name) -> SinkSpec:
 
     def fill(text: str) -> str:
         if "{schema}" in text and len(table.parts) < 2:
-            todo = "write the schema's name instead"
-            raise ConfigError("fill in the target", f"{{schema}} where the table {table} has none", todo)
+            todo = "write the name of a schema instead"
+            raise ConfigError("fill in the target", f"{{schema}} is used, but table {table} has no schema", todo)
         return re.sub(r"\{(schema|table)\}", lambda match: table.parts[-1 if match[1] == "table" else -2], text)
 
     return evolve(

@@ -18,7 +18,7 @@ from typing import Any, cast
 import attrs
 from attrs import evolve, field, frozen
 
-from dpone.errors import ConfigError
+from dpone.errors import ConfigError, counted
 from dpone.secret import redact
 
 MAX_BYTES = 1 << 20  # of a file
@@ -33,7 +33,7 @@ class PipelineErrors(ConfigError):
 
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = tuple(problems)
-        super().__init__("read the pipeline", f"{len(self.problems)} problems", "correct every line named")
+        super().__init__("read the pipeline", counted(len(self.problems), "problem"), "fix every line reported")
 
     def __str__(self) -> str:
         return "\n".join(self.problems)
@@ -47,8 +47,8 @@ class Node:
     """A value of a file and its place.
 
     value    text of a scalar, a mapping of Nodes or a tuple of them; None when it could not be read (already reported)
-    plain    a scalar without quotes: 3, true and null are no text
-    written  the scalar as it stands in the file; differs from ``value`` when ``${NAME}`` was filled in
+    plain    a scalar without quotes: 3, true and null are not text
+    written  the scalar as in the file; differs from ``value`` when ``${NAME}`` was filled in
     """
 
     value: str | Mapping[str, Node] | tuple[Node, ...] | None
@@ -88,7 +88,7 @@ class Node:
 
 
 class Problems:
-    """What was found wrong so far; the same line is said once. ``first`` is the file whose lines come first."""
+    """The problems found so far; equal lines are reported once. ``first`` is the file whose lines come first."""
 
     def __init__(self, first: str = "") -> None:
         self._found: dict[str, tuple[int, int]] = {}
@@ -140,7 +140,7 @@ def _bytes_of(path: Path, limit: int) -> bytes:
         found = f"cannot be read ({getattr(error, 'strerror', None) or error})"
         raise _Unreadable(found, "check the path and its permissions") from error
     if len(data) > limit:
-        raise _Unreadable(f"more than {limit} bytes", "split it or leave out what is not configuration")
+        raise _Unreadable(f"more than {limit} bytes", "split it, or remove what is not configuration")
     return data
 
 
@@ -173,7 +173,7 @@ def parsed(text: str, file: str, problems: Problems) -> Node:
     start = Node(None, "", 1, file)
     if private := re.search("[\ue000\ue001]", text):
         place = evolve(start, line=text.count("\n", 0, private.start()) + 1)
-        problems.fatal(place, f"character U+{ord(private[0]):04X} of the private use area", "leave it out")
+        problems.fatal(place, f"contains the private use character U+{ord(private[0]):04X}", "remove it")
     references: list[str] = []
 
     def set_aside(match: re.Match[str]) -> str:
@@ -190,13 +190,13 @@ def parsed(text: str, file: str, problems: Problems) -> Node:
         place = evolve(start, line=mark.line + 1 if mark else 1)
         lines = text.splitlines()[mark.line :] if mark else []
         if mark and lines and lines[0][mark.column : mark.column + 1] == "\t":
-            problems.fatal(place, "not YAML: a tab in the indent", "indent with spaces")
+            problems.fatal(place, "not YAML: a tab in the indentation", "indent with spaces")
         if "nesting depth" in (error.problem or ""):  # PyYAML 6.0.4 and newer have a limit too, and look ahead of us
             problems.fatal(place, f"nested deeper than {MAX_DEPTH}", "flatten it")
         problems.fatal(place, f"not YAML: {error.problem or error.context}", "correct the syntax")
     except yaml.reader.ReaderError as error:
         place = evolve(start, line=text.count("\n", 0, error.position) + 1)
-        problems.fatal(place, f"not YAML: {error.reason}", "leave the character out or escape it in double quotes")
+        problems.fatal(place, f"not YAML: {error.reason}", "remove the character, or escape it in double quotes")
     if tree.root is None:
         problems.fatal(start, "the file is empty", "write at least one key and its value")
     return tree.root
@@ -231,19 +231,23 @@ class _Tree:
 
         line = event.start_mark.line + 1
         if getattr(event, "tag", None):
-            self._refuse(line, f"the tag {event.tag}", "leave it out; write text in quotes")
+            self._refuse(line, f"the tag {event.tag} is not supported", "remove it; write text in quotes")
         if isinstance(event, yaml.ScalarEvent):
             self._scalar(event, line)
         elif isinstance(event, yaml.AliasEvent):
             if event.anchor not in self._anchors:
-                self._refuse(line, f"*{event.anchor} names no value above it", f"set it with &{event.anchor} first")
+                self._refuse(
+                    line,
+                    f"the alias *{event.anchor} is not defined before this line",
+                    f"define it first with &{event.anchor}",
+                )
             self._place(self._anchors[event.anchor], line)
         elif isinstance(event, yaml.MappingStartEvent | yaml.SequenceStartEvent):
             self._begin(event, line, {} if isinstance(event, yaml.MappingStartEvent) else None)
         elif isinstance(event, yaml.MappingEndEvent | yaml.SequenceEndEvent):
             self._end()
         elif isinstance(event, yaml.DocumentStartEvent) and self.root is not None:
-            self._refuse(line, "a second document", "keep one document in a file")
+            self._refuse(line, "a second YAML document", "write one document per file")
 
     def _scalar(self, event: Any, line: int) -> None:
         text = _MARK.sub(lambda match: self._references[int(match[1])], event.value)
@@ -260,11 +264,13 @@ class _Tree:
         assert top.mapping is not None
         top.key, top.skip = text, False
         if key.plain and text == "<<":
-            self._problems.add(key, "merge keys (<<) are not read", "use defaults: and streams:, or repeat the keys")
+            self._problems.add(
+                key, "merge keys (<<) are not supported", "use defaults: and streams:, or repeat the keys"
+            )
             top.skip = True
         elif text in top.mapping:
-            found = f"{quoted(text)} is given twice, first in line {top.mapping[text].line}"
-            self._problems.add(key, found, "keep one of them")
+            found = f"the key {quoted(text)} appears twice, first in line {top.mapping[text].line}"
+            self._problems.add(key, found, "remove one of them")
             top.skip = True
         elif not isinstance(resolved(key), str):
             self._problems.add(key, f"the key {quoted(text)} is not text", "write it in quotes")
@@ -292,7 +298,7 @@ class _Tree:
         top.size += node.size
         top.depth = max(top.depth, node.depth)
         if top.size > MAX_VALUES:
-            self._refuse(line, f"more than {MAX_VALUES} values, those of aliases included", "write fewer")
+            self._refuse(line, f"more than {MAX_VALUES:,} values, including those of aliases", "split the file")
         if len(self._open) + node.depth > MAX_DEPTH:
             self._refuse(line, f"nested deeper than {MAX_DEPTH}", "flatten it")
         if top.mapping is None:
@@ -365,10 +371,10 @@ def filled_in(node: Node, env: Mapping[str, str], problems: Problems) -> Node:
     text = REFERENCE.sub(replaced, node.value)
     for name in bad:
         if name is None:
-            todo = "write ${NAME} or ${NAME:-default}, or $${ for the text itself"
-            problems.add(node, "a reference that cannot be read", todo)
+            todo = "write ${NAME} or ${NAME:-default}; write $${ for a literal ${"
+            problems.add(node, "${ does not begin a valid reference", todo)
         else:
-            todo = f"set it or write ${{{name}:-default}}"
+            todo = f"set it, or write ${{{name}:-default}}"
             problems.add(node, f"the environment variable {name} is not set", todo)
     return evolve(node, value=None if bad else text)
 
@@ -406,7 +412,7 @@ def _text_of(path: Path, failed: str) -> str:
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     for key in repeated([key for key, _ in pairs]):
-        raise ValueError(f"key {key!r} twice in one object")
+        raise ValueError(f"the key {key!r} appears twice in one object")
     return dict(pairs)
 
 

@@ -100,8 +100,8 @@ def _lock(handle: int, path: Path) -> None:
             return
         except BlockingIOError:
             if not (left := stopping.left(until - time.monotonic())) > 0:
-                found = f"another process has held it for {LONGEST:g} s"
-                todo = f"see with 'fuser {path}' which one, and let it go on or end it"
+                found = f"another process has held the lock for {LONGEST:g} s"
+                todo = f"find the process with 'fuser {path}'; wait for it or stop it"
                 raise Busy(f"lock {path}", found, todo) from None
         time.sleep(min(pause, left))
         pause = min(2 * pause, 0.05)

@@ -179,8 +179,8 @@ class Job:
     def reader(self, spec: SourceSpec, by: str) -> CDCReader:
         record = self.plugins.reader(spec.type, by)
         if record is None:
-            found = f"no connector reads {spec.type} by {by}"
-            raise PluginError(f"use source {spec.type}", found, "see 'dpone plugins' for the change readers there are")
+            found = f"source {spec.type} cannot be read by {by}"
+            raise PluginError(f"use source {spec.type}", found, "choose a change reader from 'dpone plugins'")
         made: CDCReader = self.plugins.load("cdc", record.name)(spec)
         return made
 
@@ -188,7 +188,7 @@ class Job:
 def _selected(pipeline: Pipeline, names: Sequence[str]) -> list[StreamSpec]:
     known = {s.name: s for s in pipeline.streams}
     if unknown := sorted(set(names) - set(known)):
-        found = f"no stream {', '.join(unknown)}"
+        found = f"unknown streams: {', '.join(unknown)}"
         raise ConfigError("select streams", found, f"choose from {', '.join(known)}")
     return [s for s in pipeline.streams if not names or s.name in names]
 
@@ -385,7 +385,7 @@ class _Recover(_Attempt):
         except Exception as error:
             if isinstance(error, Stopped) or self._is_retryable(error):
                 raise
-            self._warn(f"what an earlier load has added and not committed stays for now: {_line(error)}")
+            self._warn(f"columns or tables that an earlier failed load added stay for now: {_line(error)}")
             return
         for one in taken:
             if one.stays:
@@ -407,11 +407,11 @@ class _Recover(_Attempt):
                 name = f"{target.spec.table}: " if self.spec.tables else ""
                 wider = [f"{name}{change}" for change in plan.changes if change.kind == "widen"]
                 for change in wider:
-                    self._warn(f"{change}: stays, though the load failed; every value fits it")
+                    self._warn(f"{change}: kept although the load failed; every value fits the new type")
         except Conflict:  # another runner has the key, and what was added is its own to count on
             pass
         except Exception as failed:
-            self._warn(f"what the load has added is taken back by the next run: {_line(failed)}")
+            self._warn(f"the next run removes the columns and tables that this load added: {_line(failed)}")
 
     def execute(self, dry: bool) -> _Known:
         """Law 1: the journal is the truth, the state a copy. A copy that lags is mended, one that leads stops us."""
@@ -453,8 +453,8 @@ class _Recover(_Attempt):
             if spec.strategy.mode == "full_refresh" or spec.options.adopt_existing or sink.is_empty():
                 return
             self.source.schema()  # a misspelt source has no journal either, and no decision about the target helps it
-            found = "it has rows, but neither journal nor state of this stream"
-            todo = "set sink.options.adopt_existing: true to load into it, or use --full-refresh to replace it"
+            found = "the target has rows, but this stream has neither journal nor state"
+            todo = "to keep the rows, set sink.options.adopt_existing: true; to replace them, use --full-refresh"
             raise StateMissing(f"load into {spec.location}", found, todo)
         keys = (self.report.key, self.spec.former_key(self.stream.run.pipeline.name))
         by_hand = head is not None and head.token in [rewind_token(key, head.position) for key in keys]
@@ -467,13 +467,13 @@ class _Recover(_Attempt):
             return
         if not sink.exists():
             found = f"the journal ends with load {loaded.load_id}, but the target does not exist"
-            todo = "restore it, or use --full-refresh, or 'dpone state set' to choose a position"
+            todo = "restore the target, use --full-refresh, or choose a position with 'dpone state set'"
             raise StateAhead(f"load into {spec.location}", found, todo)
         verify = spec.options.verify_target
         verifying = None if verify == "off" else self._offered(Verifying, sink)
         if verifying is not None and (found := verifying.lost(loaded, verify == "count")):
-            todo = "restore the rows, or use --full-refresh, or 'dpone state set' to choose a position; "
-            todo += "if rows are removed on purpose, set sink.options.verify_target: off"
+            todo = "restore the rows, use --full-refresh, or choose a position with 'dpone state set'; "
+            todo += "if rows are deleted on purpose, set sink.options.verify_target: off"
             found = f"the journal ends with load {loaded.load_id}, but the target has lost rows: {found}"
             raise StateAhead(f"load into {spec.location}", found, todo)
 
@@ -512,7 +512,7 @@ class _Plan(_Attempt):
         window, load = whole.window, whole.load
         head = known.head
         if head is not None and window.repeatable and head.token == load.token and self.sink.exists():
-            self._nothing(window, f"the same content was loaded as {head.load_id}")
+            self._nothing(window, f"load {head.load_id} had the same content")
             return None
         with self.stream.timed("schema"):
             report.ddl, report.schema_changes, report.rewrites = [], [], []
@@ -557,8 +557,8 @@ class _Plan(_Attempt):
                 key += f"|{part.id.replace('|', '%7C')}"
                 # some servers take Orders and orders for one table
                 if (other := taken.setdefault(spec.location.lower(), part.id)) != part.id:
-                    found = f"{other} and {part.id} would be loaded into one table"
-                    todo = "use {schema}_{table}, or name one of them as source.table"
+                    found = f"{other} and {part.id} have the same target table"
+                    todo = "use {schema}_{table}, or set source.table to one of them"
                     raise ConfigError(f"load into {spec.location}", found, todo)
             if self.source.bare(part.id) and self._beside(spec).is_empty():
                 continue
@@ -619,8 +619,10 @@ class _Plan(_Attempt):
                 continue
             loaded = self._journal(sink, key)
             if (loaded is None or loaded.held is None) and comparing.holds_like(columns[name], other):
-                found = f"column {columns[name]} of the target has keys as 1.00, which the source takes for equal to 1"
-                todo = "load everything again with --full-refresh; nothing was changed"
+                found = (
+                    f"column {columns[name]} of the target has keys like 1.00, which the source treats as equal to 1"
+                )
+                todo = "reload everything with --full-refresh; nothing was changed"
                 raise SchemaBreak(f"load {spec.location} by key {columns[name]}", found, todo)
         return {columns[name]: form for name, form in forms.items()}
 
@@ -657,11 +659,13 @@ class _Plan(_Attempt):
         if strategy.by_file(known) and all("order" in part.detail for part in window.parts):
             known.add(ORDER_OF_FILES)
         for what, columns in strategy.columns.items():
-            if absent := [f"{c} is not in {window.absent[c]}" for c in columns if c in window.absent]:
-                found = f"column {', '.join(absent)}"
-                raise SchemaBreak(f"find {what} columns", found, "bring it back, or move that data out of the source")
+            if absent := [f"column {c} is missing in {window.absent[c]}" for c in columns if c in window.absent]:
+                found = ", ".join(absent)
+                raise SchemaBreak(
+                    f"find {what} columns", found, "restore the column, or move that data out of the source"
+                )
             if missing := [c for c in columns if c not in known]:
-                found = f"no column {', '.join(missing)} in {self.spec.source.location}"
+                found = f"{self.spec.source.location} has no column {', '.join(missing)}"
                 raise ConfigError(f"find {what} columns", found, f"use columns of {', '.join(window.schema.names)}")
         sql = self._offered(SpeakingSql, sink)
         for column, value in ((c, v) for c, wanted in strategy.where.items() for v in bounds(wanted)):
@@ -685,12 +689,12 @@ class _Plan(_Attempt):
         """What rows lack, where only the data tells the columns; unless the pipeline says that it does not matter."""
         if spec.options.schema_evolution.on_missing_column == "auto":
             for name, where in window.absent.items():
-                self._warn(f"column {name} is not in {where}: it is NULL in these rows")
+                self._warn(f"column {name} is missing in {where}: its rows get NULL")
             if plan.missing:
                 names = f"column{'s' if len(plan.missing) > 1 else ''} {', '.join(plan.missing)}"
-                self._warn(f"{names} of {spec.location} not in the data: NULL in new rows")
+                self._warn(f"{names} of {spec.location} missing in the data: new rows get NULL")
         if rename := plan.rename(window.absent):
-            self._warn(f"{rename}; if it is one, rename the column of {spec.location} by hand, values and all")
+            self._warn(f"{rename}; if the column was renamed, rename it in {spec.location} too, which keeps its values")
 
     def _mixed(self) -> bool:
         """The pipeline asks for ``mixed_snapshots``; raises ConfigError where the source cannot. An increment begins
@@ -702,11 +706,11 @@ class _Plan(_Attempt):
         if plugins.supports("source", source, "mixed_snapshots"):
             if _resumes(self.stream):
                 return True
-            found = f"sink {self.spec.sink.type} keeps no staged parts for a later run"
+            found = f"sink {self.spec.sink.type} does not keep staged parts for a later run"
         elif plugins.supports("source", source, "repeatable"):
             return False  # nothing is lost there
         else:
-            found = f"source {source} cannot go on with the parts of a snapshot that is lost"
+            found = f"source {source} cannot continue with the parts of a lost snapshot"
         raise ConfigError("read runtime.resume", found, "use resume: one_snapshot")
 
     def _interrupted(self, known: _Known) -> PartitionManifest | None:
@@ -755,7 +759,7 @@ class _Stage(_Attempt):
         manifest = evolve(planned.manifest, load_id=writer.load_id)
         ledger = Ledger.open(store, manifest, planned.before, staged, ttl)
         if staged and not window.repeatable:
-            found = f"{len(staged)} of {len(window.parts)} partitions are of an earlier snapshot than the others"
+            found = f"partitions from an earlier snapshot than the others: {len(staged)} of {len(window.parts)}"
             self._warn(f"{found} (runtime.resume: mixed_snapshots)")
         self.report.partitions_skipped = [one.id for one in ledger.skipped]
         for one in ledger.skipped:
@@ -862,7 +866,7 @@ class _Stage(_Attempt):
             tell("batch", part=part.id, **data)
             if self.halted.is_set():
                 found = "another part of the window failed, or the run was interrupted"
-                raise Halted(f"read part {part.id}", found, "see the error of the stream")
+                raise Halted(f"read part {part.id}", found, "see the stream's error")
 
         with ledger.running(part.id) as finish:
             tell("part_started", part=part.id)
@@ -905,7 +909,7 @@ class _Commit(_Attempt):
         cannot save: its position counts for nothing."""
         saved = self.state.load(self.report.key)
         if (saved.version if saved else 0) != known.version:
-            found = "another run has loaded the stream, or its position was set, since this load began"
+            found = "another run loaded the stream or its position was set after this load began"
             raise Conflict(f"commit load {writer.load_id}", found, "nothing was delivered; run again")
 
     def done(self, receipt: Receipt, version: int | None = None) -> None:
@@ -926,8 +930,8 @@ class _Commit(_Attempt):
         """Where every staged row is a new one, the target's own count must be the same."""
         written = self.report.rows.written
         if strategy.mode in ("append", "full_refresh") and strategy.duplicates == "fail" and receipt.inserted < written:
-            gone = f"{written - receipt.inserted:,} of {written:,} rows were not inserted by the target's count"
-            self._warn(f"{gone}; see whether a trigger or a rule of the table leaves them out or puts them elsewhere")
+            gone = f"the target reports {receipt.inserted:,} inserted rows, but {written:,} were sent"
+            self._warn(f"{gone}; check whether a trigger or rule of the table drops or redirects them")
 
     def acknowledge(self, position: Position) -> None:
         self.source.ack(position)
@@ -1007,7 +1011,7 @@ def _attempt(stream: _Stream, last: bool) -> None:
 
 def _taken(one: TakenBack) -> str:
     added = f"{one.what}, added by a load that did not commit,"
-    return f"{added} stays: {one.stays}" if one.stays else f"{added} was taken back"
+    return f"{added} was kept: {one.stays}" if one.stays else f"{added} was removed"
 
 
 def _line(error: Exception) -> str:
@@ -1018,7 +1022,7 @@ def _instead(able: bool, keeps: bool, strategy: Strategy) -> str:
     """What else gets rows of other columns into the target, besides a policy that allows them."""
     if keeps:
         words = strategy.mode + (f" with deletes: {strategy.deletes}" if strategy.mode == "cdc_apply" else "")
-        return f"or load into another table, as {words} keeps what is there"
+        return f"or load into another table, because {words} keeps existing rows"
     return "or replace the table with --full-refresh" if able else "or drop the table and use --full-refresh"
 
 
@@ -1152,7 +1156,7 @@ def _take_over(run: Job, spec: StreamSpec, sink: Sink, state: StateBackend, anew
     if moving is None:
         return True
     move(spec, sink, moving, state, manifests_of(run, state), former, key, run.run_id)
-    run.tell("warning", spec.name, text=f"what was kept under the key {former} is kept under {key} now")
+    run.tell("warning", spec.name, text=f"journal and state moved from key {former} to {key}")
     return False
 
 
@@ -1182,7 +1186,7 @@ def resync(pipeline: Pipeline, stream: str, tables: Sequence[str], plugins: Plug
 
         def without(head: Entry | None) -> Position:
             if head is None or head.position.kind == START.kind:
-                found = f"stream {stream} was not loaded yet"
+                found = f"stream {stream} has not been loaded yet"
                 raise ConfigError(failed, found, "use 'dpone run', which reads all rows of every table")
             return resyncing.resync(head.position, tables)
 
@@ -1256,8 +1260,8 @@ def undo(pipeline: Pipeline | str | Path, stream: str, load_id: str, plugins: Pl
 def _undoing(run: Job, spec: StreamSpec, sink: Sink) -> Undoing:
     undoing = run.offered(Undoing, sink, spec.sink)
     if undoing is None:
-        found = f"{spec.sink.type} keeps nothing to take a load back"
-        raise ConfigError(f"take back a load of {spec.name}", found, "move its rows again with 'dpone state set'")
+        found = f"{spec.sink.type} cannot take back a load"
+        raise ConfigError(f"take back a load of {spec.name}", found, "load the rows again after 'dpone state set'")
     return undoing
 
 

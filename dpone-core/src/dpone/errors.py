@@ -11,15 +11,15 @@ DponeError                     anything dpone raises on purpose; exit code 1
     ├── Conflict               another runner moved the journal or the state
     ├── Gap                    the source no longer has what follows our position
     ├── IdentityChanged        the source is not the one the position came from
-    ├── SetBack                the source ends below our position: what comes there would never be read
+    ├── SetBack                the source ends before our position: new rows there would never be read
     ├── ContentChanged         a batch that was loaded now holds other rows
     ├── SchemaBreak            a schema change that the policy does not allow
     ├── StateAhead             the state claims more than the sink's journal holds
     ├── StateMissing           rows in the target, but neither journal nor state
     ├── DeletesRefused         a load would delete more than the pipeline allows
     ├── UndoRefused            a load cannot be taken back
-    ├── ManifestChanged        half of a load is staged, and the pipeline or the schema has changed since
-    └── PipelineMismatch       the pipeline file asks for what a system, once asked, does not have
+    ├── ManifestChanged        a load is half staged, and the pipeline or the schema has changed since
+    └── PipelineMismatch       the pipeline file names something that the system does not have
 Interrupted                    SIGINT or SIGTERM; exit 130
 
 Every message has three parts in one line: what failed, what was found, what to do.
@@ -137,10 +137,16 @@ class PipelineMismatch(Stopped):
     pass
 
 
+def counted(number: int, one: str, many: str = "") -> str:
+    """A number with its noun, as messages write it: ``1 key``, ``2 keys``, ``1,234 rows``, ``2 entries``. ``many`` is
+    the plural if it is not ``one`` with an s."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
 @contextmanager
 def connected() -> Iterator[None]:
-    """What is raised within was learned from a system. Exit code 2 is for what the file and the command line show by
-    themselves, so a ConfigError becomes a PipelineMismatch."""
+    """Turns a ConfigError raised inside the block into a PipelineMismatch. Exit code 2 is for errors that the pipeline
+    file and the command line show by themselves; what is raised in the block was found by asking a system."""
     try:
         yield
     except ConfigError as error:
@@ -155,7 +161,7 @@ class Interrupted(BaseException):
 
 @frozen
 class ErrorCodes:
-    """What a connector knows of its driver's failures.
+    """How a connector classifies the errors of its driver.
 
     ``sqlstates`` maps a SQLSTATE or its two-character class to a category, ``numbers`` a server's error number,
     ``classes`` a dotted exception class (``sqlite3.IntegrityError``). The longest SQLSTATE match wins.
@@ -206,9 +212,9 @@ _CLASSES: Mapping[str, Category] = {
 
 
 class ErrorClassifier:
-    """Sorts an exception into a Category: by its own word, by code, by class, by text, in this order.
+    """Sorts an exception into a Category: by its own ``category``, by code, by class, by text, in this order.
 
-    The whole chain of causes is asked, outermost first; the first that is known decides.
+    Each step looks at the whole chain of causes, outermost first; the first match decides.
     """
 
     def __init__(self, *codes: ErrorCodes) -> None:
@@ -220,7 +226,7 @@ class ErrorClassifier:
             for link in chain:
                 if found := ask(link):
                     return found
-        return Classification(Category.UNKNOWN, "nothing known of this error")
+        return Classification(Category.UNKNOWN, "unknown error")
 
     def _by_word(self, error: BaseException) -> Classification | None:
         category = getattr(error, "category", None)

@@ -164,9 +164,11 @@ def write_gate(
     """Evidence of a benchmark or a live gate; ``ENOUGH`` and ``BARS`` say what counts. It passed if no bar is missed.
     ``seconds`` is how long it took, and a measure itself. ``about``: JSON, whatever else was so."""
     if all(measure.at_least is None and measure.at_most is None for measure in measures):
-        raise ConfigError(f"write gate {gate}", "no measure has a bar", "give a Measure with at_least or at_most")
+        raise ConfigError(
+            f"write gate {gate}", "none of the measures has a limit", "add a Measure with at_least or at_most"
+        )
     if broken := [measure.name for measure in measures if not math.isfinite(measure.figure)]:
-        raise ConfigError(f"write gate {gate}", f"{', '.join(broken)} is not a number", "measure it again")
+        raise ConfigError(f"write gate {gate}", f"not a number: {', '.join(broken)}", "measure it again")
     all_ = [Measure("seconds", round(seconds, 3)), *measures]
     result: dict[str, Any] = {
         "case": gate,
@@ -197,7 +199,7 @@ def lacking(gate: Gate, evidence: Evidence, result: Mapping[str, Any]) -> list[s
         if name not in found or not found[name].figure >= least
     ]
     loose = [name for name, most in BARS.get(gate, {}).items() if not _barred(found.get(name), most)]
-    return [*short, *(f"no bar for {name}" for name in loose), *(_unsafe(evidence) if gate in ENOUGH else ())]
+    return [*short, *(f"no limit for {name}" for name in loose), *(_unsafe(evidence) if gate in ENOUGH else ())]
 
 
 def _barred(measure: Measure | None, most: float | None) -> bool:
@@ -214,23 +216,23 @@ def _unsafe(evidence: Evidence) -> Iterable[str]:
         if server.durability is None:
             yield f"durability of {server.product} unknown"
         elif not server.durability.safe:
-            yield f"{server.product} does not sync"
+            yield f"{server.product} does not sync writes to disk"
 
 
 def read_all(folder: Path) -> list[Evidence]:
     """Every ``*.json`` of a folder. Raises ConfigError, naming the file, for one that is damaged."""
     if not folder.is_dir():
-        todo = "give the folder that 'pytest --dpone-evidence DIR' wrote"
-        raise ConfigError(f"read evidence {folder}", "there is no such folder", todo)
+        todo = "use the folder that 'pytest --dpone-evidence DIR' wrote"
+        raise ConfigError(f"read evidence {folder}", "the folder does not exist", todo)
     return [_read(path) for path in sorted(folder.glob("*.json"))]
 
 
 def _read(path: Path) -> Evidence:
-    todo = "remove the file and run the tests that wrote it again"
+    todo = "delete the file and run its tests again"
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         if document["checksum"] != checksum(document):
-            raise ConfigError(f"read evidence {path}", "the checksum does not fit what it says", todo)
+            raise ConfigError(f"read evidence {path}", "the checksum does not match the content", todo)
         if document["format"] not in (1, FORMAT):
             found = f"format {document['format']!r}, this dpone reads 1 and {FORMAT}"
             raise ConfigError(f"read evidence {path}", found, todo)
@@ -238,7 +240,7 @@ def _read(path: Path) -> Evidence:
     except DponeError:
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        found = f"it is damaged ({type(error).__name__}: {error})"
+        found = f"the file is damaged ({type(error).__name__}: {error})"
         raise ConfigError(f"read evidence {path}", found, todo) from error
 
 
@@ -313,7 +315,7 @@ def _packages(plugins: Plugins, connector: str) -> set[str]:
     modules = {r.partition(":")[0] for c in records for r in (c.implementation, c.options, c.errors or "") if r}
     modules |= {f.module for f in plugins.found for names in f.roles.values() if connector in names}
     if not modules:
-        raise PluginError(f"find connector {connector}", "no such connector is installed", "see 'dpone plugins'")
+        raise PluginError(f"find connector {connector}", "the connector is not installed", "see 'dpone plugins'")
     return {module.partition(":")[0].partition(".")[0] for module in modules}
 
 

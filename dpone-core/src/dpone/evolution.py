@@ -21,7 +21,7 @@ from typing import Literal
 import pyarrow as pa
 from attrs import field, frozen
 
-from dpone.errors import SchemaBreak
+from dpone.errors import SchemaBreak, counted
 from dpone.pipeline import SchemaEvolution
 from dpone.schema import DEFAULT, NATIVE, PREFIX, ambiguous
 
@@ -66,7 +66,7 @@ class Change:
 
     def __str__(self) -> str:
         if self.kind == "create":
-            return f"create with {len(self.schema or ())} columns"
+            return f"create with {counted(len(self.schema or ()), 'column')}"
         where = f" (not in {self.where})" if self.where else ""
         if self.kind == "null":
             return f"null {self.column} {_nulls(self.before)} -> {_nulls(self.after)}{where}"
@@ -78,8 +78,28 @@ class Change:
         return f"{self.kind} {self.column} {types}{self.condition}".strip() + where
 
     @property
+    def problem(self) -> str:
+        """The change as the message that refuses it says it; ``str`` is the short form of plans and reports."""
+        column, before, after = self.column, self.before, self.after
+        where = self.where or "the source"
+        if self.kind == "add" and after is not None:
+            return f"column {column} ({type_name(after)}) is in the source but not in the target"
+        if before is None or self.kind == "case":
+            return str(self)
+        if self.kind == "drop":
+            return f"column {column} ({type_name(before)}) is in the target but not in {where}"
+        if self.kind == "null" and after is None:
+            return f"column {column}, {_nulls(before)}, is in the target but not in {where}"
+        if after is None:
+            return str(self)
+        if self.kind == "widen":
+            return f"column {column} needs a wider type: {type_name(before)} -> {type_name(after)}"
+        named = _nulls if self.kind == "null" else type_name
+        return f"column {column} is {named(before)} in the target and {named(after)} in the source"
+
+    @property
     def looks(self) -> bool:
-        """A widening that looks at the rows first: a value that does not fit stops it."""
+        """True for a widening that checks the rows first: a value that does not fit stops it."""
         if self.kind != "widen" or self.before is None or self.after is None:
             return False
         return inexact(self.before.type, self.after.type)
@@ -112,9 +132,9 @@ class Plan:
     missing: tuple[str, ...] = ()
 
     def require_safe(self, target: str, instead: str = "") -> None:
-        """``instead``: another way than to allow the changes. Raises SchemaBreak."""
+        """``instead``: an alternative to allowing the changes. Raises SchemaBreak."""
         if self.breaking:
-            found, ways = ", ".join(map(str, self.breaking)), self._ways()
+            found, ways = ", ".join(change.problem for change in self.breaking), self._ways()
             if rename := self.rename():
                 found, ways = f"{found}; {rename}", f"if it is a rename, rename the column of the target too; {ways}"
             named = all(change.kind == "case" for change in self.breaking)  # a new name is less than a new table
@@ -122,7 +142,7 @@ class Plan:
             raise SchemaBreak(f"evolve the schema of {target}", found, f"{ways}; nothing was changed")
 
     def rename(self, absent: Iterable[str] = ()) -> str:
-        """Columns that are gone and columns that are new, at once: in words, empty if there are none. Never guessed.
+        """A text if columns are missing and others are new at the same time, else empty: dpone never guesses a rename.
         ``absent``: as in Window."""
         new = [c.column for c in (*self.changes, *self.breaking) if c.kind == "add"]
         gone = [c.column for c in self.breaking if c.kind == "drop" or (c.kind == "null" and c.after is None)]
@@ -139,13 +159,17 @@ class Plan:
         return Plan((), (), {name: name for name in source.names}, (*self.changes, *self.breaking))
 
     def _ways(self) -> str:
-        """What would allow each change; columns are named where one way is not enough for all."""
+        """What allows each change; lists the columns if one way does not allow all changes."""
         ways: dict[str, list[str]] = {}
         for change in self.breaking:
             ways.setdefault(change.allow or "", []).append(change.column)
         if len(ways) == 1:
-            return f"to allow: {next(iter(ways))}"
-        return "; ".join(f"to allow {', '.join(columns)}: {way}" for way, columns in ways.items())
+            return f"to allow it, {_imperative(next(iter(ways)))}"
+        return "; ".join(f"to allow {', '.join(columns)}, {_imperative(way)}" for way, columns in ways.items())
+
+
+def _imperative(allow: str) -> str:
+    return f"set {allow}" if allow.startswith("schema_evolution.") else allow
 
 
 _SIGNED = {pa.int8(): 8, pa.int16(): 16, pa.int32(): 32, pa.int64(): 64}
@@ -354,7 +378,7 @@ class SchemaComparator:
         return Plan(safe, breaking, columns, missing=may)
 
     def _column(self, target: pa.Schema, given: pa.Schema, source: pa.Field) -> tuple[Change | None, str]:
-        """The change a source column asks for, and the target column its values go to."""
+        """The change that a source column requires, and the target column for its values."""
         before = _field(target, source.name)
         if before is None:
             allow = _STRICT if self.policy.mode == "strict" else self._too_long(source.name)
@@ -363,9 +387,9 @@ class SchemaComparator:
         if change is None or change.kind != "type":
             return change, source.name
         if source.name in self.key:
-            allow = f"a full refresh into a new table ({source.name} is a key column and keeps its type)"
+            allow = f"load it into a new table with a full refresh ({source.name} is a key column and keeps its type)"
         elif self.policy.mode == "strict":
-            allow = _STRICT if holds(before.type, source.type) else f"{_WIDENING} with {_NEW_COLUMN}"
+            allow = _STRICT if holds(before.type, source.type) else f"{_WIDENING}, and {_NEW_COLUMN}"
         elif self.policy.on_type_change == "new_column":
             return self._routed(target, given, source, before)
         else:
@@ -373,7 +397,7 @@ class SchemaComparator:
         return Change("type", source.name, before, source, allow), source.name
 
     def _fitted(self, before: pa.Field, source: pa.Field) -> Change | None:
-        """None: the column is as it should be. ``type``: nothing holds both."""
+        """None if the column fits; a change of kind ``type`` if the two types have no common wider type."""
         strict, kept = self.policy.mode == "strict", self.stores(source.type).arrow
         alike = before.type in (source.type, kept)
         fits = alike or (not strict and (_takes(before.type, source.type) or _takes(before.type, kept)))
@@ -390,7 +414,7 @@ class SchemaComparator:
         return None if self.policy.mode == "widening" else _WIDENING
 
     def _length(self, before: pa.Field, source: pa.Field) -> Change | None:
-        """A source that does not state its type in its own words has no length to compare: the database decides."""
+        """Compares lengths only if the source gives its native type; otherwise the database decides."""
         has, wants = length(before), length(source)
         if has is None or not _native(source) or has == wants:
             return None
@@ -405,28 +429,28 @@ class SchemaComparator:
 
     def _too_long(self, name: str) -> str | None:
         found = self.too_long(name)
-        return f"a shorter name in the source ({_NAMED}): {name} has {found}" if found else None
+        return f"shorten the name in the source ({_NAMED}): {name} has {found}" if found else None
 
     def _routed(
         self, target: pa.Schema, given: pa.Schema, source: pa.Field, before: pa.Field
     ) -> tuple[Change | None, str]:
-        """To ``__dpone__nc__<column>``, which is made once and from then on treated like any other column."""
+        """Routes the values to ``__dpone__nc__<column>``, which is created once and then treated like other columns."""
         name = NEW_COLUMN + source.name
         there, routed = _field(target, name), source.with_name(name).with_nullable(True)
         change = Change("add", name, after=routed) if there is None else self._fitted(there, routed)
         allow = self._too_long(name)
         if name in given.names:
-            allow = f"renaming the source's own column {name}, the name that {source.name} is routed to"
+            allow = f"rename the source column {name}: values of {source.name} are routed to a column of this name"
         elif not before.nullable and not has_default(before):
-            allow = f"giving {source.name} a default, or letting it be NULL: routed rows leave it empty"
+            allow = f"give {source.name} a default, or make it nullable: routed rows leave it empty"
         elif there is not None and change is not None and change.kind == "type":
-            allow = f"dropping or renaming {name} ({there.type}), which an earlier type change filled"
+            allow = f"drop or rename {name} ({there.type}), which an earlier type change filled"
         if allow is not None:
             return Change("type", source.name, before, source, allow), source.name
         return change, name
 
     def _shares(self, target: pa.Schema, columns: Mapping[str, str]) -> bool:
-        """The data and the target have a column in common: else it is other data, or was read as one column."""
+        """True if the data and the target share a column; if not, it is other data, or was parsed as one column."""
         return any(to in target.names and name not in self.absent for name, to in columns.items())
 
     def _missing(self, target: pa.Schema, source: pa.Schema, filled: set[str]) -> list[pa.Field]:
@@ -443,46 +467,47 @@ class SchemaComparator:
     def _gone(self, before: pa.Field, lenient: bool) -> Change | None:
         name = before.name
         if name in self.key:
-            return Change("drop", name, before, allow=f"bringing {name} back: it is a key column")
-        fill = "" if before.nullable or has_default(before) else f"giving {name} a default, or letting it be NULL"
+            return Change("drop", name, before, allow=f"restore column {name} in the source: it is a key column")
+        fill = "" if before.nullable or has_default(before) else f"give {name} a default, or make it nullable"
         if not lenient:
             return Change("drop", name, before, allow=" and ".join(filter(None, (self._ignore, fill))))
         return Change("null", name, before, allow=fill) if fill else None
 
     @property
     def _ignore(self) -> str:
-        return f"{_STRICT} with {_IGNORE}" if self.policy.mode == "strict" else _IGNORE
+        return f"{_STRICT}, and {_IGNORE}" if self.policy.mode == "strict" else _IGNORE
 
     def _left_out(
         self, target: pa.Schema | None, source: pa.Schema, columns: Mapping[str, str], lenient: bool
     ) -> Iterator[Change]:
-        """Columns that some of the data lacks. What becomes of these rows does not depend on what is read with them:
-        they get NULL, or the load stops."""
+        """Columns that some of the data lacks. Their rows get NULL or stop the load, whatever other data is read with
+        them."""
         for name, where in self.absent.items():
             to = columns[name]
             have = _field(target, to) if target is not None else None
             before = have if have is not None else source.field(name)
             if name in self.key:
-                yield Change("drop", name, before, allow=f"bringing {name} back: it is a key column", where=where)
+                yield Change(
+                    "drop", name, before, allow=f"restore column {name} in the source: it is a key column", where=where
+                )
             elif not lenient:
                 yield Change("drop", name, before, allow=self._ignore, where=where)
             elif have is not None and (not have.nullable or has_default(have)):
-                allow = f"dropping the default of {to}, and letting it be NULL, or writing {name} in all of the data"
+                allow = f"drop the default of {to} and make it nullable, or write {name} in all of the data"
                 yield Change("null", name, before, allow=allow, where=where)
 
 
 def not_kept(target: str, column: str, type_: str, rows: int) -> SchemaBreak:
-    """The error of a sink that looked at the rows before it widened a column to ``type_``."""
-    hold = "1 row holds" if rows == 1 else f"{rows:,} rows hold"
-    found = f"{hold} a value that {type_}, the new type of column {column}, would change"
-    todo = "correct them, or load everything again with --full-refresh"
+    """The error of a sink that checked the rows before widening a column to ``type_``."""
+    found = f"{counted(rows, 'row has', 'rows have')} a value in column {column} that its new type {type_} would change"
+    todo = "correct the values, or reload everything with --full-refresh"
     if type_ == str(pa.float64()):
-        todo += f", or declare the column a decimal in the source, as in columns: {{{column}: 'decimal(38,9)'}}"
+        todo += f", or declare the column as decimal in the source, as in columns: {{{column}: 'decimal(38,9)'}}"
     return SchemaBreak(f"evolve the schema of {target}", found, f"{todo}; nothing was changed")
 
 
 def _takes(target: pa.DataType, source: pa.DataType) -> bool:
-    """True if the target stays as it is: it holds the source, or each value that it does not hold is refused."""
+    """True if the target column needs no change: it holds every source value, or refuses those it cannot hold."""
     return holds(target, source) or (target == united(target, source) == pa.float64())
 
 
@@ -524,5 +549,5 @@ def plan(
 
 
 def twin(column: str) -> str:
-    """The other one of a column and the column its values are routed to: a row has its value in one of the two."""
+    """Maps a column to the column its values are routed to, and back. A row has its value in one of the two."""
     return column.removeprefix(NEW_COLUMN) if column.startswith(NEW_COLUMN) else NEW_COLUMN + column

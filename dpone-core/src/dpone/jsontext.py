@@ -66,7 +66,7 @@ def json_texts(values: pa.Array) -> pa.Array:
     except NotJson as error:
         raise NotJson(error.reason, _first_bad(values)) from None
     except pa.ArrowNotImplementedError as error:
-        raise NotJson("an encoding that Arrow does not take apart") from error
+        raise NotJson("an encoding that Arrow cannot decode") from error
     return pc.if_else(values.is_valid(), texts, None)
 
 
@@ -106,7 +106,7 @@ def _texts(values: pa.Array) -> pa.Array:
 def _objects(values: pa.Array) -> pa.Array:
     names = [field.name for field in values.type]
     if len({*names}) < len(names):
-        raise NotJson("two members of one name")
+        raise NotJson("two members with the same name")
     pieces: list[Any] = []
     for name, member in zip(names, values.flatten(), strict=True):
         pieces += [f"{', ' if pieces else '{'}{json.dumps(name, ensure_ascii=False)}: ", _texts(member)]
@@ -133,13 +133,13 @@ def _slices(values: pa.Array, *children: pa.Array) -> tuple[Any, list[pa.Array]]
 def _maps(values: pa.Array) -> pa.Array:
     lengths, [keys, items] = _slices(values, values.keys, values.items)
     if has_members(keys.type) or keys.type == JSON:
-        raise NotJson("a map whose keys are not plain")
+        raise NotJson("a map whose keys are nested")
     names = _texts(keys)
     if not pc.all(pc.starts_with(names, '"')).as_py():
         names = pc.binary_join_element_wise('"', names, '"', "")
     rows = pa.table({"row": np.repeat(np.arange(len(lengths)), lengths), "name": names})
     if rows.group_by(["row", "name"]).aggregate([]).num_rows < rows.num_rows:
-        raise NotJson("a map that has one key twice")
+        raise NotJson("a map with a duplicate key")
     return _joined("{", pc.binary_join_element_wise(names, _texts(items), ": "), "}", lengths)
 
 
@@ -161,7 +161,7 @@ def _embedded(text: str) -> str:
     try:
         json.loads(text)
     except (ValueError, RecursionError):
-        raise NotJson("a text that is not JSON") from None
+        raise NotJson("a string that is not valid JSON") from None
     return text
 
 

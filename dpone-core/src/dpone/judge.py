@@ -71,7 +71,7 @@ class Judge:
         return self.inspection.watch(part.id, stream) if self.inspection else stream
 
     def conclude(self, staged: Mapping[str, Staged]) -> None:
-        """Over all parts of the load, and before its commit. Raises DataError."""
+        """Check all parts of the load before its commit. Raises DataError."""
         if self.inspection is None:
             return
         counts, broken = self.inspection.conclude(staged)
@@ -81,13 +81,13 @@ class Judge:
         self.report.warnings = said + [f"contract: {one.text}" for one in broken if one.policy == "warn"]
 
     def discard(self, error: BaseException) -> None:
-        """After a Conflict the files may be those of the runner that took over."""
+        """Delete the quarantine of the load, but not after a Conflict: the run that took over may own the files."""
         if self.inspection is not None and not isinstance(error, Conflict):
             with suppress(Exception):  # as for the writers: the error to tell is the first
                 self.inspection.discard()
 
     def settle(self, load_id: str) -> None:
-        """The load is committed: the rows it left out are shown from now on."""
+        """After the commit: move the quarantined rows to their final folder. Idempotent."""
         if self.spec.sink.contract is not None:
             file = self.place.settle(load_id)
             if self.report.contract is not None and load_id == self.report.load_id:
@@ -96,7 +96,7 @@ class Judge:
     def warn_of_no_rows(self) -> None:
         wanted = self.spec.sink.contract.row_count if self.spec.sink.contract else None
         if wanted is not None and wanted.min:
-            text = f"contract: row_count: 0 rows, at least {wanted.min:,} wanted; nothing is new, so nothing is loaded"
+            text = f"contract: row_count: 0 rows, at least {wanted.min:,} required; the source has nothing new to load"
             self.report.warnings.append(text)
 
     def _tell_of(self, rules: rowcheck.Rules, counts: rowcheck.Counts) -> None:

@@ -76,7 +76,7 @@ def forms(
 
 
 def _of_many(error: ConfigError, table: str) -> ConfigError:
-    todo = f"{error.todo}; or leave the table out with source.exclude: [{table}]"
+    todo = f"{error.todo}; or exclude the table with source.exclude: [{table}]"
     return ConfigError(error.failed, f"table {table}: {error.found}", todo)
 
 
@@ -84,23 +84,23 @@ def _form(strategy: Strategy, changes: bool, source: pa.Field, target: pa.Field,
     here, there = equality(source), equality(target)
     keyed = strategy.mode in _KEYED
     if keyed and (here == NONE or (_has_no_equality(source.type) and (not here or here != there))):
-        todo = "give the table another key" if changes else "name another key"
-        raise _refused(place, source, f"it is {_kind(source)}, whose values have no order", todo)
+        todo = "change the key of the table" if changes else "choose another key"
+        raise _refused(place, source, f"its type is {_kind(source)}, whose values have no order", todo)
     if keyed and there == NONE:
-        found = f"the column of the target is {_kind(target)}, whose values have no order"
-        raise _refused(place, source, found, "give it another type, or name another key")
+        found = f"the target column has type {_kind(target)}, whose values have no order"
+        raise _refused(place, source, found, "change the type of the column, or choose another key")
     if keyed and there not in ("", here):
-        found = f"keys that differ in the source can be equal in the target, which compares by {there}"
-        raise _refused(place, source, found, "give the column of the target a type and collation that compare exactly")
+        found = f"keys that differ in the source can be equal in the target, which compares with {there}"
+        raise _refused(place, source, found, "change the target column to a type and collation that compare exactly")
     if changes and pa.types.is_floating(source.type):
         return FLOAT
     doubles = _doubles(strategy, changes, exact=not there)
     if here in FORMS and (doubles or not there):
         return here
     if keyed and here and not _as_it_is(here) and doubles:
-        found = f"a key can be spelled differently in the source and stay equal there ({here}), but not in the target"
+        found = f"the source treats different spellings of a key as equal ({here}), the target does not"
         if there:
-            found = f"a change can spell a key differently, and to the target it stays the same ({here})"
+            found = f"the source can change the spelling of a key ({here}) that the target treats as equal"
         raise _refused(place, source, found, _way_out(changes))
     return ""
 
@@ -129,8 +129,8 @@ def _as_it_is(how: str) -> bool:
 
 def _way_out(changes: bool) -> str:
     if changes:
-        return "use cdc_apply with deletes: hard, or give the key of the source a type that compares exactly"
-    return "let source.query give the key one spelling, as in lower(k::text) AS k, or use strategy snapshot_diff"
+        return "use cdc_apply with deletes: hard, or change the key in the source to a type that compares exactly"
+    return "make source.query return one spelling, as in lower(k::text) AS k, or use strategy snapshot_diff"
 
 
 def _refused(place: str, field: pa.Field, found: str, todo: str) -> ConfigError:

@@ -35,8 +35,8 @@ def moved_to(head: Entry | None) -> str:
 def require_here(key: str, head: Entry | None, target: str) -> None:
     """Raises StateMissing if the entries of the key went to another one."""
     if to := moved_to(head):
-        todo = "use the pipeline file that has the new names, or move it back with 'dpone state move'"
-        raise StateMissing(f"load into {target}", f"what was kept under {key} was moved to {to}", todo)
+        todo = "use the pipeline file with the new names, or move the key back with 'dpone state move'"
+        raise StateMissing(f"load into {target}", f"key {key} was moved to {to}", todo)
 
 
 @frozen

@@ -19,7 +19,7 @@ def misfit(have: pa.DataType, wanted: pa.DataType) -> str:
     """Why a cast to a type of the target was refused; names the option where it helps."""
     found = f"a value of type {have} does not fit {wanted}"
     fine = getattr(have, "unit", "") == "ns" and getattr(wanted, "unit", "") == "us"
-    return f"{found}; sink.options.nanoseconds: cut would drop its nanoseconds" if fine else found
+    return f"{found}; it would with sink.options.nanoseconds: cut, which drops nanoseconds" if fine else found
 
 
 def cut(schema: pa.Schema) -> pa.Schema:

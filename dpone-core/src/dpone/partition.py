@@ -24,7 +24,7 @@ from attrs import evolve, fields, frozen
 
 from dpone.bounds import BOUNDS, Bounds
 from dpone.contract import Entry, Load, Part, Staged, Window
-from dpone.errors import Busy, ConfigError, Conflict, ManifestChanged, SinkError, StateError
+from dpone.errors import Busy, ConfigError, Conflict, ManifestChanged, SinkError, StateError, counted
 from dpone.pipeline import StreamSpec
 from dpone.process import Process
 from dpone.schema import Name
@@ -126,7 +126,7 @@ class PartitionManifest:
             names = [one.name for one in fields(cls) if one.name not in ("partitions", "created_at")]
             partitions = tuple(map(Partition.from_json, data["partitions"]))
             if len({one.id for one in partitions}) != len(partitions):
-                raise ValueError("a partition listed twice")
+                raise ValueError("a partition is listed twice")
             created = datetime.fromisoformat(data["created_at"])
             return cls(**{name: data[name] for name in names}, partitions=partitions, created_at=created)
         except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
@@ -140,8 +140,8 @@ class PartitionManifest:
 
 
 def damaged(why: str, where: str = "the partition manifest") -> StateError:
-    todo = "start the load over with 'dpone partitions retry --anew'; rows of the target stay as they are"
-    return StateError(f"read {where}", f"damaged ({why})", todo)
+    todo = "start the load over with 'dpone partitions retry --anew'; the target keeps its rows"
+    return StateError(f"read {where}", f"the manifest is damaged ({why})", todo)
 
 
 # -- the rules ------------------------------------------------------------------------------------------------------
@@ -177,13 +177,13 @@ def held(one: Partition, now: float) -> bool:
 
 
 def claimed(one: Partition, owner: str, ttl: float, now: float) -> Partition:
-    """Raises Busy unless it waits to be done."""
+    """The partition, claimed by ``owner`` for ``ttl`` seconds. Raises Busy unless it is waiting to be processed."""
     if one.status in ("success", "skipped") or held(one, now):
-        what = f"{shown(one.owner)} is at work on it" if one.status == "running" else f"it is {one.status}"
-        raise Busy(f"claim partition {one.id}", what, "take another one, or wait until the lease has ended")
+        what = f"{shown(one.owner)} is processing it" if one.status == "running" else f"it is {one.status}"
+        raise Busy(f"claim partition {one.id}", what, "process another partition, or wait until the lease ends")
     error = one.error
     if one.status == "running":
-        error = f"{shown(one.owner)} is gone, or its lease has ended"
+        error = f"{shown(one.owner)} stopped, or its lease ended"
     return evolve(
         one, status="running", owner=owner, expires_at=now + ttl, attempts=one.attempts + 1, error=error
     )  # fmt: skip
@@ -192,8 +192,8 @@ def claimed(one: Partition, owner: str, ttl: float, now: float) -> Partition:
 def mine(one: Partition, owner: str, step: str) -> Partition:
     if one.status == "running" and one.owner == owner:
         return one
-    found = f"{shown(one.owner)} has taken it over" if one.status == "running" else f"it is {one.status} by now"
-    raise Conflict(f"{step} partition {one.id}", found, "nothing was recorded; let the other runner finish")
+    found = f"{shown(one.owner)} took it over" if one.status == "running" else f"it is now {one.status}"
+    raise Conflict(f"{step} partition {one.id}", found, "let the other run finish; nothing was recorded")
 
 
 def _let_go(one: Partition, status: Status) -> Partition:
@@ -202,16 +202,16 @@ def _let_go(one: Partition, status: Status) -> Partition:
 
 def skipped(one: Partition, reason: str, now: float) -> Partition:
     if one.status == "success" or held(one, now):
-        found = "it is staged already" if one.status == "success" else f"{shown(one.owner)} is at work on it"
-        raise ConfigError(f"skip partition {one.id}", found, "skip only what is pending or failed")
+        found = "it is already staged" if one.status == "success" else f"{shown(one.owner)} is processing it"
+        raise ConfigError(f"skip partition {one.id}", found, "skip only pending or failed partitions")
     return evolve(_let_go(one, "skipped"), reason=reason)
 
 
 def waiting(one: Partition, now: float) -> Partition:
-    """To be done again, whatever it was; ``attempts`` and ``error`` stay."""
+    """The partition, pending again; ``attempts`` and ``error`` stay. Raises ConfigError if it is staged or running."""
     if one.status == "success" or held(one, now):
-        found = "it is staged already" if one.status == "success" else f"{shown(one.owner)} is at work on it"
-        raise ConfigError(f"retry partition {one.id}", found, "nothing to retry")
+        found = "it is already staged" if one.status == "success" else f"{shown(one.owner)} is processing it"
+        raise ConfigError(f"retry partition {one.id}", found, "retry only failed or skipped partitions")
     return evolve(_let_go(one, "pending"), reason=None)
 
 
@@ -236,9 +236,9 @@ def reconciled(
 
 
 def require_same(old: PartitionManifest, new: PartitionManifest, target: Mapping[str, str]) -> None:
-    """Raises ManifestChanged where ``new`` is the load that ``old`` left half done, but for the pipeline or the schema:
-    what is staged would be thrown away. ``target``: its columns; one whose type the rows have taken over since is no
-    change."""
+    """Raises ManifestChanged if ``new`` continues the interrupted load ``old``, but the pipeline or the schema changed:
+    the staged parts would have to be deleted. ``target``: columns and types of the target; a column whose type now
+    equals the target's does not count as changed."""
     same = (old.epoch, old.window) == (new.epoch, new.window)
     if not (same and old.resumable and (old.of("success") or old.of("skipped"))):
         return
@@ -246,14 +246,14 @@ def require_same(old: PartitionManifest, new: PartitionManifest, target: Mapping
     for column in [*old.schema, *(name for name in new.schema if name not in old.schema)]:
         before, after = old.schema.get(column), new.schema.get(column)
         if before != after and after != target.get(column, ""):
-            changes.append(f"column {column} ({before or 'missing'} then, {after or 'missing'} now)")
+            changes.append(f"column {column} (was {before or 'missing'}, is {after or 'missing'})")
     if changes:
-        done = f"{len(old.of('success'))} of {len(old.partitions)} partitions of load {old.load_id} are staged"
+        done = f"load {old.load_id} has staged {len(old.of('success'))} of {counted(len(old.partitions), 'partition')}"
         todo = (
-            "put it back to go on with them, or throw them away with 'dpone partitions retry --anew' "
+            "undo that change to continue the load, or delete its partitions with 'dpone partitions retry --anew' "
             "(or --full-refresh) and run again"
         )
-        raise ManifestChanged(f"resume {new.stream}", f"{done}, but changed since: {', '.join(changes)}", todo)
+        raise ManifestChanged(f"resume {new.stream}", f"{done}; since then this changed: {', '.join(changes)}", todo)
 
 
 def manifest_of(load: Load, window: Window, stream: StreamSpec, start: str | None) -> PartitionManifest:
@@ -377,12 +377,14 @@ class PartitionManifestStore(ABC):
 
 
 def no_manifest(key: str) -> StateError:
-    todo = "see 'dpone partitions show'; a load has a manifest once it was opened with several parts"
-    return StateError("change a partition", f"no manifest of {key}", todo)
+    todo = "see 'dpone partitions show'; only a load with several parts has a manifest"
+    return StateError("change a partition", f"{key} has no manifest", todo)
 
 
 def no_partition(id: str) -> ConfigError:
-    return ConfigError("change a partition", f"no partition {id!r}", "see 'dpone partitions show' for their ids")
+    return ConfigError(
+        "change a partition", f"partition {id!r} does not exist", "see 'dpone partitions show' for the IDs"
+    )
 
 
 _HEADS = Name(("__dpone__manifests",))
@@ -459,7 +461,7 @@ class SqlPartitionManifestStore(PartitionManifestStore):
             with self._connect() as db:
                 yield db
         except SinkError as error:
-            told = StateError("keep the partition manifest", error.found, error.todo)
+            told = StateError("write the partition manifest", error.found, error.todo)
             told.category = error.category
             raise told from error
 

@@ -60,21 +60,21 @@ class Incremental:
 
     def __attrs_post_init__(self) -> None:
         if self.by == "cursor" and not self.column:
-            todo = "name the column that grows, as in column: updated_at"
-            raise ConfigError("read incremental", "by: cursor without a column", todo)
+            todo = "set the column that grows, as in column: updated_at"
+            raise ConfigError("read incremental", "by: cursor needs a column", todo)
         if self.by != "cursor" and (self.column or self.lookback):
-            raise ConfigError("read incremental", f"by: {self.by} has no column and no lookback", "remove them")
+            raise ConfigError("read incremental", f"by: {self.by} takes neither column nor lookback", "remove them")
         late = (self.in_flight, self.in_flight_timeout, self.set_back)
         if self.by != "cursor" and late != ("wait", IN_FLIGHT_TIMEOUT, "stop"):
-            found = f"by: {self.by} has no in_flight, no in_flight_timeout and no set_back"
-            raise ConfigError("read incremental", found, "remove them: it loses no late commit")
+            found = f"by: {self.by} does not take in_flight, in_flight_timeout or set_back"
+            raise ConfigError("read incremental", found, "remove them; it cannot miss late commits")
 
     def read_by(self, reader: bool) -> Incremental:
         """Bound to who reads it: a change reader, or the source. Raises ConfigError for what that one does not have."""
         if reader and (self.key or self.nulls != "fail"):
-            raise ConfigError("read incremental", f"by: {self.by} has no key and no nulls", "remove them")
+            raise ConfigError("read incremental", f"by: {self.by} takes neither key nor nulls", "remove them")
         if self.limit is not None and not reader:
-            raise ConfigError("read incremental", f"by: {self.by} has no limit", "remove it")
+            raise ConfigError("read incremental", f"by: {self.by} does not take limit", "remove it")
         return evolve(self, of_changes=reader)
 
 
@@ -119,8 +119,8 @@ class Undo:
 
     def __attrs_post_init__(self) -> None:
         if self.loads is None and self.days is None:
-            todo = "say for how long, as in undo: {loads: 3} or undo: {days: 7}"
-            raise ConfigError("read undo", "neither loads nor days", todo)
+            todo = "set a retention, as in undo: {loads: 3} or undo: {days: 7}"
+            raise ConfigError("read undo", "neither loads nor days is set", todo)
 
 
 @frozen
@@ -144,7 +144,7 @@ class SinkOptions:
 
     def __attrs_post_init__(self) -> None:
         if self.undo is not None and not self.lineage.enabled:
-            todo = "leave lineage on: rows are taken out by their load id; or remove undo"
+            todo = "turn lineage on, or remove undo: a load is taken back by its load id"
             raise ConfigError("read options.undo", "lineage is off", todo)
 
 

@@ -47,17 +47,17 @@ def pipeline_schema(plugins: Plugins) -> dict[str, Any]:
     table = {**TEXT, "description": "a source table, or a glob"}
     entry = {"anyOf": [table, _object(stream | {"name": TEXT})]}
     properties = {
-        "pipeline": {**TEXT, "minLength": 1, "description": "name of the pipeline; part of every key of its state"},
+        "pipeline": {**TEXT, "minLength": 1, "description": "name of the pipeline; part of every state key"},
         "labels": {"type": "object", "additionalProperties": TEXT, "description": "copied into reports and metrics"},
         "source": {"$ref": "#/$defs/source"},
         "sink": {"$ref": "#/$defs/sink"},
         "state": {"$ref": "#/$defs/state"},
         "runtime": _record(Runtime),
         "connections": {
-            "description": "URLs or mappings by name, or the name of a file of them",
+            "description": "URLs or mappings by name, or the name of a file with them",
             "anyOf": [TEXT, {"type": "object", "additionalProperties": {"type": ["string", "object"]}}],
         },
-        "defaults": _object(stream) | {"description": "what every stream starts from"},
+        "defaults": _object(stream) | {"description": "defaults of every stream"},
         "streams": {
             "anyOf": [
                 {"type": "array", "minItems": 1, "items": entry},
@@ -107,7 +107,7 @@ def _branch(role: Role, record: Connector, plugins: Plugins) -> dict[str, Any]:
         if role == "source":
             _name_increments(properties["options"], plugins.increments(record.name))
     except PluginError as error:
-        properties["options"] = {"type": "object", "description": f"unknown here: {error.found}"}
+        properties["options"] = {"type": "object", "description": f"not available here: {error.found}"}
     if role == "sink":
         modes = [mode for mode in MODES if record.capabilities.get(mode) is Support.SUPPORTED]
         named = [*modes, *(alias for alias, mode in ALIASES.items() if mode in modes)]
@@ -139,7 +139,7 @@ def _loose(spec: type) -> dict[str, Any]:
     hints = hints_of(spec)
     properties = {name: {"type": "object"} if name == "options" else _value(hints[name]) for name in fields_of(spec)}
     if "connection" in properties:
-        text = "a URL, as in ${NAME}, or the name of one of connections, or a mapping for the connector"
+        text = "a URL, as in ${NAME}, a name from connections, or a mapping for the connector"
         properties["connection"] = {"type": ["string", "object"], "description": text}
     if "strategy" in properties:
         properties["strategy"] = _strategy()

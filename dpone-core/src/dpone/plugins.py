@@ -69,7 +69,7 @@ class Found:
 # None of our distributions is on a public index, where the name dpone belongs to another project: a message
 # that says what to install names paths.
 CORE = "dpone-core"
-OTHERS = "install the distribution that has it, by path or wheel"
+OTHERS = "install its distribution from a path or wheel"
 _CONNECTORS = ("postgres", "mssql", "kafka", "objectstore")
 
 
@@ -98,7 +98,7 @@ class Plugins:
             raise PluginError(f"use {role} {name}", f"plugin is {sick.state} ({sick.cause})", "see 'dpone plugins'")
         known = ", ".join(n for n in self.names(role) if self.connectors[role, n].implemented) or "none"
         install = f"pip install ./{CORE} ./{ours}, in the repository" if (ours := _distribution(name)) else OTHERS
-        raise PluginError(f"use {role} {name}", "no such connector is installed", f"use one of: {known}; or {install}")
+        raise PluginError(f"use {role} {name}", "the connector is not installed", f"use one of: {known}; or {install}")
 
     def supports(self, role: Role, name: str, capability: str) -> bool:
         return self.get(role, name).capabilities.get(capability) is Support.SUPPORTED
@@ -118,11 +118,11 @@ class Plugins:
         """Import the implementation and see that it has every member of the contract."""
         connector = self.get(role, name)
         if not connector.implemented:
-            todo = "see 'dpone plugins' and the matrix of 'dpone certify' for what this version does"
-            raise PluginError(f"use {role} {name}", "this connector declares it as not implemented", todo)
+            todo = "see 'dpone plugins' and 'dpone certify' for what this version supports"
+            raise PluginError(f"use {role} {name}", "the connector does not implement it", todo)
         cls = resolve(connector.implementation)
         if missing := lacking(role, cls, connector):
-            todo = f"implement every member of dpone.contract ({role}), or declare less"
+            todo = f"implement every member of dpone.contract ({role}), or declare fewer capabilities"
             raise PluginError(f"load {role} {name}", f"{connector.implementation} lacks {', '.join(missing)}", todo)
         return cast(type, cls)
 
@@ -152,7 +152,7 @@ class Plugins:
         if reference is None or isinstance(codes := resolve(reference), ErrorCodes):
             return codes if reference else None
         found = f"{reference} is not a dpone.errors.ErrorCodes"
-        raise PluginError(f"load the errors of {role} {name}", found, "make it one")
+        raise PluginError(f"load the errors of {role} {name}", found, "assign an ErrorCodes to it")
 
     def classifier(self) -> ErrorClassifier:
         """Knows the codes of every connector whose error table can be imported."""
@@ -169,10 +169,8 @@ def resolve(reference: str) -> Any:
     try:
         module = importlib.import_module(path)
         if not hasattr(module, name):
-            found = f"module {path} has no {name}"
-            raise PluginError(
-                f"import {reference}", found, "correct the name in the plugin, or reinstall the connector"
-            )
+            found = f"module {path} does not define {name}"
+            raise PluginError(f"import {reference}", found, "fix the name in the plugin, or reinstall the connector")
         return getattr(module, name)
     except PluginError:
         raise
@@ -243,7 +241,10 @@ def _discover(points: Iterable[EntryPoint], blocked: str) -> Plugins:
         if point.name in blocks:
             one.state, one.cause = "blocked", "DPONE_BLOCK"
         elif point.name in shared:
-            one.state, one.cause = "broken", f"name claimed by {' and '.join(shared[point.name])}; uninstall one"
+            one.state, one.cause = (
+                "broken",
+                f"{' and '.join(shared[point.name])} use the same name; uninstall one of them",
+            )
         else:
             try:
                 _register(manager, point, one, connectors)
@@ -281,10 +282,10 @@ def _register(
             _check_words(role, connector)
             if unknown := sorted(n for n in connector.capabilities if not known(role, n)):
                 todo = f"use the names of dpone.capability.CAPABILITIES[{role!r}]"
-                raise PluginError(f"read {role} {connector.name}", f"unknown capability {', '.join(unknown)}", todo)
+                raise PluginError(f"read {role} {connector.name}", f"unknown capabilities: {', '.join(unknown)}", todo)
             _check_commit(role, connector)
             if (role, connector.name) in connectors or (role, connector.name) in mine:
-                found = "another plugin has this name"
+                found = "another plugin has the same name"
                 raise PluginError(f"read {role} {connector.name}", found, "uninstall one of them")
             mine[role, connector.name] = connector
             one.roles.setdefault(role, []).append(connector.name)
@@ -295,7 +296,7 @@ def _register(
 def _check_words(role: Role, connector: Connector) -> None:
     """Types and words of a record that would fail only once they are used, far from the plugin."""
     read = f"read {role} {connector.name}"
-    made = "make it with dpone.capability.declare"
+    made = "build it with dpone.capability.declare"
     if not isinstance(connector.capabilities, Mapping):
         raise PluginError(read, f"capabilities is of type {type(connector.capabilities).__name__}", made)
     if strange := [value for value in connector.capabilities.values() if not isinstance(value, Support)]:
@@ -314,18 +315,20 @@ def _check_commit(role: Role, connector: Connector) -> None:
         return
     if connector.commit is None:
         todo = f"set commit to {COMMITS} (dpone.capability.Connector)"
-        raise PluginError(f"read sink {connector.name}", "it does not say how it commits", todo)
+        raise PluginError(f"read sink {connector.name}", "commit is not set", todo)
     claimed = [n for n in NEED_A_JOURNAL if connector.capabilities.get(n) is Support.SUPPORTED]
     if connector.commit == "none" and claimed:
-        todo = "keep the journal in the sink and say how in commit, or do not declare them"
-        raise PluginError(f"read sink {connector.name}", f"commit is none, and it declares {', '.join(claimed)}", todo)
+        todo = "store the journal in the sink and set commit, or do not declare them"
+        raise PluginError(f"read sink {connector.name}", f"commit is none, but it declares {', '.join(claimed)}", todo)
 
 
 def _check_hooks(module: Any) -> None:
     specs = {n for n in vars(hookspecs) if n.startswith("dpone_")}
     named = {n for n in dir(module) if n.startswith("dpone_") and hasattr(getattr(module, n), "dpone_impl")}
     if misspelt := sorted(named - specs):
-        raise PluginError("read hooks", f"unknown hook {', '.join(misspelt)}", f"use one of {', '.join(sorted(specs))}")
+        raise PluginError(
+            "read hooks", f"unknown hooks: {', '.join(misspelt)}", f"use one of {', '.join(sorted(specs))}"
+        )
     if not named:
         todo = f"mark at least one of {', '.join(sorted(specs))} with @dpone.hookimpl"
-        raise PluginError("read hooks", "no hook at all", todo)
+        raise PluginError("read hooks", "the plugin has no hooks", todo)

@@ -56,14 +56,16 @@ class Position:
         try:
             if data["format"] != FORMAT:
                 found = f"format {data['format']!r}, this dpone reads {FORMAT}"
-                raise StateError("read a position", found, "run the dpone version that wrote it, or migrate the state")
+                raise StateError("read a position", found, "use the dpone version that wrote it, or migrate the state")
             kind, epoch = data["kind"], data["epoch"]
             if not isinstance(kind, str) or not isinstance(epoch, int) or isinstance(epoch, bool) or epoch < 0:
-                raise TypeError("kind must be text and epoch a number from 0")
+                raise TypeError("kind must be a string and epoch an integer from 0")
             return cls(kind, dict(data["identity"]), dict(data["value"]), epoch)
         except (KeyError, TypeError, ValueError) as error:
-            found = f"no {error.args[0]}" if isinstance(error, KeyError) else f"{type(error).__name__}: {error}"
-            todo = "give an object with format, kind, epoch, identity and value"
+            found = (
+                f"key {error.args[0]} is missing" if isinstance(error, KeyError) else f"{type(error).__name__}: {error}"
+            )
+            todo = "use a JSON object with format, kind, epoch, identity and value"
             raise StateError("read a position", found, todo) from error
 
     @classmethod
@@ -71,6 +73,6 @@ class Position:
         try:
             data = json.loads(text)
         except ValueError as error:
-            todo = "put back the position that 'dpone state history --format json' shows for its load"
+            todo = "restore the position that 'dpone state history --format json' shows for its load"
             raise StateError("read a position", f"not JSON ({error})", todo) from error
         return cls.from_json(data)

@@ -52,7 +52,7 @@ def prefetch(items: Iterator[T], depth: int = 2) -> Generator[T, None, None]:
                 return ready.get(timeout=stopping.SLICE)
             except queue.Empty:
                 if not stopping.left():
-                    raise _abandoned("the run was interrupted while the source was silent") from None
+                    raise _abandoned("the run was interrupted while it waited for the source") from None
 
     thread = threading.Thread(target=work, name="dpone-read", daemon=True)
     try:

@@ -31,7 +31,7 @@ from attrs import define, field, frozen
 
 from dpone import durable
 from dpone.contract import Staged, Stream
-from dpone.errors import ConfigError, Conflict, DataError, PluginError, SinkError
+from dpone.errors import ConfigError, Conflict, DataError, PluginError, SinkError, counted
 from dpone.ids import ulid
 from dpone.jsontext import NotJson, has_members, json_texts
 from dpone.rowcheck import Broken, Counts, KeyRule, Keys, Left, Mask, Rules, Seen
@@ -53,7 +53,7 @@ class Place:
     def root(self) -> Path:
         root = self.base / self.path
         if not root.resolve().is_relative_to(self.base.resolve()):
-            todo = "name a folder in that of the pipeline file, without a link that leads out of it"
+            todo = "use a folder inside the folder of the pipeline file, without links that lead outside"
             raise ConfigError("read contract.quarantine.path", f"{self.path} is outside {self.base}", todo)
         return root
 
@@ -68,16 +68,18 @@ class Place:
         return self.root / ".pending" / hashlib.sha256(self.key.encode()).hexdigest()[:16]
 
     def settle(self, load_id: str) -> str | None:
-        """The load is committed: its quarantine takes its final name, the keys have served. Answers the folder, None
-        if the load quarantined nothing. Idempotent."""
+        """After the commit: rename the quarantine to its final name and delete the keys. Returns the folder, or None if
+        the load quarantined nothing. Idempotent."""
         pending, kept = self.pending(load_id), self.kept(load_id)
         if pending.is_dir():
-            todo = f"load {load_id} is committed; mend the folder and run again, which moves the files there"
+            todo = f"fix the folder and run again to move the files there; load {load_id} is committed"
             with _failing(f"move the quarantine to {kept}", todo):
                 self._move(pending, kept)
         if not kept.is_dir():
             return None
-        with _failing(f"move the quarantine to {kept}", "let the user that runs dpone read the folder, and run again"):
+        with _failing(
+            f"move the quarantine to {kept}", "give the user that runs dpone read access to the folder, and run again"
+        ):
             durable.sync_folder(kept.parent)  # also where a run was killed between the rename and this
         return str(kept)
 
@@ -115,7 +117,9 @@ def _failing(step: str, todo: str) -> Iterator[None]:
 
 
 def _writing(folder: Path) -> AbstractContextManager[None]:
-    return _failing(f"write {folder}", "free space, or let the user that runs dpone write there; nothing was changed")
+    return _failing(
+        f"write {folder}", "free disk space, or give the user that runs dpone write access; nothing was changed"
+    )
 
 
 def _private(folder: Path) -> None:
@@ -167,8 +171,8 @@ class Inspection:
     def conclude(self, staged: Mapping[str, Staged]) -> tuple[Counts, list[Broken]]:
         """What all parts together say. ``staged``: every part of the load, as the sink marked it."""
         if not self._complete(staged):
-            found = f"files of the load are gone from {self.folder}"
-            raise Conflict("check the row contract", found, "another runner of the stream removed them; run again")
+            found = f"files of the load are missing from {self.folder}"
+            raise Conflict("check the row contract", found, "run again; another run of the stream removed them")
         counts = Counts()
         for mark in staged.values():
             noted = _noted(mark)
@@ -191,7 +195,10 @@ class Inspection:
 
 def _noted(staged: Staged) -> Any:
     if not staged.checks:
-        found, todo = "a part is staged without what the contract's checks found", "use a sink that keeps Staged.checks"
+        found, todo = (
+            "a part was staged without the results of the contract's checks",
+            "use a sink that stores Staged.checks",
+        )
         raise PluginError("check the row contract", found, todo)
     return json.loads(staged.checks)
 
@@ -238,7 +245,7 @@ class WatchedStream:
         """A file of the disk's size helps nobody: stop as soon as the verdict is known."""
         limit = self._inspection.rules.contract.quarantine.max_rows
         if self.left > limit:
-            found = f"quarantine.max_rows: more than {limit:,} rows of part {self._part} would be quarantined"
+            found = f"quarantine.max_rows: more than {counted(limit, 'row')} of part {self._part} would be quarantined"
             raise DataError("check the row contract", found, "correct the rows in the source, or change the contract")
 
 
@@ -316,7 +323,7 @@ def _json(column: pa.Array) -> list[Any]:
         try:
             return list(json_texts(column).to_pylist())
         except NotJson as error:
-            return [f"{error.reason}, which JSON has no form for"] * len(column)
+            return [f"{error.reason}, which cannot be written as JSON"] * len(column)
     if pa.types.is_decimal(column.type) or (
         pa.types.is_temporal(column.type) and not pa.types.is_interval(column.type)
     ):

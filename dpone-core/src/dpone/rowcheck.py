@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from attrs import asdict, define, field, frozen
 
-from dpone.errors import ConfigError
+from dpone.errors import ConfigError, counted
 from dpone.rowcontract import Bound, Policy, Range, RowContract, anchored, bound, type_of
 
 Mask = npt.NDArray[np.bool_]
@@ -152,39 +152,39 @@ class Rules:
         return Checked(rest.batch, _left(batch.num_rows, rest.places, reasons), counts, keys)
 
     def verdict(self, counts: Counts) -> list[Broken]:
-        """Rules that do not hold for the whole load, those bound to fail first. ``counts`` has the repeats of every
-        ``unique`` rule by now."""
+        """Rules that the load violates, those with policy ``fail`` first. ``counts`` must include the repeated keys of
+        every ``unique`` rule."""
         found = [*self.static, *self._counted(counts), *self._of_the_load(counts), *self._too_many(counts)]
         return sorted(found, key=lambda broken: ("fail", "quarantine", "warn").index(broken.policy))
 
     def _counted(self, counts: Counts) -> Iterable[Broken]:
         for label in (rule.label for rules in (self.rows, self.keys) for rule in rules):
             if count := counts.violations.get(label, 0):
-                yield Broken(label, self.contract.policy(label), count, f"{label}: {count:,} rows")
+                yield Broken(label, self.contract.policy(label), count, f"{label}: {counted(count, 'row')}")
 
     def _of_the_load(self, counts: Counts) -> Iterable[Broken]:
         wanted, policy = self.contract.row_count, self.contract.policy("row_count")
         if wanted and wanted.min is not None and counts.loaded < wanted.min:
-            text = f"row_count: {counts.loaded:,} rows, at least {wanted.min:,} wanted"
+            text = f"row_count: {counted(counts.loaded, 'row')}, at least {wanted.min:,} required"
             yield Broken("row_count", policy, 1, text)
         if wanted and wanted.max is not None and counts.loaded > wanted.max:
-            text = f"row_count: {counts.loaded:,} rows, at most {wanted.max:,} wanted"
+            text = f"row_count: {counted(counts.loaded, 'row')}, at most {wanted.max:,} allowed"
             yield Broken("row_count", policy, 1, text)
         for column, ratio in self.contract.max_null_ratio.items():
             nulls, label = counts.nulls.get(column, 0), f"max_null_ratio.{column}"
             if nulls > _exact(ratio) * counts.loaded:
-                text = f"{label}: NULL in {nulls:,} of {counts.loaded:,} rows"
+                text = f"{label}: NULL in {nulls:,} of {counted(counts.loaded, 'row')}"
                 yield Broken(label, self.contract.policy(label), 1, text)
 
     def _too_many(self, counts: Counts) -> Iterable[Broken]:
         left, limit = counts.rows - counts.loaded, self.contract.quarantine
         if left > limit.max_rows or left > _exact(limit.max_share) * counts.rows:
             name = "max_rows" if left > limit.max_rows else "max_share"
-            text = f"quarantine.{name}: {left:,} of {counts.rows:,} rows would be quarantined"
+            text = f"quarantine.{name}: {left:,} of {counted(counts.rows, 'row')} would be quarantined"
             yield Broken("quarantine", "fail", left, text)
 
     def violations(self, counts: Counts) -> dict[str, int]:
-        """Of every rule, also those that hold: rows, or 1 for a rule of the whole load."""
+        """For every rule: the number of rows that violate it, or 0 or 1 for a rule about the whole load."""
         broken = {one.rule: one.violations for one in self.verdict(counts)}
         return {label: broken.get(label, 0) for label in self.contract.labels()}
 
@@ -229,18 +229,18 @@ def _left(rows: int, places: npt.NDArray[np.int64], reasons: Mapping[str, Mask])
 
 
 def bind(contract: RowContract, schema: pa.Schema) -> Rules:
-    """Raises ConfigError where a rule names a column that is not there, unless ``required_columns`` says so already,
-    or one of a type that the rule knows nothing of."""
+    """Raises ConfigError if a rule names a column that does not exist, unless ``required_columns`` lists it too, or a
+    column of a type that the rule does not support."""
     static: list[Broken] = []
     for column in contract.required_columns:
         if column not in schema.names:
             label = f"required_columns.{column}"
-            static.append(Broken(label, contract.policy(label), 1, f"{label}: there is no such column"))
+            static.append(Broken(label, contract.policy(label), 1, f"{label}: the column does not exist"))
     for column, name in contract.types.items():
         label = f"types.{column}"
         type_ = _type(contract, schema, label, column)
         if type_ is not None and not _same(type_, type_of(name), name):
-            text = f"{label}: {type_}, not {name}"
+            text = f"{label}: the column is {type_}, not {name}"
             static.append(Broken(label, contract.policy(label), 1, text))
     nulls = {
         c: i for c in contract.max_null_ratio if (i := _at(contract, schema, f"max_null_ratio.{c}", c)) is not None
@@ -255,8 +255,8 @@ def _at(contract: RowContract, schema: pa.Schema, label: str, column: str) -> in
         return int(schema.get_field_index(column))
     if column in contract.required_columns:
         return None
-    todo = f"use columns of {', '.join(schema.names)}, or name it in required_columns"
-    raise ConfigError(f"bind contract.{label}", f"no column {column} in the source", todo)
+    todo = f"use columns of {', '.join(schema.names)}, or add it to required_columns"
+    raise ConfigError(f"bind contract.{label}", f"the source has no column {column}", todo)
 
 
 def _type(contract: RowContract, schema: pa.Schema, label: str, column: str) -> pa.DataType | None:
@@ -338,7 +338,7 @@ def _nothing(column: pa.Array) -> pa.Array | None:
 
 def _pattern(label: str, type_: pa.DataType, pattern: str) -> Violates:
     if not _is_text(type_):
-        raise _unfit(label, type_, "patterns are for columns of text")
+        raise _unfit(label, type_, "use patterns only for text columns")
     whole = anchored(pattern)
     return lambda column: pc.invert(pc.match_substring_regex(column, whole)).fill_null(False)
 
@@ -408,7 +408,7 @@ def _units(label: str, type_: pa.DataType, value: Bound) -> Fraction:
     if pa.types.is_timestamp(type_):
         if not isinstance(value, datetime) or (value.tzinfo is None) != (type_.tz is None):
             ending = "" if type_.tz is None else "Z"
-            raise _unfit(label, type_, f"write dates with their time, as in 2026-01-31T23:59:59{ending}")
+            raise _unfit(label, type_, f"write timestamps, as in 2026-01-31T23:59:59{ending}")
         start = datetime(1970, 1, 1, tzinfo=None if type_.tz is None else UTC)
         return Fraction((value - start) // timedelta(microseconds=1), 10**6) * _PER_SECOND[type_.unit]
     if pa.types.is_time(type_):
@@ -416,7 +416,7 @@ def _units(label: str, type_: pa.DataType, value: Bound) -> Fraction:
             raise _unfit(label, type_, "write times, as in 23:59:59")
         seconds = (value.hour * 60 + value.minute) * 60 + value.second
         return (seconds + Fraction(value.microsecond, 10**6)) * _PER_SECOND[type_.unit]
-    raise _unfit(label, type_, "only numbers, dates, timestamps and times have an order here; use a pattern for text")
+    raise _unfit(label, type_, "use ranges only for numbers, dates, timestamps and times, and a pattern for text")
 
 
 def _limits(type_: pa.DataType) -> tuple[int, int]:
@@ -450,7 +450,7 @@ def _allowed(label: str, type_: pa.DataType, values: Sequence[Any]) -> Violates:
     if _is_text(type_) or pa.types.is_boolean(type_):
         wanted = str if _is_text(type_) else bool
         if any(not isinstance(value, wanted) for value in values):
-            raise _unfit(label, type_, "write texts, in quotes" if wanted is str else "write true and false")
+            raise _unfit(label, type_, "write the values in quotes" if wanted is str else "write true or false")
         known = pa.array(values, type_)
     elif pa.types.is_floating(type_) and not pa.types.is_float16(type_):
         known = pa.array([float(_number(label, type_, _value(label, type_, v))) for v in values], type_)
@@ -458,7 +458,7 @@ def _allowed(label: str, type_: pa.DataType, values: Sequence[Any]) -> Violates:
         units = [_units(label, type_, _value(label, type_, value)) for value in values]
         least, most = _limits(type_)
         if any(unit.denominator != 1 or not least <= unit <= most for unit in units):
-            raise _unfit(label, type_, "remove the value that it cannot hold")
+            raise _unfit(label, type_, "remove the values that this type cannot hold")
         known = pa.array([_scalar(int(unit), type_).as_py() for unit in units], _physical_type(type_))
 
     def violates(column: pa.Array) -> pa.Array:
@@ -490,7 +490,7 @@ def _key_rules(contract: RowContract, schema: pa.Schema) -> Iterable[KeyRule]:
 
 
 def _width(label: str, type_: pa.DataType) -> int:
-    """Bytes that tell values of the type apart; of texts, a digest."""
+    """Bytes needed to distinguish values of the type; texts are compared by a digest."""
     type_ = _stored_type(type_)
     if pa.types.is_decimal(type_):
         return int(type_.bit_width // 8)
@@ -500,7 +500,7 @@ def _width(label: str, type_: pa.DataType) -> int:
         return int(type_.byte_width)
     if pa.types.is_primitive(type_) and not pa.types.is_interval(type_):
         return 8
-    raise _unfit(label, type_, "nested values cannot be compared here; name other columns")
+    raise _unfit(label, type_, "use other columns; nested values cannot be compared")
 
 
 def _stored_type(type_: pa.DataType) -> pa.DataType:

@@ -39,7 +39,7 @@ def bound(value: Any) -> Bound:
         return _from_text(value.strip())
     number = _sane(Decimal(str(value)))
     if isinstance(value, float) and len(number.normalize().as_tuple().digits) > 15:
-        raise ValueError("more than 15 digits, which only a text keeps")
+        raise ValueError("a number of more than 15 digits, which must be in quotes")
     return number
 
 
@@ -68,8 +68,8 @@ def _bound(name: str, value: Any) -> Bound | None:
     try:
         return None if value is None else bound(value)
     except ValueError as error:
-        todo = "write a number, or in quotes a longer one, 2026-01-31, 2026-01-31T12:00:00 or 12:00:00"
-        raise ConfigError(f"read {name}", f"a bound that is {error}", todo) from error
+        todo = "write a number, or in quotes a long number, 2026-01-31, 2026-01-31T12:00:00 or 12:00:00"
+        raise ConfigError(f"read {name}", f"the bound is {error}", todo) from error
 
 
 @frozen
@@ -86,7 +86,7 @@ class Range:
     def __attrs_post_init__(self) -> None:
         low, high = _bound("min", self.min), _bound("max", self.max)
         if low is None and high is None:
-            raise ConfigError("read range", "neither min nor max", "write min, max, or both")
+            raise ConfigError("read range", "neither min nor max is set", "set min, max or both")
         if low is None or high is None:
             return
         try:
@@ -94,7 +94,7 @@ class Range:
         except TypeError:  # with and without a time zone
             wrong = True
         if wrong:
-            raise ConfigError("read range", "min is above max, or of another kind", "write min <= max")
+            raise ConfigError("read range", "min is greater than max, or has another type", "write min <= max")
 
 
 @frozen
@@ -110,9 +110,9 @@ class RowCount:
 
     def __attrs_post_init__(self) -> None:
         if self.min is None and self.max is None:
-            raise ConfigError("read row_count", "neither min nor max", "write min, max, or both")
+            raise ConfigError("read row_count", "neither min nor max is set", "set min, max or both")
         if self.min is not None and self.max is not None and self.min > self.max:
-            raise ConfigError("read row_count", "min is above max", "write min <= max")
+            raise ConfigError("read row_count", "min is greater than max", "write min <= max")
 
 
 @frozen
@@ -133,7 +133,9 @@ class Quarantine:
     def __attrs_post_init__(self) -> None:
         path = PurePath(self.path)
         if not path.parts or path.is_absolute() or ".." in path.parts or "\0" in self.path:
-            raise ConfigError("read path", "not a folder below that of the pipeline file", "write a relative path")
+            raise ConfigError(
+                "read path", "the folder is not inside the folder of the pipeline file", "write a relative path"
+            )
 
 
 def _texts(value: Any) -> tuple[str, ...]:
@@ -182,8 +184,8 @@ class RowContract:
             _check_pattern(name, pattern)
         for name, values in self.allowed_values.items():
             if not values or any(not isinstance(v, str | int | float | Decimal) for v in values):
-                todo = "write a list of texts, numbers or true and false; NULL is always allowed, see not_null"
-                raise ConfigError(f"read allowed_values.{name}", "no list of plain values", todo)
+                todo = "write a list of texts, numbers or booleans; NULL is always allowed, see not_null"
+                raise ConfigError(f"read allowed_values.{name}", "the value is not a list of single values", todo)
         for name, ratio in self.max_null_ratio.items():
             if not 0 <= ratio <= 1:
                 raise ConfigError(
@@ -193,15 +195,15 @@ class RowContract:
                 )
         self._check_unique()
         if not self.labels():
-            raise ConfigError("read contract", "no rule", "write a rule, or leave the contract out")
+            raise ConfigError("read contract", "it has no rules", "add a rule, or remove the contract")
         self._check_overrides()
 
     def _check_unique(self) -> None:
         for key in self.keys:
             if not key or len({*key}) < len(key):
-                raise ConfigError("read unique", "an empty list, or a column named twice", "name each column once")
+                raise ConfigError("read unique", "the list is empty, or names a column twice", "list each column once")
         if len({*self.keys}) < len(self.keys):
-            raise ConfigError("read unique", "the same columns twice", "name them once")
+            raise ConfigError("read unique", "it lists the same columns twice", "remove one of them")
 
     def _check_overrides(self) -> None:
         known = [*{label.partition(".")[0]: 1 for label in self.labels()}, *self.labels()]
@@ -209,9 +211,9 @@ class RowContract:
             if rule not in known:
                 near = difflib.get_close_matches(rule, known, 1)
                 todo = f"did you mean {near[0]}?" if near else f"use one of {', '.join(dict.fromkeys(known))}"
-                raise ConfigError(f"read overrides.{rule}", f"no rule {rule!r} in this contract", todo)
+                raise ConfigError(f"read overrides.{rule}", f"the contract has no rule {rule!r}", todo)
             if policy == "quarantine" and rule.partition(".")[0] in OF_THE_LOAD:
-                found = f"{rule} is a rule of the whole load: there is no row to quarantine"
+                found = f"{rule} checks the whole load and cannot quarantine rows"
                 raise ConfigError(f"read overrides.{rule}", found, "use fail or warn")
 
     @property
@@ -240,8 +242,8 @@ def _check_type(column: str, name: str) -> None:
     if type_of(name) is None:
         from dpone.sql.types import instead, limit
 
-        todo = "leave the length out; those of texts are for patterns" if limit(name) is not None else instead(name)
-        raise ConfigError(f"read types.{column}", f"no type {name!r}", todo)
+        todo = "remove the length; check the length of text with patterns" if limit(name) is not None else instead(name)
+        raise ConfigError(f"read types.{column}", f"unknown type {name!r}", todo)
 
 
 def type_of(name: str) -> Any:
@@ -266,5 +268,5 @@ def _check_pattern(column: str, pattern: str) -> None:
         for text in (pattern, anchored(pattern)):  # on its own too: a)|(b is none
             pc.match_substring_regex(pa.array([""]), text)
     except (pa.ArrowException, UnicodeError) as error:
-        todo = "write an RE2 expression; it has no look-around and no back references"
-        raise ConfigError(f"read patterns.{column}", "no regular expression of RE2", todo) from error
+        todo = "write an RE2 expression, without look-around and back references"
+        raise ConfigError(f"read patterns.{column}", "the pattern is not a valid RE2 expression", todo) from error

@@ -53,7 +53,9 @@ class Name:
         for part in parts or ("",):
             if not isinstance(part, str) or not part or "\0" in part:
                 todo = 'write table: schema.table, quoting a part with a dot in it: "a.b".c'
-                raise ConfigError("read a table name", f"an empty part or a NUL in {'.'.join(map(str, parts))!r}", todo)
+                raise ConfigError(
+                    "read a table name", f"{'.'.join(map(str, parts))!r} has an empty part or a NUL", todo
+                )
 
     @classmethod
     def parse(cls, text: str) -> Name:

@@ -54,7 +54,7 @@ class Secret:
 
     def __init__(self, text: str) -> None:
         if not isinstance(text, str):
-            raise TypeError("a Secret holds text")
+            raise TypeError("a Secret must be text")
         self._text = text
         register(text)
 
@@ -110,7 +110,7 @@ class Secret:
         return self
 
     def __getstate__(self) -> Any:
-        raise TypeError("a Secret is not serialised; pass the name of its environment variable instead")
+        raise TypeError("a Secret cannot be serialised; pass the name of its environment variable instead")
 
     def __reduce__(self) -> Any:
         return self.__getstate__()
@@ -194,7 +194,7 @@ def unclear(text: str) -> str:
     if "@" in authority and "@" in before:
         return "the URL has an '@' in its user or password"
     if not authority and re.match(r"/+[^/@:]*:[^/]*@", text[len(url["scheme"]) + 3 :]):
-        return "the URL has a slash too many before its user and password"
+        return "the URL has an extra slash before its user and password"
     raw = re.search("[/?#;]", before)
     if authority and raw and (":" in before or raw[0] in "?#"):  # libpq: the host of 'h?password=a@b' is b
         return f"the URL has an '@' after a '{raw[0]}'"

@@ -52,11 +52,11 @@ def _place_in(saved: Mapping[str, Any]) -> tuple[int, int, str]:
             raise ValueError(f"format {saved['format']!r}, this dpone reads {STATE_FORMAT}")
         epoch, seq, load_id = Position.from_json(saved["position"]).epoch, saved["seq"], saved["load_id"]
         if type(seq) is not int or not isinstance(load_id, str):
-            raise ValueError("seq must be a number and load_id a text")
+            raise ValueError("seq must be a number and load_id a string")
         return epoch, seq, load_id
     except (KeyError, TypeError, ValueError, StateError) as error:
-        why = f"its position: {error.found}" if isinstance(error, StateError) else f"{type(error).__name__}: {error}"
-        todo = "use the dpone that wrote it, or start again with --full-refresh or 'dpone state set'"
+        why = f"in its position: {error.found}" if isinstance(error, StateError) else f"{type(error).__name__}: {error}"
+        todo = "use the dpone version that wrote it, or start over with --full-refresh or 'dpone state set'"
         raise StateError("read the state", why, todo) from error
 
 
@@ -69,13 +69,15 @@ def compare(head: Entry | None, saved: Mapping[str, Any] | None, target: str) ->
         return head is not None
     epoch, seq, load_id = _place_in(saved)
     failed = f"compare the state with the journal of {target}"
-    todo = "the target was restored, dropped or replaced: use --full-refresh, or 'dpone state set' to choose a position"
+    todo = (
+        "if the target was restored, dropped or replaced, use --full-refresh or set a position with 'dpone state set'"
+    )
     if head is None or (head.epoch, head.seq) < (epoch, seq):
-        ends = f"at seq {head.seq} of epoch {head.epoch}" if head else "before its first entry"
-        found = f"state says load {load_id} (seq {seq}, epoch {epoch}), the journal ends {ends}"
+        ends = f"ends at seq {head.seq} of epoch {head.epoch}" if head else "before its first entry"
+        found = f"the state has load {load_id} (seq {seq}, epoch {epoch}), but the journal {ends}"
         raise StateAhead(failed, found, todo)
     if (head.epoch, head.seq) == (epoch, seq) and head.load_id != load_id:
-        raise StateAhead(failed, f"seq {seq} is load {load_id} in the state and {head.load_id} in the journal", todo)
+        raise StateAhead(failed, f"seq {seq} is load {load_id} in the state, but {head.load_id} in the journal", todo)
     return (head.epoch, head.seq) > (epoch, seq)
 
 

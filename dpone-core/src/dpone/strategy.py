@@ -26,12 +26,12 @@ class Mode:
 
 
 MODES: Mapping[str, Mode] = {
-    "full_refresh": Mode("replace every row of the target by the rows read", whole=True),
+    "full_refresh": Mode("replace all rows of the target with the rows read", whole=True),
     "append": Mode("add the rows read"),
     "merge": Mode("insert new keys, update changed rows, leave equal rows untouched", needs_key=True),
-    "replace": Mode("replace the target rows that meet a predicate by the rows read", whole=True),
+    "replace": Mode("replace the target rows that match a predicate with the rows read", whole=True),
     "partition_replace": Mode("replace the partitions that occur in the rows read"),
-    "snapshot_diff": Mode("make the target equal the rows read, deletes included", needs_key=True, whole=True),
+    "snapshot_diff": Mode("make the target equal to the rows read, including deletes", needs_key=True, whole=True),
     "scd2": Mode("keep every version of a row with its validity interval", needs_key=True),
     "cdc_apply": Mode("apply change batches in commit order", needs_key=True),
 }
@@ -134,33 +134,33 @@ class Strategy:
         if mode.needs_key and not self.key and self.mode not in CHANGES:
             raise ConfigError(f"read strategy {self.mode}", "no key", "name the key columns, as in key: [id]")
         for column in {c for c in self.key if self.key.count(c) > 1}:
-            raise ConfigError(f"read strategy {self.mode}", f"key names {column} twice", "name each key column once")
+            raise ConfigError(f"read strategy {self.mode}", f"key lists {column} twice", "list each key column once")
         if self.duplicates != "fail" and not (self.key and self.order_by):
-            todo = "name key and order_by, or use duplicates: fail"
-            raise ConfigError(f"read strategy {self.mode}", f"duplicates: {self.duplicates} without an order", todo)
+            todo = "set key and order_by, or use duplicates: fail"
+            raise ConfigError(f"read strategy {self.mode}", f"duplicates: {self.duplicates} needs an order", todo)
         self._check_where()
         self._check_options()
 
     def _check_where(self) -> None:
         if (self.mode == "partition_replace") != bool(self.partition):
-            todo = "give partition_replace, and only partition_replace, partition: column"
+            todo = "set partition: column for partition_replace, and for no other mode"
             raise ConfigError(f"read strategy {self.mode}", f"partition: {self.partition!r}", todo)
         windowed = self.mode == "partition_replace" and set(self.where) == {self.partition}
         if (self.mode == "replace") != bool(self.where) and not windowed:
-            todo = "give replace, and only replace, where: {column: value} or where: {column: {from: a, to: b}}"
+            todo = "set where: {column: value} or where: {column: {from: a, to: b}} for replace, and for no other mode"
             if self.mode == "partition_replace":
-                todo = f"write where: {{{self.partition}: {{from: a, to: b}}}}, or leave where out"
+                todo = f"write where: {{{self.partition}: {{from: a, to: b}}}}, or remove where"
             raise ConfigError(f"read strategy {self.mode}", f"where: {dict(self.where)!r}", todo)
         for column, wanted in self.where.items():
             if isinstance(wanted, Mapping) and (set(wanted) - {"from", "to"} or not wanted):
                 todo = "write from (inclusive), to (exclusive), or both"
-                raise ConfigError(f"read strategy {self.mode}", f"where.{column} has {sorted(wanted)}", todo)
+                raise ConfigError(f"read strategy {self.mode}", f"where.{column} has the keys {sorted(wanted)}", todo)
             if any(isinstance(value, (list, Mapping)) for value in bounds(wanted)):
                 todo = "write one value, or a range {from: a, to: b}"
                 raise ConfigError(f"read strategy {self.mode}", f"where.{column} must be a single value", todo)
             if _holds_nothing(wanted):
-                todo = "write from below to; to is not part of the range"
-                raise ConfigError(f"read strategy {self.mode}", f"where.{column}: nothing is in this range", todo)
+                todo = "write a from that is less than to; to is not part of the range"
+                raise ConfigError(f"read strategy {self.mode}", f"where.{column} is an empty range", todo)
 
     def _check_options(self) -> None:
         """An option that another strategy would not look at is a mistake, not a wish."""
@@ -173,12 +173,17 @@ class Strategy:
         if self.max_delete_share != _MAX_DELETE_SHARE and not guarded:
             given.append("max_delete_share")
         if given:
-            todo = "remove it; deletes belongs to scd2 and cdc_apply, effective_from and new_columns to scd2, "
-            todo += "truncate to cdc_apply and scd2, max_delete_share to snapshot_diff"
-            raise ConfigError(f"read strategy {self.mode}", f"option {', '.join(given)}", todo)
+            todo = "remove it; deletes is for scd2 and cdc_apply, effective_from and new_columns for scd2, "
+            todo += "truncate for cdc_apply and scd2, max_delete_share for snapshot_diff"
+            raise ConfigError(
+                f"read strategy {self.mode}", f"option {', '.join(given)} does not belong to this mode", todo
+            )
         self._check_deletes()
         if self.effective_from in self.key and self.effective_from is not None:
-            found, todo = f"effective_from: {self.effective_from} is a key column", "leave it out of key"
+            found, todo = (
+                f"effective_from: {self.effective_from} is a key column",
+                "remove it from key, or choose another column",
+            )
             raise ConfigError(f"read strategy {self.mode}", found, todo)
 
     def _check_deletes(self) -> None:
@@ -186,5 +191,5 @@ class Strategy:
             todo = f"write one of {', '.join(DELETES[self.mode])}"
             raise ConfigError(f"read strategy {self.mode}", f"deletes: {self.deletes}", todo)
         if self.deletes == "ignore" and self.truncate == "apply":
-            found = "deletes: ignore keeps every row, truncate: apply deletes them all"
+            found = "deletes: ignore keeps every row, but truncate: apply deletes all rows"
             raise ConfigError(f"read strategy {self.mode}", found, "write truncate: ignore, or deletes: hard or soft")

@@ -20,8 +20,8 @@ from dpone.errors import DponeError, Interrupted
 def cli() -> None:
     """Move tables, topics and change streams, and prove afterwards what was moved.
 
-    Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 stopped for a decision, 4 done but for skipped partitions,
-    130 interrupted.
+    Exit codes: 0 done, 1 failed, 2 usage or configuration error, 3 stopped for a decision, 4 done with skipped
+    partitions, 130 interrupted.
     """
 
 
@@ -37,7 +37,7 @@ def assemble() -> click.Group:
 
 
 def _add_commands_of_plugins() -> None:
-    """A plugin that fails here, or takes a name that is in use, loses its commands and nothing else."""
+    """A plugin that fails here, or uses a name that is taken, loses only its commands."""
     from dpone.plugins import discover
 
     for hook in discover().manager.hook.dpone_commands.get_hookimpls():
@@ -48,14 +48,14 @@ def _add_commands_of_plugins() -> None:
             click.echo(f"warning: commands of plugin {hook.plugin_name}: {_one_line(error)}", err=True)
         for name, command in theirs.commands.items():
             if name in cli.commands:
-                click.echo(f"warning: plugin {hook.plugin_name}: command {name} exists already; left out", err=True)
+                click.echo(f"warning: plugin {hook.plugin_name}: command {name} already exists; skipped", err=True)
             else:
                 cli.add_command(command, name)
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """The ``dpone`` program. Failures are one line each on stderr, and under ``--format json`` an object on stdout;
-    ``DPONE_DEBUG=1`` shows tracebacks."""
+    """The ``dpone`` program. Prints each failure as one line on stderr, and with ``--format json`` as an object on
+    stdout; ``DPONE_DEBUG=1`` shows tracebacks. Ends the process with the exit code."""
     args = sys.argv[1:] if args is None else list(args)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files and columns may hold anything
@@ -70,7 +70,7 @@ def main(args: Sequence[str] | None = None) -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except Exception as error:  # whatever a connector raises, an operator reads one line
+    except Exception as error:  # a connector may raise anything; the operator gets one line
         _debug()
         if isinstance(error, DponeError):
             fail(type(error).__name__, str(error).splitlines(), error.exit_code, args)

@@ -12,14 +12,14 @@ from dpone.cli.state import stream_option
 
 
 @click.command("cdc-plan")
-@click.option("--pipeline", type=click.Path(), metavar="PIPELINE", help="Take what is not given here from this file.")
+@click.option("--pipeline", type=click.Path(), metavar="PIPELINE", help="Read options not given here from this file.")
 @stream_option
-@click.option("--backend", metavar="READER", help="As 'dpone plugins' names it: postgres_logical.")
+@click.option("--backend", metavar="READER", help="Change reader as listed by 'dpone plugins', e.g. postgres_logical.")
 @click.option("--schema", metavar="NAME", help="Schema of the tables.")
-@click.option("--table", "tables", multiple=True, metavar="NAME", help="A table; may be repeated.")
-@click.option("--slot-name", metavar="NAME", help="The replication slot.")
-@click.option("--publication-name", metavar="NAME", help="The publication.")
-@click.option("--role", default="", metavar="NAME", help="Who reads; by default the user of the connection.")
+@click.option("--table", "tables", multiple=True, metavar="NAME", help="Table name; repeatable.")
+@click.option("--slot-name", metavar="NAME", help="Replication slot.")
+@click.option("--publication-name", metavar="NAME", help="Publication.")
+@click.option("--role", default="", metavar="NAME", help="Database user that reads; default: user of the connection.")
 @format_option
 def cdc_plan(
     pipeline: str | None,
@@ -32,16 +32,16 @@ def cdc_plan(
     role: str,
     format_: str,
 ) -> None:
-    """Print what a DBA runs before a change stream can be read.
+    """Print the SQL that prepares a database for change streams.
 
-    Publication, slot, grants and heartbeat, and the teardown. Every statement may be run again. Connects to nothing.
-    Needs --pipeline, or --backend, --schema and --table.
+    A DBA runs it: publication, slot, grants, heartbeat and teardown. Every statement can be run again. Makes no
+    connection. Needs --pipeline, or --backend, --schema and --table.
     """
     given = {"slot": slot_name, "publication": publication_name}
     options = {name: value for name, value in given.items() if value}
     needed = {"--backend": backend, "--schema": schema, "--table": tables}
     if pipeline is None and (missing := [name for name, value in needed.items() if not value]):
-        raise click.UsageError(f"give {', '.join(missing)}, or --pipeline")
+        raise click.UsageError(f"add {', '.join(missing)}, or --pipeline")
     with interruptible():
         from attrs import evolve
 
@@ -57,7 +57,7 @@ def cdc_plan(
             named = tuple(map(Name.parse, tables)) if pipeline else tuple(Name((table,)) for table in tables)
             names = [Name((schema, name.last)) if schema else name for name in named or plan.tables]
             if not names:
-                raise ConfigError("plan a change stream", "the pipeline names no table", "name them with --table")
+                raise ConfigError("plan a change stream", "the pipeline does not name tables", "name them with --table")
             plan = evolve(plan, backend=backend or plan.backend, options={**plan.options, **options})
             backends[plan.backend] = None
             found |= dict.fromkeys(setup_plan(plan.backend, names, plan.options, role, plan.connection))
@@ -76,9 +76,9 @@ def cdc() -> None:
 @stream_option
 @format_option
 def create(pipeline: str, stream: str | None, format_: str) -> None:
-    """Make the slot or capture of each change stream.
+    """Create the slot or capture of each change stream.
 
-    What is there already stays as it is.
+    Existing slots and captures stay unchanged.
     """
     with interruptible():
         from dpone.ops.cdc import create as made
@@ -108,17 +108,19 @@ def lag(pipeline: str, stream: str | None, format_: str) -> None:
 @cdc.command()
 @pipeline_argument
 @stream_option
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Skip the confirmation.")
 @format_option
 def drop(pipeline: str, stream: str | None, yes: bool, format_: str) -> None:
-    """Drop what 'dpone cdc create' made for each change stream.
+    """Drop the slot or capture of each change stream.
 
     Rows and positions stay, but later changes are lost.
     """
     if not yes:
         if not sys.stdin.isatty():
-            raise click.UsageError("changes that were not read are lost; add --yes")
-        click.confirm(f"drop what {stream or 'the change streams of ' + pipeline} reads from?", abort=True, err=True)
+            raise click.UsageError("unread changes will be lost; add --yes")
+        click.confirm(
+            f"drop the slot or capture of {stream or 'each change stream of ' + pipeline}?", abort=True, err=True
+        )
     with interruptible():
         from dpone.ops.cdc import drop as dropped
         from dpone.pipeline import Pipeline
@@ -131,13 +133,13 @@ def drop(pipeline: str, stream: str | None, yes: bool, format_: str) -> None:
 @cdc.command()
 @pipeline_argument
 @stream_option
-@click.option("--table", "tables", required=True, multiple=True, metavar="NAME", help="A table or a glob; may repeat.")
+@click.option("--table", "tables", required=True, multiple=True, metavar="NAME", help="Table or glob; repeatable.")
 @format_option
 def resync(pipeline: str, stream: str | None, tables: tuple[str, ...], format_: str) -> None:
-    """Let the next run read all rows of a table again.
+    """Make the next run read all rows of a table again.
 
-    The other tables of the stream go on where they are. Starts a new epoch, in the journal first; rows of the target
-    stay until that run replaces them in one commit.
+    The other tables of the stream continue from their position. Starts a new epoch, first in the journal. The target
+    keeps its rows until that run replaces them in one commit.
     """
     with interruptible():
         from dpone.ops.cdc import resync as resynced

@@ -15,24 +15,24 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--evidence", type=click.Path(path_type=Path), metavar="DIR", help="Folder of evidence files.")
+@click.option("--evidence", type=click.Path(path_type=Path), metavar="DIR", help="Folder with evidence files.")
 @click.option(
     "--require",
     "required",
     type=click.Choice(["tested", "certified", "production-certified"]),
     help="Exit with 1 if a connector is below this level.",
 )
-@click.option("--connector", "only", multiple=True, metavar="NAME", help="Only this connector; may be repeated.")
+@click.option("--connector", "only", multiple=True, metavar="NAME", help="Only this connector; repeatable.")
 @click.option(
     "--format", "format_", type=click.Choice(["text", "json", "markdown"]), default="text", show_default=True,
-    help="How to print.",
+    help="Output format.",
 )  # fmt: skip
 def certify(evidence: Path | None, required: str | None, only: tuple[str, ...], format_: str) -> None:
-    """Show what is certified of connectors x capabilities and of routes.
+    """Show which capabilities and routes of connectors are certified.
 
-    Certified, simulated, insufficient (a gate that did not do enough to count), failed, stale (other files are
-    installed), declared (no evidence), unsupported or not implemented. Evidence is what
-    'pytest --dpone-evidence DIR' and the gates wrote; without it nothing is certified.
+    Certified, simulated, insufficient (a gate did not measure enough), failed, stale (the installed files differ from
+    the tested ones), declared (no evidence), unsupported or not implemented. Evidence files are written by
+    'pytest --dpone-evidence DIR' and by the gates; without them nothing is certified.
     """
     from dpone import certify as certification
 
@@ -41,7 +41,7 @@ def certify(evidence: Path | None, required: str | None, only: tuple[str, ...], 
     data = {**certification.to_json(found), "required": required, "below": low}
     emit(format_, data, lambda: (certification.to_markdown if format_ == "markdown" else _text)(found))
     if low:
-        click.echo(f"error: require {required}: {', '.join(low)} did not reach it; see the cells above", err=True)
+        click.echo(f"error: require {required}: not reached by {', '.join(low)}; see the table above", err=True)
         sys.exit(1)
 
 

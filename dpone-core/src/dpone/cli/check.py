@@ -9,12 +9,12 @@ from dpone.cli.output import emit_findings, format_option, interruptible, pipeli
 
 @click.command()
 @pipeline_argument
-@click.option("--connect", is_flag=True, help="Also ask source, sink and state, read-only.")
+@click.option("--connect", is_flag=True, help="Also connect to source, sink and state, read-only.")
 @format_option
 def check(pipeline: str, connect: bool, format_: str) -> int:
-    """Validate a pipeline file; connects to nothing.
+    """Validate a pipeline file without connecting.
 
-    With --connect, source, sink and state are asked too. Exit code 1 if a finding is not ok.
+    With --connect, also check source, sink and state. Exit code 1 if a finding is not ok.
     """
     with interruptible():
         from dpone.ops import check as ops
@@ -33,8 +33,8 @@ def check(pipeline: str, connect: bool, format_: str) -> int:
 def doctor(pipeline: str | None, format_: str) -> int:
     """Check this machine and report what to fix.
 
-    Python, plugins, drivers, clock, disk, TLS; connections too if a pipeline is given. Exit code 1 if a finding is not
-    ok.
+    Checks Python, plugins, drivers, clock, disk and TLS; with a pipeline also its connections. Exit code 1 if a finding
+    is not ok.
     """
     with interruptible():
         from dpone.ops.doctor import examine

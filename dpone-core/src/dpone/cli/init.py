@@ -11,18 +11,18 @@ from dpone.cli.output import emit, format_option
 
 @click.command()
 @click.argument("directory", type=click.Path(path_type=Path), metavar="[DIR]", default=Path())
-@click.option("--connector", metavar="NAME", help="A connector in a distribution of its own instead, with its tests.")
-@click.option("--sql", is_flag=True, help="With --connector: for a database that speaks SQL.")
+@click.option("--connector", metavar="NAME", help="Create a connector package with tests instead.")
+@click.option("--sql", is_flag=True, help="With --connector: for a SQL database.")
 @format_option
 def init(directory: Path, connector: str | None, sql: bool, format_: str) -> None:
-    """Create a working project with data.
+    """Create a working example project.
 
-    CSV files, merged into a SQLite warehouse. Existing files are never overwritten.
+    It merges CSV files into a SQLite warehouse. Existing files are never overwritten.
     """
     from dpone.ops import project
 
     if sql and connector is None:
-        raise click.UsageError("--sql is for a connector: give its name with --connector NAME")
+        raise click.UsageError("--sql needs a connector; add --connector NAME")
     made = project.pipeline() if connector is None else project.connector(connector, sql=sql)
     files = project.create(directory, made)
     there = "" if directory == Path() else f"cd {directory} && "

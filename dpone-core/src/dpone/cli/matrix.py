@@ -13,7 +13,8 @@ from dpone.cli.output import emit, format_option, table
 def types(only: str | None, format_: str) -> None:
     """Show how each sink stores each Arrow type.
 
-    Exact; checked: a value that does not fit is refused; lossy: only by a stated policy; refused: no such column.
+    exact; checked: a value that does not fit stops the load; lossy: only if an option allows it; refused: the sink has
+    no column type for it.
     """
     from attrs import asdict
 
@@ -31,9 +32,9 @@ def types(only: str | None, format_: str) -> None:
 @click.command()
 @format_option
 def routes(format_: str) -> None:
-    """Show what is supported of source x sink x strategy.
+    """Show the supported combinations of source, sink and strategy.
 
-    Supported, unsupported (the system cannot), or not implemented (this version does not).
+    supported; unsupported: the system cannot do it; not implemented: this version of dpone cannot.
     """
     from attrs import asdict
 

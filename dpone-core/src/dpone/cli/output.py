@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from dpone.contract import Finding
 
 format_option = click.option(
-    "--format", "format_", type=click.Choice(["text", "json"]), default="text", show_default=True, help="How to print."
+    "--format", "format_", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Output format."
 )
 pipeline_argument = click.argument("pipeline", type=click.Path(), metavar="PIPELINE")
 
 
 def emit(format_: str, data: Any, text: Callable[[], str]) -> None:
-    """Print ``data`` as JSON, or what ``text`` gives; known secrets are masked in both. The last act of a command:
-    a failure after it would put a second object on stdout."""
+    """Print ``data`` as JSON, or the result of ``text``; known secrets are masked in both. Must be the last step of a
+    command: a failure after it would print a second object on stdout."""
     import json
 
     from dpone.secret import redact, redacted
@@ -38,7 +38,7 @@ def emit(format_: str, data: Any, text: Callable[[], str]) -> None:
 
 
 def emit_findings(format_: str, findings: Sequence[Finding], **more: Any) -> int:
-    """Print findings and answer the exit code: 1 if one is not ok."""
+    """Print findings and return the exit code: 1 if one is not ok."""
     from attrs import asdict
 
     ok = all(f.ok is not False for f in findings)
@@ -51,12 +51,12 @@ def emit_findings(format_: str, findings: Sequence[Finding], **more: Any) -> int
 
 @contextlib.contextmanager
 def interruptible(last_words: Callable[[], None] | None = None) -> Iterator[None]:
-    """SIGINT and SIGTERM raise Interrupted in the main thread, which then has a few seconds to clean up. A second
-    signal, or the end of these seconds (``stopping.LAST``), ends the process as SIGKILL would, which every step of a
-    run survives, but for ``last_words``: what the command still prints. A signal that was ignored when the process
-    started stays ignored (POSIX asks it of shells for what they start in the background).
+    """SIGINT and SIGTERM raise Interrupted in the main thread, which then has ``stopping.LAST`` seconds to clean up. A
+    second signal, or the end of that time, prints ``last_words`` and ends the process like SIGKILL; every step of a run
+    survives that. A signal that was ignored when the process started stays ignored (POSIX shells ignore SIGINT for
+    background jobs).
 
-    The signal is seen by a thread of its own: the main thread may be in a call that does not return.
+    A separate thread receives the signal, because the main thread may be in a call that does not return.
     """
 
     told = False
@@ -107,7 +107,8 @@ def _watch(read: int, last_words: Callable[[], None] | None) -> None:
 
 
 def _leave(last_words: Callable[[], None] | None) -> None:
-    """Nobody may read what is printed, or the main thread may hold what printing needs: then it is not waited for."""
+    """Waits at most half a second for the output: the reader may be gone, or the main thread may hold the lock of
+    stdout."""
     words = threading.Thread(target=last_words or _interrupted, daemon=True)
     words.start()
     words.join(0.5)
@@ -123,12 +124,12 @@ def _interrupted() -> None:
 
 
 def error_text(error: OSError | ValueError) -> str:
-    """What the system says, without the number and the path."""
+    """The message of an operating system error, without its number and path."""
     return (getattr(error, "strerror", None) or str(error)).lower()
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
-    """Columns aligned with two blanks between them; the last one is not padded."""
+    """Rows as text, columns aligned and separated by two spaces; the last column is not padded."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows]
     return "\n".join("  ".join(line).rstrip() for line in lines)

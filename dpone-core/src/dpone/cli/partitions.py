@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dpone.cli.output import emit, format_option, interruptible, pipeline_argument, table
+from dpone.errors import counted
 
 if TYPE_CHECKING:
     from dpone.ops.partitions import Parts
@@ -24,9 +25,9 @@ def partitions() -> None:
 @stream_option
 @format_option
 def show(pipeline: str, stream: str | None, format_: str) -> None:
-    """Show the partitions of each stream's latest load in parts.
+    """Show the partitions of each stream's latest load.
 
-    Bounds, status, rows, attempts, the last error. A partition is success when staged; the load is done when committed.
+    Bounds, status, rows, attempts and last error. A partition is success when staged; the load is done when committed.
     """
     with interruptible():
         from dpone.ops.partitions import shown
@@ -40,12 +41,12 @@ def show(pipeline: str, stream: str | None, format_: str) -> None:
 @pipeline_argument
 @click.argument("ids", nargs=-1, metavar="[ID]...")
 @stream_option
-@click.option("--anew", is_flag=True, help="Throw away all that is staged and forget the manifest.")
+@click.option("--anew", is_flag=True, help="Delete all staged partitions and the manifest.")
 @format_option
 def retry(pipeline: str, ids: tuple[str, ...], stream: str | None, anew: bool, format_: str) -> None:
-    """Let the next run do failed and skipped partitions again; without ID all of them."""
+    """Make the next run retry failed and skipped partitions; without ID all of them."""
     if anew and ids:
-        raise click.UsageError("--anew is about all partitions; leave the IDs out")
+        raise click.UsageError("--anew retries all partitions; remove the IDs")
     with interruptible():
         from dpone.ops import partitions as ops
         from dpone.pipeline import Pipeline
@@ -59,13 +60,13 @@ def retry(pipeline: str, ids: tuple[str, ...], stream: str | None, anew: bool, f
 @pipeline_argument
 @click.argument("id", metavar="ID")
 @stream_option
-@click.option("--reason", required=True, metavar="TEXT", help="Why; stands in the report of the run.")
+@click.option("--reason", required=True, metavar="TEXT", help="Reason, for the report of the run.")
 @format_option
 def skip(pipeline: str, id: str, stream: str | None, reason: str, format_: str) -> None:
-    """Leave a partition out, on purpose.
+    """Skip a partition.
 
-    The load is then committed without its rows, and the position counts them as read. That run says so, and ends with
-    exit code 4.
+    The load is then committed without its rows, and no later run reads them. The run reports the skipped partition and
+    ends with exit code 4.
     """
     with interruptible():
         from dpone.ops import partitions as ops
@@ -85,7 +86,7 @@ def _text(parts: Parts) -> str:
         for one in manifest.partitions
     ]
     lines = table([head, *rows]).splitlines()
-    done = f"{len(manifest.of('success'))} of {len(manifest.partitions)} partitions staged"
+    done = f"{len(manifest.of('success'))} of {counted(len(manifest.partitions), 'partition')} staged"
     return "\n".join(
         [f"{parts.stream}: load {manifest.load_id} {parts.load}, {done}", *(f"  {line}" for line in lines)]
     )

@@ -8,10 +8,10 @@ from dpone.cli.output import emit, format_option, table
 
 
 @click.command()
-@click.option("--load", is_flag=True, help="Import every implementation and check it against the contract.")
+@click.option("--load", is_flag=True, help="Import each connector and check it against the contract.")
 @format_option
 def plugins(load: bool, format_: str) -> int:
-    """List plugins, and why one is broken."""
+    """List plugins; for a broken one, show the cause."""
     from dpone.plugins import discover, troubles
 
     found = discover()
@@ -34,7 +34,7 @@ def _roles(roles: dict[str, list[str]]) -> str:
 def pipeline_schema() -> None:
     """Print the JSON Schema of a pipeline file.
 
-    For editors; it knows the installed connectors.
+    For editors. It includes the options of the installed connectors.
     """
     import json
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dpone.cli.output import emit, error_text, format_option, interruptible, pipeline_argument
-from dpone.errors import ConfigError, Interrupted
+from dpone.errors import ConfigError, Interrupted, counted
 
 if TYPE_CHECKING:
     from dpone.engine import Run
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 @click.command()
 @pipeline_argument
-@click.option("--select", multiple=True, metavar="STREAM", help="Only these streams; may be repeated.")
+@click.option("--select", multiple=True, metavar="STREAM", help="Only this stream; repeatable.")
 @click.option("--full-refresh", is_flag=True, help="Read everything again and start a new epoch.")
-@click.option("--dry-run", is_flag=True, help="Say what would be done, change nothing.")
-@click.option("--workers", type=click.IntRange(min=1), help="Parts read at once, instead of runtime.workers.")
+@click.option("--dry-run", is_flag=True, help="Show what would be done; change nothing.")
+@click.option("--workers", type=click.IntRange(min=1), help="Parts read in parallel; overrides runtime.workers.")
 @click.option("--report", "file", type=click.Path(), metavar="FILE", help="Also write the JSON report here.")
-@click.option("--log-format", type=click.Choice(["text", "json"]), default="text", help="Events on stderr.")
+@click.option("--log-format", type=click.Choice(["text", "json"]), default="text", help="Format of events on stderr.")
 @click.option("--quiet", "-q", is_flag=True, help="No events on stderr.")
 @format_option
 def run(pipeline: str, format_: str, file: str | None, log_format: str, quiet: bool, **options: Any) -> int:
@@ -30,7 +30,7 @@ def run(pipeline: str, format_: str, file: str | None, log_format: str, quiet: b
     job: Run | None = None
 
     def interrupted() -> None:
-        """What the run has done so far, while it may still be at work."""
+        """Report what the run has done so far; it may still be running."""
         if job is not None:
             job.report.finish(interrupted=True)
             tell(job.report)
@@ -61,13 +61,13 @@ def run(pipeline: str, format_: str, file: str | None, log_format: str, quiet: b
 
 @click.command()
 @pipeline_argument
-@click.option("--select", multiple=True, metavar="STREAM", help="Only these streams; may be repeated.")
-@click.option("--full-refresh", is_flag=True, help="As the run would get it.")
+@click.option("--select", multiple=True, metavar="STREAM", help="Only this stream; repeatable.")
+@click.option("--full-refresh", is_flag=True, help="Plan a run with --full-refresh.")
 @format_option
 def plan(pipeline: str, format_: str, **options: Any) -> int:
-    """Show what a run would do.
+    """Show what a run would do: positions, parts and schema changes.
 
-    Positions, parts, schema changes. Changes nothing.
+    Changes nothing.
     """
     with interruptible():
         from dpone.engine import Run
@@ -79,13 +79,13 @@ def plan(pipeline: str, format_: str, **options: Any) -> int:
 
 
 def _create(file: str) -> None:
-    """A report that cannot be written is found out before anything runs."""
+    """Fail before the run if the report file cannot be written."""
     try:
         with open(file, "a", encoding="utf-8"):
             pass
     except OSError as error:
         found = f"{file}: {error_text(error)}"
-        raise ConfigError("write the report", found, "name a file that can be written") from error
+        raise ConfigError("write the report", found, "give a writable file") from error
 
 
 def _write(report: RunReport, file: str) -> bool:
@@ -97,8 +97,8 @@ def _write(report: RunReport, file: str) -> bool:
     try:
         with open(file, "wb", buffering=0) as out:  # at once: a signal ends the process between two writes
             out.write(text.encode())
-    except OSError as error:  # the run is done all the same, and stdout still has its report
-        click.echo(f"error: write the report {file}: {error_text(error)}; the report on stdout is whole", err=True)
+    except OSError as error:  # the run is complete, and its report is on stdout
+        click.echo(f"error: write the report {file}: {error_text(error)}; the report on stdout is complete", err=True)
         return False
     return True
 
@@ -124,11 +124,13 @@ def _line(stream: StreamReport) -> str:
     seconds = sum(stream.durations.values())
     line = f"{stream.stream}: {stream.status.replace('_', ' ')}"
     if stream.status == "loaded":
-        line += f", {rows.read:,} rows read ({counts or 'no change'}) in {seconds:.2f} s, load {stream.load_id}"
+        line += (
+            f", {counted(rows.read, 'row')} read ({counts or 'no change'}) in {seconds:.2f} s, load {stream.load_id}"
+        )
     if stream.proof:
         line += f"\n  source: {stream.proof}"
     if stream.status == "loaded" and stream.delivery == "at least once":
-        line += "\n  delivery: at least once; after a failure rows may come again, with the same ids"
+        line += "\n  delivery: at least once; after a failure rows may be delivered again, with the same ids"
     for sequence in stream.sequences:
         line += f"\n  sequence: {sequence}"
     for change in stream.schema_changes:
@@ -146,9 +148,9 @@ def _line(stream: StreamReport) -> str:
 
 def _checked(contract: ContractReport) -> str:
     broken = [f"{rule} {count:,}" for rule, count in contract.violations.items() if count]
-    text = f"{contract.rows_checked:,} rows checked, {len(contract.violations)} rules"
-    text += f", violations: {', '.join(broken)}" if broken else ", no violation"
-    return text + (f"; {contract.quarantined:,} rows in {contract.file}" if contract.file else "")
+    text = f"{counted(contract.rows_checked, 'row')} checked, {counted(len(contract.violations), 'rule')}"
+    text += f", violations: {', '.join(broken)}" if broken else ", no violations"
+    return text + (f"; {counted(contract.quarantined, 'row')} in {contract.file}" if contract.file else "")
 
 
 COMMANDS = (run, plan)

@@ -13,25 +13,25 @@ _FILE = click.Path(path_type=Path)
 
 
 @click.command("schema-plan")
-@click.option("--source", type=_FILE, required=True, metavar="FILE", help="JSON: columns of the source.")
-@click.option("--target", type=_FILE, required=True, metavar="FILE", help="JSON: columns of the target; [] if none.")
-@click.option("--table", required=True, metavar="NAME", help="The target's name, as in dbo.orders.")
+@click.option("--source", type=_FILE, required=True, metavar="FILE", help="JSON file: columns of the source.")
+@click.option(
+    "--target", type=_FILE, required=True, metavar="FILE", help="JSON file: columns of the target; [] if none."
+)
+@click.option("--table", required=True, metavar="NAME", help="Name of the target, e.g. dbo.orders.")
 @click.option(
     "--mode", type=click.Choice(["strict", "additive", "widening"]), default="widening", show_default=True,
-    help="Which changes are safe.",
+    help="Which changes are allowed.",
 )  # fmt: skip
 @click.option(
     "--on-type-change", type=click.Choice(["fail", "new_column"]), default="fail", show_default=True,
-    help="What becomes of a type that does not fit.",
+    help="What to do when a type does not fit.",
 )  # fmt: skip
 @click.option(
     "--on-missing-column", type=click.Choice(["fail", "ignore"]), default="fail", show_default=True,
-    help="What becomes of a target column that the source lacks.",
+    help="What to do when the source lacks a target column.",
 )  # fmt: skip
-@click.option("--key", multiple=True, metavar="COLUMN", help="A key column, which keeps its type; may be repeated.")
-@click.option(
-    "--dialect", default="sqlite", show_default=True, metavar="SINK", help="A SQL sink, whose words are used."
-)
+@click.option("--key", multiple=True, metavar="COLUMN", help="Key column, which keeps its type; repeatable.")
+@click.option("--dialect", default="sqlite", show_default=True, metavar="SINK", help="SQL sink whose dialect is used.")
 @format_option
 def schema_plan(
     source: Path, target: Path, table: str, mode: Any, on_type_change: Any, on_missing_column: Any,
@@ -39,7 +39,7 @@ def schema_plan(
 ) -> int:  # fmt: skip
     """Show what schema evolution would change in a target.
 
-    Compares two files of columns and prints the DDL; connects to nothing. Exit code 3 if a change is breaking.
+    Compares two lists of columns and prints the DDL, without connecting. Exit code 3 if a change is breaking.
     """
     from dpone.ops import schema_plan as ops
     from dpone.pipeline import SchemaEvolution

@@ -1,4 +1,4 @@
-"""``dpone state``: where a pipeline's streams stand, and setting it by hand."""
+"""``dpone state``: show and set the positions of a pipeline's streams."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ stream_option = click.option("--stream", metavar="STREAM", help="Only this strea
 
 @click.group()
 def state() -> None:
-    """Show, set or move positions of streams."""
+    """Show, set or move the positions of streams."""
 
 
 @state.command()
@@ -29,9 +29,9 @@ def state() -> None:
 @stream_option
 @format_option
 def show(pipeline: str, stream: str | None, format_: str) -> None:
-    """Show where each stream stands.
+    """Show the position of each stream.
 
-    Its state, the head of its journal, and whether they agree.
+    Shows the state, the last journal entry, and whether they agree.
     """
     with interruptible():
         from dpone.ops.state import standings
@@ -62,16 +62,18 @@ def history(pipeline: str, stream: str | None, limit: int, format_: str) -> None
         [name, str(s.version), _time(s.saved_at), str(s.value.get("load_id", "-")), _json(s.value.get("position"))]
         for name, s in found
     ]
-    emit(format_, data, lambda: table([head, *lines]) if lines else "no state was ever saved")
+    emit(format_, data, lambda: table([head, *lines]) if lines else "no saved states")
 
 
 @state.command("set")
 @pipeline_argument
-@click.option("--stream", required=True, metavar="STREAM", help="The stream to set.")
-@click.option("--position", metavar="JSON", help="Resume after this position; 'state show --format json' prints one.")
-@click.option("--position-file", metavar="FILE", type=click.Path(), help="The same, from a file.")
-@click.option("--beginning", is_flag=True, help="Read from the beginning; rows of the target stay.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--stream", required=True, metavar="STREAM", help="Stream to set.")
+@click.option(
+    "--position", metavar="JSON", help="Resume after this position, as printed by 'state show --format json'."
+)
+@click.option("--position-file", metavar="FILE", type=click.Path(), help="Read the position from a file.")
+@click.option("--beginning", is_flag=True, help="Read from the beginning; the target keeps its rows.")
+@click.option("--yes", is_flag=True, help="Skip the confirmation.")
 @format_option
 def set_(
     pipeline: str,
@@ -82,9 +84,9 @@ def set_(
     yes: bool,
     format_: str,
 ) -> None:
-    """Set where the next run of a stream resumes. Starts a new epoch, in the journal first."""
+    """Set where the next run of a stream resumes. Starts a new epoch, first in the journal."""
     if [position is not None, position_file is not None, beginning].count(True) != 1:
-        raise click.UsageError("give exactly one of --position, --position-file, --beginning")
+        raise click.UsageError("use exactly one of --position, --position-file, --beginning")
     wanted = None if beginning else _position(position, position_file)
     with interruptible():
         from dpone.ops.state import reposition, standings
@@ -107,15 +109,15 @@ def set_(
 @pipeline_argument
 @click.argument("old", metavar="OLD")
 @click.argument("new", metavar="NEW")
-@click.option("--dry-run", is_flag=True, help="Say what would be moved, change nothing.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--dry-run", is_flag=True, help="Show what would be moved; change nothing.")
+@click.option("--yes", is_flag=True, help="Skip the confirmation.")
 @format_option
 def move(pipeline: str, old: str, new: str, dry_run: bool, yes: bool, format_: str) -> None:
     """Rename a key in journal, state and partition manifests.
 
-    For a pipeline, a stream or a host that has another name now: OLD is the key that 'dpone state show' printed before,
-    NEW the stream, as PIPELINE says it now, or its whole key. Rows of the target stay; the next run goes on where the
-    last one ended. A run that is still at work under OLD loses.
+    Use it after renaming a pipeline, a stream or a host. OLD is the key that 'dpone state show' printed before; NEW is
+    the stream's name in PIPELINE now, or its whole key. The target keeps its rows, and the next run continues where the
+    last one ended. A run that still uses OLD fails at its commit.
     """
     with interruptible():
         from dpone.ops import state as ops
@@ -160,12 +162,12 @@ def _position(text: str | None, file: str | None) -> Position:
         try:
             text = Path(file).read_text(encoding="utf-8")
         except (OSError, ValueError) as error:
-            raise ConfigError("read the position", f"{file}: {error_text(error)}", "name a JSON file") from error
+            raise ConfigError("read the position", f"{file}: {error_text(error)}", "give a JSON file") from error
     try:
         return Position.loads(text or "")
     except (StateError, RecursionError) as error:
-        found = error.found if isinstance(error, StateError) else "JSON nested too deeply"
-        todo = "give it as 'dpone state show --format json' prints it: format, kind, epoch, identity, value"
+        found = error.found if isinstance(error, StateError) else "the JSON is nested too deeply"
+        todo = "use the form that 'dpone state show --format json' prints: format, kind, epoch, identity, value"
         raise ConfigError("read the position", found, todo) from error
 
 
@@ -173,8 +175,8 @@ def _confirm(before: Standing, wanted: Position | None) -> None:
     if not sys.stdin.isatty():
         raise click.UsageError("this changes where the next run resumes; add --yes")
     click.echo(_text(before), err=True)
-    goal = _json(wanted.to_json()) if wanted else "its beginning"
-    click.confirm(f"set {before.stream} to {goal}?", abort=True, err=True)
+    goal = _json(wanted.to_json()) if wanted else "the beginning"
+    click.confirm(f"set the position of {before.stream} to {goal}?", abort=True, err=True)
 
 
 def _text(one: Standing) -> str:
@@ -199,7 +201,7 @@ def _time(at: datetime) -> str:
 
 
 def _json(value: Any) -> str:
-    """For people, who see the whole of it with --format json."""
+    """Cut to 160 characters for people; --format json prints all of it."""
     import json
 
     text = json.dumps(value, sort_keys=True)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from dpone.errors import counted
 from dpone.hookspecs import hookimpl
 from dpone.observe.events import RunEvent
 from dpone.plugins import Plugins
@@ -100,7 +101,7 @@ class Terminal:
             rows, size = rows + event.data.get("rows", 0), size + event.data.get("bytes", 0)
             self._sums[event.stream] = (start, rows, size)
         speed = rows / max(time.monotonic() - start, 0.001)
-        shown = f"{event.step.replace('_', ' ')}  {rows:,} rows  {speed:,.0f} rows/s  {size / 1e6:,.1f} MB"
+        shown = f"{event.step.replace('_', ' ')}  {counted(rows, 'row')}  {speed:,.0f} rows/s  {size / 1e6:,.1f} MB"
         self._progress.update(self._tasks[event.stream], shown=shown)
         if event.step == "stream_finished":
             self._progress.remove_task(self._tasks.pop(event.stream))

@@ -40,8 +40,8 @@ def setup_plan(
     kind: Any = resolve(record.options)
     known = {f.name for f in attrs.fields(kind)}
     if unknown := sorted(set(options) - known):
-        todo = f"options of {source} are {', '.join(sorted(known))}"
-        raise ConfigError(f"plan {backend}", f"it has no option {', '.join(unknown)}", todo)
+        todo = f"use options of {source}: {', '.join(sorted(known))}"
+        raise ConfigError(f"plan {backend}", f"unknown options: {', '.join(unknown)}", todo)
     incremental = Incremental(by=by, of_changes=True)
     statements: dict[str, None] = {}
     for table in tables:
@@ -55,7 +55,7 @@ def _planned(reader: CDCReader, backend: str, role: str) -> list[str]:
     if not role:
         return reader.setup_plan()
     if not inspect.signature(reader.setup_plan).parameters:
-        raise ConfigError(f"plan {backend}", "it plans for no role", "remove --role")
+        raise ConfigError(f"plan {backend}", "it does not use a role", "remove --role")
     return reader.setup_plan(role)
 
 
@@ -102,7 +102,9 @@ def resync(pipeline: Pipeline, stream: str | None, tables: Sequence[str]) -> lis
         specs = [spec for spec in specs if all(_selects(spec.source, table) for table in tables)] or specs
     names = [spec.name for spec in specs]
     if len(names) > 1:
-        raise ConfigError("choose a change stream", f"there are {', '.join(names)}", "name one with --stream")
+        raise ConfigError(
+            "choose a change stream", f"the pipeline has several: {', '.join(names)}", "choose one with --stream"
+        )
     return [(name, engine.resync(pipeline, name, tables)) for name in names]
 
 
@@ -123,7 +125,7 @@ def _change_streams(run: Run, stream: str | None) -> list[StreamSpec]:
     if not select:
         which = f"stream {stream}" if stream else f"pipeline {run.pipeline.name}"
         todo = "add source.options.incremental: {by: cdc}"
-        raise ConfigError("find change streams", f"{which} has none", todo)
+        raise ConfigError("find change streams", f"{which} has no change stream", todo)
     return select
 
 

@@ -10,7 +10,7 @@ from attrs import evolve
 
 from dpone.contract import Finding, Refusing
 from dpone.engine import Run
-from dpone.errors import DponeError
+from dpone.errors import DponeError, counted
 from dpone.pipeline import Pipeline, StreamSpec
 from dpone.plugins import discover
 from dpone.strategy import Strategy
@@ -23,7 +23,7 @@ def implementations(pipeline: Pipeline) -> list[Finding]:
     used |= dict.fromkeys(("sink", s.sink.type) for s in pipeline.streams)
     used["state", pipeline.state.type] = None
     count = len(pipeline.streams)
-    described = f"{pipeline.name}, {count} stream{'s' if count != 1 else ''}"
+    described = f"{pipeline.name}, {counted(count, 'stream')}"
     loaded = [_implementation(role, name) for role, name in used]
     return [Finding("pipeline", True, described), *loaded, *(_refusals(pipeline) if all(f.ok for f in loaded) else ())]
 
@@ -83,7 +83,7 @@ def _columns(run: Run, spec: StreamSpec) -> Iterator[Finding]:
         return
     for what, columns in wanted.items():
         if missing := [column for column in columns if column not in have]:
-            found = f"no {what} column {', '.join(missing)}"
+            found = f"the source has no {what} column {', '.join(missing)}"
             yield Finding(f"{spec.name}: source columns", False, found, f"use columns of {', '.join(have)}")
 
 
@@ -111,4 +111,4 @@ def failure(name: str, error: Exception) -> Finding:
     if isinstance(error, DponeError):
         return Finding(name, False, f"{error.failed}: {error.found}", error.todo)
     text = " ".join(f"{type(error).__name__}: {error}".split())
-    return Finding(name, False, text, "correct the connection, or report this text to the connector's authors")
+    return Finding(name, False, text, "fix the connection, or report this message to the connector's authors")

@@ -49,19 +49,21 @@ def distribution() -> Finding:
     try:
         core = metadata.distribution(CORE)
     except metadata.PackageNotFoundError:
-        todo = "install it by path: pip install ./dpone-core"
-        return Finding("dpone", False, f"{where} runs, but {CORE} is not installed", todo)
+        todo = "install it from its path: pip install ./dpone-core"
+        return Finding("dpone", False, f"{where} is running, but {CORE} is not installed", todo)
     found = f"{CORE} {core.version} from {_origin(core)}, running in {where}"
     if core.version != dpone.__version__:
-        todo = "uninstall dpone-core and install it again by path"
-        return Finding("dpone", False, f"{found}, which says it is {dpone.__version__}", todo)
+        todo = "uninstall dpone-core and install it again from its path"
+        return Finding("dpone", False, f"{found}, but the code is version {dpone.__version__}", todo)
     try:
         extras = metadata.distribution("dpone")
     except metadata.PackageNotFoundError:
         return Finding("dpone", True, found)
     ours = any(re.match(rf"{CORE}\b", one) for one in extras.requires or ())
-    foreign = f"{found}; a distribution dpone {extras.version} of another project is installed as well"
-    return _finding("dpone", ours, found if ours else foreign, "pip uninstall dpone, then install this one by path")
+    foreign = f"{found}; dpone {extras.version} from another project is also installed"
+    return _finding(
+        "dpone", ours, found if ours else foreign, "run pip uninstall dpone, then install this one from its path"
+    )
 
 
 def _origin(one: metadata.Distribution) -> str:
@@ -164,17 +166,21 @@ def clock(folder: Path) -> Finding:
     drift = max(least_now - most, least - most_now)
     found = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
     if drift > 0.02:
-        return Finding("clock", False, f"{found}; it jumped {drift:.2f} s in 0.05 s", "let NTP slew the clock")
+        return Finding(
+            "clock", False, f"{found}; it jumped {drift:.2f} s in 0.05 s", "set up NTP so that it slews the clock"
+        )
     if time.gmtime().tm_year < 2025:
-        return Finding("clock", False, f"{found}, before this version was made", "set the clock, with NTP")
+        return Finding(
+            "clock", False, f"{found}, which is before the release of this version", "set the clock with NTP"
+        )
     try:
         first = time.time()
         with tempfile.TemporaryFile(dir=folder) as probe:
             made = os.fstat(probe.fileno()).st_mtime
         skew = made - min(max(made, first), time.time())
     except OSError as error:
-        return Finding("clock", None, f"{found}; {folder}: {error.strerror}", "make the folder writable to compare")
-    todo = "set the clocks of this machine and of its file server with NTP"
+        return Finding("clock", None, f"{found}; {folder}: {error.strerror}", "make the folder writable")
+    todo = "set the clocks of this machine and its file server with NTP"
     return _finding("clock", abs(skew) < 2, f"{found}, file system {skew:+.2f} s", todo)
 
 
@@ -189,7 +195,7 @@ def disk(folder: Path) -> Finding:
     try:
         free = shutil.disk_usage(folder).free
     except OSError as error:
-        return Finding("disk", None, f"{folder}: {error.strerror}", "name a pipeline in a folder that exists")
+        return Finding("disk", None, f"{folder}: {error.strerror}", "use a pipeline in an existing folder")
     return _finding("disk", free >= FREE, f"{free / 1e9:.1f} GB free in {folder}", "free at least 1 GB for staging")
 
 
@@ -201,8 +207,8 @@ def tls() -> Finding:
     except (ssl.SSLError, OSError) as error:
         return failure("tls", error)
     known = known or sum(1 for _ in _certificates(paths.capath))
-    found = f"{ssl.OPENSSL_VERSION}, {known} authorities in {paths.cafile or paths.capath or 'no store'}"
-    return _finding("tls", known > 0, found, "install ca-certificates, or name a bundle in SSL_CERT_FILE")
+    found = f"{ssl.OPENSSL_VERSION}, {known} CA certificates in {paths.cafile or paths.capath or 'no store'}"
+    return _finding("tls", known > 0, found, "install ca-certificates, or set SSL_CERT_FILE to a CA bundle")
 
 
 def _certificates(folder: str | None) -> Iterator[Path]:

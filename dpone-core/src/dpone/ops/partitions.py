@@ -11,7 +11,7 @@ from attrs import frozen
 
 from dpone.contract import Load, StateBackend
 from dpone.engine import Run, key_of, manifests_of
-from dpone.errors import ConfigError
+from dpone.errors import ConfigError, counted
 from dpone.ids import ulid
 from dpone.partition import PartitionManifest, PartitionManifestStore, committed, no_manifest
 from dpone.pipeline import Pipeline, StreamSpec
@@ -61,8 +61,8 @@ def anew(pipeline: Pipeline, stream: str | None) -> Parts:
 
 
 def skip(pipeline: Pipeline, stream: str | None, id: str, reason: str) -> Parts:
-    """The load may be committed without this partition, and counts its rows as read. Raises ConfigError where rows of
-    the target would be deleted for it, or where the next run plans its parts afresh."""
+    """Let the load commit without this partition; later runs do not read its rows. Raises ConfigError if the commit
+    would then delete rows of the target, or if the next run plans its partitions again."""
     with _open_load(pipeline, stream) as (run, store, spec, manifest):
         _require_skippable(spec.sink.strategy, manifest)
         store.skip(manifest.key, _named(manifest, id), reason)
@@ -78,21 +78,25 @@ def _named(manifest: PartitionManifest, id: str) -> str:
 def _require_skippable(strategy: Strategy, manifest: PartitionManifest) -> None:
     found = ""
     if strategy.mode not in ("append", "merge", "scd2", "cdc_apply") or strategy.whole:
-        found = f"strategy {strategy.mode} would delete the rows of the target that the partition holds"
+        found = f"strategy {strategy.mode} would delete the partition's rows from the target"
     elif not manifest.resumable:
-        found = "the window is of one moment, so that the next run plans other partitions"
+        found = "the window cannot be read again, so the next run plans other partitions"
     if found:
-        raise ConfigError("skip a partition", found, "mend the partition, or take it out of the source")
+        raise ConfigError("skip a partition", found, "fix the partition, or exclude it from the source")
 
 
 @contextmanager
 def _locked(pipeline: Pipeline, stream: str | None) -> Iterator[tuple[Run, PartitionManifestStore, StreamSpec, str]]:
-    """Nobody runs the stream meanwhile: raises Busy if someone does."""
+    """Hold the lock of the stream inside the block. Raises Busy if a run holds it."""
     run = _run(pipeline, stream)
     found = run.streams()
     if len(found) != 1:
         names = ", ".join(spec.name for spec in found)
-        raise ConfigError("change partitions", f"the pipeline has {len(found)} streams", f"give --stream: {names}")
+        raise ConfigError(
+            "change partitions",
+            f"the pipeline has {counted(len(found), 'stream')}",
+            f"choose one with --stream: {names}",
+        )
     [spec] = found
     with closing(run.make("state", pipeline.state)) as state:
         store = _store(run, state)
@@ -111,7 +115,7 @@ def _open_load(
             raise no_manifest(parts.key)
         if parts.load != "open":
             found = f"load {parts.manifest.load_id} is {parts.load}"
-            raise ConfigError("change partitions", found, "there is nothing left to decide about")
+            raise ConfigError("change partitions", found, "only partitions of an open load can be changed")
         yield run, store, spec, parts.manifest
 
 
@@ -134,7 +138,7 @@ def _parts(run: Run, store: PartitionManifestStore, spec: StreamSpec, key: str) 
 
 def _store(run: Run, state: StateBackend) -> PartitionManifestStore:
     if (found := manifests_of(run, state)) is None:
-        keeps_none = f"state {run.pipeline.state.type} keeps no partition manifests"
+        keeps_none = f"state {run.pipeline.state.type} does not store partition manifests"
         raise ConfigError("read partitions", keeps_none, "use another state backend, such as sqlite")
     return found
 

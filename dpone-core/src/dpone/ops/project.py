@@ -40,14 +40,14 @@ README = """\
 `pipeline.yaml` merges the CSV files of `data/` into the table `orders` of `warehouse.db`, a SQLite database.
 
 ```
-dpone check pipeline.yaml       # is the pipeline sound?
-dpone plan pipeline.yaml        # what would a run do?
-dpone run pipeline.yaml         # do it
-dpone state show pipeline.yaml  # where does it stand?
+dpone check pipeline.yaml       # check the pipeline file
+dpone plan pipeline.yaml        # show what a run would do
+dpone run pipeline.yaml         # load the data
+dpone state show pipeline.yaml  # show the position
 ```
 
-Run it again: nothing is new, so nothing is loaded. Put another `data/orders-2026-03.csv` beside the others and run it
-once more: only that file is read; orders it has in common with the table are updated, the rest is added.
+Run it again: there are no new files, so nothing is loaded. Add a file `data/orders-2026-03.csv` and run it once more:
+only that file is read; orders that are already in the table are updated, the others are added.
 """
 
 IGNORED = """\
@@ -65,7 +65,7 @@ def create(folder: Path, contents: Mapping[str, str]) -> list[Path]:
     cannot be written."""
     files = {folder / name: text for name, text in contents.items()}
     if there := [str(file) for file in files if file.exists() or file.is_symlink()]:
-        todo = "choose another directory, or move them away"
+        todo = "choose another directory, or move these files away"
         raise ConfigError(f"create a project in {folder}", f"{', '.join(there)} would be overwritten", todo)
     written: list[Path] = []
     try:
@@ -79,7 +79,7 @@ def create(folder: Path, contents: Mapping[str, str]) -> list[Path]:
             for file in written:
                 file.unlink()
         found = f"{error.filename}: {(error.strerror or str(error)).lower()}"
-        raise ConfigError(f"create a project in {folder}", found, "choose a directory that can be written") from error
+        raise ConfigError(f"create a project in {folder}", found, "choose a writable directory") from error
     return written
 
 
@@ -111,11 +111,13 @@ def connector(name: str, *, sql: bool = False) -> dict[str, str]:
 def _require_free(name: str) -> None:
     failed = "create a connector"
     if not re.fullmatch("[a-z][a-z0-9]*(_[a-z0-9]+)*", name) or keyword.iskeyword(name):
-        todo = "use small letters, digits and single underscores, a letter first, as in my_system"
-        raise ConfigError(failed, f"{name!r} cannot be the name of a Python module and a connector", todo)
+        todo = "use lower-case letters, digits and single underscores, starting with a letter, as in my_system"
+        raise ConfigError(failed, f"{name!r} is not a valid name for a Python module and a connector", todo)
     plugins = discover()
     if any(name in plugins.names(role) for role in get_args(Role)):
-        raise ConfigError(failed, f"there is a connector {name} already", "choose another name ('dpone plugins')")
+        raise ConfigError(
+            failed, f"connector {name} already exists", "choose a name that 'dpone plugins' does not list"
+        )
 
 
 def _texts(folder: Traversable, path: str = "") -> Iterator[tuple[str, str]]:

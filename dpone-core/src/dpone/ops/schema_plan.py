@@ -11,7 +11,7 @@ from attrs import frozen
 
 from dpone.contract import SpeakingSql, SqlText
 from dpone.document import repeated, strict_json
-from dpone.errors import ConfigError
+from dpone.errors import ConfigError, counted
 from dpone.evolution import Change, Plan, SchemaComparator
 from dpone.ops.matrix import unconnected
 from dpone.pipeline import SchemaEvolution
@@ -59,7 +59,9 @@ class SchemaPlan:
         lines = [f"table {self.table}: {policy}, dialect {self.dialect}"]
         for change, ddl, rewrites in zip(self.plan.changes, self.ddl, self.rewrites, strict=True):
             lines.append(f"safe      {_line(change)}")
-            lines += [f"          {s};" for s in ddl] or [f"          {self.dialect} keeps both alike: no statement"]
+            lines += [f"          {s};" for s in ddl] or [
+                f"          {self.dialect} stores both types alike: no statement"
+            ]
             lines += [f"          rewrites the table: {rewrites}"] if rewrites else []
         for change in self.plan.breaking:
             lines += [f"BREAKING  {_line(change)}", f"          to allow: {change.allow}"]
@@ -67,8 +69,9 @@ class SchemaPlan:
 
     def _result(self) -> str:
         if self.plan.breaking:
-            return f"{len(self.plan.breaking)} breaking: a run would stop with exit code 3 and change nothing"
-        return f"{len(self.plan.changes)} to change, none of it breaking" if self.plan.changes else "nothing to change"
+            breaking = counted(len(self.plan.breaking), "breaking change")
+            return f"{breaking}: a run would stop with exit code 3 and change nothing"
+        return counted(len(self.plan.changes), "safe change") if self.plan.changes else "no changes"
 
 
 def schema_plan(
@@ -80,9 +83,9 @@ def schema_plan(
     words = _dialect(discover(), dialect)
     have, given = columns(target, words), columns(source, words)
     if not len(given):
-        raise ConfigError(f"read {source}", "no column", _SHAPE)
+        raise ConfigError(f"read {source}", "the list of columns is empty", _SHAPE)
     if unknown := [k for k in key if k not in given.names]:
-        raise ConfigError("read --key", f"{source} has no column {', '.join(unknown)}", "name columns of the source")
+        raise ConfigError("read --key", f"{source} has no column {', '.join(unknown)}", "use columns of the source")
     comparator = SchemaComparator(policy, key=tuple(key), too_long=words.too_long)
     plan = comparator.compare(have if len(have) else None, given)
     ddl = tuple(tuple(words.statements(name, change, key)) for change in plan.changes)
@@ -103,10 +106,10 @@ def columns(path: Path, dialect: SqlText) -> pa.Schema:
     data = strict_json(path)
     listed = data.get("columns") if isinstance(data, Mapping) and set(data) == {"columns"} else data
     if not isinstance(listed, list):
-        raise ConfigError(failed, "no list of columns", _SHAPE)
+        raise ConfigError(failed, "the file does not contain a list of columns", _SHAPE)
     fields = [_field(failed, number, given, dialect) for number, given in enumerate(listed, 1)]
     if twice := repeated([f.name for f in fields]):
-        raise ConfigError(failed, f"column {', '.join(map(repr, twice))} twice", "list each column once")
+        raise ConfigError(failed, f"the file lists column {', '.join(map(repr, twice))} twice", "list each column once")
     return pa.schema(fields)
 
 
@@ -114,11 +117,13 @@ def _field(failed: str, number: int, given: Any, dialect: SqlText) -> pa.Field:
     if not isinstance(given, Mapping) or not {"name", "type"} <= set(given):
         raise ConfigError(failed, f"column {number} is not an object with name and type", _SHAPE)
     if unknown := sorted(set(given) - {"name", "type", "nullable", "default"}):
-        todo = "a column has name, type, nullable and default"
-        raise ConfigError(failed, f"column {number} has the unknown key {', '.join(map(repr, unknown))}", todo)
+        todo = "use only name, type, nullable and default"
+        raise ConfigError(failed, f"column {number} has unknown keys: {', '.join(map(repr, unknown))}", todo)
     name, type_, nullable = given["name"], given["type"], given.get("nullable", True)
     if not isinstance(name, str) or not name or not isinstance(type_, str) or not isinstance(nullable, bool):
-        raise ConfigError(failed, f"column {number}: name and type must be text, nullable true or false", _SHAPE)
+        raise ConfigError(
+            failed, f"in column {number}, name and type must be strings, and nullable true or false", _SHAPE
+        )
     found = dialect.reads(type_) or arrow(type_)
     if found is None:
         raise ConfigError(failed, f"column {name!r} has the unknown type {type_!r}", instead(type_))

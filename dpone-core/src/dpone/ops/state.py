@@ -129,13 +129,15 @@ def _named(run: Run, old: str, new: str) -> tuple[StreamSpec, str]:
         if new in (spec.name, spec.key(name), spec.former_key(name)):
             key = spec.key(name) if new == spec.name else new
             if key == old:
-                raise ConfigError(f"move {old}", "the stream has this key", "nothing to do")
+                raise ConfigError(
+                    f"move {old}", "the stream already has this key", "use another key; nothing was changed"
+                )
             if not run.plugins.supports("sink", spec.sink.type, "move"):
                 found = f"{spec.sink.type} cannot rename a key"
-                raise ConfigError(f"move {old}", found, "choose a position under the new key with 'dpone state set'")
+                raise ConfigError(f"move {old}", found, "set the position under the new key with 'dpone state set'")
             return spec, key
-    found = f"no stream of {name} has the key {new}"
-    raise ConfigError(f"move {old}", found, f"name one of its streams: {', '.join(spec.name for spec in streams)}")
+    found = f"{name} has no stream with key {new}"
+    raise ConfigError(f"move {old}", found, f"choose one of its streams: {', '.join(spec.name for spec in streams)}")
 
 
 def _movable(run: Run, spec: StreamSpec, sink: Sink, state: StateBackend, old: str, new: str) -> Moved:
@@ -145,14 +147,14 @@ def _movable(run: Run, spec: StreamSpec, sink: Sink, state: StateBackend, old: s
     if begun:
         return Moved(spec.name, old, new, evolve(what, head=there.head), True)
     if what.head is None or moved_to(what.head):
-        found = f"it was moved to {moved_to(what.head)}" if what.head else "nothing was ever loaded under this key"
+        found = f"it was moved to {moved_to(what.head)}" if what.head else "nothing was loaded under this key"
         raise ConfigError(
-            failed, f"{found}, by the journal of {spec.sink.location}", _known(sink, _moving(run, spec, sink))
+            failed, f"{found}, according to the journal of {spec.sink.location}", _known(sink, _moving(run, spec, sink))
         )
     if (there.head is not None or there.state is not None) and not moved_to(there.head):
-        found = f"{new} exists already"
-        found += f": its journal ends with load {there.head.load_id}" if there.head else ": there is a state of it"
-        todo = "two histories cannot be joined; keep that one, and choose its position with 'dpone state set'"
+        found = f"{new} already exists"
+        found += f": its journal ends with load {there.head.load_id}" if there.head else ": it has a state"
+        todo = "keep that key and set its position with 'dpone state set'; two histories cannot be joined"
         raise ConfigError(failed, found, todo)
     compare(what.head, what.state.value if what.state else None, spec.sink.location)
     return Moved(spec.name, old, new, what, False)
@@ -160,13 +162,13 @@ def _movable(run: Run, spec: StreamSpec, sink: Sink, state: StateBackend, old: s
 
 def _moving(run: Run, spec: StreamSpec, sink: Sink) -> Moving:
     moving = run.offered(Moving, sink, spec.sink)
-    assert moving is not None, "``_named`` has seen to it"
+    assert moving is not None, "``_named`` has checked it"
     return moving
 
 
 def _known(sink: Sink, moving: Moving) -> str:
     keys = [key for key in moving.journal_keys() if key.count("|") == 3 and not moved_to(sink.journal(key))]
-    return f"use one of its keys: {', '.join(map(repr, keys))}" if keys else "run the pipeline, which loads all rows"
+    return f"use one of its keys: {', '.join(map(repr, keys))}" if keys else "run the pipeline to load all rows"
 
 
 def _require_window(run: Run, spec: StreamSpec, position: Position) -> None:
@@ -180,7 +182,7 @@ def _require_window(run: Run, spec: StreamSpec, position: Position) -> None:
             raise
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             found = f"{spec.source.location} cannot resume there ({type(error).__name__}: {error})"
-            raise ConfigError("use the position", found, "copy one that 'dpone state history' shows") from error
+            raise ConfigError("use the position", found, "copy a position from 'dpone state history'") from error
 
 
 def _run(pipeline: Pipeline, stream: str | None) -> Run:
@@ -210,5 +212,5 @@ def _agreement(head: Entry | None, saved: Versioned | None, target: str) -> tupl
     except StateError as error:
         return False, f"the state is damaged ({error.found}); use 'dpone state set' or --full-refresh"
     if lags:
-        return False, "the state lags; the next run adopts the journal"
-    return True, "both at the same load" if head else "nothing was loaded yet"
+        return False, "the state is behind; the next run copies the journal to it"
+    return True, "state and journal have the same load" if head else "nothing has been loaded yet"

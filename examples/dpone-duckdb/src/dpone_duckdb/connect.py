@@ -32,7 +32,7 @@ def database_path(connection: Secret | None, base: Path) -> Path:
 def connect(path: Path, kind: type[DponeError], *, create: bool, read_only: bool = False) -> duckdb.DuckDBPyConnection:
     """Errors are of ``kind``."""
     if not create and not path.exists():
-        raise kind(f"open {path}", "there is no such file", "correct the connection")
+        raise kind(f"open {path}", "the file does not exist", "fix the path in the connection")
     with failing(kind, f"open {path}"):
         return prepared(duckdb.connect(path, read_only=read_only))
 

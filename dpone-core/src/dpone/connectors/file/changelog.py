@@ -39,7 +39,7 @@ from dpone.changes import (
 )  # fmt: skip
 from dpone.connectors.file.config import FileSourceOptions
 from dpone.contract import BatchStream, ChangeTable, ChangeWindow, Finding, Stream
-from dpone.errors import DataError, DponeError, Gap, IdentityChanged, SchemaBreak, SourceError
+from dpone.errors import DataError, DponeError, Gap, IdentityChanged, SchemaBreak, SourceError, counted
 from dpone.formats.input import Input
 from dpone.formats.jsonl import (
     batch_of,
@@ -136,14 +136,16 @@ class _Parser:
         try:
             row = _decoded(raw.decode())
         except RecursionError:
-            raise self._bad("is nested too deeply", "flatten the value, or write it as text") from None
+            raise self._bad("is nested too deeply", "flatten the value, or write it as a string") from None
         except ValueError as error:
             found = "not UTF-8" if isinstance(error, UnicodeDecodeError) else "not a JSON object, or has a key twice"
-            raise self._bad(f"is {found}", "write one object per line") from None
+            raise self._bad(f"is {found}", "write one JSON object per line") from None
         if not isinstance(row, dict):
-            raise self._bad("is JSON, but not an object", "write one object per line")
+            raise self._bad("is JSON, but not an object", "write one JSON object per line")
         if (b"\\ud" in raw or b"\\uD" in raw) and not _are_text(row):
-            raise self._bad("has a name or commit that is not valid Unicode", "mend the escape, as in \\ud83d\\ude00")
+            raise self._bad(
+                "has a table name, key or commit that is not valid Unicode", "fix the escape, as in \\ud83d\\ude00"
+            )
         self._check(row)
         if row["op"] == "commit":
             block.commits.append(_Commit(row["commit"], end, self.changes, self.line))
@@ -163,10 +165,10 @@ class _Parser:
     def _check(self, row: Mapping[str, Any]) -> None:
         op, commit = row.get("op"), row.get("commit")
         if not isinstance(commit, str) or not commit:
-            raise self._bad("has no commit", 'write "commit": the mark of its transaction, as text')
+            raise self._bad("has no commit", 'write "commit": the id of its transaction, as a string')
         if self.open is not None and commit != self.open:
             todo = 'end it with {"op": "commit", "commit": ...} first'
-            raise self._bad(f"is of commit {commit} inside the transaction {self.open}", todo)
+            raise self._bad(f"belongs to commit {commit}, but transaction {self.open} is still open", todo)
         known = _KEYS_OF_COMMIT if op == "commit" else _KEYS
         if not row.keys() <= known.keys():
             unknown = [key for key in row if key not in known]
@@ -174,18 +176,20 @@ class _Parser:
         if op == "commit":
             return
         if op not in OPERATIONS:
-            raise self._bad("has no known op", f'write "op": {", ".join(OPERATIONS)} or commit')
+            raise self._bad("has no known 'op'", f'write "op": {", ".join(OPERATIONS)} or commit')
         if not isinstance(row.get("table"), str) or not row["table"]:
-            raise self._bad("names no table", 'write "table": its name')
+            raise self._bad("has no table", 'write "table": "name"')
         for key in ("key", "values", "before"):
             if not isinstance(row.get(key), _OBJECT):
                 raise self._bad(f"has a '{key}' that is not an object", f'write "{key}": {{"column": value}}')
         if not _are_left_out(row.get("unchanged"), row.get("values") or ()):
-            raise self._bad("has no list of unchanged columns, or values of them", 'write "unchanged": ["column"]')
+            raise self._bad(
+                "has an 'unchanged' that is not a list, or lists a column with a value", 'write "unchanged": ["column"]'
+            )
         if op in (INSERT, UPDATE) and not isinstance(row.get("values"), dict):
-            raise self._bad(f"is an {op} without values", 'write "values": {"column": value}')
+            raise self._bad(f"is an {op} without 'values'", 'write "values": {"column": value}')
         if op in (DELETE, TRUNCATE) and row.get("values"):
-            raise self._bad(f"is a {op} with values", "leave values out; key says which row, before what it was")
+            raise self._bad(f"is a {op} with 'values'", "remove 'values'; write the old row in 'key' and 'before'")
 
     def _change(self, row: Mapping[str, Any], raw: bytes, block: _Block) -> None:
         table, op = row["table"], row["op"]
@@ -224,7 +228,7 @@ class _Parser:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(pairs)
     if len(made) != len(pairs):
-        raise ValueError("a key twice")
+        raise ValueError("a duplicate key")
     return made
 
 
@@ -298,7 +302,9 @@ class _Log:
                     at += len(whole) + 1
                 rest = tail
                 if len(rest) > 1 << 26:
-                    raise self.input.bad(f"a line at byte {at} is longer than {1 << 26} bytes", "write shorter lines")
+                    raise self.input.bad(
+                        f"the line at byte {at} is longer than {1 << 26:,} bytes", "write shorter lines"
+                    )
 
 
 @frozen
@@ -350,7 +356,11 @@ class FileChangeLog:
         except DponeError as error:
             return [Finding("change log", False, error.found, error.todo)]
         tables = ", ".join(survey.seen) or "no table"
-        return [Finding("change log", True, f"{survey.changes} changes of {tables} up to commit {survey.mark or '-'}")]
+        return [
+            Finding(
+                "change log", True, f"{counted(survey.changes, 'change')} of {tables} up to commit {survey.mark or '-'}"
+            )
+        ]
 
     def setup_plan(self) -> list[str]:
         """Nothing: whoever writes the log makes it."""
@@ -372,7 +382,7 @@ class FileChangeLog:
         left = size - survey.end
         proof = f"{self._label}: read up to commit {survey.mark or '-'}, byte {survey.end} of {size}"
         if spool.filtered:
-            proof += f"; {spool.filtered} changes had been delivered before"
+            proof += f"; skipped {counted(spool.filtered, 'change')} delivered before"
         marks, there = (before.commit, survey.mark), spool.tables
         return ChangeWindow(position, marks, there, left == 0, proof, spool.changes, own_schema=False)
 
@@ -403,27 +413,31 @@ class FileChangeLog:
         if after is None:
             return _After(), hashlib.sha256()
         if after.kind != KIND or after.identity != {"path": self._label}:
-            found = f"the position is of {after.kind} {dict(after.identity)}"
-            raise IdentityChanged(
-                f"resume {self._label}", found, "restore the path, or start again with --full-refresh"
-            )
+            found = f"the position belongs to {after.kind} {dict(after.identity)}"
+            raise IdentityChanged(f"resume {self._label}", found, "restore the path, or start over with --full-refresh")
         value = after.value
         self._require_there(value["offset"])
         sha256 = self._log.digest(value["offset"])
         if sha256.hexdigest() != value["sha256"]:
-            found = f"its first {value['offset']} bytes are not those that were loaded: it was rewritten or replaced"
-            raise IdentityChanged(f"resume {self._label}", found, "bring the log back, or use --full-refresh")
+            found = "the part that was loaded has changed since: the log was rewritten or replaced"
+            raise IdentityChanged(f"resume {self._label}", found, "restore the log, or use --full-refresh")
         tables = {name: _table_from(table) for name, table in value["tables"].items()}
         return _After(value["offset"], value["commit"], value["lines"], tables), sha256
 
     def _require_there(self, offset: int) -> None:
-        todo = "bring the log back, or use --full-refresh"
+        todo = "restore the log, or use --full-refresh"
         try:
             size = self._log.path.stat().st_size
         except FileNotFoundError as error:
-            raise Gap(f"resume {self._label}", f"the log is gone, {offset} bytes of it were loaded", todo) from error
+            raise Gap(
+                f"resume {self._label}", f"the log is missing, but {counted(offset, 'byte')} of it were loaded", todo
+            ) from error
         if size < offset:
-            raise Gap(f"resume {self._label}", f"it has {size} bytes, and {offset} were loaded: it was cut off", todo)
+            raise Gap(
+                f"resume {self._label}",
+                f"the log has {counted(size, 'byte')}, but {offset:,} were loaded: it was truncated",
+                todo,
+            )
 
     def _position(self, survey: _Survey, sha256: Any, tables: Mapping[str, ChangeTable], epoch: int) -> Position:
         value = {
@@ -458,8 +472,8 @@ class FileChangeLog:
         if block.clash is not None and block.clash < len(commits):
             commits, over = commits[: block.clash], True
             if not commits and not survey.begun:
-                found = f"the key of a table changes inside commit {block.commits[0].mark}"
-                todo = "write one key for all changes of a table in a transaction"
+                found = f"commit {block.commits[0].mark} uses different key columns for one table"
+                todo = "use the same key columns for all changes of a table in a transaction"
                 raise SchemaBreak(f"read {self._label}", found, todo)
         reached = [i for i, c in enumerate(commits) if limit is not None and c.changes >= limit]
         return (commits[: reached[0] + 1], True) if reached else (commits, over)
@@ -522,7 +536,7 @@ class FileChangeLog:
                 begun.add(name)
                 spool.add(name, shape, self._batch(rows, shape))
         if end != survey.end or parser.open is not None:
-            todo = "append to the log, and never change what is in it"
+            todo = "only append to the log, and run again"
             raise SourceError(f"read {self._label}", "the log was changed while it was read", todo)
         spool.commit()
 
@@ -534,7 +548,7 @@ class FileChangeLog:
         for one, array in zip(fields, values, strict=True):
             if (most := limit_of(one)) is not None and (row := first_longer(array, most)) >= 0:
                 found = f"line {rows.lines[row]}, column {one.name!r} has more than {most} characters"
-                todo = f"declare a longer text, or one without a limit, as in columns: {{{one.name}: string}}"
+                todo = f"declare a longer type, or one without a limit, as in columns: {{{one.name}: string}}"
                 raise self._log.input.bad(found, todo)
         columns = {
             OPERATION: pa.array(rows.ops, pa.string()),
@@ -573,8 +587,8 @@ class FileChangeLog:
         try:
             return column_of(texts, wanted.type)
         except BadValue as error:
-            found = f"line {rows.lines[error.index]}, column {wanted.name!r} holds no valid {wanted.type}"
-            todo = f"mend the line, or declare the column, as in columns: {{{wanted.name}: json}}"
+            found = f"line {rows.lines[error.index]}, column {wanted.name!r} is not a valid {wanted.type}"
+            todo = f"fix the line, or declare the column, as in columns: {{{wanted.name}: json}}"
             raise self._log.input.bad(found, todo) from None
 
 

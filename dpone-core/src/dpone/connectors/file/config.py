@@ -15,7 +15,7 @@ class FileSourceOptions(ReadOptions, SourceOptions):
 
     def __attrs_post_init__(self) -> None:
         if self.incremental is not None and self.incremental.by != "cdc":
-            todo = "leave it out: a file source reads each new file once without it"
+            todo = "remove it; a file source reads each new file once without it"
             raise ConfigError("read options.incremental", f"by: {self.incremental.by}", todo)
         super().__attrs_post_init__()
 

@@ -53,7 +53,9 @@ class Folder:
     def create(self) -> None:
         if self.own.is_symlink() or self.staging.is_symlink() or self.undo.is_symlink():
             found = f"{self.label}/.dpone is a symbolic link"
-            raise SinkError(f"open {self.label}", found, "replace the link by a folder; links are not followed here")
+            raise SinkError(
+                f"open {self.label}", found, "replace the link with a folder; dpone does not follow links here"
+            )
         durable.private_folder(self.own)
         durable.private_folder(self.staging)
 
@@ -67,12 +69,12 @@ class Folder:
         """None before the first load. A damaged manifest is refused, never taken for a missing one."""
         if not self.manifest.exists() and not self.manifest.is_symlink():
             if self.backup.exists():
-                raise self._damaged("it is missing, though there is a backup of it")
+                raise self._damaged("it is missing, but its backup exists")
             return None
         if not durable.is_plain_file(self.manifest):
             raise self._damaged("it is not a regular file")
         if self.manifest.stat().st_size > LARGEST:
-            raise self._damaged(f"more than {LARGEST} bytes")
+            raise self._damaged(f"it has more than {LARGEST:,} bytes")
         try:
             return Manifest.loads(self.manifest.read_bytes())
         except (ValueError, KeyError, TypeError, AttributeError, pa.ArrowException, DponeError) as error:
@@ -80,10 +82,8 @@ class Folder:
 
     def _damaged(self, why: str) -> SinkError:
         name = f"{self.label}/.dpone/manifest.json"
-        todo = (
-            f"compare it with {name}.bak, which is the one before the last load, and restore that; nothing was changed"
-        )
-        return SinkError(f"read {name}", f"damaged ({why})", todo)
+        todo = f"restore {name}.bak, the manifest before the last load; nothing was changed"
+        return SinkError(f"read {name}", f"the file is damaged ({why})", todo)
 
     def write(self, manifest: Manifest) -> None:
         """Replace the manifest, keeping the one before; durable on return. Call under ``lock``."""
@@ -108,8 +108,8 @@ class Folder:
         for file in manifest.files:
             path = self.path / file.name
             if not durable.is_plain_file(path) or path.lstat().st_size != file.bytes:
-                found = f"{file.name} is listed in the manifest and missing, a link, or of another size"
-                todo = "restore the file from a backup, or load everything again with --full-refresh"
+                found = f"{file.name} is listed in the manifest, but is missing, a link, or has another size"
+                todo = "restore the file from a backup, or reload everything with --full-refresh"
                 raise SinkError(f"open {self.label}", found, todo)
 
     def sweep(self, manifest: Manifest) -> None:
@@ -138,8 +138,10 @@ class Folder:
             here, aside = self.path / file.name, self.undo / file.name
             found = aside if durable.is_plain_file(aside) else here
             if not durable.is_plain_file(found) or durable.digest(found) != file.sha256:
-                why = f"{self.label}/.dpone/undo/{file.name} is missing, or is not what was kept"
-                raise UndoRefused(f"bring back the parts of {self.label}", why, "restore it; nothing was changed")
+                why = f"{self.label}/.dpone/undo/{file.name} is missing or was changed"
+                raise UndoRefused(
+                    f"restore the parts of {self.label}", why, "restore it from a backup; nothing was changed"
+                )
         for file in files:
             if durable.is_plain_file(self.undo / file.name):
                 os.rename(self.undo / file.name, self.path / file.name)

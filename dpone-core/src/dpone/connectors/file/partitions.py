@@ -39,7 +39,7 @@ class JsonPartitionManifestStore(PartitionManifestStore):
             data = path.read_bytes()
         except FileNotFoundError:
             if self._path(key, ".json.bak").exists():
-                raise damaged("it is missing, though there is a backup of it", path.name) from None
+                raise damaged("it is missing, but its backup exists", path.name) from None
             return None
         except OSError as error:
             raise _refused("read", path, error) from error
@@ -100,5 +100,5 @@ class JsonPartitionManifestStore(PartitionManifestStore):
 
 
 def _refused(step: str, path: Path, error: OSError) -> StateError:
-    todo = "free space, or let the user that runs dpone read and write there"
+    todo = "free disk space, or give the user that runs dpone read and write access"
     return StateError(f"{step} {path.name}", error.strerror or type(error).__name__, todo)

@@ -20,7 +20,7 @@ from dpone import durable
 from dpone.connectors.file.config import FileSinkOptions
 from dpone.connectors.file.folder import Folder
 from dpone.contract import Entry, Finding, Kept, Load, Part, Receipt, Staged, Stream, TakenBack, UndoPlan, Writer
-from dpone.errors import ConfigError, Conflict, DataError, SinkError, UndoRefused
+from dpone.errors import ConfigError, Conflict, DataError, SinkError, UndoRefused, counted
 from dpone.evolution import Change, Stored, not_kept
 from dpone.formats.input import Input
 from dpone.formats.manifest import PART, Added, Manifest, PartFile, Replaced, part_name
@@ -57,14 +57,16 @@ class FileSink:
         if not above.is_dir():
             return [Finding("target", False, f"{label} is a file", "give the path of a folder")]
         if not os.access(above, os.W_OK | os.X_OK):
-            return [Finding("target", False, f"{label} is read-only", "let the user that runs dpone write there")]
+            return [Finding("target", False, f"{label} is read-only", "give the user that runs dpone write access")]
         try:
             manifest = self.folder.read()
         except SinkError as error:
             return [Finding("manifest", False, error.found, error.todo)]
         if manifest is None:
-            return [Finding("target", True, f"{label} will be made by the first load")]
-        return [Finding("target", True, f"{label}: {len(manifest.files)} parts, {manifest.rows} rows")]
+            return [Finding("target", True, f"{label} will be created by the first load")]
+        return [
+            Finding("target", True, f"{label}: {counted(len(manifest.files), 'part')}, {counted(manifest.rows, 'row')}")
+        ]
 
     def schema(self) -> pa.Schema | None:
         """Without the metadata of the source's columns: no length limits a file's."""
@@ -85,7 +87,7 @@ class FileSink:
         """``contract.Verifying``: the manifest lists every file there should be."""
         manifest = self.folder.read() or Manifest()
         missing = len(manifest.files) - len(self.folder.present(manifest))
-        return f"{missing:,} of {len(manifest.files):,} files of its manifest are missing" if missing else ""
+        return f"{missing:,} of {counted(len(manifest.files), 'file')} in its manifest are missing" if missing else ""
 
     def stores(self, type: pa.DataType) -> Stored:
         """Parquet keeps every type but those it has no word for; text files keep what reads back from text."""
@@ -143,7 +145,7 @@ class FileSink:
             others = tuple(one for one in manifest.added if one not in mine)
             gone = {name for one in mine for name in one.columns} - {name for one in others for name in one.columns}
             made = any(one.made for one in mine) and not any(one.made for one in others)
-            schema, taken = manifest.schema, [TakenBack(f"the list of columns of {self.folder.label}")] if made else []
+            schema, taken = manifest.schema, [TakenBack(f"the column list of {self.folder.label}")] if made else []
             if made or schema is None:
                 schema = None
             else:
@@ -169,7 +171,7 @@ class FileSink:
 
     def open(self, load: Load) -> FileWriter:
         if load.schema is not None and load.strategy.mode not in ("full_refresh", "append"):
-            todo = "use full_refresh or append; a folder of immutable parts cannot change rows in place"
+            todo = "use full_refresh or append; dpone does not change rows in files"
             raise ConfigError(f"write {self.folder.label}", f"strategy {load.strategy.mode}", todo)
         self._require_columns(load.schema or ())
         with self._failing("open"), self.folder.lock():
@@ -184,7 +186,9 @@ class FileSink:
     def _require_columns(self, columns: Iterable[pa.Field]) -> None:
         for field in columns:
             if field.name in LINEAGE:
-                raise DataError(f"write {self.folder.label}", f"a column named {field.name}", "rename it in the source")
+                raise DataError(
+                    f"write {self.folder.label}", f"the column name {field.name} is reserved", "rename it in the source"
+                )
             if why := refused(self.options.format, field.type):
                 found = f"column {field.name} is {field.type}, but {why}"
                 todo = "use format: parquet, or another type in the source"
@@ -226,17 +230,17 @@ class FileSink:
         """What a load that can be taken back replaced. Raises UndoRefused."""
         failed, head = f"take back load {load_id}", manifest.journals.get(key) if manifest else None
         if head is not None and head.undoes == load_id:
-            todo = "run the pipeline to load again; nothing was changed"
-            raise UndoRefused(failed, f"it was taken back already, by {head.load_id}", todo)
+            todo = "run the pipeline to load it again; nothing was changed"
+            raise UndoRefused(failed, f"it was already taken back, by {head.load_id}", todo)
         undo = manifest.undo if manifest else ()
         mine = [one for one in undo if (one.key, one.entry.load_id) == (key, load_id)]
         if not mine or manifest is None:
-            found = "nothing is kept of it: it changed no row, undo was off, or the retention is over"
-            todo = "name a load of this stream that is kept, or load again with --full-refresh; nothing was changed"
+            found = "nothing was kept to take it back: it changed no row, undo was off, or the retention is over"
+            todo = "choose a load of this stream that was kept, or reload with --full-refresh; nothing was changed"
             raise UndoRefused(failed, found, todo)
         if manifest.last != load_id:
-            todo = "take that one back first, if it kept what it replaced; nothing was changed"
-            raise UndoRefused(failed, f"load {manifest.last or 'unknown'} has changed {self.folder.label} since", todo)
+            todo = "take back that load first, if it can be; nothing was changed"
+            raise UndoRefused(failed, f"load {manifest.last or 'unknown'} has since changed {self.folder.label}", todo)
         return mine[0]
 
     def journal_keys(self) -> Sequence[str]:
@@ -249,7 +253,7 @@ class FileSink:
             manifest = self.folder.read()
             _require_head(manifest, old, after, self.folder.label)
             _require_head(manifest, new, before, self.folder.label)
-            assert manifest is not None, "it has a head"
+            assert manifest is not None, "the new key already has a journal"
             for staging in sorted(self.folder.staging.glob(f"{_digest(old)}-*")):
                 _remove(staging)
             self.folder.write(manifest.moved(old, new, gone))
@@ -269,7 +273,7 @@ class FileSink:
         try:
             yield
         except OSError as error:
-            todo = "free space, give the user that runs dpone the right to write there, or choose another path"
+            todo = "free disk space, give the user that runs dpone write access, or choose another path"
             raise SinkError(f"{step} {self.folder.label}", error.strerror or type(error).__name__, todo) from error
 
 
@@ -343,7 +347,11 @@ class FileWriter:
 
     def commit(self, after: Entry | None, position: Position, also: Sequence[Writer] = ()) -> Receipt:
         if also:
-            raise SinkError("commit a load", "a manifest is of one folder", "load each table in a stream of its own")
+            raise SinkError(
+                "commit a load",
+                "the load has several tables, but a manifest covers one folder",
+                "use one stream per table",
+            )
         with self._sink._failing("commit to"), self._folder.lock():
             manifest = self._folder.read()
             _require_head(manifest, self._load.key, after, self._folder.label)
@@ -425,13 +433,13 @@ class FileWriter:
     def _verify(self, parts: list[PartFile]) -> None:
         """Parts of an earlier process are hashed again: only the disk knows what became of them."""
         if self._load.schema is not None and not self._staging.is_dir():
-            found = "another runner of the same stream has taken over or removed the staged parts"
+            found = "another run of the stream took over or removed the staged parts"
             raise Conflict(f"commit to {self._folder.label}", found, "nothing was written; run again")
         for part in parts:
             path = self._staging / part.name
             if part.name not in self._written and durable.digest(path) != part.sha256:
-                todo = f"remove {self._folder.label}/.dpone/staging and run again; the target is as before"
-                raise SinkError(f"commit to {self._folder.label}", f"staged part {part.name} was altered", todo)
+                todo = f"delete {self._folder.label}/.dpone/staging and run again; the target was not changed"
+                raise SinkError(f"commit to {self._folder.label}", f"staged part {part.name} was changed", todo)
 
     def _marks(self) -> list[_Mark]:
         found = (self._mark(path) for path in sorted(self._staging.glob("part-*.mark")))
@@ -463,8 +471,8 @@ class _Mark:
 def _require_head(manifest: Manifest | None, key: str, after: Entry | None, label: str) -> None:
     head = manifest.journals.get(key) if manifest else None
     if _place(head) != _place(after):
-        found = f"the journal's head is {_told(head)}, not {_told(after)}"
-        raise Conflict(f"commit to {label}", found, "another runner loaded this key; run again")
+        found = f"the last journal entry is {_told(head)}, not {_told(after)}"
+        raise Conflict(f"commit to {label}", found, "another run loaded this stream; run again")
 
 
 def _digest(key: str) -> str:
@@ -534,7 +542,11 @@ def _statement(change: Change) -> dict[str, Any]:
         after = change.after
         looks = {"looks_at": {after.name: str(after.type)}} if change.looks else {}
         return {change.kind: {after.name: str(after.type)}, "arrow": _packed(pa.schema([after])), **looks}
-    raise SinkError(f"plan {change}", "a change the manifest cannot hold", "allow or avoid it in the pipeline")
+    raise SinkError(
+        f"plan {change}",
+        "the manifest cannot record this change",
+        "change schema_evolution in the pipeline, or the columns of the source",
+    )
 
 
 def _packed(schema: pa.Schema) -> str:

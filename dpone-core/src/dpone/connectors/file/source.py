@@ -20,7 +20,7 @@ from dpone import durable
 from dpone.connectors.file.config import FileSourceOptions
 from dpone.connectors.file.folder import Folder
 from dpone.contract import BatchStream, Finding, Part, Stream, Window, WindowRequest
-from dpone.errors import ConfigError, ContentChanged, DponeError, IdentityChanged, SourceError
+from dpone.errors import ConfigError, ContentChanged, DponeError, IdentityChanged, SourceError, counted
 from dpone.evolution import has_default
 from dpone.formats.input import Input
 from dpone.formats.kinds import require_kind
@@ -61,7 +61,7 @@ class _Found:
             same = False
         if not same:
             found = "the file was changed, replaced or removed while it was read"
-            todo = "run again once it is complete; write files elsewhere and rename them into place"
+            todo = "run again when it is complete; write files elsewhere, then rename them into place"
             raise SourceError(f"read {self.name}", found, todo)
 
 
@@ -82,13 +82,19 @@ class FileSource:
     def check(self) -> list[Finding]:
         try:
             found = self._list()
-            columns = len(self._schema(found[:1], None))
+            columns = counted(len(self._schema(found[:1], None)), "column")
         except DponeError as error:
             return [Finding("files", False, error.found, error.todo)]
         except OSError as error:
-            return [Finding("files", False, error.strerror or type(error).__name__, "see that the files can be read")]
+            return [Finding("files", False, error.strerror or type(error).__name__, "check that the files can be read")]
         size = sum(file.size for file in found)
-        return [Finding("files", True, f"{len(found)} files, {size} bytes; {columns} columns in {found[0].name}")]
+        return [
+            Finding(
+                "files",
+                True,
+                f"{counted(len(found), 'file')}, {counted(size, 'byte')}; {columns} in {found[0].name}",
+            )
+        ]
 
     def tables(self, pattern: str) -> list[str]:
         """Names of files. The glob is matched against the name in its folder and against the whole relative name."""
@@ -125,7 +131,7 @@ class FileSource:
             schema=schema,
             whole=len(wanted) == len(found),
             caught_up=True,
-            proof=f"files that match {self._pattern}: {len(found)}, to be read: {len(wanted)}",
+            proof=f"{counted(len(found), 'file')} matching {self._pattern}, {len(wanted):,} to read",
             own_schema=False,
             absent=absent,
         )
@@ -182,8 +188,8 @@ class FileSource:
         if after is None:
             return {}
         if after.kind != KIND or after.identity != {"path": self._pattern}:
-            found = f"the position is of {after.kind} {dict(after.identity)}"
-            todo = "restore the path, or start again with --full-refresh"
+            found = f"the position belongs to {after.kind} {dict(after.identity)}"
+            todo = "restore the path, or start over with --full-refresh"
             raise IdentityChanged(f"resume {self._pattern}", found, todo)
         files: Mapping[str, Mapping[str, Any]] = after.value["files"]
         return files
@@ -195,13 +201,15 @@ class FileSource:
         """Regular files that match, sorted by name."""
         base = self._spec.base
         if "://" in self._pattern:
-            what = f"a {self._pattern.partition('://')[0][:20]} URL, and the file connector reads local files"
-            raise ConfigError("read source.path", what, "fetch the files first, and give their path")
+            what = (
+                f"the path is a {self._pattern.partition('://')[0][:20]} URL, but the file connector reads local files"
+            )
+            raise ConfigError("read source.path", what, "download the files first, and use their local path")
         pattern = os.path.expanduser(self._pattern)
         literal = base / pattern
         if literal.is_dir():
-            todo = f"give a glob of files, such as {self._pattern.rstrip('/')}/*.csv"
-            raise SourceError(f"read {self._pattern}", "a directory", todo)
+            todo = f"write a glob of files, such as {self._pattern.rstrip('/')}/*.csv"
+            raise SourceError(f"read {self._pattern}", "the path is a directory", todo)
         names = [pattern]
         if not literal.exists():
             names = sorted(glob.glob(pattern, root_dir=base, recursive=True))
@@ -216,8 +224,8 @@ class FileSource:
         formats = [format_of(one, self._options) for one in inputs]
         kinds = {reader_of(one) for one in formats}
         if len(kinds) > 1:
-            todo = "give one glob per format, or set options.format"
-            found = f"files of {len(kinds)} formats ({', '.join(sorted(kinds))})"
+            todo = "use one glob per format, or set options.format"
+            found = f"the files have {len(kinds)} formats ({', '.join(sorted(kinds))})"
             raise ConfigError(f"read {self._pattern}", found, todo)
         self._options.require_taken(*kinds)
         for one, kind in zip(inputs, formats, strict=True):
@@ -262,7 +270,7 @@ class _FileStream(BatchStream):
         for name, most in self._limits.items():
             if (row := first_longer(batch.column(name), most)) >= 0:
                 place = f"row {before + row + 1} (of the data, from 1), column {name!r}"
-                todo = f"declare a longer text, or one without a limit, as in columns: {{{name}: string}}"
+                todo = f"declare a longer type, or one without a limit, as in columns: {{{name}: string}}"
                 raise self._input.bad(f"{place} has more than {most} characters", todo)
 
 
@@ -275,8 +283,8 @@ def _committed(base: Path, names: list[str], location: str) -> list[str]:
         listed[folder] = {file.name for file in manifest.files} if manifest else None
         # The third part of a journal's key is the source. What came from here would come again and again.
         if manifest and [location.replace("|", "%7C")] in [str(f.key).split("|")[2:3] for f in manifest.files]:
-            found = f"it takes in folder {folder or '.'}, which holds what was loaded from it"
-            todo = f"narrow source.path, or move folder {folder or '.'} away and write outside of source.path"
+            found = f"it includes folder {folder or '.'}, to which this stream writes"
+            todo = f"narrow source.path, or move folder {folder or '.'} out of it and change the sink's path"
             raise ConfigError(f"read {location}", found, todo)
     return [name for name in names if _counts(os.path.basename(name), listed.get(os.path.dirname(name)))]
 
@@ -302,10 +310,13 @@ def _nothing(base: Path, pattern: str) -> tuple[str, str]:
     folder = base / fixed
     what = "no file matches" if glob.has_magic(pattern) else "no such file"
     if not folder.is_dir():
-        return f"{what}: there is no folder {fixed}", "see that the path is right; it is relative to the pipeline file"
+        return f"{what}: folder {fixed} does not exist", "check the path; it is relative to the pipeline file"
     count = sum(1 for entry in os.scandir(folder) if not entry.name.startswith("."))
     shown = "the pipeline's folder" if str(fixed) == "." else f"folder {fixed}"
-    return f"{what} in {shown}, which has {count} entries", "see that the path is right and the files have arrived"
+    return (
+        f"{what} in {shown}, which has {counted(count, 'entry', 'entries')}",
+        "check the path, and that the files have arrived",
+    )
 
 
 def _entry(file: _Found, before: Mapping[str, Any] | None) -> Mapping[str, Any]:
@@ -333,8 +344,8 @@ def _digest(entries: Mapping[str, Mapping[str, Any]], file: _Found) -> str | Non
 def _reject_changed(files: Sequence[_Found], before: Mapping[str, Mapping[str, Any]]) -> None:
     for file in files:
         if file.name in before:
-            found = "its content is not what was loaded"
-            todo = "restore the file, give the new rows a file of their own, or use strategy merge or full_refresh"
+            found = "its content changed since it was loaded"
+            todo = "restore the file, put new rows into a new file, or use strategy merge or full_refresh"
             raise ContentChanged(f"append {file.name}", found, todo)
 
 

@@ -18,7 +18,7 @@ from attrs import frozen
 from dpone import durable
 from dpone.connectors.file.partitions import JsonPartitionManifestStore
 from dpone.contract import Finding, Lease, Versioned
-from dpone.errors import Busy, Conflict, StateError
+from dpone.errors import Busy, Conflict, StateError, counted
 from dpone.ids import ulid
 from dpone.pipeline import StateSpec
 from dpone.process import Process, abandoned, using
@@ -40,9 +40,11 @@ class FileState:
         if not above.is_dir():
             return [Finding("state", False, f"{self._label} is a file", "give the path of a folder")]
         if not os.access(above, os.W_OK | os.X_OK):
-            return [Finding("state", False, f"{self._label} is read-only", "let the user that runs dpone write there")]
+            return [
+                Finding("state", False, f"{self._label} is read-only", "give the user that runs dpone write access")
+            ]
         count = len(list(self._folder.glob("*.json"))) if self._folder.is_dir() else 0
-        return [Finding("state", True, f"{self._label}: {count} keys")]
+        return [Finding("state", True, f"{self._label}: {counted(count, 'key')}")]
 
     def load(self, key: str) -> Versioned | None:
         record = self._read(key)
@@ -88,8 +90,12 @@ class FileState:
         record = self._read(key) or _Record(key, 0, None, ())
         version = record.head.version if record.head else 0
         if version != expected:
-            found = f"version {version}, not {expected}" if version else f"no value, not version {expected}"
-            raise Conflict(f"save the state of {key}", found, "another runner saved it in between; run again")
+            found = (
+                f"version {version} instead of {expected}"
+                if version
+                else f"no saved value instead of version {expected}"
+            )
+            raise Conflict(f"save the state of {key}", found, "another run saved it first; run again")
         return record
 
     def _read(self, key: str) -> _Record | None:
@@ -99,12 +105,12 @@ class FileState:
         except FileNotFoundError:
             return None
         except OSError as error:
-            todo = "let the user that runs dpone read and write the state folder"
+            todo = "give the user that runs dpone read and write access to the state folder"
             raise StateError(f"read {self._shown(path)}", error.strerror or "it cannot be read", todo) from error
         try:
             return _Record.loads(data, key)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            found = f"damaged ({type(error).__name__}: {error})"
+            found = f"the file is damaged ({type(error).__name__}: {error})"
             todo = (
                 "restore the file from a backup, or move it away and run again: "
                 "the position is then taken from the sink's journal"
@@ -130,7 +136,7 @@ class FileState:
             with durable.exclusive(self._path(key, ".lock")):
                 yield
         except OSError as error:
-            todo = "free space, or let the user that runs dpone write to the state folder"
+            todo = "free disk space, or give the user that runs dpone write access to the state folder"
             raise StateError(f"write to {self._label}", error.strerror or type(error).__name__, todo) from error
 
 
@@ -188,15 +194,17 @@ class _FileLease:
             if holder is not None and _alive(holder):
                 ends = datetime.fromtimestamp(holder["expires_at"], UTC).isoformat(timespec="seconds")
                 found = f"held by process {holder['pid']} on {holder['host']} until {ends} unless renewed"
-                raise Busy(f"lock {self._key}", found, "wait for that run to end, or stop it and wait for the lease")
+                raise Busy(
+                    f"lock {self._key}", found, "wait for that run to end, or stop it and wait until its lease ends"
+                )
             self._write()
 
     def renew(self) -> None:
         with self._state._exclusive(self._key):
             holder = self._holder()
             if holder is None or holder["owner"] != self.owner:
-                found = f"process {holder['pid']} on {holder['host']} holds it" if holder else "the lease is gone"
-                raise Conflict(f"renew the lock of {self._key}", found, "another runner took over; let it finish")
+                found = f"process {holder['pid']} on {holder['host']} holds it" if holder else "the lease was removed"
+                raise Conflict(f"renew the lock of {self._key}", found, "another run took over; let it finish")
             self._write()
 
     def release(self) -> None:
@@ -213,8 +221,8 @@ class _FileLease:
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError) as error:
-            found = f"damaged ({type(error).__name__})"
-            todo = "see that no run of this pipeline is alive, then remove the file"
+            found = f"the file is damaged ({type(error).__name__})"
+            todo = "check that no run of this pipeline is active, then delete the file"
             raise StateError(f"read {self._state._shown(self._path)}", found, todo) from error
         return dict(holder)
 

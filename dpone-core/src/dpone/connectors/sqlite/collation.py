@@ -30,7 +30,7 @@ def collated(schema: pa.Schema, relation: str, rows: Callable[..., list[Any]], d
         try:
             [(case, blanks)] = rows(f"SELECT r.{column} = 'A', r.{column} = 'a ' FROM ({one}) AS r")
         except DponeError:
-            return "a collation that is not SQLite's"
+            return "a user-defined collation"
         return "nocase" if case else "rtrim" if blanks else ""
 
     return pa.schema([compared(field, how(field.name)) for field in schema])

@@ -22,12 +22,12 @@ def database_path(connection: Secret | None, base: Path) -> Path:
     todo = "write sqlite:///file.db, relative to the pipeline file, or sqlite:////absolute/file.db"
     text = connection.reveal() if connection else ""
     if not text.startswith("sqlite:"):
-        raise ConfigError("read connection", "it does not begin with sqlite:", todo)
+        raise ConfigError("read connection", "it does not start with sqlite:", todo)
     if not text.startswith(_PREFIX) or "\0" in text:
-        raise ConfigError("read connection", "no path after sqlite:", todo)
+        raise ConfigError("read connection", "there is no path after sqlite:", todo)
     name = text.removeprefix(_PREFIX)
     if name in ("", ":memory:"):
-        raise ConfigError("read connection", "a database in memory ends with the process", todo)
+        raise ConfigError("read connection", "an in-memory database is lost when the process ends", todo)
     if "?" in name:
         raise ConfigError("read connection", "a sqlite connection takes no parameters after '?'", "use options instead")
     return Path(os.path.abspath(base / os.path.expanduser(name)))
@@ -37,9 +37,9 @@ def table_name(name: Name) -> Name:
     """The table's own name; ``main`` is the only schema of a file."""
     if len(name.parts) > 2 or (len(name.parts) == 2 and name.parts[0].lower() != "main"):
         dotted = Name((".".join(name.parts),))
-        todo = f"write table: {name.last}; if the dot is part of the name, write table: '{dotted}'; a table of another "
-        todo += "file, attached elsewhere, is read over a connection of its own"
-        raise ConfigError("read a table name", f"{name} names a schema, and SQLite has none", todo)
+        todo = f"write table: {name.last}; if the dot is part of the name, write table: '{dotted}'; read a table of "
+        todo += "another file over its own connection"
+        raise ConfigError("read a table name", f"{name} has a schema, but SQLite has no schemas", todo)
     return Name((name.last,))
 
 
@@ -56,13 +56,15 @@ def connect(path: Path, timeout: float, kind: type[DponeError], *, create: bool)
     failed = f"open {path}"
     if sqlite3.sqlite_version_info < OLDEST:
         wanted = ".".join(map(str, OLDEST))
-        raise kind(failed, f"SQLite library {sqlite3.sqlite_version}", f"use a Python with SQLite {wanted} or newer")
+        raise kind(
+            failed, f"SQLite library {sqlite3.sqlite_version}", f"use a Python built with SQLite {wanted} or newer"
+        )
     if path.is_dir():
-        raise kind(failed, "it is a directory", "name a database file")
+        raise kind(failed, "it is a directory", "use the path of a database file")
     if not path.parent.is_dir():
         raise kind(failed, "its folder does not exist", f"create {path.parent}")
     if not create and not path.exists():
-        raise kind(failed, "there is no such file", "correct the connection")
+        raise kind(failed, "the file does not exist", "fix the path in the connection")
     uri = f"{path.as_uri()}?mode={'rwc' if create else 'rw'}"
     # Not bound to one thread: the engine stages from a worker thread, one call at a time.
     db = sqlite3.connect(uri, timeout=timeout, isolation_level=None, check_same_thread=False, uri=True)

@@ -138,8 +138,8 @@ class SqliteDatabase(Database):
         if getattr(error.__cause__, "sqlite_errorname", "") != "SQLITE_CONSTRAINT_FOREIGNKEY":
             return error
         pairs = self.rows('SELECT DISTINCT "table", parent FROM pragma_foreign_key_check ORDER BY 1, 2')
-        found = ", ".join(f"rows of {table} refer to rows that {parent} would not have" for table, parent in pairs)
-        todo = "load the table that is referred to first, or delete the rows that refer to it"
+        found = ", ".join(f"rows of {table} would refer to missing rows of {parent}" for table, parent in pairs)
+        todo = "load the referenced table first, or delete the rows that refer to it"
         return DataError(error.failed, f"{error.found}: {found}", todo)
 
     def rollback(self) -> None:
@@ -160,7 +160,7 @@ class SqliteDatabase(Database):
         if kind is None:
             return None
         if kind != "table":
-            raise SinkError(f"write {table}", f"it is a {kind} ({self.path})", "name a table")
+            raise SinkError(f"write {table}", f"the sink's target is a {kind} ({self.path})", "use the name of a table")
         # SQLite fills a single INTEGER PRIMARY KEY by itself (https://www.sqlite.org/autoinc.html).
         filled = "dflt_value IS NOT NULL OR (pk AND upper(type) = 'INTEGER' AND SUM(pk > 0) OVER () = 1)"
         columns = f'name, type, "notnull" OR pk, {filled}'
@@ -217,7 +217,7 @@ class SqliteDatabase(Database):
             return encode(column, field.type, nan_to_null=self._nan_to_null)
         except Refused as error:
             found = f"column {field.name}, row {before + error.row + 1:,} of the part: {error.reason}"
-            todo = "correct the value, or give the column another type in the source, as in options.columns"
+            todo = "fix the value, or change the column's type in the source, as in options.columns"
             raise DataError("load rows", found, error.todo or todo) from None
 
     def unique(self, table: Name, key: Sequence[str]) -> bool:
@@ -305,7 +305,7 @@ class SqliteDatabase(Database):
             words = "SELECT 1 FROM sqlite_master WHERE type || ' ' || name = ? AND instr(lower(sql), lower(?)) > 0"
             hanging = [what for what in hanging if self.rows(words, (what, column))]
         if hanging:
-            return f"there is {', '.join(hanging)}"
+            return f"these depend on it: {', '.join(hanging)}"
         if not column:
             self.drop(table)
             return ""

@@ -29,7 +29,7 @@ class InFlight:
     def look(self) -> Look:
         """A file that this process may not write is opened for reading only, and then BEGIN IMMEDIATE locks nothing."""
         if not os.access(self._path, os.W_OK):
-            return Look(bounded=False, blind="the file is read-only, so that an open writer of it cannot be seen")
+            return Look(bounded=False, blind="the file is read-only, so open writers cannot be detected")
         writer = Writer("writer", f"another connection that is writing to {self._path.name}")
         return Look(bounded=False, writers=() if self._take() else (writer,))
 

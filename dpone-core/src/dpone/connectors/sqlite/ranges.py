@@ -67,7 +67,9 @@ class Ranges:
         place = ("__dpone__query", "temp") if self.table is None else (self.table.last, "main")
         sql = "SELECT name FROM pragma_table_xinfo(?, ?) WHERE name = ? COLLATE NOCASE"
         if not (found := self.source.rows(sql, (*place, column))):
-            raise ConfigError("read options.partition_by", f"no column {column} in {self.source.name}", "name one")
+            raise ConfigError(
+                "read options.partition_by", f"{self.source.name} has no column {column}", "use the name of a column"
+            )
         return str(found[0][0])
 
     def _is_rowid(self, column: str) -> bool:

@@ -61,8 +61,8 @@ class SqliteSink(SqlSink):
         """A column is widened by a new one in its place (``SqliteDialect.widen_column``), and ALTER TABLE makes none
         that is a key, NOT NULL or has a default: these must not get lost."""
         if not column.nullable or DEFAULT in (column.metadata or {}):
-            found = "it is a key column, NOT NULL, or has a default, and SQLite cannot change the type of such a column"
-            todo = "create the table again with the wider column by hand, or load into a new table; nothing was changed"
+            found = "SQLite cannot change the type of a column that is a key, is NOT NULL, or has a default"
+            todo = "recreate the table with the wider column, or load into a new table; nothing was changed"
             raise SchemaBreak(f"widen column {column.name} of {self._target}", found, todo)
 
     def _apply(self, statement: str) -> None:
@@ -72,9 +72,9 @@ class SqliteSink(SqlSink):
             if getattr(error.__cause__, "sqlite_errorname", "") != "SQLITE_ERROR":
                 raise
             # SQLite's text names the index, view, trigger or constraint that stands in the way.
-            todo = "drop what stands in the way, run again, then create it again; nothing was changed"
+            todo = "drop the object in the way, run again, then recreate it; nothing was changed"
             if str(error.__cause__).endswith("already exists"):  # it may hold what another run has just loaded
-                todo = "run again: another program has made it meanwhile; nothing was changed"
+                todo = "run again: another program created it in the meantime; nothing was changed"
             raise SinkError(f"change the columns of {self._target}", str(error.__cause__), todo) from error.__cause__
 
     def beside(self, spec: SinkSpec) -> SqliteSink:

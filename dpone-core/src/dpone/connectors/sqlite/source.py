@@ -49,8 +49,8 @@ class SqliteCursor(SqlCursor):
         if high is None:
             return None
         if isinstance(high, (int, float)) is not isinstance(low, (int, float)) or isinstance(high, bytes):
-            found = f"cursor column {self.column} holds blobs, or both numbers and texts"
-            raise DataError("read by cursor", found, "choose a column of one kind")
+            found = f"cursor column {self.column} contains blobs, or both numbers and text"
+            raise DataError("read by cursor", found, "use a column with one kind of values")
         return self.value(high)
 
     def compare(self, value: Value) -> int:
@@ -69,8 +69,8 @@ class SqliteCursor(SqlCursor):
         )
         marks, zones, lengths, matter = self.source.rows(sql, (earlier(value.text[:10], 86_400),))[0]
         if marks > 1 or zones > 1 or (lengths and matter):
-            found = f"cursor column {c} has times in several notations, and their order as text is not that of time"
-            todo = "write all of them alike in the source, or read them by a query that does, as with strftime"
+            found = f"cursor column {c} has times in several notations, so they do not sort by time"
+            todo = "use one notation in the source, or a query that converts them, as with strftime"
             raise DataError(f"read {self.source.name}", found, todo)
 
 
@@ -180,7 +180,7 @@ class SqliteSource(SqlSource):
             db.execute(f'CREATE TEMP VIEW "{_VIEW}" AS {self._query}')
             db.execute(f'SELECT 1 FROM temp."{_VIEW}" LIMIT 0')
         except (sqlite3.Error, sqlite3.Warning) as error:
-            raise ConfigError("read the query", str(error), "give one SELECT without parameters") from error
+            raise ConfigError("read the query", str(error), "use one SELECT without parameters") from error
 
     def _execute(self, sql: str, parameters: Sequence[Any] = ()) -> None:
         with self.failing():
@@ -195,10 +195,10 @@ class SqliteSource(SqlSource):
         sql = "SELECT name, type FROM pragma_table_xinfo(?, ?) WHERE hidden != 1 ORDER BY cid"
         found = {name: text for name, text in self.rows(sql, place) if name not in LINEAGE}
         if not found:
-            raise SourceError(f"read {self.name}", f"there is no such table or view in {self._path}", "see its name")
+            raise SourceError(f"read {self.name}", f"{self._path} has no such table or view", "check the name")
         if unknown := [c for c in self._chosen if c not in found]:
-            todo = f"name columns of the source: {', '.join(list(found)[:20])}"
-            raise ConfigError("read options.columns", f"no column {', '.join(unknown)}", todo)
+            todo = f"use columns of the source: {', '.join(list(found)[:20])}"
+            raise ConfigError("read options.columns", f"unknown columns: {', '.join(unknown)}", todo)
         known = {name: self._chosen.get(name) or types.declared(text) for name, text in found.items()}
         # Numbers written out: 1 and 1.0 are equal here, as long as no affinity gives both one form.
         loose = [n for n, t in self._chosen.items() if t == pa.string() and not types.has_affinity(found[n])]
@@ -208,7 +208,7 @@ class SqliteSource(SqlSource):
         made = pa.schema([limited(pa.field(name, type_), stated.get(name, "")) for name, type_ in known.items()])
         if any_said(self.rows):
             made = collated(made, self.relation, self.rows, self.dialect)
-        return pa.schema([compared(f, "as numbers, whatever their form") if f.name in loose else f for f in made])
+        return pa.schema([compared(f, "compared as numbers") if f.name in loose else f for f in made])
 
     def _inferred(self, names: Sequence[str], expected: pa.Schema | None) -> dict[str, pa.DataType]:
         """From the kinds of all values; a type the target has already is kept where the values fit it."""
@@ -221,8 +221,8 @@ class SqliteSource(SqlSource):
         for i, name in enumerate(names):
             whole, real, text, blob = map(bool, answer[4 * i : 4 * i + 4])
             if (whole or real) + text + blob > 1:
-                found = f"column {name} has no declared type and values of several kinds"
-                raise DataError(f"read {self.name}", found, f"state options.columns: {{{name}: string}}")
+                found = f"column {name} has values of several kinds and no declared type"
+                raise DataError(f"read {self.name}", found, f"set options.columns: {{{name}: string}}")
             wanted = expected.field(name).type if expected is not None and name in expected.names else None
             fits = wanted is not None and not (real or text or blob) and (not whole or wanted == pa.float64())
             kinds = ((blob, pa.binary()), (real, pa.float64()), (whole, pa.int64()), (True, pa.string()))
@@ -237,5 +237,5 @@ class SqliteSource(SqlSource):
             return array
         except Refused as error:
             kind = "double" if field.type == pa.float32() else "string"
-            error.todo = f"correct the value, or state options.columns: {{{field.name}: {kind}}}"
+            error.todo = f"fix the value, or set options.columns: {{{field.name}: {kind}}}"
             raise

@@ -63,5 +63,5 @@ def _make_private(path: Path) -> None:
         if path.parent.is_dir():
             os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
     except OSError as error:
-        todo = "grant write access to the folder, or name another connection for state"
+        todo = "grant write access to the folder, or use another connection for state"
         raise StateError(f"create {path}", error.strerror or str(error), todo) from error
