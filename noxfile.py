@@ -91,9 +91,13 @@ def typing(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """What the documentation says is tried: links, commands, examples."""
+    """What the documentation says is tried: links, commands, examples. Then it is built as a site, in .nox/site; a
+    warning is an error."""
     install(session)
+    session.install("--require-hashes", "-r", "requirements/docs.txt")
     session.run(*CHECKS["docs"], *session.posargs)
+    site = ("--site-dir", str(ROOT / ".nox" / "site"))
+    session.run("mkdocs", "build", "--quiet", "--strict", *site, env={"NO_MKDOCS_2_WARNING": "1"})
 
 
 @nox.session(default=False)
@@ -213,7 +217,7 @@ def postgres(session: nox.Session) -> None:
     skipped = Path(session.create_tmp()).resolve() / "skipped"
     first, *others = postgres_servers()
     given = [one for one in session.posargs if one != "--all"]
-    ours = ("pytest", *AT_ONCE, "tests/postgres", "--ignore=tests/postgres/kit", "-m")
+    ours = ("pytest", *AT_ONCE, "tests/postgres", "tests/docs", "--ignore=tests/postgres/kit", "-m")
     where = {"DPONE_TEST_POSTGRES_PROGRAMS": first}
     session.run(*ours, "postgres or not crash", "--skipped", str(skipped), *given, env=where)
     for programs in others:
@@ -256,11 +260,11 @@ def lock(session: nox.Session) -> None:
     session.install(*group("lock"))
     built = [*group("build"), *group("tests"), *group("typing"), *third_party(*FOLDERS, *EXAMPLES)]
     locks = {"nox": group("nox"), "lint": group("lint"), "build": group("build"), "tests": built}
-    locks["corpus"] = group("corpus")
+    locks |= {"docs": group("docs"), "corpus": group("corpus")}
     for name, wanted in locks.items():
         asked = Path(session.create_tmp()) / f"{name}.in"
         asked.write_text("\n".join(sorted(wanted)) + "\n")
-        out = ("--output-file", f"requirements/{name}.txt", *(FILES_ALONE if name == "corpus" else ()))
+        out = ("--output-file", f"requirements/{name}.txt", *LOCKED.get(name, ()))
         session.run(*COMPILE, str(asked), *out, *(session.posargs or ["--upgrade"]), env=HEAD)
 
 
@@ -269,6 +273,7 @@ COMPILE = (
     *("--generate-hashes", "--no-annotate", "--no-emit-index-url"),
 )
 FILES_ALONE = ("--no-deps", "--only-binary", ":all:")  # of the corpus: nothing is built and nothing imported
+LOCKED = {"docs": ("--constraint", "requirements/tests.txt"), "corpus": FILES_ALONE}  # docs and tests share a session
 HEAD = {"UV_CUSTOM_COMPILE_COMMAND": "nox -s lock"}  # what the head of each file says
 
 

@@ -1,4 +1,4 @@
-"""A change log: JSON Lines, one change or one commit a line. docs/cdc.md describes the format.
+"""A change log: JSON Lines, one change or one commit a line. docs/guide/cdc-runtime.md describes the format.
 
 What counts is what a commit line ends. A tail without one, or a line that is cut off, is not there yet.
 """
