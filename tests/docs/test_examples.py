@@ -12,7 +12,10 @@ import pytest
 from tests.docs.generate import DOCS
 from tests.docs.transcript import follow, steps
 
-EXAMPLE = "pipeline: orders\nsource: {type: file, path: orders.csv}\nsink: {type: file, path: out, strategy: {mode: append}}\n"
+EXAMPLE = """pipeline: orders
+source: {type: file, path: orders.csv}
+sink: {type: file, path: out, strategy: {mode: append}}
+"""
 
 
 def test_the_secrets_page_is_followed(
