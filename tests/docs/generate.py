@@ -103,9 +103,8 @@ def flow_table() -> str:
     sources, sinks = (list(dict.fromkeys(pair[i] for pair in pairs)) for i in (0, 1))
 
     def cell(source: str, sink: str) -> str:
-        page = DOCS / "connectors" / "flows" / f"{source}-to-{sink}.md"
-        guide = f"[{source} to {sink}](../connectors/flows/{page.name}): " if page.exists() else ""
-        return guide + ", ".join(f"`{mode}`" for mode in pairs[source, sink])
+        modes = ", ".join(f"`{mode}`" for mode in pairs[source, sink])
+        return f"[{source} to {sink}](../connectors/flows/{source}-to-{sink}.md): {modes}"
 
     return table(["source", *sinks], [[source, *(cell(source, sink) for sink in sinks)] for source in sources])
 

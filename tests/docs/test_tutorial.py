@@ -12,13 +12,9 @@ from tests.postgres.server import Server
 
 @pytest.mark.postgres
 def test_each_command_prints_what_the_tutorial_shows(
-    postgres: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    database: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """From an empty folder and an empty database; ids and times are its own."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("WAREHOUSE", postgres.url)
-    postgres.run("DROP SCHEMA IF EXISTS sales CASCADE")
-    try:
-        assert follow(DOCS / "guide" / "tutorial.md", postgres.url, capsys) >= 10
-    finally:
-        postgres.run("DROP SCHEMA IF EXISTS sales CASCADE")
+    monkeypatch.setenv("WAREHOUSE", database.url)
+    assert follow(DOCS / "guide" / "tutorial.md", database.url, capsys) >= 10
