@@ -127,11 +127,15 @@ def typing(session: nox.Session) -> None:
     run(session, *CHECKS["typing"], *session.posargs)
 
 
-@shared
+@nox.session
 def docs(session: nox.Session) -> None:
-    """What the documentation says is tried: links, commands, examples."""
+    """What the documentation says is tried: links, commands, examples. Then it is built as a site, in .nox/site, by
+    programs in an environment of their own; a warning is an error."""
     install(session)
     run(session, *CHECKS["docs"], *session.posargs)
+    session.install("--require-hashes", "-r", "requirements/docs.txt")
+    site = ("--site-dir", str(ROOT / ".nox" / "site"))
+    session.run("mkdocs", "build", "--quiet", "--strict", *site, env={"NO_MKDOCS_2_WARNING": "1"})
 
 
 @shared(default=False)
@@ -250,7 +254,7 @@ def postgres(session: nox.Session) -> None:
     skipped = Path(session.create_tmp()).resolve() / "skipped"
     first, *others = postgres_servers()
     given = [one for one in session.posargs if one != "--all"]
-    ours = ("pytest", *AT_ONCE, "tests/postgres", "--ignore=tests/postgres/kit", "-m")
+    ours = ("pytest", *AT_ONCE, "tests/postgres", "tests/docs", "--ignore=tests/postgres/kit", "-m")
     where = {"DPONE_TEST_POSTGRES_PROGRAMS": first}
     run(session, *ours, "postgres or not crash", "--skipped", str(skipped), *given, env=where)
     for programs in others:
@@ -294,11 +298,11 @@ def lock(session: nox.Session) -> None:
     session.install(*group("lock"))
     built = [*group("build"), *group("tests"), *group("typing"), *third_party(*FOLDERS, *EXAMPLES)]
     locks = {"nox": group("nox"), "lint": group("lint"), "build": group("build"), "tests": built}
-    locks["corpus"] = group("corpus")
+    locks |= {"docs": group("docs"), "corpus": group("corpus")}
     for name, wanted in locks.items():
         asked = Path(session.create_tmp()) / f"{name}.in"
         asked.write_text("\n".join(sorted(wanted)) + "\n")
-        out = ("--output-file", f"requirements/{name}.txt", *(FILES_ALONE if name == "corpus" else ()))
+        out = ("--output-file", f"requirements/{name}.txt", *LOCKED.get(name, ()))
         session.run(*COMPILE, str(asked), *out, *(session.posargs or ["--upgrade"]), env=HEAD)
 
 
@@ -307,6 +311,7 @@ COMPILE = (
     *("--generate-hashes", "--no-annotate", "--no-emit-index-url"),
 )
 FILES_ALONE = ("--no-deps", "--only-binary", ":all:")  # of the corpus: nothing is built and nothing imported
+LOCKED = {"docs": ("--constraint", "requirements/tests.txt"), "corpus": FILES_ALONE}  # docs and tests share a session
 HEAD = {"UV_CUSTOM_COMPILE_COMMAND": "nox -s lock"}  # what the head of each file says
 
 

@@ -1,1 +1,1 @@
-"""dpone against the plain way of doing the same: ``python -m benchmarks`` (docs/performance.md)."""
+"""dpone against the plain way of doing the same: ``python -m benchmarks`` (docs/internals/performance.md)."""

@@ -1,7 +1,7 @@
 """CSV merged into a SQLite table as one writes it by hand: ``python baseline_merge.py IN.csv TARGET.db``.
 
 One transaction: typed values into a temporary table without a key, then one upsert in the order of the key. Of the
-ways that were tried this is the fastest (docs/performance.md).
+ways that were tried this is the fastest (docs/internals/performance.md).
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ def locked(name: str) -> dict[str, list[str]]:
 def test_S_10_the_locks_are_those_the_sessions_install() -> None:
     """Each file of requirements/ is installed by a session or by CI, and each such command wants hashes."""
     used = (ROOT / "noxfile.py").read_text(encoding="utf-8") + (ROOT / ".ci/run").read_text(encoding="utf-8")
-    assert {path.stem for path in LOCKS} == {"nox", "lint", "build", "tests", "corpus"}
+    assert {path.stem for path in LOCKS} == {"nox", "lint", "build", "tests", "docs", "corpus"}
     assert {path.name for path in LOCKS} == set(re.findall(r"requirements/(\w+\.txt)", used))
     plain = [line for line in used.splitlines() if re.search(r'"-r", ("requirements/|lock)', line)]
     assert plain
@@ -84,6 +84,7 @@ def test_S_10_the_lock_has_what_the_distributions_ask_for(folder: Path) -> None:
         ("build", "build"),
         ("lint", "lint"),
         ("nox", "nox"),
+        ("docs", "docs"),
         ("corpus", "corpus"),
     ],
 )
@@ -93,6 +94,14 @@ def test_S_10_the_lock_has_what_the_sessions_ask_for(group: str, lock: str) -> N
     for one in map(Requirement, read(ROOT)["dependency-groups"][group]):
         assert have.get(canonicalize_name(one.name)), one
         assert all(one.specifier.contains(version) for version in have[canonicalize_name(one.name)]), one
+
+
+def test_S_10_the_site_is_built_with_what_the_tests_use() -> None:
+    """Two locks that are installed into one environment agree on every package that both have."""
+    docs, tests = locked("docs"), locked("tests")
+    shared = {*docs} & {*tests}
+    assert shared
+    assert {name: docs[name] for name in shared} == {name: tests[name] for name in shared}
 
 
 def test_what_users_install_keeps_floors_only() -> None:

@@ -88,11 +88,14 @@ def test_a_glob_that_matches_no_table_is_a_stop(tmp_path: Path) -> None:
 
 
 def test_check_is_green_where_the_columns_are_there(tmp_path: Path) -> None:
-    """Of a table, and of a file."""
+    """Of a table, and of a file; ``order_by: file`` is the order of files, not a column."""
     place = place_of(tmp_path)
     for source in (table(incremental=CURSOR), files("a.csv")):
         code, found = command(place, pipeline(source, "merge", key=["id"]), "check", "--connect")
         assert (code, [finding for finding in found["findings"] if finding["ok"] is False]) == (0, [])
+    by_file = {"key": ["id"], "duplicates": "last", "order_by": "file"}
+    assert command(place, pipeline(files("a.csv"), "merge", **by_file), "check", "--connect")[0] == 0
+    assert command(place, pipeline(table(), "merge", **by_file), "check", "--connect")[0] == 1
 
 
 def wide(columns: int) -> str:

@@ -1,4 +1,4 @@
-"""The example of docs/cdc.md, run as it stands there."""
+"""The example of docs/guide/cdc-runtime.md, run as it stands there."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from dpone.cli import assemble
 
-PAGE = (Path(__file__).resolve().parents[2] / "docs" / "cdc.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "guide" / "cdc-runtime.md").read_text(encoding="utf-8")
 
 
 def fence(language: str) -> str:

@@ -174,7 +174,7 @@ def test_a_route_is_certified_by_its_runs(tmp_path: Path) -> None:
 
 SAFE = Durability(True, {"fsync": "on"})
 SYNCED, STANDIN_SYNCED = evolve(LIVE, durability=SAFE), evolve(STANDIN, durability=SAFE)
-# What each gate must have measured, by hand from docs/certification.md.
+# What each gate must have measured, by hand from docs/reference/certification.md.
 FIGURES = {
     "throughput": {"rows_per_second": (5e5, 1e5, None), "peak_mb": (200, None, 250), "rows": (1_000_000, None, None)},
     "soak": {"wrong_rows": (0, None, 0), "kills": (100, None, None)},

@@ -1,4 +1,4 @@
-"""The examples of docs/row-contracts.md do what the page says."""
+"""The examples of docs/guide/row-contracts.md do what the page says."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from attrs import fields
 from dpone import cli
 from dpone.rowcontract import OF_A_ROW, OF_THE_LOAD, Quarantine
 
-PAGE = (Path(__file__).resolve().parents[2] / "docs" / "row-contracts.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+PAGE = (DOCS / "guide" / "row-contracts.md").read_text(encoding="utf-8")
 
 
 def fence(language: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""The examples of docs/schema-evolution.md do what the page says."""
+"""The examples of docs/guide/schema-evolution.md do what the page says."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import pytest
 
 from dpone import cli
 
-PAGE = (Path(__file__).resolve().parents[2] / "docs" / "schema-evolution.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+PAGE = (DOCS / "guide" / "schema-evolution.md").read_text(encoding="utf-8")
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 FILES = dict(re.findall(r"^`([\w.]+)`:\n\n```json\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL))
 SHOWN = [text.partition("\n")[::2] for kind, text in FENCE.findall(PAGE) if kind == "console"]

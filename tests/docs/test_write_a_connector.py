@@ -1,4 +1,4 @@
-"""docs/write-a-connector.md shows the example connector as it is."""
+"""docs/internals/write-a-connector.md shows the example connector as it is."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dpone.sql.dialect import Database, Dialect
 from dpone.testing import hostile
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGE = (ROOT / "docs" / "write-a-connector.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "internals" / "write-a-connector.md").read_text(encoding="utf-8")
 FENCES = re.findall(r"^```\w+\n# (examples/\S+)\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
 
 

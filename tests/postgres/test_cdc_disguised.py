@@ -513,7 +513,8 @@ def test_OUT_04_upkeep_and_another_change_of_a_column_stop_nothing(
     ],
 )  # fmt: skip
 def test_OUT_04_what_looks_like_a_loss_stops_and_its_advice_is_right(root: Shop, statements: list[str]) -> None:  # noqa: F811
-    """The list of docs/postgres-cdc.md, as far as a stop of each kind goes; read again, the target is equal."""
+    """The list of docs/connectors/postgres-cdc.md, as far as a stop of each kind goes; read again, the target is
+    equal."""
     root.sql(*statements)
     root.follow(root.stopped(f"table {root.source.schema}.r"))
     for _ in range(2):

@@ -157,8 +157,8 @@ def test_a_partition_that_comes_later_is_found(parted: Target) -> None:
 
 
 def test_why_partitions_are_not_swapped(parted: Target) -> None:
-    """docs/postgres.md rests on this: DETACH locks the parent against readers until the commit, ATTACH does not, and
-    DETACH CONCURRENTLY cannot be part of a transaction."""
+    """docs/connectors/postgres.md rests on this: DETACH locks the parent against readers until the commit, ATTACH does
+    not, and DETACH CONCURRENTLY cannot be part of a transaction."""
     held = (
         "SELECT mode FROM pg_locks WHERE relation = 'orders'::regclass AND pid = pg_backend_pid() "
         "AND mode <> 'AccessShareLock' ORDER BY 1"

@@ -94,8 +94,8 @@ def test_types_by_the_names_of_arrow(text: str, type_: pa.DataType | None) -> No
 
 
 def test_the_table_of_the_docs_is_the_code() -> None:
-    """docs/pipeline.md has every word that is accepted, with its type, and no other."""
-    page = (Path(__file__).resolve().parents[2] / "docs" / "pipeline.md").read_text(encoding="utf-8")
+    """docs/guide/pipeline.md has every word that is accepted, with its type, and no other."""
+    page = (Path(__file__).resolve().parents[2] / "docs" / "guide" / "pipeline.md").read_text(encoding="utf-8")
     [table] = re.findall(r"^\| name \| values \| Arrow \|\n\|[-|]+\n((?:\|.*\n)+)", page, re.MULTILINE)
     rows = [re.findall(r"`([^`]+)`", line) for line in table.splitlines()]
     shown = {type_: {name for name in names if "(" not in name} for *names, type_ in rows}

@@ -103,7 +103,7 @@ def run(pipeline: Pipeline | str | Path, **options: Any) -> RunReport:
 
     Options: ``select`` (names of streams), ``full_refresh``, ``dry_run``, ``workers``. Raises ConfigError or
     PluginError before anything is touched; KeyboardInterrupt and Interrupted pass after a clean abort. It sets no
-    signal handlers, and does not keep to the ten seconds in which ``dpone run`` ends (docs/running.md).
+    signal handlers, and does not keep to the ten seconds in which ``dpone run`` ends (docs/guide/running.md).
     """
     if not isinstance(pipeline, Pipeline):
         pipeline = Pipeline.from_yaml(pipeline)

@@ -1,4 +1,4 @@
-"""Change streams by logical decoding: one slot, one publication, pgoutput. docs/postgres-cdc.md.
+"""Change streams by logical decoding: one slot, one publication, pgoutput. docs/connectors/postgres-cdc.md.
 
 A window is one call of ``pg_logical_slot_peek_binary_changes``, read through binary COPY, or the replication protocol
 up to the bound (``transport``); either is spooled and changes nothing on the server, whose slot moves on only in
@@ -454,7 +454,8 @@ class PostgresLogicalReader:
         )
         proof = f"slot {self._slot} read up to {lsn_text(end)}; the WAL was safe up to {lsn_text(server.end)}"
         if not read and _idle(server, start, decoder, saved):
-            proof += "; no marker could be written, so the slot stays there and keeps WAL (docs/postgres-cdc.md)"
+            proof += "; no marker could be written, so the slot stays there and keeps WAL"
+            proof += " (docs/connectors/postgres-cdc.md)"
         if spool.filtered:
             proof += f"; {spool.filtered} changes had been delivered before"
         names, warnings = [str(table.name) for table in read], [*review.warnings, *self._unpublished(db)]

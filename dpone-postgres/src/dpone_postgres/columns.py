@@ -2,7 +2,7 @@
 
 COPY makes a message of each row, and each costs a call into libpq and a search for where its values begin. Of a
 gathered row a fixed-width column is an array whose values lie at equal distances; a text is one long text and an array
-of lengths. All aggregates of one row see its rows in one order (docs/performance.md has the figures).
+of lengths. All aggregates of one row see its rows in one order (docs/internals/performance.md has the figures).
 
 What limits it: a gathered value has at most a gigabyte and is held whole, so that tables with values out of line are
 read row by row, and ranges become shorter where values in line turn out long; and each range must be found by its page

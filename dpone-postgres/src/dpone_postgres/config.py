@@ -35,7 +35,8 @@ class PostgresSourceOptions(SourceOptions):
     all dates, times and numerics as exact text.
 
     statement_timeout, lock_timeout: seconds, 0 for none. silence_timeout: seconds in which the server may say nothing
-    until it is asked over a second connection whether it is still working (docs/postgres.md); 0: it is never asked.
+    until it is asked over a second connection whether it is still working; 0: it is never
+    asked (docs/connectors/postgres.md).
 
     partition: how a read is split; left out: by pages where the server can, else by ranges of an indexed column.
 
@@ -69,8 +70,8 @@ class PostgresSourceOptions(SourceOptions):
 
 @frozen
 class PostgresSinkOptions(SinkOptions):
-    """full_refresh: how the rows of the target are replaced (docs/postgres.md): ``swap``, ``truncate`` or ``delete``;
-    ``auto`` takes the first that what depends on the table allows.
+    """full_refresh: how the rows of the target are replaced (docs/connectors/postgres.md): ``swap``, ``truncate`` or
+    ``delete``; ``auto`` takes the first that what depends on the table allows.
 
     sequences: what fills a column of the target by default (serial, identity) is set beyond the values that a load
     brings (``advance``), or left as it is (``leave``).
@@ -79,7 +80,8 @@ class PostgresSinkOptions(SinkOptions):
     met nor replaced.
 
     statement_timeout, lock_timeout: seconds, 0 for none. silence_timeout: seconds in which the server may say nothing
-    until it is asked over a second connection whether it is still working (docs/postgres.md); 0: it is never asked.
+    until it is asked over a second connection whether it is still working; 0: it is never
+    asked (docs/connectors/postgres.md).
     """
 
     full_refresh: Literal["auto", "swap", "truncate", "delete"] = "auto"

@@ -458,7 +458,8 @@ class PostgresDatabase(Database):
         return [statement for (statement,) in self.rows(_VIEWS, (self.oid(table), list(columns)))]
 
     def clear(self, table: Name) -> int:
-        """Delete every row; how many there were. By TRUNCATE where nobody looks at single rows (docs/postgres.md)."""
+        """Delete every row; how many there were. By TRUNCATE where nobody looks at single rows
+        (docs/connectors/postgres.md)."""
         quoted = self.dialect.name(table)
         if self.full_refresh == "delete" or (self.full_refresh == "auto" and self._noticed(table)):
             return super().clear(table)

@@ -44,10 +44,10 @@ _TODO: tuple[tuple[str, str], ...] = (
     ("25006", "connect to the primary, or let the role write (default_transaction_read_only)"),
     ("28", "correct user and password, or the server's pg_hba.conf"),
     ("3D000", "correct the name of the database"),
-    ("42501", "grant the role what docs/postgres.md lists"),
+    ("42501", "grant the role what docs/connectors/postgres.md lists"),
     ("42P01", "correct the name, or create it"),
     ("54011", "load fewer columns; those that were dropped count too until the table is made again"),
-    ("0A000", "see docs/postgres.md for what stands in the way"),
+    ("0A000", "see docs/connectors/postgres.md for what stands in the way"),
 )
 _STANDBY = (
     "set hot_standby_feedback = on on the standby, raise its max_standby_streaming_delay (max_standby_archive_delay if "

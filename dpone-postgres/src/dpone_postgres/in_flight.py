@@ -29,7 +29,7 @@ _WRITING = "('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'Acce
 WESTMOST = "interval '12 hours'"
 
 # A role that can write no table of this database can bring no row. Functions that run with the rights of another role
-# are not looked at (docs/postgres.md).
+# are not looked at (docs/connectors/postgres.md).
 _MAY_WRITE = """EXISTS (
     SELECT 1 FROM pg_catalog.pg_class AS c, pg_catalog.aclexplode(coalesce(c.relacl, acldefault('r', c.relowner))) AS g
     WHERE c.relkind IN ('r', 'p', 'v', 'f') AND c.oid >= 16384 AND c.relpersistence <> 't'

@@ -414,7 +414,7 @@ class Decoder:
 def resync_todo(tables: Sequence[str]) -> str:
     named = " ".join(f"--table {shlex.quote(table)}" for table in tables)
     # without quotes around the command, which has its own around a glob: it can be copied as it is
-    return f"run dpone cdc resync PIPELINE {named} and then dpone run (docs/postgres-cdc.md)"
+    return f"run dpone cdc resync PIPELINE {named} and then dpone run (docs/connectors/postgres-cdc.md)"
 
 
 def require_same_table(tables: Mapping[str, int], table: str, oid: int) -> None:

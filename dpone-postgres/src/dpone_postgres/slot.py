@@ -30,7 +30,8 @@ _EPOCH, _MICROSECOND = datetime(2000, 1, 1, tzinfo=UTC), timedelta(microseconds=
 _LONGEST = 30.0  # seconds to wait for a slot that a closed connection of ours still holds
 _PATIENT = 0.5  # seconds until a server that is busy with a long transaction must stop sending it
 FROM_SCRATCH = (
-    "load from scratch with 'dpone cdc drop', 'dpone cdc create' and 'dpone run --full-refresh' (docs/postgres-cdc.md)"
+    "load from scratch with 'dpone cdc drop', 'dpone cdc create' and 'dpone run --full-refresh' "
+    "(docs/connectors/postgres-cdc.md)"
 )
 # Also where nobody knows whether the stream was loaded before: a full refresh of a new stream is its first load.
 NO_SLOT = "make it with 'dpone cdc create', then run 'dpone run --full-refresh': nothing kept what came in between"

@@ -4,7 +4,7 @@ The system column xmin has 32 bits and wraps; the position holds 64: ``pg_snapsh
 the oldest transaction that was then in flight. The next read takes rows whose xmin is that or later. Some of them may
 have been read before, so that only ``merge`` can be the strategy. Deletes leave no trace: a row that is gone stays in
 the target. A frozen row keeps its old xmin, which after a wrap may look like one of the future, and is then left out,
-or like a new one, and is then read once more; a row that is new is never left out (docs/postgres.md).
+or like a new one, and is then read once more; a row that is new is never left out (docs/connectors/postgres.md).
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from dpone.engine import Run
 from dpone.errors import DponeError, counted
 from dpone.pipeline import Pipeline, StreamSpec
 from dpone.plugins import discover
-from dpone.strategy import Strategy
+from dpone.strategy import ORDER_OF_FILES, Strategy
 
 
 def implementations(pipeline: Pipeline) -> list[Finding]:
@@ -81,8 +81,11 @@ def _columns(run: Run, spec: StreamSpec) -> Iterator[Finding]:
     except Exception as error:  # a driver may raise anything
         yield failure(f"{spec.name}: source columns", error)
         return
+    known = {*have}
+    if spec.sink.strategy.by_file(known) and spec.source.path is not None:
+        known.add(ORDER_OF_FILES)
     for what, columns in wanted.items():
-        if missing := [column for column in columns if column not in have]:
+        if missing := [column for column in columns if column not in known]:
             found = f"the source has no {what} column {', '.join(missing)}"
             yield Finding(f"{spec.name}: source columns", False, found, f"use columns of {', '.join(have)}")
 

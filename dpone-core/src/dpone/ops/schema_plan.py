@@ -35,7 +35,7 @@ class SchemaPlan:
     rewrites: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """The JSON output, a stable format; docs/schema-evolution.md says what each key means."""
+        """The JSON output, a stable format; docs/guide/schema-evolution.md says what each key means."""
         plan = self.plan
         return {
             "table": str(self.table),

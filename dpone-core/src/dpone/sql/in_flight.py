@@ -5,8 +5,8 @@ id 1. So the end of a read is fixed first. Then come the transactions that are o
 They end, or the read ends before what they may bring. The rows are read in a snapshot that begins after all of that,
 and only up to the end that was fixed: transactions that begin later bring higher values, and are never waited for.
 
-What a source cannot see stays a risk (docs/pipeline.md, "Late commits"): values that the application made before its
-transaction wrote, clocks of several machines, sequences that hand each session a range of its own.
+What a source cannot see stays a risk (docs/guide/pipeline.md, "Late commits"): values that the application made
+before its transaction wrote, clocks of several machines, sequences that hand each session a range of its own.
 """
 
 from __future__ import annotations

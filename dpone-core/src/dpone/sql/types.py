@@ -1,5 +1,5 @@
 """Names of column types, as people and catalogues write them, and what they are in Arrow. Every place of a pipeline
-where a type may be written reads it by ``named``; docs/pipeline.md has the table."""
+where a type may be written reads it by ``named``; docs/guide/pipeline.md has the table."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
     class TestDuckSink(SinkContract):
         connector = "duckdb"  # its plugin names the Harness
 
-Needs the extra ``testing`` (pytest, hypothesis). docs/write-a-connector.md shows the whole of it.
+Needs the extra ``testing`` (pytest, hypothesis). docs/internals/write-a-connector.md shows the whole of it.
 """
 
 from __future__ import annotations

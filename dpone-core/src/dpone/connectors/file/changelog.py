@@ -1,4 +1,4 @@
-"""A change log: JSON Lines, one change or one commit a line. docs/cdc.md describes the format.
+"""A change log: JSON Lines, one change or one commit a line. docs/guide/cdc-runtime.md describes the format.
 
 What counts is what a commit line ends. A tail without one, or a line that is cut off, is not there yet.
 """
@@ -356,11 +356,8 @@ class FileChangeLog:
         except DponeError as error:
             return [Finding("change log", False, error.found, error.todo)]
         tables = ", ".join(survey.seen) or "no table"
-        return [
-            Finding(
-                "change log", True, f"{counted(survey.changes, 'change')} of {tables} up to commit {survey.mark or '-'}"
-            )
-        ]
+        found = f"{counted(survey.changes, 'change')} of {tables} up to commit {survey.mark or '-'}"
+        return [Finding("change log", True, found)]
 
     def setup_plan(self) -> list[str]:
         """Nothing: whoever writes the log makes it."""
