@@ -839,7 +839,7 @@ class KeepsWhatWasAborted(FaultySink):
 
 @fails(a_load_that_is_closed_loads_nothing="0 rows are missing, 7 too many")
 class SavesWhatItCan(FaultySink):
-    """Where a part failed and nobody aborts, the whole parts are committed by ``close``."""
+    """Where the stream of a part failed and nobody aborts, the whole parts are committed by ``close``."""
 
     class writer(FaultyWriter):
         failed = False
@@ -847,8 +847,8 @@ class SavesWhatItCan(FaultySink):
         def stage(self, part: Part, stream: Any) -> Any:
             try:
                 return super().stage(part, stream)
-            except Exception:
-                self.failed = not self._load.repeatable
+            except Exception as error:
+                self.failed = not self._load.repeatable and not isinstance(error, DponeError)
                 raise
 
         def abort(self) -> None:
@@ -1909,7 +1909,7 @@ class MovesTheHeadAlone(FaultySink):
 
 
 @fails(a_journal_that_cannot_be_read_is_an_error="the journal is damaged, '', and it is read all the same")
-class TakesADamagedJournalForNone(FileSink):
+class TakesADamagedManifestForNone(FileSink):
     def journal(self, key: str) -> Any:
         with suppress(DponeError):
             return super().journal(key)

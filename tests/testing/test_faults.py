@@ -63,6 +63,8 @@ def run(connector: type, contract: Any, case: str) -> BaseException | None:
             getattr(contract(), case)(**given)
         except (Exception, pytest.fail.Exception) as error:  # what turns a run red
             return error
+        except pytest.skip.Exception:
+            return None
     return None
 
 

@@ -720,7 +720,8 @@ class StateBackend(Protocol):
 
     def load(self, key: str) -> Versioned | None:
         """The newest value; None if there is none, or if it was deleted. Creates nothing. Called at the beginning of an
-        attempt, and without the lock by commands that look. Raises StateError, for a value that is damaged too."""
+        attempt, and without the lock by commands that look. Raises StateError, for a value that is damaged too, and
+        where the place of the states is out of reach or gone: None means that everything is read from the beginning."""
         ...
 
     def save(self, key: str, value: Mapping[str, Any], expected: int) -> int:
