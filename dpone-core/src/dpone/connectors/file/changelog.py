@@ -356,7 +356,8 @@ class FileChangeLog:
         except DponeError as error:
             return [Finding("change log", False, error.found, error.todo)]
         tables = ", ".join(survey.seen) or "no table"
-        return [Finding("change log", True, f"{counted(survey.changes, 'change')} of {tables} up to commit {survey.mark or '-'}")]
+        found = f"{counted(survey.changes, 'change')} of {tables} up to commit {survey.mark or '-'}"
+        return [Finding("change log", True, found)]
 
     def setup_plan(self) -> list[str]:
         """Nothing: whoever writes the log makes it."""
