@@ -326,7 +326,7 @@ def test_what_cannot_be_moved_is_refused_and_nothing_changes(project: Project) -
         assert (journals(project), saved(project)) == before
     project.load(full_refresh=True)
     before = journals(project), saved(project)
-    with pytest.raises(ConfigError, match="exists already: its journal ends with load"):
+    with pytest.raises(ConfigError, match="already exists: its journal ends with load"):
         move(pipeline, old, new)
     assert (journals(project), saved(project)) == before
     rewrite(project, lambda d: d.update(pipeline="third"))
