@@ -402,7 +402,7 @@ def test_a_staged_part_that_was_altered_is_refused(tmp_path: Path) -> None:
     data[10] ^= 1
     part.write_bytes(data)
     writer = sink(tmp_path).open(load("t"))
-    with pytest.raises(SinkError, match="was altered"):
+    with pytest.raises(SinkError, match="was changed"):
         writer.commit(None, position(1))
     assert listed(tmp_path) == []
     (staging(tmp_path)[0] / part.name).write_bytes(data[:-1])  # the folder has another name with every writer
@@ -540,7 +540,7 @@ def test_MF_01_a_manifest_that_cannot_be_ours_is_refused(tmp_path: Path, monkeyp
     monkeypatch.setattr("dpone.connectors.file.folder.LARGEST", len(whole))
     assert not sink(tmp_path).is_empty()
     monkeypatch.setattr("dpone.connectors.file.folder.LARGEST", len(whole) - 1)
-    with pytest.raises(SinkError, match=f"damaged .it has more than {len(whole) - 1} bytes"):
+    with pytest.raises(SinkError, match=f"damaged .it has more than {len(whole) - 1:,} bytes"):
         sink(tmp_path).is_empty()
     monkeypatch.undo()
     path.rename(path.with_name("elsewhere.json"))
@@ -741,15 +741,15 @@ def test_a_full_disk_leaves_the_target(tmp_path: Path, monkeypatch: pytest.Monke
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(durable, "sync_file", full)
-    with pytest.raises(SinkError, match=r"^write out: No space left on device; free space"):
+    with pytest.raises(SinkError, match=r"^write out: No space left on device; free disk space"):
         writer.stage(Part("0"), Rows(batch(2)))
     assert writer.staged() == {}
     assert ids(tmp_path) == [1]
     assert [path.name for path in staging(tmp_path)[0].iterdir()] == ["load.json"]
     monkeypatch.setattr(durable, "write_whole", lambda path, data: full(path))
-    with pytest.raises(SinkError, match=r"^commit to out: No space left on device; free space"):
+    with pytest.raises(SinkError, match=r"^commit to out: No space left on device; free disk space"):
         writer.commit(sink(tmp_path).journal(KEY), position(2))
-    with pytest.raises(SinkError, match=r"^open out: No space left on device; free space"):
+    with pytest.raises(SinkError, match=r"^open out: No space left on device; free disk space"):
         sink(tmp_path).open(load("c"))
     assert ids(tmp_path) == [1]
 
