@@ -79,7 +79,7 @@ class FileSink:
         return self.schema() is not None
 
     def is_empty(self) -> bool:
-        """Without a manifest any file at all counts as rows: we cannot tell what it is."""
+        """Without a manifest any file counts as rows, because its content is not known."""
         manifest = self.folder.read()
         return manifest.rows == 0 if manifest else not self.folder.names()
 
