@@ -148,7 +148,7 @@ def test_a_state_without_its_journal_still_stops_the_run(project: Project) -> No
     rewrite(project, name_connections)
     [stream] = project.run().streams
     assert stream.error is not None
-    assert "the journal ends before its first entry" in stream.error.message
+    assert "but the journal is empty" in stream.error.message
     pipeline = Pipeline.from_yaml(project.pipeline)
     [standing] = standings(pipeline)
     assert standing.agree is False
