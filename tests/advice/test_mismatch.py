@@ -52,7 +52,7 @@ def command(place: Place, data: dict[str, Any], *words: str) -> tuple[int, Any]:
         (pipeline(table(incremental={**CURSOR, "key": ["gone"]})), "names gone", "no incremental column gone"),
         (pipeline(table(), "merge", key=["ID"]), "has no column ID", "the source has no key column ID"),
         (pipeline(table(), "replace", where={"gone": 1}), "has no column gone", "the source has no where column gone"),
-        (pipeline(files("a.csv"), "merge", key=["gone"]), "file:a.csv has no column gone", "the source has no key column gone"),
+        (pipeline(files("a.csv"), "merge", key=["gone"]), "file:a.csv has no column gone", "has no key column gone"),
         (pipeline(table(columns={"gone": "string"})), "unknown columns: gone", "unknown columns: gone"),
         (pipeline({**table(), "table": "s"}, "replace", where={"n": "x"}), "'x' is not a valid int64", ""),
         (BOUND, "the source has no column gone", ""),

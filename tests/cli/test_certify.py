@@ -311,7 +311,8 @@ def test_the_command_shows_what_was_measured(tmp_path: Path, capsys: pytest.Capt
     for form in ("text", "markdown"):
         _, text, _ = call(capsys, *options, "--format", form)
         for said in (
-            "wrong_rows 0 (at most 0)", "seconds 60 of 1,800", "SQLite does not sync writes to disk", "insufficient", "fsync off",
+            "wrong_rows 0 (at most 0)", "seconds 60 of 1,800", "SQLite does not sync writes", "insufficient",
+            "fsync off",
             "double inf", "has no infinities", f"python {platform.python_version()}",
         ):  # fmt: skip
             assert said in text

@@ -395,10 +395,7 @@ def test_a_target_changed_by_hand_is_met_as_it_is(shop: ApplyProject) -> None:
         db.execute("UPDATE landing_orders SET b = 'hand', mine = 'kept'")
     write(shop.log, transaction("02", update("orders", {"id": 1}, a="z")))
     strict = shop.but(sink_options={"schema_evolution": {"on_missing_column": "fail"}})
-    assert (
-        "column mine (string) is in the target but not in the source; to allow it, set"
-        in strict.run().streams[0].error.message
-    )
+    assert "column mine (string) is in the target but not in the source" in strict.run().streams[0].error.message
     shop.but(sink_options={})
     assert ["column mine " in text for text in shop.run().streams[0].warnings] == [True]
     assert shop.query("SELECT a, b, mine FROM landing_orders") == [("z", "hand", "kept")]

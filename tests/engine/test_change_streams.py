@@ -180,7 +180,7 @@ def test_tables_are_resynced_under_a_new_epoch(changes: ChangeProject, monkeypat
 
     monkeypatch.setattr(FileChangeLog, "resync", without, raising=False)
     plugins = declaring(discover(), "cdc", "file_changelog", also="resync")
-    with pytest.raises(ConfigError, match="was not loaded yet"):
+    with pytest.raises(ConfigError, match="has not been loaded yet"):
         resync(pipeline, name, ["orders"], plugins)
     write(changes.log, orders(1, 3, "01"))
     changes.load()
@@ -325,7 +325,7 @@ def test_changes_delivered_again_are_filtered_across_runs(changes: ChangeProject
     write(changes.log, orders(1, 30, "01"), transaction("02", insert("orders", {"id": 99}, name="n", note=None)))
     second = changes.load()
     assert (second.rows.read, second.rows.filtered, second.rows.inserted) == (31, 30, 1)
-    assert "40 changes had been delivered before" in second.proof
+    assert "skipped 40 changes delivered before" in second.proof
     assert changes.rows() == sorted([*before, (f"{SOURCE}/02/1", "insert", "orders")])
 
 
@@ -591,8 +591,8 @@ def test_many_tables_need_places_of_their_own(changes: ChangeProject) -> None:
 def test_options_of_a_change_stream_are_checked(changes: ChangeProject) -> None:
     """A limit belongs to a change stream, a cursor column does not."""
     for incremental, found in (
-        ({"by": "cdc", "column": "a"}, "by: cdc has no column"),
-        ({"by": "cdc", "key": ["a"]}, "by: cdc has no key"),
+        ({"by": "cdc", "column": "a"}, "by: cdc takes neither column"),
+        ({"by": "cdc", "key": ["a"]}, "by: cdc takes neither key"),
         ({"by": "cdc", "limit": 0}, "limit"),
         ({"by": "xmin"}, "file"),
     ):

@@ -217,10 +217,10 @@ def test_columns_that_the_strategy_names_must_be_in_every_file(
     sink = policy({**sqlite_sink(), "strategy": strategy}, on_missing_column="ignore")
     *_, last = loaded(project, format, sink, together)
     if not together and strategy.get("key") == ["w"]:  # an INTEGER PRIMARY KEY fills itself
-        assert "no column w in file:" in error(last)
+        assert "has no column w;" in error(last)
     else:
         assert last.status == "stopped"
-        assert f"w is not in d2.{format}" in error(last)
+        assert f"column w is missing in d2.{format}" in error(last)
     assert project.sql("t", "SELECT name FROM sqlite_master WHERE name = 't'") == ([] if together else [("t",)])
 
 
@@ -266,9 +266,7 @@ def test_a_possible_rename_of_a_table_stops(project: Project) -> None:
     project.load(sqlite_source(), sink)
     project.sql("s", "ALTER TABLE t RENAME COLUMN v TO w", "INSERT INTO t VALUES (2, 'b')")
     said = error(project.run())
-    assert (
-        "column v (string) is in the target but not in the source; possible rename:  v is missing and w is new" in said
-    )
+    assert "not in the source; possible rename: v is missing and w is new" in said
     assert "rename the column of the target too" in said
     project.sql("t", "ALTER TABLE t RENAME COLUMN v TO w")
     assert project.run().status == "loaded"

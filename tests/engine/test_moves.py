@@ -148,7 +148,7 @@ def test_a_state_without_its_journal_still_stops_the_run(project: Project) -> No
     rewrite(project, name_connections)
     [stream] = project.run().streams
     assert stream.error is not None
-    assert "the journal ends before its first entry" in stream.error.message
+    assert "but the journal is empty" in stream.error.message
     pipeline = Pipeline.from_yaml(project.pipeline)
     [standing] = standings(pipeline)
     assert standing.agree is False
@@ -326,7 +326,7 @@ def test_what_cannot_be_moved_is_refused_and_nothing_changes(project: Project) -
         assert (journals(project), saved(project)) == before
     project.load(full_refresh=True)
     before = journals(project), saved(project)
-    with pytest.raises(ConfigError, match="exists already: its journal ends with load"):
+    with pytest.raises(ConfigError, match="already exists: its journal ends with load"):
         move(pipeline, old, new)
     assert (journals(project), saved(project)) == before
     rewrite(project, lambda d: d.update(pipeline="third"))

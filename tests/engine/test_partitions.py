@@ -553,7 +553,7 @@ def test_MF_04_mixed_snapshots_is_refused_after_a_change_of_the_table(project: P
     error = project.run().streams[0].error
     assert error is not None
     assert error.kind == "ManifestChanged"
-    assert "column extra (missing then, int64 now)" in error.message
+    assert "column extra (was missing, is int64)" in error.message
 
 
 def test_a_source_of_files_needs_no_mixed_snapshots(project: Project) -> None:

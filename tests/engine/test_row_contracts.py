@@ -267,11 +267,11 @@ def test_1_11_zero_rows_never_pass_a_least_count(project: Project) -> None:
     report = project.run()
     assert report.exit_code == 1
     assert report.streams[0].error is not None
-    assert "row_count: 0 rows, at least 1 wanted" in report.streams[0].error.message
+    assert "row_count: 0 rows, at least 1 required" in report.streams[0].error.message
     (project.folder / "data" / "b.csv").unlink()
     again = project.load()
     assert again.status == "caught_up"
-    assert "row_count: 0 rows, at least 1 wanted" in again.warnings[0]
+    assert "row_count: 0 rows, at least 1 required" in again.warnings[0]
 
 
 def test_another_contract_is_another_load(project: Project) -> None:

@@ -125,7 +125,7 @@ def test_OUT_15_a_failed_load_leaves_the_target_as_it_was(
         report = project.run()
     assert report.exit_code == 1
     assert (columns(project), text(project), project.rows() if loaded else []) == before
-    assert any("was taken back" in text for text in said(report))
+    assert any("was removed" in text for text in said(report))
     file.unlink()
     project.csv("a", rows(1, 20))
     project.csv("c", rows(41, 60))
@@ -243,7 +243,7 @@ def test_OUT_15_a_column_that_somebody_uses_since_stays(
     other(project)
     report = project.run()
     [left] = [text for text in said(report) if "did not commit" in text]
-    assert left.startswith("column coupon of t, added by a load that did not commit, stays: ")
+    assert left.startswith("column coupon of t, added by a load that did not commit, was kept: ")
     assert why in left
     assert text(project) == before
     assert [text for text in said(project.run()) if "did not commit" in text] == []
@@ -286,7 +286,7 @@ def test_OUT_15_a_table_that_somebody_uses_since_stays(
     before = text(project)
     report = project.run(full_refresh=True)
     [left] = [text for text in said(report) if "did not commit" in text]
-    assert left.startswith("table t, added by a load that did not commit, stays: ")
+    assert left.startswith("table t, added by a load that did not commit, was kept: ")
     assert why in left
     assert [line for line in text(project) if line[0] != "table"] == [line for line in before if line[0] != "table"]
 
@@ -318,7 +318,7 @@ def test_OUT_15_a_wider_type_stays_and_is_said(tmp_path: Path, fails: Any) -> No
     with fails():
         report = project.run()
     assert said(report) == [
-        "column n of out, added by a load that did not commit, was taken back",
+        "column n of out, added by a load that did not commit, was removed",
         "widen id int32 -> int64: kept although the load failed; every value fits the new type",
     ]
     assert project.manifest()["schema"]["columns"]["id"] == "int64"
@@ -450,8 +450,8 @@ def test_OUT_15_tables_of_a_change_stream_are_left_as_they_were(tmp_path: Path, 
     with fails():
         report = project.run()
     assert sorted(said(report)) == [
-        "column coupon of landing_orders, added by a load that did not commit, was taken back",
-        "table landing_customers, added by a load that did not commit, was taken back",
+        "column coupon of landing_orders, added by a load that did not commit, was removed",
+        "table landing_customers, added by a load that did not commit, was removed",
     ]
     after = project.tables(), project.query("SELECT * FROM pragma_table_info('landing_orders')"), project.head()
     assert after == before

@@ -96,4 +96,4 @@ def test_a_source_without_files_has_no_such_order(tmp_path: Path) -> None:
     }
     (tmp_path / "p.yaml").write_text(json.dumps(file))
     report = Pipeline.from_yaml(tmp_path / "p.yaml").run()
-    assert "no column file in sqlite" in str(report.streams[0].error)
+    assert "has no column file" in str(report.streams[0].error)

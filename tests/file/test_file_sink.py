@@ -402,7 +402,7 @@ def test_a_staged_part_that_was_altered_is_refused(tmp_path: Path) -> None:
     data[10] ^= 1
     part.write_bytes(data)
     writer = sink(tmp_path).open(load("t"))
-    with pytest.raises(SinkError, match="was altered"):
+    with pytest.raises(SinkError, match="was changed"):
         writer.commit(None, position(1))
     assert listed(tmp_path) == []
     (staging(tmp_path)[0] / part.name).write_bytes(data[:-1])  # the folder has another name with every writer
@@ -506,7 +506,7 @@ def test_MF_01_a_damaged_manifest_is_refused_by_name(tmp_path: Path) -> None:
     for damage in (whole[: len(whole) // 2], b"", b"[]", b"{}", whole.replace(b'"format": 1', b'"format": 2')):
         _manifest(tmp_path).write_bytes(damage)
         for call in (sink(tmp_path).schema, sink(tmp_path).is_empty, lambda: sink(tmp_path).open(load("c"))):
-            with pytest.raises(SinkError, match=r"manifest\.json: damaged .*manifest\.json\.bak"):
+            with pytest.raises(SinkError, match=r"manifest\.json: the file is damaged .*manifest\.json\.bak"):
                 call()
         assert _manifest(tmp_path).read_bytes() == damage
     _manifest(tmp_path).unlink()
@@ -540,7 +540,7 @@ def test_MF_01_a_manifest_that_cannot_be_ours_is_refused(tmp_path: Path, monkeyp
     monkeypatch.setattr("dpone.connectors.file.folder.LARGEST", len(whole))
     assert not sink(tmp_path).is_empty()
     monkeypatch.setattr("dpone.connectors.file.folder.LARGEST", len(whole) - 1)
-    with pytest.raises(SinkError, match=f"damaged .more than {len(whole) - 1} bytes"):
+    with pytest.raises(SinkError, match=f"damaged .it has more than {len(whole) - 1:,} bytes"):
         sink(tmp_path).is_empty()
     monkeypatch.undo()
     path.rename(path.with_name("elsewhere.json"))
@@ -581,7 +581,7 @@ def test_check_says_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert found() == (False, "out is read-only")
     monkeypatch.undo()
     _manifest(tmp_path).write_bytes(b"{}")
-    assert found("manifest") == (False, "damaged (KeyError: 'format')")
+    assert found("manifest") == (False, "the file is damaged (KeyError: 'format')")
     shutil.rmtree(tmp_path / "out")
     (tmp_path / "out").write_text("")
     assert found() == (False, "out is a file")
@@ -741,15 +741,15 @@ def test_a_full_disk_leaves_the_target(tmp_path: Path, monkeypatch: pytest.Monke
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(durable, "sync_file", full)
-    with pytest.raises(SinkError, match=r"^write out: No space left on device; free space"):
+    with pytest.raises(SinkError, match=r"^write out: No space left on device; free disk space"):
         writer.stage(Part("0"), Rows(batch(2)))
     assert writer.staged() == {}
     assert ids(tmp_path) == [1]
     assert [path.name for path in staging(tmp_path)[0].iterdir()] == ["load.json"]
     monkeypatch.setattr(durable, "write_whole", lambda path, data: full(path))
-    with pytest.raises(SinkError, match=r"^commit to out: No space left on device; free space"):
+    with pytest.raises(SinkError, match=r"^commit to out: No space left on device; free disk space"):
         writer.commit(sink(tmp_path).journal(KEY), position(2))
-    with pytest.raises(SinkError, match=r"^open out: No space left on device; free space"):
+    with pytest.raises(SinkError, match=r"^open out: No space left on device; free disk space"):
         sink(tmp_path).open(load("c"))
     assert ids(tmp_path) == [1]
 

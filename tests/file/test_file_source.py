@@ -416,9 +416,9 @@ def test_lineage_columns_of_an_earlier_load_are_left_out(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("path", "said"),
     [
-        ("nope.csv", "no such file in the pipeline's folder, which has 1 entries"),
+        ("nope.csv", "no such file in the pipeline's folder, which has 1 entry"),
         ("data/nope-*.csv", "no file matches in folder data, which has 0 entries"),
-        ("gone/*.csv", "no file matches: there is no folder gone"),
+        ("gone/*.csv", "no file matches: folder gone does not exist"),
         ("data", "the path is a directory; write a glob of files, such as data/*.csv"),
     ],
 )
@@ -561,7 +561,7 @@ def test_an_unknown_extension_and_mixed_formats(tmp_path: Path) -> None:
     (tmp_path / "b.csv").write_text("a\n1\n")
     (tmp_path / "b.jsonl").write_text('{"a": 1}\n')
     assert "set options.format" in failure(tmp_path, "a.dat")
-    assert "files of 2 formats (csv, jsonl)" in failure(tmp_path, "b.*")
+    assert "the files have 2 formats (csv, jsonl)" in failure(tmp_path, "b.*")
     assert read(tmp_path, "a.dat", format="csv") == [{"a": 1}]
 
 

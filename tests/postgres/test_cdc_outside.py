@@ -919,7 +919,7 @@ def test_resync_refuses_what_it_cannot_do(shop: Shop, tmp_path: Path) -> None:
     (shop.folder / "state.db").unlink()
     code, said = shop.dpone("cdc", "resync", str(shop.path), "--table", "t")
     assert code == 2
-    assert "was not loaded yet" in said
+    assert "has not been loaded yet" in said
 
 
 def test_resync_of_a_stream_of_one_table(source: ChangeSource, tmp_path: Path) -> None:

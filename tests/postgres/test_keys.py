@@ -375,7 +375,7 @@ def test_OUT_10_a_key_of_a_target_without_an_order_is_refused(source: ChangeSour
     stream = bench.run()
     assert stream.error is not None
     assert stream.error.kind == "PipelineMismatch"
-    assert "the column of the target is xml, whose values have no order" in stream.error.message
+    assert "the target column has type xml, whose values have no order" in stream.error.message
 
 
 @pytest.mark.parametrize("sink", SINKS)

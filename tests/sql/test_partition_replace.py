@@ -140,8 +140,8 @@ def test_partitions_are_exact_under_any_collation(target: Target) -> None:
     [
         ({}, "partition: None; set partition: column for partition_replace, and for no other mode"),
         ({"partition": "day", "where": {"id": 1}}, "where: {'id': 1}; write where: {day: {from: a, to: b}}"),
-        ({"partition": "day", "where": {"day": {"since": 1}}}, "where.day has ['since']; write from"),
-        ({"partition": "day", "deletes": "close"}, "option deletes; remove it"),
+        ({"partition": "day", "where": {"day": {"since": 1}}}, "where.day has the keys ['since']; write from"),
+        ({"partition": "day", "deletes": "close"}, "option deletes does not belong to this mode; remove it"),
     ],
 )
 def test_what_it_lacks_is_said_at_once(options: dict[str, Any], found: str) -> None:

@@ -158,7 +158,7 @@ def test_declared_types_are_read(db: Target, declared: str, value: Any, type_: p
 MISFITS = [
     ("INTEGER", "'soon'", "a text in a column declared int64"), ("INTEGER", "1.5", "a real in a column declared int64"),
     ("TEXT", "x'ff'", "a blob in a column declared string"), ("BOOLEAN", "2", "a value that is not a valid bool"),
-    ("DATE", "'tomorrow'", "a value that is not a valid date32"), ("DATE", "20240102", "an integer in a column declared date32"),
+    ("DATE", "'tomorrow'", "a value that is not a valid date32"), ("DATE", "20240102", "in a column declared date32"),
     ("TIMESTAMP", "'2024-01-02 03:04:05.1234567'", "a value that is not a valid timestamp"),
     ("DECIMAL(5,2)", "0.125", "a value that is not a valid decimal128"),
     ("REAL", "'pear'", "a text in a column declared double"),

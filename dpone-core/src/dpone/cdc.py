@@ -199,7 +199,7 @@ class PostgresLogicalOffset(CDCOffset):
 @frozen
 class MssqlCDCOffset(CDCOffset):
     """SC-03, SC-08: ``lsn`` is the last commit LSN read whole (``0x`` and 20 hex digits); ``captures`` has the start
-    LSN of each capture instance read, so that one made anew is known."""
+    LSN of each capture instance read, so that a recreated one is detected."""
 
     backend = "mssql_cdc"
     database_guid: str = field(validator=_text, metadata=_OF_SOURCE)
@@ -254,7 +254,7 @@ class MssqlCDCConfig(CDCConfig):
 
 @frozen
 class MssqlChangeTrackingConfig(CDCConfig):
-    """A table truncated at the source begins its versions anew (CT-01), so there is no policy for it."""
+    """Truncating a table at the source restarts its versions (CT-01), so there is no policy for it."""
 
     backend = "mssql_change_tracking"
     tables: tuple[str, ...] = field(converter=_texts, validator=_names)
@@ -320,7 +320,7 @@ def _cast(batch: pa.RecordBatch, wanted: pa.Field) -> pa.Array:
 
 
 def cast(column: pa.Array, type_: pa.DataType, name: str) -> pa.Array:
-    """The column in a wider type; a struct field by field, what it lacks NULL. Raises DataError."""
+    """The column converted to a wider type, structs field by field, missing fields as NULL. Raises DataError."""
     if column.type == type_:
         return column
     if pa.types.is_struct(type_):
@@ -373,7 +373,7 @@ class Spool:
 
     source  names the source in event ids: ``source/commit/ordinal``
     after   mark of the commit the window begins after; empty for the beginning
-    upto    mark of the last commit of the window; None if only the read can tell
+    upto    mark of the last commit of the window; None if it is known only after the read
     """
 
     def __init__(self, source: str, after: str = "", upto: str | None = None) -> None:
@@ -582,8 +582,8 @@ def _given(row: Mapping[str, Any], column: str) -> Any:
 
 
 def history_schema(table: ChangeTable) -> pa.Schema:
-    """What ``append`` keeps of a change: what tells it from others, the table's columns, the names of those that the
-    log left out, comma by comma, and the key from which an update moved its row, as a JSON object."""
+    """The columns that ``append`` stores for a change: its identity, the table's columns, the names of the columns that
+    the log left out, separated by commas, and the key before an update that changed it, as a JSON object."""
     values = [f.with_nullable(True) for f in table.values]
     return pa.schema([*IDENTITY, *values, pa.field(UNCHANGED, pa.string()), pa.field(OLD_KEY, pa.string())])
 

@@ -1,23 +1,23 @@
-"""Change batches: the Arrow schema in which every change stream hands over its rows. Part of the contract.
+"""Change batches: the Arrow schema in which every change stream delivers its rows. Part of the contract.
 
-One row is one change of one row, in the order of the commits; ``truncate`` is a change of the whole table. Beside the
+One row is one change of one row, in commit order; ``truncate`` is a change of the whole table. In addition to the
 table's own columns a batch has:
 
     __dpone__op            ``insert``, ``update``, ``delete``, ``truncate``
     __dpone__event_id      the change, by name: equal in every reading of the log, different for every other change
     __dpone__commit        mark of the commit: text that sorts as the source commits
     __dpone__ordinal       the change's number within its commit, from 1, over all tables
-    __dpone__committed_at  when the source committed, UTC; NULL where the log does not say
-    __dpone__key           struct of the key columns as they were before the change: the row that is met. NULL for
+    __dpone__committed_at  when the source committed, UTC; NULL if the log does not contain it
+    __dpone__key           struct of the key columns before the change: identifies the changed row. NULL for
                            ``insert``, ``truncate``, and a table without key
     __dpone__unchanged     struct of booleans, one per column of the table. True: the log left the value out, because it
                            did not change or because the row's shape did not have it yet; the column is then NULL here,
                            and must be kept, not nulled. NULL: the log gave every value
-    __dpone__before        struct of the table's columns before the change; NULL where the log does not say
+    __dpone__before        struct of the table's columns before the change; NULL if the log does not contain it
 
-A ``delete`` has NULL in the table's columns; its row is told by ``__dpone__key``. An ``update`` whose columns say
-another key than ``__dpone__key`` moves the row. (``__dpone__commit``, ``__dpone__ordinal``) orders all changes of a
-stream.
+A ``delete`` has NULL in the table's columns; ``__dpone__key`` identifies its row. An ``update`` whose key columns
+differ from ``__dpone__key`` changes the key of the row. (``__dpone__commit``, ``__dpone__ordinal``) orders all changes
+of a stream.
 """
 
 from __future__ import annotations

@@ -1,28 +1,28 @@
-"""THE contract: what a connector implements and what the engine promises in return.
+"""The contract: what a connector implements and what the engine guarantees in return.
 
 The engine calls in one order, for each stream (docs/architecture.md, laws 1 to 3):
 
     Sink.journal -> Source.window -> Sink.schema/ddl/provide -> Sink.open -> Writer.stage(part, Source.read(part))...
     -> Writer.commit -> StateBackend.save -> Source.ack
 
-Every attempt makes a Source, a Sink and a StateBackend of its own, holds the key's lock from before ``Sink.journal``
-until after ``Source.ack``, and closes them in the opposite order. A dry run (``dpone plan``) takes no lock and ends
-before ``provide``.
+Every attempt creates its own Source, Sink and StateBackend, holds the key's lock from before ``Sink.journal`` until
+after ``Source.ack``, and closes them in reverse order. A dry run (``dpone plan``) takes no lock and ends before
+``provide``.
 
 Rules for every class here:
 
 * The constructor takes one spec (values from the pipeline file) and does no I/O.
-* Calls are synchronous and come from one thread at a time per object, which is the run's own, unless a docstring says
-  otherwise. Threads of the run: one for each part that is staged (up to ``runtime.workers``), one that reads ahead for
-  each of them, one that renews the lease. What several of them may call at once, a docstring says.
-* Objects of other processes are at work at the same time: other streams in the same target, a runner whose lease ran
-  out and that does not know it yet. No method may count on being alone; the lock of ``StateBackend`` keeps runners of
-  one key apart, and the fence of ``Writer.commit`` decides where it did not.
-* What is durable on return, a docstring says; of anything else nothing is promised, and a crash may undo it.
-* ``close`` may be called twice, and after any failure. It undoes what is not durable: an open transaction, also one of
-  a log, is aborted and never committed. It raises nothing that hides the failure before it.
-* Every wait has a limit, that of the driver included: a peer can keep a connection open and say nothing. Wait in slices
-  of a second at most, and ask ``dpone.stopping.left`` for each; a wait that is given up is a transient error.
+* Calls are synchronous and come from the run's main thread, unless a docstring says otherwise. Other threads of a run:
+  one for each part that is being staged (up to ``runtime.workers``), one that reads ahead for each of them, and one
+  that renews the lease. The docstring of a method says if several threads may call it at once.
+* Other processes run at the same time: other streams that load the same target, or a runner that has lost its lease
+  without knowing it. No method may assume that it is alone. The lock of ``StateBackend`` keeps runners of one key
+  apart; where it fails, the fence of ``Writer.commit`` decides.
+* The docstring of a method says what is durable on return. A crash may undo everything else.
+* ``close`` may be called twice, and after any failure. It undoes what is not durable: it aborts an open transaction,
+  also one of a log, and never commits it. It must not raise an error that hides an earlier one.
+* Every wait has a time limit, also inside the driver: a peer can keep a connection open and never answer. Wait in
+  slices of at most one second and call ``dpone.stopping.left`` before each; a timeout is a transient error.
 * Raise the exceptions of ``dpone.errors`` where one fits, with the driver's exception as cause; let other driver
   exceptions pass: the connector's ErrorCodes classify them.
 """
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
 @frozen
 class Finding:
-    """One line of a check: ``ok`` None means it could not be told. ``todo`` is empty when ok."""
+    """One line of a check. ``ok`` is None if the check could not decide. ``todo`` is empty if ok."""
 
     name: str
     ok: bool | None
@@ -61,7 +61,7 @@ class Finding:
 
 @frozen
 class Part:
-    """A piece of a window that can be read on its own. ``id`` is unique in the window and the same whenever the same
+    """A piece of a window that can be read separately. ``id`` is unique in the window and the same whenever the same
     repeatable window is planned again; ``detail`` is JSON, so that a part can cross a process or a crash. A part that
     is a range of a column's values says so in ``detail["bounds"]`` (``bounds.Bounds.to_json``). Where the rows are in
     files that have an order, ``detail["order"]`` is the place of the part's file in it: a strategy with
@@ -101,19 +101,19 @@ class WindowRequest:
 class Window:
     """A bounded read, fixed before the first row.
 
-    position    where the stream stands once the window is committed
-    parts       none: there is nothing to read
+    position    position of the stream after the window is committed
+    parts       empty if there is nothing to read
     repeatable  True: reading it again gives the same rows (file digests, offsets, commits). False: momentary, every
                 read is a new load
     schema      Arrow schema that every batch of every part has
     whole       True: the window holds the whole source, so rows it lacks are gone from the source
-    caught_up   True: at ``position`` the source had nothing more; ``proof`` says how that is known
-    warnings    what a person should know of this read; they are in the report of the run
-    own_schema  True: the source has a schema of its own (a table, a query), so that a column it does not have is gone.
-                False: only the data tells the columns, and may leave one out that it has at other times. A column that
+    caught_up   True: the source had nothing after ``position``; ``proof`` says how that is known
+    warnings    texts for the report of the run
+    own_schema  True: the source has its own schema (a table, a query); a column that is not in it was dropped. False:
+                the columns are known only from the data, which may lack a column that other data has. A column that
                 the stream had before is then in ``schema`` too, if the target (``WindowRequest.expected``) still has
-                it, and is NULL in rows that lack it, whichever of the data are read together
-    absent      columns of ``schema`` that data of the window leaves out, and which data: "b.csv"
+                it, and is NULL in rows that lack it, whichever data is read together
+    absent      columns of ``schema`` that some data of the window lacks, mapped to that data: "b.csv"
     """
 
     position: Position
@@ -133,14 +133,14 @@ class Stream(Protocol):
     """The rows of one part.
 
     schema       known before the first batch
-    native       names of byte formats this stream can hand out instead of batches, best first; usually empty
-    filtered     rows left out by the source's stated policy so far
-    quarantined  rows put aside so far, where somebody can find them: by the source (a dead letter topic) and by the row
-                 contract. They were read and are not in the batches; 0 if nothing is put aside
-    checks       text of the engine: what the row contract's checks found; empty in a stream of a source
+    native       names of byte formats this stream can provide instead of batches, best first; usually empty
+    filtered     number of rows excluded by the source's documented policy so far
+    quarantined  number of rows moved to a quarantine so far, by the source (a dead letter topic) and by the row
+                 contract. They were read and are not in the batches
+    checks       results of the row contract's checks, as text of the engine; empty in a stream of a source
 
-    A writer asks for the last three once the last batch, or the last block of bytes, is out, and keeps them with the
-    part's mark (``Staged``). ``BatchStream`` has the defaults of all but ``schema`` and ``batches``.
+    A writer reads the last three after the last batch or block of bytes, and stores them with the part's mark
+    (``Staged``). ``BatchStream`` has defaults for all but ``schema`` and ``batches``.
     """
 
     @property
@@ -169,8 +169,7 @@ class Stream(Protocol):
 
 
 class BatchStream:
-    """What most sources derive their Stream from: it has batches alone, leaves nothing out and puts nothing aside, but
-    for what a subclass says."""
+    """Base class of most streams: batches only, no filtered and no quarantined rows, unless a subclass overrides it."""
 
     @property
     def native(self) -> tuple[str, ...]:
@@ -199,7 +198,7 @@ class Source(Protocol):
     def __init__(self, spec: SourceSpec) -> None: ...
 
     def check(self) -> list[Finding]:
-        """Connect and look, read-only. A failed connection is a Finding, not an exception.
+        """Connect and check, read-only. A failed connection is a Finding, not an exception.
 
         Called by ``dpone check --connect`` and ``dpone doctor``, once, of an object that does nothing else; never in a
         run."""
@@ -211,9 +210,9 @@ class Source(Protocol):
         ...
 
     def schema(self) -> pa.Schema:
-        """Columns as they are now. Called by ``dpone check --connect``; in a run the window says them, and it is called
-        once, before any window, only where the run is about to stop for rows of its target that no journal explains:
-        what is wrong with the source is said first. Raises SourceError."""
+        """Current columns. Called by ``dpone check --connect``. A run takes them from the window, and calls this once
+        before any window only where it is about to stop because the target has rows that no journal explains: an error
+        of the source is reported first. Raises SourceError."""
         ...
 
     def window(self, after: Position | None, request: WindowRequest) -> Window:
@@ -248,7 +247,7 @@ class Source(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of connection, snapshot and spool. No thread reads any more. What was not acknowledged stays so."""
+        """Release connection, snapshot and spool. No thread reads any more. Acknowledges nothing."""
         ...
 
 
@@ -290,10 +289,10 @@ class Entry:
     epoch     as in ``position``
     token     what the load was to do (see Load)
     rows      inserted, updated, deleted, unchanged
-    kept      what is there to take the load back; emptied when it is dropped, so that it never names what is gone
+    kept      data kept to take the load back; empty once that data is dropped
     undoes    the load that this entry takes back; empty in the entry of a load
-    held      how many rows the target had at the commit: all of them if the load says ``count``, else 1 for any; of
-              an entry without a load of rows, as before it in the same epoch. None: that is not known
+    held      number of rows in the target at the commit: exact if the load says ``count``, else 1 for any number above
+              0. An entry that loads no rows copies it from the entry before, in the same epoch. None: not known
     """
 
     seq: int
@@ -315,8 +314,8 @@ class Load:
 
     key        of state and journal; of the staging too
     load_id    ULID; names the staging and the journal entry
-    token      digest of key, epoch, start, end, parts, schema and strategy: two loads of one token would do the same
-    repeatable a later run may go on with the parts this one staged: the sink declares ``resume``, and the window is
+    token      digest of key, epoch, start, end, parts, schema and strategy: loads with equal tokens do the same
+    repeatable a later run may continue with the parts this one staged: the sink declares ``resume``, and the window is
                repeatable or the pipeline says ``mixed_snapshots``. Never so for a sink that does not declare it
     schema     columns of the target that the rows fill, lineage left out; None: journal only, the target is not
                touched (a rewind)
@@ -324,13 +323,13 @@ class Load:
     changes    the rows are change batches (``dpone.changes``), which ``cdc_apply`` folds and applies, and of which
                ``scd2`` makes versions; ``schema`` then names the columns of the target. If ``whole`` too, the commit
                empties the target before it applies them (``scd2``: closes what they lack)
-    parts      how many parts there will be, so that a writer can tell one from several; 0: not known
-    count      ``Entry.held`` is to be exact
+    parts      number of parts; 0: not known
+    count      ``Entry.held`` must be exact
     anew       only for a sink that declares ``replace_columns``: the commit replaces the target by a table that has the
                columns of ``schema``, the sink's own, and no row but those of the load. Until then the target stays as
                it is, and for good if the load is empty and may not empty it
-    origin     digest of key, epoch, the load before and whatever decides which rows a part has: the same for every load
-               that is tried after one load, also where the source has got more meanwhile
+    origin     digest of key, epoch, the load before and everything that decides which rows a part has: the same for
+               every attempt after that load, also if the source has more rows now
     """
 
     key: str
@@ -377,11 +376,11 @@ _COUNTS = ("inserted", "updated", "deleted", "unchanged")
 
 @frozen
 class Receipt:
-    """What a commit made durable. Counts are rows of the target, or 0 where the strategy has no such thing.
+    """What a commit made durable. Counts are rows of the target; 0 if they do not apply to the strategy.
 
     sequences  a line for each sequence of the target that the commit has set beyond the values of the load, so that the
                next row which an application inserts does not meet one of them
-    warnings   what a person should know of this commit, and what can be done; both are in the report of the run
+    warnings   texts about this commit, each with what to do; both are in the report of the run
     """
 
     entry: Entry
@@ -401,8 +400,8 @@ class Receipt:
 
 @runtime_checkable
 class Writer(Protocol):
-    """One open load. ``load_id`` is the proposed id, or that of an interrupted load of the same token whose staged
-    parts this writer goes on with."""
+    """One open load. ``load_id`` is the proposed id, or the id of an interrupted load with the same token whose staged
+    parts this writer continues with."""
 
     load_id: str
 
@@ -430,8 +429,8 @@ class Writer(Protocol):
         rows; only this writer's key is fenced and resumed.
 
         Locks the key's journal head first and raises Conflict, with nothing written, unless the head is ``after``.
-        An empty load leaves the target as it is, unless the strategy says ``allow_empty``; its position is kept all
-        the same. If the answer of the server is lost, raise; the engine asks ``Sink.journal`` whether it happened.
+        An empty load leaves the target as it is, unless the strategy says ``allow_empty``; its position becomes durable
+        too. If the answer of the server is lost, raise; the engine asks ``Sink.journal`` whether it happened.
 
         Called once per writer, by the thread of the run, when every part is staged and no thread stages any more; not
         of a writer that is among the ``also`` of another. Other loads may commit to the same target at the same time.
@@ -455,8 +454,8 @@ class Writer(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of what is the writer's own, and abort what is open: a part without a mark, a transaction, that of a
-        log among them. Staged parts stay for a later run where the sink declares ``resume``. Called last, always."""
+        """Release the writer's resources and abort what is open: a part without a mark, a transaction, also one of a
+        log. Staged parts stay for a later run if the sink declares ``resume``. Always called, last."""
         ...
 
 
@@ -481,12 +480,12 @@ class Sink(Protocol):
         ...
 
     def exists(self) -> bool:
-        """True if the target is there, whether its columns are known or not. A sink that cannot look (an address that
-        only takes requests) says True: False means that what earlier loads brought is gone, and stops the next run."""
+        """True if the target exists, whether its columns are known or not. A sink that cannot find out (an address that
+        only accepts requests) returns True: False means that the rows of earlier loads are lost, and stops the run."""
         ...
 
     def is_empty(self) -> bool:
-        """True if the target does not exist or has no row, or if nobody can look. Rows that no journal explains stop
+        """True if the target does not exist or has no rows, or if the sink cannot find out. Rows without a journal stop
         the first load of a stream."""
         ...
 
@@ -501,9 +500,9 @@ class Sink(Protocol):
         ...
 
     def apply(self, ddl: Sequence[str]) -> None:
-        """Run what ``ddl`` gave; durable on return, all or nothing where the system allows. Called once per load,
-        before ``open``, in a run only of a sink without ``take_back``. Raises SchemaBreak, and changes nothing, where a
-        change ``looks`` at the stored values and one of them would not stay what it is."""
+        """Run the statements from ``ddl``; durable on return, all or nothing if the system allows it. Called once per
+        load, before ``open``, in a run only of a sink without ``take_back``. Raises SchemaBreak, and changes nothing,
+        where a change ``looks`` at the stored values and one of them would not stay what it is."""
         ...
 
     def journal(self, key: str) -> Entry | None:
@@ -556,7 +555,7 @@ class SqlText(Protocol):
 
 
 class SpeakingSql(Protocol):
-    """What a Sink has besides, if its plugin declares ``sql``."""
+    """Optional part of a Sink whose plugin declares ``sql``."""
 
     @property
     def dialect(self) -> SqlText:
@@ -565,8 +564,8 @@ class SpeakingSql(Protocol):
 
 
 class Comparing(Protocol):
-    """What a Sink has besides, if its plugin declares ``compare_keys``: of its key columns. Without it new columns
-    compare exactly."""
+    """Optional part of a Sink whose plugin declares ``compare_keys``: how its key columns compare. Without it, new
+    columns compare exactly."""
 
     def made(self, field: pa.Field) -> pa.Field:
         """The column that ``ddl`` makes of a source's: its ``schema.EQUALITY``. The field's own is the source's."""
@@ -578,7 +577,7 @@ class Comparing(Protocol):
 
 
 class Refusing(Protocol):
-    """What a Sink has besides, if its plugin declares ``refuse``: it knows loads that cannot succeed, or would do harm,
+    """Optional part of a Sink whose plugin declares ``refuse``: it detects loads that cannot succeed, or would do harm,
     whatever their rows are."""
 
     def refuse(self, strategy: Strategy, every_row: bool = False) -> None:
@@ -589,8 +588,8 @@ class Refusing(Protocol):
 
 
 class Verifying(Protocol):
-    """What a Sink has besides, if its plugin declares ``verify``: it notices that somebody else emptied its target.
-    Without it nobody looks."""
+    """Optional part of a Sink whose plugin declares ``verify``: it detects that the target lost rows. Without it, this
+    is not checked."""
 
     def lost(self, entry: Entry, count: bool) -> str:
         """What the target has lost since the load of ``entry``, in words; empty if nothing. Rows that a load took out
@@ -609,8 +608,8 @@ class TakenBack:
 
 
 class TakingBack(Protocol):
-    """What a Sink has besides, if its plugin declares ``take_back``: a load that does not commit leaves the target as
-    it was. Without it, what ``apply`` added stays.
+    """Optional part of a Sink whose plugin declares ``take_back``: a load that does not commit leaves the target as it
+    was. Without it, tables and columns that ``apply`` added stay.
 
     The safe DDL of a load comes before its staging. What it adds, a table or columns, is the load's until a load that
     uses it commits: that commit, whichever stream's, makes it the target's for good, in the same transaction.
@@ -643,8 +642,8 @@ class UndoPlan:
 
 
 class Undoing(Protocol):
-    """What a Sink has besides, if its plugin declares ``undo``: its loads keep what they replace, as long as
-    ``options.undo`` says, and the newest one of a target can be taken back."""
+    """Optional part of a Sink whose plugin declares ``undo``: its loads keep what they replace for as long as
+    ``options.undo`` says, and the newest load of a target can be taken back."""
 
     def undo_plan(self, key: str, load_id: str) -> UndoPlan:
         """Changes nothing. Raises UndoRefused if the load is not in the journal, was taken back, kept nothing, is not
@@ -659,8 +658,8 @@ class Undoing(Protocol):
 
 
 class Moving(Protocol):
-    """What a Sink has besides, if its plugin declares ``move``: what it keeps under a key can go on under another one,
-    as when a pipeline, a stream or a host was renamed."""
+    """Optional part of a Sink whose plugin declares ``move``: the journal of a key can continue under another key, for
+    a pipeline, a stream or a host that was renamed."""
 
     def journal_keys(self) -> Sequence[str]:
         """Every key that has an entry in the journal of this target, sorted. Creates nothing."""
@@ -680,7 +679,7 @@ class Moving(Protocol):
 
 
 class ManyTables(Protocol):
-    """What a Sink has besides, if its plugin declares ``many_tables``."""
+    """Optional part of a Sink whose plugin declares ``many_tables``."""
 
     def beside(self, spec: SinkSpec) -> Sink:
         """A sink for another table over this one's connection, so that one commit takes the rows of both. To close
@@ -699,7 +698,7 @@ class Versioned:
 
 @runtime_checkable
 class Lease(Protocol):
-    """A held lock. ``renew`` is called from a thread of its own while the run goes on."""
+    """A held lock. ``renew`` is called from a separate thread during the run."""
 
     owner: str
 
@@ -710,7 +709,7 @@ class Lease(Protocol):
 
 @runtime_checkable
 class StateBackend(Protocol):
-    """Keeps positions: the copy of what the sink's journal holds. Values are JSON objects, durable on return."""
+    """Stores positions, as a copy of the head of the sink's journal. Values are JSON objects, durable on return."""
 
     def __init__(self, spec: StateSpec) -> None: ...
 
@@ -758,10 +757,10 @@ class StateBackend(Protocol):
 
 
 class KeepsPartitions(Protocol):
-    """What a StateBackend has besides, if its plugin declares ``partitions``."""
+    """Optional part of a StateBackend whose plugin declares ``partitions``."""
 
     def partitions(self) -> PartitionManifestStore:
-        """The store of partition manifests beside the states. No I/O yet."""
+        """The store of partition manifests of this backend. Does no I/O."""
         ...
 
 
@@ -784,9 +783,9 @@ class ChangeWindow:
     commits  marks of the commits it holds: above the first, up to and including the second. A mark is text that sorts
              as the source commits; the first is that of ``after``, or empty for the beginning of the log
     tables   those with a change in the window, by the name the stream gives them
-    changes  how many changes there are, None if only the read can tell
-    whole    the changes are inserts of all rows that its tables have: what a target holds beside them is gone
-    fresh    names of tables of which that is so, where it is not so of all: a table that is new to the stream
+    changes  number of changes, None if it is known only after the read
+    whole    the changes are inserts of all rows of the tables: other rows of the target no longer exist
+    fresh    names of the tables that are ``whole`` if not all are: tables that are new to the stream
     warnings, own_schema  as in Window
     """
 
@@ -806,8 +805,8 @@ class ChangeWindow:
 class CDCReader(Protocol):
     """Owns one slot or capture and reads many tables from it. A window is one load, one sink commit, one ack.
 
-    A position knows what it is a position in. Beside the source's identity it keeps what decides which changes arrive
-    (members, filters, the columns of a capture, partitions), by identity and not by name, and ``window`` compares:
+    A position identifies what it is a position in. Besides the source's identity it stores what decides which changes
+    arrive (members, filters, the columns of a capture, partitions), by identity and not by name. ``window`` compares:
 
     * Where changes since the position were lost, or rows were changed without one, it raises Gap or IdentityChanged,
       again on every run until a person decides, and names the table and the command that reads it again.
@@ -819,7 +818,7 @@ class CDCReader(Protocol):
     def __init__(self, spec: SourceSpec) -> None: ...
 
     def check(self) -> list[Finding]:
-        """As ``Source.check``, and what the source keeps for the stream. Makes nothing."""
+        """As ``Source.check``, and also the slot or capture of the stream. Creates nothing."""
         ...
 
     def setup_plan(self, role: str = "") -> list[str]:
@@ -829,11 +828,11 @@ class CDCReader(Protocol):
         ...
 
     def create(self) -> Position:
-        """Make the slot or register the capture; the position at which its stream begins. Raises, with nothing made,
-        if it would keep the source's applications from writing.
+        """Create the slot or capture; returns the position at which its stream begins. Raises, without creating
+        anything, if it would make writes of the source's applications fail.
 
-        Called by ``dpone cdc create``, without a lock and as often as a person likes: what is there stays as it is, and
-        its position is answered. Durable on return. Raises ConfigError, SourceError."""
+        Called by ``dpone cdc create``, without a lock, any number of times: an existing one is not changed, and its
+        position is returned. Durable on return. Raises ConfigError, SourceError."""
         ...
 
     def window(self, after: Position | None, limit: int | None) -> ChangeWindow:
@@ -867,9 +866,9 @@ class CDCReader(Protocol):
         ...
 
     def drop(self) -> Sequence[str] | None:
-        """Drop what ``create`` made, and nothing else. A line for each thing that was dropped, and for each that stays
-        and why; a reader may answer None. Called by ``dpone cdc drop``, without a lock; what is gone already is no
-        error. Durable on return. Raises SourceError for what cannot be dropped, as while a run reads it."""
+        """Drop what ``create`` created, and nothing else. Returns a line for each object that was dropped or kept, and
+        why; a reader may return None. Called by ``dpone cdc drop``, without a lock; it is not an error if the object no
+        longer exists. Durable on return. Raises SourceError if it cannot be dropped, as while a run reads it."""
         ...
 
     def close(self) -> None:
@@ -878,7 +877,7 @@ class CDCReader(Protocol):
 
 
 class Resyncing(Protocol):
-    """What a CDCReader has besides, if its plugin declares ``resync``."""
+    """Optional part of a CDCReader whose plugin declares ``resync``."""
 
     def resync(self, position: Position, tables: Sequence[str]) -> Position:
         """The same position without some of its tables (names or globs): the next windows bring all rows of each as

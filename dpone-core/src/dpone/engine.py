@@ -376,8 +376,8 @@ class _Recover(_Attempt):
     """The first stage, and what the others ask of it: what earlier loads have left, in journal, state and target."""
 
     def take_back(self, sink: Sink, key: str) -> None:
-        """What an earlier load of the key has added to the target, and did not commit. So every attempt plans from the
-        same target, and comes to the same plan: parts that are staged still fit it. What nobody can take back, as
+        """Remove what an earlier load of the key added to the target and did not commit. So every attempt plans from
+        the same target, and comes to the same plan: parts that are staged still fit it. What nobody can take back, as
         somebody else owns the table now, keeps no load from being tried."""
         try:
             taking = self._offered(TakingBack, sink)

@@ -119,7 +119,7 @@ class PartitionManifest:
 
     @classmethod
     def from_json(cls, data: Any) -> PartitionManifest:
-        """Raises StateError: a damaged manifest is refused, never taken for a missing one."""
+        """Raises StateError if the manifest is damaged; it is never treated as missing."""
         try:
             if data["format"] != FORMAT:
                 raise ValueError(f"format {data['format']!r}, this dpone reads {FORMAT}")
@@ -342,9 +342,9 @@ class PartitionManifestStore(ABC):
         return self.change_all(key, ((id, step),))[0]
 
     def claim(self, key: str, id: str, owner: str, ttl: float) -> Partition:
-        """To be worked on by ``owner`` for ``ttl`` seconds from now. Of two callers one wins; the other gets Busy, as
-        does whoever comes for one that is done or skipped. A lease that has ended, or whose process on this machine is
-        gone, is taken over."""
+        """Claim the partition for ``owner`` for ``ttl`` seconds from now; durable on return. Of two callers one wins
+        and the other gets Busy; so does a claim of a staged or skipped partition. A lease that has ended, or whose
+        process on this machine has ended, is taken over."""
         return self.change(key, id, lambda one: claimed(one, owner, ttl, time.time()))
 
     def renew(self, key: str, id: str, owner: str, ttl: float) -> None:
@@ -368,11 +368,12 @@ class PartitionManifestStore(ABC):
         self.change(key, id, step)
 
     def skip(self, key: str, id: str, reason: str) -> Partition:
-        """Left out on purpose. Raises ConfigError if it is staged or at work."""
+        """Mark the partition as skipped; durable on return. Raises ConfigError if it is staged or running."""
         return self.change(key, id, lambda one: skipped(one, reason, time.time()))
 
     def retry(self, key: str, id: str) -> Partition:
-        """Failed, skipped or left behind: to be done again. Raises ConfigError if it is staged or at work."""
+        """Make a failed, skipped or abandoned partition pending again; durable on return. Raises ConfigError if it is
+        staged or running."""
         return self.change(key, id, lambda one: waiting(one, time.time()))
 
 

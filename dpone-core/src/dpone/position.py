@@ -26,7 +26,7 @@ class Position:
     kind      what the value means: ``files``, ``cursor``, ``snapshot``, ``postgres_logical``...
     identity  the physical source it was read from (path, system identifier, database GUID). A reader that finds
               another identity raises IdentityChanged; it never resumes.
-    value     the reader's own words, stored verbatim, never interpreted by the core.
+    value     reader-specific JSON, stored verbatim, never interpreted by the core.
     epoch     generation of the stream. A deliberate rewind starts a new one; older epochs are never adopted.
     """
 

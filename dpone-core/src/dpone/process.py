@@ -1,4 +1,4 @@
-"""A process, told apart from every other one: who holds a lock or a lease, and whether it certainly is gone."""
+"""Identity of a process that holds a lock or lease, distinct from every other process, and whether it has ended."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from attrs import frozen
 
 @frozen
 class Process:
-    """Who holds a lock. machine: one boot of one machine and one space of process numbers. started: tells the process
-    from a later one of the same number."""
+    """Who holds a lock. machine: one boot of one machine and one PID namespace. started: distinguishes the process from
+    a later one with the same PID."""
 
     host: str
     machine: str
@@ -27,7 +27,7 @@ class Process:
         return cls(socket.gethostname(), _machine(), os.getpid(), _started(os.getpid()) or "")
 
     def gone(self) -> bool:
-        """True only if it certainly is: on another machine nobody can tell."""
+        """True only if the process has certainly ended; on another machine that cannot be known."""
         if self.machine != _machine():
             return False
         try:

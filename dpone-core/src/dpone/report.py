@@ -100,7 +100,7 @@ def _versions() -> dict[str, str]:
 
 @define
 class RunReport:
-    """The whole run. ``exit_code`` is the process's: the gravest of the streams (1, 2, 3, then 4)."""
+    """The whole run. ``exit_code`` is the process's: the most severe of the streams (1, 2, 3, then 4)."""
 
     run_id: str
     pipeline: str
@@ -121,7 +121,7 @@ class RunReport:
         return next((code for code in (1, 2, 3) if code in codes), 1 if codes else INCOMPLETE if skipped else 0)
 
     def finish(self, interrupted: bool = False) -> None:
-        """A process that is left in the midst of a stream has no one else to say so of it."""
+        """Set the end of the run, and mark unfinished streams as interrupted if it was."""
         for stream in self.streams if interrupted else ():
             if stream.status == "pending" and stream.attempts:
                 stream.status = "interrupted"

@@ -1,4 +1,4 @@
-"""Names of things in a database, and the columns dpone itself adds. There is no second type system beside Arrow's."""
+"""Names of things in a database, and the columns dpone itself adds. Types are Arrow's."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ def compare(head: Entry | None, saved: Mapping[str, Any] | None, target: str) ->
         "if the target was restored, dropped or replaced, use --full-refresh or set a position with 'dpone state set'"
     )
     if head is None or (head.epoch, head.seq) < (epoch, seq):
-        ends = f"ends at seq {head.seq} of epoch {head.epoch}" if head else "before its first entry"
+        ends = f"ends at seq {head.seq} of epoch {head.epoch}" if head else "is empty"
         found = f"the state has load {load_id} (seq {seq}, epoch {epoch}), but the journal {ends}"
         raise StateAhead(failed, found, todo)
     if (head.epoch, head.seq) == (epoch, seq) and head.load_id != load_id:

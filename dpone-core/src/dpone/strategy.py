@@ -106,7 +106,7 @@ class Strategy:
 
     @property
     def replaces_all(self) -> bool:
-        """A whole read leaves nothing in the target but what was read."""
+        """True if after a whole read the target contains only the rows read."""
         return self.mode in ("full_refresh", "snapshot_diff") or (
             self.mode == "cdc_apply" and self.deletes in (None, "hard")
         )

@@ -15,9 +15,9 @@ from dpone.prefetch import prefetch
 
 
 class ToldStream:
-    """A source's stream on its way to the sink: read ahead in a thread, columns under their target names, keys in their
-    canonical ``forms``, each batch told to the observers. A native stream passes as it is. After ``close`` nothing
-    reads from the source any more, also where the sink gave up half way."""
+    """A source's stream as the sink reads it: read ahead in a thread, columns renamed to the target's, keys in their
+    canonical ``forms``, each batch reported to the observers. A native stream passes unchanged. After ``close`` no
+    thread reads from the source, also if the sink stopped half way."""
 
     _ahead: Generator[pa.RecordBatch, None, None] | None = None
 

@@ -66,7 +66,8 @@ class Folder:
             yield
 
     def read(self) -> Manifest | None:
-        """None before the first load. A damaged manifest is refused, never taken for a missing one."""
+        """The manifest; None before the first load. Raises SinkError if it is damaged; it is never treated as
+        missing."""
         if not self.manifest.exists() and not self.manifest.is_symlink():
             if self.backup.exists():
                 raise self._damaged("it is missing, but its backup exists")
@@ -92,7 +93,7 @@ class Folder:
         durable.write_whole(self.manifest, manifest.dumps())
 
     def names(self) -> list[str]:
-        """What is in the folder beside our own things."""
+        """Names of files in the folder that dpone did not write."""
         try:
             return sorted(p.name for p in self.path.iterdir() if p.name != self.own.name)
         except FileNotFoundError:
@@ -104,7 +105,7 @@ class Folder:
         return tuple(file for file in manifest.files if file.name in there)
 
     def verify(self, manifest: Manifest) -> None:
-        """Every listed file is there, whole, and no link."""
+        """Check that every listed file exists, is complete and is not a link. Raises SinkError."""
         for file in manifest.files:
             path = self.path / file.name
             if not durable.is_plain_file(path) or path.lstat().st_size != file.bytes:

@@ -79,7 +79,7 @@ class FileSink:
         return self.schema() is not None
 
     def is_empty(self) -> bool:
-        """Without a manifest any file at all counts as rows: we cannot tell what it is."""
+        """Without a manifest any file counts as rows, because its content is not known."""
         manifest = self.folder.read()
         return manifest.rows == 0 if manifest else not self.folder.names()
 
@@ -231,7 +231,7 @@ class FileSink:
         failed, head = f"take back load {load_id}", manifest.journals.get(key) if manifest else None
         if head is not None and head.undoes == load_id:
             todo = "run the pipeline to load it again; nothing was changed"
-            raise UndoRefused(failed, f"it was already taken back, by {head.load_id}", todo)
+            raise UndoRefused(failed, f"it was taken back already, by {head.load_id}", todo)
         undo = manifest.undo if manifest else ()
         mine = [one for one in undo if (one.key, one.entry.load_id) == (key, load_id)]
         if not mine or manifest is None:
@@ -240,7 +240,7 @@ class FileSink:
             raise UndoRefused(failed, found, todo)
         if manifest.last != load_id:
             todo = "take back that load first, if it can be; nothing was changed"
-            raise UndoRefused(failed, f"load {manifest.last or 'unknown'} has since changed {self.folder.label}", todo)
+            raise UndoRefused(failed, f"load {manifest.last or 'unknown'} has changed {self.folder.label} since", todo)
         return mine[0]
 
     def journal_keys(self) -> Sequence[str]:

@@ -1,4 +1,4 @@
-"""The file state backend: one JSON file per key in a private folder, and a lease file beside it."""
+"""The file state backend: one JSON file and one lease file per key, in a private folder."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ DEFAULT = ".dpone/state"
 
 
 class FileState:
-    """Keeps states under ``path`` (default ``.dpone/state`` beside the pipeline), mode 0700, files 0600."""
+    """Stores states under ``path`` (default: ``.dpone/state`` next to the pipeline file); folder 0700, files 0600."""
 
     def __init__(self, spec: StateSpec) -> None:
         self._label = spec.path or DEFAULT

@@ -13,9 +13,9 @@ from dpone.schema import COLUMN_TYPES
 
 @frozen
 class SqliteSourceOptions(SourceOptions):
-    """columns: the type of a column, where the declared one does not tell: ``columns: {amount: decimal(12,2)}``.
+    """columns: types of columns whose declared type is not enough: ``columns: {amount: decimal(12,2)}``.
 
-    Types are written in the words of SQL or of Arrow.
+    Types are written as SQL or Arrow types.
     busy_timeout: seconds to wait for another process that holds the database.
     partition_by: with runtime.partitions, the column whose ranges are read on their own. By default a primary key of
     one column, else the rowid; a query has neither.
