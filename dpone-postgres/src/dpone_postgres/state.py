@@ -1,4 +1,4 @@
-"""State backend: positions, their history and the locks of runners, in a PostgreSQL database, by the server's clock."""
+"""State backend: positions, their history and the leases of runs in a PostgreSQL database. Uses the server's clock."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class PostgresState(SqlState):
     def __init__(self, spec: StateSpec) -> None:
         options = spec.options if isinstance(spec.options, PostgresStateOptions) else PostgresStateOptions()
         if spec.connection is None:
-            raise ConfigError("read state", "no connection", "write connection: postgres://...")
+            raise ConfigError("read state", "no connection", "set state.connection: postgres://...")
         self._given, self._schema = parameters(spec.connection), options.schema
         self._options = PostgresSinkOptions(lock_timeout=options.lock_timeout, silence_timeout=options.silence_timeout)
         super().__init__(where(self._given), Name((options.schema, STATE)))
@@ -30,7 +30,7 @@ class PostgresState(SqlState):
         sql = "SELECT current_user, has_schema_privilege(oid, 'CREATE') FROM pg_namespace WHERE nspname = \0"
         found = db.rows(sql, [self._schema])
         if not found:
-            return f"no schema {self._schema}", f'CREATE SCHEMA "{self._schema}";'
+            return f"schema {self._schema} does not exist", f'CREATE SCHEMA "{self._schema}";'
         user, create = found[0]
         if known or create:
             return None

@@ -261,7 +261,7 @@ class _FileStream(BatchStream):
     def _require_lengths(self, batch: pa.RecordBatch, before: int) -> None:
         for name, most in self._limits.items():
             if (row := first_longer(batch.column(name), most)) >= 0:
-                place = f"row {before + row + 1} (of the data, from 1), column {name!r}"
+                place = f"data row {before + row + 1}, column {name!r}"
                 todo = f"declare a longer text, or one without a limit, as in columns: {{{name}: string}}"
                 raise self._input.bad(f"{place} has more than {most} characters", todo)
 
