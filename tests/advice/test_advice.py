@@ -166,7 +166,8 @@ def cases() -> Iterator[Case]:
         {"options.encoding: utf-16": [{"a": "é"}]},
     )  # fmt: skip
     yield Case(
-        "UTF-16 without a mark", pipeline(files("a.csv")), text("a.csv", "a\né\n".encode("utf-16-le")), "DataError",
+        "UTF-16 without a byte order mark", pipeline(files("a.csv")),
+        text("a.csv", "a\né\n".encode("utf-16-le")), "DataError",
         {"options.encoding: utf-16-le": [{"a": "é"}]},
     )  # fmt: skip
     yield Case(
@@ -183,7 +184,7 @@ def cases() -> Iterator[Case]:
         {"duplicates: first or last with order_by": [{"id": 1, "n": 10}, {"id": 2, "n": 30}]},
     )  # fmt: skip
     yield Case(
-        "a name that says no format", pipeline(files("a.dat")), text("a.dat", "a\n1\n"), "PipelineMismatch",
+        "a name that does not identify a format", pipeline(files("a.dat")), text("a.dat", "a\n1\n"), "PipelineMismatch",
         {"set options.format to csv": [{"a": 1}]},
     )  # fmt: skip
     yield Case(
@@ -197,15 +198,15 @@ def cases() -> Iterator[Case]:
     for name, header in (("no name", "a,"), ("one name twice", "x,x"), ("names that differ by case", "x,X")):
         yield Case(
             f"a header with {name}", pipeline(files("a.csv")), text("a.csv", f"{header}\n1,2\n"), "DataError",
-            {"give options.names": [{"a": 1, "b": 2}]},
+            {"set options.names": [{"a": 1, "b": 2}]},
         )  # fmt: skip
     yield Case(
         "another encoding", pipeline(files("a.csv")), text("a.csv", "a\né\n".encode("latin-1")), "DataError",
-        {"set options.encoding to what the file is in, such as latin-1": [{"a": "é"}]},
+        {"set options.encoding to the file's encoding, such as latin-1": [{"a": "é"}]},
     )  # fmt: skip
     yield Case(
         "a long row", pipeline(files("a.csv", block_bytes=4096)), text("a.csv", f'a\n"{"x" * 9000}"\n'), "DataError",
-        {"give a larger options.block_bytes": [{"a": "x" * 9000}]},
+        {"raise options.block_bytes": [{"a": "x" * 9000}]},
     )  # fmt: skip
     to_folder = {"type": "file", "path": "out", "options": {"format": "jsonl"}}
     yield Case(
@@ -265,7 +266,7 @@ def cases() -> Iterator[Case]:
     )  # fmt: skip
     yield Case(
         "a CSV file named .jsonl", pipeline(files("a.jsonl")), text("a.jsonl", "a\n1\n"), "DataError",
-        {"set options.format to what it is": [{"a": 1}]},
+        {"set options.format to the file's format": [{"a": 1}]},
     )  # fmt: skip
     yield Case(
         "a text that only claims to be JSON", pipeline(files("a.parquet")),
@@ -371,28 +372,26 @@ def csv_cases() -> Iterator[Case]:
     yield csv("another delimiter in the header too", "id,no;name\n1,2,3;a\n", {
         "set options.delimiter or": [{"id,no": "1,2,3", "name": "a"}],
     })  # fmt: skip
-    yield csv(
-        "another quote", "id,name\n1,'a,b'\n", {"options.quote to what the file uses": [{"id": 1, "name": "a,b"}]}
-    )
+    yield csv("another quote", "id,name\n1,'a,b'\n", {"options.quote to the file's": [{"id": 1, "name": "a,b"}]})
     yield csv("a row without the last delimiter", ENDED, {
-        "fix the row, or leave out options.trailing_delimiter": NAMED,
+        "fix the row, or remove options.trailing_delimiter": NAMED,
     }, trailing_delimiter=True)  # fmt: skip
     for name, content in (("no delimiter", "id,name\n1,a\n2,b\n"), ("a value", "id,name,n\n1,a,7\n2,b,8\n")):
         rows = [{**row, "n": 7 + i} if name == "a value" else row for i, row in enumerate(NAMED)]
         yield csv(f"{name} at the end of each row", content, {
-            "or leave out options.trailing_delimiter": rows,
+            "or remove options.trailing_delimiter": rows,
         }, trailing_delimiter=True)  # fmt: skip
     yield csv("a delimiter that the first line denies", "sep=;\nid;name\n1;a\n2;b\n", {
-        "leave out options.delimiter": NAMED,
+        "remove options.delimiter": NAMED,
     }, delimiter=",")  # fmt: skip
     yield csv("a first line that is wrong", "sep=;\nid,name\n1,a\n2,b\n", {
-        "set options.skip_lines: 1 if the line is wrong": NAMED,
+        "set options.skip_lines: 1 if that line is wrong": NAMED,
     }, delimiter=",")  # fmt: skip
     yield csv("fewer lines than are left out", "made today\nby us\nid,name\n1,a\n2,b\n", {
-        "set options.skip_lines to the lines before the header": NAMED,
+        "set options.skip_lines to the number of lines before the header": NAMED,
     }, skip_lines=9)  # fmt: skip
     split = csv("a line end in a value of a file that is read in parts", "id,name\n" + '1,"a\nb"\n' * 9, {
-        "leave out options.newlines_in_values: false": [{"id": 1, "name": "a\nb"}] * 9,
+        "remove options.newlines_in_values: false": [{"id": 1, "name": "a\nb"}] * 9,
     }, newlines_in_values=False)  # fmt: skip
     split.data["runtime"]["partitions"] = 8
     yield split
@@ -403,11 +402,11 @@ def csv_cases() -> Iterator[Case]:
         given = {"delimiter": ";", **({"format": format} if format else {})}
         yield Case(
             f"an option of CSV for {format}", pipeline(files("a.jsonl", **given)), text("a.jsonl", '{"id": 1}\n'),
-            kind, {"leave it out, or set options.format": [{"id": 1}]},
+            kind, {"remove it, or set options.format": [{"id": 1}]},
         )  # fmt: skip
         yield Case(
             f"a CSV file that is called {format}", pipeline(files("a.jsonl", **given)), text("a.jsonl", "id;n\n1;2\n"),
-            kind, {"or set options.format to what the files are": [{"id": 1, "n": 2}]},
+            kind, {"or set options.format to the format of the files": [{"id": 1, "n": 2}]},
         )  # fmt: skip
 
 
@@ -469,7 +468,7 @@ DO: dict[str, Do] = {
     "rename column ID of the target to id": lambda data, place: place.sql("target", 'ALTER TABLE t RENAME "ID" TO id'),
     "give id the name ID in the source": query('SELECT id AS "ID", n FROM s', key=["ID"]),
     "SELECT t.*, CAST(t.c AS bigint) AS n FROM ... AS t, by column: n, beginning with --full-refresh": as_number,
-    "set options.format to what it is": option_of("format", "csv"),
+    "set options.format to the file's format": option_of("format", "csv"),
     "another type in the source": option_of("columns", {"x": "string"}),
     "narrow source.path": lambda data, place: set_(data, "source", "path", to="a.csv"),
     "move folder out out of it and change the sink's path": moved_away,
@@ -486,11 +485,11 @@ DO: dict[str, Do] = {
     "CAST(... AS BLOB)": query("SELECT CAST(x AS BLOB) AS x FROM s"),
     "strategy.max_delete_share (1.0 allows all)": strategy(max_delete_share=1.0),
     "duplicates: first or last with order_by": strategy(duplicates="last", order_by=["n"]),
-    "give options.names": option_of("names", ["a", "b"]),
+    "set options.names": option_of("names", ["a", "b"]),
     "set options.format to csv": option_of("format", "csv"),
     "use one glob per format": lambda data, place: set_(data, "source", "path", to="*.csv"),
-    "set options.encoding to what the file is in, such as latin-1": option_of("encoding", "latin-1"),
-    "give a larger options.block_bytes": option_of("block_bytes", 1 << 20),
+    "set options.encoding to the file's encoding, such as latin-1": option_of("encoding", "latin-1"),
+    "raise options.block_bytes": option_of("block_bytes", 1 << 20),
     "drop what stands in the way, or the table itself, and run again with --full-refresh": lambda data, place: (
         place.sql("target", "DROP TABLE t")
     ),
@@ -502,16 +501,16 @@ DO: dict[str, Do] = {
     "set options.skip_lines": option_of("skip_lines", 2),
     "or options.comment": option_of("comment", "#"),
     "set options.delimiter or": option_of("delimiter", ";"),
-    "options.quote to what the file uses": option_of("quote", "'"),
-    "fix the row, or leave out options.trailing_delimiter": written(ENDED.replace("2,b", "2,b,")),
-    "or leave out options.trailing_delimiter": without("trailing_delimiter"),
-    "leave out options.delimiter": without("delimiter"),
-    "set options.skip_lines: 1 if the line is wrong": option_of("skip_lines", 1),
-    "set options.skip_lines to the lines before the header": option_of("skip_lines", 2),
-    "leave out options.newlines_in_values: false": without("newlines_in_values"),
+    "options.quote to the file's": option_of("quote", "'"),
+    "fix the row, or remove options.trailing_delimiter": written(ENDED.replace("2,b", "2,b,")),
+    "or remove options.trailing_delimiter": without("trailing_delimiter"),
+    "remove options.delimiter": without("delimiter"),
+    "set options.skip_lines: 1 if that line is wrong": option_of("skip_lines", 1),
+    "set options.skip_lines to the number of lines before the header": option_of("skip_lines", 2),
+    "remove options.newlines_in_values: false": without("newlines_in_values"),
     "set options.decimal too, as in decimal: ','": option_of("decimal", ","),
-    "leave it out, or set options.format": without("delimiter"),
-    "or set options.format to what the files are": option_of("format", "csv"),
+    "remove it, or set options.format": without("delimiter"),
+    "or set options.format to the format of the files": option_of("format", "csv"),
 }
 
 

@@ -196,7 +196,7 @@ def advised(message: str, options: Options, path: Path) -> Options | None:
         return {**options, f"sink {given[1]}": yaml.safe_load(given[2])}
     if "or options.short_rows: null" in message:
         return {**options, **yaml.safe_load("short_rows: null")}
-    if re.search(r"give options\.names|or options\.names", message) and "names" not in options:
+    if re.search(r"set options\.names|or options\.names", message) and "names" not in options:
         header = next(csv.reader(io.StringIO(content(path, options), newline=""), **dialect(path, options)))
         header = ["", *header] if "or options.names" in message else header  # as R writes the names of rows
         return {**options, "names": [f"{name}_{n}" for n, name in enumerate(header)]}
@@ -225,7 +225,7 @@ def one(path: Path, kind: str, most: int, folder: Path) -> tuple[str, str]:
         if not named or "\n" in found:
             return "UNNAMED", found
         more = advised(found, options, path)
-        if "put the objects into an array" in found:
+        if "write an array" in found:
             path = in_an_array(path, folder)
         elif more is None:
             break

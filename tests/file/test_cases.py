@@ -29,15 +29,15 @@ class Case(NamedTuple):
 CASES = {
     "01 quotes that are escaped by a backslash": Case(
         {"d.csv": 'id,txt,n\n1,"{\\"k\\":\\"v\\"}",2\n2,"say \\"hi\\" now",3\n'},
-        "d.csv: row 1 (of the data, from 1), column 'txt' has text after a closing quote",
+        "d.csv: data row 1, column 'txt' has text after a closing quote",
         {"escape": "\\"}, [(1, '{"k":"v"}', 2), (2, 'say "hi" now', 3)],
     ),
     "03 another delimiter": Case(
-        {"d.csv": "sku;price\nA1;12.50\nB2;1234.00\n"}, 'set options.delimiter to what separates the columns',
+        {"d.csv": "sku;price\nA1;12.50\nB2;1234.00\n"}, 'set options.delimiter to the character between columns',
         {"delimiter": ";"}, [("A1", 12.5), ("B2", 1234.0)],
     ),
     "quoted values with blanks between them": Case(
-        {"d.csv": '"a" "b c"\n"x" 1\n"y" 2\n'}, 'set options.delimiter, as in delimiter: " ", or write a quote',
+        {"d.csv": '"a" "b c"\n"x" 1\n"y" 2\n'}, 'set options.delimiter, as in delimiter: " ", or double a quote',
         {"delimiter": " "}, [("x", 1), ("y", 2)],
     ),
     "06 numbers and dates of a file that quotes all": Case(
@@ -55,14 +55,14 @@ CASES = {
     ),
     "16 lines above the header, left out by their number": Case(
         {"d.csv": "# exported 2024-05-01\n# source: station 7\nid,name\n1,a\n"},
-        "as line 1 has it: '# exported 2024-05-01'", {"skip_lines": 2}, [(1, "a")],
+        "as in line 1: '# exported 2024-05-01'", {"skip_lines": 2}, [(1, "a")],
     ),
     "16 lines above the header, left out by their first character": Case(
         {"d.csv": "# exported 2024-05-01\n# source: station 7\nid,name\n1,a\n"},
         "set options.skip_lines or options.comment", {"comment": "#"}, [(1, "a")],
     ),
     "a header without the column that holds the names of the rows": Case(
-        {"d.csv": '"w","f"\n"r1",26.5,1\n"r2",27,\n'}, "or options.names if the header leaves one out",
+        {"d.csv": '"w","f"\n"r1",26.5,1\n"r2",27,\n'}, "or options.names if the header lacks one",
         {"names": ["row", "w", "f"]}, [("r1", 26.5, 1), ("r2", 27.0, None)],
     ),
     "18 an array of JSON": Case({"d.json": '[{"a": 1}, {"a": 2}]'}, None, {}, [(1,), (2,)]),
@@ -109,7 +109,7 @@ def test_case_04_files_of_a_folder_that_differ_in_their_delimiters(tmp_path: Pat
     (tmp_path / "a.csv").write_text("id,t\n1,5\n")
     (tmp_path / "b.csv").write_text("id;t\n2;6\n")
     message = error(load(tmp_path, "*.csv"))
-    assert "b.csv: the header is one column, 'id;t', and holds ';'" in message
+    assert "b.csv: the header is one column, 'id;t', and contains ';'" in message
     assert there(tmp_path) == []
     (tmp_path / "b.csv").rename(tmp_path / "b.txt")
     assert succeeded(load(tmp_path, "*.csv"))
@@ -122,7 +122,7 @@ def test_case_05_a_first_load_that_failed_is_not_in_the_way_of_its_advice(tmp_pa
     (tmp_path / "d.csv").write_text("code,ver\n" + "\n".join(lines) + "\n")
     small = {"block_bytes": 4096}
     message = error(load(tmp_path, "d.csv", source=small))
-    assert "row 601 (of the data, from 1), column 'ver' holds no valid double" in message
+    assert "row 601, column 'ver' has an invalid double" in message
     assert "columns: {ver: string}" in message
     report = load(tmp_path, "d.csv", source=small | {"columns": {"ver": "string"}})
     assert succeeded(report), error(report)

@@ -75,35 +75,35 @@ def test_what_a_file_is_made_of(
     ("text", "options", "said"),
     [
         ("# exported\n# source: x\nid,name\n1,a\n", {},
-         "row 2 (of the data, from 1) has 2 values, the file has 1 column, as line 1 has it: '# exported'"),
+         "row 2 has 2 values, the file has 1 column, as in line 1: '# exported'"),
         ("# exported\n# source: x\nid,name\n1,a\n", {}, "set options.skip_lines or options.comment"),
-        ("\n\nid\n1,a\n", {}, "as line 3 has it: 'id'"),
+        ("\n\nid\n1,a\n", {}, "as in line 3: 'id'"),
         ("v\n1.1.2024\n", {"timestamp_format": "%d.%m.%Y", "columns": {"v": "timestamptz"}},
-         "row 1 (of the data, from 1), column 'v' holds no valid timestamp[us, tz=UTC]"),
+         "row 1, column 'v' has an invalid timestamp[us, tz=UTC]"),
         ("v\n1.1.2024 1:00Z\n", {"timestamp_format": "%d.%m.%Y %H:%M%z", "columns": {"v": "timestamp"}},
-         "row 1 (of the data, from 1), column 'v' holds no valid timestamp[us]"),
-        ("a\nb\n", {"skip_lines": 3}, "it has 2 lines, and options.skip_lines is 3"),
-        ("a\nb\n", {"skip_lines": 2}, "the file has no header and no row"),
-        ("# a\n# b\n", {"comment": "#"}, "the file has no header and no row"),
+         "row 1, column 'v' has an invalid timestamp[us]"),
+        ("a\nb\n", {"skip_lines": 3}, "it has 2 lines, but options.skip_lines is 3"),
+        ("a\nb\n", {"skip_lines": 2}, "the file has neither a header nor a row"),
+        ("# a\n# b\n", {"comment": "#"}, "the file has neither a header nor a row"),
         ('id,n\n1,"a\n# b\n', {"comment": "#"},
-         "row 1 (of the data, from 1), column 'n' has a quote that is never closed"),
+         "row 1, column 'n' has a quote that is never closed"),
         ('id,n\n1,a\n# x\n\n2,"a"b\n', {"comment": "#"},
-         "row 2 (of the data, from 1), column 'n' has text after a closing"),
-        ("sep=;\nid,name\n1,a\n", {"delimiter": ","}, "its first line says sep=;, and options.delimiter is ','"),
-        ('id,n\n1, "a" b\n', {"trim": True}, "row 1 (of the data, from 1), column 'n' has text after a closing quote"),
-        ('id,n\n1,"a" \n', {}, "row 1 (of the data, from 1), column 'n' has text after a closing quote"),
+         "row 2, column 'n' has text after a closing"),
+        ("sep=;\nid,name\n1,a\n", {"delimiter": ","}, "its first line says sep=;, but options.delimiter is ','"),
+        ('id,n\n1, "a" b\n', {"trim": True}, "row 1, column 'n' has text after a closing quote"),
+        ('id,n\n1,"a" \n', {}, "row 1, column 'n' has text after a closing quote"),
         ("id,n\n1,a,\n2,b,x\n", {"trailing_delimiter": True},
-         "row 2 (of the data, from 1) has a value after its last delimiter"),
+         "row 2 has a value after its last delimiter"),
         ("id,n\n1,a,\n2,b,NA\n", {"trailing_delimiter": True, "null_values": ("NA",)},
-         "row 2 (of the data, from 1) has a value after its last delimiter"),
+         "row 2 has a value after its last delimiter"),
         ("id,n\n1,a,\n2,b\n", {"trailing_delimiter": True},
-         "row 2 (of the data, from 1) has 1 delimiter, options.trailing_delimiter asks for 2"),
+         "row 2 has 1 delimiter, options.trailing_delimiter needs 2"),
         ("id,n\n1,a,\n", {}, "or options.trailing_delimiter: true if a delimiter ends each row"),
-        ("n,v\n1,a,b\n", {}, "or options.names if the header leaves one out"),
-        ("id,n\n1,a\n2\n", {}, "row 2 (of the data, from 1) has 1 value, the file has 2 columns"),
-        ("id,n\n1,a\n2\n", {}, "or options.short_rows: null if the values it lacks are NULL"),
+        ("n,v\n1,a,b\n", {}, "or options.names if the header lacks one"),
+        ("id,n\n1,a\n2\n", {}, "row 2 has 1 value, the file has 2 columns"),
+        ("id,n\n1,a\n2\n", {}, "or options.short_rows: null if missing values mean NULL"),
         ("id,n\n1\n2,b,c\n", {"short_rows": "null"},
-         "row 2 (of the data, from 1) has 3 values, the file has 2 columns"),
+         "row 2 has 3 values, the file has 2 columns"),
     ],
 )  # fmt: skip
 def test_a_file_that_is_made_otherwise_stops_the_run(
@@ -186,28 +186,28 @@ def test_how_values_are_written(tmp_path: Path, text: str, options: dict[str, An
 @pytest.mark.parametrize(
     ("good", "bad", "options", "said"),
     [
-        ("1,5", "1.5", {"decimal": ","}, "holds no valid double; fix"),
-        ("1,5", "0,123456789012345678", {"decimal": ","}, "holds a number that double would change"),
-        ("1.234", "12.34", GERMAN, "holds no valid int64"),
-        ("1.234", "1,5", GERMAN, "holds no valid int64"),
-        ("1.234", "0.123", {**GERMAN, "columns": {"v": "int64"}}, "holds no valid int64"),
-        ("1.234", "000.123", {**GERMAN, "columns": {"v": "double"}}, "holds no valid double"),
+        ("1,5", "1.5", {"decimal": ","}, "has an invalid double; fix"),
+        ("1,5", "0,123456789012345678", {"decimal": ","}, "has a number that double cannot hold exactly"),
+        ("1.234", "12.34", GERMAN, "has an invalid int64"),
+        ("1.234", "1,5", GERMAN, "has an invalid int64"),
+        ("1.234", "0.123", {**GERMAN, "columns": {"v": "int64"}}, "has an invalid int64"),
+        ("1.234", "000.123", {**GERMAN, "columns": {"v": "double"}}, "has an invalid double"),
         ("1.1.2024 1:02", "31.2.2024",
-         {"date_format": "%d.%m.%Y", "timestamp_format": "%d.%m.%Y %H:%M"}, "holds no valid timestamp[us]"),
+         {"date_format": "%d.%m.%Y", "timestamp_format": "%d.%m.%Y %H:%M"}, "has an invalid timestamp[us]"),
         ("1.1.2024 1:02 +0100", "1.1.2024",
          {"date_format": "%d.%m.%Y", "timestamp_format": "%d.%m.%Y %H:%M %z"}, "timestamp[us, tz=UTC]"),
-        ("1.234", "007", GERMAN, "holds a number that int64 would change"),
-        ("1.234", "9.223.372.036.854.775.808", GERMAN, "holds no valid int64"),
-        ("1.234,5", "9.007.199.254.740.993,0", GERMAN, "holds a number that double would change"),
-        ("31.12.2024", "2024-12-31", {"date_format": "%d.%m.%Y"}, "holds no valid date32[day]"),
-        ("31.12.2024", "31.02.2024", {"date_format": "%d.%m.%Y"}, "options.date_format says how dates are written"),
-        ("31.12.2024", "31.12.24", {"date_format": "%d.%m.%Y"}, "holds no valid date32[day]"),
-        ("31.12.2024", "31.12.2024 10:00", {"date_format": "%d.%m.%Y"}, "holds no valid date32[day]"),
-        ("1.1.2024 1:02", "1.1.2024 24:00", {"timestamp_format": "%d.%m.%Y %H:%M"}, "options.timestamp_format says"),
-        ("1.1.2024 1 am", "1.1.2024 13 am", {"timestamp_format": "%d.%m.%Y %I %p"}, "holds no valid timestamp[us]"),
+        ("1.234", "007", GERMAN, "has a number that int64 cannot hold exactly"),
+        ("1.234", "9.223.372.036.854.775.808", GERMAN, "has an invalid int64"),
+        ("1.234,5", "9.007.199.254.740.993,0", GERMAN, "has a number that double cannot hold exactly"),
+        ("31.12.2024", "2024-12-31", {"date_format": "%d.%m.%Y"}, "has an invalid date32[day]"),
+        ("31.12.2024", "31.02.2024", {"date_format": "%d.%m.%Y"}, "options.date_format sets the notation of dates"),
+        ("31.12.2024", "31.12.24", {"date_format": "%d.%m.%Y"}, "has an invalid date32[day]"),
+        ("31.12.2024", "31.12.2024 10:00", {"date_format": "%d.%m.%Y"}, "has an invalid date32[day]"),
+        ("1.1.2024 1:02", "1.1.2024 24:00", {"timestamp_format": "%d.%m.%Y %H:%M"}, "options.timestamp_format sets"),
+        ("1.1.2024 1 am", "1.1.2024 13 am", {"timestamp_format": "%d.%m.%Y %I %p"}, "has an invalid timestamp[us]"),
         ("1.1.2024 1:02 +0100", "1.1.2024 1:02", {"timestamp_format": "%d.%m.%Y %H:%M %z"}, "timestamp[us, tz=UTC]"),
-        ("J", "j", {"true_values": ("J",), "false_values": ("N",)}, "options.true_values and options.false_values say"),
-        ("1", "NA", {"null_values": ("",)}, "holds no valid int64; fix"),
+        ("J", "j", {"true_values": ("J",), "false_values": ("N",)}, "options.true_values and options.false_values set"),
+        ("1", "NA", {"null_values": ("",)}, "has an invalid int64; fix"),
     ],
 )  # fmt: skip
 def test_a_value_written_otherwise_after_the_sample_stops_the_run(
@@ -218,7 +218,7 @@ def test_a_value_written_otherwise_after_the_sample_stops_the_run(
     lines[2500] = f'"{bad}";x'
     text = "\n".join(["v;k", *lines])
     found = failure(tmp_path, text, **{"delimiter": ";", "block_bytes": 4096, **options})
-    assert "row 2501 (of the data, from 1), column 'v'" in found
+    assert "row 2501, column 'v'" in found
     assert said in found.replace(", column 'v' ", " ").replace("int64; ", "int64; ")
 
 
@@ -226,27 +226,27 @@ def test_a_value_written_otherwise_after_the_sample_stops_the_run(
     ("options", "said"),
     [
         ({"skip_lines": -1}, "skip_lines"),
-        ({"comment": "##"}, "options.comment: '##'; give one ASCII character"),
-        ({"comment": '"'}, "options.comment: '\"' is the quote too"),
-        ({"delimiter": "'", "quote": "'"}, "options.quote: \"'\" is the delimiter too"),
+        ({"comment": "##"}, "options.comment: '##'; use one ASCII character"),
+        ({"comment": '"'}, "options.comment: '\"' is also the quote"),
+        ({"delimiter": "'", "quote": "'"}, "options.quote: \"'\" is also the delimiter"),
         ({"decimal": "0"}, "options.decimal: '0'"),
         ({"decimal": ""}, "options.decimal: ''"),
         ({"thousands": "."}, "options.thousands: '.' is the decimal mark; set options.decimal too, as in decimal: ','"),
         ({"thousands": "12"}, "options.thousands: '12'"),
-        ({"date_format": "%d.%m"}, "options.date_format: '%d.%m' does not have one of %Y, %y"),
-        ({"date_format": "%d.%m.%Y %H:%M"}, "has a time; write only the date, or set options.timestamp_format"),
-        ({"date_format": "dd.mm.yyyy"}, "does not have one of %Y, %y; write a whole date, as in %d.%m.%Y"),
-        ({"date_format": "%-d.%m.%Y"}, "has %-; leave out the minus"),
-        ({"date_format": "%d.%m.%Y%"}, "has %, which is not known here; use %Y %y"),
+        ({"date_format": "%d.%m"}, "options.date_format: '%d.%m' needs one of %Y, %y"),
+        ({"date_format": "%d.%m.%Y %H:%M"}, "has a time; use only date directives, or set options.timestamp_format"),
+        ({"date_format": "dd.mm.yyyy"}, "needs one of %Y, %y; use a whole date, as in %d.%m.%Y"),
+        ({"date_format": "%-d.%m.%Y"}, "has %-; remove the minus"),
+        ({"date_format": "%d.%m.%Y%"}, "has %, which is not supported; use %Y %y"),
         ({"timestamp_format": "%d.%m.%Y %I:%M"}, "has %I without %p; add it"),
-        ({"timestamp_format": "%d.%m.%Y %H %I %p"}, "has %H and %I"),
+        ({"timestamp_format": "%d.%m.%Y %H %I %p"}, "has both %H and %I"),
         ({"timestamp_format": "%d.%m.%Y %d"}, "has %d twice"),
-        ({"timestamp_format": "%s"}, "has %s, which is not known here"),
-        ({"true_values": ("x",), "false_values": ("x", "y")}, "options.false_values: 'x' is one of true_values too"),
-        ({"true_values": ("0",)}, "options.false_values: '0' is one of true_values too"),
-        ({"null_values": ("-",), "false_values": ("-",)}, "options.false_values: '-' is one of null_values too"),
+        ({"timestamp_format": "%s"}, "has %s, which is not supported"),
+        ({"true_values": ("x",), "false_values": ("x", "y")}, "options.false_values: 'x' is also in true_values"),
+        ({"true_values": ("0",)}, "options.false_values: '0' is also in true_values"),
+        ({"null_values": ("-",), "false_values": ("-",)}, "options.false_values: '-' is also in null_values"),
         ({"trim": True, "delimiter": " "}, "options.trim: the delimiter is a blank"),
-        ({"format": "parquet", "block_bytes": 5000}, "options.block_bytes: Parquet takes no such option"),
+        ({"format": "parquet", "block_bytes": 5000}, "options.block_bytes: the option is for CSV"),
     ],
 )  # fmt: skip
 def test_an_option_that_makes_no_sense_is_refused(options: dict[str, Any], said: str) -> None:
@@ -274,11 +274,11 @@ def test_an_option_of_another_format_is_refused_by_name(tmp_path: Path, option: 
         if option in its:
             FileSourceOptions(format=format, **given)
             continue
-        with pytest.raises(ConfigError, match=rf"options\.{option}: .* takes no such option; it is for "):
+        with pytest.raises(ConfigError, match=rf"options\.{option}: the option is for .*, not for "):
             FileSourceOptions(format=format, **given)
     (tmp_path / "a.jsonl").write_text('{"a": 1}\n')
     if option not in taken["jsonl"]:
-        with pytest.raises(ConfigError, match=rf"options\.{option}: JSON Lines takes no such option"):
+        with pytest.raises(ConfigError, match=rf"options\.{option}: the option is for .*, not for JSON Lines"):
             loaded(tmp_path, "a.jsonl", **given)
 
 

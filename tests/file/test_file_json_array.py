@@ -78,7 +78,7 @@ def test_an_empty_array_is_a_table_without_rows(tmp_path: Path) -> None:
     """Its columns must be declared, as those of any file without an object."""
     (tmp_path / "a.json").write_text("\n[ ]\n")
     assert read(tmp_path, "a.json", columns={"a": "int64"}) == []
-    assert "the columns are unknown; declare them" in failure(tmp_path, "a.json")
+    assert "its columns are unknown; declare them" in failure(tmp_path, "a.json")
 
 
 def test_an_array_is_one_part_and_goes_with_lines(tmp_path: Path) -> None:
@@ -95,10 +95,10 @@ def test_an_array_is_one_part_and_goes_with_lines(tmp_path: Path) -> None:
     [
         ('[{"a": 1}, {"a": 2}', "the JSON array is not closed; write or fetch the file again"),
         ('[{"a": "x', "the JSON array is not closed"),
-        ('[{"a": 1}] [{"a": 2}]', "something follows the JSON array; leave one array"),
-        ('[{"a": 1}]' + " " * 9000 + "x", "something follows the JSON array"),
-        ('[{"a": 1}}', "the JSON array is closed by }; close it by ]"),
-        ('[{"a": 1},, {"a": 2}]', "element 2 of the JSON array is not an object; fix it, or remove a comma too many"),
+        ('[{"a": 1}] [{"a": 2}]', "there is data after the JSON array; keep one array"),
+        ('[{"a": 1}]' + " " * 9000 + "x", "there is data after the JSON array"),
+        ('[{"a": 1}}', "the JSON array is closed with }; close it with ]"),
+        ('[{"a": 1},, {"a": 2}]', "element 2 of the JSON array is not an object; fix it, or remove the extra comma"),
         ('[{"a": 1},\n]', "element 2 of the JSON array is not an object"),
         ('[, {"a": 1}]', "element 1 of the JSON array is not an object"),
         ('[{"a": 1}, null]', "element 2 of the JSON array is not an object"),
@@ -120,7 +120,7 @@ def test_a_bad_array_is_named_by_its_element(tmp_path: Path, text: str, said: st
 def test_a_value_of_an_array_that_is_not_what_was_declared_is_named(tmp_path: Path) -> None:
     """Elements are counted from 1, also far down."""
     (tmp_path / "a.json").write_text(json.dumps([{"a": 1}] * 9_000 + [{"a": "x"}], indent=1))
-    assert "element 9001, column 'a' holds no valid int64" in failure(tmp_path, "a.json", columns={"a": "int64"})
+    assert "element 9001, column 'a' has an invalid int64" in failure(tmp_path, "a.json", columns={"a": "int64"})
 
 
 @pytest.mark.parametrize(("name", "options"), [("a.jsonl", {}), ("a.json", {"format": "jsonl"}), ("a.csv", {})])

@@ -64,7 +64,7 @@ def test_csv_with_quotes_is_split_only_on_the_readers_word(tmp_path: Path) -> No
     assert len(parts) == 4
     assert joined(parts) == [{"id": i, "name": 'a, "b"'} for i in range(200)]
     (tmp_path / "a.csv").write_text("id,name\n" + "".join(f'{i},"{"a" * 90}\nb"\n' for i in range(200)))
-    with pytest.raises(DataError, match=r"never closed.*leave out options\.newlines_in_values: false if a value holds"):
+    with pytest.raises(DataError, match=r"never closed.*remove options\.newlines_in_values: false if a value has"):
         read(tmp_path, "a.csv", 4, newlines_in_values=False)
 
 
@@ -96,7 +96,7 @@ def test_an_error_in_a_piece_says_where_the_piece_is(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(text)
     with pytest.raises(DataError) as caught:
         read(tmp_path, "a.csv", 2, columns={"id": "int64"})
-    told = re.fullmatch(r"read a.csv \(the piece from ([\d,]+) on\): row (\d+) .*'id'.*", str(caught.value))
+    told = re.fullmatch(r"read a.csv \(the piece from ([\d,]+) on\): data row (\d+), column 'id'.*", str(caught.value))
     assert told is not None
     assert text[int(told[1].replace(",", "")) :].count(b"\n") == int(told[2])
 

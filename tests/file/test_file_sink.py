@@ -534,7 +534,7 @@ def test_MF_01_a_manifest_that_cannot_be_ours_is_refused(tmp_path: Path, monkeyp
     path, whole = _manifest(tmp_path), _manifest(tmp_path).read_bytes()
     data = json.loads(whole)
     path.write_text(json.dumps({**data, "files": data["files"] * 2}))
-    with pytest.raises(SinkError, match=r"damaged .*a file listed twice"):
+    with pytest.raises(SinkError, match=r"damaged .*a file is listed twice"):
         sink(tmp_path).is_empty()
     path.write_bytes(whole)
     monkeypatch.setattr("dpone.connectors.file.folder.LARGEST", len(whole))

@@ -268,7 +268,7 @@ def test_integers_of_one_file_and_fractions_of_another_keep_their_digits(tmp_pat
 def test_the_sample_is_one_block_and_full_is_the_file(tmp_path: Path) -> None:
     """A text after the first block is an error by row when sampled, and a text column when all is looked at."""
     (tmp_path / "a.csv").write_text("a\n" + "1\n" * 5000 + "x\n")
-    assert "row 5001 (of the data, from 1), column 'a'" in failure(tmp_path, "a.csv", block_bytes=4096)
+    assert "row 5001, column 'a'" in failure(tmp_path, "a.csv", block_bytes=4096)
     assert read(tmp_path, "a.csv", block_bytes=4096, infer="full")[-1] == {"a": "x"}
 
 
@@ -432,15 +432,15 @@ def test_a_path_without_files(tmp_path: Path, path: str, said: str) -> None:
     ("content", "said"),
     [
         (b"", "a.csv: the file is empty (0 bytes)"),
-        (b"\n\n", "no header and no row"),
-        (b"a,b\n1,2\n3\n", "row 2 (of the data, from 1) has 1 value, the file has 2 columns"),
-        (b"a,b\n1,2,3\n", "row 1 (of the data, from 1) has 3 values, the file has 2 columns"),
+        (b"\n\n", "neither a header nor a row"),
+        (b"a,b\n1,2\n3\n", "row 2 has 1 value, the file has 2 columns"),
+        (b"a,b\n1,2,3\n", "row 1 has 3 values, the file has 2 columns"),
         (b"a,a\n1,2\n", "two columns are named 'a'"),
         (b"id,ID\n1,2\n", "columns 'id' and 'ID' differ only by case"),
         (b"a,\n1,2\n", "column 2 of the header has no name"),
-        (b"a,b\n1,\xff\xfe\n", "row 1 (of the data, from 1), column 'b' is not utf-8"),
+        (b"a,b\n1,\xff\xfe\n", "row 1, column 'b' is not utf-8"),
         (b"a\xff,b\n1,2\n", "byte 1 (counted from 0) is not utf-8"),
-        ("a,b\n1,2\n".encode("utf-16"), "begins with the mark of UTF-16"),
+        ("a,b\n1,2\n".encode("utf-16"), "starts with the byte order mark of UTF-16"),
         (b'a,b\n1,"open\n2,x\n', "has a quote that is never closed"),
         (b'a,b\n1,"open', "has a quote that is never closed"),
     ],
@@ -455,7 +455,7 @@ def test_a_bad_csv(tmp_path: Path, content: bytes, said: str) -> None:
 def test_names_in_place_of_a_header_that_is_data_keep_the_first_row(tmp_path: Path, first: str) -> None:
     """The advice of a header with doubled or missing names works for a file without a header, with every row."""
     (tmp_path / "a.csv").write_text(f"{first}\n5,6,7\n")
-    assert "give options.names, with header: false if the first row is data" in failure(tmp_path, "a.csv")
+    assert "set options.names, with header: false if the first row is data" in failure(tmp_path, "a.csv")
     names = ["x", "y", "z"]
     assert len(read(tmp_path, "a.csv", names=names)) == 1
     assert [row["z"] for row in read(tmp_path, "a.csv", names=names, header=False)] == [1, 7]
@@ -473,7 +473,7 @@ def test_a_bad_number_far_down_is_named_by_row_and_column(tmp_path: Path) -> Non
     with (tmp_path / "a.csv").open("wb") as file:
         file.write(b"id,price\n" + b"1,2\n" * 1_234_566 + b"1,secret\n1,2\n")
     said = failure(tmp_path, "a.csv")
-    assert "a.csv: row 1234567 (of the data, from 1), column 'price' holds no valid int64" in said
+    assert "a.csv: data row 1234567, column 'price' has an invalid int64" in said
     assert "columns: {price: string}" in said
     assert "secret" not in said
 
@@ -482,7 +482,7 @@ def test_a_bad_value_is_named_by_its_own_column(tmp_path: Path) -> None:
     """The column named is the file's, also where another file gave the order of the columns."""
     (tmp_path / "1.csv").write_text("a,b,c\n1,2,3\n")
     (tmp_path / "2.csv").write_text("c,a,b\n" + "1,2,3\n" * 1000 + "1,x,3\n")
-    assert "2.csv: row 1001 (of the data, from 1), column 'a'" in failure(tmp_path, "*.csv", block_bytes=4096)
+    assert "2.csv: data row 1001, column 'a'" in failure(tmp_path, "*.csv", block_bytes=4096)
 
 
 def test_a_bad_row_value_is_not_in_the_chain(tmp_path: Path) -> None:
@@ -498,7 +498,7 @@ def test_a_bad_row_value_is_not_in_the_chain(tmp_path: Path) -> None:
 def test_a_value_that_is_not_what_was_declared(tmp_path: Path, type_: str, text: str) -> None:
     """A declared type is checked in every row, and the row is named."""
     (tmp_path / "a.csv").write_text(f"a,b\n,1\n{text},2\n")
-    assert "row 2 (of the data, from 1), column 'a'" in failure(tmp_path, "a.csv", columns={"a": type_})
+    assert "row 2, column 'a'" in failure(tmp_path, "a.csv", columns={"a": type_})
 
 
 def test_a_wrong_stated_encoding_names_the_byte(tmp_path: Path) -> None:
@@ -520,7 +520,7 @@ def test_truncated_and_damaged_archives(tmp_path: Path) -> None:
     (tmp_path / "a.csv.gz").write_bytes(packed[:-500])
     (tmp_path / "b.csv.gz").write_bytes(b"plain text, not gzip")
     assert "the gzip data is truncated or damaged" in failure(tmp_path, "a.csv.gz")
-    assert "b.csv.gz: the file is not gzip, but plain text; name it without .gz" in failure(tmp_path, "b.csv.gz")
+    assert "b.csv.gz: the file is plain text, not gzip; rename it without .gz" in failure(tmp_path, "b.csv.gz")
 
 
 def test_truncated_parquet(tmp_path: Path) -> None:
@@ -556,7 +556,7 @@ def test_the_refusals_of_the_system_are_one_line(tmp_path: Path, monkeypatch: py
 
 
 def test_an_unknown_extension_and_mixed_formats(tmp_path: Path) -> None:
-    """A file whose name says no format, and a glob over two formats, ask for options.format."""
+    """A file whose name does not identify a format, and a glob over two formats, ask for options.format."""
     (tmp_path / "a.dat").write_text("a\n1\n")
     (tmp_path / "b.csv").write_text("a\n1\n")
     (tmp_path / "b.jsonl").write_text('{"a": 1}\n')
@@ -568,9 +568,9 @@ def test_an_unknown_extension_and_mixed_formats(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("d.csv", gzip.compress(b"a\n1\n", mtime=0), "the file is packed with gzip; name it d.csv.gz"),
-        ("d.csv.zst", gzip.compress(b"a\n1\n", mtime=0), "the file is packed with gzip; name it d.csv.gz"),
-        ("d.csv.gz", b"id,t\n1,a\n", "the file is not gzip, but plain text; name it without .gz"),
+        ("d.csv", gzip.compress(b"a\n1\n", mtime=0), "the file is compressed with gzip; rename it to d.csv.gz"),
+        ("d.csv.zst", gzip.compress(b"a\n1\n", mtime=0), "the file is compressed with gzip; rename it to d.csv.gz"),
+        ("d.csv.gz", b"id,t\n1,a\n", "the file is plain text, not gzip; rename it without .gz"),
         ("d.csv", b"PK\x03\x04\x14\0" + b"[Content_Types].xml", "an Excel workbook (xlsx); save the sheet as CSV"),
         ("d.xlsx", b"PK\x03\x04\x14\0" + b"[Content_Types].xml", "an Excel workbook (xlsx); save the sheet as CSV"),
         ("d.zip", b"PK\x03\x04\x14\0" + b"a.csv", "a zip archive; unpack it first"),
@@ -668,15 +668,15 @@ def test_jsonl_declared_types(tmp_path: Path) -> None:
         (b'{"a": 1}\n[1]\n', "line 2 is JSON, but not an object"),
         (b'{"a": 1}\n7\n', "line 2 is JSON, but not an object"),
         (b'{"a": 1,}\n', "line 1 is not JSON"),
-        (b'{"a": 1', "line 1 is not JSON"),
+        (b'{"a": 1', "line 1 is not a whole JSON object"),
         (b'{"a": 1} {"a": 2}\n', "line 1 is not JSON"),
         (b'{"a": 1, "a": 2}\n', "line 1 has the key 'a' twice"),
         (b'{"a": "\xff"}\n', "byte 7 (counted from 0) is not utf-8"),
         (b'{"a": "\\ud800"}\n', "line 1, column 'a'"),
         (b'{"a": 1}\n{"A": 1}\n', "differ only by case"),
-        (b"", "it has no object with a key, so the columns are unknown"),
-        (b"{}\n{}\n", "it has no object with a key, so the columns are unknown"),
-        (b'{"": 1}\n', "an object has a key without a name; name every key in the file"),
+        (b"", "it has no object with a key, so its columns are unknown"),
+        (b"{}\n{}\n", "it has no object with a key, so its columns are unknown"),
+        (b'{"": 1}\n', "an object has an empty key; name every key in the file"),
         (b'{"a": 1}\n{"A": 1}\n', "keys 'a' and 'A' differ only by case; rename one in the file"),
         (b"[" * 200_000, "line 1 is nested too deeply"),
     ],
@@ -710,8 +710,8 @@ def test_a_number_beyond_a_declared_float_stops_the_run(
         (tmp_path / f"a.{format_}").write_text(head + "".join(row.format(line) for line in lines))
         return f"a.{format_}"
 
-    where = f"row {place + 1} (of the data, from 1)" if format_ == "csv" else f"line {place + 1}"
-    assert f"{where}, column 'a' holds no valid {type_.removesuffix('32')}" in failure(
+    where = f"row {place + 1}" if format_ == "csv" else f"line {place + 1}"
+    assert f"{where}, column 'a' has an invalid {type_.removesuffix('32')}" in failure(
         tmp_path, write(lines), **options
     )
     if format_ == "csv":
@@ -729,8 +729,8 @@ def test_an_object_over_several_lines_is_named_and_the_advice_works(
     texts = [json.dumps(one, **layout) for one in objects]
     (tmp_path / name).write_text("\n".join(texts))
     said = failure(tmp_path, name)
-    assert "line 1 is not JSON by itself: its object goes on after the end of the line" in said
-    assert "write each object on one line, or put the objects into an array" in said
+    assert "line 1 is not a whole JSON object: the object continues on the next line" in said
+    assert "write each object on one line, or write an array" in said
     (tmp_path / "b.jsonl").write_text("\n".join(map(json.dumps, objects)))
     (tmp_path / "c.json").write_text(f"[{','.join(texts)}]")
     for fixed in ("b.jsonl", "c.json"):
@@ -742,7 +742,7 @@ def test_an_object_over_several_lines_is_named_and_the_advice_works(
 def test_a_jsonl_value_that_is_not_what_was_declared(tmp_path: Path) -> None:
     """The line of the first value that does not fit is named, also far down."""
     (tmp_path / "a.jsonl").write_text('{"a": 1}\n' * 9000 + '{"a": "x"}\n')
-    assert "line 9001, column 'a' holds no valid int64" in failure(tmp_path, "a.jsonl", columns={"a": "int64"})
+    assert "line 9001, column 'a' has an invalid int64" in failure(tmp_path, "a.jsonl", columns={"a": "int64"})
 
 
 @pytest.mark.parametrize("value", ["12345678", "-12345678.9", "1234567.891"])
@@ -750,7 +750,7 @@ def test_a_jsonl_decimal_has_no_more_digits_than_declared(tmp_path: Path, value:
     """Digits before the point count with the scale, as in every other way to a decimal."""
     (tmp_path / "a.jsonl").write_text(f'{{"a": 1.5}}\n{{"a": {value}}}\n')
     said = failure(tmp_path, "a.jsonl", columns={"a": "decimal(9,2)"})
-    assert "line 2, column 'a' holds no valid decimal128(9, 2)" in said
+    assert "line 2, column 'a' has an invalid decimal128(9, 2)" in said
 
 
 @pytest.mark.parametrize(
@@ -817,7 +817,7 @@ def test_parquet_types_that_do_not_meet_are_refused(tmp_path: Path) -> None:
     """Two files with types that have none in common are named, not turned into text."""
     pq.write_table(pa.table({"a": [1]}), tmp_path / "1.parquet")
     pq.write_table(pa.table({"a": ["x"]}), tmp_path / "2.parquet")
-    assert "2.parquet: column 'a' is string here and int64 in a file before it" in failure(tmp_path, "*.parquet")
+    assert "2.parquet: column 'a' is string here and int64 in an earlier file" in failure(tmp_path, "*.parquet")
 
 
 # looking without reading

@@ -143,7 +143,7 @@ def test_a_declared_length_cuts_nothing(tmp_path: Path, form: str, name: str) ->
     ):
         (tmp_path / f"a.{end}").write_text(content)
     write(tmp_path, "a.parquet", a=pa.array(texts))
-    with pytest.raises(DataError, match=r"row 4 \(of the data, from 1\), column 'a' has more than 3 characters"):
+    with pytest.raises(DataError, match=r"row 4, column 'a' has more than 3 characters"):
         table(tmp_path, f"a.{form}", columns={"a": name})
     found = table(tmp_path, f"a.{form}", columns={"a": name.replace("3", "4")})
     assert found.column("a").to_pylist() == texts
@@ -277,7 +277,7 @@ def test_a_declaration_comes_before_files_are_compared(tmp_path: Path) -> None:
     write(tmp_path, "a.parquet", x=pa.array([1]), y=pa.array([[1]]))
     write(tmp_path, "b.parquet", x=pa.array(["2"]), y=pa.array([{"k": 1}]))
     with pytest.raises(
-        DataError, match=r"column 'x' is string here and int64 in a file before it.*columns: {x: string}"
+        DataError, match=r"column 'x' is string here and int64 in an earlier file.*columns: {x: string}"
     ):
         table(tmp_path, "*.parquet", columns={"y": "json"})
     with pytest.raises(DataError, match=r"column 'y'.*columns: {y: json}"):
@@ -549,5 +549,5 @@ def test_a_json_column_of_parquet_is_json(tmp_path: Path) -> None:
     texts = pa.array(["[1.0]", None, "nope"])
     write(tmp_path, "a.parquet", j=pa.ExtensionArray.from_storage(pa.json_(), texts))
     message = error(load(tmp_path, "a.parquet", "jsonl"))
-    assert "column 'j' holds a text that is not JSON; declare the column, as in columns: {j: string}" in message
+    assert "column 'j' has a text that is not JSON; declare the column, as in columns: {j: string}" in message
     assert table(tmp_path, "a.parquet", columns={"j": "string"}).column("j").to_pylist() == texts.to_pylist()

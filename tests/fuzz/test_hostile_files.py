@@ -129,7 +129,7 @@ def test_OUT_13_numbers_of_any_size_keep_their_digits(tmp_path: Path, digits: st
     ("data", "said"),
     [
         (b'{"\\ud800": 1}\n', "line 1 has the key '\\ud800', which is not valid Unicode"),
-        (b'{"a": "\\ud800"}\n', "line 1, column 'a' holds no valid string"),
+        (b'{"a": "\\ud800"}\n', "line 1, column 'a' has an invalid string"),
         (b'{"a": "\xff"}\n', "byte 7 (counted from 0) is not utf-8"),
         (b'{"a": "\0"}\n', "line 1 is not JSON"),
         (OBJECT + b"\0\n", "line 2 is not JSON"),

@@ -82,7 +82,7 @@ def test_OUT_02_a_table_renamed_while_a_window_is_read_loses_nothing(shop: Shop,
         lambda: shop.sql("ALTER TABLE t RENAME TO x", "UPDATE x SET v = 'away'"),
     )
     shop.loaded()
-    shop.stopped("its name is")
+    shop.stopped("it was renamed to")
     shop.sql("ALTER TABLE x RENAME TO t")
     shop.loaded()
     shop.equal("t")
@@ -111,7 +111,7 @@ def test_OUT_02_a_table_that_left_its_published_schema_for_a_while_stops_the_str
                 f"ALTER TABLE {table} SET SCHEMA {other}", f"UPDATE {other}.{table} SET v = 'away'",
                 f"ALTER TABLE {other}.{table} SET SCHEMA {name}",
             )  # fmt: skip
-        message = shop.stopped(f"table {name}.t: it was out of its published schema or root for a while")
+        message = shop.stopped(f"table {name}.t: it was outside its published schema or root table for a while")
         assert f"table {name}.u" not in message
         shop.follow(message)
         shop.loaded()
@@ -144,7 +144,7 @@ def test_OUT_02_a_partition_that_was_detached_for_a_while_stops_the_stream(
         f"ALTER TABLE {parent} DETACH PARTITION {child}", f"UPDATE {child} SET v = 'away'",
         f"ALTER TABLE {parent} ATTACH PARTITION {child} FOR VALUES FROM {bounds}",
     )  # fmt: skip
-    message = shop.stopped(f"table {source.schema}.r_1: it was out of its published schema or root for a while")
+    message = shop.stopped(f"table {source.schema}.r_1: it was outside its published schema or root table for a while")
     assert (f"table {source.schema}.r_2" in message) is nested
     shop.follow(message)
     shop.loaded()
@@ -186,7 +186,7 @@ def test_OUT_04_a_column_that_had_another_name_for_a_while_stops_the_stream(
     shop.sql("INSERT INTO u VALUES (2, 'x')", *statements, "UPDATE t SET v = 'z' WHERE id = 3")
     for _ in range(1 if limit else 0):
         shop.loaded()
-    shop.follow(shop.stopped(f"table {shop.source.schema}.t: its column {column} had another name for a while"))
+    shop.follow(shop.stopped(f"table {shop.source.schema}.t: its column {column} had a different name for a while"))
     for _ in range(4):
         shop.loaded()
     columns = "id, v, w" if column == "v" else f"id, v, w, {column}"
@@ -267,7 +267,7 @@ def test_SE_04_a_column_that_came_with_values_is_reported(request: Given, kind: 
     table = "t" if kind == "shop" else "r"
     made.sql(*(one.format(t=table) for one in statements))
     if kind == "root" and any(word in statements[0] for word in ("random", "STORED")):
-        message = made.stopped("truncated by itself, or rewritten")
+        message = made.stopped("truncated on its own or rewritten")
     else:
         [message] = made.loaded().warnings
         assert f"table {made.source.schema}.{table}: column x came with" in message
@@ -429,7 +429,7 @@ def test_OUT_04_a_partition_made_before_the_point_of_a_snapshot_is_known(
         root.dpone("cdc", "resync", str(root.path), "--table", f"{name}.r")
     else:
         root.sql(f"ALTER PUBLICATION {name} DROP TABLE r")
-        root.follow(root.stopped("not in publication"))
+        root.follow(root.stopped("no longer in publication"))
         root.loaded()
         root.sql(f"ALTER PUBLICATION {name} ADD TABLE r")
     then_once(
@@ -614,7 +614,7 @@ def test_OUT_16_the_advice_of_a_stop_holds_where_a_pipeline_has_several_streams(
 def test_OUT_16_a_key_column_that_was_renamed_is_advised_to_a_green_run(shop: Shop) -> None:  # noqa: F811
     """The target's rows have no key of that name: its table is dropped, and read again with the command."""
     shop.sql("ALTER TABLE t RENAME id TO ident", "UPDATE t SET v = 'r' WHERE ident = 1")
-    message = shop.stopped(f"drop the target of {shop.source.schema}.t", "whose key has another name now")
+    message = shop.stopped(f"drop the target of {shop.source.schema}.t", "whose key was renamed")
     with closing(sqlite3.connect(shop.folder / "warehouse.db")) as db:
         db.execute("DROP TABLE l_t")
     shop.follow(message)

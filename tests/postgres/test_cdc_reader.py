@@ -314,7 +314,7 @@ def test_PG_19_a_table_made_anew_stops_the_stream(source: ChangeSource) -> None:
         f"ALTER PUBLICATION {source.schema} ADD TABLE orders", "INSERT INTO orders VALUES (1)",
     )  # fmt: skip
     for _ in range(2):
-        with pytest.raises(IdentityChanged, match="dropped and made again"):
+        with pytest.raises(IdentityChanged, match="dropped and recreated"):
             source.read(window.position)
 
 

@@ -78,12 +78,12 @@ def test_PG_02_a_slot_made_anew_is_a_gap_on_every_run(source: ChangeSource) -> N
     position = standing(source)
     source.run("INSERT INTO orders VALUES (2)")
     source.drop_slot()
-    with pytest.raises(Gap, match=r"no slot .* any more"):
+    with pytest.raises(Gap, match=r"slot .* was dropped"):
         source.read(position)
     source.run("INSERT INTO orders VALUES (3)")
     source.make_slot()
     for _ in range(2):
-        with pytest.raises(Gap, match=f"after {position.value['lsn']} up to {source.confirmed()}.*made again"):
+        with pytest.raises(Gap, match=f"after {position.value['lsn']} up to {source.confirmed()}.*recreated"):
             source.read(position)
 
 
@@ -95,7 +95,7 @@ def test_PG_02_a_slot_moved_by_someone_else_is_a_gap(source: ChangeSource) -> No
         f"SELECT pg_logical_slot_get_binary_changes('{source.slot}', NULL, NULL, 'proto_version', '1', "
         f"'publication_names', '{source.schema}')"
     )
-    with pytest.raises(Gap, match="someone else moved it"):
+    with pytest.raises(Gap, match="another client moved it"):
         source.read(position)
 
 
@@ -145,7 +145,7 @@ def test_a_position_in_the_midst_of_a_commit_is_refused(source: ChangeSource) ->
     window, _ = source.read()
     inside = lsn_text(lsn_number(window.position.value["lsn"]) - 4)
     value = {**window.position.value, "lsn": inside}
-    with pytest.raises(IdentityChanged, match="in the midst of a commit"):
+    with pytest.raises(IdentityChanged, match="is inside a commit"):
         source.read(evolve(window.position, value=value))
 
 
@@ -203,7 +203,7 @@ def test_PG_14_another_plugin_and_another_database_are_stops(source: ChangeSourc
             reader.window(position, None)
         source.drop_slot()
         source.make_slot()
-        with source.reader(url=url) as reader, pytest.raises(IdentityChanged, match="is of database"):
+        with source.reader(url=url) as reader, pytest.raises(IdentityChanged, match="belongs to database"):
             reader.window(None, None)
     finally:
         source.run(f"DROP DATABASE {other} WITH (FORCE)")
@@ -216,7 +216,7 @@ def test_PG_16_a_transaction_that_stands_in_the_way_is_named(source: ChangeSourc
         other.execute("BEGIN")
         other.execute("INSERT INTO orders VALUES (1)")
         with source.reader(lock_timeout=0.3) as reader:
-            found = f"process {other.info.backend_pid} has been in a transaction that writes"
+            found = f"process {other.info.backend_pid} has had a writing transaction open"
             with pytest.raises(SourceError, match=found):
                 reader.create()
         other.execute("COMMIT")
@@ -246,7 +246,7 @@ def test_PG_17_a_server_that_was_set_back_is_a_stop(source: ChangeSource) -> Non
     """Its WAL ends before the position."""
     position = standing(source)
     ahead = evolve(position, value={**position.value, "lsn": "FF/0"})
-    with pytest.raises(IdentityChanged, match="it was set back"):
+    with pytest.raises(IdentityChanged, match="it was restored"):
         source.read(ahead)
 
 
@@ -314,10 +314,10 @@ def test_create_makes_publication_and_slot_once(source: ChangeSource) -> None:
 def test_a_slot_or_publication_that_is_not_there_is_said(source: ChangeSource) -> None:
     """Before anything was read, it is a matter of setting up, not a gap."""
     source.run("CREATE TABLE orders (id int PRIMARY KEY)")
-    with pytest.raises(ConfigError, match=r"no slot .*dpone cdc create"):
+    with pytest.raises(ConfigError, match=r"slot .* does not exist.*dpone cdc create"):
         source.read()
     source.make_slot()
-    with pytest.raises(ConfigError, match="no publication"):
+    with pytest.raises(ConfigError, match=r"publication .* does not exist"):
         source.read()
 
 
@@ -350,7 +350,7 @@ def test_PG_23_a_server_that_says_nothing_is_given_up(source: ChangeSource) -> N
 
     with proxy((source.server.host, source.server.port), 1, "silence", word=b"COPY") as way:
         db = patient(source, way.port)
-        with closing(db), pytest.raises(psycopg.OperationalError, match="that it is not working on this"):
+        with closing(db), pytest.raises(psycopg.OperationalError, match="that it is not processing the request"):
             list(copy_out(db, "SELECT 1"))
         assert db.closed
 
@@ -367,7 +367,7 @@ def test_PG_23_a_stream_that_says_nothing_is_given_up(source: ChangeSource) -> N
     with (
         proxy((source.server.host, source.server.port), 1, "silence", word=b"START_REPLICATION") as way,
         closing(patient(source, way.port, replication="database")) as db,
-        pytest.raises(psycopg.OperationalError, match="that it is not working on this"),
+        pytest.raises(psycopg.OperationalError, match="that it is not processing the request"),
     ):
         list(streamed(db, command, 1 << 60))
 

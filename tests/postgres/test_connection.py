@@ -136,15 +136,15 @@ def test_S_02_a_connection_that_is_none_never_shows(text: str) -> None:
 
 def test_a_field_that_libpq_lacks_is_named() -> None:
     """A misspelt field is an error, not ignored."""
-    with pytest.raises(ConfigError, match="no field pasword"):
+    with pytest.raises(ConfigError, match="unknown field pasword"):
         given('{"host": "h", "pasword": "x"}')
 
 
 FAILURES: list[tuple[dict[str, Any], str, str]] = [
-    ({"port": 1}, "transient", "see that the server"),
+    ({"port": 1}, "transient", "check that the server"),
     ({"dbname": "no such"}, "unknown", "correct the name"),
     ({"user": "no such"}, "authorization", ""),
-    ({"sslmode": "require"}, "authorization", "let the server offer TLS"),
+    ({"sslmode": "require"}, "authorization", "enable TLS on the server"),
 ]
 
 

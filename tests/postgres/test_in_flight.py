@@ -136,7 +136,7 @@ def test_CU_01_a_cursor_of_any_type_reads_every_row_once(target: Target, type_: 
 def test_a_cursor_without_an_order_is_refused_by_name(target: Target, type_: str) -> None:
     """In words that name the column and its type, not in those of the server."""
     target.run(f"CREATE TABLE orders (id int, c {type_})")
-    with pytest.raises(ConfigError, match=f"cursor column c is {type_}, whose values have no order"):
+    with pytest.raises(ConfigError, match=f"cursor column c is {type_}, which has no order"):
         fetch(target, None, "c")
 
 
@@ -452,10 +452,7 @@ def test_OUT_09_what_a_role_may_not_see_is_not_taken_for_nobody(
     target.run(INSERT)
     found, window = fetch(target, position, "ts", url=reader, in_flight="hold_back")
     assert (found, window.position) == ([], position)
-    assert (
-        f"process {late.info.backend_pid} (role postgres, its age is visible to pg_read_all_stats)"
-        in window.warnings[0]
-    )
+    assert f"process {late.info.backend_pid} (role postgres, only pg_read_all_stats sees its age)" in window.warnings[0]
     clock.then.append(commit(late, INSERT))
     assert fetch(target, position, "ts", url=reader)[0] == [2, 3]
 
@@ -470,7 +467,7 @@ def test_OUT_09_a_role_that_may_not_ask_is_told(postgres: Server, target: Target
     finally:
         postgres.run("GRANT SELECT ON pg_locks TO PUBLIC")
     assert found == [1]
-    assert "open transactions could not be looked for (permission denied for view pg_locks" in window.warnings[0]
+    assert "open transactions could not be queried (permission denied for view pg_locks" in window.warnings[0]
 
 
 @pytest.fixture
@@ -626,7 +623,7 @@ def test_OUT_09_on_a_standby_writers_of_the_primary_are_known_by_their_ids(clock
             nothing, window = fetch(standby, position)
             assert (nothing, window.position) == ([], position)
             assert "a transaction of the primary with an id from" in window.warnings[0]
-            assert "only once they have written" in window.proof
+            assert "only after their first write" in window.proof
             clock.then.extend([lambda: begin(later, INSERT), lambda: (commit(late)(), passed_on())])
             assert fetch(standby, position)[0] == [2, 3]
             later.execute("ROLLBACK")

@@ -257,8 +257,8 @@ def test_OUT_16_a_load_whose_rows_moved_to_other_pages_is_started_over(
         stopped = run(pipeline)
         assert stopped["code"] == 3, stopped
         [stream] = stopped["report"]["streams"]
-        assert "its rows were moved to other pages" in stream["error"]["message"]
-    command = stream["error"]["message"].partition("start the load over with 'dpone ")[2].rstrip("'")
+        assert "its rows are on other pages" in stream["error"]["message"]
+    command = stream["error"]["message"].partition("restart the load with 'dpone ")[2].rstrip("'")
     done = CliRunner().invoke(assemble(), [*command.split(), str(pipeline)])
     assert done.exit_code == 0, done.output
     assert not target.stages()

@@ -159,7 +159,7 @@ def test_only_the_rows_tell_and_the_commit_names_the_table(shop: Shop, mode: str
     shop.child("")
     error = shop.run(MODES[mode]).error
     assert error is not None
-    assert f"{shop.target.schema}.child refers to rows that would be deleted" in error.message
+    assert f"{shop.target.schema}.child references rows that would be deleted" in error.message
     assert "correct the rows in the source" not in error.message
     assert shop.rows() == OLD
 
@@ -221,7 +221,7 @@ def test_rows_that_the_role_may_not_see_are_left_to_the_commit(shop: Shop) -> No
             evolve(sink, data.schema, full)  # type: ignore[arg-type]
             writer = sink.open(load(data.schema, full, parts=1))
             writer.stage(Part("all"), rows(data))
-            with pytest.raises(DataError, match="child refers to rows that would be deleted"):
+            with pytest.raises(DataError, match="child references rows that would be deleted"):
                 writer.commit(None, at(1))
             writer.abort()
     finally:

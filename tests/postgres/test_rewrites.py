@@ -107,7 +107,8 @@ def test_dpone_plan_says_it(tmp_path: Path, target: Target) -> None:
     }  # fmt: skip
     path = tmp_path / "pipeline.yaml"
     path.write_text(yaml.safe_dump(data))
-    told = "widen id int32 -> int64: every row and index, while nobody else can read or write (ACCESS EXCLUSIVE)"
+    locked = "while other sessions can neither read nor write (ACCESS EXCLUSIVE)"
+    told = f"widen id int32 -> int64: every row and index, {locked}"
     shown = CliRunner().invoke(assemble(), ["plan", str(path)])
     assert [line.strip() for line in shown.output.splitlines() if "rewrites" in line] == [f"rewrites the table: {told}"]
     shown = CliRunner().invoke(assemble(), ["plan", str(path), "--format", "json"])

@@ -176,7 +176,7 @@ def test_OUT_06_what_was_asked_for_is_loaded(target: Target, role: Role, tmp_pat
     """With row_security: on the target holds the rows that the role may see, and the proof says so."""
     report = run(tmp_path, target, role.url, mode, row_security="on")
     assert (report.status, loaded(tmp_path)) == ("loaded", [1, 2])
-    assert "rows that row security hides from the role are not read" in report.proof
+    assert "rows hidden by row security are not read" in report.proof
 
 
 def test_OUT_06_the_snapshot_of_a_change_stream(
@@ -195,7 +195,7 @@ def test_OUT_06_the_snapshot_of_a_change_stream(
                 reader.window(None, None)
             postgres.run(f"ALTER ROLE {role.name} BYPASSRLS")
             assert len(reader.window(None, None).tables) == 1
-        with pytest.raises(ConfigError, match="a change stream has the changes of every row"):
+        with pytest.raises(ConfigError, match="a change stream contains the changes of all rows"):
             PostgresLogicalReader(evolve(spec, options=evolve(options, row_security="on")))
     finally:
         target.query(f"SELECT pg_drop_replication_slot('{name}')")

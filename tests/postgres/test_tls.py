@@ -143,14 +143,14 @@ def test_S_03_a_wrong_host_name_is_refused(server: Server, authority: Authority)
     error = refused(given(server, "other.example", authority.certificate))
     assert NAME in error.found
     assert "other.example" in error.found
-    assert error.todo == "connect by a name that the server's certificate bears"
+    assert error.todo == "connect with a host name that the server's certificate contains"
 
 
 def test_S_03_a_wrong_authority_is_refused(server: Server, folder: Path) -> None:
     """A certificate that another authority signed: one line that names sslrootcert."""
     error = refused(given(server, NAME, Authority(folder, "another").make().certificate))
     assert "certificate verify failed" in error.found
-    assert error.todo.startswith("give sslrootcert the certificate of the authority that signed the server's")
+    assert error.todo.startswith("set sslrootcert to the CA certificate that signed the server's")
 
 
 def test_S_03_without_an_authority_the_systems_are_asked(server: Server) -> None:
@@ -167,7 +167,7 @@ def test_S_03_an_expired_certificate_is_refused(programs: Path, folder: Path, au
     with tls_server(programs, folder, *authority.sign(NAME, -1)) as server:
         error = refused(given(server, NAME, authority.certificate))
     assert "certificate verify failed" in error.found
-    assert error.todo.endswith("see that that is valid now")
+    assert error.todo.endswith("check that neither has expired")
 
 
 def test_S_03_a_server_without_tls_is_refused(postgres: Server, authority: Authority) -> None:
@@ -175,7 +175,7 @@ def test_S_03_a_server_without_tls_is_refused(postgres: Server, authority: Autho
     if postgres.query("SHOW ssl") == [("on",)]:
         pytest.skip("the server of the session offers TLS")
     error = refused(given(postgres, NAME, authority.certificate))
-    assert error.todo == "let the server offer TLS (ssl = on), or state sslmode"
+    assert error.todo == "enable TLS on the server (ssl = on), or set sslmode"
 
 
 def test_S_03_what_the_pipeline_states_is_taken(server: Server, folder: Path) -> None:

@@ -122,7 +122,9 @@ def test_a_harness_needs_no_pytest(module: str) -> None:
 def test_a_server_that_is_not_named_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The Harness of PostgreSQL says which variable names the server, before it connects to anything."""
     monkeypatch.delenv("DPONE_TEST_POSTGRES_URL", raising=False)
-    with pytest.raises(Exception, match="DPONE_TEST_POSTGRES_URL is not set; set it to postgres://"):
+    with pytest.raises(
+        Exception, match="DPONE_TEST_POSTGRES_URL is not set; set DPONE_TEST_POSTGRES_URL to postgres://"
+    ):
         opened("sink", "postgres", tmp_path).__enter__()
 
 

@@ -1,4 +1,4 @@
-"""PostgreSQL's binary COPY to Arrow and back, a column at a time: no Python object per value.
+"""Converts PostgreSQL's binary COPY to Arrow and back, a column at a time: no Python object per value.
 
 The format: https://www.postgresql.org/docs/current/sql-copy.html (Binary Format); of the values, the send and receive
 functions of each type (``numeric_recv``, ``timestamp_recv`` ...), the same since PostgreSQL 9. A value is a length of
@@ -42,7 +42,7 @@ class _Cells:
         return self.length >= 0
 
     def numbers(self, dtype: str, shift: int = 0) -> Any:
-        """A number in each cell, ``shift`` bytes in. A NULL gives whatever follows it."""
+        """The number at byte ``shift`` of each cell. For a NULL it is arbitrary: the bytes that follow."""
         view = np.ndarray((len(self.data) - 31,), dtype, self.data, strides=(1,))
         at = np.minimum(self.at + shift, len(view) - 1) if shift else self.at
         return view[at].astype(dtype.lstrip(">"), copy=False)
@@ -93,7 +93,8 @@ def _uuid(cells: _Cells, type: pa.DataType) -> pa.Array:
 
 
 def _bytes(cells: _Cells, type: pa.DataType, skip: int = 0) -> pa.Array:
-    """The values lie in order in one buffer, with other things between: every second slot of one Arrow array."""
+    """The values are in order in one buffer, with other bytes between: one Arrow array over values and gaps, of which
+    every second slot is taken."""
     storage = type.storage_type if isinstance(type, pa.BaseExtensionType) else type
     bounds = np.empty(2 * len(cells.at), np.int32)
     bounds[0::2] = cells.at + np.where(cells.valid, skip, 0)
@@ -191,7 +192,7 @@ def decode(rows: Sequence[bytes], schema: pa.Schema, kinds: Sequence[str]) -> pa
     """Rows of binary COPY, each one message without file header, as a batch. ``kinds``: of each column, a key of
     ``_DECODERS``. Raises Refused."""
     lengths = np.fromiter(map(len, rows), np.int64, len(rows))
-    data = b"".join((*rows, bytes(32)))  # the tail lets a number be read where the last value is NULL
+    data = b"".join((*rows, bytes(32)))  # the tail allows reading a number at the end, where the last value is NULL
     at = np.cumsum(lengths) - lengths + 2
     lengths_view = np.ndarray((len(data) - 31,), ">i4", data, strides=(1,))
     columns = []
@@ -212,7 +213,7 @@ _WIDTHS = {"bool": 1, "int2": 2, "int4": 4, "oid": 4, "float4": 4, "date": 4, "u
 
 @frozen
 class _Regular(_Cells):
-    """As many bytes in each, and no NULL: at equal distances."""
+    """Cells of the same length without NULL, so they are at equal distances."""
 
     def numbers(self, dtype: str, shift: int = 0) -> Any:
         step = 4 + int(self.length[0])
@@ -277,7 +278,7 @@ def _encode_timestamp(array: pa.Array) -> Any:
     if (bad := valid & (values < _INT.min + 2 * _MICROSECONDS)).any() or (
         bad := valid & (values < -210_866_803_200_000_000)
     ).any():
-        raise Refused("a time before 4714-11-24 BC, where PostgreSQL's calendar begins", int(bad.argmax()))
+        raise Refused("a time before 4714-11-24 BC, the first day of PostgreSQL's calendar", int(bad.argmax()))
     return (np.where(valid, values, 0) - _MICROSECONDS).astype(">i8").view(np.uint8).reshape(len(array), 8)
 
 
@@ -285,7 +286,7 @@ def _encode_date(array: pa.Array) -> Any:
     values = _words(array, "i4", 4).astype(np.int64)
     valid = np.asarray(array.is_valid())
     if (bad := valid & ((values < -2_440_588) | (values > 2_145_042_905))).any():
-        raise Refused("a date that PostgreSQL's calendar does not have", int(bad.argmax()))
+        raise Refused("a date outside PostgreSQL's calendar", int(bad.argmax()))
     return (np.where(valid, values, 0) - _DAYS).astype(">i4").view(np.uint8).reshape(len(array), 4)
 
 

@@ -1,8 +1,8 @@
 """Change streams by logical decoding: one slot, one publication, pgoutput. docs/connectors/postgres-cdc.md.
 
 A window is one call of ``pg_logical_slot_peek_binary_changes``, read through binary COPY, or the replication protocol
-up to the bound (``transport``); either is spooled and changes nothing on the server, whose slot moves on only in
-``ack``. The bound is the WAL position that was safe on the disk when the window began.
+up to the bound (``transport``). Both are spooled and change nothing on the server: only ``ack`` moves the slot. The
+bound is the WAL position that was flushed to disk when the window began.
 """
 
 from __future__ import annotations
@@ -63,11 +63,11 @@ from dpone_postgres.waiting import Connection
 
 _BLOCK_ROWS, _BLOCK_BYTES = 20_000, 8_000_000
 _ROW = 6  # a row of COPY with one column: the count of columns, and the column's length
-_MESSAGES = 20_000  # besides the changes themselves: begin and commit of each transaction, descriptions of tables
+_MESSAGES = 20_000  # in addition to the changes: begin and commit of each transaction, descriptions of tables
 _TRIES = 10
-_ADDED = 20  # tables in the one statement that a message gives
-_WORTH = 1 << 20  # bytes of WAL without a change for which the position moves: the server frees whole files, of 16 MB
-# On the disk of this server when it returns, whatever the database's own setting says.
+_ADDED = 20  # tables in the statement that a message shows
+_WORTH = 1 << 20  # bytes of WAL without a change after which the position moves on: WAL is removed in files of 16 MB
+# Flushed to this server's disk when it returns, whatever synchronous_commit the database sets.
 _EMIT = (
     "SELECT pg_catalog.set_config('synchronous_commit', 'local', true), "
     "pg_catalog.pg_logical_emit_message(true, 'dpone', \0::text)"
@@ -81,10 +81,14 @@ class PostgresLogicalReader:
         options = spec.options if isinstance(spec.options, PostgresSourceOptions) else PostgresSourceOptions()
         if not options.slot or not options.publication:
             found = "no slot" if not options.slot else "no publication"
-            raise ConfigError("read source postgres by cdc", found, "name source.options.slot and publication")
+            raise ConfigError(
+                "read source postgres by cdc", found, "set source.options.slot and source.options.publication"
+            )
         if options.row_security == "on":
-            found = "row_security: on, but a change stream has the changes of every row"
-            raise ConfigError("read source postgres by cdc", found, "remove it, and read as a role with BYPASSRLS")
+            found = "row_security: on, but a change stream contains the changes of all rows"
+            raise ConfigError(
+                "read source postgres by cdc", found, "remove row_security, and read as a role with BYPASSRLS"
+            )
         self._options, self._spec, self._wanted = options, spec, spec.table
         self._slot, self._publication = options.slot, options.publication
         self._given = parameters(spec.connection)
@@ -113,7 +117,7 @@ class PostgresLogicalReader:
         slot = Slot.of(db, self._slot, self._failed)
         try:
             if slot is None:
-                yield Finding("slot", False, f"there is no slot {self._slot}", NO_SLOT)
+                yield Finding("slot", False, f"slot {self._slot} does not exist", NO_SLOT)
             else:
                 slot.require(server, self._failed)
                 yield Finding("slot", None if slot.wal_status == "unreserved" else True, self._told(slot, server))
@@ -121,11 +125,11 @@ class PostgresLogicalReader:
             yield Finding("slot", False, error.found, error.todo)
         yield _marker(db, server, self._failed)
         if not publication.exists(db, self._publication, self._failed):
-            found = f"there is no publication {self._publication}"
-            yield Finding("publication", False, found, "make it with 'dpone cdc create'")
+            found = f"publication {self._publication} does not exist"
+            yield Finding("publication", False, found, "create it with 'dpone cdc create'")
             return
         tables = self._tables(db)
-        told = ", ".join(str(t.name) for t in tables) or "no table of the pipeline"
+        told = ", ".join(str(t.name) for t in tables) or "none of the pipeline's tables"
         todo = "" if tables else self._adding(db)
         yield Finding("publication", bool(tables), f"{self._publication}: {told}", todo)
         expected = self._options.operations
@@ -143,17 +147,18 @@ class PostgresLogicalReader:
 
     def _told(self, slot: Slot, server: Server) -> str:
         kept = max(server.end - slot.restart, 0)
-        return f"{self._slot}, {slot.wal_status}, keeps {kept:,} bytes of WAL"
+        return f"{self._slot}, {slot.wal_status}, retains {kept:,} bytes of WAL"
 
     def setup_plan(self, role: str = "") -> list[str]:
-        """Works without a server, where the tables are named; a glob asks for their names."""
+        """SQL for a DBA. Needs no server. Raises ConfigError for a glob, whose tables are not known without one."""
         names = [str(self._wanted)] if self._wanted else []
         return plan(self._slot, self._publication, names, role or str(self._given.get("user", "dpone")))
 
     def create(self) -> Position:
-        """Publication, then slot: what was committed before a publication was there cannot be decoded for it. What is
-        there already stays as it is. Waits for transactions that write, up to ``options.lock_timeout``. A publication
-        that is made here is marked by its comment, so that ``drop`` knows it."""
+        """Create the publication, then the slot: decoding fails for commits that are older than the publication.
+        Existing ones are not changed. Waits for open writing transactions, up to ``options.lock_timeout``. A
+        publication created here is marked by its comment, so that ``drop`` recognises it. On return both are durable;
+        the position is where the slot starts."""
         db = self._db()
         server = Server.of(db, self._failed)
         if server.wal_level != "logical":
@@ -173,7 +178,9 @@ class PostgresLogicalReader:
         names = [name for name in map(Name, found) if self._selects(name)]
         failed = f"create publication {self._publication}"
         if not names:
-            raise ConfigError(failed, f"no table {self._wanted or ''}", "correct source.table, or create the table")
+            raise ConfigError(
+                failed, f"no table matches {self._wanted or '*'}", "correct source.table, or create the table"
+            )
         self._require_identified(failed, publication.unidentified(db, names, self._failed))
         quote, name = handover.DIALECT, handover.DIALECT.quote(self._publication)
         tables = ", ".join(map(quote.name, names))
@@ -183,14 +190,14 @@ class PostgresLogicalReader:
             db.execute(f"{sql}; COMMENT ON PUBLICATION {name} IS {mine}".encode())
 
     def _require_identified(self, failed: str, broken: Sequence[Unidentified]) -> None:
-        """OUT-16, PG-10: nothing is made that keeps the source's applications from writing."""
+        """OUT-16, PG-10: create nothing that makes writes of the source's applications fail. Raises ConfigError."""
         if not broken:
             return
         names = ", ".join(str(one.name) for one in broken)
-        found = f"updates and deletes would fail in {names}, which nothing identifies the rows of"
-        todo = "; ".join(one.todo for one in broken[:3]) + ("; and so on" if len(broken) > 3 else "")
+        found = f"updates and deletes would fail in {names}: no replica identity"
+        todo = "; ".join(one.todo for one in broken[:3]) + ("; and the same for the others" if len(broken) > 3 else "")
         without = ", ".join(sorted({str(name) for one in broken for name in one.by}))
-        raise ConfigError(failed, found, f"leave them out with source.exclude: [{without}], or run: {todo}")
+        raise ConfigError(failed, found, f"exclude them with source.exclude: [{without}], or run: {todo}")
 
     def _selects(self, table: Name) -> bool:
         return matches(table, self._wanted) and not self._spec.excludes(table)
@@ -206,7 +213,7 @@ class PostgresLogicalReader:
         if sqlstate(error) not in ("55P03", "57014"):
             return error
         why = writer_in_the_way(self._db(), self._failed)
-        told = SourceError(error.failed, error.found + why, "let it end, or raise source.options.lock_timeout")
+        told = SourceError(error.failed, error.found + why, "wait until it ends, or raise source.options.lock_timeout")
         told.category = error.category
         return told
 
@@ -235,7 +242,8 @@ class PostgresLogicalReader:
         if saved is not None and review.reads:
             require_committed(db, slot, saved, self._failed)
         while True:
-            # A commit before the point, by which the position is known; a limit would count it, and never get there.
+            # A marker commit before the point identifies the position. A limit would count the marker, and the
+            # window would end before the point at every run.
             if review.due and (limit is None or not review.reads):
                 marker = marker or self._marked(db, server)
             with self._joined(review.due) as (reading, point):
@@ -251,15 +259,15 @@ class PostgresLogicalReader:
                 before = review
                 review = reviewer.end(review, decoder)
                 if review.due != before.due:
-                    continue  # more tables are to be read as a whole: their changes are in this window
+                    continue  # more tables must be read whole: this window must leave out their changes
                 if reading is not None and point is not None and not decoder.short:
                     reviewer.facts = outside.with_partitions(reading, review.due, reviewer.facts, self._failed)
                     self._spool_rows(db, reading, decoder.spool, review.due, point)
                 return self._window(db, bound, start, decoder, saved, epoch, review, reviewer, marker)
 
     def _marked(self, db: psycopg.Connection[Any], server: Server) -> str:
-        """Write a commit of our own that the slot delivers, so that a position can end at it: the content of its
-        message. Empty where nothing may be written: on a standby, or without the right to."""
+        """Write a commit that the slot will deliver, so that a position can end at it. Returns the content of its
+        message, empty if nothing may be written: on a standby, or without the privilege."""
         content = f"{MARKER.decode()}{ulid()}"
         try:
             if not server.standby:
@@ -293,7 +301,8 @@ class PostgresLogicalReader:
 
     @contextmanager
     def _joined(self, tables: Sequence[Published]) -> Iterator[tuple[Connection, int] | tuple[None, None]]:
-        """A transaction that sees the tables as they are at a point of the stream, and that point."""
+        """A transaction that sees the tables as of an LSN of the stream, and that LSN; None twice if no table is
+        given."""
         if not tables:
             yield None, None
             return
@@ -311,13 +320,13 @@ class PostgresLogicalReader:
         tables: Sequence[Published],
         point: int,
     ) -> None:
-        """The rows that are there, as inserts of one commit."""
+        """Spool the existing rows as inserts of one commit."""
         at, ordinal, text = datetime.now(UTC), 0, self._options.special_values == "text"
         for table in tables:
             rows_of = SnapshotTable(table, columns_now(db, table, self._failed), text)
             ordinal = rows_of.spool(reading, spool, point, at, ordinal)
             self._changed[str(table.name)] = rows_of.change
-        spool.commit(self._changed)  # not what may be there of a transaction behind the point
+        spool.commit(self._changed)  # not the part of a transaction after the point that may be in the spool
 
     def _snapshot(
         self,
@@ -327,8 +336,8 @@ class PostgresLogicalReader:
         facts: Mapping[str, Facts],
         epoch: int,
     ) -> ChangeWindow:
-        """All tables, where the stream begins. The marker comes before them: the slot gives it again until it is moved
-        to where the snapshot was taken."""
+        """A window with all rows of all tables, at the start of the stream. The marker is written first: the slot
+        returns it again until it is moved to the snapshot's LSN."""
         marker = self._marked(db, server)
         with self._joined(tables) as (reading, point):
             assert reading is not None
@@ -340,7 +349,8 @@ class PostgresLogicalReader:
             self._position(server, point, {str(t.name): t.oid for t in tables}, *self._known_by(db, marker)),
             outside={name: one.kept().to_json() for name, one in facts.items()},
         )
-        proof = f"snapshot of {len(tables)} tables at {lsn_text(point)}, where the stream goes on"
+        many = "1 table" if len(tables) == 1 else f"{len(tables)} tables"
+        proof = f"snapshot of {many} at {lsn_text(point)}; the stream continues there"
         return ChangeWindow(
             position.to_position(epoch), ("", mark(point)), self._changed, True, proof, spool.changes, whole=True,
             warnings=tuple(self._unpublished(db)),
@@ -374,8 +384,8 @@ class PostgresLogicalReader:
             whole = server.end <= slot.confirmed or not review.reads or fed(decoder, server.end, count)
             if whole or decoder.over or decoder.end is not None:
                 break
-            assert count is not None, "the server ends early only where it is told to"
-            count *= 8  # the slot lags: all that came was delivered before
+            assert count is not None, "the server ends early only at a message count"
+            count *= 8  # the slot lags: everything that came had been delivered before
         if not whole:
             decoder.over = decoder.short = True
         if decoder.end is None and decoder.settled:
@@ -383,7 +393,8 @@ class PostgresLogicalReader:
         return decoder
 
     def _fed(self, decoder: Decoder, upto: int, count: int | None) -> bool:
-        """True if all up to the bound came; ``count``: of messages, at which the server ends before."""
+        """True if everything up to the bound was read. ``count``: the number of messages after which the server
+        stops."""
         fed = 0
         with (
             self._another() as reading,
@@ -396,8 +407,9 @@ class PostgresLogicalReader:
         return count is None or fed < count
 
     def _streamed(self, decoder: Decoder, upto: int, count: int | None) -> bool:
-        """The same by the replication protocol, which ends nowhere by itself: ``count`` is not needed. From where the
-        slot stands: asked to begin further on, the server would pass over a commit that a position cuts in two."""
+        """The same by the replication protocol, which dpone ends itself, so that ``count`` is not needed. Starts at
+        0/0, which means the slot's own position: from a later LSN the server would skip a commit that begins before
+        it."""
         command = f"START_REPLICATION SLOT {handover.DIALECT.quote(self._slot)} LOGICAL 0/0"
         command += " (" + ", ".join(f"{name} {value}" for name, value in self._plugin_options().items()) + ")"
         with closing(connect({**self._given, "replication": "database"}, SourceError, **self._limits)) as reading:
@@ -410,7 +422,7 @@ class PostgresLogicalReader:
         return True
 
     def _peek(self, upto: int, count: int | None) -> str:
-        """``upto_nchanges`` counts messages, and is looked at where a transaction ends."""
+        """``upto_nchanges`` counts messages and is checked only at the end of a transaction (functions-admin)."""
         options = "".join(f", '{name}', {value}" for name, value in self._plugin_options().items())
         return (
             f"SELECT data FROM pg_catalog.pg_logical_slot_peek_binary_changes("
@@ -418,13 +430,13 @@ class PostgresLogicalReader:
         )
 
     def _plugin_options(self) -> dict[str, str]:
-        """With messages, so that commits which hold nothing else are there: PostgreSQL 15 leaves empty ones out."""
+        """With messages, so that a commit with only a marker is delivered: PostgreSQL 15 and later skip empty ones."""
         names = handover.DIALECT.literal(handover.DIALECT.quote(self._publication))
         messages = {"messages": "'true'"} if _gives_messages(self._db()) else {}
         return {"proto_version": "'1'", "publication_names": names, **messages}
 
     def _known_by(self, db: psycopg.Connection[Any], marker: str) -> tuple[str, bool]:
-        """What a position at a point that no commit ends at is known by, and whether that is exact."""
+        """The marker that identifies a position at which no commit ends, and whether the position is exact."""
         exact = bool(marker) and _gives_messages(db)
         return marker if exact else "", exact
 
@@ -454,16 +466,16 @@ class PostgresLogicalReader:
         )
         proof = f"slot {self._slot} read up to {lsn_text(end)}; the WAL was safe up to {lsn_text(server.end)}"
         if not read and _idle(server, start, decoder, saved):
-            proof += "; no marker could be written, so the slot stays there and keeps WAL"
+            proof += "; no marker could be written, so the slot stays there and retains WAL"
             proof += " (docs/connectors/postgres-cdc.md)"
         if spool.filtered:
-            proof += f"; {spool.filtered} changes had been delivered before"
+            proof += f"; {spool.filtered} of its changes had been delivered before"
         names, warnings = [str(table.name) for table in read], [*review.warnings, *self._unpublished(db)]
         if names:
             proof += f"; all rows of {', '.join(names)} as of there"
         elif review.due:
             late = ", ".join(str(table.name) for table in review.due)
-            warnings.append(f"the rows of {late} are read by a later window: this one ended before, at its limit")
+            warnings.append(f"the rows of {late} are read by a later window: this one ended at its limit")
         return ChangeWindow(
             position.to_position(epoch), (mark(start), mark(end)), self._changed, not decoder.over, proof,
             spool.changes, fresh=frozenset(names), warnings=tuple(warnings),
@@ -492,14 +504,14 @@ class PostgresLogicalReader:
     # -- stops --------------------------------------------------------------------------------------------------
 
     def _catalogue(self, db: psycopg.Connection[Any]) -> tuple[list[Published], Mapping[str, Facts]]:
-        """Tables and facts of one moment: a column that is renamed between the two looks as if it was not published."""
+        """Tables and facts as of one moment: a column renamed between the two queries would look unpublished."""
         tables = self._tables(db)
         for _ in range(_TRIES):
             facts = outside.read(db, self._publication, tables, self._failed)
             before, tables = tables, self._tables(db)
             if tables == before:
                 return tables, facts
-        error = SourceError(self._failed, "its tables are altered all the while", "run again")
+        error = SourceError(self._failed, "its tables keep being altered", "run again")
         error.category = Category.TRANSIENT
         raise error
 
@@ -507,7 +519,7 @@ class PostgresLogicalReader:
         return [t for t in published(db, self._publication, self._failed) if self._selects(t.name)]
 
     def _unpublished(self, db: psycopg.Connection[Any]) -> Iterator[str]:
-        """OUT-03: of tables that a glob selects, and the publication does not have."""
+        """OUT-03: warnings for tables that a glob selects and the publication does not contain."""
         if self._wanted is not None and not {*"*?["} & {*str(self._wanted)}:
             return
         names = [name for name in outside.unpublished(db, self._publication, self._failed) if self._selects(name)]
@@ -515,22 +527,24 @@ class PostgresLogicalReader:
         broken = publication.unidentified(db, names, self._failed) if identifying else []
         for name in names:
             todo = adding(self._publication, [name])
-            if first := [one.todo for one in broken if name in one.by]:  # OUT-16: else the application's updates fail
-                todo = f"leave it out with source.exclude: [{name}], or run {'; '.join(first)}; then {todo}"
+            if first := [
+                one.todo for one in broken if name in one.by
+            ]:  # OUT-16: otherwise the application's updates fail
+                todo = f"exclude it with source.exclude: [{name}], or run {'; '.join(first)}; then {todo}"
             yield f"table {name} is selected, but not in publication {self._publication}: it is not read; {todo}"
 
     def _require_published(self, db: psycopg.Connection[Any], tables: Sequence[Published]) -> None:
-        """PG-22: a table that is not published would silently never change."""
+        """PG-22: the target of an unpublished table would silently never change. Raises ConfigError."""
         if not tables and not publication.exists(db, self._publication, self._failed):
-            found = f"there is no publication {self._publication}"
-            raise ConfigError(self._failed, found, "make it with 'dpone cdc create'")
+            found = f"publication {self._publication} does not exist"
+            raise ConfigError(self._failed, found, "create it with 'dpone cdc create'")
         if not tables:
-            found = f"publication {self._publication} has no table {self._wanted or '*'}"
+            found = f"publication {self._publication} has no table that matches {self._wanted or '*'}"
             raise ConfigError(self._failed, found, self._adding(db))
 
     def _adding(self, db: psycopg.Connection[Any]) -> str:
-        """How the publication gets what the pipeline selects: of many tables the first; warnings name the rest. None
-        whose updates would fail from then on (OUT-16), unless it is given what identifies its rows first."""
+        """The statement that adds the selected tables to the publication: at most the first 20, warnings name the rest.
+        A table whose updates would then fail (OUT-16) is added only after a statement that gives it an identity."""
         names = [name for name in outside.unpublished(db, self._publication, self._failed) if self._selects(name)]
         if not names:
             return "correct source.table, or create the table"
@@ -541,7 +555,7 @@ class PostgresLogicalReader:
         return "; then ".join([*first, adding(self._publication, names[:1])])
 
     def _require_kept(self, db: psycopg.Connection[Any], start: int, server: Server) -> None:
-        """Nobody moved the slot while it was read."""
+        """Check that the slot was not moved or dropped while it was read. Raises Gap."""
         slot = Slot.of(db, self._slot, self._failed)
         if slot is None:
             raise Gap(self._failed, f"slot {self._slot} was dropped while it was read", FROM_SCRATCH)
@@ -562,8 +576,8 @@ class PostgresLogicalReader:
     # -- after the sink's commit --------------------------------------------------------------------------------
 
     def ack(self, position: Position) -> None:
-        """Moves the slot on, to the position and never beyond, on a server that is known to have the position's last
-        commit: the window was checked on it since it was started, or the slot is read once more."""
+        """Move the slot to the position, never beyond. The server must be known to have the position's last commit:
+        either a window was checked on it since it was started, or the slot is read again here."""
         if position.kind != PostgresLogicalOffset.backend:
             return
         saved = PostgresLogicalOffset.from_position(position)
@@ -577,7 +591,7 @@ class PostgresLogicalReader:
     def resync(self, position: Position, tables: Sequence[str]) -> Position:
         """``contract.Resyncing``."""
         if position.kind != PostgresLogicalOffset.backend:
-            found = f"the position is of {position.kind}"
+            found = f"the position is a {position.kind} position, not of a change stream"
             raise ConfigError(f"resync {', '.join(tables)}", found, "use 'dpone run --full-refresh'")
         published = [str(table.name) for table in self._tables(self._db())]
         saved = PostgresLogicalOffset.from_position(position)
@@ -593,12 +607,13 @@ class PostgresLogicalReader:
         slot.require_history(saved, decoder.met, failed)
 
     def lag(self) -> Mapping[str, Any]:
-        """Bytes of WAL: ``behind`` are not acknowledged yet, ``kept`` cannot be removed by the server."""
+        """In bytes of WAL: ``behind`` is not acknowledged yet, ``kept`` cannot be removed by the server because of the
+        slot. Raises ConfigError if the slot does not exist."""
         db = self._db()
         server = Server.of(db, self._failed)
         slot = Slot.of(db, self._slot, self._failed)
-        if slot is None:  # whether there is a position is not known here
-            raise ConfigError(self._failed, f"there is no slot {self._slot}", NO_SLOT)
+        if slot is None:  # it is not known here whether there is a position
+            raise ConfigError(self._failed, f"slot {self._slot} does not exist", NO_SLOT)
         return {
             "slot": slot.name, "confirmed": lsn_text(slot.confirmed), "end": lsn_text(server.end),
             "behind": max(server.end - slot.confirmed, 0), "kept": max(server.end - slot.restart, 0),
@@ -606,9 +621,9 @@ class PostgresLogicalReader:
         }  # fmt: skip
 
     def drop(self) -> list[str]:
-        """The slot, and the publication if ``create`` made it for this slot."""
+        """Drop the slot, and the publication if ``create`` created it for this slot. Returns one line for each."""
         db, failed = self._db(), f"drop slot {self._slot} at {where(self._given)}"
-        told = [f"slot {self._slot} was not there"]
+        told = [f"slot {self._slot} did not exist"]
         if Slot.of(db, self._slot, failed) is not None:
             rows(db, failed, "SELECT pg_catalog.pg_drop_replication_slot(\0)", (self._slot,))
             told = [f"slot {self._slot} dropped"]
@@ -619,10 +634,10 @@ class PostgresLogicalReader:
         sql = "SELECT pg_catalog.obj_description(oid, 'pg_publication') FROM pg_catalog.pg_publication"
         found = rows(db, failed, f"{sql} WHERE pubname = \0", (self._publication,))
         if not found:
-            return [f"publication {self._publication} was not there"]
+            return [f"publication {self._publication} did not exist"]
         if found != [(publication.comment(self._slot),)]:
-            why = f"'dpone cdc create' did not make it for this slot; to drop it: DROP PUBLICATION {name};"
-            return [f"publication {self._publication} stays: {why}"]
+            why = f"'dpone cdc create' did not create it for this slot; to drop it: DROP PUBLICATION {name};"
+            return [f"publication {self._publication} kept: {why}"]
         with failing(SourceError, failed):
             db.execute(f"DROP PUBLICATION {name}".encode())
         return [f"publication {self._publication} dropped"]
@@ -652,7 +667,7 @@ class PostgresLogicalReader:
 
     @property
     def _limits(self) -> dict[str, Any]:
-        """Without statement_timeout: the replication protocol knows no statements."""
+        """Without statement_timeout, which the replication protocol does not have."""
         return {"lock_timeout": self._options.lock_timeout, "silence_timeout": self._options.silence_timeout}
 
 
@@ -671,31 +686,34 @@ AND proargtypes[2] = 'text'::regtype"""
 
 
 def _marker(db: psycopg.Connection[Any], server: Server, failed: str) -> Finding:
-    """The right to move an idle slot on. It is PUBLIC's unless someone has revoked it."""
+    """The privilege needed to advance an idle slot. PUBLIC has it unless it was revoked."""
     if server.standby:
         todo = f"run this on the primary every minute: {HEARTBEAT}"
-        return Finding("marker", None, "a standby writes none, so that an idle slot keeps WAL", todo)
+        return Finding("marker", None, "a standby cannot write markers, so an idle slot retains WAL", todo)
     [(may, user, function)] = rows(db, failed, _MAY_EMIT)
     todo = (
-        "" if may else f"GRANT EXECUTE ON FUNCTION {function} TO {handover.DIALECT.quote(user)}; or let others run it"
+        ""
+        if may
+        else f"GRANT EXECUTE ON FUNCTION {function} TO {handover.DIALECT.quote(user)}; "
+        "or run the heartbeat that 'dpone cdc-plan' prints"
     )
-    found = f"{user} may {'' if may else 'not '}execute pg_logical_emit_message, which moves an idle slot on"
+    found = f"{user} may {'' if may else 'not '}execute pg_logical_emit_message, which advances an idle slot"
     return Finding("marker", True if may else None, found, todo)
 
 
 def _gives_messages(db: psycopg.Connection[Any]) -> bool:
-    """pgoutput tells of messages from PostgreSQL 14 on; before, it gives every commit, empty ones as well."""
+    """pgoutput delivers messages from PostgreSQL 14 on; before, it delivers every commit, empty ones too."""
     return db.info.server_version >= 140000
 
 
 def _still(decoder: Decoder, saved: PostgresLogicalOffset | None) -> bool:
-    """Nothing came that a target needs, and the position is a good one: it stays, so that an idle stream writes nothing
-    into journal and state at every run."""
+    """The window is empty and the saved position is exact: it stays, so that an idle stream does not write to the
+    journal and the state at every run."""
     return not decoder.spool.tables and not decoder.over and (saved is None or saved.exact)
 
 
 def _idle(server: Server, start: int, decoder: Decoder, saved: PostgresLogicalOffset | None) -> bool:
-    """Nothing came, and the slot keeps WAL that it could let go of if there was a commit to move to."""
+    """The window is empty, and the slot retains WAL that could be removed if there were a commit to advance to."""
     if decoder.spool.tables or decoder.over:
         return False
     end = start if decoder.end is None else decoder.end
@@ -714,24 +732,24 @@ def _block(messages: Iterator[bytes]) -> list[bytes]:
 
 
 def _primary(table: Published | None, relation: Relation) -> tuple[str, ...]:
-    """REPLICA IDENTITY FULL names every column; rows are told by the primary key, if there is one."""
+    """REPLICA IDENTITY FULL lists every column; the primary key, if there is one, distinguishes rows."""
     return table.key if table is not None and {*table.key} <= {*relation.names} else ()
 
 
 def _breaks(publication: str, table: Unidentified) -> Finding:
-    found = f"{table.name}: the server refuses its updates and deletes while it is in publication {publication}"
+    found = f"{table.name}: the server rejects its updates and deletes while it is in publication {publication}"
     drop = f"ALTER PUBLICATION {handover.DIALECT.quote(publication)} DROP TABLE {handover.DIALECT.name(table.name)}"
-    return Finding("replica identity", False, found, f"{table.todo}, or {drop} and name it in source.exclude")
+    return Finding("replica identity", False, found, f"{table.todo}, or {drop} and add it to source.exclude")
 
 
 def _identity(table: Published) -> Finding:
-    words = {"d": "default (primary key)", "n": "nothing", "f": "full", "i": "an index"}
+    words = {"d": "default (primary key)", "n": "nothing", "f": "full", "i": "index"}
     found = f"{table.name}: {words.get(table.identity, table.identity)}"
     if table.generated and not {*table.generated} <= {*table.columns}:
         found += f"; generated columns are not in the stream: {', '.join(table.generated)}"
     if table.key:
         return Finding("replica identity", True, found)
-    todo = "give the table a primary key, or use strategy append: the stream does not identify its rows"
+    todo = "add a primary key, or use strategy append: the stream does not identify the table's rows"
     return Finding("replica identity", None, found, todo)
 
 
@@ -746,5 +764,5 @@ class _TableStream(BatchStream):
         return self._spool.filtered_of(self._table)
 
     def batches(self) -> Iterator[pa.RecordBatch]:
-        if self._table in self._spool.tables:  # a snapshot tells of tables without rows, too
+        if self._table in self._spool.tables:  # a snapshot lists tables without rows, too
             yield from self._spool.read(self._table)

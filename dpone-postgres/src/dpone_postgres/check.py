@@ -1,4 +1,4 @@
-"""What ``dpone check --connect`` and ``dpone doctor`` say of a PostgreSQL: version, transport, missing grants."""
+"""Findings of ``dpone check --connect`` and ``dpone doctor`` for PostgreSQL: version, TLS, missing grants."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ def server(ask: Ask, where: str) -> list[Finding]:
     )
     [(version, user, wal, standby, tls, slots)] = ask(sql, ())
     role = "standby, read-only" if standby else "primary"
+    many = "1 replication slot" if slots == 1 else f"{slots} replication slots"
     return [
-        Finding("connection", True, f"{where} as {user}, {'TLS' if tls else 'no TLS'}"),
-        Finding("server", True, f"PostgreSQL {version}, {role}, wal_level {wal}, {slots} replication slots"),
+        Finding("connection", True, f"{where} as {user}, {'TLS' if tls else 'without TLS'}"),
+        Finding("server", True, f"PostgreSQL {version}, {role}, wal_level {wal}, {many}"),
     ]
 
 
@@ -40,12 +41,16 @@ def source_findings(source: Asked) -> list[Finding]:
     if all(f.ok is not False for f in found):
         found += _row_security(lambda: source.rows(f"SELECT 1 FROM {source.relation} AS s LIMIT 0"))
     if all(f.ok is not False for f in found):
-        found.append(Finding("source", True, f"{source.name}, {len(source.schema())} columns"))
+        found.append(Finding("source", True, f"{source.name}, {_columns(len(source.schema()))}"))
     return found
 
 
+def _columns(count: int) -> str:
+    return "1 column" if count == 1 else f"{count} columns"
+
+
 def _row_security(ask: Callable[[], Any]) -> list[Finding]:
-    """A query is planned, with the policies of all tables it reads."""
+    """Plan a query: the planner applies the policies of all tables that it reads."""
     try:
         ask()
     except DponeError as error:
@@ -65,10 +70,9 @@ def sink_findings(db: PostgresDatabase, table: Name) -> list[Finding]:
     schema = db.dialect.quote(table.parts[0])
     [(user, create)] = ask("SELECT current_user, has_schema_privilege(\0, 'CREATE')", (table.parts[0],))
     grant = f"GRANT CREATE ON SCHEMA {schema} TO {db.dialect.quote(user)};"
-    found.append(
-        Finding("staging", bool(create), "may create tables" if create else "may not", "" if create else grant)
-    )
-    if "{table}" in table.last:  # a stream of many tables, which are known when their changes come
+    may = "may create tables" if create else "may not create tables"
+    found.append(Finding("staging", bool(create), may, "" if create else grant))
+    if "{table}" in table.last:  # a stream of many tables, which are not known before their changes arrive
         return [*found, Finding("target", True, f"{table}, for each table of the stream")]
     if db.oid(table) is None:
         return [*found, Finding("target", True, f"{table} will be created")]
@@ -83,17 +87,12 @@ def _usage(ask: Ask, table: Name) -> list[Finding]:
     sql = "SELECT current_user, has_schema_privilege(oid, 'USAGE') FROM pg_catalog.pg_namespace WHERE nspname = \0"
     found = ask(sql, (schema,))
     if not found:
-        return [Finding("schema", False, f"there is no schema {schema}", f"CREATE SCHEMA {_quoted(schema)};")]
+        return [Finding("schema", False, f"schema {schema} does not exist", f"CREATE SCHEMA {_quoted(schema)};")]
     user, usage = found[0]
-    return (
-        []
-        if usage
-        else [
-            Finding(
-                "grants", False, f"no USAGE on {schema}", f"GRANT USAGE ON SCHEMA {_quoted(schema)} TO {_quoted(user)};"
-            )
-        ]
-    )
+    if usage:
+        return []
+    grant = f"GRANT USAGE ON SCHEMA {_quoted(schema)} TO {_quoted(user)};"
+    return [Finding("grants", False, f"no USAGE privilege on schema {schema}", grant)]
 
 
 def _table(ask: Ask, table: Name, wanted: Sequence[str]) -> list[Finding]:
@@ -104,25 +103,26 @@ def _table(ask: Ask, table: Name, wanted: Sequence[str]) -> list[Finding]:
     )
     found = ask(sql, (list(wanted), *table.parts))
     if not found:
-        return [Finding("table", False, f"there is no table or view {table}", "correct the name, or create it")]
+        return [Finding("table", False, f"table or view {table} does not exist", "correct the name, or create it")]
     user, missing = found[0]
     if not missing:
         return [Finding("grants", True, f"{', '.join(wanted)} on {table}")]
     words = ", ".join(missing)
     grant = f"GRANT {words} ON {'.'.join(map(_quoted, table.parts))} TO {_quoted(user)};"
-    return [Finding("grants", False, f"no {words} on {table}", grant)]
+    return [Finding("grants", False, f"no {words} privilege on {table}", grant)]
 
 
 def _owner(ask: Ask, table: Name) -> Finding:
-    """Only an owner may alter or replace a table (ALTER TABLE, DROP TABLE)."""
+    """Only the owner may alter or replace a table (ALTER TABLE, DROP TABLE)."""
     sql = (
         "SELECT pg_get_userbyid(c.relowner), pg_has_role(c.relowner, 'USAGE'), current_user "
         "FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace "
         "WHERE n.nspname = \0 AND c.relname = \0"
     )
     [(owner, mine, user)] = ask(sql, table.parts)
-    todo = "" if mine else f"GRANT {_quoted(owner)} TO {_quoted(user)}, if schema changes are wanted"
-    return Finding("owner", True if mine else None, owner if mine else f"{owner}: no schema changes, no swap", todo)
+    todo = "" if mine else f"GRANT {_quoted(owner)} TO {_quoted(user)}, if dpone should change the schema"
+    found = owner if mine else f"{owner}: the table cannot be altered or swapped"
+    return Finding("owner", True if mine else None, found, todo)
 
 
 def _identity(ask: Ask, table: Name) -> list[Finding]:
@@ -130,7 +130,7 @@ def _identity(ask: Ask, table: Name) -> list[Finding]:
         "SELECT c.relreplident::text, c.relkind::text FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n "
         "ON n.oid = c.relnamespace WHERE n.nspname = \0 AND c.relname = \0"
     )
-    words = {"d": "default (primary key)", "n": "nothing", "f": "full", "i": "an index"}
+    words = {"d": "default (primary key)", "n": "nothing", "f": "full", "i": "index"}
     return [
         Finding("replica identity", True, words.get(identity, identity))
         for identity, kind in ask(sql, table.parts)

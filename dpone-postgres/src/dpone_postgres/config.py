@@ -18,7 +18,7 @@ class PartitionBy:
     """How a read is split into ``runtime.partitions`` parts.
 
     by      ``pages`` of a table, ``range`` or ``hash`` of a column's values
-    column  for range and hash; left out: the first column of the primary key, or of another index
+    column  for range and hash; default: the first column of the primary key, or else of another index
     """
 
     by: Literal["pages", "range", "hash"]
@@ -26,30 +26,29 @@ class PartitionBy:
 
     def __attrs_post_init__(self) -> None:
         if self.by == "pages" and self.column is not None:
-            raise ConfigError("read options.partition", "by: pages has no column", "remove it, or use by: range")
+            raise ConfigError("read options.partition", "by: pages takes no column", "remove column, or use by: range")
 
 
 @frozen
 class PostgresSourceOptions(SourceOptions):
-    """special_values: what Arrow cannot hold (infinite dates, NaN in a numeric, 24:00): ``fail``, or ``text`` to read
-    all dates, times and numerics as exact text.
+    """special_values: values that Arrow cannot hold (infinite dates, NaN in a numeric, 24:00): ``fail``, or ``text`` to
+    read all dates, times and numerics as exact text.
 
-    statement_timeout, lock_timeout: seconds, 0 for none. silence_timeout: seconds in which the server may say nothing
-    until it is asked over a second connection whether it is still working; 0: it is never
-    asked (docs/connectors/postgres.md).
+    statement_timeout, lock_timeout: seconds, 0 for no limit. silence_timeout: after so many seconds without an answer
+    dpone checks over a second connection whether the server is still working (docs/connectors/postgres.md); 0: never.
 
-    partition: how a read is split; left out: by pages where the server can, else by ranges of an indexed column.
+    partition: how a read is split; default: by pages if the server supports it, else by ranges of an indexed column.
 
-    row_security: ``off``: a read from which a policy hides rows is an error. ``on``: the rows that the role may see are
-    read, and never taken for all there are.
+    row_security: ``off``: it is an error if a policy hides rows from the read. ``on``: only the rows that the role may
+    see are read, and the read never counts as complete.
 
-    operations: what the publication is expected to publish. on_outside_change: what a run does where the publication,
-    the partitions or the columns of a table were changed in a way that the stream says nothing of: ``stop``,
-    ``resync`` (read that table again) or ``report`` (go on, with a warning).
+    operations: what the publication must publish. on_outside_change: what a run does if the publication, the partitions
+    or the columns of a table were changed in a way that the stream does not contain: ``stop``, ``resync`` (read that
+    table again) or ``report`` (go on, with a warning).
 
-    slot, publication: of a change stream (incremental: {by: cdc}), which begins with the rows that are there
-    (``initial: snapshot``) or with what comes after the slot (``none``). transport: how a window is read: ``peek``, by
-    a function of the server, or ``stream``, by the replication protocol.
+    slot, publication: of a change stream (incremental: {by: cdc}). initial: the stream starts with the existing rows
+    (``snapshot``) or with the first change after the slot was created (``none``). transport: how a window is read:
+    ``peek``, by a function of the server, or ``stream``, by the replication protocol.
     """
 
     special_values: Literal["fail", "text"] = "fail"
@@ -71,17 +70,16 @@ class PostgresSourceOptions(SourceOptions):
 @frozen
 class PostgresSinkOptions(SinkOptions):
     """full_refresh: how the rows of the target are replaced (docs/connectors/postgres.md): ``swap``, ``truncate`` or
-    ``delete``; ``auto`` takes the first that what depends on the table allows.
+    ``delete``; ``auto`` uses the first of them that the table's dependent objects allow.
 
-    sequences: what fills a column of the target by default (serial, identity) is set beyond the values that a load
-    brings (``advance``), or left as it is (``leave``).
+    sequences: a sequence that fills a column of the target by default (serial, identity) is set past the loaded values
+    (``advance``), or not changed (``leave``).
 
-    row_security: ``off``: a load into a table of which a policy hides rows is an error. ``on``: hidden rows are neither
-    met nor replaced.
+    row_security: ``off``: it is an error if a policy hides rows of the target. ``on``: hidden rows are neither matched
+    nor replaced.
 
-    statement_timeout, lock_timeout: seconds, 0 for none. silence_timeout: seconds in which the server may say nothing
-    until it is asked over a second connection whether it is still working; 0: it is never
-    asked (docs/connectors/postgres.md).
+    statement_timeout, lock_timeout: seconds, 0 for no limit. silence_timeout: after so many seconds without an answer
+    dpone checks over a second connection whether the server is still working (docs/connectors/postgres.md); 0: never.
     """
 
     full_refresh: Literal["auto", "swap", "truncate", "delete"] = "auto"
@@ -94,8 +92,8 @@ class PostgresSinkOptions(SinkOptions):
 
 @frozen
 class PostgresStateOptions(StateOptions):
-    """schema: where the tables of the state are, ``__dpone__state``, ``__dpone__state_history``, ``__dpone__locks``,
-    and ``__dpone__manifests`` and ``__dpone__partitions`` of loads in parts. lock_timeout, silence_timeout: as of the
+    """schema: holds the tables of the state: ``__dpone__state``, ``__dpone__state_history``, ``__dpone__locks``, and
+    for loads in parts ``__dpone__manifests`` and ``__dpone__partitions``. lock_timeout, silence_timeout: as for the
     sink."""
 
     schema: str = "public"

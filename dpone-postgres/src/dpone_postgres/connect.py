@@ -27,17 +27,19 @@ from dpone_postgres.errors import failing
 from dpone_postgres.resolve import addressed
 from dpone_postgres.waiting import WHO, Connection, GivenUp, Peer, end_forsaken
 
-OLDEST = 130000  # oldest release that was tried: 15; oldest that has what is used (pg_snapshot, ADD COLUMN default): 13
+OLDEST = 130000  # oldest release tested: 15; oldest with the functions used (pg_snapshot, ADD COLUMN with default): 13
 _ALIASES = {"database": "dbname", "username": "user"}
 _FORMS = "write postgres://user@host:5432/database, fields (host, port, dbname, user, password) or libpq's key=value"
 
-# A machine that is gone is noticed within a minute, and by the server in two; see ``waiting`` for what else is silent.
+# With these keepalives the client notices a dead server within a minute, the server a dead client within two
+# minutes. ``waiting`` deals with a server that is up and does not answer.
 _DEFAULTS = {
     "application_name": "dpone", "connect_timeout": "10", "keepalives": "1", "keepalives_idle": "30",
     "keepalives_interval": "10", "keepalives_count": "3",
 }  # fmt: skip
 
-# What our texts rely on, whatever role and database say (runtime-config-client of the PostgreSQL documentation).
+# The SQL and the values of dpone rely on these, whatever the role's or the database's own settings are
+# (runtime-config-client in the PostgreSQL documentation).
 _SETTINGS = {
     "standard_conforming_strings": "on", "TimeZone": "UTC", "DateStyle": "ISO, YMD", "IntervalStyle": "postgres",
     "extra_float_digits": "1", "bytea_output": "hex", "xmloption": "content",
@@ -45,8 +47,9 @@ _SETTINGS = {
     "tcp_keepalives_idle": "60", "tcp_keepalives_interval": "15", "tcp_keepalives_count": "4",
 }  # fmt: skip
 
-# A commit that the server forgets when it crashes must not be reported as done: the state is saved after it, and the
-# source acknowledged (synchronous_commit in runtime-config-wal). Whatever waits for more than this disk stays as it is.
+# With synchronous_commit = off the server may lose a commit in a crash although it answered COMMIT. dpone saves the
+# state and acknowledges the source after that answer, so it needs at least 'local' (runtime-config-wal). Settings that
+# wait for more, for standbys, stay as they are.
 _DURABLE = (
     "set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'off' THEN 'local' "
     "ELSE current_setting('synchronous_commit') END, false)"
@@ -54,8 +57,8 @@ _DURABLE = (
 
 
 def parameters(connection: Secret | None) -> dict[str, str]:
-    """libpq's parameters, with a verified TLS connection to every host but this one unless they say otherwise. No I/O
-    but that of a service file. Raises ConfigError, which never shows a value."""
+    """libpq's parameters. Unless they set sslmode, every host but this one needs a verified TLS connection. Does no I/O
+    except reading a service file. Raises ConfigError, which never contains a value."""
     given = _given(connection.reveal() if connection else "")
     service = _service(given.get("service") or os.environ.get("PGSERVICE", ""))
     if "sslmode" not in given and "PGSSLMODE" not in os.environ:
@@ -80,17 +83,19 @@ def _given(text: str) -> dict[str, str]:
         try:
             fields = json.loads(text)
         except ValueError:
-            raise ConfigError("read connection", "it begins like a mapping but is not JSON", _FORMS) from None
+            raise ConfigError("read connection", "it starts like a JSON object but is not valid JSON", _FORMS) from None
         given = {_ALIASES.get(name, name): str(value) for name, value in fields.items() if value is not None}
         if unknown := sorted(set(given) - known_parameters()):
-            raise ConfigError("read connection", f"no field {', '.join(unknown)}", f"{_FORMS}; others are libpq's")
+            raise ConfigError(
+                "read connection", f"unknown field {', '.join(unknown)}", f"{_FORMS}; other fields are libpq's"
+            )
         return given
-    if found := unclear(text):  # libpq would take a piece of the password for the host, which every error prints
+    if found := unclear(text):  # libpq might read part of the password as the host, which every error prints
         raise ConfigError("read connection", found, CLEAR)
     try:
         return {name: str(value) for name, value in conninfo_to_dict(text).items()}
-    except psycopg.Error:  # its text may show a piece of the password
-        raise ConfigError("read connection", "libpq does not understand it", _FORMS) from None
+    except psycopg.Error:  # its text may contain part of the password
+        raise ConfigError("read connection", "libpq cannot parse it", _FORMS) from None
 
 
 @lru_cache(maxsize=1)
@@ -99,7 +104,7 @@ def known_parameters() -> frozenset[str]:
 
 
 def is_local(host: str) -> bool:
-    """A socket, this machine by name, or a loopback address."""
+    """True for a Unix socket, ``localhost`` or a loopback address."""
     if not host or host.startswith(("/", "@")) or host.lower() == "localhost":
         return True
     with suppress(ValueError):
@@ -108,7 +113,8 @@ def is_local(host: str) -> bool:
 
 
 def _service(name: str) -> Mapping[str, str]:
-    """The entry of a service file, to see whether it says sslmode; libpq reads the rest itself (libpq, 34.17)."""
+    """The entry of a service file, only to know whether it sets sslmode; libpq reads the file itself (libpq, "The
+    Connection Service File")."""
     if not name:
         return {}
     for path in _service_files():
@@ -140,14 +146,15 @@ def _entry(path: Path, name: str) -> Iterator[tuple[str, str]]:
 
 
 def _knows_authority(given: Mapping[str, str]) -> bool:
-    """True if libpq has a certificate authority to verify by; else the system's are taken (libpq 16 and later)."""
+    """True if libpq has a CA certificate to verify the server with. If not, dpone sets ``sslrootcert=system``, which
+    libpq 16 and later know."""
     if "sslrootcert" in given or "PGSSLROOTCERT" in os.environ or pq.version() < 160000:
         return True
     return (Path.home() / ".postgresql" / "root.crt").exists()
 
 
 def table_name(name: Name) -> Name:
-    """``schema.table``; a bare name is of the schema public, whatever the search_path."""
+    """``schema.table``; a bare name means the schema public, whatever the search_path is. Raises ConfigError."""
     if len(name.parts) > 2:
         found = f"{name} has {len(name.parts)} parts"
         raise ConfigError("read a table name", found, "write schema.table; the database is part of the connection")
@@ -172,8 +179,11 @@ def connect(
     silence_timeout: float = SILENCE,
     row_security: str | None = None,
 ) -> Connection:
-    """In autocommit mode: transactions are begun and ended by statements. Errors are of ``kind``. row_security: with
-    ``off``, a query from which a policy would hide rows is an error (runtime-config-client); None: as it is."""
+    """Open a connection in autocommit mode: statements begin and end transactions. Errors are of class ``kind``.
+
+    Timeouts are in seconds, 0 for no limit. row_security: ``off`` makes it an error if a policy would hide rows from a
+    query (runtime-config-client); None keeps the server's setting.
+    """
     with failing(kind, f"connect to {where(given)}"):
         reached = addressed(_in_haste(given), _service(given.get("service") or os.environ.get("PGSERVICE", "")))
         db = Connection.connect(**reached, autocommit=True, prepare_threshold=None)  # type: ignore[arg-type]
@@ -197,7 +207,7 @@ def connect(
 
 
 def _in_haste(given: Mapping[str, str]) -> Mapping[str, str]:
-    """After a signal; psycopg waits for two seconds at least."""
+    """After a signal the connection must be made in the time that is left; psycopg waits for at least two seconds."""
     left = stopping.left(math.inf)
     if not left:
         raise GivenUp("the run was interrupted")
@@ -205,7 +215,8 @@ def _in_haste(given: Mapping[str, str]) -> Mapping[str, str]:
 
 
 def same_server(given: Mapping[str, str], db: psycopg.Connection[Any]) -> dict[str, str]:
-    """How to connect to the very server of ``db``: of several hosts, or of several addresses of one name."""
+    """Parameters that connect to the same server as ``db``, also where several hosts, or several addresses of one host
+    name, were given."""
     info = db.info
     here = {"host": info.host, "hostaddr": info.hostaddr, "port": str(info.port)}
     return {**given, **{name: value for name, value in here.items() if value}}

@@ -1,4 +1,4 @@
-"""``dpone.sql.cursor.Cursored`` over a source's snapshot. Values travel as the server's own exact text."""
+"""``dpone.sql.cursor.Cursored`` over a source's snapshot. Values are kept as the server's own exact text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dpone_postgres.session import Asked
 
 
 class Cursor:
-    """bound: where the table is to end for this read."""
+    """bound: the upper end of this read; rows above it are left to a later one."""
 
     def __init__(self, source: Asked, column: types.Column, bound: Bound | None = None) -> None:
         self._source, self._name, self._type, self._native = source, column.name, column.arrow, column.native
@@ -24,7 +24,8 @@ class Cursor:
         self._bound = bound or Bound()
 
     def highest(self) -> Value | None:
-        """Not max(): uuid and boolean have none, and every type with an order has an ORDER BY. An index answers it."""
+        """The highest value up to the bound; None if no row has a value. Not by max(), which uuid and boolean do not
+        have: every type with an order has ORDER BY, and an index serves it. Raises DataError for infinity and NaN."""
         [*found] = self._source.rows(
             f"SELECT {self._column}::text FROM {self._source.relation} AS s WHERE {self._inside()} "
             f"ORDER BY {self._column} DESC LIMIT 1"
@@ -32,10 +33,8 @@ class Cursor:
         if not found:
             return None
         if found[0][0] in ("infinity", "Infinity", "NaN"):
-            told = (
-                f"the highest value of cursor column {self._column} is {found[0][0]}, above which nothing is ever new"
-            )
-            raise DataError("read by cursor", told, "correct it, or read a query that leaves it out")
+            told = f"the highest value of cursor column {self._column} is {found[0][0]}; no later value can be above it"
+            raise DataError("read by cursor", told, "correct the value, or read a query that excludes it")
         return Value(self._native, found[0][0])
 
     def _inside(self) -> str:
@@ -50,7 +49,7 @@ class Cursor:
         return " AND ".join(terms)
 
     def _started(self, value: Value) -> str:
-        """The lowest that ``now()`` can be, in this column's type, of a transaction that began then."""
+        """In the column's type: the lowest ``now()`` of a transaction that began at ``value``."""
         start = f"{self._source.dialect.literal(value.text)}::{value.type}"
         if self._kind != "timestamptz":
             start = f"({start} AT TIME ZONE 'UTC' - {WESTMOST})"
@@ -89,7 +88,8 @@ class Cursor:
             kind = "timestamp without time zone" if self._kind == "date" else self._native
             [(text,)] = self._source.rows(f"SELECT ({literal} - {amount} * interval '1 second')::{kind}::text")
             return Value(kind, text)
-        raise ConfigError("read by cursor", f"lookback on a column of type {self._native}", "leave lookback out")
+        told = f"lookback on a column of type {self._native}"
+        raise ConfigError("read by cursor", told, "remove lookback")
 
     def rows(self, span: Span, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
         names = ", ".join(f"s.{self._source.dialect.quote(n)}::text" for n in columns)
@@ -98,7 +98,7 @@ class Cursor:
         return self._source.stream(f"{sql} WHERE {condition}" if condition else sql)
 
     def where(self, span: Span) -> str:
-        """COPY binds nothing: values are literals of their type."""
+        """The condition for a span. COPY takes no parameters, so values are literals with a cast."""
         terms = [(">" if span.above else ">=", span.low), ("<=", span.high)]
         return " AND ".join(
             f"{self._column} {sign} {self._literal(value)}" for sign, value in terms if value is not None

@@ -26,9 +26,10 @@ from dpone_postgres.errors import failing
 from dpone_postgres.rows import as_type, csv, pieces
 from dpone_postgres.waiting import Connection, asking
 
-_HOLE = "\0"  # no identifier and no literal can hold it, so that it needs no escaping
+_HOLE = "\0"  # identifiers and literals cannot contain it, so it needs no escaping
 
-# The timeline of a primary is in the names of its WAL files; that of the last checkpoint lags behind a promotion.
+# A primary's timeline is in the names of its WAL files. The one in the last checkpoint is out of date for a while
+# after a promotion.
 TIMELINE = """(SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN c.timeline_id ELSE ('x' || pg_catalog.substr(
     pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 1, 8))::bit(32)::int END
     FROM pg_catalog.pg_control_checkpoint() AS c)"""
@@ -36,9 +37,10 @@ TIMELINE = """(SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN c.timeline_i
 
 class PostgresDialect(Dialect):
     placeholder = _HOLE
-    max_identifier = 63  # NAMEDATALEN - 1; a longer name would be cut, not refused
+    max_identifier = 63  # NAMEDATALEN - 1; the server truncates a longer name instead of rejecting it
     max_columns = 1_600  # MaxHeapAttributeNumber; the server counts dropped columns too
-    loose: frozenset[str] = frozenset()  # columns, quoted, whose collation takes texts that differ for equal
+    # Quoted columns of the target with a nondeterministic collation: different texts can be equal.
+    loose: frozenset[str] = frozenset()
     exact_names = True
 
     def stores(self, type: pa.DataType) -> Stored:
@@ -48,12 +50,12 @@ class PostgresDialect(Dialect):
         return types.reads(native)
 
     def column(self, field: pa.Field) -> str:
-        """A type of PostgreSQL's own stays what it is."""
+        """A column from another PostgreSQL keeps its native type."""
         native = types.native(field) or self._made(field)
         return f"{self.quote(field.name)} {native}{_collate(field)}{'' if field.nullable else ' NOT NULL'}"
 
     def parameter(self, value: Any, type: pa.DataType) -> Any:
-        """As text, which the server reads as the column's type; a datetime as it is, for it may be stored."""
+        """As text, which the server parses as the column's type; a datetime as it is. Raises ValueError."""
         if isinstance(value, datetime):
             return value
         text = str(value).lower() if isinstance(value, bool) else str(value)
@@ -73,35 +75,37 @@ class PostgresDialect(Dialect):
         return self.unlike(left, right)
 
     def unlike(self, left: str, right: str) -> str:
-        """Columns on either side, by the image of the values (``record_image_ne``): exact whatever the collation, and
-        for types without an equality of their own (json, xml, point); NULLs are alike. The casts keep the two rows
-        whole."""
+        """Compares the binary images of the values (``record_image_ne``): exact whatever the collation, also for types
+        without an equality operator (json, xml, point); NULL equals NULL. Without the casts the server would expand
+        the rows into a comparison column by column."""
         return f"(ROW({left})::record *<> ROW({right})::record)"
 
     def widen_column(self, table: Name, before: pa.Field, after: pa.Field) -> list[str]:
-        """A collation that is not said would become that of the type (ALTER TABLE)."""
+        """Without COLLATE the column would get the default collation of the new type (ALTER TABLE)."""
         old, new = self._word(before), self._word(after)
         column = f"ALTER TABLE {self.name(table)} ALTER COLUMN {self.quote(after.name)}"
         return [] if old == new else [f"{column} TYPE {new}{_collate(before)}"]
 
     def retype_column(self, table: Name, after: pa.Field) -> list[str]:
-        """Keys, indexes and grants of the column stay; a default may not fit the new type."""
+        """Replaces the type and all values by NULL. Keys, indexes and grants stay; the default may not fit the new
+        type."""
         alter = f"ALTER COLUMN {self.quote(after.name)}"
         word = self._word(after)
         return [f"ALTER TABLE {self.name(table)} {alter} DROP DEFAULT, {alter} TYPE {word} USING NULL::{word}"]
 
     def _word(self, column: pa.Field) -> str:
-        """The type of a column of the target: its own word for it, as the catalogue or a file of columns gives it."""
+        """The SQL type of a target column: its native name from the catalogue if that means the same type."""
         word = (column.metadata or {}).get(NATIVE, b"").decode(errors="replace")
         return word if word and self.reads(word) == column.type else types.native(column) or self._made(column)
 
     def _made(self, column: pa.Field) -> str:
-        """A text that the source limits is limited here too."""
+        """A text with a length limit in the source gets the same limit here."""
         most = limit_of(column)
         return self.stores(column.type).native if most is None else f"character varying({most})"
 
     def rewrites(self, change: Change) -> str:
-        before, after, locked = change.before, change.after, "while nobody else can read or write (ACCESS EXCLUSIVE)"
+        before, after = change.before, change.after
+        locked = "while other sessions can neither read nor write (ACCESS EXCLUSIVE)"
         if change.kind == "widen" and before is not None and after is not None:
             kept = types.binary_coercible(self._word(before), self._word(after))
             return "" if kept else f"every row and index, {locked}"
@@ -110,7 +114,8 @@ class PostgresDialect(Dialect):
         return ""
 
     def insert_into(self, target: Name, names: Iterable[str]) -> str:
-        """An identity takes the values that the rows bring, also one that is GENERATED ALWAYS; others do not mind."""
+        """With OVERRIDING SYSTEM VALUE an identity column takes the given values, also if it is GENERATED ALWAYS; the
+        clause has no effect on other columns."""
         return f"{super().insert_into(target, names)} OVERRIDING SYSTEM VALUE"
 
     def upsert(
@@ -128,30 +133,31 @@ class PostgresDialect(Dialect):
 
 @define
 class _Session:
-    """One connection, whichever targets are written over it. ``locked``: those that every transaction locks, which is
-    while a load is committed."""
+    """One connection, shared by all targets that are written over it. ``locked``: the targets that every transaction
+    locks while a load is being committed."""
 
     db: Connection | None = None
     locked: tuple[Name, ...] = ()
-    idle: deque[_Session] = Factory(deque)  # others, over which parts were staged at once
+    idle: deque[_Session] = Factory(deque)  # further connections, over which parts were staged in parallel
 
 
 class PostgresDatabase(Database):
-    """``dpone.sql.dialect.Database``. Connected when first used. A connection that was lost stays lost: what this
-    transaction or staging relied on went with it, and the engine begins anew."""
+    """``dpone.sql.dialect.Database``. Connects on first use. A lost connection is never replaced: its transaction,
+    locks and staging state went with it, so the engine must start the load from the beginning."""
 
     def __init__(self, given: Mapping[str, str], options: PostgresSinkOptions, target: Name) -> None:
         self._words = PostgresDialect()
         self.dialect: Dialect = self._words
         self._given, self._options, self._target = given, options, target
         self._session = _Session()
-        self.unlogged = False  # staging that nobody would go on with after a crash
-        self._among = False  # one of several connections that stage at once
+        self.unlogged = False  # whether the staging is UNLOGGED, as no run would resume it after a crash
+        self._among = False  # one of several connections that stage in parallel
 
     @contextmanager
     def another(self) -> Iterator[PostgresDatabase]:
-        """Another connection, to stage a part while others stage theirs, from any thread. They share the lock of the
-        load, which keeps out whoever wants it alone, and leave the shape of the staging as it is."""
+        """Another connection, to stage one part in parallel with others, from any thread. These connections hold the
+        lock of the load in shared mode, which excludes transactions that need it alone, and never alter the staging
+        table."""
         other = PostgresDatabase(self._given, self._options, self._target)
         other._among = True
         with suppress(IndexError):
@@ -164,7 +170,7 @@ class PostgresDatabase(Database):
         self._session.idle.append(other._session)
 
     def beside(self, target: Name) -> PostgresDatabase:
-        """The same for another target, over the same connection."""
+        """A database for another target, over the same connection and in the same transactions."""
         other = type(self)(self._given, self._options, target)
         other._session = self._session
         return other
@@ -197,9 +203,8 @@ class PostgresDatabase(Database):
 
     @contextmanager
     def committing(self, targets: Iterable[Name]) -> Iterator[None]:
-        """Transactions of this block lock the targets: writers of other keys wait for them instead of meeting row by
-        row. In an order that is the same for every load, so that of two which share targets none waits for the
-        other's."""
+        """Transactions in this block lock the targets, so that loads with other keys wait instead of conflicting row by
+        row. The order is the same for every load: two loads that share targets cannot deadlock."""
         self._session.locked = tuple(sorted({*targets}, key=lambda name: name.parts))
         try:
             yield
@@ -207,14 +212,15 @@ class PostgresDatabase(Database):
             self._session.locked = ()
 
     def begin(self, lock: str) -> None:
-        """READ COMMITTED, so that each statement sees what was committed before the locks were given. That of the key
-        comes first; nobody asks for one while holding a target."""
+        """Begin a transaction and take its locks, that of the load's key first, then those of the targets, so that lock
+        order is always the same. READ COMMITTED, so that each statement sees what was committed before the locks were
+        granted."""
         self.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
         for text in (lock, *(f"target {target}" for target in self._session.locked)):
             self.lock(text)
 
     def lock(self, text: str) -> None:
-        """Until the end of the transaction."""
+        """Take an advisory lock until the end of the transaction."""
         how = "pg_advisory_xact_lock_shared" if self._among else "pg_advisory_xact_lock"
         self.rows(f"SELECT pg_catalog.{how}(pg_catalog.hashtextextended({_HOLE}, 0))", (text,))
 
@@ -225,7 +231,7 @@ class PostgresDatabase(Database):
         if db.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
             try:
                 self.execute("ROLLBACK")
-            except SinkError:  # the connection is lost, and the transaction with it
+            except SinkError:  # the connection was lost, which rolled the transaction back
                 db.close()
 
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> int:
@@ -245,12 +251,13 @@ class PostgresDatabase(Database):
     # ---- tables
 
     def schema(self, table: Name) -> pa.Schema | None:
-        """Generated columns are left out: nobody can write them."""
+        """Without generated columns, which cannot be written. None if the table does not exist."""
         found = self.columns(table)
         return None if found is None else pa.schema([_collated(c) for c in found if not c.generated])
 
     def columns(self, table: Name) -> list[types.Column] | None:
-        """Where another run swaps the table in between, the old one has no columns any more."""
+        """None if the table does not exist. Looked up again if another run swaps the table between the two queries: the
+        old one then has no columns any more."""
         oid = self.oid(table)
         while oid is not None:
             found = types.columns(self.rows(types.COLUMNS.replace("$1", str(oid))))
@@ -270,7 +277,8 @@ class PostgresDatabase(Database):
         oid, kind = found[0]
         if kind not in "rp":
             what = {"v": "a view", "m": "a materialized view", "f": "a foreign table", "S": "a sequence"}
-            raise SinkError(f"write {table}", f"it is {what.get(kind, 'an index or a type')}", "name a table")
+            is_ = f"it is {what.get(kind, 'an index or a type')}, not a table"
+            raise SinkError(f"write {table}", is_, "name a table")
         return int(oid)
 
     # ---- loading
@@ -278,7 +286,8 @@ class PostgresDatabase(Database):
     def load(
         self, table: Name, schema: pa.Schema, batches: Iterable[pa.RecordBatch], lineage: Mapping[str, Any]
     ) -> int:
-        """By binary COPY; by CSV, which the types' own input functions read, where a column has no binary form here."""
+        """Load by binary COPY; by CSV, which the types' input functions parse, if dpone cannot encode a column's type
+        in binary. Returns the number of rows. Raises DataError for a value that does not fit."""
         targets = self._targets(table, schema)
         kinds = [c.kind if not c.as_text else None for c in targets]
         limited = {c.name: c for c in targets if c.limit is not None or c.digits is not None}
@@ -301,8 +310,8 @@ class PostgresDatabase(Database):
     def load_binary(
         self, table: Name, names: Sequence[str], blocks: Iterable[bytes], lineage: Mapping[str, Any]
     ) -> tuple[int, int]:
-        """As ``load``, of a stream of binary COPY that another PostgreSQL made of columns of the same types, passed
-        through untouched; rows and bytes written."""
+        """As ``load``, for a binary COPY stream that another PostgreSQL made from columns of the same types, passed
+        through unchanged. Returns rows and bytes written."""
         size = 0
         with self._lineage_aside(table, lineage) as freeze, self._copy_in(table, names, True, freeze) as copy:
             for block in blocks:
@@ -324,11 +333,11 @@ class PostgresDatabase(Database):
 
     @contextmanager
     def _lineage_aside(self, stage: Name, lineage: Mapping[str, Any]) -> Iterator[bool]:
-        """Lineage is the same in every row of a load. The first part is loaded into a table without it, made in this
-        very transaction (so COPY may freeze the rows); then the columns are added with constant defaults, which the
-        catalogue keeps without touching a row (ALTER TABLE, Notes; PostgreSQL 11). Later parts leave the columns out,
-        and the defaults fill them. The primary key, too, is made when the rows are there: one sort costs less than as
-        many insertions, and less WAL. Of parts that are loaded at once none is first (``make_bare``)."""
+        """Lineage is the same in every row of a load. The first part is loaded into a table without it that is created
+        in the same transaction (so COPY may use FREEZE). Then the columns are added with constant defaults, which the
+        catalogue stores without rewriting a row (ALTER TABLE, Notes; since PostgreSQL 11). Later parts leave the
+        columns out and get the defaults. The primary key, too, is created when the rows are there: one sort costs less
+        time and WAL than inserting each row into the index. Parallel parts have no first one (``make_bare``)."""
         if self._among:
             yield False
             return
@@ -339,12 +348,12 @@ class PostgresDatabase(Database):
             self.complete(stage, key, lineage)
 
     def make_bare(self, stage: Name, lineage: Mapping[str, Any]) -> None:
-        """An empty staging table without key and lineage, into which parts are loaded at once. It is not made in their
-        transactions, so that COPY cannot freeze their rows."""
+        """Create an empty staging table without key and lineage, into which parts are loaded in parallel. It is not
+        created in their transactions, so COPY cannot use FREEZE."""
         self._make_anew(stage, lineage)
 
     def complete(self, stage: Name, key: Sequence[str], lineage: Mapping[str, Any]) -> None:
-        """Primary key and lineage, where they are not there yet, once the rows are."""
+        """Add the primary key and lineage once all rows are staged, if they are not there yet."""
         if key and not self.primary_key(stage):
             self.execute(f"ALTER TABLE {self.dialect.name(stage)} ADD PRIMARY KEY ({self.dialect.columns(key)})")
         self._add_constants(stage, lineage)
@@ -357,8 +366,9 @@ class PostgresDatabase(Database):
                 self.execute(f"{d.add_column(stage, field)} DEFAULT {d.literal(_constant(value))}")
 
     def _make_anew(self, stage: Name, lineage: Mapping[str, Any]) -> tuple[str, ...]:
-        """Without primary key, whose columns are the answer, and without lineage: columns that are added come last.
-        Where the target has later ones, so that they would not be its own in its order, defaults fill every row."""
+        """Recreate the staging table without primary key, whose columns are returned, and without lineage, which is
+        added later as the last columns. If the target has other columns after its lineage, the order would differ; then
+        the lineage columns are kept and get defaults instead."""
         shape, d = self.schema(stage), self.dialect
         assert shape is not None, "the staging was made when the load was opened"
         key = self.primary_key(stage)
@@ -385,8 +395,8 @@ class PostgresDatabase(Database):
     # ---- what the finalizers ask
 
     def unique(self, table: Name, key: Sequence[str]) -> bool:
-        """A plain, immediate index on just these columns. Where a commit finds none it will UPDATE and then INSERT: two
-        statements, between which no other writer may come."""
+        """Whether a full, immediate unique index on exactly these columns exists, as ON CONFLICT needs. Without one a
+        commit runs UPDATE and then INSERT; it locks the table so that no other writer comes between the two."""
         sql = (
             "SELECT ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribute AS a WHERE a.attrelid = i.indrelid "
             "AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])) "
@@ -401,9 +411,10 @@ class PostgresDatabase(Database):
     def upsert(
         self, target: Name, source: str, schema: pa.Schema, key: Sequence[str], compared: Sequence[str]
     ) -> tuple[int, int]:
-        """A row that was inserted, not updated, has no xmax: nobody has locked or deleted it yet."""
+        """Returns how many target rows were matched, and how many rows were written. RETURNING shows xmax = 0 for an
+        inserted row; ON CONFLICT DO UPDATE locks a row before it updates it, which sets xmax."""
         statement = self.dialect.upsert(target, source, schema, key, (), self._changed(target, compared))
-        if self._partitioned(target):  # whose rows have no xmax to return
+        if self._partitioned(target):  # RETURNING of a partitioned table has no xmax
             return self.met(target, source, schema, key), self.execute(statement)
         counted = "SELECT count(*), count(*) FILTER (WHERE w.fresh) FROM w"
         [(written, fresh)] = self.rows(f"WITH w AS ({statement} RETURNING (t.xmax = 0) AS fresh) {counted}")
@@ -415,7 +426,7 @@ class PostgresDatabase(Database):
         return bool(self.rows(sql, (self.oid(table),))[0][0])
 
     def _changed(self, target: Name, compared: Sequence[str]) -> str:
-        """As ``Dialect.differs`` of all columns at once; by the types' own equality where that is exact, which takes a
+        """As ``Dialect.differs`` for all columns at once; uses the types' own equality if that is exact, which takes a
         tenth of the time."""
         loose = self.loose(target)
         known = {c.name: c.exact_equality and c.name not in loose for c in self.columns(target) or ()}
@@ -426,7 +437,7 @@ class PostgresDatabase(Database):
         return f"({' OR '.join(terms) or 'false'})"
 
     def loose(self, table: Name) -> set[str]:
-        """Columns of a collation that takes texts that differ for equal."""
+        """Columns with a nondeterministic collation: different texts can be equal."""
         sql = (
             "SELECT a.attname FROM pg_catalog.pg_attribute AS a JOIN pg_catalog.pg_collation AS c "
             f"ON c.oid = a.attcollation WHERE NOT c.collisdeterministic AND a.attrelid = {_HOLE}"
@@ -437,7 +448,7 @@ class PostgresDatabase(Database):
         self._words.loose = frozenset(map(self.dialect.quote, self.loose(table)))
 
     def plain(self, table: Name, key: Sequence[str]) -> bool:
-        """See ``hanging``. Grants may be there: a swap gives them to the new table."""
+        """Whether a swap loses nothing (see ``hanging``). Grants do not count: a swap copies them to the new table."""
         if self.full_refresh in ("truncate", "delete"):
             return False
         oid = self.oid(table)
@@ -448,17 +459,18 @@ class PostgresDatabase(Database):
         return self._options.full_refresh
 
     def hanging(self, table: Name) -> list[str]:
-        """What depends on the table, or belongs to it, and would be lost with it."""
+        """What depends on the table or belongs to it, and would be lost with it; words for a message."""
         return [
             what for what, found in zip(_HANGING, self.rows(_HANGING_SQL, (self.oid(table),))[0], strict=True) if found
         ]
 
     def views_on(self, table: Name, columns: Sequence[str]) -> list[str]:
-        """Statements that drop the views which read these columns, and those that read these views, last ones first."""
+        """Statements that drop the views that read these columns, directly or through other views, in an order that
+        works."""
         return [statement for (statement,) in self.rows(_VIEWS, (self.oid(table), list(columns)))]
 
     def clear(self, table: Name) -> int:
-        """Delete every row; how many there were. By TRUNCATE where nobody looks at single rows
+        """Delete all rows and return how many there were. By TRUNCATE if nothing depends on single DELETEs
         (docs/connectors/postgres.md)."""
         quoted = self.dialect.name(table)
         if self.full_refresh == "delete" or (self.full_refresh == "auto" and self._noticed(table)):
@@ -469,11 +481,12 @@ class PostgresDatabase(Database):
         return int(rows)
 
     def _noticed(self, table: Name) -> bool:
-        """Foreign keys of others refuse a TRUNCATE; triggers and subscribers may rely on each DELETE."""
+        """Foreign keys of other tables make TRUNCATE fail; triggers and subscribers may rely on each DELETE."""
         return bool({*self.hanging(table)} & {"foreign keys", "triggers", "rules", "publications"})
 
     def tables(self, beside: Name, prefix: str) -> list[Name]:
-        """By a range, which the index of the catalogue answers: names are compared as bytes."""
+        """Names with the prefix in the schema of ``beside``. As a range, so that the catalogue's index is used: type
+        name compares bytes."""
         sql = (
             "SELECT c.relname FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n "
             f"ON n.oid = c.relnamespace WHERE n.nspname = {_HOLE} AND c.relkind = 'r' "
@@ -483,8 +496,8 @@ class PostgresDatabase(Database):
         return [beside.sibling(name) for (name,) in self.rows(sql, (beside.parts[0], prefix, after))]
 
     def identity(self, table: Name, column: str = "") -> str:
-        """The table's oid, and the number of the column, which is not given a second time; of a table also owner
-        and grants, which somebody may have given since."""
+        """The table's oid and the column's attribute number, which the server never assigns twice; for a table also
+        owner and grants, so that a later GRANT is noticed."""
         sql = f"SELECT a.attnum FROM pg_catalog.pg_attribute AS a WHERE a.attrelid = {_HOLE} AND a.attname = {_HOLE}"
         oid = self.oid(table)
         if not column:
@@ -493,29 +506,31 @@ class PostgresDatabase(Database):
         return ".".join(str(n) for n in (oid, *(n for (n,) in self.rows(sql, (oid, column) if column else (oid,)))))
 
     def take_out(self, table: Name, column: str = "") -> str:
-        """A column's number is never given again, and there are 1,600 of them in the life of a table: a load that fails
-        every few minutes must not use them up."""
+        """Why the column must stay, else empty. Attribute numbers are never reused, and a table has 1,600 of them in
+        its lifetime: a load that fails every few minutes must not use them up."""
         last = self.rows(_LAST_COLUMN, (self.oid(table),))[0][0] if column else 0
         if last > _COLUMNS_USED:
-            return f"the table has used {last:,} of its 1,600 columns; PostgreSQL counts those that were dropped"
+            return f"the table has used {last:,} of its 1,600 column numbers; PostgreSQL counts dropped columns too"
         return super().take_out(table, column)
 
     def dependants(self, table: Name, column: str = "") -> list[str]:
         oid = self.oid(table)
         if not column:
-            hanging = [what for what in self.hanging(table) if what != "publications"]  # of all tables, perhaps
+            # A publication FOR ALL TABLES does not depend on this table, so publications are looked up on their own.
+            hanging = [what for what in self.hanging(table) if what != "publications"]
             return [*hanging, "publications"] if self.rows(_PUBLISHED, (oid,)) else hanging
         [(found,)] = self.rows(_OF_COLUMN, (oid, column))
         hidden = self.rows("SELECT pg_catalog.row_security_active(\0::oid)", (oid,)) == [(True,)]
         return [*found, "row security, which may hide values"] if hidden else found
 
     def hold(self, table: Name) -> None:
-        """Readers go on."""
+        """Lock out writers until the end of the transaction; readers go on."""
         self.execute(f"LOCK TABLE {self.dialect.name(table)} IN SHARE ROW EXCLUSIVE MODE")
 
     def references(self, table: Name) -> list[Reference]:
-        """Without the copies that the partitions of another table have of its key. A key that is INITIALLY DEFERRED is
-        checked by the COMMIT, but for RESTRICT, which never waits. NOT ENFORCED is of PostgreSQL 18."""
+        """Foreign keys that reference the table, without the copies that each partition of a referencing table has. A
+        key that is INITIALLY DEFERRED is checked by COMMIT, except for RESTRICT, which is always checked at once. NOT
+        ENFORCED exists since PostgreSQL 18."""
         found = self.rows(_REFERENCES, (self.oid(table),))
         return [
             Reference(Name((schema, name)), tuple(zip(mine, to, strict=True)), *flags)
@@ -523,7 +538,8 @@ class PostgresDatabase(Database):
         ]
 
     def swap(self, stage: Name, target: Name, keep: Name | None = None) -> None:
-        """Readers that wait for the lock find the new table by its name when it is given."""
+        """Replace the target by the staging table. Readers waiting for the lock look the name up again when they get
+        it, and find the new table."""
         d = self.dialect
         self.execute(f"LOCK TABLE {d.name(target)} IN ACCESS EXCLUSIVE MODE")
         for name in (c.name for c in self.columns(stage) or () if c.name in LINEAGE):
@@ -551,7 +567,8 @@ class PostgresDatabase(Database):
             self.execute(f"GRANT {privileges} ON TABLE {self.dialect.name(table)} TO {to}{option}")
 
     def grant_like(self, table: Name, like: Name) -> None:
-        """Whoever may write one table of ours may write another that came with a later version."""
+        """Grant on ``table`` what ``like`` has: roles that may write one of dpone's tables may write one added by a
+        later version."""
         sql = f"SELECT pg_catalog.pg_get_userbyid(relowner), current_user FROM pg_catalog.pg_class WHERE oid = {_HOLE}"
         oid = self.oid(like)
         [(owner, me)] = self.rows(sql, (oid,))
@@ -559,12 +576,12 @@ class PostgresDatabase(Database):
         self._grant(table, grants if owner == me else [*grants, (owner, "SELECT, INSERT, UPDATE, DELETE", False)])
 
     def _constraints(self, table: Name) -> dict[tuple[Any, ...], str]:
-        """Names by kind and columns: of the primary key, and of NOT NULL where it has one (PostgreSQL 18)."""
+        """Constraint names by kind and columns: primary key, and NOT NULL, which has a name since PostgreSQL 18."""
         return {(kind, *columns): name for kind, columns, name in self.rows(_CONSTRAINTS, (self.oid(table),))}
 
     def _put_aside(self, table: Name, name: Name) -> None:
-        """The name of its primary key is one of the schema's. Who may read the table may not read what it was: the
-        grants are those of the new one, and what is revoked there shall not live on here."""
+        """Rename the old table, and its primary key, whose index name is unique in the schema. Its grants are revoked:
+        a later REVOKE on the new table must not leave the old rows readable."""
         d = self.dialect
         self.execute(f"ALTER TABLE {d.name(table)} RENAME TO {d.quote(name.last)}")
         for (key,) in self.rows(_PRIMARY_KEY, (self.oid(name),)):
@@ -592,7 +609,7 @@ def _constant(value: Any) -> str:
 
 
 def numbered(sql: str) -> str:
-    """The holes as $1, $2 ..."""
+    """The SQL with each NUL replaced by $1, $2 ..."""
     first, *rest = sql.split(_HOLE)
     return first + "".join(f"${i}{piece}" for i, piece in enumerate(rest, 1))
 
@@ -621,7 +638,7 @@ def _encoded(
 
 def refused(column: str, error: Refused, before: int) -> DataError:
     found = f"column {column}, row {before + error.row + 1:,} of the part: {error.reason}"
-    return DataError("load rows", found, "correct the value, or give the column another type")
+    return DataError("load rows", found, "correct the value, or change the column's type")
 
 
 _COLUMNS_USED = 1000
@@ -679,12 +696,12 @@ _HANGING: Mapping[str, str] = {
     "another owner": "pg_catalog.pg_get_userbyid(c.relowner) <> current_user",
     "partitions or parents": "c.relkind <> 'r' OR c.relispartition OR EXISTS (SELECT 1 FROM pg_catalog.pg_inherits "
     "AS h WHERE c.oid IN (h.inhparent, h.inhrelid))",
-    "storage of its own": "c.relpersistence <> 'p' OR c.reltablespace <> 0 OR c.reloptions IS NOT NULL "
+    "custom storage": "c.relpersistence <> 'p' OR c.reltablespace <> 0 OR c.reloptions IS NOT NULL "
     "OR c.reloftype <> 0 OR EXISTS (SELECT 1 FROM pg_catalog.pg_class AS t WHERE t.oid = c.reltoastrelid "
     "AND t.reloptions IS NOT NULL)",
     "a replica identity": "c.relreplident <> 'd'",
     "row security": "c.relrowsecurity OR EXISTS (SELECT 1 FROM pg_catalog.pg_policy AS p WHERE p.polrelid = c.oid)",
-    "columns of their own kind": "EXISTS (SELECT 1 FROM pg_catalog.pg_attribute AS a JOIN pg_catalog.pg_type AS t "
+    "column properties": "EXISTS (SELECT 1 FROM pg_catalog.pg_attribute AS a JOIN pg_catalog.pg_type AS t "
     "ON t.oid = a.atttypid WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND (a.atthasdef OR "
     "a.attidentity <> '' OR a.attacl IS NOT NULL OR a.attcollation <> t.typcollation OR a.attoptions IS NOT NULL OR "
     "a.attstorage <> t.typstorage OR coalesce(a.attstattarget, -1) <> -1 OR "

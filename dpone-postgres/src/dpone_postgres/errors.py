@@ -1,6 +1,6 @@
-"""PostgreSQL's failures in dpone's words. Codes: https://www.postgresql.org/docs/current/errcodes-appendix.html.
+"""PostgreSQL's errors as dpone's errors. Codes: https://www.postgresql.org/docs/current/errcodes-appendix.html.
 
-A server's DETAIL, and the text of errors about data, show values of rows; what is said here never does.
+The server's DETAIL line and the text of errors about data contain values of rows. The messages made here never do.
 """
 
 from __future__ import annotations
@@ -32,39 +32,43 @@ RETRIED = ("40001", "40P01")  # serialization failure, deadlock: the transaction
 
 # SQLSTATE or its class -> (what to do, category where the code's own is not meant)
 _TODO: tuple[tuple[str, str], ...] = (
-    ("55P03", "another session holds a lock on it: see pg_locks, wait, or raise options.lock_timeout"),
-    ("57014", "raise options.statement_timeout, or read and write less at once"),
-    ("40", "run again: another transaction was in the way"),
+    ("55P03", "wait until the other session releases its lock (see pg_locks), or raise options.lock_timeout"),
+    ("57014", "raise options.statement_timeout, or process fewer rows per statement"),
+    ("40", "run again: another transaction conflicted with this one"),
     ("53100", "free disk space on the server"),
     ("53200", "give the server more memory, or load less at once"),
     ("53300", "close connections, or raise max_connections"),
-    ("53", "free what the server lacks, and run again"),
-    ("08", "see that the server and the network are up, and run again"),
-    ("57P", "see that the server is up, and run again"),
-    ("25006", "connect to the primary, or let the role write (default_transaction_read_only)"),
-    ("28", "correct user and password, or the server's pg_hba.conf"),
+    ("53", "free the resource that the message names, then run again"),
+    ("08", "check that the server and the network are up, then run again"),
+    ("57P", "check that the server is up, then run again"),
+    ("25006", "connect to the primary, or allow the role to write (default_transaction_read_only)"),
+    ("28", "correct the user and password, or the server's pg_hba.conf"),
     ("3D000", "correct the name of the database"),
-    ("42501", "grant the role what docs/connectors/postgres.md lists"),
-    ("42P01", "correct the name, or create it"),
-    ("54011", "load fewer columns; those that were dropped count too until the table is made again"),
-    ("0A000", "see docs/connectors/postgres.md for what stands in the way"),
+    ("42501", "grant the role the privileges that docs/connectors/postgres.md lists"),
+    ("42P01", "correct the name, or create the table"),
+    ("54011", "load fewer columns, or recreate the table: dropped columns count until then"),
+    ("0A000", "see docs/connectors/postgres.md for what dpone needs"),
 )
 _STANDBY = (
     "set hot_standby_feedback = on on the standby, raise its max_standby_streaming_delay (max_standby_archive_delay if "
     "it replays an archive), or read from the primary"
 )
 _CONNECTING: tuple[tuple[str, str, Category], ...] = (
-    ("does not match host name", "connect by a name that the server's certificate bears", Category.AUTHORIZATION),
-    (  # all that libpq says, also of a certificate whose time is over
-        "certificate verify failed",
-        "give sslrootcert the certificate of the authority that signed the server's, and see that that is valid now",
+    (
+        "does not match host name",
+        "connect with a host name that the server's certificate contains",
         Category.AUTHORIZATION,
     ),
-    ("certificate", "give sslrootcert the certificate of the authority, or state sslmode", Category.AUTHORIZATION),
-    ("SSL", "let the server offer TLS (ssl = on), or state sslmode", Category.AUTHORIZATION),
-    ("authentication failed", "correct user and password", Category.AUTHORIZATION),
-    ("no password supplied", "give a password, or a PGPASSFILE with one", Category.AUTHORIZATION),
-    ("pg_hba.conf", "let pg_hba.conf of the server admit this host and role", Category.AUTHORIZATION),
+    (  # libpq reports no more than this, even if a certificate has expired
+        "certificate verify failed",
+        "set sslrootcert to the CA certificate that signed the server's, and check that neither has expired",
+        Category.AUTHORIZATION,
+    ),
+    ("certificate", "set sslrootcert to the CA certificate, or set sslmode", Category.AUTHORIZATION),
+    ("SSL", "enable TLS on the server (ssl = on), or set sslmode", Category.AUTHORIZATION),
+    ("authentication failed", "correct the user and password", Category.AUTHORIZATION),
+    ("no password supplied", "set a password, or set PGPASSFILE to a file that has one", Category.AUTHORIZATION),
+    ("pg_hba.conf", "allow this host and role in the server's pg_hba.conf", Category.AUTHORIZATION),
     ("does not exist", "correct the name", Category.UNKNOWN),
     ("definition of service", "correct the name, or set PGSERVICEFILE", Category.UNKNOWN),
 )
@@ -72,7 +76,7 @@ _CONNECTING: tuple[tuple[str, str, Category], ...] = (
 
 @contextmanager
 def failing(kind: type[DponeError], failed: str) -> Iterator[None]:
-    """Raise ``kind`` (DataError where the rows are at fault), with the driver's error as cause."""
+    """Turn psycopg.Error into ``kind``, or into DataError if the rows are at fault; the driver's error is the cause."""
     try:
         yield
     except psycopg.Error as error:
@@ -80,6 +84,7 @@ def failing(kind: type[DponeError], failed: str) -> Iterator[None]:
 
 
 def translate(error: psycopg.Error, kind: type[DponeError], failed: str) -> DponeError:
+    """The error to raise instead. ``failed``: what dpone was doing, as the first part of the message."""
     state = error.sqlstate
     if state is None:
         return _unconnected(error, kind, failed)
@@ -89,20 +94,20 @@ def translate(error: psycopg.Error, kind: type[DponeError], failed: str) -> Dpon
         if issubclass(kind, SinkError):
             todo = (
                 "write as a role with BYPASSRLS, or set sink.options.row_security: on if the role sees every row that "
-                "the load may meet or replace"
+                "the load may match or replace"
             )
         return kind(failed, hides, todo)
-    if state == "23514" and error.diag.constraint_name is None:  # raised of partitions, and of nothing else
-        none = f"no partition of {error.diag.table_name or 'the table'} takes a row (SQLSTATE 23514)"
+    if state == "23514" and error.diag.constraint_name is None:  # the server names no constraint only for partitions
+        none = f"no partition of {error.diag.table_name or 'the table'} accepts a row (SQLSTATE 23514)"
         return DataError(failed, none, "create the partition, or a default one, or correct the rows in the source")
     if other := _referring(error):
-        referring = f"{other} refers to rows that would be deleted ({_words(error)}{_place(error)})"
+        referring = f"{other} references rows that would be deleted ({_words(error)}{_place(error)})"
         todo = "load that table first, make its foreign key DEFERRABLE INITIALLY DEFERRED, or use strategy merge"
         return DataError(failed, referring, todo)
     if state[:2] in ("21", "22", "23"):
         todo = "correct the rows in the source, or the column or constraint of the table"
         return DataError(failed, f"{_words(error)}{_place(error)}", todo)
-    todo = next((todo for code, todo in _TODO if state.startswith(code)), "correct what the text names")
+    todo = next((todo for code, todo in _TODO if state.startswith(code)), "fix what the message names")
     todo = _STANDBY if recovers(error) else todo
     found = kind(failed, f"{error.diag.message_primary or error} (SQLSTATE {state})", todo)
     known = [category for code, category in CODES.sqlstates.items() if code in (state, state[:2])]
@@ -111,9 +116,11 @@ def translate(error: psycopg.Error, kind: type[DponeError], failed: str) -> Dpon
 
 
 def _referring(error: psycopg.Error) -> Name | None:
-    """The table whose foreign key refers to a row that was deleted, or whose key was changed. Of a row that refers to
-    nothing the server's text names the table and the foreign key; here also the table that is referred to, which is so
-    in any language of messages."""
+    """The table whose foreign key references a row that was deleted, or whose key was changed; else None.
+
+    The same SQLSTATE reports a new row that references nothing. Its text quotes two names (table, foreign key); the
+    text of a delete quotes three, the referenced table as well. The count is the same in every language of messages.
+    """
     diag, table = error.diag, error.diag.table_name
     if error.sqlstate not in ("23503", "23001") or not table or len(_QUOTED.findall(diag.message_primary or "")) < 3:
         return None
@@ -121,8 +128,8 @@ def _referring(error: psycopg.Error) -> Name | None:
 
 
 def hidden(error: psycopg.Error) -> str | None:
-    """The table whose rows a policy would hide, of a query under ``row_security = off``. The function that raises it
-    says what it is, in any language of messages."""
+    """The table whose rows a policy would hide, if that is the error (``row_security = off``); else None. Recognised by
+    the server function that raises it, which is the same in every language of messages."""
     if error.sqlstate != "42501" or error.diag.source_function != "check_enable_rls":
         return None
     named = re.search(r"[\"«„“](.+)[\"»“”]", error.diag.message_primary or "")
@@ -130,9 +137,9 @@ def hidden(error: psycopg.Error) -> str | None:
 
 
 def recovers(error: psycopg.Error) -> bool:
-    """A standby ended the read, for it stood in the way of what the primary has done since (hot standby, "Handling
-    Query Conflicts"). The functions that raise it say so in any language of messages: the first up to PostgreSQL 15,
-    the second since 16; the third is of deadlocks."""
+    """True if a standby cancelled the query because it conflicted with replay (hot standby, "Handling Query
+    Conflicts"). Recognised by the server function that raises it, which is the same in every language of messages:
+    the first name is used up to PostgreSQL 15, the second from 16 on, the third for deadlocks."""
     if error.sqlstate not in ("40001", "40P01"):
         return False
     ends = ("ProcessInterrupts", "ProcessRecoveryConflictInterrupt", "CheckRecoveryConflictDeadlock")
@@ -140,20 +147,21 @@ def recovers(error: psycopg.Error) -> bool:
 
 
 def _unconnected(error: psycopg.Error, kind: type[DponeError], failed: str) -> DponeError:
-    """libpq's own failures, and refusals before the session begins, bear no SQLSTATE."""
+    """Errors of libpq itself, and refusals before the session begins, have no SQLSTATE: only their text tells them
+    apart."""
     text = " ".join(str(error).split())
     for phrase, todo, category in _CONNECTING:
         if phrase in text:
             known = kind(failed, text, todo)
             known.category = category
             return known
-    lost = kind(failed, text, "see that the server and the network are up, and run again")
+    lost = kind(failed, text, "check that the server and the network are up, then run again")
     lost.category = Category.TRANSIENT if isinstance(error, psycopg.OperationalError) else None
     return lost
 
 
 def _words(error: psycopg.Error) -> str:
-    """``UniqueViolation`` -> ``unique violation (SQLSTATE 23505)``; the server's text may show a value."""
+    """``UniqueViolation`` -> ``unique violation (SQLSTATE 23505)``; the server's own text may contain a value."""
     words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(error).__name__).lower()
     return f"{words} (SQLSTATE {error.sqlstate})"
 
@@ -168,7 +176,7 @@ def _place(error: psycopg.Error) -> str:
 
 
 def sqlstate(error: BaseException) -> str | None:
-    """Of the driver's error behind ``error``."""
+    """The SQLSTATE of the driver's error in the chain of causes of ``error``; None if there is none."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, psycopg.Error):
         cause = cause.__cause__

@@ -1,8 +1,8 @@
-"""The rows that are there when a stream begins, handed over without a gap: the snapshot of a slot's own creation.
+"""The existing rows when a stream starts, without a gap to its changes: read in the snapshot of a slot's creation.
 
-A slot that lives as long as its connection is made with USE_SNAPSHOT: the transaction sees what was committed before
-the slot's consistent point, and nothing else. The stream then goes on behind that point, from the slot that was made
-before. Nothing of this stays on the server, so that a run that was cut off simply does it again.
+A temporary slot is created with USE_SNAPSHOT: the transaction sees what was committed before the slot's consistent
+point, and nothing else. The stream continues after that point, from the permanent slot that was created before. The
+temporary slot ends with its connection, so that an interrupted run can simply repeat this.
 https://www.postgresql.org/docs/current/protocol-replication.html (CREATE_REPLICATION_SLOT)
 """
 
@@ -39,9 +39,9 @@ DIALECT = PostgresDialect()
 def at_slot(
     given: Mapping[str, str], tables: Sequence[Published], failed: str, **limits: float
 ) -> Iterator[tuple[Connection, int]]:
-    """A transaction that sees what was committed before the LSN, and nothing else. Waits for transactions that write,
-    up to ``lock_timeout`` seconds. The tables are locked before it begins to see: to those who looked before, a table
-    is empty after TRUNCATE and after an ALTER that rewrites it (MVCC Caveats)."""
+    """A transaction that sees what was committed before the LSN, and nothing else. Waits for open writing transactions,
+    up to ``lock_timeout`` seconds. The tables are locked before the snapshot is taken: to an older snapshot, a table
+    looks empty after TRUNCATE or after an ALTER that rewrites it (MVCC Caveats)."""
     db = connect({**given, "replication": "database"}, SourceError, row_security="off", **limits)
     try:
         name = f"dpone_snapshot_{ulid().lower()}"
@@ -58,7 +58,7 @@ def at_slot(
 
 
 class SnapshotTable:
-    """Reads every row of a table as an insert. ``text``: dates, times and numerics as text."""
+    """Reads every row of a table as an insert. ``text``: dates, times and numerics are read as text."""
 
     def __init__(self, table: Published, columns: Sequence[Column], text: bool) -> None:
         self._table, self._columns = table, columns
@@ -67,7 +67,8 @@ class SnapshotTable:
         self.change = ChangeTable(pa.schema(fields), tuple(n for n in table.columns if n in table.key))
 
     def spool(self, db: Connection, spool: Spool, point: int, at: datetime, ordinal: int) -> int:
-        """As changes of the commit at ``point`` that come after ``ordinal``; the ordinal of the last."""
+        """Spool the rows as changes of the commit at ``point``, numbered after ``ordinal``. Returns the last ordinal.
+        Raises SourceError, DataError."""
         failed, name = f"read table {self._table.name}", str(self._table.name)
         pairs = zip(self._columns, self._as_text, strict=True)
         kinds = ["text" if plain else c.kind or "text" for c, plain in pairs]
@@ -86,9 +87,9 @@ class SnapshotTable:
             ordinal += values.num_rows
 
     def _select(self) -> str:
-        """As the stream would tell the rows: its columns, its filter, texts by the output function of their type (a
-        cast to text may say more: inet), of composite values too, which are not NULL for a field that is
-        (functions-comparison). A table without partitions stands for its own rows, as in a publication."""
+        """Selects the rows as the stream would deliver them: its columns, its filter, texts by the type's output
+        function (a cast to text may differ: inet). IS DISTINCT FROM, because a composite value with a NULL field is not
+        NULL itself (functions-comparison). ONLY, because a publication takes an ordinary table without its children."""
         words = []
         for column, text in zip(self._columns, self._as_text, strict=True):
             quoted = DIALECT.quote(column.name)

@@ -1,13 +1,13 @@
 """Transactions that may still commit a row at or below the highest cursor value: ``dpone.sql.in_flight.InFlight``.
 
-Whoever writes rows of a table holds ROW EXCLUSIVE on it to the end of the transaction (13.3.1), taken before the first
-default is computed; ``nextval`` holds the same lock on its sequence. pg_locks shows these to every role, prepared
-transactions included. ``DEFAULT now()`` is the start of a transaction, which may write its first row much later: for
-timestamps every open transaction counts that began no later than the highest value, unless its role can write nothing.
-A lock goes only after the commit can be seen, so a snapshot taken when these have ended sees their rows.
+A transaction that writes rows of a table holds ROW EXCLUSIVE on it to its end (Table-Level Locks), taken before the
+first default is computed; ``nextval`` holds the same lock on its sequence. pg_locks shows these to every role,
+including those of prepared transactions. ``DEFAULT now()`` is the start of the transaction, which may write its first
+row much later: for timestamps, every open transaction counts that began no later than the highest value, unless its
+role can write no table. A lock is released only after the commit is visible, so a snapshot taken then sees the rows.
 
-The tables are those on which this very statement holds a lock: of a partitioned table all partitions, of a view or a
-query the tables behind it. Tables that a function reads are not among them.
+The tables are those on which this statement itself holds a lock: of a partitioned table all partitions, of a view or a
+query the tables that it reads. Tables that a function reads are not among them.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from dpone_postgres.session import Session
 STARTED = "timestamptz"  # type of a writer's ``lowest``: the start of its transaction
 _WRITING = "('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')"
 
-# The local time of the westmost zone: a column without a zone may hold the local time of any session.
+# A column without a time zone may hold the local time of any session; the westernmost zone is UTC-12.
 WESTMOST = "interval '12 hours'"
 
-# A role that can write no table of this database can bring no row. Functions that run with the rights of another role
-# are not looked at (docs/connectors/postgres.md).
+# A role that may write no table of this database cannot add a row. Functions that run with the rights of another role
+# (SECURITY DEFINER) are not considered (docs/connectors/postgres.md).
 _MAY_WRITE = """EXISTS (
     SELECT 1 FROM pg_catalog.pg_class AS c, pg_catalog.aclexplode(coalesce(c.relacl, acldefault('r', c.relowner))) AS g
     WHERE c.relkind IN ('r', 'p', 'v', 'f') AND c.oid >= 16384 AND c.relpersistence <> 't'
@@ -43,7 +43,7 @@ _MAY_WRITE = """EXISTS (
 
 # The type of the highest value is written with modifier -1, so that a cast to it cuts nothing: pg_typeof says
 # "character" and "bit", which a cast takes for one character and one bit (format_type in format_type.c).
-_SUBSCRIBED = "subscribed"  # besides letters of relkind
+_SUBSCRIBED = "subscribed"  # in addition to the letters of relkind
 _LOOK = f"""
 WITH p_high AS MATERIALIZED (
     SELECT (SELECT p_column FROM p_relation AS s WHERE p_column IS NOT NULL ORDER BY p_column DESC LIMIT 1) AS value
@@ -93,7 +93,7 @@ SELECT e.text, pg_catalog.format_type(pg_catalog.pg_typeof(h.value), -1), pg_cat
 FROM p_high AS h CROSS JOIN p_end AS e CROSS JOIN pg_catalog.pg_current_snapshot() AS s LEFT JOIN p_left AS o ON true
 ORDER BY o.start NULLS FIRST, o.pid"""
 
-# Sessions first, prepared transactions then: one that turns from the former into the latter is in both, or the second.
+# Sessions first, then prepared transactions: one that is being prepared meanwhile is in both, or in the second.
 _STILL = """
 SELECT l.virtualtransaction AS id, NULL AS gid, NULL::bigint AS age FROM pg_catalog.pg_locks AS l
 WHERE l.locktype = 'virtualxid' AND l.virtualxid = l.virtualtransaction AND l.virtualtransaction = ANY(\0::text[])
@@ -114,29 +114,30 @@ _BLIND = {
 
 
 class InFlight:
-    """relation: what stands after FROM. column: quoted, of ``s``."""
+    """relation: the SQL after FROM. column: the cursor column, quoted, of the alias ``s``."""
 
     def __init__(self, session: Session, relation: str, column: str) -> None:
         words = {"p_column": column, "p_relation": relation}
-        # Names that no query of a user has: those of a WITH are known in all that stands inside it.
+        # Names that a user's query does not contain: the names of a WITH are visible inside that query, too.
         self._sql = re.sub(r"\bp_([a-z]+)\b", lambda m: words.get(m[0], PREFIX + m[1]), _LOOK)
         self._session, self._tables = session, list[int]()
         self._standby = False
 
     def look(self) -> Look:
-        """In one statement, whose snapshot is older than what it finds in pg_locks. What a role may not ask is blind;
-        if it is the table that may not be read, or is not there, the read itself says so in better words."""
+        """The highest value and the open transactions, from one statement: its snapshot is older than what it finds in
+        pg_locks. If the role lacks a privilege, the result is marked as failed; if it is the table that cannot be read
+        or does not exist, the read itself gives the better error."""
         try:
             found = self._session.rows(self._sql)
         except DponeError as error:
             if (sqlstate(error) or "")[:2] not in ("42", "3F"):
                 raise
-            return Look(bounded=False, failed=f"open transactions could not be looked for ({error.found})")
+            return Look(bounded=False, failed=f"open transactions could not be queried ({error.found})")
         text, native, self._standby, xmin, xmax, self._tables, kinds = found[0][:7]
         blind = "; ".join(_BLIND[kind] for kind in sorted(kinds) if kind in _BLIND)
         high = None if text is None else Value(native, text)
         if self._standby:
-            said = "; a standby shows transactions of the primary only once they have written"
+            said = "; a standby shows transactions of the primary only after their first write"
             return Look(high, _of_primary(xmin, xmax) if high else (), blind=(blind + said).removeprefix("; "))
         return Look(high, tuple(_writer(*row[7:]) for row in found if row[8] is not None), blind=blind)
 
@@ -149,8 +150,8 @@ class InFlight:
         left = [one for one in writers if one.id in open_ or one.id in prepared]
         if all(one in left for one in writers if "/" in one.id):
             return left
-        # A session that has ended may have prepared its transaction. Looked for then and not otherwise, so that the
-        # wait is for a fixed number of sessions and for what they leave.
+        # A session that has ended may have prepared its transaction. Prepared ones count only then, so that the wait is
+        # for a fixed number of sessions and the transactions that they prepared.
         known = {one.id for one in left}
         return [
             *(_writer(None, id, gid, None, None, age) for id, (gid, age) in prepared.items() if id not in known),
@@ -159,17 +160,17 @@ class InFlight:
 
 
 def _writer(pid: int | None, id: str, gid: str | None, role: str | None, start: str | None, age: int | None) -> Writer:
-    """Session: by its virtual transaction (4/123). Prepared transaction: by its id."""
+    """``id``: the virtual transaction of a session (4/123), or the xid of a prepared transaction."""
     if pid is None:
         since = "" if age is None else f", prepared {age:,} s ago"
         return Writer(id, f"prepared transaction {gid or id}{since}")
-    since = "its age is visible to pg_read_all_stats" if age is None else f"open for {age:,} s"
+    since = "only pg_read_all_stats sees its age" if age is None else f"open for {age:,} s"
     who = f"process {pid} ({f'role {role}, ' if role else ''}{since})"
     return Writer(id, who, None if start is None else Value(STARTED, start))
 
 
 def _of_primary(xmin: int, xmax: int) -> tuple[Writer, ...]:
-    """A standby knows ids: all below xmin have ended, none from xmax on has been seen."""
+    """A standby knows only ids: all below xmin have ended, none from xmax on has been seen."""
     return (
         (Writer(str(xmax), f"a transaction of the primary with an id from {xmin:,} to {xmax - 1:,}"),)
         if xmin < xmax

@@ -242,11 +242,11 @@ def _links(nodes: Mapping[int, Node], oids: Any) -> int:
 
 @frozen
 class Kept:
-    """Facts as a position keeps them: small. ``links``: digest of how the partitions hang below the root.
-    ``truncated``: xid of the last TRUNCATE of it that the stream brought, which changed the files of all partitions.
-    ``seen``: partitions that are not among the facts, but the stream brought rows of them, and the xid of these.
-    ``known``: how many of the columns there were when the stream was last read up to its end. ``types``: how many
-    parts each had, and their digest. Positions of earlier versions lack some of these, which are not compared then."""
+    """The small form of the facts that a position stores. ``links``: digest of the partition tree. ``truncated``: xid
+    of the last TRUNCATE of the table in the stream, which changed the files of all partitions. ``seen``: partitions
+    that are not among the facts although the stream had rows of them, with the xid of a row. ``known``: number of
+    columns when the stream was last read to its end. ``types``: number of parts of each type, and their digest.
+    Positions of earlier versions lack some fields; those are not compared."""
 
     publication: tuple[int, int, bool]
     members: tuple[int, ...]
@@ -277,7 +277,7 @@ class Kept:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Kept:
-        """Raises LookupError, TypeError or ValueError for what ``to_json`` did not make."""
+        """Raises LookupError, TypeError or ValueError for data that ``to_json`` did not produce."""
         oid, xmin, root = data["publication"]
         columns = tuple(map(str, data.get("columns", ())))
         return cls(
@@ -296,9 +296,8 @@ class Kept:
 def kept_after(
     was: Kept | None, now: Facts | None, truncated: int | None, short: bool, seen: Mapping[int, int]
 ) -> Kept | None:
-    """What the position after a window keeps. File nodes are those of before where the window ended ``short``: whether
-    the stream says why they are others now, only a later one can tell. Equal to ``was``, to the byte, if nothing was
-    changed."""
+    """What the position after a window stores. If the window ended ``short``, file nodes stay as before: only a later
+    window can see whether the stream explains why they changed. Byte for byte equal to ``was`` if nothing changed."""
     if now is None:
         return was
     kept = now.kept()
@@ -311,12 +310,12 @@ def kept_after(
 
 
 def _first(oid: int, file: int) -> int:
-    """The file node that a relation is made with: its oid (``heap_create`` of the server); 0 of one without a file."""
+    """The file node that a new relation gets: its oid (``heap_create`` of the server); 0 if it has no file."""
     return oid if file else 0
 
 
 def _packed(files: Mapping[int, int]) -> str:
-    """Of each partition: its oid, as the step from the one before, and its file node, as the step from its oid."""
+    """For each partition in hex: its oid minus the previous oid, and its file node minus its oid."""
     words, last = [], 0
     for oid in sorted(files):
         words.append(f"{oid - last:x}.{files[oid] - oid:x}")
@@ -334,7 +333,7 @@ def _unpacked(text: str) -> dict[int, int]:
 
 
 def read(db: psycopg.Connection[Any], publication: str, tables: Sequence[Published], failed: str) -> dict[str, Facts]:
-    """Of each table, in one query."""
+    """The facts of each table, by name, in one query."""
     given, release = {table.oid: table for table in tables}, db.info.server_version
     sql = _FACTS.format(
         oids=",".join(map(str, given)), schemas=_SCHEMAS if release >= 150_000 else "",
@@ -381,13 +380,14 @@ def with_partitions(
 
 
 def unpublished(db: psycopg.Connection[Any], publication: str, failed: str) -> list[Name]:
-    """Ordinary tables and roots that the publication does not have."""
+    """Ordinary tables and partition roots that the publication does not contain."""
     return [Name((schema, table)) for schema, table in rows(db, failed, _UNPUBLISHED, (publication,))]
 
 
 @frozen
 class Unlogged:
-    """Relations of ``table`` whose changes are not in the log: no stream has them."""
+    """Relations of ``table`` whose changes are not in the WAL, so no stream contains them. ``names``: unlogged;
+    ``foreign``: foreign tables."""
 
     table: Name
     names: tuple[Name, ...]
@@ -397,7 +397,7 @@ class Unlogged:
     def found(self) -> str:
         given = [f"{', '.join(map(str, names))} {'is' if len(names) == 1 else 'are'} {word}" for names, word in
                  ((self.names, "unlogged"), (self.foreign, "foreign")) if names]  # fmt: skip
-        return f"table {self.table}: {' and '.join(given)}, so that changes are not in the log"
+        return f"table {self.table}: {' and '.join(given)}, so changes are not in the WAL"
 
     @property
     def todo(self) -> str:
@@ -425,21 +425,21 @@ def unlogged(
 def differences(
     db: psycopg.Connection[Any], table: Name, was: Kept, now: Facts, truncates: Sequence[int] | None, failed: str
 ) -> list[str]:
-    """Why changes are missing since ``was``, or old rows changed without one; none if the stream is whole.
+    """Reasons why the stream lacks changes since ``was``, for messages; empty if it is complete.
 
-    ``truncates``: xids of the TRUNCATEs that the stream brought, which change file nodes as well; None: they are not
-    known yet, as the stream was not read up to now.
+    ``truncates``: xids of the TRUNCATEs in the stream, which also change file nodes; None if the stream was not read up
+    to now, so that they are not known yet.
     """
     found = [*_membership(was, now)]
     altered = [*_columns(was, now)]
     found += [*altered, *_types(was, now)]
     rewritten = "" if altered else _rewritten(db, table, was, now, failed)
     if rewritten:
-        found.append(f"column {rewritten} was altered and the table rewritten")
+        found.append(f"column {rewritten} was altered, which rewrote the table")
     elif now.nodes or was.files or was.seen:
         found += _partitions(db, table, was, now, truncates, failed)
     elif not found and _loose(db, table, was, now, truncates, failed):
-        found.append("it was rewritten, and may have been unlogged for a while")
+        found.append("it was rewritten and may have been unlogged for a while")
     return found
 
 
@@ -451,15 +451,15 @@ def _membership(was: Kept, now: Facts) -> Iterator[str]:
     elif was.publication[1] != now.publication[1]:
         yield "the publication was altered"
     if was.filter != now.filter:
-        yield "its row filter in the publication was changed"
+        yield "its row filter in the publication changed"
     elif not {*was.members} & {*now.members}:
-        yield "it was removed from the publication and added again, or its column list was changed"
+        yield "it was removed from the publication and added again, or its column list changed"
     elif was.ties and not {*zip(was.members, was.ties, strict=True)} & {*zip(now.members, now.ties, strict=True)}:
-        yield "it was out of its published schema or root for a while"
+        yield "it was outside its published schema or root table for a while"
 
 
 def _columns(was: Kept, now: Facts) -> Iterator[str]:
-    """A column that is new or gone is in the stream itself; one that took the name of another is not."""
+    """The stream itself shows an added or dropped column. It does not show that a column took the name of another."""
     for i, name in enumerate(was.columns):
         if not name or i >= len(now.columns) or now.columns[i] == name:
             continue
@@ -470,18 +470,18 @@ def _columns(was: Kept, now: Facts) -> Iterator[str]:
 
 
 def _types(was: Kept, now: Facts) -> Iterator[str]:
-    """ALTER TYPE .. RENAME VALUE, ADD ATTRIBUTE and the like: rows that were there read otherwise now."""
+    """ALTER TYPE .. RENAME VALUE, ADD ATTRIBUTE and the like: existing rows now read differently."""
     for oid, (count, digest) in was.types.items():
         one = now.types.get(oid)
         if one is not None and (one.digest(count) != digest or (len(one.parts) != count and not one.grows)):
-            yield f"type {one.name} was altered, so that old rows read otherwise"
+            yield f"type {one.name} was altered, so existing rows now read differently"
 
 
 def named_otherwise(was: Kept | None, now: Facts, names: Sequence[str], xid: int) -> str:
-    """A column that rows of the stream, described by ``names`` in the transaction ``xid``, have under another name
-    than the catalogue has now; empty if all fit. The stream describes columns in the order of their numbers. A column
-    that was there before the window is in each description, one that is new in all after the first, and one that is
-    gone in some."""
+    """A column that has a different name in the stream's rows, described by ``names`` in transaction ``xid``, than in
+    the catalogue now; empty if all match. The stream describes columns in order of their attribute numbers. A column
+    from before the window is in every description, an added one in all from the first with it on, a dropped one in
+    some."""
     rest, gone, known = [*names], False, 0 if was is None else was.known
     for i, (name, dropped) in enumerate(zip(now.columns, now.dropped, strict=True)):
         before = "" if was is None or i >= len(was.columns) else was.columns[i]
@@ -499,7 +499,7 @@ def named_otherwise(was: Kept | None, now: Facts, names: Sequence[str], xid: int
 
 
 def _rewritten(db: psycopg.Connection[Any], table: Name, was: Kept, now: Facts, failed: str) -> str:
-    """ALTER TYPE .. USING gives a column another version and the table, or all partitions, other file nodes."""
+    """ALTER TABLE .. TYPE .. USING gives the column a new version and the table, or all partitions, new file nodes."""
     changed = [n.oid for n in now.nodes.values() if was.files.get(n.oid, n.file) != n.file]
     if was.file == now.file and not changed:
         return ""
@@ -512,7 +512,7 @@ def _rewritten(db: psycopg.Connection[Any], table: Name, was: Kept, now: Facts, 
 
 
 def _as_it_was(was: Kept, now: Facts) -> bool:
-    """VACUUM FULL, CLUSTER and TRUNCATE keep a table's TOAST table; whatever else writes the table once more does not
+    """VACUUM FULL, CLUSTER and TRUNCATE keep a table's TOAST table; every other rewrite replaces it
     (``swap_toast_by_content`` of the server)."""
     return bool(was.toast) and was.toast == now.toast
 
@@ -520,8 +520,8 @@ def _as_it_was(was: Kept, now: Facts) -> bool:
 def _loose(
     db: psycopg.Connection[Any], table: Name, was: Kept, now: Facts, truncates: Sequence[int] | None, failed: str
 ) -> bool:
-    """Whether the table may have been UNLOGGED and LOGGED again, which the server allows where no publication names
-    it: every row of it was written once more, and no new column says why."""
+    """Whether the table may have been SET UNLOGGED and then LOGGED again, which the server allows if no publication
+    names it: all its rows were rewritten, and no new column explains that."""
     if now.own or was.file == now.file or _as_it_was(was, now) or came_with_values(was, now):
         return False
     if was.toast and now.toast:
@@ -544,20 +544,20 @@ def _partitions(
         came = [*_attached(db, now, new, failed)]
         attached = [name for name in came if _has_rows(db, name, failed, root=root) is not False]
         if attached:
-            yield f"partition {', '.join(map(str, attached))} was attached with rows"
+            yield f"{_many(attached)} attached with rows"
     if truncates is not None and "truncate" in now.operations:
         files = {**{oid: _first(oid, now.nodes[oid].file) for oid in new}, **was.files}
         emptied = [oid for oid, file in files.items() if oid in now.nodes and now.nodes[oid].file != file]
         names = _not_written_by(db, emptied, (*truncates, was.truncated), failed)
         if names := [name for name in names if not _has_rows(db, name, failed, was.since, root)]:
-            yield f"partition {', '.join(map(str, names))} was truncated by itself, or rewritten"
+            yield f"{_many(names)} truncated on its own or rewritten"
 
 
 def _not_written_by(
     db: psycopg.Connection[Any], oids: Sequence[int], truncates: Sequence[int], failed: str
 ) -> list[Name]:
-    """Those of the tables whose files are not of one of the TRUNCATEs. A later one, of the table by itself, has written
-    the rows of all its indexes and of its TOAST table too."""
+    """Those of the tables whose files were not created by one of the TRUNCATEs. A later TRUNCATE of the table alone has
+    also written the catalogue rows of its indexes and its TOAST table."""
     found = rows(db, failed, _WRITERS, ([*oids],)) if oids else ()
     return [Name((schema, table)) for _, schema, table, xids in found if not {*xids} & {*truncates}]
 
@@ -565,11 +565,16 @@ def _not_written_by(
 def came_and_went(lost: Sequence[int]) -> Iterator[str]:
     if lost:
         were = "was" if len(lost) == 1 else "were"
-        yield f"{len(lost)} of its partitions {were} created, filled, and then detached or dropped"
+        yield f"{len(lost)} of its partitions {were} created, filled, then detached or dropped"
+
+
+def _many(partitions: Sequence[Name]) -> str:
+    names = ", ".join(map(str, partitions))
+    return f"partition {names} was" if len(partitions) == 1 else f"partitions {names} were"
 
 
 def _attached(db: psycopg.Connection[Any], now: Facts, new: Any, failed: str) -> Iterator[Name]:
-    """Leaves that came by ATTACH, or below a partition that did."""
+    """Leaf partitions that came by ATTACH, or below a partition that did."""
     found = {oid: (Name((schema, table)), kind, born) for oid, schema, table, kind, born in
              rows(db, failed, _BORN, ([*new],))}  # fmt: skip
 
@@ -582,9 +587,9 @@ def _attached(db: psycopg.Connection[Any], now: Facts, new: Any, failed: str) ->
 def _has_rows(
     db: psycopg.Connection[Any], table: Name, failed: str, before: int | None = None, root: Name | None = None
 ) -> bool | None:
-    """Any, or any that is older than the xid ``before``: such a row proves that the table was neither truncated since,
-    nor rewritten by ALTER TABLE, only compacted (VACUUM FULL and CLUSTER keep xmin). A reader who may not look into a
-    partition may look through its ``root``. None where that is refused as well."""
+    """Whether the table has rows, or rows older than the xid ``before``: such a row proves that since then the table
+    was neither truncated nor rewritten by ALTER TABLE, only compacted (VACUUM FULL and CLUSTER keep xmin). A role that
+    may not read the partition may read it through its ``root``. None if that is refused as well."""
     old = "" if before is None else f" AND NOT ({_NEWER.format(since=before)})"
     try:
         [(there,)] = rows(db, failed, f"SELECT EXISTS (SELECT FROM ONLY {_quote.name(table)} AS t WHERE true{old})")
@@ -595,7 +600,8 @@ def _has_rows(
     try:
         literal = _quote.literal(_quote.name(table))
         [(bounds,)] = rows(db, failed, f"SELECT pg_catalog.pg_get_partition_constraintdef({literal}::regclass)")
-        mine = f"t.tableoid = {literal}::regclass AND ({bounds or 'true'})"  # the bounds spare the others
+        # With the bounds, so that the planner skips the other partitions.
+        mine = f"t.tableoid = {literal}::regclass AND ({bounds or 'true'})"
         [(there,)] = rows(db, failed, f"SELECT EXISTS (SELECT FROM {_quote.name(root)} AS t WHERE {mine}{old})")
         return bool(there)
     except SourceError:
@@ -603,8 +609,8 @@ def _has_rows(
 
 
 def came_with_values(was: Kept, now: Facts) -> list[str]:
-    """Columns that are new to the stream and may have values in rows that were there before, of which it says nothing:
-    those that came with a default, or in a table that was rewritten, or that were generated and are so no more."""
+    """Columns that are new to the stream and may have values in older rows, which the stream does not contain: added
+    with a default, or in a table that was rewritten, or formerly generated."""
     rewritten = was.file != now.file or any(was.files.get(n.oid, n.file) != n.file for n in now.nodes.values())
     return [
         name for i, name in enumerate(now.columns)

@@ -1,4 +1,4 @@
-"""A table, view or query in parts, each read on its own in the snapshot they share: by pages, ranges or hashes."""
+"""A table, view or query in parts, each read separately in a shared snapshot: by pages, ranges or hashes."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from dpone_postgres.session import Asked
 ALL = "all"
 _CTID = "ctid"
 _HASH = "hash"
-_SAMPLE = 10_000  # values: a cut is off by about a hundredth of the rows
-_WIDEST = 200  # characters or bytes of a bound
+_SAMPLE = 10_000  # values: with so many, a cut is off by about 1 % of the rows
+_WIDEST = 200  # characters or bytes in a bound
 _TID_RANGES = 140000  # "Support TID range scans" (release notes of PostgreSQL 14); before, each part scans the table
 
-# The table and whatever inherits from it: a query of a parent reads them all.
+# The table and everything that inherits from it: a query on a parent reads all of them.
 _LEAVES = """
 WITH RECURSIVE leaf AS (
     SELECT c.oid FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
@@ -35,7 +35,7 @@ SELECT c.relkind::text, m.amname::text, pg_catalog.pg_relation_filenode(c.oid)::
 FROM leaf JOIN pg_catalog.pg_class AS c ON c.oid = leaf.oid LEFT JOIN pg_catalog.pg_am AS m ON m.oid = c.relam
 WHERE c.relkind <> 'p' ORDER BY c.oid"""
 
-# First columns of btrees, of a table or of the one that a simple view shows; the primary key's before others.
+# First columns of btree indexes on the table, or on the table of a simple view; the primary key first.
 _INDEXED = """
 WITH found AS (
     SELECT c.oid, c.relkind FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
@@ -53,25 +53,26 @@ JOIN pg_catalog.pg_am AS m ON m.oid = x.relam AND m.amname = 'btree'
 JOIN pg_catalog.pg_attribute AS a ON a.attrelid = t.oid AND a.attnum = i.indkey[0]
 WHERE i.indisvalid AND i.indpred IS NULL ORDER BY i.indisprimary DESC, i.indisunique DESC, x.oid"""
 
-# What ANALYZE has found; ``inherited``: of a parent with all that inherits from it.
+# What ANALYZE has collected; ``inherited``: for a parent together with its children.
 _STATISTICS = """
 SELECT null_frac, most_common_vals::text::text[], most_common_freqs, histogram_bounds::text::text[]
 FROM pg_catalog.pg_stats WHERE schemaname = \0 AND tablename = \0 AND attname = \0 ORDER BY inherited DESC LIMIT 1"""
 
 
 class Parts:
-    """wanted: ``options.partition``; None: by pages where the server can, else by ranges of an indexed column."""
+    """wanted: ``options.partition``; None: by pages if the server supports it, else by ranges of an indexed column."""
 
     def __init__(self, source: Asked, wanted: PartitionBy | None) -> None:
         self._source, self._wanted = source, wanted
 
     def split(self, n: int) -> tuple[Part, ...]:
-        """Parts that hold each row of the source once; at most ``n``, and one of the rows without a value. None: the
-        source is read as a whole."""
+        """Parts that together have each row once: at most ``n``, plus one for rows whose column is NULL. Empty: the
+        source is read as a whole. Raises ConfigError."""
         if self._foreign():
             if self._wanted is not None:
-                found = f"{self._source.name} reads a foreign table, which the parts would see at different moments"
-                raise ConfigError("read options.partition", found, "remove the option: it is read as a whole")
+                found = f"{self._source.name} reads a foreign table, which each part would see at a different moment"
+                todo = "remove partition: the source is then read as a whole"
+                raise ConfigError("read options.partition", found, todo)
             return ()
         if self._wanted is None:
             fits = self._source.server_version >= _TID_RANGES and self._pages() is not None
@@ -82,28 +83,29 @@ class Parts:
         return self._by_range(n, column) if self._wanted.by == "range" else self._by_hash(n, column)
 
     def _foreign(self) -> bool:
-        """Of a foreign table each part would see the other server at a moment of its own: an exported snapshot is of
-        this one (postgres_fdw, Transaction Management)."""
+        """Whether the source reads a foreign table. Each part would see the remote server at a different moment: an
+        exported snapshot covers only this server (postgres_fdw, Transaction Management)."""
         plan = self._source.rows(f"EXPLAIN (COSTS OFF) SELECT * FROM {self._source.relation} AS s")
         nodes = [(line.partition("->")[2] or line).strip().removeprefix("Async ") for (line,) in plan]
         return any(node.startswith("Foreign Scan") for node in nodes)
 
     def again(self, parts: Sequence[Part]) -> tuple[Part, ...]:
-        """Parts of another snapshot, of which a manifest keeps id and bounds. Raises ConfigError for pages of a table
-        that was rewritten since."""
+        """Parts of an earlier snapshot, from the ids and bounds in a manifest. Raises ConfigError for page ranges if
+        the table was rewritten since."""
         return tuple(map(self._again, parts))
 
     def where(self, part: Part) -> str:
-        """The condition; empty: all rows. Nothing can be bound in a COPY, so that values are literals."""
+        """The condition of a part; empty for all rows. COPY takes no parameters, so values are literals."""
         if _HASH in part.detail:
             i, n, name = part.detail[_HASH]
-            # The text's own bytes, whatever its collation; without the sign.
+            # COLLATE "C" hashes the bytes of the text; the mask clears the sign bit.
             value = f'pg_catalog.hashtextextended({self._quoted(name)}::text COLLATE "C", 0)'
             return f"({value} & 9223372036854775807) % {n} = {i}"
         return self._within(Bounds.from_json(part.detail[BOUNDS])) if BOUNDS in part.detail else ""
 
     def pages(self, part: Part) -> tuple[int, int | None] | None:
-        """First page and the one after the last, None: to the end. None: the part is no range of pages."""
+        """The first page and the page after the last, None for the end of the table. None if the part is not a range of
+        pages."""
         if not part.detail:
             return 0, None
         bounds = Bounds.from_json(part.detail[BOUNDS]) if BOUNDS in part.detail else None
@@ -115,7 +117,7 @@ class Parts:
     def _within(self, bounds: Bounds) -> str:
         quoted = self._quoted(bounds.column)
         if bounds.null:
-            return f"{quoted} IS NOT DISTINCT FROM NULL"  # of a composite value IS NULL asks its fields
+            return f"{quoted} IS NOT DISTINCT FROM NULL"  # for a composite value IS NULL tests its fields
         ends = [(sign, end) for sign, end in ((">=", bounds.lower), ("<", bounds.upper)) if end is not None]
         type_ = self._type(bounds.column)
         return " AND ".join(f"{quoted} {sign} {self._source.dialect.literal(str(end))}::{type_}" for sign, end in ends)
@@ -133,19 +135,20 @@ class Parts:
         if kind == "pages":
             found = self._pages()
             if found is None or found[0] != numbers[0]:
-                todo = "start the load over with 'dpone partitions retry --anew'"
-                raise ConfigError(f"go on with {self._source.name}", "its rows were moved to other pages", todo)
+                todo = "restart the load with 'dpone partitions retry --anew'"
+                moved = "the table was rewritten: its rows are on other pages"
+                raise ConfigError(f"resume {self._source.name}", moved, todo)
         return part
 
     # ---- pages
 
     def _by_pages(self, n: int) -> tuple[Part, ...]:
-        """Ranges of page numbers, of all tables that inherit at once: a row is where its page is, whatever table it is
-        of. About equally many pages in each; the last has no end."""
+        """Ranges of page numbers that apply to the table and all its children at once, with about the same number of
+        pages each. The last range has no end, for pages added meanwhile. Raises ConfigError."""
         found = self._pages()
         if found is None:
-            why = f"by: pages, but {self._source.name} has no pages of its own"
-            raise ConfigError("read options.partition", why, "use by: range or by: hash, and name a column")
+            why = f"by: pages, but {self._source.name} is not stored in pages"
+            raise ConfigError("read options.partition", why, "use by: range or by: hash with a column")
         files, sizes = found
 
         def below(page: int) -> int:
@@ -160,7 +163,8 @@ class Parts:
         return tuple(_range(f"pages-{files}-{i}", Bounds(_CTID, a, b)) for i, (a, b) in enumerate(pairwise(ends)))
 
     def _pages(self) -> tuple[str, list[int]] | None:
-        """A digest of the files that hold the rows, and how many pages each has; None: they are not in such files."""
+        """A digest of the files with the rows, which a rewrite changes, and the number of pages of each; None if the
+        source is not stored in heap files."""
         if self._source.table is None:
             return None
         leaves = self._source.rows(_LEAVES, self._source.table.parts)
@@ -178,7 +182,8 @@ class Parts:
             found = next((c for c in self._source.columns_of() if c.name == wanted.column), None)
         if found is None:
             lacking = f"no column {wanted.column}" if wanted.column else "no indexed column"
-            raise ConfigError("read options.partition", f"{lacking} in {self._source.name}", "name one of its columns")
+            todo = "set column of partition to one of its columns"
+            raise ConfigError("read options.partition", f"{lacking} in {self._source.name}", todo)
         return found
 
     def _indexed(self) -> types.Column | None:
@@ -192,7 +197,7 @@ class Parts:
         return (*(_hashed(i, n, column.name) for i in range(n)), *_nulls(column, n))
 
     def _by_range(self, n: int, column: types.Column | None) -> tuple[Part, ...]:
-        """The first and the last are open, so that whatever the cuts are worth, every row has its part."""
+        """The first and last ranges are open, so that each row is in a part however good the cuts are."""
         cuts = self._cuts(n, column) if column is not None else []
         if column is None or not cuts:
             return ()
@@ -200,8 +205,8 @@ class Parts:
         return (*(_range(f"{i:05d}", one) for i, one in enumerate(ranges)), *_nulls(column, len(ranges)))
 
     def _cuts(self, n: int, column: types.Column) -> list[str]:
-        """Values, in the server's own text, between which there are about equally many rows; in the order of the very
-        comparison that ``where`` makes, so that no two ranges meet."""
+        """Values as the server's text, with about the same number of rows between them, ordered by the same comparison
+        that ``where`` uses, so that ranges do not overlap."""
         try:
             weighed = self._weighed(column, self._statistics(column) or self._sample(column))
             cuts = _quantiles(weighed, n)
@@ -217,13 +222,13 @@ class Parts:
         return cuts
 
     def _typed(self, column: types.Column, rows: str) -> str:
-        """Texts as values of the column, of its type and its collation: that of a UNION is the one that is not the
-        default (documentation, 24.2)."""
+        """Texts as values with the column's type and collation: a UNION takes the collation that is not the default
+        (Collation Support)."""
         like = f"SELECT {self._quoted(column.name)} AS x, 0::float8 AS w FROM {self._source.relation} AS s WHERE false"
         return f"{like} UNION ALL SELECT t.v::{column.native}, t.w FROM {rows}"
 
     def _weighed(self, column: types.Column, values: tuple[list[str], list[float]]) -> list[tuple[str, float]]:
-        """In the server's order, those that are equal as one."""
+        """The values in the server's order, with equal ones merged."""
         typed = self._typed(column, "unnest(\0::text[], \0::float8[]) AS t(v, w)")
         groups = f"SELECT x, sum(w) AS w FROM ({typed}) AS u GROUP BY x"
         return [
@@ -232,7 +237,8 @@ class Parts:
         ]
 
     def _statistics(self, column: types.Column) -> tuple[list[str], list[float]] | None:
-        """Values and the share of rows each stands for: the most common ones, and bounds of the others' histogram."""
+        """Values and the fraction of rows that each represents: the most common ones, and the histogram bounds of the
+        others. None if ANALYZE has collected none."""
         if self._source.table is None or column.native.endswith("]"):
             return None
         found = self._source.rows(_STATISTICS, (*self._source.table.parts, column.name))
@@ -244,7 +250,7 @@ class Parts:
         return [*common, *bounds], [*map(float, shares), *[rest] * len(bounds)]
 
     def _sample(self, column: types.Column) -> tuple[list[str], list[float]]:
-        """Of a scan; the sort keeps no more than it gives."""
+        """A random sample by a scan; the top-N sort keeps no more rows than it returns."""
         quoted = value = self._quoted(column.name)
         if column.receive in ("textrecv", "varcharrecv", "bpcharrecv", "citextrecv"):
             value = f"left({quoted}::text, {_WIDEST})"
@@ -270,7 +276,7 @@ def _nulls(column: types.Column, at: int) -> list[Part]:
 
 
 def _quantiles(weighed: Sequence[tuple[str, float]], n: int) -> list[str]:
-    """At most n - 1 of the values, each once, below which there are about i n-ths of the weight; never the lowest."""
+    """At most n - 1 distinct values; about i/n of the weight is below the i-th. Never the lowest value."""
     total, below = sum(weight for _, weight in weighed), 0.0
     cuts: list[str] = []
     for value, weight in weighed:
@@ -281,5 +287,6 @@ def _quantiles(weighed: Sequence[tuple[str, float]], n: int) -> list[str]:
 
 
 def _unordered(column: types.Column, cause: SourceError | None) -> NoReturn:
-    found = f"column {column.name} of type {column.native} has no order to make ranges of"
-    raise ConfigError("read options.partition", found, "name another column, or use by: hash") from cause
+    found = f"column {column.name} of type {column.native} cannot be split into ranges: it has no order"
+    todo = "set partition.column to another column, or use by: hash"
+    raise ConfigError("read options.partition", found, todo) from cause

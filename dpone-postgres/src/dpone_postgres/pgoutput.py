@@ -1,9 +1,9 @@
 """Messages of pgoutput as change batches: a column at a time, no Python object per value.
 
 The messages: https://www.postgresql.org/docs/current/protocol-logicalrep-message-formats.html, protocol version 1:
-whole transactions in the order of their commits. A commit is marked by the LSN at which its record begins, which BEGIN
-tells (so that a transaction of any size goes straight to the spool), and its xid. Records do not overlap: to begin at
-or after a border between two records is to end after it, so that positions, which are such borders, divide commits.
+whole transactions in commit order. A commit is marked by the LSN at which its record begins and by its xid. BEGIN has
+both, so that a transaction of any size goes straight to the spool. Records do not overlap: a record that begins at or
+after a boundary between two records also ends after it. So positions, which are such boundaries, divide commits.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ MARKER = b"message "
 _KNOWN = np.frombuffer(b"BCRTIUDYOM", np.uint8)
 SPECIAL_TODO = (
     "set source.options.special_values: text, which reads dates, times and numerics as text, "
-    "and run once with --full-refresh, which lets the target's columns become text"
+    "and run once with --full-refresh, which changes the target's columns to text"
 )
 _TAIL = bytes(64)  # numbers are read by views that reach past the last message
 _WORDS = pa.array(["insert", "update", "delete"])
@@ -65,14 +65,15 @@ def lsn_number(text: str) -> int:
 
 
 def mark(lsn: int) -> str:
-    """Sorts as the log goes on; commits are marked by this and their xid, so that they come after the bare mark."""
+    """The LSN as text that sorts in WAL order. The mark of a commit also has its xid, so it sorts after the bare
+    LSN."""
     return f"{lsn:016X}"
 
 
 @frozen
 class Relation:
-    """A table as the stream describes it. ``types``: oid and modifier of each column; ``key``: names of the columns of
-    its replica identity."""
+    """A table as the stream describes it. ``types``: type oid and modifier of each column; ``key``: the names of the
+    columns of its replica identity."""
 
     oid: int
     table: str
@@ -109,7 +110,7 @@ def relation(message: bytes) -> Relation:
 
 @frozen
 class Shape:
-    """How rows of a relation are read. ``columns``: name, Arrow type and kind of each."""
+    """How rows of a relation are decoded. ``columns``: name, Arrow type and kind of each."""
 
     table: str
     change: ChangeTable
@@ -127,7 +128,7 @@ class Shape:
 
 @define
 class _Transaction:
-    """The one that is open between two blocks of messages. ``seen``: changes so far."""
+    """A transaction; one may be open between two blocks of messages. ``seen``: its changes so far."""
 
     lsn: int
     at: int
@@ -140,15 +141,16 @@ class _Transaction:
 
     @property
     def told(self) -> str:
-        """With its time: another history may have a commit of the same number at the same place."""
+        """The mark with the commit time: after a restore the server may write another commit with the same xid and
+        LSN."""
         return f"{self.mark}-{self.at}"
 
 
 @frozen
 class _Block:
-    """Messages, joined. ``start``: where each begins; ``op``: its first byte; ``number``, from 0: its transaction;
-    ``ordinal``: of the last change of each message; ``marks`` and ``times``: by transaction; ``leaves``: message, root
-    and partition, of changes that come under a root's name."""
+    """Joined messages. ``start``: where each begins; ``op``: its first byte; ``number``: its transaction, from 0;
+    ``ordinal``: of its last change; ``marks`` and ``times``: by transaction; ``leaves``: message, root and partition
+    of changes that are published under the root's name."""
 
     data: bytes
     start: Any
@@ -169,17 +171,17 @@ class _Block:
 
 @define
 class Decoder:
-    """Blocks of messages into the spool.
+    """Decodes blocks of messages into the spool.
 
-    after   transactions that begin their commit before it were read before
-    upto    the end of the window: a transaction that ends above it is left for the next one
+    after   an LSN; transactions whose commit record begins before it were read by earlier windows
+    upto    an LSN, the end of the window; a transaction that ends above it is left to the next window
     limit   the window ends at the first commit after so many changes
-    shape   a relation's shape; None: the table is not wanted. May ask the server
-    tables  oids of the tables of the stream, by name; those that changes come of are added
+    shape   returns a relation's shape, None for a table that is not selected; may query the server
+    tables  oids of the stream's tables by name; tables that have changes are added
     truncated  xid of the last TRUNCATE of each table
-    leaves  by root, the partitions that changes came from, and the xid of one of the changes
-    described  by table, the names of the columns that its rows came with, and the xid of the first of these rows
-    commit  the last commit taken, here or in an earlier window; ``met``: that of before came again
+    leaves  by root, the partitions that had changes, with the xid of one of the changes
+    described  by table, the column names that its rows came with, with the xid of the first such row
+    commit  the last commit taken, here or in an earlier window; ``met``: the earlier one was delivered again
     """
 
     spool: Spool
@@ -190,9 +192,9 @@ class Decoder:
     tables: dict[str, int]
     commit: str = ""
     met: bool = False
-    end: int | None = None  # of the last commit taken
+    end: int | None = None  # LSN of the end of the last commit taken
     changes: int = 0
-    over: bool = False  # nothing more may come in
+    over: bool = False  # no more messages are taken
     short: bool = False  # it ended before ``upto``
     truncated: dict[str, int] = field(factory=dict)
     leaves: dict[str, dict[int, int]] = field(factory=dict)
@@ -204,11 +206,11 @@ class Decoder:
 
     @property
     def settled(self) -> bool:
-        """The spool holds nothing of a transaction that is not in the window."""
+        """True if the spool has no part of a transaction that is outside the window."""
         return self._open is None and not self.over
 
     def feed(self, messages: Sequence[bytes], skip: int) -> None:
-        """One block: messages of a stream, ``skip`` bytes in each before its own."""
+        """Take one block of messages; ``skip``: bytes before pgoutput's own message in each."""
         if self.over or not messages:
             return
         lengths = np.fromiter(map(len, messages), np.int64, len(messages))
@@ -224,7 +226,9 @@ class Decoder:
         if not len(start):
             return
         if not np.isin(op, _KNOWN).all():
-            raise SourceError("read the slot", "a message of a kind that pgoutput version 1 has not", "report it")
+            raise SourceError(
+                "read the slot", "a message type that pgoutput version 1 does not define", "report it as a bug"
+            )
         begins, commits = np.flatnonzero(op == _BEGIN), np.flatnonzero(op == _COMMIT)
         view8 = np.ndarray((len(data) - 31,), ">i8", data, strides=(1,))
         view4 = np.ndarray((len(data) - 31,), ">u4", data, strides=(1,))
@@ -250,10 +254,10 @@ class Decoder:
             self._open = None
 
     def _leaves(self, data: bytes, start: Any, op: Any) -> list[tuple[int, int, int]]:
-        """A change of a partition that comes under its root's name: the server describes the root, the partition, and
-        gives the change (``maybe_send_schema`` of pgoutput.c), each with the types that it has need of before. It
-        describes again only what was altered, so that this is the first change of each partition. Tables that one
-        TRUNCATE names are described one after the other as well."""
+        """Changes of partitions that are published under the root's name. The server describes the root, then the
+        partition, each after the types that it needs, then sends the change (``maybe_send_schema`` of pgoutput.c). It
+        describes a relation again only if it was altered, so that this finds the first change of each partition.
+        Tables that one TRUNCATE names are described one after the other as well."""
         described = op == _RELATION
         if not self._told and not described.any():
             return []
@@ -270,23 +274,26 @@ class Decoder:
         return [(int(at[i]), int(oids[i]), int(oids[i - 1])) for i in found.tolist()]
 
     def _look(self, data: bytes, starts: Any) -> None:
-        """Messages of pg_logical_emit_message hold no change. One of ours may be what the position was known by."""
+        """Messages of pg_logical_emit_message contain no change. One of dpone's may be the marker of the position."""
         wanted = self.commit.encode()
         for at in starts.tolist() if wanted.startswith(MARKER) else ():
             content = data.index(b"\0", at + 10) + 5  # kind, flags and LSN; the prefix and NUL; the length
             self.met = self.met or data.startswith(wanted, content)
 
     def _taken(self, transactions: Sequence[_Transaction], ends: Sequence[int], sizes: Any) -> int:
-        """How many whole transactions of the block belong to the window; ``over`` if it ends with them."""
+        """The number of whole transactions in the block that belong to the window; sets ``over`` if it ends there."""
         for i, (transaction, end) in enumerate(zip(transactions, ends, strict=False)):
             if end > self.upto:
                 self.over = True
                 return i
             if transaction.lsn < self.after:
                 if end > self.after:
-                    found = f"the position {lsn_text(self.after)} is in the midst of a commit: the server was set back"
-                    todo = "load again with 'dpone run --full-refresh', or copy one that 'dpone state history' shows"
-                    raise IdentityChanged("resume the slot", f"{found}, or the position was set by hand", todo)
+                    found = f"the position {lsn_text(self.after)} is inside a commit: the server was restored"
+                    todo = (
+                        "load again with 'dpone run --full-refresh', or restore a position from 'dpone state history'"
+                    )
+                    found += " to an earlier state, or the position was edited"
+                    raise IdentityChanged("resume the slot", found, todo)
                 self.met = self.met or transaction.told == self.commit
                 continue
             self.changes += int(sizes[i])
@@ -298,8 +305,8 @@ class Decoder:
     def _take(
         self, block: _Block, transactions: Sequence[_Transaction], commits: Any, ends: Sequence[int], last: int
     ) -> None:
-        """The whole transactions of the window, then what is there of the one that is open. The rows from one border
-        to the next are of one shape each, and begin with a transaction or in one that has begun."""
+        """Spool the window's whole transactions, then the part of the open one that has arrived. The messages between
+        two boundaries have one shape per table."""
         for low, high, whole in self._runs(block, commits, last):
             if not self._add(block, low, high, transactions):
                 self.over = self.short = True
@@ -316,8 +323,8 @@ class Decoder:
                     return
 
     def _runs(self, block: _Block, commits: Any, last: int) -> Iterator[tuple[int, int, int | None]]:
-        """Rows low to high; the number of the transaction with which they are whole, None in the midst of one.
-        Transactions go together as long as no table changes its shape: then all before is made whole first."""
+        """Ranges low to high of messages, and the number of the transaction that ends there, None inside one.
+        Transactions are taken together until a table changes its shape; what comes before is committed first."""
         if not last:
             return
         low, stop = 0, int(commits[last - 1]) + 1
@@ -334,7 +341,7 @@ class Decoder:
             yield low, stop, last - 1
 
     def _cut(self, block: _Block, low: int, high: int) -> Iterator[tuple[int, int]]:
-        """One transaction, cut before each description of a table that is another than before."""
+        """One transaction, cut before each description that changes a table's shape."""
         start = low
         for i in self._altered(block, low, high):
             if i > start:
@@ -344,7 +351,7 @@ class Decoder:
             yield start, high
 
     def _altered(self, block: _Block, low: int, high: int) -> list[int]:
-        """Where a table that is known gets another shape; one that is new is taken note of at once."""
+        """Where a known table gets a new shape. A new table is registered at once."""
         altered, latest = [], dict(self._relations)
         for i in (low + np.flatnonzero(block.op[low:high] == _RELATION)).tolist():
             new = relation(block.message(i))
@@ -362,7 +369,7 @@ class Decoder:
         self._relations[new.oid], self._shapes[new.oid] = new, shape
 
     def _add(self, block: _Block, low: int, high: int, transactions: Sequence[_Transaction]) -> bool:
-        """False if the spool takes no more. Transactions from before the window are passed over."""
+        """False if the spool is full. Transactions from before the window are skipped."""
         ops = block.op[low:high]
         for i in (low + np.flatnonzero(ops == _RELATION)).tolist():
             self._know(relation(block.message(i)))
@@ -382,7 +389,9 @@ class Decoder:
             if shape is not None and oid in emptied:
                 self.truncated[shape.table] = transactions[int(block.number[emptied[oid][-1][0]])].xid
             if shape is not None:
-                self.tables[shape.table] = oid  # not where it is described: so is a partition, next to its root
+                self.tables[shape.table] = (
+                    oid  # only tables with changes: partitions are described too, next to their root
+                )
             if shape is not None and len(mine := rows[oids == oid]):
                 xid = transactions[int(block.number[mine[0]])].xid
                 self.described.setdefault(shape.table, {}).setdefault(tuple(shape.change.values.names), xid)
@@ -392,7 +401,9 @@ class Decoder:
 
     def _shape(self, oid: int) -> Shape | None:
         if oid not in self._shapes:
-            raise SourceError("read the slot", f"a change of relation {oid}, which was not described", "report it")
+            raise SourceError(
+                "read the slot", f"a change of relation {oid}, which was not described", "report it as a bug"
+            )
         return self._shapes[oid]
 
     def _add_table(self, block: _Block, shape: Shape, rows: Any, emptied: Sequence[tuple[int, int]]) -> bool:
@@ -413,22 +424,23 @@ class Decoder:
 
 def resync_todo(tables: Sequence[str]) -> str:
     named = " ".join(f"--table {shlex.quote(table)}" for table in tables)
-    # without quotes around the command, which has its own around a glob: it can be copied as it is
+    # not quoted as a whole, as a glob in it has quotes of its own: it can be copied as it is
     return f"run dpone cdc resync PIPELINE {named} and then dpone run (docs/connectors/postgres-cdc.md)"
 
 
 def require_same_table(tables: Mapping[str, int], table: str, oid: int) -> None:
-    """PG-19: a table that was dropped and made again is another one, and one that was renamed would go on elsewhere."""
+    """PG-19: a recreated table is another table, and a renamed one would continue in another target. Raises
+    IdentityChanged."""
     todo = resync_todo([table])
     if tables.get(table, oid) != oid:
-        found = f"it was dropped and made again (it was {tables[table]}, and is {oid})"
+        found = f"it was dropped and recreated (its oid was {tables[table]}, and is {oid})"
         raise IdentityChanged(f"read changes of table {table}", found, todo)
     if before := [name for name, known in tables.items() if known == oid and name != table]:
-        raise IdentityChanged(f"read changes of table {table}", f"it was {before[0]} before", todo)
+        raise IdentityChanged(f"read changes of table {table}", f"it was renamed from {before[0]}", todo)
 
 
 def _truncated(block: _Block, rows: Any) -> dict[int, list[tuple[int, int]]]:
-    """Row and ordinal of each TRUNCATE, by table; one message may name many (PG-12)."""
+    """Message number and ordinal of each TRUNCATE, by table; one message may name many tables (PG-12)."""
     found: dict[int, list[tuple[int, int]]] = {}
     for row in rows.tolist():
         message = block.message(row)
@@ -452,14 +464,14 @@ def _truncate(shape: Shape, block: _Block, row: int, ordinal: int) -> pa.RecordB
 
 @define
 class _Tuple:
-    """One column of the rows: kind byte, where the value begins, how long it is (-1: there is none)."""
+    """One column of the rows: kind byte, offset of the value, and its length (-1: no value)."""
 
     kind: Any
     at: Any
     length: Any
 
     def over(self, there: Any, other: _Tuple) -> _Tuple:
-        """The other's where ``there``."""
+        """The other's cells where ``there`` is true."""
         return _Tuple(
             np.where(there, other.kind, self.kind), np.where(there, other.at, self.at),
             np.where(there, other.length, self.length),
@@ -467,7 +479,7 @@ class _Tuple:
 
 
 class _Rows:
-    """Inserts, updates and deletes of one table, n in order."""
+    """Inserts, updates and deletes of one table, in order."""
 
     def __init__(self, block: _Block, shape: Shape, rows: Any) -> None:
         self._block, self._shape, self._rows = block, shape, rows
@@ -475,7 +487,7 @@ class _Rows:
         self._begin = block.start[rows]
         self._op = block.op[rows]
         tag = self._bytes[self._begin + 5]
-        self._old = (tag == _KEY) | (tag == _OLD)  # a tuple of what was before comes first
+        self._old = (tag == _KEY) | (tag == _OLD)  # a tuple with the old values comes first
         self._whole_old = tag == _OLD
         width = len(shape.columns)
         self._before, end = self._walk(self._begin + 6, self._old, width)
@@ -485,13 +497,14 @@ class _Rows:
             self._after = [self._filled(n) for n in range(width)]
 
     def _filled(self, n: int) -> _Tuple:
-        """PG-09: what the new tuple leaves out, the old one may have; besides the key only if it is whole."""
+        """PG-09: unchanged TOAST values are missing in the new tuple. The old tuple may have them: those of the key
+        always, others only if it is a whole row (REPLICA IDENTITY FULL)."""
         new, old = self._after[n], self._before[n]
         has = self._old if self._shape.columns[n].name in self._shape.change.key else self._whole_old
         return new.over((new.kind == _UNCHANGED) & has & (old.kind != _UNCHANGED), old)
 
     def _walk(self, at: Any, there: Any, width: int) -> tuple[list[_Tuple], Any]:
-        """The columns of a tuple that begins with their count; where it ends."""
+        """The columns of a tuple, which begins with their count, and where it ends."""
         columns, every, at = [], bool(there.all()), at + 2
         none = not there.any()
         for _ in range(width):
@@ -534,7 +547,7 @@ class _Rows:
             raise DataError(f"read changes of table {self._shape.table}", found, SPECIAL_TODO) from None
 
     def _key(self, values: Sequence[pa.Array], type_: pa.StructType) -> pa.Array:
-        """Of the row that was met: the old tuple's where there is one, else it has not changed."""
+        """The key of the changed row before the change: from the old tuple if there is one, else it did not change."""
         if not len(type_):
             return pa.nulls(len(self._rows), type_)
         columns = []

@@ -1,4 +1,4 @@
-"""The tables of a publication: which columns and rows of them the stream has, and how it tells their rows."""
+"""The tables of a publication: which columns and rows the stream contains, and what identifies their rows."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from dpone_postgres.types import Column
 
 _d = PostgresDialect()
 
-# Column lists and row filters are of PostgreSQL 15, and its view has no such columns before. Generated columns are
-# published, if they are, from PostgreSQL 18 on, though the view names them before.
+# Column lists and row filters exist since PostgreSQL 15; before, the view has no columns for them. Generated columns
+# are published, if they are, from PostgreSQL 18 on, though the view names them before.
 _TABLES = """
 SELECT c.oid::int8, n.nspname::text, c.relname::text, c.relkind::text, c.relreplident::text,
        ARRAY(SELECT a.attname::text FROM pg_catalog.pg_index AS i JOIN pg_catalog.pg_attribute AS a
@@ -53,8 +53,8 @@ SELECT a.attname::text, a.atttypid::int8, a.atttypmod FROM pg_catalog.pg_attribu
 WHERE a.attrelid = \0::int8::oid AND a.attname::text = ANY (\0::text[]) ORDER BY a.attnum"""
 
 
-# A server refuses updates and deletes of a published table whose rows nothing identifies (CREATE PUBLICATION, Notes):
-# of the table itself, of each partition, and of each table that inherits from it. A deferrable key identifies none.
+# The server rejects updates and deletes of a published table without a replica identity (CREATE PUBLICATION, Notes):
+# of the table itself, of each partition, and of each table that inherits from it. A deferrable key does not count.
 _UNIDENTIFIED = """
 WITH RECURSIVE member AS (
     SELECT c.oid, ARRAY[g.schema, g.name] AS given
@@ -80,7 +80,9 @@ GROUP BY 1, 2 ORDER BY 1, 2"""
 
 @frozen
 class Published:
-    """``key``: of the replica identity, of FULL the primary key; ``generated``: columns nobody can write."""
+    """A published table. ``kind``: its relkind; ``identity``: its relreplident; ``index``: columns of the identity
+    index, or of the primary key if the identity is FULL; ``generated``: columns that cannot be written; ``filter``: row
+    filter."""
 
     oid: int
     name: Name
@@ -106,8 +108,8 @@ def published(db: psycopg.Connection[Any], publication: str, failed: str) -> lis
 
 @frozen
 class Unidentified:
-    """A table whose updates and deletes fail once it is published. ``todo``: the statement after which they do not;
-    ``by``: the tables that bring it in, itself or those above it."""
+    """A table whose updates and deletes fail once it is published. ``todo``: the statement that prevents this; ``by``:
+    the given tables that include it: itself, or its parents."""
 
     name: Name
     todo: str
@@ -115,7 +117,7 @@ class Unidentified:
 
 
 def unidentified(db: psycopg.Connection[Any], names: Sequence[Name], failed: str) -> list[Unidentified]:
-    """Those among the tables, their partitions and the tables that inherit from them."""
+    """Those among the given tables, their partitions and the tables that inherit from them."""
     found = rows(db, failed, _UNIDENTIFIED, ([n.parts[0] for n in names], [n.last for n in names]))
     return [
         Unidentified(name, _identified(name, *how), tuple(Name(tuple(one)) for one in by))
@@ -124,8 +126,8 @@ def unidentified(db: psycopg.Connection[Any], names: Sequence[Name], failed: str
 
 
 def _identified(name: Name, primary: bool | None, index: str | None, other: bool, deferred: str | None) -> str:
-    """other: the identity was set to something else than the primary key; deferred: a primary key that is deferrable,
-    which identifies nothing, and a table has only one primary key."""
+    """other: the identity was set to something other than the primary key; deferred: the name of a deferrable primary
+    key, which cannot be an identity and must be dropped first, as a table has only one primary key."""
     table = f"ALTER TABLE {_d.name(name)}"
     if primary:
         return f"{table} REPLICA IDENTITY DEFAULT"
@@ -137,20 +139,21 @@ def _identified(name: Name, primary: bool | None, index: str | None, other: bool
 
 
 def identifying(db: psycopg.Connection[Any], publication: str, failed: str) -> bool:
-    """It publishes updates or deletes, so that something must identify the rows of its tables."""
+    """Whether it publishes updates or deletes, so that its tables need a replica identity."""
     sql = "SELECT 1 FROM pg_catalog.pg_publication WHERE pubname = \0 AND (pubupdate OR pubdelete)"
     return bool(rows(db, failed, sql, (publication,)))
 
 
 def breaking(db: psycopg.Connection[Any], publication: str, failed: str) -> list[Unidentified]:
-    """Those that the publication has, if it publishes updates or deletes."""
+    """The publication's tables whose updates and deletes the server rejects."""
     if not identifying(db, publication, failed):
         return []
     return unidentified(db, [table.name for table in published(db, publication, failed)], failed)
 
 
 def comment(slot: str) -> str:
-    """What marks a publication as ours: to be dropped with the slot."""
+    """The comment that marks a publication as created by dpone, to be dropped with the slot. Existing publications have
+    it: do not change the text."""
     return f"made by dpone cdc create for slot {slot}"
 
 
@@ -161,8 +164,8 @@ def exists(db: psycopg.Connection[Any], publication: str, failed: str) -> bool:
 def columns(
     db: psycopg.Connection[Any], relation: int, names: Sequence[str], types: Sequence[tuple[int, int]], failed: str
 ) -> list[Column]:
-    """As the stream describes them: a type's oid and modifier each. A type that is gone since goes as text. The stream
-    does not say the collation: it is the one of now."""
+    """Columns as the stream describes them, by type oid and modifier. A type that was dropped since is read as text.
+    The stream does not contain the collation: it is the current one."""
     given = ([type_ for type_, _ in types], [modifier for _, modifier in types], relation, list(names))
     found = {int(n): rest for n, *rest in rows(db, failed, _TYPES, given)}
     known = []
@@ -178,7 +181,7 @@ def columns_now(db: psycopg.Connection[Any], table: Published, failed: str) -> l
 
 
 def matches(table: Name, wanted: Name | None) -> bool:
-    """``wanted``: a name or a glob; without a schema it is of the schema public, and none means all."""
+    """``wanted``: a name or a glob; without a schema it means the schema public; None matches all tables."""
     if wanted is None:
         return True
     pattern = wanted.parts if len(wanted.parts) == 2 else ("*" if wanted.last == "*" else "public", wanted.last)

@@ -1,6 +1,6 @@
-"""START_REPLICATION below psycopg, which has no words for it: the messages of a slot up to a bound, and no further.
+"""START_REPLICATION on psycopg's libpq connection, as psycopg itself does not support it: reads a slot up to a bound.
 
-The slot stays where it is: the status that the server asks for confirms nothing (a flush position of 0/0 is none).
+The slot does not move: the status messages confirm nothing (a flush position of 0/0 means none).
 https://www.postgresql.org/docs/current/protocol-replication.html
 """
 
@@ -25,9 +25,9 @@ _POSITION = struct.Struct("!Q")
 
 
 def streamed(db: Connection, command: str, upto: int) -> Iterator[bytes]:
-    """XLogData messages. Ends when the server says that it has sent all up to ``upto``: it is asked whenever it has
-    nothing more at hand. A bound at the end of a page may lie in the midst of a record that is not written to its end;
-    then it is enough that the server has come into that page and stands still. The connection is of no more use
+    """XLogData messages. Ends when the server reports that it has sent everything up to ``upto``; it is asked whenever
+    it has nothing more to send. A bound at the end of a page may lie inside a record that is not fully written yet;
+    then it is enough that the server has reached that page and makes no progress. The connection cannot be used
     afterwards. Raises psycopg.Error."""
     raw = db.pgconn
     send(db, command, pq.ExecStatus.COPY_BOTH)
@@ -57,14 +57,14 @@ def streamed(db: Connection, command: str, upto: int) -> Iterator[bytes]:
 
 
 def _tell(raw: Any, ask: bool) -> None:
-    """A standby status update: written, flushed, applied, clock, and whether an answer is wanted."""
+    """Send a standby status update: written, flushed, applied, clock, and whether the server should reply."""
     microseconds = int((time.time() - 946_684_800) * 1_000_000)
     raw.put_copy_data(_STATUS.pack(b"r", 0, 0, 0, microseconds, ask))
     raw.flush()
 
 
 def _ended(db: Connection) -> None:
-    """The server ended the stream by itself, which it does to say what is wrong, or when it stops."""
+    """The server ended the stream, to report an error or because it shuts down. Raises psycopg.Error."""
     result = result_of(db)
     if result is not None and result.status == pq.ExecStatus.FATAL_ERROR:
         raise psycopg.errors.error_from_result(result)

@@ -1,9 +1,8 @@
-"""Names of hosts become addresses here, before libpq is asked to connect.
+"""Resolves host names before libpq connects.
 
-libpq looks a name up by ``getaddrinfo``, which waits for a name server that says nothing as long as the resolver likes
-(resolv.conf(5): by default 5 seconds, twice, for each name server and each domain to search), and psycopg holds
-Python's lock meanwhile, so that no thread hears of a signal. Here a thread of its own asks, and is left behind when the
-time is up.
+libpq calls ``getaddrinfo``, which has no timeout of its own: with a silent name server it waits 5 seconds, twice, for
+each name server and each search domain (resolv.conf(5), defaults). psycopg holds the interpreter lock meanwhile, so no
+thread can handle a signal. Here a separate thread resolves the name, and is abandoned when the time is up.
 """
 
 from __future__ import annotations
@@ -24,15 +23,15 @@ from dpone import stopping
 
 
 def addressed(given: Mapping[str, str], service: Mapping[str, str]) -> dict[str, str]:
-    """libpq's parameters with ``hostaddr``: of several hosts, or of several addresses of one, each in its turn. The
-    names stay, for certificates and password files. Raises psycopg.OperationalError if no name is known."""
+    """libpq's parameters with ``hostaddr`` set, with one entry for each address of each host. The names stay, for
+    certificates and password files. Raises psycopg.OperationalError if no host can be resolved."""
     known = {name: _parameter(given, service, name) for name in ("host", "hostaddr", "port")}
     if not known["host"] or known["hostaddr"]:
         return dict(given)
     hosts, ports = known["host"].split(","), known["port"].split(",")
     ports = ports * len(hosts) if len(ports) == 1 else ports
     if len(ports) != len(hosts):
-        return dict(given)  # libpq says so
+        return dict(given)  # libpq reports this
     until = time.monotonic() + timeout_from_conninfo(dict(given))
     found, wrong = list[tuple[str, str, str]](), ""
     for host, port in zip(hosts, ports, strict=True):
@@ -47,12 +46,12 @@ def addressed(given: Mapping[str, str], service: Mapping[str, str]) -> dict[str,
 
 
 def _parameter(given: Mapping[str, str], service: Mapping[str, str], name: str) -> str:
-    """In libpq's order."""
+    """Looked up in libpq's order: given, service file, environment."""
     return given.get(name) or service.get(name) or os.environ.get(f"PG{name.upper()}", "")
 
 
 def _addresses(host: str, until: float) -> list[str]:
-    """As getaddrinfo sorts them. Of a socket, and of no host: nothing, which leaves libpq to it."""
+    """Addresses in getaddrinfo's order. An empty one for a Unix socket or no host, which libpq handles itself."""
     if not host or host.startswith(("/", "@")):
         return [""]
     with suppress(ValueError):
@@ -62,7 +61,7 @@ def _addresses(host: str, until: float) -> list[str]:
     def ask() -> None:
         try:
             answer.put([str(one[4][0]) for one in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)])
-        except (OSError, ValueError) as error:  # the latter of what cannot be a name
+        except (OSError, ValueError) as error:  # ValueError: the text cannot be a host name
             answer.put(error)
 
     threading.Thread(target=ask, name="dpone-resolve", daemon=True).start()

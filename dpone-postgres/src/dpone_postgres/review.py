@@ -1,4 +1,5 @@
-"""What a window makes of its position: which tables it takes, which it reads as a whole, and whether it may go on."""
+"""Compares a saved position with the catalogue of now: which tables a window continues, which it reads whole, and
+whether it may go on at all."""
 
 from __future__ import annotations
 
@@ -18,17 +19,17 @@ from dpone_postgres.publication import Published, matches
 
 _quote = PostgresDialect().quote
 _IGNORE = "sink.options.schema_evolution.on_missing_column: ignore"
-_SHOWN = 5  # tables of which a message says what happened
+_SHOWN = 5  # tables that one message describes
 
-# Of a table that a position knows: why changes are missing. The last: xids of TRUNCATEs in the stream, if all was read.
+# Why changes of a table are missing. Last argument: xids of the stream's TRUNCATEs; None if not all of it was read.
 Compare = Callable[[Name, Kept, Facts, Sequence[int] | None], list[str]]
 
 
 @frozen
 class Review:
-    """tables  all that are published and wanted, by oid
-    inside  those whose changes the window takes, and their oids; unless ``strict``, any other that is wanted too
-    due     those to be read as a whole; their changes are left out until then
+    """tables  all published tables that the pipeline selects, by oid
+    inside  those whose changes the window takes, with their oids; unless ``strict``, also any other selected table
+    due     those to be read whole; their changes are left out until then
     """
 
     tables: Mapping[int, Published]
@@ -39,12 +40,13 @@ class Review:
 
     @property
     def reads(self) -> bool:
-        """False: every table is read as a whole, and the stream before that point says nothing that is wanted. It could
-        not even be read where the publication was away for a while (before PostgreSQL 18)."""
+        """False if every table is read whole: the stream before that point is then not needed. It may not even be
+        readable: up to PostgreSQL 17, decoding fails for commits made while the publication did not exist."""
         return bool(self.inside) or not self.strict
 
     def name(self, oid: int, described: str) -> str:
-        """Of a table that the stream describes: a table is its oid, also where it had another name for a while."""
+        """The current name of a table that the stream describes: the oid identifies it, also if it was renamed for a
+        while."""
         return str(self.tables[oid].name) if oid in self.tables else described
 
     def takes(self, table: str) -> bool:
@@ -55,7 +57,7 @@ class Review:
 
 @define
 class Reviewer:
-    """``selects``: whether the pipeline takes a table. ``policy``: ``on_outside_change``. ``saved``: None before the
+    """``selects``: whether the pipeline selects a table. ``policy``: ``on_outside_change``. ``saved``: None before the
     first window."""
 
     publication: str
@@ -67,16 +69,16 @@ class Reviewer:
     published: Mapping[str, Published]
     facts: Mapping[str, Facts]
     compare: Compare
-    look: Callable[[Sequence[Published]], Mapping[str, Facts]]  # at the facts of now
+    look: Callable[[Sequence[Published]], Mapping[str, Facts]]  # the current facts
     kept: Mapping[str, Kept] = field(init=False)
-    _again: set[str] = field(factory=set, init=False)  # found changed, and to be read again
-    _gone: set[int] = field(factory=set, init=False)  # partitions of which it was said that they came and went
+    _again: set[str] = field(factory=set, init=False)  # found changed; they are read again
+    _gone: set[int] = field(factory=set, init=False)  # partitions already reported as created and dropped
 
     def __attrs_post_init__(self) -> None:
         self.kept = kept_of(self.saved)
 
     def begin(self) -> Review:
-        """At the beginning of the window. Raises IdentityChanged, Gap."""
+        """The review at the start of a window. Raises IdentityChanged, Gap."""
         warnings: list[str] = []
         inside, due = self._inside(), [] if self.saved is None else [*self.saved.due]
         for name in self._decided(self._replaced(inside), IdentityChanged, warnings):
@@ -92,7 +94,7 @@ class Reviewer:
                 else:
                     inside[name] = self.published[name].oid
                     todo = f"to load them, {resync_todo([name])}"
-                    warnings.append(f"table {name} is new to the stream: its earlier rows are not loaded; {todo}")
+                    warnings.append(f"table {name} is new to the stream: its existing rows are not loaded; {todo}")
         waiting = [name for name in due if name not in self.published]
         warnings += [f"table {name} waits for its snapshot: it is not in {self.publication}" for name in waiting]
         warnings += self._came_with_values(inside)
@@ -102,12 +104,12 @@ class Reviewer:
         return Review(tables, taken, self.saved is not None and self.saved.outside is not None, whole, tuple(warnings))
 
     def end(self, review: Review, read: Decoder) -> Review:
-        """At the end of a window; with more tables due it is to be read again."""
+        """The review at the end of a window. If it has more tables due, the window must be read again."""
         warnings = [*review.warnings]
         lost: dict[str, list[str]] = {}
         if not read.short:
             for name in review.inside:
-                # what was found at the beginning was reported then
+                # findings at the start of the window were reported then
                 before = self._lost(name, None) if self.policy == "report" else []
                 found = self._lost(name, [read.truncated[name]] if name in read.truncated else [])
                 lost[name] = [one for one in found if one not in before]
@@ -123,12 +125,13 @@ class Reviewer:
         return evolve(review, inside=inside, due=whole, warnings=tuple(dict.fromkeys(warnings)))
 
     def _named_otherwise(self, described: Mapping[str, Mapping[tuple[str, ...], int]]) -> dict[str, str]:
-        """OUT-04: a column may have had another name when its rows were written. The facts of the beginning do not
-        have what was altered since, and those of now have more than the stream."""
+        """OUT-04: a column may have had a different name when the rows were written. The facts from the start of the
+        window lack later ALTERs, and the facts of now may contain ALTERs that the stream does not have yet. So only a
+        difference from both counts."""
         found = {name: column for name in described if (column := self._column_of(name, self.facts, described))}
         now = self.look([self.published[name] for name in found]) if found else {}
         return {
-            name: f"its column {column} had another name for a while"
+            name: f"its column {column} had a different name for a while"
             for name, column in found.items() if self._column_of(name, now, described)
         }  # fmt: skip
 
@@ -144,8 +147,9 @@ class Reviewer:
         return next(filter(None, fitting), "")
 
     def _came_and_went(self, leaves: Mapping[str, Mapping[int, int]]) -> dict[str, list[str]]:
-        """OUT-04: partitions that the facts of the beginning do not have, and the stream does, were created since, or
-        were gone already: the catalogue of now tells. Of a table that has no facts in the position, the next window."""
+        """OUT-04: partitions of the stream that the facts from the start of the window lack were either created since,
+        or already dropped: the catalogue of now decides. A table without facts in the position is checked by the next
+        window."""
         new = {
             name: {oid: xid for oid, xid in seen.items() if oid not in self.facts[name].nodes and oid not in self._gone}
             for name, seen in leaves.items() if name in self.kept and name in self.facts
@@ -164,7 +168,7 @@ class Reviewer:
         *,
         short: bool,
     ) -> dict[str, Any]:
-        """What the position keeps of it."""
+        """The fields of the next position."""
         begun = {} if short else {str(table.name): table.oid for table in review.due}
         taken, kept = {**tables, **begun}, {}
         for name in taken:
@@ -193,26 +197,26 @@ class Reviewer:
         return inside
 
     def _replaced(self, inside: Mapping[str, int]) -> dict[str, list[str]]:
-        """PG-19, OUT-02: the name is of another table now, or the table has another name."""
+        """PG-19, OUT-02: the name now belongs to another table, or the table was renamed."""
         names = {table.oid: name for name, table in self.published.items()}
         found = {}
         for name, oid in inside.items():
             now = self.published.get(name)
             if now is not None and now.oid != oid:
-                found[name] = [f"it was dropped and made again (it was {oid}, and is {now.oid})"]
+                found[name] = [f"it was dropped and recreated (its oid was {oid}, and is {now.oid})"]
             elif now is None and oid in names:
-                found[name] = [f"its name is {names[oid]} now"]
+                found[name] = [f"it was renamed to {names[oid]}"]
         return found
 
     def _lost(self, name: str, truncates: Sequence[int] | None) -> list[str]:
         if name not in self.published:
-            return [f"it is not in publication {self.publication} any more"]
+            return [f"it is no longer in publication {self.publication}"]
         was, now = self.kept.get(name), self.facts.get(name)
         return [] if was is None or now is None else self.compare(Name.parse(name), was, now, truncates)
 
     def _decided(self, found: Mapping[str, Sequence[str]], error: type[Stopped], warnings: list[str]) -> Iterator[str]:
-        """Names of tables to be read again. Raises ``error`` where a person is to decide: also where nobody could read
-        the table again, or go on with it."""
+        """Names of the tables to read again. Raises ``error`` if the policy leaves the decision to a person, or if the
+        table can neither be read again nor continued."""
         new = {name: why for name, why in found.items() if name not in self._again}
         if not new:
             return iter([*found])
@@ -233,10 +237,10 @@ class Reviewer:
         every = len(found) > _SHOWN and self.saved is not None and found.keys() >= self.saved.tables.keys()
         todo = resync_todo(["*.*"] if every else [*found])
         if any(name not in self.published for name in found):
-            todo = f"first publish again what the stream should have; then {todo}"
+            todo = f"first publish the missing tables again; then {todo}"
         keys = sorted(name for name in found if self._key_has_another_name(name))
         if keys:
-            todo = f"drop the target of {', '.join(keys)}, whose key has another name now (a history of append stays); "
+            todo = f"drop the target of {', '.join(keys)}, whose key was renamed (keep the target of strategy append); "
             todo += f"then {resync_todo([*found])}"
         if gone := sorted({column for name in found if name not in keys for column in self._left(name)}):
             one = f"column {gone[0]}" if len(gone) == 1 else f"columns {', '.join(gone[:_SHOWN])}"
@@ -244,12 +248,12 @@ class Reviewer:
         return error(self.failed, f"changes may be missing: {'; '.join(said)}", todo)
 
     def _key_has_another_name(self, name: str) -> bool:
-        """So that rows of the target have none, and cannot be met."""
+        """Then rows in the target have no value in the new key column and cannot be matched."""
         was, now = self.kept.get(name), self.published.get(name)
         return was is not None and now is not None and not {*now.key} <= {*was.columns} and bool(self._left(name))
 
     def _left(self, name: str) -> set[str]:
-        """Columns that the stream no longer has, and the target does."""
+        """Columns that the target has and the stream no longer has."""
         was, now = self.kept.get(name), self.facts.get(name)
         return set() if was is None or now is None else {*was.columns} - {*now.columns} - {""}
 
@@ -258,8 +262,8 @@ class Reviewer:
             was, now = self.kept.get(name), self.facts.get(name)
             if was is None or now is None or not (columns := outside.came_with_values(was, now)):
                 continue
-            one = f"column {columns[0]}" if len(columns) == 1 else f"columns {', '.join(columns)}"
-            lack = "came with a default or other values, which rows not changed since lack"
+            one = f"column {columns[0]} was" if len(columns) == 1 else f"columns {', '.join(columns)} were"
+            lack = "added with a default or other values: rows not changed since then lack them"
             yield f"table {name}: {one} {lack}; {resync_todo([name])}"
 
 
@@ -287,8 +291,8 @@ def require_operations(
 
 
 def require_logged(unlogged: Sequence[Unlogged], policy: str, saved: Any, failed: str) -> None:
-    """OUT-04: changes of a relation that is not in the log are in no stream. Raises ConfigError; Gap where the stream
-    has begun, as the target may have lost some since."""
+    """OUT-04: changes of unlogged and foreign tables are not in the WAL, so no stream contains them. Raises
+    ConfigError; Gap if the stream has started, as the target may already lack changes."""
     if not unlogged or policy == "report":
         return
     found = "; ".join(one.found for one in unlogged[:_SHOWN])
@@ -305,23 +309,23 @@ def lacking_operations(facts: Mapping[str, Facts], expected: Sequence[str]) -> l
 
 
 def operations_todo(publication: str, expected: Sequence[str], lacking: Sequence[str]) -> tuple[str, str]:
-    """Publish them, or say that they are not wanted."""
+    """The two ways out: the statement that publishes them, and the option that says they are not needed."""
     alter = f"ALTER PUBLICATION {_quote(publication)} SET (publish = '{', '.join(expected)}')"
     left = ", ".join(name for name in expected if name not in lacking)
-    return alter, f"or, if they are not wanted, set source.options.operations: [{left}]"
+    return alter, f"or, if they are not needed, set source.options.operations: [{left}]"
 
 
 def without(saved: PostgresLogicalOffset, wanted: Sequence[str], published: Sequence[str]) -> PostgresLogicalOffset:
-    """The position without tables that are named, or match a glob; those that are published are due. Raises
-    ConfigError for a name that fits none."""
+    """The position without the tables that ``wanted`` names or matches; those that are published become due. Raises
+    ConfigError for a name that matches no table."""
     known, chosen = dict.fromkeys([*saved.tables, *saved.due, *published]), set[str]()
     for name in wanted:
         fitting = [table for table in known if matches(Name.parse(table), Name.parse(name))]
-        if (exact := str(Name.parse(name))) in known:  # though it may look like a glob
+        if (exact := str(Name.parse(name))) in known:  # an exact name counts even if it looks like a glob
             fitting = [exact]
         if not fitting:
             todo = f"the stream has {', '.join(sorted(known)) or 'none'}"
-            raise ConfigError(f"resync table {name}", "the stream has no such table", todo)
+            raise ConfigError(f"resync table {name}", "no table of the stream matches", todo)
         chosen |= {*fitting}
     tables = {name: oid for name, oid in saved.tables.items() if name not in chosen}
     facts = None if saved.outside is None else {n: one for n, one in saved.outside.items() if n not in chosen}

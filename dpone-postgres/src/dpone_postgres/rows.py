@@ -1,4 +1,4 @@
-"""Arrow columns on their way into a table: to the type of the column, and to CSV where it has no binary form here."""
+"""Converts Arrow columns to the types of a table's columns, and to CSV where dpone has no binary encoding."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _PIECE_BYTES = 8_000_000
 
 
 def pieces(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
-    """Slices whose encoded form takes a few megabytes, whatever the width of the rows."""
+    """Slices of about 8 MB, whatever the width of the rows."""
     rows = max(1, min(batch.num_rows, _PIECE_BYTES * batch.num_rows // max(batch.nbytes, 1)))
     for start in range(0, batch.num_rows, rows):
         yield batch.slice(start, rows)
 
 
 def as_type(array: pa.Array, type: pa.DataType) -> pa.Array:
-    """The same values as ``type``, one that a column has (``types.Column.arrow``). Raises Refused."""
+    """The same values as ``type``, the type of a column (``types.Column.arrow``). Raises Refused."""
     array = unpacked(array)
     if type == JSON and isinstance(type, pa.BaseExtensionType):
         texts = as_json(array) if has_members(array.type) else _storage(array).cast(pa.string())
@@ -44,14 +44,14 @@ def _storage(array: pa.Array) -> pa.Array:
 
 
 def _interval_texts(array: pa.Array) -> pa.Array:
-    """As PostgreSQL reads an interval; its smallest unit is the microsecond."""
+    """Texts that PostgreSQL parses as intervals. Its smallest unit is the microsecond. Raises Refused."""
     if pa.types.is_duration(array.type):
         number = fitted(array, pa.duration("us")).cast(pa.int64()).cast(pa.string())
         return pc.binary_join_element_wise(number, "microseconds", " ")
     texts: list[str | None] = []
     for row, value in enumerate(array.to_pylist()):
         if value is not None and value.nanoseconds % 1000:
-            raise Refused("an interval of less than a microsecond", row)
+            raise Refused("an interval with a fraction of a microsecond", row)
         text = (
             None if value is None else f"{value.months} mons {value.days} days {value.nanoseconds // 1000} microseconds"
         )
@@ -63,7 +63,7 @@ def _interval_texts(array: pa.Array) -> pa.Array:
 
 
 def csv(columns: Sequence[pa.Array], names: Sequence[str]) -> bytes:
-    """Rows of CSV as COPY reads it: texts in quotes, NULL as nothing at all, '' as a pair of quotes. Raises Refused."""
+    """Rows of CSV as COPY reads them: texts quoted, NULL as an empty field, '' as a pair of quotes. Raises Refused."""
     texts = []
     for column, name in zip(columns, names, strict=True):
         try:
@@ -94,10 +94,10 @@ def _text(column: pa.Array) -> pa.Array:
 
 
 def _calendar(column: pa.Array) -> pa.Array:
-    """Arrow writes years before 1 with a sign, PostgreSQL with BC."""
+    """Arrow writes years before 1 with a minus sign, PostgreSQL reads them with BC. Raises Refused for these."""
     zone = "+00" if pa.types.is_timestamp(column.type) and column.type.tz else ""
     bare = column.cast(pa.timestamp("us")) if pa.types.is_timestamp(column.type) else column
     texts = bare.cast(pa.string())
     if (ancient := pc.match_substring_regex(texts, "^-|^0000")) and pc.any(ancient).as_py():
-        raise Refused("a time before the year 1 in a row that goes as text", ancient.index(True).as_py())
+        raise Refused("a time before the year 1, in a row that is sent as text", ancient.index(True).as_py())
     return pc.binary_join_element_wise(texts, zone, "") if zone else texts

@@ -1,9 +1,9 @@
-"""Sequences that fill columns of a target (serial, identity, a default of ``nextval``): a load that brings values for
-such a column leaves the sequence behind them, and the next row that an application inserts would meet one.
+"""Sequences that fill columns of a target (serial, identity, a default of ``nextval``). A load that brings values for
+such a column does not move the sequence, so the next row that an application inserts would collide with a loaded one.
 
-They are set inside the transaction of the commit, and yet not by it: what ``nextval`` and ``setval`` did is never
-rolled back (https://www.postgresql.org/docs/current/functions-sequence.html), and is on the disk before a later COMMIT.
-So a crash leaves a gap at most, which is harmless, and nothing for the next run to do.
+They are advanced inside the transaction of the commit but do not belong to it: ``nextval`` and ``setval`` are never
+rolled back (https://www.postgresql.org/docs/current/functions-sequence.html), and are flushed before a later COMMIT.
+So a crash leaves at most a gap, which is harmless, and the next run has nothing to repair.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from dpone.errors import SinkError
 from dpone.schema import Name
 from dpone_postgres.database import PostgresDatabase
 
-# Steps that are taken by ``nextval``, which can only go on. ``setval`` would undo what others took between the look at
-# the sequence and the call: in these microseconds they would have to take more values than this.
+# Up to this many steps are made by ``nextval``, which can only advance. ``setval`` could move a sequence back behind
+# values that other sessions took since it was read; they would have to take more than this in a few microseconds.
 FEW = 10_000
 _SAVEPOINT = "__dpone__sequence"
 
-# Of a column with another default (nextval('s') * 10, 'A' || nextval('s')) nobody knows which value is which.
+# With any other default (nextval('s') * 10, 'A' || nextval('s')) a column's value does not show the sequence's value.
 _FILLING = """
 WITH filled AS (
     SELECT a.attrelid, a.attnum, a.attname, pg_catalog.pg_get_expr(f.adbin, f.adrelid) AS said, f.oid AS made
@@ -55,8 +55,8 @@ ORDER BY 1, 2"""
 
 @frozen
 class Filling:
-    """A sequence and the column that it fills. ``name`` is quoted; readable, usable, settable: rights of the role;
-    indexed: the server finds the highest value of the column at once."""
+    """A sequence and the column that it fills. ``name`` is quoted; readable, usable, settable: privileges of the role;
+    indexed: an index makes the highest value of the column cheap to find."""
 
     name: str
     column: str
@@ -70,17 +70,17 @@ class Filling:
     indexed: bool
 
     def first_of(self, last: int, called: bool) -> int:
-        """The value that it gives next."""
+        """The value that it returns next."""
         return last + self.step if called else last
 
     def steps(self, first: int, farthest: int) -> int:
-        """How many values lie between: from the next one to the last that is not beyond ``farthest``."""
+        """How many values it returns up to and including ``farthest``, starting at ``first``."""
         return max((farthest - first) // self.step + 1, 0)
 
 
 class Behind:
-    """The sequences of the columns that a load fills. ``stage``: its staged rows, which are looked at first; they are
-    gone when the sequences are set."""
+    """Advances the sequences of the columns that a load fills. ``stage``: the staged rows. They are read here, for
+    columns without an index, because they no longer exist when ``advance`` is called."""
 
     def __init__(self, db: PostgresDatabase, target: Name, columns: Sequence[str], stage: Name) -> None:
         self._db, self._target, self._columns = db, target, columns
@@ -88,8 +88,8 @@ class Behind:
         self._staged = {one: self._farthest(one, stage) for one in loose}
 
     def advance(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """After the rows are in the target: what was set, and what a person should do, in lines of a report. Fails no
-        load."""
+        """Call when the rows are in the target. Returns the lines of the report: sequences that were advanced, and
+        warnings with what a person should do. A sequence that cannot be advanced does not fail the load."""
         done = [one for filling in self._filling() for one in self._advance(filling)]
         return tuple(text for text, was_set in done if was_set), tuple(text for text, was_set in done if not was_set)
 
@@ -97,7 +97,7 @@ class Behind:
         return [Filling(*row) for row in self._db.rows(_FILLING, (self._db.oid(self._target), list(self._columns)))]
 
     def _farthest(self, one: Filling, table: Name) -> int | None:
-        """Of the values that the sequence can give: no other can be met."""
+        """The last of the column's values that the sequence can return; others cannot collide."""
         column, end = f"t.{self._db.dialect.quote(one.column)}", "ceil" if one.step > 0 else "floor"
         most = f"{'max' if one.step > 0 else 'min'}({column})::numeric"
         sql = f"SELECT {end}({most})::bigint FROM {self._db.dialect.name(table)} AS t"
@@ -110,7 +110,7 @@ class Behind:
         if farthest is None:
             return
         if not one.readable:
-            yield f"{self._of(one)} may give values up to {farthest} again, which are loaded; {self._grant(one)}", False
+            yield f"{self._of(one)} may return loaded values again, up to {farthest}; {self._grant(one)}", False
             return
         [(last, called)] = self._db.rows(f"SELECT last_value, is_called FROM {one.name}")
         first = one.first_of(last, called)
@@ -118,11 +118,11 @@ class Behind:
         if not steps:
             return
         to = first + (steps - 1) * one.step
-        behind = f"{self._of(one)} gives {first} next, and values up to {farthest} are loaded"
+        behind = f"{self._of(one)} returns {first} next, but values up to {farthest} are loaded"
         value = f"{'greatest' if one.step > 0 else 'least'}(last_value, {to})"
         by_hand = f"SELECT pg_catalog.setval({self._db.dialect.literal(one.name)}, {value}) FROM {one.name}"
         if one.cycles:
-            yield f"{behind}; it cycles, so that dpone leaves it; to skip them, run: {by_hand}", False
+            yield f"{behind}; it cycles, so dpone does not change it; to skip them, run: {by_hand}", False
         elif not (one.settable or (one.usable and steps <= FEW)):
             yield f"{behind}; {self._grant(one)}; or run: {by_hand}", False
         elif failed := self._set(one, steps, to):
@@ -133,11 +133,12 @@ class Behind:
                 yield f"{self._of(one)} has no value left; give it a wider type with ALTER SEQUENCE ... AS", False
 
     def _set(self, one: Filling, steps: int, to: int) -> str:
-        """Never back, whatever others take meanwhile. Answers why not."""
+        """Advance the sequence, never back, whatever other sessions take meanwhile. Returns why it failed, else ''."""
         self._db.execute(f"SAVEPOINT {_SAVEPOINT}")
         try:
             if steps <= FEW:
-                self._db.execute("DISCARD SEQUENCES")  # values that this session holds (CACHE) would come first
+                # Otherwise nextval would first return values that this session has cached (CACHE).
+                self._db.execute("DISCARD SEQUENCES")
                 steps_taken = "pg_catalog.count(pg_catalog.nextval(\0::regclass))"
                 self._db.rows(f"SELECT {steps_taken} FROM pg_catalog.generate_series(1, \0::int)", (one.name, steps))
             else:

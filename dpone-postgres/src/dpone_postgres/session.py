@@ -1,4 +1,4 @@
-"""One connection of a source: a read-only snapshot, and what is asked of it."""
+"""One connection of a source: a read-only snapshot and the queries that run in it."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 
 
 class Asked(Protocol):
-    """What cursors, parts and checks ask of a source, in its snapshot. table: None of a query; relation: what stands
-    after FROM."""
+    """What cursors, parts and checks need from a source, read in its snapshot. table: None for a query; relation: the
+    SQL after FROM."""
 
     name: str
     table: Name | None
@@ -49,7 +49,7 @@ class Asked(Protocol):
 
 
 class Session:
-    """Connected when first used. One thread at a time."""
+    """Connects on first use. One thread at a time."""
 
     def __init__(self, given: Mapping[str, str], options: PostgresSourceOptions, name: str) -> None:
         self._given, self._options, self._name = given, options, name
@@ -86,19 +86,20 @@ class Session:
                 raise SourceError(self._failed, found, todo) from error
 
     def beside(self) -> Session:
-        """Another one with the very server of this: of several hosts, or of several addresses of one name, only that
-        one knows a snapshot that was exported here."""
+        """Another session with the same server, also where several hosts or several addresses of one name were given:
+        only that server knows a snapshot that was exported here."""
         return Session(same_server(self._given, self.connection()), self._options, self._name)
 
     @property
     def open(self) -> bool:
-        """True while the snapshot lasts."""
+        """True while the snapshot's transaction is open."""
         idle = psycopg.pq.TransactionStatus.IDLE
         return self._db is not None and not self._db.closed and self._db.info.transaction_status != idle
 
     def begin(self, table: str | None = None) -> None:
-        """READ ONLY: a query cannot write, whatever functions it calls. ``table`` is locked before the snapshot begins
-        (LOCK, Notes): a TRUNCATE or ALTER between the two would show through the snapshot."""
+        """Begin a transaction. READ ONLY: a query cannot write, whatever functions it calls. ``table`` is locked before
+        the snapshot is taken (LOCK, Notes): a TRUNCATE or a rewriting ALTER is not MVCC-safe, so that one between the
+        two would be visible through the snapshot (MVCC Caveats)."""
         self.run(_BEGIN)
         if table is None:
             return
@@ -107,11 +108,11 @@ class Session:
         except DponeError as error:
             if sqlstate(error) not in ("42809", "42P01", "42501", "3F000"):
                 raise
-            self.end()  # not a table, or none that we may read: the query to come says it in better words
+            self.end()  # not a table, or not readable: the next query gives the better message
             self.run(_BEGIN)
 
     def export(self) -> str:
-        """A name under which others see the same snapshot, for as long as this one lasts (SET TRANSACTION)."""
+        """A name by which other sessions can use this snapshot while this transaction is open (SET TRANSACTION)."""
         return str(self.rows("SELECT pg_catalog.pg_export_snapshot()")[0][0])
 
     def join(self, snapshot: str) -> None:
@@ -129,7 +130,7 @@ class Session:
         if self._db is None:
             return
         if self._db.closed or self._db.info.transaction_status == psycopg.pq.TransactionStatus.ACTIVE:
-            self.close()  # in the midst of a COPY that nobody reads on
+            self.close()  # inside a COPY that was not read to its end
         elif self.open:
             try:
                 self.run("ROLLBACK")
@@ -158,11 +159,11 @@ class Session:
             yield from cursor.execute(sql)
 
     def copy(self, sql: str, rows: int, size: int) -> Iterator[list[Any]]:
-        """Messages of ``COPY (sql) TO STDOUT (FORMAT binary)``, a row each (libpq, PQgetCopyData); the header comes
-        with the first, the trailer is one of its own or all that follows it. In lists of ``rows`` messages, or fewer
-        once they have ``size`` bytes.
+        """Messages of ``COPY (sql) TO STDOUT (FORMAT binary)``, one row each (libpq, PQgetCopyData). The first one also
+        has the header; the trailer comes as a message of its own, or with what follows. Yields lists of ``rows``
+        messages, or fewer once they have ``size`` bytes.
 
-        Read below psycopg's own iterator, which takes three times as long per row; and never with a blocking call,
+        Reads below psycopg's own iterator, which takes three times as long per row, and never with a blocking call,
         which would hold the interpreter's lock.
         """
         db = self.connection()
@@ -176,7 +177,7 @@ class Session:
                 while True:
                     length, message = get(1)
                     if length > 0:
-                        # As bytes, which the garbage collector does not follow: memoryviews by the thousand set it off.
+                        # As bytes, which the garbage collector does not track: thousands of memoryviews trigger it.
                         block.append(bytes(message))
                         left -= 1
                         room -= length
@@ -187,7 +188,7 @@ class Session:
                         break
                     elif dry:
                         wait(db)
-                    else:  # a look costs less than to wait, which would hand the interpreter to the other thread
+                    else:  # polling once is cheaper than waiting, which would hand the interpreter to the other thread
                         raw.consume_input()
                     dry = length == 0
                 done = True
@@ -199,7 +200,7 @@ class Session:
 
 
 def lost_snapshot(failed: str) -> SourceError:
-    """A new window takes another one."""
-    found = SourceError(failed, "the snapshot of the window is gone", "begin a new window: run again")
+    """Transient: the next attempt opens a window with a new snapshot."""
+    found = SourceError(failed, "the window's snapshot no longer exists", "run again: that opens a new window")
     found.category = Category.TRANSIENT
     return found

@@ -1,4 +1,4 @@
-"""What a DBA runs for a change stream. Every statement may be run again."""
+"""The SQL script with which a DBA sets up a change stream. Every statement can be run again."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ HEARTBEAT = "SELECT pg_logical_emit_message(true, 'dpone', 'heartbeat');"
 
 def plan(slot: str, publication: str, tables: Sequence[str], role: str) -> list[str]:
     """Publication, slot, replica identity, grants, heartbeat; the teardown as comments. Raises ConfigError for a glob:
-    FOR ALL TABLES would make updates and deletes fail in every table without a key (CREATE PUBLICATION, Notes)."""
+    it would need FOR ALL TABLES, which makes updates and deletes fail in every table without a replica identity
+    (CREATE PUBLICATION, Notes)."""
     names = [table_name(Name.parse(table)) for table in tables]
     if not names or any(set("*?[") & {*part} for name in names for part in name.parts):
-        found = "no table" if not names else f"a pattern: {', '.join(tables)}"
-        todo = "name them with --table: FOR ALL TABLES breaks updates and deletes of tables without a key"
+        found = "no table" if not names else f"a glob: {', '.join(tables)}"
+        todo = "name each table with --table: FOR ALL TABLES breaks updates and deletes of tables without a key"
         raise ConfigError("plan a publication", found, todo)
     return [
         *_guard(names), _publication(publication, names), *_members(publication, names), _slot(slot),
@@ -98,8 +99,8 @@ def _grants(names: Sequence[Name], role: str) -> list[str]:
 
 def _heartbeat() -> str:
     return (
-        "-- heartbeat, run every minute where the role may not execute pg_logical_emit_message, or, for a stream of a\n"
-        "-- standby, on the primary: an idle slot moves on to it, and lets go of WAL\n"
+        "-- heartbeat: run it every minute if the role may not execute pg_logical_emit_message; for a stream of a\n"
+        "-- standby, run it on the primary. It lets an idle slot advance, so that the server can remove WAL:\n"
         f"-- {HEARTBEAT}"
     )
 
@@ -107,7 +108,7 @@ def _heartbeat() -> str:
 def _teardown(slot: str, publication: str) -> str:
     name = _d.literal(slot)
     return (
-        "-- teardown; a slot that nobody reads keeps WAL until the disk is full:\n"
+        "-- teardown; an unread slot retains WAL until the disk is full:\n"
         f"-- SELECT pg_drop_replication_slot({name}) FROM pg_replication_slots WHERE slot_name = {name};\n"
         f"-- DROP PUBLICATION IF EXISTS {_d.quote(publication)};"
     )

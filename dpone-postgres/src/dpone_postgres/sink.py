@@ -39,7 +39,8 @@ T = TypeVar("T")
 
 
 def retried(work: Callable[[], T]) -> T:
-    """Again, in a fresh transaction, after a deadlock or a serialization failure: the server has undone everything."""
+    """Run ``work``, which must be a whole transaction, again after a deadlock or a serialization failure: the server
+    has rolled everything back."""
     for attempt in range(1, _TRIES):
         try:
             return work()
@@ -54,8 +55,8 @@ _RIVAL = "another run changed the table at the same time: {}"
 
 
 def _rivalled(failed: str, found: str) -> SinkError:
-    """Two runs without a common lease; the next attempt meets what the other has left."""
-    error = SinkError(failed, found, "run again, and give all runs of a stream one state, whose lease keeps them apart")
+    """Two runs without a common lease collided. Transient: the next attempt sees the result of the other."""
+    error = SinkError(failed, found, "run again, and use one state for all runs of a stream: its lease prevents this")
     error.category = Category.TRANSIENT
     return error
 
@@ -80,12 +81,12 @@ class PostgresSink(SqlSink):
             return [Finding("connection", False, f"{error.failed}: {error.found}", error.todo)]
 
     def _makeable(self, schema: pa.Schema) -> pa.Schema:
-        """A native type that this database lacks (an enum, an extension's) becomes what its Arrow type asks for. Raises
-        ConfigError for a column that is there, and is generated."""
+        """The schema as this database can create it: a native type that it lacks (an enum, an extension's) is replaced
+        by the type for its Arrow type. Raises ConfigError if a column of the target is generated."""
         made = {c.name for c in self._db.columns(self._target) or () if c.generated}
         if both := sorted(made & {*schema.names}):
-            found = f"the target makes the values of {', '.join(both)} itself (GENERATED ALWAYS AS)"
-            todo = "leave the column out in source.query, or make it a plain one"
+            found = f"the target generates the values of {', '.join(both)} (GENERATED ALWAYS AS)"
+            todo = "leave the column out in source.query, or drop its expression in the target"
             raise ConfigError(f"write {self._target}", found, todo)
         natives = {native for f in schema if (native := types.native(f)) is not None}
         if not natives:
@@ -95,7 +96,7 @@ class PostgresSink(SqlSink):
         return pa.schema([f if types.native(f) in known else f.remove_metadata() for f in schema])
 
     def made(self, field: pa.Field) -> pa.Field:
-        """A native type compares in its own way; a collation of the source is not taken over."""
+        """A native type keeps its own equality; a collation of the source is not copied."""
         known = types.native(field) is not None and not equality(field).startswith("collation ")
         return self._makeable(pa.schema([field])).field(0) if known else field.remove_metadata()
 
@@ -103,10 +104,8 @@ class PostgresSink(SqlSink):
         statements = super().ddl(changes)
         widened = [c.column for c in changes if c.kind == "widen" and self._statements(c)]
         if widened and (views := self._db.views_on(self._target, widened)):
-            found = f"views read column {', '.join(widened)}, and the server changes the type of no such column"
-            todo = (
-                f"keep what pg_get_viewdef shows of each, run {' '.join(views)} then dpone again, and create them again"
-            )
+            found = f"views read column {', '.join(widened)}, and the server cannot change the type of such a column"
+            todo = f"save each view's pg_get_viewdef, run {' '.join(views)} then dpone, and create the views again"
             raise SchemaBreak(f"evolve the schema of {self._target}", found, f"{todo}; nothing was changed")
         return statements
 
@@ -115,14 +114,14 @@ class PostgresSink(SqlSink):
             retried(lambda: SqlSink.apply(self, ddl))
 
     def provide(self, load: Load, ddl: Sequence[str]) -> None:
-        """Not while another load commits to the target: what it makes the target's is nobody's to take back."""
+        """Waits while another load commits to the target: what that load has committed can no longer be taken back."""
         if ddl:
             retried(lambda: self._own_tables(load))
         with self._telling_ddl(), self._db.committing([self._target]):
             retried(lambda: SqlSink.provide(self, load, ddl))
 
     def take_back(self, key: str, run_id: str = "") -> Sequence[TakenBack]:
-        """Also after a commit whose answer was lost: if it is still under way, this waits for its end."""
+        """Also after a commit whose answer was lost: if that is still running, this waits for its end."""
         with self._db.committing([self._target]):
             return retried(lambda: SqlSink.take_back(self, key, run_id))
 
@@ -132,16 +131,18 @@ class PostgresSink(SqlSink):
             yield
         except SinkError as error:
             if sqlstate(error) == "0A000" and isinstance(error.__cause__, psycopg.Error):
-                # A trigger, policy or generated column; the detail of such an error has names of objects alone.
+                # A trigger, policy or generated column uses it. The DETAIL of this error has only object names, no
+                # values.
                 found = f"{error.found}: {error.__cause__.diag.message_detail or ''}".rstrip(": ")
-                todo = "drop what the text names, run again, and create it again; nothing was changed"
+                todo = "drop the named object, run again, then recreate it; nothing was changed"
                 raise SinkError(error.failed, found, todo) from error.__cause__
             if sqlstate(error) not in ("42P07", "42701"):  # duplicate_table, duplicate_column
                 raise
             raise _rivalled(error.failed, _RIVAL.format(error.found)) from error.__cause__
 
     def open(self, load: Load) -> PostgresWriter:
-        """A target that was there when the load was planned may be taken back by the run that had made it."""
+        """The run that created the target may take it back after this load was planned; then this raises a transient
+        error."""
         try:
             return self._open(load)
         except SinkError as error:
@@ -155,8 +156,8 @@ class PostgresSink(SqlSink):
         lineage = self._options.lineage.enabled
         into = retried(lambda: self._into(load))
         stage = retried(lambda: open_stage(self._db, into, load, lineage, LINEAGE))
-        # A momentary load is never gone on with, so that its staging need not survive a crash of the server. One that
-        # may take the target's place must.
+        # A load that cannot be resumed does not need its staging after a server crash, so it is UNLOGGED. A staging
+        # that may become the target must be logged.
         self._db.unlogged = not load.repeatable and load.strategy.mode != "full_refresh" and not self.is_empty()
         writer = PostgresWriter(self._db, self._target, load, stage, lineage, self._options.undo, into)
         writer.advances = self._options.sequences == "advance"
@@ -175,18 +176,19 @@ class PostgresSink(SqlSink):
             self._require_way()
 
     def _require_way(self) -> None:
-        """TRUNCATE refuses a table that another one refers to, whether it has rows or not."""
+        """Raises SinkError if the stated full_refresh cannot work: TRUNCATE fails for a table that a foreign key
+        references, even if the referencing table is empty."""
         mine = (str(one.table) for one in self._db.references(self._target) if one.table != self._target)
         if self._options.full_refresh == "truncate" and (others := list(dict.fromkeys(mine))):
-            found = f"options.full_refresh: truncate, but {', '.join(others)} refers to the table by a foreign key"
+            found = f"options.full_refresh: truncate, but {', '.join(others)} references the table by a foreign key"
             raise SinkError(f"replace rows of {self._target}", found, "use full_refresh: auto or delete")
         if self._options.full_refresh == "swap" and (hanging := self._db.hanging(self._target)):
             found = f"options.full_refresh: swap, but the table has {', '.join(hanging)}, which a swap would lose"
             raise SinkError(f"replace rows of {self._target}", found, "use full_refresh: auto, truncate or delete")
 
     def _own_tables(self, load: Load) -> None:
-        """Tables of dpone's own, made by one runner at a time: CREATE TABLE IF NOT EXISTS does not see that
-        another transaction is at it."""
+        """Create dpone's own tables, one run at a time: CREATE TABLE IF NOT EXISTS fails with a unique violation if
+        another transaction is creating the same table."""
         with transaction(self._db, own_lock(self._target)):
             create_own(self._db, self._target, load, self._options.undo)
             self._create_added()
@@ -203,12 +205,12 @@ class PostgresSink(SqlSink):
 
 
 class PostgresWriter(SqlWriter):
-    """``contract.Writer``: that of every SQL sink, which also takes the binary stream of another PostgreSQL, and
-    sets the sequences of its target. Several parts are staged at once, each in a transaction of a connection of its
-    own, into one table without any index."""
+    """``contract.Writer``: the shared SQL writer, which also accepts the binary stream of another PostgreSQL and
+    advances the sequences of its target. Several parts are staged in parallel, each in a transaction on its own
+    connection, into one table without an index."""
 
     _db: PostgresDatabase
-    advances = False  # sequences of the target
+    advances = False  # whether to set sequences of the target
 
     def __init__(
         self,
@@ -221,14 +223,14 @@ class PostgresWriter(SqlWriter):
         into: Name | None = None,
     ) -> None:
         super().__init__(db, target, load, stage, lineage, undo, into)
-        # The chunks of changes are numbered in their order, so that they come one after the other.
+        # Chunks of changes are numbered in order, so they are staged one after the other.
         self._several = load.parts != 1 and not load.changes
         self.sequences: tuple[str, ...] = ()
         self.warnings: tuple[str, ...] = ()
 
     def prepare(self) -> None:
-        """Of several parts, none knows whether it is the first or the last: the staging loses key and lineage before
-        them all, and gets both at the commit."""
+        """Parallel parts do not know which of them is first or last, so key and lineage are removed from the staging
+        before all of them and added at the commit."""
         if not self._several or self._stage is None:
             return
         with transaction(self._db, self._load.key):
@@ -256,7 +258,7 @@ class PostgresWriter(SqlWriter):
         except SinkError as error:
             if sqlstate(error) != "42P01":  # undefined_table
                 raise
-            found = "the staging is gone: another run of the same stream swept it"
+            found = "the staging no longer exists: another run of the same stream removed it"
             raise _rivalled(f"load {self._target}", found) from error.__cause__
 
     def _constants(self, stage: Stage) -> dict[str, Any]:
@@ -264,7 +266,7 @@ class PostgresWriter(SqlWriter):
         return {LOAD_ID: self.load_id, LOADED_AT: stage.created_at} if self._lineage else {}
 
     def _fits(self, stream: Stream) -> bool:
-        """True if the stream is binary COPY of just the staging's types: the server takes it for these unseen."""
+        """True if the stream is binary COPY with exactly the staging's types: the server cannot detect a difference."""
         if binary.FORMAT not in stream.native or self._stage is None:
             return False
         have = {c.name: c.native for c in self._db.columns(self._stage.table) or ()}
@@ -283,22 +285,24 @@ class PostgresWriter(SqlWriter):
         return staged
 
     def _job(self, stage: Stage) -> Job:
-        """Inside the commit, behind the fence: another runner may have swept the staging."""
+        """Called inside the commit, after the fence: another run may have removed the staging before."""
         if self._several:
-            self._stage_schema(stage)  # raises if it was swept
+            self._stage_schema(stage)  # raises if it was removed
             with self._telling_repeated_keys():
                 key = self._load.strategy.key if stage.unique else ()
                 self._db.complete(stage.table, key, self._constants(stage))
         if self._load.strategy.mode in _JOINED:
-            self._db.execute(f"ANALYZE {self._db.dialect.name(stage.table)}")  # nothing else has told the planner
+            # The planner has no statistics of a new table, and this join needs them.
+            self._db.execute(f"ANALYZE {self._db.dialect.name(stage.table)}")
         self._db.tell_loose(self._into)
         job = super()._job(stage)
-        if job.swap and is_empty(self._db, self._into):  # and empty it stays until the staging takes its place
+        if job.swap and is_empty(self._db, self._into):  # and it must stay empty until the staging replaces it
             self._db.hold(self._target)
         return job
 
     def _apply(self) -> tuple[Mapping[str, int], tuple[Kept, ...]]:
-        """With the sequences behind the rows, as the last of all: so they are the least time ahead of the commit."""
+        """Sequences are advanced last: they are not transactional, so they should run ahead of the commit for the
+        shortest time."""
         behind = None
         self.sequences, self.warnings = (), ()  # of this attempt
         if self.advances and self._stage is not None:

@@ -1,7 +1,7 @@
-"""A replication slot and the server it is on: what they are, and when to stop rather than read on.
+"""A replication slot and its server: their facts, and the checks that stop a stream before it could lose changes.
 
-Facts: https://www.postgresql.org/docs/current/view-pg-replication-slots.html. A slot whose ``confirmed_flush_lsn`` is
-above the position that was saved has passed changes by: PostgreSQL 15 and later say nothing of it.
+Facts: https://www.postgresql.org/docs/current/view-pg-replication-slots.html. If ``confirmed_flush_lsn`` is above the
+saved position, the slot has skipped changes. The server does not report that: it simply starts there.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ PLUGIN = "pgoutput"
 _COMMIT = re.compile("[0-9A-F]{16}-([0-9A-F]{8})-([0-9]+)")  # LSN, xid, time in microseconds from 2000 on
 _EPOCH, _MICROSECOND = datetime(2000, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
 _LONGEST = 30.0  # seconds to wait for a slot that a closed connection of ours still holds
-_PATIENT = 0.5  # seconds until a server that is busy with a long transaction must stop sending it
+_PATIENT = 0.5  # seconds before the process is terminated: decoding a long transaction, it may not write for long
 FROM_SCRATCH = (
     "load from scratch with 'dpone cdc drop', 'dpone cdc create' and 'dpone run --full-refresh' "
     "(docs/connectors/postgres-cdc.md)"
 )
-# Also where nobody knows whether the stream was loaded before: a full refresh of a new stream is its first load.
-NO_SLOT = "make it with 'dpone cdc create', then run 'dpone run --full-refresh': nothing kept what came in between"
+# Also used if it is not known whether the stream was loaded before: a full refresh of a new stream is its first load.
+NO_SLOT = "create it with 'dpone cdc create', then run 'dpone run --full-refresh': changes in between were not retained"
 
 _SERVER = f"""
 SELECT s.system_identifier::text, pg_catalog.current_database()::text, {TIMELINE},
@@ -59,14 +59,14 @@ WHERE backend_xid IS NOT NULL AND pid <> pg_catalog.pg_backend_pid() ORDER BY xa
 
 
 def rows(db: psycopg.Connection[Any], failed: str, sql: str, given: Sequence[Any] = ()) -> list[Any]:
-    """Parameters stand where the text has NUL, as in ``PostgresDatabase``."""
+    """All rows of a query. NUL characters in the text mark the parameters, as in ``PostgresDatabase``."""
     with failing(SourceError, failed):
         return asking(db, sql).execute(numbered(sql), given or None).fetchall()
 
 
 @frozen
 class Server:
-    """``end``: how far its WAL is safe on the disk (of a standby: replayed)."""
+    """``end``: the LSN up to which its WAL is flushed to disk (on a standby: replayed)."""
 
     system: str
     database: str
@@ -83,7 +83,8 @@ class Server:
 
 @frozen
 class Slot:
-    """``started``: when the server was, which is another time after a copy of its data was put back."""
+    """``confirmed``, ``restart``: LSNs, 0 if not set. ``started``: when the server was started; it differs after a
+    backup was restored."""
 
     name: str
     plugin: str
@@ -102,43 +103,44 @@ class Slot:
         if not found:
             return None
         plugin, kind, database, active, confirmed, restart, status, invalid, started = found[0]
-        # The offset a reader may rely on is its own; a slot that is not logical has none.
+        # A physical slot has no confirmed LSN.
         confirmed, restart = (0 if lsn is None else lsn_number(lsn) for lsn in (confirmed, restart))
         return cls(name, plugin or "", kind, database or "", active, confirmed, restart, status, invalid, started)
 
     def require(self, server: Server, failed: str) -> None:
-        """PG-14. Raises IdentityChanged, Gap; SourceError, which may be tried again, if it is in use."""
+        """PG-14: the slot can be read from this connection. Raises IdentityChanged, Gap; a transient SourceError if
+        another process uses it."""
         if self.kind != "logical" or self.plugin != PLUGIN:
             found = f"slot {self.name} is {self.kind} with plugin {self.plugin or 'none'}, not logical with {PLUGIN}"
-            raise IdentityChanged(failed, found, f"name the slot of this stream, or {FROM_SCRATCH}")
+            raise IdentityChanged(failed, found, f"set slot to this stream's slot, or {FROM_SCRATCH}")
         if self.database != server.database:
-            found = f"slot {self.name} is of database {self.database}, the connection of {server.database}"
-            raise IdentityChanged(failed, found, "connect to the slot's database, or name the slot of this stream")
+            found = f"slot {self.name} belongs to database {self.database}, the connection uses {server.database}"
+            raise IdentityChanged(failed, found, "connect to the slot's database, or set slot to this stream's slot")
         if self.wal_status == "lost" or self.invalid:
             found = f"slot {self.name} is lost: {self.invalid or 'its WAL was removed (max_slot_wal_keep_size)'}"
             raise Gap(failed, found, FROM_SCRATCH)
         if self.active is not None:
             found = f"slot {self.name} is in use by process {self.active} of the server"
-            error = SourceError(failed, found, "let the other reader end; one slot serves one reader")
+            error = SourceError(failed, found, "wait until the other reader ends: a slot serves one reader at a time")
             error.category = Category.TRANSIENT
             raise error
 
     def require_history(self, saved: PostgresLogicalOffset, met: bool, failed: str) -> None:
-        """PG-17, OUT-05: a slot that stands before the position gives its last commit once more (``met``). If it does
-        not, the server was put back to an earlier moment, whatever it has written since. Only ``ack`` moves the slot,
-        and only after this; so the stop lasts as long as position and slot are what they are. A slot that stands at
-        the position needs no proof: it was moved there when the commit was known. Raises IdentityChanged."""
+        """PG-17, OUT-05: a slot before the position must return the position's last commit again (``met``). If it does
+        not, the server was restored to an earlier state, whatever it has written since. Only ``ack`` moves the slot,
+        and only after this check, so the error repeats until position or slot change. A slot exactly at the position
+        needs no proof: ``ack`` moved it there when the commit was known. Raises IdentityChanged."""
         unknown = not saved.exact and saved.commit < mark(self.confirmed)
         if not met and not unknown and self.confirmed != lsn_number(saved.lsn):
-            found = f"slot {self.name} does not give the commit that was read last, before {saved.lsn}"
-            why = "the server was set back to an earlier moment, or someone moved the slot"
+            found = f"slot {self.name} does not return the last commit that was read, before {saved.lsn}"
+            why = "the server was restored to an earlier state, or the slot was moved"
             raise IdentityChanged(failed, f"{found}: {why}", FROM_SCRATCH)
 
 
 def require_committed(db: psycopg.Connection[Any], slot: Slot, saved: PostgresLogicalOffset, failed: str) -> None:
-    """OUT-05: a slot that stands at the position gives no commit that proves the history. A server that was put back,
-    and whose slot someone moved there, has another transaction of that number, or none yet. One that waits for a
-    synchronous standby may be in the stream before it is done. Raises IdentityChanged."""
+    """OUT-05: a slot exactly at the position returns no commit that proves the history. On a server that was restored,
+    and whose slot was then moved there, the xid belongs to another transaction or was not assigned yet. A transaction
+    that waits for a synchronous standby is in the stream before it is visible as committed. Raises IdentityChanged."""
     if slot.confirmed != lsn_number(saved.lsn) or not (commit := _COMMIT.fullmatch(saved.commit)):
         return
     xid, at = int(commit[1], 16), int(commit[2])
@@ -150,25 +152,27 @@ def require_committed(db: psycopg.Connection[Any], slot: Slot, saved: PostgresLo
         status, done = "not known", None
     if status in ("committed", "in progress", None) and (done is None or (done - _EPOCH) // _MICROSECOND == at):
         return
-    found = f"transaction {xid}, which was read last, is {status if status != 'committed' else 'another one'}"
-    why = "the server was set back to an earlier moment, and someone moved the slot"
-    raise IdentityChanged(failed, f"slot {slot.name} stands at {saved.lsn}, but {found}: {why}", FROM_SCRATCH)
+    found = f"the last transaction read, {xid}, is {status if status != 'committed' else 'a different one'}"
+    why = "the server was restored to an earlier state and the slot was moved"
+    raise IdentityChanged(failed, f"slot {slot.name} is at {saved.lsn}, but {found}: {why}", FROM_SCRATCH)
 
 
 def require_position(
     after: Position, mine: PostgresLogicalOffset, server: Server, failed: str
 ) -> PostgresLogicalOffset:
-    """PG-17: the position is of this very stream. Raises IdentityChanged, Gap."""
+    """PG-17: the position belongs to this stream: same server, database, slot and publication. Raises
+    IdentityChanged."""
     if after.kind != KIND:
-        raise IdentityChanged(failed, f"the position is of {after.kind}, not of {KIND}", FROM_SCRATCH)
+        raise IdentityChanged(failed, f"the position is a {after.kind} position, not {KIND}", FROM_SCRATCH)
     was, is_ = after.identity, mine.to_position().identity
     names = [name for name in {**is_, **was} if was.get(name) != is_.get(name)]
     if changed := [f"{name} was {was.get(name)}, is {is_.get(name)}" for name in names]:
-        todo = "connect to the server of before; if this one took its place, " + FROM_SCRATCH
+        todo = "connect to the original server; if this one replaced it, " + FROM_SCRATCH
         raise IdentityChanged(failed, ", ".join(changed), todo)
     saved = PostgresLogicalOffset.from_position(after)
     if server.end < lsn_number(saved.lsn):
-        found = f"the server's WAL ends at {lsn_text(server.end)}, before the position {saved.lsn}: it was set back"
+        ends = f"the server's WAL ends at {lsn_text(server.end)}, before the position {saved.lsn}"
+        found = f"{ends}: it was restored to an earlier state"
         raise IdentityChanged(failed, found, FROM_SCRATCH)
     return saved
 
@@ -176,36 +180,38 @@ def require_position(
 def require_slot(db: psycopg.Connection[Any], name: str, after: Position | None, failed: str) -> Slot:
     found = Slot.of(db, name, failed)
     if found is None and after is None:
-        raise ConfigError(failed, f"there is no slot {name}", "make it with 'dpone cdc create'")
+        raise ConfigError(failed, f"slot {name} does not exist", "create it with 'dpone cdc create'")
     if found is None:
-        raise Gap(failed, f"there is no slot {name} any more, and nothing kept what came since", FROM_SCRATCH)
+        raise Gap(failed, f"slot {name} was dropped, so the changes since then were not retained", FROM_SCRATCH)
     return found
 
 
 def require_not_passed(slot: Slot, after: int, failed: str) -> None:
-    """PG-02: dropped and made again, or moved by someone else."""
+    """PG-02: a slot that was recreated, or moved by another client, is above the position. Raises Gap."""
     if slot.confirmed > after:
         gap = f"after {lsn_text(after)} up to {lsn_text(slot.confirmed)}"
-        found = f"slot {slot.name} has passed changes by, {gap}: it was made again, or someone else moved it"
+        found = f"slot {slot.name} has skipped changes {gap}: it was recreated, or another client moved it"
         raise Gap(failed, found, FROM_SCRATCH)
 
 
 def release(db: psycopg.Connection[Any], name: str, pid: int, failed: str) -> None:
-    """Wait until a connection of ours, which was closed, has let go of the slot: the server notices when it writes."""
+    """Wait until the server has released the slot of a connection that dpone closed: it notices only when it next
+    writes to it. Raises a transient SourceError after 30 seconds."""
     ended, first = False, time.monotonic()
     while (slot := Slot.of(db, name, failed)) is not None and slot.active == pid:
         if time.monotonic() > first + _PATIENT and not ended:
             rows(db, failed, "SELECT pg_catalog.pg_terminate_backend(\0)", (pid,))
             ended = True
         if time.monotonic() > first + _LONGEST:
-            todo = "run again; if it stays, end that process with pg_terminate_backend"
-            error = SourceError(failed, f"process {pid} of the server still holds slot {name}", todo)
+            todo = "run again; if the process stays, end it with pg_terminate_backend"
+            error = SourceError(failed, f"server process {pid} still holds slot {name}", todo)
             error.category = Category.TRANSIENT
             raise error
         time.sleep(0.01)
 
 
 def writer_in_the_way(db: psycopg.Connection[Any], failed: str) -> str:
-    """PG-16: a slot begins where no transaction that writes is open."""
+    """For a message: the oldest open transaction that has written. Creating a slot waits for all of these to end
+    (PG-16)."""
     found = rows(db, failed, _WRITERS)
-    return "" if not found else f"; process {found[0][0]} has been in a transaction that writes for {found[0][1]} s"
+    return "" if not found else f"; process {found[0][0]} has had a writing transaction open for {found[0][1]} s"

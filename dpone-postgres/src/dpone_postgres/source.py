@@ -37,8 +37,8 @@ _VIEW = PREFIX + "query"
 
 
 class PostgresSource:
-    """``contract.Source``. The snapshot is a REPEATABLE READ transaction from ``window`` to the end of the read, so
-    that rows, highest cursor value and counts are of one moment."""
+    """``contract.Source``. One REPEATABLE READ transaction lasts from ``window`` to the end of the read, so that rows,
+    highest cursor value and counts are as of one moment."""
 
     def __init__(self, spec: SourceSpec) -> None:
         self.options = spec.options if isinstance(spec.options, PostgresSourceOptions) else PostgresSourceOptions()
@@ -47,8 +47,8 @@ class PostgresSource:
             found = f"incremental.by: {self._incremental.by}"
             raise ConfigError("read source postgres", found, "use by: cursor or by: xmin")
         if stray := [name for name in ("slot", "publication") if getattr(self.options, name)]:
-            found = f"{' and '.join(stray)}, but this source is not a change stream"
-            raise ConfigError("read source postgres", found, "add incremental: {by: cdc}, or remove what is of streams")
+            found = f"{' and '.join(stray)} given, but this source is not a change stream"
+            raise ConfigError("read source postgres", found, "add incremental: {by: cdc}, or remove these options")
         self._given = parameters(spec.connection)
         self.table = table_name(spec.table) if spec.table else None
         self._query = (spec.query or "").strip().rstrip(";").rstrip() if spec.table is None else None
@@ -81,8 +81,8 @@ class PostgresSource:
             self.close()
 
     def tables(self, pattern: str) -> list[str]:
-        """Tables, views and foreign tables of every schema but the system's, without dpone's own. A pattern without a
-        dot is of the schema public."""
+        """Tables, views and foreign tables of all schemas except the system's and without dpone's own tables. A pattern
+        without a dot means the schema public."""
         sql = (
             "SELECT n.nspname, c.relname FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n "
             "ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND NOT c.relispartition "
@@ -107,7 +107,8 @@ class PostgresSource:
             self.end()
 
     def window(self, after: Position | None, request: WindowRequest) -> Window:
-        """Opens the snapshot. Without ``incremental`` every window is the whole table."""
+        """Open the snapshot, which stays until all parts are read. Without ``incremental`` a window is the whole table.
+        Raises ConfigError, SourceError, IdentityChanged."""
         self.end()
         self._cursor, self._snapshot = None, None
         bound = self._settled(None if request.whole else after)
@@ -126,12 +127,12 @@ class PostgresSource:
             self.end()
         every, proof = self.options.row_security == "off", reading.proof
         if not every:
-            proof += "; rows that row security hides from the role are not read (row_security: on)"
+            proof += "; rows hidden by row security are not read (row_security: on)"
         whole = every and (request.whole or self._incremental is None)
         return Window(reading.position, parts, False, self._schema, whole, reading.caught_up, proof, reading.warnings)
 
     def _settled(self, after: Position | None) -> Bound | None:
-        """Where a read by cursor must end, before its snapshot begins."""
+        """The bound at which a read by cursor must end, found before the snapshot begins."""
         if self._incremental is None or self._incremental.column is None or self._query == "":
             return None
         column = f"s.{self.dialect.quote(self._incremental.column)}"
@@ -139,15 +140,15 @@ class PostgresSource:
 
     def _begin(self) -> None:
         if self._query == "":
-            raise ConfigError("read the query", "it is empty", "give one SELECT")
+            raise ConfigError("read the query", "it is empty", "set query to one SELECT")
         self._session.begin(None if self.table is None else self.dialect.name(self.table))
 
     def end(self) -> None:
-        """The end of the snapshot."""
+        """End the snapshot."""
         self._session.end()
 
     def _split(self, reading: Reading, request: WindowRequest) -> tuple[Part, ...]:
-        """Several are read in the snapshot of this window, each over a connection of its own."""
+        """Several parts are read in the snapshot of this window, each over its own connection."""
         parts: tuple[Part, ...] = ()
         if request.parts:
             parts = self._parts.again(request.parts)
@@ -169,7 +170,7 @@ class PostgresSource:
             column = cursor_column(self._incremental, names, request.mode, self.name)
             by = next(c for c in self._columns if c.name == column)
             if by.equality == NONE:
-                why = f"cursor column {column} is {by.native}, whose values have no order"
+                why = f"cursor column {column} is {by.native}, which has no order"
                 raise ConfigError(f"read {self.name}", why, "name another column in incremental.column")
             cursor = Cursor(self, by, bound)
             self._cursor = cursor
@@ -178,14 +179,15 @@ class PostgresSource:
         return snapshot(after, identity, self.name, whole=request.whole)
 
     def _identity(self) -> dict[str, Any]:
-        """Of the cluster: its system identifier; a copy of it made by the file system has the same."""
+        """The server's system identifier and the database. A file system copy of a server has the same identifier."""
         sql = "SELECT system_identifier::text, current_database() FROM pg_catalog.pg_control_system()"
         [(system, database)] = self.rows(sql)
         return {"system": system, "database": database}
 
     @contextmanager
     def read(self, part: Part) -> Iterator[_PostgresStream]:
-        """Parts of several share the window's snapshot over connections of their own."""
+        """Several parts share the window's snapshot, each over its own connection. Raises a transient SourceError if
+        the snapshot no longer exists."""
         if self._reading is None or self._schema is None or not self._session.open:
             raise lost_snapshot(f"read {self.name}")
         session = self._session
@@ -202,7 +204,7 @@ class PostgresSource:
                 self.end()
 
     def ack(self, position: Position) -> None:
-        """Nothing to let go of."""
+        """Nothing to acknowledge."""
 
     def close(self) -> None:
         self._session.close()
@@ -211,12 +213,12 @@ class PostgresSource:
 
     @property
     def relation(self) -> str:
-        """A query may end with a comment: what follows it stands in the next line."""
+        """The SQL after FROM. A query may end with a comment, so the parenthesis is on the next line."""
         return f"({self._query}\n)" if self.table is None else self.dialect.name(self.table)
 
     def _look(self) -> None:
-        """Columns as they are now. Lineage of an earlier load is left out: it says where a row came from then, and each
-        target gets its own."""
+        """Read the columns as they are now. Lineage columns of an earlier load are left out: each target gets its own.
+        Raises SourceError, ConfigError."""
         if self.table is not None:
             sql = (
                 "SELECT c.oid FROM pg_catalog.pg_class AS c "
@@ -224,25 +226,26 @@ class PostgresSource:
                 "WHERE n.nspname = \0 AND c.relname = \0 AND c.relkind IN ('r', 'p', 'v', 'm', 'f')"
             )
             if not (found := self.rows(sql, self.table.parts)):
-                told = f"there is no such table or view in {self.where}"
+                told = f"the table or view does not exist in {self.where}"
                 raise SourceError(f"read {self.name}", told, "correct the name; names are case-sensitive")
             columns = types.columns(self.rows(types.COLUMNS.replace("$1", str(found[0][0]))))
         else:
             columns = self._described()
         self._columns = [c for c in columns if c.name not in LINEAGE]
         if not self._columns:
-            raise SourceError(f"read {self.name}", "it has no column", "name a table or query with columns")
+            raise SourceError(f"read {self.name}", "it has no columns", "name a table or query with columns")
         if len({c.name for c in self._columns}) < len(self._columns):
-            raise ConfigError(f"read {self.name}", "two columns have one name", "give each a name with AS")
+            raise ConfigError(f"read {self.name}", "two columns have the same name", "rename one with AS")
 
     def _described(self) -> list[types.Column]:
-        """The columns of the query, which is planned and not run."""
+        """The columns of the query, which LIMIT 0 plans without reading rows."""
         try:
             described = self._session.run(f"SELECT * FROM {self.relation} AS s LIMIT 0").description or []
         except SourceError as error:
             if sqlstate(error) == "42501":
                 raise
-            raise ConfigError("read the query", error.found, "give one SELECT without parameters") from error.__cause__
+            todo = "set query to one SELECT without parameters"
+            raise ConfigError("read the query", error.found, todo) from error.__cause__
         return [self._column(d.name, d.type_code, d._fmod) for d in described]
 
     def _column(self, name: str, oid: int, modifier: int) -> types.Column:
@@ -267,7 +270,7 @@ class PostgresSource:
     # ---- reading
 
     def is_first(self, part: Part) -> bool:
-        """Of the window's parts."""
+        """Whether it is the first of the window's parts."""
         return part.id == self._first
 
     @property
@@ -278,7 +281,7 @@ class PostgresSource:
         return self._columns
 
     def select(self, span: Span, part: Part, extra: Sequence[str] = ()) -> str:
-        """The rows of a span in a part; ``extra``: columns, as text, behind the others."""
+        """The SELECT for the rows of a span in a part; ``extra``: columns to add at the end, as text."""
         shown = [self._shown(c) for c in self._columns] + [f"s.{self.dialect.quote(n)}::text" for n in extra]
         return f"SELECT {', '.join(shown)} FROM {self.relation} AS s{self._where(span, part)}"
 
@@ -292,7 +295,7 @@ class PostgresSource:
         return f" WHERE {condition}" if condition else ""
 
     def gathered(self, span: Span, part: Part, session: Session) -> Gathered | None:
-        """The part by columns; None where the server would not do that well."""
+        """Reads the part as arrays per column; None if the server cannot do that efficiently."""
         pages = self._parts.pages(part)
         if self.table is None or pages is None or (self._cursor and self._cursor.where(span)):
             return None
@@ -302,7 +305,7 @@ class PostgresSource:
         schema, (first, end) = self._arrow(), pages
         forms = columns.forms(schema, self._columns, shown, [self.as_text(c) for c in self._columns])
         made = Gathered(self.relation, schema, forms, first, found[0][0] if end is None else end, end is None)
-        session.run("SET LOCAL jit = off")  # it pays for one long statement, not for the many short ones of this one
+        session.run("SET LOCAL jit = off")  # JIT costs more than it saves for many short statements
         sql, _ = made.select(first)
         plan = [line.strip().removeprefix("->").lstrip() for (line,) in session.rows(f"EXPLAIN (COSTS OFF) {sql}")]
         return made if any(line.startswith("Tid Range Scan") for line in plan) else None
@@ -325,7 +328,7 @@ class _PostgresStream(BatchStream):
     def __init__(
         self, source: PostgresSource, session: Session, part: Part, schema: pa.Schema, reading: Reading, batch_rows: int
     ) -> None:
-        # What the window left out is counted once, whatever its parts.
+        # Rows that the window left out are counted once, not in every part.
         self.schema, self.filtered = schema, reading.nulls if source.is_first(part) else 0
         self._session, self._part = session, part
         self._source, self._reading, self._batch_rows = source, reading, batch_rows
@@ -377,17 +380,17 @@ class _PostgresStream(BatchStream):
 
     def _refused(self, error: Refused, done: int) -> DataError:
         found = f"column {error.column}, row {done + error.row + 1:,} of the read: {error.reason}"
-        todo = "correct the value, or state options.special_values: text, or cast the column in a query"
+        todo = "correct the value, set options.special_values: text, or cast the column in a query"
         return DataError(f"read {self._source.name}", found, todo)
 
     def _unseen(self, batch: pa.RecordBatch, told: Sequence[str], skip: dict[str, int]) -> pa.RecordBatch:
-        """Without rows that were loaded before. ``skip`` is counted down."""
+        """The batch without rows that were loaded before. Counts ``skip`` down."""
         texts = zip(*(batch.column(i).to_pylist() for i in range(len(self.schema), batch.num_columns)), strict=True)
         bare = batch.select(self.schema.names)
         return bare.filter(new_rows(texts, skip))
 
     def open_native(self, format: str) -> Iterator[bytes]:
-        """Blocks of rows, header and trailer included."""
+        """Blocks of a binary COPY stream with its header and trailer. Raises SourceError."""
         if format != binary.FORMAT:
             raise SourceError(f"read {self._source.name}", f"no native format {format}", "use batches")
         sql = self._source.native_select(self._reading.spans[0], self._part)

@@ -1,4 +1,4 @@
-"""State backend: positions, their history and the locks of runners, in a PostgreSQL database, by the server's clock."""
+"""State backend: positions, their history and the leases of runs in a PostgreSQL database. Uses the server's clock."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class PostgresState(SqlState):
     def __init__(self, spec: StateSpec) -> None:
         options = spec.options if isinstance(spec.options, PostgresStateOptions) else PostgresStateOptions()
         if spec.connection is None:
-            raise ConfigError("read state", "no connection", "write connection: postgres://...")
+            raise ConfigError("read state", "no connection", "set state.connection: postgres://...")
         self._given, self._schema = parameters(spec.connection), options.schema
         self._options = PostgresSinkOptions(lock_timeout=options.lock_timeout, silence_timeout=options.silence_timeout)
         super().__init__(where(self._given), Name((options.schema, STATE)))
@@ -29,7 +29,7 @@ class PostgresState(SqlState):
     def lost(self, db: Database) -> tuple[str, str] | None:
         if db.rows("SELECT 1 FROM pg_namespace WHERE nspname = \0", [self._schema]):
             return None
-        return f"no schema {self._schema}", f'CREATE SCHEMA "{self._schema}";'
+        return f"schema {self._schema} does not exist", f'CREATE SCHEMA "{self._schema}";'
 
     def refused(self, db: Database, known: bool) -> tuple[str, str] | None:
         if known:

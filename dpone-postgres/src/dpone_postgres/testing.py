@@ -42,7 +42,9 @@ class PostgresHarness(SqlHarness):
         super().__init__(folder)
         self.url = os.environ.get(_URL, "")
         if not self.url:
-            raise ConfigError("find the PostgreSQL to test with", f"{_URL} is not set", "set it to postgres://...")
+            raise ConfigError(
+                "find a PostgreSQL server for the tests", f"{_URL} is not set", f"set {_URL} to postgres://..."
+            )
         self.schema = f"dpone_kit_{os.getpid()}_{next(_numbers)}"
         with psycopg.connect(self.url) as db:
             self.version = str(db.info.parameter_status("server_version")).split()[0]

@@ -1,6 +1,6 @@
-"""Values as PostgreSQL writes them, by the output function of their type, as Arrow: a column at a time.
+"""Parses values in PostgreSQL's text form (the output function of their type) to Arrow, a column at a time.
 
-The texts are those of the session settings of ``connect`` (DateStyle ISO, UTC, the shortest exact form of a float).
+The texts depend on the session settings of ``connect``: DateStyle ISO, UTC, the shortest exact form of a float.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ for _digit, _sign in enumerate(b"0123456789abcdef"):
 
 
 def parse(texts: pa.Array, type: pa.DataType, kind: str | None) -> pa.Array:
-    """``kind``: as ``types.Column.kind``. What Arrow's type cannot hold raises Refused."""
+    """``kind``: as ``types.Column.kind``. Raises Refused for a value that the Arrow type cannot hold."""
     if type == pa.string():
         return texts
     if isinstance(type, pa.BaseExtensionType) and type.storage_type == pa.string():
@@ -53,7 +53,7 @@ def _bool(texts: pa.Array, type: pa.DataType) -> pa.Array:
 
 
 def _time(texts: pa.Array, type: pa.DataType) -> pa.Array:
-    """pyarrow reads no time of day; it reads the first day of its calendar."""
+    """pyarrow does not parse a time of day, so the text is parsed as a timestamp of 1970-01-01."""
     moments = pc.binary_join_element_wise("1970-01-01", texts, " ").cast(MOMENT)
     return moments.cast(pa.int64()).cast(TIME)
 

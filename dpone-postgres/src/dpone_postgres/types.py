@@ -160,16 +160,17 @@ class Column:
 
     @property
     def limit(self) -> int | None:
-        """Characters that a varchar takes. Blanks beyond it the server would cut without a word."""
+        """Characters that a varchar can hold. The server silently removes trailing blanks beyond that (SQL
+        standard)."""
         return self.modifier - 4 if self.receive == "varcharrecv" and self.modifier >= 4 else None
 
     @property
     def digits(self) -> int | None:
-        """Digits of a second that a time takes. What is finer the server would round without a word."""
+        """Digits of a second that a time type stores. The server silently rounds a finer value."""
         return self.modifier if self.receive in _ROUNDED and 0 <= self.modifier < 6 else None
 
     def reject_beyond(self, values: pa.Array) -> None:
-        """Raises Refused for the first value that the server would cut or round to take it."""
+        """Raises Refused for the first value that the server would truncate or round."""
         if self.limit is not None and (row := common.first_longer(values, self.limit)) >= 0:
             raise Refused(f"a text of more than {self.limit} characters", row)
         if self.digits is not None and pa.types.is_temporal(values.type):
@@ -179,14 +180,15 @@ class Column:
 
     @property
     def exact_equality(self) -> bool:
-        """True if values that are equal (=) are the same, but for the collation: 0 and -0, 1.0 and 1.00 are not."""
+        """True if equal values (=) are identical, apart from the collation: 0 and -0, 1.0 and 1.00 are equal, not
+        identical."""
         numeric = self.receive == "numeric_recv" and self.arrow != pa.string()
         return numeric or self.receive in _EXACT
 
     @property
     def equality(self) -> str:
-        """See ``dpone.keys``. Of types that are not known here (interval, jsonb, an array) the name: two columns of one
-        type compare alike."""
+        """See ``dpone.keys``. For other types (interval, jsonb, an array) the type's name: two columns of the same type
+        compare alike."""
         if {self.native.removesuffix("[]"), self.receive.removesuffix("recv").removesuffix("_")} & _UNORDERED:
             return NONE
         if self.loose:
@@ -202,9 +204,9 @@ class Column:
 
     @property
     def portable(self) -> bool:
-        """True if its binary form means the same in another database: that of an array or a composite of the user's own
-        types holds their oids. That of xml lacks a declaration of version 1.0, which its text keeps. Some have none
-        (aclitem)."""
+        """True if the binary form means the same in another database. That of an array or a composite of user-defined
+        types contains their oids; that of xml drops a version 1.0 declaration, which the text form keeps; some types
+        have none (aclitem)."""
         return (self.builtin and self.receive not in ("", "xml_recv")) or self.kind is not None
 
     @property

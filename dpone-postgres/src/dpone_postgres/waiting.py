@@ -32,12 +32,12 @@ from dpone import stopping
 _EVENTS = {
     Wait.R: select.POLLIN, Wait.W: select.POLLOUT, Wait.RW: select.POLLIN | select.POLLOUT,
 }  # fmt: skip
-_ASK = 10.0  # seconds that a second connection may take, and its answer; no longer than the silence that was allowed
-_AGAIN = 5.0  # seconds until a server that does not answer, or has nothing to do, is asked once more
-_BELIEVED = 3600.0  # seconds for which a server is believed to be at work where it cannot be asked
+_ASK = 10.0  # seconds for the second connection and its answer; never longer than silence_timeout
+_AGAIN = 5.0  # seconds before a server that does not answer, or is idle, is asked once more
+_BELIEVED = 3600.0  # seconds for which a server is assumed to be working if it cannot be asked
 _CANCEL = 2.0
 
-# libpq's own words, which it does not translate without a locale; whatever else it reports, a server has said.
+# libpq's own messages, which are not translated without a locale; any other message comes from a server.
 _UNANSWERED = ("refused", "unreachable", "No route", "closed the connection", "reset by peer", "imed out", "timeout")
 
 _ASKED = """
@@ -55,9 +55,9 @@ WHO = """pg_catalog.pg_postmaster_start_time()::text, pg_catalog.pg_backend_pid(
 
 @frozen
 class Peer:
-    """A session of a server. given: how to connect to that very server; limit: seconds of silence until it is asked
-    about the session, 0: never; started: tells the server from others, as two behind one address; since: a moment in
-    the session's life, which a later one with the same process number does not have."""
+    """A session of a server. given: parameters that connect to the same server; limit: seconds of silence before dpone
+    asks the server about the session, 0: never; started: start time of the server, which distinguishes servers behind
+    one address; since: a moment at which the session existed, which excludes a later one with the same pid."""
 
     given: Mapping[str, str]
     limit: float
@@ -66,20 +66,20 @@ class Peer:
     since: str
 
 
-_left: list[Peer] = []  # sessions that were given up and could not be ended: they may hold locks
+_left: list[Peer] = []  # sessions that were given up and could not be terminated: they may hold locks
 _guard = threading.Lock()
 
 
 class Connection(psycopg.Connection[Any]):
-    """psycopg's. doing: what the server was asked last; until: the moment by which this connection gives up, whatever
-    the server does."""
+    """psycopg's Connection with bounded waits. doing: the last request, for messages; until: the time (monotonic) at
+    which this connection gives up, whatever the server does."""
 
     doing = "connecting"
     until: float | None = None
     peer: Peer | None = None
 
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
-        """Of psycopg: everything that it waits for on a connection passes here."""
+        """Overrides psycopg: all its waits on a connection go through this method."""
         if timeout is not None:
             return super().wait(gen, interval, timeout)
         try:
@@ -103,8 +103,8 @@ class Connection(psycopg.Connection[Any]):
             return done.value
 
     def _leave(self, gen: Any) -> None:
-        """A signal came in the midst of a statement: a server that hears of it ends the statement, so that what
-        follows (ROLLBACK, the end of the staging) finds a connection that is of use."""
+        """After a signal during a statement: cancel it on the server, so that the connection can still be used for what
+        follows (ROLLBACK, removing the staging)."""
         if self.closed or self.pgconn.transaction_status != TransactionStatus.ACTIVE:
             return
         try:
@@ -118,19 +118,19 @@ class Connection(psycopg.Connection[Any]):
                 raise
 
     def _cancel(self) -> None:
-        """If libpq can do that without waiting for ever (17)."""
+        """Only if libpq can cancel with a timeout (17 and later)."""
         if not capabilities.has_cancel_safe():
             raise GivenUp("the statement cannot be cancelled")
         self.cancel_safe(timeout=_CANCEL)
 
 
 class GivenUp(psycopg.OperationalError):
-    """A connection that nobody should wait for any longer. It is closed."""
+    """dpone has stopped waiting for this connection and closed it."""
 
 
 @define(init=False)
 class Patience:
-    """One wait for a server, which begins again with everything it says."""
+    """One wait for a server, which starts again with everything that the server sends."""
 
     _db: Connection
     _until: float | None
@@ -147,18 +147,18 @@ class Patience:
         self._asks = self._began + peer.limit if (peer := self._db.peer) and peer.limit else None
 
     def ready(self, poll: select.poll) -> int:
-        """What the connection is ready for (psycopg's Ready); nothing after a moment of silence. Raises GivenUp."""
+        """What the connection is ready for (psycopg's Ready); NONE after a moment of silence. Raises GivenUp."""
         [*found] = poll.poll(1000 * self._slice())
         if not found:
             self._silent()
             return Ready.NONE
         self.heard()
         [(_, events)] = found
-        ready = Ready.R if events & ~select.POLLOUT else Ready.NONE  # also what is closed: libpq finds out by reading
+        ready = Ready.R if events & ~select.POLLOUT else Ready.NONE  # also if it is closed: libpq notices by reading
         return ready | Ready.W if events & select.POLLOUT else ready
 
     def readable(self, seconds: float = stopping.SLICE) -> bool:
-        """True if the server has said something meanwhile, and this was taken in. Raises GivenUp, psycopg.Error."""
+        """True if the server has sent something, which libpq has then consumed. Raises GivenUp, psycopg.Error."""
         raw = self._db.pgconn
         if not select.select([raw.socket], [], [], min(seconds, self._slice()))[0]:
             self._silent()
@@ -196,7 +196,7 @@ class Patience:
 
 
 def wait(db: Connection) -> None:
-    """Until the server has said something, which is taken in. Raises GivenUp, psycopg.Error."""
+    """Wait until the server has sent something, which libpq then consumes. Raises GivenUp, psycopg.Error."""
     patience = Patience(db)
     while not patience.readable():
         pass
@@ -204,15 +204,15 @@ def wait(db: Connection) -> None:
 
 Answer = Literal["at work", "not at work", "none", "unknown"]
 _FOUND: Mapping[Answer, str] = {
-    "not at work": "another connection shows that it is not working on this: request or answer was lost on the way",
+    "not at work": "another connection shows that it is not processing the request: the request or the answer was lost",
     "none": "it does not answer a new connection either",
-    "unknown": "another connection could not tell whether it is working on this",
+    "unknown": "another connection could not find out whether it is processing the request",
 }
 
 
 def _asked(peer: Peer) -> Answer:
-    """What a second connection finds out about the session. It counts as "unknown" where the server refuses the second
-    connection (there may be too many), or where a balancer leads it to another server."""
+    """What a second connection finds out about the session: "unknown" if the server rejects the second connection
+    (there may be too many), or if a load balancer leads it to another server; "none" if nothing answers."""
     try:
         with closing(_knocking(peer)) as db:
             [(started, state, waits)] = psycopg.RawCursor(db).execute(_ASKED, (peer.pid, peer.since)).fetchall()
@@ -227,14 +227,14 @@ def _asked(peer: Peer) -> Answer:
 def _knocking(peer: Peer) -> Connection:
     seconds = max(2.0, min(_ASK, peer.limit))
     given: Any = {**peer.given, "connect_timeout": str(int(seconds))}
-    given.pop("replication", None)  # whose protocol takes no parameters
+    given.pop("replication", None)  # the replication protocol takes no query parameters
     db = Connection.connect(**given, autocommit=True, prepare_threshold=None)
     db.doing, db.until = "SELECT", time.monotonic() + seconds
     return db
 
 
 def _forsake(peer: Peer) -> None:
-    """End a session that was given up, which may hold locks; if that cannot be done now, with the next connection."""
+    """Terminate a session that was given up, as it may hold locks; if that fails now, the next connection retries."""
     with _guard:
         _left.append(peer)
     with suppress(psycopg.Error), closing(_knocking(peer)) as db:
@@ -242,7 +242,7 @@ def _forsake(peer: Peer) -> None:
 
 
 def end_forsaken(db: Connection, started: str) -> None:
-    """End the sessions of this server that were given up. Only those of the same role, as the server allows."""
+    """Terminate the sessions of this server that were given up. The server allows this for the same role only."""
     with _guard:
         mine = [peer for peer in _left if peer.started == started]
     for peer in mine:
@@ -253,13 +253,13 @@ def end_forsaken(db: Connection, started: str) -> None:
 
 
 def asking(db: psycopg.Connection[Any], sql: str) -> psycopg.Cursor[Any]:
-    """A cursor for the statement, whose parameters are numbered."""
+    """A cursor for a statement with numbered parameters."""
     if isinstance(db, Connection):
         db.doing = verb(sql)
     return psycopg.RawCursor(db)
 
 
 def verb(sql: str) -> str:
-    """The words that a statement begins with; what follows may be names, and values of rows."""
+    """The keywords that a statement begins with, for messages: what follows may contain names and values of rows."""
     found = re.match(r"[A-Z_]+\b( [A-Z_]+\b)*", sql.lstrip())
     return found[0] if found else "a statement"

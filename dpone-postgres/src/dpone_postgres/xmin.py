@@ -1,10 +1,10 @@
-"""Incremental reading by transaction id: rows that a transaction wrote which had not ended when the last read began.
+"""Incremental reading by transaction id: rows written by transactions that had not ended when the last read began.
 
-The system column xmin has 32 bits and wraps; the position holds 64: ``pg_snapshot_xmin`` of the read's own snapshot,
-the oldest transaction that was then in flight. The next read takes rows whose xmin is that or later. Some of them may
-have been read before, so that only ``merge`` can be the strategy. Deletes leave no trace: a row that is gone stays in
-the target. A frozen row keeps its old xmin, which after a wrap may look like one of the future, and is then left out,
-or like a new one, and is then read once more; a row that is new is never left out (docs/connectors/postgres.md).
+The system column xmin has 32 bits and wraps around. The position has 64 bits: ``pg_snapshot_xmin`` of the read's own
+snapshot, the oldest transaction then in progress. The next read takes rows whose xmin is that or later. Some of them
+may have been read before, so only strategy ``merge`` is possible. Deletes are not visible: a deleted row stays in the
+target. A frozen row keeps its old xmin. After a wraparound that may look like a future one, and the row is skipped, or
+like a new one, and the row is read again. A new row is never skipped (docs/connectors/postgres.md).
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from dpone_postgres.database import TIMELINE
 from dpone_postgres.session import Asked
 
 KIND = "xmin"
-_HALF = 2**31  # beyond, the order of two 32-bit ids is the other way round (transaction wraparound, 24.1.5)
+_HALF = 2**31  # farther apart, the order of two 32-bit ids is reversed (Preventing Transaction ID Wraparound Failures)
 _MARGIN = 2**24
-_STALE = 2**28  # an idle table's position moves on before it is this old
+_STALE = 2**28  # the position of an idle table is renewed before it is this old
 
 _SEEN = f"""
 SELECT pg_catalog.pg_snapshot_xmin(s)::text::bigint, pg_catalog.pg_snapshot_xmax(s)::text::bigint, c.oid::bigint,
@@ -35,12 +35,13 @@ JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace WHERE n.nspname = \0
 
 @frozen
 class Xmin:
-    """Where a read by xmin begins; None: with the whole table."""
+    """The 64-bit transaction id at which a read starts; None: the whole table."""
 
     low: int | None = None
 
     def where(self, span: Span) -> str:
-        """``age`` counts back from the next id, modulo 2 ** 32; what it counts as negative was frozen long ago."""
+        """``age`` counts back from the next id, modulo 2 ** 32. A negative age means that the row was frozen long
+        ago."""
         if self.low is None:
             return ""
         return f"age(s.xmin) > 0 AND age(s.xmin) <= age('{self.low % 2**32}'::xid)"
@@ -49,18 +50,19 @@ class Xmin:
 def reading(
     source: Asked, after: Position | None, identity: Mapping[str, Any], *, whole: bool, mode: str
 ) -> tuple[Xmin, Reading]:
-    """What is new since ``after``. Raises ConfigError where xmin says nothing of a row, IdentityChanged for a position
-    of another source."""
+    """A read of the rows that are new since ``after``. Raises ConfigError if the source's rows have no meaningful xmin,
+    IdentityChanged for a position of another source."""
     if mode == "append":
-        found = "incremental.by: xmin with strategy append, which would double the rows read again"
+        found = "incremental.by: xmin with strategy append, which would duplicate rows that are read again"
         raise ConfigError(f"read {source.name}", found, "use strategy merge")
     if source.table is None:
-        raise ConfigError(f"read {source.name}", "incremental.by: xmin of a query", "name a table, or use by: cursor")
+        found = "incremental.by: xmin needs a table, not a query"
+        raise ConfigError(f"read {source.name}", found, "set table instead of query, or use by: cursor")
     [(now, end, oid, file, kind, standby, timeline)] = source.rows(_SEEN, source.table.parts)
     if kind != "r" or standby:
         what = {"p": "a partitioned table", "v": "a view", "m": "a materialized view"}.get(kind, "a foreign table")
-        found = f"incremental.by: xmin of {'a standby' if standby else what}, whose rows have no xmin to go by"
-        raise ConfigError(f"read {source.name}", found, "read the tables themselves on the primary, or use by: cursor")
+        found = f"incremental.by: xmin does not work on {'a standby' if standby else what}"
+        raise ConfigError(f"read {source.name}", found, "read the base tables on the primary, or use by: cursor")
     table = {"oid": oid, "file": file, "timeline": timeline, "columns": _fingerprint(source)}
     position = Position(KIND, identity, {"xmin": now, **table}, after.epoch if after else 0)
     held = f"{end - now:,} transactions were in flight or later" if end > now else "none was in flight"
@@ -69,7 +71,7 @@ def reading(
         return Xmin(), Reading(position, (Span(),), proof)
     require_same(after, KIND, identity, source.name)
     if why := _anew(after.value, position.value):
-        return Xmin(), Reading(position, (Span(),), f"{proof}; the whole table again, since {why}")
+        return Xmin(), Reading(position, (Span(),), f"{proof}; whole table read again: {why}")
     low = Xmin(int(after.value["xmin"]))
     new = f"SELECT EXISTS (SELECT 1 FROM {source.relation} AS s WHERE {low.where(Span())})"
     if source.rows(new) == [(True,)] or now - int(after.value["xmin"]) > _STALE:
@@ -80,15 +82,16 @@ def reading(
 
 
 def _fingerprint(source: Asked) -> str:
-    """Of names and types: a column that comes with a constant default gives old rows a value and no new xmin."""
+    """A digest of column names and types: ADD COLUMN with a constant default gives existing rows a value without
+    changing their xmin."""
     text = "\n".join(f"{c.name} {c.native}" for c in source.columns_of())
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _anew(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
-    """Why the ids of the position say nothing of the rows of now."""
+    """Why the position's transaction id cannot be compared with the current rows; else None."""
     for name, why in (
-        ("oid", "it was dropped and made again"),
+        ("oid", "it was dropped and recreated"),
         ("file", "it was rewritten"),
         ("timeline", "the server was restored or promoted"),
         ("columns", "its columns have changed"),
@@ -97,5 +100,5 @@ def _anew(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
             return why
     passed = int(now["xmin"]) - int(before["xmin"])
     if passed < 0:
-        return "the server's transaction ids have gone back"
+        return "the server's transaction ids went backwards"
     return "half of all transaction ids have passed" if passed >= _HALF - _MARGIN else None

@@ -1,4 +1,4 @@
-"""CSV through pyarrow's reader, block by block: types are fixed before the first, rows never become Python objects."""
+"""Reads CSV with pyarrow, block by block: types are fixed before the first block, rows never become Python objects."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _WIDTH = re.compile(r"Expected (\d+) columns, got (\d+)")
 _MICROSECONDS = r"\.\d{7,}"
 
 
-# Excel's first line, which says what separates the values.
+# The first line of a CSV file written by Excel, which names the delimiter.
 _SEP = re.compile(rb'"?sep=([^"\r\n])"?(?:\r?\n|\r|\Z)', re.IGNORECASE)
 _WRONG = (pa.ArrowInvalid, UnicodeDecodeError, Malformed, TooFew, TooLong)
 
@@ -66,8 +66,8 @@ class Csv:
         self._encoding = "utf8" if is_utf8(options.encoding) else options.encoding
 
     def schema(self, files: Sequence[Input], expected: pa.Schema | None) -> pa.Schema:
-        """Columns of all the files. Types as declared; else as the target has them, where the values that were looked
-        at fit; else as inferred from these values."""
+        """The columns of all files together. Types as declared; else as in ``expected`` (the target) if the inspected
+        values fit; else as inferred from these values. Raises DataError, ConfigError."""
         looks = [self._look(file, expected) for file in files]
         require_kin(files, looks)
         self.given = looks
@@ -77,7 +77,8 @@ class Csv:
         return settle(seen, self._columns, expected)
 
     def batches(self, file: Input, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-        """Batches of ``schema``, about ``block_bytes`` of text each; a column the file lacks is NULL."""
+        """Batches of ``schema``, about ``block_bytes`` of text each. A column that the file does not have is NULL.
+        Raises DataError with row and column."""
         types = {field.name: self._notation.read_as(field.type) for field in schema}
         odd = [i for i, field in enumerate(schema) if types[field.name] != field.type]
         names = self._names(file)
@@ -95,7 +96,7 @@ class Csv:
         watched: Sequence[str] = (),
         not_text: Sequence[str] = (),
     ) -> Iterator[tuple[int, pa.RecordBatch]]:
-        """How many rows stand before a batch, and the batch: of ``include``, or of all the columns."""
+        """The number of rows before each batch, and the batch with the columns ``include``, or all."""
         watch = self._watch(file, names, watched)
         floats = [n for n in names if n in self._columns and pa.types.is_floating(types.get(n, pa.null()))]
         cut, width, rows = self._rows(file), self._width(names), 0
@@ -104,7 +105,7 @@ class Csv:
             with file.failing():
                 for block in cut.blocks(self._content(file), self._options.block_bytes):
                     if width > 1 and block[0] in b"\r\n" and not block.strip(b"\r\n"):
-                        continue  # to pyarrow it is an empty file
+                        continue  # pyarrow would take it for an empty file
                     nulls = self._options.null_values
                     try:
                         table = self._parse(file, block, names, types, include, heading, nulls, not_text)
@@ -130,7 +131,7 @@ class Csv:
             self._explain(file, error, types, names, rows, heading)
 
     def _watched(self, names: Sequence[str], types: Mapping[str, pa.DataType]) -> list[str]:
-        """Columns that are numbers as far as the sample goes."""
+        """Columns that are numbers in the sample: later rows may have values that a number would change."""
         if self._options.infer != "sample":
             return []
         return [n for n in names if n in types and n not in self._columns and is_number(types[n])]
@@ -139,7 +140,7 @@ class Csv:
         for name in texts.schema.names:
             at = any_changes(self._notation.plain(texts.column(name).combine_chunks()), types[name])
             if at >= 0:
-                found = f"{_row(before + at + 1)}, column {name!r} holds a number that {types[name]} would change"
+                found = f"{_row(before + at + 1)}, column {name!r} has a number that {types[name]} cannot hold exactly"
                 todo = f"declare the column in the source's options, as in columns: {{{name}: string}}"
                 raise file.bad(found, f"{todo}, or set options.infer: full")
 
@@ -151,7 +152,7 @@ class Csv:
         return Rows(self._dialect(file))
 
     def _content(self, file: Input) -> Iterator[bytes]:
-        """UTF-8 from the first row on: the header, or the first row of data."""
+        """The file as UTF-8, from the first row on: the header, or the first row of data."""
         return self._below_top(file, self._decoded(file))[1] if file.begins else self._decoded(file)
 
     def _below_top(self, file: Input, texts: Iterator[bytes]) -> tuple[int, Iterator[bytes]]:
@@ -171,15 +172,15 @@ class Csv:
         return self._of(file)[0]
 
     def _of(self, file: Input) -> tuple[Dialect, int]:
-        """The dialect of a file, and how many lines of it only say so: 0 or 1."""
+        """The dialect of a file, and the number of its ``sep=`` lines: 0 or 1."""
         if file.label not in self._dialects:
             options = self._options
             start = next((text for text in self._decoded(file.whole) if text), b"")
             sep = _SEP.match(start.removeprefix(codecs.BOM_UTF8))
             said = sep[1].decode() if sep else None
             if said and not options.skip_lines and options.delimiter not in (None, said):
-                found = f"its first line says sep={said}, and options.delimiter is {options.delimiter!r}"
-                todo = "leave out options.delimiter, or set options.skip_lines: 1 if the line is wrong"
+                found = f"its first line says sep={said}, but options.delimiter is {options.delimiter!r}"
+                todo = "remove options.delimiter, or set options.skip_lines: 1 if that line is wrong"
                 raise file.bad(found, todo)
             delimiter = options.delimiter or said or ("\t" if ".tsv" in file.suffixes else ",")
             escape, comment = (one.encode() if one else None for one in (options.escape, options.comment))
@@ -198,17 +199,17 @@ class Csv:
         nulls: Sequence[str],
         not_text: Sequence[str] = (),
     ) -> pa.Table:
-        """heading: the block begins with the header. nulls: texts that are NULL. not_text: columns in which a quoted
-        one is, too."""
+        """heading: the block begins with the header. nulls: texts that mean NULL. not_text: columns in which they also
+        mean NULL when quoted."""
 
         width = self._width(names)
 
         def read(columns: Sequence[str], quoted: bool, nulls: Sequence[str] = nulls) -> pa.Table:
-            # Not read_csv, which hands each block to another thread and waits: almost twice the time.
+            # Not read_csv, which passes each block to another thread and waits: that takes almost twice the time.
             with pcsv.open_csv(
                 pa.BufferReader(block),
-                # One thread: rows are numbered in errors, and memory does not grow with the number of cores. The engine
-                # reads ahead while the sink writes, so a second core has its work.
+                # One thread: pyarrow numbers rows in errors only then, and memory does not grow with the number of
+                # cores. The engine reads ahead while the sink writes, which uses a second core.
                 pcsv.ReadOptions(
                     use_threads=False,
                     block_size=len(block),
@@ -248,7 +249,7 @@ class Csv:
         return pa.table({name: (others if name in not_text else table).column(name) for name in include})
 
     def _width(self, names: Sequence[str]) -> int:
-        """How many values a row has; after a trailing delimiter there is one more, without a name."""
+        """The number of values in a row. A trailing delimiter adds one without a name."""
         return len(names) + self._options.trailing_delimiter
 
     def _parsing(self, file: Input, ignore_empty_lines: bool = True) -> pcsv.ParseOptions:
@@ -261,7 +262,7 @@ class Csv:
         )
 
     def _names(self, file: Input) -> list[str]:
-        """The columns of a file, checked."""
+        """The column names of a file. Raises DataError if they are not usable."""
         try:
             with file.failing():
                 reject_utf16(file, self._encoding)
@@ -284,8 +285,8 @@ class Csv:
         return names[:-1] if self._options.trailing_delimiter and names[-1] == "" else names
 
     def cuts(self, file: Input, pieces: int) -> list[int]:
-        """Where the file can be cut into pieces of about equal size: at line ends, each of which ends a row. So it is
-        in a file without a quote, or where the options say so."""
+        """Byte offsets at which the file can be cut into pieces of about the same size: line ends that are also row
+        ends. That holds for a file without quotes, or with ``newlines_in_values: false``. Empty if it cannot be cut."""
         options = self._options
         if self._encoding != "utf8" or file.codec:
             return []
@@ -302,7 +303,7 @@ class Csv:
         return file.size
 
     def _beginning(self, file: Input) -> int:
-        """The offset of the first row of data, or after it: what stands before is not a piece of its own."""
+        """A byte offset at or after the first row of data: a cut before it would make a piece without rows."""
         read = 0
 
         def counted() -> Iterator[bytes]:
@@ -319,7 +320,7 @@ class Csv:
         return first + len(self._rows(file).first(chain([top], content), self._options.block_bytes))
 
     def _look(self, file: Input, expected: pa.Schema | None) -> dict[str, Seen]:
-        """What the columns hold, as far as ``infer`` says to look."""
+        """What the columns contain, in the part of the file that ``infer`` says to inspect."""
         names = self._names(file)
         seen: dict[str, Seen] = {name: Seen(pa.null()) for name in names}
         for _, batch in self._batches(file, names, dict.fromkeys(names, pa.string())):
@@ -329,8 +330,9 @@ class Csv:
         return seen
 
     def _seen(self, batch: pa.RecordBatch, expected: pa.Schema | None) -> dict[str, Seen]:
-        """Of texts. They are inferred as pyarrow would write them: where all of a column's are as the options say."""
-        blank = "" in self._options.null_values  # then it is NULL in quotes too, unless the column is text
+        """What a batch of texts contains. A column whose texts all follow the notation of the options (thousands,
+        dates) is inferred from their standard form."""
+        blank = "" in self._options.null_values  # then a quoted empty text is NULL too, unless the column is text
         given = [pc.if_else(pc.equal(texts, ""), None, texts) if blank else texts for texts in batch.columns]
         standard = [self._notation.standard(texts) for texts in given]
         columns = [v if one is None else one for one, v in zip(standard, batch.columns, strict=True)]
@@ -348,7 +350,7 @@ class Csv:
         return seen
 
     def _fits(self, inferred: pa.DataType, what: Seen, texts: pa.Array, wanted: pa.DataType) -> bool:
-        """May the column be read as the target's type? Only if its values convert, and none of them loses anything."""
+        """Whether the column can be read as the target's type: all values convert, and none of them is changed."""
         if is_text(wanted):
             return True
         if pa.types.is_floating(wanted):
@@ -368,7 +370,7 @@ class Csv:
         return True
 
     def _convert(self, batch: pa.RecordBatch, type_: pa.DataType | None, decimal: str) -> pa.Table:
-        """Texts through the reader's own conversion: to ``type_``, or to what it infers."""
+        """Convert texts as the reader would: to ``type_``, or to the type that it infers."""
         buffer = io.BytesIO()
         pcsv.write_csv(batch, buffer)
         return pcsv.read_csv(
@@ -379,7 +381,7 @@ class Csv:
                 column_types=None if type_ is None else dict.fromkeys(batch.schema.names, type_),
                 null_values=[""],
                 strings_can_be_null=True,
-                # Where the empty text is NULL, it is so in quotes too, unless the column is text.
+                # If the empty text means NULL, it does so in quotes too, unless the column is text.
                 quoted_strings_can_be_null="" in self._options.null_values,
                 **{**self._words, "decimal_point": decimal},
             ),
@@ -408,22 +410,22 @@ class Csv:
         rows: int,
         heading: bool,
     ) -> NoReturn:
-        """Say what is wrong and where, ``rows`` rows into the data. heading: the block begins with the header. The
-        driver's text quotes the row, so it is neither shown nor chained."""
+        """Raise DataError that says what is wrong and where, ``rows`` rows into the data. heading: the block begins
+        with the header. pyarrow's message quotes the row, so it is neither shown nor chained."""
         with file.failing():
             if isinstance(error, UnicodeDecodeError):
                 raise wrong_encoding(file, self._options.encoding) from None
             if isinstance(error, TooFew):
-                found = f"it has {error.lines} lines, and options.skip_lines is {self._options.skip_lines}"
-                raise file.bad(found, "set options.skip_lines to the lines before the header") from None
+                found = f"it has {_many(error.lines, 'line')}, but options.skip_lines is {self._options.skip_lines}"
+                raise file.bad(found, "set options.skip_lines to the number of lines before the header") from None
             if isinstance(error, TooLong):
                 found = f"a row is longer than {self._options.block_bytes} bytes, or a quote is never closed"
-                raise file.bad(found, "close the quote, or give a larger options.block_bytes") from None
+                raise file.bad(found, "close the quote, or raise options.block_bytes") from None
             if isinstance(error, Malformed):
                 row = rows + error.row + 1 - heading + (error.blank if len(names) == 1 else 0)
                 found, todo = f"{_place(row, error.column, names)} {error.found}", error.todo
                 if not self._options.newlines_in_values:
-                    todo += "; leave out options.newlines_in_values: false if a value holds a line end"
+                    todo += "; remove options.newlines_in_values: false if a value has a line end"
                 raise file.bad(found, todo) from None
             raise self._bad_row(file, str(error), types, names, rows - heading) from None
 
@@ -436,10 +438,10 @@ class Csv:
             return self._bad_width(file, row, int(match[2]), names)
         match = _COLUMN.search(text)
         if match is None:
-            return file.bad("it cannot be parsed as CSV", "set options.format to what it is, or fix the file")
+            return file.bad("it cannot be parsed as CSV", "set options.format to the file's format, or fix the file")
         name = names[int(match[1])] if int(match[1]) < len(names) else f"#{match[1]}"
         if "UTF8" in text:
-            todo = "set options.encoding to what the file is in, such as latin-1 or cp1252"
+            todo = "set options.encoding to the file's encoding, such as latin-1 or cp1252"
             return file.bad(f"{_row(row)}, column {name!r} is not utf-8", todo)
         return self._bad_value(file, row, name, types.get(name))
 
@@ -447,17 +449,17 @@ class Csv:
         found = f"{_row(row)} has {_many(values, 'value')}, the file has {_many(len(names), 'column')}"
         if self._options.trailing_delimiter and values <= len(names):
             has = f"{_row(row)} has {_many(values - 1, 'delimiter')}"
-            found = f"{has}, options.trailing_delimiter asks for {len(names)}"
-            return file.bad(found, "fix the row, or leave out options.trailing_delimiter")
-        todo = "fix the row, or set options.delimiter or options.quote to what the file uses"
+            found = f"{has}, options.trailing_delimiter needs {len(names)}"
+            return file.bad(found, "fix the row, or remove options.trailing_delimiter")
+        todo = "fix the row, or set options.delimiter or options.quote to the file's"
         if values < len(names):
-            todo += ", or options.short_rows: null if the values it lacks are NULL"
+            todo += ", or options.short_rows: null if missing values mean NULL"
         elif values == len(names) + 1:
             todo += ", or options.trailing_delimiter: true if a delimiter ends each row"
-            todo += ", or options.names if the header leaves one out" if not self._options.names else ""
+            todo += ", or options.names if the header lacks one" if not self._options.names else ""
         if values > len(names) and not self._options.names:
             line = self._below_top(file.whole, self._decoded(file.whole))[0] + 1
-            found += f", as line {line} has it: {', '.join(names)[:80]!r}"
+            found += f", as in line {line}: {', '.join(names)[:80]!r}"
             todo += "; if that line is not the header, set options.skip_lines or options.comment"
         return file.bad(found, todo)
 
@@ -471,16 +473,16 @@ class Csv:
     def _bad_value(self, file: Input, row: int, name: str, type_: pa.DataType | None) -> DataError:
         todo = f"fix the row, or declare the column in the source's options, as in columns: {{{name}: string}}"
         hint = next((hint for is_one, hint in _HINTS if type_ is not None and is_one(type_)), "")
-        return file.bad(f"{_row(row)}, column {name!r} holds no valid {type_}", todo + hint)
+        return file.bad(f"{_row(row)}, column {name!r} has an invalid {type_}", todo + hint)
 
 
 _HINTS = (
-    (pa.types.is_floating, "; options.decimal and options.thousands say how numbers are written"),
-    (pa.types.is_decimal, "; options.decimal and options.thousands say how numbers are written"),
-    (pa.types.is_integer, "; options.thousands says how numbers are written"),
-    (pa.types.is_date, "; options.date_format says how dates are written"),
-    (pa.types.is_timestamp, "; options.timestamp_format says how timestamps are written"),
-    (pa.types.is_boolean, "; options.true_values and options.false_values say how they are written"),
+    (pa.types.is_floating, "; options.decimal and options.thousands set the notation of numbers"),
+    (pa.types.is_decimal, "; options.decimal and options.thousands set the notation of numbers"),
+    (pa.types.is_integer, "; options.thousands sets the notation of numbers"),
+    (pa.types.is_date, "; options.date_format sets the notation of dates"),
+    (pa.types.is_timestamp, "; options.timestamp_format sets the notation of timestamps"),
+    (pa.types.is_boolean, "; options.true_values and options.false_values set their notation"),
 )
 
 
@@ -489,25 +491,25 @@ def _many(count: int, what: str) -> str:
 
 
 def _row(row: int) -> str:
-    return f"row {row} (of the data, from 1)" if row > 0 else "a row"
+    return f"data row {row}" if row > 0 else "a row"
 
 
 def _reject_other_delimiter(file: Input, name: str) -> None:
     other = next((character for character in "\t;|," if character in name), None)
     if other is not None:
-        found = f"the header is one column, {name[:80]!r}, and holds {other!r}"
-        todo = f"set options.delimiter to what separates the columns, as in delimiter: {json.dumps(other)}"
-        raise file.bad(found, f"{todo}; if it is one column, give the delimiter that the file would use")
+        found = f"the header is one column, {name[:80]!r}, and contains {other!r}"
+        todo = f"set options.delimiter to the character between columns, as in delimiter: {json.dumps(other)}"
+        raise file.bad(found, f"{todo}; if the file has one column, set any delimiter that is not in the header")
 
 
 def _is_short(error: pa.ArrowInvalid) -> bool:
-    """A row has fewer values than there are columns."""
+    """True if a row has fewer values than there are columns."""
     match = _WIDTH.search(str(error))
     return match is not None and int(match[2]) < int(match[1])
 
 
 def _unused(block: bytes, nulls: Sequence[str]) -> str:
-    """A text for NULL that no value of the block has."""
+    """A text for NULL that does not occur in the block."""
     text = "" if "" in nulls else "\x1a"
     while text and text.encode() in block:
         text += "\x1a"
@@ -515,15 +517,15 @@ def _unused(block: bytes, nulls: Sequence[str]) -> str:
 
 
 def _require_nothing(values: pa.ChunkedArray, heading: bool) -> None:
-    """A trailing delimiter has nothing after it."""
+    """Raises Malformed if a value follows a trailing delimiter."""
     at = pc.index(pc.greater(pc.binary_length(values), 0), True).as_py()
     if at >= 0:
-        todo = "fix the row, or leave out options.trailing_delimiter"
+        todo = "fix the row, or remove options.trailing_delimiter"
         raise Malformed(at + heading, 0, 0, "has a value after its last delimiter", todo)
 
 
 def _place(row: int, column: int, names: Sequence[str]) -> str:
-    """column: from 1; 0: none in particular."""
+    """column: from 1; 0: the row as a whole."""
     place = _row(row) if row > 0 else "the header"
     if not column:
         return place
@@ -534,19 +536,20 @@ def _place(row: int, column: int, names: Sequence[str]) -> str:
 
 def _empty(file: Input) -> DataError:
     size = file.size
-    found = "the file is empty (0 bytes)" if not size else "the file has no header and no row"
+    found = "the file is empty (0 bytes)" if not size else "the file has neither a header nor a row"
     return file.bad(found, "write at least a header line, or remove the file")
 
 
 def _corrected(type_: pa.DataType, values: pa.Array) -> Seen:
-    """What pyarrow inferred, without what would lose something: leading zeros, digits, fractions of a second."""
+    """The type that pyarrow inferred, or text if that type would lose leading zeros, digits or fractions of a
+    second."""
     if pa.types.is_integer(type_) or pa.types.is_floating(type_):
         inexact = first_rounded(values) >= 0
         if _any(values, NO_NUMBER) or (inexact and pa.types.is_floating(type_)):
             return Seen(pa.string(), inexact)
         return Seen(type_, inexact)
     if pa.types.is_timestamp(type_):
-        # Seconds in the sample say nothing of the rows after it.
+        # Later rows may have fractions although the sample has whole seconds.
         return Seen(pa.timestamp("ns" if _any(values, _MICROSECONDS) else "us", type_.tz))
     if pa.types.is_time(type_):
         return Seen(pa.time64("us"))
@@ -558,6 +561,6 @@ def _any(values: pa.Array, pattern: str) -> bool:
 
 
 def _text_may_be(wanted: pa.DataType, inferred: pa.DataType, values: pa.Array) -> bool:
-    """Text goes into json and uuid; numbers that are kept as text for their digits into a decimal."""
+    """Text can be json or uuid; numbers that are text only because of their digits can be a decimal."""
     number = pa.types.is_integer(inferred) or pa.types.is_floating(inferred)
     return wanted in (JSON, UUID) or (pa.types.is_decimal(wanted) and number and not _any(values, NO_NUMBER))

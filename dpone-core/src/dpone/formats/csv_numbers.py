@@ -1,4 +1,4 @@
-"""Numbers that are more than a number: ``007``, ``+49``, ``0x1F``, ``1E5``, or more digits than a double has.
+"""Texts that would lose something as a number: ``007``, ``+49``, ``0x1F``, ``1E5``, or more digits than a double has.
 
 pyarrow reads each of them as a number and drops the rest. Where types are inferred, such a text makes its column text;
 where one comes after the rows that were looked at, the run stops.
@@ -31,7 +31,7 @@ _BEGINS_NO_NUMBER[list(b"+ \t\v\f")] = True
 
 
 def any_changes(texts: pa.Array, type_: pa.DataType) -> int:
-    """The index of the first text that would be another number, or lose digits, as ``type_``; -1 if there is none."""
+    """The index of the first text that would change its value or lose digits as ``type_``; -1 if there is none."""
     codes = pc.index(pc.match_substring_regex(texts, NO_NUMBER), True).as_py()
     if not pa.types.is_floating(type_):
         return int(codes)
@@ -39,10 +39,10 @@ def any_changes(texts: pa.Array, type_: pa.DataType) -> int:
 
 
 def first_rounded(texts: pa.Array) -> int:
-    """The index of the first number of which a double would lose digits; -1 if there is none.
+    """The index of the first number that a double cannot hold exactly; -1 if there is none.
 
-    Up to 15 digits fit, and a double is written with 17. So only longer ones are looked at one by one, and integers,
-    and those that may be beyond a double."""
+    Up to 15 digits always fit, and a double is written with 17. So only longer numbers, integers, and numbers that may
+    be outside the range of a double are checked one by one."""
     length = pc.binary_length(texts)
     digits = pc.replace_substring_regex(texts, r"[eE].*|[^0-9]", "")
     digits = pc.binary_length(pc.utf8_trim(digits, "0"))
@@ -55,8 +55,8 @@ def first_rounded(texts: pa.Array) -> int:
 
 
 class Watch:
-    """Looks for such numbers in the bytes of a block: cheap, and True may be wrong. columns: those that are read as
-    numbers, name -> place in the file."""
+    """A cheap check of a block's bytes for such numbers; it has no false negatives, but True may be wrong. columns:
+    name -> index in the file, of the columns that are read as numbers."""
 
     def __init__(self, dialect: Dialect, width: int, columns: Mapping[str, int]) -> None:
         self._separators, self._quote, self._width = dialect.delimiter + b"\n", dialect.quote[0], width
@@ -65,7 +65,7 @@ class Watch:
         self._columns = columns
 
     def may_change(self, block: bytes, table: pa.Table, heading: bool) -> bool:
-        """table: what pyarrow made of the block. heading: it begins with the header."""
+        """table: the block as pyarrow read it. heading: the block begins with the header."""
         rows = table.num_rows + heading
         text = np.frombuffer(block, np.uint8)
         found = self._places.of(text, self._separators)

@@ -1,4 +1,4 @@
-"""Rows of CSV as bytes: where a block ends, and what is written another way than pyarrow would read it.
+"""CSV rows as bytes: where a block ends, and what pyarrow would read differently than it was written.
 
 pyarrow appends text after a closing quote to the value, drops every escape character, ends a row at a bare CR among
 lines that end with LF, and reads a quote that is never closed as a value up to the end of the file. It raises for none
@@ -18,17 +18,17 @@ from typing import Any
 import numpy as np
 from attrs import frozen
 
-_DOUBLED = "write a quote inside a value twice, or set options.escape if the file escapes it, as in escape: '\\'"
+_DOUBLED = "double a quote inside a value, or set options.escape if the file escapes it, as in escape: '\\'"
 # A line of a piece of a file, where a CR at the end may be half of CRLF; a line of the last piece; the end of a line.
 _LINE, _LAST_LINE = re.compile(rb"[^\r\n]*+(?:\r?\n|\r(?!\Z))"), re.compile(rb"[^\r\n]*+(?:\r?\n|\r|\Z)")
 _LINE_END = re.compile(rb"\r?\n|\r")
 _OPEN_ESCAPE = "ends with an escape", "fix the row; the file may be truncated"
-_NO_ESCAPE = "fix the row, or leave out options.escape if the file escapes nothing"
+_NO_ESCAPE = "fix the row, or remove options.escape if the file does not use it"
 
 
 class Malformed(Exception):
-    """A row is not CSV as the options have it. row, blank: lines with values and lines without before it, in the block.
-    column: from 1; 0: the row as a whole."""
+    """A row does not follow the CSV dialect of the options. row, blank: number of lines with and without values before
+    it in the block. column: from 1; 0: the row as a whole."""
 
     def __init__(self, row: int, blank: int, column: int, found: str, todo: str) -> None:
         super().__init__(found)
@@ -36,11 +36,11 @@ class Malformed(Exception):
 
 
 class TooLong(Exception):
-    """A row does not fit a block, or a quote is not closed within it."""
+    """A row is longer than a block, or its quote is not closed within the block."""
 
 
 class TooFew(Exception):
-    """The file ends within the lines to be skipped. lines: how many it has."""
+    """The file has fewer lines than are to be skipped. lines: how many it has."""
 
     def __init__(self, lines: int) -> None:
         super().__init__(lines)
@@ -49,8 +49,8 @@ class TooFew(Exception):
 
 @frozen
 class Dialect:
-    """What rows are made of, each mark one byte. comment: begins a line that is not a row. trim: blanks around a value
-    are not part of it."""
+    """The characters that structure rows, one byte each. comment: starts a line that is not a row. trim: blanks around
+    a value do not belong to it."""
 
     delimiter: bytes
     quote: bytes
@@ -62,8 +62,9 @@ class Dialect:
 def below_top(
     texts: Iterable[bytes], skip: int, comment: bytes | None, blank: bool, most: int
 ) -> tuple[int, Iterator[bytes]]:
-    """``texts`` from the first row on: without a byte order mark, ``skip`` lines, and then comments and, if ``blank``,
-    empty lines; and how many lines that left out. Raises TooFew, or TooLong for a line longer than ``most``."""
+    """The number of lines left out at the top, and ``texts`` from the first row on: without a byte order mark, ``skip``
+    lines, and then comments and, if ``blank``, empty lines. Raises TooFew, or TooLong for a line longer than ``most``
+    bytes."""
     left_out = (comment or b"") + (b"\r\n" if blank else b"")
     data, seen, begun = b"", 0, False
     source = iter(texts)
@@ -86,7 +87,7 @@ def below_top(
 
 
 class Places:
-    """Finds bytes in blocks. It uses its memory again: to get fresh memory takes longer than to search it."""
+    """Finds bytes in blocks. Reuses its memory: allocating fresh memory takes longer than searching it."""
 
     def __init__(self) -> None:
         self._masks = np.empty((2, 0), np.bool_)
@@ -102,7 +103,7 @@ class Places:
 
 
 class Rows:
-    """Cuts a file into blocks of whole rows. One per reading of a file: it remembers how rows end."""
+    """Cuts a file into blocks of whole rows. Use one object per pass over a file: it remembers the kind of line end."""
 
     def __init__(self, dialect: Dialect) -> None:
         self._delimiter, self._quote = dialect.delimiter, dialect.quote
@@ -158,7 +159,7 @@ class Rows:
                 yield block
 
     def first(self, content: Iterable[bytes], size: int) -> bytes:
-        """The first row as it is written, empty if there is none. Raises as ``blocks``."""
+        """The bytes of the first row, empty if there is none. Raises Malformed or TooLong."""
         data = b""
         for more in content:
             data += more
@@ -171,11 +172,11 @@ class Rows:
         return self._ended(data) if data else data
 
     def _ended(self, data: bytes) -> bytes:
-        """With an end of the last row, where the file lacks it: pyarrow does not take a header without one."""
+        """Adds a line end after the last row if it is missing: pyarrow rejects a header without one."""
         return data if data[-1:] in (b"\n", b"\r") else data + (self._end or b"\n")
 
     def whole(self, data: bytes, final: bool) -> int:
-        """How many bytes of ``data`` are whole rows. final: all of them have to be."""
+        """The number of bytes of ``data`` that are whole rows. final: all of them must be."""
         simple = self._end != b"\r" and (self._escape is None or self._escape not in data)
         if not simple or self._has_comment(data) or _bare_return(data, final):
             return self._matched(data, final)
@@ -189,8 +190,8 @@ class Rows:
     def _after_last_row(self, data: bytes) -> int | None:
         """The end of the last row if every quote opens a field, closes one or is doubled; else None.
 
-        The first, third, fifth quote opens: it stands where a field begins, or is the second of a doubled one. The
-        others close: each stands before what ends a field, or is the first of a doubled one."""
+        The first, third, fifth ... quote opens: it is at the start of a field, or is the second of a doubled one. The
+        others close: each is before the end of a field, or is the first of a doubled one."""
         text = np.frombuffer(data, np.uint8)
         quotes = self._places.of(text, self._quote)
         opening, closing = quotes[0::2], quotes[1::2]
@@ -204,7 +205,7 @@ class Rows:
         return end + 1
 
     def _matched(self, data: bytes, final: bool) -> int:
-        """The end of the last row, by matching them."""
+        """The end of the last row, by matching row by row. Raises Malformed."""
         at = 0
         while at < len(data):
             match = self._lines[0].match(data, at) or self._lines[1].match(data, at)
@@ -218,14 +219,14 @@ class Rows:
                 break
             if end and self._end not in (None, end):
                 found = f"ends with {_NAMES[end]}, the rows before it with {_NAMES[self._end or end]}"
-                todo = "end all rows alike, and quote a value that holds a line end"
+                todo = "use one kind of line end, and quote a value that contains a line end"
                 raise Malformed(*self._counted(data, at), 0, found, todo)
             self._end = end or self._end
             at = match.end()
         return at
 
     def _counted(self, data: bytes, end: int) -> tuple[int, int]:
-        """Rows and empty lines up to ``end``."""
+        """The number of rows and of empty lines up to ``end``."""
         at = row = blank = 0
         while at < end:
             match = self._row.match(data, at)
@@ -236,7 +237,7 @@ class Rows:
         return row, blank
 
     def _look(self, data: bytes, at: int, final: bool) -> None:
-        """Raises Malformed if the row at ``at`` is wrong, and not only cut short by the end of the block."""
+        """Raises Malformed if the row at ``at`` is wrong and not just cut off by the end of the block."""
         if self._comment is not None and data.startswith(self._comment, at):
             return
         start, column = at, 0
@@ -248,7 +249,7 @@ class Rows:
             at = self._after(self._inside if quoted else self._plain, data, at)
             if self._escape is not None and data.startswith(self._escape, at):
                 if at + 1 < len(data):
-                    found, todo = "has an escape before a character that needs none", _NO_ESCAPE
+                    found, todo = "has an escape before a character that must not be escaped", _NO_ESCAPE
                 break
             if quoted and at < len(data):
                 at = self._after(self._around, data, at + 1)
@@ -272,14 +273,14 @@ class Rows:
         return match.end() if match else at
 
     def _has_comment(self, data: bytes) -> bool:
-        """It may have one: a line begins with the mark, or a line of a quoted value does."""
+        """True if there may be a comment: a line, or a line of a quoted value, starts with the mark."""
         mark = self._comment
         if mark is None or mark not in data:  # one byte is found much faster than two
             return False
         return data.startswith(mark) or b"\n" + mark in data or b"\r" + mark in data
 
     def cleaned(self, data: bytes) -> bytes:
-        """Whole rows without comments, and without blanks around values."""
+        """Whole rows with comments, and blanks around values, removed as the dialect says."""
         if self._has_comment(data):
             pieces, at = [], 0
             while at < len(data):
@@ -294,7 +295,7 @@ class Rows:
         return self._outer.sub(b"", data)
 
     def filled(self, data: bytes, width: int, null: bytes) -> bytes:
-        """Whole rows, those with fewer than ``width`` values filled up with ``null``."""
+        """Whole rows; those with fewer than ``width`` values are filled up with ``null``."""
         filler = self._delimiter + null
         quoted = self._quote in data
         escaped = self._escape is not None and self._escape in data
@@ -327,21 +328,21 @@ _NAMES = {b"\n": "LF", b"\r": "CR alone"}  # of line ends
 
 
 def _table(bytes_: bytes) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    """byte -> is it one of these?"""
+    """A lookup table: byte value -> whether it is one of ``bytes_``."""
     table = np.zeros(256, np.bool_)
     table[list(bytes_)] = True
     return table
 
 
 def _beside(data: bytes, some: bytes, others: bytes) -> bool:
-    """Does one of ``some`` stand next to one of ``others``, or first?"""
+    """Whether one of ``some`` is next to one of ``others``, or is the first byte."""
     text = np.frombuffer(data, np.uint8)
     one, other = (np.logical_or.reduce([text == byte for byte in bytes_]) for bytes_ in (some, others))
     return bool(one[0] or (one[:-1] & other[1:]).any() or (other[:-1] & one[1:]).any())
 
 
 def _bare_return(data: bytes, final: bool) -> bool:
-    """Is there a CR without an LF after it? One that ends a block may have its LF in the next."""
+    """Whether a CR is not followed by LF. The LF of a CR at the end of a block may be in the next block."""
     if b"\r" not in data:
         return False
     text = np.frombuffer(data, np.uint8)

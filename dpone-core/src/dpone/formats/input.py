@@ -99,11 +99,11 @@ class Input:
         try:
             yield
         except PermissionError as error:
-            todo = "let the user that runs dpone read it"
+            todo = "give the user that runs dpone read permission"
             raise SourceError(f"read {self.label}", "permission denied", todo) from error
         except OSError as error:
             if error.errno is None and self.codec:
                 todo = "write or fetch the file again; nothing of it was loaded"
                 raise self.bad(f"the {self.codec} data is truncated or damaged", todo) from error
-            todo = "see that the file is still there and its disk is healthy, then run again"
+            todo = "check that the file still exists and its disk works, then run again"
             raise SourceError(f"read {self.label}", error.strerror or "the file cannot be read", todo) from error

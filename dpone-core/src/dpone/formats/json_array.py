@@ -72,19 +72,19 @@ class Elements:
         none = self._ended and not self._count and cuts.size == 1  # an array may be empty as a whole
         if empty.any() and not none:
             number = self._count + int(cuts[: empty.argmax() + 1].sum())
-            self._fail(f"element {number} of the JSON array is not an object", "fix it, or remove a comma too many")
+            self._fail(f"element {number} of the JSON array is not an object", "fix it, or remove the extra comma")
         self._filled = not cuts[-1] if cuts.size else self._filled
         self._count += int(cuts.sum())
 
     def _last(self, data: bytes, text: npt.NDArray[np.uint8], end: int) -> bytes:
         if data[end : end + 1] != b"]":
-            self._fail("the JSON array is closed by }", "close it by ]")
+            self._fail("the JSON array is closed with }", "close it with ]")
         self._require_blank(data[end + 1 :])
         return text[: end + 1].tobytes()
 
     def _require_blank(self, data: bytes) -> None:
         if data.strip(b" \t\r\n"):
-            self._fail("something follows the JSON array", "leave one array in the file")
+            self._fail("there is data after the JSON array", "keep one array in the file")
 
     def require_end(self) -> None:
         """Raises DataError for a file that ends before its array does."""

@@ -1,12 +1,12 @@
-"""JSON Lines, and arrays of objects. Only the data tells the types, so a first pass looks at all of it; then blocks
-become columns.
+"""Reads JSON Lines and arrays of objects. The types are only in the data, so a first pass reads all of it; the second
+turns blocks into columns.
 
-A block of lines goes through pyarrow where that is exact. Where it is not (mixed types, nested values, numbers with
-many digits), or where pyarrow refuses, the lines are split in Python, which keeps the text of every value and can
-name the line that is wrong.
+A block of lines is read by pyarrow where that is exact. If it is not (mixed types, nested values, numbers with many
+digits), or if pyarrow rejects the block, the lines are split in Python, which keeps the text of every value and can
+name the wrong line.
 
 pyarrow's reader is native code that ends the process on some small inputs (pyarrow 26: a first line ``null``, or 20,000
-brackets). So it is given only blocks that were looked at first: every line is an object, and none is deep.
+brackets). So it gets only blocks that were checked first: every line is an object, and none is deeply nested.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import json
 import re
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
-from json.decoder import JSONDecodeError, scanstring  # type: ignore[attr-defined]  # C, known to no stub
+from json.decoder import JSONDecodeError, scanstring  # type: ignore[attr-defined]  # in C, without a type stub
 
 import numpy as np
 import pyarrow as pa
@@ -66,7 +66,8 @@ _decode = json.JSONDecoder(parse_int=str, parse_float=str).raw_decode
 
 @frozen
 class _Block:
-    """Whole lines of UTF-8, and how many lines stand before them in the file. unit: what a line is, for messages."""
+    """Whole lines of UTF-8. before: the number of lines before them in the file. unit: line or element, for
+    messages."""
 
     data: bytes
     before: int
@@ -74,8 +75,8 @@ class _Block:
 
 
 class JsonLines:
-    """Reads files of one JSON object per line, or of one array of objects. ``columns`` are the declared types. A key
-    that is absent is NULL."""
+    """Reads files of one JSON object per line, or of one array of objects. ``columns`` are the declared types. A
+    missing key is NULL."""
 
     def __init__(self, options: ReadOptions, columns: Mapping[str, pa.DataType]) -> None:
         self._options = options
@@ -93,7 +94,7 @@ class JsonLines:
             require_declared(self._columns, {*seen}, where, expected)
         elif not self._columns:
             if expected is None or not len(expected):
-                found = "it has no object with a key, so the columns are unknown"
+                found = "it has no object with a key, so its columns are unknown"
                 raise files[0].bad(found, "declare them in the source's options, as in columns: {id: int64}")
             return expected
         else:
@@ -108,7 +109,7 @@ class JsonLines:
             yield batch if batch is not None else _slow(file, block, schema)
 
     def cuts(self, file: Input, pieces: int) -> list[int]:
-        """Where the file can be cut: an object is a line, and a line is never more. An array is not cut."""
+        """Byte offsets of line starts at which the file can be cut: each line is one object. Empty for an array."""
         if not is_utf8(self._options.encoding) or file.codec or self._is_array(file):
             return []
         size = file.size
@@ -118,7 +119,7 @@ class JsonLines:
         return file.size
 
     def _blocks(self, file: Input) -> Iterator[_Block]:
-        """Pieces of about ``block_bytes`` that end with a line; a longer line comes alone."""
+        """Blocks of about ``block_bytes`` that end with a line; a longer line is a block of its own."""
         before, rest = 0, list[bytes]()  # pieces of a line that has not ended
         try:
             with file.failing():
@@ -145,7 +146,7 @@ class JsonLines:
                 raise wrong_encoding(file, self._options.encoding) from None
 
     def _is_array(self, file: Input) -> bool:
-        """By its first byte that is not blank: no object begins with a bracket."""
+        """Whether the first byte that is not blank is a bracket, which cannot start an object."""
         named = "json" if ".json" in map(str.lower, file.suffixes) else "jsonl"
         if not file.begins or (self._options.format or named) != "json":
             return False
@@ -154,7 +155,7 @@ class JsonLines:
             return next(filter(None, starts), b"") == b"["
 
     def _decoded(self, file: Input) -> Generator[bytes, None, None]:
-        """The content as UTF-8, known to be valid."""
+        """The content as valid UTF-8. Raises UnicodeDecodeError."""
         encoding = "utf-8-sig" if is_utf8(self._options.encoding) else self._options.encoding
         decoder = codecs.getincrementaldecoder(encoding)()
         with file.open() as content:
@@ -164,10 +165,10 @@ class JsonLines:
 
 
 def _looked_at(data: bytes) -> int:
-    """How many lines there are; 0 unless each begins and ends as an object does, and none is deep.
+    """The number of lines; 0 unless each starts with { and ends with }, and none is deeply nested.
 
-    A raw line end is no part of a JSON string, and between two members stands a comma. So where pyarrow then finds one
-    value a line, that value is the line's own object.
+    A JSON string cannot contain a raw line end, and two members are separated by a comma. So if pyarrow then finds as
+    many values as lines, each value is the object of its line.
     """
     text = np.frombuffer(data, np.uint8)
     ends = np.flatnonzero(text == ord("\n"))
@@ -182,7 +183,7 @@ def _looked_at(data: bytes) -> int:
 
 
 def _depth(data: bytes) -> int:
-    """The deepest level of what is valid in it."""
+    """The deepest nesting level, if the data is valid JSON."""
     brackets = np.frombuffer(_STRING.sub(b"", data).translate(None, _ALL_BUT_BRACKETS), np.uint8)
     depth = deepest = 0
     for start in range(0, len(brackets), 1 << 20):
@@ -192,10 +193,10 @@ def _depth(data: bytes) -> int:
 
 
 def read_lines(data: bytes, options: pjson.ParseOptions | None = None) -> pa.Table | None:
-    """pyarrow's reading of some lines; None if it must not see them, refuses, or sees another number of rows."""
+    """Lines read by pyarrow; None if they are not safe for it, it rejects them, or it finds another number of rows."""
     data = data if data.endswith(b"\n") else data + b"\n"
     lines = _looked_at(data)
-    if not lines:  # perhaps only for blank lines, or for blanks around an object
+    if not lines:  # the reason may be just blank lines, or blanks around an object
         data = b"".join(line + b"\n" for line in (line.strip(_BLANK) for line in data.split(b"\n")) if line)
         lines = _looked_at(data) if data else 0
     if not lines:
@@ -209,14 +210,14 @@ def read_lines(data: bytes, options: pjson.ParseOptions | None = None) -> pa.Tab
 
 
 def _simple(type_: pa.DataType) -> bool:
-    """Types that pyarrow reads from JSON without a loss."""
+    """Whether pyarrow reads the type from JSON without loss."""
     numbers = pa.types.is_integer(type_) or pa.types.is_floating(type_) or pa.types.is_decimal(type_)
     return bool(numbers or pa.types.is_boolean(type_) or type_ == pa.string())
 
 
 def _read_as(type_: pa.DataType) -> pa.DataType | None:
-    """The type as which pyarrow reads such values from JSON: what it does not know is read as text, and never guessed.
-    None for json, of which only the line has the text. A struct is one of a line's objects."""
+    """The type that pyarrow is told to read such values as: text for a type that it does not know, so that it never
+    guesses. None for json, whose text only the line has. A struct is a nested object."""
     if pa.types.is_struct(type_):
         fields = [(f.name, _read_as(f.type)) for f in type_]
         return None if any(read is None for _, read in fields) else pa.struct(fields)
@@ -226,8 +227,8 @@ def _read_as(type_: pa.DataType) -> pa.DataType | None:
 
 
 def batch_of(data: bytes, schema: pa.Schema) -> pa.RecordBatch | None:
-    """A block by pyarrow, each column as a whole; None if some value or type needs a look at the line itself. A text
-    becomes its type by what ``column_of`` uses, so both read the same from it."""
+    """A block read by pyarrow, column by column; None if a value or type needs the line itself. Texts are converted by
+    the same function as in ``column_of``, so both give the same values."""
     read = [(f.name, _read_as(f.type)) for f in schema]
     if any(type_ is None for _, type_ in read):
         return None
@@ -245,12 +246,12 @@ def batch_of(data: bytes, schema: pa.Schema) -> pa.RecordBatch | None:
 
 
 def _restored(column: pa.Array, type_: pa.DataType) -> pa.Array:
-    """A column as ``_read_as`` had it read, in its own type. Raises BadValue."""
+    """Convert a column from the type of ``_read_as`` to its own type. Raises BadValue."""
     if pa.types.is_struct(type_):
         members = [_restored(member, f.type) for member, f in zip(column.flatten(), type_, strict=True)]
         return pa.StructArray.from_arrays(members, fields=list(type_), mask=column.is_null())
     if pa.types.is_floating(type_) and pc.any(pc.is_inf(column)).as_py():
-        raise BadValue(0)  # a number may be beyond its type: pyarrow makes infinity of it
+        raise BadValue(0)  # pyarrow turns a number beyond the range of its type into infinity
     if pa.types.is_decimal(type_):
         try:  # pyarrow 26 counts the digits before it adds the zeros of the scale: 12345678 becomes a decimal(9, 2)
             column.validate(full=True)
@@ -268,14 +269,14 @@ def _slow(file: Input, block: _Block, schema: pa.Schema) -> pa.RecordBatch:
             column.append(row.get(name))
     columns = []
     for field in schema:
-        if not any(texts[field.name]):  # a column that no line has, of any type that the target may have
+        if not any(texts[field.name]):  # a column without a value may have any type
             columns.append(pa.nulls(len(numbers), field.type))
             continue
         try:
             columns.append(column_of(texts[field.name], field.type))
         except BadValue as error:
             todo = f"fix the {block.unit}, or declare the column, as in columns: {{{field.name}: json}}"
-            found = f"{block.unit} {numbers[error.index]}, column {field.name!r} holds no valid {field.type}"
+            found = f"{block.unit} {numbers[error.index]}, column {field.name!r} has an invalid {field.type}"
             raise file.bad(found, todo) from None
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
@@ -289,15 +290,13 @@ def _rows(file: Input, block: _Block) -> Iterator[tuple[int, dict[str, str]]]:
             yield number, members(line)
         except RecursionError:
             found = f"{block.unit} {number} is nested too deeply"
-            raise file.bad(found, "flatten the value, or write it as text") from None
+            raise file.bad(found, "flatten the value, or write it as a JSON string") from None
         except (ValueError, IndexError) as error:
             found = f"{block.unit} {number} {_wrong(error)}"
-            todo = "write one JSON object per line, or an array of objects, or set options.format to what it is"
+            todo = "write one JSON object per line, or an array of objects, or set options.format to the file's format"
             if block.unit == "line" and _is_open(line, error):
-                found = f"line {number} is not JSON by itself: its object goes on after the end of the line"
-                todo = (
-                    "write each object on one line, or put the objects into an array: [ before, commas between, ] after"
-                )
+                found = f"line {number} is not a whole JSON object: the object continues on the next line"
+                todo = "write each object on one line, or write an array: [ first, commas between the objects, ] last"
             raise file.bad(found, todo if block.unit == "line" else "write one JSON object per element") from None
 
 
@@ -308,7 +307,7 @@ def _wrong(error: Exception) -> str:
 
 
 def _is_open(line: str, error: Exception) -> bool:
-    """True if the line is the beginning of an object, as in a file that was laid out for people."""
+    """True if the line is only the start of an object, as in a pretty-printed file."""
     at_the_end = (
         error.pos >= len(line.rstrip()) if isinstance(error, JSONDecodeError) else isinstance(error, IndexError)
     )
@@ -316,11 +315,11 @@ def _is_open(line: str, error: Exception) -> bool:
 
 
 class _Refused(ValueError):
-    """JSON, but not a row."""
+    """Valid JSON that is not a row."""
 
 
 def members(line: str) -> dict[str, str]:
-    """The top level of one object, values left as text: no digit is lost on the way."""
+    """The members of one object, with values as JSON text, so that no digit is lost. Raises ValueError, IndexError."""
     at = _skip(line, 0)
     if line[at] != "{":
         _decode(line, at)  # not JSON at all is the better answer
@@ -374,11 +373,12 @@ def _seen(file: Input, block: _Block) -> dict[str, Seen]:
 
 
 def inexact(data: bytes, schema: pa.Schema) -> bool:
-    """Long numbers and a column of doubles: one may be in the other. Digits inside a text are no number."""
+    """True if the block has a double column and a long number, which may be in that column. Digits inside a string do
+    not count."""
     if not any(pa.types.is_floating(type_) for type_ in schema.types):
         return False
     at = 0
-    while found := _LONG_NUMBER.search(data, at):  # a line is looked at once, however many it has
+    while found := _LONG_NUMBER.search(data, at):  # each line is checked once, however many it has
         start = data.rfind(b"\n", 0, found.start()) + 1
         at = data.find(b"\n", found.end() - 1) + 1 or len(data)
         if _LONG_NUMBER.search(_STRING.sub(b'""', data[start:at])):
@@ -413,7 +413,7 @@ def seen_in(text: str) -> Seen:
     if text.lstrip("-").isdigit():
         if len(text) <= 20 and -(1 << 63) <= int(text) < 1 << 63:
             return Seen(pa.int64(), inexact, clash=JSON)
-        return Seen(JSON, True, clash=JSON)  # its digits are kept as they stand
+        return Seen(JSON, True, clash=JSON)  # as JSON, so that all digits are kept
     return Seen(JSON if inexact else pa.float64(), inexact, clash=JSON)
 
 
@@ -430,7 +430,7 @@ def fits(what: Seen, name: str, expected: pa.Schema) -> bool | None:
 
 
 def column_of(values: list[str | None], type_: pa.DataType) -> pa.Array:
-    """JSON texts -> an array; raises BadValue with the index of the first that does not fit."""
+    """JSON texts as an array. Raises BadValue with the index of the first text that does not fit."""
     if type_ == JSON:
         return pa.ExtensionArray.from_storage(type_, pa.array([_or_null(v) for v in values], pa.string()))
     if pa.types.is_boolean(type_):

@@ -30,9 +30,9 @@ _TODO = {
     "an old Excel or Word file": "save the sheet as CSV",
     "a Parquet file": "set options.format: parquet",
     "a SQLite database": "read it with source type sqlite",
-    "a bzip2 file": "unpack it, or pack it as gzip (.gz) or zstd (.zst)",
-    "an xz file": "unpack it, or pack it as gzip (.gz) or zstd (.zst)",
-    "an HTML page": "fetch the file again: the server may have sent a login or error page in its place",
+    "a bzip2 file": "decompress it, or compress it with gzip (.gz) or zstd (.zst)",
+    "an xz file": "decompress it, or compress it with gzip (.gz) or zstd (.zst)",
+    "an HTML page": "fetch the file again: the server may have sent a login or error page instead",
     "JSON": "set options.format: json",
     "a JSON array": "set options.format: json",
 }
@@ -45,9 +45,9 @@ def require_kind(file: Input, format: str, encoding: str, header: bool) -> None:
     packed = next((known for mark, known in _PACKED.items() if start.startswith(mark)), None)
     if packed and packed[0] != file.codec:
         name = file.name.removesuffix(file.suffixes[-1]) if file.codec else file.name
-        raise file.bad(f"the file is packed with {packed[0]}", f"name it {name}{packed[1]}")
+        raise file.bad(f"the file is compressed with {packed[0]}", f"rename it to {name}{packed[1]}")
     if file.codec and not packed and not _CONTROL.search(start):
-        raise file.bad(f"the file is not {file.codec}, but plain text", f"name it without {file.suffixes[-1]}")
+        raise file.bad(f"the file is plain text, not {file.codec}", f"rename it without {file.suffixes[-1]}")
     if packed:
         with file.failing(), file.open() as content:
             start = bytes(content.read(_LOOK))
@@ -55,7 +55,7 @@ def require_kind(file: Input, format: str, encoding: str, header: bool) -> None:
     if kind:
         raise file.bad(f"the file is {kind}", _TODO.get(kind, "convert it to CSV, JSON Lines or Parquet"))
     if format != "parquet" and is_utf8(encoding) and (utf16 := _utf16(start)):
-        raise file.bad("the file is UTF-16 without a mark, not utf-8", f"set options.encoding: {utf16}")
+        raise file.bad("the file is UTF-16 without a byte order mark, not utf-8", f"set options.encoding: {utf16}")
 
 
 def _kind(start: bytes, format: str, header: bool) -> str | None:

@@ -1,6 +1,6 @@
-"""The manifest of a target of parts: which files are the target, and how far each key has loaded it.
+"""The manifest of a target that consists of part files: which files belong to it, and the journal of each key.
 
-It is the one thing that a commit replaces. Where it is kept, a folder or a bucket, the connector knows.
+Replacing the manifest is the commit. Where it is stored, in a folder or a bucket, is up to the connector.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ from dpone.position import Position
 FORMAT = 1
 LARGEST = 1 << 28  # bytes; about a million parts
 
-# A ULID in the name keeps us from taking the files of another writer (part-00000-...) for our own.
+# The ULID in the name prevents dpone from taking another writer's files (part-00000-...) for its own.
 PART = re.compile(r"part-[0-9A-HJKMNP-TV-Z]{26}-[A-Za-z0-9_.=-]{1,96}\.(parquet|csv|jsonl)(\.gz|\.zst)?")
 
 
 def part_name(load_id: str, part: str, extension: str) -> str:
-    """Injective: a part's id with other characters than file names keep, or a long one, carries its digest."""
+    """The file name of a part. Injective: a digest is added if the part's id is long or has characters that are
+    replaced."""
     safe = re.sub(r"[^A-Za-z0-9_.=-]", "_", part)[:64]
     if safe != part or not safe:
         safe = f"{safe}-{hashlib.sha256(part.encode()).hexdigest()[:16]}"
@@ -51,7 +52,7 @@ class PartFile:
 
 @frozen
 class Replaced:
-    """What a load replaced: ``files`` were the target's before it, and its key stood at ``before``."""
+    """What a load replaced: ``files`` belonged to the target before it, and the position of its key was ``before``."""
 
     entry: Entry
     key: str
@@ -61,7 +62,7 @@ class Replaced:
 
 @frozen
 class Added:
-    """What a run of a stream has added to the columns and not committed. ``made``: there were none before."""
+    """Columns that a run has added and not committed. ``made``: the target had no columns before."""
 
     key: str
     run_id: str
@@ -74,7 +75,7 @@ _Keyed = TypeVar("_Keyed", PartFile, Replaced, Added)
 
 @frozen
 class Manifest:
-    """schema: columns of the target, lineage included; None until the first load has given them.
+    """schema: columns of the target, including lineage; None before the first load.
 
     undo  what is kept to take loads back, oldest first
     last  the load that changed the files last, if it is known
@@ -90,7 +91,7 @@ class Manifest:
 
     @property
     def kept(self) -> dict[str, PartFile]:
-        """Parts that are not the target's any more, by name."""
+        """Files that no longer belong to the target but are kept for undo, by name."""
         return {file.name: file for one in self.undo for file in one.files}
 
     @property
@@ -98,7 +99,7 @@ class Manifest:
         return sum(file.rows for file in self.files)
 
     def moved(self, old: str, new: str, gone: Entry) -> Manifest:
-        """With ``new`` for the key ``old``, under which only ``gone`` is left."""
+        """A manifest with the key ``old`` renamed to ``new``; only the entry ``gone`` stays under ``old``."""
         journals = {key: entry for key, entry in self.journals.items() if key not in (old, new)}
         return evolve(
             self,
@@ -124,13 +125,13 @@ class Manifest:
 
     @classmethod
     def loads(cls, data: bytes) -> Manifest:
-        """Raises ValueError, KeyError or TypeError on anything but what ``dumps`` writes."""
+        """Raises ValueError, KeyError or TypeError for data that ``dumps`` did not write."""
         value = json.loads(data)
         if value["format"] != FORMAT:
-            raise ValueError(f"format {value['format']!r}, this dpone reads {FORMAT}")
+            raise ValueError(f"format is {value['format']!r}, this dpone version reads {FORMAT}")
         files = tuple(_part_file(item) for item in value["files"])
         if len({file.name for file in files}) != len(files):
-            raise ValueError("a file listed twice")
+            raise ValueError("a file is listed twice")
         journals = {str(key): _entry_from_json(item) for key, item in value["journals"].items()}
         schema = None if value["schema"] is None else schema_from_json(value["schema"])
         undo = tuple(_replaced_from_json(item) for item in value.get("undo", ()))
@@ -143,12 +144,12 @@ def _of(one: _Keyed, old: str, new: str) -> _Keyed:
 
 
 def _part_file(item: Mapping[str, Any]) -> PartFile:
-    """A name is one of our own part names or nothing: no folder, no ``..``, no drive, no other scheme."""
+    """Only a part name is accepted, so it cannot contain a folder, ``..``, a drive or a URL. Raises ValueError."""
     file = PartFile(**item)
     if not isinstance(file.name, str) or not PART.fullmatch(file.name):
-        raise ValueError(f"a file name that is not a part of this folder: {file.name!r}")
+        raise ValueError(f"{file.name!r} is not the name of a part file")
     if not isinstance(file.rows, int) or not isinstance(file.bytes, int) or file.rows < 0 or file.bytes < 0:
-        raise ValueError(f"rows or bytes of {file.name}")
+        raise ValueError(f"rows or bytes of {file.name} is not a count")
     return file
 
 
@@ -187,7 +188,7 @@ def _replaced_from_json(item: Mapping[str, Any]) -> Replaced:
 
 
 def schema_to_json(schema: pa.Schema) -> dict[str, Any]:
-    """``columns`` is for people, ``arrow`` (IPC, base64) is what is read back."""
+    """``columns`` is for people to read; ``arrow`` (IPC, base64) is what ``schema_from_json`` reads."""
     columns = {column.name: str(column.type) for column in schema}
     return {"columns": columns, "arrow": base64.b64encode(schema.serialize().to_pybytes()).decode()}
 

@@ -1,8 +1,8 @@
-"""Parquet: types are in the file; row groups are streamed page by page.
+"""Reads Parquet: types are in the file; row groups are streamed page by page.
 
-INT96 is the timestamp of old writers: nanoseconds of any day. pyarrow reads it into 64 bits of nanoseconds, where years
-before 1677 and after 2262 wrap around, or into microseconds, where nanoseconds are cut; it reports neither. So it is
-read both ways, and the difference is what microseconds lose.
+INT96 is the timestamp type of old writers: a day and nanoseconds. pyarrow reads it into 64-bit nanoseconds, where years
+before 1677 and after 2262 wrap around, or into microseconds, where nanoseconds are cut off; it reports neither. So it
+is read both ways, and the difference shows what microseconds lose.
 """
 
 from __future__ import annotations
@@ -29,14 +29,15 @@ _BUFFER = 1 << 18  # bytes read ahead per column; without it a whole column chun
 
 
 class Parquet:
-    """Reads Parquet files. ``columns`` are the declared types; a value that does not fit one is an error."""
+    """Reads Parquet files. ``columns`` are the declared types; a value that does not fit raises DataError."""
 
     def __init__(self, columns: Mapping[str, pa.DataType]) -> None:
         self._columns = columns
         self.given: Sequence[Collection[str]] = ()
 
     def schema(self, files: Sequence[Input], expected: pa.Schema | None) -> pa.Schema:
-        """Columns of all the files by name; of different types the one that holds both."""
+        """The columns of all files, by name; different types are joined to one that holds both. Raises DataError if
+        there is none, ConfigError."""
         fields: dict[str, pa.Field] = {}
         all_fields = [self._fields(file) for file in files]
         self.given = [[field.name for field in own] for own in all_fields]
@@ -87,7 +88,7 @@ class Parquet:
                     yield pa.RecordBatch.from_arrays(columns, schema=schema)
 
     def _int96(self, file: Input, opened: pq.ParquetFile) -> list[str]:
-        """Columns that are INT96, or have it somewhere inside: those whose type depends on how it is read."""
+        """Columns that are INT96 or contain it: those whose type depends on the unit in which they are read."""
         leaves = opened.schema
         if all(leaves.column(i).physical_type != "INT96" for i in range(len(leaves))):
             return []
@@ -96,7 +97,7 @@ class Parquet:
             return [one.name for one, two in pairs if one.type != two.type]
 
     def cuts(self, file: Input, pieces: int) -> list[int]:
-        """Row groups at which pieces begin."""
+        """The indexes of the row groups at which the pieces begin."""
         with file.failing(), self._open(file) as opened:
             groups = opened.num_row_groups
         return sorted({groups * i // pieces for i in range(1, pieces)} - {0, groups})
@@ -107,7 +108,7 @@ class Parquet:
 
     @contextlib.contextmanager
     def _open(self, file: Input, int96: str = "us") -> Iterator[pq.ParquetFile]:
-        """int96: the unit in which such columns are read."""
+        """int96: the unit in which INT96 columns are read, ``us`` or ``ns``."""
         with file.stored() as stored:
             try:
                 opened = pq.ParquetFile(
@@ -130,8 +131,8 @@ class Parquet:
 
 
 def _checked(file: Input, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Batches whose values are what their types say. The library hands over text that is not UTF-8, and decimals with
-    too many digits, as they stand in the file."""
+    """Validates batches: pyarrow does not check that text is UTF-8, or that decimals have no more digits than their
+    type. Raises DataError."""
     try:
         for batch in batches:
             batch.validate(full=True)
@@ -142,7 +143,7 @@ def _checked(file: Input, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Reco
 
 
 def _bare(field: pa.Field, declared: pa.DataType | None) -> pa.Field:
-    """As declared; else without the writer's own notes, but with the native type that a source of ours noted."""
+    """As declared; else without the writer's metadata, except the native type that a dpone source recorded."""
     if declared is not None:
         return pa.field(field.name, declared, field.nullable)
     native = (field.metadata or {}).get(NATIVE)
@@ -152,7 +153,7 @@ def _bare(field: pa.Field, declared: pa.DataType | None) -> pa.Field:
 def _joined(file: Input, left: pa.Field, right: pa.Field) -> pa.Field:
     type_ = united(left.type, right.type)
     if type_ is None:
-        found = f"column {left.name!r} is {right.type} here and {left.type} in a file before it"
+        found = f"column {left.name!r} is {right.type} here and {left.type} in an earlier file"
         kind = _widest(left.type, right.type)
         raise file.bad(found, f"declare the column in the source's options, as in columns: {{{left.name}: {kind}}}")
     metadata = left.metadata if left.metadata == right.metadata else None
@@ -173,10 +174,10 @@ def _cast(file: Input, column: pa.Array, field: pa.Field) -> pa.Array:
         return restored(column.storage, JSON) if column.type == JSON == field.type else exactly(column, field.type)
     except (pa.ArrowException, BadValue):
         if column.type == JSON == field.type:
-            found = f"column {field.name!r} holds a text that is not JSON"
+            found = f"column {field.name!r} has a text that is not JSON"
             raise file.bad(found, f"declare the column, as in columns: {{{field.name}: string}}") from None
         # The driver's text quotes the value, so it is not chained.
-        found = f"column {field.name!r} is {column.type}, with a value that {field.type} does not hold"
+        found = f"column {field.name!r} is {column.type}, with a value that {field.type} cannot hold"
         raise file.bad(found, _wider(column.type, field)) from None
 
 
@@ -191,7 +192,7 @@ _BYTES = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_b
 
 
 def _widest(*types: pa.DataType) -> str:
-    """The name of a type that holds every value of these."""
+    """The name of a type that can hold every value of the given types."""
     if any(has_members(type_) for type_ in types):
         return "json"
     bytes_ = [type_ for type_ in types if any(is_one(type_) for is_one in _BYTES)]
@@ -201,7 +202,7 @@ def _widest(*types: pa.DataType) -> str:
 
 def _in_nanoseconds(field: pa.Field) -> str:
     kind = "timestamptz(9)" if pa.types.is_timestamp(field.type) and field.type.tz else "timestamp_ns"
-    cut = "with sink.options.nanoseconds: cut to drop what the target does not hold"
+    cut = "with sink.options.nanoseconds: cut to drop what the target cannot hold"
     return f"declare the column, as in columns: {{{field.name}: {kind}}}, {cut}, or {{{field.name}: string}}"
 
 
@@ -212,14 +213,15 @@ def _one_batch(opened: pq.ParquetFile, group: int, columns: Sequence[str]) -> pa
 
 
 def _as_the_target(field: pa.Field, expected: pa.Schema) -> pa.Field:
-    """An INT96 column in nanoseconds where the target has it so: earlier loads filled it that way."""
+    """An INT96 column is read in nanoseconds if the target has it in nanoseconds: earlier loads read it that way."""
     at = expected.get_field_index(field.name)
     there = at >= 0 and expected.field(at).type == _NANOSECONDS
     return field.with_type(_NANOSECONDS) if there and field.type == pa.timestamp("us") else field
 
 
 def _instants(file: Input, field: pa.Field, coarse: pa.Array, precise: pa.Array) -> pa.Array:
-    """An INT96 column, read in microseconds and in nanoseconds, as ``field`` has it: exactly, or not at all."""
+    """An INT96 column, read in microseconds and in nanoseconds, as the type of ``field``. Raises DataError if a value
+    would change."""
     lost = [_lost(one, two) for one, two in zip(_timestamps(coarse), _timestamps(precise), strict=True)]
     if not any(pc.any(pc.not_equal(one, 0)).as_py() for one in lost):
         return _cast(file, coarse, field)
@@ -231,12 +233,12 @@ def _instants(file: Input, field: pa.Field, coarse: pa.Array, precise: pa.Array)
         return precise
     todo = _in_nanoseconds(field)
     if pa.types.is_nested(field.type):
-        todo = "write the file with timestamps of microseconds"
-    raise file.bad(f"column {field.name!r} holds nanoseconds, which {field.type} would cut", todo)
+        todo = "write the file with timestamps in microseconds"
+    raise file.bad(f"column {field.name!r} has nanoseconds, which {field.type} would cut off", todo)
 
 
 def _timestamps(values: pa.Array) -> Iterator[pa.Array]:
-    """The timestamps of a column, also of one that has them inside."""
+    """The timestamp arrays of a column, including nested ones."""
     if pa.types.is_timestamp(values.type):
         yield values
     elif pa.types.is_struct(values.type):
@@ -249,13 +251,13 @@ def _timestamps(values: pa.Array) -> Iterator[pa.Array]:
 
 
 def _lost(coarse: pa.Array, precise: pa.Array) -> pa.Array:
-    """Nanoseconds of each value that microseconds do not hold, 0 to 999. Both the reading and this arithmetic wrap
-    around 64 bits, so it is exact also where the nanoseconds do not fit."""
+    """The nanoseconds of each value that microseconds lose, 0 to 999. The reading and this arithmetic both wrap around
+    at 64 bits, so the result is exact even if the nanoseconds do not fit."""
     return pc.subtract(precise.cast(pa.int64()), pc.multiply(coarse.cast(pa.int64()), 1000))
 
 
 def beyond_double(file: Input, column: str) -> int:
-    """How many whole numbers of a column a double may not hold."""
+    """The number of integers in a column that a double may not hold exactly."""
     lost = 0
     with file.stored() as stored, pq.ParquetFile(stored) as part:
         at = part.schema_arrow.get_field_index(column)

@@ -21,7 +21,7 @@ def reject_utf16(file: Input, encoding: str) -> None:
     with file.open() as content:
         start = bytes(content.read(2))
     if is_utf8(encoding) and start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-        raise file.bad("the file begins with the mark of UTF-16, not utf-8", "set options.encoding: utf-16")
+        raise file.bad("the file starts with the byte order mark of UTF-16", "set options.encoding: utf-16")
 
 
 def wrong_encoding(file: Input, encoding: str) -> DataError:
@@ -40,7 +40,7 @@ def wrong_encoding(file: Input, encoding: str) -> DataError:
             if not block:
                 break
             done += len(block)
-    todo = "set options.encoding to what the file is in, such as latin-1, cp1252 or utf-16"
+    todo = "set options.encoding to the file's encoding, such as latin-1, cp1252 or utf-16"
     return file.bad(f"{where} is not {encoding}", todo)
 
 
@@ -48,13 +48,13 @@ def check_names(file: Input, names: list[str], what: Literal["header", "column",
     """Column names are given, distinct, and distinct without regard to case: most servers would fold them. what: where
     the format has them; only those of a header can be given by an option."""
     # A file without a header: names by themselves would take the place of its first row.
-    option = ", or give options.names, with header: false if the first row is data" if what == "header" else ""
+    option = ", or set options.names, with header: false if the first row is data" if what == "header" else ""
     one = "column" if what == "header" else what
     if "" in names:
         at = names.index("") + 1
         found = {"header": f"column {at} of the header has no name", "column": f"column {at} has no name"}
         every = "every column in the header" if what == "header" else f"every {one} in the file"
-        raise file.bad(found.get(what, "an object has a key without a name"), f"name {every}{option}")
+        raise file.bad(found.get(what, "an object has an empty key"), f"name {every}{option}")
     doubled = next((name for name, times in Counter(names).items() if times > 1), None)
     if doubled is not None:
         raise file.bad(f"two {one}s are named {doubled!r}", f"rename one in the file{option}")
@@ -70,7 +70,7 @@ def require_kin(files: Sequence[Input], columns: Sequence[Collection[str]]) -> N
     if alone and sum(map(bool, columns)) > 1:  # a file without any column has no row either
         file, others = files[alone[-1]], files[0 if alone[-1] else 1]
         found = f"none of its columns ({_some(columns[alone[-1]])}) is in {others.label} or another file"
-        raise file.bad(found, "move the file out of the path, or read it with a pipeline of its own")
+        raise file.bad(found, "move the file out of the path, or read it with another pipeline")
 
 
 def lacking(files: Sequence[str], columns: Sequence[Collection[str]]) -> dict[str, str]:

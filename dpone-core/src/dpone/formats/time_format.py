@@ -63,17 +63,17 @@ def _check(option: str, format: str, names: list[str]) -> None:
 
     for name in names:
         if name == "-":
-            bad("has %-", "leave out the minus: %d and %m take one digit or two")
+            bad("has %-", "remove the minus: %d and %m accept one digit or two")
         if name not in _PATTERNS:
-            bad(f"has %{name}, which is not known here", f"use {_KNOWN}")
+            bad(f"has %{name}, which is not supported", f"use {_KNOWN}")
         if names.count(name) > 1:
-            bad(f"has %{name} twice", "write each directive once")
+            bad(f"has %{name} twice", "use each directive once")
         if name in _NEEDS and not set(_NEEDS[name]) & set(names):
             bad(f"has %{name} without %{' or %'.join(_NEEDS[name])}", "add it")
     for one in ("Yy", "mbB", "d"):
         if len(set(one) & set(names)) != 1:
-            bad(f"does not have one of %{', %'.join(one)}", "write a whole date, as in %d.%m.%Y")
+            bad(f"needs one of %{', %'.join(one)}", "use a whole date, as in %d.%m.%Y")
     if {"H", "I"} <= set(names):
-        bad("has %H and %I", "use %H for 24 hours, %I and %p for 12")
+        bad("has both %H and %I", "use %H for 24 hours, %I and %p for 12")
     if option == "date_format" and set(_TIME) & set(names):
-        bad("has a time", "write only the date, or set options.timestamp_format")
+        bad("has a time", "use only date directives, or set options.timestamp_format")

@@ -28,7 +28,7 @@ def declared(columns: Mapping[str, str]) -> dict[str, pa.DataType]:
     types = {column: named(name, f"read columns.{column}") for column, name in columns.items()}
     for column, type_ in types.items():
         if any(is_one(type_) for is_one in _NOT_OF_TEXT):
-            raise ConfigError(f"read columns.{column}", f"{columns[column]} is not a type for files", instead(""))
+            raise ConfigError(f"read columns.{column}", f"{columns[column]} is not supported in files", instead(""))
     return types
 
 
@@ -43,7 +43,7 @@ def require_declared(columns: Mapping[str, object], names: set[str], where: str,
     names = names if expected is None else names | {*expected.names}
     for column in columns:
         if column not in names:
-            todo = f"did you mean {_nearest(column, names)!r}? names are matched exactly" if names else "remove it"
+            todo = f"did you mean {_nearest(column, names)!r}? names must match exactly" if names else "remove it"
             raise ConfigError(f"read columns.{column}", f"{where} has no such column", todo)
 
 

@@ -29,9 +29,9 @@ GROUP_BYTES = 8 << 20  # Arrow bytes held before a row group is written
 
 
 def refused(format: str, type_: pa.DataType) -> str:
-    """Why a format cannot keep a type; empty if it can."""
+    """Why a format cannot store a type; empty if it can."""
     if pa.types.is_run_end_encoded(type_) or has_union(type_):
-        return f"{format} has no such type"
+        return f"{format} does not have this type"
     if isinstance(type_, pa.BaseExtensionType) and type_ not in (JSON, UUID):
         return refused(format, type_.storage_type)
     if format == "parquet":
@@ -51,9 +51,9 @@ def _refused_by_parquet(type_: pa.DataType) -> str:
     if t.is_string_view(type_) or t.is_binary_view(type_) or t.is_list_view(type_) or t.is_large_list_view(type_):
         return "Parquet has no views"
     if t.is_struct(type_) and not type_.num_fields:
-        return "Parquet has no structs without a member"
+        return "Parquet has no empty structs"
     if t.is_dictionary(type_):
-        return "Parquet has no dictionaries of these" if t.is_nested(type_.value_type) else ""
+        return "Parquet has no dictionaries of nested values" if t.is_nested(type_.value_type) else ""
     inner = [type_.field(i).type for i in range(type_.num_fields)] if t.is_nested(type_) else []
     return next(filter(None, (refused("parquet", one) for one in inner)), "")
 
@@ -67,8 +67,9 @@ def _bytes_of_another_kind(type_: pa.DataType) -> bool:
 def write(
     to: pa.NativeFile, stream: Stream, schema: pa.Schema, constants: Mapping[str, Any], options: WriteOptions
 ) -> tuple[int, int]:
-    """Rows, and their Arrow bytes. constants: columns of ``schema`` that hold one value in all the rows. The content is
-    complete on return; ``to`` is the caller's to close, and to make durable."""
+    """Write a stream to ``to``. Returns the number of rows and their Arrow bytes. constants: columns of ``schema`` that
+    have the same value in all rows. On return the content is complete but not durable: the caller must close ``to`` and
+    flush it to disk. Raises DataError."""
     rows = size = 0
     with _WRITERS[options.format](to, schema, options) as append:
         for batch in _complete(stream, schema, constants):
@@ -80,7 +81,7 @@ def write(
 
 
 def _complete(stream: Stream, schema: pa.Schema, constants: Mapping[str, Any]) -> Iterator[pa.RecordBatch]:
-    """Batches as the target has them: columns in order, in its types, with the constant ones filled in."""
+    """Batches in the form of the target: its columns in order, its types, constants filled in."""
     given = [field for field in schema if field.name not in constants]
     filled = _Constants([field for field in schema if field.name in constants], constants)
     for batch in stream.batches():
@@ -91,7 +92,9 @@ def _complete(stream: Stream, schema: pa.Schema, constants: Mapping[str, Any]) -
 def _require_text(batch: pa.RecordBatch) -> None:
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         if first_without_text(column) >= 0:
-            raise DataError(f"write column {name}", "a year beyond 32767, which has no text", "use format: parquet")
+            raise DataError(
+                f"write column {name}", "a year beyond 32767, which text cannot represent", "use format: parquet"
+            )
 
 
 def _column(batch: pa.RecordBatch, field: pa.Field) -> pa.Array:
@@ -104,14 +107,14 @@ def _column(batch: pa.RecordBatch, field: pa.Field) -> pa.Array:
     try:
         return column.cast(field.type)
     except pa.ArrowException:
-        # The driver's text quotes the value, so it is not chained.
+        # pyarrow's message quotes the value, so it is not chained.
         todo = f"declare the column as {field.type} in the source, or change the target's column"
         found = misfit(column.type, field.type)
         raise DataError(f"write column {field.name}", found, todo) from None
 
 
 class _Constants:
-    """Columns of one value, made once and sliced: no allocation per batch."""
+    """Constant columns, made once and sliced, so that there is no allocation per batch."""
 
     def __init__(self, fields: list[pa.Field], values: Mapping[str, Any]) -> None:
         self._values = [pa.scalar(values[field.name], field.type) for field in fields]
@@ -125,7 +128,7 @@ class _Constants:
 
 @contextlib.contextmanager
 def _parquet(to: pa.NativeFile, schema: pa.Schema, options: WriteOptions) -> Iterator[Callable[[pa.RecordBatch], None]]:
-    """Row groups of a bounded size, whatever the batches are: small ones read slowly, large ones fill memory."""
+    """Row groups of a bounded size, whatever the batches are: small groups are slow to read, large ones need memory."""
     held: list[pa.RecordBatch] = []
     rows = size = 0
     writer: pq.ParquetWriter | None = None
@@ -160,7 +163,7 @@ def _parquet(to: pa.NativeFile, schema: pa.Schema, options: WriteOptions) -> Ite
 
 
 def _repetitive(table: pa.Table) -> list[str]:
-    """Text columns whose values repeat. A dictionary for any other column is built, found useless and thrown away."""
+    """Text columns whose values repeat. For any other column a dictionary would be built and then discarded."""
     sample = table.slice(0, 8192)
     worth = []
     for field in table.schema:
@@ -181,7 +184,7 @@ def _packed(to: pa.NativeFile, codec: str) -> Iterator[pa.NativeFile]:
 
 @contextlib.contextmanager
 def _csv(to: pa.NativeFile, schema: pa.Schema, options: WriteOptions) -> Iterator[Callable[[pa.RecordBatch], None]]:
-    """NULL is an empty field, the empty text is quoted: the two stay apart."""
+    """NULL is an empty field, the empty text is quoted, so the two stay distinct."""
     texts = pa.schema([pa.field(f.name, pa.string() if f.type in (JSON, UUID) else _in_csv(f.type)) for f in schema])
     with _packed(to, options.codec) as file, pyarrow.csv.CSVWriter(file, texts) as writer:
         yield lambda batch: writer.write_batch(
@@ -202,7 +205,7 @@ def _in_csv(type_: pa.DataType) -> pa.DataType:
 
 
 def _in_utc(type_: pa.DataType) -> pa.DataType:
-    """Instants are written in UTC: an offset is written in whole minutes, and those of old local times are not."""
+    """Instants are written in UTC: offsets are written in whole minutes, but those of old local times have seconds."""
     return pa.timestamp(type_.unit, "UTC") if pa.types.is_timestamp(type_) and type_.tz else type_
 
 
@@ -220,7 +223,7 @@ def _jsonl(to: pa.NativeFile, schema: pa.Schema, options: WriteOptions) -> Itera
 
 
 def _json_texts(column: pa.Array, name: str) -> list[str]:
-    """The JSON text of every value of a column; numbers keep all their digits."""
+    """The JSON text of every value of a column; numbers keep all digits. Raises DataError."""
     type_ = column.type
     if pa.types.is_boolean(type_) or pa.types.is_integer(type_) or pa.types.is_decimal(type_):
         return [text or "null" for text in pc.cast(column, pa.string()).to_pylist()]
@@ -239,7 +242,7 @@ def _nested_texts(column: pa.Array, name: str) -> list[str]:
     try:
         return [_one_line(text) for text in json_texts(column).fill_null("null").to_pylist()]
     except NotJson as error:
-        found = f"column {name} holds {error.reason}, which JSON has no form for"
+        found = f"column {name} has {error.reason}, which JSON cannot represent"
         raise DataError("write JSON Lines", found, "use format: parquet") from None
 
 
@@ -251,7 +254,7 @@ def _json_text(value: Any, name: str) -> str:
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False, default=_odd)
     except ValueError:
-        found = f"column {name} holds NaN or an infinity, which JSON has no word for"
+        found = f"column {name} has NaN or infinity, which JSON cannot represent"
         raise DataError("write JSON Lines", found, "use format: parquet or csv") from None
 
 

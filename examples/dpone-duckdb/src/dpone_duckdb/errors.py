@@ -42,4 +42,4 @@ def failing(kind: type[DponeError], failed: str) -> Iterator[None]:
             busy = kind(failed, "another process has the file open", todo)
             busy.category = Category.TRANSIENT
             raise busy from error
-        raise kind(failed, str(error).partition("\n")[0], "correct what the text names; nothing was changed") from error
+        raise kind(failed, str(error).partition("\n")[0], "fix what the message names; nothing was changed") from error
