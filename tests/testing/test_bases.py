@@ -17,7 +17,7 @@ from dpone.formats.manifest import Manifest
 from dpone.pipeline import SinkSpec, SourceSpec
 from dpone.strategy import Strategy
 from dpone.testing import CannotHold, LogHarness, SinkContract, SourceContract, StoreHarness
-from dpone.testing.builtin import FileHarness
+from dpone.testing.builtin import FileHarness, SqliteHarness
 from dpone.testing.harness import TABLE, server, unused
 from dpone.testing.loads import APPEND, load
 from dpone.testing.rows import same, sample
@@ -142,6 +142,7 @@ def test_a_disturbed_log_is_another_topic(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("kind", "members"), [
     (LogHarness, {"append": ("t", []), "records": ("t",), "delete": ("t",)}),
+    (SqliteHarness, {"shut": ()}),
     (StoreHarness, {"put": ("k", b""), "get": ("k",), "keys": ("k",), "delete": ("k",)}),
 ])  # fmt: skip
 def test_a_call_that_was_left_out_is_named(tmp_path: Path, kind: Any, members: Mapping[str, Any]) -> None:

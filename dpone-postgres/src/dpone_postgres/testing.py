@@ -70,14 +70,10 @@ class PostgresHarness(SqlHarness):
         with self.cursor() as cursor, cursor.copy(f"COPY {self.at('native')} TO STDOUT (FORMAT binary)") as copy:
             return _Copied(rows, copied=b"".join(copy)), rows
 
-    @contextmanager
-    def away(self) -> Iterator[None]:
+    def shut(self) -> tuple[str, str]:
         """The state's schema bears another name."""
-        self.run(f"ALTER SCHEMA {self.schema} RENAME TO {self.schema}_aside")
-        try:
-            yield
-        finally:
-            self.run(f"ALTER SCHEMA {self.schema}_aside RENAME TO {self.schema}")
+        aside = f"{self.schema}_aside"
+        return f"ALTER SCHEMA {self.schema} RENAME TO {aside}", f"ALTER SCHEMA {aside} RENAME TO {self.schema}"
 
     # ---- change streams
 

@@ -56,8 +56,10 @@ class SqliteHarness(SqlHarness):
     def state(self) -> StateSpec:
         return StateSpec("sqlite", Secret(f"sqlite:///{self.folder / 'state.db'}"), options=self.options("state"))
 
-    def away(self) -> AbstractContextManager[None]:
-        return _away(self.folder / "state.db", instead=Path.mkdir)
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        with _away(self.folder / "state.db", instead=Path.mkdir):
+            yield
 
     def damage(self, role: Role, text: str, table: str = TABLE) -> None:
         with closing(sqlite3.connect(self.folder / "state.db")) as db, db:

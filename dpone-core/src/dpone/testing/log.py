@@ -13,7 +13,6 @@ from dpone.strategy import Strategy
 from dpone.testing.harness import TABLE, Harness
 from dpone.testing.rows import declared, from_json, tabled, to_json
 
-_NONE: Mapping[str, pa.DataType] = {}
 _BYTES = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary)
 
 
@@ -65,7 +64,7 @@ class LogHarness(Harness):
         """The record that a producer of this row would send."""
         return to_json(row)
 
-    def decode(self, record: Any, columns: Mapping[str, pa.DataType] = _NONE) -> Mapping[str, Any]:
+    def decode(self, record: Any, columns: Mapping[str, pa.DataType]) -> Mapping[str, Any]:
         """The row that a record of the sink, or of ``encode``, holds. Bytes come as bytes: base64 is undone."""
         return from_json(record, [name for name, type in columns.items() if any(is_one(type) for is_one in _BYTES)])
 
@@ -94,7 +93,7 @@ class LogHarness(Harness):
         """No record can be changed: the topic is made again, as by somebody who corrects it and sends all once more."""
         first, *others = self.records(self.topic(table)) or ()
         self.delete(self.topic(table))
-        self.append(self.topic(table), [self.encode({**self.decode(first), "name": "disturbed"}), *others])
+        self.append(self.topic(table), [self.encode({**self.decode(first, {}), "name": "disturbed"}), *others])
 
     def sink(self, strategy: Strategy, table: str = TABLE, **options: Any) -> SinkSpec:
         given, topic = self.options("sink", **options), self.topic(table)

@@ -133,6 +133,19 @@ class SqlHarness(Harness):
     def damage(self, role: Role, text: str, table: str = TABLE) -> None:
         self.run(f"UPDATE {self.at(STATE)} SET {self.quoted('value')} = '{text}'")
 
+    def shut(self) -> tuple[str, str]:
+        """A statement after which whatever the state backend tries fails at once, and one that takes it back."""
+        raise self._lacks("shut")
+
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        before, after = self.shut()
+        self.run(before)
+        try:
+            yield
+        finally:
+            self.run(after)
+
     # ---- change streams
 
     def make_streamed(self) -> None:
