@@ -20,7 +20,7 @@ from dpone.testing import CannotHold, LogHarness, SinkContract, SourceContract, 
 from dpone.testing.builtin import FileHarness, SqliteHarness
 from dpone.testing.harness import TABLE, server, unused
 from dpone.testing.loads import APPEND, load
-from dpone.testing.rows import same, sample
+from dpone.testing.rows import same, sample, tabled
 
 INFINITY = CannotHold(pa.float64(), math.inf, "JSON has no word for it", every=math.isinf)
 
@@ -98,6 +98,26 @@ def test_a_source_reads_what_a_base_seeds(tmp_path: Path, kind: Any, case: str) 
     """Values, names and changes of what ``seed`` and ``disturb`` make of ``put`` or ``append`` come out of a connector
     that is sound, in each format."""
     getattr(SourceContract(), f"test_{case}")(kind(tmp_path))
+
+
+@pytest.mark.parametrize("kind", [CsvHarness, JsonHarness, FileLog])
+def test_a_source_is_given_the_types_that_were_seeded(tmp_path: Path, kind: Any) -> None:
+    """Where objects or records do not have them; before the first row those of the sample."""
+    harness = kind(tmp_path)
+    harness.seed(pa.table({"x": pa.array([1], pa.int64())}), "numbers")
+    given = {table: dict(harness.source(table).options.columns) for table in ("numbers", "none")}
+    sampled = {"id": "int64", "day": "string", "name": "string", "score": "double"}
+    assert given == {"numbers": {"x": "int64"}, "none": sampled}
+
+
+def test_values_that_have_no_type_in_common_come_as_texts() -> None:
+    """As a log may hold them, whose writers agree on nothing; a column that no row has is there."""
+    found = tabled([{"n": 2**53 + 1, "m": 1}, {"n": 0.5, "m": "a"}, {"m": None}], ["k"])
+    assert found.to_pylist() == [
+        {"k": None, "n": str(2**53 + 1), "m": "1"},
+        {"k": None, "n": "0.5", "m": "a"},
+        {"k": None, "n": None, "m": None},
+    ]
 
 
 @pytest.mark.parametrize("case", SINK)

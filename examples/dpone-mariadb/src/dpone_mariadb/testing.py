@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 import pymysql
@@ -44,13 +44,12 @@ class MariadbHarness(SqlHarness):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self._server = urlsplit(
-            server("DPONE_TEST_MARIADB_URL", "mariadb://root:PASSWORD@127.0.0.1:3306/mysql?tls=off")
-        )
-        place, password, at = unused(), secrets.token_hex(16), self._server
+        at = urlsplit(server("DPONE_TEST_MARIADB_URL", "mariadb://root:PASSWORD@127.0.0.1:3306/mysql?tls=off"))
+        host, port, place, password = at.hostname, at.port or 3306, unused(), secrets.token_hex(16)
+        self._login = {"host": host, "port": port, "user": at.username, "password": unquote(at.password or "")}
         self.run(f"CREATE DATABASE {place}")
         self.run(f"GRANT ALL ON {place}.* TO {place} IDENTIFIED BY '{password}'")
-        self.place, self.url = place, f"mariadb://{place}:{password}@{at.hostname}:{at.port}/{place}?{at.query}"
+        self.place, self.url = place, f"mariadb://{place}:{password}@{host}:{port}/{place}?{at.query}"
         [(self.version,)] = self.run("SELECT version()")
 
     def durability(self) -> Durability:
@@ -61,9 +60,8 @@ class MariadbHarness(SqlHarness):
 
     @contextmanager
     def cursor(self) -> Iterator[Any]:
-        at, limit = self._server, "SET lock_wait_timeout = 60"  # by default a day
-        login = {"host": at.hostname, "port": at.port, "user": at.username, "password": at.password or ""}
-        with closing(pymysql.connect(**login, database=self.place, conv=_CONV, init_command=limit)) as db:
+        limit = "SET lock_wait_timeout = 60"  # by default a day
+        with closing(pymysql.connect(**self._login, database=self.place, conv=_CONV, init_command=limit)) as db:
             yield db.cursor()
             db.commit()
 
