@@ -13,7 +13,7 @@ from dpone.sql.catalog import Catalog
 from dpone.sql.cursor import Cursored
 from dpone.sql.dbapi import DbapiDatabase
 from dpone.sql.dialect import Database, Dialect
-from dpone.testing import hostile
+from dpone.testing import Harness, LogHarness, SqlHarness, StoreHarness, hostile
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "internals" / "write-a-connector.md").read_text(encoding="utf-8")
@@ -45,6 +45,17 @@ def test_the_page_lists_every_member_of_a_sql_connector(kind: type) -> None:
     members = {*vars(kind), *inspect.get_annotations(kind)} - known
     assert sorted(listed) == sorted(name for name in members if not name.startswith("_"))
     assert bold == ({*kind.__abstractmethods__} & members) | ({"dialect"} if kind is Database else {*()})
+
+
+@pytest.mark.parametrize("base", [SqlHarness, LogHarness, StoreHarness])
+def test_the_page_lists_every_member_of_a_base_of_harnesses(base: type) -> None:
+    """What it adds to a Harness, in one row of the table of its section."""
+    section = re.search(rf"^### {base.__name__}\n(.*?)^### ", PAGE, re.MULTILINE | re.DOTALL)
+    assert section
+    cells = re.findall(r"^\| (`.*?) \|", section[1], re.MULTILINE)
+    listed = [name for cell in cells for name in re.findall(r"`(\w+)(?:\(.*?\))?`", cell)]
+    members = {*vars(base), *inspect.get_annotations(base)} - {*vars(Harness), *inspect.get_annotations(Harness)}
+    assert sorted(listed) == sorted(name for name in members if not name.startswith("_"))
 
 
 def test_the_page_lists_the_types_that_every_sink_keeps() -> None:

@@ -3,11 +3,9 @@ database that DPONE_TEST_POSTGRES_URL names. Needs the extra ``testing``; the co
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +13,12 @@ import psycopg
 import pyarrow as pa
 from attrs import frozen
 
-from dpone.errors import ConfigError
 from dpone.evidence import Durability
-from dpone.pipeline import SourceSpec, StateSpec
+from dpone.pipeline import SourceSpec
 from dpone.schema import NATIVE
 from dpone.testing import SqlHarness
+from dpone.testing.harness import server, unused
 from dpone.testing.rows import Rows
-
-_URL = "DPONE_TEST_POSTGRES_URL"
-_numbers = count(1)
 
 
 class PostgresHarness(SqlHarness):
@@ -40,21 +35,13 @@ class PostgresHarness(SqlHarness):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self.url = os.environ.get(_URL, "")
-        if not self.url:
-            raise ConfigError(
-                "find a PostgreSQL server for the tests", f"{_URL} is not set", f"set {_URL} to postgres://..."
-            )
-        self.schema = f"dpone_kit_{os.getpid()}_{next(_numbers)}"
-        with psycopg.connect(self.url) as db:
-            self.version = str(db.info.parameter_status("server_version")).split()[0]
-            db.execute(f"CREATE SCHEMA {self.schema}")
+        self.url, self.schema = server("DPONE_TEST_POSTGRES_URL", "postgres://..."), unused()
+        self.version = self.run("SHOW server_version")[0][0].split()[0]
+        self.run(f"CREATE SCHEMA {self.schema}")
 
     def durability(self) -> Durability:
         """Of the server, as a session of this user has them."""
-        names = ("fsync", "full_page_writes", "synchronous_commit")
-        with psycopg.connect(self.url) as db:
-            settings = {name: str(db.execute(f"SHOW {name}").fetchall()[0][0]) for name in names}
+        settings = self.settings("SHOW {}", "fsync", "full_page_writes", "synchronous_commit")
         return Durability("off" not in settings.values(), settings)
 
     @contextmanager
@@ -83,26 +70,17 @@ class PostgresHarness(SqlHarness):
         with self.cursor() as cursor, cursor.copy(f"COPY {self.at('native')} TO STDOUT (FORMAT binary)") as copy:
             return _Copied(rows, copied=b"".join(copy)), rows
 
-    def state(self) -> StateSpec:
-        return StateSpec(self.connector, self.connection, options=self.options("state", schema=self.schema))
-
-    @contextmanager
-    def away(self) -> Iterator[None]:
+    def shut(self) -> tuple[str, str]:
         """The state's schema bears another name."""
-        self.run(f"ALTER SCHEMA {self.schema} RENAME TO {self.schema}_aside")
-        try:
-            yield
-        finally:
-            self.run(f"ALTER SCHEMA {self.schema}_aside RENAME TO {self.schema}")
+        aside = f"{self.schema}_aside"
+        return f"ALTER SCHEMA {self.schema} RENAME TO {aside}", f"ALTER SCHEMA {aside} RENAME TO {self.schema}"
 
     # ---- change streams
 
     def change_stream(self) -> SourceSpec:
         """One table; slot and publication are there, as a DBA makes them, and a first run begins with a snapshot."""
         self.make_streamed()
-        with self.cursor() as cursor:
-            there = cursor.execute("SELECT 1 FROM pg_replication_slots WHERE slot_name = %s", [self.schema]).fetchall()
-        if not there:
+        if not self.run(f"SELECT 1 FROM pg_replication_slots WHERE slot_name = '{self.schema}'"):
             self.run(f"CREATE PUBLICATION {self.schema} FOR TABLE {self.at('orders')}, {self.at('lines')}")
             self.run(f"SELECT pg_create_logical_replication_slot('{self.schema}', 'pgoutput')")
         return self._streamed("orders", "snapshot")
@@ -123,11 +101,11 @@ class PostgresHarness(SqlHarness):
 
     def _wait_until_free(self) -> None:
         """The server lets go of a slot a moment after its reader has hung up."""
-        with psycopg.connect(self.url, autocommit=True) as db:
-            query, end = "SELECT 1 FROM pg_replication_slots WHERE slot_name = %s AND active", time.monotonic() + 60
-            while db.execute(query, [self.schema]).fetchall():
-                assert time.monotonic() < end, f"slot {self.schema} is still in use"
-                time.sleep(0.02)
+        active = f"SELECT 1 FROM pg_replication_slots WHERE slot_name = '{self.schema}' AND active"
+        end = time.monotonic() + 60
+        while self.run(active):
+            assert time.monotonic() < end, f"slot {self.schema} is still in use"
+            time.sleep(0.02)
 
 
 class PostgresLogicalHarness(PostgresHarness):

@@ -1,36 +1,34 @@
-"""One server for all tests, a database for each."""
+"""One server for all tests, unless DPONE_TEST_MARIADB_URL names one."""
 
 from __future__ import annotations
 
-import itertools
+import os
 import tempfile
 from pathlib import Path
 
 import pytest
-from harness import MariadbHarness
 from server import running
 
-_numbers = itertools.count()
+from dpone.testing.harness import opened
+
+URL = "DPONE_TEST_MARIADB_URL"
 
 
-@pytest.fixture(scope="session")
-def port():
-    with tempfile.TemporaryDirectory(prefix="dpone-mariadb-") as folder, running(Path(folder)) as port:
-        yield port
+@pytest.fixture(scope="session", autouse=True)
+def address():
+    if os.environ.get(URL):
+        yield
+        return
+    with (
+        tempfile.TemporaryDirectory(prefix="dpone-mariadb-") as folder,
+        running(Path(folder)) as port,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv(URL, f"mariadb://root@127.0.0.1:{port}/mysql?tls=off")
+        yield
 
 
 @pytest.fixture
-def make(port, tmp_path):
-    """Harnesses, each with a database of its own."""
-
-    def made() -> MariadbHarness:
-        folder = tmp_path / f"h{next(_numbers)}"
-        folder.mkdir()
-        return MariadbHarness(folder, port, f"kit{next(_numbers)}")
-
-    return made
-
-
-@pytest.fixture
-def harness(make):
-    return make()
+def harness(tmp_path):
+    with opened("sink", "mariadb", tmp_path) as harness:
+        yield harness

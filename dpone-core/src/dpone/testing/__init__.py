@@ -15,22 +15,26 @@ if TYPE_CHECKING:
     from dpone.testing.cases import case
     from dpone.testing.cdc import CDCContract
     from dpone.testing.harness import CannotHold, Change, Harness
+    from dpone.testing.log import LogHarness
     from dpone.testing.route import RouteContract
     from dpone.testing.sink import SinkContract
     from dpone.testing.source import SourceContract
     from dpone.testing.sql import SqlHarness
     from dpone.testing.state import StateContract
+    from dpone.testing.store import StoreHarness
 
 _MODULES = {
     "CDCContract": "cdc",
     "CannotHold": "harness",
     "Change": "harness",
     "Harness": "harness",
+    "LogHarness": "log",
     "RouteContract": "route",
     "SinkContract": "sink",
     "SourceContract": "source",
     "SqlHarness": "sql",
     "StateContract": "state",
+    "StoreHarness": "store",
     "case": "cases",
 }
 __all__ = [
@@ -38,11 +42,13 @@ __all__ = [
     "CannotHold",
     "Change",
     "Harness",
+    "LogHarness",
     "RouteContract",
     "SinkContract",
     "SourceContract",
     "SqlHarness",
     "StateContract",
+    "StoreHarness",
     "case",
 ]
 

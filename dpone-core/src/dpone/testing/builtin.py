@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from dpone.capability import Role
 from dpone.evidence import Durability
-from dpone.pipeline import Incremental, SinkSpec, SourceSpec, StateSpec
+from dpone.pipeline import SourceSpec, StateSpec
 from dpone.secret import Secret
 from dpone.strategy import Strategy
 from dpone.testing.harness import TABLE, Change, Harness, synced
 from dpone.testing.sql import SqlHarness
+from dpone.testing.store import StoreHarness
 
 
 class SqliteHarness(SqlHarness):
@@ -56,8 +56,10 @@ class SqliteHarness(SqlHarness):
     def state(self) -> StateSpec:
         return StateSpec("sqlite", Secret(f"sqlite:///{self.folder / 'state.db'}"), options=self.options("state"))
 
-    def away(self) -> AbstractContextManager[None]:
-        return _away(self.folder / "state.db", instead=Path.mkdir)
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        with _away(self.folder / "state.db", instead=Path.mkdir):
+            yield
 
     def damage(self, role: Role, text: str, table: str = TABLE) -> None:
         with closing(sqlite3.connect(self.folder / "state.db")) as db, db:
@@ -77,8 +79,8 @@ def _away(path: Path, instead: Callable[[Path], None]) -> Iterator[None]:
         aside.rename(path)
 
 
-class FileHarness(Harness):
-    """Folders of Parquet files, written and read with pyarrow; the target is what the manifest lists."""
+class FileHarness(StoreHarness):
+    """A folder, reached through the file system."""
 
     connector = "file"
     product = "file system"
@@ -88,50 +90,22 @@ class FileHarness(Harness):
     def durability(self) -> Durability:
         return synced(self.folder, fsync="on")  # ``dpone.durable`` knows no other way
 
-    def source(
-        self, table: str = TABLE, *, incremental: Incremental | None = None, query: str | None = None
-    ) -> SourceSpec:
-        options = self.options("source", incremental=incremental)
-        path = None if query else f"{table}/*.parquet"
-        return SourceSpec("file", query=query, path=path, options=options, base=self.folder)
+    def put(self, key: str, data: bytes) -> None:
+        path = self.folder / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
 
-    def seed(self, rows: pa.Table, table: str = TABLE) -> None:
-        folder = self.folder / table
-        folder.mkdir(exist_ok=True)
-        pq.write_table(rows, folder / f"{len(list(folder.iterdir())):03d}.parquet")
+    def get(self, key: str) -> bytes:
+        return (self.folder / key).read_bytes()
 
-    def disturb(self, table: str = TABLE) -> None:
-        path = self.folder / table / "000.parquet"
-        found = pq.read_table(path)
-        pq.write_table(found.slice(1), path)
+    def keys(self, prefix: str) -> list[str]:
+        return sorted(path.relative_to(self.folder).as_posix() for path in self.folder.glob(f"{prefix}*"))
+
+    def delete(self, key: str) -> None:
+        (self.folder / key).unlink()
 
     def query(self, table: str = TABLE) -> str:
         return f"SELECT * FROM {table}"
-
-    def sink(self, strategy: Strategy, table: str = TABLE, **options: Any) -> SinkSpec:
-        return SinkSpec(
-            "file", strategy, path=f"out_{table}", options=self.options("sink", **options), base=self.folder
-        )
-
-    def rows(self, table: str = TABLE) -> pa.Table | None:
-        folder = self.folder / f"out_{table}"
-        manifest = folder / ".dpone" / "manifest.json"
-        if not manifest.exists():
-            return None
-        said = json.loads(manifest.read_text())
-        if said["schema"] is None:
-            return None
-        empty = pa.table({name: pa.array([], pa.null()) for name in said["schema"]["columns"]})
-        tables = [pq.read_table(folder / file["name"]) for file in said["files"]]
-        return pa.concat_tables([empty, *tables], promote_options="permissive")
-
-    def empty(self, table: str = TABLE) -> bool:
-        for part in (self.folder / f"out_{table}").glob("part-*"):
-            part.unlink()
-        return True
-
-    def state(self) -> StateSpec:
-        return StateSpec("file", path="state", options=self.options("state"), base=self.folder)
 
     def away(self) -> AbstractContextManager[None]:
         return _away(self.folder / "state", instead=Path.touch)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
@@ -11,8 +13,9 @@ import pyarrow as pa
 from attrs import evolve, field, frozen
 
 from dpone.capability import Role, Support
-from dpone.errors import PluginError
+from dpone.errors import ConfigError, PluginError
 from dpone.plugins import Plugins, discover, resolve, without
+from dpone.secret import Secret
 from dpone.testing.rows import sample
 
 if TYPE_CHECKING:
@@ -72,14 +75,16 @@ class Harness:
     cdc         ``change_stream`` ``change``
     ==========  =============================================
 
-    A plugin names its Harness in ``Connector.harness``; the contracts then make one for each case, with an empty
-    folder, and close it afterwards.
+    ``SqlHarness``, ``LogHarness`` and ``StoreHarness`` make most of them of a few calls of the client. A plugin names
+    its Harness in ``Connector.harness``; the contracts then make one for each case, with an empty folder, and close it
+    afterwards.
 
     connector  name of the connector, as ``type:`` has it
     product    of the server or library, as it calls itself
     version    as the server itself answers
     live       False for a stand-in: what it proves is shown as simulated
     folder     an empty folder for the kit's own files (state, source files, spools)
+    url        of the place of this case, as ``connection:`` has it in a pipeline; None: there is no connection
     key        the column of ``sample`` that tells its rows apart and grows; ``group``: one whose values come again
     quirks     case -> why this system cannot have it; shown with the evidence. Such a case is not run; a name that no
                case has is an error
@@ -92,6 +97,7 @@ class Harness:
     version: str
     live: bool
     folder: Path
+    url: str | None = None
     key: str = "id"
     group: str = "day"
     quirks: Mapping[str, str] = {}
@@ -201,6 +207,10 @@ class Harness:
 
     # ---- made of the above
 
+    @property
+    def connection(self) -> Secret | None:
+        return None if self.url is None else Secret(self.url)
+
     def _lacks(self, member: str) -> NotImplementedError:
         todo = "write it, or do not declare what the case examines"
         return NotImplementedError(f"{type(self).__name__} has no {member}: {todo}")
@@ -253,6 +263,18 @@ def replaced(plugins: Plugins, connector: str, implementations: Mapping[str, str
         key = (cast(Role, role), connector)
         connectors[key] = evolve(connectors[key], implementation=implementation)
     return evolve(plugins, connectors=connectors)
+
+
+def server(variable: str, form: str) -> str:
+    """The address of the server to test with, as an environment variable has it."""
+    if address := os.environ.get(variable):
+        return address
+    raise ConfigError("find a server for the tests", f"{variable} is not set", f"set {variable} to {form}")
+
+
+def unused() -> str:
+    """A name for the place of one case (a schema, a database, a bucket), which nothing on the server has yet."""
+    return f"dpone_kit_{uuid.uuid4().hex[:16]}"
 
 
 IN_MEMORY = ("tmpfs", "ramfs")

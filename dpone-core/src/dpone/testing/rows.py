@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -65,11 +67,36 @@ def breaking(at: int) -> Callable[[int], None]:
 
 
 def inferred(values: list[Any]) -> pa.Array:
-    """A column of what a client gives. Whole numbers beyond 64 bits, for which Arrow looks for no type, as texts."""
+    """A column of what a client gives; as texts, where Arrow finds no type for all of them, as for whole numbers beyond
+    64 bits."""
     try:
         return pa.array(values)
-    except OverflowError:
+    except (OverflowError, pa.ArrowInvalid):
         return pa.array([None if value is None else str(value) for value in values])
+
+
+def tabled(rows: Sequence[Mapping[str, Any]], names: Iterable[str] = ()) -> pa.Table:
+    """Of rows that may lack columns. ``names``: columns that are there also if no row has them."""
+    found = dict.fromkeys([*names, *(name for row in rows for name in row)])
+    return pa.table({name: inferred([row.get(name) for row in rows]) for name in found})
+
+
+def to_json(row: Mapping[str, Any]) -> bytes:
+    """One object, in one line. Refuses NaN and infinities, which JSON has no word for."""
+    return json.dumps(row, ensure_ascii=False, allow_nan=False, default=str).encode()
+
+
+def from_json(data: bytes, binary: Iterable[str] = ()) -> dict[str, Any]:
+    """Of one object. A number with a fraction comes as its text, which has all of its digits; base64 of ``binary``
+    columns as bytes."""
+    row: dict[str, Any] = json.loads(data, parse_float=str)
+    undone = {name: base64.b64decode(row[name]) for name in binary if row.get(name) is not None}
+    return {**row, **undone}
+
+
+def declared(schema: pa.Schema) -> dict[str, str]:
+    """Its types, as the option ``columns`` has them."""
+    return {field.name: str(field.type) for field in schema}
 
 
 def own(found: pa.Table) -> list[str]:

@@ -12,7 +12,6 @@ import pyarrow as pa
 from dpone.capability import Role
 from dpone.pipeline import Incremental, SinkSpec, SourceSpec, StateSpec
 from dpone.schema import Name
-from dpone.secret import Secret
 from dpone.sql.state import STATE
 from dpone.strategy import Strategy
 from dpone.testing.harness import TABLE, Change, Harness
@@ -25,7 +24,6 @@ class SqlHarness(Harness):
     """A system that speaks SQL, with a DB-API driver as the independent client. Give ``url`` and ``cursor``; override
     whatever your system says otherwise.
 
-    url      of the place of this case, as ``connection:`` has it in a pipeline
     schema   that the tables of this case are in; None: there is none
     mark     the driver's placeholder for a value
     types    how a table that the kit makes declares the types of its rows
@@ -53,19 +51,21 @@ class SqlHarness(Harness):
 
     # ---- made of the above
 
-    @property
-    def connection(self) -> Secret:
-        return Secret(self.url)
-
     def name(self, table: str) -> Name:
         return Name((table,) if self.schema is None else (self.schema, table))
 
     def at(self, table: str) -> str:
         return ".".join(map(self.quoted, self.name(table).parts))
 
-    def run(self, statement: str) -> None:
+    def run(self, statement: str) -> list[tuple[Any, ...]]:
+        """The rows that it gives, if any."""
         with self.cursor() as cursor:
             cursor.execute(statement)
+            return list(cursor.fetchall()) if cursor.description else []
+
+    def settings(self, question: str, *names: str) -> dict[str, str]:
+        """What the server answers to a question of each setting by its name, for ``durability``."""
+        return {name: str(self.run(question.format(name))[0][0]) for name in names}
 
     def source(
         self, table: str = TABLE, *, incremental: Incremental | None = None, query: str | None = None
@@ -95,10 +95,8 @@ class SqlHarness(Harness):
 
     def disturb(self, table: str = TABLE) -> None:
         """In two statements: not every system reads the table that it is updating."""
-        with self.cursor() as cursor:
-            cursor.execute(f"SELECT min(id) FROM {self.at(table)}")
-            [(first,)] = cursor.fetchall()
-            cursor.execute(f"UPDATE {self.at(table)} SET name = 'disturbed' WHERE id = {first}")
+        [(first,)] = self.run(f"SELECT min(id) FROM {self.at(table)}")
+        self.run(f"UPDATE {self.at(table)} SET name = 'disturbed' WHERE id = {first}")
 
     def query(self, table: str = TABLE) -> str:
         return f"SELECT * FROM {self.at(table)} -- all of it"
@@ -122,15 +120,31 @@ class SqlHarness(Harness):
 
     def refer(self, table: str = TABLE) -> bool:
         referring = self.at("referring")
-        self.run(f"CREATE TABLE {referring} (id bigint REFERENCES {self.at(table)} (id) ON DELETE CASCADE)")
+        column = f"id {self.types[pa.int64()]}"
+        foreign = f"FOREIGN KEY (id) REFERENCES {self.at(table)} (id) ON DELETE CASCADE"
+        self.run(f"CREATE TABLE {referring} ({column}, {foreign})")
         self.run(f"INSERT INTO {referring} VALUES (1)")
         return True
 
     def state(self) -> StateSpec:
-        return StateSpec(self.connector, self.connection, options=self.options("state"))
+        given = {} if self.schema is None else {"schema": self.schema}
+        return StateSpec(self.connector, self.connection, options=self.options("state", **given))
 
     def damage(self, role: Role, text: str, table: str = TABLE) -> None:
         self.run(f"UPDATE {self.at(STATE)} SET {self.quoted('value')} = '{text}'")
+
+    def shut(self) -> tuple[str, str]:
+        """A statement after which whatever the state backend tries fails at once, and one that takes it back."""
+        raise self._lacks("shut")
+
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        before, after = self.shut()
+        self.run(before)
+        try:
+            yield
+        finally:
+            self.run(after)
 
     # ---- change streams
 

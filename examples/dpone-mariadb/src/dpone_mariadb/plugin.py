@@ -7,6 +7,7 @@ from dpone.capability import Connector, declare
 from dpone.strategy import MODES
 
 _ERRORS = "dpone_mariadb.connect:CODES"
+_HARNESS = "dpone_mariadb.testing:MariadbHarness"
 
 
 @hookimpl
@@ -21,6 +22,7 @@ def dpone_sources() -> list[Connector]:
             capabilities=declare("source", supported, unsupported),
             takes=("connection", "table", "query"),
             errors=_ERRORS,
+            harness=_HARNESS,
         )
     ]
 
@@ -37,6 +39,7 @@ def dpone_sinks() -> list[Connector]:
             capabilities=declare("sink", supported, unsupported=("native_stream", "replace_columns")),
             takes=("connection", "table"),
             errors=_ERRORS,
+            harness=_HARNESS,
             commit="transaction",
         )
     ]
@@ -52,5 +55,6 @@ def dpone_state_backends() -> list[Connector]:
             capabilities=declare("state", ("compare_and_set", "history", "lock", "partitions")),
             takes=("connection",),
             errors=_ERRORS,
+            harness=_HARNESS,
         )
     ]
