@@ -142,16 +142,16 @@ def docs(session: nox.Session) -> None:
 def crash(session: nox.Session) -> None:
     """A third of the long kill matrix, another for each commit; ``-- --all`` for the whole."""
     install(session)
-    run(session, "pytest", *AT_ONCE, "-m", "crash", *third(session))
+    run(session, "pytest", *AT_ONCE, "-m", "crash", *part(session, 3))
 
 
-def third(session: nox.Session) -> list[str]:
-    """What follows ``--``, where ``--all`` stands for every test; where nothing follows, the third of the tests that
-    the commit's hash chooses."""
+def part(session: nox.Session, of: int) -> list[str]:
+    """What follows ``--``, where ``--all`` stands for every test; where nothing follows, the third of the tests, if
+    ``of`` is 3, that the commit's hash chooses."""
     if session.posargs:
         return [one for one in session.posargs if one != "--all"]
     commit = session.run("git", "rev-parse", "HEAD", external=True, silent=True, stderr=None) or ""
-    return ["--third", str(int(commit, 16) % 3)]
+    return ["--part", f"{int(commit, 16) % of}/{of}"]
 
 
 @shared(default=False)
@@ -241,15 +241,15 @@ def certified(session: nox.Session, name: str, where: Path, evidence: Path) -> N
     """The tests of a connector, run in its folder as its author would, must find it certified."""
     with session.chdir(where):
         # With "=": pytest would look for its configuration near a folder that stands alone on its command line.
-        session.run("pytest", "-q", f"--dpone-evidence={evidence}", *session.posargs)
+        session.run("pytest", "-q", *BY_CLASS, f"--dpone-evidence={evidence}", *session.posargs)
     session.run("dpone", "certify", "--evidence", str(evidence), "--connector", name, "--require", "certified")
 
 
 @shared(default=False)
 def postgres(session: nox.Session) -> None:
     """The PostgreSQL connector on real servers; its conformance kit is run by ``certify``. All tests run on the first
-    server. On the others run those that were skipped there, and a third, another for each commit; ``-- --all`` for the
-    whole."""
+    server. On the others run those that were skipped there, those marked ``releases``, and a ninth of the rest, another
+    for each commit; ``-- --all`` for the whole."""
     install(session)
     skipped = Path(session.create_tmp()).resolve() / "skipped"
     first, *others = postgres_servers()
@@ -259,7 +259,7 @@ def postgres(session: nox.Session) -> None:
     run(session, *ours, "postgres or not crash", "--skipped", str(skipped), *given, env=where)
     for programs in others:
         where = {"DPONE_TEST_POSTGRES_PROGRAMS": programs}
-        run(session, *ours, "postgres", "--also", str(skipped), *third(session), env=where)
+        run(session, *ours, "postgres", "--also", str(skipped), *part(session, 9), env=where)
 
 
 def postgres_servers() -> list[str]:
@@ -372,7 +372,7 @@ def lowest(session: nox.Session) -> None:
     drivers = "./dpone-objectstore[s3,gcs,azure]"
     install_unlocked(session, *group("tests"), "-e", drivers, "--constraint", str(pins))
     session.run("python", "-c", "import aiokafka, azure.storage.blob, boto3, google.cloud.storage, psycopg, pymssql")
-    session.run(*CHECKS["tests"], *third(session))
+    session.run(*CHECKS["tests"], *part(session, 3))
 
 
 def floors() -> list[str]:

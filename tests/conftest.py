@@ -33,23 +33,34 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     ours = parser.getgroup("dpone")
-    ours.addoption("--third", type=int, choices=(0, 1, 2), help="only this third of the tests, each always in the same")
+    ours.addoption("--part", type=part, metavar="N/M", help="only the Nth of M parts, from 0; a test stays in its part")
     ours.addoption("--skipped", help="file that takes the names of the tests that were skipped")
-    ours.addoption("--also", help="file of such names: these tests too, whatever their third")
+    ours.addoption("--also", help="file of such names: these tests too, and those marked releases, whatever their part")
+
+
+def part(text: str) -> tuple[int, int]:
+    number, of = (int(word) for word in text.split("/"))
+    if not 0 <= number < of:
+        raise ValueError(text)
+    return number, of
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:
-    third = config.getoption("--third")
-    return None if third is None else f"third {third} of the tests: --third {third} repeats it"
+    if config.getoption("--part") is None:
+        return None
+    number, of = config.getoption("--part")
+    return f"part {number} of {of} of the tests: --part {number}/{of} repeats it"
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    third, also = config.getoption("--third"), config.getoption("--also")
-    if third is None:
+    if config.getoption("--part") is None:
         return
+    (number, of), also = config.getoption("--part"), config.getoption("--also")
     names = set(Path(also).read_text(encoding="utf-8").splitlines()) if also else set()
-    kept = [item for item in items if zlib.crc32(item.nodeid.encode()) % 3 == third or item.nodeid in names]
+    if also:
+        names |= {item.nodeid for item in items if item.get_closest_marker("releases")}
+    kept = [item for item in items if zlib.crc32(item.nodeid.encode()) % of == number or item.nodeid in names]
     config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
     items[:] = kept
 

@@ -213,6 +213,7 @@ def standby(postgres: Server) -> Iterator[tuple[Server, Server]]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.mark.releases
 def test_OUT_16_a_read_that_a_standby_ends_is_named_and_the_advice_lets_it_last(
     standby: tuple[Server, Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

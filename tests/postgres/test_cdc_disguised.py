@@ -277,6 +277,7 @@ def test_SE_04_a_column_that_came_with_values_is_reported(request: Given, kind: 
     made.equal(table, columns="id, v, x")
 
 
+@pytest.mark.releases
 def test_SE_04_an_expression_dropped_later_is_reported(shop: Shop) -> None:  # noqa: F811
     """The column was not in the stream before, and its values are still to come."""
     shop.sql("ALTER TABLE t ADD g int GENERATED ALWAYS AS (id * 2) STORED")

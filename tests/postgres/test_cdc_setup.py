@@ -14,7 +14,7 @@ from tests.postgres.test_cdc_runs import begin, change, lay, require_equal
 
 from dpone.errors import ConfigError
 
-pytestmark = pytest.mark.postgres
+pytestmark = [pytest.mark.postgres, pytest.mark.releases]  # of what a publication may name and has
 
 BROKEN = {
     "without_key": ("CREATE TABLE without_key (v int)",),

@@ -401,6 +401,7 @@ def test_a_reader_that_may_not_write_markers_says_so_and_goes_on(postgres: Serve
         assert lsn_number(moved.position.value["lsn"]) > lsn_number(window.position.value["lsn"])
 
 
+@pytest.mark.releases
 def test_a_stream_of_a_standby_writes_no_marker(cluster: Cluster) -> None:  # noqa: F811
     """There is no writing there: rows arrive, an idle slot stays, and a heartbeat of the primary moves it on."""
     cluster.new("data", SMALL)

@@ -45,6 +45,7 @@ def staged(sink: Any, data: pa.Table, strategy: Strategy, **more: Any) -> Any:
 # ---- full refresh
 
 
+@pytest.mark.releases
 def test_a_plain_table_is_swapped_and_keeps_its_grants(target: Target) -> None:
     """A table that nothing depends on is replaced by the staging; grants, key and column order are as before."""
     target.load(table(1, 3), FULL)

@@ -90,6 +90,7 @@ def test_OUT_06_a_native_stream_hides_nothing(target: Target, role: Role) -> Non
             b"".join(stream.open_native(stream.native[0]))
 
 
+@pytest.mark.releases
 def test_OUT_06_views(target: Target, role: Role) -> None:
     """A view reads as its owner, whom no policy may concern; with security_invoker it reads as the role."""
     target.run("CREATE VIEW seen AS SELECT * FROM orders", f"GRANT SELECT ON seen TO {role.name}")

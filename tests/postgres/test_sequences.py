@@ -199,6 +199,7 @@ def test_one_that_tables_share_is_set_beyond_all(target: Target) -> None:
     assert target.query("INSERT INTO other DEFAULT VALUES RETURNING id") == [(801,)]
 
 
+@pytest.mark.releases
 @pytest.mark.parametrize("identity", [False, True], ids=["serial", "identity"])
 def test_of_a_partitioned_table_and_of_its_partition(target: Target, identity: bool) -> None:
     """An identity is the root's (PostgreSQL 17 has it in each partition), a serial has its default in each."""
