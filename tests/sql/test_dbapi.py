@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -163,6 +163,86 @@ def test_a_connection_that_is_gone_is_closed(db: Least) -> None:
     assert db.rows("SELECT 1") == [(1,)]
 
 
+# ---- a driver without autocommit
+
+
+class Cursor(sqlite3.Cursor):
+    def execute(self, sql: str, parameters: Any = ()) -> Cursor:
+        if not self.connection.in_transaction:
+            super().execute("BEGIN")
+        super().execute(sql, parameters)
+        return self
+
+    def fetchall(self) -> list[Any]:
+        if self.description is None:
+            raise sqlite3.InterfaceError("the statement before has no rows")
+        return super().fetchall()
+
+
+class Standard(sqlite3.Connection):
+    """By the letter of PEP 249: a transaction begins with the first statement, and nothing is fetched after what has no
+    rows."""
+
+    def cursor(self, factory: Any = Cursor) -> Any:
+        return super().cursor(factory)
+
+
+class Unended(Least):
+    autocommit = False
+
+    def connect(self) -> sqlite3.Connection:
+        return sqlite3.connect(self.path, 0.1, isolation_level=None, factory=Standard)
+
+    def start(self, lock: str) -> None:
+        self.rows("DELETE FROM t WHERE a = 0")  # as a lock that has no rows to fetch
+
+    def counted(self, cursor: Any) -> int:
+        return super().counted(cursor) * 10
+
+
+@pytest.fixture
+def unended(tmp_path: Path) -> Iterator[Unended]:
+    with closing(Unended(tmp_path / "a.db")) as db:
+        db.execute("CREATE TABLE t (a)")
+        yield db
+
+
+@pytest.mark.parametrize(("end", "kept"), [("commit", [(1,)]), ("rollback", []), ("close", [])])
+def test_a_driver_without_autocommit_ends_its_transactions(unended: Unended, end: str, kept: list[Any]) -> None:
+    """By its connection, and each end lets go of the lock; then what stands alone is committed at once."""
+    unended.begin("x")
+    assert unended.execute("INSERT INTO t VALUES (1)") == 10
+    assert unended.rows("SELECT a FROM t") == [(1,)]
+    assert seen(unended, "SELECT a FROM t") == []
+    getattr(unended, end)()
+    assert unended.did == ["unlock, closed" if end == "close" else "unlock"]
+    assert seen(unended, "SELECT a FROM t") == kept
+    unended.execute("INSERT INTO t VALUES (2)")
+    assert seen(unended, "SELECT a FROM t") == [*kept, (2,)]
+    assert unended.rows("SELECT COUNT(*) FROM t") == [(len(kept) + 1,)]
+    assert not unended.connection().in_transaction  # a look holds nothing either
+
+
+@pytest.mark.parametrize("ddl_commits", [True, False])
+def test_ddl_of_a_driver_without_autocommit_commits_where_it_is_said(unended: Unended, ddl_commits: bool) -> None:
+    """With what was open before it; what follows is a transaction again."""
+    unended.dialect = Committing() if ddl_commits else SqliteDialect()
+    unended.begin("x")
+    unended.execute("INSERT INTO t VALUES (1)")
+    unended.execute(" create TABLE u (b)")
+    unended.execute("INSERT INTO t VALUES (2)")
+    unended.rollback()
+    assert seen(unended, "SELECT a FROM t") == ([(1,)] if ddl_commits else [])
+    assert seen(unended, "SELECT name FROM sqlite_master WHERE name = 'u'") == ([("u",)] if ddl_commits else [])
+
+
+def test_what_fails_alone_leaves_no_transaction(unended: Unended) -> None:
+    """The next statement would be in it, under a lock that nobody has asked for."""
+    with pytest.raises(SinkError, match="no such table"):
+        unended.execute("INSERT INTO nowhere VALUES (1)")
+    assert not unended.connection().in_transaction
+
+
 # ---- loading
 
 LINEAGE = {"load": "one", "n": 7}
@@ -187,6 +267,21 @@ def test_a_row_that_repeats_a_key_is_left_out(db: Least) -> None:
     key = "information_schema.key_column_usage VALUES ('c', 's', 'k', 'main', 't', 'id', 1)"
     for line in (key, "information_schema.table_constraints VALUES ('c', 's', 'k', 'main', 't', 'PRIMARY KEY')"):
         db.execute(f"INSERT INTO {line}")
+    assert loaded(db, " PRIMARY KEY") == 2
+    assert db.rows("SELECT id, at FROM t") == [(1, "1970-01-01"), (2, None)]
+
+
+def test_a_connector_may_insert_its_own_way(db: Least, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a server has no words for a key that is there: what fails by it is left out, and is not counted."""
+
+    def insert(cursor: Any, sql: str, rows: list[tuple[Any, ...]]) -> None:
+        for row in rows:
+            with suppress(sqlite3.IntegrityError):
+                cursor.execute(sql, row)
+
+    monkeypatch.setattr(db, "insert", insert)
+    monkeypatch.setattr(db, "primary_key", lambda table: ("id",))
+    monkeypatch.setattr(db.dialect, "skip_existing", lambda key: "", raising=False)
     assert loaded(db, " PRIMARY KEY") == 2
     assert db.rows("SELECT id, at FROM t") == [(1, "1970-01-01"), (2, None)]
 
@@ -252,6 +347,23 @@ def test_keys_are_what_the_server_calls_primary_or_unique(db: Least) -> None:
     assert [key for key in wanted if db.unique(T, key)] == [("id", "day"), ("name",)]
     assert db.primary_key(Name(("nowhere",))) == ()
     assert not db.unique(Name(("nowhere",)), ())
+
+
+def test_a_server_may_have_a_catalogue_of_its_own(db: Least, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of its columns and keys the rest is made, and information_schema is not asked."""
+    db.execute("DROP TABLE information_schema.columns")
+    db.execute("DROP TABLE information_schema.table_constraints")
+    own = {T: [("a", "bigint", False, True), ("b", "polygon", 1, 0)]}
+    monkeypatch.setattr(db, "columns", lambda table: own.get(table, []))
+    monkeypatch.setattr(db, "keys", lambda table: [("k", "b", True), ("k", "a", True), ("u", "b", False)])
+    found = db.schema(T)
+    assert found is not None
+    assert [(f.name, f.type, f.nullable, bool(f.metadata)) for f in found] == [
+        ("a", pa.int64(), False, True), ("b", pa.string(), True, False)
+    ]  # fmt: skip
+    assert db.schema(Name(("nowhere",))) is None
+    assert db.primary_key(T) == ("b", "a")
+    assert [key for key in (("a", "b"), ("b",), ("a",)) if db.unique(T, key)] == [("a", "b"), ("b",)]
 
 
 def test_what_depends_on_a_table_is_found(db: Least, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,12 @@ from dpone.sql.failing import failing
 CODES = ErrorCodes(numbers={1205: Category.TRANSIENT})
 RAISED = [
     (sqlite3.OperationalError("no such table: t\nand more"), SourceError, "no such table: t", None),
+    (
+        sqlite3.OperationalError("SQL Error\n-no such table\n-T\nsecret"),
+        SourceError,
+        "SQL Error -no such table -T",
+        None,
+    ),
     (sqlite3.OperationalError(1205, "Lock wait timeout"), SourceError, "error 1205: Lock wait timeout", "TRANSIENT"),
     (sqlite3.OperationalError(9, "odd"), SourceError, "error 9: odd", None),
     (sqlite3.OperationalError(), SourceError, "the driver gave no reason", None),

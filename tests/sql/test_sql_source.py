@@ -29,6 +29,20 @@ from dpone.sql.source import SqlSource, new_rows, what, within, within_project
 NEW = WindowRequest()
 
 
+class Cursor(sqlite3.Cursor):
+    """By the letter of PEP 249: nothing is fetched after a statement without rows."""
+
+    def fetchall(self) -> list[Any]:
+        if self.description is None:
+            raise sqlite3.InterfaceError("the statement before has no rows")
+        return super().fetchall()
+
+
+class Strict(sqlite3.Connection):
+    def cursor(self, factory: Any = Cursor) -> Any:
+        return super().cursor(factory)
+
+
 class Least(SqlSource):
     """The abstract members, and nothing else."""
 
@@ -41,7 +55,7 @@ class Least(SqlSource):
 
     def connect(self) -> sqlite3.Connection:
         self.opened += 1
-        return sqlite3.connect(self.path, isolation_level=None)
+        return sqlite3.connect(self.path, isolation_level=None, factory=Strict)
 
     def failing(self) -> AbstractContextManager[None]:
         return nullcontext()

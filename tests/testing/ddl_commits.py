@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from tests.testing.faulty import fails, honest
 
 from dpone.connectors.sqlite.database import SqliteDatabase, SqliteDialect
@@ -32,8 +33,16 @@ def _locked(file: int) -> bool:
     return True
 
 
-class CommittingDialect(SqliteDialect):
+class CopyingDialect(SqliteDialect):
+    """It widens a column by a new one, in four statements."""
+
     ddl_commits = True
+
+
+class CommittingDialect(CopyingDialect):
+    def widen_column(self, table: Name, before: pa.Field, after: pa.Field) -> list[str]:
+        """At one stroke, as an ALTER COLUMN."""
+        return [";".join(statements)] if (statements := super().widen_column(table, before, after)) else []
 
 
 class CommittingDatabase(SqliteDatabase):
@@ -81,6 +90,9 @@ class CommittingDatabase(SqliteDatabase):
             return super().execute(sql, parameters)
         db.execute("COMMIT")
         try:
+            if ";" in sql:
+                db.executescript(f"BEGIN;{sql};COMMIT")
+                return 0
             return super().execute(sql, parameters)
         finally:
             db.execute("BEGIN IMMEDIATE")
@@ -104,6 +116,15 @@ class CommittingSink(SqliteSink):
     def __init__(self, spec: Any) -> None:
         super().__init__(spec)
         self._db = CommittingDatabase(self._db.path, self._db._timeout, self._db._nan_to_null)
+
+
+@fails(a_widening_cut_off_between_two_statements_keeps_its_column="of a widening")
+class WidensByAnotherColumn(CommittingSink):
+    """As is right where DDL has transactions."""
+
+    def __init__(self, spec: Any) -> None:
+        super().__init__(spec)
+        self._db.dialect = CopyingDialect()
 
 
 class _DropsFirst(SqlWriter):

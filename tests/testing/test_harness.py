@@ -7,7 +7,8 @@ import re
 import sqlite3
 import subprocess
 import sys
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from dpone.plugins import discover, resolve
 from dpone.strategy import Strategy
 from dpone.testing import harness as kit
 from dpone.testing.builtin import FileHarness, SqliteHarness
-from dpone.testing.harness import Harness, opened
+from dpone.testing.harness import Change, Harness, opened
 
 OURS = [(key, one) for key, one in discover().connectors.items() if one.implemented]
 
@@ -49,6 +50,44 @@ def test_every_connector_of_ours_names_its_harness(key: Any, connector: Any) -> 
     found = resolve(connector.harness)
     assert issubclass(found, Harness)
     assert found.connector == connector.name == key[1]
+
+
+class Particular(SqliteHarness):
+    """A client that notes each transaction. Names without quotes are in capitals there, as in Oracle and Firebird."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.did: list[list[str]] = []
+
+    @contextmanager
+    def cursor(self) -> Iterator[Any]:
+        with super().cursor() as cursor:
+            did: list[str] = []
+            cursor.connection.set_trace_callback(did.append)
+            yield cursor
+            cursor.connection.set_trace_callback(None)
+            self.did.append([sql for sql in did if sql != "BEGIN "])
+
+
+def test_a_sql_harness_asks_no_more_than_every_server_has(tmp_path: Path) -> None:
+    """A table is made once, in a transaction of its own, without IF NOT EXISTS; no row is no transaction; and each name
+    is quoted, since a server folds others."""
+    rows = pa.table({"id": [1, 2], "name": ["a", "b"]})
+    with closing(Particular(tmp_path)) as harness:
+        harness.seed(rows.slice(0, 0))
+        harness.seed(rows)
+        done = [[" ".join(sql.split()[:3]) for sql in one] for one in harness.did]
+        insert = 'INSERT INTO "orders"'
+        assert done == [['CREATE TABLE "orders"'], ["SELECT * FROM"], [insert, insert]]
+        harness.did.clear()
+        harness.disturb()
+        harness.refer()
+        row = {"id": 1, "name": "a"}
+        harness.change([Change("insert", row, None, "lines"), Change("update", row, 1, "lines")])
+        harness.change([Change("delete", {}, 1, "lines")])
+        said = [sql for one in harness.did for sql in one]
+        assert len(said) > 8
+        assert [sql for sql in said if re.search(r"""(?<!["'])\b(id|name)\b(?!["'])""", sql)] == []
 
 
 def test_a_contract_without_a_connector_says_so(tmp_path: Path) -> None:

@@ -23,8 +23,9 @@ _JOINED = ("constraint_catalog", "constraint_schema", "constraint_name", "table_
 
 class Catalog(Database):
     """The part of a Database that looks into the catalogue. It stands first: ``AcmeDatabase(Catalog, DbapiDatabase)``.
-    A connector gives ``references``, and ``hanging`` if it declares ``take_back``. These are expressions and conditions
-    of a line i of a view:
+    A connector gives ``references``, and ``hanging`` if it declares ``take_back``. A server without information_schema
+    answers ``columns``, ``keys``, ``tables`` and ``dependants`` by its own catalogue, and the rest is made of them.
+    These are expressions and conditions of a line i of a view:
 
     home      the schema in which a name of one part is
     same      how two names compare
@@ -62,12 +63,17 @@ class Catalog(Database):
 
     # ---- of ``Database``
 
+    def columns(self, table: Name) -> list[tuple[Any, ...]]:
+        """Those that a row may bring, in their order: name, native type, whether it may be NULL, and whether the server
+        has a value where a row brings none."""
+        null = "CASE WHEN i.is_nullable = 'YES' THEN 1 ELSE 0 END"
+        names = f"i.column_name, {self.native}, {null}, CASE WHEN {self.filled} THEN 1 ELSE 0 END"
+        return self.lines("columns AS i", names, table, f" AND {self.writable} ORDER BY i.ordinal_position")
+
     def schema(self, table: Name) -> pa.Schema | None:
-        names = f"i.column_name, {self.native}, i.is_nullable, CASE WHEN {self.filled} THEN 1 ELSE 0 END"
-        found = self.lines("columns AS i", names, table, f" AND {self.writable} ORDER BY i.ordinal_position")
         made = [
-            pa.field(name, self.dialect.reads(native) or pa.string(), null == "YES", {DEFAULT: b"yes"} if own else None)
-            for name, native, null, own in found
+            pa.field(name, self.dialect.reads(native) or pa.string(), bool(null), {DEFAULT: b"yes"} if own else None)
+            for name, native, null, own in self.columns(table)
         ]
         return pa.schema(made) if made else None
 

@@ -4,9 +4,9 @@ INSERT. A connector adds how it connects, its lock, and its driver's errors."""
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, suppress
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from typing import Any, ClassVar
 
 import pyarrow as pa
 
@@ -16,13 +16,20 @@ from dpone.sql import values
 from dpone.sql.dialect import Database, Dialect
 from dpone.sql.values import Refused
 
+_DDL = {"CREATE", "ALTER", "DROP", "RENAME", "TRUNCATE", "COMMENT"}
+
 
 class DbapiDatabase(Database):
     """``Database`` over one connection, opened when first used and in autocommit mode, so that statements begin and end
     its transactions. A connector gives ``connect``, ``failing``, ``start``, and ``unlock`` where its lock asks for it.
 
-    place  what it writes, for people: no user, no password
+    place       what it writes, for people: no user, no password
+    autocommit  False: the driver has no such mode, begins a transaction before the first statement, and ends it by
+                ``commit`` and ``rollback`` of the connection (PEP 249). Then a statement outside of ``begin`` is
+                committed at once, and so is DDL, with all before it, where the dialect says that DDL commits
     """
+
+    autocommit: ClassVar[bool] = True
 
     def __init__(self, dialect: Dialect, place: str) -> None:
         self.dialect, self.place = dialect, place
@@ -47,6 +54,15 @@ class DbapiDatabase(Database):
     def unlock(self) -> None:
         """Let go of a lock that does not end with the transaction. The transaction has ended; there may be no
         connection any more (``self._db`` is None), and ``start`` may have failed before it had the lock."""
+
+    def counted(self, cursor: Any) -> int:
+        """How many rows the statement found that the cursor has just run; whatever number, where there is none."""
+        return int(cursor.rowcount)
+
+    def insert(self, cursor: Any, sql: str, rows: list[tuple[Any, ...]]) -> None:
+        """Run an INSERT of ``load`` for each row. It is for a driver with a faster way, and for a server without words
+        for ``skip_existing``, where what fails by a key that is there is left out."""
+        cursor.executemany(sql, rows)
 
     def encode(self, given: pa.Array, type: pa.DataType) -> list[Any]:
         """Values for a column of ``type`` as the driver binds them, NULL as None. Raises Refused."""
@@ -78,15 +94,22 @@ class DbapiDatabase(Database):
             raise
 
     def commit(self) -> None:
-        super().commit()
+        if self.autocommit:
+            super().commit()
+        else:
+            with self.failing(f"commit to {self.place}"):
+                self.connection().commit()
         self._end()
 
     def rollback(self) -> None:
         """A transaction that cannot be rolled back ends with its connection."""
         if self._begun:
             try:
-                if self._db is not None:
+                if self._db is not None and self.autocommit:
                     self.execute("ROLLBACK")
+                elif self._db is not None:
+                    with self.failing(f"roll back {self.place}"):
+                        self._db.rollback()
                 self._end()
             except DponeError:
                 self.close()
@@ -99,14 +122,29 @@ class DbapiDatabase(Database):
     # ---- statements
 
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> int:
-        with self.failing(f"write {self.place}"), closing(self.connection().cursor()) as cursor:
+        with self.failing(f"write {self.place}"), self._ended(sql), closing(self.connection().cursor()) as cursor:
             cursor.execute(sql, tuple(parameters))
-            return max(int(cursor.rowcount), 0)
+            return max(self.counted(cursor), 0)
 
     def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        with self.failing(f"read {self.place}"), closing(self.connection().cursor()) as cursor:
+        with self.failing(f"read {self.place}"), self._ended(sql), closing(self.connection().cursor()) as cursor:
             cursor.execute(sql, tuple(parameters))
-            return list(cursor.fetchall())
+            return list(cursor.fetchall()) if cursor.description else []  # PEP 249: an error after what has no rows
+
+    @contextmanager
+    def _ended(self, sql: str) -> Iterator[None]:
+        """Of a driver without autocommit: what is its own transaction ends with the block."""
+        ends = not self._begun or (self.dialect.ddl_commits and sql.split(None, 1)[0].upper() in _DDL)
+        if self.autocommit or not ends:
+            yield
+            return
+        try:
+            yield
+            self._db.commit()
+        except BaseException:
+            with suppress(Exception):  # what failed before says why
+                self._db.rollback()
+            raise
 
     # ---- loading
 
@@ -124,7 +162,7 @@ class DbapiDatabase(Database):
             columns = [self._encoded(field.name, batch.column(field.name), field.type) for field in schema]
             columns += [[value] * batch.num_rows for value in constants]
             with self.failing(f"load {table}"), closing(self.connection().cursor()) as cursor:
-                cursor.executemany(into, list(zip(*columns, strict=True)))
+                self.insert(cursor, into, list(zip(*columns, strict=True)))
             given += batch.num_rows
         return self._count(table) - before if key else given  # what executemany counts is the driver's secret
 

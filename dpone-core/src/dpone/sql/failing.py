@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import takewhile
 from typing import Any
 
 from dpone.errors import Category, DataError, DponeError, ErrorCodes
@@ -61,7 +62,10 @@ def saying(sql: str) -> Iterator[None]:
 
 
 def _told(error: Exception) -> tuple[str, str]:
-    """The server's number, if the driver gives one, and the first line of its text."""
+    """The server's number, if the driver gives one, and the first line of its text; with the lines that go on with it,
+    which begin with a hyphen: the first one of Firebird is a title."""
     numbered = bool(error.args) and isinstance(error.args[0], int)
     text = str((*error.args[1:], "")[0] if numbered else error)
-    return f"error {error.args[0]}" if numbered else "", text.strip().partition("\n")[0]
+    first, *more = text.strip().split("\n")
+    goes_on = takewhile(lambda line: line.startswith("-"), more)
+    return f"error {error.args[0]}" if numbered else "", " ".join([first, *goes_on])

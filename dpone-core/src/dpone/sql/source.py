@@ -8,7 +8,7 @@ import hashlib
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from itertools import chain, islice
@@ -260,10 +260,9 @@ class SqlSource(ABC):
 
     def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
         """All rows; for answers that are small."""
-        with saying(sql), self.failing():
-            cursor = self.connection().cursor()
+        with saying(sql), self.failing(), closing(self.connection().cursor()) as cursor:
             cursor.execute(sql, tuple(parameters))
-            return list(cursor.fetchall())
+            return list(cursor.fetchall()) if cursor.description else []  # PEP 249: an error after what has no rows
 
     def stream(self, sql: str, parameters: Sequence[Any] = ()) -> Iterator[Row]:
         with saying(sql), self.failing():

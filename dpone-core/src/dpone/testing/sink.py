@@ -63,7 +63,7 @@ from dpone.testing.loads import (
 )
 from dpone.testing.models import after
 from dpone.testing.rows import SHAPE, Broken, Row, Rows, at_least, breaking, own, same, sample, table
-from dpone.testing.statements import Interrupted
+from dpone.testing.statements import Interrupted, widened
 
 _IDS = st.integers(0, 8)
 _FOLDED = {EQUALITY: b"collation nocase"}  # as a source says of a column in which a and A are one key
@@ -1045,6 +1045,25 @@ class SinkContract(DatabaseCases):
             assert rows is not None
             found = {Fraction(value) for value in rows["i"].to_pylist() if value is not None}
             assert found == ({Fraction(number), Fraction(1, 2)} if strategy.mode == "append" else {Fraction(1, 2)})
+
+    @case("schema_evolution")
+    def test_a_widening_cut_off_between_two_statements_keeps_its_column(self, harness: Harness) -> None:
+        """A SQL sink whose process is dead after any statement of a widening: the column has its name and its values.
+        Where DDL commits, a new column that takes the name of the old one loses both in between."""
+        if not over_sql(harness):
+            return
+        numbers, wide = pa.table({"i": pa.array([1, 2, None], pa.int64())}), pa.field("i", pa.float64())
+        for last in count(1):
+            load(harness, numbers, simple(harness), f"wide_{last}")
+            whole = widened(harness, simple(harness), f"wide_{last}", wide, last)
+            rows = harness.rows(f"wide_{last}")
+            assert rows is not None
+            found = rows["i"].to_pylist() if "i" in rows.column_names else []
+            assert {one and float(one) for one in found} == {1.0, 2.0, None}, (
+                f"lost after statement {last} of a widening"
+            )
+            if whole:
+                break
 
     @case("schema_evolution")
     def test_what_is_not_allowed_changes_nothing(self, harness: Harness) -> None:

@@ -74,10 +74,21 @@ class SqlHarness(Harness):
         return SourceSpec(self.connector, self.connection, name, query=query, options=options)
 
     def seed(self, rows: pa.Table, table: str = TABLE) -> None:
-        columns = ", ".join(f"{self.quoted(f.name)} {self.types[f.type]}" for f in rows.schema)
-        with self.cursor() as cursor:
-            cursor.execute(f"CREATE TABLE IF NOT EXISTS {self.at(table)} ({columns}){self.making}")
-            self._insert(cursor, rows, table)
+        """The table is made in a transaction before: some servers have no IF NOT EXISTS, some take no row into a table
+        that is not committed."""
+        if not self._is_there(table):
+            columns = ", ".join(f"{self.quoted(f.name)} {self.types[f.type]}" for f in rows.schema)
+            self.run(f"CREATE TABLE {self.at(table)} ({columns}){self.making}")
+        if rows.num_rows:
+            with self.cursor() as cursor:
+                self._insert(cursor, rows, table)
+
+    def _is_there(self, table: str) -> bool:
+        try:
+            self.run(f"SELECT * FROM {self.at(table)} WHERE 1 = 0")
+        except self.missing:
+            return False
+        return True
 
     @contextmanager
     def late(self, rows: pa.Table, table: str = TABLE) -> Iterator[None]:
@@ -95,8 +106,9 @@ class SqlHarness(Harness):
 
     def disturb(self, table: str = TABLE) -> None:
         """In two statements: not every system reads the table that it is updating."""
-        [(first,)] = self.run(f"SELECT min(id) FROM {self.at(table)}")
-        self.run(f"UPDATE {self.at(table)} SET name = 'disturbed' WHERE id = {first}")
+        id, name = self.quoted("id"), self.quoted("name")
+        [(first,)] = self.run(f"SELECT min({id}) FROM {self.at(table)}")
+        self.run(f"UPDATE {self.at(table)} SET {name} = 'disturbed' WHERE {id} = {first}")
 
     def query(self, table: str = TABLE) -> str:
         return f"SELECT * FROM {self.at(table)} -- all of it"
@@ -119,10 +131,9 @@ class SqlHarness(Harness):
         return True
 
     def refer(self, table: str = TABLE) -> bool:
-        referring = self.at("referring")
-        column = f"id {self.types[pa.int64()]}"
-        foreign = f"FOREIGN KEY (id) REFERENCES {self.at(table)} (id) ON DELETE CASCADE"
-        self.run(f"CREATE TABLE {referring} ({column}, {foreign})")
+        referring, id = self.at("referring"), self.quoted("id")
+        foreign = f"FOREIGN KEY ({id}) REFERENCES {self.at(table)} ({id}) ON DELETE CASCADE"
+        self.run(f"CREATE TABLE {referring} ({id} {self.types[pa.int64()]}, {foreign})")
         self.run(f"INSERT INTO {referring} VALUES (1)")
         return True
 
@@ -152,7 +163,7 @@ class SqlHarness(Harness):
         """The tables of the change stream, unless they are there."""
         for table in (table for table in STREAMED if self.rows(table) is None):
             with self.cursor() as cursor:
-                cursor.execute(f"CREATE TABLE {self.at(table)} (id bigint PRIMARY KEY)")
+                cursor.execute(f"CREATE TABLE {self.at(table)} ({self.quoted('id')} bigint PRIMARY KEY)")
                 self.add_text(cursor, table, "name")
 
     def add_text(self, cursor: Any, table: str, name: str) -> None:
@@ -177,8 +188,8 @@ class SqlHarness(Harness):
             cursor.execute(f"INSERT INTO {table} ({', '.join(names)}) VALUES ({self._marks(len(names))})", values)
         elif change.operation == "update":
             sets = ", ".join(f"{name} = {self.mark}" for name in names)
-            cursor.execute(f"UPDATE {table} SET {sets} WHERE id = {self.mark}", [*values, change.key])
+            cursor.execute(f"UPDATE {table} SET {sets} WHERE {self.quoted('id')} = {self.mark}", [*values, change.key])
         elif change.operation == "delete":
-            cursor.execute(f"DELETE FROM {table} WHERE id = {self.mark}", [change.key])
+            cursor.execute(f"DELETE FROM {table} WHERE {self.quoted('id')} = {self.mark}", [change.key])
         else:
             cursor.execute(f"TRUNCATE TABLE {table}")

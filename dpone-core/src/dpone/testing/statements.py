@@ -11,6 +11,7 @@ import pyarrow as pa
 from attrs import field, frozen, mutable
 
 from dpone.contract import Part, Sink, TakingBack
+from dpone.evolution import Change
 from dpone.schema import Name
 from dpone.sql.dialect import transaction
 from dpone.sql.sink import SqlSink
@@ -80,6 +81,18 @@ def _unless(watch: _Watch, method: Callable[[], None]) -> None:
     if watch.dead:
         raise Killed
     method()
+
+
+def widened(harness: Harness, strategy: Strategy, table: str, after: pa.Field, last: int) -> bool:
+    """Widen a column of the target. The process is dead after statement ``last``; False if it was."""
+    with closing(harness.make("sink", harness.sink(strategy, table))) as sink:
+        assert isinstance(sink, SqlSink)
+        there = sink.schema()
+        assert there is not None
+        ddl = sink.ddl([Change("widen", after.name, there.field(after.name), after)])
+        with _watched(sink, last) as watch:
+            sink.apply(ddl)
+        return not watch.dead
 
 
 @frozen
