@@ -684,7 +684,7 @@ def test_a_source_is_checked(problems: Problems, text: Text, source: str, expect
         ("append", "sink.strategy: found the text 'append'; write a mapping with mode, key"),
         ("{key: [id]}", "sink.strategy.mode: missing; write one of full_refresh, append"),
         ("{mode: upsert}", "sink.strategy.mode: found the text 'upsert'; write one of full_refresh, append"),
-        ("{mode: merge}", "sink.strategy: no key; name the key columns, as in key: [id]"),
+        ("{mode: merge}", "sink.strategy: no key; set the key columns, as in key: [id]"),
         ("{mode: merge, key: [id, id]}", "sink.strategy: key names id twice; name each key column once"),
         ("{mode: replace}", "sink.strategy: where: {}; give replace, and only replace, where"),
         ("{mode: replace, where: {day: [1, 2]}}", "sink.strategy: where.day must be a single value; write one value"),

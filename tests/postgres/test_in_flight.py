@@ -228,7 +228,7 @@ def test_OUT_09_of_a_number_nothing_is_known(
     assert (found, window.position, window.caught_up) == ([], position, False)
     assert sum(clock.slept) == (7 if how == "wait" else 0)
     assert f"process {late.info.backend_pid}" in window.warnings[0]
-    assert "no new row was read" in window.warnings[0]
+    assert "no new rows were read" in window.warnings[0]
     commit(late)()
     assert fetch(target, position)[0] == [2, 3]
 

@@ -137,10 +137,16 @@ class PipelineMismatch(Stopped):
     pass
 
 
+def counted(number: int, one: str, many: str = "") -> str:
+    """A number with its noun, as messages write it: ``1 key``, ``2 keys``, ``1,234 rows``, ``2 entries``. ``many`` is
+    the plural if it is not ``one`` with an s."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
 @contextmanager
 def connected() -> Iterator[None]:
-    """What is raised within was learned from a system. Exit code 2 is for what the file and the command line show by
-    themselves, so a ConfigError becomes a PipelineMismatch."""
+    """Turns a ConfigError raised inside the block into a PipelineMismatch. Exit code 2 is for errors that the pipeline
+    file and the command line show by themselves; what is raised in the block was found by asking a system."""
     try:
         yield
     except ConfigError as error:

@@ -23,7 +23,7 @@ def statements(dialect: Dialect, target: Name, change: Change, key: Sequence[str
     if change.kind == "widen" and change.before is not None and change.after is not None:
         made = dialect.widen_column(target, change.before, change.after)
         return [*_look(dialect, target, change.before, change.after), *made] if made else []
-    raise SinkError(f"evolve {target}", f"no statement makes the change '{change}'", "change the table by hand")
+    raise SinkError(f"evolve {target}", f"the database cannot make the change '{change}'", "alter the table by hand")
 
 
 def _look(dialect: Dialect, target: Name, before: pa.Field, after: pa.Field) -> list[str]:
