@@ -136,7 +136,7 @@ def test_CU_01_a_cursor_of_any_type_reads_every_row_once(target: Target, type_: 
 def test_a_cursor_without_an_order_is_refused_by_name(target: Target, type_: str) -> None:
     """In words that name the column and its type, not in those of the server."""
     target.run(f"CREATE TABLE orders (id int, c {type_})")
-    with pytest.raises(ConfigError, match=f"cursor column c is {type_}, which has no order"):
+    with pytest.raises(ConfigError, match=f"cursor column c is {type_}, whose values have no order"):
         fetch(target, None, "c")
 
 

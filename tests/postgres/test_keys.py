@@ -362,7 +362,7 @@ def test_OUT_10_a_type_without_an_order_is_no_key(
     stream = bench.run()
     assert stream.error is not None
     assert (stream.error.kind, stream.error.exit_code) == ("PipelineMismatch", 3)
-    assert f"by key k: it is {type_}, which has no order; name another key" in stream.error.message
+    assert f"by key k: it is {type_}, whose values have no order; name another key" in stream.error.message
     assert source.query("SELECT 1 FROM pg_tables WHERE tablename = 'copy' AND schemaname = current_schema()") == []
     assert sink == "postgres" or not (folder / "copy.db").exists() or bench.tables() == []
 
@@ -375,7 +375,7 @@ def test_OUT_10_a_key_of_a_target_without_an_order_is_refused(source: ChangeSour
     stream = bench.run()
     assert stream.error is not None
     assert stream.error.kind == "PipelineMismatch"
-    assert "the column of the target is xml, which has no order" in stream.error.message
+    assert "the column of the target is xml, whose values have no order" in stream.error.message
 
 
 @pytest.mark.parametrize("sink", SINKS)

@@ -319,7 +319,7 @@ def test_OUT_16_a_table_whose_key_is_json_can_be_left_out_of_a_stream(tmp_path: 
     assert stream.error is not None
     assert (stream.error.kind, stream.error.exit_code) == ("PipelineMismatch", 3)
     name = f"{source.schema}.odd"
-    assert f"table {name}: it is json, which has no order; give the table another key; " in stream.error.message
+    assert f"table {name}: it is json, whose values have no order; give the table another key; " in stream.error.message
     assert f"; or leave the table out with source.exclude: [{name}]" in stream.error.message
     data["source"]["exclude"] = [name]
     path.write_text(yaml.safe_dump(data))

@@ -77,7 +77,7 @@ def test_a_query_that_is_none_is_one_clear_line(target: Target, query: str) -> N
 @pytest.mark.parametrize("stray", ["slot", "publication"])
 def test_options_of_a_change_stream_are_of_one(target: Target, stray: str) -> None:
     """Elsewhere they would do nothing, which is not what was meant."""
-    with pytest.raises(ConfigError, match=f"{stray}, but this source is not a change stream"):
+    with pytest.raises(ConfigError, match=f"{stray} given, but this source is not a change stream"):
         target.source(**{stray: "s"})
 
 
@@ -288,7 +288,7 @@ def test_a_read_given_up_leaves_a_source_that_works(target: Target) -> None:
 
 def test_a_table_that_is_not_there(target: Target) -> None:
     """The message names the table and says that names are case-sensitive."""
-    with pytest.raises(SourceError, match="there is no such table or view"):
+    with pytest.raises(SourceError, match="the table or view does not exist"):
         target.read()
 
 
