@@ -238,7 +238,7 @@ def cases() -> Iterator[Case]:
     yield Case(
         "a table that cannot be replaced", pipeline(table(), "full_refresh"),
         both(TO_TEXT_FIRST, sql("target", "CREATE TABLE t (id INTEGER, n INTEGER PRIMARY KEY)")), "SinkError",
-        {"drop what stands in the way, or the table itself, and run again with --full-refresh": [
+        {"drop what depends on the table, or the table itself, and run again with --full-refresh": [
             {"id": 1, "n": "x"}, {"id": 2, "n": "y"},
         ]}, options={"full_refresh": True},
     )  # fmt: skip
@@ -344,7 +344,7 @@ def cases() -> Iterator[Case]:
     yield Case(
         "a trigger that leaves out a row of which the old values are kept", kept, NUMBERS, "SinkError",
         {
-            "see the triggers of the target": [{"id": 1, "n": 11}, {"id": 2, "n": 21}],
+            "check the target's triggers": [{"id": 1, "n": 11}, {"id": 2, "n": 21}],
             "or remove sink.options.undo": [{"id": 1, "n": 10}, {"id": 2, "n": 21}],  # as the trigger says
         },
         both(sql("target", skips), sql("source", "UPDATE s SET n = n + 1")),
@@ -490,11 +490,11 @@ DO: dict[str, Do] = {
     "use one glob per format": lambda data, place: set_(data, "source", "path", to="*.csv"),
     "set options.encoding to the file's encoding, such as latin-1": option_of("encoding", "latin-1"),
     "raise options.block_bytes": option_of("block_bytes", 1 << 20),
-    "drop what stands in the way, or the table itself, and run again with --full-refresh": lambda data, place: (
+    "drop what depends on the table, or the table itself, and run again with --full-refresh": lambda data, place: (
         place.sql("target", "DROP TABLE t")
     ),
     "use columns of the source": option_of("columns", {"n": "string"}),
-    "see the triggers of the target": lambda data, place: place.sql("target", "DROP TRIGGER skips"),
+    "check the target's triggers": lambda data, place: place.sql("target", "DROP TRIGGER skips"),
     "or remove sink.options.undo": lambda data, place: data["sink"]["options"].pop("undo"),
     "correct incremental.column": option_of("incremental", {"by": "cursor", "column": "n"}),
     "fix the row, or set options.delimiter": written(PEOPLE.replace("2\n", "2,b\n")),

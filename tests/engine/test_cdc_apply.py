@@ -162,7 +162,7 @@ def test_an_update_of_a_row_that_is_not_there_stops(shop: ApplyProject) -> None:
     before = shop.state_bytes(), shop.journal(), shop.rows()
     report = shop.run()
     assert report.exit_code == 1
-    assert "1 updates leave out values" in report.streams[0].error.message
+    assert "of 1 update" in report.streams[0].error.message
     assert "hush" not in report.streams[0].error.message
     assert (shop.state_bytes(), shop.journal(), shop.rows(), shop.staging()) == (*before, [])
 
@@ -254,7 +254,7 @@ def test_a_full_refresh_that_fails_leaves_the_rows(shop: ApplyProject) -> None:
     write(shop.log, transaction("01", *changes), mode="w")
     report = shop.run(full_refresh=True)
     assert report.exit_code == 1
-    assert "begin the log with an insert of each row" in report.streams[0].error.message
+    assert "start the log with an insert of each existing row" in report.streams[0].error.message
     assert (shop.rows(), shop.staging()) == (before, [])
 
 

@@ -57,7 +57,7 @@ def test_OUT_07_an_emptied_table_stops_the_run(project: Project, strategy: Any, 
     run_sql(project, "DELETE FROM t")
     if new:
         project.csv("b", rows(11, 20))
-    require_stop(project, "the target has lost rows: it is empty, and it had rows")
+    require_stop(project, "the target has lost rows: it is empty, but had rows before")
 
 
 @pytest.mark.parametrize("way", ["restore", "full_refresh", "state set", "off"])

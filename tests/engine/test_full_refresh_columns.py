@@ -178,7 +178,7 @@ def test_what_hangs_on_the_target_stays_or_is_named(tmp_path: Path) -> None:
     assert report.exit_code == 1
     assert report.streams[0].error is not None
     assert "by_n" in report.streams[0].error.message
-    assert "drop what stands in the way" in report.streams[0].error.message
+    assert "drop what depends on the table" in report.streams[0].error.message
     assert project.rows() == BEFORE
     project.execute("DROP INDEX by_n")
     assert project.run(full_refresh=True).exit_code == 0

@@ -223,7 +223,7 @@ TOUCHED = {
     "another table": (
         "ALTER TABLE t RENAME TO gone; CREATE TABLE t (id BIGINT, day BIGINT, name TEXT, note TEXT, "
         "coupon BIGINT CHECK (coupon > 0))",
-        "it was changed since",
+        "it has changed since then",
     ),
     "trigger": ("CREATE TRIGGER g AFTER INSERT ON t BEGIN UPDATE t SET coupon = 2; END", "trigger g"),
 }
@@ -268,8 +268,8 @@ TABLE_TOUCHED = {
     "view": ("CREATE VIEW v AS SELECT * FROM t", "view v"),
     "index": ("CREATE INDEX i ON t (id)", "index i"),
     "reference": ("CREATE TABLE u (id INTEGER REFERENCES t (id))", "table u"),
-    "column": ("ALTER TABLE t ADD COLUMN mine TEXT", "it was changed since"),
-    "another": ("DROP TABLE t; CREATE TABLE t (id INTEGER CHECK (id > 0))", "it was changed since"),
+    "column": ("ALTER TABLE t ADD COLUMN mine TEXT", "it has changed since then"),
+    "another": ("DROP TABLE t; CREATE TABLE t (id INTEGER CHECK (id > 0))", "it has changed since then"),
 }
 
 

@@ -247,10 +247,10 @@ def test_OUT_05_the_acknowledgement_looks_for_the_commit_on_a_server_that_was_st
         insert(source, 100, 1000)
         reader.close()
         before = source.confirmed()
-        with pytest.raises(IdentityChanged, match="set back"):
+        with pytest.raises(IdentityChanged, match="restored to an earlier state"):
             reader.ack(window.position)
         assert source.confirmed() == before
-        with pytest.raises(IdentityChanged, match="set back"):
+        with pytest.raises(IdentityChanged, match="restored to an earlier state"):
             source.read(window.position)
     reading.__exit__(None, None, None)
 

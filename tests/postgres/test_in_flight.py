@@ -136,7 +136,7 @@ def test_CU_01_a_cursor_of_any_type_reads_every_row_once(target: Target, type_: 
 def test_a_cursor_without_an_order_is_refused_by_name(target: Target, type_: str) -> None:
     """In words that name the column and its type, not in those of the server."""
     target.run(f"CREATE TABLE orders (id int, c {type_})")
-    with pytest.raises(ConfigError, match=f"cursor column c is {type_}, which has no order"):
+    with pytest.raises(ConfigError, match=f"cursor column c is {type_}, whose values have no order"):
         fetch(target, None, "c")
 
 
@@ -228,7 +228,7 @@ def test_OUT_09_of_a_number_nothing_is_known(
     assert (found, window.position, window.caught_up) == ([], position, False)
     assert sum(clock.slept) == (7 if how == "wait" else 0)
     assert f"process {late.info.backend_pid}" in window.warnings[0]
-    assert "no new row was read" in window.warnings[0]
+    assert "no new rows were read" in window.warnings[0]
     commit(late)()
     assert fetch(target, position)[0] == [2, 3]
 

@@ -529,7 +529,7 @@ def test_OUT_04_another_primary_key_in_the_source_is_named(
         stream = bench.run(**options)
         assert stream.error is not None
         assert (stream.error.kind, stream.error.exit_code) == ("SchemaBreak", 3), stream.error
-        found = "the key in the source is tenant, id now; the target was made for the key id; drop the target and use"
+        found = "the source's key is now tenant, id, but the target was created for key id; drop the target and use"
         assert found in stream.error.message
         assert bench.copied("tenant, id, n") == [(1, 1, 1)]
     drop(bench)
@@ -553,7 +553,7 @@ def test_OUT_04_another_primary_key_is_named_before_rows_are_in_the_way(source: 
     )
     stream = bench.run()
     assert stream.error is not None
-    assert "the key in the source is tenant, id now; the target was made for the key id" in stream.error.message
+    assert "the source's key is now tenant, id, but the target was created for key id" in stream.error.message
 
 
 @pytest.mark.parametrize("sink", SINKS)
@@ -570,7 +570,7 @@ def test_OUT_04_another_key_than_that_of_the_target_is_named(source: ChangeSourc
     stream = bench.run()
     assert stream.error is not None
     assert (stream.error.kind, stream.error.exit_code) == ("SchemaBreak", 3), stream.error
-    assert "rows are identified by tenant, id, but the primary key of the target is id" in stream.error.message
+    assert "the rows' key is tenant, id, but the primary key of the target is id" in stream.error.message
     drop(bench)
     bench.load(full_refresh=True)
     assert len(bench.copied("n")) == 3

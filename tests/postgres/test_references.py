@@ -95,9 +95,9 @@ def test_case_11_replacing_rows_that_others_refer_to_is_refused(shop: Shop, mode
     for error in says:
         assert error is not None
         assert error.exit_code == 1
-        assert f"{shop.target.schema}.child refers to rows of it" in error.message
+        assert f"{shop.target.schema}.child references its rows" in error.message
         assert ("snapshot_diff" if mode == "full_refresh" else "merge") in error.message
-    assert "child refers to rows of it" in shop.check(MODES[mode])
+    assert "child references its rows" in shop.check(MODES[mode])
     assert shop.rows() == OLD
     assert shop.target.tables() == before
 
@@ -121,7 +121,7 @@ def test_rows_of_another_table_never_go_with_those_deleted(shop: Shop, mode: str
     shop.child(f"ON DELETE {action}")
     error = shop.run(MODES[mode]).error
     assert error is not None
-    assert "child refers to it with an ON DELETE action" in error.message
+    assert "child references it with an ON DELETE action" in error.message
     assert "use strategy merge" in error.message
     assert "ON DELETE action" in shop.check(MODES[mode])
     assert shop.rows() == OLD
@@ -183,7 +183,7 @@ def test_a_refresh_of_other_columns_is_refused_too(shop: Shop) -> None:
     for dry in (True, False):
         error = shop.run(MODES["snapshot_diff"], dry=dry, refresh=True).error
         assert error is not None
-        assert "child refers to rows of it" in error.message
+        assert "child references its rows" in error.message
     assert shop.target.query("SELECT id, v FROM t ORDER BY id") == [(1, None), (2, None)]
 
 

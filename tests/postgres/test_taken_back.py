@@ -73,8 +73,8 @@ COLUMN_TOUCHED = {
     "a generated column": ("ALTER TABLE orders ADD more bigint GENERATED ALWAYS AS (coupon + 1) STORED", "more"),
     "a comment": ("COMMENT ON COLUMN orders.coupon IS 'mine'", "a comment"),
     "a grant": ("GRANT SELECT (coupon) ON orders TO PUBLIC", "grants"),
-    "a type": ("ALTER TABLE orders ALTER coupon TYPE text", "it was changed since"),
-    "another": ("ALTER TABLE orders DROP coupon, ADD coupon bigint", "it was changed since"),
+    "a type": ("ALTER TABLE orders ALTER coupon TYPE text", "it has changed since then"),
+    "another": ("ALTER TABLE orders DROP coupon, ADD coupon bigint", "it has changed since then"),
 }
 
 
@@ -100,11 +100,11 @@ TABLE_TOUCHED = {
     "a reference": ("ALTER TABLE orders ADD UNIQUE (id)", "constraints"),
     "a publication": ("CREATE PUBLICATION taken_back FOR TABLE orders", "publications"),
     "a policy": ("ALTER TABLE orders ENABLE ROW LEVEL SECURITY", "row security"),
-    "a column": ("ALTER TABLE orders ADD mine text", "it was changed since"),
-    "a grant": ("GRANT SELECT ON orders TO PUBLIC", "it was changed since"),
+    "a column": ("ALTER TABLE orders ADD mine text", "it has changed since then"),
+    "a grant": ("GRANT SELECT ON orders TO PUBLIC", "it has changed since then"),
     "another": (
         "CREATE TABLE o (LIKE orders); DROP TABLE orders; ALTER TABLE o RENAME TO orders",
-        "it was changed since",
+        "it has changed since then",
     ),
 }
 

@@ -266,7 +266,7 @@ def test_rows_that_refer_with_an_action_are_not_deleted(target: Target, mode: st
     target.load(table((1, "a", 1.0)), APPEND, adopt_existing=True)
     items = "CREATE TABLE items (of bigint REFERENCES orders (id) ON DELETE CASCADE)"
     target.run(items, "INSERT INTO items VALUES (1)")
-    with pytest.raises(SinkError, match=rf"{target.schema}\.items refers to it with an ON DELETE action"):
+    with pytest.raises(SinkError, match=rf"{target.schema}\.items references it with an ON DELETE action"):
         target.load(table((1, "a", 2.0)), MODES[mode])
     assert target.query("SELECT of FROM items") == [(1,)]
     target.run("DROP TABLE items", "ALTER TABLE orders ADD up bigint REFERENCES orders (id) ON DELETE CASCADE")

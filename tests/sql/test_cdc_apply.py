@@ -262,7 +262,7 @@ def test_LS_07_changes_out_of_order_are_refused(target: Target) -> None:
         pieces = whole.take(order).combine_chunks().to_batches(max_chunksize=2)
         with closing(target.sink(HARD)) as sink:
             writer = sink.open(load(ORDERS.values, HARD, changes=True, whole=False))
-            with pytest.raises(DataError, match="a change does not come after the one before it"):
+            with pytest.raises(DataError, match="a change is out of order"):
                 writer.stage(Part("orders"), type(good)(good.schema, pieces))
             writer.abort()
     assert target.dump() == dump
@@ -303,7 +303,7 @@ def test_LS_07_a_null_key_is_refused(target: Target, change: Change) -> None:
 def test_LS_07_the_key_is_one_that_the_log_knows(target: Target) -> None:
     """Rows that the log does not tell by the strategy's key are refused; by those that the message asks for it is
     loaded."""
-    with pytest.raises(ConfigError, match=r"no __dpone__key.x; name as strategy.key columns by which the log tells"):
+    with pytest.raises(ConfigError, match=r"no __dpone__key.x; set strategy.key to columns that identify"):
         deliver(target, ORDERS, [insert(1, "a", 1)], Strategy("cdc_apply", key=("id", "x")))
     deliver(target, ORDERS, [insert(1, "a", 1)], Strategy("cdc_apply", key=("id",)))
     assert rows(target) == [(1, "a", 1)]
@@ -311,7 +311,7 @@ def test_LS_07_the_key_is_one_that_the_log_knows(target: Target) -> None:
 
 def test_rows_that_are_no_changes_are_refused(target: Target) -> None:
     """cdc_apply of plain rows is an error of the pipeline, not of the data."""
-    with pytest.raises(ConfigError, match="the source gives rows, not changes"):
+    with pytest.raises(ConfigError, match="the source delivers rows, not changes"):
         target.load(pa.table({"id": [1]}), HARD)
 
 
@@ -369,7 +369,7 @@ def test_PG_09_an_unknown_row_is_an_error_never_null(target: Target, strategy: S
     deliver(target, ORDERS, [insert(1, "a", 1)], strategy)
     dump = target.dump()
     for change in (update(2, None, 5, ("x",)), update(3, None, 5, ("x",), met=2)):
-        with pytest.raises(DataError, match=r"1 updates leave out values that did not change.*--full-refresh") as error:
+        with pytest.raises(DataError, match=r"the target lacks the rows of 1 update.*--full-refresh") as error:
             deliver(target, ORDERS, [update(1, "b", 2), change], strategy)
         assert BIG not in str(error.value)
         assert target.dump() == dump
@@ -379,7 +379,7 @@ def test_PG_09_an_unknown_row_is_an_error_never_null(target: Target, strategy: S
 def test_PG_09_an_update_of_a_row_deleted_before_is_an_error(target: Target) -> None:
     """The row that it met is gone: the one of the target is another."""
     deliver(target, ORDERS, [insert(1, "a", 1)], HARD)
-    with pytest.raises(DataError, match="1 updates leave out values"):
+    with pytest.raises(DataError, match="of 1 update"):
         deliver(target, ORDERS, [delete(1), update(1, None, 5, ("x",))], HARD)
     assert rows(target) == [(1, "a", 1)]
 
@@ -455,7 +455,7 @@ def test_PG_12_truncate_by_policy(target: Target) -> None:
     changes = [*(insert(n, "a", n) for n in (1, 2, 3, 4)), TRUNCATE, insert(5, "a", 5), insert(6, "a", 6)]
     deliver(target, ORDERS, [insert(0, "a", 0)], HARD)
     dump = target.dump()
-    with pytest.raises(DeletesRefused, match=r"truncated in the source; say strategy.truncate: apply"):
+    with pytest.raises(DeletesRefused, match=r"truncated in the source; set strategy.truncate: apply"):
         deliver(target, ORDERS, changes, HARD)
     assert target.dump() == dump
     receipt = deliver(target, ORDERS, changes, Strategy("cdc_apply", key="id", truncate="apply"))
@@ -557,7 +557,7 @@ def test_a_table_that_holds_a_key_twice_is_refused(target: Target) -> None:
     target.run(
         "CREATE TABLE orders (id BIGINT, x TEXT, y BIGINT)", "INSERT INTO orders VALUES (1, 'a', 1), (1, 'b', 1)"
     )
-    with pytest.raises(DataError, match="by cdc_apply: 1 keys occur more than once in the target"):
+    with pytest.raises(DataError, match="by cdc_apply: 1 key with several rows in the target"):
         deliver(target, ORDERS, [update(1, "c", 2)], HARD)
 
 
@@ -666,9 +666,7 @@ def test_OUT_06_a_key_that_changed_in_the_source_is_named_before_anything_is_sta
     schema = pa.schema([("tenant", pa.int64()), ("id", pa.int64())])
     deliver(target, ChangeTable(schema, ("id",)), [Change("insert", (1, 1))], Strategy("cdc_apply", key="id"))
     wider, strategy = ChangeTable(schema, ("tenant", "id")), Strategy("cdc_apply", key=("tenant", "id"))
-    with pytest.raises(
-        SchemaBreak, match="the key in the source is tenant, id now; the target was made for the key id"
-    ):
+    with pytest.raises(SchemaBreak, match="the source's key is now tenant, id, but the target was created for key id"):
         deliver(target, wider, [Change("insert", (2, 2))], strategy)
     assert target.stages() == set()
     assert target.rows("tenant, id") == [(1, 1)]

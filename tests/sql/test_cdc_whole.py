@@ -58,7 +58,7 @@ def test_a_whole_window_without_rows_is_refused_where_truncates_are(target: Targ
     """truncate: fail, the default, leaves the rows of the target, and lets an empty target be."""
     deliver(target, ORDERS, [], HARD, whole=True)
     filled(target)
-    with pytest.raises(DeletesRefused, match="the source has no row, the target has"):
+    with pytest.raises(DeletesRefused, match="the source is empty, but the target is not"):
         deliver(target, ORDERS, [], HARD, whole=True)
     assert rows(target) == OLD
 

@@ -410,8 +410,8 @@ def test_a_table_is_dropped_while_nobody_can_write_it(db: Least, monkeypatch: py
 
     monkeypatch.setattr(db, "alone", alone)
     during.append("INSERT INTO t (a) VALUES (1)")
-    assert db.take_out(T) == "another program has written it meanwhile"
-    assert db.take_out(T, "a") == "another program has written it meanwhile"
+    assert db.take_out(T) == "another program has written to it"
+    assert db.take_out(T, "a") == "another program has written to it"
     assert len(db.rows("SELECT a FROM t")) == 2
     during.clear()
     assert db.take_out(T, "b") == ""

@@ -58,7 +58,7 @@ def test_a_type_is_kept_as_the_table_says(type_: pa.DataType) -> None:
 )
 def test_a_type_without_a_place_is_refused(type_: pa.DataType) -> None:
     """One that the table does not have, and a decimal of more digits than there are."""
-    with pytest.raises(ConfigError, match="no such type; cast the column"):
+    with pytest.raises(ConfigError, match="does not have this type; cast the column"):
         Least().stores(type_)
 
 

@@ -27,7 +27,7 @@ RAISED = [
     ),
     (sqlite3.OperationalError(1205, "Lock wait timeout"), SourceError, "error 1205: Lock wait timeout", "TRANSIENT"),
     (sqlite3.OperationalError(9, "odd"), SourceError, "error 9: odd", None),
-    (sqlite3.OperationalError(), SourceError, "the driver gave no reason", None),
+    (sqlite3.OperationalError(), SourceError, "the driver reported no reason", None),
     (sqlite3.IntegrityError("value 'secret' is there"), DataError, "constraint (IntegrityError)", "DATA_QUALITY"),
     (sqlite3.DataError(1264, "secret"), DataError, "constraint (error 1264)", "DATA_QUALITY"),
 ]

@@ -185,7 +185,7 @@ def test_LS_07_missing_column_fails_before_staging(target: Target, option: str) 
         "partition": Strategy("partition_replace", partition="nope"),
         "effective_from": Strategy("scd2", key="id", effective_from="nope"),
     }
-    with pytest.raises(ConfigError, match=f"strategy.{option} names nope, the rows have id, region, amount, seen"):
+    with pytest.raises(ConfigError, match=f"strategy.{option} names nope, but the rows have id, region, amount, seen"):
         target.load(table((1, "a", 1.0, 1)), strategies[option])
     assert not target.path.exists() or not target.tables()
 
@@ -195,7 +195,7 @@ def test_replace_refuses_rows_outside_the_predicate(target: Target) -> None:
     strategy = Strategy("replace", where={"region": "a"})
     target.load(table((1, "a", 1.0, 1)), strategy)
     before = target.dump()
-    with pytest.raises(DataError, match=r"2 of 3 rows do not meet strategy.where \(region\)"):
+    with pytest.raises(DataError, match=r"2 of 3 rows do not match strategy.where \(region\)"):
         target.load(table((1, "a", 1.0, 1), (2, "b", 1.0, 1), (3, None, 1.0, 1)), strategy)
     assert target.dump() == before
 

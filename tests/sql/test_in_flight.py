@@ -23,9 +23,9 @@ def at(text: str) -> Value:
 T1, T2 = Writer("1", "process 1"), Writer("2", "process 2", at("5"))
 MANY = tuple(Writer(str(n), f"p{n}", at("5")) for n in range(6))
 SAFE = "orders is held back for {}, which may still commit rows below the highest value; {}"
-FIRST = "rows from their begin on were not read"
-NONE = "no new row was read"
-RISK = "orders was read while {} could still commit rows below the position; they would be lost"
+FIRST = "rows from its start on were not read"
+NONE = "no new rows were read"
+RISK = "orders was read while {} could still commit rows below the position; dpone would not read these"
 
 
 @define

@@ -73,7 +73,7 @@ def test_LS_11_bounds_are_half_open(target: Target) -> None:
     target.load(table(*((i, "a", 1.0, i) for i in range(5))), Strategy("append"), lineage=PLAIN)
     before = target.dump()
     for outside in (3, 0, None):
-        with pytest.raises(DataError, match=r"1 of 2 rows do not meet strategy.where \(seen\)"):
+        with pytest.raises(DataError, match=r"1 of 2 rows do not match strategy.where \(seen\)"):
             target.load(table((9, "a", 1.0, 1), (9, "a", 1.0, outside)), window, lineage=PLAIN)
     assert target.dump() == before
     target.load(table((9, "a", 1.0, 1)), window, lineage=PLAIN)
@@ -153,6 +153,6 @@ def test_what_it_lacks_is_said_at_once(options: dict[str, Any], found: str) -> N
 
 def test_a_partition_column_that_the_rows_lack(target: Target) -> None:
     """A partition column that is not in the rows is one clear line, and no table is created."""
-    with pytest.raises(ConfigError, match=r"strategy.partition names nope, the rows have id, region, amount, seen"):
+    with pytest.raises(ConfigError, match=r"strategy.partition names nope, but the rows have id, region, amount, seen"):
         target.load(table((1, "a", 1.0, 1)), Strategy("partition_replace", partition="nope"))
     assert not target.path.exists() or not target.tables()

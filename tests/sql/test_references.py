@@ -39,7 +39,7 @@ def test_an_action_on_delete_rules_out_what_deletes(target: Target, mode: str, a
     """Rows of another table would go or change with those of the target, in silence."""
     child(target, f"ON DELETE {action}")
     with closing(target.sink(MODES[mode])) as sink:
-        with pytest.raises(SinkError, match="child refers to it with an ON DELETE action") as refused:
+        with pytest.raises(SinkError, match="child references it with an ON DELETE action") as refused:
             sink.refuse(MODES[mode])
         instead = "set strategy.deletes: soft or ignore" if mode == "cdc_apply" else "use strategy merge"
         instead += " without --full-refresh" if mode == "full_refresh" else ""
@@ -56,7 +56,7 @@ def test_restrict_is_never_put_off(target: Target, mode: str) -> None:
     hindrance."""
     child(target, "ON DELETE RESTRICT")
     with closing(target.sink(MODES[mode])) as sink:
-        with pytest.raises(SinkError, match="child refers to rows of it") as refused:
+        with pytest.raises(SinkError, match="child references its rows") as refused:
             sink.refuse(MODES[mode])
         # under which ``merge``, too, replaces every row
         assert ("without --full-refresh" in refused.value.todo) == (mode == "full_refresh")
@@ -74,9 +74,9 @@ def test_a_load_that_takes_every_row_is_opened_as_such(target: Target, mode: str
     child(target, "ON DELETE RESTRICT")
     with closing(target.sink(MODES[mode])) as sink:
         sink.refuse(MODES[mode])
-        with pytest.raises(SinkError, match="child refers to rows of it"):
+        with pytest.raises(SinkError, match="child references its rows"):
             sink.refuse(MODES[mode], every_row=True)
-        with pytest.raises(SinkError, match="child refers to rows of it"):
+        with pytest.raises(SinkError, match="child references its rows"):
             sink.open(load(table().schema, MODES[mode], **given))
         sink.open(load(table().schema, MODES[mode], **given | {"anew": False, "whole": False})).abort()
 
@@ -90,7 +90,7 @@ def test_rows_of_the_predicate_alone_count(target: Target, key: str) -> None:
     with closing(target.sink(MODES["replace"])) as sink:
         sink.refuse(MODES["replace"])
         target.run("UPDATE orders SET v = 'old'")
-        with pytest.raises(SinkError, match="child refers to rows of it"):
+        with pytest.raises(SinkError, match="child references its rows"):
             sink.refuse(MODES["replace"])
 
 

@@ -30,7 +30,7 @@ def test_an_empty_source_of_changes_is_as_a_truncate(truncate: Any, before: int,
     elif truncate == "ignore":
         assert may_replace(strategy, before, rows, changes=True) is False
     else:
-        with pytest.raises(DeletesRefused, match=r"the target has; say strategy\.truncate: apply"):
+        with pytest.raises(DeletesRefused, match=r"the target is not; set strategy\.truncate: apply"):
             may_replace(strategy, before, rows, changes=True)
 
 

@@ -141,7 +141,7 @@ def test_LS_10_effective_from_is_the_begin(batches: list[list[tuple[Row, int]]])
             changed = [(r, n) for r, n in rows if r[:2] in last and last[r[:2]].values != r[2:]]
             data = table([(*r, when(n)) for r, n in rows], DATED)
             if any(when(n) <= last[r[:2]].begin for r, n in changed):
-                with pytest.raises(DataError, match="rows changed, but their since is not later"):
+                with pytest.raises(DataError, match="row changed, but their since is not later"):
                     target.load(data, strategy, lineage=PLAIN)
             else:
                 target.load(data, strategy, lineage=PLAIN)
@@ -284,14 +284,14 @@ def test_the_primary_key_is_key_and_begin(target: Target) -> None:
 def test_effective_from_names_an_instant(target: Target, type_: pa.DataType, said: str) -> None:
     """A time without a zone is nobody's time, and a text none at all."""
     schema = SCHEMA.append(pa.field("since", type_))
-    with pytest.raises(ConfigError, match=rf"effective_from: since is {said}.*, which names no instant"):
+    with pytest.raises(ConfigError, match=rf"effective_from: since is {said}.*, which has no time zone"):
         target.load(table([], schema), Strategy("scd2", key=KEY, effective_from="since"))
 
 
 def test_effective_from_is_never_null(target: Target) -> None:
     """A version without a begin is refused, and counted."""
     strategy = Strategy("scd2", key=KEY, effective_from="since")
-    with pytest.raises(DataError, match="since is NULL in 1 rows"):
+    with pytest.raises(DataError, match="since is NULL in 1 row"):
         target.load(table([("k", "", "A", 1, None), ("l", "", "A", 1, START)], DATED), strategy)
 
 

@@ -135,9 +135,9 @@ def test_columns_are_described_by_their_native_types(path: Path) -> None:
         found = [("id", "bigint"), ("at", "date"), (LOAD_ID, "text")]
         assert source.described(found) == pa.schema([("id", pa.int64()), ("at", pa.date32())])
         assert source.described(found[2:]) == pa.schema([])
-        with pytest.raises(SourceError, match="there is no such table"):
+        with pytest.raises(SourceError, match="the table does not exist"):
             source.described([])
-        with pytest.raises(SourceError, match="column x is polygon, which has no place here"):
+        with pytest.raises(SourceError, match="dpone does not support column x of type polygon"):
             source.described([*found, ("x", "polygon")])
 
 
@@ -174,11 +174,11 @@ def test_a_read_without_its_snapshot_is_refused(path: Path) -> None:
     with closing(Least(path)) as source:
         window = source.window(None, NEW)
         drained(source, window)
-        with pytest.raises(SourceError, match="snapshot of the window is gone"):
+        with pytest.raises(SourceError, match="window's snapshot no longer exists"):
             drained(source, window)
         window = source.window(None, NEW)
         source.close()
-        with pytest.raises(SourceError, match="snapshot of the window is gone"):
+        with pytest.raises(SourceError, match="window's snapshot no longer exists"):
             drained(source, window)
 
 
@@ -204,7 +204,7 @@ def test_batches_are_bounded_by_bytes(path: Path) -> None:
 
 def test_another_way_of_reading_is_refused_at_once(path: Path) -> None:
     """A SQL source has a cursor and nothing else, unless it says so itself."""
-    with pytest.raises(ConfigError, match="least has nothing else"):
+    with pytest.raises(ConfigError, match="the only way that least supports"):
         Least(path, incremental=Incremental("xmin"))
 
 
@@ -254,7 +254,7 @@ def test_lookback_goes_down_in_the_kind_of_the_column(
     """Never less far than it was asked to."""
     cursor = column(type_)
     assert cursor.bound(cursor.below(cursor.value(given), lookback))[1] == below
-    with pytest.raises(ConfigError, match="leave lookback out"):
+    with pytest.raises(ConfigError, match="remove lookback"):
         column(pa.string()).below(cursor.value("x"), 1)
 
 

@@ -390,7 +390,7 @@ def test_CU_02_a_column_of_the_boundary_that_is_gone_stops(db: Target) -> None:
     loaded.sync(source(db, **by("at")))
     db.run("ALTER TABLE orders DROP COLUMN note")
     insert(db, [(2, 5)])
-    with pytest.raises(IdentityChanged, match="known by column note, which is gone"):
+    with pytest.raises(IdentityChanged, match="known by column note, which no longer exists"):
         loaded.sync(source(db, **by("at")))
     assert loaded.rows == [(1, 5, "x")]
 
@@ -524,7 +524,7 @@ def test_CU_05_null_cursors_fail_or_are_skipped(db: Target) -> None:
     """Rows without a cursor are counted in an error, or left out and counted as filtered."""
     db.run("CREATE TABLE orders (id INTEGER, at INTEGER)")
     insert(db, [(1, 1), (2, None), (3, None)])
-    with pytest.raises(DataError, match="2 rows have NULL in cursor column at"):
+    with pytest.raises(DataError, match="cursor column at is NULL in 2 rows"):
         read(source(db, **by("at")))
     with closing(source(db, **by("at", nulls="skip"))) as reader:
         window = reader.window(None, WindowRequest())

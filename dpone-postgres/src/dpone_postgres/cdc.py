@@ -20,7 +20,7 @@ from attrs import evolve
 from dpone.cdc import PostgresLogicalOffset, Spool
 from dpone.changes import batch_schema
 from dpone.contract import BatchStream, ChangeTable, ChangeWindow, Finding, Stream
-from dpone.errors import Category, ConfigError, DponeError, Gap, SourceError
+from dpone.errors import Category, ConfigError, DponeError, Gap, SourceError, counted
 from dpone.ids import ulid
 from dpone.pipeline import SourceSpec
 from dpone.position import Position
@@ -147,7 +147,7 @@ class PostgresLogicalReader:
 
     def _told(self, slot: Slot, server: Server) -> str:
         kept = max(server.end - slot.restart, 0)
-        return f"{self._slot}, {slot.wal_status}, retains {kept:,} bytes of WAL"
+        return f"{self._slot}, {slot.wal_status}, retains {counted(kept, 'byte')} of WAL"
 
     def setup_plan(self, role: str = "") -> list[str]:
         """SQL for a DBA. Needs no server. Raises ConfigError for a glob, whose tables are not known without one."""
@@ -349,8 +349,7 @@ class PostgresLogicalReader:
             self._position(server, point, {str(t.name): t.oid for t in tables}, *self._known_by(db, marker)),
             outside={name: one.kept().to_json() for name, one in facts.items()},
         )
-        many = "1 table" if len(tables) == 1 else f"{len(tables)} tables"
-        proof = f"snapshot of {many} at {lsn_text(point)}; the stream continues there"
+        proof = f"snapshot of {counted(len(tables), 'table')} at {lsn_text(point)}; the stream continues there"
         return ChangeWindow(
             position.to_position(epoch), ("", mark(point)), self._changed, True, proof, spool.changes, whole=True,
             warnings=tuple(self._unpublished(db)),

@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 
 from dpone.contract import Finding
-from dpone.errors import DponeError
+from dpone.errors import DponeError, counted
 from dpone.schema import Name
 from dpone_postgres.database import PostgresDatabase
 from dpone_postgres.errors import hidden
@@ -25,7 +25,7 @@ def server(ask: Ask, where: str) -> list[Finding]:
     )
     [(version, user, wal, standby, tls, slots)] = ask(sql, ())
     role = "standby, read-only" if standby else "primary"
-    many = "1 replication slot" if slots == 1 else f"{slots} replication slots"
+    many = counted(slots, "replication slot")
     return [
         Finding("connection", True, f"{where} as {user}, {'TLS' if tls else 'without TLS'}"),
         Finding("server", True, f"PostgreSQL {version}, {role}, wal_level {wal}, {many}"),
@@ -41,12 +41,8 @@ def source_findings(source: Asked) -> list[Finding]:
     if all(f.ok is not False for f in found):
         found += _row_security(lambda: source.rows(f"SELECT 1 FROM {source.relation} AS s LIMIT 0"))
     if all(f.ok is not False for f in found):
-        found.append(Finding("source", True, f"{source.name}, {_columns(len(source.schema()))}"))
+        found.append(Finding("source", True, f"{source.name}, {counted(len(source.schema()), 'column')}"))
     return found
-
-
-def _columns(count: int) -> str:
-    return "1 column" if count == 1 else f"{count} columns"
 
 
 def _row_security(ask: Callable[[], Any]) -> list[Finding]:

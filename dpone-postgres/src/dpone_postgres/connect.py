@@ -19,7 +19,7 @@ from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict
 
 from dpone import stopping
-from dpone.errors import ConfigError, DponeError
+from dpone.errors import ConfigError, DponeError, counted
 from dpone.schema import Name
 from dpone.secret import CLEAR, Secret, unclear
 from dpone_postgres.config import SILENCE
@@ -156,7 +156,7 @@ def _knows_authority(given: Mapping[str, str]) -> bool:
 def table_name(name: Name) -> Name:
     """``schema.table``; a bare name means the schema public, whatever the search_path is. Raises ConfigError."""
     if len(name.parts) > 2:
-        found = f"{name} has {len(name.parts)} parts"
+        found = f"{name} has {counted(len(name.parts), 'part')}"
         raise ConfigError("read a table name", found, "write schema.table; the database is part of the connection")
     return name if len(name.parts) == 2 else Name(("public", name.last))
 

@@ -170,7 +170,7 @@ class PostgresSource:
             column = cursor_column(self._incremental, names, request.mode, self.name)
             by = next(c for c in self._columns if c.name == column)
             if by.equality == NONE:
-                why = f"cursor column {column} is {by.native}, which has no order"
+                why = f"cursor column {column} is {by.native}, whose values have no order"
                 raise ConfigError(f"read {self.name}", why, "name another column in incremental.column")
             cursor = Cursor(self, by, bound)
             self._cursor = cursor

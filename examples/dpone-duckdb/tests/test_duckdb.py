@@ -158,7 +158,7 @@ runtime: {batch_rows: 100}
 
 @pytest.mark.parametrize(
     ("values", "why"),
-    [("'9'), ('11'", "'11' sorts before '9'"), ("'6fa459ea-ee8a-4ca4-894e-db77e160355e'", "which do not grow")],
+    [("'9'), ('11'", "'11' sorts before '9'"), ("'6fa459ea-ee8a-4ca4-894e-db77e160355e'", "which do not increase")],
 )
 def test_texts_that_do_not_grow_are_no_cursor(harness, values, why):
     """What comes later would be below the position, and lost."""

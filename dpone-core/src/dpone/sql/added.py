@@ -116,7 +116,7 @@ class Added:
     def _drop(self, line: _Line, now: pa.Schema) -> str:
         """Why it stays; empty if it is gone."""
         if line.made and line.made != self._made(now, line.column):
-            return "it was changed since"
+            return "it has changed since then"
         if line.column and self._has_values(line.column):
             return "it has values"
         if not line.column and not is_empty(self._db, self._target):

@@ -15,7 +15,7 @@ import pyarrow as pa
 from attrs import evolve
 
 from dpone.contract import Load, Stream
-from dpone.errors import ConfigError, DataError, DeletesRefused
+from dpone.errors import ConfigError, DataError, DeletesRefused, counted
 from dpone.evolution import twin
 from dpone.schema import DEFAULT, DELETED_AT, LINEAGE, Name
 from dpone.sql import fold
@@ -27,8 +27,8 @@ from dpone.sql.fold import CHUNK, DELETE, FRESH, FROM, INSERT, KEPT, MASK, OP, T
 def staged_schema(schema: pa.Schema, load: Load, target: Name) -> pa.Schema:
     """Columns of the staging: those of the target and those of a chunk. Raises ConfigError unless there are changes."""
     if not load.changes:
-        todo = "read a change stream, or load by merge"
-        raise ConfigError(f"load {target} by cdc_apply", "the source gives rows, not changes", todo)
+        todo = "read a change stream, or use strategy merge"
+        raise ConfigError(f"load {target} by cdc_apply", "the source delivers rows, not changes", todo)
     own = fold.staged_fields([schema.field(name) for name in load.strategy.key])
     return pa.schema([f.with_nullable(True) for f in (*schema, *own)])
 
@@ -80,8 +80,8 @@ def _may_empty(db: Database, job: Job) -> bool:
     """All of the source was read, and its table is empty: that is as if it had been truncated. Raises
     DeletesRefused."""
     if job.strategy.truncate == "fail" and not is_empty(db, job.target):
-        todo = "say strategy.truncate: apply to delete every row, or ignore; nothing was changed"
-        raise DeletesRefused(f"load {job.target} by cdc_apply", "the source has no row, the target has", todo)
+        todo = "set strategy.truncate: apply to delete all rows, or ignore; nothing was changed"
+        raise DeletesRefused(f"load {job.target} by cdc_apply", "the source is empty, but the target is not", todo)
     return job.strategy.truncate != "ignore"
 
 
@@ -174,11 +174,11 @@ class Chunk:
         sql = f"SELECT COUNT(*) FROM {self._job.source} AS s WHERE {self._masked('s', UPDATE)}"
         [(unknown,)] = self._db.rows(sql)
         if unknown:
-            found = f"{unknown:,} updates leave out values that did not change, and the target lacks their rows"
-            todo = "load the table again with --full-refresh, or let the source log every value; nothing was changed"
+            found = f"the target lacks the rows of {counted(unknown, 'update')} with left-out values"
+            todo = "load the table again with --full-refresh, or make the source log all values; nothing was changed"
             if self._job.whole:
-                found = f"{unknown:,} updates leave out values that no change before them has"
-                todo = "begin the log with an insert of each row there was, or let the source log every value"
+                found = f"no earlier change has the left-out values of {counted(unknown, 'update')}"
+                todo = "start the log with an insert of each existing row, or make the source log all values"
             raise DataError(f"load {self._job.target} by {self._job.strategy.mode}", found, todo)
 
     def _delete(self) -> int:

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from attrs import evolve, field, frozen
 
-from dpone.errors import ConfigError, DataError, IdentityChanged, SetBack, SourceError
+from dpone.errors import ConfigError, DataError, IdentityChanged, SetBack, SourceError, counted
 from dpone.pipeline import Incremental
 from dpone.position import Position
 
@@ -179,7 +179,7 @@ class CursorPlan:
         nulls, high = self._nulls(), None if bound.nothing else self.table.highest()
         if bound.held and (whole or high is None):
             found = f"{bound.held} may still commit rows below the highest {self.options.column}"
-            todo = "wait for it or end it, or set incremental.in_flight: report to read without those rows"
+            todo = "wait until it ends, end it, or set incremental.in_flight: report to read without those rows"
             raise SourceError(f"read {self.name}", found, todo)
         if high is None:
             nothing = Position(KIND, self.identity, {"column": self.options.column}, epoch)
@@ -194,21 +194,21 @@ class CursorPlan:
             return Reading(after, proof=f"held back for {bound.held}")
         column = self.options.column
         found = (
-            f"no row has {column} at or above the position: the source was set back, or its newest rows were deleted"
+            f"no row has {column} at or above the position: the source was restored, or its newest rows were deleted"
         )
         if self.options.set_back == "stop":
             again = "to empty the target too, set strategy.allow_empty: true and use" if empty else _AGAIN
             todo = (
-                f"rows that come below the position would never be read: {again} --full-refresh, or "
+                f"new rows below the position would never be read: {again} --full-refresh, or "
                 "choose a position with 'dpone state set'; if the newest rows of this source are deleted in the "
                 "ordinary course, set incremental.set_back: report"
             )
             raise SetBack(f"read {self.name}", found, todo)
-        return Reading(after, proof=f"{found}; the position stays", warnings=(f"{self.name}: {found}",))
+        return Reading(after, proof=f"{found}; the position is kept", warnings=(f"{self.name}: {found}",))
 
     def _require_column(self, after: Position) -> None:
         if (before := after.value["column"]) != self.options.column:
-            found = f"the position is of cursor column {before}, the pipeline now reads by {self.options.column}"
+            found = f"the position is for cursor column {before}, but the pipeline now reads by {self.options.column}"
             raise IdentityChanged(
                 f"read {self.name}", found, "name that column again, or start again with --full-refresh"
             )
@@ -218,8 +218,8 @@ class CursorPlan:
         if skip is None:
             raise self._crowded()
         if gone := [c for c in told if c not in self.columns]:
-            found = f"loaded rows at the position are known by column {', '.join(gone)}, which is gone"
-            raise IdentityChanged(f"read {self.name}", found, "bring it back, or run with --full-refresh")
+            found = f"the position needs column {', '.join(gone)}, which no longer exists"
+            raise IdentityChanged(f"read {self.name}", found, "add the column again, or run with --full-refresh")
         if self.table.compare(low) > 0:
             spans = (Span(low, low), Span(low, high, above=True))
             return Reading(self._position(high, after.epoch), spans, self._proof(), skip, told, nulls)
@@ -262,7 +262,7 @@ class CursorPlan:
 
     def _crowded(self) -> DataError:
         found = f"more than {MAX_BOUNDARY:,} rows share the highest {self.options.column}"
-        return DataError(f"read {self.name}", found, "choose a finer cursor column, or strategy merge")
+        return DataError(f"read {self.name}", found, "use a cursor column with more distinct values, or strategy merge")
 
     def _range(self, high: Value) -> str:
         """Number and sum of the digests from ``lookback`` below ``high``: the order of the rows does not matter."""
@@ -281,8 +281,8 @@ class CursorPlan:
     def _nulls(self) -> int:
         nulls = self.table.nulls()
         if nulls and self.options.nulls == "fail":
-            found = f"{nulls:,} rows have NULL in cursor column {self.options.column} and could never be found again"
-            raise DataError(f"read {self.name}", found, "fill the column, or state incremental.nulls: skip")
+            found = f"cursor column {self.options.column} is NULL in {counted(nulls, 'row')}, which no read would find"
+            raise DataError(f"read {self.name}", found, "fill the column, or set incremental.nulls: skip")
         return nulls
 
 
@@ -290,10 +290,10 @@ def cursor_column(options: Incremental, columns: Sequence[str], mode: str, name:
     """The cursor column. Raises ConfigError where the options do not fit the table or the strategy."""
     assert options.column is not None  # checked when the options were made
     if missing := [c for c in (options.column, *options.key) if c not in columns]:
-        found = f"incremental names {', '.join(missing)}, the columns are {', '.join(columns[:20])}"
+        found = f"incremental names {', '.join(missing)}, but the columns are {', '.join(columns[:20])}"
         raise ConfigError(f"read {name}", found, "correct incremental.column or key")
     if options.lookback and mode == "append":
-        found = f"lookback {options.lookback:g} with append, which would double the rows read again"
+        found = f"lookback {options.lookback:g} with append, which would duplicate the rows that are read again"
         raise ConfigError(f"read {name}", found, "use lookback with strategy merge only")
     return options.column
 
@@ -302,12 +302,12 @@ def require_same(after: Position, kind: str, identity: Mapping[str, Any], name: 
     """Raises IdentityChanged unless the position was made here, in this way of reading."""
     differing = [k for k in {**identity, **after.identity} if identity.get(k) != after.identity.get(k)]
     if after.kind != kind:
-        found = f"the position is of kind {after.kind}, the source now reads by {kind}"
+        found = f"the position is a {after.kind} position, but the source now reads by {kind}"
     elif differing:
-        found = f"the position is of another source ({', '.join(sorted(differing))} differs)"
+        found = f"the position belongs to another source ({', '.join(sorted(differing))} differs)"
     else:
         return
-    todo = "point the pipeline at the source of the position, or start again with --full-refresh"
+    todo = "connect to the source of the position, or start again with --full-refresh"
     raise IdentityChanged(f"read {name}", found, todo)
 
 

@@ -68,8 +68,8 @@ class SqlCursor:
         """The value that the driver gave, as it stands in a position. Raises ConfigError for a kind without an order or
         without an exact text."""
         if given.__class__ not in _WORDS:
-            found = f"column {self.name} is {self.type}, which no position can hold"
-            raise ConfigError("read by cursor", found, "choose a column of numbers, times or texts")
+            found = f"column {self.name} is {self.type}, which a position cannot store"
+            raise ConfigError("read by cursor", found, "use a column of numbers, times or texts")
         word, text = _WORDS[given.__class__]
         return Value(word, text(given))
 
@@ -104,7 +104,7 @@ class SqlCursor:
             return Value(value.type, earlier(value.text, lookback))
         if t.is_decimal(self.type):
             return Value(value.type, less(value.text, lookback))
-        raise ConfigError("read by cursor", f"lookback on a column of {self.type}", "leave lookback out")
+        raise ConfigError("read by cursor", f"lookback on a column of {self.type}", "remove lookback")
 
     def rows(self, span: Span, columns: Sequence[str]) -> Iterator[Row]:
         return self.source.select(columns, *self.where(span))

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import pyarrow as pa
 from attrs import frozen
 
-from dpone.errors import ConfigError, DataError, SinkError
+from dpone.errors import ConfigError, DataError, SinkError, counted
 from dpone.evolution import EXACT_IN_DOUBLE, Stored, inexact, plain
 from dpone.schema import Name
 from dpone.sql.failing import saying
@@ -71,7 +71,7 @@ class Dialect(ABC):
         except UnicodeEncodeError as error:
             raise _bad(identifier, "it is not valid Unicode") from error
         if not identifier or "\0" in identifier:
-            raise _bad(identifier, "it is empty or has a NUL")
+            raise _bad(identifier, "it is empty or has a NUL character")
         if found := self.too_long(identifier):
             raise _bad(identifier, f"it has {found}")
         left, right = self.quotes
@@ -112,7 +112,7 @@ class Dialect(ABC):
             return name
         forms = (".".join(self.levels[i:]) for i in reversed(range(len(self.levels))))
         todo = f"write {', or '.join(f'table: {form}' for form in forms)}"
-        raise ConfigError("read a table name", f"{name} has {len(name.parts)} parts", todo)
+        raise ConfigError("read a table name", f"{name} has {counted(len(name.parts), 'part')}", todo)
 
     def columns(self, names: Iterable[str], alias: str = "") -> str:
         """``s."a", s."b"``. Every column that is read is qualified: a bare one that does not exist may mean a text."""
@@ -142,7 +142,7 @@ class Dialect(ABC):
         word = kind(type)
         native = self.kept.get(word)
         if native is None or (word == "decimal" and not self._holds(type)):
-            raise ConfigError(f"keep {type}", "the system has no such type", "cast the column in the source")
+            raise ConfigError(f"keep {type}", "the target does not have this type", "cast the column in the source")
         if isinstance(native, Stored):
             return native
         if word == "decimal":
@@ -203,7 +203,9 @@ class Dialect(ABC):
         if change.kind == "widen" and change.before is not None and change.after is not None:
             made = self.widen_column(target, change.before, change.after)
             return [*self._look(target, change.before, change.after), *made] if made else []
-        raise SinkError(f"evolve {target}", f"no statement makes the change '{change}'", "change the table by hand")
+        raise SinkError(
+            f"evolve {target}", f"the database cannot make the change '{change}'", "change the table by hand"
+        )
 
     def _look(self, target: Name, before: pa.Field, after: pa.Field) -> list[str]:
         lost = self.lost(f"t.{self.quote(before.name)}", before.type, after.type)
@@ -550,7 +552,7 @@ class Database(ABC):
         filled = f" WHERE {d.quote(column)} IS NOT NULL" if column else ""
         with self.alone(table):  # MySQL: where a table is locked, another alias of it is not
             if self.rows(f"SELECT COUNT(*) FROM {named}{filled}") != [(0,)]:
-                return "another program has written it meanwhile"
+                return "another program has written to it"
             self.execute(d.drop_column(table, column) if column else d.drop_table(table))
         return ""
 

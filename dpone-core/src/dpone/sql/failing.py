@@ -40,8 +40,8 @@ def failing(
             shown = f"SQLSTATE {state}" if state else number or type(error).__name__
             found = f"a value does not fit its column or breaks a constraint ({shown})"
             raise DataError(failed, found, "correct the rows in the source, or the table") from error
-        found = ": ".join(filter(None, (number, text))) or "the driver gave no reason"
-        raised = kind(failed, found, "correct what the text names; nothing was changed")
+        found = ": ".join(filter(None, (number, text))) or "the driver reported no reason"
+        raised = kind(failed, found, "fix what the message names; nothing was changed")
         if number:
             raised.category = codes.numbers.get(error.args[0], kind.category)
         if state:

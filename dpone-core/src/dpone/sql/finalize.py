@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 from attrs import evolve, field, frozen
 
-from dpone.errors import ConfigError, DataError, DeletesRefused
+from dpone.errors import ConfigError, DataError, DeletesRefused, counted
 from dpone.schema import DELETED_AT, FILE, LINEAGE, VALIDITY, Name
 from dpone.sql.dialect import Database, Dialect
 from dpone.sql.undo import Images
@@ -138,8 +138,10 @@ def replace(db: Database, job: Job) -> Counts:
     inside, values = predicate(job.dialect, job.strategy, job.schema, "s")
     outside = f"SELECT COUNT(*) FROM {job.source} AS s WHERE CASE WHEN {inside} THEN 0 ELSE 1 END = 1"
     if strays := _count(db, outside, values):
-        found = f"{strays:,} of {job.rows:,} rows do not meet strategy.where ({', '.join(job.strategy.where)})"
-        raise DataError(f"replace rows of {job.target}", found, "read only rows that meet it, or correct where")
+        found = (
+            f"{strays:,} of {counted(job.rows, 'row')} do not match strategy.where ({', '.join(job.strategy.where)})"
+        )
+        raise DataError(f"replace rows of {job.target}", found, "read only rows that match it, or correct where")
     deleted = delete_replaced(db, job)
     return Counts(inserted=_swap_or_insert(db, job), deleted=deleted)
 
@@ -186,16 +188,16 @@ def require_deletable(db: Database, job: Job, deleted: int, before: int) -> None
     if not deleted:
         return
     mode, share = job.strategy.mode, job.strategy.max_delete_share
-    gone = f"{deleted:,} of {before:,} rows of the target are not in the rows read"
+    gone = f"{deleted:,} of {counted(before, 'row')} of the target are not in the rows read"
     staged = _count(db, f"SELECT COUNT(*) FROM {job.dialect.name(job.stage)} AS s")
     if not job.whole:
-        found, todo = f"{gone}, but the read was not the whole source", "read all of the source, or use merge"
+        found, todo = f"{gone}, but the read was not the whole source", "read the whole source, or use merge"
     elif staged != job.read:
-        found = f"{gone}, but only {staged:,} of {job.read:,} rows read reached the staging"
-        todo = "let the source give every row, or use merge"
+        found = f"{gone}, but only {staged:,} of {counted(job.read, 'row')} reached the staging"
+        todo = "make the source deliver all rows, or use merge"
     elif job.rows and deleted > share * before:
         found = f"{gone} ({deleted / before:.1%}), max_delete_share allows {share:.1%}"
-        todo = "see that the source is complete; if it is, raise strategy.max_delete_share (1.0 allows all)"
+        todo = "check that the source is complete; if it is, raise strategy.max_delete_share (1.0 allows all)"
     else:
         return
     raise DeletesRefused(f"load {job.target} by {mode}", found, f"{todo}; nothing was changed")
@@ -207,7 +209,7 @@ def require_single_target(db: Database, job: Job) -> None:
     if db.unique(job.target, key):
         return
     if twice := _groups(db, job, f"FROM {job.table} AS t", "t", "HAVING COUNT(*) > 1"):
-        found = f"{twice:,} keys occur more than once in the target (strategy.key: {', '.join(key)})"
+        found = f"{counted(twice, 'key')} with several rows in the target (strategy.key: {', '.join(key)})"
         todo = "load by full_refresh once, or correct the key"
         raise DataError(f"load {job.target} by {job.strategy.mode}", found, todo)
 
@@ -240,16 +242,17 @@ def require_columns(strategy: Strategy, schema: pa.Schema, target: Name) -> None
     for option, columns in strategy.columns.items():
         if missing := [c for c in columns if c not in known]:
             shown = ", ".join(schema.names[:20]) + (", ..." if len(schema.names) > 20 else "")
-            found = f"strategy.{option} names {', '.join(missing)}, the rows have {shown}"
+            found = f"strategy.{option} names {', '.join(missing)}, but the rows have {shown}"
             raise ConfigError(f"load {target}", found, f"correct strategy.{option}; names are case-sensitive")
     reserved = {"scd2": VALIDITY, "cdc_apply": (DELETED_AT,)}.get(strategy.mode, ())
     if own := [n for n in reserved if n in schema.names]:
-        raise ConfigError(f"load {target}", f"the rows have a column {', '.join(own)}", "rename it in the source")
+        found = f"the rows have a column {', '.join(own)}, a name that dpone uses itself"
+        raise ConfigError(f"load {target}", found, "rename it in the source")
     if strategy.effective_from is not None:
         type_ = schema.field(strategy.effective_from).type
         if not pa.types.is_timestamp(type_) or type_.tz is None:
-            found = f"strategy.effective_from: {strategy.effective_from} is {type_}, which names no instant"
-            raise ConfigError(f"load {target}", found, "give the column the type timestamptz in the source")
+            found = f"strategy.effective_from: {strategy.effective_from} is {type_}, which has no time zone"
+            raise ConfigError(f"load {target}", found, "change the column to timestamptz in the source")
 
 
 def _count(db: Database, sql: str, values: tuple[Any, ...] = ()) -> int:
@@ -308,8 +311,8 @@ def single(db: Database, job: Job) -> Job:
     ranked, rank = f"OVER (PARTITION BY {keys} ORDER BY {_ranking(job)})", d.quote(_RANK)
     best = f"(SELECT {d.columns(key, 's')}, RANK() {ranked} AS {rank} {staged})"
     if ties := _groups(db, job, f"FROM {best} AS r WHERE r.{rank} = 1", "r", "HAVING COUNT(*) > 1"):
-        found = f"{ties:,} keys have rows that tie in order_by ({', '.join(job.strategy.order_by)})"
-        raise DataError(f"load {job.target}", found, "add a column to order_by that tells them apart")
+        found = f"{counted(ties, 'key')} with rows that tie in order_by ({', '.join(job.strategy.order_by)})"
+        raise DataError(f"load {job.target}", found, "add a column to order_by that distinguishes them")
     names = job.schema.names
     numbered = f"SELECT {d.columns(names, 's')}, ROW_NUMBER() {ranked} AS {rank} {staged}"
     best = f"(SELECT {d.columns(names, 'r')} FROM ({numbered}) AS r WHERE r.{rank} = 1)"
@@ -331,5 +334,5 @@ def _ranking(job: Job) -> str:
 
 def repeated_keys(target: Name, strategy: Strategy, how_many: str) -> DataError:
     found = f"{how_many} repeat in strategy.key ({', '.join(strategy.key)})"
-    todo = "make the key unique in the source, or state duplicates: first or last with order_by (file: by file name)"
+    todo = "make the key unique in the source, or set duplicates: first or last with order_by (file: by file name)"
     return DataError(f"load {target}", found, todo)

@@ -106,7 +106,7 @@ def require_schema(folding: Folding, schema: pa.Schema) -> None:
     lacking = [n for n in (*log.IDENTITY.names, log.UNCHANGED, *folding.names) if n not in schema.names]
     lacking += [f"{log.KEY}.{n}" for n in folding.strategy.key if n not in met]
     if lacking:
-        todo = "name as strategy.key columns by which the log tells rows"
+        todo = "set strategy.key to columns that identify rows in the log"
         raise ConfigError(
             f"load {folding.target} by {folding.strategy.mode}", f"the changes have no {', '.join(lacking)}", todo
         )
@@ -178,7 +178,7 @@ class Folding:
                 batch = batch.filter(pc.not_equal(batch.column(log.OPERATION), log.DELETE))
             truncates = _where(pc.equal(batch.column(log.OPERATION), log.TRUNCATE))
             if len(truncates) and self.strategy.truncate == "fail":
-                todo = "say strategy.truncate: apply to delete every row, or ignore; nothing was changed"
+                todo = "set strategy.truncate: apply to delete all rows, or ignore; nothing was changed"
                 raise DeletesRefused(
                     f"load {self.target} by {self.strategy.mode}", "the table was truncated in the source", todo
                 )
@@ -240,8 +240,8 @@ class _Order:
         (commit, then), (ordinal, number) = ((m[:-1], m[1:]) for m in marks)
         later = pc.or_(pc.less(commit, then), pc.and_(pc.equal(commit, then), pc.less(ordinal, number)))
         if not pc.all(later, min_count=0).as_py():
-            found = "a change does not come after the one before it, by commit and ordinal"
-            raise DataError(f"load {self._target}", found, "report it to the maker of the change reader")
+            found = "a change is out of order by commit and ordinal"
+            raise DataError(f"load {self._target}", found, "report it to the author of the change reader")
         self._last = marks[0][-1], marks[1][-1]
 
 
@@ -275,7 +275,7 @@ class _Fold:
         keys = pa.concat_arrays([pc.if_else(left_out, old, made), old])
         if keys.null_count:
             found = f"key column {name} is NULL in a change"
-            todo = "choose a key that is NOT NULL in the source"
+            todo = "use a key that is NOT NULL in the source"
             raise DataError(f"load {self._folding.target}", found, todo)
         return keys.cast(column.type)
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from dpone.errors import DataError, SchemaBreak
+from dpone.errors import DataError, SchemaBreak, counted
 from dpone.schema import DELETED_AT, LINEAGE, VALID_FROM, VALID_TO, VALIDITY, Name
 from dpone.sql.dialect import Database
 from dpone.sql.finalize import Counts, Job, lacking, require_deletable, unlike
@@ -59,11 +59,11 @@ def require_own(strategy: Strategy, have: pa.Schema, target: Name, given: Sequen
     known; a copy of such a table from elsewhere is a table like any other. Raises SchemaBreak."""
     versions = {*VALIDITY} <= {*have.names}
     if strategy.mode == "scd2" and not versions:
-        found = f"the table has no columns {VALID_FROM} and {VALID_TO}: it was not made by scd2"
-        raise SchemaBreak(f"load {target} by scd2", found, "load into a table of its own; no row was changed")
+        found = f"the table has no columns {VALID_FROM} and {VALID_TO}: scd2 did not create it"
+        raise SchemaBreak(f"load {target} by scd2", found, "load into another table; no row was changed")
     if strategy.mode != "scd2" and versions and given is not None and not {*VALIDITY} & {*given}:
-        found = "the table holds versions with validity intervals, as scd2 made it"
-        todo = "go on with scd2, or load into a table of its own; no row was changed"
+        found = "the table has versions with validity intervals, created by scd2"
+        todo = "go on with scd2, or load into another table; no row was changed"
         raise SchemaBreak(f"load {target} by {strategy.mode}", found, todo)
 
 
@@ -130,15 +130,17 @@ class _Versions:
         source, name, failed = self._job.source, self._job.strategy.effective_from, f"load {self._job.target} by scd2"
         [(unknown,)] = self._db.rows(f"SELECT COUNT(*) FROM {source} AS s WHERE {self._effective} IS NULL")
         if unknown:
-            found = f"{name} is NULL in {unknown:,} rows, so that their versions have no begin"
+            found = f"{name} is NULL in {counted(unknown, 'row')}, so their versions have no start"
             raise DataError(failed, found, "fill it in the source")
         differs, values = self._differs()
         joined = f"FROM {source} AS s JOIN {self._job.table} AS t ON {self._same}"
         where = f"{self._end} IS NULL AND {self._effective} <= {self._begin} AND ({differs})"
         [(early,)] = self._db.rows(f"SELECT COUNT(*) {joined} WHERE {where}", values)
         if early:
-            found = f"{early:,} rows changed, but their {name} is not later than that of the version they change"
-            raise DataError(failed, found, "give changed rows a later time in the source; history is not rewritten")
+            found = (
+                f"{counted(early, 'row')} changed, but their {name} is not later than in the version that they replace"
+            )
+            raise DataError(failed, found, "set a later time in changed rows of the source; history is not rewritten")
 
     def _differs(self) -> tuple[str, list[Any]]:
         """NULL in a column that is younger than the version is unknown, which differs from nothing."""

@@ -85,10 +85,10 @@ def settle(source: InFlight, options: Incremental, name: str, after: Position | 
         return Bound(high, empty=empty, warnings=warnings, blind=seen.blind)
     who = _names(left)
     if options.in_flight == "report":
-        warning = f"{name} was read while {who} could still commit rows below the position; they would be lost"
+        warning = f"{name} was read while {who} could still commit rows below the position; dpone would not read these"
         return Bound(high, empty=empty, warnings=(warning,), blind=seen.blind)
     lowest = left[0].lowest
-    what = "no new row was read" if lowest is None else "rows from their begin on were not read"
+    what = "no new rows were read" if lowest is None else "rows from its start on were not read"
     warning = f"{name} is held back for {who}, which may still commit rows below the highest value; {what}"
     return Bound(high, lowest, empty, who, lowest is None, (warning,), seen.blind)
 

@@ -97,7 +97,7 @@ class Journal:
         head = self.head(key)
         if _mark(head) == _mark(after):
             return (head.seq if head else 0) + 1
-        found = f"another runner was faster: the journal is at {_mark(head)}, this load began at {_mark(after)}"
+        found = f"another run was faster: the journal is at {_mark(head)}, this load began at {_mark(after)}"
         raise Conflict(f"commit load {load_id}", found, "nothing was written; run again")
 
     def _has(self, column: str) -> bool:
@@ -118,7 +118,7 @@ class Journal:
             return [_entry(*row[1:]) for row in rows]
         except (DponeError, ValueError, TypeError, AttributeError) as error:
             found = f"an entry of key {key} is damaged: {error}"
-            raise SinkError(f"read {self._table.name}", found, "put the entry back, as from a backup") from error
+            raise SinkError(f"read {self._table.name}", found, "restore the entry from a backup") from error
 
 
 def _mark(entry: Entry | None) -> str:

@@ -17,7 +17,7 @@ from dpone.strategy import Strategy
 
 Deleted = Literal["every", "replaced", "gone"]
 
-_BY_HAND = "or drop the foreign key and create it again after the load"
+_BY_HAND = "or drop the foreign key and recreate it after the load"
 
 
 def require_deletable(db: Database, target: Name, strategy: Strategy, every_row: bool) -> None:
@@ -33,7 +33,7 @@ def require_deletable(db: Database, target: Name, strategy: Strategy, every_row:
     if deleted == "gone":
         return
     if refer := [one for one in others if one.immediate and _refers(db, target, one, strategy, deleted)]:
-        found = f"{_names(refer)} refers to rows of it, which cannot be deleted then, not even to be inserted again"
+        found = f"{_names(refer)} references its rows, so they cannot be deleted, not even to insert them again"
         raise SinkError(failed, found, f"{_instead(strategy)}, {_BY_HAND}")
 
 
@@ -55,7 +55,7 @@ def _deleted(strategy: Strategy, every_row: bool) -> Deleted | None:
 
 def _refuse_actions(failed: str, references: Sequence[Reference], strategy: Strategy | None) -> None:
     if acting := [one for one in references if one.acts]:
-        found = f"{_names(acting)} refers to it with an ON DELETE action, which would change or delete rows"
+        found = f"{_names(acting)} references it with an ON DELETE action, which would change or delete rows"
         todo = "drop the ON DELETE action"
         if strategy is not None:
             changes = strategy.mode == "cdc_apply"
@@ -83,7 +83,7 @@ def _refers(db: Database, target: Name, one: Reference, strategy: Strategy, dele
 
 def _instead(strategy: Strategy) -> str:
     if strategy.mode == "full_refresh":
-        gone = "snapshot_diff, which deletes only the rows that are gone"
+        gone = "snapshot_diff, which deletes only missing rows"
         return f"use strategy {gone}, or merge, each without --full-refresh"
     return "set strategy.deletes: soft" if strategy.mode == "cdc_apply" else "use strategy merge"
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 from attrs import evolve
 
 from dpone.contract import Load
-from dpone.errors import DeletesRefused, SinkError
+from dpone.errors import DeletesRefused, SinkError, counted
 from dpone.schema import NATIVE, Name
 from dpone.sql.dialect import Database, Dialect
 from dpone.sql.finalize import Counts
@@ -29,8 +29,8 @@ def replaced(db: Database, target: Name, new: Name, load: Load, counts: Counts) 
         else:
             _refill(db, target, new)
     except SinkError as error:
-        todo = "drop what stands in the way, or the table itself, and run again with --full-refresh"
-        raise SinkError(f"replace table {target} by one of other columns", error.found, todo) from error.__cause__
+        todo = "drop what depends on the table, or the table itself, and run again with --full-refresh"
+        raise SinkError(f"replace table {target} by one with other columns", error.found, todo) from error.__cause__
     return evolve(counts, deleted=before)
 
 
@@ -42,12 +42,14 @@ def _may_replace(target: Name, load: Load, before: int, rows: int) -> bool:
             return True
         if strategy.truncate == "ignore":
             return False
-        todo = "say strategy.truncate: apply to delete every row, or ignore; nothing was changed"
-        raise DeletesRefused(failed, "the source has no row, the target has", todo)
+        todo = "set strategy.truncate: apply to delete all rows, or ignore; nothing was changed"
+        raise DeletesRefused(failed, "the source is empty, but the target is not", todo)
     share = strategy.max_delete_share if strategy.mode == "snapshot_diff" else 1.0
     if rows and before - rows > share * before:
-        found = f"the source has {rows:,} rows, the target {before:,}; max_delete_share allows {share:.1%} fewer"
-        todo = "see that the source is complete; if it is, raise strategy.max_delete_share (1.0 allows all)"
+        found = (
+            f"the source has {counted(rows, 'row')}, the target {before:,}; max_delete_share allows {share:.1%} fewer"
+        )
+        todo = "check that the source is complete; if it is, raise strategy.max_delete_share (1.0 allows all)"
         raise DeletesRefused(failed, found, todo)
     return bool(rows) or strategy.allow_empty
 

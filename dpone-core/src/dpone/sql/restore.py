@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from attrs import frozen
 
 from dpone.contract import Entry, Kept, Load, Receipt, UndoPlan
-from dpone.errors import DponeError, UndoRefused
+from dpone.errors import DponeError, UndoRefused, counted
 from dpone.position import Position
 from dpone.schema import LOAD_ID, Name
 from dpone.sql.dialect import Database, transaction
@@ -24,14 +24,14 @@ def undo_plan(db: Database, target: Name, key: str, load_id: str) -> UndoPlan:
     journal = Journal(db, target)
     entry = journal.load(key, load_id)
     if entry is None:
-        raise _refused(load_id, "the journal of this stream does not have it", "name one of its loads")
+        raise _refused(load_id, "the journal of this stream does not have it", "use the ID of one of its loads")
     if entry.undoes:
-        raise _refused(load_id, f"it took load {entry.undoes} back itself", "run the pipeline to load again")
+        raise _refused(load_id, f"it is itself the undo of load {entry.undoes}", "run the pipeline to load again")
     if undone := journal.undoing(key, load_id):
-        raise _refused(load_id, f"it was taken back already, by {undone.load_id}", "run the pipeline to load again")
+        raise _refused(load_id, f"it was already undone by load {undone.load_id}", "run the pipeline to load again")
     if not entry.kept:
-        found = "nothing is kept of it: it changed no row, undo was off, or the retention is over"
-        raise _refused(load_id, found, "move its rows again with 'dpone state set' or --full-refresh")
+        found = "nothing was kept for an undo: it changed no row, undo was off, or the retention has ended"
+        raise _refused(load_id, found, "load its rows again with 'dpone state set' or --full-refresh")
     for kept in entry.kept:
         _Restore(db, kept, load_id).require()
     before = journal.at(key, entry.seq - 1)
@@ -78,24 +78,24 @@ class _Restore:
         """Raises UndoRefused unless what was kept is there, fits, and nobody has changed the target since."""
         last = Targets(self.db, self.target).last()
         if last != self.load_id:
-            todo = "take that one back first, if it kept what it replaced"
-            raise _refused(self.load_id, f"load {last or 'unknown'} has changed {self.target} since", todo)
+            todo = "undo that load first, if it kept what it replaced"
+            raise _refused(self.load_id, f"load {last or 'unknown'} has changed {self.target} since then", todo)
         have = self.db.schema(self.target)
         if have is None:
-            raise _refused(self.load_id, f"there is no table {self.target}", "load it again")
+            raise _refused(self.load_id, f"table {self.target} does not exist", "load it again")
         if self.kept.kind == "added":
             return
         if self.db.schema(self.images) is None:
-            raise _refused(self.load_id, f"{self.images} is gone, which held what it replaced", "load the table again")
+            raise _refused(self.load_id, f"{self.images} with the replaced rows is missing", "load the table again")
         now = {f.name: str(f.type) for f in have}
         for name, type_ in self.kept.columns.items():
             if now.get(name) != type_:
-                found = f"column {name} of {self.target} was {type_} and is {now.get(name, 'gone')} now"
-                raise _refused(self.load_id, found, "give the column its former type, or load the table again")
+                found = f"column {name} of {self.target} was {type_} and is now {now.get(name, 'missing')}"
+                raise _refused(self.load_id, found, "restore the column's former type, or load the table again")
         later = [f.name for f in have if f.name not in self.kept.columns and not f.nullable]
         if later:
-            found = f"column {', '.join(later)} of {self.target} came later and cannot be NULL"
-            raise _refused(self.load_id, found, "let it be NULL, or load the table again")
+            found = f"column {', '.join(later)} of {self.target} was added later and cannot be NULL"
+            raise _refused(self.load_id, found, "allow NULL in it, or load the table again")
 
     def run(self, strategy: Strategy) -> tuple[int, int]:
         """Rows put back, rows taken out."""
@@ -107,14 +107,14 @@ class _Restore:
     def _replace_all(self, strategy: Strategy) -> int:
         others = self._count(f"(t.{self._id} IS NULL OR t.{self._id} <> {self.db.dialect.placeholder})")
         if others:
-            raise self._changed(f"{others:,} rows of {self.target} were not written by it")
+            raise self._changed(f"{self.target} has {counted(others, 'row')} that it did not write")
         deleted = self._count(f"t.{self._id} = {self.db.dialect.placeholder}")
         self._require_written(deleted)
         if self._fits(strategy):
             self.db.swap(self.images, self.target)
             return deleted
         if (cleared := self.db.clear(self.target)) != deleted:  # see Dialect.holds_new_rows
-            raise self._changed(f"{cleared - deleted:,} rows of {self.target} have come meanwhile")
+            raise self._changed(f"{self.target} got {counted(cleared - deleted, 'row')} during the undo")
         self._put_back()
         return deleted
 
@@ -145,7 +145,9 @@ class _Restore:
             d.delete_from(self.target, f"EXISTS (SELECT 1 FROM {d.name(self.images)} AS i WHERE {same})")
         )
         if found != self.kept.rows:
-            raise self._changed(f"of {self.kept.rows:,} rows it changed, {found:,} are left in {self.target}")
+            raise self._changed(
+                f"of {counted(self.kept.rows, 'row')} that it changed, {found:,} remain in {self.target}"
+            )
         return found
 
     def _put_back(self) -> None:
@@ -153,14 +155,16 @@ class _Restore:
         rows = f"SELECT {d.columns(names, 'i')} FROM {d.name(self.images)} AS i"
         put = self.db.execute(f"{d.insert_into(self.target, names)} {rows}")
         if put != self.kept.rows:
-            raise self._changed(f"{self.images} holds {put:,} rows, the journal says {self.kept.rows:,}")
+            raise self._changed(f"{self.images} has {counted(put, 'row')}, the journal says {self.kept.rows:,}")
 
     def _require_written(self, found: int) -> None:
         if self.kept.written is not None and found != self.kept.written:
-            raise self._changed(f"of {self.kept.written:,} rows it wrote to {self.target}, {found:,} are left")
+            raise self._changed(
+                f"of {counted(self.kept.written, 'row')} that it wrote to {self.target}, {found:,} remain"
+            )
 
     def _changed(self, found: str) -> UndoRefused:
-        return _refused(self.load_id, f"{found}: another program has changed them", "put its changes right by hand")
+        return _refused(self.load_id, f"{found}: another program has changed them", "correct the rows by hand")
 
     def _count(self, where: str) -> int:
         sql = f"SELECT COUNT(*) FROM {self.db.dialect.name(self.target)} AS t WHERE {where}"

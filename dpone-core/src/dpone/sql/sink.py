@@ -9,7 +9,7 @@ import pyarrow as pa
 from attrs import evolve
 
 from dpone.contract import Entry, Finding, Load, Receipt, TakenBack, UndoPlan, Writer
-from dpone.errors import ConfigError, DponeError, SchemaBreak, SinkError
+from dpone.errors import ConfigError, DponeError, SchemaBreak, SinkError, counted
 from dpone.evolution import Change, Stored, not_kept
 from dpone.pipeline import SinkSpec
 from dpone.position import Position
@@ -37,7 +37,7 @@ from dpone.strategy import Strategy
 def target_of(spec: SinkSpec, *reserved: str) -> Name:
     """The table of the pipeline file. Raises ConfigError for none, and for names that are dpone's or the server's."""
     if spec.table is None:
-        raise ConfigError("read sink", "no table", "give table: name")
+        raise ConfigError("read sink", "no table", "set table: name")
     if spec.table.last.startswith((PREFIX, *reserved)):
         raise ConfigError("read sink", f"table {spec.table} has a reserved prefix", "name another table")
     return spec.table
@@ -76,7 +76,9 @@ class SqlSink:
         left = Journal(self._db, self._target).held(entry)
         if not left or have >= left:
             return ""
-        return f"it has {have:,} rows, and had {left:,}" if count else "it is empty, and it had rows"
+        return (
+            f"it has {counted(have, 'row')}, but had {left:,} before" if count else "it is empty, but had rows before"
+        )
 
     def made(self, field: pa.Field) -> pa.Field:
         """``contract.Comparing``."""
@@ -130,7 +132,7 @@ class SqlSink:
     def _require_room(self, columns: int) -> None:
         most = self.dialect.max_columns
         if most is not None and columns > most:
-            found = f"{columns:,} columns, dpone's own included, and a table has at most {most:,}"
+            found = f"{counted(columns, 'column')} including dpone's own, but a table can have at most {most:,}"
             todo = "read fewer columns, as by source.query, or load them into several tables; nothing was changed"
             raise SchemaBreak(f"evolve the schema of {self._target}", found, todo)
 
@@ -211,7 +213,7 @@ class SqlSink:
             return self._target
         if self.dialect.ddl_commits:
             todo = "drop the target, and run again"
-            raise SinkError(f"replace the columns of {self._target}", "DDL commits by itself here", todo)
+            raise SinkError(f"replace the columns of {self._target}", "DDL commits implicitly on this server", todo)
         table, (schema, key) = anew(self._db, self._target, load), self._shape(self._makeable(load.schema))
         with transaction(self._db, load.key):
             Staging(self._db, self._target).replace(load, table)

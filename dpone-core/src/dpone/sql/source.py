@@ -61,7 +61,7 @@ class SqlSource(ABC):
         table = self.dialect.table_name(table) if table else None
         self._incremental, self._table, self.place = spec.options.incremental, table, place
         if self._incremental is not None and self._incremental.by != "cursor":
-            todo = f"use by: cursor; {spec.type} has nothing else"
+            todo = f"use by: cursor, the only way that {spec.type} supports"
             raise ConfigError(f"read source {spec.type}", f"incremental.by: {self._incremental.by}", todo)
         self.name, self.seen = (str(table), table) if table else ("the query", _QUERY)
         self._query = (spec.query or "").strip().rstrip(";")
@@ -104,13 +104,13 @@ class SqlSource(ABC):
         type that ``Dialect.reads`` does not know."""
         schema = pa.schema([self._described(*column) for column in found])
         if not schema.names:
-            raise SourceError(f"read {self.name}", f"there is no such table in {self.place}", "correct the name")
+            raise SourceError(f"read {self.name}", f"the table does not exist in {self.place}", "correct the name")
         return pa.schema([field for field in schema if field.name not in LINEAGE])
 
     def _described(self, name: str, native: str) -> pa.Field:
         if (type_ := self.dialect.reads(native)) is None:
-            todo = "leave the column out, or cast it in a query"
-            raise SourceError(f"read {self.name}", f"column {name} is {native}, which has no place here", todo)
+            todo = "remove the column, or cast it in a query"
+            raise SourceError(f"read {self.name}", f"dpone does not support column {name} of type {native}", todo)
         return pa.field(name, type_)
 
     @abstractmethod
@@ -206,7 +206,8 @@ class SqlSource(ABC):
     @contextmanager
     def read(self, part: Part) -> Iterator[SqlStream]:
         if not self._left or not self.holds():
-            raise SourceError(f"read {self.name}", "the snapshot of the window is gone", "begin a new window")
+            todo = "run again: that opens a new window"
+            raise SourceError(f"read {self.name}", "the window's snapshot no longer exists", todo)
         try:
             yield SqlStream(self, part.id, self._schema, self._reading.nulls)
         finally:

@@ -93,7 +93,7 @@ class SqlState(ABC):
             version, old, _ = found[0] if found else (0, None, None)
             current = 0 if old is None else version
             if current != expected:
-                what = f"{key} is at version {current}, expected {expected}; another runner was faster"
+                what = f"{key} is at version {current}, expected {expected}: another run was faster"
                 raise Conflict("save the state", what, "nothing was written; run again")
             at = _bound(tables.db, self.now(tables.db), self.saved_at)
             line = {"version": version + 1, "value": value, "saved_at": at}
@@ -143,8 +143,8 @@ class SqlState(ABC):
         for host, machine, pid, started, owner, expires in locks.rows(_HOLDER, {"key": key}):
             holder, left = Process(host, machine, int(pid), started), (_moment(expires) - now).total_seconds()
             if left > 0 and not abandoned(holder, owner):
-                held = f"process {holder.pid} on {holder.host} holds it for another {left:.0f} s at most"
-                raise Busy(f"lock {key}", held, "let that run finish; a dead one is replaced when its lease ends")
+                held = f"process {holder.pid} on {holder.host} holds it for at most {left:.0f} s more"
+                raise Busy(f"lock {key}", held, "wait until that run ends; the lease of a dead one expires by itself")
 
     def _release(self, lease: SqlLease) -> None:
         """Tried twice, then left: what the run did stands, and the lease ends by itself."""
@@ -158,8 +158,8 @@ class SqlState(ABC):
         with self._writing("renew the lease", lease.key) as tables:
             until = _bound(tables.db, self.now(tables.db) + timedelta(seconds=lease.ttl), self.expires)
             if not tables.locks.update({"expires": until}, {"key": lease.key, "owner": lease.owner}):
-                found = f"another runner has taken over {lease.key}"
-                raise Conflict("renew the lease", found, "nothing to do; this run stops and writes nothing more")
+                found = f"another run has taken over {lease.key}"
+                raise Conflict("renew the lease", found, "no action is needed: this run stops and writes nothing more")
 
     def partitions(self) -> SqlPartitionManifestStore:
         heads = self._name.sibling("__dpone__manifests")

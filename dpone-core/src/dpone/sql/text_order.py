@@ -20,8 +20,8 @@ def doubt(high: str, name: str, column: str, lengths: Callable[[], tuple[int, in
     if uuid := _UUID.fullmatch(high):
         if uuid[1] in _GROWING:
             return ""
-        found = f"cursor column {column} holds uuids of version {uuid[1]}, which do not grow"
-        raise DataError(f"read {name}", found, "choose a column that grows, or leave incremental out")
+        found = f"cursor column {column} holds uuids of version {uuid[1]}, which do not increase"
+        raise DataError(f"read {name}", found, "use a column that increases, or remove incremental")
     if re.fullmatch("[0-9]+", high):
         least, most = lengths()
         if least == most:
@@ -33,6 +33,4 @@ def doubt(high: str, name: str, column: str, lengths: Callable[[], tuple[int, in
         raise DataError(f"read {name}", found, f"{todo}with --full-refresh")
     if _TIME.match(high) or _ULID.fullmatch(high):
         return ""
-    return (
-        f"{name}: cursor column {column} is text, and its order that of text: a new 'x11' would be below 'x9' and lost"
-    )
+    return f"{name}: cursor column {column} is sorted as text: a new 'x11' would be below 'x9' and never read"

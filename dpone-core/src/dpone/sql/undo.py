@@ -125,7 +125,7 @@ class Images:
         self.db.hold(self.target)
         now = self.db.schema(self.target)
         if now is None or not now.equals(self.columns, check_metadata=True):
-            error = SinkError(f"keep rows of {self.target}", "its columns have changed since", "run again")
+            error = SinkError(f"keep rows of {self.target}", "its columns have changed during the load", "run again")
             error.category = Category.TRANSIENT
             raise error
 
@@ -148,8 +148,8 @@ def images(db: Database, target: Name, load_id: str) -> Images:
     """Not made yet."""
     schema = db.schema(target)
     if schema is None or LOAD_ID not in schema.names:
-        found = f"the table has no column {LOAD_ID}, which it had when the load began"
-        raise SinkError(f"keep rows of {target}", found, "run again, which makes it; nothing was changed")
+        found = f"the table has no column {LOAD_ID}, which it had when the load started"
+        raise SinkError(f"keep rows of {target}", found, "run again, which adds it; nothing was changed")
     return Images(db, target, load_id, schema)
 
 

@@ -110,7 +110,7 @@ def fitted(array: pa.Array, type: pa.DataType) -> pa.Array:
     try:
         return array.cast(type)
     except pa.ArrowNotImplementedError:
-        raise Refused(f"{array.type} has no form as {type}", 0) from None
+        raise Refused(f"{array.type} cannot be converted to {type}", 0) from None
     except pa.ArrowInvalid:
         row = first_bad(array, lambda piece: piece.cast(type))
         raise Refused(misfit(array.type, type), row) from None
@@ -153,7 +153,7 @@ def as_json(array: pa.Array) -> pa.Array:
     try:
         return json_texts(array)
     except NotJson as error:
-        raise Refused(f"{error.reason} in a value of {array.type}, which has no form in JSON", error.row) from None
+        raise Refused(f"{error.reason} in a value of {array.type}, which JSON cannot represent", error.row) from None
 
 
 # ---- a driver to Arrow

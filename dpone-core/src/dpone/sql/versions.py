@@ -48,7 +48,7 @@ _VERSIONS = (UPSERT, UPDATE, INSERT, FRESH)
 def staged_schema(schema: pa.Schema, have: pa.Schema, load: Load, target: Name) -> pa.Schema:
     """Columns of the staging: those of the target, and of a chunk. Raises ConfigError for rows without a key."""
     if not load.strategy.key:
-        raise ConfigError(f"load {target} by scd2", "no key", "name the key columns, as in key: [id]")
+        raise ConfigError(f"load {target} by scd2", "no key", "set the key columns, as in key: [id]")
     if not load.changes:
         return schema
     carried = [f for f in have if f.name not in (*schema.names, *VALIDITY)]
@@ -125,7 +125,7 @@ class _Staged:
 def versions(db: Database, job: Job) -> Counts:
     """inserted: versions opened. updated: versions closed by a change, deleted: by a delete or a truncate."""
     if job.images is not None:
-        found = "versions that a change stream made cannot be taken back"
+        found = "undo is not possible for versions from a change stream"
         raise ConfigError(f"load {job.target} by scd2", found, "remove sink.options.undo; nothing was changed")
     chunks = _chunks(db, job)
     if not chunks:
@@ -162,7 +162,7 @@ def indexes(d: Dialect, stage: Name, shape: pa.Schema, load: Load) -> list[str]:
 def _require_later(db: Database, job: Job, begin: Any) -> None:
     latest = _latest(db, job.target)
     if latest is not None and latest >= moment(begin):
-        found = "another load has changed the table since the changes were staged"
+        found = "another load changed the table after these changes were staged"
         raise SinkError(f"load {job.target} by scd2", found, "run again; nothing was changed")
 
 
@@ -182,8 +182,8 @@ def _close_all(db: Database, job: Job) -> Counts:
     if not rows or latest is None or job.strategy.truncate == "ignore":
         return Counts()
     if job.strategy.truncate == "fail":
-        todo = "say strategy.truncate: apply to close every version, or ignore; nothing was changed"
-        raise DeletesRefused(f"load {job.target} by scd2", "the source has no row, the target has", todo)
+        todo = "set strategy.truncate: apply to close all versions, or ignore; nothing was changed"
+        raise DeletesRefused(f"load {job.target} by scd2", "the source is empty, but the target is not", todo)
     at = d.bind(max(job.at, latest + _TICK), fold.INSTANT)
     return Counts(deleted=db.execute(d.update(job.target, VALID_TO, current), [at]))
 

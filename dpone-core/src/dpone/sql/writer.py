@@ -246,7 +246,7 @@ def _staged_schema(db: Database, target: Name, load: Load, lineage: bool) -> pa.
         wanted.append(DELETED_AT)
     missing = wanted if have is None else [n for n in wanted if n not in have.names]
     if have is None or missing:
-        found = "there is no such table" if have is None else f"the table has no column {', '.join(missing)}"
+        found = "the table does not exist" if have is None else f"the table has no column {', '.join(missing)}"
         lacking = SinkError(f"load {target}", found, "apply the schema changes first ('dpone plan' prints them)")
         lacking.category = Category.TRANSIENT  # planned before another stream took back what it had added: plan again
         raise lacking
@@ -268,10 +268,10 @@ def _other_key(db: Database, target: Name, load: Load) -> SchemaBreak | None:
     if not was or mine <= {*was} or not {*was} <= given:
         return None
     before, now = ", ".join(was), ", ".join(load.strategy.key)
-    found = f"rows are identified by {now}, but the primary key of the target is {before}"
+    found = f"the rows' key is {now}, but the primary key of the target is {before}"
     if load.changes:
-        found = f"the key in the source is {now} now; the target was made for the key {before}"
-    todo = f"drop the target and use --full-refresh, or give it the primary key ({now}); no row was changed"
+        found = f"the source's key is now {now}, but the target was created for key {before}"
+    todo = f"drop the target and use --full-refresh, or change its primary key to ({now}); no row was changed"
     return SchemaBreak(f"load {target}", found, todo)
 
 
@@ -369,8 +369,8 @@ class _Counted:
 
     def _refuse(self, name: str, column: pa.Array) -> None:
         row = self.rows + column.is_null().index(True).as_py() + 1
-        found = f"column {name} is NULL in row {row:,} of the part, and it is a key or NOT NULL column"
-        raise DataError(f"load {self.target}", found, "leave such rows out in the source, or choose another key")
+        found = f"column {name} is NULL in row {row:,} of the part, but it is a key or NOT NULL column"
+        raise DataError(f"load {self.target}", found, "exclude such rows in the source, or use another key")
 
 
 class SqlWriter:
@@ -534,11 +534,11 @@ class SqlWriter:
         written, replaced = _written(counts, job.strategy), counts.updated + counts.deleted
         if written is not None and keeping.rows != replaced:
             found = (
-                f"{keeping.rows:,} rows were kept of {replaced:,} that the load replaces: a trigger left rows out, or "
-                "keys that differ meet one row"
+                f"the load replaces {replaced:,} rows, but {keeping.rows:,} were kept: a trigger dropped rows, or "
+                "different keys match the same row"
             )
             todo = (
-                "see the triggers of the target and the collation of its key columns, or remove sink.options.undo; "
+                "check the target's triggers and the collation of its key columns, or remove sink.options.undo; "
                 "nothing was changed"
             )
             raise SinkError(f"keep rows of {self._target}", found, todo)
@@ -562,7 +562,7 @@ class SqlWriter:
 
     def _require_stage(self) -> Stage:
         if self._stage is None:
-            raise SinkError(f"stage rows of {self._target}", "the load is over or has no rows", "open a new load")
+            raise SinkError(f"stage rows of {self._target}", "the load has ended or has no rows", "start a new load")
         return self._stage
 
     def _folding(self, stage: Stage) -> fold.Folding:
@@ -586,7 +586,7 @@ class SqlWriter:
         """A run without a common lease has swept the staging, or taken back the target that it had made."""
         schema = self._db.schema(table)
         if schema is None:
-            gone = SinkError(f"load {self._target}", f"{what} {table} is gone", "run again")
+            gone = SinkError(f"load {self._target}", f"{what} {table} no longer exists", "run again")
             gone.category = Category.TRANSIENT
             raise gone
         return schema
