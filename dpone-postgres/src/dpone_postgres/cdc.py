@@ -20,7 +20,7 @@ from attrs import evolve
 from dpone.cdc import PostgresLogicalOffset, Spool
 from dpone.changes import batch_schema
 from dpone.contract import BatchStream, ChangeTable, ChangeWindow, Finding, Stream
-from dpone.errors import Category, ConfigError, DponeError, Gap, SourceError
+from dpone.errors import Category, ConfigError, DponeError, Gap, SourceError, counted
 from dpone.ids import ulid
 from dpone.pipeline import SourceSpec
 from dpone.position import Position
@@ -147,7 +147,7 @@ class PostgresLogicalReader:
 
     def _told(self, slot: Slot, server: Server) -> str:
         kept = max(server.end - slot.restart, 0)
-        return f"{self._slot}, {slot.wal_status}, retains {kept:,} bytes of WAL"
+        return f"{self._slot}, {slot.wal_status}, retains {counted(kept, 'byte')} of WAL"
 
     def setup_plan(self, role: str = "") -> list[str]:
         """SQL for a DBA. Needs no server. Raises ConfigError for a glob, whose tables are not known without one."""

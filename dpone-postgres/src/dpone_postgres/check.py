@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 
 from dpone.contract import Finding
-from dpone.errors import DponeError
+from dpone.errors import DponeError, counted
 from dpone.schema import Name
 from dpone_postgres.database import PostgresDatabase
 from dpone_postgres.errors import hidden
@@ -41,12 +41,8 @@ def source_findings(source: Asked) -> list[Finding]:
     if all(f.ok is not False for f in found):
         found += _row_security(lambda: source.rows(f"SELECT 1 FROM {source.relation} AS s LIMIT 0"))
     if all(f.ok is not False for f in found):
-        found.append(Finding("source", True, f"{source.name}, {_columns(len(source.schema()))}"))
+        found.append(Finding("source", True, f"{source.name}, {counted(len(source.schema()), 'column')}"))
     return found
-
-
-def _columns(count: int) -> str:
-    return "1 column" if count == 1 else f"{count} columns"
 
 
 def _row_security(ask: Callable[[], Any]) -> list[Finding]:

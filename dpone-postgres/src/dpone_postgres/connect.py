@@ -156,7 +156,7 @@ def _knows_authority(given: Mapping[str, str]) -> bool:
 def table_name(name: Name) -> Name:
     """``schema.table``; a bare name means the schema public, whatever the search_path is. Raises ConfigError."""
     if len(name.parts) > 2:
-        found = f"{name} has {len(name.parts)} parts"
+        found = f"{name} has more than two parts"
         raise ConfigError("read a table name", found, "write schema.table; the database is part of the connection")
     return name if len(name.parts) == 2 else Name(("public", name.last))
 
