@@ -515,7 +515,7 @@ def test_rows_put_aside_show_nested_values_as_json(tmp_path: Path) -> None:
     [file] = (tmp_path / ".dpone" / "quarantine").rglob("*.jsonl")
     values = json.loads(file.read_text())["values"]
     assert values["fine"] == '["1970-01-01T00:00:00.000000001"]'
-    assert values["far"] == "a year outside 0001 to 9999, which JSON has no form for"
+    assert values["far"] == "a year outside 0001 to 9999, which cannot be written as JSON"
 
 
 YEARS = [  # a date or timestamp, and its text; None: Arrow has none

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pcsv
 
-from dpone.errors import DataError, DponeError
+from dpone.errors import DataError, DponeError, counted
 from dpone.formats.csv_numbers import NO_NUMBER, Watch, any_changes, first_rounded
 from dpone.formats.csv_rows import Dialect, Malformed, Rows, TooFew, TooLong, below_top
 from dpone.formats.csv_values import Notation, is_number
@@ -72,7 +72,7 @@ class Csv:
         require_kin(files, looks)
         self.given = looks
         seen = united(looks)
-        where = files[0].label if len(files) == 1 else f"{len(files)} files"
+        where = files[0].label if len(files) == 1 else counted(len(files), "file")
         require_declared(self._columns, {*seen}, where, expected)
         return settle(seen, self._columns, expected)
 

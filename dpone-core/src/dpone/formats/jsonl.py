@@ -27,6 +27,7 @@ import pyarrow.compute as pc
 import pyarrow.json as pjson
 from attrs import evolve, frozen
 
+from dpone.errors import counted
 from dpone.evolution import holds
 from dpone.formats.input import Input
 from dpone.formats.json_array import Elements
@@ -90,7 +91,7 @@ class JsonLines:
         seen = united(looks)
         check_names(files[0], list(seen), "key")
         if seen:
-            where = files[0].label if len(files) == 1 else f"{len(files)} files"
+            where = files[0].label if len(files) == 1 else counted(len(files), "file")
             require_declared(self._columns, {*seen}, where, expected)
         elif not self._columns:
             if expected is None or not len(expected):

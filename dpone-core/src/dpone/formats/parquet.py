@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from dpone.errors import counted
 from dpone.evolution import EXACT_IN_DOUBLE, plain, united
 from dpone.formats.input import Input
 from dpone.formats.text import check_names, require_kin
@@ -48,7 +49,7 @@ class Parquet:
                 fields[field.name] = _joined(file, known, field)
             lacking = fields.keys() - {field.name for field in own}
             fields.update({name: fields[name].with_nullable(True) for name in lacking})
-        where = files[0].label if len(files) == 1 else f"{len(files)} files"
+        where = files[0].label if len(files) == 1 else counted(len(files), "file")
         require_declared(self._columns, {*fields}, where, expected)
         if expected is not None and _NANOSECONDS in expected.types:
             int96 = set[str]()
