@@ -36,7 +36,8 @@ def texts() -> str:
 @pytest.mark.parametrize("text", [text for text in TEXTS if text not in SERVERS])
 def test_an_error_text_of_the_page_is_one_that_dpone_prints(text: str) -> None:
     """Word for word; ``..`` is what is filled in. A text that was reworded has to be reworded on the page."""
-    assert re.search(re.escape(text).replace(r"\.\.", r"\{\}"), texts())
+    found = re.search(re.escape(text).replace(r"\.\.", r"\{\}"), texts())
+    assert found is not None, f"no source has the text {text!r}"
 
 
 def test_the_page_has_its_texts() -> None:
