@@ -111,13 +111,13 @@ def test_OUT_16_a_stop_for_another_type_is_followed_by_a_full_refresh(
     assert "or replace the table with --full-refresh" in project.stop()
     assert project.rows() == BEFORE
     seen: list[Rows] = []
-    commit = engine._Attempt._commit
+    commit = engine._Commit.execute
 
     def watched(attempt: Any, *given: Any) -> Any:
         seen.append(project.rows())
         return commit(attempt, *given)
 
-    monkeypatch.setattr(engine._Attempt, "_commit", watched)
+    monkeypatch.setattr(engine._Commit, "execute", watched)
     [stream] = project.run(full_refresh=True).streams
     assert (stream.error, stream.status) == (None, "loaded")
     assert seen == [BEFORE]
@@ -226,15 +226,15 @@ def test_a_load_that_fails_leaves_the_target_and_nothing_beside_it(
     def fails(self: Any, *given: Any) -> Any:
         raise RuntimeError("before the commit")
 
-    commit: Callable[..., Any] = engine._Attempt._commit
+    commit: Callable[..., Any] = engine._Commit.execute
     for lost in (False, True):
-        monkeypatch.setattr(engine._Attempt, "_commit", fails)
+        monkeypatch.setattr(engine._Commit, "execute", fails)
         if lost:  # as if killed: nobody gives the load up
-            monkeypatch.setattr(engine._Attempt, "_give_up", lambda *given: None)
+            monkeypatch.setattr(engine._Stage, "give_up", lambda *given: None)
         assert project.run(full_refresh=True).exit_code == 1
         assert project.rows() == BEFORE
         assert any(name.startswith("__dpone__anew") for name in project.names()) == lost
-    monkeypatch.setattr(engine._Attempt, "_commit", commit)
+    monkeypatch.setattr(engine._Commit, "execute", commit)
     project.write([*BEFORE, {"id": 9, "n": 9, "gone": 1}])
     assert project.run().exit_code == 0
     assert not any(name.startswith("__dpone__anew") for name in project.names())

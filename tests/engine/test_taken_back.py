@@ -51,7 +51,7 @@ def fails(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Any]:
     @contextmanager
     def failing() -> Iterator[None]:
         with monkeypatch.context() as patched:
-            patched.setattr(engine._Attempt, "_commit", commit)
+            patched.setattr(engine._Commit, "execute", commit)
             yield
 
     return failing
