@@ -141,7 +141,7 @@ def test_LS_10_effective_from_is_the_begin(batches: list[list[tuple[Row, int]]])
             changed = [(r, n) for r, n in rows if r[:2] in last and last[r[:2]].values != r[2:]]
             data = table([(*r, when(n)) for r, n in rows], DATED)
             if any(when(n) <= last[r[:2]].begin for r, n in changed):
-                with pytest.raises(DataError, match="row changed, but their since is not later"):
+                with pytest.raises(DataError, match=r"rows? changed, but their since is not later"):
                     target.load(data, strategy, lineage=PLAIN)
             else:
                 target.load(data, strategy, lineage=PLAIN)

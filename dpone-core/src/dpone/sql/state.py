@@ -267,7 +267,7 @@ def _versioned(version: int, value: str | None, saved_at: Any) -> Versioned:
     try:
         found = json.loads(value or "")
         if not isinstance(found, dict):  # null would pass for no state
-            raise ValueError("it is no object")
+            raise ValueError("it is not an object")
         return Versioned(found, int(version), moment(saved_at))
     except ValueError as error:
         todo = "restore it from a backup, or delete its tables: the position is then taken from the sink's journal"
