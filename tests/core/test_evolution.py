@@ -10,7 +10,7 @@ import pytest
 
 from dpone.connectors.sqlite.database import SqliteDialect
 from dpone.errors import SchemaBreak
-from dpone.evolution import SchemaComparator, Stored, holds, join, plan, united
+from dpone.evolution import SchemaComparator, Stored, holds, inexact, join, plan, united
 from dpone.pipeline import SchemaEvolution
 from dpone.schema import DEFAULT, NATIVE
 
@@ -432,3 +432,17 @@ def test_SE_08_a_type_change_is_no_dead_end() -> None:
     target = pa.schema({"a": pa.int64(), "__dpone__nc__a": pa.string()})
     back = SchemaComparator(policy).compare(target, pa.schema({"a": pa.int64()}))
     assert (back.changes, back.breaking, back.columns) == ((), (), {"a": "a"})
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        (pa.date32(), pa.timestamp("us"), True), (pa.date32(), pa.string(), False),
+        (pa.timestamp("s"), pa.timestamp("us"), False), (pa.int64(), pa.timestamp("us"), False),
+        (pa.int64(), pa.float64(), True), (pa.int32(), pa.float64(), False), (pa.int64(), pa.decimal128(19), False),
+        (pa.float32(), pa.float64(), False),
+    ],
+)  # fmt: skip
+def test_a_widening_that_may_lose_a_value_is_looked_at(before: pa.DataType, after: pa.DataType, expected: bool) -> None:
+    """A far date has no microseconds of 64 bits, and a whole number beyond 2**53 no double."""
+    assert inexact(before, after) is expected

@@ -22,6 +22,14 @@ def entry(held: int | None) -> Entry:
     return Entry(8, 7, LOAD, "RUN", "TOKEN", position, at, counts, kept, "UNDONE", held)
 
 
+def test_what_was_added_under_a_key_moves_with_it() -> None:
+    """What another key has added stays, and what was added under the new key is forgotten with its journal."""
+    added = tuple(Added(key, f"RUN {key}", ("c",)) for key in ("old", "other", "new"))
+    manifest = Manifest((), {"old": entry(None), "new": entry(None)}, None, (), "", added)
+    moved = manifest.moved("old", "new", entry(9))
+    assert [(one.key, one.run_id) for one in moved.added] == [("new", "RUN old"), ("other", "RUN other")]
+
+
 @pytest.mark.parametrize("held", [None, 0, 9])
 @pytest.mark.parametrize("before", [None, Position("files", {}, {"n": 0}, 7)])
 def test_a_manifest_is_read_back_as_it_was(held: int | None, before: Position | None) -> None:

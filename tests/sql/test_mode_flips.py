@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 
+import pyarrow as pa
 import pytest
 from tests.sql.stream import Change, deliver
 from tests.sql.test_finalize import SCHEMA, Row, ordered, table
@@ -12,7 +13,9 @@ from tests.sqlite.target import Target
 
 from dpone.contract import ChangeTable
 from dpone.errors import SchemaBreak
+from dpone.schema import VALIDITY, Name
 from dpone.sql.finalizers import FINALIZERS
+from dpone.sql.history import require_own
 from dpone.strategy import Strategy
 
 Model = Callable[[list[Row], list[Row]], list[Row]]
@@ -82,6 +85,18 @@ def test_LS_13_every_strategy_after_every_other(target: Target, first: str, seco
     assert ordered(found) == ordered(model(old, new))
     loads = {load for (load,) in target.query("SELECT DISTINCT __dpone__load_id FROM orders")}
     assert "TWO" in loads, "lineage went missing"
+
+
+def test_LS_13_a_table_of_versions_is_known_by_its_interval() -> None:
+    """Both columns of it, be there others or not."""
+    both = [pa.field(name, pa.timestamp("us", "UTC")) for name in VALIDITY]
+    for have in (both, [pa.field("id", pa.int64()), *both]):
+        require_own(Strategy("scd2", key="id"), pa.schema(have), Name(("t",)))
+        with pytest.raises(SchemaBreak, match="the table has versions"):
+            require_own(Strategy("append"), pa.schema(have), Name(("t",)), ["id"])
+    require_own(Strategy("append"), pa.schema(both[:1]), Name(("t",)), ["id"])
+    with pytest.raises(SchemaBreak, match="scd2 did not create it"):
+        require_own(Strategy("scd2", key="id"), pa.schema(both[:1]), Name(("t",)))
 
 
 @pytest.mark.parametrize("second", [name for name in STRATEGIES if name != "scd2"])

@@ -169,17 +169,34 @@ def test_a_connection_on_which_a_query_cannot_be_described_is_closed(path: Path)
             assert (source.opened, source._db) == (opened, None)
 
 
-def test_a_read_without_its_snapshot_is_refused(path: Path) -> None:
-    """Once the part was read, or the source closed, its rows are those of another moment."""
-    with closing(Least(path)) as source:
+class Lasting(Least):
+    """Its connection outlives the snapshot."""
+
+    def finish(self) -> None:
+        if self._db.in_transaction:
+            self.rows("ROLLBACK")
+
+
+@pytest.mark.parametrize("kind", [Least, Lasting])
+def test_a_read_without_its_snapshot_is_refused(path: Path, kind: type[Least]) -> None:
+    """Once the part was read, the source closed, or the connection lost, its rows are those of another moment."""
+    with closing(kind(path)) as source:
+        for lose in (source.end, source.close, source.disconnect):
+            window = source.window(None, NEW)
+            lose()
+            with pytest.raises(SourceError, match="window's snapshot no longer exists"):
+                drained(source, window)
         window = source.window(None, NEW)
-        drained(source, window)
+        assert len(ids(drained(source, window))) == 250
         with pytest.raises(SourceError, match="window's snapshot no longer exists"):
             drained(source, window)
-        window = source.window(None, NEW)
-        source.close()
-        with pytest.raises(SourceError, match="window's snapshot no longer exists"):
-            drained(source, window)
+
+
+def test_a_question_for_columns_leaves_no_snapshot(path: Path) -> None:
+    """``schema`` ends what it has opened, as others wait for the snapshot to end."""
+    with closing(Described(path)) as source:
+        assert source.schema().names == ["id", "name"]
+        assert source._db is None
 
 
 def test_a_wrong_value_is_named_by_column_and_row(path: Path) -> None:

@@ -70,7 +70,6 @@ class SqlSource(ABC):
         self._db: Any = None
         self._schema, self._reading = pa.schema([]), Reading(Position("", {}, {}))
         self._cursor: SqlCursor | None = None
-        self._batch_rows = BATCH_ROWS
         self._parts: dict[str, list[Where]] = {}
         self._left: set[str] = set()
         self._guard = threading.Lock()
