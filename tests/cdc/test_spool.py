@@ -6,15 +6,17 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, datetime
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pyarrow as pa
 import pytest
 
-from dpone.cdc import Spool, _old_keys, unite
+from dpone.cdc import ChangeStream, Spool, _grows, _old_keys, unite
 from dpone.changes import EVENT_ID, batch_schema
-from dpone.contract import ChangeTable
+from dpone.contract import ChangeTable, ChangeWindow, WindowRequest
 from dpone.errors import DataError, SchemaBreak, SourceError
+from dpone.position import Position
 
 
 def shape(key: tuple[str, ...] = ("id",), **types: pa.DataType) -> ChangeTable:
@@ -358,3 +360,30 @@ def test_an_old_key_that_python_cannot_hold(type_: pa.DataType, old: int, text: 
             _old_keys(moved, keys)
     else:
         assert _old_keys(moved, keys).to_pylist() == [text]
+
+
+@pytest.mark.parametrize(
+    ("marks", "last", "expected"),
+    [
+        ([("3", 1)], None, True), ([("3", 1)], ("3", 1), False), ([("3", 2)], ("3", 1), True),
+        ([("3", 1), ("3", 2), ("4", 1)], ("2", 9), True), ([("3", 1), ("3", 1)], None, False),
+        ([("3", 2), ("3", 1)], None, False), ([("4", 1), ("3", 2)], None, False),
+    ],
+)  # fmt: skip
+def test_only_a_batch_that_repeats_is_looked_at_row_by_row(
+    marks: list[tuple[str, int]], last: tuple[str, int] | None, expected: bool
+) -> None:
+    """Commit and number in it grow from row to row, and beyond what came before: nothing was delivered twice."""
+    assert _grows(batch(V1, *(row(commit, n, 1) for commit, n in marks)), last) is expected
+
+
+def test_a_change_stream_lists_the_tables_that_changed() -> None:
+    """Of its latest window, without those that the pipeline excludes."""
+    changed = ChangeWindow(Position("log", {}, {}), ("", "3"), {"t": V1, "u": V2, "x": V1}, True, "")
+    reader = SimpleNamespace(window=lambda after, limit: changed)
+    options = SimpleNamespace(incremental=SimpleNamespace(limit=None))
+    spec = SimpleNamespace(options=options, excludes=lambda name: name.last == "x")
+    stream = ChangeStream(cast(Any, spec), cast(Any, reader))
+    assert stream.tables("*") == []
+    stream.window(None, WindowRequest())
+    assert stream.tables("*") == ["t", "u"]
