@@ -336,7 +336,7 @@ def cases() -> Iterator[Case]:
             sql("source", "CREATE TABLE s (id INTEGER, n INTEGER)", "INSERT INTO s VALUES (1, 10), (1, 20)"),
             sql("target", "CREATE TABLE t (id INTEGER PRIMARY KEY, n INTEGER)"),
         ), "SchemaBreak",
-        {"drop the target and use --full-refresh": TWICE, "give it the primary key (id, n)": TWICE},
+        {"drop the target and use --full-refresh": TWICE, "change its primary key to (id, n)": TWICE},
     )  # fmt: skip
     kept = pipeline(table(), "merge", key=["id"])
     kept["sink"]["options"] = {"undo": {"loads": 2}}
@@ -479,7 +479,7 @@ DO: dict[str, Do] = {
     "fix the value": parquet_again,
     "read fewer columns, as by source.query": query("SELECT c0 FROM s"),
     "drop the target and use --full-refresh": lambda data, place: place.sql("target", "DROP TABLE t"),
-    "give it the primary key (id, n)": lambda data, place: place.sql(
+    "change its primary key to (id, n)": lambda data, place: place.sql(
         "target", "DROP TABLE t", "CREATE TABLE t (id INTEGER, n INTEGER, PRIMARY KEY (id, n))"
     ),
     "CAST(... AS BLOB)": query("SELECT CAST(x AS BLOB) AS x FROM s"),

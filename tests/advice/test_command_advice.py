@@ -79,11 +79,11 @@ GLOB = pipeline(
             ROWS, ("cdc", "lag", "FILE"), "add source.options.incremental: {by: cdc}",
             [("CDC",), ("cdc", "lag", "FILE")],
         ),
-        (GLOB, ("cdc-plan", "--pipeline", "FILE"), "name them with --table",
+        (GLOB, ("cdc-plan", "--pipeline", "FILE"), "name each table with --table",
          [("cdc-plan", "--pipeline", "FILE", "--table", "sales.orders")]),
         (GLOB, PLAN[:3], "add --schema, --table, or --pipeline",
          [(*PLAN[:5], "--table", "t", *PLAN[5:]), ("cdc-plan", "--pipeline", "FILE", "--table", "sales.orders")]),
-        (GLOB, (*PLAN, "--table", "*"), "name them with --table", [(*PLAN, "--table", "t")]),
+        (GLOB, (*PLAN, "--table", "*"), "name each table with --table", [(*PLAN, "--table", "t")]),
         (
             GLOB, ("cdc-plan", "--backend", "file_changelog", "--schema", "a", "--table", "b", "--role", "r"),
             "remove --role", [("cdc-plan", "--backend", "file_changelog", "--schema", "a", "--table", "b")],

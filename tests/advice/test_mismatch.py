@@ -166,7 +166,7 @@ def test_a_tilde_is_the_home_folder_in_every_path(tmp_path: Path, monkeypatch: p
         (("9", "10"), "numbers of 1 to 2 digits as text"),
         (
             ("b6f3a2c4-5d1e-4f7a-8b9c-0d1e2f3a4b5c",),
-            "uuids of version 4, which do not increase; choose a column that grows",
+            "uuids of version 4, which do not increase; use a column that increases",
         ),
         (("x9", "x11"), "warning"),
         (("00000009", "00000011"), ""),
@@ -187,9 +187,7 @@ def test_a_cursor_of_text_that_may_pass_rows_over_is_refused_or_warned_of(
     done = place.run(pipeline(table(incremental={"by": "cursor", "column": "c"}), mode, **key))
     if said == "warning":
         assert done.error is None
-        assert (
-            "cursor column c is text, and its order that of text: a new 'x11' would be below 'x9'" in done.warnings[0]
-        )
+        assert "cursor column c is sorted as text: a new 'x11' would be below 'x9'" in done.warnings[0]
     elif said:
         assert done.error is not None
         assert said in done.error.message

@@ -340,7 +340,7 @@ def test_a_wrong_line_of_a_later_window_has_its_number(log: Path, reader: Callab
 def test_a_value_that_does_not_fit_is_named(log: Path, reader: Callable[..., FileChangeLog]) -> None:
     """A value that is not of its declared type: line and column, never the value."""
     write(log, transaction("1", insert("t", ID, a="5"), insert("t", {"id": 2}, a="secret")))
-    with pytest.raises(DataError, match="line 2, column 'a' has an invalid int64") as caught:
+    with pytest.raises(DataError, match="line 2, column 'a' is not a valid int64") as caught:
         reader(columns={"a": "int64"}).window(None, None)
     assert "secret" not in str(caught.value)
 

@@ -127,7 +127,7 @@ def test_cdc_plan_works_as_the_production_page_types_it(dpone: Dpone) -> None:
 @pytest.mark.parametrize(
     ("table", "options", "found"),
     [
-        ("'sales.*'", (), "name them with --table"),
+        ("'sales.*'", (), "name each table with --table"),
         ("sales.orders", ("--stream", "other"), "stream other has no change stream"),
         ("sales.orders", ("--backend", "file_changelog", "--role", "etl"), "unknown options: publication, slot"),
     ],

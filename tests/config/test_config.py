@@ -926,7 +926,7 @@ def test_S_05_merge_keys_are_refused_by_name(problems: Problems, text: Text) -> 
         ("pipeline\n", "p.yaml:1: found the text 'pipeline'; write a mapping with"),
         ("null\n", "p.yaml:1: found no value; write a mapping with"),
         ("a: [1\nb: 2\n", "p.yaml:2: not YAML: "),
-        ("a:\n\tc: d\n", "p.yaml:2: not YAML: a tab in the indentation;  indent with spaces"),
+        ("a:\n\tc: d\n", "p.yaml:2: not YAML: a tab in the indentation; indent with spaces"),
         ("a: b\n\tc: d\n", "p.yaml:2: not YAML: "),
         ("a: @b\n", "p.yaml:1: not YAML: found character that cannot start any token; correct the syntax"),
         ("a: b: c\n", "p.yaml:1: not YAML: mapping values are not allowed in this context; correct the syntax"),

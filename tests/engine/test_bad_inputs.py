@@ -174,7 +174,7 @@ def test_a_table_that_does_not_exist(project: Project, refused: Refuse, what: di
 def test_a_source_database_that_does_not_exist(project: Project, refused: Refuse) -> None:
     """It is not created: exit 1."""
     project = project.but(source={"type": "sqlite", "connection": "sqlite:///source.db", "table": "t"})
-    says(refused(project, 1), "source.db", "no such file")
+    says(refused(project, 1), "source.db", "the file does not exist")
     assert not (project.folder / "source.db").exists()
 
 

@@ -121,7 +121,7 @@ def test_OUT_07_rows_removed_by_retention_are_no_stop(project: Project) -> None:
     project.csv("c", rows(13, 14))
     project.load()
     run_sql(project, "DELETE FROM t WHERE id = 10")
-    require_stop(project, "it has 4 rows, and had 5")
+    require_stop(project, "it has 4 rows, but had 5 before")
     project.but(sink_options={"verify_target": "empty"}).load()
 
 
@@ -132,7 +132,7 @@ def test_OUT_07_count_looks_at_the_number_the_last_load_left(project: Project) -
     project.csv("b", rows(1, 12))
     project.load()
     run_sql(project, "DELETE FROM t WHERE id = 99")
-    require_stop(project, "it has 12 rows, and had 13")
+    require_stop(project, "it has 12 rows, but had 13 before")
 
 
 def test_OUT_07_a_journal_of_an_older_version_knows_no_number(project: Project) -> None:
@@ -162,7 +162,7 @@ def test_OUT_07_a_load_that_took_rows_out_is_no_stop(project: Project, look: str
     project.csv("b", rows(11, 12))
     project.save().load()
     run_sql(project, "DELETE FROM t")
-    require_stop(project, "it is empty" if look == "empty" else "it has 0 rows, and had 6")
+    require_stop(project, "it is empty" if look == "empty" else "it has 0 rows, but had 6 before")
 
 
 def test_OUT_07_an_undone_load_is_no_stop(project: Project) -> None:

@@ -104,7 +104,7 @@ def test_all_loads_can_go_one_after_the_other(tmp_path: Path, kind: tuple[str, s
     project, _, second = twice(tmp_path / "p", *kind)
     journal = project.journal() if kind[0] == "sqlite" else None
     gone = undone_last(project)
-    with pytest.raises(UndoRefused, match="it was taken back already"):
+    with pytest.raises(UndoRefused, match="it was already undone"):
         undo(project.pipeline, stream_of(project), gone)
     first = journal[0].load_id if journal else project.manifest()["undo"][0]["entry"]["load_id"]
     undo(project.pipeline, stream_of(project), first)
@@ -333,7 +333,7 @@ def killed_anywhere(folder: Path, run: Callable[..., Any], kind: tuple[str, str]
         assert done == (mark(project.head())[0] > mark(head)[0]), "rows and journal tell two stories"
         ends.add(done)
         if n % 2:  # the operator tries again
-            with pytest.raises(UndoRefused, match="taken back already") if done else nullcontext():
+            with pytest.raises(UndoRefused, match="already undone") if done else nullcontext():
                 undo(project.pipeline, *job)
             assert project.lineage() == first
         stream = project.load()

@@ -52,19 +52,19 @@ AFTER = "has text after a closing quote"
 @pytest.mark.parametrize(
     ("text", "place"),
     [
-        ('a,b\n1,"{\\"k\\":\\"v\\"}"\n', "row 1, column 'b'"),
-        ('a,b\n1,"say \\"hi\\" now"\n', "row 1, column 'b'"),
-        ('a,b\n1,2\n3,"x" \n', "row 2, column 'b'"),
-        ('a,b\n"x"y,2\n', "row 1, column 'a'"),
-        ('a,b\n1,2\n\n\n3,"a""b"c\n', "row 2, column 'b'"),
-        ('a,b\n1,""x\n', "row 1, column 'b'"),
+        ('a,b\n1,"{\\"k\\":\\"v\\"}"\n', "data row 1, column 'b'"),
+        ('a,b\n1,"say \\"hi\\" now"\n', "data row 1, column 'b'"),
+        ('a,b\n1,2\n3,"x" \n', "data row 2, column 'b'"),
+        ('a,b\n"x"y,2\n', "data row 1, column 'a'"),
+        ('a,b\n1,2\n\n\n3,"a""b"c\n', "data row 2, column 'b'"),
+        ('a,b\n1,""x\n', "data row 1, column 'b'"),
         ('"a"x,b\n1,2\n', "the header, column 1,"),
     ],
 )
 def test_text_after_a_closing_quote_stops_the_run(tmp_path: Path, text: str, place: str) -> None:
     """What follows a closing quote is a delimiter or the end of the row; anything else is named by row and column."""
     said = failure(tmp_path, text)
-    assert f"a.csv: data {place} {AFTER}" in said
+    assert f"a.csv: {place} {AFTER}" in said
     assert "options.escape" in said
 
 

@@ -71,7 +71,7 @@ def test_pieces_of_a_file_are_one_file(tmp_path: Path) -> None:
     (tmp_path / "out.db").unlink()
     shutil.rmtree(tmp_path / ".dpone")
     failed = run(tmp_path, strategy, partitions=6)
-    assert "have rows that tie in order_by (file)" in str(failed.streams[0].error)
+    assert "with rows that tie in order_by (file)" in str(failed.streams[0].error)
     assert run(tmp_path, {**strategy, "order_by": ["file", "v"]}, partitions=6).exit_code == 0
     assert rows(tmp_path)[1] == (1, "x00001")
 

@@ -308,7 +308,7 @@ def test_what_a_format_cannot_hold_is_refused_at_the_start(tmp_path: Path) -> No
         sink(tmp_path, format="csv").open(load(schema=nested))
     nan = pa.RecordBatch.from_pydict({"a": pa.array([float("nan")])})
     writer = sink(tmp_path, format="jsonl").open(load(schema=nan.schema))
-    with pytest.raises(DataError, match="column a holds NaN"):
+    with pytest.raises(DataError, match="column a has NaN"):
         writer.stage(Part("0"), Rows(nan))
 
 

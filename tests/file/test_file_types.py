@@ -143,7 +143,7 @@ def test_a_declared_length_cuts_nothing(tmp_path: Path, form: str, name: str) ->
     ):
         (tmp_path / f"a.{end}").write_text(content)
     write(tmp_path, "a.parquet", a=pa.array(texts))
-    with pytest.raises(DataError, match=r"row 4, column 'a' has more than 3 characters"):
+    with pytest.raises(DataError, match=r"row 4 \(of the data, from 1\), column 'a' has more than 3 characters"):
         table(tmp_path, f"a.{form}", columns={"a": name})
     found = table(tmp_path, f"a.{form}", columns={"a": name.replace("3", "4")})
     assert found.column("a").to_pylist() == texts

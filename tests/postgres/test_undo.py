@@ -354,7 +354,7 @@ def test_LS_05_an_undo_that_was_killed(
         if not done:
             engine.undo(pipeline, "s", load_id)
         assert target.content() == first
-        with pytest.raises(UndoRefused, match="it was taken back already"):
+        with pytest.raises(UndoRefused, match="it was already undone"):
             engine.undo(pipeline, "s", load_id)
     assert ends == {0, 1}
     assert count > 8

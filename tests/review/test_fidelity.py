@@ -207,7 +207,7 @@ def test_rows_of_other_tables_never_go_with_replaced_ones(
     project.sql("t", "INSERT INTO child VALUES (1)")
     project.csv("id\n1\n")
     sink = sqlite_sink("t", **strategy) | {"options": {"adopt_existing": True}}
-    assert "child refers to it" in error(project.load(file_source(), sink))
+    assert "child references it" in error(project.load(file_source(), sink))
     assert project.sql("t", "SELECT t FROM child") == [(1,)]
 
 

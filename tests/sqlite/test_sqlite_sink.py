@@ -150,7 +150,7 @@ def test_LS_05_vanished_staging_stops_the_commit(target: Target) -> None:
         writer = sink.open(load(table().schema, APPEND))
         writer.stage(Part("all"), rows(table(2)))
         target.run(*(f'DROP TABLE "{stage}"' for stage in target.stages()))
-        with pytest.raises(SinkError, match=r"staging table .* is gone; run again"):
+        with pytest.raises(SinkError, match=r"staging table .* no longer exists; run again"):
             writer.commit(sink.journal(KEY), at(2))
     assert target.rows("id") == [(1,)]
     assert target.query("SELECT COUNT(*) FROM __dpone__loads") == [(1,)]
@@ -319,7 +319,7 @@ def test_a_target_that_is_gone_at_the_commit_is_made_by_the_next_attempt(target:
         writer = sink.open(load(table().schema, strategy))
         writer.stage(Part("all"), rows(table(1, 2)))
         target.run("DROP TABLE orders")
-        with pytest.raises(SinkError, match="table orders is gone; run again") as raised:
+        with pytest.raises(SinkError, match="table orders no longer exists; run again") as raised:
             writer.commit(sink.journal(KEY), at(1))
     assert raised.value.category is Category.TRANSIENT
 

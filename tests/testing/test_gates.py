@@ -164,7 +164,7 @@ def test_a_place_that_does_not_sync_does_not_count(tmp_path: Path, with_: Any) -
     """Figures of a system that may lose what it confirmed are shown, and do not count."""
     with_("sink", None, synced=False)
     _, _, cell = call(tmp_path, *LOAD, "1")
-    assert cell.lacking == ("rows 3,000 of 1,000,000", "SQLite does not sync")
+    assert cell.lacking == ("rows 3,000 of 1,000,000", "SQLite does not sync writes to disk")
 
 
 @pytest.mark.parametrize("name", ["file_changelog", "nobody"])

@@ -188,7 +188,7 @@ def require_deletable(db: Database, job: Job, deleted: int, before: int) -> None
     if not deleted:
         return
     mode, share = job.strategy.mode, job.strategy.max_delete_share
-    gone = f"{deleted:,} of {counted(before, 'row')} of the target are not in the rows read"
+    gone = f"{deleted:,} of {before:,} rows of the target are not in the rows read"
     staged = _count(db, f"SELECT COUNT(*) FROM {job.dialect.name(job.stage)} AS s")
     if not job.whole:
         found, todo = f"{gone}, but the read was not the whole source", "read the whole source, or use merge"

@@ -230,8 +230,8 @@ class FileSink:
         """What a load that can be taken back replaced. Raises UndoRefused."""
         failed, head = f"take back load {load_id}", manifest.journals.get(key) if manifest else None
         if head is not None and head.undoes == load_id:
-            todo = "run the pipeline to load it again; nothing was changed"
-            raise UndoRefused(failed, f"it was taken back already, by {head.load_id}", todo)
+            todo = "run the pipeline to load again; nothing was changed"
+            raise UndoRefused(failed, f"it was already undone by load {head.load_id}", todo)
         undo = manifest.undo if manifest else ()
         mine = [one for one in undo if (one.key, one.entry.load_id) == (key, load_id)]
         if not mine or manifest is None:
