@@ -419,7 +419,7 @@ def test_OUT_16_an_offset_that_cannot_be_read_is_copied_from_the_history(
     code, told = shop.dpone("state", "set", str(shop.path), "--stream", name, "--position", bad, "--yes")
     assert code == 1
     assert said in told
-    assert "copy one that 'dpone state history' shows" in told
+    assert "copy a position from 'dpone state history'" in told
     code, told = shop.dpone("state", "history", str(shop.path), "--format", "json")
     [newest, *_] = json.loads(told)
     copied = json.dumps(newest["state"]["position"])

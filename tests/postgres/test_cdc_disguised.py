@@ -270,7 +270,7 @@ def test_SE_04_a_column_that_came_with_values_is_reported(request: Given, kind: 
         message = made.stopped("truncated on its own or rewritten")
     else:
         [message] = made.loaded().warnings
-        assert f"table {made.source.schema}.{table}: column x came with" in message
+        assert f"table {made.source.schema}.{table}: column x was added with" in message
         assert not made.loaded().warnings
     made.follow(message)
     made.loaded()
@@ -284,7 +284,7 @@ def test_SE_04_an_expression_dropped_later_is_reported(shop: Shop) -> None:  # n
     shop.loaded()
     shop.sql("ALTER TABLE t ALTER g DROP EXPRESSION")
     [warning] = shop.loaded().warnings
-    assert "column g came with" in warning
+    assert "column g was added with" in warning
     shop.follow(warning)
     shop.loaded()
     shop.equal("t", columns="id, v, g")
@@ -402,7 +402,7 @@ def test_OUT_02_a_table_that_was_unlogged_for_a_while_stops_the_stream(
         shop.loaded()
         shop.equal("t")
     shop.sql("ALTER TABLE t SET UNLOGGED", "UPDATE t SET v = '8'", "ALTER TABLE t SET LOGGED")
-    shop.follow(shop.stopped(f"table {source.schema}.t: it was rewritten, and may have been unlogged"))
+    shop.follow(shop.stopped(f"table {source.schema}.t: it was rewritten and may have been unlogged"))
     shop.loaded()
     shop.equal("t")
     shop.sql("UPDATE t SET v = '9'")

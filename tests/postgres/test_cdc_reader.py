@@ -324,7 +324,7 @@ def test_PG_19_a_table_that_was_renamed_stops_the_stream(source: ChangeSource) -
     source.run("INSERT INTO orders VALUES (1)")
     window, _ = source.read()
     source.run("ALTER TABLE orders RENAME TO sales", "INSERT INTO sales VALUES (2)")
-    with pytest.raises(IdentityChanged, match="sales now"):
+    with pytest.raises(IdentityChanged, match=r"it was renamed to .*\.sales"):
         source.read(window.position)
 
 

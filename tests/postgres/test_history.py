@@ -211,7 +211,7 @@ def test_OUT_05_a_slot_of_a_copy_that_is_moved_to_the_very_position_ends_no_stop
         source.run(f"SELECT pg_replication_slot_advance('{source.slot}', '{position.value['lsn']}')")
         assert source.confirmed() == position.value["lsn"]
         for _ in range(2):
-            with pytest.raises(IdentityChanged, match="is another one" if times == "on" else "is not known"):
+            with pytest.raises(IdentityChanged, match="is a different one" if times == "on" else "is not known"):
                 source.read(position)
 
 

@@ -227,7 +227,7 @@ def test_OUT_10_changes_of_every_key_type_by_every_strategy(
     source.run(f"INSERT INTO things VALUES ('{one}', 1), ('{two}', 2)")
     bench.publish()
     stream = bench.run()
-    why = "it is" if key.type == "jsonb" and sink == "sqlite" and mode != "append" else ""
+    why = "its type is" if key.type == "jsonb" and sink == "sqlite" and mode != "append" else ""
     if mode == "scd2" and sink == "postgres" and not key.mirrored:
         why = "the source can change the spelling of a key"
     if why:

@@ -105,7 +105,7 @@ def test_LS_11_a_row_without_a_partition_stops_the_load(parted: Target, name: st
     made meanwhile."""
     strategy = LOADS[name][0]
     given = rows([(77123, 3, "b")])
-    with pytest.raises(DataError, match=r"no partition of orders takes a row.*create the partition") as error:
+    with pytest.raises(DataError, match=r"no partition of orders accepts a row.*create the partition") as error:
         parted.load(given, strategy, **BARE)
     assert "77123" not in str(error.value)
     assert "(3)" not in str(error.value)

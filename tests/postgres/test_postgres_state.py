@@ -179,7 +179,9 @@ def test_a_schema_that_is_gone_is_not_a_state_that_was_never_saved(target: Targe
     target.run(f"ALTER SCHEMA {target.schema} RENAME TO {target.schema}_aside")
     try:
         for call in (state.load, state.history):
-            with pytest.raises(StateError, match=f'no schema {target.schema}; CREATE SCHEMA "{target.schema}";'):
+            with pytest.raises(
+                StateError, match=f'schema {target.schema} does not exist; CREATE SCHEMA "{target.schema}";'
+            ):
                 call("k")
     finally:
         target.run(f"ALTER SCHEMA {target.schema}_aside RENAME TO {target.schema}")

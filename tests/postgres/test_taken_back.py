@@ -202,7 +202,7 @@ def test_OUT_15_what_is_taken_back_after_another_stream_has_planned_is_planned_a
         planned = evolve(load(WIDE.schema, APPEND, parts=1), key="other")
         assert [one.stays for one in taken(target)] == [""]
         sink.provide(planned, [])
-        with pytest.raises(SinkError, match="no column coupon" if loaded else "no such table") as caught:
+        with pytest.raises(SinkError, match="no column coupon" if loaded else "the table does not exist") as caught:
             sink.open(planned)
     assert caught.value.category is Category.TRANSIENT
     with providing(target, WIDE, "other") as writer:

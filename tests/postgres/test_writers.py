@@ -141,7 +141,10 @@ def _told(error: Mapping[str, Any] | None) -> str | None:
     may try again."""
     if error is None:
         return None
-    swept = any(words in error["message"] for words in ("another run", "is gone; run again", "there is no such table"))
+    swept = any(
+        words in error["message"]
+        for words in ("another run", "no longer exists; run again", "the table does not exist")
+    )
     return "another run" if error["retryable"] and swept else str(error["kind"])
 
 

@@ -273,7 +273,9 @@ def kept_of(saved: PostgresLogicalOffset | None) -> dict[str, Kept]:
         return {name: Kept.from_json(data) for name, data in ((saved and saved.outside) or {}).items()}
     except (LookupError, TypeError, ValueError) as error:
         found = f"outside: {type(error).__name__}: {error}"
-        raise StateError("read a change stream's offset", found, "copy one that 'dpone state history' shows") from error
+        raise StateError(
+            "read a change stream's offset", found, "copy a position from 'dpone state history'"
+        ) from error
 
 
 def require_operations(
