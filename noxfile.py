@@ -382,7 +382,7 @@ def floors() -> list[str]:
         project = tomllib.loads((ROOT / folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
         extras = project["optional-dependencies"]
         wanted += project["dependencies"]
-        wanted += [one for name in extras if name not in ("otel", "dask") for one in extras[name]]
+        wanted += [one for extra in extras.values() for one in extra]
     pins = (f"{r.name}=={s.version}" for r in map(Requirement, wanted) for s in r.specifier if s.operator == ">=")
     return sorted(set(pins))
 

@@ -63,10 +63,9 @@ FRONT_DOOR = {
 }
 
 # What core may import besides the standard library: its dependencies, and each extra where it belongs.
-CORE_IMPORTS = {"attr", "attrs", "cattr", "cattrs", "click", "numpy", "pluggy", "pyarrow", "rich", "yaml"}
+CORE_IMPORTS = {"attr", "attrs", "click", "numpy", "pluggy", "pyarrow", "rich", "yaml"}
 EXTRA_IMPORTS = {
     "dpone.testing": {"hypothesis", "pytest", "_pytest"},
-    "dpone.observe": {"opentelemetry"},
     "dpone.partition": {"dask", "distributed"},
 }
 
@@ -147,7 +146,7 @@ def test_root_extras_are_the_connectors() -> None:
 @pytest.mark.parametrize("name", CONNECTORS)
 def test_plugin_module_imports_no_driver(name: str) -> None:
     """Importing a connector's plugin module loads neither its driver nor Arrow, so discovery is cheap."""
-    heavy = {"psycopg", "pymssql", "aiokafka", "boto3", "botocore", "google", "azure", "pyarrow", "numpy", "cattrs"}
+    heavy = {"psycopg", "pymssql", "aiokafka", "boto3", "botocore", "google", "azure", "pyarrow", "numpy"}
     script = f"import sys, {name.replace('-', '_')}.plugin; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
     assert heavy & {module.partition(".")[0] for module in loaded.split()} == set()

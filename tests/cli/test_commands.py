@@ -20,7 +20,6 @@ Dpone = Callable[..., Any]
 HEAVY = (
     "pyarrow",
     "numpy",
-    "cattrs",
     "rich",
     "yaml",
     "sqlite3",

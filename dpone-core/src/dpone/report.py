@@ -132,12 +132,3 @@ class RunReport:
     def to_json(self) -> dict[str, Any]:
         data = asdict(self, value_serializer=lambda _, __, v: v.isoformat() if isinstance(v, datetime) else v)
         return {**data, "exit_code": self.exit_code}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> RunReport:
-        """The inverse of ``to_json``, for the commands that read reports."""
-        import cattrs
-
-        converter = cattrs.Converter()
-        converter.register_structure_hook(datetime, lambda v, _: datetime.fromisoformat(v))
-        return converter.structure({k: v for k, v in data.items() if k != "exit_code"}, cls)
