@@ -23,9 +23,9 @@ from benchmarks.postgres import COLUMNS, DPONE, ROWS, cluster, leg
 _DECODE = """
 import sys
 from contextlib import closing
-from dpone.pipeline import Incremental, SourceSpec
-from dpone.schema import Name
-from dpone.secret import Secret
+from dpone.model.pipeline import Incremental, SourceSpec
+from dpone.model.schema import Name
+from dpone.model.secret import Secret
 from dpone_postgres.cdc import PostgresLogicalReader
 from dpone_postgres.config import PostgresSourceOptions
 options = PostgresSourceOptions(Incremental(by="cdc"), slot="copied", publication="p", initial="none",

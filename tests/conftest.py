@@ -79,8 +79,8 @@ def no_secrets_of_other_tests() -> Iterator[None]:
     """What a process has once known as a secret it masks for ever, also where it is a file's name here. Not by the
     fixture ``monkeypatch``: it would come before all other fixtures of a test then, and undo its work after theirs."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("dpone.secret._known", set())
-        patched.setattr("dpone.secret._pattern", None)
+        patched.setattr("dpone.model.secret._known", set())
+        patched.setattr("dpone.model.secret._pattern", None)
         yield
 
 

@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from graphlib import TopologicalSorter
 from importlib.metadata import Distribution, distribution, entry_points
 from pathlib import Path
@@ -26,47 +26,34 @@ CONNECTORS = ("dpone-postgres", "dpone-mssql", "dpone-kafka", "dpone-objectstore
 WITH_CODE = ("dpone-core", *CONNECTORS)
 FOLDERS = {"dpone": ROOT, **{name: ROOT / name for name in WITH_CODE}}
 
-# Top to bottom. A module belongs to the longest name that fits it, and imports from its own line or from lines below.
+# Top to bottom. A module belongs to the longest name that fits it, and imports from its own line or from lines below;
+# types and imports inside functions are imports like any other.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("dpone.testing",),  # the conformance kit; ships, but nothing imports it
-    ("dpone.__main__", "dpone.cli"),
-    ("dpone.ops", "dpone.observe", "dpone.certify", "dpone.evidence"),
-    ("dpone.engine", "dpone.moving", "dpone.prefetch", "dpone.told", "dpone.judge", "dpone.ledger"),
+    ("dpone.__main__",),
+    ("dpone.cli",),
+    ("dpone",),  # the bare package: version, and the names of the Python API, imported when first used
+    ("dpone.ops", "dpone.observe"),
+    ("dpone.certify",),
+    ("dpone.engine",),
     ("dpone.connectors",),  # the built-ins; found through their entry points, imported by nobody
-    ("dpone.partition", "dpone.cdc", "dpone.staging", "dpone.sql.state"),
-    ("dpone.sql",),
+    ("dpone.cdc", "dpone.quality", "dpone.sql"),
     ("dpone.formats",),  # bytes to Arrow and back, for every connector
-    (
-        "dpone.plugins",
-        "dpone.config",
-        "dpone.document",
-        "dpone.pipeline_schema",
-        "dpone.evolution",
-        "dpone.keys",
-        "dpone.nanoseconds",
-        "dpone.rowcheck",
-        "dpone.quarantine",
-        "dpone.standing",
-        "dpone.lease",
-    ),
-    ("dpone.contract", "dpone.changes", "dpone.delivery", "dpone.hookspecs", "dpone.capability"),
-    ("dpone.pipeline", "dpone.strategy", "dpone.rowcontract", "dpone.report", "dpone.observe.events"),
-    ("dpone.schema", "dpone.position", "dpone.bounds", "dpone.sql.types", "dpone.jsontext"),
-    ("dpone.errors", "dpone.secret", "dpone.ids", "dpone.process", "dpone.durable", "dpone.stopping"),
-    ("dpone",),  # the bare package: version and lazy names
+    ("dpone.config",),
+    ("dpone.plugins",),
+    ("dpone.hookspecs",),
+    ("dpone.contract",),
+    ("dpone.capability", "dpone.partition"),
+    ("dpone.model",),
+    ("dpone.host",),
+    ("dpone.errors",),
 )
-
-# Imports that go upwards on purpose, inside a function: the front door of the Python API.
-FRONT_DOOR = {
-    ("dpone.pipeline", "dpone.config"),  # Pipeline.from_yaml
-    ("dpone.pipeline", "dpone.engine"),  # Pipeline.run
-}
+VERSION_ONLY = {("dpone.cli.main", "dpone"), ("dpone.ops.doctor", "dpone")}  # its version, and where it is installed
 
 # What core may import besides the standard library: its dependencies, and each extra where it belongs.
 CORE_IMPORTS = {"attr", "attrs", "click", "numpy", "pluggy", "pyarrow", "rich", "yaml"}
 EXTRA_IMPORTS = {
     "dpone.testing": {"hypothesis", "pytest", "_pytest"},
-    "dpone.partition": {"dask", "distributed"},
 }
 
 
@@ -208,15 +195,56 @@ def layer(module: str) -> int:
 
 
 def test_core_imports_only_downwards() -> None:
-    """A module of core imports from its own layer or from those below, save the front door of the Python API."""
+    """A module of core imports from its own layer or from those below, for types and inside functions too."""
     upwards = [
         f"{module} imports {target}"
         for module, path in modules("dpone-core")
         for own in [layer(module)]
         for target in imports(module, path)
-        if within(target, "dpone") and layer(target) < own and (module, target) not in FRONT_DOOR
+        if within(target, "dpone") and layer(target) < own and (module, target) not in VERSION_ONLY
     ]
     assert upwards == []
+
+
+def circle(graph: Mapping[str, set[str]]) -> list[str]:
+    """Names along a circle of the graph; empty if there is none."""
+    done: set[str] = set()
+    path: list[str] = []
+
+    def walk(name: str) -> list[str]:
+        if name in path:
+            return [*path[path.index(name) :], name]
+        if name in done:
+            return []
+        path.append(name)
+        found = next(filter(None, map(walk, sorted(graph[name]))), [])
+        path.pop()
+        done.add(name)
+        return found
+
+    return next(filter(None, map(walk, sorted(graph))), [])
+
+
+@pytest.mark.parametrize("name", WITH_CODE)
+def test_modules_import_each_other_in_no_circle(name: str) -> None:
+    """Neither modules nor packages import each other in a circle, for types and inside functions too."""
+    graph = {module: {t for t in imports(module, path) if t in KNOWN and t != module} for module, path in modules(name)}
+    graph = {module: {t for t in targets if t in graph} for module, targets in graph.items()}
+    assert circle(graph) == []
+    packages: dict[str, set[str]] = {}
+    for module, targets in graph.items():
+        own = module.split(".")[1:2] or ["."]
+        packages.setdefault(own[0], set()).update((t.split(".")[1:2] or ["."])[0] for t in targets if t != name)
+    assert circle({one: targets - {one} for one, targets in packages.items()}) == []
+
+
+def test_the_top_of_core_fits_on_a_page() -> None:
+    """At most 20 names stand at the top of core, and the docstring of each package says what is in it."""
+    top = {module.split(".")[1] for module, _ in modules("dpone-core") if "." in module} - {"__main__"}
+    assert len(top) <= 20
+    for module, path in modules("dpone-core"):
+        if path.name == "__init__.py":
+            assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), module
 
 
 def test_modules_of_sql_import_in_no_circle() -> None:

@@ -15,7 +15,7 @@ from attrs import frozen
 
 import dpone
 from dpone.errors import DponeError
-from dpone.report import StreamReport
+from dpone.model.report import StreamReport
 
 # Where an option belongs whose first word says no more.
 _PLACES = {

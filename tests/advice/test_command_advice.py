@@ -16,7 +16,7 @@ from tests.cdc.log import insert, transaction
 from tests.cli.conftest import Done, dpone  # noqa: F401  # a fixture
 
 import dpone as api
-from dpone.engine import undo
+from dpone.engine.undo import undo
 from dpone.errors import UndoRefused
 
 Dpone = Callable[..., Done]

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from tests.advice.follow import pipeline, table
 
-from dpone.config import load_pipeline
+from dpone.config.reader import load_pipeline
 from dpone.errors import ConfigError
 
 Data = dict[str, Any]

@@ -14,7 +14,7 @@ import yaml
 from click.testing import CliRunner
 from tests.advice.follow import Place, files, pipeline, table
 
-from dpone.cli import assemble
+from dpone.cli.main import assemble
 
 CURSOR = {"by": "cursor", "column": "n"}
 BOUND = pipeline(table())

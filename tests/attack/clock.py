@@ -25,7 +25,7 @@ def main() -> None:
             return datetime.now(tz) + delta
 
     time.time = lambda: now() + shift
-    from dpone.cli import main
+    from dpone.cli.main import main
 
     for name, module in [*sys.modules.items()]:
         if name.partition(".")[0] in ("dpone", "dpone_postgres") and getattr(module, "datetime", None) is datetime:

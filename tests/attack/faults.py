@@ -21,7 +21,7 @@ from typing import Protocol
 from attrs import define, field
 
 # Seconds until a run counts as hung. One takes a second or two; its waits until it gives up, as for the lock of a file
-# that a stopped run holds (``dpone.durable.LONGEST``), and again as a retry, are less than this together.
+# that a stopped run holds (``dpone.host.durable.LONGEST``), and again as a retry, are less than this together.
 LIMIT = 300.0
 STOP = 30.0  # from SIGTERM to the end, which takes dpone ten at most; a silent peer would be waited for longer
 LEASE = 2.0  # seconds, of every state in an attack

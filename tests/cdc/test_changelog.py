@@ -18,9 +18,9 @@ from dpone.connectors.file.changelog import FileChangeLog
 from dpone.connectors.file.config import FileSourceOptions
 from dpone.contract import ChangeWindow
 from dpone.errors import DataError, DponeError, Gap, IdentityChanged, SchemaBreak, SourceError
-from dpone.pipeline import SourceSpec
-from dpone.position import Position
-from dpone.schema import Name
+from dpone.model.pipeline import SourceSpec
+from dpone.model.position import Position
+from dpone.model.schema import Name
 
 ID = {"id": 1}
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from dpone.cli import assemble
+from dpone.cli.main import assemble
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "guide" / "cdc-runtime.md").read_text(encoding="utf-8")
 

@@ -12,11 +12,14 @@ from typing import Any, cast
 import pyarrow as pa
 import pytest
 
-from dpone.cdc import ChangeStream, Spool, _grows, _old_keys, unite
-from dpone.changes import EVENT_ID, batch_schema
-from dpone.contract import ChangeTable, ChangeWindow, WindowRequest
+from dpone.cdc.batch import unite
+from dpone.cdc.history import _old_keys
+from dpone.cdc.spool import Spool, _grows
+from dpone.cdc.stream import ChangeStream
+from dpone.contract import ChangeWindow, WindowRequest
 from dpone.errors import DataError, SchemaBreak, SourceError
-from dpone.position import Position
+from dpone.model.changes import EVENT_ID, ChangeTable, batch_schema
+from dpone.model.position import Position
 
 
 def shape(key: tuple[str, ...] = ("id",), **types: pa.DataType) -> ChangeTable:

@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 from attrs import frozen
 
-from dpone import cli, plugins
+from dpone import plugins
+from dpone.cli.main import assemble, main
+from dpone.cli.main import cli as cli_of_cli
 
 
 @frozen
@@ -40,7 +42,7 @@ def dpone(capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
     def run(*args: object) -> Done:
         capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
-            cli.main([str(a) for a in args])
+            main([str(a) for a in args])
         out, err = capsys.readouterr()
         return Done(int(ended.value.code or 0), out, err)
 
@@ -73,8 +75,8 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
     """Install a plugin of one module, as pip would, on a path of its own."""
     site = tmp_path / "site"
     monkeypatch.syspath_prepend(str(site))
-    forget = (plugins.discover.cache_clear, cli.assemble.cache_clear)
-    builtin = dict(cli.cli.commands)
+    forget = (plugins.discover.cache_clear, assemble.cache_clear)
+    builtin = dict(cli_of_cli.commands)
 
     def add(name: str, code: str) -> Path:
         info = site / f"{name}-1.0.dist-info"
@@ -89,6 +91,6 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
     yield add
     for clear in forget:
         clear()
-    cli.cli.commands = builtin
+    cli_of_cli.commands = builtin
     for module in [n for n, m in sys.modules.items() if str(getattr(m, "__file__", "") or "").startswith(str(site))]:
         del sys.modules[module]

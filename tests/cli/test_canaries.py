@@ -49,9 +49,9 @@ def forms(piece: str) -> Iterator[str]:
 def every_log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tracebacks are shown and every logger speaks; what other tests made secret is forgotten."""
     monkeypatch.setenv("DPONE_DEBUG", "1")
-    monkeypatch.setattr("dpone.secret._known", set())
-    monkeypatch.setattr("dpone.secret._pattern", None)
-    monkeypatch.setattr("dpone.engine.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("dpone.model.secret._known", set())
+    monkeypatch.setattr("dpone.model.secret._pattern", None)
+    monkeypatch.setattr("dpone.engine.run.time.sleep", lambda seconds: None)
     caplog.set_level(logging.DEBUG)
 
 

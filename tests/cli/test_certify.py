@@ -11,12 +11,19 @@ from typing import Any
 import pytest
 from attrs import evolve
 
-from dpone import certify, evidence
 from dpone.capability import CAPABILITIES
-from dpone.certify import Level, Status
-from dpone.cli import main
+from dpone.certify import certification, evidence
+from dpone.certify.certification import Level, Status
+from dpone.certify.evidence import (
+    GATES,
+    Durability,
+    Measure,
+    Server,
+    write,
+    write_gate,
+)
+from dpone.cli.main import main
 from dpone.errors import ConfigError
-from dpone.evidence import GATES, Durability, Measure, Server, write, write_gate
 
 LIVE, STANDIN = Server("SQLite", "3.40.1", True), Server("Fake", "1", False)
 # What sqlite declares, from its plugin file by hand; a case for each.
@@ -58,7 +65,7 @@ def record(
 
 
 def status(folder: Path | None, role: str = "state", capability: str = "lock") -> Status:
-    found = certify.certify(folder)
+    found = certification.certify(folder)
     [cell] = [c for c in found.cells if (c.connector, c.role, c.capability) == ("sqlite", role, capability)]
     return cell.status
 
@@ -70,16 +77,16 @@ def everything(folder: Path, server: Server = LIVE) -> None:
 
 def test_without_evidence_nothing_is_certified() -> None:
     """No evidence: every declared cell says declared, and the first line says so."""
-    found = certify.certify()
+    found = certification.certify()
     statuses = {cell.status for cell in found.cells} | {route.status for route in found.routes}
     assert statuses == {Status.DECLARED, Status.UNSUPPORTED, Status.NOT_IMPLEMENTED}
     assert {connector.level for connector in found.connectors} == {Level.NONE}
-    assert certify.said(found).startswith("No evidence was given, so nothing is certified")
+    assert certification.said(found).startswith("No evidence was given, so nothing is certified")
 
 
 def test_every_cell_is_there() -> None:
     """The matrix has a cell for each capability of each role of each connector."""
-    cells = certify.certify().cells
+    cells = certification.certify().cells
     mine = [(c.role, c.capability) for c in cells if c.connector == "sqlite"]
     assert mine == [(role, c) for role in ("source", "sink", "state") for c in CAPABILITIES[role]]
 
@@ -87,7 +94,7 @@ def test_every_cell_is_there() -> None:
 def test_a_passed_run_certifies(tmp_path: Path) -> None:
     """Every case passed, live, with the installed files: certified, with the server it was seen on."""
     record(tmp_path)
-    [cell] = [c for c in certify.certify(tmp_path).cells if (c.connector, c.capability) == ("sqlite", "lock")]
+    [cell] = [c for c in certification.certify(tmp_path).cells if (c.connector, c.capability) == ("sqlite", "lock")]
     assert (cell.status, cell.servers) == (Status.CERTIFIED, ("SQLite 3.40.1",))
 
 
@@ -115,7 +122,7 @@ def test_a_skipped_case_leaves_the_capability_declared(tmp_path: Path) -> None:
 def test_a_quirk_is_not_required(tmp_path: Path) -> None:
     """A case that the system cannot have is not missed, and is shown; a capability of quirks alone is not certified."""
     record(tmp_path, results={"lock_2": "skipped"}, quirks={"lock_2": "no clock"})
-    [cell] = [c for c in certify.certify(tmp_path).cells if (c.connector, c.capability) == ("sqlite", "lock")]
+    [cell] = [c for c in certification.certify(tmp_path).cells if (c.connector, c.capability) == ("sqlite", "lock")]
     assert (cell.status, cell.quirks) == (Status.CERTIFIED, {"lock_2": "no clock"})
     skipped = {"lock_1": "skipped", "lock_2": "skipped"}
     record(tmp_path, results=skipped, quirks=dict.fromkeys(skipped, "no clock"))
@@ -135,7 +142,7 @@ def test_evidence_of_other_files_is_stale(tmp_path: Path, monkeypatch: pytest.Mo
     """Where a file of core or of the plugin is another one now, the evidence is stale, passed or failed."""
     record(tmp_path, results={"history_1": "failed"})
     real = evidence.digest
-    monkeypatch.setattr(certify, "digest", lambda name: "0" * 64 if name == changed else real(name))
+    monkeypatch.setattr(certification, "digest", lambda name: "0" * 64 if name == changed else real(name))
     assert {status(tmp_path), status(tmp_path, capability="history")} == {Status.STALE}
 
 
@@ -165,7 +172,7 @@ def test_a_changed_file_changes_the_digest(tmp_path: Path, monkeypatch: pytest.M
 def test_a_route_is_certified_by_its_runs(tmp_path: Path) -> None:
     """Evidence of a route says what was run from which source to which sink, by which strategy."""
     record(tmp_path, "route", ("append",), names=("file", "sqlite"))
-    found = {(r.source, r.sink, r.strategy): r.status for r in certify.certify(tmp_path).routes}
+    found = {(r.source, r.sink, r.strategy): r.status for r in certification.certify(tmp_path).routes}
     assert found["file", "sqlite", "append"] is Status.CERTIFIED
     assert found["file", "sqlite", "merge"] is Status.DECLARED
     assert found["sqlite", "file", "append"] is Status.DECLARED
@@ -193,7 +200,7 @@ def gate(folder: Path, name: Any, server: Server = SYNCED, without: str = "", **
 
 
 def _gates(folder: Path) -> dict[str, Status]:
-    [found] = [c for c in certify.certify(folder).connectors if c.connector == "sqlite"]
+    [found] = [c for c in certification.certify(folder).connectors if c.connector == "sqlite"]
     return dict(found.gates)
 
 
@@ -251,7 +258,7 @@ def test_a_gate_counts_by_what_it_measured(
     for one in ("throughput", "soak"):
         gate(tmp_path, one, **(changed if one == name else {}))
     assert (_gates(tmp_path)[name], _level(tmp_path)) == (status, Level.CERTIFIED)
-    [shown] = [one for one in certify.certify(tmp_path).gates if one.gate == name]
+    [shown] = [one for one in certification.certify(tmp_path).gates if one.gate == name]
     assert (shown.status, "; ".join(shown.lacking)) == (status, but)
 
 
@@ -280,7 +287,7 @@ def test_a_gate_of_other_files_is_stale(tmp_path: Path, monkeypatch: pytest.Monk
     gate(tmp_path, "throughput")
     gate(tmp_path, "soak", wrong_rows=(1, None, 0))
     real = evidence.digest
-    monkeypatch.setattr(certify, "digest", lambda name: "0" * 64 if name == changed else real(name))
+    monkeypatch.setattr(certification, "digest", lambda name: "0" * 64 if name == changed else real(name))
     assert {_gates(tmp_path)[one] for one in ("throughput", "soak")} == {Status.STALE}
 
 
@@ -328,7 +335,7 @@ def test_the_command_shows_what_was_measured(tmp_path: Path, capsys: pytest.Capt
 
 
 def _level(folder: Path) -> Level:
-    [found] = [c for c in certify.certify(folder).connectors if c.connector == "sqlite"]
+    [found] = [c for c in certification.certify(folder).connectors if c.connector == "sqlite"]
     return found.level
 
 
@@ -359,7 +366,7 @@ def test_a_damaged_file_is_refused_by_name(tmp_path: Path, damage: Any) -> None:
     path = record(tmp_path)
     path.write_text(damage(path.read_text()))
     with pytest.raises(ConfigError, match=path.name) as caught:
-        certify.certify(tmp_path)
+        certification.certify(tmp_path)
     assert "\n" not in str(caught.value)
 
 
@@ -370,7 +377,7 @@ def test_evidence_of_a_later_format_is_refused(tmp_path: Path) -> None:
     document["checksum"] = evidence.checksum(document)
     path.write_text(json.dumps(document))
     with pytest.raises(ConfigError, match="format 3, this dpone reads 1 and 2"):
-        certify.certify(tmp_path)
+        certification.certify(tmp_path)
 
 
 def test_evidence_of_the_first_format_is_read(tmp_path: Path) -> None:

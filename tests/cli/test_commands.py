@@ -12,7 +12,7 @@ from typing import Any
 import click
 import pytest
 
-from dpone.cli import assemble
+from dpone.cli.main import assemble
 from dpone.cli.output import table
 
 Dpone = Callable[..., Any]
@@ -34,7 +34,7 @@ HEAVY = (
 def test_light_commands_import_nothing_heavy(args: list[str], tmp_path: Path) -> None:
     """Help and the list of plugins load no driver, no pyarrow and no engine."""
     code = (
-        "import sys\nfrom dpone.cli import main\n"
+        "import sys\nfrom dpone.cli.main import main\n"
         f"try:\n    main({args!r})\nexcept SystemExit:\n    pass\n"
         f"print([m for m in {HEAVY!r} if m in sys.modules], file=sys.stderr)\n"
     )

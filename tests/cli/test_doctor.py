@@ -69,7 +69,7 @@ def test_doctor_tries_implementations(install: Callable[[str, str], Path], dpone
     code = (
         "import dpone\nfrom dpone.capability import Connector, declare\n@dpone.hookimpl\ndef dpone_sources():\n"
         "    able = declare('source', ['read'])\n"
-        "    return [Connector('zz_half', 'zz_missing:S', 'dpone.pipeline:SourceOptions', able)]\n"
+        "    return [Connector('zz_half', 'zz_missing:S', 'dpone.model.pipeline:SourceOptions', able)]\n"
     )
     install("zz_half", code)
     one = by_name(dpone("doctor", "--format", "json"))["plugin zz_half"]
@@ -239,7 +239,7 @@ def connector(role, cls, options, **more):
         if not name.startswith("_") and not hasattr(cls, name):
             setattr(cls, name, lambda self, *args: self.__getattr__("a method"))
     plain = [name for name in CAPABILITIES[role] if name not in OPTIONAL.get(role, ())]
-    return Connector("zz_checked", f"zz_checked:{cls.__name__}", f"dpone.pipeline:{options}",
+    return Connector("zz_checked", f"zz_checked:{cls.__name__}", f"dpone.model.pipeline:{options}",
                      declare(role, plain), **more)
 
 @dpone.hookimpl

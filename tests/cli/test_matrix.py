@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dpone.strategy import MODES
+from dpone.model.strategy import MODES
 
 Dpone = Callable[..., Any]
 
@@ -20,8 +20,8 @@ from typing import Literal
 from dpone.capability import CAPABILITIES, Connector, declare
 from dpone.contract import PROTOCOLS
 from dpone.errors import SinkError
-from dpone.evolution import Stored
-from dpone.pipeline import SinkOptions
+from dpone.model.evolution import Stored
+from dpone.model.pipeline import SinkOptions
 
 @frozen
 class Options(SinkOptions):
@@ -49,7 +49,7 @@ def dpone_sinks():
 @dpone.hookimpl
 def dpone_sources():
     row = declare("source", ["read"], ["incremental_cdc"])
-    return [Connector("zz_toy", "zz_toy:Source", "dpone.pipeline:SourceOptions", row, takes=("table",))]
+    return [Connector("zz_toy", "zz_toy:Source", "dpone.model.pipeline:SourceOptions", row, takes=("table",))]
 """
 
 

@@ -11,7 +11,12 @@ import pyarrow as pa
 import pytest
 
 from dpone.connectors.sqlite.database import SqliteDialect
-from dpone.sql.types import JSON, UUID, arrow, standard
+from dpone.model.types import (
+    JSON,
+    UUID,
+    arrow,
+    standard,
+)
 
 Dpone = Callable[..., Any]
 Planned = Callable[..., Any]

@@ -22,9 +22,10 @@ from urllib.parse import unquote, urlsplit
 import pyarrow as pa
 import dpone
 from dpone.capability import Connector, declare, CAPABILITIES
-from dpone.contract import OPTIONAL, Entry, Finding, Part, Receipt, Staged, Versioned, Window
-from dpone.evolution import Stored
-from dpone.position import Position
+from dpone.contract import OPTIONAL, Entry, Finding, Part, Receipt, Versioned, Window
+from dpone.model.staged import Staged
+from dpone.model.evolution import Stored
+from dpone.model.position import Position
 
 
 def leak(spec, call):
@@ -128,7 +129,7 @@ class VaultState(Vault):
 
 def connector(role, cls, options, **more):
     plain = [name for name in CAPABILITIES[role] if name == "partitions" or name not in OPTIONAL.get(role, ())]
-    return Connector("vault", f"zz_vault:{cls}", f"dpone.pipeline:{options}", declare(role, plain), **more)
+    return Connector("vault", f"zz_vault:{cls}", f"dpone.model.pipeline:{options}", declare(role, plain), **more)
 
 @dpone.hookimpl
 def dpone_sources(): return [connector("source", "VaultSource", "SourceOptions", takes=("connection", "table"))]

@@ -12,11 +12,17 @@ from attrs import field, frozen
 from attrs.validators import ge, le
 
 from dpone.capability import Connector, Role, declare
-from dpone.config import PipelineErrors, load_pipeline
+from dpone.config.document import PipelineErrors
+from dpone.config.reader import load_pipeline
 from dpone.errors import ConfigError
-from dpone.pipeline import Pipeline, SinkOptions, SourceOptions, StateOptions
+from dpone.model.pipeline import (
+    Pipeline,
+    SinkOptions,
+    SourceOptions,
+    StateOptions,
+)
+from dpone.model.secret import Secret
 from dpone.plugins import Plugins
-from dpone.secret import Secret
 
 OPTIONS = "options_of_the_config_tests"
 
@@ -55,8 +61,8 @@ class BucketOptions(SinkOptions):
 @pytest.fixture(autouse=True)
 def _no_known_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     """What one test makes secret must not be masked in another's messages."""
-    monkeypatch.setattr("dpone.secret._known", set())
-    monkeypatch.setattr("dpone.secret._pattern", None)
+    monkeypatch.setattr("dpone.model.secret._known", set())
+    monkeypatch.setattr("dpone.model.secret._pattern", None)
 
 
 @pytest.fixture
@@ -69,7 +75,7 @@ def plugins(monkeypatch: pytest.MonkeyPatch) -> Plugins:
     def add(role: Role, name: str, takes: tuple[str, ...], able: list[str], options: str) -> None:
         records[role, name] = Connector(name, "nowhere:Nothing", options, declare(role, able), takes)
 
-    source, sink, state = (f"dpone.pipeline:{cls.__name__}" for cls in (SourceOptions, SinkOptions, StateOptions))
+    source, sink, state = (f"dpone.model.pipeline:{cls.__name__}" for cls in (SourceOptions, SinkOptions, StateOptions))
     add("source", "file", ("path",), ["read", "repeatable"], source)
     add("source", "shop", ("connection", "table", "query"), ["read", "incremental_cursor", "incremental_xmin"],
         f"{OPTIONS}:ShopOptions")  # fmt: skip

@@ -16,12 +16,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dpone.capability import declare
-from dpone.config import PipelineErrors, expand, load_pipeline, strict_json
+from dpone.config.document import PipelineErrors, strict_json
+from dpone.config.reader import expand, load_pipeline
 from dpone.errors import ConfigError
-from dpone.pipeline import Incremental, Lineage, Pipeline, Runtime, SchemaEvolution
+from dpone.model.pipeline import (
+    Incremental,
+    Lineage,
+    Pipeline,
+    Runtime,
+    SchemaEvolution,
+)
+from dpone.model.schema import Name
+from dpone.model.secret import Secret
 from dpone.plugins import Plugins
-from dpone.schema import Name
-from dpone.secret import Secret
 
 Load = Callable[..., Pipeline]
 Problems = Callable[..., list[str]]

@@ -10,15 +10,15 @@ import pytest
 from attrs import evolve, frozen
 
 from dpone.capability import Connector, declare
-from dpone.certify import certify, to_markdown
-from dpone.config import load_pipeline
-from dpone.document import PipelineErrors
+from dpone.certify.certification import certify, to_markdown
+from dpone.config.document import PipelineErrors
+from dpone.config.json_schema import pipeline_schema
+from dpone.config.reader import load_pipeline
 from dpone.errors import PluginError
-from dpone.pipeline import Incremental, SourceSpec
-from dpone.pipeline_schema import pipeline_schema
+from dpone.model.pipeline import Incremental, SourceSpec
 from dpone.plugins import Plugins
 
-OPTIONS = "dpone.pipeline:SourceOptions"
+OPTIONS = "dpone.model.pipeline:SourceOptions"
 Text = Callable[..., str]
 
 
@@ -116,13 +116,13 @@ def test_options_that_are_none_of_the_role_are_refused(plugins: Plugins) -> None
     """A class that does not extend that of the role lacks what the engine reads: named, not found by a traceback."""
     record = evolve(plugins.get("source", "file"), options=f"{__name__}:NoOptions")
     changed = evolve(plugins, connectors={**plugins.connectors, ("source", "file"): record})
-    with pytest.raises(PluginError, match=r"NoOptions does not extend dpone\.pipeline\.SourceOptions; derive"):
+    with pytest.raises(PluginError, match=r"NoOptions does not extend dpone\.model\.pipeline\.SourceOptions; derive"):
         changed.options("source", "file")
 
 
 def test_the_matrix_has_a_row_for_what_a_plugin_adds(offering: Plugins, monkeypatch: pytest.MonkeyPatch) -> None:
     """A capability that only one connector has is not left out; the others do not implement it."""
-    monkeypatch.setattr("dpone.certify.discover", lambda: offering)
+    monkeypatch.setattr("dpone.certify.certification.discover", lambda: offering)
     found = certify()
     status = {c.connector: str(c.status) for c in found.cells if c.capability == "incremental_lsn"}
     assert (status["ledger"], status["shop"]) == ("declared", "not implemented")

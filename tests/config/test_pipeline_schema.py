@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from dpone.pipeline_schema import pipeline_schema
+from dpone.config.json_schema import pipeline_schema
+from dpone.model.schema import TYPE_NAMES
 from dpone.plugins import Plugins, discover
-from dpone.schema import TYPE_NAMES
 
 SHOP = {"type": "shop", "connection": "${SHOP}", "table": "public.orders"}
 LITE = {"type": "lite", "connection": "sqlite:///w.db", "table": "t", "strategy": {"mode": "append"}}

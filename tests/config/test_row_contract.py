@@ -8,11 +8,16 @@ from typing import Any
 import jsonschema
 import pytest
 
-from dpone.config import load_pipeline, row_contract
+from dpone.config.json_schema import pipeline_schema
+from dpone.config.reader import load_pipeline, row_contract
 from dpone.errors import ConfigError
-from dpone.pipeline_schema import pipeline_schema
+from dpone.model.row_contract import (
+    Quarantine,
+    Range,
+    RowContract,
+    RowCount,
+)
 from dpone.plugins import discover
-from dpone.rowcontract import Quarantine, Range, RowContract, RowCount
 
 PIPELINE = """\
 pipeline: p

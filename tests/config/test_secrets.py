@@ -21,9 +21,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpone.config import PipelineErrors
-from dpone.pipeline import Pipeline, SourceSpec
-from dpone.secret import MASK, Secret, _known, redact, redacted, register, sensitive, unclear
+from dpone.config.document import PipelineErrors
+from dpone.model.pipeline import Pipeline, SourceSpec
+from dpone.model.secret import (
+    MASK,
+    Secret,
+    _known,
+    redact,
+    redacted,
+    register,
+    sensitive,
+    unclear,
+)
 
 Load = Callable[..., Pipeline]
 Text = Callable[..., str]

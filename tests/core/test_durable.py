@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from tests.sql.clock import Clock
 
-from dpone import durable
 from dpone.errors import Busy
+from dpone.host import durable
 
 
 def mode(path: Path) -> int:
@@ -91,7 +91,7 @@ def test_a_digest_is_of_all_bytes(tmp_path: Path) -> None:
 HOLDER = """
 import sys
 from pathlib import Path
-from dpone import durable
+from dpone.host import durable
 with durable.exclusive(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()

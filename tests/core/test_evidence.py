@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from dpone import evidence
+from dpone.certify import evidence
 
 
 def git(folder: Path, *args: str) -> str:

@@ -10,9 +10,17 @@ import pytest
 
 from dpone.connectors.sqlite.database import SqliteDialect
 from dpone.errors import SchemaBreak
-from dpone.evolution import SchemaComparator, Stored, holds, inexact, join, plan, united
-from dpone.pipeline import SchemaEvolution
-from dpone.schema import DEFAULT, NATIVE
+from dpone.model.evolution import (
+    SchemaComparator,
+    Stored,
+    holds,
+    inexact,
+    join,
+    plan,
+    united,
+)
+from dpone.model.pipeline import SchemaEvolution
+from dpone.model.schema import DEFAULT, NATIVE
 
 
 def _as_is(type_: pa.DataType) -> Stored:

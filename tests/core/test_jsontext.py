@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpone.jsontext import NotJson, json_texts
+from dpone.formats.json_text import NotJson, json_texts
 
 BERLIN = "Europe/Berlin"
 DAY = dt.datetime(2024, 2, 29)

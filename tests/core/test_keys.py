@@ -12,9 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dpone.errors import ConfigError
-from dpone.keys import FORMS, canonical, compared, forms
-from dpone.sql.types import JSON
-from dpone.strategy import Strategy
+from dpone.model.keys import (
+    FORMS,
+    canonical,
+    compared,
+    forms,
+)
+from dpone.model.strategy import Strategy
+from dpone.model.types import JSON
 
 NUMBERS = st.decimals(allow_nan=False, allow_infinity=False, places=None).filter(lambda d: abs(d.adjusted()) < 40)
 

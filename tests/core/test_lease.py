@@ -8,8 +8,8 @@ from contextlib import suppress
 
 import pytest
 
+from dpone.engine.lease import renewing
 from dpone.errors import Conflict, StateError
-from dpone.lease import renewing
 
 TTL = 0.003  # so that the next beat comes at once
 

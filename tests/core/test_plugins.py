@@ -41,7 +41,7 @@ def plugin(monkeypatch: pytest.MonkeyPatch) -> Callable[..., EntryPoint]:
 
 
 def _source(name: str, **more: Any) -> Callable[[], list[Connector]]:
-    record = {"options": "dpone.pipeline:SourceOptions", "capabilities": declare("source", ("read",)), **more}
+    record = {"options": "dpone.model.pipeline:SourceOptions", "capabilities": declare("source", ("read",)), **more}
     return lambda: [Connector(name, **{"implementation": "acme:Source", **record})]
 
 
@@ -66,7 +66,9 @@ def test_a_sink_claims_what_its_commit_can_give(
     plugin: Callable[..., EntryPoint], supported: tuple[str, ...], commit: Any, found: str
 ) -> None:
     """A sink says how it commits, and without a journal it declares nothing that takes one."""
-    record = Connector("acme", "acme:Sink", "dpone.pipeline:SinkOptions", declare("sink", supported), commit=commit)
+    record = Connector(
+        "acme", "acme:Sink", "dpone.model.pipeline:SinkOptions", declare("sink", supported), commit=commit
+    )
     one = _one(_discover([plugin("acme", dpone_sinks=lambda: [record])], ""), "acme")
     assert (one.state, found in one.cause) == ("broken" if found else "ok", True)
 

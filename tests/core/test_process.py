@@ -7,7 +7,7 @@ import pytest
 from attrs import evolve
 from tests.patience import until
 
-from dpone.process import Process, _started
+from dpone.host.process import Process, _started
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells when a process started")

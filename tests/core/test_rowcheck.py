@@ -16,10 +16,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpone import quarantine
 from dpone.errors import ConfigError
-from dpone.rowcheck import Counts, Rules, SeenInMemory, bind, check_rows
-from dpone.rowcontract import Quarantine, Range, RowContract, RowCount
+from dpone.model.row_contract import (
+    Quarantine,
+    Range,
+    RowContract,
+    RowCount,
+)
+from dpone.quality import unique
+from dpone.quality.check import (
+    Counts,
+    Rules,
+    bind,
+    check_rows,
+)
+from dpone.quality.unique import SeenInMemory, SeenOnDisk
 
 
 def broken(contract: RowContract, **columns: pa.Array) -> dict[str, int]:
@@ -431,14 +442,14 @@ def test_the_checks_equal_a_slow_model(
 def test_keys_seen_on_disk_equal_a_set(batches: list[list[int]], wide: bool, tmp_path_factory: Any) -> None:
     """Whatever went to the disk in between, a key was seen before if and only if a set says so."""
     folder: Path = tmp_path_factory.getbasetemp()
-    seen, known = quarantine.SeenOnDisk(folder), set[int]()
-    before, quarantine.RUN = quarantine.RUN, 4
+    seen, known = SeenOnDisk(folder), set[int]()
+    before, unique.RUN = unique.RUN, 4
     try:
         for batch in batches:
             keys = np.array([b"%016d" % n for n in batch], "S16") if wide else np.array(batch, np.uint64)
             expected = [n in known or n in batch[:i] for i, n in enumerate(batch)]
             assert seen.add(keys).tolist() == expected
             known |= {*batch}
-            assert sum(map(len, seen._recent)) < 2 * quarantine.RUN  # the others are on the disk
+            assert sum(map(len, seen._recent)) < 2 * unique.RUN  # the others are on the disk
     finally:
-        quarantine.RUN = before
+        unique.RUN = before

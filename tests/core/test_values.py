@@ -13,14 +13,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.sql.clock import Clock
 
-from dpone import stopping
 from dpone.errors import ConfigError, SourceError, StateError
-from dpone.ids import ulid
-from dpone.position import Position
-from dpone.prefetch import prefetch
-from dpone.report import ErrorReport, Rows, RunReport, StreamReport
-from dpone.schema import Name, ambiguous
-from dpone.strategy import Strategy
+from dpone.host import stopping
+from dpone.host.prefetch import prefetch
+from dpone.model.ids import ulid
+from dpone.model.position import Position
+from dpone.model.report import (
+    ErrorReport,
+    Rows,
+    RunReport,
+    StreamReport,
+)
+from dpone.model.schema import Name, ambiguous
+from dpone.model.strategy import Strategy
 
 _json = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -217,7 +222,7 @@ def stuck() -> tuple[threading.Event, Iterator[int]]:
 
 def test_OUT_11_a_reader_that_does_not_come_back_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     """The sink gave up, and the source's thread does not end: there is a limit to waiting for it."""
-    monkeypatch.setattr("dpone.prefetch.LONGEST", 0.2)
+    monkeypatch.setattr("dpone.host.prefetch.LONGEST", 0.2)
     free, items = stuck()
     ahead = prefetch(items)
     next(ahead)

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import duckdb
 import yaml
 
-from dpone.engine import run
+from dpone.engine.run import run
 from dpone.errors import DponeError
 
 KINDS = ("csv", "tsv", "json", "jsonl", "ndjson", "parquet")

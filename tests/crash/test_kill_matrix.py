@@ -31,8 +31,8 @@ from tests.engine.project import (
     zygote,
 )  # fmt: skip
 
-from dpone.observe.events import STEPS
-from dpone.strategy import MODES
+from dpone.model.events import STEPS
+from dpone.model.strategy import MODES
 
 STRATEGIES: Mapping[str, Mapping[str, Any]] = {
     "full_refresh": {"mode": "full_refresh"},

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
-from dpone import certify
-from dpone.cli import assemble
-from dpone.ops.matrix import TypeRow, route_matrix, type_matrix
+from dpone.certify import certification
+from dpone.certify.matrix import TypeRow, route_matrix, type_matrix
+from dpone.cli.main import assemble
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 # Connectors of this repository; whatever else is installed here is not on the pages.
@@ -110,8 +110,8 @@ def flow_table() -> str:
 
 
 def matrix_page() -> str:
-    known = {cell.connector for cell in certify.certify().cells}
-    certified = certify.to_markdown(certify.certify(only=[name for name in OURS if name in known]))
+    known = {cell.connector for cell in certification.certify().cells}
+    certified = certification.to_markdown(certification.certify(only=[name for name in OURS if name in known]))
     return MATRIX.format(flows=flow_table(), certified=certified)
 
 

@@ -17,7 +17,7 @@ from tests.docs.generate import DOCS, flows
 from tests.docs.transcript import follow
 from tests.postgres.server import Server
 
-from dpone import cli
+from dpone.cli.main import main
 
 FLOWS = DOCS / "connectors" / "flows"
 HEADS = ["The pipeline", "What is exact", "What to watch", "Runbook"]
@@ -183,7 +183,7 @@ def test_the_guide_of_a_flow_is_followed(
 
 def run(command: str) -> None:
     with pytest.raises(SystemExit) as ended:
-        cli.main(command.split())
+        main(command.split())
     assert ended.value.code == 0, command
 
 

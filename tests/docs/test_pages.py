@@ -9,8 +9,8 @@ import pytest
 from tests.docs import generate
 
 from dpone import hookspecs
-from dpone.pipeline import Pipeline
-from dpone.strategy import MODES
+from dpone.config.reader import load_pipeline
+from dpone.model.strategy import MODES
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -39,7 +39,7 @@ def test_every_pipeline_on_a_page_is_valid(
         monkeypatch.setenv(name, "sqlite:///example.db")
     file = tmp_path / "pipeline.yaml"
     file.write_text(text, encoding="utf-8")
-    assert Pipeline.from_yaml(file).streams
+    assert load_pipeline(file).streams
 
 
 def test_there_are_pipelines_to_check() -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from attrs import fields
 
-from dpone import cli
-from dpone.rowcontract import OF_A_ROW, OF_THE_LOAD, Quarantine
+from dpone.cli.main import main
+from dpone.model.row_contract import OF_A_ROW, OF_THE_LOAD, Quarantine
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGE = (DOCS / "guide" / "row-contracts.md").read_text(encoding="utf-8")
@@ -28,7 +28,7 @@ def test_the_example_of_the_page(
     (tmp_path / "pipeline.yaml").write_text(fence("yaml")[0], encoding="utf-8")
     command, _, shown = fence("console")[0].partition("\n")
     with pytest.raises(SystemExit) as ended:
-        cli.main(command.split()[2:])
+        main(command.split()[2:])
     assert ended.value.code == 0
     [file] = (tmp_path / ".dpone" / "quarantine" / "orders").glob("*/*.jsonl")
     text = capsys.readouterr().out.replace(str(file.parent), "FOLDER").replace(file.parent.name, "LOAD")

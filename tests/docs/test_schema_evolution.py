@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dpone import cli
+from dpone.cli.main import main
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGE = (DOCS / "guide" / "schema-evolution.md").read_text(encoding="utf-8")
@@ -27,7 +27,7 @@ def test_commands_print_what_the_page_shows(
         (tmp_path / name).write_text(text, encoding="utf-8")
     prompt, program, *args = shlex.split(command)
     with pytest.raises(SystemExit) as ended:
-        cli.main(args)
+        main(args)
     assert (prompt, program) == ("$", "dpone")
     assert capsys.readouterr().out == output
     assert ended.value.code == (3 if "BREAKING" in output else 0)

@@ -12,7 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from dpone import cli
+from dpone.cli.main import main
 
 _FENCE = re.compile(r"(?:^`([\w./-]+)`:\n\n)?^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _OWN = [(r"\b(load|run) [0-9A-Z]{26}\b", r"\1 ID"), (r" in [\d.]+ s\b", " in 0.05 s")]
@@ -59,7 +59,7 @@ def _run(command: str, url: str, capsys: pytest.CaptureFixture[str]) -> tuple[in
     assert program == "dpone", command
     capsys.readouterr()
     with pytest.raises(SystemExit) as ended:
-        cli.main(args)
+        main(args)
     done = capsys.readouterr()
     errors = [line for line in done.err.splitlines(keepends=True) if line.startswith("error: ")]
     return int(ended.value.code or 0), normal(done.out + "".join(errors))

@@ -36,13 +36,14 @@ from typing import Any
 import dpone.connectors.file.sink
 import dpone.connectors.file.source
 import dpone.connectors.sqlite.sink  # noqa: F401  # imported before the fork, like those above
+from dpone.config.reader import load_pipeline
 from dpone.connectors.file.state import _FileLease
 from dpone.connectors.sqlite.database import SqliteDatabase
-from dpone.engine import Run, undo
+from dpone.engine.run import Run
+from dpone.engine.undo import undo
 from dpone.errors import Interrupted
 from dpone.hookspecs import hookimpl
 from dpone.ops.state import move
-from dpone.pipeline import Pipeline
 from dpone.plugins import discover
 from dpone.sql.state import SqlLease
 
@@ -174,14 +175,14 @@ def execute(job: dict[str, Any]) -> tuple[int, dict[str, Any]]:
     plugins = discover()
     if "move" in job:
         trap.armed = True
-        move(Pipeline.from_yaml(job["pipeline"]), *job["move"])
+        move(load_pipeline(job["pipeline"]), *job["move"])
         return 0, {"count": trap.count}
     if "undo" in job:
         trap.armed = True
         undo(job["pipeline"], *job["undo"], plugins)
         return 0, {"count": trap.count}
     plugins.manager.register(trap)
-    run = Run(Pipeline.from_yaml(job["pipeline"]), plugins=plugins, **job.get("options", {}))
+    run = Run(load_pipeline(job["pipeline"]), plugins=plugins, **job.get("options", {}))
     try:
         run.execute()
     except (KeyboardInterrupt, Interrupted):

@@ -15,7 +15,7 @@ from dpone.connectors.file.source import FileSource
 from dpone.connectors.sqlite.sink import SqliteSink
 from dpone.connectors.sqlite.state import SqliteState
 from dpone.contract import BatchStream, Entry, Load, Part, Receipt, Stream, Window, WindowRequest
-from dpone.position import Position
+from dpone.model.position import Position
 
 faults: dict[str, list[BaseException]] = {}
 log: list[str] = []

@@ -24,10 +24,11 @@ import pyarrow.parquet as pq
 import yaml
 from attrs import evolve, field, frozen
 
-from dpone import engine, hookspecs
+from dpone import hookspecs
 from dpone.capability import Support
+from dpone.engine.run import run as run_pipeline
+from dpone.model.report import RunReport, StreamReport
 from dpone.plugins import Plugins, discover
-from dpone.report import RunReport, StreamReport
 
 MEMORY = Path("/dev/shm")  # noqa: S108  # the folder made in it is private and of a random name
 CHILD = Path(__file__).with_name("child.py")
@@ -137,7 +138,7 @@ class Project:
 
     def run(self, **options: Any) -> RunReport:
         """In this process."""
-        return engine.run(self.pipeline, **options)
+        return run_pipeline(self.pipeline, **options)
 
     def load(self, **options: Any) -> StreamReport:
         """In this process; the run must succeed."""

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from tests.engine.project import Project, rows
 
-from dpone import cli
+from dpone.cli.main import main
 
 Refuse = Callable[..., str]
 
@@ -30,7 +30,7 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Refuse:
         before = everything()
         capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
-            cli.main(["run", str(pipeline or project.pipeline), "-q", *args])
+            main(["run", str(pipeline or project.pipeline), "-q", *args])
         out, err = capsys.readouterr()
         lines = err.splitlines()
         assert ended.value.code == code, (out, err)
@@ -341,7 +341,7 @@ def test_a_state_that_is_a_folder(project: Project, refused: Refuse) -> None:
     text = project.pipeline.read_text()
     project.pipeline.write_text(text)
     with pytest.raises(SystemExit) as ended:
-        cli.main(["run", str(project.pipeline), "-q"])
+        main(["run", str(project.pipeline), "-q"])
     assert ended.value.code == 1
     assert project.rows() == []
 

@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 from tests.cdc.log import delete, insert, orders, transaction, update, write
 from tests.engine.project import KILLED, TABLES, ApplyProject, ChangeProject, applied, memory_folder, with_plugins
 
-from dpone.engine import run, undo
+from dpone.config.reader import load_pipeline
+from dpone.engine.run import run
+from dpone.engine.undo import undo
 from dpone.errors import SinkError, StateError
+from dpone.model.position import Position
 from dpone.ops.state import reposition
-from dpone.pipeline import Pipeline
-from dpone.position import Position
 
 TRUNCATE = {"op": "truncate", "table": "orders"}
 
@@ -213,7 +214,7 @@ def test_a_position_set_back_applies_the_same_changes_again(shop: ApplyProject) 
                                 insert("orders", {"id": 20}, note="m")))  # fmt: skip
     shop.load()
     before = shop.rows()
-    reposition(Pipeline.from_yaml(shop.pipeline), "p", first)
+    reposition(load_pipeline(shop.pipeline), "p", first)
     assert shop.load().rows.read == 3
     assert [row[:-1] for row in shop.lineage()] == before
     require(shop)

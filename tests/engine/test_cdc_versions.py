@@ -15,11 +15,10 @@ import yaml
 from tests.cdc.log import delete, insert, orders, transaction, update, write
 from tests.engine.project import KILLED, TABLES, ApplyProject
 
-from dpone.config import load_pipeline
-from dpone.document import PipelineErrors
+from dpone.config.document import PipelineErrors
+from dpone.config.reader import load_pipeline
+from dpone.model.position import Position
 from dpone.ops.state import reposition
-from dpone.pipeline import Pipeline
-from dpone.position import Position
 
 KEYS = {"orders": "id", "customers": "cid"}
 SCD2 = {"mode": "scd2", "truncate": "apply"}
@@ -123,10 +122,10 @@ def test_a_position_set_back_writes_no_history_again(shop: ApplyProject) -> None
     first = Position.from_json(limited(shop, 1).load().position_after)
     shop.save().load()
     write(shop.log, transaction("06", update("orders", {"id": 1}, a="z"), at=day(6)))
-    reposition(Pipeline.from_yaml(shop.pipeline), "p", first)
+    reposition(load_pipeline(shop.pipeline), "p", first)
     shop.load()
     require(shop)
-    reposition(Pipeline.from_yaml(shop.pipeline), "p", None)
+    reposition(load_pipeline(shop.pipeline), "p", None)
     assert shop.load().rows.inserted == 0
     require(shop)
 

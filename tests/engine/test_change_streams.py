@@ -17,19 +17,26 @@ from attrs import evolve
 from tests.cdc.log import delete, events, insert, orders, transaction, update, write
 from tests.engine.project import TABLES, ChangeProject, Project, declaring, with_plugins
 
-from dpone.changes import batch_schema
-from dpone.config import load_pipeline
+from dpone.config.document import PipelineErrors
+from dpone.config.reader import load_pipeline
 from dpone.connectors.file.changelog import FileChangeLog
 from dpone.connectors.sqlite.sink import SqliteSink
-from dpone.contract import ChangeTable, Entry, Load, Part, Receipt, Staged, Stream
-from dpone.document import PipelineErrors
-from dpone.engine import resync, run
+from dpone.contract import (
+    Entry,
+    Load,
+    Part,
+    Receipt,
+    Stream,
+)
+from dpone.engine.rewind import resync
+from dpone.engine.run import run
 from dpone.errors import ConfigError, SinkError, StateError
+from dpone.model.changes import ChangeTable, batch_schema
+from dpone.model.position import Position
+from dpone.model.staged import Staged
+from dpone.model.strategy import Strategy
 from dpone.ops.state import reposition
-from dpone.pipeline import Pipeline
 from dpone.plugins import discover
-from dpone.position import Position
-from dpone.strategy import Strategy
 
 SOURCE = "file_changelog:log.jsonl"
 
@@ -168,8 +175,8 @@ def test_tables_are_resynced_under_a_new_epoch(changes: ChangeProject, monkeypat
     that is not of changes, a reader that cannot, and a stream that was not loaded yet."""
     plain = Project(changes.folder.parent / "plain").save()
     with pytest.raises(ConfigError, match="resync orders: stream t: it is not a change stream; use 'dpone run --full-"):
-        resync(Pipeline.from_yaml(plain.pipeline), "t", ["orders"])
-    pipeline, asked = Pipeline.from_yaml(changes.pipeline), []
+        resync(load_pipeline(plain.pipeline), "t", ["orders"])
+    pipeline, asked = load_pipeline(changes.pipeline), []
     name = pipeline.streams[0].name
     with pytest.raises(ConfigError, match="its reader cannot read one table again"):
         resync(pipeline, name, ["orders"])
@@ -355,7 +362,7 @@ def test_a_position_can_be_set(changes: ChangeProject) -> None:
     first = Position.from_json(changes.load().position_after)
     write(changes.log, orders(4, 6, "02"))
     changes.load()
-    reposition(Pipeline.from_yaml(changes.pipeline), "p", first)
+    reposition(load_pipeline(changes.pipeline), "p", first)
     assert changes.load().rows.inserted == 4
     assert len(changes.rows()) == 12
 
@@ -483,7 +490,7 @@ def taking() -> type[Taking]:
 
 def applied(project: ChangeProject, **options: Any) -> Any:
     """Run with ``cdc_apply``, whatever the sink declares."""
-    pipeline = Pipeline.from_yaml(project.pipeline)
+    pipeline = load_pipeline(project.pipeline)
     [stream] = pipeline.streams
     strategy = Strategy("cdc_apply", **options)
     pipeline = evolve(pipeline, streams=(evolve(stream, sink=evolve(stream.sink, strategy=strategy)),))

@@ -17,7 +17,7 @@ from tests.engine.test_partitions import at_stage, attempt, files, momentary, pa
 from tests.engine.test_row_contracts import bound_by, left_out, numbers, pending
 
 from dpone.connectors.sqlite.sink import SqliteSink
-from dpone.engine import undo
+from dpone.engine.undo import undo
 from dpone.errors import Conflict, SinkError
 
 OLD = {"on_violation": "quarantine", "ranges": {"id": {"min": 1}}, "quarantine": {"max_share": 1}}
@@ -175,7 +175,7 @@ def test_a_full_disk_is_told_in_one_line(project: Project, monkeypatch: pytest.M
                 raise full
             os.replace(*given)
 
-    monkeypatch.setattr("dpone.quarantine.os", System())
+    monkeypatch.setattr("dpone.quality.quarantine.os", System())
     [stream] = project.run().streams
     assert stream.error is not None
     assert stream.error.kind == "SinkError"

@@ -11,9 +11,10 @@ import pytest
 from tests.cdc.log import delete, insert, orders, transaction, write
 from tests.engine.project import ApplyProject, ChangeProject, Project, mark, rows
 
-from dpone.engine import rewind, undo
-from dpone.pipeline import Pipeline
-from dpone.position import Position
+from dpone.config.reader import load_pipeline
+from dpone.engine.rewind import rewind
+from dpone.engine.undo import undo
+from dpone.model.position import Position
 
 MERGE = {"mode": "merge", "key": ["id"]}
 
@@ -70,7 +71,7 @@ def test_OUT_16_the_advice_for_an_emptied_table_works(project: Project, way: str
     if way == "restore":
         run_sql(project, "INSERT INTO t SELECT * FROM aside")
     if way == "state set":
-        rewind(Pipeline.from_yaml(project.pipeline), "t", None)
+        rewind(load_pipeline(project.pipeline), "t", None)
     if way == "off":
         project = project.but(sink_options={"verify_target": "off"})
     project.load(full_refresh=way == "full_refresh")
@@ -87,7 +88,7 @@ def test_OUT_07_a_position_set_by_hand_was_meant(project: Project) -> None:
     head = project.head()
     assert head is not None
     run_sql(project, "DELETE FROM t")
-    rewind(Pipeline.from_yaml(project.pipeline), "t", Position.from_json(dict(head.position)))
+    rewind(load_pipeline(project.pipeline), "t", Position.from_json(dict(head.position)))
     project.csv("b", rows(11, 12))
     project.load()
     assert [row[0] for row in project.rows()] == [11, 12]
@@ -240,7 +241,7 @@ def test_OUT_07_files_that_are_gone_stop_the_run(tmp_path: Any, way: str, all_: 
         head = project.head()
         assert head is not None
         [stream] = project.run(dry_run=True).streams
-        rewind(Pipeline.from_yaml(project.pipeline), stream.stream, Position.from_json(dict(head.position)))
+        rewind(load_pipeline(project.pipeline), stream.stream, Position.from_json(dict(head.position)))
     project.load(full_refresh=way == "full_refresh")
     left = [11, 12] if not all_ else []
     assert [row[0] for row in project.rows()] == ([*left, 13, 14] if way == "state set" else list(range(1, 15)))

@@ -14,11 +14,14 @@ import yaml
 from tests.engine.project import declaring
 
 import dpone
-from dpone import engine
+from dpone.engine.commit import CommitStep
+from dpone.engine.plan import _instead
+from dpone.engine.stage import StageStep
+from dpone.engine.undo import undo
 from dpone.errors import UndoRefused
+from dpone.model.report import RunReport
+from dpone.model.strategy import Strategy
 from dpone.plugins import discover
-from dpone.report import RunReport
-from dpone.strategy import Strategy
 
 Rows = list[Mapping[str, Any]]
 BEFORE: Rows = [{"id": 1, "n": 1, "gone": 1}, {"id": 2, "n": 2, "gone": 1}, {"id": 3, "n": 3, "gone": 1}]
@@ -111,13 +114,13 @@ def test_OUT_16_a_stop_for_another_type_is_followed_by_a_full_refresh(
     assert "or replace the table with --full-refresh" in project.stop()
     assert project.rows() == BEFORE
     seen: list[Rows] = []
-    commit = engine._Commit.execute
+    commit = CommitStep.execute
 
     def watched(attempt: Any, *given: Any) -> Any:
         seen.append(project.rows())
         return commit(attempt, *given)
 
-    monkeypatch.setattr(engine._Commit, "execute", watched)
+    monkeypatch.setattr(CommitStep, "execute", watched)
     [stream] = project.run(full_refresh=True).streams
     assert (stream.error, stream.status) == (None, "loaded")
     assert seen == [BEFORE]
@@ -146,7 +149,7 @@ def test_what_else_gets_rows_of_other_columns_into_the_target(
     able: bool, keeps: bool, strategy: Strategy, words: str
 ) -> None:
     """A strategy that keeps rows needs another table, and says by which option; the others need a full refresh."""
-    assert engine._instead(able, keeps, strategy) == words
+    assert _instead(able, keeps, strategy) == words
 
 
 @pytest.mark.parametrize("mode", KEEPING)
@@ -226,15 +229,15 @@ def test_a_load_that_fails_leaves_the_target_and_nothing_beside_it(
     def fails(self: Any, *given: Any) -> Any:
         raise RuntimeError("before the commit")
 
-    commit: Callable[..., Any] = engine._Commit.execute
+    commit: Callable[..., Any] = CommitStep.execute
     for lost in (False, True):
-        monkeypatch.setattr(engine._Commit, "execute", fails)
+        monkeypatch.setattr(CommitStep, "execute", fails)
         if lost:  # as if killed: nobody gives the load up
-            monkeypatch.setattr(engine._Stage, "give_up", lambda *given: None)
+            monkeypatch.setattr(StageStep, "give_up", lambda *given: None)
         assert project.run(full_refresh=True).exit_code == 1
         assert project.rows() == BEFORE
         assert any(name.startswith("__dpone__anew") for name in project.names()) == lost
-    monkeypatch.setattr(engine._Commit, "execute", commit)
+    monkeypatch.setattr(CommitStep, "execute", commit)
     project.write([*BEFORE, {"id": 9, "n": 9, "gone": 1}])
     assert project.run().exit_code == 0
     assert not any(name.startswith("__dpone__anew") for name in project.names())
@@ -253,10 +256,10 @@ def test_a_load_that_replaced_the_columns_is_not_taken_back(tmp_path: Path, sink
     for load in reversed(loads):
         assert load.load_id is not None
         with pytest.raises(UndoRefused):
-            engine.undo(project.folder / "pipeline.yaml", load.stream, load.load_id)
+            undo(project.folder / "pipeline.yaml", load.stream, load.load_id)
     project.write(AFTER[:1])
     last = project.run().streams[0]
     assert project.rows() == AFTER[:1]
     assert last.load_id is not None
-    engine.undo(project.folder / "pipeline.yaml", last.stream, last.load_id)
+    undo(project.folder / "pipeline.yaml", last.stream, last.load_id)
     assert project.rows() == AFTER

@@ -17,9 +17,9 @@ import yaml
 from attrs import frozen
 from tests.cdc.log import delete, insert, transaction, update, write
 
-from dpone import engine
+from dpone.engine.run import run as run_pipeline
 from dpone.errors import ConfigError
-from dpone.report import StreamReport
+from dpone.model.report import StreamReport
 
 KEYED = ("merge", "snapshot_diff", "scd2")
 MODES = (*KEYED, "append", "full_refresh", "replace", "partition_replace")
@@ -47,7 +47,7 @@ class Bench:
         }
         path = self.folder / "pipeline.yaml"
         path.write_text(yaml.safe_dump(data))
-        [stream] = engine.run(path, **more).streams
+        [stream] = run_pipeline(path, **more).streams
         return stream
 
     def load(self, **more: Any) -> StreamReport:

@@ -16,8 +16,8 @@ from tests.review.test_fidelity import Project, error, file_sink, file_source, s
 from dpone.connectors.file.config import FileSourceOptions
 from dpone.connectors.file.source import FileSource
 from dpone.contract import WindowRequest
-from dpone.pipeline import SourceSpec
-from dpone.report import StreamReport
+from dpone.model.pipeline import SourceSpec
+from dpone.model.report import StreamReport
 
 Row = Mapping[str, Any]
 FORMATS = ("csv", "jsonl", "parquet")

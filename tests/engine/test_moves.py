@@ -16,17 +16,20 @@ import yaml
 from tests.cdc.log import insert, transaction, update, write
 from tests.engine.project import KILLED, ApplyProject, ChangeProject, Project, Steps, rows, with_plugins, zygote
 
+from dpone.config.reader import load_pipeline
 from dpone.connectors.file.source import FileSource
 from dpone.connectors.sqlite.source import SqliteSource
 from dpone.contract import WindowRequest
-from dpone.engine import Run, rewind, undo
+from dpone.engine.key_move import MOVED
+from dpone.engine.rewind import rewind
+from dpone.engine.run import Run
+from dpone.engine.undo import undo
 from dpone.errors import ConfigError, StateAhead, Stopped
 from dpone.hookspecs import hookimpl
-from dpone.moving import MOVED
+from dpone.model.pipeline import SourceSpec
+from dpone.model.position import Position
 from dpone.ops import partitions
 from dpone.ops.state import movable, move, past, standings
-from dpone.pipeline import Pipeline, SourceSpec
-from dpone.position import Position
 
 KINDS = (("sqlite", "sqlite"), ("file", "file"), ("sqlite", "file"), ("file", "sqlite"))
 Change = Callable[[dict[str, Any]], None]
@@ -70,7 +73,7 @@ def rename_pipeline(data: dict[str, Any]) -> None:
 
 
 def key_of(project: Project) -> str:
-    pipeline = Pipeline.from_yaml(project.pipeline)
+    pipeline = load_pipeline(project.pipeline)
     return pipeline.streams[0].key(pipeline.name)
 
 
@@ -117,9 +120,9 @@ def test_a_named_connection_goes_on_where_its_url_ended(project: Project) -> Non
     old = project.load().key
     rewrite(project, name_connections)
     add(project, 41, 50)
-    [before] = standings(Pipeline.from_yaml(project.pipeline))
+    [before] = standings(load_pipeline(project.pipeline))
     assert (before.key, before.agree) == (old, True)
-    planned = Run(Pipeline.from_yaml(project.pipeline), dry_run=True).execute().streams[0]
+    planned = Run(load_pipeline(project.pipeline), dry_run=True).execute().streams[0]
     assert (planned.key, planned.status, list(journals(project))) == (old, "planned", [old])
     steps = Steps()
     [stream] = project.run(plugins=with_plugins(steps)).streams
@@ -149,7 +152,7 @@ def test_a_state_without_its_journal_still_stops_the_run(project: Project) -> No
     [stream] = project.run().streams
     assert stream.error is not None
     assert "but the journal is empty" in stream.error.message
-    pipeline = Pipeline.from_yaml(project.pipeline)
+    pipeline = load_pipeline(project.pipeline)
     [standing] = standings(pipeline)
     assert standing.agree is False
     if project.state_type == "sqlite":
@@ -168,7 +171,7 @@ def test_a_position_set_by_hand_or_an_undo_takes_the_journal_along(tmp_path: Pat
         first = project.load()
         rewrite(project, name_connections)
         if way == "set":
-            rewind(Pipeline.from_yaml(project.pipeline), "t", None)
+            rewind(load_pipeline(project.pipeline), "t", None)
         else:
             assert first.load_id is not None
             undo(project.pipeline, "t", first.load_id)
@@ -177,7 +180,7 @@ def test_a_position_set_by_hand_or_an_undo_takes_the_journal_along(tmp_path: Pat
         assert [kind for _, kind in found[first.key]] == [MOVED]
         assert [kind for _, kind in found[key_of(project)]] == ["files", "start"]
         assert saved(project) == {key_of(project): 2}
-        assert past(Pipeline.from_yaml(project.pipeline), "t", 5) != []
+        assert past(load_pipeline(project.pipeline), "t", 5) != []
 
 
 # -- two runners ----------------------------------------------------------------------------------------------------
@@ -257,7 +260,7 @@ def test_a_run_under_the_old_key_stops_and_says_where_it_went(project: Project) 
     assert report.exit_code == 3
     assert stream.error is not None
     assert f"key {old} was moved to {new}; use the pipeline file with" in stream.error.message
-    move(Pipeline.from_yaml(project.pipeline), new, old)
+    move(load_pipeline(project.pipeline), new, old)
     assert project.load().rows.read == 4
     require_moved(project, new, old, 2)
     assert project.rows() == rows(1, 9)
@@ -273,7 +276,7 @@ def test_no_source_takes_the_position_of_a_mark(tmp_path: Path, incremental: Any
     options = {"incremental": incremental} if incremental else {}
     source = {"type": "sqlite", "connection": "sqlite:///app.db", "table": "t", "options": options}
     project = Project(tmp_path, source=source).save()
-    [spec] = Pipeline.from_yaml(project.pipeline).streams
+    [spec] = load_pipeline(project.pipeline).streams
     sources = [SqliteSource(spec.source), FileSource(SourceSpec("file", path="*.csv", base=tmp_path))]
     for source in sources:
         with closing(source), pytest.raises((Stopped, ConfigError)):
@@ -291,7 +294,7 @@ def test_a_renamed_pipeline_goes_on(project: Project) -> None:
     [refused] = project.run().streams
     assert refused.error is not None
     assert refused.error.kind == "StateMissing"
-    pipeline, new = Pipeline.from_yaml(project.pipeline), key_of(project)
+    pipeline, new = load_pipeline(project.pipeline), key_of(project)
     before = journals(project), saved(project)
     planned = movable(pipeline, old, pipeline.streams[0].name)
     assert (journals(project), saved(project)) == before
@@ -313,7 +316,7 @@ def test_what_cannot_be_moved_is_refused_and_nothing_changes(project: Project) -
     add(project, 1, 10)
     old = project.load().key
     rewrite(project, rename_pipeline)
-    pipeline, new = Pipeline.from_yaml(project.pipeline), key_of(project)
+    pipeline, new = load_pipeline(project.pipeline), key_of(project)
     before = journals(project), saved(project)
     loaded_by = f"according to the journal of .*; use one of its keys: '{re.escape(old)}'"
     for given, says in (
@@ -333,7 +336,7 @@ def test_what_cannot_be_moved_is_refused_and_nothing_changes(project: Project) -
     forge_ahead(project, old)
     before = journals(project), saved(project)
     with pytest.raises(StateAhead):
-        move(Pipeline.from_yaml(project.pipeline), old, key_of(project))
+        move(load_pipeline(project.pipeline), old, key_of(project))
     assert (journals(project), saved(project)) == before
 
 
@@ -385,9 +388,9 @@ def test_the_manifest_of_a_load_half_done_goes_along(target: str, state: str, tm
     child = project.child(step="part_staged", nth=2)
     child.communicate(timeout=60)
     assert child.returncode == KILLED
-    [before] = partitions.shown(Pipeline.from_yaml(project.pipeline))
+    [before] = partitions.shown(load_pipeline(project.pipeline))
     rewrite(project, name_connections if target == "sqlite" else rename_pipeline)
-    pipeline = Pipeline.from_yaml(project.pipeline)
+    pipeline = load_pipeline(project.pipeline)
     assert (before.load, before.manifest is None) == ("open", False)
     if target == "sqlite":  # the name alone is no reason to lose sight of it
         assert partitions.shown(pipeline) == [before]
@@ -435,7 +438,7 @@ def test_a_load_can_be_taken_back_under_the_new_key(tmp_path: Path) -> None:
         project.csv("b", rows(6, 9))
         second = project.load().load_id
         rewrite(project, rename_pipeline)
-        pipeline = Pipeline.from_yaml(project.pipeline)
+        pipeline = load_pipeline(project.pipeline)
         old = next(key for key in journals(project))
         move(pipeline, old, key_of(project))
         assert second is not None
@@ -484,7 +487,7 @@ def test_killed_before_any_of_its_steps_the_move_is_completed(
         if left not in seen:  # of the many statements between two commits one is enough
             seen.append(left)
             if way == "move":
-                move(Pipeline.from_yaml(project.pipeline), old, new)
+                move(load_pipeline(project.pipeline), old, new)
                 require_moved(project, old, new, 1)
             project.load()
             require_moved(project, old, new, 2)

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from tests.engine.project import Project, Steps, rows, with_plugins
 
-from dpone.engine import run
+from dpone.engine.run import run
 from dpone.errors import Interrupted
 from dpone.hookspecs import hookimpl
-from dpone.observe.events import STEPS
+from dpone.model.events import STEPS
 
 
 class Raising:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from tests.engine.project import KILLED, Project, Steps, declaring, rows, with_plugins
 
-from dpone.engine import run
+from dpone.engine.run import run
 from dpone.errors import SinkError, SourceError
 from dpone.hookspecs import hookimpl
 

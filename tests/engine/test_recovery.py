@@ -17,12 +17,13 @@ import pytest
 from tests.engine.project import Entry as OnDisk
 from tests.engine.project import Project, Steps, mark, rows, with_plugins
 
-from dpone.engine import rewind, run
+from dpone.config.reader import load_pipeline
+from dpone.engine.rewind import rewind
+from dpone.engine.run import run
 from dpone.errors import Category, Conflict, DataError, Interrupted, SinkError, SourceError, StateError
 from dpone.hookspecs import hookimpl
-from dpone.observe.events import RunEvent
-from dpone.pipeline import Pipeline
-from dpone.position import Position
+from dpone.model.events import RunEvent
+from dpone.model.position import Position
 
 
 def attempt(project: Project, faulty: ModuleType, **options: Any) -> Any:
@@ -243,7 +244,7 @@ def test_ST_03_a_damaged_position_is_mended_by_a_new_one(project: Project, way: 
     project = loaded(project, strategy={"mode": "merge", "key": ["id"]})
     write_state(project, lambda value: {**value, "position": None, "seq": "one"})
     if way == "rewind":
-        rewind(Pipeline.from_yaml(project.pipeline), "t", None)
+        rewind(load_pipeline(project.pipeline), "t", None)
         project.load()
     else:
         project.load(full_refresh=True)
@@ -328,7 +329,7 @@ def test_ST_04_a_full_refresh_replaces_what_is_there(project: Project, way: str)
 def test_rewind_starts_a_new_epoch_in_journal_and_state(project: Project) -> None:
     """`state set` to the beginning: an entry without rows, then every file is read again."""
     project = loaded(project, strategy={"mode": "merge", "key": ["id"]})
-    rewind(Pipeline.from_yaml(project.pipeline), "t", None)
+    rewind(load_pipeline(project.pipeline), "t", None)
     head = project.head()
     assert mark(head) == (1, 2)
     assert head is not None
@@ -347,7 +348,7 @@ def test_rewind_to_a_position_reads_what_follows_it(project: Project) -> None:
     first = project.head()
     assert first is not None
     project.load()
-    rewind(Pipeline.from_yaml(project.pipeline), "t", Position.from_json(first.position))
+    rewind(load_pipeline(project.pipeline), "t", Position.from_json(first.position))
     stream = project.load()
     assert stream.rows.inserted == 150
     assert project.rows() == sorted(rows(1, 250) + rows(251, 400) * 2, key=lambda r: r[0])
@@ -365,7 +366,7 @@ def test_a_runner_from_before_a_rewind_conflicts(project: Project, faulty: Modul
             done.append(None)
             threading.Event().wait(0.12)
             if how == "rewind":
-                rewind(Pipeline.from_yaml(project.pipeline), "t", None)
+                rewind(load_pipeline(project.pipeline), "t", None)
             else:
                 project.load(full_refresh=True)
             done.append(snapshot(project))
@@ -702,7 +703,7 @@ def test_OUT_12_an_outage_of_the_state_does_not_lock_the_run_out(
         project.state_path.unlink() if aside.is_dir() else project.state_path.rmdir()
         aside.rename(project.state_path)
 
-    monkeypatch.setattr("dpone.engine.time", SimpleNamespace(sleep=back, perf_counter=time.perf_counter))
+    monkeypatch.setattr("dpone.engine.run.time", SimpleNamespace(sleep=back, perf_counter=time.perf_counter))
     for kind in (StateError, SinkError):  # a state over dpone.sql takes the category of its Database's error
         monkeypatch.setattr(kind, "category", Category.TRANSIENT)
     [stream] = run(project.pipeline, plugins=with_plugins(Outage())).streams

@@ -13,15 +13,15 @@ from attrs import evolve
 from tests.engine.project import Project, Steps, rows, with_plugins
 
 import dpone
+from dpone.config.reader import load_pipeline
 from dpone.connectors.file.source import FileSource
 from dpone.contract import Window, WindowRequest
-from dpone.engine import Run, run
+from dpone.engine.run import Run, run
 from dpone.errors import Category, ConfigError, DataError, DponeError, ErrorCodes, PluginError, SinkError, StateAhead
 from dpone.hookspecs import hookimpl
-from dpone.pipeline import Pipeline
-from dpone.position import Position
-from dpone.report import ErrorReport, RunReport
-from dpone.secret import Secret
+from dpone.model.position import Position
+from dpone.model.report import ErrorReport, RunReport
+from dpone.model.secret import Secret
 
 
 def test_a_load_is_accounted_for(project: Project) -> None:
@@ -175,7 +175,7 @@ def test_the_package_and_the_pipeline_run_alike(project: Project) -> None:
     project.csv("a", rows(1, 10))
     assert dpone.run(project.pipeline).streams[0].status == "loaded"
     assert dpone.run(str(project.pipeline)).streams[0].status == "caught_up"
-    assert isinstance(Pipeline.from_yaml(project.pipeline).run(), RunReport)
+    assert isinstance(run(project.pipeline), RunReport)
 
 
 def test_an_error_table_that_cannot_be_imported_hides_no_error(project: Project, faulty: ModuleType) -> None:
@@ -221,7 +221,7 @@ def test_S_02_no_secret_in_events_reports_and_errors(project: Project) -> None:
     Secret(f"postgres://me:{quote(CANARY, safe='')}@h/db")
     plugins, steps = with_plugins(Chatty(), source_file=f"{__name__}:Leaky"), Steps()
     plugins.manager.register(steps)
-    job = Run(Pipeline.from_yaml(project.but(runtime={"retries": 0}).pipeline), plugins=plugins)
+    job = Run(load_pipeline(project.but(runtime={"retries": 0}).pipeline), plugins=plugins)
     report = job.execute()
     assert report.streams[0].error is not None
     assert "no route to" in report.streams[0].error.message
@@ -239,7 +239,7 @@ from dpone.hookspecs import hookimpl
 @hookimpl
 def dpone_sources():
     able, takes = declare("source", ("read",)), ("connection", "table")
-    return [Connector("leaky", "leaky:Leaky", "dpone.pipeline:SourceOptions", able, takes)]
+    return [Connector("leaky", "leaky:Leaky", "dpone.model.pipeline:SourceOptions", able, takes)]
 
 
 class Leaky:

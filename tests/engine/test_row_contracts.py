@@ -18,14 +18,14 @@ import yaml
 from attrs import evolve
 from tests.engine.project import KILLED, Project, Row, Steps, rows, with_plugins, zygote
 
-from dpone import cli
 from dpone.capability import Support
+from dpone.cli.main import main
+from dpone.config.reader import load_pipeline
 from dpone.connectors.file.source import FileSource
 from dpone.contract import BatchStream, Part, Stream
-from dpone.engine import rewind
-from dpone.engine import run as run_pipeline
-from dpone.pipeline import Pipeline
-from dpone.quarantine import Inspection
+from dpone.engine.rewind import rewind
+from dpone.engine.run import run as run_pipeline
+from dpone.quality.quarantine import Inspection
 from dpone.sql.writer import SqlWriter
 
 
@@ -308,7 +308,7 @@ def test_the_command_shows_the_contract(
     monkeypatch.chdir(project.folder)
     bound_by(project, on_violation="quarantine", ranges={"id": {"min": 2}}, not_null=["id"]).csv("a", rows(1, 20))
     with pytest.raises(SystemExit):
-        cli.main(["run", "pipeline.yaml", "-q"])
+        main(["run", "pipeline.yaml", "-q"])
     text = capsys.readouterr().out
     assert "  contract: 20 rows checked, 2 rules, violations: ranges.id 1; 1 row in " in text
     project.csv("b", rows(30, 33))
@@ -518,7 +518,7 @@ def test_a_position_set_by_hand_keeps_the_quarantine(project: Project, run: Call
     assert run(project, step="committed")["code"] == KILLED
     head = project.head()
     assert head is not None
-    rewind(Pipeline.from_yaml(project.pipeline), "t", None)
+    rewind(load_pipeline(project.pipeline), "t", None)
     assert left_out(project, head.load_id)
     assert pending(project) == []
 

@@ -8,8 +8,8 @@ import pytest
 from tests.engine.project import Project, rows, with_plugins
 
 from dpone.connectors.sqlite.sink import SqliteSink
-from dpone.engine import run
-from dpone.report import StreamReport
+from dpone.engine.run import run
+from dpone.model.report import StreamReport
 
 
 class Schemaless(SqliteSink):

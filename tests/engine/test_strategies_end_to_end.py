@@ -20,9 +20,9 @@ from tests.patience import PATIENCE, until
 
 from dpone.capability import Support
 from dpone.contract import BatchStream, Load, Part, Stream, Window, WindowRequest
-from dpone.engine import run
+from dpone.engine.run import run
 from dpone.errors import Interrupted, SinkError
-from dpone.position import Position
+from dpone.model.position import Position
 
 KEYED = {"mode": "merge", "key": ["id"]}
 STRATEGIES: dict[str, dict[str, Any]] = {

@@ -16,12 +16,12 @@ from tests.cdc.log import insert, transaction, write
 from tests.engine.project import KILLED, ApplyProject, Project, Row, memory_folder, rows, zygote
 from tests.sqlite.target import Target, load
 
-from dpone import engine
 from dpone.connectors.sqlite.sink import SqliteSink
+from dpone.engine.commit import CommitStep
 from dpone.errors import Category, Conflict, DataError, DponeError, SinkError, StateAhead
-from dpone.evolution import Change
-from dpone.observe.events import STEPS
-from dpone.strategy import Strategy
+from dpone.model.events import STEPS
+from dpone.model.evolution import Change
+from dpone.model.strategy import Strategy
 
 BEFORE_COMMIT = [
     step for step in STEPS if STEPS.index("schema_applied") <= STEPS.index(step) < STEPS.index("committed")
@@ -51,7 +51,7 @@ def fails(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Any]:
     @contextmanager
     def failing() -> Iterator[None]:
         with monkeypatch.context() as patched:
-            patched.setattr(engine._Commit, "execute", commit)
+            patched.setattr(CommitStep, "execute", commit)
             yield
 
     return failing

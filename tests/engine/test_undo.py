@@ -15,13 +15,14 @@ import pyarrow.parquet as pq
 import pytest
 from tests.engine.project import KILLED, Project, Row, declaring, mark, memory_folder, rows, with_plugins, zygote
 
+from dpone.config.reader import load_pipeline
 from dpone.connectors.file.sink import FileSink
 from dpone.connectors.sqlite.sink import SqliteSink
 from dpone.contract import Load
-from dpone.engine import rewind, undo
+from dpone.engine.rewind import rewind
+from dpone.engine.undo import undo
 from dpone.errors import Busy, ConfigError, Conflict, SinkError, StateAhead, UndoRefused
-from dpone.pipeline import Pipeline
-from dpone.position import Position
+from dpone.model.position import Position
 
 ON = {"undo": {"loads": 5}}
 MODES: Mapping[str, Mapping[str, Any]] = {
@@ -145,7 +146,7 @@ def test_a_position_that_was_set_by_hand_is_not_in_the_way(tmp_path: Path) -> No
     """After 'state set' the last load can still go; the position is that from before it, in a later epoch."""
     project, first, _ = twice(tmp_path / "p", "sqlite", "append")
     a, b = project.journal()
-    rewind(Pipeline.from_yaml(project.pipeline), "t", None)
+    rewind(load_pipeline(project.pipeline), "t", None)
     undo(project.pipeline, "t", b.load_id)
     head = project.head()
     assert head is not None
@@ -250,7 +251,7 @@ def test_a_runner_that_was_faster_wins_in_a_folder_too(tmp_path: Path) -> None:
     project, _, second = twice(tmp_path / "p", "file", "full_refresh")
     head = project.head()
     assert head is not None
-    [spec] = Pipeline.from_yaml(project.pipeline).streams
+    [spec] = load_pipeline(project.pipeline).streams
     sink = FileSink(spec.sink)
     load = Load(spec.key("p"), "X", "R", "token", False, None, spec.sink.strategy, False, datetime.now(UTC))
     with pytest.raises(Conflict):

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 from tests.file.test_file_types import error, load, rows
 
-from dpone.report import RunReport
+from dpone.model.report import RunReport
 
 
 class Case(NamedTuple):

@@ -16,7 +16,7 @@ from dpone.connectors.file.config import FileSourceOptions
 from dpone.connectors.file.source import FileSource
 from dpone.contract import WindowRequest
 from dpone.errors import ConfigError, DataError
-from dpone.pipeline import SourceSpec
+from dpone.model.pipeline import SourceSpec
 
 
 def read(base: Path, content: bytes | str, path: str = "a.csv", **options: Any) -> list[tuple[Any, ...]]:

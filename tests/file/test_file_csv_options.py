@@ -16,13 +16,14 @@ from attrs import fields
 from jsonschema import Draft202012Validator
 from tests.file.test_file_csv import failure, loaded, read
 
+from dpone.config.document import PipelineErrors
+from dpone.config.json_schema import pipeline_schema
+from dpone.config.reader import load_pipeline
 from dpone.connectors.file.config import FileSourceOptions
 from dpone.connectors.file.source import FileSource
 from dpone.contract import WindowRequest
-from dpone.document import PipelineErrors
 from dpone.errors import ConfigError, DataError
-from dpone.pipeline import Pipeline, SourceSpec
-from dpone.pipeline_schema import pipeline_schema
+from dpone.model.pipeline import SourceSpec
 from dpone.plugins import discover
 
 D = dt.date
@@ -371,7 +372,7 @@ def test_a_pipeline_file_names_every_option(tmp_path: Path) -> None:
         "sink": {"type": "file", "path": "out", "strategy": {"mode": "append"}},
     }
     (tmp_path / "p.yaml").write_text(json.dumps(file))
-    options = Pipeline.from_yaml(tmp_path / "p.yaml").streams[0].source.options
+    options = load_pipeline(tmp_path / "p.yaml").streams[0].source.options
     assert options == FileSourceOptions(**GIVEN)
     assert Draft202012Validator(pipeline_schema(discover())).is_valid(file)
     table = (Path(__file__).parents[2] / "docs" / "connectors" / "files.md").read_text()
@@ -387,7 +388,7 @@ def test_a_misspelt_option_is_answered_with_its_name(tmp_path: Path) -> None:
         text = f"pipeline: p\nsource: {{type: file, path: a.csv, options: {{{wrong}: x}}}}\n"
         (tmp_path / "p.yaml").write_text(text + "sink: {type: file, path: out, strategy: {mode: append}}\n")
         with pytest.raises(PipelineErrors, match=f"did you mean {right}"):
-            Pipeline.from_yaml(tmp_path / "p.yaml")
+            load_pipeline(tmp_path / "p.yaml")
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig", "latin-1"])

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from dpone.pipeline import Pipeline
+from dpone.engine.run import run as run_pipeline
 
 
 def run(base: Path, strategy: dict[str, Any], **runtime: int) -> Any:
@@ -21,7 +21,7 @@ def run(base: Path, strategy: dict[str, Any], **runtime: int) -> Any:
         "runtime": runtime,
     }
     (base / "p.yaml").write_text(json.dumps(file))
-    return Pipeline.from_yaml(base / "p.yaml").run()
+    return run_pipeline(base / "p.yaml")
 
 
 def rows(base: Path) -> list[tuple[Any, ...]]:
@@ -95,5 +95,5 @@ def test_a_source_without_files_has_no_such_order(tmp_path: Path) -> None:
         "sink": {"type": "sqlite", "connection": "sqlite:///out.db", "table": "t", "strategy": strategy},
     }
     (tmp_path / "p.yaml").write_text(json.dumps(file))
-    report = Pipeline.from_yaml(tmp_path / "p.yaml").run()
+    report = run_pipeline(tmp_path / "p.yaml")
     assert "has no column file" in str(report.streams[0].error)

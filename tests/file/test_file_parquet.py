@@ -16,7 +16,7 @@ from dpone.connectors.file.config import FileSourceOptions
 from dpone.connectors.file.source import FileSource
 from dpone.contract import WindowRequest
 from dpone.errors import DataError
-from dpone.pipeline import SourceSpec
+from dpone.model.pipeline import SourceSpec
 
 # Julian day numbers of INT96; 1970-01-01 is 2440588.
 _EPOCH_DAY = 2440588

@@ -17,7 +17,7 @@ from dpone.connectors.file.config import FileSourceOptions
 from dpone.connectors.file.source import FileSource
 from dpone.contract import WindowRequest
 from dpone.errors import DataError
-from dpone.pipeline import SourceSpec
+from dpone.model.pipeline import SourceSpec
 
 
 def read(base: Path, path: str, partitions: int, **options: Any) -> list[list[dict[str, Any]]]:

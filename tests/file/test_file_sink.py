@@ -19,17 +19,17 @@ import pyarrow.parquet as pq
 import pytest
 from attrs import evolve
 
-from dpone import durable
 from dpone.connectors.file.config import FileSinkOptions
 from dpone.connectors.file.sink import FileSink, FileWriter
 from dpone.contract import BatchStream, Entry, Load, Part, Receipt
 from dpone.errors import ConfigError, Conflict, DataError, SinkError
-from dpone.evolution import Change
-from dpone.ids import ulid
-from dpone.pipeline import Lineage, SinkSpec, Undo
-from dpone.position import Position
-from dpone.schema import LOAD_ID, LOADED_AT
-from dpone.strategy import Strategy
+from dpone.host import durable
+from dpone.model.evolution import Change
+from dpone.model.ids import ulid
+from dpone.model.pipeline import Lineage, SinkSpec, Undo
+from dpone.model.position import Position
+from dpone.model.schema import LOAD_ID, LOADED_AT
+from dpone.model.strategy import Strategy
 
 KEY = "pipeline|stream|source|target"
 AT = dt.datetime(2024, 5, 6, 7, 8, 9, tzinfo=dt.UTC)

@@ -22,8 +22,8 @@ from dpone.contract import Part, Window, WindowRequest
 from dpone.errors import ConfigError, ContentChanged, DataError, DponeError, IdentityChanged, SourceError
 from dpone.formats import jsonl
 from dpone.formats.jsonl import inexact, members
-from dpone.pipeline import Incremental, SourceSpec
-from dpone.position import Position
+from dpone.model.pipeline import Incremental, SourceSpec
+from dpone.model.position import Position
 
 WHOLE = WindowRequest(whole=True, mode="full_refresh")
 
@@ -551,7 +551,7 @@ def test_the_refusals_of_the_system_are_one_line(tmp_path: Path, monkeypatch: py
     def refuse(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("dpone.durable.digest", refuse)
+    monkeypatch.setattr("dpone.host.durable.digest", refuse)
     assert "read a.csv: permission denied" in failure(tmp_path, "a.csv")
 
 

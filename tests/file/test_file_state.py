@@ -17,7 +17,7 @@ import pytest
 
 from dpone.connectors.file.state import FileState
 from dpone.errors import Busy, Conflict, StateError
-from dpone.pipeline import StateSpec
+from dpone.model.pipeline import StateSpec
 
 KEY = "pipeline|stream|file:a/*.csv|sqlite:orders"
 
@@ -207,7 +207,7 @@ def test_MF_02_a_dead_holder_is_replaced_at_once(tmp_path: Path) -> None:
     code = (
         "import os, signal, pathlib, sys\n"
         "from dpone.connectors.file.state import FileState\n"
-        "from dpone.pipeline import StateSpec\n"
+        "from dpone.model.pipeline import StateSpec\n"
         "held = FileState(StateSpec('file', base=pathlib.Path(sys.argv[1]))).lock(sys.argv[2], 3600)\n"
         "held.__enter__()\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -278,7 +278,7 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
 
 def test_OUT_11_a_lock_that_nobody_lets_go_of_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A suspended process that holds the lock of the file is Busy, which is tried again, and the file is named."""
-    monkeypatch.setattr("dpone.durable.LONGEST", 0.1)
+    monkeypatch.setattr("dpone.host.durable.LONGEST", 0.1)
     state(tmp_path).save(KEY, {"n": 1}, 0)
     with only(tmp_path, ".lock").open() as held:
         fcntl.flock(held, fcntl.LOCK_EX)

@@ -20,13 +20,14 @@ from dpone.connectors.file.changelog import _table_from, _table_json
 from dpone.connectors.file.config import FileSinkOptions, FileSourceOptions
 from dpone.connectors.file.sink import write_part
 from dpone.connectors.file.source import FileSource
-from dpone.contract import ChangeTable, WindowRequest
-from dpone.engine import run
+from dpone.contract import WindowRequest
+from dpone.engine.run import run
 from dpone.errors import ConfigError, DataError
 from dpone.formats.write import refused
-from dpone.pipeline import SourceSpec
-from dpone.report import RunReport
-from dpone.schema import NATIVE
+from dpone.model.changes import ChangeTable
+from dpone.model.pipeline import SourceSpec
+from dpone.model.report import RunReport
+from dpone.model.schema import NATIVE
 from dpone.testing.rows import Rows
 
 

@@ -24,7 +24,7 @@ from dpone.formats.options import ReadOptions, WriteOptions
 from dpone.formats.reader import Format, format_of, reader, reader_of
 from dpone.formats.types import declared
 from dpone.formats.write import write
-from dpone.pipeline import Incremental, SourceOptions
+from dpone.model.pipeline import Incremental, SourceOptions
 
 ROWS = [{"id": i, "name": f"name {i} é", "day": date(2024, 1, 1 + i % 28)} for i in range(20_000)]
 COLUMNS = {"id": "bigint", "name": "text", "day": "date"}

@@ -10,7 +10,7 @@ import pytest
 
 from dpone.contract import Entry, Kept
 from dpone.formats.manifest import Added, Manifest, PartFile, Replaced, part_name
-from dpone.position import Position
+from dpone.model.position import Position
 
 LOAD = "01JABCDEFGHJKMNPQRSTVWXYZ0"
 

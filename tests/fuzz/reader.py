@@ -18,7 +18,7 @@ from dpone.connectors.file.config import FileSourceOptions
 from dpone.connectors.file.source import FileSource
 from dpone.contract import WindowRequest
 from dpone.errors import DponeError
-from dpone.pipeline import Incremental, SourceSpec
+from dpone.model.pipeline import Incremental, SourceSpec
 
 # Of CSV, read once with them and once without. What they are, the tokens of ``inputs`` know.
 OPTIONS: dict[str, Any] = {

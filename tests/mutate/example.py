@@ -1,10 +1,10 @@
-"""Two tests of dpone.lease for test_mutants.py: the first runs code and looks at nothing, the second looks."""
+"""Two tests of dpone.engine.lease for test_mutants.py: the first runs code and looks at nothing, the second looks."""
 
 from __future__ import annotations
 
 import threading
 
-from dpone.lease import renewing
+from dpone.engine.lease import renewing
 
 
 class Lease:

@@ -89,12 +89,12 @@ def test_a_mutant_nobody_notices_is_reported(tmp_path: Path) -> None:
     """A test that only runs the code lets mutants live: they are listed with file, line and change, and the run is red.
     One that looks kills them, and those known as equivalent are not run. The tree stays as it was. Each verdict is kept
     as it comes: a run that was stopped goes on with the next mutant, and only with the same code and seed."""
-    lease = mutate.ROOT / mutate.SRC / "lease.py"
+    lease = mutate.ROOT / mutate.SRC / "engine/lease.py"
     before = lease.read_bytes()
     lines = [line.strip() for line in before.decode().splitlines()]
     [renew] = [n for n, line in enumerate(lines, 1) if line == "lease.renew()"]
     [join] = [n for n, line in enumerate(lines, 1) if line.startswith("thread.join(")]
-    args = [f"lease.py:{renew}", f"lease.py:{join}", "--seed", "4", "--mutants", "3", "--suite", EXAMPLE]
+    args = [f"engine/lease.py:{renew}", f"engine/lease.py:{join}", "--seed", "4", "--mutants", "3", "--suite", EXAMPLE]
     kept = tmp_path / "verdicts"
 
     def run(*more: str) -> subprocess.CompletedProcess[str]:
@@ -103,8 +103,8 @@ def test_a_mutant_nobody_notices_is_reported(tmp_path: Path) -> None:
 
     done = run()
     said = done.stdout
-    assert f"killed     {mutate.SRC}/lease.py:{renew} {EXAMPLE}::test_with_teeth" in said
-    survivor = f"{mutate.SRC}/lease.py:{join} 2 of 2 tests ran\n       in renewing\n     - {lines[join - 1]}"
+    assert f"killed     {mutate.SRC}/engine/lease.py:{renew} {EXAMPLE}::test_with_teeth" in said
+    survivor = f"{mutate.SRC}/engine/lease.py:{join} 2 of 2 tests ran\n       in renewing\n     - {lines[join - 1]}"
     assert f"survived   {survivor}" in said
     assert "seed 4: 3 of 3 mutants" in said
     assert "seed 4: 1 killed (0 by the time limit), 1 survived, 1 equivalent; 50.0% killed" in said

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from tests.partition.stores import store
 
-from dpone.contract import Staged
 from dpone.errors import Busy
+from dpone.model.staged import Staged
 from dpone.partition import owner_of
 
 if __name__ == "__main__":

@@ -5,12 +5,12 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from pathlib import Path
 
-from dpone.bounds import Bounds
 from dpone.connectors.file.partitions import JsonPartitionManifestStore
 from dpone.connectors.sqlite.state import SqliteState
+from dpone.model.bounds import Bounds
+from dpone.model.pipeline import StateSpec
+from dpone.model.secret import Secret
 from dpone.partition import Partition, PartitionManifest, PartitionManifestStore
-from dpone.pipeline import StateSpec
-from dpone.secret import Secret
 
 KEY = "p|s|file:in/*.csv|sqlite:t"
 KINDS = ("json", "sqlite")

@@ -13,7 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.partition.stores import manifest
 
-from dpone.bounds import Bounds, bound_from_json, bound_to_json, ranges, split
+from dpone.model.bounds import (
+    Bounds,
+    bound_from_json,
+    bound_to_json,
+    ranges,
+    split,
+)
 from dpone.partition import Partition, PartitionManifest
 
 ZONES = st.integers(-14 * 60, 14 * 60).map(lambda m: timezone(timedelta(minutes=m)))

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from tests.partition.stores import KEY, KINDS, manifest, store
 
-from dpone.contract import Staged
+from dpone.engine.manifest_tracker import Halted, Ledger
 from dpone.errors import Busy, Conflict, SourceError, StateError
-from dpone.ledger import Halted, Ledger
+from dpone.model.staged import Staged
 from dpone.partition import PartitionManifest, PartitionManifestStore
 
 

@@ -20,20 +20,21 @@ from attrs import evolve
 from tests.partition.stores import KEY, KINDS, manifest, store
 from tests.patience import PATIENCE
 
-from dpone import durable, partition
-from dpone.contract import Entry, Staged
+from dpone.contract import Entry
+from dpone.engine.manifest import committed, reconciled, require_same
 from dpone.errors import Busy, ConfigError, Conflict, ManifestChanged, SinkError, StateError
+from dpone.host import durable
+from dpone.model.position import Position
+from dpone.model.staged import Staged
 from dpone.partition import (
     Partition,
     PartitionManifest,
     PartitionManifestStore,
-    SqlPartitionManifestStore,
-    committed,
     owner_of,
 )
-from dpone.position import Position
 from dpone.sql.dialect import Database
 from dpone.sql.own import Own
+from dpone.sql.partitions import SqlPartitionManifestStore
 
 ROOT = Path(__file__).parents[2]
 
@@ -338,11 +339,11 @@ def test_MF_03_success_counts_only_if_it_is_staged() -> None:
     states = ("success", "success", "running", "failed", "skipped")
     done = [evolve(p, status=s, attempts=2, error="e") for p, s in zip(old.partitions, states, strict=True)]
     old = evolve(old, partitions=tuple(done))
-    found = partition.reconciled(manifest(5), old, {"001": Staged(7, 70), "002": Staged(8, 80)})
+    found = reconciled(manifest(5), old, {"001": Staged(7, 70), "002": Staged(8, 80)})
     assert [p.status for p in found.partitions] == ["pending", "success", "success", "pending", "skipped"]
     assert [p.rows_loaded for p in found.partitions] == [0, 7, 8, 0, 0]
     assert {(p.attempts, p.error) for p in found.partitions} == {(2, "e")}
-    other = partition.reconciled(manifest(5, token="T2"), old, {})
+    other = reconciled(manifest(5, token="T2"), old, {})
     assert [p.status for p in other.partitions] == ["pending"] * 5
 
 
@@ -363,7 +364,7 @@ def half() -> PartitionManifest:
 def test_MF_04_a_changed_fingerprint_is_named(change: dict[str, Any], told: str) -> None:
     """What changed since the parts were staged stands in the message, by column or by name in the pipeline."""
     with pytest.raises(ManifestChanged) as caught:
-        partition.require_same(half(), manifest(**change), {})
+        require_same(half(), manifest(**change), {})
     assert caught.value.found == f"load L1 has staged 1 of 3 partitions; since then this changed: {told}"
     assert caught.value.exit_code == 3
 
@@ -382,4 +383,4 @@ def test_MF_04_a_changed_fingerprint_is_named(change: dict[str, Any], told: str)
 )
 def test_MF_04_what_is_no_change(old: PartitionManifest, change: dict[str, Any], target: dict[str, str]) -> None:
     """Another window or epoch, nothing staged, nothing to go on with, a type that the target brought: no refusal."""
-    partition.require_same(old, manifest(**change), target)
+    require_same(old, manifest(**change), target)

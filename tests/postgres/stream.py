@@ -12,10 +12,10 @@ from tests.patience import until
 from tests.postgres.server import Server
 
 from dpone.contract import ChangeWindow
-from dpone.pipeline import Incremental, SourceSpec
-from dpone.position import Position
-from dpone.schema import Name
-from dpone.secret import Secret
+from dpone.model.pipeline import Incremental, SourceSpec
+from dpone.model.position import Position
+from dpone.model.schema import Name
+from dpone.model.secret import Secret
 from dpone_postgres.cdc import PostgresLogicalReader
 from dpone_postgres.config import PostgresSourceOptions
 

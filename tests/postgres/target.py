@@ -16,11 +16,11 @@ from tests.postgres.server import Server
 from tests.sqlite.target import KEY, START, at, evolve, load, rows
 
 from dpone.contract import Part, Receipt, WindowRequest
-from dpone.pipeline import SinkSpec, SourceSpec
-from dpone.position import Position
-from dpone.schema import Name
-from dpone.secret import Secret
-from dpone.strategy import Strategy
+from dpone.model.pipeline import SinkSpec, SourceSpec
+from dpone.model.position import Position
+from dpone.model.schema import Name
+from dpone.model.secret import Secret
+from dpone.model.strategy import Strategy
 from dpone_postgres.config import PostgresSinkOptions, PostgresSourceOptions
 from dpone_postgres.sink import PostgresSink
 from dpone_postgres.source import PostgresSource

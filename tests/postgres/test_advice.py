@@ -25,14 +25,14 @@ from tests.postgres.target import Target
 from tests.postgres.test_cdc_outside import ROOT, Shop, shop  # noqa: F401  # a fixture
 
 import dpone
-from dpone.config import load_pipeline
-from dpone.engine import rewind
+from dpone.config.reader import load_pipeline
+from dpone.engine.rewind import rewind
 from dpone.errors import PipelineMismatch, SchemaBreak
-from dpone.evolution import Change
-from dpone.position import Position
-from dpone.report import StreamReport
-from dpone.strategy import Strategy
-from dpone_postgres.slot import lsn_number, lsn_text
+from dpone.model.evolution import Change
+from dpone.model.position import Position
+from dpone.model.report import StreamReport
+from dpone.model.strategy import Strategy
+from dpone_postgres.pgoutput import lsn_number, lsn_text
 from dpone_postgres.source import PostgresSource
 
 pytestmark = pytest.mark.postgres

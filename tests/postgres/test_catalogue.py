@@ -25,9 +25,9 @@ from tests.postgres.stream import ChangeSource
 from tests.postgres.test_strategies import Here
 from tests.sqlite import test_sqlite_sink as shared
 
-from dpone.cli import assemble
-from dpone.schema import Name
-from dpone.strategy import Strategy
+from dpone.cli.main import assemble
+from dpone.model.schema import Name
+from dpone.model.strategy import Strategy
 from dpone_postgres import setup
 from dpone_postgres.database import PostgresDialect
 

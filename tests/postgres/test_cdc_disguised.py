@@ -16,7 +16,7 @@ from attrs import evolve
 from tests.postgres.stream import ChangeSource, then_once
 from tests.postgres.test_cdc_outside import ROOT, Shop, root, shop  # noqa: F401  # fixtures
 
-from dpone.engine import run as run_pipeline
+from dpone.engine.run import run as run_pipeline
 from dpone_postgres import outside
 from dpone_postgres.cdc import PostgresLogicalReader
 

@@ -25,9 +25,9 @@ from tests.postgres.stream import ChangeSource, then_once
 from tests.postgres.test_cdc_runs import begin, change, lay, require_equal
 from tests.postgres.test_kill_matrix import Run, run  # noqa: F401  # a fixture
 
-from dpone.cli import main
-from dpone.engine import run as run_pipeline
-from dpone.report import RunReport, StreamReport
+from dpone.cli.main import main
+from dpone.engine.run import run as run_pipeline
+from dpone.model.report import RunReport, StreamReport
 from dpone_postgres import cdc, outside
 
 pytestmark = pytest.mark.postgres

@@ -11,7 +11,7 @@ import pytest
 from tests.postgres.stream import ChangeSource, changes, ids, told
 
 from dpone.errors import ConfigError, DataError, IdentityChanged
-from dpone.position import Position
+from dpone.model.position import Position
 from dpone_postgres.cdc import PostgresLogicalReader
 
 LONG = "repeat(md5(random()::text), 400)"  # 12,800 characters: kept out of line

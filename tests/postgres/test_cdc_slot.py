@@ -19,8 +19,8 @@ from tests.postgres.server import Server
 from tests.postgres.stream import ChangeSource, told
 
 from dpone.errors import Category, ConfigError, Gap, IdentityChanged, SourceError
-from dpone.position import Position
-from dpone.secret import Secret
+from dpone.model.position import Position
+from dpone.model.secret import Secret
 from dpone_postgres.connect import connect, parameters
 from dpone_postgres.pgoutput import lsn_number, lsn_text
 from dpone_postgres.waiting import Connection

@@ -11,7 +11,7 @@ import pytest
 from tests.postgres.server import Server, free_port
 
 from dpone.errors import ConfigError, SourceError
-from dpone.secret import Secret, redact
+from dpone.model.secret import Secret, redact
 from dpone_postgres.connect import connect, is_local, parameters
 
 ODD = ["with blank", "quo'te", 'dou"ble', "back\\slash", "a%b@c:d/e?f#g", "é😀", "x=y;z"]

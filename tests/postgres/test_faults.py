@@ -19,10 +19,10 @@ from tests.postgres.proxy import Proxy, _reset
 from tests.postgres.target import Target
 from tests.postgres.test_kill_matrix import STRATEGIES, Run, lay, run  # noqa: F401  # a fixture
 
-from dpone.engine import Run as Execution
+from dpone.config.reader import load_pipeline
+from dpone.engine.run import Run as Execution
 from dpone.hookspecs import hookimpl
-from dpone.pipeline import Pipeline
-from dpone.report import StreamReport
+from dpone.model.report import StreamReport
 
 STEPS = (
     "locked", "recovered", "window_fixed", "schema_applied", "load_opened", "part_started", "batch", "part_staged",
@@ -128,7 +128,7 @@ def through(bench: Bench, url: str, *roles: str) -> None:
 
 
 def executed(bench: Bench, observer: Any = None) -> StreamReport:
-    job = Execution(Pipeline.from_yaml(bench.pipeline), plugins=with_plugins(observer))
+    job = Execution(load_pipeline(bench.pipeline), plugins=with_plugins(observer))
     job.execute()
     [stream] = job.report.streams
     assert job.report.exit_code == 0, stream.error
@@ -138,7 +138,7 @@ def executed(bench: Bench, observer: Any = None) -> StreamReport:
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Attempts follow each other without a pause."""
-    monkeypatch.setattr("dpone.engine.random.uniform", lambda a, b: 0.0)
+    monkeypatch.setattr("dpone.engine.run.random.uniform", lambda a, b: 0.0)
 
 
 def marked() -> list[Any]:

@@ -19,7 +19,7 @@ from tests.postgres.test_failover import Cluster, begin_shop, cluster, code  # n
 from tests.postgres.test_kill_matrix import Run, run  # noqa: F401  # a fixture
 
 from dpone.errors import Gap, IdentityChanged
-from dpone.position import Position
+from dpone.model.position import Position
 from dpone_postgres.pgoutput import lsn_number
 
 pytestmark = pytest.mark.postgres

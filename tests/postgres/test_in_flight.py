@@ -23,8 +23,8 @@ from tests.sql.clock import Clock
 
 from dpone.contract import Window, WindowRequest
 from dpone.errors import ConfigError, SetBack, SourceError
-from dpone.pipeline import Incremental
-from dpone.position import Position
+from dpone.model.pipeline import Incremental
+from dpone.model.position import Position
 
 Rows = tuple[list[int], Window]
 

@@ -15,8 +15,8 @@ import yaml
 from attrs import evolve, frozen
 from tests.postgres.stream import ChangeSource
 
-from dpone import engine
-from dpone.report import StreamReport
+from dpone.engine.run import run as run_pipeline
+from dpone.model.report import StreamReport
 
 pytestmark = pytest.mark.postgres
 
@@ -132,7 +132,7 @@ class Bench:
         }
         path = self.folder / "pipeline.yaml"
         path.write_text(yaml.safe_dump(data))
-        [stream] = engine.run(path, **more).streams
+        [stream] = run_pipeline(path, **more).streams
         return stream
 
     def load(self, **more: Any) -> StreamReport:

@@ -21,15 +21,15 @@ from tests.postgres.test_cdc_runs import saved
 from tests.postgres.test_kill_matrix import Run, run  # noqa: F401  # a fixture
 from tests.sqlite.target import at, evolve, load, rows
 
-from dpone import engine
-from dpone.cli import assemble
+from dpone.cli.main import assemble
+from dpone.config.reader import load_pipeline
 from dpone.contract import Part, Receipt
-from dpone.engine import rewind
+from dpone.engine.rewind import rewind
+from dpone.engine.run import run as run_pipeline
 from dpone.errors import SinkError
-from dpone.pipeline import Pipeline
-from dpone.position import Position
-from dpone.schema import Name
-from dpone.strategy import Strategy
+from dpone.model.position import Position
+from dpone.model.schema import Name
+from dpone.model.strategy import Strategy
 from dpone_postgres.database import PostgresDatabase
 from dpone_postgres.sink import PostgresSink
 
@@ -147,24 +147,24 @@ def test_a_connection_lost_at_any_commit_of_many_tables(tmp_path: Path, source: 
     begin(source)
     server, folder = source.server, tmp_path / "counted"
     with proxy((server.host, server.port)) as way:
-        assert engine.run(lay(folder, source, server.at(way.port))).exit_code == 0
+        assert run_pipeline(lay(folder, source, server.at(way.port))).exit_code == 0
         move(source)
-        snapshot, _ = way.commits, engine.run(folder / "pipeline.yaml")
+        snapshot, _ = way.commits, run_pipeline(folder / "pipeline.yaml")
         commits = way.commits - snapshot
     assert commits > 4
     for nth in (2, commits - 1, commits):  # on the way, the load's own, that of the sweep after it
         begin(source)
         with proxy((server.host, server.port)) as way:
             pipeline = lay(tmp_path, source, server.at(way.port))
-            assert engine.run(pipeline).exit_code == 0
+            assert run_pipeline(pipeline).exit_code == 0
             move(source)
             way.nth, way.fault = way.commits + nth, fault
-            report = engine.run(pipeline)
+            report = run_pipeline(pipeline)
             assert report.exit_code == 0, (nth, report.streams[0].error)
             require_equal(source, nth)
             assert [entry[1:] for entry in journal(source)] == [(3, 4)] * 2, nth
             source.run(f"UPDATE {TABLES[-1]} SET note = 'again' WHERE id = 3")  # the other tables have no load
-            assert engine.run(pipeline).exit_code == 0, nth
+            assert run_pipeline(pipeline).exit_code == 0, nth
         require_equal(source, nth)
         assert not source.query("SELECT 1 FROM __dpone__staging"), nth
         assert not source.query("SELECT 1 FROM pg_tables WHERE schemaname = current_schema AND tablename ~ 'stage_'"), (
@@ -177,12 +177,12 @@ def test_a_second_run_changes_no_row(tmp_path: Path, source: ChangeSource) -> No
     does it if the state is lost, for the journal of the sink knows the position."""
     begin(source)
     pipeline = lay(tmp_path, source)
-    assert engine.run(pipeline).exit_code == 0
+    assert run_pipeline(pipeline).exit_code == 0
     move(source)
-    assert engine.run(pipeline).streams[0].rows.inserted == 2
+    assert run_pipeline(pipeline).streams[0].rows.inserted == 2
     stood = fingerprint(source)
     for _ in range(2):
-        [again] = engine.run(pipeline).streams
+        [again] = run_pipeline(pipeline).streams
         assert (again.error, again.rows.read, again.rows.inserted, again.rows.updated) == (None, 0, 0, 0)
         assert fingerprint(source) == stood
         assert [entry[1:] for entry in journal(source)][:2] == [(3, 4)] * 2
@@ -196,19 +196,19 @@ def test_a_window_that_is_read_again_changes_no_row(tmp_path: Path, source: Chan
     they are what the rows are already."""
     begin(source)
     pipeline = lay(tmp_path, source)
-    assert engine.run(pipeline).exit_code == 0
+    assert run_pipeline(pipeline).exit_code == 0
     source.run(f"SELECT pg_copy_logical_replication_slot('{source.slot}', '{source.schema}_copy')")
     try:
         move(source)
-        [first] = engine.run(pipeline).streams
+        [first] = run_pipeline(pipeline).streams
         source.drop_slot()
         sql = "SELECT pg_copy_logical_replication_slot"
         source.run(f"{sql}('{source.schema}_copy', '{source.slot}')")
         stood = fingerprint(source)
         assert first.position_before is not None
         back = Position.from_json(first.position_before)
-        rewind(Pipeline.from_yaml(pipeline), first.stream, back)
-        assert engine.run(pipeline).exit_code == 0
+        rewind(load_pipeline(pipeline), first.stream, back)
+        assert run_pipeline(pipeline).exit_code == 0
         assert fingerprint(source) == stood
     finally:
         source.run(f"SELECT pg_drop_replication_slot('{source.schema}_copy')")
@@ -218,17 +218,17 @@ def test_a_table_that_refuses_its_rows_holds_all_of_them_back(tmp_path: Path, so
     """If the last of the tables cannot take its rows, no other has them, and neither position nor slot moves."""
     begin(source)
     pipeline = lay(tmp_path, source)
-    assert engine.run(pipeline).exit_code == 0
+    assert run_pipeline(pipeline).exit_code == 0
     move(source)
     source.run("ALTER TABLE landing_funds ADD CONSTRAINT no CHECK (note <> 'alone')")
     stood, slot = fingerprint(source), source.confirmed()
     for _ in range(2):
-        report = engine.run(pipeline)
+        report = run_pipeline(pipeline)
         assert report.exit_code != 0
         assert "constraint no" in str(report.streams[0].error)
         assert (fingerprint(source), source.confirmed()) == (stood, slot)
     source.run("ALTER TABLE landing_funds DROP CONSTRAINT no")
-    assert engine.run(pipeline).exit_code == 0
+    assert run_pipeline(pipeline).exit_code == 0
     require_equal(source, "once it may")
 
 
@@ -315,7 +315,7 @@ def test_OUT_16_a_table_whose_key_is_json_can_be_left_out_of_a_stream(tmp_path: 
     data = yaml.safe_load(path.read_text())
     data["sink"] |= {"type": "sqlite", "connection": "sqlite:///copy.db", "table": "landing_{table}"}
     path.write_text(yaml.safe_dump(data))
-    [stream] = engine.run(path).streams
+    [stream] = run_pipeline(path).streams
     assert stream.error is not None
     assert (stream.error.kind, stream.error.exit_code) == ("PipelineMismatch", 3)
     name = f"{source.schema}.odd"
@@ -326,7 +326,7 @@ def test_OUT_16_a_table_whose_key_is_json_can_be_left_out_of_a_stream(tmp_path: 
     assert f"; or exclude the table with source.exclude: [{name}]" in stream.error.message
     data["source"]["exclude"] = [name]
     path.write_text(yaml.safe_dump(data))
-    [stream] = engine.run(path).streams
+    [stream] = run_pipeline(path).streams
     assert stream.error is None, stream.error
     with closing(sqlite3.connect(tmp_path / "copy.db")) as db:
         for table in TABLES:

@@ -9,8 +9,8 @@ import pytest
 import yaml
 from tests.postgres.target import Target
 
-from dpone import engine
-from dpone.report import StreamReport
+from dpone.engine.run import run as run_pipeline
+from dpone.model.report import StreamReport
 
 pytestmark = pytest.mark.postgres
 
@@ -23,7 +23,7 @@ def run(folder: Path, target: Target, source: dict[str, Any], **evolution: Any) 
     }  # fmt: skip
     given = {"pipeline": "p", "source": {"type": "postgres", "connection": url, **source}, "sink": sink}
     (folder / "p.yaml").write_text(yaml.safe_dump(given))
-    [stream] = engine.run(folder / "p.yaml").streams
+    [stream] = run_pipeline(folder / "p.yaml").streams
     return stream
 
 

@@ -12,13 +12,14 @@ import yaml
 from tests.postgres.target import Target
 from tests.postgres.test_kill_matrix import Run, lay, run
 
+from dpone.config.reader import load_pipeline
 from dpone.contract import Entry
-from dpone.engine import run as run_here
+from dpone.engine.key_move import MOVED
+from dpone.engine.run import run as run_here
 from dpone.errors import Conflict
-from dpone.moving import MOVED
+from dpone.model.pipeline import StreamSpec
+from dpone.model.strategy import Strategy
 from dpone.ops.state import move
-from dpone.pipeline import Pipeline, StreamSpec
-from dpone.strategy import Strategy
 
 pytestmark = pytest.mark.postgres
 __all__ = ["run"]  # a fixture
@@ -49,7 +50,7 @@ def named(pipeline: Path, target: Target) -> None:
 
 
 def key_of(pipeline: Path) -> str:
-    loaded = Pipeline.from_yaml(pipeline)
+    loaded = load_pipeline(pipeline)
     return loaded.streams[0].key(loaded.name)
 
 
@@ -146,4 +147,4 @@ def test_a_commit_under_the_new_key_waits_for_the_move(tmp_path: Path, filled: T
     with pytest.raises(Conflict):
         sink.move(old, head, "other", head, head)
     sink.close()
-    assert move(Pipeline.from_yaml(pipeline), "new", key_of(pipeline)).what.head == head
+    assert move(load_pipeline(pipeline), "new", key_of(pipeline)).what.head == head

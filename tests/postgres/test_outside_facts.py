@@ -8,8 +8,8 @@ from attrs import evolve
 from hypothesis import given as for_all
 from hypothesis import strategies as st
 
-from dpone.cdc import PostgresLogicalOffset
 from dpone_postgres import outside
+from dpone_postgres.offsets import PostgresLogicalOffset
 from dpone_postgres.outside import Facts, Kept, Node, Type
 
 OID = st.integers(16_384, 2**32 - 1)

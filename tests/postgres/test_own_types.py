@@ -16,10 +16,10 @@ from attrs import evolve as replace
 from tests.postgres.target import Target
 from tests.postgres.test_types import copied, shown
 
-from dpone import engine
+from dpone.engine.run import run
 from dpone.errors import DataError
-from dpone.pipeline import Lineage
-from dpone.strategy import Strategy
+from dpone.model.pipeline import Lineage
+from dpone.model.strategy import Strategy
 
 pytestmark = pytest.mark.postgres
 
@@ -117,7 +117,7 @@ def in_file(folder: Path, target: Target) -> list[Any]:
     }
     path = folder / "pipeline.yaml"
     path.write_text(yaml.safe_dump(data))
-    report = engine.run(path)
+    report = run(path)
     assert report.exit_code == 0, report.streams[0].error
     found = [pq.ParquetFile(file).read(["id", "v"]) for file in sorted((folder / "out").rglob("*.parquet"))]
     values: list[Any] = pa.concat_tables(found).sort_by("id").column("v").to_pylist()

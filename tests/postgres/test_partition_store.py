@@ -19,8 +19,8 @@ from tests.postgres.server import Server
 from tests.postgres.target import Target
 from tests.postgres.test_kill_matrix import Run, run  # noqa: F401  # a fixture
 
-from dpone import engine
-from dpone.cli import assemble
+from dpone.cli.main import assemble
+from dpone.engine.run import run as run_pipeline
 from dpone.errors import StateError
 from dpone.partition import PartitionManifestStore
 
@@ -120,7 +120,7 @@ def test_MF_03_a_killed_run_goes_on_with_what_is_staged(
     assert run(pipeline, step="part_staged", nth=3)["code"] == -9
     states = "SELECT status, count(*) FROM __dpone__partitions GROUP BY 1 ORDER BY 1"
     assert dict(target.query(states))["pending"] == 3
-    [stream] = engine.run(pipeline).streams
+    [stream] = run_pipeline(pipeline).streams
     assert (stream.status, stream.partitions_resumed) == ("loaded", 3)
     assert loaded(target) == [0, 1, 2, 3, 4, 5]
     assert target.query(states) == [("success", 6)]
@@ -129,7 +129,7 @@ def test_MF_03_a_killed_run_goes_on_with_what_is_staged(
 def test_show_skip_and_retry(tmp_path: Path, target: Target) -> None:
     """One broken part fails the run; it is shown as failed, can be skipped and taken back, and the rest is loaded."""
     pipeline = lay(tmp_path, target, bad=[4])
-    assert engine.run(pipeline).exit_code != 0
+    assert run_pipeline(pipeline).exit_code != 0
     name = str(pipeline)
     shown = json.loads(dpone("partitions", "show", name, "--format", "json"))[0]["manifest"]["partitions"]
     failed = [one["id"] for one in shown if one["status"] == "failed"]
@@ -138,6 +138,6 @@ def test_show_skip_and_retry(tmp_path: Path, target: Target) -> None:
     dpone("partitions", "retry", name, *failed)
     assert "pending" in dpone("partitions", "show", name)
     dpone("partitions", "skip", name, *failed, "--reason", "broken at the vendor")
-    report = engine.run(pipeline)
+    report = run_pipeline(pipeline)
     assert (report.exit_code, report.streams[0].partitions_skipped) == (4, failed)
     assert loaded(target) == [0, 1, 2, 3, 5]

@@ -16,15 +16,16 @@ from tests.postgres.target import Target
 from tests.postgres.test_kill_matrix import Run, run
 from tests.sqlite.target import KEY, at, evolve, load, rows
 
-from dpone.cli import assemble
+from dpone.cli.main import assemble
+from dpone.config.reader import load_pipeline
 from dpone.contract import Part
-from dpone.engine import Run as Pipe
+from dpone.engine.run import Run as Pipe
+from dpone.engine.run import run as run_pipeline
 from dpone.errors import DataError, SinkError
 from dpone.hookspecs import hookimpl
-from dpone.pipeline import Pipeline
+from dpone.model.strategy import Strategy
 from dpone.plugins import discover
 from dpone.sql.writer import open_stage
-from dpone.strategy import Strategy
 from dpone_postgres.sink import PostgresSink
 
 __all__ = ["run"]  # a fixture
@@ -305,7 +306,7 @@ def test_a_connection_cut_while_parts_are_moved(tmp_path: Path, target: Target, 
     plugins, saboteur = discover(), Saboteur(strike)
     plugins.manager.register(saboteur)
     try:
-        done = Pipe(Pipeline.from_yaml(str(pipeline)), plugins=plugins)
+        done = Pipe(load_pipeline(str(pipeline)), plugins=plugins)
         done.execute()
     finally:
         plugins.manager.unregister(saboteur)
@@ -330,7 +331,7 @@ def test_files_staged_at_once_are_in_the_order_of_their_names(tmp_path: Path, ta
         "runtime": {"workers": workers},
     }
     (tmp_path / "p.yaml").write_text(yaml.safe_dump(data))
-    report = Pipeline.from_yaml(tmp_path / "p.yaml").run()
+    report = run_pipeline(tmp_path / "p.yaml")
     assert report.exit_code == 0, report
     wanted = [(i, next(f"{n}{i}" for n in "dcba" if i % ("abcd".index(n) + 1) == 0)) for i in range(40)]
     assert target.rows("id, v", "id") == wanted

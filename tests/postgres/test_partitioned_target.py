@@ -14,8 +14,8 @@ from tests.postgres.test_postgres_sink import staged
 from tests.sqlite.target import KEY, at
 
 from dpone.errors import DataError, SinkError
-from dpone.pipeline import Lineage
-from dpone.strategy import Strategy
+from dpone.model.pipeline import Lineage
+from dpone.model.strategy import Strategy
 
 pytestmark = pytest.mark.postgres
 BARE: Mapping[str, Any] = {"lineage": Lineage(False), "adopt_existing": True}

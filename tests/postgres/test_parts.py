@@ -16,7 +16,7 @@ from tests.postgres.target import Target
 
 from dpone.contract import Part, WindowRequest
 from dpone.errors import ConfigError
-from dpone.pipeline import Incremental
+from dpone.model.pipeline import Incremental
 from dpone_postgres.config import PartitionBy
 from dpone_postgres.session import Session
 from dpone_postgres.source import PostgresSource

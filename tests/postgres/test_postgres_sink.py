@@ -19,12 +19,12 @@ from tests.postgres.server import Server
 from tests.postgres.target import Target
 from tests.sqlite.target import KEY, Rows, at, evolve, load, rows
 
-from dpone import engine
 from dpone.contract import Part
+from dpone.engine.run import run
 from dpone.errors import ConfigError, Conflict, DataError, SinkError
-from dpone.pipeline import Lineage, SchemaEvolution
-from dpone.schema import LINEAGE, Name
-from dpone.strategy import Strategy
+from dpone.model.pipeline import Lineage, SchemaEvolution
+from dpone.model.schema import LINEAGE, Name
+from dpone.model.strategy import Strategy
 
 FULL, APPEND = Strategy("full_refresh", key="id"), Strategy("append")
 MERGE = Strategy("merge", key="id")
@@ -301,14 +301,14 @@ def test_a_connection_lost_at_any_commit(tmp_path: Path, target: Target, nth: in
     server = target.server
     with proxy((server.host, server.port), nth, fault) as way:
         pipeline = project(tmp_path, target, server.at(way.port))
-        report = engine.run(pipeline)
+        report = run(pipeline)
         assert report.exit_code == 0, report.streams[0].error
         assert target.query("SELECT count(*), count(DISTINCT id) FROM orders") == [(50, 50)]
         assert target.query("SELECT max(seq) FROM __dpone__loads") == [(1,)]
         assert way.commits >= min(nth, 5)
         assert len(target.stages()) <= 1
         target.run("UPDATE source SET id = id + 50")
-        assert engine.run(pipeline).exit_code == 0
+        assert run(pipeline).exit_code == 0
     assert not target.stages()
 
 
@@ -319,12 +319,12 @@ def test_a_lost_answer_is_not_a_lost_load(tmp_path: Path, target: Target, fault:
     target.run("CREATE TABLE source AS SELECT i::bigint AS id FROM generate_series(1, 50) AS i")
     server = target.server
     with proxy((server.host, server.port)) as way:
-        engine.run(project(tmp_path, target, server.at(way.port)))
+        run(project(tmp_path, target, server.at(way.port)))
         nth = way.commits - 1  # the last one drops the staging
         target.run("DROP TABLE orders, __dpone__loads, __dpone__staging, __dpone__parts")
     (tmp_path / ".dpone" / "state.db").unlink()
     with proxy((server.host, server.port), nth, fault) as way:
-        [stream] = engine.run(project(tmp_path, target, server.at(way.port))).streams
+        [stream] = run(project(tmp_path, target, server.at(way.port))).streams
     assert (stream.status, stream.attempts, stream.rows.inserted) == ("loaded", attempts, 50)
 
 
@@ -539,9 +539,9 @@ def test_a_row_is_written_if_its_values_differ_to_the_byte(
         f"CREATE TABLE source (id bigint PRIMARY KEY, v {type_})", f"INSERT INTO source VALUES (1, {old}), (2, {old})"
     )
     path = project(tmp_path, target, target.server.url, "merge")
-    assert engine.run(path).streams[0].rows.inserted == 2
+    assert run(path).streams[0].rows.inserted == 2
     target.run(f"UPDATE source SET v = {new} WHERE id = 1")
-    rows = engine.run(path).streams[0].rows
+    rows = run(path).streams[0].rows
     assert (rows.updated, rows.unchanged) == ((1, 1) if changed else (0, 2))
 
 

@@ -16,8 +16,8 @@ from tests.postgres.target import Target, read
 
 from dpone.contract import Window, WindowRequest
 from dpone.errors import ConfigError, DataError, IdentityChanged, SetBack, SourceError
-from dpone.pipeline import Incremental
-from dpone.position import Position
+from dpone.model.pipeline import Incremental
+from dpone.model.position import Position
 
 Read = tuple[list[Any], Position]
 

@@ -22,8 +22,8 @@ from tests.sqlite.test_sqlite_state import (  # noqa: F401  # the rules of every
 )
 
 from dpone.errors import Busy, Conflict, StateError
-from dpone.pipeline import StateSpec
-from dpone.secret import Secret
+from dpone.model.pipeline import StateSpec
+from dpone.model.secret import Secret
 from dpone.sql.dialect import transaction
 from dpone_postgres.config import PostgresStateOptions
 from dpone_postgres.state import PostgresState
@@ -111,8 +111,8 @@ def test_ST_02_the_lock_of_a_dead_process_is_taken_over_at_once(target: Target, 
     """Killed with its lease still running: the next runner on the same machine does not wait for it."""
     code = (
         "import os, sys\nfrom dpone_postgres.config import PostgresStateOptions\n"
-        "from dpone_postgres.state import PostgresState\nfrom dpone.pipeline import StateSpec\n"
-        "from dpone.secret import Secret\nspec = StateSpec('postgres', Secret(sys.argv[1]), "
+        "from dpone_postgres.state import PostgresState\nfrom dpone.model.pipeline import StateSpec\n"
+        "from dpone.model.secret import Secret\nspec = StateSpec('postgres', Secret(sys.argv[1]), "
         "options=PostgresStateOptions(schema=sys.argv[2]))\n"
         "held = PostgresState(spec).lock('k', 3600)\nheld.__enter__()\nos._exit(9)\n"
     )

@@ -14,13 +14,13 @@ from attrs import evolve as replace
 from tests.postgres.target import Target
 from tests.sqlite.target import at, evolve, load, rows
 
-from dpone import engine
+from dpone.config.reader import load_pipeline
 from dpone.contract import Part
+from dpone.engine.run import run as run_pipeline
 from dpone.errors import DataError
+from dpone.model.report import StreamReport
+from dpone.model.strategy import Strategy
 from dpone.ops.check import connections
-from dpone.pipeline import Pipeline
-from dpone.report import StreamReport
-from dpone.strategy import Strategy
 
 pytestmark = pytest.mark.postgres
 
@@ -64,12 +64,12 @@ class Shop:
         return path
 
     def run(self, strategy: dict[str, Any], dry: bool = False, refresh: bool = False, **options: Any) -> StreamReport:
-        [stream] = engine.run(self.pipeline(strategy, **options), dry_run=dry, full_refresh=refresh).streams
+        [stream] = run_pipeline(self.pipeline(strategy, **options), dry_run=dry, full_refresh=refresh).streams
         return stream
 
     def check(self, strategy: dict[str, Any]) -> str:
         """What ``dpone check --connect`` says of the strategy; empty if nothing."""
-        found = connections(Pipeline.from_yaml(self.pipeline(strategy)))
+        found = connections(load_pipeline(self.pipeline(strategy)))
         return "".join(f"{f.found}; {f.todo}" for f in found if f.ok is False)
 
     def rows(self) -> tuple[list[Any], list[Any]]:
@@ -241,7 +241,7 @@ def test_a_change_stream_is_refused_before_it_stages(shop: Shop, deletes: str) -
     given["sink"]["options"]["schema_evolution"] = {"on_missing_column": "ignore"}
     path.write_text(yaml.safe_dump(given))
     for dry in (True, False):
-        [stream] = engine.run(path, dry_run=dry).streams
+        [stream] = run_pipeline(path, dry_run=dry).streams
         assert stream.status == ("failed" if deletes == "hard" else "planned" if dry else "loaded"), stream.error
         assert ("set strategy.deletes: soft" in stream.error.message) if stream.error else deletes == "soft"
     assert shop.rows() == OLD

@@ -13,11 +13,11 @@ from attrs import evolve as replace
 from click.testing import CliRunner
 from tests.postgres.target import Target
 
-from dpone.cli import assemble
-from dpone.evolution import Change, plan
-from dpone.pipeline import SchemaEvolution
-from dpone.schema import NATIVE
-from dpone.strategy import Strategy
+from dpone.cli.main import assemble
+from dpone.model.evolution import Change, plan
+from dpone.model.pipeline import SchemaEvolution
+from dpone.model.schema import NATIVE
+from dpone.model.strategy import Strategy
 
 # type of the target, type of the source, what the target becomes, whether PostgreSQL writes the table anew
 CHANGES = [

@@ -19,11 +19,11 @@ from tests.postgres.target import Target, read
 import dpone
 from dpone.contract import WindowRequest
 from dpone.errors import ConfigError, SinkError, SourceError
-from dpone.pipeline import Incremental, Lineage, SourceSpec
-from dpone.report import StreamReport
-from dpone.schema import Name
-from dpone.secret import Secret
-from dpone.strategy import Strategy
+from dpone.model.pipeline import Incremental, Lineage, SourceSpec
+from dpone.model.report import StreamReport
+from dpone.model.schema import Name
+from dpone.model.secret import Secret
+from dpone.model.strategy import Strategy
 from dpone_postgres.cdc import PostgresLogicalReader
 from dpone_postgres.config import PostgresSourceOptions
 

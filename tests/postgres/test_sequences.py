@@ -17,12 +17,12 @@ from attrs import evolve as replace
 from tests.postgres.target import Target
 from tests.sqlite.target import KEY, at, evolve, load, rows
 
-from dpone import engine
 from dpone.cli.run import _line
 from dpone.contract import Entry, Part
+from dpone.engine.run import run
 from dpone.errors import Conflict
-from dpone.pipeline import Lineage, SchemaEvolution
-from dpone.strategy import Strategy
+from dpone.model.pipeline import Lineage, SchemaEvolution
+from dpone.model.strategy import Strategy
 from dpone_postgres import sequences
 from dpone_postgres.sink import PostgresWriter
 
@@ -90,7 +90,7 @@ def test_case_20_the_applications_next_row_meets_none_that_was_loaded(tmp_path: 
             },
         }  # fmt: skip
         (tmp_path / "p.yaml").write_text(yaml.safe_dump(given))
-        [stream] = engine.run(tmp_path / "p.yaml").streams
+        [stream] = run(tmp_path / "p.yaml").streams
         assert (stream.status, stream.sequences) == ("loaded", told)
         shown = [line for line in _line(stream).splitlines() if "sequence:" in line]
         assert shown == [f"  sequence: {t}" for t in told]
@@ -412,6 +412,6 @@ def test_a_change_stream_of_many_tables_says_it_of_each(tmp_path: Path, target: 
         },
     }  # fmt: skip
     (tmp_path / "p.yaml").write_text(yaml.safe_dump(given))
-    [stream] = engine.run(tmp_path / "p.yaml").streams
+    [stream] = run(tmp_path / "p.yaml").streams
     assert sorted(line.partition(": ")[2] for line in stream.sequences) == ["next value 1 -> 2", "next value 1 -> 3"]
     assert [next_id(target), next_id(replace(target, table="lines"))] == [2, 3]

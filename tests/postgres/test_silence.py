@@ -30,11 +30,11 @@ from tests.postgres.target import Target
 from tests.postgres.test_cdc_runs import begin, change, lay, require_equal
 from tests.postgres.test_faults import Bench, bench
 
-from dpone.engine import Run
+from dpone.config.reader import load_pipeline
+from dpone.engine.run import Run
 from dpone.errors import SourceError
-from dpone.pipeline import Pipeline
-from dpone.report import StreamReport
-from dpone.secret import Secret
+from dpone.model.report import StreamReport
+from dpone.model.secret import Secret
 from dpone_postgres import waiting
 from dpone_postgres.connect import connect, parameters
 from dpone_postgres.waiting import Peer
@@ -125,7 +125,7 @@ def laid(
 
 
 def run_once(pipeline: Path) -> StreamReport:
-    report = Run(Pipeline.from_yaml(pipeline)).execute()
+    report = Run(load_pipeline(pipeline)).execute()
     return report.streams[0]
 
 

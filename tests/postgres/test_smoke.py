@@ -11,7 +11,7 @@ import pytest
 import yaml
 from tests.postgres.target import Target
 
-from dpone import engine
+from dpone.engine.run import run as run_pipeline
 
 DPONE = Path(sysconfig.get_path("scripts")) / "dpone"
 
@@ -82,10 +82,10 @@ def test_rows_that_the_target_leaves_out_are_told(tmp_path: Path, target: Target
         "state": {"type": "sqlite", "connection": f"sqlite:///{tmp_path}/state.db"},
     }  # fmt: skip
     (tmp_path / "pipeline.yaml").write_text(yaml.safe_dump(data))
-    [stream] = engine.run(tmp_path / "pipeline.yaml").streams
+    [stream] = run_pipeline(tmp_path / "pipeline.yaml").streams
     assert (stream.rows.inserted, stream.warnings) == (9, [])
     target.run("TRUNCATE orders", statement)
-    [stream] = engine.run(tmp_path / "pipeline.yaml", full_refresh=mode == "append").streams
+    [stream] = run_pipeline(tmp_path / "pipeline.yaml", full_refresh=mode == "append").streams
     assert target.query("SELECT count(*) FROM orders") == [(5,)]
     assert stream.rows.inserted == 5
     assert [w for w in stream.warnings if w.startswith("the target reports 5 inserted rows, but 9 were sent")]
@@ -109,7 +109,7 @@ def test_ST_04_a_misspelt_source_is_said_before_the_target(
         "runtime": {"retries": 0},
     }
     (tmp_path / "pipeline.yaml").write_text(yaml.safe_dump(data))
-    [stream] = engine.run(tmp_path / "pipeline.yaml").streams
+    [stream] = run_pipeline(tmp_path / "pipeline.yaml").streams
     assert stream.error is not None
     assert "ordres" in stream.error.message
     assert "adopt_existing" not in stream.error.message

@@ -16,10 +16,10 @@ from tests.patience import PATIENCE
 from tests.postgres.target import Target
 from tests.sqlite.target import KEY, at, load, rows
 
-from dpone import evolution
 from dpone.contract import Part, TakenBack
 from dpone.errors import Category, SinkError
-from dpone.strategy import Strategy
+from dpone.model import evolution
+from dpone.model.strategy import Strategy
 from dpone_postgres import database
 
 pytestmark = pytest.mark.postgres

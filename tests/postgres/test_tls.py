@@ -18,9 +18,9 @@ from click.testing import CliRunner
 from tests.postgres import server as servers
 from tests.postgres.server import Server
 
-from dpone.cli import assemble
+from dpone.cli.main import assemble
 from dpone.errors import Category, SourceError
-from dpone.secret import Secret
+from dpone.model.secret import Secret
 from dpone_postgres.connect import connect, parameters
 
 pytestmark = pytest.mark.postgres

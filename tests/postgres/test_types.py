@@ -15,7 +15,7 @@ from tests.sqlite.target import KEY, at, evolve, load
 
 from dpone.contract import WindowRequest
 from dpone.errors import DataError
-from dpone.strategy import Strategy
+from dpone.model.strategy import Strategy
 from dpone_postgres import binary
 
 FULL = Strategy("full_refresh")

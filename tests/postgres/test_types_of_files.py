@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from tests.postgres.target import Target
 
-from dpone.engine import run
-from dpone.report import RunReport
+from dpone.engine.run import run
+from dpone.model.report import RunReport
 from dpone_postgres.types import reads
 
 

@@ -20,13 +20,16 @@ from tests.postgres.test_kill_matrix import Run, run  # noqa: F401  # a fixture
 from tests.sql.test_undo import APPEND, FULL, MERGE, ON, kept, table, undo
 from tests.sqlite.target import KEY, at, evolve, load, rows
 
-from dpone import engine
 from dpone.contract import Part
+from dpone.engine.run import run as run_pipeline
+from dpone.engine.undo import undo as undo_load
 from dpone.errors import DataError, SinkError, UndoRefused
-from dpone.pipeline import SchemaEvolution, Undo
-from dpone.sql import finalize, restore
+from dpone.model.pipeline import SchemaEvolution, Undo
+from dpone.model.strategy import Strategy
+from dpone.sql import restore
+from dpone.sql.strategies import job
+from dpone.sql.strategies.job import is_empty as is_empty_of_finalize
 from dpone.sql.undo import Images
-from dpone.strategy import Strategy
 from dpone_postgres.database import PostgresDatabase
 
 pytestmark = pytest.mark.postgres
@@ -237,7 +240,7 @@ def test_a_row_that_comes_before_a_swap_is_not_lost(target: Target, mode: str, m
     strategy = Strategy(mode, key="id") if mode == "merge" else APPEND  # type: ignore[arg-type]
     with closing(target.sink(strategy)) as sink:
         evolve(sink, table().schema, strategy)  # type: ignore[arg-type]
-    real, found = finalize.is_empty, []
+    real, found = is_empty_of_finalize, []
 
     def is_empty(db: Any, name: Any) -> bool:
         empty = real(db, name)
@@ -245,7 +248,7 @@ def test_a_row_that_comes_before_a_swap_is_not_lost(target: Target, mode: str, m
             found.append(refused_write(target, "INSERT INTO orders (id) VALUES (77)"))
         return empty
 
-    monkeypatch.setattr(finalize, "is_empty", is_empty)
+    monkeypatch.setattr(job, "is_empty", is_empty)
     target.load(table((1, "a", 1.0)), strategy)
     assert found
     assert all(found)
@@ -318,10 +321,10 @@ def loaded_twice(target: Target, pipeline: Path) -> tuple[list[Any], list[Any], 
     """The target after each of two loads, and the id of the second."""
     target.run("CREATE TABLE source (id int PRIMARY KEY, v text)")
     target.run("INSERT INTO source SELECT i, 'a' FROM generate_series(1, 20) AS i")
-    assert engine.run(pipeline).exit_code == 0
+    assert run_pipeline(pipeline).exit_code == 0
     first = target.content()
     target.run("UPDATE source SET v = 'b' WHERE id <= 5", "INSERT INTO source VALUES (30, 'b')")
-    [stream] = engine.run(pipeline).streams
+    [stream] = run_pipeline(pipeline).streams
     return first, target.content(), str(stream.load_id)
 
 
@@ -343,7 +346,7 @@ def test_LS_05_an_undo_that_was_killed(
     count = int(run(pipeline, undo=["s", load_id], execute=10**9)["count"])
     ends = set()
     for n in (2, count // 2, count - 5, count - 1, count):  # the last five drop what was kept
-        [stream] = engine.run(pipeline).streams
+        [stream] = run_pipeline(pipeline).streams
         assert target.query("SELECT count(*) FROM __dpone__staging") == [(0,)]
         assert bare(target.content()) == bare(second)
         second, load_id = target.content(), str(stream.load_id)
@@ -352,10 +355,10 @@ def test_LS_05_an_undo_that_was_killed(
         ends.add(done)
         assert target.content() == (first if done else second)
         if not done:
-            engine.undo(pipeline, "s", load_id)
+            undo_load(pipeline, "s", load_id)
         assert target.content() == first
         with pytest.raises(UndoRefused, match="it was already undone"):
-            engine.undo(pipeline, "s", load_id)
+            undo_load(pipeline, "s", load_id)
     assert ends == {0, 1}
     assert count > 8
 
@@ -370,7 +373,7 @@ def test_an_undo_whose_commit_was_cut(tmp_path: Path, target: Target, fault: Any
         first, second, load_id = loaded_twice(target, pipeline)
         way.nth, way.fault = way.commits + 1, fault
         with pytest.raises(SinkError) if fault == "request" else nullcontext():
-            engine.undo(pipeline, "s", load_id)
+            undo_load(pipeline, "s", load_id)
     assert target.content() == (second if fault == "request" else first)
 
 

@@ -18,8 +18,8 @@ from tests.postgres.test_postgres_sink import MERGE, staged, table
 from tests.sqlite.target import KEY, at, evolve, load
 
 from dpone.errors import Category, SinkError
+from dpone.model.strategy import Strategy
 from dpone.sql import writer
-from dpone.strategy import Strategy
 from dpone_postgres import sink as postgres_sink
 
 pytestmark = pytest.mark.postgres

@@ -19,8 +19,8 @@ from tests.postgres.target import Target, read
 
 from dpone.contract import Window, WindowRequest
 from dpone.errors import ConfigError, IdentityChanged
-from dpone.pipeline import Incremental
-from dpone.position import Position
+from dpone.model.pipeline import Incremental
+from dpone.model.position import Position
 
 XMIN = Incremental("xmin")
 

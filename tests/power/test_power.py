@@ -24,20 +24,21 @@ from tests.engine.project import Project, memory_folder, rows
 from tests.partition.stores import KEY, manifest
 from tests.power.recorder import Image, Recorder, cuts, restore, tree, whole
 
-from dpone import durable, evidence
-from dpone.cdc import Spool
+from dpone.cdc.spool import Spool
+from dpone.certify import evidence
 from dpone.connectors.file.partitions import JsonPartitionManifestStore
 from dpone.connectors.file.sink import FileSink, FileWriter
 from dpone.connectors.file.state import FileState
 from dpone.connectors.sqlite.connect import connect
 from dpone.connectors.sqlite.database import SqliteDatabase
 from dpone.connectors.sqlite.state import SqliteState
-from dpone.engine import undo
+from dpone.engine.undo import undo
 from dpone.errors import StateError
-from dpone.pipeline import SinkSpec, StateSpec
-from dpone.quarantine import Place
-from dpone.secret import Secret
-from dpone.strategy import Strategy
+from dpone.host import durable
+from dpone.model.pipeline import SinkSpec, StateSpec
+from dpone.model.secret import Secret
+from dpone.model.strategy import Strategy
+from dpone.quality.quarantine import Place
 
 SOME = 40
 MANY = pytest.mark.parametrize("most", [SOME, pytest.param(None, marks=pytest.mark.crash)], ids=["some", "all"])

@@ -17,8 +17,8 @@ import pytest
 import yaml
 
 import dpone
+from dpone.model.report import StreamReport
 from dpone.ops.check import implementations
-from dpone.report import StreamReport
 
 Rows = list[tuple[Any, ...]]
 
@@ -402,5 +402,5 @@ def test_check_refuses_a_connection_that_run_would_refuse(project: Project, conn
     sink = sqlite_sink() | {"connection": "target"}
     text = {"pipeline": "p", "connections": {"target": connection}, "source": file_source(), "sink": sink}
     (project.folder / "p.yaml").write_text(yaml.safe_dump(text))
-    findings = implementations(dpone.Pipeline.from_yaml(project.folder / "p.yaml"))
+    findings = implementations(dpone.load_pipeline(project.folder / "p.yaml"))
     assert [f.name for f in findings if not f.ok] == ["t: sink"]

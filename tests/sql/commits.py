@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from tests.sql.stream import Change, array
 from tests.sqlite.target import START, Rows
 
-from dpone.changes import batch_schema
-from dpone.contract import ChangeTable
+from dpone.model.changes import ChangeTable, batch_schema
 
 ITEMS = ChangeTable(pa.schema([("id", pa.int64()), ("x", pa.string()), ("y", pa.int64())]), ("id",))
 TICK = timedelta(microseconds=1)

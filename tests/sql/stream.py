@@ -11,9 +11,9 @@ import pyarrow as pa
 from attrs import frozen
 from tests.sqlite.target import KEY, START, Rows, Target, at, evolve, load
 
-from dpone.changes import batch_schema
-from dpone.contract import ChangeTable, Part, Receipt
-from dpone.strategy import Strategy
+from dpone.contract import Part, Receipt
+from dpone.model.changes import ChangeTable, batch_schema
+from dpone.model.strategy import Strategy
 
 
 @frozen

@@ -11,9 +11,9 @@ import pytest
 from tests.sqlite.target import load
 
 from dpone.connectors.sqlite.database import SqliteDatabase
-from dpone.schema import Name
-from dpone.sql.added import Added
-from dpone.strategy import Strategy
+from dpone.model.schema import Name
+from dpone.model.strategy import Strategy
+from dpone.sql.provisional import Added
 
 ONE, TWO = (pa.schema([pa.field(name, pa.int64()) for name in names]) for names in (["id"], ["id", "x"]))
 

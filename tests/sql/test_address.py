@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dpone.errors import ConfigError
-from dpone.secret import Secret
+from dpone.model.secret import Secret
 from dpone.sql.address import Server, server
 
 

@@ -18,11 +18,12 @@ from hypothesis import strategies as st
 from tests.sql.stream import Change, batches, deliver, when
 from tests.sqlite.target import KEY, MEMORY, START, Target, at, evolve, load
 
-from dpone.contract import ChangeTable, Part, Receipt
+from dpone.contract import Part, Receipt
 from dpone.errors import ConfigError, DataError, DeletesRefused, SchemaBreak
-from dpone.pipeline import Lineage
+from dpone.model.changes import ChangeTable
+from dpone.model.pipeline import Lineage
+from dpone.model.strategy import Strategy
 from dpone.sql import fold
-from dpone.strategy import Strategy
 
 PLAIN = Lineage(False)
 ORDERS = ChangeTable(pa.schema([("id", pa.int64()), ("x", pa.string()), ("y", pa.int64())]), ("id",))

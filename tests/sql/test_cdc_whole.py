@@ -10,7 +10,7 @@ from tests.sql.test_cdc_apply import HARD, ORDERS, chunked, insert  # noqa: F401
 from tests.sqlite.target import Target
 
 from dpone.errors import DeletesRefused
-from dpone.strategy import Strategy
+from dpone.model.strategy import Strategy
 
 SOFT = Strategy("cdc_apply", ("id",), deletes="soft")
 OLD = [(1, "a", 1), (2, "b", 2), (3, "c", 3)]

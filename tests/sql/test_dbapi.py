@@ -17,14 +17,14 @@ import pytest
 from dpone.connectors.sqlite.database import SqliteDialect
 from dpone.contract import Load
 from dpone.errors import DataError, ErrorCodes, SinkError
-from dpone.pipeline import SinkSpec
-from dpone.schema import Name
-from dpone.sql import failing as sql
+from dpone.model.pipeline import SinkSpec
+from dpone.model.schema import Name
+from dpone.model.strategy import Strategy
+from dpone.sql import driver_errors as sql
 from dpone.sql.catalog import Catalog, foreign_keys
 from dpone.sql.dbapi import DbapiDatabase
 from dpone.sql.dialect import Reference, transaction
 from dpone.sql.sink import SqlSink
-from dpone.strategy import Strategy
 
 T = Name(("t",))
 failing = partial(sql.failing, sqlite3, ErrorCodes())

@@ -8,10 +8,10 @@ import pyarrow as pa
 import pytest
 
 from dpone.errors import ConfigError
-from dpone.evolution import Stored
-from dpone.schema import Name
+from dpone.model.evolution import Stored
+from dpone.model.schema import Name
+from dpone.model.types import JSON
 from dpone.sql.dialect import Dialect
-from dpone.sql.types import JSON
 
 T = Name(("t",))
 

@@ -13,8 +13,8 @@ from tests.sql.test_sql_source import Least
 
 from dpone.connectors.sqlite.database import SqliteDatabase
 from dpone.errors import Category, DataError, DponeError, ErrorCodes, SinkError, SourceError
-from dpone.secret import Secret
-from dpone.sql.failing import failing
+from dpone.model.secret import Secret
+from dpone.sql.driver_errors import failing
 
 CODES = ErrorCodes(numbers={1205: Category.TRANSIENT})
 RAISED = [

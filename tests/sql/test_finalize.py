@@ -16,8 +16,8 @@ from tests.sqlite.target import MEMORY, Target
 from dpone.connectors.sqlite.database import SqliteDialect
 from dpone.contract import Receipt
 from dpone.errors import ConfigError, DataError
-from dpone.pipeline import Lineage, SchemaEvolution
-from dpone.strategy import Strategy
+from dpone.model.pipeline import Lineage, SchemaEvolution
+from dpone.model.strategy import Strategy
 
 SCHEMA = pa.schema([("id", pa.int64()), ("region", pa.string()), ("amount", pa.float64()), ("seen", pa.int64())])
 Row = tuple[Any, ...]

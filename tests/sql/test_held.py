@@ -14,9 +14,9 @@ from tests.sqlite.target import KEY, Target, at, load, rows
 from dpone.connectors.sqlite.database import SqliteDatabase
 from dpone.connectors.sqlite.sink import SqliteSink
 from dpone.contract import Part
-from dpone.evolution import Change
-from dpone.pipeline import Undo
-from dpone.strategy import Strategy
+from dpone.model.evolution import Change
+from dpone.model.pipeline import Undo
+from dpone.model.strategy import Strategy
 
 MERGE = Strategy("merge", key="id")
 TABLE = pa.table({"id": [1, 2], "day": pa.array([0, 1], pa.date32())})

@@ -14,12 +14,12 @@ from tests.sql.stream import Change, deliver
 from tests.sqlite.target import MEMORY, Target
 
 from dpone.connectors.sqlite.database import SqliteDialect
-from dpone.contract import ChangeTable
 from dpone.errors import ConfigError
-from dpone.schema import Name
+from dpone.model.changes import ChangeTable
+from dpone.model.schema import Name
+from dpone.model.strategy import MODES, Strategy
 from dpone.sql.dialect import Dialect
-from dpone.sql.finalizers import FINALIZERS
-from dpone.strategy import MODES, Strategy
+from dpone.sql.strategies.finalizers import FINALIZERS
 
 NASTY = ['"', '""', "]", "'", "`", "a.b", "a b", '";--', '"; DROP TABLE bystander; --', "🦆", "x" * 63, "y" * 128]
 NASTY += ["select", "%s", "?", ":a", "bystander2"]

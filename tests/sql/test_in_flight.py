@@ -10,8 +10,8 @@ import pytest
 from attrs import define, field
 from tests.sql.clock import Clock
 
-from dpone.pipeline import Incremental
-from dpone.position import Position
+from dpone.model.pipeline import Incremental
+from dpone.model.position import Position
 from dpone.sql.cursor import Bound, Value
 from dpone.sql.in_flight import Look, Writer, settle
 

@@ -10,10 +10,10 @@ from tests.partition.stores import manifest, store
 from tests.sql.stream import Change, deliver
 from tests.sqlite.target import Target, load
 
-from dpone.contract import ChangeTable
-from dpone.evolution import Change as Drift
-from dpone.pipeline import Undo
-from dpone.strategy import Strategy
+from dpone.model.changes import ChangeTable
+from dpone.model.evolution import Change as Drift
+from dpone.model.pipeline import Undo
+from dpone.model.strategy import Strategy
 
 ORDERS = ChangeTable(pa.schema([("id", pa.int64()), ("x", pa.string())]), ("id",))
 COLUMNS = {

@@ -11,12 +11,12 @@ from tests.sql.stream import Change, deliver
 from tests.sql.test_finalize import SCHEMA, Row, ordered, table
 from tests.sqlite.target import Target
 
-from dpone.contract import ChangeTable
 from dpone.errors import SchemaBreak
-from dpone.schema import VALIDITY, Name
-from dpone.sql.finalizers import FINALIZERS
-from dpone.sql.history import require_own
-from dpone.strategy import Strategy
+from dpone.model.changes import ChangeTable
+from dpone.model.schema import VALIDITY, Name
+from dpone.model.strategy import Strategy
+from dpone.sql.strategies.finalizers import FINALIZERS
+from dpone.sql.strategies.scd2 import require_own
 
 Model = Callable[[list[Row], list[Row]], list[Row]]
 OLD: list[Row] = [(1, "a", 1.0, 1), (2, "a", 2.0, None), (3, None, 3.0, 1)]

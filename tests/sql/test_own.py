@@ -17,11 +17,11 @@ from dpone.connectors.sqlite.database import SqliteDatabase, SqliteDialect
 from dpone.connectors.sqlite.sink import SqliteSink
 from dpone.connectors.sqlite.state import SqliteState
 from dpone.contract import Part
-from dpone.pipeline import StateSpec, Undo
-from dpone.schema import Name
-from dpone.secret import Secret
+from dpone.model.pipeline import StateSpec, Undo
+from dpone.model.schema import Name
+from dpone.model.secret import Secret
+from dpone.model.strategy import Strategy
 from dpone.sql.own import Own
-from dpone.strategy import Strategy
 
 NAME = Name(("__dpone__kit",))
 SCHEMA = pa.schema([("key", pa.string()), ("seq", pa.int64()), ("text", pa.string())])

@@ -15,7 +15,7 @@ from tests.sqlite.target import KEY, MEMORY, Target, at, load, rows
 
 from dpone.contract import Part
 from dpone.errors import ConfigError, Conflict, DataError
-from dpone.strategy import Strategy
+from dpone.model.strategy import Strategy
 
 BY_REGION = Strategy("partition_replace", partition="region")
 BY_SEEN = Strategy("partition_replace", partition="seen")

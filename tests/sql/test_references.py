@@ -9,10 +9,11 @@ import pyarrow as pa
 import pytest
 from tests.sqlite.target import KEY, Target, at, evolve, load, rows
 
-from dpone import changes
-from dpone.contract import ChangeTable, Part
+from dpone.contract import Part
 from dpone.errors import DataError, SinkError
-from dpone.strategy import Strategy
+from dpone.model import changes
+from dpone.model.changes import ChangeTable
+from dpone.model.strategy import Strategy
 
 MODES = {
     "full_refresh": Strategy("full_refresh", key="id"),

@@ -14,10 +14,10 @@ from tests.sqlite.target import KEY, Target, at, evolve, load, rows
 from dpone.connectors.sqlite.database import SqliteDatabase, SqliteDialect
 from dpone.contract import Part
 from dpone.errors import ConfigError, SinkError, UndoRefused
-from dpone.evolution import Change
-from dpone.pipeline import Lineage, Undo
-from dpone.schema import Name
-from dpone.strategy import Strategy
+from dpone.model.evolution import Change
+from dpone.model.pipeline import Lineage, Undo
+from dpone.model.schema import Name
+from dpone.model.strategy import Strategy
 
 APPEND = Strategy("append")
 ROWS = pa.table({"id": pa.array([1, 2, 3])})

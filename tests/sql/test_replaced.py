@@ -9,9 +9,9 @@ import pytest
 from tests.sqlite.target import load
 
 from dpone.errors import DeletesRefused
-from dpone.schema import Name
-from dpone.sql.replaced import _may_replace
-from dpone.strategy import Strategy
+from dpone.model.schema import Name
+from dpone.model.strategy import Strategy
+from dpone.sql.replace_table import _may_replace
 
 SCHEMA = pa.schema({"id": pa.int64()})
 

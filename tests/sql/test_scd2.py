@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from tests.sqlite.target import MEMORY, START, Target
 
 from dpone.errors import ConfigError, DataError, DeletesRefused
-from dpone.pipeline import Lineage, SchemaEvolution
-from dpone.strategy import Strategy
+from dpone.model.pipeline import Lineage, SchemaEvolution
+from dpone.model.strategy import Strategy
 
 KEY = ("a", "b")
 SCHEMA = pa.schema([("a", pa.string()), ("b", pa.string()), ("x", pa.string()), ("y", pa.int64())])

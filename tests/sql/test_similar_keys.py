@@ -14,14 +14,14 @@ from tests.sql.stream import Change
 from tests.sqlite.target import Target
 
 from dpone.connectors.sqlite.database import SqliteDialect
-from dpone.contract import ChangeTable
 from dpone.errors import DataError
-from dpone.evolution import Stored
-from dpone.pipeline import Lineage, Undo
-from dpone.schema import Name
+from dpone.model.changes import ChangeTable
+from dpone.model.evolution import Stored
+from dpone.model.pipeline import Lineage, Undo
+from dpone.model.schema import Name
+from dpone.model.strategy import Strategy
 from dpone.sql import fold
 from dpone.sql.dialect import Dialect
-from dpone.strategy import Strategy
 
 ITEMS = ChangeTable(pa.schema([("k", pa.string()), ("x", pa.string()), ("y", pa.int64())]), ("k",))
 BARE = Lineage(False)

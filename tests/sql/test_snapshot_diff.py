@@ -15,7 +15,7 @@ from tests.sqlite.target import KEY, MEMORY, Target, at, load, rows
 
 from dpone.contract import Part
 from dpone.errors import ConfigError, DataError, DeletesRefused
-from dpone.strategy import Strategy
+from dpone.model.strategy import Strategy
 
 ALL = Strategy("snapshot_diff", key="id", max_delete_share=1.0)
 GUARDED = Strategy("snapshot_diff", key="id")

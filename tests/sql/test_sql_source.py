@@ -15,13 +15,13 @@ from typing import Any, cast
 import pyarrow as pa
 import pytest
 
-from dpone.bounds import Bounds
 from dpone.connectors.sqlite.database import SqliteDialect
 from dpone.contract import Window, WindowRequest
 from dpone.errors import ConfigError, DataError, SourceError
-from dpone.pipeline import Incremental, SourceOptions, SourceSpec
-from dpone.position import Position
-from dpone.schema import LOAD_ID, Name
+from dpone.model.bounds import Bounds
+from dpone.model.pipeline import Incremental, SourceOptions, SourceSpec
+from dpone.model.position import Position
+from dpone.model.schema import LOAD_ID, Name
 from dpone.sql.cursor import digest
 from dpone.sql.cursored import SqlCursor
 from dpone.sql.source import SqlSource, new_rows, what, within, within_project

@@ -9,8 +9,16 @@ import pyarrow as pa
 import pytest
 
 from dpone.errors import ConfigError
-from dpone.schema import TYPE_NAMES
-from dpone.sql.types import JSON, UUID, arrow, kind, limit, named, standard
+from dpone.model.schema import TYPE_NAMES
+from dpone.model.types import (
+    JSON,
+    UUID,
+    arrow,
+    kind,
+    limit,
+    named,
+    standard,
+)
 
 WORDS: dict[pa.DataType, str] = {
     pa.bool_(): "boolean, bool, bit",

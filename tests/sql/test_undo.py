@@ -21,12 +21,17 @@ from tests.sqlite.target import KEY, MEMORY, START, Target, at, evolve, load, ro
 
 from dpone.contract import Kept, Part, Receipt
 from dpone.errors import ConfigError, Conflict, DataError, SinkError, UndoRefused
-from dpone.ids import ulid
-from dpone.pipeline import Lineage, SchemaEvolution, SinkOptions, Undo
-from dpone.schema import Name
+from dpone.model.ids import ulid
+from dpone.model.pipeline import (
+    Lineage,
+    SchemaEvolution,
+    SinkOptions,
+    Undo,
+)
+from dpone.model.schema import Name
+from dpone.model.strategy import Strategy
 from dpone.sql import fold
 from dpone.sql.undo import Images
-from dpone.strategy import Strategy
 
 SCHEMA = pa.schema([("id", pa.int64()), ("region", pa.string()), ("amount", pa.float64())])
 STRATEGIES = {

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from dpone.sql.types import JSON, UUID
+from dpone.model.types import JSON, UUID
 from dpone.sql.values import Refused, decode
 
 AT = dt.datetime(2026, 1, 31, 10, 30, 0, 5)

@@ -19,11 +19,12 @@ from tests.sql.commits import ITEMS, TICK, Commit, Model, logs, rows_of, when, w
 from tests.sql.stream import Change
 from tests.sqlite.target import KEY, MEMORY, START, Target, at, evolve, load
 
-from dpone.contract import ChangeTable, Part, Receipt
+from dpone.contract import Part, Receipt
 from dpone.errors import ConfigError, DataError, DeletesRefused, SinkError
-from dpone.pipeline import Lineage, SchemaEvolution, Undo
+from dpone.model.changes import ChangeTable
+from dpone.model.pipeline import Lineage, SchemaEvolution, Undo
+from dpone.model.strategy import Strategy
 from dpone.sql import fold
-from dpone.strategy import Strategy
 
 SCD2 = Strategy("scd2", key="id", truncate="apply")
 TRUNCATE = Change("truncate")

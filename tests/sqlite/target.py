@@ -14,16 +14,16 @@ import pyarrow as pa
 from attrs import evolve as replace
 from attrs import frozen
 
-from dpone import evolution
 from dpone.connectors.sqlite.config import SqliteSinkOptions
 from dpone.connectors.sqlite.sink import SqliteSink
 from dpone.contract import BatchStream, Load, Part, Receipt
-from dpone.ids import ulid
-from dpone.pipeline import SinkSpec
-from dpone.position import Position
-from dpone.schema import LINEAGE, VALIDITY, Name
-from dpone.secret import Secret
-from dpone.strategy import Strategy
+from dpone.model import evolution
+from dpone.model.ids import ulid
+from dpone.model.pipeline import SinkSpec
+from dpone.model.position import Position
+from dpone.model.schema import LINEAGE, VALIDITY, Name
+from dpone.model.secret import Secret
+from dpone.model.strategy import Strategy
 
 # Hundreds of small databases: nothing to keep on disk.
 MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: S108  (only as the folder of temporary folders)

@@ -16,12 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.sqlite.target import KEY, MEMORY, Target, at, load, rows
 
+from dpone.config.reader import load_pipeline
 from dpone.contract import Part
 from dpone.errors import DataError, SchemaBreak, SinkError
-from dpone.evolution import Plan, SchemaComparator, inexact
-from dpone.pipeline import Lineage, Pipeline, SchemaEvolution
-from dpone.schema import DEFAULT, LINEAGE
-from dpone.strategy import Strategy
+from dpone.model.evolution import Plan, SchemaComparator, inexact
+from dpone.model.pipeline import Lineage, SchemaEvolution
+from dpone.model.schema import DEFAULT, LINEAGE
+from dpone.model.strategy import Strategy
 
 APPEND = Strategy("append")
 MERGE = Strategy("merge", key=("id",))
@@ -116,7 +117,7 @@ def test_SE_01_a_breaking_change_leaves_rows_and_state_alone(tmp_path: Path) -> 
     (tmp_path / "pipeline.yaml").write_text(PIPELINE, encoding="utf-8")
     source = Target(tmp_path / "source.db", "t")
     source.run("CREATE TABLE t (id INTEGER, a INTEGER, b TEXT)", "INSERT INTO t VALUES (1, 2, 'x')")
-    pipeline = Pipeline.from_yaml(tmp_path / "pipeline.yaml")
+    pipeline = load_pipeline(tmp_path / "pipeline.yaml")
     assert pipeline.run().streams[0].status == "loaded"
     source.run("DROP TABLE t", "CREATE TABLE t (id INTEGER, a TEXT)", "INSERT INTO t VALUES (1, 'two')")
     before = [Target(path).dump() for path in (tmp_path / "target.db", tmp_path / ".dpone" / "state.db")]
@@ -141,7 +142,7 @@ def test_a_dry_run_shows_lineage_too(tmp_path: Path) -> None:
     source, target = Target(tmp_path / "source.db", "t"), Target(tmp_path / "target.db", "t")
     source.run("CREATE TABLE t (id INTEGER, a INTEGER)", "INSERT INTO t VALUES (1, 2)")
     target.run("CREATE TABLE t (id INTEGER)")
-    pipeline = Pipeline.from_yaml(tmp_path / "pipeline.yaml")
+    pipeline = load_pipeline(tmp_path / "pipeline.yaml")
     [planned] = pipeline.run(dry_run=True).streams
     assert [s.split("ADD COLUMN ")[1] for s in planned.ddl] == [
         '"a" INTEGER', '"__dpone__load_id" TEXT', '"__dpone__loaded_at" TIMESTAMPTZ',

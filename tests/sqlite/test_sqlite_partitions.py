@@ -15,9 +15,9 @@ from dpone.connectors.sqlite.config import SqliteSourceOptions
 from dpone.connectors.sqlite.source import SqliteSource
 from dpone.contract import Part, WindowRequest
 from dpone.errors import ConfigError
-from dpone.pipeline import SourceSpec
-from dpone.schema import Name
-from dpone.secret import Secret
+from dpone.model.pipeline import SourceSpec
+from dpone.model.schema import Name
+from dpone.model.secret import Secret
 
 
 def make(path: Path, *statements: str, rows: list[tuple[Any, ...]] | None = None) -> None:

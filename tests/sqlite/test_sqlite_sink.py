@@ -22,13 +22,14 @@ from dpone.connectors.sqlite import types
 from dpone.connectors.sqlite.sink import SqliteSink
 from dpone.contract import Part
 from dpone.errors import Category, ConfigError, Conflict, DataError, SinkError
-from dpone.evolution import Change
-from dpone.pipeline import Lineage, SchemaEvolution, SinkSpec
-from dpone.schema import Name
-from dpone.secret import Secret
+from dpone.model.evolution import Change
+from dpone.model.pipeline import Lineage, SchemaEvolution, SinkSpec
+from dpone.model.schema import Name
+from dpone.model.secret import Secret
+from dpone.model.strategy import Strategy
+from dpone.sql.dialect import transaction
 from dpone.sql.undo import IMAGES
-from dpone.sql.writer import Stage, Staging, transaction
-from dpone.strategy import Strategy
+from dpone.sql.writer import Stage, Staging
 
 FULL, APPEND, MERGE = Strategy("full_refresh"), Strategy("append"), Strategy("merge", key="id")
 REPLACE = Strategy("replace", where={"name": "a"})

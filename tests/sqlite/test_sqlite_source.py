@@ -21,13 +21,13 @@ from dpone.connectors.sqlite.config import SqliteSourceOptions
 from dpone.connectors.sqlite.source import SqliteSource
 from dpone.contract import Window, WindowRequest
 from dpone.errors import ConfigError, DataError, DponeError, IdentityChanged, SetBack, SourceError
-from dpone.pipeline import Incremental, SourceSpec
-from dpone.position import Position
-from dpone.schema import Name
-from dpone.secret import Secret
+from dpone.model.pipeline import Incremental, SourceSpec
+from dpone.model.position import Position
+from dpone.model.schema import Name
+from dpone.model.secret import Secret
+from dpone.model.strategy import Strategy
 from dpone.sql import cursor
 from dpone.sql.cursor import digest, earlier, less
-from dpone.strategy import Strategy
 
 Read = tuple[Window, list[tuple[Any, ...]]]
 

@@ -20,9 +20,9 @@ import pytest
 from dpone.connectors.sqlite.database import SqliteDatabase
 from dpone.connectors.sqlite.state import SqliteState
 from dpone.errors import Busy, Category, Conflict, SinkError, StateError
-from dpone.pipeline import StateSpec
-from dpone.process import Process
-from dpone.secret import Secret
+from dpone.host.process import Process
+from dpone.model.pipeline import StateSpec
+from dpone.model.secret import Secret
 
 
 @pytest.fixture
@@ -152,7 +152,7 @@ def test_ST_02_renewal_keeps_the_lease(state: SqliteState, monkeypatch: pytest.M
 def test_ST_02_the_lock_of_a_dead_process_is_taken_over_at_once(state: SqliteState, path: Path) -> None:
     """A holder of this machine whose process is gone does not block until its lease ends."""
     code = (
-        "import os, sys; from dpone.pipeline import StateSpec; from dpone.secret import Secret\n"
+        "import os, sys; from dpone.model.pipeline import StateSpec; from dpone.model.secret import Secret\n"
         "from dpone.connectors.sqlite.state import SqliteState\n"
         "held = SqliteState(StateSpec('sqlite', Secret('sqlite:///' + sys.argv[1]))).lock('k', 3600)\n"
         "held.__enter__()\n"

@@ -19,7 +19,7 @@ from tests.testing.faulty import fails, honest
 from dpone.connectors.sqlite.database import SqliteDatabase, SqliteDialect
 from dpone.connectors.sqlite.sink import SqliteSink
 from dpone.errors import SinkError
-from dpone.schema import Name
+from dpone.model.schema import Name
 from dpone.sql.writer import SqlWriter
 
 DDL = re.compile(r"\s*(CREATE|DROP|ALTER|TRUNCATE|RENAME)\b", re.IGNORECASE)

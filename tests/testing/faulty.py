@@ -26,7 +26,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from attrs import evolve, frozen
 
-from dpone import changes
 from dpone.connectors.file.sink import FileSink
 from dpone.connectors.file.source import FileSource
 from dpone.connectors.sqlite.sink import SqliteSink
@@ -45,9 +44,10 @@ from dpone.errors import (
     StateError,
     UndoRefused,
 )
-from dpone.ids import ulid
-from dpone.pipeline import Incremental
-from dpone.process import Process
+from dpone.host.process import Process
+from dpone.model import changes
+from dpone.model.ids import ulid
+from dpone.model.pipeline import Incremental
 from dpone.sql.dialect import is_look
 from dpone.sql.journal import Journal
 from dpone.testing.loads import at
@@ -1614,7 +1614,7 @@ class ForgetsTheCommit(FaultySink):
                 return super().commit(after, position, also)
 
     def take_back(self, key: str, run_id: str = "") -> Any:
-        with mock.patch("dpone.sql.added.Added._has_values", return_value=False):
+        with mock.patch("dpone.sql.provisional.Added._has_values", return_value=False):
             return super().take_back(key, run_id)
 
 

@@ -11,10 +11,10 @@ import pyarrow.compute as pc
 from attrs import evolve
 from tests.testing.faulty import Mapped, column, fails, honest
 
-from dpone import changes
 from dpone.connectors.file.changelog import FileChangeLog
 from dpone.errors import ConfigError, Gap, IdentityChanged, SourceError
-from dpone.ids import ulid
+from dpone.model import changes
+from dpone.model.ids import ulid
 from dpone.testing.rows import Rows
 
 

@@ -14,7 +14,7 @@ from tests.testing.faulty import fails
 from dpone.connectors.sqlite.database import SqliteDatabase, SqliteDialect
 from dpone.connectors.sqlite.sink import SqliteSink
 from dpone.errors import DponeError
-from dpone.schema import Name
+from dpone.model.schema import Name
 from dpone.sql.dialect import Dialect
 
 

@@ -14,8 +14,8 @@ from attrs import evolve
 
 from dpone.errors import ConfigError
 from dpone.formats.manifest import Manifest
-from dpone.pipeline import SinkSpec, SourceSpec
-from dpone.strategy import Strategy
+from dpone.model.pipeline import SinkSpec, SourceSpec
+from dpone.model.strategy import Strategy
 from dpone.testing import CannotHold, LogHarness, SinkContract, SourceContract, StoreHarness
 from dpone.testing.builtin import FileHarness, SqliteHarness
 from dpone.testing.harness import TABLE, server, unused

@@ -12,10 +12,10 @@ import pyarrow as pa
 import pytest
 from tests.testing.faulty import FaultySink, MappedSource
 
-from dpone import certify
-from dpone.certify import Status
+from dpone.certify import certification
+from dpone.certify.certification import Status
+from dpone.certify.evidence import Durability
 from dpone.errors import SinkError
-from dpone.evidence import Durability
 from dpone.testing import gates
 from dpone.testing.builtin import SqliteHarness
 from dpone.testing.crash import TIMED, runs
@@ -64,7 +64,7 @@ def call(tmp_path: Path, *words: str) -> tuple[int, dict[str, float], Any]:
     code = gates.main([*words, *where])
     [path] = (tmp_path / "evidence").iterdir()
     [result] = json.loads(path.read_text())["results"]
-    [cell] = certify.certify(tmp_path / "evidence").gates
+    [cell] = certification.certify(tmp_path / "evidence").gates
     return code, {one["name"]: one["figure"] for one in result["measures"]}, cell
 
 

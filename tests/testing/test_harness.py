@@ -16,10 +16,10 @@ import pyarrow as pa
 import pytest
 from attrs import evolve
 
+from dpone.certify.evidence import Durability
 from dpone.errors import PluginError
-from dpone.evidence import Durability
+from dpone.model.strategy import Strategy
 from dpone.plugins import discover, resolve
-from dpone.strategy import Strategy
 from dpone.testing import harness as kit
 from dpone.testing.builtin import FileHarness, SqliteHarness
 from dpone.testing.harness import Change, Harness, opened

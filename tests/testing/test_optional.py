@@ -13,8 +13,8 @@ from dpone.connectors.file.sink import FileSink
 from dpone.connectors.sqlite.sink import SqliteSink
 from dpone.contract import OPTIONAL, ManyTables, Refusing
 from dpone.errors import PluginError
+from dpone.model.strategy import Strategy
 from dpone.plugins import Plugins, discover
-from dpone.strategy import Strategy
 from dpone.testing import SinkContract
 from dpone.testing.builtin import FileHarness, SqliteHarness
 

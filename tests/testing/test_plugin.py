@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from dpone.evidence import checksum
+from dpone.certify.evidence import checksum
 from dpone.testing import plugin
 
 pytest_plugins = ["pytester"]
@@ -186,7 +186,7 @@ def test_evidence_is_of_the_files_that_the_run_began_with(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file that is changed during the run does not lend its digest to what was run before."""
-    from dpone import evidence
+    from dpone.certify import evidence
 
     asked: list[str] = []
     monkeypatch.setattr(evidence, "digest", lambda name: asked.append(name) or "0" * 64)

@@ -14,7 +14,7 @@ from tests.testing.test_faults import run
 
 from dpone.connectors.sqlite.database import SqliteDatabase, SqliteDialect
 from dpone.errors import SinkError
-from dpone.schema import Name
+from dpone.model.schema import Name
 from dpone.sql.cursor import Value
 from dpone.sql.cursored import SqlCursor
 from dpone.sql.source import SqlSource

@@ -12,10 +12,10 @@ from urllib.parse import unquote
 
 import pyarrow as pa
 
-from dpone.pipeline import SinkSpec
-from dpone.schema import Name
-from dpone.secret import Secret
-from dpone.strategy import Strategy
+from dpone.model.pipeline import SinkSpec
+from dpone.model.schema import Name
+from dpone.model.secret import Secret
+from dpone.model.strategy import Strategy
 from dpone.testing import Harness
 
 Look = Callable[[int], int]

@@ -12,7 +12,7 @@ def dpone_sinks() -> list[Connector]:
         Connector(
             name="webhook",
             implementation="tests.webhook.sink:WebhookSink",
-            options="dpone.pipeline:SinkOptions",
+            options="dpone.model.pipeline:SinkOptions",
             capabilities=declare("sink", ("write", "append", "parallel_stage"), ("exactly_once", "undo")),
             takes=("connection", "table"),
             commit="none",

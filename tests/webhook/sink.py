@@ -11,12 +11,21 @@ from urllib.parse import quote, urlsplit
 
 import pyarrow as pa
 
-from dpone.contract import Entry, Finding, Load, Part, Receipt, Staged, Stream, Writer
-from dpone.delivery import event_ids
+from dpone.cdc.event_ids import event_ids
+from dpone.contract import (
+    Entry,
+    Finding,
+    Load,
+    Part,
+    Receipt,
+    Stream,
+    Writer,
+)
 from dpone.errors import Category, ConfigError, SinkError
-from dpone.evolution import Change, Stored
-from dpone.pipeline import SinkSpec
-from dpone.position import Position
+from dpone.model.evolution import Change, Stored
+from dpone.model.pipeline import SinkSpec
+from dpone.model.position import Position
+from dpone.model.staged import Staged
 
 _SECONDS = 10.0
 

@@ -24,14 +24,15 @@ from pyarrow.csv import write_csv
 from tests.patience import PATIENCE
 from tests.webhook.harness import Receiver, WebhookHarness
 
-from dpone import certify
+from dpone.certify import certification
 from dpone.contract import Entry, Versioned
-from dpone.engine import Run, rewind
-from dpone.observe.events import STEPS
+from dpone.engine.recovery import journal_of, kept
+from dpone.engine.rewind import rewind
+from dpone.engine.run import Run
+from dpone.model.events import STEPS
+from dpone.model.position import Position
+from dpone.model.report import StreamReport
 from dpone.plugins import discover
-from dpone.position import Position
-from dpone.report import StreamReport
-from dpone.standing import journal_of, kept
 from dpone.testing import SinkContract, crash
 from dpone.testing.loads import APPEND
 from dpone.testing.rows import Row, sample, table
@@ -146,9 +147,9 @@ def test_killed_while_it_delivers(pipeline: Path, server: Receiver, site: Path, 
 
 
 def run_of(pipeline: Path, **options: Any) -> Run:
-    from dpone.pipeline import Pipeline
+    from dpone.config.reader import load_pipeline
 
-    return Run(Pipeline.from_yaml(pipeline), plugins=discover(), **options)
+    return Run(load_pipeline(pipeline), plugins=discover(), **options)
 
 
 def loaded(pipeline: Path) -> StreamReport:
@@ -261,8 +262,8 @@ def overtake(pipeline: Any) -> None:
 
 def test_a_momentary_read_has_ids_of_its_own() -> None:
     """Where nothing names the rows of a part, no id is used for another row of a later attempt."""
+    from dpone.cdc.event_ids import event_ids
     from dpone.contract import Part
-    from dpone.delivery import event_ids
     from dpone.testing.loads import new_load
     from dpone.testing.rows import SHAPE
 
@@ -286,11 +287,11 @@ def test_the_state_holds_the_whole_entry() -> None:
 
 def test_the_matrix_says_what_holds() -> None:
     """At least once, and that a journal is what it lacks."""
-    found = certify.certify(None, ("webhook",))
+    found = certification.certify(None, ("webhook",))
     cells: Mapping[str, str] = {c.capability: c.status for c in found.cells}
     assert found.delivery == {"webhook": "at least once (none)"}
     assert (cells["write"], cells["exactly_once"]) == ("declared", "unsupported")
-    assert "| delivery (commit) | at least once (none) |" in certify.to_markdown(found)
+    assert "| delivery (commit) | at least once (none) |" in certification.to_markdown(found)
 
 
 def test_a_position_set_by_hand_is_kept(pipeline: Path, server: Receiver) -> None:

@@ -5,14 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "1.0.0"
-__all__ = ["Pipeline", "hookimpl", "run"]
+__all__ = ["Pipeline", "hookimpl", "load_pipeline", "run"]
 
 if TYPE_CHECKING:
-    from dpone.engine import run
+    from dpone.config.reader import load_pipeline
+    from dpone.engine.run import run
     from dpone.hookspecs import hookimpl
-    from dpone.pipeline import Pipeline
+    from dpone.model.pipeline import Pipeline
 
-_WHERE = {"run": "dpone.engine", "Pipeline": "dpone.pipeline", "hookimpl": "dpone.hookspecs"}
+_WHERE = {
+    "run": "dpone.engine.run",
+    "load_pipeline": "dpone.config.reader",
+    "Pipeline": "dpone.model.pipeline",
+    "hookimpl": "dpone.hookspecs",
+}
 
 
 def __getattr__(name: str) -> Any:

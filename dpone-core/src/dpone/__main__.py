@@ -27,7 +27,7 @@ def main() -> None:
     gc.set_threshold(50_000)
     atexit.register(gc.freeze)
 
-    from dpone.cli import main
+    from dpone.cli.main import main
 
     main()
 

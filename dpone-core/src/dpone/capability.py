@@ -11,7 +11,7 @@ from typing import Literal
 
 from attrs import field, frozen
 
-from dpone.strategy import MODES
+from dpone.model.strategy import MODES
 
 Role = Literal["source", "sink", "state", "cdc"]
 

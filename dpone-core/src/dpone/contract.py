@@ -22,7 +22,7 @@ Rules for every class here:
 * ``close`` may be called twice, and after any failure. It undoes what is not durable: it aborts an open transaction,
   also one of a log, and never commits it. It must not raise an error that hides an earlier one.
 * Every wait has a time limit, also inside the driver: a peer can keep a connection open and never answer. Wait in
-  slices of at most one second and call ``dpone.stopping.left`` before each; a timeout is a transient error.
+  slices of at most one second and call ``dpone.host.stopping.left`` before each; a timeout is a transient error.
 * Raise the exceptions of ``dpone.errors`` where one fits, with the driver's exception as cause; let other driver
   exceptions pass: the connector's ErrorCodes classify them.
 """
@@ -37,16 +37,18 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 from attrs import field, frozen
 
 from dpone.capability import Role
-from dpone.strategy import Strategy
+from dpone.model.strategy import Strategy
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from dpone.evolution import Change, Stored
+    from dpone.model.changes import ChangeTable
+    from dpone.model.evolution import Change, Stored
+    from dpone.model.pipeline import SinkSpec, SourceSpec, StateSpec
+    from dpone.model.position import Position
+    from dpone.model.schema import Name
+    from dpone.model.staged import Staged
     from dpone.partition import PartitionManifestStore
-    from dpone.pipeline import SinkSpec, SourceSpec, StateSpec
-    from dpone.position import Position
-    from dpone.schema import Name
 
 
 @frozen
@@ -67,8 +69,8 @@ class Part:
     files that have an order, ``detail["order"]`` is the place of the part's file in it: a strategy with
     ``order_by: file`` keeps the row of the first or of the last one. ``content`` names the rows themselves, and their
     order: the same in every window that brings them, another for any other rows (a file's name and digest, a partition
-    of a topic and its first offset). Ids of deliveries are made of it (``dpone.delivery``); empty where nothing names
-    the rows, as in a momentary read."""
+    of a topic and its first offset). Ids of deliveries are made of it (``dpone.cdc.event_ids``); empty where nothing
+    names the rows, as in a momentary read."""
 
     id: str
     detail: Mapping[str, Any] = field(factory=dict)
@@ -320,9 +322,9 @@ class Load:
     schema     columns of the target that the rows fill, lineage left out; None: journal only, the target is not
                touched (a rewind)
     whole      as in Window
-    changes    the rows are change batches (``dpone.changes``), which ``cdc_apply`` folds and applies, and of which
-               ``scd2`` makes versions; ``schema`` then names the columns of the target. If ``whole`` too, the commit
-               empties the target before it applies them (``scd2``: closes what they lack)
+    changes    the rows are change batches (``dpone.model.changes``), which ``cdc_apply`` folds and applies, and of
+               which ``scd2`` makes versions; ``schema`` then names the columns of the target. If ``whole`` too, the
+               commit empties the target before it applies them (``scd2``: closes what they lack)
     parts      number of parts; 0: not known
     count      ``Entry.held`` must be exact
     anew       only for a sink that declares ``replace_columns``: the commit replaces the target by a table that has the
@@ -351,24 +353,6 @@ class Load:
         """The entry of its commit, for sinks that keep no journal of their own."""
         seq, now = after.seq + 1 if after else 1, datetime.now(UTC)
         return Entry(seq, position.epoch, self.load_id, self.run_id, self.token, position, now, rows)
-
-
-@frozen
-class Staged:
-    """What staging one part did: ``rows`` and ``bytes`` (Arrow size, or of the native stream) written to staging.
-
-    ``filtered``, ``quarantined`` and ``checks`` are the stream's after its last batch; they are kept with the part's
-    mark.
-    ``artifact`` and ``checksum`` (SHA-256): of the file the part became, where it did.
-    """
-
-    rows: int
-    bytes: int
-    filtered: int = 0
-    quarantined: int = 0
-    checks: str = ""
-    artifact: str | None = None
-    checksum: str | None = None
 
 
 _COUNTS = ("inserted", "updated", "deleted", "unchanged")
@@ -441,7 +425,7 @@ class Writer(Protocol):
         A sink of ``commit="none"`` has no journal to lock: it returns once the system has confirmed every row, with
         ``load.entry(after, position)`` in its receipt, which the engine then saves. Until it returns, the same rows may
         have to be delivered again, after a crash as after an error; each row bears the same id then as before
-        (``dpone.delivery``).
+        (``dpone.cdc.event_ids``).
         """
         ...
 
@@ -762,18 +746,6 @@ class KeepsPartitions(Protocol):
     def partitions(self) -> PartitionManifestStore:
         """The store of partition manifests of this backend. Does no I/O."""
         ...
-
-
-@frozen
-class ChangeTable:
-    """One table of a change window.
-
-    values  columns of its rows, all shapes of the window united; a column that not every shape had is nullable
-    key     columns by which the log identifies a row; none: it names no row, so that the table can only be appended
-    """
-
-    values: pa.Schema
-    key: tuple[str, ...]
 
 
 @frozen

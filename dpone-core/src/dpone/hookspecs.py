@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import click
 
     from dpone.capability import Connector
-    from dpone.observe.events import RunEvent
+    from dpone.model.events import RunEvent
 
 PROJECT = "dpone"
 hookspec = pluggy.HookspecMarker(PROJECT)

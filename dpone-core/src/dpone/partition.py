@@ -10,26 +10,19 @@ rule runs inside it.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal, TypeAlias
 
-import pyarrow as pa
 from attrs import evolve, fields, frozen
 
-from dpone.bounds import BOUNDS, Bounds
-from dpone.contract import Entry, Load, Part, Staged, Window
-from dpone.errors import Busy, ConfigError, Conflict, ManifestChanged, SinkError, StateError, counted
-from dpone.pipeline import StreamSpec
-from dpone.process import Process
-from dpone.schema import Name
-from dpone.sql.dialect import Database, transaction
-from dpone.sql.own import Own
+from dpone.errors import Busy, ConfigError, Conflict, StateError
+from dpone.host.process import Process
+from dpone.model.bounds import Bounds
+from dpone.model.staged import Staged
 
 FORMAT = 1
 Status = Literal["pending", "running", "success", "failed", "skipped"]
@@ -58,7 +51,7 @@ class Partition:
     expires_at: float | None = None
 
     def to_json(self) -> dict[str, Any]:
-        data = {name: getattr(self, name) for name in _NAMES}
+        data = {name: getattr(self, name) for name in FIELDS}
         return {**data, "bounds": self.bounds.to_json() if self.bounds else None}
 
     @classmethod
@@ -66,7 +59,7 @@ class Partition:
         bounds = None if data["bounds"] is None else Bounds.from_json(data["bounds"])
         if data["status"] not in STATUSES:
             raise ValueError(f"status {data['status']!r}")
-        return cls(**{**{name: data[name] for name in _NAMES}, "bounds": bounds})
+        return cls(**{**{name: data[name] for name in FIELDS}, "bounds": bounds})
 
     def staged(self, what: Staged) -> Partition:
         return evolve(
@@ -76,7 +69,7 @@ class Partition:
         )  # fmt: skip
 
 
-_NAMES = tuple(one.name for one in fields(Partition))
+FIELDS = tuple(one.name for one in fields(Partition))
 
 
 @frozen
@@ -215,102 +208,6 @@ def waiting(one: Partition, now: float) -> Partition:
     return evolve(_let_go(one, "pending"), reason=None)
 
 
-def reconciled(
-    new: PartitionManifest, old: PartitionManifest | None, staged: Mapping[str, Staged]
-) -> PartitionManifest:
-    """The manifest a load opens with. What the sink has staged is success and nothing else is, whatever ``old`` says;
-    what ``old`` left running has lost its runner, as the caller holds the key's lock. Skipped stays skipped in a load
-    of the same token; attempts and errors stay with parts of the same id and bounds."""
-    known = {} if old is None else {(one.id, one.bounds): one for one in old.partitions}
-    same = old is not None and old.token == new.token
-
-    def open_(one: Partition) -> Partition:
-        before = known.get((one.id, one.bounds))
-        if before is not None:
-            one = evolve(one, attempts=before.attempts, error=before.error)
-            if same and before.status == "skipped":
-                one = evolve(one, status="skipped", reason=before.reason)
-        return one.staged(staged[one.id]) if one.id in staged else one
-
-    return evolve(new, partitions=tuple(map(open_, new.partitions)))
-
-
-def require_same(old: PartitionManifest, new: PartitionManifest, target: Mapping[str, str]) -> None:
-    """Raises ManifestChanged if ``new`` continues the interrupted load ``old``, but the pipeline or the schema changed:
-    the staged parts would have to be deleted. ``target``: columns and types of the target; a column whose type now
-    equals the target's does not count as changed."""
-    same = (old.epoch, old.window) == (new.epoch, new.window)
-    if not (same and old.resumable and (old.of("success") or old.of("skipped"))):
-        return
-    changes = [name for name in sorted({*old.config, *new.config}) if old.config.get(name) != new.config.get(name)]
-    for column in [*old.schema, *(name for name in new.schema if name not in old.schema)]:
-        before, after = old.schema.get(column), new.schema.get(column)
-        if before != after and after != target.get(column, ""):
-            changes.append(f"column {column} (was {before or 'missing'}, is {after or 'missing'})")
-    if changes:
-        done = f"load {old.load_id} has staged {len(old.of('success'))} of {counted(len(old.partitions), 'partition')}"
-        todo = (
-            "undo that change to continue the load, or delete its partitions with 'dpone partitions retry --anew' "
-            "(or --full-refresh) and run again"
-        )
-        raise ManifestChanged(f"resume {new.stream}", f"{done}; since then this changed: {', '.join(changes)}", todo)
-
-
-def manifest_of(load: Load, window: Window, stream: StreamSpec, start: str | None) -> PartitionManifest:
-    """The manifest of a load about to be opened. start: position it begins after. How the window is split is no part of
-    the fingerprint: another split is a tuning that starts over, not another meaning. Where the window is momentary but
-    the load can be resumed (mixed_snapshots), the moment is no part of what the window is."""
-    position, schema = window.position, load.schema or pa.schema([])
-    end = position.dumps() if window.repeatable else json.dumps(dict(position.identity), sort_keys=True)
-    said = {
-        "source.options": _said(stream.source.options),
-        "source.query": stream.source.query,
-        "sink.options": _said(stream.sink.options),
-        "sink.strategy": repr(load.strategy),
-    }
-    if stream.sink.contract is not None:
-        said["sink.contract"] = repr(stream.sink.contract)
-    return PartitionManifest(
-        key=load.key,
-        load_id=load.load_id,
-        run_id=load.run_id,
-        stream=stream.name,
-        source=position.identity,
-        target=stream.sink.location,
-        epoch=position.epoch,
-        token=load.token,
-        window=_digest([start, end]),
-        config={name: _digest(value) for name, value in said.items()},
-        schema={column.name: str(column.type) for column in schema},
-        resumable=load.repeatable,
-        created_at=load.started_at,
-        partitions=tuple(Partition(part.id, _bounds(part)) for part in window.parts),
-        position=position.to_json() if load.repeatable and not window.repeatable else None,
-    )
-
-
-def _said(options: Any) -> dict[str, str]:
-    """What is not as it would be without a word: an option that comes with a later version changes nothing."""
-    default = type(options)()
-    names = [one.name for one in fields(type(options))]
-    return {name: repr(getattr(options, name)) for name in names if getattr(options, name) != getattr(default, name)}
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _bounds(part: Part) -> Bounds | None:
-    return Bounds.from_json(part.detail[BOUNDS]) if BOUNDS in part.detail else None
-
-
-def parts_again(manifest: PartitionManifest) -> tuple[Part, ...]:
-    """For ``WindowRequest.parts``."""
-    return tuple(
-        Part(one.id, {BOUNDS: one.bounds.to_json()} if one.bounds else {}) for one in manifest.partitions
-    )  # fmt: skip
-
-
 # -- stores ---------------------------------------------------------------------------------------------------------
 
 
@@ -386,121 +283,3 @@ def no_partition(id: str) -> ConfigError:
     return ConfigError(
         "change a partition", f"partition {id!r} does not exist", "see 'dpone partitions show' for the IDs"
     )
-
-
-_HEADS = Name(("__dpone__manifests",))
-_HEAD = pa.schema([("key", pa.string()), ("manifest", pa.string())])
-_COUNTS = ("rows_extracted", "rows_loaded", "bytes", "attempts")
-_ROW = pa.schema(
-    [("key", pa.string()), ("ordinal", pa.int64())]
-    + [(name, pa.int64() if name in _COUNTS else pa.string()) for name in _NAMES]
-)
-
-
-class SqlPartitionManifestStore(PartitionManifestStore):
-    """In the tables ``__dpone__manifests`` and ``__dpone__partitions`` of any database that has a ``Database``; one row
-    per partition, so that a claim touches one. ``connect`` gives a connection for one call, ``heads`` is the first of
-    the tables, next to which the second stands."""
-
-    def __init__(self, connect: Callable[[], AbstractContextManager[Database]], heads: Name = _HEADS) -> None:
-        self._connect, self._names = connect, heads
-
-    def load(self, key: str) -> PartitionManifest | None:
-        with self._connected() as db:
-            heads, partitions = self._tables(db)
-            if not heads.exists():
-                return None
-            found: list[tuple[Any, ...]] | None = None
-            rows: list[tuple[Any, ...]] = []
-            while found != (again := heads.rows(["manifest"], {"key": key})):  # else it was replaced
-                found, rows = again, partitions.rows(_ROW.names, {"key": key})
-        if not found:
-            return None
-        try:
-            head = json.loads(found[0][0])
-            data = [_row_to_json(row) for row in sorted(rows, key=lambda row: int(row[1]))]
-            return PartitionManifest.from_json({**head, "partitions": data})
-        except (TypeError, ValueError) as error:
-            raise damaged(f"{type(error).__name__}: {error}") from error
-
-    def create(self, manifest: PartitionManifest) -> None:
-        with self._writing(manifest.key, create=True) as (heads, partitions):
-            heads.delete({"key": manifest.key})
-            partitions.delete({"key": manifest.key})
-            heads.insert(manifest.key, json.dumps(manifest.head_to_json(), sort_keys=True))
-            for i, one in enumerate(manifest.partitions):
-                partitions.insert(manifest.key, i, *_values(one))
-
-    def forget(self, key: str) -> None:
-        with self._writing(key) as tables:
-            for table in tables:
-                if table.exists():
-                    table.delete({"key": key})
-
-    def change_all(self, key: str, steps: Steps) -> list[Partition]:
-        with self._writing(key) as (heads, partitions):
-            if not partitions.exists() or not heads.rows(["key"], {"key": key}):
-                raise no_manifest(key)
-            return [self._change(partitions, key, id, step) for id, step in steps]
-
-    def _change(self, partitions: Own, key: str, id: str, step: Callable[[Partition], Partition]) -> Partition:
-        found = partitions.rows(_ROW.names, {"key": key, "id": id})
-        if not found:
-            raise no_partition(id)
-        one = step(_partition(found[0]))
-        partitions.update(dict(zip(_NAMES, _values(one), strict=True)), {"key": key, "id": id})
-        return one
-
-    def _tables(self, db: Database) -> tuple[Own, Own]:
-        rows = self._names.sibling("__dpone__partitions")
-        return Own(db, self._names, _HEAD, ("key",)), Own(db, rows, _ROW, ("key", "id"))
-
-    @contextmanager
-    def _connected(self) -> Iterator[Database]:
-        """A Database speaks of a sink; here it is the state."""
-        try:
-            with self._connect() as db:
-                yield db
-        except SinkError as error:
-            told = StateError("write the partition manifest", error.found, error.todo)
-            told.category = error.category
-            raise told from error
-
-    @contextmanager
-    def _writing(self, key: str, create: bool = False) -> Iterator[tuple[Own, Own]]:
-        """Under a lock of its own: a sink in the same database holds that of the key while it stages. One runner makes
-        the tables."""
-        with self._connected() as db:
-            tables = self._tables(db)
-            if create and not tables[0].exists():
-                with transaction(db, f"tables of partitions {'.'.join(self._names.parts[:-1])}"):
-                    for table in tables:
-                        table.create()
-            with transaction(db, f"partitions {key}"):
-                yield tables
-
-
-def _values(one: Partition) -> tuple[Any, ...]:
-    data = one.to_json()
-    bounds = None if data["bounds"] is None else json.dumps(data["bounds"], sort_keys=True)
-    expires = None if one.expires_at is None else repr(one.expires_at)
-    return tuple({**data, "bounds": bounds, "expires_at": expires}.values())
-
-
-def _row_to_json(row: Sequence[Any]) -> dict[str, Any]:
-    data = dict(zip(_NAMES, row[2:], strict=True))
-    data["bounds"] = None if data["bounds"] is None else json.loads(data["bounds"])
-    data["expires_at"] = None if data["expires_at"] is None else float(data["expires_at"])
-    return data
-
-
-def _partition(row: Sequence[Any]) -> Partition:
-    try:
-        return Partition.from_json(_row_to_json(row))
-    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
-        raise damaged(f"{type(error).__name__}: {error}") from error
-
-
-def committed(manifest: PartitionManifest, head: Entry | None) -> bool:
-    """The journal ends with this load."""
-    return head is not None and head.load_id == manifest.load_id

@@ -137,12 +137,12 @@ class Plugins:
 
     def options(self, role: Role, name: str) -> type:
         """The attrs class of ``options:``. Raises PluginError if it lacks what every connector of the role has."""
-        from dpone.pipeline import SinkOptions, SourceOptions, StateOptions
+        from dpone.model.pipeline import SinkOptions, SourceOptions, StateOptions
 
         base = {"source": SourceOptions, "cdc": SourceOptions, "sink": SinkOptions, "state": StateOptions}[role]
         reference = self.get(role, name).options
         if not (isinstance(cls := resolve(reference), type) and issubclass(cls, base)):
-            found = f"{reference} does not extend dpone.pipeline.{base.__name__}"
+            found = f"{reference} does not extend dpone.model.pipeline.{base.__name__}"
             raise PluginError(f"load the options of {role} {name}", found, "derive the class from it")
         return cls
 

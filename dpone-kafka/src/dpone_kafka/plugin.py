@@ -12,7 +12,7 @@ def dpone_sources() -> list[Connector]:
         Connector(
             "kafka",
             "dpone_kafka.source:KafkaSource",
-            "dpone.pipeline:SourceOptions",
+            "dpone.model.pipeline:SourceOptions",
             declare("source"),
             takes=("connection", "topic"),
         ),
@@ -25,7 +25,7 @@ def dpone_sinks() -> list[Connector]:
         Connector(
             "kafka",
             "dpone_kafka.sink:KafkaSink",
-            "dpone.pipeline:SinkOptions",
+            "dpone.model.pipeline:SinkOptions",
             declare("sink"),
             takes=("connection", "topic"),
             commit="log",

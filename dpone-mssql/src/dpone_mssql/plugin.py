@@ -12,7 +12,7 @@ def dpone_sources() -> list[Connector]:
         Connector(
             "mssql",
             "dpone_mssql.source:MssqlSource",
-            "dpone.pipeline:SourceOptions",
+            "dpone.model.pipeline:SourceOptions",
             declare("source"),
             takes=("connection", "table", "query"),
         ),
@@ -25,7 +25,7 @@ def dpone_sinks() -> list[Connector]:
         Connector(
             "mssql",
             "dpone_mssql.sink:MssqlSink",
-            "dpone.pipeline:SinkOptions",
+            "dpone.model.pipeline:SinkOptions",
             declare("sink"),
             takes=("connection", "table"),
             commit="transaction",
@@ -39,7 +39,7 @@ def dpone_state_backends() -> list[Connector]:
         Connector(
             "mssql",
             "dpone_mssql.state:MssqlState",
-            "dpone.pipeline:StateOptions",
+            "dpone.model.pipeline:StateOptions",
             declare("state"),
             takes=("connection",),
         ),
@@ -52,14 +52,14 @@ def dpone_cdc_readers() -> list[Connector]:
         Connector(
             "mssql_cdc",
             "dpone_mssql.cdc:MssqlCDCReader",
-            "dpone.pipeline:SourceOptions",
+            "dpone.model.pipeline:SourceOptions",
             declare("cdc"),
             takes=("connection", "table"),
         ),
         Connector(
             "mssql_change_tracking",
             "dpone_mssql.cdc:MssqlChangeTrackingReader",
-            "dpone.pipeline:SourceOptions",
+            "dpone.model.pipeline:SourceOptions",
             declare("cdc"),
             takes=("connection", "table"),
         ),

@@ -12,7 +12,7 @@ def dpone_sources() -> list[Connector]:
         Connector(
             "objectstore",
             "dpone_objectstore.source:ObjectStoreSource",
-            "dpone.pipeline:SourceOptions",
+            "dpone.model.pipeline:SourceOptions",
             declare("source"),
             takes=("path",),
         ),
@@ -25,7 +25,7 @@ def dpone_sinks() -> list[Connector]:
         Connector(
             "objectstore",
             "dpone_objectstore.sink:ObjectStoreSink",
-            "dpone.pipeline:SinkOptions",
+            "dpone.model.pipeline:SinkOptions",
             declare("sink"),
             takes=("path",),
             commit="manifest",

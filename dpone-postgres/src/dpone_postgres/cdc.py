@@ -17,19 +17,25 @@ import psycopg
 import pyarrow as pa
 from attrs import evolve
 
-from dpone.cdc import PostgresLogicalOffset, Spool
-from dpone.changes import batch_schema
-from dpone.contract import BatchStream, ChangeTable, ChangeWindow, Finding, Stream
+from dpone.cdc.spool import Spool
+from dpone.contract import (
+    BatchStream,
+    ChangeWindow,
+    Finding,
+    Stream,
+)
 from dpone.errors import Category, ConfigError, DponeError, Gap, SourceError, counted
-from dpone.ids import ulid
-from dpone.pipeline import SourceSpec
-from dpone.position import Position
-from dpone.schema import Name
+from dpone.model.changes import ChangeTable, batch_schema
+from dpone.model.ids import ulid
+from dpone.model.pipeline import SourceSpec
+from dpone.model.position import Position
+from dpone.model.schema import Name
 from dpone_postgres import handover, outside, publication
 from dpone_postgres.config import PostgresSourceOptions
 from dpone_postgres.connect import connect, parameters, where
 from dpone_postgres.errors import failing, sqlstate
 from dpone_postgres.handover import SnapshotTable
+from dpone_postgres.offsets import PostgresLogicalOffset
 from dpone_postgres.outside import Facts, Kept
 from dpone_postgres.pgoutput import MARKER, Decoder, Relation, Shape, lsn_number, lsn_text, mark
 from dpone_postgres.publication import Published, Unidentified, columns, columns_now, matches, published

@@ -9,7 +9,7 @@ import psycopg
 
 from dpone.contract import Finding
 from dpone.errors import DponeError, counted
-from dpone.schema import Name
+from dpone.model.schema import Name
 from dpone_postgres.database import PostgresDatabase
 from dpone_postgres.errors import hidden
 from dpone_postgres.session import Asked

@@ -8,7 +8,7 @@ from attrs import field, frozen
 from attrs.validators import ge
 
 from dpone.errors import ConfigError
-from dpone.pipeline import SinkOptions, SourceOptions, StateOptions
+from dpone.model.pipeline import SinkOptions, SourceOptions, StateOptions
 
 SILENCE = 30.0  # seconds
 

@@ -18,10 +18,10 @@ import psycopg
 from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict
 
-from dpone import stopping
 from dpone.errors import ConfigError, DponeError, counted
-from dpone.schema import Name
-from dpone.secret import CLEAR, Secret, unclear
+from dpone.host import stopping
+from dpone.model.schema import Name
+from dpone.model.secret import CLEAR, Secret, unclear
 from dpone_postgres.config import SILENCE
 from dpone_postgres.errors import failing
 from dpone_postgres.resolve import addressed

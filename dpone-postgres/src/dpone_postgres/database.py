@@ -14,10 +14,10 @@ import pyarrow as pa
 from attrs import Factory, define
 
 from dpone.errors import DataError, SinkError
-from dpone.evolution import Change, Stored
-from dpone.schema import LINEAGE, NATIVE, Name
+from dpone.model.evolution import Change, Stored
+from dpone.model.schema import LINEAGE, NATIVE, Name
+from dpone.model.types import limit_of
 from dpone.sql.dialect import Database, Dialect, Reference
-from dpone.sql.types import limit_of
 from dpone.sql.values import Refused
 from dpone_postgres import binary, types
 from dpone_postgres.config import PostgresSinkOptions

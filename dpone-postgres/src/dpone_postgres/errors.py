@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import psycopg
 
 from dpone.errors import Category, DataError, DponeError, ErrorCodes, SinkError
-from dpone.schema import Name
+from dpone.model.schema import Name
 
 CODES = ErrorCodes(
     sqlstates={

@@ -15,11 +15,18 @@ from itertools import islice
 
 import pyarrow as pa
 
-from dpone.cdc import Spool
-from dpone.changes import COMMIT, COMMITTED_AT, EVENT_ID, OPERATION, ORDINAL, batch_schema
-from dpone.contract import ChangeTable
+from dpone.cdc.spool import Spool
 from dpone.errors import DataError, SourceError
-from dpone.ids import ulid
+from dpone.model.changes import (
+    COMMIT,
+    COMMITTED_AT,
+    EVENT_ID,
+    OPERATION,
+    ORDINAL,
+    ChangeTable,
+    batch_schema,
+)
+from dpone.model.ids import ulid
 from dpone.sql.values import Refused
 from dpone_postgres import binary
 from dpone_postgres.connect import connect

@@ -16,7 +16,7 @@ import re
 from collections.abc import Sequence
 
 from dpone.errors import DponeError
-from dpone.schema import PREFIX
+from dpone.model.schema import PREFIX
 from dpone.sql.cursor import Value
 from dpone.sql.in_flight import Look, Writer
 from dpone_postgres.errors import sqlstate

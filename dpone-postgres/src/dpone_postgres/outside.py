@@ -20,7 +20,7 @@ import psycopg
 from attrs import evolve, field, frozen
 
 from dpone.errors import SourceError
-from dpone.schema import Name
+from dpone.model.schema import Name
 from dpone_postgres.database import PostgresDialect
 from dpone_postgres.errors import sqlstate
 from dpone_postgres.publication import Published

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import NoReturn
 
-from dpone.bounds import BOUNDS, Bounds
 from dpone.contract import Part
 from dpone.errors import ConfigError, SourceError
+from dpone.model.bounds import BOUNDS, Bounds
 from dpone_postgres import types
 from dpone_postgres.config import PartitionBy
 from dpone_postgres.errors import sqlstate

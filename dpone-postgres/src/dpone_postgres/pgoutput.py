@@ -17,8 +17,10 @@ import numpy as np
 import pyarrow as pa
 from attrs import define, field, frozen
 
-from dpone.cdc import Spool, mask_of
-from dpone.changes import (
+from dpone.cdc.batch import mask_of
+from dpone.cdc.spool import Spool
+from dpone.errors import DataError, IdentityChanged, SourceError
+from dpone.model.changes import (  # fmt: skip
     BEFORE,
     COMMIT,
     COMMITTED_AT,
@@ -27,11 +29,10 @@ from dpone.changes import (
     OPERATION,
     ORDINAL,
     UNCHANGED,
+    ChangeTable,
     batch_schema,
-)  # fmt: skip
-from dpone.contract import ChangeTable
-from dpone.errors import DataError, IdentityChanged, SourceError
-from dpone.schema import Name
+)
+from dpone.model.schema import Name
 from dpone.sql.values import Refused
 from dpone_postgres import texts
 from dpone_postgres.binary import _bytes, _Cells

@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 from attrs import frozen
 
-from dpone.schema import Name
+from dpone.model.schema import Name
 from dpone_postgres.database import PostgresDialect
 from dpone_postgres.slot import rows
 from dpone_postgres.types import Column

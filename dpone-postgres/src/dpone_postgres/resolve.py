@@ -19,7 +19,7 @@ from contextlib import suppress
 import psycopg
 from psycopg.conninfo import timeout_from_conninfo
 
-from dpone import stopping
+from dpone.host import stopping
 
 
 def addressed(given: Mapping[str, str], service: Mapping[str, str]) -> dict[str, str]:

@@ -8,11 +8,11 @@ from typing import Any, Literal
 
 from attrs import define, evolve, field, frozen
 
-from dpone.cdc import PostgresLogicalOffset
 from dpone.errors import ConfigError, Gap, IdentityChanged, StateError, Stopped
-from dpone.schema import Name
+from dpone.model.schema import Name
 from dpone_postgres import outside
 from dpone_postgres.database import PostgresDialect
+from dpone_postgres.offsets import PostgresLogicalOffset
 from dpone_postgres.outside import Facts, Kept, Unlogged
 from dpone_postgres.pgoutput import Decoder, resync_todo
 from dpone_postgres.publication import Published, matches

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
-from dpone.jsontext import has_members
+from dpone.formats.json_text import has_members
 from dpone.sql.values import Refused, as_json, fitted, unpacked
 from dpone_postgres.types import JSON, UUID
 

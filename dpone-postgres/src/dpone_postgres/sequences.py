@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from attrs import frozen
 
 from dpone.errors import SinkError
-from dpone.schema import Name
+from dpone.model.schema import Name
 from dpone_postgres.database import PostgresDatabase
 
 # Up to this many steps are made by ``nextval``, which can only advance. ``setval`` could move a sequence back behind

@@ -10,7 +10,7 @@ import psycopg
 import pyarrow as pa
 
 from dpone.errors import Category, DponeError, SourceError
-from dpone.schema import PREFIX, Name
+from dpone.model.schema import PREFIX, Name
 from dpone_postgres import types
 from dpone_postgres.config import PostgresSourceOptions
 from dpone_postgres.connect import connect, same_server, where

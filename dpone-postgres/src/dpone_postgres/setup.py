@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dpone.errors import ConfigError
-from dpone.schema import Name
+from dpone.model.schema import Name
 from dpone_postgres.connect import table_name
 from dpone_postgres.database import PostgresDialect
 

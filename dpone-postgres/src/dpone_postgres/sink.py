@@ -12,20 +12,35 @@ import psycopg
 import pyarrow as pa
 from attrs import evolve
 
-from dpone.contract import Entry, Finding, Kept, Load, Part, Receipt, Staged, Stream, TakenBack
+from dpone.contract import (
+    Entry,
+    Finding,
+    Kept,
+    Load,
+    Part,
+    Receipt,
+    Stream,
+    TakenBack,
+)
 from dpone.errors import Category, ConfigError, DataError, DponeError, SchemaBreak, SinkError
-from dpone.evolution import Change
-from dpone.keys import equality
-from dpone.pipeline import SinkSpec, Undo
-from dpone.position import Position
-from dpone.prefetch import prefetch
-from dpone.schema import LINEAGE, LOAD_ID, LOADED_AT, Name
-from dpone.sql import added
+from dpone.host.prefetch import prefetch
+from dpone.model.evolution import Change
+from dpone.model.keys import equality
+from dpone.model.pipeline import SinkSpec, Undo
+from dpone.model.position import Position
+from dpone.model.schema import (
+    LINEAGE,
+    LOAD_ID,
+    LOADED_AT,
+    Name,
+)
+from dpone.model.staged import Staged
+from dpone.model.strategy import Strategy
+from dpone.sql import provisional
 from dpone.sql.dialect import transaction
-from dpone.sql.finalize import Job, is_empty, repeated_keys
 from dpone.sql.sink import SqlSink, target_of
+from dpone.sql.strategies.job import Job, is_empty, repeated_keys
 from dpone.sql.writer import SqlWriter, Stage, create_own, open_stage, own_lock
-from dpone.strategy import Strategy
 from dpone_postgres import binary, types
 from dpone_postgres.config import PostgresSinkOptions
 from dpone_postgres.connect import parameters, table_name
@@ -194,9 +209,9 @@ class PostgresSink(SqlSink):
             self._create_added()
 
     def _create_added(self) -> None:
-        table = self._target.sibling(added.TABLE)
+        table = self._target.sibling(provisional.TABLE)
         if self._db.oid(table) is None:
-            added.Added(self._db, self._target).create()
+            provisional.Added(self._db, self._target).create()
             self._db.grant_like(table, self._target.sibling("__dpone__loads"))
 
     def undo(self, load: Load, load_id: str, after: Entry | None, position: Position) -> Receipt:

@@ -15,11 +15,11 @@ from typing import Any
 import psycopg
 from attrs import frozen
 
-from dpone.cdc import PostgresLogicalOffset
 from dpone.errors import Category, ConfigError, DponeError, Gap, IdentityChanged, SourceError
-from dpone.position import Position
+from dpone.model.position import Position
 from dpone_postgres.database import TIMELINE, numbered
 from dpone_postgres.errors import failing, sqlstate
+from dpone_postgres.offsets import PostgresLogicalOffset
 from dpone_postgres.pgoutput import lsn_number, lsn_text, mark
 from dpone_postgres.waiting import asking
 

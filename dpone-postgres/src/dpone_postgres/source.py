@@ -12,10 +12,10 @@ import pyarrow as pa
 
 from dpone.contract import BatchStream, Finding, Part, Window, WindowRequest
 from dpone.errors import ConfigError, DataError, DponeError, SourceError
-from dpone.keys import NONE
-from dpone.pipeline import SourceSpec
-from dpone.position import Position
-from dpone.schema import LINEAGE, PREFIX, Name
+from dpone.model.keys import NONE
+from dpone.model.pipeline import SourceSpec
+from dpone.model.position import Position
+from dpone.model.schema import LINEAGE, PREFIX, Name
 from dpone.sql.cursor import Bound, CursorPlan, Reading, Span, cursor_column
 from dpone.sql.in_flight import settle
 from dpone.sql.source import BATCH_ROWS, new_rows, snapshot, what

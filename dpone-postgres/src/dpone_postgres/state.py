@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dpone.errors import ConfigError
-from dpone.pipeline import StateSpec
-from dpone.schema import Name
+from dpone.model.pipeline import StateSpec
+from dpone.model.schema import Name
 from dpone.sql.dialect import Database
 from dpone.sql.state import STATE, SqlState
 from dpone_postgres.config import PostgresSinkOptions, PostgresStateOptions

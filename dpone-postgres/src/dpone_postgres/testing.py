@@ -13,9 +13,9 @@ import psycopg
 import pyarrow as pa
 from attrs import frozen
 
-from dpone.evidence import Durability
-from dpone.pipeline import SourceSpec
-from dpone.schema import NATIVE
+from dpone.certify.evidence import Durability
+from dpone.model.pipeline import SourceSpec
+from dpone.model.schema import NATIVE
 from dpone.testing import SqlHarness
 from dpone.testing.harness import server, unused
 from dpone.testing.rows import Rows

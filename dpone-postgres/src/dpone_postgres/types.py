@@ -10,10 +10,10 @@ from typing import Any
 import pyarrow as pa
 from attrs import frozen
 
-from dpone.evolution import Stored, plain
-from dpone.keys import NONE, compared
-from dpone.schema import DEFAULT, NATIVE
-from dpone.sql import types as common
+from dpone.model import types as common
+from dpone.model.evolution import Stored, plain
+from dpone.model.keys import NONE, compared
+from dpone.model.schema import DEFAULT, NATIVE
 from dpone.sql.values import Refused
 
 JSON, UUID = common.JSON, common.UUID
@@ -187,8 +187,8 @@ class Column:
 
     @property
     def equality(self) -> str:
-        """See ``dpone.keys``. For other types (interval, jsonb, an array) the type's name: two columns of the same type
-        compare alike."""
+        """See ``dpone.model.keys``. For other types (interval, jsonb, an array) the type's name: two columns of the
+        same type compare alike."""
         if {self.native.removesuffix("[]"), self.receive.removesuffix("recv").removesuffix("_")} & _UNORDERED:
             return NONE
         if self.loose:

@@ -27,7 +27,7 @@ from psycopg import capabilities
 from psycopg.pq import TransactionStatus
 from psycopg.waiting import Ready, Wait
 
-from dpone import stopping
+from dpone.host import stopping
 
 _EVENTS = {
     Wait.R: select.POLLIN, Wait.W: select.POLLOUT, Wait.RW: select.POLLIN | select.POLLOUT,

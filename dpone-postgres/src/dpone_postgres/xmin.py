@@ -16,7 +16,7 @@ from typing import Any
 from attrs import frozen
 
 from dpone.errors import ConfigError
-from dpone.position import Position
+from dpone.model.position import Position
 from dpone.sql.cursor import Reading, Span, require_same
 from dpone_postgres.database import TIMELINE
 from dpone_postgres.session import Asked

@@ -14,13 +14,20 @@ import pyarrow as pa
 import pytest
 from attrs import evolve
 
+from dpone.certify.matrix import ARROW_TYPES
 from dpone.contract import TakenBack, WindowRequest
+from dpone.engine.run import run
 from dpone.errors import Category, ConfigError, DataError, SinkError, SourceError
-from dpone.ops.matrix import ARROW_TYPES
-from dpone.pipeline import Incremental, Lineage, Pipeline, SinkOptions, SinkSpec, SourceSpec
-from dpone.schema import Name
-from dpone.secret import Secret
-from dpone.strategy import Strategy
+from dpone.model.pipeline import (
+    Incremental,
+    Lineage,
+    SinkOptions,
+    SinkSpec,
+    SourceSpec,
+)
+from dpone.model.schema import Name
+from dpone.model.secret import Secret
+from dpone.model.strategy import Strategy
 from dpone.testing.loads import key, load, new_load, prepare
 from dpone.testing.rows import same, sample
 from dpone.testing.source import everything
@@ -151,7 +158,7 @@ sink: {type: duckdb, connection: "duckdb:///kit.duckdb", table: copy, strategy: 
 runtime: {batch_rows: 100}
 """)
     for status in ("loaded", "caught_up"):
-        [stream] = Pipeline.from_yaml(harness.folder / "p.yaml").run().streams
+        [stream] = run(harness.folder / "p.yaml").streams
         assert stream.status == status, stream.error
         same(harness.rows("copy"), rows)
 

@@ -11,14 +11,14 @@ from decimal import Decimal
 import pyarrow as pa
 import pytest
 
+from dpone.certify.matrix import ARROW_TYPES
 from dpone.contract import WindowRequest
 from dpone.errors import Category, ConfigError, DataError, SinkError
-from dpone.ops.matrix import ARROW_TYPES
-from dpone.pipeline import Incremental, Lineage
-from dpone.position import Position
-from dpone.schema import Name
-from dpone.secret import Secret
-from dpone.strategy import Strategy
+from dpone.model.pipeline import Incremental, Lineage
+from dpone.model.position import Position
+from dpone.model.schema import Name
+from dpone.model.secret import Secret
+from dpone.model.strategy import Strategy
 from dpone.testing.loads import load
 from dpone.testing.rows import sample
 from dpone.testing.source import everything, read

@@ -5,8 +5,8 @@ from __future__ import annotations
 from contextlib import closing
 from typing import Any
 
-from dpone import changes
 from dpone.contract import CDCReader, ChangeWindow
+from dpone.model import changes
 from dpone.testing import CDCContract, RouteContract, SinkContract, SourceContract, StateContract, case
 from dpone.testing.cdc import delete, insert, update
 from dpone_postgres.testing import PostgresLogicalHarness

@@ -45,12 +45,12 @@ def cdc_plan(
     with interruptible():
         from attrs import evolve
 
+        from dpone.config.reader import load_pipeline
         from dpone.errors import ConfigError
+        from dpone.model.schema import Name
         from dpone.ops.cdc import Wanted, setup_plan, wanted
-        from dpone.pipeline import Pipeline
-        from dpone.schema import Name
 
-        plans = wanted(Pipeline.from_yaml(pipeline), stream) if pipeline else [Wanted(backend or "", (), {}, None)]
+        plans = wanted(load_pipeline(pipeline), stream) if pipeline else [Wanted(backend or "", (), {}, None)]
         found: dict[str, None] = {}
         backends: dict[str, None] = {}
         for plan in plans:
@@ -81,10 +81,10 @@ def create(pipeline: str, stream: str | None, format_: str) -> None:
     Existing slots and captures stay unchanged.
     """
     with interruptible():
+        from dpone.config.reader import load_pipeline
         from dpone.ops.cdc import create as made
-        from dpone.pipeline import Pipeline
 
-        found = made(Pipeline.from_yaml(pipeline), stream)
+        found = made(load_pipeline(pipeline), stream)
     data = [{"stream": name, "position": position.to_json()} for name, position in found]
     emit(format_, data, lambda: table([[name, _json(position.value)] for name, position in found]))
 
@@ -96,10 +96,10 @@ def create(pipeline: str, stream: str | None, format_: str) -> None:
 def lag(pipeline: str, stream: str | None, format_: str) -> None:
     """Show how far each change stream is behind its source."""
     with interruptible():
+        from dpone.config.reader import load_pipeline
         from dpone.ops.cdc import lag as lags
-        from dpone.pipeline import Pipeline
 
-        found = lags(Pipeline.from_yaml(pipeline), stream)
+        found = lags(load_pipeline(pipeline), stream)
     data = [{"stream": name, "lag": dict(behind)} for name, behind in found]
     lines = [[name, *(f"{what} {value}" for what, value in behind.items())] for name, behind in found]
     emit(format_, data, lambda: table(lines))
@@ -122,10 +122,10 @@ def drop(pipeline: str, stream: str | None, yes: bool, format_: str) -> None:
             f"drop the slot or capture of {stream or 'each change stream of ' + pipeline}?", abort=True, err=True
         )
     with interruptible():
+        from dpone.config.reader import load_pipeline
         from dpone.ops.cdc import drop as dropped
-        from dpone.pipeline import Pipeline
 
-        found = dropped(Pipeline.from_yaml(pipeline), stream)
+        found = dropped(load_pipeline(pipeline), stream)
     lines = [f"{name}: {line}" for name, told in found for line in told or ["dropped"]]
     emit(format_, [{"stream": name, "done": told} for name, told in found], lambda: "\n".join(lines))
 
@@ -142,10 +142,10 @@ def resync(pipeline: str, stream: str | None, tables: tuple[str, ...], format_: 
     keeps its rows until that run replaces them in one commit.
     """
     with interruptible():
+        from dpone.config.reader import load_pipeline
         from dpone.ops.cdc import resync as resynced
-        from dpone.pipeline import Pipeline
 
-        found = resynced(Pipeline.from_yaml(pipeline), stream, tables)
+        found = resynced(load_pipeline(pipeline), stream, tables)
     data = [{"stream": name, "tables": list(tables), "position": position.to_json()} for name, position in found]
     emit(format_, data, lambda: "\n".join(f"{name}: the next run reads {', '.join(tables)} again" for name, _ in found))
 

@@ -11,7 +11,7 @@ import click
 from dpone.cli.output import emit, table
 
 if TYPE_CHECKING:
-    from dpone.certify import Certification, GateCell
+    from dpone.certify.certification import Certification, GateCell
 
 
 @click.command()
@@ -34,7 +34,7 @@ def certify(evidence: Path | None, required: str | None, only: tuple[str, ...], 
     the tested ones), declared (no evidence), unsupported or not implemented. Evidence files are written by
     'pytest --dpone-evidence DIR' and by the gates; without them nothing is certified.
     """
-    from dpone import certify as certification
+    from dpone.certify import certification
 
     found = certification.certify(evidence, only)
     low = found.below(certification.Level(required)) if required else []
@@ -47,8 +47,13 @@ def certify(evidence: Path | None, required: str | None, only: tuple[str, ...], 
 
 def _text(found: Certification) -> str:
     """What is claimed; what is unsupported or not implemented is in the other formats."""
-    from dpone.certify import claimed, left_out_rows, said, server_rows
-    from dpone.evidence import GATES
+    from dpone.certify.certification import (
+        claimed,
+        left_out_rows,
+        said,
+        server_rows,
+    )
+    from dpone.certify.evidence import GATES
 
     connectors = [[c.connector, str(c.level), *(str(c.gates[gate]) for gate in GATES)] for c in found.connectors]
     cells = [[c.connector, c.role, c.capability, str(c.status), ", ".join(c.servers)] for c in claimed(found.cells)]

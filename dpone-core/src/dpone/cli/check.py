@@ -17,10 +17,10 @@ def check(pipeline: str, connect: bool, format_: str) -> int:
     With --connect, also check source, sink and state. Exit code 1 if a finding is not ok.
     """
     with interruptible():
+        from dpone.config.reader import load_pipeline
         from dpone.ops import check as ops
-        from dpone.pipeline import Pipeline
 
-        checked = Pipeline.from_yaml(pipeline)
+        checked = load_pipeline(pipeline)
         findings = ops.implementations(checked)
         if connect:
             findings += ops.connections(checked)
@@ -37,10 +37,10 @@ def doctor(pipeline: str | None, format_: str) -> int:
     is not ok.
     """
     with interruptible():
+        from dpone.config.reader import load_pipeline
         from dpone.ops.doctor import examine
-        from dpone.pipeline import Pipeline
 
-        findings = examine(Pipeline.from_yaml(pipeline) if pipeline is not None else None)
+        findings = examine(load_pipeline(pipeline) if pipeline is not None else None)
     return emit_findings(format_, findings)
 
 

@@ -18,7 +18,7 @@ def types(only: str | None, format_: str) -> None:
     """
     from attrs import asdict
 
-    from dpone.ops.matrix import type_matrix
+    from dpone.certify.matrix import type_matrix
 
     rows = type_matrix(only)
     head = ["sink", "arrow type", "fidelity", "native type", "comes back as", "note"]
@@ -38,8 +38,8 @@ def routes(format_: str) -> None:
     """
     from attrs import asdict
 
-    from dpone.ops.matrix import route_matrix
-    from dpone.strategy import MODES
+    from dpone.certify.matrix import route_matrix
+    from dpone.model.strategy import MODES
 
     rows = route_matrix()
     pairs = dict.fromkeys((r.source, r.sink) for r in rows)

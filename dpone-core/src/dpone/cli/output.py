@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import select
 import signal
@@ -15,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dpone import stopping
 from dpone.errors import Interrupted
+from dpone.host import stopping
 
 if TYPE_CHECKING:
     from dpone.contract import Finding
@@ -32,7 +33,7 @@ def emit(format_: str, data: Any, text: Callable[[], str]) -> None:
     command: a failure after it would print a second object on stdout."""
     import json
 
-    from dpone.secret import redact, redacted
+    from dpone.model.secret import redact, redacted
 
     click.echo(json.dumps(redacted(data), indent=2) if format_ == "json" else redact(text()))
 
@@ -116,8 +117,6 @@ def _leave(last_words: Callable[[], None] | None) -> None:
 
 
 def _interrupted() -> None:
-    from dpone.cli import fail
-
     with contextlib.suppress(SystemExit):
         fail("Interrupted", ["interrupted"], 130, sys.argv[1:])
     sys.stdout.flush()
@@ -133,3 +132,17 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows]
     return "\n".join("  ".join(line).rstrip() for line in lines)
+
+
+def fail(kind: str, lines: list[str], exit_code: int, args: Sequence[str]) -> None:
+    """Print a failure. A command prints its JSON last of all, so nothing is on stdout yet."""
+    import json
+
+    from dpone.model.secret import redact
+
+    lines = [redact(line) for line in lines]
+    for line in lines:
+        click.echo(f"error: {line}", err=True)
+    if "--format=json" in args or ("--format", "json") in itertools.pairwise(args):
+        click.echo(json.dumps({"error": {"kind": kind, "exit_code": exit_code, "messages": lines}}, indent=2))
+    sys.exit(exit_code)

@@ -30,10 +30,10 @@ def show(pipeline: str, stream: str | None, format_: str) -> None:
     Bounds, status, rows, attempts and last error. A partition is success when staged; the load is done when committed.
     """
     with interruptible():
+        from dpone.config.reader import load_pipeline
         from dpone.ops.partitions import shown
-        from dpone.pipeline import Pipeline
 
-        found = shown(Pipeline.from_yaml(pipeline), stream)
+        found = shown(load_pipeline(pipeline), stream)
     emit(format_, [one.to_json() for one in found], lambda: "\n".join(map(_text, found)))
 
 
@@ -48,10 +48,10 @@ def retry(pipeline: str, ids: tuple[str, ...], stream: str | None, anew: bool, f
     if anew and ids:
         raise click.UsageError("--anew retries all partitions; remove the IDs")
     with interruptible():
+        from dpone.config.reader import load_pipeline
         from dpone.ops import partitions as ops
-        from dpone.pipeline import Pipeline
 
-        loaded = Pipeline.from_yaml(pipeline)
+        loaded = load_pipeline(pipeline)
         found = ops.anew(loaded, stream) if anew else ops.retry(loaded, stream, ids)
     emit(format_, found.to_json(), lambda: _text(found))
 
@@ -69,10 +69,10 @@ def skip(pipeline: str, id: str, stream: str | None, reason: str, format_: str) 
     ends with exit code 4.
     """
     with interruptible():
+        from dpone.config.reader import load_pipeline
         from dpone.ops import partitions as ops
-        from dpone.pipeline import Pipeline
 
-        found = ops.skip(Pipeline.from_yaml(pipeline), stream, id, reason)
+        found = ops.skip(load_pipeline(pipeline), stream, id, reason)
     emit(format_, found.to_json(), lambda: _text(found))
 
 

@@ -38,7 +38,7 @@ def pipeline_schema() -> None:
     """
     import json
 
-    from dpone.pipeline_schema import pipeline_schema as schema
+    from dpone.config.json_schema import pipeline_schema as schema
     from dpone.plugins import discover
 
     click.echo(json.dumps(schema(discover()), indent=2))

@@ -11,8 +11,8 @@ from dpone.cli.output import emit, error_text, format_option, interruptible, pip
 from dpone.errors import ConfigError, Interrupted, counted
 
 if TYPE_CHECKING:
-    from dpone.engine import Run
-    from dpone.report import ContractReport, RunReport, StreamReport
+    from dpone.engine.run import Run
+    from dpone.model.report import ContractReport, RunReport, StreamReport
 
 
 @click.command()
@@ -42,11 +42,11 @@ def run(pipeline: str, format_: str, file: str | None, log_format: str, quiet: b
         return written
 
     with interruptible(interrupted):
-        from dpone.engine import Run
+        from dpone.config.reader import load_pipeline
+        from dpone.engine.run import Run
         from dpone.observe.progress import observer
-        from dpone.pipeline import Pipeline
 
-        job = Run(Pipeline.from_yaml(pipeline), **options)
+        job = Run(load_pipeline(pipeline), **options)
         if file is not None:
             _create(file)
         try:
@@ -70,10 +70,10 @@ def plan(pipeline: str, format_: str, **options: Any) -> int:
     Changes nothing.
     """
     with interruptible():
-        from dpone.engine import Run
-        from dpone.pipeline import Pipeline
+        from dpone.config.reader import load_pipeline
+        from dpone.engine.run import Run
 
-        report = Run(Pipeline.from_yaml(pipeline), dry_run=True, **options).execute()
+        report = Run(load_pipeline(pipeline), dry_run=True, **options).execute()
     _show(report, format_)
     return report.exit_code
 
@@ -91,7 +91,7 @@ def _create(file: str) -> None:
 def _write(report: RunReport, file: str) -> bool:
     import json
 
-    from dpone.secret import redacted
+    from dpone.model.secret import redacted
 
     text = json.dumps(redacted(report.to_json()), indent=2)
     try:
@@ -104,7 +104,7 @@ def _write(report: RunReport, file: str) -> bool:
 
 
 def _show(report: RunReport, format_: str) -> None:
-    from dpone.secret import redact
+    from dpone.model.secret import redact
 
     for stream in report.streams:
         if stream.error is not None:

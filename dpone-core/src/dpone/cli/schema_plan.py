@@ -41,8 +41,8 @@ def schema_plan(
 
     Compares two lists of columns and prints the DDL, without connecting. Exit code 3 if a change is breaking.
     """
+    from dpone.model.pipeline import SchemaEvolution
     from dpone.ops import schema_plan as ops
-    from dpone.pipeline import SchemaEvolution
 
     policy = SchemaEvolution(mode, on_type_change, on_missing_column)
     found = ops.schema_plan(source, target, table, policy, dialect, key)

@@ -13,8 +13,8 @@ from dpone.cli.output import emit, error_text, format_option, interruptible, pip
 from dpone.errors import ConfigError, StateError
 
 if TYPE_CHECKING:
+    from dpone.model.position import Position
     from dpone.ops.state import Moved, Standing
-    from dpone.position import Position
 
 stream_option = click.option("--stream", metavar="STREAM", help="Only this stream.")
 
@@ -34,10 +34,10 @@ def show(pipeline: str, stream: str | None, format_: str) -> None:
     Shows the state, the last journal entry, and whether they agree.
     """
     with interruptible():
+        from dpone.config.reader import load_pipeline
         from dpone.ops.state import standings
-        from dpone.pipeline import Pipeline
 
-        found = standings(Pipeline.from_yaml(pipeline), stream)
+        found = standings(load_pipeline(pipeline), stream)
     emit(format_, [one.to_json() for one in found], lambda: "\n".join(map(_text, found)))
 
 
@@ -49,10 +49,10 @@ def show(pipeline: str, stream: str | None, format_: str) -> None:
 def history(pipeline: str, stream: str | None, limit: int, format_: str) -> None:
     """Show earlier states of each stream, newest first."""
     with interruptible():
+        from dpone.config.reader import load_pipeline
         from dpone.ops.state import past
-        from dpone.pipeline import Pipeline
 
-        found = past(Pipeline.from_yaml(pipeline), stream, limit)
+        found = past(load_pipeline(pipeline), stream, limit)
     data = [
         {"stream": name, "version": s.version, "saved_at": s.saved_at.isoformat(), "state": dict(s.value)}
         for name, s in found
@@ -89,10 +89,10 @@ def set_(
         raise click.UsageError("use exactly one of --position, --position-file, --beginning")
     wanted = None if beginning else _position(position, position_file)
     with interruptible():
+        from dpone.config.reader import load_pipeline
         from dpone.ops.state import reposition, standings
-        from dpone.pipeline import Pipeline
 
-        loaded = Pipeline.from_yaml(pipeline)
+        loaded = load_pipeline(pipeline)
         [before] = standings(loaded, stream)
         if not yes:
             _confirm(before, wanted)
@@ -120,10 +120,10 @@ def move(pipeline: str, old: str, new: str, dry_run: bool, yes: bool, format_: s
     last one ended. A run that still uses OLD fails at its commit.
     """
     with interruptible():
+        from dpone.config.reader import load_pipeline
         from dpone.ops import state as ops
-        from dpone.pipeline import Pipeline
 
-        loaded = Pipeline.from_yaml(pipeline)
+        loaded = load_pipeline(pipeline)
         found = ops.movable(loaded, old, new)
         if not dry_run:
             if not yes:
@@ -156,7 +156,7 @@ def _moved(found: Moved, dry_run: bool) -> str:
 
 
 def _position(text: str | None, file: str | None) -> Position:
-    from dpone.position import Position
+    from dpone.model.position import Position
 
     if file is not None:
         try:

@@ -36,7 +36,7 @@ from dpone.formats.types import (
     require_declared,
     settle,
 )  # fmt: skip
-from dpone.sql.types import JSON, UUID
+from dpone.model.types import JSON, UUID
 
 _ROW = re.compile(r"Row #(\d+)")
 _COLUMN = re.compile(r"CSV column #(\d+)")

@@ -28,7 +28,6 @@ import pyarrow.json as pjson
 from attrs import evolve, frozen
 
 from dpone.errors import counted
-from dpone.evolution import holds
 from dpone.formats.input import Input
 from dpone.formats.json_array import Elements
 from dpone.formats.options import ReadOptions
@@ -49,7 +48,8 @@ from dpone.formats.types import (
     rounds,
     settle,
 )  # fmt: skip
-from dpone.sql.types import JSON, UUID
+from dpone.model.evolution import holds
+from dpone.model.types import JSON, UUID
 
 # With what stands before and after a value in valid JSON: most digits in a text have other neighbours.
 _LONG_NUMBER = re.compile(rb"[:,\[\s]-?(?:[0-9][0-9.]{15,}(?:[eE][+-]?[0-9]+)?|[0-9.]+[eE][+-]?[0-9]{3,})[,\]}\s]")

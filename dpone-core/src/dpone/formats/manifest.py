@@ -17,7 +17,7 @@ import pyarrow as pa
 from attrs import asdict, evolve, field, frozen
 
 from dpone.contract import Entry, Kept
-from dpone.position import Position
+from dpone.model.position import Position
 
 FORMAT = 1
 LARGEST = 1 << 28  # bytes; about a million parts

@@ -15,7 +15,7 @@ from attrs.validators import ge
 
 from dpone.errors import ConfigError
 from dpone.formats.time_format import pattern
-from dpone.schema import COLUMN_TYPES
+from dpone.model.schema import COLUMN_TYPES
 
 SourceFormat = Literal["csv", "json", "jsonl", "parquet"]
 SinkFormat = Literal["csv", "jsonl", "parquet"]

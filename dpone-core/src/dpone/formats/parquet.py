@@ -15,13 +15,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dpone.errors import counted
-from dpone.evolution import EXACT_IN_DOUBLE, plain, united
 from dpone.formats.input import Input
+from dpone.formats.json_text import has_members
 from dpone.formats.text import check_names, require_kin
 from dpone.formats.types import BadValue, exactly, is_text, require_declared, restored
-from dpone.jsontext import has_members
-from dpone.schema import NATIVE
-from dpone.sql.types import JSON
+from dpone.model.evolution import EXACT_IN_DOUBLE, plain, united
+from dpone.model.schema import NATIVE
+from dpone.model.types import JSON
 
 _NANOSECONDS = pa.timestamp("ns")
 _BATCH_ROWS = 1 << 14

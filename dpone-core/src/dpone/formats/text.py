@@ -10,7 +10,7 @@ from typing import Literal
 from dpone.errors import DataError
 from dpone.formats.input import Input
 from dpone.formats.types import Seen
-from dpone.schema import ambiguous
+from dpone.model.schema import ambiguous
 
 
 def is_utf8(encoding: str) -> bool:

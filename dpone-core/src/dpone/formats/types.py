@@ -15,10 +15,15 @@ import pyarrow.compute as pc
 from attrs import evolve, field, frozen
 
 from dpone.errors import ConfigError
-from dpone.evolution import holds, plain
-from dpone.jsontext import NotJson, has_members, json_texts
-from dpone.schema import LINEAGE
-from dpone.sql.types import JSON, UUID, instead, named
+from dpone.formats.json_text import NotJson, has_members, json_texts
+from dpone.model.evolution import holds, plain
+from dpone.model.schema import LINEAGE
+from dpone.model.types import (
+    JSON,
+    UUID,
+    instead,
+    named,
+)
 
 _FAR_EXPONENT = re.compile(r"[+-]?[0-9.]+[eE][+-]?[0-9]{18,}")
 

@@ -16,13 +16,18 @@ import pyarrow.parquet as pq
 
 from dpone.contract import Stream
 from dpone.errors import DataError
-from dpone.evolution import plain
+from dpone.formats.json_text import (
+    NotJson,
+    has_members,
+    has_union,
+    json_texts,
+)
+from dpone.formats.nanoseconds import misfit
 from dpone.formats.options import WriteOptions
 from dpone.formats.types import first_without_text, is_text
-from dpone.jsontext import NotJson, has_members, has_union, json_texts
-from dpone.nanoseconds import misfit
-from dpone.schema import LOADED_AT
-from dpone.sql.types import JSON, UUID
+from dpone.model.evolution import plain
+from dpone.model.schema import LOADED_AT
+from dpone.model.types import JSON, UUID
 
 GROUP_ROWS = 1 << 17  # rows of a Parquet row group, unless the bytes below come first
 GROUP_BYTES = 8 << 20  # Arrow bytes held before a row group is written

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from dpone.errors import counted
 from dpone.hookspecs import hookimpl
-from dpone.observe.events import RunEvent
+from dpone.model.events import RunEvent
+from dpone.model.secret import redact, redacted
 from dpone.plugins import Plugins
-from dpone.secret import redact, redacted
 
 if TYPE_CHECKING:
     from rich.progress import TaskID

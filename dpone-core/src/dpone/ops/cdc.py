@@ -11,15 +11,20 @@ from typing import Any, TypeVar
 import attrs
 from attrs import frozen
 
-from dpone import engine
 from dpone.contract import CDCReader
-from dpone.engine import Run
+from dpone.engine.rewind import resync as resync_of_engine
+from dpone.engine.run import Run
 from dpone.errors import ConfigError, connected
-from dpone.pipeline import Incremental, Pipeline, SourceSpec, StreamSpec
+from dpone.model.pipeline import (
+    Incremental,
+    Pipeline,
+    SourceSpec,
+    StreamSpec,
+)
+from dpone.model.position import Position
+from dpone.model.schema import Name
+from dpone.model.secret import Secret
 from dpone.plugins import Plugins, discover, resolve
-from dpone.position import Position
-from dpone.schema import Name
-from dpone.secret import Secret
 
 T = TypeVar("T")
 
@@ -105,7 +110,7 @@ def resync(pipeline: Pipeline, stream: str | None, tables: Sequence[str]) -> lis
         raise ConfigError(
             "choose a change stream", f"the pipeline has several: {', '.join(names)}", "choose one with --stream"
         )
-    return [(name, engine.resync(pipeline, name, tables)) for name in names]
+    return [(name, resync_of_engine(pipeline, name, tables)) for name in names]
 
 
 def _selects(source: SourceSpec, table: str) -> bool:

@@ -9,11 +9,11 @@ from typing import Any
 from attrs import evolve
 
 from dpone.contract import Finding, Refusing
-from dpone.engine import Run
+from dpone.engine.run import Run
 from dpone.errors import DponeError, counted
-from dpone.pipeline import Pipeline, StreamSpec
+from dpone.model.pipeline import Pipeline, StreamSpec
+from dpone.model.strategy import ORDER_OF_FILES, Strategy
 from dpone.plugins import discover
-from dpone.strategy import ORDER_OF_FILES, Strategy
 
 
 def implementations(pipeline: Pipeline) -> list[Finding]:

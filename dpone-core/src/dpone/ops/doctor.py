@@ -20,10 +20,10 @@ from urllib.parse import unquote
 
 import dpone
 from dpone.contract import Finding
+from dpone.model.pipeline import Pipeline
+from dpone.model.secret import Secret
 from dpone.ops.check import connections, failure, implementations
-from dpone.pipeline import Pipeline
 from dpone.plugins import Found, discover, troubles
-from dpone.secret import Secret
 
 CORE = "dpone-core"
 FREE = 1 << 30  # bytes; staging of a load of any size wants more than this

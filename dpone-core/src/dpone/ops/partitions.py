@@ -10,12 +10,14 @@ from typing import Any, Literal
 from attrs import frozen
 
 from dpone.contract import Load, StateBackend
-from dpone.engine import Run, key_of, manifests_of
+from dpone.engine.journal import key_of, manifests_of
+from dpone.engine.manifest import committed
+from dpone.engine.run import Run
 from dpone.errors import ConfigError, counted
-from dpone.ids import ulid
-from dpone.partition import PartitionManifest, PartitionManifestStore, committed, no_manifest
-from dpone.pipeline import Pipeline, StreamSpec
-from dpone.strategy import Strategy
+from dpone.model.ids import ulid
+from dpone.model.pipeline import Pipeline, StreamSpec
+from dpone.model.strategy import Strategy
+from dpone.partition import PartitionManifest, PartitionManifestStore, no_manifest
 
 
 @frozen

@@ -9,15 +9,15 @@ from typing import Any
 import pyarrow as pa
 from attrs import frozen
 
+from dpone.certify.matrix import unconnected
+from dpone.config.document import repeated, strict_json
 from dpone.contract import SpeakingSql, SqlText
-from dpone.document import repeated, strict_json
 from dpone.errors import ConfigError, counted
-from dpone.evolution import Change, Plan, SchemaComparator
-from dpone.ops.matrix import unconnected
-from dpone.pipeline import SchemaEvolution
+from dpone.model.evolution import Change, Plan, SchemaComparator
+from dpone.model.pipeline import SchemaEvolution
+from dpone.model.schema import DEFAULT, NATIVE, Name
+from dpone.model.types import arrow, instead
 from dpone.plugins import Plugins, discover
-from dpone.schema import DEFAULT, NATIVE, Name
-from dpone.sql.types import arrow, instead
 
 _SHAPE = 'write [{"name": "id", "type": "bigint", "nullable": false}, ...], or the same list as {"columns": [...]}'
 

@@ -8,14 +8,16 @@ from typing import Any
 from attrs import evolve, frozen
 
 from dpone.contract import Entry, Moving, Sink, StateBackend, Versioned, WindowRequest
-from dpone.engine import Run, head_of, key_of, manifests_of, rewind
+from dpone.engine.journal import head_of, key_of, manifests_of
+from dpone.engine.key_move import Kept, kept, moved_to
+from dpone.engine.key_move import move as move_key
+from dpone.engine.lease import renewing
+from dpone.engine.recovery import compare
+from dpone.engine.rewind import rewind
+from dpone.engine.run import Run
 from dpone.errors import ConfigError, DponeError, StateAhead, StateError, connected
-from dpone.lease import renewing
-from dpone.moving import Kept, kept, moved_to
-from dpone.moving import move as move_key
-from dpone.pipeline import Pipeline, StreamSpec
-from dpone.position import Position
-from dpone.standing import compare
+from dpone.model.pipeline import Pipeline, StreamSpec
+from dpone.model.position import Position
 
 
 @frozen

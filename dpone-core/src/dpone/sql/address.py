@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from attrs import frozen
 
 from dpone.errors import ConfigError
-from dpone.secret import Secret
+from dpone.model.secret import Secret
 
 
 @frozen

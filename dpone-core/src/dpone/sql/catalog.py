@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import pyarrow as pa
 
-from dpone.schema import DEFAULT, Name
+from dpone.model.schema import DEFAULT, Name
 from dpone.sql.dialect import Database, Reference
 
 # Schemas of servers, whose views are of their own tables.

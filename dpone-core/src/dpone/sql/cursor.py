@@ -18,8 +18,8 @@ from typing import Any, Protocol
 from attrs import evolve, field, frozen
 
 from dpone.errors import ConfigError, DataError, IdentityChanged, SetBack, SourceError, counted
-from dpone.pipeline import Incremental
-from dpone.position import Position
+from dpone.model.pipeline import Incremental
+from dpone.model.position import Position
 
 KIND = "cursor"
 _AGAIN = "load all rows again with"

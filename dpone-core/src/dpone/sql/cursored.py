@@ -12,7 +12,7 @@ from uuid import UUID
 import pyarrow as pa
 
 from dpone.errors import ConfigError
-from dpone.sql import types
+from dpone.model import types
 from dpone.sql.cursor import Row, Span, Value, earlier, less
 from dpone.sql.dialect import Dialect
 from dpone.sql.text_order import doubt

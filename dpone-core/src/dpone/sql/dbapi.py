@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import pyarrow as pa
 
 from dpone.errors import DataError, DponeError
-from dpone.schema import Name
+from dpone.model.schema import Name
 from dpone.sql import values
 from dpone.sql.dialect import Database, Dialect
 from dpone.sql.values import Refused

@@ -31,13 +31,18 @@ import pyarrow as pa
 from attrs import frozen
 
 from dpone.errors import ConfigError, DataError, SinkError, counted
-from dpone.evolution import EXACT_IN_DOUBLE, Stored, inexact, plain
-from dpone.schema import Name
-from dpone.sql.failing import saying
-from dpone.sql.types import BACK, kind, standard
+from dpone.model.evolution import (
+    EXACT_IN_DOUBLE,
+    Stored,
+    inexact,
+    plain,
+)
+from dpone.model.schema import Name
+from dpone.model.types import BACK, kind, standard
+from dpone.sql.driver_errors import saying
 
 if TYPE_CHECKING:
-    from dpone.evolution import Change
+    from dpone.model.evolution import Change
 
 Unit = Literal["bytes", "characters", "UTF-16 units"]
 _WORD = re.compile("__dpone__[a-z]+_")

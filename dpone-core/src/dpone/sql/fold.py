@@ -37,10 +37,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from attrs import define, field, frozen
 
-from dpone import changes as log
 from dpone.errors import ConfigError, DataError, DeletesRefused
-from dpone.schema import DELETED_AT, PREFIX, VALID_FROM
-from dpone.strategy import Strategy
+from dpone.model import changes as log
+from dpone.model.schema import DELETED_AT, PREFIX, VALID_FROM
+from dpone.model.strategy import Strategy
 
 CHUNK, OP, MASK, FROM = PREFIX + "chunk", PREFIX + "op", PREFIX + "mask", PREFIX + "from_"
 NUMBER, MARK = PREFIX + "number", PREFIX + "mark"

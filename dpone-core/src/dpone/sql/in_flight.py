@@ -17,8 +17,8 @@ from typing import Protocol
 
 from attrs import frozen
 
-from dpone.pipeline import Incremental
-from dpone.position import Position
+from dpone.model.pipeline import Incremental
+from dpone.model.position import Position
 from dpone.sql.cursor import Bound, Value
 
 _FIRST, _LONGEST = 0.02, 1.0  # seconds between two looks

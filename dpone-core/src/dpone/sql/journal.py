@@ -12,8 +12,8 @@ from attrs import asdict
 
 from dpone.contract import Entry, Kept
 from dpone.errors import Conflict, DponeError, SinkError
-from dpone.position import Position
-from dpone.schema import Name
+from dpone.model.position import Position
+from dpone.model.schema import Name
 from dpone.sql.dialect import Database
 from dpone.sql.own import Own
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from dpone.schema import Name
+from dpone.model.schema import Name
 from dpone.sql.dialect import Database
 
 _WHOLE = "whole_"

@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from typing import Literal
 
 from dpone.errors import SinkError
-from dpone.schema import Name
+from dpone.model.schema import Name
+from dpone.model.strategy import Strategy
 from dpone.sql.dialect import Database, Reference
-from dpone.sql.finalize import is_empty, predicate
-from dpone.strategy import Strategy
+from dpone.sql.strategies.job import is_empty
+from dpone.sql.strategies.replace import predicate
 
 Deleted = Literal["every", "replaced", "gone"]
 

@@ -9,14 +9,14 @@ from attrs import frozen
 
 from dpone.contract import Entry, Kept, Load, Receipt, UndoPlan
 from dpone.errors import DponeError, UndoRefused, counted
-from dpone.position import Position
-from dpone.schema import LOAD_ID, Name
+from dpone.model.position import Position
+from dpone.model.schema import LOAD_ID, Name
+from dpone.model.strategy import Strategy
 from dpone.sql.dialect import Database, transaction
-from dpone.sql.finalize import held
 from dpone.sql.journal import Journal
+from dpone.sql.strategies.job import held
 from dpone.sql.undo import Targets, forget
 from dpone.sql.writer import Staging
-from dpone.strategy import Strategy
 
 
 def undo_plan(db: Database, target: Name, key: str, load_id: str) -> UndoPlan:

@@ -10,18 +10,19 @@ from attrs import evolve
 
 from dpone.contract import Entry, Finding, Load, Receipt, TakenBack, UndoPlan, Writer
 from dpone.errors import ConfigError, DponeError, SchemaBreak, SinkError, counted
-from dpone.evolution import Change, Stored, not_kept
-from dpone.pipeline import SinkSpec
-from dpone.position import Position
-from dpone.schema import PREFIX, Name
-from dpone.sql import history
-from dpone.sql.added import Added
+from dpone.model.evolution import Change, Stored, not_kept
+from dpone.model.pipeline import SinkSpec
+from dpone.model.position import Position
+from dpone.model.schema import PREFIX, Name
+from dpone.model.strategy import Strategy
 from dpone.sql.dialect import Database, Dialect, is_look, transaction
-from dpone.sql.finalize import held, is_empty, require_columns
 from dpone.sql.journal import Journal
-from dpone.sql.moved import move
+from dpone.sql.key_move import move
+from dpone.sql.provisional import Added
 from dpone.sql.references import require_deletable, require_no_action
 from dpone.sql.restore import take_back, undo_plan
+from dpone.sql.strategies import scd2
+from dpone.sql.strategies.job import held, is_empty, require_columns
 from dpone.sql.writer import (
     Staging,
     anew,
@@ -31,7 +32,6 @@ from dpone.sql.writer import (
     own_lock,
     with_lineage,
 )
-from dpone.strategy import Strategy
 
 
 def target_of(spec: SinkSpec, *reserved: str) -> Name:
@@ -101,7 +101,7 @@ class SqlSink:
     def ddl(self, changes: Sequence[Change]) -> list[str]:
         have = self.schema()
         if have is not None:
-            history.require_own(self._spec.strategy, have, self._target)
+            scd2.require_own(self._spec.strategy, have, self._target)
         made = [statement for change in changes for statement in self._statements(change)]
         if have is None or any(change.kind == "create" for change in changes):
             return made
@@ -124,7 +124,7 @@ class SqlSink:
         # Only strict pipelines get NOT NULL columns: the others let a source become nullable.
         strict = options.schema_evolution.mode == "strict"
         schema = pa.schema([f if strict else f.with_nullable(True) for f in schema])
-        schema, key = history.shape(strategy, schema)
+        schema, key = scd2.shape(strategy, schema)
         schema = with_lineage(schema) if options.lineage.enabled else schema
         self._require_room(len(schema))
         return schema, key

@@ -17,17 +17,17 @@ from typing import Any, ClassVar
 
 import pyarrow as pa
 
-from dpone.bounds import BOUNDS, Bounds
 from dpone.contract import BatchStream, Finding, Part, Window, WindowRequest
 from dpone.errors import ConfigError, DataError, DponeError, SourceError
-from dpone.pipeline import SourceSpec
-from dpone.position import Position
-from dpone.schema import LINEAGE, PREFIX, Name
+from dpone.model.bounds import BOUNDS, Bounds
+from dpone.model.pipeline import SourceSpec
+from dpone.model.position import Position
+from dpone.model.schema import LINEAGE, PREFIX, Name
 from dpone.sql import values
 from dpone.sql.cursor import Bound, CursorPlan, Reading, Row, Span, cursor_column, digest, require_same, unseen
 from dpone.sql.cursored import SqlCursor, Where
 from dpone.sql.dialect import Dialect
-from dpone.sql.failing import saying
+from dpone.sql.driver_errors import saying
 from dpone.sql.values import Refused
 
 BATCH_ROWS = 10_000

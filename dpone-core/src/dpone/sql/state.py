@@ -18,12 +18,12 @@ from attrs import frozen
 
 from dpone.contract import Finding, Versioned
 from dpone.errors import Busy, Conflict, DponeError, SinkError, StateError
-from dpone.partition import SqlPartitionManifestStore
-from dpone.process import Process, abandoned, using
-from dpone.schema import PREFIX, Name
+from dpone.host.process import Process, abandoned, using
+from dpone.model.schema import PREFIX, Name
 from dpone.sql.dialect import Database, transaction
-from dpone.sql.history import INSTANT, moment
 from dpone.sql.own import Own
+from dpone.sql.partitions import SqlPartitionManifestStore
+from dpone.sql.strategies.scd2 import INSTANT, moment
 
 STATE = "__dpone__state"
 _KEPT = 50  # values of a key that the history has

@@ -20,8 +20,8 @@ from attrs import define, field
 
 from dpone.contract import Entry, Kept
 from dpone.errors import Category, SinkError
-from dpone.pipeline import Undo
-from dpone.schema import LOAD_ID, Name
+from dpone.model.pipeline import Undo
+from dpone.model.schema import LOAD_ID, Name
 from dpone.sql.dialect import Database
 from dpone.sql.journal import Journal
 from dpone.sql.own import Own

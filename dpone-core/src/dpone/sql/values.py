@@ -13,9 +13,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dpone.jsontext import NotJson, has_members, interval_text, json_texts
-from dpone.nanoseconds import misfit
-from dpone.sql.types import JSON, UUID
+from dpone.formats.json_text import (
+    NotJson,
+    has_members,
+    interval_text,
+    json_texts,
+)
+from dpone.formats.nanoseconds import misfit
+from dpone.model.types import JSON, UUID
 
 _EPOCH = date(1970, 1, 1)
 _DAYS = ((date.min - _EPOCH).days, (date.max - _EPOCH).days)

@@ -16,22 +16,48 @@ from datetime import UTC, datetime
 import pyarrow as pa
 from attrs import asdict, define, evolve, frozen
 
-from dpone.contract import Entry, Kept, Load, Part, Receipt, Staged, Stream, Writer
+from dpone.contract import (
+    Entry,
+    Kept,
+    Load,
+    Part,
+    Receipt,
+    Stream,
+    Writer,
+)
 from dpone.errors import Category, DataError, DponeError, SchemaBreak, SinkError
-from dpone.evolution import twin
-from dpone.pipeline import Undo
-from dpone.position import Position
-from dpone.schema import DELETED_AT, FILE, LINEAGE, LOAD_ID, LOADED_AT, PREFIX, VALIDITY, Name
-from dpone.sql import apply, fold, history, versions
-from dpone.sql.added import Added
+from dpone.model.evolution import twin
+from dpone.model.pipeline import Undo
+from dpone.model.position import Position
+from dpone.model.schema import (
+    DELETED_AT,
+    FILE,
+    LINEAGE,
+    LOAD_ID,
+    LOADED_AT,
+    PREFIX,
+    VALIDITY,
+    Name,
+)
+from dpone.model.staged import Staged
+from dpone.model.strategy import MODES, Strategy
+from dpone.sql import fold
 from dpone.sql.dialect import Database, transaction
-from dpone.sql.finalize import Counts, Job, held, is_empty, repeated_keys, require_columns
-from dpone.sql.finalizers import finalize, indexes
 from dpone.sql.journal import Journal
 from dpone.sql.own import Own
-from dpone.sql.replaced import replaced
+from dpone.sql.provisional import Added
+from dpone.sql.replace_table import replaced
+from dpone.sql.strategies import cdc_apply, scd2, scd2_changes
+from dpone.sql.strategies.finalizers import finalize, indexes
+from dpone.sql.strategies.job import (
+    Counts,
+    Job,
+    held,
+    is_empty,
+    repeated_keys,
+    require_columns,
+)
 from dpone.sql.undo import IMAGES, Images, Targets, images, sweep
-from dpone.strategy import MODES, Strategy
 
 LINEAGE_FIELDS = (pa.field(LOAD_ID, pa.string()), pa.field(LOADED_AT, pa.timestamp("us", "UTC")))
 _FILE = pa.field(FILE, pa.int64())
@@ -58,7 +84,7 @@ def lacking_own(strategy: Strategy, have: pa.Schema, lineage: bool) -> list[pa.F
     """The columns of dpone that an existing target lacks: lineage, and the mark of rows that were deleted and are kept
     (versions are not marked)."""
     marked = strategy.deletes == "soft" and not {*VALIDITY} & {*have.names}
-    wanted = [pa.field(DELETED_AT, history.INSTANT)] if marked else []
+    wanted = [pa.field(DELETED_AT, scd2.INSTANT)] if marked else []
     wanted += LINEAGE_FIELDS if lineage else ()
     return [f for f in wanted if f.name not in have.names]
 
@@ -192,7 +218,7 @@ def create_own(db: Database, target: Name, load: Load, undo: Undo | None = None)
     if undo is not None:
         Targets(db, target).create()
     if load.strategy.mode == "scd2":
-        (versions if load.changes else history).create(db, target)
+        (scd2_changes if load.changes else scd2).create(db, target)
 
 
 def make_indexes(db: Database, lock: str, statements: Sequence[str]) -> None:
@@ -238,7 +264,7 @@ def _staged_schema(db: Database, target: Name, load: Load, lineage: bool) -> pa.
     require_columns(load.strategy, load.schema, target)
     have = db.schema(target)
     if have is not None:
-        history.require_own(load.strategy, have, target, load.schema.names)
+        scd2.require_own(load.strategy, have, target, load.schema.names)
         if load.changes and (other := _other_key(db, target, load)):
             raise other
     wanted = [*load.schema.names, *(LINEAGE if lineage else ())]
@@ -256,8 +282,8 @@ def _staged_schema(db: Database, target: Name, load: Load, lineage: bool) -> pa.
     schema = pa.schema([*(have.field(n) for n in names), *nulls, *([_FILE] if ordered else ())])
     schema = with_lineage(schema) if lineage else schema
     if load.strategy.mode == "cdc_apply":
-        return apply.staged_schema(schema, load, target)
-    return versions.staged_schema(schema, have, load, target) if load.strategy.mode == "scd2" else schema
+        return cdc_apply.staged_schema(schema, load, target)
+    return scd2_changes.staged_schema(schema, have, load, target) if load.strategy.mode == "scd2" else schema
 
 
 def _other_key(db: Database, target: Name, load: Load) -> SchemaBreak | None:
@@ -404,11 +430,11 @@ class SqlWriter:
         shape, names = self._stage_schema(stage), self._names()
         lineage = {LOAD_ID: self.load_id, LOADED_AT: stage.created_at} if self._lineage else {}
         with transaction(self._db, self._load.key):
-            counted: _Counted | apply.Incoming
+            counted: _Counted | cdc_apply.Incoming
             if self._load.changes:
                 folding = self._folding(stage)
                 schema = pa.schema([f for f in shape if f.name in folding.columns])
-                counted = apply.Incoming(stream, folding)
+                counted = cdc_apply.Incoming(stream, folding)
             else:
                 schema = pa.schema([f for f in shape if f.name in (*names, FILE)])
                 order = part.detail["order"] if FILE in shape.names else None
@@ -442,7 +468,7 @@ class SqlWriter:
             self._images = images(db, self._target, self.load_id)
             with transaction(db, key):
                 self._staging.spend(key, self._images.table)
-                self._images.create(history.kept_by(self._load.strategy))
+                self._images.create(scd2.kept_by(self._load.strategy))
 
     def _clean(self) -> None:
         """DDL that comes after the commit's transaction."""
@@ -566,11 +592,11 @@ class SqlWriter:
         return self._stage
 
     def _folding(self, stage: Stage) -> fold.Folding:
-        first, strategy = apply.next_chunk(self._db, stage.table), self._load.strategy
+        first, strategy = cdc_apply.next_chunk(self._db, stage.table), self._load.strategy
         whole = self._load.whole and first == 0
         clock = None
         if strategy.mode == "scd2":
-            clock = versions.clock(self._db, self._target, self._load, stage.created_at)
+            clock = scd2_changes.clock(self._db, self._target, self._load, stage.created_at)
         return fold.Folding(
             str(self._target), tuple(self._names()), strategy, stage.created_at, first, whole, clock=clock
         )  # fmt: skip

@@ -14,10 +14,10 @@ from typing import Any
 import pyarrow as pa
 
 from dpone.capability import Role
-from dpone.evidence import Durability
-from dpone.pipeline import SourceSpec, StateSpec
-from dpone.secret import Secret
-from dpone.strategy import Strategy
+from dpone.certify.evidence import Durability
+from dpone.model.pipeline import SourceSpec, StateSpec
+from dpone.model.secret import Secret
+from dpone.model.strategy import Strategy
 from dpone.testing.harness import TABLE, Change, Harness, synced
 from dpone.testing.sql import SqlHarness
 from dpone.testing.store import StoreHarness
@@ -88,7 +88,7 @@ class FileHarness(StoreHarness):
     live = True
 
     def durability(self) -> Durability:
-        return synced(self.folder, fsync="on")  # ``dpone.durable`` knows no other way
+        return synced(self.folder, fsync="on")  # ``dpone.host.durable`` knows no other way
 
     def put(self, key: str, data: bytes) -> None:
         path = self.folder / key

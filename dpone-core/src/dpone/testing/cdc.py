@@ -11,11 +11,11 @@ import pyarrow as pa
 import pytest
 from attrs import evolve
 
-from dpone import changes
 from dpone.contract import CDCReader, ChangeWindow, Resyncing
 from dpone.errors import ConfigError, DponeError, Gap, IdentityChanged
-from dpone.position import Position
-from dpone.schema import PREFIX, Name
+from dpone.model import changes
+from dpone.model.position import Position
+from dpone.model.schema import PREFIX, Name
 from dpone.testing.cases import RoleContract, at_once, case
 from dpone.testing.harness import TABLE, Change, Harness
 from dpone.testing.rows import Broken

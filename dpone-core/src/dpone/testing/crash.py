@@ -29,14 +29,21 @@ from attrs import evolve, frozen
 from dpone import hookspecs
 from dpone.capability import Role
 from dpone.contract import Entry, Load, Receipt, Writer
-from dpone.engine import Run
+from dpone.engine.run import Run
 from dpone.hookspecs import hookimpl
-from dpone.pipeline import Pipeline, Runtime, SinkSpec, SourceSpec, StateSpec, StreamSpec
+from dpone.model.pipeline import (
+    Pipeline,
+    Runtime,
+    SinkSpec,
+    SourceSpec,
+    StateSpec,
+    StreamSpec,
+)
+from dpone.model.position import Position
+from dpone.model.report import RunReport
+from dpone.model.secret import Secret
+from dpone.model.strategy import Strategy
 from dpone.plugins import Plugins, discover
-from dpone.position import Position
-from dpone.report import RunReport
-from dpone.secret import Secret
-from dpone.strategy import Strategy
 from dpone.testing.harness import TABLE, Harness, replaced
 
 KILLED = -signal.SIGKILL

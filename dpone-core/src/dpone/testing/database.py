@@ -12,17 +12,17 @@ import pyarrow as pa
 import pytest
 from attrs import define, field
 
-from dpone import evolution
 from dpone.contract import Sink, TakingBack, Undoing
 from dpone.errors import DponeError, UndoRefused
-from dpone.pipeline import Lineage, Undo
-from dpone.schema import PREFIX, Name
+from dpone.model import evolution
+from dpone.model.pipeline import Lineage, Undo
+from dpone.model.schema import PREFIX, Name
+from dpone.model.strategy import Strategy
 from dpone.sql import journal
 from dpone.sql.dialect import transaction
-from dpone.sql.history import INSTANT, moment
 from dpone.sql.own import Own
 from dpone.sql.sink import SqlSink
-from dpone.strategy import Strategy
+from dpone.sql.strategies.scd2 import INSTANT, moment
 from dpone.testing.cases import RoleContract, case
 from dpone.testing.harness import TABLE, Harness
 from dpone.testing.loads import FULL, at, failed, has, key, load, new_load, simple

@@ -32,10 +32,26 @@ import pyarrow.parquet as pq
 from attrs import define, evolve, field, frozen
 
 from dpone.__main__ import SETTINGS
-from dpone.engine import Run
+from dpone.certify.evidence import (
+    CORE,
+    ENOUGH,
+    Measure,
+    Server,
+    digest,
+    write_gate,
+)
+from dpone.engine.run import Run
 from dpone.errors import ConfigError, DponeError
-from dpone.evidence import CORE, ENOUGH, Measure, Server, digest, write_gate
-from dpone.pipeline import Incremental, Lineage, Pipeline, Runtime, SinkSpec, SourceSpec, StateSpec, StreamSpec
+from dpone.model.pipeline import (
+    Incremental,
+    Lineage,
+    Pipeline,
+    Runtime,
+    SinkSpec,
+    SourceSpec,
+    StateSpec,
+    StreamSpec,
+)
 from dpone.plugins import discover
 from dpone.testing.crash import TIMED, Pickler, Runs, pipeline, quiet, runs
 from dpone.testing.harness import Harness, opened, replaced

@@ -14,15 +14,20 @@ from attrs import evolve, field, frozen
 
 from dpone.capability import Role, Support
 from dpone.errors import ConfigError, PluginError
+from dpone.model.secret import Secret
 from dpone.plugins import Plugins, discover, resolve, without
-from dpone.secret import Secret
 from dpone.testing.rows import sample
 
 if TYPE_CHECKING:
+    from dpone.certify.evidence import Durability
     from dpone.contract import Stream
-    from dpone.evidence import Durability
-    from dpone.pipeline import Incremental, SinkSpec, SourceSpec, StateSpec
-    from dpone.strategy import Strategy
+    from dpone.model.pipeline import (
+        Incremental,
+        SinkSpec,
+        SourceSpec,
+        StateSpec,
+    )
+    from dpone.model.strategy import Strategy
 
 TABLE = "orders"
 P = TypeVar("P")
@@ -282,7 +287,7 @@ IN_MEMORY = ("tmpfs", "ramfs")
 
 def synced(folder: Path, safe: bool = True, **settings: str) -> Durability:
     """Of a system whose files are in a folder: its settings, and the file system; one in memory keeps nothing."""
-    from dpone.evidence import Durability
+    from dpone.certify.evidence import Durability
 
     system = file_system(folder)
     return Durability(safe and system not in IN_MEMORY, {**settings, "file system": system})

@@ -10,14 +10,14 @@ from typing import Any
 import pyarrow as pa
 from attrs import evolve
 
-from dpone import evolution
 from dpone.contract import Entry, Load, Part, Receipt, Sink, SpeakingSql, Stream, TakingBack
-from dpone.ids import ulid
-from dpone.pipeline import SinkSpec
+from dpone.model import evolution
+from dpone.model.ids import ulid
+from dpone.model.pipeline import SinkSpec
+from dpone.model.position import Position
+from dpone.model.schema import DELETED_AT, LINEAGE, VALIDITY
+from dpone.model.strategy import Strategy
 from dpone.plugins import discover
-from dpone.position import Position
-from dpone.schema import DELETED_AT, LINEAGE, VALIDITY
-from dpone.strategy import Strategy
 from dpone.testing.harness import TABLE, Harness
 from dpone.testing.rows import Rows
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from dpone.pipeline import Incremental, SinkSpec, SourceSpec
-from dpone.strategy import Strategy
+from dpone.model.pipeline import Incremental, SinkSpec, SourceSpec
+from dpone.model.strategy import Strategy
 from dpone.testing.harness import TABLE, Harness
 from dpone.testing.rows import declared, from_json, tabled, to_json
 

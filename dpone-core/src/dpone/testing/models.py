@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from dpone.strategy import Strategy
+from dpone.model.strategy import Strategy
 from dpone.testing.rows import SHAPE, Row
 
 Model = Callable[[list[Row], list[Row], Strategy], list[Row]]

@@ -146,7 +146,7 @@ def _subject(recorder: Recorder, item: Any, harnesses: list[Any]) -> tuple[Subje
 
 def _asked(names: tuple[str, ...], harnesses: list[Any]) -> list[Any]:
     """The servers with their settings. The digests are kept: evidence is of the files that the run began with."""
-    from dpone.evidence import CORE, Server, digest
+    from dpone.certify.evidence import CORE, Server, digest
 
     for name in (CORE, *names):
         digest(name)
@@ -194,7 +194,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     recorder = session.config.stash[KEY]
     if recorder.folder is None:
         return
-    from dpone.evidence import write
+    from dpone.certify.evidence import write
 
     for subject in recorder.subjects.values():
         write(

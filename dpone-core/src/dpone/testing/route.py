@@ -11,11 +11,11 @@ import pytest
 from attrs import evolve as replace
 
 from dpone.capability import Support
-from dpone.engine import Run
-from dpone.ops.matrix import route_matrix
-from dpone.pipeline import Incremental, Pipeline
-from dpone.report import StreamReport
-from dpone.strategy import Strategy
+from dpone.certify.matrix import route_matrix
+from dpone.engine.run import Run
+from dpone.model.pipeline import Incremental, Pipeline
+from dpone.model.report import StreamReport
+from dpone.model.strategy import Strategy
 from dpone.testing.cases import Contract, case
 from dpone.testing.cdc import delete, insert, update
 from dpone.testing.crash import pipeline, quiet

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 from attrs import frozen
 
-from dpone.schema import PREFIX
+from dpone.model.schema import PREFIX
 
 SHAPE = pa.schema([("id", pa.int64()), ("day", pa.string()), ("name", pa.string()), ("score", pa.float64())])
 Row = tuple[Any, ...]

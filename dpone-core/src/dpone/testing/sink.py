@@ -19,9 +19,7 @@ from attrs import evolve
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from dpone import changes, evolution, keys
 from dpone.contract import (
-    ChangeTable,
     Comparing,
     ManyTables,
     Moving,
@@ -36,11 +34,20 @@ from dpone.contract import (
     Verifying,
 )
 from dpone.errors import Conflict, DataError, DeletesRefused, DponeError, SchemaBreak, Stopped
-from dpone.evolution import Stored
-from dpone.observe.events import STEPS
-from dpone.pipeline import Lineage, SchemaEvolution, Undo
-from dpone.schema import DELETED_AT, EQUALITY, LOAD_ID, LOADED_AT, VALID_FROM, VALID_TO
-from dpone.strategy import Strategy
+from dpone.model import changes, evolution, keys
+from dpone.model.changes import ChangeTable
+from dpone.model.events import STEPS
+from dpone.model.evolution import Stored
+from dpone.model.pipeline import Lineage, SchemaEvolution, Undo
+from dpone.model.schema import (
+    DELETED_AT,
+    EQUALITY,
+    LOAD_ID,
+    LOADED_AT,
+    VALID_FROM,
+    VALID_TO,
+)
+from dpone.model.strategy import Strategy
 from dpone.testing import crash, hostile
 from dpone.testing.cases import at_once, case
 from dpone.testing.database import DatabaseCases, over_sql, own_tables

@@ -21,9 +21,9 @@ from hypothesis import given
 
 from dpone.contract import Source, Stream, Window, WindowRequest
 from dpone.errors import DataError, DponeError, IdentityChanged, SourceError, Stopped
-from dpone.pipeline import Incremental
-from dpone.position import Position
-from dpone.schema import Name
+from dpone.model.pipeline import Incremental
+from dpone.model.position import Position
+from dpone.model.schema import Name
 from dpone.testing import hostile
 from dpone.testing.cases import RoleContract, at_once, case
 from dpone.testing.harness import TABLE, Harness

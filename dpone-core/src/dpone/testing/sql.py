@@ -10,10 +10,15 @@ from typing import Any
 import pyarrow as pa
 
 from dpone.capability import Role
-from dpone.pipeline import Incremental, SinkSpec, SourceSpec, StateSpec
-from dpone.schema import Name
+from dpone.model.pipeline import (
+    Incremental,
+    SinkSpec,
+    SourceSpec,
+    StateSpec,
+)
+from dpone.model.schema import Name
+from dpone.model.strategy import Strategy
 from dpone.sql.state import STATE
-from dpone.strategy import Strategy
 from dpone.testing.harness import TABLE, Change, Harness
 from dpone.testing.rows import inferred
 

@@ -17,8 +17,9 @@ from typing import Any
 
 import pytest
 
-from dpone.contract import Finding, KeepsPartitions, Staged
+from dpone.contract import Finding, KeepsPartitions
 from dpone.errors import Busy, Category, Conflict, DponeError
+from dpone.model.staged import Staged
 from dpone.testing import crash
 from dpone.testing.cases import RoleContract, at_once, case
 from dpone.testing.harness import Harness

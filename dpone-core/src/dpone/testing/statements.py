@@ -11,12 +11,12 @@ import pyarrow as pa
 from attrs import field, frozen, mutable
 
 from dpone.contract import Part, Sink, TakingBack
-from dpone.evolution import Change
-from dpone.schema import Name
+from dpone.model.evolution import Change
+from dpone.model.schema import Name
+from dpone.model.strategy import Strategy
 from dpone.sql.dialect import transaction
 from dpone.sql.sink import SqlSink
 from dpone.sql.writer import Staging
-from dpone.strategy import Strategy
 from dpone.testing.harness import Harness
 from dpone.testing.loads import at, key, new_load, prepare
 from dpone.testing.rows import SHAPE, Rows

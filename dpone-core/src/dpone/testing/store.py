@@ -11,8 +11,13 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from dpone.pipeline import Incremental, SinkSpec, SourceSpec, StateSpec
-from dpone.strategy import Strategy
+from dpone.model.pipeline import (
+    Incremental,
+    SinkSpec,
+    SourceSpec,
+    StateSpec,
+)
+from dpone.model.strategy import Strategy
 from dpone.testing.harness import TABLE, Harness
 from dpone.testing.rows import declared, to_json
 

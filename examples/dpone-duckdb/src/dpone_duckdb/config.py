@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from attrs import frozen
 
-from dpone.pipeline import SourceOptions
+from dpone.model.pipeline import SourceOptions
 
 
 @frozen

@@ -13,7 +13,7 @@ from pathlib import Path
 import duckdb
 
 from dpone.errors import ConfigError, DponeError
-from dpone.secret import Secret
+from dpone.model.secret import Secret
 from dpone_duckdb.errors import failing
 
 _PREFIX = "duckdb:///"

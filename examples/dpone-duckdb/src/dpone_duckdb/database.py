@@ -13,8 +13,8 @@ import duckdb
 import pyarrow as pa
 
 from dpone.errors import SinkError
-from dpone.evolution import Stored
-from dpone.schema import Name
+from dpone.model.evolution import Stored
+from dpone.model.schema import Name
 from dpone.sql.catalog import Catalog
 from dpone.sql.dbapi import DbapiDatabase
 from dpone.sql.dialect import Dialect, Reference

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dpone import hookimpl
 from dpone.capability import Connector, declare
-from dpone.strategy import MODES
+from dpone.model.strategy import MODES
 
 _ERRORS = "dpone_duckdb.errors:CODES"
 _HARNESS = "dpone_duckdb.testing:DuckdbHarness"
@@ -35,7 +35,7 @@ def dpone_sinks() -> list[Connector]:
         Connector(
             name="duckdb",
             implementation="dpone_duckdb.sink:DuckdbSink",
-            options="dpone.pipeline:SinkOptions",
+            options="dpone.model.pipeline:SinkOptions",
             # No foreign key of DuckDB deletes rows. What would break one is refused when the load begins.
             capabilities=declare("sink", supported, unsupported=("native_stream", "refuse")),
             takes=("connection", "table"),

@@ -10,7 +10,7 @@ import os
 import duckdb
 
 from dpone.contract import Finding
-from dpone.pipeline import SinkSpec
+from dpone.model.pipeline import SinkSpec
 from dpone.sql.sink import SqlSink, target_of
 from dpone_duckdb.connect import database_path
 from dpone_duckdb.database import DuckdbDatabase

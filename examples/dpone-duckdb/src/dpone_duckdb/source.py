@@ -12,9 +12,9 @@ import pyarrow as pa
 
 from dpone.contract import Finding
 from dpone.errors import SourceError
-from dpone.pipeline import SourceSpec
-from dpone.position import Position
-from dpone.schema import LINEAGE, Name
+from dpone.model.pipeline import SourceSpec
+from dpone.model.position import Position
+from dpone.model.schema import LINEAGE, Name
 from dpone.sql.cursor import Row, Span, Value, less
 from dpone.sql.cursored import SqlCursor
 from dpone.sql.source import SqlSource, new_rows, what, within_project

@@ -9,7 +9,7 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
-from dpone.evidence import Durability
+from dpone.certify.evidence import Durability
 from dpone.testing import SqlHarness
 from dpone.testing.harness import synced
 

@@ -8,8 +8,8 @@ import duckdb
 import pyarrow as pa
 
 from dpone.errors import ConfigError
-from dpone.evolution import Stored, holds, plain
-from dpone.sql.types import JSON, UUID
+from dpone.model.evolution import Stored, holds, plain
+from dpone.model.types import JSON, UUID
 from dpone_duckdb.connect import prepared
 
 # What DuckDB would give to Arrow as something else, or as what Arrow cannot hold: read by an expression that keeps the

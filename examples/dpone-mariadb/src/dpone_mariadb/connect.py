@@ -9,8 +9,8 @@ import pymysql
 from pymysql.constants import CLIENT, CR, ER
 
 from dpone.errors import Category, DponeError, ErrorCodes
-from dpone.secret import Secret
-from dpone.sql import failing as sql
+from dpone.model.secret import Secret
+from dpone.sql import driver_errors as sql
 from dpone.sql.address import Server, server
 
 # Strict: a value that does not fit is an error, not a warning. SIMULTANEOUS_ASSIGNMENT: SET takes every value from the

@@ -14,8 +14,8 @@ from pymysql.constants import FIELD_TYPE
 from pymysql.converters import conversions
 
 from dpone.errors import Category, ConfigError, SinkError
-from dpone.evolution import Stored, plain
-from dpone.schema import Name
+from dpone.model.evolution import Stored, plain
+from dpone.model.schema import Name
 from dpone.sql.address import Server
 from dpone.sql.catalog import Catalog, foreign_keys
 from dpone.sql.dbapi import DbapiDatabase

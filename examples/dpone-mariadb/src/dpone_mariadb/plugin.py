@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dpone import hookimpl
 from dpone.capability import Connector, declare
-from dpone.strategy import MODES
+from dpone.model.strategy import MODES
 
 _ERRORS = "dpone_mariadb.connect:CODES"
 _HARNESS = "dpone_mariadb.testing:MariadbHarness"
@@ -18,7 +18,7 @@ def dpone_sources() -> list[Connector]:
         Connector(
             name="mariadb",
             implementation="dpone_mariadb.source:MariadbSource",
-            options="dpone.pipeline:SourceOptions",
+            options="dpone.model.pipeline:SourceOptions",
             capabilities=declare("source", supported, unsupported),
             takes=("connection", "table", "query"),
             errors=_ERRORS,
@@ -35,7 +35,7 @@ def dpone_sinks() -> list[Connector]:
         Connector(
             name="mariadb",
             implementation="dpone_mariadb.sink:MariadbSink",
-            options="dpone.pipeline:SinkOptions",
+            options="dpone.model.pipeline:SinkOptions",
             capabilities=declare("sink", supported, unsupported=("native_stream", "replace_columns")),
             takes=("connection", "table"),
             errors=_ERRORS,
@@ -51,7 +51,7 @@ def dpone_state_backends() -> list[Connector]:
         Connector(
             name="mariadb",
             implementation="dpone_mariadb.sink:MariadbState",
-            options="dpone.pipeline:StateOptions",
+            options="dpone.model.pipeline:StateOptions",
             capabilities=declare("state", ("compare_and_set", "history", "lock", "partitions")),
             takes=("connection",),
             errors=_ERRORS,

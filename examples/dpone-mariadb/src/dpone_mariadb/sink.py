@@ -3,7 +3,7 @@ backend: positions, their history and the locks of runners."""
 
 from __future__ import annotations
 
-from dpone.pipeline import SinkSpec, StateSpec
+from dpone.model.pipeline import SinkSpec, StateSpec
 from dpone.sql.sink import SqlSink, target_of
 from dpone.sql.state import SqlState
 from dpone_mariadb.connect import place

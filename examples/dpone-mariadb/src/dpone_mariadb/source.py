@@ -12,9 +12,9 @@ from pymysql.converters import encoders
 from pymysql.cursors import SSCursor
 
 from dpone.errors import SourceError
-from dpone.pipeline import SourceSpec
-from dpone.position import Position
-from dpone.schema import Name
+from dpone.model.pipeline import SourceSpec
+from dpone.model.position import Position
+from dpone.model.schema import Name
 from dpone.sql.cursor import Row, Value
 from dpone.sql.cursored import SqlCursor
 from dpone.sql.source import SqlSource, what

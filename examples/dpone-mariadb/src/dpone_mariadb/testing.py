@@ -16,7 +16,7 @@ import pymysql
 from pymysql.constants import FIELD_TYPE
 from pymysql.converters import conversions
 
-from dpone.evidence import Durability
+from dpone.certify.evidence import Durability
 from dpone.testing import CannotHold, SqlHarness
 from dpone.testing.harness import server, unused
 

@@ -12,11 +12,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dpone.evolution import Stored
-from dpone.jsontext import has_members
+from dpone.formats.json_text import has_members
+from dpone.model.evolution import Stored
+from dpone.model.types import JSON, standard
 from dpone.sql import values
 from dpone.sql.cursor import Row
-from dpone.sql.types import JSON, standard
 from dpone.sql.values import Refused
 
 UTC = "UTC"

@@ -20,25 +20,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from attrs import define, evolve, field, frozen
 
-from dpone.cdc import Spool, either, mask_of
-from dpone.changes import (
-    BEFORE,
-    COMMIT,
-    COMMITTED_AT,
-    DELETE,
-    EVENT_ID,
-    INSERT,
-    KEY,
-    OPERATION,
-    OPERATIONS,
-    ORDINAL,
-    TRUNCATE,
-    UNCHANGED,
-    UPDATE,
-    batch_schema,
-)  # fmt: skip
+from dpone.cdc.batch import either, mask_of
+from dpone.cdc.spool import Spool
 from dpone.connectors.file.config import FileSourceOptions
-from dpone.contract import BatchStream, ChangeTable, ChangeWindow, Finding, Stream
+from dpone.contract import (
+    BatchStream,
+    ChangeWindow,
+    Finding,
+    Stream,
+)
 from dpone.errors import DataError, DponeError, Gap, IdentityChanged, SchemaBreak, SourceError, counted
 from dpone.formats.input import Input
 from dpone.formats.jsonl import (
@@ -53,9 +43,34 @@ from dpone.formats.jsonl import (
 )  # fmt: skip
 from dpone.formats.text import check_names, united
 from dpone.formats.types import BadValue, Seen, declared, settle
-from dpone.pipeline import SourceSpec
-from dpone.position import Position
-from dpone.sql.types import JSON, UUID, arrow, first_longer, limit_of, limited, named
+from dpone.model.changes import (  # fmt: skip
+    BEFORE,
+    COMMIT,
+    COMMITTED_AT,
+    DELETE,
+    EVENT_ID,
+    INSERT,
+    KEY,
+    OPERATION,
+    OPERATIONS,
+    ORDINAL,
+    TRUNCATE,
+    UNCHANGED,
+    UPDATE,
+    ChangeTable,
+    batch_schema,
+)
+from dpone.model.pipeline import SourceSpec
+from dpone.model.position import Position
+from dpone.model.types import (
+    JSON,
+    UUID,
+    arrow,
+    first_longer,
+    limit_of,
+    limited,
+    named,
+)
 
 KIND = "file_changelog"
 _KEYS = dict.fromkeys(("table", "op", "commit", "at", "key", "values", "unchanged", "before"))

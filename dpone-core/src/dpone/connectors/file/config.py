@@ -6,7 +6,7 @@ from attrs import frozen
 
 from dpone.errors import ConfigError
 from dpone.formats.options import ReadOptions, WriteOptions
-from dpone.pipeline import SinkOptions, SourceOptions, StateOptions
+from dpone.model.pipeline import SinkOptions, SourceOptions, StateOptions
 
 
 @frozen

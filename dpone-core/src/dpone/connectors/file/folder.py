@@ -18,9 +18,9 @@ from pathlib import Path
 import pyarrow as pa
 from attrs import frozen
 
-from dpone import durable
 from dpone.errors import DponeError, SinkError, UndoRefused
 from dpone.formats.manifest import LARGEST, PART, Manifest, PartFile
+from dpone.host import durable
 
 
 @frozen

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from attrs import evolve
 
-from dpone import durable
 from dpone.errors import StateError
+from dpone.host import durable
 from dpone.partition import (
     Partition,
     PartitionManifest,

@@ -16,22 +16,34 @@ from typing import Any, Literal
 import pyarrow as pa
 from attrs import asdict, evolve, frozen
 
-from dpone import durable
 from dpone.connectors.file.config import FileSinkOptions
 from dpone.connectors.file.folder import Folder
-from dpone.contract import Entry, Finding, Kept, Load, Part, Receipt, Staged, Stream, TakenBack, UndoPlan, Writer
+from dpone.contract import (
+    Entry,
+    Finding,
+    Kept,
+    Load,
+    Part,
+    Receipt,
+    Stream,
+    TakenBack,
+    UndoPlan,
+    Writer,
+)
 from dpone.errors import ConfigError, Conflict, DataError, SinkError, UndoRefused, counted
-from dpone.evolution import Change, Stored, not_kept
 from dpone.formats.input import Input
+from dpone.formats.json_text import has_members
 from dpone.formats.manifest import PART, Added, Manifest, PartFile, Replaced, part_name
 from dpone.formats.options import WriteOptions
 from dpone.formats.parquet import beyond_double
 from dpone.formats.write import refused, write
-from dpone.ids import ulid
-from dpone.jsontext import has_members
-from dpone.pipeline import SinkSpec
-from dpone.position import Position
-from dpone.schema import LINEAGE, LOAD_ID, LOADED_AT
+from dpone.host import durable
+from dpone.model.evolution import Change, Stored, not_kept
+from dpone.model.ids import ulid
+from dpone.model.pipeline import SinkSpec
+from dpone.model.position import Position
+from dpone.model.schema import LINEAGE, LOAD_ID, LOADED_AT
+from dpone.model.staged import Staged
 
 LINEAGE_FIELDS = (pa.field(LOAD_ID, pa.string()), pa.field(LOADED_AT, pa.timestamp("us", "UTC")))
 

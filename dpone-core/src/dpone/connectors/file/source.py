@@ -16,21 +16,21 @@ from typing import Any
 import pyarrow as pa
 from attrs import frozen
 
-from dpone import durable
 from dpone.connectors.file.config import FileSourceOptions
 from dpone.connectors.file.folder import Folder
 from dpone.contract import BatchStream, Finding, Part, Stream, Window, WindowRequest
 from dpone.errors import ConfigError, ContentChanged, DponeError, IdentityChanged, SourceError, counted
-from dpone.evolution import has_default
 from dpone.formats.input import Input
 from dpone.formats.kinds import require_kind
 from dpone.formats.manifest import PART
 from dpone.formats.reader import Format, format_of, reader, reader_of
 from dpone.formats.text import lacking, several
 from dpone.formats.types import declared, without_lineage
-from dpone.pipeline import SourceSpec
-from dpone.position import Position
-from dpone.sql.types import first_longer, limit_of, limited
+from dpone.host import durable
+from dpone.model.evolution import has_default
+from dpone.model.pipeline import SourceSpec
+from dpone.model.position import Position
+from dpone.model.types import first_longer, limit_of, limited
 
 KIND = "files"
 

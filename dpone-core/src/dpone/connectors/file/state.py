@@ -15,13 +15,13 @@ from typing import Any
 
 from attrs import frozen
 
-from dpone import durable
 from dpone.connectors.file.partitions import JsonPartitionManifestStore
 from dpone.contract import Finding, Lease, Versioned
 from dpone.errors import Busy, Conflict, StateError, counted
-from dpone.ids import ulid
-from dpone.pipeline import StateSpec
-from dpone.process import Process, abandoned, using
+from dpone.host import durable
+from dpone.host.process import Process, abandoned, using
+from dpone.model.ids import ulid
+from dpone.model.pipeline import StateSpec
 
 FORMAT = 1
 HISTORY = 50

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from dpone.errors import DponeError
-from dpone.keys import compared
+from dpone.model.keys import compared
 from dpone.sql.dialect import Dialect
 
 _ALL = "SELECT sql FROM sqlite_master UNION ALL SELECT sql FROM sqlite_temp_master"

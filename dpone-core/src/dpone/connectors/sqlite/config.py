@@ -7,8 +7,8 @@ from typing import Literal
 
 from attrs import field, frozen
 
-from dpone.pipeline import SinkOptions, SourceOptions, StateOptions
-from dpone.schema import COLUMN_TYPES
+from dpone.model.pipeline import SinkOptions, SourceOptions, StateOptions
+from dpone.model.schema import COLUMN_TYPES
 
 
 @frozen

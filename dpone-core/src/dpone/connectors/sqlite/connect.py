@@ -7,8 +7,8 @@ import sqlite3
 from pathlib import Path
 
 from dpone.errors import ConfigError, DponeError
-from dpone.schema import Name
-from dpone.secret import Secret
+from dpone.model.schema import Name
+from dpone.model.secret import Secret
 
 # Files that a sink or state backend of this process writes to. A source in such a file must not hold a read lock.
 _written: set[Path] = set()

@@ -17,11 +17,12 @@ from dpone.connectors.sqlite import types
 from dpone.connectors.sqlite.collation import collated
 from dpone.connectors.sqlite.connect import connect, will_write
 from dpone.connectors.sqlite.errors import failing
-from dpone.connectors.sqlite.rows import Refused, encode
+from dpone.connectors.sqlite.rows import encode
 from dpone.errors import DataError, SinkError
-from dpone.evolution import Stored
-from dpone.schema import DEFAULT, Name
+from dpone.model.evolution import Stored
+from dpone.model.schema import DEFAULT, Name
 from dpone.sql.dialect import Database, Dialect, Reference
+from dpone.sql.values import Refused
 
 DECIMAL = "dpone_decimal"
 _MET = "dpone_met"

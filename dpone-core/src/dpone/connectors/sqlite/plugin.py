@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dpone.capability import Connector, declare
 from dpone.hookspecs import hookimpl
-from dpone.strategy import MODES
+from dpone.model.strategy import MODES
 
 _HERE = "dpone.connectors.sqlite"
 _ERRORS = f"{_HERE}.errors:CODES"

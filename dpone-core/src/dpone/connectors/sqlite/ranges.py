@@ -7,10 +7,15 @@ from typing import Any, Protocol
 
 from attrs import evolve, frozen
 
-from dpone.bounds import Bound, Bounds, ranges, split
 from dpone.connectors.sqlite.database import SqliteDialect
 from dpone.errors import ConfigError
-from dpone.schema import Name
+from dpone.model.bounds import (
+    Bound,
+    Bounds,
+    ranges,
+    split,
+)
+from dpone.model.schema import Name
 
 ROWID = "rowid"
 

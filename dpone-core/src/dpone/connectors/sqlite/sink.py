@@ -12,9 +12,9 @@ from dpone.connectors.sqlite.connect import database_path, table_name
 from dpone.connectors.sqlite.database import SqliteDatabase
 from dpone.contract import Finding
 from dpone.errors import DponeError, SchemaBreak, SinkError
-from dpone.evolution import Change
-from dpone.pipeline import SinkSpec
-from dpone.schema import DEFAULT
+from dpone.model.evolution import Change
+from dpone.model.pipeline import SinkSpec
+from dpone.model.schema import DEFAULT
 from dpone.sql.sink import SqlSink, target_of
 
 

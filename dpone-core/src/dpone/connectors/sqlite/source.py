@@ -9,7 +9,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from dpone.bounds import Bounds
 from dpone.connectors.sqlite import types
 from dpone.connectors.sqlite.collation import any_said, collated
 from dpone.connectors.sqlite.config import SqliteSourceOptions
@@ -21,15 +20,21 @@ from dpone.connectors.sqlite.ranges import Ranges
 from dpone.connectors.sqlite.rows import decode
 from dpone.contract import Finding, Window, WindowRequest
 from dpone.errors import ConfigError, DataError, SourceError
-from dpone.keys import compared
-from dpone.pipeline import SourceSpec
-from dpone.position import Position
-from dpone.schema import LINEAGE, PREFIX, Name
+from dpone.model.bounds import Bounds
+from dpone.model.keys import compared
+from dpone.model.pipeline import SourceSpec
+from dpone.model.position import Position
+from dpone.model.schema import LINEAGE, PREFIX, Name
+from dpone.model.types import (
+    first_longer,
+    limit_of,
+    limited,
+    named,
+)
 from dpone.sql.cursor import Bound, Row, Value, earlier
 from dpone.sql.cursored import SqlCursor
 from dpone.sql.in_flight import settle
 from dpone.sql.source import SqlSource, what, within_project
-from dpone.sql.types import first_longer, limit_of, limited, named
 from dpone.sql.values import Refused
 
 _SPOOL = PREFIX + "spool"

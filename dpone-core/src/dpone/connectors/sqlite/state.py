@@ -9,13 +9,13 @@ from typing import ClassVar
 
 import pyarrow as pa
 
-from dpone import durable
 from dpone.connectors.sqlite.config import SqliteStateOptions
 from dpone.connectors.sqlite.connect import database_path, will_write
 from dpone.connectors.sqlite.database import SqliteDatabase
 from dpone.errors import StateError
-from dpone.pipeline import StateSpec
-from dpone.schema import Name
+from dpone.host import durable
+from dpone.model.pipeline import StateSpec
+from dpone.model.schema import Name
 from dpone.sql.dialect import Database
 from dpone.sql.state import STATE, SqlState
 

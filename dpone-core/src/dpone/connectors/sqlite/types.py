@@ -11,8 +11,8 @@ import re
 
 import pyarrow as pa
 
-from dpone.evolution import Stored, plain
-from dpone.sql import types as common
+from dpone.model import types as common
+from dpone.model.evolution import Stored, plain
 
 JSON, UUID = common.JSON, common.UUID
 _TIMESTAMP, _INSTANT, _TIME = pa.timestamp("us"), pa.timestamp("us", "UTC"), pa.time64("us")

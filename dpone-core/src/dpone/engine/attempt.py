@@ -1,0 +1,136 @@
+"""What the stages of an attempt share: the stream, connections of the attempt's own, and what one stage hands to the
+next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import pyarrow as pa
+from attrs import define, evolve, frozen
+
+from dpone.contract import Entry, Load, Refusing, Sink, Source, StateBackend, Window, Writer
+from dpone.engine.contract_check import Judge
+from dpone.engine.job import Job, P, StreamContext
+from dpone.engine.journal import head_of, manifests_of
+from dpone.model import evolution
+from dpone.model.pipeline import SinkSpec, StreamSpec
+from dpone.model.position import Position
+from dpone.model.report import StreamReport
+from dpone.model.schema import LINEAGE, VALIDITY
+from dpone.model.secret import redact
+from dpone.model.strategy import Strategy
+from dpone.partition import PartitionManifest, PartitionManifestStore
+
+
+@define
+class Recovered:
+    """Where a stream stands: the journal's head, the position to go on from, the state's version, the epoch."""
+
+    head: Entry | None
+    after: Position | None
+    version: int
+    epoch: int
+
+
+@define
+class Target:
+    """One table of the sink, and what it takes of the window: all of it, or its table of a change stream. ``strategy``
+    has the key by which the log tells rows. ``forms``: of key columns, see ``dpone.model.keys``. ``writer``: while the
+    load is open."""
+
+    spec: SinkSpec
+    sink: Sink
+    window: Window
+    strategy: Strategy
+    key: str
+    load: Load
+    forms: Mapping[str, str]
+    writer: Writer | None = None
+
+
+@frozen
+class Planned:
+    """What ``PlanStep`` hands on. load: what the journal will hold, that of the only target or of all together.
+    manifest: of a window of several parts, ``before`` that of the load that goes on."""
+
+    window: Window
+    targets: Sequence[Target]
+    load: Load
+    manifest: PartitionManifest | None = None
+    before: PartitionManifest | None = None
+
+
+# What an attempt has added to its targets, and what it was to change in each.
+Added = list[tuple[Target, evolution.Plan]]
+
+
+@define
+class Attempt:
+    """What every stage of one attempt is given: the stream, and connections of the attempt's own. What a stage learns
+    it returns, and the next one takes as an argument. ``last``: no other attempt comes after it."""
+
+    stream: StreamContext
+    last: bool
+    source: Source
+    sink: Sink
+    state: StateBackend
+    judge: Judge
+
+    @property
+    def spec(self) -> StreamSpec:
+        return self.stream.spec
+
+    @property
+    def report(self) -> StreamReport:
+        return self.stream.report
+
+    @property
+    def _cuts(self) -> bool:
+        return bool(self.spec.sink.options.nanoseconds == "cut")
+
+    def _offered(self, protocol: Callable[..., P], sink: Sink) -> P | None:
+        return self.stream.run.offered(protocol, sink, self.spec.sink)
+
+    def _refuse(self, sink: Sink, strategy: Strategy, every_row: bool = False) -> None:
+        if (refusing := self._offered(Refusing, sink)) is not None:
+            refusing.refuse(strategy, every_row)
+
+    def _journal(self, sink: Sink, key: str) -> Entry | None:
+        return head_of(self.stream.run, self.spec, sink, self.state, key)
+
+    def _landed(self, head: Entry | None) -> bool:
+        """An earlier attempt of this run lost the answer to its commit, or failed after it; the journal has it."""
+        return head is not None and head.load_id == self.report.load_id
+
+    def _manifests(self) -> PartitionManifestStore | None:
+        return manifests_of(self.stream.run, self.state)
+
+    def _is_retryable(self, error: Exception) -> bool:
+        return self.stream.run.plugins.classifier().classify(error).retryable
+
+    def _warn(self, text: str) -> None:
+        """Once, however often the run tries."""
+        if text not in self.report.warnings:
+            self.report.warnings.append(text)
+
+
+def one_line(error: Exception) -> str:
+    return redact(" ".join(str(error).split()))
+
+
+def effective(strategy: Strategy, run: Job, full_refresh: bool = False) -> Strategy:
+    """--full-refresh replaces the rows of a growing target; other strategies just read everything again."""
+    if (run.full_refresh or full_refresh) and strategy.mode in ("append", "merge"):
+        return evolve(strategy, mode="full_refresh")
+    return strategy
+
+
+def resumes(stream: StreamContext) -> bool:
+    """Parts that the sink has staged survive an interrupted load. Else each load reads all of its window."""
+    return stream.run.plugins.supports("sink", stream.spec.sink.type, "resume")
+
+
+def without_own(schema: pa.Schema | None, strategy: Strategy) -> pa.Schema | None:
+    """The columns that rows of a source fill; the others are dpone's."""
+    own = (*LINEAGE, *VALIDITY) if strategy.mode == "scd2" else LINEAGE
+    return None if schema is None else pa.schema([f for f in schema if f.name not in own])

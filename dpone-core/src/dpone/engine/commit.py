@@ -1,0 +1,68 @@
+"""The last stage: one commit, then the state, then the source."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from attrs import define
+
+from dpone.contract import Receipt, Writer
+from dpone.engine.attempt import Attempt, Recovered
+from dpone.engine.journal import ask_journal, keeps_journal
+from dpone.engine.recovery import journal_of, state_of
+from dpone.errors import Conflict, Stopped  # fmt: skip
+from dpone.model.position import Position
+from dpone.model.strategy import Strategy
+
+
+@define
+class CommitStep(Attempt):
+    """The last stage: the one commit, then the state, then the source."""
+
+    def execute(self, writer: Writer, also: Sequence[Writer], known: Recovered, position: Position) -> Receipt:
+        self.stream.tell("commit_started", load_id=writer.load_id)
+        head = known.head
+        with self.stream.timed("commit"):
+            try:
+                if keeps_journal(self.stream.run, self.spec):
+                    self._require_version(writer, known)
+                receipt = writer.commit(head, position, also)
+            except Stopped:
+                raise
+            except Exception as error:
+                receipt = ask_journal(self.stream.run, self.spec, self.report.key, writer.load_id, error)
+        self.stream.tell("committed", load_id=writer.load_id, seq=receipt.entry.seq, rows=dict(receipt.entry.rows))
+        return receipt
+
+    def _require_version(self, writer: Writer, known: Recovered) -> None:
+        """The fence where the sink has none. A runner that is suspended after it delivers rows once more, and then
+        cannot save: its position counts for nothing."""
+        saved = self.state.load(self.report.key)
+        if (saved.version if saved else 0) != known.version:
+            found = "another run loaded the stream or its position was set after this load began"
+            raise Conflict(f"commit load {writer.load_id}", found, "nothing was delivered; run again")
+
+    def done(self, receipt: Receipt, version: int | None = None) -> None:
+        """The rows are durable; copy the position to the state. ``version`` None: recovery has done so already."""
+        rows, entry = self.report.rows, receipt.entry
+        rows.inserted, rows.updated = receipt.inserted, receipt.updated
+        rows.deleted, rows.unchanged = receipt.deleted, receipt.unchanged
+        self.report.status, self.report.load_id = "loaded", entry.load_id
+        self.report.position_after = entry.position.to_json()
+        if version is not None:
+            with self.stream.timed("state"):
+                saved = journal_of(entry) if keeps_journal(self.stream.run, self.spec) else state_of(entry)
+                self.state.save(self.report.key, saved, version)
+            self.stream.tell("state_saved", seq=entry.seq)
+        self.judge.settle(entry.load_id)
+
+    def count(self, strategy: Strategy, receipt: Receipt) -> None:
+        """Where every staged row is a new one, the target's own count must be the same."""
+        written = self.report.rows.written
+        if strategy.mode in ("append", "full_refresh") and strategy.duplicates == "fail" and receipt.inserted < written:
+            gone = f"the target reports {receipt.inserted:,} inserted rows, but {written:,} were sent"
+            self._warn(f"{gone}; check whether a trigger or rule of the table drops or redirects them")
+
+    def acknowledge(self, position: Position) -> None:
+        self.source.ack(position)
+        self.stream.tell("acknowledged")

@@ -1,0 +1,131 @@
+"""What a run, a rewind and an undo have in common: a pipeline, the plugins that do its work, the observers, and its
+streams."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+from attrs import define, field
+
+from dpone.cdc.stream import ChangeStream
+from dpone.config.reader import expand
+from dpone.contract import CDCReader
+from dpone.errors import ConfigError, Interrupted, PluginError, connected  # fmt: skip
+from dpone.host import stopping
+from dpone.model.events import RunEvent, Step
+from dpone.model.ids import ulid
+from dpone.model.pipeline import Pipeline, SinkSpec, SourceSpec, StateSpec, StreamSpec
+from dpone.model.report import RunReport, StreamReport
+from dpone.model.secret import redact
+from dpone.plugins import Plugins, discover
+
+P = TypeVar("P")
+
+
+@define
+class Job:
+    """What a run, a rewind and an undo have in common: a pipeline, the plugins that do its work, and the observers.
+    ``report`` is filled as a run goes on, so that an interrupted run has one too."""
+
+    pipeline: Pipeline
+    select: Sequence[str] = ()
+    full_refresh: bool = False
+    dry_run: bool = False
+    workers: int | None = None
+    plugins: Plugins = field(factory=discover)
+    run_id: str = field(factory=ulid)
+    report: RunReport = field(init=False)
+    _silenced: set[str] = field(factory=set, init=False)
+    _telling: threading.Lock = field(factory=threading.Lock, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.report = RunReport(self.run_id, self.pipeline.name, dict(self.pipeline.labels))
+
+    def streams(self) -> list[StreamSpec]:
+        """The selected streams. Asks the sources of those that select tables by a glob."""
+        for spec in self.pipeline.streams:
+            if spec.tables and not spec.source.changes:
+                self.make("source", spec.source).close()  # what it refuses is wrong in the file
+        with connected():
+            expanded = expand(self.pipeline, self._tables_of)
+        return _selected(expanded, self.select)
+
+    def tell(self, step: Step, stream: str | None = None, **data: Any) -> None:
+        """Tell every observer; one that raises is reported once and never changes the run. A signal that was lost, as
+        in a callback of a driver, ends the run here."""
+        if step != "run_finished" and stopping.begun() and threading.current_thread() is threading.main_thread():
+            raise Interrupted("a signal that was lost")
+        event = RunEvent(step, self.run_id, self.pipeline.name, datetime.now(UTC), stream, data)
+        with self._telling:
+            for hook in self.plugins.manager.hook.dpone_run_event.get_hookimpls():
+                try:
+                    hook.function(*([event] if hook.argnames else []))
+                except (Exception, SystemExit) as error:  # an observer may raise anything
+                    self._silence(hook.plugin_name, step, error)
+
+    def _silence(self, observer: str, step: Step, error: BaseException) -> None:
+        if observer not in self._silenced:
+            self._silenced.add(observer)
+            warning = f"observer {observer} failed at {step}: {type(error).__name__}: {error}"
+            for report in self.report.streams[:1]:
+                report.warnings.append(redact(" ".join(warning.split())))
+
+    def _tables_of(self, source: Any, pattern: str) -> list[str]:
+        with closing(self.make("source", source)) as asked:
+            tables: list[str] = asked.tables(pattern)
+            return tables
+
+    def offered(self, protocol: Callable[..., P], made: object, spec: SinkSpec | StateSpec) -> P | None:
+        """``made`` of a spec as one of ``contract.OPTIONAL``, if its plugin declares it."""
+        return self.plugins.offered(protocol, made, spec.type)
+
+    def make(self, role: Any, spec: Any) -> Any:
+        """The connector's class, with its spec; nothing is connected yet. A change stream looks like any source."""
+        if role == "source" and (changes := spec.changes):
+            return self._change_stream(spec, changes.by)
+        return self.plugins.load(role, spec.type)(spec)
+
+    def _change_stream(self, spec: SourceSpec, by: str) -> ChangeStream:
+        return ChangeStream(spec, self.reader(spec, by))
+
+    def reader(self, spec: SourceSpec, by: str) -> CDCReader:
+        record = self.plugins.reader(spec.type, by)
+        if record is None:
+            found = f"source {spec.type} cannot be read by {by}"
+            raise PluginError(f"use source {spec.type}", found, "choose a change reader from 'dpone plugins'")
+        made: CDCReader = self.plugins.load("cdc", record.name)(spec)
+        return made
+
+
+def _selected(pipeline: Pipeline, names: Sequence[str]) -> list[StreamSpec]:
+    known = {s.name: s for s in pipeline.streams}
+    if unknown := sorted(set(names) - set(known)):
+        found = f"unknown streams: {', '.join(unknown)}"
+        raise ConfigError("select streams", found, f"choose from {', '.join(known)}")
+    return [s for s in pipeline.streams if not names or s.name in names]
+
+
+@define
+class StreamContext:
+    """One stream of a run, and its report."""
+
+    run: Job
+    spec: StreamSpec
+    report: StreamReport
+
+    def tell(self, step: Step, **data: Any) -> None:
+        self.run.tell(step, self.spec.name, **data)
+
+    @contextmanager
+    def timed(self, step: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            spent = self.report.durations.get(step, 0.0) + time.perf_counter() - start
+            self.report.durations[step] = round(spent, 6)

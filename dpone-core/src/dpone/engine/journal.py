@@ -1,0 +1,102 @@
+"""The key of a stream: who keeps its journal, where it stands, and its lock."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
+
+from dpone.contract import Entry, KeepsPartitions, Lease, Moving, Receipt, Sink, StateBackend
+from dpone.engine.job import Job
+from dpone.engine.key_move import move, moved_to, require_here
+from dpone.engine.lease import renewing
+from dpone.engine.recovery import compare, kept
+from dpone.model.pipeline import StreamSpec
+from dpone.model.position import Position
+from dpone.partition import PartitionManifestStore
+
+# The position of a key that was deliberately set back to its beginning.
+START = Position("start", {}, {})
+
+
+def keeps_journal(run: Job, spec: StreamSpec) -> bool:
+    """The engine keeps the journal of the stream's sink, as its state: the sink cannot (``Connector.commit``)."""
+    return run.plugins.get("sink", spec.sink.type).commit == "none"
+
+
+def head_of(run: Job, spec: StreamSpec, sink: Sink, state: StateBackend, key: str) -> Entry | None:
+    """The head of a key's journal, from whoever keeps it."""
+    return kept(state.load(key)) if keeps_journal(run, spec) else sink.journal(key)
+
+
+def manifests_of(run: Job, state: StateBackend) -> PartitionManifestStore | None:
+    keeping = run.offered(KeepsPartitions, state, run.pipeline.state)
+    return keeping.partitions() if keeping else None
+
+
+def key_of(run: Job, spec: StreamSpec, sink: Sink, state: StateBackend) -> str:
+    """The key under which a stream stands: the former one, until a run has moved what is there. Changes nothing."""
+    key, former = spec.key(run.pipeline.name), spec.former_key(run.pipeline.name)
+    if former == key or state.load(key) is not None or head_of(run, spec, sink, state, key) is not None:
+        return key
+    head = head_of(run, spec, sink, state, former)
+    there = state.load(former) is not None if head is None else not moved_to(head)
+    return former if there else key
+
+
+@contextmanager
+def locked(
+    run: Job, spec: StreamSpec, sink: Sink, state: StateBackend, anew: bool = False
+) -> Iterator[tuple[str, Lease]]:
+    """A stream's key, and its lease, while its lock is held. What stands under its former key is moved first; a sink
+    that cannot do that keeps the former key. ``anew``: whatever the state says, the next load is of a new epoch.
+
+    The first time, the lock of the former key is held as well: a runner of an earlier version asks for that one."""
+    key, former = spec.key(run.pipeline.name), spec.former_key(run.pipeline.name)
+    ttl = run.pipeline.state.options.lease_seconds
+    with ExitStack() as stack:
+        lease = stack.enter_context(state.lock(key, ttl))
+        stack.enter_context(renewing(lease, ttl))
+        if former != key and state.load(key) is None:
+            theirs = stack.enter_context(state.lock(former, ttl))
+            stack.enter_context(renewing(theirs, ttl))
+            if _take_over(run, spec, sink, state, anew):
+                key, lease = former, theirs
+        yield key, lease
+
+
+def _take_over(run: Job, spec: StreamSpec, sink: Sink, state: StateBackend, anew: bool) -> bool:
+    """Move what stands under the former key, or end what a killed run has begun of it. True: it has to stay there."""
+    key, former = spec.key(run.pipeline.name), spec.former_key(run.pipeline.name)
+    head, there = (head_of(run, spec, sink, state, one) for one in (former, key))
+    saved = state.load(former)
+    if there is not None and moved_to(head) != key:
+        return False
+    if there is None and not anew:
+        require_here(former, head, spec.sink.location)
+        compare(head, saved.value if saved else None, spec.sink.location)
+    if head is None or moved_to(there) or moved_to(head) not in ("", key):
+        return False
+    moving = run.offered(Moving, sink, spec.sink)
+    if moving is None:
+        return True
+    move(spec, sink, moving, state, manifests_of(run, state), former, key, run.run_id)
+    run.tell("warning", spec.name, text=f"journal and state moved from key {former} to {key}")
+    return False
+
+
+def digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def ask_journal(run: Job, spec: StreamSpec, key: str, load_id: str, error: Exception) -> Receipt:
+    """If the answer to a commit is lost, the journal knows whether it happened."""
+    head = None
+    if keeps_journal(run, spec):
+        raise error
+    # If it is still out of reach, the next attempt, or the next run, will ask again.
+    with suppress(Exception), closing(run.make("sink", spec.sink)) as sink:
+        head = sink.journal(key)
+    if head is None or head.load_id != load_id:
+        raise error
+    return Receipt.of(head)

@@ -1,0 +1,93 @@
+"""A key is renamed: journal, state and partition manifest of the old key become those of the new one.
+
+    what was put aside settles -> one fenced commit of the sink: the journal, and a mark under the old key
+    -> the manifest -> the old state goes -> the new state: a copy of the journal's head
+
+Killed between any two steps, done again it does the rest. The mark is an entry whose position is of kind ``moved``: a
+runner of the old key that is still alive finds another head than its own and loses; one that begins, of whichever
+version, finds a position that no source takes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import UTC, datetime
+
+from attrs import evolve, frozen
+
+from dpone.contract import Entry, Moving, Sink, StateBackend, Versioned
+from dpone.engine.contract_check import place_of
+from dpone.engine.recovery import compare, state_of
+from dpone.errors import StateMissing
+from dpone.model.ids import ulid
+from dpone.model.pipeline import StreamSpec
+from dpone.model.position import Position
+from dpone.partition import PartitionManifest, PartitionManifestStore
+
+MOVED = "moved"
+
+
+def moved_to(head: Entry | None) -> str:
+    """The key that the entries went to; empty for any other entry."""
+    return str(head.position.value["to"]) if head is not None and head.position.kind == MOVED else ""
+
+
+def require_here(key: str, head: Entry | None, target: str) -> None:
+    """Raises StateMissing if the entries of the key went to another one."""
+    if to := moved_to(head):
+        todo = "use the pipeline file with the new names, or move the key back with 'dpone state move'"
+        raise StateMissing(f"load into {target}", f"key {key} was moved to {to}", todo)
+
+
+@frozen
+class Kept:
+    """What there is of a key."""
+
+    head: Entry | None
+    state: Versioned | None
+    manifest: PartitionManifest | None
+
+
+def kept(sink: Sink, state: StateBackend, manifests: PartitionManifestStore | None, key: str) -> Kept:
+    return Kept(sink.journal(key), state.load(key), manifests.load(key) if manifests else None)
+
+
+def move(
+    spec: StreamSpec,
+    sink: Sink,
+    moving: Moving,
+    state: StateBackend,
+    manifests: PartitionManifestStore | None,
+    old: str,
+    new: str,
+    run_id: str,
+) -> None:
+    """The caller holds the locks of both keys, and has seen to it that ``old`` has a journal and ``new`` has none but a
+    mark; or that this was begun before, and ended half way."""
+    head, there = sink.journal(old), sink.journal(new)
+    if head is not None and moved_to(head) != new:
+        if spec.sink.contract is not None:
+            place_of(spec, old).settle(head.load_id)
+            place_of(spec, old).sweep()
+        _forget(state, new)  # a copy of the mark, at most
+        moving.move(old, head, new, there, _mark(head, new, run_id))
+        there = head
+    if manifests is not None and (manifest := manifests.load(old)) is not None:
+        if manifests.load(new) is None:
+            manifests.create(evolve(manifest, key=new, stream=spec.name, target=spec.sink.location))
+        manifests.forget(old)
+    _forget(state, old)
+    saved = state.load(new)
+    if there is not None and compare(there, saved.value if saved else None, spec.sink.location):
+        state.save(new, state_of(there), saved.version if saved else 0)
+
+
+def _mark(head: Entry, new: str, run_id: str) -> Entry:
+    position = Position(MOVED, {}, {"to": new}, head.epoch + 1)
+    token = hashlib.sha256(f"move {new} {head.load_id}".encode()).hexdigest()
+    return Entry(head.seq + 1, position.epoch, ulid(), run_id, token, position, datetime.now(UTC))
+
+
+def _forget(state: StateBackend, key: str) -> None:
+    if (saved := state.load(key)) is not None:
+        state.delete(key, saved.version)

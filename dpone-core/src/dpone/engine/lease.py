@@ -1,0 +1,34 @@
+"""A lease that is kept while a block runs."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from dpone.contract import Lease
+from dpone.errors import Conflict
+from dpone.host import stopping
+
+
+@contextmanager
+def renewing(lease: Lease, ttl: float) -> Iterator[None]:
+    """Renew the lease three times per ttl. A lease that is lost ends nothing here: the fence of the commit decides."""
+    stop = threading.Event()
+
+    def renew() -> None:
+        while not stop.wait(ttl / 3):
+            try:
+                lease.renew()
+            except Conflict:
+                return
+            except Exception:  # noqa: S112  # the backend is out of reach for now; the next beat tries again
+                continue
+
+    thread = threading.Thread(target=renew, name="dpone-lease", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(timeout=stopping.left(5))

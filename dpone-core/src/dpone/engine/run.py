@@ -1,0 +1,189 @@
+"""The run. Read this file first; everything else serves it.
+
+For each stream, in this order and never another (docs/architecture.md, laws 1 to 3):
+
+    lock the key -> recover from the journal -> fix the window -> evolve the schema -> stage the parts
+    -> one fenced commit of rows, journal entry and position -> save the state -> acknowledge the source
+
+A stream has one target, unless it is a change stream of many tables: then each table that changed is a target of the
+window, and the one commit takes the rows of all.
+
+The journal in the sink is the truth; the state backend holds a copy of its head. Where a sink cannot keep a journal
+(``Connector.commit`` none) the state is the journal, and rows arrive at least once. A crash between any two steps is
+mended by the next run: staged parts of a repeatable window are taken up again, a journal ahead of the state is
+adopted, and a state ahead of the journal stops the run.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from contextlib import ExitStack, closing, nullcontext
+from pathlib import Path
+from typing import Any
+
+from attrs import define
+
+from dpone.config.reader import load_pipeline
+from dpone.contract import Receipt
+from dpone.engine.attempt import Added, Planned, Recovered
+from dpone.engine.commit import CommitStep
+from dpone.engine.contract_check import Judge
+from dpone.engine.job import Job, StreamContext
+from dpone.engine.journal import key_of, locked
+from dpone.engine.lease import renewing
+from dpone.engine.manifest_tracker import Ledger
+from dpone.engine.plan import PlanStep
+from dpone.engine.recover import RecoverStep
+from dpone.engine.stage import StageStep
+from dpone.errors import Interrupted, Stopped, connected  # fmt: skip
+from dpone.model.pipeline import Pipeline
+from dpone.model.report import ErrorReport, RunReport, StreamReport
+
+
+def run(pipeline: Pipeline | str | Path, **options: Any) -> RunReport:
+    """Run a pipeline and report what it did. Failures of streams are in the report, not raised.
+
+    Options: ``select`` (names of streams), ``full_refresh``, ``dry_run``, ``workers``. Raises ConfigError or
+    PluginError before anything is touched; KeyboardInterrupt and Interrupted pass after a clean abort. It sets no
+    signal handlers, and does not keep to the ten seconds in which ``dpone run`` ends (docs/guide/running.md).
+    """
+    if not isinstance(pipeline, Pipeline):
+        pipeline = load_pipeline(pipeline)
+    return Run(pipeline, **options).execute()
+
+
+@define
+class Run(Job):
+    """One run of a pipeline."""
+
+    def execute(self) -> RunReport:
+        try:
+            streams = self.streams()
+            self.report.streams = [StreamReport(s.name, s.key(self.pipeline.name)) for s in streams]
+            self.tell("run_started", streams=[s.name for s in streams], dry_run=self.dry_run)
+            for spec, report in zip(streams, self.report.streams, strict=True):
+                _StreamRun(self, spec, report).execute()
+        except (KeyboardInterrupt, Interrupted):
+            self.report.finish(interrupted=True)
+            self.tell("run_finished", status=self.report.status)
+            raise
+        self.report.finish()
+        self.tell("run_finished", status=self.report.status)
+        return self.report
+
+
+@define
+class _StreamRun(StreamContext):
+    """Attempts until the stream is done, or fails for good."""
+
+    def execute(self) -> None:
+        self.tell("stream_started", key=self.report.key)
+        retries = self.run.pipeline.runtime.retries
+        for attempt in range(1, retries + 2):
+            self.report.attempts = attempt
+            self.report.error = None
+            try:
+                _attempt(self, last=attempt > retries)
+                break
+            except (KeyboardInterrupt, Interrupted):
+                self.report.status = "interrupted"
+                raise
+            except Exception as error:
+                if signal := _signal_behind(error):
+                    self.report.status = "interrupted"
+                    raise signal from None
+                if not self._again(error, attempt <= retries):
+                    break
+                jitter = random.uniform(0.5, 1.0)  # noqa: S311  # spreads retries; guards no secret
+                time.sleep(jitter * min(30.0, 0.25 * 2**attempt))
+        status, rows = self.report.status, self.report.rows
+        self.tell("stream_finished", status=status, rows=rows.read, durations=dict(self.report.durations))
+
+    def _again(self, error: Exception, left: bool) -> bool:
+        found = self.run.plugins.classifier().classify(error)
+        self.report.error = ErrorReport.of(error, found)
+        self.report.status = "stopped" if isinstance(error, Stopped) else "failed"
+        if not (self.report.error.retryable and left):
+            return False
+        self.tell("retry", attempt=self.report.attempts, error=self.report.error.message)
+        return True
+
+
+def _signal_behind(error: Exception) -> BaseException | None:
+    """The signal that was on its way out when ``error`` came up, in a ``close`` for one."""
+    link: BaseException | None = error
+    while link is not None and not isinstance(link, KeyboardInterrupt | Interrupted):
+        link = link.__context__
+    return link
+
+
+@define
+class _Stages:
+    """The stages of one attempt, in their order, while the key is locked."""
+
+    recover: RecoverStep
+    plan: PlanStep
+    stage: StageStep
+    commit: CommitStep
+
+    def execute(self, added: Added) -> None:
+        known, commit = self.recover.execute(dry=False), self.commit
+        if known.head is not None and commit._landed(known.head):
+            commit.done(Receipt.of(known.head))
+            commit.acknowledge(known.head.position)
+        elif planned := self.plan.execute(known, self.recover, added):
+            self._move(known, planned, added)
+        elif known.head is not None:  # nothing new; the last run may have died before it said so
+            commit.acknowledge(known.head.position)
+
+    def _move(self, known: Recovered, planned: Planned, added: Added) -> None:
+        """Stage and commit. If what is staged is kept, so is what was added for it."""
+        stage, commit, tracked = self.stage, self.commit, Ledger()
+        stream, report, judge = stage.stream, stage.report, stage.judge
+        with ExitStack() as stack:
+            leader, others = stage.open(stack, planned)
+            report.load_id = leader.load_id
+            stream.tell("load_opened", load_id=leader.load_id, token=planned.load.token)
+            try:
+                tracked = stage.ledger(leader, planned)
+                with renewing(tracked, tracked.ttl) if tracked.store else nullcontext():
+                    staged = stage.execute(planned.targets, tracked)
+                    tracked.save()
+                with stream.timed("contract") if judge.inspection else nullcontext():
+                    judge.conclude(staged)
+                receipt = commit.execute(leader, others, known, planned.window.position)
+            except BaseException as error:
+                if stage.give_up(planned.load, (leader, *others), tracked, error):
+                    added.clear()
+                raise
+        commit.done(receipt, known.version)
+        report.sequences = [*receipt.sequences]
+        for text in receipt.warnings:
+            commit._warn(text)
+        commit.count(planned.load.strategy, receipt)
+        commit.acknowledge(receipt.entry.position)
+
+
+def _attempt(stream: StreamContext, last: bool) -> None:
+    """From lock to acknowledgement, over connections of its own."""
+    run, spec, report = stream.run, stream.spec, stream.report
+    with ExitStack() as stack:
+        source = stack.enter_context(closing(run.make("source", spec.source)))
+        sink = stack.enter_context(closing(run.make("sink", spec.sink)))
+        state = stack.enter_context(closing(run.make("state", run.pipeline.state)))
+        stack.enter_context(connected())
+        report.delivery = run.plugins.get("sink", spec.sink.type).delivery
+        given, added = (stream, last, source, sink, state, Judge(spec, report)), Added()
+        stages = _Stages(RecoverStep(*given), PlanStep(*given), StageStep(*given), CommitStep(*given))
+        if run.dry_run:
+            report.key = key_of(run, spec, sink, state)
+            stages.plan.execute(stages.recover.execute(dry=True), stages.recover, added)
+            return
+        report.key, lease = stack.enter_context(locked(run, spec, sink, state, run.full_refresh))
+        stream.tell("locked", owner=lease.owner)
+        try:
+            stages.execute(added)
+        except BaseException as error:
+            stages.recover.take_back_own(added, lease, error)
+            raise

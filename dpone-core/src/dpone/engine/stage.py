@@ -1,0 +1,168 @@
+"""The third stage: every part from the source into the sink's staging."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import ExitStack, closing, suppress
+
+import pyarrow as pa
+from attrs import define, evolve, field
+
+from dpone.contract import Load, Part, Stream, Writer
+from dpone.engine.attempt import Attempt, Planned, Target
+from dpone.engine.manifest_tracker import Halted, Ledger
+from dpone.engine.staged_stream import ToldStream
+from dpone.errors import Conflict  # fmt: skip
+from dpone.formats.nanoseconds import Cut
+from dpone.model.changes import ChangeTable, batch_schema
+from dpone.model.staged import Staged
+from dpone.partition import PartitionManifest
+
+
+@define
+class StageStep(Attempt):
+    """The third stage: from the source into the sink's staging. ``halted``: a part has failed, the others end."""
+
+    halted: threading.Event = field(factory=threading.Event, init=False)
+
+    def ledger(self, writer: Writer, planned: Planned) -> Ledger:
+        """What is staged decides what is done. With ``mixed_snapshots`` the report says what it holds."""
+        store, window = self._manifests(), planned.window
+        if planned.manifest is None or store is None:
+            return Ledger()
+        staged, ttl = writer.staged(), self.stream.run.pipeline.state.options.lease_seconds
+        manifest = evolve(planned.manifest, load_id=writer.load_id)
+        ledger = Ledger.open(store, manifest, planned.before, staged, ttl)
+        if staged and not window.repeatable:
+            found = f"partitions from an earlier snapshot than the others: {len(staged)} of {len(window.parts)}"
+            self._warn(f"{found} (runtime.resume: mixed_snapshots)")
+        self.report.partitions_skipped = [one.id for one in ledger.skipped]
+        for one in ledger.skipped:
+            self._warn(f"partition {one.id} was skipped: {one.reason}; its rows are not loaded")
+        return ledger
+
+    def open(self, stack: ExitStack, planned: Planned) -> tuple[Writer, list[Writer]]:
+        """The writer that holds the journal, and those whose rows its commit takes along. All bear one load id, that of
+        the first which goes on with an interrupted load."""
+        targets, load = planned.targets, planned.load
+        load_id = load.load_id
+        for target in targets:
+            target.load = evolve(target.load, load_id=load_id, started_at=load.started_at)
+            target.writer = self._open_inspected(target, planned.before)
+            if target is not targets[0] and target.writer.load_id != load_id:
+                target.writer.abort()  # half a load of another id: stage it again
+                target.writer = self._open_inspected(target, planned.before)
+            stack.enter_context(closing(target.writer))
+            load_id = target.writer.load_id
+        writers = [target.writer for target in targets if target.writer is not None]
+        if len(targets) == 1 and targets[0].key == load.key:
+            return writers[0], []
+        leader = stack.enter_context(closing(self.sink.open(evolve(load, load_id=load_id))))
+        return leader, writers
+
+    def _open_inspected(self, target: Target, before: PartitionManifest | None) -> Writer:
+        """Through the contract, which is told of the parts to come: all but those that are skipped."""
+        before = before if before and before.token == target.load.token else None
+        skipped = {one.id for one in before.of("skipped")} if before else set()
+        parts = [part.id for part in target.window.parts if part.id not in skipped]
+        return self.judge.open(target.sink, target.load, parts)
+
+    def give_up(self, load: Load, writers: Sequence[Writer], ledger: Ledger, error: BaseException) -> bool:
+        """What is left the next open sweeps; the error to tell is the first. What another runner has taken over it may
+        be going on with. True: what is staged is kept, and so is what it needs of the target."""
+        if isinstance(error, Conflict) and ledger.taken_over():
+            return True
+        if self._will_resume(load, ledger, error):
+            return True
+        for writer in writers:
+            with suppress(Exception):
+                writer.abort()
+        with suppress(Exception):
+            ledger.dropped()
+        self.judge.discard(error)
+        return False
+
+    def _will_resume(self, load: Load, ledger: Ledger, error: BaseException) -> bool:
+        """Staged parts are worth keeping if the very next attempt can go on with them, or if a part failed beside
+        others that are done: their manifest lets a later run do so."""
+        if not load.repeatable or not isinstance(error, Exception):
+            return False
+        return ledger.half_done or (not self.last and self._is_retryable(error))
+
+    def execute(self, targets: Sequence[Target], ledger: Ledger) -> dict[str, Staged]:
+        """Every part of every target that is not staged yet."""
+        staged: dict[str, Staged] = {}
+        todo: list[tuple[Target, Part]] = []
+        for target in targets:
+            assert target.writer is not None, "opened before"
+            staged |= target.writer.staged()
+            done = {*staged, *self.report.partitions_skipped}
+            todo += [(target, part) for part in target.window.parts if part.id not in done]
+        self.report.partitions_resumed = len(staged)
+        workers = self.stream.run.workers or self.stream.run.pipeline.runtime.workers
+        if self.judge.begin([part.id for target in targets for part in target.window.parts if part.id in staged]):
+            workers = 1
+        with self.stream.timed("stage"):
+            if workers > 1 and len(todo) > 1 and self._parallel():
+                staged.update(self._stage_at_once(workers, todo, ledger))
+            else:
+                staged.update(self._stage_part(target, part, ledger) for target, part in todo)
+        rows = self.report.rows
+        rows.written = sum(s.rows for s in staged.values())
+        rows.filtered = sum(s.filtered for s in staged.values())
+        rows.quarantined = sum(s.quarantined for s in staged.values())
+        rows.read = rows.written + rows.filtered + rows.quarantined
+        self.report.bytes = sum(s.bytes for s in staged.values())
+        self.stream.tell("staged", parts=len(staged), rows=rows.written, bytes=self.report.bytes)
+        return staged
+
+    def _stage_at_once(
+        self, workers: int, todo: Sequence[tuple[Target, Part]], ledger: Ledger
+    ) -> Iterator[tuple[str, Staged]]:
+        """In as many threads. The first failure, or a signal, ends the others at their next batch."""
+        with ThreadPoolExecutor(workers, "dpone-part") as pool:
+            staging = [pool.submit(self._stage_part, target, part, ledger) for target, part in todo]
+            try:
+                for staged in as_completed(staging):
+                    yield staged.result()
+            except BaseException:
+                self.halted.set()
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+    def _parallel(self) -> bool:
+        return self.stream.run.plugins.supports("sink", self.spec.sink.type, "parallel_stage")
+
+    def _stage_part(self, target: Target, part: Part, ledger: Ledger) -> tuple[str, Staged]:
+        tell, writer = self.stream.tell, target.writer
+        assert writer is not None, "opened before"
+
+        def after_batch(**data: int) -> None:
+            tell("batch", part=part.id, **data)
+            if self.halted.is_set():
+                found = "another part of the window failed, or the run was interrupted"
+                raise Halted(f"read part {part.id}", found, "see the stream's error")
+
+        with ledger.running(part.id) as finish:
+            tell("part_started", part=part.id)
+            with (
+                self.source.read(part) as stream,
+                closing(self._told(target, part, stream, after_batch)) as told,
+            ):
+                staged = writer.stage(part, told)
+            finish(staged)
+        tell("part_staged", part=part.id, rows=staged.rows, bytes=staged.bytes)
+        return part.id, staged
+
+    def _told(self, target: Target, part: Part, stream: Stream, after_batch: Callable[..., None]) -> ToldStream:
+        stream = Cut(stream) if self._cuts else stream
+        watched, staged = self.judge.watched(part, stream), _staged_schema(target.load)
+        return ToldStream(watched, target.window.schema, staged, after_batch, target.forms)
+
+
+def _staged_schema(load: Load) -> pa.Schema:
+    """Of the batches the writer is given."""
+    assert load.schema is not None, "only a rewind has no schema, and it stages nothing"
+    return batch_schema(ChangeTable(load.schema, load.strategy.key)) if load.changes else load.schema

@@ -1,0 +1,134 @@
+"""What a run did, as values: the one object behind ``dpone.run``, ``--format json`` and ``--report``."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any, Literal
+
+from attrs import asdict, define, field
+
+from dpone.errors import Classification, DponeError, Interrupted
+from dpone.model.secret import redact
+
+FORMAT = 1
+StreamStatus = Literal["pending", "planned", "loaded", "caught_up", "failed", "stopped", "interrupted"]
+RunStatus = Literal["running", "succeeded", "incomplete", "failed", "stopped", "interrupted"]
+INCOMPLETE = 4  # exit code: all is done, save for partitions that were skipped by hand
+
+
+@define
+class ErrorReport:
+    """``category`` and ``retryable`` route alerts. What a person must settle (exit codes 2 and 3) is not retryable,
+    whatever its cause or its words look like. The message never holds a secret nor a row's value."""
+
+    kind: str
+    category: str
+    retryable: bool
+    message: str
+    exit_code: int = 1
+
+    @classmethod
+    def of(cls, error: BaseException, found: Classification) -> ErrorReport:
+        text = str(error) if isinstance(error, DponeError) else f"{type(error).__name__}: {error}"
+        exit_code = error.exit_code if isinstance(error, DponeError | Interrupted) else 1
+        message = redact(" ".join(text.split()))
+        retryable = found.retryable and exit_code == 1
+        return cls(type(error).__name__, str(found.category), retryable, message, exit_code)
+
+
+@define
+class Rows:
+    """Counts of rows. read = written + filtered + quarantined; the others are what the commit did to the target."""
+
+    read: int = 0
+    written: int = 0
+    filtered: int = 0
+    quarantined: int = 0
+    inserted: int = 0
+    updated: int = 0
+    deleted: int = 0
+    unchanged: int = 0
+
+
+@define
+class ContractReport:
+    """What the row contract found, also where it stopped the load. violations: of every rule, those included that
+    hold; of a rule of the whole load 0 or 1. file: the folder of the rows that the committed load left out."""
+
+    rows_checked: int = 0
+    violations: dict[str, int] = field(factory=dict)
+    quarantined: int = 0
+    file: str | None = None
+
+
+@define
+class StreamReport:
+    """One stream of a run. Positions are the JSON of Position, None before the first load; durations are seconds.
+    delivery: ``exactly once`` or ``at least once``, by what the sink declares."""
+
+    stream: str
+    key: str
+    status: StreamStatus = "pending"
+    delivery: str = ""
+    load_id: str | None = None
+    attempts: int = 0
+    rows: Rows = field(factory=Rows)
+    bytes: int = 0
+    position_before: dict[str, Any] | None = None
+    position_after: dict[str, Any] | None = None
+    caught_up: bool | None = None
+    proof: str = ""
+    sequences: list[str] = field(factory=list)
+    schema_changes: list[str] = field(factory=list)
+    ddl: list[str] = field(factory=list)
+    rewrites: list[str] = field(factory=list)
+    partitions: int = 0
+    partitions_resumed: int = 0
+    partitions_skipped: list[str] = field(factory=list)
+    durations: dict[str, float] = field(factory=dict)
+    warnings: list[str] = field(factory=list)
+    error: ErrorReport | None = None
+    contract: ContractReport | None = None
+
+
+def _versions() -> dict[str, str]:
+    return {"dpone": version("dpone-core"), "python": platform.python_version(), "pyarrow": version("pyarrow")}
+
+
+@define
+class RunReport:
+    """The whole run. ``exit_code`` is the process's: the most severe of the streams (1, 2, 3, then 4)."""
+
+    run_id: str
+    pipeline: str
+    labels: dict[str, str] = field(factory=dict)
+    versions: dict[str, str] = field(factory=_versions)
+    started_at: datetime = field(factory=lambda: datetime.now(UTC))
+    finished_at: datetime | None = None
+    status: RunStatus = "running"
+    streams: list[StreamReport] = field(factory=list)
+    format: int = FORMAT
+
+    @property
+    def exit_code(self) -> int:
+        if self.status == "interrupted":
+            return 130
+        codes = {s.error.exit_code for s in self.streams if s.error is not None}
+        skipped = any(s.partitions_skipped for s in self.streams if s.status == "loaded")
+        return next((code for code in (1, 2, 3) if code in codes), 1 if codes else INCOMPLETE if skipped else 0)
+
+    def finish(self, interrupted: bool = False) -> None:
+        """Set the end of the run, and mark unfinished streams as interrupted if it was."""
+        for stream in self.streams if interrupted else ():
+            if stream.status == "pending" and stream.attempts:
+                stream.status = "interrupted"
+        self.finished_at = datetime.now(UTC)
+        ends: Mapping[int, RunStatus] = {0: "succeeded", 3: "stopped", INCOMPLETE: "incomplete"}
+        self.status = "interrupted" if interrupted else ends.get(self.exit_code, "failed")
+
+    def to_json(self) -> dict[str, Any]:
+        data = asdict(self, value_serializer=lambda _, __, v: v.isoformat() if isinstance(v, datetime) else v)
+        return {**data, "exit_code": self.exit_code}

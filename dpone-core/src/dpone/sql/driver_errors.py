@@ -1,0 +1,71 @@
+"""A driver's errors in dpone's words: by the classes that every driver has (PEP 249), or by SQLSTATE."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import takewhile
+from typing import Any
+
+from dpone.errors import Category, DataError, DponeError, ErrorCodes
+from dpone.model.secret import redact
+
+_OF_ROWS = ("22", "23")  # classes of SQLSTATE (ISO/IEC 9075): data exception, integrity constraint violation
+_TRANSIENT = ("08", "40")  # connection exception, transaction rollback
+_STATEMENT, _SHOWN = "statement: ", 2_000  # characters
+
+
+@contextmanager
+def failing(
+    driver: Any,
+    codes: ErrorCodes,
+    kind: type[DponeError],
+    failed: str,
+    sqlstate: Callable[[Any], str | None] | None = None,
+) -> Iterator[None]:
+    """Raise ``kind``, with the error of the module ``driver`` as cause; DataError where a row is at fault. Then the
+    driver's text is not repeated, since it may show a value.
+
+    codes     of the connector; its numbers tell a category which a driver has as the first argument of its errors, and
+              nowhere else, and its SQLSTATEs one that ``sqlstate`` has found
+    sqlstate  the SQLSTATE of an error, or None: for a driver that raises one class for everything. Classes 22 and 23
+              are the fault of a row; 08 and 40 are transient, unless ``codes`` says otherwise
+    """
+    try:
+        yield
+    except driver.Error as error:
+        state = (sqlstate(error) if sqlstate is not None else None) or ""
+        number, text = _told(error)
+        if isinstance(error, (driver.DataError, driver.IntegrityError)) or state[:2] in _OF_ROWS:
+            shown = f"SQLSTATE {state}" if state else number or type(error).__name__
+            found = f"a value does not fit its column or breaks a constraint ({shown})"
+            raise DataError(failed, found, "correct the rows in the source, or the table") from error
+        found = ": ".join(filter(None, (number, text))) or "the driver reported no reason"
+        raised = kind(failed, found, "fix what the message names; nothing was changed")
+        if number:
+            raised.category = codes.numbers.get(error.args[0], kind.category)
+        if state:
+            known = Category.TRANSIENT if state[:2] in _TRANSIENT else raised.category
+            raised.category = codes.sqlstates.get(state, codes.sqlstates.get(state[:2], known))
+        raise raised from error
+
+
+@contextmanager
+def saying(sql: str) -> Iterator[None]:
+    """A DponeError of the block has the statement, without the values that were bound, as a note (PEP 678)."""
+    try:
+        yield
+    except DponeError as error:
+        if not any(note.startswith(_STATEMENT) for note in getattr(error, "__notes__", ())):
+            error.add_note(redact(f"{_STATEMENT}{sql if len(sql) <= _SHOWN else sql[:_SHOWN] + '...'}"))
+        raise
+
+
+def _told(error: Exception) -> tuple[str, str]:
+    """The server's number, if the driver gives one, and the first line of its text; with the lines that go on with it,
+    which begin with a hyphen: the first one of Firebird is a title."""
+    numbered = bool(error.args) and isinstance(error.args[0], int)
+    text = str((*error.args[1:], "")[0] if numbered else error)
+    first, *more = text.strip().split("\n")
+    goes_on = takewhile(lambda line: line.startswith("-"), more)
+    return f"error {error.args[0]}" if numbered else "", " ".join([first, *goes_on])

@@ -1,0 +1,36 @@
+"""A key is renamed in every table that dpone keeps for a target. No row of the target is touched, no DDL is run."""
+
+from __future__ import annotations
+
+from dpone.contract import Entry
+from dpone.model.schema import Name
+from dpone.sql import journal, provisional
+from dpone.sql.dialect import Database, transaction
+from dpone.sql.own import Own
+from dpone.sql.strategies import scd2_changes
+from dpone.sql.writer import stages
+
+# Staged parts keep the token of the old key: they go on where a manifest of partitions names it, or are swept.
+_KEYED = ((journal.own, "key"), (provisional.own, "key"), (stages, "key"), (scd2_changes.own, "stream"))
+
+
+def move(db: Database, target: Name, old: str, after: Entry, new: str, before: Entry | None, gone: Entry) -> None:
+    """``contract.Moving.move``. The journal is held as a whole, so that neither key gets an entry meanwhile."""
+    entries = journal.Journal(db, target)
+    with transaction(db, old):
+        db.hold(target.sibling(journal.TABLE))
+        entries.require(old, after, gone.load_id)
+        entries.require(new, before, gone.load_id)
+        for own, column in _KEYED:
+            _rename(own(db, target), column, old, new)
+        entries.append(old, gone)
+
+
+def _rename(table: Own, column: str, old: str, new: str) -> None:
+    keys = table.distinct(column) if table.exists() else []
+    for one in keys:
+        if one == new or one.startswith(f"{new}|"):
+            table.delete({column: one})
+    for one in keys:
+        if one == old or one.startswith(f"{old}|"):
+            table.update({column: new + one.removeprefix(old)}, {column: one})

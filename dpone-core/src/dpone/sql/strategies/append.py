@@ -1,0 +1,10 @@
+"""append: the staged rows are added."""
+
+from __future__ import annotations
+
+from dpone.sql.dialect import Database
+from dpone.sql.strategies.job import Counts, Job, swap_or_insert
+
+
+def append(db: Database, job: Job) -> Counts:
+    return Counts(inserted=swap_or_insert(db, job))

@@ -1,0 +1,250 @@
+"""cdc_apply: change batches are staged as folded chunks (``dpone.sql.fold``) and applied chunk after chunk, each by a
+few set-based statements, in the one transaction of the commit. What a chunk leaves is what the next one meets, so that
+values kept, rows moved and truncates see the state that the earlier changes made.
+
+In the statements ``t`` is the target and ``s`` the staged rows of one chunk, save in ``Chunk.complete``.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+
+import pyarrow as pa
+from attrs import evolve
+
+from dpone.contract import Load, Stream
+from dpone.errors import ConfigError, DataError, DeletesRefused, counted
+from dpone.model.evolution import twin
+from dpone.model.schema import (
+    DEFAULT,
+    DELETED_AT,
+    LINEAGE,
+    Name,
+)
+from dpone.sql import fold
+from dpone.sql.dialect import Database
+from dpone.sql.fold import CHUNK, DELETE, FRESH, FROM, INSERT, KEPT, MASK, OP, TRUNCATE, UPDATE, UPSERT
+from dpone.sql.strategies.job import (
+    Counts,
+    Job,
+    is_empty,
+    require_single_target,
+)
+from dpone.sql.strategies.merge import upsert
+
+
+def staged_schema(schema: pa.Schema, load: Load, target: Name) -> pa.Schema:
+    """Columns of the staging: those of the target and those of a chunk. Raises ConfigError unless there are changes."""
+    if not load.changes:
+        todo = "read a change stream, or use strategy merge"
+        raise ConfigError(f"load {target} by cdc_apply", "the source delivers rows, not changes", todo)
+    own = fold.staged_fields([schema.field(name) for name in load.strategy.key])
+    return pa.schema([f.with_nullable(True) for f in (*schema, *own)])
+
+
+class Incoming:
+    """The changes of a part on their way to staging, counted. ``staged``: rows they were folded to."""
+
+    def __init__(self, stream: Stream, folding: fold.Folding) -> None:
+        self._stream, self._folding = stream, folding
+        self.rows = self.bytes = self.staged = 0
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        for chunk in self._folding.chunks(self._counted()):
+            self.staged += chunk.num_rows
+            yield chunk
+
+    def _counted(self) -> Iterator[pa.RecordBatch]:
+        fold.require_schema(self._folding, self._stream.schema)
+        for batch in self._stream.batches():
+            self.rows += batch.num_rows
+            self.bytes += batch.nbytes
+            yield batch
+        if not self.rows and self._folding.whole:  # a table without rows has a shape
+            schema = self._stream.schema
+            yield pa.RecordBatch.from_arrays([pa.nulls(0, f.type) for f in schema], schema=schema)
+
+
+def next_chunk(db: Database, stage: Name) -> int:
+    d = db.dialect
+    [(last,)] = db.rows(f"SELECT MAX(s.{d.quote(CHUNK)}) FROM {d.name(stage)} AS s")
+    return 0 if last is None else int(last) + 1
+
+
+def cdc_apply(db: Database, job: Job) -> Counts:
+    """Counts are those of the chunks together: a row that one inserts and the next updates is counted as both."""
+    require_single_target(db, job)
+    chunks, total = _operations(db, job), Counts()
+    if job.whole and [{TRUNCATE}] == [{*operations} for operations in chunks.values()] and not _may_empty(db, job):
+        return total
+    truncated = [number for number, operations in chunks.items() if TRUNCATE in operations]
+    if truncated and job.strategy.deletes != "soft":  # what came before is gone with it
+        chunks = {number: operations for number, operations in chunks.items() if number >= truncated[-1]}
+    for number, operations in chunks.items():
+        total = plus(total, Chunk(db, job, number, operations).apply())
+    return total
+
+
+def _may_empty(db: Database, job: Job) -> bool:
+    """All of the source was read, and its table is empty: that is as if it had been truncated. Raises
+    DeletesRefused."""
+    if job.strategy.truncate == "fail" and not is_empty(db, job.target):
+        todo = "set strategy.truncate: apply to delete all rows, or ignore; nothing was changed"
+        raise DeletesRefused(f"load {job.target} by cdc_apply", "the source is empty, but the target is not", todo)
+    return job.strategy.truncate != "ignore"
+
+
+def _operations(db: Database, job: Job) -> Mapping[int, Mapping[str, int]]:
+    """How many rows of each operation a chunk has, in the order of the chunks."""
+    d = job.dialect
+    columns = d.columns([CHUNK, OP], "s")
+    found = db.rows(f"SELECT {columns}, COUNT(*) FROM {job.source} AS s GROUP BY {columns} ORDER BY {columns}")
+    chunks: dict[int, dict[str, int]] = defaultdict(dict)
+    for number, operation, rows in found:
+        chunks[int(number)][operation] = int(rows)
+    return chunks
+
+
+def plus(one: Counts, other: Counts) -> Counts:
+    return Counts(
+        one.inserted + other.inserted,
+        one.updated + other.updated,
+        one.deleted + other.deleted,
+        one.unchanged + other.unchanged,
+    )
+
+
+class Chunk:
+    """The statements of one chunk, in the order of ``apply``."""
+
+    def __init__(self, db: Database, job: Job, number: int, operations: Mapping[str, int]) -> None:
+        self._db, self._job, self._d, self._has = db, job, job.dialect, operations
+        self._names, self._key = job.schema.names, job.strategy.key
+        self._number = number
+        self._soft = job.strategy.deletes == "soft"
+
+    def apply(self) -> Counts:
+        deleted = self._truncate() if TRUNCATE in self._has else 0
+        if {UPDATE, INSERT, KEPT} & {*self._has}:
+            self._complete()
+            self._require_complete()
+        deleted += self._delete()
+        inserted = self._insert_with_defaults()
+        marked = self._count_marked() if self._soft else 0
+        return plus(self._upsert(), Counts(inserted, -marked, deleted + marked))
+
+    def _of(self, alias: str, *operations: str) -> str:
+        """Staged rows of this chunk with these operations."""
+        d = self._d
+        wanted = ", ".join(map(d.literal, operations))
+        return f"{alias}.{d.quote(CHUNK)} = {self._number} AND {alias}.{d.quote(OP)} IN ({wanted})"
+
+    def _masked(self, alias: str, *operations: str) -> str:
+        """Those of them that have values left to fill in."""
+        return f"{self._of(alias, *operations)} AND {alias}.{self._d.quote(MASK)} IS NOT NULL"
+
+    def _truncate(self) -> int:
+        d, job = self._d, self._job
+        if not self._soft:
+            job.keep("1 = 1")
+            return self._db.execute(f"DELETE FROM {job.table}")
+        columns = [n for n in (DELETED_AT, *LINEAGE) if n in self._names]
+        where = f"{self._of('s', TRUNCATE)} AND t.{d.quote(DELETED_AT)} IS NULL"
+        values = {n: f"s.{d.quote(n)}" for n in columns}
+        job.keep(where, source=job.source)
+        return self._db.execute(d.update_from(job.target, job.source, values, where))
+
+    def _complete(self) -> None:
+        """Values that the log left out are taken from the row that is there. Here ``t`` is the staging and ``s`` the
+        target. A new row takes nothing from one that was deleted and kept."""
+        d, job = self._d, self._job
+        values = {}
+        for name in (n for n in self._names if n not in (*self._key, *LINEAGE, DELETED_AT)):
+            sign = d.character(f"t.{d.quote(MASK)}", self._place(name))
+            values[name] = f"CASE WHEN {sign} = '1' THEN s.{d.quote(name)} ELSE t.{d.quote(name)} END"
+        where = f"{self._masked('t', UPDATE, INSERT, KEPT)} AND {self._met()}"
+        if INSERT in self._has and DELETED_AT in self._names:
+            gone = f"s.{d.quote(DELETED_AT)} IS NOT NULL"
+            where += f" AND NOT (t.{d.quote(OP)} = {d.literal(INSERT)} AND {gone})"
+        self._db.execute(d.update_from(job.stage, job.table, values | {MASK: "NULL"}, where))
+
+    def _met(self) -> str:
+        """The row of the target (s) that a staged one (t) has changed has the key that this one had."""
+        d, schema = self._d, self._job.schema
+        pairs = ((f"s.{d.quote(k)}", f"t.{d.quote(f'{FROM}{n}')}", k) for n, k in enumerate(self._key))
+        return " AND ".join(d.equal(mine, was, schema.field(k).type) for mine, was, k in pairs)
+
+    def _place(self, name: str) -> int:
+        """Of the sign of a column; values that were routed to a column of another type share it."""
+        filled = self._job.filled
+        return 1 + (filled.index(name) if name in filled else filled.index(twin(name)))
+
+    def _require_complete(self) -> None:
+        sql = f"SELECT COUNT(*) FROM {self._job.source} AS s WHERE {self._masked('s', UPDATE)}"
+        [(unknown,)] = self._db.rows(sql)
+        if unknown:
+            found = f"the target lacks the rows of {counted(unknown, 'update')} with left-out values"
+            todo = "load the table again with --full-refresh, or make the source log all values; nothing was changed"
+            if self._job.whole:
+                found = f"no earlier change has the left-out values of {counted(unknown, 'update')}"
+                todo = "start the log with an insert of each existing row, or make the source log all values"
+            raise DataError(f"load {self._job.target} by {self._job.strategy.mode}", found, todo)
+
+    def _delete(self) -> int:
+        """Rows that go, and those in whose place a new one comes that may bring defaults."""
+        if not {DELETE, INSERT, FRESH} & {*self._has}:
+            return 0
+        d, job = self._d, self._job
+        where = self._of("s", DELETE)
+        if self._defaults:
+            where = f"({where}) OR ({self._masked('s', INSERT, FRESH)})"
+        elif DELETE not in self._has:
+            return 0
+        source = f"(SELECT {d.columns(self._key, 's')} FROM {job.source} AS s WHERE {where})"
+        job.keep(self._same, source=source)
+        return self._db.execute(d.delete_keys(job.target, source, job.schema, self._key))
+
+    @cached_property
+    def _defaults(self) -> list[str]:
+        """Columns of the target that give themselves a value, where there are new rows that may lack it."""
+        have = self._db.schema(self._job.target) if {INSERT, FRESH} & {*self._has} else None
+        names = {*self._names} - {*self._key}
+        return [f.name for f in have or () if f.name in names and DEFAULT in (f.metadata or {})]
+
+    def _insert_with_defaults(self) -> int:
+        """New rows that lack values, one statement for each set of columns that they lack."""
+        if not self._defaults:
+            return 0
+        d, job, new = self._d, self._job, self._masked("s", INSERT, FRESH)
+        mask, inserted = d.quote(MASK), 0
+        for (signs,) in self._db.rows(f"SELECT DISTINCT s.{mask} FROM {job.source} AS s WHERE {new}"):
+            names = [n for n in self._names if n not in self._defaults or signs[self._place(n) - 1] == "0"]
+            rows = f"SELECT {d.columns(names, 's')} FROM {job.source} AS s WHERE {new} AND s.{mask} = {d.placeholder}"
+            inserted += self._db.execute(f"INSERT INTO {job.table} ({d.columns(names)}) {rows}", [signs])
+        self._db.execute(d.delete_from(job.stage, self._masked("t", INSERT, FRESH)))
+        return inserted
+
+    def _rows(self) -> str:
+        """What is left to write, now without a gap."""
+        d = self._d
+        unmet = f"{d.quote(OP)} = {d.literal(KEPT)} AND s.{d.quote(MASK)} IS NOT NULL"
+        where = f"{self._of('s', UPSERT, UPDATE, INSERT, FRESH, KEPT)} AND NOT (s.{unmet})"
+        return f"(SELECT {d.columns(self._names, 's')} FROM {self._job.source} AS s WHERE {where})"
+
+    @property
+    def _same(self) -> str:
+        return self._d.same(self._job.schema, self._key)
+
+    def _count_marked(self) -> int:
+        """Rows of the target that live and will be kept as deleted."""
+        mark = self._d.quote(DELETED_AT)
+        joined = f"{self._rows()} AS s JOIN {self._job.table} AS t ON {self._same}"
+        [(rows,)] = self._db.rows(f"SELECT COUNT(*) FROM {joined} WHERE s.{mark} IS NOT NULL AND t.{mark} IS NULL")
+        return int(rows)
+
+    def _upsert(self) -> Counts:
+        source = self._rows()
+        [(rows,)] = self._db.rows(f"SELECT COUNT(*) FROM {source} AS s")
+        return upsert(self._db, evolve(self._job, source=source, rows=int(rows), swap=False)) if rows else Counts()
