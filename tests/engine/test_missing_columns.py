@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.review.test_fidelity import Project, error, file_sink, file_source, sqlite_sink, sqlite_source
+from tests.engine.test_fidelity import Project, error, file_sink, file_source, sqlite_sink, sqlite_source
 
 from dpone.connectors.file.config import FileSourceOptions
 from dpone.connectors.file.source import FileSource
