@@ -29,7 +29,7 @@ from dpone.hookspecs import hookimpl
 from dpone.model.pipeline import SourceSpec
 from dpone.model.position import Position
 from dpone.ops import partitions
-from dpone.ops.state import movable, move, past, standings
+from dpone.ops.state import movable, move, past, stream_states
 
 KINDS = (("sqlite", "sqlite"), ("file", "file"), ("sqlite", "file"), ("file", "sqlite"))
 Change = Callable[[dict[str, Any]], None]
@@ -120,7 +120,7 @@ def test_a_named_connection_goes_on_where_its_url_ended(project: Project) -> Non
     old = project.load().key
     rewrite(project, name_connections)
     add(project, 41, 50)
-    [before] = standings(load_pipeline(project.pipeline))
+    [before] = stream_states(load_pipeline(project.pipeline))
     assert (before.key, before.agree) == (old, True)
     planned = Run(load_pipeline(project.pipeline), dry_run=True).execute().streams[0]
     assert (planned.key, planned.status, list(journals(project))) == (old, "planned", [old])
@@ -153,7 +153,7 @@ def test_a_state_without_its_journal_still_stops_the_run(project: Project) -> No
     assert stream.error is not None
     assert "but the journal is empty" in stream.error.message
     pipeline = load_pipeline(project.pipeline)
-    [standing] = standings(pipeline)
+    [standing] = stream_states(pipeline)
     assert standing.agree is False
     if project.state_type == "sqlite":
         rewind(pipeline, pipeline.streams[0].name, None)

@@ -20,7 +20,7 @@ from dpone.connectors.sqlite.sink import SqliteSink
 from dpone.engine.commit import CommitStep
 from dpone.errors import Category, Conflict, DataError, DponeError, SinkError, StateAhead
 from dpone.model.events import STEPS
-from dpone.model.evolution import Change
+from dpone.model.evolution import SchemaChange
 from dpone.model.strategy import Strategy
 
 BEFORE_COMMIT = [
@@ -334,7 +334,7 @@ def test_OUT_15_what_another_stream_or_run_has_added_is_its_own(tmp_path: Path) 
     new = pa.field("new", pa.int64())
     with closing(target.sink(merge)) as sink:
         added = load(pa.schema([("id", pa.int64()), new]), merge)
-        sink.provide(added, sink.ddl([Change("add", "new", after=new)]))
+        sink.provide(added, sink.ddl([SchemaChange("add", "new", after=new)]))
         assert (*sink.take_back("another"), *sink.take_back(added.key, "another")) == ()
         assert [one.what for one in sink.take_back(added.key, added.run_id)] == ["column new of orders"]
         assert "new" not in (sink.schema() or pa.schema([])).names

@@ -24,7 +24,7 @@ from dpone.connectors.file.sink import FileSink, FileWriter
 from dpone.contract import BatchStream, Entry, Load, Part, Receipt
 from dpone.errors import ConfigError, Conflict, DataError, SinkError
 from dpone.host import durable
-from dpone.model.evolution import Change
+from dpone.model.evolution import SchemaChange
 from dpone.model.ids import ulid
 from dpone.model.pipeline import Lineage, SinkSpec, Undo
 from dpone.model.position import Position
@@ -252,14 +252,14 @@ def test_ddl_changes_the_columns_of_the_manifest(tmp_path: Path) -> None:
     """Create, add and widen are statements that change the manifest only when applied; what is widened keeps its
     place."""
     one = sink(tmp_path)
-    create = one.ddl([Change("create", schema=pa.schema({"id": pa.int32()}))])
+    create = one.ddl([SchemaChange("create", schema=pa.schema({"id": pa.int32()}))])
     assert one.schema() is None
     one.apply(create)
     one.apply(
         one.ddl(
             [
-                Change("add", "x", after=pa.field("x", pa.json_())),
-                Change("widen", "id", pa.field("id", pa.int32()), pa.field("id", pa.int64())),
+                SchemaChange("add", "x", after=pa.field("x", pa.json_())),
+                SchemaChange("widen", "id", pa.field("id", pa.int32()), pa.field("id", pa.int64())),
             ]
         )
     )

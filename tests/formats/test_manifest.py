@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pyarrow as pa
 import pytest
 
-from dpone.contract import Entry, Kept
+from dpone.contract import Entry, UndoRecord
 from dpone.formats.manifest import Added, Manifest, PartFile, Replaced, part_name
 from dpone.model.position import Position
 
@@ -17,7 +17,7 @@ LOAD = "01JABCDEFGHJKMNPQRSTVWXYZ0"
 
 def entry(held: int | None) -> Entry:
     counts = {"inserted": 1, "updated": 2, "deleted": 3, "unchanged": 4}
-    kept = (Kept("t", "generation", "u", 5, 6, {"id": "int64"}, ("id",), "LAST"),)
+    kept = (UndoRecord("t", "generation", "u", 5, 6, {"id": "int64"}, ("id",), "LAST"),)
     at, position = datetime(2026, 1, 2, 3, 4, 5, 6, UTC), Position("files", {"root": "r"}, {"n": 1}, 7)
     return Entry(8, 7, LOAD, "RUN", "TOKEN", position, at, counts, kept, "UNDONE", held)
 

@@ -28,7 +28,7 @@ import dpone
 from dpone.config.reader import load_pipeline
 from dpone.engine.rewind import rewind
 from dpone.errors import PipelineMismatch, SchemaBreak
-from dpone.model.evolution import Change
+from dpone.model.evolution import SchemaChange
 from dpone.model.position import Position
 from dpone.model.report import StreamReport
 from dpone.model.strategy import Strategy
@@ -149,10 +149,10 @@ def test_OUT_16_a_name_beyond_the_limit_is_found_before_the_table_is_made(route:
 def test_more_columns_than_a_table_can_have_are_counted_with_those_of_dpone(target: Target) -> None:
     """1,600, of which two are lineage."""
     with closing(target.sink(Strategy("append"))) as sink:
-        sink.apply(sink.ddl([Change("create", schema=pa.schema([(f"c{i}", pa.bool_()) for i in range(1_598)]))]))
+        sink.apply(sink.ddl([SchemaChange("create", schema=pa.schema([(f"c{i}", pa.bool_()) for i in range(1_598)]))]))
         for changes in (
-            [Change("add", "d", after=pa.field("d", pa.bool_()))],
-            [Change("create", schema=pa.schema([(f"c{i}", pa.bool_()) for i in range(1_599)]))],
+            [SchemaChange("add", "d", after=pa.field("d", pa.bool_()))],
+            [SchemaChange("create", schema=pa.schema([(f"c{i}", pa.bool_()) for i in range(1_599)]))],
         ):
             with pytest.raises(
                 SchemaBreak, match="1,601 columns including dpone's own, but a table can have at most 1,600"

@@ -249,7 +249,7 @@ def commit(target: Target, key: str, order: tuple[str, ...], n: int) -> Receipt:
         leader = stack.enter_context(closing(replace(target, table="leader").sink(MERGE)))
         writers = []
         for name in order:
-            sink = leader.beside(replace(leader._spec, table=Name((target.schema, name))))
+            sink = leader.for_table(replace(leader._spec, table=Name((target.schema, name))))
             evolve(sink, table(n).schema, MERGE)  # type: ignore[arg-type]
             writer = sink.open(load(table(n).schema, MERGE, key=f"{key}|{name}"))
             writer.stage(Part("all"), rows(table(n)))
@@ -294,7 +294,7 @@ def test_all_tables_go_over_one_connection(target: Target) -> None:
     """Sinks beside each other have one connection, which any of them closes for all; each names its own table when
     something fails."""
     with closing(replace(target, table="leader").sink(MERGE)) as sink:
-        beside = sink.beside(replace(sink._spec, table=Name((target.schema, "other"))))
+        beside = sink.for_table(replace(sink._spec, table=Name((target.schema, "other"))))
         assert isinstance(beside, PostgresSink)
         assert beside._db.connection() is sink._db.connection()
         with pytest.raises(SinkError, match=rf"write {target.schema}\.other at"):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from dpone_postgres import outside
 from dpone_postgres.offsets import PostgresLogicalOffset
-from dpone_postgres.outside import Facts, Kept, Node, Type
+from dpone_postgres.outside import Facts, KnownFacts, Node, Type
 
 OID = st.integers(16_384, 2**32 - 1)
 
@@ -29,14 +29,14 @@ def test_what_a_position_keeps_comes_back_from_json(files: dict[int, int], oid: 
     given = Facts(
         (oid, 2, False), (), (1, 2), "ab", ("id", "", "v"), (5, 6, -7), 8, nodes, since=9, ties=(0, oid), types=types
     )  # fmt: skip
-    kept = evolve(given.kept(), seen={oid: 3}, truncated=7, known=2)
-    assert Kept.from_json(json.loads(json.dumps(kept.to_json()))) == kept
+    kept = evolve(given.known(), seen={oid: 3}, truncated=7, known=2)
+    assert KnownFacts.from_json(json.loads(json.dumps(kept.to_json()))) == kept
 
 
 def test_a_position_of_an_earlier_version_is_read() -> None:
     """What it does not have is not compared: it says nothing of the facts that later versions keep."""
     old = {"publication": [1, 2, True], "members": [3], "columns": ["id"], "versions": [4], "partitions": "a.0"}
-    kept = Kept.from_json(old)
+    kept = KnownFacts.from_json(old)
     assert (kept.ties, kept.toast, kept.types, kept.known) == ((), 0, {}, 1)
     now = Facts((1, 2, True), ("insert",), (3,), "", ("id",), (4,), 0, ties=(5,), toast=6, own=False, dropped=(False,))
     assert not [*outside._membership(kept, now), *outside._types(kept, now)]
@@ -44,6 +44,6 @@ def test_a_position_of_an_earlier_version_is_read() -> None:
 
 def test_a_position_of_many_tables_and_partitions_stays_small() -> None:
     """A hundred roots of fifty partitions and twenty columns each: every load writes the position once more."""
-    outside = {f"shop.table_{i}": facts(20_000 + 1000 * i, 50).kept().to_json() for i in range(100)}
+    outside = {f"shop.table_{i}": facts(20_000 + 1000 * i, 50).known().to_json() for i in range(100)}
     offset = PostgresLogicalOffset("1", 1, "shop", "slot", "pgoutput", "shop", "16/B374D848", outside=outside)
     assert len(offset.to_position().dumps()) < 80_000

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from tests.postgres.target import Target
 
 from dpone.cli.main import assemble
-from dpone.model.evolution import Change, plan
+from dpone.model.evolution import SchemaChange, plan
 from dpone.model.pipeline import SchemaEvolution
 from dpone.model.schema import NATIVE
 from dpone.model.strategy import Strategy
@@ -139,6 +139,8 @@ def test_sqlite_says_it_of_every_widening(tmp_path: Path) -> None:
     """A dialect that copies a column to widen it says so; the comparison of values of one type needs no statement."""
     from dpone.connectors.sqlite.database import SqliteDialect
 
-    wider = Change("widen", "v", pa.field("v", pa.decimal128(9, 2)), pa.field("v", pa.decimal128(12, 4)))
-    alike = Change("widen", "v", pa.field("v", pa.int32()), pa.field("v", pa.int64(), metadata={NATIVE: b"bigint"}))
+    wider = SchemaChange("widen", "v", pa.field("v", pa.decimal128(9, 2)), pa.field("v", pa.decimal128(12, 4)))
+    alike = SchemaChange(
+        "widen", "v", pa.field("v", pa.int32()), pa.field("v", pa.int64(), metadata={NATIVE: b"bigint"})
+    )
     assert [SqliteDialect().rewrites(change) for change in (wider, alike)] == ["every row", ""]

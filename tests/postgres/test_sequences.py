@@ -351,7 +351,7 @@ def test_a_cache_of_this_session_does_not_count(target: Target) -> None:
         one.run(f"CREATE TABLE {one.table} (id bigint DEFAULT nextval('s') PRIMARY KEY, v text)")
     merge = MODES["merge"]
     with closing(target.sink(merge, adopt_existing=True)) as sink:
-        second = sink.beside(replace(sink._spec, table=other.sink(merge)._target))
+        second = sink.for_table(replace(sink._spec, table=other.sink(merge)._target))
         writers = []
         for one, key, data in ((sink, KEY, ids(5)), (second, "other", ids(150))):
             evolve(one, data.schema, merge)  # type: ignore[arg-type]
@@ -370,7 +370,7 @@ def test_loads_of_many_tables_set_the_sequences_of_each(target: Target) -> None:
     merge = MODES["merge"]
     with closing(target.sink(merge, adopt_existing=True)) as sink:
         spec = replace(sink._spec, table=other.sink(merge)._target)
-        second = sink.beside(spec)
+        second = sink.for_table(spec)
         writers = []
         for one, key, data in ((sink, KEY, ids(5)), (second, "other", ids(9))):
             evolve(one, data.schema, merge)  # type: ignore[arg-type]

@@ -38,7 +38,7 @@ from dpone.host import durable
 from dpone.model.pipeline import SinkSpec, StateSpec
 from dpone.model.secret import Secret
 from dpone.model.strategy import Strategy
-from dpone.quality.quarantine import Place
+from dpone.quality.quarantine import QuarantineFolder
 
 SOME = 40
 MANY = pytest.mark.parametrize("most", [SOME, pytest.param(None, marks=pytest.mark.crash)], ids=["some", "all"])
@@ -284,7 +284,7 @@ def test_a_journal_that_is_gone_by_is_durable(folder: Path) -> None:
 def test_a_quarantine_that_was_moved_is_durable(folder: Path) -> None:
     """A run may be killed right after it gave the quarantine its final name: the next run makes that durable, since it
     sweeps what is pending of earlier loads."""
-    place = Place(folder, "q", "s", "k")
+    place = QuarantineFolder(folder, "q", "s", "k")
     place.pending("L").mkdir(parents=True)
     place.kept("L").parent.mkdir(parents=True)
     (place.pending("L") / "p.jsonl").write_bytes(b"{}")

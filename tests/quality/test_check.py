@@ -25,7 +25,7 @@ from dpone.model.row_contract import (
 )
 from dpone.quality import unique
 from dpone.quality.check import (
-    Counts,
+    CheckCounts,
     Rules,
     bind,
     check_rows,
@@ -395,16 +395,18 @@ def model(contract: RowContract, rows: list[dict[str, Any]], ratio: float, wante
 
 
 def in_pieces(rules: Rules, rows: list[dict[str, Any]], cuts: list[int]) -> Any:
-    counts, left, kept, start = Counts(), [], [], 0
+    counts, left, kept, start = CheckCounts(), [], [], 0
     seen = {rule.label: SeenInMemory() for rule in rules.keys}
     for end in [*sorted(min(cut, len(rows)) for cut in cuts), len(rows)]:
         checked = rules.check(pa.RecordBatch.from_pylist(rows[start:end], SCHEMA), seen)
-        if checked.left:
-            left += [(start + n, why) for n, why in zip(checked.left.rows.tolist(), checked.left.rules, strict=True)]
+        if checked.rejected:
+            left += [
+                (start + n, why) for n, why in zip(checked.rejected.rows.tolist(), checked.rejected.rules, strict=True)
+            ]
         for rule in rules.keys:
             if rule.policy != "quarantine":
                 repeats = int(seen[rule.label].add(checked.keys[rule.label]).sum())
-                counts.add(Counts(violations={rule.label: repeats}))
+                counts.add(CheckCounts(violations={rule.label: repeats}))
         counts.add(checked.counts)
         kept += checked.batch.to_pylist()
         start = end

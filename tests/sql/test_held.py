@@ -14,7 +14,7 @@ from tests.sqlite.target import KEY, Target, at, load, rows
 from dpone.connectors.sqlite.database import SqliteDatabase
 from dpone.connectors.sqlite.sink import SqliteSink
 from dpone.contract import Part
-from dpone.model.evolution import Change
+from dpone.model.evolution import SchemaChange
 from dpone.model.pipeline import Undo
 from dpone.model.strategy import Strategy
 
@@ -36,12 +36,12 @@ def undo(sink: SqliteSink) -> None:
 
 def widen(sink: SqliteSink) -> None:
     before = pa.field("day", pa.date32())
-    sink.apply(sink.ddl([Change("widen", "day", before, before.with_type(pa.timestamp("us")))]))
+    sink.apply(sink.ddl([SchemaChange("widen", "day", before, before.with_type(pa.timestamp("us")))]))
 
 
 def take_back(sink: SqliteSink) -> None:
     added = load(pa.schema([("id", pa.int64()), ("new", pa.int64())]), MERGE)
-    sink.provide(added, sink.ddl([Change("add", "new", after=pa.field("new", pa.int64()))]))
+    sink.provide(added, sink.ddl([SchemaChange("add", "new", after=pa.field("new", pa.int64()))]))
     assert [one.stays for one in sink.take_back(KEY)] == [""]
 
 

@@ -11,7 +11,7 @@ from tests.sql.stream import Change, deliver
 from tests.sqlite.target import Target, load
 
 from dpone.model.changes import ChangeTable
-from dpone.model.evolution import Change as Drift
+from dpone.model.evolution import SchemaChange as Drift
 from dpone.model.pipeline import Undo
 from dpone.model.strategy import Strategy
 

@@ -67,7 +67,7 @@ def test_restrict_is_never_put_off(target: Target, mode: str) -> None:
 
 @pytest.mark.parametrize(
     ("mode", "given"),
-    [("snapshot_diff", {"anew": True}), ("cdc_apply", {"changes": True, "whole": True})],
+    [("snapshot_diff", {"replace_columns": True}), ("cdc_apply", {"changes": True, "whole": True})],
     ids=["a table of new columns", "all rows of a change stream"],
 )
 def test_a_load_that_takes_every_row_is_opened_as_such(target: Target, mode: str, given: dict[str, bool]) -> None:
@@ -79,7 +79,7 @@ def test_a_load_that_takes_every_row_is_opened_as_such(target: Target, mode: str
             sink.refuse(MODES[mode], every_row=True)
         with pytest.raises(SinkError, match="child references its rows"):
             sink.open(load(table().schema, MODES[mode], **given))
-        sink.open(load(table().schema, MODES[mode], **given | {"anew": False, "whole": False})).abort()
+        sink.open(load(table().schema, MODES[mode], **given | {"replace_columns": False, "whole": False})).abort()
 
 
 @pytest.mark.parametrize("key", ["(id)", ""], ids=["by name", "the primary key"])

@@ -14,7 +14,7 @@ from tests.sqlite.target import KEY, Target, at, evolve, load, rows
 from dpone.connectors.sqlite.database import SqliteDatabase, SqliteDialect
 from dpone.contract import Part
 from dpone.errors import ConfigError, SinkError, UndoRefused
-from dpone.model.evolution import Change
+from dpone.model.evolution import SchemaChange
 from dpone.model.pipeline import Lineage, Undo
 from dpone.model.schema import Name
 from dpone.model.strategy import Strategy
@@ -33,7 +33,7 @@ def test_a_sink_without_a_table_is_refused(target: Target) -> None:
 
 def test_a_change_without_a_statement_is_refused() -> None:
     """A change of a column that no statement makes is named; nothing is left out in silence."""
-    lost = Change("drop", "a", pa.field("a", pa.int64()), None)
+    lost = SchemaChange("drop", "a", pa.field("a", pa.int64()), None)
     with pytest.raises(SinkError, match="the database cannot make the change"):
         SqliteDialect().statements(Name(("t",)), lost)
 

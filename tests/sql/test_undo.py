@@ -19,7 +19,7 @@ from tests.sql.stream import Change, deliver
 from tests.sql.test_cdc_apply import INDEXED, TWO, before, drawn, policies
 from tests.sqlite.target import KEY, MEMORY, START, Target, at, evolve, load, rows
 
-from dpone.contract import Kept, Part, Receipt
+from dpone.contract import Part, Receipt, UndoRecord
 from dpone.errors import ConfigError, Conflict, DataError, SinkError, UndoRefused
 from dpone.model.ids import ulid
 from dpone.model.pipeline import (
@@ -68,10 +68,10 @@ def images(target: Target) -> set[str]:
     return {name for name in target.tables() if name.startswith("__dpone__undo_")}
 
 
-def kept(target: Target, load_id: str) -> tuple[Kept, ...]:
+def kept(target: Target, load_id: str) -> tuple[UndoRecord, ...]:
     """The journal's word, read without dpone's journal."""
     [text] = [kept for one, kept in target.query("SELECT load_id, kept FROM __dpone__loads") if one == load_id]
-    return tuple(Kept(**one) for one in json.loads(text or "[]"))
+    return tuple(UndoRecord(**one) for one in json.loads(text or "[]"))
 
 
 # ---- each strategy
@@ -173,8 +173,8 @@ def test_a_table_stays_plain(target: Target) -> None:
     undo(target, "L1", FULL)
     target.load(table((5, "a", 1.0)), FULL, load_id="L2", **ON)
     with closing(target.sink(FULL)) as sink:
-        assert sink._db.plain(sink._target, ())
-        assert sink._db.plain(sink._target.sibling("__dpone__undo_L2"), ())
+        assert sink._db.is_swappable(sink._target, ())
+        assert sink._db.is_swappable(sink._target.sibling("__dpone__undo_L2"), ())
 
 
 def test_only_what_changes_is_kept(target: Target) -> None:

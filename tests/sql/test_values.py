@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from dpone.model.types import JSON, UUID
-from dpone.sql.values import Refused, decode
+from dpone.sql.values import Unstorable, decode
 
 AT = dt.datetime(2026, 1, 31, 10, 30, 0, 5)
 ID = uuid.UUID("00000000-0000-7000-8000-000000000001")
@@ -71,7 +71,7 @@ def test_values_become_arrow(type_: pa.DataType, given: list[Any], expected: lis
 )
 def test_a_value_that_does_not_fit_is_refused_by_its_row(type_: pa.DataType, wrong: Any) -> None:
     """The first one is named, and nothing shows the value."""
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(Unstorable) as caught:
         decode([None, None, wrong, wrong, None], type_)
     assert caught.value.row == 2
     assert caught.value.__suppress_context__

@@ -18,6 +18,7 @@ from tests.sqlite.target import KEY, MEMORY, Target, at, load, rows
 
 from dpone.config.reader import load_pipeline
 from dpone.contract import Part
+from dpone.engine.run import run
 from dpone.errors import DataError, SchemaBreak, SinkError
 from dpone.model.evolution import Plan, SchemaComparator, inexact
 from dpone.model.pipeline import Lineage, SchemaEvolution
@@ -118,10 +119,10 @@ def test_SE_01_a_breaking_change_leaves_rows_and_state_alone(tmp_path: Path) -> 
     source = Target(tmp_path / "source.db", "t")
     source.run("CREATE TABLE t (id INTEGER, a INTEGER, b TEXT)", "INSERT INTO t VALUES (1, 2, 'x')")
     pipeline = load_pipeline(tmp_path / "pipeline.yaml")
-    assert pipeline.run().streams[0].status == "loaded"
+    assert run(pipeline).streams[0].status == "loaded"
     source.run("DROP TABLE t", "CREATE TABLE t (id INTEGER, a TEXT)", "INSERT INTO t VALUES (1, 'two')")
     before = [Target(path).dump() for path in (tmp_path / "target.db", tmp_path / ".dpone" / "state.db")]
-    [stream] = pipeline.run().streams
+    [stream] = run(pipeline).streams
     assert stream.status == "stopped"
     assert stream.error is not None
     assert (
@@ -143,11 +144,11 @@ def test_a_dry_run_shows_lineage_too(tmp_path: Path) -> None:
     source.run("CREATE TABLE t (id INTEGER, a INTEGER)", "INSERT INTO t VALUES (1, 2)")
     target.run("CREATE TABLE t (id INTEGER)")
     pipeline = load_pipeline(tmp_path / "pipeline.yaml")
-    [planned] = pipeline.run(dry_run=True).streams
+    [planned] = run(pipeline, dry_run=True).streams
     assert [s.split("ADD COLUMN ")[1] for s in planned.ddl] == [
         '"a" INTEGER', '"__dpone__load_id" TEXT', '"__dpone__loaded_at" TIMESTAMPTZ',
     ]  # fmt: skip
-    assert pipeline.run().streams[0].ddl == planned.ddl
+    assert run(pipeline).streams[0].ddl == planned.ddl
 
 
 # ---- random schemas

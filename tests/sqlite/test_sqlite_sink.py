@@ -22,7 +22,7 @@ from dpone.connectors.sqlite import types
 from dpone.connectors.sqlite.sink import SqliteSink
 from dpone.contract import Part
 from dpone.errors import Category, ConfigError, Conflict, DataError, SinkError
-from dpone.model.evolution import Change
+from dpone.model.evolution import SchemaChange
 from dpone.model.pipeline import Lineage, SchemaEvolution, SinkSpec
 from dpone.model.schema import Name
 from dpone.model.secret import Secret
@@ -459,7 +459,7 @@ def test_schema_changes_are_all_or_nothing(target: Target) -> None:
     before = target.dump()
     sink = target.sink(APPEND)
     with closing(sink), pytest.raises(SinkError, match="duplicate column"):
-        sink.apply([*sink.ddl([Change("add", "x", after=pa.field("x", pa.int64()))]) * 2])
+        sink.apply([*sink.ddl([SchemaChange("add", "x", after=pa.field("x", pa.int64()))]) * 2])
     assert target.dump() == before
 
 
@@ -783,7 +783,7 @@ def test_what_the_database_cannot_make_is_changed_in_tables_and_columns(
     monkeypatch.setattr(
         SqliteSink, "_makeable", lambda self, schema: pa.schema([(n, pa.string()) for n in schema.names])
     )
-    change = Change(kind, "x", after=pa.field("x", pa.int64()), schema=pa.schema([("x", pa.int64())]))
+    change = SchemaChange(kind, "x", after=pa.field("x", pa.int64()), schema=pa.schema([("x", pa.int64())]))
     with closing(target.sink(APPEND)) as sink:
         [made] = sink.ddl([change])
     assert '"x" TEXT' in made

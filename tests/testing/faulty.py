@@ -1662,7 +1662,7 @@ class DropsValues(FaultySink):
 @fails(columns_are_replaced_by_the_commit_alone="3 rows are missing, 0 too many")
 class ReplacesBeforeTheCommit(FaultySink):
     def opened(self, load: Any) -> Any:
-        if load.anew:
+        if load.replace_columns:
             self.execute("DELETE FROM {target}")
         return load
 

@@ -149,8 +149,8 @@ class TakesADamagedJournalForNone(SqliteSink):
 @fails(what_hangs_on_the_target_outlives_a_full_refresh="the unique index of the target is gone")
 class SwapsWhateverHangsOnIt(Over):
     class database(SqliteDatabase):
-        def plain(self, table: Name, key: Sequence[str]) -> bool:
-            return super().plain(table, key) or "index only_once" in self._hanging(table)
+        def is_swappable(self, table: Name, key: Sequence[str]) -> bool:
+            return super().is_swappable(table, key) or "index only_once" in self._attached(table)
 
 
 @fails(a_table_that_others_write_is_not_taken_out="a table was dropped with the row of another program")
@@ -177,7 +177,7 @@ class TellsNoTableFromAnother(Over):
 
 class _Dropping(SqliteDatabase):
     def take_out(self, table: Name, column: str = "") -> str:
-        for what in self._hanging(table):
+        for what in self._attached(table):
             if what.startswith("index"):
                 self.execute(f"DROP {what}")
         return super().take_out(table, column)

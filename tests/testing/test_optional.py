@@ -11,7 +11,7 @@ from attrs import evolve
 from dpone.capability import Support
 from dpone.connectors.file.sink import FileSink
 from dpone.connectors.sqlite.sink import SqliteSink
-from dpone.contract import OPTIONAL, ManyTables, Refusing
+from dpone.contract import OPTIONAL, SupportsManyTables, SupportsRefuse
 from dpone.errors import PluginError
 from dpone.model.strategy import Strategy
 from dpone.plugins import Plugins, discover
@@ -70,6 +70,6 @@ def test_what_is_declared_is_offered_and_nothing_else(role: Any, capability: str
 def test_a_member_of_an_optional_protocol_is_not_asked_for_by_name() -> None:
     """A connector that has the member and does not declare it is used without it."""
     plugins: Plugins = discover()
-    assert plugins.offered(Refusing, FileSink, "file") is None
-    assert plugins.offered(ManyTables, FileSink, "file") is None
-    assert plugins.offered(ManyTables, SqliteSink, "sqlite") is SqliteSink
+    assert plugins.offered(SupportsRefuse, FileSink, "file") is None
+    assert plugins.offered(SupportsManyTables, FileSink, "file") is None
+    assert plugins.offered(SupportsManyTables, SqliteSink, "sqlite") is SqliteSink

@@ -22,7 +22,7 @@ from dpone.contract import (
     Writer,
 )
 from dpone.errors import Category, ConfigError, SinkError
-from dpone.model.evolution import Change, Stored
+from dpone.model.evolution import SchemaChange, Stored
 from dpone.model.pipeline import SinkSpec
 from dpone.model.position import Position
 from dpone.model.staged import Staged
@@ -54,7 +54,7 @@ class WebhookSink:
     def stores(self, type: pa.DataType) -> Stored:
         return Stored(str(type), type)
 
-    def ddl(self, changes: Sequence[Change]) -> list[str]:
+    def ddl(self, changes: Sequence[SchemaChange]) -> list[str]:
         return []
 
     def apply(self, ddl: Sequence[str]) -> None:

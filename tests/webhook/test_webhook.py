@@ -26,7 +26,8 @@ from tests.webhook.harness import Receiver, WebhookHarness
 
 from dpone.certify import certification
 from dpone.contract import Entry, Versioned
-from dpone.engine.recovery import journal_of, kept
+from dpone.engine.recovery import entry_of as kept
+from dpone.engine.recovery import journal_of
 from dpone.engine.rewind import rewind
 from dpone.engine.run import Run
 from dpone.model.events import STEPS

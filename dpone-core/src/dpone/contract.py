@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from dpone.model.changes import ChangeTable
-    from dpone.model.evolution import Change, Stored
+    from dpone.model.evolution import SchemaChange, Stored
     from dpone.model.pipeline import SinkSpec, SourceSpec, StateSpec
     from dpone.model.position import Position
     from dpone.model.schema import Name
@@ -258,7 +258,7 @@ def _texts(values: Iterable[str]) -> tuple[str, ...]:
 
 
 @frozen
-class Kept:
+class UndoRecord:
     """What a commit kept of one target, so that its load can be taken back.
 
     target   name of the table, or of the folder as the pipeline spells it
@@ -305,7 +305,7 @@ class Entry:
     position: Position
     committed_at: datetime
     rows: Mapping[str, int] = field(factory=dict)
-    kept: tuple[Kept, ...] = ()
+    kept: tuple[UndoRecord, ...] = ()
     undoes: str = ""
     held: int | None = None
 
@@ -327,7 +327,8 @@ class Load:
                commit empties the target before it applies them (``scd2``: closes what they lack)
     parts      number of parts; 0: not known
     count      ``Entry.held`` must be exact
-    anew       only for a sink that declares ``replace_columns``: the commit replaces the target by a table that has the
+    replace_columns
+               only for a sink that declares ``replace_columns``: the commit replaces the target by a table that has the
                columns of ``schema``, the sink's own, and no row but those of the load. Until then the target stays as
                it is, and for good if the load is empty and may not empty it
     origin     digest of key, epoch, the load before and everything that decides which rows a part has: the same for
@@ -346,7 +347,7 @@ class Load:
     changes: bool = False
     parts: int = 0
     count: bool = False
-    anew: bool = False
+    replace_columns: bool = False
     origin: str = ""
 
     def entry(self, after: Entry | None, position: Position, **rows: int) -> Entry:
@@ -407,8 +408,8 @@ class Writer(Protocol):
 
     def commit(self, after: Entry | None, position: Position, also: Sequence[Writer]) -> Receipt:
         """Make rows, journal entry and position durable together, then drop the staging. ``also`` is always given,
-        and empty but for a sink that declares ``many_tables``: writers of sinks that came from ``ManyTables.beside``,
-        whose rows are part of the same commit; the receipt counts them all.
+        and empty but for a sink that declares ``many_tables``: writers of sinks that came from
+        ``SupportsManyTables.for_table``, whose rows are part of the same commit; the receipt counts them all.
         Each leaves an entry under the key of its own load too, which says that the table was loaded and with how many
         rows; only this writer's key is fenced and resumed.
 
@@ -430,7 +431,7 @@ class Writer(Protocol):
         ...
 
     def abort(self) -> None:
-        """Drop the staging; the target is as before ``open`` (for schema changes see ``TakingBack``). Idempotent.
+        """Drop the staging; the target is as before ``open`` (for schema changes see ``SupportsTakeBack``). Idempotent.
 
         Called by the thread of the run when the load is given up, after any failure, a failed ``commit`` among them.
         Its own failure is passed over, and the next ``Sink.open`` of the key sweeps. After it only ``close`` is
@@ -477,7 +478,7 @@ class Sink(Protocol):
         """How this sink keeps values of an Arrow type. No I/O; works on an unconnected sink (the type matrix asks)."""
         ...
 
-    def ddl(self, changes: Sequence[Change]) -> list[str]:
+    def ddl(self, changes: Sequence[SchemaChange]) -> list[str]:
         """Statements that make the changes, identifiers quoted; nothing is run. Also printed by ``plan``. Adds, on its
         own, lineage columns that are enabled and that an existing target lacks. Called once per load that is planned.
         Raises SchemaBreak or ConfigError for a change that this target cannot make, SinkError otherwise."""
@@ -505,7 +506,7 @@ class Sink(Protocol):
         Called once per load and target, by the thread of the run; once more if a row contract, or the id of another
         load of the same commit, does not let staged parts be gone on with, after ``abort`` and ``close`` of the first
         writer. The staging it makes is durable on return where the sink declares ``resume``. Raises what
-        ``Refusing.refuse`` would, SinkError otherwise; no target is changed."""
+        ``SupportsRefuse.refuse`` would, SinkError otherwise; no target is changed."""
         ...
 
     def close(self) -> None:
@@ -528,17 +529,17 @@ class SqlText(Protocol):
         """A value of the pipeline file, to be compared with a column. Raises ConfigError where it does not fit."""
         ...
 
-    def rewrites(self, change: Change) -> str:
+    def rewrites(self, change: SchemaChange) -> str:
         """What of a table a change makes the server write again; empty: nothing."""
         ...
 
-    def statements(self, target: Name, change: Change, key: Sequence[str] = ()) -> list[str]:
+    def statements(self, target: Name, change: SchemaChange, key: Sequence[str] = ()) -> list[str]:
         """What makes one change; a table that is created gets ``key`` as its primary key. Raises SinkError for a change
         that no statement makes."""
         ...
 
 
-class SpeakingSql(Protocol):
+class SupportsSql(Protocol):
     """Optional part of a Sink whose plugin declares ``sql``."""
 
     @property
@@ -547,7 +548,7 @@ class SpeakingSql(Protocol):
         ...
 
 
-class Comparing(Protocol):
+class SupportsCompareKeys(Protocol):
     """Optional part of a Sink whose plugin declares ``compare_keys``: how its key columns compare. Without it, new
     columns compare exactly."""
 
@@ -560,18 +561,19 @@ class Comparing(Protocol):
         ...
 
 
-class Refusing(Protocol):
+class SupportsRefuse(Protocol):
     """Optional part of a Sink whose plugin declares ``refuse``: it detects loads that cannot succeed, or would do harm,
     whatever their rows are."""
 
     def refuse(self, strategy: Strategy, every_row: bool = False) -> None:
         """Raise what ``open`` would raise of such a load, as where another table refers to rows that it would delete.
-        ``every_row``: every row of the target is deleted, whatever the strategy (``Load.anew``, a change window that is
-        ``whole``). Called before a row is read, by a dry run too; looks at the target and changes nothing."""
+        ``every_row``: every row of the target is deleted, whatever the strategy (``Load.replace_columns``, a change
+        window that is ``whole``). Called before a row is read, by a dry run too; looks at the target and changes
+        nothing."""
         ...
 
 
-class Verifying(Protocol):
+class SupportsVerify(Protocol):
     """Optional part of a Sink whose plugin declares ``verify``: it detects that the target lost rows. Without it, this
     is not checked."""
 
@@ -591,7 +593,7 @@ class TakenBack:
     stays: str = ""
 
 
-class TakingBack(Protocol):
+class SupportsTakeBack(Protocol):
     """Optional part of a Sink whose plugin declares ``take_back``: a load that does not commit leaves the target as it
     was. Without it, tables and columns that ``apply`` added stay.
 
@@ -625,7 +627,7 @@ class UndoPlan:
     position: Position | None
 
 
-class Undoing(Protocol):
+class SupportsUndo(Protocol):
     """Optional part of a Sink whose plugin declares ``undo``: its loads keep what they replace for as long as
     ``options.undo`` says, and the newest load of a target can be taken back."""
 
@@ -641,7 +643,7 @@ class Undoing(Protocol):
         ...
 
 
-class Moving(Protocol):
+class SupportsMove(Protocol):
     """Optional part of a Sink whose plugin declares ``move``: the journal of a key can continue under another key, for
     a pipeline, a stream or a host that was renamed."""
 
@@ -651,9 +653,9 @@ class Moving(Protocol):
 
     def move(self, old: str, after: Entry, new: str, before: Entry | None, gone: Entry) -> None:
         """In one commit: the journal of ``old`` becomes that of ``new``, entry by entry as it is, and with it all that
-        bears the key (what is kept for ``undo``, the record of ``TakingBack``, keys of tables of a change stream, which
-        begin with ``old|``); ``gone`` is the head of ``old`` then, its only entry. What ``new`` had is replaced. Staged
-        parts of ``old`` may be dropped.
+        bears the key (what is kept for ``undo``, the record of ``SupportsTakeBack``, keys of tables of a change stream,
+        which begin with ``old|``); ``gone`` is the head of ``old`` then, its only entry. What ``new`` had is replaced.
+        Staged parts of ``old`` may be dropped.
 
         Called by an operator's command or at the beginning of a run, by one thread, while the locks of both keys are
         held. Fenced as ``Writer.commit``, at both ends: Conflict, with nothing written, unless ``after`` is the head of
@@ -662,10 +664,10 @@ class Moving(Protocol):
         ...
 
 
-class ManyTables(Protocol):
+class SupportsManyTables(Protocol):
     """Optional part of a Sink whose plugin declares ``many_tables``."""
 
-    def beside(self, spec: SinkSpec) -> Sink:
+    def for_table(self, spec: SinkSpec) -> Sink:
         """A sink for another table over this one's connection, so that one commit takes the rows of both. To close
         it is to close the connection."""
         ...
@@ -740,7 +742,7 @@ class StateBackend(Protocol):
         ...
 
 
-class KeepsPartitions(Protocol):
+class SupportsPartitions(Protocol):
     """Optional part of a StateBackend whose plugin declares ``partitions``."""
 
     def partitions(self) -> PartitionManifestStore:
@@ -848,7 +850,7 @@ class CDCReader(Protocol):
         ...
 
 
-class Resyncing(Protocol):
+class SupportsResync(Protocol):
     """Optional part of a CDCReader whose plugin declares ``resync``."""
 
     def resync(self, position: Position, tables: Sequence[str]) -> Position:
@@ -871,15 +873,15 @@ PROTOCOLS: Mapping[Role, type] = {
 # is not declared is not used.
 OPTIONAL: Mapping[Role, Mapping[str, type]] = {
     "sink": {
-        "many_tables": ManyTables,
-        "undo": Undoing,
-        "move": Moving,
-        "take_back": TakingBack,
-        "refuse": Refusing,
-        "verify": Verifying,
-        "compare_keys": Comparing,
-        "sql": SpeakingSql,
+        "many_tables": SupportsManyTables,
+        "undo": SupportsUndo,
+        "move": SupportsMove,
+        "take_back": SupportsTakeBack,
+        "refuse": SupportsRefuse,
+        "verify": SupportsVerify,
+        "compare_keys": SupportsCompareKeys,
+        "sql": SupportsSql,
     },
-    "state": {"partitions": KeepsPartitions},
-    "cdc": {"resync": Resyncing},
+    "state": {"partitions": SupportsPartitions},
+    "cdc": {"resync": SupportsResync},
 }

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from attrs import frozen
 
-from dpone.sql.values import Refused
+from dpone.sql.values import Unstorable
 
 FORMAT = "postgres-binary-copy"  # of a stream: header, rows and trailer
 HEADER = b"PGCOPY\n\377\r\n\0" + bytes(8)
@@ -71,19 +71,19 @@ def _timestamp(cells: _Cells, type: pa.DataType) -> pa.Array:
     moments = cells.numbers(">i8")
     _refuse_infinity(cells, (moments == _INT.max) | (moments == _INT.min))
     if (late := cells.valid & (moments > _INT.max - _MICROSECONDS)).any():
-        raise Refused("a time beyond the year 294246, which Arrow cannot hold", int(late.argmax()))
+        raise Unstorable("a time beyond the year 294246, which Arrow cannot hold", int(late.argmax()))
     return cells.array(moments + _MICROSECONDS, type)
 
 
 def _refuse_infinity(cells: _Cells, infinite: Any) -> None:
     if (bad := infinite & cells.valid).any():
-        raise Refused("infinity, which Arrow cannot hold", int(bad.argmax()))
+        raise Unstorable("infinity, which Arrow cannot hold", int(bad.argmax()))
 
 
 def _time(cells: _Cells, type: pa.DataType) -> pa.Array:
     moments = cells.numbers(">i8")
     if (bad := cells.valid & (moments >= 86_400_000_000)).any():
-        raise Refused("24:00, which Arrow cannot hold", int(bad.argmax()))
+        raise Unstorable("24:00, which Arrow cannot hold", int(bad.argmax()))
     return cells.array(moments, type)
 
 
@@ -115,7 +115,7 @@ def _numeric(cells: _Cells, type: pa.DataType) -> pa.Array:
     """``ndigits weight sign dscale`` and digits of base 10,000, the first of which counts 10,000 ** weight."""
     valid, sign = cells.valid, cells.numbers(">u2", 4)
     if (bad := valid & (sign != _POSITIVE) & (sign != _NEGATIVE)).any():
-        raise Refused("NaN or infinity, which an Arrow decimal cannot hold", int(bad.argmax()))
+        raise Unstorable("NaN or infinity, which an Arrow decimal cannot hold", int(bad.argmax()))
     count = np.where(valid, cells.numbers(">i2"), 0)
     weight = cells.numbers(">i2", 2).astype(np.int64)
     if type.precision <= 18:
@@ -149,7 +149,7 @@ def _require_digits(there: Any, exponent: Any, digit: Any, type: pa.DataType) ->
         exponent + np.where(digit > 999, 4, np.where(digit > 99, 3, np.where(digit > 9, 2, 1))) > type.precision
     )
     if (bad := lost | big).any():
-        raise Refused(f"a number that does not fit {type}", int(bad.argmax()))
+        raise Unstorable(f"a number that does not fit {type}", int(bad.argmax()))
 
 
 def _large_numeric(cells: _Cells, type: pa.DataType, count: Any, weight: Any, sign: Any) -> pa.Array:
@@ -201,7 +201,7 @@ def decode(rows: Sequence[bytes], schema: pa.Schema, kinds: Sequence[str]) -> pa
         at = at + 4
         try:
             columns.append(_DECODERS[kind](_Cells(data, at, length), field.type))
-        except Refused as error:
+        except Unstorable as error:
             error.column = field.name
             raise
         at = at + np.maximum(length, 0)
@@ -278,7 +278,7 @@ def _encode_timestamp(array: pa.Array) -> Any:
     if (bad := valid & (values < _INT.min + 2 * _MICROSECONDS)).any() or (
         bad := valid & (values < -210_866_803_200_000_000)
     ).any():
-        raise Refused("a time before 4714-11-24 BC, the first day of PostgreSQL's calendar", int(bad.argmax()))
+        raise Unstorable("a time before 4714-11-24 BC, the first day of PostgreSQL's calendar", int(bad.argmax()))
     return (np.where(valid, values, 0) - _MICROSECONDS).astype(">i8").view(np.uint8).reshape(len(array), 8)
 
 
@@ -286,7 +286,7 @@ def _encode_date(array: pa.Array) -> Any:
     values = _words(array, "i4", 4).astype(np.int64)
     valid = np.asarray(array.is_valid())
     if (bad := valid & ((values < -2_440_588) | (values > 2_145_042_905))).any():
-        raise Refused("a date outside PostgreSQL's calendar", int(bad.argmax()))
+        raise Unstorable("a date outside PostgreSQL's calendar", int(bad.argmax()))
     return (np.where(valid, values, 0) - _DAYS).astype(">i4").view(np.uint8).reshape(len(array), 4)
 
 
@@ -378,7 +378,7 @@ def encode(columns: Sequence[pa.Array], kinds: Sequence[str], names: Sequence[st
             continue
         try:
             values = _ENCODERS[kind](column)
-        except Refused as error:
+        except Unstorable as error:
             error.column = name
             raise
         length = np.broadcast_to(np.frombuffer(values.shape[1].to_bytes(4, "big"), np.uint8), (rows, 4))

@@ -36,7 +36,7 @@ from dpone_postgres.connect import connect, parameters, where
 from dpone_postgres.errors import failing, sqlstate
 from dpone_postgres.handover import SnapshotTable
 from dpone_postgres.offsets import PostgresLogicalOffset
-from dpone_postgres.outside import Facts, Kept
+from dpone_postgres.outside import Facts, KnownFacts
 from dpone_postgres.pgoutput import MARKER, Decoder, Relation, Shape, lsn_number, lsn_text, mark
 from dpone_postgres.publication import Published, Unidentified, columns, columns_now, matches, published
 from dpone_postgres.replication import HEADER, streamed
@@ -126,7 +126,7 @@ class PostgresLogicalReader:
                 yield Finding("slot", False, f"slot {self._slot} does not exist", NO_SLOT)
             else:
                 slot.require(server, self._failed)
-                yield Finding("slot", None if slot.wal_status == "unreserved" else True, self._told(slot, server))
+                yield Finding("slot", None if slot.wal_status == "unreserved" else True, self._slot_text(slot, server))
         except DponeError as error:
             yield Finding("slot", False, error.found, error.todo)
         yield _marker(db, server, self._failed)
@@ -135,9 +135,9 @@ class PostgresLogicalReader:
             yield Finding("publication", False, found, "create it with 'dpone cdc create'")
             return
         tables = self._tables(db)
-        told = ", ".join(str(t.name) for t in tables) or "none of the pipeline's tables"
+        text_ = ", ".join(str(t.name) for t in tables) or "none of the pipeline's tables"
         todo = "" if tables else self._adding(db)
-        yield Finding("publication", bool(tables), f"{self._publication}: {told}", todo)
+        yield Finding("publication", bool(tables), f"{self._publication}: {text_}", todo)
         expected = self._options.operations
         facts = outside.read(db, self._publication, tables, self._failed)
         if lacking := lacking_operations(facts, expected):
@@ -151,7 +151,7 @@ class PostgresLogicalReader:
         yield from (_breaks(self._publication, one) for one in broken)
         yield from (_identity(table) for table in tables if table.name not in {one.name for one in broken})
 
-    def _told(self, slot: Slot, server: Server) -> str:
+    def _slot_text(self, slot: Slot, server: Server) -> str:
         kept = max(server.end - slot.restart, 0)
         return f"{self._slot}, {slot.wal_status}, retains {counted(kept, 'byte')} of WAL"
 
@@ -219,9 +219,9 @@ class PostgresLogicalReader:
         if sqlstate(error) not in ("55P03", "57014"):
             return error
         why = writer_in_the_way(self._db(), self._failed)
-        told = SourceError(error.failed, error.found + why, "wait until it ends, or raise source.options.lock_timeout")
-        told.category = error.category
-        return told
+        text_ = SourceError(error.failed, error.found + why, "wait until it ends, or raise source.options.lock_timeout")
+        text_.category = error.category
+        return text_
 
     # -- windows ------------------------------------------------------------------------------------------------
 
@@ -257,7 +257,7 @@ class PostgresLogicalReader:
                 decoder = self._read(db, bound, slot, start, limit, saved, review)
                 self._require_kept(db, start, server)
                 if saved is not None and review.reads:
-                    slot.require_history(saved, decoder.met, self._failed)
+                    slot.require_history(saved, decoder.reached, self._failed)
                 if point is None and _idle(server, start, decoder, saved) and self._marked(db, server):
                     bound = server = Server.of(db, self._failed)
                     decoder = self._read(db, bound, slot, start, limit, saved, review)
@@ -291,7 +291,7 @@ class PostgresLogicalReader:
         tables: Sequence[Published],
         facts: Mapping[str, Facts],
     ) -> Reviewer:
-        def compare(table: Name, was: Kept, now: Facts, truncates: Sequence[int] | None) -> list[str]:
+        def compare(table: Name, was: KnownFacts, now: Facts, truncates: Sequence[int] | None) -> list[str]:
             return outside.differences(db, table, was, now, truncates, self._failed)
 
         def look(tables: Sequence[Published]) -> Mapping[str, Facts]:
@@ -353,7 +353,7 @@ class PostgresLogicalReader:
             self._spool_rows(db, reading, spool, tables, point)
         position = evolve(
             self._position(server, point, {str(t.name): t.oid for t in tables}, *self._known_by(db, marker)),
-            outside={name: one.kept().to_json() for name, one in facts.items()},
+            outside={name: one.known().to_json() for name, one in facts.items()},
         )
         proof = f"snapshot of {counted(len(tables), 'table')} at {lsn_text(point)}; the stream continues there"
         return ChangeWindow(
@@ -594,7 +594,7 @@ class PostgresLogicalReader:
             rows(db, failed, "SELECT pg_catalog.pg_replication_slot_advance(\0, \0::pg_lsn)", (self._slot, saved.lsn))
 
     def resync(self, position: Position, tables: Sequence[str]) -> Position:
-        """``contract.Resyncing``."""
+        """``contract.SupportsResync``."""
         if position.kind != PostgresLogicalOffset.backend:
             found = f"the position is a {position.kind} position, not of a change stream"
             raise ConfigError(f"resync {', '.join(tables)}", found, "use 'dpone run --full-refresh'")
@@ -609,7 +609,7 @@ class PostgresLogicalReader:
         with closing(Spool("")) as nothing:
             decoder = Decoder(nothing, upto, upto, None, lambda relation: None, {}, saved.commit)
             (self._streamed if self._options.transport == "stream" else self._fed)(decoder, upto, None)
-        slot.require_history(saved, decoder.met, failed)
+        slot.require_history(saved, decoder.reached, failed)
 
     def lag(self) -> Mapping[str, Any]:
         """In bytes of WAL: ``behind`` is not acknowledged yet, ``kept`` cannot be removed by the server because of the
@@ -628,11 +628,11 @@ class PostgresLogicalReader:
     def drop(self) -> list[str]:
         """Drop the slot, and the publication if ``create`` created it for this slot. Returns one line for each."""
         db, failed = self._db(), f"drop slot {self._slot} at {where(self._given)}"
-        told = [f"slot {self._slot} did not exist"]
+        text_ = [f"slot {self._slot} did not exist"]
         if Slot.of(db, self._slot, failed) is not None:
             rows(db, failed, "SELECT pg_catalog.pg_drop_replication_slot(\0)", (self._slot,))
-            told = [f"slot {self._slot} dropped"]
-        return told + self._drop_publication(db)
+            text_ = [f"slot {self._slot} dropped"]
+        return text_ + self._drop_publication(db)
 
     def _drop_publication(self, db: psycopg.Connection[Any]) -> list[str]:
         name, failed = handover.DIALECT.quote(self._publication), f"drop publication {self._publication}"

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 from attrs import frozen
 
-from dpone.sql.values import Refused
+from dpone.sql.values import Unstorable
 from dpone_postgres import binary, texts, types
 
 MOST = 800  # columns, each at most two of the 1,664 that a SELECT may have
@@ -84,7 +84,7 @@ class Gathered:
             mine, fields = fields[: len(form.sql)], fields[len(form.sql) :]
             try:
                 arrays.append(form.array(mine, rows, field.type) if rows else pa.array([], field.type))
-            except Refused as error:
+            except Unstorable as error:
                 error.column = field.name
                 raise
         return pa.RecordBatch.from_arrays(arrays, schema=self.schema)
@@ -145,7 +145,7 @@ def _texts(found: Sequence[Field], rows: int, type: pa.DataType) -> pa.Array:
     bounds = np.zeros(rows + 1, np.int32)
     np.cumsum(np.maximum(length, 0), out=bounds[1:])
     if bounds[-1] != len(text):
-        raise Refused("texts that are not as long as the server says", 0)
+        raise Unstorable("texts that are not as long as the server says", 0)
     mask = None if valid.all() else pa.py_buffer(np.packbits(valid, bitorder="little"))
     storage = type.storage_type if isinstance(type, pa.BaseExtensionType) else type
     array = pa.Array.from_buffers(storage, rows, [mask, pa.py_buffer(bounds), pa.py_buffer(text)])
@@ -167,7 +167,7 @@ def _decimals(found: Sequence[Field], rows: int, type: pa.DataType) -> pa.Array:
     values = np.frombuffer(integers.buffers()[1], np.int64, rows)
     bad: Any = values == _NAN
     if bad.any():
-        raise Refused("NaN or infinity, which an Arrow decimal cannot hold", int(bad.argmax()))
+        raise Unstorable("NaN or infinity, which an Arrow decimal cannot hold", int(bad.argmax()))
     both = np.empty((rows, 2), np.int64)
     both[:, 0], both[:, 1] = values, values >> 63
     return pa.Array.from_buffers(type, rows, [integers.buffers()[0], pa.py_buffer(both)])

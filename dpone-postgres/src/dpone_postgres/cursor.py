@@ -33,8 +33,10 @@ class Cursor:
         if not found:
             return None
         if found[0][0] in ("infinity", "Infinity", "NaN"):
-            told = f"the highest value of cursor column {self._column} is {found[0][0]}; no later value can be above it"
-            raise DataError("read by cursor", told, "correct the value, or read a query that excludes it")
+            problem = (
+                f"the highest value of cursor column {self._column} is {found[0][0]}; no later value can be above it"
+            )
+            raise DataError("read by cursor", problem, "correct the value, or read a query that excludes it")
         return Value(self._native, found[0][0])
 
     def _inside(self) -> str:
@@ -88,8 +90,8 @@ class Cursor:
             kind = "timestamp without time zone" if self._kind == "date" else self._native
             [(text,)] = self._source.rows(f"SELECT ({literal} - {amount} * interval '1 second')::{kind}::text")
             return Value(kind, text)
-        told = f"lookback on a column of type {self._native}"
-        raise ConfigError("read by cursor", told, "remove lookback")
+        problem = f"lookback on a column of type {self._native}"
+        raise ConfigError("read by cursor", problem, "remove lookback")
 
     def rows(self, span: Span, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
         names = ", ".join(f"s.{self._source.dialect.quote(n)}::text" for n in columns)

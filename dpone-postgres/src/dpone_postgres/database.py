@@ -14,11 +14,11 @@ import pyarrow as pa
 from attrs import Factory, define
 
 from dpone.errors import DataError, SinkError
-from dpone.model.evolution import Change, Stored
+from dpone.model.evolution import SchemaChange, Stored
 from dpone.model.schema import LINEAGE, NATIVE, Name
 from dpone.model.types import limit_of
 from dpone.sql.dialect import Database, Dialect, Reference
-from dpone.sql.values import Refused
+from dpone.sql.values import Unstorable
 from dpone_postgres import binary, types
 from dpone_postgres.config import PostgresSinkOptions
 from dpone_postgres.connect import connect, where
@@ -40,7 +40,7 @@ class PostgresDialect(Dialect):
     max_identifier = 63  # NAMEDATALEN - 1; the server truncates a longer name instead of rejecting it
     max_columns = 1_600  # MaxHeapAttributeNumber; the server counts dropped columns too
     # Quoted columns of the target with a nondeterministic collation: different texts can be equal.
-    loose: frozenset[str] = frozenset()
+    nondeterministic: frozenset[str] = frozenset()
     exact_names = True
 
     def stores(self, type: pa.DataType) -> Stored:
@@ -69,7 +69,7 @@ class PostgresDialect(Dialect):
 
     def exact(self, expression: str, type: pa.DataType) -> str:
         _, _, column = expression.partition(".")
-        return f'{expression} COLLATE pg_catalog."C"' if column in self.loose else expression
+        return f'{expression} COLLATE pg_catalog."C"' if column in self.nondeterministic else expression
 
     def differs(self, left: str, right: str, type: pa.DataType) -> str:
         return self.unlike(left, right)
@@ -103,7 +103,7 @@ class PostgresDialect(Dialect):
         most = limit_of(column)
         return self.stores(column.type).native if most is None else f"character varying({most})"
 
-    def rewrites(self, change: Change) -> str:
+    def rewrites(self, change: SchemaChange) -> str:
         before, after = change.before, change.after
         locked = "while other sessions can neither read nor write (ACCESS EXCLUSIVE)"
         if change.kind == "widen" and before is not None and after is not None:
@@ -119,7 +119,7 @@ class PostgresDialect(Dialect):
         return f"{super().insert_into(target, names)} OVERRIDING SYSTEM VALUE"
 
     def upsert(
-        self, target: Name, source: str, schema: pa.Schema, key: Sequence[str], compared: Sequence[str], met: str
+        self, target: Name, source: str, schema: pa.Schema, key: Sequence[str], compared: Sequence[str], matched: str
     ) -> str:
         names = schema.names
         values = [n for n in names if n not in key] or key
@@ -128,7 +128,7 @@ class PostgresDialect(Dialect):
         differs = self.unlike(row, given) if compared else "true"
         rows = f"SELECT {self.columns(names, 's')} FROM {source} AS s"
         into = f"INSERT INTO {self.name(target)} AS t ({self.columns(names)}) OVERRIDING SYSTEM VALUE"
-        return f"{into} {rows} ON CONFLICT ({self.columns(key)}) DO UPDATE SET {sets} WHERE {met} AND {differs}"
+        return f"{into} {rows} ON CONFLICT ({self.columns(key)}) DO UPDATE SET {sets} WHERE {matched} AND {differs}"
 
 
 @define
@@ -169,7 +169,7 @@ class PostgresDatabase(Database):
             raise
         self._session.idle.append(other._session)
 
-    def beside(self, target: Name) -> PostgresDatabase:
+    def for_table(self, target: Name) -> PostgresDatabase:
         """A database for another target, over the same connection and in the same transactions."""
         other = type(self)(self._given, self._options, target)
         other._session = self._session
@@ -342,7 +342,7 @@ class PostgresDatabase(Database):
             yield False
             return
         first = not self.rows(f"SELECT EXISTS (SELECT 1 FROM {self.dialect.name(stage)})")[0][0]
-        key = self._make_anew(stage, lineage) if first else ()
+        key = self._recreate(stage, lineage) if first else ()
         yield first
         if first:
             self.complete(stage, key, lineage)
@@ -350,7 +350,7 @@ class PostgresDatabase(Database):
     def make_bare(self, stage: Name, lineage: Mapping[str, Any]) -> None:
         """Create an empty staging table without key and lineage, into which parts are loaded in parallel. It is not
         created in their transactions, so COPY cannot use FREEZE."""
-        self._make_anew(stage, lineage)
+        self._recreate(stage, lineage)
 
     def complete(self, stage: Name, key: Sequence[str], lineage: Mapping[str, Any]) -> None:
         """Add the primary key and lineage once all rows are staged, if they are not there yet."""
@@ -365,7 +365,7 @@ class PostgresDatabase(Database):
                 field = pa.field(name, pa.scalar(value).type)
                 self.execute(f"{d.add_column(stage, field)} DEFAULT {d.literal(_constant(value))}")
 
-    def _make_anew(self, stage: Name, lineage: Mapping[str, Any]) -> tuple[str, ...]:
+    def _recreate(self, stage: Name, lineage: Mapping[str, Any]) -> tuple[str, ...]:
         """Recreate the staging table without primary key, whose columns are returned, and without lineage, which is
         added later as the last columns. If the target has other columns after its lineage, the order would differ; then
         the lineage columns are kept and get defaults instead."""
@@ -415,7 +415,7 @@ class PostgresDatabase(Database):
         inserted row; ON CONFLICT DO UPDATE locks a row before it updates it, which sets xmax."""
         statement = self.dialect.upsert(target, source, schema, key, (), self._changed(target, compared))
         if self._partitioned(target):  # RETURNING of a partitioned table has no xmax
-            return self.met(target, source, schema, key), self.execute(statement)
+            return self.count_matches(target, source, schema, key), self.execute(statement)
         counted = "SELECT count(*), count(*) FILTER (WHERE w.fresh) FROM w"
         [(written, fresh)] = self.rows(f"WITH w AS ({statement} RETURNING (t.xmax = 0) AS fresh) {counted}")
         [(read,)] = self.rows(f"SELECT count(*) FROM {source} AS s")
@@ -428,15 +428,15 @@ class PostgresDatabase(Database):
     def _changed(self, target: Name, compared: Sequence[str]) -> str:
         """As ``Dialect.differs`` for all columns at once; uses the types' own equality if that is exact, which takes a
         tenth of the time."""
-        loose = self.loose(target)
-        known = {c.name: c.exact_equality and c.name not in loose for c in self.columns(target) or ()}
+        nondeterministic = self.nondeterministic(target)
+        known = {c.name: c.exact_equality and c.name not in nondeterministic for c in self.columns(target) or ()}
         d = self.dialect
         terms = [f"t.{d.quote(n)} IS DISTINCT FROM excluded.{d.quote(n)}" for n in compared if known[n]]
         if images := [n for n in compared if not known[n]]:
             terms.append(self._words.unlike(d.columns(images, "t"), d.columns(images, "excluded")))
         return f"({' OR '.join(terms) or 'false'})"
 
-    def loose(self, table: Name) -> set[str]:
+    def nondeterministic(self, table: Name) -> set[str]:
         """Columns with a nondeterministic collation: different texts can be equal."""
         sql = (
             "SELECT a.attname FROM pg_catalog.pg_attribute AS a JOIN pg_catalog.pg_collation AS c "
@@ -444,21 +444,21 @@ class PostgresDatabase(Database):
         )
         return {name for (name,) in self.rows(sql, (self.oid(table),))}
 
-    def tell_loose(self, table: Name) -> None:
-        self._words.loose = frozenset(map(self.dialect.quote, self.loose(table)))
+    def set_nondeterministic(self, table: Name) -> None:
+        self._words.nondeterministic = frozenset(map(self.dialect.quote, self.nondeterministic(table)))
 
-    def plain(self, table: Name, key: Sequence[str]) -> bool:
-        """Whether a swap loses nothing (see ``hanging``). Grants do not count: a swap copies them to the new table."""
+    def is_swappable(self, table: Name, key: Sequence[str]) -> bool:
+        """Whether a swap loses nothing (see ``attached``). Grants do not count: a swap copies them to the new table."""
         if self.full_refresh in ("truncate", "delete"):
             return False
         oid = self.oid(table)
-        return oid is not None and self.primary_key(table) == tuple(key) and not self.hanging(table)
+        return oid is not None and self.primary_key(table) == tuple(key) and not self.attached(table)
 
     @property
     def full_refresh(self) -> str:
         return self._options.full_refresh
 
-    def hanging(self, table: Name) -> list[str]:
+    def attached(self, table: Name) -> list[str]:
         """What depends on the table or belongs to it, and would be lost with it; words for a message."""
         return [
             what for what, found in zip(_HANGING, self.rows(_HANGING_SQL, (self.oid(table),))[0], strict=True) if found
@@ -482,18 +482,18 @@ class PostgresDatabase(Database):
 
     def _noticed(self, table: Name) -> bool:
         """Foreign keys of other tables make TRUNCATE fail; triggers and subscribers may rely on each DELETE."""
-        return bool({*self.hanging(table)} & {"foreign keys", "triggers", "rules", "publications"})
+        return bool({*self.attached(table)} & {"foreign keys", "triggers", "rules", "publications"})
 
-    def tables(self, beside: Name, prefix: str) -> list[Name]:
-        """Names with the prefix in the schema of ``beside``. As a range, so that the catalogue's index is used: type
-        name compares bytes."""
+    def tables(self, sibling_of: Name, prefix: str) -> list[Name]:
+        """Names with the prefix in the schema of ``sibling_of``. As a range, so that the catalogue's index is used:
+        type name compares bytes."""
         sql = (
             "SELECT c.relname FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n "
             f"ON n.oid = c.relnamespace WHERE n.nspname = {_HOLE} AND c.relkind = 'r' "
             f"AND c.relname >= {_HOLE} AND c.relname < {_HOLE}"
         )
         after = prefix[:-1] + chr(ord(prefix[-1]) + 1)
-        return [beside.sibling(name) for (name,) in self.rows(sql, (beside.parts[0], prefix, after))]
+        return [sibling_of.sibling(name) for (name,) in self.rows(sql, (sibling_of.parts[0], prefix, after))]
 
     def identity(self, table: Name, column: str = "") -> str:
         """The table's oid and the column's attribute number, which the server never assigns twice; for a table also
@@ -517,8 +517,8 @@ class PostgresDatabase(Database):
         oid = self.oid(table)
         if not column:
             # A publication FOR ALL TABLES does not depend on this table, so publications are looked up on their own.
-            hanging = [what for what in self.hanging(table) if what != "publications"]
-            return [*hanging, "publications"] if self.rows(_PUBLISHED, (oid,)) else hanging
+            attached = [what for what in self.attached(table) if what != "publications"]
+            return [*attached, "publications"] if self.rows(_PUBLISHED, (oid,)) else attached
         [(found,)] = self.rows(_OF_COLUMN, (oid, column))
         hidden = self.rows("SELECT pg_catalog.row_security_active(\0::oid)", (oid,)) == [(True,)]
         return [*found, "row security, which may hide values"] if hidden else found
@@ -628,15 +628,15 @@ def _encoded(
             columns.append(as_type(batch.column(field.name), field.type))
             if field.name in limited:
                 limited[field.name].reject_beyond(columns[-1])
-        except Refused as error:
+        except Unstorable as error:
             raise refused(field.name, error, before) from None
     try:
         return binary.encode(columns, plain, schema.names) if len(plain) == len(kinds) else csv(columns, schema.names)
-    except Refused as error:
+    except Unstorable as error:
         raise refused(error.column, error, before) from None
 
 
-def refused(column: str, error: Refused, before: int) -> DataError:
+def refused(column: str, error: Unstorable, before: int) -> DataError:
     found = f"column {column}, row {before + error.row + 1:,} of the part: {error.reason}"
     return DataError("load rows", found, "correct the value, or change the column's type")
 

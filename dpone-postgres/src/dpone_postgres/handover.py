@@ -27,7 +27,7 @@ from dpone.model.changes import (
     batch_schema,
 )
 from dpone.model.ids import ulid
-from dpone.sql.values import Refused
+from dpone.sql.values import Unstorable
 from dpone_postgres import binary
 from dpone_postgres.connect import connect
 from dpone_postgres.database import PostgresDialect
@@ -87,7 +87,7 @@ class SnapshotTable:
                 return ordinal
             try:
                 values = binary.decode(chunk, self.change.values, kinds)
-            except Refused as error:
+            except Unstorable as error:
                 found = f"column {error.column}, row {error.row + 1:,} of a block: {error.reason}"
                 raise DataError(failed, found, SPECIAL_TODO) from None
             spool.add(name, self.change, _inserts(values, self.change, point, at, ordinal))

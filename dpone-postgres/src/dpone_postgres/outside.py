@@ -219,9 +219,9 @@ class Facts:
         """Those of the partitions from which the stream brought rows that are partitions no more."""
         return [oid for oid, xid in seen.items() if oid not in self.nodes and self.ended(xid)]
 
-    def kept(self) -> Kept:
+    def known(self) -> KnownFacts:
         same = len({*self.versions}) == 1
-        return Kept(
+        return KnownFacts(
             self.publication, self.members, self.filter, self.columns, self.versions[:1] if same else self.versions,
             self.file, {n.oid: n.file for n in self.nodes.values()}, _links(self.nodes, self.nodes),
             0 if self.toast else self.since,  # no question needs both; and a window is the same in every reading
@@ -241,7 +241,7 @@ def _links(nodes: Mapping[int, Node], oids: Any) -> int:
 
 
 @frozen
-class Kept:
+class KnownFacts:
     """The small form of the facts that a position stores. ``links``: digest of the partition tree. ``truncated``: xid
     of the last TRUNCATE of the table in the stream, which changed the files of all partitions. ``seen``: partitions
     that are not among the facts although the stream had rows of them, with the xid of a row. ``known``: number of
@@ -276,7 +276,7 @@ class Kept:
         return {name: value for name, value in found.items() if value not in ("", 0, [])}
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Kept:
+    def from_json(cls, data: Mapping[str, Any]) -> KnownFacts:
         """Raises LookupError, TypeError or ValueError for data that ``to_json`` did not produce."""
         oid, xmin, root = data["publication"]
         columns = tuple(map(str, data.get("columns", ())))
@@ -294,19 +294,19 @@ class Kept:
 
 
 def kept_after(
-    was: Kept | None, now: Facts | None, truncated: int | None, short: bool, seen: Mapping[int, int]
-) -> Kept | None:
+    was: KnownFacts | None, now: Facts | None, truncated: int | None, short: bool, seen: Mapping[int, int]
+) -> KnownFacts | None:
     """What the position after a window stores. If the window ended ``short``, file nodes stay as before: only a later
     window can see whether the stream explains why they changed. Byte for byte equal to ``was`` if nothing changed."""
     if now is None:
         return was
-    kept = now.kept()
+    known = now.known()
     if was is not None and short:
-        files = {oid: was.files.get(oid, _first(oid, file)) for oid, file in kept.files.items()}
-        kept = evolve(kept, file=was.file, toast=was.toast, files=files, since=was.since, known=was.known)
-    kept = evolve(kept, seen={oid: xid for oid, xid in seen.items() if oid not in now.nodes})
-    kept = evolve(kept, truncated=truncated or (was.truncated if was else 0))
-    return was if was is not None and was == evolve(kept, since=was.since) else kept
+        files = {oid: was.files.get(oid, _first(oid, file)) for oid, file in known.files.items()}
+        known = evolve(known, file=was.file, toast=was.toast, files=files, since=was.since, known=was.known)
+    known = evolve(known, seen={oid: xid for oid, xid in seen.items() if oid not in now.nodes})
+    known = evolve(known, truncated=truncated or (was.truncated if was else 0))
+    return was if was is not None and was == evolve(known, since=was.since) else known
 
 
 def _first(oid: int, file: int) -> int:
@@ -423,7 +423,7 @@ def unlogged(
 
 
 def differences(
-    db: psycopg.Connection[Any], table: Name, was: Kept, now: Facts, truncates: Sequence[int] | None, failed: str
+    db: psycopg.Connection[Any], table: Name, was: KnownFacts, now: Facts, truncates: Sequence[int] | None, failed: str
 ) -> list[str]:
     """Reasons why the stream lacks changes since ``was``, for messages; empty if it is complete.
 
@@ -438,12 +438,12 @@ def differences(
         found.append(f"column {rewritten} was altered, which rewrote the table")
     elif now.nodes or was.files or was.seen:
         found += _partitions(db, table, was, now, truncates, failed)
-    elif not found and _loose(db, table, was, now, truncates, failed):
+    elif not found and _rewritten_unseen(db, table, was, now, truncates, failed):
         found.append("it was rewritten and may have been unlogged for a while")
     return found
 
 
-def _membership(was: Kept, now: Facts) -> Iterator[str]:
+def _membership(was: KnownFacts, now: Facts) -> Iterator[str]:
     if was.publication[0] != now.publication[0]:
         yield "the publication was dropped and created again"
     elif was.publication[2] != now.publication[2]:
@@ -458,7 +458,7 @@ def _membership(was: Kept, now: Facts) -> Iterator[str]:
         yield "it was outside its published schema or root table for a while"
 
 
-def _columns(was: Kept, now: Facts) -> Iterator[str]:
+def _columns(was: KnownFacts, now: Facts) -> Iterator[str]:
     """The stream itself shows an added or dropped column. It does not show that a column took the name of another."""
     for i, name in enumerate(was.columns):
         if not name or i >= len(now.columns) or now.columns[i] == name:
@@ -469,7 +469,7 @@ def _columns(was: Kept, now: Facts) -> Iterator[str]:
             yield f"column {name} was dropped and added again"
 
 
-def _types(was: Kept, now: Facts) -> Iterator[str]:
+def _types(was: KnownFacts, now: Facts) -> Iterator[str]:
     """ALTER TYPE .. RENAME VALUE, ADD ATTRIBUTE and the like: existing rows now read differently."""
     for oid, (count, digest) in was.types.items():
         one = now.types.get(oid)
@@ -477,7 +477,7 @@ def _types(was: Kept, now: Facts) -> Iterator[str]:
             yield f"type {one.name} was altered, so existing rows now read differently"
 
 
-def named_otherwise(was: Kept | None, now: Facts, names: Sequence[str], xid: int) -> str:
+def named_otherwise(was: KnownFacts | None, now: Facts, names: Sequence[str], xid: int) -> str:
     """A column that has a different name in the stream's rows, described by ``names`` in transaction ``xid``, than in
     the catalogue now; empty if all match. The stream describes columns in order of their attribute numbers. A column
     from before the window is in every description, an added one in all from the first with it on, a dropped one in
@@ -498,27 +498,27 @@ def named_otherwise(was: Kept | None, now: Facts, names: Sequence[str], xid: int
     return rest[0] if rest else ""
 
 
-def _rewritten(db: psycopg.Connection[Any], table: Name, was: Kept, now: Facts, failed: str) -> str:
+def _rewritten(db: psycopg.Connection[Any], table: Name, was: KnownFacts, now: Facts, failed: str) -> str:
     """ALTER TABLE .. TYPE .. USING gives the column a new version and the table, or all partitions, new file nodes."""
     changed = [n.oid for n in now.nodes.values() if was.files.get(n.oid, n.file) != n.file]
     if was.file == now.file and not changed:
         return ""
-    kept = [i for i, name in enumerate(was.columns) if name and i < len(now.columns) and now.columns[i] == name]
-    column = next((was.columns[i] for i in kept if was.version(i) != now.versions[i]), "")
+    known = [i for i, name in enumerate(was.columns) if name and i < len(now.columns) and now.columns[i] == name]
+    column = next((was.columns[i] for i in known if was.version(i) != now.versions[i]), "")
     if not column or _as_it_was(was, now):
         return ""
     written = [Name((s, t)) for _, s, t, kind in rows(db, failed, _NAMES, (changed,)) if kind != "p"]
     return "" if any(_has_rows(db, one, failed, was.since, table) for one in written or [table]) else column
 
 
-def _as_it_was(was: Kept, now: Facts) -> bool:
+def _as_it_was(was: KnownFacts, now: Facts) -> bool:
     """VACUUM FULL, CLUSTER and TRUNCATE keep a table's TOAST table; every other rewrite replaces it
     (``swap_toast_by_content`` of the server)."""
     return bool(was.toast) and was.toast == now.toast
 
 
-def _loose(
-    db: psycopg.Connection[Any], table: Name, was: Kept, now: Facts, truncates: Sequence[int] | None, failed: str
+def _rewritten_unseen(
+    db: psycopg.Connection[Any], table: Name, was: KnownFacts, now: Facts, truncates: Sequence[int] | None, failed: str
 ) -> bool:
     """Whether the table may have been SET UNLOGGED and then LOGGED again, which the server allows if no publication
     names it: all its rows were rewritten, and no new column explains that."""
@@ -532,7 +532,7 @@ def _loose(
 
 
 def _partitions(
-    db: psycopg.Connection[Any], root: Name, was: Kept, now: Facts, truncates: Sequence[int] | None, failed: str
+    db: psycopg.Connection[Any], root: Name, was: KnownFacts, now: Facts, truncates: Sequence[int] | None, failed: str
 ) -> Iterator[str]:
     if gone := len(was.files.keys() - now.nodes.keys()):
         yield f"{gone} of its partitions {'was' if gone == 1 else 'were'} detached or dropped"
@@ -608,7 +608,7 @@ def _has_rows(
         return None
 
 
-def came_with_values(was: Kept, now: Facts) -> list[str]:
+def came_with_values(was: KnownFacts, now: Facts) -> list[str]:
     """Columns that are new to the stream and may have values in older rows, which the stream does not contain: added
     with a default, or in a table that was rewritten, or formerly generated."""
     rewritten = was.file != now.file or any(was.files.get(n.oid, n.file) != n.file for n in now.nodes.values())

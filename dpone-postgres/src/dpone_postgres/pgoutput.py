@@ -33,7 +33,7 @@ from dpone.model.changes import (  # fmt: skip
     batch_schema,
 )
 from dpone.model.schema import Name
-from dpone.sql.values import Refused
+from dpone.sql.values import Unstorable
 from dpone_postgres import texts
 from dpone_postgres.binary import _bytes, _Cells
 from dpone_postgres.types import SPECIAL, Column
@@ -141,7 +141,7 @@ class _Transaction:
         return f"{mark(self.lsn)}-{self.xid:08X}"
 
     @property
-    def told(self) -> str:
+    def full_mark(self) -> str:
         """The mark with the commit time: after a restore the server may write another commit with the same xid and
         LSN."""
         return f"{self.mark}-{self.at}"
@@ -182,7 +182,7 @@ class Decoder:
     truncated  xid of the last TRUNCATE of each table
     leaves  by root, the partitions that had changes, with the xid of one of the changes
     described  by table, the column names that its rows came with, with the xid of the first such row
-    commit  the last commit taken, here or in an earlier window; ``met``: the earlier one was delivered again
+    commit  the last commit taken, here or in an earlier window; ``reached``: the earlier one was delivered again
     """
 
     spool: Spool
@@ -192,7 +192,7 @@ class Decoder:
     shape: Callable[[Relation], Shape | None]
     tables: dict[str, int]
     commit: str = ""
-    met: bool = False
+    reached: bool = False
     end: int | None = None  # LSN of the end of the last commit taken
     changes: int = 0
     over: bool = False  # no more messages are taken
@@ -200,7 +200,7 @@ class Decoder:
     truncated: dict[str, int] = field(factory=dict)
     leaves: dict[str, dict[int, int]] = field(factory=dict)
     described: dict[str, dict[tuple[str, ...], int]] = field(factory=dict)
-    _told: list[int] = field(factory=list)  # oids of the tables that the last messages described, at most two
+    _last_described: list[int] = field(factory=list)  # oids of the tables that the last messages described, at most two
     _open: _Transaction | None = None
     _relations: dict[int, Relation] = field(factory=dict)
     _shapes: dict[int, Shape | None] = field(factory=dict)
@@ -260,18 +260,18 @@ class Decoder:
         describes a relation again only if it was altered, so that this finds the first change of each partition.
         Tables that one TRUNCATE names are described one after the other as well."""
         described = op == _RELATION
-        if not self._told and not described.any():
+        if not self._last_described and not described.any():
             return []
         at = np.flatnonzero(op != _TYPE)
         numbers = np.ndarray((len(data) - 3,), ">u4", data, strides=(1,))[start[at] + 1].astype(np.int64)
-        oids = np.concatenate([np.array(self._told, np.int64), numbers])
-        kinds = np.concatenate([np.full(len(self._told), _RELATION, np.uint8), op[at]])
-        at = np.concatenate([np.full(len(self._told), -1, np.int64), at])
+        oids = np.concatenate([np.array(self._last_described, np.int64), numbers])
+        kinds = np.concatenate([np.full(len(self._last_described), _RELATION, np.uint8), op[at]])
+        at = np.concatenate([np.full(len(self._last_described), -1, np.int64), at])
         known = kinds == _RELATION
         row = (kinds == _INSERT) | (kinds == _UPDATE) | (kinds == _DELETE)
         found = 2 + np.flatnonzero(known[:-2] & known[1:-1] & row[2:] & (oids[:-2] == oids[2:]))
         last = oids[-2:][known[-2:]] if known[-1] else oids[:0]
-        self._told = last.tolist()
+        self._last_described = last.tolist()
         return [(int(at[i]), int(oids[i]), int(oids[i - 1])) for i in found.tolist()]
 
     def _look(self, data: bytes, starts: Any) -> None:
@@ -279,7 +279,7 @@ class Decoder:
         wanted = self.commit.encode()
         for at in starts.tolist() if wanted.startswith(MARKER) else ():
             content = data.index(b"\0", at + 10) + 5  # kind, flags and LSN; the prefix and NUL; the length
-            self.met = self.met or data.startswith(wanted, content)
+            self.reached = self.reached or data.startswith(wanted, content)
 
     def _taken(self, transactions: Sequence[_Transaction], ends: Sequence[int], sizes: Any) -> int:
         """The number of whole transactions in the block that belong to the window; sets ``over`` if it ends there."""
@@ -295,7 +295,7 @@ class Decoder:
                     )
                     found += " to an earlier state, or the position was edited"
                     raise IdentityChanged("resume the slot", found, todo)
-                self.met = self.met or transaction.told == self.commit
+                self.reached = self.reached or transaction.full_mark == self.commit
                 continue
             self.changes += int(sizes[i])
             if self.limit is not None and self.changes >= self.limit:
@@ -315,7 +315,7 @@ class Decoder:
             if whole is not None:
                 self.spool.commit()
                 if transactions[whole].lsn >= self.after:
-                    self.end, self.commit = ends[whole], transactions[whole].told
+                    self.end, self.commit = ends[whole], transactions[whole].full_mark
         if last == len(ends) and not self.over:
             low = int(commits[-1]) + 1 if len(commits) else 0
             for start, stop in self._cut(block, low, len(block.start)):
@@ -541,7 +541,7 @@ class _Rows:
         raw = _bytes(_Cells(self._block.data, cells.at, cells.length), pa.string())
         try:
             return texts.parse(raw, type_, column.kind)
-        except Refused as error:
+        except Unstorable as error:
             mark = self._block.marks[int(self._block.number[self._rows[error.row]])].as_py()
             ordinal = int(self._block.ordinal[self._rows[error.row]])
             found = f"column {column.name}, change {mark}/{ordinal}: {error.reason}"

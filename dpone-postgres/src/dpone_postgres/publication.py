@@ -170,8 +170,10 @@ def columns(
     found = {int(n): rest for n, *rest in rows(db, failed, _TYPES, given)}
     known = []
     for n, name in enumerate(names, 1):
-        native, receive, modifier, builtin, loose = found.get(n, ("text", "textrecv", -1, True, None))
-        known.append(Column(name, native, receive or "", modifier, False, builtin, loose=loose or ""))
+        native, receive, modifier, builtin, nondeterministic = found.get(n, ("text", "textrecv", -1, True, None))
+        known.append(
+            Column(name, native, receive or "", modifier, False, builtin, nondeterministic=nondeterministic or "")
+        )
     return known
 
 

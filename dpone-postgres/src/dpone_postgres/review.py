@@ -13,7 +13,7 @@ from dpone.model.schema import Name
 from dpone_postgres import outside
 from dpone_postgres.database import PostgresDialect
 from dpone_postgres.offsets import PostgresLogicalOffset
-from dpone_postgres.outside import Facts, Kept, Unlogged
+from dpone_postgres.outside import Facts, KnownFacts, Unlogged
 from dpone_postgres.pgoutput import Decoder, resync_todo
 from dpone_postgres.publication import Published, matches
 
@@ -22,7 +22,7 @@ _IGNORE = "sink.options.schema_evolution.on_missing_column: ignore"
 _SHOWN = 5  # tables that one message describes
 
 # Why changes of a table are missing. Last argument: xids of the stream's TRUNCATEs; None if not all of it was read.
-Compare = Callable[[Name, Kept, Facts, Sequence[int] | None], list[str]]
+Compare = Callable[[Name, KnownFacts, Facts, Sequence[int] | None], list[str]]
 
 
 @frozen
@@ -70,12 +70,12 @@ class Reviewer:
     facts: Mapping[str, Facts]
     compare: Compare
     look: Callable[[Sequence[Published]], Mapping[str, Facts]]  # the current facts
-    kept: Mapping[str, Kept] = field(init=False)
+    known: Mapping[str, KnownFacts] = field(init=False)
     _again: set[str] = field(factory=set, init=False)  # found changed; they are read again
     _gone: set[int] = field(factory=set, init=False)  # partitions already reported as created and dropped
 
     def __attrs_post_init__(self) -> None:
-        self.kept = kept_of(self.saved)
+        self.known = known_facts(self.saved)
 
     def begin(self) -> Review:
         """The review at the start of a window. Raises IdentityChanged, Gap."""
@@ -141,7 +141,7 @@ class Reviewer:
         if name not in facts:
             return ""
         fitting = (
-            outside.named_otherwise(self.kept.get(name), facts[name], names, xid)
+            outside.named_otherwise(self.known.get(name), facts[name], names, xid)
             for names, xid in described[name].items()
         )
         return next(filter(None, fitting), "")
@@ -152,7 +152,7 @@ class Reviewer:
         window."""
         new = {
             name: {oid: xid for oid, xid in seen.items() if oid not in self.facts[name].nodes and oid not in self._gone}
-            for name, seen in leaves.items() if name in self.kept and name in self.facts
+            for name, seen in leaves.items() if name in self.known and name in self.facts
         }  # fmt: skip
         asked = [self.published[name] for name, seen in new.items() if seen]
         lost = {name: now.lost(new[name]) for name, now in (self.look(asked) if asked else {}).items()}
@@ -172,7 +172,7 @@ class Reviewer:
         begun = {} if short else {str(table.name): table.oid for table in review.due}
         taken, kept = {**tables, **begun}, {}
         for name in taken:
-            was = None if name in begun else self.kept.get(name)
+            was = None if name in begun else self.known.get(name)
             now, seen = self.facts.get(name), {**(was.seen if was else {}), **leaves.get(name, {})}
             said = self._gone.union(now.lost(was.seen) if was and now else ())
             seen = {oid: xid for oid, xid in seen.items() if oid not in said}
@@ -211,7 +211,7 @@ class Reviewer:
     def _lost(self, name: str, truncates: Sequence[int] | None) -> list[str]:
         if name not in self.published:
             return [f"it is no longer in publication {self.publication}"]
-        was, now = self.kept.get(name), self.facts.get(name)
+        was, now = self.known.get(name), self.facts.get(name)
         return [] if was is None or now is None else self.compare(Name.parse(name), was, now, truncates)
 
     def _decided(self, found: Mapping[str, Sequence[str]], error: type[Stopped], warnings: list[str]) -> Iterator[str]:
@@ -249,17 +249,17 @@ class Reviewer:
 
     def _key_has_another_name(self, name: str) -> bool:
         """Then rows in the target have no value in the new key column and cannot be matched."""
-        was, now = self.kept.get(name), self.published.get(name)
+        was, now = self.known.get(name), self.published.get(name)
         return was is not None and now is not None and not {*now.key} <= {*was.columns} and bool(self._left(name))
 
     def _left(self, name: str) -> set[str]:
         """Columns that the target has and the stream no longer has."""
-        was, now = self.kept.get(name), self.facts.get(name)
+        was, now = self.known.get(name), self.facts.get(name)
         return set() if was is None or now is None else {*was.columns} - {*now.columns} - {""}
 
     def _came_with_values(self, inside: Mapping[str, int]) -> Iterator[str]:
         for name in inside:
-            was, now = self.kept.get(name), self.facts.get(name)
+            was, now = self.known.get(name), self.facts.get(name)
             if was is None or now is None or not (columns := outside.came_with_values(was, now)):
                 continue
             one = f"column {columns[0]} was" if len(columns) == 1 else f"columns {', '.join(columns)} were"
@@ -267,10 +267,10 @@ class Reviewer:
             yield f"table {name}: {one} {lack}; {resync_todo([name])}"
 
 
-def kept_of(saved: PostgresLogicalOffset | None) -> dict[str, Kept]:
+def known_facts(saved: PostgresLogicalOffset | None) -> dict[str, KnownFacts]:
     """Raises StateError."""
     try:
-        return {name: Kept.from_json(data) for name, data in ((saved and saved.outside) or {}).items()}
+        return {name: KnownFacts.from_json(data) for name, data in ((saved and saved.outside) or {}).items()}
     except (LookupError, TypeError, ValueError) as error:
         found = f"outside: {type(error).__name__}: {error}"
         raise StateError(

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
 from dpone.formats.json_text import has_members
-from dpone.sql.values import Refused, as_json, fitted, unpacked
+from dpone.sql.values import Unstorable, as_json, fitted, unpacked
 from dpone_postgres.types import JSON, UUID
 
 _PIECE_BYTES = 8_000_000
@@ -51,7 +51,7 @@ def _interval_texts(array: pa.Array) -> pa.Array:
     texts: list[str | None] = []
     for row, value in enumerate(array.to_pylist()):
         if value is not None and value.nanoseconds % 1000:
-            raise Refused("an interval with a fraction of a microsecond", row)
+            raise Unstorable("an interval with a fraction of a microsecond", row)
         text = (
             None if value is None else f"{value.months} mons {value.days} days {value.nanoseconds // 1000} microseconds"
         )
@@ -68,7 +68,7 @@ def csv(columns: Sequence[pa.Array], names: Sequence[str]) -> bytes:
     for column, name in zip(columns, names, strict=True):
         try:
             texts.append(_text(column))
-        except Refused as error:
+        except Unstorable as error:
             error.column = name
             raise
     out = io.BytesIO()
@@ -99,5 +99,5 @@ def _calendar(column: pa.Array) -> pa.Array:
     bare = column.cast(pa.timestamp("us")) if pa.types.is_timestamp(column.type) else column
     texts = bare.cast(pa.string())
     if (ancient := pc.match_substring_regex(texts, "^-|^0000")) and pc.any(ancient).as_py():
-        raise Refused("a time before the year 1, in a row that is sent as text", ancient.index(True).as_py())
+        raise Unstorable("a time before the year 1, in a row that is sent as text", ancient.index(True).as_py())
     return pc.binary_join_element_wise(texts, zone, "") if zone else texts

@@ -84,8 +84,8 @@ class Behind:
 
     def __init__(self, db: PostgresDatabase, target: Name, columns: Sequence[str], stage: Name) -> None:
         self._db, self._target, self._columns = db, target, columns
-        loose = [one for one in self._filling() if not one.indexed]
-        self._staged = {one: self._farthest(one, stage) for one in loose}
+        unindexed = [one for one in self._filling() if not one.indexed]
+        self._staged = {one: self._farthest(one, stage) for one in unindexed}
 
     def advance(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Call when the rows are in the target. Returns the lines of the report: sequences that were advanced, and

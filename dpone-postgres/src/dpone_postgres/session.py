@@ -85,7 +85,7 @@ class Session:
                 found = f"row security would hide rows of table {table} from {who}"
                 raise SourceError(self._failed, found, todo) from error
 
-    def beside(self) -> Session:
+    def another(self) -> Session:
         """Another session with the same server, also where several hosts or several addresses of one name were given:
         only that server knows a snapshot that was exported here."""
         return Session(same_server(self._given, self.connection()), self._options, self._name)

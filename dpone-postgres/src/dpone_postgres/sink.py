@@ -15,16 +15,16 @@ from attrs import evolve
 from dpone.contract import (
     Entry,
     Finding,
-    Kept,
     Load,
     Part,
     Receipt,
     Stream,
     TakenBack,
+    UndoRecord,
 )
 from dpone.errors import Category, ConfigError, DataError, DponeError, SchemaBreak, SinkError
 from dpone.host.prefetch import prefetch
-from dpone.model.evolution import Change
+from dpone.model.evolution import SchemaChange
 from dpone.model.keys import equality
 from dpone.model.pipeline import SinkSpec, Undo
 from dpone.model.position import Position
@@ -115,7 +115,7 @@ class PostgresSink(SqlSink):
         known = types.native(field) is not None and not equality(field).startswith("collation ")
         return self._makeable(pa.schema([field])).field(0) if known else field.remove_metadata()
 
-    def ddl(self, changes: Sequence[Change]) -> list[str]:
+    def ddl(self, changes: Sequence[SchemaChange]) -> list[str]:
         statements = super().ddl(changes)
         widened = [c.column for c in changes if c.kind == "widen" and self._statements(c)]
         if widened and (views := self._db.views_on(self._target, widened)):
@@ -179,10 +179,10 @@ class PostgresSink(SqlSink):
         retried(writer.prepare)
         return writer
 
-    def beside(self, spec: SinkSpec) -> PostgresSink:
-        """``contract.ManyTables``."""
+    def for_table(self, spec: SinkSpec) -> PostgresSink:
+        """``contract.SupportsManyTables``."""
         sink = type(self)(spec)
-        sink._db = self._db.beside(sink._target)
+        sink._db = self._db.for_table(sink._target)
         return sink
 
     def refuse(self, strategy: Strategy, every_row: bool = False) -> None:
@@ -197,8 +197,8 @@ class PostgresSink(SqlSink):
         if self._options.full_refresh == "truncate" and (others := list(dict.fromkeys(mine))):
             found = f"options.full_refresh: truncate, but {', '.join(others)} references the table by a foreign key"
             raise SinkError(f"replace rows of {self._target}", found, "use full_refresh: auto or delete")
-        if self._options.full_refresh == "swap" and (hanging := self._db.hanging(self._target)):
-            found = f"options.full_refresh: swap, but the table has {', '.join(hanging)}, which a swap would lose"
+        if self._options.full_refresh == "swap" and (attached := self._db.attached(self._target)):
+            found = f"options.full_refresh: swap, but the table has {', '.join(attached)}, which a swap would lose"
             raise SinkError(f"replace rows of {self._target}", found, "use full_refresh: auto, truncate or delete")
 
     def _own_tables(self, load: Load) -> None:
@@ -309,13 +309,13 @@ class PostgresWriter(SqlWriter):
         if self._load.strategy.mode in _JOINED:
             # The planner has no statistics of a new table, and this join needs them.
             self._db.execute(f"ANALYZE {self._db.dialect.name(stage.table)}")
-        self._db.tell_loose(self._into)
+        self._db.set_nondeterministic(self._into)
         job = super()._job(stage)
         if job.swap and is_empty(self._db, self._into):  # and it must stay empty until the staging replaces it
             self._db.hold(self._target)
         return job
 
-    def _apply(self) -> tuple[Mapping[str, int], tuple[Kept, ...]]:
+    def _apply(self) -> tuple[Mapping[str, int], tuple[UndoRecord, ...]]:
         """Sequences are advanced last: they are not transactional, so they should run ahead of the commit for the
         shortest time."""
         behind = None
@@ -331,9 +331,9 @@ class PostgresWriter(SqlWriter):
         writers = (self, *others)
         with self._db.committing(writer._target for writer in writers):
             receipt = retried(lambda: SqlWriter._committed(self, after, position, others))
-        told = [writer for writer in writers if isinstance(writer, PostgresWriter)]
+        ours = [writer for writer in writers if isinstance(writer, PostgresWriter)]
         return evolve(
             receipt,
-            sequences=tuple(line for writer in told for line in writer.sequences),
-            warnings=tuple(line for writer in told for line in writer.warnings),
+            sequences=tuple(line for writer in ours for line in writer.sequences),
+            warnings=tuple(line for writer in ours for line in writer.warnings),
         )

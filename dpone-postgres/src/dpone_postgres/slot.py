@@ -125,13 +125,13 @@ class Slot:
             error.category = Category.TRANSIENT
             raise error
 
-    def require_history(self, saved: PostgresLogicalOffset, met: bool, failed: str) -> None:
-        """PG-17, OUT-05: a slot before the position must return the position's last commit again (``met``). If it does
-        not, the server was restored to an earlier state, whatever it has written since. Only ``ack`` moves the slot,
-        and only after this check, so the error repeats until position or slot change. A slot exactly at the position
-        needs no proof: ``ack`` moved it there when the commit was known. Raises IdentityChanged."""
+    def require_history(self, saved: PostgresLogicalOffset, reached: bool, failed: str) -> None:
+        """PG-17, OUT-05: a slot before the position must return the position's last commit again (``reached``). If it
+        does not, the server was restored to an earlier state, whatever it has written since. Only ``ack`` moves the
+        slot, and only after this check, so the error repeats until position or slot change. A slot exactly at the
+        position needs no proof: ``ack`` moved it there when the commit was known. Raises IdentityChanged."""
         unknown = not saved.exact and saved.commit < mark(self.confirmed)
-        if not met and not unknown and self.confirmed != lsn_number(saved.lsn):
+        if not reached and not unknown and self.confirmed != lsn_number(saved.lsn):
             found = f"slot {self.name} does not return the last commit that was read, before {saved.lsn}"
             why = "the server was restored to an earlier state, or the slot was moved"
             raise IdentityChanged(failed, f"{found}: {why}", FROM_SCRATCH)

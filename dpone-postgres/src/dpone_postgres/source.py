@@ -19,7 +19,7 @@ from dpone.model.schema import LINEAGE, PREFIX, Name
 from dpone.sql.cursor import Bound, CursorPlan, Reading, Span, cursor_column
 from dpone.sql.in_flight import settle
 from dpone.sql.source import BATCH_ROWS, new_rows, snapshot, what
-from dpone.sql.values import Refused
+from dpone.sql.values import Unstorable
 from dpone_postgres import binary, columns, types, xmin
 from dpone_postgres.columns import Gathered
 from dpone_postgres.config import PostgresSourceOptions
@@ -192,7 +192,7 @@ class PostgresSource:
             raise lost_snapshot(f"read {self.name}")
         session = self._session
         if self._snapshot is not None:
-            session = self._session.beside()
+            session = self._session.another()
             session.join(self._snapshot)
         try:
             yield _PostgresStream(self, session, part, self._schema, self._reading, self._batch_rows)
@@ -226,8 +226,8 @@ class PostgresSource:
                 "WHERE n.nspname = \0 AND c.relname = \0 AND c.relkind IN ('r', 'p', 'v', 'm', 'f')"
             )
             if not (found := self.rows(sql, self.table.parts)):
-                told = f"the table or view does not exist in {self.where}"
-                raise SourceError(f"read {self.name}", told, "correct the name; names are case-sensitive")
+                row_key = f"the table or view does not exist in {self.where}"
+                raise SourceError(f"read {self.name}", row_key, "correct the name; names are case-sensitive")
             columns = types.columns(self.rows(types.COLUMNS.replace("$1", str(found[0][0]))))
         else:
             columns = self._described()
@@ -339,16 +339,16 @@ class _PostgresStream(BatchStream):
         done = 0
         for i, span in enumerate(self._reading.spans):
             skip = dict(self._reading.skip) if i == 0 else {}
-            told = self._reading.told if skip else ()
-            for batch in self._of(span, told, done):
+            row_key = self._reading.row_key if skip else ()
+            for batch in self._of(span, row_key, done):
                 done += batch.num_rows
-                yield self._unseen(batch, told, skip) if skip else batch
+                yield self._unseen(batch, row_key, skip) if skip else batch
         self._session.end()
 
-    def _of(self, span: Span, told: Sequence[str], done: int) -> Iterator[pa.RecordBatch]:
-        if not told and (found := self._source.gathered(span, self._part, self._session)):
+    def _of(self, span: Span, row_key: Sequence[str], done: int) -> Iterator[pa.RecordBatch]:
+        if not row_key and (found := self._source.gathered(span, self._part, self._session)):
             return self._gathered(found, done)
-        return self._decoded(self._source.select(span, self._part, told), len(told), done)
+        return self._decoded(self._source.select(span, self._part, row_key), len(row_key), done)
 
     def _gathered(self, gathered: Gathered, done: int) -> Iterator[pa.RecordBatch]:
         step, at, more = columns.FEW, gathered.first, True
@@ -359,7 +359,7 @@ class _PostgresStream(BatchStream):
                 largest = max(largest, len(message))
                 try:
                     batch = gathered.decode(message)
-                except Refused as error:
+                except Unstorable as error:
                     raise self._refused(error, done) from None
                 done += batch.num_rows
                 for start in range(0, batch.num_rows, self._batch_rows):
@@ -373,17 +373,17 @@ class _PostgresStream(BatchStream):
         for rows in binary.rows(self._session.copy(sql, self._batch_rows, _BATCH_BYTES)):
             try:
                 batch = binary.decode(rows, schema, kinds)
-            except Refused as error:
+            except Unstorable as error:
                 raise self._refused(error, done) from None
             done += batch.num_rows
             yield batch
 
-    def _refused(self, error: Refused, done: int) -> DataError:
+    def _refused(self, error: Unstorable, done: int) -> DataError:
         found = f"column {error.column}, row {done + error.row + 1:,} of the read: {error.reason}"
         todo = "correct the value, set options.special_values: text, or cast the column in a query"
         return DataError(f"read {self._source.name}", found, todo)
 
-    def _unseen(self, batch: pa.RecordBatch, told: Sequence[str], skip: dict[str, int]) -> pa.RecordBatch:
+    def _unseen(self, batch: pa.RecordBatch, row_key: Sequence[str], skip: dict[str, int]) -> pa.RecordBatch:
         """The batch without rows that were loaded before. Counts ``skip`` down."""
         texts = zip(*(batch.column(i).to_pylist() for i in range(len(self.schema), batch.num_columns)), strict=True)
         bare = batch.select(self.schema.names)

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dpone.sql.values import Refused
+from dpone.sql.values import Unstorable
 from dpone_postgres.types import INSTANT, MOMENT, TIME
 
 _HEX = np.full(256, 255, np.uint8)
@@ -29,7 +29,7 @@ def parse(texts: pa.Array, type: pa.DataType, kind: str | None) -> pa.Array:
     try:
         return _PARSERS.get(kind or "", _cast)(texts, type)
     except pa.ArrowInvalid:  # its text quotes the value
-        raise Refused(f"a value that {type} cannot hold", _first_bad(texts, type, kind)) from None
+        raise Unstorable(f"a value that {type} cannot hold", _first_bad(texts, type, kind)) from None
 
 
 def _first_bad(texts: pa.Array, type: pa.DataType, kind: str | None) -> int:

@@ -11,10 +11,10 @@ import pyarrow as pa
 from attrs import frozen
 
 from dpone.model import types as common
-from dpone.model.evolution import Stored, plain
+from dpone.model.evolution import Stored, canonical_type
 from dpone.model.keys import NONE, compared
 from dpone.model.schema import DEFAULT, NATIVE
-from dpone.sql.values import Refused
+from dpone.sql.values import Unstorable
 
 JSON, UUID = common.JSON, common.UUID
 INSTANT, MOMENT, TIME = pa.timestamp("us", "UTC"), pa.timestamp("us"), pa.time64("us")
@@ -26,7 +26,7 @@ COLLATION = b"dpone.postgres.collation"  # of a target's column, quoted; where i
 
 def stores(type: pa.DataType) -> Stored:
     """``checked``: PostgreSQL's calendar begins in 4714 BC and counts microseconds, and its texts hold no NUL."""
-    type = plain(type)
+    type = canonical_type(type)
     t = pa.types
     for arrow, stored in _SIMPLE:
         if type == arrow:
@@ -151,7 +151,7 @@ class Column:
     own: bool = False
     generated: bool = False
     collation: str = ""
-    loose: str = ""
+    nondeterministic: str = ""
 
     @property
     def kind(self) -> str | None:
@@ -172,11 +172,11 @@ class Column:
     def reject_beyond(self, values: pa.Array) -> None:
         """Raises Refused for the first value that the server would truncate or round."""
         if self.limit is not None and (row := common.first_longer(values, self.limit)) >= 0:
-            raise Refused(f"a text of more than {self.limit} characters", row)
+            raise Unstorable(f"a text of more than {self.limit} characters", row)
         if self.digits is not None and pa.types.is_temporal(values.type):
             row = common.first_finer(values, self.digits)
             if row >= 0:
-                raise Refused(f"a time that {self.native} would round", row)
+                raise Unstorable(f"a time that {self.native} would round", row)
 
     @property
     def exact_equality(self) -> bool:
@@ -191,8 +191,8 @@ class Column:
         same type compare alike."""
         if {self.native.removesuffix("[]"), self.receive.removesuffix("recv").removesuffix("_")} & _UNORDERED:
             return NONE
-        if self.loose:
-            return f"collation {self.loose}"
+        if self.nondeterministic:
+            return f"collation {self.nondeterministic}"
         if self.receive == "numeric_recv":
             return "numeric" if self.modifier < 4 else ""
         if self.receive == "bpcharrecv" and self.modifier >= 4:
@@ -326,9 +326,9 @@ def columns(rows: Sequence[tuple[Any, ...]]) -> list[Column]:
             bool(own),
             bool(gen),
             collation or "",
-            loose or "",
+            nondeterministic or "",
         )
-        for name, native, receive, modifier, not_null, builtin, own, gen, collation, loose in rows
+        for name, native, receive, modifier, not_null, builtin, own, gen, collation, nondeterministic in rows
     ]
 
 

@@ -70,7 +70,7 @@ def reading(
     if after is None or whole:
         return Xmin(), Reading(position, (Span(),), proof)
     require_same(after, KIND, identity, source.name)
-    if why := _anew(after.value, position.value):
+    if why := _reset_reason(after.value, position.value):
         return Xmin(), Reading(position, (Span(),), f"{proof}; whole table read again: {why}")
     low = Xmin(int(after.value["xmin"]))
     new = f"SELECT EXISTS (SELECT 1 FROM {source.relation} AS s WHERE {low.where(Span())})"
@@ -88,7 +88,7 @@ def _fingerprint(source: Asked) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _anew(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+def _reset_reason(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
     """Why the position's transaction id cannot be compared with the current rows; else None."""
     for name, why in (
         ("oid", "it was dropped and recreated"),

@@ -239,9 +239,9 @@ HANGING = {
 
 
 @pytest.mark.parametrize("hanging", HANGING)
-def test_what_hangs_on_a_target_survives_a_full_refresh(harness, hanging):
+def test_what_hangs_on_a_target_survives_a_full_refresh(harness, attached):
     """A table that is more than dpone would make is emptied and filled, not replaced by another."""
-    sql(harness, "CREATE TABLE orders (id BIGINT, day VARCHAR, name VARCHAR, score DOUBLE)", HANGING[hanging])
+    sql(harness, "CREATE TABLE orders (id BIGINT, day VARCHAR, name VARCHAR, score DOUBLE)", HANGING[attached])
     sql(harness, "CREATE VIEW v AS FROM orders")
     asked = "SELECT sql, comment FROM duckdb_tables() WHERE table_name = 'orders' UNION ALL \
         SELECT sql, NULL FROM duckdb_indexes() UNION ALL SELECT comment, NULL FROM duckdb_columns() WHERE NOT internal"

@@ -54,7 +54,9 @@ def _old_keys(batch: pa.RecordBatch, keys: Mapping[str, pa.Array]) -> pa.Array:
     rows = pc.indices_nonzero(moved)
     texts: list[str | None] = [None] * batch.num_rows
     for i, key in zip(rows.to_pylist(), batch.column(KEY).take(rows), strict=True):
-        texts[i] = json.dumps({name: _value(one) for name, one in key.items()}, default=_told, ensure_ascii=False)
+        texts[i] = json.dumps(
+            {name: _value(one) for name, one in key.items()}, default=_json_default, ensure_ascii=False
+        )
     return pa.array(texts, pa.string())
 
 
@@ -74,7 +76,7 @@ def _value(scalar: pa.Scalar) -> Any:
     return f"{text}+00:00" if zone else text
 
 
-def _told(value: Any) -> str:
+def _json_default(value: Any) -> str:
     """What JSON has no word for: bytes in base64, anything else as it is written."""
     return base64.b64encode(value).decode() if isinstance(value, bytes) else str(value)
 

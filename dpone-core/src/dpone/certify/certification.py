@@ -172,7 +172,7 @@ class _Known:
         """Written with the very files that are installed."""
         return all(evidence.digests.get(name) == digest(name) for name in (CORE, *evidence.names))
 
-    def judge(self, found: Iterable[Evidence], capability: str) -> tuple[Status, list[Evidence]]:
+    def status_of(self, found: Iterable[Evidence], capability: str) -> tuple[Status, list[Evidence]]:
         """Of all files about one subject: what they show of a capability, and those that show it."""
         about = [e for e in found if any(r["capability"] == capability for r in e.results)]
         fresh = [e for e in about if self.fresh(e)]
@@ -251,7 +251,7 @@ def _cells(plugins: Plugins, known: _Known) -> Iterable[Cell]:
                 if support is not Support.SUPPORTED:
                     yield Cell(name, role, capability, _not_supported(support))
                     continue
-                status, found = known.judge(known.of(role, (name,)), capability)
+                status, found = known.status_of(known.of(role, (name,)), capability)
                 quirks = {case: why for e in found for case, why in e.quirks.items()}
                 named = {case for e in found for case in e.required.get(capability, ())}
                 mine = {case: why for case, why in quirks.items() if case in named}
@@ -264,7 +264,7 @@ def _routes(known: _Known) -> Iterable[RouteCell]:
         if route.support is not Support.SUPPORTED:
             yield RouteCell(route.source, route.sink, route.strategy, _not_supported(route.support))
             continue
-        status, found = known.judge(known.of("route", (route.source, route.sink)), route.strategy)
+        status, found = known.status_of(known.of("route", (route.source, route.sink)), route.strategy)
         yield RouteCell(route.source, route.sink, route.strategy, status, _servers(found), _files(found))
 
 

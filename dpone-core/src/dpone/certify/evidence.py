@@ -143,10 +143,10 @@ def write(
     words = [role, *names, suite, *(f"{s.product} {s.version}" for s in servers)]
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / (re.sub(r"[^A-Za-z0-9.]+", "-", "-".join(words)).strip("-").lower() + ".json")
-    beside = path.with_name(f".{ulid()}.tmp")
-    beside.write_text(json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
-    durable.sync_file(beside)
-    os.replace(beside, path)
+    temporary = path.with_name(f".{ulid()}.tmp")
+    temporary.write_text(json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+    durable.sync_file(temporary)
+    os.replace(temporary, path)
     durable.sync_folder(folder)
     return path
 
@@ -198,8 +198,8 @@ def lacking(gate: Gate, evidence: Evidence, result: Mapping[str, Any]) -> list[s
         for name, least in ENOUGH.get(gate, {}).items()
         if name not in found or not found[name].figure >= least
     ]
-    loose = [name for name, most in BARS.get(gate, {}).items() if not _barred(found.get(name), most)]
-    return [*short, *(f"no limit for {name}" for name in loose), *(_unsafe(evidence) if gate in ENOUGH else ())]
+    unbarred = [name for name, most in BARS.get(gate, {}).items() if not _barred(found.get(name), most)]
+    return [*short, *(f"no limit for {name}" for name in unbarred), *(_unsafe(evidence) if gate in ENOUGH else ())]
 
 
 def _barred(measure: Measure | None, most: float | None) -> bool:

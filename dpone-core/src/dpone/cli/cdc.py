@@ -126,8 +126,8 @@ def drop(pipeline: str, stream: str | None, yes: bool, format_: str) -> None:
         from dpone.ops.cdc import drop as dropped
 
         found = dropped(load_pipeline(pipeline), stream)
-    lines = [f"{name}: {line}" for name, told in found for line in told or ["dropped"]]
-    emit(format_, [{"stream": name, "done": told} for name, told in found], lambda: "\n".join(lines))
+    lines = [f"{name}: {line}" for name, done in found for line in done or ["dropped"]]
+    emit(format_, [{"stream": name, "done": done} for name, done in found], lambda: "\n".join(lines))
 
 
 @cdc.command()

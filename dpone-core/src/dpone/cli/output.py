@@ -60,12 +60,12 @@ def interruptible(last_words: Callable[[], None] | None = None) -> Iterator[None
     A separate thread receives the signal, because the main thread may be in a call that does not return.
     """
 
-    told = False
+    signalled = False
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        nonlocal told
-        if not told:
-            told = True
+        nonlocal signalled
+        if not signalled:
+            signalled = True
             raise Interrupted(signal.Signals(number).name)
 
     read, write = os.pipe()

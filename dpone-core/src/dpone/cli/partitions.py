@@ -52,7 +52,7 @@ def retry(pipeline: str, ids: tuple[str, ...], stream: str | None, anew: bool, f
         from dpone.ops import partitions as ops
 
         loaded = load_pipeline(pipeline)
-        found = ops.anew(loaded, stream) if anew else ops.retry(loaded, stream, ids)
+        found = ops.start_over(loaded, stream) if anew else ops.retry(loaded, stream, ids)
     emit(format_, found.to_json(), lambda: _text(found))
 
 

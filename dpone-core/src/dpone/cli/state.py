@@ -14,7 +14,7 @@ from dpone.errors import ConfigError, StateError
 
 if TYPE_CHECKING:
     from dpone.model.position import Position
-    from dpone.ops.state import Moved, Standing
+    from dpone.ops.state import Moved, StreamState
 
 stream_option = click.option("--stream", metavar="STREAM", help="Only this stream.")
 
@@ -35,9 +35,9 @@ def show(pipeline: str, stream: str | None, format_: str) -> None:
     """
     with interruptible():
         from dpone.config.reader import load_pipeline
-        from dpone.ops.state import standings
+        from dpone.ops.state import stream_states
 
-        found = standings(load_pipeline(pipeline), stream)
+        found = stream_states(load_pipeline(pipeline), stream)
     emit(format_, [one.to_json() for one in found], lambda: "\n".join(map(_text, found)))
 
 
@@ -90,14 +90,14 @@ def set_(
     wanted = None if beginning else _position(position, position_file)
     with interruptible():
         from dpone.config.reader import load_pipeline
-        from dpone.ops.state import reposition, standings
+        from dpone.ops.state import reposition, stream_states
 
         loaded = load_pipeline(pipeline)
-        [before] = standings(loaded, stream)
+        [before] = stream_states(loaded, stream)
         if not yes:
             _confirm(before, wanted)
         reposition(loaded, stream, wanted)
-        [after] = standings(loaded, stream)
+        [after] = stream_states(loaded, stream)
     emit(
         format_,
         {"stream": stream, "before": before.to_json(), "after": after.to_json()},
@@ -171,7 +171,7 @@ def _position(text: str | None, file: str | None) -> Position:
         raise ConfigError("read the position", found, todo) from error
 
 
-def _confirm(before: Standing, wanted: Position | None) -> None:
+def _confirm(before: StreamState, wanted: Position | None) -> None:
     if not sys.stdin.isatty():
         raise click.UsageError("this changes where the next run resumes; add --yes")
     click.echo(_text(before), err=True)
@@ -179,7 +179,7 @@ def _confirm(before: Standing, wanted: Position | None) -> None:
     click.confirm(f"set the position of {before.stream} to {goal}?", abort=True, err=True)
 
 
-def _text(one: Standing) -> str:
+def _text(one: StreamState) -> str:
     saved, head = one.state, one.journal
     rows = [
         ["  key", one.key],

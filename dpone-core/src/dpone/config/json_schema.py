@@ -78,8 +78,8 @@ def pipeline_schema(plugins: Plugins) -> dict[str, Any]:
         "$defs": {
             "reference": {"type": "string", "pattern": r"\$\{[A-Za-z_][A-Za-z0-9_]*(:-[^}]*)?\}"},
             **parts,
-            "source_over_defaults": _loose(SourceSpec),
-            "sink_over_defaults": _loose(SinkSpec),
+            "source_over_defaults": _partial(SourceSpec),
+            "sink_over_defaults": _partial(SinkSpec),
         },
     }
 
@@ -87,7 +87,7 @@ def pipeline_schema(plugins: Plugins) -> dict[str, Any]:
 def _part(role: Role, plugins: Plugins) -> dict[str, Any]:
     """A source, sink or state: what its ``type`` allows stands in one branch per connector."""
     records = [plugins.get(role, name) for name in plugins.names(role)]
-    whole = _loose(SPECS[role])
+    whole = _partial(SPECS[role])
     whole["properties"]["type"] = {"enum": [record.name for record in records]}
     whole["required"] = ["type", "strategy"] if role == "sink" else ["type"]
     whole["allOf"] = [
@@ -139,7 +139,7 @@ def _name_increments(options: dict[str, Any], offered: Sequence[str]) -> None:
     one["properties"]["by"] = {"anyOf": [{"enum": list(offered)}, REFERENCE], "description": by["description"]}
 
 
-def _loose(spec: type) -> dict[str, Any]:
+def _partial(spec: type) -> dict[str, Any]:
     """A spec of any type, nothing required: a stream may leave all to the defaults."""
     hints = hints_of(spec)
     properties = {name: {"type": "object"} if name == "options" else _value(hints[name]) for name in fields_of(spec)}

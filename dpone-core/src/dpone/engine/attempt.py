@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 import pyarrow as pa
 from attrs import define, evolve, frozen
 
-from dpone.contract import Entry, Load, Refusing, Sink, Source, StateBackend, Window, Writer
-from dpone.engine.contract_check import Judge
+from dpone.contract import Entry, Load, Sink, Source, StateBackend, SupportsRefuse, Window, Writer
+from dpone.engine.contract_check import ContractCheck
 from dpone.engine.job import Job, P, StreamContext
 from dpone.engine.journal import head_of, manifests_of
 from dpone.model import evolution
@@ -74,7 +74,7 @@ class Attempt:
     source: Source
     sink: Sink
     state: StateBackend
-    judge: Judge
+    contract_check: ContractCheck
 
     @property
     def spec(self) -> StreamSpec:
@@ -92,13 +92,13 @@ class Attempt:
         return self.stream.run.offered(protocol, sink, self.spec.sink)
 
     def _refuse(self, sink: Sink, strategy: Strategy, every_row: bool = False) -> None:
-        if (refusing := self._offered(Refusing, sink)) is not None:
+        if (refusing := self._offered(SupportsRefuse, sink)) is not None:
             refusing.refuse(strategy, every_row)
 
     def _journal(self, sink: Sink, key: str) -> Entry | None:
         return head_of(self.stream.run, self.spec, sink, self.state, key)
 
-    def _landed(self, head: Entry | None) -> bool:
+    def landed(self, head: Entry | None) -> bool:
         """An earlier attempt of this run lost the answer to its commit, or failed after it; the journal has it."""
         return head is not None and head.load_id == self.report.load_id
 
@@ -108,7 +108,7 @@ class Attempt:
     def _is_retryable(self, error: Exception) -> bool:
         return self.stream.run.plugins.classifier().classify(error).retryable
 
-    def _warn(self, text: str) -> None:
+    def warn(self, text: str) -> None:
         """Once, however often the run tries."""
         if text not in self.report.warnings:
             self.report.warnings.append(text)

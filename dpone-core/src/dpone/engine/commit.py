@@ -54,14 +54,14 @@ class CommitStep(Attempt):
                 saved = journal_of(entry) if keeps_journal(self.stream.run, self.spec) else state_of(entry)
                 self.state.save(self.report.key, saved, version)
             self.stream.tell("state_saved", seq=entry.seq)
-        self.judge.settle(entry.load_id)
+        self.contract_check.settle(entry.load_id)
 
     def count(self, strategy: Strategy, receipt: Receipt) -> None:
         """Where every staged row is a new one, the target's own count must be the same."""
         written = self.report.rows.written
         if strategy.mode in ("append", "full_refresh") and strategy.duplicates == "fail" and receipt.inserted < written:
             gone = f"the target reports {receipt.inserted:,} inserted rows, but {written:,} were sent"
-            self._warn(f"{gone}; check whether a trigger or rule of the table drops or redirects them")
+            self.warn(f"{gone}; check whether a trigger or rule of the table drops or redirects them")
 
     def acknowledge(self, position: Position) -> None:
         self.source.ack(position)

@@ -21,22 +21,22 @@ from dpone.model.report import ContractReport, StreamReport
 from dpone.model.staged import Staged
 from dpone.quality.check import (
     Broken,
-    Counts,
+    CheckCounts,
     Rules,
 )
 from dpone.quality.check import (
     bind as bind_of_rowcheck,
 )
-from dpone.quality.quarantine import Inspection, Place
+from dpone.quality.quarantine import Inspection, QuarantineFolder
 
 
-def place_of(spec: StreamSpec, key: str) -> Place:
+def quarantine_folder(spec: StreamSpec, key: str) -> QuarantineFolder:
     path = spec.sink.contract.quarantine.path if spec.sink.contract else ""
-    return Place(spec.sink.base, path, spec.name, key)
+    return QuarantineFolder(spec.sink.base, path, spec.name, key)
 
 
 @define
-class Judge:
+class ContractCheck:
     """Without a contract every method does nothing, so that the run needs no other code."""
 
     spec: StreamSpec
@@ -45,8 +45,8 @@ class Judge:
     inspection: Inspection | None = field(default=None, init=False)
 
     @property
-    def place(self) -> Place:
-        return place_of(self.spec, self.report.key)
+    def place(self) -> QuarantineFolder:
+        return quarantine_folder(self.spec, self.report.key)
 
     def bind(self, schema: pa.Schema) -> None:
         """Hold the columns against the contract, before anything is changed."""
@@ -55,7 +55,7 @@ class Judge:
             self.rules = bind_of_rowcheck(contract, schema)
             broken = [one for one in self.rules.static if one.policy == "fail"]
             if broken:
-                self._tell_of(self.rules, Counts())
+                self._report(self.rules, CheckCounts())
             self._refuse(broken)
 
     def open(self, sink: Sink, load: Load, parts: Sequence[str]) -> Writer:
@@ -89,7 +89,7 @@ class Judge:
         if self.inspection is None:
             return
         counts, broken = self.inspection.conclude(staged)
-        self._tell_of(self.inspection.rules, counts)
+        self._report(self.inspection.rules, counts)
         self._refuse([one for one in broken if one.policy == "fail"])
         said = [warning for warning in self.report.warnings if not warning.startswith("contract: ")]  # in an attempt
         self.report.warnings = said + [f"contract: {one.text}" for one in broken if one.policy == "warn"]
@@ -113,7 +113,7 @@ class Judge:
             text = f"contract: row_count: 0 rows, at least {wanted.min:,} required; the source has nothing new to load"
             self.report.warnings.append(text)
 
-    def _tell_of(self, rules: Rules, counts: Counts) -> None:
+    def _report(self, rules: Rules, counts: CheckCounts) -> None:
         left = counts.rows - counts.loaded
         self.report.contract = ContractReport(counts.rows, rules.violations(counts), left)
 

@@ -6,11 +6,11 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 
-from dpone.contract import Entry, KeepsPartitions, Lease, Moving, Receipt, Sink, StateBackend
+from dpone.contract import Entry, Lease, Receipt, Sink, StateBackend, SupportsMove, SupportsPartitions
 from dpone.engine.job import Job
 from dpone.engine.key_move import move, moved_to, require_here
 from dpone.engine.lease import renewing
-from dpone.engine.recovery import compare, kept
+from dpone.engine.recovery import compare, entry_of
 from dpone.model.pipeline import StreamSpec
 from dpone.model.position import Position
 from dpone.partition import PartitionManifestStore
@@ -26,11 +26,11 @@ def keeps_journal(run: Job, spec: StreamSpec) -> bool:
 
 def head_of(run: Job, spec: StreamSpec, sink: Sink, state: StateBackend, key: str) -> Entry | None:
     """The head of a key's journal, from whoever keeps it."""
-    return kept(state.load(key)) if keeps_journal(run, spec) else sink.journal(key)
+    return entry_of(state.load(key)) if keeps_journal(run, spec) else sink.journal(key)
 
 
 def manifests_of(run: Job, state: StateBackend) -> PartitionManifestStore | None:
-    keeping = run.offered(KeepsPartitions, state, run.pipeline.state)
+    keeping = run.offered(SupportsPartitions, state, run.pipeline.state)
     return keeping.partitions() if keeping else None
 
 
@@ -46,10 +46,10 @@ def key_of(run: Job, spec: StreamSpec, sink: Sink, state: StateBackend) -> str:
 
 @contextmanager
 def locked(
-    run: Job, spec: StreamSpec, sink: Sink, state: StateBackend, anew: bool = False
+    run: Job, spec: StreamSpec, sink: Sink, state: StateBackend, new_epoch: bool = False
 ) -> Iterator[tuple[str, Lease]]:
     """A stream's key, and its lease, while its lock is held. What stands under its former key is moved first; a sink
-    that cannot do that keeps the former key. ``anew``: whatever the state says, the next load is of a new epoch.
+    that cannot do that keeps the former key. ``new_epoch``: whatever the state says, the next load is of a new epoch.
 
     The first time, the lock of the former key is held as well: a runner of an earlier version asks for that one."""
     key, former = spec.key(run.pipeline.name), spec.former_key(run.pipeline.name)
@@ -60,24 +60,24 @@ def locked(
         if former != key and state.load(key) is None:
             theirs = stack.enter_context(state.lock(former, ttl))
             stack.enter_context(renewing(theirs, ttl))
-            if _take_over(run, spec, sink, state, anew):
+            if _take_over(run, spec, sink, state, new_epoch):
                 key, lease = former, theirs
         yield key, lease
 
 
-def _take_over(run: Job, spec: StreamSpec, sink: Sink, state: StateBackend, anew: bool) -> bool:
+def _take_over(run: Job, spec: StreamSpec, sink: Sink, state: StateBackend, new_epoch: bool) -> bool:
     """Move what stands under the former key, or end what a killed run has begun of it. True: it has to stay there."""
     key, former = spec.key(run.pipeline.name), spec.former_key(run.pipeline.name)
     head, there = (head_of(run, spec, sink, state, one) for one in (former, key))
     saved = state.load(former)
     if there is not None and moved_to(head) != key:
         return False
-    if there is None and not anew:
+    if there is None and not new_epoch:
         require_here(former, head, spec.sink.location)
         compare(head, saved.value if saved else None, spec.sink.location)
     if head is None or moved_to(there) or moved_to(head) not in ("", key):
         return False
-    moving = run.offered(Moving, sink, spec.sink)
+    moving = run.offered(SupportsMove, sink, spec.sink)
     if moving is None:
         return True
     move(spec, sink, moving, state, manifests_of(run, state), former, key, run.run_id)

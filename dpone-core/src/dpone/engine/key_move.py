@@ -15,8 +15,8 @@ from datetime import UTC, datetime
 
 from attrs import evolve, frozen
 
-from dpone.contract import Entry, Moving, Sink, StateBackend, Versioned
-from dpone.engine.contract_check import place_of
+from dpone.contract import Entry, Sink, StateBackend, SupportsMove, Versioned
+from dpone.engine.contract_check import quarantine_folder
 from dpone.engine.recovery import compare, state_of
 from dpone.errors import StateMissing
 from dpone.model.ids import ulid
@@ -40,7 +40,7 @@ def require_here(key: str, head: Entry | None, target: str) -> None:
 
 
 @frozen
-class Kept:
+class KeyContents:
     """What there is of a key."""
 
     head: Entry | None
@@ -48,14 +48,14 @@ class Kept:
     manifest: PartitionManifest | None
 
 
-def kept(sink: Sink, state: StateBackend, manifests: PartitionManifestStore | None, key: str) -> Kept:
-    return Kept(sink.journal(key), state.load(key), manifests.load(key) if manifests else None)
+def contents_of(sink: Sink, state: StateBackend, manifests: PartitionManifestStore | None, key: str) -> KeyContents:
+    return KeyContents(sink.journal(key), state.load(key), manifests.load(key) if manifests else None)
 
 
 def move(
     spec: StreamSpec,
     sink: Sink,
-    moving: Moving,
+    moving: SupportsMove,
     state: StateBackend,
     manifests: PartitionManifestStore | None,
     old: str,
@@ -67,8 +67,8 @@ def move(
     head, there = sink.journal(old), sink.journal(new)
     if head is not None and moved_to(head) != new:
         if spec.sink.contract is not None:
-            place_of(spec, old).settle(head.load_id)
-            place_of(spec, old).sweep()
+            quarantine_folder(spec, old).settle(head.load_id)
+            quarantine_folder(spec, old).sweep()
         _forget(state, new)  # a copy of the mark, at most
         moving.move(old, head, new, there, _mark(head, new, run_id))
         there = head

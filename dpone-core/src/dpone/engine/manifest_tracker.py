@@ -28,7 +28,7 @@ class Halted(SourceError):
 
 
 @define
-class Ledger:
+class ManifestTracker:
     """The manifest of a load while it runs, kept by the run that holds the key's lock. Without a store every method
     does nothing, so that a load of one part needs no other code. ``renew`` makes it a ``contract.Lease``."""
 
@@ -52,7 +52,7 @@ class Ledger:
         old: PartitionManifest | None,
         staged: Mapping[str, Staged],
         ttl: float,
-    ) -> Ledger:
+    ) -> ManifestTracker:
         """Durable on return: the manifest as the load goes on from here."""
         manifest = reconciled(new, old, staged)
         store.create(manifest)
@@ -85,7 +85,7 @@ class Ledger:
             with suppress(Exception):  # the error to tell is the first; whoever comes next finds the part not staged
                 self.save()
                 if isinstance(error, Exception) and not isinstance(error, Halted):
-                    store.fail(self.key, id, self.owner, _told(error))
+                    store.fail(self.key, id, self.owner, _error_text(error))
                 else:
                     store.release(self.key, id, self.owner)
             raise
@@ -137,6 +137,6 @@ def _undone(one: Partition) -> Partition:
     return evolve(one, status="pending") if one.status == "success" else one
 
 
-def _told(error: Exception) -> str:
+def _error_text(error: Exception) -> str:
     text = str(error) if hasattr(error, "found") else f"{type(error).__name__}: {error}"
     return redact(" ".join(text.split()))[:1000]

@@ -13,7 +13,16 @@ from attrs import define, evolve
 
 from dpone.cdc.stream import ChangeStream
 from dpone.config.reader import substituted
-from dpone.contract import Comparing, Load, ManyTables, Sink, SpeakingSql, TakingBack, Window, WindowRequest
+from dpone.contract import (
+    Load,
+    Sink,
+    SupportsCompareKeys,
+    SupportsManyTables,
+    SupportsSql,
+    SupportsTakeBack,
+    Window,
+    WindowRequest,
+)
 from dpone.engine.attempt import Added, Attempt, Planned, Recovered, Target, effective, resumes, without_own
 from dpone.engine.job import StreamContext
 from dpone.engine.journal import digest, keeps_journal
@@ -44,17 +53,17 @@ class PlanStep(Attempt):
             window = self._window(known)
         report.caught_up, report.proof, report.partitions = window.caught_up, window.proof, len(window.parts)
         for text in window.warnings:
-            self._warn(text)
+            self.warn(text)
         self.stream.tell(
             "window_fixed", parts=len(window.parts), repeatable=window.repeatable, proof=window.proof,
             position=window.position.to_json(),
         )  # fmt: skip
         if not window.parts and known.after is not None and window.position.dumps() == known.after.dumps():
             self._nothing(window, "nothing new in the source" if window.caught_up else "nothing was read")
-            self.judge.warn_of_no_rows()
+            self.contract_check.warn_of_no_rows()
             return None
         window = self._cut(window)
-        self.judge.bind(window.schema)
+        self.contract_check.bind(window.schema)
         planned = [
             self._planned(known, spec, sink, self._cut(share), strategy, key)
             for spec, sink, share, strategy, key in self._targets(known, recover, window)
@@ -112,11 +121,11 @@ class PlanStep(Attempt):
                     found = f"{other} and {part.id} have the same target table"
                     todo = "use {schema}_{table}, or set source.table to one of them"
                     raise ConfigError(f"load into {spec.location}", found, todo)
-            if self.source.bare(part.id) and self._beside(spec).is_empty():
+            if self.source.bare(part.id) and self._sink_for(spec).is_empty():
                 continue
             if strategy.mode in CHANGES:
                 strategy = evolve(strategy, key=self.source.key(part.id, sink.strategy.key))
-            target = self._beside(evolve(spec, strategy=strategy))
+            target = self._sink_for(evolve(spec, strategy=strategy))
             if not self.stream.run.dry_run:
                 recover.take_back(target, key)
             loaded, share = self._journal(target, key), self.source.share(window, part.id)
@@ -130,19 +139,21 @@ class PlanStep(Attempt):
     def _cut(self, window: Window) -> Window:
         return evolve(window, schema=cut(window.schema)) if self._cuts else window
 
-    def _beside(self, spec: SinkSpec) -> Sink:
-        many = self._offered(ManyTables, self.sink)
-        return self.sink if many is None else many.beside(spec)
+    def _sink_for(self, spec: SinkSpec) -> Sink:
+        many = self._offered(SupportsManyTables, self.sink)
+        return self.sink if many is None else many.for_table(spec)
 
     def _planned(
         self, known: Recovered, spec: SinkSpec, sink: Sink, window: Window, strategy: Strategy, key: str
     ) -> tuple[Target, evolution.Plan]:
         have = sink.schema()
         plan = self._plan(spec, sink, have, window, strategy)
-        if plan.anew:
+        if plan.replaced:
             self._refuse(sink, strategy, every_row=True)
-        forms = self._forms(spec, sink, None if plan.anew else have, window, strategy, key, plan.columns)
-        load = evolve(_load(self.stream, known, window, strategy, key, plan.columns), anew=bool(plan.anew))
+        forms = self._forms(spec, sink, None if plan.replaced else have, window, strategy, key, plan.columns)
+        load = evolve(
+            _load(self.stream, known, window, strategy, key, plan.columns), replace_columns=bool(plan.replaced)
+        )
         return Target(spec, sink, window, strategy, key, load, forms), plan
 
     def _forms(
@@ -158,7 +169,7 @@ class PlanStep(Attempt):
         """Of key columns, by their names in the target. Keys that a version without them has loaded are in the forms
         of the source: the journal says nothing of what such a load left."""
         have = {f.name: f for f in target or ()}
-        comparing = self._offered(Comparing, sink)
+        comparing = self._offered(SupportsCompareKeys, sink)
         made = comparing.made if comparing else pa.Field.remove_metadata
         to = {name: have.get(columns[name]) or made(window.schema.field(name)) for name in strategy.key}
         changes, many = bool(self.spec.source.changes), self.spec.tables
@@ -186,17 +197,17 @@ class PlanStep(Attempt):
 
     def _fit(self, target: Target, plan: evolution.Plan, added: Added) -> None:
         """Make the safe changes, or only say them; those of a target made anew are part of the commit."""
-        ddl = [] if plan.anew else target.sink.ddl(plan.changes)
+        ddl = [] if plan.replaced else target.sink.ddl(plan.changes)
         if not self.stream.run.dry_run:
             added.append((target, plan))
-            if (taking := self._offered(TakingBack, target.sink)) is not None:
+            if (taking := self._offered(SupportsTakeBack, target.sink)) is not None:
                 taking.provide(target.load, ddl)
             else:
                 target.sink.apply(ddl)
         name = f"{target.spec.table}: " if self.spec.tables else ""
         self.report.ddl += ddl
-        self.report.schema_changes += [f"{name}{change}" for change in (*plan.changes, *plan.anew)]
-        if (sql := self._offered(SpeakingSql, target.sink)) is not None:
+        self.report.schema_changes += [f"{name}{change}" for change in (*plan.changes, *plan.replaced)]
+        if (sql := self._offered(SupportsSql, target.sink)) is not None:
             said = ((change, sql.dialect.rewrites(change)) for change in plan.changes)
             self.report.rewrites += [f"{name}{change}: {what}" for change, what in said if what]
 
@@ -219,7 +230,7 @@ class PlanStep(Attempt):
             if missing := [c for c in columns if c not in known]:
                 found = f"{self.spec.source.location} has no column {', '.join(missing)}"
                 raise ConfigError(f"find {what} columns", found, f"use columns of {', '.join(window.schema.names)}")
-        sql = self._offered(SpeakingSql, sink)
+        sql = self._offered(SupportsSql, sink)
         for column, value in ((c, v) for c, wanted in strategy.where.items() for v in bounds(wanted)):
             if sql is not None and value is not None:  # refused before anything is made, not by the commit
                 sql.dialect.bind(value, window.schema.field(column).type)
@@ -241,12 +252,12 @@ class PlanStep(Attempt):
         """What rows lack, where only the data tells the columns; unless the pipeline says that it does not matter."""
         if spec.options.schema_evolution.on_missing_column == "auto":
             for name, where in window.absent.items():
-                self._warn(f"column {name} is missing in {where}: its rows get NULL")
+                self.warn(f"column {name} is missing in {where}: its rows get NULL")
             if plan.missing:
                 names = f"column{'s' if len(plan.missing) > 1 else ''} {', '.join(plan.missing)}"
-                self._warn(f"{names} of {spec.location} missing in the data: new rows get NULL")
+                self.warn(f"{names} of {spec.location} missing in the data: new rows get NULL")
         if rename := plan.rename(window.absent):
-            self._warn(f"{rename}; if the column was renamed, rename it in {spec.location} too, which keeps its values")
+            self.warn(f"{rename}; if the column was renamed, rename it in {spec.location} too, which keeps its values")
 
     def _mixed(self) -> bool:
         """The pipeline asks for ``mixed_snapshots``; raises ConfigError where the source cannot. An increment begins

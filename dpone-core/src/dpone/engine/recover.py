@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from attrs import define
 
-from dpone.contract import Entry, Lease, Sink, TakenBack, TakingBack, Verifying
+from dpone.contract import Entry, Lease, Sink, SupportsTakeBack, SupportsVerify, TakenBack
 from dpone.engine.attempt import Added, Attempt, Recovered, one_line
 from dpone.engine.journal import START
 from dpone.engine.key_move import require_here
@@ -22,16 +22,16 @@ class RecoverStep(Attempt):
         the same target, and comes to the same plan: parts that are staged still fit it. What nobody can take back, as
         somebody else owns the table now, keeps no load from being tried."""
         try:
-            taking = self._offered(TakingBack, sink)
+            taking = self._offered(SupportsTakeBack, sink)
             taken = taking.take_back(key) if taking else ()
         except Exception as error:
             if isinstance(error, Stopped) or self._is_retryable(error):
                 raise
-            self._warn(f"columns or tables that an earlier failed load added stay for now: {one_line(error)}")
+            self.warn(f"columns or tables that an earlier failed load added stay for now: {one_line(error)}")
             return
         for one in taken:
             if one.stays:
-                self._warn(_taken(one))
+                self.warn(_taken(one))
             else:  # and perhaps made again in a moment
                 self.stream.tell("warning", text=_taken(one))
 
@@ -43,17 +43,17 @@ class RecoverStep(Attempt):
             if added:
                 lease.renew()
             for target, plan in added:
-                taking = self._offered(TakingBack, target.sink)
+                taking = self._offered(SupportsTakeBack, target.sink)
                 for one in taking.take_back(target.load.key, self.stream.run.run_id) if taking else ():
-                    self._warn(_taken(one))
+                    self.warn(_taken(one))
                 name = f"{target.spec.table}: " if self.spec.tables else ""
                 wider = [f"{name}{change}" for change in plan.changes if change.kind == "widen"]
                 for change in wider:
-                    self._warn(f"{change}: kept although the load failed; every value fits the new type")
+                    self.warn(f"{change}: kept although the load failed; every value fits the new type")
         except Conflict:  # another runner has the key, and what was added is its own to count on
             pass
         except Exception as failed:
-            self._warn(f"the next run removes the columns and tables that this load added: {one_line(failed)}")
+            self.warn(f"the next run removes the columns and tables that this load added: {one_line(failed)}")
 
     def execute(self, dry: bool) -> Recovered:
         """Law 1: the journal is the truth, the state a copy. A copy that lags is mended, one that leads stops us."""
@@ -63,7 +63,7 @@ class RecoverStep(Attempt):
                 self.take_back(self.sink, key)
             head, saved = self._journal(self.sink, key), self.state.load(key)
             version, adopted = (saved.version if saved else 0), False
-            if self.stream.run.full_refresh and not self._landed(head):
+            if self.stream.run.full_refresh and not self.landed(head):
                 known = Recovered(head, None, version, next_epoch(head, saved))
             else:
                 require_here(key, head, target)
@@ -77,7 +77,7 @@ class RecoverStep(Attempt):
         self.report.position_before = head.position.to_json() if head else None
         self.report.position_after = self.report.position_before
         if head is not None and not dry:
-            self.judge.settle(head.load_id)
+            self.contract_check.settle(head.load_id)
         self.stream.tell("recovered", adopted=adopted, seq=head.seq if head else 0, epoch=known.epoch)
         return known
 
@@ -112,7 +112,7 @@ class RecoverStep(Attempt):
             todo = "restore the target, use --full-refresh, or choose a position with 'dpone state set'"
             raise StateAhead(f"load into {spec.location}", found, todo)
         verify = spec.options.verify_target
-        verifying = None if verify == "off" else self._offered(Verifying, sink)
+        verifying = None if verify == "off" else self._offered(SupportsVerify, sink)
         if verifying is not None and (found := verifying.lost(loaded, verify == "count")):
             todo = "restore the rows, use --full-refresh, or choose a position with 'dpone state set'; "
             todo += "if rows are deleted on purpose, set sink.options.verify_target: off"

@@ -31,7 +31,7 @@ def journal_of(entry: Entry) -> dict[str, Any]:
     return {**state_of(entry), "journal": rest}
 
 
-def kept(saved: Versioned | None) -> Entry | None:
+def entry_of(saved: Versioned | None) -> Entry | None:
     """The inverse: the journal's head, of what ``state_of`` or ``journal_of`` made. None also for a damaged state,
     which ``compare`` refuses."""
     if saved is None:

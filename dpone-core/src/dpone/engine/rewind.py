@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 
-from dpone.contract import Entry, Load, Resyncing, Sink, StateBackend
-from dpone.engine.contract_check import place_of
+from dpone.contract import Entry, Load, Sink, StateBackend, SupportsResync
+from dpone.engine.contract_check import quarantine_folder
 from dpone.engine.job import Job
 from dpone.engine.journal import START, digest, head_of, keeps_journal, locked
 from dpone.engine.recovery import journal_of, next_epoch, rewind_token, state_of
@@ -37,7 +37,7 @@ def resync(pipeline: Pipeline, stream: str, tables: Sequence[str], plugins: Plug
     with ExitStack() as stack:
         reader = stack.enter_context(closing(run.reader(spec.source, changes.by))) if changes else None
         record = run.plugins.reader(spec.source.type, changes.by) if changes else None
-        resyncing = run.plugins.offered(Resyncing, reader, record.name) if record else None
+        resyncing = run.plugins.offered(SupportsResync, reader, record.name) if record else None
         if resyncing is None:
             found = "its reader cannot read one table again" if reader else "it is not a change stream"
             raise ConfigError(failed, f"stream {stream}: {found}", "use 'dpone run --full-refresh'")
@@ -58,10 +58,10 @@ def _rewind(run: Job, wanted: Callable[[Entry | None], Position], token: Callabl
     with ExitStack() as stack:
         sink: Sink = stack.enter_context(closing(run.make("sink", spec.sink)))
         state: StateBackend = stack.enter_context(closing(run.make("state", pipeline.state)))
-        key, _ = stack.enter_context(locked(run, spec, sink, state, anew=True))
+        key, _ = stack.enter_context(locked(run, spec, sink, state, new_epoch=True))
         head, saved = head_of(run, spec, sink, state, key), state.load(key)
         if head is not None and spec.sink.contract is not None:  # it will not be the head any more
-            place_of(spec, key).settle(head.load_id)
+            quarantine_folder(spec, key).settle(head.load_id)
         position = wanted(head).at_epoch(max(1, next_epoch(head, saved)))
         load = Load(
             key, ulid(), run.run_id, token(key, position), False, None, spec.sink.strategy, False, datetime.now(UTC)

@@ -28,11 +28,11 @@ from dpone.config.reader import load_pipeline
 from dpone.contract import Receipt
 from dpone.engine.attempt import Added, Planned, Recovered
 from dpone.engine.commit import CommitStep
-from dpone.engine.contract_check import Judge
+from dpone.engine.contract_check import ContractCheck
 from dpone.engine.job import Job, StreamContext
 from dpone.engine.journal import key_of, locked
 from dpone.engine.lease import renewing
-from dpone.engine.manifest_tracker import Ledger
+from dpone.engine.manifest_tracker import ManifestTracker
 from dpone.engine.plan import PlanStep
 from dpone.engine.recover import RecoverStep
 from dpone.engine.stage import StageStep
@@ -119,7 +119,7 @@ def _signal_behind(error: Exception) -> BaseException | None:
 
 
 @define
-class _Stages:
+class Steps:
     """The stages of one attempt, in their order, while the key is locked."""
 
     recover: RecoverStep
@@ -129,7 +129,7 @@ class _Stages:
 
     def execute(self, added: Added) -> None:
         known, commit = self.recover.execute(dry=False), self.commit
-        if known.head is not None and commit._landed(known.head):
+        if known.head is not None and commit.landed(known.head):
             commit.done(Receipt.of(known.head))
             commit.acknowledge(known.head.position)
         elif planned := self.plan.execute(known, self.recover, added):
@@ -139,19 +139,19 @@ class _Stages:
 
     def _move(self, known: Recovered, planned: Planned, added: Added) -> None:
         """Stage and commit. If what is staged is kept, so is what was added for it."""
-        stage, commit, tracked = self.stage, self.commit, Ledger()
-        stream, report, judge = stage.stream, stage.report, stage.judge
+        stage, commit, tracked = self.stage, self.commit, ManifestTracker()
+        stream, report, contract_check = stage.stream, stage.report, stage.contract_check
         with ExitStack() as stack:
             leader, others = stage.open(stack, planned)
             report.load_id = leader.load_id
             stream.tell("load_opened", load_id=leader.load_id, token=planned.load.token)
             try:
-                tracked = stage.ledger(leader, planned)
+                tracked = stage.tracker(leader, planned)
                 with renewing(tracked, tracked.ttl) if tracked.store else nullcontext():
                     staged = stage.execute(planned.targets, tracked)
                     tracked.save()
-                with stream.timed("contract") if judge.inspection else nullcontext():
-                    judge.conclude(staged)
+                with stream.timed("contract") if contract_check.inspection else nullcontext():
+                    contract_check.conclude(staged)
                 receipt = commit.execute(leader, others, known, planned.window.position)
             except BaseException as error:
                 if stage.give_up(planned.load, (leader, *others), tracked, error):
@@ -160,7 +160,7 @@ class _Stages:
         commit.done(receipt, known.version)
         report.sequences = [*receipt.sequences]
         for text in receipt.warnings:
-            commit._warn(text)
+            commit.warn(text)
         commit.count(planned.load.strategy, receipt)
         commit.acknowledge(receipt.entry.position)
 
@@ -174,8 +174,8 @@ def _attempt(stream: StreamContext, last: bool) -> None:
         state = stack.enter_context(closing(run.make("state", run.pipeline.state)))
         stack.enter_context(connected())
         report.delivery = run.plugins.get("sink", spec.sink.type).delivery
-        given, added = (stream, last, source, sink, state, Judge(spec, report)), Added()
-        stages = _Stages(RecoverStep(*given), PlanStep(*given), StageStep(*given), CommitStep(*given))
+        given, added = (stream, last, source, sink, state, ContractCheck(spec, report)), Added()
+        stages = Steps(RecoverStep(*given), PlanStep(*given), StageStep(*given), CommitStep(*given))
         if run.dry_run:
             report.key = key_of(run, spec, sink, state)
             stages.plan.execute(stages.recover.execute(dry=True), stages.recover, added)

@@ -12,8 +12,8 @@ from attrs import define, evolve, field
 
 from dpone.contract import Load, Part, Stream, Writer
 from dpone.engine.attempt import Attempt, Planned, Target
-from dpone.engine.manifest_tracker import Halted, Ledger
-from dpone.engine.staged_stream import ToldStream
+from dpone.engine.manifest_tracker import Halted, ManifestTracker
+from dpone.engine.staged_stream import StagedStream
 from dpone.errors import Conflict  # fmt: skip
 from dpone.formats.nanoseconds import Cut
 from dpone.model.changes import ChangeTable, batch_schema
@@ -27,21 +27,21 @@ class StageStep(Attempt):
 
     halted: threading.Event = field(factory=threading.Event, init=False)
 
-    def ledger(self, writer: Writer, planned: Planned) -> Ledger:
+    def tracker(self, writer: Writer, planned: Planned) -> ManifestTracker:
         """What is staged decides what is done. With ``mixed_snapshots`` the report says what it holds."""
         store, window = self._manifests(), planned.window
         if planned.manifest is None or store is None:
-            return Ledger()
+            return ManifestTracker()
         staged, ttl = writer.staged(), self.stream.run.pipeline.state.options.lease_seconds
         manifest = evolve(planned.manifest, load_id=writer.load_id)
-        ledger = Ledger.open(store, manifest, planned.before, staged, ttl)
+        tracker = ManifestTracker.open(store, manifest, planned.before, staged, ttl)
         if staged and not window.repeatable:
             found = f"partitions from an earlier snapshot than the others: {len(staged)} of {len(window.parts)}"
-            self._warn(f"{found} (runtime.resume: mixed_snapshots)")
-        self.report.partitions_skipped = [one.id for one in ledger.skipped]
-        for one in ledger.skipped:
-            self._warn(f"partition {one.id} was skipped: {one.reason}; its rows are not loaded")
-        return ledger
+            self.warn(f"{found} (runtime.resume: mixed_snapshots)")
+        self.report.partitions_skipped = [one.id for one in tracker.skipped]
+        for one in tracker.skipped:
+            self.warn(f"partition {one.id} was skipped: {one.reason}; its rows are not loaded")
+        return tracker
 
     def open(self, stack: ExitStack, planned: Planned) -> tuple[Writer, list[Writer]]:
         """The writer that holds the journal, and those whose rows its commit takes along. All bear one load id, that of
@@ -67,31 +67,31 @@ class StageStep(Attempt):
         before = before if before and before.token == target.load.token else None
         skipped = {one.id for one in before.of("skipped")} if before else set()
         parts = [part.id for part in target.window.parts if part.id not in skipped]
-        return self.judge.open(target.sink, target.load, parts)
+        return self.contract_check.open(target.sink, target.load, parts)
 
-    def give_up(self, load: Load, writers: Sequence[Writer], ledger: Ledger, error: BaseException) -> bool:
+    def give_up(self, load: Load, writers: Sequence[Writer], tracker: ManifestTracker, error: BaseException) -> bool:
         """What is left the next open sweeps; the error to tell is the first. What another runner has taken over it may
         be going on with. True: what is staged is kept, and so is what it needs of the target."""
-        if isinstance(error, Conflict) and ledger.taken_over():
+        if isinstance(error, Conflict) and tracker.taken_over():
             return True
-        if self._will_resume(load, ledger, error):
+        if self._will_resume(load, tracker, error):
             return True
         for writer in writers:
             with suppress(Exception):
                 writer.abort()
         with suppress(Exception):
-            ledger.dropped()
-        self.judge.discard(error)
+            tracker.dropped()
+        self.contract_check.discard(error)
         return False
 
-    def _will_resume(self, load: Load, ledger: Ledger, error: BaseException) -> bool:
+    def _will_resume(self, load: Load, tracker: ManifestTracker, error: BaseException) -> bool:
         """Staged parts are worth keeping if the very next attempt can go on with them, or if a part failed beside
         others that are done: their manifest lets a later run do so."""
         if not load.repeatable or not isinstance(error, Exception):
             return False
-        return ledger.half_done or (not self.last and self._is_retryable(error))
+        return tracker.half_done or (not self.last and self._is_retryable(error))
 
-    def execute(self, targets: Sequence[Target], ledger: Ledger) -> dict[str, Staged]:
+    def execute(self, targets: Sequence[Target], tracker: ManifestTracker) -> dict[str, Staged]:
         """Every part of every target that is not staged yet."""
         staged: dict[str, Staged] = {}
         todo: list[tuple[Target, Part]] = []
@@ -102,13 +102,15 @@ class StageStep(Attempt):
             todo += [(target, part) for part in target.window.parts if part.id not in done]
         self.report.partitions_resumed = len(staged)
         workers = self.stream.run.workers or self.stream.run.pipeline.runtime.workers
-        if self.judge.begin([part.id for target in targets for part in target.window.parts if part.id in staged]):
+        if self.contract_check.begin(
+            [part.id for target in targets for part in target.window.parts if part.id in staged]
+        ):
             workers = 1
         with self.stream.timed("stage"):
             if workers > 1 and len(todo) > 1 and self._parallel():
-                staged.update(self._stage_at_once(workers, todo, ledger))
+                staged.update(self._stage_at_once(workers, todo, tracker))
             else:
-                staged.update(self._stage_part(target, part, ledger) for target, part in todo)
+                staged.update(self._stage_part(target, part, tracker) for target, part in todo)
         rows = self.report.rows
         rows.written = sum(s.rows for s in staged.values())
         rows.filtered = sum(s.filtered for s in staged.values())
@@ -119,11 +121,11 @@ class StageStep(Attempt):
         return staged
 
     def _stage_at_once(
-        self, workers: int, todo: Sequence[tuple[Target, Part]], ledger: Ledger
+        self, workers: int, todo: Sequence[tuple[Target, Part]], tracker: ManifestTracker
     ) -> Iterator[tuple[str, Staged]]:
         """In as many threads. The first failure, or a signal, ends the others at their next batch."""
         with ThreadPoolExecutor(workers, "dpone-part") as pool:
-            staging = [pool.submit(self._stage_part, target, part, ledger) for target, part in todo]
+            staging = [pool.submit(self._stage_part, target, part, tracker) for target, part in todo]
             try:
                 for staged in as_completed(staging):
                     yield staged.result()
@@ -135,7 +137,7 @@ class StageStep(Attempt):
     def _parallel(self) -> bool:
         return self.stream.run.plugins.supports("sink", self.spec.sink.type, "parallel_stage")
 
-    def _stage_part(self, target: Target, part: Part, ledger: Ledger) -> tuple[str, Staged]:
+    def _stage_part(self, target: Target, part: Part, tracker: ManifestTracker) -> tuple[str, Staged]:
         tell, writer = self.stream.tell, target.writer
         assert writer is not None, "opened before"
 
@@ -145,21 +147,23 @@ class StageStep(Attempt):
                 found = "another part of the window failed, or the run was interrupted"
                 raise Halted(f"read part {part.id}", found, "see the stream's error")
 
-        with ledger.running(part.id) as finish:
+        with tracker.running(part.id) as finish:
             tell("part_started", part=part.id)
             with (
                 self.source.read(part) as stream,
-                closing(self._told(target, part, stream, after_batch)) as told,
+                closing(self._staged_stream(target, part, stream, after_batch)) as staged_stream,
             ):
-                staged = writer.stage(part, told)
+                staged = writer.stage(part, staged_stream)
             finish(staged)
         tell("part_staged", part=part.id, rows=staged.rows, bytes=staged.bytes)
         return part.id, staged
 
-    def _told(self, target: Target, part: Part, stream: Stream, after_batch: Callable[..., None]) -> ToldStream:
+    def _staged_stream(
+        self, target: Target, part: Part, stream: Stream, after_batch: Callable[..., None]
+    ) -> StagedStream:
         stream = Cut(stream) if self._cuts else stream
-        watched, staged = self.judge.watched(part, stream), _staged_schema(target.load)
-        return ToldStream(watched, target.window.schema, staged, after_batch, target.forms)
+        watched, staged = self.contract_check.watched(part, stream), _staged_schema(target.load)
+        return StagedStream(watched, target.window.schema, staged, after_batch, target.forms)
 
 
 def _staged_schema(load: Load) -> pa.Schema:

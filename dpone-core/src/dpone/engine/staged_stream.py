@@ -14,7 +14,7 @@ from dpone.model.changes import EVENT_ID, KEY
 from dpone.model.keys import canonical
 
 
-class ToldStream:
+class StagedStream:
     """A source's stream as the sink reads it: read ahead in a thread, columns renamed to the target's, keys in their
     canonical ``forms``, each batch reported to the observers. A native stream passes unchanged. After ``close`` no
     thread reads from the source, also if the sink stopped half way."""

@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from dpone.config.reader import load_pipeline
-from dpone.contract import Load, Receipt, Sink, StateBackend, Undoing
-from dpone.engine.contract_check import place_of
+from dpone.contract import Load, Receipt, Sink, StateBackend, SupportsUndo
+from dpone.engine.contract_check import quarantine_folder
 from dpone.engine.job import Job
 from dpone.engine.journal import START, ask_journal, locked
 from dpone.engine.recovery import compare, next_epoch, state_of
@@ -39,7 +39,7 @@ def undo(pipeline: Pipeline | str | Path, stream: str, load_id: str, plugins: Pl
         head, saved = sink.journal(key), state.load(key)
         compare(head, saved.value if saved else None, spec.sink.location)
         if head is not None and spec.sink.contract is not None:  # it will not be the head any more
-            place_of(spec, key).settle(head.load_id)
+            quarantine_folder(spec, key).settle(head.load_id)
         before = undoing.undo_plan(key, load_id).position or START
         position = before.at_epoch(max(1, next_epoch(head, saved)))
         token = hashlib.sha256(f"undo {load_id} {key} {position.dumps()}".encode()).hexdigest()
@@ -54,8 +54,8 @@ def undo(pipeline: Pipeline | str | Path, stream: str, load_id: str, plugins: Pl
     return receipt
 
 
-def _undoing(run: Job, spec: StreamSpec, sink: Sink) -> Undoing:
-    undoing = run.offered(Undoing, sink, spec.sink)
+def _undoing(run: Job, spec: StreamSpec, sink: Sink) -> SupportsUndo:
+    undoing = run.offered(SupportsUndo, sink, spec.sink)
     if undoing is None:
         found = f"{spec.sink.type} cannot take back a load"
         raise ConfigError(f"take back a load of {spec.name}", found, "load the rows again after 'dpone state set'")

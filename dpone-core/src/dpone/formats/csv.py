@@ -30,7 +30,7 @@ from dpone.formats.text import (
 )  # fmt: skip
 from dpone.formats.types import (
     BadValue,
-    Seen,
+    SeenValues,
     beyond,
     is_text,
     require_declared,
@@ -319,17 +319,17 @@ class Csv:
             return first
         return first + len(self._rows(file).first(chain([top], content), self._options.block_bytes))
 
-    def _look(self, file: Input, expected: pa.Schema | None) -> dict[str, Seen]:
+    def _look(self, file: Input, expected: pa.Schema | None) -> dict[str, SeenValues]:
         """What the columns contain, in the part of the file that ``infer`` says to inspect."""
         names = self._names(file)
-        seen: dict[str, Seen] = {name: Seen(pa.null()) for name in names}
+        seen: dict[str, SeenValues] = {name: SeenValues(pa.null()) for name in names}
         for _, batch in self._batches(file, names, dict.fromkeys(names, pa.string())):
             seen = united((seen, self._seen(batch, expected)))
             if self._options.infer == "sample":
                 break
         return seen
 
-    def _seen(self, batch: pa.RecordBatch, expected: pa.Schema | None) -> dict[str, Seen]:
+    def _seen(self, batch: pa.RecordBatch, expected: pa.Schema | None) -> dict[str, SeenValues]:
         """What a batch of texts contains. A column whose texts all follow the notation of the options (thousands,
         dates) is inferred from their standard form."""
         blank = "" in self._options.null_values  # then a quoted empty text is NULL too, unless the column is text
@@ -341,15 +341,15 @@ class Csv:
         for field, texts, one, values in zip(inferred, batch.columns, standard, columns, strict=True):
             what = _corrected(field.type, values)
             if one is None and self._notation.writes(what.type):
-                what = Seen(pa.string())
+                what = SeenValues(pa.string())
             at = -1 if expected is None or field.name in self._columns else expected.get_field_index(field.name)
             if expected is not None and at >= 0 and not pa.types.is_null(what.type):
                 fits = self._fits(field.type, what, texts, expected.field(at).type)
-                what = Seen(what.type, what.rounds, fits)
+                what = SeenValues(what.type, what.rounds, fits)
             seen[field.name] = what
         return seen
 
-    def _fits(self, inferred: pa.DataType, what: Seen, texts: pa.Array, wanted: pa.DataType) -> bool:
+    def _fits(self, inferred: pa.DataType, what: SeenValues, texts: pa.Array, wanted: pa.DataType) -> bool:
         """Whether the column can be read as the target's type: all values convert, and none of them is changed."""
         if is_text(wanted):
             return True
@@ -540,20 +540,20 @@ def _empty(file: Input) -> DataError:
     return file.bad(found, "write at least a header line, or remove the file")
 
 
-def _corrected(type_: pa.DataType, values: pa.Array) -> Seen:
+def _corrected(type_: pa.DataType, values: pa.Array) -> SeenValues:
     """The type that pyarrow inferred, or text if that type would lose leading zeros, digits or fractions of a
     second."""
     if pa.types.is_integer(type_) or pa.types.is_floating(type_):
         inexact = first_rounded(values) >= 0
         if _any(values, NO_NUMBER) or (inexact and pa.types.is_floating(type_)):
-            return Seen(pa.string(), inexact)
-        return Seen(type_, inexact)
+            return SeenValues(pa.string(), inexact)
+        return SeenValues(type_, inexact)
     if pa.types.is_timestamp(type_):
         # Later rows may have fractions although the sample has whole seconds.
-        return Seen(pa.timestamp("ns" if _any(values, _MICROSECONDS) else "us", type_.tz))
+        return SeenValues(pa.timestamp("ns" if _any(values, _MICROSECONDS) else "us", type_.tz))
     if pa.types.is_time(type_):
-        return Seen(pa.time64("us"))
-    return Seen(type_)
+        return SeenValues(pa.time64("us"))
+    return SeenValues(type_)
 
 
 def _any(values: pa.Array, pattern: str) -> bool:

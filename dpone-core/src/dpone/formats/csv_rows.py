@@ -288,7 +288,7 @@ class Rows:
                 pieces.append(data[at:end])
                 at = self._after(self._comments, data, end)
             data = b"".join(pieces)
-        if not self._trim or not _beside(data, self._blanks, self._delimiter + b"\r\n"):
+        if not self._trim or not _adjacent(data, self._blanks, self._delimiter + b"\r\n"):
             return data
         if self._quote in data or (self._escape is not None and self._escape in data):
             return self._padded.sub(rb"\1\2", data)
@@ -334,7 +334,7 @@ def _table(bytes_: bytes) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
     return table
 
 
-def _beside(data: bytes, some: bytes, others: bytes) -> bool:
+def _adjacent(data: bytes, some: bytes, others: bytes) -> bool:
     """Whether one of ``some`` is next to one of ``others``, or is the first byte."""
     text = np.frombuffer(data, np.uint8)
     one, other = (np.logical_or.reduce([text == byte for byte in bytes_]) for bytes_ in (some, others))

@@ -41,7 +41,7 @@ from dpone.formats.text import (
 )  # fmt: skip
 from dpone.formats.types import (
     BadValue,
-    Seen,
+    SeenValues,
     from_text,
     require_declared,
     restored,
@@ -99,7 +99,7 @@ class JsonLines:
                 raise files[0].bad(found, "declare them in the source's options, as in columns: {id: int64}")
             return expected
         else:
-            seen = {name: Seen(pa.null()) for name in self._columns}
+            seen = {name: SeenValues(pa.null()) for name in self._columns}
         if expected is not None:
             seen = {name: evolve(what, fits=fits(what, name, expected)) for name, what in seen.items()}
         return settle(seen, self._columns, expected)
@@ -366,7 +366,7 @@ def _skip(line: str, at: int) -> int:
     return match.end() if match else at
 
 
-def _seen(file: Input, block: _Block) -> dict[str, Seen]:
+def _seen(file: Input, block: _Block) -> dict[str, SeenValues]:
     table = read_lines(block.data)
     if table is None or inexact(block.data, table.schema):
         return united({k: seen_in(v) for k, v in row.items()} for _, row in _rows(file, block))
@@ -387,38 +387,38 @@ def inexact(data: bytes, schema: pa.Schema) -> bool:
     return False
 
 
-def inferred(column: pa.ChunkedArray) -> Seen:
+def inferred(column: pa.ChunkedArray) -> SeenValues:
     type_ = column.type
     if pa.types.is_timestamp(type_):  # pyarrow's guess at a text; a JSON string stays text
-        return Seen(pa.string(), clash=JSON)
+        return SeenValues(pa.string(), clash=JSON)
     if pa.types.is_nested(type_):
-        return Seen(JSON, clash=JSON)
+        return SeenValues(JSON, clash=JSON)
     if pa.types.is_integer(type_):
         ends = pc.min_max(column).as_py()
-        return Seen(type_, any(abs(v) > _EXACT_IN_DOUBLE for v in ends.values() if v is not None), clash=JSON)
-    return Seen(type_, clash=JSON)
+        return SeenValues(type_, any(abs(v) > _EXACT_IN_DOUBLE for v in ends.values() if v is not None), clash=JSON)
+    return SeenValues(type_, clash=JSON)
 
 
-def seen_in(text: str) -> Seen:
+def seen_in(text: str) -> SeenValues:
     """The type of one value by its JSON text."""
     first = text[0]
     if first == "n":
-        return Seen(pa.null(), clash=JSON)
+        return SeenValues(pa.null(), clash=JSON)
     if first in "{[":
-        return Seen(JSON, clash=JSON)
+        return SeenValues(JSON, clash=JSON)
     if first == '"':
-        return Seen(pa.string(), clash=JSON)
+        return SeenValues(pa.string(), clash=JSON)
     if first in "tf":
-        return Seen(pa.bool_(), clash=JSON)
+        return SeenValues(pa.bool_(), clash=JSON)
     inexact = rounds(text)
     if text.lstrip("-").isdigit():
         if len(text) <= 20 and -(1 << 63) <= int(text) < 1 << 63:
-            return Seen(pa.int64(), inexact, clash=JSON)
-        return Seen(JSON, True, clash=JSON)  # as JSON, so that all digits are kept
-    return Seen(JSON if inexact else pa.float64(), inexact, clash=JSON)
+            return SeenValues(pa.int64(), inexact, clash=JSON)
+        return SeenValues(JSON, True, clash=JSON)  # as JSON, so that all digits are kept
+    return SeenValues(JSON if inexact else pa.float64(), inexact, clash=JSON)
 
 
-def fits(what: Seen, name: str, expected: pa.Schema) -> bool | None:
+def fits(what: SeenValues, name: str, expected: pa.Schema) -> bool | None:
     at = expected.get_field_index(name)
     if at < 0 or pa.types.is_null(what.type):
         return None

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 from attrs import asdict, evolve, field, frozen
 
-from dpone.contract import Entry, Kept
+from dpone.contract import Entry, UndoRecord
 from dpone.model.position import Position
 
 FORMAT = 1
@@ -168,7 +168,7 @@ def _entry_to_json(entry: Entry) -> dict[str, Any]:
 
 def _entry_from_json(item: Mapping[str, Any]) -> Entry:
     position, at = Position.from_json(item["position"]), datetime.fromisoformat(item["committed_at"])
-    kept = tuple(Kept(**one) for one in item.get("kept", ()))
+    kept = tuple(UndoRecord(**one) for one in item.get("kept", ()))
     return Entry(**{**item, "position": position, "committed_at": at, "kept": kept})
 
 

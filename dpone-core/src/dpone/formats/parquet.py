@@ -19,7 +19,7 @@ from dpone.formats.input import Input
 from dpone.formats.json_text import has_members
 from dpone.formats.text import check_names, require_kin
 from dpone.formats.types import BadValue, exactly, is_text, require_declared, restored
-from dpone.model.evolution import EXACT_IN_DOUBLE, plain, united
+from dpone.model.evolution import EXACT_IN_DOUBLE, canonical_type, united
 from dpone.model.schema import NATIVE
 from dpone.model.types import JSON
 
@@ -148,7 +148,7 @@ def _bare(field: pa.Field, declared: pa.DataType | None) -> pa.Field:
     if declared is not None:
         return pa.field(field.name, declared, field.nullable)
     native = (field.metadata or {}).get(NATIVE)
-    return pa.field(field.name, plain(field.type), field.nullable, {NATIVE: native} if native else None)
+    return pa.field(field.name, canonical_type(field.type), field.nullable, {NATIVE: native} if native else None)
 
 
 def _joined(file: Input, left: pa.Field, right: pa.Field) -> pa.Field:
@@ -262,7 +262,7 @@ def beyond_double(file: Input, column: str) -> int:
     lost = 0
     with file.stored() as stored, pq.ParquetFile(stored) as part:
         at = part.schema_arrow.get_field_index(column)
-        type_ = plain(part.schema_arrow.field(at).type) if at >= 0 else pa.null()
+        type_ = canonical_type(part.schema_arrow.field(at).type) if at >= 0 else pa.null()
         if type_ not in (pa.int64(), pa.uint64()):
             return 0
         least = pa.scalar(-EXACT_IN_DOUBLE if type_ == pa.int64() else 0, type_)

@@ -9,7 +9,7 @@ from typing import Literal
 
 from dpone.errors import DataError
 from dpone.formats.input import Input
-from dpone.formats.types import Seen
+from dpone.formats.types import SeenValues
 from dpone.model.schema import ambiguous
 
 
@@ -92,9 +92,9 @@ def _some(names: Collection[str]) -> str:
     return ", ".join(first + ["..."] * (len(names) > 3))
 
 
-def united(many: Iterable[Mapping[str, Seen]]) -> dict[str, Seen]:
+def united(many: Iterable[Mapping[str, SeenValues]]) -> dict[str, SeenValues]:
     """Columns of all of them by name, those of the first one first."""
-    seen: dict[str, Seen] = {}
+    seen: dict[str, SeenValues] = {}
     for one in many:
         for name, what in one.items():
             seen[name] = seen[name] | what if name in seen else what

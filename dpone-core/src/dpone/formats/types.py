@@ -16,7 +16,7 @@ from attrs import evolve, field, frozen
 
 from dpone.errors import ConfigError
 from dpone.formats.json_text import NotJson, has_members, json_texts
-from dpone.model.evolution import holds, plain
+from dpone.model.evolution import canonical_type, holds
 from dpone.model.schema import LINEAGE
 from dpone.model.types import (
     JSON,
@@ -129,7 +129,7 @@ def exactly(values: pa.Array, type_: pa.DataType) -> pa.Array:
     """
     if type_ == JSON and has_members(values.type):
         return _as_json(values)
-    values = values.cast(plain(values.type))
+    values = values.cast(canonical_type(values.type))
     if is_text(values.type) and type_ in (JSON, UUID):
         return restored(values.cast(pa.string()), type_)
     if is_text(type_) and (far := first_without_text(values)) >= 0:
@@ -153,7 +153,7 @@ _PER_DAY = {"s": 86_400, "ms": 86_400_000, "us": 86_400_000_000}
 
 def first_without_text(values: pa.Array) -> int:
     """The index of the first date or timestamp of a year that Arrow has no text for; -1 if there is none."""
-    type_ = plain(values.type)
+    type_ = canonical_type(values.type)
     if pa.types.is_date(type_):
         numbers, day = values.cast(pa.date32()).cast(pa.int32()).cast(pa.int64()), 1
     elif pa.types.is_timestamp(type_) and type_.unit in _PER_DAY:
@@ -214,7 +214,7 @@ def rounds(text: str) -> bool:
 
 
 @frozen
-class Seen:
+class SeenValues:
     """What a column of text was seen to hold.
 
     type     the narrowest type of all its values; null: no value at all
@@ -228,7 +228,7 @@ class Seen:
     fits: bool | None = None
     clash: pa.DataType = field(factory=pa.string)
 
-    def __or__(self, other: Seen) -> Seen:
+    def __or__(self, other: SeenValues) -> SeenValues:
         """What both hold together, another file or another block."""
         tried = [fits for fits in (self.fits, other.fits) if fits is not None]
         type_ = _join(self.type, other.type) or self.clash
@@ -260,7 +260,7 @@ def _naive(type_: pa.DataType) -> bool:
     return bool(pa.types.is_timestamp(type_) and type_.tz is None)
 
 
-def settle(seen: Mapping[str, Seen], columns: Mapping[str, pa.DataType], expected: pa.Schema | None) -> pa.Schema:
+def settle(seen: Mapping[str, SeenValues], columns: Mapping[str, pa.DataType], expected: pa.Schema | None) -> pa.Schema:
     """The schema to read with: as declared, else as the target has it where the values fit, else as seen."""
     fields = []
     for name, what in seen.items():

@@ -25,7 +25,7 @@ from dpone.formats.json_text import (
 from dpone.formats.nanoseconds import misfit
 from dpone.formats.options import WriteOptions
 from dpone.formats.types import first_without_text, is_text
-from dpone.model.evolution import plain
+from dpone.model.evolution import canonical_type
 from dpone.model.schema import LOADED_AT
 from dpone.model.types import JSON, UUID
 
@@ -41,7 +41,7 @@ def refused(format: str, type_: pa.DataType) -> str:
         return refused(format, type_.storage_type)
     if format == "parquet":
         return _refused_by_parquet(type_)
-    type_ = plain(type_)
+    type_ = canonical_type(type_)
     if format == "csv" and (pa.types.is_nested(type_) or pa.types.is_interval(type_)):
         return "a CSV value is not nested"
     if format == "csv" and type_ != UUID and (pa.types.is_binary(type_) or _bytes_of_another_kind(type_)):
@@ -206,7 +206,7 @@ def _plain(column: pa.Array) -> pa.Array:
 
 
 def _in_csv(type_: pa.DataType) -> pa.DataType:
-    return _in_utc(plain(type_.storage_type if isinstance(type_, pa.BaseExtensionType) else type_))
+    return _in_utc(canonical_type(type_.storage_type if isinstance(type_, pa.BaseExtensionType) else type_))
 
 
 def _in_utc(type_: pa.DataType) -> pa.DataType:

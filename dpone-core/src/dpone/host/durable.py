@@ -36,19 +36,19 @@ def sync_file(path: Path) -> None:
 
 def write_whole(path: Path, data: bytes) -> None:
     """Replace ``path`` by ``data``, mode 0600: a reader and a crash see the old bytes or the new, never a piece."""
-    beside = path.with_name(path.name + ".tmp")
+    temporary = path.with_name(path.name + ".tmp")
     with contextlib.suppress(FileNotFoundError):
-        beside.unlink()  # left by a crash; O_EXCL below then follows no link put in its place
-    handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        temporary.unlink()  # left by a crash; O_EXCL below then follows no link put in its place
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(beside, path)
+        os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
-            beside.unlink()
+            temporary.unlink()
         raise
     sync_folder(path.parent)
 

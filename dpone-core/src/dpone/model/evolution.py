@@ -46,7 +46,7 @@ class Stored:
 
 
 @frozen
-class Change:
+class SchemaChange:
     """One difference. ``allow``: None if the policy makes it safe, else what would allow it.
 
     create  the target does not exist; ``schema`` has its columns (lineage left out)
@@ -130,10 +130,10 @@ class Plan:
     where the load replaces the target, columns and all; then nothing is done before its commit. missing: columns of the
     target that the rows lack, and may."""
 
-    changes: tuple[Change, ...] = ()
-    breaking: tuple[Change, ...] = ()
+    changes: tuple[SchemaChange, ...] = ()
+    breaking: tuple[SchemaChange, ...] = ()
     columns: Mapping[str, str] = field(factory=dict)
-    anew: tuple[Change, ...] = ()
+    replaced: tuple[SchemaChange, ...] = ()
     missing: tuple[str, ...] = ()
 
     def require_safe(self, target: str, instead: str = "") -> None:
@@ -185,7 +185,7 @@ _BYTES = (pa.binary(), pa.large_binary(), pa.binary_view())
 _VIEWS = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
 
 
-def plain(type_: pa.DataType) -> pa.DataType:
+def canonical_type(type_: pa.DataType) -> pa.DataType:
     """The type without encodings and layouts that do not change its values (dictionary, run-end, view)."""
     while pa.types.is_dictionary(type_) or pa.types.is_run_end_encoded(type_):
         type_ = type_.value_type
@@ -194,7 +194,7 @@ def plain(type_: pa.DataType) -> pa.DataType:
 
 def holds(target: pa.DataType, source: pa.DataType) -> bool:
     """True if every value of ``source`` fits ``target`` as it is, or is refused by a checked cast of its unit."""
-    target, source = plain(target), plain(source)
+    target, source = canonical_type(target), canonical_type(source)
     if target == source or pa.types.is_null(source):
         return True
     if source in _SIGNED or source in _UNSIGNED:
@@ -257,7 +257,7 @@ _LADDER = (
 
 def join(left: pa.DataType, right: pa.DataType) -> pa.DataType | None:
     """The narrowest type that holds both, or None."""
-    left, right = plain(left), plain(right)
+    left, right = canonical_type(left), canonical_type(right)
     if holds(left, right):
         return left
     if holds(right, left):
@@ -274,7 +274,7 @@ def united(left: pa.DataType, right: pa.DataType) -> pa.DataType | None:
     """``join``, or the double that a whole number and a float meet in, whose values must be looked at."""
     if (both := join(left, right)) is not None:
         return both
-    left, right = plain(left), plain(right)
+    left, right = canonical_type(left), canonical_type(right)
     numbers = {*_SIGNED, *_UNSIGNED, *_FLOATS}
     return pa.float64() if left in numbers and right in numbers else None
 
@@ -284,7 +284,7 @@ EXACT_IN_DOUBLE = 1 << 53
 
 def inexact(before: pa.DataType, after: pa.DataType) -> bool:
     """True if a stored value may not fit the wider type: a whole number beyond ``EXACT_IN_DOUBLE``, a far date."""
-    number = pa.types.is_integer(plain(before)) and pa.types.is_floating(after) and not holds(after, before)
+    number = pa.types.is_integer(canonical_type(before)) and pa.types.is_floating(after) and not holds(after, before)
     return bool(number or (pa.types.is_date(before) and pa.types.is_timestamp(after)))
 
 
@@ -364,11 +364,11 @@ class SchemaComparator:
             return Plan(breaking=clash)
         if target is None:
             left_out = tuple(self._left_out(None, source, {name: name for name in source.names}, self._lenient))
-            long = tuple(Change("add", f.name, after=f, allow=w) for f in source if (w := self._too_long(f.name)))
+            long = tuple(SchemaChange("add", f.name, after=f, allow=w) for f in source if (w := self._too_long(f.name)))
             if long or left_out:
-                create = () if long else (Change("create", schema=source),)
+                create = () if long else (SchemaChange("create", schema=source),)
                 return Plan(create, (*long, *left_out), {n: n for n in source.names})
-            return Plan((Change("create", schema=source),), (), {n: n for n in source.names})
+            return Plan((SchemaChange("create", schema=source),), (), {n: n for n in source.names})
         found = [self._column(target, source, f) for f in source]
         columns = {f.name: to for f, (_, to) in zip(source, found, strict=True)}
         missing = self._missing(target, source, {*columns.values()})
@@ -382,12 +382,12 @@ class SchemaComparator:
         may = tuple(f.name for f in missing if f.name not in stops and not has_default(f))
         return Plan(safe, breaking, columns, missing=may)
 
-    def _column(self, target: pa.Schema, given: pa.Schema, source: pa.Field) -> tuple[Change | None, str]:
+    def _column(self, target: pa.Schema, given: pa.Schema, source: pa.Field) -> tuple[SchemaChange | None, str]:
         """The change that a source column requires, and the target column for its values."""
         before = _field(target, source.name)
         if before is None:
             allow = _STRICT if self.policy.mode == "strict" else self._too_long(source.name)
-            return Change("add", source.name, after=source.with_nullable(True), allow=allow), source.name
+            return SchemaChange("add", source.name, after=source.with_nullable(True), allow=allow), source.name
         change = self._fitted(before, source)
         if change is None or change.kind != "type":
             return change, source.name
@@ -399,9 +399,9 @@ class SchemaComparator:
             return self._routed(target, given, source, before)
         else:
             allow = _NEW_COLUMN
-        return Change("type", source.name, before, source, allow), source.name
+        return SchemaChange("type", source.name, before, source, allow), source.name
 
-    def _fitted(self, before: pa.Field, source: pa.Field) -> Change | None:
+    def _fitted(self, before: pa.Field, source: pa.Field) -> SchemaChange | None:
         """None if the column fits; a change of kind ``type`` if the two types have no common wider type."""
         strict, kept = self.policy.mode == "strict", self.stores(source.type).arrow
         alike = before.type in (source.type, kept)
@@ -410,27 +410,27 @@ class SchemaComparator:
             joined = united(before.type, kept)
             wider = None if joined is None else self.stores(joined).arrow
             if wider is None or wider == before.type:
-                return Change("type", source.name, before, source)
+                return SchemaChange("type", source.name, before, source)
             after = before.with_type(wider).with_metadata(_without_native(before))
-            return Change("widen", source.name, before, after, self._unless_widening())
+            return SchemaChange("widen", source.name, before, after, self._unless_widening())
         return self._length(before, source) or (self._nullability(before, source) if strict else None)
 
     def _unless_widening(self) -> str | None:
         return None if self.policy.mode == "widening" else _WIDENING
 
-    def _length(self, before: pa.Field, source: pa.Field) -> Change | None:
+    def _length(self, before: pa.Field, source: pa.Field) -> SchemaChange | None:
         """Compares lengths only if the source gives its native type; otherwise the database decides."""
         has, wants = length(before), length(source)
         if has is None or not _native(source) or has == wants:
             return None
         if wants is None or wants > has:
-            return Change("widen", source.name, before, _lengthened(before, source), self._unless_widening())
-        return Change("type", source.name, before, source) if self.policy.mode == "strict" else None
+            return SchemaChange("widen", source.name, before, _lengthened(before, source), self._unless_widening())
+        return SchemaChange("type", source.name, before, source) if self.policy.mode == "strict" else None
 
-    def _nullability(self, before: pa.Field, source: pa.Field) -> Change | None:
+    def _nullability(self, before: pa.Field, source: pa.Field) -> SchemaChange | None:
         if before.nullable == source.nullable or source.name in self.key:
             return None
-        return Change("null", source.name, before, source, _STRICT)
+        return SchemaChange("null", source.name, before, source, _STRICT)
 
     def _too_long(self, name: str) -> str | None:
         found = self.too_long(name)
@@ -438,11 +438,11 @@ class SchemaComparator:
 
     def _routed(
         self, target: pa.Schema, given: pa.Schema, source: pa.Field, before: pa.Field
-    ) -> tuple[Change | None, str]:
+    ) -> tuple[SchemaChange | None, str]:
         """Routes the values to ``__dpone__nc__<column>``, which is created once and then treated like other columns."""
         name = NEW_COLUMN + source.name
         there, routed = _field(target, name), source.with_name(name).with_nullable(True)
-        change = Change("add", name, after=routed) if there is None else self._fitted(there, routed)
+        change = SchemaChange("add", name, after=routed) if there is None else self._fitted(there, routed)
         allow = self._too_long(name)
         if name in given.names:
             allow = f"rename the source column {name}: values of {source.name} are routed to a column of this name"
@@ -451,7 +451,7 @@ class SchemaComparator:
         elif there is not None and change is not None and change.kind == "type":
             allow = f"drop or rename {name} ({there.type}), which an earlier type change filled"
         if allow is not None:
-            return Change("type", source.name, before, source, allow), source.name
+            return SchemaChange("type", source.name, before, source, allow), source.name
         return change, name
 
     def _shares(self, target: pa.Schema, columns: Mapping[str, str]) -> bool:
@@ -469,14 +469,14 @@ class SchemaComparator:
         policy = self.policy.on_missing_column
         return self.policy.mode != "strict" and (policy == "ignore" or (policy == "auto" and not self.own_schema))
 
-    def _gone(self, before: pa.Field, lenient: bool) -> Change | None:
+    def _gone(self, before: pa.Field, lenient: bool) -> SchemaChange | None:
         name = before.name
         if name in self.key:
-            return Change("drop", name, before, allow=f"restore column {name} in the source: it is a key column")
+            return SchemaChange("drop", name, before, allow=f"restore column {name} in the source: it is a key column")
         fill = "" if before.nullable or has_default(before) else f"give {name} a default, or make it nullable"
         if not lenient:
-            return Change("drop", name, before, allow=" and ".join(filter(None, (self._ignore, fill))))
-        return Change("null", name, before, allow=fill) if fill else None
+            return SchemaChange("drop", name, before, allow=" and ".join(filter(None, (self._ignore, fill))))
+        return SchemaChange("null", name, before, allow=fill) if fill else None
 
     @property
     def _ignore(self) -> str:
@@ -484,7 +484,7 @@ class SchemaComparator:
 
     def _left_out(
         self, target: pa.Schema | None, source: pa.Schema, columns: Mapping[str, str], lenient: bool
-    ) -> Iterator[Change]:
+    ) -> Iterator[SchemaChange]:
         """Columns that some of the data lacks. Their rows get NULL or stop the load, whatever other data is read with
         them."""
         for name, where in self.absent.items():
@@ -492,14 +492,14 @@ class SchemaComparator:
             have = _field(target, to) if target is not None else None
             before = have if have is not None else source.field(name)
             if name in self.key:
-                yield Change(
+                yield SchemaChange(
                     "drop", name, before, allow=f"restore column {name} in the source: it is a key column", where=where
                 )
             elif not lenient:
-                yield Change("drop", name, before, allow=self._ignore, where=where)
+                yield SchemaChange("drop", name, before, allow=self._ignore, where=where)
             elif have is not None and (not have.nullable or has_default(have)):
                 allow = f"drop the default of {to} and make it nullable, or write {name} in all of the data"
-                yield Change("null", name, before, allow=allow, where=where)
+                yield SchemaChange("null", name, before, allow=allow, where=where)
 
 
 def not_kept(target: str, column: str, type_: str, rows: int) -> SchemaBreak:
@@ -523,19 +523,19 @@ def _without_native(field: pa.Field) -> dict[bytes, bytes]:
 _NAMED = "AS in source.query, options.names of a CSV file"
 
 
-def _ambiguous(source: pa.Schema) -> Iterator[Change]:
+def _ambiguous(source: pa.Schema) -> Iterator[SchemaChange]:
     for name in ambiguous(source.names):
         first = next(f for f in source if f.name.casefold() == name.casefold())
-        yield Change("case", name, first, allow=f"give {name} another name in the source ({_NAMED})")
+        yield SchemaChange("case", name, first, allow=f"give {name} another name in the source ({_NAMED})")
 
 
-def _case_clash(target: pa.Schema | None, source: pa.Schema) -> Iterator[Change]:
+def _case_clash(target: pa.Schema | None, source: pa.Schema) -> Iterator[SchemaChange]:
     have = {f.name.casefold(): f for f in target or ()}
     for given in source:
         there = have.get(given.name.casefold(), given)
         if there.name != given.name:
             allow = f"give {given.name} the name {there.name} in the source ({_NAMED}), or rename column {there.name}"
-            yield Change("case", given.name, there, given, f"{allow} of the target to {given.name}")
+            yield SchemaChange("case", given.name, there, given, f"{allow} of the target to {given.name}")
 
 
 def plan(

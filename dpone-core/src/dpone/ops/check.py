@@ -8,7 +8,7 @@ from typing import Any
 
 from attrs import evolve
 
-from dpone.contract import Finding, Refusing
+from dpone.contract import Finding, SupportsRefuse
 from dpone.engine.run import Run
 from dpone.errors import DponeError, counted
 from dpone.model.pipeline import Pipeline, StreamSpec
@@ -95,13 +95,13 @@ def _ask(run: Run, label: str, role: str, spec: Any) -> list[Finding]:
         with closing(run.make(role, spec)) as connected:
             found = connected.check()
             if role == "sink" and all(f.ok is not False for f in found):
-                found = [*found, *_refusal(run.offered(Refusing, connected, spec), spec.strategy)]
+                found = [*found, *_refusal(run.offered(SupportsRefuse, connected, spec), spec.strategy)]
             return [evolve(f, name=f"{label} {f.name}") for f in found]
     except Exception as error:  # a driver may raise anything
         return [failure(label, error)]
 
 
-def _refusal(sink: Refusing | None, strategy: Strategy) -> Iterator[Finding]:
+def _refusal(sink: SupportsRefuse | None, strategy: Strategy) -> Iterator[Finding]:
     """Whether the target as it is rules the strategy out."""
     if sink is not None:
         try:

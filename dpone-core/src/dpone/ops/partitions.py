@@ -51,7 +51,7 @@ def retry(pipeline: Pipeline, stream: str | None, ids: Sequence[str]) -> Parts:
         return _parts(run, store, spec, manifest.key)
 
 
-def anew(pipeline: Pipeline, stream: str | None) -> Parts:
+def start_over(pipeline: Pipeline, stream: str | None) -> Parts:
     """Throw away what is staged and forget the manifest, damaged or not; rows of the target stay as they are."""
     with _locked(pipeline, stream) as (run, store, spec, key):
         nothing = Load(key, ulid(), run.run_id, "anew", False, None, spec.sink.strategy, False, datetime.now(UTC))

@@ -11,9 +11,9 @@ from attrs import frozen
 
 from dpone.certify.matrix import unconnected
 from dpone.config.document import repeated, strict_json
-from dpone.contract import SpeakingSql, SqlText
+from dpone.contract import SqlText, SupportsSql
 from dpone.errors import ConfigError, counted
-from dpone.model.evolution import Change, Plan, SchemaComparator
+from dpone.model.evolution import Plan, SchemaChange, SchemaComparator
 from dpone.model.pipeline import SchemaEvolution
 from dpone.model.schema import DEFAULT, NATIVE, Name
 from dpone.model.types import arrow, instead
@@ -93,7 +93,7 @@ def schema_plan(
 
 
 def _dialect(plugins: Plugins, name: str) -> SqlText:
-    sql = plugins.offered(SpeakingSql, next(unconnected(plugins, name))[1], name)
+    sql = plugins.offered(SupportsSql, next(unconnected(plugins, name))[1], name)
     if sql is None:
         known = [n for n in plugins.names("sink") if plugins.supports("sink", n, "sql")]
         raise ConfigError("read --dialect", f"sink {name} is not a SQL database", f"use one of {', '.join(known)}")
@@ -131,7 +131,7 @@ def _field(failed: str, number: int, given: Any, dialect: SqlText) -> pa.Field:
     return pa.field(name, found, nullable, {NATIVE: type_.encode(errors="replace"), **has_default})
 
 
-def _change(change: Change) -> dict[str, Any]:
+def _change(change: SchemaChange) -> dict[str, Any]:
     return {
         "kind": change.kind,
         "column": change.column,
@@ -147,7 +147,7 @@ def _side(field: pa.Field | None) -> dict[str, Any] | None:
     return {"type": str(field.type), "native": native and native.decode(), "nullable": field.nullable}
 
 
-def _line(change: Change) -> str:
+def _line(change: SchemaChange) -> str:
     """As the files word the types."""
     if change.kind in ("create", "null", "case"):
         return str(change)

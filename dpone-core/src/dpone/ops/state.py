@@ -7,9 +7,9 @@ from typing import Any
 
 from attrs import evolve, frozen
 
-from dpone.contract import Entry, Moving, Sink, StateBackend, Versioned, WindowRequest
+from dpone.contract import Entry, Sink, StateBackend, SupportsMove, Versioned, WindowRequest
 from dpone.engine.journal import head_of, key_of, manifests_of
-from dpone.engine.key_move import Kept, kept, moved_to
+from dpone.engine.key_move import KeyContents, contents_of, moved_to
 from dpone.engine.key_move import move as move_key
 from dpone.engine.lease import renewing
 from dpone.engine.recovery import compare
@@ -21,7 +21,7 @@ from dpone.model.position import Position
 
 
 @frozen
-class Standing:
+class StreamState:
     """State and journal of one stream. ``note`` says what the next run makes of a difference."""
 
     stream: str
@@ -52,7 +52,7 @@ def _entry(head: Entry) -> dict[str, Any]:
     }
 
 
-def standings(pipeline: Pipeline, stream: str | None = None) -> list[Standing]:
+def stream_states(pipeline: Pipeline, stream: str | None = None) -> list[StreamState]:
     """One for each stream, or for the named one."""
     run = _run(pipeline, stream)
     with closing(run.make("state", pipeline.state)) as state:
@@ -83,7 +83,7 @@ class Moved:
     stream: str
     old: str
     new: str
-    what: Kept
+    what: KeyContents
     begun: bool
 
     def to_json(self) -> dict[str, Any]:
@@ -144,7 +144,7 @@ def _named(run: Run, old: str, new: str) -> tuple[StreamSpec, str]:
 
 def _movable(run: Run, spec: StreamSpec, sink: Sink, state: StateBackend, old: str, new: str) -> Moved:
     failed, manifests = f"move {old}", manifests_of(run, state)
-    what, there = kept(sink, state, manifests, old), kept(sink, state, None, new)
+    what, there = contents_of(sink, state, manifests, old), contents_of(sink, state, None, new)
     begun = moved_to(what.head) == new and there.head is not None and not moved_to(there.head)
     if begun:
         return Moved(spec.name, old, new, evolve(what, head=there.head), True)
@@ -162,13 +162,13 @@ def _movable(run: Run, spec: StreamSpec, sink: Sink, state: StateBackend, old: s
     return Moved(spec.name, old, new, what, False)
 
 
-def _moving(run: Run, spec: StreamSpec, sink: Sink) -> Moving:
-    moving = run.offered(Moving, sink, spec.sink)
+def _moving(run: Run, spec: StreamSpec, sink: Sink) -> SupportsMove:
+    moving = run.offered(SupportsMove, sink, spec.sink)
     assert moving is not None, "``_named`` has checked it"
     return moving
 
 
-def _known(sink: Sink, moving: Moving) -> str:
+def _known(sink: Sink, moving: SupportsMove) -> str:
     keys = [key for key in moving.journal_keys() if key.count("|") == 3 and not moved_to(sink.journal(key))]
     return f"use one of its keys: {', '.join(map(repr, keys))}" if keys else "run the pipeline to load all rows"
 
@@ -191,12 +191,12 @@ def _run(pipeline: Pipeline, stream: str | None) -> Run:
     return Run(pipeline, () if stream is None else (stream,))
 
 
-def _standing(run: Run, state: StateBackend, spec: StreamSpec) -> Standing:
+def _standing(run: Run, state: StateBackend, spec: StreamSpec) -> StreamState:
     with closing(run.make("sink", spec.sink)) as sink:
         key = key_of(run, spec, sink, state)
         head, saved = head_of(run, spec, sink, state, key), state.load(key)
     agree, note = _agreement(head, saved, spec.sink.location)
-    return Standing(spec.name, key, saved, head, agree, note)
+    return StreamState(spec.name, key, saved, head, agree, note)
 
 
 def _key(run: Run, state: StateBackend, spec: StreamSpec) -> str:

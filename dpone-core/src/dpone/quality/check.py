@@ -26,13 +26,13 @@ from attrs import asdict, define, field, frozen
 
 from dpone.errors import ConfigError, counted
 from dpone.model.row_contract import Bound, Policy, Range, RowContract, anchored, bound, type_of
-from dpone.quality.unique import Keys, Mask, Seen, SeenInMemory
+from dpone.quality.unique import Keys, Mask, SeenInMemory, SeenKeys
 
 Violates = Callable[[pa.Array], "pa.Array | None"]
 
 
 @define
-class Counts:
+class CheckCounts:
     """What was learned of some rows; JSON, so that it can stand beside a part's mark.
 
     rows        that were looked at
@@ -46,7 +46,7 @@ class Counts:
     violations: dict[str, int] = field(factory=dict)
     nulls: dict[str, int] = field(factory=dict)
 
-    def add(self, other: Counts) -> None:
+    def add(self, other: CheckCounts) -> None:
         self.rows += other.rows
         self.loaded += other.loaded
         for mine, theirs in ((self.violations, other.violations), (self.nulls, other.nulls)):
@@ -68,7 +68,7 @@ class Broken:
 
 
 @frozen
-class Left:
+class RejectedRows:
     """Rows left out of a batch: their places in it, and for each the rules it breaks."""
 
     rows: npt.NDArray[np.int64]
@@ -80,8 +80,8 @@ class Checked:
     """batch: what goes on. keys: of its rows, by ``unique`` rule, those with NULL left out."""
 
     batch: pa.RecordBatch
-    left: Left | None
-    counts: Counts
+    rejected: RejectedRows | None
+    counts: CheckCounts
     keys: Mapping[str, Keys]
 
 
@@ -116,9 +116,9 @@ class Rules:
         """Which of equal rows is the first depends on the order: parts must come one after the other."""
         return any(rule.policy == "quarantine" for rule in self.keys)
 
-    def check(self, batch: pa.RecordBatch, seen: Mapping[str, Seen]) -> Checked:
+    def check(self, batch: pa.RecordBatch, seen: Mapping[str, SeenKeys]) -> Checked:
         """Rules of a row are asked of every row, ``unique`` of those that are left, in the contract's order."""
-        counts, reasons = Counts(rows=batch.num_rows), dict[str, Mask]()
+        counts, reasons = CheckCounts(rows=batch.num_rows), dict[str, Mask]()
         for rule in self.rows:
             mask = _mask(rule.violates(_plain(batch.column(rule.column))))
             counts.violations[rule.label] = 0 if mask is None else int(np.count_nonzero(mask))
@@ -140,20 +140,20 @@ class Rules:
             keys[key.label] = found
         counts.loaded = rest.batch.num_rows
         counts.nulls = {name: rest.batch.column(at).null_count for name, at in self.nulls.items()}
-        return Checked(rest.batch, _left(batch.num_rows, rest.places, reasons), counts, keys)
+        return Checked(rest.batch, _rejected(batch.num_rows, rest.places, reasons), counts, keys)
 
-    def verdict(self, counts: Counts) -> list[Broken]:
+    def verdict(self, counts: CheckCounts) -> list[Broken]:
         """Rules that the load violates, those with policy ``fail`` first. ``counts`` must include the repeated keys of
         every ``unique`` rule."""
         found = [*self.static, *self._counted(counts), *self._of_the_load(counts), *self._too_many(counts)]
         return sorted(found, key=lambda broken: ("fail", "quarantine", "warn").index(broken.policy))
 
-    def _counted(self, counts: Counts) -> Iterable[Broken]:
+    def _counted(self, counts: CheckCounts) -> Iterable[Broken]:
         for label in (rule.label for rules in (self.rows, self.keys) for rule in rules):
             if count := counts.violations.get(label, 0):
                 yield Broken(label, self.contract.policy(label), count, f"{label}: {counted(count, 'row')}")
 
-    def _of_the_load(self, counts: Counts) -> Iterable[Broken]:
+    def _of_the_load(self, counts: CheckCounts) -> Iterable[Broken]:
         wanted, policy = self.contract.row_count, self.contract.policy("row_count")
         if wanted and wanted.min is not None and counts.loaded < wanted.min:
             text = f"row_count: {counted(counts.loaded, 'row')}, at least {wanted.min:,} required"
@@ -167,14 +167,14 @@ class Rules:
                 text = f"{label}: NULL in {nulls:,} of {counted(counts.loaded, 'row')}"
                 yield Broken(label, self.contract.policy(label), 1, text)
 
-    def _too_many(self, counts: Counts) -> Iterable[Broken]:
+    def _too_many(self, counts: CheckCounts) -> Iterable[Broken]:
         left, limit = counts.rows - counts.loaded, self.contract.quarantine
         if left > limit.max_rows or left > _exact(limit.max_share) * counts.rows:
             name = "max_rows" if left > limit.max_rows else "max_share"
             text = f"quarantine.{name}: {left:,} of {counted(counts.rows, 'row')} would be quarantined"
             yield Broken("quarantine", "fail", left, text)
 
-    def violations(self, counts: Counts) -> dict[str, int]:
+    def violations(self, counts: CheckCounts) -> dict[str, int]:
         """For every rule: the number of rows that violate it, or 0 or 1 for a rule about the whole load."""
         broken = {one.rule: one.violations for one in self.verdict(counts)}
         return {label: broken.get(label, 0) for label in self.contract.labels()}
@@ -209,11 +209,11 @@ def _mask(mask: pa.Array | None) -> Mask | None:
     return found if found.any() else None
 
 
-def _left(rows: int, places: npt.NDArray[np.int64], reasons: Mapping[str, Mask]) -> Left | None:
+def _rejected(rows: int, places: npt.NDArray[np.int64], reasons: Mapping[str, Mask]) -> RejectedRows | None:
     if len(places) == rows:
         return None
     where = np.flatnonzero(~_at_places(rows, places))
-    return Left(where, [[label for label, mask in reasons.items() if mask[row]] for row in where])
+    return RejectedRows(where, [[label for label, mask in reasons.items() if mask[row]] for row in where])
 
 
 # -- a contract and the columns of a source -------------------------------------------------------------------------
@@ -554,15 +554,15 @@ def _bytes(column: pa.Array) -> npt.NDArray[np.uint8]:
     return np.ascontiguousarray(wide.to_numpy(zero_copy_only=False)).view(np.uint8).reshape(-1, 8)
 
 
-def check_rows(contract: RowContract, table: pa.Table) -> tuple[Counts, list[Broken]]:
+def check_rows(contract: RowContract, table: pa.Table) -> tuple[CheckCounts, list[Broken]]:
     """Rows in memory against a contract; nothing is left out anywhere. Raises ConfigError as ``bind`` does."""
-    rules, counts = bind(contract, table.schema), Counts()
-    seen: dict[str, Seen] = {rule.label: SeenInMemory() for rule in rules.keys}
+    rules, counts = bind(contract, table.schema), CheckCounts()
+    seen: dict[str, SeenKeys] = {rule.label: SeenInMemory() for rule in rules.keys}
     for batch in table.to_batches():
         checked = rules.check(batch, seen)
         counts.add(checked.counts)
         for rule in rules.keys:
             if rule.policy != "quarantine":
                 repeats = int(np.count_nonzero(seen[rule.label].add(checked.keys[rule.label])))
-                counts.add(Counts(violations={rule.label: repeats}))
+                counts.add(CheckCounts(violations={rule.label: repeats}))
     return counts, rules.verdict(counts)

@@ -33,15 +33,15 @@ from dpone.formats.json_text import NotJson, has_members, json_texts
 from dpone.host import durable
 from dpone.model.ids import ulid
 from dpone.model.staged import Staged
-from dpone.quality.check import Broken, Counts, KeyRule, Left, Rules
+from dpone.quality.check import Broken, CheckCounts, KeyRule, RejectedRows, Rules
 from dpone.quality.files import failing, make_private, writing_into
-from dpone.quality.unique import Keys, Seen, SeenOnDisk
+from dpone.quality.unique import Keys, SeenKeys, SeenOnDisk
 
 CHUNK = 1 << 18  # keys read from a file at a time
 
 
 @frozen
-class Place:
+class QuarantineFolder:
     """Where the files of one stream go. ``base`` is the folder of the pipeline file; nothing is written outside it."""
 
     base: Path
@@ -112,9 +112,9 @@ class Inspection:
     """The contract of one load at work: ``watch`` every part, then ``conclude`` before the commit."""
 
     rules: Rules
-    place: Place
+    place: QuarantineFolder
     load_id: str
-    _seen: dict[str, Seen] = field(factory=dict, init=False)
+    _seen: dict[str, SeenKeys] = field(factory=dict, init=False)
 
     @property
     def folder(self) -> Path:
@@ -146,15 +146,15 @@ class Inspection:
     def watch(self, part: str, stream: Stream) -> WatchedStream:
         return WatchedStream(self, part, stream)
 
-    def conclude(self, staged: Mapping[str, Staged]) -> tuple[Counts, list[Broken]]:
+    def conclude(self, staged: Mapping[str, Staged]) -> tuple[CheckCounts, list[Broken]]:
         """What all parts together say. ``staged``: every part of the load, as the sink marked it."""
         if not self._complete(staged):
             found = f"files of the load are missing from {self.folder}"
             raise Conflict("check the row contract", found, "run again; another run of the stream removed them")
-        counts = Counts()
+        counts = CheckCounts()
         for mark in staged.values():
             noted = _noted(mark)
-            counts.add(Counts(noted["rows"], noted["loaded"], noted["violations"], noted["nulls"]))
+            counts.add(CheckCounts(noted["rows"], noted["loaded"], noted["violations"], noted["nulls"]))
         for i, rule in enumerate(self.rules.keys):
             if rule.policy != "quarantine":  # counted here, so that the order of the parts makes no difference
                 seen = SeenOnDisk(self.folder)
@@ -205,12 +205,12 @@ class WatchedStream:
 
     def batches(self) -> Generator[pa.RecordBatch, None, None]:
         rules, seen = self._inspection.rules, self._inspection._seen
-        counts = Counts()
+        counts = CheckCounts()
         with _PartFiles(self._inspection.folder, self._part, rules) as files:
             for batch in self._stream.batches():
                 checked = rules.check(batch, seen)
-                if checked.left is not None:
-                    files.leave(batch, counts.rows, checked.left)
+                if checked.rejected is not None:
+                    files.leave(batch, counts.rows, checked.rejected)
                 files.keep(checked.keys)
                 counts.add(checked.counts)
                 self.left = counts.rows - counts.loaded
@@ -254,7 +254,7 @@ class _PartFiles:
             self._open[name] = self._stack.enter_context(os.fdopen(handle, "wb"))
         return self._open[name]
 
-    def leave(self, batch: pa.RecordBatch, before: int, left: Left) -> None:
+    def leave(self, batch: pa.RecordBatch, before: int, left: RejectedRows) -> None:
         """A line for every row left out: part, row (from 1), the rules it breaks, and its values if they are wanted."""
         values: Iterable[dict[str, Any] | None] = [None] * len(left.rows)
         if self._rules.contract.quarantine.values:

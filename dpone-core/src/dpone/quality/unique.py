@@ -15,7 +15,7 @@ RUN = 1 << 20  # keys held in memory before they go to the disk
 
 
 class SeenOnDisk:
-    """``rowcheck.Seen`` in bounded memory: sorted runs, the larger ones in files that nobody else can open.
+    """``rowcheck.SeenKeys`` in bounded memory: sorted runs, the larger ones in files that nobody else can open.
 
     A batch is sorted and looked up in every run at once. For 2 million random keys of 16 bytes that took 1.8 s, where a
     SQLite table with the key as its primary key took 20 s.
@@ -67,7 +67,7 @@ Mask = npt.NDArray[np.bool_]
 Keys = npt.NDArray[Any]  # uint64, or 16 bytes each
 
 
-class Seen(Protocol):
+class SeenKeys(Protocol):
     """The values of one ``unique`` rule so far."""
 
     def add(self, keys: Keys) -> Mask:
@@ -76,7 +76,7 @@ class Seen(Protocol):
 
 
 class SeenInMemory:
-    """``Seen`` for rows that are in memory anyway."""
+    """``SeenKeys`` for rows that are in memory anyway."""
 
     def __init__(self) -> None:
         self._known: set[Any] = set()

@@ -77,11 +77,11 @@ class Catalog(Database):
         ]
         return pa.schema(made) if made else None
 
-    def tables(self, beside: Name, prefix: str) -> list[Name]:
-        where, named = self.within(beside)
+    def tables(self, sibling_of: Name, prefix: str) -> list[Name]:
+        where, named = self.within(sibling_of)
         like = f"i.table_type = 'BASE TABLE' AND i.table_name LIKE {self.dialect.placeholder} ESCAPE '!'"
         sql = f"SELECT i.table_name FROM information_schema.tables AS i WHERE {where} AND {like}"
-        return [beside.sibling(name) for (name,) in self.rows(sql, (*named, f"{_literally(prefix)}%"))]
+        return [sibling_of.sibling(name) for (name,) in self.rows(sql, (*named, f"{_literally(prefix)}%"))]
 
     def keys(self, table: Name) -> list[tuple[str, str, bool]]:
         """Each column of each key by which rows are single: the name of the key, the column, and whether it is the

@@ -97,15 +97,15 @@ class Cursored(Protocol):
 
 @frozen
 class Reading:
-    """What to read. spans: none if nothing is new. skip: digests of rows over ``told`` to leave out of the first span,
-    each as often as it says. nulls: rows left out because their cursor is NULL. caught_up: False if more was there that
-    could not be read yet."""
+    """What to read. spans: none if nothing is new. skip: digests of rows over ``row_key`` to leave out of the first
+    span, each as often as it says. nulls: rows left out because their cursor is NULL. caught_up: False if more was
+    there that could not be read yet."""
 
     position: Position
     spans: tuple[Span, ...] = ()
     proof: str = ""
     skip: Mapping[str, int] = field(factory=dict)
-    told: tuple[str, ...] = ()
+    row_key: tuple[str, ...] = ()
     nulls: int = 0
     warnings: tuple[str, ...] = ()
     caught_up: bool = True
@@ -214,20 +214,20 @@ class CursorPlan:
             )
 
     def _append(self, after: Position, low: Value, high: Value, nulls: int) -> Reading:
-        skip, told = after.value["boundary"], tuple(after.value["told"])
+        skip, row_key = after.value["boundary"], tuple(after.value["told"])
         if skip is None:
             raise self._crowded()
-        if gone := [c for c in told if c not in self.columns]:
+        if gone := [c for c in row_key if c not in self.columns]:
             found = f"the position needs column {', '.join(gone)}, which no longer exists"
             raise IdentityChanged(f"read {self.name}", found, "add the column again, or run with --full-refresh")
         if self.table.compare(low) > 0:
             spans = (Span(low, low), Span(low, high, above=True))
-            return Reading(self._position(high, after.epoch), spans, self._proof(), skip, told, nulls)
-        if next(unseen(self.table.rows(Span(low, low), told), range(len(told)), skip), None) is None:
+            return Reading(self._position(high, after.epoch), spans, self._proof(), skip, row_key, nulls)
+        if next(unseen(self.table.rows(Span(low, low), row_key), range(len(row_key)), skip), None) is None:
             return Reading(after, proof=self._idle())
         # A loaded row that is gone stays known: were it to come back, it would not be new.
-        known = Counter(skip) if told == self._told() else None
-        return Reading(self._position(high, after.epoch, known), (Span(low, low),), self._proof(), skip, told, nulls)
+        known = Counter(skip) if row_key == self._row_key() else None
+        return Reading(self._position(high, after.epoch, known), (Span(low, low),), self._proof(), skip, row_key, nulls)
 
     def _merge(self, after: Position, low: Value, high: Value, nulls: int) -> Reading:
         position = self._position(high, after.epoch)
@@ -241,18 +241,18 @@ class CursorPlan:
         marks = self._boundary(high)
         boundary = None if marks is None else dict(sorted((marks | (known or Counter())).items()))
         value: dict[str, Any] = {"column": self.options.column, "type": high.type, "hi": high.text}
-        value |= {"told": self._told(), "boundary": boundary}
+        value |= {"told": self._row_key(), "boundary": boundary}
         value |= {"range": None if self.mode == "append" else self._range(high)}
         return Position(KIND, self.identity, value, epoch)
 
-    def _told(self) -> tuple[str, ...]:
+    def _row_key(self) -> tuple[str, ...]:
         """Columns by which rows of one cursor value are told apart."""
         return self.options.key if self.mode == "append" and self.options.key else self.columns
 
     def _boundary(self, high: Value) -> Counter[str] | None:
         """None: too many, which only ``append`` minds."""
         marks: Counter[str] = Counter()
-        for row in self.table.rows(Span(high, high), self._told()):
+        for row in self.table.rows(Span(high, high), self._row_key()):
             marks[digest(row)] += 1
             if len(marks) > MAX_BOUNDARY:
                 if self.mode == "append":

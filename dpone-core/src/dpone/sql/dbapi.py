@@ -14,7 +14,7 @@ from dpone.errors import DataError, DponeError
 from dpone.model.schema import Name
 from dpone.sql import values
 from dpone.sql.dialect import Database, Dialect
-from dpone.sql.values import Refused
+from dpone.sql.values import Unstorable
 
 _DDL = {"CREATE", "ALTER", "DROP", "RENAME", "TRUNCATE", "COMMENT"}
 
@@ -170,7 +170,7 @@ class DbapiDatabase(Database):
         """Without the value: it may be a secret."""
         try:
             return self.encode(given, type)
-        except Refused as error:
+        except Unstorable as error:
             todo = error.todo or "correct the value, or cast the column in the source"
             raise DataError("load rows", f"column {name}: {error.reason}", todo) from error
 

@@ -34,15 +34,15 @@ from dpone.errors import ConfigError, DataError, SinkError, counted
 from dpone.model.evolution import (
     EXACT_IN_DOUBLE,
     Stored,
+    canonical_type,
     inexact,
-    plain,
 )
 from dpone.model.schema import Name
 from dpone.model.types import BACK, kind, standard
 from dpone.sql.driver_errors import saying
 
 if TYPE_CHECKING:
-    from dpone.model.evolution import Change
+    from dpone.model.evolution import SchemaChange
 
 Unit = Literal["bytes", "characters", "UTF-16 units"]
 _WORD = re.compile("__dpone__[a-z]+_")
@@ -143,7 +143,7 @@ class Dialect(ABC):
     def stores(self, type: pa.DataType) -> Stored:
         """How a value of an Arrow type is kept. Here by ``kept``, in which a decimal has a {} for its digits and
         one for those after the point. Raises ConfigError for what has no place."""
-        type = plain(type)
+        type = canonical_type(type)
         word = kind(type)
         native = self.kept.get(word)
         if native is None or (word == "decimal" and not self._holds(type)):
@@ -191,14 +191,14 @@ class Dialect(ABC):
         beyond = f"{column} NOT BETWEEN -{EXACT_IN_DOUBLE} AND {EXACT_IN_DOUBLE}"
         return beyond if inexact(before, after) and pa.types.is_floating(after) else ""
 
-    def rewrites(self, change: Change) -> str:
+    def rewrites(self, change: SchemaChange) -> str:
         """What a safe change rewrites, for the plan; empty if it touches the catalogue alone. A dialect that does not
         know better says it of every widening that needs a statement."""
         if change.kind != "widen" or change.before is None or change.after is None:
             return ""
         return "every row" if self.widen_column(Name(("t",)), change.before, change.after) else ""
 
-    def statements(self, target: Name, change: Change, key: Sequence[str] = ()) -> list[str]:
+    def statements(self, target: Name, change: SchemaChange, key: Sequence[str] = ()) -> list[str]:
         """``contract.SqlText``. A SELECT among them (``is_look``) gives a column, its new type, and how many rows hold
         a value that the change would not keep: it must be 0."""
         if change.kind == "create" and change.schema is not None:
@@ -333,12 +333,12 @@ class Dialect(ABC):
         return " AND ".join(" = ".join(pair) for pair in pairs)
 
     def upsert(
-        self, target: Name, source: str, schema: pa.Schema, key: Sequence[str], compared: Sequence[str], met: str
+        self, target: Name, source: str, schema: pa.Schema, key: Sequence[str], compared: Sequence[str], matched: str
     ) -> str:
         """Insert rows of ``source`` (alias s), a table or a subquery in brackets that has the columns of ``schema``;
         where the key exists, set the rest if one of ``compared`` differs.
 
-        In the order of the key, so that neighbours meet the same page. ``met`` is true and evaluated for every row
+        In the order of the key, so that neighbours meet the same page. ``matched`` is true and evaluated for every row
         whose key exists.
         """
         names, types = schema.names, {f.name: f.type for f in schema}
@@ -347,7 +347,7 @@ class Dialect(ABC):
         values = [n for n in names if n not in key] or key
         sets = ", ".join(f"{self.quote(n)} = excluded.{self.quote(n)}" for n in values)
         rows = f"SELECT {self.columns(names, 's')} FROM {source} AS s WHERE 1 = 1 ORDER BY {self.columns(key, 's')}"
-        action = f"DO UPDATE SET {sets} WHERE {met} AND ({differs or '1 = 0'})"
+        action = f"DO UPDATE SET {sets} WHERE {matched} AND ({differs or '1 = 0'})"
         into = f"INSERT INTO {self.name(target)} AS t ({self.columns(names)})"
         return f"{into} {rows} ON CONFLICT ({self.columns(key)}) {action}"
 
@@ -449,10 +449,10 @@ class Database(ABC):
     ) -> tuple[int, int]:
         """Run ``Dialect.upsert``; how many rows of ``source`` met their key in the target, how many were written. Only
         called with ``Dialect.on_conflict``."""
-        met = self.met(target, source, schema, key)
-        return met, self.execute(self.dialect.upsert(target, source, schema, key, compared, "1 = 1"))
+        matched = self.count_matches(target, source, schema, key)
+        return matched, self.execute(self.dialect.upsert(target, source, schema, key, compared, "1 = 1"))
 
-    def met(self, target: Name, source: str, schema: pa.Schema, key: Sequence[str]) -> int:
+    def count_matches(self, target: Name, source: str, schema: pa.Schema, key: Sequence[str]) -> int:
         """How many rows of ``source`` have their key in the target."""
         d = self.dialect
         sql = f"SELECT COUNT(*) FROM {source} AS s JOIN {d.name(target)} AS t ON {d.same(schema, key)}"
@@ -481,8 +481,9 @@ class Database(ABC):
         """Columns that can be written, as Arrow types; None if there is no such table."""
 
     @abstractmethod
-    def tables(self, beside: Name, prefix: str) -> list[Name]:
-        """Tables in the schema of ``beside`` whose names begin with ``prefix``; none where there is no such schema."""
+    def tables(self, sibling_of: Name, prefix: str) -> list[Name]:
+        """Tables in the schema of ``sibling_of`` whose names begin with ``prefix``; none where there is no such
+        schema."""
 
     @abstractmethod
     def primary_key(self, table: Name) -> tuple[str, ...]:
@@ -518,7 +519,7 @@ class Database(ABC):
 
     # ---- a staging takes the target's place
 
-    def plain(self, table: Name, key: Sequence[str]) -> bool:
+    def is_swappable(self, table: Name, key: Sequence[str]) -> bool:
         """True if the table is exactly as ``create_table`` makes it, and nothing hangs on it that a swap would lose.
         Not asked where DDL commits by itself. Here: it is not, so that nothing is swapped."""
         return False

@@ -35,7 +35,7 @@ def failing(
         yield
     except driver.Error as error:
         state = (sqlstate(error) if sqlstate is not None else None) or ""
-        number, text = _told(error)
+        number, text = _number_and_text(error)
         if isinstance(error, (driver.DataError, driver.IntegrityError)) or state[:2] in _OF_ROWS:
             shown = f"SQLSTATE {state}" if state else number or type(error).__name__
             found = f"a value does not fit its column or breaks a constraint ({shown})"
@@ -61,7 +61,7 @@ def saying(sql: str) -> Iterator[None]:
         raise
 
 
-def _told(error: Exception) -> tuple[str, str]:
+def _number_and_text(error: Exception) -> tuple[str, str]:
     """The server's number, if the driver gives one, and the first line of its text; with the lines that go on with it,
     which begin with a hyphen: the first one of Firebird is a title."""
     numbered = bool(error.args) and isinstance(error.args[0], int)

@@ -79,7 +79,7 @@ class Clock:
     once: datetime | None = None
     mark: str = field(default="", init=False)
 
-    def told(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+    def timed(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """The changes that the table does not have, each with the time of its commit."""
         fresh = batch.filter(pc.greater(batch.column(log.COMMIT), self.after))
         if not fresh.num_rows:
@@ -102,9 +102,9 @@ class Clock:
 
 def require_schema(folding: Folding, schema: pa.Schema) -> None:
     """The batches have all that the fold looks at. Raises ConfigError."""
-    met = [f.name for f in schema.field(log.KEY).type] if log.KEY in schema.names else []
+    old_key = [f.name for f in schema.field(log.KEY).type] if log.KEY in schema.names else []
     lacking = [n for n in (*log.IDENTITY.names, log.UNCHANGED, *folding.names) if n not in schema.names]
-    lacking += [f"{log.KEY}.{n}" for n in folding.strategy.key if n not in met]
+    lacking += [f"{log.KEY}.{n}" for n in folding.strategy.key if n not in old_key]
     if lacking:
         todo = "set strategy.key to columns that identify rows in the log"
         raise ConfigError(
@@ -172,7 +172,7 @@ class Folding:
         order = _Order(self.target)
         for batch in batches:
             order.require(batch)
-            batch = batch if self.clock is None else self.clock.told(batch)
+            batch = batch if self.clock is None else self.clock.timed(batch)
             batch = _renamed(batch).select([log.OPERATION, log.COMMITTED_AT, log.KEY, log.UNCHANGED, *self.names])
             if self.strategy.deletes == "ignore":
                 batch = batch.filter(pc.not_equal(batch.column(log.OPERATION), log.DELETE))
@@ -268,9 +268,9 @@ class _Fold:
 
     def _key(self, name: str, insert: _Bools, delete: _Bools) -> pa.Array:
         """The key of the row that a change makes, for all changes; then that of the row it met."""
-        column, met = _one(self._changes[name]), _one(pc.struct_field(self._changes[log.KEY], name))
-        made, met = _storage(column), _storage(met)
-        old = pc.if_else(insert, made, met.cast(made.type))
+        column, old_key = _one(self._changes[name]), _one(pc.struct_field(self._changes[log.KEY], name))
+        made, old_key = _storage(column), _storage(old_key)
+        old = pc.if_else(insert, made, old_key.cast(made.type))
         left_out = delete | self._masks[name] if name in self._masks else delete
         keys = pa.concat_arrays([pc.if_else(left_out, old, made), old])
         if keys.null_count:
@@ -341,8 +341,8 @@ class _Fold:
         kinds = [taken & self._hard, ~masked, self._fresh[begin], self._insert[begin], taken & stayed]
         op = np.select(kinds, [DELETE, UPSERT, FRESH, INSERT, KEPT], UPDATE)
         nobody = self._lost[begin] | (self._fresh[begin] | taken if self._folding.clock else ~masked)
-        met = pa.array(n + begin % n, mask=nobody)
-        origin = {f"{FROM}{i}": keys.take(met) for i, keys in enumerate(self._keys.values())}
+        old_key = pa.array(n + begin % n, mask=nobody)
+        origin = {f"{FROM}{i}": keys.take(old_key) for i, keys in enumerate(self._keys.values())}
         at = pc.coalesce(_one(self._changes[log.COMMITTED_AT]), pa.scalar(self._folding.at, INSTANT))
         soft = self._folding.strategy.deletes == "soft"
         deleted = at.take(pa.array(last % n, mask=~taken if soft else np.ones(len(last), bool)))

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 from attrs import asdict
 
-from dpone.contract import Entry, Kept
+from dpone.contract import Entry, UndoRecord
 from dpone.errors import Conflict, DponeError, SinkError
 from dpone.model.position import Position
 from dpone.model.schema import Name
@@ -130,7 +130,7 @@ def _entry(
     kept: str | None = None, undoes: str | None = None,
 ) -> Entry:  # fmt: skip
     at = datetime.fromisoformat(committed_at)
-    images = tuple(Kept(**one) for one in json.loads(kept or "[]"))
+    images = tuple(UndoRecord(**one) for one in json.loads(kept or "[]"))
     counts = json.loads(rows)
     held = counts.pop(_HELD, None)
     counts.pop(_TARGET, None)

@@ -15,7 +15,7 @@ _KEYED = ((journal.own, "key"), (provisional.own, "key"), (stages, "key"), (scd2
 
 
 def move(db: Database, target: Name, old: str, after: Entry, new: str, before: Entry | None, gone: Entry) -> None:
-    """``contract.Moving.move``. The journal is held as a whole, so that neither key gets an entry meanwhile."""
+    """``contract.SupportsMove.move``. The journal is held as a whole, so that neither key gets an entry meanwhile."""
     entries = journal.Journal(db, target)
     with transaction(db, old):
         db.hold(target.sibling(journal.TABLE))

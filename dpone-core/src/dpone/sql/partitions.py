@@ -98,9 +98,9 @@ class SqlPartitionManifestStore(PartitionManifestStore):
             with self._connect() as db:
                 yield db
         except SinkError as error:
-            told = StateError("write the partition manifest", error.found, error.todo)
-            told.category = error.category
-            raise told from error
+            failure = StateError("write the partition manifest", error.found, error.todo)
+            failure.category = error.category
+            raise failure from error
 
     @contextmanager
     def _writing(self, key: str, create: bool = False) -> Iterator[tuple[Own, Own]]:

@@ -22,7 +22,7 @@ _BY_HAND = "or drop the foreign key and recreate it after the load"
 
 
 def require_deletable(db: Database, target: Name, strategy: Strategy, every_row: bool) -> None:
-    """``Refusing.refuse`` of every SQL sink: the target exists. Raises SinkError."""
+    """``SupportsRefuse.refuse`` of every SQL sink: the target exists. Raises SinkError."""
     deleted = _deleted(strategy, every_row)
     references = db.references(target) if deleted else []
     if deleted is None or not references or is_empty(db, target):

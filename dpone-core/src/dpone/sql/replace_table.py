@@ -15,16 +15,16 @@ from dpone.contract import Load
 from dpone.errors import DeletesRefused, SinkError, counted
 from dpone.model.schema import NATIVE, Name
 from dpone.sql.dialect import Database, Dialect
-from dpone.sql.strategies.job import Counts
+from dpone.sql.strategies.job import RowCounts
 
 
-def replaced(db: Database, target: Name, new: Name, load: Load, counts: Counts) -> Counts:
+def replaced(db: Database, target: Name, new: Name, load: Load, counts: RowCounts) -> RowCounts:
     """Part of the caller's transaction. ``new`` may be there afterwards. Raises DeletesRefused, SinkError."""
     before, rows = _count(db, target), _count(db, new)
     if not _may_replace(target, load, before, rows):
-        return Counts()
+        return RowCounts()
     try:
-        if db.plain(target, load.strategy.key):
+        if db.is_swappable(target, load.strategy.key):
             db.swap(new, target)
         else:
             _refill(db, target, new)

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from attrs import frozen
 
-from dpone.contract import Entry, Kept, Load, Receipt, UndoPlan
+from dpone.contract import Entry, Load, Receipt, UndoPlan, UndoRecord
 from dpone.errors import DponeError, UndoRefused, counted
 from dpone.model.position import Position
 from dpone.model.schema import LOAD_ID, Name
@@ -20,7 +20,7 @@ from dpone.sql.writer import Staging
 
 
 def undo_plan(db: Database, target: Name, key: str, load_id: str) -> UndoPlan:
-    """``Undoing.undo_plan`` of every SQL sink."""
+    """``SupportsUndo.undo_plan`` of every SQL sink."""
     journal = Journal(db, target)
     entry = journal.load(key, load_id)
     if entry is None:
@@ -39,7 +39,7 @@ def undo_plan(db: Database, target: Name, key: str, load_id: str) -> UndoPlan:
 
 
 def take_back(db: Database, target: Name, load: Load, load_id: str, after: Entry | None, position: Position) -> Receipt:
-    """``Undoing.undo`` of every SQL sink: one transaction."""
+    """``SupportsUndo.undo`` of every SQL sink: one transaction."""
     journal, staging = Journal(db, target), Staging(db, target)
     with transaction(db, load.key):
         seq = journal.require(load.key, after, load.load_id)
@@ -63,7 +63,7 @@ class _Restore:
     """One target of one load."""
 
     db: Database
-    kept: Kept
+    kept: UndoRecord
     load_id: str
 
     @property
@@ -123,7 +123,12 @@ class _Restore:
         db, key = self.db, strategy.key
         kept, now = db.schema(self.images), db.schema(self.target)
         same = kept is not None and now is not None and kept.equals(now, check_metadata=True)
-        return not db.dialect.ddl_commits and same and db.plain(self.images, key) and db.plain(self.target, key)
+        return (
+            not db.dialect.ddl_commits
+            and same
+            and db.is_swappable(self.images, key)
+            and db.is_swappable(self.target, key)
+        )
 
     def _take_out(self) -> int:
         d = self.db.dialect

@@ -10,7 +10,7 @@ from attrs import evolve
 
 from dpone.contract import Entry, Finding, Load, Receipt, TakenBack, UndoPlan, Writer
 from dpone.errors import ConfigError, DponeError, SchemaBreak, SinkError, counted
-from dpone.model.evolution import Change, Stored, not_kept
+from dpone.model.evolution import SchemaChange, Stored, not_kept
 from dpone.model.pipeline import SinkSpec
 from dpone.model.position import Position
 from dpone.model.schema import PREFIX, Name
@@ -25,11 +25,11 @@ from dpone.sql.strategies import scd2
 from dpone.sql.strategies.job import held, is_empty, require_columns
 from dpone.sql.writer import (
     Staging,
-    anew,
     create_own,
     lacking_own,
     open_load,
     own_lock,
+    replacement_of,
     with_lineage,
 )
 
@@ -70,7 +70,7 @@ class SqlSink:
         return not self.exists() or is_empty(self._db, self._target)
 
     def lost(self, entry: Entry, count: bool) -> str:
-        """``contract.Verifying``."""
+        """``contract.SupportsVerify``."""
         if not entry.held or (have := held(self._db, self._target, count)) >= (entry.held if count else 1):
             return ""
         left = Journal(self._db, self._target).held(entry)
@@ -81,7 +81,7 @@ class SqlSink:
         )
 
     def made(self, field: pa.Field) -> pa.Field:
-        """``contract.Comparing``."""
+        """``contract.SupportsCompareKeys``."""
         return field.remove_metadata()
 
     def holds_like(self, column: str, pattern: str) -> bool:
@@ -92,13 +92,13 @@ class SqlSink:
 
     @property
     def dialect(self) -> Dialect:
-        """``contract.SpeakingSql``."""
+        """``contract.SupportsSql``."""
         return self._db.dialect
 
     def stores(self, type: pa.DataType) -> Stored:
         return self.dialect.stores(type)
 
-    def ddl(self, changes: Sequence[Change]) -> list[str]:
+    def ddl(self, changes: Sequence[SchemaChange]) -> list[str]:
         have = self.schema()
         if have is not None:
             scd2.require_own(self._spec.strategy, have, self._target)
@@ -109,7 +109,7 @@ class SqlSink:
         self._require_room(len(have) + len(lacking) + sum(change.kind == "add" for change in changes))
         return made + [self.dialect.add_column(self._target, f) for f in lacking]
 
-    def _statements(self, change: Change) -> list[str]:
+    def _statements(self, change: SchemaChange) -> list[str]:
         if change.kind == "create" and change.schema is not None:
             return [self.dialect.create_table(self._target, *self._shape(self._makeable(change.schema)))]
         if change.kind == "add" and change.after is not None:
@@ -160,7 +160,7 @@ class SqlSink:
             raise not_kept(str(self._target), column, type_, int(rows))
 
     def provide(self, load: Load, ddl: Sequence[str]) -> None:
-        """``contract.TakingBack``: as ``apply``, the record included."""
+        """``contract.SupportsTakeBack``: as ``apply``, the record included."""
         added = Added(self._db, self._target)
         if not ddl and not added.lines():
             return
@@ -177,7 +177,7 @@ class SqlSink:
             added.note(load, before)
 
     def take_back(self, key: str, run_id: str = "") -> Sequence[TakenBack]:
-        """``contract.TakingBack``, in one transaction."""
+        """``contract.SupportsTakeBack``, in one transaction."""
         added = Added(self._db, self._target)
         Staging(self._db, self._target).drop_spent(key)
         if not added.of(key, run_id):
@@ -189,13 +189,13 @@ class SqlSink:
         return Journal(self._db, self._target).head(key)
 
     def refuse(self, strategy: Strategy, every_row: bool = False) -> None:
-        """``contract.Refusing``."""
+        """``contract.SupportsRefuse``."""
         if self.schema() is not None:
             require_deletable(self._db, self._target, strategy, every_row)
 
     def _refuse(self, load: Load) -> None:
         if load.schema is not None:
-            self.refuse(load.strategy, load.anew or (load.whole and load.changes))
+            self.refuse(load.strategy, load.replace_columns or (load.whole and load.changes))
 
     def open(self, load: Load) -> Writer:
         by = {*load.strategy.key, *filter(None, [load.strategy.partition])}
@@ -209,12 +209,12 @@ class SqlSink:
 
     def _into(self, load: Load) -> Name:
         """The table that the load fills: the target, or an empty one that takes its place in the commit."""
-        if not load.anew or load.schema is None:
+        if not load.replace_columns or load.schema is None:
             return self._target
         if self.dialect.ddl_commits:
             todo = "drop the target, and run again"
             raise SinkError(f"replace the columns of {self._target}", "DDL commits implicitly on this server", todo)
-        table, (schema, key) = anew(self._db, self._target, load), self._shape(self._makeable(load.schema))
+        table, (schema, key) = replacement_of(self._db, self._target, load), self._shape(self._makeable(load.schema))
         with transaction(self._db, load.key):
             Staging(self._db, self._target).replace(load, table)
             self._db.create(table, schema, key)
@@ -230,7 +230,7 @@ class SqlSink:
         return take_back(self._db, self._target, load, load_id, after, position)
 
     def journal_keys(self) -> Sequence[str]:
-        """``contract.Moving``."""
+        """``contract.SupportsMove``."""
         return Journal(self._db, self._target).keys()
 
     def move(self, old: str, after: Entry, new: str, before: Entry | None, gone: Entry) -> None:

@@ -28,7 +28,7 @@ from dpone.sql.cursor import Bound, CursorPlan, Reading, Row, Span, cursor_colum
 from dpone.sql.cursored import SqlCursor, Where
 from dpone.sql.dialect import Dialect
 from dpone.sql.driver_errors import saying
-from dpone.sql.values import Refused
+from dpone.sql.values import Unstorable
 
 BATCH_ROWS = 10_000
 _BATCH_BYTES = 8_000_000
@@ -295,7 +295,7 @@ class SqlSource(ABC):
             yield batch
 
     def _new(self, id: str) -> Iterator[Row]:
-        skip, places = self._reading.skip, [self._schema.names.index(name) for name in self._reading.told]
+        skip, places = self._reading.skip, [self._schema.names.index(name) for name in self._reading.row_key]
         spans = enumerate(self.spans(id))
         return chain.from_iterable(unseen(rows, places, skip) if skip and i == 0 else rows for i, rows in spans)
 
@@ -307,7 +307,7 @@ class SqlSource(ABC):
     def _array(self, field: pa.Field, given: Row, before: int) -> pa.Array:
         try:
             return self.decode(field, given)
-        except Refused as error:
+        except Unstorable as error:
             found = f"column {field.name}, row {before + error.row + 1:,} of the read: {error.reason}"
             todo = error.todo or "correct the value, or cast the column in a query"
             raise DataError(f"read {self.name}", found, todo) from None

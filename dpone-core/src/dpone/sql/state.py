@@ -30,7 +30,7 @@ _KEPT = 50  # values of a key that the history has
 
 
 class SqlState(ABC):
-    """``contract.StateBackend`` and ``contract.KeepsPartitions``. Every call has a connection of its own: a lease is
+    """``contract.StateBackend`` and ``contract.SupportsPartitions``. Every call has a connection of its own: a lease is
     renewed from another thread.
 
     saved_at, expires: types of the columns of these times.

@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow as pa
 from attrs import define, field
 
-from dpone.contract import Entry, Kept
+from dpone.contract import Entry, UndoRecord
 from dpone.errors import Category, SinkError
 from dpone.model.pipeline import Undo
 from dpone.model.schema import LOAD_ID, Name
@@ -129,10 +129,10 @@ class Images:
             error.category = Category.TRANSIENT
             raise error
 
-    def kept(self, written: int | None, previous: str) -> Kept:
+    def kept(self, written: int | None, previous: str) -> UndoRecord:
         if self.kind == "before_images" and not self.rows:
             self._used, self.kind = False, "added"
-        return Kept(
+        return UndoRecord(
             str(self.target),
             self.kind,  # type: ignore[arg-type]
             self.table.last if self._used else "",

@@ -30,7 +30,7 @@ _YEARS = "a year outside 0001 to 9999"
 _WRONG = (pa.ArrowException, TypeError, ValueError, OverflowError, ArithmeticError)
 
 
-class Refused(ValueError):
+class Unstorable(ValueError):
     """A value that has no place on the other side. ``reason`` does not show it; ``row`` counts from 0. todo: what
     to do, if there is more than to correct it. column: its name, where the one who raises knows it."""
 
@@ -57,7 +57,7 @@ def require_range(numbers: pa.Array, bounds: tuple[int, int], reason: str = "a n
     span = pc.min_max(numbers).as_py()
     if span["min"] is not None and (span["min"] < bounds[0] or span["max"] > bounds[1]):
         outside = pc.or_(pc.less(numbers, bounds[0]), pc.greater(numbers, bounds[1]))
-        raise Refused(reason, outside.index(True).as_py())
+        raise Unstorable(reason, outside.index(True).as_py())
 
 
 # ---- Arrow to a driver
@@ -115,10 +115,10 @@ def fitted(array: pa.Array, type: pa.DataType) -> pa.Array:
     try:
         return array.cast(type)
     except pa.ArrowNotImplementedError:
-        raise Refused(f"{array.type} cannot be converted to {type}", 0) from None
+        raise Unstorable(f"{array.type} cannot be converted to {type}", 0) from None
     except pa.ArrowInvalid:
         row = first_bad(array, lambda piece: piece.cast(type))
-        raise Refused(misfit(array.type, type), row) from None
+        raise Unstorable(misfit(array.type, type), row) from None
 
 
 def _objects(array: pa.Array) -> list[Any]:
@@ -158,7 +158,7 @@ def as_json(array: pa.Array) -> pa.Array:
     try:
         return json_texts(array)
     except NotJson as error:
-        raise Refused(f"{error.reason} in a value of {array.type}, which JSON cannot represent", error.row) from None
+        raise Unstorable(f"{error.reason} in a value of {array.type}, which JSON cannot represent", error.row) from None
 
 
 # ---- a driver to Arrow
@@ -172,7 +172,7 @@ def decode(given: Sequence[Any], type: pa.DataType, kinds: Set[Any] | None = Non
         return _array(given, type, _kinds(given) if kinds is None else kinds)
     except _WRONG:
         row = first_bad(given, lambda piece: _array(piece, type, _kinds(piece)))
-        raise Refused(f"a value that is not a valid {type}", row) from None
+        raise Unstorable(f"a value that is not a valid {type}", row) from None
 
 
 def _kinds(given: Sequence[Any]) -> Set[Any]:

@@ -18,11 +18,11 @@ from attrs import asdict, define, evolve, frozen
 
 from dpone.contract import (
     Entry,
-    Kept,
     Load,
     Part,
     Receipt,
     Stream,
+    UndoRecord,
     Writer,
 )
 from dpone.errors import Category, DataError, DponeError, SchemaBreak, SinkError
@@ -50,8 +50,8 @@ from dpone.sql.replace_table import replaced
 from dpone.sql.strategies import cdc_apply, scd2, scd2_changes
 from dpone.sql.strategies.finalizers import finalize, indexes
 from dpone.sql.strategies.job import (
-    Counts,
     Job,
+    RowCounts,
     held,
     is_empty,
     repeated_keys,
@@ -185,10 +185,10 @@ class Staging:
 
     def replace(self, load: Load, table: Name) -> None:
         """A table that is about to be made and to take the target's place; known, so that a later load sweeps it."""
-        self.sweep_anew(load.key)
+        self.sweep_replacements(load.key)
         self.add(f"{load.key}|{_ANEW}", Stage(table, load.load_id, "", load.started_at.astimezone(UTC), False))
 
-    def sweep_anew(self, key: str, keep: Name | None = None) -> None:
+    def sweep_replacements(self, key: str, keep: Name | None = None) -> None:
         for stage in self.of(f"{key}|{_ANEW}"):
             if stage.table != keep:
                 self.drop(stage)
@@ -201,7 +201,7 @@ class Staging:
         self._parts.insert(stage.table.last, part, *counts, staged.checks)
 
 
-def anew(db: Database, target: Name, load: Load) -> Name:
+def replacement_of(db: Database, target: Name, load: Load) -> Name:
     """Of the table that takes the target's place."""
     return _named(db, target, _ANEW, load)
 
@@ -252,7 +252,7 @@ def open_stage(db: Database, target: Name, load: Load, lineage: bool, late: Cont
                 mine = stage
             else:
                 staging.drop(stage)
-        staging.sweep_anew(load.key, keep=target)
+        staging.sweep_replacements(load.key, keep=target)
         if schema is not None and mine is None:
             mine = _new_stage(db, target, load, token, schema)
     return mine
@@ -320,7 +320,7 @@ def _new_stage(db: Database, target: Name, load: Load, token: str, schema: pa.Sc
     policy_ok = not strategy.key or strategy.duplicates == "fail"
     replaces = strategy.mode == "full_refresh" or is_empty(db, target)
     swaps = policy_ok and replaces and not db.dialect.ddl_commits
-    shape = db.schema(target) if swaps and db.plain(target, strategy.key) else None
+    shape = db.schema(target) if swaps and db.is_swappable(target, strategy.key) else None
     # Rows that the read lacks are found by key: an index that grows with the stage spares one made at the commit.
     diffs = policy_ok and strategy.whole and strategy.mode != "full_refresh"
     key = strategy.key if shape is not None or diffs else ()
@@ -348,7 +348,7 @@ def _digest(key: str) -> str:
 
 
 def _same_kind(writer: Writer) -> SqlWriter:
-    """Those of ``ManyTables.beside`` are; another could not be part of this transaction."""
+    """Those of ``SupportsManyTables.for_table`` are; another could not be part of this transaction."""
     if not isinstance(writer, SqlWriter):
         raise TypeError(f"{type(writer).__name__} is not a SqlWriter")
     return writer
@@ -358,7 +358,7 @@ def _sum(counts: Sequence[Mapping[str, int]]) -> dict[str, int]:
     return {name: sum(one[name] for one in counts) for name in counts[0]}
 
 
-def _written(counts: Counts, strategy: Strategy) -> int | None:
+def _written(counts: RowCounts, strategy: Strategy) -> int | None:
     """Rows that carry the load's id after it. Versions that scd2 closes or fills keep theirs; changes applied piece by
     piece may meet a row twice."""
     if strategy.mode == "cdc_apply":
@@ -476,7 +476,7 @@ class SqlWriter:
         self._staging.drop_spent(key)
         if self._into != self._target:
             with transaction(self._db, key):
-                self._staging.sweep_anew(key)
+                self._staging.sweep_replacements(key)
         if self._load.schema is None:
             with transaction(self._db, key):
                 self._staging.sweep(key)
@@ -516,10 +516,10 @@ class SqlWriter:
         self._sweep()
         return rows
 
-    def _apply(self) -> tuple[Mapping[str, int], tuple[Kept, ...]]:
+    def _apply(self) -> tuple[Mapping[str, int], tuple[UndoRecord, ...]]:
         """Staged rows into the target, and nobody goes on with the staging; counts, and what was kept of the target."""
         if self._stage is None:
-            return asdict(Counts()), ()
+            return asdict(RowCounts()), ()
         counts, kept = self._finalize(self._stage)
         self._staging.spend(self._load.key, self._stage.table)
         if self._into != self._target:
@@ -543,7 +543,7 @@ class SqlWriter:
             key = self._load.key
             self._staging.spend(key, *sweep(self._db, self._target, key, self._undo))
 
-    def _finalize(self, stage: Stage) -> tuple[Counts, tuple[Kept, ...]]:
+    def _finalize(self, stage: Stage) -> tuple[RowCounts, tuple[UndoRecord, ...]]:
         """Change the target; what was kept of it."""
         targets = Targets(self._db, self._target)
         previous = targets.move(self.load_id)
@@ -579,7 +579,7 @@ class SqlWriter:
             with transaction(self._db, self._load.key):
                 self._staging.drop(self._stage)
                 if self._into != self._target:
-                    self._staging.sweep_anew(self._load.key)
+                    self._staging.sweep_replacements(self._load.key)
             self._staging.drop_spent(self._load.key)
             self._stage = None
 
@@ -627,7 +627,7 @@ class SqlWriter:
         keyed = stage.unique or not strategy.key
         same = shape.equals(self._there(self._into, "table"))
         swap = keyed and same and not self._db.dialect.ddl_commits
-        swap = swap and self._db.plain(self._into, strategy.key)
+        swap = swap and self._db.is_swappable(self._into, strategy.key)
         filled = {*self._names(), *(LINEAGE if self._lineage else ())}
         schema = pa.schema([f for f in shape if f.name in filled or _left_null(f.name, filled)])
         return Job(

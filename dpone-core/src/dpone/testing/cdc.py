@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from attrs import evolve
 
-from dpone.contract import CDCReader, ChangeWindow, Resyncing
+from dpone.contract import CDCReader, ChangeWindow, SupportsResync
 from dpone.errors import ConfigError, DponeError, Gap, IdentityChanged
 from dpone.model import changes
 from dpone.model.position import Position
@@ -299,7 +299,7 @@ class CDCContract(RoleContract):
         """After ``resync`` the window has all rows of that table as they are now, as inserts of one commit, and of the
         others what is new; then the stream goes on behind it. A table that it does not have is refused."""
         with _stream(harness) as reader:
-            harness.require(Resyncing, reader)
+            harness.require(SupportsResync, reader)
             harness.change([insert(1, "a"), insert(2, "b"), insert(7, table="lines")])
             first = _all(reader, None)
             harness.change([update(1, name="c"), delete(2), insert(3), insert(8, table="lines")])

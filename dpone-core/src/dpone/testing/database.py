@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 from attrs import define, field
 
-from dpone.contract import Sink, TakingBack, Undoing
+from dpone.contract import Sink, SupportsTakeBack, SupportsUndo
 from dpone.errors import DponeError, UndoRefused
 from dpone.model import evolution
 from dpone.model.pipeline import Lineage, Undo
@@ -285,8 +285,8 @@ class DatabaseCases(RoleContract):
 
     @case("undo")
     def test_an_undo_loses_no_row_of_others(self, harness: Harness) -> None:
-        """``Undoing.undo``: a row that another program has added since the load is still there, whether the load is
-        taken back or that is refused."""
+        """``SupportsUndo.undo``: a row that another program has added since the load is still there, whether the load
+        is taken back or that is refused."""
         if not over_sql(harness):
             return
         strategy = FULL if has(harness, "full_refresh") else simple(harness)
@@ -297,7 +297,7 @@ class DatabaseCases(RoleContract):
             names = db.dialect.columns(["id", "day"])
             db.execute(f"INSERT INTO {db.dialect.name(target)} ({names}) VALUES (9, 'd9')")
         with closing(harness.make("sink", harness.sink(strategy, **keep))) as sink:
-            harness.require(Undoing, sink)
+            harness.require(SupportsUndo, sink)
             with suppress(UndoRefused):
                 sink.undo(new_load(None, strategy), newest.load_id, newest, at(1, epoch=1))
         assert 9 in _ids(harness, TABLE), "a row that another program has added since the load is gone"
@@ -316,7 +316,7 @@ class DatabaseCases(RoleContract):
             d = db.dialect
             db.execute(f"CREATE UNIQUE INDEX {d.quote('of_more')} ON {d.name(target)} ({d.quote('more')})")
         with closing(harness.make("sink", harness.sink(strategy))) as sink:
-            taken = harness.require(TakingBack, sink).take_back(key())
+            taken = harness.require(SupportsTakeBack, sink).take_back(key())
         stays = [one.stays for one in taken if one.stays]
         assert stays, "an index is made of it, and nobody says so"
         found = harness.rows()
@@ -339,7 +339,7 @@ class DatabaseCases(RoleContract):
             with _transaction(db):
                 db.create(target, made.set(at_day, made.field(at_day).with_nullable(False)))
         with closing(harness.make("sink", harness.sink(strategy))) as sink:
-            taken = harness.require(TakingBack, sink).take_back(key())
+            taken = harness.require(SupportsTakeBack, sink).take_back(key())
         assert harness.rows() is not None, "a table was dropped that another program had made under the same name"
         assert [one.stays for one in taken if one.stays], "the table stays, and nobody says why"
 
@@ -384,13 +384,13 @@ class DatabaseCases(RoleContract):
 
     @case("take_back")
     def test_changes_of_a_load_that_fail_halfway_are_not_made(self, harness: Harness) -> None:
-        """``TakingBack.provide``: of a batch whose third statement fails nothing is left, at the latest by
+        """``SupportsTakeBack.provide``: of a batch whose third statement fails nothing is left, at the latest by
         ``take_back``, where DDL commits by itself."""
         if not over_sql(harness):
             return
         load(harness, sample(1, 2), simple(harness))
         with _halfway(harness) as (sink, before, statements):
-            taking = harness.require(TakingBack, sink)
+            taking = harness.require(SupportsTakeBack, sink)
             with pytest.raises(DponeError):
                 taking.provide(new_load(_more().schema, simple(harness)), statements)
             if not sink.dialect.ddl_commits:

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 from attrs import evolve
 
-from dpone.contract import Entry, Load, Part, Receipt, Sink, SpeakingSql, Stream, TakingBack
+from dpone.contract import Entry, Load, Part, Receipt, Sink, Stream, SupportsSql, SupportsTakeBack
 from dpone.model import evolution
 from dpone.model.ids import ulid
 from dpone.model.pipeline import SinkSpec
@@ -71,13 +71,13 @@ def prepare(sink: Sink, spec: SinkSpec, schema: pa.Schema, load: Load | None = N
     have, strategy = sink.schema(), spec.strategy
     own = (*LINEAGE, DELETED_AT, *(VALIDITY if strategy.mode == "scd2" else ()))
     bare = None if have is None else pa.schema([f for f in have if f.name not in own])
-    sql = discover().offered(SpeakingSql, sink, spec.type)
+    sql = discover().offered(SupportsSql, sink, spec.type)
     too_long = sql.dialect.too_long if sql else evolution.any_length
     plan = evolution.plan(bare, schema, spec.options.schema_evolution, sink.stores, strategy.key, too_long)
     if have is None and sink.exists():  # it has no schema
         plan = evolve(plan, changes=())
     plan.require_safe(str(spec.table or spec.path or spec.topic))
-    statements, taking = sink.ddl(plan.changes), discover().offered(TakingBack, sink, spec.type)
+    statements, taking = sink.ddl(plan.changes), discover().offered(SupportsTakeBack, sink, spec.type)
     if load is not None and taking is not None:
         taking.provide(load, statements)
     elif statements:

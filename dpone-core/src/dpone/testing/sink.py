@@ -20,18 +20,18 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dpone.contract import (
-    Comparing,
-    ManyTables,
-    Moving,
     Part,
     Receipt,
-    Refusing,
     Sink,
-    SpeakingSql,
     Stream,
-    TakingBack,
-    Undoing,
-    Verifying,
+    SupportsCompareKeys,
+    SupportsManyTables,
+    SupportsMove,
+    SupportsRefuse,
+    SupportsSql,
+    SupportsTakeBack,
+    SupportsUndo,
+    SupportsVerify,
 )
 from dpone.errors import Conflict, DataError, DeletesRefused, DponeError, SchemaBreak, Stopped
 from dpone.model import changes, evolution, keys
@@ -167,7 +167,7 @@ def _done(harness: Harness, strategy: Strategy, name: str, loads: Callable[[], A
     for equal."""
     try:
         with closing(harness.make("sink", harness.sink(strategy, name))) as sink:
-            have, comparing = {f.name: f for f in sink.schema() or ()}, harness.offered(Comparing, sink)
+            have, comparing = {f.name: f for f in sink.schema() or ()}, harness.offered(SupportsCompareKeys, sink)
             made = comparing.made if comparing else pa.Field.remove_metadata
             to = {column: have.get(column) or made(SHAPE.field(column)) for column in strategy.key}
             keys.forms(strategy, strategy.mode == "cdc_apply", SHAPE, to, name)
@@ -543,7 +543,7 @@ class SinkContract(DatabaseCases):
     @case("refuse")
     def test_rows_that_refer_to_the_target_stay(self, harness: Harness) -> None:
         """Rows of another table that would be deleted with those of the target: whatever deletes rows is refused, by
-        ``contract.Refusing`` too, and nothing changes; ``merge``, which deletes none, is not."""
+        ``contract.SupportsRefuse`` too, and nothing changes; ``merge``, which deletes none, is not."""
         modes = [m for m in ("full_refresh", "replace", "partition_replace", "snapshot_diff") if has(harness, m)]
         keyed = Strategy("full_refresh", key="id") if has(harness, "full_refresh") else SINGLE["merge"]
         load(harness, sample(1, 3), keyed)
@@ -551,7 +551,7 @@ class SinkContract(DatabaseCases):
             pytest.skip("there is no strategy that deletes rows, or no way to refer to one")
         for mode in modes:
             with closing(harness.make("sink", harness.sink(SINGLE[mode]))) as sink:
-                refusing = harness.require(Refusing, sink)
+                refusing = harness.require(SupportsRefuse, sink)
                 with pytest.raises(DponeError):
                     refusing.refuse(SINGLE[mode])
             with pytest.raises(DponeError):
@@ -767,10 +767,10 @@ class SinkContract(DatabaseCases):
 
     @case("verify")
     def test_a_target_that_somebody_emptied_is_noticed(self, harness: Harness) -> None:
-        """``contract.Verifying``: rows that are gone are noticed, and a target as it was left is not."""
+        """``contract.SupportsVerify``: rows that are gone are noticed, and a target as it was left is not."""
         entry = load(harness, sample(1, 2), simple(harness)).entry
         with closing(harness.make("sink", harness.sink(simple(harness)))) as sink:
-            harness.require(Verifying, sink)
+            harness.require(SupportsVerify, sink)
             assert [sink.lost(entry, count) for count in (False, True)] == ["", ""]
             if not harness.empty():
                 pytest.skip("the harness has no way to empty the target")
@@ -778,8 +778,8 @@ class SinkContract(DatabaseCases):
 
     @case("verify")
     def test_rows_that_a_load_took_out_are_not_missed(self, harness: Harness) -> None:
-        """``contract.Verifying``: fewer rows than the load of an entry left, since that of another stream has replaced
-        them, are not lost; what is gone since that one is. ``Entry.held`` has the rows that the target had."""
+        """``contract.SupportsVerify``: fewer rows than the load of an entry left, since that of another stream has
+        replaced them, are not lost; what is gone since that one is. ``Entry.held`` has the rows that the target had."""
         if not has(harness, "full_refresh"):
             pytest.skip("there is no strategy that replaces the rows of another stream")
         held = []
@@ -788,7 +788,7 @@ class SinkContract(DatabaseCases):
                 writer.stage(Part("p"), Rows(rows))
                 held.append(writer.commit(None, at(1), ()).entry)
         with closing(harness.make("sink", harness.sink(FULL))) as sink:
-            harness.require(Verifying, sink)
+            harness.require(SupportsVerify, sink)
             lost = [sink.lost(entry, count) for entry in held for count in (False, True)]
             assert lost == [""] * 4, f"rows are missed that a load took out: {lost}"
         assert [entry.held for entry in held if entry.held is not None] in ([], [5, 2])
@@ -1091,7 +1091,7 @@ class SinkContract(DatabaseCases):
     @case("take_back")
     def test_a_failed_load_takes_back_what_it_added(self, harness: Harness) -> None:
         """The table it made, the column it added: gone with the next ``take_back``, whether the load was aborted or its
-        process died; what a commit has made the target's stays (``contract.TakingBack``)."""
+        process died; what a commit has made the target's stays (``contract.SupportsTakeBack``)."""
         strategy = simple(harness)
         more = sample(3, 4).append_column("more", pa.array([7, 8], pa.int64()))
         for dies in (False, True):
@@ -1139,8 +1139,8 @@ class SinkContract(DatabaseCases):
 
     @case("replace_columns")
     def test_columns_are_replaced_by_the_commit_alone(self, harness: Harness) -> None:
-        """``Load.anew``: a column of another type and one that is gone. Until the commit, and after an abort, the
-        target is as it was; then it has the new columns and the new rows."""
+        """``Load.replace_columns``: a column of another type and one that is gone. Until the commit, and after an
+        abort, the target is as it was; then it has the new columns and the new rows."""
         load(harness, sample(1, 3), FULL)
         other = sample(2, 4).drop_columns(["name"])
         other = other.set_column(other.column_names.index("score"), "score", pa.array(["x", None, "z"]))
@@ -1148,7 +1148,7 @@ class SinkContract(DatabaseCases):
         for ends in ("abort", "commit"):
             with (
                 closing(harness.make("sink", spec)) as sink,
-                closing(sink.open(new_load(other.schema, FULL, anew=True))) as writer,
+                closing(sink.open(new_load(other.schema, FULL, replace_columns=True))) as writer,
             ):
                 writer.stage(Part("a"), Rows(other))
                 same(harness.rows(), sample(1, 3))
@@ -1173,10 +1173,10 @@ class SinkContract(DatabaseCases):
 
     @case("sql")
     def test_the_dialect_is_that_of_the_sink(self, harness: Harness) -> None:
-        """``contract.SpeakingSql``: unconnected, it keeps types as the sink says, and names the table of ``ddl``."""
+        """``contract.SupportsSql``: unconnected, it keeps types as the sink says, and names the table of ``ddl``."""
         spec = harness.sink(simple(harness))
         with closing(harness.make("sink", spec)) as sink:
-            harness.require(SpeakingSql, sink)
+            harness.require(SupportsSql, sink)
             for type_ in hostile.VALUES:
                 with suppress(DponeError):  # a type that has no home is refused by both
                     assert sink.dialect.stores(type_) == sink.stores(type_)
@@ -1187,15 +1187,15 @@ class SinkContract(DatabaseCases):
 
     @case("compare_keys")
     def test_a_key_column_compares_as_was_said(self, harness: Harness) -> None:
-        """``contract.Comparing``: a column that ``ddl`` has made takes for equal what ``made`` said of it, and texts
-        are found by their pattern, where there are any."""
+        """``contract.SupportsCompareKeys``: a column that ``ddl`` has made takes for equal what ``made`` said of it,
+        and texts are found by their pattern, where there are any."""
         strategy = simple(harness)
         rows = pa.table({"id": pa.array([1, 2], pa.int64()), "name": ["1.00", "x"], "score": pa.array([0.5, 1.5])})
         for field in rows.schema:  # of another system, in which keys that differ are equal
             rows = rows.cast(rows.schema.set(rows.schema.get_field_index(field.name), field.with_metadata(_FOLDED)))
         spec = harness.sink(strategy)
         with closing(harness.make("sink", spec)) as sink:
-            harness.require(Comparing, sink)
+            harness.require(SupportsCompareKeys, sink)
             load(harness, rows, strategy)
             have = sink.schema()
             assert have is not None
@@ -1279,9 +1279,9 @@ class SinkContract(DatabaseCases):
         same(harness.rows("lines"), sample(1, 0))
         with _two_tables(harness, strategy, strategy) as (sink, second, one, two):
             receipt = one.commit(sink.journal(key()), at(1), also=[two])
-            beside = second.journal(key("lines"))
-            assert beside is not None
-            assert (beside.seq, beside.position) == (1, at(1))
+            companion = second.journal(key("lines"))
+            assert companion is not None
+            assert (companion.seq, companion.position) == (1, at(1))
             assert sink.journal(key()) == receipt.entry
         same(harness.rows(), sample(1, 3))
         same(harness.rows("lines"), sample(4, 6))
@@ -1312,7 +1312,7 @@ class SinkContract(DatabaseCases):
         assert expected is not None
         new, gone = f"{key()}-new", _entry(at(0, epoch=1))
         with closing(harness.make("sink", harness.sink(strategy, **keep))) as sink:
-            harness.require(Moving, sink)
+            harness.require(SupportsMove, sink)
             assert sink.journal_keys() == [key()]
             sink.move(key(), head, new, None, gone)
             assert (sink.journal(new), sink.journal(key())) == (head, gone)
@@ -1337,7 +1337,7 @@ class SinkContract(DatabaseCases):
         expected, new, gone = harness.rows(), f"{key()}-new", _entry(at(0, epoch=1))
         assert expected is not None
         with closing(harness.make("sink", harness.sink(strategy))) as sink:
-            harness.require(Moving, sink)
+            harness.require(SupportsMove, sink)
             for wrong, before in ((first, None), (head, first)):
                 with pytest.raises(Conflict):
                     sink.move(key(), wrong, new, before, gone)
@@ -1360,7 +1360,7 @@ class SinkContract(DatabaseCases):
         changed = [(i, "d9", "changed", None) for i in (3, 4)] if strategy.mode == "merge" else []
         second = load(harness, table([*changed, *_python(sample(5, 7))]), strategy, n=2, **keep).entry.load_id
         with closing(harness.make("sink", harness.sink(strategy, **keep))) as sink:
-            harness.require(Undoing, sink)
+            harness.require(SupportsUndo, sink)
             assert sink.undo_plan(key(), second).position == at(1)
             head = sink.journal(key())
             with pytest.raises(Conflict):
@@ -1385,7 +1385,7 @@ class SinkContract(DatabaseCases):
         load(harness, sample(3, 4), strategy, n=2, **keep)
         expected = _python(harness.rows())
         with closing(harness.make("sink", harness.sink(strategy, **keep))) as sink:
-            harness.require(Undoing, sink)
+            harness.require(SupportsUndo, sink)
             head = sink.journal(key())
             for attempt in (sink.undo_plan, lambda k, i: sink.undo(new_load(None, strategy), i, head, at(0, epoch=1))):
                 with pytest.raises(Stopped):
@@ -1515,14 +1515,14 @@ def _two_tables(harness: Harness, first: Strategy, second: Strategy) -> Iterator
     spec, other = harness.sink(first), harness.sink(second, "lines")
     with ExitStack() as opened:
         sink = opened.enter_context(closing(harness.make("sink", spec)))
-        beside = opened.enter_context(closing(harness.require(ManyTables, sink).beside(other)))
+        companion = opened.enter_context(closing(harness.require(SupportsManyTables, sink).for_table(other)))
         prepare(sink, spec, SHAPE)
-        prepare(beside, other, SHAPE)
+        prepare(companion, other, SHAPE)
         one = sink.open(new_load(SHAPE, first))
-        two = beside.open(new_load(SHAPE, second, "lines"))
+        two = companion.open(new_load(SHAPE, second, "lines"))
         one.stage(Part("p"), Rows(sample(1, 3)))
         two.stage(Part("p"), Rows(sample(4, 6)))
-        yield sink, beside, one, two
+        yield sink, companion, one, two
 
 
 @contextmanager
@@ -1541,7 +1541,7 @@ def _open(
 def _taken(harness: Harness, strategy: Strategy, table: str = TABLE, run_id: str = "") -> int:
     """How many things a new sink takes back."""
     with closing(harness.make("sink", harness.sink(strategy, table))) as sink:
-        taken = harness.require(TakingBack, sink).take_back(key(table), run_id)
+        taken = harness.require(SupportsTakeBack, sink).take_back(key(table), run_id)
     assert [one.stays for one in taken if one.stays] == []
     return len(taken)
 
@@ -1589,10 +1589,10 @@ def _changes(rows: list[Row], n: int) -> pa.Table:
 def _records(rows: list[Any], n: int, key: str = "id") -> pa.Table:
     schema = changes.batch_schema(ChangeTable(SHAPE, (key,)))
     records = []
-    for i, (operation, row, met, absent) in enumerate(rows, 1):
+    for i, (operation, row, old_key, absent) in enumerate(rows, 1):
         record = dict(zip(SHAPE.names, row or [None] * len(SHAPE), strict=True))
         record |= {changes.OPERATION: operation, changes.EVENT_ID: f"{n}-{i}", changes.COMMIT: f"{n:04d}"}
-        record |= {changes.ORDINAL: i, changes.KEY: None if met is None else {key: met}}
+        record |= {changes.ORDINAL: i, changes.KEY: None if old_key is None else {key: old_key}}
         record |= {changes.UNCHANGED: {name: name in absent for name in SHAPE.names} if absent else None}
         records.append(record)
     return pa.Table.from_pylist(records, schema)

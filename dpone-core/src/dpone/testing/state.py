@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from dpone.contract import Finding, KeepsPartitions
+from dpone.contract import Finding, SupportsPartitions
 from dpone.errors import Busy, Category, Conflict, DponeError
 from dpone.model.staged import Staged
 from dpone.testing import crash
@@ -261,7 +261,7 @@ class StateContract(RoleContract):
     def test_a_partition_has_one_runner(self, harness: Harness) -> None:
         """Of two that claim a partition one is Busy; who lost it records nothing; what is done stays done."""
         with closing(_state(harness)) as one, closing(_state(harness)) as other:
-            harness.require(KeepsPartitions, one)
+            harness.require(SupportsPartitions, one)
             mine, theirs = one.partitions(), other.partitions()
             mine.create(_manifest("a", "b", "c"))
             assert mine.claim(KEY, "a", "me", 60).attempts == 1
@@ -283,7 +283,7 @@ class StateContract(RoleContract):
     def test_a_lost_partition_is_taken_over(self, harness: Harness) -> None:
         """A claim that was not renewed is free; its old holder gets a Conflict."""
         with closing(_state(harness)) as one, closing(_state(harness)) as other:
-            harness.require(KeepsPartitions, one)
+            harness.require(SupportsPartitions, one)
             mine, theirs = one.partitions(), other.partitions()
             mine.create(_manifest("a"))
             mine.claim(KEY, "a", "me", 0.05)
@@ -296,7 +296,7 @@ class StateContract(RoleContract):
     def test_a_manifest_is_kept_whole(self, harness: Harness) -> None:
         """Another object reads back just what was written; a new manifest replaces the old; forgotten is gone."""
         with closing(_state(harness)) as one, closing(_state(harness)) as other:
-            harness.require(KeepsPartitions, one)
+            harness.require(SupportsPartitions, one)
             mine, theirs = one.partitions(), other.partitions()
             assert theirs.load(KEY) is None
             for ids in (("a", "b"), ("c",)):

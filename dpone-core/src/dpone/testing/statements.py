@@ -10,8 +10,8 @@ from typing import Any, cast
 import pyarrow as pa
 from attrs import field, frozen, mutable
 
-from dpone.contract import Part, Sink, TakingBack
-from dpone.model.evolution import Change
+from dpone.contract import Part, Sink, SupportsTakeBack
+from dpone.model.evolution import SchemaChange
 from dpone.model.schema import Name
 from dpone.model.strategy import Strategy
 from dpone.sql.dialect import transaction
@@ -89,7 +89,7 @@ def widened(harness: Harness, strategy: Strategy, table: str, after: pa.Field, l
         assert isinstance(sink, SqlSink)
         there = sink.schema()
         assert there is not None
-        ddl = sink.ddl([Change("widen", after.name, there.field(after.name), after)])
+        ddl = sink.ddl([SchemaChange("widen", after.name, there.field(after.name), after)])
         with _watched(sink, last) as watch:
             sink.apply(ddl)
         return not watch.dead
@@ -141,7 +141,7 @@ class Interrupted:
                     Staging(sink._db, sink._target).forget(table)
 
     def _begin(self, sink: SqlSink, n: int, rows: pa.Table) -> tuple[Any, Any]:
-        if (taking := self.harness.offered(TakingBack, sink)) is not None:
+        if (taking := self.harness.offered(SupportsTakeBack, sink)) is not None:
             taking.take_back(key(self.table))
         head = sink.journal(key(self.table))
         if head is not None and head.position == at(n):

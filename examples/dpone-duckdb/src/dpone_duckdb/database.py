@@ -114,13 +114,13 @@ class DuckdbDatabase(Catalog, DbapiDatabase):
         """A generated column counts as one that has a default: no row needs to bring it."""
         return super().schema(table) if self._exists() else None
 
-    def tables(self, beside: Name, prefix: str) -> list[Name]:
-        return super().tables(beside, prefix) if self._exists() else []
+    def tables(self, sibling_of: Name, prefix: str) -> list[Name]:
+        return super().tables(sibling_of, prefix) if self._exists() else []
 
     def _exists(self) -> bool:
         return self._db is not None or self.path.exists()
 
-    def plain(self, table: Name, key: Sequence[str]) -> bool:
+    def is_swappable(self, table: Name, key: Sequence[str]) -> bool:
         """Told by what DuckDB's catalogue has of it. A view finds its table by name and outlives a swap."""
         schema = self.schema(table)
         if schema is None or any(f.metadata for f in schema):
@@ -132,16 +132,16 @@ class DuckdbDatabase(Catalog, DbapiDatabase):
         return (
             self.rows(columns, _place(table)) == [(self.dialect.stores(f.type).native, None) for f in schema]
             and sorted(self.rows(rules, _place(table))) == sorted(ours)
-            and not self._hanging(table)
+            and not self._attached(table)
         )
 
-    def _hanging(self, table: Name) -> list[str]:
+    def _attached(self, table: Name) -> list[str]:
         """What would be lost with the table."""
-        hanging = f"SELECT 'index ' || index_name AS what FROM duckdb_indexes() WHERE {_OF_TABLE} UNION \
+        attached = f"SELECT 'index ' || index_name AS what FROM duckdb_indexes() WHERE {_OF_TABLE} UNION \
             SELECT 'a reference from ' || table_name FROM duckdb_constraints() \
             WHERE lower(referenced_table) = lower(?) UNION \
             SELECT 'a comment' FROM duckdb_tables() WHERE {_OF_TABLE} AND comment IS NOT NULL"
-        return [what for (what,) in self.rows(hanging, (*_place(table), table.last, *_place(table)))]
+        return [what for (what,) in self.rows(attached, (*_place(table), table.last, *_place(table)))]
 
     def unfit(self, table: Name, by: Collection[str]) -> tuple[str, str] | None:
         """A collation: nothing switches it off."""
@@ -158,8 +158,8 @@ class DuckdbDatabase(Catalog, DbapiDatabase):
         """DuckDB alters no table that has an index. A view is told by its text, which has the name somewhere."""
         comment = f"SELECT 1 FROM duckdb_columns() WHERE {_OF_TABLE} AND column_name = ? AND comment IS NOT NULL"
         views = "SELECT 'view ' || view_name FROM duckdb_views() WHERE NOT internal AND contains(lower(sql), lower(?))"
-        hanging = [*self._hanging(table), *(view for (view,) in self.rows(views, (table.last,)))]
-        return [*hanging, "a comment"] if column and self.rows(comment, (*_place(table), column)) else hanging
+        attached = [*self._attached(table), *(view for (view,) in self.rows(views, (table.last,)))]
+        return [*attached, "a comment"] if column and self.rows(comment, (*_place(table), column)) else attached
 
     def hold(self, table: Name) -> None:
         """The file has one process that writes, and that one transaction of dpone at a time (``begin``)."""

@@ -115,7 +115,7 @@ class DuckdbSource(SqlSource):
                 reader.close()
 
     def arrow(self, id: str) -> Iterator[pa.RecordBatch]:
-        told, left = self._reading.told, dict(self._reading.skip)
+        told, left = self._reading.row_key, dict(self._reading.skip)
         for i, where in enumerate(self._parts[id]):
             for batch in self.batches(self._schema.names, *where):
                 yield batch.filter(new_rows(_tuples(batch, told), left)) if i == 0 and left else batch

@@ -8,7 +8,7 @@ import duckdb
 import pyarrow as pa
 
 from dpone.errors import ConfigError
-from dpone.model.evolution import Stored, holds, plain
+from dpone.model.evolution import Stored, canonical_type, holds
 from dpone.model.types import JSON, UUID
 from dpone_duckdb.connect import prepared
 
@@ -27,7 +27,7 @@ _ARROW = {"UUID": UUID, "JSON": JSON}
 @lru_cache(maxsize=256)
 def stores(type: pa.DataType) -> Stored:
     """How DuckDB keeps an Arrow type. Raises ConfigError if it does not."""
-    type = plain(type)
+    type = canonical_type(type)
     with duckdb.connect() as db:
         try:
             native = str(db.from_arrow(pa.table({"x": pa.array([], type)})).types[0])

@@ -14,7 +14,7 @@ from pymysql.constants import FIELD_TYPE
 from pymysql.converters import conversions
 
 from dpone.errors import Category, ConfigError, SinkError
-from dpone.model.evolution import Stored, plain
+from dpone.model.evolution import Stored, canonical_type
 from dpone.model.schema import Name
 from dpone.sql.address import Server
 from dpone.sql.catalog import Catalog, foreign_keys
@@ -49,7 +49,7 @@ class MariadbDialect(Dialect):
         return super().quote(identifier)
 
     def stores(self, type: pa.DataType) -> Stored:
-        type = plain(type)
+        type = canonical_type(type)
         return Stored(types.INTEGERS[type], type) if type in types.INTEGERS else super().stores(type)
 
     def reads(self, native: str) -> pa.DataType | None:
@@ -172,7 +172,7 @@ class MariadbDatabase(Catalog, DbapiDatabase):
         """A table by its text."""
         return "" if column else str(self.rows(f"SHOW CREATE TABLE {self.dialect.name(table)}")[0][1])
 
-    def hanging(self, table: Name, column: str = "") -> list[str]:
+    def attached(self, table: Name, column: str = "") -> list[str]:
         indexes = self.lines("statistics AS i", "i.index_name", table, " AND i.column_name = %s", (column,))
         return [f"index {name}" for (name,) in indexes]
 

@@ -17,7 +17,7 @@ from dpone.model.evolution import Stored
 from dpone.model.types import JSON, standard
 from dpone.sql import values
 from dpone.sql.cursor import Row
-from dpone.sql.values import Refused
+from dpone.sql.values import Unstorable
 
 UTC = "UTC"
 TEXT = "longtext COLLATE utf8mb4_nopad_bin"  # by characters, blanks at the end included
@@ -60,7 +60,7 @@ def encode(array: pa.Array, type: pa.DataType) -> list[Any]:
     if pa.types.is_floating(type):
         array = values.fitted(array, type)
         if pc.any(pc.invert(pc.is_finite(array))).as_py():
-            raise Refused("NaN or an infinity, which MariaDB cannot keep", 0)
+            raise Unstorable("NaN or an infinity, which MariaDB cannot keep", 0)
     return values.encode(array, JSON if pa.types.is_string(type) and has_members(array.type) else type, zone="")
 
 

@@ -42,7 +42,7 @@ from dpone.formats.jsonl import (
     seen_in,
 )  # fmt: skip
 from dpone.formats.text import check_names, united
-from dpone.formats.types import BadValue, Seen, declared, settle
+from dpone.formats.types import BadValue, SeenValues, declared, settle
 from dpone.model.changes import (  # fmt: skip
     BEFORE,
     COMMIT,
@@ -342,10 +342,10 @@ class _Survey:
     lines: int
     changes: int = 0
     begun: bool = False
-    seen: dict[str, dict[str, Seen]] = field(factory=dict)
+    seen: dict[str, dict[str, SeenValues]] = field(factory=dict)
     keys: dict[str, tuple[str, ...]] = field(factory=dict)
 
-    def take(self, seen: Mapping[str, dict[str, Seen]], commits: Sequence[_Commit]) -> None:
+    def take(self, seen: Mapping[str, dict[str, SeenValues]], commits: Sequence[_Commit]) -> None:
         """Transactions, and what they hold. One that was delivered again has a lower mark than those before it."""
         self.seen, self.begun, last = _joined(self.seen, seen), True, commits[-1]
         self.end, self.lines, self.changes = last.end, last.lines, last.changes
@@ -465,7 +465,7 @@ class FileChangeLog:
 
     def _survey(self, start: int, mark: str, lines: int, size: int, limit: int | None) -> _Survey:
         parser, survey = _Parser(self._log, self._wanted, lines), _Survey(start, mark, lines)
-        pending: dict[str, dict[str, Seen]] = {}  # of the transaction that no commit line has ended yet
+        pending: dict[str, dict[str, SeenValues]] = {}  # of the transaction that no commit line has ended yet
         for data, at in self._log.blocks(start, size):
             block = parser.block(data, at)
             commits, over = self._cut(block, survey, limit)
@@ -491,7 +491,7 @@ class FileChangeLog:
         return (commits[: reached[0] + 1], True) if reached else (commits, over)
 
     def _advance(
-        self, survey: _Survey, block: _Block, commits: Sequence[_Commit], pending: Mapping[str, dict[str, Seen]]
+        self, survey: _Survey, block: _Block, commits: Sequence[_Commit], pending: Mapping[str, dict[str, SeenValues]]
     ) -> bool:
         """Take the transactions in; True if one of them has values whose types go with nothing before it."""
         seen = _joined(pending, self._seen(block, 0, len(commits)))
@@ -505,12 +505,12 @@ class FileChangeLog:
             survey.take(seen, [commit])
         return False
 
-    def _seen(self, block: _Block, first: int, end: int | None) -> dict[str, dict[str, Seen]]:
+    def _seen(self, block: _Block, first: int, end: int | None) -> dict[str, dict[str, SeenValues]]:
         """What the columns hold in transactions ``first`` to ``end`` of a block, by table."""
         found = {}
         for table, rows in block.tables.items():
             if lines := rows.lines_of(first, end):
-                left_out = {name: Seen(pa.null(), clash=JSON) for name in rows.unchanged}
+                left_out = {name: SeenValues(pa.null(), clash=JSON) for name in rows.unchanged}
                 found[table] = united([*_kinds(lines), left_out])
         return found
 
@@ -518,10 +518,12 @@ class FileChangeLog:
         """The tables of the window: columns as declared, else as before if the values fit, else as they were seen."""
         return {name: self._table(name, seen, survey, known.get(name)) for name, seen in survey.seen.items()}
 
-    def _table(self, name: str, seen: Mapping[str, Seen], survey: _Survey, before: ChangeTable | None) -> ChangeTable:
+    def _table(
+        self, name: str, seen: Mapping[str, SeenValues], survey: _Survey, before: ChangeTable | None
+    ) -> ChangeTable:
         expected = before.values if before else None
         if expected is not None:
-            seen = united([{column: Seen(pa.null(), clash=JSON) for column in expected.names}, seen])
+            seen = united([{column: SeenValues(pa.null(), clash=JSON) for column in expected.names}, seen])
             seen = {column: evolve(what, fits=fits(what, column, expected)) for column, what in seen.items()}
         check_names(self._log.input, list(seen), "column")
         full = {column: one for column in seen for one in (column, f"{name}.{column}") if one in self._declared}
@@ -617,7 +619,7 @@ def _objects(raw: bytes) -> dict[str, dict[str, str]]:
     return {name: members(row[name]) for name in _PARTS if row.get(name, "null") != "null"}
 
 
-def _kinds(lines: list[bytes]) -> Iterator[dict[str, Seen]]:
+def _kinds(lines: list[bytes]) -> Iterator[dict[str, SeenValues]]:
     """What the members of the objects hold: by pyarrow where that is exact, else value by value."""
     data = b"\n".join(lines)
     table = read_lines(data)
@@ -668,12 +670,12 @@ def _mask(rows: _Rows, shape: ChangeTable) -> pa.StructArray:
 
 
 def _joined(
-    left: Mapping[str, Mapping[str, Seen]], right: Mapping[str, Mapping[str, Seen]]
-) -> dict[str, dict[str, Seen]]:
+    left: Mapping[str, Mapping[str, SeenValues]], right: Mapping[str, Mapping[str, SeenValues]]
+) -> dict[str, dict[str, SeenValues]]:
     return {table: united([left.get(table, {}), right.get(table, {})]) for table in {**left, **right}}
 
 
-def _clash(before: Mapping[str, Mapping[str, Seen]], seen: Mapping[str, Mapping[str, Seen]]) -> bool:
+def _clash(before: Mapping[str, Mapping[str, SeenValues]], seen: Mapping[str, Mapping[str, SeenValues]]) -> bool:
     """True if a column would become json for want of a type in common, or may have done so just now."""
     for table, columns in _joined(before, seen).items():
         for name, what in columns.items():

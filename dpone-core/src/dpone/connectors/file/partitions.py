@@ -78,10 +78,10 @@ class JsonPartitionManifestStore(PartitionManifestStore):
         path, backup = self._path(manifest.key), self._path(manifest.key, ".json.bak")
         data = json.dumps(manifest.to_json(), indent=1, sort_keys=True).encode()
         if path.exists():  # the file itself, under a second name: the next one does not write into it
-            beside = backup.with_name(backup.name + ".tmp")
-            beside.unlink(missing_ok=True)
-            os.link(path, beside)
-            os.replace(beside, backup)
+            temporary = backup.with_name(backup.name + ".tmp")
+            temporary.unlink(missing_ok=True)
+            os.link(path, temporary)
+            os.replace(temporary, backup)
         durable.write_whole(path, data)
 
     def _path(self, key: str, ending: str = ".json") -> Path:

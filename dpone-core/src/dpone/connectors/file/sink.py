@@ -21,13 +21,13 @@ from dpone.connectors.file.folder import Folder
 from dpone.contract import (
     Entry,
     Finding,
-    Kept,
     Load,
     Part,
     Receipt,
     Stream,
     TakenBack,
     UndoPlan,
+    UndoRecord,
     Writer,
 )
 from dpone.errors import ConfigError, Conflict, DataError, SinkError, UndoRefused, counted
@@ -38,7 +38,7 @@ from dpone.formats.options import WriteOptions
 from dpone.formats.parquet import beyond_double
 from dpone.formats.write import refused, write
 from dpone.host import durable
-from dpone.model.evolution import Change, Stored, not_kept
+from dpone.model.evolution import SchemaChange, Stored, not_kept
 from dpone.model.ids import ulid
 from dpone.model.pipeline import SinkSpec
 from dpone.model.position import Position
@@ -96,7 +96,7 @@ class FileSink:
         return manifest.rows == 0 if manifest else not self.folder.names()
 
     def lost(self, entry: Entry, count: bool) -> str:
-        """``contract.Verifying``: the manifest lists every file there should be."""
+        """``contract.SupportsVerify``: the manifest lists every file there should be."""
         manifest = self.folder.read() or Manifest()
         missing = len(manifest.files) - len(self.folder.present(manifest))
         return f"{missing:,} of {counted(len(manifest.files), 'file')} in its manifest are missing" if missing else ""
@@ -109,7 +109,7 @@ class FileSink:
         checked = self.options.format == "jsonl" and pa.types.is_floating(type)
         return Stored(str(type), type, "checked" if checked else "exact")
 
-    def ddl(self, changes: Sequence[Change]) -> list[str]:
+    def ddl(self, changes: Sequence[SchemaChange]) -> list[str]:
         """Parts are immutable, so a change is one of the manifest's columns only; each statement is a JSON object."""
         for change in changes:
             self._require_columns([*(change.schema or ()), *([change.after] if change.after is not None else ())])
@@ -133,7 +133,7 @@ class FileSink:
         return schema
 
     def provide(self, load: Load, ddl: Sequence[str]) -> None:
-        """``contract.TakingBack``: as ``apply``, the record included."""
+        """``contract.SupportsTakeBack``: as ``apply``, the record included."""
         if not ddl and not (self.folder.read() or Manifest()).added:
             return
         with self._failing("change the columns"), self.folder.lock():
@@ -148,7 +148,7 @@ class FileSink:
             self.folder.write(evolve(manifest, schema=now, added=added))
 
     def take_back(self, key: str, run_id: str = "") -> Sequence[TakenBack]:
-        """``contract.TakingBack``: columns that no load has committed are in no file."""
+        """``contract.SupportsTakeBack``: columns that no load has committed are in no file."""
         if not _of((self.folder.read() or Manifest()).added, key, run_id):
             return ()
         with self._failing("change the columns"), self.folder.lock():
@@ -256,7 +256,7 @@ class FileSink:
         return mine[0]
 
     def journal_keys(self) -> Sequence[str]:
-        """``contract.Moving``."""
+        """``contract.SupportsMove``."""
         return sorted((self.folder.read() or Manifest()).journals)
 
     def move(self, old: str, after: Entry, new: str, before: Entry | None, gone: Entry) -> None:
@@ -318,8 +318,8 @@ class FileWriter:
         if going_on is None or self._staging.exists():
             return False
         old.rename(self._staging)
-        for beside in self._staging.glob("*.tmp"):
-            beside.unlink()
+        for temporary in self._staging.glob("*.tmp"):
+            temporary.unlink()
         self.load_id = going_on
         return True
 
@@ -407,7 +407,7 @@ class FileWriter:
         now = datetime.now(UTC)
         entry = Entry(seq, position.epoch, self.load_id, load.run_id, load.token, position, now, rows)
         schema = before.schema
-        if load.schema is not None and not load.anew:
+        if load.schema is not None and not load.replace_columns:
             schema = _united(before.schema, self._sink._columns(load))
         elif replaces:
             schema = self._sink._columns(load)
@@ -416,7 +416,7 @@ class FileWriter:
         files = (() if replaces else there) + tuple(parts)
         replaced = before.files if replaces else ()
         undo = before.undo
-        if (replaces or parts) and not load.anew:  # parts of other columns cannot be put back
+        if (replaces or parts) and not load.replace_columns:  # parts of other columns cannot be put back
             entry, undo = self._kept(before, entry, replaced, after)
         journals = {**before.journals, load.key: entry}
         last = self.load_id if replaces or parts else before.last
@@ -432,7 +432,9 @@ class FileWriter:
             return entry, before.undo
         label, rows = self._folder.label, sum(file.rows for file in replaced)
         kind: Literal["generation", "added"] = "generation" if replaced else "added"
-        kept = Kept(label, kind, ".dpone/undo" if replaced else "", rows, entry.rows["inserted"], previous=before.last)
+        kept = UndoRecord(
+            label, kind, ".dpone/undo" if replaced else "", rows, entry.rows["inserted"], previous=before.last
+        )
         entry = evolve(entry, kept=(kept,))
         undo = (*before.undo, Replaced(entry, key, replaced, after.position if after else None))
         mine = [one.entry for one in undo if one.key == key]
@@ -483,7 +485,7 @@ class _Mark:
 def _require_head(manifest: Manifest | None, key: str, after: Entry | None, label: str) -> None:
     head = manifest.journals.get(key) if manifest else None
     if _place(head) != _place(after):
-        found = f"the last journal entry is {_told(head)}, not {_told(after)}"
+        found = f"the last journal entry is {_shown_entry(head)}, not {_shown_entry(after)}"
         raise Conflict(f"commit to {label}", found, "another run loaded this stream; run again")
 
 
@@ -510,7 +512,7 @@ def _place(entry: Entry | None) -> tuple[int, str] | None:
     return (entry.seq, entry.load_id) if entry else None
 
 
-def _told(entry: Entry | None) -> str:
+def _shown_entry(entry: Entry | None) -> str:
     return f"entry {entry.seq} of load {entry.load_id}" if entry else "empty"
 
 
@@ -518,15 +520,15 @@ def write_part(
     path: Path, stream: Stream, schema: pa.Schema, constants: Mapping[str, Any], options: WriteOptions
 ) -> tuple[int, int, str]:
     """Rows, Arrow bytes and SHA-256 of the file, which is complete and synced under its name on return."""
-    beside = path.with_name(path.name + ".tmp")
+    temporary = path.with_name(path.name + ".tmp")
     try:
-        with pa.OSFile(str(beside), "wb") as to:
+        with pa.OSFile(str(temporary), "wb") as to:
             rows, size = write(to, stream, schema, constants, options)
-        durable.sync_file(beside)
-        sha256 = durable.digest(beside)
-        beside.replace(path)
+        durable.sync_file(temporary)
+        sha256 = durable.digest(temporary)
+        temporary.replace(path)
     except BaseException:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     return rows, size, sha256
 
@@ -546,7 +548,7 @@ def _united(before: pa.Schema | None, given: pa.Schema) -> pa.Schema:
     return pa.schema([*before, *(field for field in given if before.get_field_index(field.name) < 0)])
 
 
-def _statement(change: Change) -> dict[str, Any]:
+def _statement(change: SchemaChange) -> dict[str, Any]:
     if change.kind == "create" and change.schema is not None:
         columns = {field.name: str(field.type) for field in change.schema}
         return {"create": columns, "arrow": _packed(change.schema)}

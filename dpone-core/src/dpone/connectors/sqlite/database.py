@@ -22,7 +22,7 @@ from dpone.errors import DataError, SinkError
 from dpone.model.evolution import Stored
 from dpone.model.schema import DEFAULT, Name
 from dpone.sql.dialect import Database, Dialect, Reference
-from dpone.sql.values import Refused
+from dpone.sql.values import Unstorable
 
 DECIMAL = "dpone_decimal"
 _MET = "dpone_met"
@@ -157,7 +157,7 @@ class SqliteDatabase(Database):
 
     def schema(self, table: Name) -> pa.Schema | None:
         """Generated columns are left out: nobody can write them."""
-        kind, loose = self._kind(table)
+        kind, collated_ = self._kind(table)
         if kind is None:
             return None
         if kind != "table":
@@ -167,7 +167,7 @@ class SqliteDatabase(Database):
         columns = f'name, type, "notnull" OR pk, {filled}'
         sql = f"SELECT {columns} FROM pragma_table_xinfo(?) WHERE hidden = 0 ORDER BY cid"
         made = pa.schema([_column(*row) for row in self.rows(sql, (table.last,))])
-        return collated(made, self.dialect.name(table), self.rows, self.dialect) if loose else made
+        return collated(made, self.dialect.name(table), self.rows, self.dialect) if collated_ else made
 
     def _kind(self, table: Name) -> tuple[str | None, bool]:
         """Table or view; and whether a column of it may have a collation."""
@@ -216,7 +216,7 @@ class SqliteDatabase(Database):
     def _encoded(self, column: pa.Array, field: pa.Field, before: int) -> list[Any]:
         try:
             return encode(column, field.type, nan_to_null=self._nan_to_null)
-        except Refused as error:
+        except Unstorable as error:
             found = f"column {field.name}, row {before + error.row + 1:,} of the part: {error.reason}"
             todo = "fix the value, or change the column's type in the source, as in options.columns"
             raise DataError("load rows", found, error.todo or todo) from None
@@ -236,23 +236,23 @@ class SqliteDatabase(Database):
         self, target: Name, source: str, schema: pa.Schema, key: Sequence[str], compared: Sequence[str]
     ) -> tuple[int, int]:
         """The rows met are counted on the way: to join them once more would take a fifth of the time."""
-        met = 0
+        matched = 0
 
         def count() -> int:
-            nonlocal met
-            met += 1
+            nonlocal matched
+            matched += 1
             return 1
 
         with self._failing():
             self.connection().create_function(_MET, 0, count)
         written = self.execute(self.dialect.upsert(target, source, schema, key, compared, f"{_MET}()"))
-        return met, written
+        return matched, written
 
     def primary_key(self, table: Name) -> tuple[str, ...]:
         sql = "SELECT name FROM pragma_table_xinfo(?) WHERE pk > 0 ORDER BY pk"
         return tuple(name for (name,) in self.rows(sql, (table.last,)))
 
-    def plain(self, table: Name, key: Sequence[str]) -> bool:
+    def is_swappable(self, table: Name, key: Sequence[str]) -> bool:
         """Told by the text SQLite keeps of the table: a default, a check, a collation would show in it."""
         schema = self.schema(table)
         if schema is None:
@@ -260,23 +260,23 @@ class SqliteDatabase(Database):
         sql = "SELECT sql FROM sqlite_master WHERE type = 'table' AND name = ? COLLATE NOCASE"
         text = self.rows(sql, (table.last,))
         ours = self.dialect.create_table(table, schema, key)
-        return text[0][0] == ours and not self._hanging(table)
+        return text[0][0] == ours and not self._attached(table)
 
-    def _hanging(self, table: Name) -> list[str]:
+    def _attached(self, table: Name) -> list[str]:
         """What would be lost with the table, or is made of it; a view whose text has the name somewhere may be."""
         named, what = "instr(lower(m.sql), lower(?)) > 0", "SELECT m.type || ' ' || m.name FROM sqlite_master AS m"
-        hanging = (
+        attached = (
             f"{what} WHERE (m.type IN ('index', 'trigger') AND m.tbl_name = ? COLLATE NOCASE "
             f"AND m.sql IS NOT NULL) OR (m.type IN ('view', 'trigger') AND {named}) UNION "
             f"{what}, pragma_foreign_key_list(m.name) AS f WHERE {_REFERRING}"
         )
-        return [found for (found,) in self.rows(hanging, (table.last,) * 3)]
+        return [found for (found,) in self.rows(attached, (table.last,) * 3)]
 
-    def tables(self, beside: Name, prefix: str) -> list[Name]:
+    def tables(self, sibling_of: Name, prefix: str) -> list[Name]:
         if self._db is None and not self.path.exists():
             return []
         sql = "SELECT name FROM sqlite_master WHERE type = 'table' AND substr(name, 1, length(?)) = ?"
-        return [beside.sibling(name) for (name,) in self.rows(sql, (prefix, prefix))]
+        return [sibling_of.sibling(name) for (name,) in self.rows(sql, (prefix, prefix))]
 
     def drop(self, table: Name, wipe: bool = False) -> None:
         """Some builds of SQLite write zeros over all that is dropped. That would cost as much as staging did, and guard
@@ -301,12 +301,12 @@ class SqliteDatabase(Database):
     def take_out(self, table: Name, column: str = "") -> str:
         """SQLite itself refuses to drop a column that an index, a view or a constraint uses
         (https://www.sqlite.org/lang_altertable.html), but not one that a trigger sets; a table it drops regardless."""
-        hanging = self._hanging(table)
+        attached = self._attached(table)
         if column:
             words = "SELECT 1 FROM sqlite_master WHERE type || ' ' || name = ? AND instr(lower(sql), lower(?)) > 0"
-            hanging = [what for what in hanging if self.rows(words, (what, column))]
-        if hanging:
-            return f"these depend on it: {', '.join(hanging)}"
+            attached = [what for what in attached if self.rows(words, (what, column))]
+        if attached:
+            return f"these depend on it: {', '.join(attached)}"
         if not column:
             self.drop(table)
             return ""

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dpone.sql import values as common
-from dpone.sql.values import Refused as Refused
+from dpone.sql.values import Unstorable as Unstorable
 
 
 def encode(array: pa.Array, type: pa.DataType, *, nan_to_null: bool = False) -> list[Any]:
@@ -19,7 +19,7 @@ def encode(array: pa.Array, type: pa.DataType, *, nan_to_null: bool = False) -> 
         nan = pc.is_nan(array)
         if pc.any(nan).as_py():
             todo = 'fix the value, or set sink.options.nan: "null" to load NaN as NULL'
-            raise Refused("NaN, which SQLite would store as NULL", nan.index(True).as_py(), todo)
+            raise Unstorable("NaN, which SQLite would store as NULL", nan.index(True).as_py(), todo)
     return common.encode(array, type)
 
 
@@ -31,7 +31,7 @@ def decode(values: Sequence[Any], type: pa.DataType, *, as_text: bool = False) -
     allowed, kinds = _allowed(type), set(map(_kind, values))
     if not kinds <= allowed:
         row = next(i for i, v in enumerate(values) if _kind(v) not in allowed)
-        raise Refused(f"{_KINDS[_kind(values[row])]} in a column declared {type}", row)
+        raise Unstorable(f"{_KINDS[_kind(values[row])]} in a column declared {type}", row)
     return common.decode(values, type, kinds)
 
 

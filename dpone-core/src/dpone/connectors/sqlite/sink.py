@@ -12,7 +12,7 @@ from dpone.connectors.sqlite.connect import database_path, table_name
 from dpone.connectors.sqlite.database import SqliteDatabase
 from dpone.contract import Finding
 from dpone.errors import DponeError, SchemaBreak, SinkError
-from dpone.model.evolution import Change
+from dpone.model.evolution import SchemaChange
 from dpone.model.pipeline import SinkSpec
 from dpone.model.schema import DEFAULT
 from dpone.sql.sink import SqlSink, target_of
@@ -52,7 +52,7 @@ class SqliteSink(SqlSink):
             raise SinkError(f"open {self._db.path}", found, "create it")
         return self._db.path.exists()
 
-    def _statements(self, change: Change) -> list[str]:
+    def _statements(self, change: SchemaChange) -> list[str]:
         if change.kind == "widen" and change.before is not None:
             self._require_rebuildable(change.before)
         return super()._statements(change)
@@ -77,8 +77,8 @@ class SqliteSink(SqlSink):
                 todo = "run again: another program created it in the meantime; nothing was changed"
             raise SinkError(f"change the columns of {self._target}", str(error.__cause__), todo) from error.__cause__
 
-    def beside(self, spec: SinkSpec) -> SqliteSink:
-        """``contract.ManyTables``."""
+    def for_table(self, spec: SinkSpec) -> SqliteSink:
+        """``contract.SupportsManyTables``."""
         sink = type(self)(spec)
         sink._db = self._db
         return sink

@@ -35,7 +35,7 @@ from dpone.sql.cursor import Bound, Row, Value, earlier
 from dpone.sql.cursored import SqlCursor
 from dpone.sql.in_flight import settle
 from dpone.sql.source import SqlSource, what, within_project
-from dpone.sql.values import Refused
+from dpone.sql.values import Unstorable
 
 _SPOOL = PREFIX + "spool"
 _VIEW = PREFIX + "query"
@@ -103,8 +103,8 @@ class SqliteSource(SqlSource):
         return (Name((name,)) for (name,) in found if not name.startswith("sqlite_"))
 
     def identity(self) -> Mapping[str, Any]:
-        told = {"table": self._table.last} if self._table else what(None, self._asked)
-        return {"path": within_project(self._path, self._base), **told}
+        relation_of = {"table": self._table.last} if self._table else what(None, self._asked)
+        return {"path": within_project(self._path, self._base), **relation_of}
 
     # ---- the snapshot
 
@@ -206,14 +206,14 @@ class SqliteSource(SqlSource):
             raise ConfigError("read options.columns", f"unknown columns: {', '.join(unknown)}", todo)
         known = {name: self._chosen.get(name) or types.declared(text) for name, text in found.items()}
         # Numbers written out: 1 and 1.0 are equal here, as long as no affinity gives both one form.
-        loose = [n for n, t in self._chosen.items() if t == pa.string() and not types.has_affinity(found[n])]
+        untyped = [n for n, t in self._chosen.items() if t == pa.string() and not types.has_affinity(found[n])]
         if open_ := [name for name, type_ in known.items() if type_ is None]:
             known |= self._inferred(open_, expected)
         stated = self._options.columns
         made = pa.schema([limited(pa.field(name, type_), stated.get(name, "")) for name, type_ in known.items()])
         if any_said(self.rows):
             made = collated(made, self.relation, self.rows, self.dialect)
-        return pa.schema([compared(f, "compared as numbers") if f.name in loose else f for f in made])
+        return pa.schema([compared(f, "compared as numbers") if f.name in untyped else f for f in made])
 
     def _inferred(self, names: Sequence[str], expected: pa.Schema | None) -> dict[str, pa.DataType]:
         """From the kinds of all values; a type the target has already is kept where the values fit it."""
@@ -238,9 +238,9 @@ class SqliteSource(SqlSource):
         try:
             array = decode(given, field.type, as_text=bool(self._chosen.get(field.name) == pa.string()))
             if (most := limit_of(field)) is not None and (row := first_longer(array, most)) >= 0:
-                raise Refused(f"more than {most} characters", row)
+                raise Unstorable(f"more than {most} characters", row)
             return array
-        except Refused as error:
+        except Unstorable as error:
             kind = "double" if field.type == pa.float32() else "string"
             error.todo = f"fix the value, or set options.columns: {{{field.name}: {kind}}}"
             raise

@@ -12,7 +12,7 @@ import re
 import pyarrow as pa
 
 from dpone.model import types as common
-from dpone.model.evolution import Stored, plain
+from dpone.model.evolution import Stored, canonical_type
 
 JSON, UUID = common.JSON, common.UUID
 _TIMESTAMP, _INSTANT, _TIME = pa.timestamp("us"), pa.timestamp("us", "UTC"), pa.time64("us")
@@ -20,7 +20,7 @@ _TIMESTAMP, _INSTANT, _TIME = pa.timestamp("us"), pa.timestamp("us", "UTC"), pa.
 
 def stores(type: pa.DataType) -> Stored:
     """Dates and times are ISO texts of fixed width, so that their order as text is their order in time."""
-    type = plain(type)
+    type = canonical_type(type)
     t = pa.types
     if t.is_boolean(type):
         return Stored("BOOLEAN", pa.bool_())

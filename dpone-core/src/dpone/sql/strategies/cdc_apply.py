@@ -27,8 +27,8 @@ from dpone.sql import fold
 from dpone.sql.dialect import Database
 from dpone.sql.fold import CHUNK, DELETE, FRESH, FROM, INSERT, KEPT, MASK, OP, TRUNCATE, UPDATE, UPSERT
 from dpone.sql.strategies.job import (
-    Counts,
     Job,
+    RowCounts,
     is_empty,
     require_single_target,
 )
@@ -73,10 +73,10 @@ def next_chunk(db: Database, stage: Name) -> int:
     return 0 if last is None else int(last) + 1
 
 
-def cdc_apply(db: Database, job: Job) -> Counts:
+def cdc_apply(db: Database, job: Job) -> RowCounts:
     """Counts are those of the chunks together: a row that one inserts and the next updates is counted as both."""
     require_single_target(db, job)
-    chunks, total = _operations(db, job), Counts()
+    chunks, total = _operations(db, job), RowCounts()
     if job.whole and [{TRUNCATE}] == [{*operations} for operations in chunks.values()] and not _may_empty(db, job):
         return total
     truncated = [number for number, operations in chunks.items() if TRUNCATE in operations]
@@ -107,8 +107,8 @@ def _operations(db: Database, job: Job) -> Mapping[int, Mapping[str, int]]:
     return chunks
 
 
-def plus(one: Counts, other: Counts) -> Counts:
-    return Counts(
+def plus(one: RowCounts, other: RowCounts) -> RowCounts:
+    return RowCounts(
         one.inserted + other.inserted,
         one.updated + other.updated,
         one.deleted + other.deleted,
@@ -125,7 +125,7 @@ class Chunk:
         self._number = number
         self._soft = job.strategy.deletes == "soft"
 
-    def apply(self) -> Counts:
+    def apply(self) -> RowCounts:
         deleted = self._truncate() if TRUNCATE in self._has else 0
         if {UPDATE, INSERT, KEPT} & {*self._has}:
             self._complete()
@@ -133,7 +133,7 @@ class Chunk:
         deleted += self._delete()
         inserted = self._insert_with_defaults()
         marked = self._count_marked() if self._soft else 0
-        return plus(self._upsert(), Counts(inserted, -marked, deleted + marked))
+        return plus(self._upsert(), RowCounts(inserted, -marked, deleted + marked))
 
     def _of(self, alias: str, *operations: str) -> str:
         """Staged rows of this chunk with these operations."""
@@ -244,7 +244,7 @@ class Chunk:
         [(rows,)] = self._db.rows(f"SELECT COUNT(*) FROM {joined} WHERE s.{mark} IS NOT NULL AND t.{mark} IS NULL")
         return int(rows)
 
-    def _upsert(self) -> Counts:
+    def _upsert(self) -> RowCounts:
         source = self._rows()
         [(rows,)] = self._db.rows(f"SELECT COUNT(*) FROM {source} AS s")
-        return upsert(self._db, evolve(self._job, source=source, rows=int(rows), swap=False)) if rows else Counts()
+        return upsert(self._db, evolve(self._job, source=source, rows=int(rows), swap=False)) if rows else RowCounts()

@@ -14,8 +14,8 @@ from dpone.sql.strategies.append import append
 from dpone.sql.strategies.cdc_apply import cdc_apply, next_chunk
 from dpone.sql.strategies.full_refresh import full_refresh
 from dpone.sql.strategies.job import (
-    Counts,
     Job,
+    RowCounts,
     delete_all,
     is_empty,
     single,
@@ -27,7 +27,7 @@ from dpone.sql.strategies.scd2_changes import indexes as versions_indexes
 from dpone.sql.strategies.scd2_changes import versions
 from dpone.sql.strategies.snapshot_diff import snapshot_diff
 
-FINALIZERS: Mapping[str, Callable[[Database, Job], Counts]] = {
+FINALIZERS: Mapping[str, Callable[[Database, Job], RowCounts]] = {
     "full_refresh": full_refresh,
     "append": append,
     "merge": merge,
@@ -52,14 +52,14 @@ def indexes(db: Database, target: Name, stage: Name, shape: pa.Schema, load: Loa
     return [d.create_index(stage, shape, strategy.key)] if wanted else []
 
 
-def finalize(db: Database, job: Job) -> Counts:
+def finalize(db: Database, job: Job) -> RowCounts:
     """An empty load leaves the target as it is, unless the strategy allows it to empty what it replaces."""
     mode, allowed = job.strategy.mode, job.strategy.allow_empty
     whole_changes = job.changes and job.whole  # its truncate says what an empty table does
     if job.rows or whole_changes or (allowed and mode in ("snapshot_diff", "scd2")):
         return FINALIZERS[mode](db, job)
     if allowed and mode == "full_refresh":
-        return Counts(deleted=delete_all(db, job))
+        return RowCounts(deleted=delete_all(db, job))
     if allowed and job.strategy.where:
-        return Counts(deleted=delete_replaced(db, job))
-    return Counts()
+        return RowCounts(deleted=delete_replaced(db, job))
+    return RowCounts()

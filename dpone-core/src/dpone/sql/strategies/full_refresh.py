@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dpone.sql.dialect import Database
-from dpone.sql.strategies.job import Counts, Job, count_rows, delete_all, insert_rows, single
+from dpone.sql.strategies.job import Job, RowCounts, count_rows, delete_all, insert_rows, single
 
 
-def full_refresh(db: Database, job: Job) -> Counts:
+def full_refresh(db: Database, job: Job) -> RowCounts:
     """Readers see the old rows until the commit and the new ones after it: the swap is part of the transaction."""
     job = single(db, job)
     if job.swap:
@@ -15,6 +15,6 @@ def full_refresh(db: Database, job: Job) -> Counts:
             db.swap(job.stage, job.target)
         else:
             job.images.keep_table(job.stage, deleted)
-        return Counts(inserted=job.rows, deleted=deleted)
+        return RowCounts(inserted=job.rows, deleted=deleted)
     deleted = delete_all(db, job)
-    return Counts(inserted=insert_rows(db, job), deleted=deleted)
+    return RowCounts(inserted=insert_rows(db, job), deleted=deleted)

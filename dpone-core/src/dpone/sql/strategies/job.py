@@ -24,7 +24,7 @@ _RANK = "__dpone__rank"
 
 
 @frozen
-class Counts:
+class RowCounts:
     """Rows of the target."""
 
     inserted: int = 0

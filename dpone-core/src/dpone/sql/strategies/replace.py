@@ -11,10 +11,10 @@ import pyarrow as pa
 from dpone.errors import DataError, counted
 from dpone.model.strategy import Strategy
 from dpone.sql.dialect import Database, Dialect
-from dpone.sql.strategies.job import Counts, Job, count_rows, swap_or_insert
+from dpone.sql.strategies.job import Job, RowCounts, count_rows, swap_or_insert
 
 
-def replace(db: Database, job: Job) -> Counts:
+def replace(db: Database, job: Job) -> RowCounts:
     """Rows outside the predicate are refused: the next replace would not delete them, and they would double."""
     inside, values = predicate(job.dialect, job.strategy, job.schema, "s")
     outside = f"SELECT COUNT(*) FROM {job.source} AS s WHERE CASE WHEN {inside} THEN 0 ELSE 1 END = 1"
@@ -24,10 +24,10 @@ def replace(db: Database, job: Job) -> Counts:
         )
         raise DataError(f"replace rows of {job.target}", found, "read only rows that match it, or correct where")
     deleted = delete_replaced(db, job)
-    return Counts(inserted=swap_or_insert(db, job), deleted=deleted)
+    return RowCounts(inserted=swap_or_insert(db, job), deleted=deleted)
 
 
-def partition_replace(db: Database, job: Job) -> Counts:
+def partition_replace(db: Database, job: Job) -> RowCounts:
     """Of a stated window every partition is replaced, also one the rows lack; else those that occur in the rows."""
     if job.strategy.where:
         return replace(db, job)
@@ -40,7 +40,7 @@ def partition_replace(db: Database, job: Job) -> Counts:
     replaced = f"{values} OR {null}"
     job.keep(replaced)
     deleted = db.execute(d.delete_from(job.target, replaced))
-    return Counts(inserted=swap_or_insert(db, job), deleted=deleted)
+    return RowCounts(inserted=swap_or_insert(db, job), deleted=deleted)
 
 
 def predicate(d: Dialect, strategy: Strategy, schema: pa.Schema, alias: str) -> tuple[str, tuple[Any, ...]]:

@@ -35,8 +35,8 @@ from dpone.model.strategy import Strategy
 from dpone.sql.dialect import Database
 from dpone.sql.own import Own
 from dpone.sql.strategies.job import (
-    Counts,
     Job,
+    RowCounts,
     require_deletable,
     unlike,
 )
@@ -85,18 +85,18 @@ def kept_by(strategy: Strategy) -> tuple[str, ...]:
     return (*strategy.key, VALID_FROM) if strategy.mode == "scd2" else ()
 
 
-def scd2(db: Database, job: Job) -> Counts:
+def scd2(db: Database, job: Job) -> RowCounts:
     """inserted: versions opened. updated: versions closed by a change, or filled. deleted: versions closed because the
     source lacks the row. unchanged: rows read that are as they were. ``job`` has one row per key."""
     versions = _Versions(db, job)
     deleted = versions.close_missing() if job.strategy.deletes == "close" else 0
     if not job.rows:
-        return Counts(deleted=deleted)
+        return RowCounts(deleted=deleted)
     versions.require_later()
     changed = versions.close_changed()
     filled = versions.fill()
     opened = versions.open()
-    return Counts(opened, changed + filled, deleted, unchanged=max(job.rows - opened - filled, 0))
+    return RowCounts(opened, changed + filled, deleted, unchanged=max(job.rows - opened - filled, 0))
 
 
 class _Versions:

@@ -40,7 +40,7 @@ from dpone.sql.dialect import Database, Dialect
 from dpone.sql.fold import CHUNK, DELETE, FRESH, INSERT, MARK, MASK, NUMBER, OP, TRUNCATE, UPDATE, UPSERT, Clock
 from dpone.sql.own import Own
 from dpone.sql.strategies.cdc_apply import Chunk, plus
-from dpone.sql.strategies.job import Counts, Job, unlike
+from dpone.sql.strategies.job import Job, RowCounts, unlike
 from dpone.sql.strategies.scd2 import moment
 
 COMMITS = "__dpone__commits"
@@ -128,15 +128,15 @@ class _Staged:
         return self.first if self.truncated is None else self.truncated
 
 
-def versions(db: Database, job: Job) -> Counts:
+def versions(db: Database, job: Job) -> RowCounts:
     """inserted: versions opened. updated: versions closed by a change, deleted: by a delete or a truncate."""
     if job.images is not None:
         found = "undo is not possible for versions from a change stream"
         raise ConfigError(f"load {job.target} by scd2", found, "remove sink.options.undo; nothing was changed")
     chunks = _chunks(db, job)
     if not chunks:
-        return _close_all(db, job) if job.whole else Counts()
-    begin, previous, total = next(iter(chunks.values())).begin, None, Counts()
+        return _close_all(db, job) if job.whole else RowCounts()
+    begin, previous, total = next(iter(chunks.values())).begin, None, RowCounts()
     _require_later(db, job, begin)
     for number, chunk in chunks.items():
         again = chunk.first is not None and chunk.first in (previous, chunk.truncated)
@@ -172,26 +172,26 @@ def _require_later(db: Database, job: Job, begin: Any) -> None:
         raise SinkError(f"load {job.target} by scd2", found, "run again; nothing was changed")
 
 
-def _close_missing(db: Database, job: Job, begin: Any) -> Counts:
+def _close_missing(db: Database, job: Job, begin: Any) -> RowCounts:
     """Current versions of before whose key the whole window does not have."""
     d = job.dialect
     current = f"t.{d.quote(VALID_TO)} IS NULL AND t.{d.quote(VALID_FROM)} < {d.placeholder}"
     missing = f"NOT EXISTS (SELECT 1 FROM {job.source} AS s WHERE {d.same(job.schema, job.strategy.key)})"
-    return Counts(deleted=db.execute(d.update(job.target, VALID_TO, f"{current} AND {missing}"), [begin, begin]))
+    return RowCounts(deleted=db.execute(d.update(job.target, VALID_TO, f"{current} AND {missing}"), [begin, begin]))
 
 
-def _close_all(db: Database, job: Job) -> Counts:
+def _close_all(db: Database, job: Job) -> RowCounts:
     """All of the source was read, and its table is empty: as if it had been truncated. Raises DeletesRefused."""
     d, latest = job.dialect, _latest(db, job.target)
     current = f"t.{d.quote(VALID_TO)} IS NULL"
     [(rows,)] = db.rows(f"SELECT COUNT(*) FROM {job.table} AS t WHERE {current}")
     if not rows or latest is None or job.strategy.truncate == "ignore":
-        return Counts()
+        return RowCounts()
     if job.strategy.truncate == "fail":
         todo = "set strategy.truncate: apply to close all versions, or ignore; nothing was changed"
         raise DeletesRefused(f"load {job.target} by scd2", "the source is empty, but the target is not", todo)
     at = d.bind(max(job.at, latest + _TICK), fold.INSTANT)
-    return Counts(deleted=db.execute(d.update(job.target, VALID_TO, current), [at]))
+    return RowCounts(deleted=db.execute(d.update(job.target, VALID_TO, current), [at]))
 
 
 class _Versions(Chunk):
@@ -205,7 +205,7 @@ class _Versions(Chunk):
         self._again = again
         self._begin, self._end = self._d.quote(VALID_FROM), self._d.quote(VALID_TO)
 
-    def apply(self) -> Counts:
+    def apply(self) -> RowCounts:
         deleted = self._truncate() if TRUNCATE in self._has else 0
         self._carry()
         if {UPDATE, INSERT} & {*self._has}:
@@ -216,7 +216,7 @@ class _Versions(Chunk):
         self._merge()
         deleted += self._close(DELETE)
         updated = self._close(*_VERSIONS)
-        return Counts(self._open(), updated, deleted)
+        return RowCounts(self._open(), updated, deleted)
 
     def _truncate(self) -> int:
         """Versions of the very commit were never there."""

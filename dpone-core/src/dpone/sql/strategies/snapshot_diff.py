@@ -5,11 +5,11 @@ from __future__ import annotations
 from attrs import evolve
 
 from dpone.sql.dialect import Database
-from dpone.sql.strategies.job import Counts, Job, count_rows, require_deletable, require_single_target, single
+from dpone.sql.strategies.job import Job, RowCounts, count_rows, require_deletable, require_single_target, single
 from dpone.sql.strategies.merge import upsert
 
 
-def snapshot_diff(db: Database, job: Job) -> Counts:
+def snapshot_diff(db: Database, job: Job) -> RowCounts:
     """Make the target equal the rows read; equal rows are not touched, lineage included."""
     job = single(db, job)
     before = count_rows(db, f"SELECT COUNT(*) FROM {job.table} AS t")
@@ -20,7 +20,7 @@ def snapshot_diff(db: Database, job: Job) -> Counts:
         job.keep(gone)
         deleted = db.execute(job.dialect.delete_from(job.target, gone))
         require_deletable(db, job, deleted, before)
-    return evolve(upsert(db, job), deleted=deleted) if job.rows else Counts(deleted=deleted)
+    return evolve(upsert(db, job), deleted=deleted) if job.rows else RowCounts(deleted=deleted)
 
 
 def lacking(db: Database, job: Job) -> str:
