@@ -211,7 +211,7 @@ def _file(test: str) -> str:
 
 def options(args: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.mutate", description="Mutation tests of a seeded sample.")
-    parser.add_argument("modules", nargs="*", help="paths or patterns below src/dpone, as sql/*.py, or engine.py:604")
+    parser.add_argument("modules", nargs="*", help="paths below src/dpone, as sql/*.py or engine/plan.py:60")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
     parser.add_argument("--mutants", type=int, default=150, help="size of the sample (150)")
     parser.add_argument("--minutes", type=float, default=60, help="begin no mutant after this time (60)")

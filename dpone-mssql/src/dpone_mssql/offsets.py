@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from attrs import field, frozen
-from attrs.validators import deep_mapping, instance_of, matches_re  # fmt: skip
+from attrs.validators import deep_mapping, instance_of, matches_re
 
 from dpone.cdc.offsets import OF_SOURCE, CDCConfig, CDCOffset, as_tuple, valid_names, valid_number, valid_text
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from attrs import field, frozen
-from attrs.validators import deep_mapping, instance_of, matches_re, optional  # fmt: skip
+from attrs.validators import deep_mapping, instance_of, matches_re, optional
 
 from dpone.cdc.offsets import (
     OF_SOURCE,

@@ -20,7 +20,7 @@ from attrs import define, field, frozen
 from dpone.cdc.batch import mask_of
 from dpone.cdc.spool import Spool
 from dpone.errors import DataError, IdentityChanged, SourceError
-from dpone.model.changes import (  # fmt: skip
+from dpone.model.changes import (
     BEFORE,
     COMMIT,
     COMMITTED_AT,

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dpone.errors import DataError
-from dpone.model.changes import (  # fmt: skip
+from dpone.model.changes import (
     BEFORE,
     INSERT,
     KEY,

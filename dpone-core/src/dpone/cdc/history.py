@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from dpone.cdc.batch import either, storage_of
 from dpone.errors import DataError
-from dpone.model.changes import DELETE, IDENTITY, KEY, OPERATION, UNCHANGED, UPDATE, ChangeTable  # fmt: skip
+from dpone.model.changes import DELETE, IDENTITY, KEY, OPERATION, UNCHANGED, UPDATE, ChangeTable
 from dpone.model.schema import PREFIX
 
 OLD_KEY = PREFIX + "old_key"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 import attrs
-from attrs.validators import and_, deep_iterable, deep_mapping, ge, in_, instance_of, min_len, not_  # fmt: skip
+from attrs.validators import and_, deep_iterable, deep_mapping, ge, in_, instance_of, min_len, not_
 
 from dpone.errors import ConfigError, DponeError, StateError
 from dpone.model.position import Position

@@ -26,7 +26,7 @@ from attrs import define, field, frozen
 from dpone.cdc.batch import conformed, unite
 from dpone.cdc.history import OLD_KEY
 from dpone.errors import DataError, SchemaBreak, SourceError
-from dpone.model.changes import (  # fmt: skip
+from dpone.model.changes import (
     BEFORE,
     COMMIT,
     EVENT_ID,

@@ -14,7 +14,7 @@ from dpone.cdc.batch import cast_column
 from dpone.cdc.history import as_history, history_schema
 from dpone.contract import BatchStream, CDCReader, Finding, Part, Stream, Window, WindowRequest
 from dpone.errors import ConfigError, DataError, SchemaBreak
-from dpone.model.changes import DELETE, EVENT_ID, KEY, OPERATION, UPDATE, ChangeTable, batch_schema  # fmt: skip
+from dpone.model.changes import DELETE, EVENT_ID, KEY, OPERATION, UPDATE, ChangeTable, batch_schema
 from dpone.model.pipeline import SourceSpec
 from dpone.model.position import Position
 from dpone.model.schema import LINEAGE, Name

@@ -10,7 +10,7 @@ from dpone.contract import Receipt, Writer
 from dpone.engine.attempt import Attempt, Recovered
 from dpone.engine.journal import ask_journal, keeps_journal
 from dpone.engine.recovery import journal_of, state_of
-from dpone.errors import Conflict, Stopped  # fmt: skip
+from dpone.errors import Conflict, Stopped
 from dpone.model.position import Position
 from dpone.model.strategy import Strategy
 

@@ -15,7 +15,7 @@ from attrs import define, field
 from dpone.cdc.stream import ChangeStream
 from dpone.config.reader import expand
 from dpone.contract import CDCReader
-from dpone.errors import ConfigError, Interrupted, PluginError, connected  # fmt: skip
+from dpone.errors import ConfigError, Interrupted, PluginError, connected
 from dpone.host import stopping
 from dpone.model.events import RunEvent, Step
 from dpone.model.ids import ulid

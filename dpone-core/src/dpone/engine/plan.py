@@ -28,7 +28,7 @@ from dpone.engine.job import StreamContext
 from dpone.engine.journal import digest, keeps_journal
 from dpone.engine.manifest import manifest_of, parts_again, require_same
 from dpone.engine.recover import RecoverStep
-from dpone.errors import ConfigError, SchemaBreak  # fmt: skip
+from dpone.errors import ConfigError, SchemaBreak
 from dpone.formats.nanoseconds import cut
 from dpone.model import evolution, keys
 from dpone.model.ids import ulid

@@ -9,7 +9,7 @@ from dpone.engine.attempt import Added, Attempt, Recovered, one_line
 from dpone.engine.journal import START
 from dpone.engine.key_move import require_here
 from dpone.engine.recovery import compare, next_epoch, rewind_token, state_of
-from dpone.errors import Conflict, StateAhead, StateMissing, Stopped  # fmt: skip
+from dpone.errors import Conflict, StateAhead, StateMissing, Stopped
 from dpone.model.pipeline import SinkSpec
 
 

@@ -11,7 +11,7 @@ from dpone.engine.contract_check import quarantine_folder
 from dpone.engine.job import Job
 from dpone.engine.journal import START, digest, head_of, keeps_journal, locked
 from dpone.engine.recovery import journal_of, next_epoch, rewind_token, state_of
-from dpone.errors import ConfigError  # fmt: skip
+from dpone.errors import ConfigError
 from dpone.model.ids import ulid
 from dpone.model.pipeline import Pipeline
 from dpone.model.position import Position

@@ -36,7 +36,7 @@ from dpone.engine.manifest_tracker import ManifestTracker
 from dpone.engine.plan import PlanStep
 from dpone.engine.recover import RecoverStep
 from dpone.engine.stage import StageStep
-from dpone.errors import Interrupted, Stopped, connected  # fmt: skip
+from dpone.errors import Interrupted, Stopped, connected
 from dpone.model.pipeline import Pipeline
 from dpone.model.report import ErrorReport, RunReport, StreamReport
 

@@ -14,7 +14,7 @@ from dpone.contract import Load, Part, Stream, Writer
 from dpone.engine.attempt import Attempt, Planned, Target
 from dpone.engine.manifest_tracker import Halted, ManifestTracker
 from dpone.engine.staged_stream import StagedStream
-from dpone.errors import Conflict  # fmt: skip
+from dpone.errors import Conflict
 from dpone.formats.nanoseconds import Cut
 from dpone.model.changes import ChangeTable, batch_schema
 from dpone.model.staged import Staged

@@ -13,7 +13,7 @@ from dpone.engine.contract_check import quarantine_folder
 from dpone.engine.job import Job
 from dpone.engine.journal import START, ask_journal, locked
 from dpone.engine.recovery import compare, next_epoch, state_of
-from dpone.errors import ConfigError, Stopped  # fmt: skip
+from dpone.errors import ConfigError, Stopped
 from dpone.model.ids import ulid
 from dpone.model.pipeline import Pipeline, StreamSpec
 from dpone.plugins import Plugins, discover

@@ -43,7 +43,7 @@ from dpone.formats.jsonl import (
 )  # fmt: skip
 from dpone.formats.text import check_names, united
 from dpone.formats.types import BadValue, SeenValues, declared, settle
-from dpone.model.changes import (  # fmt: skip
+from dpone.model.changes import (
     BEFORE,
     COMMIT,
     COMMITTED_AT,
