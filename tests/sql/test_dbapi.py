@@ -369,7 +369,7 @@ def test_a_server_may_have_a_catalogue_of_its_own(db: Least, monkeypatch: pytest
 def test_what_depends_on_a_table_is_found(db: Least, monkeypatch: pytest.MonkeyPatch) -> None:
     """Views by their text, but for those of the server; keys that refer to it; and what the connector finds."""
     monkeypatch.setattr(db, "references", lambda table: [Reference(Name(("s", "r")))])
-    monkeypatch.setattr(db, "hanging", lambda table, column: [f"index of {column}"])
+    monkeypatch.setattr(db, "attached", lambda table, column: [f"index of {column}"])
     lines(db, "views", ("main", "v", "SELECT a_b FROM t"), ("sys", "w", "SELECT a_b FROM t"), ("main", "x", "axb"))
     assert db.dependants(T, "a_b") == ["view v", "a reference from s.r", "index of a_b"]
 

@@ -100,8 +100,8 @@ class CommittingDatabase(SqliteDatabase):
 
     def take_out(self, table: Name, column: str = "") -> str:
         """Without a savepoint, which DDL would commit."""
-        if hanging := self._hanging(table):
-            return f"there is {', '.join(hanging)}"
+        if attached := self._attached(table):
+            return f"there is {', '.join(attached)}"
         try:
             self.execute(self.dialect.drop_column(table, column) if column else self.dialect.drop_table(table))
         except SinkError as error:

@@ -1828,7 +1828,7 @@ class AsksForBatches(TakesNative):
         return stream
 
 
-@fails(rows_of_many_tables_are_one_commit="assert beside is not None", also=("where_one_table_fails_all_do",))
+@fails(rows_of_many_tables_are_one_commit="assert companion is not None", also=("where_one_table_fails_all_do",))
 class CommitsOneTable(FaultySink):
     class writer(FaultyWriter):
         def commit(self, after: Any, position: Any, also: Any = ()) -> Any:

@@ -23,7 +23,7 @@ _JOINED = ("constraint_catalog", "constraint_schema", "constraint_name", "table_
 
 class Catalog(Database):
     """The part of a Database that looks into the catalogue. It stands first: ``AcmeDatabase(Catalog, DbapiDatabase)``.
-    A connector gives ``references``, and ``hanging`` if it declares ``take_back``. A server without information_schema
+    A connector gives ``references``, and ``attached`` if it declares ``take_back``. A server without information_schema
     answers ``columns``, ``keys``, ``tables`` and ``dependants`` by its own catalogue, and the rest is made of them.
     These are expressions and conditions of a line i of a view:
 
@@ -40,7 +40,7 @@ class Catalog(Database):
     filled: ClassVar[str] = "i.column_default IS NOT NULL"
     writable: ClassVar[str] = "1 = 1"
 
-    def hanging(self, table: Name, column: str = "") -> list[str]:
+    def attached(self, table: Name, column: str = "") -> list[str]:
         """Of ``dependants``, what no view of the standard has: indexes, triggers."""
         return []
 
@@ -107,7 +107,7 @@ class Catalog(Database):
         sql = f"SELECT i.table_name FROM information_schema.views AS i WHERE {like}"
         views = [f"view {name}" for (name,) in self.rows(sql, (f"%{_literally(column or table.last)}%",))]
         referring = [f"a reference from {one.table}" for one in self.references(table)]
-        return [*views, *referring, *self.hanging(table, column)]
+        return [*views, *referring, *self.attached(table, column)]
 
 
 def foreign_keys(lines: Iterable[tuple[Any, ...]]) -> list[Reference]:
