@@ -228,7 +228,7 @@ def test_nanoseconds_do_not_stop_a_cursor(harness):
             assert sum(batch.num_rows for batch in stream.batches()) == 1
 
 
-HANGING = {
+ATTACHED = {
     "a default": "ALTER TABLE orders ALTER COLUMN name SET DEFAULT 'x'",
     "an index": "CREATE INDEX mine ON orders (day)",
     "a comment": "COMMENT ON TABLE orders IS 'sold'",
@@ -238,10 +238,10 @@ HANGING = {
 }
 
 
-@pytest.mark.parametrize("hanging", HANGING)
+@pytest.mark.parametrize("attached", ATTACHED)
 def test_what_hangs_on_a_target_survives_a_full_refresh(harness, attached):
     """A table that is more than dpone would make is emptied and filled, not replaced by another."""
-    sql(harness, "CREATE TABLE orders (id BIGINT, day VARCHAR, name VARCHAR, score DOUBLE)", HANGING[attached])
+    sql(harness, "CREATE TABLE orders (id BIGINT, day VARCHAR, name VARCHAR, score DOUBLE)", ATTACHED[attached])
     sql(harness, "CREATE VIEW v AS FROM orders")
     asked = "SELECT sql, comment FROM duckdb_tables() WHERE table_name = 'orders' UNION ALL \
         SELECT sql, NULL FROM duckdb_indexes() UNION ALL SELECT comment, NULL FROM duckdb_columns() WHERE NOT internal"
