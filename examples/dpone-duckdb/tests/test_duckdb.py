@@ -332,7 +332,7 @@ def test_rows_that_others_refer_to_are_not_replaced(harness):
     """DuckDB puts no check of a foreign key off: what would delete such rows is refused before a row is read."""
     load(harness, sample(1, 3), Strategy("full_refresh", key="id"))
     sql(harness, "CREATE TABLE child (id BIGINT REFERENCES orders (id))", "INSERT INTO child VALUES (1)")
-    with closing(harness.make("sink", harness.sink(FULL))) as sink, pytest.raises(SinkError, match="child refers to"):
+    with closing(harness.make("sink", harness.sink(FULL))) as sink, pytest.raises(SinkError, match="child references"):
         sink.refuse(FULL)
     with pytest.raises(SinkError, match="use strategy snapshot_diff"):
         load(harness, sample(1, 4), FULL)
