@@ -638,7 +638,7 @@ class SinkContract(DatabaseCases):
     @case("write")
     def test_ddl_is_only_said(self, harness: Harness) -> None:
         """``ddl`` answers statements and runs none, of a target that is not there and of one that lacks a column; the
-        same are answered again."""
+        same are answered again. A sink that cannot add a column refuses it with a DponeError."""
         strategy = simple(harness)
         spec = harness.sink(strategy)
         more = sample(1, 2).append_column("more", pa.array([7, 8], pa.int64()))
@@ -648,8 +648,9 @@ class SinkContract(DatabaseCases):
                 have = sink.schema()
                 bare = None if have is None else pa.schema([f for f in have if f.name in more.column_names])
                 plan = evolution.plan(bare, rows.schema, spec.options.schema_evolution, sink.stores)
-                said = [sink.ddl(plan.changes) for _ in range(2)]
-                assert said[0] == said[1], "other statements are said of the same changes"
+                with suppress(DponeError) if rows is more else nullcontext():
+                    said = [sink.ddl(plan.changes) for _ in range(2)]
+                    assert said[0] == said[1], "other statements are said of the same changes"
             found = harness.rows()
             assert before is not None or found is None, "statements were asked for, and the target was made"
             assert before is None or (found is not None and found.column_names == before.column_names), (
