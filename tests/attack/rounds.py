@@ -200,7 +200,8 @@ class Round:
         with (self.folder / f"stderr{self._started}.txt").open("w") as errors:
             return subprocess.Popen(
                 command, cwd=self.folder, stdout=subprocess.DEVNULL, stderr=errors, text=True,
-                env={**os.environ, "TMPDIR": str(folder)}, **more,
+                env={**os.environ, "TMPDIR": str(folder)}, start_new_session=True,  # as tests.engine.project says
+                **more,
             )  # fmt: skip
 
     def restart_server(self) -> None:

@@ -175,9 +175,11 @@ class Project:
         return Done(process.returncode, out, err)
 
     def child(self, **job: Any) -> subprocess.Popen[str]:
-        """A run in a process of its own, with the hooks of child.py."""
+        """A run in a process and a session of its own, with the hooks of child.py. In the session of the tests the
+        system continues a stopped child when the shell that began them ends (setpgid(2): an orphaned process group)."""
         command = [sys.executable, str(CHILD), json.dumps({"pipeline": str(self.pipeline), **job})]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
 
     # -- what is on the disk ------------------------------------------------------------------------------------
 
