@@ -302,6 +302,7 @@ def test_a_renamed_pipeline_goes_on(project: Project) -> None:
     assert done == planned
     assert (done.old, done.new, done.begun, done.what.head and done.what.head.seq) == (old, new, False, 1)
     require_moved(project, old, new, 1)
+    assert journals(project)[old] == [(2, MOVED)]  # newer than what a runner still alive has read
     add(project, 41, 50)
     assert project.load().rows.read == 10
     assert project.rows() == rows(1, 50)
