@@ -19,7 +19,7 @@ from tests.engine.project import Project, Steps, mark, rows, with_plugins
 
 from dpone.config.reader import load_pipeline
 from dpone.engine.rewind import rewind
-from dpone.engine.run import run
+from dpone.engine.run import Run, run
 from dpone.errors import Category, Conflict, DataError, Interrupted, SinkError, SourceError, StateError
 from dpone.hookspecs import hookimpl
 from dpone.model.events import RunEvent
@@ -737,3 +737,20 @@ def test_OUT_12_two_runs_of_one_process_exclude_each_other(project: Project, fau
     faulty.watch.append(other)
     assert attempt(project, faulty).status == "loaded"
     assert (seen[0].status, seen[0].error.kind) == ("failed", "Busy")
+
+
+@pytest.mark.parametrize("signal", [KeyboardInterrupt, Interrupted], ids=["SIGINT", "SIGTERM"])
+def test_a_failure_while_a_signal_is_on_its_way_out_hides_it_from_nobody(
+    project: Project, faulty: ModuleType, signal: type[BaseException]
+) -> None:
+    """What ``close`` raises then is no failure of the run: it is interrupted and not tried again."""
+    project = loaded(project)
+    before = project.state_bytes(), project.journal(), project.rows()
+    faulty.faults |= {"source batch": [signal()], "reader ended": [SourceError("close", "the peer is gone", "wait")]}
+    one = Run(load_pipeline(project.pipeline), plugins=with_plugins(**faulty.PLUGINS))
+    with pytest.raises(signal):
+        one.execute()
+    assert [(stream.status, stream.attempts, stream.error) for stream in one.report.streams] == [
+        ("interrupted", 1, None)
+    ]
+    require_same(project, before)

@@ -208,6 +208,13 @@ def test_SE_01_a_type_change_stops_before_the_load() -> None:
     assert _plan({"a": pa.int64()}, {"a": pa.string()}) == ([], ["type a int64 -> string"])
 
 
+def test_a_policy_that_refuses_a_wider_type_says_so() -> None:
+    """Additive allows new columns alone: the message has both types, and calls the change a wider type."""
+    found = plan(pa.schema({"a": pa.int32()}), pa.schema({"a": pa.int64()}), SchemaEvolution(mode="additive"), _as_is)
+    with pytest.raises(SchemaBreak, match="column a needs a wider type: int32 -> int64; "):
+        found.require_safe("t")
+
+
 def test_SE_02_a_decimal_grows_without_losing_digits() -> None:
     """numeric(10,2) meets numeric(9,6): the target becomes numeric(14,6), which holds both."""
     assert _plan({"a": D(10, 2)}, {"a": D(9, 6)})[0] == ["widen a decimal128(10, 2) -> decimal128(14, 6)"]

@@ -200,6 +200,16 @@ def test_a_load_is_committed_when_the_journal_ends_with_it() -> None:
     assert [committed(manifest(load_id="L1"), head) for head in (mine, other, None)] == [True, False, False]
 
 
+def test_nothing_is_made_where_there_was_no_manifest(tmp_path: Path) -> None:
+    """Whoever forgets or changes a manifest makes no tables: a state that is only read stays as it is."""
+    manifests = store("sqlite", tmp_path)
+    manifests.forget(KEY)
+    with pytest.raises(StateError, match="has no manifest"):
+        manifests.change_all(KEY, [("000", lambda one: one)])
+    with closing(sqlite3.connect(tmp_path / "state.db")) as db:
+        assert db.execute("SELECT name FROM sqlite_master").fetchall() == []
+
+
 def test_a_state_out_of_reach_is_an_error_of_the_state(tmp_path: Path) -> None:
     """The store speaks SQL as sinks do, but what fails is the state: its error, and whether to try again."""
 
