@@ -203,6 +203,20 @@ def test_a_source_that_has_lost_most_rows_does_not_pass_the_guard_of_snapshot_di
     assert project.rows() == AFTER[:1]
 
 
+@pytest.mark.parametrize("allowed", [False, True])
+def test_an_empty_source_of_other_columns_empties_the_target_only_if_allowed(tmp_path: Path, allowed: bool) -> None:
+    """Without ``allow_empty`` the target keeps its columns and its rows, and the report counts nothing."""
+    project = Project(tmp_path, "sqlite", "full_refresh", allow_empty=allowed)
+    project.write(BEFORE)
+    project.run()
+    project.write(AFTER)
+    project.execute("DELETE FROM s", file="source.db")
+    report = project.run(full_refresh=True)
+    [stream] = report.streams
+    assert (report.exit_code, stream.rows.inserted, stream.rows.deleted) == (0, 0, 3 if allowed else 0)
+    assert project.rows() == ([] if allowed else BEFORE)
+
+
 def test_a_sink_that_cannot_says_to_drop_the_table(tmp_path: Path) -> None:
     """One that does not declare ``replace_columns`` stops, and its message's way is a green run."""
     plugins = declaring(discover(), "sink", "sqlite", without="replace_columns")
