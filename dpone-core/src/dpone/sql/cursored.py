@@ -34,7 +34,7 @@ _MADE: dict[str, Any] = {
 class Snapshot(Protocol):
     """What a cursor column is read from: a table or a query at one moment (``sql.source.SqlSource``)."""
 
-    dialect: ClassVar[Dialect]
+    dialect: Dialect
     relation: str
     name: str
 

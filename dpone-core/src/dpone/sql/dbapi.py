@@ -6,45 +6,54 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import pyarrow as pa
 
-from dpone.errors import DataError, DponeError
+from dpone.errors import DataError, DponeError, SinkError
+from dpone.model.pipeline import SinkSpec, StateSpec
 from dpone.model.schema import Name
-from dpone.sql import values
-from dpone.sql.dialect import Database, Dialect
+from dpone.sql.dialect import Database
+from dpone.sql.system import SqlSystem
 from dpone.sql.values import Unstorable
 
 _DDL = {"CREATE", "ALTER", "DROP", "RENAME", "TRUNCATE", "COMMENT"}
 
 
 class DbapiDatabase(Database):
-    """``Database`` over one connection, opened when first used and in autocommit mode, so that statements begin and end
-    its transactions. A connector gives ``connect``, ``failing``, ``start``, and ``unlock`` where its lock asks for it.
+    """``Database`` over one connection of a system, opened when first used and in autocommit mode, so that statements
+    begin and end its transactions. A connector names its system and writes ``start``, and ``unlock`` if its lock
+    outlives the transaction.
 
-    place       what it writes, for people: no user, no password
-    autocommit  False: the driver has no such mode, begins a transaction before the first statement, and ends it by
-                ``commit`` and ``rollback`` of the connection (PEP 249). Then a statement outside of ``begin`` is
-                committed at once, and so is DDL, with all before it, where the dialect says that DDL commits
+    system_class  the ``SqlSystem`` of the connector
+    autocommit    False if the driver has no such mode: it begins a transaction before the first statement, and
+                  ``commit`` and ``rollback`` of the connection end it (PEP 249). A statement outside of ``begin`` is
+                  then committed at once. So is DDL, and all before it, if the dialect says ``ddl_commits``
     """
 
+    system_class: ClassVar[type[SqlSystem]]
     autocommit: ClassVar[bool] = True
 
-    def __init__(self, dialect: Dialect, place: str) -> None:
-        self.dialect, self.place = dialect, place
+    def __init__(self, system: SqlSystem) -> None:
+        self.system, self.dialect, self.place = system, system.dialect, system.place
         self._db: Any = None
         self._begun = False
 
-    # ---- what a connector gives
+    @classmethod
+    def of(cls, spec: SinkSpec | StateSpec) -> Self:
+        """The database that the ``connection`` of a sink or state names. Raises ConfigError."""
+        return cls(cls.system_class(spec.connection, spec.base))
 
-    @abstractmethod
+    # ---- what a connector writes
+
     def connect(self) -> Any:
-        """A new connection in autocommit mode, with a limit to every wait. Raises SinkError."""
+        """A new connection. Raises SinkError."""
+        with self.failing(f"connect to {self.place}"):
+            return self.system.connect(source=False)
 
-    @abstractmethod
     def failing(self, failed: str) -> AbstractContextManager[None]:
-        """Raise the driver's errors as SinkError, or DataError where a row is at fault, with the driver's as cause."""
+        """Raise the driver's errors as SinkError, or as DataError where a row is at fault."""
+        return self.system.failing(SinkError, failed)
 
     @abstractmethod
     def start(self, lock: str) -> None:
@@ -60,13 +69,8 @@ class DbapiDatabase(Database):
         return int(cursor.rowcount)
 
     def insert(self, cursor: Any, sql: str, rows: list[tuple[Any, ...]]) -> None:
-        """Run an INSERT of ``load`` for each row. It is for a driver with a faster way, and for a server without words
-        for ``skip_existing``, where what fails by a key that is there is left out."""
+        """Run an INSERT of ``load`` for each row. Override it for a driver with a faster way."""
         cursor.executemany(sql, rows)
-
-    def encode(self, given: pa.Array, type: pa.DataType) -> list[Any]:
-        """Values for a column of ``type`` as the driver binds them, NULL as None. Raises Refused."""
-        return values.encode(given, self.dialect.stores(type).arrow)
 
     # ---- the connection
 
@@ -156,20 +160,31 @@ class DbapiDatabase(Database):
         own = {name: pa.scalar(value) for name, value in lineage.items()}
         constants = [self._encoded(name, pa.array([v.as_py()], v.type), v.type)[0] for name, v in own.items()]
         holes = ", ".join([d.placeholder] * (len(schema) + len(own)))
-        into = f"{d.insert_into(table, [*schema.names, *own])} VALUES ({holes}){d.skip_existing(key) if key else ''}"
+        skipping = d.skip_existing(key) if key else ""
+        insert = self._insert_new if key and not skipping else self.insert
+        into = f"{d.insert_into(table, [*schema.names, *own])} VALUES ({holes}){skipping}"
         before, given = self._count(table) if key else 0, 0
         for batch in batches:
             columns = [self._encoded(field.name, batch.column(field.name), field.type) for field in schema]
             columns += [[value] * batch.num_rows for value in constants]
             with self.failing(f"load {table}"), closing(self.connection().cursor()) as cursor:
-                self.insert(cursor, into, list(zip(*columns, strict=True)))
+                insert(cursor, into, list(zip(*columns, strict=True)))
             given += batch.num_rows
         return self._count(table) - before if key else given  # what executemany counts is the driver's secret
+
+    def _insert_new(self, cursor: Any, sql: str, rows: list[tuple[Any, ...]]) -> None:
+        """Without words for ``skip_existing``, a row whose key exists fails alone."""
+        for row in rows:
+            try:
+                cursor.execute(sql, row)
+            except self.system.driver.Error as error:
+                if not self.system.repeats(error):
+                    raise
 
     def _encoded(self, name: str, given: pa.Array, type: pa.DataType) -> list[Any]:
         """Without the value: it may be a secret."""
         try:
-            return self.encode(given, type)
+            return self.dialect.encode(given, type)
         except Unstorable as error:
             todo = error.todo or "correct the value, or cast the column in the source"
             raise DataError("load rows", f"column {name}: {error.reason}", todo) from error

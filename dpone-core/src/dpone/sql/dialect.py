@@ -39,6 +39,7 @@ from dpone.model.evolution import (
 )
 from dpone.model.schema import Name
 from dpone.model.types import BACK, kind, standard
+from dpone.sql import values
 from dpone.sql.driver_errors import saying
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ _DIGITS = 6  # of a digest, at least
 _NUMBER = 32  # of a key, at most, in any unit: a column that is no text
 
 
-class Dialect(ABC):
+class Dialect:
     """Writes SQL. Pure: no connection, no I/O. The defaults are standard SQL."""
 
     quotes: ClassVar[tuple[str, str]] = ('"', '"')
@@ -67,6 +68,9 @@ class Dialect(ABC):
     ddl_commits: ClassVar[bool] = False  # True: a DDL statement commits what came before it, and itself
     holds_new_rows: ClassVar[bool] = True  # False: see Database.hold
     dual: ClassVar[str] = ""  # the table of one row, where a SELECT wants a FROM: DUAL, SYSIBM.SYSDUMMY1, RDB$DATABASE
+    adding: ClassVar[str] = "ADD COLUMN"  # words of ALTER TABLE; "ADD" in Oracle, SQL Server and Firebird
+    dropping: ClassVar[str] = "DROP COLUMN"  # "DROP" in Firebird
+    altering: ClassVar[str] = "ALTER COLUMN {} SET DATA TYPE {}"  # of ``widen_column``: the column and its new type
     exact_names: ClassVar[bool] = False  # True: Orders and orders are two tables, whatever the server's settings
 
     def quote(self, identifier: str) -> str:
@@ -173,17 +177,32 @@ class Dialect(ABC):
             raise ConfigError("read strategy.where", found, todo) from error
 
     def parameter(self, value: Any, type: pa.DataType) -> Any:
-        """What ``bind`` answers, or the error of Arrow, a ValueError or a DataError. Here: what Arrow reads in the text
-        of the value, as a Python object."""
-        return pa.array([str(value)]).cast(type)[0].as_py()
+        """For ``bind``. Raises an Arrow error, ValueError or DataError. By default what ``encode`` makes of the text
+        of the value."""
+        return self.encode(pa.array([str(value)]), type)[0]
 
-    @abstractmethod
+    def encode(self, given: pa.Array, type: pa.DataType) -> list[Any]:
+        """The values of an Arrow column as the driver binds them to a column of ``type``, NULL as None. By default
+        numbers, bytes and texts (``sql.values.encode``). Raises Unstorable for a value that the column cannot hold."""
+        return values.encode(given, self.stores(type).arrow)
+
+    def decode(self, given: Sequence[Any], type: pa.DataType) -> pa.Array:
+        """The inverse, for a source: the values of a column, as the driver returned them, in an Arrow array of
+        ``type``. By default Python's own types and texts (``sql.values.decode``). Raises Unstorable."""
+        return values.decode(given, type)
+
     def differs(self, left: str, right: str, type: pa.DataType) -> str:
-        """True where two values of ``type`` differ, NULL being a value of its own; exact whatever the collation."""
+        """A condition that is true where two values of ``type`` differ. NULL equals NULL and differs from all else.
+        It must be exact, whatever the collation of the columns."""
+        return f"({left} IS DISTINCT FROM {right})"
 
-    @abstractmethod
     def widen_column(self, table: Name, before: pa.Field, after: pa.Field) -> list[str]:
-        """Statements after which the column holds ``after`` and every value it had."""
+        """Statements that change the type of a column from ``before`` to ``after`` and keep every value. None if the
+        server stores both types alike."""
+        wider = self.stores(after.type).native
+        if self.stores(before.type).native == wider:
+            return []
+        return [f"ALTER TABLE {self.name(table)} {self.altering.format(self.quote(before.name), wider)}"]
 
     def lost(self, column: str, before: pa.DataType, after: pa.DataType) -> str:
         """A condition that is true for values of the column which ``widen_column`` would change; empty: there is none.
@@ -275,10 +294,10 @@ class Dialect(ABC):
         return f"CREATE TABLE {self.name(table)} AS {picked}"
 
     def add_column(self, table: Name, field: pa.Field) -> str:
-        return f"ALTER TABLE {self.name(table)} ADD COLUMN {self.column(field.with_nullable(True))}"
+        return f"ALTER TABLE {self.name(table)} {self.adding} {self.column(field.with_nullable(True))}"
 
     def drop_column(self, table: Name, column: str) -> str:
-        return f"ALTER TABLE {self.name(table)} DROP COLUMN {self.quote(column)}"
+        return f"ALTER TABLE {self.name(table)} {self.dropping} {self.quote(column)}"
 
     def retype_column(self, table: Name, after: pa.Field) -> list[str]:
         """Another type for a column of a table that has no row."""
@@ -305,7 +324,8 @@ class Dialect(ABC):
         return f"INSERT INTO {self.name(target)} ({self.columns(names)})"
 
     def skip_existing(self, key: Sequence[str]) -> str:
-        """What follows the rows of an INSERT, so that one whose primary key is in the table already is left out."""
+        """What follows the rows of an INSERT, so that a row whose primary key exists is skipped. Empty if the server
+        has no such words: rows are then inserted one at a time, and ``SqlSystem.repeats`` finds those to skip."""
         return " ON CONFLICT DO NOTHING"
 
     def update(self, target: Name, column: str, where: str) -> str:
@@ -344,8 +364,8 @@ class Dialect(ABC):
         names, types = schema.names, {f.name: f.type for f in schema}
         sides = ((f"t.{self.quote(c)}", f"excluded.{self.quote(c)}", types[c]) for c in compared)
         differs = " OR ".join(self.differs(*both) for both in sides)
-        values = [n for n in names if n not in key] or key
-        sets = ", ".join(f"{self.quote(n)} = excluded.{self.quote(n)}" for n in values)
+        changed = [n for n in names if n not in key] or key
+        sets = ", ".join(f"{self.quote(n)} = excluded.{self.quote(n)}" for n in changed)
         rows = f"SELECT {self.columns(names, 's')} FROM {source} AS s WHERE 1 = 1 ORDER BY {self.columns(key, 's')}"
         action = f"DO UPDATE SET {sets} WHERE {matched} AND ({differs or '1 = 0'})"
         into = f"INSERT INTO {self.name(target)} AS t ({self.columns(names)})"

@@ -4,6 +4,7 @@ cannot do."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import pyarrow as pa
 from attrs import evolve
@@ -15,6 +16,7 @@ from dpone.model.pipeline import SinkSpec
 from dpone.model.position import Position
 from dpone.model.schema import PREFIX, Name
 from dpone.model.strategy import Strategy
+from dpone.sql.dbapi import DbapiDatabase
 from dpone.sql.dialect import Database, Dialect, is_look, transaction
 from dpone.sql.journal import Journal
 from dpone.sql.key_move import move
@@ -44,11 +46,19 @@ def target_of(spec: SinkSpec, *reserved: str) -> Name:
 
 
 class SqlSink:
-    """``contract.Sink`` over a Database; and of ``contract.OPTIONAL`` what a plugin declares, all but ``many_tables``.
-    ``replace_columns`` too, if ``open`` is this one, or uses ``_into`` as it does."""
+    """``contract.Sink`` over a Database, and every protocol of ``contract.OPTIONAL`` except ``many_tables``.
+    ``replace_columns`` needs this ``open``, or one that uses ``_into`` in the same way.
 
-    def __init__(self, spec: SinkSpec, target: Name, db: Database) -> None:
-        self._spec, self._target, self._db = spec, db.dialect.table_name(target), db
+    database_class  the Database of the connector, unless ``__init__`` is given another one
+    """
+
+    database_class: ClassVar[type[DbapiDatabase]]
+
+    def __init__(self, spec: SinkSpec, target: Name | None = None, db: Database | None = None) -> None:
+        """``target``: by default the table of the pipeline file. Raises ConfigError."""
+        target = target or target_of(spec)
+        self._db = db = db or self.database_class.of(spec)
+        self._spec, self._target = spec, db.dialect.table_name(target)
 
     def check(self) -> list[Finding]:
         """Looks, and makes nothing."""

@@ -23,11 +23,11 @@ from dpone.model.bounds import BOUNDS, Bounds
 from dpone.model.pipeline import SourceSpec
 from dpone.model.position import Position
 from dpone.model.schema import LINEAGE, PREFIX, Name
-from dpone.sql import values
 from dpone.sql.cursor import Bound, CursorPlan, Reading, Row, Span, cursor_column, digest, require_same, unseen
 from dpone.sql.cursored import SqlCursor, Where
 from dpone.sql.dialect import Dialect
 from dpone.sql.driver_errors import saying
+from dpone.sql.system import SqlSystem
 from dpone.sql.values import Unstorable
 
 BATCH_ROWS = 10_000
@@ -40,26 +40,28 @@ class SqlSource(ABC):
     """``contract.Source`` over one connection of a DB-API driver, opened when first used. The snapshot is held from
     ``window`` to the end of the read of the last part.
 
-    A connector gives ``connect``, ``failing``, ``begin``, ``identity``, ``columns`` and ``listed``. Several parts of
-    one window, which ``cut`` offers, are read at once, over the same connection: only for a driver that can do that.
+    A connector names its system and writes ``begin``, ``columns`` and ``listed``. Several parts of one window, which
+    ``cut`` offers, are read in parallel over the same connection: only for a driver that allows that.
 
-    dialect   quotes names and gives the placeholder
-    as_table  makes of a query (the second {}) what the catalogue has columns of, by a name (the first {}), for the
-              connection alone; empty: nothing is made, and ``seen`` is not used
-    cursor    how it reads by a cursor column
-    place     where it reads, for people: no user, no password
-    name      of the table or query, for messages
-    seen      the table, or what ``as_table`` makes
-    relation  what stands after FROM, with the alias s. A query may end with a comment: the bracket is in the next line
+    system_class  the ``SqlSystem`` of the connector
+    as_table      a statement that makes a temporary table or view, named by the first {}, of a query, the second {}, so
+                  that the catalogue describes its columns; only this connection sees it. Empty: none is made
+    cursor        the class that reads by cursor column
+    place         where it reads, for messages; without user and password
+    name          the table or "the query", for messages
+    seen          the table, or the name of what ``as_table`` makes
+    relation      what follows FROM, with the alias s. A query may end with a comment: its bracket is on a new line
     """
 
-    dialect: ClassVar[Dialect]
+    system_class: ClassVar[type[SqlSystem]]
     as_table: ClassVar[str] = ""
     cursor: ClassVar[type[SqlCursor]] = SqlCursor
 
-    def __init__(self, spec: SourceSpec, table: Name | None, place: str) -> None:
-        table = self.dialect.table_name(table) if table else None
-        self._incremental, self._table, self.place = spec.options.incremental, table, place
+    def __init__(self, spec: SourceSpec) -> None:
+        self.system = self.system_class(spec.connection, spec.base)
+        self.dialect, self.place = self.system.dialect, self.system.place
+        self._table = table = self.dialect.table_name(spec.table) if spec.table else None
+        self._incremental = spec.options.incremental
         if self._incremental is not None and self._incremental.by != "cursor":
             todo = f"use by: cursor, the only way that {spec.type} supports"
             raise ConfigError(f"read source {spec.type}", f"incremental.by: {self._incremental.by}", todo)
@@ -74,24 +76,17 @@ class SqlSource(ABC):
         self._left: set[str] = set()
         self._guard = threading.Lock()
 
-    # ---- what a connector gives
-
-    @abstractmethod
-    def connect(self) -> Any:
-        """A new connection, with a limit to every wait. Raises SourceError."""
-
-    @abstractmethod
-    def failing(self) -> AbstractContextManager[None]:
-        """Raise the driver's errors as SourceError, or DataError where a value is at fault, which it does not show."""
+    # ---- what a connector writes
 
     @abstractmethod
     def begin(self, after: Position | None) -> Bound | None:
         """Open a snapshot, so that all that is read until ``finish`` is of one moment. A source that sees open
         transactions (``late_commits``) answers where the read must end (``sql.in_flight.settle``)."""
 
-    @abstractmethod
     def identity(self) -> Mapping[str, Any]:
-        """What tells this place and relation from any other (``what`` has the latter), the same in every run."""
+        """What distinguishes this database and relation from any other, the same in every run. It is part of every
+        position, so it must not change once released. By default host, port and database, and the table or query."""
+        return {"place": self.place, **what(self._table, self._query)}
 
     @abstractmethod
     def columns(self, expected: pa.Schema | None) -> pa.Schema:
@@ -126,7 +121,7 @@ class SqlSource(ABC):
 
     def decode(self, field: pa.Field, given: Row) -> pa.Array:
         """The values of a column, as the driver gave them. Raises Refused."""
-        return values.decode(given, field.type)
+        return self.dialect.decode(given, field.type)
 
     def streaming(self) -> Any:
         """A cursor of the driver whose rows come as they are read, not all at once."""
@@ -236,6 +231,15 @@ class SqlSource(ABC):
         self.disconnect()
 
     # ---- the connection
+
+    def connect(self) -> Any:
+        """A new connection. Raises SourceError."""
+        with self.system.failing(SourceError, f"connect to {self.place}"):
+            return self.system.connect(source=True)
+
+    def failing(self) -> AbstractContextManager[None]:
+        """Raise the driver's errors as SourceError, or as DataError where a value is at fault."""
+        return self.system.failing(SourceError, f"read {self.name}")
 
     def connection(self) -> Any:
         if self._db is None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import secrets
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -19,7 +18,9 @@ from attrs import frozen
 from dpone.contract import Finding, Versioned
 from dpone.errors import Busy, Conflict, DponeError, SinkError, StateError
 from dpone.host.process import Process, abandoned, using
+from dpone.model.pipeline import StateSpec
 from dpone.model.schema import PREFIX, Name
+from dpone.sql.dbapi import DbapiDatabase
 from dpone.sql.dialect import Database, transaction
 from dpone.sql.own import Own
 from dpone.sql.partitions import SqlPartitionManifestStore
@@ -29,27 +30,31 @@ STATE = "__dpone__state"
 _KEPT = 50  # values of a key that the history has
 
 
-class SqlState(ABC):
-    """``contract.StateBackend`` and ``contract.SupportsPartitions``. Every call has a connection of its own: a lease is
-    renewed from another thread.
+class SqlState:
+    """``contract.StateBackend`` and ``contract.SupportsPartitions``. Every call opens its own connection, since a lease
+    is renewed from another thread.
 
-    saved_at, expires: types of the columns of these times.
-    clock: the server's time at the moment when it is asked, whatever the transaction, as ``Database.rows`` gives an
-        instant; not needed where ``now`` is overridden.
+    database_class     the Database of the connector, unless ``database`` is overridden
+    clock              an expression: the server's time when it is evaluated, not when the transaction began; returned
+                       by ``Database.rows`` as any instant. Not needed where ``now`` is overridden
+    saved_at, expires  types of the columns that hold these times
     """
 
+    database_class: ClassVar[type[DbapiDatabase]]
     clock: ClassVar[str]
     saved_at: ClassVar[pa.DataType] = INSTANT
     expires: ClassVar[pa.DataType] = INSTANT
 
-    def __init__(self, where: str, state: Name = Name((STATE,))) -> None:  # noqa: B008 - a value
-        """``where``: for messages. ``state``: the table of the states; all others are next to it."""
-        self._where, self._name = where, state
+    def __init__(self, spec: StateSpec, where: str = "", state: Name = Name((STATE,))) -> None:  # noqa: B008 - a value
+        """``where``: for messages, by default the place of ``database_class``. ``state``: the table of the states; the
+        other tables are in the same schema."""
+        self._spec, self._name = spec, state
+        self._where = where or self.database_class.of(spec).place
 
-    @abstractmethod
     def database(self) -> Database:
-        """A connection of its own, opened when first used. Its lock of a text is none of the sink's: ``SqlState`` puts
-        a word before each."""
+        """A Database that opens its own connection when first used. Its locks do not collide with those of a sink:
+        ``SqlState`` prefixes each."""
+        return self.database_class.of(self._spec)
 
     def now(self, db: Database) -> datetime:
         """What time it is, by a clock that is one for all runners: the server's, where there is a server."""
@@ -165,7 +170,7 @@ class SqlState(ABC):
         heads = self._name.sibling("__dpone__manifests")
         return SqlPartitionManifestStore(lambda: closing(self.database()), heads)
 
-    def close(self) -> None:  # noqa: B027  # nothing to do, and nothing to add
+    def close(self) -> None:  # nothing to do, and nothing to add
         """Nothing is held between calls."""
 
     def _tables(self, db: Database) -> _Tables:
