@@ -15,7 +15,6 @@ from tests.postgres.target import Target
 from dpone.errors import Category, ErrorCodes, SinkError
 from dpone.model.schema import Name
 from dpone.model.secret import Secret
-from dpone.sql.catalog import Catalog
 from dpone.sql.dialect import Dialect, Reference, transaction
 from dpone.sql.lock_table import LockTable
 from dpone.sql.system import SqlSystem
@@ -40,7 +39,7 @@ class System(SqlSystem):
         return psycopg.connect(self.url, autocommit=True, options=options)
 
 
-class Locking(LockTable, Catalog):
+class Locking(LockTable):
     system_class = System
 
     def hold(self, table: Name) -> None:

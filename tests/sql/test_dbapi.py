@@ -22,7 +22,7 @@ from dpone.model.schema import Name
 from dpone.model.secret import Secret
 from dpone.model.strategy import Strategy
 from dpone.sql import driver_errors as sql
-from dpone.sql.catalog import Catalog, foreign_keys
+from dpone.sql.catalog import foreign_keys
 from dpone.sql.dbapi import DbapiDatabase
 from dpone.sql.dialect import Reference, transaction
 from dpone.sql.sink import SqlSink
@@ -46,7 +46,7 @@ class File(SqlSystem):
         return db
 
 
-class Least(Catalog, DbapiDatabase):
+class Least(DbapiDatabase):
     """The abstract members. Of ``information_schema`` there are as many views as a test makes."""
 
     home = "'main'"
@@ -366,7 +366,7 @@ def test_a_server_may_have_a_catalogue_of_its_own(db: Least, monkeypatch: pytest
     """Of its columns and keys the rest is made, and information_schema is not asked."""
     db.execute("DROP TABLE information_schema.columns")
     db.execute("DROP TABLE information_schema.table_constraints")
-    own = {T: [("a", "bigint", False, True), ("b", "polygon", 1, 0)]}
+    own = {T: [("a", "bigint", False, True, True), ("b", "polygon", 1, 0, 1), ("c", "bigint", 1, 1, 0)]}
     monkeypatch.setattr(db, "columns", lambda table: own.get(table, []))
     monkeypatch.setattr(db, "keys", lambda table: [("k", "b", True), ("k", "a", True), ("u", "b", False)])
     found = db.schema(T)

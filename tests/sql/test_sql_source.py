@@ -58,7 +58,9 @@ class File(SqlSystem):
 class Least(SqlSource):
     """The abstract members, and nothing else."""
 
-    system_class = File
+    @classmethod
+    def system_of(cls, spec: SourceSpec) -> File:
+        return File(None, spec.base)
 
     def __init__(self, path: Path, query: str | None = None, **options: Any) -> None:
         table = None if query else Name(("orders",))

@@ -18,7 +18,9 @@ dpone_sources, dpone_sinks, dpone_state_backends = sql_hooks(
     state=f"{_HERE}.state:PostgresState",
     errors=_ERRORS,
     harness=_HARNESS,
-    options=f"{_HERE}.config:Postgres",
+    source_options=f"{_HERE}.config:PostgresSourceOptions",
+    sink_options=f"{_HERE}.config:PostgresSinkOptions",
+    state_options=f"{_HERE}.config:PostgresStateOptions",
     adds=(
         "late_commits", "incremental_xmin", "incremental_cdc", "partitions", "mixed_snapshots", "native_stream",
         "many_tables", "parallel_stage",

@@ -22,16 +22,15 @@ _JOINED = ("constraint_catalog", "constraint_schema", "constraint_name", "table_
 
 
 class Catalog(Database):
-    """The part of a Database that looks into the catalogue. It stands first: ``AcmeDatabase(Catalog, DbapiDatabase)``.
-    A connector gives ``references``, and ``attached`` if it declares ``take_back``. A server without information_schema
-    answers ``columns``, ``keys``, ``tables`` and ``dependants`` by its own catalogue, and the rest is made of them.
-    These are expressions and conditions of a line i of a view:
+    """The part of a Database that reads the catalogue. A connector writes ``references``, and ``attached`` if it
+    declares ``take_back``. For a server without information_schema it overrides ``columns``, ``keys``, ``tables``,
+    ``listed`` and ``dependants``; the rest is made of them. These are expressions over a line i of a view:
 
-    home      the schema in which a name of one part is
-    same      how two names compare
-    native    of ``columns``: the type in the words that ``Dialect.reads`` takes
-    filled    of ``columns``: the server has a value where a row brings none
-    writable  of ``columns``: a row may bring a value
+    home      the schema of a table whose name has one part
+    same      the condition that two names are equal
+    native    the type of a column, in words that ``Dialect.reads`` knows
+    filled    the condition that the server fills a column which a row does not bring
+    writable  the condition that a row may bring a value for a column
     """
 
     home: ClassVar[str] = "CURRENT_SCHEMA"
@@ -64,16 +63,17 @@ class Catalog(Database):
     # ---- of ``Database``
 
     def columns(self, table: Name) -> list[tuple[Any, ...]]:
-        """Those that a row may bring, in their order: name, native type, whether it may be NULL, and whether the server
-        has a value where a row brings none."""
-        null = "CASE WHEN i.is_nullable = 'YES' THEN 1 ELSE 0 END"
-        names = f"i.column_name, {self.native}, {null}, CASE WHEN {self.filled} THEN 1 ELSE 0 END"
-        return self.lines("columns AS i", names, table, f" AND {self.writable} ORDER BY i.ordinal_position")
+        """All columns of a table or view, in their order: name, native type, whether it may be NULL, whether the server
+        fills it if a row does not bring it, and whether a row may bring it (not if it is generated)."""
+        tests = ("i.is_nullable = 'YES'", self.filled, self.writable)
+        names = ", ".join(["i.column_name", self.native, *(f"CASE WHEN {test} THEN 1 ELSE 0 END" for test in tests)])
+        return self.lines("columns AS i", names, table, " ORDER BY i.ordinal_position")
 
     def schema(self, table: Name) -> pa.Schema | None:
         made = [
             pa.field(name, self.dialect.reads(native) or pa.string(), bool(null), {DEFAULT: b"yes"} if own else None)
-            for name, native, null, own in self.columns(table)
+            for name, native, null, own, writable in self.columns(table)
+            if writable
         ]
         return pa.schema(made) if made else None
 
@@ -82,6 +82,11 @@ class Catalog(Database):
         like = f"i.table_type = 'BASE TABLE' AND i.table_name LIKE {self.dialect.placeholder} ESCAPE '!'"
         sql = f"SELECT i.table_name FROM information_schema.tables AS i WHERE {where} AND {like}"
         return [sibling_of.sibling(name) for (name,) in self.rows(sql, (*named, f"{_literally(prefix)}%"))]
+
+    def listed(self) -> list[Name]:
+        """The tables and views that a pipeline can name without a schema, dpone's own included; for a source."""
+        sql = "SELECT i.table_name FROM information_schema.tables AS i WHERE "
+        return [Name((name,)) for (name,) in self.rows(sql + self.same.format("i.table_schema", self.home))]
 
     def keys(self, table: Name) -> list[tuple[str, str, bool]]:
         """Each column of each key by which rows are single: the name of the key, the column, and whether it is the

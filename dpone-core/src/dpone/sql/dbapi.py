@@ -10,20 +10,20 @@ from typing import Any, ClassVar, Self
 
 import pyarrow as pa
 
-from dpone.errors import DataError, DponeError, SinkError
+from dpone.errors import DataError, DponeError, SinkError, SourceError
 from dpone.model.pipeline import SinkSpec, StateSpec
 from dpone.model.schema import Name
-from dpone.sql.dialect import Database
+from dpone.sql.catalog import Catalog
 from dpone.sql.system import SqlSystem
 from dpone.sql.values import Unstorable
 
 _DDL = {"CREATE", "ALTER", "DROP", "RENAME", "TRUNCATE", "COMMENT"}
 
 
-class DbapiDatabase(Database):
+class DbapiDatabase(Catalog):
     """``Database`` over one connection of a system, opened when first used and in autocommit mode, so that statements
-    begin and end its transactions. A connector names its system and writes ``start``, and ``unlock`` if its lock
-    outlives the transaction.
+    begin and end its transactions. A connector names its system, writes ``start``, and ``unlock`` if its lock outlives
+    the transaction, and says what its catalogue has (``Catalog``).
 
     system_class  the ``SqlSystem`` of the connector
     autocommit    False if the driver has no such mode: it begins a transaction before the first statement, and
@@ -38,11 +38,19 @@ class DbapiDatabase(Database):
         self.system, self.dialect, self.place = system, system.dialect, system.place
         self._db: Any = None
         self._begun = False
+        self._error: type[DponeError] = SinkError
 
     @classmethod
     def of(cls, spec: SinkSpec | StateSpec) -> Self:
         """The database that the ``connection`` of a sink or state names. Raises ConfigError."""
         return cls(cls.system_class(spec.connection, spec.base))
+
+    @classmethod
+    def over(cls, system: SqlSystem, connection: Any) -> Self:
+        """For questions to the catalogue over the connection of a source, whose transaction goes on."""
+        db = cls(system)
+        db._db, db._begun, db._error = connection, True, SourceError
+        return db
 
     # ---- what a connector writes
 
@@ -53,7 +61,7 @@ class DbapiDatabase(Database):
 
     def failing(self, failed: str) -> AbstractContextManager[None]:
         """Raise the driver's errors as SinkError, or as DataError where a row is at fault."""
-        return self.system.failing(SinkError, failed)
+        return self.system.failing(self._error, failed)
 
     @abstractmethod
     def start(self, lock: str) -> None:

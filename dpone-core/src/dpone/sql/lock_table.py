@@ -17,8 +17,7 @@ _SCHEMA = pa.schema([pa.field("id", pa.string(), False)])
 
 
 class LockTable(DbapiDatabase):
-    """A DbapiDatabase that implements ``start`` and ``unlock``. It comes first among the bases:
-    ``class AcmeDatabase(LockTable, Catalog, DbapiDatabase)``.
+    """A DbapiDatabase that implements ``start`` and ``unlock``.
 
     A lock is an INSERT that is never committed: whoever inserts the same key waits until it is rolled back. A second
     connection makes it, so that the lock outlives DDL that commits; the server rolls it back if the process dies. The

@@ -20,6 +20,8 @@ SINK = (
 )  # fmt: skip
 STATE = ("compare_and_set", "history", "lock", "partitions")
 
+_OPTIONS = "dpone.model.pipeline"
+
 
 def sql_hooks(
     name: str,
@@ -31,15 +33,15 @@ def sql_hooks(
     harness: str,
     adds: Collection[str] = (),
     lacks: Collection[str] = (),
-    options: str = "dpone.model.pipeline:",
+    source_options: str = f"{_OPTIONS}:SourceOptions",
+    sink_options: str = f"{_OPTIONS}:SinkOptions",
+    state_options: str = f"{_OPTIONS}:StateOptions",
 ) -> tuple[Hook, Hook, Hook]:
     """The functions ``dpone_sources``, ``dpone_sinks`` and ``dpone_state_backends`` of a plugin module.
 
     name                     what ``type:`` says in a pipeline
     source, sink, state      ``module:Class`` of each; no state: the third hook answers nothing
     errors, harness          as in ``capability.Connector``
-    options                  ``module:Prefix`` of the options classes, as PrefixSourceOptions, PrefixSinkOptions and
-                             PrefixStateOptions; by default those of core
     adds                     capabilities that the connector has beyond SOURCE, SINK and STATE
     lacks                    capabilities that the system cannot have, also of SOURCE and SINK. One that several roles
                              know, such as ``native_stream``, goes for all of them
@@ -64,7 +66,7 @@ def sql_hooks(
         return connectors
 
     return (
-        hook("source", source, f"{options}SourceOptions", SOURCE, ("table", "query")),
-        hook("sink", sink, f"{options}SinkOptions", SINK, ("table",)),
-        hook("state", state, f"{options}StateOptions", STATE, ()),
+        hook("source", source, source_options, SOURCE, ("table", "query")),
+        hook("sink", sink, sink_options, SINK, ("table",)),
+        hook("state", state, state_options, STATE, ()),
     )

@@ -25,6 +25,7 @@ from dpone.model.position import Position
 from dpone.model.schema import LINEAGE, PREFIX, Name
 from dpone.sql.cursor import Bound, CursorPlan, Reading, Row, Span, cursor_column, digest, require_same, unseen
 from dpone.sql.cursored import SqlCursor, Where
+from dpone.sql.dbapi import DbapiDatabase
 from dpone.sql.dialect import Dialect
 from dpone.sql.driver_errors import saying
 from dpone.sql.system import SqlSystem
@@ -40,25 +41,25 @@ class SqlSource(ABC):
     """``contract.Source`` over one connection of a DB-API driver, opened when first used. The snapshot is held from
     ``window`` to the end of the read of the last part.
 
-    A connector names its system and writes ``begin``, ``columns`` and ``listed``. Several parts of one window, which
+    A connector names its Database and writes ``begin``. Several parts of one window, which
     ``cut`` offers, are read in parallel over the same connection: only for a driver that allows that.
 
-    system_class  the ``SqlSystem`` of the connector
-    as_table      a statement that makes a temporary table or view, named by the first {}, of a query, the second {}, so
-                  that the catalogue describes its columns; only this connection sees it. Empty: none is made
-    cursor        the class that reads by cursor column
-    place         where it reads, for messages; without user and password
-    name          the table or "the query", for messages
-    seen          the table, or the name of what ``as_table`` makes
-    relation      what follows FROM, with the alias s. A query may end with a comment: its bracket is on a new line
+    database_class  the Database of the connector, which knows its system and its catalogue
+    as_table        a statement that makes a temporary table or view, named by the first {}, of a query, the second {},
+                    so that the catalogue describes its columns; only this connection sees it. Empty: see ``native``
+    cursor          the class that reads by cursor column
+    place           where it reads, for messages; without user and password
+    name            the table or "the query", for messages
+    seen            the table, or the name of what ``as_table`` makes
+    relation        what follows FROM, with the alias s. A query may end with a comment: its bracket is on a new line
     """
 
-    system_class: ClassVar[type[SqlSystem]]
+    database_class: ClassVar[type[DbapiDatabase]]
     as_table: ClassVar[str] = ""
     cursor: ClassVar[type[SqlCursor]] = SqlCursor
 
     def __init__(self, spec: SourceSpec) -> None:
-        self.system = self.system_class(spec.connection, spec.base)
+        self.system = self.system_of(spec)
         self.dialect, self.place = self.system.dialect, self.system.place
         self._table = table = self.dialect.table_name(spec.table) if spec.table else None
         self._incremental = spec.options.incremental
@@ -76,6 +77,11 @@ class SqlSource(ABC):
         self._left: set[str] = set()
         self._guard = threading.Lock()
 
+    @classmethod
+    def system_of(cls, spec: SourceSpec) -> SqlSystem:
+        """Override it for a connector without ``database_class``."""
+        return cls.database_class.system_class(spec.connection, spec.base)
+
     # ---- what a connector writes
 
     @abstractmethod
@@ -88,14 +94,29 @@ class SqlSource(ABC):
         position, so it must not change once released. By default host, port and database, and the table or query."""
         return {"place": self.place, **what(self._table, self._query)}
 
-    @abstractmethod
     def columns(self, expected: pa.Schema | None) -> pa.Schema:
-        """The columns as they are now, but for ``schema.LINEAGE``: each target gets its own. expected: those of the
-        target, where only the data tells a type. Raises SourceError if there is no such table."""
+        """The columns as they are now, without ``schema.LINEAGE``, which each target adds itself. By default what the
+        catalogue says of ``seen``, or for a query without ``as_table`` what the cursor says. ``expected``: the columns
+        of the target, for a system that declares no types. Raises SourceError if the table does not exist."""
+        if self._table is not None or self.as_table:
+            return self.described((name, native) for name, native, *_ in self.catalog().columns(self.seen))
+        with self.failing(), closing(self.connection().cursor()) as cursor:
+            cursor.execute(f"SELECT * FROM {self.relation} AS s WHERE 1 = 0", ())
+            found = cursor.description
+        return self.described((column[0], self.native(column)) for column in found)
+
+    def native(self, column: Any) -> str:
+        """The native type of a column of a query, as ``Dialect.reads`` knows it, by its line of the cursor's
+        ``description`` (PEP 249: name, type code, and digits of a decimal)."""
+        raise NotImplementedError("without as_table, a connector that reads queries says the types of their columns")
+
+    def catalog(self) -> DbapiDatabase:
+        """Of this connection, for questions to the catalogue."""
+        return self.database_class.over(self.system, self.connection())
 
     def described(self, found: Iterable[tuple[str, str]]) -> pa.Schema:
-        """For ``columns``: of names and native types, those of dpone among them. Raises SourceError for none, and for a
-        type that ``Dialect.reads`` does not know."""
+        """For ``columns``: fields from names and native types. Raises SourceError if there are none, or for a type that
+        ``Dialect.reads`` does not know."""
         schema = pa.schema([self._described(*column) for column in found])
         if not schema.names:
             raise SourceError(f"read {self.name}", f"the table does not exist in {self.place}", "correct the name")
@@ -107,9 +128,9 @@ class SqlSource(ABC):
             raise SourceError(f"read {self.name}", f"dpone does not support column {name} of type {native}", todo)
         return pa.field(name, type_)
 
-    @abstractmethod
     def listed(self) -> Iterable[Name]:
-        """The tables and views that a pipeline can name. Those of dpone itself are left out for you."""
+        """The tables and views that a pipeline can name; those of dpone are removed by ``tables``."""
+        return self.catalog().listed()
 
     def finish(self) -> None:
         """End the snapshot, if there is one."""

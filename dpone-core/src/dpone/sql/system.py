@@ -31,7 +31,7 @@ class SqlSystem(ABC):
     """
 
     dialect: ClassVar[Dialect]
-    driver: ClassVar[Any]
+    driver: Any  # a module: mypy takes its assignment for that of an instance variable
     codes: ClassVar[ErrorCodes] = ErrorCodes()
     form: ClassVar[str]
     aliases: ClassVar[Sequence[str]] = ()

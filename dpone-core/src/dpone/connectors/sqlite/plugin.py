@@ -13,7 +13,9 @@ dpone_sources, dpone_sinks, dpone_state_backends = sql_hooks(
     state=f"{_HERE}.state:SqliteState",
     errors=f"{_HERE}.errors:CODES",
     harness="dpone.testing.builtin:SqliteHarness",
-    options=f"{_HERE}.config:Sqlite",
+    source_options=f"{_HERE}.config:SqliteSourceOptions",
+    sink_options=f"{_HERE}.config:SqliteSinkOptions",
+    state_options=f"{_HERE}.config:SqliteStateOptions",
     adds=("late_commits", "partitions", "mixed_snapshots", "many_tables"),
     lacks=(
         "incremental_xmin", "incremental_change_tracking", "incremental_cdc", "repeatable", "native_stream",

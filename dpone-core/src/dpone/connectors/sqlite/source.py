@@ -99,9 +99,12 @@ class SqliteSource(SqlSource):
     """The snapshot is a read transaction; in a database without WAL nobody else can commit to it for as long. Where
     this very run writes to such a file, the rows of the window are copied to a temporary table first."""
 
-    system_class = SqliteSystem
     system: SqliteSystem
     cursor = SqliteCursor
+
+    @classmethod
+    def system_of(cls, spec: SourceSpec) -> SqliteSystem:
+        return SqliteSystem(spec.connection, spec.base)
 
     def __init__(self, spec: SourceSpec) -> None:
         super().__init__(spec)
