@@ -36,7 +36,7 @@ class SqlSystem(ABC):
     form: ClassVar[str]
     aliases: ClassVar[Sequence[str]] = ()
     options: ClassVar[Sequence[str]] = ()
-    place: str
+    place: str = ""
 
     def __init__(self, connection: Secret | None, base: Path) -> None:
         """``base``: the folder of the pipeline file. Override it for a database that is a file, and set ``place``.
