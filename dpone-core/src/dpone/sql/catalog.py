@@ -1,8 +1,8 @@
 """Columns, tables and keys as ``information_schema`` has them (ISO/IEC 9075-11): in MySQL, MariaDB, SQL Server,
 PostgreSQL, CockroachDB, DuckDB.
 
-It is not asked for foreign keys. In MySQL every primary key has one name, in SQL Server a column does not say which one
-it refers to, in DuckDB and PostgreSQL two keys of a schema may have one name.
+Foreign keys are not read from it. In MySQL all primary keys have the same name, in SQL Server it does not say which
+column a key refers to, in DuckDB and PostgreSQL two keys of a schema may have the same name.
 """
 
 from __future__ import annotations
@@ -40,21 +40,21 @@ class Catalog(Database):
     writable: ClassVar[str] = "1 = 1"
 
     def attached(self, table: Name, column: str = "") -> list[str]:
-        """Of ``dependants``, what no view of the standard has: indexes, triggers."""
+        """For ``dependants``: what no standard view has, indexes and triggers."""
         return []
 
     # ---- the lines of a table
 
     def within(self, table: Name) -> tuple[str, tuple[str, ...]]:
-        """The condition that a line is of the table's schema, and what is bound in it."""
+        """The condition that a line belongs to the table's schema, and its parameters."""
         named = table.parts[-2:-1]
         return self.same.format("i.table_schema", self.dialect.placeholder if named else self.home), named
 
     def lines(
         self, view: str, columns: str, table: Name, more: str = "", bound: Sequence[Any] = ()
     ) -> list[tuple[Any, ...]]:
-        """Those of a view that are of the table. ``view`` ends with its alias i, or with what is joined to it; ``more``
-        follows the condition, ``bound`` are its parameters."""
+        """The lines of a view that belong to the table. ``view`` ends with its alias i or with a join; ``more`` follows
+        the condition and has the parameters ``bound``."""
         schema, named = self.within(table)
         where = f"{schema} AND {self.same.format('i.table_name', self.dialect.placeholder)}"
         sql = f"SELECT {columns} FROM information_schema.{view} WHERE {where}{more}"
@@ -89,8 +89,8 @@ class Catalog(Database):
         return [Name((name,)) for (name,) in self.rows(sql + self.same.format("i.table_schema", self.home))]
 
     def keys(self, table: Name) -> list[tuple[str, str, bool]]:
-        """Each column of each key by which rows are single: the name of the key, the column, and whether it is the
-        primary key; in the order of the columns in their key."""
+        """Each column of each unique key: the name of the key, the column, and whether it is the primary key; in the
+        order of the columns in their key."""
         same = " AND ".join(f"k.{name} = i.{name}" for name in _JOINED)
         view = f"table_constraints AS i JOIN information_schema.key_column_usage AS k ON {same}"
         more = " AND i.constraint_type IN ('PRIMARY KEY', 'UNIQUE') ORDER BY i.constraint_name, k.ordinal_position"
@@ -107,7 +107,7 @@ class Catalog(Database):
         return {*key} in found.values()
 
     def dependants(self, table: Name, column: str = "") -> list[str]:
-        """A view is found by its text, which has the name somewhere."""
+        """A view is found by its text, which contains the name."""
         like = f"i.table_schema NOT IN ({_SERVERS}) AND i.view_definition LIKE {self.dialect.placeholder} ESCAPE '!'"
         sql = f"SELECT i.table_name FROM information_schema.views AS i WHERE {like}"
         views = [f"view {name}" for (name,) in self.rows(sql, (f"%{_literally(column or table.last)}%",))]
@@ -116,8 +116,8 @@ class Catalog(Database):
 
 
 def foreign_keys(lines: Iterable[tuple[Any, ...]]) -> list[Reference]:
-    """For ``references``: of a line for each column of each key, which has schema, table, name of the key, delete rule,
-    column, and column that it refers to; in the order of the columns in their key. Each row is checked at once."""
+    """For ``references``, from a line for each column of each key: schema, table, key name, delete rule, column and
+    referenced column, in the order of the columns in their key. The result says ``immediate``."""
     found: dict[tuple[str, ...], list[tuple[str, str]]] = {}
     for *key, column, to in lines:
         found.setdefault(tuple(key), []).append((column, to))

@@ -1,5 +1,5 @@
-"""What the Databases over DB-API drivers (PEP 249) share: the connection, transactions by statements, and a load by
-INSERT. A connector adds how it connects, its lock, and its driver's errors."""
+"""A Database over a DB-API driver (PEP 249): the connection, transactions, and a load by INSERT. A connector adds its
+lock and what its catalogue has."""
 
 from __future__ import annotations
 
@@ -65,15 +65,15 @@ class DbapiDatabase(Catalog):
 
     @abstractmethod
     def start(self, lock: str) -> None:
-        """Of ``begin``: take the lock and start the transaction, in the order that the server wants. What it has done
-        is undone by ``rollback`` if it raises."""
+        """For ``begin``: take the lock and start the transaction, in the order that the server needs. If it raises,
+        ``rollback`` undoes what it did."""
 
     def unlock(self) -> None:
-        """Let go of a lock that does not end with the transaction. The transaction has ended; there may be no
-        connection any more (``self._db`` is None), and ``start`` may have failed before it had the lock."""
+        """Release a lock that does not end with the transaction. The transaction has ended. The connection may be gone
+        (``self._db`` is None), and ``start`` may have failed before it had the lock."""
 
     def counted(self, cursor: Any) -> int:
-        """How many rows the statement found that the cursor has just run; whatever number, where there is none."""
+        """How many rows the statement found that the cursor just executed; any number if it counts none."""
         return int(cursor.rowcount)
 
     def insert(self, cursor: Any, sql: str, rows: list[tuple[Any, ...]]) -> None:
@@ -145,7 +145,7 @@ class DbapiDatabase(Catalog):
 
     @contextmanager
     def _ended(self, sql: str) -> Iterator[None]:
-        """Of a driver without autocommit: what is its own transaction ends with the block."""
+        """For a driver without autocommit: a statement that is its own transaction is committed with the block."""
         ends = not self._begun or (self.dialect.ddl_commits and sql.split(None, 1)[0].upper() in _DDL)
         if self.autocommit or not ends:
             yield
@@ -178,7 +178,7 @@ class DbapiDatabase(Catalog):
             with self.failing(f"load {table}"), closing(self.connection().cursor()) as cursor:
                 insert(cursor, into, list(zip(*columns, strict=True)))
             given += batch.num_rows
-        return self._count(table) - before if key else given  # what executemany counts is the driver's secret
+        return self._count(table) - before if key else given  # drivers disagree on what executemany counts
 
     def _insert_new(self, cursor: Any, sql: str, rows: list[tuple[Any, ...]]) -> None:
         """Without words for ``skip_existing``, a row whose key exists fails alone."""

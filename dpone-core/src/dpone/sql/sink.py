@@ -1,5 +1,4 @@
-"""What the sinks of all SQL servers share. A connector adds how it connects, what it checks, and what its server
-cannot do."""
+"""What the sinks of all SQL systems share. A connector names its Database, and may add checks of its own."""
 
 from __future__ import annotations
 
@@ -37,7 +36,7 @@ from dpone.sql.writer import (
 
 
 def target_of(spec: SinkSpec, *reserved: str) -> Name:
-    """The table of the pipeline file. Raises ConfigError for none, and for names that are dpone's or the server's."""
+    """The table of the pipeline file. Raises ConfigError if there is none, or if its name is reserved."""
     if spec.table is None:
         raise ConfigError("read sink", "no table", "set table: name")
     if spec.table.last.startswith((PREFIX, *reserved)):
@@ -61,7 +60,7 @@ class SqlSink:
         self._spec, self._target = spec, db.dialect.table_name(target)
 
     def check(self) -> list[Finding]:
-        """Looks, and makes nothing."""
+        """Creates nothing."""
         try:
             kind = "will be created" if self.schema() is None else "exists"
         except DponeError as error:

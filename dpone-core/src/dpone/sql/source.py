@@ -1,6 +1,5 @@
-"""What the sources of all SQL servers share: a window over one snapshot, whole or by cursor column, in parts where
-there are any, and its rows in Arrow batches. A connector adds how it connects, which columns there are, and what tells
-one place from another."""
+"""What the sources of all SQL systems share: a window over one snapshot, whole or by cursor column, in one part or
+several, and its rows in Arrow batches. A connector adds how a snapshot begins."""
 
 from __future__ import annotations
 
@@ -18,7 +17,7 @@ from typing import Any, ClassVar
 import pyarrow as pa
 
 from dpone.contract import BatchStream, Finding, Part, Window, WindowRequest
-from dpone.errors import ConfigError, DataError, DponeError, SourceError
+from dpone.errors import ConfigError, DataError, DponeError, SourceError, counted
 from dpone.model.bounds import BOUNDS, Bounds
 from dpone.model.pipeline import SourceSpec
 from dpone.model.position import Position
@@ -86,8 +85,8 @@ class SqlSource(ABC):
 
     @abstractmethod
     def begin(self, after: Position | None) -> Bound | None:
-        """Open a snapshot, so that all that is read until ``finish`` is of one moment. A source that sees open
-        transactions (``late_commits``) answers where the read must end (``sql.in_flight.settle``)."""
+        """Open a snapshot, so that everything read until ``finish`` is of one moment. A source that sees open
+        transactions (``late_commits``) returns where the read must end (``sql.in_flight.settle``)."""
 
     def identity(self) -> Mapping[str, Any]:
         """What distinguishes this database and relation from any other, the same in every run. It is part of every
@@ -141,15 +140,15 @@ class SqlSource(ABC):
         return f"s.{self.dialect.quote(name)}"
 
     def decode(self, field: pa.Field, given: Row) -> pa.Array:
-        """The values of a column, as the driver gave them. Raises Refused."""
+        """The driver's values of a column as Arrow. Raises Unstorable."""
         return self.dialect.decode(given, field.type)
 
     def streaming(self) -> Any:
-        """A cursor of the driver whose rows come as they are read, not all at once."""
+        """A cursor of the driver that does not fetch all rows at once."""
         return self.connection().cursor()
 
     def cut(self, partitions: int) -> Sequence[Bounds]:
-        """Ranges of one column that hold every row of any snapshot; none: the source is read in one part."""
+        """Ranges of one column that together hold every row; none: the source is read in one part."""
         return ()
 
     # ---- ``contract.Source``
@@ -161,7 +160,7 @@ class SqlSource(ABC):
             return [Finding("source", False, error.found, error.todo)]
         finally:
             self.close()
-        return [Finding("source", True, f"{self.name} in {self.place}: {columns} columns")]
+        return [Finding("source", True, f"{self.name} in {self.place}: {counted(columns, 'column')}")]
 
     def tables(self, pattern: str) -> list[str]:
         names = [str(name) for name in self.listed() if not name.last.startswith(PREFIX)]
@@ -229,18 +228,18 @@ class SqlSource(ABC):
             self.ended(part.id)
 
     def holds(self) -> bool:
-        """The snapshot is still there."""
+        """True while the snapshot exists."""
         return self._db is not None
 
     def ended(self, id: str) -> None:
-        """A part was read. The last one ends the snapshot, so that others can write again."""
+        """A part was read. The last one ends the snapshot, so that others can write."""
         with self._guard:
             self._left.discard(id)
             if not self._left:
                 self.end()
 
     def ack(self, position: Position) -> None:  # noqa: B027 - not to be overridden, only empty
-        """Nothing to let go of."""
+        """Nothing to release."""
 
     def end(self) -> None:
         self._left = set()
@@ -284,7 +283,7 @@ class SqlSource(ABC):
             db.close()
 
     def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
-        """All rows; for answers that are small."""
+        """All rows of a small result."""
         with saying(sql), self.failing(), closing(self.connection().cursor()) as cursor:
             cursor.execute(sql, tuple(parameters))
             return list(cursor.fetchall()) if cursor.description else []  # PEP 249: an error after what has no rows
@@ -311,7 +310,7 @@ class SqlSource(ABC):
         return (self.select(self._schema.names, *where) for where in self._parts[id])
 
     def arrow(self, id: str) -> Iterator[pa.RecordBatch]:
-        """The rows of a part that are new, in batches of bounded memory."""
+        """The new rows of a part, in batches of limited size."""
         rows, done, take = self._new(id), 0, min(self._batch_rows, _FIRST_ROWS)
         while chunk := list(islice(rows, take)):
             batch = self._batch(chunk, done)
@@ -352,7 +351,7 @@ class SqlStream(BatchStream):
 
 
 def snapshot(after: Position | None, identity: Mapping[str, Any], name: str, *, whole: bool) -> Reading:
-    """All there is at one moment. Raises IdentityChanged where ``after`` is of another source, unless ``whole``."""
+    """Everything at one moment. Raises IdentityChanged if ``after`` is of another source, unless ``whole``."""
     if after is not None and not whole:
         require_same(after, "snapshot", identity, name)
     value = {"taken_at": datetime.now(UTC).isoformat(timespec="microseconds")}
@@ -361,13 +360,12 @@ def snapshot(after: Position | None, identity: Mapping[str, Any], name: str, *, 
 
 
 def what(table: Name | None, query: str) -> dict[str, str]:
-    """Of an identity: the table, or the query by its text."""
+    """For an identity: the table, or a digest of the query."""
     return {"table": str(table)} if table else {"query": hashlib.sha256(query.encode()).hexdigest()[:16]}
 
 
 def within_project(path: Path, base: Path) -> str:
-    """Of an identity: a file, relative where it is part of the project. A project that is moved as a whole has the same
-    source."""
+    """For an identity: a file, relative if it is inside the project, so that a project can be moved as a whole."""
     return path.relative_to(base).as_posix() if path.is_relative_to(base) else str(path.resolve())
 
 

@@ -1,6 +1,6 @@
 """State backend over a SQL database: positions, their history and the locks of runners, in three tables of dpone's own.
 
-A connector says how the database is reached, what time it is there, and what may keep a state from being written.
+A connector names its Database and its clock, and says what may prevent a state from being written.
 """
 
 from __future__ import annotations
@@ -57,16 +57,16 @@ class SqlState:
         return self.database_class.of(self._spec)
 
     def now(self, db: Database) -> datetime:
-        """What time it is, by a clock that is one for all runners: the server's, where there is a server."""
+        """The time by a clock that all runs share: the server's, if there is a server."""
         [(at,)] = db.rows(f"SELECT {self.clock}")
         return moment(at)
 
     def lost(self, db: Database) -> tuple[str, str] | None:
-        """Why the tables have no place, as where their schema is gone, and what to do; None: nothing was saved yet."""
+        """Why the tables cannot exist, such as a missing schema, and what to do; None if nothing was saved yet."""
         return None
 
     def refused(self, db: Database, known: bool) -> tuple[str, str] | None:
-        """Why no state could be written, and what to do; ``known``: the tables are there. Looks, and makes nothing."""
+        """Why a state could not be written, and what to do. ``known``: the tables exist. Creates nothing."""
         return None
 
     def check(self) -> list[Finding]:
@@ -152,7 +152,7 @@ class SqlState:
                 raise Busy(f"lock {key}", held, "wait until that run ends; the lease of a dead one expires by itself")
 
     def _release(self, lease: SqlLease) -> None:
-        """Tried twice, then left: what the run did stands, and the lease ends by itself."""
+        """Tried twice, then given up: what the run did is valid, and the lease expires by itself."""
         for _ in range(2):
             with suppress(StateError):
                 with self._writing("release the lock", lease.key) as tables:
@@ -185,7 +185,7 @@ class SqlState:
         )
 
     def _are_there(self, tables: _Tables) -> bool:
-        """Without a place for them nobody knows whether a state was saved: that is no answer."""
+        """Raises StateError if the tables cannot exist: whether a state was saved is then unknown."""
         if tables.exist():
             return True
         if (lost := self.lost(tables.db)) is not None:
