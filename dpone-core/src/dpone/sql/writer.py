@@ -2,7 +2,7 @@
 
 Three tables of dpone are in the schema of the target: ``__dpone__loads`` (the journal), ``__dpone__staging`` (open
 loads) and ``__dpone__parts`` (their staged parts). A staging table is an ordinary table, so that it survives a crash.
-Where DDL stands, before and after the transaction of a commit, is said in ``dpone.sql.dialect``.
+When DDL is executed, before and after the transaction of a commit, is described in ``dpone.sql.dialect``.
 """
 
 from __future__ import annotations
