@@ -19,7 +19,7 @@ Dpone = Callable[..., Any]
 SHARED = {".gitignore", "README.md", "pyproject.toml", "tests/test_conformance.py"}
 MODULES = {
     (): ("__init__", "place", "plugin", "sink", "source", "testing"),
-    ("--sql",): ("__init__", "connect", "database", "plugin", "sink", "source", "testing"),
+    ("--sql",): ("__init__", "connector", "plugin", "testing"),
 }
 # Of the kit, for the time it takes: nox -s example runs all of it. How many cases it is at least.
 SOME = {

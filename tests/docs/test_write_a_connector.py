@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from dpone.contract import OPTIONAL
+from dpone.contract import OPTIONAL, Source
 from dpone.sql.catalog import Catalog
 from dpone.sql.cursor import Cursored
 from dpone.sql.dbapi import DbapiDatabase
 from dpone.sql.dialect import Database, Dialect
+from dpone.sql.source import SqlSource
+from dpone.sql.system import SqlSystem
 from dpone.testing import Harness, LogHarness, SqlHarness, StoreHarness, hostile
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,18 +35,22 @@ def test_the_page_shows_the_example() -> None:
     assert len(FENCES) >= 5
 
 
-@pytest.mark.parametrize("kind", [Dialect, Database, DbapiDatabase, Catalog])
+INHERITED = {DbapiDatabase: (Database, Catalog), Catalog: (Database,), SqlSource: (Source,)}
+
+
+@pytest.mark.parametrize("kind", [Dialect, SqlSystem, Database, DbapiDatabase, Catalog, SqlSource])
 def test_the_page_lists_every_member_of_a_sql_connector(kind: type) -> None:
-    """Each in one row of its table, and those that have no default in bold; of a base, what it adds to a Database."""
+    """Each in one row of its table, and those that have no default in bold; of a base, what it adds to its own base."""
     section = re.search(rf"^### The {kind.__name__}\n(.*?)^### ", PAGE, re.MULTILINE | re.DOTALL)
     assert section
     first = [cell for line in section[1].splitlines() if (cell := line.removeprefix("| ").partition(" | ")[0]) != line]
     listed = [name for cell in first for name in re.findall(r"`(\w+)`", cell)]
     bold = {name for cell in first for name in re.findall(r"\*\*`(\w+)`\*\*", cell)}
-    known = {*vars(Database)} if kind in (DbapiDatabase, Catalog) else {*()}
-    members = {*vars(kind), *inspect.get_annotations(kind)} - known
+    known = {name for base in INHERITED.get(kind, ()) for name in vars(base)}
+    stated = {*inspect.get_annotations(kind)}
+    members = {*vars(kind), *stated} - known
     assert sorted(listed) == sorted(name for name in members if not name.startswith("_"))
-    assert bold == ({*kind.__abstractmethods__} & members) | ({"dialect"} if kind is Database else {*()})
+    assert bold == ({*getattr(kind, "__abstractmethods__", ())} & members) | {n for n in stated if not hasattr(kind, n)}
 
 
 @pytest.mark.parametrize("base", [SqlHarness, LogHarness, StoreHarness])

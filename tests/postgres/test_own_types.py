@@ -186,7 +186,7 @@ KEYED = [pytest.param(" PRIMARY KEY", id="unique"), pytest.param("", id="no inde
 def test_keys_that_the_targets_collation_takes_for_equal_are_one_key(folding: Target, index: str, mode: str) -> None:
     """Both in one load repeat a key: an error that names the column and shows no value, and nothing is written."""
     folding.run(FOLDED.format(index), "INSERT INTO orders VALUES ('b', 'old')")
-    with pytest.raises(DataError, match=r"repeat in strategy.key \(k\)"):
+    with pytest.raises(DataError, match=r"have the same strategy.key \(k\)"):
         folding.load(data(k=["x", "X"], v=["1", "2"]), Strategy(mode, key="k"), **BARE)
     assert folding.rows("k, v") == [("b", "old")]
     assert not folding.stages()

@@ -368,7 +368,7 @@ def test_SE_06_a_value_that_an_enum_lacks_is_refused_and_then_taken(target: Targ
 def test_a_repeated_key_never_shows_its_value(target: Target) -> None:
     """A key that repeats in the rows is an error that names the key columns, not the key."""
     data = pa.table({"id": pa.array([77123, 77123], pa.int64()), "v": ["a", "b"]})
-    with pytest.raises(DataError, match=r"repeat in strategy.key \(id\)") as error:
+    with pytest.raises(DataError, match=r"have the same strategy.key \(id\)") as error:
         target.load(data, FULL)
     assert "77123" not in str(error.value)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,34 +19,46 @@ from dpone.contract import Load
 from dpone.errors import DataError, ErrorCodes, SinkError
 from dpone.model.pipeline import SinkSpec
 from dpone.model.schema import Name
+from dpone.model.secret import Secret
 from dpone.model.strategy import Strategy
 from dpone.sql import driver_errors as sql
-from dpone.sql.catalog import Catalog, foreign_keys
+from dpone.sql.catalog import foreign_keys
 from dpone.sql.dbapi import DbapiDatabase
 from dpone.sql.dialect import Reference, transaction
 from dpone.sql.sink import SqlSink
+from dpone.sql.system import SqlSystem
 
 T = Name(("t",))
 failing = partial(sql.failing, sqlite3, ErrorCodes())
 
 
-class Least(Catalog, DbapiDatabase):
+class File(SqlSystem):
+    """Of a database that is a file."""
+
+    dialect, driver = SqliteDialect(), sqlite3
+
+    def __init__(self, connection: Secret | None, base: Path) -> None:
+        self.path, self.place = base, str(base)
+
+    def connect(self, *, source: bool) -> sqlite3.Connection:
+        db = sqlite3.connect(self.path, 0.1, isolation_level=None)
+        db.execute("ATTACH ? AS information_schema", (f"{self.path}.views",))
+        return db
+
+
+class Least(DbapiDatabase):
     """The abstract members. Of ``information_schema`` there are as many views as a test makes."""
 
     home = "'main'"
 
     def __init__(self, path: Path) -> None:
-        super().__init__(SqliteDialect(), str(path))
+        super().__init__(File(None, path))
         self.path, self.did, self.refused = path, list[str](), ""
 
     def connect(self) -> sqlite3.Connection:
         self.did.append("connect")
-        db = sqlite3.connect(self.path, 0.1, isolation_level=None)
-        db.execute("ATTACH ? AS information_schema", (f"{self.path}.views",))
+        db: sqlite3.Connection = super().connect()
         return db
-
-    def failing(self, failed: str) -> AbstractContextManager[None]:
-        return failing(SinkError, failed)
 
     def start(self, lock: str) -> None:
         self.did.append(f"lock {lock}")
@@ -271,17 +283,18 @@ def test_a_row_that_repeats_a_key_is_left_out(db: Least) -> None:
     assert db.rows("SELECT id, at FROM t") == [(1, "1970-01-01"), (2, None)]
 
 
-def test_a_connector_may_insert_its_own_way(db: Least, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As where a server has no words for a key that is there: what fails by it is left out, and is not counted."""
-
-    def insert(cursor: Any, sql: str, rows: list[tuple[Any, ...]]) -> None:
-        for row in rows:
-            with suppress(sqlite3.IntegrityError):
-                cursor.execute(sql, row)
-
-    monkeypatch.setattr(db, "insert", insert)
+@pytest.mark.parametrize("known", [True, False])
+def test_without_words_for_a_key_that_exists_such_a_row_is_skipped(
+    db: Least, monkeypatch: pytest.MonkeyPatch, known: bool
+) -> None:
+    """It fails alone and is not counted; any other failure stops the load."""
     monkeypatch.setattr(db, "primary_key", lambda table: ("id",))
     monkeypatch.setattr(db.dialect, "skip_existing", lambda key: "", raising=False)
+    monkeypatch.setattr(db.system, "repeats", lambda error: known, raising=False)
+    if not known:
+        with pytest.raises(DataError, match="load t"):
+            loaded(db, " PRIMARY KEY")
+        return
     assert loaded(db, " PRIMARY KEY") == 2
     assert db.rows("SELECT id, at FROM t") == [(1, "1970-01-01"), (2, None)]
 
@@ -353,7 +366,7 @@ def test_a_server_may_have_a_catalogue_of_its_own(db: Least, monkeypatch: pytest
     """Of its columns and keys the rest is made, and information_schema is not asked."""
     db.execute("DROP TABLE information_schema.columns")
     db.execute("DROP TABLE information_schema.table_constraints")
-    own = {T: [("a", "bigint", False, True), ("b", "polygon", 1, 0)]}
+    own = {T: [("a", "bigint", False, True, True), ("b", "polygon", 1, 0, 1), ("c", "bigint", 1, 1, 0)]}
     monkeypatch.setattr(db, "columns", lambda table: own.get(table, []))
     monkeypatch.setattr(db, "keys", lambda table: [("k", "b", True), ("k", "a", True), ("u", "b", False)])
     found = db.schema(T)

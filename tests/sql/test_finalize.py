@@ -143,7 +143,7 @@ def test_LS_07_duplicate_keys_fail(target: Target, mode: Any, known: bool) -> No
     if known:
         target.load(table((7, "x", 1.0, 0)), strategy)
     before = target.dump() if known else []
-    with pytest.raises(DataError, match=r"repeat in strategy.key \(id, region\)") as caught:
+    with pytest.raises(DataError, match=r"have the same strategy.key \(id, region\)") as caught:
         target.load(table((4711, "a", 1.0, 1), (4711, "a", 2.0, 2), (4711, "b", 3.0, 3)), strategy)
     assert "4711" not in str(caught.value)
     assert not known or target.dump() == before

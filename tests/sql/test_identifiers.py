@@ -112,6 +112,7 @@ def test_S_01_a_dot_separates_nothing_inside_a_part() -> None:
 @settings(max_examples=60)
 @example("true", ["TRUE", "false"], "scd2")  # SQLite forgets the names TRUE and FALSE in a subquery
 @example("true", ["TRUE", "false"], "merge")
+@example("t", [".", "x"], "cdc_apply")  # to pyarrow a leading dot is a path
 @given(name, st.lists(name, min_size=2, max_size=4, unique_by=str.casefold), st.sampled_from(sorted(FINALIZERS)))
 def test_S_01_only_the_named_object_changes(table: str, columns: list[str], mode: str) -> None:
     """Create, load twice and add a column under any names: the rows arrive and a bystander is as before."""

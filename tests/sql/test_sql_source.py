@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import sqlite3
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, nullcontext
 from decimal import Decimal
 from pathlib import Path
@@ -22,9 +22,11 @@ from dpone.model.bounds import Bounds
 from dpone.model.pipeline import Incremental, SourceOptions, SourceSpec
 from dpone.model.position import Position
 from dpone.model.schema import LOAD_ID, Name
+from dpone.model.secret import Secret
 from dpone.sql.cursor import digest
 from dpone.sql.cursored import SqlCursor
 from dpone.sql.source import SqlSource, new_rows, what, within, within_project
+from dpone.sql.system import SqlSystem
 
 NEW = WindowRequest()
 
@@ -43,28 +45,38 @@ class Strict(sqlite3.Connection):
         return super().cursor(factory)
 
 
+class File(SqlSystem):
+    dialect, driver = SqliteDialect(), sqlite3
+
+    def __init__(self, connection: Secret | None, base: Path) -> None:
+        self.path, self.place = base, str(base)
+
+    def connect(self, *, source: bool) -> sqlite3.Connection:
+        return sqlite3.connect(self.path, isolation_level=None, factory=Strict)
+
+
 class Least(SqlSource):
     """The abstract members, and nothing else."""
 
-    dialect = SqliteDialect()
+    @classmethod
+    def system_of(cls, spec: SourceSpec) -> File:
+        return File(None, spec.base)
 
     def __init__(self, path: Path, query: str | None = None, **options: Any) -> None:
         table = None if query else Name(("orders",))
-        super().__init__(SourceSpec("least", None, table, query, options=SourceOptions(**options)), table, str(path))
+        super().__init__(SourceSpec("least", None, table, query, options=SourceOptions(**options), base=path))
         self.path, self.opened = path, 0
 
     def connect(self) -> sqlite3.Connection:
         self.opened += 1
-        return sqlite3.connect(self.path, isolation_level=None, factory=Strict)
+        db: sqlite3.Connection = super().connect()
+        return db
 
     def failing(self) -> AbstractContextManager[None]:
         return nullcontext()
 
     def begin(self, after: Position | None) -> None:
         self.rows("BEGIN")
-
-    def identity(self) -> Mapping[str, Any]:
-        return {"path": str(self.path), **what(self._table, self._query)}
 
     def columns(self, expected: pa.Schema | None) -> pa.Schema:
         return pa.schema([("id", pa.int64()), ("name", pa.string())])

@@ -503,7 +503,7 @@ def test_a_row_that_two_keys_meet_is_not_kept_twice(target: Target) -> None:
     strategy = Strategy("merge", key="region")
     target.load(table((1, "x", 1.0)), strategy, **ON)
     dump = target.dump()
-    with pytest.raises(SinkError, match="the load replaces 1 rows, but 2 were kept"):
+    with pytest.raises(SinkError, match="the load replaces 1 row, but 2 were kept"):
         target.load(table((2, "x", 1.0), (3, "X", 1.0)), strategy, **ON)
     assert target.dump() == dump
 

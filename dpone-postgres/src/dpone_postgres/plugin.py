@@ -4,63 +4,29 @@ from __future__ import annotations
 
 from dpone.capability import Connector, declare
 from dpone.hookspecs import hookimpl
-from dpone.model.strategy import MODES
+from dpone.sql.plugin import sql_hooks
 
 _HERE = "dpone_postgres"
 _ERRORS = f"{_HERE}.errors:CODES"
 _HARNESS = f"{_HERE}.testing:PostgresHarness"
 
 
-@hookimpl
-def dpone_sources() -> list[Connector]:
-    incremental = ("incremental_cursor", "late_commits", "incremental_xmin", "incremental_cdc")
-    supported = ("read", "query", "snapshot", *incremental, "partitions", "mixed_snapshots", "native_stream")
-    return [
-        Connector(
-            "postgres",
-            f"{_HERE}.source:PostgresSource",
-            f"{_HERE}.config:PostgresSourceOptions",
-            declare("source", supported, ("repeatable", "incremental_change_tracking")),
-            takes=("connection", "table", "query"),
-            errors=_ERRORS,
-            harness=_HARNESS,
-        ),
-    ]
-
-
-@hookimpl
-def dpone_sinks() -> list[Connector]:
-    rows = ("write", "exactly_once", "schema_evolution", "lineage", "native_stream", "undo", "move")
-    loads = ("resume", "many_tables", "parallel_stage")
-    target = ("take_back", "replace_columns", "refuse", "verify", "compare_keys", "sql")
-    supported = (*MODES, *rows, *loads, *target)
-    return [
-        Connector(
-            "postgres",
-            f"{_HERE}.sink:PostgresSink",
-            f"{_HERE}.config:PostgresSinkOptions",
-            declare("sink", supported),
-            takes=("connection", "table"),
-            errors=_ERRORS,
-            harness=_HARNESS,
-            commit="transaction",
-        ),
-    ]
-
-
-@hookimpl
-def dpone_state_backends() -> list[Connector]:
-    return [
-        Connector(
-            "postgres",
-            f"{_HERE}.state:PostgresState",
-            f"{_HERE}.config:PostgresStateOptions",
-            declare("state", ("compare_and_set", "history", "lock", "partitions")),
-            takes=("connection",),
-            errors=_ERRORS,
-            harness=_HARNESS,
-        ),
-    ]
+dpone_sources, dpone_sinks, dpone_state_backends = sql_hooks(
+    "postgres",
+    source=f"{_HERE}.source:PostgresSource",
+    sink=f"{_HERE}.sink:PostgresSink",
+    state=f"{_HERE}.state:PostgresState",
+    errors=_ERRORS,
+    harness=_HARNESS,
+    source_options=f"{_HERE}.config:PostgresSourceOptions",
+    sink_options=f"{_HERE}.config:PostgresSinkOptions",
+    state_options=f"{_HERE}.config:PostgresStateOptions",
+    adds=(
+        "late_commits", "incremental_xmin", "incremental_cdc", "partitions", "mixed_snapshots", "native_stream",
+        "many_tables", "parallel_stage",
+    ),
+    lacks=("repeatable", "incremental_change_tracking"),
+)  # fmt: skip
 
 
 @hookimpl

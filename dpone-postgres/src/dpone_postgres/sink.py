@@ -268,7 +268,7 @@ class PostgresWriter(SqlWriter):
             yield
         except DataError as error:
             if sqlstate(error) == "23505":
-                raise repeated_keys(self._target, self._load.strategy, "some rows") from error
+                raise repeated_keys(self._target, self._load.strategy) from error
             raise
         except SinkError as error:
             if sqlstate(error) != "42P01":  # undefined_table

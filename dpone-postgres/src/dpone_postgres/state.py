@@ -21,7 +21,7 @@ class PostgresState(SqlState):
             raise ConfigError("read state", "no connection", "set state.connection: postgres://...")
         self._given, self._schema = parameters(spec.connection), options.schema
         self._options = PostgresSinkOptions(lock_timeout=options.lock_timeout, silence_timeout=options.silence_timeout)
-        super().__init__(where(self._given), Name((options.schema, STATE)))
+        super().__init__(spec, where(self._given), Name((options.schema, STATE)))
 
     def database(self) -> PostgresDatabase:
         return PostgresDatabase(self._given, self._options, self._name)

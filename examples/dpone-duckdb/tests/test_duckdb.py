@@ -33,7 +33,7 @@ from dpone.testing.rows import same, sample
 from dpone.testing.source import everything
 from dpone_duckdb.config import DuckdbSourceOptions
 from dpone_duckdb.connect import database_path
-from dpone_duckdb.database import DuckdbDatabase
+from dpone_duckdb.database import Duckdb, DuckdbDatabase
 from dpone_duckdb.source import DuckdbSource
 from dpone_duckdb.testing import DuckdbHarness
 from dpone_duckdb.types import stores
@@ -289,7 +289,8 @@ def test_a_query_writes_nothing(harness):
 
 def test_writers_of_one_file_take_turns(harness):
     """A second transaction begins when the first has ended, whichever loads they belong to."""
-    one, two, order = DuckdbDatabase(harness.path), DuckdbDatabase(harness.path), []
+    system = Duckdb(Secret(harness.url), Path())
+    one, two, order = DuckdbDatabase(system), DuckdbDatabase(system), []
     one.begin("a")
 
     def second() -> None:

@@ -7,6 +7,7 @@ import threading
 from contextlib import closing
 from datetime import UTC, datetime
 from decimal import Decimal
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -22,8 +23,8 @@ from dpone.model.strategy import Strategy
 from dpone.testing.loads import load
 from dpone.testing.rows import sample
 from dpone.testing.source import everything, read
-from dpone_mariadb.connect import place, tls
-from dpone_mariadb.database import MariadbDatabase, MariadbDialect
+from dpone_mariadb.connector import Mariadb, MariadbDatabase
+from dpone_mariadb.dialect import MariadbDialect
 
 FULL, MERGE = Strategy("full_refresh"), Strategy("merge", key="id")
 DDL = ("CREATE", "DROP", "ALTER", "RENAME", "TRUNCATE")
@@ -131,9 +132,13 @@ def test_a_key_that_comes_back_changed_is_refused(harness, type_, value):
     assert harness.rows("others").num_rows == 1
 
 
+def place(url):
+    return Mariadb(Secret(url) if url else None, Path())
+
+
 def test_writers_of_one_stream_take_turns(harness, monkeypatch):
     """A second transaction of one lock begins when the first has ended; one of another lock begins at once."""
-    where = place(harness.sink(FULL).connection)
+    where = place(harness.url)
     one, two, other, order = *(MariadbDatabase(where) for _ in range(3)), []
     one.begin("a")
     other.begin("b")
@@ -157,7 +162,7 @@ def test_writers_of_one_stream_take_turns(harness, monkeypatch):
 
 def test_a_connection_that_dies_lets_go_of_everything(harness):
     """The server rolls back what was open and frees the lock: the next run can begin."""
-    where = place(harness.sink(FULL).connection)
+    where = place(harness.url)
     harness.run("CREATE TABLE t (id int)")
     dying, next_ = MariadbDatabase(where), MariadbDatabase(where)
     dying.begin("a")
@@ -180,15 +185,15 @@ def test_a_connection_that_dies_lets_go_of_everything(harness):
 def test_a_connection_names_a_database(text):
     """Anything else is refused before anything is opened."""
     with pytest.raises(ConfigError):
-        place(Secret(text) if text else None)
+        place(text)
 
 
 def test_tls_is_verified_unless_the_address_says_otherwise():
     """Certificate and name; only ``tls=off`` leaves it out."""
-    assert tls(place(Secret("mariadb://u:p%40@h/db"))) == {
+    assert place("mariadb://u:p%40@h/db").tls() == {
         "ssl_verify_cert": True, "ssl_verify_identity": True, "ssl_ca": None
     }  # fmt: skip
-    assert tls(place(Secret("mariadb://h/db?tls=off"))) == {"ssl_disabled": True}
+    assert place("mariadb://h/db?tls=off").tls() == {"ssl_disabled": True}
 
 
 def test_a_server_without_tls_is_refused(harness):
@@ -196,7 +201,7 @@ def test_a_server_without_tls_is_refused(harness):
     password = harness.url.split(":")[2].partition("@")[0]
     address = harness.url.replace(password, "hunter2").partition("?")[0]
     with pytest.raises(SinkError) as caught:
-        MariadbDatabase(place(Secret(address))).rows("SELECT 1")
+        MariadbDatabase(place(address)).rows("SELECT 1")
     assert "hunter2" not in str(caught.value)
 
 
@@ -312,7 +317,7 @@ def test_an_unsigned_number_is_read_as_what_it_is(harness):
     harness.run(f"CREATE TABLE orders ({columns})")
     harness.run(f"INSERT INTO orders VALUES ({', '.join('7' * len(kinds))})")
     assert everything(harness, harness.source()).schema.types == [*kinds.values()]
-    target = MariadbDatabase(place(harness.sink(FULL).connection))
+    target = MariadbDatabase(place(harness.url))
     with closing(target):
         assert target.schema(Name(("orders",))).types == [*kinds.values()]
 

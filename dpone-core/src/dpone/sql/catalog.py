@@ -1,8 +1,8 @@
 """Columns, tables and keys as ``information_schema`` has them (ISO/IEC 9075-11): in MySQL, MariaDB, SQL Server,
 PostgreSQL, CockroachDB, DuckDB.
 
-It is not asked for foreign keys. In MySQL every primary key has one name, in SQL Server a column does not say which one
-it refers to, in DuckDB and PostgreSQL two keys of a schema may have one name.
+Foreign keys are not read from it. In MySQL all primary keys have the same name, in SQL Server it does not say which
+column a key refers to, in DuckDB and PostgreSQL two keys of a schema may have the same name.
 """
 
 from __future__ import annotations
@@ -22,16 +22,15 @@ _JOINED = ("constraint_catalog", "constraint_schema", "constraint_name", "table_
 
 
 class Catalog(Database):
-    """The part of a Database that looks into the catalogue. It stands first: ``AcmeDatabase(Catalog, DbapiDatabase)``.
-    A connector gives ``references``, and ``attached`` if it declares ``take_back``. A server without information_schema
-    answers ``columns``, ``keys``, ``tables`` and ``dependants`` by its own catalogue, and the rest is made of them.
-    These are expressions and conditions of a line i of a view:
+    """The part of a Database that reads the catalogue. A connector writes ``references``, and ``attached`` if it
+    declares ``take_back``. For a server without information_schema it overrides ``columns``, ``keys``, ``tables``,
+    ``listed`` and ``dependants``; the rest is made of them. These are expressions over a line i of a view:
 
-    home      the schema in which a name of one part is
-    same      how two names compare
-    native    of ``columns``: the type in the words that ``Dialect.reads`` takes
-    filled    of ``columns``: the server has a value where a row brings none
-    writable  of ``columns``: a row may bring a value
+    home      the schema of a table whose name has one part
+    same      the condition that two names are equal
+    native    the type of a column, in words that ``Dialect.reads`` knows
+    filled    the condition that the server fills a column which a row does not bring
+    writable  the condition that a row may bring a value for a column
     """
 
     home: ClassVar[str] = "CURRENT_SCHEMA"
@@ -41,21 +40,21 @@ class Catalog(Database):
     writable: ClassVar[str] = "1 = 1"
 
     def attached(self, table: Name, column: str = "") -> list[str]:
-        """Of ``dependants``, what no view of the standard has: indexes, triggers."""
+        """For ``dependants``: what no standard view has, indexes and triggers."""
         return []
 
     # ---- the lines of a table
 
     def within(self, table: Name) -> tuple[str, tuple[str, ...]]:
-        """The condition that a line is of the table's schema, and what is bound in it."""
+        """The condition that a line belongs to the table's schema, and its parameters."""
         named = table.parts[-2:-1]
         return self.same.format("i.table_schema", self.dialect.placeholder if named else self.home), named
 
     def lines(
         self, view: str, columns: str, table: Name, more: str = "", bound: Sequence[Any] = ()
     ) -> list[tuple[Any, ...]]:
-        """Those of a view that are of the table. ``view`` ends with its alias i, or with what is joined to it; ``more``
-        follows the condition, ``bound`` are its parameters."""
+        """The lines of a view that belong to the table. ``view`` ends with its alias i or with a join; ``more`` follows
+        the condition and has the parameters ``bound``."""
         schema, named = self.within(table)
         where = f"{schema} AND {self.same.format('i.table_name', self.dialect.placeholder)}"
         sql = f"SELECT {columns} FROM information_schema.{view} WHERE {where}{more}"
@@ -64,16 +63,17 @@ class Catalog(Database):
     # ---- of ``Database``
 
     def columns(self, table: Name) -> list[tuple[Any, ...]]:
-        """Those that a row may bring, in their order: name, native type, whether it may be NULL, and whether the server
-        has a value where a row brings none."""
-        null = "CASE WHEN i.is_nullable = 'YES' THEN 1 ELSE 0 END"
-        names = f"i.column_name, {self.native}, {null}, CASE WHEN {self.filled} THEN 1 ELSE 0 END"
-        return self.lines("columns AS i", names, table, f" AND {self.writable} ORDER BY i.ordinal_position")
+        """All columns of a table or view, in their order: name, native type, whether it may be NULL, whether the server
+        fills it if a row does not bring it, and whether a row may bring it (not if it is generated)."""
+        tests = ("i.is_nullable = 'YES'", self.filled, self.writable)
+        names = ", ".join(["i.column_name", self.native, *(f"CASE WHEN {test} THEN 1 ELSE 0 END" for test in tests)])
+        return self.lines("columns AS i", names, table, " ORDER BY i.ordinal_position")
 
     def schema(self, table: Name) -> pa.Schema | None:
         made = [
             pa.field(name, self.dialect.reads(native) or pa.string(), bool(null), {DEFAULT: b"yes"} if own else None)
-            for name, native, null, own in self.columns(table)
+            for name, native, null, own, writable in self.columns(table)
+            if writable
         ]
         return pa.schema(made) if made else None
 
@@ -83,9 +83,14 @@ class Catalog(Database):
         sql = f"SELECT i.table_name FROM information_schema.tables AS i WHERE {where} AND {like}"
         return [sibling_of.sibling(name) for (name,) in self.rows(sql, (*named, f"{_literally(prefix)}%"))]
 
+    def listed(self) -> list[Name]:
+        """The tables and views that a pipeline can name without a schema, dpone's own included; for a source."""
+        sql = "SELECT i.table_name FROM information_schema.tables AS i WHERE "
+        return [Name((name,)) for (name,) in self.rows(sql + self.same.format("i.table_schema", self.home))]
+
     def keys(self, table: Name) -> list[tuple[str, str, bool]]:
-        """Each column of each key by which rows are single: the name of the key, the column, and whether it is the
-        primary key; in the order of the columns in their key."""
+        """Each column of each unique key: the name of the key, the column, and whether it is the primary key; in the
+        order of the columns in their key."""
         same = " AND ".join(f"k.{name} = i.{name}" for name in _JOINED)
         view = f"table_constraints AS i JOIN information_schema.key_column_usage AS k ON {same}"
         more = " AND i.constraint_type IN ('PRIMARY KEY', 'UNIQUE') ORDER BY i.constraint_name, k.ordinal_position"
@@ -102,7 +107,7 @@ class Catalog(Database):
         return {*key} in found.values()
 
     def dependants(self, table: Name, column: str = "") -> list[str]:
-        """A view is found by its text, which has the name somewhere."""
+        """A view is found by its text, which contains the name."""
         like = f"i.table_schema NOT IN ({_SERVERS}) AND i.view_definition LIKE {self.dialect.placeholder} ESCAPE '!'"
         sql = f"SELECT i.table_name FROM information_schema.views AS i WHERE {like}"
         views = [f"view {name}" for (name,) in self.rows(sql, (f"%{_literally(column or table.last)}%",))]
@@ -111,8 +116,8 @@ class Catalog(Database):
 
 
 def foreign_keys(lines: Iterable[tuple[Any, ...]]) -> list[Reference]:
-    """For ``references``: of a line for each column of each key, which has schema, table, name of the key, delete rule,
-    column, and column that it refers to; in the order of the columns in their key. Each row is checked at once."""
+    """For ``references``, from a line for each column of each key: schema, table, key name, delete rule, column and
+    referenced column, in the order of the columns in their key. The result says ``immediate``."""
     found: dict[tuple[str, ...], list[tuple[str, str]]] = {}
     for *key, column, to in lines:
         found.setdefault(tuple(key), []).append((column, to))

@@ -19,7 +19,7 @@ from dpone.sql.text_order import doubt
 
 Where: TypeAlias = tuple[str, tuple[Any, ...]]  # a condition, and its parameters
 
-# Words of ``Value.type``: what a driver gives, how it is written in a position, and how it is made of that again.
+# Words of ``Value.type``: the driver's class, its text in a position, and how that is read again.
 _WORDS: dict[type, tuple[str, Any]] = {
     int: ("integer", str), float: ("real", repr), str: ("text", str), UUID: ("uuid", str),
     Decimal: ("decimal", lambda value: format(value, "f")), date: ("date", date.isoformat),
@@ -34,7 +34,7 @@ _MADE: dict[str, Any] = {
 class Snapshot(Protocol):
     """What a cursor column is read from: a table or a query at one moment (``sql.source.SqlSource``)."""
 
-    dialect: ClassVar[Dialect]
+    dialect: Dialect
     relation: str
     name: str
 
@@ -46,10 +46,10 @@ class Snapshot(Protocol):
 
 
 class SqlCursor:
-    """One column of a source's snapshot. A value is that which the driver gives, and is bound as it; override ``value``
-    and ``bound`` where the server does not compare it exactly so.
+    """One column of a source's snapshot. A value is bound as the driver returned it; override ``value`` and ``bound``
+    if the server does not compare that exactly.
 
-    digits  the condition that a text is made of digits alone; ``{}`` stands for the column
+    digits  the condition that a text consists of digits; ``{}`` is the column
     length  the number of its characters (CHAR_LENGTH in standard SQL)
     """
 
@@ -65,8 +65,8 @@ class SqlCursor:
     # ---- how a value travels
 
     def value(self, given: Any) -> Value:
-        """The value that the driver gave, as it stands in a position. Raises ConfigError for a kind without an order or
-        without an exact text."""
+        """The driver's value as the position stores it. Raises ConfigError for a type without an order or without an
+        exact text."""
         if given.__class__ not in _WORDS:
             found = f"column {self.name} is {self.type}, which a position cannot store"
             raise ConfigError("read by cursor", found, "use a column of numbers, times or texts")
@@ -74,7 +74,7 @@ class SqlCursor:
         return Value(word, text(given))
 
     def bound(self, value: Value) -> tuple[str, Any]:
-        """The expression that stands for a value in a condition, and its parameter."""
+        """A value in a condition: the expression and its parameter."""
         return self.source.dialect.placeholder, _MADE[value.type](value.text)
 
     # ---- ``Cursored``
@@ -88,7 +88,7 @@ class SqlCursor:
         return int(nulls)
 
     def compare(self, value: Value) -> int:
-        """Asked of the rows, since only there the column's own collation holds."""
+        """Compares in the server, by the collation of the column."""
         sign, bound = self.bound(value)
         rows = (f"SELECT 1 {self._from} WHERE {self.ordered} {than} {sign}" for than in (">", ">="))
         [(above, here)] = self.source.rows(self.source.dialect.exists(*rows), (bound, bound))

@@ -1,72 +1,84 @@
-"""What the Databases over DB-API drivers (PEP 249) share: the connection, transactions by statements, and a load by
-INSERT. A connector adds how it connects, its lock, and its driver's errors."""
+"""A Database over a DB-API driver (PEP 249): the connection, transactions, and a load by INSERT. A connector adds its
+lock and what its catalogue has."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import pyarrow as pa
 
-from dpone.errors import DataError, DponeError
+from dpone.errors import DataError, DponeError, SinkError, SourceError
+from dpone.model.pipeline import SinkSpec, StateSpec
 from dpone.model.schema import Name
-from dpone.sql import values
-from dpone.sql.dialect import Database, Dialect
+from dpone.sql.catalog import Catalog
+from dpone.sql.system import SqlSystem
 from dpone.sql.values import Unstorable
 
 _DDL = {"CREATE", "ALTER", "DROP", "RENAME", "TRUNCATE", "COMMENT"}
 
 
-class DbapiDatabase(Database):
-    """``Database`` over one connection, opened when first used and in autocommit mode, so that statements begin and end
-    its transactions. A connector gives ``connect``, ``failing``, ``start``, and ``unlock`` where its lock asks for it.
+class DbapiDatabase(Catalog):
+    """``Database`` over one connection of a system, opened when first used and in autocommit mode, so that statements
+    begin and end its transactions. A connector names its system, writes ``start``, and ``unlock`` if its lock outlives
+    the transaction, and says what its catalogue has (``Catalog``).
 
-    place       what it writes, for people: no user, no password
-    autocommit  False: the driver has no such mode, begins a transaction before the first statement, and ends it by
-                ``commit`` and ``rollback`` of the connection (PEP 249). Then a statement outside of ``begin`` is
-                committed at once, and so is DDL, with all before it, where the dialect says that DDL commits
+    system_class  the ``SqlSystem`` of the connector
+    autocommit    False if the driver has no such mode: it begins a transaction before the first statement, and
+                  ``commit`` and ``rollback`` of the connection end it (PEP 249). A statement outside of ``begin`` is
+                  then committed at once. So is DDL, and all before it, if the dialect says ``ddl_commits``
     """
 
+    system_class: ClassVar[type[SqlSystem]]
     autocommit: ClassVar[bool] = True
 
-    def __init__(self, dialect: Dialect, place: str) -> None:
-        self.dialect, self.place = dialect, place
+    def __init__(self, system: SqlSystem) -> None:
+        self.system, self.dialect, self.place = system, system.dialect, system.place
         self._db: Any = None
         self._begun = False
+        self._error: type[DponeError] = SinkError
 
-    # ---- what a connector gives
+    @classmethod
+    def of(cls, spec: SinkSpec | StateSpec) -> Self:
+        """The database that the ``connection`` of a sink or state names. Raises ConfigError."""
+        return cls(cls.system_class(spec.connection, spec.base))
 
-    @abstractmethod
+    @classmethod
+    def over(cls, system: SqlSystem, connection: Any) -> Self:
+        """For questions to the catalogue over the connection of a source, whose transaction goes on."""
+        db = cls(system)
+        db._db, db._begun, db._error = connection, True, SourceError
+        return db
+
+    # ---- what a connector writes
+
     def connect(self) -> Any:
-        """A new connection in autocommit mode, with a limit to every wait. Raises SinkError."""
+        """A new connection. Raises SinkError."""
+        with self.failing(f"connect to {self.place}"):
+            return self.system.connect(source=False)
 
-    @abstractmethod
     def failing(self, failed: str) -> AbstractContextManager[None]:
-        """Raise the driver's errors as SinkError, or DataError where a row is at fault, with the driver's as cause."""
+        """Raise the driver's errors as SinkError, or as DataError where a row is at fault."""
+        return self.system.failing(self._error, failed)
 
     @abstractmethod
     def start(self, lock: str) -> None:
-        """Of ``begin``: take the lock and start the transaction, in the order that the server wants. What it has done
-        is undone by ``rollback`` if it raises."""
+        """For ``begin``: take the lock and start the transaction, in the order that the server needs. If it raises,
+        ``rollback`` undoes what it did."""
 
     def unlock(self) -> None:
-        """Let go of a lock that does not end with the transaction. The transaction has ended; there may be no
-        connection any more (``self._db`` is None), and ``start`` may have failed before it had the lock."""
+        """Release a lock that does not end with the transaction. The transaction has ended. The connection may be gone
+        (``self._db`` is None), and ``start`` may have failed before it had the lock."""
 
     def counted(self, cursor: Any) -> int:
-        """How many rows the statement found that the cursor has just run; whatever number, where there is none."""
+        """How many rows the statement found that the cursor just executed; any number if it counts none."""
         return int(cursor.rowcount)
 
     def insert(self, cursor: Any, sql: str, rows: list[tuple[Any, ...]]) -> None:
-        """Run an INSERT of ``load`` for each row. It is for a driver with a faster way, and for a server without words
-        for ``skip_existing``, where what fails by a key that is there is left out."""
+        """Run an INSERT of ``load`` for each row. Override it for a driver with a faster way."""
         cursor.executemany(sql, rows)
-
-    def encode(self, given: pa.Array, type: pa.DataType) -> list[Any]:
-        """Values for a column of ``type`` as the driver binds them, NULL as None. Raises Refused."""
-        return values.encode(given, self.dialect.stores(type).arrow)
 
     # ---- the connection
 
@@ -133,7 +145,7 @@ class DbapiDatabase(Database):
 
     @contextmanager
     def _ended(self, sql: str) -> Iterator[None]:
-        """Of a driver without autocommit: what is its own transaction ends with the block."""
+        """For a driver without autocommit: a statement that is its own transaction is committed with the block."""
         ends = not self._begun or (self.dialect.ddl_commits and sql.split(None, 1)[0].upper() in _DDL)
         if self.autocommit or not ends:
             yield
@@ -156,20 +168,31 @@ class DbapiDatabase(Database):
         own = {name: pa.scalar(value) for name, value in lineage.items()}
         constants = [self._encoded(name, pa.array([v.as_py()], v.type), v.type)[0] for name, v in own.items()]
         holes = ", ".join([d.placeholder] * (len(schema) + len(own)))
-        into = f"{d.insert_into(table, [*schema.names, *own])} VALUES ({holes}){d.skip_existing(key) if key else ''}"
+        skipping = d.skip_existing(key) if key else ""
+        insert = self._insert_new if key and not skipping else self.insert
+        into = f"{d.insert_into(table, [*schema.names, *own])} VALUES ({holes}){skipping}"
         before, given = self._count(table) if key else 0, 0
         for batch in batches:
             columns = [self._encoded(field.name, batch.column(field.name), field.type) for field in schema]
             columns += [[value] * batch.num_rows for value in constants]
             with self.failing(f"load {table}"), closing(self.connection().cursor()) as cursor:
-                self.insert(cursor, into, list(zip(*columns, strict=True)))
+                insert(cursor, into, list(zip(*columns, strict=True)))
             given += batch.num_rows
-        return self._count(table) - before if key else given  # what executemany counts is the driver's secret
+        return self._count(table) - before if key else given  # drivers disagree on what executemany counts
+
+    def _insert_new(self, cursor: Any, sql: str, rows: list[tuple[Any, ...]]) -> None:
+        """Without words for ``skip_existing``, a row whose key exists fails alone."""
+        for row in rows:
+            try:
+                cursor.execute(sql, row)
+            except self.system.driver.Error as error:
+                if not self.system.repeats(error):
+                    raise
 
     def _encoded(self, name: str, given: pa.Array, type: pa.DataType) -> list[Any]:
         """Without the value: it may be a secret."""
         try:
-            return self.encode(given, type)
+            return self.dialect.encode(given, type)
         except Unstorable as error:
             todo = error.todo or "correct the value, or cast the column in the source"
             raise DataError("load rows", f"column {name}: {error.reason}", todo) from error

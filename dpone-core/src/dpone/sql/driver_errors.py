@@ -1,4 +1,4 @@
-"""A driver's errors in dpone's words: by the classes that every driver has (PEP 249), or by SQLSTATE."""
+"""The errors of a driver as errors of dpone: by the classes that every driver has (PEP 249), or by SQLSTATE."""
 
 from __future__ import annotations
 
@@ -23,13 +23,12 @@ def failing(
     failed: str,
     sqlstate: Callable[[Any], str | None] | None = None,
 ) -> Iterator[None]:
-    """Raise ``kind``, with the error of the module ``driver`` as cause; DataError where a row is at fault. Then the
-    driver's text is not repeated, since it may show a value.
+    """Raise ``kind``, or DataError if a row is at fault, with the error of the module ``driver`` as cause. A DataError
+    does not repeat the driver's text, which may show a value.
 
-    codes     of the connector; its numbers tell a category which a driver has as the first argument of its errors, and
-              nowhere else, and its SQLSTATEs one that ``sqlstate`` has found
-    sqlstate  the SQLSTATE of an error, or None: for a driver that raises one class for everything. Classes 22 and 23
-              are the fault of a row; 08 and 40 are transient, unless ``codes`` says otherwise
+    codes     categories by error number (the first argument of the driver's error) and by SQLSTATE
+    sqlstate  returns the SQLSTATE of an error, or None. Classes 22 and 23 are the fault of a row; 08 and 40 are
+              transient, unless ``codes`` says otherwise
     """
     try:
         yield
@@ -52,7 +51,7 @@ def failing(
 
 @contextmanager
 def saying(sql: str) -> Iterator[None]:
-    """A DponeError of the block has the statement, without the values that were bound, as a note (PEP 678)."""
+    """Adds the statement, without the bound values, to a DponeError of the block as a note (PEP 678)."""
     try:
         yield
     except DponeError as error:

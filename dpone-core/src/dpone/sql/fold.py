@@ -268,7 +268,7 @@ class _Fold:
 
     def _key(self, name: str, insert: _Bools, delete: _Bools) -> pa.Array:
         """The key of the row that a change makes, for all changes; then that of the row it met."""
-        column, old_key = _one(self._changes[name]), _one(pc.struct_field(self._changes[log.KEY], name))
+        column, old_key = _one(self._changes[name]), _one(pc.struct_field(self._changes[log.KEY], [name]))
         made, old_key = _storage(column), _storage(old_key)
         old = pc.if_else(insert, made, old_key.cast(made.type))
         left_out = delete | self._masks[name] if name in self._masks else delete
@@ -405,7 +405,7 @@ def _masks(changes: pa.Table, names: Sequence[str]) -> dict[str, _Bools]:
     given = _one(changes[log.UNCHANGED])
     if given.null_count == len(given):
         return {}
-    columns = {name: _bools(pc.struct_field(given, name)) for name in names}
+    columns = {name: _bools(pc.struct_field(given, [name])) for name in names}
     return {name: mask for name, mask in columns.items() if mask.any()}
 
 

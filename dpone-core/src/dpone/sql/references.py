@@ -27,7 +27,7 @@ def require_deletable(db: Database, target: Name, strategy: Strategy, every_row:
     references = db.references(target) if deleted else []
     if deleted is None or not references or is_empty(db, target):
         return
-    failed = f"{'delete' if deleted == 'gone' else 'replace'} rows of {target}"
+    failed = f"delete rows of {target}" if deleted == "gone" else f"replace rows of {target}"
     # Of a table that refers to itself all rows go together, or those that are left are then made what was read.
     others = [one for one in references if deleted == "replaced" or not _same(one.table, target)]
     _refuse_actions(failed, others, strategy)

@@ -1,4 +1,5 @@
-"""A target that is made anew: a table of other columns takes its place in the commit, with the rows of one load.
+"""A target whose columns are replaced: a table of other columns takes its place in the commit, with the rows of one
+load.
 
 What hangs on the target decides how. Where nothing would be lost, the new table gets its name; else the target stays,
 is emptied, gets the columns of the new one and its rows. Either way readers see the old rows until the commit.

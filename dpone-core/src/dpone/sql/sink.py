@@ -1,9 +1,9 @@
-"""What the sinks of all SQL servers share. A connector adds how it connects, what it checks, and what its server
-cannot do."""
+"""What the sinks of all SQL systems share. A connector names its Database, and may add checks of its own."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import pyarrow as pa
 from attrs import evolve
@@ -15,6 +15,7 @@ from dpone.model.pipeline import SinkSpec
 from dpone.model.position import Position
 from dpone.model.schema import PREFIX, Name
 from dpone.model.strategy import Strategy
+from dpone.sql.dbapi import DbapiDatabase
 from dpone.sql.dialect import Database, Dialect, is_look, transaction
 from dpone.sql.journal import Journal
 from dpone.sql.key_move import move
@@ -35,7 +36,7 @@ from dpone.sql.writer import (
 
 
 def target_of(spec: SinkSpec, *reserved: str) -> Name:
-    """The table of the pipeline file. Raises ConfigError for none, and for names that are dpone's or the server's."""
+    """The table of the pipeline file. Raises ConfigError if there is none, or if its name is reserved."""
     if spec.table is None:
         raise ConfigError("read sink", "no table", "set table: name")
     if spec.table.last.startswith((PREFIX, *reserved)):
@@ -44,14 +45,22 @@ def target_of(spec: SinkSpec, *reserved: str) -> Name:
 
 
 class SqlSink:
-    """``contract.Sink`` over a Database; and of ``contract.OPTIONAL`` what a plugin declares, all but ``many_tables``.
-    ``replace_columns`` too, if ``open`` is this one, or uses ``_into`` as it does."""
+    """``contract.Sink`` over a Database, and every protocol of ``contract.OPTIONAL`` except ``many_tables``.
+    ``replace_columns`` needs this ``open``, or one that uses ``_into`` in the same way.
 
-    def __init__(self, spec: SinkSpec, target: Name, db: Database) -> None:
-        self._spec, self._target, self._db = spec, db.dialect.table_name(target), db
+    database_class  the Database of the connector, unless ``__init__`` is given another one
+    """
+
+    database_class: ClassVar[type[DbapiDatabase]]
+
+    def __init__(self, spec: SinkSpec, target: Name | None = None, db: Database | None = None) -> None:
+        """``target``: by default the table of the pipeline file. Raises ConfigError."""
+        target = target or target_of(spec)
+        self._db = db = db or self.database_class.of(spec)
+        self._spec, self._target = spec, db.dialect.table_name(target)
 
     def check(self) -> list[Finding]:
-        """Looks, and makes nothing."""
+        """Creates nothing."""
         try:
             kind = "will be created" if self.schema() is None else "exists"
         except DponeError as error:

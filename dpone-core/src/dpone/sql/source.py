@@ -1,6 +1,5 @@
-"""What the sources of all SQL servers share: a window over one snapshot, whole or by cursor column, in parts where
-there are any, and its rows in Arrow batches. A connector adds how it connects, which columns there are, and what tells
-one place from another."""
+"""What the sources of all SQL systems share: a window over one snapshot, whole or by cursor column, in one part or
+several, and its rows in Arrow batches. A connector adds how a snapshot begins."""
 
 from __future__ import annotations
 
@@ -18,16 +17,17 @@ from typing import Any, ClassVar
 import pyarrow as pa
 
 from dpone.contract import BatchStream, Finding, Part, Window, WindowRequest
-from dpone.errors import ConfigError, DataError, DponeError, SourceError
+from dpone.errors import ConfigError, DataError, DponeError, SourceError, counted
 from dpone.model.bounds import BOUNDS, Bounds
 from dpone.model.pipeline import SourceSpec
 from dpone.model.position import Position
 from dpone.model.schema import LINEAGE, PREFIX, Name
-from dpone.sql import values
 from dpone.sql.cursor import Bound, CursorPlan, Reading, Row, Span, cursor_column, digest, require_same, unseen
 from dpone.sql.cursored import SqlCursor, Where
+from dpone.sql.dbapi import DbapiDatabase
 from dpone.sql.dialect import Dialect
 from dpone.sql.driver_errors import saying
+from dpone.sql.system import SqlSystem
 from dpone.sql.values import Unstorable
 
 BATCH_ROWS = 10_000
@@ -40,26 +40,28 @@ class SqlSource(ABC):
     """``contract.Source`` over one connection of a DB-API driver, opened when first used. The snapshot is held from
     ``window`` to the end of the read of the last part.
 
-    A connector gives ``connect``, ``failing``, ``begin``, ``identity``, ``columns`` and ``listed``. Several parts of
-    one window, which ``cut`` offers, are read at once, over the same connection: only for a driver that can do that.
+    A connector names its Database and writes ``begin``. Several parts of one window, which
+    ``cut`` offers, are read in parallel over the same connection: only for a driver that allows that.
 
-    dialect   quotes names and gives the placeholder
-    as_table  makes of a query (the second {}) what the catalogue has columns of, by a name (the first {}), for the
-              connection alone; empty: nothing is made, and ``seen`` is not used
-    cursor    how it reads by a cursor column
-    place     where it reads, for people: no user, no password
-    name      of the table or query, for messages
-    seen      the table, or what ``as_table`` makes
-    relation  what stands after FROM, with the alias s. A query may end with a comment: the bracket is in the next line
+    database_class  the Database of the connector, which knows its system and its catalogue
+    as_table        a statement that makes a temporary table or view, named by the first {}, of a query, the second {},
+                    so that the catalogue describes its columns; only this connection sees it. Empty: see ``native``
+    cursor          the class that reads by cursor column
+    place           where it reads, for messages; without user and password
+    name            the table or "the query", for messages
+    seen            the table, or the name of what ``as_table`` makes
+    relation        what follows FROM, with the alias s. A query may end with a comment: its bracket is on a new line
     """
 
-    dialect: ClassVar[Dialect]
+    database_class: ClassVar[type[DbapiDatabase]]
     as_table: ClassVar[str] = ""
     cursor: ClassVar[type[SqlCursor]] = SqlCursor
 
-    def __init__(self, spec: SourceSpec, table: Name | None, place: str) -> None:
-        table = self.dialect.table_name(table) if table else None
-        self._incremental, self._table, self.place = spec.options.incremental, table, place
+    def __init__(self, spec: SourceSpec) -> None:
+        self.system = self.system_of(spec)
+        self.dialect, self.place = self.system.dialect, self.system.place
+        self._table = table = self.dialect.table_name(spec.table) if spec.table else None
+        self._incremental = spec.options.incremental
         if self._incremental is not None and self._incremental.by != "cursor":
             todo = f"use by: cursor, the only way that {spec.type} supports"
             raise ConfigError(f"read source {spec.type}", f"incremental.by: {self._incremental.by}", todo)
@@ -74,33 +76,46 @@ class SqlSource(ABC):
         self._left: set[str] = set()
         self._guard = threading.Lock()
 
-    # ---- what a connector gives
+    @classmethod
+    def system_of(cls, spec: SourceSpec) -> SqlSystem:
+        """Override it for a connector without ``database_class``."""
+        return cls.database_class.system_class(spec.connection, spec.base)
 
-    @abstractmethod
-    def connect(self) -> Any:
-        """A new connection, with a limit to every wait. Raises SourceError."""
-
-    @abstractmethod
-    def failing(self) -> AbstractContextManager[None]:
-        """Raise the driver's errors as SourceError, or DataError where a value is at fault, which it does not show."""
+    # ---- what a connector writes
 
     @abstractmethod
     def begin(self, after: Position | None) -> Bound | None:
-        """Open a snapshot, so that all that is read until ``finish`` is of one moment. A source that sees open
-        transactions (``late_commits``) answers where the read must end (``sql.in_flight.settle``)."""
+        """Open a snapshot, so that everything read until ``finish`` is of one moment. A source that sees open
+        transactions (``late_commits``) returns where the read must end (``sql.in_flight.settle``)."""
 
-    @abstractmethod
     def identity(self) -> Mapping[str, Any]:
-        """What tells this place and relation from any other (``what`` has the latter), the same in every run."""
+        """What distinguishes this database and relation from any other, the same in every run. It is part of every
+        position, so it must not change once released. By default host, port and database, and the table or query."""
+        return {"place": self.place, **what(self._table, self._query)}
 
-    @abstractmethod
     def columns(self, expected: pa.Schema | None) -> pa.Schema:
-        """The columns as they are now, but for ``schema.LINEAGE``: each target gets its own. expected: those of the
-        target, where only the data tells a type. Raises SourceError if there is no such table."""
+        """The columns as they are now, without ``schema.LINEAGE``, which each target adds itself. By default what the
+        catalogue says of ``seen``, or for a query without ``as_table`` what the cursor says. ``expected``: the columns
+        of the target, for a system that declares no types. Raises SourceError if the table does not exist."""
+        if self._table is not None or self.as_table:
+            return self.described((name, native) for name, native, *_ in self.catalog().columns(self.seen))
+        with self.failing(), closing(self.connection().cursor()) as cursor:
+            cursor.execute(f"SELECT * FROM {self.relation} AS s WHERE 1 = 0", ())
+            found = cursor.description
+        return self.described((column[0], self.native(column)) for column in found)
+
+    def native(self, column: Any) -> str:
+        """The native type of a column of a query, as ``Dialect.reads`` knows it, by its line of the cursor's
+        ``description`` (PEP 249: name, type code, and digits of a decimal)."""
+        raise NotImplementedError("without as_table, a connector that reads queries says the types of their columns")
+
+    def catalog(self) -> DbapiDatabase:
+        """Of this connection, for questions to the catalogue."""
+        return self.database_class.over(self.system, self.connection())
 
     def described(self, found: Iterable[tuple[str, str]]) -> pa.Schema:
-        """For ``columns``: of names and native types, those of dpone among them. Raises SourceError for none, and for a
-        type that ``Dialect.reads`` does not know."""
+        """For ``columns``: fields from names and native types. Raises SourceError if there are none, or for a type that
+        ``Dialect.reads`` does not know."""
         schema = pa.schema([self._described(*column) for column in found])
         if not schema.names:
             raise SourceError(f"read {self.name}", f"the table does not exist in {self.place}", "correct the name")
@@ -112,9 +127,9 @@ class SqlSource(ABC):
             raise SourceError(f"read {self.name}", f"dpone does not support column {name} of type {native}", todo)
         return pa.field(name, type_)
 
-    @abstractmethod
     def listed(self) -> Iterable[Name]:
-        """The tables and views that a pipeline can name. Those of dpone itself are left out for you."""
+        """The tables and views that a pipeline can name; those of dpone are removed by ``tables``."""
+        return self.catalog().listed()
 
     def finish(self) -> None:
         """End the snapshot, if there is one."""
@@ -125,15 +140,15 @@ class SqlSource(ABC):
         return f"s.{self.dialect.quote(name)}"
 
     def decode(self, field: pa.Field, given: Row) -> pa.Array:
-        """The values of a column, as the driver gave them. Raises Refused."""
-        return values.decode(given, field.type)
+        """The driver's values of a column as Arrow. Raises Unstorable."""
+        return self.dialect.decode(given, field.type)
 
     def streaming(self) -> Any:
-        """A cursor of the driver whose rows come as they are read, not all at once."""
+        """A cursor of the driver that does not fetch all rows at once."""
         return self.connection().cursor()
 
     def cut(self, partitions: int) -> Sequence[Bounds]:
-        """Ranges of one column that hold every row of any snapshot; none: the source is read in one part."""
+        """Ranges of one column that together hold every row; none: the source is read in one part."""
         return ()
 
     # ---- ``contract.Source``
@@ -145,7 +160,7 @@ class SqlSource(ABC):
             return [Finding("source", False, error.found, error.todo)]
         finally:
             self.close()
-        return [Finding("source", True, f"{self.name} in {self.place}: {columns} columns")]
+        return [Finding("source", True, f"{self.name} in {self.place}: {counted(columns, 'column')}")]
 
     def tables(self, pattern: str) -> list[str]:
         names = [str(name) for name in self.listed() if not name.last.startswith(PREFIX)]
@@ -213,18 +228,18 @@ class SqlSource(ABC):
             self.ended(part.id)
 
     def holds(self) -> bool:
-        """The snapshot is still there."""
+        """True while the snapshot exists."""
         return self._db is not None
 
     def ended(self, id: str) -> None:
-        """A part was read. The last one ends the snapshot, so that others can write again."""
+        """A part was read. The last one ends the snapshot, so that others can write."""
         with self._guard:
             self._left.discard(id)
             if not self._left:
                 self.end()
 
     def ack(self, position: Position) -> None:  # noqa: B027 - not to be overridden, only empty
-        """Nothing to let go of."""
+        """Nothing to release."""
 
     def end(self) -> None:
         self._left = set()
@@ -236,6 +251,15 @@ class SqlSource(ABC):
         self.disconnect()
 
     # ---- the connection
+
+    def connect(self) -> Any:
+        """A new connection. Raises SourceError."""
+        with self.system.failing(SourceError, f"connect to {self.place}"):
+            return self.system.connect(source=True)
+
+    def failing(self) -> AbstractContextManager[None]:
+        """Raise the driver's errors as SourceError, or as DataError where a value is at fault."""
+        return self.system.failing(SourceError, f"read {self.name}")
 
     def connection(self) -> Any:
         if self._db is None:
@@ -259,7 +283,7 @@ class SqlSource(ABC):
             db.close()
 
     def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
-        """All rows; for answers that are small."""
+        """All rows of a small result."""
         with saying(sql), self.failing(), closing(self.connection().cursor()) as cursor:
             cursor.execute(sql, tuple(parameters))
             return list(cursor.fetchall()) if cursor.description else []  # PEP 249: an error after what has no rows
@@ -286,7 +310,7 @@ class SqlSource(ABC):
         return (self.select(self._schema.names, *where) for where in self._parts[id])
 
     def arrow(self, id: str) -> Iterator[pa.RecordBatch]:
-        """The rows of a part that are new, in batches of bounded memory."""
+        """The new rows of a part, in batches of limited size."""
         rows, done, take = self._new(id), 0, min(self._batch_rows, _FIRST_ROWS)
         while chunk := list(islice(rows, take)):
             batch = self._batch(chunk, done)
@@ -327,7 +351,7 @@ class SqlStream(BatchStream):
 
 
 def snapshot(after: Position | None, identity: Mapping[str, Any], name: str, *, whole: bool) -> Reading:
-    """All there is at one moment. Raises IdentityChanged where ``after`` is of another source, unless ``whole``."""
+    """Everything at one moment. Raises IdentityChanged if ``after`` is of another source, unless ``whole``."""
     if after is not None and not whole:
         require_same(after, "snapshot", identity, name)
     value = {"taken_at": datetime.now(UTC).isoformat(timespec="microseconds")}
@@ -336,13 +360,12 @@ def snapshot(after: Position | None, identity: Mapping[str, Any], name: str, *, 
 
 
 def what(table: Name | None, query: str) -> dict[str, str]:
-    """Of an identity: the table, or the query by its text."""
+    """For an identity: the table, or a digest of the query."""
     return {"table": str(table)} if table else {"query": hashlib.sha256(query.encode()).hexdigest()[:16]}
 
 
 def within_project(path: Path, base: Path) -> str:
-    """Of an identity: a file, relative where it is part of the project. A project that is moved as a whole has the same
-    source."""
+    """For an identity: a file, relative if it is inside the project, so that a project can be moved as a whole."""
     return path.relative_to(base).as_posix() if path.is_relative_to(base) else str(path.resolve())
 
 

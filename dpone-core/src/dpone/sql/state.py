@@ -1,13 +1,12 @@
 """State backend over a SQL database: positions, their history and the locks of runners, in three tables of dpone's own.
 
-A connector says how the database is reached, what time it is there, and what may keep a state from being written.
+A connector names its Database and its clock, and says what may prevent a state from being written.
 """
 
 from __future__ import annotations
 
 import json
 import secrets
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -19,7 +18,9 @@ from attrs import frozen
 from dpone.contract import Finding, Versioned
 from dpone.errors import Busy, Conflict, DponeError, SinkError, StateError
 from dpone.host.process import Process, abandoned, using
+from dpone.model.pipeline import StateSpec
 from dpone.model.schema import PREFIX, Name
+from dpone.sql.dbapi import DbapiDatabase
 from dpone.sql.dialect import Database, transaction
 from dpone.sql.own import Own
 from dpone.sql.partitions import SqlPartitionManifestStore
@@ -29,39 +30,43 @@ STATE = "__dpone__state"
 _KEPT = 50  # values of a key that the history has
 
 
-class SqlState(ABC):
-    """``contract.StateBackend`` and ``contract.SupportsPartitions``. Every call has a connection of its own: a lease is
-    renewed from another thread.
+class SqlState:
+    """``contract.StateBackend`` and ``contract.SupportsPartitions``. Every call opens its own connection, since a lease
+    is renewed from another thread.
 
-    saved_at, expires: types of the columns of these times.
-    clock: the server's time at the moment when it is asked, whatever the transaction, as ``Database.rows`` gives an
-        instant; not needed where ``now`` is overridden.
+    database_class     the Database of the connector, unless ``database`` is overridden
+    clock              an expression: the server's time when it is evaluated, not when the transaction began; returned
+                       by ``Database.rows`` as any instant. Not needed where ``now`` is overridden
+    saved_at, expires  types of the columns that hold these times
     """
 
+    database_class: ClassVar[type[DbapiDatabase]]
     clock: ClassVar[str]
     saved_at: ClassVar[pa.DataType] = INSTANT
     expires: ClassVar[pa.DataType] = INSTANT
 
-    def __init__(self, where: str, state: Name = Name((STATE,))) -> None:  # noqa: B008 - a value
-        """``where``: for messages. ``state``: the table of the states; all others are next to it."""
-        self._where, self._name = where, state
+    def __init__(self, spec: StateSpec, where: str = "", state: Name = Name((STATE,))) -> None:  # noqa: B008 - a value
+        """``where``: for messages, by default the place of ``database_class``. ``state``: the table of the states; the
+        other tables are in the same schema."""
+        self._spec, self._name = spec, state
+        self._where = where or self.database_class.of(spec).place
 
-    @abstractmethod
     def database(self) -> Database:
-        """A connection of its own, opened when first used. Its lock of a text is none of the sink's: ``SqlState`` puts
-        a word before each."""
+        """A Database that opens its own connection when first used. Its locks do not collide with those of a sink:
+        ``SqlState`` prefixes each."""
+        return self.database_class.of(self._spec)
 
     def now(self, db: Database) -> datetime:
-        """What time it is, by a clock that is one for all runners: the server's, where there is a server."""
+        """The time by a clock that all runs share: the server's, if there is a server."""
         [(at,)] = db.rows(f"SELECT {self.clock}")
         return moment(at)
 
     def lost(self, db: Database) -> tuple[str, str] | None:
-        """Why the tables have no place, as where their schema is gone, and what to do; None: nothing was saved yet."""
+        """Why the tables cannot exist, such as a missing schema, and what to do; None if nothing was saved yet."""
         return None
 
     def refused(self, db: Database, known: bool) -> tuple[str, str] | None:
-        """Why no state could be written, and what to do; ``known``: the tables are there. Looks, and makes nothing."""
+        """Why a state could not be written, and what to do. ``known``: the tables exist. Creates nothing."""
         return None
 
     def check(self) -> list[Finding]:
@@ -147,7 +152,7 @@ class SqlState(ABC):
                 raise Busy(f"lock {key}", held, "wait until that run ends; the lease of a dead one expires by itself")
 
     def _release(self, lease: SqlLease) -> None:
-        """Tried twice, then left: what the run did stands, and the lease ends by itself."""
+        """Tried twice, then given up: what the run did is valid, and the lease expires by itself."""
         for _ in range(2):
             with suppress(StateError):
                 with self._writing("release the lock", lease.key) as tables:
@@ -165,7 +170,7 @@ class SqlState(ABC):
         heads = self._name.sibling("__dpone__manifests")
         return SqlPartitionManifestStore(lambda: closing(self.database()), heads)
 
-    def close(self) -> None:  # noqa: B027  # nothing to do, and nothing to add
+    def close(self) -> None:  # nothing to do, and nothing to add
         """Nothing is held between calls."""
 
     def _tables(self, db: Database) -> _Tables:
@@ -180,7 +185,7 @@ class SqlState(ABC):
         )
 
     def _are_there(self, tables: _Tables) -> bool:
-        """Without a place for them nobody knows whether a state was saved: that is no answer."""
+        """Raises StateError if the tables cannot exist: whether a state was saved is then unknown."""
         if tables.exist():
             return True
         if (lost := self.lost(tables.db)) is not None:

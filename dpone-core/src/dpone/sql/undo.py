@@ -1,4 +1,4 @@
-"""Undo, the keeping half: what a load replaces stays beside the target, and the journal says where.
+"""Undo, the keeping half: what a load replaces stays in a table next to the target, which the journal names.
 
 Filled in the transaction of the load, so that either both are there or neither. An ordinary table for each load, made
 before its transaction and dropped after it where nothing was kept,

@@ -31,8 +31,8 @@ _WRONG = (pa.ArrowException, TypeError, ValueError, OverflowError, ArithmeticErr
 
 
 class Unstorable(ValueError):
-    """A value that has no place on the other side. ``reason`` does not show it; ``row`` counts from 0. todo: what
-    to do, if there is more than to correct it. column: its name, where the one who raises knows it."""
+    """A value that the other side cannot hold. ``reason`` does not show it; ``row`` counts from 0. todo: what to do, if
+    not only to correct the value. column: its name, if known."""
 
     def __init__(self, reason: str, row: int, todo: str = "") -> None:
         super().__init__(reason)
@@ -53,7 +53,7 @@ def first_bad(values: Any, attempt: Callable[[Any], Any]) -> int:
 
 
 def require_range(numbers: pa.Array, bounds: tuple[int, int], reason: str = "a number out of range") -> None:
-    """Raises Refused."""
+    """Raises Unstorable."""
     span = pc.min_max(numbers).as_py()
     if span["min"] is not None and (span["min"] < bounds[0] or span["max"] > bounds[1]):
         outside = pc.or_(pc.less(numbers, bounds[0]), pc.greater(numbers, bounds[1]))
@@ -66,7 +66,7 @@ def require_range(numbers: pa.Array, bounds: tuple[int, int], reason: str = "a n
 def encode(array: pa.Array, type: pa.DataType, *, zone: str = "+00:00") -> list[Any]:
     """Values of a column whose Arrow type is ``type`` (one that ``Dialect.stores`` gives) as a driver binds them, NULL
     as None: numbers, booleans as 0 and 1, bytes, texts; decimals and times as texts too, so that no digit is lost.
-    zone: what the text of an instant ends with. Raises Refused."""
+    zone: what the text of an instant ends with. Raises Unstorable."""
     array = unpacked(array)
     if type == JSON and has_members(array.type):
         return _objects(as_json(array))
@@ -127,7 +127,7 @@ def _objects(array: pa.Array) -> list[Any]:
 
 
 def _numbers(array: pa.Array) -> list[Any]:
-    """Exact also beside NULLs: numpy would make the whole column float."""
+    """Exact with NULLs too: numpy would turn the whole column into floats."""
     if not array.null_count:
         return _objects(array)
     values = _objects(array.fill_null(0))
@@ -154,7 +154,7 @@ def _timestamps(array: pa.Array, zone: str) -> list[Any]:
 
 
 def as_json(array: pa.Array) -> pa.Array:
-    """The texts of values that have members. Raises Refused."""
+    """The texts of values that have members. Raises Unstorable."""
     try:
         return json_texts(array)
     except NotJson as error:
@@ -167,7 +167,7 @@ def as_json(array: pa.Array) -> pa.Array:
 def decode(given: Sequence[Any], type: pa.DataType, kinds: Set[Any] | None = None) -> pa.Array:
     """One column as an array of ``type``, NULL being None. The values are of the Python type that is Arrow's, or texts,
     which are read as Arrow reads them; a boolean may be 0 or 1. kinds: their Python types, where the caller knows them
-    already. Raises Refused, which does not show the value."""
+    already. Raises Unstorable, which does not show the value."""
     try:
         return _array(given, type, _kinds(given) if kinds is None else kinds)
     except _WRONG:

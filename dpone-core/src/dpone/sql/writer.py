@@ -1,8 +1,8 @@
 """Staging tables and the Writer every SQL sink shares: stage part by part, then one fenced transaction.
 
-Three tables of dpone live beside the target: ``__dpone__loads`` (the journal), ``__dpone__staging`` (open loads) and
-``__dpone__parts`` (their staged parts). A staging table is an ordinary table, so that it survives a crash. Where DDL
-stands, before and after the transaction of a commit, is said in ``dpone.sql.dialect``.
+Three tables of dpone are in the schema of the target: ``__dpone__loads`` (the journal), ``__dpone__staging`` (open
+loads) and ``__dpone__parts`` (their staged parts). A staging table is an ordinary table, so that it survives a crash.
+When DDL is executed, before and after the transaction of a commit, is described in ``dpone.sql.dialect``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from dpone.contract import (
     UndoRecord,
     Writer,
 )
-from dpone.errors import Category, DataError, DponeError, SchemaBreak, SinkError
+from dpone.errors import Category, DataError, DponeError, SchemaBreak, SinkError, counted
 from dpone.model.evolution import twin
 from dpone.model.pipeline import Undo
 from dpone.model.position import Position
@@ -430,20 +430,20 @@ class SqlWriter:
         shape, names = self._stage_schema(stage), self._names()
         lineage = {LOAD_ID: self.load_id, LOADED_AT: stage.created_at} if self._lineage else {}
         with transaction(self._db, self._load.key):
-            counted: _Counted | cdc_apply.Incoming
+            incoming: _Counted | cdc_apply.Incoming
             if self._load.changes:
                 folding = self._folding(stage)
                 schema = pa.schema([f for f in shape if f.name in folding.columns])
-                counted = cdc_apply.Incoming(stream, folding)
+                incoming = cdc_apply.Incoming(stream, folding)
             else:
                 schema = pa.schema([f for f in shape if f.name in (*names, FILE)])
                 order = part.detail["order"] if FILE in shape.names else None
-                counted = _Counted(stream, tuple(f.name for f in schema if not f.nullable), self._target, order)
-            written = self._db.load(stage.table, schema, counted.batches(), lineage)
-            if written != counted.staged:
-                how_many = f"{counted.staged - written:,} of {counted.staged:,} rows"
+                incoming = _Counted(stream, tuple(f.name for f in schema if not f.nullable), self._target, order)
+            written = self._db.load(stage.table, schema, incoming.batches(), lineage)
+            if written != incoming.staged:
+                how_many = f"{incoming.staged - written:,} of {counted(incoming.staged, 'row')}"
                 raise repeated_keys(self._target, self._load.strategy, how_many)
-            staged = Staged(counted.rows, counted.bytes, stream.filtered, stream.quarantined, stream.checks)
+            staged = Staged(incoming.rows, incoming.bytes, stream.filtered, stream.quarantined, stream.checks)
             self._staging.mark(stage, part.id, staged)
         return staged
 
@@ -560,8 +560,8 @@ class SqlWriter:
         written, replaced = _written(counts, job.strategy), counts.updated + counts.deleted
         if written is not None and keeping.rows != replaced:
             found = (
-                f"the load replaces {replaced:,} rows, but {keeping.rows:,} were kept: a trigger dropped rows, or "
-                "different keys match the same row"
+                f"the load replaces {counted(replaced, 'row')}, but {keeping.rows:,} were kept: "
+                "a trigger dropped rows, or different keys match the same row"
             )
             todo = (
                 "check the target's triggers and the collation of its key columns, or remove sink.options.undo; "

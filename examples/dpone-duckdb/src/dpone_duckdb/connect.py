@@ -12,9 +12,8 @@ from pathlib import Path
 
 import duckdb
 
-from dpone.errors import ConfigError, DponeError
+from dpone.errors import ConfigError
 from dpone.model.secret import Secret
-from dpone_duckdb.errors import failing
 
 _PREFIX = "duckdb:///"
 
@@ -27,14 +26,6 @@ def database_path(connection: Secret | None, base: Path) -> Path:
         todo = "write duckdb:///file.db, relative to the pipeline file, or duckdb:////absolute/file.db"
         raise ConfigError("read connection", "it does not name a DuckDB file", todo)
     return Path(os.path.abspath(base / name))
-
-
-def connect(path: Path, kind: type[DponeError], *, create: bool, read_only: bool = False) -> duckdb.DuckDBPyConnection:
-    """Errors are of ``kind``."""
-    if not create and not path.exists():
-        raise kind(f"open {path}", "the file does not exist", "fix the path in the connection")
-    with failing(kind, f"open {path}"):
-        return prepared(duckdb.connect(path, read_only=read_only))
 
 
 def prepared(db: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:

@@ -12,14 +12,16 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from dpone.errors import SinkError
+from dpone.errors import DponeError, SourceError
 from dpone.model.evolution import Stored
 from dpone.model.schema import Name
-from dpone.sql.catalog import Catalog
+from dpone.model.secret import Secret
 from dpone.sql.dbapi import DbapiDatabase
 from dpone.sql.dialect import Dialect, Reference
+from dpone.sql.system import SqlSystem
+from dpone.sql.values import fitted
 from dpone_duckdb import types
-from dpone_duckdb.connect import connect
+from dpone_duckdb.connect import database_path, prepared
 from dpone_duckdb.errors import failing
 
 _ROWS = "__dpone__rows"
@@ -31,36 +33,47 @@ _locks: defaultdict[Path, threading.Lock] = defaultdict(threading.Lock)
 
 
 class DuckdbDialect(Dialect):
+    def encode(self, given: pa.Array, type: pa.DataType) -> list[Any]:
+        """DuckDB takes Python's own objects."""
+        found: list[Any] = fitted(given, type).to_pylist()
+        return found
+
     def stores(self, type: pa.DataType) -> Stored:
         return types.stores(type)
 
     def reads(self, native: str) -> pa.DataType | None:
         return types.reads(native)
 
-    def differs(self, left: str, right: str, type: pa.DataType) -> str:
-        return f"{left} IS DISTINCT FROM {right}"
 
-    def widen_column(self, table: Name, before: pa.Field, after: pa.Field) -> list[str]:
-        wider = self.stores(after.type).native
-        return [f"ALTER TABLE {self.name(table)} ALTER COLUMN {self.quote(before.name)} TYPE {wider}"]
+class Duckdb(SqlSystem):
+    dialect = DuckdbDialect()
+    driver = duckdb
+
+    def __init__(self, connection: Secret | None, base: Path) -> None:
+        self.path = database_path(connection, base)
+        self.place = str(self.path)
+
+    def connect(self, *, source: bool, read_only: bool = False) -> duckdb.DuckDBPyConnection:
+        if source and not self.path.exists():
+            raise SourceError(f"open {self.path}", "the file does not exist", "fix the path in the connection")
+        return prepared(duckdb.connect(self.path, read_only=read_only))
+
+    def failing(self, kind: type[DponeError], failed: str) -> AbstractContextManager[None]:
+        return failing(kind, failed)
 
 
-class DuckdbDatabase(Catalog, DbapiDatabase):
+class DuckdbDatabase(DbapiDatabase):
     """Looking does not create the file. What DuckDB calls a cursor is another connection, so none is made."""
 
+    system_class = Duckdb
+    system: Duckdb
     home = "'main'"
     same = "lower({}) = lower({})"
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(DuckdbDialect(), str(path))
-        self.path = path
-        self._lock, self._held = _locks[path.resolve()], False
-
-    def connect(self) -> duckdb.DuckDBPyConnection:
-        return connect(self.path, SinkError, create=True)
-
-    def failing(self, failed: str) -> AbstractContextManager[None]:
-        return failing(SinkError, failed)
+    def __init__(self, system: Duckdb) -> None:
+        super().__init__(system)
+        self.path = system.path
+        self._lock, self._held = _locks[self.path.resolve()], False
 
     def start(self, lock: str) -> None:
         """DuckDB writes and syncs its log before it answers a commit."""

@@ -6,26 +6,22 @@ All that a strategy, the journal, the staging and lineage need is in ``dpone.sql
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import duckdb
 
 from dpone.contract import Finding
-from dpone.model.pipeline import SinkSpec
-from dpone.sql.sink import SqlSink, target_of
-from dpone_duckdb.connect import database_path
+from dpone.sql.sink import SqlSink
 from dpone_duckdb.database import DuckdbDatabase
 
 
 class DuckdbSink(SqlSink):
     """``contract.Sink``."""
 
-    _db: DuckdbDatabase
-
-    def __init__(self, spec: SinkSpec) -> None:
-        super().__init__(spec, target_of(spec), DuckdbDatabase(database_path(spec.connection, spec.base)))
+    database_class = DuckdbDatabase
 
     def check(self) -> list[Finding]:
-        folder, findings = self._db.path.parent, [Finding("duckdb library", True, duckdb.__version__)]
+        folder, findings = Path(self._db.place).parent, [Finding("duckdb library", True, duckdb.__version__)]
         if not os.access(folder, os.W_OK):
             return [*findings, Finding("folder", False, f"{folder} cannot be written", "create it, or grant access")]
         return [*findings, *super().check()]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from decimal import ROUND_FLOOR, Decimal
 from typing import Any
 
@@ -19,9 +18,7 @@ from dpone.sql.cursor import Row, Span, Value, less
 from dpone.sql.cursored import SqlCursor
 from dpone.sql.source import SqlSource, new_rows, what, within_project
 from dpone_duckdb.config import DuckdbSourceOptions
-from dpone_duckdb.connect import connect, database_path
-from dpone_duckdb.database import DuckdbDialect
-from dpone_duckdb.errors import failing
+from dpone_duckdb.database import Duckdb, DuckdbDatabase
 from dpone_duckdb.types import expression, fitted, reads
 
 _INTEGERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT")
@@ -35,13 +32,13 @@ class DuckdbCursor(SqlCursor):
 
     def highest(self) -> Value | None:
         [(text,)] = self.source.rows(f"SELECT CAST(max({self.column}) AS VARCHAR) FROM {self.source.relation} AS s")
-        return None if text is None else Value(self.source.native[self.name], text)
+        return None if text is None else Value(self.source.types[self.name], text)
 
     def bound(self, value: Value) -> tuple[str, Any]:
-        return f"CAST(? AS {self.source.native[self.name]})", value.text
+        return f"CAST(? AS {self.source.types[self.name]})", value.text
 
     def below(self, value: Value, lookback: float) -> Value:
-        native = self.source.native[self.name]
+        native = self.source.types[self.name]
         if native.removeprefix("U") not in _INTEGERS and not native.startswith("DECIMAL"):
             return super().below(value, lookback)
         low = Decimal(less(value.text, lookback)).quantize(Decimal(value.text), ROUND_FLOOR)
@@ -55,14 +52,15 @@ class DuckdbCursor(SqlCursor):
 class DuckdbSource(SqlSource):
     """The snapshot is a read transaction. The file is locked as long as there is a connection."""
 
-    dialect = DuckdbDialect()
+    database_class = DuckdbDatabase
+    system: Duckdb
     cursor = DuckdbCursor
 
     def __init__(self, spec: SourceSpec) -> None:
-        self._base, self._path = spec.base, database_path(spec.connection, spec.base)
+        super().__init__(spec)
+        self._base, self._path = spec.base, self.system.path
         self._options: DuckdbSourceOptions = spec.options
-        super().__init__(spec, spec.table, str(self._path))
-        self.native: dict[str, str] = {}
+        self.types: dict[str, str] = {}
 
     def check(self) -> list[Finding]:
         return [Finding("duckdb library", True, duckdb.__version__), *super().check()]
@@ -83,19 +81,17 @@ class DuckdbSource(SqlSource):
         with self.failing():
             relation = self.connection().sql(f"FROM {self.relation} AS s")
         found = zip(relation.columns, map(str, relation.types), strict=True)
-        self.native = {name: native for name, native in found if name not in LINEAGE}
-        return pa.schema([(name, reads(native)) for name, native in self.native.items()])
+        self.types = {name: native for name, native in found if name not in LINEAGE}
+        return pa.schema([(name, reads(native)) for name, native in self.types.items()])
 
     def shown(self, name: str) -> str:
-        return f"{expression(self.native[name], super().shown(name))} AS {self.dialect.quote(name)}"
+        return f"{expression(self.types[name], super().shown(name))} AS {self.dialect.quote(name)}"
 
     # ---- the connection: DuckDB's client gives Arrow, and what it calls a cursor is another connection
 
-    def failing(self) -> AbstractContextManager[None]:
-        return failing(SourceError, f"read {self.name}")
-
     def connect(self) -> duckdb.DuckDBPyConnection:
-        return connect(self._path, SourceError, create=False, read_only=self._options.read_only)
+        with self.system.failing(SourceError, f"open {self._path}"):
+            return self.system.connect(source=True, read_only=self._options.read_only)
 
     def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
         with self.failing():

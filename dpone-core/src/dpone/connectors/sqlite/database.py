@@ -15,7 +15,7 @@ from attrs import evolve
 
 from dpone.connectors.sqlite import types
 from dpone.connectors.sqlite.collation import collated
-from dpone.connectors.sqlite.connect import connect, will_write
+from dpone.connectors.sqlite.connect import connect, table_name, will_write
 from dpone.connectors.sqlite.errors import failing
 from dpone.connectors.sqlite.rows import encode
 from dpone.errors import DataError, SinkError
@@ -38,6 +38,9 @@ class SqliteDialect(Dialect):
 
     def reads(self, native: str) -> pa.DataType | None:
         return super().reads(native) or types.own(native)
+
+    def table_name(self, name: Name) -> Name:
+        return table_name(name)
 
     def parameter(self, value: Any, type: pa.DataType) -> Any:
         """A decimal by its digits: Arrow would ask 21 of them of any integer."""

@@ -8,7 +8,7 @@ import sqlite3
 import pyarrow as pa
 
 from dpone.connectors.sqlite.config import SqliteSinkOptions
-from dpone.connectors.sqlite.connect import database_path, table_name
+from dpone.connectors.sqlite.connect import database_path
 from dpone.connectors.sqlite.database import SqliteDatabase
 from dpone.contract import Finding
 from dpone.errors import DponeError, SchemaBreak, SinkError
@@ -25,7 +25,7 @@ class SqliteSink(SqlSink):
     _db: SqliteDatabase
 
     def __init__(self, spec: SinkSpec) -> None:
-        target = table_name(target_of(spec, "sqlite_"))
+        target = target_of(spec, "sqlite_")
         options = spec.options if isinstance(spec.options, SqliteSinkOptions) else SqliteSinkOptions()
         path = database_path(spec.connection, spec.base)
         super().__init__(spec, target, SqliteDatabase(path, options.busy_timeout, options.nan == "null"))

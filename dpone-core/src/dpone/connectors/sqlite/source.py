@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -12,29 +13,26 @@ import pyarrow as pa
 from dpone.connectors.sqlite import types
 from dpone.connectors.sqlite.collation import any_said, collated
 from dpone.connectors.sqlite.config import SqliteSourceOptions
-from dpone.connectors.sqlite.connect import connect, database_path, is_written, table_name
+from dpone.connectors.sqlite.connect import connect, database_path, is_written
 from dpone.connectors.sqlite.database import DECIMAL, SqliteDialect, compare_decimals
-from dpone.connectors.sqlite.errors import failing
+from dpone.connectors.sqlite.errors import CODES, failing
 from dpone.connectors.sqlite.in_flight import InFlight
 from dpone.connectors.sqlite.ranges import Ranges
 from dpone.connectors.sqlite.rows import decode
 from dpone.contract import Finding, Window, WindowRequest
-from dpone.errors import ConfigError, DataError, SourceError
+from dpone.errors import ConfigError, DataError, DponeError, SourceError
 from dpone.model.bounds import Bounds
 from dpone.model.keys import compared
 from dpone.model.pipeline import SourceSpec
 from dpone.model.position import Position
 from dpone.model.schema import LINEAGE, PREFIX, Name
-from dpone.model.types import (
-    first_longer,
-    limit_of,
-    limited,
-    named,
-)
+from dpone.model.secret import Secret
+from dpone.model.types import first_longer, limit_of, limited, named
 from dpone.sql.cursor import Bound, Row, Value, earlier
 from dpone.sql.cursored import SqlCursor
 from dpone.sql.in_flight import settle
 from dpone.sql.source import SqlSource, what, within_project
+from dpone.sql.system import SqlSystem
 from dpone.sql.values import Unstorable
 
 _SPOOL = PREFIX + "spool"
@@ -79,17 +77,39 @@ class SqliteCursor(SqlCursor):
             raise DataError(f"read {self.source.name}", found, todo)
 
 
+class SqliteSystem(SqlSystem):
+    dialect = SqliteDialect()
+    driver = sqlite3
+    codes = CODES
+
+    def __init__(self, connection: Secret | None, base: Path) -> None:
+        self.path = database_path(connection, base)
+        self.place = str(self.path)
+
+    def connect(self, *, source: bool, timeout: float = 30.0) -> sqlite3.Connection:
+        db = connect(self.path, timeout, SourceError, create=not source)
+        db.create_collation(DECIMAL, compare_decimals)
+        return db
+
+    def failing(self, kind: type[DponeError], failed: str) -> AbstractContextManager[None]:
+        return failing(kind, failed, self.path)
+
+
 class SqliteSource(SqlSource):
     """The snapshot is a read transaction; in a database without WAL nobody else can commit to it for as long. Where
     this very run writes to such a file, the rows of the window are copied to a temporary table first."""
 
-    dialect = SqliteDialect()
+    system: SqliteSystem
     cursor = SqliteCursor
 
+    @classmethod
+    def system_of(cls, spec: SourceSpec) -> SqliteSystem:
+        return SqliteSystem(spec.connection, spec.base)
+
     def __init__(self, spec: SourceSpec) -> None:
+        super().__init__(spec)
         self._options = spec.options if isinstance(spec.options, SqliteSourceOptions) else SqliteSourceOptions()
-        self._path, self._base = database_path(spec.connection, spec.base), spec.base
-        super().__init__(spec, table_name(spec.table) if spec.table else None, str(self._path))
+        self._path, self._base = self.system.path, spec.base
         self._asked = spec.query or ""
         self.relation = f"main.{self.dialect.name(self._table)}" if self._table else f'temp."{_VIEW}"'
         self._chosen = {column: named(text, "read options.columns") for column, text in self._options.columns.items()}
@@ -167,13 +187,9 @@ class SqliteSource(SqlSource):
 
     # ---- the connection
 
-    def failing(self) -> AbstractContextManager[None]:
-        return failing(SourceError, f"read {self.name}", self._path)
-
     def connect(self) -> sqlite3.Connection:
-        with failing(SourceError, f"read {self._path}", self._path):
-            db = connect(self._path, self._options.busy_timeout, SourceError, create=False)
-            db.create_collation(DECIMAL, compare_decimals)
+        with self.system.failing(SourceError, f"read {self._path}"):
+            db = self.system.connect(source=True, timeout=self._options.busy_timeout)
             if self._table is None:
                 self._define(db)
             db.execute("PRAGMA query_only=ON")

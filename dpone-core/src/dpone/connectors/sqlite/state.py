@@ -15,9 +15,8 @@ from dpone.connectors.sqlite.database import SqliteDatabase
 from dpone.errors import StateError
 from dpone.host import durable
 from dpone.model.pipeline import StateSpec
-from dpone.model.schema import Name
 from dpone.sql.dialect import Database
-from dpone.sql.state import STATE, SqlState
+from dpone.sql.state import SqlState
 
 
 class SqliteState(SqlState):
@@ -29,7 +28,7 @@ class SqliteState(SqlState):
     def __init__(self, spec: StateSpec) -> None:
         options = spec.options if isinstance(spec.options, SqliteStateOptions) else SqliteStateOptions()
         self._path, self._timeout = database_path(spec.connection, spec.base), options.busy_timeout
-        super().__init__(str(self._path), Name((STATE,)))
+        super().__init__(spec, str(self._path))
         will_write(self._path)
 
     def database(self) -> SqliteDatabase:

@@ -94,7 +94,7 @@ def require_deletable(db: Database, job: Job, deleted: int, before: int) -> None
     if not deleted:
         return
     mode, share = job.strategy.mode, job.strategy.max_delete_share
-    gone = f"{deleted:,} of {before:,} rows of the target are not in the rows read"
+    gone = f"{deleted:,} of {counted(before, 'row')} of the target are not in the rows read"
     staged = count_rows(db, f"SELECT COUNT(*) FROM {job.dialect.name(job.stage)} AS s")
     if not job.whole:
         found, todo = f"{gone}, but the read was not the whole source", "read the whole source, or use merge"
@@ -192,7 +192,7 @@ def single(db: Database, job: Job) -> Job:
     if not twice:
         return job
     if job.strategy.duplicates == "fail":
-        raise repeated_keys(job.target, job.strategy, f"{twice:,} keys")
+        raise repeated_keys(job.target, job.strategy, counted(twice, "key"))
     ranked, rank = f"OVER (PARTITION BY {keys} ORDER BY {_ranking(job)})", d.quote(_RANK)
     best = f"(SELECT {d.columns(key, 's')}, RANK() {ranked} AS {rank} {staged})"
     if ties := _groups(db, job, f"FROM {best} AS r WHERE r.{rank} = 1", "r", "HAVING COUNT(*) > 1"):
@@ -217,7 +217,7 @@ def _ranking(job: Job) -> str:
     return ", ".join(terms)
 
 
-def repeated_keys(target: Name, strategy: Strategy, how_many: str) -> DataError:
-    found = f"{how_many} repeat in strategy.key ({', '.join(strategy.key)})"
+def repeated_keys(target: Name, strategy: Strategy, how_many: str = "") -> DataError:
+    found = f"several rows have the same strategy.key ({', '.join(strategy.key)}){how_many and f': {how_many}'}"
     todo = "make the key unique in the source, or set duplicates: first or last with order_by (file: by file name)"
     return DataError(f"load {target}", found, todo)
