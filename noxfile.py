@@ -13,10 +13,11 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,9 @@ AT_ONCE = () if os.environ.get(GIVEN) else ("-n", "auto")
 # Of the kit: a file of evidence is of one class, and has all its cases.
 BY_CLASS = AT_ONCE and (*AT_ONCE, "--dist", "loadscope")
 SHARED = ROOT / ".nox" / "shared"
+# Modules are compiled once, whatever the caller's environment says: tests start Python thousands of times.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+os.environ["PYTHONPYCACHEPREFIX"] = str(ROOT / ".nox" / "pycache")
 EVIDENCE = str(ROOT / ".nox" / "evidence")  # of certify and soak
 GROUPS = nox.project.load_toml(ROOT / "pyproject.toml")
 CHECKS = {
@@ -197,10 +201,10 @@ def certify(session: nox.Session) -> None:
     install(session)
     shutil.rmtree(EVIDENCE, ignore_errors=True)
     recorded = ("--dpone-evidence", EVIDENCE, *(one for one in session.posargs if one != "--all"))
-    run(session, "pytest", *BY_CLASS, "tests/testing/test_kit.py", *recorded)
-    kit = ("pytest", *BY_CLASS, "tests/postgres/kit", "-m", "postgres")
+    kit = ("pytest", *BY_CLASS, "-m", "not crash and not faults", "tests/postgres/kit")
     first, *others = postgres_servers()
-    run(session, *kit, *recorded, env={"DPONE_TEST_POSTGRES_PROGRAMS": first})
+    # One run of both: a class stays in one process, and that of a sink takes as long as all others of its connector.
+    run(session, *kit, "tests/testing/test_kit.py", *recorded, env={"DPONE_TEST_POSTGRES_PROGRAMS": first})
     for programs in others:
         # Evidence has every case of a class: a part writes none.
         words = recorded if session.posargs else part(session, 9)
@@ -228,8 +232,7 @@ def example(session: nox.Session) -> None:
     for name, where in made.items():
         session.run("dpone", "init", "--connector", name, *(["--sql"] if name == "made_sql" else []), str(where))
         session.install(*editable(str(where)))
-    for name, where in {"duckdb": ROOT / EXAMPLE, **made}.items():
-        certified(session, name, where, evidence)
+    certified(session, evidence, {"duckdb": ROOT / EXAMPLE, **made})
 
 
 @nox.session(default=False)
@@ -239,15 +242,36 @@ def mariadb(session: nox.Session) -> None:
     shutil.rmtree(evidence, ignore_errors=True)
     session.install("--require-hashes", "-r", "requirements/tests.txt")
     session.install(*editable(f"./{CORE}", MARIADB))
-    certified(session, "mariadb", ROOT / MARIADB, evidence)
+    certified(session, evidence, {"mariadb": ROOT / MARIADB})
 
 
-def certified(session: nox.Session, name: str, where: Path, evidence: Path) -> None:
-    """The tests of a connector, run in its folder as its author would, must find it certified."""
-    with session.chdir(where):
-        # With "=": pytest would look for its configuration near a folder that stands alone on its command line.
-        session.run("pytest", "-q", *BY_CLASS, f"--dpone-evidence={evidence}", *session.posargs)
-    session.run("dpone", "certify", "--evidence", str(evidence), "--connector", name, "--require", "certified")
+def certified(session: nox.Session, evidence: Path, connectors: Mapping[str, Path]) -> None:
+    """The tests of each connector, run in its folder as its author would, must find it certified. They are run at once:
+    most of the time of a connector is one class, which stays in one process. What each prints is shown in turn."""
+    env = {**os.environ, **memory(), "PATH": os.pathsep.join([session.bin, os.environ["PATH"]])}
+    # With "=": pytest would look for its configuration near a folder that stands alone on its command line.
+    words = ["pytest", "-q", *BY_CLASS, f"--dpone-evidence={evidence}", *session.posargs]
+    with ExitStack() as stack:
+        running = {}
+        for name, where in connectors.items():
+            printed = stack.enter_context((evidence.parent / f"{name}.log").open("w+"))
+            one = subprocess.Popen(words, cwd=where, env=env, stdout=printed, stderr=subprocess.STDOUT)  # noqa: S603
+            running[name] = (one, printed)
+        codes = {name: one.wait() for name, (one, _) in running.items()}
+        for name, (_, printed) in running.items():
+            printed.seek(0)
+            session.log("%s: %s", name, printed.read())
+    if broken := [name for name, code in codes.items() if code]:
+        session.error(f"tests fail: {', '.join(broken)}")
+    for name in connectors:
+        session.run("dpone", "certify", "--evidence", str(evidence), "--connector", name, "--require", "certified")
+
+
+def memory() -> dict[str, str]:
+    """Where temporary files are, as tests/conftest.py has it for the tests of the repository."""
+    folder = "/dev/shm"  # noqa: S108
+    roomy = "TMPDIR" not in os.environ and os.access(folder, os.W_OK) and shutil.disk_usage(folder).free > 2**30
+    return {"TMPDIR": folder} if roomy else {}
 
 
 @shared(default=False)
