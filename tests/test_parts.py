@@ -47,6 +47,13 @@ def test_every_test_is_in_one_part(of: int) -> None:
     assert max(sizes) - min(sizes) <= 1
 
 
+def test_tests_of_one_case_are_in_all_parts() -> None:
+    """As many as chance brings, and not all of them in the first."""
+    sizes = [len(in_part([f"a.py::test_{one}" for one in range(90)], n, 3, 1)) for n in range(3)]
+    assert sum(sizes) == 90
+    assert min(sizes) > 20
+
+
 def test_a_test_of_few_cases_is_in_each_part_and_of_another_one_some() -> None:
     """With ``--divide-from`` no test is left out as a whole, and what is divided is divided as without it."""
     for n in range(3):
