@@ -13,10 +13,11 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,15 @@ CONNECTORS = ("dpone-postgres", "dpone-mssql", "dpone-kafka", "dpone-objectstore
 FOLDERS = (CORE, *CONNECTORS, ".")
 EXAMPLE, MARIADB = EXAMPLES = ("./examples/dpone-duckdb", "./examples/dpone-mariadb")
 VERSION = "1.0.0"
-AT_ONCE = ("-n", "auto")  # of pytest-xdist: tests that mostly wait for processes of their own and for servers
-BY_CLASS = (*AT_ONCE, "--dist", "loadscope")  # of the kit: a file of evidence is of one class, and has all its cases
+GIVEN = "DPONE_TEST_POSTGRES_URL"  # a server that several processes cannot share
+# Of pytest-xdist: tests that mostly wait for processes of their own and for servers.
+AT_ONCE = () if os.environ.get(GIVEN) else ("-n", "auto")
+# Of the kit: a file of evidence is of one class, and has all its cases.
+BY_CLASS = AT_ONCE and (*AT_ONCE, "--dist", "loadscope")
 SHARED = ROOT / ".nox" / "shared"
-GIVEN = "DPONE_TEST_POSTGRES_URL"
+# Modules are compiled once, whatever the caller's environment says: tests start Python thousands of times.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+os.environ["PYTHONPYCACHEPREFIX"] = str(ROOT / ".nox" / "pycache")
 EVIDENCE = str(ROOT / ".nox" / "evidence")  # of certify and soak
 GROUPS = nox.project.load_toml(ROOT / "pyproject.toml")
 CHECKS = {
@@ -145,13 +151,13 @@ def crash(session: nox.Session) -> None:
     run(session, "pytest", *AT_ONCE, "-m", "crash", *part(session, 3))
 
 
-def part(session: nox.Session, of: int) -> list[str]:
-    """What follows ``--``, where ``--all`` stands for every test; where nothing follows, the third of the tests, if
-    ``of`` is 3, that the commit's hash chooses."""
+def part(session: nox.Session, of: int, *more: str) -> list[str]:
+    """What follows ``--``, where ``--all`` stands for every test; where nothing follows, ``more`` and the part of the
+    tests that the commit's hash chooses: a third, if ``of`` is 3."""
     if session.posargs:
         return [one for one in session.posargs if one != "--all"]
     commit = session.run("git", "rev-parse", "HEAD", external=True, silent=True, stderr=None) or ""
-    return ["--part", f"{int(commit, 16) % of}/{of}"]
+    return [*more, "--part", f"{int(commit, 16) % of}/{of}"]
 
 
 @shared(default=False)
@@ -190,16 +196,19 @@ def attack(session: nox.Session) -> None:
 @shared(default=False)
 def certify(session: nox.Session) -> None:
     """The conformance kit over the built-in connectors and PostgreSQL, the gates with a soak of half a minute, and what
-    the evidence of both certifies."""
+    the evidence of both certifies. The first server of PostgreSQL has evidence; on the others runs a ninth of the kit,
+    another for each commit, and with ``-- --all`` the whole, with evidence."""
     install(session)
     shutil.rmtree(EVIDENCE, ignore_errors=True)
-    recorded = ("--dpone-evidence", EVIDENCE, *session.posargs)
-    # The kit wants a given server for itself; one of ours is started for each process.
-    at_once = () if os.environ.get(GIVEN) else BY_CLASS
-    run(session, "pytest", *BY_CLASS, "tests/testing/test_kit.py", *recorded)
-    for programs in postgres_servers():
-        where = {"DPONE_TEST_POSTGRES_PROGRAMS": programs}
-        run(session, "pytest", *at_once, "tests/postgres/kit", "-m", "postgres", *recorded, env=where)
+    recorded = ("--dpone-evidence", EVIDENCE, *(one for one in session.posargs if one != "--all"))
+    kit = ("pytest", *BY_CLASS, "-m", "not crash and not faults", "tests/postgres/kit")
+    first, *others = postgres_servers()
+    # One run of both: a class stays in one process, and that of a sink takes as long as all others of its connector.
+    run(session, *kit, "tests/testing/test_kit.py", *recorded, env={"DPONE_TEST_POSTGRES_PROGRAMS": first})
+    for programs in others:
+        # Evidence has every case of a class: a part writes none.
+        words = recorded if session.posargs else part(session, 9)
+        run(session, *kit, *words, env={"DPONE_TEST_POSTGRES_PROGRAMS": programs})
     run(session, "python", "-m", "benchmarks.gates", "throughput", "--times", "1", "--evidence", EVIDENCE)
     run(session, "python", "-m", "benchmarks.gates", "soak", "--minutes", "0.5", "--evidence", EVIDENCE)
     names = ("file", "file_changelog", "sqlite", "postgres", "postgres_logical")
@@ -223,8 +232,7 @@ def example(session: nox.Session) -> None:
     for name, where in made.items():
         session.run("dpone", "init", "--connector", name, *(["--sql"] if name == "made_sql" else []), str(where))
         session.install(*editable(str(where)))
-    for name, where in {"duckdb": ROOT / EXAMPLE, **made}.items():
-        certified(session, name, where, evidence)
+    certified(session, evidence, {"duckdb": ROOT / EXAMPLE, **made})
 
 
 @nox.session(default=False)
@@ -234,32 +242,52 @@ def mariadb(session: nox.Session) -> None:
     shutil.rmtree(evidence, ignore_errors=True)
     session.install("--require-hashes", "-r", "requirements/tests.txt")
     session.install(*editable(f"./{CORE}", MARIADB))
-    certified(session, "mariadb", ROOT / MARIADB, evidence)
+    certified(session, evidence, {"mariadb": ROOT / MARIADB})
 
 
-def certified(session: nox.Session, name: str, where: Path, evidence: Path) -> None:
-    """The tests of a connector, run in its folder as its author would, must find it certified."""
-    with session.chdir(where):
-        # With "=": pytest would look for its configuration near a folder that stands alone on its command line.
-        session.run("pytest", "-q", *BY_CLASS, f"--dpone-evidence={evidence}", *session.posargs)
-    session.run("dpone", "certify", "--evidence", str(evidence), "--connector", name, "--require", "certified")
+def certified(session: nox.Session, evidence: Path, connectors: Mapping[str, Path]) -> None:
+    """The tests of each connector, run in its folder as its author would, must find it certified. They are run at once:
+    most of the time of a connector is one class, which stays in one process. What each prints is shown in turn."""
+    env = {**os.environ, **memory(), "PATH": os.pathsep.join([session.bin, os.environ["PATH"]])}
+    # With "=": pytest would look for its configuration near a folder that stands alone on its command line.
+    words = ["pytest", "-q", *BY_CLASS, f"--dpone-evidence={evidence}", *session.posargs]
+    with ExitStack() as stack:
+        running = {}
+        for name, where in connectors.items():
+            printed = stack.enter_context((evidence.parent / f"{name}.log").open("w+"))
+            one = subprocess.Popen(words, cwd=where, env=env, stdout=printed, stderr=subprocess.STDOUT)  # noqa: S603
+            running[name] = (one, printed)
+        codes = {name: one.wait() for name, (one, _) in running.items()}
+        for name, (_, printed) in running.items():
+            printed.seek(0)
+            session.log("%s: %s", name, printed.read())
+    if broken := [name for name, code in codes.items() if code]:
+        session.error(f"tests fail: {', '.join(broken)}")
+    for name in connectors:
+        session.run("dpone", "certify", "--evidence", str(evidence), "--connector", name, "--require", "certified")
+
+
+def memory() -> dict[str, str]:
+    """Where temporary files are, as tests/conftest.py has it for the tests of the repository."""
+    folder = "/dev/shm"  # noqa: S108
+    roomy = "TMPDIR" not in os.environ and os.access(folder, os.W_OK) and shutil.disk_usage(folder).free > 2**30
+    return {"TMPDIR": folder} if roomy else {}
 
 
 @shared(default=False)
 def postgres(session: nox.Session) -> None:
-    """The PostgreSQL connector on real servers; its conformance kit is run by ``certify``. All tests run on the first
-    server. On the others run those that were skipped there, those marked ``releases``, and a ninth of the rest, another
-    for each commit; ``-- --all`` for the whole."""
+    """The PostgreSQL connector on real servers; its conformance kit is run by ``certify``. On the first server every
+    test runs, of one with six cases or more a third of them. On the others run what was skipped there, what is marked
+    ``releases``, and a ninth of the rest. Each commit has another third and ninth; ``-- --all`` for the whole."""
     install(session)
     skipped = Path(session.create_tmp()).resolve() / "skipped"
     first, *others = postgres_servers()
-    given = [one for one in session.posargs if one != "--all"]
-    ours = ("pytest", *AT_ONCE, "tests/postgres", "tests/docs", "--ignore=tests/postgres/kit", "-m")
+    ours = ("pytest", *AT_ONCE, "tests/postgres", "tests/docs", "--ignore=tests/postgres/kit", "-m", "postgres")
     where = {"DPONE_TEST_POSTGRES_PROGRAMS": first}
-    run(session, *ours, "postgres or not crash", "--skipped", str(skipped), *given, env=where)
+    run(session, *ours, "--skipped", str(skipped), *part(session, 3, "--divide-from", "6"), env=where)
     for programs in others:
         where = {"DPONE_TEST_POSTGRES_PROGRAMS": programs}
-        run(session, *ours, "postgres", "--also", str(skipped), *part(session, 9), env=where)
+        run(session, *ours, *part(session, 9, "--also", str(skipped)), env=where)
 
 
 def postgres_servers() -> list[str]:

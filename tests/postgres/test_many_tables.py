@@ -105,39 +105,38 @@ def fingerprint(source: ChangeSource) -> list[tuple[Any, ...]]:
     ]
 
 
-@pytest.mark.parametrize("moment", ["snapshot", "stream"])
+@pytest.mark.parametrize(
+    ("moment", "step", "nth"), [*(("stream", *kill) for kill in KILLS), *(("snapshot", *kill) for kill in KILLS[2:4])]
+)
 def test_PG_01_a_run_of_many_tables_killed_at_any_step_is_mended(
     run: Run,  # noqa: F811
     tmp_path: Path,
     source: ChangeSource,
     moment: str,
+    step: str,
+    nth: int,
 ) -> None:
     """Wherever a run is killed, readers have all tables as they were or all as they are to be; the next run leaves the
     rows of the source, with one journal entry per load of the stream and one of each table it brought rows for."""
-    for step, nth in KILLS if moment == "stream" else KILLS[2:4]:
-        begin(source)
-        pipeline = lay(tmp_path / f"{moment}_{step}", source)
-        if moment == "stream":
-            assert run(pipeline)["code"] == 0
-            move(source)
-        slot = source.confirmed()
-        assert run(pipeline, step=step, nth=nth)["code"] == -9, step
-        assert source.confirmed() == slot, step
-        whole = source.query(
-            "SELECT 1 FROM pg_tables WHERE tablename = 'landing_funds' AND schemaname = current_schema"
-        )
-        if whole and source.query("SELECT 1 FROM landing_funds"):
-            assert source.query(TOTAL.format("landing_")) == [(3000,)], step
-        move(source, 2)
-        if moment == "snapshot" or step in ("part_staged", "staged", "commit_started"):
-            assert run(pipeline)["code"] == 0, step
+    begin(source)
+    pipeline = lay(tmp_path, source)
+    if moment == "stream":
+        assert run(pipeline)["code"] == 0
+        move(source)
+    slot = source.confirmed()
+    assert run(pipeline, step=step, nth=nth)["code"] == -9, step
+    assert source.confirmed() == slot, step
+    whole = source.query("SELECT 1 FROM pg_tables WHERE tablename = 'landing_funds' AND schemaname = current_schema")
+    if whole and source.query("SELECT 1 FROM landing_funds"):
+        assert source.query(TOTAL.format("landing_")) == [(3000,)], step
+    move(source, 2)
+    if moment == "snapshot" or step in ("part_staged", "staged", "commit_started"):
         assert run(pipeline)["code"] == 0, step
-        require_equal(source, step)
-        entries = [entry[1:] for entry in journal(source)]
-        assert (entries[0], {*entries} - {(3, 4)}) in (((3, 4), set()), ((3, 4), {(0, 1)})), (
-            step
-        )  # or only the position
-        assert source.confirmed() == saved(pipeline.parent)["value"]["lsn"], step
+    assert run(pipeline)["code"] == 0, step
+    require_equal(source, step)
+    entries = [entry[1:] for entry in journal(source)]
+    assert (entries[0], {*entries} - {(3, 4)}) in (((3, 4), set()), ((3, 4), {(0, 1)})), step  # or only the position
+    assert source.confirmed() == saved(pipeline.parent)["value"]["lsn"], step
 
 
 @pytest.mark.parametrize("fault", ["answer", "request"])

@@ -197,27 +197,25 @@ def same(target: Target) -> bool:
     return target.query(sql.format("orders")) == target.query(sql.format("source"))
 
 
+@pytest.mark.parametrize(("step", "nth"), STEPS)
 @pytest.mark.parametrize(("strategy", "by"), [("full_refresh", ""), ("merge", "range")])
 def test_MF_05_a_load_in_parts_killed_at_any_step_is_mended(
-    run: Run, tmp_path: Path, target: Target, strategy: str, by: str
+    run: Run, tmp_path: Path, target: Target, strategy: str, by: str, step: str, nth: int
 ) -> None:
     """A killed run has lost its snapshot: the next one reads all parts again, never rows of two moments, and leaves
     the rows of the source as they are then, each once, and no staging."""
-    for step, nth in STEPS:
-        fill(target)
-        folder = tmp_path / f"{step}{nth}"
-        folder.mkdir()
-        pipeline = lay(folder, target, strategy, by=by)
-        assert run(pipeline, step=step, nth=nth)["code"] == -9, step
-        if step != "committed":
-            change(target)
-        done = run(pipeline)
-        assert done["code"] == 0, (step, done)
-        report = done["report"]["streams"][0]
-        assert report["partitions_resumed"] == 0
-        assert report["partitions"] > 3
-        assert same(target), step
-        assert not target.stages(), step
+    fill(target)
+    pipeline = lay(tmp_path, target, strategy, by=by)
+    assert run(pipeline, step=step, nth=nth)["code"] == -9, step
+    if step != "committed":
+        change(target)
+    done = run(pipeline)
+    assert done["code"] == 0, (step, done)
+    report = done["report"]["streams"][0]
+    assert report["partitions_resumed"] == 0
+    assert report["partitions"] > 3
+    assert same(target), step
+    assert not target.stages(), step
 
 
 def test_MF_05_mixed_snapshots_go_on_with_the_parts_that_are_left(run: Run, tmp_path: Path, target: Target) -> None:
