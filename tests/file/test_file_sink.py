@@ -271,6 +271,20 @@ def test_ddl_changes_the_columns_of_the_manifest(tmp_path: Path) -> None:
     assert one.is_empty()
 
 
+@pytest.mark.parametrize(
+    ("name", "type_", "found"),
+    [(LOAD_ID, pa.string(), "is reserved"), ("x", pa.list_(pa.int8()), "declare it in the source")],
+)
+def test_columns_that_a_folder_cannot_keep_are_refused_before_any_change(
+    tmp_path: Path, name: str, type_: pa.DataType, found: str
+) -> None:
+    """By name, when the change is planned: a column of a new target, and one that is added."""
+    one, field = sink(tmp_path, format="csv"), pa.field(name, type_)
+    for change in (SchemaChange("create", schema=pa.schema([field])), SchemaChange("add", name, after=field)):
+        with pytest.raises(DataError, match=f"{name}.*{found}"):
+            one.ddl([change])
+
+
 def test_csv_keeps_null_and_the_empty_text_apart(tmp_path: Path) -> None:
     """In CSV an empty field is NULL, and the empty text is quoted."""
     rows = pa.RecordBatch.from_pydict({"a": pa.array([None, "", 'q"x']), "b": pa.array([1, None, 3])})

@@ -141,12 +141,13 @@ class Tree:
         os._exit(pytest.main([*PYTEST, *args]))
 
     def tests_of(self, mutant: Mutant, budget: float) -> tuple[list[str], float, int]:
-        """Those that run its line; where none is known to (a line that runs on import), its scope, then its module. The
-        first are those that have killed before, then those that run lines of the scope which few others run, and do so
-        quickly. Also their seconds, and how many there would be without the budget."""
+        """Those that run its line; where none is known to, its scope, then its module. A line that runs on import is
+        known to the first test of a process alone: its module, then. The first are those that have killed before, then
+        those that run lines of the scope which few others run, and do so quickly. Also their seconds, and how many
+        there would be without the budget."""
         lines = self.lines.get(f"{SRC}/{mutant.module}", {})
         module = [int(line) for line in lines]
-        for near in (*mutant.lines, module):
+        for near in (module,) if mutant.where == "module" else (*mutant.lines, module):
             found = {one for line in near for one in lines.get(str(line), ())}
             if found:
                 break

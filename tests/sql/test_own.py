@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, ClassVar
+from types import SimpleNamespace
+from typing import Any, ClassVar, cast
 
 import pyarrow as pa
 import pytest
@@ -21,7 +23,10 @@ from dpone.model.pipeline import StateSpec, Undo
 from dpone.model.schema import Name
 from dpone.model.secret import Secret
 from dpone.model.strategy import Strategy
+from dpone.sql.dialect import Database
 from dpone.sql.own import Own
+from dpone.sql.state import _bound
+from dpone.sql.writer import own_lock
 
 NAME = Name(("__dpone__kit",))
 SCHEMA = pa.schema([("key", pa.string()), ("seq", pa.int64()), ("text", pa.string())])
@@ -165,3 +170,24 @@ def test_a_state_of_long_keys(tmp_path: Path) -> None:
             lease.renew()
     assert [found.value for key in keys if (found := state.load(key))] == [{"n": 0}, {"n": 1}]
     assert [one.value for one in state.history(keys[1])] == [{"n": 1}]
+
+
+def test_tables_of_dpones_own_are_made_by_one_runner_of_a_schema() -> None:
+    """Targets of one schema share these tables, so they share the lock; other schemas do not wait."""
+    assert own_lock(Name(("a", "t"))) == own_lock(Name(("a", "u"))) != own_lock(Name(("b", "t")))
+    assert own_lock(Name(("t",))) == own_lock(Name(("u",)))
+
+
+@pytest.mark.parametrize(
+    ("type_", "bound"),
+    [
+        (pa.string(), "2026-01-31T10:30:00.000000+00:00"),
+        (pa.float64(), 1769855400.0),
+        (pa.timestamp("us", "UTC"), "2026-01-31 10:30:00 as timestamp[us, tz=UTC]"),
+    ],
+)
+def test_an_instant_is_bound_as_its_column_keeps_it(type_: pa.DataType, bound: Any) -> None:
+    """As a text, as seconds since 1970, or as the dialect binds a timestamp."""
+    dialect = SimpleNamespace(bind=lambda value, type_: f"{value:%Y-%m-%d %H:%M:%S} as {type_}")
+    db = cast(Database, SimpleNamespace(dialect=dialect))
+    assert _bound(db, datetime(2026, 1, 31, 10, 30, tzinfo=UTC), type_) == bound
