@@ -1,8 +1,9 @@
 """Do the tests see a wrong change? ``nox -s mutate``; CONTRIBUTING.md says how to read what it prints.
 
 A sample of mutants, drawn by a seed, is made of the modules below, one at a time in a copy of the tree. For each, the
-tests that run the changed line are run, the fastest first, until one fails (the mutant is killed) or none has (it
-survives). equivalent.toml lists mutants that change nothing, each with the reason.
+tests that run the changed line are run, the fastest first, until one fails (the mutant is killed) or none has. Then
+mypy looks, as every change must pass it too; what neither sees survives. equivalent.toml lists mutants that change
+nothing, each with the reason.
 
 mutmut and cosmic-ray were looked at first. mutmut changes no decorated function (our properties, context managers and
 class methods), and neither draws a sample by a seed; cosmic-ray runs one command for all mutants, here the whole suite.
@@ -174,8 +175,16 @@ class Tree:
         code = self.pytest(["-x", *files], limit, DPONE_MUTATE_PICK=str(pick), PYTHONDONTWRITEBYTECODE="1")
         return code, failed.read_text() if failed.exists() else ""
 
+    def mistyped(self) -> bool:
+        """Whether mypy finds an error in core. What it knows of unchanged modules is kept in the tree."""
+        command = [sys.executable, "-m", "mypy", f"{Path(SRC).parent}"]
+        done = subprocess.run(command, cwd=self.path, capture_output=True, text=True, timeout=600, check=False)
+        if done.returncode not in (0, 1):
+            sys.exit(f"mypy did not run: {done.stdout}{done.stderr}")
+        return done.returncode == 1
+
     def verdict(self, mutant: Mutant, budget: float) -> tuple[str, str]:
-        """``killed``, ``time`` or ``survived``; and by which test."""
+        """``killed``, ``time``, ``mistyped`` or ``survived``; and by which test."""
         tests, seconds, of = self.tests_of(mutant, budget)
         if not tests:
             return "survived", "no test runs it"
@@ -187,6 +196,8 @@ class Tree:
                 code, failed = self.run(some, 60 + 8 * seconds)
                 if code != 0:
                     break
+            if code == 0 and self.mistyped():
+                return "mistyped", ""
         finally:
             path.write_bytes(original)
             os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
@@ -269,6 +280,8 @@ def main(args: list[str] | None = None) -> int:
         kept = begun(chosen.verdicts, [chosen.seed, chosen.seconds, *tree.digests(modules)])
         tree.kills.update(by for verdict, by in kept.values() if verdict == "killed" and by)
         tree.learn(chosen.suite, modules, None if chosen.suite else chosen.map)
+        if tree.mistyped():
+            sys.exit("mypy finds errors without a mutant; run nox -s typing")
         for n, one in enumerate(sample, 1):
             known = ["equivalent", ""] if one.name in equivalent else kept.get((n, *one.name))
             if not known and time.monotonic() - started > chosen.minutes * 60:
@@ -285,9 +298,13 @@ def main(args: list[str] | None = None) -> int:
         code, fails = tree.run(sorted(tree.kills), 3600) if tree.kills else (0, "")
         if code != 0:
             print(f"a test that killed a mutant also fails without one: {fails}")
-    dead, alive = verdicts["killed"] + verdicts["time"], verdicts["survived"]
+    dead, alive = sum(verdicts[how] for how in ("killed", "time", "mistyped")), verdicts["survived"]
     share = dead / (dead + alive) if dead + alive else 0.0
-    print(f"seed {chosen.seed}: {dead} killed ({verdicts['time']} by the time limit), {alive} survived,", end=" ")
+    print(
+        f"seed {chosen.seed}: {dead} killed ({verdicts['time']} by the time limit, {verdicts['mistyped']} by mypy),",
+        end=" ",
+    )
+    print(f"{alive} survived,", end=" ")
     print(f"{verdicts['equivalent']} equivalent; {share:.1%} killed, at least {LEAST:.0%} must be")
     return 0 if share >= LEAST and code == 0 else 1
 

@@ -6,6 +6,7 @@ import ast
 import copy
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from attrs import field, frozen
@@ -24,6 +25,8 @@ KEYWORDS = {"init", "repr", "eq", "daemon", "strict"}
 # Their arguments may stand in any order.
 UNORDERED = {"and_", "or_", "equal", "not_equal", "differs", "multiply", "min", "max", "isinstance"}
 WORD = re.compile(r"[\w-]+")
+_ERRORS = ast.parse((Path(__file__).parents[2] / "dpone-core/src/dpone/errors.py").read_bytes())
+ERRORS = {node.name for node in _ERRORS.body if isinstance(node, ast.ClassDef)}
 
 
 @frozen
@@ -113,7 +116,9 @@ def _is_text(node: Any, parent: Any) -> bool:
 
 
 def _is_error(node: Any, statement: Any) -> bool:
-    """The error of a ``raise``, whose arguments are what it says, or a word of it."""
+    """An error that is made, as its arguments are what it says, or a word of one that is raised."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ERRORS:
+        return True
     word = isinstance(node, ast.Constant) and isinstance(node.value, str)
     return isinstance(statement, ast.Raise) and (word or node is statement.exc)
 

@@ -66,6 +66,7 @@ def test_one_node_is_changed_at_a_time(code: str, afters: set[str]) -> None:
         "x = d.differs(a, b)",
         "x: int = field(init=False, repr=False)",
         "raise Error('failed', 'found', 'what to do')",
+        "x = SinkError(failed, found, todo)",
         "@f(1)\ndef g(): ...",
     ],
 )
@@ -107,7 +108,7 @@ def test_a_mutant_nobody_notices_is_reported(tmp_path: Path) -> None:
     survivor = f"{mutate.SRC}/engine/lease.py:{join} 2 of 2 tests ran\n       in renewing\n     - {lines[join - 1]}"
     assert f"survived   {survivor}" in said
     assert "seed 4: 3 of 3 mutants" in said
-    assert "seed 4: 1 killed (0 by the time limit), 1 survived, 1 equivalent; 50.0% killed" in said
+    assert "seed 4: 1 killed (0 by the time limit, 0 by mypy), 1 survived, 1 equivalent; 50.0% killed" in said
     assert (done.returncode, done.stderr) == (1, "")
     assert lease.read_bytes() == before
 
