@@ -34,15 +34,13 @@ from dpone.formats.input import Input
 from dpone.formats.jsonl import (
     batch_of,
     column_of,
-    fits,
-    inexact,
-    inferred,
     members,
-    read_lines,
     seen_in,
+    seen_in_lines,
+    settled,
 )  # fmt: skip
 from dpone.formats.text import check_names, united
-from dpone.formats.types import BadValue, SeenValues, declared, settle
+from dpone.formats.types import BadValue, SeenValues, declared
 from dpone.model.changes import (
     BEFORE,
     COMMIT,
@@ -388,7 +386,7 @@ class FileChangeLog:
         survey = self._survey(before.offset, before.commit, before.lines, size, limit)
         self.close()
         self._spool = spool = Spool(f"{KIND}:{self._label}", before.commit, survey.mark)
-        tables = self._settled(survey, before.tables)
+        tables = {name: self._table(name, survey, before.tables.get(name)) for name in survey.seen}
         self._fill(spool, survey, before, tables, sha256)
         position = self._position(survey, sha256, {**before.tables, **tables}, after.epoch if after else 0)
         left = size - survey.end
@@ -465,16 +463,16 @@ class FileChangeLog:
 
     def _survey(self, start: int, mark: str, lines: int, size: int, limit: int | None) -> _Survey:
         parser, survey = _Parser(self._log, self._wanted, lines), _Survey(start, mark, lines)
-        pending: dict[str, dict[str, SeenValues]] = {}  # of the transaction that no commit line has ended yet
+        unended: dict[str, dict[str, SeenValues]] = {}  # of a transaction whose commit line is in a later block
         for data, at in self._log.blocks(start, size):
             block = parser.block(data, at)
             commits, over = self._cut(block, survey, limit)
             if commits:
-                over = self._advance(survey, block, commits, pending) or over
-                pending = {}
+                survey.take(_joined(unended, _seen(block, 0, len(commits))), commits)
+                unended = {}
             if over:
                 break
-            pending = _joined(pending, self._seen(block, len(commits), None))
+            unended = _joined(unended, _seen(block, len(commits), None))
         survey.keys = parser.keys
         return survey
 
@@ -490,47 +488,15 @@ class FileChangeLog:
         reached = [i for i, c in enumerate(commits) if limit is not None and c.changes >= limit]
         return (commits[: reached[0] + 1], True) if reached else (commits, over)
 
-    def _advance(
-        self, survey: _Survey, block: _Block, commits: Sequence[_Commit], pending: Mapping[str, dict[str, SeenValues]]
-    ) -> bool:
-        """Take the transactions in; True if one of them has values whose types go with nothing before it."""
-        seen = _joined(pending, self._seen(block, 0, len(commits)))
-        if not _clash(survey.seen, seen):
-            survey.take(seen, commits)
-            return False
-        for i, commit in enumerate(commits):
-            seen = _joined(pending if i == 0 else {}, self._seen(block, i, i + 1))
-            if survey.begun and _clash(survey.seen, seen):
-                return True
-            survey.take(seen, [commit])
-        return False
-
-    def _seen(self, block: _Block, first: int, end: int | None) -> dict[str, dict[str, SeenValues]]:
-        """What the columns hold in transactions ``first`` to ``end`` of a block, by table."""
-        found = {}
-        for table, rows in block.tables.items():
-            if lines := rows.lines_of(first, end):
-                left_out = {name: SeenValues(pa.null(), clash=JSON) for name in rows.unchanged}
-                found[table] = united([*_kinds(lines), left_out])
-        return found
-
-    def _settled(self, survey: _Survey, known: Mapping[str, ChangeTable]) -> dict[str, ChangeTable]:
-        """The tables of the window: columns as declared, else as before if the values fit, else as they were seen."""
-        return {name: self._table(name, seen, survey, known.get(name)) for name, seen in survey.seen.items()}
-
-    def _table(
-        self, name: str, seen: Mapping[str, SeenValues], survey: _Survey, before: ChangeTable | None
-    ) -> ChangeTable:
-        expected = before.values if before else None
+    def _table(self, name: str, survey: _Survey, before: ChangeTable | None) -> ChangeTable:
+        """Columns as declared, else as they were before if the values fit, else as inferred."""
+        seen, expected = survey.seen[name], before.values if before else None
         if expected is not None:
-            seen = united([{column: SeenValues(pa.null(), clash=JSON) for column in expected.names}, seen])
-            seen = {column: evolve(what, fits=fits(what, column, expected)) for column, what in seen.items()}
+            seen = united([_without_value(expected.names), seen])
         check_names(self._log.input, list(seen), "column")
         full = {column: one for column in seen for one in (column, f"{name}.{column}") if one in self._declared}
-        made = settle(seen, {column: self._declared[one] for column, one in full.items()}, expected)
-        made = pa.schema(
-            [limited(field, self._words[full[field.name]]) if field.name in full else field for field in made]
-        )
+        made = settled(seen, {column: self._declared[one] for column, one in full.items()}, expected)
+        made = pa.schema([limited(f, self._words[full[f.name]]) if f.name in full else f for f in made])
         return ChangeTable(made, survey.keys.get(name, before.key if before else ()))
 
     # -- second pass: the changes -------------------------------------------------------------------------------
@@ -619,19 +585,26 @@ def _objects(raw: bytes) -> dict[str, dict[str, str]]:
     return {name: members(row[name]) for name in _PARTS if row.get(name, "null") != "null"}
 
 
-def _kinds(lines: list[bytes]) -> Iterator[dict[str, SeenValues]]:
-    """What the members of the objects hold: by pyarrow where that is exact, else value by value."""
-    data = b"\n".join(lines)
-    table = read_lines(data)
-    columns = None if table is None else [table.column(n).combine_chunks() for n in _PARTS if n in table.column_names]
-    if columns is None or any(inexact(data, pa.schema(list(c.type))) for c in columns if pa.types.is_struct(c.type)):
-        for raw in lines:
-            yield from ({name: seen_in(text) for name, text in one.items()} for one in _objects(raw).values())
-        return
-    for column in columns:
-        if pa.types.is_struct(column.type):
-            members = zip(column.type, column.flatten(), strict=True)
-            yield {f.name: inferred(pa.chunked_array([member])) for f, member in members}
+def _seen(block: _Block, first: int, end: int | None) -> dict[str, dict[str, SeenValues]]:
+    """What the columns of each table hold in transactions ``first`` to ``end`` of a block."""
+    lines = {table: rows.lines_of(first, end) for table, rows in block.tables.items()}
+    return {
+        table: united([*_seen_in_objects(raw), _without_value(block.tables[table].unchanged)])
+        for table, raw in lines.items()
+        if raw
+    }
+
+
+def _seen_in_objects(lines: Sequence[bytes]) -> Iterable[Mapping[str, SeenValues]]:
+    found = seen_in_lines(b"\n".join(lines), _PARTS)
+    if found is not None:
+        return found
+    return ({name: seen_in(text) for name, text in one.items()} for raw in lines for one in _objects(raw).values())
+
+
+def _without_value(names: Iterable[str]) -> dict[str, SeenValues]:
+    """Columns of which there is no value to infer a type from."""
+    return {name: seen_in("null") for name in names}
 
 
 def _struct(columns: Sequence[pa.Array], fields: Sequence[pa.Field], there: Sequence[bool]) -> pa.StructArray:
@@ -673,16 +646,6 @@ def _joined(
     left: Mapping[str, Mapping[str, SeenValues]], right: Mapping[str, Mapping[str, SeenValues]]
 ) -> dict[str, dict[str, SeenValues]]:
     return {table: united([left.get(table, {}), right.get(table, {})]) for table in {**left, **right}}
-
-
-def _clash(before: Mapping[str, Mapping[str, SeenValues]], seen: Mapping[str, Mapping[str, SeenValues]]) -> bool:
-    """True if a column would become json for want of a type in common, or may have done so just now."""
-    for table, columns in _joined(before, seen).items():
-        for name, what in columns.items():
-            had = before.get(table, {}).get(name)
-            if what.type == JSON and (had is None or had.type != JSON):
-                return True
-    return False
 
 
 def _table_json(table: ChangeTable) -> dict[str, Any]:
