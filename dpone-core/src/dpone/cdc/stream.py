@@ -137,7 +137,8 @@ def _with_keys(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
     lost = pc.and_(meets, batch.column(KEY).is_null())
     if pc.any(lost).as_py():
         event = batch.filter(lost).column(EVENT_ID)[0].as_py()
-        todo = "make the source log the key (PostgreSQL: a primary key or REPLICA IDENTITY), or use strategy append"
+        todo = "make the source log the key (PostgreSQL: a primary key, or REPLICA IDENTITY USING INDEX)"
+        todo += ", or use strategy append"
         raise DataError("apply changes", f"event {event} updates or deletes a row without its key", todo)
     if batch.schema.equals(schema):
         return batch

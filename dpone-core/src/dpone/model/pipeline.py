@@ -152,8 +152,34 @@ class StateOptions:
     lease_seconds: float = field(default=60.0, validator=gt(0))
 
 
+class _Bound:
+    """The names of what a source or a sink is bound to."""
+
+    __slots__ = ()
+    type: str
+    connection: Secret | None
+    named: str
+
+    @property
+    def location(self) -> str:
+        """Where the connection points, for people; free of credentials. A query goes by the stream's name."""
+        return self._named(self.connection.location() if self.connection else "")
+
+    @property
+    def place(self) -> str:
+        """The part of the key: as ``location``, without what changes while the system stays the same."""
+        return self._named(self.named or (self.connection.place() if self.connection else ""))
+
+    def _named(self, connection: str) -> str:
+        return ":".join(filter(None, (self.type, connection, self._what)))
+
+    @property
+    def _what(self) -> str:
+        raise NotImplementedError
+
+
 @frozen
-class SourceSpec:
+class SourceSpec(_Bound):
     """One source bound to what it reads. ``base`` is the folder of the pipeline file. ``exclude``: tables that a glob,
     or a change stream of all tables, leaves out: names or globs, with or without their schema. ``named``: the
     name of the connection under ``connections:``, if it has one."""
@@ -168,16 +194,6 @@ class SourceSpec:
     options: Any = field(factory=SourceOptions)
     base: Path = field(default=Path(), metadata=INTERNAL)
     named: str = field(default="", metadata=INTERNAL)
-
-    @property
-    def location(self) -> str:
-        """Where the connection points, for people; free of credentials. A query goes by the stream's name."""
-        return _location(self.type, self.connection.location() if self.connection else "", self._what)
-
-    @property
-    def place(self) -> str:
-        """The part of the key: as ``location``, without what changes while the system stays the same."""
-        return _location(self.type, self.named or (self.connection.place() if self.connection else ""), self._what)
 
     @property
     def _what(self) -> str:
@@ -196,7 +212,7 @@ class SourceSpec:
 
 
 @frozen
-class SinkSpec:
+class SinkSpec(_Bound):
     """One sink bound to what it writes. contract: what the rows must keep to before a load is committed. ``named``: as
     in SourceSpec."""
 
@@ -212,20 +228,8 @@ class SinkSpec:
     named: str = field(default="", metadata=INTERNAL)
 
     @property
-    def location(self) -> str:
-        return _location(self.type, self.connection.location() if self.connection else "", self._what)
-
-    @property
-    def place(self) -> str:
-        return _location(self.type, self.named or (self.connection.place() if self.connection else ""), self._what)
-
-    @property
     def _what(self) -> str:
         return str(self.table or self.path or self.topic or "")
-
-
-def _location(type: str, connection: str, what: str) -> str:
-    return ":".join(filter(None, (type, connection, what)))
 
 
 @frozen

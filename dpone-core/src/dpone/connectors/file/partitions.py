@@ -85,9 +85,7 @@ class JsonPartitionManifestStore(PartitionManifestStore):
         durable.write_whole(path, data)
 
     def _path(self, key: str, ending: str = ".json") -> Path:
-        """A readable beginning, and a digest of the whole key that tells keys apart."""
-        readable = re.sub(r"[^A-Za-z0-9_-]+", "-", key)[:40].strip("-")
-        return self._folder / f"{readable}-{hashlib.sha256(key.encode()).hexdigest()[:20]}{ending}"
+        return self._folder / name_of(key, ending)
 
     @contextlib.contextmanager
     def _exclusive(self, key: str) -> Iterator[None]:
@@ -97,6 +95,12 @@ class JsonPartitionManifestStore(PartitionManifestStore):
                 yield
         except OSError as error:
             raise _refused("write", self._folder, error) from error
+
+
+def name_of(key: str, ending: str) -> str:
+    """A file name for a key: a readable beginning, and a digest of the whole key, because two keys may begin alike."""
+    readable = re.sub(r"[^A-Za-z0-9_-]+", "-", key)[:40].strip("-")
+    return f"{readable}-{hashlib.sha256(key.encode()).hexdigest()[:20]}{ending}"
 
 
 def _refused(step: str, path: Path, error: OSError) -> StateError:

@@ -99,7 +99,8 @@ class FileSink:
         """``contract.SupportsVerify``: the manifest lists every file there should be."""
         manifest = self.folder.read() or Manifest()
         missing = len(manifest.files) - len(self.folder.present(manifest))
-        return f"{missing:,} of {counted(len(manifest.files), 'file')} in its manifest are missing" if missing else ""
+        listed = counted(len(manifest.files), "file")
+        return f"of {listed} in its manifest {missing:,} {'is' if missing == 1 else 'are'} missing" if missing else ""
 
     def stores(self, type: pa.DataType) -> Stored:
         """Parquet keeps every type but those it has no word for; text files keep what reads back from text."""

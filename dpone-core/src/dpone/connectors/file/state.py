@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
-import re
 import time
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -15,7 +13,7 @@ from typing import Any
 
 from attrs import frozen
 
-from dpone.connectors.file.partitions import JsonPartitionManifestStore
+from dpone.connectors.file.partitions import JsonPartitionManifestStore, name_of
 from dpone.contract import Finding, Lease, Versioned
 from dpone.errors import Busy, Conflict, StateError, counted
 from dpone.host import durable
@@ -121,9 +119,7 @@ class FileState:
         durable.write_whole(self._path(record.key), record.dumps())
 
     def _path(self, key: str, ending: str = ".json") -> Path:
-        """A readable beginning, and a digest of the whole key that tells keys apart."""
-        readable = re.sub(r"[^A-Za-z0-9_-]+", "-", key)[:40].strip("-")
-        return self._folder / f"{readable}-{hashlib.sha256(key.encode()).hexdigest()[:20]}{ending}"
+        return self._folder / name_of(key, ending)
 
     def _shown(self, path: Path) -> str:
         return f"{self._label}/{path.name}"
