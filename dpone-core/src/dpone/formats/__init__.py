@@ -8,6 +8,8 @@
 ``write``     one part out of a stream, into whatever pyarrow writes to
 ``manifest``  what a target of immutable parts holds, as a value and as JSON
 
+``reader`` says where a new format is registered.
+
 What is not here: where the bytes are. A path, a glob, a folder, a bucket or a topic, its options, its listing, its
 identity, and what makes a write durable are the connector's. Importing this package or ``options`` loads no pyarrow.
 """

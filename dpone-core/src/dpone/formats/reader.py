@@ -1,8 +1,12 @@
-"""Formats as a source uses them: which one a file is of, and its reader."""
+"""Formats as a source uses them: which one a file has, and its reader.
+
+A new format is registered here and in three other places: its name in ``options`` (``SourceFormat``, ``SinkFormat`` and
+how messages show it), its first bytes in ``kinds``, its writer in ``write``. ``tests/formats`` compares the lists.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import pyarrow as pa
@@ -15,7 +19,7 @@ from dpone.formats.kinds import require_kind
 from dpone.formats.options import ReadOptions
 from dpone.formats.parquet import Parquet
 
-_FORMATS = {
+_SUFFIXES = {
     ".csv": "csv",
     ".tsv": "csv",
     ".jsonl": "jsonl",
@@ -54,7 +58,7 @@ def format_of(file: Input, options: ReadOptions) -> str:
     """``csv``, ``json``, ``jsonl`` or ``parquet``, by option or by the file's extension. Raises ConfigError."""
     suffixes = [suffix.lower() for suffix in file.suffixes]
     suffix = next(reversed(suffixes[:-1] if file.codec else suffixes), "")
-    kind = options.format or _FORMATS.get(suffix)
+    kind = options.format or _SUFFIXES.get(suffix)
     if kind is None:
         require_kind(file, "", options.encoding, options.header)
         todo = "set options.format to csv, json, jsonl or parquet"
@@ -72,8 +76,12 @@ def reader_of(kind: str) -> str:
 
 def reader(kind: str, options: ReadOptions, columns: Mapping[str, pa.DataType]) -> Format:
     """columns: the declared types."""
-    if kind == "csv":
-        return Csv(options, columns)
-    if kind == "parquet":
-        return Parquet(columns)
-    return JsonLines(options, columns)
+    return _READERS[kind](options, columns)
+
+
+_READERS: Mapping[str, Callable[[ReadOptions, Mapping[str, pa.DataType]], Format]] = {
+    "csv": Csv,
+    "json": JsonLines,
+    "jsonl": JsonLines,
+    "parquet": lambda _, columns: Parquet(columns),  # its types are in the file; it has no options of its own
+}
