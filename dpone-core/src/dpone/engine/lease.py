@@ -13,7 +13,7 @@ from dpone.host import stopping
 
 @contextmanager
 def renewing(lease: Lease, ttl: float) -> Iterator[None]:
-    """Renew the lease three times per ttl. A lease that is lost ends nothing here: the fence of the commit decides."""
+    """Renew the lease three times per ttl. Losing the lease does not stop the run: the fence of the commit decides."""
     stop = threading.Event()
 
     def renew() -> None:
