@@ -47,8 +47,8 @@ def _united(left: pa.Field | None, right: pa.Field | None) -> pa.Field | None:
 
 
 def conformed(batch: pa.RecordBatch, shape: ChangeTable, table: ChangeTable) -> pa.RecordBatch:
-    """A batch of ``shape`` as one of ``table``, which unites it with others. Columns that the shape did not have are
-    marked as unchanged: the row says nothing of them."""
+    """Convert a batch of ``shape`` to ``table``, which unites it with other shapes. Columns that the shape did not have
+    are marked as unchanged, because the change says nothing about them."""
     schema = batch_schema(table)
     if batch.schema.equals(schema):
         return batch
@@ -65,7 +65,8 @@ def _mask(batch: pa.RecordBatch, had: Sequence[str], names: Sequence[str]) -> pa
 
 
 def mask_of(names: Sequence[str], columns: Sequence[pa.Array], rows: int) -> pa.StructArray:
-    """The mask of unchanged columns from one array of booleans each; NULL for a row in which none is."""
+    """The mask of unchanged columns, from one array of booleans for each column; NULL for a row without an unchanged
+    column."""
     any_: pa.Array = pa.repeat(False, rows)
     for column in columns:
         any_ = pc.or_(any_, column)
@@ -90,14 +91,14 @@ def cast(column: pa.Array, type_: pa.DataType, name: str) -> pa.Array:
         return pa.nulls(len(column), type_)
     try:
         return column.cast(type_)
-    except pa.ArrowException:  # its text quotes the value, so it is not chained
+    except pa.ArrowException:  # pyarrow's message quotes the value, so it is not chained
         found = f"column {name} has a {column.type} value that does not fit {type_}"
         raise DataError("combine the changes of a table", found, "declare the column's type in the source") from None
 
 
 def either(first: pa.Array, left: pa.Array, right: pa.Array) -> pa.Array:
-    """``left`` where ``first`` is true, else ``right``. Kernels know no extension types (uuid): their storage is
-    chosen, and the type put back."""
+    """``left`` where ``first`` is true, else ``right``. Arrow's kernels do not take extension types (uuid), so the
+    choice is made on their storage, and the type is restored."""
     return pc.if_else(first, storage_of(left), storage_of(right)).cast(right.type)
 
 
@@ -106,12 +107,12 @@ def storage_of(column: pa.Array) -> pa.Array:
 
 
 def renamed(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
-    """A change batch whose table's columns have other names in the target, in the structs as well."""
+    """Rename the columns of a change batch to those of the target, also inside the structs."""
     if batch.schema.equals(schema):
         return batch
     columns = []
     for f, column in zip(schema, batch.columns, strict=True):
-        if f.name == KEY and len(column.type) == 0:  # the log names no key: the pipeline does
+        if f.name == KEY and len(column.type) == 0:  # the log has no key; the pipeline states it
             column = pa.nulls(len(column), f.type)
         elif f.name in (KEY, UNCHANGED, BEFORE):
             column = pa.StructArray.from_arrays(column.flatten(), fields=list(f.type), mask=column.is_null())

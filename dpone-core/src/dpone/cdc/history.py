@@ -1,4 +1,4 @@
-"""Changes as rows of their own: what ``append`` keeps of a change stream."""
+"""Changes as rows: what ``append`` stores for a change stream."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def as_history(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
 
 
 def _old_keys(batch: pa.RecordBatch, keys: Mapping[str, pa.Array]) -> pa.Array:
-    """Of updates that changed a column of their key; they are few, so that each is made for itself."""
+    """The old keys of updates that changed a key column. There are few of them, so they are made one by one."""
     updates = pc.and_(pc.equal(batch.column(OPERATION), UPDATE), batch.column(KEY).is_valid())
     moved: pa.Array = pa.repeat(False, batch.num_rows)
     for name, old in keys.items():
@@ -61,7 +61,8 @@ def _old_keys(batch: pa.RecordBatch, keys: Mapping[str, pa.Array]) -> pa.Array:
 
 
 def _value(scalar: pa.Scalar) -> Any:
-    """As Python has it; a time that Python cannot hold, in Arrow's text. Raises DataError for one that has none."""
+    """The value in Python; a time that Python cannot hold, as Arrow's text. Raises DataError for a time without a
+    text."""
     try:
         return scalar.as_py()
     except (ValueError, OverflowError):  # nanoseconds, or a year after 9999
@@ -77,7 +78,7 @@ def _value(scalar: pa.Scalar) -> Any:
 
 
 def _json_default(value: Any) -> str:
-    """What JSON has no word for: bytes in base64, anything else as it is written."""
+    """Values that JSON does not have: bytes as base64, anything else as its text."""
     return base64.b64encode(value).decode() if isinstance(value, bytes) else str(value)
 
 

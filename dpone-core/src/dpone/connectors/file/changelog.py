@@ -1,6 +1,7 @@
-"""A change log: JSON Lines, one change or one commit a line. docs/guide/cdc-runtime.md describes the format.
+"""A change log: JSON Lines with one change or one commit per line. docs/guide/cdc-runtime.md describes the format.
 
-What counts is what a commit line ends. A tail without one, or a line that is cut off, is not there yet.
+A transaction counts once its commit line is there. A tail without a commit line, or a line that is cut off, is not read
+yet.
 """
 
 from __future__ import annotations
@@ -81,8 +82,8 @@ _PARTS = ("values", "key", "before")  # the objects of a change, whose members a
 @define
 class _Rows:
     """Changes of one table from one block of lines. ``raw``: the lines, whose values pyarrow reads; ``given``: the
-    columns each names; ``transaction``: which of the block's transactions each is of. ``columns`` and ``unchanged``:
-    names that occur at all."""
+    columns that each line names; ``transaction``: the number of its transaction in the block. ``columns`` and
+    ``unchanged``: all names that occur."""
 
     raw: list[bytes] = field(factory=list)
     lines: list[int] = field(factory=list)
@@ -96,17 +97,19 @@ class _Rows:
     transaction: list[int] = field(factory=list)
     columns: set[str] = field(factory=set)
     unchanged: set[str] = field(factory=set)
-    shapes: dict[Any, frozenset[str]] = field(factory=dict)  # those met: few lines name other columns than one before
+    shapes: dict[Any, frozenset[str]] = field(
+        factory=dict
+    )  # seen so far: most lines name the same columns as an earlier one
 
     def lines_of(self, first: int, end: int | None) -> list[bytes]:
-        """Those of the transactions ``first`` to ``end``."""
+        """The lines of the transactions ``first`` to ``end``."""
         high = len(self.transaction) if end is None else bisect_left(self.transaction, end)
         return self.raw[bisect_left(self.transaction, first) : high]
 
 
 @frozen
 class _Commit:
-    """A commit line: where it ends, the changes of the window up to it, and its number from the log's beginning."""
+    """A commit line: where it ends, the number of changes of the window up to it, and its line number in the log."""
 
     mark: str
     end: int
@@ -125,7 +128,7 @@ class _Block:
 
 @define
 class _Parser:
-    """Lines to changes. Knows the transaction it is in, and the key of every table so far."""
+    """Turns lines into changes. Knows the open transaction, and the key of every table so far."""
 
     log: _Log
     wanted: str | None
@@ -246,7 +249,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _are_text(row: Mapping[str, Any]) -> bool:
-    """False for half a surrogate pair in what is no value: nothing could be called so."""
+    """False if a name, a commit or a table has half a surrogate pair: no system could have such a name."""
     objects = (one for one in row.values() if isinstance(one, Mapping | list))
     texts = (one for one in row.values() if isinstance(one, str))
     names = [name for each in (row, texts, *objects) for name in each if isinstance(name, str)]
@@ -267,7 +270,7 @@ _decoder = json.JSONDecoder(object_pairs_hook=_object)
 
 
 def _decoded(text: str) -> Any:
-    """As ``json.loads``, which looks for white space in front and behind by slower means."""
+    """As ``json.loads``, which strips white space by a slower way."""
     text = text.strip(" \t\r\n")
     value, end = _decoder.raw_decode(text)
     if end != len(text):
@@ -292,7 +295,7 @@ class _Log:
             return self.path.stat().st_size
 
     def digest(self, end: int) -> Any:
-        """SHA-256 of the first ``end`` bytes, to go on with."""
+        """SHA-256 of the first ``end`` bytes, as an object that can be updated."""
         sha256, left = hashlib.sha256(), end
         with self.input.failing(), self.path.open("rb") as file:
             while left and (data := file.read(min(1 << 20, left))):
@@ -322,7 +325,7 @@ class _Log:
 
 @frozen
 class _After:
-    """Where a window begins: bytes, lines and commit before it, and what each table was seen to have."""
+    """Where a window begins: the bytes, lines and commit before it, and the columns of each table so far."""
 
     offset: int = 0
     commit: str = ""
@@ -332,8 +335,8 @@ class _After:
 
 @define
 class _Survey:
-    """What a first pass found: where the window ends, and what the columns of each table hold. ``mark``: the highest
-    commit; ``begun``: a transaction is in it."""
+    """The result of the first pass: where the window ends, and what the columns of each table hold. ``mark``: the
+    highest commit; ``begun``: the window has a transaction."""
 
     end: int
     mark: str
@@ -344,7 +347,7 @@ class _Survey:
     keys: dict[str, tuple[str, ...]] = field(factory=dict)
 
     def take(self, seen: Mapping[str, dict[str, SeenValues]], commits: Sequence[_Commit]) -> None:
-        """Transactions, and what they hold. One that was delivered again has a lower mark than those before it."""
+        """Add transactions and what they hold. One that was delivered again has a lower mark than those before it."""
         self.seen, self.begun, last = _joined(self.seen, seen), True, commits[-1]
         self.end, self.lines, self.changes = last.end, last.lines, last.changes
         self.mark = max(self.mark, *(commit.mark for commit in commits))
@@ -352,7 +355,7 @@ class _Survey:
 
 class FileChangeLog:
     """``contract.CDCReader`` over a change log. The position holds how far it was read, the digest of all bytes before,
-    the last commit, and the columns each table was seen to have."""
+    the last commit, and the columns of each table."""
 
     def __init__(self, spec: SourceSpec) -> None:
         self._spec = spec
@@ -373,7 +376,7 @@ class FileChangeLog:
         return [Finding("change log", True, found)]
 
     def setup_plan(self) -> list[str]:
-        """Nothing: whoever writes the log makes it."""
+        """Nothing: the program that writes the log creates it."""
         return []
 
     def create(self) -> Position:
@@ -402,14 +405,14 @@ class FileChangeLog:
         yield _TableStream(self._spool, table)
 
     def ack(self, position: Position) -> None:
-        """The log is left as it is; whoever writes it may cut it off only together with the position."""
+        """The log is left as it is. It must not be shortened: the position has the digest of all bytes before it."""
 
     def lag(self) -> Mapping[str, Any]:
-        """A file keeps no mark of what was read: this is the size of the whole log, and is called so."""
+        """A file does not record what was read, so this is the size of the whole log."""
         return {"log_bytes": self._log.size()}
 
     def drop(self) -> None:
-        """Nothing was made, so nothing is dropped."""
+        """Nothing was created, so nothing is dropped."""
 
     def close(self) -> None:
         if self._spool is not None:
@@ -419,7 +422,7 @@ class FileChangeLog:
     # -- where the window begins --------------------------------------------------------------------------------
 
     def _resume(self, after: Position | None) -> tuple[_After, Any]:
-        """Where to go on, and the digest of all bytes before it."""
+        """Where to continue, and the digest of all bytes before that place."""
         if after is None:
             return _After(), hashlib.sha256()
         if after.kind != KIND or after.identity != {"path": self._label}:
@@ -510,7 +513,7 @@ class FileChangeLog:
             end = at + len(data)
             for name, rows in parser.block(data, at).tables.items():
                 shape = tables[name]
-                if name in begun:  # a later shape is what this block names; the spool unites them
+                if name in begun:  # later blocks have only the columns that they name; the spool unites the shapes
                     named = rows.columns | {*shape.key}
                     shape = evolve(shape, values=pa.schema([f for f in shape.values if f.name in named]))
                 begun.add(name)
@@ -521,7 +524,7 @@ class FileChangeLog:
         spool.commit()
 
     def _batch(self, rows: _Rows, shape: ChangeTable) -> pa.RecordBatch:
-        """Without event ids: the spool gives them."""
+        """Without event ids, which the spool adds."""
         fields = [f.with_nullable(True) for f in shape.values]
         key = [f for f in fields if f.name in shape.key]
         values, keys, before = self._columns(rows, {"values": fields, "key": key, "before": fields})
@@ -552,7 +555,7 @@ class FileChangeLog:
         return pa.array(times, pa.timestamp("us", "UTC"))
 
     def _columns(self, rows: _Rows, parts: Mapping[str, list[pa.Field]]) -> list[list[pa.Array]]:
-        """The columns of each object of the lines; what a line lacks is NULL."""
+        """The columns of each object of the lines; a member that a line lacks is NULL."""
         structs = [(name, pa.struct(fields)) for name, fields in parts.items() if fields]
         batch = batch_of(b"\n".join(rows.raw), pa.schema(structs))
         if batch is not None:
@@ -580,7 +583,7 @@ def _is_time(text: Any) -> bool:
 
 
 def _objects(raw: bytes) -> dict[str, dict[str, str]]:
-    """Each object of a line, its members as JSON text."""
+    """The objects of a line, with their members as JSON text."""
     row = members(raw.decode().strip())
     return {name: members(row[name]) for name in _PARTS if row.get(name, "null") != "null"}
 
@@ -614,7 +617,7 @@ def _struct(columns: Sequence[pa.Array], fields: Sequence[pa.Field], there: Sequ
 
 
 def _kept(rows: _Rows, shape: ChangeTable) -> pa.Array:
-    """True for an update that names no column of its key: the key stayed as it was."""
+    """True for an update that names no key column in its values: the key did not change."""
     key = {*shape.key}
     each = zip(rows.ops, rows.keyed, rows.given, strict=True)
     return pa.array([op == UPDATE and keyed and not key & given for op, keyed, given in each])
@@ -629,7 +632,7 @@ def _with_key(
 
 
 def _mask(rows: _Rows, shape: ChangeTable) -> pa.StructArray:
-    """A column that an insert or update does not name was left out of it."""
+    """The mask of unchanged columns: those that an insert or update does not name."""
     kinds = list(dict.fromkeys(rows.given))
     place = {given: i for i, given in enumerate(kinds)}
     each = zip(rows.ops, rows.given, strict=True)
@@ -657,7 +660,8 @@ def _table_from(data: Mapping[str, Any]) -> ChangeTable:
     return ChangeTable(pa.schema(columns), tuple(data["key"]))
 
 
-# Types as positions keep them: by Arrow's names, but for these. Whatever a pipeline may write, these never change.
+# Type names in positions: Arrow's names, except for these. They must never change, or older positions become
+# unreadable.
 _KEPT = {
     pa.date32(): "date", pa.time64("us"): "time", pa.timestamp("us"): "timestamp", pa.timestamp("ns"): "timestamp_ns",
     pa.timestamp("us", "UTC"): "timestamptz", JSON: "json", UUID: "uuid",
