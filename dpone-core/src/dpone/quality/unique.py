@@ -15,7 +15,8 @@ RUN = 1 << 20  # keys held in memory before they go to the disk
 
 
 class SeenOnDisk:
-    """``rowcheck.SeenKeys`` in bounded memory: sorted runs, the larger ones in files that nobody else can open.
+    """``rowcheck.SeenKeys`` in bounded memory: sorted runs, the larger ones in unnamed files that no other process can
+    open.
 
     A batch is sorted and looked up in every run at once. For 2 million random keys of 16 bytes that took 1.8 s, where a
     SQLite table with the key as its primary key took 20 s.
@@ -39,7 +40,7 @@ class SeenOnDisk:
         return found
 
     def _remember(self, new: Keys) -> None:
-        """Runs of like length become one, so that there are few; a long one goes to the disk."""
+        """Runs of similar length are merged, so that there are few; a long one goes to the disk."""
         while self._recent and len(self._recent[-1]) <= 2 * len(new):
             new = np.sort(np.concatenate([self._recent.pop(), new]), kind="stable")
         if len(new) >= RUN:
