@@ -1,4 +1,4 @@
-"""The one way in: what a format is given to read, wherever the bytes are."""
+"""The input of a format: a file or a piece of one, wherever its bytes are."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Input:
 
     @property
     def begins(self) -> bool:
-        """The file's own beginning is in it."""
+        """True if the piece includes the beginning of the file."""
         return self.span is None or self.span[0] == 0
 
     @property
@@ -95,7 +95,7 @@ class Input:
 
     @contextlib.contextmanager
     def failing(self) -> Iterator[None]:
-        """The operating system's refusals, and those of the decompressor, in our words."""
+        """Turns errors of the operating system and of the decompressor into ours."""
         try:
             yield
         except PermissionError as error:

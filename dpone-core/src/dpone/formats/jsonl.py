@@ -61,7 +61,8 @@ _ALL_BUT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _DEEPEST = 64  # levels that pyarrow is given; its time grows with their square, and its stack ends at some 15,000
 _EXACT_IN_DOUBLE = 1 << 53
 _LONGEST_LINE = 1 << 26
-# Only where a value ends is wanted, so numbers stay text: Python refuses to convert those of thousands of digits.
+# Numbers stay text, because only the end of a value is needed: since 3.11 Python refuses to convert more than 4,300
+# digits.
 _decode = json.JSONDecoder(parse_int=str, parse_float=str).raw_decode
 
 
@@ -215,8 +216,8 @@ def _simple(type_: pa.DataType) -> bool:
 
 
 def _read_as(type_: pa.DataType) -> pa.DataType | None:
-    """The type that pyarrow is told to read such values as: text for a type that it does not know, so that it never
-    guesses. None for json, whose text only the line has. A struct is a nested object."""
+    """The type as which pyarrow reads such values: text for a type that it does not support, so that it never guesses.
+    None for json, whose exact text only the line has. A struct is a nested object."""
     if pa.types.is_struct(type_):
         fields = [(f.name, _read_as(f.type)) for f in type_]
         return None if any(read is None for _, read in fields) else pa.struct(fields)
@@ -321,7 +322,7 @@ def members(line: str) -> dict[str, str]:
     """The members of one object, with values as JSON text, so that no digit is lost. Raises ValueError, IndexError."""
     at = _skip(line, 0)
     if line[at] != "{":
-        _decode(line, at)  # not JSON at all is the better answer
+        _decode(line, at)  # raises if the line is not JSON at all, which is the better message
         raise _Refused("is JSON, but not an object")
     row: dict[str, str] = {}
     at = _skip(line, at + 1)

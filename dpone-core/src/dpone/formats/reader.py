@@ -46,11 +46,11 @@ class Format(Protocol):
         ...
 
     def cuts(self, file: Input, pieces: int) -> list[int]:
-        """Where the file may be cut so that the pieces have just its rows; none: only as a whole."""
+        """Where the file may be cut into pieces of whole rows; empty if it can only be read as a whole."""
         ...
 
     def end(self, file: Input) -> int:
-        """Where the last piece ends, in the measure of ``cuts``."""
+        """The end of the last piece, in the unit of ``cuts``."""
         ...
 
 
@@ -70,7 +70,7 @@ def format_of(file: Input, options: ReadOptions) -> str:
 
 
 def reader_of(kind: str) -> str:
-    """The format whose reader takes this one: lines, and arrays as lines."""
+    """The format whose reader also reads this one: JSON arrays are read as lines."""
     return "jsonl" if kind == "json" else kind
 
 

@@ -54,8 +54,8 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def private_folder(path: Path) -> None:
-    """Make a folder that only its owner may enter, and every missing parent; durable on return. One that is there keeps
-    its mode: who made it may want to share it."""
+    """Make a folder that only its owner may enter, and every missing parent; durable on return. An existing folder
+    keeps its mode, because its owner may want to share it."""
     if path.is_dir():
         return
     missing = [path]
@@ -82,8 +82,8 @@ def digest(path: Path) -> str:
 
 @contextlib.contextmanager
 def exclusive(path: Path) -> Iterator[None]:
-    """Hold the operating system's lock on ``path``; it goes with the process, so a crash leaves none behind. Raises
-    Busy: everyone holds it for moments, but one that is suspended holds on to it."""
+    """Hold the operating system's lock on ``path``; the lock ends with the process, so a crash leaves none behind. It
+    is held only for moments; raises Busy if a suspended process keeps it."""
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:
         _lock(handle, path)
