@@ -171,11 +171,14 @@ def held(one: Partition, now: float) -> bool:
 
 def claimed(one: Partition, owner: str, ttl: float, now: float) -> Partition:
     """The partition, claimed by ``owner`` for ``ttl`` seconds. Raises Busy unless it is waiting to be processed."""
+    # MF-07: the check and the claim are one atomic step of the store. MF-02: a claim ends with its lease or its
+    # process, so a killed run blocks nobody.
     if one.status in ("success", "skipped") or held(one, now):
         what = f"{shown(one.owner)} is processing it" if one.status == "running" else f"it is {one.status}"
         raise Busy(f"claim partition {one.id}", what, "process another partition, or wait until the lease ends")
     error = one.error
     if one.status == "running":
+        # MF-06: a run that was killed has recorded no error of its own.
         error = f"{shown(one.owner)} stopped, or its lease ended"
     return evolve(
         one, status="running", owner=owner, expires_at=now + ttl, attempts=one.attempts + 1, error=error
@@ -185,6 +188,7 @@ def claimed(one: Partition, owner: str, ttl: float, now: float) -> Partition:
 def mine(one: Partition, owner: str, step: str) -> Partition:
     if one.status == "running" and one.owner == owner:
         return one
+    # MF-07: a process that was suspended beyond its lease must not overwrite what its successor records.
     found = f"{shown(one.owner)} took it over" if one.status == "running" else f"it is now {one.status}"
     raise Conflict(f"{step} partition {one.id}", found, "let the other run finish; nothing was recorded")
 

@@ -23,6 +23,7 @@ from dpone.model.evolution import join
 
 def unite(left: ChangeTable, right: ChangeTable) -> ChangeTable | None:
     """One shape for rows of both, or None. Columns keep their order; one that only one side has is nullable."""
+    # A fold by key cannot combine changes whose rows are identified by different columns.
     if left.key != right.key:
         return None
     names = [*left.values.names, *(n for n in right.values.names if n not in left.values.names)]
@@ -60,6 +61,8 @@ def conformed(batch: pa.RecordBatch, shape: ChangeTable, table: ChangeTable) -> 
 def _mask(batch: pa.RecordBatch, had: Sequence[str], names: Sequence[str]) -> pa.StructArray:
     given = dict(zip(had, batch.column(UNCHANGED).flatten(), strict=True))
     says = pc.is_in(batch.column(OPERATION), pa.array([INSERT, UPDATE]))
+    # PG-09, PG-18: a column that the shape did not have is unknown, not NULL. As NULL it would overwrite the value in
+    # the target. A delete says nothing about values.
     columns = [given[name].fill_null(False) if name in given else says for name in names]
     return mask_of(names, columns, batch.num_rows)
 
@@ -83,6 +86,7 @@ def cast(column: pa.Array, type_: pa.DataType, name: str) -> pa.Array:
     if column.type == type_:
         return column
     if pa.types.is_struct(type_):
+        # flatten() makes the members of a NULL struct NULL; field() would return whatever is stored there.
         have = dict(zip((f.name for f in column.type), column.flatten(), strict=True))
         missing = pa.nulls(len(column), pa.null())
         children = [cast(have.get(f.name, missing), f.type, f.name) for f in type_]

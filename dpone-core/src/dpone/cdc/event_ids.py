@@ -22,6 +22,7 @@ def event_ids(load: Load, part: Part, batch: pa.RecordBatch, first: int) -> pa.A
     """
     if EVENT_ID in batch.schema.names:
         return batch.column(EVENT_ID)
+    # Not Part.id: it has the place of the file in its window, and a file that arrives after the crash moves that place.
     named = f"{load.origin}|{part.content}" if part.content else f"{load.load_id}|{part.id}"
     digest = hashlib.sha256(named.encode()).hexdigest()[:32]
     numbers = pa.array(np.arange(first, first + batch.num_rows))

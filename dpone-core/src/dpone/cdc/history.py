@@ -50,6 +50,7 @@ def _old_keys(batch: pa.RecordBatch, keys: Mapping[str, pa.Array]) -> pa.Array:
         new = batch.column(name)
         other = pc.coalesce(pc.not_equal(storage_of(old), storage_of(new)), pc.not_equal(old.is_null(), new.is_null()))
         kept = pc.struct_field(batch.column(UNCHANGED), [name]).fill_null(False)
+        # A key column that the log left out is NULL here and did not change.
         moved = pc.or_(moved, pc.and_(updates, pc.and_not(other, kept)))
     rows = pc.indices_nonzero(moved)
     texts: list[str | None] = [None] * batch.num_rows

@@ -78,6 +78,8 @@ class Spool:
 
     def __init__(self, source: str, after: str = "", upto: str | None = None) -> None:
         self._source, self._after, self._upto = source, after, upto
+        # On the disk, because a transaction may be larger than memory and is never split (PG-15). The file has no name
+        # (on Linux, TemporaryFile uses O_TMPFILE or unlinks it), so that SIGKILL leaves nothing behind.
         self._file = tempfile.TemporaryFile(prefix="dpone-cdc-")  # noqa: SIM115  # lives as long as the window
         self._end = 0
         self._tables: dict[str, _Table] = {}
@@ -153,6 +155,8 @@ class Spool:
         ordinal."""
         source = pa.scalar(self._source)
         ordinals = batch.column(ORDINAL).cast(pa.string())
+        # PG-03: the position in the log is not enough. All rows of one COPY have one LSN (PostgreSQL 15.18), and
+        # changes of one SQL Server transaction have one commit LSN.
         ids = pc.binary_join_element_wise(source, batch.column(COMMIT), ordinals, "/")
         schema = batch_schema(shape)
         columns = [ids if f.name == EVENT_ID else batch.column(f.name) for f in schema]
@@ -164,6 +168,8 @@ class Spool:
         if self._upto is not None and pc.any(pc.greater(commits, self._upto)).as_py():
             found = f"a change of table {table} belongs to a commit after {self._upto}, the end of the window"
             raise DataError("read a change window", found, "this is a bug in the change reader; report it")
+        # PG-05: a slot that went back (a crash of the server, a stop in the middle of a transaction) delivers whole
+        # transactions again.
         fresh = batch.filter(pc.greater(commits, self._after))
         known.filtered += batch.num_rows - fresh.num_rows
         if fresh.num_rows and not _grows(fresh, known.last):
@@ -209,6 +215,7 @@ class Spool:
         self._end += data.size
 
     def _load(self, block: _Block) -> pa.RecordBatch:
+        # pread has an offset of its own, so several threads can read the file at once (pread(2)).
         data = os.pread(self._file.fileno(), block.size, block.at)
         return pa.ipc.read_record_batch(pa.py_buffer(data), batch_schema(block.shape))
 
@@ -254,6 +261,7 @@ def _comparable(value: pa.Scalar) -> Any:
     if isinstance(value, pa.ListScalar | pa.LargeListScalar | pa.FixedSizeListScalar):
         return [_comparable(one) for one in value.values]
     plain = value.as_py()
+    # NaN is not equal to itself: the same change delivered twice would look like two contents.
     return "NaN" if plain != plain else plain
 
 

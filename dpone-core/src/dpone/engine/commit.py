@@ -30,6 +30,8 @@ class CommitStep(Attempt):
             except Stopped:
                 raise
             except Exception as error:
+                # A failed call is not a failed commit: the answer may have been lost. Loading again without asking
+                # would add the rows of an append twice (LS-05).
                 receipt = ask_journal(self.stream.run, self.spec, self.report.key, writer.load_id, error)
         self.stream.tell("committed", load_id=writer.load_id, seq=receipt.entry.seq, rows=dict(receipt.entry.rows))
         return receipt
@@ -64,5 +66,7 @@ class CommitStep(Attempt):
             self.warn(f"{gone}; check whether a trigger or rule of the table drops or redirects them")
 
     def acknowledge(self, position: Position) -> None:
+        # Last of all (PG-01). A source that forgets before sink and state are durable loses what a failed commit still
+        # needs.
         self.source.ack(position)
         self.stream.tell("acknowledged")

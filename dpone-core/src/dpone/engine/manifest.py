@@ -34,6 +34,8 @@ def reconciled(
             one = evolve(one, attempts=before.attempts, error=before.error)
             if same and before.status == "skipped":
                 one = evolve(one, status="skipped", reason=before.reason)
+        # MF-03: not by the status in ``old``. A part that is believed done without its rows is lost, and one that is
+        # staged but not believed would be there twice.
         return one.staged(staged[one.id]) if one.id in staged else one
 
     return evolve(new, partitions=tuple(map(open_, new.partitions)))
@@ -54,7 +56,7 @@ def require_same(old: PartitionManifest, new: PartitionManifest, target: Mapping
     if changes:
         done = f"load {old.load_id} has staged {len(old.of('success'))} of {counted(len(old.partitions), 'partition')}"
         todo = (
-            "undo that change to continue the load, or delete its partitions with 'dpone partitions retry --anew' "
+            "revert that change to continue the load, or delete its partitions with 'dpone partitions retry --anew' "
             "(or --full-refresh) and run again"
         )
         raise ManifestChanged(f"resume {new.stream}", f"{done}; since then this changed: {', '.join(changes)}", todo)

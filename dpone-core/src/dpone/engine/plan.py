@@ -58,6 +58,8 @@ class PlanStep(Attempt):
             "window_fixed", parts=len(window.parts), repeatable=window.repeatable, proof=window.proof,
             position=window.position.to_json(),
         )  # fmt: skip
+        # A window without rows may still move the position: over WAL of other tables, so that an idle slot does not
+        # keep it for ever (PG-13). Then the load has a journal entry and no rows.
         if not window.parts and known.after is not None and window.position.dumps() == known.after.dumps():
             self._nothing(window, "nothing new in the source" if window.caught_up else "nothing was read")
             self.contract_check.warn_of_no_rows()
@@ -72,6 +74,7 @@ class PlanStep(Attempt):
         whole = self._with_manifest(known, window, targets)
         window, load = whole.window, whole.load
         head = known.head
+        # LS-12: the same content is not loaded twice. If the target is gone, it is loaded all the same.
         if head is not None and window.repeatable and head.token == load.token and self.sink.exists():
             self._nothing(window, f"load {head.load_id} had the same content")
             return None
@@ -310,7 +313,7 @@ class PlanStep(Attempt):
 
 
 def _instead(able: bool, keeps: bool, strategy: Strategy) -> str:
-    """What else brings rows with other columns into the target, apart from a policy that allows them."""
+    """What else loads rows with other columns into the target, apart from a policy that allows them."""
     if keeps:
         words = strategy.mode + (f" with deletes: {strategy.deletes}" if strategy.mode == "cdc_apply" else "")
         return f"or load into another table, because {words} keeps existing rows"

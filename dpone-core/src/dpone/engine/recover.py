@@ -100,6 +100,7 @@ class RecoverStep(Attempt):
             todo = "to keep the rows, set sink.options.adopt_existing: true; to replace them, use --full-refresh"
             raise StateMissing(f"load into {spec.location}", found, todo)
         keys = (self.report.key, self.spec.former_key(self.stream.run.pipeline.name))
+        # The entry of ``dpone state set`` has no rows; its token says so, also under the former key.
         by_hand = head is not None and head.token in [rewind_token(key, head.position) for key in keys]
         started = head is not None and head.position.kind != START.kind
         remade = (whole or spec.strategy.whole) and spec.strategy.mode not in (

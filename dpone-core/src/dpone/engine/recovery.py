@@ -73,6 +73,8 @@ def compare(head: Entry | None, saved: Mapping[str, Any] | None, target: str) ->
     todo = (
         "if the target was restored, dropped or replaced, use --full-refresh or set a position with 'dpone state set'"
     )
+    # ST-01: never back to the older of the two. A journal that lags behind the state means that the target was
+    # restored, and the rows in between would never be loaded again.
     if head is None or (head.epoch, head.seq) < (epoch, seq):
         ends = f"ends at seq {head.seq} of epoch {head.epoch}" if head else "is empty"
         found = f"the state has load {load_id} (seq {seq}, epoch {epoch}), but the journal {ends}"

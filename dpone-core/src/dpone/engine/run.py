@@ -95,6 +95,8 @@ class _StreamRun(StreamContext):
                     raise signal from None
                 if not self._again(error, attempt <= retries):
                     break
+                # Random pauses, so that streams that failed together (a server that restarted) do not all come back
+                # together.
                 jitter = random.uniform(0.5, 1.0)  # noqa: S311  # spreads retries; guards no secret
                 time.sleep(jitter * min(30.0, 0.25 * 2**attempt))
         status, rows = self.report.status, self.report.rows
@@ -134,6 +136,7 @@ class Steps:
             commit.acknowledge(known.head.position)
         elif planned := self.plan.execute(known, self.recover, added):
             self._move(known, planned, added)
+        # PG-01: only the position of the journal is acknowledged, never that of the window that was just read.
         elif known.head is not None:  # nothing new; the last run may have died before it acknowledged
             commit.acknowledge(known.head.position)
 

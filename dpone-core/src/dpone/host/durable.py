@@ -19,6 +19,8 @@ LONGEST = 30.0  # seconds to wait for the lock of a file
 
 def sync_folder(folder: Path) -> None:
     """Make renames and removals in a folder durable."""
+    # fsync of a file does not sync its entry in the folder (fsync(2)): after a power cut a file with durable
+    # content could have no name.
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)
@@ -45,6 +47,8 @@ def write_whole(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+        # After the fsync, never before: where blocks are allocated late, a rename can become durable before the data,
+        # and a power cut leaves an empty file under the name (ext4, auto_da_alloc).
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
@@ -96,6 +100,8 @@ def _lock(handle: int, path: Path) -> None:
     pause, until = 0.001, time.monotonic() + LONGEST
     while True:
         try:
+            # flock, not lockf: a process loses its POSIX locks on a file as soon as it closes any descriptor of that
+            # file (fcntl(2)). LOCK_NB, because a signal must be able to end the wait.
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return
         except BlockingIOError:

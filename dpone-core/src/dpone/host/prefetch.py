@@ -54,6 +54,7 @@ def prefetch(items: Iterator[T], depth: int = 2) -> Generator[T, None, None]:
                 if not stopping.left():
                     raise _abandoned("the run was interrupted while it waited for the source") from None
 
+    # A daemon: Python waits at exit for other threads, and this one may hang in a driver.
     thread = threading.Thread(target=work, name="dpone-read", daemon=True)
     try:
         thread.start()

@@ -31,6 +31,7 @@ class Process:
         if self.machine != _machine():
             return False
         try:
+            # EPERM means that the process exists and belongs to another user (kill(2)).
             os.kill(self.pid, 0)
         except ProcessLookupError:
             return True
@@ -66,6 +67,8 @@ def abandoned(holder: Process, owner: str) -> bool:
 def _machine() -> str:
     """The boot and the process namespace on Linux; elsewhere the host's name."""
     try:
+        # Not the host's name: containers of one image may share it, and a reboot frees every PID. In another PID
+        # namespace the same number is another process (pid_namespaces(7)).
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot}/{os.readlink('/proc/self/ns/pid')}"
     except OSError:
@@ -79,6 +82,7 @@ def _started(pid: int) -> str | None:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return None
+    # From the last bracket: the command's name before it may have blanks and brackets (proc(5)).
     state, *more = stat.rpartition(")")[2].split()
     threads, started = int(more[16]), more[18]  # fields 20 and 22
     return "" if state in ("Z", "X") and threads <= 1 else started

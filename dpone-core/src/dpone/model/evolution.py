@@ -126,9 +126,9 @@ def type_name(field: pa.Field) -> str:
 
 @frozen
 class Plan:
-    """changes: safe ones, in DDL order. breaking: the rest. columns: source column -> target column. anew: what differs
-    where the load replaces the target, columns and all; then nothing is done before its commit. missing: columns of the
-    target that the rows lack, and may."""
+    """changes: safe ones, in DDL order. breaking: the rest. columns: source column -> target column. anew: the
+    differences if the load replaces the target with its columns; then nothing is done before its commit. missing:
+    columns of the target that the rows are allowed to lack."""
 
     changes: tuple[SchemaChange, ...] = ()
     breaking: tuple[SchemaChange, ...] = ()
@@ -279,6 +279,7 @@ def united(left: pa.DataType, right: pa.DataType) -> pa.DataType | None:
     return pa.float64() if left in numbers and right in numbers else None
 
 
+# IEEE 754: 53 bits of precision. Above it a double skips whole numbers.
 EXACT_IN_DOUBLE = 1 << 53
 
 
@@ -445,6 +446,7 @@ class SchemaComparator:
         there, routed = _field(target, name), source.with_name(name).with_nullable(True)
         change = SchemaChange("add", name, after=routed) if there is None else self._fitted(there, routed)
         allow = self._too_long(name)
+        # SE-07: the name may be taken by the source, by an earlier change of type, or be too long for the server.
         if name in given.names:
             allow = f"rename the source column {name}: values of {source.name} are routed to a column of this name"
         elif not before.nullable and not has_default(before):

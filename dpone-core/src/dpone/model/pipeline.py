@@ -88,8 +88,8 @@ class SchemaEvolution:
     """mode: which changes are safe. on_type_change: ``new_column`` routes values to ``__dpone__nc__<column>``.
 
     on_missing_column: a target column that the rows do not have: ``fail``, ``ignore`` (new rows get NULL), or ``auto``,
-    which is ``fail`` where the source has a schema of its own (a table, a query), and ``ignore`` where only its data
-    tells the columns (files, topics); then the report says so.
+    which is ``fail`` if the source has its own schema (a table, a query), and ``ignore`` if the columns are known only
+    from the data (files, topics); then the report names them.
     """
 
     mode: Literal["strict", "additive", "widening"] = "widening"

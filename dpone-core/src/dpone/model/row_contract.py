@@ -247,7 +247,8 @@ def _check_type(column: str, name: str) -> None:
 
 
 def type_of(name: str) -> Any:
-    """The Arrow type of a name; None if it is none. A length is refused: Arrow's texts have none to compare with."""
+    """The Arrow type of a name; None if it is unknown. A length is refused, because Arrow's texts have no length to
+    compare."""
     from dpone.model.types import arrow, standard
 
     type_ = standard(name) or arrow(name)

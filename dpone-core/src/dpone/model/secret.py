@@ -268,7 +268,7 @@ def _places(text: str) -> list[tuple[str, str]]:
 
 
 def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    """Leaves of a JSON value, each under the name of the key it stands below."""
+    """Leaves of a JSON value, each with the name of its nearest key."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
             yield from _flat(inner, key)
@@ -281,7 +281,7 @@ def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
 
 def _forms(secret: str) -> set[str]:
     """How a secret may appear in an output."""
-    encoded = secret.encode("utf-8", "surrogatepass")  # the environment may hold bytes that are no text
+    encoded = secret.encode("utf-8", "surrogatepass")  # the environment may contain bytes that are not text
     percent = {quote(encoded, safe=""), quote(encoded), quote_plus(encoded)}
     percent |= {re.sub("%[0-9A-F]{2}", lambda match: match[0].lower(), form) for form in percent}
     escaped = {json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1], repr(secret)[1:-1]}

@@ -42,6 +42,7 @@ CHANGES = ("cdc_apply", "scd2")
 ALIASES: Mapping[str, str] = {"incremental_append": "append", "incremental_merge": "merge"}
 
 
+# LS-09: an extract that ends early, or a filter by mistake, looks like so many deletes.
 _MAX_DELETE_SHARE = 0.2
 ORDER_OF_FILES = "file"
 

@@ -133,7 +133,7 @@ def _normal(name: str) -> str:
 
 
 def _modules() -> dict[str, list[str]]:
-    """Normal names of the installed distributions -> the public modules each brings."""
+    """Normal names of the installed distributions -> the public modules of each."""
     brought: dict[str, list[str]] = {}
     for module, owners in metadata.packages_distributions().items():
         if module.isidentifier() and not module.startswith("_"):

@@ -339,6 +339,7 @@ def _pattern(label: str, type_: pa.DataType, pattern: str) -> Violates:
 # -- bounds and values in the terms of a column ---------------------------------------------------------------------
 
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+# Python's default context rounds to 28 digits, also in ``scaleb``.
 _EXACT = Context(prec=10_000)
 
 
@@ -370,12 +371,14 @@ def _range(label: str, type_: pa.DataType, limits: Range) -> Violates:
 
 def _float_range(low: float | None, high: float | None, type_: pa.DataType) -> Violates:
     """A bound is the nearest number the column can hold. NaN is in no range."""
+    # pyarrow 26 has no comparison of float16.
     wide = pa.float32() if pa.types.is_float16(type_) else type_
     given = [(pc.greater_equal, low), (pc.less_equal, high)]
     inside = [(compare, pa.scalar(limit, wide)) for compare, limit in given if limit is not None]
 
     def violates(column: pa.Array) -> pa.Array:
         column = column if column.type == wide else column.cast(wide)
+        # What is inside, then inverted: every comparison with NaN is false, so NaN is outside.
         masks = [compare(column, limit) for compare, limit in inside]
         return pc.invert(masks[0] if len(masks) == 1 else pc.and_(*masks)).fill_null(False)
 
@@ -521,6 +524,7 @@ def _keys(batch: pa.RecordBatch, rule: KeyRule) -> tuple[npt.NDArray[np.int64], 
         whole = _digests(data)
     elif whole.shape[1] < 16:
         whole = np.pad(whole, ((0, 0), (0, 16 - whole.shape[1])))
+    # numpy ignores trailing zero bytes of S16, which makes no difference between keys of one length.
     return rows, np.ascontiguousarray(whole).view("S16").reshape(-1)
 
 
@@ -548,6 +552,7 @@ def _bytes(column: pa.Array) -> npt.NDArray[np.uint8]:
         )
         return rows
     if pa.types.is_floating(type_):
+        # -0.0 + 0.0 is 0.0. NaN has many bit patterns; here it gets one.
         floats = column.cast(pa.float64()).to_numpy(zero_copy_only=False) + 0.0
         floats[np.isnan(floats)] = np.nan
         return np.asarray(floats).view(np.uint8).reshape(-1, 8)

@@ -1,4 +1,4 @@
-""""""
+"""The values of a ``unique`` rule that occurred so far, in memory or on the disk."""
 
 from __future__ import annotations
 
@@ -52,6 +52,8 @@ class SeenOnDisk:
         with writing_into(self._folder), tempfile.TemporaryFile(dir=self._folder) as file:
             file.write(run.tobytes())
             file.flush()
+            # The mapping keeps the bytes after the file is closed (mmap(2)), and the file has no name: a crash leaves
+            # nothing.
             return np.memmap(file, run.dtype, "r")
 
 

@@ -27,7 +27,7 @@ from dpone.partition import (
 
 class JsonPartitionManifestStore(PartitionManifestStore):
     """Keeps manifests in a private folder. A file is replaced as a whole, and ``.bak`` is the one before; the system's
-    lock on the file beside it lets one process at a time change it. Each change writes the whole manifest: for
+    lock on a lock file lets one process at a time change it. Each change writes the whole manifest: for
     thousands of partitions a database is the better place."""
 
     def __init__(self, folder: str | Path) -> None:
@@ -75,9 +75,10 @@ class JsonPartitionManifestStore(PartitionManifestStore):
         return [known[id] for id, _ in steps]
 
     def _write(self, manifest: PartitionManifest) -> None:
+        # MF-01: a whole file under a new name, synced, and the one before is kept.
         path, backup = self._path(manifest.key), self._path(manifest.key, ".json.bak")
         data = json.dumps(manifest.to_json(), indent=1, sort_keys=True).encode()
-        if path.exists():  # the file itself, under a second name: the next one does not write into it
+        if path.exists():  # a hard link to the file; the new manifest is a new file, so the backup does not change
             temporary = backup.with_name(backup.name + ".tmp")
             temporary.unlink(missing_ok=True)
             os.link(path, temporary)

@@ -138,7 +138,7 @@ class FileState:
 
 @frozen
 class _Record:
-    """What the file of a key holds. ``version`` counts on also after a deletion, when ``head`` is None."""
+    """What the file of a key holds. ``version`` continues after a deletion, when ``head`` is None."""
 
     key: str
     version: int
@@ -177,7 +177,7 @@ class _Record:
 
 
 class _FileLease:
-    """A lease file. The holder is whoever's ``owner`` stands in it."""
+    """A lease file. The holder is the one whose ``owner`` it contains."""
 
     def __init__(self, state: FileState, key: str, ttl: float) -> None:
         self._state, self._key, self._ttl = state, key, ttl
@@ -204,7 +204,7 @@ class _FileLease:
             self._write()
 
     def release(self) -> None:
-        # What cannot be released expires; it must not hide how the run itself ended.
+        # A lease that cannot be released expires; the error must not hide how the run ended.
         with contextlib.suppress(StateError), self._state._exclusive(self._key):
             holder = self._holder()
             if holder is not None and holder["owner"] == self.owner:
