@@ -144,9 +144,7 @@ class FileSource:
         files lack."""
         schema = self._schema(files, expected)
         # A name that differs only by case is refused later, together with the name in the files.
-        here = {
-            name.casefold() for name in schema.names
-        }  # a name that differs only by case is refused later, together with the name in the files
+        here = {name.casefold() for name in schema.names}
         gone = [f for f in expected or () if f.name in known and f.name.casefold() not in here and not has_default(f)]
         names = [file.name for file in files]
         absent = {name: where for name, where in lacking(names, self._given).items() if name in schema.names}
