@@ -855,7 +855,7 @@ class CDCReader(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of connection and spool; slot or capture stay, with everything that was not acknowledged."""
+        """Release connection and spool; slot or capture stay, with everything that was not acknowledged."""
         ...
 
 

@@ -295,7 +295,7 @@ class PostgresLogicalReader:
             return outside.differences(db, table, was, now, truncates, self._failed)
 
         def look(tables: Sequence[Published]) -> Mapping[str, Facts]:
-            now = {table.oid: table for table in self._tables(db)}  # with the columns of now, too
+            now = {table.oid: table for table in self._tables(db)}  # with their current columns, too
             asked = [evolve(now.get(table.oid, table), name=table.name) for table in tables]
             return outside.read(db, self._publication, asked, self._failed)
 

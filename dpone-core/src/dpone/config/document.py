@@ -79,7 +79,7 @@ class Node:
         return self.value if isinstance(self.value, Mapping) else {}
 
     def at(self, *keys: str) -> Node:
-        """The node below, or the deepest one there is on the way."""
+        """The node at this path, or the deepest existing one above it."""
         node = self
         for key in keys:
             if key not in node.items:

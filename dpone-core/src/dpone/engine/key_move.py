@@ -1,6 +1,6 @@
 """A key is renamed: journal, state and partition manifest of the old key become those of the new one.
 
-    what was put aside settles -> one fenced commit of the sink: the journal, and a mark under the old key
+    the quarantine is settled -> one fenced commit of the sink: the journal, and a mark under the old key
     -> the manifest -> the old state goes -> the new state: a copy of the journal's head
 
 If it is killed between any two steps, the next call does the rest. The mark is an entry whose position has the kind

@@ -23,7 +23,7 @@ class Input:
 
     name    its last name: the extensions say the format, and how the content is packed
     label   its path as the pipeline spells it, for messages
-    stored  opens the bytes as they are stored, for reading at any offset; whoever calls it closes what it gives. Called
+    stored  opens the bytes as they are stored, for reading at any offset; the caller closes the result. Called
             several times for one file, which stays the same between them. Raises OSError, or a SourceError where the
             bytes are not on a disk of this machine; an OSError without a number is taken for damaged content
     span    from the first to before the second byte (of Parquet: row group); both ends of text are beginnings of lines

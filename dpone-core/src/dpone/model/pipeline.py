@@ -268,7 +268,7 @@ class StreamSpec:
 
     tables    a glob: the stream stands for every table of the source that matches. ``dpone.config.reader.expand`` makes
               one stream of each once the source can be asked; until then ``source.table`` is the glob itself and
-              ``{schema}`` and ``{table}`` stand in the sink's table, path or topic. A change stream stays one stream,
+              ``{schema}`` and ``{table}`` remain in the sink's table, path or topic. A change stream stays one stream,
               whose one commit takes the rows of all its tables
     """
 

@@ -200,7 +200,7 @@ def disk(folder: Path) -> Finding:
 
 
 def tls() -> Finding:
-    """OpenSSL reads a folder of certificates only when it meets a server, so its files are counted here."""
+    """OpenSSL reads a folder of certificates only when it verifies a server, so its files are counted here."""
     paths = ssl.get_default_verify_paths()
     try:
         known = ssl.create_default_context().cert_store_stats()["x509_ca"]
