@@ -73,7 +73,8 @@ def install(session: nox.Session) -> None:
         if wanted:
             pip = (str(SHARED / "bin" / "python"), "-m", "pip")
             ours = editable(*(f"./{folder}" for folder in (CORE, *CONNECTORS)), ".")
-            session.run_install(sys.executable, "-m", "virtualenv", "--quiet", str(SHARED))
+            if not session.run_install(sys.executable, "-m", "virtualenv", "--quiet", "--clear", str(SHARED)):
+                session.error(f"{SHARED} is missing or out of date: run this once without -R and --no-install")
             session.run_install(*pip, "install", "--quiet", "--require-hashes", "-r", lock)
             session.run_install(*pip, "install", "--quiet", *ours)
             session.run_install(*pip, "check", silent=True)  # the lock has what the distributions ask for
@@ -81,14 +82,14 @@ def install(session: nox.Session) -> None:
 
 @contextmanager
 def once(folder: Path, *files: str) -> Iterator[bool]:
-    """Whether the block is to make ``folder``, which is gone then: it is not there as a whole, or the files that it is
-    made of have changed since."""
+    """Whether the block is to make ``folder`` from scratch: it is not there as a whole, or the files that it is made of
+    have changed since."""
     read = [sys.version.encode(), *((ROOT / name).read_bytes() for name in files)]
     made_of, made = hashlib.sha256(b"".join(read)).hexdigest(), folder / "made_of"
     if made.exists() and made.read_text() == made_of:
         yield False
         return
-    shutil.rmtree(folder, ignore_errors=True)
+    made.unlink(missing_ok=True)
     yield True
     made.write_text(made_of)
 
@@ -307,6 +308,7 @@ def corpus(session: nox.Session) -> None:
     folder, lock = SHARED.with_name("corpus"), "requirements/corpus.txt"
     with once(folder, lock) as wanted:
         if wanted:
+            shutil.rmtree(folder, ignore_errors=True)
             pip = ("pip", "install", "--quiet", "--target", str(folder), *FILES_ALONE)
             run(session, "python", "-m", *pip, "--require-hashes", "-r", lock)
     run(session, "python", "-m", "tests.corpus", *(session.posargs or [str(folder)]))

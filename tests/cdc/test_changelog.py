@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, date, datetime, time
@@ -150,21 +151,41 @@ def test_shapes_unite_inside_a_window_and_across(log: Path, reader: Callable[...
 
 
 @pytest.mark.parametrize("block", [4096, 1 << 19])
-def test_a_type_that_goes_with_nothing_ends_the_window(
-    log: Path, reader: Callable[..., FileChangeLog], block: int
+@pytest.mark.parametrize(("limit", "inferred"), [(90, pa.int64()), (91, pa.json_()), (None, pa.json_())])
+def test_types_are_inferred_from_the_whole_window_and_from_nothing_else(
+    log: Path, reader: Callable[..., FileChangeLog], block: int, limit: int | None, inferred: pa.DataType
 ) -> None:
-    """The window ends before the transaction whose values no type holds together with those before it."""
+    """As in a JSON Lines file, values without a common type are json; what is after the window's end does not count."""
     write(log, *(transaction(f"{i:03}", insert("t", {"id": i}, a=i)) for i in range(90)))
-    write(log, transaction("090", insert("t", {"id": 90}, a="text")), transaction("091", insert("t", {"id": 91}, a=1)))
+    write(log, transaction("090", insert("t", {"id": 90}, a="text")), line(commit="091", values={"a": [1]}))
     one = reader(block_bytes=block)
-    first = one.window(None, None)
-    assert (first.commits, first.tables["t"].values.field("a").type, first.caught_up) == (
-        ("", "089"),
-        pa.int64(),
-        False,
-    )
-    second = one.window(first.position, None)
-    assert (second.commits, second.tables["t"].values.field("a").type) == (("089", "090"), pa.string())
+    window = one.window(None, limit)
+    assert window.commits == ("", "089" if limit == 90 else "090")
+    assert window.tables["t"].values.field("a").type == inferred
+    assert [row["a"] for row in read(one, "t")][:2] == ([0, 1] if inferred == pa.int64() else ["0", "1"])
+
+
+def test_a_transaction_of_many_blocks_counts_whole(log: Path, reader: Callable[..., FileChangeLog]) -> None:
+    """Types are those of all its blocks, also of those before the block with its commit line."""
+    write(log, transaction("1", insert("t", {"id": 0}, a="x"), *(insert("t", {"id": i}, a=i) for i in range(1, 200))))
+    assert reader(block_bytes=4096).window(None, None).tables["t"].values.field("a").type == pa.json_()
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"), [({"a": 2, "b": 1}, pa.int64()), ({"a": "x"}, pa.string()), ({"b": 1}, pa.int64())]
+)
+def test_a_later_window_keeps_a_type_that_its_values_fit(
+    log: Path, reader: Callable[..., FileChangeLog], values: Mapping[str, Any], expected: pa.DataType
+) -> None:
+    """A position as it was always written: its types hold until a value does not fit; then schema evolution decides."""
+    first = transaction("1", insert("t", ID, a=1, b=0.5))
+    value = {
+        "offset": len(first), "sha256": hashlib.sha256(first.encode()).hexdigest(), "commit": "1", "lines": 2,
+        "tables": {"t": {"columns": {"id": "int64", "a": "int64", "b": "double", "c": "decimal(9,2)"}, "key": ["id"]}},
+    }  # fmt: skip
+    write(log, first, transaction("2", insert("t", {"id": 2}, **values)))
+    [table] = reader().window(Position("file_changelog", {"path": log.name}, value), None).tables.values()
+    assert table.values.types == [pa.int64(), expected, pa.float64(), pa.decimal128(9, 2)]
 
 
 def test_numbers_widen_inside_a_window(log: Path, reader: Callable[..., FileChangeLog]) -> None:

@@ -114,13 +114,13 @@ class Connector:
                     ("postgres", "cdc"); the options are then those of the source
     harness         ``module:Class`` of the ``dpone.testing.Harness`` by which the conformance kit reaches the system;
                     only tests import it, so it may need what the extra ``testing`` brings
-    example         sinks: a connection that the class accepts and that nobody connects to, where it would refuse
-                    ``NAME:///types``; ``dpone types`` and ``dpone schema-plan`` make a sink of it
+    example         sinks: a connection that the class accepts, if it would refuse ``NAME:///types``. ``dpone types``
+                    and ``dpone schema-plan`` create a sink from it and never connect
     commit          sinks: how a load becomes durable, and who keeps the journal. The sink does, with the rows:
                     ``transaction`` (SQL), ``manifest`` (immutable parts, then one atomic manifest), ``log`` (a
-                    transactional log). ``none``: it cannot (an HTTP API, a search index), so that the engine keeps the
-                    journal, as the state, and writes it once ``Writer.commit`` has returned. What a crash leaves
-                    unconfirmed is delivered again: at least once. Such a sink declares none of ``NEED_A_JOURNAL``
+                    transactional log). ``none``: it cannot (an HTTP API, a search index), so the engine keeps the
+                    journal, as the state, and writes it after ``Writer.commit`` has returned. Rows that a crash leaves
+                    unconfirmed are delivered again: at least once. Such a sink declares none of ``NEED_A_JOURNAL``
     """
 
     name: str

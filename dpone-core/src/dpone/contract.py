@@ -65,12 +65,12 @@ class Finding:
 class Part:
     """A piece of a window that can be read separately. ``id`` is unique in the window and the same whenever the same
     repeatable window is planned again; ``detail`` is JSON, so that a part can cross a process or a crash. A part that
-    is a range of a column's values says so in ``detail["bounds"]`` (``bounds.Bounds.to_json``). Where the rows are in
-    files that have an order, ``detail["order"]`` is the place of the part's file in it: a strategy with
-    ``order_by: file`` keeps the row of the first or of the last one. ``content`` names the rows themselves, and their
-    order: the same in every window that brings them, another for any other rows (a file's name and digest, a partition
-    of a topic and its first offset). Ids of deliveries are made of it (``dpone.cdc.event_ids``); empty where nothing
-    names the rows, as in a momentary read."""
+    is a range of a column's values has it in ``detail["bounds"]`` (``bounds.Bounds.to_json``). If the rows are in files
+    that have an order, ``detail["order"]`` is the number of the part's file in that order: a strategy with ``order_by:
+    file`` keeps the row of the first or of the last file. ``content`` identifies the rows and their order: it is the
+    same in every window that has these rows, and different for any other rows (a file's name and digest, a partition of
+    a topic and its first offset). Ids of deliveries are made from it (``dpone.cdc.event_ids``). It is empty if nothing
+    identifies the rows, as in a momentary read."""
 
     id: str
     detail: Mapping[str, Any] = field(factory=dict)
@@ -84,11 +84,11 @@ class WindowRequest:
     whole       the strategy replaces the target: read everything, whatever ``after`` says
     partitions  how many parts are wanted; a source may give fewer or more
     batch_rows  rows per batch; None leaves it to the source
-    expected    columns of the target as they are now, for sources whose data has no types of its own (CSV): where
-                the data fits the expected type, that type is used
+    expected    columns of the target as they are now, for sources whose data has no types of its own (CSV): if the data
+                fits the expected type, that type is used
     mode        the strategy's mode; a source that cannot serve it (append from xmin) raises ConfigError
-    parts       those of an interrupted load, with their bounds: a source that declares ``mixed_snapshots`` gives a
-                window of just these parts, in a new snapshot, or raises ConfigError
+    parts       the parts of an interrupted load, with their bounds: a source that declares ``mixed_snapshots`` returns
+                a window of exactly these parts, in a new snapshot, or raises ConfigError
     """
 
     whole: bool = False
@@ -212,17 +212,17 @@ class Source(Protocol):
         ...
 
     def schema(self) -> pa.Schema:
-        """Current columns. Called by ``dpone check --connect``. A run takes them from the window, and calls this once
-        before any window only where it is about to stop because the target has rows that no journal explains: an error
-        of the source is reported first. Raises SourceError."""
+        """Current columns. Called by ``dpone check --connect``. A run takes the columns from the window. It calls this
+        once, before any window, only if it is about to stop because the target has rows that no journal explains: then
+        an error of the source is reported first. Raises SourceError."""
         ...
 
     def window(self, after: Position | None, request: WindowRequest) -> Window:
         """Fix the bounds of the next read: strictly after ``after``; None means from the beginning.
 
-        Called once per attempt, before any ``read``, under the key's lock but in a dry run, and by ``dpone state set``,
-        which asks whether a position can be read from and reads nothing. What it needs until the reads are over (a
-        snapshot, a spool) it holds until ``close``; nothing has to survive a crash. It changes nothing in the source.
+        Called once per attempt, before any ``read``, under the key's lock (except in a dry run), and by ``dpone state
+        set``, which only asks whether a position can be read from. It holds what the reads need (a snapshot, a spool)
+        until ``close``; nothing has to survive a crash. It changes nothing in the source.
 
         Raises IdentityChanged, Gap or ContentChanged rather than skip or repeat rows, ConfigError for a request it
         cannot serve, DataError for rows that cannot be read, SourceError otherwise. With nothing new it returns a
@@ -233,23 +233,23 @@ class Source(Protocol):
     def read(self, part: Part) -> AbstractContextManager[Stream]:
         """Read one part of the latest window. Called once for each part that is not staged yet; with several workers
         from several threads at once, each of which enters and leaves the block of its part. Its stream is iterated in
-        yet another thread, which has ended when the block does, also where the sink gave up half way.
+        yet another thread, which ends before the block does, even if the sink gave up half way.
 
-        Raises SourceError or DataError when the source moved under the read: rows of another state are never mixed in.
-        What is raised while the stream is iterated reaches the engine through ``Writer.stage``, as it is.
+        Raises SourceError or DataError if the source changed during the read: rows of another state are never mixed in.
+        An error that is raised while the stream is iterated reaches the engine through ``Writer.stage``, unchanged.
         """
         ...
 
     def ack(self, position: Position) -> None:
         """Everything up to ``position`` is durable in the sink and saved in the state; the source may forget it.
 
-        Called at most once per attempt, last of all, by the thread of the run. Idempotent, and may do nothing: a run
-        that was killed before it leaves it to the next, which calls it without a window when nothing is new. A failure
-        fails the run, whose rows stay loaded."""
+        Called at most once per attempt, last of all, by the thread of the run. Idempotent, and may do nothing. If a run
+        is killed before it, the next run calls it, without a window if nothing is new. A failure fails the run, but its
+        rows stay loaded."""
         ...
 
     def close(self) -> None:
-        """Release connection, snapshot and spool. No thread reads any more. Acknowledges nothing."""
+        """Release connection, snapshot and spool, when no thread reads any more. Acknowledges nothing."""
         ...
 
 
@@ -268,8 +268,8 @@ class UndoRecord:
     rows     how many it holds
     written  rows of the target that carried the load's id when it was committed; None: not counted
     columns  of the target at that time, name -> Arrow type
-    key      columns by which a kept row is found in the target where the load changed it and left it the id of the load
-             that wrote it
+    key      columns that identify a kept row in the target, for rows that the load changed without setting its own load
+             id
     previous the load that had changed the target before, empty if that is not known
     """
 
@@ -289,7 +289,7 @@ class Entry:
 
     seq       1, 2, 3... per key
     epoch     as in ``position``
-    token     what the load was to do (see Load)
+    token     what the load does (see Load)
     rows      inserted, updated, deleted, unchanged
     kept      data kept to take the load back; empty once that data is dropped
     undoes    the load that this entry takes back; empty in the entry of a load
@@ -312,25 +312,26 @@ class Entry:
 
 @frozen
 class Load:
-    """One window on its way into one target.
+    """The load of one window into one target.
 
     key        of state and journal; of the staging too
     load_id    ULID; names the staging and the journal entry
     token      digest of key, epoch, start, end, parts, schema and strategy: loads with equal tokens do the same
-    repeatable a later run may continue with the parts this one staged: the sink declares ``resume``, and the window is
-               repeatable or the pipeline says ``mixed_snapshots``. Never so for a sink that does not declare it
+    repeatable a later run may continue with the staged parts: the sink declares ``resume``, and the window is
+    repeatable or the pipeline says ``mixed_snapshots``. Always False for a sink that does not declare ``resume``
     schema     columns of the target that the rows fill, lineage left out; None: journal only, the target is not
                touched (a rewind)
     whole      as in Window
-    changes    the rows are change batches (``dpone.model.changes``), which ``cdc_apply`` folds and applies, and of
-               which ``scd2`` makes versions; ``schema`` then names the columns of the target. If ``whole`` too, the
-               commit empties the target before it applies them (``scd2``: closes what they lack)
+    changes    the rows are change batches (``dpone.model.changes``), which ``cdc_apply`` folds and applies, and which
+               ``scd2`` turns into versions; ``schema`` then has the columns of the target. If the load is also
+               ``whole``, the commit empties the target before it applies them (``scd2``: closes the versions of rows
+               that they lack)
     parts      number of parts; 0: not known
     count      ``Entry.held`` must be exact
     replace_columns
-               only for a sink that declares ``replace_columns``: the commit replaces the target by a table that has the
-               columns of ``schema``, the sink's own, and no row but those of the load. Until then the target stays as
-               it is, and for good if the load is empty and may not empty it
+               only for a sink that declares ``replace_columns``: the commit replaces the target by a table with the
+               columns of ``schema``, the sink's own columns, and the rows of the load only. Until then the target stays
+               as it is. If the load is empty and must not empty the target, it always stays as it is
     origin     digest of key, epoch, the load before and everything that decides which rows a part has: the same for
                every attempt after that load, also if the source has more rows now
     """
@@ -364,7 +365,7 @@ class Receipt:
     """What a commit made durable. Counts are rows of the target; 0 if they do not apply to the strategy.
 
     sequences  a line for each sequence of the target that the commit has set beyond the values of the load, so that the
-               next row which an application inserts does not meet one of them
+               next row of an application does not collide with a loaded row
     warnings   texts about this commit, each with what to do; both are in the report of the run
     """
 
@@ -391,41 +392,41 @@ class Writer(Protocol):
     load_id: str
 
     def staged(self) -> Mapping[str, Staged]:
-        """Parts already staged, by id. Only for a repeatable load can there be any at the start. Called by the thread
-        of the run, before the first part and after the last, never while one is staged."""
+        """Parts already staged, by id. Only a repeatable load can have any at the start. Called by the thread of the
+        run, before the first part and after the last one, never while a part is being staged."""
         ...
 
     def stage(self, part: Part, stream: Stream) -> Staged:
         """Write the rows of a part and the part's mark, durable together on return. Idempotent: a part that is
         marked is not written again. The target is not touched.
 
-        Called once per part. Where the sink declares ``parallel_stage``, from several threads at once with different
-        parts; else from the thread of the run. Killed in it, the part has no mark and is staged again; half of its rows
-        may lie there until then, and never count. What the stream raises passes as it is, once the part is undone;
-        DataError for rows that the target does not take, SinkError otherwise. Where the sink does not declare
-        ``resume``, what is staged need not survive the process."""
+        Called once per part: from several threads at once with different parts if the sink declares ``parallel_stage``,
+        otherwise from the thread of the run. If the process is killed in it, the part has no mark and is staged again;
+        rows that were already written do not count. An error of the stream is passed on unchanged after the part has
+        been undone. Raises DataError for rows that the target does not accept, SinkError otherwise. If the sink does
+        not declare ``resume``, staged parts need not survive the process."""
         ...
 
     def commit(self, after: Entry | None, position: Position, also: Sequence[Writer]) -> Receipt:
-        """Make rows, journal entry and position durable together, then drop the staging. ``also`` is always given,
-        and empty but for a sink that declares ``many_tables``: writers of sinks that came from
-        ``SupportsManyTables.for_table``, whose rows are part of the same commit; the receipt counts them all.
-        Each leaves an entry under the key of its own load too, which says that the table was loaded and with how many
-        rows; only this writer's key is fenced and resumed.
+        """Make rows, journal entry and position durable together, then drop the staging. ``also`` is always given; it
+        is empty unless the sink declares ``many_tables``. It has the writers of sinks from
+        ``SupportsManyTables.for_table``, whose rows are part of the same commit; the receipt counts all of them. Each
+        of them also gets an entry under the key of its own load, which says that the table was loaded and with how many
+        rows. Only this writer's key is fenced and resumed.
 
         Locks the key's journal head first and raises Conflict, with nothing written, unless the head is ``after``.
         An empty load leaves the target as it is, unless the strategy says ``allow_empty``; its position becomes durable
-        too. If the answer of the server is lost, raise; the engine asks ``Sink.journal`` whether it happened.
+        too. If the answer of the server is lost, raise: the engine asks ``Sink.journal`` whether the commit happened.
 
-        Called once per writer, by the thread of the run, when every part is staged and no thread stages any more; not
-        of a writer that is among the ``also`` of another. Other loads may commit to the same target at the same time.
-        Killed before it is durable, nothing of it is there; after that, all of it. Raises Conflict, DataError (keys,
-        constraints), DeletesRefused and other Stopped for a load that must not be, SinkError otherwise; after each of
-        them the target is as before, unless only the answer was lost.
+        Called once per writer, by the thread of the run, when every part is staged and no thread is staging; not called
+        on a writer that is in the ``also`` of another. Other loads may commit to the same target at the same time. If
+        the process is killed before the commit is durable, the target has none of it; after that, all of it. Raises
+        Conflict, DataError (keys, constraints), DeletesRefused and other Stopped errors for a load that must not
+        happen, SinkError otherwise. After each of them the target is as before, unless only the answer was lost.
 
         A sink of ``commit="none"`` has no journal to lock: it returns once the system has confirmed every row, with
         ``load.entry(after, position)`` in its receipt, which the engine then saves. Until it returns, the same rows may
-        have to be delivered again, after a crash as after an error; each row bears the same id then as before
+        have to be delivered again, after a crash or an error; each row then has the same id as before
         (``dpone.cdc.event_ids``).
         """
         ...
@@ -433,9 +434,8 @@ class Writer(Protocol):
     def abort(self) -> None:
         """Drop the staging; the target is as before ``open`` (for schema changes see ``SupportsTakeBack``). Idempotent.
 
-        Called by the thread of the run when the load is given up, after any failure, a failed ``commit`` among them.
-        Its own failure is passed over, and the next ``Sink.open`` of the key sweeps. After it only ``close`` is
-        called."""
+        Called by the thread of the run when the load is given up after a failure, including a failed ``commit``. Its
+        own failure is ignored: the next ``Sink.open`` of the key sweeps. After it only ``close`` is called."""
         ...
 
     def close(self) -> None:
@@ -451,16 +451,17 @@ class Sink(Protocol):
     def __init__(self, spec: SinkSpec) -> None: ...
 
     def check(self) -> list[Finding]:
-        """As ``Source.check``, and whether the target could be written. Makes nothing."""
+        """As ``Source.check``, and whether the target could be written. Creates nothing."""
         ...
 
     def schema(self) -> pa.Schema | None:
-        """Called before and after ``ddl``, any number of times, by the thread of the run; creates nothing and keeps no
-        answer of before. Raises SinkError.
+        """Called before and after ``ddl``, any number of times, by the thread of the run. Creates nothing and does not
+        cache its answer. Raises SinkError.
 
-        Columns of the target, lineage included; None if it does not exist, or exists without columns that anybody
-        could name (a topic, a folder of JSON): then rows of any columns fit. Field metadata: ``schema.NATIVE`` where
-        a length limits the column (``varchar(50)``), ``schema.DEFAULT`` where it gives itself a value,
+        Columns of the target, lineage included. None if the target does not exist, or has no known columns (a topic, a
+        folder of JSON): then rows of any columns fit. Field metadata: ``schema.NATIVE`` where
+        a length limits the column (``varchar(50)``), ``schema.DEFAULT`` where it has a default or is filled by the
+        server,
         ``schema.EQUALITY`` where values that differ can be equal to it."""
         ...
 
@@ -475,42 +476,43 @@ class Sink(Protocol):
         ...
 
     def stores(self, type: pa.DataType) -> Stored:
-        """How this sink keeps values of an Arrow type. No I/O; works on an unconnected sink (the type matrix asks)."""
+        """How this sink stores values of an Arrow type. No I/O; also called on an unconnected sink, by the type
+        matrix."""
         ...
 
     def ddl(self, changes: Sequence[SchemaChange]) -> list[str]:
-        """Statements that make the changes, identifiers quoted; nothing is run. Also printed by ``plan``. Adds, on its
-        own, lineage columns that are enabled and that an existing target lacks. Called once per load that is planned.
+        """Statements that make the changes, with identifiers quoted; nothing is run. ``plan`` prints them too. Also
+        adds lineage columns that are enabled and that an existing target lacks. Called once per load that is planned.
         Raises SchemaBreak or ConfigError for a change that this target cannot make, SinkError otherwise."""
         ...
 
     def apply(self, ddl: Sequence[str]) -> None:
         """Run the statements from ``ddl``; durable on return, all or nothing if the system allows it. Called once per
-        load, before ``open``, in a run only of a sink without ``take_back``. Raises SchemaBreak, and changes nothing,
-        where a change ``looks`` at the stored values and one of them would not stay what it is."""
+        load, before ``open``, in a run only of a sink without ``take_back``. If a change ``looks`` at the stored values
+        and would alter one of them, it raises SchemaBreak and changes nothing."""
         ...
 
     def journal(self, key: str) -> Entry | None:
         """The head of a key's journal, None before the first commit. Creates nothing.
 
-        What it answers is durable: the state is saved and the source is acknowledged by it. Called at the beginning of
-        every attempt, without the lock by a dry run and by commands that look, and of a new object when the answer to a
-        commit was lost. Raises SinkError, and never answers None, for a journal that it cannot read. Not called of
-        a sink of ``commit="none"``, whose journal is the state: it answers None."""
+        The entry it returns must be durable: based on it, the state is saved and the source acknowledged. Called at the
+        beginning of every attempt; without the lock by a dry run and by commands that only show the state; and on a new
+        object if the answer to a commit was lost. For a journal that it cannot read it raises SinkError and never
+        returns None. Not called on a sink of ``commit="none"``, whose journal is the state; it returns None there."""
         ...
 
     def open(self, load: Load) -> Writer:
-        """Start a load, or go on with an interrupted repeatable one of the same token. Sweeps the staging of other
-        loads of this key: the caller holds the key's lock.
+        """Start a load, or continue an interrupted repeatable load of the same token. Sweeps the staging of other loads
+        of this key; the caller holds the key's lock.
 
-        Called once per load and target, by the thread of the run; once more if a row contract, or the id of another
-        load of the same commit, does not let staged parts be gone on with, after ``abort`` and ``close`` of the first
-        writer. The staging it makes is durable on return where the sink declares ``resume``. Raises what
-        ``SupportsRefuse.refuse`` would, SinkError otherwise; no target is changed."""
+        Called once per load and target, by the thread of the run. Called once more, after ``abort`` and ``close`` of
+        the first writer, if the row contract or the load id of another table in the same commit makes the staged parts
+        unusable. If the sink declares ``resume``, the staging is durable on return. Raises what
+        ``SupportsRefuse.refuse`` would raise, SinkError otherwise; no target is changed."""
         ...
 
     def close(self) -> None:
-        """Let go of the connection. Called after ``close`` of its writers, which are of no use then."""
+        """Release the connection. Called after ``close`` of its writers, which cannot be used afterwards."""
         ...
 
 
@@ -518,19 +520,20 @@ class SqlText(Protocol):
     """How a SQL sink writes names, types and statements. No I/O. ``sql.dialect.Dialect`` has all of it."""
 
     def too_long(self, identifier: str) -> str:
-        """How long a name is, and what the limit is; empty: it is not too long."""
+        """The length of a name and the limit, in words; empty if the name is not too long."""
         ...
 
     def reads(self, native: str) -> pa.DataType | None:
-        """The Arrow type of a column whose type the server writes so; None for a word it does not know."""
+        """The Arrow type for a type name of the server; None for an unknown name."""
         ...
 
     def bind(self, value: Any, type: pa.DataType) -> Any:
-        """A value of the pipeline file, to be compared with a column. Raises ConfigError where it does not fit."""
+        """A value of the pipeline file, to be compared with a column. Raises ConfigError if it does not fit the
+        column."""
         ...
 
     def rewrites(self, change: SchemaChange) -> str:
-        """What of a table a change makes the server write again; empty: nothing."""
+        """Which parts of a table the server rewrites for a change; empty: none."""
         ...
 
     def statements(self, target: Name, change: SchemaChange, key: Sequence[str] = ()) -> list[str]:
@@ -544,7 +547,7 @@ class SupportsSql(Protocol):
 
     @property
     def dialect(self) -> SqlText:
-        """Works unconnected: ``dpone schema-plan`` asks."""
+        """Works unconnected, for ``dpone schema-plan``."""
         ...
 
 
@@ -553,7 +556,8 @@ class SupportsCompareKeys(Protocol):
     columns compare exactly."""
 
     def made(self, field: pa.Field) -> pa.Field:
-        """The column that ``ddl`` makes of a source's: its ``schema.EQUALITY``. The field's own is the source's."""
+        """The ``schema.EQUALITY`` of the column that ``ddl`` creates for a source's field. The metadata of the field
+        itself is the source's."""
         ...
 
     def holds_like(self, column: str, pattern: str) -> bool:
@@ -566,10 +570,10 @@ class SupportsRefuse(Protocol):
     whatever their rows are."""
 
     def refuse(self, strategy: Strategy, every_row: bool = False) -> None:
-        """Raise what ``open`` would raise of such a load, as where another table refers to rows that it would delete.
+        """Raise what ``open`` would raise for such a load, for example because another table refers to rows that it
+        would delete.
         ``every_row``: every row of the target is deleted, whatever the strategy (``Load.replace_columns``, a change
-        window that is ``whole``). Called before a row is read, by a dry run too; looks at the target and changes
-        nothing."""
+        window that is ``whole``). Called before a row is read, also by a dry run. Only reads the target."""
         ...
 
 
@@ -578,9 +582,9 @@ class SupportsVerify(Protocol):
     is not checked."""
 
     def lost(self, entry: Entry, count: bool) -> str:
-        """What the target has lost since the load of ``entry``, in words; empty if nothing. Rows that a load took out
-        since, of whichever stream, are not lost. ``count``: compare how many rows there are, else only whether there
-        is any. Cheap but for ``count``; the target exists."""
+        """What the target has lost since the load of ``entry``, in words; empty if nothing. Rows that a later load of
+        any stream removed are not lost. ``count``: compare the number of rows; otherwise only check whether there is
+        any row, which must be cheap. The target exists."""
         ...
 
 
@@ -597,25 +601,25 @@ class SupportsTakeBack(Protocol):
     """Optional part of a Sink whose plugin declares ``take_back``: a load that does not commit leaves the target as it
     was. Without it, tables and columns that ``apply`` added stay.
 
-    The safe DDL of a load comes before its staging. What it adds, a table or columns, is the load's until a load that
-    uses it commits: that commit, whichever stream's, makes it the target's for good, in the same transaction.
+    The safe DDL of a load comes before its staging. The table or columns that it adds are provisional until a load that
+    uses them commits. That commit, of any stream, makes them permanent in the same transaction.
     """
 
     def provide(self, load: Load, ddl: Sequence[str]) -> None:
-        """``Sink.apply`` for this load, and durable together with it, where DDL has transactions, a record of what it
-        adds. Called for every load that has a schema, also with nothing to run: the load then counts on whatever it
-        uses of what loads of other streams have added and not committed."""
+        """``Sink.apply`` for this load, together with a record of what it adds (in one transaction, if DDL has
+        transactions). Called for every load that has a schema, even if there is nothing to run: the load may depend on
+        something that loads of other streams have added and not yet committed."""
         ...
 
     def take_back(self, key: str, run_id: str = "") -> Sequence[TakenBack]:
-        """Drop what loads of this key have added and not committed; ``run_id``: those of one run. The caller holds the
-        key's lock, and no load of the key is open. Called before a load is planned, and when it has failed for good;
-        staged parts of a load that is gone on with stay, which its next ``provide`` makes what they need.
+        """Drop what loads of this key have added and not committed; ``run_id``: only those of one run. The caller holds
+        the key's lock, and no load of the key is open. Called before a load is planned, and when it has failed for
+        good. Staged parts of a load that will continue stay: its next ``provide`` adds again what they need.
 
-        Left, and from then on the target's: what loads of other keys count on (the last of them takes it back), a table
-        that has rows, a column that has a value, either of them if it was changed since or if anything depends on it (a
-        view, an index, a reference). Nothing is dropped along with it, and a wider type stays. One step: killed in it,
-        the next call does the rest."""
+        These stay, and belong to the target from then on: what loads of other keys depend on (the last of them takes it
+        back); a table that has rows; a column that has a value; a table or column that was changed since, or on which
+        anything depends (a view, an index, a reference). Nothing else is dropped with it, and a widened type stays. If
+        the process is killed in it, the next call does the rest."""
         ...
 
 
@@ -633,13 +637,13 @@ class SupportsUndo(Protocol):
 
     def undo_plan(self, key: str, load_id: str) -> UndoPlan:
         """Changes nothing. Raises UndoRefused if the load is not in the journal, was taken back, kept nothing, is not
-        the last to have changed its target, or if what it kept does not fit the target any more."""
+        the last one that changed its target, or if the kept rows no longer fit the target."""
         ...
 
     def undo(self, load: Load, load_id: str, after: Entry | None, position: Position) -> Receipt:
         """Make the target as it was before ``load_id``, and the entry of ``load`` (journal only) and ``position``
-        durable with it; what was kept is dropped. Fenced as ``Writer.commit``; raises as ``undo_plan`` besides. In
-        the receipt, ``deleted`` are rows taken out, ``inserted`` rows put back. Schema changes stay."""
+        durable with it; the kept data is dropped. Fenced as ``Writer.commit``; also raises what ``undo_plan`` raises.
+        In the receipt, ``deleted`` counts rows removed, ``inserted`` rows restored. Schema changes stay."""
         ...
 
 
@@ -652,15 +656,16 @@ class SupportsMove(Protocol):
         ...
 
     def move(self, old: str, after: Entry, new: str, before: Entry | None, gone: Entry) -> None:
-        """In one commit: the journal of ``old`` becomes that of ``new``, entry by entry as it is, and with it all that
-        bears the key (what is kept for ``undo``, the record of ``SupportsTakeBack``, keys of tables of a change stream,
-        which begin with ``old|``); ``gone`` is the head of ``old`` then, its only entry. What ``new`` had is replaced.
-        Staged parts of ``old`` may be dropped.
+        """In one commit, the journal of ``old`` becomes that of ``new``, with its entries unchanged. Everything else
+        that has the key moves with it (data kept for ``undo``, the record of ``SupportsTakeBack``, keys of tables of a
+        change stream, which begin with ``old|``). Afterwards ``gone`` is the only entry of ``old``. Entries of ``new``
+        are replaced. Staged parts of ``old`` may be dropped.
 
         Called by an operator's command or at the beginning of a run, by one thread, while the locks of both keys are
-        held. Fenced as ``Writer.commit``, at both ends: Conflict, with nothing written, unless ``after`` is the head of
-        ``old`` and ``before`` that of ``new``; and from then on a runner of ``old`` that is still alive meets ``gone``.
-        No row of the target is touched. If the answer is lost, raise; the caller asks ``journal`` what happened."""
+        held. Fenced as ``Writer.commit``, for both keys: raises Conflict, with nothing written, unless ``after`` is the
+        head of ``old`` and ``before`` that of ``new``. Afterwards a runner of ``old`` that is still alive finds
+        ``gone``. No row of the target is touched. If the answer is lost, raise: the caller asks ``journal`` what
+        happened."""
         ...
 
 
@@ -668,14 +673,14 @@ class SupportsManyTables(Protocol):
     """Optional part of a Sink whose plugin declares ``many_tables``."""
 
     def for_table(self, spec: SinkSpec) -> Sink:
-        """A sink for another table over this one's connection, so that one commit takes the rows of both. To close
-        it is to close the connection."""
+        """A sink for another table over the same connection, so that one commit includes the rows of both. Closing it
+        closes the connection."""
         ...
 
 
 @frozen
 class Versioned:
-    """A saved state: ``version`` counts up by one with every save of the key; ``saved_at`` is UTC."""
+    """A saved state: ``version`` grows by one with every save of the key; ``saved_at`` is UTC."""
 
     value: Mapping[str, Any]
     version: int
@@ -700,45 +705,47 @@ class StateBackend(Protocol):
     def __init__(self, spec: StateSpec) -> None: ...
 
     def check(self) -> list[Finding]:
-        """As ``Source.check``, and whether a state could be written. Makes nothing."""
+        """As ``Source.check``, and whether a state could be written. Creates nothing."""
         ...
 
     def load(self, key: str) -> Versioned | None:
         """The newest value; None if there is none, or if it was deleted. Creates nothing. Called at the beginning of an
-        attempt, and without the lock by commands that look. Raises StateError, for a value that is damaged too, and
-        where the place of the states is out of reach or gone: None means that everything is read from the beginning."""
+        attempt, and without the lock by commands that only show the state. Raises StateError if the value is damaged,
+        or if the place of the states cannot be reached or is gone: None would mean that everything is read from the
+        beginning."""
         ...
 
     def save(self, key: str, value: Mapping[str, Any], expected: int) -> int:
         """Compare and set: writes only if the key's version is ``expected`` (0: there is none), returns the new
         version, raises Conflict otherwise. Atomic against every other process, whether it holds the lock or not.
 
-        Called by the thread of the run after a commit of the sink, and when the journal is ahead. Killed in it, the
-        old value is there or the new one. If the answer is lost, raise: the next attempt goes by the journal."""
+        Called by the thread of the run after a commit of the sink, and when the journal is ahead. If the process is
+        killed in it, the value is the old one or the new one. If the answer is lost, raise: the next attempt uses the
+        journal."""
         ...
 
     def delete(self, key: str, expected: int) -> None:
-        """Forget the value; the history stays and versions go on counting. Compared, atomic and durable as ``save``.
+        """Delete the value; the history stays, and versions continue. Compares, is atomic and durable as ``save``.
         Called by commands, under the key's lock."""
         ...
 
     def history(self, key: str, limit: int = 20) -> list[Versioned]:
-        """Newest first, values that were replaced or deleted among them. Called by commands, without the lock."""
+        """Newest first, including values that were replaced or deleted. Called by commands, without the lock."""
         ...
 
     def lock(self, key: str, ttl: float) -> AbstractContextManager[Lease]:
-        """One holder per key, for ``ttl`` seconds from the last renewal. Raises Busy, naming the holder, while it
-        lives; takes over when the lease has expired, its process on this host is gone, or it belongs to this very
-        process and no block here uses it any more: its release failed (``process.using`` and ``process.abandoned`` keep
-        that rule). Two threads of one process exclude each other. A release that fails is not an error: what the block
-        did stands, and the lease ends by itself.
+        """One holder per key, for ``ttl`` seconds from the last renewal. Raises Busy, naming the holder, while the
+        lease is valid. Takes it over if it has expired, if its process on this host is gone, or if it belongs to this
+        process but no block uses it, because its release failed (``process.using`` and ``process.abandoned`` implement
+        that rule). Two threads of one process exclude each other. A failed release is not an error: the work of the
+        block is done, and the lease expires.
 
-        Entered and left by the thread of the run; meanwhile a thread of its own calls ``Lease.renew``, also while any
+        Entered and left by the thread of the run. In between, a separate thread calls ``Lease.renew``, also while any
         other method of the same object runs. On entry the lease is durable, and visible to every other runner."""
         ...
 
     def close(self) -> None:
-        """Let go of the connection. The block of every lock has ended; a lease that is left ends by itself."""
+        """Release the connection. The block of every lock has ended; a lease that was not released expires."""
         ...
 
 
@@ -779,13 +786,14 @@ class ChangeWindow:
 class CDCReader(Protocol):
     """Owns one slot or capture and reads many tables from it. A window is one load, one sink commit, one ack.
 
-    A position identifies what it is a position in. Besides the source's identity it stores what decides which changes
-    arrive (members, filters, the columns of a capture, partitions), by identity and not by name. ``window`` compares:
+    A position identifies its source. It also stores everything that decides which changes arrive (members, filters, the
+    columns of a capture, partitions), by identity and not by name. ``window`` compares this:
 
-    * Where changes since the position were lost, or rows were changed without one, it raises Gap or IdentityChanged,
-      again on every run until a person decides, and names the table and the command that reads it again.
-    * A table that is new to the stream comes with the rows that it has: as inserts of one commit, named in
-      ``ChangeWindow.fresh``, at a point up to which the window is read; changes of it before that point are left out.
+    * If changes since the position were lost, or rows were changed without a change record, it raises Gap or
+    IdentityChanged on every run until a person decides. The error names the table and the command that reads it again.
+    * A table that is new to the stream is read with all its rows, as inserts of one commit, and named in
+    ``ChangeWindow.fresh``. The window is read up to the point of that snapshot; changes of the table before it are left
+    out.
     * A table that should be in the stream and is not is a warning of every window.
     """
 
@@ -796,8 +804,9 @@ class CDCReader(Protocol):
         ...
 
     def setup_plan(self, role: str = "") -> list[str]:
-        """Idempotent statements for a DBA; nothing is run. ``role``: who will read, if not the user of the connection;
-        a reader may go without this parameter. Called by ``dpone cdc-plan``, once per table, and connects to nothing.
+        """Idempotent statements for a DBA; nothing is run. ``role``: the role that will read, if it is not the user of
+        the connection; a reader may lack this parameter. Called by ``dpone cdc-plan``, once per table, and connects to
+        nothing.
         Raises ConfigError for what cannot be planned (a glob)."""
         ...
 
@@ -813,12 +822,12 @@ class CDCReader(Protocol):
         """Whole transactions strictly after ``after``, None: from where the stream begins. ``limit`` counts changes
         and is checked at commits, so that a window holds at least one transaction.
 
-        The window is read to its end and spooled here: only then are the tables' shapes known. Raises Gap or
-        IdentityChanged rather than skip changes. Shapes that cannot be united end the window before the first change
-        of the new one.
+        The window is read to its end and spooled here, because only then are the columns of the tables known. Raises
+        Gap or IdentityChanged rather than skip changes. If shapes cannot be united, the window ends before the
+        transaction with the first change of the new shape.
 
-        Called once per attempt, as ``Source.window``. The source keeps what it was read from: nothing is acknowledged,
-        and the spool need not survive a crash. A log that is read in a transaction is read in one that is aborted.
+        Called once per attempt, as ``Source.window``. The source keeps everything: nothing is acknowledged, and the
+        spool need not survive a crash. If a log is read in a transaction, that transaction is aborted.
         """
         ...
 
@@ -830,13 +839,13 @@ class CDCReader(Protocol):
 
     def ack(self, position: Position) -> None:
         """Let the source forget everything up to ``position``. Called after sink commit and state save only, as
-        ``Source.ack``: at most once per attempt, idempotent, perhaps without a window before it. A position that the
-        source is beyond already is passed over."""
+        ``Source.ack``: at most once per attempt, idempotent, possibly without a window before it. A position that the
+        source has already passed is ignored."""
         ...
 
     def lag(self) -> Mapping[str, Any]:
-        """How far the stream is behind, in the source's own units. Called by ``dpone cdc lag``, without a lock, also
-        while a run reads the same slot. Changes nothing. Raises SourceError."""
+        """How far the stream is behind, in units of the source. Called by ``dpone cdc lag``, without a lock, also while
+        a run reads the same slot. Changes nothing. Raises SourceError."""
         ...
 
     def drop(self) -> Sequence[str] | None:
@@ -846,7 +855,7 @@ class CDCReader(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of connection and spool; slot or capture stay, and with them all that was not acknowledged."""
+        """Release connection and spool; slot or capture stay, with everything that was not acknowledged."""
         ...
 
 
@@ -854,9 +863,9 @@ class SupportsResync(Protocol):
     """Optional part of a CDCReader whose plugin declares ``resync``."""
 
     def resync(self, position: Position, tables: Sequence[str]) -> Position:
-        """The same position without some of its tables (names or globs): the next windows bring all rows of each as
-        ``ChangeWindow.fresh``, and the other tables go on as if nothing had been. A table that the source no longer
-        has leaves the stream. Changes nothing by itself. Raises ConfigError for a name that is in neither."""
+        """The same position without some of its tables (names or globs). The next windows have all rows of each of them
+        as ``ChangeWindow.fresh``; the other tables continue unchanged. A table that the source no longer has leaves the
+        stream. Changes nothing itself. Raises ConfigError for a name that neither the source nor the stream has."""
         ...
 
 
@@ -867,10 +876,10 @@ PROTOCOLS: Mapping[Role, type] = {
     "cdc": CDCReader,
 }
 
-# What a connector offers besides, role by role: the capability that a plugin declares, and the Protocol that it
-# promises. ``Plugins.load`` holds the class against both; ``Plugins.offered`` is the one place that looks them up, so
-# that nobody asks an object for a member by name. A class may have more than its plugin declares, by inheritance: what
-# is not declared is not used.
+# The optional parts of a connector, role by role: the capability that a plugin declares, and the Protocol that it
+# promises. ``Plugins.load`` checks the class against both. ``Plugins.offered`` is the only place that looks them up, so
+# no code asks an object for a member by name. A class may inherit more than its plugin declares; what is not declared
+# is not used.
 OPTIONAL: Mapping[Role, Mapping[str, type]] = {
     "sink": {
         "many_tables": SupportsManyTables,

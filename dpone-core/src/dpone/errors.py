@@ -182,7 +182,7 @@ class Classification:
         return self.category is Category.TRANSIENT
 
 
-# Last resort, only where neither class nor code told. Each phrase is the text of a common server or of errno.
+# Last resort, only if neither class nor code decided. Each phrase is the text of a common server or of errno.
 _TEXT: tuple[tuple[Category, tuple[str, ...]], ...] = (
     (
         Category.AUTHORIZATION,
@@ -254,7 +254,9 @@ class ErrorClassifier:
 
     def _by_text(self, error: BaseException) -> Classification | None:
         if isinstance(error, DponeError):
-            return None  # our own words: "row 1,429" is no status code; its cause is in the chain and is asked
+            return (
+                None  # our own message: "row 1,429" is not a status code; the cause is in the chain and is checked too
+            )
         text = str(error).lower()
         for category, phrases in _TEXT:
             for phrase in phrases:

@@ -1,4 +1,4 @@
-"""Every hook a plugin may implement. Hooks find plugins and tell of events; rows never pass through them."""
+"""Every hook a plugin may implement. Hooks find plugins and report events; rows never pass through them."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Partition manifests: what became of each part of a load, kept in the state backend while the load is under way.
+"""Partition manifests: the status of each part of a load, kept in the state backend while the load runs.
 
 A partition is ``success`` when it is staged; the load is done when it is committed. The sink's own staging is the
-truth, the manifest says what it cannot: who is at work, how often a part was tried, what its last error was, what was
-left out on purpose. So a load opens by holding its manifest against the staging (``reconciled``), and goes on.
+truth. The manifest records what the staging cannot: which process is working, how often a part was tried, its last
+error, and what was left out on purpose. So a load first compares its manifest with the staging (``reconciled``).
 
-Values and rules come first and are pure; a store gives one atomic step, ``PartitionManifestStore.change``, and every
+Values and rules come first and are pure. A store has one atomic step, ``PartitionManifestStore.change_all``, and every
 rule runs inside it.
 """
 
@@ -31,10 +31,10 @@ STATUSES: tuple[Status, ...] = ("pending", "running", "success", "failed", "skip
 
 @frozen
 class Partition:
-    """One part of a load. rows_extracted: read, those left out by a policy among them; rows_loaded: staged. artifact
-    and checksum (SHA-256): of the file, where staging it made one. owner: ``owner_of`` the runner that holds it, until
-    ``expires_at`` (seconds since 1970) unless renewed. error: the last one, kept through later attempts. reason: why
-    it was skipped."""
+    """One part of a load. rows_extracted: rows read, including those that a policy left out; rows_loaded: rows staged.
+    artifact and checksum (SHA-256): of the file, if staging made one. owner: ``owner_of`` the runner that holds it,
+    until ``expires_at`` (seconds since 1970) unless renewed. error: the last one, kept through later attempts. reason:
+    why it was skipped."""
 
     id: str
     bounds: Bounds | None = None
@@ -76,12 +76,12 @@ FIELDS = tuple(one.name for one in fields(Partition))
 class PartitionManifest:
     """The parts of one load.
 
-    key        of state and journal; a key has one manifest, that of its latest load in parts
-    token      as in ``contract.Load``: only a load of the same token goes on with it
+    key        the key of state and journal; it has one manifest, that of its latest load in parts
+    token      as in ``contract.Load``: only a load with the same token continues with it
     window     digest of where the window begins and ends
-    config     what the pipeline says of the load, by name: digests, so that a change can be named
+    config     the options of the load, as digests by name, so that a message can name what changed
     schema     column -> type of the rows
-    resumable  a later run may go on with it: the window is repeatable, or the pipeline says mixed_snapshots
+    resumable  a later run may continue with it: the window is repeatable, or the pipeline says mixed_snapshots
     position   where the window ends, for a window that cannot be fixed again (mixed_snapshots); else None
     """
 
@@ -102,7 +102,7 @@ class PartitionManifest:
     position: Mapping[str, Any] | None = None
 
     def head_to_json(self) -> dict[str, Any]:
-        """All but the partitions."""
+        """Everything except the partitions."""
         data = {one.name: getattr(self, one.name) for one in fields(PartitionManifest) if one.name != "partitions"}
         plain = {name: dict(value) if isinstance(value, Mapping) else value for name, value in data.items()}
         return {"format": FORMAT, **plain, "created_at": self.created_at.isoformat()}
@@ -148,7 +148,7 @@ def owner_of(run_id: str) -> str:
 
 
 def shown(owner: str | None) -> str:
-    """For people."""
+    """The owner as people read it."""
     who = _process(owner)
     return f"process {who.pid} on {who.host}" if who else str(owner)
 
@@ -162,7 +162,7 @@ def _process(owner: str | None) -> Process | None:
 
 
 def held(one: Partition, now: float) -> bool:
-    """Someone is at work on it: its lease has not ended, and its process is not known to be gone."""
+    """A process holds it: its lease has not ended, and the process is not known to be gone."""
     if one.status != "running" or one.expires_at is None or one.expires_at <= now:
         return False
     who = _process(one.owner)
@@ -171,11 +171,14 @@ def held(one: Partition, now: float) -> bool:
 
 def claimed(one: Partition, owner: str, ttl: float, now: float) -> Partition:
     """The partition, claimed by ``owner`` for ``ttl`` seconds. Raises Busy unless it is waiting to be processed."""
+    # MF-07: the check and the claim are one atomic step of the store. MF-02: a claim ends with its lease or its
+    # process, so a killed run blocks nobody.
     if one.status in ("success", "skipped") or held(one, now):
         what = f"{shown(one.owner)} is processing it" if one.status == "running" else f"it is {one.status}"
         raise Busy(f"claim partition {one.id}", what, "process another partition, or wait until the lease ends")
     error = one.error
     if one.status == "running":
+        # MF-06: a run that was killed has recorded no error of its own.
         error = f"{shown(one.owner)} stopped, or its lease ended"
     return evolve(
         one, status="running", owner=owner, expires_at=now + ttl, attempts=one.attempts + 1, error=error
@@ -185,6 +188,7 @@ def claimed(one: Partition, owner: str, ttl: float, now: float) -> Partition:
 def mine(one: Partition, owner: str, step: str) -> Partition:
     if one.status == "running" and one.owner == owner:
         return one
+    # MF-07: a process that was suspended beyond its lease must not overwrite what its successor records.
     found = f"{shown(one.owner)} took it over" if one.status == "running" else f"it is now {one.status}"
     raise Conflict(f"{step} partition {one.id}", found, "let the other run finish; nothing was recorded")
 
@@ -215,25 +219,25 @@ Steps: TypeAlias = "Sequence[tuple[str, Callable[[Partition], Partition]]]"
 
 
 class PartitionManifestStore(ABC):
-    """Keeps the manifest of each key. A store gives the first four methods; ``change_all`` is atomic against every
-    other process. All of them are durable on return, and may be called from several threads."""
+    """Keeps the manifest of each key. A store implements the first four methods; ``change_all`` is atomic for all
+    processes. All of them are durable on return, and may be called from several threads."""
 
     @abstractmethod
     def load(self, key: str) -> PartitionManifest | None:
-        """Raises StateError on a damaged one."""
+        """Raises StateError if the manifest is damaged."""
 
     @abstractmethod
     def create(self, manifest: PartitionManifest) -> None:
-        """In place of the key's earlier one. The caller holds the key's lock."""
+        """Store a manifest in place of the key's earlier one. The caller holds the key's lock."""
 
     @abstractmethod
     def forget(self, key: str) -> None:
-        """The key has no manifest any more, damaged or not."""
+        """Remove the manifest of the key, damaged or not."""
 
     @abstractmethod
     def change_all(self, key: str, steps: Steps) -> list[Partition]:
-        """Replace each partition named by what its step makes of it, all in one; answer them in order. What a step
-        raises changes nothing."""
+        """Replace each named partition by the result of its step, all at once; returns them in order. If a step raises,
+        nothing is changed."""
 
     def change(self, key: str, id: str, step: Callable[[Partition], Partition]) -> Partition:
         return self.change_all(key, ((id, step),))[0]
@@ -257,7 +261,7 @@ class PartitionManifestStore(ABC):
         self.change(key, id, lambda one: evolve(_let_go(mine(one, owner, "fail"), "failed"), error=error))
 
     def release(self, key: str, id: str, owner: str) -> None:
-        """Not done, and not at fault: back to pending, as if the attempt had not been."""
+        """Reset the partition to pending; the attempt does not count."""
 
         def step(one: Partition) -> Partition:
             return evolve(_let_go(mine(one, owner, "release"), "pending"), attempts=one.attempts - 1)

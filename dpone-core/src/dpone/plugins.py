@@ -1,4 +1,5 @@
-"""Discovery: load the entry points of group ``dpone`` one by one, say what each brings, and survive the broken ones."""
+"""Discovery: load the entry points of the group ``dpone`` one by one, record what each provides, and survive broken
+ones."""
 
 from __future__ import annotations
 
@@ -33,7 +34,7 @@ P = TypeVar("P")
 
 @define
 class Found:
-    """One entry point. ``cause`` says why it is not ok; roles maps a role to the names of its connectors.
+    """One entry point. ``cause`` says why it is not ok; ``roles`` maps a role to the names of its connectors.
 
     Distribution and version are read when they are asked for: parsing the metadata of every plugin takes longer than
     all the rest of discovery.
@@ -66,8 +67,8 @@ class Found:
         }
 
 
-# None of our distributions is on a public index, where the name dpone belongs to another project: a message
-# that says what to install names paths.
+# None of our distributions is on a public index, where another project has the name dpone. So messages name paths to
+# install from.
 CORE = "dpone-core"
 OTHERS = "install its distribution from a path or wheel"
 _CONNECTORS = ("postgres", "mssql", "kafka", "objectstore")
@@ -104,7 +105,8 @@ class Plugins:
         return self.get(role, name).capabilities.get(capability) is Support.SUPPORTED
 
     def offered(self, protocol: Callable[..., P], made: object, name: str) -> P | None:
-        """``made`` by connector ``name`` as one of ``contract.OPTIONAL``; None: its plugin does not declare that."""
+        """``made``, an object of connector ``name``, as one of ``contract.OPTIONAL``; None if its plugin does not
+        declare it."""
         from dpone.contract import OPTIONAL
 
         [(role, capability)] = [(r, c) for r, named in OPTIONAL.items() for c, p in named.items() if p is protocol]
@@ -115,7 +117,7 @@ class Plugins:
         return next((c for (role, _), c in self.connectors.items() if role == "cdc" and c.serves == (source, by)), None)
 
     def load(self, role: Role, name: str) -> type:
-        """Import the implementation and see that it has every member of the contract."""
+        """Import the implementation and check that it has every member of the contract."""
         connector = self.get(role, name)
         if not connector.implemented:
             todo = "see 'dpone plugins' and 'dpone certify' for what this version supports"
@@ -127,7 +129,7 @@ class Plugins:
         return cast(type, cls)
 
     def increments(self, source: str) -> list[str]:
-        """What ``incremental.by`` of a source may say: what it declares, and what change readers serve of it."""
+        """The values of ``incremental.by`` for a source: those it declares, and those that change readers serve."""
         declared = self.get("source", source).capabilities
         own = [n.removeprefix(INCREMENTAL) for n in declared if n.startswith(INCREMENTAL)]
         own = [by for by in own if declared[INCREMENTAL + by] is Support.SUPPORTED]
@@ -147,7 +149,7 @@ class Plugins:
         return cls
 
     def errors(self, role: Role, name: str) -> ErrorCodes | None:
-        """What the connector knows of its driver's failures."""
+        """The error codes of the connector's driver."""
         reference = self.get(role, name).errors
         if reference is None or isinstance(codes := resolve(reference), ErrorCodes):
             return codes if reference else None
@@ -158,7 +160,7 @@ class Plugins:
         """Knows the codes of every connector whose error table can be imported."""
         tables: list[ErrorCodes] = []
         for reference in sorted({c.errors for c in self.connectors.values() if c.errors}):
-            with contextlib.suppress(PluginError):  # its driver is missing, so none of its errors can come up
+            with contextlib.suppress(PluginError):  # its driver is missing, so none of its errors can occur
                 tables.append(resolve(reference))
         return ErrorClassifier(*tables)
 
@@ -191,7 +193,7 @@ def lacking(role: Role, cls: Any, connector: Connector) -> list[str]:
 
 
 def undeclared(role: Role, cls: Any, connector: Connector) -> list[str]:
-    """Capabilities of which a class has every member, and its plugin says nothing."""
+    """Capabilities whose members a class has in full, although its plugin does not declare them."""
     from dpone.contract import OPTIONAL
 
     silent = (Support.NOT_IMPLEMENTED, None)
@@ -203,7 +205,8 @@ def undeclared(role: Role, cls: Any, connector: Connector) -> list[str]:
 
 
 def without(protocol: type, cls: Any) -> list[str]:
-    """Members of a Protocol that a class lacks. It takes back what it inherits by None, as in ``undo = None``."""
+    """Members of a Protocol that a class lacks. A class removes an inherited member with None, as in ``undo =
+    None``."""
     return [n for n in vars(protocol) if not n.startswith("_") and getattr(cls, n, None) is None]
 
 
@@ -294,7 +297,7 @@ def _register(
 
 
 def _check_words(role: Role, connector: Connector) -> None:
-    """Types and words of a record that would fail only once they are used, far from the plugin."""
+    """Check types and values of a record that would otherwise fail only when they are used, far from the plugin."""
     read = f"read {role} {connector.name}"
     made = "build it with dpone.capability.declare"
     if not isinstance(connector.capabilities, Mapping):
@@ -310,7 +313,8 @@ def _check_words(role: Role, connector: Connector) -> None:
 
 
 def _check_commit(role: Role, connector: Connector) -> None:
-    """A sink says how it commits, and claims nothing that takes a journal if it keeps none."""
+    """Check that a sink says how it commits, and that one without a journal declares no capability that needs a
+    journal."""
     if role != "sink":
         return
     if connector.commit is None:

@@ -295,7 +295,7 @@ class PostgresLogicalReader:
             return outside.differences(db, table, was, now, truncates, self._failed)
 
         def look(tables: Sequence[Published]) -> Mapping[str, Facts]:
-            now = {table.oid: table for table in self._tables(db)}  # with the columns of now, too
+            now = {table.oid: table for table in self._tables(db)}  # with their current columns, too
             asked = [evolve(now.get(table.oid, table), name=table.name) for table in tables]
             return outside.read(db, self._publication, asked, self._failed)
 
@@ -754,8 +754,11 @@ def _identity(table: Published) -> Finding:
         found += f"; generated columns are not in the stream: {', '.join(table.generated)}"
     if table.key:
         return Finding("replica identity", True, found)
-    todo = "add a primary key, or use strategy append: the stream does not identify the table's rows"
-    return Finding("replica identity", None, found, todo)
+    todo = (
+        f"ALTER TABLE {handover.DIALECT.name(table.name)} REPLICA IDENTITY DEFAULT if it has a primary key, or REPLICA "
+    )
+    todo += "IDENTITY USING INDEX with a unique index of NOT NULL columns; or use strategy append"
+    return Finding("replica identity", None, f"{found}; its rows cannot be identified", todo)
 
 
 class _TableStream(BatchStream):

@@ -1,12 +1,13 @@
 """A table to Arrow by columns: the server gathers a range of pages into one row of arrays, and COPY sends that.
 
-COPY makes a message of each row, and each costs a call into libpq and a search for where its values begin. Of a
-gathered row a fixed-width column is an array whose values lie at equal distances; a text is one long text and an array
-of lengths. All aggregates of one row see its rows in one order (docs/internals/performance.md has the figures).
+COPY sends one message per row, and each message costs a call into libpq and a search for the beginnings of its values.
+In a gathered row, a fixed-width column is an array whose values are at equal distances; a text column is one long text
+and an array of lengths. All aggregates of one row see its rows in the same order (docs/internals/performance.md has the
+figures).
 
-What limits it: a gathered value has at most a gigabyte and is held whole, so that tables with values out of line are
-read row by row, and ranges become shorter where values in line turn out long; and each range must be found by its page
-numbers (a TID range scan; PostgreSQL 14).
+Limits: a gathered value has at most a gigabyte and is held in memory, so tables with values out of line (TOAST) are
+read row by row, and ranges become shorter if values in line are long. Each range must be found by its page numbers (a
+TID range scan; PostgreSQL 14).
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from dpone_postgres import binary, texts, types
 
 MOST = 800  # columns, each at most two of the 1,664 that a SELECT may have
 FEW, _MANY = 16, 128  # pages of 8 kB in one message, at first and at most
-_BYTES = 2 << 20  # of a message, at which the next have fewer pages: values compressed in line can be 100 times as long
+_BYTES = (
+    2 << 20
+)  # bytes of a message above which the next ones have fewer pages: values compressed in line can be 100 times as long
 _RANGES = 64  # messages of one statement
 _TOAST = 1 << 19  # bytes of values out of line that may all come in one message, several times as long there
 _BEYOND = "(4294967294,0)"
@@ -43,7 +46,7 @@ Field = memoryview | None
 
 @frozen
 class _Form:
-    """How one column is gathered, and how an Arrow array is made of the answer and the count of rows."""
+    """How one column is gathered, and how the answer and the count of rows become an Arrow array."""
 
     sql: tuple[str, ...]
     array: Callable[[Sequence[Field], int, pa.DataType], pa.Array]
@@ -51,7 +54,7 @@ class _Form:
 
 @frozen
 class Gathered:
-    """Pages of a table, as they are gathered: from ``first`` up to ``end``, or whichever is the last (open)."""
+    """The pages of a table to gather: from ``first`` up to ``end``, or to the last page (open)."""
 
     relation: str
     schema: pa.Schema
@@ -61,7 +64,8 @@ class Gathered:
     open: bool
 
     def select(self, start: int, step: int = FEW) -> tuple[str, int]:
-        """A row for each ``step`` pages, and where the next statement begins: at ``end`` there is none."""
+        """A row for each ``step`` pages, and the page at which the next statement begins; ``end`` means that there is
+        none."""
         stop = min(start + _RANGES * step, self.end)
         last = _BEYOND if self.open and stop == self.end else f"({stop},0)"
         aggregates = ", ".join(sql for form in self.forms for sql in form.sql)
@@ -93,12 +97,12 @@ class Gathered:
 def forms(
     schema: pa.Schema, columns: Sequence[types.Column], shown: Sequence[str], as_text: Sequence[bool]
 ) -> tuple[_Form, ...]:
-    """shown: the columns, quoted; as_text: those that are read as the server's text."""
+    """shown: the quoted columns; as_text: those that are read as the server's text."""
     return tuple(map(_form, columns, shown, as_text, schema.types))
 
 
 def pages(before: int, largest: int) -> int:
-    """In a message from now on, when ``before`` made at most ``largest`` bytes."""
+    """The pages per message from now on, if ``before`` pages made at most ``largest`` bytes."""
     return max(1, min(_MANY, 8 * before, before * _BYTES // max(largest, 1)))
 
 

@@ -325,7 +325,7 @@ class Decoder:
 
     def _runs(self, block: _Block, commits: Any, last: int) -> Iterator[tuple[int, int, int | None]]:
         """Ranges low to high of messages, and the number of the transaction that ends there, None inside one.
-        Transactions are taken together until a table changes its shape; what comes before is committed first."""
+        Transactions are taken together until a table changes its shape; the changes before it are committed first."""
         if not last:
             return
         low, stop = 0, int(commits[last - 1]) + 1

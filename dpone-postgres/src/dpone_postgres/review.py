@@ -1,4 +1,4 @@
-"""Compares a saved position with the catalogue of now: which tables a window continues, which it reads whole, and
+"""Compares a saved position with the current catalogue: which tables a window continues, which it reads whole, and
 whether it may go on at all."""
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ class Reviewer:
 
     def _named_otherwise(self, described: Mapping[str, Mapping[tuple[str, ...], int]]) -> dict[str, str]:
         """OUT-04: a column may have had a different name when the rows were written. The facts from the start of the
-        window lack later ALTERs, and the facts of now may contain ALTERs that the stream does not have yet. So only a
+        window lack later ALTERs, and the current facts may contain ALTERs that the stream does not have yet. So only a
         difference from both counts."""
         found = {name: column for name in described if (column := self._column_of(name, self.facts, described))}
         now = self.look([self.published[name] for name in found]) if found else {}
@@ -148,7 +148,7 @@ class Reviewer:
 
     def _came_and_went(self, leaves: Mapping[str, Mapping[int, int]]) -> dict[str, list[str]]:
         """OUT-04: partitions of the stream that the facts from the start of the window lack were either created since,
-        or already dropped: the catalogue of now decides. A table without facts in the position is checked by the next
+        or already dropped: the current catalogue decides. A table without facts in the position is checked by the next
         window."""
         new = {
             name: {oid: xid for oid, xid in seen.items() if oid not in self.facts[name].nodes and oid not in self._gone}

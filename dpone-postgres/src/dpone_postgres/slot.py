@@ -47,7 +47,7 @@ SELECT s.plugin::text, s.slot_type, s.database::text, s.active_pid, s.confirmed_
        coalesce(s.wal_status, 'lost'), coalesce(j ->> 'invalidation_reason', CASE j ->> 'conflicting'
        WHEN 'true' THEN 'conflict with recovery' END, ''), pg_catalog.pg_postmaster_start_time()::text
 FROM pg_catalog.pg_replication_slots AS s, LATERAL (SELECT to_jsonb(s)) AS o(j) WHERE s.slot_name = \0"""
-# The xid of a commit, whose upper half is that of the xids of now; and its time, if the server keeps it.
+# The xid of a commit, with the upper half of the current xids; and its time, if the server keeps it.
 _COMMITTED = """
 SELECT pg_catalog.pg_xact_status((x + ((\0::int8 - x + 2147483648) & 4294967295) - 2147483648)::text::xid8),
        CASE WHEN pg_catalog.current_setting('track_commit_timestamp')::bool AND NOT pg_catalog.pg_is_in_recovery()

@@ -71,7 +71,7 @@ class PostgresHarness(SqlHarness):
             return _Copied(rows, copied=b"".join(copy)), rows
 
     def shut(self) -> tuple[str, str]:
-        """The state's schema bears another name."""
+        """The schema of the state has another name."""
         aside = f"{self.schema}_aside"
         return f"ALTER SCHEMA {self.schema} RENAME TO {aside}", f"ALTER SCHEMA {aside} RENAME TO {self.schema}"
 
@@ -95,12 +95,12 @@ class PostgresHarness(SqlHarness):
         cursor.execute(f"ALTER TABLE {self.at(table)} ALTER {self.quoted(name)} SET STORAGE EXTERNAL")
 
     def lose(self) -> None:
-        """The slot passes everything by: as if another reader had taken it."""
+        """Moves the slot past everything, as another reader would."""
         self._wait_until_free()
         self.run(f"SELECT pg_replication_slot_advance('{self.schema}', pg_current_wal_flush_lsn())")
 
     def _wait_until_free(self) -> None:
-        """The server lets go of a slot a moment after its reader has hung up."""
+        """The server releases a slot a moment after its reader has disconnected."""
         active = f"SELECT 1 FROM pg_replication_slots WHERE slot_name = '{self.schema}' AND active"
         end = time.monotonic() + 60
         while self.run(active):

@@ -1,5 +1,5 @@
-"""PostgreSQL's types and Arrow's. What Arrow cannot hold exactly travels as the server's own exact text, with the
-native type beside it (``schema.NATIVE``), and becomes that type again in another PostgreSQL."""
+"""PostgreSQL's types and Arrow's. A value that Arrow cannot hold exactly is read as the server's exact text, with the
+native type in the field's metadata (``schema.NATIVE``), and becomes that type again in another PostgreSQL."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dpone.sql.values import Unstorable
 JSON, UUID = common.JSON, common.UUID
 INSTANT, MOMENT, TIME = pa.timestamp("us", "UTC"), pa.timestamp("us"), pa.time64("us")
 
-# Field metadata beside NATIVE: the native type is PostgreSQL's, to the letter.
+# Field metadata in addition to NATIVE: the native type is exactly PostgreSQL's.
 POSTGRES = b"dpone.postgres"
 COLLATION = b"dpone.postgres.collation"  # of a target's column, quoted; where it is not that of the type
 
@@ -96,7 +96,8 @@ _OWN: dict[str, pa.DataType] = {
 
 
 def reads(native: str) -> pa.DataType | None:
-    """As a column declared so is read. PostgreSQL means its own by some of the common names: bit is no boolean."""
+    """The type as which a column declared like this is read. Some common names mean something else in PostgreSQL: bit
+    is not a boolean."""
     word = " ".join(native.lower().split())
     if word.endswith("[]"):
         return pa.string()
@@ -133,13 +134,13 @@ class Column:
     """One column of the catalogue.
 
     native    the type as ``format_type`` writes it: ``character varying(50)``, ``numeric(12,2)``, ``mood[]``
-    receive   the function that reads the type's binary form, of a domain that of its base type
+    receive   the function that reads the type's binary form; for a domain that of its base type
     modifier  the base type's, -1 for none
-    builtin   True if the type, of a domain the base type, is the same in every PostgreSQL
-    own       True if the column gives itself a value: a default, an identity
-    generated True if nobody can write it
+    builtin   True if the type (of a domain, the base type) is the same in every PostgreSQL
+    own       True if the server fills the column: a default, an identity
+    generated True if the column cannot be written
     collation by name, where it is not that of the type
-    loose     the collation by name, where it takes texts that differ for equal
+    loose     the collation by name, if different texts can be equal under it
     """
 
     name: str
@@ -211,7 +212,7 @@ class Column:
 
     @property
     def arrow(self) -> pa.DataType:
-        """The type that holds every value but the special ones; text where there is none."""
+        """The type that holds every value except the special ones; text if there is none."""
         if self.receive == "numeric_recv":
             return _numeric(self.modifier)
         return _ARROW.get(self.receive, pa.string())
@@ -288,7 +289,7 @@ def _numeric(modifier: int) -> pa.DataType:
     return pa.decimal256(precision, scale) if precision > 38 else pa.decimal128(precision, scale)
 
 
-# Columns of a table, view or query, in order; a domain goes by what lies under it. $1: oid of the relation.
+# Columns of a table, view or query, in order; a domain counts as its base type. $1: oid of the relation.
 COLUMNS = """
 WITH RECURSIVE base AS (
     SELECT a.attnum, a.atttypid AS type, a.atttypmod AS modifier FROM pg_catalog.pg_attribute AS a
@@ -333,6 +334,6 @@ def columns(rows: Sequence[tuple[Any, ...]]) -> list[Column]:
 
 
 def native(field: pa.Field) -> str | None:
-    """The type to the letter, where the field comes from a PostgreSQL."""
+    """The exact native type, if the field comes from PostgreSQL."""
     metadata = field.metadata or {}
     return metadata[NATIVE].decode() if POSTGRES in metadata and NATIVE in metadata else None

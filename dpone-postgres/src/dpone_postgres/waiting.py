@@ -1,14 +1,13 @@
-"""Every wait for a server ends, also where the server or the way to it has gone silent.
+"""Every wait for a server ends, even if the server or the connection to it has become silent.
 
 The keepalives of TCP find a machine that is gone. They do not find a proxy, a tunnel or a balancer that keeps the
 connection open and forwards nothing, nor a server that hangs: the system at the other end still answers them. And a
-limit for statements would end an honest merge of an hour. So a server that has said nothing for a while is asked over a
-second connection, by the same way, what it makes of ours (pg_stat_activity): it is given up if that is not answered
-either, or if the server says that it has nothing to do, or that it waits for us. Asked twice, since an answer may be
-just on its way.
+limit for statements would end a merge that really takes an hour. So if a server has sent nothing for a while, dpone
+opens a second connection in the same way and looks up its session (pg_stat_activity). It gives the session up if there
+is no answer, or if the session is idle or waits for the client. It asks twice, because an answer may be in transit.
 
-``tcp_user_timeout`` is left to users: Linux also ends a connection whose peer is alive and does not read for as long
-(tcp(7), RFC 5482), as a server that is busy with the rows it has.
+``tcp_user_timeout`` is left to users: Linux also ends a connection whose peer is alive but does not read for that long
+(tcp(7), RFC 5482), such as a server that is busy with the rows it has.
 """
 
 from __future__ import annotations

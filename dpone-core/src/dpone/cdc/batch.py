@@ -23,6 +23,7 @@ from dpone.model.evolution import join
 
 def unite(left: ChangeTable, right: ChangeTable) -> ChangeTable | None:
     """One shape for rows of both, or None. Columns keep their order; one that only one side has is nullable."""
+    # A fold by key cannot combine changes whose rows are identified by different columns.
     if left.key != right.key:
         return None
     names = [*left.values.names, *(n for n in right.values.names if n not in left.values.names)]
@@ -47,8 +48,8 @@ def _united(left: pa.Field | None, right: pa.Field | None) -> pa.Field | None:
 
 
 def conformed(batch: pa.RecordBatch, shape: ChangeTable, table: ChangeTable) -> pa.RecordBatch:
-    """A batch of ``shape`` as one of ``table``, which unites it with others. Columns that the shape did not have are
-    marked as unchanged: the row says nothing of them."""
+    """Convert a batch of ``shape`` to ``table``, which unites it with other shapes. Columns that the shape did not have
+    are marked as unchanged, because the change says nothing about them."""
     schema = batch_schema(table)
     if batch.schema.equals(schema):
         return batch
@@ -60,12 +61,15 @@ def conformed(batch: pa.RecordBatch, shape: ChangeTable, table: ChangeTable) -> 
 def _mask(batch: pa.RecordBatch, had: Sequence[str], names: Sequence[str]) -> pa.StructArray:
     given = dict(zip(had, batch.column(UNCHANGED).flatten(), strict=True))
     says = pc.is_in(batch.column(OPERATION), pa.array([INSERT, UPDATE]))
+    # PG-09, PG-18: a column that the shape did not have is unknown, not NULL. As NULL it would overwrite the value in
+    # the target. A delete says nothing about values.
     columns = [given[name].fill_null(False) if name in given else says for name in names]
     return mask_of(names, columns, batch.num_rows)
 
 
 def mask_of(names: Sequence[str], columns: Sequence[pa.Array], rows: int) -> pa.StructArray:
-    """The mask of unchanged columns from one array of booleans each; NULL for a row in which none is."""
+    """The mask of unchanged columns, from one array of booleans for each column; NULL for a row without an unchanged
+    column."""
     any_: pa.Array = pa.repeat(False, rows)
     for column in columns:
         any_ = pc.or_(any_, column)
@@ -82,6 +86,7 @@ def cast(column: pa.Array, type_: pa.DataType, name: str) -> pa.Array:
     if column.type == type_:
         return column
     if pa.types.is_struct(type_):
+        # flatten() makes the members of a NULL struct NULL; field() would return whatever is stored there.
         have = dict(zip((f.name for f in column.type), column.flatten(), strict=True))
         missing = pa.nulls(len(column), pa.null())
         children = [cast(have.get(f.name, missing), f.type, f.name) for f in type_]
@@ -90,14 +95,14 @@ def cast(column: pa.Array, type_: pa.DataType, name: str) -> pa.Array:
         return pa.nulls(len(column), type_)
     try:
         return column.cast(type_)
-    except pa.ArrowException:  # its text quotes the value, so it is not chained
+    except pa.ArrowException:  # pyarrow's message quotes the value, so it is not chained
         found = f"column {name} has a {column.type} value that does not fit {type_}"
         raise DataError("combine the changes of a table", found, "declare the column's type in the source") from None
 
 
 def either(first: pa.Array, left: pa.Array, right: pa.Array) -> pa.Array:
-    """``left`` where ``first`` is true, else ``right``. Kernels know no extension types (uuid): their storage is
-    chosen, and the type put back."""
+    """``left`` where ``first`` is true, else ``right``. Arrow's kernels do not take extension types (uuid), so the
+    choice is made on their storage, and the type is restored."""
     return pc.if_else(first, storage_of(left), storage_of(right)).cast(right.type)
 
 
@@ -106,12 +111,12 @@ def storage_of(column: pa.Array) -> pa.Array:
 
 
 def renamed(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
-    """A change batch whose table's columns have other names in the target, in the structs as well."""
+    """Rename the columns of a change batch to those of the target, also inside the structs."""
     if batch.schema.equals(schema):
         return batch
     columns = []
     for f, column in zip(schema, batch.columns, strict=True):
-        if f.name == KEY and len(column.type) == 0:  # the log names no key: the pipeline does
+        if f.name == KEY and len(column.type) == 0:  # the log has no key; the pipeline states it
             column = pa.nulls(len(column), f.type)
         elif f.name in (KEY, UNCHANGED, BEFORE):
             column = pa.StructArray.from_arrays(column.flatten(), fields=list(f.type), mask=column.is_null())

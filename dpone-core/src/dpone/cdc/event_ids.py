@@ -1,5 +1,5 @@
-"""Deliveries to a sink that keeps no journal (``Connector.commit`` none): what a crash leaves unconfirmed is delivered
-again, and a receiver knows a row by its id."""
+"""Ids of rows for a sink without a journal (``Connector.commit`` none). Rows that a crash leaves unconfirmed are
+delivered again, and the receiver recognises a row by its id."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from dpone.model.changes import EVENT_ID
 
 
 def event_ids(load: Load, part: Part, batch: pa.RecordBatch, first: int) -> pa.Array:
-    """An id for each row of a batch, unlike that of any other row. ``first``: how many rows of the part came before.
+    """A unique id for each row of a batch. ``first``: the number of rows of the part before the batch.
 
-    The same row has the same id in every attempt of its load, also where other rows came along only later. A change
-    has its own. Where nothing names the rows of a part (``Part.content``), the ids are those of this attempt alone: a
-    receiver may then see a row twice, and takes no two for one.
+    A row has the same id in every attempt of its load, even if the source has more rows by then. A change has its own
+    id. If nothing identifies the rows of a part (``Part.content``), the ids are new in each attempt: a receiver may
+    then see a row twice, but never takes two rows for one.
     """
     if EVENT_ID in batch.schema.names:
         return batch.column(EVENT_ID)
+    # Not Part.id: it has the place of the file in its window, and a file that arrives after the crash moves that place.
     named = f"{load.origin}|{part.content}" if part.content else f"{load.load_id}|{part.id}"
     digest = hashlib.sha256(named.encode()).hexdigest()[:32]
     numbers = pa.array(np.arange(first, first + batch.num_rows))

@@ -1,4 +1,4 @@
-"""Changes as rows of their own: what ``append`` keeps of a change stream."""
+"""Changes as rows: what ``append`` stores for a change stream."""
 
 from __future__ import annotations
 
@@ -43,13 +43,14 @@ def as_history(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
 
 
 def _old_keys(batch: pa.RecordBatch, keys: Mapping[str, pa.Array]) -> pa.Array:
-    """Of updates that changed a column of their key; they are few, so that each is made for itself."""
+    """The old keys of updates that changed a key column. There are few of them, so they are made one by one."""
     updates = pc.and_(pc.equal(batch.column(OPERATION), UPDATE), batch.column(KEY).is_valid())
     moved: pa.Array = pa.repeat(False, batch.num_rows)
     for name, old in keys.items():
         new = batch.column(name)
         other = pc.coalesce(pc.not_equal(storage_of(old), storage_of(new)), pc.not_equal(old.is_null(), new.is_null()))
         kept = pc.struct_field(batch.column(UNCHANGED), [name]).fill_null(False)
+        # A key column that the log left out is NULL here and did not change.
         moved = pc.or_(moved, pc.and_(updates, pc.and_not(other, kept)))
     rows = pc.indices_nonzero(moved)
     texts: list[str | None] = [None] * batch.num_rows
@@ -61,7 +62,8 @@ def _old_keys(batch: pa.RecordBatch, keys: Mapping[str, pa.Array]) -> pa.Array:
 
 
 def _value(scalar: pa.Scalar) -> Any:
-    """As Python has it; a time that Python cannot hold, in Arrow's text. Raises DataError for one that has none."""
+    """The value in Python; a time that Python cannot hold, as Arrow's text. Raises DataError for a time without a
+    text."""
     try:
         return scalar.as_py()
     except (ValueError, OverflowError):  # nanoseconds, or a year after 9999
@@ -77,7 +79,7 @@ def _value(scalar: pa.Scalar) -> Any:
 
 
 def _json_default(value: Any) -> str:
-    """What JSON has no word for: bytes in base64, anything else as it is written."""
+    """Values that JSON does not have: bytes as base64, anything else as its text."""
     return base64.b64encode(value).decode() if isinstance(value, bytes) else str(value)
 
 

@@ -85,8 +85,8 @@ def _json(value: Any) -> Any:
 
 
 class CDCOffset(_Versioned):
-    """How far a change stream was read: resume strictly after it. Fields of the source's identity go into
-    ``Position.identity``, the others into its value; nothing is lost either way."""
+    """How far a change stream was read: resume strictly after it. The fields that identify the source go into
+    ``Position.identity``, the others into its value; the conversion is lossless in both directions."""
 
     what = "a change stream's offset"
     error = StateError

@@ -1,13 +1,13 @@
-"""What every reader of a change stream shares: offsets and settings as JSON, and the spool a window is read into.
+"""The spool that every reader of a change stream reads a window into.
 
-The spool is where all changes pass on their way to the sink, so the rules of ``contract.ChangeWindow`` and of
-``dpone.model.changes`` are kept here and nowhere else:
+All changes pass through the spool on their way to the sink, so the rules of ``contract.ChangeWindow`` and of
+``dpone.model.changes`` are enforced here and nowhere else:
 
-* A change at or below the position the window begins after was delivered again; it is dropped and counted. One above
-  the window's end is an error.
-* (commit, ordinal) grows within a table. A change that does not grow was delivered twice: the same content is dropped
-  and counted, other content under one event id is a DataError. As everything before lies on the disk in that order,
-  one look into it decides, and no list of ids is kept in memory.
+* A change at or below the position after which the window begins was delivered again: it is dropped and counted. A
+  change above the window's end is an error.
+* (commit, ordinal) grows within a table. A change that does not come after the last one was delivered twice: the same
+  content is dropped and counted, different content under one event id is a DataError. All earlier changes are on the
+  disk in that order, so one lookup decides, and no list of ids is kept in memory.
 * Shapes of a table are united; what cannot be united ends the window before it.
 """
 
@@ -54,8 +54,8 @@ class _Block:
 
 @define
 class _Table:
-    """The blocks of a table, in order. ``whole``: how many of them, which shape, and which last row stood at the last
-    commit."""
+    """The blocks of a table, in order. ``whole``: the shape, the number of blocks, the last row and the dropped changes
+    as of the last commit."""
 
     shape: ChangeTable
     blocks: list[_Block] = field(factory=list)
@@ -68,8 +68,8 @@ _RESERVED = {*IDENTITY.names, KEY, UNCHANGED, BEFORE, OLD_KEY}
 
 
 class Spool:
-    """The changes of one window on the disk, in one file that no crash leaves behind. In memory is one batch, and about
-    a hundred bytes for each batch written, whatever the size of a transaction.
+    """The changes of one window on the disk, in one unnamed file, which no crash leaves behind. Memory holds one batch,
+    and about a hundred bytes for each batch written, whatever the size of a transaction.
 
     source  names the source in event ids: ``source/commit/ordinal``
     after   mark of the commit the window begins after; empty for the beginning
@@ -78,6 +78,8 @@ class Spool:
 
     def __init__(self, source: str, after: str = "", upto: str | None = None) -> None:
         self._source, self._after, self._upto = source, after, upto
+        # On the disk, because a transaction may be larger than memory and is never split (PG-15). The file has no name
+        # (on Linux, TemporaryFile uses O_TMPFILE or unlinks it), so that SIGKILL leaves nothing behind.
         self._file = tempfile.TemporaryFile(prefix="dpone-cdc-")  # noqa: SIM115  # lives as long as the window
         self._end = 0
         self._tables: dict[str, _Table] = {}
@@ -85,7 +87,7 @@ class Spool:
 
     @property
     def tables(self) -> Mapping[str, ChangeTable]:
-        """Of the whole transactions: those with a change, all shapes united. Sorted by name."""
+        """The tables with a change in a whole transaction, with all their shapes united. Sorted by name."""
         whole = {name: table.whole for name, table in sorted(self._tables.items())}
         return {name: state[0] for name, state in whole.items() if state is not None and state[1]}
 
@@ -105,8 +107,8 @@ class Spool:
     def add(self, table: str, shape: ChangeTable, batch: pa.RecordBatch) -> bool:
         """Changes of one table in the order of their commits: ``batch_schema(shape)`` without the event id.
 
-        False: the shape cannot be united with those before it. The window ends with the last ``commit``; nothing may
-        be added any more. Raises DataError; SchemaBreak if that transaction is the first of the window.
+        False: the shape cannot be united with those before it. Then the window ends with the last ``commit``, and
+        nothing more may be added. Raises DataError; SchemaBreak if that transaction is the first of the window.
         """
         if taken := [name for name in shape.values.names if name in _RESERVED]:
             todo = "rename the column in the source, or leave it out"
@@ -130,7 +132,7 @@ class Spool:
         )
 
     def commit(self, tables: Collection[str] | None = None) -> None:
-        """All that was added is whole transactions; or all that was added to these tables."""
+        """Everything added so far, or added to these tables, consists of whole transactions."""
         self._committed = self._committed or self._end > 0
         for table in (table for name, table in self._tables.items() if tables is None or name in tables):
             table.whole = (table.shape, len(table.blocks), table.last, table.filtered)
@@ -149,9 +151,12 @@ class Spool:
         return known.blocks[: known.whole[1]] if known.whole else ()
 
     def _named(self, batch: pa.RecordBatch, shape: ChangeTable) -> pa.RecordBatch:
-        """With event ids: a name made of commit and ordinal, so that two changes have one only if they have both."""
+        """Add event ids, made of commit and ordinal: two changes have the same id only if they have the same commit and
+        ordinal."""
         source = pa.scalar(self._source)
         ordinals = batch.column(ORDINAL).cast(pa.string())
+        # PG-03: the position in the log is not enough. All rows of one COPY have one LSN (PostgreSQL 15.18), and
+        # changes of one SQL Server transaction have one commit LSN.
         ids = pc.binary_join_element_wise(source, batch.column(COMMIT), ordinals, "/")
         schema = batch_schema(shape)
         columns = [ids if f.name == EVENT_ID else batch.column(f.name) for f in schema]
@@ -163,6 +168,8 @@ class Spool:
         if self._upto is not None and pc.any(pc.greater(commits, self._upto)).as_py():
             found = f"a change of table {table} belongs to a commit after {self._upto}, the end of the window"
             raise DataError("read a change window", found, "this is a bug in the change reader; report it")
+        # PG-05: a slot that went back (a crash of the server, a stop in the middle of a transaction) delivers whole
+        # transactions again.
         fresh = batch.filter(pc.greater(commits, self._after))
         known.filtered += batch.num_rows - fresh.num_rows
         if fresh.num_rows and not _grows(fresh, known.last):
@@ -172,7 +179,7 @@ class Spool:
         return fresh
 
     def _without_repeated(self, known: _Table, batch: pa.RecordBatch, table: str) -> pa.RecordBatch:
-        """Row by row; only where something was delivered twice."""
+        """Row by row; only called if something was delivered twice."""
         last, kept, places = known.last, [], dict[tuple[str, int], int]()
         for i in range(batch.num_rows):
             mark = _mark(batch, i)
@@ -208,6 +215,7 @@ class Spool:
         self._end += data.size
 
     def _load(self, block: _Block) -> pa.RecordBatch:
+        # pread has an offset of its own, so several threads can read the file at once (pread(2)).
         data = os.pread(self._file.fileno(), block.size, block.at)
         return pa.ipc.read_record_batch(pa.py_buffer(data), batch_schema(block.shape))
 
@@ -233,7 +241,7 @@ _NANOSECONDS = {"s": 10**9, "ms": 10**6, "us": 1000, "ns": 1}
 
 
 def _row(batch: pa.RecordBatch, i: int) -> dict[str, Any]:
-    """A row as values to compare: each is equal to itself, and Python can hold each."""
+    """A row as values that can be compared: each equals itself (NaN does not), and Python can hold each."""
     return {name: _comparable(batch.column(name)[i]) for name in batch.schema.names}
 
 
@@ -253,6 +261,7 @@ def _comparable(value: pa.Scalar) -> Any:
     if isinstance(value, pa.ListScalar | pa.LargeListScalar | pa.FixedSizeListScalar):
         return [_comparable(one) for one in value.values]
     plain = value.as_py()
+    # NaN is not equal to itself: the same change delivered twice would look like two contents.
     return "NaN" if plain != plain else plain
 
 
@@ -270,7 +279,7 @@ def _require_same(row: Mapping[str, Any], before: Mapping[str, Any] | None, tabl
 
 
 def _given(row: Mapping[str, Any], column: str) -> Any:
-    """A value as compared: structs without what they lack, so that the shape of the batch does not matter."""
+    """The value to compare: structs without their empty members, so that the shape of the batch does not matter."""
     value = row.get(column)
     if isinstance(value, Mapping):
         left_out = (None, False) if column == UNCHANGED else (None,)

@@ -22,20 +22,20 @@ from dpone.model.strategy import CHANGES
 
 
 class ChangeStream:
-    """A CDCReader as the engine's Source. Its window has a part for each table that changed; ``tables`` says what each
-    holds. A single table is the one the source names, or the only one there is."""
+    """A CDCReader as the engine's Source. Its window has a part for each table that changed; ``ChangeWindow.tables``
+    has their columns. A stream of one table reads the one the source names, or the only one in the log."""
 
     def __init__(self, spec: SourceSpec, reader: CDCReader) -> None:
         self._spec, self._reader = spec, reader
         self._changed: Mapping[str, ChangeTable] = {}
         self._fresh: frozenset[str] = frozenset()
-        self._history: bool  # what the latest window is read as
+        self._history: bool  # whether the latest window is read as a history
 
     def check(self) -> list[Finding]:
         return self._reader.check()
 
     def tables(self, pattern: str) -> list[str]:
-        """Those that changed in the latest window: a change stream is not asked for a list."""
+        """The tables that changed in the latest window."""
         return list(self._changed)
 
     def schema(self) -> pa.Schema:
@@ -43,7 +43,7 @@ class ChangeStream:
 
     def window(self, after: Position | None, request: WindowRequest) -> Window:
         incremental = self._spec.options.incremental
-        # A full refresh replaces the tables it meets: what it left for later would be added to the rows of before.
+        # A full refresh replaces the tables that it reads. With a limit, the next window would add the rest to them.
         changes = self._reader.window(after, None if request.whole else incremental.limit)
         wanted = {name: table for name, table in changes.tables.items() if not self._spec.excludes(Name.parse(name))}
         self._changed = {name: _without_lineage(table) for name, table in wanted.items()}
@@ -63,7 +63,7 @@ class ChangeStream:
             raise ConfigError(f"read {self._spec.location}", found, todo)
 
     def bare(self, table: str) -> bool:
-        """Nothing but its name is known: it was truncated, and no change of a row was ever seen."""
+        """True if only the name of the table is known: it was truncated, and the log has no change of a row."""
         return not self._changed[table].values.names and not self._history
 
     def require_kind(self, have: pa.Schema | None, target: str, loaded: bool) -> None:
@@ -79,7 +79,7 @@ class ChangeStream:
             raise SchemaBreak(f"append changes to {target}", "the table holds current rows, written by cdc_apply", todo)
 
     def share(self, window: Window, table: str) -> Window:
-        """The part of the window that is one table's, under the schema of the rows it brings to the target."""
+        """One table's share of the window, with the schema of the rows that go to the target."""
         changed = self._changed[table]
         schema = history_schema(changed) if self._history else changed.values
         parts = tuple(p for p in window.parts if p.id == table)
@@ -113,7 +113,7 @@ class ChangeStream:
 
 
 class _Shaped(BatchStream):
-    """A stream whose batches go through ``shape``."""
+    """A stream whose batches are converted by ``shape``."""
 
     def __init__(self, stream: Stream, schema: pa.Schema, shape: Any) -> None:
         self._stream, self.schema, self._shape = stream, schema, shape
@@ -137,7 +137,8 @@ def _with_keys(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
     lost = pc.and_(meets, batch.column(KEY).is_null())
     if pc.any(lost).as_py():
         event = batch.filter(lost).column(EVENT_ID)[0].as_py()
-        todo = "make the source log the key (PostgreSQL: a primary key or REPLICA IDENTITY), or use strategy append"
+        todo = "make the source log the key (PostgreSQL: a primary key, or REPLICA IDENTITY USING INDEX)"
+        todo += ", or use strategy append"
         raise DataError("apply changes", f"event {event} updates or deletes a row without its key", todo)
     if batch.schema.equals(schema):
         return batch

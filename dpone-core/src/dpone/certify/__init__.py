@@ -1,4 +1,4 @@
-"""What is proven: evidence of recorded runs, and the matrix that joins it with what plugins declare.
+"""Certification: evidence of recorded runs, and the matrix that joins it with what plugins declare.
 
 Nothing here runs a pipeline.
 """

@@ -1,13 +1,14 @@
-"""Certification: what installed plugins declare, joined with what recorded runs saw. Nobody types the matrix.
+"""Certification: what installed plugins declare, joined with what recorded runs showed. The matrix is never written by
+hand.
 
 A cell (connector, role, capability), or a route (source, sink, strategy), is
 
     certified        every case the kit has for it passed, against a live system, with the files that are installed
-    simulated        the same, but against a stand-in
-    insufficient     of a gate: it met its bars, but not for as long, with as much, or as safely as counts
+    simulated        the same, but against a substitute for the system
+    insufficient     of a gate: it met its limits, but was too short, too small or not safe enough to count
     failed           a case failed with the files that are installed
-    stale            there is evidence, but of other files than those installed
-    declared         the plugin says so, and no run has shown it (or only some of its cases were run)
+    stale            there is evidence, but for other files than the installed ones
+    declared         the plugin declares it, and no run has shown it (or only some of its cases were run)
     unsupported      the system cannot
     not implemented  this version does not
 """
@@ -63,7 +64,8 @@ class Level(enum.StrEnum):
 
 @frozen
 class Cell:
-    """``evidence``: names of the files it rests on. ``quirks``: cases left out, with the reason. ``left_out``: case ->
+    """``evidence``: names of the files that it is based on. ``quirks``: cases left out, with the reason. ``left_out``:
+    case ->
     values and names that it left out, with the reason."""
 
     connector: str
@@ -129,7 +131,7 @@ class Certification:
     servers: tuple[Server, ...] = ()
 
     def below(self, level: Level) -> list[str]:
-        """Connectors that do something and do not reach the level."""
+        """Implemented connectors that do not reach the level."""
         order = list(Level)
         return [c.connector for c in self.connectors if order.index(c.level) < order.index(level)]
 
@@ -156,7 +158,7 @@ def certify(folder: Path | None = None, only: Collection[str] = ()) -> Certifica
 
 
 def _deliveries(plugins: Plugins, only: Collection[str]) -> Mapping[str, str]:
-    """Only of sinks that do something: the others promise nothing yet."""
+    """Only for implemented sinks; the others promise nothing yet."""
     sinks = (plugins.get("sink", name) for name in plugins.names("sink") if not only or name in only)
     return {sink.name: f"{sink.delivery} ({sink.commit})" for sink in sinks if sink.implemented}
 
@@ -169,11 +171,11 @@ class _Known:
         return [e for e in self.evidence if (e.role, e.names) == (role, tuple(names))]
 
     def fresh(self, evidence: Evidence) -> bool:
-        """Written with the very files that are installed."""
+        """True if it was written with exactly the files that are installed."""
         return all(evidence.digests.get(name) == digest(name) for name in (CORE, *evidence.names))
 
     def status_of(self, found: Iterable[Evidence], capability: str) -> tuple[Status, list[Evidence]]:
-        """Of all files about one subject: what they show of a capability, and those that show it."""
+        """The status of a capability by all files about one subject, and the files that show it."""
         about = [e for e in found if any(r["capability"] == capability for r in e.results)]
         fresh = [e for e in about if self.fresh(e)]
         if failed := [e for e in fresh if _failed(e, capability)]:
@@ -200,7 +202,7 @@ class _Known:
                 )  # fmt: skip
 
     def _gate(self, evidence: Evidence, result: Mapping[str, Any], lacks: bool) -> Status:
-        """By its figures, whatever it says of itself."""
+        """The status of a gate by its figures, whatever result the file states."""
         if not self.fresh(evidence):
             return Status.STALE
         if result["result"] == "failed" or any(measure.missed for measure in measures_of(result)):
@@ -272,7 +274,7 @@ _C = TypeVar("_C", Cell, RouteCell)
 
 
 def claimed(cells: Iterable[_C]) -> list[_C]:
-    """Those that a plugin says it does."""
+    """The capabilities that a plugin declares as supported."""
     return [cell for cell in cells if cell.status not in (Status.UNSUPPORTED, Status.NOT_IMPLEMENTED)]
 
 
@@ -284,8 +286,8 @@ def _levels(cells: Sequence[Cell], known: _Known) -> Iterable[ConnectorLevel]:
 
 
 def _gate(gate: Gate, name: str, cells: Sequence[Cell], known: _Known) -> Status:
-    """From a gate's own evidence; ``state`` and ``schema_evolution`` else from the cases of the kit. A failure
-    outweighs every pass, and a pass whatever does not count."""
+    """The status from a gate's own evidence; for ``state`` and ``schema_evolution`` otherwise from the cases of the
+    kit. A failure outweighs every pass, and a pass outweighs evidence that does not count."""
     found = {one.status for one in known.gates(name) if one.gate == gate}
     order = (Status.FAILED, Status.CERTIFIED, Status.SIMULATED, Status.INSUFFICIENT, Status.STALE)
     if found:
@@ -298,7 +300,7 @@ def _gate(gate: Gate, name: str, cells: Sequence[Cell], known: _Known) -> Status
 
 
 def weakest(statuses: Sequence[Status]) -> Status:
-    """What holds for all of them; of none, nothing is shown."""
+    """The status that holds for all of them; without any, nothing is shown."""
     order = (Status.FAILED, Status.STALE, Status.DECLARED, Status.SIMULATED, Status.CERTIFIED)
     return next((status for status in order if status in statuses), Status.DECLARED)
 
@@ -350,7 +352,7 @@ def to_markdown(found: Certification) -> str:
 
 
 def said(found: Certification) -> str:
-    """One sentence on what there is to go by."""
+    """One sentence about the evidence that was read."""
     if not found.seen:
         return "No evidence was given, so nothing is certified. The tables show what the plugins declare."
     all_ = [cell.status for cell in claimed(found.cells)] + [route.status for route in claimed(found.routes)]
@@ -359,14 +361,14 @@ def said(found: Certification) -> str:
 
 
 def gate_rows(found: Certification) -> list[list[str]]:
-    """What each gate measured, as rows with a head; ``but`` says why it does not count."""
+    """What each gate measured, as rows with a header; ``but`` says why it does not count."""
     head = ["connector", "gate", "status", "measured", "run against", "machine", "but"]
     return [head, *([g.connector, g.gate, str(g.status), "; ".join(g.measures), ", ".join(g.servers), g.ran_on,
                      "; ".join(g.lacking)] for g in found.gates)]  # fmt: skip
 
 
 def server_rows(found: Certification) -> list[list[str]]:
-    """The settings by which each system keeps what it has confirmed, as rows with a head."""
+    """The durability settings of each system, as rows with a header."""
     return [["run against", "survives a loss of power", "settings"], *map(_server, found.servers)]
 
 
@@ -378,7 +380,8 @@ def _server(server: Server) -> list[str]:
 
 
 def left_out_rows(found: Certification) -> list[list[str]]:
-    """What the cases left out since the system cannot have it, as rows with a head; without ``what`` the whole case."""
+    """What the cases left out because the system cannot hold it, as rows with a header; without ``what`` it is the
+    whole case."""
     rows = []
     for cell in claimed(found.cells):
         rows += [[cell.connector, cell.role, case, "", why] for case, why in cell.quirks.items()]

@@ -1,7 +1,7 @@
-"""Evidence: files in which a run records what it saw. ``dpone certify`` joins them with what plugins declare.
+"""Evidence: files in which a run records its results. ``dpone certify`` joins them with what plugins declare.
 
-The checksum in a file proves that it is as it was written (integrity), not who wrote it (origin): anybody can write
-one. Keep evidence where only your CI can write, or sign it there.
+The checksum in a file proves that it was not changed (integrity), not who wrote it (origin): anyone can write one. Keep
+evidence where only your CI can write, or sign it there.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ CORE = "dpone"
 Gate = Literal["throughput", "state", "schema_evolution", "soak"]
 GATES: tuple[Gate, ...] = ("throughput", "state", "schema_evolution", "soak")
 
-# How much a gate must have done to count; and the figures that it must hold against a bar: at most so much, or, with
-# None, against whatever bar its writer states.
+# How much a gate must have done to count, and the figures that need a limit: the greatest limit that counts, or None if
+# the writer of the gate may choose it.
 ENOUGH: Mapping[Gate, Mapping[str, float]] = {
     "throughput": {"rows": 1_000_000},
     "soak": {"seconds": 1_800, "kills": 100},
@@ -47,8 +47,8 @@ BARS: Mapping[Gate, Mapping[str, float | None]] = {
 
 @frozen
 class Durability:
-    """``settings``: those that decide whether what the system has confirmed survives a loss of power, as it answers
-    itself. ``safe``: with these it does."""
+    """``settings``: those that decide whether confirmed rows survive a power cut, as reported by the system. ``safe``:
+    with these settings they do."""
 
     safe: bool
     settings: Mapping[str, str] = {}
@@ -56,7 +56,7 @@ class Durability:
 
 @frozen
 class Server:
-    """What was run against. ``live`` False: a stand-in. ``durability`` None: nobody asked it."""
+    """The system that the cases ran against. ``live`` False: a substitute. ``durability`` None: not known."""
 
     product: str
     version: str
@@ -66,7 +66,7 @@ class Server:
 
 @frozen
 class Measure:
-    """A figure of a gate, and its bar. Without one the figure is only shown."""
+    """A figure of a gate, and its limit. Without a limit the figure is only shown."""
 
     name: str
     figure: float
@@ -161,8 +161,8 @@ def write_gate(
     seconds: float,
     **about: Any,
 ) -> Path:
-    """Evidence of a benchmark or a live gate; ``ENOUGH`` and ``BARS`` say what counts. It passed if no bar is missed.
-    ``seconds`` is how long it took, and a measure itself. ``about``: JSON, whatever else was so."""
+    """Evidence of a benchmark or a live gate; ``ENOUGH`` and ``BARS`` say what counts. It passed if every limit is met.
+    ``seconds`` is its duration, and also a measure. ``about``: JSON with any other details."""
     if all(measure.at_least is None and measure.at_most is None for measure in measures):
         raise ConfigError(
             f"write gate {gate}", "none of the measures has a limit", "add a Measure with at_least or at_most"
@@ -184,12 +184,12 @@ def write_gate(
 
 
 def measures_of(result: Mapping[str, Any]) -> list[Measure]:
-    """Of a gate's result; of one by an earlier version there are none."""
+    """The measures of a gate's result; an earlier version wrote none."""
     return [Measure(**one) for one in result.get("measures", ())]
 
 
 def lacking(gate: Gate, evidence: Evidence, result: Mapping[str, Any]) -> list[str]:
-    """Why a result that met its bars does not count all the same, each in a few words."""
+    """Why a result that met its limits still does not count, each reason in a few words."""
     found = {measure.name: measure for measure in measures_of(result)}
     if not found:
         return ["nothing was measured"]
@@ -211,7 +211,7 @@ def _barred(measure: Measure | None, most: float | None) -> bool:
 
 
 def _unsafe(evidence: Evidence) -> Iterable[str]:
-    """A system that does not sync is faster than it may be, and was not seen to keep anything."""
+    """A system that does not sync is faster than it would be in production, and did not show that it keeps its rows."""
     for server in evidence.servers:
         if server.durability is None:
             yield f"durability of {server.product} unknown"
@@ -285,7 +285,7 @@ def _now() -> str:
 
 
 def machine() -> dict[str, Any]:
-    """What figures depend on; nothing that names the machine."""
+    """The properties of the machine that figures depend on; nothing that identifies it."""
     return {
         "cpus": os.cpu_count(),
         "memory_mb": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 10**6,
@@ -335,7 +335,7 @@ def _files(package: str) -> Iterable[tuple[str, Path]]:
 
 @cache
 def commit() -> str | None:
-    """The commit that core's files stand at, with ``+`` if they were changed since; None outside of a work tree."""
+    """The commit of core's work tree, with ``+`` if files were changed since; None outside a work tree."""
     here = Path(__file__)
 
     def git(*args: str) -> str | None:

@@ -1,4 +1,4 @@
-"""What the discovered connectors can do, asked of them: the type matrix and the routes."""
+"""What the discovered connectors can do: the type matrix and the routes."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ class Route:
 
 
 def type_matrix(only: str | None = None) -> list[TypeRow]:
-    """Every implemented sink in each of its formats, and every type of ARROW_TYPES. One that cannot be made is a
-    row of its own, unless it is the only one that was asked for."""
+    """Every implemented sink in each of its formats, with every type of ARROW_TYPES. A sink that cannot be created is
+    one row, unless it is the only one that was requested."""
     plugins = discover()
     if only is not None:
         return _types(plugins, only)
@@ -123,7 +123,7 @@ def route_matrix() -> list[Route]:
 
 
 def _support(source: Connector, sink: Connector, mode: str) -> Support:
-    """The weaker of the two ends: what a system cannot do outweighs what this version does not."""
+    """The weaker of the two ends: ``unsupported`` outweighs ``not implemented``."""
     ends = (source.capabilities["incremental_cdc" if mode == "cdc_apply" else "read"], sink.capabilities[mode])
     for weakest in (Support.UNSUPPORTED, Support.NOT_IMPLEMENTED):
         if weakest in ends:

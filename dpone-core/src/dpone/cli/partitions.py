@@ -1,4 +1,4 @@
-"""``dpone partitions``: what became of the parts of a load, and deciding about those that are not done."""
+"""``dpone partitions``: the status of the parts of a load, and deciding about those that are not done."""
 
 from __future__ import annotations
 

@@ -23,6 +23,7 @@ from dpone.model.secret import redact
 
 MAX_BYTES = 1 << 20  # of a file
 MAX_DEPTH = 50
+# Aliases of aliases multiply: a few lines can stand for billions of values ("billion laughs").
 MAX_VALUES = 100_000  # aliases expanded; a file of MAX_BYTES without aliases seldom has as many
 MAX_JSON_BYTES = 16 << 20
 
@@ -78,7 +79,7 @@ class Node:
         return self.value if isinstance(self.value, Mapping) else {}
 
     def at(self, *keys: str) -> Node:
-        """The node below, or the deepest one there is on the way."""
+        """The node at this path, or the deepest existing one above it."""
         node = self
         for key in keys:
             if key not in node.items:
@@ -145,7 +146,7 @@ def _bytes_of(path: Path, limit: int) -> bytes:
 
 
 def read_yaml(path: Path, shown: str, problems: Problems) -> Node:
-    """The root node of a YAML file; raises PipelineErrors when there is none to speak of."""
+    """The root node of a YAML file. Raises PipelineErrors if the file has no usable root."""
     try:
         data = _bytes_of(path, MAX_BYTES)
     except _Unreadable as error:
@@ -159,9 +160,9 @@ def read_yaml(path: Path, shown: str, problems: Problems) -> Node:
     return parsed(text, shown, problems)
 
 
-# ``${NAME}`` cannot stand in a flow mapping, where { and } are YAML's own. So references are set aside while the file
-# is parsed, each under a number between two characters that no configuration has. Those with quotes or backslashes in
-# their default are left where they are: there the quoting of YAML comes first.
+# ``${NAME}`` is not valid in a flow mapping, because { and } belong to YAML there. So before the file is parsed, each
+# reference is replaced by a number between two characters that no configuration contains. References with quotes or
+# backslashes in their default are not replaced, because YAML's own quoting applies to them first.
 _ASIDE = re.compile(r"\$+\{[A-Za-z_][A-Za-z0-9_]*(?::-[^{}\"'\\\n]*)?\}")
 _MARK = re.compile("\ue000(\\d+)\ue001")
 
@@ -360,7 +361,7 @@ def filled_in(node: Node, env: Mapping[str, str], problems: Problems) -> Node:
         return evolve(node, value=tuple(filled_in(child, env, problems) for child in node.value))
     if node.value is None or "${" not in node.value:
         return node
-    bad: dict[str | None, None] = {}  # each name once, None for what is no name
+    bad: dict[str | None, None] = {}  # each name once; None for an invalid name
 
     def replaced(match: re.Match[str]) -> str:
         value = "${" if match[0] == "$${" else value_of(match, env)
@@ -380,7 +381,7 @@ def filled_in(node: Node, env: Mapping[str, str], problems: Problems) -> Node:
 
 
 def value_of(match: re.Match[str], env: Mapping[str, str]) -> str | None:
-    """What a reference stands for; None if its variable is not set, or if it names none."""
+    """The value of a reference; None if its variable is not set, or if its name is not valid."""
     value = env.get(match[1]) if match[1] else None
     return match[2] if match[2] is not None and not value else value
 

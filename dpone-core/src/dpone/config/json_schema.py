@@ -85,7 +85,7 @@ def pipeline_schema(plugins: Plugins) -> dict[str, Any]:
 
 
 def _part(role: Role, plugins: Plugins) -> dict[str, Any]:
-    """A source, sink or state: what its ``type`` allows stands in one branch per connector."""
+    """A source, sink or state: one branch per connector has what its ``type`` allows."""
     records = [plugins.get(role, name) for name in plugins.names(role)]
     whole = _partial(SPECS[role])
     whole["properties"]["type"] = {"enum": [record.name for record in records]}

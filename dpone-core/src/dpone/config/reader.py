@@ -566,8 +566,8 @@ def _complete(node: Node) -> bool:
 
 
 def _merged(default: Node | None, entry: Node, key: str) -> Node | None:
-    """``key`` of a stream over the defaults. What only the defaults have stands at the stream's line, its values at
-    their own."""
+    """``key`` of a stream over the defaults. Keys that only the defaults have get the stream's line; their values keep
+    their own lines."""
     over = entry.items.get(key)
     if default is None or over is None:
         return over or (default and evolve(default, path=f"{entry.path}.{key}", line=entry.line))

@@ -225,7 +225,7 @@ def nearest(word: str, known: typing.Collection[str]) -> str:
 
 
 def shown_value(node: Node) -> str:
-    """What stands in the file; never what an environment variable holds."""
+    """The text in the file, never the value of an environment variable."""
     if isinstance(node.value, Mapping):
         return "a mapping"
     if isinstance(node.value, tuple):

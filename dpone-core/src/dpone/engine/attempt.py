@@ -1,5 +1,5 @@
-"""What the stages of an attempt share: the stream, connections of the attempt's own, and what one stage hands to the
-next."""
+"""What the stages of an attempt share: the stream, connections of the attempt's own, and the results that one stage
+passes to the next."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from dpone.partition import PartitionManifest, PartitionManifestStore
 
 @define
 class Recovered:
-    """Where a stream stands: the journal's head, the position to go on from, the state's version, the epoch."""
+    """Where a stream stands: the journal's head, the position to continue from, the state's version, the epoch."""
 
     head: Entry | None
     after: Position | None
@@ -34,9 +34,9 @@ class Recovered:
 
 @define
 class Target:
-    """One table of the sink, and what it takes of the window: all of it, or its table of a change stream. ``strategy``
-    has the key by which the log tells rows. ``forms``: of key columns, see ``dpone.model.keys``. ``writer``: while the
-    load is open."""
+    """One table of the sink, and what it takes of the window: all of it, or one table of a change stream. ``strategy``
+    has the key by which the log identifies rows. ``forms``: those of the key columns, see ``dpone.model.keys``.
+    ``writer`` is set while the load is open."""
 
     spec: SinkSpec
     sink: Sink
@@ -50,8 +50,8 @@ class Target:
 
 @frozen
 class Planned:
-    """What ``PlanStep`` hands on. load: what the journal will hold, that of the only target or of all together.
-    manifest: of a window of several parts, ``before`` that of the load that goes on."""
+    """The result of ``PlanStep``. load: what the journal will hold, for the only target or for all together. manifest:
+    that of a window of several parts; ``before``: that of the interrupted load that continues."""
 
     window: Window
     targets: Sequence[Target]
@@ -60,14 +60,14 @@ class Planned:
     before: PartitionManifest | None = None
 
 
-# What an attempt has added to its targets, and what it was to change in each.
+# What an attempt has added to its targets, and the changes it had planned for each.
 Added = list[tuple[Target, evolution.Plan]]
 
 
 @define
 class Attempt:
-    """What every stage of one attempt is given: the stream, and connections of the attempt's own. What a stage learns
-    it returns, and the next one takes as an argument. ``last``: no other attempt comes after it."""
+    """What every stage of one attempt uses: the stream, and the attempt's own connections. A stage returns what it
+    finds out, and the next stage takes it as an argument. ``last``: no attempt follows."""
 
     stream: StreamContext
     last: bool
@@ -119,14 +119,14 @@ def one_line(error: Exception) -> str:
 
 
 def effective(strategy: Strategy, run: Job, full_refresh: bool = False) -> Strategy:
-    """--full-refresh replaces the rows of a growing target; other strategies just read everything again."""
+    """With --full-refresh, a strategy that adds rows replaces them all; other strategies only read everything again."""
     if (run.full_refresh or full_refresh) and strategy.mode in ("append", "merge"):
         return evolve(strategy, mode="full_refresh")
     return strategy
 
 
 def resumes(stream: StreamContext) -> bool:
-    """Parts that the sink has staged survive an interrupted load. Else each load reads all of its window."""
+    """Whether staged parts survive an interrupted load. If not, each load reads all of its window."""
     return stream.run.plugins.supports("sink", stream.spec.sink.type, "resume")
 
 

@@ -30,20 +30,22 @@ class CommitStep(Attempt):
             except Stopped:
                 raise
             except Exception as error:
+                # A failed call is not a failed commit: the answer may have been lost. Loading again without asking
+                # would add the rows of an append twice (LS-05).
                 receipt = ask_journal(self.stream.run, self.spec, self.report.key, writer.load_id, error)
         self.stream.tell("committed", load_id=writer.load_id, seq=receipt.entry.seq, rows=dict(receipt.entry.rows))
         return receipt
 
     def _require_version(self, writer: Writer, known: Recovered) -> None:
-        """The fence where the sink has none. A runner that is suspended after it delivers rows once more, and then
-        cannot save: its position counts for nothing."""
+        """The fence for a sink that has none. A runner that is suspended after this check delivers its rows again, but
+        cannot save its position."""
         saved = self.state.load(self.report.key)
         if (saved.version if saved else 0) != known.version:
             found = "another run loaded the stream or its position was set after this load began"
             raise Conflict(f"commit load {writer.load_id}", found, "nothing was delivered; run again")
 
     def done(self, receipt: Receipt, version: int | None = None) -> None:
-        """The rows are durable; copy the position to the state. ``version`` None: recovery has done so already."""
+        """The rows are durable: copy the position to the state. ``version`` None: recovery has already copied it."""
         rows, entry = self.report.rows, receipt.entry
         rows.inserted, rows.updated = receipt.inserted, receipt.updated
         rows.deleted, rows.unchanged = receipt.deleted, receipt.unchanged
@@ -57,12 +59,14 @@ class CommitStep(Attempt):
         self.contract_check.settle(entry.load_id)
 
     def count(self, strategy: Strategy, receipt: Receipt) -> None:
-        """Where every staged row is a new one, the target's own count must be the same."""
+        """If every staged row is a new one, the target's own count must agree."""
         written = self.report.rows.written
         if strategy.mode in ("append", "full_refresh") and strategy.duplicates == "fail" and receipt.inserted < written:
             gone = f"the target reports {receipt.inserted:,} inserted rows, but {written:,} were sent"
             self.warn(f"{gone}; check whether a trigger or rule of the table drops or redirects them")
 
     def acknowledge(self, position: Position) -> None:
+        # Last of all (PG-01). A source that forgets before sink and state are durable loses what a failed commit still
+        # needs.
         self.source.ack(position)
         self.stream.tell("acknowledged")

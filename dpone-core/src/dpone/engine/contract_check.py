@@ -1,4 +1,4 @@
-"""The row contract of one attempt: bound to the columns, held against the rows, decided before the commit."""
+"""The row contract of one attempt: bound to the columns, checked against the rows, decided before the commit."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class ContractCheck:
         return quarantine_folder(self.spec, self.report.key)
 
     def bind(self, schema: pa.Schema) -> None:
-        """Hold the columns against the contract, before anything is changed."""
+        """Check the columns against the contract, before anything is changed."""
         contract = self.spec.sink.contract
         if contract is not None:
             self.rules = bind_of_rowcheck(contract, schema)
@@ -59,8 +59,8 @@ class ContractCheck:
             self._refuse(broken)
 
     def open(self, sink: Sink, load: Load, parts: Sequence[str]) -> Writer:
-        """The sink's writer. Parts of an interrupted load are worth nothing without what the checks wrote of them.
-        ``parts``: ids of those that the load is to have, in the order of the window."""
+        """The sink's writer. Staged parts of an interrupted load are kept only if the files of their checks are there
+        too. ``parts``: ids of the parts of the load, in the order of the window."""
         writer = sink.open(load)
         if self.rules is None:
             return writer
@@ -74,7 +74,7 @@ class ContractCheck:
         return writer
 
     def begin(self, staged: Sequence[str]) -> bool:
-        """``staged``: parts that are not read again, in the order of the window. Answers whether the others must be
+        """``staged``: parts that are not read again, in the order of the window. Returns whether the others must be
         read one after the other."""
         if self.inspection is None:
             return False
@@ -97,7 +97,7 @@ class ContractCheck:
     def discard(self, error: BaseException) -> None:
         """Delete the quarantine of the load, but not after a Conflict: the run that took over may own the files."""
         if self.inspection is not None and not isinstance(error, Conflict):
-            with suppress(Exception):  # as for the writers: the error to tell is the first
+            with suppress(Exception):  # as for the writers: the first error is the one to report
                 self.inspection.discard()
 
     def settle(self, load_id: str) -> None:

@@ -50,14 +50,14 @@ class Job:
         """The selected streams. Asks the sources of those that select tables by a glob."""
         for spec in self.pipeline.streams:
             if spec.tables and not spec.source.changes:
-                self.make("source", spec.source).close()  # what it refuses is wrong in the file
+                self.make("source", spec.source).close()  # what a constructor refuses is a mistake in the file
         with connected():
             expanded = expand(self.pipeline, self._tables_of)
         return _selected(expanded, self.select)
 
     def tell(self, step: Step, stream: str | None = None, **data: Any) -> None:
-        """Tell every observer; one that raises is reported once and never changes the run. A signal that was lost, as
-        in a callback of a driver, ends the run here."""
+        """Report to every observer. One that raises is reported once and never changes the run. A signal that was lost,
+        for example in a driver's callback, ends the run here."""
         if step != "run_finished" and stopping.begun() and threading.current_thread() is threading.main_thread():
             raise Interrupted("a signal that was lost")
         event = RunEvent(step, self.run_id, self.pipeline.name, datetime.now(UTC), stream, data)

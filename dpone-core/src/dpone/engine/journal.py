@@ -20,12 +20,12 @@ START = Position("start", {}, {})
 
 
 def keeps_journal(run: Job, spec: StreamSpec) -> bool:
-    """The engine keeps the journal of the stream's sink, as its state: the sink cannot (``Connector.commit``)."""
+    """True if the engine keeps the journal, as its state, because the sink cannot (``Connector.commit``)."""
     return run.plugins.get("sink", spec.sink.type).commit == "none"
 
 
 def head_of(run: Job, spec: StreamSpec, sink: Sink, state: StateBackend, key: str) -> Entry | None:
-    """The head of a key's journal, from whoever keeps it."""
+    """The head of a key's journal, from the sink or from the state."""
     return entry_of(state.load(key)) if keeps_journal(run, spec) else sink.journal(key)
 
 
@@ -35,7 +35,7 @@ def manifests_of(run: Job, state: StateBackend) -> PartitionManifestStore | None
 
 
 def key_of(run: Job, spec: StreamSpec, sink: Sink, state: StateBackend) -> str:
-    """The key under which a stream stands: the former one, until a run has moved what is there. Changes nothing."""
+    """The key of a stream: the former one, until a run has moved its entries. Changes nothing."""
     key, former = spec.key(run.pipeline.name), spec.former_key(run.pipeline.name)
     if former == key or state.load(key) is not None or head_of(run, spec, sink, state, key) is not None:
         return key
@@ -48,10 +48,11 @@ def key_of(run: Job, spec: StreamSpec, sink: Sink, state: StateBackend) -> str:
 def locked(
     run: Job, spec: StreamSpec, sink: Sink, state: StateBackend, new_epoch: bool = False
 ) -> Iterator[tuple[str, Lease]]:
-    """A stream's key, and its lease, while its lock is held. What stands under its former key is moved first; a sink
-    that cannot do that keeps the former key. ``new_epoch``: whatever the state says, the next load is of a new epoch.
+    """A stream's key and its lease, while its lock is held. Entries under the former key are moved first; a sink that
+    cannot move them keeps the former key. ``new_epoch``: the next load has a new epoch, whatever the state says.
 
-    The first time, the lock of the former key is held as well: a runner of an earlier version asks for that one."""
+    The first time, the lock of the former key is held as well, because a runner of an earlier version takes that
+    one."""
     key, former = spec.key(run.pipeline.name), spec.former_key(run.pipeline.name)
     ttl = run.pipeline.state.options.lease_seconds
     with ExitStack() as stack:
@@ -66,7 +67,7 @@ def locked(
 
 
 def _take_over(run: Job, spec: StreamSpec, sink: Sink, state: StateBackend, new_epoch: bool) -> bool:
-    """Move what stands under the former key, or end what a killed run has begun of it. True: it has to stay there."""
+    """Move the entries of the former key, or finish a move that a killed run began. True: they must stay there."""
     key, former = spec.key(run.pipeline.name), spec.former_key(run.pipeline.name)
     head, there = (head_of(run, spec, sink, state, one) for one in (former, key))
     saved = state.load(former)
@@ -94,7 +95,7 @@ def ask_journal(run: Job, spec: StreamSpec, key: str, load_id: str, error: Excep
     head = None
     if keeps_journal(run, spec):
         raise error
-    # If it is still out of reach, the next attempt, or the next run, will ask again.
+    # If it is still out of reach, the next attempt or the next run asks again.
     with suppress(Exception), closing(run.make("sink", spec.sink)) as sink:
         head = sink.journal(key)
     if head is None or head.load_id != load_id:

@@ -1,11 +1,11 @@
 """A key is renamed: journal, state and partition manifest of the old key become those of the new one.
 
-    what was put aside settles -> one fenced commit of the sink: the journal, and a mark under the old key
+    the quarantine is settled -> one fenced commit of the sink: the journal, and a mark under the old key
     -> the manifest -> the old state goes -> the new state: a copy of the journal's head
 
-Killed between any two steps, done again it does the rest. The mark is an entry whose position is of kind ``moved``: a
-runner of the old key that is still alive finds another head than its own and loses; one that begins, of whichever
-version, finds a position that no source takes.
+If it is killed between any two steps, the next call does the rest. The mark is an entry whose position has the kind
+``moved``. A runner of the old key that is still alive finds another head than its own and gets a Conflict. A runner
+that starts later, of any version, finds a position that every source refuses.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ MOVED = "moved"
 
 
 def moved_to(head: Entry | None) -> str:
-    """The key that the entries went to; empty for any other entry."""
+    """The key that the entries were moved to; empty for any other entry."""
     return str(head.position.value["to"]) if head is not None and head.position.kind == MOVED else ""
 
 
 def require_here(key: str, head: Entry | None, target: str) -> None:
-    """Raises StateMissing if the entries of the key went to another one."""
+    """Raises StateMissing if the entries of the key were moved to another key."""
     if to := moved_to(head):
         todo = "use the pipeline file with the new names, or move the key back with 'dpone state move'"
         raise StateMissing(f"load into {target}", f"key {key} was moved to {to}", todo)
@@ -41,7 +41,7 @@ def require_here(key: str, head: Entry | None, target: str) -> None:
 
 @frozen
 class KeyContents:
-    """What there is of a key."""
+    """What exists under a key."""
 
     head: Entry | None
     state: Versioned | None
@@ -62,8 +62,8 @@ def move(
     new: str,
     run_id: str,
 ) -> None:
-    """The caller holds the locks of both keys, and has seen to it that ``old`` has a journal and ``new`` has none but a
-    mark; or that this was begun before, and ended half way."""
+    """The caller holds the locks of both keys and has checked that ``old`` has a journal and ``new`` has none except a
+    mark, or that an earlier move was interrupted."""
     head, there = sink.journal(old), sink.journal(new)
     if head is not None and moved_to(head) != new:
         if spec.sink.contract is not None:

@@ -13,10 +13,11 @@ from dpone.host import stopping
 
 @contextmanager
 def renewing(lease: Lease, ttl: float) -> Iterator[None]:
-    """Renew the lease three times per ttl. A lease that is lost ends nothing here: the fence of the commit decides."""
+    """Renew the lease three times per ttl. Losing the lease does not stop the run: the fence of the commit decides."""
     stop = threading.Event()
 
     def renew() -> None:
+        # Three times per ttl: one or two renewals may fail before the lease is lost.
         while not stop.wait(ttl / 3):
             try:
                 lease.renew()
@@ -31,4 +32,5 @@ def renewing(lease: Lease, ttl: float) -> Iterator[None]:
         yield
     finally:
         stop.set()
+        # With a limit: the thread may hang in a driver. It is a daemon, so it does not keep the process alive.
         thread.join(timeout=stopping.left(5))

@@ -1,4 +1,4 @@
-"""The partition manifest of a load: made of its window, and compared with that of a load which was interrupted."""
+"""The partition manifest of a load: made from its window, and compared with that of an interrupted load."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ from dpone.partition import Partition, PartitionManifest
 def reconciled(
     new: PartitionManifest, old: PartitionManifest | None, staged: Mapping[str, Staged]
 ) -> PartitionManifest:
-    """The manifest a load opens with. What the sink has staged is success and nothing else is, whatever ``old`` says;
-    what ``old`` left running has lost its runner, as the caller holds the key's lock. Skipped stays skipped in a load
-    of the same token; attempts and errors stay with parts of the same id and bounds."""
+    """The manifest that a load starts with. A part is ``success`` if and only if the sink has it staged, whatever
+    ``old`` says. A part that is ``running`` in ``old`` has lost its runner, because the caller holds the key's lock. A
+    skipped part stays skipped in a load of the same token. Parts with the same id and bounds keep their attempts and
+    errors."""
     known = {} if old is None else {(one.id, one.bounds): one for one in old.partitions}
     same = old is not None and old.token == new.token
 
@@ -33,6 +34,8 @@ def reconciled(
             one = evolve(one, attempts=before.attempts, error=before.error)
             if same and before.status == "skipped":
                 one = evolve(one, status="skipped", reason=before.reason)
+        # MF-03: not by the status in ``old``. A part that is believed done without its rows is lost, and one that is
+        # staged but not believed would be there twice.
         return one.staged(staged[one.id]) if one.id in staged else one
 
     return evolve(new, partitions=tuple(map(open_, new.partitions)))
@@ -53,16 +56,16 @@ def require_same(old: PartitionManifest, new: PartitionManifest, target: Mapping
     if changes:
         done = f"load {old.load_id} has staged {len(old.of('success'))} of {counted(len(old.partitions), 'partition')}"
         todo = (
-            "undo that change to continue the load, or delete its partitions with 'dpone partitions retry --anew' "
+            "revert that change to continue the load, or delete its partitions with 'dpone partitions retry --anew' "
             "(or --full-refresh) and run again"
         )
         raise ManifestChanged(f"resume {new.stream}", f"{done}; since then this changed: {', '.join(changes)}", todo)
 
 
 def manifest_of(load: Load, window: Window, stream: StreamSpec, start: str | None) -> PartitionManifest:
-    """The manifest of a load about to be opened. start: position it begins after. How the window is split is no part of
-    the fingerprint: another split is a tuning that starts over, not another meaning. Where the window is momentary but
-    the load can be resumed (mixed_snapshots), the moment is no part of what the window is."""
+    """The manifest of a load that is about to be opened. start: the position it begins after. The split of the window
+    is not part of the fingerprint: another split makes the load start over, but the rows mean the same. If the window
+    is momentary but the load can be resumed (mixed_snapshots), the moment is not part of the fingerprint either."""
     position, schema = window.position, load.schema or pa.schema([])
     end = position.dumps() if window.repeatable else json.dumps(dict(position.identity), sort_keys=True)
     said = {
@@ -93,7 +96,8 @@ def manifest_of(load: Load, window: Window, stream: StreamSpec, start: str | Non
 
 
 def _said(options: Any) -> dict[str, str]:
-    """What is not as it would be without a word: an option that comes with a later version changes nothing."""
+    """Only the options that differ from their defaults, so that an option added by a later version changes no
+    fingerprint."""
     default = type(options)()
     names = [one.name for one in fields(type(options))]
     return {name: repr(getattr(options, name)) for name in names if getattr(options, name) != getattr(default, name)}
@@ -108,12 +112,12 @@ def _bounds(part: Part) -> Bounds | None:
 
 
 def parts_again(manifest: PartitionManifest) -> tuple[Part, ...]:
-    """For ``WindowRequest.parts``."""
+    """The value of ``WindowRequest.parts``."""
     return tuple(
         Part(one.id, {BOUNDS: one.bounds.to_json()} if one.bounds else {}) for one in manifest.partitions
     )  # fmt: skip
 
 
 def committed(manifest: PartitionManifest, head: Entry | None) -> bool:
-    """The journal ends with this load."""
+    """True if this load is the head of the journal."""
     return head is not None and head.load_id == manifest.load_id

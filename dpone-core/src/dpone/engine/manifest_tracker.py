@@ -1,4 +1,4 @@
-"""The manifest of a load while the load is under way."""
+"""The manifest of a load while the load runs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from dpone.partition import (
 
 
 class Halted(SourceError):
-    """Another part of the window failed; this one was stopped on the way and is not at fault."""
+    """Another part of the window failed. This one was stopped, and its attempt does not count as a failure."""
 
 
 @define
@@ -53,7 +53,7 @@ class ManifestTracker:
         staged: Mapping[str, Staged],
         ttl: float,
     ) -> ManifestTracker:
-        """Durable on return: the manifest as the load goes on from here."""
+        """Store the manifest that the load continues with; durable on return."""
         manifest = reconciled(new, old, staged)
         store.create(manifest)
         left = {one.id for one in manifest.of("pending")}
@@ -61,8 +61,8 @@ class ManifestTracker:
 
     @contextmanager
     def running(self, id: str) -> Iterator[Callable[[Staged], None]]:
-        """Claimed while the block runs; the block calls what it is given once the part is staged. A failure is
-        recorded and goes on."""
+        """Claim the part while the block runs. The block calls the given function once the part is staged. A failure is
+        recorded and raised again."""
         store = self.store
         if store is None:
             yield lambda staged: None
@@ -82,7 +82,9 @@ class ManifestTracker:
         try:
             yield finish
         except BaseException as error:
-            with suppress(Exception):  # the error to tell is the first; whoever comes next finds the part not staged
+            with suppress(
+                Exception
+            ):  # the first error is the one to report; the next run finds that the part is not staged
                 self.save()
                 if isinstance(error, Exception) and not isinstance(error, Halted):
                     store.fail(self.key, id, self.owner, _error_text(error))
@@ -94,8 +96,8 @@ class ManifestTracker:
                 self._held.discard(id)
 
     def save(self) -> None:
-        """Record the parts that have ended. It waits for the next claim, which records them along with itself: to be
-        late costs nothing, as the staging decides."""
+        """Record the parts that have ended. This normally waits for the next claim, which records them too. A late
+        record does no harm, because the staging decides."""
         with self._guard:
             if self.store is not None and self._unsaved:
                 self.store.change_all(self.key, self._finished())
@@ -113,22 +115,22 @@ class ManifestTracker:
         return self._begun and bool(self._left)
 
     def renew(self) -> None:
-        """All parts that are being read."""
+        """Renew the claims of all parts that are being read."""
         with self._guard:
             held = tuple(self._held)
         for id in held if self.store else ():
-            with suppress(Conflict):  # it has just ended, or is lost and says so when it ends
+            with suppress(Conflict):  # the part has just ended, or has lost its claim and reports that at its end
                 self.store.renew(self.key, id, self.owner, self.ttl)  # type: ignore[union-attr]
 
     def taken_over(self) -> bool:
-        """Another run has opened the load since, and may go on with the parts that are staged."""
+        """True if another run has opened the load since; it may continue with the staged parts."""
         with suppress(StateError):
             manifest = self.store.load(self.key) if self.store else None
             return manifest is not None and manifest.run_id != self.run_id
         return True
 
     def dropped(self) -> None:
-        """The staging was thrown away: no part is done any more."""
+        """The staging was dropped, so no part is done any more."""
         if self.store is not None and (manifest := self.store.load(self.key)):
             self.store.change_all(self.key, [(one.id, _undone) for one in manifest.of("success")])
 

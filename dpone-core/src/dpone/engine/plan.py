@@ -44,8 +44,8 @@ class PlanStep(Attempt):
     """The second stage."""
 
     def execute(self, known: Recovered, recover: RecoverStep, added: Added) -> Planned | None:
-        """Fix the window and make its targets fit; None if there is nothing to load. ``added`` is filled with what that
-        takes, so that it is known if this fails half way."""
+        """Fix the window and make its targets fit; None if there is nothing to load. Every addition is noted in
+        ``added`` at once, so that it is known even if this step fails half way."""
         run, report = self.stream.run, self.report
         if not self.spec.source.changes:
             self._refuse(self.sink, effective(self.spec.sink.strategy, run))
@@ -58,6 +58,8 @@ class PlanStep(Attempt):
             "window_fixed", parts=len(window.parts), repeatable=window.repeatable, proof=window.proof,
             position=window.position.to_json(),
         )  # fmt: skip
+        # A window without rows may still move the position: over WAL of other tables, so that an idle slot does not
+        # keep it for ever (PG-13). Then the load has a journal entry and no rows.
         if not window.parts and known.after is not None and window.position.dumps() == known.after.dumps():
             self._nothing(window, "nothing new in the source" if window.caught_up else "nothing was read")
             self.contract_check.warn_of_no_rows()
@@ -72,6 +74,7 @@ class PlanStep(Attempt):
         whole = self._with_manifest(known, window, targets)
         window, load = whole.window, whole.load
         head = known.head
+        # LS-12: the same content is not loaded twice. If the target is gone, it is loaded all the same.
         if head is not None and window.repeatable and head.token == load.token and self.sink.exists():
             self._nothing(window, f"load {head.load_id} had the same content")
             return None
@@ -90,7 +93,7 @@ class PlanStep(Attempt):
         again = self._interrupted(known) if self._mixed() else None
         request = WindowRequest(
             whole=strategy.whole or run.full_refresh,
-            # Pieces of a file are cut by the size of all: their rows would have other ids once there are more files.
+            # Where a file is cut depends on the size of all files: with more files its rows would get other ids.
             partitions=1 if keeps_journal(run, self.spec) else run.pipeline.runtime.partitions,
             batch_rows=run.pipeline.runtime.batch_rows,
             expected=None if self.spec.source.changes else without_own(self.sink.schema(), strategy),
@@ -166,8 +169,8 @@ class PlanStep(Attempt):
         key: str,
         columns: Mapping[str, str],
     ) -> Mapping[str, str]:
-        """Of key columns, by their names in the target. Keys that a version without them has loaded are in the forms
-        of the source: the journal says nothing of what such a load left."""
+        """The forms of the key columns, by their names in the target. An earlier version without forms loaded keys as
+        the source wrote them, and the journal does not record that."""
         have = {f.name: f for f in target or ()}
         comparing = self._offered(SupportsCompareKeys, sink)
         made = comparing.made if comparing else pa.Field.remove_metadata
@@ -196,7 +199,8 @@ class PlanStep(Attempt):
         return _load(self.stream, known, window, self.spec.sink.strategy, self.report.key, None, loads)
 
     def _fit(self, target: Target, plan: evolution.Plan, added: Added) -> None:
-        """Make the safe changes, or only say them; those of a target made anew are part of the commit."""
+        """Make the safe changes, or only list them. If the load replaces the target, its changes are part of the
+        commit."""
         ddl = [] if plan.replaced else target.sink.ddl(plan.changes)
         if not self.stream.run.dry_run:
             added.append((target, plan))
@@ -232,13 +236,13 @@ class PlanStep(Attempt):
                 raise ConfigError(f"find {what} columns", found, f"use columns of {', '.join(window.schema.names)}")
         sql = self._offered(SupportsSql, sink)
         for column, value in ((c, v) for c, wanted in strategy.where.items() for v in bounds(wanted)):
-            if sql is not None and value is not None:  # refused before anything is made, not by the commit
+            if sql is not None and value is not None:  # refused here, before anything is created, and not at the commit
                 sql.dialect.bind(value, window.schema.field(column).type)
         target, policy = without_own(have, strategy), spec.options.schema_evolution
         too_long = sql.dialect.too_long if sql else evolution.any_length
         given = (too_long, window.own_schema, window.absent)
         plan = evolution.plan(target, window.schema, policy, sink.stores, strategy.key, *given)
-        if have is None and sink.exists():  # it has no schema: nothing to make, nothing to compare with
+        if have is None and sink.exists():  # it has no schema: there is nothing to create or compare
             plan = evolve(plan, changes=())
         able = run.plugins.supports("sink", spec.type, "replace_columns")
         keeps = not effective(strategy, run, True).replaces_all
@@ -249,7 +253,8 @@ class PlanStep(Attempt):
         return plan
 
     def _tell_missing(self, spec: SinkSpec, plan: evolution.Plan, window: Window) -> None:
-        """What rows lack, where only the data tells the columns; unless the pipeline says that it does not matter."""
+        """Report columns that rows lack if only the data shows the columns, unless the pipeline says that it does not
+        matter."""
         if spec.options.schema_evolution.on_missing_column == "auto":
             for name, where in window.absent.items():
                 self.warn(f"column {name} is missing in {where}: its rows get NULL")
@@ -260,8 +265,8 @@ class PlanStep(Attempt):
             self.warn(f"{rename}; if the column was renamed, rename it in {spec.location} too, which keeps its values")
 
     def _mixed(self) -> bool:
-        """The pipeline asks for ``mixed_snapshots``; raises ConfigError where the source cannot. An increment begins
-        again: its end was that of the snapshot, and rows beyond it would be read twice."""
+        """True if the pipeline asks for ``mixed_snapshots``. Raises ConfigError if the source does not support it. An
+        incremental load starts over: its end is that of the first snapshot, and rows beyond it would be read twice."""
         incremental = self.spec.source.options.incremental
         if self.stream.run.pipeline.runtime.resume != "mixed_snapshots" or incremental is not None:
             return False
@@ -277,16 +282,16 @@ class PlanStep(Attempt):
         raise ConfigError("read runtime.resume", found, "use resume: one_snapshot")
 
     def _interrupted(self, known: Recovered) -> PartitionManifest | None:
-        """The manifest of a load that was begun after ``known`` and not committed."""
+        """The manifest of a load that began after ``known`` and was not committed."""
         store = self._manifests()
         found = store.load(self.report.key) if store else None
         ended = found is None or found.epoch != known.epoch or (known.head and known.head.load_id == found.load_id)
         return None if ended else found
 
     def _with_manifest(self, known: Recovered, window: Window, targets: Sequence[Target]) -> Planned:
-        """A window of several parts keeps a manifest, but for a change stream, whose parts are tables. Raises
-        ManifestChanged. With ``mixed_snapshots`` the load goes on under the token and the position of the one that was
-        interrupted: nothing after that moment is claimed."""
+        """Add a manifest to a window of several parts, except that of a change stream, whose parts are tables. Raises
+        ManifestChanged. With ``mixed_snapshots`` the load continues with the token and the position of the interrupted
+        one, so its position does not cover anything after that moment."""
         runtime = self.stream.run.pipeline.runtime
         if self.spec.source.changes or self._manifests() is None or max(len(window.parts), runtime.partitions) < 2:
             return Planned(window, targets, self._whole_load(known, window, targets))
@@ -308,7 +313,7 @@ class PlanStep(Attempt):
 
 
 def _instead(able: bool, keeps: bool, strategy: Strategy) -> str:
-    """What else gets rows of other columns into the target, besides a policy that allows them."""
+    """What else loads rows with other columns into the target, apart from a policy that allows them."""
     if keeps:
         words = strategy.mode + (f" with deletes: {strategy.deletes}" if strategy.mode == "cdc_apply" else "")
         return f"or load into another table, because {words} keeps existing rows"
@@ -324,14 +329,15 @@ def _load(
     columns: Mapping[str, str] | None,
     loads: Mapping[str, str] | None = None,
 ) -> Load:
-    """``columns``: names in the target; None: journal only. ``loads``: keys and tokens of those it takes along."""
+    """``columns``: names in the target; None: journal only. ``loads``: keys and tokens of the loads that its commit
+    includes."""
     whole, changes = strategy.whole or stream.run.full_refresh, bool(stream.spec.source.changes)
     schema = None if columns is None else pa.schema([f.with_name(columns[f.name]) for f in window.schema])
     start = None if whole or known.after is None else known.after.dumps()
     parts = [part.id for part in window.parts]
     shape = "" if schema is None else schema.to_string()
     work = [key, known.epoch, start, window.position.dumps(), parts, shape, repr(strategy)]
-    if stream.spec.sink.contract is not None:  # rows held against another contract are other rows
+    if stream.spec.sink.contract is not None:  # rows checked against another contract are other rows
         work.append(repr(stream.spec.sink.contract))
     return Load(
         key=key,
@@ -351,6 +357,6 @@ def _load(
 
 
 def _origin(spec: StreamSpec, known: Recovered, key: str, strategy: Strategy) -> list[Any]:
-    """See ``Load``. Options of the source and rules of a contract leave rows out."""
+    """See ``Load.origin``. Source options and contract rules are part of it, because they leave rows out."""
     before = known.head.load_id if known.head else None
     return [key, known.epoch, before, repr(strategy), repr(spec.source.options), repr(spec.sink.contract)]

@@ -1,4 +1,4 @@
-"""The first stage: what earlier loads have left in journal, state and target."""
+"""The first stage: what earlier loads left in journal, state and target."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from dpone.model.pipeline import SinkSpec
 
 @define
 class RecoverStep(Attempt):
-    """The first stage, and what the others ask of it: what earlier loads have left, in journal, state and target."""
+    """The first stage, and the checks that later stages use: what earlier loads left in journal, state and target."""
 
     def take_back(self, sink: Sink, key: str) -> None:
-        """Remove what an earlier load of the key added to the target and did not commit. So every attempt plans from
-        the same target, and comes to the same plan: parts that are staged still fit it. What nobody can take back, as
-        somebody else owns the table now, keeps no load from being tried."""
+        """Remove what an earlier load of the key added to the target and did not commit. So every attempt starts from
+        the same target and makes the same plan, and staged parts still fit. If something cannot be removed, for example
+        because another role owns the table now, the load is tried all the same."""
         try:
             taking = self._offered(SupportsTakeBack, sink)
             taken = taking.take_back(key) if taking else ()
@@ -32,11 +32,11 @@ class RecoverStep(Attempt):
         for one in taken:
             if one.stays:
                 self.warn(_taken(one))
-            else:  # and perhaps made again in a moment
+            else:  # and perhaps created again in a moment
                 self.stream.tell("warning", text=_taken(one))
 
     def take_back_own(self, added: Added, lease: Lease, error: BaseException) -> None:
-        """The same of this attempt, if nobody is to go on with it, and the key is still ours."""
+        """The same for this attempt, if no run will continue it and the key is still ours."""
         if not self.last and isinstance(error, Exception) and self._is_retryable(error):
             return
         try:
@@ -50,13 +50,14 @@ class RecoverStep(Attempt):
                 wider = [f"{name}{change}" for change in plan.changes if change.kind == "widen"]
                 for change in wider:
                     self.warn(f"{change}: kept although the load failed; every value fits the new type")
-        except Conflict:  # another runner has the key, and what was added is its own to count on
+        except Conflict:  # another runner has the key now and may use what was added
             pass
         except Exception as failed:
             self.warn(f"the next run removes the columns and tables that this load added: {one_line(failed)}")
 
     def execute(self, dry: bool) -> Recovered:
-        """Law 1: the journal is the truth, the state a copy. A copy that lags is mended, one that leads stops us."""
+        """Law 1: the journal is the truth, the state is a copy. A state that is behind is corrected; one that is ahead
+        stops the run."""
         with self.stream.timed("recover"):
             key, target = self.report.key, self.spec.sink.location
             if not dry:
@@ -84,21 +85,22 @@ class RecoverStep(Attempt):
     def require_target(
         self, spec: SinkSpec, sink: Sink, loaded: Entry | None, head: Entry | None, whole: bool = False
     ) -> None:
-        """``loaded``: what the journal knows of this target, ``head`` what of the stream; ``whole``: the window has
-        all rows of the table.
+        """``loaded``: the journal entry of this target; ``head``: that of the stream; ``whole``: the window has all
+        rows of the table.
 
-        ST-04: rows that no journal and no state explain are never added to by guess. And a journal beside a table that
-        was dropped, or that somebody emptied: what it says was loaded is gone, and would stay so (OUT-07). A strategy
-        that reads everything loads it again; a position that was set by hand was meant.
+        ST-04: a target with rows that neither journal nor state explains is never added to by guess. OUT-07: if there
+        is a journal but the table was dropped or emptied, the loaded rows are gone and no later load would bring them
+        back. A strategy that reads everything loads them again. After ``dpone state set`` the target is taken as it is.
         """
         if loaded is None:
             if spec.strategy.mode == "full_refresh" or spec.options.adopt_existing or sink.is_empty():
                 return
-            self.source.schema()  # a misspelt source has no journal either, and no decision about the target helps it
+            self.source.schema()  # a misspelt source has no journal either, and no decision about the target would help
             found = "the target has rows, but this stream has neither journal nor state"
             todo = "to keep the rows, set sink.options.adopt_existing: true; to replace them, use --full-refresh"
             raise StateMissing(f"load into {spec.location}", found, todo)
         keys = (self.report.key, self.spec.former_key(self.stream.run.pipeline.name))
+        # The entry of ``dpone state set`` has no rows; its token says so, also under the former key.
         by_hand = head is not None and head.token in [rewind_token(key, head.position) for key in keys]
         started = head is not None and head.position.kind != START.kind
         remade = (whole or spec.strategy.whole) and spec.strategy.mode not in (

@@ -26,13 +26,13 @@ def state_of(entry: Entry) -> dict[str, Any]:
 
 
 def journal_of(entry: Entry) -> dict[str, Any]:
-    """The state where it is the journal too (``Connector.commit`` none): with what only an entry has besides."""
+    """The state if it is the journal too (``Connector.commit`` none): with the fields that only an entry has."""
     rest = {"token": entry.token, "committed_at": entry.committed_at.isoformat(), "rows": dict(entry.rows)}
     return {**state_of(entry), "journal": rest}
 
 
 def entry_of(saved: Versioned | None) -> Entry | None:
-    """The inverse: the journal's head, of what ``state_of`` or ``journal_of`` made. None also for a damaged state,
+    """The inverse: the journal's head, from what ``state_of`` or ``journal_of`` made. None also for a damaged state,
     which ``compare`` refuses."""
     if saved is None:
         return None
@@ -61,9 +61,10 @@ def _place_in(saved: Mapping[str, Any]) -> tuple[int, int, str]:
 
 
 def compare(head: Entry | None, saved: Mapping[str, Any] | None, target: str) -> bool:
-    """True if the state lags and must adopt the journal's head; StateAhead if it claims what the journal lacks.
+    """True if the state is behind and must adopt the journal's head. Raises StateAhead if it claims what the journal
+    lacks.
 
-    A later epoch is ahead whatever its seq: a target that was made anew counts from 1 again.
+    A later epoch is ahead, whatever its seq: a target that was created again counts from 1.
     """
     if saved is None:
         return head is not None
@@ -72,6 +73,8 @@ def compare(head: Entry | None, saved: Mapping[str, Any] | None, target: str) ->
     todo = (
         "if the target was restored, dropped or replaced, use --full-refresh or set a position with 'dpone state set'"
     )
+    # ST-01: never back to the older of the two. A journal that lags behind the state means that the target was
+    # restored, and the rows in between would never be loaded again.
     if head is None or (head.epoch, head.seq) < (epoch, seq):
         ends = f"ends at seq {head.seq} of epoch {head.epoch}" if head else "is empty"
         found = f"the state has load {load_id} (seq {seq}, epoch {epoch}), but the journal {ends}"
@@ -86,9 +89,9 @@ def rewind_token(key: str, position: Position) -> str:
 
 
 def next_epoch(head: Entry | None, saved: Versioned | None) -> int:
-    """The epoch of a deliberate rewind: above all that journal and state know, 0 if they know nothing."""
+    """The epoch of a deliberate rewind: above every epoch in journal and state, 0 if there is none."""
     known = [head.epoch] if head else []
     if saved is not None:
-        with suppress(StateError, LookupError, TypeError):  # a damaged state is just what a rewind mends
+        with suppress(StateError, LookupError, TypeError):  # a rewind is the way to repair a damaged state
             known.append(Position.from_json(saved.value["position"]).epoch)
     return max(known) + 1 if known else 0

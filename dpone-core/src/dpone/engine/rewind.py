@@ -19,17 +19,19 @@ from dpone.plugins import Plugins, discover
 
 
 def rewind(pipeline: Pipeline, stream: str, position: Position | None, plugins: Plugins | None = None) -> Position:
-    """Set a stream's position by hand (None: its beginning). Starts a new epoch, in the journal first, so that a
-    runner suspended since before can no longer commit. Rows of the target stay. Returns the position as saved."""
+    """Set a stream's position (None: its beginning). Starts a new epoch, in the journal first, so that a runner that
+    was suspended before can no longer commit. Rows of the target stay. Returns the position as saved."""
     run = Job(pipeline, [stream], plugins=plugins or discover())
     return _rewind(run, lambda _: position or START, rewind_token)
 
 
 def resync(pipeline: Pipeline, stream: str, tables: Sequence[str], plugins: Plugins | None = None) -> Position:
-    """Let the next run of a change stream read all rows of some of its tables again (names or globs); the others go on.
-    A rewind to the same position without those tables, and as such a new epoch. Rows of the target stay until then.
+    """Make the next run of a change stream read all rows of some of its tables again (names or globs). The other tables
+    continue. This is a rewind to the same position without those tables, so it starts a new epoch. Rows of the target
+    stay until that run.
 
-    Raises ConfigError for a stream that was not loaded yet, a table it does not have, a reader that cannot do it.
+    Raises ConfigError for a stream that was not loaded yet, for a table it does not have, and for a reader without
+    ``resync``.
     """
     run = Job(pipeline, [stream], plugins=plugins or discover())
     [spec] = run.streams()
@@ -52,7 +54,7 @@ def resync(pipeline: Pipeline, stream: str, tables: Sequence[str], plugins: Plug
 
 
 def _rewind(run: Job, wanted: Callable[[Entry | None], Position], token: Callable[[str, Position], str]) -> Position:
-    """To what ``wanted`` makes of the journal's head, under the lock."""
+    """Set the position that ``wanted`` makes from the journal's head, under the lock."""
     [spec] = run.streams()
     pipeline = run.pipeline
     with ExitStack() as stack:

@@ -1,6 +1,6 @@
 """The run. Read this file first; everything else serves it.
 
-For each stream, in this order and never another (docs/architecture.md, laws 1 to 3):
+For each stream, always in this order (docs/architecture.md, laws 1 to 3):
 
     lock the key -> recover from the journal -> fix the window -> evolve the schema -> stage the parts
     -> one fenced commit of rows, journal entry and position -> save the state -> acknowledge the source
@@ -8,10 +8,10 @@ For each stream, in this order and never another (docs/architecture.md, laws 1 t
 A stream has one target, unless it is a change stream of many tables: then each table that changed is a target of the
 window, and the one commit takes the rows of all.
 
-The journal in the sink is the truth; the state backend holds a copy of its head. Where a sink cannot keep a journal
-(``Connector.commit`` none) the state is the journal, and rows arrive at least once. A crash between any two steps is
-mended by the next run: staged parts of a repeatable window are taken up again, a journal ahead of the state is
-adopted, and a state ahead of the journal stops the run.
+The journal in the sink is the truth; the state backend holds a copy of its head. If a sink cannot keep a journal
+(``Connector.commit`` none), the state is the journal, and rows arrive at least once. The next run recovers from a crash
+between any two steps: it continues with the staged parts of a repeatable window, adopts a journal that is ahead of the
+state, and stops if the state is ahead of the journal.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def run(pipeline: Pipeline | str | Path, **options: Any) -> RunReport:
     """Run a pipeline and report what it did. Failures of streams are in the report, not raised.
 
     Options: ``select`` (names of streams), ``full_refresh``, ``dry_run``, ``workers``. Raises ConfigError or
-    PluginError before anything is touched; KeyboardInterrupt and Interrupted pass after a clean abort. It sets no
-    signal handlers, and does not keep to the ten seconds in which ``dpone run`` ends (docs/guide/running.md).
+    PluginError before anything is touched; KeyboardInterrupt and Interrupted are raised after a clean abort. It sets no
+    signal handlers, and does not guarantee the ten seconds within which ``dpone run`` ends (docs/guide/running.md).
     """
     if not isinstance(pipeline, Pipeline):
         pipeline = load_pipeline(pipeline)
@@ -95,6 +95,8 @@ class _StreamRun(StreamContext):
                     raise signal from None
                 if not self._again(error, attempt <= retries):
                     break
+                # Random pauses, so that streams that failed together (a server that restarted) do not all come back
+                # together.
                 jitter = random.uniform(0.5, 1.0)  # noqa: S311  # spreads retries; guards no secret
                 time.sleep(jitter * min(30.0, 0.25 * 2**attempt))
         status, rows = self.report.status, self.report.rows
@@ -111,7 +113,7 @@ class _StreamRun(StreamContext):
 
 
 def _signal_behind(error: Exception) -> BaseException | None:
-    """The signal that was on its way out when ``error`` came up, in a ``close`` for one."""
+    """The signal that was being raised when ``error`` occurred, for example in a ``close``."""
     link: BaseException | None = error
     while link is not None and not isinstance(link, KeyboardInterrupt | Interrupted):
         link = link.__context__
@@ -134,11 +136,12 @@ class Steps:
             commit.acknowledge(known.head.position)
         elif planned := self.plan.execute(known, self.recover, added):
             self._move(known, planned, added)
-        elif known.head is not None:  # nothing new; the last run may have died before it said so
+        # PG-01: only the position of the journal is acknowledged, never that of the window that was just read.
+        elif known.head is not None:  # nothing new; the last run may have died before it acknowledged
             commit.acknowledge(known.head.position)
 
     def _move(self, known: Recovered, planned: Planned, added: Added) -> None:
-        """Stage and commit. If what is staged is kept, so is what was added for it."""
+        """Stage and commit. If staged parts are kept, so are the columns that were added for them."""
         stage, commit, tracked = self.stage, self.commit, ManifestTracker()
         stream, report, contract_check = stage.stream, stage.report, stage.contract_check
         with ExitStack() as stack:
@@ -166,7 +169,7 @@ class Steps:
 
 
 def _attempt(stream: StreamContext, last: bool) -> None:
-    """From lock to acknowledgement, over connections of its own."""
+    """One attempt, from lock to acknowledgement, over its own connections."""
     run, spec, report = stream.run, stream.spec, stream.report
     with ExitStack() as stack:
         source = stack.enter_context(closing(run.make("source", spec.source)))

@@ -23,12 +23,14 @@ from dpone.partition import PartitionManifest
 
 @define
 class StageStep(Attempt):
-    """The third stage: from the source into the sink's staging. ``halted``: a part has failed, the others end."""
+    """The third stage: from the source into the sink's staging. ``halted``: a part has failed, and the others must
+    stop."""
 
     halted: threading.Event = field(factory=threading.Event, init=False)
 
     def tracker(self, writer: Writer, planned: Planned) -> ManifestTracker:
-        """What is staged decides what is done. With ``mixed_snapshots`` the report says what it holds."""
+        """The staging decides which parts are done. With ``mixed_snapshots`` the report says which parts are from which
+        snapshot."""
         store, window = self._manifests(), planned.window
         if planned.manifest is None or store is None:
             return ManifestTracker()
@@ -44,15 +46,15 @@ class StageStep(Attempt):
         return tracker
 
     def open(self, stack: ExitStack, planned: Planned) -> tuple[Writer, list[Writer]]:
-        """The writer that holds the journal, and those whose rows its commit takes along. All bear one load id, that of
-        the first which goes on with an interrupted load."""
+        """The writer that holds the journal, and the writers whose rows its commit includes. All have one load id: that
+        of the first one that continues an interrupted load."""
         targets, load = planned.targets, planned.load
         load_id = load.load_id
         for target in targets:
             target.load = evolve(target.load, load_id=load_id, started_at=load.started_at)
             target.writer = self._open_inspected(target, planned.before)
             if target is not targets[0] and target.writer.load_id != load_id:
-                target.writer.abort()  # half a load of another id: stage it again
+                target.writer.abort()  # it was staged under another load id: stage it again
                 target.writer = self._open_inspected(target, planned.before)
             stack.enter_context(closing(target.writer))
             load_id = target.writer.load_id
@@ -63,15 +65,15 @@ class StageStep(Attempt):
         return leader, writers
 
     def _open_inspected(self, target: Target, before: PartitionManifest | None) -> Writer:
-        """Through the contract, which is told of the parts to come: all but those that are skipped."""
+        """Open through the contract, which needs the list of parts: all except the skipped ones."""
         before = before if before and before.token == target.load.token else None
         skipped = {one.id for one in before.of("skipped")} if before else set()
         parts = [part.id for part in target.window.parts if part.id not in skipped]
         return self.contract_check.open(target.sink, target.load, parts)
 
     def give_up(self, load: Load, writers: Sequence[Writer], tracker: ManifestTracker, error: BaseException) -> bool:
-        """What is left the next open sweeps; the error to tell is the first. What another runner has taken over it may
-        be going on with. True: what is staged is kept, and so is what it needs of the target."""
+        """The next ``open`` sweeps what stays; the first error is the one to report. Another runner may be using what
+        it has taken over. True: staged parts are kept, and so are the columns they need in the target."""
         if isinstance(error, Conflict) and tracker.taken_over():
             return True
         if self._will_resume(load, tracker, error):
@@ -85,14 +87,14 @@ class StageStep(Attempt):
         return False
 
     def _will_resume(self, load: Load, tracker: ManifestTracker, error: BaseException) -> bool:
-        """Staged parts are worth keeping if the very next attempt can go on with them, or if a part failed beside
-        others that are done: their manifest lets a later run do so."""
+        """Whether to keep staged parts: the next attempt can continue with them, or one part failed while others are
+        done, so that a later run can continue by their manifest."""
         if not load.repeatable or not isinstance(error, Exception):
             return False
         return tracker.half_done or (not self.last and self._is_retryable(error))
 
     def execute(self, targets: Sequence[Target], tracker: ManifestTracker) -> dict[str, Staged]:
-        """Every part of every target that is not staged yet."""
+        """Stage every part of every target that is not staged yet."""
         staged: dict[str, Staged] = {}
         todo: list[tuple[Target, Part]] = []
         for target in targets:
@@ -123,7 +125,7 @@ class StageStep(Attempt):
     def _stage_at_once(
         self, workers: int, todo: Sequence[tuple[Target, Part]], tracker: ManifestTracker
     ) -> Iterator[tuple[str, Staged]]:
-        """In as many threads. The first failure, or a signal, ends the others at their next batch."""
+        """Stage with several threads. After the first failure or a signal, the others stop at their next batch."""
         with ThreadPoolExecutor(workers, "dpone-part") as pool:
             staging = [pool.submit(self._stage_part, target, part, tracker) for target, part in todo]
             try:
@@ -167,6 +169,6 @@ class StageStep(Attempt):
 
 
 def _staged_schema(load: Load) -> pa.Schema:
-    """Of the batches the writer is given."""
+    """The schema of the batches that the writer gets."""
     assert load.schema is not None, "only a rewind has no schema, and it stages nothing"
     return batch_schema(ChangeTable(load.schema, load.strategy.key)) if load.changes else load.schema

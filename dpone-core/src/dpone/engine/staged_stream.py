@@ -16,8 +16,8 @@ from dpone.model.keys import canonical
 
 class StagedStream:
     """A source's stream as the sink reads it: read ahead in a thread, columns renamed to the target's, keys in their
-    canonical ``forms``, each batch reported to the observers. A native stream passes unchanged. After ``close`` no
-    thread reads from the source, also if the sink stopped half way."""
+    canonical ``forms``, each batch reported to the observers. A native stream is passed on unchanged. After ``close``
+    no thread reads from the source, even if the sink stopped half way."""
 
     _ahead: Generator[pa.RecordBatch, None, None] | None = None
 

@@ -1,4 +1,4 @@
-"""One load is taken back."""
+"""Take one load back: rows, journal and position."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from dpone.plugins import Plugins, discover
 
 
 def undo(pipeline: Pipeline | str | Path, stream: str, load_id: str, plugins: Plugins | None = None) -> Receipt:
-    """Take one load back: the target is as it was before it, and so is the position, in a new epoch, so that the next
-    run moves the same rows again. The load must be the last that changed its target, and ``sink.options.undo`` must
-    have been on for it. Raises UndoRefused, and Busy while the stream runs.
+    """Take one load back. Target and position are then as they were before it, in a new epoch, so the next run moves
+    the same rows again. The load must be the last one that changed its target, and ``sink.options.undo`` must have been
+    on for it. Raises UndoRefused, and Busy while the stream runs.
 
-    In one commit of the sink, journal entry included; the state is saved after it. Killed in between, the next run
-    adopts the journal as after any load.
+    It is one commit of the sink, with its journal entry; the state is saved after it. If the process is killed in
+    between, the next run adopts the journal, as after any load.
     """
     if not isinstance(pipeline, Pipeline):
         pipeline = load_pipeline(pipeline)

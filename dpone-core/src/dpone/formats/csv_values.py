@@ -1,4 +1,4 @@
-"""How a file writes its numbers, dates and times, where that is not as pyarrow reads them.
+"""Numbers, dates and times in a notation that pyarrow does not read.
 
 pyarrow knows a decimal mark, and texts for true and false. It knows no separator of thousands, and what it makes of a
 format goes by C's strptime: the 31st of February is the 2nd of March, and 24 is the year 24. So numbers with
@@ -24,7 +24,7 @@ def is_number(type_: pa.DataType) -> bool:
 
 
 class Notation:
-    """Of all files of a source."""
+    """The notation of all files of a source."""
 
     def __init__(self, options: ReadOptions) -> None:
         self._decimal, self._thousands = options.decimal, options.thousands
@@ -77,7 +77,7 @@ class Notation:
         return self.plain(texts)
 
     def writes(self, type_: pa.DataType) -> bool:
-        """Values of the type are written as the options say, and in no other way."""
+        """True if an option sets the notation of the type: then no other notation counts."""
         return self._format(type_) is not None or (not self._plain_numbers and is_number(type_))
 
     @property
@@ -101,7 +101,7 @@ def _number(decimal: str, thousands: str | None) -> str:
 
 
 def iso(texts: pa.Array, form: str, with_time: bool) -> pa.Array:
-    """Dates or times in ISO 8601; NULL for what is not of the form. That there is such a day is for the cast to see."""
+    """Dates or times in ISO 8601; NULL for a text of another form. The cast checks that the day exists."""
     found = pc.extract_regex(pc.utf8_trim(texts, " \t"), form)
     parts = {f.name: pc.struct_field(found, f.name) for f in found.type}
     made = pc.binary_join_element_wise(_year(parts), _month(parts), _two(parts["d"]), "-")

@@ -1,4 +1,4 @@
-"""The one way in: what a format is given to read, wherever the bytes are."""
+"""The input of a format: a file or a piece of one, wherever its bytes are."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Input:
 
     name    its last name: the extensions say the format, and how the content is packed
     label   its path as the pipeline spells it, for messages
-    stored  opens the bytes as they are stored, for reading at any offset; whoever calls it closes what it gives. Called
+    stored  opens the bytes as they are stored, for reading at any offset; the caller closes the result. Called
             several times for one file, which stays the same between them. Raises OSError, or a SourceError where the
             bytes are not on a disk of this machine; an OSError without a number is taken for damaged content
     span    from the first to before the second byte (of Parquet: row group); both ends of text are beginnings of lines
@@ -41,7 +41,7 @@ class Input:
 
     @property
     def begins(self) -> bool:
-        """The file's own beginning is in it."""
+        """True if the piece includes the beginning of the file."""
         return self.span is None or self.span[0] == 0
 
     @property
@@ -95,7 +95,7 @@ class Input:
 
     @contextlib.contextmanager
     def failing(self) -> Iterator[None]:
-        """The operating system's refusals, and those of the decompressor, in our words."""
+        """Turns errors of the operating system and of the decompressor into ours."""
         try:
             yield
         except PermissionError as error:

@@ -1,4 +1,5 @@
-"""A file that is one JSON array, as the reader of JSON Lines takes it: a line per element, every byte in its place."""
+"""Turns a file that is one JSON array into JSON Lines: one line per element, with every byte of the element
+unchanged."""
 
 from __future__ import annotations
 
@@ -17,15 +18,15 @@ _Flags = npt.NDArray[np.bool_]
 
 
 class Elements:
-    """Cuts the UTF-8 of one file, block by block. It knows brackets and texts and nothing else of JSON: what stands
-    between two commas is the element, unchanged but for line ends outside of texts, which become blanks."""
+    """Cuts the UTF-8 of one file, block by block. It recognises only brackets and texts: everything between two commas
+    is the element, unchanged except that line ends outside texts become blanks."""
 
     def __init__(self, file: Input) -> None:
         self._file = file
         self._depth = self._count = 0
         self._begun = self._ended = False
         self._in_text = self._escaping = False  # the last block ended in a text; after a backslash
-        self._filled = False  # the element at hand has begun as an object or an array does
+        self._filled = False  # the current element begins as an object or an array does
 
     def lines(self, data: bytes) -> bytes:
         """The next block as lines; the last element may not have ended. Raises DataError."""
@@ -66,7 +67,7 @@ class Elements:
         return at[outside], marks[outside]
 
     def _require_filled(self, begins: _Flags, cut: _Flags) -> None:
-        """No element is empty, which would pass for an empty line, nor a number or text alone."""
+        """Check that no element is empty (it would look like an empty line), and that none is just a number or text."""
         cuts = cut[begins | cut]
         empty = cuts & np.append(not self._filled, cuts[:-1]) if cuts.size else cuts
         none = self._ended and not self._count and cuts.size == 1  # an array may be empty as a whole

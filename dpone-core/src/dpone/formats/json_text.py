@@ -1,8 +1,8 @@
-"""Any Arrow value as JSON text, exactly: what nested columns become where a system has json and no such type.
+"""Any Arrow value as JSON text, exactly. Nested columns become this in a system that has json but no nested types.
 
-What JSON lacks has one form each: decimals and bytes (base64) are texts, dates and times ISO 8601 with instants in UTC,
-durations numbers of seconds, intervals ISO 8601 with months, days and seconds apart, maps objects. A JSON value inside
-stays as it is. Columns are built by Arrow's kernels; only values of rare types are made one by one.
+Types that JSON lacks have one form each: decimals and bytes (base64) are texts, dates and times ISO 8601 with instants
+in UTC, durations numbers of seconds, intervals ISO 8601 with months, days and seconds apart, maps objects. A JSON value
+inside stays as it is. Columns are built by Arrow's kernels; only values of rare types are made one by one.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def has_union(type_: pa.DataType) -> bool:
 
 def json_texts(values: pa.Array) -> pa.Array:
     """The text of each value, NULL where it is NULL. Raises NotJson with the row of the first that has none."""
-    if has_union(values.type):  # whose members Arrow's kernels do not all take; some end the process
+    if has_union(values.type):  # Arrow's kernels do not support all of their members; some end the process
         raise NotJson("a union")
     if pa.types.is_run_end_encoded(values.type):  # its is_valid is wrong before Arrow 26
         return json_texts(pc.run_end_decode(values))
@@ -71,7 +71,7 @@ def json_texts(values: pa.Array) -> pa.Array:
 
 
 def _first_bad(values: pa.Array) -> int:
-    """By halving."""
+    """The first value that fails, found by halving."""
     low, high = 0, len(values)
     while high - low > 1:
         middle = (low + high) // 2

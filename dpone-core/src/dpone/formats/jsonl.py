@@ -17,7 +17,7 @@ import codecs
 import io
 import json
 import re
-from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from json.decoder import JSONDecodeError, scanstring  # type: ignore[attr-defined]  # in C, without a type stub
 
@@ -61,7 +61,8 @@ _ALL_BUT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _DEEPEST = 64  # levels that pyarrow is given; its time grows with their square, and its stack ends at some 15,000
 _EXACT_IN_DOUBLE = 1 << 53
 _LONGEST_LINE = 1 << 26
-# Only where a value ends is wanted, so numbers stay text: Python refuses to convert those of thousands of digits.
+# Numbers stay text, because only the end of a value is needed: since 3.11 Python refuses to convert more than 4,300
+# digits.
 _decode = json.JSONDecoder(parse_int=str, parse_float=str).raw_decode
 
 
@@ -100,9 +101,7 @@ class JsonLines:
             return expected
         else:
             seen = {name: SeenValues(pa.null()) for name in self._columns}
-        if expected is not None:
-            seen = {name: evolve(what, fits=fits(what, name, expected)) for name, what in seen.items()}
-        return settle(seen, self._columns, expected)
+        return settled(seen, self._columns, expected)
 
     def batches(self, file: Input, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         for block in self._blocks(file):
@@ -217,8 +216,8 @@ def _simple(type_: pa.DataType) -> bool:
 
 
 def _read_as(type_: pa.DataType) -> pa.DataType | None:
-    """The type that pyarrow is told to read such values as: text for a type that it does not know, so that it never
-    guesses. None for json, whose text only the line has. A struct is a nested object."""
+    """The type as which pyarrow reads such values: text for a type that it does not support, so that it never guesses.
+    None for json, whose exact text only the line has. A struct is a nested object."""
     if pa.types.is_struct(type_):
         fields = [(f.name, _read_as(f.type)) for f in type_]
         return None if any(read is None for _, read in fields) else pa.struct(fields)
@@ -323,7 +322,7 @@ def members(line: str) -> dict[str, str]:
     """The members of one object, with values as JSON text, so that no digit is lost. Raises ValueError, IndexError."""
     at = _skip(line, 0)
     if line[at] != "{":
-        _decode(line, at)  # not JSON at all is the better answer
+        _decode(line, at)  # raises if the line is not JSON at all, which is the better message
         raise _Refused("is JSON, but not an object")
     row: dict[str, str] = {}
     at = _skip(line, at + 1)
@@ -367,16 +366,38 @@ def _skip(line: str, at: int) -> int:
 
 
 def _seen(file: Input, block: _Block) -> dict[str, SeenValues]:
-    table = read_lines(block.data)
-    if table is None or inexact(block.data, table.schema):
+    looks = seen_in_lines(block.data)
+    if looks is None:
         return united({k: seen_in(v) for k, v in row.items()} for _, row in _rows(file, block))
-    return {name: inferred(table.column(name)) for name in table.schema.names}
+    return united(looks)
 
 
-def inexact(data: bytes, schema: pa.Schema) -> bool:
+def seen_in_lines(data: bytes, inside: Sequence[str] = ()) -> list[dict[str, SeenValues]] | None:
+    """What the members of the lines' objects hold, or those of the objects ``inside`` them, as pyarrow reads them.
+    None if that is not exact: then each line must be split."""
+    table = read_lines(data)
+    if table is None:
+        return None
+    objects = [_members(table.column(name)) for name in inside if name in table.column_names]
+    objects = objects if inside else [dict(zip(table.column_names, table.columns, strict=True))]
+    if any(inexact(data, [column.type for column in one.values()]) for one in objects):
+        return None
+    return [{name: _inferred(column) for name, column in one.items()} for one in objects]
+
+
+def _members(column: pa.ChunkedArray) -> dict[str, pa.ChunkedArray]:
+    """The columns of an object; none if it has no member in any line."""
+    return (
+        {f.name: member for f, member in zip(column.type, column.flatten(), strict=True)}
+        if pa.types.is_struct(column.type)
+        else {}
+    )
+
+
+def inexact(data: bytes, types: Iterable[pa.DataType]) -> bool:
     """True if the block has a double column and a long number, which may be in that column. Digits inside a string do
     not count."""
-    if not any(pa.types.is_floating(type_) for type_ in schema.types):
+    if not any(map(pa.types.is_floating, types)):
         return False
     at = 0
     while found := _LONG_NUMBER.search(data, at):  # each line is checked once, however many it has
@@ -387,7 +408,7 @@ def inexact(data: bytes, schema: pa.Schema) -> bool:
     return False
 
 
-def inferred(column: pa.ChunkedArray) -> SeenValues:
+def _inferred(column: pa.ChunkedArray) -> SeenValues:
     type_ = column.type
     if pa.types.is_timestamp(type_):  # pyarrow's guess at a text; a JSON string stays text
         return SeenValues(pa.string(), clash=JSON)
@@ -418,7 +439,16 @@ def seen_in(text: str) -> SeenValues:
     return SeenValues(JSON if inexact else pa.float64(), inexact, clash=JSON)
 
 
-def fits(what: SeenValues, name: str, expected: pa.Schema) -> bool | None:
+def settled(
+    seen: Mapping[str, SeenValues], columns: Mapping[str, pa.DataType], expected: pa.Schema | None
+) -> pa.Schema:
+    """The schema to read with: see ``types.settle``."""
+    if expected is not None:
+        seen = {name: evolve(what, fits=_fits(what, name, expected)) for name, what in seen.items()}
+    return settle(seen, columns, expected)
+
+
+def _fits(what: SeenValues, name: str, expected: pa.Schema) -> bool | None:
     at = expected.get_field_index(name)
     if at < 0 or pa.types.is_null(what.type):
         return None

@@ -1,4 +1,4 @@
-"""What a file is by its first bytes, where that is not what its name or the options say."""
+"""Recognises a file by its first bytes, if it is not what its name or the options say."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _TODO = {
 
 
 def require_kind(file: Input, format: str, encoding: str, header: bool) -> None:
-    """The file begins as one of its format does. Raises DataError that says what it is instead."""
+    """Check that a file begins as its format requires. Raises DataError that says what the file is instead."""
     with file.failing(), file.stored() as stored:
         start = bytes(stored.read(_LOOK))
     packed = next((known for mark, known in _PACKED.items() if start.startswith(mark)), None)

@@ -112,6 +112,7 @@ class Parquet:
         """int96: the unit in which INT96 columns are read, ``us`` or ``ns``."""
         with file.stored() as stored:
             try:
+                # pre_buffer is for file systems with a high latency (pyarrow's documentation).
                 opened = pq.ParquetFile(
                     stored, buffer_size=_BUFFER, pre_buffer=False, coerce_int96_timestamp_unit=int96
                 )

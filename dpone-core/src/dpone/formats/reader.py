@@ -1,8 +1,12 @@
-"""Formats as a source uses them: which one a file is of, and its reader."""
+"""Formats as a source uses them: which one a file has, and its reader.
+
+A new format is registered here and in three other places: its name in ``options`` (``SourceFormat``, ``SinkFormat`` and
+how messages show it), its first bytes in ``kinds``, its writer in ``write``. ``tests/formats`` compares the lists.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import pyarrow as pa
@@ -15,7 +19,7 @@ from dpone.formats.kinds import require_kind
 from dpone.formats.options import ReadOptions
 from dpone.formats.parquet import Parquet
 
-_FORMATS = {
+_SUFFIXES = {
     ".csv": "csv",
     ".tsv": "csv",
     ".jsonl": "jsonl",
@@ -42,11 +46,11 @@ class Format(Protocol):
         ...
 
     def cuts(self, file: Input, pieces: int) -> list[int]:
-        """Where the file may be cut so that the pieces have just its rows; none: only as a whole."""
+        """Where the file may be cut into pieces of whole rows; empty if it can only be read as a whole."""
         ...
 
     def end(self, file: Input) -> int:
-        """Where the last piece ends, in the measure of ``cuts``."""
+        """The end of the last piece, in the unit of ``cuts``."""
         ...
 
 
@@ -54,7 +58,7 @@ def format_of(file: Input, options: ReadOptions) -> str:
     """``csv``, ``json``, ``jsonl`` or ``parquet``, by option or by the file's extension. Raises ConfigError."""
     suffixes = [suffix.lower() for suffix in file.suffixes]
     suffix = next(reversed(suffixes[:-1] if file.codec else suffixes), "")
-    kind = options.format or _FORMATS.get(suffix)
+    kind = options.format or _SUFFIXES.get(suffix)
     if kind is None:
         require_kind(file, "", options.encoding, options.header)
         todo = "set options.format to csv, json, jsonl or parquet"
@@ -66,14 +70,18 @@ def format_of(file: Input, options: ReadOptions) -> str:
 
 
 def reader_of(kind: str) -> str:
-    """The format whose reader takes this one: lines, and arrays as lines."""
+    """The format whose reader also reads this one: JSON arrays are read as lines."""
     return "jsonl" if kind == "json" else kind
 
 
 def reader(kind: str, options: ReadOptions, columns: Mapping[str, pa.DataType]) -> Format:
     """columns: the declared types."""
-    if kind == "csv":
-        return Csv(options, columns)
-    if kind == "parquet":
-        return Parquet(columns)
-    return JsonLines(options, columns)
+    return _READERS[kind](options, columns)
+
+
+_READERS: Mapping[str, Callable[[ReadOptions, Mapping[str, pa.DataType]], Format]] = {
+    "csv": Csv,
+    "json": JsonLines,
+    "jsonl": JsonLines,
+    "parquet": lambda _, columns: Parquet(columns),  # its types are in the file; it has no options of its own
+}

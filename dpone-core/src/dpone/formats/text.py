@@ -1,4 +1,4 @@
-"""What all formats ask of a text and of the columns of files, and what to say when they are not what they claim."""
+"""Checks of texts and columns that all formats share, and their messages."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ def wrong_encoding(file: Input, encoding: str) -> DataError:
 
 
 def check_names(file: Input, names: list[str], what: Literal["header", "column", "key"] = "header") -> None:
-    """Column names are given, distinct, and distinct without regard to case: most servers would fold them. what: where
-    the format has them; only those of a header can be given by an option."""
-    # A file without a header: names by themselves would take the place of its first row.
+    """Check that every column has a name, and that names are distinct regardless of case, because most servers would
+    fold them. what: where the format has the names; only those of a header can be set by an option."""
+    # Without header: false, names would replace the first row of a file that has no header.
     option = ", or set options.names, with header: false if the first row is data" if what == "header" else ""
     one = "column" if what == "header" else what
     if "" in names:
@@ -64,7 +64,8 @@ def check_names(file: Input, names: list[str], what: Literal["header", "column",
 
 
 def require_kin(files: Sequence[Input], columns: Sequence[Collection[str]]) -> None:
-    """Each file shares a column with another: one that shares none has another delimiter, or does not belong here."""
+    """Check that each file shares a column with another file. One that does not has another delimiter, or does not
+    belong here."""
     times = Counter(name for names in columns for name in set(names))
     alone = [i for i, names in enumerate(columns) if names and all(times[name] == 1 for name in names)]
     if alone and sum(map(bool, columns)) > 1:  # a file without any column has no row either
@@ -74,7 +75,7 @@ def require_kin(files: Sequence[Input], columns: Sequence[Collection[str]]) -> N
 
 
 def lacking(files: Sequence[str], columns: Sequence[Collection[str]]) -> dict[str, str]:
-    """Columns that some of the files lack, and which these are. A file without any column has no row either."""
+    """Columns that some files lack, mapped to these files. A file without any column has no row either."""
     some = [(file, {*names}) for file, names in zip(files, columns, strict=True) if names]
     every = dict.fromkeys(name for _, names in some for name in sorted(names))
     found = {name: [file for file, names in some if name not in names] for name in every}
@@ -93,7 +94,7 @@ def _some(names: Collection[str]) -> str:
 
 
 def united(many: Iterable[Mapping[str, SeenValues]]) -> dict[str, SeenValues]:
-    """Columns of all of them by name, those of the first one first."""
+    """The columns of all of them by name, in the order in which they first occur."""
     seen: dict[str, SeenValues] = {}
     for one in many:
         for name, what in one.items():

@@ -1,4 +1,4 @@
-"""Types of text: what a pipeline may declare, and what the values of a column were seen to be."""
+"""Types of text columns: those a pipeline may declare, and those inferred from values."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _FAR_EXPONENT = re.compile(r"[+-]?[0-9.]+[eE][+-]?[0-9]{18,}")
 
 
 def declared(columns: Mapping[str, str]) -> dict[str, pa.DataType]:
-    """Raises ConfigError for a name that is none, and for a type that no file's text can be read as."""
+    """Raises ConfigError for an unknown name, and for a type that text cannot be read as."""
     types = {column: named(name, f"read columns.{column}") for column, name in columns.items()}
     for column, type_ in types.items():
         if any(is_one(type_) for is_one in _NOT_OF_TEXT):
@@ -44,7 +44,8 @@ _NOT_OF_TEXT = (
 
 
 def require_declared(columns: Mapping[str, object], names: set[str], where: str, expected: pa.Schema | None) -> None:
-    """Each is a column of the files, or of the target: then these files leave it out."""
+    """Check that each declared column is in the files or in the target; these files may leave out a column of the
+    target."""
     names = names if expected is None else names | {*expected.names}
     for column in columns:
         if column not in names:
@@ -53,7 +54,7 @@ def require_declared(columns: Mapping[str, object], names: set[str], where: str,
 
 
 def _nearest(word: str, words: Iterable[str]) -> str:
-    """The likeliest thing meant; empty if there is no word at all."""
+    """The closest match; empty if there are no words."""
     words = list(words)
     by_case = [one for one in words if one.casefold() == word.casefold()]
     return next(iter(by_case or difflib.get_close_matches(word, words, 1, 0.0)), "")
@@ -64,7 +65,8 @@ def is_text(type_: pa.DataType) -> bool:
 
 
 def in_text(type_: pa.DataType) -> pa.DataType:
-    """The type in which a text reader hands over a column: what it does not know comes as text and is ``restored``."""
+    """The type that a text reader returns for a column. A type that it does not support comes as text and is
+    ``restored``."""
     return pa.string() if type_ in (JSON, UUID) or pa.types.is_decimal256(type_) else type_
 
 
@@ -172,7 +174,7 @@ def _as_json(values: pa.Array) -> pa.Array:
 
 
 def _same(left: pa.Array, right: pa.Array) -> pa.Array:
-    """True also for two that are not a number; NULL for two NULLs."""
+    """Whether two values are equal, with NaN equal to NaN; NULL for two NULLs."""
     same = pc.equal(left, right)
     return pc.or_(same, pc.and_(pc.is_nan(left), pc.is_nan(right))) if pa.types.is_floating(left.type) else same
 
@@ -195,9 +197,8 @@ class BadValue(Exception):
 
 def rounds(text: str) -> bool:
     """True if a double would lose digits of this number: more than 17, or an integer it cannot hold; and if it would
-    make infinity or zero of it. With an exponent it is no count of things: 1.7976931348623157e308 is what a double
-    looks like."""
-    if len(text) > 1000:  # of digits that nobody counts one by one; a file may hold millions of them
+    make infinity or zero of it. A number with an exponent may round: 1.7976931348623157e308 is the text of a double."""
+    if len(text) > 1000:  # too many digits to check one by one; a file may have millions of them
         return True
     try:
         number = Decimal(text.strip())
@@ -215,7 +216,7 @@ def rounds(text: str) -> bool:
 
 @frozen
 class SeenValues:
-    """What a column of text was seen to hold.
+    """What the values of a text column are.
 
     type     the narrowest type of all its values; null: no value at all
     rounds   a double would lose digits of some value
@@ -229,7 +230,7 @@ class SeenValues:
     clash: pa.DataType = field(factory=pa.string)
 
     def __or__(self, other: SeenValues) -> SeenValues:
-        """What both hold together, another file or another block."""
+        """The values of both together: of two files or of two blocks."""
         tried = [fits for fits in (self.fits, other.fits) if fits is not None]
         type_ = _join(self.type, other.type) or self.clash
         rounds = self.rounds or other.rounds
@@ -239,7 +240,7 @@ class SeenValues:
 
 
 def _join(left: pa.DataType, right: pa.DataType) -> pa.DataType | None:
-    """Of types inferred from text only; None if they do not go together."""
+    """The common type of two types inferred from text; None if there is none."""
     if left == right or pa.types.is_null(right):
         return left
     if pa.types.is_null(left):
@@ -261,7 +262,8 @@ def _naive(type_: pa.DataType) -> bool:
 
 
 def settle(seen: Mapping[str, SeenValues], columns: Mapping[str, pa.DataType], expected: pa.Schema | None) -> pa.Schema:
-    """The schema to read with: as declared, else as the target has it where the values fit, else as seen."""
+    """The schema to read with: a column's declared type, else that of the target if the values fit, else the inferred
+    one."""
     fields = []
     for name, what in seen.items():
         type_ = columns.get(name, what.type)
@@ -273,5 +275,5 @@ def settle(seen: Mapping[str, SeenValues], columns: Mapping[str, pa.DataType], e
 
 
 def without_lineage(schema: pa.Schema) -> pa.Schema:
-    """Columns that an earlier load added say where a row came from then; each target gets its own."""
+    """The schema without lineage columns of an earlier load; each target gets its own."""
     return pa.schema([field for field in schema if field.name not in LINEAGE])

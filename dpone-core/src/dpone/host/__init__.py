@@ -1,5 +1,5 @@
-"""What the machine gives: files that outlive a power cut, processes, threads that read ahead, and how long may still be
-waited after a signal.
+"""Services of the machine: files that survive a power cut, processes, threads that read ahead, and the remaining time
+after a signal.
 
-Nothing of pipelines, sources or sinks.
+It does not know pipelines, sources or sinks.
 """

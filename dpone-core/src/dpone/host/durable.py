@@ -19,6 +19,8 @@ LONGEST = 30.0  # seconds to wait for the lock of a file
 
 def sync_folder(folder: Path) -> None:
     """Make renames and removals in a folder durable."""
+    # fsync of a file does not sync its entry in the folder (fsync(2)): after a power cut a file with durable
+    # content could have no name.
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)
@@ -45,6 +47,8 @@ def write_whole(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+        # After the fsync, never before: where blocks are allocated late, a rename can become durable before the data,
+        # and a power cut leaves an empty file under the name (ext4, auto_da_alloc).
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
@@ -54,8 +58,8 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def private_folder(path: Path) -> None:
-    """Make a folder that only its owner may enter, and every missing parent; durable on return. One that is there keeps
-    its mode: who made it may want to share it."""
+    """Make a folder that only its owner may enter, and every missing parent; durable on return. An existing folder
+    keeps its mode, because its owner may want to share it."""
     if path.is_dir():
         return
     missing = [path]
@@ -82,8 +86,8 @@ def digest(path: Path) -> str:
 
 @contextlib.contextmanager
 def exclusive(path: Path) -> Iterator[None]:
-    """Hold the operating system's lock on ``path``; it goes with the process, so a crash leaves none behind. Raises
-    Busy: everyone holds it for moments, but one that is suspended holds on to it."""
+    """Hold the operating system's lock on ``path``; the lock ends with the process, so a crash leaves none behind. It
+    is held only for moments; raises Busy if a suspended process keeps it."""
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:
         _lock(handle, path)
@@ -96,6 +100,8 @@ def _lock(handle: int, path: Path) -> None:
     pause, until = 0.001, time.monotonic() + LONGEST
     while True:
         try:
+            # flock, not lockf: a process loses its POSIX locks on a file as soon as it closes any descriptor of that
+            # file (fcntl(2)). LOCK_NB, because a signal must be able to end the wait.
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return
         except BlockingIOError:

@@ -1,4 +1,4 @@
-"""Read ahead: the source works in a thread of its own while the sink works on the batch before."""
+"""Read ahead: the source works in its own thread while the sink works on the previous batch."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from dpone.host import stopping
 
 T = TypeVar("T")
 _END = object()
-LONGEST = 300.0  # seconds for which a thread that is told to end may go on: sources have limits of their own
+LONGEST = 300.0  # seconds to wait for a thread that should end; sources have their own time limits
 
 
 def prefetch(items: Iterator[T], depth: int = 2) -> Generator[T, None, None]:
     """The same items in the same order, at most ``depth`` of them waiting. An exception of ``items`` is raised here;
     when this iterator is closed early, the thread ends after the item it is at and ``items`` is closed. A thread that
-    does not come back is left behind after ``LONGEST``, or sooner after a signal; it keeps no process alive."""
+    does not end is abandoned after ``LONGEST``, or sooner after a signal; it does not keep the process alive."""
     ready: queue.Queue[object] = queue.Queue(depth)
     stopped, ended = threading.Event(), threading.Event()
 
@@ -38,7 +38,7 @@ def prefetch(items: Iterator[T], depth: int = 2) -> Generator[T, None, None]:
                 if not put(item):
                     return
             put(_END)
-        except BaseException as error:  # handed over: it is raised where the items are used
+        except BaseException as error:  # passed on: it is raised where the items are used
             put(_Raised(error))
         finally:
             close = getattr(items, "close", None)
@@ -54,6 +54,7 @@ def prefetch(items: Iterator[T], depth: int = 2) -> Generator[T, None, None]:
                 if not stopping.left():
                     raise _abandoned("the run was interrupted while it waited for the source") from None
 
+    # A daemon: Python waits at exit for other threads, and this one may hang in a driver.
     thread = threading.Thread(target=work, name="dpone-read", daemon=True)
     try:
         thread.start()

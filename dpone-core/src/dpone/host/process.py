@@ -31,6 +31,7 @@ class Process:
         if self.machine != _machine():
             return False
         try:
+            # EPERM means that the process exists and belongs to another user (kill(2)).
             os.kill(self.pid, 0)
         except ProcessLookupError:
             return True
@@ -46,7 +47,8 @@ _used: set[str] = set()
 
 @contextmanager
 def using(owner: str) -> Iterator[None]:
-    """The lease of this owner is used while the block runs: put it around all from taking it to releasing it."""
+    """Mark the lease of this owner as used while the block runs. The block must include taking and releasing the
+    lease."""
     _used.add(owner)
     try:
         yield
@@ -55,16 +57,18 @@ def using(owner: str) -> Iterator[None]:
 
 
 def abandoned(holder: Process, owner: str) -> bool:
-    """Whether a lease certainly has no user: its process is gone, or is this one, where no block uses the lease any
-    more. The latter is left when the state backend was out of reach at the moment of the release; without this rule the
-    next attempt of the same run would wait for itself."""
+    """True if a lease certainly has no user: its process is gone, or it is this process and no block uses the lease.
+    The second case happens if the state backend could not be reached at the release; without this rule the next attempt
+    of the same run would wait for itself."""
     return holder.gone() or (holder == Process.this() and owner not in _used)
 
 
 @lru_cache(maxsize=1)
 def _machine() -> str:
-    """The boot and the process namespace, where Linux tells them; else the host's name."""
+    """The boot and the process namespace on Linux; elsewhere the host's name."""
     try:
+        # Not the host's name: containers of one image may share it, and a reboot frees every PID. In another PID
+        # namespace the same number is another process (pid_namespaces(7)).
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot}/{os.readlink('/proc/self/ns/pid')}"
     except OSError:
@@ -72,12 +76,13 @@ def _machine() -> str:
 
 
 def _started(pid: int) -> str | None:
-    """Start time in clock ticks since boot (proc(5), field 22 of stat); None if the system does not tell. Empty for one
-    that has ended and that nobody has waited for (a container without an init leaves such), all its threads with it."""
+    """Start time in clock ticks since boot (proc(5), field 22 of stat); None if the system does not provide it. Empty
+    for a zombie whose threads have all ended (they remain in a container without an init)."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return None
+    # From the last bracket: the command's name before it may have blanks and brackets (proc(5)).
     state, *more = stat.rpartition(")")[2].split()
     threads, started = int(more[16]), more[18]  # fields 20 and 22
     return "" if state in ("Z", "X") and threads <= 1 else started

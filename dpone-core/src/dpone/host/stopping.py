@@ -1,9 +1,10 @@
-"""How long may still be waited once a signal has told the process to stop. A signal is the process's, and so is this.
+"""The time that is left after a signal has asked the process to stop. It is global, because a signal is for the whole
+process.
 
-Whoever waits for something outside (a server, a lock, another thread) waits in slices of at most a second and asks
-``left`` for each. After a signal the answer shrinks to nothing: first for the threads that move rows, which nobody will
-commit, then for the main thread, which rolls back, releases its lease and reports. What waits elsewhere, as a driver
-does or the operating system, is left behind when the process ends at ``LAST``.
+Code that waits for something outside (a server, a lock, another thread) waits in slices of at most a second and calls
+``left`` before each. After a signal the answer shrinks to zero: first for the threads that move rows, which will not be
+committed, then for the main thread, which rolls back, releases its lease and reports. Waits inside a driver or the
+operating system are abandoned when the process ends at ``LAST``.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def reset() -> None:
 
 
 def left(seconds: float = SLICE) -> float:
-    """``seconds``, or what a signal has left of them to the thread that asks; 0: give up now."""
+    """``seconds``, or less after a signal, depending on the calling thread; 0: give up now."""
     if _since is None:
         return seconds
     grace = MAIN if threading.current_thread() is threading.main_thread() else THREADS

@@ -1,6 +1,6 @@
 """Ranges of a column's values: the bounds of a part, kept exactly as text, and ranges of about the same width.
 
-Pure: no rows are seen here. A connector that cuts its source into ranges says with ``Bounds`` what each holds.
+Pure: nothing here sees rows. A connector that cuts its source into ranges describes each range with ``Bounds``.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import Any, TypeAlias
 
 from attrs import frozen
 
-BOUNDS = "bounds"  # of ``Part.detail``: what ``Bounds.to_json`` gave, where a part is a range
+BOUNDS = "bounds"  # key in ``Part.detail`` of a part that is a range: the result of ``Bounds.to_json``
 Bound: TypeAlias = int | float | Decimal | date | datetime | str | uuid.UUID | bytes
 
 
 def bound_to_json(value: Bound) -> dict[str, str]:
-    """The value by its type and its text, from which ``bound_from_json`` makes it again: no digit, no microsecond, no
-    zone is lost. An instant is kept as UTC. Raises TypeError."""
-    if isinstance(value, datetime):  # before date, of which it is a kind
+    """The type and text of a value, from which ``bound_from_json`` restores it without loss of a digit, a microsecond
+    or a zone. An instant is stored in UTC. Raises TypeError."""
+    if isinstance(value, datetime):  # checked before date, because a datetime is a date in Python
         if value.tzinfo is None:
             return {"type": "timestamp", "value": value.isoformat(timespec="microseconds")}
         return {"type": "timestamptz", "value": value.astimezone(UTC).isoformat(timespec="microseconds")}
@@ -55,7 +55,7 @@ _READ: Mapping[str, Callable[[str], Bound]] = {
 
 
 def bound_from_json(data: Mapping[str, str]) -> Bound:
-    """Raises KeyError, TypeError, ValueError or ArithmeticError on anything but what ``bound_to_json`` gives."""
+    """Raises KeyError, TypeError, ValueError or ArithmeticError for anything that ``bound_to_json`` does not return."""
     return _READ[data["type"]](data["value"])
 
 
@@ -81,7 +81,7 @@ class Bounds:
         return cls(data["column"], lower, upper, bool(data["upper_inclusive"]), bool(data["null"]))
 
     def holds(self, value: Any) -> bool:
-        """In Python's order; a database has the last word on its own."""
+        """Compares in Python's order; a database may order its values differently."""
         if value is None or self.null:
             return value is None and self.null
         above = self.lower is None or value >= self.lower
@@ -173,7 +173,7 @@ def _digits(low: Any, high: Any, n: int) -> Iterator[Any]:
 
 
 def _character(code: int) -> str:
-    """NUL and halves of surrogate pairs are no characters that a database keeps; the next one is."""
+    """A database does not store NUL and halves of surrogate pairs, so the next character is used."""
     return chr(0xE000) if 0xD800 <= code < 0xE000 else chr(code or 1)
 
 

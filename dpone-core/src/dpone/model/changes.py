@@ -47,7 +47,7 @@ BEFORE = PREFIX + "before"
 
 INSERT, UPDATE, DELETE, TRUNCATE = OPERATIONS = ("insert", "update", "delete", "truncate")
 
-# What tells a change from others; comes before the table's own columns.
+# The columns that identify a change; they come before the table's own columns.
 IDENTITY = pa.schema(
     [
         pa.field(OPERATION, pa.string(), nullable=False),
@@ -60,7 +60,7 @@ IDENTITY = pa.schema(
 
 
 def batch_schema(table: ChangeTable) -> pa.Schema:
-    """Of every batch that ``CDCReader.read`` gives for this table."""
+    """The schema of every batch that ``CDCReader.read`` returns for this table."""
     values = [f.with_nullable(True) for f in table.values]
     key = pa.struct([f for f in values if f.name in table.key])
     unchanged = pa.struct([pa.field(f.name, pa.bool_()) for f in values])
@@ -73,7 +73,8 @@ class ChangeTable:
     """One table of a change window.
 
     values  columns of its rows, all shapes of the window united; a column that not every shape had is nullable
-    key     columns by which the log identifies a row; none: it names no row, so that the table can only be appended
+    key     columns by which the log identifies a row; none: it does not identify rows, so the table can only be
+            appended
     """
 
     values: pa.Schema

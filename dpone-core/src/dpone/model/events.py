@@ -1,4 +1,4 @@
-"""RunEvent: one step of a run, as told to ``dpone_run_event``."""
+"""RunEvent: one step of a run, as passed to ``dpone_run_event``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from attrs import field, frozen
 
-# In the order in which a stream without failure tells them. ``batch`` comes once per batch that reaches staging.
+# In the order in which a stream without a failure reports them. ``batch`` comes once per batch that reaches staging.
 STEPS = (
     "run_started", "stream_started", "locked", "recovered", "window_fixed", "schema_applied", "load_opened",
     "part_started", "batch", "part_staged", "staged", "commit_started", "committed", "state_saved", "acknowledged",

@@ -3,13 +3,13 @@
 Three questions about a column, asked over Arrow types:
 
 * ``holds(target, source)``: can the target take every value as it is? Then nothing changes, also if it is wider.
-* ``join(target, source)``: is there a type that holds both? Then widening the target is safe. ``united`` also finds
-  one that holds both as long as the values do: whole numbers and floats meet in a double up to 2**53. Then the rows
-  that are there are looked at before they are changed, and those that come are cast with a check.
+* ``join(target, source)``: is there a type that holds both? Then widening the target is safe. ``united`` also finds a
+  type that holds both only for some values: a double holds floats and whole numbers up to 2**53. Then existing rows are
+  checked before the change, and new rows are cast with a check.
 * otherwise the change is breaking, or goes to a column of its own (``on_type_change: new_column``).
 
-``SchemaComparator`` asks them of every column. Arrow's text and binary types have no length; where a system's own type
-has one, the field's metadata ``dpone.native`` says it, as in ``varchar(50)``.
+``SchemaComparator`` asks them of every column. Arrow's text and binary types have no length. If a system's own type has
+one, the field's metadata ``dpone.native`` contains it, as in ``varchar(50)``.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class SchemaChange:
     add     a column the target lacks; ``after`` is its field
     widen   ``before`` becomes ``after``
     type    incompatible types
-    drop    the source lacks a column of the target; ``where``: it is lacking in these of its data only
+    drop    the source lacks a column of the target; ``where``: only this data lacks it
     null    strict: one side allows NULL and the other does not. Else: ``after`` is None, and the target's column is NOT
             NULL without a default, so that no row could be inserted; or, with ``where``, has a default, which rows that
             lack the column would get in one window and not in another
@@ -84,7 +84,7 @@ class SchemaChange:
 
     @property
     def problem(self) -> str:
-        """The change as the message that refuses it says it; ``str`` is the short form of plans and reports."""
+        """The text for the message that refuses the change; ``str`` is the short form for plans and reports."""
         column, before, after = self.column, self.before, self.after
         where = self.where or "the source"
         if self.kind == "add" and after is not None:
@@ -126,9 +126,9 @@ def type_name(field: pa.Field) -> str:
 
 @frozen
 class Plan:
-    """changes: safe ones, in DDL order. breaking: the rest. columns: source column -> target column. anew: what differs
-    where the load replaces the target, columns and all; then nothing is done before its commit. missing: columns of the
-    target that the rows lack, and may."""
+    """changes: safe ones, in DDL order. breaking: the rest. columns: source column -> target column. anew: the
+    differences if the load replaces the target with its columns; then nothing is done before its commit. missing:
+    columns of the target that the rows are allowed to lack."""
 
     changes: tuple[SchemaChange, ...] = ()
     breaking: tuple[SchemaChange, ...] = ()
@@ -142,7 +142,7 @@ class Plan:
             found, ways = ", ".join(change.problem for change in self.breaking), self._ways()
             if rename := self.rename():
                 found, ways = f"{found}; {rename}", f"if it is a rename, rename the column of the target too; {ways}"
-            named = all(change.kind == "case" for change in self.breaking)  # a new name is less than a new table
+            named = all(change.kind == "case" for change in self.breaking)  # renaming is easier than a new table
             ways = f"{ways}; {instead}" if instead and not named else ways
             raise SchemaBreak(f"evolve the schema of {target}", found, f"{ways}; nothing was changed")
 
@@ -157,8 +157,8 @@ class Plan:
         return f"possible rename: {', '.join(gone)} is missing and {', '.join(new)} is new"
 
     def replacing(self, source: pa.Schema) -> Plan:
-        """The plan of a load that replaces the target as a whole; names that the source itself does not keep apart
-        stay breaking."""
+        """The plan of a load that replaces the whole target. Names that differ only by case within the source stay
+        breaking."""
         if ambiguous(source.names):
             return self
         return Plan((), (), {name: name for name in source.names}, (*self.changes, *self.breaking))
@@ -229,7 +229,7 @@ def _integer_bits(type_: pa.DataType) -> int:
 
 
 def _as_decimal(type_: pa.DataType, other: pa.DataType) -> pa.DataType:
-    """An integer beside a decimal counts as the decimal that holds it."""
+    """If one type is an integer and the other a decimal, the integer counts as the decimal that holds it."""
     if pa.types.is_decimal(other) and (type_ in _SIGNED or type_ in _UNSIGNED):
         return pa.decimal128(len(str(2 ** _integer_bits(type_))), 0)
     return type_
@@ -271,7 +271,7 @@ def join(left: pa.DataType, right: pa.DataType) -> pa.DataType | None:
 
 
 def united(left: pa.DataType, right: pa.DataType) -> pa.DataType | None:
-    """``join``, or the double that a whole number and a float meet in, whose values must be looked at."""
+    """``join``, or double for a whole number and a float, whose values must be checked."""
     if (both := join(left, right)) is not None:
         return both
     left, right = canonical_type(left), canonical_type(right)
@@ -279,6 +279,7 @@ def united(left: pa.DataType, right: pa.DataType) -> pa.DataType | None:
     return pa.float64() if left in numbers and right in numbers else None
 
 
+# IEEE 754: 53 bits of precision. Above it a double skips whole numbers.
 EXACT_IN_DOUBLE = 1 << 53
 
 
@@ -302,7 +303,8 @@ def length(field: pa.Field) -> int | None:
 
 
 def _lengthened(before: pa.Field, source: pa.Field) -> pa.Field:
-    """The target's column with the source's length: its own word for it, or no limit if the source has none."""
+    """The target's column with the length of the source, in the target's own type name; without a limit if the source
+    has none."""
     match, wanted = _LENGTH.fullmatch(_native(before)), length(source)
     word = {NATIVE: f"{match[1]}({wanted})".encode()} if match and wanted is not None else {}
     return before.with_metadata(_without_native(before) | word)
@@ -314,7 +316,7 @@ def _field(schema: pa.Schema, name: str) -> pa.Field | None:
 
 
 def has_default(field: pa.Field) -> bool:
-    """A column of a target gives itself a value where a row brings none."""
+    """True if a target column has a default or is filled by the server."""
     return DEFAULT in (field.metadata or {})
 
 
@@ -329,7 +331,7 @@ def _as_it_is(type_: pa.DataType) -> Stored:
 
 
 def any_length(name: str) -> str:
-    """Of a sink that takes a name of any length."""
+    """The ``too_long`` of a sink that accepts names of any length."""
     return ""
 
 
@@ -340,13 +342,13 @@ class SchemaComparator:
     policy          ``strict``: any drift is breaking, nullability included. ``additive``: a new column is safe, and is
                     nullable; anything else is breaking. ``widening``: a wider type is safe too. ``on_type_change`` and
                     ``on_missing_column`` have no effect under ``strict``
-    stores          how the sink keeps a type, so that an int32 it keeps as int64 is no change. By default a type is
-                    kept as it is
+    stores          how the sink stores a type: if it stores int32 as int64, that is not a change. By default a type is
+                    stored as it is
     key             the columns that identify a row: never dropped, routed or narrowed
     too_long        how long a column name is, and what the sink's limit is; empty if it is not (``Dialect.too_long``)
     own_schema, absent  as in Window
 
-    Except under ``strict``, a target that holds all that the source can give is no change, and a NOT NULL column that
+    Except under ``strict``, a target that holds every value of the source is not changed, and a NOT NULL column that
     the source may leave NULL stays as it is: the database decides about each row. Names that differ only by case are
     refused whatever the policy.
     """
@@ -444,6 +446,7 @@ class SchemaComparator:
         there, routed = _field(target, name), source.with_name(name).with_nullable(True)
         change = SchemaChange("add", name, after=routed) if there is None else self._fitted(there, routed)
         allow = self._too_long(name)
+        # SE-07: the name may be taken by the source, by an earlier change of type, or be too long for the server.
         if name in given.names:
             allow = f"rename the source column {name}: values of {source.name} are routed to a column of this name"
         elif not before.nullable and not has_default(before):

@@ -1,11 +1,11 @@
 """Keys that are equal in one system and different in another: compared before anything is written (OUT-10).
 
-A field's metadata ``schema.EQUALITY`` says how a column tells its values apart where that is coarser than their very
-form. A key column goes from a source to a target
+A field's metadata ``schema.EQUALITY`` says how a column compares its values if different forms can be equal. A key
+column is loaded from a source into a target
 
-* as it is, where both compare alike, or where equal values of the source have one form anyway;
-* in a canonical form, where there is one (``FORMS``): the key is stored so;
-* not at all otherwise, by a strategy that would keep two rows of one key, or one row of two.
+* unchanged, if both compare in the same way, or if equal values of the source always have one form;
+* in a canonical form, if there is one (``FORMS``);
+* otherwise not, if the strategy would keep two rows for one key, or one row for two keys.
 
 Pure; no I/O.
 """
@@ -30,15 +30,15 @@ _KEYED = ("merge", "snapshot_diff", "scd2", "cdc_apply")
 
 @frozen
 class Form:
-    """A canonical form. ``other``: the pattern of LIKE that values in another form meet; empty: they are equal to the
-    target, too."""
+    """A canonical form. ``other``: a LIKE pattern that matches values in another form; empty: the target compares them
+    as equal too."""
 
     make: Callable[[pa.Array], pa.Array]
     other: str = ""
 
 
 def _digits(column: pa.Array) -> pa.Array:
-    """``1.50`` -> ``1.5``, ``1.00`` -> ``1``; texts that are no plain number (NaN) stay."""
+    """``1.50`` -> ``1.5``, ``1.00`` -> ``1``; texts that are not plain numbers (NaN) stay."""
     return pc.replace_substring_regex(column, r"^(-?[0-9]+)(?:\.0*|(\.[0-9]*[1-9])0+)$", r"\1\2")
 
 
@@ -49,12 +49,13 @@ FORMS: Mapping[str, Form] = {
 
 
 def equality(field: pa.Field) -> str:
-    """``numeric``, ``citext``, ``collation x`` ...; empty: only what is the same is equal; NONE: nothing is."""
+    """``numeric``, ``citext``, ``collation x`` ...; empty: only identical values are equal; NONE: values cannot be
+    compared."""
     return str((field.metadata or {}).get(EQUALITY, b"").decode())
 
 
 def compared(field: pa.Field, how: str) -> pa.Field:
-    """The field, which says so."""
+    """The field with this equality in its metadata."""
     return field.with_metadata({**(field.metadata or {}), EQUALITY: how.encode()}) if how else field
 
 
@@ -106,8 +107,9 @@ def _form(strategy: Strategy, changes: bool, source: pa.Field, target: pa.Field,
 
 
 def _doubles(strategy: Strategy, changes: bool, *, exact: bool) -> bool:
-    """A row whose key is spelled differently now would be two rows, or none. A change stream names each row by the very
-    key it had, so that an exact target meets it; to another one the row that goes and the row that comes are one."""
+    """True if a row whose key is now spelled differently would become two rows, or none. A change stream identifies
+    each row by the exact old key, so a target that compares exactly finds it. For any other target the old and the new
+    row have the same key."""
     if not changes:
         return exact and not strategy.whole
     return strategy.deletes == "ignore" or (not exact and (strategy.mode == "scd2" or strategy.deletes == "soft"))
@@ -123,7 +125,8 @@ def _kind(field: pa.Field) -> str:
 
 
 def _as_it_is(how: str) -> bool:
-    """Values of the column that are equal have one form: padded to one length, rounded to so many digits."""
+    """True if equal values of the column have one form: padded to one length, or rounded to a fixed number of
+    digits."""
     return how == "padded" or how.startswith("rounded ")
 
 

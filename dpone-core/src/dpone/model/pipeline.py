@@ -30,7 +30,7 @@ class Incremental:
     by        ``cursor`` (a column that grows), or what else the source offers (``dpone plugins`` lists it), such as
               ``cdc``
     column    the cursor column
-    key       with ``append``: columns that tell apart rows of one cursor value (default: the whole row)
+    key       with ``append``: columns that distinguish rows with the same cursor value (default: the whole row)
     lookback  with ``merge``: read again this much below the last cursor value, in the column's unit or in seconds
     nulls     rows whose cursor is NULL can never be found again: ``fail`` (default) or ``skip`` them
     limit     of a change stream: a run stops at the first commit after this many changes
@@ -52,7 +52,7 @@ class Incremental:
     in_flight: Literal["wait", "hold_back", "report"] = field(default="wait", repr=False)
     in_flight_timeout: float = field(default=IN_FLIGHT_TIMEOUT, validator=and_(ge(0), le(86_400)), repr=False)
     set_back: Literal["stop", "report"] = field(default="stop", repr=False)
-    # A change stream: read by a CDCReader, not by a Source. The plugins tell, see ``read_by``.
+    # A change stream is read by a CDCReader, not by a Source. ``read_by`` sets this from the plugins.
     of_changes: bool = field(default=False, repr=False, metadata=INTERNAL)
 
     def __attrs_post_init__(self) -> None:
@@ -67,7 +67,8 @@ class Incremental:
             raise ConfigError("read incremental", found, "remove them; it cannot miss late commits")
 
     def read_by(self, reader: bool) -> Incremental:
-        """Bound to who reads it: a change reader, or the source. Raises ConfigError for what that one does not have."""
+        """The options, bound to their reader: a change reader or the source. Raises ConfigError for an option that it
+        does not have."""
         if reader and (self.key or self.nulls != "fail"):
             raise ConfigError("read incremental", f"by: {self.by} takes neither key nor nulls", "remove them")
         if self.limit is not None and not reader:
@@ -87,8 +88,8 @@ class SchemaEvolution:
     """mode: which changes are safe. on_type_change: ``new_column`` routes values to ``__dpone__nc__<column>``.
 
     on_missing_column: a target column that the rows do not have: ``fail``, ``ignore`` (new rows get NULL), or ``auto``,
-    which is ``fail`` where the source has a schema of its own (a table, a query), and ``ignore`` where only its data
-    tells the columns (files, topics); then the report says so.
+    which is ``fail`` if the source has its own schema (a table, a query), and ``ignore`` if the columns are known only
+    from the data (files, topics); then the report names them.
     """
 
     mode: Literal["strict", "additive", "widening"] = "widening"
@@ -105,7 +106,8 @@ class Lineage:
 
 @frozen
 class Undo:
-    """Keep what a load replaces, so that it can be taken back, for as long as both of these say; give one at least.
+    """Keep the rows that a load replaces, so that it can be taken back, as long as both limits allow; at least one is
+    required.
 
     loads  this many loads of the stream, the newest ones
     days   loads that were committed no longer ago
@@ -152,8 +154,34 @@ class StateOptions:
     lease_seconds: float = field(default=60.0, validator=gt(0))
 
 
+class _Bound:
+    """The names of what a source or a sink is bound to."""
+
+    __slots__ = ()
+    type: str
+    connection: Secret | None
+    named: str
+
+    @property
+    def location(self) -> str:
+        """Where the connection points, for people; free of credentials. A query goes by the stream's name."""
+        return self._named(self.connection.location() if self.connection else "")
+
+    @property
+    def place(self) -> str:
+        """The part of the key: as ``location``, without what changes while the system stays the same."""
+        return self._named(self.named or (self.connection.place() if self.connection else ""))
+
+    def _named(self, connection: str) -> str:
+        return ":".join(filter(None, (self.type, connection, self._what)))
+
+    @property
+    def _what(self) -> str:
+        raise NotImplementedError
+
+
 @frozen
-class SourceSpec:
+class SourceSpec(_Bound):
     """One source bound to what it reads. ``base`` is the folder of the pipeline file. ``exclude``: tables that a glob,
     or a change stream of all tables, leaves out: names or globs, with or without their schema. ``named``: the
     name of the connection under ``connections:``, if it has one."""
@@ -170,16 +198,6 @@ class SourceSpec:
     named: str = field(default="", metadata=INTERNAL)
 
     @property
-    def location(self) -> str:
-        """Where the connection points, for people; free of credentials. A query goes by the stream's name."""
-        return _location(self.type, self.connection.location() if self.connection else "", self._what)
-
-    @property
-    def place(self) -> str:
-        """The part of the key: as ``location``, without what changes while the system stays the same."""
-        return _location(self.type, self.named or (self.connection.place() if self.connection else ""), self._what)
-
-    @property
     def _what(self) -> str:
         return ":".join(map(str, filter(None, (self.path, self.table or self.topic)))) or "query"
 
@@ -190,15 +208,15 @@ class SourceSpec:
 
     @property
     def changes(self) -> Incremental | None:
-        """How the change stream is read; None: this is no change stream."""
+        """How the change stream is read; None if this is not a change stream."""
         incremental: Incremental | None = self.options.incremental
         return incremental if incremental is not None and incremental.of_changes else None
 
 
 @frozen
-class SinkSpec:
-    """One sink bound to what it writes. contract: what the rows must keep to before a load is committed. ``named``: as
-    in SourceSpec."""
+class SinkSpec(_Bound):
+    """One sink bound to what it writes. contract: the rules that rows must keep before a load is committed. ``named``:
+    as in SourceSpec."""
 
     type: str
     strategy: Strategy
@@ -212,20 +230,8 @@ class SinkSpec:
     named: str = field(default="", metadata=INTERNAL)
 
     @property
-    def location(self) -> str:
-        return _location(self.type, self.connection.location() if self.connection else "", self._what)
-
-    @property
-    def place(self) -> str:
-        return _location(self.type, self.named or (self.connection.place() if self.connection else ""), self._what)
-
-    @property
     def _what(self) -> str:
         return str(self.table or self.path or self.topic or "")
-
-
-def _location(type: str, connection: str, what: str) -> str:
-    return ":".join(filter(None, (type, connection, what)))
 
 
 @frozen
@@ -237,7 +243,7 @@ class StateSpec:
     base: Path = field(default=Path(), metadata=INTERNAL)
 
 
-# Each part has a line in the manifest, a mark in the staging and, in some sources, a look at the data before the read.
+# Each part has an entry in the manifest, a mark in the staging and, in some sources, a query before the read.
 MAX_PARTITIONS = 10_000
 
 
@@ -245,8 +251,8 @@ MAX_PARTITIONS = 10_000
 class Runtime:
     """partitions: parts a source is asked to split into. workers: parts read at once. retries: per stream.
 
-    resume: parts that were staged from a snapshot which a crash has ended are read again, so that all rows are of one
-    moment; with ``mixed_snapshots`` they are kept, and the other parts come from a later snapshot.
+    resume: after a crash has ended a snapshot, parts staged from it are read again, so that all rows are of one moment.
+    With ``mixed_snapshots`` they are kept, and the other parts come from a later snapshot.
     """
 
     partitions: int = field(default=1, validator=and_(ge(1), le(MAX_PARTITIONS)))
@@ -258,11 +264,11 @@ class Runtime:
 
 @frozen
 class StreamSpec:
-    """One table's way from a source to a sink.
+    """One table that is loaded from a source into a sink.
 
     tables    a glob: the stream stands for every table of the source that matches. ``dpone.config.reader.expand`` makes
               one stream of each once the source can be asked; until then ``source.table`` is the glob itself and
-              ``{schema}`` and ``{table}`` stand in the sink's table, path or topic. A change stream stays one stream,
+              ``{schema}`` and ``{table}`` remain in the sink's table, path or topic. A change stream stays one stream,
               whose one commit takes the rows of all its tables
     """
 
@@ -276,7 +282,7 @@ class StreamSpec:
         return _key(pipeline, self.name, self.source.place, self.sink.place)
 
     def former_key(self, pipeline: str) -> str:
-        """The key that dpone used before connections went by their names: where they point, hosts and all."""
+        """The key that earlier versions used: with the hosts of named connections and of lists."""
         return _key(pipeline, self.name, self.source.location, self.sink.location)
 
 

@@ -15,6 +15,7 @@ FORMAT = 1
 
 def _frozen_json(value: Mapping[str, Any]) -> Mapping[str, Any]:
     """A private copy that holds JSON and nothing else; raises TypeError or ValueError otherwise."""
+    # JSON has no NaN and no infinity (RFC 8259, section 6); Python would write them all the same.
     copy: Mapping[str, Any] = json.loads(json.dumps(dict(value), allow_nan=False))
     return copy
 

@@ -16,13 +16,13 @@ from dpone.model.secret import redact
 FORMAT = 1
 StreamStatus = Literal["pending", "planned", "loaded", "caught_up", "failed", "stopped", "interrupted"]
 RunStatus = Literal["running", "succeeded", "incomplete", "failed", "stopped", "interrupted"]
-INCOMPLETE = 4  # exit code: all is done, save for partitions that were skipped by hand
+INCOMPLETE = 4  # exit code: done, except for partitions that were skipped on purpose
 
 
 @define
 class ErrorReport:
-    """``category`` and ``retryable`` route alerts. What a person must settle (exit codes 2 and 3) is not retryable,
-    whatever its cause or its words look like. The message never holds a secret nor a row's value."""
+    """``category`` and ``retryable`` route alerts. An error that a person must decide about (exit codes 2 and 3) is not
+    retryable, whatever its cause or its text. The message never contains a secret or a value of a row."""
 
     kind: str
     category: str
@@ -55,8 +55,8 @@ class Rows:
 
 @define
 class ContractReport:
-    """What the row contract found, also where it stopped the load. violations: of every rule, those included that
-    hold; of a rule of the whole load 0 or 1. file: the folder of the rows that the committed load left out."""
+    """What the row contract found, also if it stopped the load. violations: the count for every rule, including rules
+    that hold; 0 or 1 for a rule of the whole load. file: the folder of the rows that the committed load left out."""
 
     rows_checked: int = 0
     violations: dict[str, int] = field(factory=dict)

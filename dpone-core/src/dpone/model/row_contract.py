@@ -1,7 +1,7 @@
-"""Row contracts as data: what the rows of a load must keep to, and what happens if they do not.
+"""Row contracts as data: the rules that the rows of a load must keep, and what happens if they do not.
 
-``sink.contract`` of the pipeline file. How rows are held against it stands in ``dpone.quality.check``; not to be
-confused with ``dpone.contract``, which connectors keep to.
+This is ``sink.contract`` of the pipeline file. ``dpone.quality.check`` checks rows against it. Not to be confused with
+``dpone.contract``, the contract of connectors.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ OF_A_ROW = ("not_null", "ranges", "allowed_values", "patterns", "unique")
 def bound(value: Any) -> Bound:
     """A bound as the file gives it: a number, or the text of a number, date, timestamp or time. Raises ValueError.
 
-    Texts are exact; a number of the file went through a double, which keeps 15 digits.
+    Texts are exact. A number in the file was read as a double, which keeps 15 digits.
     """
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal | str):
         raise ValueError("neither a number nor a text")
@@ -44,7 +44,7 @@ def bound(value: Any) -> Bound:
 
 
 def _sane(number: Decimal) -> Decimal:
-    """Arithmetic with exact numbers takes the space of their digits."""
+    """Exact arithmetic needs memory for every digit, so the exponent is limited."""
     if not number.is_finite() or abs(number.adjusted()) > 400 or len(number.as_tuple().digits) > 400:
         raise ValueError("infinite, or beyond 400 digits")
     return number
@@ -232,7 +232,7 @@ class RowContract:
         yield from (f"max_null_ratio.{column}" for column in self.max_null_ratio)
 
     def policy(self, label: str) -> Policy:
-        """Of one rule. What no row can be blamed for fails where rows would be quarantined."""
+        """The policy of one rule. With ``quarantine``, a rule that no single row breaks fails the load."""
         kind = label.partition(".")[0]
         policy = self.overrides.get(label) or self.overrides.get(kind) or self.on_violation
         return "fail" if policy == "quarantine" and kind in OF_THE_LOAD else policy
@@ -247,7 +247,8 @@ def _check_type(column: str, name: str) -> None:
 
 
 def type_of(name: str) -> Any:
-    """The Arrow type of a name; None if it is none. A length is refused: Arrow's texts have none to compare with."""
+    """The Arrow type of a name; None if it is unknown. A length is refused, because Arrow's texts have no length to
+    compare."""
     from dpone.model.types import arrow, standard
 
     type_ = standard(name) or arrow(name)
@@ -265,7 +266,7 @@ def _check_pattern(column: str, pattern: str) -> None:
     import pyarrow.compute as pc
 
     try:
-        for text in (pattern, anchored(pattern)):  # on its own too: a)|(b is none
+        for text in (pattern, anchored(pattern)):  # on its own too: a)|(b is valid inside added brackets only
             pc.match_substring_regex(pa.array([""]), text)
     except (pa.ArrowException, UnicodeError) as error:
         todo = "write an RE2 expression, without look-around and back references"

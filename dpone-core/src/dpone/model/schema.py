@@ -21,20 +21,20 @@ PREFIX = "__dpone__"
 # Field metadata: the type in the source's own words, where Arrow's type does not say it all.
 NATIVE = b"dpone.native"
 
-# Field metadata of a target's column: it gives itself a value where a row brings none (a default, an identity).
+# Field metadata of a target's column that is filled if a row has no value for it (a default, an identity).
 DEFAULT = b"dpone.default"
 
-# Field metadata: how the column tells its values apart, where that is coarser than their very form: ``numeric`` (1.0 is
-# 1.00), ``citext``, ``padded`` ... Without it only what is the same is equal. See ``dpone.model.keys``.
+# Field metadata: how the column compares its values, if different forms can be equal: ``numeric`` (1.0 is 1.00),
+# ``citext``, ``padded`` ... Without it only identical values are equal. See ``dpone.model.keys``.
 EQUALITY = b"dpone.equality"
 
 
-# Names to offer where the type of a column is written; dpone.model.types knows them all, and what they are.
+# Names to suggest for the type of a column; dpone.model.types has all names and their types.
 TYPE_NAMES = (
     "boolean", "smallint", "integer", "bigint", "numeric(18,2)", "real", "double", "text", "varchar(20)", "date",
     "time", "timestamp", "timestamptz", "timestamp_ns", "json", "uuid", "bytea",
 )  # fmt: skip
-# Metadata of an option that says the types of columns, for the JSON Schema of the pipeline.
+# Metadata of an option that has types of columns, for the JSON Schema of the pipeline.
 COLUMN_TYPES = {"values": {"type": "string", "examples": [*TYPE_NAMES]}}
 
 

@@ -1,15 +1,15 @@
-"""Secrets: a type that does not print, and the last sieve before any output.
+"""Secrets: a type that does not print, and the last filter before any output.
 
 A connection is one text in one of these forms; only credentials inside it are secret where the form is known:
 
 * a URL: the password and query or ``;`` parameters with a telling name (``password``, ``sig``, ``token`` ...). Of a URL
   that does not say for certain where the password ends (``unclear``), everything up to its last ``@``
 * ``key=value`` pairs (libpq, ODBC) or a JSON object: the values with a telling name, and the text as a whole
-* ``host:port``, or a comma-separated list of them: nothing
+* ``host:port``, or a comma-separated list of them: nothing is secret
 * anything else: the whole text
 
-``redact`` searches for secrets of four characters or more: shorter ones would shred every message. Whatever its
-length, a Secret does not print, and a password in a URL or after ``password=`` is masked by its place.
+``redact`` searches for secrets of four characters or more: shorter ones would shred every message. A Secret of any
+length does not print, and a password in a URL or after ``password=`` is masked because of its position.
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ class Secret:
         return ",".join(f"{name}={pairs[name]}" for name in _PLACE if pairs.get(name)) or MASK
 
     def place(self) -> str:
-        """``location``, but ``*`` for a list of hosts: which servers it names, and in what order, says nothing of
-        what is there. Servers to bootstrap from are such a list, also where there is one so far."""
+        """``location``, but with ``*`` for a list of hosts: which servers it names, and in what order, does not
+        identify the system. Bootstrap servers are such a list, even if there is only one."""
         if _HOSTS.fullmatch(self._text):
             return "*"
         if url := _URL.fullmatch(self._text):
@@ -144,7 +144,7 @@ def redact(text: str) -> str:
     return text
 
 
-# What our own hints write where a password stands.
+# Placeholders that our own messages write in place of a password.
 _EXAMPLE = r"(?:\$\{\w*\}|\.\.\.|\*\*\*|<password>|password(?=@))"
 _WORD = r"(?:password|passwd|pwd|passphrase|secret)"
 _BY_PLACE = (
@@ -268,7 +268,7 @@ def _places(text: str) -> list[tuple[str, str]]:
 
 
 def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    """Leaves of a JSON value, each under the name of the key it stands below."""
+    """Leaves of a JSON value, each with the name of its nearest key."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
             yield from _flat(inner, key)
@@ -281,7 +281,7 @@ def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
 
 def _forms(secret: str) -> set[str]:
     """How a secret may appear in an output."""
-    encoded = secret.encode("utf-8", "surrogatepass")  # the environment may hold bytes that are no text
+    encoded = secret.encode("utf-8", "surrogatepass")  # the environment may contain bytes that are not text
     percent = {quote(encoded, safe=""), quote(encoded), quote_plus(encoded)}
     percent |= {re.sub("%[0-9A-F]{2}", lambda match: match[0].lower(), form) for form in percent}
     escaped = {json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1], repr(secret)[1:-1]}

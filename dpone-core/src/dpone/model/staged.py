@@ -11,7 +11,7 @@ class Staged:
 
     ``filtered``, ``quarantined`` and ``checks`` are the stream's after its last batch; they are kept with the part's
     mark.
-    ``artifact`` and ``checksum`` (SHA-256): of the file the part became, where it did.
+    ``artifact`` and ``checksum`` (SHA-256): those of the file, if the part was staged as a file.
     """
 
     rows: int

@@ -1,4 +1,4 @@
-"""Load strategies as data. What each does to a target is SQL and stands in ``dpone.sql.strategies.finalizers``."""
+"""Load strategies as data. ``dpone.sql.strategies`` has the SQL that each of them runs."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ ModeName = Literal[
 
 @frozen
 class Mode:
-    """needs_key: rows are matched by key. whole: the read must hold all that the source has, never an increment, since
-    rows of the target that it lacks are deleted."""
+    """needs_key: rows are matched by key. whole: the read must have all rows of the source and is never incremental,
+    because rows of the target that it lacks are deleted."""
 
     summary: str
     needs_key: bool = False
@@ -36,12 +36,13 @@ MODES: Mapping[str, Mode] = {
     "cdc_apply": Mode("apply change batches in commit order", needs_key=True),
 }
 
-# Strategies that know what a change is: they take a change stream's batches, and its key where none is stated.
+# Strategies that work on changes: they take the batches of a change stream, and its key if none is stated.
 CHANGES = ("cdc_apply", "scd2")
 
 ALIASES: Mapping[str, str] = {"incremental_append": "append", "incremental_merge": "merge"}
 
 
+# LS-09: an extract that ends early, or a filter by mistake, looks like so many deletes.
 _MAX_DELETE_SHARE = 0.2
 ORDER_OF_FILES = "file"
 
@@ -73,8 +74,8 @@ class Strategy:
 
     key         columns that identify a row; a change stream by ``cdc_apply`` or ``scd2`` may leave it to the log
     duplicates  two rows of one batch share a key: ``fail``, or keep the ``first`` or ``last`` by ``order_by``
-    order_by    the stated order for ``duplicates``; rows that tie in it are an error, never a coin toss. ``file``, if
-                no column is called so, is the order of the source's files, by name
+    order_by    the stated order for ``duplicates``; rows that tie in it are an error, because any choice would be a
+                guess. ``file``, if no column has that name, is the order of the source's files, by name
     where       for ``replace``: column -> a value (equal; null means IS NULL) or {from: a, to: b}, half-open; for
                 ``partition_replace``: the window of the partition column, so that partitions it lacks are emptied
     allow_empty an empty read empties the target instead of leaving it as it is

@@ -1,5 +1,5 @@
-"""Names of column types, as people and catalogues write them, and what they are in Arrow. Every place of a pipeline
-where a type may be written reads it by ``named``; docs/guide/pipeline.md has the table."""
+"""Names of column types, as people and catalogues write them, and their Arrow types. Every option that takes a type
+reads it with ``named``; docs/guide/pipeline.md has the table."""
 
 from __future__ import annotations
 
@@ -102,8 +102,8 @@ BACK: dict[str, tuple[pa.DataType, Literal["exact", "checked"]]] = {
 
 
 def named(text: str, failed: str) -> pa.DataType:
-    """The type that a person named, in the words of SQL or of Arrow. Raises ConfigError, ``failed`` being what failed,
-    if it is none."""
+    """The type for a name of SQL or Arrow. Raises ConfigError for an unknown name; ``failed`` is the first part of its
+    message."""
     found = standard(text) or arrow(text)
     if found is not None and limit(text) != 0:
         return found
@@ -111,7 +111,7 @@ def named(text: str, failed: str) -> pa.DataType:
 
 
 def instead(text: str) -> str:
-    """What to write in place of a name that is none."""
+    """What to write in place of an unknown name."""
     word = text.lower().partition("(")[0].strip()
     if word in ("numeric", "decimal", "dec"):
         return "write its digits, as in numeric(18,2): at most 76 in all, of which 2 are after the point"

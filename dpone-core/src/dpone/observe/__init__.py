@@ -1,1 +1,1 @@
-"""What a run tells while it goes on, and how people and machines see it."""
+"""How the events of a run are shown to people and machines."""

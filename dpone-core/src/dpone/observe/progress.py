@@ -1,4 +1,4 @@
-"""How a run is shown while it goes on: a progress line on a terminal, one line per event on a pipe, or JSON lines."""
+"""How a running load is shown: a progress line on a terminal, one line per event on a pipe, or JSON lines."""
 
 from __future__ import annotations
 

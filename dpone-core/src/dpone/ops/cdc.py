@@ -1,4 +1,4 @@
-"""Slots and captures of change streams: plan, make, inspect and drop them."""
+"""Slots and captures of change streams: plan, create, inspect and drop them."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def setup_plan(
     connection: Secret | None = None,
     plugins: Plugins | None = None,
 ) -> list[str]:
-    """Idempotent statements for a DBA, comments last. Nothing is connected to. ``role``: who will read; left out, the
-    user of ``connection``. Raises ConfigError, PluginError."""
+    """Idempotent statements for a DBA, comments last. Nothing is connected to. ``role``: the role that will read; by
+    default the user of ``connection``. Raises ConfigError, PluginError."""
     plugins = plugins or discover()
     record = plugins.get("cdc", backend)
     source, by = record.serves or (backend, "cdc")
@@ -66,7 +66,7 @@ def _planned(reader: CDCReader, backend: str, role: str) -> list[str]:
 
 @frozen
 class Wanted:
-    """What is to be planned, as a change stream of a pipeline says it. ``options``: texts among the source's own."""
+    """What to plan for a change stream of a pipeline. ``options``: the source options that are texts."""
 
     backend: str
     tables: tuple[Name, ...]
@@ -75,7 +75,7 @@ class Wanted:
 
 
 def wanted(pipeline: Pipeline, stream: str | None = None) -> list[Wanted]:
-    """Of each change stream. Connects to nothing."""
+    """The plans of all change streams. Connects to nothing."""
     run = Run(pipeline, () if stream is None else (stream,))
     found = []
     for spec in _change_streams(run, stream):
@@ -91,7 +91,7 @@ def wanted(pipeline: Pipeline, stream: str | None = None) -> list[Wanted]:
 
 
 def create(pipeline: Pipeline, stream: str | None = None) -> list[tuple[str, Position]]:
-    """Make slot or capture of each change stream; what is there stays. Where each begins."""
+    """Create the slot or capture of each change stream; existing ones stay. Returns where each stream begins."""
     return _asked(pipeline, stream, lambda reader: reader.create())
 
 
@@ -100,8 +100,8 @@ def lag(pipeline: Pipeline, stream: str | None = None) -> list[tuple[str, Mappin
 
 
 def resync(pipeline: Pipeline, stream: str | None, tables: Sequence[str]) -> list[tuple[str, Position]]:
-    """``engine.resync``, for the named change stream, the only one, or the only one that selects the tables; where it
-    stands then."""
+    """``engine.resync`` for the named change stream, the only one, or the only one that selects the tables. Returns its
+    new position."""
     specs = _change_streams(Run(pipeline, () if stream is None else (stream,)), stream)
     if len(specs) > 1:
         specs = [spec for spec in specs if all(_selects(spec.source, table) for table in tables)] or specs
@@ -119,13 +119,13 @@ def _selects(source: SourceSpec, table: str) -> bool:
 
 
 def drop(pipeline: Pipeline, stream: str | None = None) -> list[tuple[str, list[str]]]:
-    """Drop what ``create`` made for each change stream; rows and positions stay. Names of the streams, and what was
-    dropped or stays."""
+    """Drop what ``create`` made for each change stream; rows and positions stay. Returns the names of the streams, and
+    what was dropped or kept."""
     return _asked(pipeline, stream, lambda reader: [*(reader.drop() or ())])
 
 
 def _change_streams(run: Run, stream: str | None) -> list[StreamSpec]:
-    """Asks no source: a change stream of many tables stays one."""
+    """Does not ask any source, because a change stream of many tables stays one stream."""
     select = [spec for spec in run.pipeline.streams if spec.source.changes and stream in (None, spec.name)]
     if not select:
         which = f"stream {stream}" if stream else f"pipeline {run.pipeline.name}"
@@ -135,7 +135,7 @@ def _change_streams(run: Run, stream: str | None) -> list[StreamSpec]:
 
 
 def _asked(pipeline: Pipeline, stream: str | None, ask: Callable[[CDCReader], T]) -> list[tuple[str, T]]:
-    """What the reader of each change stream answers; it is closed behind it."""
+    """The answer of the reader of each change stream; the reader is closed afterwards."""
     run, found = Run(pipeline, () if stream is None else (stream,)), []
     for spec in _change_streams(run, stream):
         assert spec.source.changes is not None

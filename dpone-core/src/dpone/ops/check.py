@@ -1,4 +1,4 @@
-"""What stands between a pipeline and its run: implementations that cannot be imported, systems out of reach."""
+"""What would prevent a run of a pipeline: implementations that cannot be imported, systems that cannot be reached."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from dpone.plugins import discover
 
 
 def implementations(pipeline: Pipeline) -> list[Finding]:
-    """Whether every connector the pipeline names can be imported and takes what the pipeline gives it; nothing is
-    connected."""
+    """Check that every connector of the pipeline can be imported and accepts its part of the file; connects to
+    nothing."""
     used = dict.fromkeys(("source", s.source.type) for s in pipeline.streams)
     used |= dict.fromkeys(("sink", s.sink.type) for s in pipeline.streams)
     used["state", pipeline.state.type] = None
@@ -38,7 +38,8 @@ def _implementation(role: Any, name: str) -> Finding:
 
 
 def _refusals(pipeline: Pipeline) -> Iterator[Finding]:
-    """A constructor does no I/O; what it refuses is wrong in the pipeline file, as a connection in another form."""
+    """A constructor does no I/O, so an error in it is a mistake in the pipeline file, such as a malformed
+    connection."""
     run = Run(pipeline)
     roles: list[tuple[str, str, Any]] = [("state", "state", pipeline.state)]
     for spec in pipeline.streams:
@@ -51,7 +52,7 @@ def _refusals(pipeline: Pipeline) -> Iterator[Finding]:
 
 
 def connections(pipeline: Pipeline) -> list[Finding]:
-    """What state, sources and sinks find when they connect and look, read-only."""
+    """Check state, sources and sinks over a connection, read-only."""
     run = Run(pipeline)
     findings = _ask(run, "state", "state", pipeline.state)
     try:
@@ -68,7 +69,8 @@ def connections(pipeline: Pipeline) -> list[Finding]:
 
 
 def _columns(run: Run, spec: StreamSpec) -> Iterator[Finding]:
-    """What the pipeline names and the source lacks. Changes name their columns only as they come."""
+    """The columns that the pipeline names and the source lacks. The columns of a change stream are known only when
+    changes arrive."""
     incremental = spec.source.options.incremental
     wanted = dict(spec.sink.strategy.columns)
     if incremental is not None:
@@ -102,7 +104,7 @@ def _ask(run: Run, label: str, role: str, spec: Any) -> list[Finding]:
 
 
 def _refusal(sink: SupportsRefuse | None, strategy: Strategy) -> Iterator[Finding]:
-    """Whether the target as it is rules the strategy out."""
+    """Whether the target, as it is now, makes the strategy impossible."""
     if sink is not None:
         try:
             sink.refuse(strategy)

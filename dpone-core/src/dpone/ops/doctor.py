@@ -1,4 +1,4 @@
-"""What this machine gives dpone to work with. Every finding that is not ok says what to do."""
+"""Checks of this machine. Every finding that is not ok says what to do."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def python() -> Finding:
 
 
 def distribution() -> Finding:
-    """A package of another project bears the name dpone on the public index; see that ours is what runs."""
+    """Another project has the name dpone on the public index; check that our package is the one that runs."""
     where = Path(dpone.__file__).parent
     try:
         core = metadata.distribution(CORE)
@@ -67,7 +67,7 @@ def distribution() -> Finding:
 
 
 def _origin(one: metadata.Distribution) -> str:
-    """Where pip took it from, without credentials."""
+    """Where pip installed it from, without credentials."""
     try:
         direct = json.loads(one.read_text("direct_url.json") or "null")
         url = str(direct["url"])
@@ -101,7 +101,7 @@ def drivers() -> list[Finding]:
         try:
             wanted |= _required(metadata.distribution(one))
         except metadata.PackageNotFoundError:
-            continue  # the finding of the plugin or of dpone says so
+            continue  # the finding of the plugin or of dpone reports it
     modules = _modules()
     found = [_driver(name, spec, modules.get(name, [])) for name, spec in sorted(wanted.items())]
     lite = Finding("driver sqlite3", True, f"SQLite {sqlite3.sqlite_version}, built into Python")
@@ -133,7 +133,7 @@ def _normal(name: str) -> str:
 
 
 def _modules() -> dict[str, list[str]]:
-    """Normal names of the installed distributions -> the public modules each brings."""
+    """Normal names of the installed distributions -> the public modules of each."""
     brought: dict[str, list[str]] = {}
     for module, owners in metadata.packages_distributions().items():
         if module.isidentifier() and not module.startswith("_"):
@@ -185,8 +185,8 @@ def clock(folder: Path) -> Finding:
 
 
 def _ahead() -> tuple[float, float]:
-    """By how much the wall clock is ahead of the monotonic one, at least and at most: a busy machine may hold the
-    process up between two looks, which is no jump."""
+    """The least and greatest difference of the wall clock and the monotonic clock. On a busy machine the process may
+    pause between the two readings; that is not a jump of the clock."""
     first, wall, last = time.monotonic(), time.time(), time.monotonic()
     return wall - last, wall - first
 
@@ -200,7 +200,7 @@ def disk(folder: Path) -> Finding:
 
 
 def tls() -> Finding:
-    """OpenSSL reads a folder of certificates only when it meets a server, so its files are counted here."""
+    """OpenSSL reads a folder of certificates only when it verifies a server, so its files are counted here."""
     paths = ssl.get_default_verify_paths()
     try:
         known = ssl.create_default_context().cert_store_stats()["x509_ca"]

@@ -1,4 +1,4 @@
-"""What became of the parts of each stream's load, and deciding about those that are not done."""
+"""The status of the parts of each stream's load, and operations on parts that are not done."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from dpone.partition import PartitionManifest, PartitionManifestStore, no_manife
 
 @frozen
 class Parts:
-    """The manifest of one stream's latest load in parts; None if there is none. load: ``open`` until the journal ends
-    with it, ``over`` where the journal has gone on with others."""
+    """The manifest of one stream's latest load in parts; None if there is none. load: ``open`` until it is the head of
+    the journal, ``over`` if the journal has later loads."""
 
     stream: str
     key: str
@@ -44,7 +44,7 @@ def shown(pipeline: Pipeline, stream: str | None = None) -> list[Parts]:
 
 
 def retry(pipeline: Pipeline, stream: str | None, ids: Sequence[str]) -> Parts:
-    """Partitions that failed or were skipped wait to be done again; without ids all of them. Raises ConfigError."""
+    """Reset partitions that failed or were skipped to pending; all of them if no ids are given. Raises ConfigError."""
     with _open_load(pipeline, stream) as (run, store, spec, manifest):
         for id in ids or [one.id for one in (*manifest.of("failed"), *manifest.of("skipped"))]:
             store.retry(manifest.key, _named(manifest, id))
@@ -52,10 +52,10 @@ def retry(pipeline: Pipeline, stream: str | None, ids: Sequence[str]) -> Parts:
 
 
 def start_over(pipeline: Pipeline, stream: str | None) -> Parts:
-    """Throw away what is staged and forget the manifest, damaged or not; rows of the target stay as they are."""
+    """Drop the staged parts and delete the manifest, damaged or not; rows of the target stay as they are."""
     with _locked(pipeline, stream) as (run, store, spec, key):
         nothing = Load(key, ulid(), run.run_id, "anew", False, None, spec.sink.strategy, False, datetime.now(UTC))
-        # To open a load sweeps the staging of every other load of the key.
+        # Opening a load sweeps the staging of every other load of the key.
         with closing(run.make("sink", spec.sink)) as sink, closing(sink.open(nothing)) as writer:
             writer.abort()
         store.forget(key)
@@ -63,7 +63,7 @@ def start_over(pipeline: Pipeline, stream: str | None) -> Parts:
 
 
 def skip(pipeline: Pipeline, stream: str | None, id: str, reason: str) -> Parts:
-    """Let the load commit without this partition; later runs do not read its rows. Raises ConfigError if the commit
+    """Make the load commit without this partition; later runs do not read its rows. Raises ConfigError if the commit
     would then delete rows of the target, or if the next run plans its partitions again."""
     with _open_load(pipeline, stream) as (run, store, spec, manifest):
         _require_skippable(spec.sink.strategy, manifest)

@@ -1,4 +1,4 @@
-"""Something to start from, that works as it is: a pipeline with data (``examples/quickstart``), or a connector."""
+"""Working examples to start from: a pipeline with data (``examples/quickstart``), or a connector."""
 
 from __future__ import annotations
 
@@ -61,7 +61,8 @@ _STATUS = ("paid", "shipped", "delivered", "returned")
 
 
 def create(folder: Path, contents: Mapping[str, str]) -> list[Path]:
-    """Write the project; answers the files. Raises ConfigError, and leaves nothing behind, if a file exists already or
+    """Write the project and return its files. Raises ConfigError, and leaves nothing behind, if a file exists already
+    or
     cannot be written."""
     files = {folder / name: text for name, text in contents.items()}
     if there := [str(file) for file in files if file.exists() or file.is_symlink()]:

@@ -1,4 +1,4 @@
-"""``dpone schema-plan``: what schema evolution would do, told from two files of columns; nothing is connected to."""
+"""``dpone schema-plan``: what schema evolution would do, from two files of columns and without a connection."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ _SHAPE = 'write [{"name": "id", "type": "bigint", "nullable": false}, ...], or t
 
 @frozen
 class SchemaPlan:
-    """table: the target. dialect: the sink that words the statements. ddl: statements of each safe change. rewrites:
+    """table: the target. dialect: the sink whose dialect the statements are in. ddl: statements of each safe change.
+    rewrites:
     what each of them rewrites, empty for nothing."""
 
     table: Name
@@ -148,7 +149,7 @@ def _side(field: pa.Field | None) -> dict[str, Any] | None:
 
 
 def _line(change: SchemaChange) -> str:
-    """As the files word the types."""
+    """One line of the plan, with types as the files name them."""
     if change.kind in ("create", "null", "case"):
         return str(change)
     sides = (_side(f) for f in (change.before, change.after))

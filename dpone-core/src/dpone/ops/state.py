@@ -1,4 +1,4 @@
-"""Where the streams of a pipeline stand, in the state backend and in the journal of the sink."""
+"""The positions of the streams of a pipeline, in the state backend and in the journal of the sink."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from dpone.model.position import Position
 
 @frozen
 class StreamState:
-    """State and journal of one stream. ``note`` says what the next run makes of a difference."""
+    """State and journal of one stream. ``note`` says how the next run resolves a difference."""
 
     stream: str
     key: str
@@ -60,7 +60,7 @@ def stream_states(pipeline: Pipeline, stream: str | None = None) -> list[StreamS
 
 
 def past(pipeline: Pipeline, stream: str | None, limit: int) -> list[tuple[str, Versioned]]:
-    """Names of streams with what was saved for them, newest first for each."""
+    """The names of streams with their saved states, newest first for each."""
     run = _run(pipeline, stream)
     with closing(run.make("state", pipeline.state)) as state:
         keys = {spec.name: _key(run, state, spec) for spec in run.streams()}
@@ -68,7 +68,7 @@ def past(pipeline: Pipeline, stream: str | None, limit: int) -> list[tuple[str, 
 
 
 def reposition(pipeline: Pipeline, stream: str, position: Position | None) -> Position:
-    """``engine.rewind``, once the source has said that it can resume there."""
+    """``engine.rewind``, after the source has confirmed that it can resume there."""
     if position is not None:
         run = _run(pipeline, stream)
         [spec] = run.streams()
@@ -78,7 +78,7 @@ def reposition(pipeline: Pipeline, stream: str, position: Position | None) -> Po
 
 @frozen
 class Moved:
-    """What ``move`` found under the old key. ``begun``: an earlier call had moved the journal, and ended there."""
+    """What ``move`` found under the old key. ``begun``: an earlier call moved the journal and was interrupted."""
 
     stream: str
     old: str
@@ -109,8 +109,8 @@ def movable(pipeline: Pipeline, old: str, new: str) -> Moved:
 
 
 def move(pipeline: Pipeline, old: str, new: str) -> Moved:
-    """Rename a key in journal, state and partition manifests. Raises Busy while either key is at work. Killed between
-    two steps, the same call does the rest."""
+    """Rename a key in journal, state and partition manifests. Raises Busy while a run uses either key. If it is killed
+    between two steps, the same call does the rest."""
     run = _run(pipeline, None)
     spec, new = _named(run, old, new)
     ttl = pipeline.state.options.lease_seconds

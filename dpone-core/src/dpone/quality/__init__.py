@@ -1,4 +1,4 @@
-"""Row contracts at work: rules held against rows, keys of ``unique``, quarantine.
+"""Row contracts: checking rows against rules, keys of ``unique``, quarantine.
 
 The rules as values are in ``model.row_contract``; when a load is refused, ``engine.contract_check`` decides.
 """

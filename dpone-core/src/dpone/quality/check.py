@@ -1,7 +1,7 @@
-"""Rows held against a row contract, batch by batch. Pure: Arrow in, Arrow and counts out; knows no engine and no file.
+"""Checks rows against a row contract, batch by batch. Pure: Arrow in, Arrow and counts out; no engine and no files.
 
     rules = bind(contract, schema)                 # ConfigError if contract and columns do not fit
-    checked = rules.check(batch, seen)             # what is left of the batch, who was left out and why
+    checked = rules.check(batch, seen)             # the rest of the batch, and which rows were left out and why
     counts.add(checked.counts)                     # of all batches and parts
     broken = rules.verdict(counts)                 # rules that do not hold, with their policy
 
@@ -33,7 +33,7 @@ Violates = Callable[[pa.Array], "pa.Array | None"]
 
 @define
 class CheckCounts:
-    """What was learned of some rows; JSON, so that it can stand beside a part's mark.
+    """What was counted for some rows; as JSON it is stored with a part's mark.
 
     rows        that were looked at
     loaded      of them, not quarantined
@@ -69,7 +69,7 @@ class Broken:
 
 @frozen
 class RejectedRows:
-    """Rows left out of a batch: their places in it, and for each the rules it breaks."""
+    """Rows left out of a batch: their positions in it, and the rules that each of them breaks."""
 
     rows: npt.NDArray[np.int64]
     rules: list[list[str]]
@@ -77,7 +77,7 @@ class RejectedRows:
 
 @frozen
 class Checked:
-    """batch: what goes on. keys: of its rows, by ``unique`` rule, those with NULL left out."""
+    """batch: the rows that are loaded. keys: their keys for each ``unique`` rule, without rows that have NULL."""
 
     batch: pa.RecordBatch
     rejected: RejectedRows | None
@@ -113,11 +113,13 @@ class Rules:
 
     @property
     def in_order(self) -> bool:
-        """Which of equal rows is the first depends on the order: parts must come one after the other."""
+        """True if the result depends on the order of the rows (which of equal rows is the first), so that parts must be
+        read one after the other."""
         return any(rule.policy == "quarantine" for rule in self.keys)
 
     def check(self, batch: pa.RecordBatch, seen: Mapping[str, SeenKeys]) -> Checked:
-        """Rules of a row are asked of every row, ``unique`` of those that are left, in the contract's order."""
+        """Rules about single rows are applied to every row, ``unique`` to the remaining rows, in the contract's
+        order."""
         counts, reasons = CheckCounts(rows=batch.num_rows), dict[str, Mask]()
         for rule in self.rows:
             mask = _mask(rule.violates(_plain(batch.column(rule.column))))
@@ -181,13 +183,13 @@ class Rules:
 
 
 def _exact(share: float) -> Fraction:
-    """0.1 as it is written, not as a double has it."""
+    """0.1 as it is written, not the nearest double."""
     return Fraction(str(share))
 
 
 @define
 class _Rest:
-    """Rows that no rule has left out so far, and their places in the batch as it came."""
+    """Rows that no rule has left out so far, and their positions in the original batch."""
 
     batch: pa.RecordBatch
     places: npt.NDArray[np.int64]
@@ -263,7 +265,7 @@ def _same(found: pa.DataType, wanted: pa.DataType, name: str) -> bool:
         return True
     if _is_binary(found) and _is_binary(wanted):
         return True
-    if "[" not in name:  # SQL's clocks have digits where Arrow's have units
+    if "[" not in name:  # SQL's time types have digits; Arrow's have units
         if pa.types.is_timestamp(found) and pa.types.is_timestamp(wanted):
             return (found.tz is None) == (wanted.tz is None)
         if pa.types.is_time(found) and pa.types.is_time(wanted):
@@ -280,7 +282,7 @@ def _is_binary(type_: pa.DataType) -> bool:
 
 
 def _plain_type(type_: pa.DataType) -> pa.DataType:
-    """Without an encoding; as ``_plain`` makes it of a column."""
+    """The type without an encoding, as ``_plain`` converts a column."""
     while pa.types.is_dictionary(type_) or pa.types.is_run_end_encoded(type_):
         type_ = type_.value_type
     if pa.types.is_string_view(type_):
@@ -337,6 +339,7 @@ def _pattern(label: str, type_: pa.DataType, pattern: str) -> Violates:
 # -- bounds and values in the terms of a column ---------------------------------------------------------------------
 
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+# Python's default context rounds to 28 digits, also in ``scaleb``.
 _EXACT = Context(prec=10_000)
 
 
@@ -368,12 +371,14 @@ def _range(label: str, type_: pa.DataType, limits: Range) -> Violates:
 
 def _float_range(low: float | None, high: float | None, type_: pa.DataType) -> Violates:
     """A bound is the nearest number the column can hold. NaN is in no range."""
+    # pyarrow 26 has no comparison of float16.
     wide = pa.float32() if pa.types.is_float16(type_) else type_
     given = [(pc.greater_equal, low), (pc.less_equal, high)]
     inside = [(compare, pa.scalar(limit, wide)) for compare, limit in given if limit is not None]
 
     def violates(column: pa.Array) -> pa.Array:
         column = column if column.type == wide else column.cast(wide)
+        # What is inside, then inverted: every comparison with NaN is false, so NaN is outside.
         masks = [compare(column, limit) for compare, limit in inside]
         return pc.invert(masks[0] if len(masks) == 1 else pc.and_(*masks)).fill_null(False)
 
@@ -387,7 +392,7 @@ def _number(label: str, type_: pa.DataType, value: Bound) -> Decimal:
 
 
 def _units(label: str, type_: pa.DataType, value: Bound) -> Fraction:
-    """A bound in what the column counts: ones, units of its scale, days, seconds or their fractions."""
+    """A bound in the unit of the column: ones, units of its scale, days, seconds or their fractions."""
     if pa.types.is_integer(type_):
         return Fraction(_number(label, type_, value))
     if pa.types.is_decimal(type_):
@@ -519,6 +524,7 @@ def _keys(batch: pa.RecordBatch, rule: KeyRule) -> tuple[npt.NDArray[np.int64], 
         whole = _digests(data)
     elif whole.shape[1] < 16:
         whole = np.pad(whole, ((0, 0), (0, 16 - whole.shape[1])))
+    # numpy ignores trailing zero bytes of S16, which makes no difference between keys of one length.
     return rows, np.ascontiguousarray(whole).view("S16").reshape(-1)
 
 
@@ -546,6 +552,7 @@ def _bytes(column: pa.Array) -> npt.NDArray[np.uint8]:
         )
         return rows
     if pa.types.is_floating(type_):
+        # -0.0 + 0.0 is 0.0. NaN has many bit patterns; here it gets one.
         floats = column.cast(pa.float64()).to_numpy(zero_copy_only=False) + 0.0
         floats[np.isnan(floats)] = np.nan
         return np.asarray(floats).view(np.uint8).reshape(-1, 8)
@@ -555,7 +562,7 @@ def _bytes(column: pa.Array) -> npt.NDArray[np.uint8]:
 
 
 def check_rows(contract: RowContract, table: pa.Table) -> tuple[CheckCounts, list[Broken]]:
-    """Rows in memory against a contract; nothing is left out anywhere. Raises ConfigError as ``bind`` does."""
+    """Check rows in memory against a contract; no row is left out. Raises ConfigError as ``bind`` does."""
     rules, counts = bind(contract, table.schema), CheckCounts()
     seen: dict[str, SeenKeys] = {rule.label: SeenInMemory() for rule in rules.keys}
     for batch in table.to_batches():

@@ -1,4 +1,4 @@
-"""Folders and files of the checks, private to their owner."""
+"""Folders and files of the checks, readable only by their owner."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dpone.host import durable
 
 @contextmanager
 def failing(step: str, todo: str) -> Iterator[None]:
-    """The operating system's refusals in our words: read-only, full disk, not a folder."""
+    """Turns errors of the operating system into ours: read-only, full disk, not a folder."""
     try:
         yield
     except OSError as error:

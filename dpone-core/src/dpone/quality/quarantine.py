@@ -1,12 +1,12 @@
-"""A load's rows on their way past its contract, and what that leaves on the disk.
+"""The stream of a load through its contract, and the files that this writes.
 
     .dpone/quarantine/.pending/<digest of the key>/<load_id>/<part>.jsonl    rows left out, and why
                                                             <part>.0.keys    keys of the first ``unique`` rule
     .dpone/quarantine/<stream>/<load_id>/<part>.jsonl                        the same, once the load is committed
 
-A part's files are durable before the sink marks the part; their sizes stand in the mark (``Staged.checks``). A run that
-goes on with the part finds both, or the load begins anew. Files of a load that was never committed stay under
-``.pending`` until the next load of the stream sweeps them.
+A part's files are durable before the sink marks the part, and the mark has their sizes (``Staged.checks``). A run that
+continues with the part must find both; otherwise the load starts over. Files of a load that was never committed stay
+under ``.pending`` until the next load of the stream sweeps them.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def _safe(name: str) -> str:
 
 @define
 class Inspection:
-    """The contract of one load at work: ``watch`` every part, then ``conclude`` before the commit."""
+    """Applies the contract to one load: ``watch`` every part, then ``conclude`` before the commit."""
 
     rules: Rules
     place: QuarantineFolder
@@ -121,8 +121,8 @@ class Inspection:
         return self.place.pending(self.load_id)
 
     def resumable(self, staged: Mapping[str, Staged], parts: Sequence[str]) -> bool:
-        """The files of ``parts`` that an interrupted run staged are all here; and where the order of the parts decides,
-        none of them is before its turn, as after a skip that was taken back."""
+        """True if all files of the staged ``parts`` exist and, if the order of the parts matters, no part was staged
+        before its turn (as happens after a skip that was reverted)."""
         if self.rules.in_order and set(parts[: len(staged)]) != set(staged):
             return False
         return self._complete(staged)
@@ -147,7 +147,7 @@ class Inspection:
         return WatchedStream(self, part, stream)
 
     def conclude(self, staged: Mapping[str, Staged]) -> tuple[CheckCounts, list[Broken]]:
-        """What all parts together say. ``staged``: every part of the load, as the sink marked it."""
+        """The result over all parts. ``staged``: every part of the load, as the sink marked it."""
         if not self._complete(staged):
             found = f"files of the load are missing from {self.folder}"
             raise Conflict("check the row contract", found, "run again; another run of the stream removed them")
@@ -182,8 +182,8 @@ def _noted(staged: Staged) -> Any:
 
 
 class WatchedStream:
-    """A source's stream without the rows that the row contract puts aside, ``left`` so far. Once its last batch is out,
-    ``checks`` says what was found, and the files it names are durable."""
+    """A source's stream without the rows that the row contract quarantines; ``left`` counts them. After the last batch,
+    ``checks`` has the results, and the files that it names are durable."""
 
     native: tuple[str, ...] = ()  # bytes cannot be checked
 
@@ -220,7 +220,7 @@ class WatchedStream:
             self.checks = json.dumps({**counts.to_json(), "files": files.finish()})
 
     def _require_room(self) -> None:
-        """A file of the disk's size helps nobody: stop as soon as the verdict is known."""
+        """Stop as soon as it is certain that the load fails, before the file fills the disk."""
         limit = self._inspection.rules.contract.quarantine.max_rows
         if self.left > limit:
             found = f"quarantine.max_rows: more than {counted(limit, 'row')} of part {self._part} would be quarantined"
@@ -228,8 +228,8 @@ class WatchedStream:
 
 
 class _PartFiles:
-    """The files of one part. Until ``finish`` they have names of their own: those of a killed run, or of one suspended
-    that goes on writing, are never taken for whole ones."""
+    """The files of one part. Until ``finish`` they have temporary names, so that files of a killed run, or of a
+    suspended run that still writes, are never taken for complete ones."""
 
     def __init__(self, folder: Path, part: str, rules: Rules) -> None:
         self._folder, self._part, self._name, self._rules = folder, part, _safe(part), rules
@@ -242,7 +242,7 @@ class _PartFiles:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with suppress(OSError):  # whole files are closed by then; of the others the error to tell is the first
+        with suppress(OSError):  # complete files are closed by then; the first error is reported
             self._stack.close()
 
     def _file(self, name: str) -> IO[bytes]:
@@ -296,7 +296,7 @@ def _values(rows: pa.RecordBatch) -> list[dict[str, Any]]:
 
 
 def _json(column: pa.Array) -> list[Any]:
-    """Values that JSON can hold; what it has no word for as text, bytes as base64, nested ones as JSON text."""
+    """Values that JSON can hold: other values as text, bytes as base64, nested values as JSON text."""
     if has_members(column.type):
         try:
             return list(json_texts(column).to_pylist())

@@ -1,4 +1,4 @@
-""""""
+"""The values of a ``unique`` rule that occurred so far, in memory or on the disk."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ RUN = 1 << 20  # keys held in memory before they go to the disk
 
 
 class SeenOnDisk:
-    """``rowcheck.SeenKeys`` in bounded memory: sorted runs, the larger ones in files that nobody else can open.
+    """``rowcheck.SeenKeys`` in bounded memory: sorted runs, the larger ones in unnamed files that no other process can
+    open.
 
     A batch is sorted and looked up in every run at once. For 2 million random keys of 16 bytes that took 1.8 s, where a
     SQLite table with the key as its primary key took 20 s.
@@ -39,7 +40,7 @@ class SeenOnDisk:
         return found
 
     def _remember(self, new: Keys) -> None:
-        """Runs of like length become one, so that there are few; a long one goes to the disk."""
+        """Runs of similar length are merged, so that there are few; a long one goes to the disk."""
         while self._recent and len(self._recent[-1]) <= 2 * len(new):
             new = np.sort(np.concatenate([self._recent.pop(), new]), kind="stable")
         if len(new) >= RUN:
@@ -51,6 +52,8 @@ class SeenOnDisk:
         with writing_into(self._folder), tempfile.TemporaryFile(dir=self._folder) as file:
             file.write(run.tobytes())
             file.flush()
+            # The mapping keeps the bytes after the file is closed (mmap(2)), and the file has no name: a crash leaves
+            # nothing.
             return np.memmap(file, run.dtype, "r")
 
 

@@ -1,6 +1,7 @@
-"""A change log: JSON Lines, one change or one commit a line. docs/guide/cdc-runtime.md describes the format.
+"""A change log: JSON Lines with one change or one commit per line. docs/guide/cdc-runtime.md describes the format.
 
-What counts is what a commit line ends. A tail without one, or a line that is cut off, is not there yet.
+A transaction counts once its commit line is there. A tail without a commit line, or a line that is cut off, is not read
+yet.
 """
 
 from __future__ import annotations
@@ -34,15 +35,13 @@ from dpone.formats.input import Input
 from dpone.formats.jsonl import (
     batch_of,
     column_of,
-    fits,
-    inexact,
-    inferred,
     members,
-    read_lines,
     seen_in,
+    seen_in_lines,
+    settled,
 )  # fmt: skip
 from dpone.formats.text import check_names, united
-from dpone.formats.types import BadValue, SeenValues, declared, settle
+from dpone.formats.types import BadValue, SeenValues, declared
 from dpone.model.changes import (
     BEFORE,
     COMMIT,
@@ -83,8 +82,8 @@ _PARTS = ("values", "key", "before")  # the objects of a change, whose members a
 @define
 class _Rows:
     """Changes of one table from one block of lines. ``raw``: the lines, whose values pyarrow reads; ``given``: the
-    columns each names; ``transaction``: which of the block's transactions each is of. ``columns`` and ``unchanged``:
-    names that occur at all."""
+    columns that each line names; ``transaction``: the number of its transaction in the block. ``columns`` and
+    ``unchanged``: all names that occur."""
 
     raw: list[bytes] = field(factory=list)
     lines: list[int] = field(factory=list)
@@ -98,17 +97,19 @@ class _Rows:
     transaction: list[int] = field(factory=list)
     columns: set[str] = field(factory=set)
     unchanged: set[str] = field(factory=set)
-    shapes: dict[Any, frozenset[str]] = field(factory=dict)  # those met: few lines name other columns than one before
+    shapes: dict[Any, frozenset[str]] = field(
+        factory=dict
+    )  # seen so far: most lines name the same columns as an earlier one
 
     def lines_of(self, first: int, end: int | None) -> list[bytes]:
-        """Those of the transactions ``first`` to ``end``."""
+        """The lines of the transactions ``first`` to ``end``."""
         high = len(self.transaction) if end is None else bisect_left(self.transaction, end)
         return self.raw[bisect_left(self.transaction, first) : high]
 
 
 @frozen
 class _Commit:
-    """A commit line: where it ends, the changes of the window up to it, and its number from the log's beginning."""
+    """A commit line: where it ends, the number of changes of the window up to it, and its line number in the log."""
 
     mark: str
     end: int
@@ -127,7 +128,7 @@ class _Block:
 
 @define
 class _Parser:
-    """Lines to changes. Knows the transaction it is in, and the key of every table so far."""
+    """Turns lines into changes. Knows the open transaction, and the key of every table so far."""
 
     log: _Log
     wanted: str | None
@@ -248,7 +249,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _are_text(row: Mapping[str, Any]) -> bool:
-    """False for half a surrogate pair in what is no value: nothing could be called so."""
+    """False if a name, a commit or a table has half a surrogate pair: no system could have such a name."""
     objects = (one for one in row.values() if isinstance(one, Mapping | list))
     texts = (one for one in row.values() if isinstance(one, str))
     names = [name for each in (row, texts, *objects) for name in each if isinstance(name, str)]
@@ -269,7 +270,7 @@ _decoder = json.JSONDecoder(object_pairs_hook=_object)
 
 
 def _decoded(text: str) -> Any:
-    """As ``json.loads``, which looks for white space in front and behind by slower means."""
+    """As ``json.loads``, which strips white space by a slower way."""
     text = text.strip(" \t\r\n")
     value, end = _decoder.raw_decode(text)
     if end != len(text):
@@ -294,7 +295,7 @@ class _Log:
             return self.path.stat().st_size
 
     def digest(self, end: int) -> Any:
-        """SHA-256 of the first ``end`` bytes, to go on with."""
+        """SHA-256 of the first ``end`` bytes, as an object that can be updated."""
         sha256, left = hashlib.sha256(), end
         with self.input.failing(), self.path.open("rb") as file:
             while left and (data := file.read(min(1 << 20, left))):
@@ -324,7 +325,7 @@ class _Log:
 
 @frozen
 class _After:
-    """Where a window begins: bytes, lines and commit before it, and what each table was seen to have."""
+    """Where a window begins: the bytes, lines and commit before it, and the columns of each table so far."""
 
     offset: int = 0
     commit: str = ""
@@ -334,8 +335,8 @@ class _After:
 
 @define
 class _Survey:
-    """What a first pass found: where the window ends, and what the columns of each table hold. ``mark``: the highest
-    commit; ``begun``: a transaction is in it."""
+    """The result of the first pass: where the window ends, and what the columns of each table hold. ``mark``: the
+    highest commit; ``begun``: the window has a transaction."""
 
     end: int
     mark: str
@@ -346,7 +347,7 @@ class _Survey:
     keys: dict[str, tuple[str, ...]] = field(factory=dict)
 
     def take(self, seen: Mapping[str, dict[str, SeenValues]], commits: Sequence[_Commit]) -> None:
-        """Transactions, and what they hold. One that was delivered again has a lower mark than those before it."""
+        """Add transactions and what they hold. One that was delivered again has a lower mark than those before it."""
         self.seen, self.begun, last = _joined(self.seen, seen), True, commits[-1]
         self.end, self.lines, self.changes = last.end, last.lines, last.changes
         self.mark = max(self.mark, *(commit.mark for commit in commits))
@@ -354,7 +355,7 @@ class _Survey:
 
 class FileChangeLog:
     """``contract.CDCReader`` over a change log. The position holds how far it was read, the digest of all bytes before,
-    the last commit, and the columns each table was seen to have."""
+    the last commit, and the columns of each table."""
 
     def __init__(self, spec: SourceSpec) -> None:
         self._spec = spec
@@ -375,7 +376,7 @@ class FileChangeLog:
         return [Finding("change log", True, found)]
 
     def setup_plan(self) -> list[str]:
-        """Nothing: whoever writes the log makes it."""
+        """Nothing: the program that writes the log creates it."""
         return []
 
     def create(self) -> Position:
@@ -388,7 +389,7 @@ class FileChangeLog:
         survey = self._survey(before.offset, before.commit, before.lines, size, limit)
         self.close()
         self._spool = spool = Spool(f"{KIND}:{self._label}", before.commit, survey.mark)
-        tables = self._settled(survey, before.tables)
+        tables = {name: self._table(name, survey, before.tables.get(name)) for name in survey.seen}
         self._fill(spool, survey, before, tables, sha256)
         position = self._position(survey, sha256, {**before.tables, **tables}, after.epoch if after else 0)
         left = size - survey.end
@@ -404,14 +405,14 @@ class FileChangeLog:
         yield _TableStream(self._spool, table)
 
     def ack(self, position: Position) -> None:
-        """The log is left as it is; whoever writes it may cut it off only together with the position."""
+        """The log is left as it is. It must not be shortened: the position has the digest of all bytes before it."""
 
     def lag(self) -> Mapping[str, Any]:
-        """A file keeps no mark of what was read: this is the size of the whole log, and is called so."""
+        """A file does not record what was read, so this is the size of the whole log."""
         return {"log_bytes": self._log.size()}
 
     def drop(self) -> None:
-        """Nothing was made, so nothing is dropped."""
+        """Nothing was created, so nothing is dropped."""
 
     def close(self) -> None:
         if self._spool is not None:
@@ -421,7 +422,7 @@ class FileChangeLog:
     # -- where the window begins --------------------------------------------------------------------------------
 
     def _resume(self, after: Position | None) -> tuple[_After, Any]:
-        """Where to go on, and the digest of all bytes before it."""
+        """Where to continue, and the digest of all bytes before that place."""
         if after is None:
             return _After(), hashlib.sha256()
         if after.kind != KIND or after.identity != {"path": self._label}:
@@ -465,16 +466,16 @@ class FileChangeLog:
 
     def _survey(self, start: int, mark: str, lines: int, size: int, limit: int | None) -> _Survey:
         parser, survey = _Parser(self._log, self._wanted, lines), _Survey(start, mark, lines)
-        pending: dict[str, dict[str, SeenValues]] = {}  # of the transaction that no commit line has ended yet
+        unended: dict[str, dict[str, SeenValues]] = {}  # of a transaction whose commit line is in a later block
         for data, at in self._log.blocks(start, size):
             block = parser.block(data, at)
             commits, over = self._cut(block, survey, limit)
             if commits:
-                over = self._advance(survey, block, commits, pending) or over
-                pending = {}
+                survey.take(_joined(unended, _seen(block, 0, len(commits))), commits)
+                unended = {}
             if over:
                 break
-            pending = _joined(pending, self._seen(block, len(commits), None))
+            unended = _joined(unended, _seen(block, len(commits), None))
         survey.keys = parser.keys
         return survey
 
@@ -490,47 +491,15 @@ class FileChangeLog:
         reached = [i for i, c in enumerate(commits) if limit is not None and c.changes >= limit]
         return (commits[: reached[0] + 1], True) if reached else (commits, over)
 
-    def _advance(
-        self, survey: _Survey, block: _Block, commits: Sequence[_Commit], pending: Mapping[str, dict[str, SeenValues]]
-    ) -> bool:
-        """Take the transactions in; True if one of them has values whose types go with nothing before it."""
-        seen = _joined(pending, self._seen(block, 0, len(commits)))
-        if not _clash(survey.seen, seen):
-            survey.take(seen, commits)
-            return False
-        for i, commit in enumerate(commits):
-            seen = _joined(pending if i == 0 else {}, self._seen(block, i, i + 1))
-            if survey.begun and _clash(survey.seen, seen):
-                return True
-            survey.take(seen, [commit])
-        return False
-
-    def _seen(self, block: _Block, first: int, end: int | None) -> dict[str, dict[str, SeenValues]]:
-        """What the columns hold in transactions ``first`` to ``end`` of a block, by table."""
-        found = {}
-        for table, rows in block.tables.items():
-            if lines := rows.lines_of(first, end):
-                left_out = {name: SeenValues(pa.null(), clash=JSON) for name in rows.unchanged}
-                found[table] = united([*_kinds(lines), left_out])
-        return found
-
-    def _settled(self, survey: _Survey, known: Mapping[str, ChangeTable]) -> dict[str, ChangeTable]:
-        """The tables of the window: columns as declared, else as before if the values fit, else as they were seen."""
-        return {name: self._table(name, seen, survey, known.get(name)) for name, seen in survey.seen.items()}
-
-    def _table(
-        self, name: str, seen: Mapping[str, SeenValues], survey: _Survey, before: ChangeTable | None
-    ) -> ChangeTable:
-        expected = before.values if before else None
+    def _table(self, name: str, survey: _Survey, before: ChangeTable | None) -> ChangeTable:
+        """Columns as declared, else as they were before if the values fit, else as inferred."""
+        seen, expected = survey.seen[name], before.values if before else None
         if expected is not None:
-            seen = united([{column: SeenValues(pa.null(), clash=JSON) for column in expected.names}, seen])
-            seen = {column: evolve(what, fits=fits(what, column, expected)) for column, what in seen.items()}
+            seen = united([_without_value(expected.names), seen])
         check_names(self._log.input, list(seen), "column")
         full = {column: one for column in seen for one in (column, f"{name}.{column}") if one in self._declared}
-        made = settle(seen, {column: self._declared[one] for column, one in full.items()}, expected)
-        made = pa.schema(
-            [limited(field, self._words[full[field.name]]) if field.name in full else field for field in made]
-        )
+        made = settled(seen, {column: self._declared[one] for column, one in full.items()}, expected)
+        made = pa.schema([limited(f, self._words[full[f.name]]) if f.name in full else f for f in made])
         return ChangeTable(made, survey.keys.get(name, before.key if before else ()))
 
     # -- second pass: the changes -------------------------------------------------------------------------------
@@ -544,7 +513,7 @@ class FileChangeLog:
             end = at + len(data)
             for name, rows in parser.block(data, at).tables.items():
                 shape = tables[name]
-                if name in begun:  # a later shape is what this block names; the spool unites them
+                if name in begun:  # later blocks have only the columns that they name; the spool unites the shapes
                     named = rows.columns | {*shape.key}
                     shape = evolve(shape, values=pa.schema([f for f in shape.values if f.name in named]))
                 begun.add(name)
@@ -555,7 +524,7 @@ class FileChangeLog:
         spool.commit()
 
     def _batch(self, rows: _Rows, shape: ChangeTable) -> pa.RecordBatch:
-        """Without event ids: the spool gives them."""
+        """Without event ids, which the spool adds."""
         fields = [f.with_nullable(True) for f in shape.values]
         key = [f for f in fields if f.name in shape.key]
         values, keys, before = self._columns(rows, {"values": fields, "key": key, "before": fields})
@@ -586,7 +555,7 @@ class FileChangeLog:
         return pa.array(times, pa.timestamp("us", "UTC"))
 
     def _columns(self, rows: _Rows, parts: Mapping[str, list[pa.Field]]) -> list[list[pa.Array]]:
-        """The columns of each object of the lines; what a line lacks is NULL."""
+        """The columns of each object of the lines; a member that a line lacks is NULL."""
         structs = [(name, pa.struct(fields)) for name, fields in parts.items() if fields]
         batch = batch_of(b"\n".join(rows.raw), pa.schema(structs))
         if batch is not None:
@@ -614,24 +583,31 @@ def _is_time(text: Any) -> bool:
 
 
 def _objects(raw: bytes) -> dict[str, dict[str, str]]:
-    """Each object of a line, its members as JSON text."""
+    """The objects of a line, with their members as JSON text."""
     row = members(raw.decode().strip())
     return {name: members(row[name]) for name in _PARTS if row.get(name, "null") != "null"}
 
 
-def _kinds(lines: list[bytes]) -> Iterator[dict[str, SeenValues]]:
-    """What the members of the objects hold: by pyarrow where that is exact, else value by value."""
-    data = b"\n".join(lines)
-    table = read_lines(data)
-    columns = None if table is None else [table.column(n).combine_chunks() for n in _PARTS if n in table.column_names]
-    if columns is None or any(inexact(data, pa.schema(list(c.type))) for c in columns if pa.types.is_struct(c.type)):
-        for raw in lines:
-            yield from ({name: seen_in(text) for name, text in one.items()} for one in _objects(raw).values())
-        return
-    for column in columns:
-        if pa.types.is_struct(column.type):
-            members = zip(column.type, column.flatten(), strict=True)
-            yield {f.name: inferred(pa.chunked_array([member])) for f, member in members}
+def _seen(block: _Block, first: int, end: int | None) -> dict[str, dict[str, SeenValues]]:
+    """What the columns of each table hold in transactions ``first`` to ``end`` of a block."""
+    lines = {table: rows.lines_of(first, end) for table, rows in block.tables.items()}
+    return {
+        table: united([*_seen_in_objects(raw), _without_value(block.tables[table].unchanged)])
+        for table, raw in lines.items()
+        if raw
+    }
+
+
+def _seen_in_objects(lines: Sequence[bytes]) -> Iterable[Mapping[str, SeenValues]]:
+    found = seen_in_lines(b"\n".join(lines), _PARTS)
+    if found is not None:
+        return found
+    return ({name: seen_in(text) for name, text in one.items()} for raw in lines for one in _objects(raw).values())
+
+
+def _without_value(names: Iterable[str]) -> dict[str, SeenValues]:
+    """Columns of which there is no value to infer a type from."""
+    return {name: seen_in("null") for name in names}
 
 
 def _struct(columns: Sequence[pa.Array], fields: Sequence[pa.Field], there: Sequence[bool]) -> pa.StructArray:
@@ -641,7 +617,7 @@ def _struct(columns: Sequence[pa.Array], fields: Sequence[pa.Field], there: Sequ
 
 
 def _kept(rows: _Rows, shape: ChangeTable) -> pa.Array:
-    """True for an update that names no column of its key: the key stayed as it was."""
+    """True for an update that names no key column in its values: the key did not change."""
     key = {*shape.key}
     each = zip(rows.ops, rows.keyed, rows.given, strict=True)
     return pa.array([op == UPDATE and keyed and not key & given for op, keyed, given in each])
@@ -656,7 +632,7 @@ def _with_key(
 
 
 def _mask(rows: _Rows, shape: ChangeTable) -> pa.StructArray:
-    """A column that an insert or update does not name was left out of it."""
+    """The mask of unchanged columns: those that an insert or update does not name."""
     kinds = list(dict.fromkeys(rows.given))
     place = {given: i for i, given in enumerate(kinds)}
     each = zip(rows.ops, rows.given, strict=True)
@@ -675,16 +651,6 @@ def _joined(
     return {table: united([left.get(table, {}), right.get(table, {})]) for table in {**left, **right}}
 
 
-def _clash(before: Mapping[str, Mapping[str, SeenValues]], seen: Mapping[str, Mapping[str, SeenValues]]) -> bool:
-    """True if a column would become json for want of a type in common, or may have done so just now."""
-    for table, columns in _joined(before, seen).items():
-        for name, what in columns.items():
-            had = before.get(table, {}).get(name)
-            if what.type == JSON and (had is None or had.type != JSON):
-                return True
-    return False
-
-
 def _table_json(table: ChangeTable) -> dict[str, Any]:
     return {"columns": {f.name: _kept_name(f.type) for f in table.values}, "key": list(table.key)}
 
@@ -694,7 +660,8 @@ def _table_from(data: Mapping[str, Any]) -> ChangeTable:
     return ChangeTable(pa.schema(columns), tuple(data["key"]))
 
 
-# Types as positions keep them: by Arrow's names, but for these. Whatever a pipeline may write, these never change.
+# Type names in positions: Arrow's names, except for these. They must never change, or older positions become
+# unreadable.
 _KEPT = {
     pa.date32(): "date", pa.time64("us"): "time", pa.timestamp("us"): "timestamp", pa.timestamp("ns"): "timestamp_ns",
     pa.timestamp("us", "UTC"): "timestamptz", JSON: "json", UUID: "uuid",

@@ -70,6 +70,7 @@ class Folder:
         missing."""
         if not self.manifest.exists() and not self.manifest.is_symlink():
             if self.backup.exists():
+                # MF-01: as an empty target, the next load would sweep every part of the folder.
                 raise self._damaged("it is missing, but its backup exists")
             return None
         if not durable.is_plain_file(self.manifest):
@@ -114,11 +115,13 @@ class Folder:
                 raise SinkError(f"open {self.label}", found, todo)
 
     def sweep(self, manifest: Manifest) -> None:
-        """Take out what the manifest does not list: parts that are kept go aside, others are left by a commit that died
-        between the move and the manifest, or were replaced. Call under ``lock``: outside it they may belong to a commit
-        under way."""
+        """Remove parts that the manifest does not list. Parts kept for undo are moved to the undo folder; the others
+        were replaced, or left by a commit that died between the move and the manifest. Call under ``lock``: without it
+        they may belong to a commit in progress."""
         listed, kept = {file.name for file in manifest.files}, manifest.kept
         for name in self.names():
+            # OB-03: only names that dpone gives, never a folder and never through a link: other programs may write
+            # here.
             if PART.fullmatch(name) and name not in listed and durable.is_plain_file(self.path / name):
                 if name in kept:
                     self._put_aside(name)
@@ -133,8 +136,8 @@ class Folder:
         os.rename(self.path / name, self.undo / name)
 
     def bring_back(self, files: Collection[PartFile]) -> None:
-        """Kept parts into the folder, whole; durable on return. Until a manifest lists them, the next sweep puts them
-        aside again. Raises UndoRefused. Call under ``lock``."""
+        """Move kept parts back into the folder, complete and durable on return. Until a manifest lists them, the next
+        sweep moves them to the undo folder again. Raises UndoRefused. Call under ``lock``."""
         for file in files:
             here, aside = self.path / file.name, self.undo / file.name
             found = aside if durable.is_plain_file(aside) else here

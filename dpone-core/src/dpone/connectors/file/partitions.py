@@ -27,7 +27,7 @@ from dpone.partition import (
 
 class JsonPartitionManifestStore(PartitionManifestStore):
     """Keeps manifests in a private folder. A file is replaced as a whole, and ``.bak`` is the one before; the system's
-    lock on the file beside it lets one process at a time change it. Each change writes the whole manifest: for
+    lock on a lock file lets one process at a time change it. Each change writes the whole manifest: for
     thousands of partitions a database is the better place."""
 
     def __init__(self, folder: str | Path) -> None:
@@ -75,9 +75,10 @@ class JsonPartitionManifestStore(PartitionManifestStore):
         return [known[id] for id, _ in steps]
 
     def _write(self, manifest: PartitionManifest) -> None:
+        # MF-01: a whole file under a new name, synced, and the one before is kept.
         path, backup = self._path(manifest.key), self._path(manifest.key, ".json.bak")
         data = json.dumps(manifest.to_json(), indent=1, sort_keys=True).encode()
-        if path.exists():  # the file itself, under a second name: the next one does not write into it
+        if path.exists():  # a hard link to the file; the new manifest is a new file, so the backup does not change
             temporary = backup.with_name(backup.name + ".tmp")
             temporary.unlink(missing_ok=True)
             os.link(path, temporary)
@@ -85,9 +86,7 @@ class JsonPartitionManifestStore(PartitionManifestStore):
         durable.write_whole(path, data)
 
     def _path(self, key: str, ending: str = ".json") -> Path:
-        """A readable beginning, and a digest of the whole key that tells keys apart."""
-        readable = re.sub(r"[^A-Za-z0-9_-]+", "-", key)[:40].strip("-")
-        return self._folder / f"{readable}-{hashlib.sha256(key.encode()).hexdigest()[:20]}{ending}"
+        return self._folder / name_of(key, ending)
 
     @contextlib.contextmanager
     def _exclusive(self, key: str) -> Iterator[None]:
@@ -97,6 +96,12 @@ class JsonPartitionManifestStore(PartitionManifestStore):
                 yield
         except OSError as error:
             raise _refused("write", self._folder, error) from error
+
+
+def name_of(key: str, ending: str) -> str:
+    """A file name for a key: a readable beginning, and a digest of the whole key, because two keys may begin alike."""
+    readable = re.sub(r"[^A-Za-z0-9_-]+", "-", key)[:40].strip("-")
+    return f"{readable}-{hashlib.sha256(key.encode()).hexdigest()[:20]}{ending}"
 
 
 def _refused(step: str, path: Path, error: OSError) -> StateError:

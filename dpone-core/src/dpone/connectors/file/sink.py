@@ -99,18 +99,20 @@ class FileSink:
         """``contract.SupportsVerify``: the manifest lists every file there should be."""
         manifest = self.folder.read() or Manifest()
         missing = len(manifest.files) - len(self.folder.present(manifest))
-        return f"{missing:,} of {counted(len(manifest.files), 'file')} in its manifest are missing" if missing else ""
+        listed = counted(len(manifest.files), "file")
+        return f"of {listed} in its manifest {missing:,} {'is' if missing == 1 else 'are'} missing" if missing else ""
 
     def stores(self, type: pa.DataType) -> Stored:
-        """Parquet keeps every type but those it has no word for; text files keep what reads back from text."""
+        """Parquet stores every type that it has; text files store what can be read back from text."""
         if refused(self.options.format, type):
             return Stored(str(type), type, "lossy")
-        # JSON has no word for NaN and the infinities: they are refused.
+        # JSON does not have NaN and infinities: they are refused.
         checked = self.options.format == "jsonl" and pa.types.is_floating(type)
         return Stored(str(type), type, "checked" if checked else "exact")
 
     def ddl(self, changes: Sequence[SchemaChange]) -> list[str]:
-        """Parts are immutable, so a change is one of the manifest's columns only; each statement is a JSON object."""
+        """Parts are immutable, so a change affects only the columns in the manifest; each statement is a JSON
+        object."""
         for change in changes:
             self._require_columns([*(change.schema or ()), *([change.after] if change.after is not None else ())])
         return [json.dumps(_statement(change), ensure_ascii=False) for change in changes]
@@ -133,7 +135,7 @@ class FileSink:
         return schema
 
     def provide(self, load: Load, ddl: Sequence[str]) -> None:
-        """``contract.SupportsTakeBack``: as ``apply``, the record included."""
+        """``contract.SupportsTakeBack``: as ``apply``, with the record in the same manifest."""
         if not ddl and not (self.folder.read() or Manifest()).added:
             return
         with self._failing("change the columns"), self.folder.lock():
@@ -167,15 +169,15 @@ class FileSink:
         return taken
 
     def _require_kept(self, manifest: Manifest, column: str, type_: str) -> None:
-        """Parts stay as they are, so this is about who reads them: together they are doubles now. Text has digits."""
+        """Existing parts do not change, but readers now take the column as doubles. Text files keep their digits."""
         names = [file.name for file in manifest.files if file.name.endswith(".parquet")]
         parts = [Input.at(self.folder.path / name, name) for name in names]
         if lost := sum(beyond_double(part, column) for part in parts):
             raise not_kept(self.folder.label, column, type_, lost)
 
     def journal(self, key: str) -> Entry | None:
-        """A run killed between the rename of its manifest and the sync leaves one that a power cut takes back. What is
-        done by it now (the state, the acknowledgement) must not outlive it: so it is made durable first."""
+        """A run that was killed between the rename of its manifest and the sync leaves a manifest that a power cut
+        would revert. State and acknowledgement are based on it, so it is synced first."""
         if self.folder.own.is_dir():
             durable.sync_folder(self.folder.own)
         manifest = self.folder.read()
@@ -189,7 +191,9 @@ class FileSink:
         with self._failing("open"), self.folder.lock():
             manifest = self.folder.read()
             if manifest:
-                if load.schema is not None and load.strategy.mode != "full_refresh":  # else no file of now is needed
+                if (
+                    load.schema is not None and load.strategy.mode != "full_refresh"
+                ):  # a full refresh does not need the current files
                     self.folder.verify(manifest)
                 self.folder.sweep(manifest)
         with self._failing("open"):
@@ -213,7 +217,8 @@ class FileSink:
         return UndoPlan(replaced.entry, replaced.before)
 
     def undo(self, load: Load, load_id: str, after: Entry | None, position: Position) -> Receipt:
-        """One replacement of the manifest. Killed before it, the next sweep puts the parts aside again."""
+        """One replacement of the manifest. If the process is killed before it, the next sweep moves the parts back to
+        the undo folder."""
         with self._failing("take back a load of"), self.folder.lock():
             manifest = self.folder.read() or Manifest()
             _require_head(manifest, load.key, after, self.folder.label)
@@ -234,12 +239,12 @@ class FileSink:
                 last=replaced.entry.kept[0].previous,
             )
             self.folder.write(after_it)
-            with contextlib.suppress(OSError):  # committed; what is left to do the next open does as well
+            with contextlib.suppress(OSError):  # committed; the next open can do the rest too
                 self.folder.sweep(after_it)
         return Receipt.of(entry)
 
     def _replaced(self, manifest: Manifest | None, key: str, load_id: str) -> Replaced:
-        """What a load that can be taken back replaced. Raises UndoRefused."""
+        """The parts that a load replaced, if it can be taken back. Raises UndoRefused."""
         failed, head = f"take back load {load_id}", manifest.journals.get(key) if manifest else None
         if head is not None and head.undoes == load_id:
             todo = "run the pipeline to load again; nothing was changed"
@@ -260,7 +265,8 @@ class FileSink:
         return sorted((self.folder.read() or Manifest()).journals)
 
     def move(self, old: str, after: Entry, new: str, before: Entry | None, gone: Entry) -> None:
-        """One replacement of the manifest. The staging of the old key goes before it: nobody would sweep it after."""
+        """One replacement of the manifest. The staging of the old key is removed before it, because no later load would
+        sweep it."""
         with self._failing("rename a key of"), self.folder.lock():
             manifest = self.folder.read()
             _require_head(manifest, old, after, self.folder.label)
@@ -281,7 +287,7 @@ class FileSink:
 
     @contextlib.contextmanager
     def _failing(self, step: str) -> Iterator[None]:
-        """The operating system's refusals in our words: read-only, full disk, not a folder."""
+        """Turns errors of the operating system into ours: read-only, full disk, not a folder."""
         try:
             yield
         except OSError as error:
@@ -292,8 +298,8 @@ class FileSink:
 class FileWriter:
     """One load's staging: ``.dpone/staging/<key>-<writer>/`` with a file and a mark for each part.
 
-    A folder belongs to one writer. Whoever goes on with an interrupted load renames the folder first: nothing that a
-    suspended writer still does reaches a file of ours, and it commits nothing, as its own parts are not there.
+    A folder belongs to one writer. A writer that continues an interrupted load first renames the folder. So a suspended
+    writer can no longer reach these files, and cannot commit, because its parts are gone.
     """
 
     def __init__(self, sink: FileSink, load: Load) -> None:
@@ -313,7 +319,7 @@ class FileWriter:
         self._parts = {mark.file.part: mark for mark in self._marks()}
 
     def _take_over(self, old: Path) -> bool:
-        """Go on with an interrupted load, if it is the same and there is not one already."""
+        """Continue an interrupted load, if it is the same load and this writer has none yet."""
         going_on = self._interrupted(old)
         if going_on is None or self._staging.exists():
             return False
@@ -324,7 +330,7 @@ class FileWriter:
         return True
 
     def _interrupted(self, staging: Path) -> str | None:
-        """The id of the load that began a staging; None if it is another's, or cannot be trusted."""
+        """The id of the load that began a staging; None if it belongs to another load or cannot be trusted."""
         if staging.is_symlink():
             return None
         try:
@@ -338,8 +344,8 @@ class FileWriter:
         return {part: mark.staged for part, mark in self._parts.items()}
 
     def stage(self, part: Part, stream: Stream) -> Staged:
-        """What the part's file holds is durable before its mark is, and its name with the mark, in the same folder; the
-        mark makes it count. From several threads: every part has files of its own."""
+        """The content of the part's file is durable before its mark; the mark makes the part count, and the sync of
+        their folder covers both names. Thread-safe, because every part has its own files."""
         if part.id in self._parts:
             return self._parts[part.id].staged
         name = part_name(self.load_id, part.id, self._sink.options.extension)
@@ -368,18 +374,19 @@ class FileWriter:
             manifest = self._folder.read()
             _require_head(manifest, self._load.key, after, self._folder.label)
             if manifest is None:
-                # From here on a part that no manifest lists is an orphan, also before the first load is done.
+                # From here on, a part that no manifest lists is an orphan, even before the first load is done.
                 manifest = Manifest()
                 self._folder.write(manifest)
             parts = [self._parts[part].file for part in sorted(self._parts) if self._parts[part].file.rows]
             self._verify(parts)
             receipt, after_it = self._planned(manifest, parts, after, position)
             for part in parts:
+                # Parts first: a manifest never lists a file that a power cut could still take back.
                 os.rename(self._staging / part.name, self._folder.path / part.name)
             if parts:
                 durable.sync_folder(self._folder.path)
             self._folder.write(after_it)
-            # Committed. What is left to do the next open does as well.
+            # Committed. The next open can do the rest too.
             with contextlib.suppress(OSError):
                 self._folder.sweep(after_it)
                 _remove(self._staging)
@@ -416,7 +423,7 @@ class FileWriter:
         files = (() if replaces else there) + tuple(parts)
         replaced = before.files if replaces else ()
         undo = before.undo
-        if (replaces or parts) and not load.replace_columns:  # parts of other columns cannot be put back
+        if (replaces or parts) and not load.replace_columns:  # parts with other columns cannot be restored
             entry, undo = self._kept(before, entry, replaced, after)
         journals = {**before.journals, load.key: entry}
         last = self.load_id if replaces or parts else before.last
@@ -426,7 +433,7 @@ class FileWriter:
     def _kept(
         self, before: Manifest, entry: Entry, replaced: tuple[PartFile, ...], after: Entry | None
     ) -> tuple[Entry, tuple[Replaced, ...]]:
-        """The entry with what is kept to take the load back; and all that is kept, the retention applied."""
+        """The entry with its undo record, and all undo records that the retention still keeps."""
         options, key = self._sink.options.undo, self._load.key
         if options is None:
             return entry, before.undo
@@ -445,12 +452,13 @@ class FileWriter:
         return entry, tuple(one for one in undo if one.key != key or one.entry.load_id in inside)
 
     def _verify(self, parts: list[PartFile]) -> None:
-        """Parts of an earlier process are hashed again: only the disk knows what became of them."""
+        """Parts that an earlier process staged are hashed again."""
         if self._load.schema is not None and not self._staging.is_dir():
             found = "another run of the stream took over or removed the staged parts"
             raise Conflict(f"commit to {self._folder.label}", found, "nothing was written; run again")
         for part in parts:
             path = self._staging / part.name
+            # OB-01: a staged file may have been truncated, replaced or damaged since another process wrote it.
             if part.name not in self._written and durable.digest(path) != part.sha256:
                 todo = f"delete {self._folder.label}/.dpone/staging and run again; the target was not changed"
                 raise SinkError(f"commit to {self._folder.label}", f"staged part {part.name} was changed", todo)
@@ -502,7 +510,7 @@ def _of(added: Sequence[Added], key: str, run_id: str) -> tuple[Added, ...]:
 
 
 def _left(added: Sequence[Added], load: Load) -> tuple[Added, ...]:
-    """What is still not committed after the commit of ``load``, which makes what it uses the target's."""
+    """The additions that are still provisional after the commit of ``load``, which makes the ones it uses permanent."""
     used = {*_names(load.schema), *LINEAGE}
     others = (evolve(one, columns=tuple(c for c in one.columns if c not in used), made=False) for one in added)
     return tuple(one for one in others if one.key != load.key and one.columns)
@@ -525,6 +533,7 @@ def write_part(
         with pa.OSFile(str(temporary), "wb") as to:
             rows, size = write(to, stream, schema, constants, options)
         durable.sync_file(temporary)
+        # Of the bytes in the file, not of what was passed to pyarrow: this is what a later run can compare.
         sha256 = durable.digest(temporary)
         temporary.replace(path)
     except BaseException:
@@ -542,7 +551,7 @@ def _remove(staging: Path) -> None:
 
 
 def _united(before: pa.Schema | None, given: pa.Schema) -> pa.Schema:
-    """The target's columns as they are, then those the load brought."""
+    """The target's columns, followed by the new columns of the load."""
     if before is None:
         return given
     return pa.schema([*before, *(field for field in given if before.get_field_index(field.name) < 0)])

@@ -139,10 +139,12 @@ class FileSource:
     def _with_known(
         self, files: Sequence[_Found], expected: pa.Schema | None, known: Collection[str]
     ) -> tuple[pa.Schema, Mapping[str, str]]:
-        """The columns of the files, and those that earlier files had and the target still has: NULL in these rows, as
-        if all had been read together; one with a default is left to it. And the columns that files lack."""
+        """The columns of the files, and columns that earlier files had and the target still has: they are NULL in these
+        rows, as if all files had been read together, unless the column has a default. Also returns the columns that
+        files lack."""
         schema = self._schema(files, expected)
-        here = {name.casefold() for name in schema.names}  # a name that differs by case is refused with the one here
+        # A name that differs only by case is refused later, together with the name in the files.
+        here = {name.casefold() for name in schema.names}
         gone = [f for f in expected or () if f.name in known and f.name.casefold() not in here and not has_default(f)]
         names = [file.name for file in files]
         absent = {name: where for name, where in lacking(names, self._given).items() if name in schema.names}
@@ -152,7 +154,8 @@ class FileSource:
     def _parts(
         self, files: Sequence[_Found], entries: Mapping[str, Mapping[str, Any]], schema: pa.Schema, wanted: int
     ) -> Iterator[Part]:
-        """One per file; where more are wanted, large files in pieces, by their share of the bytes."""
+        """One part per file. If more parts are wanted, large files are cut into pieces according to their share of the
+        bytes."""
         total = sum(file.size for file in files)
         for i, file in enumerate(files):
             part = _part(i, file, entries[file.name], schema)
@@ -166,7 +169,8 @@ class FileSource:
 
     @contextlib.contextmanager
     def read(self, part: Part) -> Iterator[Stream]:
-        """The rows of a file, or of a piece of it; raises SourceError if it is not, or does not stay, as listed."""
+        """The rows of a file, or of a piece of it. Raises SourceError if the file changed since it was listed, or
+        changes during the read."""
         detail = part.detail
         file = _Found(detail["path"], self._path(detail["path"]), detail["size"], detail["mtime_ns"], detail["inode"])
         file.require_unchanged()
@@ -275,13 +279,13 @@ class _FileStream(BatchStream):
 
 
 def _committed(base: Path, names: list[str], location: str) -> list[str]:
-    """Without the parts that a file sink has put into its folder and no manifest lists: they are not loaded yet, or
-    are left by a load that died. Parts that were read from this very ``location`` are refused."""
+    """The names without parts of a file sink that no manifest lists: they are not committed yet, or were left by a load
+    that died. Parts that were loaded from this same ``location`` are refused."""
     listed: dict[str, set[str] | None] = {}
     for folder in {os.path.dirname(name) for name in names if PART.fullmatch(os.path.basename(name))}:
         manifest = Folder(base / folder, folder or ".").read()
         listed[folder] = {file.name for file in manifest.files} if manifest else None
-        # The third part of a journal's key is the source. What came from here would come again and again.
+        # The third part of a journal's key is the source. Each run would read what the last one wrote.
         if manifest and [location.replace("|", "%7C")] in [str(f.key).split("|")[2:3] for f in manifest.files]:
             found = f"it includes folder {folder or '.'}, to which this stream writes"
             todo = f"narrow source.path, or move folder {folder or '.'} out of it and change the sink's path"
@@ -301,7 +305,7 @@ def _is_file(path: Path) -> bool:
 
 
 def _nothing(base: Path, pattern: str) -> tuple[str, str]:
-    """What was found, and what to do, where no file matches."""
+    """The found and todo of the error if no file matches."""
     fixed = Path(pattern)
     while glob.has_magic(str(fixed)) or fixed == Path(pattern):
         if fixed == fixed.parent:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
-import re
 import time
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -15,7 +13,7 @@ from typing import Any
 
 from attrs import frozen
 
-from dpone.connectors.file.partitions import JsonPartitionManifestStore
+from dpone.connectors.file.partitions import JsonPartitionManifestStore, name_of
 from dpone.contract import Finding, Lease, Versioned
 from dpone.errors import Busy, Conflict, StateError, counted
 from dpone.host import durable
@@ -121,9 +119,7 @@ class FileState:
         durable.write_whole(self._path(record.key), record.dumps())
 
     def _path(self, key: str, ending: str = ".json") -> Path:
-        """A readable beginning, and a digest of the whole key that tells keys apart."""
-        readable = re.sub(r"[^A-Za-z0-9_-]+", "-", key)[:40].strip("-")
-        return self._folder / f"{readable}-{hashlib.sha256(key.encode()).hexdigest()[:20]}{ending}"
+        return self._folder / name_of(key, ending)
 
     def _shown(self, path: Path) -> str:
         return f"{self._label}/{path.name}"
@@ -142,7 +138,7 @@ class FileState:
 
 @frozen
 class _Record:
-    """What the file of a key holds. ``version`` counts on also after a deletion, when ``head`` is None."""
+    """What the file of a key holds. ``version`` continues after a deletion, when ``head`` is None."""
 
     key: str
     version: int
@@ -181,7 +177,7 @@ class _Record:
 
 
 class _FileLease:
-    """A lease file. The holder is whoever's ``owner`` stands in it."""
+    """A lease file. The holder is the one whose ``owner`` it contains."""
 
     def __init__(self, state: FileState, key: str, ttl: float) -> None:
         self._state, self._key, self._ttl = state, key, ttl
@@ -208,7 +204,7 @@ class _FileLease:
             self._write()
 
     def release(self) -> None:
-        # What cannot be released expires; it must not hide how the run itself ended.
+        # A lease that cannot be released expires; the error must not hide how the run ended.
         with contextlib.suppress(StateError), self._state._exclusive(self._key):
             holder = self._holder()
             if holder is not None and holder["owner"] == self.owner:

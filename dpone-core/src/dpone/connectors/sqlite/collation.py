@@ -1,6 +1,6 @@
-"""Which columns compare by a collation that takes texts that differ for equal (https://www.sqlite.org/datatype3.html,
-section 7). No pragma tells that of a column, but a comparison does: the columns of a compound SELECT have the collation
-of its first one."""
+"""Which columns have a collation under which different texts can be equal (https://www.sqlite.org/datatype3.html,
+section 7). No pragma shows the collation of a column, but a comparison does: the columns of a compound SELECT have the
+collation of its first SELECT."""
 
 from __future__ import annotations
 

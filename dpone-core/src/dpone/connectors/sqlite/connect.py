@@ -52,7 +52,7 @@ def is_written(path: Path) -> bool:
 
 
 def connect(path: Path, timeout: float, kind: type[DponeError], *, create: bool) -> sqlite3.Connection:
-    """In autocommit mode: transactions are begun and ended by statements. Errors are of ``kind``."""
+    """Connect in autocommit mode: statements begin and end transactions. Errors have the class ``kind``."""
     failed = f"open {path}"
     if sqlite3.sqlite_version_info < OLDEST:
         wanted = ".".join(map(str, OLDEST))

@@ -1,4 +1,4 @@
-"""The database of a target, as the shared SQL layer needs it."""
+"""The target database for the shared SQL layer."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ from dpone.sql.values import Unstorable
 
 DECIMAL = "dpone_decimal"
 _MET = "dpone_met"
-# Tables m with a reference f to the table bound. The text is looked at first: the pragma is slow with many tables.
+# Tables m with a foreign key f that refers to the bound table. The text is searched first, because the pragma is slow
+# with many tables.
 _REFERRING = "m.type = 'table' AND instr(lower(m.sql), 'references') > 0 AND f.\"table\" = ? COLLATE NOCASE"
 
 
@@ -43,7 +44,7 @@ class SqliteDialect(Dialect):
         return table_name(name)
 
     def parameter(self, value: Any, type: pa.DataType) -> Any:
-        """A decimal by its digits: Arrow would ask 21 of them of any integer."""
+        """A decimal with its own digits: Arrow would require 21 digits for any integer."""
         given = pa.array([str(value) if pa.types.is_decimal(type) else value])
         return encode(given, type)[0]
 
@@ -58,12 +59,12 @@ class SqliteDialect(Dialect):
         return f"{expression} COLLATE {DECIMAL}" if pa.types.is_decimal(type) else expression
 
     def delete_keys(self, target: Name, source: str, schema: pa.Schema, key: Sequence[str]) -> str:
-        """By IN, which goes from the keys to the rows; by EXISTS SQLite would look at every row of the target."""
+        """With IN, SQLite looks up each key; with EXISTS it would scan every row of the target."""
         return self.delete_from(target, f"({self.columns(key, 't')}) IN {source}")
 
     def widen_column(self, table: Name, before: pa.Field, after: pa.Field) -> list[str]:
-        """SQLite cannot change a type: a new column takes the values and the name. The table is not copied. Types
-        that it keeps alike (int and bigint, texts of any length) need no statement."""
+        """SQLite cannot change a type, so a new column gets the values and the name. The table is not copied. Types
+        that SQLite stores in the same way (int and bigint, texts of any length) need no statement."""
         if self.stores(before.type) == self.stores(after.type):
             return []
         name, old, new = self.name(table), self.quote(before.name), self.quote(f"__dpone__wide__{before.name}")
@@ -82,7 +83,7 @@ class SqliteDialect(Dialect):
 
 
 def _widened(column: str, before: pa.DataType, after: pa.DataType) -> str:
-    """Digits gain the zeros of the new scale, and dates the time, so that equal values stay equal texts."""
+    """Numbers get the zeros of the new scale, and dates a time, so that equal values stay equal texts."""
     if pa.types.is_date(before) and pa.types.is_timestamp(after):
         return f"{column} || ' 00:00:00.000000'"
     if not pa.types.is_decimal(after):
@@ -125,8 +126,8 @@ class SqliteDatabase(Database):
             self._db = None
 
     def begin(self, lock: str) -> None:
-        """The file is the lock: SQLite has one writer at a time. Rows that others refer to may be replaced: references
-        are checked at the commit."""
+        """The file is the lock: SQLite has one writer at a time. Rows that are referenced may be replaced, because
+        foreign keys are checked at the commit."""
         self.execute("BEGIN IMMEDIATE")
         self.execute("PRAGMA defer_foreign_keys=ON")
 
@@ -137,7 +138,8 @@ class SqliteDatabase(Database):
             raise self._dangling(error) from error.__cause__
 
     def _dangling(self, error: DataError) -> DataError:
-        """Which tables a foreign key that the commit refused is between: SQLite does not say. The transaction is still
+        """The tables of the foreign key that failed at the commit, because SQLite does not name them. The transaction
+        is still
         open (https://www.sqlite.org/lang_transaction.html)."""
         if getattr(error.__cause__, "sqlite_errorname", "") != "SQLITE_CONSTRAINT_FOREIGNKEY":
             return error
@@ -159,7 +161,7 @@ class SqliteDatabase(Database):
             return self.connection().execute(sql, parameters).fetchall()
 
     def schema(self, table: Name) -> pa.Schema | None:
-        """Generated columns are left out: nobody can write them."""
+        """Generated columns are left out, because they cannot be written."""
         kind, collated_ = self._kind(table)
         if kind is None:
             return None
@@ -193,7 +195,8 @@ class SqliteDatabase(Database):
         return written
 
     def _inserts(self, table: Name, schema: pa.Schema, lineage: Mapping[str, Any]) -> tuple[str, str]:
-        """The statement for ROWS rows and that for one. Lineage stands in them as literals: nothing is bound twice."""
+        """The statements for ROWS rows and for one row. Lineage is in them as literals, so it is not bound for every
+        row."""
         d = self.dialect
         values = map(pa.scalar, lineage.values())
         constants = [d.literal(encode(pa.array([v]), types.stores(v.type).arrow)[0]) for v in values]
@@ -203,7 +206,8 @@ class SqliteDatabase(Database):
         return f"{into}{many} ON CONFLICT DO NOTHING", f"{into}({row}) ON CONFLICT DO NOTHING"
 
     def _insert(self, many: str, one: str, columns: list[list[Any]], rows: int) -> int:
-        """Values go in row by row of ``flat``, ROWS rows a statement: a quarter less time than one row a statement."""
+        """Insert the values of ``flat``, row by row, with ROWS rows per statement: this takes a quarter less time than
+        one row per statement."""
         width = len(columns)
         flat: list[Any] = [None] * (width * rows)
         for i, column in enumerate(columns):
@@ -238,7 +242,7 @@ class SqliteDatabase(Database):
     def upsert(
         self, target: Name, source: str, schema: pa.Schema, key: Sequence[str], compared: Sequence[str]
     ) -> tuple[int, int]:
-        """The rows met are counted on the way: to join them once more would take a fifth of the time."""
+        """Matching rows are counted during the upsert, because a separate join would take a fifth of the time."""
         matched = 0
 
         def count() -> int:
@@ -256,7 +260,7 @@ class SqliteDatabase(Database):
         return tuple(name for (name,) in self.rows(sql, (table.last,)))
 
     def is_swappable(self, table: Name, key: Sequence[str]) -> bool:
-        """Told by the text SQLite keeps of the table: a default, a check, a collation would show in it."""
+        """Decided by the text of the table's statement, which contains any default, check or collation."""
         schema = self.schema(table)
         if schema is None:
             return False
@@ -266,7 +270,7 @@ class SqliteDatabase(Database):
         return text[0][0] == ours and not self._attached(table)
 
     def _attached(self, table: Name) -> list[str]:
-        """What would be lost with the table, or is made of it; a view whose text has the name somewhere may be."""
+        """Objects that would be lost with the table or that use it; a view whose text contains the name may use it."""
         named, what = "instr(lower(m.sql), lower(?)) > 0", "SELECT m.type || ' ' || m.name FROM sqlite_master AS m"
         attached = (
             f"{what} WHERE (m.type IN ('index', 'trigger') AND m.tbl_name = ? COLLATE NOCASE "
@@ -282,8 +286,9 @@ class SqliteDatabase(Database):
         return [sibling_of.sibling(name) for (name,) in self.rows(sql, (prefix, prefix))]
 
     def drop(self, table: Name, wipe: bool = False) -> None:
-        """Some builds of SQLite write zeros over all that is dropped. That would cost as much as staging did, and guard
-        nothing: the rows are in the target. Rows that leave the target are overwritten as the build has it."""
+        """Some builds of SQLite overwrite dropped rows with zeros (SQLITE_SECURE_DELETE). For the staging that would
+        cost as much as staging did and protect nothing, because the rows are in the target. For rows of the target the
+        build's setting applies."""
         zeroes = not wipe and self.rows("PRAGMA secure_delete") == [(1,)]
         if zeroes:
             self.rows("PRAGMA secure_delete=FAST")
@@ -292,8 +297,8 @@ class SqliteDatabase(Database):
             self.rows("PRAGMA secure_delete=ON")
 
     def identity(self, table: Name, column: str = "") -> str:
-        """A table by its text, which shows defaults, checks and collations too; a column by what follows its name
-        there, up to what comes after it."""
+        """The identity of a table is its statement, which has defaults, checks and collations too; that of a column is
+        its definition in that statement."""
         sql = "SELECT sql FROM sqlite_master WHERE type = 'table' AND name = ? COLLATE NOCASE"
         text = "".join(str(found) for (found,) in self.rows(sql, (table.last,)))
         if not column:
@@ -341,7 +346,8 @@ class SqliteDatabase(Database):
         return list(found.values())
 
     def rename(self, table: Name, to: Name) -> None:
-        """Legacy: rename this table and nothing else. Otherwise any broken view in the database stops the rename."""
+        """With legacy_alter_table only this table is renamed. Otherwise any broken view in the database makes the
+        rename fail."""
         self.execute("PRAGMA legacy_alter_table=ON")
         super().rename(table, to)
         self.execute("PRAGMA legacy_alter_table=OFF")
@@ -354,7 +360,7 @@ class SqliteDatabase(Database):
 
 
 def _column(name: str, type_: str, not_null: int, filled: int) -> pa.Field:
-    """filled: by SQLite itself, where a row brings no value."""
+    """filled: SQLite fills the column if a row has no value for it."""
     return pa.field(name, types.writable(type_), not not_null, {DEFAULT: b"yes"} if filled else None)
 
 

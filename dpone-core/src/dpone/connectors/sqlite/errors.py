@@ -1,4 +1,4 @@
-"""SQLite's failures in dpone's words. Codes: https://www.sqlite.org/rescode.html."""
+"""SQLite's errors as errors of dpone. Codes: https://www.sqlite.org/rescode.html."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Whether somebody writes to a SQLite file: ``dpone.sql.in_flight.InFlight``.
+"""Whether another connection writes to a SQLite file: ``dpone.sql.in_flight.InFlight``.
 
-SQLite has one writer at a time, and commits one after another. A value that SQLite makes itself (a rowid, a
-CURRENT_TIMESTAMP) is made under the write lock, so that it is above all that is committed. One that the application
-made before it had the lock may be below. So the snapshot of a read begins while nobody writes: it takes the write lock
+SQLite has one writer at a time, so commits are in sequence. A value that SQLite itself makes (a rowid, a
+CURRENT_TIMESTAMP) is made under the write lock, so it is above all committed values. A value that the application made
+before it had the lock may be lower. So the snapshot of a read begins while there is no writer: it takes the write lock
 for that moment, which changes nothing in the file (https://www.sqlite.org/lang_transaction.html, IMMEDIATE).
 """
 
@@ -20,7 +20,7 @@ from dpone.sql.in_flight import Look, Writer
 
 
 class InFlight:
-    """Holds the write lock from a look that found nobody until ``release``."""
+    """Holds the write lock from the ``look`` that found no writer until ``release``."""
 
     def __init__(self, path: Path, timeout: float) -> None:
         self._path, self._timeout = path, timeout
@@ -40,7 +40,9 @@ class InFlight:
         with failing(SourceError, f"read {self._path}", self._path):
             if self._db is None:
                 self._db = connect(self._path, self._timeout, SourceError, create=False)
-                self._db.execute("PRAGMA busy_timeout=0")  # a pause of ours can be interrupted, one of SQLite's cannot
+                self._db.execute(
+                    "PRAGMA busy_timeout=0"
+                )  # our own pause can be interrupted; SQLite's busy handler cannot
             try:
                 self._db.execute("BEGIN IMMEDIATE")
             except sqlite3.OperationalError as error:

@@ -1,4 +1,4 @@
-"""A table in ranges of one column's values, each read on its own in the snapshot they share."""
+"""Ranges of one column of a table, each read separately in one snapshot."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ROWID = "rowid"
 
 
 class Asked(Protocol):
-    """What ``Ranges`` asks of a source, in its snapshot."""
+    """The queries of ``Ranges`` to a source, in its snapshot."""
 
     name: str
 
@@ -42,8 +42,8 @@ class Ranges:
     def split(self, n: int) -> tuple[Bounds, ...]:
         """At most ``n`` ranges and the rows without a value; none: the source is read as a whole.
 
-        Whole numbers are split by their distance, which needs no more than their ends; everything else by its rank, so
-        that the order is SQLite's own, whatever kinds of values there are.
+        Whole numbers are split into ranges of equal width, which needs only the lowest and the highest value.
+        Everything else is split by rank, so that the order is SQLite's own, whatever kinds of values there are.
         """
         column = self._column()
         if column is None:
@@ -66,7 +66,7 @@ class Ranges:
         return ROWID if self.source.rows(sql, (self.table.last,)) == [(1,)] else None
 
     def _known(self, column: str | None) -> str | None:
-        """As the source spells it. A name that no column has would mean a text to SQLite, or the rowid."""
+        """The column as the source spells it. SQLite would take an unknown name for a text or for the rowid."""
         if column is None:
             return None
         place = ("__dpone__query", "temp") if self.table is None else (self.table.last, "main")
@@ -89,7 +89,7 @@ class Ranges:
         return tuple(self.source.rows(f"SELECT (SELECT MIN({c}) {of}), (SELECT MAX({c}) {of})")[0])
 
     def _ranks(self, column: str, high: Bound, n: int) -> list[Bound]:
-        """Every so manieth value, each once, and the highest."""
+        """Values at equal distances in rank, each once, and the highest one."""
         c, of = _quoted(column), f"FROM {self.source.relation} AS s"
         count = self.source.rows(f"SELECT COUNT({c}) {of}")[0][0]
         every = f"SELECT {c} AS v, ROW_NUMBER() OVER (ORDER BY {c}) - 1 AS i {of} WHERE {c} IS NOT NULL"
@@ -102,5 +102,5 @@ def _whole(low: Any, high: Any) -> bool:
 
 
 def _quoted(column: str) -> str:
-    """In the column's own order, whatever its collation: the ends come from it, too, and an index can serve."""
+    """In the column's own collation, which also ordered the ends of the ranges, so that an index can be used."""
     return f"s.{SqliteDialect().quote(column)}"

@@ -25,7 +25,7 @@ def encode(array: pa.Array, type: pa.DataType, *, nan_to_null: bool = False) -> 
 
 def decode(values: Sequence[Any], type: pa.DataType, *, as_text: bool = False) -> pa.Array:
     """One column as fetched, as an array of ``type``. Raises Refused where a value is of another kind. as_text: numbers
-    are written out, as a person asked for."""
+    become text, as set in the options."""
     if as_text:
         values = [v if v is None or v.__class__ in (str, bytes) else repr(v) for v in values]
     allowed, kinds = _allowed(type), set(map(_kind, values))

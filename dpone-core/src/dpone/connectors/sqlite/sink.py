@@ -58,8 +58,8 @@ class SqliteSink(SqlSink):
         return super()._statements(change)
 
     def _require_rebuildable(self, column: pa.Field) -> None:
-        """A column is widened by a new one in its place (``SqliteDialect.widen_column``), and ALTER TABLE makes none
-        that is a key, NOT NULL or has a default: these must not get lost."""
+        """A column is widened by replacing it with a new one (``SqliteDialect.widen_column``). ALTER TABLE cannot add a
+        column that is a key, NOT NULL or has a default, and these properties must not be lost."""
         if not column.nullable or DEFAULT in (column.metadata or {}):
             found = "SQLite cannot change the type of a column that is a key, is NOT NULL, or has a default"
             todo = "recreate the table with the wider column, or load into a new table; nothing was changed"
@@ -71,9 +71,9 @@ class SqliteSink(SqlSink):
         except SinkError as error:
             if getattr(error.__cause__, "sqlite_errorname", "") != "SQLITE_ERROR":
                 raise
-            # SQLite's text names the index, view, trigger or constraint that stands in the way.
+            # SQLite's message names the index, view, trigger or constraint that uses the column.
             todo = "drop the object in the way, run again, then recreate it; nothing was changed"
-            if str(error.__cause__).endswith("already exists"):  # it may hold what another run has just loaded
+            if str(error.__cause__).endswith("already exists"):  # another run may have just loaded it
                 todo = "run again: another program created it in the meantime; nothing was changed"
             raise SinkError(f"change the columns of {self._target}", str(error.__cause__), todo) from error.__cause__
 

@@ -40,12 +40,13 @@ _VIEW = PREFIX + "query"
 
 
 class SqliteCursor(SqlCursor):
-    """SQLite compares values, whatever the column's type: texts are above all numbers."""
+    """SQLite compares values regardless of the column's type: texts are above all numbers."""
 
     digits = "{0} NOT GLOB '*[^0-9]*' AND {0} <> ''"
 
     def highest(self) -> Value | None:
-        """MIN beside MAX: in SQLite's order all numbers are below all texts, and would be lost below the position."""
+        """MIN in addition to MAX: SQLite sorts all numbers below all texts, so numbers below a text position would be
+        lost."""
         of = f"FROM {self.source.relation} AS s"
         sql = f"SELECT (SELECT MAX({self.ordered}) {of}), (SELECT MIN({self.ordered}) {of})"
         [(high, low)] = self.source.rows(sql)
@@ -62,8 +63,9 @@ class SqliteCursor(SqlCursor):
         return super().compare(value)
 
     def _require_one_notation(self, value: Value) -> None:
-        """Times are in the order of their texts only where all are written alike: 10:30 with a T is above 11:00 with a
-        blank, 10:00:00Z above 10:00:00.5Z. Looked at from the day before the position: a zone shifts no further."""
+        """Texts of times sort by time only if all have the same format: 10:30 with a T sorts above 11:00 with a blank,
+        10:00:00Z above 10:00:00.5Z. Checked from the day before the position, because a zone shifts a time by less than
+        a day."""
         c = self.column
         sql = (
             f"SELECT COUNT(DISTINCT substr({c}, 11, 1)), COUNT(DISTINCT ltrim(substr({c}, 12), '0123456789:.')), "
@@ -96,8 +98,8 @@ class SqliteSystem(SqlSystem):
 
 
 class SqliteSource(SqlSource):
-    """The snapshot is a read transaction; in a database without WAL nobody else can commit to it for as long. Where
-    this very run writes to such a file, the rows of the window are copied to a temporary table first."""
+    """The snapshot is a read transaction. In a database without WAL no other connection can commit while it lasts. If
+    this run itself writes to such a file, the rows of the window are first copied to a temporary table."""
 
     system: SqliteSystem
     cursor = SqliteCursor
@@ -139,11 +141,11 @@ class SqliteSource(SqlSource):
         return window
 
     def begin(self, after: Position | None) -> Bound | None:
-        """The snapshot begins with the first read of the file, for a read by cursor at a moment when nobody writes."""
+        """The snapshot begins with the first read of the file; for a read by cursor, at a moment without a writer."""
         if self._incremental is None:
             self._execute("BEGIN")
             return None
-        self.connection()  # what it refuses is no reason to wait
+        self.connection()  # an error here is not a reason to wait
         others = InFlight(self._path, self._options.busy_timeout)
         try:
             bound = settle(others, self._incremental, self.name, after)
@@ -170,7 +172,7 @@ class SqliteSource(SqlSource):
         return Ranges(self, self._table, self._options.partition_by).split(partitions)
 
     def _spool(self) -> None:
-        """Copy the rows of the window, then let go of the file."""
+        """Copy the rows of the window, then release the file."""
         self._execute("PRAGMA query_only=OFF")
         for id, reads in self._parts.items():
             for i, (rows, values) in enumerate(reads):
@@ -210,7 +212,7 @@ class SqliteSource(SqlSource):
     # ---- columns
 
     def columns(self, expected: pa.Schema | None) -> pa.Schema:
-        """Types as declared, or as stated in the options; where neither tells, as the values are."""
+        """Types as declared, or as set in the options; otherwise inferred from the values."""
         place = (_VIEW, "temp") if self._table is None else (self._table.last, "main")
         # hidden: 1 are the inner columns of virtual tables, 2 and 3 generated ones
         sql = "SELECT name, type FROM pragma_table_xinfo(?, ?) WHERE hidden != 1 ORDER BY cid"
@@ -221,7 +223,7 @@ class SqliteSource(SqlSource):
             todo = f"use columns of the source: {', '.join(list(found)[:20])}"
             raise ConfigError("read options.columns", f"unknown columns: {', '.join(unknown)}", todo)
         known = {name: self._chosen.get(name) or types.declared(text) for name, text in found.items()}
-        # Numbers written out: 1 and 1.0 are equal here, as long as no affinity gives both one form.
+        # Numbers read as text: 1 and 1.0 are equal in SQLite, unless an affinity gives both one form.
         untyped = [n for n, t in self._chosen.items() if t == pa.string() and not types.has_affinity(found[n])]
         if open_ := [name for name, type_ in known.items() if type_ is None]:
             known |= self._inferred(open_, expected)
@@ -232,7 +234,7 @@ class SqliteSource(SqlSource):
         return pa.schema([compared(f, "compared as numbers") if f.name in untyped else f for f in made])
 
     def _inferred(self, names: Sequence[str], expected: pa.Schema | None) -> dict[str, pa.DataType]:
-        """From the kinds of all values; a type the target has already is kept where the values fit it."""
+        """Types inferred from the storage classes of all values; the target's type is kept if the values fit it."""
         d = self.dialect
         sums = ", ".join(
             f"MAX(typeof(s.{d.quote(n)}) = '{kind}')" for n in names for kind in ("integer", "real", "text", "blob")

@@ -20,7 +20,7 @@ from dpone.sql.state import SqlState
 
 
 class SqliteState(SqlState):
-    """The times are kept as by earlier versions: one as text, one in seconds."""
+    """Times are stored as in earlier versions: one as text, one in seconds."""
 
     saved_at: ClassVar[pa.DataType] = pa.string()
     expires: ClassVar[pa.DataType] = pa.float64()

@@ -61,7 +61,7 @@ _NAMED: dict[str, pa.DataType] = {
 
 
 def declared(text: str) -> pa.DataType | None:
-    """The Arrow type of a declared one; None where only the values can tell (no type, NUMERIC, an unknown name)."""
+    """The Arrow type of a declared type; None if it depends on the values (no type, NUMERIC, an unknown name)."""
     match = _DECLARED.fullmatch(text.upper())
     if match is None:
         return None
@@ -87,14 +87,14 @@ def has_affinity(text: str) -> bool:
 
 
 def own(text: str) -> pa.DataType | None:
-    """The Arrow type of a name that ``stores`` gives, or None; SQLite itself would take any word for a type."""
+    """The Arrow type of a name that ``stores`` returns, or None; SQLite itself accepts any word as a type."""
     match = _DECLARED.fullmatch(text.upper())
     name = match[1] if match else ""
     return declared(text) if name in _NAMED or name == "DECIMAL_TEXT" else None
 
 
 def writable(text: str) -> pa.DataType:
-    """As ``declared``, for a target: what a column of that type keeps exactly."""
+    """As ``declared``, for a target: the type that such a column stores exactly."""
     type_ = declared(text)
     if type_ is None:
         return pa.float64() if text.strip() else pa.binary()
