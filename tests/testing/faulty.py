@@ -35,6 +35,7 @@ from dpone.contract import Finding, Part, Window
 from dpone.errors import (
     Busy,
     Category,
+    ConfigError,
     Conflict,
     ContentChanged,
     DponeError,
@@ -610,13 +611,18 @@ class WaitsForNobody(SqliteSource):
 class ByVersion(SqliteSource):
     """Takes ``xmin`` and ``change_tracking``: here every row is written once, so the key is its version."""
 
+    refuses = True
+
     def __init__(self, spec: Any) -> None:
         incremental = spec.options.incremental
         if incremental is not None and incremental.by != "cursor":
             incremental = Incremental("cursor", "id")
+        self.by_version = incremental != spec.options.incremental
         super().__init__(evolve(spec, options=evolve(spec.options, incremental=incremental)))
 
     def window(self, after: Any, request: Any) -> Window:
+        if self.refuses and self.by_version and request.mode == "append":
+            raise ConfigError("read by version", "an append would add changed rows again", "use merge")
         return super().window(after, evolve(request, mode="append"))
 
 
@@ -1937,7 +1943,7 @@ class TakesALaterVersion(SqliteState):
         return super().save(key, value, min(expected, found.version if found else 0))
 
 
-@fails(of_many_savers_one_wins="one of eight must win")
+@fails(of_many_savers_one_wins="one of eight must win", also=("it_is_made_without_a_connection",))
 class ComparesWithWhatItSaw(SqliteState):
     """The version is read when it begins, and the write does not look again."""
 

@@ -18,6 +18,7 @@ from dpone.model.position import Position
 from dpone.model.schema import PREFIX, Name
 from dpone.testing.cases import RoleContract, at_once, case
 from dpone.testing.harness import TABLE, Change, Harness
+from dpone.testing.outside import found_offline, made_offline, nothing_left, offline, waits_end
 from dpone.testing.rows import Broken
 
 Found = tuple[Any, ...]
@@ -155,6 +156,55 @@ class CDCContract(RoleContract):
             with closing(harness.make("cdc", harness.change_stream())) as other:
                 assert other.check() == before, "somebody looked, or asked for a plan, and something was made"
             reader.close()
+
+    @case("insert_update_delete")
+    def test_it_is_made_without_a_connection(self, harness: Harness) -> None:
+        """The constructor and ``setup_plan`` connect to nothing: they succeed, or refuse a plan with a ConfigError,
+        while the process cannot open a file or a socket."""
+        with closing(made_offline(harness, "cdc", harness.change_stream())) as reader:
+            expected = _planned(reader)
+            with offline():
+                try:
+                    plan = _planned(reader)
+                except Exception as error:
+                    raise AssertionError(f"setup_plan opened a file or a connection: {error!r}") from error
+            assert plan == expected
+
+    @case("insert_update_delete")
+    def test_a_failed_connection_is_a_finding(self, harness: Harness) -> None:
+        """``check`` without a connection raises nothing: it returns a finding that says what to do."""
+        with _stream(harness):
+            harness.change([insert(1)])
+        found_offline(harness, "cdc", harness.change_stream())
+
+    @case("insert_update_delete")
+    def test_close_leaves_nothing_open(self, harness: Harness) -> None:
+        """After ``close`` there is no connection, thread or spool left, also where a table was not read to its end."""
+        with _stream(harness):
+            harness.change([insert(1), insert(2)])
+
+        def work() -> Any:
+            with closing(harness.make("cdc", harness.change_stream())) as reader:
+                window = _all(reader, None)
+                _rows(reader, window)
+                with pytest.raises(Broken):
+                    _read_one(reader, _named(window, TABLE))
+                return reader
+
+        nothing_left(work)
+
+    @case("insert_update_delete")
+    def test_a_wait_has_an_end(self, harness: Harness) -> None:
+        """A window that waits for another client or a silent server ends at its limit, with a transient error, and soon
+        after a signal."""
+        with _stream(harness):
+            harness.change([insert(1)])
+
+        def work(spec: Any) -> None:
+            with closing(harness.make("cdc", spec)) as reader:
+                _all(reader, None)
+
+        waits_end(harness, "cdc", work)
 
     @case("insert_update_delete")
     def test_what_is_gone_is_dropped_again(self, harness: Harness) -> None:

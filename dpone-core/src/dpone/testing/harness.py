@@ -73,11 +73,12 @@ class Harness:
     connector under test. Write the members that the roles of the connector need:
 
     ==========  =============================================
-    source      ``source`` ``seed`` ``disturb`` (``query``, ``there``, ``sample``, ``late``)
+    source      ``source`` ``seed`` ``disturb`` (``query``, ``there``, ``sample``, ``late``; a log: ``expire``)
     sink        ``sink`` ``rows``; over ``dpone.sql`` also ``seed`` and ``disturb``, which then write the target; else,
                 with a journal, ``damage``
     state       ``state`` ``away`` ``damage``
     cdc         ``change_stream`` ``change``
+    all         (``stuck``, ``unreachable``)
     ==========  =============================================
 
     ``SqlHarness``, ``LogHarness`` and ``StoreHarness`` make most of them of a few calls of the client. A plugin names
@@ -122,6 +123,20 @@ class Harness:
     def close(self) -> None:
         """Let go of whatever was made outside of ``folder``."""
 
+    def unreachable(self, role: Role) -> AbstractContextManager[None]:
+        """While the block runs, whatever the connector of this role tries fails at once; afterwards all is as before.
+        By default the process cannot open a file or a socket; override it where a driver does not survive that."""
+        from dpone.testing.outside import offline
+
+        return offline()
+
+    def stuck(self, role: Role, seconds: float) -> AbstractContextManager[Any] | None:
+        """While the block runs, the connector of this role waits: another client holds locks that it needs, or its
+        server takes the connection and says nothing. Yields a spec (of the table ``orders``) by which the connector
+        waits for ``seconds``, or for less where its limit is fixed. A source is asked to read the table, a sink to
+        load it, a state to save ``state.KEY``, a change reader for a window. None: it waits for nothing."""
+        return None
+
     # ---- source
 
     def source(
@@ -141,6 +156,11 @@ class Harness:
     def disturb(self, table: str = TABLE) -> None:
         """Change a row that is there already, in place."""
         raise self._lacks("disturb")
+
+    def expire(self, table: str = TABLE) -> bool:
+        """Drop all rows that the source has now, as the retention of a log does: a reader finds that they were there.
+        False: the source is not a log."""
+        return False
 
     def late(self, rows: pa.Table, table: str = TABLE) -> AbstractContextManager[None]:
         """Add rows in a transaction that is open while the block runs, and is committed at its end. Wanted by
@@ -259,6 +279,17 @@ def opened(role: Role, connector: str, folder: Path) -> Iterator[Harness]:
         raise PluginError(f"find the harness of {role} {connector}", "its plugin names none", todo)
     with closing(resolve(reference)(folder)) as harness:
         yield harness
+
+
+def waiting(harness: Harness, role: Role, **limits: Any) -> Any:
+    """The spec of a role with these options, for ``Harness.stuck``."""
+    from dpone.testing.loads import simple
+
+    if role == "state":
+        spec: Any = harness.state()
+    else:
+        spec = harness.sink(simple(harness)) if role == "sink" else harness.source()
+    return evolve(spec, options=evolve(spec.options, **limits))
 
 
 def replaced(plugins: Plugins, connector: str, implementations: Mapping[str, str]) -> Plugins:

@@ -106,5 +106,8 @@ class LogHarness(Harness):
         columns = self.columns(topic)
         return tabled([self.decode(record, columns) for record in records], columns)
 
+    def expire(self, table: str = TABLE) -> bool:
+        return self.forget(self.topic(table))
+
     def empty(self, table: str = TABLE) -> bool:
         return self.forget(self.topic(table))

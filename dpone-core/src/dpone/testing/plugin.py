@@ -21,7 +21,7 @@ import pytest
 from attrs import define, field
 
 # These hold the asserts; register them before anything imports them.
-_ASSERTING = ("cases", "cdc", "crash", "database", "held", "rows", "route", "sink", "source", "state")
+_ASSERTING = ("cases", "cdc", "crash", "database", "held", "outside", "rows", "route", "sink", "source", "state")
 pytest.register_assert_rewrite(*(f"dpone.testing.{name}" for name in _ASSERTING))
 
 KEY = pytest.StashKey["Recorder"]()

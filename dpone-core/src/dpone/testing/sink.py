@@ -33,7 +33,7 @@ from dpone.contract import (
     SupportsUndo,
     SupportsVerify,
 )
-from dpone.errors import Conflict, DataError, DeletesRefused, DponeError, SchemaBreak, Stopped
+from dpone.errors import ConfigError, Conflict, DataError, DeletesRefused, DponeError, SchemaBreak, Stopped
 from dpone.model import changes, evolution, keys
 from dpone.model.changes import ChangeTable
 from dpone.model.events import STEPS
@@ -69,6 +69,7 @@ from dpone.testing.loads import (
     simple,
 )
 from dpone.testing.models import after
+from dpone.testing.outside import found_offline, made_offline, nothing_left, offline, waits_end
 from dpone.testing.rows import SHAPE, Broken, Row, Rows, at_least, breaking, own, same, sample, table
 from dpone.testing.statements import Interrupted, widened
 
@@ -636,6 +637,98 @@ class SinkContract(DatabaseCases):
             _close(sink)
 
     @case("write")
+    def test_it_is_made_without_a_connection(self, harness: Harness) -> None:
+        """The constructor and ``stores`` do no I/O: they succeed while the process cannot open a file or a socket; so
+        does the ``dialect`` of a SQL sink."""
+        spec = harness.sink(simple(harness))
+        with closing(made_offline(harness, "sink", spec)) as sink:
+            sql = harness.offered(SupportsSql, sink)
+            with offline():
+                for type_ in hostile.VALUES:
+                    _answers(sink.stores, type_)
+                if sql is not None:
+                    _answers(sql.dialect.too_long, TABLE)
+        load(harness, sample(1, 2), simple(harness))
+
+    @case("write")
+    def test_a_failed_connection_is_a_finding(self, harness: Harness) -> None:
+        """``check`` without a connection raises nothing: it returns a finding that says what to do. ``journal`` of a
+        sink that keeps one raises: None would load everything again."""
+        load(harness, sample(1, 2), simple(harness))
+        spec = harness.sink(simple(harness))
+        found_offline(harness, "sink", spec)
+        if has(harness, "exactly_once"):
+            with (
+                closing(harness.make("sink", spec)) as sink,
+                harness.unreachable("sink"),
+                pytest.raises(DponeError),
+            ):
+                sink.journal(key())
+
+    @case("write")
+    def test_close_leaves_nothing_open(self, harness: Harness) -> None:
+        """After ``close`` there is no connection, thread or spool left: after a commit, an abort, and a load that was
+        only staged."""
+        strategy = simple(harness)
+
+        def work() -> list[Any]:
+            used: list[Any] = []
+            for ends in ("commit", "abort", "close"):
+                with _open(harness, strategy) as (sink, writer):
+                    writer.stage(Part("p"), Rows(sample(1, 3)))
+                    if ends == "commit":
+                        writer.commit(head(harness, sink, key()), at(1), ())
+                        continue
+                    if ends == "abort":
+                        writer.abort()
+                used += [sink, writer]
+            return used
+
+        if has(harness, "exactly_once"):
+            nothing_left(work)
+
+    @case("write")
+    def test_a_wait_has_an_end(self, harness: Harness) -> None:
+        """A load that waits for another client or a silent server ends at its limit, with a transient error, and soon
+        after a signal. Nothing is loaded, and the next load works."""
+        strategy = simple(harness)
+        load(harness, sample(1, 2), strategy)
+
+        def work(spec: Any) -> None:
+            with closing(harness.make("sink", spec)) as sink:
+                prepare(sink, spec, SHAPE)
+                with closing(sink.open(new_load(SHAPE, strategy))) as writer:
+                    writer.stage(Part("p"), Rows(sample(8, 9)))
+                    writer.commit(head(harness, sink, key()), at(1), ())
+
+        waits_end(harness, "sink", work)
+        if has(harness, "exactly_once"):
+            same(harness.rows(), sample(1, 2))
+        load(harness, sample(1, 3), FULL if strategy.mode == "full_refresh" else strategy, n=2)
+
+    @case("write")
+    def test_an_answer_is_not_kept(self, harness: Harness) -> None:
+        """``schema``, ``exists`` and ``is_empty`` answer for the target as it is now, whatever the same object answered
+        before."""
+        strategy = simple(harness)
+        with closing(harness.make("sink", harness.sink(strategy))) as sink:
+            sink.schema(), sink.exists(), sink.is_empty()
+            load(harness, sample(1, 2), strategy)
+            with closing(harness.make("sink", harness.sink(strategy))) as other:
+                expected = other.schema(), other.exists(), other.is_empty()
+            assert (sink.schema(), sink.exists(), sink.is_empty()) == expected, "an answer is that of before"
+
+    @case("write")
+    def test_a_part_is_staged_once(self, harness: Harness) -> None:
+        """``Writer.stage`` of a part that is staged writes nothing, does not read the stream, and returns the mark."""
+        with _open(harness, simple(harness)) as (sink, writer):
+            staged = writer.stage(Part("p"), Rows(sample(1, 3)))
+            again = writer.stage(Part("p"), Rows(sample(7, 9)))
+            assert again == staged, "a part that was staged again has another mark"
+            writer.commit(head(harness, sink, key()), at(1), ())
+        same(harness.rows(), sample(1, 3))
+
+    @case("write")
     def test_ddl_is_only_said(self, harness: Harness) -> None:
         """``ddl`` answers statements and runs none, of a target that is not there and of one that lacks a column; the
         same are answered again. A sink that cannot add a column refuses it with a DponeError."""
@@ -765,6 +858,7 @@ class SinkContract(DatabaseCases):
         assert (first.entry.seq, second.entry.seq) == (1, 2)
         assert (first.entry.position, second.entry.position) == (at(1), at(2))
         assert second.inserted == second.entry.rows["inserted"] == 1
+        assert second.entry.token == "token", "the entry has another token than its load"  # noqa: S105  # a digest
 
     @case("verify")
     def test_a_target_that_somebody_emptied_is_noticed(self, harness: Harness) -> None:
@@ -1004,6 +1098,19 @@ class SinkContract(DatabaseCases):
         assert bare is not None
         assert own(bare) == []
 
+    @case("lineage")
+    def test_lineage_is_added_to_a_target_without_it(self, harness: Harness) -> None:
+        """``Sink.ddl`` adds the lineage columns that an existing target lacks; rows of before have NULL in them."""
+        strategy = simple(harness)
+        load(harness, sample(1, 2), strategy, lineage=Lineage(False))
+        load_id = load(harness, sample(3, 4), strategy, n=1).entry.load_id
+        found = harness.rows()
+        assert found is not None
+        assert LOAD_ID in found.column_names, "rows of a load do not name it"
+        expected = {1: None, 2: None, 3: load_id, 4: load_id} if strategy.mode != "full_refresh" else {}
+        named = dict(zip(map(int, found["id"].to_pylist()), found[LOAD_ID].to_pylist(), strict=True))
+        assert named == (expected or {3: load_id, 4: load_id})
+
     @case("schema_evolution")
     def test_a_new_column_is_added(self, harness: Harness) -> None:
         """A column the target lacks is added before staging, whatever its name; older rows have NULL in it."""
@@ -1158,6 +1265,13 @@ class SinkContract(DatabaseCases):
                 else:
                     writer.commit(sink.journal(key()), at(1), ())
             same(harness.rows(), sample(1, 3) if ends == "abort" else other)
+        with (
+            closing(harness.make("sink", spec)) as sink,
+            closing(sink.open(new_load(SHAPE, FULL, replace_columns=True))) as writer,
+        ):
+            writer.stage(Part("a"), Rows(sample(1, 0)))
+            writer.commit(sink.journal(key()), at(2), ())
+        same(harness.rows(), other)
 
     @case("schema_evolution")
     def test_evolution_comes_to_rest(self, harness: Harness) -> None:
@@ -1369,6 +1483,7 @@ class SinkContract(DatabaseCases):
             assert sink.journal(key()) == head
             receipt = sink.undo(new_load(None, strategy), second, head, at(1, epoch=1))
             assert (receipt.entry.seq, receipt.entry.position) == (3, at(1, epoch=1))
+            assert receipt.entry.undoes == second, "the entry does not name the load that it takes back"
             assert sink.journal(key()) == receipt.entry
             with pytest.raises(Stopped):
                 sink.undo(new_load(None, strategy), second, receipt.entry, at(1, epoch=1))
@@ -1412,6 +1527,15 @@ def _values_arrive(harness: Harness, strategy: Strategy, type_: pa.DataType) -> 
             same(harness.rows(name), rows)
 
     arrives()
+
+
+def _answers(ask: Callable[[Any], Any], of: Any) -> None:
+    try:
+        ask(of)
+    except (ConfigError, SchemaBreak, DataError):  # a type that it does not keep
+        pass
+    except Exception as error:
+        raise AssertionError(f"it needs a file or a connection to answer: {error!r}") from error
 
 
 def _opened(sink: Sink, begun: Any) -> Any:

@@ -20,7 +20,7 @@ from attrs import evolve
 from hypothesis import given
 
 from dpone.contract import Source, Stream, Window, WindowRequest
-from dpone.errors import DataError, DponeError, IdentityChanged, SourceError, Stopped
+from dpone.errors import ConfigError, DataError, DponeError, Gap, IdentityChanged, SourceError, Stopped
 from dpone.model.pipeline import Incremental
 from dpone.model.position import Position
 from dpone.model.schema import Name
@@ -28,6 +28,7 @@ from dpone.testing import hostile
 from dpone.testing.cases import RoleContract, at_once, case
 from dpone.testing.harness import TABLE, Harness
 from dpone.testing.held import holdable
+from dpone.testing.outside import found_offline, made_offline, nothing_left, waits_end
 from dpone.testing.rows import Broken, same
 from dpone.testing.sql import SqlHarness
 
@@ -293,6 +294,96 @@ class SourceContract(RoleContract):
                         held()
         assert rows == 16 * _WIDE
 
+    @case("read")
+    def test_it_is_made_without_a_connection(self, harness: Harness) -> None:
+        """The constructor does no I/O: it succeeds while the process cannot open a file or a socket."""
+        expected = seeded(harness, harness.sample(1, 3))
+        with closing(made_offline(harness, "source", harness.source())) as source:
+            same(read(source, source.window(None, WHOLE)), expected)
+
+    @case("read")
+    def test_a_failed_connection_is_a_finding(self, harness: Harness) -> None:
+        """``check`` without a connection raises nothing: it returns a finding that says what to do."""
+        seeded(harness, harness.sample(1, 3))
+        found_offline(harness, "source", harness.source())
+
+    @case("read")
+    def test_close_leaves_nothing_open(self, harness: Harness) -> None:
+        """After ``close`` there is no connection, thread or spool left, also where a window was not read to its end."""
+        seeded(harness, harness.sample(1, 9))
+
+        def work() -> Any:
+            with closing(harness.make("source", harness.source())) as source:
+                read(source, source.window(None, WHOLE))
+                _give_up(source)
+                source.window(None, WHOLE)
+                return source
+
+        nothing_left(work)
+
+    @case("read")
+    def test_a_wait_has_an_end(self, harness: Harness) -> None:
+        """A read that waits for another client or a silent server ends at its limit, with a transient error, and soon
+        after a signal."""
+        seeded(harness, harness.sample(1, 3))
+
+        def work(spec: Any) -> None:
+            with closing(harness.make("source", spec)) as source:
+                read(source, source.window(None, WHOLE))
+
+        waits_end(harness, "source", work)
+
+    @case("read")
+    def test_a_whole_window_has_what_was_read_before(self, harness: Harness) -> None:
+        """``WindowRequest.whole``: every row comes, whatever the position, and the window says that it is whole."""
+        seeded(harness, harness.sample(1, 3))
+        with closing(harness.make("source", harness.source())) as source:
+            first = source.window(None, NEW)
+            read(source, first)
+        expected = seeded(harness, harness.sample(4, 6))
+        expected = expected if harness.there() is not None else harness.sample(1, 6)
+        with closing(harness.make("source", harness.source())) as source:
+            window = source.window(first.position, WHOLE)
+            assert window.whole, "a window of everything does not say that it is whole"
+            same(read(source, window), expected)
+
+    @case("read")
+    def test_parts_have_the_order_of_their_files(self, harness: Harness) -> None:
+        """``Part.detail["order"]``: where parts have one, all have one, and it is that of the files they are read
+        from."""
+        seeded(harness, *(harness.sample(i, i + 2) for i in (1, 4, 7)))
+        with closing(harness.make("source", harness.source())) as source:
+            window = source.window(None, WHOLE)
+            orders = [part.detail.get("order") for part in window.parts]
+            if orders == [None] * len(orders):  # the rows are not in files
+                return
+            assert None not in orders, "some parts have an order, and others do not"
+            by_order = sorted(window.parts, key=lambda part: part.detail["order"])
+            found = read(source, evolve(window, parts=tuple(by_order)))[harness.key].to_pylist()
+            assert found == harness.sample(1, 9)[harness.key].to_pylist(), "the order of the parts is not that of files"
+
+    @case("repeatable")
+    def test_what_a_log_forgot_is_a_gap(self, harness: Harness) -> None:
+        """``Source.window``: rows that a log dropped before they were read are a Gap, also where newer rows have come;
+        they are never skipped silently. Rows that were read before they were dropped are not a gap."""
+        seeded(harness, harness.sample(1, 3))
+        with closing(harness.make("source", harness.source())) as source:
+            first = source.window(None, NEW)
+            read(source, first)
+        if not harness.expire():  # it keeps rows until somebody deletes them
+            return
+        harness.seed(harness.sample(4, 6))
+        with closing(harness.make("source", harness.source())) as source:
+            second = source.window(first.position, NEW)
+            same(read(source, second), harness.sample(4, 6))
+        harness.seed(harness.sample(7, 9))
+        harness.expire()
+        for newer in (None, harness.sample(10, 12)):
+            if newer is not None:
+                harness.seed(newer)
+            with closing(harness.make("source", harness.source())) as source, pytest.raises(Gap):
+                read(source, source.window(second.position, NEW))
+
     @case("query")
     def test_a_query_is_read(self, harness: Harness) -> None:
         """The rows of a query are those of the table it reads."""
@@ -446,11 +537,13 @@ class SourceContract(RoleContract):
     def test_xmin_reads_what_is_new(self, harness: Harness) -> None:
         """After a position come the rows of later transactions; with nothing new there is no part."""
         _only_what_is_new(harness, Incremental("xmin"), mode="merge")
+        _append_is_refused(harness, Incremental("xmin"))
 
     @case("incremental_change_tracking")
     def test_change_tracking_reads_what_is_new(self, harness: Harness) -> None:
         """After a position come the rows of later versions; with nothing new there is no part."""
         _only_what_is_new(harness, Incremental("change_tracking"), mode="merge")
+        _append_is_refused(harness, Incremental("change_tracking"))
 
     @case("incremental_cdc")
     def test_a_change_reader_serves_this_source(self, harness: Harness) -> None:
@@ -656,6 +749,12 @@ def _only_what_is_new(
         pa.concat_tables([expected, new]),
         pa.concat_tables([expected, harness.sample(6, 8)]) if there is None else there,
     )
+
+
+def _append_is_refused(harness: Harness, incremental: Incremental) -> None:
+    """``WindowRequest.mode``: a changed row comes again, which an append would add as another one."""
+    with closing(harness.make("source", harness.source(incremental=incremental))) as source, pytest.raises(ConfigError):
+        source.window(None, NEW)
 
 
 def _with_key(harness: Harness, rows: pa.Table, like: int | None) -> pa.Table:

@@ -23,6 +23,7 @@ from dpone.model.staged import Staged
 from dpone.testing import crash
 from dpone.testing.cases import RoleContract, at_once, case
 from dpone.testing.harness import Harness
+from dpone.testing.outside import made_offline, nothing_left, offline, waits_end
 
 KEY = "pipeline|stream|file:a/*.csv|sqlite:orders"
 _HOLDER = """
@@ -121,6 +122,59 @@ class StateContract(RoleContract):
                 assert wrong, "check finds no fault with a state that is out of reach"
             assert (state.load(KEY).value, state.load(KEY).version) == ({"a": 1}, 1)
             state.close()
+
+    @case("compare_and_set")
+    def test_it_is_made_without_a_connection(self, harness: Harness) -> None:
+        """The constructor and ``partitions`` do no I/O: they succeed while the process cannot open a file or a
+        socket."""
+        with closing(_state(harness)) as state:
+            state.save(KEY, {"a": 1}, 0)
+        with closing(made_offline(harness, "state", harness.state())) as state:
+            stores = harness.offered(SupportsPartitions, state)
+            with offline():
+                try:
+                    made = None if stores is None else stores.partitions()
+                except Exception as error:
+                    raise AssertionError(f"partitions opened a file or a connection: {error!r}") from error
+            assert state.save(KEY, {"a": 2}, 1) == 2
+            assert made is None or made.load(KEY) is None
+
+    @case("compare_and_set")
+    def test_close_leaves_nothing_open(self, harness: Harness) -> None:
+        """After ``close`` there is no connection, thread or file left; a lock that was held is free."""
+        version = 0
+
+        def work() -> Any:
+            nonlocal version
+            with closing(_state(harness)) as state:
+                with state.lock(KEY, 60):
+                    version = state.save(KEY, {"a": version}, version)
+                state.history(KEY)
+                return state
+
+        nothing_left(work)
+
+    @case("compare_and_set")
+    def test_a_wait_has_an_end(self, harness: Harness) -> None:
+        """A save that waits for another client or a silent server ends at its limit, with a transient error, and soon
+        after a signal. The old value is there."""
+        with closing(_state(harness)) as state:
+            state.save(KEY, {"a": 1}, 0)
+
+        def work(spec: Any) -> None:
+            with closing(harness.make("state", spec)) as state:
+                state.save(KEY, {"a": 2}, 1)
+
+        waits_end(harness, "state", work)
+        with closing(_state(harness)) as state:
+            assert (state.load(KEY).value, state.load(KEY).version) == ({"a": 1}, 1)
+
+    @case("compare_and_set")
+    def test_looking_makes_nothing(self, harness: Harness) -> None:
+        """Where nothing was saved yet, ``check``, ``load`` and ``history`` create nothing: ``check`` finds the same
+        afterwards."""
+        before = _looked(harness)
+        assert _looked(harness) == before, "another check finds more than the first: a look created something"
 
     @case("compare_and_set")
     def test_a_damaged_state_is_an_error(self, harness: Harness) -> None:
@@ -305,6 +359,13 @@ class StateContract(RoleContract):
             assert theirs.load("another") is None
             mine.forget(KEY)
             assert theirs.load(KEY) is None
+
+
+def _looked(harness: Harness) -> list[Finding]:
+    with closing(_state(harness)) as state:
+        findings: list[Finding] = state.check()
+        assert (state.load(KEY), state.history(KEY)) == (None, [])
+        return findings
 
 
 def _refuses(state: Any, why: str, before: int) -> None:
