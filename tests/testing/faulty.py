@@ -732,7 +732,7 @@ class EmptyNativeStream(OffersNative):
 # ---- sinks
 
 
-@fails(a_target_is_there_once_it_is_loaded="the sink says that it does not exist")
+@fails(a_target_is_there_once_it_is_loaded="the sink says that it does not exist", also=("rows_of_others_are_seen",))
 class ForgetsThatItExists(SqliteSink):
     """Takes a target of one row for none."""
 
@@ -740,7 +740,14 @@ class ForgetsThatItExists(SqliteSink):
         return super().exists() and self._db.rows(f"SELECT COUNT(*) FROM {self.dialect.name(self._target)}") != [(1,)]
 
 
-@fails(a_strategy_that_it_lacks_is_refused="DID NOT RAISE")
+@fails(
+    a_strategy_that_it_lacks_is_refused="DID NOT RAISE",
+    also=(
+        "cdc_apply_tells_similar_keys_apart",
+        "merge_tells_similar_keys_apart",
+        "scd2_tells_similar_keys_apart",
+    ),
+)
 class AppendsWhateverIsAsked(FileSink):
     """Takes a strategy that it does not have, and appends."""
 
@@ -870,7 +877,11 @@ class SavesWhatItCan(FaultySink):
 
 @fails(
     no_row_is_lost_by_a_kill="4 rows are missing",
-    also=("a_killed_run_is_finished_by_the_next", "staged_parts_survive"),
+    also=(
+        "a_killed_run_is_finished_by_the_next",
+        "staged_parts_survive",
+        "a_commit_cut_off_between_two_statements_is_made_good",
+    ),
 )
 class LosesWhatItStaged(FaultySink):
     """The marks of staged parts survive a crash, their rows do not."""
@@ -947,7 +958,10 @@ class MakesNothingOfNothing(FaultySink):
             self.execute("DROP TABLE {target}")
 
 
-@fails(a_first_load_without_rows_makes_the_target="a target without rows is there: exists and is_empty are wrong")
+@fails(
+    a_first_load_without_rows_makes_the_target="a target without rows is there: exists and is_empty are wrong",
+    also=("rows_of_others_are_seen",),
+)
 class TakesAnEmptyTargetForNone(SqliteSink):
     def exists(self) -> bool:
         return super().exists() and bool(self._db.rows(f"SELECT 1 FROM {self.dialect.name(self._target)} LIMIT 1"))
@@ -1058,7 +1072,7 @@ class CountsAllWithoutAnIndex(FaultySink):
             return evolve(receipt, updated=receipt.updated + receipt.unchanged, unchanged=0)
 
 
-@fails(merge_counts_and_leaves_equal_rows="rows that are equal were written again")
+@fails(merge_counts_and_leaves_equal_rows="rows that are equal were written again", also=("a_load_is_taken_back",))
 class WritesEqualRowsAgain(FaultySink):
     """They name the load that brought them last."""
 
@@ -1133,7 +1147,10 @@ class ReplacesTheWholeTarget(FaultySink):
             self.execute("DELETE FROM {target} WHERE day <> 'd1'")
 
 
-@fails(partition_replace_replaces_the_partitions_read="1 rows are missing, 0 too many")
+@fails(
+    partition_replace_replaces_the_partitions_read="1 rows are missing, 0 too many",
+    also=("partition_replace_tells_similar_partitions_apart",),
+)
 class ReplacesAllPartitions(FaultySink):
     def opened(self, load: Any) -> Any:
         if load.strategy.mode != "partition_replace" or load.strategy.where:
@@ -1141,7 +1158,7 @@ class ReplacesAllPartitions(FaultySink):
         return self.other(load, mode="full_refresh", partition=None)
 
 
-@fails(replace_refuses_a_row_outside_its_predicate="pytest.raises(DataError)")
+@fails(replace_refuses_a_row_outside_its_predicate="pytest.raises(DataError)", also=("where_one_table_fails_all_do",))
 class DropsWhatIsOutside(OfMode):
     mode = "replace"
 
@@ -1163,6 +1180,8 @@ class IgnoresTheWindow(FaultySink):
         "snapshot_diff_refuses_to_delete_by_mistake",
         "rows_that_refer_to_the_target_stay",
         "snapshot_diff_counts",
+        "a_commit_cut_off_between_two_statements_is_made_good",
+        "snapshot_diff_tells_similar_keys_apart",
     ),
 )
 class NeverDeletes(FaultySink):
@@ -1190,7 +1209,13 @@ class DeletesRegardless(FaultySink):
         return evolve(self.other(load, max_delete_share=1.0), whole=True)
 
 
-@fails(scd2_keeps_every_version="1 rows are missing, 0 too many")
+@fails(
+    scd2_keeps_every_version="1 rows are missing, 0 too many",
+    also=(
+        "a_commit_cut_off_between_two_statements_is_made_good",
+        "scd2_tells_similar_keys_apart",
+    ),
+)
 class ForgetsHistory(FaultySink):
     def committed(self) -> None:
         if self.load.strategy.mode == "scd2" and self.load.strategy.deletes != "close":
@@ -1242,7 +1267,10 @@ class PassesOverATruncate(SaidOtherwise):
     said, done = ("truncate", "fail"), "ignore"
 
 
-@fails(cdc_apply_applies_changes_in_commit_order="1 rows are missing, 1 too many")
+@fails(
+    cdc_apply_applies_changes_in_commit_order="1 rows are missing, 1 too many",
+    also=("cdc_apply_tells_similar_keys_apart",),
+)
 class NullsWhatWasLeftOut(FaultySink):
     """A column that the log left out of an update."""
 
@@ -1356,7 +1384,10 @@ class CountsOneForAny(FaultySink):
         return evolve(load, count=False)
 
 
-@fails(the_dialect_is_that_of_the_sink="a statement of ddl does not name the table as the dialect does")
+@fails(
+    the_dialect_is_that_of_the_sink="a statement of ddl does not name the table as the dialect does",
+    also=("names_are_kept_or_refused",),
+)
 class SpeaksAnotherSql(SqliteSink):
     """The statements of ``ddl`` are not in the dialect that it shows."""
 
@@ -1396,6 +1427,7 @@ class TakesPartsForFiles(FaultySink):
         "rows_that_a_load_took_out_are_not_missed",
         "a_killed_run_is_finished_by_the_next",
         "a_lost_answer_is_no_second_load",
+        "no_row_is_lost_by_a_kill",
     ),
 )
 class MissesAllTheTime(SqliteSink):
@@ -1427,6 +1459,10 @@ class CountsTwice(FaultySink):
         "streams_that_commit_at_once_lose_nothing",
         "rows_of_many_tables_are_one_commit",
         "a_load_is_taken_back",
+        "a_commit_cut_off_between_two_statements_is_made_good",
+        "a_key_is_renamed_whole",
+        "no_row_is_lost_by_a_kill",
+        "who_renames_a_key_is_fenced",
     ),
 )
 class ForgetsThePosition(FaultySink):
@@ -1435,7 +1471,7 @@ class ForgetsThePosition(FaultySink):
         return head and evolve(head, position=at(0))
 
 
-@fails(a_commit_after_another_head_writes_nothing="pytest.raises(Conflict)")
+@fails(a_commit_after_another_head_writes_nothing="pytest.raises(Conflict)", also=("who_renames_a_key_is_fenced",))
 class NoneIsAnyHead(FaultySink):
     """A commit that knows of no head follows whatever there is."""
 
@@ -1444,7 +1480,7 @@ class NoneIsAnyHead(FaultySink):
             return super().commit(after or self._sink.journal(self._load.key), position, also)
 
 
-@fails(of_two_runners_one_commits="pytest.raises(DponeError)")
+@fails(of_two_runners_one_commits="pytest.raises(DponeError)", also=("who_renames_a_key_is_fenced",))
 class ComparesWhenItOpens(FaultySink):
     """Staging of its own that nobody sweeps, and a commit after whatever head of its epoch there is by then."""
 

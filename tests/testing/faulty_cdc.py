@@ -42,6 +42,7 @@ class MappedLog(FileChangeLog):
         "a_column_that_comes_is_united",
         "a_change_read_that_is_given_up_is_begun_again",
         "tables_are_read_at_once",
+        "create_again_loses_no_change",
     ),
 )
 class NewestFirst(MappedLog):

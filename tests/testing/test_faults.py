@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import linecache
+import os
+import zlib
+from datetime import date
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -123,7 +126,7 @@ def declared(contract: Any, control: type) -> set[str]:
     return {case for capability, cases in contract.cases().items() if capability in able for case in cases}
 
 
-FEW = 2  # cases that a fault may fail beside its own
+FEW = 3  # cases that a fault may fail beside its own
 
 
 @pytest.mark.parametrize("contract", CONTRACTS, ids=lambda c: c.__name__)
@@ -136,9 +139,32 @@ def test_every_case_has_a_fault_of_its_own(contract: Any) -> None:
     assert known - own == set()
 
 
+# Each of these runs a load after every statement, step or value: together half of the time of all cases. They are run
+# against the faults that name them, and of the others against one in SHARE. The day chooses, so that SHARE days have
+# them all; DPONE_FAULTS_DAY is another number, or ``all``.
+DEAR = {
+    "test_a_commit_cut_off_between_two_statements_is_made_good",
+    "test_a_killed_run_is_finished_by_the_next",
+    "test_values_arrive_as_they_are_or_not_at_all",
+    "test_values_come_as_they_are",
+}
+SHARE = 8
+DAY = os.environ.get("DPONE_FAULTS_DAY", str(date.today().toordinal()))
+
+
+def tried(fault: type, contract: Any) -> set[str]:
+    """The cases that are run against a fault."""
+    named = {*FAULTS[fault].cases} | FAULTS[fault].also
+
+    def is_due(case: str) -> bool:
+        return DAY == "all" or (zlib.crc32(f"{fault.__name__} {case}".encode()) + int(DAY)) % SHARE == 0
+
+    return {case for case in cases_of(contract) if case in named or case not in DEAR or is_due(case)}
+
+
 @cache
-def failing(connector: type, contract: Any) -> frozenset[str]:
-    return frozenset(case for case in cases_of(contract) if run(connector, contract, case) is not None)
+def fails_case(connector: type, contract: Any, case: str) -> bool:
+    return run(connector, contract, case) is not None
 
 
 @pytest.mark.faults
@@ -146,7 +172,20 @@ def failing(connector: type, contract: Any) -> frozenset[str]:
 def test_a_fault_fails_no_other_case(fault: type) -> None:
     """What a fault fails is what the table says, but for what the honest connector fails as well."""
     found, contract = FAULTS[fault], contract_of(fault)
-    assert failing(fault, contract) - failing(control_of(fault), contract) == {*found.cases} | found.also
+    failing = {case for case in tried(fault, contract) if fails_case(fault, contract, case)}
+    failing = {case for case in failing if not fails_case(control_of(fault), contract, case)}
+    assert failing == {*found.cases} | found.also, f"with DPONE_FAULTS_DAY={DAY}"
+
+
+def test_each_case_is_due_on_one_of_the_days(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SHARE days in a row try every case against every fault; on no day is a case left out that a fault names."""
+    for fault, found in FAULTS.items():
+        contract, days = contract_of(fault), []
+        for day in range(SHARE):
+            monkeypatch.setattr(f"{__name__}.DAY", str(day))
+            days.append(tried(fault, contract))
+        assert set.union(*days) == cases_of(contract)
+        assert {*found.cases} | found.also <= set.intersection(*days)
 
 
 class Opened(SqliteSink):

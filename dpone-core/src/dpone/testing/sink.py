@@ -185,10 +185,10 @@ def _left(harness: Harness, name: str, expected: list[Row], similar: tuple[str, 
         raise AssertionError(f"{_SAID}, {similar[0]!a} and {similar[1]!a}: {error}") from None
 
 
-# Two reads that meet, within what each strategy replaces.
-_CUT: list[Row] = [(1, "d1", "one", 0.5), (2, "d1", "two", None)]
-_CUT_NEXT: list[Row] = [(2, "d1", "other", 1.0), (3, "d1", "three", None)]
-_CUT_AFTER: list[Row] = [_CUT[0], *_CUT_NEXT]  # as changes, which delete nothing
+def _cut_read(n: int) -> list[Row]:
+    """Reads that meet, within what each strategy replaces: after the first, each changes a row, adds one and lacks
+    one."""
+    return [(2, "d1", f"of {n}", float(n)), (3 if n % 2 else 1, "d1", "same", None)]
 
 
 def _cut_off(harness: Harness) -> Iterator[tuple[Strategy, bool, dict[str, Any]]]:
@@ -1041,21 +1041,23 @@ class SinkContract(DatabaseCases):
         if not over_sql(harness):
             return
         for strategy, changed, options in _cut_off(harness):
-            reads = [_CUT, _CUT_NEXT]
-            windows = [_changes(read, n) if changed else table(read) for n, read in enumerate(reads)]
-            expected = _CUT_AFTER if changed else after(strategy, reads)
-            for last in count(1):
-                name = f"{strategy.mode}_{'kept' if options else 'cut'}_{last}"
-                loads = Interrupted(harness, strategy, name, options, changed)
-                loads.run(0, windows[0])
-                whole = loads.run(1, windows[1], last)
-                assert loads.run(1, windows[1])
-                same(harness.rows(name), expected)
+            name = f"{strategy.mode}_{'kept' if options else 'cut'}"
+            loads, model = (
+                Interrupted(harness, strategy, name, options, changed),
+                SINGLE["merge"] if changed else strategy,
+            )
+            reads: list[list[Row]] = []
+            for last in count():
+                reads.append(_cut_read(last))
+                rows = _changes(reads) if changed else table(reads[-1])
+                whole = loads.run(last, rows, last) if last else True
+                assert loads.run(last, rows)
+                same(harness.rows(name), after(model, reads))
                 with closing(loads.sink()) as sink:
                     head = sink.journal(key(name))
-                assert (head and head.seq, head and head.position) == (2, at(1))
+                assert (head and head.seq, head and head.position) == (last + 1, at(last))
                 assert loads.left() == set(), f"left after statement {last} of a commit by {strategy.mode}"
-                if whole:
+                if last and whole:
                     break
 
     @case("exactly_once")
@@ -1704,11 +1706,11 @@ def _apply(
             writer.commit(sink.journal(key(name)), at(n), ())
 
 
-def _changes(rows: list[Row], n: int) -> pa.Table:
-    """A change of each: rows that were there before are updated."""
-    return _records(
-        [("update" if n and row[0] == 2 else "insert", row, 2 if n and row[0] == 2 else None, ()) for row in rows], n
-    )
+def _changes(reads: Sequence[list[Row]]) -> pa.Table:
+    """A change of each row of the last read: those that were there before are updated."""
+    known = {row[0] for read in reads[:-1] for row in read}
+    given = [("update", row, row[0], ()) if row[0] in known else ("insert", row, None, ()) for row in reads[-1]]
+    return _records(given, len(reads) - 1)
 
 
 def _records(rows: list[Any], n: int, key: str = "id") -> pa.Table:

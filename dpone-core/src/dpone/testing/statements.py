@@ -97,7 +97,8 @@ def widened(harness: Harness, strategy: Strategy, table: str, after: pa.Field, l
 
 @frozen
 class Interrupted:
-    """One table and the runs that load it. ``made``: the tables for a while that its loads have made."""
+    """One table and the runs that load it. ``made``: the temporary tables of its loads, until they are seen to be
+    gone."""
 
     harness: Harness
     strategy: Strategy
@@ -167,5 +168,7 @@ class Interrupted:
             assert isinstance(sink, SqlSink)
             head = sink.journal(key(self.table))
             kept = {one.name for one in head.kept} if head else {*()}
-        names = {table.last for table in self.made} - kept
-        return {name for name in names if self.harness.rows(name) is not None}
+        names = {table.last for table in self.made}
+        left = {name for name in names - kept if self.harness.rows(name) is not None}
+        self.made.difference_update([table for table in self.made if table.last not in left | kept])
+        return left
