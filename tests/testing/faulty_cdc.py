@@ -86,7 +86,7 @@ class BeginsAgain(FileChangeLog):
         return super().window(None, limit)
 
 
-@fails(create_again_loses_no_change="the stream begins elsewhere since it was created again")
+@fails(create_again_loses_no_change="create of an existing stream moved its beginning")
 class BeginsElsewhere(FileChangeLog):
     """What is there is made again, at the end of the log."""
 
@@ -150,7 +150,7 @@ class ForgetsWhereItEnded(FileChangeLog):
         return window if window.tables else evolve(window, commits=("", window.commits[1]))
 
 
-@fails(a_plan_runs_nothing="something was made")
+@fails(a_plan_runs_nothing="created something")
 class RunsItsPlan(FileChangeLog):
     """What it plans is there afterwards."""
 
@@ -162,7 +162,7 @@ class RunsItsPlan(FileChangeLog):
         return super().setup_plan()
 
 
-@fails(a_plan_runs_nothing="another plan for the same stream")
+@fails(a_plan_runs_nothing="setup_plan returns different statements for the same stream")
 class PlansAnew(FileChangeLog):
     """Names what is to be made by a new word each time."""
 
@@ -170,7 +170,7 @@ class PlansAnew(FileChangeLog):
         return [f"CREATE SLOT {ulid()}"]
 
 
-@fails(what_is_gone_is_dropped_again="what is gone already is no error")
+@fails(what_is_gone_is_dropped_again="dropping what no longer exists is not an error")
 class DropsOnce(FileChangeLog):
     dropped = False
 
@@ -193,7 +193,7 @@ class StaysDropped(FileChangeLog):
         return super().window(window.position, limit) if gone else window
 
 
-@fails(what_is_acknowledged_stays_so="a position was acknowledged out of turn")
+@fails(what_is_acknowledged_stays_so="acknowledging an earlier position again is allowed")
 class AcknowledgesForward(FileChangeLog):
     """A position that was passed is refused."""
 
@@ -222,7 +222,7 @@ class ForgetsWhatWasGivenUp(FileChangeLog):
                 raise
 
 
-@fails(tables_are_read_at_once="a table is read, and another cannot be read beside it")
+@fails(tables_are_read_at_once="a second table cannot be read while another one is read")
 class OneTableAtATime(FileChangeLog):
     reading = False
 

@@ -27,8 +27,8 @@ from dpone.testing.state import KEY
 
 CONSTRUCTOR = "the constructor opened a file or a connection"
 STILL_OPEN = "still open after close"
-AFTER_THE_LIMIT = "it waits on after the limit"
-AFTER_A_SIGNAL = "it waits on after a signal"
+AFTER_THE_LIMIT = "it still waits after the limit"
+AFTER_A_SIGNAL = "it still waits after a signal"
 
 
 class LeftOpen:
@@ -96,7 +96,7 @@ class ReadsAndHearsNothing(SqliteSource):
         return deaf(super().connect)
 
 
-@fails(a_wait_has_an_end="a timeout is transient, not")
+@fails(a_wait_has_an_end="a timeout must be transient, not")
 class TimesOutForGood(SqliteSource):
     """Nobody tries again."""
 
@@ -108,7 +108,7 @@ class TimesOutForGood(SqliteSource):
             raise
 
 
-@fails(a_whole_window_has_what_was_read_before="a window of everything does not say that it is whole")
+@fails(a_whole_window_has_what_was_read_before="a window of all rows does not say that it is whole")
 class ForgetsThatAllIsWanted(FileSource):
     """Once it has read."""
 
@@ -116,14 +116,14 @@ class ForgetsThatAllIsWanted(FileSource):
         return super().window(after, evolve(request, whole=request.whole and after is None))
 
 
-@fails(a_whole_window_has_what_was_read_before="3 rows are missing")
+@fails(a_whole_window_has_what_was_read_before="missing rows: 3")
 class TakesTheNewForAll(ForgetsThatAllIsWanted):
     def window(self, after: Any, request: Any) -> Window:
         window = super().window(after, request)
         return evolve(window, whole=request.whole or window.whole)
 
 
-@fails(parts_have_the_order_of_their_files="the order of the parts is not that of files")
+@fails(parts_have_the_order_of_their_files="the parts are not in the order of the files")
 class NumbersPartsFromTheEnd(FileSource):
     def window(self, *args: Any) -> Window:
         window = super().window(*args)
@@ -132,7 +132,7 @@ class NumbersPartsFromTheEnd(FileSource):
         return evolve(window, parts=tuple(parts))
 
 
-@fails(parts_have_the_order_of_their_files="some parts have an order, and others do not")
+@fails(parts_have_the_order_of_their_files="only some parts have an order")
 class NumbersTheFirstPartAlone(FileSource):
     def window(self, *args: Any) -> Window:
         window = super().window(*args)
@@ -193,7 +193,7 @@ class ConnectsToBeMade(SqliteSink):
         self._db.close()
 
 
-@fails(it_is_made_without_a_connection="it needs a file or a connection to answer")
+@fails(it_is_made_without_a_connection="it opens a file or a connection")
 class AsksTheServerForTypes(SqliteSink):
     def stores(self, type: pa.DataType) -> Any:
         self._db.rows("SELECT 1")
@@ -245,7 +245,7 @@ def deafened(db: Any) -> Any:
     return db
 
 
-@fails(an_answer_is_not_kept="an answer is that of before", also=("the_journal_has_an_entry_per_commit",))
+@fails(an_answer_is_not_kept="the sink returned an earlier answer", also=("the_journal_has_an_entry_per_commit",))
 class RemembersThatItIsEmpty(SqliteSink):
     empty = False
 
@@ -254,7 +254,7 @@ class RemembersThatItIsEmpty(SqliteSink):
         return self.empty
 
 
-@fails(a_part_is_staged_once="0 rows are missing, 3 too many")
+@fails(a_part_is_staged_once="missing rows: 0, extra rows: 3")
 class StagesAPartAgain(FaultySink):
     """Where nobody goes on with the load."""
 
@@ -267,7 +267,7 @@ class StagesAPartAgain(FaultySink):
             return before
 
 
-@fails(the_journal_has_an_entry_per_commit="the entry has another token than its load")
+@fails(the_journal_has_an_entry_per_commit="the entry does not have the token of its load")
 class NamesTheLoadOtherwise(FaultySink):
     def opened(self, load: Any) -> Any:
         return load if load.repeatable else evolve(load, token=f"{load.token} otherwise")
@@ -289,7 +289,7 @@ class NamesRowsOfBefore(FaultySink):
             self.execute(f"UPDATE {{target}} SET __dpone__load_id = '{self.load.load_id}'")
 
 
-@fails(a_load_is_taken_back="the entry does not name the load that it takes back")
+@fails(a_load_is_taken_back="the entry does not name the load that it undoes")
 class ForgetsWhatItTookBack(FaultySink):
     def undo(self, *args: Any) -> Any:
         receipt = super().undo(*args)
@@ -341,7 +341,7 @@ class SavesAndHearsNothing(SqliteState):
         return deafened(super().database())
 
 
-@fails(looking_makes_nothing="a look created something")
+@fails(looking_makes_nothing="load or history created something")
 class MakesItsTablesToLook(SqliteState):
     def load(self, key: str) -> Any:
         with suppress(StateError), self._writing("look", key):

@@ -101,7 +101,7 @@ class CDCContract(RoleContract):
             first = reader.create()
             harness.change([insert(1), insert(2)])
             with closing(harness.make("cdc", harness.change_stream())) as other:
-                assert other.create() == first, "the stream begins elsewhere since it was created again"
+                assert other.create() == first, "create of an existing stream moved its beginning"
             reader.lag()
             assert [r["id"] for r in _rows(reader, _all(reader, None))] == [1, 2]
 
@@ -152,9 +152,9 @@ class CDCContract(RoleContract):
         with closing(harness.make("cdc", harness.change_stream())) as reader:
             before = reader.check()
             plans = [_planned(reader) for _ in range(2)]
-            assert plans[0] == plans[1], "another plan for the same stream"
+            assert plans[0] == plans[1], "setup_plan returns different statements for the same stream"
             with closing(harness.make("cdc", harness.change_stream())) as other:
-                assert other.check() == before, "somebody looked, or asked for a plan, and something was made"
+                assert other.check() == before, "check or setup_plan created something"
             reader.close()
 
     @case("insert_update_delete")
@@ -401,7 +401,7 @@ def _drop(reader: CDCReader) -> None:
     try:
         lines = reader.drop()
     except Exception as error:
-        raise AssertionError(f"what is gone already is no error, and drop raises {error!r}") from error
+        raise AssertionError(f"dropping what no longer exists is not an error, but drop raises {error!r}") from error
     assert lines is None or all(isinstance(line, str) for line in lines), f"drop answers lines or None: {lines!r}"
 
 
@@ -409,7 +409,7 @@ def _acknowledge(reader: CDCReader, position: Position) -> None:
     try:
         reader.ack(position)
     except Exception as error:
-        raise AssertionError(f"a position was acknowledged out of turn, and ack raises {error!r}") from error
+        raise AssertionError(f"acknowledging an earlier position again is allowed, but ack raises {error!r}") from error
 
 
 def _read_one(reader: CDCReader, name: str) -> None:
@@ -427,7 +427,7 @@ def _ids_at_once(reader: CDCReader, name: str, opened: threading.Barrier) -> lis
             opened.wait()
             return [id for batch in stream.batches() for id in batch.column("id").to_pylist()]
     except threading.BrokenBarrierError:
-        raise AssertionError("a table is read, and another cannot be read beside it") from None
+        raise AssertionError("a second table cannot be read while another one is read") from None
     except BaseException:
         opened.abort()
         raise

@@ -41,7 +41,7 @@ from dpone.certify.evidence import (
     write_gate,
 )
 from dpone.engine.run import Run
-from dpone.errors import ConfigError, DponeError
+from dpone.errors import ConfigError, DponeError, counted
 from dpone.model.pipeline import (
     Incremental,
     Lineage,
@@ -225,7 +225,7 @@ def _round(way: Way, chance: random.Random, until: float, seen: Soaked) -> None:
         span = _calm(way, seen) or span
         seen.wrong = 0 if seen.stuck else way.wrong(last)
         if seen.wrong:
-            seen.said = f"{seen.wrong} of {last} rows by {way.strategy} are wrong"
+            seen.said = f"{seen.wrong} of {counted(last, 'row')} loaded by {way.strategy} differ from the source"
         if seen.failed:
             return
         seen.loads, seen.rows = seen.loads + 1, seen.rows + last - first + 1
@@ -395,7 +395,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for one in (fast, long):
         one.add_argument("connector")
         one.add_argument("--evidence", type=_writable, help="folder to write evidence into")
-        one.add_argument("--folder", type=_folder, help="where its own files lie meanwhile; on a disk")
+        one.add_argument("--folder", type=_folder, help="folder for its own files; on a disk")
     fast.add_argument("--rows", type=_above_0(int), default=int(ENOUGH["throughput"]["rows"]))
     fast.add_argument("--times", type=_above_0(int), default=3, help="loads in each direction; the median counts")
     fast.add_argument("--at-least", type=float, required=True, metavar="ROWS", help="bar: rows a second")

@@ -56,8 +56,8 @@ def require(harness: Harness, claim: CannotHold, value: Any) -> None:
     except Exception:  # whatever the driver of the system raises
         return
     found, what = _found(harness, table), f"cannot_hold names {said(claim.of, value)}"
-    assert found is not None, f"{what}, and seed takes it: show by there what becomes of it, or take it off the list"
-    assert not _equal(found, rows), f"{what}, and the system holds it: take it off the list"
+    assert found is not None, f"{what}, but seed accepts it: show the result in there, or remove the claim"
+    assert not _equal(found, rows), f"{what}, but the system holds it: remove the claim"
 
 
 def _found(harness: Harness, table: str) -> pa.Table | None:

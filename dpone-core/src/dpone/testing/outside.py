@@ -114,13 +114,13 @@ def waits_end(harness: Harness, role: Role, work: Callable[[Any], Any]) -> None:
     for seconds, stops in ((0.2, False), (3600.0, True)):
         stuck = harness.stuck(role, seconds)
         if stuck is None:
-            noted(harness)["waits"] = "the Harness knows of nothing that the connector would wait for"
+            noted(harness)["waits"] = "Harness.stuck is not written, or the connector never waits"
             return
         error = _stuck(stuck, work, stops)
-        assert error is not None, "another client holds what it needs, and the call succeeds"
+        assert error is not None, "the call succeeds although another client holds the lock"
         if not stops:
-            assert isinstance(error, DponeError), f"a wait that is over is a DponeError, not {error!r}"
-            assert error.category is Category.TRANSIENT, f"a timeout is transient, not {error.category}: {error}"
+            assert isinstance(error, DponeError), f"a timeout must raise a DponeError, not {error!r}"
+            assert error.category is Category.TRANSIENT, f"a timeout must be transient, not {error.category}: {error}"
 
 
 def _stuck(stuck: Any, work: Callable[[Any], Any], stops: bool) -> Exception | None:
@@ -146,5 +146,5 @@ def _stuck(stuck: Any, work: Callable[[Any], Any], stops: bool) -> Exception | N
             finally:
                 stopping.reset()
         thread.join(_PATIENCE)
-    assert ended, "it waits on after a signal" if stops else "it waits on after the limit"
+    assert ended, "it still waits after a signal" if stops else "it still waits after the limit"
     return raised[0] if raised else None

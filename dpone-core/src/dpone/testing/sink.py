@@ -140,7 +140,7 @@ def refuses_keys(harness: Harness, strategy: Strategy) -> None:
 
 # Texts that a system may take for one: they differ by a blank or a NUL at the end, by case, by a combining character.
 _SIMILAR = (("a", "a "), ("a", "a\0"), ("a", "A"), ("a", "a\u0301"), ("\u00e1", "a\u0301"))
-_SAID = "rows are lost whose keys hardly differ"
+_SAID = "rows with similar keys are lost"
 
 
 def _similar(harness: Harness) -> list[tuple[str, str]]:
@@ -213,7 +213,7 @@ class _NativeOnly:
         return getattr(self._stream, name)
 
     def batches(self) -> Iterator[pa.RecordBatch]:
-        raise AssertionError("batches were asked for, though the stream has a native format")
+        raise AssertionError("the sink asked for batches although the stream has a native format")
 
 
 class SinkContract(DatabaseCases):
@@ -254,11 +254,11 @@ class SinkContract(DatabaseCases):
                 report = run.here()
                 assert report.exit_code == 0, report.streams[0].error
                 found = harness.rows(name)
-                assert found is not None, "there is no target after a run that succeeded"
+                assert found is not None, "the run succeeded, but the target does not exist"
                 same(found, sample(1, 0))
                 with closing(harness.make("sink", harness.sink(strategy, name))) as sink:
                     answers, schema = (sink.exists(), sink.is_empty()), sink.schema()
-                assert answers == (True, True), "a target without rows is there: exists and is_empty are wrong"
+                assert answers == (True, True), "the target exists without rows, but exists or is_empty is wrong"
                 assert schema is None or {*SHAPE.names} <= {*schema.names}, "columns are missing"
             run.add(sample(1, 3))
             report = run.here()
@@ -293,7 +293,7 @@ class SinkContract(DatabaseCases):
                 old = [
                     id for id, by in zip(*(found[c].to_pylist() for c in ("id", LOAD_ID)), strict=True) if by == first
                 ]
-                assert sorted(map(int, old)) == [1, 2, 3], "rows that are equal were written again"
+                assert sorted(map(int, old)) == [1, 2, 3], "equal rows were written again"
 
     @case("merge")
     def test_merge_refuses_null_and_duplicate_keys(self, harness: Harness) -> None:
@@ -404,7 +404,7 @@ class SinkContract(DatabaseCases):
         receipt = load(harness, read, SINGLE["snapshot_diff"])
         counts = (receipt.inserted, receipt.updated, receipt.deleted, receipt.unchanged)
         assert counts == (3, 1, 2, 2), f"inserted, updated, deleted, unchanged: {counts}"
-        assert Receipt.of(receipt.entry) == evolve(receipt, warnings=(), sequences=()), "its entry has other counts"
+        assert Receipt.of(receipt.entry) == evolve(receipt, warnings=(), sequences=()), "the entry has other counts"
 
     @case("snapshot_diff")
     def test_snapshot_diff_keeps_the_target_on_an_empty_read(self, harness: Harness) -> None:
@@ -525,7 +525,7 @@ class SinkContract(DatabaseCases):
             assert sorted(ids) == left, f"deletes: {deletes} left rows {sorted(ids)}"
             if deletes == "soft":
                 marks = dict(zip(ids, found[DELETED_AT].to_pylist(), strict=True))
-                assert (marks[1] is None, marks[2]) == (False, None), "a deleted row that is kept is not marked"
+                assert (marks[1] is None, marks[2]) == (False, None), "a deleted row is kept without a mark"
         for truncate in ("fail", "ignore"):
             strategy = Strategy("cdc_apply", key="id", truncate=truncate)
             _apply(harness, strategy, there, name=truncate)
@@ -560,7 +560,7 @@ class SinkContract(DatabaseCases):
             same(harness.rows(), sample(1, 3))
         found = harness.rows("referring")
         assert found is not None
-        assert found.num_rows == 1, "a row of another table is gone"
+        assert found.num_rows == 1, "a row of another table is lost"
         if has(harness, "merge"):
             load(harness, sample(2, 4), SINGLE["merge"])
             same(harness.rows(), sample(1, 4))
@@ -618,7 +618,7 @@ class SinkContract(DatabaseCases):
         for n in (1, 2):
             load(harness, sample(n, n), strategy, n=n)
             with closing(harness.make("sink", harness.sink(strategy))) as sink:
-                assert sink.exists(), "the target was loaded, and the sink says that it does not exist"
+                assert sink.exists(), "the target was loaded, but exists() returns False"
         same(harness.rows(), sample(1, 2) if strategy.mode != "full_refresh" else sample(2, 2))
 
     @case("write")
@@ -627,12 +627,12 @@ class SinkContract(DatabaseCases):
         ``journal`` answer, and there is nothing afterwards, no table of dpone's own either. Then ``close``, twice."""
         sink = harness.make("sink", harness.sink(simple(harness)))
         wrong = [finding for finding in sink.check() if finding.ok is False]
-        assert wrong == [], "check finds fault with a target that the first load will make"
+        assert wrong == [], "check reports a failure for a target that the first load will create"
         sink.exists()
         answers = sink.schema(), sink.is_empty(), sink.journal(key())
-        assert harness.rows() is None, "somebody looked, and the target was made"
-        assert answers == (None, True, None), "schema, is_empty or journal know of what is not there"
-        assert own_tables(sink) == [], "somebody looked, and tables were made"
+        assert harness.rows() is None, "a call that only looks created the target"
+        assert answers == (None, True, None), "schema, is_empty or journal report a target that does not exist"
+        assert own_tables(sink) == [], "a call that only looks created tables"
         for _ in range(2):
             _close(sink)
 
@@ -716,7 +716,7 @@ class SinkContract(DatabaseCases):
             load(harness, sample(1, 2), strategy)
             with closing(harness.make("sink", harness.sink(strategy))) as other:
                 expected = other.schema(), other.exists(), other.is_empty()
-            assert (sink.schema(), sink.exists(), sink.is_empty()) == expected, "an answer is that of before"
+            assert (sink.schema(), sink.exists(), sink.is_empty()) == expected, "the sink returned an earlier answer"
 
     @case("write")
     def test_a_part_is_staged_once(self, harness: Harness) -> None:
@@ -724,7 +724,7 @@ class SinkContract(DatabaseCases):
         with _open(harness, simple(harness)) as (sink, writer):
             staged = writer.stage(Part("p"), Rows(sample(1, 3)))
             again = writer.stage(Part("p"), Rows(sample(7, 9)))
-            assert again == staged, "a part that was staged again has another mark"
+            assert again == staged, "staging a part again returned another mark"
             writer.commit(head(harness, sink, key()), at(1), ())
         same(harness.rows(), sample(1, 3))
 
@@ -743,9 +743,9 @@ class SinkContract(DatabaseCases):
                 plan = evolution.plan(bare, rows.schema, spec.options.schema_evolution, sink.stores)
                 with suppress(DponeError) if rows is more else nullcontext():
                     said = [sink.ddl(plan.changes) for _ in range(2)]
-                    assert said[0] == said[1], "other statements are said of the same changes"
+                    assert said[0] == said[1], "ddl returns different statements for the same changes"
             found = harness.rows()
-            assert before is not None or found is None, "statements were asked for, and the target was made"
+            assert before is not None or found is None, "ddl created the target; it must only return statements"
             assert before is None or (found is not None and found.column_names == before.column_names), (
                 "columns changed"
             )
@@ -762,9 +762,9 @@ class SinkContract(DatabaseCases):
             counts = [(s.rows, s.filtered, s.quarantined, s.checks) for s in staged.values()]
             assert counts == [(7, 2, 1, "kept"), (1, 0, 0, "")], f"rows, filtered, quarantined, checks: {counts}"
             assert all(s.bytes > 0 for s in staged.values()), "no bytes were staged"
-            assert dict(writer.staged()) == staged, "the writer says other parts than it has staged"
+            assert dict(writer.staged()) == staged, "staged() returns other parts than were staged"
             receipt = writer.commit(head(harness, sink, key()), at(1), ())
-            assert receipt.inserted == 8, f"{receipt.inserted} rows inserted, by the receipt"
+            assert receipt.inserted == 8, f"the receipt counts {receipt.inserted} inserted rows, not 8"
         same(harness.rows(), sample(1, 8))
 
     @case("write")
@@ -777,7 +777,7 @@ class SinkContract(DatabaseCases):
             prepare(sink, spec, SHAPE, begun)
             for ends in ("abort", "commit"):
                 with closing(_opened(sink, begun)) as writer:
-                    assert dict(writer.staged()) == {}, "a load that was aborted is gone on with"
+                    assert dict(writer.staged()) == {}, "an aborted load was continued"
                     writer.stage(Part("p"), Rows(sample(1, 3) if ends == "abort" else sample(2, 4)))
                     if ends == "abort":
                         writer.abort()
@@ -858,7 +858,7 @@ class SinkContract(DatabaseCases):
         assert (first.entry.seq, second.entry.seq) == (1, 2)
         assert (first.entry.position, second.entry.position) == (at(1), at(2))
         assert second.inserted == second.entry.rows["inserted"] == 1
-        assert second.entry.token == "token", "the entry has another token than its load"  # noqa: S105  # a digest
+        assert second.entry.token == "token", "the entry does not have the token of its load"  # noqa: S105  # a digest
 
     @case("verify")
     def test_a_target_that_somebody_emptied_is_noticed(self, harness: Harness) -> None:
@@ -869,7 +869,7 @@ class SinkContract(DatabaseCases):
             assert [sink.lost(entry, count) for count in (False, True)] == ["", ""]
             if not harness.empty():
                 pytest.skip("the harness has no way to empty the target")
-            assert all(sink.lost(entry, count) for count in (False, True)), "nobody noticed that the rows are gone"
+            assert all(sink.lost(entry, count) for count in (False, True)), "lost() does not detect missing rows"
 
     @case("verify")
     def test_rows_that_a_load_took_out_are_not_missed(self, harness: Harness) -> None:
@@ -885,7 +885,7 @@ class SinkContract(DatabaseCases):
         with closing(harness.make("sink", harness.sink(FULL))) as sink:
             harness.require(SupportsVerify, sink)
             lost = [sink.lost(entry, count) for entry in held for count in (False, True)]
-            assert lost == [""] * 4, f"rows are missed that a load took out: {lost}"
+            assert lost == [""] * 4, f"lost() reports rows that a load deleted: {lost}"
         assert [entry.held for entry in held if entry.held is not None] in ([], [5, 2])
 
     @case("exactly_once")
@@ -955,7 +955,7 @@ class SinkContract(DatabaseCases):
                     assert sink.journal(key()) == before
                     same(harness.rows(), sample(1, 1))
                 else:
-                    assert receipt.inserted == 3, "the position moved on, and the rows staged for it are gone"
+                    assert receipt.inserted == 3, "the position was saved, but the rows staged for it are lost"
 
     @case("exactly_once")
     def test_streams_that_commit_at_once_lose_nothing(self, harness: Harness) -> None:
@@ -1071,13 +1071,13 @@ class SinkContract(DatabaseCases):
         with _open(harness, strategy, key=f"{key()}|other") as (_, other):
             other.stage(Part("p"), Rows(sample(3, 4)))
             loads.strand(0, sample(1, 2))
-            assert loads.left(), "the staging is there, and nobody knows it"
+            assert loads.left(), "the staging table exists without its line"
             assert loads.run(0, sample(1, 2))
-            assert loads.left() == set(), "nobody will ever drop it"
+            assert loads.left() == set(), "a staging table without its line is never dropped"
             try:
                 other.commit(None, at(0))
             except DponeError as error:
-                raise AssertionError("what another stream has staged is gone") from error
+                raise AssertionError("rows staged by another stream are lost") from error
         if strategy.mode != "full_refresh":
             same(harness.rows(), sample(1, 4))
 
@@ -1108,7 +1108,7 @@ class SinkContract(DatabaseCases):
         load_id = load(harness, sample(3, 4), strategy, n=1).entry.load_id
         found = harness.rows()
         assert found is not None
-        assert LOAD_ID in found.column_names, "rows of a load do not name it"
+        assert LOAD_ID in found.column_names, "the target has no lineage column after the load"
         expected = {1: None, 2: None, 3: load_id, 4: load_id} if strategy.mode != "full_refresh" else {}
         named = dict(zip(map(int, found["id"].to_pylist()), found[LOAD_ID].to_pylist(), strict=True))
         assert named == (expected or {3: load_id, 4: load_id})
@@ -1207,7 +1207,7 @@ class SinkContract(DatabaseCases):
         for dies in (False, True):
             failed(harness, strategy, sample(1, 2), dies)
             assert _taken(harness, strategy) == 1
-            assert harness.rows() is None, "the table that a failed load has made is still there"
+            assert harness.rows() is None, "the table created by a failed load still exists"
         load(harness, sample(1, 2), strategy)
         before = _names(harness)
         failed(harness, strategy, more, dies=True)
@@ -1241,7 +1241,7 @@ class SinkContract(DatabaseCases):
                 found = harness.rows(name)
                 assert found is not None
                 if rows is more:
-                    assert "more" in found.column_names, "values that were committed are gone"
+                    assert "more" in found.column_names, "committed values are lost"
                     values = found["more"].cast(pa.int64()).to_pylist()
                     assert [value for value in values if value is not None] == [7, 8]
                 else:
@@ -1285,7 +1285,7 @@ class SinkContract(DatabaseCases):
             try:
                 again = prepare(sink, spec, rows.schema).changes
             except SchemaBreak as error:
-                raise AssertionError(f"the same rows do not fit what was made for them: {error}") from error
+                raise AssertionError(f"the same rows no longer fit: {error}") from error
             assert again == ()
 
     @case("sql")
@@ -1299,7 +1299,7 @@ class SinkContract(DatabaseCases):
                     assert sink.dialect.stores(type_) == sink.stores(type_)
             plan = evolution.plan(None, SHAPE, spec.options.schema_evolution, sink.stores)
             named = all(sink.dialect.quote(TABLE) in statement for statement in sink.ddl(plan.changes))
-            assert named, "a statement of ddl does not name the table as the dialect does"
+            assert named, "a statement of ddl does not quote the table as the dialect does"
             assert sink.dialect.quote('a"b') != sink.dialect.quote("a")
 
     @case("compare_keys")
@@ -1318,9 +1318,9 @@ class SinkContract(DatabaseCases):
             assert have is not None
             for field in rows.schema:
                 said = keys.equality(sink.made(field)) == keys.equality(have.field(field.name))
-                assert said, f"{field.name} is not the column that was said"
+                assert said, f"{field.name} does not compare as made() said"
             found = [sink.holds_like("name", like) for like in ("%.00", "%.5")]
-            assert found == [True, False], "texts are not found by their pattern"
+            assert found == [True, False], "holds_like does not find a text by its pattern"
 
     @case("resume")
     def test_staged_parts_survive(self, harness: Harness) -> None:
@@ -1356,17 +1356,19 @@ class SinkContract(DatabaseCases):
     def test_parts_are_staged_at_once(self, harness: Harness) -> None:
         """Four parts from four threads, each of which waits for the others at its second batch. Not tried where it is
         not declared: a driver whose connection several threads use may take the process with it."""
-        assert has(harness, "parallel_stage"), "parts are not staged at once: parallel_stage is not declared"
+        assert has(harness, "parallel_stage"), "parts are not staged at the same time: parallel_stage is not declared"
         barrier = threading.Barrier(4, timeout=20)
 
         def stage(writer: Any, n: int) -> None:
             try:
                 writer.stage(Part(f"p{n}"), Rows(sample(n * 10 + 1, n * 10 + 10), between=between))
             except threading.BrokenBarrierError:
-                raise AssertionError("parts are not staged at once: one waits for another") from None
+                raise AssertionError("parts are not staged at the same time: one waits for another") from None
             except Exception as error:  # a connection that several threads use at once breaks in any way
                 barrier.abort()
-                raise AssertionError(f"parts are not staged at once: one failed by {type(error).__name__}") from error
+                raise AssertionError(
+                    f"parts are not staged at the same time: one failed: {type(error).__name__}"
+                ) from error
 
         def between(batch: int) -> None:
             if batch == 1:
@@ -1485,7 +1487,7 @@ class SinkContract(DatabaseCases):
             assert sink.journal(key()) == head
             receipt = sink.undo(new_load(None, strategy), second, head, at(1, epoch=1))
             assert (receipt.entry.seq, receipt.entry.position) == (3, at(1, epoch=1))
-            assert receipt.entry.undoes == second, "the entry does not name the load that it takes back"
+            assert receipt.entry.undoes == second, "the entry does not name the load that it undoes"
             assert sink.journal(key()) == receipt.entry
             with pytest.raises(Stopped):
                 sink.undo(new_load(None, strategy), second, receipt.entry, at(1, epoch=1))
@@ -1537,21 +1539,21 @@ def _answers(ask: Callable[[Any], Any], of: Any) -> None:
     except (ConfigError, SchemaBreak, DataError):  # a type that it does not keep
         pass
     except Exception as error:
-        raise AssertionError(f"it needs a file or a connection to answer: {error!r}") from error
+        raise AssertionError(f"it opens a file or a connection: {error!r}") from error
 
 
 def _opened(sink: Sink, begun: Any) -> Any:
     try:
         return sink.open(begun)
     except Exception as error:
-        raise AssertionError(f"a load that was aborted cannot be opened again: {error!r}") from error
+        raise AssertionError(f"an aborted load cannot be opened again: {error!r}") from error
 
 
 def _close(one: Any) -> None:
     try:
         one.close()
     except Exception as error:
-        raise AssertionError(f"close may be called twice, and raises {error!r}") from error
+        raise AssertionError(f"close may be called twice, but raises {error!r}") from error
 
 
 def _keeps(harness: Harness, name: str, column: pa.Array, stored: Stored) -> None:
@@ -1562,7 +1564,7 @@ def _keeps(harness: Harness, name: str, column: pa.Array, stored: Stored) -> Non
     except DataError as error:
         refused = error
     said = f"a column of {column.type} is {stored.fidelity}, it is said"
-    assert refused is None or stored.fidelity == "checked", f"{said}, and a value is refused: {refused}"
+    assert refused is None or stored.fidelity == "checked", f"{said}, but a value is refused: {refused}"
     if refused is not None:
         return
     found = harness.rows(name)

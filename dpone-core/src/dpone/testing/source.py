@@ -40,7 +40,7 @@ def drained(stream: Stream, limit: int | None = 4) -> pa.Table:
     batches = []
     for batch in stream.batches():
         assert batch.schema.equals(stream.schema), f"a batch of {batch.schema}, announced was {stream.schema}"
-        assert limit is None or batch.num_rows <= limit, f"a batch of {batch.num_rows} rows, {limit} were asked for"
+        assert limit is None or batch.num_rows <= limit, f"a batch of {batch.num_rows} is larger than batch_rows, {limit}"
         batches.append(batch)
     return pa.Table.from_batches(batches, stream.schema)
 
@@ -236,14 +236,14 @@ class SourceContract(RoleContract):
             harness.seed(harness.sample(n + 1, n + 1), name)
         with closing(harness.make("source", spec)) as source:
             every = source.tables(_pattern(spec, "*"))
-            assert every == sorted({*every}), "the names are not sorted, or one is there twice"
+            assert every == sorted({*every}), "the names are not sorted, or a name occurs twice"
             for text in ("orders*", "*s", "*_2"):
                 pattern = _pattern(spec, text)
                 assert source.tables(pattern) == [name for name in every if fnmatchcase(name, pattern)], pattern
             assert [source.tables(escape(name)) for name in every] == [[name] for name in every], (
                 "found by its own name"
             )
-            assert source.tables(_pattern(spec, "no*thing")) == [], "names were found that do not match"
+            assert source.tables(_pattern(spec, "no*thing")) == [], "tables() returns names that do not match"
         if spec.table is not None:
             _require_named(harness, spec, every, named)
 
@@ -271,7 +271,7 @@ class SourceContract(RoleContract):
             try:
                 found = read(source, source.window(None, WHOLE))
             except DponeError as error:
-                raise AssertionError(f"after a read that was given up nothing can be read: {error}") from error
+                raise AssertionError(f"nothing can be read after a cancelled read: {error}") from error
             same(found, expected)
             _give_up(source)
             source.close()
@@ -344,7 +344,7 @@ class SourceContract(RoleContract):
         expected = expected if harness.there() is not None else harness.sample(1, 6)
         with closing(harness.make("source", harness.source())) as source:
             window = source.window(first.position, WHOLE)
-            assert window.whole, "a window of everything does not say that it is whole"
+            assert window.whole, "a window of all rows does not say that it is whole"
             same(read(source, window), expected)
 
     @case("read")
@@ -357,10 +357,10 @@ class SourceContract(RoleContract):
             orders = [part.detail.get("order") for part in window.parts]
             if orders == [None] * len(orders):  # the rows are not in files
                 return
-            assert None not in orders, "some parts have an order, and others do not"
+            assert None not in orders, "only some parts have an order"
             by_order = sorted(window.parts, key=lambda part: part.detail["order"])
             found = read(source, evolve(window, parts=tuple(by_order)))[harness.key].to_pylist()
-            assert found == harness.sample(1, 9)[harness.key].to_pylist(), "the order of the parts is not that of files"
+            assert found == harness.sample(1, 9)[harness.key].to_pylist(), "the parts are not in the order of the files"
 
     @case("repeatable")
     def test_what_a_log_forgot_is_a_gap(self, harness: Harness) -> None:
@@ -431,9 +431,9 @@ class SourceContract(RoleContract):
         named = {content for content, _ in found}
         if named == {""}:  # nothing names the rows
             return
-        assert "" not in named, "some parts have a content, and others have none"
-        assert len(named) == len(found), "one content stands for other rows, too: a receiver would drop them"
-        assert len({rows for _, rows in found}) == len(found), "the same rows have another content in another window"
+        assert "" not in named, "only some parts have a content"
+        assert len(named) == len(found), "different rows have the same content: a receiver would drop them"
+        assert len({rows for _, rows in found}) == len(found), "the content of the same rows changes"
 
     @case("repeatable")
     def test_other_content_is_an_error(self, harness: Harness) -> None:
@@ -493,7 +493,7 @@ class SourceContract(RoleContract):
             window = source.window(None, NEW)
             with source.read(window.parts[0]) as stream:
                 same(drained(stream), harness.sample(1, 3))
-                assert stream.filtered == 1, f"a row was skipped, and {stream.filtered} are said to be left out"
+                assert stream.filtered == 1, f"a row was skipped, but filtered is {stream.filtered}"
 
     @case("incremental_cursor")
     def test_cursor_stops_where_the_source_was_set_back(self, harness: Harness) -> None:
@@ -647,7 +647,7 @@ def _acknowledge(source: Source, position: Position) -> None:
     try:
         source.ack(position)
     except Exception as error:
-        raise AssertionError(f"a source that has planned no window cannot acknowledge: {error!r}") from error
+        raise AssertionError(f"ack without a window failed: {error!r}") from error
 
 
 def _elsewhere(call: Callable[[], Any]) -> list[Any]:
@@ -689,7 +689,7 @@ def _held_at_most() -> Iterator[Callable[[], None]]:
 
     def held() -> None:
         arrow, python = pa.total_allocated_bytes() - before, tracemalloc.get_traced_memory()[1]
-        assert max(arrow, python) < most, f"a read holds {max(arrow, python):,} bytes at once, of {2 * most:,}"
+        assert max(arrow, python) < most, f"a read holds {max(arrow, python) >> 20} of {2 * most >> 20} MB at once"
 
     tracemalloc.start()
     try:
@@ -742,7 +742,7 @@ def _only_what_is_new(
         later = source.window(first.position, request)
         new = read(source, later)
         assert later.position != first.position
-        assert not later.whole, "a window of what is new says that it holds the whole source: rows would be deleted"
+        assert not later.whole, "an incremental window claims to be whole: rows would be deleted"
     assert new.num_rows == 3
     there = harness.there()
     same(
@@ -774,7 +774,7 @@ def _read_at_once(source: Source, window: Window) -> Sequence[pa.Table]:
                 opened.wait()
                 return drained(stream)
         except threading.BrokenBarrierError:
-            raise AssertionError("a part is open, and another cannot be read beside it") from None
+            raise AssertionError("a second part cannot be read while another one is open") from None
         except BaseException:
             opened.abort()
             raise

@@ -85,7 +85,7 @@ class StateContract(RoleContract):
         answers = at_once([partial(save, n) for n in range(8)])
         won = [answer for answer in answers if isinstance(answer, int)]
         with closing(_state(harness)) as state:
-            assert [type(answer) for answer in answers if answer not in won] == [Conflict] * 7, "one of eight must win"
+            assert [type(answer) for answer in answers if answer not in won] == [Conflict] * 7, "one save must succeed"
             assert state.load(KEY).value == {"by": won[0]}
 
     @case("compare_and_set")
@@ -115,11 +115,11 @@ class StateContract(RoleContract):
         ``check`` has it as a finding. Afterwards the value is as it was, and ``close`` may be called twice."""
         with closing(_state(harness)) as state:
             state.save(KEY, {"a": 1}, 0)
-            assert all(finding.ok is not False for finding in state.check()), "check finds fault with a state"
+            assert all(finding.ok is not False for finding in state.check()), "check reports a failure"
             with harness.away():
                 _refuses(state, "out of reach", before=1)
                 wrong = [finding for finding in _checked(state) if finding.ok is False and finding.todo]
-                assert wrong, "check finds no fault with a state that is out of reach"
+                assert wrong, "check reports no failure for a state that cannot be reached"
             assert (state.load(KEY).value, state.load(KEY).version) == ({"a": 1}, 1)
             state.close()
 
@@ -174,7 +174,7 @@ class StateContract(RoleContract):
         """Where nothing was saved yet, ``check``, ``load`` and ``history`` create nothing: ``check`` finds the same
         afterwards."""
         before = _looked(harness)
-        assert _looked(harness) == before, "another check finds more than the first: a look created something"
+        assert _looked(harness) == before, "check, load or history created something"
 
     @case("compare_and_set")
     def test_a_damaged_state_is_an_error(self, harness: Harness) -> None:
@@ -186,11 +186,11 @@ class StateContract(RoleContract):
                 for version in range(2):
                     state.save(key, {"n": version}, version)
                 harness.damage("state", text)
-                with _refused(f"damaged, {text}, and it is loaded all the same"):
+                with _refused(f"damaged, {text}, but load succeeds"):
                     state.load(key)
-                with _refused(f"damaged, {text}, and it is saved as if there were none"):
+                with _refused(f"damaged, {text}, but save overwrites it"):
                     state.save(key, {"n": 7}, 0)
-                with _refused(f"damaged, {text}, and a save that was refused has mended it"):
+                with _refused(f"damaged, {text}, and a refused save changed it"):
                     state.load(key)
                 assert state.load("another") is None
 
@@ -259,7 +259,7 @@ class StateContract(RoleContract):
                 held = _is_held(other)
                 if held or time.monotonic() < renewed + ttl:
                     break
-        assert held, "the lease was renewed, and another runner has it"
+        assert held, "the lease was renewed, but another runner took it"
 
     @case("lock")
     def test_a_lease_is_renewed_beside_other_calls(self, harness: Harness) -> None:
@@ -280,7 +280,7 @@ class StateContract(RoleContract):
                     done.set()
 
             failed = [error for error in at_once([_failing(renew), _failing(save)]) if error]
-            assert not failed, f"two threads used one object, and {failed[0]!r} came of it"
+            assert not failed, f"two threads used one object: {failed[0]!r}"
 
     @case("lock")
     def test_a_dead_holder_is_taken_over(self, harness: Harness) -> None:
@@ -376,7 +376,7 @@ def _refuses(state: Any, why: str, before: int) -> None:
         "delete": lambda: state.delete(KEY, before),
     }
     for name, call in calls.items():
-        with _refused(f"{why}, and {name} answers all the same"):
+        with _refused(f"{why}, but {name} succeeds"):
             call()
 
 
@@ -407,7 +407,7 @@ def _checked(state: Any) -> list[Finding]:
     try:
         findings: list[Finding] = state.check()
     except Exception as error:
-        raise AssertionError(f"a failed connection is a finding, and check raises {error!r}") from error
+        raise AssertionError(f"a failed connection is a finding, but check raises {error!r}") from error
     return findings
 
 
