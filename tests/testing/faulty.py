@@ -306,7 +306,8 @@ class NeedsARow(SqliteSource):
 
 
 @fails(
-    what_is_not_there_is_one_clear_line="assert any(finding.ok is False and finding.todo for finding in source.check())"
+    what_is_not_there_is_one_clear_line="assert any(finding.ok is False and finding.todo for finding in source.check())",
+    also=("a_failed_connection_is_a_finding",),
 )
 class ChecksNothing(SqliteSource):
     def check(self) -> list[Finding]:
@@ -393,7 +394,10 @@ class BelongsToItsThread(SqliteSource):
             yield Mapped(stream, checked)
 
 
-@fails(a_read_that_is_given_up_leaves_nothing="nothing can be read after a cancelled read")
+@fails(
+    a_read_that_is_given_up_leaves_nothing="nothing can be read after a cancelled read",
+    also=("close_leaves_nothing_open",),
+)
 class LeavesItsTransactionOpen(SqliteSource):
     """Where the block of a part ends by an error."""
 
@@ -419,7 +423,7 @@ class GoesOnInTheOldSnapshot(LeavesItsTransactionOpen):
         return None if self.given_up else super().begin(after)
 
 
-@fails(a_read_that_is_given_up_leaves_nothing="pytest.raises(Broken)")
+@fails(a_read_that_is_given_up_leaves_nothing="pytest.raises(Broken)", also=("close_leaves_nothing_open",))
 class SwallowsTheError(SqliteSource):
     """Of whoever reads."""
 
@@ -975,6 +979,7 @@ class TakesAnEmptyTargetForNone(SqliteSink):
         "full_refresh_leaves_the_rows_read",
         "partition_replace_empties_the_window",
         "snapshot_diff_makes_the_target_equal",
+        "columns_are_replaced_by_the_commit_alone",
     ),
 )
 class EmptiesTheTarget(FaultySink):
@@ -1584,7 +1589,7 @@ class MakesItsJournalToLook(SqliteSink):
         return super().journal(key)
 
 
-@fails(looking_makes_nothing="a call that only looks created the target")
+@fails(looking_makes_nothing="a call that only looks created the target", also=("a_failed_connection_is_a_finding",))
 class MakesTheTargetToLook(SqliteSink):
     """Where it is to have the columns of ``SHAPE``."""
 
@@ -1596,7 +1601,10 @@ class MakesTheTargetToLook(SqliteSink):
             self._db.rollback()
 
 
-@fails(looking_makes_nothing="check reports a failure for a target that the first load will create")
+@fails(
+    looking_makes_nothing="check reports a failure for a target that the first load will create",
+    also=("a_failed_connection_is_a_finding",),
+)
 class FindsFaultWithAnEmptyPlace(SqliteSink):
     def check(self) -> list[Finding]:
         return [*super().check(), Finding("target", self.exists(), "it is not there", "make it")]
@@ -1950,7 +1958,10 @@ class MovesTheHeadAlone(FaultySink):
         self._db.execute("DELETE FROM __dpone__loads WHERE key = ? AND seq < ?", (new, after.seq))
 
 
-@fails(a_journal_that_cannot_be_read_is_an_error="the journal is damaged, '', and it is read all the same")
+@fails(
+    a_journal_that_cannot_be_read_is_an_error="the journal is damaged, '', and it is read all the same",
+    also=("a_failed_connection_is_a_finding",),
+)
 class TakesADamagedManifestForNone(FileSink):
     def journal(self, key: str) -> Any:
         with suppress(DponeError):

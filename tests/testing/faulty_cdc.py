@@ -150,7 +150,7 @@ class ForgetsWhereItEnded(FileChangeLog):
         return window if window.tables else evolve(window, commits=("", window.commits[1]))
 
 
-@fails(a_plan_runs_nothing="created something")
+@fails(a_plan_runs_nothing="created something", also=("it_is_made_without_a_connection",))
 class RunsItsPlan(FileChangeLog):
     """What it plans is there afterwards."""
 
@@ -162,7 +162,10 @@ class RunsItsPlan(FileChangeLog):
         return super().setup_plan()
 
 
-@fails(a_plan_runs_nothing="setup_plan returns different statements for the same stream")
+@fails(
+    a_plan_runs_nothing="setup_plan returns different statements for the same stream",
+    also=("it_is_made_without_a_connection",),
+)
 class PlansAnew(FileChangeLog):
     """Names what is to be made by a new word each time."""
 

@@ -137,7 +137,10 @@ class ForgetsTheZone(Over):
             return [tuple(instant.sub(r"\1", v) if isinstance(v, str) else v for v in row) for row in found]
 
 
-@fails(a_journal_that_cannot_be_read_is_an_error="is damaged, but the journal was read without an error")
+@fails(
+    a_journal_that_cannot_be_read_is_an_error="is damaged, but the journal was read without an error",
+    also=("a_failed_connection_is_a_finding",),
+)
 class TakesADamagedJournalForNone(SqliteSink):
     def journal(self, key: str) -> Any:
         try:

@@ -72,8 +72,8 @@ class CDCContract(RoleContract):
 
     @case("insert_update_delete")
     def test_resume_is_strictly_after(self, harness: Harness) -> None:
-        """After a position come later commits alone, those that were there when it was acknowledged too. With nothing
-        new the window is empty, and the next begins where it ends: a log that others write to may move on meanwhile."""
+        """After a position only later commits are returned, including those that existed when it was acknowledged. If
+        nothing is new, the window is empty, and the next one begins where it ends, even if others write to the log."""
         with _stream(harness) as reader:
             harness.change([insert(1)])
             first = _all(reader, None)
@@ -95,8 +95,8 @@ class CDCContract(RoleContract):
 
     @case("insert_update_delete")
     def test_create_again_loses_no_change(self, harness: Harness) -> None:
-        """``create`` of a stream that is there leaves it as it is and answers the position at which it began, also from
-        another process; ``lag`` reads nothing away."""
+        """``create`` leaves an existing stream as it is and returns the position at which it began, also in another
+        process. ``lag`` consumes nothing."""
         with _stream(harness) as reader:
             first = reader.create()
             harness.change([insert(1), insert(2)])
@@ -208,8 +208,8 @@ class CDCContract(RoleContract):
 
     @case("insert_update_delete")
     def test_what_is_gone_is_dropped_again(self, harness: Harness) -> None:
-        """``drop`` of what is there, of what is gone already, and by another process: no error, and a line for each
-        thing, or None. What ``create`` then makes is a stream again, and the rows of the tables stay."""
+        """``drop`` succeeds for an existing stream, for one that was dropped before, and in another process. It returns
+        a line per object, or None. ``create`` then makes a working stream, and the rows of the tables stay."""
         with _stream(harness) as reader:
             harness.change([insert(1)])
             for _ in range(2):
@@ -346,8 +346,8 @@ class CDCContract(RoleContract):
 
     @case("resync")
     def test_a_table_is_read_again(self, harness: Harness) -> None:
-        """After ``resync`` the window has all rows of that table as they are now, as inserts of one commit, and of the
-        others what is new; then the stream goes on behind it. A table that it does not have is refused."""
+        """After ``resync`` the window holds all rows of that table as inserts of one commit, and of the other tables
+        only what is new; then the stream continues. An unknown table is refused."""
         with _stream(harness) as reader:
             harness.require(SupportsResync, reader)
             harness.change([insert(1, "a"), insert(2, "b"), insert(7, table="lines")])

@@ -39,7 +39,7 @@ def over_sql(harness: Harness) -> bool:
 
 
 def own_tables(sink: Sink) -> list[str]:
-    """Tables of dpone's own that are there; none for a sink that is not over ``dpone.sql``."""
+    """The tables of dpone's own that exist; an empty list for a sink that is not over ``dpone.sql``."""
     if not isinstance(sink, SqlSink):
         return []
     return [table.last for table in sink._db.tables(sink._target, PREFIX)]
@@ -65,8 +65,8 @@ def _own_lines(harness: Harness) -> Iterator[tuple[Any, Own]]:
 
 @define
 class _Meanwhile:
-    """What another does in a thread of its own. ``done``: it came to its end without an error. ``within``: while nobody
-    waited for it."""
+    """An action of another client, in its own thread. ``done``: it ended without an error. ``within``: it ended while
+    nothing was done in this thread."""
 
     what: Callable[[], Any]
     done: bool = False
@@ -149,8 +149,9 @@ class DatabaseCases(RoleContract):
 
     @case("exactly_once")
     def test_who_holds_a_table_loses_no_row_of_others(self, harness: Harness) -> None:
-        """``Database.hold``: another program that adds a row, or changes one, while a transaction holds the table and
-        then empties it, waits, or is refused, or makes the transaction fail: what it was answered is there is there."""
+        """``Database.hold``: while a transaction holds a table and then empties it, another program that adds or
+        changes a row waits, is refused, or makes the transaction fail. A row whose write was confirmed is never
+        lost."""
         if not over_sql(harness):
             return
         late = table([(9, "d0", "added", None)])
@@ -245,7 +246,7 @@ class DatabaseCases(RoleContract):
 
     @case("exactly_once")
     def test_a_journal_that_cannot_be_read_is_an_error(self, harness: Harness) -> None:
-        """``Sink.journal`` never answers None, nor an older entry, for a head that somebody has damaged."""
+        """``Sink.journal`` raises for a damaged head; it returns neither None nor an older entry."""
         if not over_sql(harness):
             _journal_damaged(harness)
             return
@@ -265,8 +266,8 @@ class DatabaseCases(RoleContract):
 
     @case("full_refresh")
     def test_what_hangs_on_the_target_outlives_a_full_refresh(self, harness: Harness) -> None:
-        """``Database.plain``: an index that somebody has made is still there, whether the rows are deleted or the table
-        is replaced."""
+        """``Database.plain``: an index on the target still exists after a full refresh, whether the rows are deleted or
+        the table is replaced."""
         if not over_sql(harness):
             return
         load(harness, sample(1, 3), FULL, lineage=Lineage(False))
@@ -304,8 +305,8 @@ class DatabaseCases(RoleContract):
 
     @case("take_back")
     def test_what_hangs_on_a_column_is_not_taken_back(self, harness: Harness) -> None:
-        """``Database.take_out``: a column that a failed load has added, and that somebody has made an index of since,
-        stays, and it is said why. Nothing is dropped along with it."""
+        """``Database.take_out``: a column added by a failed load stays if it has an index by now, and the reason is
+        reported. Nothing is dropped with it."""
         if not over_sql(harness):
             return
         strategy = simple(harness)
@@ -325,8 +326,8 @@ class DatabaseCases(RoleContract):
 
     @case("take_back")
     def test_a_table_that_was_made_again_is_not_taken_back(self, harness: Harness) -> None:
-        """``Database.identity``: a table that a failed load has made, and that another program has dropped since and
-        made again, with the same columns and one that is NOT NULL: it stays, and it is said why."""
+        """``Database.identity``: a table that a failed load created stays if another program has dropped and created it
+        again with the same columns, one of them NOT NULL; the reason is reported."""
         if not over_sql(harness):
             return
         strategy = simple(harness)
@@ -345,8 +346,8 @@ class DatabaseCases(RoleContract):
 
     @case("take_back")
     def test_a_table_that_others_write_is_not_taken_out(self, harness: Harness) -> None:
-        """``Database.take_out``: another program that adds a row between the look and the drop waits, or is refused, or
-        makes the drop fail: a row that it was answered is there is there."""
+        """``Database.take_out``: another program that adds a row between check and drop waits, is refused, or makes the
+        drop fail. A row whose write was confirmed is never lost."""
         if not over_sql(harness):
             return
         load(harness, sample(1, 1), simple(harness), lineage=Lineage(False))

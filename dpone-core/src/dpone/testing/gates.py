@@ -194,7 +194,7 @@ def _way(harness: Harness, role: Any, number: int, keeps_state: bool) -> Way:
 
 
 def _read(harness: Harness) -> Way:
-    """By what the source can: a cursor, a position of its own, or as a whole."""
+    """The incremental mode that the source supports: a cursor, its own position, or none (whole reads)."""
     by_cursor = harness.declared("source", "incremental_cursor") == "supported"
     grows = by_cursor or harness.declared("source", "repeatable") == "supported"
     spec = harness.source("soak", incremental=Incremental("cursor", harness.key) if by_cursor else None)
@@ -235,7 +235,7 @@ def _round(way: Way, chance: random.Random, until: float, seen: Soaked) -> None:
 
 
 def _calm(way: Way, seen: Soaked) -> float:
-    """A run that nobody kills, again while it is refused: what a schedule does after a bad night. How long one took."""
+    """Run without a kill, and again as long as it is refused, as a schedule does. Returns the seconds of one run."""
     until = time.monotonic() + REST
     while True:
         started = time.monotonic()
@@ -254,7 +254,7 @@ def _calm(way: Way, seen: Soaked) -> float:
 
 @frozen
 class Leg:
-    """One load, in a process of its own: wall seconds with the start of the process, its peak memory in MB."""
+    """One load in a child process. Returns wall seconds, including the start of the process, and peak memory in MB."""
 
     seconds: float
     peak: float

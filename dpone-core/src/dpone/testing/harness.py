@@ -121,11 +121,11 @@ class Harness:
         return None
 
     def close(self) -> None:
-        """Let go of whatever was made outside of ``folder``."""
+        """Release everything created outside of ``folder``."""
 
     def unreachable(self, role: Role) -> AbstractContextManager[None]:
-        """While the block runs, whatever the connector of this role tries fails at once; afterwards all is as before.
-        By default the process cannot open a file or a socket; override it where a driver does not survive that."""
+        """While the block runs, every attempt of this connector to connect fails at once; afterwards it works as
+        before. By default the process cannot open a file or a socket. Override it if the driver cannot handle that."""
         from dpone.testing.outside import offline
 
         return offline()
@@ -154,7 +154,7 @@ class Harness:
         return None
 
     def disturb(self, table: str = TABLE) -> None:
-        """Change a row that is there already, in place."""
+        """Change an existing row in place."""
         raise self._lacks("disturb")
 
     def expire(self, table: str = TABLE) -> bool:
@@ -188,12 +188,12 @@ class Harness:
         raise self._lacks("rows")
 
     def empty(self, table: str = TABLE) -> bool:
-        """Take every row out of the target, by the independent client. False: it cannot."""
+        """Delete every row of the target, by the independent client. False: it cannot."""
         return False
 
     def refer(self, table: str = TABLE) -> bool:
-        """Make a table ``referring`` with a foreign key to ``id`` of the target that deletes its rows with those they
-        refer to (ON DELETE CASCADE, or whatever the system has), and one row that refers to 1. False: it cannot."""
+        """Create a table ``referring`` with one row that refers to ``id`` 1 of the target by a foreign key with ON
+        DELETE CASCADE (or the equivalent of the system). False: it cannot."""
         return False
 
     def native(self, rows: pa.Table) -> tuple[Stream, pa.Table]:
@@ -213,7 +213,7 @@ class Harness:
         raise self._lacks("state")
 
     def away(self) -> AbstractContextManager[None]:
-        """While the block runs, whatever the state backend tries fails at once; afterwards its data is as before."""
+        """While the block runs, every call of the state backend fails at once; afterwards its data is as before."""
         raise self._lacks("away")
 
     # ---- change streams
@@ -254,7 +254,8 @@ class Harness:
         return self.plugins.offered(protocol, made, self.connector)
 
     def require(self, protocol: Callable[..., P], made: object) -> P:
-        """``made`` as one of ``contract.OPTIONAL``, asserted to be it: cases are run whatever is declared."""
+        """``made`` as one of ``contract.OPTIONAL``; asserts that it has all members, since cases run whatever the
+        plugin declares."""
         missing = without(cast(type, protocol), type(made))
         assert not missing, f"{type(made).__name__} has no {', '.join(missing)}"
         return cast(P, made)

@@ -18,7 +18,7 @@ USED: tuple[Of, ...] = ("name", pa.int64(), pa.float64(), pa.string())  # of whi
 
 
 def holdable(harness: Harness, of: Of, given: Iterable[T]) -> list[T]:
-    """Those that the system can hold. Each other one is seen to be such, and is noted for the evidence."""
+    """The values that the system can hold. Each other one is verified, and noted for the evidence."""
     return [value for value in given if not left_out(harness, of, value)]
 
 
@@ -35,7 +35,7 @@ def left_out(harness: Harness, of: Of, value: Any) -> bool:
 
 
 def noted(harness: Harness) -> dict[str, str]:
-    """What was left out in the case of this Harness, and why."""
+    """What the case of this Harness left out, and why."""
     found: dict[str, str] = vars(harness).setdefault("_left_out", {})
     return found
 

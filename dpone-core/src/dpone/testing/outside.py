@@ -47,7 +47,7 @@ def silent() -> Iterator[int]:
 
 
 def made_offline(harness: Harness, role: Role, spec: Any) -> Any:
-    """The connector, made while nothing can be opened. Another one was made before: modules may be imported late."""
+    """Make the connector while nothing can be opened. It is made once before, because modules may be imported late."""
     harness.make(role, spec).close()
     with offline():
         try:
@@ -61,7 +61,7 @@ def found_offline(harness: Harness, role: Role, spec: Any) -> None:
     finds nothing wrong once it can."""
     with closing(harness.make(role, spec)) as one:
         one.check()  # what is imported late is imported now
-    with closing(made_offline(harness, role, spec)) as one:
+    with closing(harness.make(role, spec)) as one:
         with harness.unreachable(role):
             findings = _checked(one)
         wrong = [finding for finding in findings if finding.ok is not True]
@@ -100,7 +100,7 @@ def _held(folder: str) -> Counter[str]:
 
 
 def _descriptors() -> Iterator[str]:
-    """What each leads to; a socket by its kind alone, since its number is another each time."""
+    """The target of each descriptor. Sockets are listed by kind only, because their numbers differ each time."""
     for name in os.listdir(_DESCRIPTORS) if _DESCRIPTORS.is_dir() else ():
         try:
             yield os.readlink(_DESCRIPTORS / name).partition(":[")[0]
@@ -109,8 +109,8 @@ def _descriptors() -> Iterator[str]:
 
 
 def waits_end(harness: Harness, role: Role, work: Callable[[Any], Any]) -> None:
-    """``work`` with a spec of ``Harness.stuck`` ends by itself when the limit is over, with a transient error; and
-    soon after a signal, however long the limit is."""
+    """With a spec of ``Harness.stuck``, ``work`` ends at its limit with a transient error, and soon after a signal even
+    if the limit is long."""
     for seconds, stops in ((0.2, False), (3600.0, True)):
         stuck = harness.stuck(role, seconds)
         if stuck is None:
@@ -124,7 +124,7 @@ def waits_end(harness: Harness, role: Role, work: Callable[[Any], Any]) -> None:
 
 
 def _stuck(stuck: Any, work: Callable[[Any], Any], stops: bool) -> Exception | None:
-    """What ``work`` raises in a thread of its own while nobody answers it."""
+    """Run ``work`` in its own thread while the connector gets no answer. Returns what it raised."""
     raised: list[Exception] = []
 
     def call(spec: Any) -> None:

@@ -77,7 +77,7 @@ def inferred(values: list[Any]) -> pa.Array:
 
 
 def tabled(rows: Sequence[Mapping[str, Any]], names: Iterable[str] = ()) -> pa.Table:
-    """Of rows that may lack columns. ``names``: columns that are there also if no row has them."""
+    """A table of rows, each of which may lack columns. ``names``: columns that exist even if no row has them."""
     found = dict.fromkeys([*names, *(name for row in rows for name in row)])
     return pa.table({name: inferred([row.get(name) for row in rows]) for name in found})
 
@@ -118,7 +118,8 @@ def values(found: pa.Table, schema: pa.Schema) -> list[Row]:
 
 
 def same(found: pa.Table | None, expected: pa.Table | Sequence[Row], schema: pa.Schema | None = None) -> None:
-    """Assert that the very same rows are there, as often, in any order; dpone's own columns are left out."""
+    """Assert that ``found`` has exactly these rows, in any order, duplicates counted. dpone's own columns are
+    ignored."""
     if isinstance(expected, pa.Table):
         schema = expected.schema
         expected = values(expected, schema)
@@ -134,7 +135,7 @@ def same(found: pa.Table | None, expected: pa.Table | Sequence[Row], schema: pa.
 
 
 def at_least(found: pa.Table | None, expected: pa.Table) -> None:
-    """Assert that every one of these rows is there, perhaps more often, and no other."""
+    """Assert that ``found`` has each of these rows at least once, and no other row."""
     assert found is not None, "there is no table"
     have, want = (
         Counter(map(repr, values(found, expected.schema))),

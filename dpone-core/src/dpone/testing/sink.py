@@ -149,8 +149,8 @@ def _similar(harness: Harness) -> list[tuple[str, str]]:
 
 
 def tells_apart(harness: Harness, strategy: Strategy) -> None:
-    """Rows whose ``name``, by which the strategy goes, hardly differs: each is there as it was read, or the load is
-    refused, and the target as it was."""
+    """Rows with similar values of ``name``, the key or partition of the strategy: each row is stored as it was read, or
+    the load is refused and the target unchanged."""
     policies: tuple[dict[str, Any], ...] = ({"key": "name"}, {"key": "name", "duplicates": "last", "order_by": "score"})
     for n, (one, other) in enumerate(_similar(harness)):
         first, second, later = (1, "d1", one, 0.5), (2, "d1", other, 1.0), (2, "d1", other, 2.0)
@@ -164,8 +164,8 @@ def tells_apart(harness: Harness, strategy: Strategy) -> None:
 
 
 def _done(harness: Harness, strategy: Strategy, name: str, loads: Callable[[], Any]) -> bool:
-    """False if the load is refused, be it, as by the engine, since the key columns say that they take keys that differ
-    for equal."""
+    """False if the load is refused, by the sink or, as the engine does it, because the key columns treat different keys
+    as equal."""
     try:
         with closing(harness.make("sink", harness.sink(strategy, name))) as sink:
             have, comparing = {f.name: f for f in sink.schema() or ()}, harness.offered(SupportsCompareKeys, sink)
@@ -237,14 +237,14 @@ class SinkContract(DatabaseCases):
 
     @case("full_refresh")
     def test_full_refresh_tells_similar_keys_apart(self, harness: Harness) -> None:
-        """With a key: keys that differ by a blank or NUL at the end, by case, by a combining character are no
+        """With a key: keys that differ by a trailing blank or NUL, by case, or by a combining character are not
         duplicates, or the load is refused."""
         tells_apart(harness, Strategy("full_refresh", key="name"))
 
     @case("full_refresh")
     def test_a_first_load_without_rows_makes_the_target(self, harness: Harness) -> None:
-        """Runs over a source that has columns and no row: the target is there, without a row and with these columns,
-        also after the second run; then the rows come, and with ``allow_empty`` they go."""
+        """A source with columns and no rows: after the first and the second run the target exists with these columns
+        and no rows. Later rows are loaded, and ``allow_empty`` deletes them again."""
         for allow_empty in (False, True):
             name = f"{TABLE}{int(allow_empty)}"
             strategy = Strategy("full_refresh", allow_empty=allow_empty)
@@ -277,8 +277,8 @@ class SinkContract(DatabaseCases):
 
     @case("merge")
     def test_merge_counts_and_leaves_equal_rows(self, harness: Harness) -> None:
-        """The receipt counts inserted, updated and unchanged rows, whether the target has an index of the key or not;
-        NULL equals NULL. Rows that are equal keep the id of the load that wrote them."""
+        """The receipt counts inserted, updated and unchanged rows, with and without an index on the key; NULL equals
+        NULL. Equal rows keep the id of the load that wrote them."""
         changed = table([(4, "d1", "other", 1.0), *_python(sample(1, 3)), *_python(sample(5, 6))])
         for n, made_by in enumerate((SINGLE["merge"], simple(harness))):
             name = f"{TABLE}{n}"
@@ -331,8 +331,8 @@ class SinkContract(DatabaseCases):
 
     @case("merge")
     def test_merges_at_once_leave_every_key_once(self, harness: Harness) -> None:
-        """Two streams that bring the same new keys at one time to a target without a unique index, if it can be so:
-        each key is there once, or one stream is refused."""
+        """Two streams load the same new keys at the same time into a target without a unique index: each key is stored
+        once, or one stream is refused."""
         for n in range(3):
             name = f"{TABLE}{n}"
             load(harness, sample(1, 2), APPEND if has(harness, "append") else SINGLE["merge"], name)
@@ -381,7 +381,7 @@ class SinkContract(DatabaseCases):
 
     @case("partition_replace")
     def test_partition_replace_tells_similar_partitions_apart(self, harness: Harness) -> None:
-        """A partition does not take another with it whose value differs by a blank or NUL at the end, by case, by a
+        """A partition does not replace another one whose value differs by a trailing blank or NUL, by case, or by a
         combining character; or the load is refused."""
         tells_apart(harness, SINGLE["partition_replace"])
 
@@ -463,7 +463,7 @@ class SinkContract(DatabaseCases):
 
     @case("cdc_apply")
     def test_cdc_apply_applies_changes_in_commit_order(self, harness: Harness) -> None:
-        """Insert, update with unchanged values, change of key, delete: the last state of each row is there."""
+        """Insert, update with unchanged values, key change and delete: the target has the last state of each row."""
         strategy = _cdc_apply()
         _apply(harness, strategy, [
             ("insert", (1, "d1", "one", 1.0), None, ()),
@@ -482,8 +482,8 @@ class SinkContract(DatabaseCases):
 
     @case("cdc_apply")
     def test_cdc_apply_tells_similar_keys_apart(self, harness: Harness) -> None:
-        """A change meets the row of its very key, and none whose key differs by a blank or NUL at the end, by case, by
-        a combining character; or the load is refused."""
+        """A change is applied to the row with exactly its key, not to one whose key differs by a trailing blank or NUL,
+        by case, or by a combining character; or the load is refused."""
         strategy = Strategy("cdc_apply", key="name")
         for n, (one, other) in enumerate(_similar(harness)):
             first, second = (1, "d1", one, 0.5), (2, "d1", other, 1.0)
@@ -535,7 +535,7 @@ class SinkContract(DatabaseCases):
 
     @case("cdc_apply")
     def test_cdc_apply_of_a_whole_window_replaces(self, harness: Harness) -> None:
-        """A window of all the changes there ever were: rows of before that it does not bring are gone."""
+        """A change window that is ``whole`` replaces the target: earlier rows that it does not bring are deleted."""
         strategy = _cdc_apply()
         _apply(harness, strategy, [("insert", (n, "d1", "old", None), None, ()) for n in (1, 2)])
         _apply(harness, strategy, [("insert", (2, "d1", "new", None), None, ())], n=1, whole=True)
@@ -543,8 +543,8 @@ class SinkContract(DatabaseCases):
 
     @case("refuse")
     def test_rows_that_refer_to_the_target_stay(self, harness: Harness) -> None:
-        """Rows of another table that would be deleted with those of the target: whatever deletes rows is refused, by
-        ``contract.SupportsRefuse`` too, and nothing changes; ``merge``, which deletes none, is not."""
+        """Loads that would delete rows of another table by a foreign key are refused, by ``contract.SupportsRefuse``
+        too, and nothing changes. ``merge`` deletes no rows and is not refused."""
         modes = [m for m in ("full_refresh", "replace", "partition_replace", "snapshot_diff") if has(harness, m)]
         keyed = Strategy("full_refresh", key="id") if has(harness, "full_refresh") else SINGLE["merge"]
         load(harness, sample(1, 3), keyed)
@@ -569,7 +569,7 @@ class SinkContract(DatabaseCases):
 
     @case("write")
     def test_values_arrive_as_they_are_or_not_at_all(self, harness: Harness) -> None:
-        """Every value of every type either arrives exactly or fails the load; ordinary texts and numbers arrive."""
+        """Every value of every type is stored exactly or fails the load; ordinary texts and numbers are stored."""
         strategy = simple(harness)
         for type_ in hostile.VALUES:
             _values_arrive(harness, strategy, type_)
@@ -613,7 +613,7 @@ class SinkContract(DatabaseCases):
 
     @case("write")
     def test_a_target_is_there_once_it_is_loaded(self, harness: Harness) -> None:
-        """It exists, whether its columns are known or not, and is loaded again."""
+        """After a load the target exists, whether its columns are known or not, and can be loaded again."""
         strategy = simple(harness)
         for n in (1, 2):
             load(harness, sample(n, n), strategy, n=n)
@@ -623,8 +623,8 @@ class SinkContract(DatabaseCases):
 
     @case("write")
     def test_looking_makes_nothing(self, harness: Harness) -> None:
-        """Of a target that is not there: ``check`` finds nothing wrong, ``schema``, ``exists``, ``is_empty`` and
-        ``journal`` answer, and there is nothing afterwards, no table of dpone's own either. Then ``close``, twice."""
+        """For a target that does not exist, ``check`` reports no failure, ``schema``, ``exists``, ``is_empty`` and
+        ``journal`` answer, and nothing is created, not even a table of dpone's own. ``close`` may be called twice."""
         sink = harness.make("sink", harness.sink(simple(harness)))
         wrong = [finding for finding in sink.check() if finding.ok is False]
         assert wrong == [], "check reports a failure for a target that the first load will create"
@@ -730,8 +730,8 @@ class SinkContract(DatabaseCases):
 
     @case("write")
     def test_ddl_is_only_said(self, harness: Harness) -> None:
-        """``ddl`` answers statements and runs none, of a target that is not there and of one that lacks a column; the
-        same are answered again. A sink that cannot add a column refuses it with a DponeError."""
+        """``ddl`` returns statements and runs none, for a missing target and for one that lacks a column; a second call
+        returns the same. A sink that cannot add a column raises a DponeError."""
         strategy = simple(harness)
         spec = harness.sink(strategy)
         more = sample(1, 2).append_column("more", pa.array([7, 8], pa.int64()))
@@ -769,8 +769,8 @@ class SinkContract(DatabaseCases):
 
     @case("write")
     def test_a_load_is_opened_again_after_an_abort(self, harness: Harness) -> None:
-        """The same load, from the same sink, after ``abort`` and ``close`` of its first writer, as where a row contract
-        does not let staged parts be gone on with: nothing is staged, and what is staged then is there once."""
+        """A load can be opened again by the same sink after ``abort`` and ``close`` of its first writer, as when a row
+        contract forbids to continue with staged parts: nothing is staged, and new rows are stored once."""
         strategy, resumes = simple(harness), has(harness, "resume")
         begun, spec = new_load(SHAPE, strategy, repeatable=resumes), harness.sink(strategy)
         with closing(harness.make("sink", spec)) as sink:
@@ -787,8 +787,8 @@ class SinkContract(DatabaseCases):
 
     @case("write")
     def test_a_load_that_is_closed_loads_nothing(self, harness: Harness) -> None:
-        """A writer that is closed, twice, without ``commit`` or ``abort``, as where the process is about to end: rows
-        and journal are as before, and the next load of the key works."""
+        """A writer that is closed twice without ``commit`` or ``abort``, as at the end of a process: rows and journal
+        are unchanged, and the next load of the key works."""
         strategy = simple(harness)
         load(harness, sample(1, 2), strategy)
         with _open(harness, strategy) as (sink, writer):
@@ -827,7 +827,7 @@ class SinkContract(DatabaseCases):
 
     @case("write")
     def test_no_row_is_lost_by_a_kill(self, harness: Harness) -> None:
-        """SIGKILL while a run stages, delivers and saves: after the next run every row is there, at least once."""
+        """SIGKILL while a run stages, delivers or saves: after the next run every row is stored at least once."""
         strategy = simple(harness)
         for step in ("part_staged", "commit_started", "committed"):
             name = f"lost_{step}"
@@ -908,7 +908,8 @@ class SinkContract(DatabaseCases):
 
     @case("exactly_once")
     def test_of_two_runners_one_commits(self, harness: Harness) -> None:
-        """Two loads from one head: the first commit wins, the other writes nothing, whatever it staged."""
+        """Two loads start from one head: the first commit succeeds, the other one writes nothing, whatever it
+        staged."""
         strategy = simple(harness)
         load(harness, sample(1, 1), strategy)
         with _open(harness, strategy) as (one, first), _open(harness, strategy) as (_, second):
@@ -923,7 +924,8 @@ class SinkContract(DatabaseCases):
 
     @case("exactly_once")
     def test_of_a_load_and_a_rewind_at_once_one_commits(self, harness: Harness) -> None:
-        """A runner and an operator's rewind commit from one head at one time: one is there, the other wrote nothing."""
+        """A run and an operator's rewind commit from one head at the same time: one succeeds, the other one writes
+        nothing."""
         strategy = simple(harness)
         for n in range(5):
             name = f"{TABLE}{n}"
@@ -943,7 +945,7 @@ class SinkContract(DatabaseCases):
 
     @case("exactly_once")
     def test_a_load_whose_staging_was_swept_commits_no_part_of_it(self, harness: Harness) -> None:
-        """The next load of the key has begun: what was staged before is committed as a whole, or refused."""
+        """If the next load of the key has begun, what was staged before is committed as a whole or refused."""
         strategy = simple(harness)
         before = load(harness, sample(1, 1), strategy).entry
         with _open(harness, strategy) as (sink, first):
@@ -959,7 +961,7 @@ class SinkContract(DatabaseCases):
 
     @case("exactly_once")
     def test_streams_that_commit_at_once_lose_nothing(self, harness: Harness) -> None:
-        """Of two streams that commit to one target at one time each is there with rows and entry, or is refused."""
+        """Two streams commit to one target at the same time: each has its rows and its entry, or is refused."""
         strategy = simple(harness)
         for n in range(5):
             name = f"{TABLE}{n}"
@@ -1005,7 +1007,8 @@ class SinkContract(DatabaseCases):
 
     @case("exactly_once")
     def test_a_lost_answer_is_no_second_load(self, harness: Harness) -> None:
-        """The commit happened and its answer was lost: the run finds it in the journal, and every row is there once."""
+        """The commit succeeded but its answer was lost: the run finds it in the journal, and every row is stored
+        once."""
         run = crash.runs(harness, simple(harness))
         run.add(sample(1, 5))
         report = run.here(cut=True)
@@ -1062,8 +1065,8 @@ class SinkContract(DatabaseCases):
 
     @case("exactly_once")
     def test_a_staging_that_nobody_knows_is_swept(self, harness: Harness) -> None:
-        """A SQL sink whose processes died so that a staging table is there without its line: the next load of the key
-        drops it, and leaves alone what another stream has staged."""
+        """A staging table without a line (both were interrupted by kills) is dropped by the next load of the key; the
+        staging of another stream is kept."""
         if not over_sql(harness):
             return
         strategy = simple(harness)
@@ -1102,7 +1105,7 @@ class SinkContract(DatabaseCases):
 
     @case("lineage")
     def test_lineage_is_added_to_a_target_without_it(self, harness: Harness) -> None:
-        """``Sink.ddl`` adds the lineage columns that an existing target lacks; rows of before have NULL in them."""
+        """``Sink.ddl`` adds the lineage columns that an existing target lacks; older rows have NULL in them."""
         strategy = simple(harness)
         load(harness, sample(1, 2), strategy, lineage=Lineage(False))
         load_id = load(harness, sample(3, 4), strategy, n=1).entry.load_id
@@ -1324,7 +1327,7 @@ class SinkContract(DatabaseCases):
 
     @case("resume")
     def test_staged_parts_survive(self, harness: Harness) -> None:
-        """A repeatable load goes on with its staged parts and all their marks hold; no part is staged twice."""
+        """A repeatable load continues with its staged parts and their marks; no part is staged twice."""
         strategy = simple(harness)
         with _open(harness, strategy, repeatable=True, load_id="01HX0000000000000000000001") as (_, writer):
             staged = writer.stage(Part("one"), Rows(sample(1, 4), filtered=2, quarantined=1, checks="kept"))
@@ -1388,7 +1391,7 @@ class SinkContract(DatabaseCases):
 
     @case("many_tables")
     def test_rows_of_many_tables_are_one_commit(self, harness: Harness) -> None:
-        """Writers beside the first commit with it, or not at all; each leaves an entry of its own."""
+        """The writers in ``also`` commit together with the first, or not at all; each leaves its own entry."""
         strategy = simple(harness)
         with _two_tables(harness, strategy, strategy) as (_, _, one, two):
             with pytest.raises(Conflict):
@@ -1422,7 +1425,8 @@ class SinkContract(DatabaseCases):
 
     @case("move")
     def test_a_key_is_renamed_whole(self, harness: Harness) -> None:
-        """The journal goes on under the new key, entry for entry, and what hangs on it does; no row is touched."""
+        """The journal continues under the new key, entry by entry, with everything that belongs to it; no row
+        changes."""
         strategy = simple(harness)
         keep: dict[str, Any] = {"undo": Undo(loads=5)} if has(harness, "undo") else {}
         load(harness, sample(1, 2), strategy, n=1, **keep)

@@ -40,7 +40,7 @@ def drained(stream: Stream, limit: int | None = 4) -> pa.Table:
     batches = []
     for batch in stream.batches():
         assert batch.schema.equals(stream.schema), f"a batch of {batch.schema}, announced was {stream.schema}"
-        assert limit is None or batch.num_rows <= limit, f"a batch of {batch.num_rows} is larger than batch_rows, {limit}"
+        assert limit is None or batch.num_rows <= limit, f"a batch of {batch.num_rows} exceeds {limit}"
         batches.append(batch)
     return pa.Table.from_batches(batches, stream.schema)
 
@@ -132,7 +132,7 @@ class SourceContract(RoleContract):
 
     @case("read")
     def test_a_source_that_moved_is_never_mixed(self, harness: Harness) -> None:
-        """A row that changes between window and read: the rows as they were, or an error; nothing in between."""
+        """If a row changes between window and read, the read returns the old rows or fails; it never mixes states."""
         expected = seeded(harness, harness.sample(1, 5))
         with closing(harness.make("source", harness.source())) as source:
             window = source.window(None, WHOLE)
@@ -213,7 +213,7 @@ class SourceContract(RoleContract):
 
     @case("read")
     def test_ack_needs_no_window(self, harness: Harness) -> None:
-        """A run that was killed before ``ack`` leaves it to the next one, whose source has planned no window: another
+        """A run that was killed before ``ack`` leaves it to the next run, whose source has planned no window: a new
         object acknowledges the position, twice, and reads as before."""
         expected = seeded(harness, harness.sample(1, 3))
         with closing(harness.make("source", harness.source())) as source:
@@ -226,8 +226,8 @@ class SourceContract(RoleContract):
 
     @case("read")
     def test_tables_are_found_by_their_pattern(self, harness: Harness) -> None:
-        """``tables``: the names that match, and no other, sorted, each once; none is an empty list. A name is that of
-        its table, whatever characters it has."""
+        """``tables`` returns the matching names and no others, sorted, each once; an empty list if nothing matches. The
+        name of a table may have any characters."""
         named = ["orders", "orders_2", "lines"]
         if isinstance(harness, SqlHarness):  # of another system a table is a plain word
             named += _ODD_NAMES
@@ -261,8 +261,8 @@ class SourceContract(RoleContract):
 
     @case("read")
     def test_a_read_that_is_given_up_leaves_nothing(self, harness: Harness) -> None:
-        """The sink fails after the first batch: its error passes as it is. The same object then reads a new window,
-        with the rows that came since; after one more that was given up, and ``close``, twice, another object does."""
+        """When the sink fails after the first batch, its error passes unchanged. The same object then reads a new
+        window with later rows; after another cancelled read and two calls of ``close``, a new object reads them too."""
         seeded(harness, harness.sample(1, 9))
         with closing(harness.make("source", harness.source())) as source:
             _give_up(source)
@@ -335,7 +335,7 @@ class SourceContract(RoleContract):
 
     @case("read")
     def test_a_whole_window_has_what_was_read_before(self, harness: Harness) -> None:
-        """``WindowRequest.whole``: every row comes, whatever the position, and the window says that it is whole."""
+        """``WindowRequest.whole``: every row is returned, whatever the position, and the window is marked as whole."""
         seeded(harness, harness.sample(1, 3))
         with closing(harness.make("source", harness.source())) as source:
             first = source.window(None, NEW)
@@ -422,8 +422,8 @@ class SourceContract(RoleContract):
 
     @case("repeatable")
     def test_content_names_the_rows(self, harness: Harness) -> None:
-        """``Part.content``: the same in every window that brings the same rows, another for any other rows. Ids of
-        deliveries are made of it, and a receiver drops the second row of one id."""
+        """``Part.content`` is the same in every window that returns the same rows, and different for other rows.
+        Delivery ids are made of it: a receiver drops the second row of an id."""
         seeded(harness, harness.sample(1, 3), harness.sample(4, 6))
         first, position = _contents(harness, None, WHOLE)
         harness.seed(harness.sample(7, 9))
@@ -555,7 +555,7 @@ class SourceContract(RoleContract):
 
     @case("partitions")
     def test_parts_hold_every_row_once(self, harness: Harness) -> None:
-        """Asked for parts a source gives some; each row is in one of them, in whatever order they are read."""
+        """A source that is asked for parts returns several; each row is in exactly one, whatever the order of reads."""
         expected = seeded(harness, *(harness.sample(i * 10, i * 10 + 9) for i in range(4)))
         with closing(harness.make("source", harness.source())) as source:
             window = source.window(None, evolve(WHOLE, partitions=3))
@@ -626,7 +626,7 @@ def _pattern(spec: Any, text: str) -> str:
 
 
 def _require_named(harness: Harness, spec: Any, every: Sequence[str], named: Sequence[str]) -> None:
-    """Each table is there by a name that leads to its rows."""
+    """Each table is listed by a name that leads to its rows."""
     found = {name: _parsed(name) for name in every}
     for n, table in enumerate(named):
         names = [name for name, parsed in found.items() if parsed.last == table]
@@ -651,7 +651,7 @@ def _acknowledge(source: Source, position: Position) -> None:
 
 
 def _elsewhere(call: Callable[[], Any]) -> list[Any]:
-    """The answer of a call in a thread of its own; one that fails there is a failure of the case."""
+    """Run a call in its own thread. An error there is a failure of the case."""
 
     def called() -> Any:
         try:

@@ -71,7 +71,7 @@ class StateContract(RoleContract):
 
     @case("compare_and_set")
     def test_of_many_savers_one_wins(self, harness: Harness) -> None:
-        """Of eight that save over one version at once, one succeeds and seven get a Conflict."""
+        """Eight backends save over one version at the same time: one succeeds, seven get a Conflict."""
         with closing(_state(harness)) as state:
             state.save(KEY, {"by": -1}, 0)
         start = threading.Barrier(8, timeout=20)
@@ -111,8 +111,8 @@ class StateContract(RoleContract):
 
     @case("compare_and_set")
     def test_a_state_out_of_reach_is_an_error(self, harness: Harness) -> None:
-        """Never None, which would read everything again: while the system is away every call raises a DponeError, and
-        ``check`` has it as a finding. Afterwards the value is as it was, and ``close`` may be called twice."""
+        """While the system cannot be reached every call raises a DponeError (None would read everything again), and
+        ``check`` returns a finding. Afterwards the value is unchanged, and ``close`` may be called twice."""
         with closing(_state(harness)) as state:
             state.save(KEY, {"a": 1}, 0)
             assert all(finding.ok is not False for finding in state.check()), "check reports a failure"
@@ -178,8 +178,8 @@ class StateContract(RoleContract):
 
     @case("compare_and_set")
     def test_a_damaged_state_is_an_error(self, harness: Harness) -> None:
-        """Never None, nor an older value, nor something else: ``load`` of a value that cannot be read raises, ``save``
-        does not write over it as if there were none, and a key that has no value has none."""
+        """``load`` of a damaged value raises; it returns neither None nor another value. ``save`` does not overwrite it
+        as if it did not exist, and a key without a value has none."""
         for n, text in enumerate(("{", "[]", "null")):
             with closing(_state(harness)) as state:
                 key = f"damaged {n}"
@@ -237,7 +237,7 @@ class StateContract(RoleContract):
 
     @case("lock")
     def test_the_end_of_a_lost_lease_frees_nothing(self, harness: Harness) -> None:
-        """A runner that lost its lease ends while the new holder is at work: the lock stays with that one."""
+        """A runner that lost its lease ends while the new holder works: the lock stays with the new holder."""
         with closing(_state(harness)) as one, closing(_state(harness)) as other, closing(_state(harness)) as third:
             old = one.lock(KEY, 0.05)
             old.__enter__()
@@ -249,7 +249,7 @@ class StateContract(RoleContract):
 
     @case("lock")
     def test_renewal_keeps_the_lease(self, harness: Harness) -> None:
-        """A lease renewed by a thread of its own holds for another ttl."""
+        """A lease that its own thread renews holds for another ttl."""
         for ttl in (0.4, 8.0, 60.0):  # a longer one where the machine was too slow to look before the other was over
             with closing(_state(harness)) as one, closing(_state(harness)) as other, one.lock(KEY, ttl) as lease:
                 time.sleep(ttl * 0.5)
@@ -263,7 +263,7 @@ class StateContract(RoleContract):
 
     @case("lock")
     def test_a_lease_is_renewed_beside_other_calls(self, harness: Harness) -> None:
-        """``Lease.renew`` comes from a thread of its own, while the run saves and loads over the same object."""
+        """``Lease.renew`` is called by its own thread while the run saves and loads over the same object."""
         with closing(_state(harness)) as state, state.lock(KEY, 60) as lease:
             done = threading.Event()
 
@@ -284,7 +284,7 @@ class StateContract(RoleContract):
 
     @case("lock")
     def test_a_dead_holder_is_taken_over(self, harness: Harness) -> None:
-        """The lock of a process of this host that is gone is free at once."""
+        """The lock of a process of this host that no longer exists is free at once."""
         buffer = io.BytesIO()
         reference = harness.plugins.get("state", harness.connector).implementation
         crash.Pickler(buffer).dump((harness.state(), reference))
@@ -299,8 +299,8 @@ class StateContract(RoleContract):
 
     @case("lock")
     def test_OUT_12_a_release_that_failed_does_not_lock_the_process_out(self, harness: Harness) -> None:
-        """The system is out of reach when the block ends, so that the lease stays: a later lock of this process takes
-        it over at once, and then has it alone."""
+        """The system cannot be reached when the block ends, so the lease stays. A later lock of this process takes it
+        over at once, and holds it alone."""
         with closing(_state(harness)) as one, closing(_state(harness)) as other:
             with ExitStack() as outage, one.lock(KEY, 3600):
                 outage.enter_context(harness.away())
@@ -421,7 +421,7 @@ def _is_held(state: Any) -> bool:
 
 @contextmanager
 def _free(state: Any, key: str, ttl: float) -> Iterator[Any]:
-    """The lock, which nobody may hold."""
+    """Take the lock, which must be free."""
     with ExitStack() as held:
         try:
             lease = held.enter_context(state.lock(key, ttl))
