@@ -217,7 +217,13 @@ class _NativeOnly:
 
 
 class SinkContract(DatabaseCases):
-    """Subclass it and name the ``connector``, whose plugin names the Harness. Every case starts with an empty place."""
+    """Subclass it and name the ``connector``, whose plugin names the Harness. Every case starts with an empty place.
+
+    What the contract says and no case examines: field metadata of ``schema``, ``Receipt.sequences`` and
+    ``Receipt.warnings`` (they differ from system to system); the ids of rows that a sink of ``commit="none"`` delivers
+    again (only the receiver sees them); a kill within ``take_back``, ``undo`` and ``move``; a power cut
+    (``Harness.durability`` shows the settings that decide).
+    """
 
     role = "sink"
 

@@ -69,7 +69,11 @@ def seeded(harness: Harness, *tables: pa.Table, table: str = TABLE) -> pa.Table:
 
 
 class SourceContract(RoleContract):
-    """Subclass it and name the ``connector``, whose plugin names the Harness. Every case starts with an empty place."""
+    """Subclass it and name the ``connector``, whose plugin names the Harness. Every case starts with an empty place.
+
+    What the contract says and no case examines, because only data or DDL of one system shows it:
+    ``WindowRequest.expected``, ``Part.detail["bounds"]``, and rows that a source quarantines itself.
+    """
 
     role = "source"
 

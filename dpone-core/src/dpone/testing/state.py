@@ -37,7 +37,11 @@ os._exit(9)
 
 
 class StateContract(RoleContract):
-    """Subclass it and name the ``connector``, whose plugin names the Harness. Every case starts with an empty place."""
+    """Subclass it and name the ``connector``, whose plugin names the Harness. Every case starts with an empty place.
+
+    What the contract says and no case examines: a kill within ``save`` (no call from outside reaches that moment;
+    ``test_of_many_savers_one_wins`` shows that it is atomic against other processes).
+    """
 
     role = "state"
 
