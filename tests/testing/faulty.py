@@ -1735,7 +1735,10 @@ class RewindKeepsTheEpoch(FaultySink):
 @fails(
     a_lost_answer_is_no_second_load="ConnectionResetError",
     a_killed_run_is_finished_by_the_next="StateAhead",
-    also=("a_first_load_without_rows_makes_the_target",),
+    also=(
+        "a_first_load_without_rows_makes_the_target",
+        "no_row_is_lost_by_a_kill",
+    ),
 )
 class JournalIsLate(FaultySink):
     """Before the second entry of a run it has not seen the first."""
