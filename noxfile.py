@@ -163,7 +163,8 @@ def part(session: nox.Session, of: int, *more: str) -> list[str]:
 
 @shared(default=False)
 def faults(session: nox.Session) -> None:
-    """Every case of the kit against every faulty connector: each fails the cases that it says, and no other."""
+    """Every case of the kit against every faulty connector: each fails the cases that it says, and no other. Of four
+    dear cases an eighth is tried each day; DPONE_FAULTS_DAY is another day, or all. About half an hour of one core."""
     install(session)
     run(session, "pytest", *AT_ONCE, "-m", "faults", *session.posargs)
 

@@ -141,7 +141,7 @@ class _DropsFirst(SqlWriter):
 
 
 @fails(
-    a_commit_cut_off_between_two_statements_is_made_good="0 rows are missing, 2 too many",
+    a_commit_cut_off_between_two_statements_is_made_good="missing rows: 0, extra rows: 2",
     also=("where_one_table_fails_all_do",),
 )
 class DropsBeforeItJournals(CommittingSink):

@@ -28,7 +28,7 @@ class Over(SqliteSink):
         self._db = self.database(self._db.path, self._db._timeout, self._db._nan_to_null)
 
 
-@fails(a_lock_keeps_out_who_asks_for_it="two transactions of one lock were open at one time")
+@fails(a_lock_keeps_out_who_asks_for_it="two transactions held the same lock at the same time")
 class LocksNobodyOut(Over):
     """A transaction begins beside any other."""
 
@@ -58,7 +58,7 @@ class LettingIn(SqliteDatabase):
 
 
 @fails(
-    who_holds_a_table_loses_no_row_of_others="the table was held, and a row that came meanwhile is gone",
+    who_holds_a_table_loses_no_row_of_others="the table was held, but a row added in that time is lost",
     also=("a_table_that_others_write_is_not_taken_out",),
 )
 class HoldsNothing(Over):
@@ -66,7 +66,7 @@ class HoldsNothing(Over):
 
 
 @fails(
-    who_holds_a_table_loses_no_row_of_others="the table was held, and a row that was changed meanwhile is gone",
+    who_holds_a_table_loses_no_row_of_others="the table was held, but a row changed in that time is lost",
     also=("a_table_that_others_write_is_not_taken_out",),
 )
 class HoldsNoRow(Over):
@@ -82,7 +82,7 @@ class _LocksRows(SqliteDialect):
     holds_new_rows = False
 
 
-@fails(unique_claims_no_more_than_holds="unique says that a key is kept single, and the index is partial")
+@fails(unique_claims_no_more_than_holds="unique returns True, but the index is partial")
 class ClaimsAPartialIndex(Over):
     """One that keeps single the keys of some rows."""
 
@@ -104,7 +104,7 @@ class CountsWhatItChanged(Over):
             return 0 if same and same[1] == parameters[0] else found
 
 
-@fails(keys_of_any_length_are_told_apart="a key of 3001 characters has no place")
+@fails(keys_of_any_length_are_told_apart="a key of 3001 characters cannot be stored")
 class CutsLongTexts(Over):
     """As a server whose columns are shorter, and that says nothing."""
 
@@ -113,7 +113,7 @@ class CutsLongTexts(Over):
             return super().execute(sql, [v[:3000] if isinstance(v, str) else v for v in parameters])
 
 
-@fails(keys_of_any_length_are_told_apart="another line is gone")
+@fails(keys_of_any_length_are_told_apart="another line was deleted, too")
 class TakesKeysAlike(Over):
     """Whose first 3,000 characters are the same, or that differ by case."""
 
@@ -124,7 +124,7 @@ class TakesKeysAlike(Over):
             return super().execute(sql, parameters)
 
 
-@fails(instants_come_with_their_zone="an instant comes without its zone")
+@fails(instants_come_with_their_zone="an instant is read without its time zone")
 class ForgetsTheZone(Over):
     """Of what it keeps in a table of dpone's own."""
 
@@ -137,7 +137,10 @@ class ForgetsTheZone(Over):
             return [tuple(instant.sub(r"\1", v) if isinstance(v, str) else v for v in row) for row in found]
 
 
-@fails(a_journal_that_cannot_be_read_is_an_error="is damaged, and the journal is read all the same")
+@fails(
+    a_journal_that_cannot_be_read_is_an_error="is damaged, but the journal was read without an error",
+    also=("a_failed_connection_is_a_finding",),
+)
 class TakesADamagedJournalForNone(SqliteSink):
     def journal(self, key: str) -> Any:
         try:
@@ -146,14 +149,14 @@ class TakesADamagedJournalForNone(SqliteSink):
             return None
 
 
-@fails(what_hangs_on_the_target_outlives_a_full_refresh="the unique index of the target is gone")
+@fails(what_hangs_on_the_target_outlives_a_full_refresh="the target lost its unique index")
 class SwapsWhateverHangsOnIt(Over):
     class database(SqliteDatabase):
         def is_swappable(self, table: Name, key: Sequence[str]) -> bool:
             return super().is_swappable(table, key) or "index only_once" in self._attached(table)
 
 
-@fails(a_table_that_others_write_is_not_taken_out="a table was dropped with the row of another program")
+@fails(a_table_that_others_write_is_not_taken_out="a table that holds another program's row was dropped")
 class LetsInBeforeTheDrop(Over):
     class database(SqliteDatabase):
         def take_out(self, table: Name, column: str = "") -> str:
@@ -166,7 +169,9 @@ class LetsInBeforeTheDrop(Over):
             return super().take_out(table, column)
 
 
-@fails(a_table_that_was_made_again_is_not_taken_back="a table was dropped that another program had made")
+@fails(
+    a_table_that_was_made_again_is_not_taken_back="a table of the same name, created by another program, was dropped"
+)
 class TellsNoTableFromAnother(Over):
     """``identity`` as the base class has it."""
 
@@ -183,26 +188,26 @@ class _Dropping(SqliteDatabase):
         return super().take_out(table, column)
 
 
-@fails(what_hangs_on_a_column_is_not_taken_back="an index is made of it, and nobody says so")
+@fails(what_hangs_on_a_column_is_not_taken_back="the reason why a column stays is not reported")
 class DropsWhatHangsOnIt(Over):
     database = _Dropping
 
 
-@fails(changes_that_fail_halfway_are_not_made="columns of changes that failed are there")
+@fails(changes_that_fail_halfway_are_not_made="columns of failed changes are in the target")
 class AppliesOneByOne(SqliteSink):
     def apply(self, ddl: Sequence[str]) -> None:
         for statement in ddl:
             super().apply([statement])
 
 
-@fails(changes_of_a_load_that_fail_halfway_are_not_made="columns of changes that failed are there")
+@fails(changes_of_a_load_that_fail_halfway_are_not_made="columns of failed changes are in the target")
 class ProvidesOneByOne(SqliteSink):
     def provide(self, load: Any, ddl: Sequence[str]) -> None:
         for statement in ddl or [()]:
             super().provide(load, [statement] if statement else [])
 
 
-@fails(changes_of_a_load_that_fail_halfway_are_not_made="columns of changes that failed were not taken back")
+@fails(changes_of_a_load_that_fail_halfway_are_not_made="columns of failed changes were not taken back")
 class ProvidesWithoutARecord(CommittingSink):
     """What its DDL has added by itself is noted after it, or never."""
 
@@ -211,7 +216,7 @@ class ProvidesWithoutARecord(CommittingSink):
             super().provide(*args)
 
 
-@fails(what_follows_ddl_is_a_transaction="rows that were rolled back are there")
+@fails(what_follows_ddl_is_a_transaction="rows of a rolled back transaction are in the table")
 class GoesOnWithoutATransaction(CommittingSink):
     """After DDL every statement commits by itself."""
 
@@ -265,7 +270,7 @@ class OfModeFolds(Over):
             self._db.dialect = dialect
 
 
-_LOST = "rows are lost whose keys hardly differ, "
+_LOST = "rows with similar keys are lost, "
 
 
 @fails(full_refresh_tells_similar_keys_apart=_LOST + "'a' and 'a '")

@@ -115,7 +115,7 @@ def test_an_undeclared_capability_that_passes_is_red(pytester: pytest.Pytester, 
     """When every case of a capability passes that the plugin does not declare, the run is red and says what to do."""
     outcomes, out, _ = run(pytester, True, True, support)
     assert outcomes == {"passed": 3, "failed": 1}
-    assert f"capability history of state sqlite is declared as {support}, but every case of it passes" in out
+    assert f"capability history of state sqlite is declared as {support}, but all its cases pass" in out
 
 
 @pytest.mark.parametrize("support", ["not implemented", "unsupported"])
@@ -145,7 +145,7 @@ def test_an_expected_failure_is_the_kits_or_a_refusal(pytester: pytest.Pytester,
     """An error that neither the kit nor dpone raised on purpose is a fault, whatever is declared."""
     outcomes, out, _ = run(pytester, True, two, "not implemented")
     assert outcomes == {"passed": 3, "xfailed" if counts else "failed": 1}
-    assert ("mend the connector or the harness" in out) is not counts
+    assert ("fix the connector or the harness" in out) is not counts
 
 
 def test_a_skipped_case_is_no_evidence(pytester: pytest.Pytester) -> None:
@@ -177,7 +177,7 @@ def test_what_a_case_left_out_is_in_its_evidence(pytester: pytest.Pytester) -> N
     left, needless = (LEAVES.format(names=names) for names in ('"a", "c"', '"b", "c"'))
     outcomes, out, evidence = run(pytester, left, needless)
     assert outcomes == {"passed": 3, "failed": 1}
-    assert "cannot_hold names name 'b', and the system holds it: take it off the list" in out
+    assert "cannot_hold names name 'b', but the system holds it: remove the claim" in out
     found = {result["case"]: result["left_out"] for result in evidence["results"]}
     assert found == {"test_one": {"name 'a'": "nothing so short"}, "test_two": {}, "test_three": {}}
 

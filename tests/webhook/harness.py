@@ -8,15 +8,19 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from unittest import mock
 from urllib.parse import unquote
 
 import pyarrow as pa
+from attrs import evolve
 
+from dpone.capability import Role
 from dpone.model.pipeline import SinkSpec
 from dpone.model.schema import Name
 from dpone.model.secret import Secret
 from dpone.model.strategy import Strategy
 from dpone.testing import Harness
+from dpone.testing.outside import silent
 
 Look = Callable[[int], int]
 
@@ -95,6 +99,17 @@ class WebhookHarness(Harness):
     def sink(self, strategy: Strategy, table: str = "orders", **options: Any) -> SinkSpec:
         options = self.options("sink", **options)
         return SinkSpec("webhook", strategy, Secret(self.server.url), Name((table,)), options=options)
+
+    @contextmanager
+    def unreachable(self, role: Role) -> Iterator[None]:
+        """The address is not asked before a load."""
+        yield
+
+    @contextmanager
+    def stuck(self, role: Role, seconds: float) -> Iterator[Any]:
+        """The receiver takes the request and does not answer; a limit of two seconds is the longest."""
+        with silent() as port, mock.patch("tests.webhook.sink._SECONDS", min(seconds, 2)):
+            yield evolve(self.sink(Strategy("append")), connection=Secret(f"http://127.0.0.1:{port}"))
 
     def rows(self, table: str = "orders") -> pa.Table | None:
         if not (kept := self.server.kept.get(table)):

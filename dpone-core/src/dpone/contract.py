@@ -20,7 +20,8 @@ Rules for every class here:
   apart; where it fails, the fence of ``Writer.commit`` decides.
 * The docstring of a method says what is durable on return. A crash may undo everything else.
 * ``close`` may be called twice, and after any failure. It undoes what is not durable: it aborts an open transaction,
-  also one of a log, and never commits it. It must not raise an error that hides an earlier one.
+  also one of a log, and never commits it. It must not raise an error that hides an earlier one. Afterwards no
+  connection, thread, open file or spool of the object is left.
 * Every wait has a time limit, also inside the driver: a peer can keep a connection open and never answer. Wait in
   slices of at most one second and call ``dpone.host.stopping.left`` before each; a timeout is a transient error.
 * Raise the exceptions of ``dpone.errors`` where one fits, with the driver's exception as cause; let other driver
@@ -224,9 +225,10 @@ class Source(Protocol):
         set``, which only asks whether a position can be read from. It holds what the reads need (a snapshot, a spool)
         until ``close``; nothing has to survive a crash. It changes nothing in the source.
 
-        Raises IdentityChanged, Gap or ContentChanged rather than skip or repeat rows, ConfigError for a request it
-        cannot serve, DataError for rows that cannot be read, SourceError otherwise. With nothing new it returns a
-        window without parts whose position equals ``after``.
+        Raises IdentityChanged, Gap or ContentChanged rather than skip or repeat rows (a log that dropped rows before
+        they were read raises Gap, also where newer rows have come), ConfigError for a request it cannot serve,
+        DataError for rows that cannot be read, SourceError otherwise. With nothing new it returns a window without
+        parts whose position equals ``after``.
         """
         ...
 

@@ -11,13 +11,17 @@ from typing import Any
 
 import psycopg
 import pyarrow as pa
-from attrs import frozen
+from attrs import evolve, frozen
 
+from dpone.capability import Role
 from dpone.certify.evidence import Durability
 from dpone.model.pipeline import SourceSpec
 from dpone.model.schema import NATIVE
+from dpone.model.secret import Secret
+from dpone.sql.state import STATE
 from dpone.testing import SqlHarness
-from dpone.testing.harness import server, unused
+from dpone.testing.harness import TABLE, server, unused, waiting
+from dpone.testing.outside import silent
 from dpone.testing.rows import Rows
 
 
@@ -75,6 +79,13 @@ class PostgresHarness(SqlHarness):
         aside = f"{self.schema}_aside"
         return f"ALTER SCHEMA {self.schema} RENAME TO {aside}", f"ALTER SCHEMA {aside} RENAME TO {self.schema}"
 
+    @contextmanager
+    def stuck(self, role: Role, seconds: float) -> Iterator[Any]:
+        table = STATE if role == "state" else TABLE
+        with self.cursor() as cursor:
+            cursor.execute(f"LOCK TABLE {self.at(table)} IN ACCESS EXCLUSIVE MODE")
+            yield waiting(self, role, lock_timeout=seconds)
+
     # ---- change streams
 
     def change_stream(self) -> SourceSpec:
@@ -117,6 +128,14 @@ class PostgresLogicalHarness(PostgresHarness):
     def change_stream(self) -> SourceSpec:
         self.make_streamed()
         return self._streamed("*", self.initial)
+
+    @contextmanager
+    def stuck(self, role: Role, seconds: float) -> Iterator[Any]:
+        """No lock keeps a slot from being read: the server says nothing."""
+        limit = max(2, int(seconds))  # psycopg waits for no less
+        with silent() as port:
+            url = f"postgresql://nobody@127.0.0.1:{port}/none?sslmode=disable&connect_timeout={limit}"
+            yield evolve(self.change_stream(), connection=Secret(url))
 
     def options(self, role: Any, **given: Any) -> Any:
         return super().options("cdc" if role == "source" else role, **given)

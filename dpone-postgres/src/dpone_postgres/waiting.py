@@ -77,6 +77,22 @@ class Connection(psycopg.Connection[Any]):
     until: float | None = None
     peer: Peer | None = None
 
+    @classmethod
+    def _connect_gen(cls, *args: Any, **more: Any) -> Any:
+        """psycopg's steps of a connection. It asks for the next one every 0.1 s, also while the server says nothing: a
+        thread that no signal reaches gives up then. psycopg has no public place for this."""
+        steps = super()._connect_gen(*args, **more)
+        try:
+            wanted = next(steps)
+            while True:
+                if not stopping.left():
+                    raise GivenUp("the run was interrupted while the server said nothing (connecting)")
+                wanted = steps.send((yield wanted))
+        except StopIteration as done:
+            return done.value
+        finally:
+            steps.close()
+
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
         """Overrides psycopg: all its waits on a connection go through this method."""
         if timeout is not None:

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import platform
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pyarrow as pa
 
 from dpone.capability import Role
 from dpone.certify.evidence import Durability
+from dpone.host import durable
 from dpone.model.pipeline import SourceSpec, StateSpec
 from dpone.model.secret import Secret
 from dpone.model.strategy import Strategy
-from dpone.testing.harness import TABLE, Change, Harness, synced
+from dpone.testing.harness import TABLE, Change, Harness, synced, waiting
 from dpone.testing.sql import SqlHarness
 from dpone.testing.store import StoreHarness
 
@@ -65,6 +68,15 @@ class SqliteHarness(SqlHarness):
         with closing(sqlite3.connect(self.folder / "state.db")) as db, db:
             db.execute("UPDATE __dpone__state SET value = ?", (text,))
 
+    @contextmanager
+    def stuck(self, role: Role, seconds: float) -> Iterator[Any]:
+        """Without WAL a reader waits, too."""
+        path = self.folder / "state.db" if role == "state" else self.path
+        with closing(sqlite3.connect(path, isolation_level=None)) as db:
+            db.execute("PRAGMA journal_mode=delete")
+            db.execute("BEGIN EXCLUSIVE")
+            yield waiting(self, role, busy_timeout=seconds)
+
 
 @contextmanager
 def _away(path: Path, instead: Callable[[Path], None]) -> Iterator[None]:
@@ -109,6 +121,23 @@ class FileHarness(StoreHarness):
 
     def away(self) -> AbstractContextManager[None]:
         return _away(self.folder / "state", instead=Path.touch)
+
+    def unreachable(self, role: Role) -> AbstractContextManager[None]:
+        """A folder is reached without opening it: there is another thing in its place."""
+        folders: Mapping[Role, str] = {"source": TABLE, "sink": f"out_{TABLE}", "state": "state"}
+        return _away(self.folder / folders[role], instead=Path.touch)
+
+    def stuck(self, role: Role, seconds: float) -> AbstractContextManager[Any] | None:
+        """Only the state waits, for the locks of its files."""
+        return self._locked(seconds) if role == "state" else None
+
+    @contextmanager
+    def _locked(self, seconds: float) -> Iterator[StateSpec]:
+        with ExitStack() as held:
+            for path in (self.folder / "state").glob("*.lock"):
+                fcntl.flock(held.enter_context(path.open()), fcntl.LOCK_EX)
+            held.enter_context(mock.patch.object(durable, "LONGEST", seconds))
+            yield self.state()
 
     def damage(self, role: Role, text: str, table: str = TABLE) -> None:
         manifest = self.folder / f"out_{table}" / ".dpone" / "manifest.json"

@@ -23,8 +23,8 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 def case(capability: str) -> Callable[[_F], _F]:
-    """Mark a test method as a case of a capability of its contract's role. One that is not marked is a plain test: it
-    must pass, and is no evidence."""
+    """Mark a test method as a case of a capability of its contract's role. A test that is not marked must pass, but is
+    not evidence."""
 
     def mark(function: _F) -> _F:
         setattr(function, _MARK, capability)
@@ -58,8 +58,8 @@ def asserted(error: BaseException, contract: type) -> bool:
 
 
 def at_once(calls: Sequence[Callable[[], Any]]) -> list[Any]:
-    """Each call in a thread of its own: what it returned, or its DponeError, by place. Any other error is raised here,
-    before what those say that waited in vain for its thread."""
+    """Run each call in its own thread. Returns what each call returned, or its DponeError, in order. Any other error is
+    raised here; one that only says that it waited for another thread in vain comes last."""
     answers: list[Any] = [None] * len(calls)
 
     def one(n: int) -> None:
@@ -85,8 +85,8 @@ def _vocabulary(role: Any) -> Role:
 
 
 class Contract:
-    """What the contracts share. ``role`` is that of ``dpone.capability``; ``route`` for whole runs. A subclass names
-    its ``connector``, whose plugin names the Harness, or gives a fixture ``harness`` of its own."""
+    """Base class of the contracts. ``role`` is a role of ``dpone.capability``, or ``route`` for whole runs. A subclass
+    sets ``connector``, whose plugin names the Harness, or overrides the fixture ``harness``."""
 
     role: Any = ""
     connector = ""
@@ -97,7 +97,7 @@ class Contract:
             yield harness
 
     def __init_subclass__(cls, **more: Any) -> None:
-        """A case of an unknown capability would count for nothing, and nobody would notice."""
+        """Refuse a case of an unknown capability: it would never count."""
         super().__init_subclass__(**more)
         for name, function in vars(cls).items():
             capability = capability_of(function)
@@ -120,21 +120,23 @@ class RoleContract(Contract):
     """Of one role: the fixture ``harness`` has the connector."""
 
     def test_what_is_offered_is_declared(self, harness: Harness) -> None:
-        """The class has every member of what its plugin declares; of what else it has, the plugin says something."""
+        """The class has every member of the capabilities that its plugin declares, and the plugin says something about
+        each optional capability that the class has."""
         plugins, name = harness.plugins, harness.connector
         record, cls = plugins.get(self.role, name), plugins.load(self.role, name)
         silent = undeclared(self.role, cls, record)
         assert not silent, f"{record.implementation} has all of {', '.join(silent)}: declare it, or as unsupported"
 
     def test_what_it_cannot_hold_is_refused_or_changed(self, harness: Harness) -> None:
-        """By the system itself, not by the connector: every value and name that ``Harness.cannot_hold`` gives."""
+        """The system itself, without the connector, refuses or changes every value and name in
+        ``Harness.cannot_hold``."""
         for claim in harness.cannot_hold if self.role in ("source", "sink") else ():
             assert claim.covers(claim.of, claim.one), f"cannot_hold: {claim.one!a} is not one of those that it names"
             require(harness, claim, claim.one)
 
     def test_what_is_left_out_has_a_case(self, harness: Harness) -> None:
-        """A name in ``Harness.quirks`` that no case has, and a type in ``cannot_hold`` of which no case uses a value,
-        would leave nothing out, and nobody would notice."""
+        """Every name in ``Harness.quirks`` is the name of a case, and ``cannot_hold`` has only types whose values are
+        used in a case. Otherwise an entry would have no effect."""
         known = _every_case()
         for name in harness.quirks:
             near = get_close_matches(name, known, n=1)

@@ -79,13 +79,13 @@ class Runs:
         return head
 
     def killed(self, step: str, nth: int = 1) -> None:
-        """In a process of its own that kills itself when it is told of the nth event of a step."""
+        """Run in a child process that kills itself at the nth event of a step."""
         code, text = self._child(step, nth)
         assert code == KILLED, f"step {step} never came: exit code {code}, {text}"
 
     def apart(self, seconds: float = 0) -> tuple[int, str]:
-        """In a process of its own: its exit code, and what its streams said. The system ends it after ``seconds``,
-        wherever it is, and the code is then TIMED."""
+        """Run in a child process. Returns its exit code and the status of its streams. The system kills the child after
+        ``seconds``; the exit code is then TIMED."""
         return self._child("", seconds)
 
     def _child(self, step: str, when: float) -> tuple[int, str]:

@@ -13,7 +13,7 @@ import pytest
 from attrs import define, field
 
 from dpone.contract import Sink, SupportsTakeBack, SupportsUndo
-from dpone.errors import DponeError, UndoRefused
+from dpone.errors import DponeError, UndoRefused, counted
 from dpone.model import evolution
 from dpone.model.pipeline import Lineage, Undo
 from dpone.model.schema import PREFIX, Name
@@ -39,7 +39,7 @@ def over_sql(harness: Harness) -> bool:
 
 
 def own_tables(sink: Sink) -> list[str]:
-    """Tables of dpone's own that are there; none for a sink that is not over ``dpone.sql``."""
+    """The tables of dpone's own that exist; an empty list for a sink that is not over ``dpone.sql``."""
     if not isinstance(sink, SqlSink):
         return []
     return [table.last for table in sink._db.tables(sink._target, PREFIX)]
@@ -65,8 +65,8 @@ def _own_lines(harness: Harness) -> Iterator[tuple[Any, Own]]:
 
 @define
 class _Meanwhile:
-    """What another does in a thread of its own. ``done``: it came to its end without an error. ``within``: while nobody
-    waited for it."""
+    """An action of another client, in its own thread. ``done``: it ended without an error. ``within``: it ended while
+    nothing was done in this thread."""
 
     what: Callable[[], Any]
     done: bool = False
@@ -86,7 +86,7 @@ class _Meanwhile:
 
     def end(self) -> None:
         self._thread.join(120)
-        assert not self._thread.is_alive(), "whoever waited for the end of a transaction waits for ever"
+        assert not self._thread.is_alive(), "a client that waited for the end of a transaction still waits"
 
 
 class DatabaseCases(RoleContract):
@@ -116,7 +116,7 @@ class DatabaseCases(RoleContract):
                 ended.append(end)
                 getattr(db, end)()
                 meanwhile.end()
-            assert not any(began_early), "two transactions of one lock were open at one time"
+            assert not any(began_early), "two transactions held the same lock at the same time"
 
     @case("write")
     def test_rows_of_others_are_seen(self, harness: Harness) -> None:
@@ -129,7 +129,7 @@ class DatabaseCases(RoleContract):
             with closing(harness.make("sink", harness.sink(simple(harness), name))) as sink:
                 answers = sink.exists(), sink.is_empty()
                 assert answers == (True, not rows.num_rows), (
-                    f"of {rows.num_rows} rows exists and is_empty say {answers}"
+                    f"exists and is_empty return {answers} for {counted(rows.num_rows, 'row')}"
                 )
 
     @case("exactly_once")
@@ -145,21 +145,22 @@ class DatabaseCases(RoleContract):
             db.rollback()
         found = harness.rows()
         assert found is not None
-        assert found.num_rows == 1, "rows that were rolled back are there"
+        assert found.num_rows == 1, "rows of a rolled back transaction are in the table"
 
     @case("exactly_once")
     def test_who_holds_a_table_loses_no_row_of_others(self, harness: Harness) -> None:
-        """``Database.hold``: another program that adds a row, or changes one, while a transaction holds the table and
-        then empties it, waits, or is refused, or makes the transaction fail: what it was answered is there is there."""
+        """``Database.hold``: while a transaction holds a table and then empties it, another program that adds or
+        changes a row waits, is refused, or makes the transaction fail. A row whose write was confirmed is never
+        lost."""
         if not over_sql(harness):
             return
         late = table([(9, "d0", "added", None)])
         with _database(harness) as (db, _):
             holds_new_rows = db.dialect.holds_new_rows
         if holds_new_rows and _written_while_held(harness, "adds", lambda: harness.seed(late, "adds")).done:
-            assert 9 in _ids(harness, "adds"), "the table was held, and a row that came meanwhile is gone"
+            assert 9 in _ids(harness, "adds"), "the table was held, but a row added in that time is lost"
         if _written_while_held(harness, "changes", lambda: harness.disturb("changes")).within:
-            assert _ids(harness, "changes"), "the table was held, and a row that was changed meanwhile is gone"
+            assert _ids(harness, "changes"), "the table was held, but a row changed in that time is lost"
 
     @case("merge")
     def test_unique_claims_no_more_than_holds(self, harness: Harness) -> None:
@@ -184,7 +185,7 @@ class DatabaseCases(RoleContract):
                     continue
                 with _transaction(db):
                     claimed = db.unique(target, ("id", "score"))
-            assert not claimed, f"unique says that a key is kept single, and the index is {name}"
+            assert not claimed, f"unique returns True, but the index is {name}"
 
     @case("exactly_once")
     def test_execute_counts_the_rows_it_found(self, harness: Harness) -> None:
@@ -221,7 +222,7 @@ class DatabaseCases(RoleContract):
             with transaction(db, _SHARED):
                 lines.insert("k", "", db.dialect.bind(instant, INSTANT))
             [(found,)] = lines.rows(["at"], {"key": "k"})
-            assert moment(found) == instant, "an instant comes without its zone, or as another one"
+            assert moment(found) == instant, "an instant is read without its time zone, or as another instant"
 
     @case("exactly_once")
     def test_keys_of_any_length_are_told_apart(self, harness: Harness) -> None:
@@ -236,16 +237,16 @@ class DatabaseCases(RoleContract):
                     try:
                         lines.insert(one, one, None)
                     except DponeError as error:
-                        raise AssertionError(f"a key of {len(one)} characters has no place: {error}") from error
+                        raise AssertionError(f"a key of {len(one)} characters cannot be stored: {error}") from error
             for one in keys:
-                assert lines.rows(["key", "part"], {"key": one, "part": one}) == [(one, one)], "it is not read whole"
+                assert lines.rows(["key", "part"], {"key": one, "part": one}) == [(one, one)], "the key is cut"
             with transaction(db, _SHARED):
                 lines.delete({"key": keys[1]})
-            assert sorted(lines.distinct("part")) == sorted([keys[0], *keys[2:]]), "another line is gone"
+            assert sorted(lines.distinct("part")) == sorted([keys[0], *keys[2:]]), "another line was deleted, too"
 
     @case("exactly_once")
     def test_a_journal_that_cannot_be_read_is_an_error(self, harness: Harness) -> None:
-        """``Sink.journal`` never answers None, nor an older entry, for a head that somebody has damaged."""
+        """``Sink.journal`` raises for a damaged head; it returns neither None nor an older entry."""
         if not over_sql(harness):
             _journal_damaged(harness)
             return
@@ -259,14 +260,14 @@ class DatabaseCases(RoleContract):
                     assert db.execute(d.update(damaged, column, head), ("{",)) == 1
             with (
                 closing(harness.make("sink", harness.sink(simple(harness), column))) as sink,
-                _refused(f"{column} of the head is damaged, and the journal is read all the same"),
+                _refused(f"{column} of the head is damaged, but the journal was read without an error"),
             ):
                 sink.journal(key(column))
 
     @case("full_refresh")
     def test_what_hangs_on_the_target_outlives_a_full_refresh(self, harness: Harness) -> None:
-        """``Database.plain``: an index that somebody has made is still there, whether the rows are deleted or the table
-        is replaced."""
+        """``Database.plain``: an index on the target still exists after a full refresh, whether the rows are deleted or
+        the table is replaced."""
         if not over_sql(harness):
             return
         load(harness, sample(1, 3), FULL, lineage=Lineage(False))
@@ -279,7 +280,7 @@ class DatabaseCases(RoleContract):
             d = db.dialect
             db.begin(_SHARED)
             twice = f"INSERT INTO {d.name(target)} ({d.quote('id')}) VALUES (1)"
-            with _refused("the unique index of the target is gone"):
+            with _refused("the target lost its unique index"):
                 db.execute(twice)
             db.rollback()
 
@@ -300,12 +301,12 @@ class DatabaseCases(RoleContract):
             harness.require(SupportsUndo, sink)
             with suppress(UndoRefused):
                 sink.undo(new_load(None, strategy), newest.load_id, newest, at(1, epoch=1))
-        assert 9 in _ids(harness, TABLE), "a row that another program has added since the load is gone"
+        assert 9 in _ids(harness, TABLE), "a row added by another program after the load is lost"
 
     @case("take_back")
     def test_what_hangs_on_a_column_is_not_taken_back(self, harness: Harness) -> None:
-        """``Database.take_out``: a column that a failed load has added, and that somebody has made an index of since,
-        stays, and it is said why. Nothing is dropped along with it."""
+        """``Database.take_out``: a column added by a failed load stays if it has an index by now, and the reason is
+        reported. Nothing is dropped with it."""
         if not over_sql(harness):
             return
         strategy = simple(harness)
@@ -318,15 +319,15 @@ class DatabaseCases(RoleContract):
         with closing(harness.make("sink", harness.sink(strategy))) as sink:
             taken = harness.require(SupportsTakeBack, sink).take_back(key())
         stays = [one.stays for one in taken if one.stays]
-        assert stays, "an index is made of it, and nobody says so"
+        assert stays, "the reason why a column stays is not reported"
         found = harness.rows()
         assert found is not None
-        assert "more" in found.column_names, "the column is gone, and what was made of it"
+        assert "more" in found.column_names, "the column was dropped together with its index"
 
     @case("take_back")
     def test_a_table_that_was_made_again_is_not_taken_back(self, harness: Harness) -> None:
-        """``Database.identity``: a table that a failed load has made, and that another program has dropped since and
-        made again, with the same columns and one that is NOT NULL: it stays, and it is said why."""
+        """``Database.identity``: a table that a failed load created stays if another program has dropped and created it
+        again with the same columns, one of them NOT NULL; the reason is reported."""
         if not over_sql(harness):
             return
         strategy = simple(harness)
@@ -340,13 +341,13 @@ class DatabaseCases(RoleContract):
                 db.create(target, made.set(at_day, made.field(at_day).with_nullable(False)))
         with closing(harness.make("sink", harness.sink(strategy))) as sink:
             taken = harness.require(SupportsTakeBack, sink).take_back(key())
-        assert harness.rows() is not None, "a table was dropped that another program had made under the same name"
-        assert [one.stays for one in taken if one.stays], "the table stays, and nobody says why"
+        assert harness.rows() is not None, "a table of the same name, created by another program, was dropped"
+        assert [one.stays for one in taken if one.stays], "the table stays, but the reason is not reported"
 
     @case("take_back")
     def test_a_table_that_others_write_is_not_taken_out(self, harness: Harness) -> None:
-        """``Database.take_out``: another program that adds a row between the look and the drop waits, or is refused, or
-        makes the drop fail: a row that it was answered is there is there."""
+        """``Database.take_out``: another program that adds a row between check and drop waits, is refused, or makes the
+        drop fail. A row whose write was confirmed is never lost."""
         if not over_sql(harness):
             return
         load(harness, sample(1, 1), simple(harness), lineage=Lineage(False))
@@ -365,7 +366,7 @@ class DatabaseCases(RoleContract):
         meanwhile.end()
         if meanwhile.done:
             found = harness.rows()
-            assert found is not None, "a table was dropped with the row of another program"
+            assert found is not None, "a table that holds another program's row was dropped"
             assert found.num_rows == 1
 
     @case("schema_evolution")
@@ -378,7 +379,7 @@ class DatabaseCases(RoleContract):
             with pytest.raises(DponeError):
                 sink.apply(statements)
             if not sink.dialect.ddl_commits:
-                assert _columns(sink) == before, "columns of changes that failed are there"
+                assert _columns(sink) == before, "columns of failed changes are in the target"
         load(harness, _more(), simple(harness))
         assert _columns_there(harness) >= {"a", "b", "c"}
 
@@ -394,9 +395,9 @@ class DatabaseCases(RoleContract):
             with pytest.raises(DponeError):
                 taking.provide(new_load(_more().schema, simple(harness)), statements)
             if not sink.dialect.ddl_commits:
-                assert _columns(sink) == before, "columns of changes that failed are there"
+                assert _columns(sink) == before, "columns of failed changes are in the target"
             stays = [f"{one.what}: {one.stays}" for one in taking.take_back(key()) if one.stays]
-            assert _columns(sink) == before, f"columns of changes that failed were not taken back: {stays}"
+            assert _columns(sink) == before, f"columns of failed changes were not taken back: {stays}"
 
 
 def _journal_damaged(harness: Harness) -> None:

@@ -41,7 +41,7 @@ from dpone.certify.evidence import (
     write_gate,
 )
 from dpone.engine.run import Run
-from dpone.errors import ConfigError, DponeError
+from dpone.errors import ConfigError, DponeError, counted
 from dpone.model.pipeline import (
     Incremental,
     Lineage,
@@ -194,7 +194,7 @@ def _way(harness: Harness, role: Any, number: int, keeps_state: bool) -> Way:
 
 
 def _read(harness: Harness) -> Way:
-    """By what the source can: a cursor, a position of its own, or as a whole."""
+    """The incremental mode that the source supports: a cursor, its own position, or none (whole reads)."""
     by_cursor = harness.declared("source", "incremental_cursor") == "supported"
     grows = by_cursor or harness.declared("source", "repeatable") == "supported"
     spec = harness.source("soak", incremental=Incremental("cursor", harness.key) if by_cursor else None)
@@ -225,7 +225,7 @@ def _round(way: Way, chance: random.Random, until: float, seen: Soaked) -> None:
         span = _calm(way, seen) or span
         seen.wrong = 0 if seen.stuck else way.wrong(last)
         if seen.wrong:
-            seen.said = f"{seen.wrong} of {last} rows by {way.strategy} are wrong"
+            seen.said = f"{seen.wrong} of {counted(last, 'row')} loaded by {way.strategy} differ from the source"
         if seen.failed:
             return
         seen.loads, seen.rows = seen.loads + 1, seen.rows + last - first + 1
@@ -235,7 +235,7 @@ def _round(way: Way, chance: random.Random, until: float, seen: Soaked) -> None:
 
 
 def _calm(way: Way, seen: Soaked) -> float:
-    """A run that nobody kills, again while it is refused: what a schedule does after a bad night. How long one took."""
+    """Run without a kill, and again as long as it is refused, as a schedule does. Returns the seconds of one run."""
     until = time.monotonic() + REST
     while True:
         started = time.monotonic()
@@ -254,7 +254,7 @@ def _calm(way: Way, seen: Soaked) -> float:
 
 @frozen
 class Leg:
-    """One load, in a process of its own: wall seconds with the start of the process, its peak memory in MB."""
+    """One load in a child process. Returns wall seconds, including the start of the process, and peak memory in MB."""
 
     seconds: float
     peak: float
@@ -395,7 +395,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for one in (fast, long):
         one.add_argument("connector")
         one.add_argument("--evidence", type=_writable, help="folder to write evidence into")
-        one.add_argument("--folder", type=_folder, help="where its own files lie meanwhile; on a disk")
+        one.add_argument("--folder", type=_folder, help="folder for its own files; on a disk")
     fast.add_argument("--rows", type=_above_0(int), default=int(ENOUGH["throughput"]["rows"]))
     fast.add_argument("--times", type=_above_0(int), default=3, help="loads in each direction; the median counts")
     fast.add_argument("--at-least", type=float, required=True, metavar="ROWS", help="bar: rows a second")

@@ -73,11 +73,12 @@ class Harness:
     connector under test. Write the members that the roles of the connector need:
 
     ==========  =============================================
-    source      ``source`` ``seed`` ``disturb`` (``query``, ``there``, ``sample``, ``late``)
+    source      ``source`` ``seed`` ``disturb`` (``query``, ``there``, ``sample``, ``late``; a log: ``expire``)
     sink        ``sink`` ``rows``; over ``dpone.sql`` also ``seed`` and ``disturb``, which then write the target; else,
                 with a journal, ``damage``
     state       ``state`` ``away`` ``damage``
     cdc         ``change_stream`` ``change``
+    all         (``stuck``, ``unreachable``)
     ==========  =============================================
 
     ``SqlHarness``, ``LogHarness`` and ``StoreHarness`` make most of them of a few calls of the client. A plugin names
@@ -120,7 +121,21 @@ class Harness:
         return None
 
     def close(self) -> None:
-        """Let go of whatever was made outside of ``folder``."""
+        """Release everything created outside of ``folder``."""
+
+    def unreachable(self, role: Role) -> AbstractContextManager[None]:
+        """While the block runs, every attempt of this connector to connect fails at once; afterwards it works as
+        before. By default the process cannot open a file or a socket. Override it if the driver cannot handle that."""
+        from dpone.testing.outside import offline
+
+        return offline()
+
+    def stuck(self, role: Role, seconds: float) -> AbstractContextManager[Any] | None:
+        """While the block runs, the connector of this role waits: another client holds locks that it needs, or its
+        server takes the connection and says nothing. Yields a spec (of the table ``orders``) by which the connector
+        waits for ``seconds``, or for less where its limit is fixed. A source is asked to read the table, a sink to
+        load it, a state to save ``state.KEY``, a change reader for a window. None: it waits for nothing."""
+        return None
 
     # ---- source
 
@@ -139,8 +154,13 @@ class Harness:
         return None
 
     def disturb(self, table: str = TABLE) -> None:
-        """Change a row that is there already, in place."""
+        """Change an existing row in place."""
         raise self._lacks("disturb")
+
+    def expire(self, table: str = TABLE) -> bool:
+        """Drop all rows that the source has now, as the retention of a log does: a reader finds that they were there.
+        False: the source is not a log."""
+        return False
 
     def late(self, rows: pa.Table, table: str = TABLE) -> AbstractContextManager[None]:
         """Add rows in a transaction that is open while the block runs, and is committed at its end. Wanted by
@@ -168,12 +188,12 @@ class Harness:
         raise self._lacks("rows")
 
     def empty(self, table: str = TABLE) -> bool:
-        """Take every row out of the target, by the independent client. False: it cannot."""
+        """Delete every row of the target, by the independent client. False: it cannot."""
         return False
 
     def refer(self, table: str = TABLE) -> bool:
-        """Make a table ``referring`` with a foreign key to ``id`` of the target that deletes its rows with those they
-        refer to (ON DELETE CASCADE, or whatever the system has), and one row that refers to 1. False: it cannot."""
+        """Create a table ``referring`` with one row that refers to ``id`` 1 of the target by a foreign key with ON
+        DELETE CASCADE (or the equivalent of the system). False: it cannot."""
         return False
 
     def native(self, rows: pa.Table) -> tuple[Stream, pa.Table]:
@@ -193,7 +213,7 @@ class Harness:
         raise self._lacks("state")
 
     def away(self) -> AbstractContextManager[None]:
-        """While the block runs, whatever the state backend tries fails at once; afterwards its data is as before."""
+        """While the block runs, every call of the state backend fails at once; afterwards its data is as before."""
         raise self._lacks("away")
 
     # ---- change streams
@@ -234,7 +254,8 @@ class Harness:
         return self.plugins.offered(protocol, made, self.connector)
 
     def require(self, protocol: Callable[..., P], made: object) -> P:
-        """``made`` as one of ``contract.OPTIONAL``, asserted to be it: cases are run whatever is declared."""
+        """``made`` as one of ``contract.OPTIONAL``; asserts that it has all members, since cases run whatever the
+        plugin declares."""
         missing = without(cast(type, protocol), type(made))
         assert not missing, f"{type(made).__name__} has no {', '.join(missing)}"
         return cast(P, made)
@@ -259,6 +280,17 @@ def opened(role: Role, connector: str, folder: Path) -> Iterator[Harness]:
         raise PluginError(f"find the harness of {role} {connector}", "its plugin names none", todo)
     with closing(resolve(reference)(folder)) as harness:
         yield harness
+
+
+def waiting(harness: Harness, role: Role, **limits: Any) -> Any:
+    """The spec of a role with these options, for ``Harness.stuck``."""
+    from dpone.testing.loads import simple
+
+    if role == "state":
+        spec: Any = harness.state()
+    else:
+        spec = harness.sink(simple(harness)) if role == "sink" else harness.source()
+    return evolve(spec, options=evolve(spec.options, **limits))
 
 
 def replaced(plugins: Plugins, connector: str, implementations: Mapping[str, str]) -> Plugins:

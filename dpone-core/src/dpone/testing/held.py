@@ -18,7 +18,7 @@ USED: tuple[Of, ...] = ("name", pa.int64(), pa.float64(), pa.string())  # of whi
 
 
 def holdable(harness: Harness, of: Of, given: Iterable[T]) -> list[T]:
-    """Those that the system can hold. Each other one is seen to be such, and is noted for the evidence."""
+    """The values that the system can hold. Each other one is verified, and noted for the evidence."""
     return [value for value in given if not left_out(harness, of, value)]
 
 
@@ -35,7 +35,7 @@ def left_out(harness: Harness, of: Of, value: Any) -> bool:
 
 
 def noted(harness: Harness) -> dict[str, str]:
-    """What was left out in the case of this Harness, and why."""
+    """What the case of this Harness left out, and why."""
     found: dict[str, str] = vars(harness).setdefault("_left_out", {})
     return found
 
@@ -56,8 +56,8 @@ def require(harness: Harness, claim: CannotHold, value: Any) -> None:
     except Exception:  # whatever the driver of the system raises
         return
     found, what = _found(harness, table), f"cannot_hold names {said(claim.of, value)}"
-    assert found is not None, f"{what}, and seed takes it: show by there what becomes of it, or take it off the list"
-    assert not _equal(found, rows), f"{what}, and the system holds it: take it off the list"
+    assert found is not None, f"{what}, but seed accepts it: show the result in there, or remove the claim"
+    assert not _equal(found, rows), f"{what}, but the system holds it: remove the claim"
 
 
 def _found(harness: Harness, table: str) -> pa.Table | None:

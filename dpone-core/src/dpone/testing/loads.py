@@ -46,7 +46,7 @@ def has(harness: Harness, capability: str) -> bool:
 
 
 def simple(harness: Harness) -> Strategy:
-    """What the sink can do that adds rows to an empty target."""
+    """A strategy of the sink that adds rows to an empty target."""
     for mode in ("append", "merge", "full_refresh"):
         if has(harness, mode):
             return SINGLE[mode]
@@ -142,7 +142,7 @@ def providing(
 
 
 def failed(harness: Harness, strategy: Strategy, rows: pa.Table, dies: bool, table: str = TABLE) -> None:
-    """A load that is over before its commit; ``dies``: without a word."""
+    """A load that ends before its commit: by ``abort``, or, with ``dies``, without it."""
     with providing(harness, strategy, rows, table) as (_, writer):
         writer.stage(Part("p"), Rows(rows))
         if not dies:

@@ -56,8 +56,8 @@ class LogHarness(Harness):
         return False
 
     def columns(self, topic: str) -> Mapping[str, pa.DataType]:
-        """Those that the sink keeps beside the records: they are there also where no record has them, and ``decode``
-        knows by their types what is bytes."""
+        """Columns that the sink stores outside of the record. They exist even if no record has a value, and their types
+        tell ``decode`` which values are bytes."""
         return {}
 
     def encode(self, row: Mapping[str, Any]) -> Any:
@@ -90,7 +90,8 @@ class LogHarness(Harness):
         self.append(self.topic(table), [self.encode(row) for row in rows.to_pylist()])
 
     def disturb(self, table: str = TABLE) -> None:
-        """No record can be changed: the topic is made again, as by somebody who corrects it and sends all once more."""
+        """Records cannot be changed: the topic is deleted and created again with a corrected first record, as an
+        operator would do it."""
         first, *others = self.records(self.topic(table)) or ()
         self.delete(self.topic(table))
         self.append(self.topic(table), [self.encode({**self.decode(first, {}), "name": "disturbed"}), *others])
@@ -105,6 +106,9 @@ class LogHarness(Harness):
             return None
         columns = self.columns(topic)
         return tabled([self.decode(record, columns) for record in records], columns)
+
+    def expire(self, table: str = TABLE) -> bool:
+        return self.forget(self.topic(table))
 
     def empty(self, table: str = TABLE) -> bool:
         return self.forget(self.topic(table))

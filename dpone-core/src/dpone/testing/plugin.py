@@ -21,7 +21,7 @@ import pytest
 from attrs import define, field
 
 # These hold the asserts; register them before anything imports them.
-_ASSERTING = ("cases", "cdc", "crash", "database", "held", "rows", "route", "sink", "source", "state")
+_ASSERTING = ("cases", "cdc", "crash", "database", "held", "outside", "rows", "route", "sink", "source", "state")
 pytest.register_assert_rewrite(*(f"dpone.testing.{name}" for name in _ASSERTING))
 
 KEY = pytest.StashKey["Recorder"]()
@@ -125,8 +125,8 @@ def pytest_runtest_makereport(item: Any, call: Any) -> Generator[None, Any, Any]
     _record(subject, item.originalname, capability, declared, report, harnesses)
     if declared != "supported" and call.when == "call":
         if report.failed and not _expected(item, call.excinfo.value):
-            what = f"{capability} is declared as {declared}, so that this case may fail by the kit's assertion or a "
-            what += f"DponeError; {call.excinfo.typename} is neither: mend the connector or the harness"
+            what = f"{capability} is declared as {declared}, so this case may fail by an assertion of the kit or a "
+            what += f"DponeError; {call.excinfo.typename} is neither: fix the connector or the harness"
             report.sections.append(("dpone", what))
             return report
         _turn(recorder, subject, of, item.originalname, capability, declared, report)
@@ -186,7 +186,7 @@ def _turn(
             report.outcome = "failed"
             report.longrepr = (
                 f"capability {capability} of {subject.role} {' -> '.join(subject.names)} is declared as {declared}, "
-                f"but every case of it passes: declare it as supported in the plugin"
+                f"but all its cases pass: declare it as supported in the plugin"
             )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 from attrs import frozen
 
+from dpone.errors import counted
 from dpone.model.schema import PREFIX
 
 SHAPE = pa.schema([("id", pa.int64()), ("day", pa.string()), ("name", pa.string()), ("score", pa.float64())])
@@ -76,7 +77,7 @@ def inferred(values: list[Any]) -> pa.Array:
 
 
 def tabled(rows: Sequence[Mapping[str, Any]], names: Iterable[str] = ()) -> pa.Table:
-    """Of rows that may lack columns. ``names``: columns that are there also if no row has them."""
+    """A table of rows, each of which may lack columns. ``names``: columns that exist even if no row has them."""
     found = dict.fromkeys([*names, *(name for row in rows for name in row)])
     return pa.table({name: inferred([row.get(name) for row in rows]) for name in found})
 
@@ -112,36 +113,37 @@ def values(found: pa.Table, schema: pa.Schema) -> list[Row]:
         try:
             columns.append((column if column.type == field.type else column.cast(field.type)).to_pylist())
         except pa.ArrowInvalid as error:
-            raise AssertionError(f"column {field.name} has values that are no {field.type}: {error}") from error
+            raise AssertionError(f"column {field.name} has values that do not fit {field.type}: {error}") from error
     return list(zip(*columns, strict=True)) if columns else [()] * found.num_rows
 
 
 def same(found: pa.Table | None, expected: pa.Table | Sequence[Row], schema: pa.Schema | None = None) -> None:
-    """Assert that the very same rows are there, as often, in any order; dpone's own columns are left out."""
+    """Assert that ``found`` has exactly these rows, in any order, duplicates counted. dpone's own columns are
+    ignored."""
     if isinstance(expected, pa.Table):
         schema = expected.schema
         expected = values(expected, schema)
     schema = SHAPE if schema is None else schema
     if found is None:
-        assert not expected, f"there is no table, {len(expected)} rows were expected"
+        assert not expected, f"there is no table, but {counted(len(expected), 'row')} should be in it"
         return
     kept = [name for name in found.column_names if name not in own(found)]
     assert sorted(kept) == sorted(schema.names), f"columns {kept}, not {schema.names}"
     have, want = Counter(map(repr, values(found, schema))), Counter(map(repr, expected))
     lost, added = want - have, have - want
-    assert have == want, f"{lost.total()} rows are missing, {added.total()} too many: -{_few(lost)} +{_few(added)}"
+    assert have == want, f"missing rows: {lost.total()}, extra rows: {added.total()}: -{_few(lost)} +{_few(added)}"
 
 
 def at_least(found: pa.Table | None, expected: pa.Table) -> None:
-    """Assert that every one of these rows is there, perhaps more often, and no other."""
+    """Assert that ``found`` has each of these rows at least once, and no other row."""
     assert found is not None, "there is no table"
     have, want = (
         Counter(map(repr, values(found, expected.schema))),
         Counter(map(repr, values(expected, expected.schema))),
     )
     lost, strange = want - have, [row for row in have if row not in want]
-    assert not lost, f"{lost.total()} rows are missing: {_few(lost)}"
-    assert not strange, f"{len(strange)} rows were never sent: {strange[:3]}"
+    assert not lost, f"missing rows: {lost.total()}: {_few(lost)}"
+    assert not strange, f"rows that were never sent: {strange[:3]}"
 
 
 def _few(rows: Mapping[str, int]) -> list[str]:

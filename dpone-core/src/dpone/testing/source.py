@@ -20,7 +20,7 @@ from attrs import evolve
 from hypothesis import given
 
 from dpone.contract import Source, Stream, Window, WindowRequest
-from dpone.errors import DataError, DponeError, IdentityChanged, SourceError, Stopped
+from dpone.errors import ConfigError, DataError, DponeError, Gap, IdentityChanged, SourceError, Stopped
 from dpone.model.pipeline import Incremental
 from dpone.model.position import Position
 from dpone.model.schema import Name
@@ -28,6 +28,7 @@ from dpone.testing import hostile
 from dpone.testing.cases import RoleContract, at_once, case
 from dpone.testing.harness import TABLE, Harness
 from dpone.testing.held import holdable
+from dpone.testing.outside import found_offline, made_offline, nothing_left, waits_end
 from dpone.testing.rows import Broken, same
 from dpone.testing.sql import SqlHarness
 
@@ -39,7 +40,7 @@ def drained(stream: Stream, limit: int | None = 4) -> pa.Table:
     batches = []
     for batch in stream.batches():
         assert batch.schema.equals(stream.schema), f"a batch of {batch.schema}, announced was {stream.schema}"
-        assert limit is None or batch.num_rows <= limit, f"a batch of {batch.num_rows} rows, {limit} were asked for"
+        assert limit is None or batch.num_rows <= limit, f"a batch of {batch.num_rows} exceeds {limit}"
         batches.append(batch)
     return pa.Table.from_batches(batches, stream.schema)
 
@@ -68,7 +69,11 @@ def seeded(harness: Harness, *tables: pa.Table, table: str = TABLE) -> pa.Table:
 
 
 class SourceContract(RoleContract):
-    """Subclass it and name the ``connector``, whose plugin names the Harness. Every case starts with an empty place."""
+    """Subclass it and name the ``connector``, whose plugin names the Harness. Every case starts with an empty place.
+
+    What the contract says and no case examines, because only data or DDL of one system shows it:
+    ``WindowRequest.expected``, ``Part.detail["bounds"]``, and rows that a source quarantines itself.
+    """
 
     role = "source"
 
@@ -131,7 +136,7 @@ class SourceContract(RoleContract):
 
     @case("read")
     def test_a_source_that_moved_is_never_mixed(self, harness: Harness) -> None:
-        """A row that changes between window and read: the rows as they were, or an error; nothing in between."""
+        """If a row changes between window and read, the read returns the old rows or fails; it never mixes states."""
         expected = seeded(harness, harness.sample(1, 5))
         with closing(harness.make("source", harness.source())) as source:
             window = source.window(None, WHOLE)
@@ -212,7 +217,7 @@ class SourceContract(RoleContract):
 
     @case("read")
     def test_ack_needs_no_window(self, harness: Harness) -> None:
-        """A run that was killed before ``ack`` leaves it to the next one, whose source has planned no window: another
+        """A run that was killed before ``ack`` leaves it to the next run, whose source has planned no window: a new
         object acknowledges the position, twice, and reads as before."""
         expected = seeded(harness, harness.sample(1, 3))
         with closing(harness.make("source", harness.source())) as source:
@@ -225,8 +230,8 @@ class SourceContract(RoleContract):
 
     @case("read")
     def test_tables_are_found_by_their_pattern(self, harness: Harness) -> None:
-        """``tables``: the names that match, and no other, sorted, each once; none is an empty list. A name is that of
-        its table, whatever characters it has."""
+        """``tables`` returns the matching names and no others, sorted, each once; an empty list if nothing matches. The
+        name of a table may have any characters."""
         named = ["orders", "orders_2", "lines"]
         if isinstance(harness, SqlHarness):  # of another system a table is a plain word
             named += _ODD_NAMES
@@ -235,14 +240,14 @@ class SourceContract(RoleContract):
             harness.seed(harness.sample(n + 1, n + 1), name)
         with closing(harness.make("source", spec)) as source:
             every = source.tables(_pattern(spec, "*"))
-            assert every == sorted({*every}), "the names are not sorted, or one is there twice"
+            assert every == sorted({*every}), "the names are not sorted, or a name occurs twice"
             for text in ("orders*", "*s", "*_2"):
                 pattern = _pattern(spec, text)
                 assert source.tables(pattern) == [name for name in every if fnmatchcase(name, pattern)], pattern
             assert [source.tables(escape(name)) for name in every] == [[name] for name in every], (
                 "found by its own name"
             )
-            assert source.tables(_pattern(spec, "no*thing")) == [], "names were found that do not match"
+            assert source.tables(_pattern(spec, "no*thing")) == [], "tables() returns names that do not match"
         if spec.table is not None:
             _require_named(harness, spec, every, named)
 
@@ -260,8 +265,8 @@ class SourceContract(RoleContract):
 
     @case("read")
     def test_a_read_that_is_given_up_leaves_nothing(self, harness: Harness) -> None:
-        """The sink fails after the first batch: its error passes as it is. The same object then reads a new window,
-        with the rows that came since; after one more that was given up, and ``close``, twice, another object does."""
+        """When the sink fails after the first batch, its error passes unchanged. The same object then reads a new
+        window with later rows; after another cancelled read and two calls of ``close``, a new object reads them too."""
         seeded(harness, harness.sample(1, 9))
         with closing(harness.make("source", harness.source())) as source:
             _give_up(source)
@@ -270,7 +275,7 @@ class SourceContract(RoleContract):
             try:
                 found = read(source, source.window(None, WHOLE))
             except DponeError as error:
-                raise AssertionError(f"after a read that was given up nothing can be read: {error}") from error
+                raise AssertionError(f"nothing can be read after a cancelled read: {error}") from error
             same(found, expected)
             _give_up(source)
             source.close()
@@ -292,6 +297,96 @@ class SourceContract(RoleContract):
                         rows += batch.num_rows
                         held()
         assert rows == 16 * _WIDE
+
+    @case("read")
+    def test_it_is_made_without_a_connection(self, harness: Harness) -> None:
+        """The constructor does no I/O: it succeeds while the process cannot open a file or a socket."""
+        expected = seeded(harness, harness.sample(1, 3))
+        with closing(made_offline(harness, "source", harness.source())) as source:
+            same(read(source, source.window(None, WHOLE)), expected)
+
+    @case("read")
+    def test_a_failed_connection_is_a_finding(self, harness: Harness) -> None:
+        """``check`` without a connection raises nothing: it returns a finding that says what to do."""
+        seeded(harness, harness.sample(1, 3))
+        found_offline(harness, "source", harness.source())
+
+    @case("read")
+    def test_close_leaves_nothing_open(self, harness: Harness) -> None:
+        """After ``close`` there is no connection, thread or spool left, also where a window was not read to its end."""
+        seeded(harness, harness.sample(1, 9))
+
+        def work() -> Any:
+            with closing(harness.make("source", harness.source())) as source:
+                read(source, source.window(None, WHOLE))
+                _give_up(source)
+                source.window(None, WHOLE)
+                return source
+
+        nothing_left(work)
+
+    @case("read")
+    def test_a_wait_has_an_end(self, harness: Harness) -> None:
+        """A read that waits for another client or a silent server ends at its limit, with a transient error, and soon
+        after a signal."""
+        seeded(harness, harness.sample(1, 3))
+
+        def work(spec: Any) -> None:
+            with closing(harness.make("source", spec)) as source:
+                read(source, source.window(None, WHOLE))
+
+        waits_end(harness, "source", work)
+
+    @case("read")
+    def test_a_whole_window_has_what_was_read_before(self, harness: Harness) -> None:
+        """``WindowRequest.whole``: every row is returned, whatever the position, and the window is marked as whole."""
+        seeded(harness, harness.sample(1, 3))
+        with closing(harness.make("source", harness.source())) as source:
+            first = source.window(None, NEW)
+            read(source, first)
+        expected = seeded(harness, harness.sample(4, 6))
+        expected = expected if harness.there() is not None else harness.sample(1, 6)
+        with closing(harness.make("source", harness.source())) as source:
+            window = source.window(first.position, WHOLE)
+            assert window.whole, "a window of all rows does not say that it is whole"
+            same(read(source, window), expected)
+
+    @case("read")
+    def test_parts_have_the_order_of_their_files(self, harness: Harness) -> None:
+        """``Part.detail["order"]``: where parts have one, all have one, and it is that of the files they are read
+        from."""
+        seeded(harness, *(harness.sample(i, i + 2) for i in (1, 4, 7)))
+        with closing(harness.make("source", harness.source())) as source:
+            window = source.window(None, WHOLE)
+            orders = [part.detail.get("order") for part in window.parts]
+            if orders == [None] * len(orders):  # the rows are not in files
+                return
+            assert None not in orders, "only some parts have an order"
+            by_order = sorted(window.parts, key=lambda part: part.detail["order"])
+            found = read(source, evolve(window, parts=tuple(by_order)))[harness.key].to_pylist()
+            assert found == harness.sample(1, 9)[harness.key].to_pylist(), "the parts are not in the order of the files"
+
+    @case("repeatable")
+    def test_what_a_log_forgot_is_a_gap(self, harness: Harness) -> None:
+        """``Source.window``: rows that a log dropped before they were read are a Gap, also where newer rows have come;
+        they are never skipped silently. Rows that were read before they were dropped are not a gap."""
+        seeded(harness, harness.sample(1, 3))
+        with closing(harness.make("source", harness.source())) as source:
+            first = source.window(None, NEW)
+            read(source, first)
+        if not harness.expire():  # it keeps rows until somebody deletes them
+            return
+        harness.seed(harness.sample(4, 6))
+        with closing(harness.make("source", harness.source())) as source:
+            second = source.window(first.position, NEW)
+            same(read(source, second), harness.sample(4, 6))
+        harness.seed(harness.sample(7, 9))
+        harness.expire()
+        for newer in (None, harness.sample(10, 12)):
+            if newer is not None:
+                harness.seed(newer)
+            with closing(harness.make("source", harness.source())) as source, pytest.raises(Gap):
+                read(source, source.window(second.position, NEW))
 
     @case("query")
     def test_a_query_is_read(self, harness: Harness) -> None:
@@ -331,8 +426,8 @@ class SourceContract(RoleContract):
 
     @case("repeatable")
     def test_content_names_the_rows(self, harness: Harness) -> None:
-        """``Part.content``: the same in every window that brings the same rows, another for any other rows. Ids of
-        deliveries are made of it, and a receiver drops the second row of one id."""
+        """``Part.content`` is the same in every window that returns the same rows, and different for other rows.
+        Delivery ids are made of it: a receiver drops the second row of an id."""
         seeded(harness, harness.sample(1, 3), harness.sample(4, 6))
         first, position = _contents(harness, None, WHOLE)
         harness.seed(harness.sample(7, 9))
@@ -340,9 +435,9 @@ class SourceContract(RoleContract):
         named = {content for content, _ in found}
         if named == {""}:  # nothing names the rows
             return
-        assert "" not in named, "some parts have a content, and others have none"
-        assert len(named) == len(found), "one content stands for other rows, too: a receiver would drop them"
-        assert len({rows for _, rows in found}) == len(found), "the same rows have another content in another window"
+        assert "" not in named, "only some parts have a content"
+        assert len(named) == len(found), "different rows have the same content: a receiver would drop them"
+        assert len({rows for _, rows in found}) == len(found), "the content of the same rows changes"
 
     @case("repeatable")
     def test_other_content_is_an_error(self, harness: Harness) -> None:
@@ -402,7 +497,7 @@ class SourceContract(RoleContract):
             window = source.window(None, NEW)
             with source.read(window.parts[0]) as stream:
                 same(drained(stream), harness.sample(1, 3))
-                assert stream.filtered == 1, f"a row was skipped, and {stream.filtered} are said to be left out"
+                assert stream.filtered == 1, f"a row was skipped, but filtered is {stream.filtered}"
 
     @case("incremental_cursor")
     def test_cursor_stops_where_the_source_was_set_back(self, harness: Harness) -> None:
@@ -446,11 +541,13 @@ class SourceContract(RoleContract):
     def test_xmin_reads_what_is_new(self, harness: Harness) -> None:
         """After a position come the rows of later transactions; with nothing new there is no part."""
         _only_what_is_new(harness, Incremental("xmin"), mode="merge")
+        _append_is_refused(harness, Incremental("xmin"))
 
     @case("incremental_change_tracking")
     def test_change_tracking_reads_what_is_new(self, harness: Harness) -> None:
         """After a position come the rows of later versions; with nothing new there is no part."""
         _only_what_is_new(harness, Incremental("change_tracking"), mode="merge")
+        _append_is_refused(harness, Incremental("change_tracking"))
 
     @case("incremental_cdc")
     def test_a_change_reader_serves_this_source(self, harness: Harness) -> None:
@@ -462,7 +559,7 @@ class SourceContract(RoleContract):
 
     @case("partitions")
     def test_parts_hold_every_row_once(self, harness: Harness) -> None:
-        """Asked for parts a source gives some; each row is in one of them, in whatever order they are read."""
+        """A source that is asked for parts returns several; each row is in exactly one, whatever the order of reads."""
         expected = seeded(harness, *(harness.sample(i * 10, i * 10 + 9) for i in range(4)))
         with closing(harness.make("source", harness.source())) as source:
             window = source.window(None, evolve(WHOLE, partitions=3))
@@ -533,7 +630,7 @@ def _pattern(spec: Any, text: str) -> str:
 
 
 def _require_named(harness: Harness, spec: Any, every: Sequence[str], named: Sequence[str]) -> None:
-    """Each table is there by a name that leads to its rows."""
+    """Each table is listed by a name that leads to its rows."""
     found = {name: _parsed(name) for name in every}
     for n, table in enumerate(named):
         names = [name for name, parsed in found.items() if parsed.last == table]
@@ -554,11 +651,11 @@ def _acknowledge(source: Source, position: Position) -> None:
     try:
         source.ack(position)
     except Exception as error:
-        raise AssertionError(f"a source that has planned no window cannot acknowledge: {error!r}") from error
+        raise AssertionError(f"ack without a window failed: {error!r}") from error
 
 
 def _elsewhere(call: Callable[[], Any]) -> list[Any]:
-    """The answer of a call in a thread of its own; one that fails there is a failure of the case."""
+    """Run a call in its own thread. An error there is a failure of the case."""
 
     def called() -> Any:
         try:
@@ -596,7 +693,7 @@ def _held_at_most() -> Iterator[Callable[[], None]]:
 
     def held() -> None:
         arrow, python = pa.total_allocated_bytes() - before, tracemalloc.get_traced_memory()[1]
-        assert max(arrow, python) < most, f"a read holds {max(arrow, python):,} bytes at once, of {2 * most:,}"
+        assert max(arrow, python) < most, f"a read holds {max(arrow, python) >> 20} of {2 * most >> 20} MB at once"
 
     tracemalloc.start()
     try:
@@ -649,13 +746,19 @@ def _only_what_is_new(
         later = source.window(first.position, request)
         new = read(source, later)
         assert later.position != first.position
-        assert not later.whole, "a window of what is new says that it holds the whole source: rows would be deleted"
+        assert not later.whole, "an incremental window claims to be whole: rows would be deleted"
     assert new.num_rows == 3
     there = harness.there()
     same(
         pa.concat_tables([expected, new]),
         pa.concat_tables([expected, harness.sample(6, 8)]) if there is None else there,
     )
+
+
+def _append_is_refused(harness: Harness, incremental: Incremental) -> None:
+    """``WindowRequest.mode``: a changed row comes again, which an append would add as another one."""
+    with closing(harness.make("source", harness.source(incremental=incremental))) as source, pytest.raises(ConfigError):
+        source.window(None, NEW)
 
 
 def _with_key(harness: Harness, rows: pa.Table, like: int | None) -> pa.Table:
@@ -675,7 +778,7 @@ def _read_at_once(source: Source, window: Window) -> Sequence[pa.Table]:
                 opened.wait()
                 return drained(stream)
         except threading.BrokenBarrierError:
-            raise AssertionError("a part is open, and another cannot be read beside it") from None
+            raise AssertionError("a second part cannot be read while another one is open") from None
         except BaseException:
             opened.abort()
             raise

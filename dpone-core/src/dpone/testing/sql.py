@@ -150,7 +150,8 @@ class SqlHarness(Harness):
         self.run(f"UPDATE {self.at(STATE)} SET {self.quoted('value')} = '{text}'")
 
     def shut(self) -> tuple[str, str]:
-        """A statement after which whatever the state backend tries fails at once, and one that takes it back."""
+        """Two statements: after the first one every call of the state backend fails at once; the second one restores
+        it."""
         raise self._lacks("shut")
 
     @contextmanager
@@ -165,7 +166,7 @@ class SqlHarness(Harness):
     # ---- change streams
 
     def make_streamed(self) -> None:
-        """The tables of the change stream, unless they are there."""
+        """Create the tables of the change stream unless they exist."""
         for table in (table for table in STREAMED if self.rows(table) is None):
             with self.cursor() as cursor:
                 cursor.execute(f"CREATE TABLE {self.at(table)} ({self.quoted('id')} bigint PRIMARY KEY)")

@@ -23,6 +23,7 @@ from dpone.model.staged import Staged
 from dpone.testing import crash
 from dpone.testing.cases import RoleContract, at_once, case
 from dpone.testing.harness import Harness
+from dpone.testing.outside import made_offline, nothing_left, offline, waits_end
 
 KEY = "pipeline|stream|file:a/*.csv|sqlite:orders"
 _HOLDER = """
@@ -36,7 +37,11 @@ os._exit(9)
 
 
 class StateContract(RoleContract):
-    """Subclass it and name the ``connector``, whose plugin names the Harness. Every case starts with an empty place."""
+    """Subclass it and name the ``connector``, whose plugin names the Harness. Every case starts with an empty place.
+
+    What the contract says and no case examines: a kill within ``save`` (no call from outside reaches that moment;
+    ``test_of_many_savers_one_wins`` shows that it is atomic against other processes).
+    """
 
     role = "state"
 
@@ -70,7 +75,7 @@ class StateContract(RoleContract):
 
     @case("compare_and_set")
     def test_of_many_savers_one_wins(self, harness: Harness) -> None:
-        """Of eight that save over one version at once, one succeeds and seven get a Conflict."""
+        """Eight backends save over one version at the same time: one succeeds, seven get a Conflict."""
         with closing(_state(harness)) as state:
             state.save(KEY, {"by": -1}, 0)
         start = threading.Barrier(8, timeout=20)
@@ -84,7 +89,7 @@ class StateContract(RoleContract):
         answers = at_once([partial(save, n) for n in range(8)])
         won = [answer for answer in answers if isinstance(answer, int)]
         with closing(_state(harness)) as state:
-            assert [type(answer) for answer in answers if answer not in won] == [Conflict] * 7, "one of eight must win"
+            assert [type(answer) for answer in answers if answer not in won] == [Conflict] * 7, "one save must succeed"
             assert state.load(KEY).value == {"by": won[0]}
 
     @case("compare_and_set")
@@ -110,33 +115,86 @@ class StateContract(RoleContract):
 
     @case("compare_and_set")
     def test_a_state_out_of_reach_is_an_error(self, harness: Harness) -> None:
-        """Never None, which would read everything again: while the system is away every call raises a DponeError, and
-        ``check`` has it as a finding. Afterwards the value is as it was, and ``close`` may be called twice."""
+        """While the system cannot be reached every call raises a DponeError (None would read everything again), and
+        ``check`` returns a finding. Afterwards the value is unchanged, and ``close`` may be called twice."""
         with closing(_state(harness)) as state:
             state.save(KEY, {"a": 1}, 0)
-            assert all(finding.ok is not False for finding in state.check()), "check finds fault with a state"
+            assert all(finding.ok is not False for finding in state.check()), "check reports a failure"
             with harness.away():
                 _refuses(state, "out of reach", before=1)
                 wrong = [finding for finding in _checked(state) if finding.ok is False and finding.todo]
-                assert wrong, "check finds no fault with a state that is out of reach"
+                assert wrong, "check reports no failure for a state that cannot be reached"
             assert (state.load(KEY).value, state.load(KEY).version) == ({"a": 1}, 1)
             state.close()
 
     @case("compare_and_set")
+    def test_it_is_made_without_a_connection(self, harness: Harness) -> None:
+        """The constructor and ``partitions`` do no I/O: they succeed while the process cannot open a file or a
+        socket."""
+        with closing(_state(harness)) as state:
+            state.save(KEY, {"a": 1}, 0)
+        with closing(made_offline(harness, "state", harness.state())) as state:
+            stores = harness.offered(SupportsPartitions, state)
+            with offline():
+                try:
+                    made = None if stores is None else stores.partitions()
+                except Exception as error:
+                    raise AssertionError(f"partitions opened a file or a connection: {error!r}") from error
+            assert state.save(KEY, {"a": 2}, 1) == 2
+            assert made is None or made.load(KEY) is None
+
+    @case("compare_and_set")
+    def test_close_leaves_nothing_open(self, harness: Harness) -> None:
+        """After ``close`` there is no connection, thread or file left; a lock that was held is free."""
+        version = 0
+
+        def work() -> Any:
+            nonlocal version
+            with closing(_state(harness)) as state:
+                with state.lock(KEY, 60):
+                    version = state.save(KEY, {"a": version}, version)
+                state.history(KEY)
+                return state
+
+        nothing_left(work)
+
+    @case("compare_and_set")
+    def test_a_wait_has_an_end(self, harness: Harness) -> None:
+        """A save that waits for another client or a silent server ends at its limit, with a transient error, and soon
+        after a signal. The old value is there."""
+        with closing(_state(harness)) as state:
+            state.save(KEY, {"a": 1}, 0)
+
+        def work(spec: Any) -> None:
+            with closing(harness.make("state", spec)) as state:
+                state.save(KEY, {"a": 2}, 1)
+
+        waits_end(harness, "state", work)
+        with closing(_state(harness)) as state:
+            assert (state.load(KEY).value, state.load(KEY).version) == ({"a": 1}, 1)
+
+    @case("compare_and_set")
+    def test_looking_makes_nothing(self, harness: Harness) -> None:
+        """Where nothing was saved yet, ``check``, ``load`` and ``history`` create nothing: ``check`` finds the same
+        afterwards."""
+        before = _looked(harness)
+        assert _looked(harness) == before, "check, load or history created something"
+
+    @case("compare_and_set")
     def test_a_damaged_state_is_an_error(self, harness: Harness) -> None:
-        """Never None, nor an older value, nor something else: ``load`` of a value that cannot be read raises, ``save``
-        does not write over it as if there were none, and a key that has no value has none."""
+        """``load`` of a damaged value raises; it returns neither None nor another value. ``save`` does not overwrite it
+        as if it did not exist, and a key without a value has none."""
         for n, text in enumerate(("{", "[]", "null")):
             with closing(_state(harness)) as state:
                 key = f"damaged {n}"
                 for version in range(2):
                     state.save(key, {"n": version}, version)
                 harness.damage("state", text)
-                with _refused(f"damaged, {text}, and it is loaded all the same"):
+                with _refused(f"damaged, {text}, but load succeeds"):
                     state.load(key)
-                with _refused(f"damaged, {text}, and it is saved as if there were none"):
+                with _refused(f"damaged, {text}, but save overwrites it"):
                     state.save(key, {"n": 7}, 0)
-                with _refused(f"damaged, {text}, and a save that was refused has mended it"):
+                with _refused(f"damaged, {text}, and a refused save changed it"):
                     state.load(key)
                 assert state.load("another") is None
 
@@ -183,7 +241,7 @@ class StateContract(RoleContract):
 
     @case("lock")
     def test_the_end_of_a_lost_lease_frees_nothing(self, harness: Harness) -> None:
-        """A runner that lost its lease ends while the new holder is at work: the lock stays with that one."""
+        """A runner that lost its lease ends while the new holder works: the lock stays with the new holder."""
         with closing(_state(harness)) as one, closing(_state(harness)) as other, closing(_state(harness)) as third:
             old = one.lock(KEY, 0.05)
             old.__enter__()
@@ -195,7 +253,7 @@ class StateContract(RoleContract):
 
     @case("lock")
     def test_renewal_keeps_the_lease(self, harness: Harness) -> None:
-        """A lease renewed by a thread of its own holds for another ttl."""
+        """A lease that its own thread renews holds for another ttl."""
         for ttl in (0.4, 8.0, 60.0):  # a longer one where the machine was too slow to look before the other was over
             with closing(_state(harness)) as one, closing(_state(harness)) as other, one.lock(KEY, ttl) as lease:
                 time.sleep(ttl * 0.5)
@@ -205,11 +263,11 @@ class StateContract(RoleContract):
                 held = _is_held(other)
                 if held or time.monotonic() < renewed + ttl:
                     break
-        assert held, "the lease was renewed, and another runner has it"
+        assert held, "the lease was renewed, but another runner took it"
 
     @case("lock")
     def test_a_lease_is_renewed_beside_other_calls(self, harness: Harness) -> None:
-        """``Lease.renew`` comes from a thread of its own, while the run saves and loads over the same object."""
+        """``Lease.renew`` is called by its own thread while the run saves and loads over the same object."""
         with closing(_state(harness)) as state, state.lock(KEY, 60) as lease:
             done = threading.Event()
 
@@ -226,11 +284,11 @@ class StateContract(RoleContract):
                     done.set()
 
             failed = [error for error in at_once([_failing(renew), _failing(save)]) if error]
-            assert not failed, f"two threads used one object, and {failed[0]!r} came of it"
+            assert not failed, f"two threads used one object: {failed[0]!r}"
 
     @case("lock")
     def test_a_dead_holder_is_taken_over(self, harness: Harness) -> None:
-        """The lock of a process of this host that is gone is free at once."""
+        """The lock of a process of this host that no longer exists is free at once."""
         buffer = io.BytesIO()
         reference = harness.plugins.get("state", harness.connector).implementation
         crash.Pickler(buffer).dump((harness.state(), reference))
@@ -245,8 +303,8 @@ class StateContract(RoleContract):
 
     @case("lock")
     def test_OUT_12_a_release_that_failed_does_not_lock_the_process_out(self, harness: Harness) -> None:
-        """The system is out of reach when the block ends, so that the lease stays: a later lock of this process takes
-        it over at once, and then has it alone."""
+        """The system cannot be reached when the block ends, so the lease stays. A later lock of this process takes it
+        over at once, and holds it alone."""
         with closing(_state(harness)) as one, closing(_state(harness)) as other:
             with ExitStack() as outage, one.lock(KEY, 3600):
                 outage.enter_context(harness.away())
@@ -307,6 +365,13 @@ class StateContract(RoleContract):
             assert theirs.load(KEY) is None
 
 
+def _looked(harness: Harness) -> list[Finding]:
+    with closing(_state(harness)) as state:
+        findings: list[Finding] = state.check()
+        assert (state.load(KEY), state.history(KEY)) == (None, [])
+        return findings
+
+
 def _refuses(state: Any, why: str, before: int) -> None:
     calls: dict[str, Callable[[], Any]] = {
         "load": lambda: state.load(KEY),
@@ -315,7 +380,7 @@ def _refuses(state: Any, why: str, before: int) -> None:
         "delete": lambda: state.delete(KEY, before),
     }
     for name, call in calls.items():
-        with _refused(f"{why}, and {name} answers all the same"):
+        with _refused(f"{why}, but {name} succeeds"):
             call()
 
 
@@ -346,7 +411,7 @@ def _checked(state: Any) -> list[Finding]:
     try:
         findings: list[Finding] = state.check()
     except Exception as error:
-        raise AssertionError(f"a failed connection is a finding, and check raises {error!r}") from error
+        raise AssertionError(f"a failed connection is a finding, but check raises {error!r}") from error
     return findings
 
 
@@ -360,7 +425,7 @@ def _is_held(state: Any) -> bool:
 
 @contextmanager
 def _free(state: Any, key: str, ttl: float) -> Iterator[Any]:
-    """The lock, which nobody may hold."""
+    """Take the lock, which must be free."""
     with ExitStack() as held:
         try:
             lease = held.enter_context(state.lock(key, ttl))

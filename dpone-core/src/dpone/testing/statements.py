@@ -27,7 +27,7 @@ _MOMENTARY = ("__dpone__stage_", "__dpone__anew_", "__dpone__undo_")
 
 
 class Killed(BaseException):
-    """Nothing of the process does anything after this."""
+    """The process is dead: nothing of it runs after this."""
 
 
 @mutable
@@ -44,7 +44,7 @@ class _Watch:
         return self.done == self.last
 
     def call(self, name: str, method: Callable[..., Any], *args: Any, **more: Any) -> Any:
-        """A call within a call is a statement of its own; the outer one is another if it goes on after it."""
+        """Count a call. A call within a call is a statement of its own; the outer one counts again if it continues."""
         if self.dead:
             raise Killed
         if name == "rows" and args[0].lstrip().upper().startswith("SELECT"):
@@ -97,7 +97,8 @@ def widened(harness: Harness, strategy: Strategy, table: str, after: pa.Field, l
 
 @frozen
 class Interrupted:
-    """One table and the runs that load it. ``made``: the tables for a while that its loads have made."""
+    """One table and the runs that load it. ``made``: the temporary tables of its loads, until they are seen to be
+    gone."""
 
     harness: Harness
     strategy: Strategy
@@ -111,8 +112,8 @@ class Interrupted:
         return sink
 
     def run(self, n: int, rows: pa.Table, last: int | None = None, whole: bool = False) -> bool:
-        """What a run does for the n-th window: take back, see whether the journal has it, go on with what is staged.
-        It is dead after statement ``last`` of its commit, or, with ``whole``, of all it does; False if it was."""
+        """What a run does for the n-th window: take back, read the journal, continue with staged parts. The process is
+        dead after statement ``last`` of its commit or, with ``whole``, of all that it does; returns False if it was."""
         with closing(self.sink()) as sink:
             assert isinstance(sink, SqlSink)
             with _watched(sink, last if whole else None) as watch:
@@ -162,10 +163,12 @@ class Interrupted:
         return writer, head
 
     def left(self) -> set[str]:
-        """Tables for a while that are still there, but for what the journal says is kept for an undo."""
+        """Temporary tables that still exist, except those that the journal keeps for an undo."""
         with closing(self.sink()) as sink:
             assert isinstance(sink, SqlSink)
             head = sink.journal(key(self.table))
             kept = {one.name for one in head.kept} if head else {*()}
-        names = {table.last for table in self.made} - kept
-        return {name for name in names if self.harness.rows(name) is not None}
+        names = {table.last for table in self.made}
+        left = {name for name in names - kept if self.harness.rows(name) is not None}
+        self.made.difference_update([table for table in self.made if table.last not in left | kept])
+        return left

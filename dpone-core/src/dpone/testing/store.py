@@ -42,7 +42,7 @@ class StoreHarness(Harness):
         self._seeded: dict[str, pa.Schema] = {}
 
     def put(self, key: str, data: bytes) -> None:
-        """Write an object, durably; replace what is there."""
+        """Write an object durably, over an existing one."""
         raise self._lacks("put")
 
     def get(self, key: str) -> bytes:
@@ -54,7 +54,7 @@ class StoreHarness(Harness):
         raise self._lacks("keys")
 
     def delete(self, key: str) -> None:
-        """Delete an object that is there."""
+        """Delete an existing object."""
         raise self._lacks("delete")
 
     def reading(self, schema: pa.Schema) -> Mapping[str, Any]:

@@ -67,7 +67,11 @@ class Folder:
 
     def read(self) -> Manifest | None:
         """The manifest; None before the first load. Raises SinkError if it is damaged; it is never treated as
-        missing."""
+        missing, nor is one whose folder cannot be reached."""
+        for folder in (self.path, self.manifest.parent):
+            if folder.exists() and not folder.is_dir():
+                found = f"{folder.name} is not a folder"
+                raise SinkError(f"read {self.label}", found, "restore the folder, or set path to another one")
         if not self.manifest.exists() and not self.manifest.is_symlink():
             if self.backup.exists():
                 # MF-01: as an empty target, the next load would sweep every part of the folder.

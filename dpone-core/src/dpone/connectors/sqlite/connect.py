@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 from pathlib import Path
+from typing import Any, Self
 
 from dpone.errors import ConfigError, DponeError
+from dpone.host import stopping
 from dpone.model.schema import Name
 from dpone.model.secret import Secret
 
@@ -51,7 +54,41 @@ def is_written(path: Path) -> bool:
     return path.resolve() in _written
 
 
-def connect(path: Path, timeout: float, kind: type[DponeError], *, create: bool) -> sqlite3.Connection:
+# Where waiting on may help (https://www.sqlite.org/rescode.html); not SQLITE_BUSY_SNAPSHOT.
+_LOCKED = ("SQLITE_BUSY", "SQLITE_BUSY_RECOVERY", "SQLITE_BUSY_TIMEOUT")
+_PAUSE = 0.01
+
+
+class Connection(sqlite3.Connection):
+    """Waits for locks in slices of a second, since nothing interrupts SQLite itself while it waits. ``patience``: the
+    limit of a whole wait, in seconds."""
+
+    patience = 0.0
+
+    def cursor(self, factory: Any = None) -> Any:
+        return super().cursor(factory or _Cursor)
+
+    def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
+        made: _Cursor = self.cursor()
+        return made.execute(sql, parameters)
+
+
+class _Cursor(sqlite3.Cursor):
+    connection: Connection
+
+    def execute(self, sql: str, parameters: Any = (), /) -> Self:
+        until = time.monotonic() + self.connection.patience
+        while True:
+            try:
+                return super().execute(sql, parameters)
+            except sqlite3.OperationalError as error:
+                name = getattr(error, "sqlite_errorname", "")
+                if name not in _LOCKED or not stopping.left(until - time.monotonic()) > 0:
+                    raise
+            time.sleep(_PAUSE)
+
+
+def connect(path: Path, timeout: float, kind: type[DponeError], *, create: bool) -> Connection:
     """Connect in autocommit mode: statements begin and end transactions. Errors have the class ``kind``."""
     failed = f"open {path}"
     if sqlite3.sqlite_version_info < OLDEST:
@@ -67,7 +104,11 @@ def connect(path: Path, timeout: float, kind: type[DponeError], *, create: bool)
         raise kind(failed, "the file does not exist", "fix the path in the connection")
     uri = f"{path.as_uri()}?mode={'rwc' if create else 'rw'}"
     # Not bound to one thread: the engine stages from a worker thread, one call at a time.
-    db = sqlite3.connect(uri, timeout=timeout, isolation_level=None, check_same_thread=False, uri=True)
+    patience = min(timeout, stopping.SLICE)
+    db = sqlite3.connect(
+        uri, timeout=patience, isolation_level=None, check_same_thread=False, uri=True, factory=Connection
+    )
+    db.patience = timeout
     try:
         db.execute("PRAGMA schema_version")  # reads the file: only now is it known to be a database
         # EXTRA: after a power cut, a transaction that was reported as committed is not rolled back by its own journal.

@@ -13,7 +13,7 @@ import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 
-from dpone.connectors.sqlite.connect import connect
+from dpone.connectors.sqlite.connect import Connection, connect
 from dpone.connectors.sqlite.errors import failing
 from dpone.errors import SourceError
 from dpone.sql.in_flight import Look, Writer
@@ -24,7 +24,7 @@ class InFlight:
 
     def __init__(self, path: Path, timeout: float) -> None:
         self._path, self._timeout = path, timeout
-        self._db: sqlite3.Connection | None = None
+        self._db: Connection | None = None
 
     def look(self) -> Look:
         """A file that this process may not write is opened for reading only, and then BEGIN IMMEDIATE locks nothing."""
@@ -40,9 +40,8 @@ class InFlight:
         with failing(SourceError, f"read {self._path}", self._path):
             if self._db is None:
                 self._db = connect(self._path, self._timeout, SourceError, create=False)
-                self._db.execute(
-                    "PRAGMA busy_timeout=0"
-                )  # our own pause can be interrupted; SQLite's busy handler cannot
+                self._db.execute("PRAGMA busy_timeout=0")  # the caller waits, and can be interrupted
+                self._db.patience = 0
             try:
                 self._db.execute("BEGIN IMMEDIATE")
             except sqlite3.OperationalError as error:
