@@ -1,0 +1,13 @@
+"""``dpone ops``: the group of what operators check and take back by hand. Its commands are in modules of their own."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.group()
+def ops() -> None:
+    """Check rows and loads by hand, and take loads back."""
+
+
+COMMANDS = (ops,)
