@@ -154,7 +154,7 @@ class Inspection:
         counts = CheckCounts()
         for mark in staged.values():
             noted = _noted(mark)
-            counts.add(CheckCounts(noted["rows"], noted["loaded"], noted["violations"], noted["nulls"]))
+            counts.add(CheckCounts.from_json(noted))
         for i, rule in enumerate(self.rules.keys):
             if rule.policy != "quarantine":  # counted here, so that the order of the parts makes no difference
                 seen = SeenOnDisk(self.folder)
