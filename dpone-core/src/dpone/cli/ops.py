@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import click
 
+from dpone.cli import contract_check
+
 
 @click.group()
 def ops() -> None:
     """Check rows and loads by hand, and take loads back."""
 
+
+for module in (contract_check,):
+    for command in module.COMMANDS:
+        ops.add_command(command)
 
 COMMANDS = (ops,)
