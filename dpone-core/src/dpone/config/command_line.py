@@ -50,14 +50,14 @@ def table_source(
     return source_spec(_source(items, _options(options, problems), option), known, base, problems)
 
 
-def contract_file(path: Path, which: str | None, physical: bool, skip: bool) -> Mapped:
+def contract_file(path: Path, which: str | None = None, physical: bool = False, skip: bool = False) -> Mapped:
     """Our YAML form of ``sink.contract``, or an Open Data Contract Standard document; which, physical, skip: as in
     ``odcs.mapped``. Raises PipelineErrors."""
     problems = Problems(str(path))
     return _contract(read_yaml(path, str(path), problems), problems, which, physical, skip)
 
 
-def contract_text(text: str, which: str | None, physical: bool, skip: bool) -> Mapped:
+def contract_text(text: str, which: str | None = None, physical: bool = False, skip: bool = False) -> Mapped:
     problems = Problems("--contract-json")
     return _contract(parsed(text, "--contract-json", problems), problems, which, physical, skip)
 
