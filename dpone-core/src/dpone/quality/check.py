@@ -237,8 +237,7 @@ def _newest(column: pa.Array, until: int) -> int | None:
     units, per_second = _physical(column), _per_second(column.type)
     least, most = _limits(units.type)
     last = max(least, min(most, until * per_second // 10**6))
-    early = pc.less_equal(units, pa.scalar(last, units.type))
-    newest = pc.max(pc.if_else(early, units, None)).as_py()
+    newest = pc.max(units.filter(pc.less_equal(units, pa.scalar(last, units.type)))).as_py()
     return None if newest is None else int(newest * 10**6 // per_second)
 
 
@@ -459,11 +458,18 @@ def _pattern(label: str, type_: pa.DataType, pattern: str) -> Violates:
 def _length(label: str, type_: pa.DataType, limits: Length) -> Violates:
     if not _is_text(type_):
         raise _unfit(label, type_, "use lengths only for text columns")
-    least, most = limits.min or 0, 2**31 - 1 if limits.max is None else limits.max
+    wide = pa.int64() if pa.types.is_large_string(type_) else pa.int32()
+    least = limits.min or 0
+    most = min(2**31 - 1 if limits.max is None else limits.max, 2**31 - 1)
+    low, high = pa.scalar(min(least, 2**31 - 1), wide), pa.scalar(most, wide)
 
-    def violates(column: pa.Array) -> pa.Array:
+    def violates(column: pa.Array) -> pa.Array | None:
+        """A character has one to four bytes, so that the bytes alone mostly tell."""
+        bytes_ = pc.min_max(pc.binary_length(column)).as_py()
+        if bytes_["max"] is None or (bytes_["max"] <= most and bytes_["min"] > 4 * (least - 1)):
+            return None
         length = pc.utf8_length(column)
-        return pc.or_(pc.less(length, least), pc.greater(length, most)).fill_null(False)
+        return pc.or_(pc.less(length, low), pc.greater(length, high)).fill_null(False)
 
     return violates
 

@@ -41,7 +41,7 @@ class SeenOnDisk:
     def _remember(self, new: Keys) -> None:
         """Runs of like length become one, so that there are few; a long one goes to the disk."""
         while self._recent and len(self._recent[-1]) <= 2 * len(new):
-            new = np.sort(np.concatenate([self._recent.pop(), new]), kind="stable")
+            new = _merged(self._recent.pop(), new)
         if len(new) >= RUN:
             self._runs.append(self._written(new))
         elif len(new):
@@ -52,6 +52,12 @@ class SeenOnDisk:
             file.write(run.tobytes())
             file.flush()
             return np.memmap(file, run.dtype, "r")
+
+
+def _merged(old: Keys, new: Keys) -> Keys:
+    """Numbers that a sequence gave are in order already."""
+    both = np.concatenate([old, new])
+    return both if not len(new) or old[-1] < new[0] else np.sort(both, kind="stable")
 
 
 def _among(ordered: Keys, run: npt.NDArray[Any]) -> Mask:
