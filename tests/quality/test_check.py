@@ -585,3 +585,22 @@ def test_keys_seen_on_disk_equal_a_set(batches: list[list[int]], wide: bool, tmp
             assert sum(map(len, seen._recent)) < 2 * unique.RUN  # the others are on the disk
     finally:
         unique.RUN = before
+
+
+def resident() -> int:
+    """MB of files, of a file system in memory too, that are mapped into this process and count as its memory."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith(("RssFile:", "RssShmem:"))) // 1024
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not say")
+def test_keys_on_disk_take_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each batch is looked for in every run, and the pages of a run are given back after that."""
+    monkeypatch.setattr(unique, "RUN", 1 << 18)
+    rng, seen = np.random.default_rng(1), SeenOnDisk(tmp_path)
+    seen.add(rng.integers(0, 2**63, 1 << 18, dtype=np.uint64))
+    before = resident()
+    for _ in range(8):
+        seen.add(rng.integers(0, 2**63, 1 << 18, dtype=np.uint64))
+    assert sum(run.nbytes for run in seen._runs) == 18 << 20
+    assert resident() - before < 8

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import tempfile
 from pathlib import Path
 from typing import Any, Protocol
@@ -31,8 +32,11 @@ class SeenOnDisk:
         ordered = keys[order]
         repeated = np.zeros(len(keys), np.bool_)
         repeated[1:] = ordered[1:] == ordered[:-1]
-        for run in (*self._runs, *self._recent):
+        for run in self._recent:
             repeated |= _among(ordered, run)
+        for mapped in self._runs:
+            repeated |= _among(ordered, mapped)
+            _let_go(mapped)
         self._remember(ordered[~repeated])
         found = np.empty(len(keys), np.bool_)
         found[order] = repeated
@@ -52,6 +56,13 @@ class SeenOnDisk:
             file.write(run.tobytes())
             file.flush()
             return np.memmap(file, run.dtype, "r")
+
+
+def _let_go(run: Keys) -> None:
+    """Its pages count as memory of this process once they were looked at; the system keeps them as long as it likes."""
+    mapping = getattr(run, "_mmap", None)
+    if mapping is not None and hasattr(mmap, "MADV_DONTNEED"):
+        mapping.madvise(mmap.MADV_DONTNEED)
 
 
 def _merged(old: Keys, new: Keys) -> Keys:
