@@ -212,6 +212,15 @@ def test_every_part_and_the_last_row_are_checked(check: Callable[..., Any], fold
     assert repeated["examples"][:2] == [{"part": "part-a.parquet", "row": 40_001}, {"part": "part-b.parquet", "row": 1}]
 
 
+def test_a_repeated_key_is_found_behind_rows_without_one(check: Callable[..., Any]) -> None:
+    """Rows that have no key, or that another rule has left out, do not move the number of the row that is shown."""
+    rows = json.dumps([{"id": None, "n": 1}, {"id": 1, "n": -1}, {"id": 1, "n": 1}, {"id": 1, "n": 1}])
+    contract = "{unique: id, ranges: {n: {min: 0}}, overrides: {ranges: quarantine}, quarantine: {max_share: 1}}"
+    assert found(check("--rows-json", rows, "--contract-json", contract, code=1)) == {
+        "ranges.n": (1, "1 row", [2]), "unique.id": (1, "1 row", [4]),
+    }  # fmt: skip
+
+
 def test_how_old_the_newest_row_is(check: Callable[..., Any], folder: Path) -> None:
     """Freshness counts from now."""
     at = [(datetime.now(UTC) - timedelta(hours=hours)).strftime("%Y-%m-%dT%H:%M:%SZ") for hours in (50, 5)]

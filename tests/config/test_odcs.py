@@ -233,6 +233,15 @@ def test_retention_and_physical_types_that_nobody_knows_are_not_supported() -> N
     )
 
 
+@pytest.mark.parametrize(("physical", "second"), [("timestamp(3) with time zone", False), ("timestamp", True)])
+def test_a_physical_type_says_the_same_as_the_time_zone(physical: str, second: bool) -> None:
+    """Both are about the type of the column; where they contradict each other it is an error."""
+    text = f"physicalType: {physical}\nlogicalTypeOptions: {{timezone: true}}"
+    found = read(properties(text, "timestamp"), physical=True, skip=True)
+    assert found.contract.types == {"a": "timestamptz"}
+    assert bool(found.unsupported) is second
+
+
 WRONG = [
     ("schma: []\n", ":7: unknown key 'schma'; did you mean schema?"),
     (properties("requird: true"), ":11: schema[0].properties[0]: unknown key 'requird'; did you mean required?"),

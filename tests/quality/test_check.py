@@ -129,6 +129,10 @@ def test_lengths_are_characters_inclusive() -> None:
         assert broken(RowContract(lengths={"a": Length(max=2)}), a=column) == {"lengths.a": 2}
         assert broken(RowContract(lengths={"a": Length(min=4)}), a=column) == {"lengths.a": 4}
         assert broken(RowContract(lengths={"a": Length(0, 4)}), a=column) == {}
+        wide = pa.array(["\u00e4\u00f6", "\U0001f600"]).cast(type_)  # of four bytes each
+        assert broken(RowContract(lengths={"a": Length(2)}), a=wide) == {"lengths.a": 1}
+        assert broken(RowContract(lengths={"a": Length(3)}), a=wide) == {"lengths.a": 2}
+        assert broken(RowContract(lengths={"a": Length(1, 2)}), a=wide) == {}
 
 
 LOGICAL: dict[str, list[pa.DataType]] = {

@@ -295,10 +295,13 @@ class _Document:
             return
         most = limit(name)
         plain = re.sub(r"\s*\(.*", "", name) if most is not None else name
-        if type_of(plain) is None:
-            self._refuse(node, f"the physical type {quoted(name)}", "write a name that 'dpone types' lists")
+        type_ = type_of(plain)
+        if type_ is None:
+            self._refuse(node, f"the physical type {quoted(name)}", "write a type as sink.contract names it")
             return
-        self._rule(node, "types", plain, column)
+        of_clock = type_of(self.rules.get("types", {}).get(column, ""))
+        if of_clock is None or getattr(type_, "tz", "") != of_clock.tz:  # else it says what timezone has said
+            self._rule(node, "types", plain, column)
         if most is not None:
             have = self.rules.setdefault("lengths", {}).get(column, Length(max=most))
             self.rules["lengths"][column] = evolve(have, max=min(most, have.max or most))
