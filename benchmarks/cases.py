@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -39,9 +40,9 @@ class Data:
 
     folder: Path
 
-    def file(self, kind: str, rows: int) -> Path:
+    def file(self, kind: str, rows: int, ending: str = "csv") -> Path:
         """``orders``, ``delta``, ``changed`` or ``log`` (see ``benchmarks.data``), also brought into the page cache."""
-        path = self.folder / f"{kind}-{rows}.csv"
+        path = self.folder / f"{kind}-{rows}.{ending}"
         if not path.exists():
             python("-m", "benchmarks.data", kind, rows, path)
         with path.open("rb", buffering=0) as file:
@@ -265,8 +266,69 @@ class Changes(Case):
         return _rows(python("-m", "benchmarks.compare", "sqlite", ours / "out.db", theirs / "out.db"))
 
 
+_CONTRACT = """\
+required_columns: [id, price, status]
+logical_types: {id: integer, price: number, updated_at: timestamp}
+not_null: [id, customer_id]
+unique: [id]
+ranges: {price: {min: 0, max: 1000}, quantity: {min: 1}}
+lengths: {note: {max: 100}}
+allowed_values: {status: [new, paid, shipped, returned]}
+patterns: {note: 'order note [0-9a-f]+ .*'}
+row_count: {min: 1}
+max_null_ratio: {discount: 0.1}
+freshness: {updated_at: 99999d}
+"""
+
+
+class ContractCheck(Case):
+    """Reads the rows and checks every kind of rule, against reading the rows alone."""
+
+    name, what, bar = "contract_check", "ops contract-check of Parquet, every kind of rule", 2.0
+    baseline = "dpone run of the same file without a contract, into a sink that keeps nothing"
+
+    def ours(self) -> Sequence[str]:
+        return [DPONE, "ops", "contract-check", "--rows", "in.parquet", "--contract", "contract.yaml"]
+
+    def theirs(self) -> Sequence[str]:
+        return [sys.executable, str(HERE / "baseline_null.py")]
+
+    def lay(self, data: Data, rows: int, ours: Path, theirs: Path | None) -> None:
+        orders = data.file("orders", rows, "parquet")
+        for folder in filter(None, (ours, theirs)):
+            (folder / "in.parquet").symlink_to(orders)
+        (ours / "contract.yaml").write_text(_CONTRACT)
+        if theirs:
+            sink = "{type: 'null', path: nowhere, strategy: {mode: append}}"
+            source = "{type: file, path: in.parquet}"
+            (theirs / "pipeline.yaml").write_text(f"pipeline: bench\nsource: {source}\nsink: {sink}\n")
+
+    def compare(self, ours: Path, theirs: Path) -> str:
+        """Both read all rows; every rule holds."""
+        pattern = {ours: r"([\d,]+) rows checked, 17 rules, all hold", theirs: r"loaded, ([\d,]+) rows read"}
+        counts = []
+        for folder, text in pattern.items():
+            match = re.search(text, (folder / "out.log").read_text())
+            if match is None:
+                raise SystemExit(f"no number of rows in the output of {folder}")
+            counts.append(match[1])
+        if counts[0] != counts[1]:
+            raise SystemExit(f"{counts[0]} rows were checked and {counts[1]} read")
+        return f"{counts[0]} rows read"
+
+
 def _rows(count: str) -> str:
     return f"{int(count):,} rows equal"
 
 
-CASES: tuple[Case, ...] = (Help(), Parquet(), Partitions(), Sqlite(), Merge(), Diff(), Scd2(), Changes())
+CASES: tuple[Case, ...] = (
+    Help(),
+    Parquet(),
+    Partitions(),
+    Sqlite(),
+    Merge(),
+    Diff(),
+    Scd2(),
+    Changes(),
+    ContractCheck(),
+)

@@ -33,7 +33,8 @@ def test_every_case_runs_and_both_sides_write_equal_rows(tmp_path: Path) -> None
     found = results(bench(tmp_path, "--rows", "400", "--pairs", "1", "--format", "json"))
     same = {"help": "help printed", "parquet": "400 rows equal", "partitions": "400 rows equal",
             "sqlite": "400 rows equal", "merge": "420 rows equal",
-            "snapshot_diff": "400 rows equal", "scd2": "430 rows equal", "cdc_apply": "400 rows equal"}  # fmt: skip
+            "snapshot_diff": "400 rows equal", "scd2": "430 rows equal", "cdc_apply": "400 rows equal",
+            "contract_check": "400 rows read"}  # fmt: skip
     assert {name: one["same"] for name, one in found.items()} == same
     assert all(pair[side]["wall"] > 0 and pair[side]["peak"] > 1 for one in found.values() for pair in one["pairs"]
                for side in ("ours", "baseline"))  # fmt: skip

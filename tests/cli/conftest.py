@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from attrs import frozen
 
@@ -73,10 +74,11 @@ def project(tmp_path: Path, dpone: Callable[..., Done]) -> Path:
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], Path]]:
     """Install a plugin of one module, as pip would, on a path of its own."""
+    groups = [assemble(), *(one for one in cli_of_cli.commands.values() if isinstance(one, click.Group))]
+    builtin = [(group, dict(group.commands)) for group in groups]
     site = tmp_path / "site"
     monkeypatch.syspath_prepend(str(site))
     forget = (plugins.discover.cache_clear, assemble.cache_clear)
-    builtin = dict(cli_of_cli.commands)
 
     def add(name: str, code: str) -> Path:
         info = site / f"{name}-1.0.dist-info"
@@ -91,6 +93,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
     yield add
     for clear in forget:
         clear()
-    cli_of_cli.commands = builtin
+    for group, commands in builtin:
+        group.commands = commands
     for module in [n for n, m in sys.modules.items() if str(getattr(m, "__file__", "") or "").startswith(str(site))]:
         del sys.modules[module]

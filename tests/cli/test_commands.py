@@ -170,16 +170,40 @@ def dpone_commands(cli):
     @cli.command()
     def run():
         click.echo("not the real one")
+
+    @cli.group()
+    def ops():
+        "Not shown: the group is dpone's own."
+
+    @ops.command()
+    def vacuum():
+        "Reclaim space."
+        click.echo("vacuumed")
+
+    @cli.group()
+    def state():
+        pass
+
+    @state.command()
+    def show():
+        click.echo("not the real one")
 """
 
 
 def test_plugin_adds_commands_and_replaces_none(install: Callable[[str, str], Path], dpone: Dpone) -> None:
-    """A plugin's command is there; one that would hide a command of dpone is left out with a warning."""
+    """A plugin's command is there, also in a group of dpone; one that would hide a command of dpone is left out with a
+    warning."""
     install("zz_greeter", COMMANDS_PLUGIN)
     done = dpone("greet")
     assert (done.exit_code, done.out) == (0, "hello\n")
-    assert done.err == "warning: plugin zz_greeter: command run already exists; skipped\n"
-    assert "not the real one" not in dpone("run", "--help").out
+    assert done.err.splitlines() == [
+        "warning: plugin zz_greeter: command run already exists; skipped",
+        "warning: plugin zz_greeter: command state show already exists; skipped",
+    ]
+    assert dpone("ops", "vacuum").out == "vacuumed\n"
+    assert "Reclaim space." in dpone("ops", "--help").out
+    assert "Not shown" not in dpone("ops", "--help").out
+    assert "not the real one" not in dpone("run", "--help").out + dpone("state", "show", "--help").out
 
 
 def test_plugin_that_fails_to_add_commands_is_survived(install: Callable[[str, str], Path], dpone: Dpone) -> None:

@@ -8,6 +8,7 @@ import sqlite3
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -64,6 +65,7 @@ ROW_RULES: dict[str, tuple[dict[str, Any], list[int]]] = {
     "ranges.id": ({"ranges": {"id": {"min": 2, "max": 19}}}, [1, 20]),
     "allowed_values.day": ({"allowed_values": {"id": [*range(3, 30)]}}, [1, 2]),
     "patterns.name": ({"patterns": {"name": "n[0-9],.*"}}, [*range(10, 21)]),
+    "lengths.name": ({"lengths": {"name": {"max": 8}}}, [*range(10, 21)]),
     "unique.id": ({"unique": "id"}, [21]),
     "unique.id+day": ({"unique": [["id", "day"]]}, [21]),
 }
@@ -72,6 +74,7 @@ LOAD_RULES: dict[str, dict[str, Any]] = {
     "types.id": {"types": {"id": "text"}},
     "row_count": {"row_count": {"min": 22}},
     "max_null_ratio.note": {"max_null_ratio": {"note": 0.1}},
+    "logical_types.name": {"logical_types": {"id": "integer", "name": "timestamp"}},
 }
 
 
@@ -427,6 +430,24 @@ def test_a_killed_load_comes_to_the_same_verdict(
         resumed = {("batch", 2): 0, ("part_staged", 2): 2, ("commit_started", 1): 2}.get(point, 1)
         assert stream["partitions_resumed"] == resumed
     assert pending(project) == []
+
+
+@pytest.mark.parametrize(("newest", "code"), [(1, 0), (3, 1)])
+def test_a_killed_load_is_as_fresh_as_it_was(
+    project: Project, run: Callable[..., Mapping[str, Any]], newest: int, code: int
+) -> None:
+    """The newest value is in a part that the killed run staged, and counts though nobody reads that part again."""
+    bound_by(project, freshness={"note": "2d"})
+    now = datetime.now(UTC)
+    at = [(now - timedelta(days=days)).strftime("%Y-%m-%dT%H:%M:%SZ") for days in (newest, 30)]
+    project.csv("a", [(1, 1, "x", at[0])])
+    project.csv("b", [(2, 1, "x", at[1])])
+    assert run(project, step="part_staged", nth=1)["code"] == KILLED
+    again = run(project)
+    assert again["code"] == code
+    stream = again["report"]["streams"][0]
+    assert stream["partitions_resumed"] == 1
+    assert stream["contract"]["violations"] == {"freshness.note": code}
 
 
 def test_the_unkilled_load_is_what_plain_python_says(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable
@@ -18,11 +19,13 @@ from hypothesis import strategies as st
 
 from dpone.errors import ConfigError
 from dpone.model.row_contract import (
+    Length,
     Quarantine,
     Range,
     RowContract,
     RowCount,
 )
+from dpone.model.types import JSON
 from dpone.quality import unique
 from dpone.quality.check import (
     CheckCounts,
@@ -89,6 +92,128 @@ def test_ranges_are_inclusive_and_exact_in_every_type(
     if len(encoded) and encodable:
         found = broken(contract, a=encoded.dictionary_encode())
         assert found == ({"ranges.a": len(outside)} if outside else {})
+
+
+STRICT: list[tuple[Any, pa.DataType, list[Any], list[Any]]] = [
+    # above and below, type, values inside, values outside
+    ((0, 10), pa.int64(), [1, 9, None], [0, 10]),
+    ((0.5, 9.5), pa.int32(), [1, 9], [0, 10]),
+    ((-129, 128), pa.int8(), [-128, 127], []),
+    ((-128, 127), pa.int8(), [-127, 126], [-128, 127]),
+    ((0, 1), pa.float64(), [math.nextafter(0, 1), 0.5], [0.0, -0.0, 1.0, math.nan]),
+    (("0.01", None), pa.decimal128(10, 2), [Decimal("0.02")], [Decimal("0.01"), Decimal("0.00")]),
+    ((None, "0.015"), pa.decimal128(10, 2), [Decimal("0.01")], [Decimal("0.02")]),
+    (("2026-01-01", "2026-01-03"), pa.date32(), [date(2026, 1, 2)], [date(2026, 1, 1), date(2026, 1, 3)]),
+    (("2026-01-01T00:00:00", None), pa.timestamp("s"), [datetime(2026, 1, 1, 0, 0, 1)], [datetime(2026, 1, 1)]),
+    (("08:00", None), pa.time64("us"), [time(8, 0, 0, 1)], [time(8)]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("limits", "type_", "inside", "outside"), STRICT, ids=[f"{r[1]}-{r[0]}" for r in STRICT])
+def test_above_and_below_leave_the_bound_itself_out(
+    limits: Any, type_: pa.DataType, inside: list[Any], outside: list[Any]
+) -> None:
+    """A value equal to such a bound is a violation, the next one the type can hold is not."""
+    contract = RowContract(ranges={"a": Range(above=limits[0], below=limits[1])})
+    assert broken(contract, a=pa.array(inside, type_)) == {}
+    for value in outside:
+        assert broken(contract, a=pa.array([*inside, value], type_)) == {"ranges.a": 1}
+
+
+def test_lengths_are_characters_inclusive() -> None:
+    """Code points are counted, not bytes; NULL has no length."""
+    texts = pa.array(["", "a", "\u00e4\u00f6", "\U0001f600" * 3, "abcd", None])
+    for type_ in (pa.string(), pa.large_string(), pa.string_view()):
+        column = texts.cast(type_)
+        assert broken(RowContract(lengths={"a": Length(1, 3)}), a=column) == {"lengths.a": 2}
+        assert broken(RowContract(lengths={"a": Length(max=2)}), a=column) == {"lengths.a": 2}
+        assert broken(RowContract(lengths={"a": Length(min=4)}), a=column) == {"lengths.a": 4}
+        assert broken(RowContract(lengths={"a": Length(0, 4)}), a=column) == {}
+        wide = pa.array(["\u00e4\u00f6", "\U0001f600"]).cast(type_)  # of four bytes each
+        assert broken(RowContract(lengths={"a": Length(2)}), a=wide) == {"lengths.a": 1}
+        assert broken(RowContract(lengths={"a": Length(3)}), a=wide) == {"lengths.a": 2}
+        assert broken(RowContract(lengths={"a": Length(1, 2)}), a=wide) == {}
+
+
+LOGICAL: dict[str, list[pa.DataType]] = {
+    "string": [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int8(), pa.string()), pa.uuid()],
+    "integer": [pa.int8(), pa.uint64(), pa.int64(), pa.decimal128(10, 0)],
+    "number": [pa.int8(), pa.uint64(), pa.int64(), pa.decimal128(10, 0), pa.decimal256(50, 2), pa.float32()],
+    "boolean": [pa.bool_()],
+    "date": [pa.date32(), pa.date64()],
+    "time": [pa.time32("s"), pa.time64("ns")],
+    "timestamp": [pa.timestamp("s"), pa.timestamp("us", "UTC")],
+    "object": [pa.struct([("x", pa.int8())]), pa.map_(pa.string(), pa.int8()), JSON],
+    "array": [pa.list_(pa.int8()), pa.large_list(pa.int8()), pa.list_(pa.int8(), 2), JSON],
+}
+OTHERS = [pa.binary(), pa.duration("s")]
+
+
+@pytest.mark.parametrize("logical", LOGICAL)
+def test_a_logical_type_has_any_width(logical: Any) -> None:
+    """Every Arrow type is of the logical types that the table here lists, and of no other."""
+    types = {str(one): one for listed in [*LOGICAL.values(), OTHERS] for one in listed}
+    schema, contract = pa.schema([*types.items()]), RowContract(logical_types=dict.fromkeys(types, logical))
+    fitting = {f"logical_types.{one}" for one in LOGICAL[logical]}
+    assert {one.rule for one in bind(contract, schema).static} == {*contract.labels()} - fitting
+
+
+NOW = datetime(2026, 6, 15, 12, tzinfo=UTC)
+FRESH: list[tuple[str, pa.DataType, list[Any], str]] = [
+    ("24h", pa.timestamp("us", "Europe/Berlin"), [datetime(2026, 6, 14, 12, tzinfo=UTC), None], ""),
+    ("24h", pa.timestamp("us"), [datetime(2026, 6, 14, 12)], ""),
+    ("24h", pa.timestamp("us"), [datetime(2026, 6, 14, 11, 59, 59, 999_999)],
+     "the newest value is 24 hours old, at most 24 hours allowed"),
+    ("24h", pa.timestamp("ns"), [datetime(2026, 6, 13, 12)],
+     "the newest value is 2 days old, at most 24 hours allowed"),
+    ("90s", pa.timestamp("s"), [datetime(1, 1, 1), datetime(2026, 6, 15, 11, 58, 30)], ""),
+    ("90s", pa.timestamp("ms"), [datetime(2026, 6, 15, 11, 58, 29)],
+     "the newest value is 91 seconds old, at most 90 seconds allowed"),
+    ("1.5d", pa.date32(), [date(2026, 6, 14)], ""),
+    ("1.5d", pa.date64(), [date(2026, 6, 13)], "the newest value is 2.5 days old, at most 36 hours allowed"),
+    ("1h", pa.timestamp("us"), [datetime(2026, 6, 15, 13)], ""),
+    ("1h", pa.timestamp("us"), [datetime(2026, 6, 15, 9), datetime(9999, 12, 31)],
+     "the newest value is 3 hours old, at most 60 minutes allowed"),
+    ("1h", pa.timestamp("us"), [datetime(9999, 12, 31), None],
+     "there is no value up to now, one of the last 60 minutes required"),
+    ("1h", pa.timestamp("s"), [], "there is no value up to now, one of the last 60 minutes required"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("most", "type_", "values", "found"), FRESH, ids=[f"{f[0]}-{f[1]}-{f[3][:30]}" for f in FRESH])
+@pytest.mark.parametrize("cut", [0, 1])
+def test_freshness_is_the_age_of_the_newest_value(
+    most: str, type_: pa.DataType, values: list[Any], found: str, cut: int
+) -> None:
+    """However the rows are cut into batches; a value far in the future does not count, and without one it is broken."""
+    contract = RowContract(freshness={"a": most})
+    rules, counts = bind(contract, pa.schema([("a", type_)]), NOW), CheckCounts()
+    for rows in (values[:cut], values[cut:]):
+        counts.add(rules.check(pa.record_batch({"a": pa.array(rows, type_)}), {}).counts)
+    read_back = CheckCounts.from_json(json.loads(json.dumps(counts.to_json())))
+    assert [one.text for one in rules.verdict(read_back)] == ([f"freshness.a: {found}"] if found else [])
+
+
+def test_a_mark_of_an_earlier_version_is_read() -> None:
+    """What was written of a staged part before there was freshness has no newest values."""
+    old = {"rows": 2, "loaded": 1, "violations": {"not_null.a": 1}, "nulls": {}, "files": {}}
+    assert CheckCounts.from_json(old) == CheckCounts(2, 1, {"not_null.a": 1})
+
+
+def test_the_rows_that_violate_a_rule_are_told_from_the_others() -> None:
+    """Their places are those in the batch as it came, also of a key after rows were left out."""
+    contract = RowContract(
+        not_null="a", ranges={"b": Range(0)}, unique=["b", "a"],
+        overrides={"not_null": "quarantine", "unique.a": "quarantine"},
+    )  # fmt: skip
+    batch = pa.record_batch({"a": pa.array([1, None, 2, 2, 3]), "b": pa.array([5, 5, -1, 6, 5])})
+    rules = bind(contract, batch.schema)
+    checked = rules.check(batch, {rule.label: SeenInMemory() for rule in rules.keys})
+    found = {label: np.flatnonzero(mask).tolist() for label, mask in checked.violating.items()}
+    assert found == {"not_null.a": [1], "ranges.b": [2], "unique.a": [3]}
+    assert {label: rows.tolist() for label, rows in checked.key_rows.items()} == {
+        "unique.a": [0, 2, 4], "unique.b": [0, 2, 4],
+    }  # fmt: skip
 
 
 EDGES: list[tuple[pa.DataType, Any, Any, Any]] = [
@@ -242,6 +367,10 @@ def test_a_missing_required_column_is_a_violation() -> None:
         RowContract(allowed_values={"f": ("x",)}),
         RowContract(allowed_values={"f": ("2026-01-01",)}),
         RowContract(patterns={"a": "x"}),
+        RowContract(lengths={"a": Length(1)}),
+        RowContract(freshness={"t": "1h"}),
+        RowContract(freshness={"m": "1h"}),
+        RowContract(logical_types={"b": "integer"}),
         RowContract(allowed_values={"t": (1,)}),
         RowContract(allowed_values={"a": ("x",)}),
         RowContract(allowed_values={"a": (1.5,)}),
@@ -460,3 +589,22 @@ def test_keys_seen_on_disk_equal_a_set(batches: list[list[int]], wide: bool, tmp
             assert sum(map(len, seen._recent)) < 2 * unique.RUN  # the others are on the disk
     finally:
         unique.RUN = before
+
+
+def resident() -> int:
+    """MB of files, of a file system in memory too, that are mapped into this process and count as its memory."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith(("RssFile:", "RssShmem:"))) // 1024
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not say")
+def test_keys_on_disk_take_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each batch is looked for in every run, and the pages of a run are given back after that."""
+    monkeypatch.setattr(unique, "RUN", 1 << 18)
+    rng, seen = np.random.default_rng(1), SeenOnDisk(tmp_path)
+    seen.add(rng.integers(0, 2**63, 1 << 18, dtype=np.uint64))
+    before = resident()
+    for _ in range(8):
+        seen.add(rng.integers(0, 2**63, 1 << 18, dtype=np.uint64))
+    assert sum(run.nbytes for run in seen._runs) == 18 << 20
+    assert resident() - before < 8

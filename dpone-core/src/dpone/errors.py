@@ -214,7 +214,15 @@ _CLASSES: Mapping[str, Category] = {
 class ErrorClassifier:
     """Sorts an exception into a Category: by its own ``category``, by code, by class, by text, in this order.
 
-    Each step looks at the whole chain of causes, outermost first; the first match decides.
+    ``transient``      the same work may succeed later without a change: a lost connection, a deadlock, a lock timeout
+    ``authorization``  the system refused the user: a wrong password, a missing grant
+    ``data_quality``   the rows are at fault: a violated constraint, a row contract, a value out of range
+    ``unknown``        nothing known fits; not retried
+
+    ``classify`` answers a Classification: its ``category``, its ``reason`` (a class, a code or a phrase; never a value
+    of a row), and ``retryable``, true if transient. It never raises. Each step looks at the whole chain of causes,
+    outermost first; the first match decides. ``codes``: tables of drivers' codes; a run uses those of every
+    installed connector, ``dpone.plugins.discover().classifier()``.
     """
 
     def __init__(self, *codes: ErrorCodes) -> None:

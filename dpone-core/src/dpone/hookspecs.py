@@ -43,7 +43,10 @@ def dpone_cdc_readers() -> list[Connector]:
 
 @hookspec
 def dpone_commands(cli: click.Group) -> None:
-    """Add subcommands to ``dpone``. Import nothing heavy before a command runs."""
+    """Add subcommands to ``dpone``. Import nothing heavy before a command runs.
+
+    A group with the name of one of dpone's, such as ``ops``, adds its commands to that group.
+    """
 
 
 @hookspec

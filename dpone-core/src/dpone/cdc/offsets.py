@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
+from importlib import import_module
 from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 import attrs
@@ -10,6 +12,7 @@ from attrs.validators import and_, deep_iterable, deep_mapping, ge, in_, instanc
 
 from dpone.errors import ConfigError, DponeError, StateError
 from dpone.model.position import Position
+from dpone.plugins import discover
 
 VERSION = 1
 OF_SOURCE: Mapping[str, Any] = {"identity": True}
@@ -47,7 +50,7 @@ class _Versioned:
             raise cls._bad(f"a JSON object is needed, found {type(data).__name__}")
         if data.get("version") != VERSION or isinstance(data.get("version"), bool):
             raise cls._bad(f"version {data.get('version')!r}, this dpone reads {VERSION}")
-        kind = cls.kinds.get(str(data.get("backend")))
+        kind = cls.kinds.get(str(data.get("backend"))) or _of_a_connector(str(data.get("backend")), cls.kinds)
         if kind is None or not issubclass(kind, cls):
             known = [name for name, one in cls.kinds.items() if issubclass(one, cls)]
             raise cls._bad(f"backend {data.get('backend')!r}, known here: {', '.join(known)}")
@@ -74,6 +77,15 @@ class _Versioned:
         return cls.error(f"read {cls.what}", " ".join(found.split()), todo)
 
 
+def _of_a_connector(backend: str, kinds: Mapping[str, type[Any]]) -> type[Any] | None:
+    """From the module ``offsets`` beside the connector's change reader, which is imported when it is first needed."""
+    if (record := discover().connectors.get(("cdc", backend))) is not None:
+        package = record.implementation.partition(":")[0].rpartition(".")[0]
+        with suppress(ModuleNotFoundError):
+            import_module(f"{package}.offsets")
+    return kinds.get(backend)
+
+
 def _plain(value: Any) -> dict[str, Any]:
     return {name: _json(one) for name, one in attrs.asdict(value, recurse=False).items()}
 
@@ -85,8 +97,20 @@ def _json(value: Any) -> Any:
 
 
 class CDCOffset(_Versioned):
-    """How far a change stream was read: resume strictly after it. The fields that identify the source go into
-    ``Position.identity``, the others into its value; the conversion is lossless in both directions."""
+    """How far a change stream was read: resume strictly after it. Later versions read what this one writes.
+
+    A subclass per backend, in the module ``offsets`` of its connector:
+
+    ``postgres_logical``       identity: system_identifier, timeline, database, slot, plugin, publication; lsn, tables,
+                               commit, exact, outside, due
+    ``mssql_cdc``              identity: database_guid, recovery_fork; lsn, captures
+    ``mssql_change_tracking``  identity: database_guid, recovery_fork; versions
+
+    ``to_json`` gives ``{"version": 1, "backend": ..., and the fields}``, ``from_json`` reads it. ``to_position`` puts
+    the fields of the source's identity into ``Position.identity``, the others into its value; ``from_position`` is its
+    inverse. Both readers raise StateError for another version, a backend that no installed connector has, a missing or
+    unknown key and a value of the wrong form: an offset is never guessed.
+    """
 
     what = "a change stream's offset"
     error = StateError
@@ -114,7 +138,18 @@ O = TypeVar("O", bound=CDCOffset)  # noqa: E741  # an offset
 
 
 class CDCConfig(_Versioned):
-    """What a change stream needs at its source, as ``dpone cdc-plan`` prints it."""
+    """What a change stream reads, and what it needs at its source. A shape that stays readable.
+
+    A subclass per backend, in the module ``offsets`` of its connector:
+
+    ``postgres_logical``       slot, publication, tables; plugin (pgoutput), truncate (apply, fail or ignore)
+    ``mssql_cdc``              tables; captures
+    ``mssql_change_tracking``  tables
+
+    ``to_json`` gives ``{"version": 1, "backend": ..., and the fields}``. ``from_json`` reads it, and raises ConfigError
+    for another version, a backend that no installed connector has, a missing or unknown key and a value of the wrong
+    form.
+    """
 
     what = "the settings of a change stream"
     error = ConfigError

@@ -6,7 +6,7 @@ import functools
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import click
 
@@ -27,9 +27,22 @@ def cli() -> None:
 
 @functools.cache
 def assemble() -> click.Group:
-    from dpone.cli import cdc, certify, check, completion, init, matrix, partitions, plugins, run, schema_plan, state
+    from dpone.cli import (
+        cdc,
+        certify,
+        check,
+        completion,
+        init,
+        matrix,
+        ops,
+        partitions,
+        plugins,
+        run,
+        schema_plan,
+        state,
+    )
 
-    for module in (cdc, certify, check, completion, init, matrix, partitions, plugins, run, schema_plan, state):
+    for module in (cdc, certify, check, completion, init, matrix, ops, partitions, plugins, run, schema_plan, state):
         for command in module.COMMANDS:
             cli.add_command(command)
     _add_commands_of_plugins()
@@ -46,11 +59,20 @@ def _add_commands_of_plugins() -> None:
             hook.function(*([theirs] if hook.argnames else []))
         except Exception as error:  # a plugin may raise anything
             click.echo(f"warning: commands of plugin {hook.plugin_name}: {_one_line(error)}", err=True)
-        for name, command in theirs.commands.items():
-            if name in cli.commands:
-                click.echo(f"warning: plugin {hook.plugin_name}: command {name} already exists; skipped", err=True)
-            else:
-                cli.add_command(command, name)
+        for name in _added(cli, theirs):
+            click.echo(f"warning: plugin {hook.plugin_name}: command {name} already exists; skipped", err=True)
+
+
+def _added(ours: click.Group, theirs: click.Group, above: str = "") -> Iterator[str]:
+    """Adds the commands of a plugin's group, those of its groups to ours of the same name. The names that are taken."""
+    for name, command in theirs.commands.items():
+        there = ours.commands.get(name)
+        if there is None:
+            ours.add_command(command, name)
+        elif isinstance(there, click.Group) and isinstance(command, click.Group):
+            yield from _added(there, command, f"{above}{name} ")
+        else:
+            yield f"{above}{name}"
 
 
 def main(args: Sequence[str] | None = None) -> None:

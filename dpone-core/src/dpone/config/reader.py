@@ -135,6 +135,18 @@ def row_contract(text: str, shown: str = "contract") -> RowContract:
     return cast(RowContract, contract)
 
 
+def source_spec(
+    node: Node, connections: Node | None, base: Path, problems: Problems, env: Mapping[str, str] | None = None
+) -> SourceSpec:
+    """A source on its own, ``node`` being what stands below ``source:``. connections: the mapping of that key, if there
+    is one. base: the folder of relative paths. Raises PipelineErrors."""
+    env = os.environ if env is None else env
+    named = connections.items if connections else {}
+    spec = _Reader(base, env, discover(), named, problems)._source(filled_in(node, env, problems))
+    problems.raise_if_any()
+    return cast(SourceSpec, spec)
+
+
 # --- the pipeline ---
 
 

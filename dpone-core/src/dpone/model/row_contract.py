@@ -9,23 +9,43 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator, Mapping
-from datetime import date, datetime, time
+from datetime import date, datetime, time, timedelta
 from decimal import Decimal, InvalidOperation
 from pathlib import PurePath
 from typing import Any, Literal
 
-from attrs import field, frozen
+from attrs import field, fields, frozen
 from attrs.validators import and_, ge, le, optional
 
 from dpone.errors import ConfigError
 from dpone.model.schema import COLUMN_TYPES
 
 Policy = Literal["fail", "warn", "quarantine"]
+LogicalType = Literal["string", "integer", "number", "boolean", "date", "time", "timestamp", "object", "array"]
 Bound = Decimal | date | datetime | time
 
 # Rules that no single row breaks.
-OF_THE_LOAD = ("required_columns", "types", "row_count", "max_null_ratio")
-OF_A_ROW = ("not_null", "ranges", "allowed_values", "patterns", "unique")
+OF_THE_LOAD = ("required_columns", "types", "logical_types", "row_count", "max_null_ratio", "freshness")
+OF_A_ROW = ("not_null", "ranges", "lengths", "allowed_values", "patterns", "unique")
+
+# Fields that came with a later version. Tokens of half-done loads are made of the repr, which must stay what it was for
+# a contract that does not use them.
+LATER = {"later": True}
+
+
+def _without_defaults(self: Any) -> str:
+    """As attrs writes it, without the ``LATER`` fields that are not set."""
+    shown = [
+        f"{one.name}={getattr(self, one.name)!r}"
+        for one in fields(type(self))
+        if "later" not in one.metadata or getattr(self, one.name) != _default(one)
+    ]
+    return f"{type(self).__name__}({', '.join(shown)})"
+
+
+def _default(one: Any) -> Any:
+    made = one.default
+    return made.factory() if hasattr(made, "factory") else made
 
 
 def bound(value: Any) -> Bound:
@@ -74,19 +94,30 @@ def _bound(name: str, value: Any) -> Bound | None:
 
 @frozen
 class Range:
-    """Bounds of a column, both inclusive. NULL is in every range, NaN in none.
+    """Bounds of a column. NULL is in every range, NaN in none.
 
     min: the least value allowed
     max: the greatest value allowed
+    above: every value is greater than this
+    below: every value is less than this
     """
 
     min: Any = None
     max: Any = None
+    above: Any = field(default=None, metadata=LATER)
+    below: Any = field(default=None, metadata=LATER)
+
+    __repr__ = _without_defaults
 
     def __attrs_post_init__(self) -> None:
-        low, high = _bound("min", self.min), _bound("max", self.max)
+        given = {name: _bound(name, getattr(self, name)) for name in ("min", "above", "max", "below")}
+        for one, other in (("min", "above"), ("max", "below")):
+            if given[one] is not None and given[other] is not None:
+                raise ConfigError("read range", f"both {one} and {other} are set", "keep one of them")
+        low = given["min"] if given["above"] is None else given["above"]
+        high = given["max"] if given["below"] is None else given["below"]
         if low is None and high is None:
-            raise ConfigError("read range", "neither min nor max is set", "set min, max or both")
+            raise ConfigError("read range", "neither min nor max is set", "set min, max, above or below")
         if low is None or high is None:
             return
         try:
@@ -94,7 +125,15 @@ class Range:
         except TypeError:  # with and without a time zone
             wrong = True
         if wrong:
-            raise ConfigError("read range", "min is greater than max, or has another type", "write min <= max")
+            found = "min is greater than max, or has another type"
+            raise ConfigError("read range", found, "write min <= max, or above < below")
+
+
+def _check_counts(failed: str, least: int | None, most: int | None) -> None:
+    if least is None and most is None:
+        raise ConfigError(failed, "neither min nor max is set", "set min, max or both")
+    if least is not None and most is not None and least > most:
+        raise ConfigError(failed, "min is greater than max", "write min <= max")
 
 
 @frozen
@@ -109,10 +148,33 @@ class RowCount:
     max: int | None = field(default=None, validator=optional(ge(0)))
 
     def __attrs_post_init__(self) -> None:
-        if self.min is None and self.max is None:
-            raise ConfigError("read row_count", "neither min nor max is set", "set min, max or both")
-        if self.min is not None and self.max is not None and self.min > self.max:
-            raise ConfigError("read row_count", "min is greater than max", "write min <= max")
+        _check_counts("read row_count", self.min, self.max)
+
+
+@frozen
+class Length:
+    """How many characters (code points) a text may have.
+
+    min: at least so many
+    max: at most so many
+    """
+
+    min: int | None = field(default=None, validator=optional(ge(0)))
+    max: int | None = field(default=None, validator=optional(ge(0)))
+
+    def __attrs_post_init__(self) -> None:
+        _check_counts("read length", self.min, self.max)
+
+
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+def duration(text: str) -> timedelta:
+    """``90s``, ``30m`` (minutes), ``24h``, ``7d``. Raises ValueError."""
+    match = re.fullmatch(r"(\d{1,6}(?:\.\d{1,3})?)\s*([smhd])", text.strip(), re.ASCII)
+    if match is None:
+        raise ValueError(f"{text!r} is not a duration")
+    return timedelta(seconds=float(match[1]) * _SECONDS[match[2]])
 
 
 @frozen
@@ -154,13 +216,16 @@ class RowContract:
     overrides         other policies for a rule (ranges) or for one column of it (ranges.amount)
     required_columns  columns that the source must have
     types             columns and their types, by Arrow's names or SQL's (without lengths of texts)
+    logical_types     columns and what they hold, whatever its width: any integer, any number, and so on
     not_null          columns without NULL
     unique            columns whose values never repeat in a load; a list of columns within the list: together
-    ranges            columns and their bounds, inclusive
+    ranges            columns and their bounds
+    lengths           columns of text and how many characters they may have
     allowed_values    columns and all values they may have
     patterns          columns and a regular expression (RE2) that the whole text must match
     row_count         how many rows a load may bring
     max_null_ratio    columns and the share of NULL that their rows may have
+    freshness         columns of dates or timestamps, and how old the newest value may be: 90s, 30m, 24h, 7d
     quarantine        where quarantined rows go, and how many may
     """
 
@@ -176,8 +241,15 @@ class RowContract:
     row_count: RowCount | None = None
     max_null_ratio: Mapping[str, float] = field(factory=dict)
     quarantine: Quarantine = field(factory=Quarantine)
+    logical_types: Mapping[str, LogicalType] = field(factory=dict, metadata=LATER)
+    lengths: Mapping[str, Length] = field(factory=dict, metadata=LATER)
+    freshness: Mapping[str, str] = field(factory=dict, metadata=LATER)
+
+    __repr__ = _without_defaults
 
     def __attrs_post_init__(self) -> None:
+        for name, age in self.freshness.items():
+            _check_age(name, age)
         for name, type_ in self.types.items():
             _check_type(name, type_)
         for name, pattern in self.patterns.items():
@@ -225,17 +297,26 @@ class RowContract:
         return list(self._labels())
 
     def _labels(self) -> Iterator[str]:
-        for kind in ("required_columns", "types", "not_null", "ranges", "allowed_values", "patterns"):
+        for kind in ("required_columns", "types", "logical_types", *OF_A_ROW[:-1]):
             yield from (f"{kind}.{column}" for column in getattr(self, kind))
         yield from (f"unique.{'+'.join(key)}" for key in self.keys)
         yield from ("row_count",) if self.row_count else ()
         yield from (f"max_null_ratio.{column}" for column in self.max_null_ratio)
+        yield from (f"freshness.{column}" for column in self.freshness)
 
     def policy(self, label: str) -> Policy:
         """The policy of one rule. With ``quarantine``, a rule that no single row breaks fails the load."""
         kind = label.partition(".")[0]
         policy = self.overrides.get(label) or self.overrides.get(kind) or self.on_violation
         return "fail" if policy == "quarantine" and kind in OF_THE_LOAD else policy
+
+
+def _check_age(column: str, text: str) -> None:
+    try:
+        duration(text)
+    except ValueError as error:
+        todo = "write a number and its unit, as in 90s, 30m, 24h or 7d"
+        raise ConfigError(f"read freshness.{column}", str(error), todo) from error
 
 
 def _check_type(column: str, name: str) -> None:

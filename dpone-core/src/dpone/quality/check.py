@@ -25,7 +25,18 @@ import pyarrow.compute as pc
 from attrs import asdict, define, field, frozen
 
 from dpone.errors import ConfigError, counted
-from dpone.model.row_contract import Bound, Policy, Range, RowContract, anchored, bound, type_of
+from dpone.model.row_contract import (
+    Bound,
+    Length,
+    Policy,
+    Range,
+    RowContract,
+    anchored,
+    bound,
+    duration,
+    type_of,
+)
+from dpone.model.types import kind
 from dpone.quality.unique import Keys, Mask, SeenInMemory, SeenKeys
 
 Violates = Callable[[pa.Array], "pa.Array | None"]
@@ -39,12 +50,19 @@ class CheckCounts:
     loaded      of them, not quarantined
     violations  rows by rule; of ``unique`` only those that were quarantined
     nulls       of the rows loaded, by column
+    newest      of the rows loaded, by column of ``freshness``: microseconds since 1970, UTC
     """
 
     rows: int = 0
     loaded: int = 0
     violations: dict[str, int] = field(factory=dict)
     nulls: dict[str, int] = field(factory=dict)
+    newest: dict[str, int] = field(factory=dict)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> CheckCounts:
+        """``newest`` is absent in what an earlier version wrote."""
+        return cls(data["rows"], data["loaded"], data["violations"], data["nulls"], data.get("newest", {}))
 
     def add(self, other: CheckCounts) -> None:
         self.rows += other.rows
@@ -52,6 +70,8 @@ class CheckCounts:
         for mine, theirs in ((self.violations, other.violations), (self.nulls, other.nulls)):
             for name, count in theirs.items():
                 mine[name] = mine.get(name, 0) + count
+        for name, when in other.newest.items():
+            self.newest[name] = max(when, self.newest.get(name, when))
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -77,12 +97,16 @@ class RejectedRows:
 
 @frozen
 class Checked:
-    """batch: the rows that are loaded. keys: their keys for each ``unique`` rule, without rows that have NULL."""
+    """batch: the rows that are loaded. keys: their keys for each ``unique`` rule, without rows that have NULL. key_rows:
+    the row of each key in the batch as it came. violating: for each rule, the rows of that batch that violate it; for
+    ``unique`` only those left out."""
 
     batch: pa.RecordBatch
     rejected: RejectedRows | None
     counts: CheckCounts
     keys: Mapping[str, Keys]
+    violating: Mapping[str, Mask]
+    key_rows: Mapping[str, npt.NDArray[np.int64]]
 
 
 @frozen
@@ -102,6 +126,21 @@ class KeyRule:
 
 
 @frozen
+class AgeRule:
+    """most, now: in microseconds, ``now`` since 1970. A value later than ``until`` says nothing of how old the newest
+    row is: it is an error, or a date far away that means none."""
+
+    label: str
+    column: int
+    most: int
+    now: int
+
+    @property
+    def until(self) -> int:
+        return self.now + self.most
+
+
+@frozen
 class Rules:
     """A contract bound to the columns of a source."""
 
@@ -110,6 +149,7 @@ class Rules:
     rows: tuple[RowRule, ...]
     keys: tuple[KeyRule, ...]
     nulls: Mapping[str, int]
+    ages: Mapping[str, AgeRule]
 
     @property
     def in_order(self) -> bool:
@@ -120,29 +160,37 @@ class Rules:
     def check(self, batch: pa.RecordBatch, seen: Mapping[str, SeenKeys]) -> Checked:
         """Rules about single rows are applied to every row, ``unique`` to the remaining rows, in the contract's
         order."""
-        counts, reasons = CheckCounts(rows=batch.num_rows), dict[str, Mask]()
+        counts, reasons, violating = CheckCounts(rows=batch.num_rows), dict[str, Mask](), dict[str, Mask]()
         for rule in self.rows:
             mask = _mask(rule.violates(_plain(batch.column(rule.column))))
             counts.violations[rule.label] = 0 if mask is None else int(np.count_nonzero(mask))
+            if mask is not None:
+                violating[rule.label] = mask
             if mask is not None and rule.policy == "quarantine":
                 reasons[rule.label] = mask
         rest = _Rest(batch, np.arange(batch.num_rows))
         if reasons:
             rest.drop(np.logical_or.reduce(list(reasons.values())))
-        keys = {}
+        keys, key_rows = {}, {}
         for key in sorted(self.keys, key=lambda one: one.policy != "quarantine"):
             valid, found = _keys(rest.batch, key)
+            rows = rest.places[valid]
             if key.policy == "quarantine":
                 again = seen[key.label].add(found)
                 found = found[~again]
                 counts.violations[key.label] = int(np.count_nonzero(again))
                 if counts.violations[key.label]:
-                    reasons[key.label] = _at_places(batch.num_rows, rest.places[valid[again]])
+                    reasons[key.label] = violating[key.label] = _at_places(batch.num_rows, rows[again])
                     rest.drop(_at_places(rest.batch.num_rows, valid[again]))
-            keys[key.label] = found
+                    rows = rows[~again]
+            keys[key.label], key_rows[key.label] = found, rows
         counts.loaded = rest.batch.num_rows
         counts.nulls = {name: rest.batch.column(at).null_count for name, at in self.nulls.items()}
-        return Checked(rest.batch, _rejected(batch.num_rows, rest.places, reasons), counts, keys)
+        for name, age in self.ages.items():
+            if (newest := _newest(_plain(rest.batch.column(age.column)), age.until)) is not None:
+                counts.newest[name] = newest
+        rejected = _rejected(batch.num_rows, rest.places, reasons)
+        return Checked(rest.batch, rejected, counts, keys, violating, key_rows)
 
     def verdict(self, counts: CheckCounts) -> list[Broken]:
         """Rules that the load violates, those with policy ``fail`` first. ``counts`` must include the repeated keys of
@@ -169,6 +217,10 @@ class Rules:
                 text = f"{label}: NULL in {nulls:,} of {counted(counts.loaded, 'row')}"
                 yield Broken(label, self.contract.policy(label), 1, text)
 
+        for column, age in self.ages.items():
+            if (stale := _too_old(age, counts.newest.get(column))) is not None:
+                yield Broken(age.label, self.contract.policy(age.label), 1, stale)
+
     def _too_many(self, counts: CheckCounts) -> Iterable[Broken]:
         left, limit = counts.rows - counts.loaded, self.contract.quarantine
         if left > limit.max_rows or left > _exact(limit.max_share) * counts.rows:
@@ -180,6 +232,39 @@ class Rules:
         """For every rule: the number of rows that violate it, or 0 or 1 for a rule about the whole load."""
         broken = {one.rule: one.violations for one in self.verdict(counts)}
         return {label: broken.get(label, 0) for label in self.contract.labels()}
+
+
+def _newest(column: pa.Array, until: int) -> int | None:
+    """The greatest value up to ``until``, both in microseconds since 1970; without a zone, as UTC."""
+    units, per_second = _physical(column), _per_second(column.type)
+    least, most = _limits(units.type)
+    last = max(least, min(most, until * per_second // 10**6))
+    newest = pc.max(units.filter(pc.less_equal(units, pa.scalar(last, units.type)))).as_py()
+    return None if newest is None else int(newest * 10**6 // per_second)
+
+
+def _per_second(type_: pa.DataType) -> Fraction:
+    """Units of a column of dates or timestamps in a second."""
+    if pa.types.is_timestamp(type_):
+        return Fraction(_PER_SECOND[type_.unit])
+    return Fraction(1000) if pa.types.is_date64(type_) else Fraction(1, 86_400)
+
+
+def _too_old(rule: AgeRule, newest: int | None) -> str | None:
+    if newest is None:
+        return f"{rule.label}: there is no value up to now, one of the last {_shown(rule.most)} required"
+    if rule.now - newest <= rule.most:
+        return None
+    return f"{rule.label}: the newest value is {_shown(rule.now - newest)} old, at most {_shown(rule.most)} allowed"
+
+
+def _shown(age: int) -> str:
+    """Microseconds in words: ``36 hours``, ``2.5 days``."""
+    for word, unit in (("day", 86_400), ("hour", 3600), ("minute", 60), ("second", 1)):
+        number = age // (unit * 10**5) / 10
+        if number >= 2 or word == "second":
+            return f"{number:,g} {word}{'' if number == 1 else 's'}"
+    raise AssertionError("unreachable")
 
 
 def _exact(share: float) -> Fraction:
@@ -221,9 +306,9 @@ def _rejected(rows: int, places: npt.NDArray[np.int64], reasons: Mapping[str, Ma
 # -- a contract and the columns of a source -------------------------------------------------------------------------
 
 
-def bind(contract: RowContract, schema: pa.Schema) -> Rules:
-    """Raises ConfigError if a rule names a column that does not exist, unless ``required_columns`` lists it too, or a
-    column of a type that the rule does not support."""
+def bind(contract: RowContract, schema: pa.Schema, now: datetime | None = None) -> Rules:
+    """``now``: from when ``freshness`` counts. Raises ConfigError if a rule names a column that does not exist, unless
+    ``required_columns`` lists it too, or a column of a type that the rule does not support."""
     static: list[Broken] = []
     for column in contract.required_columns:
         if column not in schema.names:
@@ -235,12 +320,47 @@ def bind(contract: RowContract, schema: pa.Schema) -> Rules:
         if type_ is not None and not _same(type_, type_of(name), name):
             text = f"{label}: the column is {type_}, not {name}"
             static.append(Broken(label, contract.policy(label), 1, text))
+    for column, logical in contract.logical_types.items():
+        label = f"logical_types.{column}"
+        type_ = _type(contract, schema, label, column)
+        if type_ is not None and not _holds(type_, logical):
+            text = f"{label}: the column is {type_}, not {logical}"
+            static.append(Broken(label, contract.policy(label), 1, text))
     nulls = {
         c: i for c in contract.max_null_ratio if (i := _at(contract, schema, f"max_null_ratio.{c}", c)) is not None
     }
-    return Rules(
-        contract, tuple(static), tuple(_row_rules(contract, schema)), tuple(_key_rules(contract, schema)), nulls
-    )
+    rows, keys = tuple(_row_rules(contract, schema)), tuple(_key_rules(contract, schema))
+    return Rules(contract, tuple(static), rows, keys, nulls, dict(_ages(contract, schema, now or datetime.now(UTC))))
+
+
+def _ages(contract: RowContract, schema: pa.Schema, now: datetime) -> Iterable[tuple[str, AgeRule]]:
+    since_1970 = (now - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+    for column, most in contract.freshness.items():
+        label = f"freshness.{column}"
+        if (at := _at(contract, schema, label, column)) is None:
+            continue
+        type_ = _plain_type(schema.field(at).type)
+        if not (pa.types.is_date(type_) or pa.types.is_timestamp(type_)):
+            raise _unfit(label, type_, "use freshness only for dates and timestamps")
+        yield column, AgeRule(label, at, duration(most) // timedelta(microseconds=1), since_1970)
+
+
+# ``model.types.kind`` of the columns that hold each. JSON text may be an object or an array.
+_KINDS: Mapping[str, tuple[str, ...]] = {
+    "string": ("text", "uuid"), "integer": ("integer",), "number": ("integer", "floating", "decimal"),
+    "boolean": ("boolean",), "date": ("date",), "time": ("time",), "timestamp": ("timestamp", "instant"),
+    "object": ("json",), "array": ("json",),
+}  # fmt: skip
+
+
+def _holds(type_: pa.DataType, logical: str) -> bool:
+    if pa.types.is_decimal(type_) and logical == "integer":
+        return bool(type_.scale <= 0)
+    if pa.types.is_struct(type_) or pa.types.is_map(type_):
+        return logical == "object"
+    if pa.types.is_nested(type_):
+        return logical == "array"
+    return kind(type_) in _KINDS[logical]
 
 
 def _at(contract: RowContract, schema: pa.Schema, label: str, column: str) -> int | None:
@@ -305,12 +425,13 @@ def _row_rules(contract: RowContract, schema: pa.Schema) -> Iterable[RowRule]:
     makers: dict[str, Callable[[str, pa.DataType, str], Violates]] = {
         "not_null": lambda label, type_, column: _is_null,
         "ranges": lambda label, type_, column: _range(label, type_, contract.ranges[column]),
+        "lengths": lambda label, type_, column: _length(label, type_, contract.lengths[column]),
         "allowed_values": lambda label, type_, column: _allowed(label, type_, contract.allowed_values[column]),
         "patterns": lambda label, type_, column: _pattern(label, type_, contract.patterns[column]),
     }
-    for kind, make in makers.items():
-        for column in getattr(contract, kind):
-            label = f"{kind}.{column}"
+    for name, make in makers.items():
+        for column in getattr(contract, name):
+            label = f"{name}.{column}"
             at = _at(contract, schema, label, column)
             if at is not None:
                 violates = make(label, _plain_type(schema.field(at).type), column)
@@ -336,6 +457,25 @@ def _pattern(label: str, type_: pa.DataType, pattern: str) -> Violates:
     return lambda column: pc.invert(pc.match_substring_regex(column, whole)).fill_null(False)
 
 
+def _length(label: str, type_: pa.DataType, limits: Length) -> Violates:
+    if not _is_text(type_):
+        raise _unfit(label, type_, "use lengths only for text columns")
+    wide = pa.int64() if pa.types.is_large_string(type_) else pa.int32()
+    least = limits.min or 0
+    most = min(2**31 - 1 if limits.max is None else limits.max, 2**31 - 1)
+    low, high = pa.scalar(min(least, 2**31 - 1), wide), pa.scalar(most, wide)
+
+    def violates(column: pa.Array) -> pa.Array | None:
+        """A character has one to four bytes, so that the bytes alone mostly tell."""
+        bytes_ = pc.min_max(pc.binary_length(column)).as_py()
+        if bytes_["max"] is None or (bytes_["max"] <= most and bytes_["min"] > 4 * (least - 1)):
+            return None
+        length = pc.utf8_length(column)
+        return pc.or_(pc.less(length, low), pc.greater(length, high)).fill_null(False)
+
+    return violates
+
+
 # -- bounds and values in the terms of a column ---------------------------------------------------------------------
 
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
@@ -344,12 +484,20 @@ _EXACT = Context(prec=10_000)
 
 
 def _range(label: str, type_: pa.DataType, limits: Range) -> Violates:
-    low, high = (None if v is None else bound(v) for v in (limits.min, limits.max))
+    above, below = limits.above is not None, limits.below is not None
+    given = (limits.above if above else limits.min, limits.below if below else limits.max)
+    low, high = (None if v is None else bound(v) for v in given)
     if pa.types.is_floating(type_):
         numbers = [None if v is None else float(_number(label, type_, v)) for v in (low, high)]
-        return _float_range(numbers[0], numbers[1], type_)
-    floor = None if low is None else math.ceil(_units(label, type_, low))
-    ceiling = None if high is None else math.floor(_units(label, type_, high))
+        compare = (pc.greater if above else pc.greater_equal, pc.less if below else pc.less_equal)
+        return _float_range(list(zip(compare, numbers, strict=True)), type_)
+    floor = ceiling = None
+    if low is not None:
+        units = _units(label, type_, low)
+        floor = math.floor(units) + 1 if above else math.ceil(units)
+    if high is not None:
+        units = _units(label, type_, high)
+        ceiling = math.ceil(units) - 1 if below else math.floor(units)
     least, most = _limits(type_)
     if (floor is not None and floor > most) or (ceiling is not None and ceiling < least):
         return lambda column: column.is_valid()
@@ -369,11 +517,10 @@ def _range(label: str, type_: pa.DataType, limits: Range) -> Violates:
     return violates
 
 
-def _float_range(low: float | None, high: float | None, type_: pa.DataType) -> Violates:
+def _float_range(given: Sequence[tuple[Any, float | None]], type_: pa.DataType) -> Violates:
     """A bound is the nearest number the column can hold. NaN is in no range."""
     # pyarrow 26 has no comparison of float16.
     wide = pa.float32() if pa.types.is_float16(type_) else type_
-    given = [(pc.greater_equal, low), (pc.less_equal, high)]
     inside = [(compare, pa.scalar(limit, wide)) for compare, limit in given if limit is not None]
 
     def violates(column: pa.Array) -> pa.Array:

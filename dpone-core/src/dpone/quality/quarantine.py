@@ -154,7 +154,7 @@ class Inspection:
         counts = CheckCounts()
         for mark in staged.values():
             noted = _noted(mark)
-            counts.add(CheckCounts(noted["rows"], noted["loaded"], noted["violations"], noted["nulls"]))
+            counts.add(CheckCounts.from_json(noted))
         for i, rule in enumerate(self.rules.keys):
             if rule.policy != "quarantine":  # counted here, so that the order of the parts makes no difference
                 seen = SeenOnDisk(self.folder)
@@ -258,7 +258,7 @@ class _PartFiles:
         """A line for every row left out: part, row (from 1), the rules it breaks, and its values if they are wanted."""
         values: Iterable[dict[str, Any] | None] = [None] * len(left.rows)
         if self._rules.contract.quarantine.values:
-            values = _values(batch.take(pa.array(left.rows)))
+            values = row_values(batch.take(pa.array(left.rows)))
         out = self._file(f"{self._name}.jsonl")
         for row, rules, shown in zip(left.rows.tolist(), left.rules, values, strict=True):
             line: dict[str, Any] = {"part": self._part, "row": before + row + 1, "rules": rules}
@@ -290,7 +290,8 @@ class _PartFiles:
         return sizes
 
 
-def _values(rows: pa.RecordBatch) -> list[dict[str, Any]]:
+def row_values(rows: pa.RecordBatch) -> list[dict[str, Any]]:
+    """Rows as JSON can hold them."""
     columns = [_json(column) for column in rows.columns]
     return [dict(zip(rows.schema.names, row, strict=True)) for row in zip(*columns, strict=True)]
 

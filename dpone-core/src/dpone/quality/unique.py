@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import tempfile
 from pathlib import Path
 from typing import Any, Protocol
@@ -32,8 +33,11 @@ class SeenOnDisk:
         ordered = keys[order]
         repeated = np.zeros(len(keys), np.bool_)
         repeated[1:] = ordered[1:] == ordered[:-1]
-        for run in (*self._runs, *self._recent):
+        for run in self._recent:
             repeated |= _among(ordered, run)
+        for mapped in self._runs:
+            repeated |= _among(ordered, mapped)
+            _let_go(mapped)
         self._remember(ordered[~repeated])
         found = np.empty(len(keys), np.bool_)
         found[order] = repeated
@@ -42,7 +46,7 @@ class SeenOnDisk:
     def _remember(self, new: Keys) -> None:
         """Runs of similar length are merged, so that there are few; a long one goes to the disk."""
         while self._recent and len(self._recent[-1]) <= 2 * len(new):
-            new = np.sort(np.concatenate([self._recent.pop(), new]), kind="stable")
+            new = _merged(self._recent.pop(), new)
         if len(new) >= RUN:
             self._runs.append(self._written(new))
         elif len(new):
@@ -55,6 +59,19 @@ class SeenOnDisk:
             # The mapping keeps the bytes after the file is closed (mmap(2)), and the file has no name: a crash leaves
             # nothing.
             return np.memmap(file, run.dtype, "r")
+
+
+def _let_go(run: Keys) -> None:
+    """Its pages count as memory of this process once they were looked at; the system keeps them as long as it likes."""
+    mapping = getattr(run, "_mmap", None)
+    if mapping is not None and hasattr(mmap, "MADV_DONTNEED"):
+        mapping.madvise(mmap.MADV_DONTNEED)
+
+
+def _merged(old: Keys, new: Keys) -> Keys:
+    """Numbers that a sequence gave are in order already."""
+    both = np.concatenate([old, new])
+    return both if not len(new) or old[-1] < new[0] else np.sort(both, kind="stable")
 
 
 def _among(ordered: Keys, run: npt.NDArray[Any]) -> Mask:

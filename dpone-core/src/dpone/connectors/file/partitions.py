@@ -26,9 +26,19 @@ from dpone.partition import (
 
 
 class JsonPartitionManifestStore(PartitionManifestStore):
-    """Keeps manifests in a private folder. A file is replaced as a whole, and ``.bak`` is the one before; the system's
-    lock on a lock file lets one process at a time change it. Each change writes the whole manifest: for
-    thousands of partitions a database is the better place."""
+    """Keeps manifests of partitioned loads in a private folder, for runs on one machine. Every method is durable on
+    return. A file is replaced as a whole, and ``.bak`` is the one before; the system's lock on a lock file lets one
+    process at a time change it. Each change writes the whole manifest: for thousands of partitions a database is
+    the better place; the stores of SQL backends keep the same shape.
+
+    A manifest is ``PartitionManifest.to_json``: key, load_id, token, window and so on, and ``partitions``, each with
+    its ``id``, ``bounds`` (with ``upper_inclusive``), ``status`` (pending, running, success, failed or skipped),
+    ``rows_extracted``, ``rows_loaded``, ``bytes``, ``artifact``, ``checksum``, ``attempts``, ``error`` and ``reason``.
+
+    ``load`` answers None where there is no manifest, and raises StateError for a damaged one: it is never taken for a
+    missing one. ``claim`` raises Busy for a partition that is held or done, ``renew``, ``finish`` and ``fail`` raise
+    Conflict where another process took it over, ``skip`` and ``retry`` ConfigError where the status does not allow it.
+    """
 
     def __init__(self, folder: str | Path) -> None:
         self._folder = Path(folder)

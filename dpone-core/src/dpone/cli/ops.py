@@ -1,0 +1,19 @@
+"""``dpone ops``: the group of what operators check and take back by hand. Its commands are in modules of their own."""
+
+from __future__ import annotations
+
+import click
+
+from dpone.cli import contract_check
+
+
+@click.group()
+def ops() -> None:
+    """Check rows and loads by hand, and take loads back."""
+
+
+for module in (contract_check,):
+    for command in module.COMMANDS:
+        ops.add_command(command)
+
+COMMANDS = (ops,)
