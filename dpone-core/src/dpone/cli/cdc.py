@@ -68,7 +68,7 @@ def cdc_plan(
 
 @click.group()
 def cdc() -> None:
-    """Manage the slots and captures of change streams."""
+    """Inspect, pause and set up change streams."""
 
 
 @cdc.command()
@@ -148,6 +148,43 @@ def resync(pipeline: str, stream: str | None, tables: tuple[str, ...], format_: 
         found = resynced(load_pipeline(pipeline), stream, tables)
     data = [{"stream": name, "tables": list(tables), "position": position.to_json()} for name, position in found]
     emit(format_, data, lambda: "\n".join(f"{name}: the next run reads {', '.join(tables)} again" for name, _ in found))
+
+
+@cdc.command()
+@pipeline_argument
+@stream_option
+@click.option("--reason", required=True, metavar="TEXT", help="Why; each refused run shows it.")
+@format_option
+def pause(pipeline: str, stream: str | None, reason: str, format_: str) -> None:
+    """Make runs of each change stream stop with exit code 3.
+
+    Needs neither source nor sink. Fails while a run of one of the streams is working. The position stays, and the
+    source keeps all changes until the stream has been resumed and run.
+    """
+    with interruptible():
+        from dpone.config.reader import load_pipeline
+        from dpone.ops.cdc import pause as paused
+
+        found = paused(load_pipeline(pipeline), stream, reason)
+    data = [{"stream": name, "changed": new, "paused": why.to_json()} for name, why, new in found]
+    lines = [f"{name}: {'paused' if new else 'was already paused'} {why}" for name, why, new in found]
+    emit(format_, data, lambda: "\n".join(lines))
+
+
+@cdc.command()
+@pipeline_argument
+@stream_option
+@format_option
+def resume(pipeline: str, stream: str | None, format_: str) -> None:
+    """Let runs of each paused change stream start again."""
+    with interruptible():
+        from dpone.config.reader import load_pipeline
+        from dpone.ops.cdc import resume as resumed
+
+        found = resumed(load_pipeline(pipeline), stream)
+    data = [{"stream": name, "changed": was is not None, "was_paused": was and was.to_json()} for name, was in found]
+    lines = [f"{name}: {f'resumed; paused {was}' if was else 'was not paused'}" for name, was in found]
+    emit(format_, data, lambda: "\n".join(lines))
 
 
 def _json(value: Any) -> str:

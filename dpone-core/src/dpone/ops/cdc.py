@@ -12,6 +12,9 @@ import attrs
 from attrs import frozen
 
 from dpone.contract import CDCReader
+from dpone.engine.pause import Pause
+from dpone.engine.pause import pause as pause_of_engine
+from dpone.engine.pause import resume as resume_of_engine
 from dpone.engine.rewind import resync as resync_of_engine
 from dpone.engine.run import Run
 from dpone.errors import ConfigError, connected
@@ -116,6 +119,20 @@ def resync(pipeline: Pipeline, stream: str | None, tables: Sequence[str]) -> lis
 def _selects(source: SourceSpec, table: str) -> bool:
     wanted = "*" if source.table is None else str(source.table)
     return table == wanted or (fnmatchcase(table, wanted) and not source.excludes(Name.parse(table)))
+
+
+def pause(pipeline: Pipeline, stream: str | None, reason: str) -> list[tuple[str, Pause, bool]]:
+    """``engine.pause`` of each change stream. Raises ConfigError without a reason."""
+    if not (reason := " ".join(reason.split())):
+        raise ConfigError("pause a stream", "the reason is empty", "say with --reason why the stream must not run")
+    run = Run(pipeline)
+    return pause_of_engine(run, _change_streams(run, stream), reason)
+
+
+def resume(pipeline: Pipeline, stream: str | None) -> list[tuple[str, Pause | None]]:
+    """End the pause of each change stream; None: it had none."""
+    run = Run(pipeline)
+    return resume_of_engine(run, _change_streams(run, stream))
 
 
 def drop(pipeline: Pipeline, stream: str | None = None) -> list[tuple[str, list[str]]]:
