@@ -860,6 +860,40 @@ class SupportsResync(Protocol):
         ...
 
 
+@frozen
+class CDCStatus:
+    """A change stream at its source, seen from a position.
+
+    at, end   the position, and up to where the log goes now, in the words of the source (an LSN, a byte)
+    bytes     how much log is after the position; None: not known
+    seconds   since the source committed what was read last: the stream is at most so far behind. 0 if there is nothing
+              after the position; None: not known
+    slot      facts of the slot or capture, as the source calls them; empty if it has none
+    waiting   tables whose rows the next runs read as a whole
+    findings  whether the stream can go on from the position: one with ``ok`` False for all that ``window`` would refuse
+              and that can be seen without reading the log
+    """
+
+    at: str
+    end: str
+    bytes: int | None = None
+    seconds: float | None = None
+    slot: Mapping[str, Any] = field(factory=dict)
+    waiting: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
+
+
+class SupportsStatus(Protocol):
+    """Optional part of a CDCReader whose plugin declares ``status``."""
+
+    def status(self, position: Position | None) -> CDCStatus:
+        """Where the source is, seen from ``position``; None: from where the stream begins. Called by ``dpone cdc
+        status``, and by ``dpone cdc replay-plan`` for positions of the past, without a lock, also while a run reads.
+        Changes nothing, reads no changes, and does not wait for who uses the slot. What is wrong with the stream is a
+        finding; raises SourceError if the source is out of reach."""
+        ...
+
+
 PROTOCOLS: Mapping[Role, type] = {
     "source": Source,
     "sink": Sink,
@@ -883,5 +917,5 @@ OPTIONAL: Mapping[Role, Mapping[str, type]] = {
         "sql": SupportsSql,
     },
     "state": {"partitions": SupportsPartitions},
-    "cdc": {"resync": SupportsResync},
+    "cdc": {"resync": SupportsResync, "status": SupportsStatus},
 }

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from dpone.cli.output import emit, format_option, interruptible, pipeline_argument, table
 from dpone.cli.state import stream_option
+from dpone.errors import counted
+
+if TYPE_CHECKING:
+    from dpone.ops.cdc import StreamStatus
 
 
 @click.command("cdc-plan")
@@ -103,6 +107,41 @@ def lag(pipeline: str, stream: str | None, format_: str) -> None:
     data = [{"stream": name, "lag": dict(behind)} for name, behind in found]
     lines = [[name, *(f"{what} {value}" for what, value in behind.items())] for name, behind in found]
     emit(format_, data, lambda: table(lines))
+
+
+@cdc.command()
+@pipeline_argument
+@stream_option
+@format_option
+def status(pipeline: str, stream: str | None, format_: str) -> int:
+    """Show how each change stream is doing.
+
+    Position, lag, slot, tables that wait for a snapshot, pause, and what keeps it from going on. Exit code 1 if a
+    finding is not ok. Changes nothing and reads no changes.
+    """
+    with interruptible():
+        from dpone.config.reader import load_pipeline
+        from dpone.ops.cdc import status as statuses
+
+        found = statuses(load_pipeline(pipeline), stream)
+    emit(format_, [one.to_json() for one in found], lambda: "\n".join(map(_status, found)))
+    return 0 if all(one.ok for one in found) else 1
+
+
+def _status(one: StreamStatus) -> str:
+    source = one.source
+    load = f"load {one.load_id} at {one.committed_at}" if one.load_id else "nothing was loaded yet"
+    rows = [["  position", f"{source.at + ', ' if source and source.at else ''}{load}"]]
+    if source is not None:
+        lag = "unknown" if source.bytes is None else f"{counted(source.bytes, 'byte')} up to {source.end}"
+        rows.append(["  lag", lag + ("" if source.seconds is None else f", at most {source.seconds:,.1f} s")])
+        if source.slot:
+            rows.append(["  slot", ", ".join(f"{name} {value}" for name, value in source.slot.items())])
+        rows.append(["  snapshot", f"waiting: {', '.join(source.waiting)}" if source.waiting else "no table waits"])
+    rows.append(["  paused", str(one.paused) if one.paused else "no"])
+    words = {True: "ok", False: "FAIL", None: "?"}
+    rows += [[f"  {f.name}", f"{words[f.ok]}: {f.found}" + (f"; {f.todo}" if f.todo else "")] for f in one.findings]
+    return f"{one.stream}\n{table(rows)}"
 
 
 @cdc.command()

@@ -11,13 +11,15 @@ from typing import Any, TypeVar
 import attrs
 from attrs import frozen
 
-from dpone.contract import CDCReader
-from dpone.engine.pause import Pause
+from dpone.contract import CDCReader, CDCStatus, Finding, StateBackend, SupportsStatus
+from dpone.engine.journal import START
+from dpone.engine.pause import Pause, pause_of
 from dpone.engine.pause import pause as pause_of_engine
 from dpone.engine.pause import resume as resume_of_engine
+from dpone.engine.recovery import entry_of
 from dpone.engine.rewind import resync as resync_of_engine
 from dpone.engine.run import Run
-from dpone.errors import ConfigError, connected
+from dpone.errors import ConfigError, StateError, connected
 from dpone.model.pipeline import (
     Incremental,
     Pipeline,
@@ -27,6 +29,8 @@ from dpone.model.pipeline import (
 from dpone.model.position import Position
 from dpone.model.schema import Name
 from dpone.model.secret import Secret
+from dpone.ops.check import failure
+from dpone.ops.state import BEHIND, standing_of
 from dpone.plugins import Plugins, discover, resolve
 
 T = TypeVar("T")
@@ -100,6 +104,79 @@ def create(pipeline: Pipeline, stream: str | None = None) -> list[tuple[str, Pos
 
 def lag(pipeline: Pipeline, stream: str | None = None) -> list[tuple[str, Mapping[str, Any]]]:
     return _asked(pipeline, stream, lambda reader: reader.lag())
+
+
+@frozen
+class StreamStatus:
+    """A change stream: where it stands, and how its source is. ``source`` None: it was out of reach, or its reader
+    reports no status; ``findings`` has all there is to say about journal, state and source."""
+
+    stream: str
+    position: Position | None
+    load_id: str | None
+    committed_at: str | None
+    paused: Pause | None
+    source: CDCStatus | None
+    findings: tuple[Finding, ...]
+
+    @property
+    def ok(self) -> bool:
+        return all(finding.ok is not False for finding in self.findings)
+
+    def to_json(self) -> dict[str, Any]:
+        source = self.source
+        return {
+            "stream": self.stream,
+            "ok": self.ok,
+            "position": self.position and self.position.to_json(),
+            "load_id": self.load_id,
+            "committed_at": self.committed_at,
+            "at": source and source.at,
+            "end": source and source.end,
+            "lag": {"bytes": source and source.bytes, "seconds": source and source.seconds},
+            "slot": dict(source.slot) if source and source.slot else None,
+            "waiting_for_snapshot": list(source.waiting) if source else [],
+            "paused": self.paused and self.paused.to_json(),
+            "findings": [attrs.asdict(finding) for finding in self.findings],
+        }
+
+
+def status(pipeline: Pipeline, stream: str | None = None) -> list[StreamStatus]:
+    """Of each change stream; changes nothing. A source or target out of reach is a finding. Raises StateError."""
+    run = Run(pipeline)
+    with closing(run.make("state", pipeline.state)) as state:
+        return [_status(run, state, spec) for spec in _change_streams(run, stream)]
+
+
+def _status(run: Run, state: StateBackend, spec: StreamSpec) -> StreamStatus:
+    pause, findings, head = pause_of(state, spec.key(run.pipeline.name)), list[Finding](), None
+    try:
+        standing = standing_of(run, state, spec)
+        head = standing.journal or entry_of(standing.state)
+        findings.append(Finding("state", standing.agree or (None if standing.note == BEHIND else False), standing.note))
+    except StateError:
+        raise
+    except Exception as error:  # a driver may raise anything; the state is a copy of the journal
+        findings.append(failure("target", error))
+        head = entry_of(state.load(spec.key(run.pipeline.name)))
+    position = None if head is None or head.position.kind == START.kind else head.position
+    source, more = _source_status(run, spec, position)
+    load_id, at = (head.load_id, head.committed_at.isoformat()) if head else (None, None)
+    return StreamStatus(spec.name, position, load_id, at, pause, source, (*findings, *more))
+
+
+def _source_status(run: Run, spec: StreamSpec, position: Position | None) -> tuple[CDCStatus | None, Sequence[Finding]]:
+    assert spec.source.changes is not None
+    record = run.plugins.reader(spec.source.type, spec.source.changes.by)
+    try:
+        with closing(run.reader(spec.source, spec.source.changes.by)) as reader:
+            asked = run.plugins.offered(SupportsStatus, reader, record.name) if record else None
+            if asked is None:
+                return None, [Finding("source", None, "its reader does not report a status")]
+            found = asked.status(position)
+            return found, found.findings
+    except Exception as error:  # a driver may raise anything
+        return None, [failure("source", error)]
 
 
 def resync(pipeline: Pipeline, stream: str | None, tables: Sequence[str]) -> list[tuple[str, Position]]:
