@@ -87,6 +87,7 @@ class WindowRequest:
     expected    columns of the target as they are now, for sources whose data has no types of its own (CSV): where
                 the data fits the expected type, that type is used
     mode        the strategy's mode; a source that cannot serve it (append from xmin) raises ConfigError
+    to_end      a change stream is read to the end of its log, whatever its limit
     parts       those of an interrupted load, with their bounds: a source that declares ``mixed_snapshots`` gives a
                 window of just these parts, in a new snapshot, or raises ConfigError
     """
@@ -97,6 +98,7 @@ class WindowRequest:
     expected: pa.Schema | None = None
     mode: str = "append"
     parts: tuple[Part, ...] = ()
+    to_end: bool = False
 
 
 @frozen
@@ -333,6 +335,8 @@ class Load:
                it is, and for good if the load is empty and may not empty it
     origin     digest of key, epoch, the load before and everything that decides which rows a part has: the same for
                every attempt after that load, also if the source has more rows now
+    replayed   the target may have some of the changes already, and later ones. The commit leaves what it would have
+               without them, or fails
     """
 
     key: str
@@ -349,6 +353,7 @@ class Load:
     count: bool = False
     replace_columns: bool = False
     origin: str = ""
+    replayed: bool = False
 
     def entry(self, after: Entry | None, position: Position, **rows: int) -> Entry:
         """The entry of its commit, for sinks that keep no journal of their own."""
@@ -817,8 +822,9 @@ class CDCReader(Protocol):
         IdentityChanged rather than skip changes. Shapes that cannot be united end the window before the first change
         of the new one.
 
-        Called once per attempt, as ``Source.window``. The source keeps what it was read from: nothing is acknowledged,
-        and the spool need not survive a crash. A log that is read in a transaction is read in one that is aborted.
+        Called once per attempt, as ``Source.window``; in a replay first for the position that the stream has. The
+        source keeps what it was read from: nothing is acknowledged, and the spool need not survive a crash. A log that
+        is read in a transaction is read in one that is aborted.
         """
         ...
 
@@ -865,9 +871,11 @@ class CDCStatus:
     """A change stream at its source, seen from a position.
 
     at, end   the position, and up to where the log goes now, in the words of the source (an LSN, a byte)
+    place     of the position in the log, as a number: a later position has a greater one; None: it is not of this log
     bytes     how much log is after the position; None: not known
     seconds   since the source committed what was read last: the stream is at most so far behind. 0 if there is nothing
               after the position; None: not known
+    changes   number of changes after the position, where few bytes are; None: not counted
     slot      facts of the slot or capture, as the source calls them; empty if it has none
     waiting   tables whose rows the next runs read as a whole
     findings  whether the stream can go on from the position: one with ``ok`` False for all that ``window`` would refuse
@@ -876,8 +884,10 @@ class CDCStatus:
 
     at: str
     end: str
+    place: int | None = None
     bytes: int | None = None
     seconds: float | None = None
+    changes: int | None = None
     slot: Mapping[str, Any] = field(factory=dict)
     waiting: tuple[str, ...] = ()
     findings: tuple[Finding, ...] = ()
@@ -889,8 +899,8 @@ class SupportsStatus(Protocol):
     def status(self, position: Position | None) -> CDCStatus:
         """Where the source is, seen from ``position``; None: from where the stream begins. Called by ``dpone cdc
         status``, and by ``dpone cdc replay-plan`` for positions of the past, without a lock, also while a run reads.
-        Changes nothing, reads no changes, and does not wait for who uses the slot. What is wrong with the stream is a
-        finding; raises SourceError if the source is out of reach."""
+        Changes nothing, reads few changes or none, and does not wait for who uses the slot. What is wrong with the
+        stream is a finding; raises SourceError if the source is out of reach."""
         ...
 
 

@@ -646,8 +646,8 @@ class PostgresLogicalReader:
         since = read_since(db, saved.commit, self._failed) if saved else None
         facts = {} if slot is None else {**slot.health(), "kept_bytes": max(server.end - slot.restart, 0)}
         return CDCStatus(
-            "" if at is None else lsn_text(at), lsn_text(server.end), behind, 0.0 if behind == 0 else since, facts,
-            self._waiting(db, saved, position), tuple(findings),
+            "" if at is None else lsn_text(at), lsn_text(server.end), at, behind, 0.0 if behind == 0 else since, None,
+            facts, self._waiting(db, saved, position), tuple(findings),
         )  # fmt: skip
 
     def _waiting(

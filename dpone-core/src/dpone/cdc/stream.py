@@ -44,7 +44,7 @@ class ChangeStream:
     def window(self, after: Position | None, request: WindowRequest) -> Window:
         incremental = self._spec.options.incremental
         # A full refresh replaces the tables it meets: what it left for later would be added to the rows of before.
-        changes = self._reader.window(after, None if request.whole else incremental.limit)
+        changes = self._reader.window(after, None if request.whole or request.to_end else incremental.limit)
         wanted = {name: table for name, table in changes.tables.items() if not self._spec.excludes(Name.parse(name))}
         self._changed = {name: _without_lineage(table) for name, table in wanted.items()}
         self._history = request.mode not in CHANGES

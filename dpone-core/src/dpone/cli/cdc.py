@@ -13,6 +13,7 @@ from dpone.errors import counted
 
 if TYPE_CHECKING:
     from dpone.ops.cdc import StreamStatus
+    from dpone.ops.replay import Replayed, ReplayPlan
 
 
 @click.command("cdc-plan")
@@ -187,6 +188,89 @@ def resync(pipeline: str, stream: str | None, tables: tuple[str, ...], format_: 
         found = resynced(load_pipeline(pipeline), stream, tables)
     data = [{"stream": name, "tables": list(tables), "position": position.to_json()} for name, position in found]
     emit(format_, data, lambda: "\n".join(f"{name}: the next run reads {', '.join(tables)} again" for name, _ in found))
+
+
+from_option = click.option(
+    "--from",
+    "start",
+    metavar="POSITION",
+    help="Load id or position of 'state history'; default: the earliest possible.",
+)
+
+
+@cdc.command("replay-plan")
+@pipeline_argument
+@stream_option
+@from_option
+@format_option
+def replay_plan(pipeline: str, stream: str | None, start: str | None, format_: str) -> int:
+    """Show which changes a replay would read again.
+
+    From where to where, what the target has of it, and by name what is in the way. Touches nothing. Exit code 3 if
+    there are blockers.
+    """
+    with interruptible():
+        from dpone.config.reader import load_pipeline
+        from dpone.ops.replay import replay_plans
+
+        found = replay_plans(load_pipeline(pipeline), stream, start)
+    emit(format_, [one.to_json() for one in found], lambda: "\n".join(map(_plan, found)))
+    return 3 if any(one.blockers for one in found) else 0
+
+
+@cdc.command()
+@pipeline_argument
+@stream_option
+@from_option
+@click.option("--execute", is_flag=True, help="Read the changes again; without it, only the plan is shown.")
+@format_option
+def replay(pipeline: str, stream: str | None, start: str | None, execute: bool, format_: str) -> int:
+    """Read changes again that were loaded before.
+
+    One commit under a new epoch, up to the end of the log. Changes that the target has make no difference. With
+    blockers, nothing is executed: exit code 3.
+    """
+    with interruptible():
+        from dpone.config.reader import load_pipeline
+        from dpone.ops import replay as ops
+
+        loaded = load_pipeline(pipeline)
+        plans = ops.replay_plans(loaded, stream, start)
+        blocked = any(plan.blockers for plan in plans)
+        done = ops.replay(loaded, plans) if execute and not blocked else []
+    data = [one.to_json() for one in done] or [{"plan": p.to_json(), "run": None, "after": None} for p in plans]
+    if execute and blocked:
+        click.echo("error: replay the changes: there are blockers; see the plan, nothing was changed", err=True)
+    emit(format_, data, lambda: "\n".join(map(_replayed, done) if done else map(_plan, plans)))
+    return max((one.exit_code for one in done), default=3 if blocked else 0)
+
+
+def _replayed(one: Replayed) -> str:
+    [stream] = one.run.streams
+    rows, after = stream.rows, one.standing
+    if stream.error is not None:
+        return f"{stream.stream}: {stream.status}: {stream.error.message}"
+    counts = f"{rows.inserted:,} inserted, {rows.updated:,} updated, {rows.deleted:,} deleted"
+    epoch = after.journal.epoch if after.journal else 0
+    text = f"{stream.stream}: replayed, {counted(rows.read, 'change')} read ({counts}), epoch {epoch}"
+    return "\n".join([text, f"  verified: {after.note}", *(f"  warning: {text}" for text in stream.warnings)])
+
+
+def _plan(one: ReplayPlan) -> str:
+    data = one.to_json()
+    rows = [["  plan", "nothing was touched"]]
+    for label, place in (("  from", one.start), ("  applied", one.applied)):
+        if place is not None:
+            rows.append([label, place.source.at + (f", after load {place.load_id}" if place.load_id else "")])
+    if one.end is not None:
+        rows.append(["  to", one.end])
+    for label, what in (("  log", "log_bytes"), ("  events", "events")):
+        total, applied = ("unknown" if n is None else f"{n:,}" for n in data[what].values())
+        unit = " bytes" if what == "log_bytes" else ""
+        rows.append([label, f"{total}{unit}, of which the target has {applied}"])
+    for label, remarks in (("  blocker", one.blockers), ("  warning", one.warnings)):
+        rows += [[label, f"{r.name}: {r.found}" + (f"; {r.todo}" if r.todo else "")] for r in remarks]
+    return f"{one.stream}\n{table(rows)}"
 
 
 @cdc.command()

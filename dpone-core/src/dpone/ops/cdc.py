@@ -85,7 +85,7 @@ def wanted(pipeline: Pipeline, stream: str | None = None) -> list[Wanted]:
     """Of each change stream. Connects to nothing."""
     run = Run(pipeline, () if stream is None else (stream,))
     found = []
-    for spec in _change_streams(run, stream):
+    for spec in change_streams(run, stream):
         source = spec.source
         record = run.plugins.reader(source.type, source.changes.by) if source.changes else None
         if record is not None:
@@ -145,7 +145,7 @@ def status(pipeline: Pipeline, stream: str | None = None) -> list[StreamStatus]:
     """Of each change stream; changes nothing. A source or target out of reach is a finding. Raises StateError."""
     run = Run(pipeline)
     with closing(run.make("state", pipeline.state)) as state:
-        return [_status(run, state, spec) for spec in _change_streams(run, stream)]
+        return [_status(run, state, spec) for spec in change_streams(run, stream)]
 
 
 def _status(run: Run, state: StateBackend, spec: StreamSpec) -> StreamStatus:
@@ -182,7 +182,7 @@ def _source_status(run: Run, spec: StreamSpec, position: Position | None) -> tup
 def resync(pipeline: Pipeline, stream: str | None, tables: Sequence[str]) -> list[tuple[str, Position]]:
     """``engine.resync``, for the named change stream, the only one, or the only one that selects the tables; where it
     stands then."""
-    specs = _change_streams(Run(pipeline, () if stream is None else (stream,)), stream)
+    specs = change_streams(Run(pipeline, () if stream is None else (stream,)), stream)
     if len(specs) > 1:
         specs = [spec for spec in specs if all(_selects(spec.source, table) for table in tables)] or specs
     names = [spec.name for spec in specs]
@@ -203,13 +203,13 @@ def pause(pipeline: Pipeline, stream: str | None, reason: str) -> list[tuple[str
     if not (reason := " ".join(reason.split())):
         raise ConfigError("pause a stream", "the reason is empty", "say with --reason why the stream must not run")
     run = Run(pipeline)
-    return pause_of_engine(run, _change_streams(run, stream), reason)
+    return pause_of_engine(run, change_streams(run, stream), reason)
 
 
 def resume(pipeline: Pipeline, stream: str | None) -> list[tuple[str, Pause | None]]:
     """End the pause of each change stream; None: it had none."""
     run = Run(pipeline)
-    return resume_of_engine(run, _change_streams(run, stream))
+    return resume_of_engine(run, change_streams(run, stream))
 
 
 def drop(pipeline: Pipeline, stream: str | None = None) -> list[tuple[str, list[str]]]:
@@ -218,7 +218,7 @@ def drop(pipeline: Pipeline, stream: str | None = None) -> list[tuple[str, list[
     return _asked(pipeline, stream, lambda reader: [*(reader.drop() or ())])
 
 
-def _change_streams(run: Run, stream: str | None) -> list[StreamSpec]:
+def change_streams(run: Run, stream: str | None) -> list[StreamSpec]:
     """Asks no source: a change stream of many tables stays one."""
     select = [spec for spec in run.pipeline.streams if spec.source.changes and stream in (None, spec.name)]
     if not select:
@@ -231,7 +231,7 @@ def _change_streams(run: Run, stream: str | None) -> list[StreamSpec]:
 def _asked(pipeline: Pipeline, stream: str | None, ask: Callable[[CDCReader], T]) -> list[tuple[str, T]]:
     """What the reader of each change stream answers; it is closed behind it."""
     run, found = Run(pipeline, () if stream is None else (stream,)), []
-    for spec in _change_streams(run, stream):
+    for spec in change_streams(run, stream):
         assert spec.source.changes is not None
         with closing(run.reader(spec.source, spec.source.changes.by)) as reader, connected():
             found.append((spec.name, ask(reader)))

@@ -11,7 +11,7 @@ import json
 import os
 from bisect import bisect_left
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -77,6 +77,8 @@ KIND = "file_changelog"
 _KEYS = dict.fromkeys(("table", "op", "commit", "at", "key", "values", "unchanged", "before"))
 _KEYS_OF_COMMIT = dict.fromkeys(("op", "commit", "at"))
 _OBJECT = (dict, type(None))
+
+_COUNTED = 1 << 24  # bytes of a log whose changes are counted for a status
 
 _PARTS = ("values", "key", "before")  # the objects of a change, whose members are columns
 
@@ -424,7 +426,14 @@ class FileChangeLog:
         except DponeError as error:
             found = Finding("log", False, error.found, error.todo)
         behind = max(size - offset, 0) if found.ok else None
-        return CDCStatus(at, f"byte {size}", behind, 0.0 if behind == 0 else None, findings=(found,))
+        place, changes = offset if found.ok else None, None
+        if behind is not None and behind <= _COUNTED:
+            with suppress(DponeError):  # what is wrong with a line, a run says
+                value: Mapping[str, Any] = {} if position is None else position.value
+                given = (offset, value.get("commit", ""), value.get("lines", 0))
+                changes = self._survey(*given, size, None).changes
+        seconds = 0.0 if behind == 0 else None
+        return CDCStatus(at, f"byte {size}", place, behind, seconds, changes, findings=(found,))
 
     def drop(self) -> None:
         """Nothing was made, so nothing is dropped."""
