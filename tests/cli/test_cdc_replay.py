@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from tests.cli.schemas import require_valid
 from tests.postgres.test_kill_matrix import STEPS, run  # noqa: F401  # a fixture
 
@@ -277,9 +278,29 @@ def test_a_start_that_is_unknown_is_refused(tmp_path: Path, dpone: Dpone) -> Non
     path = loaded(tmp_path, "append", dpone)
     done = dpone("cdc", "replay-plan", path, "--from", "yesterday")
     assert (done.exit_code, "neither a position nor a load" in done.err, len(done.err.splitlines())) == (2, True, 1)
-    position = history(dpone, path)[-1]["state"]["position"]
+    oldest = history(dpone, path)[-1]["state"]
+    assert plan(dpone, path, "--from", oldest["load_id"])["from"]["position"] == oldest["position"]
+    position = oldest["position"]
     one = plan(dpone, path, "--from", json.dumps({**position, "identity": {"path": "other"}}), code=3)
     assert [blocker["name"] for blocker in one["blockers"]] == ["log"]
+
+
+def test_OUT_16_a_start_needs_one_stream(tmp_path: Path, dpone: Dpone) -> None:
+    """Of several streams the one is chosen that --stream names, as the message says."""
+    path = loaded(tmp_path, "append", dpone)
+    data = yaml.safe_load(path.read_text())
+    streams = [
+        {"name": name, "source": data["source"], "sink": {**data["sink"], "table": f"{name}_{{table}}"}}
+        for name in ("one", "two")
+    ]
+    path.write_text(yaml.safe_dump({"pipeline": "shop", "streams": streams, "state": data["state"]}))
+    for _ in range(2):
+        assert dpone("run", path).exit_code == 0
+    load = history(dpone, path)[0]["state"]["load_id"]
+    done = dpone("cdc", "replay-plan", path, "--from", load)
+    assert (done.exit_code, "the pipeline has several: one, two; choose one with --stream" in done.err) == (2, True)
+    assert plan(dpone, path, "--from", load, "--stream", "one")["from"]["load_id"] == load
+    assert len(dpone("cdc", "replay-plan", path, "--format", "json").json) == 2
 
 
 def test_a_plan_that_was_overtaken_is_refused(tmp_path: Path, run: Run, dpone: Dpone) -> None:  # noqa: F811

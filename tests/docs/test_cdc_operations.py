@@ -41,7 +41,7 @@ def test_the_page_is_followed(
     """Each command does and prints what the page shows, over the change log of the page."""
     monkeypatch.chdir(tmp_path)
     text = re.sub(r"^ {3}", "", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    assert follow(page(tmp_path, text), "", capsys) == 7
+    assert follow(page(tmp_path, text), "", capsys) == 10
 
 
 @pytest.mark.postgres
