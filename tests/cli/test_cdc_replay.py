@@ -285,6 +285,19 @@ def test_a_start_that_is_unknown_is_refused(tmp_path: Path, dpone: Dpone) -> Non
     assert [blocker["name"] for blocker in one["blockers"]] == ["log"]
 
 
+def test_a_source_with_another_history_is_not_replayed(tmp_path: Path, dpone: Dpone) -> None:
+    """The log is as it was up to the start, and another one before what the target has: the replay stops as a run does,
+    and changes nothing."""
+    path = loaded(tmp_path, "cdc_apply", dpone)
+    log = tmp_path / "changes.jsonl"
+    log.write_text(log.read_text().replace('"item": "again"', '"item": "other"'))
+    plan(dpone, path)
+    before = target(tmp_path)
+    done = execute(dpone, path, code=3)
+    assert done["run"]["streams"][0]["error"]["kind"] == "IdentityChanged"
+    assert (target(tmp_path), dpone("run", path).exit_code) == (before, 3)
+
+
 def test_OUT_16_a_start_needs_one_stream(tmp_path: Path, dpone: Dpone) -> None:
     """Of several streams the one is chosen that --stream names, as the message says."""
     path = loaded(tmp_path, "append", dpone)
