@@ -75,6 +75,25 @@ def test_what_was_acknowledged_is_gone(tmp_path: Path, source: ChangeSource, run
     require_equal(source, tmp_path, "sqlite", "afterwards")
 
 
+def test_a_restored_target_that_the_slot_is_beyond_is_not_replayed(
+    tmp_path: Path, source: ChangeSource, run: Run, dpone: Dpone  # noqa: F811
+) -> None:  # fmt: skip
+    """Later positions can be read from, but would leave out what the restored target lacks: log_gone, and a run stops
+    as well; all tables read again are what helps."""
+    begin(source)
+    pipeline = lay(tmp_path, source, "sqlite")
+    assert run(pipeline)["code"] == 0
+    backup = (tmp_path / "warehouse.db").read_bytes()
+    change(source)
+    assert run(pipeline)["code"] == 0
+    (tmp_path / "warehouse.db").write_bytes(backup)
+    assert run(pipeline)["code"] == 3
+    one = plan(dpone, pipeline, 3)
+    assert (one["from"], {blocker["name"] for blocker in one["blockers"]}) == (None, {"log_gone", "position"})
+    assert run(pipeline, options={"full_refresh": True})["code"] == 0
+    require_equal(source, tmp_path, "sqlite", "read again")
+
+
 @pytest.mark.parametrize("sink", ["sqlite", "postgres"])
 def test_a_second_delivery_makes_no_difference(
     tmp_path: Path, source: ChangeSource, run: Run, dpone: Dpone, sink: str  # noqa: F811
