@@ -225,7 +225,8 @@ class _Planner:
         ahead = not standing.agree and standing.note != BEHIND
         begins = start is None or start.position.at_epoch(0) == applied.position.at_epoch(0)
         if begins and self._start is None and not (ahead and start):
-            found = f"the source no longer has the changes before {applied.source.at or 'the position'}"
+            gone = "after" if start is None else "before"
+            found = f"the source no longer has the changes {gone} {applied.source.at or 'the position'}"
             yield Remark("log_gone", found, self._resync)
         for finding in (applied if start is None else start).source.findings:
             if finding.ok is False:
