@@ -79,6 +79,13 @@ def test_status_of_a_change_log(stream: Path, dpone: Dpone) -> None:
     assert (status(1)[1], dpone("run", stream).exit_code) == (["log"], 3)
 
 
+def test_a_change_log_has_no_failover_slot(stream: Path, dpone: Dpone) -> None:
+    """--failover is refused in one line, and works without, as it says."""
+    done = dpone("cdc", "create", stream, "--failover")
+    assert (done.exit_code, "source file does not have failover slots; remove --failover" in done.err) == (2, True)
+    assert dpone("cdc", "create", stream).exit_code == 0
+
+
 def test_drop_asks_before_it_lets_go(stream: Path, dpone: Dpone) -> None:
     """Without a terminal to ask and without --yes it is refused."""
     done = dpone("cdc", "drop", stream)

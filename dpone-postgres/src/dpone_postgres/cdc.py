@@ -160,7 +160,8 @@ class PostgresLogicalReader:
     def setup_plan(self, role: str = "") -> list[str]:
         """SQL for a DBA. Needs no server. Raises ConfigError for a glob, whose tables are not known without one."""
         names = [str(self._wanted)] if self._wanted else []
-        return plan(self._slot, self._publication, names, role or str(self._given.get("user", "dpone")))
+        user = role or str(self._given.get("user", "dpone"))
+        return plan(self._slot, self._publication, names, user, self._options.failover)
 
     def create(self) -> Position:
         """Create the publication, then the slot: decoding fails for commits that are older than the publication.
@@ -172,14 +173,28 @@ class PostgresLogicalReader:
         if server.wal_level != "logical":
             found = f"wal_level is {server.wal_level}"
             raise SourceError(f"create slot {self._slot}", found, "set wal_level = logical and restart the server")
+        slot = Slot.of(db, self._slot, self._failed)
+        self._require_failover(db, slot)
         if not publication.exists(db, self._publication, self._failed):
             self._publish(db)
-        slot = Slot.of(db, self._slot, self._failed)
         if slot is None:
             self._make_slot(db)
             slot = require_slot(db, self._slot, None, self._failed)
         slot.require(server, self._failed)
         return self._position(server, slot.confirmed, {}, exact=True).to_position()
+
+    def _require_failover(self, db: psycopg.Connection[Any], slot: Slot | None) -> None:
+        """Raises SourceError if the slot is to be one and cannot, ConfigError if it is there and is none."""
+        failed = f"create slot {self._slot}"
+        if not self._options.failover:
+            return
+        if db.info.server_version < 170000:
+            found = f"PostgreSQL {db.info.server_version // 10000} does not have failover slots, which came with 17"
+            raise SourceError(failed, found, "remove --failover and source.options.failover")
+        if slot is not None and not slot.failover:
+            sql = f"ALTER_REPLICATION_SLOT {handover.DIALECT.quote(self._slot)} (FAILOVER true)"
+            found = "the slot exists, but is not a failover slot"
+            raise ConfigError(failed, found, f"run over a replication connection (psql 'replication=database'): {sql}")
 
     def _publish(self, db: psycopg.Connection[Any]) -> None:
         found = rows(db, self._failed, _ORDINARY)
@@ -213,7 +228,9 @@ class PostgresLogicalReader:
     def _make_slot(self, db: psycopg.Connection[Any]) -> None:
         failed = f"create slot {self._slot}"
         try:
-            rows(db, failed, "SELECT pg_catalog.pg_create_logical_replication_slot(\0, \0)", (self._slot, PLUGIN))
+            more = ", failover => true" if self._options.failover else ""
+            sql = f"SELECT pg_catalog.pg_create_logical_replication_slot(\0, \0{more})"
+            rows(db, failed, sql, (self._slot, PLUGIN))
         except SourceError as error:
             raise self._waited(error) from error
 

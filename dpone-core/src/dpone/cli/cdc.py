@@ -79,8 +79,9 @@ def cdc() -> None:
 @cdc.command()
 @pipeline_argument
 @stream_option
+@click.option("--failover", is_flag=True, help="PostgreSQL 17: a slot that standbys keep a copy of.")
 @format_option
-def create(pipeline: str, stream: str | None, format_: str) -> None:
+def create(pipeline: str, stream: str | None, failover: bool, format_: str) -> None:
     """Create the slot or capture of each change stream.
 
     Existing slots and captures stay unchanged.
@@ -89,7 +90,7 @@ def create(pipeline: str, stream: str | None, format_: str) -> None:
         from dpone.config.reader import load_pipeline
         from dpone.ops.cdc import create as made
 
-        found = made(load_pipeline(pipeline), stream)
+        found = made(load_pipeline(pipeline), stream, failover)
     data = [{"stream": name, "position": position.to_json()} for name, position in found]
     emit(format_, data, lambda: table([[name, _json(position.value)] for name, position in found]))
 

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
 import attrs
-from attrs import frozen
+from attrs import evolve, frozen
 
 from dpone.contract import CDCReader, CDCStatus, Finding, StateBackend, SupportsStatus
 from dpone.engine.journal import START
@@ -39,7 +39,7 @@ T = TypeVar("T")
 def setup_plan(
     backend: str,
     tables: Sequence[Name],
-    options: Mapping[str, str],
+    options: Mapping[str, Any],
     role: str = "",
     connection: Secret | None = None,
     plugins: Plugins | None = None,
@@ -73,11 +73,12 @@ def _planned(reader: CDCReader, backend: str, role: str) -> list[str]:
 
 @frozen
 class Wanted:
-    """What is to be planned, as a change stream of a pipeline says it. ``options``: texts among the source's own."""
+    """What is to be planned, as a change stream of a pipeline says it. ``options``: texts and switches of the
+    source."""
 
     backend: str
     tables: tuple[Name, ...]
-    options: Mapping[str, str]
+    options: Mapping[str, Any]
     connection: Secret | None
 
 
@@ -91,15 +92,28 @@ def wanted(pipeline: Pipeline, stream: str | None = None) -> list[Wanted]:
         if record is not None:
             given = attrs.asdict(source.options, recurse=False)
             default = attrs.asdict(type(source.options)(), recurse=False)
-            options = {n: value for n, value in given.items() if isinstance(value, str) and value != default[n]}
+            options = {n: value for n, value in given.items() if isinstance(value, str | bool) and value != default[n]}
             tables = () if source.table is None else (source.table,)
             found.append(Wanted(record.name, tables, options, source.connection))
     return found
 
 
-def create(pipeline: Pipeline, stream: str | None = None) -> list[tuple[str, Position]]:
-    """Make slot or capture of each change stream; what is there stays. Where each begins."""
+def create(pipeline: Pipeline, stream: str | None = None, failover: bool = False) -> list[tuple[str, Position]]:
+    """Make slot or capture of each change stream; what is there stays. Where each begins. ``failover``: as the source's
+    option of that name says, whatever the pipeline does; raises ConfigError for a source without it."""
+    if failover:
+        pipeline = evolve(pipeline, streams=tuple(map(_failing_over, pipeline.streams)))
     return _asked(pipeline, stream, lambda reader: reader.create())
+
+
+def _failing_over(spec: StreamSpec) -> StreamSpec:
+    source = spec.source
+    if not source.changes:
+        return spec
+    if "failover" not in {f.name for f in attrs.fields(type(source.options))}:
+        found = f"source {source.type} does not have failover slots"
+        raise ConfigError(f"create stream {spec.name}", found, "remove --failover")
+    return evolve(spec, source=evolve(source, options=evolve(source.options, failover=True)))
 
 
 def lag(pipeline: Pipeline, stream: str | None = None) -> list[tuple[str, Mapping[str, Any]]]:
