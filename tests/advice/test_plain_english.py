@@ -19,6 +19,7 @@ PRIVATE = re.compile(
 )
 ERRORS = (
     "Error", "Busy", "Conflict", "Gap", "Changed", "SetBack", "Break", "Ahead", "Missing", "Refused", "Mismatch",
+    "Paused",
 )  # fmt: skip
 PLURAL = re.compile(
     r"(?<!than )(?<!find )\{\} "

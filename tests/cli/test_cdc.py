@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.cli.schemas import require_valid
 
 Dpone = Callable[..., Any]
 PIPELINE = """\
@@ -40,6 +41,49 @@ def test_create_lag_and_drop_speak_for_each_change_stream(stream: Path, dpone: D
     assert "orders" in dpone("cdc", "lag", stream).out
     assert dpone("cdc", "drop", stream, "--stream", "orders", "--yes").out == "orders: dropped\n"
     assert (stream.parent / "changes.jsonl").read_text() == LINES
+
+
+def test_status_of_a_change_log(stream: Path, dpone: Dpone) -> None:
+    """The lag is what the log has after the position; a state that is ahead of its target, a target and a log out of
+    reach are findings, which a run finds as well."""
+
+    def status(code: int) -> tuple[dict[str, Any], list[str]]:
+        done = dpone("cdc", "status", stream, "--format", "json")
+        assert done.exit_code == code, done.err
+        require_valid("cdc-status.json", done.json)
+        [one] = done.json
+        return one, [finding["name"] for finding in one["findings"] if finding["ok"] is False]
+
+    one, bad = status(0)
+    assert (one["position"], one["lag"], one["slot"], bad) == (None, {"bytes": len(LINES), "seconds": None}, None, [])
+    assert dpone("run", stream).exit_code == 0
+    assert status(0)[0]["lag"] == {"bytes": 0, "seconds": 0}
+    log, warehouse = stream.parent / "changes.jsonl", stream.parent / "warehouse.db"
+    log.write_text(LINES + LINES.replace('"1"', '"2"'))
+    loaded, _ = status(0)
+    assert (loaded["lag"], loaded["at"]) == ({"bytes": len(LINES), "seconds": None}, f"byte {len(LINES)}")
+    text = dpone("cdc", "status", stream).out
+    for part in (f"byte {len(LINES)}, load {loaded['load_id']}", f"{len(LINES)} bytes up to byte", "paused    no"):
+        assert part in text
+    content = warehouse.read_bytes()
+    warehouse.unlink()
+    assert status(1)[1] == ["state"]
+    warehouse.mkdir()
+    one, bad = status(1)
+    assert (bad, one["position"], one["load_id"]) == (["target"], loaded["position"], loaded["load_id"])
+    warehouse.rmdir()
+    warehouse.write_bytes(content)
+    log.unlink()
+    assert (status(1)[1], dpone("run", stream).exit_code) == (["log"], 3)
+    log.write_text("{")
+    assert (status(1)[1], dpone("run", stream).exit_code) == (["log"], 3)
+
+
+def test_a_change_log_has_no_failover_slot(stream: Path, dpone: Dpone) -> None:
+    """--failover is refused in one line, and works without, as it says."""
+    done = dpone("cdc", "create", stream, "--failover")
+    assert (done.exit_code, "source file does not have failover slots; remove --failover" in done.err) == (2, True)
+    assert dpone("cdc", "create", stream).exit_code == 0
 
 
 def test_drop_asks_before_it_lets_go(stream: Path, dpone: Dpone) -> None:

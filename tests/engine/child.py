@@ -14,6 +14,7 @@ A job is JSON: ``pipeline``, ``options`` of dpone.engine.run, ``signal`` (KILL),
     ops             after that many virtual machine instructions of SQLite
     undo            stream and load id: take that load back instead of running; these four are counted from its start
     move            old and new key: rename it instead of running; counted from its start, too
+    replay          options of a replay of a change stream (``from``), planned now and executed instead of a run
     since, until    the steps between which these four are counted (commit_started, committed)
 
 As a plugin of ``dpone`` it takes its job from the environment variable DPONE_TRAP.
@@ -39,10 +40,12 @@ import dpone.connectors.sqlite.sink  # noqa: F401  # imported before the fork, l
 from dpone.config.reader import load_pipeline
 from dpone.connectors.file.state import _FileLease
 from dpone.connectors.sqlite.database import SqliteDatabase
+from dpone.engine.job import Replay
 from dpone.engine.run import Run
 from dpone.engine.undo import undo
 from dpone.errors import Interrupted
 from dpone.hookspecs import hookimpl
+from dpone.ops.replay import replay_plans
 from dpone.ops.state import move
 from dpone.plugins import discover
 from dpone.sql.state import SqlLease
@@ -177,6 +180,8 @@ def execute(job: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         trap.armed = True
         move(load_pipeline(job["pipeline"]), *job["move"])
         return 0, {"count": trap.count}
+    if "replay" in job:
+        job["options"] = {"replay": planned(job)}
     if "undo" in job:
         trap.armed = True
         undo(job["pipeline"], *job["undo"], plugins)
@@ -190,6 +195,15 @@ def execute(job: dict[str, Any]) -> tuple[int, dict[str, Any]]:
     finally:
         plugins.manager.unregister(trap)
     return run.report.exit_code, {"report": run.report.to_json(), "count": trap.count}
+
+
+def planned(job: dict[str, Any]) -> Replay:
+    """The replay that ``dpone cdc replay --execute`` makes of a plan from the earliest position."""
+    [plan] = replay_plans(load_pipeline(job["pipeline"]), None, job["replay"].get("from"))
+    assert plan.start is not None, plan
+    assert plan.applied is not None, plan
+    assert not plan.blockers, plan
+    return Replay(plan.start.position, plan.applied.load_id or "")
 
 
 def forked(job: dict[str, Any]) -> dict[str, Any]:

@@ -242,3 +242,35 @@ def test_the_setup_plan_refuses_partitions_and_children_too(source: ChangeSource
         with source.reader(table) as reader, pytest.raises(psycopg.errors.RaiseException, match="no replica identity"):
             source.run(*reader.setup_plan())
     assert publications(source) == 0
+
+
+def test_a_failover_slot_is_made_on_request(source: ChangeSource, pipeline: Path, dpone: Any) -> None:  # noqa: F811
+    """By the flag or the option; a slot that is there becomes one by the statement that the message names, over a
+    replication connection. A server without them is asked for nothing, and nothing is made."""
+    follow(source, pipeline, options={**yaml.safe_load(pipeline.read_text())["source"]["options"], "failover": True})
+    asked = f"SELECT to_jsonb(s) -> 'failover' FROM pg_replication_slots AS s WHERE slot_name = '{source.slot}'"
+    [(version,)] = source.query("SELECT current_setting('server_version_num')::int")
+    if version < 170000:
+        done = dpone("cdc", "create", pipeline)
+        assert (done.exit_code, "does not have failover slots" in done.err) == (1, True)
+        assert source.query(f"SELECT 1 FROM pg_publication WHERE pubname = '{source.schema}'") == []
+        lay(pipeline.parent, source, "sqlite")
+        assert dpone("cdc", "create", pipeline).exit_code == 0
+        return
+    assert dpone("cdc", "create", pipeline).exit_code == 0
+    assert source.query(asked) == [(True,)]
+    plan = dpone("cdc-plan", "--pipeline", pipeline, "--table", f"{source.schema}.orders").out
+    assert "'pgoutput', failover => true)" in plan
+    source.drop_slot()
+    lay(pipeline.parent, source, "sqlite")
+    assert dpone("cdc", "create", pipeline).exit_code == 0
+    assert source.query(asked) == [(False,)]
+    done = dpone("cdc", "create", pipeline, "--failover")
+    assert "the slot exists, but is not a failover slot" in done.err
+    assert source.query(asked) == [(False,)]
+    with source.server.connect(replication="database") as db:
+        db.pgconn.exec_(done.err.partition("database'): ")[2].strip().encode())
+    assert source.query(asked) == [(True,)]
+    assert dpone("cdc", "create", pipeline, "--failover").exit_code == 0
+    assert dpone("run", pipeline).exit_code == 0
+    assert dpone("cdc", "status", pipeline, "--format", "json").json[0]["slot"]["failover"] is True

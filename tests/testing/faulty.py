@@ -1245,6 +1245,20 @@ class TakesAWholeForAPart(FaultySink):
         return evolve(load, whole=False) if load.changes else load
 
 
+@fails(cdc_apply_of_a_replay_leaves_the_same_rows="1 rows are missing, 1 too many")
+class TakesAReplayForAnyLoad(FaultySink):
+    def opened(self, load: Any) -> Any:
+        return evolve(load, replayed=False)
+
+
+@fails(cdc_apply_of_a_replay_leaves_the_same_rows="1 rows are missing, 0 too many")
+class LeavesOutWhatAReplayBrings(FaultySink):
+    """All of it was there before."""
+
+    def change(self, batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+        yield batch.slice(0, 0) if self.load.replayed else batch
+
+
 class SaidOtherwise(FaultySink):
     """Change batches are applied by another strategy than was said."""
 

@@ -12,6 +12,7 @@ from attrs import evolve
 from tests.testing.faulty import Mapped, column, fails, honest
 
 from dpone.connectors.file.changelog import FileChangeLog
+from dpone.contract import Finding
 from dpone.errors import ConfigError, Gap, IdentityChanged, SourceError
 from dpone.model import changes
 from dpone.model.ids import ulid
@@ -367,3 +368,50 @@ class ReadsTheOthersAgainToo(Rereads):
 
     def resync(self, position: Any, tables: Any) -> Any:
         return super().resync(position, tables) and None
+
+
+@fails(a_status_is_that_of_a_position="assert [f for one in before for f in one.findings if f.ok is False] == []")
+class FindsFaultWithEverything(FileChangeLog):
+    def status(self, position: Any) -> Any:
+        return evolve(super().status(position), findings=(Finding("log", False, "it is late", "wait"),))
+
+
+@fails(a_status_is_that_of_a_position="more log is after a later position")
+class MeasuresWhatWasRead(FileChangeLog):
+    def status(self, position: Any) -> Any:
+        found = super().status(position)
+        return evolve(found, bytes=self._log.size() - found.bytes)
+
+
+@fails(a_status_is_that_of_a_position="as much log is after one position as after another")
+class MeasuresTheWholeLog(FileChangeLog):
+    def status(self, position: Any) -> Any:
+        return evolve(super().status(position), bytes=self._log.size())
+
+
+@fails(a_status_is_that_of_a_position='assert [r["id"] for r in _rows(reader, _all(reader, first.position))] == [2]')
+class ReadsAwayByItsStatus(FileChangeLog):
+    """The next window begins elsewhere."""
+
+    looked = False
+
+    def status(self, position: Any) -> Any:
+        self.looked = True
+        return super().status(position)
+
+    def window(self, after: Any, limit: Any) -> Any:
+        return super().window(None if self.looked else after, limit)
+
+
+@fails(a_status_is_that_of_a_position="a position of another log is fine")
+class TakesAnyPosition(FileChangeLog):
+    def status(self, position: Any) -> Any:
+        return super().status(position and evolve(position, identity={"path": self._label}))
+
+
+@fails(a_status_is_that_of_a_position="what follows the position is gone, and the status is fine")
+class SeesNoGap(FileChangeLog):
+    def status(self, position: Any) -> Any:
+        found = super().status(position)
+        gap = self._log.size() < 2
+        return evolve(found, findings=()) if gap else found

@@ -73,6 +73,7 @@ CAPABILITIES: Mapping[Role, Mapping[str, str]] = {
         "gap": "stop the run at a gap and name it",
         "snapshot_handover": "join initial snapshot and stream without a gap",
         "resync": "read all rows of one table again while the others continue",
+        "status": "report from a position how far the stream is behind, and whether it can go on",
     },
 }
 

@@ -90,6 +90,7 @@ class WindowRequest:
     mode        the strategy's mode; a source that cannot serve it (append from xmin) raises ConfigError
     parts       the parts of an interrupted load, with their bounds: a source that declares ``mixed_snapshots`` returns
                 a window of exactly these parts, in a new snapshot, or raises ConfigError
+    to_end      a change stream is read to the end of its log, whatever its limit
     """
 
     whole: bool = False
@@ -98,6 +99,7 @@ class WindowRequest:
     expected: pa.Schema | None = None
     mode: str = "append"
     parts: tuple[Part, ...] = ()
+    to_end: bool = False
 
 
 @frozen
@@ -336,6 +338,8 @@ class Load:
                as it is. If the load is empty and must not empty the target, it always stays as it is
     origin     digest of key, epoch, the load before and everything that decides which rows a part has: the same for
                every attempt after that load, also if the source has more rows now
+    replayed   the target may have some of the changes already, and later ones. The commit leaves what it would have
+               without them, or fails
     """
 
     key: str
@@ -352,6 +356,7 @@ class Load:
     count: bool = False
     replace_columns: bool = False
     origin: str = ""
+    replayed: bool = False
 
     def entry(self, after: Entry | None, position: Position, **rows: int) -> Entry:
         """The entry of its commit, for sinks that keep no journal of their own."""
@@ -828,8 +833,9 @@ class CDCReader(Protocol):
         Gap or IdentityChanged rather than skip changes. If shapes cannot be united, the window ends before the
         transaction with the first change of the new shape.
 
-        Called once per attempt, as ``Source.window``. The source keeps everything: nothing is acknowledged, and the
-        spool need not survive a crash. If a log is read in a transaction, that transaction is aborted.
+        Called once per attempt, as ``Source.window``; in a replay first for the position that the stream has. The
+        source keeps everything: nothing is acknowledged, and the spool need not survive a crash. If a log is read in a
+        transaction, that transaction is aborted.
         """
         ...
 
@@ -871,6 +877,44 @@ class SupportsResync(Protocol):
         ...
 
 
+@frozen
+class CDCStatus:
+    """A change stream at its source, seen from a position.
+
+    at, end   the position, and up to where the log goes now, in the words of the source (an LSN, a byte)
+    place     of the position in the log, as a number: a later position has a greater one; None: it is not of this log
+    bytes     how much log is after the position; None: not known
+    seconds   since the source committed what was read last: the stream is at most so far behind. 0 if there is nothing
+              after the position; None: not known
+    changes   number of changes after the position, where few bytes are; None: not counted
+    slot      facts of the slot or capture, as the source calls them; empty if it has none
+    waiting   tables whose rows the next runs read as a whole
+    findings  whether the stream can go on from the position: one with ``ok`` False for all that ``window`` would refuse
+              and that can be seen without reading the log
+    """
+
+    at: str
+    end: str
+    place: int | None = None
+    bytes: int | None = None
+    seconds: float | None = None
+    changes: int | None = None
+    slot: Mapping[str, Any] = field(factory=dict)
+    waiting: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
+
+
+class SupportsStatus(Protocol):
+    """Optional part of a CDCReader whose plugin declares ``status``."""
+
+    def status(self, position: Position | None) -> CDCStatus:
+        """Where the source is, seen from ``position``; None: from where the stream begins. Called by ``dpone cdc
+        status``, and by ``dpone cdc replay-plan`` for positions of the past, without a lock, also while a run reads.
+        Changes nothing, reads few changes or none, and does not wait for who uses the slot. What is wrong with the
+        stream is a finding; raises SourceError if the source is out of reach."""
+        ...
+
+
 PROTOCOLS: Mapping[Role, type] = {
     "source": Source,
     "sink": Sink,
@@ -894,5 +938,5 @@ OPTIONAL: Mapping[Role, Mapping[str, type]] = {
         "sql": SupportsSql,
     },
     "state": {"partitions": SupportsPartitions},
-    "cdc": {"resync": SupportsResync},
+    "cdc": {"resync": SupportsResync, "status": SupportsStatus},
 }

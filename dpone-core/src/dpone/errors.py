@@ -18,6 +18,7 @@ DponeError                     anything dpone raises on purpose; exit code 1
     ├── StateMissing           rows in the target, but neither journal nor state
     ├── DeletesRefused         a load would delete more than the pipeline allows
     ├── UndoRefused            a load cannot be taken back
+    ├── Paused                 a person paused the stream
     ├── ManifestChanged        a load is half staged, and the pipeline or the schema has changed since
     └── PipelineMismatch       the pipeline file names something that the system does not have
 Interrupted                    SIGINT or SIGTERM; exit 130
@@ -126,6 +127,10 @@ class DeletesRefused(Stopped):
 
 
 class UndoRefused(Stopped):
+    pass
+
+
+class Paused(Stopped):
     pass
 
 

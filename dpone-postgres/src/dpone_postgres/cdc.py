@@ -20,6 +20,7 @@ from attrs import evolve
 from dpone.cdc.spool import Spool
 from dpone.contract import (
     BatchStream,
+    CDCStatus,
     ChangeWindow,
     Finding,
     Stream,
@@ -56,6 +57,7 @@ from dpone_postgres.slot import (
     PLUGIN,
     Server,
     Slot,
+    read_since,
     release,
     require_committed,
     require_not_passed,
@@ -158,7 +160,8 @@ class PostgresLogicalReader:
     def setup_plan(self, role: str = "") -> list[str]:
         """SQL for a DBA. Needs no server. Raises ConfigError for a glob, whose tables are not known without one."""
         names = [str(self._wanted)] if self._wanted else []
-        return plan(self._slot, self._publication, names, role or str(self._given.get("user", "dpone")))
+        user = role or str(self._given.get("user", "dpone"))
+        return plan(self._slot, self._publication, names, user, self._options.failover)
 
     def create(self) -> Position:
         """Create the publication, then the slot: decoding fails for commits that are older than the publication.
@@ -170,14 +173,28 @@ class PostgresLogicalReader:
         if server.wal_level != "logical":
             found = f"wal_level is {server.wal_level}"
             raise SourceError(f"create slot {self._slot}", found, "set wal_level = logical and restart the server")
+        slot = Slot.of(db, self._slot, self._failed)
+        self._require_failover(db, slot)
         if not publication.exists(db, self._publication, self._failed):
             self._publish(db)
-        slot = Slot.of(db, self._slot, self._failed)
         if slot is None:
             self._make_slot(db)
             slot = require_slot(db, self._slot, None, self._failed)
         slot.require(server, self._failed)
         return self._position(server, slot.confirmed, {}, exact=True).to_position()
+
+    def _require_failover(self, db: psycopg.Connection[Any], slot: Slot | None) -> None:
+        """Raises SourceError if the slot is to be one and cannot, ConfigError if it is there and is none."""
+        failed = f"create slot {self._slot}"
+        if not self._options.failover:
+            return
+        if db.info.server_version < 170000:
+            found = f"PostgreSQL {db.info.server_version // 10000} does not have failover slots, which came with 17"
+            raise SourceError(failed, found, "remove --failover and source.options.failover")
+        if slot is not None and not slot.failover:
+            sql = f"ALTER_REPLICATION_SLOT {handover.DIALECT.quote(self._slot)} (FAILOVER true)"
+            found = "the slot exists, but is not a failover slot"
+            raise ConfigError(failed, found, f"run over a replication connection (psql 'replication=database'): {sql}")
 
     def _publish(self, db: psycopg.Connection[Any]) -> None:
         found = rows(db, self._failed, _ORDINARY)
@@ -211,7 +228,9 @@ class PostgresLogicalReader:
     def _make_slot(self, db: psycopg.Connection[Any]) -> None:
         failed = f"create slot {self._slot}"
         try:
-            rows(db, failed, "SELECT pg_catalog.pg_create_logical_replication_slot(\0, \0)", (self._slot, PLUGIN))
+            more = ", failover => true" if self._options.failover else ""
+            sql = f"SELECT pg_catalog.pg_create_logical_replication_slot(\0, \0{more})"
+            rows(db, failed, sql, (self._slot, PLUGIN))
         except SourceError as error:
             raise self._waited(error) from error
 
@@ -625,6 +644,37 @@ class PostgresLogicalReader:
             "wal_status": slot.wal_status, "active": slot.active is not None,
         }  # fmt: skip
 
+    def status(self, position: Position | None) -> CDCStatus:
+        """``contract.SupportsStatus``. ``seconds`` is by the clock of the server, whose commits have its times."""
+        db = self._db()
+        server, slot = Server.of(db, self._failed), Slot.of(db, self._slot, self._failed)
+        saved: PostgresLogicalOffset | None = None
+        findings = [_slot_finding(slot, server, self._failed, position is None)]
+        if position is not None:
+            try:
+                saved = require_position(position, self._position(server, 0, {}), server, self._failed)
+                if slot is not None:
+                    require_not_passed(slot, lsn_number(saved.lsn), self._failed)
+                findings.append(Finding("position", True, f"{saved.lsn} can be resumed"))
+            except DponeError as error:
+                findings.append(Finding("position", False, error.found, error.todo))
+        at = lsn_number(saved.lsn) if saved else slot.confirmed if slot is not None and position is None else None
+        behind = None if at is None else max(server.end - at, 0)
+        since = read_since(db, saved.commit, self._failed) if saved else None
+        facts = {} if slot is None else {**slot.health(), "kept_bytes": max(server.end - slot.restart, 0)}
+        return CDCStatus(
+            "" if at is None else lsn_text(at), lsn_text(server.end), at, behind, 0.0 if behind == 0 else since, None,
+            facts, self._waiting(db, saved, position), tuple(findings),
+        )  # fmt: skip
+
+    def _waiting(
+        self, db: psycopg.Connection[Any], saved: PostgresLogicalOffset | None, position: Position | None
+    ) -> tuple[str, ...]:
+        published = {str(table.name) for table in self._tables(db)} if self._options.initial == "snapshot" else set()
+        if saved is None:
+            return tuple(sorted(published)) if position is None else ()
+        return tuple(sorted({*saved.due} | published - {*saved.tables}))
+
     def drop(self) -> list[str]:
         """Drop the slot, and the publication if ``create`` created it for this slot. Returns one line for each."""
         db, failed = self._db(), f"drop slot {self._slot} at {where(self._given)}"
@@ -681,6 +731,21 @@ SELECT n.nspname::text, c.relname::text FROM pg_catalog.pg_class AS c JOIN pg_ca
 ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relpersistence = 'p'
 AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname !~ '^pg_' AND c.relname !~ '^__dpone__'
 ORDER BY 1, 2"""
+
+
+def _slot_finding(slot: Slot | None, server: Server, failed: str, new: bool) -> Finding:
+    if slot is None:
+        return Finding(
+            "slot", False, "the slot does not exist", "create it with 'dpone cdc create'" if new else NO_SLOT
+        )
+    try:
+        evolve(slot, active=None).require(server, failed)  # a reader is no fault
+    except DponeError as error:
+        return Finding("slot", False, error.found, error.todo)
+    if slot.wal_status != "unreserved":
+        return Finding("slot", True, f"slot {slot.name} is {slot.wal_status}")
+    found = f"slot {slot.name} keeps more WAL than max_slot_wal_keep_size: the next checkpoint may remove it"
+    return Finding("slot", None, found, "run the pipeline now")
 
 
 _MAY_EMIT = """

@@ -48,7 +48,8 @@ class PostgresSourceOptions(SourceOptions):
 
     slot, publication: of a change stream (incremental: {by: cdc}). initial: the stream starts with the existing rows
     (``snapshot``) or with the first change after the slot was created (``none``). transport: how a window is read:
-    ``peek``, by a function of the server, or ``stream``, by the replication protocol.
+    ``peek``, by a function of the server, or ``stream``, by the replication protocol. failover: ``create`` makes a slot
+    that standbys keep a copy of (PostgreSQL 17).
     """
 
     special_values: Literal["fail", "text"] = "fail"
@@ -58,6 +59,7 @@ class PostgresSourceOptions(SourceOptions):
     publication: str = ""
     initial: Literal["snapshot", "none"] = "snapshot"
     transport: Literal["peek", "stream"] = "peek"
+    failover: bool = False
     operations: tuple[Literal["insert", "update", "delete", "truncate"], ...] = (
         "insert", "update", "delete", "truncate",
     )  # fmt: skip

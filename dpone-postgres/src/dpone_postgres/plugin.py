@@ -32,7 +32,7 @@ dpone_sources, dpone_sinks, dpone_state_backends = sql_hooks(
 @hookimpl
 def dpone_cdc_readers() -> list[Connector]:
     changes = ("insert_update_delete", "key_change", "truncate", "unchanged", "schema_change")
-    supported = (*changes, "gap", "snapshot_handover", "resync")
+    supported = (*changes, "gap", "snapshot_handover", "resync", "status")
     return [
         Connector(
             "postgres_logical",

@@ -13,7 +13,7 @@ _d = PostgresDialect()
 HEARTBEAT = "SELECT pg_logical_emit_message(true, 'dpone', 'heartbeat');"
 
 
-def plan(slot: str, publication: str, tables: Sequence[str], role: str) -> list[str]:
+def plan(slot: str, publication: str, tables: Sequence[str], role: str, failover: bool) -> list[str]:
     """Publication, slot, replica identity, grants, heartbeat; the teardown as comments. Raises ConfigError for a glob:
     it would need FOR ALL TABLES, which makes updates and deletes fail in every table without a replica identity
     (CREATE PUBLICATION, Notes)."""
@@ -23,7 +23,8 @@ def plan(slot: str, publication: str, tables: Sequence[str], role: str) -> list[
         todo = "name each table with --table: FOR ALL TABLES breaks updates and deletes of tables without a key"
         raise ConfigError("plan a publication", found, todo)
     return [
-        *_guard(names), _publication(publication, names), *_members(publication, names), _slot(slot),
+        *_guard(names), _publication(publication, names), *_members(publication, names),
+        _slot(slot, failover),
         *_grants(names, role), _heartbeat(), _teardown(slot, publication),
     ]  # fmt: skip
 
@@ -78,11 +79,12 @@ def _members(publication: str, names: Sequence[Name]) -> list[str]:
     return found
 
 
-def _slot(slot: str) -> str:
+def _slot(slot: str, failover: bool) -> str:
     """In a transaction of its own, and after the publication."""
     name = _d.literal(slot)
     missing = f"NOT EXISTS (SELECT 1 FROM pg_replication_slots WHERE slot_name = {name})"
-    return f"SELECT pg_create_logical_replication_slot({name}, 'pgoutput') WHERE {missing};"
+    more = ", failover => true" if failover else ""
+    return f"SELECT pg_create_logical_replication_slot({name}, 'pgoutput'{more}) WHERE {missing};"
 
 
 def _grants(names: Sequence[Name], role: str) -> list[str]:

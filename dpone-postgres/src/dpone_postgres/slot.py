@@ -16,6 +16,7 @@ import psycopg
 from attrs import frozen
 
 from dpone.errors import Category, ConfigError, DponeError, Gap, IdentityChanged, SourceError
+from dpone.model.ids import ulid_time
 from dpone.model.position import Position
 from dpone_postgres.database import TIMELINE, numbered
 from dpone_postgres.errors import failing, sqlstate
@@ -45,7 +46,8 @@ FROM pg_catalog.pg_control_system() AS s"""
 _SLOT = """
 SELECT s.plugin::text, s.slot_type, s.database::text, s.active_pid, s.confirmed_flush_lsn::text, s.restart_lsn::text,
        coalesce(s.wal_status, 'lost'), coalesce(j ->> 'invalidation_reason', CASE j ->> 'conflicting'
-       WHEN 'true' THEN 'conflict with recovery' END, ''), pg_catalog.pg_postmaster_start_time()::text
+       WHEN 'true' THEN 'conflict with recovery' END, ''), pg_catalog.pg_postmaster_start_time()::text,
+       (j ->> 'failover')::bool
 FROM pg_catalog.pg_replication_slots AS s, LATERAL (SELECT to_jsonb(s)) AS o(j) WHERE s.slot_name = \0"""
 # The xid of a commit, with the upper half of the current xids; and its time, if the server keeps it.
 _COMMITTED = """
@@ -96,16 +98,26 @@ class Slot:
     wal_status: str
     invalid: str
     started: str
+    failover: bool | None = None  # since PostgreSQL 17: standbys may keep a copy
 
     @classmethod
     def of(cls, db: psycopg.Connection[Any], name: str, failed: str) -> Slot | None:
         found = rows(db, failed, _SLOT, (name,))
         if not found:
             return None
-        plugin, kind, database, active, confirmed, restart, status, invalid, started = found[0]
+        plugin, kind, database, active, confirmed, restart, status, invalid, started, failover = found[0]
         # A physical slot has no confirmed LSN.
         confirmed, restart = (0 if lsn is None else lsn_number(lsn) for lsn in (confirmed, restart))
-        return cls(name, plugin or "", kind, database or "", active, confirmed, restart, status, invalid, started)
+        return cls(
+            name, plugin or "", kind, database or "", active, confirmed, restart, status, invalid, started, failover
+        )  # fmt: skip
+
+    def health(self) -> dict[str, Any]:
+        return {
+            "name": self.name, "active": self.active is not None, "wal_status": self.wal_status,
+            "invalidation_reason": self.invalid or None, "confirmed": lsn_text(self.confirmed),
+            "failover": self.failover,
+        }  # fmt: skip
 
     def require(self, server: Server, failed: str) -> None:
         """PG-14: the slot can be read from this connection. Raises IdentityChanged, Gap; a transient SourceError if
@@ -155,6 +167,17 @@ def require_committed(db: psycopg.Connection[Any], slot: Slot, saved: PostgresLo
     found = f"the last transaction read, {xid}, is {status if status != 'committed' else 'a different one'}"
     why = "the server was restored to an earlier state and the slot was moved"
     raise IdentityChanged(failed, f"slot {slot.name} is at {saved.lsn}, but {found}: {why}", FROM_SCRATCH)
+
+
+def read_since(db: psycopg.Connection[Any], commit: str, failed: str) -> float | None:
+    """Seconds since the commit that a position names, or its marker was written; None: the position names none."""
+    found = _COMMIT.fullmatch(commit)
+    at = _EPOCH + int(found[2]) * _MICROSECOND if found else ulid_time(commit[-26:])
+    if at is None:
+        return None
+    [(now,)] = rows(db, failed, "SELECT pg_catalog.clock_timestamp()")
+    seconds: float = (now - at).total_seconds()
+    return max(seconds, 0.0)
 
 
 def require_position(

@@ -44,7 +44,7 @@ class ChangeStream:
     def window(self, after: Position | None, request: WindowRequest) -> Window:
         incremental = self._spec.options.incremental
         # A full refresh replaces the tables that it reads. With a limit, the next window would add the rest to them.
-        changes = self._reader.window(after, None if request.whole else incremental.limit)
+        changes = self._reader.window(after, None if request.whole or request.to_end else incremental.limit)
         wanted = {name: table for name, table in changes.tables.items() if not self._spec.excludes(Name.parse(name))}
         self._changed = {name: _without_lineage(table) for name, table in wanted.items()}
         self._history = request.mode not in CHANGES

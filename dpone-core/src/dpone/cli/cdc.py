@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from dpone.cli.output import emit, format_option, interruptible, pipeline_argument, table
 from dpone.cli.state import stream_option
+from dpone.errors import counted
+
+if TYPE_CHECKING:
+    from dpone.ops.cdc import StreamStatus
+    from dpone.ops.replay import Replayed, ReplayPlan
 
 
 @click.command("cdc-plan")
@@ -68,14 +73,15 @@ def cdc_plan(
 
 @click.group()
 def cdc() -> None:
-    """Manage the slots and captures of change streams."""
+    """Inspect, pause and set up change streams."""
 
 
 @cdc.command()
 @pipeline_argument
 @stream_option
+@click.option("--failover", is_flag=True, help="PostgreSQL 17: a slot that standbys keep a copy of.")
 @format_option
-def create(pipeline: str, stream: str | None, format_: str) -> None:
+def create(pipeline: str, stream: str | None, failover: bool, format_: str) -> None:
     """Create the slot or capture of each change stream.
 
     Existing slots and captures stay unchanged.
@@ -84,7 +90,7 @@ def create(pipeline: str, stream: str | None, format_: str) -> None:
         from dpone.config.reader import load_pipeline
         from dpone.ops.cdc import create as made
 
-        found = made(load_pipeline(pipeline), stream)
+        found = made(load_pipeline(pipeline), stream, failover)
     data = [{"stream": name, "position": position.to_json()} for name, position in found]
     emit(format_, data, lambda: table([[name, _json(position.value)] for name, position in found]))
 
@@ -103,6 +109,41 @@ def lag(pipeline: str, stream: str | None, format_: str) -> None:
     data = [{"stream": name, "lag": dict(behind)} for name, behind in found]
     lines = [[name, *(f"{what} {value}" for what, value in behind.items())] for name, behind in found]
     emit(format_, data, lambda: table(lines))
+
+
+@cdc.command()
+@pipeline_argument
+@stream_option
+@format_option
+def status(pipeline: str, stream: str | None, format_: str) -> int:
+    """Show how each change stream is doing.
+
+    Position, lag, slot, tables that wait for a snapshot, pause, and what keeps it from going on. Exit code 1 if a
+    finding is not ok. Changes nothing and reads no changes.
+    """
+    with interruptible():
+        from dpone.config.reader import load_pipeline
+        from dpone.ops.cdc import status as statuses
+
+        found = statuses(load_pipeline(pipeline), stream)
+    emit(format_, [one.to_json() for one in found], lambda: "\n".join(map(_status, found)))
+    return 0 if all(one.ok for one in found) else 1
+
+
+def _status(one: StreamStatus) -> str:
+    source = one.source
+    load = f"load {one.load_id} at {one.committed_at}" if one.load_id else "nothing was loaded yet"
+    rows = [["  position", f"{source.at + ', ' if source and source.at else ''}{load}"]]
+    if source is not None:
+        lag = "unknown" if source.bytes is None else f"{counted(source.bytes, 'byte')} up to {source.end}"
+        rows.append(["  lag", lag + ("" if source.seconds is None else f", at most {source.seconds:,.1f} s")])
+        if source.slot:
+            rows.append(["  slot", ", ".join(f"{name} {value}" for name, value in source.slot.items())])
+        rows.append(["  snapshot", f"waiting: {', '.join(source.waiting)}" if source.waiting else "no table waits"])
+    rows.append(["  paused", str(one.paused) if one.paused else "no"])
+    words = {True: "ok", False: "FAIL", None: "?"}
+    rows += [[f"  {f.name}", f"{words[f.ok]}: {f.found}" + (f"; {f.todo}" if f.todo else "")] for f in one.findings]
+    return f"{one.stream}\n{table(rows)}"
 
 
 @cdc.command()
@@ -148,6 +189,126 @@ def resync(pipeline: str, stream: str | None, tables: tuple[str, ...], format_: 
         found = resynced(load_pipeline(pipeline), stream, tables)
     data = [{"stream": name, "tables": list(tables), "position": position.to_json()} for name, position in found]
     emit(format_, data, lambda: "\n".join(f"{name}: the next run reads {', '.join(tables)} again" for name, _ in found))
+
+
+from_option = click.option(
+    "--from",
+    "start",
+    metavar="POSITION",
+    help="Load id or position of 'state history'; default: the earliest possible.",
+)
+
+
+@cdc.command("replay-plan")
+@pipeline_argument
+@stream_option
+@from_option
+@format_option
+def replay_plan(pipeline: str, stream: str | None, start: str | None, format_: str) -> int:
+    """Show which changes a replay would read again.
+
+    From where to where, what the target has of it, and by name what is in the way. Touches nothing. Exit code 3 if
+    there are blockers.
+    """
+    with interruptible():
+        from dpone.config.reader import load_pipeline
+        from dpone.ops.replay import replay_plans
+
+        found = replay_plans(load_pipeline(pipeline), stream, start)
+    emit(format_, [one.to_json() for one in found], lambda: "\n".join(map(_plan, found)))
+    return 3 if any(one.blockers for one in found) else 0
+
+
+@cdc.command()
+@pipeline_argument
+@stream_option
+@from_option
+@click.option("--execute", is_flag=True, help="Read the changes again; without it, only the plan is shown.")
+@format_option
+def replay(pipeline: str, stream: str | None, start: str | None, execute: bool, format_: str) -> int:
+    """Read changes again that were loaded before.
+
+    One commit under a new epoch, up to the end of the log. Changes that the target has make no difference. With
+    blockers, nothing is executed: exit code 3.
+    """
+    with interruptible():
+        from dpone.config.reader import load_pipeline
+        from dpone.ops import replay as ops
+
+        loaded = load_pipeline(pipeline)
+        plans = ops.replay_plans(loaded, stream, start)
+        blocked = any(plan.blockers for plan in plans)
+        done = ops.replay(loaded, plans) if execute and not blocked else []
+    data = [one.to_json() for one in done] or [{"plan": p.to_json(), "run": None, "after": None} for p in plans]
+    if execute and blocked:
+        click.echo("error: replay the changes: there are blockers; see the plan, nothing was changed", err=True)
+    emit(format_, data, lambda: "\n".join(map(_replayed, done) if done else map(_plan, plans)))
+    return max((one.exit_code for one in done), default=3 if blocked else 0)
+
+
+def _replayed(one: Replayed) -> str:
+    [stream] = one.run.streams
+    rows, after = stream.rows, one.standing
+    if stream.error is not None:
+        return f"{stream.stream}: {stream.status}: {stream.error.message}"
+    counts = f"{rows.inserted:,} inserted, {rows.updated:,} updated, {rows.deleted:,} deleted"
+    epoch = after.journal.epoch if after.journal else 0
+    text = f"{stream.stream}: replayed, {counted(rows.read, 'change')} read ({counts}), epoch {epoch}"
+    return "\n".join([text, f"  verified: {after.note}", *(f"  warning: {text}" for text in stream.warnings)])
+
+
+def _plan(one: ReplayPlan) -> str:
+    data = one.to_json()
+    rows = [["  plan", "nothing was touched"]]
+    for label, place in (("  from", one.start), ("  applied", one.applied)):
+        if place is not None:
+            rows.append([label, place.source.at + (f", after load {place.load_id}" if place.load_id else "")])
+    if one.end is not None:
+        rows.append(["  to", one.end])
+    for label, what in (("  log", "log_bytes"), ("  events", "events")):
+        total, applied = ("unknown" if n is None else f"{n:,}" for n in data[what].values())
+        unit = " bytes" if what == "log_bytes" else ""
+        rows.append([label, f"{total}{unit}, of which the target has {applied}"])
+    for label, remarks in (("  blocker", one.blockers), ("  warning", one.warnings)):
+        rows += [[label, f"{r.name}: {r.found}" + (f"; {r.todo}" if r.todo else "")] for r in remarks]
+    return f"{one.stream}\n{table(rows)}"
+
+
+@cdc.command()
+@pipeline_argument
+@stream_option
+@click.option("--reason", required=True, metavar="TEXT", help="Why; each refused run shows it.")
+@format_option
+def pause(pipeline: str, stream: str | None, reason: str, format_: str) -> None:
+    """Make runs of each change stream stop with exit code 3.
+
+    Needs neither source nor sink. Fails while a run of one of the streams is working. The position stays, and the
+    source keeps all changes until the stream has been resumed and run.
+    """
+    with interruptible():
+        from dpone.config.reader import load_pipeline
+        from dpone.ops.cdc import pause as paused
+
+        found = paused(load_pipeline(pipeline), stream, reason)
+    data = [{"stream": name, "changed": new, "paused": why.to_json()} for name, why, new in found]
+    lines = [f"{name}: {'paused' if new else 'was already paused'} {why}" for name, why, new in found]
+    emit(format_, data, lambda: "\n".join(lines))
+
+
+@cdc.command()
+@pipeline_argument
+@stream_option
+@format_option
+def resume(pipeline: str, stream: str | None, format_: str) -> None:
+    """Let runs of each paused change stream start again."""
+    with interruptible():
+        from dpone.config.reader import load_pipeline
+        from dpone.ops.cdc import resume as resumed
+
+        found = resumed(load_pipeline(pipeline), stream)
+    data = [{"stream": name, "changed": was is not None, "was_paused": was and was.to_json()} for name, was in found]
+    lines = [f"{name}: {f'resumed; paused {was}' if was else 'was not paused'}" for name, was in found]
+    emit(format_, data, lambda: "\n".join(lines))
 
 
 def _json(value: Any) -> str:

@@ -13,6 +13,7 @@ from dpone.engine.contract_check import ContractCheck
 from dpone.engine.job import Job, P, StreamContext
 from dpone.engine.journal import head_of, manifests_of
 from dpone.model import evolution
+from dpone.model.changes import EVENT_ID
 from dpone.model.pipeline import SinkSpec, StreamSpec
 from dpone.model.position import Position
 from dpone.model.report import StreamReport
@@ -24,12 +25,21 @@ from dpone.partition import PartitionManifest, PartitionManifestStore
 
 @define
 class Recovered:
-    """Where a stream stands: the journal's head, the position to continue from, the state's version, the epoch."""
+    """Where a stream stands: the journal's head, the position to continue from, the state's version, the epoch. latest: in
+    a replay, the position that the stream has."""
 
     head: Entry | None
     after: Position | None
     version: int
     epoch: int
+    latest: Position | None = None
+
+    @property
+    def again(self) -> bool:
+        """Some of the changes are in the target already."""
+        if self.latest is None or self.head is None or self.after is None:
+            return False
+        return self.head.position.at_epoch(0) != self.after.at_epoch(0)
 
 
 @define
@@ -119,7 +129,10 @@ def one_line(error: Exception) -> str:
 
 
 def effective(strategy: Strategy, run: Job, full_refresh: bool = False) -> Strategy:
-    """With --full-refresh, a strategy that adds rows replaces them all; other strategies only read everything again."""
+    """With --full-refresh, a strategy that adds rows replaces them all; other strategies only read everything again. In
+    a replay, changes are appended by their ids: one that the target has is not added again."""
+    if run.replay is not None and strategy.mode == "append":
+        return evolve(strategy, mode="merge", key=(EVENT_ID,))
     if (run.full_refresh or full_refresh) and strategy.mode in ("append", "merge"):
         return evolve(strategy, mode="full_refresh")
     return strategy

@@ -10,7 +10,7 @@ from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from attrs import define, field
+from attrs import define, field, frozen
 
 from dpone.cdc.stream import ChangeStream
 from dpone.config.reader import expand
@@ -20,11 +20,21 @@ from dpone.host import stopping
 from dpone.model.events import RunEvent, Step
 from dpone.model.ids import ulid
 from dpone.model.pipeline import Pipeline, SinkSpec, SourceSpec, StateSpec, StreamSpec
+from dpone.model.position import Position
 from dpone.model.report import RunReport, StreamReport
 from dpone.model.secret import redact
 from dpone.plugins import Plugins, discover
 
 P = TypeVar("P")
+
+
+@frozen
+class Replay:
+    """Changes strictly after ``start`` are read once more. ``applied``: the load with which the journal ended when this
+    was decided."""
+
+    start: Position
+    applied: str
 
 
 @define
@@ -37,6 +47,7 @@ class Job:
     full_refresh: bool = False
     dry_run: bool = False
     workers: int | None = None
+    replay: Replay | None = None
     plugins: Plugins = field(factory=discover)
     run_id: str = field(factory=ulid)
     report: RunReport = field(init=False)

@@ -10,6 +10,7 @@ from dpone.contract import Entry, Lease, Receipt, Sink, StateBackend, SupportsMo
 from dpone.engine.job import Job
 from dpone.engine.key_move import move, moved_to, require_here
 from dpone.engine.lease import renewing
+from dpone.engine.pause import require_running
 from dpone.engine.recovery import compare, entry_of
 from dpone.model.pipeline import StreamSpec
 from dpone.model.position import Position
@@ -46,10 +47,11 @@ def key_of(run: Job, spec: StreamSpec, sink: Sink, state: StateBackend) -> str:
 
 @contextmanager
 def locked(
-    run: Job, spec: StreamSpec, sink: Sink, state: StateBackend, new_epoch: bool = False
+    run: Job, spec: StreamSpec, sink: Sink, state: StateBackend, new_epoch: bool = False, to_load: bool = False
 ) -> Iterator[tuple[str, Lease]]:
     """A stream's key and its lease, while its lock is held. Entries under the former key are moved first; a sink that
     cannot move them keeps the former key. ``new_epoch``: the next load has a new epoch, whatever the state says.
+    ``to_load``: a load follows, which a paused stream refuses before anything is changed.
 
     The first time, the lock of the former key is held as well, because a runner of an earlier version takes that
     one."""
@@ -58,6 +60,8 @@ def locked(
     with ExitStack() as stack:
         lease = stack.enter_context(state.lock(key, ttl))
         stack.enter_context(renewing(lease, ttl))
+        if to_load:
+            require_running(run.pipeline, spec, state)
         if former != key and state.load(key) is None:
             theirs = stack.enter_context(state.lock(former, ttl))
             stack.enter_context(renewing(theirs, ttl))

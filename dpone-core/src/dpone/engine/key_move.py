@@ -1,7 +1,7 @@
 """A key is renamed: journal, state and partition manifest of the old key become those of the new one.
 
     the quarantine is settled -> one fenced commit of the sink: the journal, and a mark under the old key
-    -> the manifest -> the old state goes -> the new state: a copy of the journal's head
+    -> the manifest -> a pause -> the old state goes -> the new state: a copy of the journal's head
 
 If it is killed between any two steps, the next call does the rest. The mark is an entry whose position has the kind
 ``moved``. A runner of the old key that is still alive finds another head than its own and gets a Conflict. A runner
@@ -17,6 +17,7 @@ from attrs import evolve, frozen
 
 from dpone.contract import Entry, Sink, StateBackend, SupportsMove, Versioned
 from dpone.engine.contract_check import quarantine_folder
+from dpone.engine.pause import move_pause
 from dpone.engine.recovery import compare, state_of
 from dpone.errors import StateMissing
 from dpone.model.ids import ulid
@@ -76,6 +77,7 @@ def move(
         if manifests.load(new) is None:
             manifests.create(evolve(manifest, key=new, stream=spec.name, target=spec.sink.location))
         manifests.forget(old)
+    move_pause(state, old, new)
     _forget(state, old)
     saved = state.load(new)
     if there is not None and compare(there, saved.value if saved else None, spec.sink.location):

@@ -99,7 +99,10 @@ class PlanStep(Attempt):
             expected=None if self.spec.source.changes else without_own(self.sink.schema(), strategy),
             mode=strategy.mode,
             parts=parts_again(again) if again else (),
+            to_end=run.replay is not None,
         )
+        if known.latest is not None:  # a source that was set back has another history, and may end before it
+            self.source.window(known.latest, evolve(request, to_end=False))
         window = self.source.window(known.after, request)
         return evolve(window, position=window.position.at_epoch(known.epoch))
 
@@ -196,7 +199,9 @@ class PlanStep(Attempt):
         if len(targets) == 1 and targets[0].key == self.report.key:
             return targets[0].load
         loads = {target.key: target.load.token for target in targets}
-        return _load(self.stream, known, window, self.spec.sink.strategy, self.report.key, None, loads)
+        strategy, run = self.spec.sink.strategy, self.stream.run
+        strategy = strategy if run.replay is None else effective(strategy, run)
+        return _load(self.stream, known, window, strategy, self.report.key, None, loads)
 
     def _fit(self, target: Target, plan: evolution.Plan, added: Added) -> None:
         """Make the safe changes, or only list them. If the load replaces the target, its changes are part of the
@@ -353,6 +358,7 @@ def _load(
         parts=len(window.parts),
         count=stream.spec.sink.options.verify_target == "count",
         origin=digest(json.dumps(_origin(stream.spec, known, key, strategy))),
+        replayed=known.again,
     )
 
 

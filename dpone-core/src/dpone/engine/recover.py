@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from attrs import define
 
-from dpone.contract import Entry, Lease, Sink, SupportsTakeBack, SupportsVerify, TakenBack
+from dpone.contract import Entry, Lease, Sink, SupportsTakeBack, SupportsVerify, TakenBack, Versioned
 from dpone.engine.attempt import Added, Attempt, Recovered, one_line
+from dpone.engine.job import Replay
 from dpone.engine.journal import START
 from dpone.engine.key_move import require_here
-from dpone.engine.recovery import compare, next_epoch, rewind_token, state_of
+from dpone.engine.recovery import compare, entry_of, next_epoch, rewind_token, state_of
 from dpone.errors import Conflict, StateAhead, StateMissing, Stopped
 from dpone.model.pipeline import SinkSpec
 
@@ -66,6 +67,8 @@ class RecoverStep(Attempt):
             version, adopted = (saved.version if saved else 0), False
             if self.stream.run.full_refresh and not self.landed(head):
                 known = Recovered(head, None, version, next_epoch(head, saved))
+            elif (replay := self.stream.run.replay) is not None and not self.landed(head):
+                known = self._replayed(replay, head, saved)
             else:
                 require_here(key, head, target)
                 adopted = compare(head, saved.value if saved else None, target)
@@ -81,6 +84,17 @@ class RecoverStep(Attempt):
             self.contract_check.settle(head.load_id)
         self.stream.tell("recovered", adopted=adopted, seq=head.seq if head else 0, epoch=known.epoch)
         return known
+
+    def _replayed(self, replay: Replay, head: Entry | None, saved: Versioned | None) -> Recovered:
+        """From an earlier position, in a new epoch. A state that is ahead of the journal is that of a target which was
+        restored: the changes that are in neither come with the replay, if the source has not gone back as well."""
+        require_here(self.report.key, head, self.spec.sink.location)
+        if head is None or head.load_id != replay.applied:
+            found = "another run loaded the stream after the replay was planned"
+            raise Conflict(f"replay {self.spec.name}", found, "plan it again; nothing was changed")
+        ahead, version = entry_of(saved), saved.version if saved else 0
+        latest = max((one for one in (head, ahead) if one is not None), key=lambda one: (one.epoch, one.seq))
+        return Recovered(head, replay.start, version, next_epoch(head, saved), latest.position)
 
     def require_target(
         self, spec: SinkSpec, sink: Sink, loaded: Entry | None, head: Entry | None, whole: bool = False

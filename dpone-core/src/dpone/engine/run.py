@@ -33,6 +33,7 @@ from dpone.engine.job import Job, StreamContext
 from dpone.engine.journal import key_of, locked
 from dpone.engine.lease import renewing
 from dpone.engine.manifest_tracker import ManifestTracker
+from dpone.engine.pause import require_running
 from dpone.engine.plan import PlanStep
 from dpone.engine.recover import RecoverStep
 from dpone.engine.stage import StageStep
@@ -180,10 +181,11 @@ def _attempt(stream: StreamContext, last: bool) -> None:
         given, added = (stream, last, source, sink, state, ContractCheck(spec, report)), Added()
         stages = Steps(RecoverStep(*given), PlanStep(*given), StageStep(*given), CommitStep(*given))
         if run.dry_run:
+            require_running(run.pipeline, spec, state)
             report.key = key_of(run, spec, sink, state)
             stages.plan.execute(stages.recover.execute(dry=True), stages.recover, added)
             return
-        report.key, lease = stack.enter_context(locked(run, spec, sink, state, run.full_refresh))
+        report.key, lease = stack.enter_context(locked(run, spec, sink, state, run.full_refresh, to_load=True))
         stream.tell("locked", owner=lease.owner)
         try:
             stages.execute(added)

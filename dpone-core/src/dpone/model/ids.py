@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from datetime import UTC, datetime
 
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
@@ -12,3 +13,13 @@ def ulid() -> str:
     """26 characters; https://github.com/ulid/spec."""
     number = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10), "big")
     return "".join(_ALPHABET[number >> shift & 31] for shift in range(125, -1, -5))
+
+
+def ulid_time(text: str) -> datetime | None:
+    """When a ULID was made; None for any other text."""
+    if len(text) != 26 or text[0] > "7" or not {*text} <= {*_ALPHABET}:
+        return None
+    number = 0
+    for letter in text[:10]:
+        number = number << 5 | _ALPHABET.index(letter)
+    return datetime.fromtimestamp(number / 1000, UTC)

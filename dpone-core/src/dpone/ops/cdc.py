@@ -9,12 +9,17 @@ from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
 import attrs
-from attrs import frozen
+from attrs import evolve, frozen
 
-from dpone.contract import CDCReader
+from dpone.contract import CDCReader, CDCStatus, Finding, StateBackend, SupportsStatus
+from dpone.engine.journal import START
+from dpone.engine.pause import Pause, pause_of
+from dpone.engine.pause import pause as pause_of_engine
+from dpone.engine.pause import resume as resume_of_engine
+from dpone.engine.recovery import entry_of
 from dpone.engine.rewind import resync as resync_of_engine
 from dpone.engine.run import Run
-from dpone.errors import ConfigError, connected
+from dpone.errors import ConfigError, StateError, connected
 from dpone.model.pipeline import (
     Incremental,
     Pipeline,
@@ -24,6 +29,8 @@ from dpone.model.pipeline import (
 from dpone.model.position import Position
 from dpone.model.schema import Name
 from dpone.model.secret import Secret
+from dpone.ops.check import failure
+from dpone.ops.state import BEHIND, standing_of
 from dpone.plugins import Plugins, discover, resolve
 
 T = TypeVar("T")
@@ -32,7 +39,7 @@ T = TypeVar("T")
 def setup_plan(
     backend: str,
     tables: Sequence[Name],
-    options: Mapping[str, str],
+    options: Mapping[str, Any],
     role: str = "",
     connection: Secret | None = None,
     plugins: Plugins | None = None,
@@ -66,11 +73,11 @@ def _planned(reader: CDCReader, backend: str, role: str) -> list[str]:
 
 @frozen
 class Wanted:
-    """What to plan for a change stream of a pipeline. ``options``: the source options that are texts."""
+    """What to plan for a change stream of a pipeline. ``options``: the source options that are texts or switches."""
 
     backend: str
     tables: tuple[Name, ...]
-    options: Mapping[str, str]
+    options: Mapping[str, Any]
     connection: Secret | None
 
 
@@ -78,31 +85,117 @@ def wanted(pipeline: Pipeline, stream: str | None = None) -> list[Wanted]:
     """The plans of all change streams. Connects to nothing."""
     run = Run(pipeline, () if stream is None else (stream,))
     found = []
-    for spec in _change_streams(run, stream):
+    for spec in change_streams(run, stream):
         source = spec.source
         record = run.plugins.reader(source.type, source.changes.by) if source.changes else None
         if record is not None:
             given = attrs.asdict(source.options, recurse=False)
             default = attrs.asdict(type(source.options)(), recurse=False)
-            options = {n: value for n, value in given.items() if isinstance(value, str) and value != default[n]}
+            options = {n: value for n, value in given.items() if isinstance(value, str | bool) and value != default[n]}
             tables = () if source.table is None else (source.table,)
             found.append(Wanted(record.name, tables, options, source.connection))
     return found
 
 
-def create(pipeline: Pipeline, stream: str | None = None) -> list[tuple[str, Position]]:
-    """Create the slot or capture of each change stream; existing ones stay. Returns where each stream begins."""
+def create(pipeline: Pipeline, stream: str | None = None, failover: bool = False) -> list[tuple[str, Position]]:
+    """Create the slot or capture of each change stream; existing ones stay. Returns where each stream begins.
+    ``failover``: set the source's option of that name; raises ConfigError for a source without it."""
+    if failover:
+        pipeline = evolve(pipeline, streams=tuple(map(_failing_over, pipeline.streams)))
     return _asked(pipeline, stream, lambda reader: reader.create())
+
+
+def _failing_over(spec: StreamSpec) -> StreamSpec:
+    source = spec.source
+    if not source.changes:
+        return spec
+    if "failover" not in {f.name for f in attrs.fields(type(source.options))}:
+        found = f"source {source.type} does not have failover slots"
+        raise ConfigError(f"create stream {spec.name}", found, "remove --failover")
+    return evolve(spec, source=evolve(source, options=evolve(source.options, failover=True)))
 
 
 def lag(pipeline: Pipeline, stream: str | None = None) -> list[tuple[str, Mapping[str, Any]]]:
     return _asked(pipeline, stream, lambda reader: reader.lag())
 
 
+@frozen
+class StreamStatus:
+    """A change stream: where it stands, and how its source is. ``source`` None: it was out of reach, or its reader
+    reports no status; ``findings`` has all there is to say about journal, state and source."""
+
+    stream: str
+    position: Position | None
+    load_id: str | None
+    committed_at: str | None
+    paused: Pause | None
+    source: CDCStatus | None
+    findings: tuple[Finding, ...]
+
+    @property
+    def ok(self) -> bool:
+        return all(finding.ok is not False for finding in self.findings)
+
+    def to_json(self) -> dict[str, Any]:
+        source = self.source
+        return {
+            "stream": self.stream,
+            "ok": self.ok,
+            "position": self.position and self.position.to_json(),
+            "load_id": self.load_id,
+            "committed_at": self.committed_at,
+            "at": source and source.at,
+            "end": source and source.end,
+            "lag": {"bytes": source and source.bytes, "seconds": source and source.seconds},
+            "slot": dict(source.slot) if source and source.slot else None,
+            "waiting_for_snapshot": list(source.waiting) if source else [],
+            "paused": self.paused and self.paused.to_json(),
+            "findings": [attrs.asdict(finding) for finding in self.findings],
+        }
+
+
+def status(pipeline: Pipeline, stream: str | None = None) -> list[StreamStatus]:
+    """Of each change stream; changes nothing. A source or target out of reach is a finding. Raises StateError."""
+    run = Run(pipeline)
+    with closing(run.make("state", pipeline.state)) as state:
+        return [_status(run, state, spec) for spec in change_streams(run, stream)]
+
+
+def _status(run: Run, state: StateBackend, spec: StreamSpec) -> StreamStatus:
+    pause, findings, head = pause_of(state, spec.key(run.pipeline.name)), list[Finding](), None
+    try:
+        standing = standing_of(run, state, spec)
+        head = standing.journal or entry_of(standing.state)
+        findings.append(Finding("state", standing.agree or (None if standing.note == BEHIND else False), standing.note))
+    except StateError:
+        raise
+    except Exception as error:  # a driver may raise anything; the state is a copy of the journal
+        findings.append(failure("target", error))
+        head = entry_of(state.load(spec.key(run.pipeline.name)))
+    position = None if head is None or head.position.kind == START.kind else head.position
+    source, more = _source_status(run, spec, position)
+    load_id, at = (head.load_id, head.committed_at.isoformat()) if head else (None, None)
+    return StreamStatus(spec.name, position, load_id, at, pause, source, (*findings, *more))
+
+
+def _source_status(run: Run, spec: StreamSpec, position: Position | None) -> tuple[CDCStatus | None, Sequence[Finding]]:
+    assert spec.source.changes is not None
+    record = run.plugins.reader(spec.source.type, spec.source.changes.by)
+    try:
+        with closing(run.reader(spec.source, spec.source.changes.by)) as reader:
+            asked = run.plugins.offered(SupportsStatus, reader, record.name) if record else None
+            if asked is None:
+                return None, [Finding("source", None, "its reader does not report a status")]
+            found = asked.status(position)
+            return found, found.findings
+    except Exception as error:  # a driver may raise anything
+        return None, [failure("source", error)]
+
+
 def resync(pipeline: Pipeline, stream: str | None, tables: Sequence[str]) -> list[tuple[str, Position]]:
-    """``engine.resync`` for the named change stream, the only one, or the only one that selects the tables. Returns its
+    """``engine.resync``, for the named change stream, the only one, or the only one that selects the tables. Returns its
     new position."""
-    specs = _change_streams(Run(pipeline, () if stream is None else (stream,)), stream)
+    specs = change_streams(Run(pipeline, () if stream is None else (stream,)), stream)
     if len(specs) > 1:
         specs = [spec for spec in specs if all(_selects(spec.source, table) for table in tables)] or specs
     names = [spec.name for spec in specs]
@@ -118,13 +211,27 @@ def _selects(source: SourceSpec, table: str) -> bool:
     return table == wanted or (fnmatchcase(table, wanted) and not source.excludes(Name.parse(table)))
 
 
+def pause(pipeline: Pipeline, stream: str | None, reason: str) -> list[tuple[str, Pause, bool]]:
+    """``engine.pause`` of each change stream. Raises ConfigError without a reason."""
+    if not (reason := " ".join(reason.split())):
+        raise ConfigError("pause a stream", "the reason is empty", "say with --reason why the stream must not run")
+    run = Run(pipeline)
+    return pause_of_engine(run, change_streams(run, stream), reason)
+
+
+def resume(pipeline: Pipeline, stream: str | None) -> list[tuple[str, Pause | None]]:
+    """End the pause of each change stream; None: it had none."""
+    run = Run(pipeline)
+    return resume_of_engine(run, change_streams(run, stream))
+
+
 def drop(pipeline: Pipeline, stream: str | None = None) -> list[tuple[str, list[str]]]:
     """Drop what ``create`` made for each change stream; rows and positions stay. Returns the names of the streams, and
     what was dropped or kept."""
     return _asked(pipeline, stream, lambda reader: [*(reader.drop() or ())])
 
 
-def _change_streams(run: Run, stream: str | None) -> list[StreamSpec]:
+def change_streams(run: Run, stream: str | None) -> list[StreamSpec]:
     """Does not ask any source, because a change stream of many tables stays one stream."""
     select = [spec for spec in run.pipeline.streams if spec.source.changes and stream in (None, spec.name)]
     if not select:
@@ -137,7 +244,7 @@ def _change_streams(run: Run, stream: str | None) -> list[StreamSpec]:
 def _asked(pipeline: Pipeline, stream: str | None, ask: Callable[[CDCReader], T]) -> list[tuple[str, T]]:
     """The answer of the reader of each change stream; the reader is closed afterwards."""
     run, found = Run(pipeline, () if stream is None else (stream,)), []
-    for spec in _change_streams(run, stream):
+    for spec in change_streams(run, stream):
         assert spec.source.changes is not None
         with closing(run.reader(spec.source, spec.source.changes.by)) as reader, connected():
             found.append((spec.name, ask(reader)))

@@ -19,6 +19,8 @@ from dpone.errors import ConfigError, DponeError, StateAhead, StateError, connec
 from dpone.model.pipeline import Pipeline, StreamSpec
 from dpone.model.position import Position
 
+BEHIND = "the state is behind; the next run copies the journal to it"
+
 
 @frozen
 class StreamState:
@@ -56,7 +58,7 @@ def stream_states(pipeline: Pipeline, stream: str | None = None) -> list[StreamS
     """One for each stream, or for the named one."""
     run = _run(pipeline, stream)
     with closing(run.make("state", pipeline.state)) as state:
-        return [_standing(run, state, spec) for spec in run.streams()]
+        return [standing_of(run, state, spec) for spec in run.streams()]
 
 
 def past(pipeline: Pipeline, stream: str | None, limit: int) -> list[tuple[str, Versioned]]:
@@ -191,7 +193,7 @@ def _run(pipeline: Pipeline, stream: str | None) -> Run:
     return Run(pipeline, () if stream is None else (stream,))
 
 
-def _standing(run: Run, state: StateBackend, spec: StreamSpec) -> StreamState:
+def standing_of(run: Run, state: StateBackend, spec: StreamSpec) -> StreamState:
     with closing(run.make("sink", spec.sink)) as sink:
         key = key_of(run, spec, sink, state)
         head, saved = head_of(run, spec, sink, state, key), state.load(key)
@@ -214,5 +216,5 @@ def _agreement(head: Entry | None, saved: Versioned | None, target: str) -> tupl
     except StateError as error:
         return False, f"the state is damaged ({error.found}); use 'dpone state set' or --full-refresh"
     if lags:
-        return False, "the state is behind; the next run copies the journal to it"
+        return False, BEHIND
     return True, "state and journal have the same load" if head else "nothing has been loaded yet"

@@ -633,5 +633,5 @@ class SqlWriter:
         return Job(
             self._db.dialect, self._into, stage.table, schema, strategy, rows, stage.unique, swap,
             whole=self._load.whole, read=rows + left_out, at=stage.created_at, filled=tuple(self._names()),
-            changes=self._load.changes, stream=self._load.key,
+            changes=self._load.changes, stream=self._load.key, replayed=self._load.replayed,
         )  # fmt: skip

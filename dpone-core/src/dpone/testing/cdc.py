@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from attrs import evolve
 
-from dpone.contract import CDCReader, ChangeWindow, SupportsResync
+from dpone.contract import CDCReader, ChangeWindow, SupportsResync, SupportsStatus
 from dpone.errors import ConfigError, DponeError, Gap, IdentityChanged
 from dpone.model import changes
 from dpone.model.position import Position
@@ -372,6 +372,30 @@ class CDCContract(RoleContract):
             later = _all(reader, window.position)
             assert [(r["op"], r["key"]) for r in _rows(reader, later)] == [("update", 3)]
             assert not later.fresh
+
+    @case("status")
+    def test_a_status_is_that_of_a_position(self, harness: Harness) -> None:
+        """Less log is after a later position; a position that ``window`` refuses has a
+        finding that is not ok, and no other has. Looking reads nothing away."""
+        with _stream(harness) as reader:
+            asked = harness.require(SupportsStatus, reader)
+            harness.change([insert(1)])
+            first = _all(reader, None)
+            harness.change([insert(2)])
+            second = _all(reader, first.position)
+            before = [asked.status(position) for position in (None, first.position, second.position)]
+            assert [f for one in before for f in one.findings if f.ok is False] == []
+            left = [one.bytes for one in before if one.bytes is not None]
+            assert left == sorted(left, reverse=True), "more log is after a later position"
+            assert not left or left[0] > left[-1], "as much log is after one position as after another"
+            assert [r["id"] for r in _rows(reader, _all(reader, first.position))] == [2]
+            strange = evolve(first.position, identity={"of": "something else"})
+            assert any(f.ok is False for f in asked.status(strange).findings), "a position of another log is fine"
+            harness.change([insert(3)])
+        harness.lose()
+        with closing(harness.make("cdc", harness.change_stream())) as reader:
+            found = harness.require(SupportsStatus, reader).status(second.position).findings
+            assert any(f.ok is False for f in found), "what follows the position is gone, and the status is fine"
 
 
 class _stream:

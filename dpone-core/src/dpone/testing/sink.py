@@ -547,6 +547,28 @@ class SinkContract(DatabaseCases):
         _apply(harness, strategy, [("insert", (2, "d1", "new", None), None, ())], n=1, whole=True)
         same(harness.rows(), [(2, "d1", "new", None)])
 
+    @case("cdc_apply")
+    def test_cdc_apply_of_a_replay_leaves_the_same_rows(self, harness: Harness) -> None:
+        """Changes that the target has, applied again with a new one: the rows are those of each change once. A row that
+        moved has values that only the row under its old key had, which is another one by now: the same, or refused."""
+        strategy = _cdc_apply()
+        _apply(harness, strategy, [("insert", (n, "d1", "old", n / 2), None, ()) for n in (1, 2)])
+        changed: list[Any] = [
+            ("update", (1, "d1", "uno", None), 1, ("score",)), ("delete", None, 2, ()),
+            ("insert", (3, "d1", "x", 3.0), None, ()),
+        ]  # fmt: skip
+        _apply(harness, strategy, changed, n=1)
+        _apply(harness, strategy, [*changed, ("insert", (5, "d1", "y", 5.0), None, ())], n=2, replayed=True)
+        left = [(3, "d1", "x", 3.0), (5, "d1", "y", 5.0)]
+        same(harness.rows(), [(1, "d1", "uno", 0.5), *left])
+        moved: list[Any] = [
+            ("update", (4, "d1", "uno", None), 1, ("score",)), ("insert", (1, "d1", "other", 9.0), None, ()),
+        ]  # fmt: skip
+        _apply(harness, strategy, moved, n=3)
+        with suppress(DponeError):
+            _apply(harness, strategy, moved, n=4, replayed=True)
+        same(harness.rows(), [(1, "d1", "other", 9.0), (4, "d1", "uno", 0.5), *left])
+
     @case("refuse")
     def test_rows_that_refer_to_the_target_stay(self, harness: Harness) -> None:
         """Loads that would delete rows of another table by a foreign key are refused, by ``contract.SupportsRefuse``
@@ -1708,14 +1730,16 @@ def _intervals(found: pa.Table | None) -> list[tuple[Any, ...]]:
 
 
 def _apply(
-    harness: Harness, strategy: Strategy, rows: list[Any], n: int = 0, whole: bool = False, name: str = TABLE
-) -> None:
+    harness: Harness, strategy: Strategy, rows: list[Any], n: int = 0, whole: bool = False, name: str = TABLE,
+    replayed: bool = False,
+) -> None:  # fmt: skip
     """Change batches of ``SHAPE``: (operation, row, key of the row met, columns the log left out)."""
     batches = _records(rows, n, strategy.key[0])
     spec = harness.sink(strategy, name)
     with closing(harness.make("sink", spec)) as sink:
         prepare(sink, spec, SHAPE)
         load = new_load(SHAPE, strategy, name, changes=True, repeatable=True, token=f"t{n}", whole=whole)
+        load = evolve(load, replayed=replayed)
         with closing(sink.open(load)) as writer:
             writer.stage(Part("p"), Rows(batches))
             writer.commit(sink.journal(key(name)), at(n), ())

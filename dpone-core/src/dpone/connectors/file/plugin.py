@@ -29,7 +29,7 @@ def dpone_sources() -> list[Connector]:
 
 @hookimpl
 def dpone_cdc_readers() -> list[Connector]:
-    supported = ("insert_update_delete", "key_change", "truncate", "unchanged", "schema_change", "gap")
+    supported = ("insert_update_delete", "key_change", "truncate", "unchanged", "schema_change", "gap", "status")
     return [
         Connector(
             name="file_changelog",

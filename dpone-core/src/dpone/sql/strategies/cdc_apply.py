@@ -128,6 +128,7 @@ class Chunk:
     def apply(self) -> RowCounts:
         deleted = self._truncate() if TRUNCATE in self._has else 0
         if {UPDATE, INSERT, KEPT} & {*self._has}:
+            self._require_rows_in_place()
             self._complete()
             self._require_complete()
         deleted += self._delete()
@@ -155,6 +156,20 @@ class Chunk:
         values = {n: f"s.{d.quote(n)}" for n in columns}
         job.keep(where, source=job.source)
         return self._db.execute(d.update_from(job.target, job.source, values, where))
+
+    def _require_rows_in_place(self) -> None:
+        """In a replay the row with an old key is gone, or another one has taken the key since. Raises DataError."""
+        if not self._job.replayed:
+            return
+        d, schema = self._d, self._job.schema
+        pairs = ((f"t.{d.quote(k)}", f"t.{d.quote(f'{FROM}{n}')}", k) for n, k in enumerate(self._key))
+        stayed = " AND ".join(d.equal(now, was, schema.field(k).type) for now, was, k in pairs)
+        where = f"{self._masked('t', UPDATE, INSERT, KEPT)} AND NOT ({stayed})"
+        [(moved,)] = self._db.rows(f"SELECT COUNT(*) FROM {d.name(self._job.stage)} AS t WHERE {where}")
+        if moved:
+            found = f"{counted(moved, 'change')} of a key left out values, which only the row with the old key had"
+            todo = "read the table again with 'dpone cdc resync' or --full-refresh; nothing was changed"
+            raise DataError(f"replay changes of {self._job.target}", found, todo)
 
     def _complete(self) -> None:
         """Values that the log left out are taken from the row that is there. Here ``t`` is the staging and ``s`` the

@@ -49,6 +49,7 @@ class Job:
     images  keeps rows before they are changed; None: nothing is kept
     changes as in Load
     stream  key of the load: state and journal go by it
+    replayed  as in Load
     """
 
     dialect: Dialect
@@ -67,6 +68,7 @@ class Job:
     images: Images | None = None
     changes: bool = False
     stream: str = ""
+    replayed: bool = False
 
     def __attrs_post_init__(self) -> None:
         if not self.source:
