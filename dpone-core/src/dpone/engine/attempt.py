@@ -25,8 +25,8 @@ from dpone.partition import PartitionManifest, PartitionManifestStore
 
 @define
 class Recovered:
-    """Where a stream stands: the journal's head, the position to continue from, the state's version, the epoch. latest: in
-    a replay, the position that the stream has."""
+    """Where a stream stands: the journal's head, the position to continue from, the state's version, the epoch.
+    latest: in a replay, the position that the stream has."""
 
     head: Entry | None
     after: Position | None

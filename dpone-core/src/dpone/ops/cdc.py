@@ -193,8 +193,8 @@ def _source_status(run: Run, spec: StreamSpec, position: Position | None) -> tup
 
 
 def resync(pipeline: Pipeline, stream: str | None, tables: Sequence[str]) -> list[tuple[str, Position]]:
-    """``engine.resync``, for the named change stream, the only one, or the only one that selects the tables. Returns its
-    new position."""
+    """``engine.resync``, for the named change stream, the only one, or the only one that selects the tables. Returns
+    its new position."""
     specs = change_streams(Run(pipeline, () if stream is None else (stream,)), stream)
     if len(specs) > 1:
         specs = [spec for spec in specs if all(_selects(spec.source, table) for table in tables)] or specs

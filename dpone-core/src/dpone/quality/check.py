@@ -98,8 +98,8 @@ class RejectedRows:
 @frozen
 class Checked:
     """batch: the rows that are loaded. keys: their keys for each ``unique`` rule, without rows that have NULL.
-    key_rows: the row of each key in the batch as it came. violating: for each rule, the rows of that batch that violate it; for
-    ``unique`` only those left out."""
+    key_rows: the row of each key in the batch as it came. violating: for each rule, the rows of that batch that
+    violate it; for ``unique`` only those left out."""
 
     batch: pa.RecordBatch
     rejected: RejectedRows | None
