@@ -42,7 +42,11 @@ SUM = f"SELECT count(*), sum(hashtextextended(ROW({', '.join(NAMES)})::text, 0))
 @frozen
 class Case:
     """ours, theirs: commands, in a folder of their own. before: statements that lay the targets ``ours`` and
-    ``theirs`` ahead of each pair. bar: the ratio of the times that is allowed. same: compare the two tables."""
+    ``theirs`` ahead of each pair. bar: the ratio of the times that is allowed. same: compare the two tables.
+
+    ours: a shell command in place of ``dpone run pipeline.yaml``. loads: statements before each of so many runs of the
+    pipeline, which come before the pair and are not measured; after: statements after them.
+    """
 
     name: str
     what: str
@@ -51,6 +55,9 @@ class Case:
     bar: float
     before: tuple[str, ...] = ()
     same: bool = True
+    ours: str = ""
+    loads: tuple[tuple[str, ...], ...] = ()
+    after: tuple[str, ...] = ()
 
 
 def cases(server: Server, rows: int) -> list[Case]:
@@ -77,6 +84,15 @@ def cases(server: Server, rows: int) -> list[Case]:
         "UPDATE changes SET note = 'changed'", "VACUUM ANALYZE ours", "VACUUM ANALYZE theirs", "VACUUM ANALYZE changes",
     )  # fmt: skip
     adopt = "\n".join([changed, (sink % "merge").replace("}}\n", "}, options: {adopt_existing: true}}")])
+    rollback = (
+        f"{shlex.quote(DPONE)} ops rollback --execute --sink postgres --target ours --config pipeline.yaml --load-id "
+        f"$({psql} -At -c 'SELECT load_id FROM __dpone__loads ORDER BY seq DESC LIMIT 1')"
+    )
+    by_hand = (
+        f"{psql} -c 'BEGIN' -c \"DELETE FROM theirs WHERE __dpone__load_id = 'LAST'\" "
+        "-c 'INSERT INTO theirs SELECT * FROM images' -c COMMIT -c 'DROP TABLE images'"
+    )
+    undone = "\n".join([source, (sink % "merge").replace("}}\n", "}, options: {undo: {loads: 1}}}")])
     parquet = "sink: {type: file, path: out, strategy: {mode: full_refresh}}\n"
     thrown_away = f"{psql} -c 'COPY source TO STDOUT BINARY' > /dev/null"
     whole = source + sink % "full_refresh"
@@ -88,6 +104,17 @@ def cases(server: Server, rows: int) -> list[Case]:
             (*empty, f"CREATE TABLE ours ({wide}, __dpone__load_id text, __dpone__loaded_at timestamptz)"),
         ),
         Case("merge", f"merge of {tenth:,} rows, half of them new", adopt, merge, 1.15, lay_merge),
+        Case(
+            "rollback", f"rollback of {rows:,} changed rows, against DELETE and INSERT", undone, by_hand, 1.5,
+            ("DROP SCHEMA public CASCADE", "CREATE SCHEMA public", f"CREATE TABLE source ({COLUMNS})",
+             f"INSERT INTO source {ROWS.format(1, rows)}"),
+            ours=rollback, loads=((), ("UPDATE source SET note = 'changed'", "VACUUM FULL ANALYZE source")),
+            after=("DO $$ BEGIN EXECUTE (SELECT format('CREATE TABLE images AS TABLE %I', tablename) FROM pg_tables "
+                   "WHERE tablename LIKE '\\_\\_dpone\\_\\_undo\\_%'); END $$",
+                   "VACUUM FULL ANALYZE ours", "CREATE TABLE theirs (LIKE ours INCLUDING ALL)",
+                   "INSERT INTO theirs SELECT * FROM ours", "UPDATE theirs SET __dpone__load_id = 'LAST'",
+                   "VACUUM FULL ANALYZE theirs", "VACUUM FULL ANALYZE images"),
+        ),
         Case(
             "parquet", "PostgreSQL -> Parquet (zstd)", source + parquet, thrown_away, 1.4, (), same=False,
         ),
@@ -148,11 +175,7 @@ def measure(case: Case, server: Server, folder: Path, count: int) -> list[str]:
     pairs: list[tuple[Leg, Leg]] = []
     for n in range(count + 1):
         server.run(*case.before, "CHECKPOINT")
-        ours = leg(
-            folder,
-            lambda at: (at / "pipeline.yaml").write_text("pipeline: b\n" + case.pipeline),
-            [DPONE, "run", "pipeline.yaml"],
-        )
+        ours = _ours(case, server, folder)
         server.run("CHECKPOINT")
         theirs = leg(folder, lambda at: 0, ["sh", "-c", case.theirs])
         if n:
@@ -170,6 +193,17 @@ def measure(case: Case, server: Server, folder: Path, count: int) -> list[str]:
     ]  # fmt: skip
     print(f"| {' | '.join(cells)} |", flush=True)
     return [] if median(ratios) <= case.bar else [case.name]
+
+
+def _ours(case: Case, server: Server, folder: Path) -> Leg:
+    with tempfile.TemporaryDirectory(dir=folder) as name:
+        (Path(name) / "pipeline.yaml").write_text("pipeline: b\n" + case.pipeline)
+        command = [DPONE, "run", "pipeline.yaml"]
+        for statements in case.loads:
+            server.run(*statements)
+            run(command, Path(name))
+        server.run(*case.after, "CHECKPOINT")
+        return run(["sh", "-c", case.ours] if case.ours else command, Path(name))
 
 
 def leg(folder: Path, lay: Callable[[Path], object], command: Sequence[str]) -> Leg:

@@ -34,7 +34,7 @@ DECLARED = {
     "sink": (
         "write", "full_refresh", "append", "merge", "replace", "partition_replace", "snapshot_diff", "scd2",
         "cdc_apply",
-        "exactly_once", "schema_evolution", "lineage", "resume", "many_tables", "undo", "move",
+        "exactly_once", "schema_evolution", "lineage", "resume", "many_tables", "undo", "sweep", "move",
         "take_back", "replace_columns", "refuse", "verify", "compare_keys", "sql",
     ),
     "state": ("compare_and_set", "history", "lock", "partitions"),

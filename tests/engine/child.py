@@ -13,6 +13,8 @@ A job is JSON: ``pipeline``, ``options`` of dpone.engine.run, ``signal`` (KILL),
                     signals that Python handles: what a handler raises inside a callback of SQLite is lost
     ops             after that many virtual machine instructions of SQLite
     undo            stream and load id: take that load back instead of running; these four are counted from its start
+    rollback        sink, target and load id: ``dpone.ops.rollback``, counted from its start, too
+    sweep           ``dpone.ops.sweep`` of all that is older than this very moment, counted from its start, too
     move            old and new key: rename it instead of running; counted from its start, too
     replay          options of a replay of a change stream (``from``), planned now and executed instead of a run
     since, until    the steps between which these four are counted (commit_started, committed)
@@ -32,6 +34,7 @@ import sqlite3
 import sys
 import threading
 from collections import Counter
+from datetime import timedelta
 from typing import Any
 
 import dpone.connectors.file.sink
@@ -46,7 +49,9 @@ from dpone.engine.undo import undo
 from dpone.errors import Interrupted
 from dpone.hookspecs import hookimpl
 from dpone.ops.replay import replay_plans
+from dpone.ops.rollback import rollback
 from dpone.ops.state import move
+from dpone.ops.sweep import sweep
 from dpone.plugins import discover
 from dpone.sql.state import SqlLease
 
@@ -185,6 +190,14 @@ def execute(job: dict[str, Any]) -> tuple[int, dict[str, Any]]:
     if "undo" in job:
         trap.armed = True
         undo(job["pipeline"], *job["undo"], plugins)
+        return 0, {"count": trap.count}
+    if "rollback" in job:
+        trap.armed = True
+        rollback(*job["rollback"], job["pipeline"], plugins)
+        return 0, {"count": trap.count}
+    if "sweep" in job:
+        trap.armed = True
+        sweep(job["pipeline"], timedelta(0), True, plugins)
         return 0, {"count": trap.count}
     plugins.manager.register(trap)
     run = Run(load_pipeline(job["pipeline"]), plugins=plugins, **job.get("options", {}))

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
 from types import SimpleNamespace
 from typing import Any, ClassVar, TypeVar
@@ -31,7 +31,7 @@ from dpone.connectors.file.source import FileSource
 from dpone.connectors.sqlite.sink import SqliteSink
 from dpone.connectors.sqlite.source import SqliteSource
 from dpone.connectors.sqlite.state import SqliteState
-from dpone.contract import Finding, Part, Window
+from dpone.contract import Finding, Part, Rehearsal, Window
 from dpone.errors import (
     Busy,
     Category,
@@ -1944,6 +1944,33 @@ class PlansAnyUndo(FaultySink):
             return None
 
 
+@fails(a_load_is_found_by_its_id="assert found == [(key(), one) for one in ids[begin:]], found")
+class ForgetsTheLoadsOnTop(FaultySink):
+    def loads(self, load_id: str) -> Any:
+        return super().loads(load_id)[:1]
+
+
+@fails(a_load_is_found_by_its_id="rows that bear the id of the load")
+class CountsNoRowsOfALoad(FaultySink):
+    def remaining(self, load_id: str) -> int:
+        return 0
+
+
+@fails(an_undo_is_rehearsed="the rehearsal changed something")
+class RehearsesForGood(FaultySink):
+    """A plan that executes."""
+
+    def rehearse(self, *args: Any) -> Any:
+        receipt = super().undo(*args)
+        return Rehearsal(("DELETE",), receipt.deleted, receipt.inserted)
+
+
+@fails(an_undo_is_rehearsed="assert (receipt.deleted, receipt.inserted) == (rehearsal.deleted, rehearsal.inserted)")
+class RehearsesWithoutLooking(FaultySink):
+    def rehearse(self, *args: Any) -> Any:
+        return evolve(super().rehearse(*args), deleted=0)
+
+
 @fails(an_undo_loses_no_row_of_others="a row added by another program after the load is lost")
 class UndoesWhatever(FaultySink):
     """It does not look at whose rows are there."""
@@ -1952,6 +1979,40 @@ class UndoesWhatever(FaultySink):
         restore = "dpone.sql.restore._Restore"
         with mock.patch(f"{restore}._count", return_value=0), mock.patch(f"{restore}._require_written"):
             return super().undo(*args)
+
+
+@fails(old_entries_are_swept_and_no_others="the head is gone")
+class SweepsTheHead(FaultySink):
+    def sweep(self, key: str, before: datetime) -> Any:
+        done = super().sweep(key, before)
+        self._db.execute("DELETE FROM __dpone__loads WHERE key = ?", (key,))
+        return done
+
+
+@fails(old_entries_are_swept_and_no_others="an undo lost its way")
+class SweepsThePositionOfAnUndo(FaultySink):
+    def sweep(self, key: str, before: datetime) -> Any:
+        done, head = super().sweep(key, before), self.journal(key)
+        self._db.execute("DELETE FROM __dpone__loads WHERE key = ? AND seq < ?", (key, head and head.seq))
+        return done
+
+
+@fails(old_entries_are_swept_and_no_others="the look changed something")
+class SweepsWhileItLooks(FaultySink):
+    def leftovers(self, key: str, before: datetime) -> Any:
+        return super().sweep(key, before)
+
+
+@fails(old_entries_are_swept_and_no_others="entries of today are old")
+class SweepsWhatIsNew(FaultySink):
+    def leftovers(self, key: str, before: datetime) -> Any:
+        return super().leftovers(key, before + timedelta(days=2))
+
+
+@fails(old_entries_are_swept_and_no_others="entries of another key")
+class SweepsEveryKey(FaultySink):
+    def leftovers(self, key: str, before: datetime) -> Any:
+        return super().leftovers(own_key(), before)
 
 
 @fails(who_renames_a_key_is_fenced="pytest.raises(Conflict)")

@@ -50,6 +50,7 @@ CAPABILITIES: Mapping[Role, Mapping[str, str]] = {
         "native_stream": "accept the server's own byte stream",
         "many_tables": "load several tables in one commit",
         "undo": "keep what a load replaced, so that the load can be taken back",
+        "sweep": "delete old journal entries, and tables that no load needs",
         "move": "rename a key in one fenced step",
         "take_back": "remove tables and columns added by a load that did not commit",
         "replace_columns": "replace the target's columns too, in the commit of a full refresh",

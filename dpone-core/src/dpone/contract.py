@@ -638,19 +638,82 @@ class UndoPlan:
     position: Position | None
 
 
+@frozen
+class Rehearsal:
+    """What an undo would do to the target.
+
+    statements  in the order of the undo, with their values: SQL in the target's dialect, or a line for each step of
+                another system. Ids and times of the undo itself are those of the rehearsal
+    deleted     rows it would take out
+    inserted    rows it would put back
+    """
+
+    statements: tuple[str, ...]
+    deleted: int = 0
+    inserted: int = 0
+
+
 class SupportsUndo(Protocol):
     """Optional part of a Sink whose plugin declares ``undo``: its loads keep what they replace for as long as
     ``options.undo`` says, and the newest load of a target can be taken back."""
+
+    def loads(self, load_id: str) -> Sequence[tuple[str, Entry]]:
+        """The entry of a load of this target, found by its id, then those that changed the target after it, of
+        whichever stream, oldest first; each with its key. Entries that take loads back are among them. Where a journal
+        forgets a load that was taken back, the entry that did it comes alone. Empty if the journal has neither.
+        Creates nothing."""
+        ...
+
+    def remaining(self, load_id: str) -> int:
+        """Rows of the target that a load wrote: those that bear its id."""
+        ...
 
     def undo_plan(self, key: str, load_id: str) -> UndoPlan:
         """Changes nothing. Raises UndoRefused if the load is not in the journal, was taken back, kept nothing, is not
         the last one that changed its target, or if the kept rows no longer fit the target."""
         ...
 
+    def rehearse(self, load: Load, load_id: str, after: Entry | None, position: Position) -> Rehearsal:
+        """What ``undo`` would do with the same arguments, from a look at the target as it is now. Takes no lock and
+        changes nothing. Raises what ``undo`` would."""
+        ...
+
     def undo(self, load: Load, load_id: str, after: Entry | None, position: Position) -> Receipt:
         """Make the target as it was before ``load_id``, and the entry of ``load`` (journal only) and ``position``
-        durable with it; the kept data is dropped. Fenced as ``Writer.commit``; also raises what ``undo_plan`` raises.
-        In the receipt, ``deleted`` counts rows removed, ``inserted`` rows restored. Schema changes stay."""
+        durable with it; the kept data is dropped. Fenced as ``Writer.commit``; also raises what ``undo_plan`` raises,
+        and UndoRefused, with nothing written, if the restored rows are not the kept ones. In the receipt,
+        ``deleted`` counts rows removed, ``inserted`` rows restored. Schema changes stay."""
+        ...
+
+
+@frozen
+class Leftover:
+    """What no load and no undo needs any more.
+
+    kind   ``journal``: old entries of a key. ``table``: a staging, or what was kept for an undo, of which neither the
+           journal nor an open load knows
+    name   the key, or the table
+    count  of entries, or 1
+    """
+
+    kind: Literal["journal", "table"]
+    name: str
+    count: int = 1
+
+
+class SupportsSweep(Protocol):
+    """Optional part of a Sink whose plugin declares ``sweep``: what it keeps of its own can be cleaned up."""
+
+    def leftovers(self, key: str, before: datetime) -> Sequence[Leftover]:
+        """Entries of a key, and of the tables of its change stream (``key|``), that were committed before; and tables,
+        whosever. Never the head of a key, nor an entry that an undo needs: the one that keeps something, and the one
+        before it, with its position. Nor the last entry that says how many rows there are (``Entry.held``). Takes no
+        lock and changes nothing."""
+        ...
+
+    def sweep(self, key: str, before: datetime) -> Sequence[Leftover]:
+        """Delete them; answers what was deleted. The caller holds the key's lock, while loads of other keys go on.
+        Killed in it, the next call does the rest."""
         ...
 
 
@@ -930,6 +993,7 @@ OPTIONAL: Mapping[Role, Mapping[str, type]] = {
     "sink": {
         "many_tables": SupportsManyTables,
         "undo": SupportsUndo,
+        "sweep": SupportsSweep,
         "move": SupportsMove,
         "take_back": SupportsTakeBack,
         "refuse": SupportsRefuse,

@@ -74,6 +74,9 @@ class PostgresDialect(Dialect):
     def differs(self, left: str, right: str, type: pa.DataType) -> str:
         return self.unlike(left, right)
 
+    def differ(self, schema: pa.Schema, names: Sequence[str], left: str = "t", right: str = "s") -> str:
+        return self.unlike(self.columns(names, left), self.columns(names, right))
+
     def unlike(self, left: str, right: str) -> str:
         """Compares the binary images of the values (``record_image_ne``): exact whatever the collation, also for types
         without an equality operator (json, xml, point); NULL equals NULL. Without the casts the server would expand

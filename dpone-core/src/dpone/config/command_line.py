@@ -12,9 +12,9 @@ from attrs import evolve
 
 from dpone.config.document import Node, Problems, filled_in, parsed, read_yaml
 from dpone.config.odcs import Mapped, is_odcs, mapped
-from dpone.config.reader import source_spec
+from dpone.config.reader import sink_spec, source_spec
 from dpone.config.values import read_value
-from dpone.model.pipeline import SourceSpec
+from dpone.model.pipeline import SinkSpec, SourceSpec
 from dpone.model.row_contract import RowContract
 from dpone.plugins import discover
 
@@ -48,6 +48,39 @@ def table_source(
     items = {"connection": value, "table": _text(table, "source.table", "--table")}
     items["type"] = _text(type_ or _type(found, option, problems), "source.type", option)
     return source_spec(_source(items, _options(options, problems), option), known, base, problems)
+
+
+def has_pipeline(path: Path) -> bool:
+    """A pipeline file, rather than one of connections. Raises PipelineErrors."""
+    problems = Problems(str(path))
+    root = read_yaml(path, str(path), problems)
+    problems.raise_if_any()
+    return "pipeline" in root.items
+
+
+def table_sink(connection: str, table: str, connections: Path) -> SinkSpec | None:
+    """A table of a SQL sink. connection: a name of ``connections`` (a file of them, or a pipeline file), None if it is
+    not there. Raises PipelineErrors."""
+    option = "--sink"
+    problems = Problems(option)
+    root = read_yaml(connections, str(connections), problems)
+    known = root.items.get("connections", root) if "pipeline" in root.items else root
+    if connection not in known.items:
+        return None
+    found = filled_in(known.items[connection], os.environ, problems)
+    scheme = found.value.partition("://")[0].lower() if isinstance(found.value, str) else ""
+    names = [name for name in discover().names("sink") if discover().supports("sink", name, "sql")]
+    type_ = next((name for name in names if scheme.startswith(name)), None)
+    if type_ is None:
+        todo = (
+            f"use a connection whose URL begins with one of {', '.join(names)}, or a pipeline file that loads the table"
+        )
+        problems.fatal(found, "the connection does not begin with the type of a SQL sink", todo)
+    items = {"type": type_, "connection": connection, "table": table}
+    below = {key: _text(str(value), f"sink.{key}", option) for key, value in items.items()}
+    mode = Node({"mode": _text("append", "sink.strategy.mode", option)}, "sink.strategy", 1, option)
+    base = Path(os.path.abspath(connections)).parent
+    return sink_spec(Node({**below, "strategy": mode}, "sink", 1, option), known, base, problems)
 
 
 def contract_file(path: Path, which: str | None = None, physical: bool = False, skip: bool = False) -> Mapped:

@@ -147,6 +147,15 @@ def source_spec(
     return cast(SourceSpec, spec)
 
 
+def sink_spec(node: Node, connections: Node, base: Path, problems: Problems) -> SinkSpec:
+    """As ``source_spec``, of what stands below ``sink:``."""
+    spec = _Reader(base, os.environ, discover(), connections.items, problems)._sink(
+        filled_in(node, os.environ, problems), None
+    )
+    problems.raise_if_any()
+    return cast(SinkSpec, spec)
+
+
 # --- the pipeline ---
 
 

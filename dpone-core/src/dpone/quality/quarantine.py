@@ -63,6 +63,11 @@ class QuarantineFolder:
     def kept(self, load_id: str) -> Path:
         return self.root / _safe(self.stream) / _safe(load_id)
 
+    def committed(self) -> list[Path]:
+        """The folders of loads that are committed. Links are not followed."""
+        folders = sorted(self.kept("load").parent.glob("*"))
+        return [folder for folder in folders if folder.is_dir() and not folder.is_symlink()]
+
     @property
     def _waiting(self) -> Path:
         return self.root / ".pending" / hashlib.sha256(self.key.encode()).hexdigest()[:16]

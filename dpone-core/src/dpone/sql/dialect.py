@@ -196,6 +196,11 @@ class Dialect:
         It must be exact, whatever the collation of the columns."""
         return f"({left} IS DISTINCT FROM {right})"
 
+    def differ(self, schema: pa.Schema, names: Sequence[str], left: str = "t", right: str = "s") -> str:
+        """True where two rows differ in one of these columns, as ``differs`` has it."""
+        columns = ((self.quote(name), schema.field(name).type) for name in names)
+        return " OR ".join(self.differs(f"{left}.{column}", f"{right}.{column}", type_) for column, type_ in columns)
+
     def widen_column(self, table: Name, before: pa.Field, after: pa.Field) -> list[str]:
         """Statements that change the type of a column from ``before`` to ``after`` and keep every value. None if the
         server stores both types alike."""
@@ -412,6 +417,7 @@ class Database(ABC):
     methods that are not abstract execute standard SQL, written by ``dialect``."""
 
     dialect: Dialect
+    noted: list[tuple[str, Sequence[Any]]] | None = None  # not None: ``execute`` notes here what it would run
 
     def __init_subclass__(cls, **more: Any) -> None:
         """The error of a failed statement gets its text, without the bound values, as a note."""
@@ -591,6 +597,9 @@ class Database(ABC):
 def _noting(method: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(method)
     def noting(self: Database, sql: str, *more: Any, **named: Any) -> Any:
+        if self.noted is not None and method.__name__ == "execute":
+            self.noted.append((sql, *more) if more else (sql, named.get("parameters", ())))
+            return 1
         with saying(sql):
             return method(self, sql, *more, **named)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
@@ -56,6 +57,33 @@ class Journal:
     def load(self, key: str, load_id: str) -> Entry | None:
         return self._first(key, {"load_id": load_id})
 
+    def loads(self, load_id: str) -> list[tuple[str, Entry]]:
+        """``SupportsUndo.loads``: of this table, whatever their keys."""
+        first = self._of_table({"load_id": load_id})
+        if not first:
+            return []
+        d, at = self._db.dialect, min(entry.committed_at for _, entry in first)
+        later = f" AND a.{d.quote('committed_at')} >= {d.placeholder}"
+        others = self._of_table({}, later, (at.isoformat(timespec="microseconds"),))
+        after = (one for one in others if one[1].load_id != load_id and _changes(one[1]))
+        return [*first, *sorted(after, key=lambda one: one[1].committed_at)]
+
+    def _of_table(
+        self, equal: Mapping[str, Any], more: str = "", values: Sequence[Any] = ()
+    ) -> list[tuple[str, Entry]]:
+        if not (names := self._table.names()):
+            return []
+        with self._reading("a load"):
+            rows = self._table.rows(names, equal, more, values)
+            found = [(str(row[0]), _entry(*row[1:]), json.loads(row[names.index("rows")])) for row in rows]
+        return [(key, entry) for key, entry, counts in found if self._is_mine(key, entry, counts)]
+
+    def _is_mine(self, key: str, entry: Entry, counts: Mapping[str, Any]) -> bool:
+        """Entries of older versions name no table but in what they kept, and in their key."""
+        tables = [counts[_TARGET]] if _TARGET in counts else [Name.parse(kept.target).last for kept in entry.kept]
+        named = [key.lower().endswith(self._target.lower())] if not tables else ()
+        return any(named) or any(table.lower() == self._target.lower() for table in tables)
+
     def undoing(self, key: str, load_id: str) -> Entry | None:
         """The entry that took a load back."""
         return self._first(key, {"undoes": load_id}) if self._has("undoes") else None
@@ -67,6 +95,28 @@ class Journal:
         """Those of which something is kept, newest first."""
         kept = f" AND a.{self._db.dialect.quote('kept')} IS NOT NULL"
         return self._select(key, {}, kept) if self._has("kept") else []
+
+    def named(self) -> set[str]:
+        """The tables in which something is kept for an undo, of all keys."""
+        if not self._has("kept"):
+            return set()
+        kept = self._table.rows(["kept"], {}, f" AND a.{self._db.dialect.quote('kept')} IS NOT NULL")
+        with self._reading("what is kept"):
+            return {str(one["name"]) for (text,) in kept for one in json.loads(text)}
+
+    def old(self, key: str, before: datetime) -> list[int]:
+        """``SupportsSweep``: the seqs of entries that can go."""
+        entries = self._select(key, {})
+        needed = {entry.seq - back for entry in entries if entry.kept for back in (0, 1)}
+        needed |= {entry.seq for entry in entries[:1]}
+        needed |= {next((entry.seq for entry in entries if entry.held is not None), 0)}
+        return [entry.seq for entry in entries if entry.committed_at < before and entry.seq not in needed]
+
+    def delete(self, key: str, seq: int) -> None:
+        self._table.delete({"key": key, "seq": seq})
+
+    def exists(self) -> bool:
+        return self._table.exists()
 
     def held(self, entry: Entry) -> int | None:
         """How many rows the last load of the table left there: that of ``entry``, or of another stream after it."""
@@ -114,11 +164,20 @@ class Journal:
             return []
         order = f"{more} ORDER BY a.{self._db.dialect.quote('seq')} DESC"
         rows = self._table.rows(names, {"key": key, **equal}, order, values)
-        try:
+        with self._reading(f"an entry of key {key}"):
             return [_entry(*row[1:]) for row in rows]
+
+    @contextmanager
+    def _reading(self, what: str) -> Iterator[None]:
+        try:
+            yield
         except (DponeError, ValueError, TypeError, AttributeError) as error:
-            found = f"an entry of key {key} is damaged: {error}"
+            found = f"{what} is damaged: {error}"
             raise SinkError(f"read {self._table.name}", found, "restore the entry from a backup") from error
+
+
+def _changes(entry: Entry) -> bool:
+    return bool(entry.undoes) or any(entry.rows.get(name) for name in ("inserted", "updated", "deleted"))
 
 
 def _mark(entry: Entry | None) -> str:

@@ -15,7 +15,7 @@ Hook: TypeAlias = Callable[[], list[Connector]]
 # What SqlSource, SqlSink and SqlState can do on every system.
 SOURCE = ("read", "query", "snapshot", "incremental_cursor")
 SINK = (
-    "write", *MODES, "exactly_once", "schema_evolution", "lineage", "resume", "undo", "move", "take_back",
+    "write", *MODES, "exactly_once", "schema_evolution", "lineage", "resume", "undo", "sweep", "move", "take_back",
     "replace_columns", "refuse", "verify", "compare_keys", "sql",
 )  # fmt: skip
 STATE = ("compare_and_set", "history", "lock", "partitions")

@@ -1,22 +1,30 @@
-"""Undo, the taking half: the target as it was before its last load, from what ``dpone.sql.undo`` kept."""
+"""Undo, the taking half: the target as it was before its last load, from what ``dpone.sql.undo`` kept.
+
+A rehearsal goes the same way over a Database that notes what it would execute (``Database.noted``), and counts where an
+undo would be answered a number of rows. So a plan has the statements of the undo itself.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from typing import Any
 
+import pyarrow as pa
 from attrs import frozen
 
-from dpone.contract import Entry, Load, Receipt, UndoPlan, UndoRecord
+from dpone.contract import Entry, Load, Receipt, Rehearsal, UndoPlan, UndoRecord
 from dpone.errors import DponeError, UndoRefused, counted
 from dpone.model.position import Position
 from dpone.model.schema import LOAD_ID, Name
 from dpone.model.strategy import Strategy
-from dpone.sql.dialect import Database, transaction
+from dpone.sql.dialect import Database, Dialect, transaction
 from dpone.sql.journal import Journal
+from dpone.sql.script import written
 from dpone.sql.strategies.job import held
-from dpone.sql.undo import Targets, forget
-from dpone.sql.writer import Staging
+from dpone.sql.undo import IMAGES, Targets, forget
+from dpone.sql.writer import Stage, Staging
 
 
 def undo_plan(db: Database, target: Name, key: str, load_id: str) -> UndoPlan:
@@ -40,22 +48,95 @@ def undo_plan(db: Database, target: Name, key: str, load_id: str) -> UndoPlan:
 
 def take_back(db: Database, target: Name, load: Load, load_id: str, after: Entry | None, position: Position) -> Receipt:
     """``SupportsUndo.undo`` of every SQL sink: one transaction."""
-    journal, staging = Journal(db, target), Staging(db, target)
     with transaction(db, load.key):
-        seq = journal.require(load.key, after, load.load_id)
-        undone = undo_plan(db, target, load.key, load_id).entry
-        done = [_Restore(db, kept, load_id).run(load.strategy) for kept in undone.kept]
-        rows = {"inserted": sum(d[0] for d in done), "updated": 0, "deleted": sum(d[1] for d in done), "unchanged": 0}
-        staging.spend(load.key, *forget(db, target, load.key, undone))
-        now = datetime.now(UTC)
-        left = held(db, target, load.count)
-        entry = Entry(
-            seq, position.epoch, load.load_id, load.run_id, load.token, position, now, rows, undoes=load_id, held=left
-        )
-        journal.append(load.key, entry)
+        entry, _ = _taken_back(db, target, load, load_id, after, position)
     with suppress(DponeError):  # the undo is durable: what is left is swept by the next load
-        staging.drop_spent(load.key)
+        Staging(db, target).drop_spent(load.key)
     return Receipt.of(entry)
+
+
+def rehearse(
+    db: Database, target: Name, load: Load, load_id: str, after: Entry | None, position: Position
+) -> Rehearsal:
+    """``SupportsUndo.rehearse`` of every SQL sink."""
+    noted: list[tuple[str, Sequence[Any]]] = [("BEGIN", ())]
+    db.noted = noted
+    try:
+        entry, left = _taken_back(db, target, load, load_id, after, position)
+        noted.append(("COMMIT", ()))
+        if left:
+            noted.append(("BEGIN", ()))
+            for table in left:
+                Staging(db, target).drop(Stage.spent(table))
+            noted.append(("COMMIT", ()))
+    finally:
+        db.noted = None
+    statements = tuple(written(db.dialect, sql, values) for sql, values in noted)
+    return Rehearsal(statements, entry.rows["deleted"], entry.rows["inserted"])
+
+
+def template(d: Dialect, target: Name, load_id: str) -> tuple[str, ...]:
+    """What an undo does in this dialect, as far as it can be said without the target: which of the statements, and
+    which columns, is known by the journal."""
+    images, columns = target.sibling(d.fitting(IMAGES + load_id)), ["<columns of the table>"]
+    bound = (load_id,)
+    return (
+        "BEGIN",
+        "-- rows that the load wrote",
+        written(d, d.delete_from(target, _written_by(d)), bound),
+        "-- rows that it changed or deleted, as they were; for a full refresh, the previous generation",
+        _restoring(d, target, images, columns),
+        "-- and the entry in the journal, in a new epoch",
+        "COMMIT",
+        d.drop_table(images),
+    )
+
+
+def _taken_back(
+    db: Database, target: Name, load: Load, load_id: str, after: Entry | None, position: Position
+) -> tuple[Entry, list[Name]]:
+    """Inside the transaction; its entry, and the tables that are to be dropped after it."""
+    journal, staging = Journal(db, target), Staging(db, target)
+    seq = journal.require(load.key, after, load.load_id)
+    undone = undo_plan(db, target, load.key, load_id).entry
+    restores = [_Restore(db, kept, load_id) for kept in undone.kept]
+    done = [restore.run(load.strategy) for restore in restores]
+    rows = {"inserted": sum(d[0] for d in done), "updated": 0, "deleted": sum(d[1] for d in done), "unchanged": 0}
+    swapped = {restore.images for restore, d in zip(restores, done, strict=True) if d[2]}
+    left = [table for table in forget(db, target, load.key, undone) if table not in swapped]
+    staging.spend(load.key, *left)
+    now = datetime.now(UTC)
+    holds = held(db, target, load.count) if db.noted is None else _would_hold(db, target, load, rows)
+    entry = Entry(
+        seq, position.epoch, load.load_id, load.run_id, load.token, position, now, rows, undoes=load_id, held=holds
+    )
+    journal.append(load.key, entry)
+    return entry, left
+
+
+def _would_hold(db: Database, target: Name, load: Load, rows: dict[str, int]) -> int:
+    after = held(db, target, True) - rows["deleted"] + rows["inserted"]
+    return after if load.count else int(after > 0)
+
+
+def remaining(db: Database, target: Name, load_id: str) -> int:
+    """``SupportsUndo.remaining`` of every SQL sink."""
+    schema = db.schema(target)
+    if schema is None or LOAD_ID not in schema.names:
+        return 0
+    return _count(db, target, _written_by(db.dialect), (load_id,))
+
+
+def _count(db: Database, table: Name, where: str = "1 = 1", values: Sequence[Any] = ()) -> int:
+    return int(db.rows(f"SELECT COUNT(*) FROM {db.dialect.name(table)} AS t WHERE {where}", values)[0][0])
+
+
+def _written_by(d: Dialect) -> str:
+    return f"t.{d.quote(LOAD_ID)} = {d.placeholder}"
+
+
+def _restoring(d: Dialect, target: Name, images: Name, names: Sequence[str]) -> str:
+    return f"{d.insert_into(target, names)} SELECT {d.columns(names, 'i')} FROM {d.name(images)} AS i"
 
 
 @frozen
@@ -97,26 +178,29 @@ class _Restore:
             found = f"column {', '.join(later)} of {self.target} was added later and cannot be NULL"
             raise _refused(self.load_id, found, "allow NULL in it, or load the table again")
 
-    def run(self, strategy: Strategy) -> tuple[int, int]:
-        """Rows put back, rows taken out."""
+    def run(self, strategy: Strategy) -> tuple[int, int, bool]:
+        """Rows put back, rows taken out; and whether what was kept has taken the target's place."""
         self.db.hold(self.target)
-        deleted = self._replace_all(strategy) if self.kept.kind == "generation" else self._take_out()
+        if self.kept.kind == "generation":
+            deleted, swapped = self._replace_all(strategy)
+        else:
+            deleted, swapped = self._take_out(strategy), False
         Targets(self.db, self.target).move(self.kept.previous)
-        return self.kept.rows, deleted
+        return self.kept.rows, deleted, swapped
 
-    def _replace_all(self, strategy: Strategy) -> int:
-        others = self._count(f"(t.{self._id} IS NULL OR t.{self._id} <> {self.db.dialect.placeholder})")
-        if others:
+    def _replace_all(self, strategy: Strategy) -> tuple[int, bool]:
+        if others := self._count(self._others, (self.load_id,)):
             raise self._changed(f"{self.target} has {counted(others, 'row')} that it did not write")
-        deleted = self._count(f"t.{self._id} = {self.db.dialect.placeholder}")
+        deleted = self._count(_written_by(self.db.dialect), (self.load_id,))
         self._require_written(deleted)
         if self._fits(strategy):
             self.db.swap(self.images, self.target)
-            return deleted
-        if (cleared := self.db.clear(self.target)) != deleted:  # see Dialect.holds_new_rows
+            return deleted, True
+        cleared = self.db.clear(self.target)  # see Dialect.holds_new_rows
+        if cleared != deleted and self.db.noted is None:
             raise self._changed(f"{self.target} got {counted(cleared - deleted, 'row')} during the undo")
-        self._put_back()
-        return deleted
+        self._put_back(strategy)
+        return deleted, False
 
     def _fits(self, strategy: Strategy) -> bool:
         """What was kept is a table of the target's own shape, and nothing hangs on either."""
@@ -130,37 +214,58 @@ class _Restore:
             and db.is_swappable(self.target, key)
         )
 
-    def _take_out(self) -> int:
-        d = self.db.dialect
-        deleted = self.db.execute(d.delete_from(self.target, f"t.{self._id} = {d.placeholder}"), (self.load_id,))
+    def _take_out(self, strategy: Strategy) -> int:
+        by_id = _written_by(self.db.dialect)
+        deleted = self._delete(by_id, (self.load_id,), by_id)
         self._require_written(deleted)
         if self.kept.kind == "added":
             return deleted
         if self.kept.key:
             deleted += self._take_out_by_key()
-        self._put_back()
+        self._put_back(strategy)
         return deleted
 
     def _take_out_by_key(self) -> int:
-        d, key = self.db.dialect, self.kept.key
-        schema = self.db.schema(self.target)
-        assert schema is not None  # ``require`` has seen it
-        same = d.same(schema, key, "i", "t")  # by the image's collation, which is exact
-        found = self.db.execute(
-            d.delete_from(self.target, f"EXISTS (SELECT 1 FROM {d.name(self.images)} AS i WHERE {same})")
-        )
+        d = self.db.dialect
+        exists = f"EXISTS (SELECT 1 FROM {d.name(self.images)} AS i WHERE {self._same(self.kept.key)})"
+        found = self._delete(exists, (), f"{exists} AND {self._others}")
         if found != self.kept.rows:
             raise self._changed(
                 f"of {counted(self.kept.rows, 'row')} that it changed, {found:,} remain in {self.target}"
             )
         return found
 
-    def _put_back(self) -> None:
-        d, names = self.db.dialect, list(self.kept.columns)
-        rows = f"SELECT {d.columns(names, 'i')} FROM {d.name(self.images)} AS i"
-        put = self.db.execute(f"{d.insert_into(self.target, names)} {rows}")
+    def _put_back(self, strategy: Strategy) -> None:
+        names = list(self.kept.columns)
+        put = self.db.execute(_restoring(self.db.dialect, self.target, self.images, names))
+        if self.db.noted is not None:
+            put = _count(self.db, self.images)
         if put != self.kept.rows:
             raise self._changed(f"{self.images} has {counted(put, 'row')}, the journal says {self.kept.rows:,}")
+        key = self.kept.key or strategy.key or self.db.primary_key(self.target)
+        if self.db.noted is None and key and {*key} <= {*names}:
+            self._require_same(key)
+
+    def _require_same(self, key: Sequence[str]) -> None:
+        """Each row that was put back is in the target as it was kept. Without a key only their number is known."""
+        d, schema = self.db.dialect, self._schema
+        rest = [name for name in schema.names if name in self.kept.columns and name not in key]
+        tables = f"{d.name(self.images)} AS i JOIN {d.name(self.target)} AS t ON {self._same(key)}"
+        [(same,)] = self.db.rows(
+            f"SELECT COUNT(*) FROM {tables}" + (f" WHERE NOT ({d.differ(schema, rest, 't', 'i')})" if rest else "")
+        )
+        if same < self.kept.rows:
+            found = f"{counted(self.kept.rows - same, 'row')} put back into {self.target} differ from those kept"
+            raise _refused(self.load_id, found, "disable the triggers that change them, then repeat")
+
+    def _same(self, key: Sequence[str]) -> str:
+        """By the image's collation, which is exact."""
+        return self.db.dialect.same(self._schema, key, "i", "t")
+
+    def _delete(self, where: str, values: Sequence[Any], counts: str) -> int:
+        """``counts``: as ``where``, of the target before any statement of the undo."""
+        found = self.db.execute(self.db.dialect.delete_from(self.target, where), values)
+        return found if self.db.noted is None else self._count(counts, (self.load_id,))
 
     def _require_written(self, found: int) -> None:
         if self.kept.written is not None and found != self.kept.written:
@@ -171,13 +276,19 @@ class _Restore:
     def _changed(self, found: str) -> UndoRefused:
         return _refused(self.load_id, f"{found}: another program has changed them", "correct the rows by hand")
 
-    def _count(self, where: str) -> int:
-        sql = f"SELECT COUNT(*) FROM {self.db.dialect.name(self.target)} AS t WHERE {where}"
-        return int(self.db.rows(sql, (self.load_id,))[0][0])
+    def _count(self, where: str, values: Sequence[Any]) -> int:
+        return _count(self.db, self.target, where, values)
 
     @property
-    def _id(self) -> str:
-        return self.db.dialect.quote(LOAD_ID)
+    def _others(self) -> str:
+        d = self.db.dialect
+        return f"(t.{d.quote(LOAD_ID)} IS NULL OR t.{d.quote(LOAD_ID)} <> {d.placeholder})"
+
+    @property
+    def _schema(self) -> pa.Schema:
+        schema = self.db.schema(self.target)
+        assert schema is not None  # ``require`` has seen it
+        return schema
 
 
 def _refused(load_id: str, found: str, todo: str) -> UndoRefused:

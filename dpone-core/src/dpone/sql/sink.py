@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import ClassVar
 
 import pyarrow as pa
 from attrs import evolve
 
-from dpone.contract import Entry, Finding, Load, Receipt, TakenBack, UndoPlan, Writer
+from dpone.contract import Entry, Finding, Leftover, Load, Receipt, Rehearsal, TakenBack, UndoPlan, Writer
 from dpone.errors import ConfigError, DponeError, SchemaBreak, SinkError, counted
 from dpone.model.evolution import SchemaChange, Stored, not_kept
 from dpone.model.pipeline import SinkSpec
@@ -21,9 +22,10 @@ from dpone.sql.journal import Journal
 from dpone.sql.key_move import move
 from dpone.sql.provisional import Added
 from dpone.sql.references import require_deletable, require_no_action
-from dpone.sql.restore import take_back, undo_plan
+from dpone.sql.restore import rehearse, remaining, take_back, undo_plan
 from dpone.sql.strategies import scd2
 from dpone.sql.strategies.job import held, is_empty, require_columns
+from dpone.sql.sweep import leftovers, sweep
 from dpone.sql.writer import (
     Staging,
     create_own,
@@ -234,9 +236,27 @@ class SqlSink:
         require_no_action(self._db, self._target, f"take back load {load_id}")
         return plan
 
+    def loads(self, load_id: str) -> Sequence[tuple[str, Entry]]:
+        """``contract.SupportsUndo``, as the four that follow."""
+        return Journal(self._db, self._target).loads(load_id)
+
+    def remaining(self, load_id: str) -> int:
+        return remaining(self._db, self._target, load_id)
+
+    def rehearse(self, load: Load, load_id: str, after: Entry | None, position: Position) -> Rehearsal:
+        require_no_action(self._db, self._target, f"take back load {load_id}")
+        return rehearse(self._db, self._target, load, load_id, after, position)
+
     def undo(self, load: Load, load_id: str, after: Entry | None, position: Position) -> Receipt:
         require_no_action(self._db, self._target, f"take back load {load_id}")
         return take_back(self._db, self._target, load, load_id, after, position)
+
+    def leftovers(self, key: str, before: datetime) -> Sequence[Leftover]:
+        """``contract.SupportsSweep``, as the next."""
+        return leftovers(self._db, self._target, key, before)
+
+    def sweep(self, key: str, before: datetime) -> Sequence[Leftover]:
+        return sweep(self._db, self._target, key, before)
 
     def journal_keys(self) -> Sequence[str]:
         """``contract.SupportsMove``."""

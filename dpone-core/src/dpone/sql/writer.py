@@ -61,7 +61,7 @@ from dpone.sql.undo import IMAGES, Images, Targets, images, sweep
 
 LINEAGE_FIELDS = (pa.field(LOAD_ID, pa.string()), pa.field(LOADED_AT, pa.timestamp("us", "UTC")))
 _FILE = pa.field(FILE, pa.int64())
-_STAGE, _ANEW = "__dpone__stage", "__dpone__anew"
+STAGE, REPLACEMENT = "__dpone__stage", "__dpone__anew"
 _SPENT = "spent"  # the token of a table that no load goes on with
 STAGES = "__dpone__staging"
 _TEXTS, _COUNTS = ("stage", "key", "load_id", "token", "created_at"), ("rows", "bytes", "filtered", "quarantined")
@@ -99,6 +99,11 @@ class Stage:
     token: str
     created_at: datetime
     unique: bool
+
+    @classmethod
+    def spent(cls, table: Name) -> Stage:
+        """A table that no load goes on with."""
+        return cls(table, "", _SPENT, datetime.now(UTC), False)
 
 
 class Staging:
@@ -159,7 +164,7 @@ class Staging:
         """No load goes on with them: they are dropped after the transaction, or by the next load of the key."""
         for table in tables:
             self.forget(table)
-            self.add(key, Stage(table, "", _SPENT, datetime.now(UTC), False))
+            self.add(key, Stage.spent(table))
 
     def drop_spent(self, key: str) -> None:
         """Of a key, and of the tables of its change stream. In a transaction of its own, if there are any."""
@@ -172,7 +177,7 @@ class Staging:
 
     def sweep_unknown(self, key: str) -> None:
         """Tables of this key that have no line."""
-        mine = re.compile(rf"(?:{_STAGE}|{_ANEW})_.+_{_digest(key)}", re.IGNORECASE | re.DOTALL)
+        mine = re.compile(rf"(?:{STAGE}|{REPLACEMENT})_.+_{_digest(key)}", re.IGNORECASE | re.DOTALL)
         found = [table for table in self._db.tables(self._target, PREFIX) if mine.fullmatch(table.last)]
         known = {stage.lower() for stage in self._stages.distinct("stage")} if found else {*()}
         for table in found:
@@ -186,10 +191,10 @@ class Staging:
     def replace(self, load: Load, table: Name) -> None:
         """A table that is about to be made and to take the target's place; known, so that a later load sweeps it."""
         self.sweep_replacements(load.key)
-        self.add(f"{load.key}|{_ANEW}", Stage(table, load.load_id, "", load.started_at.astimezone(UTC), False))
+        self.add(f"{load.key}|{REPLACEMENT}", Stage(table, load.load_id, "", load.started_at.astimezone(UTC), False))
 
     def sweep_replacements(self, key: str, keep: Name | None = None) -> None:
-        for stage in self.of(f"{key}|{_ANEW}"):
+        for stage in self.of(f"{key}|{REPLACEMENT}"):
             if stage.table != keep:
                 self.drop(stage)
 
@@ -203,7 +208,7 @@ class Staging:
 
 def replacement_of(db: Database, target: Name, load: Load) -> Name:
     """Of the table that takes the target's place."""
-    return _named(db, target, _ANEW, load)
+    return _named(db, target, REPLACEMENT, load)
 
 
 def own_lock(target: Name) -> str:
@@ -330,7 +335,7 @@ def _new_stage(db: Database, target: Name, load: Load, token: str, schema: pa.Sc
 
 
 def _make_stage(db: Database, target: Name, load: Load, token: str, shape: pa.Schema, key: Sequence[str]) -> Stage:
-    table, at = _named(db, target, _STAGE, load), load.started_at.astimezone(UTC)
+    table, at = _named(db, target, STAGE, load), load.started_at.astimezone(UTC)
     stage = Stage(table, load.load_id, token, at, unique=bool(key))
     Staging(db, target).add(load.key, stage)
     db.create(table, shape, key)

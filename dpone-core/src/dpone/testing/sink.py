@@ -20,6 +20,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dpone.contract import (
+    Leftover,
     Part,
     Receipt,
     Sink,
@@ -29,6 +30,7 @@ from dpone.contract import (
     SupportsMove,
     SupportsRefuse,
     SupportsSql,
+    SupportsSweep,
     SupportsTakeBack,
     SupportsUndo,
     SupportsVerify,
@@ -1454,6 +1456,29 @@ class SinkContract(DatabaseCases):
         same(harness.rows("lines"), sample(1, 0))
         assert entries == (None, None)
 
+    @case("sweep")
+    def test_old_entries_are_swept_and_no_others(self, harness: Harness) -> None:
+        """A look changes nothing; the head stays, and so does what an undo needs; no row is touched; once is enough."""
+        strategy = simple(harness)
+        keep: dict[str, Any] = {"undo": Undo(loads=1)} if has(harness, "undo") else {}
+        heads = [load(harness, sample(n, n + 1), strategy, n=n, **keep).entry for n in (1, 3, 5, 7)]
+        expected, now = _python(harness.rows()), datetime.now(UTC)
+        with closing(harness.make("sink", harness.sink(strategy, **keep))) as sink:
+            harness.require(SupportsSweep, sink)
+            assert list(sink.leftovers(key(), now - timedelta(days=1))) == [], "entries of today are old"
+            assert list(sink.leftovers("another", now + timedelta(days=1))) == [], "entries of another key"
+            found = list(sink.leftovers(key(), now + timedelta(days=1)))
+            wanted = [Leftover("journal", key(), 2 if keep else 3)]
+            assert found == wanted, found
+            assert list(sink.leftovers(key(), now + timedelta(days=1))) == wanted, "the look changed something"
+            assert list(sink.sweep(key(), now + timedelta(days=1))) == wanted
+            assert list(sink.leftovers(key(), now + timedelta(days=1))) == []
+            assert sink.journal(key()) == heads[-1], "the head is gone"
+            if keep:
+                assert sink.undo_plan(key(), heads[-1].load_id).position == heads[-2].position, "an undo lost its way"
+        assert _python(harness.rows()) == expected
+        assert load(harness, sample(9, 9), strategy, n=9, **keep).entry.seq == heads[-1].seq + 1
+
     @case("move")
     def test_a_key_is_renamed_whole(self, harness: Harness) -> None:
         """The journal continues under the new key, entry by entry, with everything that belongs to it; no row
@@ -1547,6 +1572,47 @@ class SinkContract(DatabaseCases):
                     attempt(key(), first)
             assert sink.journal(key()) == head
         assert _python(harness.rows()) == expected
+
+    @case("undo")
+    def test_a_load_is_found_by_its_id(self, harness: Harness) -> None:
+        """Without its key, with the loads that came after it; its rows are counted; an unknown one is not there."""
+        strategy = simple(harness)
+        keep: dict[str, Any] = {"undo": Undo(loads=5)}
+        ids = [load(harness, sample(n, n + 1), strategy, n=n, **keep).entry.load_id for n in (1, 3)]
+        with closing(harness.make("sink", harness.sink(strategy, **keep))) as sink:
+            harness.require(SupportsUndo, sink)
+            for begin in (0, 1):
+                found = [(k, entry.load_id) for k, entry in sink.loads(ids[begin])]
+                assert found == [(key(), one) for one in ids[begin:]], found
+            assert list(sink.loads("01JUNKNOWN")) == []
+            assert sink.remaining(ids[1]) == 2, "rows that bear the id of the load"
+            receipt = sink.undo(new_load(None, strategy), ids[1], sink.journal(key()), at(3, epoch=1))
+            assert sink.remaining(ids[1]) == 0
+            assert [entry.undoes for _, entry in sink.loads(ids[1])][-1] == ids[1], "the entry that took it back"
+            assert receipt.entry == sink.loads(ids[1])[-1][1]
+
+    @case("undo")
+    def test_an_undo_is_rehearsed(self, harness: Harness) -> None:
+        """The rehearsal changes nothing, and says what the undo then does; it refuses what the undo refuses."""
+        strategy = SINGLE["merge"] if has(harness, "merge") else simple(harness)
+        keep: dict[str, Any] = {"undo": Undo(loads=5)}
+        first = load(harness, sample(1, 4), strategy, n=1, **keep).entry.load_id
+        changed = [(i, "d9", "changed", None) for i in (3, 4)] if strategy.mode == "merge" else []
+        second = load(harness, table([*changed, *_python(sample(5, 7))]), strategy, n=2, **keep).entry.load_id
+        expected = _python(harness.rows())
+        with closing(harness.make("sink", harness.sink(strategy, **keep))) as sink:
+            harness.require(SupportsUndo, sink)
+            head, undo = sink.journal(key()), new_load(None, strategy)
+            rehearsal = sink.rehearse(undo, second, head, at(1, epoch=1))
+            assert (_python(harness.rows()), sink.journal(key())) == (expected, head), "the rehearsal changed something"
+            assert rehearsal.statements
+            with pytest.raises(Stopped):
+                sink.rehearse(undo, first, head, at(0, epoch=1))
+            receipt = sink.undo(undo, second, head, at(1, epoch=1))
+            assert (receipt.deleted, receipt.inserted) == (rehearsal.deleted, rehearsal.inserted)
+            with pytest.raises(Stopped):
+                sink.rehearse(undo, second, sink.journal(key()), at(1, epoch=1))
+        same(harness.rows(), sample(1, 4))
 
 
 def _values_arrive(harness: Harness, strategy: Strategy, type_: pa.DataType) -> None:

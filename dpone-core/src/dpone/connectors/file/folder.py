@@ -142,6 +142,14 @@ class Folder:
     def bring_back(self, files: Collection[PartFile]) -> None:
         """Move kept parts back into the folder, complete and durable on return. Until a manifest lists them, the next
         sweep moves them to the undo folder again. Raises UndoRefused. Call under ``lock``."""
+        self.require_kept(files)
+        for file in files:
+            if durable.is_plain_file(self.undo / file.name):
+                os.rename(self.undo / file.name, self.path / file.name)
+        durable.sync_folder(self.path)
+
+    def require_kept(self, files: Collection[PartFile]) -> None:
+        """Raises UndoRefused unless each file exists with the same bytes."""
         for file in files:
             here, aside = self.path / file.name, self.undo / file.name
             found = aside if durable.is_plain_file(aside) else here
@@ -150,7 +158,3 @@ class Folder:
                 raise UndoRefused(
                     f"restore the parts of {self.label}", why, "restore it from a backup; nothing was changed"
                 )
-        for file in files:
-            if durable.is_plain_file(self.undo / file.name):
-                os.rename(self.undo / file.name, self.path / file.name)
-        durable.sync_folder(self.path)

@@ -24,6 +24,7 @@ from dpone.contract import (
     Load,
     Part,
     Receipt,
+    Rehearsal,
     Stream,
     TakenBack,
     UndoPlan,
@@ -215,6 +216,35 @@ class FileSink:
     def undo_plan(self, key: str, load_id: str) -> UndoPlan:
         replaced = self._replaced(self.folder.read(), key, load_id)
         return UndoPlan(replaced.entry, replaced.before)
+
+    def loads(self, load_id: str) -> Sequence[tuple[str, Entry]]:
+        """``contract.SupportsUndo``. The manifest has the head of each key, and those earlier loads that are kept."""
+        manifest = self.folder.read() or Manifest()
+        known = [(one.key, one.entry) for one in manifest.undo]
+        known += [one for one in manifest.journals.items() if one not in known]
+        mine = [(key, entry) for key, entry in known if load_id in (entry.load_id, entry.undoes)]
+        if not mine:
+            return []
+        since = min(entry.committed_at for _, entry in mine)
+        later = [
+            (key, entry) for key, entry in known
+            if load_id not in (entry.load_id, entry.undoes) and entry.committed_at >= since and any(entry.rows.values())
+        ]  # fmt: skip
+        return [*mine, *sorted(later, key=lambda one: one[1].committed_at)]
+
+    def remaining(self, load_id: str) -> int:
+        return sum(file.rows for file in (self.folder.read() or Manifest()).files if file.load_id == load_id)
+
+    def rehearse(self, load: Load, load_id: str, after: Entry | None, position: Position) -> Rehearsal:
+        manifest = self.folder.read() or Manifest()
+        _require_head(manifest, load.key, after, self.folder.label)
+        replaced = self._replaced(manifest, load.key, load_id)
+        self.folder.require_kept(replaced.files)
+        added = [file for file in manifest.files if file.load_id == load_id]
+        steps = [f"move .dpone/undo/{file.name} to {file.name}" for file in replaced.files]
+        steps += ["replace .dpone/manifest.json"] + [f"delete {file.name}" for file in added]
+        put_back, taken_out = (sum(file.rows for file in files) for files in (replaced.files, added))
+        return Rehearsal(tuple(steps), taken_out, put_back)
 
     def undo(self, load: Load, load_id: str, after: Entry | None, position: Position) -> Receipt:
         """One replacement of the manifest. If the process is killed before it, the next sweep moves the parts back to
