@@ -212,7 +212,7 @@ class SqlSource(ABC):
             known = list(self.cut(request.partitions))
         if not known:
             self._parts["all"] = [self._cursor.where(span) if self._cursor else ("", ()) for span in reading.spans]
-            return (Part("all", {"spans": len(reading.spans)}),)
+            return (Part("all"),)
         ranges = {f"{i:05d}": one for i, one in enumerate(known)}
         self._parts = {id: [within(self.dialect, one)] for id, one in ranges.items()}
         return tuple(Part(id, {BOUNDS: one.to_json()}) for id, one in ranges.items())
