@@ -56,8 +56,8 @@ class Own:
         return self._db.rows(sql, (*self._found(equal), *values))
 
     def distinct(self, name: str) -> list[Any]:
-        """The different values of a column. DISTINCT is applied to the plain column: some servers cannot compare texts
-        of any length, nor a COALESCE of them."""
+        """The different values of a column. DISTINCT is applied to the key column alone: some servers cannot compare
+        texts of unlimited length, nor a COALESCE with one (Oracle has no DISTINCT of a CLOB)."""
         column = f"a.{self._db.dialect.quote(name)}"
         found = [value for (value,) in self._db.rows(f"SELECT DISTINCT {column} FROM {self._quoted} AS a")]
         return [self._read_whole(name, value) for value in found] if name in self._limits else found

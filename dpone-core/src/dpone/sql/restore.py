@@ -1,4 +1,4 @@
-"""Undo, the taking half: the target as it was before its last load, from what ``dpone.sql.undo`` kept."""
+"""Undo, second half: restores the target as it was before its last load, from what ``dpone.sql.undo`` kept."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def take_back(db: Database, target: Name, load: Load, load_id: str, after: Entry
             seq, position.epoch, load.load_id, load.run_id, load.token, position, now, rows, undoes=load_id, held=left
         )
         journal.append(load.key, entry)
-    with suppress(DponeError):  # the undo is durable: what is left is swept by the next load
+    with suppress(DponeError):  # the undo is durable; the next load drops what is left
         staging.drop_spent(load.key)
     return Receipt.of(entry)
 
@@ -75,7 +75,7 @@ class _Restore:
         return self.target.sibling(self.kept.name)
 
     def require(self) -> None:
-        """Raises UndoRefused unless what was kept is there, fits, and nobody has changed the target since."""
+        """Raises UndoRefused unless the kept rows exist and fit, and no other load has changed the target since."""
         last = Targets(self.db, self.target).last()
         if last != self.load_id:
             todo = "undo that load first, if it kept what it replaced"
@@ -98,7 +98,7 @@ class _Restore:
             raise _refused(self.load_id, found, "allow NULL in it, or load the table again")
 
     def run(self, strategy: Strategy) -> tuple[int, int]:
-        """Rows put back, rows taken out."""
+        """Returns how many rows were put back and how many were removed."""
         self.db.hold(self.target)
         deleted = self._replace_all(strategy) if self.kept.kind == "generation" else self._take_out()
         Targets(self.db, self.target).move(self.kept.previous)
@@ -119,7 +119,8 @@ class _Restore:
         return deleted
 
     def _fits(self, strategy: Strategy) -> bool:
-        """What was kept is a table of the target's own shape, and nothing hangs on either."""
+        """True if the kept table is exactly like the target and nothing depends on either, so that they can be
+        swapped."""
         db, key = self.db, strategy.key
         kept, now = db.schema(self.images), db.schema(self.target)
         same = kept is not None and now is not None and kept.equals(now, check_metadata=True)
@@ -145,7 +146,9 @@ class _Restore:
         d, key = self.db.dialect, self.kept.key
         schema = self.db.schema(self.target)
         assert schema is not None  # ``require`` has seen it
-        same = d.same(schema, key, "i", "t")  # by the image's collation, which is exact
+        # The image first: SQLite compares by the collation of the left operand (https://www.sqlite.org/datatype3.html,
+        # 7.1), and that of an image is BINARY, since CREATE TABLE AS copies none.
+        same = d.same(schema, key, "i", "t")
         found = self.db.execute(
             d.delete_from(self.target, f"EXISTS (SELECT 1 FROM {d.name(self.images)} AS i WHERE {same})")
         )

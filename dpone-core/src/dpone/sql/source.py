@@ -381,8 +381,8 @@ def within(dialect: Dialect, bounds: Bounds) -> Where:
 
 
 def new_rows(rows: Iterable[Row], skip: dict[str, int]) -> pa.Array:
-    """A mask of the rows that are not among the skipped ones, each of which counts once: ``skip`` is counted down. For
-    readers that have their rows in Arrow; ``rows`` are of the columns of the digest."""
+    """A mask of the rows that are not skipped; ``skip`` says how many rows of each digest to skip, and is counted down.
+    For readers that have their rows in Arrow. ``rows`` has the columns of the digest."""
     new = []
     for row in rows:
         mark = digest(row)
