@@ -49,7 +49,7 @@ class SqlSource(ABC):
     cursor          the class that reads by cursor column
     place           where it reads, for messages; without user and password
     name            the table or "the query", for messages
-    seen            the table, or the name of what ``as_table`` makes
+    seen            the table, or the name of what ``as_table`` creates
     relation        what follows FROM, with the alias s. A query may end with a comment: its bracket is on a new line
     """
 
@@ -203,7 +203,7 @@ class SqlSource(ABC):
         return plan.reading(after, whole=request.whole, bound=bound)
 
     def _split(self, reading: Reading, request: WindowRequest) -> tuple[Part, ...]:
-        """Those of an interrupted load, those that ``cut`` gives, or one of the whole."""
+        """The parts of an interrupted load, those that ``cut`` returns, or one part for everything."""
         self._parts = {}
         if not reading.spans:
             return ()
@@ -232,7 +232,7 @@ class SqlSource(ABC):
         return self._db is not None
 
     def ended(self, id: str) -> None:
-        """A part was read. The last one ends the snapshot, so that others can write."""
+        """Call it when a part was read. After the last one the snapshot ends, so that others can write."""
         with self._guard:
             self._left.discard(id)
             if not self._left:
@@ -283,7 +283,7 @@ class SqlSource(ABC):
             db.close()
 
     def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
-        """All rows of a small result."""
+        """All rows of a small result, at once."""
         with saying(sql), self.failing(), closing(self.connection().cursor()) as cursor:
             cursor.execute(sql, tuple(parameters))
             return list(cursor.fetchall()) if cursor.description else []  # PEP 249: an error after what has no rows
@@ -292,7 +292,7 @@ class SqlSource(ABC):
         with saying(sql), self.failing():
             cursor = self.streaming()
             cursor.execute(sql, tuple(parameters))
-            # Not from the cursor itself: a read that is given up would close it, and the connection may be gone.
+            # A ``yield from`` the cursor itself would close it when a read is abandoned, maybe after its connection.
             yield from chain(cursor)
 
     def select(self, names: Sequence[str], where: str, parameters: Sequence[Any]) -> Iterator[Row]:
@@ -351,7 +351,7 @@ class SqlStream(BatchStream):
 
 
 def snapshot(after: Position | None, identity: Mapping[str, Any], name: str, *, whole: bool) -> Reading:
-    """Everything at one moment. Raises IdentityChanged if ``after`` is of another source, unless ``whole``."""
+    """Reads everything in one snapshot. Raises IdentityChanged if ``after`` is of another source, unless ``whole``."""
     if after is not None and not whole:
         require_same(after, "snapshot", identity, name)
     value = {"taken_at": datetime.now(UTC).isoformat(timespec="microseconds")}

@@ -164,13 +164,13 @@ class Chunk:
         for name in (n for n in self._names if n not in (*self._key, *LINEAGE, DELETED_AT)):
             sign = d.character(f"t.{d.quote(MASK)}", self._place(name))
             values[name] = f"CASE WHEN {sign} = '1' THEN s.{d.quote(name)} ELSE t.{d.quote(name)} END"
-        where = f"{self._masked('t', UPDATE, INSERT, KEPT)} AND {self._met()}"
+        where = f"{self._masked('t', UPDATE, INSERT, KEPT)} AND {self._by_old_key()}"
         if INSERT in self._has and DELETED_AT in self._names:
             gone = f"s.{d.quote(DELETED_AT)} IS NOT NULL"
             where += f" AND NOT (t.{d.quote(OP)} = {d.literal(INSERT)} AND {gone})"
         self._db.execute(d.update_from(job.stage, job.table, values | {MASK: "NULL"}, where))
 
-    def _met(self) -> str:
+    def _by_old_key(self) -> str:
         """A condition: the row of the target (s) is the one that a staged row (t) changes, found by its old key."""
         d, schema = self._d, self._job.schema
         pairs = ((f"s.{d.quote(k)}", f"t.{d.quote(f'{FROM}{n}')}", k) for n, k in enumerate(self._key))
@@ -229,8 +229,8 @@ class Chunk:
     def _rows(self) -> str:
         """The rows that are left to write, all values known."""
         d = self._d
-        unmet = f"{d.quote(OP)} = {d.literal(KEPT)} AND s.{d.quote(MASK)} IS NOT NULL"
-        where = f"{self._of('s', UPSERT, UPDATE, INSERT, FRESH, KEPT)} AND NOT (s.{unmet})"
+        unmatched = f"{d.quote(OP)} = {d.literal(KEPT)} AND s.{d.quote(MASK)} IS NOT NULL"
+        where = f"{self._of('s', UPSERT, UPDATE, INSERT, FRESH, KEPT)} AND NOT (s.{unmatched})"
         return f"(SELECT {d.columns(self._names, 's')} FROM {self._job.source} AS s WHERE {where})"
 
     @property

@@ -234,7 +234,7 @@ class _Versions(Chunk):
         """The current version of the row that a staged row (t) builds on; the target is ``s``. In a whole window only
         rows of the window itself count, so an earlier chunk must have the key."""
         d = self._d
-        current = f"{self._met()} AND s.{self._end} IS NULL"
+        current = f"{self._by_old_key()} AND s.{self._end} IS NULL"
         if not self._job.whole:
             return current
         before = f"{d.same(self._job.schema, self._key, 'e')} AND e.{d.quote(CHUNK)} < {self._number}"
