@@ -141,7 +141,7 @@ class DbapiDatabase(Catalog):
     def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         with self.failing(f"read {self.place}"), self._ended(sql), closing(self.connection().cursor()) as cursor:
             cursor.execute(sql, tuple(parameters))
-            return list(cursor.fetchall()) if cursor.description else []  # PEP 249: an error after what has no rows
+            return list(cursor.fetchall()) if cursor.description else []  # PEP 249: it raises without a result set
 
     @contextmanager
     def _ended(self, sql: str) -> Iterator[None]:

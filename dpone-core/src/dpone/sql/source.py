@@ -33,7 +33,7 @@ from dpone.sql.values import Unstorable
 BATCH_ROWS = 10_000
 _BATCH_BYTES = 8_000_000
 _QUERY = Name((f"{PREFIX}query",))
-_FIRST_ROWS = 100  # of a read: then it is known how large a row is
+_FIRST_ROWS = 100  # of the first batch, which shows how large rows are
 
 
 class SqlSource(ABC):
@@ -286,7 +286,7 @@ class SqlSource(ABC):
         """All rows of a small result, at once."""
         with saying(sql), self.failing(), closing(self.connection().cursor()) as cursor:
             cursor.execute(sql, tuple(parameters))
-            return list(cursor.fetchall()) if cursor.description else []  # PEP 249: an error after what has no rows
+            return list(cursor.fetchall()) if cursor.description else []  # PEP 249: it raises without a result set
 
     def stream(self, sql: str, parameters: Sequence[Any] = ()) -> Iterator[Row]:
         with saying(sql), self.failing():

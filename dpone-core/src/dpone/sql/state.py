@@ -140,7 +140,7 @@ class SqlState:
                 until = _bound(tables.db, now + timedelta(seconds=lease.ttl), self.expires)
                 tables.locks.insert(key, lease.owner, me.host, me.machine, me.pid, me.started, until)
         except StateError:
-            if asked:  # the answer to the COMMIT may be what was lost: our own lease would stay
+            if asked:  # maybe only the answer to the COMMIT was lost: then our own lease would stay
                 self._release(lease)
             raise
 
@@ -271,7 +271,7 @@ def _moment(value: Any) -> datetime:
 def _versioned(version: int, value: str | None, saved_at: Any) -> Versioned:
     try:
         found = json.loads(value or "")
-        if not isinstance(found, dict):  # null would pass for no state
+        if not isinstance(found, dict):  # null would count as no state
             raise ValueError("it is not an object")
         return Versioned(found, int(version), moment(saved_at))
     except ValueError as error:

@@ -76,7 +76,7 @@ def own(db: Database, target: Name) -> Own:
 
 
 def clock(db: Database, target: Name, load: Load, at: datetime) -> Clock:
-    """By the state of the table when the changes are staged; ``versions`` checks that no other load has changed it."""
+    """The clock, by the table as it is when changes are staged. ``versions`` checks that it has not changed since."""
     latest = _latest(db, target)
     if latest is None:  # the table has no rows, so no commit is skipped
         return Clock(at)
@@ -132,7 +132,8 @@ class _Staged:
 
 
 def versions(db: Database, job: Job) -> RowCounts:
-    """inserted: versions opened. updated: versions closed by a change, deleted: by a delete or a truncate."""
+    """inserted: versions opened. updated: versions closed by a change. deleted: versions closed by a delete or a
+    truncate."""
     if job.images is not None:
         found = "undo is not possible for versions from a change stream"
         raise ConfigError(f"load {job.target} by scd2", found, "remove sink.options.undo; nothing was changed")
