@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from tests.sqlite.target import load
+from tests.sqlite.target import Target, load
+from tests.testing.ddl_commits import CommittingSink
 
 from dpone.connectors.sqlite.database import SqliteDatabase
+from dpone.model.evolution import SchemaChange
 from dpone.model.schema import Name
 from dpone.model.strategy import Strategy
 from dpone.sql.provisional import Added
@@ -44,3 +46,16 @@ def test_a_table_that_is_made_has_no_other_lines(added: Added) -> None:
     added.expect(load(TWO, Strategy("append"), key="old"), ONE, ["own"])
     added.expect(load(TWO, Strategy("append"), key="new"), None, [])
     assert lines(added) == [("", "new")]
+
+
+def test_OUT_15_a_run_without_ddl_takes_back_nothing(tmp_path: Path) -> None:
+    """Where DDL commits by itself, a line is written for a run only if the run has DDL: a table that somebody else
+    creates after such a run is not dropped, even if it is empty."""
+    target, append = Target(tmp_path / "t.db"), Strategy("append")
+    with closing(target.sink(append)) as plain, closing(CommittingSink(plain._spec)) as sink:
+        sink.provide(load(ONE, append, key="other"), sink.ddl([SchemaChange("create", schema=ONE)]))
+        target.run("DROP TABLE orders")
+        sink.provide(load(ONE, append, key="late"), [])
+        target.run("CREATE TABLE orders (id BIGINT)")
+        assert sink.take_back("late") == ()
+    assert "orders" in target.tables()

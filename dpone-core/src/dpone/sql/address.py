@@ -30,8 +30,8 @@ class Server:
 def server(
     connection: Secret | None, schemes: Collection[str], port: int, options: Collection[str], todo: str
 ) -> Server:
-    """Raises ConfigError with ``todo``, which never shows the address: it may hold a password. ``port`` is taken where
-    there is none."""
+    """The parts of an address; ``port`` is the default. Raises ConfigError with ``todo``, never with the address, which
+    may contain a password."""
     try:
         url = urlsplit(connection.reveal() if connection else "")
         query, database = parse_qs(url.query, keep_blank_values=True), url.path.removeprefix("/")

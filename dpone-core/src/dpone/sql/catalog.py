@@ -24,7 +24,7 @@ _JOINED = ("constraint_catalog", "constraint_schema", "constraint_name", "table_
 class Catalog(Database):
     """The part of a Database that reads the catalogue. A connector writes ``references``, and ``attached`` if it
     declares ``take_back``. For a server without information_schema it overrides ``columns``, ``keys``, ``tables``,
-    ``listed`` and ``dependants``; the rest is made of them. These are expressions over a line i of a view:
+    ``listed`` and ``dependants``, which other methods use. The attributes are expressions over a row i of a view:
 
     home      the schema of a table whose name has one part
     same      the condition that two names are equal
@@ -43,17 +43,17 @@ class Catalog(Database):
         """For ``dependants``: what no standard view has, indexes and triggers."""
         return []
 
-    # ---- the lines of a table
+    # ---- the rows of a view that belong to a table
 
     def within(self, table: Name) -> tuple[str, tuple[str, ...]]:
-        """The condition that a line belongs to the table's schema, and its parameters."""
+        """The condition that a row belongs to the table's schema, and its parameters."""
         named = table.parts[-2:-1]
         return self.same.format("i.table_schema", self.dialect.placeholder if named else self.home), named
 
     def lines(
         self, view: str, columns: str, table: Name, more: str = "", bound: Sequence[Any] = ()
     ) -> list[tuple[Any, ...]]:
-        """The lines of a view that belong to the table. ``view`` ends with its alias i or with a join; ``more`` follows
+        """The rows of a view that belong to the table. ``view`` ends with its alias i or with a join; ``more`` follows
         the condition and has the parameters ``bound``."""
         schema, named = self.within(table)
         where = f"{schema} AND {self.same.format('i.table_name', self.dialect.placeholder)}"
@@ -116,7 +116,7 @@ class Catalog(Database):
 
 
 def foreign_keys(lines: Iterable[tuple[Any, ...]]) -> list[Reference]:
-    """For ``references``, from a line for each column of each key: schema, table, key name, delete rule, column and
+    """For ``references``, from a row for each column of each key: schema, table, key name, delete rule, column and
     referenced column, in the order of the columns in their key. The result says ``immediate``."""
     found: dict[tuple[str, ...], list[tuple[str, str]]] = {}
     for *key, column, to in lines:
@@ -128,5 +128,5 @@ def foreign_keys(lines: Iterable[tuple[Any, ...]]) -> list[Reference]:
 
 
 def _literally(text: str) -> str:
-    """In a pattern of LIKE."""
+    """The text escaped for a pattern of LIKE."""
     return "".join(f"!{c}" if c in "!%_" else c for c in text)

@@ -1,9 +1,10 @@
 """Incremental reading by a cursor column: which rows are new since a position, and the position after them.
 
-A read goes from the last cursor value, included, to the highest one, included, both seen in one snapshot. Rows that
-share the last value may have been loaded already, or have come later. For ``append``, digests of the loaded ones (the
-boundary) stand in the position and tell them apart; ``merge`` may read them again, and does so only when a digest of
-them all (the range) has changed. So equal values are neither lost nor doubled, and an idle table gives an empty window.
+A read goes from the last cursor value to the highest one, both included and both seen in one snapshot. Rows with the
+last value may have been loaded already, or may have been added since. For ``append`` the position has digests of the
+loaded ones (the boundary), which distinguish them. ``merge`` may read loaded rows again, and does so only if a digest
+of them all (the range) has changed. So rows with equal values are neither lost nor duplicated, and a table without new
+rows gives an empty window.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ Row = Sequence[Any]
 
 @frozen
 class Value:
-    """A cursor value: ``text`` in the source's exact notation, ``type`` in its own word, so that it can be bound."""
+    """A cursor value: ``text`` in an exact notation of the source, and its name for the ``type``, so that the value can
+    be bound again."""
 
     type: str
     text: str
@@ -37,8 +39,8 @@ class Value:
 
 @frozen
 class Span:
-    """Rows whose cursor is from ``low`` to ``high``, both included; with ``above``, low is not. None is open; where
-    both are, rows with a NULL cursor are in it too."""
+    """Rows whose cursor is from ``low`` to ``high``, both included; ``low`` is excluded with ``above``. None: no limit.
+    Without any limit, rows with a NULL cursor are included."""
 
     low: Value | None = None
     high: Value | None = None
@@ -47,12 +49,12 @@ class Span:
 
 @frozen
 class Bound:
-    """Where a read must end (``sql.in_flight``). A ``Cursored`` that is given one shows no row beyond it.
+    """Where a read must end (``sql.in_flight``). A ``Cursored`` that is given a bound returns no row beyond it.
 
-    high     up to this value, included; None: open
-    below    and only below this one; None: open
-    empty    the table had no value: no row is shown at all
-    held     for whom the read ends before the highest value; empty: for nobody
+    high     up to this value, included; None: no limit
+    below    only below this value; None: no limit
+    empty    the table had no value: no row is returned
+    held     the transactions for which the read ends before the highest value; empty: none
     nothing  no value is safe: no new row may be read
     blind    what the source cannot see of open transactions
     """
@@ -67,39 +69,39 @@ class Bound:
 
 
 class Cursored(Protocol):
-    """What a source knows of its table, all of it in one snapshot. Comparisons are the database's own."""
+    """What a source reads from its table, all in one snapshot. Values are compared by the database."""
 
     def highest(self) -> Value | None:
-        """None: no row has a cursor value."""
+        """The highest cursor value; None: no row has one."""
         ...
 
     def nulls(self) -> int:
-        """Rows whose cursor is NULL."""
+        """The number of rows whose cursor is NULL."""
         ...
 
     def compare(self, value: Value) -> int:
-        """How the highest stands to ``value``: negative, zero or positive."""
+        """Compares the highest value with ``value``: negative if it is lower, zero if equal, positive if higher."""
         ...
 
     def below(self, value: Value, lookback: float) -> Value:
-        """``value`` less ``lookback``, or lower. Raises ConfigError for a type without distances."""
+        """``value`` minus ``lookback``, or lower. Raises ConfigError for a type that has no difference."""
         ...
 
     def rows(self, span: Span, columns: Sequence[str]) -> Iterator[Row]:
-        """Values of these columns, exact."""
+        """The exact values of these columns."""
         ...
 
     def doubt(self, high: str) -> str:
-        """Of the position's value: a warning where the column's order may put new values below it (``sql.text_order``),
-        else nothing. Raises DataError where that is sure."""
+        """A warning if new values of the column may sort below the position's value ``high`` (``sql.text_order``), else
+        empty. Raises DataError if they certainly will."""
         ...
 
 
 @frozen
 class Reading:
-    """What to read. spans: none if nothing is new. skip: digests of rows over ``row_key`` to leave out of the first
-    span, each as often as it says. nulls: rows left out because their cursor is NULL. caught_up: False if more was
-    there that could not be read yet."""
+    """What to read. spans: none if nothing is new. skip: rows to leave out of the first span: the digest over
+    ``row_key``, and how many rows to leave out. nulls: rows left out because their cursor is NULL. caught_up: False if
+    there are rows that could not be read yet."""
 
     position: Position
     spans: tuple[Span, ...] = ()
@@ -112,7 +114,7 @@ class Reading:
 
 
 def digest(row: Row) -> str:
-    """Of the values and their kinds: ('a', 'bc') and ('ab', 'c'), NULL and '', 1 and '1' are all different."""
+    """A digest of the values and their types: ('a', 'bc') differs from ('ab', 'c'), NULL from '', and 1 from '1'."""
     text = hashlib.blake2b(digest_size=12)
     for value in row:
         data = value if isinstance(value, bytes) else str(value).encode("utf-8", "surrogatepass")
@@ -121,7 +123,8 @@ def digest(row: Row) -> str:
 
 
 def unseen(rows: Iterable[Row], places: Sequence[int], skip: Mapping[str, int]) -> Iterator[Row]:
-    """The rows that are not among the skipped ones, each of which counts once. ``places``: columns of the digest."""
+    """The rows that are not skipped; ``skip`` says how many rows of each digest to skip. ``places``: indexes of the
+    columns of the digest."""
     left = dict(skip)
     for row in rows:
         mark = digest([row[i] for i in places])
@@ -133,7 +136,7 @@ def unseen(rows: Iterable[Row], places: Sequence[int], skip: Mapping[str, int]) 
 
 @frozen
 class CursorPlan:
-    """One table's way of reading by cursor, its options checked by ``cursor_column``.
+    """How one table is read by cursor. ``cursor_column`` has checked the options.
 
     identity: of the physical source. columns: of the table, in order. name: of the table, for messages.
     """
@@ -146,10 +149,10 @@ class CursorPlan:
     name: str
 
     def reading(self, after: Position | None, *, whole: bool, bound: Bound | None = None) -> Reading:
-        """What is new since ``after``; with ``whole``, or after nothing, all there is. bound: that of ``table``.
+        """What is new since ``after``; with ``whole``, or without ``after``, everything. bound: that of ``table``.
 
-        Raises IdentityChanged, SetBack, DataError for NULL cursors and for a boundary above MAX_BOUNDARY, and
-        SourceError where a read that has nothing to fall back on would be held back.
+        Raises IdentityChanged; SetBack; DataError for NULL cursors and for a boundary above MAX_BOUNDARY; SourceError
+        if open transactions hold back a read that must be complete.
         """
         bound = bound or Bound()
         found = self._reading(after, whole, bound)
@@ -175,7 +178,8 @@ class CursorPlan:
         return self._append(after, low, high, nulls) if self.mode == "append" else self._merge(after, low, high, nulls)
 
     def _all(self, epoch: int, bound: Bound, whole: bool) -> Reading:
-        """A first read may end early, and goes on from there. A read of the whole may not: its rows replace others."""
+        """A first read may end early: the next one continues there. A read of the whole must not, since its rows
+        replace others."""
         nulls, high = self._nulls(), None if bound.nothing else self.table.highest()
         if bound.held and (whole or high is None):
             found = f"{bound.held} may still commit rows below the highest {self.options.column}"
@@ -187,9 +191,9 @@ class CursorPlan:
         return Reading(self._position(high, epoch), (Span(None, high),), self._proof(), nulls=nulls)
 
     def _below(self, after: Position, bound: Bound, *, empty: bool) -> Reading:
-        """No row that may be read has the position's value or a higher one: held back, or the source was set back.
-        ``empty``: no row has a cursor value at all. A whole read finds nothing then, and such a load empties no target
-        unless the strategy says so."""
+        """No row that may be read has the position's value or a higher one: the read is held back, or the source was
+        set back. ``empty``: no row has a cursor value at all. A whole read then finds nothing, and such a load empties
+        the target only if the strategy allows it."""
         if bound.below is not None:
             return Reading(after, proof=f"held back for {bound.held}")
         column = self.options.column
@@ -225,7 +229,7 @@ class CursorPlan:
             return Reading(self._position(high, after.epoch), spans, self._proof(), skip, row_key, nulls)
         if next(unseen(self.table.rows(Span(low, low), row_key), range(len(row_key)), skip), None) is None:
             return Reading(after, proof=self._idle())
-        # A loaded row that is gone stays known: were it to come back, it would not be new.
+        # A loaded row that was deleted stays in the boundary: if it comes back, it is not new.
         known = Counter(skip) if row_key == self._row_key() else None
         return Reading(self._position(high, after.epoch, known), (Span(low, low),), self._proof(), skip, row_key, nulls)
 
@@ -237,7 +241,7 @@ class CursorPlan:
         return Reading(position, (Span(low, high),), self._proof(), nulls=nulls)
 
     def _position(self, high: Value, epoch: int, known: Counter[str] | None = None) -> Position:
-        """known: rows at ``high`` that were loaded before."""
+        """The position at ``high``. known: rows with this value that were loaded before."""
         marks = self._boundary(high)
         boundary = None if marks is None else dict(sorted((marks | (known or Counter())).items()))
         value: dict[str, Any] = {"column": self.options.column, "type": high.type, "hi": high.text}
@@ -246,11 +250,11 @@ class CursorPlan:
         return Position(KIND, self.identity, value, epoch)
 
     def _row_key(self) -> tuple[str, ...]:
-        """Columns by which rows of one cursor value are told apart."""
+        """The columns that distinguish rows with the same cursor value."""
         return self.options.key if self.mode == "append" and self.options.key else self.columns
 
     def _boundary(self, high: Value) -> Counter[str] | None:
-        """None: too many, which only ``append`` minds."""
+        """Digests of the rows with the value ``high``; None: too many, which is an error only for ``append``."""
         marks: Counter[str] = Counter()
         for row in self.table.rows(Span(high, high), self._row_key()):
             marks[digest(row)] += 1
@@ -265,7 +269,7 @@ class CursorPlan:
         return DataError(f"read {self.name}", found, "use a cursor column with more distinct values, or strategy merge")
 
     def _range(self, high: Value) -> str:
-        """Number and sum of the digests from ``lookback`` below ``high``: the order of the rows does not matter."""
+        """Number and sum of the digests of the rows from ``lookback`` below ``high``; independent of their order."""
         low = self.table.below(high, self.options.lookback) if self.options.lookback else high
         count = total = 0
         for row in self.table.rows(Span(low, high), self.columns):
@@ -287,7 +291,7 @@ class CursorPlan:
 
 
 def cursor_column(options: Incremental, columns: Sequence[str], mode: str, name: str) -> str:
-    """The cursor column. Raises ConfigError where the options do not fit the table or the strategy."""
+    """The cursor column. Raises ConfigError if the options do not fit the table or the strategy."""
     assert options.column is not None  # checked when the options were made
     if missing := [c for c in (options.column, *options.key) if c not in columns]:
         found = f"incremental names {', '.join(missing)}, but the columns are {', '.join(columns[:20])}"
@@ -299,7 +303,7 @@ def cursor_column(options: Incremental, columns: Sequence[str], mode: str, name:
 
 
 def require_same(after: Position, kind: str, identity: Mapping[str, Any], name: str) -> None:
-    """Raises IdentityChanged unless the position was made here, in this way of reading."""
+    """Raises IdentityChanged unless the position belongs to this source and this way of reading."""
     differing = [k for k in {**identity, **after.identity} if identity.get(k) != after.identity.get(k)]
     if after.kind != kind:
         found = f"the position is a {after.kind} position, but the source now reads by {kind}"
@@ -312,13 +316,13 @@ def require_same(after: Position, kind: str, identity: Mapping[str, Any], name: 
 
 
 def less(text: str, amount: float) -> str:
-    """A number in exact decimal text, less ``amount``."""
+    """A number in exact decimal text, minus ``amount``."""
     return format(Decimal(text) - Decimal(str(amount)), "f")
 
 
 def earlier(text: str, seconds: float) -> str:
-    """An ISO date or timestamp, less ``seconds``, written like it; a fraction beyond the microsecond is cut, so that
-    the answer is never too late."""
+    """An ISO date or timestamp minus ``seconds``, in the same notation. Digits beyond the microsecond are cut, so that
+    the result is never too late."""
     day = datetime.fromisoformat(text[:10])
     if len(text) == 10:
         return _iso(day, seconds)[:10]

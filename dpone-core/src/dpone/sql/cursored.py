@@ -1,4 +1,4 @@
-"""``dpone.sql.cursor.Cursored`` by statements that most servers take."""
+"""``dpone.sql.cursor.Cursored`` by statements that most servers accept."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dpone.sql.text_order import doubt
 
 Where: TypeAlias = tuple[str, tuple[Any, ...]]  # a condition, and its parameters
 
-# Words of ``Value.type``: the driver's class, its text in a position, and how that is read again.
+# Names for ``Value.type`` and the text in a position, by the driver's class; below, how a text is read again.
 _WORDS: dict[type, tuple[str, Any]] = {
     int: ("integer", str), float: ("real", repr), str: ("text", str), UUID: ("uuid", str),
     Decimal: ("decimal", lambda value: format(value, "f")), date: ("date", date.isoformat),
@@ -32,7 +32,7 @@ _MADE: dict[str, Any] = {
 
 
 class Snapshot(Protocol):
-    """What a cursor column is read from: a table or a query at one moment (``sql.source.SqlSource``)."""
+    """What a cursor column is read from: a table or a query in one snapshot (``sql.source.SqlSource``)."""
 
     dialect: Dialect
     relation: str
@@ -49,8 +49,8 @@ class SqlCursor:
     """One column of a source's snapshot. A value is bound as the driver returned it; override ``value`` and ``bound``
     if the server does not compare that exactly.
 
-    digits  the condition that a text consists of digits; ``{}`` is the column
-    length  the number of its characters (CHAR_LENGTH in standard SQL)
+    digits  a condition: the text consists of digits; ``{}`` is the column
+    length  the number of characters of a text (CHAR_LENGTH in standard SQL)
     """
 
     digits: ClassVar[str] = "REGEXP_LIKE({}, '^[0-9]+$')"
@@ -62,11 +62,11 @@ class SqlCursor:
         self.ordered = source.dialect.ordered(self.column, field.type)
         self._from = f"FROM {source.relation} AS s"
 
-    # ---- how a value travels
+    # ---- values and parameters
 
     def value(self, given: Any) -> Value:
-        """The driver's value as the position stores it. Raises ConfigError for a type without an order or without an
-        exact text."""
+        """The driver's value as the position stores it. Raises ConfigError for a type that has no order or no exact
+        text."""
         if given.__class__ not in _WORDS:
             found = f"column {self.name} is {self.type}, which a position cannot store"
             raise ConfigError("read by cursor", found, "use a column of numbers, times or texts")

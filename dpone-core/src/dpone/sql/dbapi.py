@@ -47,7 +47,7 @@ class DbapiDatabase(Catalog):
 
     @classmethod
     def over(cls, system: SqlSystem, connection: Any) -> Self:
-        """For questions to the catalogue over the connection of a source, whose transaction goes on."""
+        """For questions to the catalogue over the connection of a source, whose transaction continues."""
         db = cls(system)
         db._db, db._begun, db._error = connection, True, SourceError
         return db
@@ -91,7 +91,7 @@ class DbapiDatabase(Catalog):
         """The server rolls back what is open."""
         db, self._db = self._db, None
         if db is not None:
-            with suppress(Exception):  # a connection that is gone is closed
+            with suppress(Exception):  # a lost connection counts as closed
                 db.close()
         self._end()
 
@@ -141,7 +141,7 @@ class DbapiDatabase(Catalog):
     def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         with self.failing(f"read {self.place}"), self._ended(sql), closing(self.connection().cursor()) as cursor:
             cursor.execute(sql, tuple(parameters))
-            return list(cursor.fetchall()) if cursor.description else []  # PEP 249: an error after what has no rows
+            return list(cursor.fetchall()) if cursor.description else []  # PEP 249: it raises without a result set
 
     @contextmanager
     def _ended(self, sql: str) -> Iterator[None]:
@@ -154,7 +154,7 @@ class DbapiDatabase(Catalog):
             yield
             self._db.commit()
         except BaseException:
-            with suppress(Exception):  # what failed before says why
+            with suppress(Exception):  # the first error is raised
                 self._db.rollback()
             raise
 
@@ -181,7 +181,7 @@ class DbapiDatabase(Catalog):
         return self._count(table) - before if key else given  # drivers disagree on what executemany counts
 
     def _insert_new(self, cursor: Any, sql: str, rows: list[tuple[Any, ...]]) -> None:
-        """Without words for ``skip_existing``, a row whose key exists fails alone."""
+        """Insert row by row where ``skip_existing`` is empty; a row whose key exists fails alone and is skipped."""
         for row in rows:
             try:
                 cursor.execute(sql, row)
@@ -190,7 +190,7 @@ class DbapiDatabase(Catalog):
                     raise
 
     def _encoded(self, name: str, given: pa.Array, type: pa.DataType) -> list[Any]:
-        """Without the value: it may be a secret."""
+        """The error does not contain the value, which may be a secret."""
         try:
             return self.dialect.encode(given, type)
         except Unstorable as error:

@@ -578,7 +578,7 @@ class Database(ABC):
             self.execute(d.drop_column(table, column) if column else d.drop_table(table))
             return ""
         filled = f" WHERE {d.quote(column)} IS NOT NULL" if column else ""
-        with self.alone(table):  # MySQL: where a table is locked, another alias of it is not
+        with self.alone(table):  # without alias: LOCK TABLES of MySQL locks a table only under the names that it lists
             if self.rows(f"SELECT COUNT(*) FROM {named}{filled}") != [(0,)]:
                 return "another program has written to it"
             self.execute(d.drop_column(table, column) if column else d.drop_table(table))

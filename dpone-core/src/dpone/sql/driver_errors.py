@@ -61,10 +61,10 @@ def saying(sql: str) -> Iterator[None]:
 
 
 def _number_and_text(error: Exception) -> tuple[str, str]:
-    """The server's number, if the driver gives one, and the first line of its text; with the lines that go on with it,
-    which begin with a hyphen: the first one of Firebird is a title."""
+    """The server's error number, if the driver has one, and the first line of its text with its continuation lines,
+    which begin with a hyphen: the first line of Firebird is only a title."""
     numbered = bool(error.args) and isinstance(error.args[0], int)
     text = str((*error.args[1:], "")[0] if numbered else error)
     first, *more = text.strip().split("\n")
-    goes_on = takewhile(lambda line: line.startswith("-"), more)
-    return f"error {error.args[0]}" if numbered else "", " ".join([first, *goes_on])
+    continued = takewhile(lambda line: line.startswith("-"), more)
+    return f"error {error.args[0]}" if numbered else "", " ".join([first, *continued])

@@ -1,27 +1,27 @@
-"""Many changes become one per key: the net effect of a run of changes, found column by column.
+"""Folds a run of changes into one change per key, their net effect, by operations on whole columns.
 
-A chunk is a run of changes that is folded at once. In it a key occurs once, with what is to become of its row:
+A chunk is a run of changes that are folded together. Each key occurs in it once, with the operation on its row:
 
-    __dpone__op      DELETE      the row goes
+    __dpone__op      DELETE      delete the row
                      UPSERT      every value is known
-                     UPDATE      values that the mask marks are those of the row that ``from`` names; there must be one
-                     INSERT      the same, but without such a row nobody knows them: NULL, or the column's default
-                     FRESH       a new row in the place of a deleted one: nobody knows them
-                     KEPT        the same as UPDATE, but without such a row there is nothing to do
-                     TRUNCATE    the whole table, before the other rows of the chunk
-    __dpone__mask    text of 0 and 1, a sign for each column; 1: the log left the value out. NULL: it left out none
-    __dpone__from_n  the key of that row, as it was before the chunk: another one if the row has moved
+                     UPDATE      masked values are those of the row that ``from`` names, which must exist
+                     INSERT      like UPDATE; if that row does not exist, the values are unknown: NULL or the default
+                     FRESH       a new row in place of a deleted one: masked values are unknown
+                     KEPT        like UPDATE; if that row does not exist, nothing is done
+                     TRUNCATE    delete all rows of the table, before the other rows of the chunk
+    __dpone__mask    text with one character per column: 1 if the log left the value out, else 0; NULL: none left out
+    __dpone__from_n  key of that row before the chunk; differs from the key of this row if the row has moved
 
-Chunks are numbered in the order of the commits; each is to be applied to what the one before it left.
+Chunks are numbered in commit order. Each is applied to the state that the one before it left.
 
-For ``scd2`` a key occurs once in each commit that touches it, numbered from 0, with the time of that commit: what one
-commit does to a row is one change, however often it touches it.
+For ``scd2`` a key occurs once for each commit that touches it, numbered from 0, with the time of that commit: all that
+one commit does to a row is one change.
 
-How it is done: every change touches one key, or two where it moves a row. A touch that builds on a row follows the
-touch before it on the key that it met; so the touches of a row form a chain, across keys too. A value that a touch
-leaves out is that of the nearest touch before it in the chain that has it; where none has, that of the row with which
-the chain begins. Chains are walked by doubling, each step as long as all before it, so that a key with a million
-changes costs twenty steps and not a million.
+Algorithm: every change touches one key, or two if it moves a row to another key. A touch that builds on a row is
+linked to the touch before it on the key that the row then had. So the touches of a row form a chain, which may cross
+keys. If a touch leaves a value out, the value comes from the nearest touch before it in the chain that has it; if none
+has, from the row with which the chain begins. Chains are followed by pointer doubling: each round doubles the length of
+a step, so that a key with a million changes takes twenty rounds.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ NUMBER, MARK = PREFIX + "number", PREFIX + "mark"
 DELETE, UPSERT, UPDATE, INSERT = "delete", "upsert", "update", "insert"
 FRESH, KEPT, TRUNCATE = "fresh", "kept", "truncate"
 
-# A chunk has no more changes and no more bytes than this: what is in memory at once.
+# Most changes and bytes of a chunk, which is in memory as a whole.
 ROWS, BYTES = 50_000, 16 << 20
 
 INSTANT = pa.timestamp("us", "UTC")
@@ -57,20 +57,21 @@ _LONG_AGO = -(2**62)
 
 
 def staged_fields(key: Sequence[pa.Field]) -> list[pa.Field]:
-    """The columns of a chunk beside those of the target."""
+    """The columns that a chunk has in addition to those of the target."""
     origin = [pa.field(f"{FROM}{n}", f.type) for n, f in enumerate(key)]
     return [pa.field(CHUNK, pa.int64()), pa.field(OP, pa.string()), pa.field(MASK, pa.string()), *origin]
 
 
 @define
 class Clock:
-    """When versions begin: at the time of their commit. Commits follow each other, whatever their clocks say: one that
-    is not later than the one before it, or than the table's latest boundary, begins a microsecond after it.
+    """When versions begin: at the time of their commit. The times always increase, even if clocks were set back: a
+    commit that is not later than the one before it, or than the table's latest boundary, gets that time plus one
+    microsecond.
 
-    at     the time of a commit where the log does not say
+    at     the time of a commit for which the log has none
     last   latest boundary of the table, in microseconds since 1970
-    after  mark of the last commit that the table has: it and those before it are left out
-    once   all commits happen at this time
+    after  mark of the last commit that the table has; this commit and earlier ones are skipped
+    once   if set, the time of all commits
     """
 
     at: datetime
@@ -80,7 +81,7 @@ class Clock:
     mark: str = field(default="", init=False)
 
     def timed(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """The changes that the table does not have, each with the time of its commit."""
+        """The changes that the table does not have yet, each with the time of its commit."""
         fresh = batch.filter(pc.greater(batch.column(log.COMMIT), self.after))
         if not fresh.num_rows:
             return fresh
@@ -92,16 +93,16 @@ class Clock:
     def _times(self, batch: pa.RecordBatch) -> pa.Array:
         commits = pa.concat_arrays([pa.array([self.mark], pa.string()), batch.column(log.COMMIT).cast(pa.string())])
         begins = _bools(pc.not_equal(commits[1:], commits[:-1]))
-        said = pc.coalesce(batch.column(log.COMMITTED_AT), pa.scalar(self.at, INSTANT)).cast(pa.int64()).to_numpy()
+        logged = pc.coalesce(batch.column(log.COMMITTED_AT), pa.scalar(self.at, INSTANT)).cast(pa.int64()).to_numpy()
         steps = np.arange(int(begins.sum()) + 1)
-        # each is the greater of its own time and a microsecond after the one before it
-        times = np.maximum.accumulate(np.append(self.last, said[begins] - steps[1:])) + steps
+        # the greater of a commit's own time and one microsecond after the commit before it
+        times = np.maximum.accumulate(np.append(self.last, logged[begins] - steps[1:])) + steps
         self.last = int(times[-1])
         return pa.array(times[np.cumsum(begins)]).cast(INSTANT)
 
 
 def require_schema(folding: Folding, schema: pa.Schema) -> None:
-    """The batches have all that the fold looks at. Raises ConfigError."""
+    """Raises ConfigError unless the batches have every column that the fold reads."""
     old_key = [f.name for f in schema.field(log.KEY).type] if log.KEY in schema.names else []
     lacking = [n for n in (*log.IDENTITY.names, log.UNCHANGED, *folding.names) if n not in schema.names]
     lacking += [f"{log.KEY}.{n}" for n in folding.strategy.key if n not in old_key]
@@ -114,15 +115,16 @@ def require_schema(folding: Folding, schema: pa.Schema) -> None:
 
 @frozen
 class Folding:
-    """What the changes of one table are folded for.
+    """How the changes of one table are folded.
 
     target    for messages
-    names     columns of the target that the changes fill; the mask has a sign for each
-    strategy  its key, and what becomes of deletes and truncates
-    at        the time of a delete where the log does not say
+    names     columns of the target that the changes fill; the mask has one character for each
+    strategy  its key, and how it handles deletes and truncates
+    at        the time of a delete for which the log has none
     first     number of the first chunk
-    whole     the changes are inserts of all rows there are: what the table holds before them goes first
-    rows      a chunk has no more changes than this, and, if it has more than one, no more than ``bytes``
+    whole     the changes are inserts of all existing rows; the rows of the table are removed first
+    rows      most changes of a chunk
+    bytes     most bytes of a chunk that has more than one change
     clock     for ``scd2``
     """
 
@@ -138,13 +140,13 @@ class Folding:
 
     @property
     def columns(self) -> set[str]:
-        """Of the chunks."""
+        """Names of the columns of a chunk."""
         own = {CHUNK, OP, MASK, *(f"{FROM}{n}" for n in range(len(self.strategy.key)))}
         return {*self.names, DELETED_AT, *own, *((VALID_FROM, NUMBER, MARK) if self.clock else ())}
 
     def chunks(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """Batches of ``changes.batch_schema`` in, folded chunks out. Raises DataError where they are not what they
-        should be, DeletesRefused where the table was truncated and the strategy does not say what then."""
+        """Takes batches of ``changes.batch_schema`` and returns folded chunks. Raises DataError for invalid changes,
+        and DeletesRefused if the table was truncated and ``strategy.truncate`` is ``fail``."""
         number, begun, run = self.first, False, _Run()
         batches = iter(batches)
         if (
@@ -168,7 +170,7 @@ class Folding:
         yield from self._folded(run, number)
 
     def _pieces(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """What the fold looks at, in pieces that fit a chunk; a truncate is a piece of its own."""
+        """The columns that the fold reads, in pieces that fit into a chunk; a truncate is a piece of its own."""
         order = _Order(self.target)
         for batch in batches:
             order.require(batch)
@@ -199,8 +201,8 @@ class Folding:
 
     def _truncated(self, piece: pa.RecordBatch, number: int) -> pa.RecordBatch:
         values = {name: pa.nulls(1, piece.column(name).type) for name in self.names}
-        said = piece.column(log.COMMITTED_AT)[:1] if piece.num_rows else pa.nulls(1, INSTANT)
-        at = pc.coalesce(said, pa.scalar(self.at, INSTANT))
+        logged = piece.column(log.COMMITTED_AT)[:1] if piece.num_rows else pa.nulls(1, INSTANT)
+        at = pc.coalesce(logged, pa.scalar(self.at, INSTANT))
         origin = {f"{FROM}{n}": values[name] for n, name in enumerate(self.strategy.key)}
         texts = {OP: pa.array([TRUNCATE]), MASK: pa.nulls(1, pa.string())}
         if self.clock is not None:
@@ -209,7 +211,7 @@ class Folding:
 
 
 class _Run:
-    """Changes that will be folded at once."""
+    """Changes that will be folded together."""
 
     def __init__(self) -> None:
         self.batches: list[pa.RecordBatch] = []
@@ -225,7 +227,7 @@ class _Run:
 
 
 class _Order:
-    """Commit and ordinal of every change come after those of the change before it, or the last state is none."""
+    """Checks that changes are in order of commit and ordinal: otherwise the last state of a row cannot be known."""
 
     def __init__(self, target: str) -> None:
         self._target = target
@@ -246,8 +248,8 @@ class _Order:
 
 
 class _Fold:
-    """One run of n changes. A touch is a number: i < n is what change i makes of a row, n + i that it takes a row from
-    where it was (a delete, or the old key of a row that moves)."""
+    """One run of n changes. A touch is a number: i < n means that change i writes a row, n + i that it takes a row
+    away from its key (a delete, or the old key of a row that moves)."""
 
     def __init__(self, folding: Folding, changes: pa.Table) -> None:
         self._folding, strategy = folding, folding.strategy
@@ -267,7 +269,7 @@ class _Fold:
         self._link()
 
     def _key(self, name: str, insert: _Bools, delete: _Bools) -> pa.Array:
-        """The key of the row that a change makes, for all changes; then that of the row it met."""
+        """For all changes the key of the row that is written, followed by the key that the row had before."""
         column, old_key = _one(self._changes[name]), _one(pc.struct_field(self._changes[log.KEY], [name]))
         made, old_key = _storage(column), _storage(old_key)
         old = pc.if_else(insert, made, old_key.cast(made.type))
@@ -280,8 +282,8 @@ class _Fold:
         return keys.cast(column.type)
 
     def _order(self, touch: _Ints, code: _Ints) -> None:
-        """The last touch of every key, and for every touch the one before it on the key that it met, or -1. Where
-        deletes are ignored a row that is taken away stays as it was: that is no touch."""
+        """Finds the last touch of every key, and for every touch the one before it on the same key, or -1. If deletes
+        are ignored, a row that is taken away stays as it was, which does not count as a touch."""
         row, taken = touch % self._n, touch >= self._n
         key = code[np.where(taken, touch, row)]
         order = np.lexsort((row, key))
@@ -301,10 +303,10 @@ class _Fold:
         self._last = touch[last]
 
     def _link(self) -> None:
-        """Which touch each builds on; itself where a chain begins."""
+        """Finds the touch that each touch builds on; itself at the beginning of a chain."""
         n, taken = self._n, self._taken
         known = self._before >= 0
-        # A deleted row that is kept goes on for an update; for an insert it was another row.
+        # An update continues a deleted row that is kept; an insert begins another row.
         ended = (self._before >= n) & (self._insert | self._hard)
         self._fresh, self._lost = ended & self._insert, ended & ~self._insert
         self._builds = np.where(known & ~ended & ~(taken & self._hard), self._before, self._itself)
@@ -327,21 +329,22 @@ class _Fold:
         return pa.RecordBatch.from_pydict(values | self._own(unknown, number))
 
     def _nearest(self, left_out: _Bools) -> _Ints:
-        """For the last touch of each key, the nearest of its chain that has the value, or the begin of the chain."""
+        """For the last touch of each key, the nearest touch of its chain that has the value, or the first touch of the
+        chain."""
         nearest: _Ints = _ends(np.where(left_out, self._builds, self._itself))[self._last]
         return nearest
 
     def _own(self, unknown: _Bools, number: int) -> dict[str, pa.Array]:
-        """The columns of a chunk beside those of the target."""
+        """The columns that a chunk has in addition to those of the target."""
         last, n, taken = self._last, self._n, self._taken[self._last]
         begin = _ends(self._builds)[last]
         masked = unknown.any(axis=1) & ~(taken & self._hard)
-        # What came from another key took the place of a row that may be there: that is not nothing.
+        # A row that came from another key may have replaced an existing one, so it is never KEPT.
         stayed = self._code[last] == self._code[n + begin % n]
         kinds = [taken & self._hard, ~masked, self._fresh[begin], self._insert[begin], taken & stayed]
         op = np.select(kinds, [DELETE, UPSERT, FRESH, INSERT, KEPT], UPDATE)
-        nobody = self._lost[begin] | (self._fresh[begin] | taken if self._folding.clock else ~masked)
-        old_key = pa.array(n + begin % n, mask=nobody)
+        no_origin = self._lost[begin] | (self._fresh[begin] | taken if self._folding.clock else ~masked)
+        old_key = pa.array(n + begin % n, mask=no_origin)
         origin = {f"{FROM}{i}": keys.take(old_key) for i, keys in enumerate(self._keys.values())}
         at = pc.coalesce(_one(self._changes[log.COMMITTED_AT]), pa.scalar(self._folding.at, INSTANT))
         soft = self._folding.strategy.deletes == "soft"
@@ -355,7 +358,7 @@ class _Fold:
 
 
 def _signs(unknown: _Bools, masked: _Bools) -> pa.Array:
-    """A text of 0 and 1 for each row that is masked, NULL for the others."""
+    """The mask as text of 0 and 1 for each masked row, NULL for the others."""
     if not masked.any():
         return pa.nulls(len(masked), pa.string())
     signs = np.where(unknown[masked], b"1", b"0").view(f"S{unknown.shape[1]}")[:, 0]
@@ -363,7 +366,7 @@ def _signs(unknown: _Bools, masked: _Bools) -> pa.Array:
 
 
 def _counted(keys: _Ints) -> _Ints:
-    """The number of each in its run of equal ones, from 0."""
+    """The number of each key in its run of equal keys, from 0."""
     begins = np.flatnonzero(np.append(True, keys[1:] != keys[:-1]))
     runs = np.diff(np.append(begins, len(keys)))
     numbers: _Ints = np.arange(len(keys)) - np.repeat(begins, runs)
@@ -371,7 +374,7 @@ def _counted(keys: _Ints) -> _Ints:
 
 
 def _ends(steps: _Ints) -> _Ints:
-    """Where each chain of steps ends: after every round a step is as long as two were."""
+    """Where each chain of steps ends. Every round doubles the length of the steps."""
     while True:
         further: _Ints = steps[steps]
         if np.array_equal(further, steps):
@@ -380,7 +383,7 @@ def _ends(steps: _Ints) -> _Ints:
 
 
 def _codes(keys: Sequence[pa.Array]) -> _Ints:
-    """A number for each key; equal keys have the same."""
+    """A number for each key; equal keys have the same number."""
     code = np.zeros(len(keys[0]), np.int64)
     for column in keys:
         one = column.dictionary_encode()
@@ -390,7 +393,8 @@ def _codes(keys: Sequence[pa.Array]) -> _Ints:
 
 
 def _renamed(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """The masks under the names of the columns, which may be routed to others on their way; they are in one order."""
+    """The masks under the current names of the columns: values may have been routed to other columns on the way. The
+    order is the same."""
     masks, place = batch.column(log.UNCHANGED), batch.schema.get_field_index(log.UNCHANGED)
     head = (*log.IDENTITY.names, log.KEY, log.UNCHANGED, log.BEFORE)
     names = [name for name in batch.schema.names if name not in head]
@@ -401,7 +405,7 @@ def _renamed(batch: pa.RecordBatch) -> pa.RecordBatch:
 
 
 def _masks(changes: pa.Table, names: Sequence[str]) -> dict[str, _Bools]:
-    """Of the columns that a change left out."""
+    """For each column that some change left out, which changes did."""
     given = _one(changes[log.UNCHANGED])
     if given.null_count == len(given):
         return {}
@@ -418,7 +422,7 @@ def _one(column: pa.ChunkedArray) -> pa.Array:
 
 
 def _bools(values: Any) -> _Bools:
-    """NULL is False."""
+    """NULL counts as False."""
     bools: _Bools = _one(values).fill_null(False).to_numpy(zero_copy_only=False)
     return bools
 

@@ -1,12 +1,14 @@
-"""Late commits: how far a read by cursor may go while open transactions may still bring rows below its end.
+"""Late commits: where a read by cursor must end while open transactions may still commit rows below its end.
 
-T1 takes id 1 and stays open, T2 takes id 2 and commits. A read that went to 2 and saved that position would never see
-id 1. So the end of a read is fixed first. Then come the transactions that are open and may still write at or below it.
-They end, or the read ends before what they may bring. The rows are read in a snapshot that begins after all of that,
-and only up to the end that was fixed: transactions that begin later bring higher values, and are never waited for.
+Example: T1 takes id 1 and stays open, T2 takes id 2 and commits. A read up to 2 that saved this position would never
+see id 1. So the end of a read is fixed first. Then the open transactions that may still write at or below it are
+listed. Either dpone waits until they have ended, or the read ends before the values that they may commit. Its snapshot
+begins after that, and is read only up to the fixed end: transactions that begin later write higher values, so dpone
+never waits for them.
 
-What a source cannot see stays a risk (docs/guide/pipeline.md, "Late commits"): values that the application made
-before its transaction wrote, clocks of several machines, sequences that hand each session a range of its own.
+A risk remains where a source cannot see enough (docs/guide/pipeline.md, "Late commits"): values that the application
+created before its transaction wrote them, clocks of several machines, sequences that give each session a range of its
+own.
 """
 
 from __future__ import annotations
@@ -21,16 +23,16 @@ from dpone.model.pipeline import Incremental
 from dpone.model.position import Position
 from dpone.sql.cursor import Bound, Value
 
-_FIRST, _LONGEST = 0.02, 1.0  # seconds between two looks
+_FIRST, _LONGEST = 0.02, 1.0  # seconds between two calls of ``still``
 
 
 @frozen
 class Writer:
-    """An open transaction that may still bring a row at or below the end of the read.
+    """An open transaction that may still commit a row at or below the end of the read.
 
     id      by which ``still`` finds it again
-    who     for people: process or name, and its age if that can be seen; never the statement it runs
-    lowest  every value that it may bring is this or higher; None: not known
+    who     for messages: process or name, and its age if known; never its statement
+    lowest  no value that it may write is lower; None: not known
     """
 
     id: str
@@ -40,13 +42,13 @@ class Writer:
 
 @frozen
 class Look:
-    """What one look found.
+    """The result of ``InFlight.look``.
 
-    high     the highest committed value, seen before the writers were looked for; None: there was none
-    writers  those whose ``lowest`` is not known first, then the lowest first
-    bounded  False: ``high`` says nothing, since the snapshot itself begins while nobody writes
+    high     the highest committed value, read before the writers were listed; None: there is none
+    writers  in the order of ``lowest``, those without it first
+    bounded  False: ignore ``high``, because the snapshot itself begins while no transaction is writing
     blind    what this source cannot see, for the report; empty if it sees every writer
-    failed   why nothing could be looked for at all; empty if it could
+    failed   why writers could not be listed; empty if they could
     """
 
     high: Value | None = None
@@ -57,22 +59,23 @@ class Look:
 
 
 class InFlight(Protocol):
-    """What a source that knows its writers has besides ``Cursored``. Asked before the snapshot of the read begins. A
-    source without it reads to the highest value that is committed."""
+    """Implemented, in addition to ``Cursored``, by a source that can list open transactions. Called before the snapshot
+    of the read begins. A source without it reads up to the highest committed value."""
 
     def look(self) -> Look:
-        """The highest value, and who may still bring one at or below it. "Not visible" is never taken for "nobody"."""
+        """The highest value, and the transactions that may still commit one at or below it. A transaction that is not
+        visible must never count as absent: ``blind`` and ``failed`` report what the source cannot see."""
         ...
 
     def still(self, writers: Sequence[Writer]) -> Sequence[Writer]:
-        """Those of these that have not ended, in the same order, and what they have turned into (a transaction that
-        was prepared). Never one that began later."""
+        """Those of ``writers`` that have not ended, in the same order, and prepared transactions (two-phase commit)
+        that they have become. Never one that began later."""
         ...
 
 
 def settle(source: InFlight, options: Incremental, name: str, after: Position | None) -> Bound:
-    """Fix the end of the read, then do with open transactions what ``options.in_flight`` says. Where the end is that
-    of the read before, nothing is passed over that was not passed over then."""
+    """Fix the end of the read, then handle open transactions by ``options.in_flight``. If the highest value is still
+    that of the read before, they are ignored: this read passes over no more rows than that one."""
     seen = source.look()
     high = seen.high if seen.bounded else None
     empty = seen.bounded and high is None
@@ -94,7 +97,7 @@ def settle(source: InFlight, options: Incremental, name: str, after: Position | 
 
 
 def _wait(source: InFlight, writers: Sequence[Writer], limit: float) -> Sequence[Writer]:
-    """Those that are left when the time is up. A signal ends the sleep."""
+    """Wait until they have ended; returns those that are left after ``limit`` seconds. A signal interrupts the wait."""
     end, pause = time.monotonic() + limit, _FIRST
     while writers and (left := end - time.monotonic()) > 0:
         time.sleep(min(pause, left))

@@ -20,8 +20,8 @@ from dpone.sql.own import Own
 
 TABLE = "__dpone__loads"
 _TEXT = ("load_id", "run_id", "token", "position", "rows", "committed_at")
-_UNDO = ("kept", "undoes")  # a journal that was made before there was undo gets them with the next load
-_HELD, _TARGET = "held", "target"  # beside the counts; not in entries of older versions
+_UNDO = ("kept", "undoes")  # a journal older than undo gets them with the next load
+_HELD, _TARGET = "held", "target"  # stored with the counts; missing in entries of older versions
 SCHEMA = pa.schema(
     [("key", pa.string()), ("seq", pa.int64()), ("epoch", pa.int64()), *((name, pa.string()) for name in _TEXT + _UNDO)]
 )
@@ -32,16 +32,16 @@ def own(db: Database, target: Name) -> Own:
 
 
 class Journal:
-    """The journal lives in the schema of ``target``. What an entry says of a table is said of that one."""
+    """The journal, in the schema of ``target``. New entries are about this table."""
 
     def __init__(self, db: Database, target: Name) -> None:
         self._db = db
-        # some servers take Orders and orders for one table
+        # on some servers Orders and orders are one table
         self._target = target.last if db.dialect.exact_names else target.last.lower()
         self._table = own(db, target)
 
     def create(self) -> None:
-        """Before the transaction that appends; nothing if it is there."""
+        """Before the transaction that appends; does nothing if it exists."""
         self._table.create()
 
     def head(self, key: str) -> Entry | None:
@@ -51,7 +51,7 @@ class Journal:
         return self._first(key, {}, f" AND a.{seq} = ({last})", (self._table.stored("key", key),))
 
     def keys(self) -> list[str]:
-        """Those of a change stream's tables included, sorted."""
+        """All keys, with those of the tables of change streams, sorted."""
         return sorted(self._table.distinct("key")) if self._table.exists() else []
 
     def load(self, key: str, load_id: str) -> Entry | None:
@@ -85,14 +85,14 @@ class Journal:
         return any(named) or any(table.lower() == self._target.lower() for table in tables)
 
     def undoing(self, key: str, load_id: str) -> Entry | None:
-        """The entry that took a load back."""
+        """The entry that undid a load."""
         return self._first(key, {"undoes": load_id}) if self._has("undoes") else None
 
     def at(self, key: str, seq: int) -> Entry | None:
         return self._first(key, {"seq": seq})
 
     def keeping(self, key: str) -> list[Entry]:
-        """Those of which something is kept, newest first."""
+        """The entries with kept rows, newest first."""
         kept = f" AND a.{self._db.dialect.quote('kept')} IS NOT NULL"
         return self._select(key, {}, kept) if self._has("kept") else []
 
@@ -119,7 +119,7 @@ class Journal:
         return self._table.exists()
 
     def held(self, entry: Entry) -> int | None:
-        """How many rows the last load of the table left there: that of ``entry``, or of another stream after it."""
+        """How many rows the table had after its last load: that of ``entry``, or a later one of another stream."""
         d, at, held = self._db.dialect, entry.committed_at.isoformat(timespec="microseconds"), entry.held
         committed_at = f"a.{d.quote('committed_at')}"
         later = f" AND {committed_at} > {d.placeholder} ORDER BY {committed_at}"
@@ -139,7 +139,7 @@ class Journal:
         )  # fmt: skip
 
     def forget(self, key: str, load_id: str) -> None:
-        """What a load kept is gone."""
+        """Record that nothing is kept of a load any more."""
         self._table.update({"kept": None}, {"key": key, "load_id": load_id})
 
     def require(self, key: str, after: Entry | None, load_id: str) -> int:
@@ -158,7 +158,7 @@ class Journal:
         return found[0] if found else None
 
     def _select(self, key: str, equal: Mapping[str, Any], more: str = "", values: Sequence[Any] = ()) -> list[Entry]:
-        """Newest first; nothing from a journal that is not there."""
+        """Newest first; empty if the journal does not exist."""
         names = self._table.names()
         if not names:
             return []

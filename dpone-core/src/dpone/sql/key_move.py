@@ -1,4 +1,4 @@
-"""A key is renamed in every table that dpone keeps for a target. No row of the target is touched, no DDL is run."""
+"""Renames a key in every table that dpone keeps for a target. Touches no row of the target, and runs no DDL."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from dpone.sql.own import Own
 from dpone.sql.strategies import scd2_changes
 from dpone.sql.writer import stages
 
-# Staged parts keep the token of the old key: they go on where a manifest of partitions names it, or are swept.
+# Staged parts keep the token of the old key: a load that resumes a partition manifest uses them, others drop them.
 _KEYED = ((journal.own, "key"), (provisional.own, "key"), (stages, "key"), (scd2_changes.own, "stream"))
 
 
 def move(db: Database, target: Name, old: str, after: Entry, new: str, before: Entry | None, gone: Entry) -> None:
-    """``contract.SupportsMove.move``. The journal is held as a whole, so that neither key gets an entry meanwhile."""
+    """``contract.SupportsMove.move``. The whole journal is locked, so that neither key gets an entry while it runs."""
     entries = journal.Journal(db, target)
     with transaction(db, old):
         db.hold(target.sibling(journal.TABLE))

@@ -1,4 +1,4 @@
-"""Locks for a server that has none by name: rows of a table of dpone's own."""
+"""Locks for a server that has no named locks: rows of a table of dpone's own."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class LockTable(DbapiDatabase):
     A lock is an INSERT that is never committed: whoever inserts the same key waits until it is rolled back. A second
     connection makes it, so that the lock outlives DDL that commits; the server rolls it back if the process dies. The
     server must let that second INSERT wait, and let others write while the first transaction is open; one with a
-    single writer has its lock already. The wait ends by the limit of the connection (``SqlSystem.connect``): tell in
-    ``SqlSystem.codes`` that this error is transient.
+    single writer needs no other lock. The wait ends by the limit of the connection (``SqlSystem.connect``): name the
+    error in ``SqlSystem.codes`` as transient.
 
     locks      the table; in the default schema of the connection
     beginning  the statement that begins a transaction, unless ``autocommit`` is False
@@ -71,7 +71,7 @@ class LockTable(DbapiDatabase):
             self._run(self.beginning)
 
     def _make_table(self) -> None:
-        """Two processes may make it at the same time: then one fails, and finds it."""
+        """Two processes may create it at the same time: one of them fails, and then finds the table."""
         if self._is_there():
             return
         try:

@@ -1,4 +1,4 @@
-"""A table of dpone's own: the journal, the catalogue of the staging, what a state backend keeps."""
+"""A table of dpone's own: the journal, the registry of staging tables, the tables of a state backend."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _SHORTENED = re.compile("~[0-9a-f]{64}$")
 
 
 class Own:
-    """Made before it is first written. Every call is part of the caller's transaction.
+    """Call ``create`` before the first write. Every call is part of the caller's transaction.
 
-    Where the texts of a primary key have a limit (``Dialect.max_key``) a longer one stands there as its begin and its
-    SHA-256, and once more in the column ``whole_<name>``: it is found by the one, and read from the other.
+    If the length of texts in a primary key is limited (``Dialect.max_key``), a longer text is stored as its beginning
+    and its SHA-256, and in full in the column ``whole_<name>``. The first is used to find a row, the second to read it.
     """
 
     def __init__(self, db: Database, name: Name, schema: pa.Schema, key: Sequence[str]) -> None:
@@ -32,12 +32,12 @@ class Own:
         return self._db.schema(self.name) is not None
 
     def names(self) -> list[str]:
-        """Those of its columns that this version knows and the table has; a version before may have made it."""
+        """The columns that both this version and the table have; an earlier version may have created the table."""
         have = self._db.schema(self.name)
         return [] if have is None else [name for name in self._schema.names if name in have.names]
 
     def create(self) -> None:
-        """Nothing if it is there; columns that a later version brought are added."""
+        """Does nothing if the table exists, except that columns of a later version are added."""
         have, wanted = self._db.schema(self.name), pa.schema([*self._schema, *self._whole])
         if have is None:
             self._db.create(self.name, wanted, self._key)
@@ -49,19 +49,21 @@ class Own:
     def rows(
         self, names: Sequence[str], equal: Mapping[str, Any], more: str = "", values: Sequence[Any] = ()
     ) -> list[tuple[Any, ...]]:
-        """Of the lines (alias a) that have these values; ``more`` follows the condition, ``values`` are bound in it."""
+        """Columns of the rows (alias a) that have the values ``equal``. ``more`` follows the condition; ``values`` are
+        its parameters."""
         where = self._is(equal, "a.") or "1 = 1"
         sql = f"SELECT {self._columns(names)} FROM {self._quoted} AS a WHERE {where}{more}"
         return self._db.rows(sql, (*self._found(equal), *values))
 
     def distinct(self, name: str) -> list[Any]:
-        """By the column alone: not every server compares texts of any length, or what COALESCE makes of them."""
+        """The different values of a column. DISTINCT is applied to the key column alone: some servers cannot compare
+        texts of unlimited length, nor a COALESCE with one (Oracle has no DISTINCT of a CLOB)."""
         column = f"a.{self._db.dialect.quote(name)}"
         found = [value for (value,) in self._db.rows(f"SELECT DISTINCT {column} FROM {self._quoted} AS a")]
         return [self._read_whole(name, value) for value in found] if name in self._limits else found
 
     def _read_whole(self, name: str, value: str) -> str:
-        """What stands in the column, or what it was made of, in a line that has it."""
+        """The full text of a value in the key; the value itself if it was not shortened."""
         if not _SHORTENED.search(value):
             return value
         d, bound, first = self._db.dialect, [value], ""
@@ -75,7 +77,7 @@ class Own:
         return value if whole is None else str(whole)
 
     def insert(self, *values: Any) -> None:
-        """One line, its values in the order of the columns."""
+        """Insert one row; its values are in the order of the columns."""
         d, line = self._db.dialect, self._written(dict(zip(self._schema.names, values, strict=True)))
         holes = ", ".join([d.placeholder] * len(line))
         self._db.execute(f"INSERT INTO {self._quoted} ({d.columns(line)}) VALUES ({holes})", (*line.values(),))
@@ -90,12 +92,13 @@ class Own:
         self._db.execute(f"DELETE FROM {self._quoted} WHERE {self._is(equal)}", self._found(equal))
 
     def stored(self, name: str, value: Any) -> Any:
-        """The value by which a line is found in the column."""
+        """The value as it is stored in the column, by which a row is found."""
         most = self._limits.get(name)
         if most is None or self._db.dialect.length(value) <= most:
             return value
         digest = hashlib.sha256(value.encode()).hexdigest()
-        begin = value.encode()[: most - len(digest) - 1].decode(errors="ignore")  # in bytes: never fewer than units
+        # Cut in bytes: a text never has fewer bytes than units, so that it fits.
+        begin = value.encode()[: most - len(digest) - 1].decode(errors="ignore")
         return f"{begin}~{digest}"
 
     @cached_property

@@ -34,9 +34,9 @@ _ROW = pa.schema(
 
 
 class SqlPartitionManifestStore(PartitionManifestStore):
-    """In the tables ``__dpone__manifests`` and ``__dpone__partitions`` of any database that has a ``Database``; one row
-    per partition, so that a claim touches one. ``connect`` gives a connection for one call, ``heads`` is the first of
-    the tables, next to which the second stands."""
+    """In the tables ``__dpone__manifests`` and ``__dpone__partitions`` of any database that has a ``Database``. One row
+    per partition, so that a claim changes one row. ``connect`` opens a connection for one call. ``heads`` is the first
+    table; the second is in the same schema."""
 
     def __init__(self, connect: Callable[[], AbstractContextManager[Database]], heads: Name = _HEADS) -> None:
         self._connect, self._names = connect, heads
@@ -48,7 +48,7 @@ class SqlPartitionManifestStore(PartitionManifestStore):
                 return None
             found: list[tuple[Any, ...]] | None = None
             rows: list[tuple[Any, ...]] = []
-            while found != (again := heads.rows(["manifest"], {"key": key})):  # else it was replaced
+            while found != (again := heads.rows(["manifest"], {"key": key})):  # else it was replaced between
                 found, rows = again, partitions.rows(_ROW.names, {"key": key})
         if not found:
             return None
@@ -93,7 +93,7 @@ class SqlPartitionManifestStore(PartitionManifestStore):
 
     @contextmanager
     def _connected(self) -> Iterator[Database]:
-        """A Database speaks of a sink; here it is the state."""
+        """Errors of a Database are those of a sink; here they become StateErrors."""
         try:
             with self._connect() as db:
                 yield db
@@ -104,8 +104,8 @@ class SqlPartitionManifestStore(PartitionManifestStore):
 
     @contextmanager
     def _writing(self, key: str, create: bool = False) -> Iterator[tuple[Own, Own]]:
-        """Under a lock of its own: a sink in the same database holds that of the key while it stages. One runner makes
-        the tables."""
+        """A transaction with a lock of its own, since a sink in the same database holds the lock of the key while it
+        stages. The tables are created by one runner at a time."""
         with self._connected() as db:
             tables = self._tables(db)
             if create and not tables[0].exists():

@@ -40,11 +40,11 @@ def sql_hooks(
     """The functions ``dpone_sources``, ``dpone_sinks`` and ``dpone_state_backends`` of a plugin module.
 
     name                     what ``type:`` says in a pipeline
-    source, sink, state      ``module:Class`` of each; no state: the third hook answers nothing
+    source, sink, state      ``module:Class`` of each; without a state the third hook returns nothing
     errors, harness          as in ``capability.Connector``
     adds                     capabilities that the connector has beyond SOURCE, SINK and STATE
-    lacks                    capabilities that the system cannot have, also of SOURCE and SINK. One that several roles
-                             know, such as ``native_stream``, goes for all of them
+    lacks                    capabilities that the system cannot have, also of SOURCE and SINK. One of several roles,
+                             such as ``native_stream``, is unsupported in all of them
     """
     if unknown := [n for n in (*adds, *lacks) if not any(known(role, n) for role in get_args(Role))]:
         found = f"unknown capabilities: {', '.join(unknown)}"

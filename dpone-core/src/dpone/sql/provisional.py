@@ -1,10 +1,10 @@
 """What loads have added to a target and not committed yet: the table itself, or columns.
 
-``__dpone__added``, next to the target, has a line for each of them and each stream whose load counts on it. The line is
-written in the transaction of the DDL, and goes in that of a commit whose load uses what it names. Where DDL commits by
-itself, a line that knows no more than the name is durable before it (``expect``), and goes after a drop. What is still
-there when a load has failed, or its process has died, was never committed: the last stream that counts on it takes it
-back. What has got rows, values or dependants since is left as it is, and belongs to the target from then on.
+The table ``__dpone__added`` next to the target has a line for each of them and each stream whose load uses it. A line
+is written in the transaction of the DDL, and deleted in the commit of a load that uses what was added. If DDL commits
+by itself, a line with only the name is durable before the DDL (``expect``), and is deleted after a drop. A line that
+exists after a load failed, or after its process died, names something that was never committed: the last stream that
+uses it takes it back. If it has rows, values or dependants by then, it is left as it is and belongs to the target.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def own(db: Database, target: Name) -> Own:
 
 @frozen
 class _Line:
-    """column: empty for the table itself. made: what it was when the stream began to count on it; empty: its DDL
-    may not have happened."""
+    """column: empty for the table itself. made: its identity and columns when the stream began to use it; empty if its
+    DDL may not have been executed."""
 
     column: str
     key: str
@@ -41,30 +41,30 @@ class _Line:
 
 
 class Added:
-    """Of one target. ``note``, ``confirm`` and ``take_back`` are part of the caller's transaction, which keeps out
-    every other that changes the target."""
+    """The lines of one target. ``note``, ``confirm`` and ``take_back`` are part of the caller's transaction, which
+    excludes every other one that changes the target."""
 
     def __init__(self, db: Database, target: Name) -> None:
         self._db, self._target, self._table = db, target, own(db, target)
-        # some servers take Orders and orders for one table
+        # on some servers Orders and orders are one table
         self._name = target.last if db.dialect.exact_names else target.last.lower()
 
     def create(self) -> None:
         self._table.create()
 
     def lines(self) -> list[_Line]:
-        """The table before its columns. Creates nothing."""
+        """The line of the table comes before those of its columns. Creates nothing."""
         if not self._table.exists():
             return []
         found = self._table.rows(_SCHEMA.names[1:], {"target": self._name})
         return sorted((_Line(*row) for row in found), key=lambda line: line.column)
 
     def of(self, key: str, run_id: str = "") -> list[_Line]:
-        """Those of a stream; ``run_id``: of one run of it."""
+        """The lines of a stream; ``run_id``: of one run of it."""
         return [one for one in self.lines() if one.key == key and run_id in ("", one.run_id)]
 
     def expect(self, load: Load, before: pa.Schema | None, own: Sequence[str]) -> None:
-        """Before DDL that commits by itself. ``own``: columns of dpone's own that it adds."""
+        """Write lines before DDL that commits by itself. ``own``: columns of dpone's own that it adds."""
         names = [*load.schema.names, *own] if load.schema is not None else [*own]
         new = {""} if before is None else {*names} - {*before.names}
         for line in self.lines():
@@ -74,15 +74,15 @@ class Added:
             self._write(_Line(column, load.key, load.run_id, ""))
 
     def note(self, load: Load, before: pa.Schema | None) -> None:
-        """``before``: columns before the DDL of the load. It counts on what it has added, and on what loads of other
-        streams have added that it uses."""
+        """Write lines for what the load has added, and for what loads of other streams have added and this one uses.
+        ``before``: columns before the DDL of the load."""
         now = self._db.schema(self._target)
         if now is None:
             return
         lines = self.lines()
-        # not what somebody else has added while the DDL waited for its lock
+        # without columns that another program added while the DDL waited for its lock
         new = {""} if before is None else {name for name in now.names if name not in before.names and _uses(load, name)}
-        for line in lines:  # of a table or column that was there before, under this name
+        for line in lines:  # of an earlier table or column with this name
             if line.column in new or before is None:
                 self._forget(line)
         used = {line.column for line in lines if before is not None and _uses(load, line.column)}
@@ -92,13 +92,13 @@ class Added:
             self._write(line)
 
     def confirm(self, load: Load) -> None:
-        """The load is committed, and what it uses is there for good."""
+        """The load is committed, and what it uses stays."""
         for line in self.lines():
             if line.key == load.key or _uses(load, line.column):
                 self._forget(line)
 
     def take_back(self, key: str, run_id: str) -> Iterator[TakenBack]:
-        """To be iterated to its end."""
+        """Take back what a stream, or one run of it, has added. Iterate it to the end."""
         mine = self.of(key, run_id)
         if mine and self._db.schema(self._target) is not None:
             self._db.hold(self._target)
@@ -114,7 +114,7 @@ class Added:
             yield TakenBack(what, stays)
 
     def _drop(self, line: _Line, now: pa.Schema) -> str:
-        """Why it stays; empty if it is gone."""
+        """Drop it. Returns why it stays; empty if it was dropped."""
         if line.made and line.made != self._made(now, line.column):
             return "it has changed since then"
         if line.column and self._has_values(line.column):
@@ -141,5 +141,5 @@ class Added:
 
 
 def _uses(load: Load, column: str) -> bool:
-    """The table, a column that the rows fill, or one of dpone's own."""
+    """True for the table, for a column that the rows fill, and for a column of dpone's own."""
     return not column or column.startswith(PREFIX) or (load.schema is not None and column in load.schema.names)

@@ -1,7 +1,7 @@
-"""Foreign keys of other tables that refer to a target, and the loads that they rule out: those that would delete rows
-of another table, and those that could never delete the rows which they replace.
+"""Refuses loads because of foreign keys that refer to the target: loads that would delete or change rows of another
+table, and loads that could never delete the rows that they replace.
 
-What depends on the rows of a load is left to its commit, which then fails as a whole.
+Violations that depend on the rows of a load are detected by the server in the commit, which then fails as a whole.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ _BY_HAND = "or drop the foreign key and recreate it after the load"
 
 
 def require_deletable(db: Database, target: Name, strategy: Strategy, every_row: bool) -> None:
-    """``SupportsRefuse.refuse`` of every SQL sink: the target exists. Raises SinkError."""
+    """``SupportsRefuse.refuse`` of every SQL sink, for a target that exists. Raises SinkError."""
     deleted = _deleted(strategy, every_row)
     references = db.references(target) if deleted else []
     if deleted is None or not references or is_empty(db, target):
         return
     failed = f"delete rows of {target}" if deleted == "gone" else f"replace rows of {target}"
-    # Of a table that refers to itself all rows go together, or those that are left are then made what was read.
+    # A reference of the table to itself does no harm if all rows are deleted together, or if the rows that are left
+    # are then made equal to the rows read.
     others = [one for one in references if deleted == "replaced" or not _same(one.table, target)]
     _refuse_actions(failed, others, strategy)
     if deleted == "gone":
@@ -39,13 +40,13 @@ def require_deletable(db: Database, target: Name, strategy: Strategy, every_row:
 
 
 def require_no_action(db: Database, target: Name, failed: str) -> None:
-    """Rows are about to be deleted one by one. Raises SinkError."""
+    """Before single rows are deleted. Raises SinkError."""
     _refuse_actions(failed, db.references(target), None)
 
 
 def _deleted(strategy: Strategy, every_row: bool) -> Deleted | None:
-    """Which rows of the target a load deletes: every one, those that it replaces, or those that are gone. ``scd2``,
-    ``append`` and ``merge`` delete none."""
+    """Which rows of the target a load deletes: every row, those that it replaces, or those that the source no longer
+    has. ``scd2``, ``append`` and ``merge`` delete none."""
     keeps = strategy.mode == "cdc_apply" and strategy.deletes in ("soft", "ignore")
     if strategy.mode == "full_refresh" or (every_row and strategy.replaces_all):
         return "every"
@@ -66,7 +67,7 @@ def _refuse_actions(failed: str, references: Sequence[Reference], strategy: Stra
 
 
 def _refers(db: Database, target: Name, one: Reference, strategy: Strategy, deleted: Deleted) -> bool:
-    """True if a row of another table refers to a row that would be deleted. False where only the commit can tell."""
+    """True if a row of another table refers to a row that would be deleted. False if only the commit can show it."""
     schema, where, values = db.schema(target), "", ()
     if not one.readable or schema is None or _same(one.table, target):
         return False

@@ -1,8 +1,7 @@
-"""A target whose columns are replaced: a table of other columns takes its place in the commit, with the rows of one
-load.
+"""Replaces the columns of a target: in the commit a table with other columns and the rows of one load takes its place.
 
-What hangs on the target decides how. Where nothing would be lost, the new table gets its name; else the target stays,
-is emptied, gets the columns of the new one and its rows. Either way readers see the old rows until the commit.
+If nothing depends on the target that would be lost, the new table gets its name. Otherwise the target is emptied, and
+gets the columns and rows of the new table. Either way readers see the old rows until the commit.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from dpone.sql.strategies.job import RowCounts
 
 
 def replaced(db: Database, target: Name, new: Name, load: Load, counts: RowCounts) -> RowCounts:
-    """Part of the caller's transaction. ``new`` may be there afterwards. Raises DeletesRefused, SinkError."""
+    """Part of the caller's transaction. ``new`` may still exist afterwards. Raises DeletesRefused, SinkError."""
     before, rows = _count(db, target), _count(db, new)
     if not _may_replace(target, load, before, rows):
         return RowCounts()
@@ -36,7 +35,7 @@ def replaced(db: Database, target: Name, new: Name, load: Load, counts: RowCount
 
 
 def _may_replace(target: Name, load: Load, before: int, rows: int) -> bool:
-    """By the rules of the strategy for rows that the source does not have any more."""
+    """By the rules of the strategy for rows that the source no longer has."""
     failed, strategy = f"replace table {target}", load.strategy
     if load.changes:
         if rows or not before or strategy.truncate == "apply":

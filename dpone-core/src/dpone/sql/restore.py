@@ -156,7 +156,7 @@ class _Restore:
         return self.target.sibling(self.kept.name)
 
     def require(self) -> None:
-        """Raises UndoRefused unless what was kept is there, fits, and nobody has changed the target since."""
+        """Raises UndoRefused unless the kept rows exist and fit, and no other load has changed the target since."""
         last = Targets(self.db, self.target).last()
         if last != self.load_id:
             todo = "undo that load first, if it kept what it replaced"
@@ -203,7 +203,8 @@ class _Restore:
         return deleted, False
 
     def _fits(self, strategy: Strategy) -> bool:
-        """What was kept is a table of the target's own shape, and nothing hangs on either."""
+        """True if the kept table is exactly like the target and nothing depends on either, so that they can be
+        swapped."""
         db, key = self.db, strategy.key
         kept, now = db.schema(self.images), db.schema(self.target)
         same = kept is not None and now is not None and kept.equals(now, check_metadata=True)

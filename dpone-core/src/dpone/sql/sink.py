@@ -67,7 +67,7 @@ class SqlSink:
             kind = "will be created" if self.schema() is None else "exists"
         except DponeError as error:
             return [Finding("target", False, error.found, error.todo)]
-        if "{table}" in self._target.last:  # a stream of many tables, which are known when their changes come
+        if "{table}" in self._target.last:  # a stream of many tables, known only from its changes
             kind = "for each table of the stream"
         return [Finding("target", True, f"{self._target} {kind}")]
 
@@ -171,7 +171,7 @@ class SqlSink:
             raise not_kept(str(self._target), column, type_, int(rows))
 
     def provide(self, load: Load, ddl: Sequence[str]) -> None:
-        """``contract.SupportsTakeBack``: as ``apply``, the record included."""
+        """``contract.SupportsTakeBack``: like ``apply``, and records what is added."""
         added = Added(self._db, self._target)
         if not ddl and not added.lines():
             return

@@ -33,7 +33,7 @@ from dpone.sql.values import Unstorable
 BATCH_ROWS = 10_000
 _BATCH_BYTES = 8_000_000
 _QUERY = Name((f"{PREFIX}query",))
-_FIRST_ROWS = 100  # of a read: then it is known how large a row is
+_FIRST_ROWS = 100  # of the first batch, which shows how large rows are
 
 
 class SqlSource(ABC):
@@ -49,7 +49,7 @@ class SqlSource(ABC):
     cursor          the class that reads by cursor column
     place           where it reads, for messages; without user and password
     name            the table or "the query", for messages
-    seen            the table, or the name of what ``as_table`` makes
+    seen            the table, or the name of what ``as_table`` creates
     relation        what follows FROM, with the alias s. A query may end with a comment: its bracket is on a new line
     """
 
@@ -203,7 +203,7 @@ class SqlSource(ABC):
         return plan.reading(after, whole=request.whole, bound=bound)
 
     def _split(self, reading: Reading, request: WindowRequest) -> tuple[Part, ...]:
-        """Those of an interrupted load, those that ``cut`` gives, or one of the whole."""
+        """The parts of an interrupted load, those that ``cut`` returns, or one part for everything."""
         self._parts = {}
         if not reading.spans:
             return ()
@@ -212,7 +212,7 @@ class SqlSource(ABC):
             known = list(self.cut(request.partitions))
         if not known:
             self._parts["all"] = [self._cursor.where(span) if self._cursor else ("", ()) for span in reading.spans]
-            return (Part("all", {"spans": len(reading.spans)}),)
+            return (Part("all"),)
         ranges = {f"{i:05d}": one for i, one in enumerate(known)}
         self._parts = {id: [within(self.dialect, one)] for id, one in ranges.items()}
         return tuple(Part(id, {BOUNDS: one.to_json()}) for id, one in ranges.items())
@@ -232,7 +232,7 @@ class SqlSource(ABC):
         return self._db is not None
 
     def ended(self, id: str) -> None:
-        """A part was read. The last one ends the snapshot, so that others can write."""
+        """Call it when a part was read. After the last one the snapshot ends, so that others can write."""
         with self._guard:
             self._left.discard(id)
             if not self._left:
@@ -283,16 +283,16 @@ class SqlSource(ABC):
             db.close()
 
     def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
-        """All rows of a small result."""
+        """All rows of a small result, at once."""
         with saying(sql), self.failing(), closing(self.connection().cursor()) as cursor:
             cursor.execute(sql, tuple(parameters))
-            return list(cursor.fetchall()) if cursor.description else []  # PEP 249: an error after what has no rows
+            return list(cursor.fetchall()) if cursor.description else []  # PEP 249: it raises without a result set
 
     def stream(self, sql: str, parameters: Sequence[Any] = ()) -> Iterator[Row]:
         with saying(sql), self.failing():
             cursor = self.streaming()
             cursor.execute(sql, tuple(parameters))
-            # Not from the cursor itself: a read that is given up would close it, and the connection may be gone.
+            # A ``yield from`` the cursor itself would close it when a read is abandoned, maybe after its connection.
             yield from chain(cursor)
 
     def select(self, names: Sequence[str], where: str, parameters: Sequence[Any]) -> Iterator[Row]:
@@ -351,7 +351,7 @@ class SqlStream(BatchStream):
 
 
 def snapshot(after: Position | None, identity: Mapping[str, Any], name: str, *, whole: bool) -> Reading:
-    """Everything at one moment. Raises IdentityChanged if ``after`` is of another source, unless ``whole``."""
+    """Reads everything in one snapshot. Raises IdentityChanged if ``after`` is of another source, unless ``whole``."""
     if after is not None and not whole:
         require_same(after, "snapshot", identity, name)
     value = {"taken_at": datetime.now(UTC).isoformat(timespec="microseconds")}
@@ -381,8 +381,8 @@ def within(dialect: Dialect, bounds: Bounds) -> Where:
 
 
 def new_rows(rows: Iterable[Row], skip: dict[str, int]) -> pa.Array:
-    """A mask of the rows that are not among the skipped ones, each of which counts once: ``skip`` is counted down. For
-    readers that have their rows in Arrow; ``rows`` are of the columns of the digest."""
+    """A mask of the rows that are not skipped; ``skip`` says how many rows of each digest to skip, and is counted down.
+    For readers that have their rows in Arrow. ``rows`` has the columns of the digest."""
     new = []
     for row in rows:
         mark = digest(row)

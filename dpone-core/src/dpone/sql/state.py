@@ -27,7 +27,7 @@ from dpone.sql.partitions import SqlPartitionManifestStore
 from dpone.sql.strategies.scd2 import INSTANT, moment
 
 STATE = "__dpone__state"
-_KEPT = 50  # values of a key that the history has
+_KEPT = 50  # values of each key in the history
 
 
 class SqlState:
@@ -140,7 +140,7 @@ class SqlState:
                 until = _bound(tables.db, now + timedelta(seconds=lease.ttl), self.expires)
                 tables.locks.insert(key, lease.owner, me.host, me.machine, me.pid, me.started, until)
         except StateError:
-            if asked:  # the answer to the COMMIT may be what was lost: our own lease would stay
+            if asked:  # maybe only the answer to the COMMIT was lost: then our own lease would stay
                 self._release(lease)
             raise
 
@@ -152,7 +152,7 @@ class SqlState:
                 raise Busy(f"lock {key}", held, "wait until that run ends; the lease of a dead one expires by itself")
 
     def _release(self, lease: SqlLease) -> None:
-        """Tried twice, then given up: what the run did is valid, and the lease expires by itself."""
+        """Tries twice and then gives up: what the run did is valid, and the lease expires by itself."""
         for _ in range(2):
             with suppress(StateError):
                 with self._writing("release the lock", lease.key) as tables:
@@ -194,7 +194,7 @@ class SqlState:
 
     @contextmanager
     def _connected(self, failed: str) -> Iterator[Database]:
-        """A Database speaks of a sink; here it is the state."""
+        """Errors of a Database are those of a sink; here they become StateErrors."""
         try:
             with closing(self.database()) as db:
                 yield db
@@ -205,8 +205,8 @@ class SqlState:
 
     @contextmanager
     def _writing(self, failed: str, key: str) -> Iterator[_Tables]:
-        """One transaction that holds the key from its start, also where there is no line yet; durable at the end. The
-        tables are made by one runner at a time."""
+        """One transaction that locks the key from its start, even if it has no row yet; durable at the end. The tables
+        are created by one runner at a time."""
         with self._connected(failed) as db:
             tables = self._tables(db)
             if not tables.exist():
@@ -258,7 +258,7 @@ def _own(db: Database, name: Name, key: tuple[str, ...], columns: _Columns, null
 
 
 def _bound(db: Database, at: datetime, type: pa.DataType) -> Any:
-    """As the parameter for a column of instants, of ISO 8601 texts or of seconds since 1970."""
+    """The parameter for a column of instants, of ISO 8601 texts or of seconds since 1970."""
     if pa.types.is_string(type):
         return at.isoformat(timespec="microseconds")
     return at.timestamp() if pa.types.is_floating(type) else db.dialect.bind(at, type)
@@ -271,7 +271,7 @@ def _moment(value: Any) -> datetime:
 def _versioned(version: int, value: str | None, saved_at: Any) -> Versioned:
     try:
         found = json.loads(value or "")
-        if not isinstance(found, dict):  # null would pass for no state
+        if not isinstance(found, dict):  # null would count as no state
             raise ValueError("it is not an object")
         return Versioned(found, int(version), moment(saved_at))
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Cursors of text and uuid. Their order is that of characters: '11' is below '9', and a random uuid is anywhere."""
+"""Checks cursor columns of text and uuid, which sort by character: '11' is below '9', a random uuid sorts anywhere."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _ULID = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}", re.IGNORECASE)
 
 
 def doubt(high: str, name: str, column: str, lengths: Callable[[], tuple[int, int]]) -> str:
-    """Of the highest value of a cursor column of text or uuid: a warning, if nothing shows that later ones are higher,
-    as with times, ULIDs and uuids that begin with the time. lengths: the least and greatest of the texts that are just
-    digits. Raises DataError where values are known to come below."""
+    """A warning if nothing shows that later values of the column are higher than ``high``; empty for times, ULIDs and
+    uuids that begin with the time. lengths: least and greatest length of the texts that consist of digits. Raises
+    DataError if later values are known to sort below."""
     if uuid := _UUID.fullmatch(high):
         if uuid[1] in _GROWING:
             return ""

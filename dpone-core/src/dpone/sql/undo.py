@@ -1,12 +1,12 @@
-"""Undo, the keeping half: what a load replaces stays in a table next to the target, which the journal names.
+"""Undo, first half: keeps the rows that a load replaces in a table next to the target, which the journal names.
 
-Filled in the transaction of the load, so that either both are there or neither. An ordinary table for each load, made
-before its transaction and dropped after it where nothing was kept,
-``__dpone__undo_<load id>``: for ``full_refresh`` the previous generation (the old table itself, renamed, where the
-stage takes its place; a copy otherwise), for the others the rows they change or delete, as they were. Rows that a load
-wrote are known by its load id and need no image.
+The table is called ``__dpone__undo_<load id>``: an ordinary table for each load, created before its transaction and
+dropped afterwards if nothing was kept. It is filled in the transaction of the load, so that both are committed or
+neither. For ``full_refresh`` it has the previous generation: the old table itself, renamed, if the stage takes its
+place, else a copy. For other strategies it has the rows that they change or delete, as they were (before images). Rows
+that a load wrote are found by its load id and need no image.
 
-``__dpone__targets`` says for each target which load changed it last, whoever ran it: only that one can be taken back.
+``__dpone__targets`` has for each target the load of any stream that changed it last: only that load can be undone.
 """
 
 from __future__ import annotations
@@ -32,26 +32,26 @@ _TARGETS = pa.schema([("target", pa.string()), ("load_id", pa.string())])
 
 
 class Targets:
-    """The load that changed a target last. Every call is part of the caller's transaction."""
+    """Which load changed a target last. Every call is part of the caller's transaction."""
 
     def __init__(self, db: Database, target: Name) -> None:
         self._table = Own(db, target.sibling(TARGETS), _TARGETS, ("target",))
-        # some servers take Orders and orders for one table
+        # on some servers Orders and orders are one table
         self._mine = {"target": target.last if db.dialect.exact_names else target.last.lower()}
 
     def create(self) -> None:
         self._table.create()
 
     def last(self) -> str:
-        """Empty if it is not known."""
+        """The load id; empty if unknown."""
         if not self._table.exists():
             return ""
         found = self._table.rows(["load_id"], self._mine)
         return found[0][0] if found else ""
 
     def move(self, load_id: str) -> str:
-        """Answers the one before. From here to its end the transaction holds the target's line: another that changes
-        the target waits, so that what one keeps is not changed by the other before it commits. Does nothing where no
+        """Set the last load and return the one before. The transaction locks the target's row until it ends: another
+        load of the target waits, and cannot change rows that this one has kept before it commits. Does nothing if no
         stream of the schema ever kept anything."""
         if not self._table.exists():
             return ""
@@ -66,12 +66,12 @@ class Targets:
 @define
 class Images:
     """What one load keeps of one target. A finalizer calls ``keep`` before each statement that changes or deletes rows
-    of the target, with the statement's own predicate, or ``keep_all`` before it replaces every row.
+    of the target, with the predicate of that statement, or ``keep_all`` before it replaces every row.
 
-    The image of a row is the first one: a row that this load has written already carries its load id and is passed
-    over, so that one load may change a row in several statements (chunks of changes). A statement that leaves a row its
-    old load id must meet it only once in a load; it names ``key``, by which the row is found again, and so must every
-    other ``keep`` of that load.
+    A load may change a row in several statements (chunks of changes). Only its first image is kept: a row that has the
+    id of this load is skipped. A statement that does not set the load id must not change a row that another statement
+    of the load has changed; it passes ``key``, by which the row is found again, and so must every other ``keep`` of
+    that load.
     """
 
     db: Database
@@ -88,8 +88,8 @@ class Images:
         return self.target.sibling(self.db.dialect.fitting(IMAGES + self.load_id))
 
     def keep(self, where: str, values: Sequence[Any] = (), source: str = "", key: Sequence[str] = ()) -> None:
-        """The rows of the target (t) that meet ``where``; ``source`` is a table expression (s) that ``where`` joins, of
-        which at most one row meets each row of the target."""
+        """Keep the rows of the target (t) for which ``where`` is true. ``source``: a table expression (s) that it
+        joins; at most one of its rows matches each row of the target."""
         self._used = True
         self.kind, self.key = "before_images", tuple(key)
         d = self.db.dialect
@@ -99,12 +99,12 @@ class Images:
         self.rows += self._copy(f"{tables} WHERE ({where}) AND {others}", (*values, self.load_id))
 
     def keep_all(self) -> None:
-        """A copy of the target."""
+        """Keep a copy of the target."""
         self._used, self.kind = True, "generation"
         self.rows = self._copy(f"{self.db.dialect.name(self.target)} AS t", ())
 
     def keep_table(self, stage: Name, rows: int) -> None:
-        """The target itself, under our name; the stage takes its place."""
+        """Keep the target itself, renamed; the stage takes its place."""
         self.db.drop(self.table)
         self.db.swap(stage, self.target, self.table)
         self.kind, self.rows, self._used = "generation", rows, True
@@ -115,13 +115,13 @@ class Images:
         return self.db.execute(f"{into} SELECT {d.columns(names, 't')} FROM {tables}", values)
 
     def create(self, key: Sequence[str] = ()) -> None:
-        """Before the transaction of the load. ``key``: by which rows are looked up when the load is taken back."""
+        """Before the transaction of the load. ``key``: the columns by which an undo finds rows."""
         self.db.create_like(self.table, self.target, self.columns.names)
         if key and (index := self.db.dialect.create_index(self.table, self.columns, key)):
             self.db.execute(index)
 
     def hold(self) -> None:
-        """The target is held from here on: what is kept of a row is what the load then changes."""
+        """Lock the target, so that a row cannot change between its image and the load's own change."""
         self.db.hold(self.target)
         now = self.db.schema(self.target)
         if now is None or not now.equals(self.columns, check_metadata=True):
@@ -145,7 +145,7 @@ class Images:
 
 
 def images(db: Database, target: Name, load_id: str) -> Images:
-    """Not made yet."""
+    """The images of a load; ``create`` creates their table."""
     schema = db.schema(target)
     if schema is None or LOAD_ID not in schema.names:
         found = f"the table has no column {LOAD_ID}, which it had when the load started"
@@ -154,8 +154,8 @@ def images(db: Database, target: Name, load_id: str) -> Images:
 
 
 def sweep(db: Database, target: Name, key: str, undo: Undo) -> list[Name]:
-    """Say in the journal what is beyond the retention: the newest ``loads`` and those of the last ``days`` stay. In the
-    transaction of a load, which is the newest itself; answers the tables to drop after it."""
+    """End the retention in the journal: what the newest ``loads`` and those of the last ``days`` kept stays. In the
+    transaction of a load, which is itself the newest. Returns the tables to drop after it."""
     journal, now, gone = Journal(db, target), datetime.now(UTC), list[Name]()
     for n, entry in enumerate(journal.keeping(key)):
         beyond = undo.loads is not None and n >= undo.loads
@@ -166,7 +166,7 @@ def sweep(db: Database, target: Name, key: str, undo: Undo) -> list[Name]:
 
 
 def forget(db: Database, target: Name, key: str, entry: Entry) -> list[Name]:
-    """Say in the journal that nothing is kept of a load; the tables to drop after the transaction."""
+    """Record in the journal that nothing is kept of a load. Returns the tables to drop after the transaction."""
     Journal(db, target).forget(key, entry.load_id)
     named = (Name.parse(kept.target).sibling(kept.name) for kept in entry.kept if kept.name.startswith(IMAGES))
     return [table for table in named if db.schema(table) is not None]

@@ -1,4 +1,4 @@
-"""Columns of Arrow to Python values as a driver binds them, and back: a column at a time, never a row."""
+"""Converts Arrow columns to Python values as a driver binds them, and back: one column at a time, never one row."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ _WRONG = (pa.ArrowException, TypeError, ValueError, OverflowError, ArithmeticErr
 
 
 class Unstorable(ValueError):
-    """A value that the other side cannot hold. ``reason`` does not show it; ``row`` counts from 0. todo: what to do, if
-    not only to correct the value. column: its name, if known."""
+    """A value that the other side cannot store. ``reason`` does not contain it; ``row`` counts from 0. todo: the fix,
+    unless it is to correct the value. column: its name, if known."""
 
     def __init__(self, reason: str, row: int, todo: str = "") -> None:
         super().__init__(reason)
@@ -40,7 +40,7 @@ class Unstorable(ValueError):
 
 
 def first_bad(values: Any, attempt: Callable[[Any], Any]) -> int:
-    """Index of the first value at which ``attempt`` of a slice raises, by halving."""
+    """The index of the first value for which ``attempt`` raises, found by bisection; ``attempt`` takes a slice."""
     low, high = 0, len(values)
     while high - low > 1:
         middle = (low + high) // 2
@@ -64,9 +64,9 @@ def require_range(numbers: pa.Array, bounds: tuple[int, int], reason: str = "a n
 
 
 def encode(array: pa.Array, type: pa.DataType, *, zone: str = "+00:00") -> list[Any]:
-    """Values of a column whose Arrow type is ``type`` (one that ``Dialect.stores`` gives) as a driver binds them, NULL
-    as None: numbers, booleans as 0 and 1, bytes, texts; decimals and times as texts too, so that no digit is lost.
-    zone: what the text of an instant ends with. Raises Unstorable."""
+    """The values of a column as a driver binds them, NULL as None: numbers, booleans as 0 and 1, bytes, and texts.
+    Decimals and times are texts too, so that no digit is lost. type: an Arrow type that ``Dialect.stores`` returns.
+    zone: the suffix of the text of an instant. Raises Unstorable."""
     array = unpacked(array)
     if type == JSON and has_members(array.type):
         return _objects(as_json(array))
@@ -95,7 +95,7 @@ def encode(array: pa.Array, type: pa.DataType, *, zone: str = "+00:00") -> list[
 
 
 def unpacked(array: pa.Array) -> pa.Array:
-    """Neither a dictionary nor runs."""
+    """The array without dictionary and run-end encoding."""
     while True:
         if pa.types.is_dictionary(array.type):
             array = array.dictionary_decode()
@@ -106,7 +106,7 @@ def unpacked(array: pa.Array) -> pa.Array:
 
 
 def fitted(array: pa.Array, type: pa.DataType) -> pa.Array:
-    """A checked cast; the error names the first row that does not fit."""
+    """A checked cast. Raises Unstorable with the first row that does not fit."""
     array = unpacked(array)
     if isinstance(array.type, pa.BaseExtensionType) and array.type != type:
         array = array.storage
@@ -127,7 +127,7 @@ def _objects(array: pa.Array) -> list[Any]:
 
 
 def _numbers(array: pa.Array) -> list[Any]:
-    """Exact with NULLs too: numpy would turn the whole column into floats."""
+    """Exact even with NULLs, for which numpy would convert the whole column to floats."""
     if not array.null_count:
         return _objects(array)
     values = _objects(array.fill_null(0))
@@ -137,7 +137,7 @@ def _numbers(array: pa.Array) -> list[Any]:
 
 
 def _decimals(array: pa.Array) -> list[Any]:
-    """Plain digits with the column's scale: one text per value, whatever its size."""
+    """Plain digits with the scale of the column, never an exponent."""
     values = _objects(array.cast(pa.string()))
     if "E" in "".join(filter(None, values)):  # Arrow writes small ones as 1E-10
         return [format(Decimal(v), "f") if v is not None and "E" in v else v for v in values]
@@ -154,7 +154,7 @@ def _timestamps(array: pa.Array, zone: str) -> list[Any]:
 
 
 def as_json(array: pa.Array) -> pa.Array:
-    """The texts of values that have members. Raises Unstorable."""
+    """Structs, lists and maps as JSON texts. Raises Unstorable."""
     try:
         return json_texts(array)
     except NotJson as error:
@@ -165,9 +165,9 @@ def as_json(array: pa.Array) -> pa.Array:
 
 
 def decode(given: Sequence[Any], type: pa.DataType, kinds: Set[Any] | None = None) -> pa.Array:
-    """One column as an array of ``type``, NULL being None. The values are of the Python type that is Arrow's, or texts,
-    which are read as Arrow reads them; a boolean may be 0 or 1. kinds: their Python types, where the caller knows them
-    already. Raises Unstorable, which does not show the value."""
+    """One column as an array of ``type``, None as NULL. The values have the Python type that Arrow uses for it, or are
+    texts that Arrow parses; a boolean may be 0 or 1. kinds: their Python types, if the caller knows them. Raises
+    Unstorable, which does not contain the value."""
     try:
         return _array(given, type, _kinds(given) if kinds is None else kinds)
     except _WRONG:
@@ -199,7 +199,7 @@ def _array(values: Sequence[Any], type: pa.DataType, kinds: Set[Any]) -> pa.Arra
         return pa.array(values, pa.string()).cast(type)
     dropped = {datetime} if t.is_date(type) else {float, Decimal} if t.is_integer(type) or t.is_boolean(type) else set()
     if kinds & dropped:
-        raise ValueError  # Arrow drops the fraction, or the time, without a word
+        raise ValueError  # Arrow drops the fraction, or the time, silently
     if t.is_boolean(type) and bool not in kinds:
         numbers = pa.array(values, pa.int64())
         require_range(numbers, (0, 1))
@@ -207,14 +207,14 @@ def _array(values: Sequence[Any], type: pa.DataType, kinds: Set[Any]) -> pa.Arra
     if t.is_floating(type) and type != pa.float64():
         doubles = pa.array(values, pa.float64())
         shorter = doubles.cast(type)
-        if not shorter.cast(pa.float64()).equals(doubles):  # Arrow rounds without a word
+        if not shorter.cast(pa.float64()).equals(doubles):  # Arrow rounds silently
             raise ValueError
         return shorter
     return pa.array(values, type)
 
 
 def _require_json(text: str) -> None:
-    """A text that is not JSON would spoil a file of JSON Lines. Raises ValueError."""
+    """Raises ValueError for a text that is not JSON, which would corrupt a file of JSON Lines."""
     try:
         json.loads(text)
     except RecursionError:

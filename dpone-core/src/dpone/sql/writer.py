@@ -1,8 +1,9 @@
-"""Staging tables and the Writer every SQL sink shares: stage part by part, then one fenced transaction.
+"""Staging tables and the Writer of all SQL sinks: rows are staged part by part, then committed in one fenced
+transaction.
 
 Three tables of dpone are in the schema of the target: ``__dpone__loads`` (the journal), ``__dpone__staging`` (open
 loads) and ``__dpone__parts`` (their staged parts). A staging table is an ordinary table, so that it survives a crash.
-When DDL is executed, before and after the transaction of a commit, is described in ``dpone.sql.dialect``.
+``dpone.sql.dialect`` describes which DDL is executed before and after the transaction of a commit.
 """
 
 from __future__ import annotations
@@ -81,8 +82,8 @@ def with_lineage(schema: pa.Schema) -> pa.Schema:
 
 
 def lacking_own(strategy: Strategy, have: pa.Schema, lineage: bool) -> list[pa.Field]:
-    """The columns of dpone that an existing target lacks: lineage, and the mark of rows that were deleted and are kept
-    (versions are not marked)."""
+    """The columns of dpone that an existing target lacks: lineage, and the mark of deleted rows that are kept (versions
+    are not marked)."""
     marked = strategy.deletes == "soft" and not {*VALIDITY} & {*have.names}
     wanted = [pa.field(DELETED_AT, scd2.INSTANT)] if marked else []
     wanted += LINEAGE_FIELDS if lineage else ()
@@ -91,8 +92,8 @@ def lacking_own(strategy: Strategy, have: pa.Schema, lineage: bool) -> list[pa.F
 
 @frozen
 class Stage:
-    """One staging table. ``token`` is empty for a momentary load, which nobody goes on with. unique: it has the
-    key as primary key. ``created_at`` is the load time of every row of the load, whichever run staged it."""
+    """One staging table. token: empty for a load that cannot be resumed. unique: the key is its primary key.
+    created_at: the load time of every row of the load, whichever run staged it."""
 
     table: Name
     load_id: str
@@ -107,9 +108,9 @@ class Stage:
 
 
 class Staging:
-    """The registry of open loads, and of tables that are to be dropped. Every call is part of the caller's transaction.
-    A line is written before its table is made, and deleted after it is dropped: where DDL commits by itself, no process
-    dies between a table and its line and leaves the table alone."""
+    """The registry of open loads, and of tables to drop. Every call is part of the caller's transaction. A table is
+    registered before it is created and deregistered after it is dropped: even if DDL commits by itself, a process that
+    dies in between leaves no table that is not registered."""
 
     def __init__(self, db: Database, target: Name) -> None:
         self._db, self._target = db, target
@@ -129,8 +130,8 @@ class Staging:
         ]
 
     def sweep(self, key: str) -> None:
-        """Of the tables of a change stream, whose keys begin with its own. After its commit none is of any use; one
-        that no later window touches would stay for ever."""
+        """Drop the staging of all tables of a change stream, whose keys begin with the key of the stream. It is useless
+        after a commit of the stream, and that of a table without further changes would never be dropped."""
         for other in self._tables_of(key):
             for stage in self.of(other):
                 self.drop(stage)
@@ -143,7 +144,7 @@ class Staging:
         self._stages.insert(stage.table.last, key, stage.load_id, stage.token, at, int(stage.unique))
 
     def drop(self, stage: Stage) -> None:
-        """The table, if it is still there, and every trace of it."""
+        """Drop the table, if it still exists, and deregister it."""
         self._drop(stage.table)
         self.forget(stage.table)
 
@@ -156,18 +157,18 @@ class Staging:
             self._db.drop(table)
 
     def forget(self, table: Name) -> None:
-        """It is nobody's to drop."""
+        """Deregister the table, so that no load drops it."""
         for own in (self._parts, self._stages):
             own.delete({"stage": table.last})
 
     def spend(self, key: str, *tables: Name) -> None:
-        """No load goes on with them: they are dropped after the transaction, or by the next load of the key."""
+        """No load continues with these tables: drop them after the transaction, or in the next load of the key."""
         for table in tables:
             self.forget(table)
             self.add(key, Stage.spent(table))
 
     def drop_spent(self, key: str) -> None:
-        """Of a key, and of the tables of its change stream. In a transaction of its own, if there are any."""
+        """Drop the spent tables of a key and of the tables of its change stream, in a transaction of its own."""
         if not self._stages.exists():
             return
         if spent := [stage for one in (key, *self._tables_of(key)) for stage in self.of(one) if stage.token == _SPENT]:
@@ -189,7 +190,7 @@ class Staging:
         return {part: Staged(*[*counts, checks or ""]) for part, *counts, checks in rows}
 
     def replace(self, load: Load, table: Name) -> None:
-        """A table that is about to be made and to take the target's place; known, so that a later load sweeps it."""
+        """Register a table that will be created and take the target's place, so that a later load can drop it."""
         self.sweep_replacements(load.key)
         self.add(f"{load.key}|{REPLACEMENT}", Stage(table, load.load_id, "", load.started_at.astimezone(UTC), False))
 
@@ -212,12 +213,12 @@ def replacement_of(db: Database, target: Name, load: Load) -> Name:
 
 
 def own_lock(target: Name) -> str:
-    """Of ``create_own``: by one runner at a time."""
+    """The lock for ``create_own``: one runner at a time."""
     return f"tables of {'.'.join(target.parts[:-1])}"
 
 
 def create_own(db: Database, target: Name, load: Load, undo: Undo | None = None) -> None:
-    """The tables of dpone's own that the load will write, in a transaction before all others of the load."""
+    """Create dpone's own tables that the load will write, in a transaction before all others of the load."""
     Staging(db, target).create()
     Journal(db, target).create()
     if undo is not None:
@@ -227,8 +228,8 @@ def create_own(db: Database, target: Name, load: Load, undo: Undo | None = None)
 
 
 def make_indexes(db: Database, lock: str, statements: Sequence[str]) -> None:
-    """Before the transaction that they are for. One that cannot be made is left out: it may be there from an attempt
-    whose process died, and without it the transaction is slow, and right."""
+    """Before the transaction that uses them. An index that cannot be created is skipped: it may exist already, from an
+    attempt whose process died, and without it the transaction is slow but correct."""
     for statement in filter(None, statements):
         with suppress(SinkError), transaction(db, lock):
             db.execute(statement)
@@ -238,14 +239,13 @@ def open_load(
     db: Database, target: Name, load: Load, lineage: bool, undo: Undo | None = None, into: Name | None = None
 ) -> SqlWriter:
     """``Sink.open`` of every SQL sink, after ``create_own``. The target exists and has every column of ``load.schema``
-    and, if enabled, of the lineage: ``Sink.ddl`` saw to it. ``undo``: keep what the load replaces. ``into``: see
-    SqlWriter."""
+    and, if enabled, of the lineage (``Sink.ddl``). ``undo``: keep what the load replaces. ``into``: see SqlWriter."""
     return SqlWriter(db, target, load, open_stage(db, into or target, load, lineage), lineage, undo, into)
 
 
 def open_stage(db: Database, target: Name, load: Load, lineage: bool, late: Container[str] = ()) -> Stage | None:
-    """The staging of a load, new or gone on with; None for a load without rows. For a sink with its own writer.
-    ``late``: columns that its staging may lack until the commit."""
+    """The staging of a load, new or resumed; None for a load without rows. Also for a sink with its own writer.
+    ``late``: columns that the staging may lack until the commit."""
     schema = None if load.schema is None else _staged_schema(db, target, load, lineage)
     with transaction(db, load.key):
         staging = Staging(db, target)
@@ -264,7 +264,7 @@ def open_stage(db: Database, target: Name, load: Load, lineage: bool, late: Cont
 
 
 def _staged_schema(db: Database, target: Name, load: Load, lineage: bool) -> pa.Schema:
-    """The load's columns with the target's types, the columns they leave NULL, and lineage."""
+    """The load's columns with the target's types, the columns that it leaves NULL, and lineage."""
     assert load.schema is not None
     require_columns(load.strategy, load.schema, target)
     have = db.schema(target)
@@ -279,7 +279,7 @@ def _staged_schema(db: Database, target: Name, load: Load, lineage: bool) -> pa.
     if have is None or missing:
         found = "the table does not exist" if have is None else f"the table has no column {', '.join(missing)}"
         lacking = SinkError(f"load {target}", found, "apply the schema changes first ('dpone plan' prints them)")
-        lacking.category = Category.TRANSIENT  # planned before another stream took back what it had added: plan again
+        lacking.category = Category.TRANSIENT  # another stream took back a column after the plan: plan again
         raise lacking
     names = [n for n in load.schema.names if n not in LINEAGE]
     nulls = [f for f in have if f.nullable and f.name not in names and _left_null(f.name, names)]
@@ -292,7 +292,8 @@ def _staged_schema(db: Database, target: Name, load: Load, lineage: bool) -> pa.
 
 
 def _other_key(db: Database, target: Name, load: Load) -> SchemaBreak | None:
-    """The rows fill the target's primary key, but are told by more than that: two of them can be one to the target."""
+    """An error if the rows fill the target's primary key but have more key columns than it: two different rows could
+    then have the same primary key."""
     key = db.primary_key(target)
     mine, was = {*load.strategy.key}, [k for k in key if k not in VALIDITY]
     given = {*load.schema.names} if load.schema and MODES[load.strategy.mode].needs_key else {*()}
@@ -307,7 +308,8 @@ def _other_key(db: Database, target: Name, load: Load) -> SchemaBreak | None:
 
 
 def _left_null(column: str, filled: Container[str]) -> bool:
-    """The twin of a column that the rows fill, and the mark of a deleted row: one that is loaded again lives."""
+    """True for the twin of a column that the rows fill, and for the mark of deleted rows: a row that is loaded again is
+    no longer deleted."""
     return twin(column) in filled or column == DELETED_AT
 
 
@@ -318,7 +320,7 @@ def _fits(stage: pa.Schema | None, schema: pa.Schema | None, late: Container[str
 
 
 def _new_stage(db: Database, target: Name, load: Load, token: str, schema: pa.Schema) -> Stage:
-    """A table of the target's own shape where it may take the target's place at the commit, else a bare one."""
+    """A table exactly like the target if it may take the target's place in the commit, else one with bare columns."""
     strategy = load.strategy
     if load.changes:
         return _make_stage(db, target, load, token, schema, ())
@@ -326,7 +328,7 @@ def _new_stage(db: Database, target: Name, load: Load, token: str, schema: pa.Sc
     replaces = strategy.mode == "full_refresh" or is_empty(db, target)
     swaps = policy_ok and replaces and not db.dialect.ddl_commits
     shape = db.schema(target) if swaps and db.is_swappable(target, strategy.key) else None
-    # Rows that the read lacks are found by key: an index that grows with the stage spares one made at the commit.
+    # Rows that the read lacks are found by key: a primary key now saves an index that the commit would need.
     diffs = policy_ok and strategy.whole and strategy.mode != "full_refresh"
     key = strategy.key if shape is not None or diffs else ()
     if shape is None:
@@ -343,7 +345,7 @@ def _make_stage(db: Database, target: Name, load: Load, token: str, shape: pa.Sc
 
 
 def _named(db: Database, target: Name, what: str, load: Load) -> Name:
-    """By load and key: the loads of one commit share their id. ``sweep_unknown`` knows the end."""
+    """A name by load and key, since the loads of one commit share their id. ``sweep_unknown`` finds it by its end."""
     end = f"_{_digest(load.key)}"
     return target.sibling(db.dialect.fitting(f"{what}_{load.load_id}{end}", end))
 
@@ -353,7 +355,7 @@ def _digest(key: str) -> str:
 
 
 def _same_kind(writer: Writer) -> SqlWriter:
-    """Those of ``SupportsManyTables.for_table`` are; another could not be part of this transaction."""
+    """Writers of ``SupportsManyTables.for_table`` are SqlWriters; no other can be part of this transaction."""
     if not isinstance(writer, SqlWriter):
         raise TypeError(f"{type(writer).__name__} is not a SqlWriter")
     return writer
@@ -364,8 +366,8 @@ def _sum(counts: Sequence[Mapping[str, int]]) -> dict[str, int]:
 
 
 def _written(counts: RowCounts, strategy: Strategy) -> int | None:
-    """Rows that carry the load's id after it. Versions that scd2 closes or fills keep theirs; changes applied piece by
-    piece may meet a row twice."""
+    """How many rows have the load's id after the load. Versions that scd2 closes or fills keep their id. None for
+    cdc_apply, whose chunks may count a row twice."""
     if strategy.mode == "cdc_apply":
         return None
     return counts.inserted + (0 if strategy.mode == "scd2" else counts.updated)
@@ -373,8 +375,8 @@ def _written(counts: RowCounts, strategy: Strategy) -> int | None:
 
 @define
 class _Counted:
-    """Batches on their way to staging: NULLs refused where the table has none, rows and bytes counted. order: of the
-    part's file, which the staging has a column for."""
+    """Batches on their way to the staging. Counts rows and bytes, and refuses NULL in NOT NULL columns. order: that of
+    the part's file, if the staging has a column for it."""
 
     stream: Stream
     required: tuple[str, ...]
@@ -405,8 +407,8 @@ class _Counted:
 
 
 class SqlWriter:
-    """``contract.Writer`` over a Database. One thread at a time. ``into``: of a load that makes its target anew, the
-    table that is filled, and takes the target's place in the commit."""
+    """``contract.Writer`` over a Database. One thread at a time. ``into``: for a load that replaces the columns of the
+    target, the table that it fills, which takes the target's place in the commit."""
 
     def __init__(
         self,
@@ -457,18 +459,19 @@ class SqlWriter:
         for writer in (self, *others):
             writer._prepare()
         receipt = self._committed(after, position, others)
-        with suppress(DponeError):  # the load is durable: what is left is swept by the next one
+        with suppress(DponeError):  # the load is durable; the next one drops what is left
             for writer in (self, *others):
                 writer._clean()
         return receipt
 
     def _prepare(self) -> None:
-        """DDL that comes before the commit's transaction. A staging that somebody has swept is left to the fence."""
+        """DDL before the commit's transaction. Does nothing if another run has dropped the staging: the fence then
+        stops this one."""
         stage, db, key = self._stage, self._db, self._load.key
         if stage is None or (shape := db.schema(stage.table)) is None:
             return
         make_indexes(db, key, indexes(db, self._into, stage.table, shape, self._load, stage.unique))
-        able = self._undo is not None and self._into == self._target  # rows of other columns cannot be put back
+        able = self._undo is not None and self._into == self._target  # rows with other columns cannot be restored
         if able and self._images is None:
             self._images = images(db, self._target, self.load_id)
             with transaction(db, key):
@@ -476,7 +479,7 @@ class SqlWriter:
                 self._images.create(scd2.kept_by(self._load.strategy))
 
     def _clean(self) -> None:
-        """DDL that comes after the commit's transaction."""
+        """DDL after the commit's transaction."""
         key = self._load.key
         self._staging.drop_spent(key)
         if self._into != self._target:
@@ -489,7 +492,7 @@ class SqlWriter:
     def _committed(self, after: Entry | None, position: Position, others: Sequence[SqlWriter]) -> Receipt:
         try:
             return self._commit(after, position, others)
-        except DataError as error:  # of the server: a constraint
+        except DataError as error:  # with a cause: from the server, for a constraint
             found = (_other_key(one._db, one._target, one._load) for one in (self, *others))
             if error.__cause__ is not None and (other := next(filter(None, found), None)):
                 raise other from error.__cause__
@@ -513,7 +516,7 @@ class SqlWriter:
         return Receipt.of(entry)
 
     def _finish(self, position: Position, now: datetime) -> Mapping[str, int]:
-        """Its part of another writer's commit: the rows, and an entry under its own key."""
+        """This writer's part of another one's commit: the rows, and a journal entry under its own key."""
         load, head = self._load, self._journal.head(self._load.key)
         seq, (rows, kept), held = (head.seq if head else 0) + 1, self._apply(), self._held()
         entry = Entry(seq, position.epoch, self.load_id, load.run_id, load.token, position, now, rows, kept, held=held)
@@ -522,7 +525,8 @@ class SqlWriter:
         return rows
 
     def _apply(self) -> tuple[Mapping[str, int], tuple[UndoRecord, ...]]:
-        """Staged rows into the target, and nobody goes on with the staging; counts, and what was kept of the target."""
+        """Write the staged rows to the target and mark the staging as spent. Returns the counts, and what was kept of
+        the target."""
         if self._stage is None:
             return asdict(RowCounts()), ()
         counts, kept = self._finalize(self._stage)
@@ -533,12 +537,12 @@ class SqlWriter:
         return asdict(counts), kept
 
     def _held(self) -> int | None:
-        """As in ``Entry``: how the load leaves the target."""
+        """``Entry.held`` after this load."""
         return None if self._load.schema is None else held(self._db, self._target, self._load.count)
 
     def _still_held(self, after: Entry | None, position: Position) -> int | None:
-        """A load without rows, as of an idle change stream, leaves known what the target had. A new epoch does not: a
-        position that was set by hand takes the target as it is."""
+        """``Entry.held`` after a load without rows, as of an idle change stream: that of the last load of the target.
+        Not in a new epoch: a position that was set by hand accepts the target as it is."""
         if after is None or after.held is None or after.epoch != position.epoch:
             return None
         return self._journal.held(after)
@@ -549,10 +553,10 @@ class SqlWriter:
             self._staging.spend(key, *sweep(self._db, self._target, key, self._undo))
 
     def _finalize(self, stage: Stage) -> tuple[RowCounts, tuple[UndoRecord, ...]]:
-        """Change the target; what was kept of it."""
+        """Change the target. Returns the counts, and what was kept of the target."""
         targets = Targets(self._db, self._target)
         previous = targets.move(self.load_id)
-        keeping = evolve(self._images) if self._images is not None else None  # an attempt may have failed before
+        keeping = evolve(self._images) if self._images is not None else None  # a copy for each attempt of the commit
         if keeping is not None:
             keeping.hold()
         job = evolve(self._job(stage), images=keeping)
@@ -614,7 +618,8 @@ class SqlWriter:
         return self._there(stage.table, "staging table")
 
     def _there(self, table: Name, what: str) -> pa.Schema:
-        """A run without a common lease has swept the staging, or taken back the target that it had made."""
+        """The columns of a table. It may be missing if a run without a common lease has dropped the staging, or has
+        taken back a target that it had created."""
         schema = self._db.schema(table)
         if schema is None:
             gone = SinkError(f"load {self._target}", f"{what} {table} no longer exists", "run again")
@@ -628,7 +633,7 @@ class SqlWriter:
         rows = sum(part.rows for part in parts)
         left_out = sum(part.filtered + part.quarantined for part in parts)
         strategy = self._load.strategy
-        # One without the key (``duplicates`` has it fill first) would cost the target its own.
+        # A stage without the primary key (``duplicates`` lets it hold equal keys) would leave the target without one.
         keyed = stage.unique or not strategy.key
         same = shape.equals(self._there(self._into, "table"))
         swap = keyed and same and not self._db.dialect.ddl_commits

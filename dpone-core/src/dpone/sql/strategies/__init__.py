@@ -1,4 +1,4 @@
-"""One module per strategy: staged rows become target rows, by set-based statements in the caller's transaction.
+"""One module per strategy: writes staged rows to the target, by set-based statements in the caller's transaction.
 
-``job`` is what they share, ``finalizers`` says which is used. No transaction is begun or ended here.
+``job`` has what they share, ``finalizers`` chooses one. No transaction is begun or ended here.
 """

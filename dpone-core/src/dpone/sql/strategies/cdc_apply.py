@@ -1,8 +1,8 @@
-"""cdc_apply: change batches are staged as folded chunks (``dpone.sql.fold``) and applied chunk after chunk, each by a
-few set-based statements, in the one transaction of the commit. What a chunk leaves is what the next one meets, so that
-values kept, rows moved and truncates see the state that the earlier changes made.
+"""cdc_apply: changes are staged as folded chunks (``dpone.sql.fold``) and applied chunk by chunk, each by a few
+set-based statements, all in the transaction of the commit. Each chunk is applied to the result of the one before it, so
+that left-out values, moved rows and truncates see the state that earlier changes produced.
 
-In the statements ``t`` is the target and ``s`` the staged rows of one chunk, save in ``Chunk.complete``.
+In the statements ``t`` is the target and ``s`` the staged rows of one chunk, except in ``_complete``.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ from dpone.sql.strategies.merge import upsert
 
 
 def staged_schema(schema: pa.Schema, load: Load, target: Name) -> pa.Schema:
-    """Columns of the staging: those of the target and those of a chunk. Raises ConfigError unless there are changes."""
+    """Columns of the staging: those of the target and those of a chunk. Raises ConfigError if the source delivers rows
+    instead of changes."""
     if not load.changes:
         todo = "read a change stream, or use strategy merge"
         raise ConfigError(f"load {target} by cdc_apply", "the source delivers rows, not changes", todo)
@@ -45,7 +46,7 @@ def staged_schema(schema: pa.Schema, load: Load, target: Name) -> pa.Schema:
 
 
 class Incoming:
-    """The changes of a part on their way to staging, counted. ``staged``: rows they were folded to."""
+    """The changes of a part on their way to the staging. Counts them; ``staged`` counts the rows after the fold."""
 
     def __init__(self, stream: Stream, folding: fold.Folding) -> None:
         self._stream, self._folding = stream, folding
@@ -62,7 +63,7 @@ class Incoming:
             self.rows += batch.num_rows
             self.bytes += batch.nbytes
             yield batch
-        if not self.rows and self._folding.whole:  # a table without rows has a shape
+        if not self.rows and self._folding.whole:  # of an empty table: an empty batch has its columns
             schema = self._stream.schema
             yield pa.RecordBatch.from_arrays([pa.nulls(0, f.type) for f in schema], schema=schema)
 
@@ -74,13 +75,13 @@ def next_chunk(db: Database, stage: Name) -> int:
 
 
 def cdc_apply(db: Database, job: Job) -> RowCounts:
-    """Counts are those of the chunks together: a row that one inserts and the next updates is counted as both."""
+    """Counts are summed over the chunks: a row that one chunk inserts and the next updates is counted twice."""
     require_single_target(db, job)
     chunks, total = _operations(db, job), RowCounts()
     if job.whole and [{TRUNCATE}] == [{*operations} for operations in chunks.values()] and not _may_empty(db, job):
         return total
     truncated = [number for number, operations in chunks.items() if TRUNCATE in operations]
-    if truncated and job.strategy.deletes != "soft":  # what came before is gone with it
+    if truncated and job.strategy.deletes != "soft":  # it deletes what earlier chunks wrote
         chunks = {number: operations for number, operations in chunks.items() if number >= truncated[-1]}
     for number, operations in chunks.items():
         total = plus(total, Chunk(db, job, number, operations).apply())
@@ -88,8 +89,7 @@ def cdc_apply(db: Database, job: Job) -> RowCounts:
 
 
 def _may_empty(db: Database, job: Job) -> bool:
-    """All of the source was read, and its table is empty: that is as if it had been truncated. Raises
-    DeletesRefused."""
+    """The whole source was read and is empty: treated like a truncate. Raises DeletesRefused."""
     if job.strategy.truncate == "fail" and not is_empty(db, job.target):
         todo = "set strategy.truncate: apply to delete all rows, or ignore; nothing was changed"
         raise DeletesRefused(f"load {job.target} by cdc_apply", "the source is empty, but the target is not", todo)
@@ -97,7 +97,7 @@ def _may_empty(db: Database, job: Job) -> bool:
 
 
 def _operations(db: Database, job: Job) -> Mapping[int, Mapping[str, int]]:
-    """How many rows of each operation a chunk has, in the order of the chunks."""
+    """The number of rows of each chunk by operation, in the order of the chunks."""
     d = job.dialect
     columns = d.columns([CHUNK, OP], "s")
     found = db.rows(f"SELECT {columns}, COUNT(*) FROM {job.source} AS s GROUP BY {columns} ORDER BY {columns}")
@@ -143,7 +143,7 @@ class Chunk:
         return f"{alias}.{d.quote(CHUNK)} = {self._number} AND {alias}.{d.quote(OP)} IN ({wanted})"
 
     def _masked(self, alias: str, *operations: str) -> str:
-        """Those of them that have values left to fill in."""
+        """Those of them that have left-out values."""
         return f"{self._of(alias, *operations)} AND {alias}.{self._d.quote(MASK)} IS NOT NULL"
 
     def _truncate(self) -> int:
@@ -172,27 +172,27 @@ class Chunk:
             raise DataError(f"replay changes of {self._job.target}", found, todo)
 
     def _complete(self) -> None:
-        """Values that the log left out are taken from the row that is there. Here ``t`` is the staging and ``s`` the
-        target. A new row takes nothing from one that was deleted and kept."""
+        """Values that the log left out are taken from the existing row. Here ``t`` is the staging and ``s`` the target.
+        A new row takes no values from a row that was deleted and kept."""
         d, job = self._d, self._job
         values = {}
         for name in (n for n in self._names if n not in (*self._key, *LINEAGE, DELETED_AT)):
             sign = d.character(f"t.{d.quote(MASK)}", self._place(name))
             values[name] = f"CASE WHEN {sign} = '1' THEN s.{d.quote(name)} ELSE t.{d.quote(name)} END"
-        where = f"{self._masked('t', UPDATE, INSERT, KEPT)} AND {self._met()}"
+        where = f"{self._masked('t', UPDATE, INSERT, KEPT)} AND {self._by_old_key()}"
         if INSERT in self._has and DELETED_AT in self._names:
             gone = f"s.{d.quote(DELETED_AT)} IS NOT NULL"
             where += f" AND NOT (t.{d.quote(OP)} = {d.literal(INSERT)} AND {gone})"
         self._db.execute(d.update_from(job.stage, job.table, values | {MASK: "NULL"}, where))
 
-    def _met(self) -> str:
-        """The row of the target (s) that a staged one (t) has changed has the key that this one had."""
+    def _by_old_key(self) -> str:
+        """A condition: the row of the target (s) is the one that a staged row (t) changes, found by its old key."""
         d, schema = self._d, self._job.schema
         pairs = ((f"s.{d.quote(k)}", f"t.{d.quote(f'{FROM}{n}')}", k) for n, k in enumerate(self._key))
         return " AND ".join(d.equal(mine, was, schema.field(k).type) for mine, was, k in pairs)
 
     def _place(self, name: str) -> int:
-        """Of the sign of a column; values that were routed to a column of another type share it."""
+        """The place of a column in the mask, from 1; values that were routed to a column of another type share it."""
         filled = self._job.filled
         return 1 + (filled.index(name) if name in filled else filled.index(twin(name)))
 
@@ -208,7 +208,7 @@ class Chunk:
             raise DataError(f"load {self._job.target} by {self._job.strategy.mode}", found, todo)
 
     def _delete(self) -> int:
-        """Rows that go, and those in whose place a new one comes that may bring defaults."""
+        """Deletes rows, and also rows that a new one replaces if its left-out values get defaults."""
         if not {DELETE, INSERT, FRESH} & {*self._has}:
             return 0
         d, job = self._d, self._job
@@ -223,13 +223,13 @@ class Chunk:
 
     @cached_property
     def _defaults(self) -> list[str]:
-        """Columns of the target that give themselves a value, where there are new rows that may lack it."""
+        """Columns of the target with a default, if there are new rows that may lack a value for them."""
         have = self._db.schema(self._job.target) if {INSERT, FRESH} & {*self._has} else None
         names = {*self._names} - {*self._key}
         return [f.name for f in have or () if f.name in names and DEFAULT in (f.metadata or {})]
 
     def _insert_with_defaults(self) -> int:
-        """New rows that lack values, one statement for each set of columns that they lack."""
+        """Inserts new rows that lack values, by one statement for each set of columns that they lack."""
         if not self._defaults:
             return 0
         d, job, new = self._d, self._job, self._masked("s", INSERT, FRESH)
@@ -242,10 +242,10 @@ class Chunk:
         return inserted
 
     def _rows(self) -> str:
-        """What is left to write, now without a gap."""
+        """The rows that are left to write, all values known."""
         d = self._d
-        unmet = f"{d.quote(OP)} = {d.literal(KEPT)} AND s.{d.quote(MASK)} IS NOT NULL"
-        where = f"{self._of('s', UPSERT, UPDATE, INSERT, FRESH, KEPT)} AND NOT (s.{unmet})"
+        unmatched = f"{d.quote(OP)} = {d.literal(KEPT)} AND s.{d.quote(MASK)} IS NOT NULL"
+        where = f"{self._of('s', UPSERT, UPDATE, INSERT, FRESH, KEPT)} AND NOT (s.{unmatched})"
         return f"(SELECT {d.columns(self._names, 's')} FROM {self._job.source} AS s WHERE {where})"
 
     @property
@@ -253,7 +253,7 @@ class Chunk:
         return self._d.same(self._job.schema, self._key)
 
     def _count_marked(self) -> int:
-        """Rows of the target that live and will be kept as deleted."""
+        """The number of rows of the target that will be marked as deleted and are not yet."""
         mark = self._d.quote(DELETED_AT)
         joined = f"{self._rows()} AS s JOIN {self._job.table} AS t ON {self._same}"
         [(rows,)] = self._db.rows(f"SELECT COUNT(*) FROM {joined} WHERE s.{mark} IS NOT NULL AND t.{mark} IS NULL")

@@ -1,4 +1,4 @@
-"""Which finalizer makes staged rows of a strategy into target rows."""
+"""The finalizer of each strategy, which writes staged rows to the target."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ FINALIZERS: Mapping[str, Callable[[Database, Job], RowCounts]] = {
 
 
 def indexes(db: Database, target: Name, stage: Name, shape: pa.Schema, load: Load, unique: bool) -> list[str]:
-    """Statements that make the indexes of the staging without which its finalizer would be slow, to be run before the
-    transaction of the commit. ``shape``: its columns. ``unique``: as in Job."""
+    """Statements for the indexes that the finalizer needs on the staging to be fast; executed before the transaction of
+    the commit. ``shape``: the columns of the staging. ``unique``: as in Job."""
     d, strategy = db.dialect, load.strategy
     if load.changes and strategy.mode == "scd2":
         return versions_indexes(d, stage, shape, load)
@@ -53,9 +53,9 @@ def indexes(db: Database, target: Name, stage: Name, shape: pa.Schema, load: Loa
 
 
 def finalize(db: Database, job: Job) -> RowCounts:
-    """An empty load leaves the target as it is, unless the strategy allows it to empty what it replaces."""
+    """Run the finalizer. An empty load leaves the target as it is, unless ``strategy.allow_empty`` is set."""
     mode, allowed = job.strategy.mode, job.strategy.allow_empty
-    whole_changes = job.changes and job.whole  # its truncate says what an empty table does
+    whole_changes = job.changes and job.whole  # ``strategy.truncate`` decides if the source is empty
     if job.rows or whole_changes or (allowed and mode in ("snapshot_diff", "scd2")):
         return FINALIZERS[mode](db, job)
     if allowed and mode == "full_refresh":

@@ -1,8 +1,6 @@
-"""Finalizers: staged rows become target rows, by set-based statements in the caller's transaction. Here are those of
-the strategies without a module of their own, and the words that all are written with.
-
-A finalizer takes the database and a Job and answers Counts. It neither begins nor commits. In every statement ``t``
-is the target and ``s`` the staged rows.
+"""What all finalizers use. A finalizer writes the staged rows of a Job to the target, by set-based statements in the
+caller's transaction, and returns RowCounts. It begins and commits nothing. In every statement ``t`` is the target and
+``s`` the staged rows.
 """
 
 from __future__ import annotations
@@ -25,7 +23,7 @@ _RANK = "__dpone__rank"
 
 @frozen
 class RowCounts:
-    """Rows of the target."""
+    """How many rows of the target a load has inserted, updated, deleted and left unchanged."""
 
     inserted: int = 0
     updated: int = 0
@@ -91,8 +89,8 @@ def delete_all(db: Database, job: Job) -> int:
 
 
 def require_deletable(db: Database, job: Job, deleted: int, before: int) -> None:
-    """Raise, and so roll back, if rows may be missing for another reason than that the source deleted them. Asked when
-    it is done: to count them before takes as long as to delete them."""
+    """Raise DeletesRefused, and so roll back, if rows may be missing for another reason than a delete in the source.
+    Called after the delete: counting the rows first would take as long as deleting them."""
     if not deleted:
         return
     mode, share = job.strategy.mode, job.strategy.max_delete_share
@@ -112,7 +110,7 @@ def require_deletable(db: Database, job: Job, deleted: int, before: int) -> None
 
 
 def require_single_target(db: Database, job: Job) -> None:
-    """Two target rows of one key cannot both equal the one that was read."""
+    """Raises DataError if a key has several rows in the target: they cannot all equal the one row that was read."""
     key = job.strategy.key
     if db.unique(job.target, key):
         return
@@ -123,14 +121,14 @@ def require_single_target(db: Database, job: Job) -> None:
 
 
 def _groups(db: Database, job: Job, rows: str, alias: str, having: str = "") -> int:
-    """How many keys the rows have; ``having``: those that meet it."""
+    """How many keys the rows have; ``having``: counts only keys that meet it."""
     keys = ", ".join(job.dialect.keys(job.schema, job.strategy.key, alias))
     counted = f"SELECT COUNT(*) AS {job.dialect.quote(_RANK)} {rows} GROUP BY {keys} {having}"
     return count_rows(db, f"SELECT COUNT(*) FROM ({counted}) AS d")
 
 
 def unlike(job: Job, column: str) -> str:
-    """The column differs between target and staged row."""
+    """A condition: the column differs between target and staged row."""
     name = job.dialect.quote(column)
     return job.dialect.differs(f"t.{name}", f"s.{name}", job.schema.field(column).type)
 
@@ -140,14 +138,14 @@ def is_empty(db: Database, table: Name) -> bool:
 
 
 def held(db: Database, table: Name, count: bool) -> int:
-    """How many rows a table has; without ``count`` 1 stands for any."""
+    """How many rows a table has; without ``count``, 1 if it has any."""
     return (
         count_rows(db, f"SELECT COUNT(*) FROM {db.dialect.name(table)} AS t") if count else int(not is_empty(db, table))
     )
 
 
 def require_columns(strategy: Strategy, schema: pa.Schema, target: Name) -> None:
-    """Every column the strategy names is in the rows. Raises ConfigError."""
+    """Raises ConfigError unless the rows have every column that the strategy names."""
     known = {*schema.names, *([ORDER_OF_FILES] if strategy.by_file(schema.names) else ())}
     for option, columns in strategy.columns.items():
         if missing := [c for c in columns if c not in known]:
@@ -177,7 +175,7 @@ def insert_rows(db: Database, job: Job, tail: str = "") -> int:
 
 
 def swap_or_insert(db: Database, job: Job) -> int:
-    """A stage of the target's own shape takes the place of an empty target: no row is copied."""
+    """If the target is empty and ``job.swap`` is set, the stage takes its place, so that no row is copied."""
     if job.swap and is_empty(db, job.target):
         db.swap(job.stage, job.target)
         return job.rows
@@ -185,7 +183,7 @@ def swap_or_insert(db: Database, job: Job) -> int:
 
 
 def single(db: Database, job: Job) -> Job:
-    """The job with one row per key, by the strategy's policy."""
+    """The job with one row per key, by ``strategy.duplicates``."""
     d, key = job.dialect, job.strategy.key
     if not key or job.unique:
         return job
@@ -207,7 +205,7 @@ def single(db: Database, job: Job) -> Job:
 
 
 def _ranking(job: Job) -> str:
-    """Best first; NULL ranks below every value, whatever the server's habit."""
+    """The best row first. NULL ranks below every value; servers differ in how they sort it."""
     d = job.dialect
     way = "DESC" if job.strategy.duplicates == "last" else "ASC"
     terms: list[str] = []

@@ -1,4 +1,4 @@
-"""merge: a staged row replaces that of its key, or is added."""
+"""merge: a staged row replaces the row with its key, or is inserted."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dpone.sql.strategies.job import Job, RowCounts, insert_rows, is_empty, sing
 
 
 def merge(db: Database, job: Job) -> RowCounts:
-    """Change what differs, insert what is new; equal rows are not touched, lineage included."""
+    """Update rows that differ and insert new ones; equal rows are not touched, not even their lineage."""
     return upsert(db, single(db, job))
 
 
@@ -29,6 +29,7 @@ def upsert(db: Database, job: Job) -> RowCounts:
     else:
         staged = {n: f"s.{d.quote(n)}" for n in values}
         updated = db.execute(d.update_from(job.target, job.source, staged, where)) if compared else 0
-        # A join, not EXISTS: SQLite makes an index of its own for a join.
+        # A join instead of NOT EXISTS: for a join SQLite builds an automatic index
+        # (https://www.sqlite.org/optoverview.html, "Automatic Query-Time Indexes").
         inserted = insert_rows(db, job, f"LEFT JOIN {job.table} AS t ON {same} WHERE t.{d.quote(key[0])} IS NULL")
     return RowCounts(inserted, updated, unchanged=max(job.rows - inserted - updated, 0))

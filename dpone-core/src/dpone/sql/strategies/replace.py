@@ -1,5 +1,5 @@
-"""replace and partition_replace: the rows of a predicate, or of the partitions that are staged, give way to the staged
-ones."""
+"""replace and partition_replace: the staged rows replace the rows that match a predicate, or those of the staged
+partitions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dpone.sql.strategies.job import Job, RowCounts, count_rows, swap_or_insert
 
 
 def replace(db: Database, job: Job) -> RowCounts:
-    """Rows outside the predicate are refused: the next replace would not delete them, and they would double."""
+    """Rows outside the predicate are refused: the next replace would not delete them, and would duplicate them."""
     inside, values = predicate(job.dialect, job.strategy, job.schema, "s")
     outside = f"SELECT COUNT(*) FROM {job.source} AS s WHERE CASE WHEN {inside} THEN 0 ELSE 1 END = 1"
     if strays := count_rows(db, outside, values):
@@ -28,7 +28,8 @@ def replace(db: Database, job: Job) -> RowCounts:
 
 
 def partition_replace(db: Database, job: Job) -> RowCounts:
-    """Of a stated window every partition is replaced, also one the rows lack; else those that occur in the rows."""
+    """With ``strategy.where`` every partition in that range is replaced, even one without staged rows; otherwise only
+    partitions that have staged rows."""
     if job.strategy.where:
         return replace(db, job)
     assert job.strategy.partition is not None
@@ -44,7 +45,7 @@ def partition_replace(db: Database, job: Job) -> RowCounts:
 
 
 def predicate(d: Dialect, strategy: Strategy, schema: pa.Schema, alias: str) -> tuple[str, tuple[Any, ...]]:
-    """``strategy.where`` over columns of ``schema``, and the values to bind."""
+    """``strategy.where`` as a condition over columns of ``schema``, and its parameters."""
     terms: list[str] = []
     values: list[Any] = []
     for name, wanted in strategy.where.items():

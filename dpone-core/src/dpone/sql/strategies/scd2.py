@@ -1,16 +1,16 @@
-"""scd2: every version of a row, with the half-open interval in which it was the row: valid_from <= time < valid_to.
+"""scd2: every version of a row, with the half-open interval in which it was valid: valid_from <= time < valid_to.
 
-The current version of a key is the one whose valid_to is NULL. Versions of a key never overlap, none is empty, and one
-that is closed is not touched again. A version begins at the load's instant: the time of the load, or, where the table
-already has a boundary as late as that (a second load at the same time, a clock that was set back), a microsecond after
-the latest boundary. So the order of the intervals is the order of the commits, whatever the clocks say.
+The valid_to of the current version of a key is NULL. Versions of a key never overlap, none is empty, and a closed one
+is never changed. A version begins at the time of the load. If the table already has a boundary as late as that (a
+second load at the same time, or a clock that was set back), it begins one microsecond after the latest boundary. So the
+order of the intervals is the order of the commits, even if clocks are wrong.
 
-With ``effective_from`` the begin comes from the rows. That is data, so it is never bent: a change that begins at or
-before the version it would end is an error. Only a row that comes back after it was retired begins no earlier than
-the end of its last version.
+With ``effective_from`` the beginning comes from the rows. It is data and is never adjusted: a change that begins at or
+before the version it would end is an error. The only exception is a row that comes back after it was closed: it begins
+no earlier than the end of its last version.
 
-NULL is a value of its own, and no empty text. A column that the rows lack is not compared, and goes over to the next
-version as it is. A column that came after a version was written is not NULL there but unknown: see
+NULL is a value of its own and differs from an empty text. A column that the rows lack is not compared, and its value is
+copied to the next version. A column that was added after a version was written is not NULL there but unknown: see
 ``strategy.new_columns``.
 """
 
@@ -48,18 +48,18 @@ _COLUMNS = pa.schema([("target", pa.string()), ("column", pa.string()), ("since"
 
 
 def shape(strategy: Strategy, schema: pa.Schema) -> tuple[pa.Schema, tuple[str, ...]]:
-    """Columns and primary key of a target that dpone creates, lineage left out."""
+    """Columns, without lineage, and primary key of a target that dpone creates."""
     if strategy.mode == "cdc_apply" and strategy.deletes == "soft":
         schema = schema.append(pa.field(DELETED_AT, INSTANT))
     if strategy.mode != "scd2":
         return schema, strategy.key
     fields = pa.field(VALID_FROM, INSTANT, nullable=False), pa.field(VALID_TO, INSTANT)
-    key = (*strategy.key, VALID_FROM) if strategy.key else ()  # of a stream whose log names the key: known later
+    key = (*strategy.key, VALID_FROM) if strategy.key else ()  # else the log of the stream names it later
     return pa.schema([*schema, *fields]), key
 
 
 def create(db: Database, target: Name) -> None:
-    """The table in which ``scd2`` knows columns; before the transaction of a commit."""
+    """The table of known columns (``_columns_since``); before the transaction of a commit."""
     _own(db, target).create()
 
 
@@ -68,8 +68,9 @@ def _own(db: Database, target: Name) -> Own:
 
 
 def require_own(strategy: Strategy, have: pa.Schema, target: Name, given: Sequence[str] | None = None) -> None:
-    """Versions are loaded by scd2 alone, and scd2 loads nothing else. ``given``: columns of the rows, where they are
-    known; a copy of such a table from elsewhere is a table like any other. Raises SchemaBreak."""
+    """A table with versions is loaded only by scd2, and scd2 loads no other table. ``given``: columns of the rows, if
+    known. Rows that have the validity columns themselves, as a copy of such a table, may be loaded by any strategy.
+    Raises SchemaBreak."""
     versions = {*VALIDITY} <= {*have.names}
     if strategy.mode == "scd2" and not versions:
         found = f"the table has no columns {VALID_FROM} and {VALID_TO}: scd2 did not create it"
@@ -81,13 +82,14 @@ def require_own(strategy: Strategy, have: pa.Schema, target: Name, given: Sequen
 
 
 def kept_by(strategy: Strategy) -> tuple[str, ...]:
-    """The columns by which rows that keep another load's id are found again; none: the load's own id tells them."""
+    """The key by which an undo finds changed rows that keep the id of an earlier load; empty if every changed row gets
+    the id of the load that changes it."""
     return (*strategy.key, VALID_FROM) if strategy.mode == "scd2" else ()
 
 
 def scd2(db: Database, job: Job) -> RowCounts:
     """inserted: versions opened. updated: versions closed by a change, or filled. deleted: versions closed because the
-    source lacks the row. unchanged: rows read that are as they were. ``job`` has one row per key."""
+    source lacks the row. unchanged: rows read that equal their current version. ``job`` has one row per key."""
     versions = _Versions(db, job)
     deleted = versions.close_missing() if job.strategy.deletes == "close" else 0
     if not job.rows:
@@ -137,7 +139,7 @@ class _Versions:
         return closed
 
     def require_later(self) -> None:
-        """With ``effective_from``: every row says when it begins, and no change begins before what it changes."""
+        """With ``effective_from``: every row has a beginning, and every change begins after the version it ends."""
         if self._effective is None:
             return
         source, name, failed = self._job.source, self._job.strategy.effective_from, f"load {self._job.target} by scd2"
@@ -156,7 +158,7 @@ class _Versions:
             raise DataError(failed, found, "set a later time in changed rows of the source; history is not rewritten")
 
     def _differs(self) -> tuple[str, list[Any]]:
-        """NULL in a column that is younger than the version is unknown, which differs from nothing."""
+        """NULL in a column that was added after the version is unknown: it counts as equal to any value."""
         terms, values = [], []
         for name in self._compared:
             mine, term = f"t.{self._d.quote(name)}", unlike(self._job, name)
@@ -179,7 +181,7 @@ class _Versions:
         )
 
     def fill(self) -> int:
-        """Current versions that are left differ in nothing but what was unknown."""
+        """Versions that are still current after ``close_changed`` can differ only in values that were unknown."""
         if not self._young:
             return 0
         differs = " OR ".join(unlike(self._job, name) for name in self._young)
@@ -189,12 +191,12 @@ class _Versions:
         return self._db.execute(self._d.update_from(self._job.target, self._job.source, fresh, where))
 
     def _keep(self, where: str, values: Sequence[Any] = (), source: str = "") -> None:
-        """A version that is closed or filled keeps the id of the load that opened it. No two statements of a load meet
-        the same one: each closes what it meets, or fills what was left open."""
+        """A version that is closed or filled keeps the id of the load that opened it. No version is changed by two
+        statements of a load: the first ones close versions, and the last one fills those that are still open."""
         self._job.keep(where, values, source, kept_by(self._job.strategy))
 
     def open(self) -> int:
-        """A version for every row whose key has no current one: new, changed, or come back."""
+        """Inserts a version for every row whose key has no current version: it is new, changed, or came back."""
         d, job, table = self._d, self._job, self._job.table
         carried = [] if self._fresh else self._carried()
         start, values = d.placeholder, [self._bound(self._at)]
@@ -206,7 +208,7 @@ class _Versions:
         sql += f"FROM {job.source} AS s"
         if not self._fresh:
             sql += f" LEFT JOIN {table} AS t ON {self._same} AND {self._end} IS NULL"
-        if carried:  # from the version that this load closed
+        if carried:  # their values come from the version that this load closed
             sql += f" LEFT JOIN {table} AS c ON {self._on('c')} AND c.{d.quote(VALID_TO)} = "
             sql += self._effective or d.placeholder
             values *= 2
@@ -221,12 +223,12 @@ class _Versions:
         return [n for n in have.names if n not in (*self._job.schema.names, *VALIDITY, *LINEAGE)]
 
     def _columns_since(self, newest: datetime | None) -> Mapping[str, datetime]:
-        """Columns that came after the first load, each with the begin of the newest version that never had it.
+        """Columns that were added after the first load, each with the beginning of the newest version without it.
 
-        Kept in a table beside the target: a NULL alone does not tell whether it was read or never there.
+        They are kept in a table next to the target, since a NULL alone does not show whether it was read or is unknown.
         """
         table, target = _own(self._db, self._job.target), self._job.target.last
-        if newest is None:  # a table without rows has forgotten what it was
+        if newest is None:  # the table has no rows, so no version lacks a column
             table.delete({"target": target})
         known: dict[str, str | None] = dict(table.rows(_COLUMNS.names[1:], {"target": target}))
         later = newest is not None and known and self._job.strategy.new_columns == "fill"
@@ -238,5 +240,5 @@ class _Versions:
 
 
 def moment(value: Any) -> datetime:
-    """As the driver gives it: an instant, or its ISO 8601 text."""
+    """An instant as the driver returns it: a datetime, or ISO 8601 text."""
     return value if isinstance(value, datetime) else datetime.fromisoformat(value)

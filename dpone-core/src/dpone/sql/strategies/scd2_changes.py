@@ -1,20 +1,23 @@
-"""scd2 of a change stream: what every commit made of a row becomes a version of it.
+"""scd2 for a change stream: each state that a commit left of a row becomes a version of it.
 
-A version begins at the time of its commit (``fold.Clock``) and ends at that of the commit that changed, moved, deleted
-or truncated its row. A commit is one moment: what it makes and unmakes again was never there, and a row that it leaves
-as it was keeps its version. So the table as of any time is the source's as one commit left it.
+A version begins at the time of its commit (``fold.Clock``), and ends at the time of the commit that changed, moved,
+deleted or truncated its row. All changes of a commit have one time: a row that is inserted and deleted in one commit
+gets no version, and a row that a commit leaves as it was keeps its version. So the table as of any time equals the
+source as one commit left it.
 
-Changes are staged as chunks with a row for each key and commit (``dpone.sql.fold``) and applied chunk after chunk, as
-by ``cdc_apply``. A commit may go on from one chunk into the next: the next one then begins with taking back what the
-commit has done to the keys that it touches again.
+Changes are staged as chunks with one row for each key and commit (``dpone.sql.fold``) and applied chunk by chunk, as in
+``cdc_apply``. A commit may continue in the next chunk: that chunk first takes back what the commit has done to the keys
+that it touches again.
 
-``__dpone__commits`` beside the target keeps the mark and the time of the last commit that each stream has brought. A
-commit that is delivered again, because a position was set back, is left out by it: that history is written.
+The table ``__dpone__commits`` next to the target has the mark and the time of the last commit that each stream has
+delivered. Commits that are delivered again, because a position was set back, are skipped: their versions exist.
 
-A whole window over a table that has versions says what the source holds now, not how it came about: all of it is one
-commit, at the time of the load. What differs begins a version, what is missing is closed, the history stays.
+A whole window over a table that has versions contains the rows that the source has now, without the changes that led to
+them. It counts as one commit at the time of the load: rows that differ begin a version, versions of missing rows are
+closed, older versions stay.
 
-In the statements ``t`` is the target and ``s`` the staged rows of one chunk, save in ``_complete`` and ``_merge``.
+In the statements ``t`` is the target and ``s`` the staged rows of one chunk, except in ``_carry``, ``_complete`` and
+``_merge``, which change the staging.
 """
 
 from __future__ import annotations
@@ -52,7 +55,7 @@ _VERSIONS = (UPSERT, UPDATE, INSERT, FRESH)
 
 
 def staged_schema(schema: pa.Schema, have: pa.Schema, load: Load, target: Name) -> pa.Schema:
-    """Columns of the staging: those of the target, and of a chunk. Raises ConfigError for rows without a key."""
+    """Columns of the staging: those of the target and those of a chunk. Raises ConfigError if there is no key."""
     if not load.strategy.key:
         raise ConfigError(f"load {target} by scd2", "no key", "set the key columns, as in key: [id]")
     if not load.changes:
@@ -73,9 +76,9 @@ def own(db: Database, target: Name) -> Own:
 
 
 def clock(db: Database, target: Name, load: Load, at: datetime) -> Clock:
-    """As the table is when the changes are staged; ``versions`` sees to it that it still is so."""
+    """The clock, by the table as it is when changes are staged. ``versions`` checks that it has not changed since."""
     latest = _latest(db, target)
-    if latest is None:  # a table without rows has forgotten what it was
+    if latest is None:  # the table has no rows, so no commit is skipped
         return Clock(at)
     if load.whole:
         return Clock(at, once=max(at, latest + _TICK))
@@ -84,7 +87,7 @@ def clock(db: Database, target: Name, load: Load, at: datetime) -> Clock:
 
 
 def _latest(db: Database, target: Name) -> datetime | None:
-    """The latest boundary of any version."""
+    """The latest boundary of all versions."""
     d = db.dialect
     bounds = ", ".join(f"MAX(t.{d.quote(name)})" for name in VALIDITY)
     [found] = db.rows(f"SELECT {bounds} FROM {d.name(target)} AS t")
@@ -107,7 +110,7 @@ def _remember(db: Database, job: Job, mark: str, at: Any) -> None:
 
 @define
 class _Staged:
-    """A chunk: rows of each operation, when the first of its changes was committed, and the last."""
+    """A chunk: its number of rows by operation, and the times of its first and last commit."""
 
     operations: dict[str, int] = field(factory=dict)
     truncated: Any = None
@@ -129,7 +132,8 @@ class _Staged:
 
 
 def versions(db: Database, job: Job) -> RowCounts:
-    """inserted: versions opened. updated: versions closed by a change, deleted: by a delete or a truncate."""
+    """inserted: versions opened. updated: versions closed by a change. deleted: versions closed by a delete or a
+    truncate."""
     if job.images is not None:
         found = "undo is not possible for versions from a change stream"
         raise ConfigError(f"load {job.target} by scd2", found, "remove sink.options.undo; nothing was changed")
@@ -159,7 +163,7 @@ def _chunks(db: Database, job: Job) -> Mapping[int, _Staged]:
 
 
 def indexes(d: Dialect, stage: Name, shape: pa.Schema, load: Load) -> list[str]:
-    """Of the staging, made before the commit."""
+    """Statements for the indexes of the staging, executed before the commit."""
     key = load.strategy.key
     made = [d.create_index(stage, shape, [CHUNK, *key, NUMBER])]
     return [*made, d.create_index(stage, shape, key, "whole")] if load.whole else made
@@ -173,7 +177,7 @@ def _require_later(db: Database, job: Job, begin: Any) -> None:
 
 
 def _close_missing(db: Database, job: Job, begin: Any) -> RowCounts:
-    """Current versions of before whose key the whole window does not have."""
+    """Closes current versions from before this load whose key the whole window lacks."""
     d = job.dialect
     current = f"t.{d.quote(VALID_TO)} IS NULL AND t.{d.quote(VALID_FROM)} < {d.placeholder}"
     missing = f"NOT EXISTS (SELECT 1 FROM {job.source} AS s WHERE {d.same(job.schema, job.strategy.key)})"
@@ -181,7 +185,7 @@ def _close_missing(db: Database, job: Job, begin: Any) -> RowCounts:
 
 
 def _close_all(db: Database, job: Job) -> RowCounts:
-    """All of the source was read, and its table is empty: as if it had been truncated. Raises DeletesRefused."""
+    """The whole source was read and is empty: treated like a truncate. Raises DeletesRefused."""
     d, latest = job.dialect, _latest(db, job.target)
     current = f"t.{d.quote(VALID_TO)} IS NULL"
     [(rows,)] = db.rows(f"SELECT COUNT(*) FROM {job.table} AS t WHERE {current}")
@@ -197,7 +201,8 @@ def _close_all(db: Database, job: Job) -> RowCounts:
 class _Versions(Chunk):
     """The statements of one chunk, in the order of ``apply``.
 
-    again  the commit with which the chunk begins is the one with which the chunk before it ended
+    again  the first rows belong to a commit that has already changed the target: in the chunk before, or by the
+           truncate of this chunk
     """
 
     def __init__(self, db: Database, job: Job, number: int, operations: Mapping[str, int], again: bool) -> None:
@@ -219,7 +224,7 @@ class _Versions(Chunk):
         return RowCounts(self._open(), updated, deleted)
 
     def _truncate(self) -> int:
-        """Versions of the very commit were never there."""
+        """Closes all current versions. Those that the same commit has opened are deleted instead."""
         d, job, one = self._d, self._job, self._of("s", TRUNCATE)
         at = f"(SELECT s.{self._begin} FROM {job.source} AS s WHERE {one})"
         self._db.execute(d.delete_from(job.target, f"t.{self._end} IS NULL AND t.{self._begin} = {at}"))
@@ -227,10 +232,10 @@ class _Versions(Chunk):
         return self._db.execute(d.update_from(job.target, job.source, {VALID_TO: f"s.{self._begin}"}, where))
 
     def _current(self) -> str:
-        """The version with which the chain of a staged row (t) begins; the target is ``s``. In a whole window what was
-        there before it says nothing, so that a chunk before must have met the row."""
+        """The current version of the row that a staged row (t) builds on; the target is ``s``. In a whole window only
+        rows of the window itself count, so an earlier chunk must have the key."""
         d = self._d
-        current = f"{self._met()} AND s.{self._end} IS NULL"
+        current = f"{self._by_old_key()} AND s.{self._end} IS NULL"
         if not self._job.whole:
             return current
         before = f"{d.same(self._job.schema, self._key, 'e')} AND e.{d.quote(CHUNK)} < {self._number}"
@@ -241,7 +246,7 @@ class _Versions(Chunk):
         self._db.execute(self._d.update_from(job.stage, job.table, values, f"{where} AND {self._current()}"))
 
     def _carry(self) -> None:
-        """Columns of the target that the changes do not know go over to the next version."""
+        """Columns of the target that the changes lack are copied to the next version."""
         values = {name: f"s.{self._d.quote(name)}" for name in self._carried}
         if values:
             self._write(values, self._of("t", *_VERSIONS))
@@ -253,7 +258,7 @@ class _Versions(Chunk):
         return [n for n in have.names if n not in (*self._names, *VALIDITY)]
 
     def _complete(self) -> None:
-        """Values that the log left out are those of the version there is. ``t`` is the staging, ``s`` the target."""
+        """Values that the log left out are taken from the current version. ``t`` is the staging, ``s`` the target."""
         d = self._d
         values = {}
         for name in (n for n in self._names if n not in (*self._key, *LINEAGE)):
@@ -262,8 +267,8 @@ class _Versions(Chunk):
         self._write(values | {MASK: "NULL"}, self._masked("t", UPDATE, INSERT))
 
     def _take_back(self) -> None:
-        """What the commit has done to the keys that it touches again: its own versions go, those that it closed are
-        the current ones. No other commit has its time."""
+        """Takes back what the commit has done to the keys that it touches again: versions that it opened are deleted,
+        versions that it closed become current again. Both are found by the time of the commit, which is unique."""
         d, job = self._d, self._job
         mine = f"{self._of('s', *_VERSIONS, DELETE)} AND s.{d.quote(NUMBER)} = 0"
         touched = f"(SELECT {d.columns([*self._key, VALID_FROM], 's')} FROM {job.source} AS s WHERE {mine})"
@@ -273,7 +278,8 @@ class _Versions(Chunk):
         self._db.execute(d.update_from(job.target, touched, {VALID_TO: "NULL"}, closed))
 
     def _merge(self) -> None:
-        """A version that equals the one it follows is none. ``t`` is the staging, ``s`` what it follows."""
+        """Marks versions that equal the one before them; they are not opened. ``t`` is the staging; ``s`` has the
+        version before: in the target, or in the staging for the second and later ones of a key."""
         d, job = self._d, self._job
         own = (*self._key, *LINEAGE)
         differs = [unlike(job, name) for name in self._names if name not in own]
@@ -285,7 +291,7 @@ class _Versions(Chunk):
         self._db.execute(d.update_from(job.stage, job.source, values, next_))
 
     def _left(self, *columns: str) -> str:
-        """What is left of the chunk, with ``columns`` beside key, operation and begin."""
+        """The rows of the chunk that open or close a version: key, operation, beginning, and ``columns``."""
         d = self._d
         names = d.columns([*self._key, OP, VALID_FROM], "s")
         return f"SELECT {', '.join([names, *columns])} FROM {self._job.source} AS s WHERE " + self._of(
@@ -297,7 +303,7 @@ class _Versions(Chunk):
         return f"OVER (PARTITION BY {keys} ORDER BY s.{self._d.quote(NUMBER)})"
 
     def _close(self, *operations: str) -> int:
-        """Current versions whose key is first met by one of these operations."""
+        """Closes the current versions of keys whose first row in the chunk has one of these operations."""
         d, job, rank = self._d, self._job, self._d.quote("__dpone__rank")
         if not {*operations} & {*self._has}:
             return 0

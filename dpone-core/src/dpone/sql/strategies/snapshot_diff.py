@@ -10,7 +10,7 @@ from dpone.sql.strategies.merge import upsert
 
 
 def snapshot_diff(db: Database, job: Job) -> RowCounts:
-    """Make the target equal the rows read; equal rows are not touched, lineage included."""
+    """Make the target equal to the rows read; equal rows are not touched, not even their lineage."""
     job = single(db, job)
     before = count_rows(db, f"SELECT COUNT(*) FROM {job.table} AS t")
     deleted = 0
@@ -24,6 +24,7 @@ def snapshot_diff(db: Database, job: Job) -> RowCounts:
 
 
 def lacking(db: Database, job: Job) -> str:
-    """The predicate of target rows whose key was not read. ``duplicates`` drops rows, never a key."""
+    """A condition: the key of the target row was not read. All staged rows count, as ``duplicates`` never removes a
+    key."""
     same = job.dialect.same(job.schema, job.strategy.key)
     return f"NOT EXISTS (SELECT 1 FROM {job.dialect.name(job.stage)} AS s WHERE {same})"
