@@ -92,6 +92,7 @@ def test_exit_codes_are_those_of_the_documentation() -> None:
         "Gap",
         "IdentityChanged",
         "ManifestChanged",
+        "Paused",
         "PipelineMismatch",
         "SetBack",
         "ContentChanged",

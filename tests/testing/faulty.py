@@ -1245,13 +1245,13 @@ class TakesAWholeForAPart(FaultySink):
         return evolve(load, whole=False) if load.changes else load
 
 
-@fails(cdc_apply_of_a_replay_leaves_the_same_rows="1 rows are missing, 1 too many")
+@fails(cdc_apply_of_a_replay_leaves_the_same_rows="missing rows: 1, extra rows: 1")
 class TakesAReplayForAnyLoad(FaultySink):
     def opened(self, load: Any) -> Any:
         return evolve(load, replayed=False)
 
 
-@fails(cdc_apply_of_a_replay_leaves_the_same_rows="1 rows are missing, 0 too many")
+@fails(cdc_apply_of_a_replay_leaves_the_same_rows="missing rows: 1, extra rows: 0")
 class LeavesOutWhatAReplayBrings(FaultySink):
     """All of it was there before."""
 

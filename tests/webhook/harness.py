@@ -20,7 +20,7 @@ from dpone.model.schema import Name
 from dpone.model.secret import Secret
 from dpone.model.strategy import Strategy
 from dpone.testing import Harness
-from dpone.testing.outside import silent
+from dpone.testing.unreachable import silent
 
 Look = Callable[[int], int]
 

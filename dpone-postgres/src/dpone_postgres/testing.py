@@ -20,9 +20,10 @@ from dpone.model.schema import NATIVE
 from dpone.model.secret import Secret
 from dpone.sql.state import STATE
 from dpone.testing import SqlHarness
-from dpone.testing.harness import TABLE, server, unused, waiting
-from dpone.testing.outside import silent
+from dpone.testing.harness import TABLE, server, unused
+from dpone.testing.loads import waiting
 from dpone.testing.rows import Rows
+from dpone.testing.unreachable import silent
 
 
 class PostgresHarness(SqlHarness):

@@ -21,7 +21,8 @@ from dpone.host import durable
 from dpone.model.pipeline import SourceSpec, StateSpec
 from dpone.model.secret import Secret
 from dpone.model.strategy import Strategy
-from dpone.testing.harness import TABLE, Change, Harness, synced, waiting
+from dpone.testing.harness import TABLE, Change, Harness, synced
+from dpone.testing.loads import waiting
 from dpone.testing.sql import SqlHarness
 from dpone.testing.store import StoreHarness
 

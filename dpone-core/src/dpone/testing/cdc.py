@@ -18,8 +18,9 @@ from dpone.model.position import Position
 from dpone.model.schema import PREFIX, Name
 from dpone.testing.cases import RoleContract, at_once, case
 from dpone.testing.harness import TABLE, Change, Harness
-from dpone.testing.outside import found_offline, made_offline, nothing_left, offline, waits_end
+from dpone.testing.outside import found_offline, made_offline, nothing_left, waits_end
 from dpone.testing.rows import Broken
+from dpone.testing.unreachable import offline
 
 Found = tuple[Any, ...]
 

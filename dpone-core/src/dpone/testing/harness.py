@@ -17,6 +17,7 @@ from dpone.errors import ConfigError, PluginError
 from dpone.model.secret import Secret
 from dpone.plugins import Plugins, discover, resolve, without
 from dpone.testing.rows import sample
+from dpone.testing.unreachable import offline
 
 if TYPE_CHECKING:
     from dpone.certify.evidence import Durability
@@ -126,8 +127,6 @@ class Harness:
     def unreachable(self, role: Role) -> AbstractContextManager[None]:
         """While the block runs, every attempt of this connector to connect fails at once; afterwards it works as
         before. By default the process cannot open a file or a socket. Override it if the driver cannot handle that."""
-        from dpone.testing.outside import offline
-
         return offline()
 
     def stuck(self, role: Role, seconds: float) -> AbstractContextManager[Any] | None:
@@ -280,17 +279,6 @@ def opened(role: Role, connector: str, folder: Path) -> Iterator[Harness]:
         raise PluginError(f"find the harness of {role} {connector}", "its plugin names none", todo)
     with closing(resolve(reference)(folder)) as harness:
         yield harness
-
-
-def waiting(harness: Harness, role: Role, **limits: Any) -> Any:
-    """The spec of a role with these options, for ``Harness.stuck``."""
-    from dpone.testing.loads import simple
-
-    if role == "state":
-        spec: Any = harness.state()
-    else:
-        spec = harness.sink(simple(harness)) if role == "sink" else harness.source()
-    return evolve(spec, options=evolve(spec.options, **limits))
 
 
 def replaced(plugins: Plugins, connector: str, implementations: Mapping[str, str]) -> Plugins:

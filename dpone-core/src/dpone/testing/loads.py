@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 from attrs import evolve
 
+from dpone.capability import Role
 from dpone.contract import Entry, Load, Part, Receipt, Sink, Stream, SupportsSql, SupportsTakeBack
 from dpone.model import evolution
 from dpone.model.ids import ulid
@@ -51,6 +52,15 @@ def simple(harness: Harness) -> Strategy:
         if has(harness, mode):
             return SINGLE[mode]
     return APPEND
+
+
+def waiting(harness: Harness, role: Role, **limits: Any) -> Any:
+    """The spec of a role with these options, for ``Harness.stuck``."""
+    if role == "state":
+        spec: Any = harness.state()
+    else:
+        spec = harness.sink(simple(harness)) if role == "sink" else harness.source()
+    return evolve(spec, options=evolve(spec.options, **limits))
 
 
 def new_load(schema: pa.Schema | None, strategy: Strategy, table: str = TABLE, **changes: Any) -> Load:

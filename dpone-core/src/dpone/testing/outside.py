@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import resource
-import socket
 import tempfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -21,29 +19,10 @@ from dpone.errors import Category, DponeError
 from dpone.host import stopping
 from dpone.testing.harness import Harness
 from dpone.testing.held import noted
+from dpone.testing.unreachable import offline
 
 _PATIENCE = 10.0  # seconds for what should happen at once
 _DESCRIPTORS = Path("/dev/fd")
-
-
-@contextmanager
-def offline() -> Iterator[None]:
-    """The process cannot open a file or a socket, also not inside a driver: the system refuses every new descriptor."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    free = os.dup(0)  # the lowest descriptor that is free
-    os.close(free)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
-@contextmanager
-def silent() -> Iterator[int]:
-    """A server on loopback that takes every connection and never says anything: its port."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        yield int(listener.getsockname()[1])
 
 
 def made_offline(harness: Harness, role: Role, spec: Any) -> Any:

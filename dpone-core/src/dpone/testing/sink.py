@@ -71,9 +71,10 @@ from dpone.testing.loads import (
     simple,
 )
 from dpone.testing.models import after
-from dpone.testing.outside import found_offline, made_offline, nothing_left, offline, waits_end
+from dpone.testing.outside import found_offline, made_offline, nothing_left, waits_end
 from dpone.testing.rows import SHAPE, Broken, Row, Rows, at_least, breaking, own, same, sample, table
 from dpone.testing.statements import Interrupted, widened
+from dpone.testing.unreachable import offline
 
 _IDS = st.integers(0, 8)
 _FOLDED = {EQUALITY: b"collation nocase"}  # as a source says of a column in which a and A are one key

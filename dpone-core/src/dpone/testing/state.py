@@ -23,7 +23,8 @@ from dpone.model.staged import Staged
 from dpone.testing import crash
 from dpone.testing.cases import RoleContract, at_once, case
 from dpone.testing.harness import Harness
-from dpone.testing.outside import made_offline, nothing_left, offline, waits_end
+from dpone.testing.outside import made_offline, nothing_left, waits_end
+from dpone.testing.unreachable import offline
 
 KEY = "pipeline|stream|file:a/*.csv|sqlite:orders"
 _HOLDER = """
