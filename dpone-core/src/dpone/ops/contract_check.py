@@ -1,4 +1,4 @@
-"""``dpone ops contract-check``: all rows of a file or a table held against a row contract, by the code of a run."""
+"""``dpone ops contract-check``: checks all rows of a file or a table against a row contract, with the code of a run."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ class RuleResult:
 @frozen
 class ContractCheck:
     """What ``check_source`` found. source and contract: their names. rows: that were checked. rules: all there are, in
-    the contract's order. not_checked: parts of the contract that are no rules about rows, or not supported and skipped.
-    strict: a rule whose policy is ``warn`` must hold too."""
+    the contract's order. not_checked: parts of the contract that say nothing about rows, or are skipped as
+    unsupported. strict: a rule whose policy is ``warn`` must hold too."""
 
     source: str
     contract: str

@@ -63,7 +63,7 @@ from dpone.sql.undo import IMAGES, Images, Targets, images, sweep
 LINEAGE_FIELDS = (pa.field(LOAD_ID, pa.string()), pa.field(LOADED_AT, pa.timestamp("us", "UTC")))
 _FILE = pa.field(FILE, pa.int64())
 STAGE, REPLACEMENT = "__dpone__stage", "__dpone__anew"
-_SPENT = "spent"  # the token of a table that no load goes on with
+_SPENT = "spent"  # the token of a table that no load will continue
 STAGES = "__dpone__staging"
 _TEXTS, _COUNTS = ("stage", "key", "load_id", "token", "created_at"), ("rows", "bytes", "filtered", "quarantined")
 _STAGING = pa.schema([*((name, pa.string()) for name in _TEXTS), ("unique", pa.int64())])
@@ -103,7 +103,7 @@ class Stage:
 
     @classmethod
     def spent(cls, table: Name) -> Stage:
-        """A table that no load goes on with."""
+        """A table that no load will continue."""
         return cls(table, "", _SPENT, datetime.now(UTC), False)
 
 

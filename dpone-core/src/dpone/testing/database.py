@@ -95,7 +95,7 @@ class DatabaseCases(RoleContract):
     @case("exactly_once")
     def test_a_lock_keeps_out_who_asks_for_it(self, harness: Harness) -> None:
         """``Database.begin``: a second transaction of one lock waits, or is refused, until the first has ended by
-        ``commit``, ``rollback`` or ``close``; DDL does not let go of the lock."""
+        ``commit``, ``rollback`` or ``close``; DDL does not release the lock."""
         if not over_sql(harness):
             return
 

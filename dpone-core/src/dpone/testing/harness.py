@@ -203,7 +203,7 @@ class Harness:
 
     def damage(self, role: Role, text: str, table: str = TABLE) -> None:
         """Write ``text`` over what is kept, by the independent client. ``state``: over every value that there is now.
-        ``sink``: over the journal of the target; not asked of a sink over ``dpone.sql``."""
+        ``sink``: over the journal of the target; not used for a sink over ``dpone.sql``."""
         raise self._lacks("damage")
 
     # ---- state

@@ -5,7 +5,7 @@
   a DponeError, is an expected failure; any other error is one of the connector or of the harness, and stays red. If
   every case of the capability passes, the last one is turned red: declare it.
 * Values and names that the Harness says the system cannot hold are left out of the cases, each with its reason.
-* ``--dpone-evidence DIR`` writes what was seen for ``dpone certify``. A skipped case is no evidence.
+* ``--dpone-evidence DIR`` writes what was seen for ``dpone certify``. A skipped case does not count as evidence.
 
 It is found through the entry point ``pytest11``, which only pytest reads: an installation without pytest stays whole.
 """

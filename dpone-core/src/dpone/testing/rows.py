@@ -83,7 +83,7 @@ def tabled(rows: Sequence[Mapping[str, Any]], names: Iterable[str] = ()) -> pa.T
 
 
 def to_json(row: Mapping[str, Any]) -> bytes:
-    """One object, in one line. Refuses NaN and infinities, which JSON has no word for."""
+    """One object, in one line. Refuses NaN and infinities, which JSON cannot write."""
     return json.dumps(row, ensure_ascii=False, allow_nan=False, default=str).encode()
 
 

@@ -90,7 +90,7 @@ def _rows(day: str | None = None, unique: bool = True) -> st.SearchStrategy[list
 
 # Two rows that are the same one, and come again.
 _TWICE: list[list[Row]] = [[(1, "d0", "a", 0.5), (1, "d0", "a", 0.5)], [(1, "d0", "a", 0.5)], []]
-# Three reads that change, add, leave out and bring back, within one partition and beside it: whatever else is drawn.
+# Three reads that change, add, leave out and bring back, within one partition and in another; tried with random ones.
 _ALIKE: list[list[Row]] = [
     [(1, "d0", "a", 0.5), (2, "d1", None, None)],
     [(1, "d0", "b", 1.0), (3, "d0", "", None)],

@@ -501,7 +501,7 @@ class SourceContract(RoleContract):
 
     @case("incremental_cursor")
     def test_cursor_stops_where_the_source_was_set_back(self, harness: Harness) -> None:
-        """Where no row is left at or above the position, what comes below it would never be read: a stop, unless the
+        """Where no row is left at or above the position, rows below it would never be read: a stop, unless the
         pipeline says that its newest rows are deleted; then the position stays."""
         seeded(harness, harness.sample(1, 5))
         seeded(harness, harness.sample(1, 9), table="longer")
@@ -570,7 +570,7 @@ class SourceContract(RoleContract):
 
     @case("partitions")
     def test_parts_are_of_one_moment(self, harness: Harness) -> None:
-        """What comes after the window was fixed, and between two of its parts, is in none of them."""
+        """Rows added after the window was fixed, and between two of its parts, are in none of them."""
         expected = seeded(harness, *(harness.sample(i * 10, i * 10 + 9) for i in range(3)))
         with closing(harness.make("source", harness.source())) as source:
             window = source.window(None, evolve(WHOLE, partitions=3))

@@ -21,7 +21,7 @@ from dpone.testing.harness import Harness
 from dpone.testing.loads import at, key, new_load, prepare
 from dpone.testing.rows import SHAPE, Rows
 
-# Members of ``dpone.sql.dialect.Database`` that change something; ``rows`` too, where it is no SELECT.
+# Members of ``dpone.sql.dialect.Database`` that change something; ``rows`` too, for a statement other than SELECT.
 _CHANGES = ("begin", "commit", "execute", "rows", "load", "upsert", "clear", "create", "create_like", "drop", "swap")
 _MOMENTARY = ("__dpone__stage_", "__dpone__anew_", "__dpone__undo_")
 
