@@ -19,7 +19,7 @@ _SCHEMA = pa.schema([pa.field("id", pa.string(), False)])
 class LockTable(DbapiDatabase):
     """A DbapiDatabase that implements ``start`` and ``unlock``.
 
-    A lock is an INSERT that is never committed: any other INSERT of the same key waits until it is rolled back. A second
+    A lock is an INSERT that is never committed: another INSERT of the same key waits until it is rolled back. A second
     connection makes it, so that the lock outlives DDL that commits; the server rolls it back if the process dies. The
     server must let that second INSERT wait, and let others write while the first transaction is open; one with a
     single writer needs no other lock. The wait ends by the limit of the connection (``SqlSystem.connect``): name the
