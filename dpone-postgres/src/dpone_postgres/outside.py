@@ -175,7 +175,7 @@ class Facts:
     publication  oid and xmin of its row, and whether it publishes by the root
     operations   what it publishes
     members      oids of what makes the table a member: its own entry, or that of a root, a schema, of all tables;
-                 ``ties``: what ties the table to each of them, which is another after it was loose for a while;
+                 ``ties``: a value for the link to each of them; it differs after the link was removed and made again;
                  ``own``: it has an entry of its own, so that the server keeps it in the log
     filter       digest of the row filter
     columns      names by attribute number, empty for one that is not in the stream; ``dropped``: it is gone;

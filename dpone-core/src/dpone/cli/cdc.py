@@ -248,7 +248,7 @@ def replay(pipeline: str, stream: str | None, start: str | None, execute: bool, 
 
 def _replayed(one: Replayed) -> str:
     [stream] = one.run.streams
-    rows, after = stream.rows, one.standing
+    rows, after = stream.rows, one.after
     if stream.error is not None:
         return f"{stream.stream}: {stream.status}: {stream.error.message}"
     counts = f"{rows.inserted:,} inserted, {rows.updated:,} updated, {rows.deleted:,} deleted"

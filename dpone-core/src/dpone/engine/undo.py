@@ -51,16 +51,16 @@ def undo(
     run = Job(pipeline, [stream], plugins=plugins)
     [spec] = run.streams()
     with ExitStack() as stack:
-        undoing: Any = _undoing(run, spec.sink, stack.enter_context(closing(run.make("sink", spec.sink))))
+        undo_sink: Any = _undo_sink(run, spec.sink, stack.enter_context(closing(run.make("sink", spec.sink))))
         state: StateBackend = stack.enter_context(closing(run.make("state", pipeline.state)))
-        key, _ = stack.enter_context(locked(run, spec, undoing, state))
-        head, saved = undoing.journal(key), state.load(key)
+        key, _ = stack.enter_context(locked(run, spec, undo_sink, state))
+        head, saved = undo_sink.journal(key), state.load(key)
         compare(head, saved.value if saved else None, spec.sink.location)
         if head is not None and spec.sink.contract is not None:  # it will not be the head any more
             quarantine_folder(spec, key).settle(head.load_id)
-        load, position = _undo_load(run, spec, key, undoing, load_id, head, saved)
+        load, position = _undo_load(run, spec, key, undo_sink, load_id, head, saved)
         try:
-            receipt: Receipt = undoing.undo(load, load_id, head, position)
+            receipt: Receipt = undo_sink.undo(load, load_id, head, position)
         except Stopped:
             raise
         except Exception as error:
@@ -96,7 +96,7 @@ def find(run: Job, sink: str, target: str, load_id: str) -> Found:
     other: Found | None = None
     for spec in able:
         with closing(run.make("sink", spec.sink)) as made:
-            listed = _undoing(run, spec.sink, made).loads(load_id)
+            listed = _undo_sink(run, spec.sink, made).loads(load_id)
         for key, entry in listed:
             if load_id not in (entry.load_id, entry.undoes):
                 break
@@ -149,16 +149,16 @@ def rehearse(run: Job, found: Found) -> tuple[Rehearsal, Position]:
     ``undo`` would."""
     spec, load_id, key, saved = found.spec, found.load_id, found.key, None
     with ExitStack() as stack:
-        undoing: Any = _undoing(run, spec.sink, stack.enter_context(closing(run.make("sink", spec.sink))))
+        undo_sink: Any = _undo_sink(run, spec.sink, stack.enter_context(closing(run.make("sink", spec.sink))))
         if found.own:
             state = stack.enter_context(closing(run.make("state", run.pipeline.state)))
-            key = key_of(run, spec, undoing, state)
+            key = key_of(run, spec, undo_sink, state)
             saved = state.load(key)
-        head = undoing.journal(key)
+        head = undo_sink.journal(key)
         if found.own:
             compare(head, saved.value if saved else None, spec.sink.location)
-        load, position = _undo_load(run, spec, key, undoing, load_id, head, saved)
-        rehearsal: Rehearsal = undoing.rehearse(load, load_id, head, position)
+        load, position = _undo_load(run, spec, key, undo_sink, load_id, head, saved)
+        rehearsal: Rehearsal = undo_sink.rehearse(load, load_id, head, position)
     return rehearsal, position
 
 
@@ -172,9 +172,9 @@ def _undo_load(
     return Load(key, ulid(), run.run_id, token, False, None, spec.sink.strategy, False, datetime.now(UTC)), position
 
 
-def _undoing(run: Job, spec: SinkSpec, sink: Sink) -> SupportsUndo:
-    undoing = run.offered(SupportsUndo, sink, spec)
-    if undoing is None:
+def _undo_sink(run: Job, spec: SinkSpec, sink: Sink) -> SupportsUndo:
+    undo_sink = run.offered(SupportsUndo, sink, spec)
+    if undo_sink is None:
         failed, found = f"take back a load of {_what(spec)}", f"{spec.type} cannot take back a load"
         raise ConfigError(failed, found, "load the rows again after 'dpone state set'")
-    return undoing
+    return undo_sink

@@ -206,9 +206,9 @@ def _verified(run: Job, found: Found, receipt: Receipt | None) -> tuple[Finding,
     """Over new connections, from what is durable."""
     spec, load_id = found.spec, found.load_id
     with closing(run.make("sink", spec.sink)) as sink:
-        undoing: Any = run.offered(SupportsUndo, sink, spec.sink)
-        left = undoing.remaining(load_id)
-        entries: Sequence[tuple[str, Entry]] = undoing.loads(load_id)
+        undo_sink: Any = run.offered(SupportsUndo, sink, spec.sink)
+        left = undo_sink.remaining(load_id)
+        entries: Sequence[tuple[str, Entry]] = undo_sink.loads(load_id)
     by = next((entry for _, entry in entries if entry.undoes == load_id), None)
     findings = [Finding("rows of the load", left == 0, f"{counted(left, 'row')} of it in the target")]
     if receipt and found.entry:
