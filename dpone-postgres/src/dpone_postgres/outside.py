@@ -49,7 +49,7 @@ WITH RECURSIVE given AS (
         min(k.oid) FILTER (WHERE k.relkind = 'r') AS oldest
     FROM tree AS t JOIN pg_catalog.pg_class AS k ON k.oid = t.node WHERE t.parent IS NOT NULL GROUP BY t.root
 )"""
-# A column with a default bears the oid of the default: ALTER TYPE makes another one, and a rewrite of the table for
+# A column with a default has the oid of the default: ALTER TYPE makes another one, and a rewrite of the table for
 # another reason (VACUUM FULL), which touches the row of a column that came with a default, does not.
 # ``oldest``: a partition that knows of values which came with a column, as its root does not.
 # ``up``: a table and the roots above it, with the links in between; pg_depend: SET SCHEMA makes that row another one.

@@ -155,7 +155,8 @@ class StreamStatus:
 
 
 def status(pipeline: Pipeline, stream: str | None = None) -> list[StreamStatus]:
-    """Of each change stream; changes nothing. A source or target out of reach is a finding. Raises StateError."""
+    """The status of each change stream; changes nothing. An unreachable source or target is a finding. Raises
+    StateError."""
     run = Run(pipeline)
     with closing(run.make("state", pipeline.state)) as state:
         return [_status(run, state, spec) for spec in change_streams(run, stream)]
