@@ -245,6 +245,17 @@ def test_the_top_of_core_fits_on_a_page() -> None:
             assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), module
 
 
+@pytest.mark.parametrize("name", WITH_CODE)
+def test_the_docstring_of_a_package_names_its_modules_as_they_are(name: str) -> None:
+    """A line that begins with modules, ``one`` ``two``, names modules of the package."""
+    for module, path in modules(name):
+        if path.name == "__init__.py":
+            text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+            lines = re.findall(r"^(``\w+``(?: ``\w+``)*)  ", text, re.MULTILINE)
+            named = {word for line in lines for word in re.findall(r"\w+", line)}
+            assert {word for word in named if f"{module}.{word}" not in KNOWN} == set(), module
+
+
 def test_imports_for_types_and_in_functions_are_found(tmp_path: Path) -> None:
     """Otherwise the tests above would hold of modules that import each other in a circle."""
     path = tmp_path / "m.py"

@@ -220,7 +220,7 @@ class _Planner:
             yield Remark("paused", f"the stream was paused {pause}", f"use 'dpone cdc resume' for stream {spec.name}")
         strategy, sink = spec.sink.strategy.mode, spec.sink.type
         if strategy == "append" and not self._run.plugins.supports("sink", sink, "merge"):
-            found = f"sink {sink} cannot find the changes it has, so append would add them twice"
+            found = f"sink {sink} cannot recognise changes that it already has, so append would load them twice"
             yield Remark("no_merge", found, "load into a sink with strategy merge, such as a database")
         ahead = not current.agree and current.note != BEHIND
         begins = start is None or start.position.at_epoch(0) == applied.position.at_epoch(0)
@@ -233,7 +233,7 @@ class _Planner:
                 yield Remark(finding.name, finding.found, finding.todo)
         place, limit = None if start is None else start.source.place, applied.source.place
         if place is not None and limit is not None and place > limit:
-            found = "it begins after what the target has: the changes between would be left out"
+            found = "it starts after the last change in the target: the changes in between would be skipped"
             yield Remark("after_target", found, "choose an earlier load of 'dpone state history'")
 
     def _warnings(self, current: StreamState, start: Place | None) -> Iterator[Remark]:

@@ -168,7 +168,7 @@ def rollback(
     plugins = plugins or discover()
     if config is None:
         todo = "add --config with the pipeline file whose run loaded it"
-        raise ConfigError(f"roll back load {load_id}", "its pipeline is not known, which has its lock and state", todo)
+        raise ConfigError(f"roll back load {load_id}", "the pipeline that has its lock and state is not given", todo)
     pipeline = load_pipeline(config, plugins=plugins)
     run = Job(pipeline, plugins=plugins)
     found = require_own(find(run, sink, target, load_id))
