@@ -129,7 +129,7 @@ def test_a_plan_says_what_would_be_read_and_touches_nothing(tmp_path: Path, dpon
     for start in (last["state"]["load_id"], json.dumps(last["state"]["position"])):
         assert plan(dpone, path, "--from", start)["events"] == {"total": 1, "applied": 0}
     text = dpone("cdc", "replay-plan", path).out
-    for part in ("nothing was touched", f"after load {first['state']['load_id']}", "8, of which the target has 7"):
+    for part in ("nothing was changed", f"after load {first['state']['load_id']}", "8, of which the target has 7"):
         assert part in text
     assert (everything(tmp_path), (tmp_path / "changes.jsonl").read_bytes()) == (before, log)
     assert dpone("cdc", "replay", path, "--format", "json").json[0]["run"] is None

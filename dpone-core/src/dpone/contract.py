@@ -658,14 +658,14 @@ class SupportsUndo(Protocol):
     ``options.undo`` says, and the newest load of a target can be taken back."""
 
     def loads(self, load_id: str) -> Sequence[tuple[str, Entry]]:
-        """The entry of a load of this target, found by its id, then those that changed the target after it, of
-        whichever stream, oldest first; each with its key. Entries that take loads back are among them. Where a journal
-        forgets a load that was taken back, the entry that did it comes alone. Empty if the journal has neither.
-        Creates nothing."""
+        """The entry of a load of this target, found by its id, then the entries of any stream that changed the target
+        after it, oldest first; each with its key. Entries that take loads back are included. If a journal forgets a
+        load that was taken back, only the entry that did so is returned. Empty if the journal has neither. Creates
+        nothing."""
         ...
 
     def remaining(self, load_id: str) -> int:
-        """Rows of the target that a load wrote: those that bear its id."""
+        """Number of rows of the target that have the id of a load."""
         ...
 
     def undo_plan(self, key: str, load_id: str) -> UndoPlan:
@@ -688,10 +688,10 @@ class SupportsUndo(Protocol):
 
 @frozen
 class Leftover:
-    """What no load and no undo needs any more.
+    """Data that no load and no undo needs any more.
 
-    kind   ``journal``: old entries of a key. ``table``: a staging, or what was kept for an undo, of which neither the
-           journal nor an open load knows
+    kind   ``journal``: old entries of a key. ``table``: a staging, or rows kept for an undo, which neither the journal
+           nor an open load refers to
     name   the key, or the table
     count  of entries, or 1
     """
@@ -705,15 +705,15 @@ class SupportsSweep(Protocol):
     """Optional part of a Sink whose plugin declares ``sweep``: what it keeps of its own can be cleaned up."""
 
     def leftovers(self, key: str, before: datetime) -> Sequence[Leftover]:
-        """Entries of a key, and of the tables of its change stream (``key|``), that were committed before; and tables,
-        whosever. Never the head of a key, nor an entry that an undo needs: the one that keeps something, and the one
-        before it, with its position. Nor the last entry that says how many rows there are (``Entry.held``). Takes no
-        lock and changes nothing."""
+        """Entries of a key, and of the tables of its change stream (``key|``), that were committed before; and tables
+        of any key. Never the head of a key, nor an entry that an undo needs: the one with kept data, and the one before
+        it, which has the position. Nor the last entry with a number of rows (``Entry.held``). Takes no lock and changes
+        nothing."""
         ...
 
     def sweep(self, key: str, before: datetime) -> Sequence[Leftover]:
-        """Delete them; answers what was deleted. The caller holds the key's lock, while loads of other keys go on.
-        Killed in it, the next call does the rest."""
+        """Delete them; returns what was deleted. The caller holds the key's lock, while loads of other keys continue.
+        If the process is killed in it, the next call does the rest."""
         ...
 
 
@@ -971,10 +971,10 @@ class SupportsStatus(Protocol):
     """Optional part of a CDCReader whose plugin declares ``status``."""
 
     def status(self, position: Position | None) -> CDCStatus:
-        """Where the source is, seen from ``position``; None: from where the stream begins. Called by ``dpone cdc
+        """The state of the source as seen from ``position``; None: from where the stream begins. Called by ``dpone cdc
         status``, and by ``dpone cdc replay-plan`` for positions of the past, without a lock, also while a run reads.
-        Changes nothing, reads few changes or none, and does not wait for who uses the slot. What is wrong with the
-        stream is a finding; raises SourceError if the source is out of reach."""
+        Changes nothing, reads few changes or none, and does not wait for another reader of the slot. A fault of the
+        stream is a finding; raises SourceError if the source cannot be reached."""
         ...
 
 

@@ -49,7 +49,7 @@ WITH RECURSIVE given AS (
         min(k.oid) FILTER (WHERE k.relkind = 'r') AS oldest
     FROM tree AS t JOIN pg_catalog.pg_class AS k ON k.oid = t.node WHERE t.parent IS NOT NULL GROUP BY t.root
 )"""
-# A column with a default bears the oid of the default: ALTER TYPE makes another one, and a rewrite of the table for
+# A column with a default has the oid of the default: ALTER TYPE makes another one, and a rewrite of the table for
 # another reason (VACUUM FULL), which touches the row of a column that came with a default, does not.
 # ``oldest``: a partition that knows of values which came with a column, as its root does not.
 # ``up``: a table and the roots above it, with the links in between; pg_depend: SET SCHEMA makes that row another one.
@@ -175,7 +175,7 @@ class Facts:
     publication  oid and xmin of its row, and whether it publishes by the root
     operations   what it publishes
     members      oids of what makes the table a member: its own entry, or that of a root, a schema, of all tables;
-                 ``ties``: what ties the table to each of them, which is another after it was loose for a while;
+                 ``ties``: a value for the link to each of them; it differs after the link was removed and made again;
                  ``own``: it has an entry of its own, so that the server keeps it in the log
     filter       digest of the row filter
     columns      names by attribute number, empty for one that is not in the stream; ``dropped``: it is gone;

@@ -132,7 +132,7 @@ class PostgresLogicalHarness(PostgresHarness):
 
     @contextmanager
     def stuck(self, role: Role, seconds: float) -> Iterator[Any]:
-        """No lock keeps a slot from being read: the server says nothing."""
+        """No lock can block a reader of a slot, so the server is silent."""
         limit = max(2, int(seconds))  # psycopg waits for no less
         with silent() as port:
             url = f"postgresql://nobody@127.0.0.1:{port}/none?sslmode=disable&connect_timeout={limit}"

@@ -140,7 +140,7 @@ class Column:
     own       True if the server fills the column: a default, an identity
     generated True if the column cannot be written
     collation by name, where it is not that of the type
-    loose     the collation by name, if different texts can be equal under it
+    nondeterministic  the collation by name, if different texts can be equal under it
     """
 
     name: str

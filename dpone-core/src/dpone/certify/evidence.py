@@ -285,7 +285,7 @@ def _now() -> str:
 
 
 def machine() -> dict[str, Any]:
-    """The properties of the machine that figures depend on; nothing that identifies it."""
+    """The properties of the machine that measurements depend on; nothing that identifies it."""
     return {
         "cpus": os.cpu_count(),
         "memory_mb": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 10**6,

@@ -116,9 +116,9 @@ def lag(pipeline: str, stream: str | None, format_: str) -> None:
 @stream_option
 @format_option
 def status(pipeline: str, stream: str | None, format_: str) -> int:
-    """Show how each change stream is doing.
+    """Show the status of each change stream.
 
-    Position, lag, slot, tables that wait for a snapshot, pause, and what keeps it from going on. Exit code 1 if a
+    Position, lag, slot, tables that wait for a snapshot, pause, and what blocks it. Exit code 1 if a
     finding is not ok. Changes nothing and reads no changes.
     """
     with interruptible():
@@ -207,7 +207,7 @@ from_option = click.option(
 def replay_plan(pipeline: str, stream: str | None, start: str | None, format_: str) -> int:
     """Show which changes a replay would read again.
 
-    From where to where, what the target has of it, and by name what is in the way. Touches nothing. Exit code 3 if
+    Shows the first and last change, what the target already has, and each blocker. Changes nothing. Exit code 3 if
     there are blockers.
     """
     with interruptible():
@@ -228,8 +228,8 @@ def replay_plan(pipeline: str, stream: str | None, start: str | None, format_: s
 def replay(pipeline: str, stream: str | None, start: str | None, execute: bool, format_: str) -> int:
     """Read changes again that were loaded before.
 
-    One commit under a new epoch, up to the end of the log. Changes that the target has make no difference. With
-    blockers, nothing is executed: exit code 3.
+    One commit under a new epoch, up to the end of the log. Changes that the target already has are not applied twice.
+    With blockers, nothing is executed: exit code 3.
     """
     with interruptible():
         from dpone.config.reader import load_pipeline
@@ -241,14 +241,14 @@ def replay(pipeline: str, stream: str | None, start: str | None, execute: bool, 
         done = ops.replay(loaded, plans) if execute and not blocked else []
     data = [one.to_json() for one in done] or [{"plan": p.to_json(), "run": None, "after": None} for p in plans]
     if execute and blocked:
-        click.echo("error: replay the changes: there are blockers; see the plan, nothing was changed", err=True)
+        click.echo("error: replay the changes: the plan has blockers; nothing was changed", err=True)
     emit(format_, data, lambda: "\n".join(map(_replayed, done) if done else map(_plan, plans)))
     return max((one.exit_code for one in done), default=3 if blocked else 0)
 
 
 def _replayed(one: Replayed) -> str:
     [stream] = one.run.streams
-    rows, after = stream.rows, one.standing
+    rows, after = stream.rows, one.after
     if stream.error is not None:
         return f"{stream.stream}: {stream.status}: {stream.error.message}"
     counts = f"{rows.inserted:,} inserted, {rows.updated:,} updated, {rows.deleted:,} deleted"
@@ -259,7 +259,7 @@ def _replayed(one: Replayed) -> str:
 
 def _plan(one: ReplayPlan) -> str:
     data = one.to_json()
-    rows = [["  plan", "nothing was touched"]]
+    rows = [["  plan", "nothing was changed"]]
     for label, place in (("  from", one.start), ("  applied", one.applied)):
         if place is not None:
             rows.append([label, place.source.at + (f", after load {place.load_id}" if place.load_id else "")])

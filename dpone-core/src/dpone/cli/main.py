@@ -64,7 +64,7 @@ def _add_commands_of_plugins() -> None:
 
 
 def _added(ours: click.Group, theirs: click.Group, above: str = "") -> Iterator[str]:
-    """Adds the commands of a plugin's group, those of its groups to ours of the same name. The names that are taken."""
+    """Add the commands of a plugin's group, also to our groups of the same name. Yields the names that were taken."""
     for name, command in theirs.commands.items():
         there = ours.commands.get(name)
         if there is None:

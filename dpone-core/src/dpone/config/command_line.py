@@ -148,7 +148,7 @@ def _text(text: str, path: str, file: str) -> Node:
 
 
 def _below(node: Node, path: str) -> Node:
-    """The node with ``path`` before the paths of all that is in it."""
+    """The node, with ``path`` put before its path and the paths of its children."""
     value = node.value
     if isinstance(value, Mapping):
         value = {key: _below(child, path) for key, child in value.items()}

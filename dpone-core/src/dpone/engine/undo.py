@@ -51,16 +51,16 @@ def undo(
     run = Job(pipeline, [stream], plugins=plugins)
     [spec] = run.streams()
     with ExitStack() as stack:
-        undoing: Any = _undoing(run, spec.sink, stack.enter_context(closing(run.make("sink", spec.sink))))
+        undo_sink: Any = _undo_sink(run, spec.sink, stack.enter_context(closing(run.make("sink", spec.sink))))
         state: StateBackend = stack.enter_context(closing(run.make("state", pipeline.state)))
-        key, _ = stack.enter_context(locked(run, spec, undoing, state))
-        head, saved = undoing.journal(key), state.load(key)
+        key, _ = stack.enter_context(locked(run, spec, undo_sink, state))
+        head, saved = undo_sink.journal(key), state.load(key)
         compare(head, saved.value if saved else None, spec.sink.location)
         if head is not None and spec.sink.contract is not None:  # it will not be the head any more
             quarantine_folder(spec, key).settle(head.load_id)
-        load, position = _undo_load(run, spec, key, undoing, load_id, head, saved)
+        load, position = _undo_load(run, spec, key, undo_sink, load_id, head, saved)
         try:
-            receipt: Receipt = undoing.undo(load, load_id, head, position)
+            receipt: Receipt = undo_sink.undo(load, load_id, head, position)
         except Stopped:
             raise
         except Exception as error:
@@ -70,7 +70,7 @@ def undo(
 
 
 @frozen
-class Found:
+class FoundLoad:
     """A load in the journal of a stream's sink. entry: None where a journal of files has only ``undone``, the entry
     that took it back. later: loads that changed the target since and were not taken back, with their keys. own: the
     stream is one of the pipeline; else only its name is known, from the key, and its state is not."""
@@ -84,7 +84,7 @@ class Found:
     own: bool = True
 
 
-def find(run: Job, sink: str, target: str, load_id: str) -> Found:
+def find(run: Job, sink: str, target: str, load_id: str) -> FoundLoad:
     """The stream that has loaded this, by the journal of a sink of ``run``. ``sink``: the name of a connection, or a
     type. Changes nothing. Raises ConfigError."""
     failed, streams = f"find load {load_id}", run.streams()
@@ -93,10 +93,10 @@ def find(run: Job, sink: str, target: str, load_id: str) -> Found:
         known = sorted({f"{spec.sink.named or spec.sink.type} {_what(spec.sink)}" for spec in streams})
         found = f"no stream of {run.pipeline.name} loads {target} in {sink}"
         raise ConfigError(failed, found, f"use --sink and --target of one of: {', '.join(known)}")
-    other: Found | None = None
+    other: FoundLoad | None = None
     for spec in able:
         with closing(run.make("sink", spec.sink)) as made:
-            listed = _undoing(run, spec.sink, made).loads(load_id)
+            listed = _undo_sink(run, spec.sink, made).loads(load_id)
         for key, entry in listed:
             if load_id not in (entry.load_id, entry.undoes):
                 break
@@ -109,7 +109,7 @@ def find(run: Job, sink: str, target: str, load_id: str) -> Found:
     raise ConfigError(failed, found, "use a load ID of 'dpone state history'")
 
 
-def require_own(found: Found) -> Found:
+def require_own(found: FoundLoad) -> FoundLoad:
     """A caller that takes a load back must hold the lock of its stream, and set its state. Raises ConfigError."""
     if not found.own:
         where = f"the journal of {found.spec.sink.location} has it under the key {found.key}"
@@ -137,28 +137,28 @@ def names(sink: SinkSpec, target: str) -> bool:
     return given[-shared:] == sink.table.parts[-shared:]
 
 
-def _found(spec: StreamSpec, key: str, load_id: str, listed: Sequence[tuple[str, Entry]]) -> Found:
+def _found(spec: StreamSpec, key: str, load_id: str, listed: Sequence[tuple[str, Entry]]) -> FoundLoad:
     entry = next((one for k, one in listed if (k, one.load_id) == (key, load_id)), None)
     undone = {one.undoes: one for _, one in listed if one.undoes}
     later = ((k, one) for k, one in listed if one.load_id != load_id and not one.undoes and one.load_id not in undone)
-    return Found(spec, key, load_id, entry, tuple(later), undone.get(load_id))
+    return FoundLoad(spec, key, load_id, entry, tuple(later), undone.get(load_id))
 
 
-def rehearse(run: Job, found: Found) -> tuple[Rehearsal, Position]:
+def rehearse(run: Job, found: FoundLoad) -> tuple[Rehearsal, Position]:
     """What ``undo`` would do now, and the position that it would leave. Takes no lock and changes nothing. Raises what
     ``undo`` would."""
     spec, load_id, key, saved = found.spec, found.load_id, found.key, None
     with ExitStack() as stack:
-        undoing: Any = _undoing(run, spec.sink, stack.enter_context(closing(run.make("sink", spec.sink))))
+        undo_sink: Any = _undo_sink(run, spec.sink, stack.enter_context(closing(run.make("sink", spec.sink))))
         if found.own:
             state = stack.enter_context(closing(run.make("state", run.pipeline.state)))
-            key = key_of(run, spec, undoing, state)
+            key = key_of(run, spec, undo_sink, state)
             saved = state.load(key)
-        head = undoing.journal(key)
+        head = undo_sink.journal(key)
         if found.own:
             compare(head, saved.value if saved else None, spec.sink.location)
-        load, position = _undo_load(run, spec, key, undoing, load_id, head, saved)
-        rehearsal: Rehearsal = undoing.rehearse(load, load_id, head, position)
+        load, position = _undo_load(run, spec, key, undo_sink, load_id, head, saved)
+        rehearsal: Rehearsal = undo_sink.rehearse(load, load_id, head, position)
     return rehearsal, position
 
 
@@ -172,9 +172,9 @@ def _undo_load(
     return Load(key, ulid(), run.run_id, token, False, None, spec.sink.strategy, False, datetime.now(UTC)), position
 
 
-def _undoing(run: Job, spec: SinkSpec, sink: Sink) -> SupportsUndo:
-    undoing = run.offered(SupportsUndo, sink, spec)
-    if undoing is None:
+def _undo_sink(run: Job, spec: SinkSpec, sink: Sink) -> SupportsUndo:
+    undo_sink = run.offered(SupportsUndo, sink, spec)
+    if undo_sink is None:
         failed, found = f"take back a load of {_what(spec)}", f"{spec.type} cannot take back a load"
         raise ConfigError(failed, found, "load the rows again after 'dpone state set'")
-    return undoing
+    return undo_sink

@@ -16,7 +16,7 @@ import pyarrow.csv as pcsv
 
 from dpone.errors import DataError, DponeError, counted
 from dpone.formats.csv_numbers import NO_NUMBER, Watch, any_changes, first_rounded
-from dpone.formats.csv_rows import Dialect, Malformed, Rows, TooFew, TooLong, below_top
+from dpone.formats.csv_rows import CsvDialect, Malformed, Rows, TooFew, TooLong, below_top
 from dpone.formats.csv_values import Notation, is_number
 from dpone.formats.input import Input
 from dpone.formats.options import ReadOptions
@@ -62,7 +62,7 @@ class Csv:
             "true_values": options.true_values,
             "false_values": options.false_values,
         }
-        self._dialects: dict[str, tuple[Dialect, int]] = {}
+        self._dialects: dict[str, tuple[CsvDialect, int]] = {}
         self._encoding = "utf8" if is_utf8(options.encoding) else options.encoding
 
     def schema(self, files: Sequence[Input], expected: pa.Schema | None) -> pa.Schema:
@@ -168,10 +168,10 @@ class Csv:
         if decoder:
             yield decoder.decode(b"", final=True).encode()
 
-    def _dialect(self, file: Input) -> Dialect:
+    def _dialect(self, file: Input) -> CsvDialect:
         return self._of(file)[0]
 
-    def _of(self, file: Input) -> tuple[Dialect, int]:
+    def _of(self, file: Input) -> tuple[CsvDialect, int]:
         """The dialect of a file, and the number of its ``sep=`` lines: 0 or 1."""
         if file.label not in self._dialects:
             options = self._options
@@ -184,7 +184,7 @@ class Csv:
                 raise file.bad(found, todo)
             delimiter = options.delimiter or said or ("\t" if ".tsv" in file.suffixes else ",")
             escape, comment = (one.encode() if one else None for one in (options.escape, options.comment))
-            dialect = Dialect(delimiter.encode(), options.quote.encode(), escape, comment, options.trim)
+            dialect = CsvDialect(delimiter.encode(), options.quote.encode(), escape, comment, options.trim)
             self._dialects[file.label] = dialect, int(sep is not None)
         return self._dialects[file.label]
 

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dpone.formats.csv_rows import Dialect, Places
+from dpone.formats.csv_rows import CsvDialect, Places
 from dpone.formats.types import rounds
 
 # A code, a telephone number, a hexadecimal number; and digits, E, digits, as in a stock number. With an exponent,
@@ -58,7 +58,7 @@ class Watch:
     """A cheap check of a block's bytes for such numbers; it has no false negatives, but True may be wrong. columns:
     name -> index in the file, of the columns that are read as numbers."""
 
-    def __init__(self, dialect: Dialect, width: int, columns: Mapping[str, int]) -> None:
+    def __init__(self, dialect: CsvDialect, width: int, columns: Mapping[str, int]) -> None:
         self._separators, self._quote, self._width = dialect.delimiter + b"\n", dialect.quote[0], width
         self._places = Places()
         self._escape = dialect.escape

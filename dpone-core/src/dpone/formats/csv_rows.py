@@ -48,7 +48,7 @@ class TooFew(Exception):
 
 
 @frozen
-class Dialect:
+class CsvDialect:
     """The characters that structure rows, one byte each. comment: starts a line that is not a row. trim: blanks around
     a value do not belong to it."""
 
@@ -105,7 +105,7 @@ class Places:
 class Rows:
     """Cuts a file into blocks of whole rows. Use one object per pass over a file: it remembers the kind of line end."""
 
-    def __init__(self, dialect: Dialect) -> None:
+    def __init__(self, dialect: CsvDialect) -> None:
         self._delimiter, self._quote = dialect.delimiter, dialect.quote
         self._escape, self._comment, self._trim = dialect.escape, dialect.comment, dialect.trim
         self._places = Places()

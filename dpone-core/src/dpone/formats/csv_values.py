@@ -1,7 +1,7 @@
 """Numbers, dates and times in a notation that pyarrow does not read.
 
-pyarrow knows a decimal mark, and texts for true and false. It knows no separator of thousands, and what it makes of a
-format goes by C's strptime: the 31st of February is the 2nd of March, and 24 is the year 24. So numbers with
+pyarrow knows a decimal mark, and texts for true and false. It does not know a separator of thousands, and
+it reads formats with C's strptime: the 31st of February is the 2nd of March, and 24 is the year 24. So numbers with
 separators, dates and times in a format come as text and are converted here, column by column, or refused.
 """
 

@@ -37,7 +37,7 @@ def sync_file(path: Path) -> None:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Replace ``path`` by ``data``, mode 0600: a reader and a crash see the old bytes or the new, never a piece."""
+    """Replace ``path`` by ``data``, mode 0600: a reader and a crash see the old bytes or the new, never part of it."""
     temporary = path.with_name(path.name + ".tmp")
     with contextlib.suppress(FileNotFoundError):
         temporary.unlink()  # left by a crash; O_EXCL below then follows no link put in its place

@@ -19,7 +19,7 @@ _since: float | None = None
 
 
 def begin() -> None:
-    """A signal has come. Once begun, a second call changes nothing."""
+    """Called when a signal arrives. A second call changes nothing."""
     global _since
     if _since is None:
         _since = time.monotonic()
@@ -30,7 +30,7 @@ def begun() -> bool:
 
 
 def reset() -> None:
-    """The command that the signal was meant for has ended."""
+    """Called when the interrupted command has ended."""
     global _since
     _since = None
 

@@ -126,9 +126,9 @@ def type_name(field: pa.Field) -> str:
 
 @frozen
 class Plan:
-    """changes: safe ones, in DDL order. breaking: the rest. columns: source column -> target column. anew: the
-    differences if the load replaces the target with its columns; then nothing is done before its commit. missing:
-    columns of the target that the rows are allowed to lack."""
+    """changes: safe ones, in DDL order. breaking: the rest. columns: source column -> target column. replaced:
+    the differences if the load replaces the target's columns; then nothing is done before its commit. missing: columns
+    of the target that the rows are allowed to lack."""
 
     changes: tuple[SchemaChange, ...] = ()
     breaking: tuple[SchemaChange, ...] = ()

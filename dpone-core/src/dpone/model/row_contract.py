@@ -210,7 +210,7 @@ def _keys(value: Any) -> tuple[tuple[str, ...], ...]:
 
 @frozen
 class RowContract:
-    """What the rows of a load must keep to; checked before its commit. Columns go by their names in the source.
+    """Rules for the rows of a load; checked before its commit. Columns go by their names in the source.
 
     on_violation      fail (nothing changes), warn, or quarantine (leave the rows out, into a side file)
     overrides         other policies for a rule (ranges) or for one column of it (ranges.amount)

@@ -30,7 +30,7 @@ from dpone.model.position import Position
 from dpone.model.schema import Name
 from dpone.model.secret import Secret
 from dpone.ops.check import failure
-from dpone.ops.state import BEHIND, standing_of
+from dpone.ops.state import BEHIND, stream_state
 from dpone.plugins import Plugins, discover, resolve
 
 T = TypeVar("T")
@@ -121,8 +121,8 @@ def lag(pipeline: Pipeline, stream: str | None = None) -> list[tuple[str, Mappin
 
 @frozen
 class StreamStatus:
-    """A change stream: where it stands, and how its source is. ``source`` None: it was out of reach, or its reader
-    reports no status; ``findings`` has all there is to say about journal, state and source."""
+    """A change stream: its position, and the state of its source. ``source`` is None if it could not be
+    reached, or if its reader reports no status; ``findings`` says what is wrong with journal, state and source."""
 
     stream: str
     position: Position | None
@@ -155,7 +155,8 @@ class StreamStatus:
 
 
 def status(pipeline: Pipeline, stream: str | None = None) -> list[StreamStatus]:
-    """Of each change stream; changes nothing. A source or target out of reach is a finding. Raises StateError."""
+    """The status of each change stream; changes nothing. An unreachable source or target is a finding. Raises
+    StateError."""
     run = Run(pipeline)
     with closing(run.make("state", pipeline.state)) as state:
         return [_status(run, state, spec) for spec in change_streams(run, stream)]
@@ -164,9 +165,9 @@ def status(pipeline: Pipeline, stream: str | None = None) -> list[StreamStatus]:
 def _status(run: Run, state: StateBackend, spec: StreamSpec) -> StreamStatus:
     pause, findings, head = pause_of(state, spec.key(run.pipeline.name)), list[Finding](), None
     try:
-        standing = standing_of(run, state, spec)
-        head = standing.journal or entry_of(standing.state)
-        findings.append(Finding("state", standing.agree or (None if standing.note == BEHIND else False), standing.note))
+        current = stream_state(run, state, spec)
+        head = current.journal or entry_of(current.state)
+        findings.append(Finding("state", current.agree or (None if current.note == BEHIND else False), current.note))
     except StateError:
         raise
     except Exception as error:  # a driver may raise anything; the state is a copy of the journal

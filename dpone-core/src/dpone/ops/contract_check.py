@@ -54,7 +54,7 @@ class RuleResult:
 
 
 @frozen
-class ContractCheck:
+class ContractResult:
     """What ``check_source`` found. source and contract: their names. rows: that were checked. rules: all there are, in
     the contract's order. not_checked: parts of the contract that say nothing about rows, or are skipped as
     unsupported. strict: a rule whose policy is ``warn`` must hold too."""
@@ -124,7 +124,7 @@ def _valued(example: Example) -> str:
 
 def check_source(
     spec: SourceSpec, contract: Mapped, examples: int = 5, values: bool = False, strict: bool = False
-) -> ContractCheck:
+) -> ContractResult:
     """Read all rows of a source once, and hold them against a contract. Nothing is changed anywhere: a rule of the
     policy ``quarantine`` leaves rows out of what other rules see, as in a run, and writes no file.
 
@@ -142,7 +142,7 @@ def check_source(
         checking = _Checking(rules, Path(folder), examples, values)
         for part in window.parts:
             checking.read(source, part)
-    return ContractCheck(
+    return ContractResult(
         spec.path or spec.location, contract.name, checking.counts.rows, checking.results(),
         (*contract.unsupported, *contract.notes), strict,
     )  # fmt: skip

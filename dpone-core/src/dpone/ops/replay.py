@@ -18,7 +18,7 @@ from dpone.model.pipeline import Pipeline, StreamSpec
 from dpone.model.position import Position
 from dpone.model.report import RunReport
 from dpone.ops.cdc import change_streams
-from dpone.ops.state import BEHIND, StreamState, standing_of
+from dpone.ops.state import BEHIND, StreamState, stream_state
 
 _HISTORY = 50
 
@@ -118,18 +118,18 @@ class _Known:
 
 @frozen
 class Replayed:
-    """A replay that was executed. ``standing``: journal and state of the stream, as they were read again afterwards."""
+    """A replay that was executed. ``after``: journal and state of the stream, read again afterwards."""
 
     plan: ReplayPlan
     run: RunReport
-    standing: StreamState
+    after: StreamState
 
     @property
     def exit_code(self) -> int:
-        return self.run.exit_code or (0 if self.standing.agree else 1)
+        return self.run.exit_code or (0 if self.after.agree else 1)
 
     def to_json(self) -> dict[str, Any]:
-        return {"plan": self.plan.to_json(), "run": self.run.to_json(), "after": self.standing.to_json()}
+        return {"plan": self.plan.to_json(), "run": self.run.to_json(), "after": self.after.to_json()}
 
 
 def replay(pipeline: Pipeline, plans: Sequence[ReplayPlan]) -> list[Replayed]:
@@ -144,7 +144,7 @@ def replay(pipeline: Pipeline, plans: Sequence[ReplayPlan]) -> list[Replayed]:
         run.execute()
         with closing(run.make("state", pipeline.state)) as state:
             [spec] = change_streams(run, plan.stream)
-            done.append(Replayed(plan, run.report, standing_of(run, state, spec)))
+            done.append(Replayed(plan, run.report, stream_state(run, state, spec)))
     return done
 
 
@@ -164,8 +164,8 @@ class _Planner:
         return f"read tables again with 'dpone cdc resync PIPELINE --stream {self._spec.name} --table NAME', then run"
 
     def plan(self) -> ReplayPlan:
-        standing = standing_of(self._run, self._state, self._spec)
-        head = standing.journal
+        current = stream_state(self._run, self._state, self._spec)
+        head = current.journal
         if head is None or head.position.kind == START.kind:
             return self._blocked(Remark("not_loaded", "nothing was loaded", "use 'dpone run'"))
         changes = self._spec.source.changes
@@ -176,20 +176,20 @@ class _Planner:
             if asked is None:
                 found = f"source {self._spec.source.type} does not report what it still has"
                 return self._blocked(Remark("no_status", found, self._resync))
-            return self._planned(asked, standing, head)
+            return self._planned(asked, current, head)
 
     def _blocked(self, remark: Remark) -> ReplayPlan:
         return ReplayPlan(self._spec.name, None, None, None, (remark,), ())
 
-    def _planned(self, reader: SupportsStatus, standing: StreamState, head: Entry) -> ReplayPlan:
+    def _planned(self, reader: SupportsStatus, current: StreamState, head: Entry) -> ReplayPlan:
         applied = Place(head.position, head.load_id, reader.status(head.position))
-        known = {place.load_id: place for place in map(_place, self._state.history(standing.key, _HISTORY)) if place}
+        known = {place.load_id: place for place in map(_place, self._state.history(current.key, _HISTORY)) if place}
         known[head.load_id] = _Known(head.load_id, head.position)
         if self._start is None:
             start = self._earliest(reader, applied, [*known.values()])
         else:
             start = self._given(reader, known)
-        blockers, warnings = self._blockers(standing, applied, start), self._warnings(standing, start)
+        blockers, warnings = self._blockers(current, applied, start), self._warnings(current, start)
         return ReplayPlan(self._spec.name, start, applied, applied.source.end, tuple(blockers), tuple(warnings))
 
     def _earliest(self, reader: SupportsStatus, applied: Place, known: Sequence[_Known]) -> Place | None:
@@ -214,15 +214,15 @@ class _Planner:
             raise ConfigError("read --from", said, todo) from error
         return Place(position, None, reader.status(position))
 
-    def _blockers(self, standing: StreamState, applied: Place, start: Place | None) -> Iterator[Remark]:
+    def _blockers(self, current: StreamState, applied: Place, start: Place | None) -> Iterator[Remark]:
         spec = self._spec
         if pause := pause_of(self._state, spec.key(self._run.pipeline.name)):
             yield Remark("paused", f"the stream was paused {pause}", f"use 'dpone cdc resume' for stream {spec.name}")
         strategy, sink = spec.sink.strategy.mode, spec.sink.type
         if strategy == "append" and not self._run.plugins.supports("sink", sink, "merge"):
-            found = f"sink {sink} cannot find the changes it has, so append would add them twice"
+            found = f"sink {sink} cannot recognise changes that it already has, so append would load them twice"
             yield Remark("no_merge", found, "load into a sink with strategy merge, such as a database")
-        ahead = not standing.agree and standing.note != BEHIND
+        ahead = not current.agree and current.note != BEHIND
         begins = start is None or start.position.at_epoch(0) == applied.position.at_epoch(0)
         if begins and self._start is None and not (ahead and start):
             gone = "after" if start is None else "before"
@@ -233,12 +233,12 @@ class _Planner:
                 yield Remark(finding.name, finding.found, finding.todo)
         place, limit = None if start is None else start.source.place, applied.source.place
         if place is not None and limit is not None and place > limit:
-            found = "it begins after what the target has: the changes between would be left out"
+            found = "it starts after the last change in the target: the changes in between would be skipped"
             yield Remark("after_target", found, "choose an earlier load of 'dpone state history'")
 
-    def _warnings(self, standing: StreamState, start: Place | None) -> Iterator[Remark]:
-        if not standing.agree:
-            yield Remark("state", standing.note)
+    def _warnings(self, current: StreamState, start: Place | None) -> Iterator[Remark]:
+        if not current.agree:
+            yield Remark("state", current.note)
         if start is None:
             return
         if waiting := start.source.waiting:

@@ -17,7 +17,7 @@ from dpone.config.command_line import has_pipeline, table_sink
 from dpone.config.reader import load_pipeline
 from dpone.contract import Entry, Finding, Receipt, Rehearsal, SupportsSql, SupportsUndo
 from dpone.engine.job import Job
-from dpone.engine.undo import Found, find, names, rehearse, require_own, undo
+from dpone.engine.undo import FoundLoad, find, names, rehearse, require_own, undo
 from dpone.errors import ConfigError, PluginError, Stopped, counted
 from dpone.model.pipeline import Pipeline, SourceSpec, StateSpec, StreamSpec
 from dpone.model.position import Position
@@ -51,7 +51,7 @@ class Rollback:
     sink: str
     target: str
     load_id: str
-    found: Found | None = None
+    found: FoundLoad | None = None
     rehearsal: Rehearsal | None = None
     position: Position | None = None
     reason: str = ""
@@ -168,7 +168,7 @@ def rollback(
     plugins = plugins or discover()
     if config is None:
         todo = "add --config with the pipeline file whose run loaded it"
-        raise ConfigError(f"roll back load {load_id}", "its pipeline is not known, which has its lock and state", todo)
+        raise ConfigError(f"roll back load {load_id}", "the pipeline that has its lock and state is not given", todo)
     pipeline = load_pipeline(config, plugins=plugins)
     run = Job(pipeline, plugins=plugins)
     found = require_own(find(run, sink, target, load_id))
@@ -193,7 +193,7 @@ def _looking(config: Path, sink: str, target: str, plugins: Plugins) -> Job:
     return Job(pipeline, plugins=plugins)
 
 
-def _planned(run: Job, target: str, found: Found) -> Rollback:
+def _planned(run: Job, target: str, found: FoundLoad) -> Rollback:
     type_, load_id = found.spec.sink.type, found.load_id
     try:
         rehearsal, position = rehearse(run, found)
@@ -202,13 +202,13 @@ def _planned(run: Job, target: str, found: Found) -> Rollback:
     return Rollback("plan", type_, target, load_id, found, rehearsal, position)
 
 
-def _verified(run: Job, found: Found, receipt: Receipt | None) -> tuple[Finding, ...]:
+def _verified(run: Job, found: FoundLoad, receipt: Receipt | None) -> tuple[Finding, ...]:
     """Over new connections, from what is durable."""
     spec, load_id = found.spec, found.load_id
     with closing(run.make("sink", spec.sink)) as sink:
-        undoing: Any = run.offered(SupportsUndo, sink, spec.sink)
-        left = undoing.remaining(load_id)
-        entries: Sequence[tuple[str, Entry]] = undoing.loads(load_id)
+        undo_sink: Any = run.offered(SupportsUndo, sink, spec.sink)
+        left = undo_sink.remaining(load_id)
+        entries: Sequence[tuple[str, Entry]] = undo_sink.loads(load_id)
     by = next((entry for _, entry in entries if entry.undoes == load_id), None)
     findings = [Finding("rows of the load", left == 0, f"{counted(left, 'row')} of it in the target")]
     if receipt and found.entry:

@@ -58,7 +58,7 @@ def stream_states(pipeline: Pipeline, stream: str | None = None) -> list[StreamS
     """One for each stream, or for the named one."""
     run = _run(pipeline, stream)
     with closing(run.make("state", pipeline.state)) as state:
-        return [standing_of(run, state, spec) for spec in run.streams()]
+        return [stream_state(run, state, spec) for spec in run.streams()]
 
 
 def past(pipeline: Pipeline, stream: str | None, limit: int) -> list[tuple[str, Versioned]]:
@@ -193,7 +193,7 @@ def _run(pipeline: Pipeline, stream: str | None) -> Run:
     return Run(pipeline, () if stream is None else (stream,))
 
 
-def standing_of(run: Run, state: StateBackend, spec: StreamSpec) -> StreamState:
+def stream_state(run: Run, state: StateBackend, spec: StreamSpec) -> StreamState:
     with closing(run.make("sink", spec.sink)) as sink:
         key = key_of(run, spec, sink, state)
         head, saved = head_of(run, spec, sink, state, key), state.load(key)

@@ -71,7 +71,7 @@ class Sweep:
         before = self.before.isoformat(sep=" ", timespec="seconds")
         title = "swept" if self.executed else "dry run, nothing was deleted: add --execute to delete"
         words = {True: "STILL THERE" if self.executed else "would delete", False: "deleted"}
-        lines = [f"{words[one.left]}  {one.stream}: {one}" for one in self.found] or ["nothing is left over"]
+        lines = [f"{words[one.left]}  {one.stream}: {one}" for one in self.found] or ["nothing to delete"]
         return "\n".join(
             [f"{title}; older than {before}", *lines, *(f"skipped  {name}: {why}" for name, why in self.skipped)]
         )

@@ -1,4 +1,5 @@
 """Row contracts: checking rows against rules, keys of ``unique``, quarantine.
 
-The rules as values are in ``model.row_contract``; when a load is refused, ``engine.contract_check`` decides.
+No source, sink or state is known here. The rules as values are in ``model.row_contract``; ``engine.contract_check``
+decides whether a load is refused.
 """

@@ -127,8 +127,8 @@ class KeyRule:
 
 @frozen
 class AgeRule:
-    """most, now: in microseconds, ``now`` since 1970. A value later than ``until`` says nothing of how old the newest
-    row is: it is an error, or a date far away that means none."""
+    """most, now: in microseconds, ``now`` since 1970. A value later than ``until`` does not show how old the newest row
+    is: it is an error, or a date in the far future that means "none"."""
 
     label: str
     column: int
@@ -466,7 +466,7 @@ def _length(label: str, type_: pa.DataType, limits: Length) -> Violates:
     low, high = pa.scalar(min(least, 2**31 - 1), wide), pa.scalar(most, wide)
 
     def violates(column: pa.Array) -> pa.Array | None:
-        """A character has one to four bytes, so that the bytes alone mostly tell."""
+        """A character has one to four bytes, so the number of bytes usually decides."""
         bytes_ = pc.min_max(pc.binary_length(column)).as_py()
         if bytes_["max"] is None or (bytes_["max"] <= most and bytes_["min"] > 4 * (least - 1)):
             return None

@@ -26,7 +26,7 @@ def writing_into(folder: Path) -> AbstractContextManager[None]:
 
 
 def make_private(folder: Path) -> None:
-    """A folder for its owner alone, with every missing parent; durable on return."""
+    """Create a folder that only its owner can read, and its missing parents; durable on return."""
     if not folder.is_dir():
         make_private(folder.parent)
         durable.private_folder(folder)

@@ -84,7 +84,7 @@ class Journal:
         named = [key.lower().endswith(self._target.lower())] if not tables else ()
         return any(named) or any(table.lower() == self._target.lower() for table in tables)
 
-    def undoing(self, key: str, load_id: str) -> Entry | None:
+    def undo_entry(self, key: str, load_id: str) -> Entry | None:
         """The entry that undid a load."""
         return self._first(key, {"undoes": load_id}) if self._has("undoes") else None
 

@@ -35,7 +35,7 @@ def undo_plan(db: Database, target: Name, key: str, load_id: str) -> UndoPlan:
         raise _refused(load_id, "the journal of this stream does not have it", "use the ID of one of its loads")
     if entry.undoes:
         raise _refused(load_id, f"it is itself the undo of load {entry.undoes}", "run the pipeline to load again")
-    if undone := journal.undoing(key, load_id):
+    if undone := journal.undo_entry(key, load_id):
         raise _refused(load_id, f"it was already undone by load {undone.load_id}", "run the pipeline to load again")
     if not entry.kept:
         found = "nothing was kept for an undo: it changed no row, undo was off, or the retention has ended"

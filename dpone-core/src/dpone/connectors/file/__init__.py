@@ -1,1 +1,4 @@
-"""Files: CSV, JSON Lines, Parquet."""
+"""Files in a folder: source, sink, state and change log (``changelog``). Paths, globs, listings, durable writes.
+
+What the bytes of a file mean is in ``dpone.formats``.
+"""

@@ -1,1 +1,4 @@
-"""SQLite through the standard library."""
+"""SQLite through the standard library: source, sink and state, made of ``dpone.sql``.
+
+Only what SQLite does differently is here: its types and collations, its locks, its errors, its statements.
+"""

@@ -52,7 +52,7 @@ class _Private(SqliteDatabase):
 
 
 def _make_private(path: Path) -> None:
-    """Positions may name tables and files: the folder ``.dpone`` and the file are the owner's alone."""
+    """Positions may name tables and files: only the owner can read the folder ``.dpone`` and the file."""
     if path.exists() or path.is_symlink():
         return
     try:
