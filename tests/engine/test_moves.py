@@ -14,7 +14,17 @@ from typing import Any
 import pytest
 import yaml
 from tests.cdc.log import insert, transaction, update, write
-from tests.engine.project import KILLED, ApplyProject, ChangeProject, Project, Steps, rows, with_plugins, zygote
+from tests.engine.project import (
+    KILLED,
+    ApplyProject,
+    ChangeProject,
+    Project,
+    Steps,
+    declaring,
+    rows,
+    with_plugins,
+    zygote,
+)
 
 from dpone.config.reader import load_pipeline
 from dpone.connectors.file.source import FileSource
@@ -174,6 +184,20 @@ def test_a_journal_of_the_new_key_goes_on_where_the_state_was_lost(project: Proj
     assert (stream.key, stream.rows.read) == (key, 4)
     assert list(journals(project)) == [key]
     assert saved(project) == {key: 2}
+    assert project.rows() == rows(1, 9)
+
+
+def test_a_sink_that_cannot_move_its_journal_goes_on_under_the_former_key(project: Project) -> None:
+    """Under the new key it would have no position, and load everything again; one that can move does so later."""
+    add(project, 1, 5)
+    old = project.load().key
+    rewrite(project, name_connections)
+    bare = declaring(with_plugins(), "sink", project.target, without="move")
+    add(project, 6, 9)
+    [stream] = project.run(plugins=bare).streams
+    assert (stream.key, stream.rows.read, list(journals(project))) == (old, 4, [old])
+    assert project.load().rows.read == 0
+    require_moved(project, old, key_of(project), 2)
     assert project.rows() == rows(1, 9)
 
 
