@@ -34,9 +34,10 @@ class Bench:
     strategy: Mapping[str, Any]
     target: str = "sqlite"
     options: Mapping[str, Any] = {}
+    table: str = "copy"
 
     def run(self, **more: Any) -> StreamReport:
-        sqlite = {"type": "sqlite", "connection": "sqlite:///copy.db", "table": "copy"}
+        sqlite = {"type": "sqlite", "connection": "sqlite:///copy.db", "table": self.table}
         sink = sqlite if self.target == "sqlite" else {"type": "file", "path": "out"}
         data = {
             "pipeline": "p",
@@ -349,3 +350,17 @@ def test_OUT_10_json_is_no_key(tmp_path: Path, mode: str) -> None:
     assert stream.error is not None
     assert (stream.error.kind, stream.error.exit_code) == ("PipelineMismatch", 3)
     assert "choose another key" in stream.error.message
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_OUT_10_a_table_is_excluded_only_from_a_source_of_many(tmp_path: Path, many: bool) -> None:
+    """A change stream of one table whose key is refused cannot go on without it, so only one of many says how."""
+    options = {"incremental": {"by": "cdc"}, "columns": {"k": "json"}}
+    source = {"type": "file", "path": "log.jsonl", "table": "*" if many else "things", "options": options}
+    write(tmp_path / "log.jsonl", transaction("01", insert("things", {"k": "{}"}, n=1)))
+    stream = Bench(tmp_path, source, {"mode": "cdc_apply"}, table="copy_{table}" if many else "copy").run()
+    assert stream.error is not None
+    assert stream.error.kind == "PipelineMismatch"
+    assert "change the key of the table" in stream.error.message
+    for text in ("table things: ", "exclude the table with source.exclude: [things]"):
+        assert (text in stream.error.message) is many

@@ -14,7 +14,17 @@ from typing import Any
 import pytest
 import yaml
 from tests.cdc.log import insert, transaction, update, write
-from tests.engine.project import KILLED, ApplyProject, ChangeProject, Project, Steps, rows, with_plugins, zygote
+from tests.engine.project import (
+    KILLED,
+    ApplyProject,
+    ChangeProject,
+    Project,
+    Steps,
+    declaring,
+    rows,
+    with_plugins,
+    zygote,
+)
 
 from dpone.config.reader import load_pipeline
 from dpone.connectors.file.source import FileSource
@@ -161,6 +171,34 @@ def test_a_state_without_its_journal_still_stops_the_run(project: Project) -> No
     else:
         assert project.load(full_refresh=True).rows.read == 10
     assert project.rows() == rows(1, 10)
+
+
+def test_a_journal_of_the_new_key_goes_on_where_the_state_was_lost(project: Project) -> None:
+    """Without a state the former key is asked as well; nothing there changes the key or what is new."""
+    rewrite(project, name_connections)
+    add(project, 1, 5)
+    key = project.load().key
+    shutil.rmtree(project.state_path) if project.state_path.is_dir() else project.state_path.unlink()
+    add(project, 6, 9)
+    stream = project.load()
+    assert (stream.key, stream.rows.read) == (key, 4)
+    assert list(journals(project)) == [key]
+    assert saved(project) == {key: 2}
+    assert project.rows() == rows(1, 9)
+
+
+def test_a_sink_that_cannot_move_its_journal_goes_on_under_the_former_key(project: Project) -> None:
+    """Under the new key it would have no position, and load everything again; one that can move does so later."""
+    add(project, 1, 5)
+    old = project.load().key
+    rewrite(project, name_connections)
+    bare = declaring(with_plugins(), "sink", project.target, without="move")
+    add(project, 6, 9)
+    [stream] = project.run(plugins=bare).streams
+    assert (stream.key, stream.rows.read, list(journals(project))) == (old, 4, [old])
+    assert project.load().rows.read == 0
+    require_moved(project, old, key_of(project), 2)
+    assert project.rows() == rows(1, 9)
 
 
 def test_a_position_set_by_hand_or_an_undo_takes_the_journal_along(tmp_path: Path) -> None:
@@ -374,6 +412,29 @@ def test_what_was_put_aside_is_found_after_the_move(tmp_path: Path) -> None:
     [kept] = (project.folder / ".dpone" / "quarantine" / "t").glob("*/*.jsonl")
     assert len(kept.read_text().splitlines()) == 2
     assert list((project.folder / ".dpone" / "quarantine" / ".pending").glob("*/*")) == []
+
+
+def test_what_a_load_that_was_never_committed_put_aside_goes_with_the_move(tmp_path: Path) -> None:
+    """Nobody loads under the old key again, so the move removes its quarantine that no load committed; what was
+    committed stays."""
+    contract = {"ranges": {"id": {"min": 3, "max": 11}}, "on_violation": "quarantine", "quarantine": {"max_share": 1}}
+    project = Project(tmp_path / "p").save()
+    rewrite(project, lambda d: d["sink"].update(contract=contract))
+    project.csv("a", rows(1, 9))
+    old = project.load().key
+    project.csv("b", rows(10, 14))
+    child = project.child(step="part_staged")
+    child.communicate(timeout=60)
+    assert child.returncode == KILLED
+    aside = project.folder / ".dpone" / "quarantine"
+    assert len([*(aside / ".pending").glob("*/*/*.jsonl")]) == 1
+    rewrite(project, rename_pipeline)
+    move(load_pipeline(project.pipeline), old, key_of(project))
+    assert [*(aside / ".pending").glob("*/*")] == []
+    assert [len(one.read_text().splitlines()) for one in (aside / "t").glob("*/*.jsonl")] == [2]
+    project.load()
+    assert project.rows() == rows(3, 11)
+    assert sorted(len(one.read_text().splitlines()) for one in (aside / "t").glob("*/*.jsonl")) == [2, 3]
 
 
 @pytest.mark.parametrize(("target", "state"), KINDS)

@@ -563,6 +563,21 @@ def test_MF_01_a_manifest_that_cannot_be_ours_is_refused(tmp_path: Path, monkeyp
         sink(tmp_path).is_empty()
 
 
+@pytest.mark.parametrize("beyond", [0, 1])
+def test_MF_01_a_manifest_has_at_most_256_MiB(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beyond: int) -> None:
+    """A larger one is refused before it is read; of that very size it is read."""
+    run(sink(tmp_path), load("a"), (1,))
+    path, whole, reads = _manifest(tmp_path), _manifest(tmp_path).read_bytes(), []
+    os.truncate(path, 268_435_456 + beyond)  # sparse
+    monkeypatch.setattr(Path, "read_bytes", lambda self: reads.append(self) or whole)
+    if not beyond:
+        assert not sink(tmp_path).is_empty()
+    else:
+        with pytest.raises(SinkError, match=r"damaged .it has more than 268,435,456 bytes"):
+            sink(tmp_path).is_empty()
+    assert reads == [path] * (1 - beyond)
+
+
 @pytest.mark.parametrize(
     ("format", "types"),
     [

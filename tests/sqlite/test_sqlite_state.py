@@ -194,6 +194,31 @@ def test_ST_02_a_reused_process_number_is_another_process() -> None:
     assert not Process(me.host, "another machine", 2**22 + 1, "1").gone()
 
 
+class Failing(SqliteState):
+    """Its database is out of reach for the first calls after ``fails`` is set."""
+
+    fails: int | None = None
+    calls = 0
+
+    def database(self) -> SqliteDatabase:
+        if self.fails is not None:
+            self.calls += 1
+            if self.calls <= self.fails:
+                raise SinkError("connect", "the disk is away", "attach it")
+        return super().database()
+
+
+@pytest.mark.parametrize(("fails", "calls", "left"), [(0, 1, 0), (1, 2, 0), (2, 2, 1), (9, 2, 1)])
+def test_a_lock_is_released_at_the_second_try_or_expires(path: Path, fails: int, calls: int, left: int) -> None:
+    """What the run did is valid, so a lock that cannot be released in two tries is left, and nothing is raised."""
+    state = Failing(StateSpec("sqlite", Secret(f"sqlite:///{path}")))
+    with state.lock("k", 60):
+        state.fails = fails
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("SELECT count(*) FROM __dpone__locks").fetchall() == [(left,)]
+    assert state.calls == calls
+
+
 def test_S_07_folder_and_file_are_private(state: SqliteState, path: Path) -> None:
     """The folder .dpone is created for its owner alone, and so is the file, whatever the umask."""
     old = os.umask(0)
