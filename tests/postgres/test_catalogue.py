@@ -73,7 +73,7 @@ def test_S_01_whatever_its_name_only_the_named_table_changes(target: Here, table
 def test_S_08_what_a_DBA_is_given_is_quoted() -> None:
     """Names with quotes and semicolons stay names in the statements of ``dpone cdc-plan``."""
     evil = 'x"; DROP TABLE t; --'
-    text = "\n".join(setup.plan("slot", evil, [str(Name(("s", "t")))], evil))
+    text = "\n".join(setup.plan("slot", evil, [str(Name(("s", "t")))], evil, failover=True))
     doubled = '"' + evil.replace('"', '""') + '"'
     assert f"CREATE PUBLICATION {doubled} FOR TABLE" in text
     assert f'GRANT SELECT ON "s"."t" TO {doubled};' in text
