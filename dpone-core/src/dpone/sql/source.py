@@ -33,6 +33,7 @@ from dpone.sql.values import Unstorable
 BATCH_ROWS = 10_000
 _BATCH_BYTES = 8_000_000
 _QUERY = Name((f"{PREFIX}query",))
+_FETCHED = 100  # rows of one fetchmany: PEP 249 need not let a cursor be iterated
 _FIRST_ROWS = 100  # of the first batch, which shows how large rows are
 
 
@@ -292,8 +293,8 @@ class SqlSource(ABC):
         with saying(sql), self.failing():
             cursor = self.streaming()
             cursor.execute(sql, tuple(parameters))
-            # A ``yield from`` the cursor itself would close it when a read is abandoned, maybe after its connection.
-            yield from chain(cursor)
+            while rows := cursor.fetchmany(_FETCHED):
+                yield from rows
 
     def select(self, names: Sequence[str], where: str, parameters: Sequence[Any]) -> Iterator[Row]:
         """The rows of the relation for which a condition holds; empty: all."""
