@@ -44,13 +44,25 @@ def test_the_page_lists_every_member_of_a_sql_connector(kind: type) -> None:
     section = re.search(rf"^### The {kind.__name__}\n(.*?)^### ", PAGE, re.MULTILINE | re.DOTALL)
     assert section
     first = [cell for line in section[1].splitlines() if (cell := line.removeprefix("| ").partition(" | ")[0]) != line]
-    listed = [name for cell in first for name in re.findall(r"`(\w+)`", cell)]
-    bold = {name for cell in first for name in re.findall(r"\*\*`(\w+)`\*\*", cell)}
+    found = [one for cell in first for one in re.findall(r"`(\w+)(\(.*?\))?`", cell)]
+    listed = [name for name, _ in found]
+    bold = {name for cell in first for name in re.findall(r"\*\*`(\w+)(?:\(.*?\))?`\*\*", cell)}
     known = {name for base in INHERITED.get(kind, ()) for name in vars(base)}
     stated = {*inspect.get_annotations(kind)}
     members = {*vars(kind), *stated} - known
     assert sorted(listed) == sorted(name for name in members if not name.startswith("_"))
     assert bold == ({*getattr(kind, "__abstractmethods__", ())} & members) | {n for n in stated if not hasattr(kind, n)}
+    assert found == [(name, _signature(kind, name)) for name in listed]
+
+
+def _signature(kind: type, name: str) -> str:
+    """As the page has it: names and defaults, without types; empty of what is not called."""
+    member = inspect.getattr_static(kind, name, None)
+    if not (inspect.isfunction(member) or isinstance(member, (classmethod, staticmethod))):
+        return ""
+    signature = inspect.signature(getattr(member, "__func__", member))
+    given = [one.replace(annotation=one.empty) for n, one in signature.parameters.items() if n not in ("self", "cls")]
+    return str(signature.replace(parameters=given, return_annotation=signature.empty)).replace("'", '"')
 
 
 @pytest.mark.parametrize("base", [SqlHarness, LogHarness, StoreHarness])

@@ -94,6 +94,24 @@ def test_one_transaction_has_a_lock(kind: type[Locking], target: Target) -> None
         assert not locked(two, "a")
 
 
+def test_loads_of_one_target_wait_for_each_other(kind: type[Locking], target: Target) -> None:
+    """``writes`` takes a lock of the target until the end of the commit, however its name is written."""
+    with closing(made(kind, target)) as one, closing(made(kind, target)) as two:
+        with transaction(one, "a"):
+            one.writes(Name(("t",)))
+            one.writes(Name(("t",)))
+            for name, waits in ((("Public", "T"), True), (("u",), False)):
+                with transaction(two, "b"):
+                    if not waits:
+                        two.writes(Name(name))
+                        continue
+                    with pytest.raises(SinkError) as caught:
+                        two.writes(Name(name))
+                    assert caught.value.category is Category.TRANSIENT
+        with transaction(two, "b"):
+            two.writes(Name(("t",)))
+
+
 def test_the_lock_outlives_ddl_that_commits(kind: type[Locking], target: Target) -> None:
     """It is held by a connection of its own, so that a COMMIT in the middle of the transaction does not free it."""
     with closing(made(kind, target)) as one, closing(made(kind, target)) as two:

@@ -70,18 +70,18 @@ class Least(DbapiDatabase):
     def hold(self, table: Name) -> None:
         raise NotImplementedError
 
-    def references(self, table: Name) -> list[Reference]:
-        return []
-
 
 VIEWS = (
-    "columns (table_schema, table_name, column_name, ordinal_position, is_nullable, data_type, column_default)",
+    "columns (table_schema, table_name, column_name, ordinal_position, is_nullable, data_type, column_default, "
+    "numeric_precision, numeric_scale)",
     "tables (table_schema, table_name, table_type)",
     "views (table_schema, table_name, view_definition)",
     "table_constraints (constraint_catalog, constraint_schema, constraint_name, table_schema, table_name, "
     "constraint_type)",
     "key_column_usage (constraint_catalog, constraint_schema, constraint_name, table_schema, table_name, column_name, "
-    "ordinal_position)",
+    "ordinal_position, position_in_unique_constraint)",
+    "referential_constraints (constraint_catalog, constraint_schema, constraint_name, unique_constraint_catalog, "
+    "unique_constraint_schema, unique_constraint_name, delete_rule)",
 )
 
 
@@ -276,7 +276,7 @@ def test_rows_are_inserted_by_name_with_what_is_the_same_in_each(db: Least) -> N
 
 def test_a_row_that_repeats_a_key_is_left_out(db: Least) -> None:
     """Those that were there do not count."""
-    key = "information_schema.key_column_usage VALUES ('c', 's', 'k', 'main', 't', 'id', 1)"
+    key = "information_schema.key_column_usage VALUES ('c', 's', 'k', 'main', 't', 'id', 1, NULL)"
     for line in (key, "information_schema.table_constraints VALUES ('c', 's', 'k', 'main', 't', 'PRIMARY KEY')"):
         db.execute(f"INSERT INTO {line}")
     assert loaded(db, " PRIMARY KEY") == 2
@@ -318,17 +318,20 @@ def lines(db: Least, view: str, *values: tuple[Any, ...]) -> None:
 
 
 def test_columns_are_those_of_the_schema_that_is_meant(db: Least) -> None:
-    """In their order, with what may be NULL and what has a default; a type that nobody knows is a text."""
+    """In their order, with what may be NULL and what has a default; a type that nobody knows is a text, a decimal has
+    its digits, and an integer of one byte has room for those with a sign and those without."""
     lines(
         db, "columns",
-        ("main", "t", "b", 2, "YES", "numeric(9,2)", None), ("main", "t", "a", 1, "NO", "bigint", "7"),
-        ("main", "t", "c", 3, "YES", "polygon", None), ("other", "t", "z", 1, "NO", "date", None),
-        ("main", "u", "y", 1, "NO", "date", None),
+        ("main", "t", "b", 2, "YES", "numeric(9,2)", None, 9, 2), ("main", "t", "a", 1, "NO", "bigint", "7", 64, 0),
+        ("main", "t", "c", 3, "YES", "polygon", None, None, None), ("main", "t", "d", 4, "NO", "DECIMAL", None, 12, 0),
+        ("main", "t", "e", 5, "NO", "tinyint", None, 8, 0), ("main", "t", "f", 6, "NO", "numeric", None, None, None),
+        ("other", "t", "z", 1, "NO", "date", None, None, None), ("main", "u", "y", 1, "NO", "date", None, None, None),
     )  # fmt: skip
     found = db.schema(T)
     assert found is not None
     assert [(f.name, f.type, f.nullable, bool(f.metadata)) for f in found] == [
-        ("a", pa.int64(), False, True), ("b", pa.decimal128(9, 2), True, False), ("c", pa.string(), True, False)
+        ("a", pa.int64(), False, True), ("b", pa.decimal128(9, 2), True, False), ("c", pa.string(), True, False),
+        ("d", pa.decimal128(12, 0), False, False), ("e", pa.int16(), False, False), ("f", pa.string(), False, False),
     ]  # fmt: skip
     other = db.schema(Name(("other", "t")))
     assert other is not None
@@ -353,8 +356,8 @@ def test_keys_are_what_the_server_calls_primary_or_unique(db: Least) -> None:
     lines(db, "table_constraints", *(("c", "s", name, "main", "t", kind) for name, kind in rules))
     lines(db, "table_constraints", ("c", "s", "pk", "main", "other", "PRIMARY KEY"))
     columns = (("pk", "day", 2), ("pk", "id", 1), ("u", "name", 1), ("f", "of", 1))
-    lines(db, "key_column_usage", *(("c", "s", key, "main", "t", name, at) for key, name, at in columns))
-    lines(db, "key_column_usage", ("c", "s", "pk", "main", "other", "x", 1))
+    lines(db, "key_column_usage", *(("c", "s", key, "main", "t", name, at, None) for key, name, at in columns))
+    lines(db, "key_column_usage", ("c", "s", "pk", "main", "other", "x", 1, None))
     assert db.primary_key(T) == ("id", "day")
     wanted = (("id", "day"), ("name",), ("id",), ("of",), ("id", "day", "name"))
     assert [key for key in wanted if db.unique(T, key)] == [("id", "day"), ("name",)]
@@ -385,6 +388,44 @@ def test_what_depends_on_a_table_is_found(db: Least, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(db, "attached", lambda table, column: [f"index of {column}"])
     lines(db, "views", ("main", "v", "SELECT a_b FROM t"), ("sys", "w", "SELECT a_b FROM t"), ("main", "x", "axb"))
     assert db.dependants(T, "a_b") == ["view v", "a reference from s.r", "index of a_b"]
+
+
+def test_keys_that_refer_to_a_table_are_found(db: Least) -> None:
+    """By the place of each column in the key that is referred to, in the order of the key that refers; a key of another
+    table or schema that has the same name is another."""
+    lines(
+        db, "key_column_usage",
+        ("c", "s", "pk", "main", "t", "id", 1, None), ("c", "s", "pk", "main", "t", "day", 2, None),
+        ("c", "s", "f", "main", "r", "of_day", 1, 2), ("c", "s", "f", "main", "r", "of_id", 2, 1),
+        ("c", "z", "pk", "other", "t", "x", 1, None), ("c", "s", "g", "main", "q", "x", 1, 1),
+    )  # fmt: skip
+    lines(
+        db, "referential_constraints",
+        ("c", "s", "f", "c", "s", "pk", "CASCADE"), ("c", "s", "g", "c", "s", "another", "NO ACTION"),
+    )  # fmt: skip
+    columns = (("of_day", "day"), ("of_id", "id"))
+    assert db.references(T) == [Reference(Name(("main", "r")), columns, acts=True, immediate=True)]
+    assert db.references(Name(("other", "t"))) == []
+
+
+def test_a_table_is_the_same_while_columns_and_keys_are(db: Least) -> None:
+    """``identity``: whatever the catalogue says of them; of a column, its own line alone."""
+    line = ("main", "t", "a", 1, "NO", "bigint", None, 64, 0)
+    lines(db, "columns", line, ("main", "t", "b", 2, "NO", "date", None, None, None))
+    whole, of_a = db.identity(T), db.identity(T, "a")
+    assert whole
+    assert of_a
+    assert (whole, of_a) == (db.identity(T), db.identity(T, "a"))
+    for change in ("is_nullable = 'YES'", "data_type = 'smallint'", "column_default = '1'"):
+        db.execute(f"UPDATE information_schema.columns SET {change} WHERE column_name = 'b'")
+        assert db.identity(T) != whole
+        assert db.identity(T, "a") == of_a
+        db.execute("DELETE FROM information_schema.columns WHERE column_name = 'b'")
+        lines(db, "columns", ("main", "t", "b", 2, "NO", "date", None, None, None))
+        assert db.identity(T) == whole
+    lines(db, "table_constraints", ("c", "s", "pk", "main", "t", "PRIMARY KEY"))
+    lines(db, "key_column_usage", ("c", "s", "pk", "main", "t", "a", 1, None))
+    assert db.identity(T) != whole
 
 
 def test_a_foreign_key_is_made_of_its_lines() -> None:

@@ -39,6 +39,9 @@ class Cursor(sqlite3.Cursor):
             raise sqlite3.InterfaceError("the statement before has no rows")
         return super().fetchall()
 
+    def __iter__(self) -> Any:
+        raise TypeError("PEP 249 need not let a cursor be iterated")
+
 
 class Strict(sqlite3.Connection):
     def cursor(self, factory: Any = Cursor) -> Any:

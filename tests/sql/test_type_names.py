@@ -32,8 +32,10 @@ WORDS: dict[pa.DataType, str] = {
     pa.decimal128(10, 4): "smallmoney",
     pa.string(): "string, string(5), text, ntext, clob, xml, char, character, nchar, varchar, nvarchar, "
     "character varying, char varying, "
-    "bpchar, varchar(50), nvarchar(max), CHARACTER  VARYING ( 7 )",
-    pa.binary(): "blob, bytea, bytes, image, binary, varbinary, binary varying, varbinary(max), binary(16)",
+    "bpchar, character large object, CHARACTER LARGE OBJECT(10), char large object, "
+    "varchar(50), nvarchar(max), CHARACTER  VARYING ( 7 )",
+    pa.binary(): "blob, bytea, bytes, image, binary, varbinary, binary varying, varbinary(max), binary(16), "
+    "binary large object, binary large object(5)",
     pa.date32(): "date",
     pa.timestamp("us"): "timestamp, timestamp without time zone, datetime, smalldatetime, datetime2, timestamp(6), "
     "timestamp(0) without time zone",

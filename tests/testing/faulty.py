@@ -163,6 +163,17 @@ class AnotherSchema(SqliteSource):
         return pa.schema([field.with_type(pa.string()) for field in super().schema()])
 
 
+@fails(native_types_come_as_they_are="-1 of type TINYINT is read as [255]")
+class ReadsASignedTypeUnsigned(MappedSource):
+    """One byte, as SQL Server means it."""
+
+    def change(self, batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+        if batch.num_columns == 1 and batch.schema.field(0).type == pa.int64():
+            low = pc.if_else(pc.equal(batch.column(0), -1), 255, batch.column(0))
+            batch = batch.set_column(0, batch.schema.field(0), low)
+        yield batch
+
+
 @fails(values_come_as_they_are="missing rows")
 class EmptyIsNull(MappedSource):
     """'' and NULL are one, as in a CSV read carelessly."""

@@ -13,8 +13,13 @@ from dpone.connectors.file.sink import FileSink
 from dpone.connectors.sqlite.sink import SqliteSink
 from dpone.contract import OPTIONAL, SupportsManyTables, SupportsRefuse
 from dpone.errors import PluginError
+from dpone.model.schema import Name
 from dpone.model.strategy import Strategy
-from dpone.plugins import Plugins, discover
+from dpone.plugins import Plugins, discover, lacking
+from dpone.sql.dbapi import DbapiDatabase
+from dpone.sql.dialect import Dialect
+from dpone.sql.sink import SqlSink
+from dpone.sql.system import SqlSystem
 from dpone.testing import SinkContract
 from dpone.testing.builtin import FileHarness, SqliteHarness
 
@@ -32,6 +37,39 @@ class DeclaresTooLittle(FileSink):
 
     def refuse(self, strategy: Strategy, every_row: bool = False) -> None:
         raise NotImplementedError
+
+
+class _Committing(Dialect):
+    ddl_commits = True
+
+
+class _System(SqlSystem):
+    dialect = _Committing()
+
+
+class WithoutAlone(DbapiDatabase):
+    system_class = _System
+
+
+class DropsAnyTable(SqlSink):
+    """Its DDL commits, and nothing keeps others out of a table while it is dropped."""
+
+    database_class = WithoutAlone
+
+
+class WithItsOwnTakeOut(SqlSink):
+    class database_class(WithoutAlone):
+        def take_out(self, table: Name, column: str = "") -> str:
+            return ""
+
+
+@pytest.mark.parametrize(("kind", "found"), [(DropsAnyTable, ["WithoutAlone.alone"]), (WithItsOwnTakeOut, [])])
+def test_what_take_back_needs_of_the_database_is_found_when_the_plugin_is_loaded(kind: type, found: list[str]) -> None:
+    """By its name, and only if the plugin declares it."""
+    declared = discover().get("sink", "sqlite")
+    without = evolve(declared, capabilities={**declared.capabilities, "take_back": Support.UNSUPPORTED})
+    names = [f"{name} (of take_back)" for name in found]
+    assert lacking("sink", kind, declared) == [*lacking("sink", kind, without), *names]
 
 
 @pytest.mark.parametrize(

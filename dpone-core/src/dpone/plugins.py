@@ -188,7 +188,8 @@ def lacking(role: Role, cls: Any, connector: Connector) -> list[str]:
     lacks = without(PROTOCOLS[role], cls)
     for capability, protocol in OPTIONAL.get(role, {}).items():
         if connector.capabilities.get(capability) is Support.SUPPORTED:
-            lacks += [f"{n} (of {capability})" for n in without(protocol, cls)]
+            more = getattr(cls, "missing", None)  # of ``sql.sink.SqlSink``: what its parts lack
+            lacks += [f"{n} (of {capability})" for n in [*without(protocol, cls), *(more(capability) if more else ())]]
     return lacks
 
 

@@ -4,10 +4,13 @@ database that DPONE_TEST_POSTGRES_URL names. Needs the extra ``testing``; the co
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import date, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import psycopg
 import pyarrow as pa
@@ -43,6 +46,15 @@ class PostgresHarness(SqlHarness):
         self.url, self.schema = server("DPONE_TEST_POSTGRES_URL", "postgres://..."), unused()
         self.version = self.run("SHOW server_version")[0][0].split()[0]
         self.run(f"CREATE SCHEMA {self.schema}")
+
+    def natives(self) -> Sequence[tuple[str, str, Any]]:
+        return (
+            ("smallint", "-32768", -(2**15)), ("integer", "-2147483648", -(2**31)), ("real", "0.5", 0.5),
+            ("numeric(4,2)", "-1.50", Decimal("-1.50")), ("varchar(3)", "'abc'", "abc"),
+            ("bytea", r"'\x00ff'", b"\x00\xff"), ("boolean", "false", False), ("date", "'0001-01-01'", date(1, 1, 1)),
+            ("timestamp(6)", "'9999-12-31 23:59:59.999999'", datetime(9999, 12, 31, 23, 59, 59, 999999)),
+            ("uuid", "'00000000-0000-0000-0000-0000000000ff'", UUID(int=255)),
+        )  # fmt: skip
 
     def durability(self) -> Durability:
         """Of the server, as a session of this user has them."""

@@ -28,8 +28,11 @@ _PLAIN: dict[str, pa.DataType] = {
     "datetime": pa.timestamp("us"), "smalldatetime": pa.timestamp("us"), "timestamp_ns": pa.timestamp("ns"),
     "json": JSON, "jsonb": JSON, "uuid": UUID, "uniqueidentifier": UUID,
 }  # fmt: skip
-_TEXT = ("string", "char", "character", "nchar", "varchar", "nvarchar", "character varying", "char varying", "bpchar")
-_BINARY = ("binary", "varbinary", "binary varying")
+_TEXT = (
+    "string", "char", "character", "nchar", "varchar", "nvarchar", "character varying", "char varying", "bpchar",
+    "character large object", "char large object",
+)  # fmt: skip
+_BINARY = ("binary", "varbinary", "binary varying", "binary large object")
 _CLOCKS: dict[str, tuple[str, str | None]] = {
     "timestamp": ("timestamp", None), "timestamp without time zone": ("timestamp", None),
     "datetime2": ("timestamp", None), "timestamptz": ("timestamp", "UTC"),

@@ -1,8 +1,9 @@
 """Columns, tables and keys as ``information_schema`` has them (ISO/IEC 9075-11): in MySQL, MariaDB, SQL Server,
 PostgreSQL, CockroachDB, DuckDB.
 
-Foreign keys are not read from it. In MySQL all primary keys have the same name, in SQL Server it does not say which
-column a key refers to, in DuckDB and PostgreSQL two keys of a schema may have the same name.
+Foreign keys are read from it as the standard has them. Override ``references`` where that is not so: in MySQL all
+primary keys have the same name, SQL Server does not say which column a key refers to, and in DuckDB and PostgreSQL two
+keys of a schema may have the same name.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ _JOINED = ("constraint_catalog", "constraint_schema", "constraint_name", "table_
 
 
 class Catalog(Database):
-    """The part of a Database that reads the catalogue. A connector writes ``references``, and ``attached`` if it
-    declares ``take_back``. For a server without information_schema it overrides ``columns``, ``keys``, ``tables``,
-    ``listed`` and ``dependants``, which other methods use. The attributes are expressions over a row i of a view:
+    """The part of a Database that reads the catalogue. A connector writes ``attached`` if it declares ``take_back``.
+    For a server without information_schema it overrides ``columns``, ``keys``, ``tables``, ``listed``, ``dependants``,
+    ``references`` and ``identity``. The attributes are expressions over a row i of a view:
 
     home      the schema of a table whose name has one part
     same      the condition that two names are equal
@@ -35,7 +36,10 @@ class Catalog(Database):
 
     home: ClassVar[str] = "CURRENT_SCHEMA"
     same: ClassVar[str] = "{} = {}"
-    native: ClassVar[str] = "i.data_type"
+    native: ClassVar[str] = (
+        "CASE WHEN lower(i.data_type) IN ('numeric', 'decimal') AND i.numeric_precision IS NOT NULL THEN i.data_type"
+        " || '(' || i.numeric_precision || ',' || i.numeric_scale || ')' ELSE i.data_type END"
+    )
     filled: ClassVar[str] = "i.column_default IS NOT NULL"
     writable: ClassVar[str] = "1 = 1"
 
@@ -105,6 +109,26 @@ class Catalog(Database):
         for name, column, _ in self.keys(table):
             found.setdefault(name, set()).add(column)
         return {*key} in found.values()
+
+    def references(self, table: Name) -> list[Reference]:
+        """A key that refers to a unique index which is not a constraint is not found."""
+        named = " AND ".join(f"{{0}}.{name} = {{1}}.{name}" for name in ("constraint_catalog", "constraint_schema"))
+        view = (
+            "key_column_usage AS i JOIN information_schema.referential_constraints AS r"
+            " ON r.unique_constraint_catalog = i.constraint_catalog"
+            " AND r.unique_constraint_schema = i.constraint_schema AND r.unique_constraint_name = i.constraint_name"
+            f" JOIN information_schema.key_column_usage AS f ON {named.format('f', 'r')}"
+            " AND f.constraint_name = r.constraint_name AND f.position_in_unique_constraint = i.ordinal_position"
+        )
+        columns = "f.table_schema, f.table_name, f.constraint_name, r.delete_rule, f.column_name, i.column_name"
+        order = " ORDER BY f.table_schema, f.table_name, f.constraint_name, f.ordinal_position"
+        return foreign_keys(self.lines(view, columns, table, order))
+
+    def identity(self, table: Name, column: str = "") -> str:
+        """The text of its columns and keys. Add what else a server knows of a table, such as comments and checks."""
+        columns = f"i.column_name, {self.native}, i.is_nullable, i.column_default"
+        found = self.lines("columns AS i", columns, table, " ORDER BY i.ordinal_position")
+        return str([line for line in found if line[0] == column] if column else [found, sorted(self.keys(table))])
 
     def dependants(self, table: Name, column: str = "") -> list[str]:
         """A view is found by its text, which contains the name."""

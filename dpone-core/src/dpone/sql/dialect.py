@@ -164,8 +164,9 @@ class Dialect:
 
     def reads(self, native: str) -> pa.DataType | None:
         """The Arrow type of a column declared as ``native``; None for an unknown type. By default standard names and
-        those that servers share; a dialect adds its own and overrides what its server means differently."""
-        return standard(native)
+        those that servers share; a dialect adds its own and overrides what its server means differently. A TINYINT is
+        an int16: its values are -128 to 127 in most servers, 0 to 255 in SQL Server."""
+        return pa.int16() if native.strip().lower() == "tinyint" else standard(native)
 
     def bind(self, value: Any, type: pa.DataType) -> Any:
         """A value of the pipeline file as the parameter that compares with a column of ``type``. Raises ConfigError."""
@@ -496,6 +497,11 @@ class Database(ABC):
         ``holds_new_rows = False`` in the dialect: dpone then counts what it changes, and stops if a row was added in
         between."""
 
+    def writes(self, target: Name) -> None:  # noqa: B027 - not to be overridden by all, only empty
+        """Called in a commit after ``begin``, before the first row of the target is changed: take a lock here if two
+        merges at the same time could add the same key twice to a target without a unique index. By default nothing.
+        May be called for several targets in one transaction."""
+
     # ---- tables
 
     @abstractmethod
@@ -586,12 +592,13 @@ class Database(ABC):
 
     def alone(self, table: Name) -> AbstractContextManager[None]:
         """For ``take_out`` if DDL commits by itself: a block in which nobody else can write the table. It may commit an
-        open transaction."""
-        raise NotImplementedError("a connector that declares take_back keeps others out of a table while it is dropped")
+        open transaction. New rows are refused or wait from the beginning of the block, before ``take_out`` looks for
+        rows, to the drop; a process that is killed in the block leaves nothing that keeps others out for good."""
+        raise NotImplementedError("write alone: take_back is declared, and DDL commits by itself")
 
     def dependants(self, table: Name, column: str = "") -> list[str]:
         """For ``take_out``: what would be lost or broken with the table or column, each in a few words."""
-        raise NotImplementedError("a connector that declares take_back says what depends on a table")
+        raise NotImplementedError("write dependants: take_back is declared")
 
 
 def _noting(method: Callable[..., Any]) -> Callable[..., Any]:

@@ -25,8 +25,8 @@ class LockTable(DbapiDatabase):
     single writer needs no other lock. The wait ends by the limit of the connection (``SqlSystem.connect``): name the
     error in ``SqlSystem.codes`` as transient.
 
-    locks      the table; in the default schema of the connection
-    beginning  the statement that begins a transaction, unless ``autocommit`` is False
+    locks      the table; in the default schema of the connection, where it is created if necessary
+    beginning  the statement that begins a transaction; not used if ``autocommit`` is False
     """
 
     locks: ClassVar[Name] = Name((f"{PREFIX}lock",))
@@ -41,8 +41,8 @@ class LockTable(DbapiDatabase):
             self.execute(self.beginning)
 
     def lock(self, text: str) -> None:
-        """Take one more lock, until the transaction ends; for ``hold``, too. Waits for the others in the order of the
-        calls, so take several in the same order everywhere."""
+        """Take one more lock, until the transaction ends; for ``hold``, too. Does nothing if it is held. Waits for the
+        others in the order of the calls, so take several in the same order everywhere."""
         if text in self._held:
             return
         if self._other is None:
@@ -57,6 +57,10 @@ class LockTable(DbapiDatabase):
             busy.category = Category.TRANSIENT
             raise busy from error
         self._held |= {text}
+
+    def writes(self, target: Name) -> None:
+        """Loads of one target commit one after another. By the last part of the name: two names of one table meet."""
+        self.lock(f"table {target.last.lower()}")
 
     def unlock(self) -> None:
         other, self._other, self._held = self._other, None, frozenset()

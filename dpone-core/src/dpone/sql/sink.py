@@ -61,6 +61,17 @@ class SqlSink:
         self._db = db = db or self.database_class.of(spec)
         self._spec, self._target = spec, db.dialect.table_name(target)
 
+    @classmethod
+    def missing(cls, capability: str) -> list[str]:
+        """For ``plugins.lacking``: members of the Database that a capability needs and that it does not have."""
+        of = getattr(cls, "database_class", None)
+        if capability != "take_back" or of is None:
+            return []
+        needs = ["identity", "dependants", *(["alone"] if of.system_class.dialect.ddl_commits else [])]
+        dropped = of.take_out is Database.take_out  # its own ``take_out`` may need none of them but identity
+        needs = needs if dropped else ["identity"]
+        return [f"{of.__name__}.{name}" for name in needs if getattr(of, name) is getattr(Database, name)]
+
     def check(self) -> list[Finding]:
         """Creates nothing."""
         try:

@@ -33,6 +33,7 @@ from dpone.sql.values import Unstorable
 BATCH_ROWS = 10_000
 _BATCH_BYTES = 8_000_000
 _QUERY = Name((f"{PREFIX}query",))
+_FETCHED = 16  # rows of one fetchmany at least; they may be wide, so that few are held
 _FIRST_ROWS = 100  # of the first batch, which shows how large rows are
 
 
@@ -144,7 +145,8 @@ class SqlSource(ABC):
         return self.dialect.decode(given, field.type)
 
     def streaming(self) -> Any:
-        """A cursor of the driver that does not fetch all rows at once."""
+        """A cursor of the driver that does not fetch all rows at once. Rows are fetched by its ``arraysize``, by 16 if
+        that is less: set it if each fetch is a question to the server."""
         return self.connection().cursor()
 
     def cut(self, partitions: int) -> Sequence[Bounds]:
@@ -292,8 +294,9 @@ class SqlSource(ABC):
         with saying(sql), self.failing():
             cursor = self.streaming()
             cursor.execute(sql, tuple(parameters))
-            # A ``yield from`` the cursor itself would close it when a read is abandoned, maybe after its connection.
-            yield from chain(cursor)
+            size = max(cursor.arraysize, _FETCHED)
+            while rows := cursor.fetchmany(size):  # PEP 249 does not require that a cursor can be iterated
+                yield from rows
 
     def select(self, names: Sequence[str], where: str, parameters: Sequence[Any]) -> Iterator[Row]:
         """The rows of the relation for which a condition holds; empty: all."""

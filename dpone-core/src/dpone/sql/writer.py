@@ -529,6 +529,7 @@ class SqlWriter:
         the target."""
         if self._stage is None:
             return asdict(RowCounts()), ()
+        self._db.writes(self._target)
         counts, kept = self._finalize(self._stage)
         self._staging.spend(self._load.key, self._stage.table)
         if self._into != self._target:

@@ -8,6 +8,8 @@ import platform
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from datetime import date
+from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -48,6 +50,13 @@ class SqliteHarness(SqlHarness):
     def cursor(self) -> Iterator[sqlite3.Cursor]:
         with closing(sqlite3.connect(self.path)) as db, db:
             yield db.cursor()
+
+    def natives(self) -> Sequence[tuple[str, str, Any]]:
+        return (
+            ("TINYINT", "-1", -1), ("INTEGER", "-9223372036854775808", -(2**63)), ("REAL", "0.1", 0.1),
+            ("VARCHAR(3)", "'abc'", "abc"), ("BLOB", "x'00ff'", b"\x00\xff"), ("BOOLEAN", "1", True),
+            ("DECIMAL_TEXT(4,2)", "'-1.50'", Decimal("-1.50")), ("DATE", "'0001-01-01'", date(1, 1, 1)),
+        )  # fmt: skip
 
     def durability(self) -> Durability:
         """Of the connector's own connection: ``synchronous`` is a setting of each connection by itself."""

@@ -291,7 +291,8 @@ def replaced(plugins: Plugins, connector: str, implementations: Mapping[str, str
 
 
 def server(variable: str, form: str) -> str:
-    """The address of the server to test with, as an environment variable has it."""
+    """The address of the server to test with: the text of an environment variable. Raises ConfigError if it is not set;
+    ``form`` says what to set."""
     if address := os.environ.get(variable):
         return address
     raise ConfigError("find a server for the tests", f"{variable} is not set", f"set {variable} to {form}")

@@ -112,6 +112,22 @@ class SourceContract(RoleContract):
             _values_come(harness, type_)
 
     @case("read")
+    def test_native_types_come_as_they_are(self, harness: Harness) -> None:
+        """Values of the types that a SQL system has for itself (``SqlHarness.natives``) come as the server means them:
+        a signed type keeps its sign."""
+        natives = harness.natives() if isinstance(harness, SqlHarness) else ()
+        for i, (native, literal, expected) in enumerate(natives):
+            assert isinstance(harness, SqlHarness)
+            table = f"native{i}"
+            harness.run(f"CREATE TABLE {harness.at(table)} ({harness.quoted('x')} {native})")
+            harness.run(f"INSERT INTO {harness.at(table)} VALUES ({literal})")
+            try:
+                found = everything(harness, harness.source(table)).column("x").to_pylist()
+            except DataError as error:
+                raise AssertionError(f"a value of {native} is refused: {error}") from error
+            assert found == [expected], f"{literal} of type {native} is read as {found}"
+
+    @case("read")
     def test_names_are_quoted(self, harness: Harness) -> None:
         """Columns of any name that the system can have are read under that name."""
         names = holdable(harness, "name", hostile.ORDINARY_NAMES)

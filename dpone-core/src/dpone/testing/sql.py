@@ -54,6 +54,11 @@ class SqlHarness(Harness):
     def quoted(self, name: str) -> str:
         return '"' + name.replace('"', '""') + '"'
 
+    def natives(self) -> Sequence[tuple[str, str, Any]]:
+        """Native types that a source of this system reads: the type in DDL, a literal of SQL, and the Python value that
+        a reader must find. Choose values that a wrong type would change: the least and the greatest, a negative one."""
+        return ()
+
     # ---- made of the above
 
     def name(self, table: str) -> Name:
@@ -69,7 +74,8 @@ class SqlHarness(Harness):
             return list(cursor.fetchall()) if cursor.description else []
 
     def settings(self, question: str, *names: str) -> dict[str, str]:
-        """What the server answers to a question of each setting by its name, for ``durability``."""
+        """What the server answers to a question of each setting, for ``durability``. The {} of the question stands for
+        the name: ``settings("SHOW {}", "fsync")``."""
         return {name: str(self.run(question.format(name))[0][0]) for name in names}
 
     def source(
