@@ -739,7 +739,7 @@ def _slot_finding(slot: Slot | None, server: Server, failed: str, new: bool) -> 
             "slot", False, "the slot does not exist", "create it with 'dpone cdc create'" if new else NO_SLOT
         )
     try:
-        evolve(slot, active=None).require(server, failed)  # a reader is no fault
+        evolve(slot, active=None).require(server, failed)  # a reader is not a fault
     except DponeError as error:
         return Finding("slot", False, error.found, error.todo)
     if slot.wal_status != "unreserved":

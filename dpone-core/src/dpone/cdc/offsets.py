@@ -78,7 +78,7 @@ class _Versioned:
 
 
 def _of_a_connector(backend: str, kinds: Mapping[str, type[Any]]) -> type[Any] | None:
-    """From the module ``offsets`` beside the connector's change reader, which is imported when it is first needed."""
+    """From the module ``offsets`` next to the connector's change reader, which is imported when it is first needed."""
     if (record := discover().connectors.get(("cdc", backend))) is not None:
         package = record.implementation.partition(":")[0].rpartition(".")[0]
         with suppress(ModuleNotFoundError):

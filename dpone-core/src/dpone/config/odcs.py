@@ -92,7 +92,7 @@ _SKIP = "remove it, or skip what is not supported with --skip-unsupported"
 
 @frozen
 class Mapped:
-    """unsupported: places of rules that a row contract does not have, each in one line. notes: what is no rule about
+    """unsupported: places of rules that a row contract does not have, each in one line. notes: what is not a rule about
     rows, or cannot be checked here. uuids: columns whose only pattern is that of a UUID."""
 
     contract: RowContract
@@ -108,7 +108,7 @@ def is_odcs(node: Node) -> bool:
 
 def mapped(node: Node, problems: Problems, which: str | None = None, physical: bool = False, skip: bool = False) -> Any:
     """A ``Mapped``; BAD if there are problems. which: the object, by its name; it may be left out if there is one.
-    physical: the rows come from a database, which has the physical types. skip: what is not supported is no problem."""
+    physical: the rows come from a database, which has the physical types. skip: what is not supported is left out."""
     return _Document(problems, physical, skip).read(node, which)
 
 

@@ -111,7 +111,7 @@ def find(run: Job, sink: str, target: str, load_id: str) -> Found:
 
 
 def require_own(found: Found) -> Found:
-    """Whoever takes a load back holds the lock of its stream, and sets its state. Raises ConfigError."""
+    """What takes a load back holds the lock of its stream, and sets its state. Raises ConfigError."""
     if not found.own:
         where = f"the journal of {found.spec.sink.location} has it under the key {found.key}"
         raise ConfigError(f"roll back load {found.load_id}", where, "use the pipeline file that loaded it")

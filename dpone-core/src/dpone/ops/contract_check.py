@@ -1,4 +1,4 @@
-"""``dpone ops contract-check``: all rows of a file or a table held against a row contract, by the code of a run."""
+"""``dpone ops contract-check``: rows of a file or table checked against a row contract, by the code of a run."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class RuleResult:
 @frozen
 class ContractCheck:
     """What ``check_source`` found. source and contract: their names. rows: that were checked. rules: all there are, in
-    the contract's order. not_checked: parts of the contract that are no rules about rows, or not supported and skipped.
+    the contract's order. not_checked: parts of the contract that are not rules about rows, or skipped as unsupported.
     strict: a rule whose policy is ``warn`` must hold too."""
 
     source: str

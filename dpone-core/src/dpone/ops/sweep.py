@@ -42,7 +42,7 @@ class Found:
 
 @frozen
 class Sweep:
-    """JSON: docs/reference/sweep.schema.json. before: what is older can go. skipped: streams that are at work now, and
+    """JSON: docs/reference/sweep.schema.json. before: what is older can go. skipped: streams that are running now, and
     those whose sink cannot be swept, with the reason."""
 
     before: datetime
