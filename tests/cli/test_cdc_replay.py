@@ -247,7 +247,8 @@ def test_values_are_never_taken_from_another_row(tmp_path: Path, dpone: Dpone, r
 @pytest.mark.parametrize(
     ("broken", "name"),
     [
-        ("nothing loaded", "not_loaded"), ("only one position", "log_gone"), ("paused", "paused"),
+        ("nothing loaded", "not_loaded"), ("target dropped", "state"), ("only one position", "log_gone"),
+        ("paused", "paused"),
         ("cut log", "log"), ("append to files", "no_merge"),
     ],
 )  # fmt: skip
@@ -263,6 +264,9 @@ def test_what_is_in_the_way_is_named(tmp_path: Path, dpone: Dpone, broken: str, 
         assert dpone("run", path).exit_code == 0
     if broken == "paused":
         assert dpone("cdc", "pause", path, "--reason", "r").exit_code == 0
+    if broken == "target dropped":
+        assert plan(dpone, path)["blockers"] == []
+        (tmp_path / "warehouse.db").unlink()
     if broken == "cut log":
         (tmp_path / "changes.jsonl").write_text("{")
     one = plan(dpone, path, code=3)

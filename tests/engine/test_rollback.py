@@ -193,6 +193,7 @@ def test_no_success_is_printed_that_was_not_seen(
     done = execute(project, last(project))
     assert (done.ok, done.verified[0].ok, done.verified[0].found) == (False, False, "7 rows of it in the target")
     assert "  FAIL  rows of the load: 7 rows" in done.to_text()
+    assert done.to_text().splitlines()[0].endswith(" was rolled back, but a check failed")
 
 
 def test_rows_that_a_trigger_changes_are_not_taken_for_those_kept(tmp_path: Path) -> None:
@@ -258,12 +259,34 @@ def test_a_load_is_planned_by_a_connection_alone(tmp_path: Path) -> None:
         assert (shown["rows"], shown["position"]) == (own["rows"], own["position"])
     with pytest.raises(ConfigError, match=r"under the key p\|.*; use the pipeline file that loaded it"):
         rollback("sqlite", "t", load_id, tmp_path / "p" / "other.yaml")
-    for sink, found in (("elsewhere", "has no connection of this name"), ("nowhere", "the type of a SQL sink")):
+    unknown = "the file has no connection elsewhere; use one of nowhere, warehouse, or"
+    for sink, found in (("elsewhere", unknown), ("nowhere", "the type of a SQL sink")):
         with pytest.raises(ConfigError, match=found):
             rollback_plan(sink, "t", load_id, tmp_path / "p" / "connections.yaml")
     assert project.lineage() == second
     undo(project.pipeline, sink="sqlite", target="t", load_id=load_id)
     assert project.lineage() == first
+
+
+@pytest.mark.parametrize("gone", ["table", "database"])
+def test_OUT_16_a_target_that_is_gone_is_loaded_whole(tmp_path: Path, gone: str) -> None:
+    """Its rows cannot come back. The history of the state still has a load whose journal is gone too, and a plain run
+    would stop: only a full refresh is green."""
+    project, _, _ = twice(tmp_path / "p", "sqlite", "merge")
+    load_id, database = last(project), project.folder / "warehouse.db"
+    if gone == "table":
+        with closing(sqlite3.connect(database)) as db:
+            db.execute("DROP TABLE t")
+        assert plan(project, load_id).todo.startswith("load the table with 'dpone run --full-refresh'")
+    else:
+        database.unlink()
+        with pytest.raises(ConfigError, match="use a load ID of 'dpone state history'; if that lists it, the"):
+            plan(project, load_id)
+        listed = past(load_pipeline(project.pipeline), None, 9)
+        assert load_id in [saved.value["load_id"] for _, saved in listed]
+    assert project.run().exit_code == 3
+    assert project.run(full_refresh=True).exit_code == 0
+    assert len(project.lineage()) == 111  # the rows that the source has now
 
 
 def test_OUT_16_without_its_pipeline_a_load_is_only_explained(tmp_path: Path) -> None:

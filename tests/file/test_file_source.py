@@ -560,7 +560,9 @@ def test_an_unknown_extension_and_mixed_formats(tmp_path: Path) -> None:
     (tmp_path / "a.dat").write_text("a\n1\n")
     (tmp_path / "b.csv").write_text("a\n1\n")
     (tmp_path / "b.jsonl").write_text('{"a": 1}\n')
-    assert "set options.format" in failure(tmp_path, "a.dat")
+    (tmp_path / "a").write_text("a\n1\n")
+    assert "extension '.dat' does not identify a format; set options.format" in failure(tmp_path, "a.dat")
+    assert "the name has no extension; set options.format" in failure(tmp_path, "a")
     assert "the files have 2 formats (csv, jsonl)" in failure(tmp_path, "b.*")
     assert read(tmp_path, "a.dat", format="csv") == [{"a": 1}]
 

@@ -360,6 +360,7 @@ def test_a_missing_required_column_is_a_violation() -> None:
         RowContract(ranges={"ts": Range("2026-01-01")}),
         RowContract(ranges={"ts": Range("2026-01-01T00:00:00Z")}),
         RowContract(ranges={"l": Range(1)}),
+        RowContract(ranges={"j": Range(1)}),
         RowContract(ranges={"n": Range("2026-01-01")}),
         RowContract(ranges={"f": Range(None, "2026-01-01")}),
         RowContract(ranges={"m": Range(1)}),
@@ -383,10 +384,11 @@ def test_a_rule_that_does_not_fit_its_column_is_a_mistake_of_the_file(contract: 
     """An unknown column, or a rule that knows nothing of its type, is a ConfigError before any row is read: it names
     the rule, and the type of the column."""
     types = {"a": pa.int64(), "t": pa.string(), "d": pa.date32(), "ts": pa.timestamp("us"), "l": pa.list_(pa.int64())}
-    types |= {"n": pa.decimal128(10, 2), "f": pa.float64(), "m": pa.time64("us")}
+    types |= {"n": pa.decimal128(10, 2), "f": pa.float64(), "m": pa.time64("us"), "j": pa.json_()}
     [label] = [one for one in contract.labels() if "." in one]
     column = label.partition(".")[2]
-    found = f"the column is {types[column]};" if column in types else "the source has no column b;"
+    shown = "json" if column == "j" else types.get(column)
+    found = f"the column is {shown};" if column in types else "the source has no column b;"
     with pytest.raises(ConfigError, match=rf"^bind contract\.{re.escape(f'{label}: {found}')}"):
         bind(contract, pa.schema(list(types.items())))
 

@@ -59,14 +59,17 @@ def has_pipeline(path: Path) -> bool:
 
 
 def table_sink(connection: str, table: str, connections: Path) -> SinkSpec | None:
-    """A table of a SQL sink. connection: a name of ``connections`` (a file of them, or a pipeline file), None if it is
-    not there. Raises PipelineErrors."""
+    """A table of a SQL sink. connection: a name of ``connections`` (a file of them, or a pipeline file), None if a
+    pipeline file does not have it. Raises PipelineErrors."""
     option = "--sink"
     problems = Problems(option)
     root = read_yaml(connections, str(connections), problems)
     known = root.items.get("connections", root) if "pipeline" in root.items else root
     if connection not in known.items:
-        return None
+        if "pipeline" in root.items:
+            return None
+        todo = f"use one of {', '.join(known.items) or 'those of another file'}, or a pipeline file"
+        problems.fatal(root, f"the file has no connection {connection}", todo)
     found = filled_in(known.items[connection], os.environ, problems)
     scheme = found.value.partition("://")[0].lower() if isinstance(found.value, str) else ""
     names = [name for name in discover().names("sink") if discover().supports("sink", name, "sql")]

@@ -106,7 +106,8 @@ def find(run: Job, sink: str, target: str, load_id: str) -> FoundLoad:
     if other is not None:
         return other
     found = f"the journal of {able[0].sink.location} does not have it"
-    raise ConfigError(failed, found, "use a load ID of 'dpone state history'")
+    todo = "use a load ID of 'dpone state history'; if that lists it, the target was dropped or replaced since"
+    raise ConfigError(failed, found, todo)
 
 
 def require_own(found: FoundLoad) -> FoundLoad:

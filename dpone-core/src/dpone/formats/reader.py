@@ -62,7 +62,8 @@ def format_of(file: Input, options: ReadOptions) -> str:
     if kind is None:
         require_kind(file, "", options.encoding, options.header)
         todo = "set options.format to csv, json, jsonl or parquet"
-        raise ConfigError(f"read {file.label}", f"extension {suffix or 'missing'!r} does not identify a format", todo)
+        found = f"extension {suffix!r} does not identify a format" if suffix else "the name has no extension"
+        raise ConfigError(f"read {file.label}", found, todo)
     if kind == "parquet" and file.codec:
         todo = "unpack it first; Parquet is compressed inside"
         raise ConfigError(f"read {file.label}", f"a Parquet file inside {file.suffixes[-1]}", todo)

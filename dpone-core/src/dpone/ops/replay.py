@@ -166,6 +166,9 @@ class _Planner:
     def plan(self) -> ReplayPlan:
         current = stream_state(self._run, self._state, self._spec)
         head = current.journal
+        if head is None and not current.agree:  # the target was dropped or replaced: a run would stop too
+            found, _, todo = current.note.partition("; ")
+            return self._blocked(Remark("state", found, todo))
         if head is None or head.position.kind == START.kind:
             return self._blocked(Remark("not_loaded", "nothing was loaded", "use 'dpone run'"))
         changes = self._spec.source.changes

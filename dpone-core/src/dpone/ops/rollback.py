@@ -90,7 +90,8 @@ class Rollback:
         }
 
     def to_text(self) -> str:
-        return "\n".join([_TITLES[self.status].format(load=self.load_id, target=self.target), *self._lines()])
+        title = _TITLES[self.status].format(load=self.load_id, target=self.target)
+        return "\n".join([f"{title}, but a check failed" if self.verified and not self.ok else title, *self._lines()])
 
     def _lines(self) -> list[str]:
         found, lines = self.found, [f"sink          {self.found.spec.sink.location if self.found else self.sink}"]
@@ -187,9 +188,7 @@ def _looking(config: Path, sink: str, target: str, plugins: Plugins) -> Job:
         spec = table_sink(sink, target, config)
         if spec is not None:
             pipeline = Pipeline("", (StreamSpec("", SourceSpec(""), spec),), StateSpec(""))
-    if pipeline is None:
-        todo = "use a name of the file, or a pipeline file"
-        raise ConfigError(f"read --sink {sink}", f"{config} has no connection of this name", todo)
+    assert pipeline is not None, "a file of connections has this one, or is refused"
     return Job(pipeline, plugins=plugins)
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Context, Decimal
@@ -318,13 +319,13 @@ def bind(contract: RowContract, schema: pa.Schema, now: datetime | None = None) 
         label = f"types.{column}"
         type_ = _type(contract, schema, label, column)
         if type_ is not None and not _same(type_, type_of(name), name):
-            text = f"{label}: the column is {type_}, not {name}"
+            text = f"{label}: the column is {_called(type_)}, not {name}"
             static.append(Broken(label, contract.policy(label), 1, text))
     for column, logical in contract.logical_types.items():
         label = f"logical_types.{column}"
         type_ = _type(contract, schema, label, column)
         if type_ is not None and not _holds(type_, logical):
-            text = f"{label}: the column is {type_}, not {logical}"
+            text = f"{label}: the column is {_called(type_)}, not {logical}"
             static.append(Broken(label, contract.policy(label), 1, text))
     nulls = {
         c: i for c in contract.max_null_ratio if (i := _at(contract, schema, f"max_null_ratio.{c}", c)) is not None
@@ -439,7 +440,12 @@ def _row_rules(contract: RowContract, schema: pa.Schema) -> Iterable[RowRule]:
 
 
 def _unfit(label: str, type_: pa.DataType, todo: str) -> ConfigError:
-    return ConfigError(f"bind contract.{label}", f"the column is {type_}", todo)
+    return ConfigError(f"bind contract.{label}", f"the column is {_called(type_)}", todo)
+
+
+def _called(type_: pa.DataType) -> str:
+    """Arrow writes JSON as ``extension<arrow.json>``."""
+    return re.sub(r"extension<arrow\.(\w+)>", r"\1", str(type_))
 
 
 def _is_null(column: pa.Array) -> pa.Array | None:

@@ -26,6 +26,8 @@ from dpone.sql.strategies.job import held
 from dpone.sql.undo import IMAGES, Targets, forget
 from dpone.sql.writer import Stage, Staging
 
+_AGAIN = "load the table with 'dpone run --full-refresh'"
+
 
 def undo_plan(db: Database, target: Name, key: str, load_id: str) -> UndoPlan:
     """``SupportsUndo.undo_plan`` of every SQL sink."""
@@ -163,20 +165,20 @@ class _Restore:
             raise _refused(self.load_id, f"load {last or 'unknown'} has changed {self.target} since then", todo)
         have = self.db.schema(self.target)
         if have is None:
-            raise _refused(self.load_id, f"table {self.target} does not exist", "load it again")
+            raise _refused(self.load_id, f"table {self.target} does not exist", _AGAIN)
         if self.kept.kind == "added":
             return
         if self.db.schema(self.images) is None:
-            raise _refused(self.load_id, f"{self.images} with the replaced rows is missing", "load the table again")
+            raise _refused(self.load_id, f"{self.images} with the replaced rows is missing", _AGAIN)
         now = {f.name: str(f.type) for f in have}
         for name, type_ in self.kept.columns.items():
             if now.get(name) != type_:
                 found = f"column {name} of {self.target} was {type_} and is now {now.get(name, 'missing')}"
-                raise _refused(self.load_id, found, "restore the column's former type, or load the table again")
+                raise _refused(self.load_id, found, f"restore the column's former type, or {_AGAIN}")
         later = [f.name for f in have if f.name not in self.kept.columns and not f.nullable]
         if later:
             found = f"column {', '.join(later)} of {self.target} was added later and cannot be NULL"
-            raise _refused(self.load_id, found, "allow NULL in it, or load the table again")
+            raise _refused(self.load_id, found, f"allow NULL in it, or {_AGAIN}")
 
     def run(self, strategy: Strategy) -> tuple[int, int, bool]:
         """Rows put back, rows taken out; and whether what was kept has taken the target's place."""
