@@ -297,6 +297,7 @@ WRONG: list[tuple[tuple[object, ...], int, str]] = [
     ((*ROWS_JSON,), 2, "use exactly one of --contract-json, --contract; see 'dpone ops contract-check --help'"),
     (("--contract-json", "{}"), 2, "use exactly one of --rows-json, --rows, --connection; see"),
     ((*ROWS_JSON, "--rows", "a.csv", "--contract-json", "{}"), 2, "use exactly one of --rows-json, --rows"),
+    (("--rows", "a.csv", "--rows", "b.csv", "--contract-json", "{}"), 2, "the rows are given 2 times; use one glob"),
     ((*ROWS_JSON, "--table", "t", "--contract-json", "{}"), 2, "use --connection together with --table"),
     ((*ROWS_JSON, "--type", "sqlite", "--contract-json", "{}"), 2, "--type and --connections need --connection"),
     ((*ROWS_JSON, "--contract-json", "{}"), 2, "--contract-json:1: it has no rules"),

@@ -289,7 +289,7 @@ class NamesRowsOfBefore(FaultySink):
             self.execute(f"UPDATE {{target}} SET __dpone__load_id = '{self.load.load_id}'")
 
 
-@fails(a_load_is_taken_back="the entry does not name the load that it undoes")
+@fails(a_load_is_taken_back="the entry does not name the load that it undoes", also=("a_load_is_found_by_its_id",))
 class ForgetsWhatItTookBack(FaultySink):
     def undo(self, *args: Any) -> Any:
         receipt = super().undo(*args)

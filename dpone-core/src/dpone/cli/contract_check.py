@@ -19,7 +19,13 @@ if TYPE_CHECKING:
 
 @click.command("contract-check")
 @click.option("--rows-json", metavar="JSON", help="Rows as a JSON array of objects.")
-@click.option("--rows", metavar="FILE", help="CSV, JSON array, JSON Lines or Parquet file, or a glob; '-' reads stdin.")
+@click.option(
+    "--rows",
+    metavar="FILE",
+    multiple=True,
+    callback=lambda _, __, given: _once(given),
+    help="CSV, JSON array, JSON Lines or Parquet file, or a glob; '-' reads stdin.",
+)
 @click.option("--connection", metavar="URL", help="Database of the rows: a URL, '${NAME}', or a name.")
 @click.option("--table", metavar="NAME", help="Table of --connection.")
 @click.option("--type", "type_", metavar="TYPE", help="Source type of --connection; default: from the URL.")
@@ -81,6 +87,13 @@ def contract_check(
             found = check_source(spec, read, examples, values, strict)
     emit(format_, found.to_json(), found.to_text)
     return 0 if found.ok else 1
+
+
+def _once(given: tuple[str, ...]) -> str | None:
+    """Click keeps the last of several values: the rows of the others would not be checked."""
+    if len(given) > 1:
+        raise click.UsageError(f"the rows are given {len(given)} times; use one glob for several files")
+    return given[0] if given else None
 
 
 def _exactly_one(*options: tuple[str, object]) -> None:

@@ -7,6 +7,7 @@ nobody's.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import datetime
 
@@ -46,12 +47,17 @@ def _keys(db: Database, target: Name, key: str) -> Sequence[str]:
     return [one for one in keys if one == key or one.startswith(f"{key}|")]
 
 
+# A load's id, or the digest of ``Dialect.fitting``; behind it, of a staging, the digest of the key. Servers fold names.
+_MADE = re.compile(
+    rf"(?:{IMAGES}|(?:{STAGE}|{REPLACEMENT})_)(?:[0-9a-hjkmnp-tv-z]{{26}}|[0-9a-f]{{6,64}})(?:_[0-9a-f]{{8}})?"
+)
+
+
 def _unknown(db: Database, target: Name) -> list[Name]:
     journal, open_loads = Journal(db, target), stages(db, target)
     if not journal.exists() or not open_loads.exists():
         return []
-    made = tuple(f"{word}_" for word in (STAGE, REPLACEMENT))
-    tables = [table for table in db.tables(target, PREFIX) if table.last.lower().startswith((*made, IMAGES))]
+    tables = [table for table in db.tables(target, PREFIX) if _MADE.fullmatch(table.last.lower())]
     registered = {str(name).lower() for name in open_loads.distinct("stage")}  # after the tables, see above
     named = {name.lower() for name in journal.named()}
     return [table for table in tables if table.last.lower() not in registered | named]
