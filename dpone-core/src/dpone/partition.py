@@ -104,8 +104,8 @@ class PartitionManifest:
     def head_to_json(self) -> dict[str, Any]:
         """Everything except the partitions."""
         data = {one.name: getattr(self, one.name) for one in fields(PartitionManifest) if one.name != "partitions"}
-        plain = {name: dict(value) if isinstance(value, Mapping) else value for name, value in data.items()}
-        return {"format": FORMAT, **plain, "created_at": self.created_at.isoformat()}
+        copied = {name: dict(value) if isinstance(value, Mapping) else value for name, value in data.items()}
+        return {"format": FORMAT, **copied, "created_at": self.created_at.isoformat()}
 
     def to_json(self) -> dict[str, Any]:
         return {**self.head_to_json(), "partitions": [one.to_json() for one in self.partitions]}

@@ -624,7 +624,7 @@ def _encoded(
     limited: Mapping[str, types.Column],
     before: int,
 ) -> Any:
-    plain = [kind for kind in kinds if kind is not None]
+    known = [kind for kind in kinds if kind is not None]
     columns = []
     for field in schema:
         try:
@@ -634,7 +634,7 @@ def _encoded(
         except Unstorable as error:
             raise refused(field.name, error, before) from None
     try:
-        return binary.encode(columns, plain, schema.names) if len(plain) == len(kinds) else csv(columns, schema.names)
+        return binary.encode(columns, known, schema.names) if len(known) == len(kinds) else csv(columns, schema.names)
     except Unstorable as error:
         raise refused(error.column, error, before) from None
 

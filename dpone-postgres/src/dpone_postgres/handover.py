@@ -78,7 +78,7 @@ class SnapshotTable:
         Raises SourceError, DataError."""
         failed, name = f"read table {self._table.name}", str(self._table.name)
         pairs = zip(self._columns, self._as_text, strict=True)
-        kinds = ["text" if plain else c.kind or "text" for c, plain in pairs]
+        kinds = ["text" if as_text else c.kind or "text" for c, as_text in pairs]
         rows = copy_out(db, self._select())
         while True:
             with failing(SourceError, failed):

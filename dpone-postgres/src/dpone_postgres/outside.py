@@ -417,8 +417,8 @@ def unlogged(
     for table, some in given:
         relations = [known[oid] for oid in some if oid in known]
         if relations:
-            plain = tuple(name for name, kind in relations if kind != "f")
-            found.append(Unlogged(table.name, plain, tuple(name for name, kind in relations if kind == "f")))
+            native = tuple(name for name, kind in relations if kind != "f")
+            found.append(Unlogged(table.name, native, tuple(name for name, kind in relations if kind == "f")))
     return found
 
 

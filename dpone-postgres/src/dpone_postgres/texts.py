@@ -68,8 +68,8 @@ def _bytea(texts: pa.Array, type: pa.DataType) -> pa.Array:
 
 
 def _uuid(texts: pa.Array, type: pa.DataType) -> pa.Array:
-    plain = pc.replace_substring(texts, "-", "").cast(pa.binary())
-    return pa.ExtensionArray.from_storage(type, _hex(plain, pa.binary()).cast(pa.binary(16)))
+    digits = pc.replace_substring(texts, "-", "").cast(pa.binary())
+    return pa.ExtensionArray.from_storage(type, _hex(digits, pa.binary()).cast(pa.binary(16)))
 
 
 def _hex(texts: pa.Array, type: pa.DataType) -> pa.Array:

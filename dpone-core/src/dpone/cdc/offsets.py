@@ -41,7 +41,7 @@ class _Versioned:
     kinds: ClassVar[dict[str, type[Any]]]
 
     def to_json(self) -> dict[str, Any]:
-        return {"version": VERSION, "backend": self.backend, **_plain(self)}
+        return {"version": VERSION, "backend": self.backend, **_fields_of(self)}
 
     @classmethod
     def from_json(cls: type[J], data: Any) -> J:
@@ -86,7 +86,7 @@ def _of_a_connector(backend: str, kinds: Mapping[str, type[Any]]) -> type[Any] |
     return kinds.get(backend)
 
 
-def _plain(value: Any) -> dict[str, Any]:
+def _fields_of(value: Any) -> dict[str, Any]:
     return {name: _json(one) for name, one in attrs.asdict(value, recurse=False).items()}
 
 
@@ -121,7 +121,7 @@ class CDCOffset(_Versioned):
 
     def to_position(self, epoch: int = 0) -> Position:
         fields = attrs.fields(type(self))  # type: ignore[arg-type]  # every subclass is an attrs class
-        mine, values = {f.name for f in fields if f.metadata.get("identity")}, _plain(self)
+        mine, values = {f.name for f in fields if f.metadata.get("identity")}, _fields_of(self)
         identity = {name: value for name, value in values.items() if name in mine}
         value = {name: value for name, value in values.items() if name not in mine}
         return Position(self.backend, identity, {"version": VERSION, **value}, epoch)

@@ -260,9 +260,9 @@ def _comparable(value: pa.Scalar) -> Any:
         return {name: _comparable(member) for name, member in value.items()}
     if isinstance(value, pa.ListScalar | pa.LargeListScalar | pa.FixedSizeListScalar):
         return [_comparable(one) for one in value.values]
-    plain = value.as_py()
+    made = value.as_py()
     # NaN is not equal to itself: the same change delivered twice would look like two contents.
-    return "NaN" if plain != plain else plain
+    return "NaN" if made != made else made
 
 
 def _require_same(row: Mapping[str, Any], before: Mapping[str, Any] | None, table: str) -> None:

@@ -294,14 +294,14 @@ class _Document:
         if not self.physical:
             return
         most = limit(name)
-        plain = re.sub(r"\s*\(.*", "", name) if most is not None else name
-        type_ = type_of(plain)
+        bare = re.sub(r"\s*\(.*", "", name) if most is not None else name
+        type_ = type_of(bare)
         if type_ is None:
             self._refuse(node, f"the physical type {quoted(name)}", "write a type as sink.contract names it")
             return
         of_clock = type_of(self.rules.get("types", {}).get(column, ""))
         if of_clock is None or getattr(type_, "tz", "") != of_clock.tz:  # else it says what timezone has said
-            self._rule(node, "types", plain, column)
+            self._rule(node, "types", bare, column)
         if most is not None:
             have = self.rules.setdefault("lengths", {}).get(column, Length(max=most))
             self.rules["lengths"][column] = evolve(have, max=min(most, have.max or most))

@@ -138,7 +138,7 @@ class Csv:
 
     def _reject_changed(self, file: Input, texts: pa.Table, types: Mapping[str, pa.DataType], before: int) -> None:
         for name in texts.schema.names:
-            at = any_changes(self._notation.plain(texts.column(name).combine_chunks()), types[name])
+            at = any_changes(self._notation.pointed(texts.column(name).combine_chunks()), types[name])
             if at >= 0:
                 found = f"{_row(before + at + 1)}, column {name!r} has a number that {types[name]} cannot hold exactly"
                 todo = f"declare the column in the source's options, as in columns: {{{name}: string}}"
@@ -355,7 +355,7 @@ class Csv:
             return True
         if pa.types.is_floating(wanted):
             return wanted == pa.float64() and what.type in (pa.int64(), pa.float64()) and not what.rounds
-        if is_text(what.type) and not _text_may_be(wanted, inferred, self._notation.plain(texts)):
+        if is_text(what.type) and not _text_may_be(wanted, inferred, self._notation.pointed(texts)):
             return False
         if pa.types.is_nested(wanted) or pa.types.is_dictionary(wanted):
             return False

@@ -120,14 +120,14 @@ class Rows:
         around = rb"[%b]*+" % space if self._trim else b""
         self._blanks = space
         inside = rb"%b(?:[^%b%b]++|%b%b%b)*+" % (q, q, e, q, q, escaped)
-        plain = rb"(?!%b)(?:%b(?:[^%b\r\n%b]++%b))*+" % (q, unit, d, e, escaped)
-        field = rb"%b(?:%b%b%b|%b)" % (around, inside, q, around, plain)
+        unquoted = rb"(?!%b)(?:%b(?:[^%b\r\n%b]++%b))*+" % (q, unit, d, e, escaped)
+        field = rb"%b(?:%b%b%b|%b)" % (around, inside, q, around, unquoted)
         row = rb"%b(?:%b%b)*+" % (field, d, field)
         line = comment = b""
         if self._comment is not None:
             comment = rb"%b[^\r\n]*+" % re.escape(self._comment)
             row, line = rb"(?!%b)%b" % (re.escape(self._comment), row), b"|" + comment
-        self._around, self._inside, self._plain, self._field = map(re.compile, (around, inside, plain, field))
+        self._around, self._inside, self._unquoted, self._field = map(re.compile, (around, inside, unquoted, field))
         self._row = re.compile(rb"%b(\r?\n|\r(?!\Z))" % row)
         # As many lines as there are that end alike; the last line, whatever ends it; rows, and comments, that end.
         self._lines = [re.compile(rb"(?:(?:%b%b)%b)++" % (row, line, end)) for end in (rb"\r?\n", rb"\r(?!\n|\Z)")]
@@ -246,7 +246,7 @@ class Rows:
             column += 1
             at = self._after(self._around, data, at)
             quoted = data.startswith(self._quote, at)
-            at = self._after(self._inside if quoted else self._plain, data, at)
+            at = self._after(self._inside if quoted else self._unquoted, data, at)
             if self._escape is not None and data.startswith(self._escape, at):
                 if at + 1 < len(data):
                     found, todo = "has an escape before a character that must not be escaped", _NO_ESCAPE

@@ -44,7 +44,7 @@ class Notation:
             return restored(texts, type_)
         if form is None:
             is_one = pc.match_substring_regex(texts, self._number)
-            standard = pc.replace_substring_regex(self.plain(texts), r"^\+", "")
+            standard = pc.replace_substring_regex(self.pointed(texts), r"^\+", "")
         else:
             standard = iso(texts, form, pa.types.is_timestamp(type_))
             if self._date is not None and pa.types.is_timestamp(type_) and type_.tz is None:
@@ -54,8 +54,8 @@ class Notation:
             raise BadValue(bad)
         return from_text(standard, type_)
 
-    def plain(self, texts: pa.Array) -> pa.Array:
-        """Numbers as they are written without these options."""
+    def pointed(self, texts: pa.Array) -> pa.Array:
+        """Numbers with a point, and without separators of thousands."""
         if self._thousands is not None:
             texts = pc.replace_substring(pc.utf8_trim(texts, " \t"), self._thousands, "")
         return texts if self._decimal == "." else pc.replace_substring(texts, self._decimal, ".")
@@ -74,7 +74,7 @@ class Notation:
                 continue
         if self._plain_numbers or not pc.all(pc.match_substring_regex(texts, self._number)).as_py():
             return None
-        return self.plain(texts)
+        return self.pointed(texts)
 
     def writes(self, type_: pa.DataType) -> bool:
         """True if an option sets the notation of the type: then no other notation counts."""

@@ -99,7 +99,7 @@ def _texts(values: pa.Array) -> pa.Array:
     elif t.is_nested(type_):
         texts = _lists(values)
     else:
-        return _plain(values).fill_null("null")
+        return _scalars(values).fill_null("null")
     return pc.if_else(values.is_valid(), texts, "null")
 
 
@@ -169,7 +169,7 @@ def _each(values: pa.Array, text: Callable[[Any], str]) -> pa.Array:
     return pa.array(["null" if value is None else text(value) for value in values.to_pylist()], pa.string())
 
 
-def _plain(values: pa.Array) -> pa.Array:
+def _scalars(values: pa.Array) -> pa.Array:
     type_, t = values.type, pa.types
     if t.is_null(type_):
         return values.cast(pa.string())

@@ -193,11 +193,11 @@ def _csv(to: pa.NativeFile, schema: pa.Schema, options: WriteOptions) -> Iterato
     texts = pa.schema([pa.field(f.name, pa.string() if f.type in (JSON, UUID) else _in_csv(f.type)) for f in schema])
     with _packed(to, options.codec) as file, pyarrow.csv.CSVWriter(file, texts) as writer:
         yield lambda batch: writer.write_batch(
-            pa.RecordBatch.from_arrays([_plain(column) for column in batch.columns], schema=texts)
+            pa.RecordBatch.from_arrays([_csv_column(column) for column in batch.columns], schema=texts)
         )
 
 
-def _plain(column: pa.Array) -> pa.Array:
+def _csv_column(column: pa.Array) -> pa.Array:
     if column.type == UUID:
         return pa.array([None if value is None else str(value) for value in column.to_pylist()], pa.string())
     if isinstance(column.type, pa.BaseExtensionType):

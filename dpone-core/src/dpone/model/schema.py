@@ -80,8 +80,8 @@ class Name:
         return Name((*self.parts[:-1], last))
 
     def __str__(self) -> str:
-        plain = (p if '"' not in p and "." not in p else '"' + p.replace('"', '""') + '"' for p in self.parts)
-        return ".".join(plain)
+        written = (p if '"' not in p and "." not in p else '"' + p.replace('"', '""') + '"' for p in self.parts)
+        return ".".join(written)
 
 
 def _next_part(rest: str, text: str) -> tuple[str, str]:

@@ -163,7 +163,7 @@ class Rules:
         order."""
         counts, reasons, violating = CheckCounts(rows=batch.num_rows), dict[str, Mask](), dict[str, Mask]()
         for rule in self.rows:
-            mask = _mask(rule.violates(_plain(batch.column(rule.column))))
+            mask = _mask(rule.violates(_decoded(batch.column(rule.column))))
             counts.violations[rule.label] = 0 if mask is None else int(np.count_nonzero(mask))
             if mask is not None:
                 violating[rule.label] = mask
@@ -188,7 +188,7 @@ class Rules:
         counts.loaded = rest.batch.num_rows
         counts.nulls = {name: rest.batch.column(at).null_count for name, at in self.nulls.items()}
         for name, age in self.ages.items():
-            if (newest := _newest(_plain(rest.batch.column(age.column)), age.until)) is not None:
+            if (newest := _newest(_decoded(rest.batch.column(age.column)), age.until)) is not None:
                 counts.newest[name] = newest
         rejected = _rejected(batch.num_rows, rest.places, reasons)
         return Checked(rest.batch, rejected, counts, keys, violating, key_rows)
@@ -340,7 +340,7 @@ def _ages(contract: RowContract, schema: pa.Schema, now: datetime) -> Iterable[t
         label = f"freshness.{column}"
         if (at := _at(contract, schema, label, column)) is None:
             continue
-        type_ = _plain_type(schema.field(at).type)
+        type_ = _decoded_type(schema.field(at).type)
         if not (pa.types.is_date(type_) or pa.types.is_timestamp(type_)):
             raise _unfit(label, type_, "use freshness only for dates and timestamps")
         yield column, AgeRule(label, at, duration(most) // timedelta(microseconds=1), since_1970)
@@ -375,13 +375,13 @@ def _at(contract: RowContract, schema: pa.Schema, label: str, column: str) -> in
 
 def _type(contract: RowContract, schema: pa.Schema, label: str, column: str) -> pa.DataType | None:
     at = _at(contract, schema, label, column)
-    return None if at is None else _plain_type(schema.field(at).type)
+    return None if at is None else _decoded_type(schema.field(at).type)
 
 
 def _same(found: pa.DataType, wanted: pa.DataType, name: str) -> bool:
     if pa.types.is_decimal(found) and pa.types.is_decimal(wanted):
         return (found.precision, found.scale) == (wanted.precision, wanted.scale)
-    wanted = _plain_type(wanted)
+    wanted = _decoded_type(wanted)
     if _is_text(found) and _is_text(wanted):
         return True
     if _is_binary(found) and _is_binary(wanted):
@@ -402,8 +402,8 @@ def _is_binary(type_: pa.DataType) -> bool:
     return bool(pa.types.is_binary(type_) or pa.types.is_large_binary(type_))
 
 
-def _plain_type(type_: pa.DataType) -> pa.DataType:
-    """The type without an encoding, as ``_plain`` converts a column."""
+def _decoded_type(type_: pa.DataType) -> pa.DataType:
+    """The type without an encoding, as ``_decoded`` converts a column."""
     while pa.types.is_dictionary(type_) or pa.types.is_run_end_encoded(type_):
         type_ = type_.value_type
     if pa.types.is_string_view(type_):
@@ -415,8 +415,8 @@ def _plain_type(type_: pa.DataType) -> pa.DataType:
     return type_
 
 
-def _plain(column: pa.Array) -> pa.Array:
-    type_ = _plain_type(column.type)
+def _decoded(column: pa.Array) -> pa.Array:
+    type_ = _decoded_type(column.type)
     if pa.types.is_run_end_encoded(column.type):
         column = pc.run_end_decode(column)
     return column if column.type == type_ else column.cast(type_)
@@ -435,7 +435,7 @@ def _row_rules(contract: RowContract, schema: pa.Schema) -> Iterable[RowRule]:
             label = f"{name}.{column}"
             at = _at(contract, schema, label, column)
             if at is not None:
-                violates = make(label, _plain_type(schema.field(at).type), column)
+                violates = make(label, _decoded_type(schema.field(at).type), column)
                 yield RowRule(label, contract.policy(label), at, violates)
 
 
@@ -653,8 +653,8 @@ def _width(label: str, type_: pa.DataType) -> int:
 
 
 def _stored_type(type_: pa.DataType) -> pa.DataType:
-    type_ = _plain_type(type_)
-    return _plain_type(type_.storage_type) if isinstance(type_, pa.BaseExtensionType) else type_
+    type_ = _decoded_type(type_)
+    return _decoded_type(type_.storage_type) if isinstance(type_, pa.BaseExtensionType) else type_
 
 
 def _keys(batch: pa.RecordBatch, rule: KeyRule) -> tuple[npt.NDArray[np.int64], Keys]:
@@ -688,9 +688,9 @@ def _digests(values: Iterable[bytes]) -> npt.NDArray[np.uint8]:
 
 def _bytes(column: pa.Array) -> npt.NDArray[np.uint8]:
     """One row of bytes per value; ``column`` has no NULL."""
-    column = _plain(column)
+    column = _decoded(column)
     if isinstance(column.type, pa.BaseExtensionType):
-        column = _plain(column.storage)
+        column = _decoded(column.storage)
     type_ = column.type
     if _is_text(type_) or _is_binary(type_):
         binary = (

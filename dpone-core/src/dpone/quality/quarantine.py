@@ -312,10 +312,10 @@ def _json(column: pa.Array) -> list[Any]:
         pa.types.is_temporal(column.type) and not pa.types.is_interval(column.type)
     ):
         column = column.cast(pa.int64() if pa.types.is_duration(column.type) else pa.string())
-    return [_plain(value) for value in column.to_pylist()]
+    return [_json_value(value) for value in column.to_pylist()]
 
 
-def _plain(value: Any) -> Any:
+def _json_value(value: Any) -> Any:
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
     if isinstance(value, float) and not math.isfinite(value):

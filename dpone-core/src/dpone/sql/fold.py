@@ -317,13 +317,13 @@ class _Fold:
         left_out = dict.fromkeys(names, self._taken)
         for name, mask in self._masks.items():
             left_out[name] = np.concatenate([mask, self._taken[n:]])
-        plain = self._nearest(self._taken)
+        nearest = self._nearest(self._taken)
         values, unknown = {}, np.zeros((len(last), len(names)), bool)
         for column, name in enumerate(names):
             if name in self._keys:
                 values[name] = self._keys[name].take(pa.array(last))
                 continue
-            source = self._nearest(left_out[name]) if name in self._masks else plain
+            source = self._nearest(left_out[name]) if name in self._masks else nearest
             unknown[:, column] = left_out[name][source]
             values[name] = _one(self._changes[name]).take(pa.array(source % n, mask=unknown[:, column]))
         return pa.RecordBatch.from_pydict(values | self._own(unknown, number))

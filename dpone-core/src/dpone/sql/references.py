@@ -61,8 +61,10 @@ def _refuse_actions(failed: str, references: Sequence[Reference], strategy: Stra
         todo = "drop the ON DELETE action"
         if strategy is not None:
             changes = strategy.mode == "cdc_apply"
-            plain = " without --full-refresh" if strategy.mode == "full_refresh" else ""
-            todo = f"{'set strategy.deletes: soft or ignore' if changes else f'use strategy merge{plain}'}, or {todo}"
+            appended = " without --full-refresh" if strategy.mode == "full_refresh" else ""
+            todo = (
+                f"{'set strategy.deletes: soft or ignore' if changes else f'use strategy merge{appended}'}, or {todo}"
+            )
         raise SinkError(failed, found, todo)
 
 
