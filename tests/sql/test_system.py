@@ -89,13 +89,14 @@ def url(tmp_path: Path) -> Secret:
         db.executemany("INSERT INTO tables VALUES (?, ?)", [("main", "t"), ("main", "__dpone__x"), ("sys", "s")])
         db.execute(
             "CREATE TABLE columns (table_schema, table_name, ordinal_position, column_name, data_type, is_nullable, "
-            "column_default, generated)"
+            "column_default, generated, numeric_precision, numeric_scale)"
         )
         rows = [("n", "bigint", 0), ("x", "text", 0), ("g", "text", 1)]
         values = [
-            ("main", "t", place, name, native, "YES", None, made) for place, (name, native, made) in enumerate(rows)
+            ("main", "t", place, name, native, "YES", None, made, None, None)
+            for place, (name, native, made) in enumerate(rows)
         ]
-        db.executemany("INSERT INTO columns VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)
+        db.executemany("INSERT INTO columns VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
     return Secret(f"acme://u:hunter2@h/{path}")
 
 

@@ -207,7 +207,7 @@ class ChecksTheTargetByRaising(SqliteSink):
         return super().check()
 
 
-@fails(a_failed_connection_is_a_finding="DID NOT RAISE DponeError")
+@fails(a_failed_connection_is_a_finding="DID NOT RAISE")
 class TakesAFileItCannotOpenForNone(SqliteSink):
     def journal(self, key: str) -> Any:
         try:

@@ -21,6 +21,7 @@ class DuckdbSink(SqlSink):
     database_class = DuckdbDatabase
 
     def check(self) -> list[Finding]:
+        assert isinstance(self._db, DuckdbDatabase)
         folder, findings = Path(self._db.place).parent, [Finding("duckdb library", True, duckdb.__version__)]
         if not os.access(folder, os.W_OK):
             return [*findings, Finding("folder", False, f"{folder} cannot be written", "create it, or grant access")]

@@ -59,11 +59,11 @@ class Mariadb(SqlSystem):
         """A source reads values as the server writes them. UPDATE answers the rows it found, as other servers do, not
         those it changed."""
         at = self.at
+        converters: dict[Any, Any] = dict(encoders) if source else {**conversions, **_INSTANT}
         return pymysql.connect(
             host=at.host, port=at.port, user=at.user, password=at.password.reveal(), database=at.database,
             charset="utf8mb4", init_command=_SESSION, client_flag=CLIENT.FOUND_ROWS, autocommit=True,
-            conv=encoders if source else {**conversions, **_INSTANT},
-            connect_timeout=10, read_timeout=_ANSWER, write_timeout=_ANSWER, **self.tls(),
+            conv=converters, connect_timeout=10, read_timeout=_ANSWER, write_timeout=_ANSWER, **self.tls(),
         )  # fmt: skip
 
     def tls(self) -> dict[str, Any]:
