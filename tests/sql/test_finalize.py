@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.sqlite.target import MEMORY, Target
 
-from dpone.connectors.sqlite.database import SqliteDatabase, SqliteDialect
+from dpone.connectors.sqlite.database import SqliteDialect
 from dpone.contract import Receipt
 from dpone.errors import ConfigError, DataError
 from dpone.model.pipeline import Lineage, SchemaEvolution
@@ -76,28 +76,6 @@ def test_append_adds_the_rows_read(before: list[Row], new: list[Row], existing: 
     found, receipt = after(before, new, Strategy("append"), existing=existing)
     assert found == ordered([*before, *new])
     assert receipt.inserted == len(new)
-
-
-def test_the_target_is_announced_before_its_rows_change(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
-    """``Database.writes`` is called once in the transaction of each commit, and before any statement that writes the
-    target."""
-    did: list[str] = []
-    execute = SqliteDatabase.execute
-
-    def executed(self: SqliteDatabase, sql: str, parameters: Any = ()) -> int:
-        did.append("BEGIN" if sql.startswith("BEGIN") else "write" if 'INTO "orders"' in sql else sql)
-        return execute(self, sql, parameters)
-
-    monkeypatch.setattr(SqliteDatabase, "execute", executed)
-    monkeypatch.setattr(SqliteDatabase, "writes", lambda self, name: did.append(f"writes {name}"))
-    target.run("CREATE TABLE orders (id bigint)", "INSERT INTO orders VALUES (0)")  # not empty, so nothing is swapped
-    target.load(pa.table({"id": [1]}), Strategy("append"), lineage=PLAIN, adopt_existing=True)
-    assert did.count("writes orders") == 1
-    announced = did.index("writes orders")
-    before = did[:announced]
-    assert "write" not in before
-    assert "write" in did[announced:]
-    assert [sql for sql in before if sql in ("BEGIN", "COMMIT")][-1] == "BEGIN"
 
 
 @settings(max_examples=60)

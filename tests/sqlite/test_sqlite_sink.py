@@ -19,6 +19,7 @@ from attrs import frozen
 from tests.sqlite.target import KEY, START, Rows, Target, at, evolve, load, rows
 
 from dpone.connectors.sqlite import types
+from dpone.connectors.sqlite.database import SqliteDatabase
 from dpone.connectors.sqlite.sink import SqliteSink
 from dpone.contract import Part
 from dpone.errors import Category, ConfigError, Conflict, DataError, SinkError
@@ -787,3 +788,25 @@ def test_what_the_database_cannot_make_is_changed_in_tables_and_columns(
     with closing(target.sink(APPEND)) as sink:
         [made] = sink.ddl([change])
     assert '"x" TEXT' in made
+
+
+def test_the_target_is_announced_before_its_rows_change(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``Database.writes`` is called once in the transaction of each commit, and before any statement that writes the
+    target."""
+    did: list[str] = []
+    execute = SqliteDatabase.execute
+
+    def executed(self: SqliteDatabase, sql: str, parameters: Any = ()) -> int:
+        did.append("BEGIN" if sql.startswith("BEGIN") else "write" if 'INTO "orders"' in sql else sql)
+        return execute(self, sql, parameters)
+
+    monkeypatch.setattr(SqliteDatabase, "execute", executed)
+    monkeypatch.setattr(SqliteDatabase, "writes", lambda self, name: did.append(f"writes {name}"))
+    target.run("CREATE TABLE orders (id bigint)", "INSERT INTO orders VALUES (0)")  # not empty, so nothing is swapped
+    target.load(pa.table({"id": [1]}), Strategy("append"), lineage=Lineage(False), adopt_existing=True)
+    assert did.count("writes orders") == 1
+    announced = did.index("writes orders")
+    before = did[:announced]
+    assert "write" not in before
+    assert "write" in did[announced:]
+    assert [sql for sql in before if sql in ("BEGIN", "COMMIT")][-1] == "BEGIN"
