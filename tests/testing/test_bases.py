@@ -16,7 +16,7 @@ from dpone.errors import ConfigError
 from dpone.formats.manifest import Manifest
 from dpone.model.pipeline import SinkSpec, SourceSpec
 from dpone.model.strategy import Strategy
-from dpone.testing import CannotHold, LogHarness, SinkContract, SourceContract, StoreHarness
+from dpone.testing import CannotHold, LogHarness, SinkContract, SourceContract, SqlHarness, StoreHarness
 from dpone.testing.builtin import FileHarness, SqliteHarness
 from dpone.testing.harness import TABLE, server, unused
 from dpone.testing.loads import APPEND, load
@@ -162,6 +162,7 @@ def test_a_disturbed_log_is_another_topic(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("kind", "members"), [
     (LogHarness, {"append": ("t", []), "records": ("t",), "delete": ("t",)}),
+    (SqlHarness, {"connect": ()}),
     (SqliteHarness, {"shut": ()}),
     (StoreHarness, {"put": ("k", b""), "get": ("k",), "keys": ("k",), "delete": ("k",)}),
 ])  # fmt: skip

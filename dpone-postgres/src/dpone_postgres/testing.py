@@ -14,23 +14,21 @@ from uuid import UUID
 
 import psycopg
 import pyarrow as pa
-from attrs import evolve, frozen
+from attrs import evolve
 
 from dpone.capability import Role
 from dpone.certify.evidence import Durability
 from dpone.model.pipeline import SourceSpec
 from dpone.model.schema import NATIVE
 from dpone.model.secret import Secret
-from dpone.sql.state import STATE
 from dpone.testing import SqlHarness
-from dpone.testing.harness import TABLE, server, unused
-from dpone.testing.loads import waiting
+from dpone.testing.harness import server, unused
 from dpone.testing.rows import Rows
 from dpone.testing.unreachable import silent
 
 
-class PostgresHarness(SqlHarness):
-    """One schema. ``close`` drops it, and the slot and publication of its name."""
+class _Tables(SqlHarness):
+    """One schema, which ``close`` drops."""
 
     connector = "postgres"
     product = "PostgreSQL"
@@ -39,6 +37,7 @@ class PostgresHarness(SqlHarness):
     types: Mapping[pa.DataType, str] = {**SqlHarness.types, pa.binary(): "bytea"}
     making = " WITH (fillfactor = 10)"  # so that the few rows of a case lie on several pages
     missing = psycopg.errors.UndefinedTable
+    locking = "LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", "lock_timeout"
     schema: str
 
     def __init__(self, folder: Path) -> None:
@@ -46,6 +45,9 @@ class PostgresHarness(SqlHarness):
         self.url, self.schema = server("DPONE_TEST_POSTGRES_URL", "postgres://..."), unused()
         self.version = self.run("SHOW server_version")[0][0].split()[0]
         self.run(f"CREATE SCHEMA {self.schema}")
+
+    def connect(self) -> psycopg.Connection[Any]:
+        return psycopg.connect(self.url, options="-c timezone=UTC")
 
     def natives(self) -> Sequence[tuple[str, str, Any]]:
         return (
@@ -61,48 +63,30 @@ class PostgresHarness(SqlHarness):
         settings = self.settings("SHOW {}", "fsync", "full_page_writes", "synchronous_commit")
         return Durability("off" not in settings.values(), settings)
 
-    @contextmanager
-    def cursor(self) -> Iterator[psycopg.Cursor[Any]]:
-        with psycopg.connect(self.url, options="-c timezone=UTC") as db, db.cursor() as cursor:
-            yield cursor
-
-    def close(self) -> None:
-        self._wait_until_free()
-        with psycopg.connect(self.url, autocommit=True) as db:
-            slots = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %s"
-            db.execute(slots, [self.schema])
-            db.execute(f"DROP PUBLICATION IF EXISTS {self.schema}")
-            tables = db.execute("SELECT tablename FROM pg_tables WHERE schemaname = %s", [self.schema]).fetchall()
-            for (table,) in tables:  # one by one: a case makes more than one transaction can lock
-                db.execute(f"DROP TABLE IF EXISTS {self.at(table)} CASCADE")
-            db.execute(f"DROP SCHEMA {self.schema} CASCADE")
-
-    def native(self, rows: pa.Table) -> tuple[Any, pa.Table]:
+    def native(self, rows: pa.Table) -> tuple[Rows, pa.Table]:
         """Binary COPY of a table that this client has made."""
         self.seed(rows, "native")
-        fields = [
-            f.with_metadata({NATIVE: self.types[f.type].encode(), b"dpone.postgres": b"yes"}) for f in rows.schema
-        ]
-        rows = rows.cast(pa.schema(fields))
+        kinds = [{NATIVE: self.types[f.type].encode(), b"dpone.postgres": b"yes"} for f in rows.schema]
+        rows = rows.cast(pa.schema([f.with_metadata(kind) for f, kind in zip(rows.schema, kinds, strict=True)]))
         with self.cursor() as cursor, cursor.copy(f"COPY {self.at('native')} TO STDOUT (FORMAT binary)") as copy:
-            return _Copied(rows, copied=b"".join(copy)), rows
+            return Rows(rows, native=("postgres-binary-copy",), copied=b"".join(copy)), rows
 
     def shut(self) -> tuple[str, str]:
         """The schema of the state has another name."""
         aside = f"{self.schema}_aside"
         return f"ALTER SCHEMA {self.schema} RENAME TO {aside}", f"ALTER SCHEMA {aside} RENAME TO {self.schema}"
 
-    @contextmanager
-    def stuck(self, role: Role, seconds: float) -> Iterator[Any]:
-        table = STATE if role == "state" else TABLE
-        with self.cursor() as cursor:
-            cursor.execute(f"LOCK TABLE {self.at(table)} IN ACCESS EXCLUSIVE MODE")
-            yield waiting(self, role, lock_timeout=seconds)
+    def close(self) -> None:
+        for (table,) in self.run(f"SELECT tablename FROM pg_tables WHERE schemaname = '{self.schema}'"):
+            self.run(f"DROP TABLE IF EXISTS {self.at(table)} CASCADE")  # one by one: a transaction cannot lock them all
+        self.run(f"DROP SCHEMA {self.schema} CASCADE")
 
-    # ---- change streams
+
+class PostgresHarness(_Tables):
+    """With a change stream of one table. Slot and publication are there, as a DBA makes them, and a first run begins
+    with a snapshot."""
 
     def change_stream(self) -> SourceSpec:
-        """One table; slot and publication are there, as a DBA makes them, and a first run begins with a snapshot."""
         self.make_streamed()
         if not self.run(f"SELECT 1 FROM pg_replication_slots WHERE slot_name = '{self.schema}'"):
             self.run(f"CREATE PUBLICATION {self.schema} FOR TABLE {self.at('orders')}, {self.at('lines')}")
@@ -122,6 +106,13 @@ class PostgresHarness(SqlHarness):
         """Moves the slot past everything, as another reader would."""
         self._wait_until_free()
         self.run(f"SELECT pg_replication_slot_advance('{self.schema}', pg_current_wal_flush_lsn())")
+
+    def close(self) -> None:
+        self._wait_until_free()
+        slots = f"FROM pg_replication_slots WHERE slot_name = '{self.schema}'"
+        self.run(f"SELECT pg_drop_replication_slot(slot_name) {slots}")
+        self.run(f"DROP PUBLICATION IF EXISTS {self.schema}")
+        super().close()
 
     def _wait_until_free(self) -> None:
         """The server releases a slot a moment after its reader has disconnected."""
@@ -152,15 +143,3 @@ class PostgresLogicalHarness(PostgresHarness):
 
     def options(self, role: Any, **given: Any) -> Any:
         return super().options("cdc" if role == "source" else role, **given)
-
-
-@frozen
-class _Copied(Rows):
-    """Rows as the bytes of a binary COPY, in blocks that end anywhere."""
-
-    native: tuple[str, ...] = ("postgres-binary-copy",)
-    copied: bytes = b""
-
-    def open_native(self, format: str) -> Iterator[bytes]:
-        assert format in self.native
-        yield from (self.copied[at : at + 100] for at in range(0, len(self.copied), 100))

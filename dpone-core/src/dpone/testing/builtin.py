@@ -46,10 +46,8 @@ class SqliteHarness(SqlHarness):
         with closing(sqlite3.connect(self.path)) as db:
             db.execute("PRAGMA journal_mode=wal")  # the kit writes to the source while the connector reads it
 
-    @contextmanager
-    def cursor(self) -> Iterator[sqlite3.Cursor]:
-        with closing(sqlite3.connect(self.path)) as db, db:
-            yield db.cursor()
+    def connect(self) -> sqlite3.Connection:
+        return sqlite3.connect(self.path)
 
     def natives(self) -> Sequence[tuple[str, str, Any]]:
         return (

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from typing import Any
 
 import pyarrow as pa
@@ -20,13 +19,14 @@ from dpone.model.schema import Name
 from dpone.model.strategy import Strategy
 from dpone.sql.state import STATE
 from dpone.testing.harness import TABLE, Change, Harness
+from dpone.testing.loads import waiting
 from dpone.testing.rows import inferred
 
 STREAMED = (TABLE, "lines")  # the tables of a change stream
 
 
 class SqlHarness(Harness):
-    """A system that speaks SQL, with a DB-API driver as the independent client. Give ``url`` and ``cursor``; override
+    """A system that speaks SQL, with a DB-API driver as the independent client. Give ``url`` and ``connect``; override
     whatever your system says otherwise.
 
     schema   that the tables of this case are in; None: there is none
@@ -34,6 +34,8 @@ class SqlHarness(Harness):
     types    how a table that the kit makes declares the types of its rows
     making   what a CREATE TABLE of the kit ends with
     missing  what the driver raises for a table that is not there
+    locking  for ``stuck``: a statement that locks the table {} against readers until the transaction ends, and the
+             option of the connector that limits its wait, in seconds. None: ``stuck`` is not made
     """
 
     url: str
@@ -45,11 +47,19 @@ class SqlHarness(Harness):
     }  # fmt: skip
     making = ""
     missing: type[Exception]
+    locking: tuple[str, str] | None = None
 
-    @abstractmethod
-    def cursor(self) -> AbstractContextManager[Any]:
+    def connect(self) -> Any:
+        """A new connection of the driver, which commits nothing until ``commit``."""
+        raise self._lacks("connect")
+
+    @contextmanager
+    def cursor(self) -> Iterator[Any]:
         """A cursor of the driver (``execute``, ``executemany``, ``fetchall``, ``description``) on a new connection, in
         a transaction that the end of the block commits."""
+        with closing(self.connect()) as db:
+            yield db.cursor()
+            db.commit()
 
     def quoted(self, name: str) -> str:
         return '"' + name.replace('"', '""') + '"'
@@ -60,6 +70,15 @@ class SqlHarness(Harness):
         return ()
 
     # ---- made of the above
+
+    def stuck(self, role: Role, seconds: float) -> AbstractContextManager[Any] | None:
+        return None if self.locking is None else self._locked(role, seconds, *self.locking)
+
+    @contextmanager
+    def _locked(self, role: Role, seconds: float, statement: str, option: str) -> Iterator[Any]:
+        with self.cursor() as cursor:
+            cursor.execute(statement.format(self.at(STATE if role == "state" else TABLE)))
+            yield waiting(self, role, **{option: seconds})
 
     def name(self, table: str) -> Name:
         return Name((table,) if self.schema is None else (self.schema, table))

@@ -7,7 +7,6 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import duckdb
-import pyarrow as pa
 
 from dpone.certify.evidence import Durability
 from dpone.testing import SqlHarness
@@ -45,21 +44,6 @@ class DuckdbHarness(SqlHarness):
             db.begin()
             yield db
             db.commit()
-
-    def seed(self, rows: pa.Table, table: str = "orders") -> None:
-        """Of any type, and at once: ``executemany`` takes a millisecond for each row."""
-        with self.cursor() as db:
-            db.register("seeded", rows)
-            db.execute(f"CREATE TABLE IF NOT EXISTS {self.at(table)} AS FROM seeded LIMIT 0")
-            db.execute(f"INSERT INTO {self.at(table)} FROM seeded")
-
-    def rows(self, table: str = "orders") -> pa.Table | None:
-        """As Arrow, which keeps every type."""
-        try:
-            with closing(duckdb.connect(self.path)) as db:
-                return db.sql(f"FROM {self.at(table)}").to_arrow_table()
-        except duckdb.CatalogException:
-            return None
 
     def refer(self, table: str = "orders") -> bool:
         return False  # a foreign key of DuckDB cannot cascade

@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -46,12 +45,7 @@ class MariadbHarness(SqlHarness):
         super().__init__(folder)
         at = urlsplit(server("DPONE_TEST_MARIADB_URL", "mariadb://root:PASSWORD@127.0.0.1:3306/mysql?tls=off"))
         host, port, place, password = at.hostname, at.port or 3306, unused(), secrets.token_hex(16)
-        self._login: dict[str, Any] = {
-            "host": host,
-            "port": port,
-            "user": at.username,
-            "password": unquote(at.password or ""),
-        }
+        self._user = {"host": host, "port": port, "user": at.username, "password": unquote(at.password or "")}
         self.run(f"CREATE DATABASE {place}")
         self.run(f"GRANT ALL ON {place}.* TO {place} IDENTIFIED BY '{password}'")
         self.place, self.url = place, f"mariadb://{place}:{password}@{host}:{port}/{place}?{at.query}"
@@ -63,12 +57,9 @@ class MariadbHarness(SqlHarness):
         commit, twice, log, synced = (found := self.settings("SELECT @@{}", *names)).values()
         return Durability(commit == "1" and twice in ("1", "ON") and (log == "0" or synced == "1"), found)
 
-    @contextmanager
-    def cursor(self) -> Iterator[Any]:
+    def connect(self) -> Any:
         limit = "SET lock_wait_timeout = 60"  # by default a day
-        with closing(pymysql.connect(**self._login, database=self.place, conv=_CONV, init_command=limit)) as db:
-            yield db.cursor()
-            db.commit()
+        return pymysql.connect(**self._user, database=self.place, conv=_CONV, init_command=limit)
 
     def quoted(self, name: str) -> str:
         return "`" + name.replace("`", "``") + "`"
