@@ -84,7 +84,7 @@ class Least(SqlSource):
     def columns(self, expected: pa.Schema | None) -> pa.Schema:
         return pa.schema([("id", pa.int64()), ("name", pa.string())])
 
-    def listed(self) -> Iterator[Name]:
+    def listed(self, everywhere: bool) -> Iterator[Name]:
         return (Name(found) for found in self.rows("SELECT name FROM sqlite_master"))
 
 

@@ -86,7 +86,9 @@ def url(tmp_path: Path) -> Secret:
         db.execute("INSERT INTO t (n, x) VALUES (1, 'a')")
     with closing(sqlite3.connect(f"{path}.views")) as db, db:
         db.execute("CREATE TABLE tables (table_schema, table_name)")
-        db.executemany("INSERT INTO tables VALUES (?, ?)", [("main", "t"), ("main", "__dpone__x"), ("sys", "s")])
+        own = [("main", "__dpone__x"), ("sales", "__dpone__x")]
+        named = [("main", "t"), ("sys", "s"), ("sales", "t"), ("sales", "a.b"), ("other", "t"), *own]
+        db.executemany("INSERT INTO tables VALUES (?, ?)", named)
         db.execute(
             "CREATE TABLE columns (table_schema, table_name, ordinal_position, column_name, data_type, is_nullable, "
             "column_default, generated, numeric_precision, numeric_scale)"
@@ -162,6 +164,21 @@ def test_a_source_asks_the_catalogue_of_its_database(url: Secret) -> None:
         assert source.identity() == {"place": source.place, "table": "t"}
     with pytest.raises(SourceError, match="the table does not exist"):
         read(SourceSpec("acme", url, Name(("nowhere",))))
+
+
+@pytest.mark.parametrize(("pattern", "found"), [
+    ("*", ["t"]),
+    ("main.*", ["main.t"]),
+    ("sales.*", ['sales."a.b"', "sales.t"]),
+    ('sales."a.b"', ['sales."a.b"']),
+    ("[os]*.t", ["other.t", "sales.t"]),
+    ('"a.b"', []),
+    ("sys.*", []),
+])  # fmt: skip
+def test_a_source_lists_the_schema_that_is_named(url: Secret, pattern: str, found: list[str]) -> None:
+    """Else the current one alone: a table of another schema is not what its bare name leads to."""
+    with closing(AcmeSource(SourceSpec("acme", url, T))) as source:
+        assert source.tables(pattern) == found
 
 
 def test_the_catalogue_of_a_source_ends_no_snapshot(url: Secret) -> None:

@@ -87,10 +87,12 @@ class Catalog(Database):
         sql = f"SELECT i.table_name FROM information_schema.tables AS i WHERE {where} AND {like}"
         return [sibling_of.sibling(name) for (name,) in self.rows(sql, (*named, f"{_literally(prefix)}%"))]
 
-    def listed(self) -> list[Name]:
-        """The tables and views that a pipeline can name without a schema, dpone's own included; for a source."""
-        sql = "SELECT i.table_name FROM information_schema.tables AS i WHERE "
-        return [Name((name,)) for (name,) in self.rows(sql + self.same.format("i.table_schema", self.home))]
+    def listed(self, everywhere: bool) -> list[Name]:
+        """For a source: the tables and views of the current schema, by their names alone, dpone's own included.
+        ``everywhere``: of every schema that is not the server's, by schema and name."""
+        of = f"i.table_schema NOT IN ({_SERVERS})" if everywhere else self.same.format("i.table_schema", self.home)
+        found = self.rows(f"SELECT i.table_schema, i.table_name FROM information_schema.tables AS i WHERE {of}")
+        return [Name((schema, name) if everywhere else (name,)) for schema, name in found]
 
     def keys(self, table: Name) -> list[tuple[str, str, bool]]:
         """Each column of each unique key: the name of the key, the column, and whether it is the primary key; in the

@@ -128,9 +128,10 @@ class SqlSource(ABC):
             raise SourceError(f"read {self.name}", f"dpone does not support column {name} of type {native}", todo)
         return pa.field(name, type_)
 
-    def listed(self) -> Iterable[Name]:
-        """The tables and views that a pipeline can name; those of dpone are removed by ``tables``."""
-        return self.catalog().listed()
+    def listed(self, everywhere: bool) -> Iterable[Name]:
+        """The tables and views of the current schema, by their names alone; ``everywhere``: of all schemas, by schema
+        and name. Those of dpone are removed by ``tables``."""
+        return self.catalog().listed(everywhere)
 
     def finish(self) -> None:
         """End the snapshot, if there is one."""
@@ -165,7 +166,8 @@ class SqlSource(ABC):
         return [Finding("source", True, f"{self.name} in {self.place}: {counted(columns, 'column')}")]
 
     def tables(self, pattern: str) -> list[str]:
-        names = [str(name) for name in self.listed() if not name.last.startswith(PREFIX)]
+        """Of the schemas that the pattern names, else of the current schema."""
+        names = [str(name) for name in self.listed(_names_schema(pattern)) if not name.last.startswith(PREFIX)]
         return sorted(name for name in names if fnmatchcase(name, pattern))
 
     def schema(self) -> pa.Schema:
@@ -360,6 +362,14 @@ def snapshot(after: Position | None, identity: Mapping[str, Any], name: str, *, 
     value = {"taken_at": datetime.now(UTC).isoformat(timespec="microseconds")}
     position = Position("snapshot", identity, value, after.epoch if after else 0)
     return Reading(position, (Span(),), "one snapshot holds the whole of the source")
+
+
+def _names_schema(pattern: str) -> bool:
+    """Whether a pattern of ``tables`` has a schema before the name. A dot in quotes is of the name."""
+    try:
+        return len(Name.parse(pattern).parts) > 1
+    except DponeError:  # a wildcard in place of a quote
+        return False
 
 
 def what(table: Name | None, query: str) -> dict[str, str]:

@@ -13,7 +13,7 @@ from dpone.contract import Finding
 from dpone.errors import SourceError
 from dpone.model.pipeline import SourceSpec
 from dpone.model.position import Position
-from dpone.model.schema import LINEAGE, Name
+from dpone.model.schema import LINEAGE
 from dpone.sql.cursor import Row, Span, Value, less
 from dpone.sql.cursored import SqlCursor
 from dpone.sql.source import SqlSource, new_rows, what, within_project
@@ -64,11 +64,6 @@ class DuckdbSource(SqlSource):
 
     def check(self) -> list[Finding]:
         return [Finding("duckdb library", True, duckdb.__version__), *super().check()]
-
-    def listed(self) -> Iterator[Name]:
-        """Those outside the schema ``main`` as ``schema.name``."""
-        sql = "SELECT table_schema, table_name FROM information_schema.tables WHERE table_catalog = current_database()"
-        return (Name((name,) if schema == "main" else (schema, name)) for schema, name in self.rows(sql))
 
     def identity(self) -> Mapping[str, Any]:
         return {"path": within_project(self._path, self._base), **what(self._table, self.relation)}

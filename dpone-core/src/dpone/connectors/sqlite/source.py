@@ -120,7 +120,8 @@ class SqliteSource(SqlSource):
     def check(self) -> list[Finding]:
         return [Finding("sqlite library", True, sqlite3.sqlite_version), *super().check()]
 
-    def listed(self) -> Iterator[Name]:
+    def listed(self, everywhere: bool) -> Iterator[Name]:
+        """Of the file: what is attached to the connection is not the pipeline's."""
         found = self.rows("SELECT name FROM sqlite_master WHERE type IN ('table', 'view')")
         return (Name((name,)) for (name,) in found if not name.startswith("sqlite_"))
 
