@@ -7,10 +7,14 @@ import shutil
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from dpone.cli.run import _show
+from dpone.model.report import Rows, RunReport, StreamReport
 
 Dpone = Callable[..., Any]
 QUICKSTART = Path(__file__).parents[2] / "examples" / "quickstart"
@@ -110,6 +114,26 @@ def test_report_that_fails_late_is_still_on_stdout(project: Path, dpone: Dpone) 
     assert done.exit_code == 1
     assert done.json["status"] == "succeeded"
     assert "no space left" in done.error
+
+
+@pytest.mark.parametrize(
+    ("statuses", "rows", "line"),
+    [
+        (["loaded"] * 29 + ["failed"], 41_379, "29 loaded, 1 failed, 1.2 M rows, 11.7 s"),
+        (["failed", "caught_up", "loaded", "stopped"], 1, "1 loaded, 1 caught up, 1 failed, 1 stopped, 1 row, 11.7 s"),
+        (["loaded", "interrupted", "pending"], 999_999, "1 loaded, 1 interrupted, 1 not started, 999,999 rows, 11.7 s"),
+        (["loaded"] * 2, 2_600_000_000, "2 loaded, 5.2 G rows, 11.7 s"),
+        (["planned"], 5, "1 planned, 0 rows, 11.7 s"),
+        ([], 0, "0 rows, 11.7 s"),
+    ],
+)
+def test_the_last_line_sums_up(statuses: list[Any], rows: int, line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Streams by their end, what loaded streams wrote, and the seconds; rows of other streams do not count."""
+    start = datetime(2026, 3, 4, tzinfo=UTC)
+    streams = [StreamReport("s", "k", status=status, rows=Rows(written=rows)) for status in statuses]
+    report = RunReport("RUN", "p", started_at=start, finished_at=start + timedelta(seconds=11.7), streams=streams)
+    _show(report, "text")
+    assert capsys.readouterr().out.splitlines()[-1] == line
 
 
 def test_failed_stream_is_exit_1_with_its_report(project: Path, dpone: Dpone) -> None:

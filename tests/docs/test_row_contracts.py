@@ -32,7 +32,7 @@ def test_the_example_of_the_page(
     assert ended.value.code == 0
     [file] = (tmp_path / ".dpone" / "quarantine" / "orders").glob("*/*.jsonl")
     text = capsys.readouterr().out.replace(str(file.parent), "FOLDER").replace(file.parent.name, "LOAD")
-    text = re.sub(r"in [\d.]+ s", "in 0.05 s", re.sub(r"run \w{26}", "run RUN", text))
+    text = re.sub(r"(in|,) [\d.]+ s", r"\1 0.05 s", re.sub(r"run \w{26}", "run RUN", text))
     assert text == shown
     assert file.read_text(encoding="utf-8").replace(file.stem, "PART") == fence("json")[0]
 

@@ -15,7 +15,7 @@ import pytest
 from dpone.cli.main import main
 
 _FENCE = re.compile(r"(?:^`([\w./-]+)`:\n\n)?^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-_OWN = [(r"\b(load|run) [0-9A-Z]{26}\b", r"\1 ID"), (r" in [\d.]+ s\b", " in 0.05 s")]
+_OWN = [(r"\b(load|run) [0-9A-Z]{26}\b", r"\1 ID"), (r"( in|,) [\d.]+ s\b", r"\1 0.05 s")]
 
 
 def steps(page: Path) -> Iterator[tuple[str, str, str]]:

@@ -20,7 +20,8 @@ def project(tmp_path: Path) -> Project:
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The pauses before retries, in seconds; nobody waits for them."""
     kept: list[float] = []
-    monkeypatch.setattr("dpone.engine.run.time", SimpleNamespace(sleep=kept.append, perf_counter=time.perf_counter))
+    stopped = SimpleNamespace(sleep=kept.append, perf_counter=lambda: time.perf_counter())
+    monkeypatch.setattr("dpone.engine.run.time", stopped)
     return kept
 
 

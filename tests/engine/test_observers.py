@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta, tzinfo
 from types import ModuleType
 from typing import Any
 
 import pytest
 from tests.engine.project import Project, Steps, rows, with_plugins
 
-from dpone.engine.run import run
-from dpone.errors import Interrupted
+from dpone.config.reader import load_pipeline
+from dpone.engine.run import Run, run
+from dpone.errors import DataError, Interrupted
 from dpone.hookspecs import hookimpl
 from dpone.model.events import STEPS
+from dpone.observe.progress import observer
 
 
 class Raising:
@@ -110,6 +113,78 @@ def test_every_event_names_its_run(project: Project) -> None:
     assert times == sorted(times)
 
 
+class Clock:
+    """Stands still, except where a connector works."""
+
+    def __init__(self) -> None:
+        self.spent, self.zero = 0.0, datetime(2026, 3, 4, tzinfo=UTC)
+
+    def now(self, zone: tzinfo) -> datetime:
+        return self.zero.astimezone(zone) + timedelta(seconds=self.spent)
+
+
+def test_every_step_has_its_begin_and_its_end(
+    project: Project, faulty: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step spans exactly its own work; only steps that mark a moment have no length."""
+    project.csv("a", rows(1, 250))
+    clock, steps = Clock(), Steps()
+    monkeypatch.setattr("dpone.engine.job.datetime", clock)
+    monkeypatch.setattr("time.perf_counter", lambda: clock.spent)
+    work = {"window": 1.0, "open": 2.0, "stage": 4.0, "commit": 8.0, "save": 16.0, "ack": 32.0}
+
+    def pass_time(place: str) -> None:
+        clock.spent += work.get(place, 0)
+
+    faulty.watch.append(pass_time)
+    report = run(project.pipeline, plugins=with_plugins(steps, **faulty.PLUGINS))
+    spans = {e.step: tuple((one - clock.zero).total_seconds() for one in (e.began, e.at)) for e in steps.events}
+    assert spans == {
+        "run_started": (0, 0), "stream_started": (0, 0), "locked": (0, 0), "recovered": (0, 0), "window_fixed": (0, 1),
+        "schema_applied": (1, 1), "load_opened": (1, 3), "part_started": (3, 3), "batch": (7, 7),
+        "part_staged": (3, 7), "staged": (3, 7), "commit_started": (7, 7), "committed": (7, 15),
+        "state_saved": (15, 31), "acknowledged": (31, 63), "stream_finished": (0, 63), "run_finished": (0, 63),
+    }  # fmt: skip
+    taken = {"window": 1, "stage": 4, "commit": 8, "state": 16, "recover": 0, "schema": 0}
+    assert report.streams[0].durations == taken
+
+
+def test_the_end_of_a_stream_tells_its_error(project: Project, faulty: ModuleType) -> None:
+    """stream_finished and retry have kind, category and message; a stream that was loaded has no error."""
+    project.csv("a", rows(1, 10))
+    faulty.faults["window"] = [ConnectionError("gone"), DataError("read", "a bad row", "fix it")]
+    steps = Steps()
+    plugins = with_plugins(steps, **faulty.PLUGINS)
+    report = run(project.but(runtime={"retries": 1}).pipeline, plugins=plugins)
+    run(project.pipeline, plugins=plugins)
+    [retry] = [event for event in steps.events if event.step == "retry"]
+    failed, loaded = [event for event in steps.events if event.step == "stream_finished"]
+    assert (retry.data["error"]["kind"], retry.data["error"]["category"]) == ("ConnectionError", "transient")
+    assert retry.began < retry.at
+    assert failed.data["error"] == {
+        "kind": "DataError", "category": "data_quality", "retryable": False, "message": "read: a bad row; fix it",
+        "exit_code": 1,
+    }  # fmt: skip
+    assert (failed.data["status"], failed.data["retries"], report.streams[0].retries) == ("failed", 1, 1)
+    assert (loaded.data["status"], loaded.data["error"], loaded.data["rows"]["inserted"]) == ("loaded", None, 10)
+
+
+def test_one_run_id_from_the_log_to_the_journal(project: Project, capfd: pytest.CaptureFixture[str]) -> None:
+    """Every line of either log, the report, the journal entry and the state name the same run."""
+    for number, log in enumerate(("text", "json")):
+        project.csv(f"a{number}", rows(number * 10 + 1, number * 10 + 10))
+        job = Run(load_pipeline(project.pipeline))
+        with observer(job.plugins, log, quiet=False):
+            job.execute()
+        lines = capfd.readouterr().err.splitlines()
+        assert len(lines) > 10
+        assert all(job.report.run_id in line for line in lines), lines
+        [(journal,)] = project.query("SELECT run_id FROM __dpone__loads WHERE seq = ?", number + 1)
+        state = (project.state_bytes() or b"").decode()
+        assert (journal, job.report.to_json()["run_id"]) == (job.report.run_id, job.report.run_id)
+        assert f'"run_id": "{job.report.run_id}"' in state
+
+
 def test_an_interrupted_run_tells_its_end(project: Project, faulty: ModuleType) -> None:
     """Whoever listens learns that the run is over, and that it was interrupted."""
     project.csv("a", rows(1, 10))
@@ -117,4 +192,5 @@ def test_an_interrupted_run_tells_its_end(project: Project, faulty: ModuleType) 
     steps = Steps()
     with pytest.raises(Interrupted):
         run(project.pipeline, plugins=with_plugins(steps, **faulty.PLUGINS))
-    assert (steps.events[-1].step, steps.events[-1].data["status"]) == ("run_finished", "interrupted")
+    ends = [(event.step, event.data["status"]) for event in steps.events[-2:]]
+    assert ends == [("stream_finished", "interrupted"), ("run_finished", "interrupted")]

@@ -624,7 +624,8 @@ def test_a_retry_is_told(project: Project, faulty: ModuleType) -> None:
     run(project.pipeline, plugins=with_plugins(steps, **faulty.PLUGINS))
     [retry] = [event for event in steps.events if event.step == "retry"]
     assert retry.data["attempt"] == 1
-    assert "gone" in retry.data["error"]
+    assert retry.data["error"]["category"] == "transient"
+    assert "gone" in retry.data["error"]["message"]
 
 
 # -- failures on the way out ----------------------------------------------------------------------------------------

@@ -19,8 +19,10 @@ from dpone.contract import Window, WindowRequest
 from dpone.engine.run import Run, run
 from dpone.errors import Category, ConfigError, DataError, DponeError, ErrorCodes, PluginError, SinkError, StateAhead
 from dpone.hookspecs import hookimpl
+from dpone.model.pipeline import SourceSpec
 from dpone.model.position import Position
-from dpone.model.report import ErrorReport, RunReport
+from dpone.model.report import Endpoint, ErrorReport, RunReport
+from dpone.model.schema import Name
 from dpone.model.secret import Secret
 
 
@@ -41,6 +43,10 @@ def test_a_load_is_accounted_for(project: Project) -> None:
     assert set(stream.durations) == {"recover", "window", "schema", "stage", "commit", "state"}
     assert all(seconds >= 0 for seconds in stream.durations.values())
     assert stream.schema_changes == ["create with 4 columns"]
+    assert stream.source == Endpoint("file", "", "data/*.csv")
+    assert stream.sink == Endpoint("sqlite", "sqlite:///warehouse.db", "t")
+    assert (stream.strategy, stream.retries, report.dry_run, report.full_refresh) == ("append", 0, False, False)
+    assert report.to_json()["streams"][0]["retries"] == 0
     assert len(report.run_id) == len(head.load_id) == 26
     assert set(report.versions) == {"dpone", "python", "pyarrow"}
     assert report.finished_at is not None
@@ -257,6 +263,15 @@ class Leaky:
 
     check = tables = schema = read = ack = close = _none
 """
+
+
+def test_S_02_the_ends_of_a_stream_are_named_without_credentials() -> None:
+    """The address has host and database; user, password and parameters are left out."""
+    text = f"postgres://me:{quote(CANARY, safe='')}@db.example:5432/shop?sslmode=require"
+    spec = SourceSpec("postgres", Secret(text), table=Name.parse("public.orders"))
+    assert Endpoint.of(spec) == Endpoint("postgres", "postgres://db.example:5432/shop", "public.orders")
+    path = SourceSpec("file", path=f"https://me:{quote(CANARY, safe='')}@h/orders.csv")
+    assert Endpoint.of(path).object == "https://me:***@h/orders.csv"
 
 
 @pytest.mark.parametrize("log", ["text", "json"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -109,8 +110,30 @@ def _show(report: RunReport, format_: str) -> None:
     for stream in report.streams:
         if stream.error is not None:
             click.echo(redact(f"error: {stream.stream}: {stream.error.message}"), err=True)
-    lines = [*map(_line, report.streams), f"{report.status}: run {report.run_id}"]
+    lines = [*map(_line, report.streams), f"{report.status}: run {report.run_id}", _sum(report)]
     emit(format_, report.to_json(), lambda: "\n".join(lines))
+
+
+def _sum(report: RunReport) -> str:
+    """``29 loaded, 1 failed, 1.2 M rows, 11.7 s``; the rows are those that loaded streams wrote to the target."""
+    order = ("loaded", "caught_up", "planned", "failed", "stopped", "interrupted", "pending")
+    statuses = [stream.status for stream in report.streams]
+    parts = [f"{statuses.count(one)} {_STATUS.get(one, one)}" for one in order if one in statuses]
+    rows = sum(stream.rows.written for stream in report.streams if stream.status == "loaded")
+    end = report.finished_at or datetime.now(UTC)
+    seconds = max(0.0, (end - report.started_at).total_seconds())
+    return ", ".join([*parts, _magnitude(rows), f"{seconds:.1f} s"])
+
+
+_STATUS = {"caught_up": "caught up", "pending": "not started"}
+
+
+def _magnitude(rows: int) -> str:
+    """Exact below a million: ``45,300 rows``, then ``1.2 M rows``."""
+    for factor, unit in ((10**12, "T rows"), (10**9, "G rows"), (10**6, "M rows")):
+        if rows >= factor:
+            return f"{rows / factor:,.1f} {unit}"
+    return counted(rows, "row")
 
 
 def _line(stream: StreamReport) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 from attrs import define
@@ -22,7 +23,7 @@ class CommitStep(Attempt):
     def execute(self, writer: Writer, also: Sequence[Writer], known: Recovered, position: Position) -> Receipt:
         self.stream.tell("commit_started", load_id=writer.load_id)
         head = known.head
-        with self.stream.timed("commit"):
+        with self.stream.timed("commit") as start:
             try:
                 if keeps_journal(self.stream.run, self.spec):
                     self._require_version(writer, known)
@@ -33,7 +34,8 @@ class CommitStep(Attempt):
                 # A failed call is not a failed commit: the answer may have been lost. Loading again without asking
                 # would add the rows of an append twice (LS-05).
                 receipt = ask_journal(self.stream.run, self.spec, self.report.key, writer.load_id, error)
-        self.stream.tell("committed", load_id=writer.load_id, seq=receipt.entry.seq, rows=dict(receipt.entry.rows))
+        entry = receipt.entry
+        self.stream.tell("committed", start, load_id=writer.load_id, seq=entry.seq, rows=dict(entry.rows))
         return receipt
 
     def _require_version(self, writer: Writer, known: Recovered) -> None:
@@ -52,10 +54,10 @@ class CommitStep(Attempt):
         self.report.status, self.report.load_id = "loaded", entry.load_id
         self.report.position_after = entry.position.to_json()
         if version is not None:
-            with self.stream.timed("state"):
+            with self.stream.timed("state") as start:
                 saved = journal_of(entry) if keeps_journal(self.stream.run, self.spec) else state_of(entry)
                 self.state.save(self.report.key, saved, version)
-            self.stream.tell("state_saved", seq=entry.seq)
+            self.stream.tell("state_saved", start, seq=entry.seq)
         self.contract_check.settle(entry.load_id)
 
     def count(self, strategy: Strategy, receipt: Receipt) -> None:
@@ -68,5 +70,6 @@ class CommitStep(Attempt):
     def acknowledge(self, position: Position) -> None:
         # Last of all (PG-01). A source that forgets before sink and state are durable loses what a failed commit still
         # needs.
+        start = time.perf_counter()
         self.source.ack(position)
-        self.stream.tell("acknowledged")
+        self.stream.tell("acknowledged", start)

@@ -3,6 +3,7 @@ streams."""
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -55,7 +56,8 @@ class Job:
     _telling: threading.Lock = field(factory=threading.Lock, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.report = RunReport(self.run_id, self.pipeline.name, dict(self.pipeline.labels))
+        labels = dict(self.pipeline.labels)
+        self.report = RunReport(self.run_id, self.pipeline.name, self.dry_run, self.full_refresh, labels)
 
     def streams(self) -> list[StreamSpec]:
         """The selected streams. Asks the sources of those that select tables by a glob."""
@@ -66,12 +68,15 @@ class Job:
             expanded = expand(self.pipeline, self._tables_of)
         return _selected(expanded, self.select)
 
-    def tell(self, step: Step, stream: str | None = None, **data: Any) -> None:
+    def tell(self, step: Step, stream: str | None = None, since: float | None = None, **data: Any) -> None:
         """Report to every observer. One that raises is reported once and never changes the run. A signal that was lost,
-        for example in a driver's callback, ends the run here."""
-        if step != "run_finished" and stopping.begun() and threading.current_thread() is threading.main_thread():
+        for example in a driver's callback, ends the run here. since: ``time.perf_counter()`` when the step began; the
+        wall clock may be set back in between."""
+        obeyed = step == "run_finished" or isinstance(sys.exception(), KeyboardInterrupt | Interrupted)
+        if stopping.begun() and not obeyed and threading.current_thread() is threading.main_thread():
             raise Interrupted("a signal that was lost")
-        event = RunEvent(step, self.run_id, self.pipeline.name, datetime.now(UTC), stream, data)
+        seconds = 0.0 if since is None else round(time.perf_counter() - since, 6)
+        event = RunEvent(step, self.run_id, self.pipeline.name, datetime.now(UTC), stream, data, seconds)
         with self._telling:
             for hook in self.plugins.manager.hook.dpone_run_event.get_hookimpls():
                 try:
@@ -129,14 +134,15 @@ class StreamContext:
     spec: StreamSpec
     report: StreamReport
 
-    def tell(self, step: Step, **data: Any) -> None:
-        self.run.tell(step, self.spec.name, **data)
+    def tell(self, step: Step, since: float | None = None, **data: Any) -> None:
+        self.run.tell(step, self.spec.name, since, **data)
 
     @contextmanager
-    def timed(self, step: str) -> Iterator[None]:
+    def timed(self, step: str) -> Iterator[float]:
+        """Adds to the durations of the report. Yields the start, for ``tell``."""
         start = time.perf_counter()
         try:
-            yield
+            yield start
         finally:
             spent = self.report.durations.get(step, 0.0) + time.perf_counter() - start
             self.report.durations[step] = round(spent, 6)

@@ -49,13 +49,13 @@ class PlanStep(Attempt):
         run, report = self.stream.run, self.report
         if not self.spec.source.changes:
             self._refuse(self.sink, effective(self.spec.sink.strategy, run))
-        with self.stream.timed("window"):
+        with self.stream.timed("window") as start:
             window = self._window(known)
         report.caught_up, report.proof, report.partitions = window.caught_up, window.proof, len(window.parts)
         for text in window.warnings:
             self.warn(text)
         self.stream.tell(
-            "window_fixed", parts=len(window.parts), repeatable=window.repeatable, proof=window.proof,
+            "window_fixed", start, parts=len(window.parts), repeatable=window.repeatable, proof=window.proof,
             position=window.position.to_json(),
         )  # fmt: skip
         # A window without rows may still move the position: over WAL of other tables, so that an idle slot does not
@@ -78,14 +78,14 @@ class PlanStep(Attempt):
         if head is not None and window.repeatable and head.token == load.token and self.sink.exists():
             self._nothing(window, f"load {head.load_id} had the same content")
             return None
-        with self.stream.timed("schema"):
+        with self.stream.timed("schema") as start:
             report.ddl, report.schema_changes, report.rewrites = [], [], []
             for target, plan in planned:
                 self._fit(target, plan, added)
         if run.dry_run:
             report.status, report.position_after = "planned", window.position.to_json()
             return None
-        self.stream.tell("schema_applied", changes=report.schema_changes)
+        self.stream.tell("schema_applied", start, changes=report.schema_changes)
         return whole
 
     def _window(self, known: Recovered) -> Window:

@@ -59,7 +59,7 @@ class RecoverStep(Attempt):
     def execute(self, dry: bool) -> Recovered:
         """Law 1: the journal is the truth, the state is a copy. A state that is behind is corrected; one that is ahead
         stops the run."""
-        with self.stream.timed("recover"):
+        with self.stream.timed("recover") as start:
             key, target = self.report.key, self.spec.sink.location
             if not dry:
                 self.take_back(self.sink, key)
@@ -82,7 +82,7 @@ class RecoverStep(Attempt):
         self.report.position_after = self.report.position_before
         if head is not None and not dry:
             self.contract_check.settle(head.load_id)
-        self.stream.tell("recovered", adopted=adopted, seq=head.seq if head else 0, epoch=known.epoch)
+        self.stream.tell("recovered", start, adopted=adopted, seq=head.seq if head else 0, epoch=known.epoch)
         return known
 
     def _replayed(self, replay: Replay, head: Entry | None, saved: Versioned | None) -> Recovered:

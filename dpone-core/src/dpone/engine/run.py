@@ -22,7 +22,7 @@ from contextlib import ExitStack, closing, nullcontext
 from pathlib import Path
 from typing import Any
 
-from attrs import define
+from attrs import asdict, define
 
 from dpone.config.reader import load_pipeline
 from dpone.contract import Receipt
@@ -38,8 +38,8 @@ from dpone.engine.plan import PlanStep
 from dpone.engine.recover import RecoverStep
 from dpone.engine.stage import StageStep
 from dpone.errors import Interrupted, Stopped, connected
-from dpone.model.pipeline import Pipeline
-from dpone.model.report import ErrorReport, RunReport, StreamReport
+from dpone.model.pipeline import Pipeline, StreamSpec
+from dpone.model.report import Endpoint, ErrorReport, RunReport, StreamReport
 
 
 def run(pipeline: Pipeline | str | Path, **options: Any) -> RunReport:
@@ -59,19 +59,27 @@ class Run(Job):
     """One run of a pipeline."""
 
     def execute(self) -> RunReport:
+        start = time.perf_counter()
         try:
             streams = self.streams()
-            self.report.streams = [StreamReport(s.name, s.key(self.pipeline.name)) for s in streams]
+            self.report.streams = [self._reported(s) for s in streams]
             self.tell("run_started", streams=[s.name for s in streams], dry_run=self.dry_run)
             for spec, report in zip(streams, self.report.streams, strict=True):
                 _StreamRun(self, spec, report).execute()
         except (KeyboardInterrupt, Interrupted):
             self.report.finish(interrupted=True)
-            self.tell("run_finished", status=self.report.status)
+            self._tell_end(start)
             raise
         self.report.finish()
-        self.tell("run_finished", status=self.report.status)
+        self._tell_end(start)
         return self.report
+
+    def _reported(self, spec: StreamSpec) -> StreamReport:
+        source, sink = Endpoint.of(spec.source), Endpoint.of(spec.sink)
+        return StreamReport(spec.name, spec.key(self.pipeline.name), source, sink, spec.sink.strategy.mode)
+
+    def _tell_end(self, since: float) -> None:
+        self.tell("run_finished", since=since, status=self.report.status, exit_code=self.report.exit_code)
 
 
 @define
@@ -79,11 +87,25 @@ class _StreamRun(StreamContext):
     """Attempts until the stream is done, or fails for good."""
 
     def execute(self) -> None:
-        self.tell("stream_started", key=self.report.key)
+        report = self.report
+        source, sink = (asdict(one) if one else None for one in (report.source, report.sink))
+        self.tell("stream_started", key=report.key, source=source, sink=sink, strategy=report.strategy)
+        start = time.perf_counter()
+        try:
+            self._attempts()
+        finally:
+            self.tell(
+                "stream_finished", start, status=report.status, rows=asdict(report.rows), bytes=report.bytes,
+                retries=report.retries, durations=dict(report.durations),
+                error=asdict(report.error) if report.error else None,
+            )  # fmt: skip
+
+    def _attempts(self) -> None:
         retries = self.run.pipeline.runtime.retries
         for attempt in range(1, retries + 2):
             self.report.attempts = attempt
             self.report.error = None
+            start = time.perf_counter()
             try:
                 _attempt(self, last=attempt > retries)
                 break
@@ -94,22 +116,20 @@ class _StreamRun(StreamContext):
                 if signal := _signal_behind(error):
                     self.report.status = "interrupted"
                     raise signal from None
-                if not self._again(error, attempt <= retries):
+                if not self._again(error, attempt <= retries, start):
                     break
                 # Random pauses, so that streams that failed together (a server that restarted) do not all come back
                 # together.
                 jitter = random.uniform(0.5, 1.0)  # noqa: S311  # spreads retries; guards no secret
                 time.sleep(jitter * min(30.0, 0.25 * 2**attempt))
-        status, rows = self.report.status, self.report.rows
-        self.tell("stream_finished", status=status, rows=rows.read, durations=dict(self.report.durations))
 
-    def _again(self, error: Exception, left: bool) -> bool:
+    def _again(self, error: Exception, left: bool, since: float) -> bool:
         found = self.run.plugins.classifier().classify(error)
         self.report.error = ErrorReport.of(error, found)
         self.report.status = "stopped" if isinstance(error, Stopped) else "failed"
         if not (self.report.error.retryable and left):
             return False
-        self.tell("retry", attempt=self.report.attempts, error=self.report.error.message)
+        self.tell("retry", since, attempt=self.report.attempts, error=asdict(self.report.error))
         return True
 
 
@@ -146,9 +166,10 @@ class Steps:
         stage, commit, tracked = self.stage, self.commit, ManifestTracker()
         stream, report, contract_check = stage.stream, stage.report, stage.contract_check
         with ExitStack() as stack:
+            start = time.perf_counter()
             leader, others = stage.open(stack, planned)
             report.load_id = leader.load_id
-            stream.tell("load_opened", load_id=leader.load_id, token=planned.load.token)
+            stream.tell("load_opened", start, load_id=leader.load_id, token=planned.load.token)
             try:
                 tracked = stage.tracker(leader, planned)
                 with renewing(tracked, tracked.ttl) if tracked.store else nullcontext():
@@ -172,6 +193,7 @@ class Steps:
 def _attempt(stream: StreamContext, last: bool) -> None:
     """One attempt, from lock to acknowledgement, over its own connections."""
     run, spec, report = stream.run, stream.spec, stream.report
+    start = time.perf_counter()
     with ExitStack() as stack:
         source = stack.enter_context(closing(run.make("source", spec.source)))
         sink = stack.enter_context(closing(run.make("sink", spec.sink)))
@@ -186,7 +208,7 @@ def _attempt(stream: StreamContext, last: bool) -> None:
             stages.plan.execute(stages.recover.execute(dry=True), stages.recover, added)
             return
         report.key, lease = stack.enter_context(locked(run, spec, sink, state, run.full_refresh, to_load=True))
-        stream.tell("locked", owner=lease.owner)
+        stream.tell("locked", start, owner=lease.owner)
         try:
             stages.execute(added)
         except BaseException as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, closing, suppress
@@ -108,7 +109,7 @@ class StageStep(Attempt):
             [part.id for target in targets for part in target.window.parts if part.id in staged]
         ):
             workers = 1
-        with self.stream.timed("stage"):
+        with self.stream.timed("stage") as start:
             if workers > 1 and len(todo) > 1 and self._parallel():
                 staged.update(self._stage_at_once(workers, todo, tracker))
             else:
@@ -119,7 +120,7 @@ class StageStep(Attempt):
         rows.quarantined = sum(s.quarantined for s in staged.values())
         rows.read = rows.written + rows.filtered + rows.quarantined
         self.report.bytes = sum(s.bytes for s in staged.values())
-        self.stream.tell("staged", parts=len(staged), rows=rows.written, bytes=self.report.bytes)
+        self.stream.tell("staged", start, parts=len(staged), rows=rows.written, bytes=self.report.bytes)
         return staged
 
     def _stage_at_once(
@@ -151,13 +152,14 @@ class StageStep(Attempt):
 
         with tracker.running(part.id) as finish:
             tell("part_started", part=part.id)
+            start = time.perf_counter()
             with (
                 self.source.read(part) as stream,
                 closing(self._staged_stream(target, part, stream, after_batch)) as staged_stream,
             ):
                 staged = writer.stage(part, staged_stream)
             finish(staged)
-        tell("part_staged", part=part.id, rows=staged.rows, bytes=staged.bytes)
+        tell("part_staged", start, part=part.id, rows=staged.rows, bytes=staged.bytes)
         return part.id, staged
 
     def _staged_stream(

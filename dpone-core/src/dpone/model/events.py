@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from attrs import field, frozen
@@ -23,8 +23,11 @@ Step = Literal[
 
 @frozen
 class RunEvent:
-    """``data`` is JSON: rows and bytes of a batch, the part's id, positions, counts of a receipt. Never row values,
-    never a secret."""
+    """``at`` is the end of the step, ``began`` its start, exact to the microsecond; a step that only marks a moment
+    (``batch``, ``warning``, every ``..._started``) has ``seconds`` 0. A ``retry`` covers the failed attempt.
+
+    ``data`` is JSON: rows and bytes of a batch, the part's id, positions, counts of a receipt, the error of a ``retry``
+    or a ``stream_finished`` (kind, category, retryable, message, exit_code). Never row values, never a secret."""
 
     step: Step
     run_id: str
@@ -32,3 +35,8 @@ class RunEvent:
     at: datetime
     stream: str | None = None
     data: Mapping[str, Any] = field(factory=dict)
+    seconds: float = 0.0
+
+    @property
+    def began(self) -> datetime:
+        return self.at - timedelta(seconds=self.seconds)

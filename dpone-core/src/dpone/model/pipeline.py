@@ -173,10 +173,11 @@ class _Bound:
         return self._named(self.named or (self.connection.place() if self.connection else ""))
 
     def _named(self, connection: str) -> str:
-        return ":".join(filter(None, (self.type, connection, self._what)))
+        return ":".join(filter(None, (self.type, connection, self.what)))
 
     @property
-    def _what(self) -> str:
+    def what(self) -> str:
+        """The table, path or topic."""
         raise NotImplementedError
 
 
@@ -198,7 +199,7 @@ class SourceSpec(_Bound):
     named: str = field(default="", metadata=INTERNAL)
 
     @property
-    def _what(self) -> str:
+    def what(self) -> str:
         return ":".join(map(str, filter(None, (self.path, self.table or self.topic)))) or "query"
 
     def excludes(self, table: Name) -> bool:
@@ -230,7 +231,7 @@ class SinkSpec(_Bound):
     named: str = field(default="", metadata=INTERNAL)
 
     @property
-    def _what(self) -> str:
+    def what(self) -> str:
         return str(self.table or self.path or self.topic or "")
 
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from attrs import asdict, define, field
 
 from dpone.errors import Classification, DponeError, Interrupted
+from dpone.model.pipeline import SinkSpec, SourceSpec
 from dpone.model.secret import redact
 
 FORMAT = 1
@@ -65,12 +66,30 @@ class ContractReport:
 
 
 @define
+class Endpoint:
+    """One end of a stream, without credentials. type: the connector's. address: where the connection points; empty
+    without one. object: the table, path or topic; ``query`` for a query."""
+
+    type: str
+    address: str
+    object: str
+
+    @classmethod
+    def of(cls, spec: SourceSpec | SinkSpec) -> Endpoint:
+        return cls(spec.type, redact(spec.connection.location() if spec.connection else ""), redact(spec.what))
+
+
+@define
 class StreamReport:
     """One stream of a run. Positions are the JSON of Position, None before the first load; durations are seconds.
-    delivery: ``exactly once`` or ``at least once``, by what the sink declares."""
+    strategy: the mode that the pipeline names, also with ``--full-refresh``. delivery: ``exactly once`` or ``at least
+    once``, by what the sink declares. error: that of the last attempt."""
 
     stream: str
     key: str
+    source: Endpoint | None = None
+    sink: Endpoint | None = None
+    strategy: str = ""
     status: StreamStatus = "pending"
     delivery: str = ""
     load_id: str | None = None
@@ -93,6 +112,11 @@ class StreamReport:
     error: ErrorReport | None = None
     contract: ContractReport | None = None
 
+    @property
+    def retries(self) -> int:
+        """Attempts after the first one."""
+        return max(0, self.attempts - 1)
+
 
 def _versions() -> dict[str, str]:
     return {"dpone": version("dpone-core"), "python": platform.python_version(), "pyarrow": version("pyarrow")}
@@ -100,10 +124,13 @@ def _versions() -> dict[str, str]:
 
 @define
 class RunReport:
-    """The whole run. ``exit_code`` is the process's: the most severe of the streams (1, 2, 3, then 4)."""
+    """The whole run. ``exit_code`` is the process's: the most severe of the streams (1, 2, 3, then 4). ``run_id`` is
+    also in every event and in the journal entry of every load. ``dry_run``: it planned, and changed nothing."""
 
     run_id: str
     pipeline: str
+    dry_run: bool = False
+    full_refresh: bool = False
     labels: dict[str, str] = field(factory=dict)
     versions: dict[str, str] = field(factory=_versions)
     started_at: datetime = field(factory=lambda: datetime.now(UTC))
@@ -131,4 +158,6 @@ class RunReport:
 
     def to_json(self) -> dict[str, Any]:
         data = asdict(self, value_serializer=lambda _, __, v: v.isoformat() if isinstance(v, datetime) else v)
+        for shown, stream in zip(data["streams"], self.streams, strict=True):
+            shown["retries"] = stream.retries
         return {**data, "exit_code": self.exit_code}

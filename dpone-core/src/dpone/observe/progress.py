@@ -42,7 +42,7 @@ class JsonLines:
     def dpone_run_event(self, event: RunEvent) -> None:
         line = {
             "at": event.at.isoformat(), "step": event.step, "run_id": event.run_id, "pipeline": event.pipeline,
-            "stream": event.stream, **event.data,
+            "stream": event.stream, **({"seconds": event.seconds} if event.seconds else {}), **event.data,
         }  # fmt: skip
         print(json.dumps(redacted(line), default=str), file=sys.stderr, flush=True)
 
@@ -64,9 +64,12 @@ class TextLines:
         self._said = time.monotonic()
         if event.step == "load_opened":
             self._rows = 0
+        if event.seconds:
+            data["seconds"] = event.seconds
         words = " ".join(f"{k}={_short(v)}" for k, v in data.items())
         where = f" {event.stream}" if event.stream else ""
-        print(redact(f"{event.at:%H:%M:%S} {event.step}{where} {words}".rstrip()), file=sys.stderr, flush=True)
+        line = f"{event.at:%H:%M:%S} {event.run_id} {event.step}{where} {words}"
+        print(redact(line.rstrip()), file=sys.stderr, flush=True)
 
 
 def _short(value: Any) -> str:
