@@ -101,7 +101,9 @@ def test_a_pipeline_without_change_streams_is_refused(project: Path, dpone: Dpon
 
 def test_cdc_plan_prints_statements_for_every_table_once(dpone: Dpone) -> None:
     """Two tables: one slot, one teardown, at the end; nothing is connected to."""
-    found = dpone(*PLAN, "--table", "orders", "--table", "bills", "--format", "json").json["statements"]
+    done = dpone(*PLAN, "--table", "orders", "--table", "bills", "--format", "json")
+    require_valid("cdc-plan.json", done.json)
+    found = done.json["statements"]
     text = "\n".join(found)
     assert text.count("SELECT pg_create_logical_replication_slot('s', 'pgoutput')") == 1
     for table in ("orders", "bills"):

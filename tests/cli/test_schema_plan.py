@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from tests.cli.schemas import require_valid
 
 from dpone.connectors.sqlite.database import SqliteDialect
 from dpone.model.types import (
@@ -32,7 +33,10 @@ def planned(tmp_path: Path, dpone: Dpone) -> Planned:
             listed = [dict(zip(("name", "type", "nullable"), column, strict=False)) for column in columns]
             (tmp_path / f"{name}.json").write_text(json.dumps(listed), encoding="utf-8")
             files += [f"--{name}", tmp_path / f"{name}.json"]
-        return dpone("schema-plan", *files, "--table", "dbo.orders", *options)
+        done = dpone("schema-plan", *files, "--table", "dbo.orders", *options)
+        if "json" in options:
+            require_valid("schema-plan.json" if done.exit_code != 2 else "error.json", done.json)
+        return done
 
     return run
 
