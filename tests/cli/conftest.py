@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -78,7 +79,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
     builtin = [(group, dict(group.commands)) for group in groups]
     site = tmp_path / "site"
     monkeypatch.syspath_prepend(str(site))
-    forget = (plugins.discover.cache_clear, assemble.cache_clear)
+    forget = (plugins.discover.cache_clear, assemble.cache_clear, importlib.invalidate_caches)
 
     def add(name: str, code: str) -> Path:
         info = site / f"{name}-1.0.dist-info"

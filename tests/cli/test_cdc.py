@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from tests.cli.schemas import require_valid
 
+from dpone.plugins import discover
+
 Dpone = Callable[..., Any]
 PIPELINE = """\
 pipeline: shop
@@ -101,7 +103,9 @@ def test_a_pipeline_without_change_streams_is_refused(project: Path, dpone: Dpon
 
 def test_cdc_plan_prints_statements_for_every_table_once(dpone: Dpone) -> None:
     """Two tables: one slot, one teardown, at the end; nothing is connected to."""
-    found = dpone(*PLAN, "--table", "orders", "--table", "bills", "--format", "json").json["statements"]
+    done = dpone(*PLAN, "--table", "orders", "--table", "bills", "--format", "json")
+    require_valid("cdc-plan.json", done.json)
+    found = done.json["statements"]
     text = "\n".join(found)
     assert text.count("SELECT pg_create_logical_replication_slot('s', 'pgoutput')") == 1
     for table in ("orders", "bills"):
@@ -149,6 +153,22 @@ def test_cdc_plan_takes_what_is_not_given_from_a_pipeline(tmp_path: Path, dpone:
         assert found in text
     assert "orders" not in text
     assert "mine" not in text
+
+
+@pytest.mark.parametrize("backend", discover().names("cdc"))
+def test_cdc_plan_answers_for_every_reader(backend: str, dpone: Dpone) -> None:
+    """Statements, or one line that says why there are none: of a log that needs nothing, and of a reader that this
+    version does not have."""
+    own = {"postgres_logical": ("--slot-name", "s", "--publication-name", "p")}
+    options = ("--backend", backend, "--schema", "shop", "--table", "orders", *own.get(backend, ()))
+    done = dpone("cdc-plan", *options, "--format", "json")
+    if not discover().get("cdc", backend).implemented:
+        assert (done.exit_code, "the connector does not implement it" in done.error) == (2, True)
+        return
+    require_valid("cdc-plan.json", done.json)
+    assert (done.exit_code, done.json["backend"]) == (0, backend)
+    assert done.json["statements"] or backend == "file_changelog"
+    assert dpone("cdc-plan", *options).out.strip()
 
 
 def test_cdc_plan_names_a_role_without_a_pipeline(dpone: Dpone) -> None:

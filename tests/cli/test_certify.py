@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from attrs import evolve
+from tests.cli.schemas import require_valid
 
+from dpone import plugins
 from dpone.capability import CAPABILITIES
 from dpone.certify import certification, evidence
 from dpone.certify.certification import Level, Status
@@ -25,6 +28,7 @@ from dpone.certify.evidence import (
 from dpone.cli.main import main
 from dpone.errors import ConfigError
 
+ROOT = Path(__file__).resolve().parents[2]
 LIVE, STANDIN = Server("SQLite", "3.40.1", True), Server("Fake", "1", False)
 # What sqlite declares, from its plugin file by hand; a case for each.
 DECLARED = {
@@ -435,6 +439,41 @@ def test_without_evidence_a_level_is_not_reached(capsys: pytest.CaptureFixture[s
     below, reached = err.partition("not reached by ")[2], "not reached by " in err
     assert (code, reached) == (1, True)
     assert {"file", "sqlite", "file_changelog"} <= {*below.rpartition(": ")[2].split(", ")}
+
+
+def test_a_connector_that_cannot_be_used_is_listed_as_such(
+    capsys: pytest.CaptureFixture[str], install: Callable[[str, str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not installed with the command that installs it, not implemented, broken, blocked: each form lists it, none gives
+    it a level or a certified cell, and --require is not reached by one that was named."""
+    install("zz_broken", "import no_such_driver\n")
+    monkeypatch.setenv("DPONE_BLOCK", "sqlite")
+    real = plugins.entry_points
+    without = lambda group: [one for one in real(group=group) if one.name != "kafka"]  # noqa: E731
+    monkeypatch.setattr(plugins, "entry_points", without)
+    plugins.discover.cache_clear()
+    _, out, _ = call(capsys, "--format", "json")
+    data = json.loads(out)
+    require_valid("certify.json", data)
+    unusable = {one["connector"]: one for one in data["unusable"]}
+    whys = {name: unusable[name]["status"] for name in ("kafka", "mssql", "mssql_cdc", "zz_broken", "sqlite")}
+    assert whys == {
+        "kafka": "not installed", "mssql": "not implemented", "mssql_cdc": "not implemented", "zz_broken": "broken",
+        "sqlite": "blocked",
+    }  # fmt: skip
+    command = shlex.split(unusable["kafka"]["todo"].partition(", in the")[0])
+    assert command[:2] == ["pip", "install"]
+    assert [Path(one).name for one in command[2:]] == ["dpone-core", "dpone-kafka"]
+    assert all((ROOT / one / "pyproject.toml").is_file() for one in command[2:])
+    for form in ("text", "markdown"):
+        _, text, _ = call(capsys, "--format", form)
+        [line] = [line for line in text.splitlines() if "dpone-kafka" in line]
+        assert "not installed" in line
+    assert not {*whys} & {one["connector"] for one in data["connectors"]}
+    assert {c["status"] for c in data["capabilities"] if c["connector"] in whys} <= {"not implemented", "unsupported"}
+    for name in ("kafka", "mssql"):
+        code, _, err = call(capsys, "--connector", name, "--require", "tested")
+        assert (code, f"not reached by {name};" in err) == (1, True)
 
 
 @pytest.mark.parametrize("options", [("--evidence", "nowhere"), ("--connector", "nobody")])

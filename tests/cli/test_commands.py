@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 import pytest
+from tests.cli.schemas import require_valid
 
 from dpone.cli.main import assemble
 from dpone.cli.output import table
@@ -97,8 +98,8 @@ def test_bad_input_is_one_line_and_exit_2(args: list[str], dpone: Dpone) -> None
     assert text.out == ""
     as_json = dpone(*args, "--format", "json")
     assert as_json.exit_code == 2
+    require_valid("error.json", as_json.json)
     assert as_json.json["error"]["exit_code"] == 2
-    assert as_json.json["error"]["messages"]
     assert as_json.err.splitlines() == [f"error: {m}" for m in as_json.json["error"]["messages"]]
 
 

@@ -22,13 +22,16 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from tests.cli.schemas import require_valid
 
+from dpone import plugins
 from dpone.ops import doctor
 
 Dpone = Callable[..., Any]
 
 
 def by_name(done: Any) -> dict[str, dict[str, Any]]:
+    require_valid("doctor.json", done.json)
     return {finding["name"]: finding for finding in done.json["findings"]}
 
 
@@ -62,6 +65,29 @@ def test_doctor_names_a_broken_plugin(install: Callable[[str, str], Path], dpone
     assert one["ok"] is False
     assert "No module named 'no_such_driver'" in one["found"]
     assert "DPONE_BLOCK=zz_broken" in one["todo"]
+
+
+def test_doctor_says_how_to_install_what_this_repository_has(
+    dpone: Dpone, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A plugin of this repository that is not installed is no fault; its line is a command that installs it, and that
+    can be typed in any folder if pip recorded where dpone-core came from."""
+    real = plugins.entry_points
+    monkeypatch.setattr(plugins, "entry_points", lambda group: [p for p in real(group=group) if p.name != "kafka"])
+    plugins.discover.cache_clear()
+    done = dpone("doctor", "--format", "json")
+    one = by_name(done)["plugin kafka"]
+    assert (one["ok"], one["found"]) == (None, "dpone-kafka is not installed")
+    assert one["todo"].startswith("to use it: pip install ")
+    plugins.discover.cache_clear()
+    for name in ("dpone-core", "dpone-kafka"):
+        (tmp_path / "a b" / name).mkdir(parents=True)
+        (tmp_path / "a b" / name / "pyproject.toml").touch()
+    origin = SimpleNamespace(read_text=lambda name: f'{{"url": "file://{tmp_path}/a%20b/dpone-core"}}')
+    monkeypatch.setattr(plugins, "distribution", lambda name: origin)
+    command = shlex.split(plugins.how_to_install("kafka"))
+    assert command == ["pip", "install", f"{tmp_path}/a b/dpone-core", f"{tmp_path}/a b/dpone-kafka"]
+    assert plugins.how_to_install("mssql") == "pip install ./dpone-core ./dpone-mssql, in the repository"
 
 
 def test_doctor_tries_implementations(install: Callable[[str, str], Path], dpone: Dpone) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
+from tests.cli.schemas import require_valid
 
+from dpone.certify.matrix import type_matrix
 from dpone.connectors.sqlite.database import SqliteDialect
 from dpone.model.types import (
     JSON,
@@ -17,6 +20,7 @@ from dpone.model.types import (
     arrow,
     standard,
 )
+from dpone.plugins import discover
 
 Dpone = Callable[..., Any]
 Planned = Callable[..., Any]
@@ -32,7 +36,10 @@ def planned(tmp_path: Path, dpone: Dpone) -> Planned:
             listed = [dict(zip(("name", "type", "nullable"), column, strict=False)) for column in columns]
             (tmp_path / f"{name}.json").write_text(json.dumps(listed), encoding="utf-8")
             files += [f"--{name}", tmp_path / f"{name}.json"]
-        return dpone("schema-plan", *files, "--table", "dbo.orders", *options)
+        done = dpone("schema-plan", *files, "--table", "dbo.orders", *options)
+        if "json" in options:
+            require_valid("schema-plan.json" if done.exit_code != 2 else "error.json", done.json)
+        return done
 
     return run
 
@@ -185,9 +192,66 @@ def test_columns_that_differ_by_case_are_breaking(planned: Planned) -> None:
     assert (done.exit_code, [c["kind"] for c in done.json["breaking"]]) == (3, ["case"])
 
 
+SQL_SINKS = [name for name in discover().names("sink") if discover().supports("sink", name, "sql")]
+
+
+@pytest.mark.parametrize("dialect", SQL_SINKS)
+def test_every_sql_sink_has_a_plan(planned: Planned, dialect: str) -> None:
+    """Of every type that the sink stores a table is created, in quotes of its own, and to a table with only the key all
+    columns are added; nothing is connected to."""
+    types = [row.type for row in type_matrix(dialect) if row.fidelity not in ("refused", "lossy") and arrow(row.type)]
+    assert len(types) > 15
+    columns: list[tuple[Any, ...]] = [("id", "bigint", False), *((f"c {i}", one) for i, one in enumerate(types))]
+    options = ("--dialect", dialect, "--key", "id", "--format", "json")
+    created = planned([], columns, *options)
+    assert (created.exit_code, created.json["dialect"]) == (0, dialect)
+    text = " ".join(created.json["ddl"])
+    assert all(re.search(rf'["`\[]{name}["`\]]', text) for name, *_ in columns), text
+    added = planned(columns[:1], columns, *options)
+    assert (added.exit_code, [one["kind"] for one in added.json["changes"]]) == (0, ["add"] * len(types))
+    assert all(one["ddl"] for one in added.json["changes"])
+    stopped = planned([*columns, ("more", "text")], columns, *options)
+    assert (stopped.exit_code, stopped.json["ddl"]) == (3, [])
+
+
+THIRD_PARTY = """
+import dpone
+from dpone.capability import Connector, declare
+from dpone.connectors.sqlite.database import SqliteDatabase, SqliteDialect
+from dpone.connectors.sqlite.plugin import dpone_sinks as of_sqlite
+from dpone.connectors.sqlite.sink import SqliteSink
+from attrs import evolve
+
+class Dialect(SqliteDialect):
+    def quote(self, name): return f"[{name}]"
+
+class Sink(SqliteSink):
+    dialect = Dialect()
+
+@dpone.hookimpl
+def dpone_sinks():
+    [made] = of_sqlite()
+    return [evolve(made, name="zz_sql", implementation="zz_sql:Sink", example="sqlite:///zz.db")]
+"""
+
+
+def test_the_dialect_of_another_plugin_is_discovered(
+    planned: Planned, install: Callable[[str, str], Path], dpone: Dpone
+) -> None:
+    """A SQL sink that somebody installed has a plan in its own dialect, without a change here."""
+    install("zz_sql", THIRD_PARTY)
+    done = planned([("a", "int")], [("a", "int"), ("b", "text")], "--dialect", "zz_sql", "--format", "json")
+    assert done.json["ddl"] == ["ALTER TABLE [dbo].[orders] ADD COLUMN [b] TEXT"]
+    assert "use one of postgres, sqlite, zz_sql" in planned([], [("a", "int")], "--dialect", "file").error
+
+
 @pytest.mark.parametrize(
-    ("dialect", "found"), [("file", "is not a SQL database; use one of postgres, sqlite"), ("nope", "is not installed")]
-)
+    ("dialect", "found"),
+    [
+        ("file", "is not a SQL database; use one of postgres, sqlite"),
+        ("mssql", "this version has no sink for mssql; use one of postgres, sqlite"), ("nope", "is not installed"),
+    ],
+)  # fmt: skip
 def test_a_dialect_that_is_none(planned: Planned, dialect: str, found: str) -> None:
     """Only a SQL sink has statements to print."""
     done = planned([("a", "int")], [("a", "int")], "--dialect", dialect)

@@ -12,7 +12,7 @@ import pytest
 from attrs import evolve
 
 from dpone.errors import PluginError
-from dpone.plugins import CORE, OTHERS, discover
+from dpone.plugins import CORE, OTHERS, OURS, discover
 
 ROOT = Path(__file__).resolve().parents[2]
 DISTRIBUTIONS = sorted(path.parent for path in ROOT.glob("dpone-*/pyproject.toml"))
@@ -73,6 +73,11 @@ def test_what_the_texts_say_to_install_can_be_installed() -> None:
         for what in line
         if (why := wrong(what, {re.sub(r"\[.*", "", one) for one in line}))
     ] == []
+
+
+def test_core_knows_the_distributions_of_the_repository() -> None:
+    """What doctor and certify list as not installed is what a folder here has."""
+    assert {f"dpone-{name}" for name in OURS} | {CORE} == {path.name for path in DISTRIBUTIONS}
 
 
 def test_every_extra_that_is_named_exists() -> None:

@@ -6,12 +6,16 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import json
 import os
 import re
+import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from importlib.metadata import Distribution, EntryPoint, entry_points
+from importlib.metadata import Distribution, EntryPoint, PackageNotFoundError, distribution, entry_points
+from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, get_args
+from urllib.parse import unquote
 
 import pluggy
 from attrs import define, field, frozen
@@ -71,13 +75,32 @@ class Found:
 # install from.
 CORE = "dpone-core"
 OTHERS = "install its distribution from a path or wheel"
-_CONNECTORS = ("postgres", "mssql", "kafka", "objectstore")
+OURS = ("kafka", "mssql", "objectstore", "postgres")  # plugins of this repository that are distributions of their own
 
 
 def _distribution(connector: str) -> str | None:
     """``postgres``, ``postgres_logical`` -> ``dpone-postgres``."""
     name = connector.partition("_")[0]
-    return f"dpone-{name}" if name in _CONNECTORS else None
+    return f"dpone-{name}" if name in OURS else None
+
+
+def how_to_install(name: str) -> str:
+    """The command that installs a plugin of ``OURS``. It can be typed in any folder if dpone-core came from a folder of
+    the repository, and in the repository otherwise."""
+    folders = [CORE, f"dpone-{name}"]
+    here = _repository()
+    if here is None or not (here / folders[1] / "pyproject.toml").is_file():
+        return f"pip install ./{folders[0]} ./{folders[1]}, in the repository"
+    return f"pip install {' '.join(shlex.quote(str(here / folder)) for folder in folders)}"
+
+
+def _repository() -> Path | None:
+    """From pip's record of what it installed dpone-core from (PEP 610)."""
+    try:
+        url = json.loads(distribution(CORE).read_text("direct_url.json") or "{}").get("url", "")
+    except (PackageNotFoundError, ValueError, AttributeError):
+        return None
+    return Path(unquote(url.removeprefix("file://"))).parent if url.startswith("file://") else None
 
 
 @frozen
@@ -90,6 +113,10 @@ class Plugins:
 
     def names(self, role: Role) -> list[str]:
         return sorted(name for r, name in self.connectors if r == role)
+
+    def absent(self) -> list[str]:
+        """Plugins of ``OURS`` that are not installed."""
+        return [name for name in OURS if name not in {one.name for one in self.found}]
 
     def get(self, role: Role, name: str) -> Connector:
         if connector := self.connectors.get((role, name)):

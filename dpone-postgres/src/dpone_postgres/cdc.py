@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -32,8 +33,9 @@ from dpone.model.pipeline import SourceSpec
 from dpone.model.position import Position
 from dpone.model.schema import Name
 from dpone_postgres import handover, outside, publication
+from dpone_postgres.check import creating, stream_findings
 from dpone_postgres.config import PostgresSourceOptions
-from dpone_postgres.connect import connect, parameters, where
+from dpone_postgres.connect import connect, parameters, table_name, where
 from dpone_postgres.errors import failing, sqlstate
 from dpone_postgres.handover import SnapshotTable
 from dpone_postgres.offsets import PostgresLogicalOffset
@@ -132,9 +134,11 @@ class PostgresLogicalReader:
         except DponeError as error:
             yield Finding("slot", False, error.found, error.todo)
         yield _marker(db, server, self._failed)
+        ask, chosen = partial(rows, db, self._failed), self._chosen(db)
+        yield from stream_findings(ask, chosen)
         if not publication.exists(db, self._publication, self._failed):
             found = f"publication {self._publication} does not exist"
-            yield Finding("publication", False, found, "create it with 'dpone cdc create'")
+            yield Finding("publication", False, found, creating(ask, chosen))
             return
         tables = self._tables(db)
         text_ = ", ".join(str(t.name) for t in tables) or "none of the pipeline's tables"
@@ -539,12 +543,22 @@ class PostgresLogicalReader:
         error.category = Category.TRANSIENT
         raise error
 
+    def _chosen(self, db: psycopg.Connection[Any]) -> list[Name]:
+        """The table that the pipeline names, or those of its glob that are published."""
+        return [table.name for table in self._tables(db)] if self._named is None else [self._named]
+
+    @property
+    def _named(self) -> Name | None:
+        """None: the pipeline has a glob."""
+        glob = self._wanted is None or {*"*?["} & {*str(self._wanted)}
+        return None if glob or self._wanted is None else table_name(self._wanted)
+
     def _tables(self, db: psycopg.Connection[Any]) -> list[Published]:
         return [t for t in published(db, self._publication, self._failed) if self._selects(t.name)]
 
     def _unpublished(self, db: psycopg.Connection[Any]) -> Iterator[str]:
         """OUT-03: warnings for tables that a glob selects and the publication does not contain."""
-        if self._wanted is not None and not {*"*?["} & {*str(self._wanted)}:
+        if self._named is not None:
             return
         names = [name for name in outside.unpublished(db, self._publication, self._failed) if self._selects(name)]
         identifying = names and publication.identifying(db, self._publication, self._failed)

@@ -7,9 +7,12 @@ from dpone.model.pipeline import StateSpec
 from dpone.model.schema import Name
 from dpone.sql.dialect import Database
 from dpone.sql.state import STATE, SqlState
+from dpone_postgres.check import missing_on, missing_on_schema
 from dpone_postgres.config import PostgresSinkOptions, PostgresStateOptions
 from dpone_postgres.connect import parameters, where
 from dpone_postgres.database import PostgresDatabase
+
+TABLES = (STATE, f"{STATE}_history", "__dpone__locks", "__dpone__manifests", "__dpone__partitions")
 
 
 class PostgresState(SqlState):
@@ -29,16 +32,11 @@ class PostgresState(SqlState):
     def lost(self, db: Database) -> tuple[str, str] | None:
         if db.rows("SELECT 1 FROM pg_namespace WHERE nspname = \0", [self._schema]):
             return None
-        return f"schema {self._schema} does not exist", f'CREATE SCHEMA "{self._schema}";'
+        return f"schema {self._schema} does not exist", f"CREATE SCHEMA {db.dialect.quote(self._schema)};"
 
     def refused(self, db: Database, known: bool) -> tuple[str, str] | None:
-        if known:
-            return None
-        if (lost := self.lost(db)) is not None:
+        if not known and (lost := self.lost(db)) is not None:
             return lost
-        sql = "SELECT current_user, has_schema_privilege(oid, 'CREATE') FROM pg_namespace WHERE nspname = \0"
-        [(user, create)] = db.rows(sql, [self._schema])
-        if create:
-            return None
-        grant = f'GRANT USAGE, CREATE ON SCHEMA "{self._schema}" TO "{user}";'
-        return f"{user} may not create tables in schema {self._schema}", grant
+        missing = missing_on_schema(db.rows, self._schema, ("USAGE",) if known else ("USAGE", "CREATE"))
+        missing += missing_on(db.rows, self._name, TABLES)
+        return (f"rights are missing in schema {self._schema}", " ".join(missing)) if missing else None

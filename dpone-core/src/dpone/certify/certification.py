@@ -11,6 +11,8 @@ A cell (connector, role, capability), or a route (source, sink, strategy), is
     declared         the plugin declares it, and no run has shown it (or only some of its cases were run)
     unsupported      the system cannot
     not implemented  this version does not
+
+A connector of this repository that cannot be used here has no cell and no level: see ``Unusable``.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ from dpone.certify.evidence import (
 )
 from dpone.certify.matrix import route_matrix
 from dpone.errors import ConfigError
-from dpone.plugins import Plugins, discover
+from dpone.plugins import Plugins, discover, how_to_install
 
 ROLES: tuple[Role, ...] = ("source", "sink", "state", "cdc")
 
@@ -98,6 +100,18 @@ class ConnectorLevel:
 
 
 @frozen
+class Unusable:
+    """A connector that has no level, because nothing of it can be run. ``status``: not implemented (a version with its
+    name only), not installed (a plugin of this repository), broken or blocked; ``todo``: how to get it, if that is
+    known."""
+
+    connector: str
+    distribution: str
+    status: str
+    todo: str
+
+
+@frozen
 class GateCell:
     """One file of a gate. ``measures``: its figures, each with its bar. ``lacking``: why it does not count."""
 
@@ -120,7 +134,7 @@ class GateCell:
 @frozen
 class Certification:
     """``seen``: how many files of evidence were read. ``delivery``: of each sink, and how it commits. ``servers``: what
-    was run against, each with its settings once."""
+    was run against, each with its settings once. ``named``: the connectors that the caller asked for."""
 
     cells: tuple[Cell, ...]
     routes: tuple[RouteCell, ...]
@@ -129,18 +143,23 @@ class Certification:
     delivery: Mapping[str, str] = {}
     gates: tuple[GateCell, ...] = ()
     servers: tuple[Server, ...] = ()
+    unusable: tuple[Unusable, ...] = ()
+    named: tuple[str, ...] = ()
 
     def below(self, level: Level) -> list[str]:
-        """Implemented connectors that do not reach the level."""
+        """Connectors that do not reach the level: those that are implemented, and those that were asked for by name."""
         order = list(Level)
-        return [c.connector for c in self.connectors if order.index(c.level) < order.index(level)]
+        low = [c.connector for c in self.connectors if order.index(c.level) < order.index(level)]
+        known = {c.connector for c in self.connectors}
+        return [*low, *(name for name in self.named if name not in known)]
 
 
 def certify(folder: Path | None = None, only: Collection[str] = ()) -> Certification:
     """Join the discovered plugins with the evidence in a folder; None: there is no evidence. ``only``: names of
-    connectors. Raises ConfigError for a damaged file, by its name, and for a connector that is not installed."""
+    connectors. Raises ConfigError for a damaged file, by its name, and for a connector that nobody has."""
     plugins = discover()
-    if unknown := sorted(set(only) - {name for _, name in plugins.connectors}):
+    unusable = tuple(_unusable(plugins))
+    if unknown := sorted(set(only) - {name for _, name in plugins.connectors} - {one.connector for one in unusable}):
         raise ConfigError(
             "select connectors", f"unknown connectors: {', '.join(unknown)}", "choose from 'dpone plugins'"
         )
@@ -154,7 +173,20 @@ def certify(folder: Path | None = None, only: Collection[str] = ()) -> Certifica
     return Certification(
         cells, routes, connectors, len(known.evidence), _deliveries(plugins, only), gates,
         tuple(servers[said] for said in sorted(servers)),
+        tuple(one for one in unusable if not only or one.connector in only), tuple(dict.fromkeys(only)),
     )  # fmt: skip
+
+
+def _unusable(plugins: Plugins) -> Iterable[Unusable]:
+    owners = {name: one for one in plugins.found for names in one.roles.values() for name in names}
+    able = {name for (_, name), connector in plugins.connectors.items() if connector.implemented}
+    for name in sorted({name for _, name in plugins.connectors} - able):
+        yield Unusable(name, owners[name].distribution, str(Status.NOT_IMPLEMENTED), "wait for a version that has it")
+    for one in plugins.found:
+        if one.state != "ok":
+            yield Unusable(one.name, one.distribution, one.state, "see 'dpone plugins'")
+    for name in plugins.absent():
+        yield Unusable(name, f"dpone-{name}", "not installed", how_to_install(name))
 
 
 def _deliveries(plugins: Plugins, only: Collection[str]) -> Mapping[str, str]:
@@ -327,13 +359,17 @@ def to_json(found: Certification) -> dict[str, Any]:
         "delivery": dict(found.delivery),
         "gates": [asdict(gate) for gate in found.gates],
         "servers": [asdict(server) for server in found.servers],
+        "unusable": [asdict(one) for one in found.unusable],
     }
 
 
 def to_markdown(found: Certification) -> str:
     """The matrix as a page: connectors, capabilities by role, routes."""
     parts = [said(found), _connectors(found)]
-    shown = {"Gates": gate_rows(found), "Run against": server_rows(found), "Left out": left_out_rows(found)}
+    shown = {
+        "Cannot be used": unusable_rows(found), "Gates": gate_rows(found), "Run against": server_rows(found),
+        "Left out": left_out_rows(found),
+    }  # fmt: skip
     parts += [f"## {title}\n\n{_table(head, lines)}" for title, (head, *lines) in shown.items() if lines]
     for role in ROLES:
         rows = [cell for cell in found.cells if cell.role == role]
@@ -358,6 +394,12 @@ def said(found: Certification) -> str:
     all_ = [cell.status for cell in claimed(found.cells)] + [route.status for route in claimed(found.routes)]
     count = f"{all_.count(Status.CERTIFIED)} of {len(all_)}"
     return f"Evidence files read: {found.seen}. Certified: {count} of the declared capabilities and routes."
+
+
+def unusable_rows(found: Certification) -> list[list[str]]:
+    """Connectors that nothing could be run with, as rows with a header."""
+    head = ["cannot be used", "distribution", "why", "to use it"]
+    return [head, *([u.connector, u.distribution, u.status, u.todo] for u in found.unusable)]
 
 
 def gate_rows(found: Certification) -> list[list[str]]:

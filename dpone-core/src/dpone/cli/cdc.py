@@ -68,7 +68,8 @@ def cdc_plan(
             found |= dict.fromkeys(setup_plan(plan.backend, names, plan.options, role, plan.connection))
     statements = sorted(found, key=lambda text: text.startswith("--"))
     data = {"backend": ", ".join(backends), "statements": statements}
-    emit(format_, data, lambda: "\n\n".join(statements))
+    nothing = f"-- {', '.join(backends)}: there is nothing to prepare"
+    emit(format_, data, lambda: "\n\n".join(statements) or nothing)
 
 
 @click.group()

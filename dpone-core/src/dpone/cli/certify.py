@@ -52,6 +52,7 @@ def _text(found: Certification) -> str:
         left_out_rows,
         said,
         server_rows,
+        unusable_rows,
     )
     from dpone.certify.evidence import GATES
 
@@ -64,6 +65,7 @@ def _text(found: Certification) -> str:
         [
             said(found),
             table([["connector", "level", *GATES], *connectors]),
+            *([table(rows)] if len(rows := unusable_rows(found)) > 1 else []),
             *seen,
             table([["sink", "delivery (commit)"], *map(list, found.delivery.items())]),
             table([["connector", "role", "capability", "status", "run against"], *cells]),

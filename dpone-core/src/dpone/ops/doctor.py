@@ -23,9 +23,8 @@ from dpone.contract import Finding
 from dpone.model.pipeline import Pipeline
 from dpone.model.secret import Secret
 from dpone.ops.check import connections, failure, implementations
-from dpone.plugins import Found, discover, troubles
+from dpone.plugins import CORE, Found, discover, how_to_install, troubles
 
-CORE = "dpone-core"
 FREE = 1 << 30  # bytes; staging of a load of any size wants more than this
 
 
@@ -78,8 +77,14 @@ def _origin(one: metadata.Distribution) -> str:
 
 
 def plugins() -> list[Finding]:
+    """Those that are installed, and those of this repository that are not."""
     found = discover()
-    return [_plugin(one, troubles(found, one) if one.state == "ok" else []) for one in found.found]
+    installed = [_plugin(one, troubles(found, one) if one.state == "ok" else []) for one in found.found]
+    return [*installed, *map(_absent, found.absent())]
+
+
+def _absent(name: str) -> Finding:
+    return Finding(f"plugin {name}", None, f"dpone-{name} is not installed", f"to use it: {how_to_install(name)}")
 
 
 def _plugin(one: Found, causes: list[str]) -> Finding:

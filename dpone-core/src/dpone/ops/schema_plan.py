@@ -12,7 +12,7 @@ from attrs import frozen
 from dpone.certify.matrix import unconnected
 from dpone.config.document import repeated, strict_json
 from dpone.contract import SqlText, SupportsSql
-from dpone.errors import ConfigError, counted
+from dpone.errors import ConfigError, PluginError, counted
 from dpone.model.evolution import Plan, SchemaChange, SchemaComparator
 from dpone.model.pipeline import SchemaEvolution
 from dpone.model.schema import DEFAULT, NATIVE, Name
@@ -94,10 +94,13 @@ def schema_plan(
 
 
 def _dialect(plugins: Plugins, name: str) -> SqlText:
-    sql = plugins.offered(SupportsSql, next(unconnected(plugins, name))[1], name)
+    known = [n for n in plugins.names("sink") if plugins.supports("sink", n, "sql")]
+    use = f"use one of {', '.join(known)}"
+    if not plugins.get("sink", name).implemented:
+        raise PluginError("read --dialect", f"this version has no sink for {name}", use)
+    sql = plugins.offered(SupportsSql, next(unconnected(plugins, name))[1], name) if name in known else None
     if sql is None:
-        known = [n for n in plugins.names("sink") if plugins.supports("sink", n, "sql")]
-        raise ConfigError("read --dialect", f"sink {name} is not a SQL database", f"use one of {', '.join(known)}")
+        raise ConfigError("read --dialect", f"sink {name} is not a SQL database", use)
     return sql.dialect
 
 
