@@ -305,7 +305,7 @@ def test_OUT_10_texts_that_are_one_value(tmp_path: Path, type_: str, one: str, o
     stream = Bench(tmp_path, SHOP, {**strategy(mode, "k"), "key": ["k"]}).run()
     assert stream.error is not None
     assert stream.error.kind == "DataError"
-    assert "have the same strategy.key (k)" in stream.error.message
+    assert "have the same strategy.key (k): 1 of 2 rows; " in stream.error.message
 
 
 def test_OUT_10_nanoseconds_are_refused_by_name(tmp_path: Path) -> None:

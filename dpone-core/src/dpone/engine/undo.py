@@ -79,8 +79,8 @@ class FoundLoad:
     key: str
     load_id: str
     entry: Entry | None
-    later: tuple[tuple[str, Entry], ...] = ()
-    undone: Entry | None = None
+    later: tuple[tuple[str, Entry], ...]
+    undone: Entry | None
     own: bool = True
 
 

@@ -197,7 +197,7 @@ class Dialect:
         It must be exact, whatever the collation of the columns."""
         return f"({left} IS DISTINCT FROM {right})"
 
-    def differ(self, schema: pa.Schema, names: Sequence[str], left: str = "t", right: str = "s") -> str:
+    def differ(self, schema: pa.Schema, names: Sequence[str], left: str, right: str) -> str:
         """True where two rows differ in one of these columns, as ``differs`` has it."""
         columns = ((self.quote(name), schema.field(name).type) for name in names)
         return " OR ".join(self.differs(f"{left}.{column}", f"{right}.{column}", type_) for column, type_ in columns)

@@ -217,7 +217,7 @@ def own_lock(target: Name) -> str:
     return f"tables of {'.'.join(target.parts[:-1])}"
 
 
-def create_own(db: Database, target: Name, load: Load, undo: Undo | None = None) -> None:
+def create_own(db: Database, target: Name, load: Load, undo: Undo | None) -> None:
     """Create dpone's own tables that the load will write, in a transaction before all others of the load."""
     Staging(db, target).create()
     Journal(db, target).create()
@@ -235,9 +235,7 @@ def make_indexes(db: Database, lock: str, statements: Sequence[str]) -> None:
             db.execute(statement)
 
 
-def open_load(
-    db: Database, target: Name, load: Load, lineage: bool, undo: Undo | None = None, into: Name | None = None
-) -> SqlWriter:
+def open_load(db: Database, target: Name, load: Load, lineage: bool, undo: Undo | None, into: Name | None) -> SqlWriter:
     """``Sink.open`` of every SQL sink, after ``create_own``. The target exists and has every column of ``load.schema``
     and, if enabled, of the lineage (``Sink.ddl``). ``undo``: keep what the load replaces. ``into``: see SqlWriter."""
     return SqlWriter(db, target, load, open_stage(db, into or target, load, lineage), lineage, undo, into)
@@ -381,7 +379,7 @@ class _Counted:
     stream: Stream
     required: tuple[str, ...]
     target: Name
-    order: int | None = None
+    order: int | None
     rows: int = 0
     bytes: int = 0
 
