@@ -174,6 +174,44 @@ def test_OUT_15_the_load_after_a_crash_is_as_if_the_other_had_never_been(
     assert project.query("SELECT * FROM __dpone__added") == []
 
 
+def dump(project: Project) -> list[str]:
+    with closing(sqlite3.connect(project.database)) as db:
+        return list(db.iterdump())
+
+
+@pytest.mark.parametrize("step", ["schema_applied", "committed"])
+def test_a_dry_run_after_a_crash_changes_nothing(
+    tmp_path: Path, run: Callable[..., Mapping[str, Any]], step: str
+) -> None:
+    """It neither takes back what the killed run added nor saves the position that the journal has."""
+    project = begun(tmp_path, "column")
+    assert run(project, step=step)["code"] == KILLED
+    before = dump(project), project.state_bytes()
+    assert project.run(dry_run=True).exit_code == 0
+    assert (dump(project), project.state_bytes()) == before
+
+
+def test_OUT_15_a_change_stream_takes_back_what_a_killed_run_added(
+    tmp_path: Path, run: Callable[..., Mapping[str, Any]]
+) -> None:
+    """The column of a table is there until the next run, which loads other changes without it; a dry run leaves it."""
+    project = ApplyProject(tmp_path, {"mode": "cdc_apply"}).save()
+    first = transaction("01", insert("orders", {"id": 1}, name="a"))
+    write(project.log, first)
+    project.load()
+    calm = dump(project)
+    write(project.log, transaction("02", insert("orders", {"id": 2}, coupon="x")))
+    assert run(project, step="schema_applied")["code"] == KILLED
+    before = dump(project)
+    assert before != calm
+    write(project.log, first, transaction("02", insert("orders", {"id": 2}, name="b")), mode="w")
+    assert project.run(dry_run=True).exit_code == 0
+    assert dump(project) == before
+    project.load()
+    assert project.query("SELECT name FROM pragma_table_info('landing_orders')")[:2] == [("id",), ("name",)]
+    assert not any("coupon" in line for line in dump(project))
+
+
 @pytest.mark.parametrize("what", FIRST)
 def test_OUT_15_a_load_that_is_gone_on_with_keeps_its_parts(
     tmp_path: Path, run: Callable[..., Mapping[str, Any]], what: str

@@ -204,6 +204,18 @@ def test_two_keys_share_a_folder(tmp_path: Path) -> None:
     assert ids(tmp_path) == [1, 2]
 
 
+def test_OUT_15_a_commit_leaves_what_another_key_has_added(tmp_path: Path) -> None:
+    """Its columns are still taken back when its load fails; those that the committed load uses stay."""
+    one = sink(tmp_path)
+    run(one, load(key="one"), (1,))
+    new = [SchemaChange("add", name, after=pa.field(name, pa.string())) for name in ("mine", "ours")]
+    with_both = load(key="two", schema=pa.schema({"id": pa.int64(), "mine": pa.string(), "ours": pa.string()}))
+    one.provide(with_both, one.ddl(new))
+    run(one, load(key="one", schema=pa.schema({"id": pa.int64(), "ours": pa.string()})), (2,))
+    assert [taken.what for taken in one.take_back("two")] == ["column mine of out"]
+    assert [field.name for field in one.schema() or ()] == ["id", LOAD_ID, LOADED_AT, "ours"]
+
+
 @pytest.mark.parametrize("mode", ["replace", "merge"])
 def test_other_strategies_are_refused(tmp_path: Path, mode: str) -> None:
     """Strategies that change rows in place are refused before anything is made."""

@@ -332,6 +332,22 @@ def test_a_chunk_of_deletes_is_not_completed(target: Target, strategy: Strategy)
     assert not [sql for sql in said if "SUBSTRING(" in sql or sql.startswith('DELETE FROM "__dpone__stage_')]
 
 
+@pytest.mark.parametrize(("changes", "indexed"), [(2, False), (3, True)])
+def test_only_staging_of_several_chunks_gets_an_index(
+    target: Target, monkeypatch: pytest.MonkeyPatch, changes: int, indexed: bool
+) -> None:
+    """A single chunk is read whole, so an index would only cost time."""
+    monkeypatch.setattr(fold, "ROWS", 2)
+    deliver(target, ORDERS, [insert(0)], HARD)
+    with closing(target.sink(HARD)) as sink:
+        writer = sink.open(load(ORDERS.values, HARD, changes=True, whole=False))
+        writer.stage(Part("orders"), batches(ORDERS, [insert(n) for n in range(1, changes + 1)]))
+        said: list[str] = []
+        sink._db.connection().set_trace_callback(said.append)
+        writer.commit(sink.journal(KEY), at(1))
+    assert any(sql.startswith("CREATE INDEX") for sql in said) == indexed
+
+
 def test_a_chunk_is_as_large_as_it_may_be() -> None:
     """Rows and bytes up to the limit, and that included; what is larger than a chunk is one alone."""
     run, two = fold._Run(), pa.record_batch({"a": pa.array([1, 2], pa.int64())})

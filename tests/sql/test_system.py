@@ -207,6 +207,9 @@ def test_the_hooks_declare_what_the_bases_can_do() -> None:
     never = [{n for n, s in one.capabilities.items() if s is Support.UNSUPPORTED} for one in (source, sink, state)]
     assert never == [{"native_stream"}, {"native_stream", "refuse"}, set()]
     assert (sink.commit, source.commit) == ("transaction", None)
+    assert [one.takes for one in (source, sink, state)] == [
+        ("connection", "table", "query"), ("connection", "table"), ("connection",)
+    ]  # fmt: skip
     assert hooks(state="")[2] is None
 
 

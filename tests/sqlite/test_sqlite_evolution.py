@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from tests.sqlite.target import KEY, MEMORY, Target, at, load, rows
 
 from dpone.config.reader import load_pipeline
+from dpone.connectors.sqlite.database import SqliteDialect
 from dpone.contract import Part
 from dpone.engine.run import run
 from dpone.errors import DataError, SchemaBreak, SinkError
@@ -86,6 +87,18 @@ def test_widening_a_column_whose_rule_would_get_lost(target: Target, column: str
     before = target.dump()
     with pytest.raises(SchemaBreak, match=r"^widen column x of orders: .*; nothing was changed$"):
         target.load(prices(pa.decimal128(9, 4), D("2.1234")), APPEND, lineage=Lineage(False))
+    assert target.dump() == before
+
+
+def test_columns_that_a_table_has_no_room_for(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    """New columns count with those that are there and dpone's own, a widened one does not; nothing is changed."""
+    monkeypatch.setattr(SqliteDialect, "max_columns", 5)
+    target.load(pa.table({"id": pa.array([1], pa.int32()), "a": ["x"]}), APPEND)
+    wider = {"id": pa.array([2], pa.int64()), "a": ["x"], "b": ["y"]}
+    target.load(pa.table(wider), APPEND)
+    before = target.dump()
+    with pytest.raises(SchemaBreak, match="6 columns including dpone's own, but a table can have at most 5; "):
+        target.load(pa.table({**wider, "c": ["z"]}), APPEND)
     assert target.dump() == before
 
 

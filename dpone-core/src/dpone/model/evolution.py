@@ -250,7 +250,7 @@ def _holds_integer(target: pa.DataType, source: pa.DataType) -> bool:
 
 _LADDER = (
     pa.int8(), pa.uint8(), pa.int16(), pa.uint16(), pa.int32(), pa.uint32(), pa.int64(), pa.uint64(),
-    pa.float16(), pa.float32(), pa.float64(), pa.decimal128(19, 0), pa.decimal128(20, 0),
+    pa.float16(), pa.float32(), pa.float64(), pa.decimal128(20, 0),
     pa.string(), pa.large_string(), pa.binary(), pa.large_binary(),
 )  # fmt: skip
 
