@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from dpone.contract import Entry, UndoRecord
-from dpone.formats.manifest import Added, Manifest, PartFile, Replaced, part_name
+from dpone.formats.manifest import AddedColumns, Manifest, PartFile, Replaced, part_name
 from dpone.model.position import Position
 
 LOAD = "01JABCDEFGHJKMNPQRSTVWXYZ0"
@@ -24,7 +24,7 @@ def entry(held: int | None) -> Entry:
 
 def test_what_was_added_under_a_key_moves_with_it() -> None:
     """What another key has added stays, and what was added under the new key is forgotten with its journal."""
-    added = tuple(Added(key, f"RUN {key}", ("c",)) for key in ("old", "other", "new"))
+    added = tuple(AddedColumns(key, f"RUN {key}", ("c",)) for key in ("old", "other", "new"))
     manifest = Manifest((), {"old": entry(None), "new": entry(None)}, None, (), "", added)
     moved = manifest.moved("old", "new", entry(9))
     assert [(one.key, one.run_id) for one in moved.added] == [("new", "RUN old"), ("other", "RUN other")]
@@ -38,7 +38,7 @@ def test_a_manifest_is_read_back_as_it_was(held: int | None, before: Position | 
     schema = pa.schema([pa.field("id", pa.int64(), False), pa.field("at", pa.timestamp("us", "UTC"))])
     counts = {"a": (10, 11), "b": (0, 0)}  # rows and bytes
     old, new = (PartFile(part_name(LOAD, part, ".parquet"), part, *n, "ab", LOAD, "key") for part, n in counts.items())
-    undo, added = Replaced(entry(held), "key", (old,), before), Added("key", "RUN", ("id", "at"), True)
+    undo, added = Replaced(entry(held), "key", (old,), before), AddedColumns("key", "RUN", ("id", "at"), True)
     manifest = Manifest((new,), {"key": entry(held)}, schema, (undo,), "LAST", (added,))
     data = manifest.dumps()
     assert Manifest.loads(data) == manifest

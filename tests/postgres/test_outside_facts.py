@@ -10,21 +10,21 @@ from hypothesis import strategies as st
 
 from dpone_postgres import outside
 from dpone_postgres.offsets import PostgresLogicalOffset
-from dpone_postgres.outside import Facts, KnownFacts, Node, Type
+from dpone_postgres.outside import ChildPartition, Facts, KnownFacts, Type
 
 OID = st.integers(16_384, 2**32 - 1)
 
 
 def facts(oid: int, partitions: int) -> Facts:
     columns = tuple(f"column_{i}" for i in range(20))
-    nodes = {n: Node(n, oid, n + 7, 1_000_000) for n in range(oid + 10, oid + 10 + 3 * partitions, 3)}
+    nodes = {n: ChildPartition(n, oid, n + 7, 1_000_000) for n in range(oid + 10, oid + 10 + 3 * partitions, 3)}
     return Facts((16_500, 900_000, True), ("insert",), (oid + 5,), "", columns, (1_000_000,) * 20, 0, nodes)
 
 
 @for_all(st.dictionaries(OID, OID, max_size=60), OID)
 def test_what_a_position_keeps_comes_back_from_json(files: dict[int, int], oid: int) -> None:
     """Partitions of any oid and file node, and the facts beside them."""
-    nodes = {one: Node(one, oid, file, 3) for one, file in files.items()}
+    nodes = {one: ChildPartition(one, oid, file, 3) for one, file in files.items()}
     types = {oid: Type("s.mood", ((oid, "low"), (oid + 1, "high")), grows=True)}
     given = Facts(
         (oid, 2, False), (), (1, 2), "ab", ("id", "", "v"), (5, 6, -7), 8, nodes, since=9, ties=(0, oid), types=types

@@ -6,10 +6,10 @@ import pytest
 
 from dpone.errors import ConfigError
 from dpone.model.secret import Secret
-from dpone.sql.address import Server, server
+from dpone.sql.address import ServerAddress, server
 
 
-def read(address: str | None) -> Server:
+def read(address: str | None) -> ServerAddress:
     return server(Secret(address) if address is not None else None, ("acme",), 7, ("tls", "ca"), "write acme://h/db")
 
 

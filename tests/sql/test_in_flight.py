@@ -13,15 +13,15 @@ from tests.sql.clock import Clock
 from dpone.model.pipeline import Incremental
 from dpone.model.position import Position
 from dpone.sql.cursor import Bound, Value
-from dpone.sql.in_flight import Look, Writer, settle
+from dpone.sql.in_flight import Look, OpenTransaction, settle
 
 
 def at(text: str) -> Value:
     return Value("integer", text)
 
 
-T1, T2 = Writer("1", "process 1"), Writer("2", "process 2", at("5"))
-MANY = tuple(Writer(str(n), f"p{n}", at("5")) for n in range(6))
+T1, T2 = OpenTransaction("1", "process 1"), OpenTransaction("2", "process 2", at("5"))
+MANY = tuple(OpenTransaction(str(n), f"p{n}", at("5")) for n in range(6))
 SAFE = "orders is held back for {}, which may still commit rows below the highest value; {}"
 FIRST = "rows from its start on were not read"
 NONE = "no new rows were read"
@@ -33,12 +33,12 @@ class Source:
     """Sees ``seen``; of the writers it is asked for the first ends at each look."""
 
     seen: Look
-    asked: list[Sequence[Writer]] = field(factory=list)
+    asked: list[Sequence[OpenTransaction]] = field(factory=list)
 
     def look(self) -> Look:
         return self.seen
 
-    def still(self, writers: Sequence[Writer]) -> Sequence[Writer]:
+    def still(self, writers: Sequence[OpenTransaction]) -> Sequence[OpenTransaction]:
         self.asked.append(writers)
         return writers[1:] if len(writers) > 1 else writers
 
@@ -85,7 +85,7 @@ def test_where_nobody_writes_the_read_ends_at_the_highest_value(
     ],
 )  # fmt: skip
 def test_OUT_09_the_read_ends_before_what_open_writers_may_bring(
-    clock: Clock, how: Any, writers: tuple[Writer, ...], bound: Bound
+    clock: Clock, how: Any, writers: tuple[OpenTransaction, ...], bound: Bound
 ) -> None:
     """Held back below the lowest value that one may bring, or altogether where that is not known. ``report`` reads on,
     and warns. Both say for whom, and neither waits."""

@@ -14,7 +14,7 @@ from tests.sql.clock import Clock
 from tests.sqlite.target import Target
 from tests.sqlite.test_sqlite_source import by, read, source
 
-from dpone.connectors.sqlite.in_flight import InFlight
+from dpone.connectors.sqlite.in_flight import SqliteInFlight
 from dpone.contract import WindowRequest
 from dpone.errors import SourceError
 
@@ -104,13 +104,13 @@ def test_OUT_09_the_lock_is_let_go_before_the_read(db: Target, late: sqlite3.Con
 def test_OUT_09_the_snapshot_begins_while_nobody_can_write(db: Target, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between the look for a writer and the begin of the snapshot nobody commits: the lock is held until then."""
     db.run("PRAGMA journal_mode=wal", "CREATE TABLE orders (id INTEGER PRIMARY KEY)", "INSERT INTO orders VALUES (1)")
-    release = InFlight.release
+    release = SqliteInFlight.release
 
-    def and_then_another_writes(self: InFlight) -> None:
+    def and_then_another_writes(self: SqliteInFlight) -> None:
         release(self)
         db.run("INSERT INTO orders VALUES (2)")
 
-    monkeypatch.setattr(InFlight, "release", and_then_another_writes)
+    monkeypatch.setattr(SqliteInFlight, "release", and_then_another_writes)
     assert ids(read(source(db, **by("id")))[1]) == [1]
 
 

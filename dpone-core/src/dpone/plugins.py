@@ -37,7 +37,7 @@ P = TypeVar("P")
 
 
 @define
-class Found:
+class FoundPlugin:
     """One entry point. ``cause`` says why it is not ok; ``roles`` maps a role to the names of its connectors.
 
     Distribution and version are read when they are asked for: parsing the metadata of every plugin takes longer than
@@ -108,7 +108,7 @@ class Plugins:
     """What discovery found. ``connectors`` has only those of healthy plugins."""
 
     manager: pluggy.PluginManager
-    found: tuple[Found, ...]
+    found: tuple[FoundPlugin, ...]
     connectors: Mapping[tuple[Role, str], Connector]
 
     def names(self, role: Role) -> list[str]:
@@ -238,7 +238,7 @@ def without(protocol: type, cls: Any) -> list[str]:
     return [n for n in vars(protocol) if not n.startswith("_") and getattr(cls, n, None) is None]
 
 
-def troubles(plugins: Plugins, one: Found) -> list[str]:
+def troubles(plugins: Plugins, one: FoundPlugin) -> list[str]:
     """Why implementations of a healthy plugin cannot be used; imports them, and so their drivers."""
     causes = []
     for role, names in one.roles.items():
@@ -265,7 +265,7 @@ def _discover(points: Iterable[EntryPoint], blocked: str) -> Plugins:
     blocks = {name.strip() for name in blocked.split(",") if name.strip()}
     connectors: dict[tuple[Role, str], Connector] = {}
     points = sorted(points, key=lambda point: (point.name, point.value))
-    pairs = [(Found(point.name, point.value, point.dist), point) for point in points]
+    pairs = [(FoundPlugin(point.name, point.value, point.dist), point) for point in points]
     found = tuple(one for one, _ in pairs)
     shared = _claimed_twice(found)
     for one, point in pairs:
@@ -285,7 +285,7 @@ def _discover(points: Iterable[EntryPoint], blocked: str) -> Plugins:
     return Plugins(manager, found, connectors)
 
 
-def _claimed_twice(found: Iterable[Found]) -> dict[str, list[str]]:
+def _claimed_twice(found: Iterable[FoundPlugin]) -> dict[str, list[str]]:
     """Names with several distributions or modules behind them. The same distribution listed twice (an editable
     install seen through two paths) is one."""
     times = Counter(one.name for one in found)
@@ -298,7 +298,7 @@ def _claimed_twice(found: Iterable[Found]) -> dict[str, list[str]]:
 
 
 def _register(
-    manager: pluggy.PluginManager, point: EntryPoint, one: Found, connectors: dict[tuple[Role, str], Connector]
+    manager: pluggy.PluginManager, point: EntryPoint, one: FoundPlugin, connectors: dict[tuple[Role, str], Connector]
 ) -> None:
     if manager.has_plugin(point.name):
         return

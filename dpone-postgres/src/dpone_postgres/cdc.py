@@ -57,7 +57,7 @@ from dpone_postgres.slot import (
     FROM_SCRATCH,
     NO_SLOT,
     PLUGIN,
-    Server,
+    ServerState,
     Slot,
     read_since,
     release,
@@ -120,7 +120,7 @@ class PostgresLogicalReader:
 
     def _findings(self) -> Iterator[Finding]:
         db = self._db()
-        server = Server.of(db, self._failed)
+        server = ServerState.of(db, self._failed)
         level = server.wal_level == "logical"
         todo = "" if level else "set wal_level = logical and restart the server"
         yield Finding("wal_level", level, server.wal_level, todo)
@@ -157,7 +157,7 @@ class PostgresLogicalReader:
         yield from (_breaks(self._publication, one) for one in broken)
         yield from (_identity(table) for table in tables if table.name not in {one.name for one in broken})
 
-    def _slot_text(self, slot: Slot, server: Server) -> str:
+    def _slot_text(self, slot: Slot, server: ServerState) -> str:
         kept = max(server.end - slot.restart, 0)
         return f"{self._slot}, {slot.wal_status}, retains {counted(kept, 'byte')} of WAL"
 
@@ -173,7 +173,7 @@ class PostgresLogicalReader:
         publication created here is marked by its comment, so that ``drop`` recognises it. On return both are durable;
         the position is where the slot starts."""
         db = self._db()
-        server = Server.of(db, self._failed)
+        server = ServerState.of(db, self._failed)
         if server.wal_level != "logical":
             found = f"wal_level is {server.wal_level}"
             raise SourceError(f"create slot {self._slot}", found, "set wal_level = logical and restart the server")
@@ -251,7 +251,7 @@ class PostgresLogicalReader:
     def window(self, after: Position | None, limit: int | None) -> ChangeWindow:
         db = self._db()
         tables, facts = self._catalogue(db)  # before the bound is fixed
-        server = Server.of(db, self._failed)
+        server = ServerState.of(db, self._failed)
         slot = require_slot(db, self._slot, after, self._failed)
         self._started, saved = slot.started, None
         if after is not None:
@@ -282,7 +282,7 @@ class PostgresLogicalReader:
                 if saved is not None and review.reads:
                     slot.require_history(saved, decoder.reached, self._failed)
                 if point is None and _idle(server, start, decoder, saved) and self._marked(db, server):
-                    bound = server = Server.of(db, self._failed)
+                    bound = server = ServerState.of(db, self._failed)
                     decoder = self._read(db, bound, slot, start, limit, saved, review)
                     self._require_kept(db, start, server)
                 before = review
@@ -294,7 +294,7 @@ class PostgresLogicalReader:
                     self._spool_rows(db, reading, decoder.spool, review.due, point)
                 return self._window(db, bound, start, decoder, saved, epoch, review, reviewer, marker)
 
-    def _marked(self, db: psycopg.Connection[Any], server: Server) -> str:
+    def _marked(self, db: psycopg.Connection[Any], server: ServerState) -> str:
         """Write a commit that the slot will deliver, so that a position can end at it. Returns the content of its
         message, empty if nothing may be written: on a standby, or without the privilege."""
         content = f"{MARKER.decode()}{ulid()}"
@@ -360,7 +360,7 @@ class PostgresLogicalReader:
     def _snapshot(
         self,
         db: psycopg.Connection[Any],
-        server: Server,
+        server: ServerState,
         tables: Sequence[Published],
         facts: Mapping[str, Facts],
         epoch: int,
@@ -387,7 +387,7 @@ class PostgresLogicalReader:
     def _read(
         self,
         db: psycopg.Connection[Any],
-        server: Server,
+        server: ServerState,
         slot: Slot,
         start: int,
         limit: int | None,
@@ -471,7 +471,7 @@ class PostgresLogicalReader:
     def _window(
         self,
         db: psycopg.Connection[Any],
-        server: Server,
+        server: ServerState,
         start: int,
         decoder: Decoder,
         saved: PostgresLogicalOffset | None,
@@ -514,7 +514,7 @@ class PostgresLogicalReader:
         assert self._spool is not None, "window comes first"
         yield _TableStream(self._spool, table, batch_schema(self._changed[table]))
 
-    def _new_spool(self, server: Server, after: str) -> Spool:
+    def _new_spool(self, server: ServerState, after: str) -> Spool:
         if self._spool is not None:
             self._spool.close()
         self._changed = {}
@@ -522,7 +522,7 @@ class PostgresLogicalReader:
         return self._spool
 
     def _position(
-        self, server: Server, lsn: int, tables: Mapping[str, int], commit: str = "", exact: bool = False
+        self, server: ServerState, lsn: int, tables: Mapping[str, int], commit: str = "", exact: bool = False
     ) -> PostgresLogicalOffset:
         return PostgresLogicalOffset(
             server.system, server.timeline, server.database, self._slot, PLUGIN, self._publication, lsn_text(lsn),
@@ -592,7 +592,7 @@ class PostgresLogicalReader:
         first = [one.todo for one in broken if names[0] in one.by]
         return "; then ".join([*first, adding(self._publication, names[:1])])
 
-    def _require_kept(self, db: psycopg.Connection[Any], start: int, server: Server) -> None:
+    def _require_kept(self, db: psycopg.Connection[Any], start: int, server: ServerState) -> None:
         """Check that the slot was not moved or dropped while it was read. Raises Gap."""
         slot = Slot.of(db, self._slot, self._failed)
         if slot is None:
@@ -636,7 +636,7 @@ class PostgresLogicalReader:
         return without(saved, tables, published).to_position(position.epoch)
 
     def _require_history(self, db: psycopg.Connection[Any], slot: Slot, position: Position, failed: str) -> None:
-        server = Server.of(db, failed)
+        server = ServerState.of(db, failed)
         saved = require_position(position, self._position(server, 0, {}), server, failed)
         upto = lsn_number(saved.lsn)
         with closing(Spool("")) as nothing:
@@ -648,7 +648,7 @@ class PostgresLogicalReader:
         """In bytes of WAL: ``behind`` is not acknowledged yet, ``kept`` cannot be removed by the server because of the
         slot. Raises ConfigError if the slot does not exist."""
         db = self._db()
-        server = Server.of(db, self._failed)
+        server = ServerState.of(db, self._failed)
         slot = Slot.of(db, self._slot, self._failed)
         if slot is None:  # it is not known here whether there is a position
             raise ConfigError(self._failed, f"slot {self._slot} does not exist", NO_SLOT)
@@ -661,7 +661,7 @@ class PostgresLogicalReader:
     def status(self, position: Position | None) -> CDCStatus:
         """``contract.SupportsStatus``. ``seconds`` is by the clock of the server, whose commits have its times."""
         db = self._db()
-        server, slot = Server.of(db, self._failed), Slot.of(db, self._slot, self._failed)
+        server, slot = ServerState.of(db, self._failed), Slot.of(db, self._slot, self._failed)
         saved: PostgresLogicalOffset | None = None
         findings = [_slot_finding(slot, server, self._failed, position is None)]
         if position is not None:
@@ -747,7 +747,7 @@ AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname !~ '^pg_
 ORDER BY 1, 2"""
 
 
-def _slot_finding(slot: Slot | None, server: Server, failed: str, new: bool) -> Finding:
+def _slot_finding(slot: Slot | None, server: ServerState, failed: str, new: bool) -> Finding:
     if slot is None:
         return Finding(
             "slot", False, "the slot does not exist", "create it with 'dpone cdc create'" if new else NO_SLOT
@@ -769,7 +769,7 @@ FROM pg_catalog.pg_proc WHERE proname = 'pg_logical_emit_message' AND pronamespa
 AND proargtypes[2] = 'text'::regtype"""
 
 
-def _marker(db: psycopg.Connection[Any], server: Server, failed: str) -> Finding:
+def _marker(db: psycopg.Connection[Any], server: ServerState, failed: str) -> Finding:
     """The privilege needed to advance an idle slot. PUBLIC has it unless it was revoked."""
     if server.standby:
         todo = f"run this on the primary every minute: {HEARTBEAT}"
@@ -796,7 +796,7 @@ def _still(decoder: Decoder, saved: PostgresLogicalOffset | None) -> bool:
     return not decoder.spool.tables and not decoder.over and (saved is None or saved.exact)
 
 
-def _idle(server: Server, start: int, decoder: Decoder, saved: PostgresLogicalOffset | None) -> bool:
+def _idle(server: ServerState, start: int, decoder: Decoder, saved: PostgresLogicalOffset | None) -> bool:
     """The window is empty, and the slot retains WAL that could be removed if there were a commit to advance to."""
     if decoder.spool.tables or decoder.over:
         return False

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dpone.errors import DponeError
 from dpone.model.schema import PREFIX
 from dpone.sql.cursor import Value
-from dpone.sql.in_flight import Look, Writer
+from dpone.sql.in_flight import Look, OpenTransaction
 from dpone_postgres.errors import sqlstate
 from dpone_postgres.session import Session
 
@@ -113,7 +113,7 @@ _BLIND = {
 }
 
 
-class InFlight:
+class PostgresInFlight:
     """relation: the SQL after FROM. column: the cursor column, quoted, of the alias ``s``."""
 
     def __init__(self, session: Session, relation: str, column: str) -> None:
@@ -141,7 +141,7 @@ class InFlight:
             return Look(high, _of_primary(xmin, xmax) if high else (), blind=(blind + said).removeprefix("; "))
         return Look(high, tuple(_writer(*row[7:]) for row in found if row[8] is not None), blind=blind)
 
-    def still(self, writers: Sequence[Writer]) -> Sequence[Writer]:
+    def still(self, writers: Sequence[OpenTransaction]) -> Sequence[OpenTransaction]:
         if self._standby:
             [(xmin,)] = self._session.rows(_STANDBY)
             return [one for one in writers if xmin < int(one.id)]
@@ -159,20 +159,22 @@ class InFlight:
         ]
 
 
-def _writer(pid: int | None, id: str, gid: str | None, role: str | None, start: str | None, age: int | None) -> Writer:
+def _writer(
+    pid: int | None, id: str, gid: str | None, role: str | None, start: str | None, age: int | None
+) -> OpenTransaction:
     """``id``: the virtual transaction of a session (4/123), or the xid of a prepared transaction."""
     if pid is None:
         since = "" if age is None else f", prepared {age:,} s ago"
-        return Writer(id, f"prepared transaction {gid or id}{since}")
+        return OpenTransaction(id, f"prepared transaction {gid or id}{since}")
     since = "only pg_read_all_stats sees its age" if age is None else f"open for {age:,} s"
     who = f"process {pid} ({f'role {role}, ' if role else ''}{since})"
-    return Writer(id, who, None if start is None else Value(STARTED, start))
+    return OpenTransaction(id, who, None if start is None else Value(STARTED, start))
 
 
-def _of_primary(xmin: int, xmax: int) -> tuple[Writer, ...]:
+def _of_primary(xmin: int, xmax: int) -> tuple[OpenTransaction, ...]:
     """A standby knows only ids: all below xmin have ended, none from xmax on has been seen."""
     return (
-        (Writer(str(xmax), f"a transaction of the primary with an id from {xmin:,} to {xmax - 1:,}"),)
+        (OpenTransaction(str(xmax), f"a transaction of the primary with an id from {xmin:,} to {xmax - 1:,}"),)
         if xmin < xmax
         else ()
     )

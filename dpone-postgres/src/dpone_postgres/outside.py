@@ -146,7 +146,7 @@ ORDER BY 1, 2"""
 
 
 @frozen
-class Node:
+class ChildPartition:
     """A partition below a root. ``link``: xmin of its row in pg_inherits."""
 
     oid: int
@@ -196,7 +196,7 @@ class Facts:
     columns: tuple[str, ...]
     versions: tuple[int, ...]
     file: int
-    nodes: Mapping[int, Node] = field(factory=dict)
+    nodes: Mapping[int, ChildPartition] = field(factory=dict)
     filled: tuple[bool, ...] = ()
     since: int = 0
     below: int = 0
@@ -235,7 +235,7 @@ def _before(xid: int, other: int) -> bool:
     return (other - 1 - xid) & _XID < 1 << 31
 
 
-def _links(nodes: Mapping[int, Node], oids: Any) -> int:
+def _links(nodes: Mapping[int, ChildPartition], oids: Any) -> int:
     links = sorted((oid, nodes[oid].link) for oid in oids if oid in nodes)
     return zlib.crc32(repr(links).encode()) if links else 0
 
@@ -360,8 +360,8 @@ def read(db: psycopg.Connection[Any], publication: str, tables: Sequence[Publish
     return found
 
 
-def _nodes(found: Sequence[Sequence[int]] | None) -> dict[int, Node]:
-    return {one[0]: Node(*one) for one in found or ()}
+def _nodes(found: Sequence[Sequence[int]] | None) -> dict[int, ChildPartition]:
+    return {one[0]: ChildPartition(*one) for one in found or ()}
 
 
 def _type(schema: str, name: str, kind: str, parts: Sequence[Sequence[Any]] | None) -> Type:

@@ -67,7 +67,7 @@ def rows(db: psycopg.Connection[Any], failed: str, sql: str, given: Sequence[Any
 
 
 @frozen
-class Server:
+class ServerState:
     """``end``: the LSN up to which its WAL is flushed to disk (on a standby: replayed)."""
 
     system: str
@@ -78,7 +78,7 @@ class Server:
     standby: bool
 
     @classmethod
-    def of(cls, db: psycopg.Connection[Any], failed: str) -> Server:
+    def of(cls, db: psycopg.Connection[Any], failed: str) -> ServerState:
         [(system, database, timeline, end, level, standby)] = rows(db, failed, _SERVER)
         return cls(system, database, timeline, lsn_number(end), level, standby)
 
@@ -119,7 +119,7 @@ class Slot:
             "failover": self.failover,
         }  # fmt: skip
 
-    def require(self, server: Server, failed: str) -> None:
+    def require(self, server: ServerState, failed: str) -> None:
         """PG-14: the slot can be read from this connection. Raises IdentityChanged, Gap; a transient SourceError if
         another process uses it."""
         if self.kind != "logical" or self.plugin != PLUGIN:
@@ -181,7 +181,7 @@ def read_since(db: psycopg.Connection[Any], commit: str, failed: str) -> float |
 
 
 def require_position(
-    after: Position, mine: PostgresLogicalOffset, server: Server, failed: str
+    after: Position, mine: PostgresLogicalOffset, server: ServerState, failed: str
 ) -> PostgresLogicalOffset:
     """PG-17: the position belongs to this stream: same server, database, slot and publication. Raises
     IdentityChanged."""

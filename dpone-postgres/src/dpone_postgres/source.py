@@ -27,7 +27,7 @@ from dpone_postgres.connect import parameters, table_name, where
 from dpone_postgres.cursor import Cursor
 from dpone_postgres.database import PostgresDialect
 from dpone_postgres.errors import sqlstate
-from dpone_postgres.in_flight import InFlight
+from dpone_postgres.in_flight import PostgresInFlight
 from dpone_postgres.parts import ALL, Parts
 from dpone_postgres.session import Session, lost_snapshot
 
@@ -136,7 +136,7 @@ class PostgresSource:
         if self._incremental is None or self._incremental.column is None or self._query == "":
             return None
         column = f"s.{self.dialect.quote(self._incremental.column)}"
-        return settle(InFlight(self._session, self.relation, column), self._incremental, self.name, after)
+        return settle(PostgresInFlight(self._session, self.relation, column), self._incremental, self.name, after)
 
     def _begin(self) -> None:
         if self._query == "":

@@ -77,9 +77,11 @@ class _Tables(SqlHarness):
         return f"ALTER SCHEMA {self.schema} RENAME TO {aside}", f"ALTER SCHEMA {aside} RENAME TO {self.schema}"
 
     def close(self) -> None:
-        for (table,) in self.run(f"SELECT tablename FROM pg_tables WHERE schemaname = '{self.schema}'"):
-            self.run(f"DROP TABLE IF EXISTS {self.at(table)} CASCADE")  # one by one: a transaction cannot lock them all
-        self.run(f"DROP SCHEMA {self.schema} CASCADE")
+        tables = self.run(f"SELECT tablename FROM pg_tables WHERE schemaname = '{self.schema}'")
+        with psycopg.connect(self.url, autocommit=True) as db:  # one transaction could not lock so many tables
+            for (table,) in tables:
+                db.execute(f"DROP TABLE IF EXISTS {self.at(table)} CASCADE")
+            db.execute(f"DROP SCHEMA {self.schema} CASCADE")
 
 
 class PostgresHarness(_Tables):

@@ -10,7 +10,7 @@ from dpone.cli.output import emit, format_option, interruptible, pipeline_argume
 from dpone.errors import counted
 
 if TYPE_CHECKING:
-    from dpone.ops.partitions import Parts
+    from dpone.ops.partitions import LoadParts
 
 stream_option = click.option("--stream", metavar="STREAM", help="Only this stream.")
 
@@ -76,7 +76,7 @@ def skip(pipeline: str, id: str, stream: str | None, reason: str, format_: str) 
     emit(format_, found.to_json(), lambda: _text(found))
 
 
-def _text(parts: Parts) -> str:
+def _text(parts: LoadParts) -> str:
     manifest = parts.manifest
     if manifest is None:
         return f"{parts.stream}: no manifest"

@@ -20,7 +20,7 @@ from dpone.model.pipeline import StreamSpec
 from dpone.model.report import ContractReport, StreamReport
 from dpone.model.staged import Staged
 from dpone.quality.check import (
-    Broken,
+    BrokenRule,
     CheckCounts,
     Rules,
 )
@@ -117,7 +117,7 @@ class ContractCheck:
         left = counts.rows - counts.loaded
         self.report.contract = ContractReport(counts.rows, rules.violations(counts), left)
 
-    def _refuse(self, broken: Sequence[Broken]) -> None:
+    def _refuse(self, broken: Sequence[BrokenRule]) -> None:
         if broken:
             todo = "nothing was changed; correct the rows in the source, or change the contract"
             raise DataError(f"check the contract of {self.spec.name}", ", ".join(one.text for one in broken), todo)

@@ -61,7 +61,7 @@ class Replaced:
 
 
 @frozen
-class Added:
+class AddedColumns:
     """Columns that a run has added and not committed. ``made``: the target had no columns before."""
 
     key: str
@@ -70,7 +70,7 @@ class Added:
     made: bool = False
 
 
-_Keyed = TypeVar("_Keyed", PartFile, Replaced, Added)
+_Keyed = TypeVar("_Keyed", PartFile, Replaced, AddedColumns)
 
 
 @frozen
@@ -87,7 +87,7 @@ class Manifest:
     schema: pa.Schema | None = None
     undo: tuple[Replaced, ...] = ()
     last: str = ""
-    added: tuple[Added, ...] = ()
+    added: tuple[AddedColumns, ...] = ()
 
     @property
     def kept(self) -> dict[str, PartFile]:
@@ -135,7 +135,7 @@ class Manifest:
         journals = {str(key): _entry_from_json(item) for key, item in value["journals"].items()}
         schema = None if value["schema"] is None else schema_from_json(value["schema"])
         undo = tuple(_replaced_from_json(item) for item in value.get("undo", ()))
-        added = tuple(Added(**{**item, "columns": tuple(item["columns"])}) for item in value.get("added", ()))
+        added = tuple(AddedColumns(**{**item, "columns": tuple(item["columns"])}) for item in value.get("added", ()))
         return cls(files, journals, schema, undo, str(value.get("last", "")), added)
 
 

@@ -23,7 +23,7 @@ from dpone.contract import Finding
 from dpone.model.pipeline import Pipeline
 from dpone.model.secret import Secret
 from dpone.ops.check import connections, failure, implementations
-from dpone.plugins import CORE, Found, discover, how_to_install, troubles
+from dpone.plugins import CORE, FoundPlugin, discover, how_to_install, troubles
 
 FREE = 1 << 30  # bytes; staging of a load of any size wants more than this
 
@@ -87,7 +87,7 @@ def _absent(name: str) -> Finding:
     return Finding(f"plugin {name}", None, f"dpone-{name} is not installed", f"to use it: {how_to_install(name)}")
 
 
-def _plugin(one: Found, causes: list[str]) -> Finding:
+def _plugin(one: FoundPlugin, causes: list[str]) -> Finding:
     name, where = f"plugin {one.name}", f"{one.distribution} {one.version}"
     if one.state == "blocked":
         return Finding(name, None, f"{where}, blocked by {one.cause}", f"remove {one.name} from DPONE_BLOCK to use it")

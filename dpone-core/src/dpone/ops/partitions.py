@@ -21,7 +21,7 @@ from dpone.partition import PartitionManifest, PartitionManifestStore, no_manife
 
 
 @frozen
-class Parts:
+class LoadParts:
     """The manifest of one stream's latest load in parts; None if there is none. load: ``open`` until it is the head of
     the journal, ``over`` if the journal has later loads."""
 
@@ -35,7 +35,7 @@ class Parts:
         return {"stream": self.stream, "key": self.key, "load": self.load, "manifest": manifest}
 
 
-def shown(pipeline: Pipeline, stream: str | None = None) -> list[Parts]:
+def shown(pipeline: Pipeline, stream: str | None = None) -> list[LoadParts]:
     """One for each stream, or for the named one."""
     run = _run(pipeline, stream)
     with closing(run.make("state", pipeline.state)) as state:
@@ -43,7 +43,7 @@ def shown(pipeline: Pipeline, stream: str | None = None) -> list[Parts]:
         return [_parts(run, store, spec, _key(run, spec, state)) for spec in run.streams()]
 
 
-def retry(pipeline: Pipeline, stream: str | None, ids: Sequence[str]) -> Parts:
+def retry(pipeline: Pipeline, stream: str | None, ids: Sequence[str]) -> LoadParts:
     """Reset partitions that failed or were skipped to pending; all of them if no ids are given. Raises ConfigError."""
     with _open_load(pipeline, stream) as (run, store, spec, manifest):
         for id in ids or [one.id for one in (*manifest.of("failed"), *manifest.of("skipped"))]:
@@ -51,7 +51,7 @@ def retry(pipeline: Pipeline, stream: str | None, ids: Sequence[str]) -> Parts:
         return _parts(run, store, spec, manifest.key)
 
 
-def start_over(pipeline: Pipeline, stream: str | None) -> Parts:
+def start_over(pipeline: Pipeline, stream: str | None) -> LoadParts:
     """Drop the staged parts and delete the manifest, damaged or not; rows of the target stay as they are."""
     with _locked(pipeline, stream) as (run, store, spec, key):
         nothing = Load(key, ulid(), run.run_id, "anew", False, None, spec.sink.strategy, False, datetime.now(UTC))
@@ -59,10 +59,10 @@ def start_over(pipeline: Pipeline, stream: str | None) -> Parts:
         with closing(run.make("sink", spec.sink)) as sink, closing(sink.open(nothing)) as writer:
             writer.abort()
         store.forget(key)
-        return Parts(spec.name, key, "none", None)
+        return LoadParts(spec.name, key, "none", None)
 
 
-def skip(pipeline: Pipeline, stream: str | None, id: str, reason: str) -> Parts:
+def skip(pipeline: Pipeline, stream: str | None, id: str, reason: str) -> LoadParts:
     """Make the load commit without this partition; later runs do not read its rows. Raises ConfigError if the commit
     would then delete rows of the target, or if the next run plans its partitions again."""
     with _open_load(pipeline, stream) as (run, store, spec, manifest):
@@ -126,16 +126,16 @@ def _key(run: Run, spec: StreamSpec, state: StateBackend) -> str:
         return key_of(run, spec, sink, state)
 
 
-def _parts(run: Run, store: PartitionManifestStore, spec: StreamSpec, key: str) -> Parts:
+def _parts(run: Run, store: PartitionManifestStore, spec: StreamSpec, key: str) -> LoadParts:
     manifest = store.load(key)
     if manifest is None:
-        return Parts(spec.name, key, "none", None)
+        return LoadParts(spec.name, key, "none", None)
     with closing(run.make("sink", spec.sink)) as sink:
         head = sink.journal(key)
     if committed(manifest, head):
-        return Parts(spec.name, key, "committed", manifest)
+        return LoadParts(spec.name, key, "committed", manifest)
     over = head is not None and head.committed_at > manifest.created_at
-    return Parts(spec.name, key, "over" if over else "open", manifest)
+    return LoadParts(spec.name, key, "over" if over else "open", manifest)
 
 
 def _store(run: Run, state: StateBackend) -> PartitionManifestStore:

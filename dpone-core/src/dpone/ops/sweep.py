@@ -24,7 +24,7 @@ DAYS = 90
 
 
 @frozen
-class Found:
+class SweepItem:
     """kind: as in ``contract.Leftover``, or ``quarantine``, a folder of rows of one load. left: it is there, also after
     a sweep."""
 
@@ -47,7 +47,7 @@ class Sweep:
 
     before: datetime
     executed: bool
-    found: tuple[Found, ...] = ()
+    found: tuple[SweepItem, ...] = ()
     skipped: tuple[tuple[str, str], ...] = ()
     busy: bool = False
 
@@ -102,7 +102,7 @@ def sweep(
     return done
 
 
-def _stream(run: Job, spec: StreamSpec, before: datetime, execute: bool) -> list[Found]:
+def _stream(run: Job, spec: StreamSpec, before: datetime, execute: bool) -> list[SweepItem]:
     with ExitStack() as stack:
         sink = stack.enter_context(closing(run.make("sink", spec.sink)))
         state = stack.enter_context(closing(run.make("state", run.pipeline.state)))
@@ -120,14 +120,14 @@ def _stream(run: Job, spec: StreamSpec, before: datetime, execute: bool) -> list
     return [evolve(one, left=(one.kind, one.name) in left) for one in (*_found(spec, rows), *folders)]
 
 
-def _found(spec: StreamSpec, rows: list[Leftover]) -> Iterator[Found]:
-    return (Found(spec.name, one.kind, one.name, one.count) for one in rows)
+def _found(spec: StreamSpec, rows: list[Leftover]) -> Iterator[SweepItem]:
+    return (SweepItem(spec.name, one.kind, one.name, one.count) for one in rows)
 
 
-def _quarantined(spec: StreamSpec, key: str, before: datetime) -> Iterator[Found]:
+def _quarantined(spec: StreamSpec, key: str, before: datetime) -> Iterator[SweepItem]:
     """Of loads that are committed; what others left, the next run deletes."""
     if spec.sink.contract is None:
         return
     for folder in quarantine_folder(spec, key).committed():
         if datetime.fromtimestamp(folder.stat().st_mtime, UTC) < before:
-            yield Found(spec.name, "quarantine", str(folder), sum(1 for _ in folder.iterdir()))
+            yield SweepItem(spec.name, "quarantine", str(folder), sum(1 for _ in folder.iterdir()))

@@ -79,7 +79,7 @@ class CheckCounts:
 
 
 @frozen
-class Broken:
+class BrokenRule:
     """A rule that does not hold. ``text`` names columns and counts, never a value."""
 
     rule: str
@@ -146,7 +146,7 @@ class Rules:
     """A contract bound to the columns of a source."""
 
     contract: RowContract
-    static: tuple[Broken, ...]
+    static: tuple[BrokenRule, ...]
     rows: tuple[RowRule, ...]
     keys: tuple[KeyRule, ...]
     nulls: Mapping[str, int]
@@ -193,41 +193,41 @@ class Rules:
         rejected = _rejected(batch.num_rows, rest.places, reasons)
         return Checked(rest.batch, rejected, counts, keys, violating, key_rows)
 
-    def verdict(self, counts: CheckCounts) -> list[Broken]:
+    def verdict(self, counts: CheckCounts) -> list[BrokenRule]:
         """Rules that the load violates, those with policy ``fail`` first. ``counts`` must include the repeated keys of
         every ``unique`` rule."""
         found = [*self.static, *self._counted(counts), *self._of_the_load(counts), *self._too_many(counts)]
         return sorted(found, key=lambda broken: ("fail", "quarantine", "warn").index(broken.policy))
 
-    def _counted(self, counts: CheckCounts) -> Iterable[Broken]:
+    def _counted(self, counts: CheckCounts) -> Iterable[BrokenRule]:
         for label in (rule.label for rules in (self.rows, self.keys) for rule in rules):
             if count := counts.violations.get(label, 0):
-                yield Broken(label, self.contract.policy(label), count, f"{label}: {counted(count, 'row')}")
+                yield BrokenRule(label, self.contract.policy(label), count, f"{label}: {counted(count, 'row')}")
 
-    def _of_the_load(self, counts: CheckCounts) -> Iterable[Broken]:
+    def _of_the_load(self, counts: CheckCounts) -> Iterable[BrokenRule]:
         wanted, policy = self.contract.row_count, self.contract.policy("row_count")
         if wanted and wanted.min is not None and counts.loaded < wanted.min:
             text = f"row_count: {counted(counts.loaded, 'row')}, at least {wanted.min:,} required"
-            yield Broken("row_count", policy, 1, text)
+            yield BrokenRule("row_count", policy, 1, text)
         if wanted and wanted.max is not None and counts.loaded > wanted.max:
             text = f"row_count: {counted(counts.loaded, 'row')}, at most {wanted.max:,} allowed"
-            yield Broken("row_count", policy, 1, text)
+            yield BrokenRule("row_count", policy, 1, text)
         for column, ratio in self.contract.max_null_ratio.items():
             nulls, label = counts.nulls.get(column, 0), f"max_null_ratio.{column}"
             if nulls > _exact(ratio) * counts.loaded:
                 text = f"{label}: NULL in {nulls:,} of {counted(counts.loaded, 'row')}"
-                yield Broken(label, self.contract.policy(label), 1, text)
+                yield BrokenRule(label, self.contract.policy(label), 1, text)
 
         for column, age in self.ages.items():
             if (stale := _too_old(age, counts.newest.get(column))) is not None:
-                yield Broken(age.label, self.contract.policy(age.label), 1, stale)
+                yield BrokenRule(age.label, self.contract.policy(age.label), 1, stale)
 
-    def _too_many(self, counts: CheckCounts) -> Iterable[Broken]:
+    def _too_many(self, counts: CheckCounts) -> Iterable[BrokenRule]:
         left, limit = counts.rows - counts.loaded, self.contract.quarantine
         if left > limit.max_rows or left > _exact(limit.max_share) * counts.rows:
             name = "max_rows" if left > limit.max_rows else "max_share"
             text = f"quarantine.{name}: {left:,} of {counted(counts.rows, 'row')} would be quarantined"
-            yield Broken("quarantine", "fail", left, text)
+            yield BrokenRule("quarantine", "fail", left, text)
 
     def violations(self, counts: CheckCounts) -> dict[str, int]:
         """For every rule: the number of rows that violate it, or 0 or 1 for a rule about the whole load."""
@@ -310,23 +310,23 @@ def _rejected(rows: int, places: npt.NDArray[np.int64], reasons: Mapping[str, Ma
 def bind(contract: RowContract, schema: pa.Schema, now: datetime | None = None) -> Rules:
     """``now``: from when ``freshness`` counts. Raises ConfigError if a rule names a column that does not exist, unless
     ``required_columns`` lists it too, or a column of a type that the rule does not support."""
-    static: list[Broken] = []
+    static: list[BrokenRule] = []
     for column in contract.required_columns:
         if column not in schema.names:
             label = f"required_columns.{column}"
-            static.append(Broken(label, contract.policy(label), 1, f"{label}: the column does not exist"))
+            static.append(BrokenRule(label, contract.policy(label), 1, f"{label}: the column does not exist"))
     for column, name in contract.types.items():
         label = f"types.{column}"
         type_ = _type(contract, schema, label, column)
         if type_ is not None and not _same(type_, type_of(name), name):
             text = f"{label}: the column is {_called(type_)}, not {name}"
-            static.append(Broken(label, contract.policy(label), 1, text))
+            static.append(BrokenRule(label, contract.policy(label), 1, text))
     for column, logical in contract.logical_types.items():
         label = f"logical_types.{column}"
         type_ = _type(contract, schema, label, column)
         if type_ is not None and not _holds(type_, logical):
             text = f"{label}: the column is {_called(type_)}, not {logical}"
-            static.append(Broken(label, contract.policy(label), 1, text))
+            static.append(BrokenRule(label, contract.policy(label), 1, text))
     nulls = {
         c: i for c in contract.max_null_ratio if (i := _at(contract, schema, f"max_null_ratio.{c}", c)) is not None
     }
@@ -714,7 +714,7 @@ def _bytes(column: pa.Array) -> npt.NDArray[np.uint8]:
     return np.ascontiguousarray(wide.to_numpy(zero_copy_only=False)).view(np.uint8).reshape(-1, 8)
 
 
-def check_rows(contract: RowContract, table: pa.Table) -> tuple[CheckCounts, list[Broken]]:
+def check_rows(contract: RowContract, table: pa.Table) -> tuple[CheckCounts, list[BrokenRule]]:
     """Check rows in memory against a contract; no row is left out. Raises ConfigError as ``bind`` does."""
     rules, counts = bind(contract, table.schema), CheckCounts()
     seen: dict[str, SeenKeys] = {rule.label: SeenInMemory() for rule in rules.keys}

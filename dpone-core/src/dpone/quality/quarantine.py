@@ -33,7 +33,7 @@ from dpone.formats.json_text import NotJson, has_members, json_texts
 from dpone.host import durable
 from dpone.model.ids import ulid
 from dpone.model.staged import Staged
-from dpone.quality.check import Broken, CheckCounts, KeyRule, RejectedRows, Rules
+from dpone.quality.check import BrokenRule, CheckCounts, KeyRule, RejectedRows, Rules
 from dpone.quality.files import failing, make_private, writing_into
 from dpone.quality.unique import Keys, SeenKeys, SeenOnDisk
 
@@ -151,7 +151,7 @@ class Inspection:
     def watch(self, part: str, stream: Stream) -> WatchedStream:
         return WatchedStream(self, part, stream)
 
-    def conclude(self, staged: Mapping[str, Staged]) -> tuple[CheckCounts, list[Broken]]:
+    def conclude(self, staged: Mapping[str, Staged]) -> tuple[CheckCounts, list[BrokenRule]]:
         """The result over all parts. ``staged``: every part of the load, as the sink marked it."""
         if not self._complete(staged):
             found = f"files of the load are missing from {self.folder}"

@@ -12,7 +12,7 @@ from dpone.model.secret import Secret
 
 
 @frozen
-class Server:
+class ServerAddress:
     """``stable``: for messages and identities, without user and password."""
 
     host: str
@@ -29,7 +29,7 @@ class Server:
 
 def server(
     connection: Secret | None, schemes: Collection[str], port: int, options: Collection[str], todo: str
-) -> Server:
+) -> ServerAddress:
     """The parts of an address; ``port`` is the default. Raises ConfigError with ``todo``, never with the address, which
     may contain a password."""
     try:
@@ -39,6 +39,6 @@ def server(
         if url.scheme not in schemes or not url.hostname or not database or {*given} - {*options}:
             raise ValueError
         user, password = unquote(url.username or ""), Secret(unquote(url.password or ""))
-        return Server(url.hostname, url.port or port, user, password, unquote(database), given)
+        return ServerAddress(url.hostname, url.port or port, user, password, unquote(database), given)
     except ValueError:
         raise ConfigError("read connection", "it does not name a database of a server", todo) from None

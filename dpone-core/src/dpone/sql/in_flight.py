@@ -27,7 +27,7 @@ _FIRST, _LONGEST = 0.02, 1.0  # seconds between two calls of ``still``
 
 
 @frozen
-class Writer:
+class OpenTransaction:
     """An open transaction that may still commit a row at or below the end of the read.
 
     id      by which ``still`` finds it again
@@ -52,7 +52,7 @@ class Look:
     """
 
     high: Value | None = None
-    writers: tuple[Writer, ...] = ()
+    writers: tuple[OpenTransaction, ...] = ()
     bounded: bool = True
     blind: str = ""
     failed: str = ""
@@ -67,7 +67,7 @@ class InFlight(Protocol):
         visible must never count as absent: ``blind`` and ``failed`` report what the source cannot see."""
         ...
 
-    def still(self, writers: Sequence[Writer]) -> Sequence[Writer]:
+    def still(self, writers: Sequence[OpenTransaction]) -> Sequence[OpenTransaction]:
         """Those of ``writers`` that have not ended, in the same order, and prepared transactions (two-phase commit)
         that they have become. Never one that began later."""
         ...
@@ -80,7 +80,7 @@ def settle(source: InFlight, options: Incremental, name: str, after: Position | 
     high = seen.high if seen.bounded else None
     empty = seen.bounded and high is None
     idle = high is not None and after is not None and after.value.get("hi") == high.text
-    left: Sequence[Writer] = () if idle else seen.writers
+    left: Sequence[OpenTransaction] = () if idle else seen.writers
     if options.in_flight == "wait":
         left = _wait(source, left, options.in_flight_timeout)
     if not left:
@@ -96,7 +96,7 @@ def settle(source: InFlight, options: Incremental, name: str, after: Position | 
     return Bound(high, lowest, empty, who, lowest is None, (warning,), seen.blind)
 
 
-def _wait(source: InFlight, writers: Sequence[Writer], limit: float) -> Sequence[Writer]:
+def _wait(source: InFlight, writers: Sequence[OpenTransaction], limit: float) -> Sequence[OpenTransaction]:
     """Wait until they have ended; returns those that are left after ``limit`` seconds. A signal interrupts the wait."""
     end, pause = time.monotonic() + limit, _FIRST
     while writers and (left := end - time.monotonic()) > 0:
@@ -106,6 +106,6 @@ def _wait(source: InFlight, writers: Sequence[Writer], limit: float) -> Sequence
     return writers
 
 
-def _names(writers: Sequence[Writer]) -> str:
+def _names(writers: Sequence[OpenTransaction]) -> str:
     shown = ", ".join(writer.who for writer in writers[:5])
     return f"{shown} and {len(writers) - 5:,} more" if len(writers) > 5 else shown

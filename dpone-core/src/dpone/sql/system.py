@@ -26,7 +26,7 @@ class SqlSystem(ABC):
     form     how a user writes the address, with the default port: ``acme://user:password@host:1234/database``
     aliases  other schemes that are accepted
     options  the options that an address may have after ``?``
-    at       the address in parts (``sql.address.Server``)
+    at       the address in parts (``sql.address.ServerAddress``)
     place    host, port and database, for messages and for the identity of a source; never user or password
     """
 

@@ -73,7 +73,7 @@ from dpone.testing.loads import (
 from dpone.testing.models import after
 from dpone.testing.outside import found_offline, made_offline, nothing_left, waits_end
 from dpone.testing.rows import SHAPE, Broken, Row, Rows, at_least, breaking, own, same, sample, table
-from dpone.testing.statements import Interrupted, widened
+from dpone.testing.statements import InterruptedLoads, widened
 from dpone.testing.unreachable import offline
 
 _IDS = st.integers(0, 8)
@@ -1080,7 +1080,7 @@ class SinkContract(DatabaseCases):
         for strategy, changed, options in _cut_off(harness):
             name = f"{strategy.mode}_{'kept' if options else 'cut'}"
             loads, model = (
-                Interrupted(harness, strategy, name, options, changed),
+                InterruptedLoads(harness, strategy, name, options, changed),
                 SINGLE["merge"] if changed else strategy,
             )
             reads: list[list[Row]] = []
@@ -1104,7 +1104,7 @@ class SinkContract(DatabaseCases):
         if not over_sql(harness):
             return
         strategy = simple(harness)
-        loads = Interrupted(harness, strategy, TABLE)
+        loads = InterruptedLoads(harness, strategy, TABLE)
         with _open(harness, strategy, key=f"{key()}|other") as (_, other):
             other.stage(Part("p"), Rows(sample(3, 4)))
             loads.strand(0, sample(1, 2))

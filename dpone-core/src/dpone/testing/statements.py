@@ -96,7 +96,7 @@ def widened(harness: Harness, strategy: Strategy, table: str, after: pa.Field, l
 
 
 @frozen
-class Interrupted:
+class InterruptedLoads:
     """One table and the runs that load it. ``made``: the temporary tables of its loads, until they are seen to be
     gone."""
 

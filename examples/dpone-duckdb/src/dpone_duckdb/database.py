@@ -25,7 +25,7 @@ from dpone_duckdb.connect import database_path, prepared
 from dpone_duckdb.errors import failing
 
 _ROWS = "__dpone__rows"
-_MINE = "database_name = current_database() AND schema_name = ?"
+_MINE = "database_name = current_database() AND lower(schema_name) = lower(?)"
 _OF_TABLE = f"{_MINE} AND lower(table_name) = lower(?)"
 # The file belongs to this process, so a lock of this process keeps out every other writer. DuckDB has none: it lets
 # transactions run side by side and fails the later one at its commit.
@@ -122,6 +122,11 @@ class DuckdbDatabase(DbapiDatabase):
         """Of the views of every database that is attached."""
         where, named = super().within(table)
         return f"{where} AND i.table_catalog = current_database()", named
+
+    def columns(self, table: Name) -> list[tuple[Any, ...]]:
+        """As information_schema has them, which asks this function and takes three times as long (DuckDB 2.0)."""
+        found = "column_name, data_type, is_nullable, column_default IS NOT NULL, true"
+        return self.rows(f"SELECT {found} FROM duckdb_columns() WHERE {_OF_TABLE} ORDER BY column_index", _place(table))
 
     def schema(self, table: Name) -> pa.Schema | None:
         """A generated column counts as one that has a default: no row needs to bring it."""

@@ -34,7 +34,7 @@ from dpone.contract import (
 from dpone.errors import ConfigError, Conflict, DataError, SinkError, UndoRefused, counted
 from dpone.formats.input import Input
 from dpone.formats.json_text import has_members
-from dpone.formats.manifest import PART, Added, Manifest, PartFile, Replaced, part_name
+from dpone.formats.manifest import PART, AddedColumns, Manifest, PartFile, Replaced, part_name
 from dpone.formats.options import WriteOptions
 from dpone.formats.parquet import beyond_double
 from dpone.formats.write import refused, write
@@ -145,7 +145,7 @@ class FileSink:
             new, given = {*_names(now)} - {*_names(before)}, {*_names(load.schema)}
             shared = {name for one in manifest.added for name in one.columns if name in given or name in LINEAGE}
             made = now is not None and (before is None or any(one.made for one in manifest.added))
-            mine = Added(load.key, load.run_id, tuple(sorted(new | shared)), made)
+            mine = AddedColumns(load.key, load.run_id, tuple(sorted(new | shared)), made)
             others = tuple(one for one in manifest.added if one.key != load.key)
             added = (*others, mine) if mine.columns or mine.made else others
             self.folder.write(evolve(manifest, schema=now, added=added))
@@ -535,11 +535,11 @@ def _names(schema: pa.Schema | None) -> list[str]:
     return [] if schema is None else list(schema.names)
 
 
-def _of(added: Sequence[Added], key: str, run_id: str) -> tuple[Added, ...]:
+def _of(added: Sequence[AddedColumns], key: str, run_id: str) -> tuple[AddedColumns, ...]:
     return tuple(one for one in added if one.key == key and run_id in ("", one.run_id))
 
 
-def _left(added: Sequence[Added], load: Load) -> tuple[Added, ...]:
+def _left(added: Sequence[AddedColumns], load: Load) -> tuple[AddedColumns, ...]:
     """The additions that are still provisional after the commit of ``load``, which makes the ones it uses permanent."""
     used = {*_names(load.schema), *LINEAGE}
     others = (evolve(one, columns=tuple(c for c in one.columns if c not in used), made=False) for one in added)

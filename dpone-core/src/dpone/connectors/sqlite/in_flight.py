@@ -16,10 +16,10 @@ from pathlib import Path
 from dpone.connectors.sqlite.connect import Connection, connect
 from dpone.connectors.sqlite.errors import failing
 from dpone.errors import SourceError
-from dpone.sql.in_flight import Look, Writer
+from dpone.sql.in_flight import Look, OpenTransaction
 
 
-class InFlight:
+class SqliteInFlight:
     """Holds the write lock from the ``look`` that found no writer until ``release``."""
 
     def __init__(self, path: Path, timeout: float) -> None:
@@ -30,10 +30,10 @@ class InFlight:
         """A file that this process may not write is opened for reading only, and then BEGIN IMMEDIATE locks nothing."""
         if not os.access(self._path, os.W_OK):
             return Look(bounded=False, blind="the file is read-only, so open writers cannot be detected")
-        writer = Writer("writer", f"another connection that is writing to {self._path.name}")
+        writer = OpenTransaction("writer", f"another connection that is writing to {self._path.name}")
         return Look(bounded=False, writers=() if self._take() else (writer,))
 
-    def still(self, writers: Sequence[Writer]) -> Sequence[Writer]:
+    def still(self, writers: Sequence[OpenTransaction]) -> Sequence[OpenTransaction]:
         return () if self._take() else writers
 
     def _take(self) -> bool:

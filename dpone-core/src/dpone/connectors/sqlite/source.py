@@ -16,7 +16,7 @@ from dpone.connectors.sqlite.config import SqliteSourceOptions
 from dpone.connectors.sqlite.connect import connect, database_path, is_written
 from dpone.connectors.sqlite.database import DECIMAL, SqliteDialect, compare_decimals
 from dpone.connectors.sqlite.errors import CODES, failing
-from dpone.connectors.sqlite.in_flight import InFlight
+from dpone.connectors.sqlite.in_flight import SqliteInFlight
 from dpone.connectors.sqlite.ranges import Ranges
 from dpone.connectors.sqlite.rows import decode
 from dpone.contract import Finding, Window, WindowRequest
@@ -147,7 +147,7 @@ class SqliteSource(SqlSource):
             self._execute("BEGIN")
             return None
         self.connection()  # an error here is not a reason to wait
-        others = InFlight(self._path, self._options.busy_timeout)
+        others = SqliteInFlight(self._path, self._options.busy_timeout)
         try:
             bound = settle(others, self._incremental, self.name, after)
             self._execute("BEGIN")
