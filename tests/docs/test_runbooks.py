@@ -160,6 +160,10 @@ def log(*rows_: tuple[int, str]) -> str:
 
 BASE_CHANGES = all_(text("pipeline.yaml", CHANGES), text("changes.jsonl", log(ONE, TWO)), loaded)
 TRUNCATED = all_(BASE_CHANGES, text("changes.jsonl", log(ONE)))
+BACKUP_OF_CHANGES = all_(
+    BASE_CHANGES, lambda: shutil.copy("warehouse.db", "backup.db"), text("changes.jsonl", log(ONE, TWO, THREE)), loaded,
+    lambda: shutil.copy("backup.db", "warehouse.db"),
+)  # fmt: skip
 OTHER_CURSOR = all_(BASE, SOFA, lambda: edit({"source": {"options": {"incremental": {"column": "item"}}}}))
 DELETED = all_(BASE, sql("shop.db", "DELETE FROM orders WHERE id = 2"))
 REWRITTEN = all_(BASE_FILES, text("orders-1.csv", "id,item\n1,lamp\n2,desk\n"))
@@ -269,6 +273,7 @@ SCENES: dict[tuple[str, str], Scene] = {
     ("SchemaBreak", "Keep the old column, and write the new values into another one"): Scene(RETYPED, [(1, None, 10)]),
     ("StateAhead", "Load everything again"): Scene(BACKUP, [ONE, TWO, THREE]),
     ("StateAhead", "Continue from the restored target"): Scene(BACKUP, [ONE, TWO, THREE], copied_position),
+    ("StateAhead", "A change stream: read the changes again"): Scene(BACKUP_OF_CHANGES, [ONE, TWO, THREE]),
     ("StateMissing", "Keep the rows"): Scene(UNEXPLAINED, [(0, "old"), ONE, TWO]),
     ("StateMissing", "Replace the rows"): Scene(UNEXPLAINED, [ONE, TWO]),
     ("StateMissing", "A name was changed"): Scene(
