@@ -89,13 +89,13 @@ GLOB = pipeline(
             "remove --role", [("cdc-plan", "--backend", "file_changelog", "--schema", "a", "--table", "b")],
         ),
         (
-            ROWS, ("partitions", "retry", "FILE", "0", "--anew"), "remove the IDs",
-            [("partitions", "retry", "FILE", "--anew")],
+            ROWS, ("partitions", "retry", "FILE", "0", "--from-scratch"), "remove the IDs",
+            [("partitions", "retry", "FILE", "--from-scratch")],
         ),
         (ONE, ("partitions", "retry", "FILE", "0"), "see 'dpone partitions show'", [("partitions", "show", "FILE")]),
         (
-            two(), ("partitions", "retry", "FILE", "--anew"), "choose one with --stream: a, b",
-            [("partitions", "retry", "FILE", "--anew", "--stream", "a")],
+            two(), ("partitions", "retry", "FILE", "--from-scratch"), "choose one with --stream: a, b",
+            [("partitions", "retry", "FILE", "--from-scratch", "--stream", "a")],
         ),
         (ROWS, ("certify", "--evidence", "none"), "use the folder that 'pytest --dpone-evidence DIR' wrote",
          [("certify", "--evidence", "FOLDER")]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sqlite3
 from collections.abc import Callable, Mapping
@@ -14,6 +15,8 @@ import pytest
 import yaml
 from tests.cli.schemas import require_valid
 from tests.postgres.test_kill_matrix import STEPS, run  # noqa: F401  # a fixture
+
+from dpone.connectors.file.changelog import FileChangeLog
 
 Dpone = Callable[..., Any]
 Run = Callable[..., Mapping[str, Any]]
@@ -136,6 +139,25 @@ def test_a_plan_says_what_would_be_read_and_touches_nothing(tmp_path: Path, dpon
     assert everything(tmp_path) == before
 
 
+def test_a_plan_reads_the_log_once(tmp_path: Path, dpone: Dpone, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many positions were saved: each byte after the earliest of them is read at most once, and the counts are
+    those of a plan that begins there."""
+    path = loaded(tmp_path, "append", dpone)
+    write(tmp_path, [change("insert", 30, item="x", n=0)])
+    read, real = [], FileChangeLog._survey
+
+    def survey(self: Any, start: int, mark: str, lines: int, size: int, limit: int | None) -> Any:
+        read.append(size - start)
+        return real(self, start, mark, lines, size, limit)
+
+    monkeypatch.setattr(FileChangeLog, "_survey", survey)
+    one = plan(dpone, path)
+    assert len(history(dpone, path)) >= 3
+    assert sum(read) == one["log_bytes"]["total"]
+    assert one["events"] == {"total": 8, "applied": 7}
+    assert plan(dpone, path, "--from", one["from"]["load_id"])["events"] == one["events"]
+
+
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_second_delivery_makes_no_difference(tmp_path: Path, dpone: Dpone, strategy: str) -> None:
     """All changes are read again, twice, and the target has each row as before; then a third time with one that is
@@ -210,6 +232,10 @@ def test_a_restored_target_is_replayed(tmp_path: Path, dpone: Dpone) -> None:
     wanted = target(tmp_path)
     shutil.copy(tmp_path / "backup.db", tmp_path / "warehouse.db")
     assert dpone("run", path).exit_code == 3
+    status = dpone("cdc", "status", path, "--format", "json")
+    require_valid("cdc-status.json", status.json)
+    [advice] = [one["todo"] for one in status.json[0]["findings"] if one["ok"] is False]
+    assert (status.exit_code, "was restored from a backup, use 'dpone cdc replay --execute'" in advice) == (1, True)
     one = plan(dpone, path)
     assert "state" in [warning["name"] for warning in one["warnings"]]
     newest = history(dpone, path)[0]["state"]["load_id"]
@@ -249,7 +275,7 @@ def test_values_are_never_taken_from_another_row(tmp_path: Path, dpone: Dpone, r
     [
         ("nothing loaded", "not_loaded"), ("target dropped", "state"), ("only one position", "log_gone"),
         ("paused", "paused"),
-        ("cut log", "log"), ("append to files", "no_merge"),
+        ("cut log", "log"), ("lost log", "log"), ("append to files", "no_merge"),
     ],
 )  # fmt: skip
 def test_what_is_in_the_way_is_named(tmp_path: Path, dpone: Dpone, broken: str, name: str) -> None:
@@ -269,7 +295,11 @@ def test_what_is_in_the_way_is_named(tmp_path: Path, dpone: Dpone, broken: str, 
         (tmp_path / "warehouse.db").unlink()
     if broken == "cut log":
         (tmp_path / "changes.jsonl").write_text("{")
+    if broken == "lost log":
+        (tmp_path / "changes.jsonl").unlink()
     one = plan(dpone, path, code=3)
+    assert (one["to"] is None) == (broken in ("nothing loaded", "target dropped", "cut log", "lost log"))
+    assert "to byte 0" not in re.sub(" +", " ", dpone("cdc", "replay-plan", path).out)
     assert name in [blocker["name"] for blocker in one["blockers"]]
     assert all(blocker["todo"] for blocker in one["blockers"])
     before = dpone("state", "show", path, "--format", "json").json

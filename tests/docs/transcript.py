@@ -33,7 +33,7 @@ def follow(page: Path, url: str, capsys: pytest.CaptureFixture[str]) -> int:
             Path(name).write_text(text, encoding="utf-8")
         elif language in ("console", "sh"):
             for command, expected in _commands(text, language):
-                code, output = _run(command, url, capsys)
+                code, output = typed(command, url, capsys)
                 if language == "console":
                     assert re.fullmatch(_shown(expected), output), f"{command} prints:\n{output}"
                 assert (code == 0) == ("error: " not in expected), (command, output)
@@ -52,7 +52,8 @@ def _commands(text: str, language: str) -> Iterator[tuple[str, str]]:
         yield command, output
 
 
-def _run(command: str, url: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+def typed(command: str, url: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    """Exit code, and what it prints: stdout, then the errors."""
     program, *args = shlex.split(command)
     if program == "psql":
         return 0, _psql(url, args[-1])

@@ -34,7 +34,8 @@ def killed(project: Project) -> Project:
 
 @pytest.mark.parametrize("before", [None, OLD], ids=["none", "another"])
 def test_MF_04_mixed_snapshots_is_refused_under_another_contract(project: Project, before: Any) -> None:
-    """Parts staged without the rules of today never end in the target: exit 3, sink.contract named; --anew helps."""
+    """Parts staged without the rules of today never end in the target: exit 3, sink.contract named. --from-scratch
+    helps."""
     project = momentary(project, resume="mixed_snapshots")
     table(project, 1, 100)
     if before:
@@ -45,7 +46,7 @@ def test_MF_04_mixed_snapshots_is_refused_under_another_contract(project: Projec
     assert error is not None
     assert (error.kind, error.exit_code) == ("ManifestChanged", 3)
     assert "since then this changed: sink.contract;" in error.message
-    assert project.dpone("partitions", "retry", "pipeline.yaml", "--anew").code == 0
+    assert project.dpone("partitions", "retry", "pipeline.yaml", "--from-scratch").code == 0
     assert project.load().rows.quarantined == 29
     assert project.rows() == rows(30, 100)
 

@@ -168,19 +168,20 @@ def test_MF_04_half_a_load_of_another_pipeline_is_refused(project: Project, what
         assert error.kind == "ManifestChanged"
         assert f"since then this changed: {what};" in error.message
         assert "2 of 3 partitions" in error.message
-        assert "'dpone partitions retry --anew'" in error.message
+        assert "'dpone partitions retry --from-scratch'" in error.message
         assert project.staging() == staging
     stream = project.save().load()
     assert (stream.partitions_resumed, project.rows()) == (2, every)
 
 
-def test_MF_04_the_load_begins_anew_when_told_to(project: Project) -> None:
-    """After retry --anew, and with --full-refresh, the changed pipeline loads everything once."""
+@pytest.mark.parametrize("option", ["--from-scratch", "--anew"])
+def test_MF_04_the_load_begins_from_scratch_on_request(project: Project, option: str) -> None:
+    """After retry --from-scratch, by its former name too, the changed pipeline loads everything once."""
     every = files(project)
     with project.child(step="part_started", nth=3) as child:
         child.communicate(timeout=60)
     other = changed(project, "source.options")
-    assert other.dpone("partitions", "retry", "pipeline.yaml", "--anew").code == 0
+    assert other.dpone("partitions", "retry", "pipeline.yaml", option).code == 0
     assert other.staging() == []
     stream = other.load()
     assert (stream.partitions_resumed, other.rows()) == (0, every)
@@ -379,8 +380,8 @@ def test_MF_01_a_damaged_manifest_stops_a_run_in_parts_by_name(project: Project,
     error = project.run().streams[0].error
     assert error is not None
     assert error.kind == "StateError"
-    assert "start the load over with 'dpone partitions retry --anew'" in error.message
-    assert project.dpone("partitions", "retry", "pipeline.yaml", "--anew").code == 0
+    assert "start the load over with 'dpone partitions retry --from-scratch'" in error.message
+    assert project.dpone("partitions", "retry", "pipeline.yaml", "--from-scratch").code == 0
     assert project.load().partitions_resumed == 0
     assert project.rows() == every
 

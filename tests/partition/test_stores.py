@@ -110,7 +110,7 @@ def test_MF_01_a_truncated_manifest_is_refused(tmp_path: Path, cut: float) -> No
     [path] = (tmp_path / "manifests").glob("*.json")
     data = path.read_bytes()
     path.write_bytes(data[: int(cut * len(data)) if isinstance(cut, float) else cut])
-    with pytest.raises(StateError, match=r"damaged .+ 'dpone partitions retry --anew'"):
+    with pytest.raises(StateError, match=r"damaged .+ 'dpone partitions retry --from-scratch'"):
         manifests.load(KEY)
     with pytest.raises(StateError, match="damaged"):
         manifests.claim(KEY, "001", owner_of("R"), 60)
@@ -139,7 +139,7 @@ def test_MF_01_a_damaged_table_is_refused(tmp_path: Path, damage: str, head: boo
     manifests.create(manifest())
     with closing(sqlite3.connect(tmp_path / "state.db", isolation_level=None)) as db:
         db.execute(f"UPDATE {damage}")
-    with pytest.raises(StateError, match=r"damaged .+ 'dpone partitions retry --anew'"):
+    with pytest.raises(StateError, match=r"damaged .+ 'dpone partitions retry --from-scratch'"):
         manifests.load(KEY)
     if not head:
         with pytest.raises(StateError, match="damaged"):

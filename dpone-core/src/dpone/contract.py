@@ -944,7 +944,8 @@ class SupportsResync(Protocol):
 class CDCStatus:
     """A change stream at its source, seen from a position.
 
-    at, end   the position, and up to where the log goes now, in the words of the source (an LSN, a byte)
+    at, end   the position, and up to where the log goes now, in the words of the source (an LSN, a byte). ``end`` is
+              empty if it is not known
     place     of the position in the log, as a number: a later position has a greater one; None: it is not of this log
     bytes     how much log is after the position; None: not known
     seconds   since the source committed what was read last: the stream is at most so far behind. 0 if there is nothing

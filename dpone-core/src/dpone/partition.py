@@ -133,7 +133,7 @@ class PartitionManifest:
 
 
 def damaged(why: str, where: str = "the partition manifest") -> StateError:
-    todo = "start the load over with 'dpone partitions retry --anew'; the target keeps its rows"
+    todo = "start the load over with 'dpone partitions retry --from-scratch'; the target keeps its rows"
     return StateError(f"read {where}", f"the manifest is damaged ({why})", todo)
 
 

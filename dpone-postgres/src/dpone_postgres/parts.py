@@ -135,7 +135,7 @@ class Parts:
         if kind == "pages":
             found = self._pages()
             if found is None or found[0] != numbers[0]:
-                todo = "restart the load with 'dpone partitions retry --anew'"
+                todo = "restart the load with 'dpone partitions retry --from-scratch'"
                 moved = "the table was rewritten: its rows are on other pages"
                 raise ConfigError(f"resume {self._source.name}", moved, todo)
         return part

@@ -41,18 +41,19 @@ def show(pipeline: str, stream: str | None, format_: str) -> None:
 @pipeline_argument
 @click.argument("ids", nargs=-1, metavar="[ID]...")
 @stream_option
-@click.option("--anew", is_flag=True, help="Delete all staged partitions and the manifest.")
+@click.option("--from-scratch", is_flag=True, help="Delete all staged partitions and the manifest.")
+@click.option("--anew", "from_scratch", is_flag=True, hidden=True, help="The former name of --from-scratch.")
 @format_option
-def retry(pipeline: str, ids: tuple[str, ...], stream: str | None, anew: bool, format_: str) -> None:
+def retry(pipeline: str, ids: tuple[str, ...], stream: str | None, from_scratch: bool, format_: str) -> None:
     """Make the next run retry failed and skipped partitions; without ID all of them."""
-    if anew and ids:
-        raise click.UsageError("--anew retries all partitions; remove the IDs")
+    if from_scratch and ids:
+        raise click.UsageError("--from-scratch retries all partitions; remove the IDs")
     with interruptible():
         from dpone.config.reader import load_pipeline
         from dpone.ops import partitions as ops
 
         loaded = load_pipeline(pipeline)
-        found = ops.start_over(loaded, stream) if anew else ops.retry(loaded, stream, ids)
+        found = ops.start_over(loaded, stream) if from_scratch else ops.retry(loaded, stream, ids)
     emit(format_, found.to_json(), lambda: _text(found))
 
 

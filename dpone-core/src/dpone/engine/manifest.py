@@ -56,8 +56,8 @@ def require_same(old: PartitionManifest, new: PartitionManifest, target: Mapping
     if changes:
         done = f"load {old.load_id} has staged {len(old.of('success'))} of {counted(len(old.partitions), 'partition')}"
         todo = (
-            "revert that change to continue the load, or delete its partitions with 'dpone partitions retry --anew' "
-            "(or --full-refresh) and run again"
+            "revert that change to continue the load, or delete its partitions with "
+            "'dpone partitions retry --from-scratch' (or --full-refresh) and run again"
         )
         raise ManifestChanged(f"resume {new.stream}", f"{done}; since then this changed: {', '.join(changes)}", todo)
 

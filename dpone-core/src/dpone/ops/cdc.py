@@ -13,6 +13,7 @@ from attrs import evolve, frozen
 
 from dpone.contract import CDCReader, CDCStatus, Finding, StateBackend, SupportsStatus
 from dpone.engine.journal import START
+from dpone.engine.key_move import moved_to
 from dpone.engine.pause import Pause, pause_of
 from dpone.engine.pause import pause as pause_of_engine
 from dpone.engine.pause import resume as resume_of_engine
@@ -30,7 +31,7 @@ from dpone.model.position import Position
 from dpone.model.schema import Name
 from dpone.model.secret import Secret
 from dpone.ops.check import failure
-from dpone.ops.state import BEHIND, stream_state
+from dpone.ops.state import BEHIND, StreamState, stream_state
 from dpone.plugins import Plugins, discover, resolve
 
 T = TypeVar("T")
@@ -145,7 +146,7 @@ class StreamStatus:
             "load_id": self.load_id,
             "committed_at": self.committed_at,
             "at": source and source.at,
-            "end": source and source.end,
+            "end": (source and source.end) or None,
             "lag": {"bytes": source and source.bytes, "seconds": source and source.seconds},
             "slot": dict(source.slot) if source and source.slot else None,
             "waiting_for_snapshot": list(source.waiting) if source else [],
@@ -163,20 +164,35 @@ def status(pipeline: Pipeline, stream: str | None = None) -> list[StreamStatus]:
 
 
 def _status(run: Run, state: StateBackend, spec: StreamSpec) -> StreamStatus:
-    pause, findings, head = pause_of(state, spec.key(run.pipeline.name)), list[Finding](), None
+    pause, current, head = pause_of(state, spec.key(run.pipeline.name)), None, None
     try:
         current = stream_state(run, state, spec)
         head = current.journal or entry_of(current.state)
-        findings.append(Finding("state", current.agree or (None if current.note == BEHIND else False), current.note))
     except StateError:
         raise
     except Exception as error:  # a driver may raise anything; the state is a copy of the journal
-        findings.append(failure("target", error))
+        found = failure("target", error)
         head = entry_of(state.load(spec.key(run.pipeline.name)))
     position = None if head is None or head.position.kind == START.kind else head.position
     source, more = _source_status(run, spec, position)
+    if current is not None:
+        there = source is not None and source.place is not None and all(one.ok is not False for one in more)
+        found = _agreement(run, spec, current, there)
     load_id, at = (head.load_id, head.committed_at.isoformat()) if head else (None, None)
-    return StreamStatus(spec.name, position, load_id, at, pause, source, (*findings, *more))
+    return StreamStatus(spec.name, position, load_id, at, pause, source, (found, *more))
+
+
+def _agreement(run: Run, spec: StreamSpec, current: StreamState, there: bool) -> Finding:
+    """``there``: the source still has what follows the journal's position, so that a target that was restored from a
+    backup can read it again."""
+    if current.agree or current.note == BEHIND:
+        return Finding("state", current.agree or None, current.note)
+    found, _, todo = current.note.partition("; ")
+    can = spec.sink.strategy.mode != "append" or run.plugins.supports("sink", spec.sink.type, "merge")
+    head = current.journal
+    if head is not None and head.position.kind != START.kind and not moved_to(head) and there and can:
+        todo = "if the target was restored from a backup, use 'dpone cdc replay --execute'; else --full-refresh"
+    return Finding("state", False, found, todo)
 
 
 def _source_status(run: Run, spec: StreamSpec, position: Position | None) -> tuple[CDCStatus | None, Sequence[Finding]]:

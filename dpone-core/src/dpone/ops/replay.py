@@ -193,7 +193,8 @@ class _Planner:
         else:
             start = self._given(reader, known)
         blockers, warnings = self._blockers(current, applied, start), self._warnings(current, start)
-        return ReplayPlan(self._spec.name, start, applied, applied.source.end, tuple(blockers), tuple(warnings))
+        end = applied.source.end or None
+        return ReplayPlan(self._spec.name, start, applied, end, tuple(blockers), tuple(warnings))
 
     def _earliest(self, reader: SupportsStatus, applied: Place, known: Sequence[_Known]) -> Place | None:
         """The first of them in the log that the source can still be read from, and not after what was applied."""

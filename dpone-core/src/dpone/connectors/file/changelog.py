@@ -356,6 +356,15 @@ class _Survey:
         self.mark = max(self.mark, *(commit.mark for commit in commits))
 
 
+@frozen
+class _Tail:
+    """So many changes follow the byte ``offset`` in a log of ``size`` bytes."""
+
+    size: int
+    offset: int
+    changes: int
+
+
 class FileChangeLog:
     """``contract.CDCReader`` over a change log. The position holds how far it was read, the digest of all bytes before,
     the last commit, and the columns of each table."""
@@ -368,6 +377,7 @@ class FileChangeLog:
         self._words, self._declared = options.columns, declared(options.columns)
         self._wanted = str(spec.table) if spec.table else None
         self._spool: Spool | None = None
+        self._tail: _Tail | None = None
 
     def check(self) -> list[Finding]:
         try:
@@ -417,24 +427,32 @@ class FileChangeLog:
     def status(self, position: Position | None) -> CDCStatus:
         """Does not compare the digest of what was loaded, which takes a second for each gigabyte: ``window`` does."""
         offset = 0 if position is None else position.value.get("offset", 0)
-        at, size, found = f"byte {offset}", 0, Finding("log", True, self._label)
+        at, end, size = f"byte {offset}", "", 0
         try:
             if position is not None:
                 self._require_own(position)
                 self._require_there(offset)
             size = self._log.size()
-            found = evolve(found, found=f"{self._label} has {counted(size, 'byte')}")
+            end, found = f"byte {size}", Finding("log", True, f"{self._label} has {counted(size, 'byte')}")
         except DponeError as error:
             found = Finding("log", False, error.found, error.todo)
         behind = max(size - offset, 0) if found.ok else None
         place, changes = offset if found.ok else None, None
         if behind is not None and behind <= _COUNTED:
             with suppress(DponeError):  # what is wrong with a line, a run says
-                value: Mapping[str, Any] = {} if position is None else position.value
-                given = (offset, value.get("commit", ""), value.get("lines", 0))
-                changes = self._survey(*given, size, None).changes
+                changes = self._changes({"offset": 0} if position is None else position.value, size)
         seconds = 0.0 if behind == 0 else None
-        return CDCStatus(at, f"byte {size}", place, behind, seconds, changes, findings=(found,))
+        return CDCStatus(at, end, place, behind, seconds, changes, findings=(found,))
+
+    def _changes(self, after: Mapping[str, Any], size: int) -> int:
+        """How many changes follow a position. A plan asks for many positions, newest first: what follows the one that
+        was asked before is not read again."""
+        offset, end, counted_before = after["offset"], size, 0
+        if self._tail is not None and self._tail.size == size and offset <= self._tail.offset:
+            end, counted_before = self._tail.offset, self._tail.changes
+        survey = self._survey(offset, after.get("commit", ""), after.get("lines", 0), end, None)
+        self._tail = _Tail(size, offset, counted_before + survey.changes)
+        return self._tail.changes
 
     def drop(self) -> None:
         """Nothing was created, so nothing is dropped."""
