@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -23,10 +23,11 @@ from dpone.model.schema import NATIVE
 from dpone.model.secret import Secret
 from dpone.sql.state import STATE
 from dpone.testing import SqlHarness
-from dpone.testing.harness import TABLE, server, unused
+from dpone.testing.harness import IN_MEMORY, TABLE, file_system, server, unused
 from dpone.testing.loads import waiting
 from dpone.testing.rows import Rows
 from dpone.testing.unreachable import silent
+from dpone_postgres.embedded import binaries, running
 
 
 class PostgresHarness(SqlHarness):
@@ -40,10 +41,11 @@ class PostgresHarness(SqlHarness):
     making = " WITH (fillfactor = 10)"  # so that the few rows of a case lie on several pages
     missing = psycopg.errors.UndefinedTable
     schema: str
+    variable = "DPONE_TEST_POSTGRES_URL"
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self.url, self.schema = server("DPONE_TEST_POSTGRES_URL", "postgres://..."), unused()
+        self.url, self.schema = server(self.variable, "postgres://..."), unused()
         self.version = self.run("SHOW server_version")[0][0].split()[0]
         self.run(f"CREATE SCHEMA {self.schema}")
 
@@ -60,6 +62,12 @@ class PostgresHarness(SqlHarness):
         """Of the server, as a session of this user has them."""
         settings = self.settings("SHOW {}", "fsync", "full_page_writes", "synchronous_commit")
         return Durability("off" not in settings.values(), settings)
+
+    @classmethod
+    def stand_in(cls, folder: Path) -> AbstractContextManager[str] | None:
+        """In memory it cannot keep what it has confirmed, and does not say that it would."""
+        folder.mkdir(parents=True, exist_ok=True)
+        return running(folder, synced=file_system(folder) not in IN_MEMORY) if binaries() else None
 
     @contextmanager
     def cursor(self) -> Iterator[psycopg.Cursor[Any]]:
