@@ -100,7 +100,7 @@ def named_connection(role: Role, name: str, file: Path) -> tuple[str, Secret] | 
     found = filled_in(known.items[name], os.environ, problems)
     problems.raise_if_any()
     scheme = found.value.partition("://")[0].lower() if isinstance(found.value, str) else ""
-    names = [one for one in discover().names(role) if discover().get(role, one).implemented]
+    names = discover().names(role)
     type_ = next((one for one in names if scheme.startswith(one)), None)
     if type_ is None or not isinstance(found.value, str):
         todo = f"use a connection whose URL begins with one of {', '.join(names)}, or name the type itself"

@@ -79,12 +79,19 @@ class CertificationRun:
             "rows": self.rows,
             "seed": self.seed,
             "steps": [
-                {"step": one.name, "ok": one.ok, "rows": one.rows, "seconds": one.seconds, "said": one.said}
+                {
+                    "step": one.name,
+                    "ok": one.ok,
+                    "rows": one.rows,
+                    "seconds": one.seconds,
+                    "wrong_rows": one.wrong,
+                    "said": one.said,
+                }
                 for one in self.outcome.steps
             ],
             "loads": self.outcome.loads,
             "kills": self.outcome.kills,
-            "wrong_rows": self.outcome.wrong + (soaked.wrong if soaked else 0),
+            "wrong_rows": self.outcome.wrong,
             "rows_per_second": self.outcome.rate,
             "soak": soaked
             and {
@@ -108,7 +115,7 @@ class CertificationRun:
         kills = done.kills + (done.soaked.kills if done.soaked else 0)
         loads = done.loads + (done.soaked.loads if done.soaked else 0)
         if self.ok:
-            said = f"passed: {counted(loads, 'load')}, {counted(kills, 'kill')}, every row equal after each load"
+            said = f"passed: {counted(loads, 'load')}, {counted(kills, 'kill')}, the target was right after each load"
         else:
             said = f"FAILED: {done.failure or 'too few runs could be killed'}"
         return "\n".join([said, *(f"wrote {path}" for path in self.evidence)])
@@ -185,23 +192,24 @@ class Named:
 
 
 def _named(role: Role, name: str, pipeline: Path | None) -> Named:
-    if pipeline is not None and (found := named_connection(role, name, pipeline)) is not None:
-        return Named(role, *found)
-    plugins = discover()
-    record = plugins.get(role, name)
+    found = None if pipeline is None else named_connection(role, name, pipeline)
+    end, plugins = Named(role, *(found or (name,))), discover()
+    record = plugins.get(role, end.connector)
     if not record.implemented:
         known = ", ".join(n for n in plugins.names(role) if plugins.get(role, n).implemented)
-        raise ConfigError(f"certify {role} {name}", "this version does not implement it", f"choose from {known}")
+        raise ConfigError(
+            f"certify {role} {end.connector}", "this version does not implement it", f"choose from {known}"
+        )
     if record.harness is None:
         todo = "use another one, or a version of it whose plugin names one"
         raise ConfigError(f"certify {role} {name}", "the connector ships no Harness to test it with", todo)
-    return Named(role, name)
+    return end
 
 
 def _require_route(source: str, sink: str, mode: str) -> None:
     failed = f"certify {source} -> {sink} by {mode}"
     if mode not in MODES:
-        raise ConfigError(failed, "there is no such strategy", f"choose from {', '.join(MODES)}")
+        raise ConfigError(failed, "the strategy is unknown", f"choose from {', '.join(MODES)}")
     routes = {r.strategy: r.support for r in route_matrix() if (r.source, r.sink) == (source, sink)}
     if routes[mode] is Support.SUPPORTED:
         return

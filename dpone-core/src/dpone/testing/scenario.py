@@ -26,7 +26,6 @@ from dpone.testing.harness import TABLE, Change, Harness
 from dpone.testing.models import loaded
 from dpone.testing.rows import Row, differences, own, table, values
 
-EQUAL = "every row equal"
 KILLS = 3  # of one scenario, each at another step; a soak adds as many as its time allows
 POINTS = (
     ("locked", 1), ("recovered", 1), ("window_fixed", 1), ("load_opened", 1), ("part_started", 1), ("batch", 1),
@@ -72,7 +71,7 @@ class Outcome:
 
     @property
     def wrong(self) -> int:
-        """Rows that were wrong before a soak."""
+        """Rows, in all steps."""
         return sum(step.wrong for step in self.steps)
 
     @property
@@ -325,6 +324,10 @@ class Target:
         return bare.append_column(CURRENT, pc.is_null(found.column(VALID_TO)))
 
     @property
+    def equal(self) -> str:
+        return "every row equal" if self.once else "every row there at least once"
+
+    @property
     def once(self) -> bool:
         return self.sink.declared("sink", "exactly_once") == "supported"
 
@@ -429,7 +432,7 @@ class Scenario:
         """The step is right only if every row of the target is."""
         wrong, found = self.target.wrong()
         self.done.loads += 1
-        said = found or f"{said}, {EQUAL}"
+        said = found or f"{said}, {self.target.equal}"
         return self._say(Step(name, not wrong, len(self.target.rows), seconds, said, rate, wrong))
 
     def _say(self, step: Step) -> bool:
@@ -491,22 +494,24 @@ def _soak(
 ) -> None:
     """Rounds, each in a new place, until the time is up."""
     start, seen, number = time.monotonic(), Soaked(), 0
-    apart = Outcome()
+    undisturbed, equal = Outcome(), ""
     while time.monotonic() < start + seconds and not seen.failed:
         number += 1
         with places(f"{number}") as (source, sink):
-            scenario = Scenario(source, sink, mode, chance, apart, _nothing)
-            if (
-                not scenario.begin(rows) or not scenario.load_change()
-            ):  # by replace, with the strategy of all loads from here on
-                seen.wrong, seen.stuck, seen.said = apart.wrong, int(not apart.wrong), apart.failure
-                break
-            disturbed(scenario.way, chance, start + seconds, seen)
-            if seen.wrong:
+            scenario = Scenario(source, sink, mode, chance, undisturbed, _nothing)
+            # The second load is the first by the strategy of all that follow: of replace, the other value.
+            if scenario.begin(rows) and scenario.load_change():
+                disturbed(scenario.way, chance, start + seconds, seen)
                 seen.said = scenario.target.wrong()[1] or seen.said
-    seen.loads, seen.rows = seen.loads + apart.loads, sum(step.rows for step in apart.steps if step.name == "change")
+            else:
+                seen.wrong, seen.stuck = undisturbed.wrong, int(not undisturbed.wrong)
+                seen.said = undisturbed.failure
+            equal = scenario.target.equal
+    seen.loads += undisturbed.loads
+    seen.rows = sum(step.rows for step in undisturbed.steps if step.name == "change")
     done.soaked, done.soak_seconds = seen, round(time.monotonic() - start, 3)
     counts = f"{counted(seen.loads, 'load')}, {counted(seen.kills, 'kill')}, {counted(number, 'place')}"
-    step = Step("soak", not seen.failed, seen.rows, done.soak_seconds, seen.said or f"{counts}, {EQUAL}")
+    said = seen.said or f"{counts}, {equal}"
+    step = Step("soak", not seen.failed, seen.rows, done.soak_seconds, said, wrong=seen.wrong)
     done.steps.append(step)
     tell(step)
