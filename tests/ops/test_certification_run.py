@@ -217,6 +217,16 @@ def test_a_soak_that_is_short_does_not_count(tmp_path: Path) -> None:
     assert (gate.status, [why.split()[0] for why in gate.lacking][:2]) == (Status.INSUFFICIENT, ["seconds", "kills"])
 
 
+def test_a_run_whose_kills_did_not_happen_has_not_passed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every row is right, and recovery was not seen often enough."""
+    monkeypatch.setattr(scenario, "POINTS", (("locked", 1), ("batch", 99)))
+    done = run(tmp_path, "file", "sqlite", "append")
+    assert (done.ok, done.outcome.kills, done.outcome.wrong) == (False, 1, 0)
+    assert done.end().splitlines()[0] == "FAILED: too few runs could be killed"
+    assert "not killed: at batch, number 99 never came, every row equal" in {s.said for s in done.outcome.steps}
+    assert status(tmp_path, "file", "sqlite", "append") is Status.FAILED
+
+
 def test_a_seed_repeats_the_choices(tmp_path: Path) -> None:
     """The same rows change, and the same steps are killed."""
     seen = [[(s.name, s.rows, s.said.split(",")[0]) for s in run(tmp_path, "file", "sqlite", "merge", seed=seed)

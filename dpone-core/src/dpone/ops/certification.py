@@ -359,5 +359,6 @@ def _result(case: str, capability: str, run: CertificationRun) -> dict[str, Any]
         "seconds": seconds,
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "about": {"route": f"{run.source.connector} -> {run.sink.connector} by {run.strategy}", "rows": run.rows,
-                  "seed": run.seed, "kills": run.outcome.kills, "failure": run.outcome.failure},
+                  "seed": run.seed, "kills": run.outcome.kills, "wrong_rows": run.outcome.wrong,
+                  "failed_step": next((step.name for step in run.outcome.steps if not step.ok), None)},
     }  # fmt: skip

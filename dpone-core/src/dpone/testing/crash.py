@@ -209,6 +209,9 @@ def end() -> None:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+        for stream in (process.stdin, process.stdout):
+            with suppress(OSError):  # of what was not written yet
+                stream.close()  # type: ignore[union-attr]  # both are pipes
     _zygote.cache_clear()
 
 
