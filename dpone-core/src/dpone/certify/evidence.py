@@ -159,10 +159,12 @@ def write_gate(
     measures: Sequence[Measure],
     *,
     seconds: float,
+    suite: str = "",
     **about: Any,
 ) -> Path:
     """Evidence of a benchmark or a live gate; ``ENOUGH`` and ``BARS`` say what counts. It passed if every limit is met.
-    ``seconds`` is its duration, and also a measure. ``about``: JSON with any other details."""
+    ``seconds`` is its duration, and also a measure. ``suite``: what ran it, so that evidence of others is not
+    replaced; ``about``: JSON with any other details."""
     if all(measure.at_least is None and measure.at_most is None for measure in measures):
         raise ConfigError(
             f"write gate {gate}", "none of the measures has a limit", "add a Measure with at_least or at_most"
@@ -180,7 +182,9 @@ def write_gate(
         "measures": [asdict(measure) for measure in all_],
         "about": about,
     }
-    return write(folder, "gate", (connector,), servers, [result], required={gate: (gate,)}, suite=gate)
+    return write(
+        folder, "gate", (connector,), servers, [result], required={gate: (gate,)}, suite=f"{gate} {suite}".strip()
+    )
 
 
 def measures_of(result: Mapping[str, Any]) -> list[Measure]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from dpone.cli import contract_check, rollback, sweep
+from dpone.cli import certification_run, contract_check, rollback, sweep
 
 
 @click.group()
@@ -12,7 +12,7 @@ def ops() -> None:
     """Check rows and loads by hand, and take loads back."""
 
 
-for module in (contract_check, rollback, sweep):
+for module in (certification_run, contract_check, rollback, sweep):
     for command in module.COMMANDS:
         ops.add_command(command)
 

@@ -10,12 +10,14 @@ from typing import cast
 
 from attrs import evolve
 
+from dpone.capability import Role
 from dpone.config.document import Node, Problems, filled_in, parsed, read_yaml
 from dpone.config.odcs import Mapped, is_odcs, mapped
 from dpone.config.reader import sink_spec, source_spec
 from dpone.config.values import read_value
 from dpone.model.pipeline import SinkSpec, SourceSpec
 from dpone.model.row_contract import RowContract
+from dpone.model.secret import Secret
 from dpone.plugins import discover
 
 
@@ -84,6 +86,26 @@ def table_sink(connection: str, table: str, connections: Path) -> SinkSpec | Non
     mode = Node({"mode": _text("append", "sink.strategy.mode", option)}, "sink.strategy", 1, option)
     base = Path(os.path.abspath(connections)).parent
     return sink_spec(Node({**below, "strategy": mode}, "sink", 1, option), known, base, problems)
+
+
+def named_connection(role: Role, name: str, file: Path) -> tuple[str, Secret] | None:
+    """Type and address of a connection of ``file`` (a pipeline file, or one of connections); None if it has none of
+    this name. The type is what the URL begins with. Raises PipelineErrors."""
+    problems = Problems(f"--{role}")
+    root = read_yaml(file, str(file), problems)
+    known = root.items.get("connections", Node({}, "", 0, str(file))) if "pipeline" in root.items else root
+    problems.raise_if_any()
+    if name not in known.items:
+        return None
+    found = filled_in(known.items[name], os.environ, problems)
+    problems.raise_if_any()
+    scheme = found.value.partition("://")[0].lower() if isinstance(found.value, str) else ""
+    names = discover().names(role)
+    type_ = next((one for one in names if scheme.startswith(one)), None)
+    if type_ is None or not isinstance(found.value, str):
+        todo = f"use a connection whose URL begins with one of {', '.join(names)}, or name the type itself"
+        problems.fatal(found, f"the connection does not begin with the type of a {role}", todo)
+    return type_, Secret(found.value)
 
 
 def contract_file(path: Path, which: str | None = None, physical: bool = False, skip: bool = False) -> Mapped:

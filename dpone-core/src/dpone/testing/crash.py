@@ -16,7 +16,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import cache
 from pathlib import Path
 from typing import IO, Any
@@ -48,15 +48,20 @@ from dpone.testing.harness import TABLE, Harness, replaced
 
 KILLED = -signal.SIGKILL
 TIMED = -signal.SIGALRM  # which nobody handles, so that it ends a process as SIGKILL does
-Job = tuple[Pipeline, str, Mapping[str, str], str, float]
+NOTHING = "nothing"  # the step of a job that runs nothing
+LONGEST = 600.0  # seconds, after which the system kills any run of a child process
+Replaced = Sequence[tuple[str, Mapping[str, str]]]  # connectors, and their ``Harness.implementations``
+Job = tuple[Pipeline, Replaced, str, float]
 
 
 @frozen
 class Runs:
-    """A pipeline with one stream, run as often as wanted."""
+    """A pipeline with one stream, run as often as wanted. ``harness``: of the sink, or of the source. ``other``: of the
+    other end, if that is not a file of ours."""
 
     harness: Harness
     pipeline: Pipeline
+    other: Harness | None = None
 
     def add(self, rows: pa.Table) -> None:
         """One more file for the source."""
@@ -80,16 +85,26 @@ class Runs:
 
     def killed(self, step: str, nth: int = 1) -> None:
         """Run in a child process that kills itself at the nth event of a step."""
-        code, text = self._child(step, nth)
+        code, text = self.until(step, nth)
         assert code == KILLED, f"step {step} never came: exit code {code}, {text}"
+
+    def ready(self) -> None:
+        """Start the process that runs are forked from, and let it import what they need."""
+        self._child(NOTHING, 0)
+
+    def until(self, step: str, nth: int = 1) -> tuple[int, str]:
+        """As ``apart``, in a child process that kills itself at the nth event of a step; the exit code is then KILLED.
+        It may not come."""
+        return self._child(step, nth)
 
     def apart(self, seconds: float = 0) -> tuple[int, str]:
         """Run in a child process. Returns its exit code and the status of its streams. The system kills the child after
-        ``seconds``; the exit code is then TIMED."""
+        ``seconds``, or LONGEST; the exit code is then TIMED."""
         return self._child("", seconds)
 
     def _child(self, step: str, when: float) -> tuple[int, str]:
-        return _zygote()((self.pipeline, self.harness.connector, dict(self.harness.implementations), step, when))
+        ends = [one for one in (self.harness, self.other) if one is not None]
+        return _zygote()((self.pipeline, [(one.connector, dict(one.implementations)) for one in ends], step, when))
 
 
 def runs(harness: Harness, strategy: Strategy, table: str = TABLE) -> Runs:
@@ -160,9 +175,10 @@ class Pickler(pickle.Pickler):
 @cache
 def _zygote() -> Callable[[Any], tuple[int, str]]:
     process = subprocess.Popen(
-        [sys.executable, "-c", "from dpone.testing.crash import serve; serve()"],
+        [sys.executable, "-c", "from dpone.testing.crash import serve; serve()"], process_group=0,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )  # fmt: skip
+    _processes.append(process)
     into, out = process.stdin, process.stdout
     assert into is not None
     assert out is not None
@@ -181,6 +197,22 @@ def _zygote() -> Callable[[Any], tuple[int, str]]:
 
     atexit.register(stop)
     return run
+
+
+_processes: list[subprocess.Popen[bytes]] = []
+
+
+def end() -> None:
+    """Kill the process that runs are forked from, and a run that is in it. The next run starts another one."""
+    while _processes:
+        process = _processes.pop()
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        for stream in (process.stdin, process.stdout):
+            with suppress(OSError):  # of what was not written yet
+                stream.close()  # type: ignore[union-attr]  # both are pipes
+    _zygote.cache_clear()
 
 
 def _send(stream: IO[bytes], data: bytes) -> None:
@@ -205,13 +237,15 @@ class _Trap:
 
 
 def _plugins(job: Job) -> Plugins:
-    return replaced(discover(), job[1], job[2])
+    plugins = discover()
+    for connector, implementations in job[1]:
+        plugins = replaced(plugins, connector, implementations)
+    return plugins
 
 
 def _execute(job: Job) -> tuple[int, str]:
-    pipeline, _, _, step, when = job
-    if not step:
-        signal.setitimer(signal.ITIMER_REAL, when)
+    pipeline, _, step, when = job
+    signal.setitimer(signal.ITIMER_REAL, LONGEST if step or not when else min(when, LONGEST))
     plugins = quiet(_plugins(job), *([_Trap(step, int(when))] if step else ()))
     report = Run(pipeline, plugins=plugins).execute()
     return report.exit_code, str([(stream.status, stream.error) for stream in report.streams])
@@ -243,4 +277,4 @@ def serve() -> None:
         specs: dict[Role, Any] = {"source": stream.source, "sink": stream.sink, "state": job[0].state}
         for role, spec in specs.items():
             plugins.load(role, spec.type)  # is imported once, before the fork
-        _send(sys.stdout.buffer, pickle.dumps(_forked(data)))
+        _send(sys.stdout.buffer, pickle.dumps((0, "") if job[2] == NOTHING else _forked(data)))

@@ -31,7 +31,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from attrs import define, evolve, field, frozen
 
-from dpone.__main__ import SETTINGS
 from dpone.certify.evidence import (
     CORE,
     ENOUGH,
@@ -42,6 +41,7 @@ from dpone.certify.evidence import (
 )
 from dpone.engine.run import Run
 from dpone.errors import ConfigError, DponeError, counted
+from dpone.host.environment import SETTINGS
 from dpone.model.pipeline import (
     Incremental,
     Lineage,
@@ -56,7 +56,7 @@ from dpone.plugins import discover
 from dpone.testing.crash import TIMED, Pickler, Runs, pipeline, quiet, runs
 from dpone.testing.harness import Harness, opened, replaced
 from dpone.testing.loads import FULL, SINGLE
-from dpone.testing.rows import own, sample, values
+from dpone.testing.rows import differences, sample, values
 from dpone.testing.sql import SqlHarness
 
 FILES = "file"
@@ -150,12 +150,9 @@ class Way:
 
     def wrong(self, last: int) -> int:
         """Rows that are missing, doubled or not the source's."""
-        want, found = self.expected(last), self.found()
-        wanted = Counter(map(repr, values(want, want.schema)))
-        there = Counter() if found is None else Counter(map(repr, values(found.drop_columns(own(found)), want.schema)))
-        if not self.once:
-            there = Counter({row: min(n, wanted[row]) or n for row, n in there.items()})
-        return (wanted - there).total() + (there - wanted).total()
+        want = self.expected(last)
+        lost, added = differences(self.found(), values(want, want.schema), want.schema, self.once)
+        return lost.total() + added.total()
 
 
 def soak(gate: Gate, seconds: float, seed: int) -> int:
@@ -169,7 +166,7 @@ def soak(gate: Gate, seconds: float, seed: int) -> int:
         role, chance = roles[number % len(roles)], random.Random(f"{seed} {number}")  # noqa: S311  # a choice to repeat
         with gate.harness(role, f"{number}") as harness:
             servers = servers or [server(harness)]
-            _round(_way(harness, role, number, gate.has("state")), chance, start + seconds, seen)
+            disturbed(_way(harness, role, number, gate.has("state")), chance, start + seconds, seen)
         number += 1
     if seen.failed:
         print(f"round {number - 1} as {role}: {seen.said}; repeat it with --seed {seed}", file=sys.stderr)
@@ -214,7 +211,7 @@ def _read(harness: Harness) -> Way:
     return Way("append" if grows else "full_refresh", one, add, lambda: files.rows("soak"), expected)
 
 
-def _round(way: Way, chance: random.Random, until: float, seen: Soaked) -> None:
+def disturbed(way: Way, chance: random.Random, until: float, seen: Soaked) -> None:
     last, span = 0, 0.5
     for _ in range(STEPS):
         first, last = last + 1, last + chance.randint(1, 60)
@@ -222,7 +219,7 @@ def _round(way: Way, chance: random.Random, until: float, seen: Soaked) -> None:
         for _ in range(chance.randint(0, 4)):
             code, _ = way.runs.apart(max(0.001, chance.uniform(0, 1.1 * span)))
             seen.runs, seen.kills = seen.runs + 1, seen.kills + (code == TIMED)
-        span = _calm(way, seen) or span
+        span = calm(way, seen) or span
         seen.wrong = 0 if seen.stuck else way.wrong(last)
         if seen.wrong:
             seen.said = f"{seen.wrong} of {counted(last, 'row')} loaded by {way.strategy} differ from the source"
@@ -234,7 +231,7 @@ def _round(way: Way, chance: random.Random, until: float, seen: Soaked) -> None:
             return
 
 
-def _calm(way: Way, seen: Soaked) -> float:
+def calm(way: Way, seen: Soaked) -> float:
     """Run without a kill, and again as long as it is refused, as a schedule does. Returns the seconds of one run."""
     until = time.monotonic() + REST
     while True:

@@ -74,12 +74,13 @@ class Harness:
     connector under test. Write the members that the roles of the connector need:
 
     ==========  =============================================
-    source      ``source`` ``seed`` ``disturb`` (``query``, ``there``, ``sample``, ``late``; a log: ``expire``)
+    source      ``source`` ``seed`` ``disturb`` (``rewrite``, ``query``, ``there``, ``sample``, ``late``; a log:
+                ``expire``)
     sink        ``sink`` ``rows``; over ``dpone.sql`` also ``seed`` and ``disturb``, which then write the target; else,
                 with a journal, ``damage``
     state       ``state`` ``away`` ``damage``
     cdc         ``change_stream`` ``change``
-    all         (``stuck``, ``unreachable``)
+    all         (``stuck``, ``unreachable``; a server: ``variable``, ``stand_in``)
     ==========  =============================================
 
     ``SqlHarness``, ``LogHarness`` and ``StoreHarness`` make most of them of a few calls of the client. A plugin names
@@ -97,6 +98,8 @@ class Harness:
                case has is an error
     cannot_hold  values and names that this system cannot hold; the cases leave out these alone. Needs ``seed``
     implementations  role -> ``module:Class`` instead of what the plugin names
+    variable   the environment variable that names the server, which ``__init__`` reads (with ``server``); None: there
+               is no server to name
     """
 
     connector: str
@@ -110,6 +113,7 @@ class Harness:
     quirks: Mapping[str, str] = {}
     cannot_hold: Sequence[CannotHold] = ()
     implementations: Mapping[str, str] = {}
+    variable: str | None = None
 
     def __init__(self, folder: Path) -> None:
         """``folder`` is empty, or not there yet."""
@@ -123,6 +127,12 @@ class Harness:
 
     def close(self) -> None:
         """Release everything created outside of ``folder``."""
+
+    @classmethod
+    def stand_in(cls, folder: Path) -> AbstractContextManager[str] | None:
+        """A server that the extra ``testing`` brings, which runs while the block does. Yields its address, as
+        ``variable`` would name it; its files go into ``folder``. None: there is none, or it is not installed."""
+        return None
 
     def unreachable(self, role: Role) -> AbstractContextManager[None]:
         """While the block runs, every attempt of this connector to connect fails at once; afterwards it works as
@@ -155,6 +165,11 @@ class Harness:
     def disturb(self, table: str = TABLE) -> None:
         """Change an existing row in place."""
         raise self._lacks("disturb")
+
+    def rewrite(self, rows: pa.Table, table: str = TABLE) -> None:
+        """Make these all the rows of a table that was seeded, durably: the others change or go. Only ``dpone ops
+        certification-run`` asks for it, for strategies that meet changed or deleted rows."""
+        raise self._lacks("rewrite")
 
     def expire(self, table: str = TABLE) -> bool:
         """Drop all rows that the source has now, as the retention of a log does: a reader finds that they were there.

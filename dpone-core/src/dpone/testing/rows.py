@@ -132,9 +132,21 @@ def same(found: pa.Table | None, expected: pa.Table | Sequence[Row], schema: pa.
         return
     kept = [name for name in found.column_names if name not in own(found)]
     assert sorted(kept) == sorted(schema.names), f"columns {kept}, not {schema.names}"
-    have, want = Counter(map(repr, values(found, schema))), Counter(map(repr, expected))
-    lost, added = want - have, have - want
-    assert have == want, f"missing rows: {lost.total()}, extra rows: {added.total()}: -{_few(lost)} +{_few(added)}"
+    lost, added = differences(found, expected, schema)
+    said = f"missing rows: {lost.total()}, extra rows: {added.total()}: -{_few(lost)} +{_few(added)}"
+    assert lost == added == Counter(), said
+
+
+def differences(
+    found: pa.Table | None, expected: Iterable[Row], schema: pa.Schema, once: bool = True
+) -> tuple[Counter[str], Counter[str]]:
+    """Rows of ``expected`` that are missing, and others that were found, as texts. Without ``once``, an expected row
+    may be there more than once."""
+    want = Counter(map(repr, expected))
+    have = Counter() if found is None else Counter(map(repr, values(found, schema)))
+    if not once:
+        have = Counter({row: min(n, want[row]) or n for row, n in have.items()})
+    return want - have, have - want
 
 
 def at_least(found: pa.Table | None, expected: pa.Table) -> None:

@@ -140,6 +140,11 @@ class SqlHarness(Harness):
         [(first,)] = self.run(f"SELECT min({id}) FROM {self.at(table)}")
         self.run(f"UPDATE {self.at(table)} SET {name} = 'disturbed' WHERE {id} = {first}")
 
+    def rewrite(self, rows: pa.Table, table: str = TABLE) -> None:
+        with self.cursor() as cursor:
+            cursor.execute(f"DELETE FROM {self.at(table)}")
+            self._insert(cursor, rows, table)
+
     def query(self, table: str = TABLE) -> str:
         return f"SELECT * FROM {self.at(table)} -- all of it"
 

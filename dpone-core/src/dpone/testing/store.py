@@ -91,6 +91,13 @@ class StoreHarness(Harness):
         """The first object is overwritten with another row."""
         self.put(self.keys(f"{table}/")[0], self.encode(self.sample(1_000, 1_000)))
 
+    def rewrite(self, rows: pa.Table, table: str = TABLE) -> None:
+        """The first object is overwritten with all of them, the others are deleted."""
+        first, *others = self.keys(f"{table}/")
+        self.put(first, self.encode(rows))
+        for key in others:
+            self.delete(key)
+
     def sink(self, strategy: Strategy, table: str = TABLE, **options: Any) -> SinkSpec:
         given, path = self.options("sink", **options), f"{self.root}out_{table}"
         return SinkSpec(self.connector, strategy, self.connection, path=path, options=given, base=self.folder)
