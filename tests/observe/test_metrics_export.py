@@ -257,7 +257,7 @@ def _stream(**changed: Any) -> str:
 @pytest.mark.parametrize(
     ("text", "found"),
     [
-        ("", "is empty: the run has not ended, or was killed"),
+        ("", "it is empty: the run did not begin; leave it out"),
         ("{", "not JSON"),
         ("[]", "not a report of dpone run"),
         ('{"error": {"kind": "ConfigError"}}', "not a report of dpone run"),

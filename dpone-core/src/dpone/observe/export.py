@@ -96,7 +96,7 @@ def _read(file: str) -> RunReport:
     failed, path = f"read the report {file}", Path("/dev/stdin" if file == "-" else file)
     todo = "give a file of 'dpone run --report', written by this version or an earlier one"
     if path.is_file() and not path.stat().st_size:
-        raise ConfigError(failed, "it is empty: the run has not ended, or was killed", "leave it out")
+        raise ConfigError(failed, "it is empty: the run did not begin", "leave it out, and read the error of the run")
     try:
         run = RunReport.from_json(strict_json(path, f"the report {file}"))
     except ValueError as error:
