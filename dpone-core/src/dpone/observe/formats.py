@@ -42,15 +42,19 @@ def prometheus(scopes: Sequence[Scope]) -> bytes:
 def otlp(scopes: Sequence[Scope], version: str) -> bytes:
     """One ExportMetricsServiceRequest in the JSON of OTLP: times are texts, enums are numbers. A counter is a
     cumulative sum since the first run, at the end of the last one."""
-    metrics = [one for metric in METRICS if (one := _metric(metric, scopes))]
+    labelled = [(scope, _attributes(scope.labels)) for scope in scopes]
+    metrics = [one for metric in METRICS if (one := _metric(metric, labelled))]
     resource = {"attributes": _attributes({"service.name": "dpone", "service.version": version})}
     scope = {"name": "dpone.observe", "version": version}
     request = {"resourceMetrics": [{"resource": resource, "scopeMetrics": [{"scope": scope, "metrics": metrics}]}]}
     return json.dumps(request, separators=(",", ":"), ensure_ascii=False).encode()
 
 
-def _metric(metric: Metric, scopes: Sequence[Scope]) -> dict[str, Any] | None:
-    points = [point for scope in scopes for point in _points(metric, scope)]
+Attributes = list[dict[str, Any]]
+
+
+def _metric(metric: Metric, labelled: Sequence[tuple[Scope, Attributes]]) -> dict[str, Any] | None:
+    points = [point for scope, attributes in labelled for point in _points(metric, scope, attributes)]
     if not points:
         return None
     data: dict[str, Any] = {"dataPoints": points}
@@ -60,9 +64,9 @@ def _metric(metric: Metric, scopes: Sequence[Scope]) -> dict[str, Any] | None:
     return {**about, "sum" if metric.kind == "counter" else "gauge": data}
 
 
-def _points(metric: Metric, scope: Scope) -> Iterator[dict[str, Any]]:
+def _points(metric: Metric, scope: Scope, attributes: Attributes) -> Iterator[dict[str, Any]]:
     for further, number in scope.values.get(metric.name, {}).items():
-        point: dict[str, Any] = {"attributes": _attributes({**scope.labels, **dict(further)})}
+        point: dict[str, Any] = {"attributes": [*attributes, *_attributes(dict(further))]}
         if metric.kind == "counter":
             point["startTimeUnixNano"] = _nanoseconds(scope.start)
         point["timeUnixNano"] = _nanoseconds(scope.end)
@@ -71,7 +75,7 @@ def _points(metric: Metric, scope: Scope) -> Iterator[dict[str, Any]]:
         yield {**point, "asDouble": float(number)}
 
 
-def _attributes(labels: Mapping[str, str]) -> list[dict[str, Any]]:
+def _attributes(labels: Mapping[str, str]) -> Attributes:
     return [{"key": name, "value": {"stringValue": value}} for name, value in labels.items()]
 
 
