@@ -56,6 +56,7 @@ VERSION_ONLY = {("dpone.cli.main", "dpone"), ("dpone.ops.doctor", "dpone")}  # i
 # What core may import besides the standard library: its dependencies, and each extra where it belongs.
 CORE_IMPORTS = {"attr", "attrs", "click", "numpy", "pluggy", "pyarrow", "rich", "yaml"}
 EXTRA_IMPORTS = {
+    "dpone.observe": {"prometheus_client"},  # a dependency, but imported by the export of metrics alone
     "dpone.testing": {"hypothesis", "pytest", "_pytest"},
 }
 

@@ -41,6 +41,13 @@ def test_every_case_runs_and_both_sides_write_equal_rows(tmp_path: Path) -> None
     assert not list(tmp_path.glob("leg-*")), "folders of legs are left"
 
 
+def test_the_export_of_metrics_is_measured() -> None:
+    """The report that the benchmark makes is one that is exported, with every stream."""
+    command = [sys.executable, "-m", "benchmarks.metrics_export", "--streams", "3", "--times", "1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("1 run, 3 streams, ")
+
+
 def test_memory_is_measured_at_two_sizes(tmp_path: Path) -> None:
     """--memory runs ours alone, at the rows asked for and ten times that."""
     found = results(bench(tmp_path, "--memory", "--case", "parquet", "--rows", "100", "--format", "json"))

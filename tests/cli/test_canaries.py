@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 import pytest
 
+from dpone.model import secret
 from dpone_postgres.connect import known_parameters
 
 Dpone = Callable[..., Any]
@@ -126,6 +127,27 @@ ROLES: Mapping[str, tuple[str, str]] = {
 def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ENCODED", quote(LEFT + ODD + RIGHT, safe=""))
     monkeypatch.setenv("RAW", LEFT + ODD + RIGHT)
+
+
+@pytest.mark.usefixtures("environment")
+@pytest.mark.parametrize("role", ROLES)
+def test_S_02_no_credential_is_in_exported_metrics(role: str, dpone: Dpone, tmp_path: Path) -> None:
+    """A run that fails at a connection is exported without a piece of it, in a process that knows no secret."""
+    where, type_ = ROLES[role]
+    for number, field in enumerate(FIELDS.values()):
+        dpone("run", write(tmp_path, field, role=where, type_=type_), "-q", "--report", tmp_path / "report.json")
+        if not (tmp_path / "report.json").exists() or not (tmp_path / "report.json").read_bytes():
+            continue  # the pipeline was refused
+        secret._known.clear()
+        secret._pattern = None
+        out = tmp_path / f"out-{number}"
+        args = ("--run-report", tmp_path / "report.json", "--output-dir", out)
+        assert dpone("observability", "metrics-export", *args).exit_code == 0
+        files = [path.read_bytes().decode() for path in out.iterdir()]
+        assert len(files) == 5
+        assert leaks("\n".join(files)) == []
+        (tmp_path / "report.json").unlink()
+    assert [*tmp_path.glob("out-*")]
 
 
 @pytest.mark.usefixtures("environment")

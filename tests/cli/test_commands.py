@@ -18,6 +18,7 @@ from dpone.cli.output import table
 
 Dpone = Callable[..., Any]
 
+TELEMETRY = ("prometheus_client", "opentelemetry")
 HEAVY = (
     "pyarrow",
     "numpy",
@@ -28,6 +29,7 @@ HEAVY = (
     "ssl",
     "concurrent.futures",
     "dpone.engine",
+    *TELEMETRY,
 )
 
 
@@ -40,6 +42,18 @@ def test_light_commands_import_nothing_heavy(args: list[str], tmp_path: Path) ->
         f"print([m for m in {HEAVY!r} if m in sys.modules], file=sys.stderr)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stderr.splitlines()[-1] == "[]"
+
+
+def test_a_run_imports_no_telemetry(project: Path) -> None:
+    """Prometheus' client is loaded by the export of metrics alone, OpenTelemetry by its own plugin, if at all."""
+    code = (
+        "import sys\nfrom dpone.cli.main import main\n"
+        f"try:\n    main({['run', str(project)]!r})\nexcept SystemExit as end:\n    assert not end.code\n"
+        f"print([m for m in {TELEMETRY!r} if m in sys.modules], file=sys.stderr)\n"
+    )
+    env = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
     assert done.stderr.splitlines()[-1] == "[]"
 
 

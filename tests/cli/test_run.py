@@ -106,6 +106,37 @@ def test_report_that_cannot_be_written_stops_the_run_before_it_starts(
     assert count(project) is None
 
 
+KILLING = """
+import os, pathlib
+from dpone import hookimpl
+
+@hookimpl
+def dpone_run_event(event):
+    if event.step == "part_staged":
+        os.kill(os.getpid(), 9)
+"""
+
+
+def test_a_killed_run_leaves_no_report_of_the_run_before(
+    project: Path, process: Dpone, install: Callable[[str, str], Path]
+) -> None:
+    """The report says ``running`` from the first moment; of a run that did not begin it is empty; a pipe takes one."""
+    report = project.parent / "report.json"
+    assert process("run", project, "-q", "--report", report).exit_code == 0
+    before = json.loads(report.read_text())
+    assert process("run", project, "--select", "nothing", "--report", report).exit_code == 2
+    assert report.read_text() == ""
+    site = install("zz_killing", KILLING)
+    more = (project.parent / "data" / "orders-2026-02.csv").read_text()
+    (project.parent / "data" / "orders-2026-03.csv").write_text(more)
+    done = process("run", project, "-q", "--report", report, PYTHONPATH=str(site))
+    assert done.exit_code == -9
+    killed = json.loads(report.read_text())
+    assert (before["status"], killed["status"], killed["finished_at"]) == ("succeeded", "running", None)
+    assert killed["run_id"] != before["run_id"]
+    assert process("run", project, "-q", "--report", "/dev/stdout").out.count('"run_id"') == 1
+
+
 def test_report_that_fails_late_is_still_on_stdout(project: Path, dpone: Dpone) -> None:
     """When the disk fills up under the report, stdout has it whole and the exit code is 1."""
     if not Path("/dev/full").exists():

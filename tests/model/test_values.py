@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -19,6 +20,8 @@ from dpone.host.prefetch import prefetch
 from dpone.model.ids import ulid
 from dpone.model.position import Position
 from dpone.model.report import (
+    ContractReport,
+    Endpoint,
     ErrorReport,
     Rows,
     RunReport,
@@ -122,8 +125,8 @@ def test_ulids_are_unique_and_sort_by_time(monkeypatch: pytest.MonkeyPatch) -> N
             stream=st.text(), key=st.text(),
             status=st.sampled_from(["pending", "planned", "loaded", "caught_up", "failed", "stopped", "interrupted"]),
             load_id=st.none() | st.text(), attempts=st.integers(0, 9),
-            rows=st.builds(Rows, read=st.integers(0), inserted=st.integers(0)),
-            bytes=st.integers(0), position_before=st.none() | _objects, position_after=st.none() | _objects,
+            rows=st.builds(Rows, read=st.integers(0, 2**63 - 1), inserted=st.integers(0, 9)),
+            bytes=st.integers(0, 9), position_before=st.none() | _objects, position_after=st.none() | _objects,
             caught_up=st.none() | st.booleans(), durations=st.dictionaries(st.text(), st.floats(0, 1e6)),
             error=st.none() | st.builds(ErrorReport, kind=st.text(), category=st.text(), retryable=st.booleans(),
                                         message=st.text(), exit_code=st.sampled_from([1, 2, 3])),
@@ -136,6 +139,46 @@ def test_reports_survive_json(streams: list[StreamReport]) -> None:
     report = RunReport("run", "p", {"env": "dev"}, streams=streams)
     report.finish()
     assert json.loads(json.dumps(report.to_json())) == report.to_json()
+    assert RunReport.from_json(json.loads(json.dumps(report.to_json()))) == report
+
+
+def _places(value: Any, at: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Every value inside of one, with its place and what it is in."""
+    for key, inner in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        yield f"{at}{key}", value, key
+        yield from _places(inner, f"{at}{key}.")
+
+
+def _refusal(report: dict[str, Any]) -> str:
+    try:
+        RunReport.from_json(report)
+    except ValueError as error:
+        return re.sub(r"\[(\d+)\]", r".\1", str(error))
+    return ""
+
+
+def test_a_report_with_a_wrong_value_anywhere_is_refused() -> None:
+    """Each value of a report in turn is replaced by an object of another kind: ValueError, which names its place. Only
+    what is computed from others is not read, and what a position is made of is the connector's."""
+    stream = StreamReport(
+        "s", "k", Endpoint("file", "", "x.csv"), None, "append", position_before={"kind": "k"}, warnings=["w"],
+        durations={"stage": 1.0}, error=ErrorReport("E", "unknown", False, "m"), contract=ContractReport(1, {"r": 1}),
+    )  # fmt: skip
+    report = RunReport("r", "p", labels={"env": "dev"}, streams=[stream])
+    report.finish()
+    refused, free = {}, set()
+    for place, _, _ in list(_places(report.to_json())):
+        data = report.to_json()
+        [(inside, key)] = [(inside, key) for at, inside, key in _places(data) if at == place]
+        inside[key] = 7 if isinstance(inside[key], dict) else {"wrong": [object()]}
+        if found := _refusal(data):
+            refused[place] = found
+        else:
+            free.add(place)
+    assert free == {"exit_code", "streams.0.retries", "streams.0.position_after", "streams.0.position_before.kind"}
+    assert "it has format" in refused.pop("format")
+    assert [place for place, found in refused.items() if not found.startswith(place)] == []
+    assert len(refused) > 50
 
 
 @pytest.mark.parametrize(

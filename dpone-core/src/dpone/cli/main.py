@@ -34,6 +34,7 @@ def assemble() -> click.Group:
         completion,
         init,
         matrix,
+        observability,
         ops,
         partitions,
         plugins,
@@ -42,7 +43,21 @@ def assemble() -> click.Group:
         state,
     )
 
-    for module in (cdc, certify, check, completion, init, matrix, ops, partitions, plugins, run, schema_plan, state):
+    for module in (
+        cdc,
+        certify,
+        check,
+        completion,
+        init,
+        matrix,
+        observability,
+        ops,
+        partitions,
+        plugins,
+        run,
+        schema_plan,
+        state,
+    ):
         for command in module.COMMANDS:
             cli.add_command(command)
     _add_commands_of_plugins()

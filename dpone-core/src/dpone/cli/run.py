@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -49,13 +51,17 @@ def run(pipeline: str, format_: str, file: str | None, log_format: str, quiet: b
 
         job = Run(load_pipeline(pipeline), **options)
         if file is not None:
-            _create(file)
+            _begin(job.report, file)
         try:
             with observer(job.plugins, log_format, quiet):
                 job.execute()
         except (KeyboardInterrupt, Interrupted):
             interrupted()
             return 130
+        except Exception:
+            if file is not None:
+                _empty(file)
+            raise
     written = tell(job.report)
     return job.report.exit_code or (0 if written else 1)
 
@@ -79,25 +85,40 @@ def plan(pipeline: str, format_: str, **options: Any) -> int:
     return report.exit_code
 
 
-def _create(file: str) -> None:
-    """Fail before the run if the report file cannot be written."""
+def _begin(report: RunReport, file: str) -> None:
+    """Fail before the run if the report file cannot be written. A run that is killed leaves a report that says
+    ``running``, never that of the run before."""
     try:
         with open(file, "a", encoding="utf-8"):
             pass
     except OSError as error:
         found = f"{file}: {error_text(error)}"
         raise ConfigError("write the report", found, "give a writable file") from error
+    if os.path.isfile(file):  # a pipe takes one report, at the end
+        with suppress(OSError):  # the disk may have room again at the end
+            _write_to(file, report)
 
 
-def _write(report: RunReport, file: str) -> bool:
+def _empty(file: str) -> None:
+    """The run refused to begin, and there is nothing to report."""
+    if os.path.isfile(file):
+        with suppress(OSError):
+            os.truncate(file, 0)
+
+
+def _write_to(file: str, report: RunReport) -> None:
     import json
 
     from dpone.model.secret import redacted
 
     text = json.dumps(redacted(report.to_json()), indent=2)
+    with open(file, "wb", buffering=0) as out:  # at once: a signal ends the process between two writes
+        out.write(text.encode())
+
+
+def _write(report: RunReport, file: str) -> bool:
     try:
-        with open(file, "wb", buffering=0) as out:  # at once: a signal ends the process between two writes
-            out.write(text.encode())
+        _write_to(file, report)
     except OSError as error:  # the run is complete, and its report is on stdout
         click.echo(f"error: write the report {file}: {error_text(error)}; the report on stdout is complete", err=True)
         return False

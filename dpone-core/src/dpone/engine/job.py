@@ -56,8 +56,8 @@ class Job:
     _telling: threading.Lock = field(factory=threading.Lock, init=False)
 
     def __attrs_post_init__(self) -> None:
-        labels = dict(self.pipeline.labels)
-        self.report = RunReport(self.run_id, self.pipeline.name, self.dry_run, self.full_refresh, labels)
+        self.report = RunReport(self.run_id, self.pipeline.name, dict(self.pipeline.labels))
+        self.report.dry_run, self.report.full_refresh = self.dry_run, self.full_refresh
 
     def streams(self) -> list[StreamSpec]:
         """The selected streams. Asks the sources of those that select tables by a glob."""

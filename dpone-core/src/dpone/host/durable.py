@@ -36,12 +36,13 @@ def sync_file(path: Path) -> None:
         os.close(handle)
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Replace ``path`` by ``data``, mode 0600: a reader and a crash see the old bytes or the new, never part of it."""
+def write_whole(path: Path, data: bytes, mode: int = 0o600) -> None:
+    """Replace ``path`` by ``data``: a reader and a crash see the old bytes or the new, never part of it. mode: less
+    what the umask takes away."""
     temporary = path.with_name(path.name + ".tmp")
     with contextlib.suppress(FileNotFoundError):
         temporary.unlink()  # left by a crash; O_EXCL below then follows no link put in its place
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from attrs import asdict, define, field
 
 from dpone.errors import Classification, DponeError, Interrupted
+from dpone.model.from_json import from_json
 from dpone.model.pipeline import SinkSpec, SourceSpec
 from dpone.model.secret import redact
 
@@ -129,13 +130,13 @@ class RunReport:
 
     run_id: str
     pipeline: str
-    dry_run: bool = False
-    full_refresh: bool = False
     labels: dict[str, str] = field(factory=dict)
     versions: dict[str, str] = field(factory=_versions)
     started_at: datetime = field(factory=lambda: datetime.now(UTC))
     finished_at: datetime | None = None
     status: RunStatus = "running"
+    dry_run: bool = False
+    full_refresh: bool = False
     streams: list[StreamReport] = field(factory=list)
     format: int = FORMAT
 
@@ -161,3 +162,13 @@ class RunReport:
         for shown, stream in zip(data["streams"], self.streams, strict=True):
             shown["retries"] = stream.retries
         return {**data, "exit_code": self.exit_code}
+
+    @classmethod
+    def from_json(cls, data: Any) -> RunReport:
+        """The inverse of ``to_json``, also for reports of earlier versions. Raises ValueError if it is damaged, is not
+        a report of a run, or is of a later format."""
+        if not isinstance(data, dict) or not {"run_id", "pipeline", "streams", "status"} <= set(data):
+            raise ValueError("it is not a report of dpone run")
+        if (found := data.get("format")) != FORMAT:
+            raise ValueError(f"it has format {found!r}, and this dpone reads {FORMAT}")
+        return from_json(cls, data)

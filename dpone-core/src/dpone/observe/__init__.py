@@ -1,4 +1,5 @@
-"""How the events of a run are shown: a progress line, one line per event, or JSON lines (``progress``).
+"""How the events of a run are shown: a progress line, one line per event, or JSON lines (``progress``). What reports of
+finished runs give as metrics: the table (``metrics``), how they are written (``formats``), the artifacts (``export``).
 
-Reads events only: nothing here changes a run or connects to a source or a sink.
+Reads events and reports only: nothing here changes a run or connects to a source or a sink.
 """
