@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from dpone.errors import counted
 from dpone.hookspecs import hookimpl
 from dpone.model.events import RunEvent
 from dpone.model.secret import redact, redacted
+from dpone.observe.otel import log_fields
 from dpone.plugins import Plugins
 
 if TYPE_CHECKING:
@@ -36,13 +38,14 @@ def observer(plugins: Plugins, log_format: str, quiet: bool) -> Iterator[None]:
 
 
 class JsonLines:
-    """Every event as one JSON object per line."""
+    """Every event as one JSON object per line, with the id of its trace if there is one."""
 
     @hookimpl
     def dpone_run_event(self, event: RunEvent) -> None:
         line = {
             "at": event.at.isoformat(), "step": event.step, "run_id": event.run_id, "pipeline": event.pipeline,
-            "stream": event.stream, **({"seconds": event.seconds} if event.seconds else {}), **event.data,
+            **log_fields(event.run_id, os.environ), "stream": event.stream,
+            **({"seconds": event.seconds} if event.seconds else {}), **event.data,
         }  # fmt: skip
         print(json.dumps(redacted(line), default=str), file=sys.stderr, flush=True)
 
@@ -66,6 +69,8 @@ class TextLines:
             self._rows = 0
         if event.seconds:
             data["seconds"] = event.seconds
+        if event.step == "run_started":
+            data |= log_fields(event.run_id, os.environ)
         words = " ".join(f"{k}={_short(v)}" for k, v in data.items())
         where = f" {event.stream}" if event.stream else ""
         line = f"{event.at:%H:%M:%S} {event.run_id} {event.step}{where} {words}"
