@@ -45,7 +45,7 @@ class JsonLines:
         line = {
             "at": event.at.isoformat(), "step": event.step, "run_id": event.run_id, "pipeline": event.pipeline,
             **log_fields(event.run_id, os.environ), "stream": event.stream,
-            **({"seconds": event.seconds} if event.seconds else {}), **event.data,
+            **({"seconds": event.seconds} if event.seconds else {}), **_shown(event),
         }  # fmt: skip
         print(json.dumps(redacted(line), default=str), file=sys.stderr, flush=True)
 
@@ -58,7 +58,7 @@ class TextLines:
 
     @hookimpl
     def dpone_run_event(self, event: RunEvent) -> None:
-        data = dict(event.data)
+        data = _shown(event)
         if event.step == "batch":
             self._rows += data["rows"]
             if time.monotonic() - self._said < self._every:
@@ -75,6 +75,11 @@ class TextLines:
         where = f" {event.stream}" if event.stream else ""
         line = f"{event.at:%H:%M:%S} {event.run_id} {event.step}{where} {words}"
         print(redact(line.rstrip()), file=sys.stderr, flush=True)
+
+
+def _shown(event: RunEvent) -> dict[str, Any]:
+    """Without the columns of every table, which are for observers."""
+    return {name: value for name, value in event.data.items() if name != "tables"}
 
 
 def _short(value: Any) -> str:
