@@ -39,6 +39,7 @@ from dpone.model.secret import redact, register, sensitive
 from dpone.observe.otel import own_trace_id
 
 PRODUCER = f"urn:dpone:{__version__}"
+URLLIB3 = "urllib3.connectionpool"
 CLOSING = 3.0  # seconds for what a transport still holds
 ENDS = {"loaded": RunState.COMPLETE, "caught_up": RunState.COMPLETE, "interrupted": RunState.ABORT}
 RUN_ENDS = {"succeeded": RunState.COMPLETE, "incomplete": RunState.COMPLETE, "interrupted": RunState.ABORT}
@@ -51,6 +52,9 @@ DATABASES = {
     "mariadb": ("mysql", 3306, None),
 }
 LOGGER = logging.getLogger("openlineage")
+# At DEBUG the client logs its configuration, and urllib3 each address.
+TRANSPORTS = ("http", "http_common", "async_http", "kafka", "file", "composite", "factory")
+LOGGERS = ("openlineage.client.client", *(f"openlineage.client.transport.{name}" for name in TRANSPORTS), URLLIB3)
 
 
 class Lineage:
@@ -64,6 +68,8 @@ class Lineage:
         self._run_id = uuid.UUID(int=own_trace_id(report.run_id))
         # Without a handler Python would print what the client logs; a program that has handlers still gets it.
         LOGGER.addHandler(logging.NullHandler())
+        for name in LOGGERS:
+            logging.getLogger(name).addFilter(_redact)
         self._client = OpenLineageClient()
         _register(self._client.config.transport)
 
@@ -116,6 +122,12 @@ class Lineage:
         job = Job(self._namespace, f"{self._report.pipeline}.{spec.name}", facets={"jobType": _kind("STREAM")})
         inputs, outputs = _datasets(spec, self._tables.get(spec.name, ()), report if ended else None)
         self._emit(_event(event.at, state, run, job, inputs, outputs))
+
+
+def _redact(record: logging.LogRecord) -> bool:
+    """A filter that hides secrets and keeps the record."""
+    record.msg, record.args = redact(record.getMessage()), ()
+    return True
 
 
 def _register(transport: Any, name: str = "") -> None:
