@@ -199,12 +199,17 @@ def test_unknown_stream_is_exit_2(project: Path, dpone: Dpone) -> None:
 
 SENDER = """
 import os, signal
-import dpone
+from dpone import hookimpl, plugins
 
-@dpone.hookimpl
-def dpone_run_event(event):
-    if event.step == os.environ.get("DPONE_TEST_STEP"):
-        os.kill(os.getpid(), getattr(signal, os.environ["DPONE_TEST_SIGNAL"]))
+class Sender:
+    @hookimpl
+    def dpone_run_event(self, event):
+        if event.step == os.environ.get("DPONE_TEST_STEP"):
+            os.kill(os.getpid(), getattr(signal, os.environ["DPONE_TEST_SIGNAL"]))
+
+@hookimpl
+def dpone_commands(cli):
+    plugins.discover().manager.register(Sender())  # as the program itself would: the run waits for it
 """
 
 

@@ -173,9 +173,10 @@ TRAP = set_trap(json.loads(os.environ["DPONE_TRAP"])) if "DPONE_TRAP" in os.envi
 
 
 @hookimpl
-def dpone_run_event(event: Any) -> None:
+def dpone_commands(cli: Any) -> None:
+    """A plugin's own observer would be told in a thread of its own: the program has to stop in the thread that runs."""
     if TRAP is not None:
-        TRAP.dpone_run_event(event)
+        discover().manager.register(TRAP)
 
 
 def execute(job: dict[str, Any]) -> tuple[int, dict[str, Any]]:

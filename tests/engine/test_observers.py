@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta, tzinfo
 from types import ModuleType
 from typing import Any
 
 import pytest
+from tests.engine.guests import installed
 from tests.engine.project import Project, Steps, rows, with_plugins
 
 from dpone.config.reader import load_pipeline
+from dpone.engine import observers
 from dpone.engine.run import Run, run
 from dpone.errors import DataError, Interrupted
 from dpone.hookspecs import hookimpl
+from dpone.host import stopping
 from dpone.model.events import STEPS
 from dpone.observe.progress import observer
 
@@ -47,8 +53,9 @@ def test_an_observer_that_raises_is_reported_once_and_changes_nothing(project: P
     [stream] = report.streams
     assert report.exit_code == 0
     assert observer.calls > 10
-    assert len(stream.warnings) == 1
-    assert "run_started" in stream.warnings[0]
+    assert stream.warnings == []
+    assert len(report.warnings) == 1
+    assert "run_started" in report.warnings[0]
     assert project.rows() == rows(1, 250)
     assert project.state() == project.head()
 
@@ -194,3 +201,150 @@ def test_an_interrupted_run_tells_its_end(project: Project, faulty: ModuleType) 
         run(project.pipeline, plugins=with_plugins(steps, **faulty.PLUGINS))
     ends = [(event.step, event.data["status"]) for event in steps.events[-2:]]
     assert ends == [("stream_finished", "interrupted"), ("run_finished", "interrupted")]
+
+
+# --- observers of installed plugins ---
+
+
+@pytest.fixture
+def forever(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """What a hanging observer waits for; the run waits a moment for it."""
+    monkeypatch.setattr(observers, "LIMIT", 0.05)
+    ends = threading.Event()
+    yield ends
+    ends.set()
+
+
+@pytest.mark.parametrize("fault", ["hang", "raise"])
+@pytest.mark.parametrize("step", [*STEPS, "retry"])
+def test_a_run_ends_as_without_the_observer(
+    project: Project, faulty: ModuleType, forever: threading.Event, step: str, fault: str
+) -> None:
+    """It hangs, or it raises, in each step: the same rows, state and exit code, and one warning that names the step."""
+    project = project.but(runtime={"batch_rows": 100, "retries": 1})
+    project.csv("a", rows(1, 150))
+    faulty.faults["stage"] = [ConnectionResetError("gone")] if step == "retry" else []
+    seen: list[str] = []
+
+    def observe(event: Any) -> None:
+        seen.append(event.step)
+        if event.step == step:
+            if fault == "raise":
+                raise SystemExit("no")
+            forever.wait()
+
+    hook: Any = {"dpone_run_event": observe} if fault == "raise" else {"dpone_observer": lambda pipeline: observe}
+    report = run(project.pipeline, plugins=installed(**hook, **faulty.PLUGINS))
+    assert (report.exit_code, report.streams[0].warnings) == (0, [])
+    assert project.rows() == rows(1, 150)
+    assert project.state() == project.head()
+    [warning] = report.warnings
+    assert warning.startswith(f"observer guest: {'failed at' if fault == 'raise' else 'did not return from'} {step}")
+    assert seen[-1] == ("run_finished" if fault == "raise" else step)
+
+
+def test_an_observer_gets_its_run(project: Project) -> None:
+    """It is made once a run, with the streams of the run, and has the finished report at the last event; every event
+    comes in its order, and in one thread that is not the run's."""
+    project.csv("a", rows(1, 250))
+    steps, threads, ends = Steps(), set[str](), list[Any]()
+
+    def observer(report: Any, pipeline: Any) -> Callable[[Any], None]:
+        def observe(event: Any) -> None:
+            steps.dpone_run_event(event)
+            threads.add(threading.current_thread().name)
+            if event.step == "run_finished":
+                ends.append((report.status, report.streams[0].rows.read, [one.name for one in pipeline.streams]))
+
+        return observe
+
+    run(project.pipeline, plugins=installed(dpone_observer=observer))
+    assert ends == [("succeeded", 250, ["t"])]
+    assert [one for one in steps.steps if one != "batch"] == [one for one in STEPS if one != "batch"]
+    assert threads == {"dpone-observer-guest"}
+
+
+@pytest.mark.parametrize("answer", [None, RuntimeError("no"), "hang"])
+def test_an_observer_that_is_not_made(project: Project, forever: threading.Event, answer: Any) -> None:
+    """A plugin may decline to observe a run; one that fails or hangs before the first event changes nothing."""
+    project.csv("a", rows(1, 10))
+
+    def observer() -> None:
+        if answer == "hang":
+            forever.wait()
+        if isinstance(answer, Exception):
+            raise answer
+
+    report = run(project.pipeline, plugins=installed(dpone_observer=observer))
+    assert (report.exit_code, len(report.warnings)) == (0, 0 if answer is None else 1)
+    assert project.rows() == rows(1, 10)
+
+
+def test_an_observer_that_asks_for_more_time_gets_it(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run waits ``observer_seconds`` for it instead of the five seconds of everyone."""
+    monkeypatch.setattr(observers, "LIMIT", 0.0)
+    project.csv("a", rows(1, 10))
+    done: list[str] = []
+
+    class Slow:
+        observer_seconds = 60.0
+
+        def __call__(self, event: Any) -> None:
+            if event.step == "run_finished":
+                time.sleep(0.2)
+                done.append(event.step)
+
+    report = run(project.pipeline, plugins=installed(dpone_observer=lambda: Slow()))
+    assert (done, report.warnings) == (["run_finished"], [])
+
+
+def test_an_observer_far_behind_is_left_behind(
+    project: Project, forever: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What waits for an observer is bounded: one that hangs at the start of a long run keeps no million events."""
+    monkeypatch.setattr(observers, "BACKLOG", 5)
+    project.csv("a", rows(1, 250))
+    report = run(project.pipeline, plugins=installed(dpone_run_event=lambda event: forever.wait()))
+    assert report.warnings == ["observer guest: is 5 events behind at run_started, and gets no more events"]
+    assert project.rows() == rows(1, 250)
+
+
+@pytest.mark.parametrize("at", ["stage", "end"])
+def test_a_signal_does_not_wait_for_an_observer(
+    project: Project, faulty: ModuleType, forever: threading.Event, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    """A run that is stopped while an observer hangs ends at once, as interrupted; one whose work is done when the
+    signal comes has succeeded."""
+    monkeypatch.setattr(observers, "LIMIT", 600.0)
+    monkeypatch.setattr(stopping, "MAIN", 0.0)
+    project.csv("a", rows(1, 10))
+
+    def signalled(place: str) -> None:
+        if place == "stage":
+            stopping.begin()
+            raise Interrupted("SIGTERM")
+
+    def late() -> None:
+        stopping.begin()
+
+    faulty.watch[:] = [signalled] if at == "stage" else []
+    timer = threading.Timer(0.2, late)
+
+    def hang(event: Any) -> None:
+        if event.step == "run_finished" and at == "end":
+            timer.start()
+        if event.step == ("stream_started" if at == "stage" else "run_finished"):
+            forever.wait()
+
+    try:
+        plugins = installed(dpone_run_event=hang, **faulty.PLUGINS)
+        if at == "stage":
+            with pytest.raises(Interrupted):
+                run(project.pipeline, plugins=plugins)
+            assert project.rows() == []
+        else:
+            assert run(project.pipeline, plugins=plugins).status == "succeeded"
+            assert project.rows() == rows(1, 10)
+    finally:
+        timer.cancel()
+        stopping.reset()

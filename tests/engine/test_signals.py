@@ -129,14 +129,33 @@ def test_streams_after_the_interrupted_one_stay_pending(tmp_path: Path) -> None:
     assert [stream["status"] for stream in done.json["streams"]] == ["interrupted", "pending"]
 
 
+# A plugin is told in a thread of its own; what the program registers itself, in the thread that runs.
+IN_LINE = """
+import time
+from dpone import hookimpl, plugins
+
+class Observer:
+    @hookimpl
+    def dpone_run_event(self, event):
+        observe(event)
+
+@hookimpl
+def dpone_commands(cli):
+    plugins.discover().manager.register(Observer())
+
+"""
 ENDLESS = """
+def observe(event):
+    if event.step == "part_staged":  # whoever sends the signal may be slow
+        time.sleep(600)
+"""
+HANGING = """
 import time
 from dpone import hookimpl
 
 @hookimpl
 def dpone_run_event(event):
-    if event.step == "part_staged":  # whoever sends the signal may be slow
-        time.sleep(600)
+    time.sleep(600)
 """
 
 
@@ -147,7 +166,7 @@ def test_a_signal_from_outside_is_obeyed_at_once(tmp_path: Path, name: str) -> N
     project.csv("a", rows(1, 250))
     project.load()
     project.csv("b", rows(251, 200_000))
-    project.plugin("endless", ENDLESS)
+    project.plugin("endless", IN_LINE + ENDLESS)
     with project.start("run", "pipeline.yaml") as process:
         await_step(process, "part_started")
         process.send_signal(getattr(signal, f"SIG{name}"))
@@ -157,6 +176,15 @@ def test_a_signal_from_outside_is_obeyed_at_once(tmp_path: Path, name: str) -> N
     assert project.rows() == rows(1, 250)
     assert project.staging() == []
     assert project.load().rows.inserted == 199_750
+
+
+def test_a_signal_ends_a_run_whose_observer_hangs(tmp_path: Path) -> None:
+    """A plugin that never returns from its first event holds up neither the end of the run nor that of the process."""
+    project = waiting(tmp_path / "p", "sqlite", "append")
+    project.plugin("guest", HANGING)
+    done = project.dpone("run", "pipeline.yaml", "--format", "json", trap={"step": "batch", "signal": "TERM"})
+    assert done.json["warnings"] == ["observer guest: did not return from run_started in time, and gets no more events"]
+    require_whole(project, done)
 
 
 # -- waits that do not hear of a signal ---------------------------------------------------------------------------
@@ -246,11 +274,9 @@ def await_naps(process: Any, database: Path) -> None:
 
 
 DEAF = """
-import sys, time
-from dpone import hookimpl
+import sys
 
-@hookimpl
-def dpone_run_event(event):
+def observe(event):
     while event.step == "{step}":
         try:
             print(" deaf ", file=sys.stderr, flush=True)
@@ -265,7 +291,7 @@ def test_OUT_11_whatever_swallows_a_signal_ends_with_the_process(tmp_path: Path,
     """A plugin that does not let go of the main thread: after the seconds for cleaning up, or at once with a second
     signal, the process is left with its report, and the next run goes on."""
     project = waiting(tmp_path / "p", "sqlite", "append")
-    project.plugin("deaf", DEAF.format(step="staged"))
+    project.plugin("deaf", IN_LINE + DEAF.format(step="staged"))
     with project.start("run", "pipeline.yaml", "-q", "--format", "json") as process:
         await_step(process, "deaf")
         process.terminate()
@@ -283,15 +309,13 @@ def test_OUT_11_whatever_swallows_a_signal_ends_with_the_process(tmp_path: Path,
 
 LOST = """
 import os, signal, time
-from dpone import hookimpl
 
 class Lost:
     def __del__(self):  # what is raised here goes nowhere
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(1)
 
-@hookimpl
-def dpone_run_event(event):
+def observe(event):
     if event.step == "recovered":
         Lost()
 """
@@ -300,7 +324,7 @@ def dpone_run_event(event):
 def test_OUT_11_a_signal_that_is_lost_ends_the_run_at_its_next_step(tmp_path: Path) -> None:
     """Python drops what a handler raises inside a finalizer or a driver's callback: the load is not committed."""
     project = waiting(tmp_path / "p", "sqlite", "append")
-    project.plugin("lost", LOST)
+    project.plugin("lost", IN_LINE + LOST)
     done = project.dpone("run", "pipeline.yaml", "-q", "--format", "json")
     assert done.code == 130
     assert done.json["status"] == "interrupted"

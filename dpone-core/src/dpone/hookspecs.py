@@ -7,10 +7,14 @@ from typing import TYPE_CHECKING
 import pluggy
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import click
 
     from dpone.capability import Connector
     from dpone.model.events import RunEvent
+    from dpone.model.pipeline import Pipeline
+    from dpone.model.report import RunReport
 
 PROJECT = "dpone"
 hookspec = pluggy.HookspecMarker(PROJECT)
@@ -51,4 +55,18 @@ def dpone_commands(cli: click.Group) -> None:
 
 @hookspec
 def dpone_run_event(event: RunEvent) -> None:
-    """One step of a run happened. What it raises is reported once and never changes the run."""
+    """One step of a run happened.
+
+    A plugin gets the events of a run in their order, in a thread of its own. What it raises is reported once. At its
+    end the run waits five seconds for it. Neither ever changes the run.
+    """
+
+
+@hookspec
+def dpone_observer(pipeline: Pipeline, report: RunReport) -> Callable[[RunEvent], object] | None:
+    """What to call with every event of one run, as ``dpone_run_event``; None if this run is not to be observed.
+
+    Asked before the first event, in the thread that gets the events. ``pipeline`` has the streams of the run, one for
+    each table; ``report`` is filled by the run and is complete at ``run_finished``: read it, do not change it. A
+    callable with ``observer_seconds`` has so many seconds at the end of the run instead of five.
+    """

@@ -131,6 +131,8 @@ def _show(report: RunReport, format_: str) -> None:
     for stream in report.streams:
         if stream.error is not None:
             click.echo(redact(f"error: {stream.stream}: {stream.error.message}"), err=True)
+    for warning in report.warnings:
+        click.echo(redact(f"warning: {warning}"), err=True)
     lines = [*map(_line, report.streams), f"{report.status}: run {report.run_id}", _sum(report)]
     emit(format_, report.to_json(), lambda: "\n".join(lines))
 

@@ -20,6 +20,7 @@ from dpone.capability import WHAT, Connector, Role, Support
 from dpone.config.values import fields_of, hints_of
 from dpone.errors import PluginError
 from dpone.model.pipeline import (
+    Notification,
     Runtime,
     SinkSpec,
     SourceSpec,
@@ -58,6 +59,7 @@ def pipeline_schema(plugins: Plugins) -> dict[str, Any]:
         "sink": {"$ref": "#/$defs/sink"},
         "state": {"$ref": "#/$defs/state"},
         "runtime": _record(Runtime),
+        "notify": {"type": "array", "items": _record(Notification), "description": "messages at the end of a run"},
         "connections": {
             "description": "URLs or mappings by name, or the name of a file with them",
             "anyOf": [TEXT, {"type": "object", "additionalProperties": {"type": ["string", "object"]}}],

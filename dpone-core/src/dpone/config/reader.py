@@ -9,6 +9,7 @@ text ``${``; they are filled in after parsing, so a value never changes the stru
     sink: {type, connection, table | path | topic, strategy: {mode, key, ...}, options, contract}
     state: {type, connection | path, options}             # default: sqlite:///.dpone/state.db
     runtime: {partitions, workers, batch_rows, retries, resume}
+    notify: [{webhook, on, timeout, retries}]             # messages at the end of a run
     connections: {name: URL or mapping}     # or the name of a file that holds such a mapping
 
 For many tables, ``defaults`` and ``streams`` take the place of ``source`` and ``sink``; mappings are merged key by key:
@@ -59,14 +60,14 @@ from dpone.config.document import (
 )
 from dpone.config.values import BAD, fields_of, nearest, plain_data, read_mapping, read_record, read_value, shown_value
 from dpone.errors import ConfigError, PluginError
-from dpone.model.pipeline import Pipeline, Runtime, SinkSpec, SourceSpec, StateSpec, StreamSpec
+from dpone.model.pipeline import Notification, Pipeline, Runtime, SinkSpec, SourceSpec, StateSpec, StreamSpec
 from dpone.model.row_contract import RowContract
 from dpone.model.schema import Name
 from dpone.model.secret import CLEAR, Secret, register, unclear
 from dpone.model.strategy import ALIASES, CHANGES, MODES, Strategy
 from dpone.plugins import Plugins, discover
 
-KEYS = ("pipeline", "labels", "source", "sink", "state", "runtime", "connections", "defaults", "streams")
+KEYS = ("pipeline", "labels", "source", "sink", "state", "runtime", "notify", "connections", "defaults", "streams")
 DEFAULT_STATE: Mapping[str, str] = {"type": "sqlite", "connection": "sqlite:///.dpone/state.db"}
 
 
@@ -197,6 +198,7 @@ class _Reader:
             state=self._state(state),
             labels=self._optional(root, "labels", Mapping[str, str], {}),
             runtime=self._optional(root, "runtime", Runtime, Runtime()),
+            notify=self._optional(root, "notify", tuple[Notification, ...], ()),
         )
 
     # streams

@@ -11,11 +11,12 @@ from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from dpone.cdc.stream import ChangeStream
 from dpone.config.reader import expand
 from dpone.contract import CDCReader
+from dpone.engine.observers import Observers
 from dpone.errors import ConfigError, Interrupted, PluginError, connected
 from dpone.host import stopping
 from dpone.model.events import RunEvent, Step
@@ -23,7 +24,6 @@ from dpone.model.ids import ulid
 from dpone.model.pipeline import Pipeline, SinkSpec, SourceSpec, StateSpec, StreamSpec
 from dpone.model.position import Position
 from dpone.model.report import RunReport, StreamReport
-from dpone.model.secret import redact
 from dpone.plugins import Plugins, discover
 
 P = TypeVar("P")
@@ -52,8 +52,8 @@ class Job:
     plugins: Plugins = field(factory=discover)
     run_id: str = field(factory=ulid)
     report: RunReport = field(init=False)
-    _silenced: set[str] = field(factory=set, init=False)
-    _telling: threading.Lock = field(factory=threading.Lock, init=False)
+    _running: Pipeline | None = field(default=None, init=False)
+    _observers: Observers | None = field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
         self.report = RunReport(self.run_id, self.pipeline.name, dict(self.pipeline.labels))
@@ -66,7 +66,9 @@ class Job:
                 self.make("source", spec.source).close()  # what a constructor refuses is a mistake in the file
         with connected():
             expanded = expand(self.pipeline, self._tables_of)
-        return _selected(expanded, self.select)
+        selected = _selected(expanded, self.select)
+        self._running = evolve(self.pipeline, streams=tuple(selected))
+        return selected
 
     def tell(self, step: Step, stream: str | None = None, since: float | None = None, **data: Any) -> None:
         """Report to every observer. One that raises is reported once and never changes the run. A signal that was lost,
@@ -77,19 +79,9 @@ class Job:
             raise Interrupted("a signal that was lost")
         seconds = 0.0 if since is None else round(time.perf_counter() - since, 6)
         event = RunEvent(step, self.run_id, self.pipeline.name, datetime.now(UTC), stream, data, seconds)
-        with self._telling:
-            for hook in self.plugins.manager.hook.dpone_run_event.get_hookimpls():
-                try:
-                    hook.function(*([event] if hook.argnames else []))
-                except (Exception, SystemExit) as error:  # an observer may raise anything
-                    self._silence(hook.plugin_name, step, error)
-
-    def _silence(self, observer: str, step: Step, error: BaseException) -> None:
-        if observer not in self._silenced:
-            self._silenced.add(observer)
-            warning = f"observer {observer} failed at {step}: {type(error).__name__}: {error}"
-            for report in self.report.streams[:1]:
-                report.warnings.append(redact(" ".join(warning.split())))
+        if self._observers is None:
+            self._observers = Observers(self.plugins, self._running or self.pipeline, self.report)
+        self._observers.tell(event)
 
     def _tables_of(self, source: Any, pattern: str) -> list[str]:
         with closing(self.make("source", source)) as asked:

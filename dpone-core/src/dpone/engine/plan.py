@@ -85,8 +85,15 @@ class PlanStep(Attempt):
         if run.dry_run:
             report.status, report.position_after = "planned", window.position.to_json()
             return None
-        self.stream.tell("schema_applied", start, changes=report.schema_changes)
+        self.stream.tell("schema_applied", start, changes=report.schema_changes, tables=[*map(self._table, targets)])
         return whole
+
+    def _table(self, target: Target) -> dict[str, Any]:
+        """What a target takes from which table and columns, for observers; lineage columns are left out."""
+        pairs = zip(target.window.schema, target.load.schema or (), strict=False)
+        columns = [{"name": to.name, "from": of.name, "type": str(of.type)} for of, to in pairs]
+        source = target.window.parts[0].id if self.spec.tables and target.window.parts else self.spec.source.what
+        return {"target": target.spec.what, "source": source, "columns": columns}
 
     def _window(self, known: Recovered) -> Window:
         run, strategy = self.stream.run, effective(self.spec.sink.strategy, self.stream.run)

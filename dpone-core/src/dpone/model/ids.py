@@ -15,11 +15,17 @@ def ulid() -> str:
     return "".join(_ALPHABET[number >> shift & 31] for shift in range(125, -1, -5))
 
 
-def ulid_time(text: str) -> datetime | None:
-    """When a ULID was made; None for any other text."""
+def number(text: str) -> int | None:
+    """The 128 bits of a ULID; None for any other text."""
     if len(text) != 26 or text[0] > "7" or not {*text} <= {*_ALPHABET}:
         return None
-    number = 0
-    for letter in text[:10]:
-        number = number << 5 | _ALPHABET.index(letter)
-    return datetime.fromtimestamp(number / 1000, UTC)
+    found = 0
+    for letter in text:
+        found = found << 5 | _ALPHABET.index(letter)
+    return found
+
+
+def ulid_time(text: str) -> datetime | None:
+    """When a ULID was made; None for any other text."""
+    found = number(text)
+    return None if found is None else datetime.fromtimestamp((found >> 80) / 1000, UTC)

@@ -6,14 +6,15 @@ from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from attrs import evolve, field, frozen
 from attrs.validators import and_, ge, gt, le, optional
 
 from dpone.errors import ConfigError
-from dpone.model.row_contract import RowContract
+from dpone.model.row_contract import RowContract, duration
 from dpone.model.schema import Name
-from dpone.model.secret import Secret
+from dpone.model.secret import Secret, register_path
 from dpone.model.strategy import Strategy
 
 # Fields that no file can set.
@@ -263,6 +264,51 @@ class Runtime:
     resume: Literal["one_snapshot", "mixed_snapshots"] = "one_snapshot"
 
 
+Occasion = Literal["failed", "stopped", "recovered", "succeeded", "schema_changed"]
+
+
+@frozen
+class Notification:
+    """A message to a webhook at the end of a run.
+
+    webhook  the URL that takes the message as JSON, http or https; no output shows more of it than its host
+    on       when: ``failed``; ``stopped`` (a person must decide); ``succeeded``; ``recovered`` (succeeded, and the run
+             before did not); ``schema_changed`` (a load has changed the schema of its target)
+    timeout  for one attempt: seconds, or text as in ``10s``
+    retries  attempts after the first one, if the address does not answer, or answers 429 or 5xx
+    """
+
+    webhook: Secret
+    on: tuple[Occasion, ...] = ("failed", "stopped", "recovered")
+    timeout: float | str = "10s"
+    retries: int = field(default=3, validator=and_(ge(0), le(10)))
+
+    def __attrs_post_init__(self) -> None:
+        url = urlsplit(self.webhook.reveal())
+        if url.scheme not in ("http", "https") or not self.host or not self.webhook.reveal().isprintable():
+            raise ConfigError("read webhook", "not a URL of http or https", "write it as in ${NAME}")
+        if "@" in url.netloc:
+            todo = "leave them out; a token belongs in the path or the query"
+            raise ConfigError("read webhook", "the URL has a user or a password", todo)
+        register_path(self.webhook)
+        if not 0 < self.seconds <= 60:
+            raise ConfigError("read timeout", f"{self.timeout} is not between 0s and 60s", "write a time as in 10s")
+
+    @property
+    def host(self) -> str:
+        """Where the message goes, for people."""
+        return urlsplit(self.webhook.reveal()).hostname or ""
+
+    @property
+    def seconds(self) -> float:
+        if not isinstance(self.timeout, str):
+            return self.timeout
+        try:
+            return duration(self.timeout).total_seconds()
+        except ValueError:
+            raise ConfigError("read timeout", "not a duration", "write a time as in 10s") from None
+
+
 @frozen
 class StreamSpec:
     """One table that is loaded from a source into a sink.
@@ -300,4 +346,5 @@ class Pipeline:
     state: StateSpec
     labels: Mapping[str, str] = field(factory=dict)
     runtime: Runtime = field(factory=Runtime)
+    notify: tuple[Notification, ...] = ()
     path: Path | None = None

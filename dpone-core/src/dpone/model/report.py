@@ -126,7 +126,8 @@ def _versions() -> dict[str, str]:
 @define
 class RunReport:
     """The whole run. ``exit_code`` is the process's: the most severe of the streams (1, 2, 3, then 4). ``run_id`` is
-    also in every event and in the journal entry of every load. ``dry_run``: it planned, and changed nothing."""
+    also in every event and in the journal entry of every load. ``dry_run``: it planned, and changed nothing.
+    warnings: about what observes the run, and not about rows."""
 
     run_id: str
     pipeline: str
@@ -138,6 +139,7 @@ class RunReport:
     dry_run: bool = False
     full_refresh: bool = False
     streams: list[StreamReport] = field(factory=list)
+    warnings: list[str] = field(factory=list)
     format: int = FORMAT
 
     @property

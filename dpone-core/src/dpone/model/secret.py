@@ -23,6 +23,7 @@ from urllib.parse import quote, quote_plus, unquote, unquote_plus
 
 MASK = "***"
 SHORTEST = 4
+LONG = 12  # of a part of a path: shorter ones are words such as services, hooks
 
 _known: set[str] = set()
 _pattern: re.Pattern[str] | None = None
@@ -128,6 +129,13 @@ def register(text: str) -> None:
     if not known <= _known:
         _known.update(known)
         _pattern = None
+
+
+def register_path(url: Secret) -> None:
+    """Of a webhook, path and query are the credential: as a whole, and each long part of them."""
+    rest = re.sub("^[^:]*://[^/?#]*", "", url.reveal())
+    for text in (rest, *(part for part in re.split(r"[/?#&=]", rest) if len(part) >= LONG)):
+        register(text.strip("/"))
 
 
 def redact(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from dpone.errors import counted
 from dpone.hookspecs import hookimpl
 from dpone.model.events import RunEvent
 from dpone.model.secret import redact, redacted
+from dpone.observe.otel import log_fields
 from dpone.plugins import Plugins
 
 if TYPE_CHECKING:
@@ -36,13 +38,14 @@ def observer(plugins: Plugins, log_format: str, quiet: bool) -> Iterator[None]:
 
 
 class JsonLines:
-    """Every event as one JSON object per line."""
+    """Every event as one JSON object per line, with the id of its trace if there is one."""
 
     @hookimpl
     def dpone_run_event(self, event: RunEvent) -> None:
         line = {
             "at": event.at.isoformat(), "step": event.step, "run_id": event.run_id, "pipeline": event.pipeline,
-            "stream": event.stream, **({"seconds": event.seconds} if event.seconds else {}), **event.data,
+            **log_fields(event.run_id, os.environ), "stream": event.stream,
+            **({"seconds": event.seconds} if event.seconds else {}), **_shown(event),
         }  # fmt: skip
         print(json.dumps(redacted(line), default=str), file=sys.stderr, flush=True)
 
@@ -55,7 +58,7 @@ class TextLines:
 
     @hookimpl
     def dpone_run_event(self, event: RunEvent) -> None:
-        data = dict(event.data)
+        data = _shown(event)
         if event.step == "batch":
             self._rows += data["rows"]
             if time.monotonic() - self._said < self._every:
@@ -66,10 +69,17 @@ class TextLines:
             self._rows = 0
         if event.seconds:
             data["seconds"] = event.seconds
+        if event.step == "run_started":
+            data |= log_fields(event.run_id, os.environ)
         words = " ".join(f"{k}={_short(v)}" for k, v in data.items())
         where = f" {event.stream}" if event.stream else ""
         line = f"{event.at:%H:%M:%S} {event.run_id} {event.step}{where} {words}"
         print(redact(line.rstrip()), file=sys.stderr, flush=True)
+
+
+def _shown(event: RunEvent) -> dict[str, Any]:
+    """Without the columns of every table, which are for observers."""
+    return {name: value for name, value in event.data.items() if name != "tables"}
 
 
 def _short(value: Any) -> str:
