@@ -75,7 +75,7 @@ class Cluster:
 
     def __init__(self, given: Settings, context: ssl.SSLContext | None, silence: float) -> None:
         self._given, self._context, self.silence = given, context, silence
-        self._patience = min(silence, 30.0)  # for one answer; then the connection is made again
+        self._patience = min(0.8 * silence, 30.0)  # for one answer; then the connection is made again
         self._connections: dict[int, AIOKafkaConnection] = {}
         self._opening = asyncio.Lock()
         self._brokers: dict[int, tuple[str, int]] = {}

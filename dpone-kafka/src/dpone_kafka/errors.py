@@ -74,6 +74,9 @@ async def unreachable(error: BaseException, host: str, port: int, protocol: str,
     if isinstance(error, ConnectionRefusedError):
         todo = "check bootstrap_servers, and that the broker is up"
         return failed(what, "the connection is refused", todo, Category.TRANSIENT)
+    if isinstance(error, TimeoutError | kafka.RequestTimedOutError):
+        todo = "check the network, or raise options.silence_timeout"
+        return failed(what, "the broker accepts no connection or does not answer", todo, Category.TRANSIENT)
     encrypted = protocol.endswith("SSL")
     speaks = await _speaks_tls(host, port)
     if encrypted and speaks is False:
@@ -88,9 +91,6 @@ async def unreachable(error: BaseException, host: str, port: int, protocol: str,
         found = f"the TLS handshake failed ({error.reason or 'no reason given'})"
         todo = "check ssl_cafile, and ssl_certfile if the broker wants a client certificate"
         return failed(what, found, todo, Category.AUTHORIZATION)
-    if isinstance(error, asyncio.TimeoutError | TimeoutError | kafka.RequestTimedOutError):
-        todo = "check the network, or raise options.silence_timeout"
-        return failed(what, "the broker accepts no connection or does not answer", todo, Category.TRANSIENT)
     if isinstance(error, kafka.KafkaConnectionError):
         cause = error.__cause__
         if isinstance(cause, ssl.SSLError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ from aiokafka.errors import for_code
 from attrs import evolve
 
 from dpone.model.secret import Secret
-from dpone.testing.harness import server, unused
+from dpone.testing.harness import CannotHold, server, unused
 from dpone.testing.log import LogHarness
 from dpone.testing.rows import declared
 from dpone.testing.unreachable import silent
@@ -28,6 +29,10 @@ class KafkaHarness(LogHarness):
 
     connector = "kafka"
     live = True
+    cannot_hold = (
+        CannotHold(pa.float64(), math.inf, "a record is JSON, which has no infinities", every=math.isinf),
+        CannotHold(pa.float64(), math.nan, "a record is JSON, which has no NaN", every=math.isnan),
+    )
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
