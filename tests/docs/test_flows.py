@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sqlite3
 from contextlib import closing
@@ -18,6 +19,7 @@ from tests.docs.transcript import follow
 from tests.postgres.server import Server
 
 from dpone.cli.main import main
+from dpone_kafka.testing import KafkaHarness
 
 FLOWS = DOCS / "connectors" / "flows"
 HEADS = ["The pipeline", "What is exact", "What to watch", "Runbook"]
@@ -50,6 +52,9 @@ EXPECTED: dict[tuple[str, str], tuple[list[Row], list[Row]]] = {
     ("file", "file"): (EVERY, EVERY),
     ("file", "sqlite"): (merged(FIRST), merged(FIRST)),
     ("file", "postgres"): (merged(FIRST), merged(FIRST)),
+    ("kafka", "file"): (EVERY, EVERY),
+    ("kafka", "sqlite"): (merged(FIRST), merged(FIRST)),
+    ("kafka", "postgres"): (merged(FIRST), merged(FIRST)),
     ("sqlite", "file"): (NOW, NOW),
     ("sqlite", "sqlite"): (merged(FIRST), NOW),
     ("sqlite", "postgres"): (NOW, NOW),
@@ -64,6 +69,7 @@ class Place:
     """The current folder and, where a flow needs it, a database."""
 
     server: Server | None = None
+    kafka: KafkaHarness | None = None
 
     def sqlite(self, sql: str, rows: list[tuple[Any, ...]] | None = None) -> list[tuple[Any, ...]]:
         name = "warehouse.db" if sql.startswith("SELECT") else "shop.db"
@@ -77,6 +83,8 @@ class Place:
         """The source with its first rows."""
         if source == "file":
             self._csv("data/orders-2026-01.csv", FIRST)
+        elif source == "kafka":
+            self._records(FIRST)
         elif source == "sqlite":
             self.sqlite("CREATE TABLE orders (id INTEGER PRIMARY KEY, customer TEXT, amount TEXT, placed TEXT, "
                         "updated_at TEXT)")  # fmt: skip
@@ -91,6 +99,8 @@ class Place:
         """One row is changed and one is new; of a table one is deleted."""
         if source == "file":
             self._csv("data/orders-2026-02.csv", CHANGED)
+        elif source == "kafka":
+            self._records(CHANGED)
         elif source == "sqlite":
             self._put(CHANGED)
             self.sqlite(f"DELETE FROM orders WHERE id = {GONE}")
@@ -106,6 +116,14 @@ class Place:
             ",".join('"' + c.replace('"', '""') + '"' if set(c) & set('",') else c for c in line) for line in cells
         ]
         Path(name).write_text("\n".join(["id,customer,amount,placed,updated_at", *lines, ""]), encoding="utf-8")
+
+    def _records(self, rows: list[Row]) -> None:
+        """By key, so that all records of a row are in one partition."""
+        assert self.kafka is not None
+        self.kafka.make_topic("orders")
+        for row in rows:
+            value = {name: _text(v) if isinstance(v, date | Decimal) else v for name, v in zip(NAMES, row, strict=True)}
+            self.kafka.send("orders", [(str(row[0]).encode(), json.dumps(value).encode(), row[0] % 2)])
 
     def _put(self, rows: list[Row]) -> None:
         texts = [tuple(v if v is None or isinstance(v, int) else _text(v) for v in row) for row in rows]
@@ -144,7 +162,11 @@ def _text(value: Any) -> str:
 
 
 PARAMS = [
-    pytest.param(*flow, id="-to-".join(flow), marks=[pytest.mark.postgres] if "postgres" in flow else [])
+    pytest.param(
+        *flow,
+        id="-to-".join(flow),
+        marks=[getattr(pytest.mark, name) for name in ("kafka", "postgres") if name in flow],
+    )
     for flow in EXPECTED
 ]
 
@@ -159,7 +181,10 @@ def test_the_guide_of_a_flow_is_followed(
     page = FLOWS / f"{source}-to-{sink}.md"
     monkeypatch.chdir(tmp_path)
     server = request.getfixturevalue("database") if "postgres" in (source, sink) else None
-    place = Place(server)
+    kafka = request.getfixturevalue("topics") if source == "kafka" else None
+    if kafka is not None:
+        monkeypatch.setenv("KAFKA", kafka.url)
+    place = Place(server, kafka)
     if server is not None:
         server.run("CREATE SCHEMA sales")
         monkeypatch.setenv("SHOP_DB", server.url)

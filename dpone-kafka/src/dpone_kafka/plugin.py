@@ -1,20 +1,28 @@
-"""What this distribution brings, as data. Nothing of it is implemented yet; importing this module loads no driver."""
+"""What this distribution brings, as data. Importing this module loads no driver."""
 
 from __future__ import annotations
 
 from dpone.capability import Connector, declare
 from dpone.hookspecs import hookimpl
 
+_ERRORS = "dpone_kafka.errors:CODES"
+
 
 @hookimpl
 def dpone_sources() -> list[Connector]:
+    cannot = (
+        "query", "incremental_cursor", "late_commits", "incremental_xmin", "incremental_change_tracking",
+        "mixed_snapshots", "native_stream",
+    )  # fmt: skip
     return [
         Connector(
             "kafka",
             "dpone_kafka.source:KafkaSource",
-            "dpone.model.pipeline:SourceOptions",
-            declare("source"),
+            "dpone_kafka.config:KafkaSourceOptions",
+            declare("source", ("read", "snapshot", "repeatable", "partitions"), cannot),
             takes=("connection", "topic"),
+            errors=_ERRORS,
+            harness="dpone_kafka.testing:KafkaHarness",
         ),
     ]
 

@@ -1,0 +1,143 @@
+"""KafkaHarness: how the conformance kit reaches a broker, by aiokafka's own producer and consumer."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic, RecordsToDelete
+from aiokafka.errors import for_code
+from attrs import evolve
+
+from dpone.model.secret import Secret
+from dpone.testing.harness import CannotHold, server, unused
+from dpone.testing.log import LogHarness
+from dpone.testing.rows import declared
+from dpone.testing.unreachable import silent
+
+PARTITIONS = 2
+
+
+class KafkaHarness(LogHarness):
+    """Topics of a random prefix on the broker that DPONE_TEST_KAFKA names: ``host:port``, without TLS and SASL."""
+
+    connector = "kafka"
+    live = True
+    cannot_hold = (
+        CannotHold(pa.float64(), math.inf, "a record is JSON, which has no infinities", every=math.isinf),
+        CannotHold(pa.float64(), math.nan, "a record is JSON, which has no NaN", every=math.isnan),
+    )
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.url = server("DPONE_TEST_KAFKA", "the address of a broker, as in localhost:9092")
+        self.prefix = f"{unused()}."
+        self.product, self.version = self.call(_product)
+
+    def call(self, use: Callable[[AIOKafkaAdminClient], Awaitable[Any]]) -> Any:
+        async def called() -> Any:
+            admin = AIOKafkaAdminClient(bootstrap_servers=self.url)
+            await admin.start()
+            try:
+                return await use(admin)
+            finally:
+                await admin.close()
+
+        return asyncio.run(called())
+
+    def close(self) -> None:
+        async def drop(admin: AIOKafkaAdminClient) -> None:
+            if names := [name for name in await admin.list_topics() if name.startswith(self.prefix)]:
+                await admin.delete_topics(names)
+
+        self.call(drop)
+
+    def make_topic(self, topic: str, partitions: int = PARTITIONS, **settings: str) -> None:
+        async def make(admin: AIOKafkaAdminClient) -> None:
+            for _ in range(100):  # a deleted topic of this name may be there for a moment
+                answer = await admin.create_topics([NewTopic(topic, partitions, 1, topic_configs=settings)])
+                error = for_code(answer.topic_errors[0][1])
+                if error.errno in (0, 36):  # none, TOPIC_ALREADY_EXISTS
+                    return
+                await asyncio.sleep(0.1)
+            raise error(topic)
+
+        self.call(make)
+
+    def append(self, topic: str, records: Sequence[Any]) -> None:
+        self.make_topic(topic)
+        self.send(topic, [(None, record, n % PARTITIONS) for n, record in enumerate(records)])
+
+    def send(self, topic: str, records: Sequence[tuple[Any, Any, int]], **how: Any) -> None:
+        """Key, value and partition of each record."""
+
+        async def produce() -> None:
+            producer = AIOKafkaProducer(bootstrap_servers=self.url, max_request_size=1 << 26, **{"acks": "all", **how})
+            async with producer:
+                sent = [await producer.send(topic, value, key, partition) for key, value, partition in records]
+                await asyncio.gather(*sent)
+
+        if records:
+            asyncio.run(produce())
+
+    def records(self, topic: str) -> list[bytes] | None:
+        if topic not in self.call(lambda admin: admin.list_topics()):  # to describe a topic may create it
+            return None
+        [there] = self.call(lambda admin: admin.describe_topics([topic]))
+
+        async def consume() -> list[bytes]:
+            async with AIOKafkaConsumer(bootstrap_servers=self.url, isolation_level="read_committed") as consumer:
+                places = [TopicPartition(topic, one["partition"]) for one in there["partitions"]]
+                consumer.assign(places)
+                first, ends = await consumer.beginning_offsets(places), await consumer.end_offsets(places)
+                for place in places:
+                    consumer.seek(place, first[place])
+                found: list[bytes] = []
+                while any([await consumer.position(place) < ends[place] for place in places]):
+                    for some in (await consumer.getmany(timeout_ms=200)).values():
+                        found += [record.value for record in some]
+                return found
+
+        return asyncio.run(consume())
+
+    def delete(self, topic: str) -> None:
+        self.call(lambda admin: admin.delete_topics([topic]))
+
+    def forget(self, topic: str) -> bool:
+        async def forget(admin: AIOKafkaAdminClient) -> None:
+            places = {TopicPartition(topic, p): RecordsToDelete(-1) for p in range(PARTITIONS)}
+            await admin.delete_records(places)
+
+        self.call(forget)
+        return True
+
+    def reading(self, schema: pa.Schema) -> Mapping[str, Any]:
+        layout = self.layout(format="json", columns=declared(schema))
+        return {"value": layout, "metadata": ()}
+
+    @staticmethod
+    def layout(**given: Any) -> Any:
+        from dpone_kafka.config import Layout
+
+        return Layout(**given)
+
+    @contextmanager
+    def stuck(self, role: Any, seconds: float) -> Any:
+        """A broker that takes the connection and says nothing."""
+        with silent() as port:
+            spec = self.source()
+            options = evolve(spec.options, silence_timeout=seconds)
+            yield evolve(spec, connection=Secret(f"127.0.0.1:{port}"), options=options)
+
+
+async def _product(admin: AIOKafkaAdminClient) -> tuple[str, str]:
+    """A broker does not say its release, but which requests it knows: those of Apache Kafka 4.0 have Fetch up to 17."""
+    await admin.describe_cluster()
+    highest = max(one._versions[1][1] for one in admin._client._conns.values())
+    return "Kafka", f"Fetch version {highest}"
