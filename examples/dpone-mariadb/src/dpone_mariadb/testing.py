@@ -45,7 +45,8 @@ class MariadbHarness(SqlHarness):
         super().__init__(folder)
         at = urlsplit(server("DPONE_TEST_MARIADB_URL", "mariadb://root:PASSWORD@127.0.0.1:3306/mysql?tls=off"))
         host, port, place, password = at.hostname, at.port or 3306, unused(), secrets.token_hex(16)
-        self._user = {"host": host, "port": port, "user": at.username, "password": unquote(at.password or "")}
+        user = {"host": host, "port": port, "user": at.username, "password": unquote(at.password or "")}
+        self._user: Mapping[str, Any] = user
         self.run(f"CREATE DATABASE {place}")
         self.run(f"GRANT ALL ON {place}.* TO {place} IDENTIFIED BY '{password}'")
         self.place, self.url = place, f"mariadb://{place}:{password}@{host}:{port}/{place}?{at.query}"
