@@ -315,7 +315,12 @@ WRONG: list[tuple[tuple[object, ...], int, str]] = [
      "--source-options:1: source.options: found no mapping; write a mapping"),
     (("--connection", "shop", "--table", "t", "--contract-json", "{not_null: id}"), 2,
      "the connection does not begin with the type of a source; add --type with one of"),
-    (("--connection", "oracle://h/x", "--table", "t", "--contract-json", "{not_null: id}"), 2, "; add --type with"),
+    (("--connection", "oracle://h/x", "--table", "t", "--contract-json", "{not_null: id}"), 2,
+     "; add --type with one of postgres, sqlite"),
+    (("--connection", "mssql://h/x", "--table", "t", "--contract-json", "{not_null: id}"), 2,
+     "this version has no source for mssql; use a connection of postgres, sqlite"),
+    (("--connection", "h", "--type", "mssql", "--table", "t", "--contract-json", "{not_null: id}"), 2,
+     "this version has no source for mssql; use a connection of postgres, sqlite"),
     (("--connection", "${NOWHERE_SET}", "--table", "t", "--contract-json", "{not_null: id}"), 2,
      "the environment variable NOWHERE_SET is not set"),
     (("--connection", "sqlite:///none.db", "--table", "t", "--contract-json", "{not_null: id}"), 1, "none.db"),
@@ -330,6 +335,41 @@ def test_what_cannot_be_checked_is_an_error(check: Callable[..., Any], args: Any
     """One line each, with the exit code of its kind; never a result that looks like one."""
     error = check(*args, code=code)["error"]
     assert any(line in message for message in error["messages"]), error
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "advice", "options"),
+    [
+        ("a.csv", '[{"id": 1}]', "set format: json", "{format: json}"),
+        ("a.txt", "id\n1\n", "set format to csv, json, jsonl or parquet", "{format: csv}"),
+        ("a.csv", "id;n\n1;2\n", "set delimiter to the character between columns", "{delimiter: ;}"),
+    ],
+)
+def test_OUT_16_advice_about_options_is_typed_on_the_command_line(
+    check: Callable[..., Any], folder: Path, name: str, content: str, advice: str, options: str
+) -> None:
+    """What a pipeline file has as options.x is an option of this command, and following it ends in a check that
+    holds."""
+    (folder / name).write_text(content)
+    error = check("--rows", name, *IDS)["error"]
+    assert advice in error["messages"][0]
+    assert "options are given by --source-options" in error["messages"][0]
+    assert "options.format" not in error["messages"][0]
+    assert check("--rows", name, *IDS, "--source-options", options, code=0)["rows"] == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("none-*.csv", "no file matches in its folder, which has"),
+        ("gone/a.csv", "folder gone does not exist; check the path; it is relative to the current folder"),
+    ],
+)
+def test_a_path_without_files_is_that_of_the_current_folder(check: Callable[..., Any], path: str, said: str) -> None:
+    """There is no pipeline file here."""
+    [message] = check("--rows", path, *IDS, code=1)["error"]["messages"]
+    assert said in message
+    assert "pipeline" not in message
 
 
 TABLE = ("--connection", "sqlite:///shop.db", "--table", "orders")

@@ -126,7 +126,7 @@ CASES = [
     Case(
         file_source,
         nothing,
-        [("files", False, "no file matches in the pipeline's folder, which has 0 entries",
+        [("files", False, "no file matches in its folder, which has 0 entries",
           "check the path, and that the files have arrived")],
     ),
     Case(change_log, text("log.jsonl", LOG), [("change log", True, "2 changes of orders, people up to commit 07", "")]),

@@ -416,7 +416,7 @@ def test_lineage_columns_of_an_earlier_load_are_left_out(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("path", "said"),
     [
-        ("nope.csv", "no such file in the pipeline's folder, which has 1 entry"),
+        ("nope.csv", "no such file in its folder, which has 1 entry"),
         ("data/nope-*.csv", "no file matches in folder data, which has 0 entries"),
         ("gone/*.csv", "no file matches: folder gone does not exist"),
         ("data", "the path is a directory; write a glob of files, such as data/*.csv"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -83,10 +84,31 @@ def contract_check(
             if contract is not None
             else command_line.contract_text(contract_json or "", *of)
         )
-        with _source(rows_json, rows, connection, table, type_, connections, source_options) as spec:
+        given = (rows_json, rows, connection, table, type_, connections, source_options)
+        with _typed_here(), _source(*given) as spec:
             found = check_source(spec, read, examples, values, strict)
     emit(format_, found.to_json(), found.to_text)
     return 0 if found.ok else 1
+
+
+@contextlib.contextmanager
+def _typed_here() -> Iterator[None]:
+    """A connector advises for a pipeline file: here its ``options.x`` are given by --source-options, and paths are
+    relative to the current folder."""
+    from dpone.errors import DponeError
+
+    try:
+        yield
+    except DponeError as error:
+        todo, named = re.subn(r"\b(?:source\.)?options\.(?=\w)", "", error.todo)
+        todo = todo.replace("relative to the pipeline file", "relative to the current folder")
+        if todo == error.todo:
+            raise
+        here = type(error)(
+            error.failed, error.found, f"{todo}; options are given by --source-options" if named else todo
+        )
+        here.category = error.category
+        raise here from error
 
 
 def _once(given: tuple[str, ...]) -> str | None:

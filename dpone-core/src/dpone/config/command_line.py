@@ -49,6 +49,9 @@ def table_source(
     found = filled_in((known.items if known else {}).get(connection, value), os.environ, problems)
     items = {"connection": value, "table": _text(table, "source.table", "--table")}
     items["type"] = _text(type_ or _type(found, option, problems), "source.type", option)
+    if items["type"].value in {*_databases()} - {*_implemented()}:
+        what = f"this version has no source for {items['type'].value}"
+        problems.fatal(items["type"], what, f"use a connection of {', '.join(_implemented())}")
     return source_spec(_source(items, _options(options, problems), option), known, base, problems)
 
 
@@ -146,12 +149,20 @@ def _connections(path: Path, problems: Problems) -> Node:
 def _type(connection: Node, option: str, problems: Problems) -> str:
     """``postgresql://`` is a source of postgres."""
     scheme = connection.value.partition("://")[0].lower() if isinstance(connection.value, str) else ""
-    names = [name for name in discover().names("source") if "table" in discover().get("source", name).takes]
-    found = next((name for name in names if scheme.startswith(name)), None)
+    found = next((name for name in _databases() if scheme.startswith(name)), None)
     if found is None:
-        todo = f"add --type with one of {', '.join(names)}"
+        todo = f"add --type with one of {', '.join(_implemented())}"
         problems.fatal(connection, "the connection does not begin with the type of a source", todo)
     return found
+
+
+def _databases() -> list[str]:
+    """Sources with tables; some may be declared only."""
+    return [name for name in discover().names("source") if "table" in discover().get("source", name).takes]
+
+
+def _implemented() -> list[str]:
+    return [name for name in _databases() if discover().get("source", name).implemented]
 
 
 def _options(text: str | None, problems: Problems) -> dict[str, Node]:

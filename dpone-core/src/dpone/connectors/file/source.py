@@ -316,7 +316,7 @@ def _nothing(base: Path, pattern: str) -> tuple[str, str]:
     if not folder.is_dir():
         return f"{what}: folder {fixed} does not exist", "check the path; it is relative to the pipeline file"
     count = sum(1 for entry in os.scandir(folder) if not entry.name.startswith("."))
-    shown = "the pipeline's folder" if str(fixed) == "." else f"folder {fixed}"
+    shown = "its folder" if str(fixed) == "." else f"folder {fixed}"
     return (
         f"{what} in {shown}, which has {counted(count, 'entry', 'entries')}",
         "check the path, and that the files have arrived",
