@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from jsonschema import Draft202012Validator
 from tests.docs.generate import DOCS
-from tests.docs.transcript import _commands, _run, steps
+from tests.docs.transcript import _commands, steps, typed
 
 from dpone.cli.ops import ops as group
 from dpone.config import odcs
@@ -30,7 +30,7 @@ def test_the_page_is_followed(
         elif language == "python":
             exec(text, {})  # noqa: S102  (our own page)
         for command, expected in _commands(text, language) if language == "console" else ():
-            code, output = _run(command, "", capsys)
+            code, output = typed(command, "", capsys)
             assert output == expected
             assert code == (1 if "FAIL" in expected else 0)
             ran += 1
@@ -49,7 +49,7 @@ def test_the_json_of_the_page_has_the_documented_shape(
     schema = json.loads((DOCS / "reference" / "contract-check.schema.json").read_text(encoding="utf-8"))
     Draft202012Validator(schema).validate(shown)
     command = "dpone ops contract-check --rows orders.csv --contract contract.yaml --format json"
-    printed = json.loads(_run(command, "", capsys)[1])
+    printed = json.loads(typed(command, "", capsys)[1])
     printed["rules"] = [rule for rule in printed["rules"] if rule["rule"] == "not_null.customer"]
     assert printed == shown
 
