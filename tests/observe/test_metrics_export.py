@@ -113,8 +113,10 @@ def test_the_lint_finds_faults(text: str) -> None:
 def test_the_values_of_a_failed_run(exported: Callable[..., Path]) -> None:
     """Every value of a report stands under its name, with the labels that the report knows."""
     bad = stream("b", status="failed", error=error("authorization"), durations={"window": 0.5, "later": 1.5})
-    folder = exported([run(loaded("a"), bad)])
+    folder = exported([run(loaded("a"), bad, warnings=["observer x failed"])])
     found = samples(folder)
+    assert "* warning: observer x failed" in (folder / "report.md").read_text()
+    assert json.loads((folder / "summary.json").read_text())["totals"]["warnings"] == 3
     of_run, of_a = [("pipeline", "shop")], [("pipeline", "shop"), ("stream", "a"), ("source", "postgres")]
     of_a += [("sink", "mssql"), ("strategy", "merge")]
     steps = {"recover": 0.25, "window": 0.5, "schema": 0.125, "stage": 2.0, "commit": 1.0, "state": 0.0625}
@@ -127,6 +129,7 @@ def test_the_values_of_a_failed_run(exported: Callable[..., Path]) -> None:
         "dpone_run_streams": {(("status", "loaded"),): 1, (("status", "failed"),): 1},
         "dpone_run_errors_total": {(("category", one),): int(one == "authorization")
                                    for one in ("transient", "authorization", "data_quality", "unknown")},
+        "dpone_run_warnings_total": {(): 1},
     }  # fmt: skip
     assert {k: v for k, v in found.items() if k[0].startswith("dpone_run")} == {
         (name, frozenset([*of_run, *more])): value

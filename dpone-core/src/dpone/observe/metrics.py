@@ -142,6 +142,8 @@ RUN = (
            _by("status", lambda run: _numbers(s.status for s in run.streams))),
     Metric("dpone.run.errors", "counter", "", "Streams that ended with an error, by its category.",
            _by("category", _errors)),
+    _counter("dpone.run.warnings", "Warnings about what observes the run: notifications, telemetry, plugins.",
+             lambda run: len(run.warnings)),
 )  # fmt: skip
 STREAM = (
     Metric("dpone.stream.status", "gauge", "", "1, with the status of the stream in its last run as label.",
