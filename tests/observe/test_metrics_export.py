@@ -113,8 +113,10 @@ def test_the_lint_finds_faults(text: str) -> None:
 def test_the_values_of_a_failed_run(exported: Callable[..., Path]) -> None:
     """Every value of a report stands under its name, with the labels that the report knows."""
     bad = stream("b", status="failed", error=error("authorization"), durations={"window": 0.5, "later": 1.5})
-    folder = exported([run(loaded("a"), bad)])
+    folder = exported([run(loaded("a"), bad, warnings=["observer x failed"])])
     found = samples(folder)
+    assert "* warning: observer x failed" in (folder / "report.md").read_text()
+    assert json.loads((folder / "summary.json").read_text())["totals"]["warnings"] == 3
     of_run, of_a = [("pipeline", "shop")], [("pipeline", "shop"), ("stream", "a"), ("source", "postgres")]
     of_a += [("sink", "mssql"), ("strategy", "merge")]
     steps = {"recover": 0.25, "window": 0.5, "schema": 0.125, "stage": 2.0, "commit": 1.0, "state": 0.0625}
@@ -127,6 +129,7 @@ def test_the_values_of_a_failed_run(exported: Callable[..., Path]) -> None:
         "dpone_run_streams": {(("status", "loaded"),): 1, (("status", "failed"),): 1},
         "dpone_run_errors_total": {(("category", one),): int(one == "authorization")
                                    for one in ("transient", "authorization", "data_quality", "unknown")},
+        "dpone_run_warnings_total": {(): 1},
     }  # fmt: skip
     assert {k: v for k, v in found.items() if k[0].startswith("dpone_run")} == {
         (name, frozenset([*of_run, *more])): value
@@ -155,7 +158,10 @@ def test_a_run_that_has_not_ended_has_no_end(exported: Callable[..., Path]) -> N
     """Neither end, nor duration, nor exit code is made up for a run that was killed."""
     found = {name for name, _ in samples(exported(SHAPES["running"]()))}
     assert "dpone_run_start_timestamp_seconds" in found
-    assert not found & {"dpone_run_end_timestamp_seconds", "dpone_run_duration_seconds", "dpone_run_exit_code"}
+    ends = {"dpone_run_end_timestamp_seconds", "dpone_run_duration_seconds", "dpone_run_exit_code"}
+    assert not found & ends
+    both = {name for name, _ in samples(exported([run(loaded()), run(loaded(), seconds=None, number=2)]))}
+    assert not both & ends, "those of the run before are not those of the last one"
 
 
 def test_counters_sum_up_and_gauges_are_of_the_last_run(exported: Callable[..., Path]) -> None:
@@ -230,7 +236,7 @@ def test_hostile_names_stay_one_value_of_one_label(exported: Callable[..., Path]
     assert {"a_b_c", "label_stream", "label___x", "label_", "label_9"} <= labels
     report = (folder / "report.md").read_text(encoding="utf-8")
     assert "<script>" not in report
-    assert "](b)" not in report.replace("\\]", "")
+    assert r"\| \<script\>\`\*\[a\](b)" in report
     assert len([line for line in report.splitlines() if line.startswith("| ")]) == 4
 
 

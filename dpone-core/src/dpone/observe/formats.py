@@ -112,7 +112,7 @@ def _summed(run: RunReport) -> dict[str, Any]:
         "rows": {**asdict(Rows()), **_added(asdict(stream.rows) for stream in run.streams)},
         "bytes": sum(stream.bytes for stream in run.streams),
         "retries": sum(stream.retries for stream in run.streams),
-        "warnings": sum(len(stream.warnings) for stream in run.streams),
+        "warnings": sum(map(len, (run.warnings, *(stream.warnings for stream in run.streams)))),
         "schema_changes": sum(len(stream.schema_changes) for stream in run.streams),
         "errors": {**dict.fromkeys(map(str, Category), 0), **_added({s.error.category: 1} for s in failed if s.error)},
         "failed": [{"stream": s.stream, "status": s.status, **asdict(s.error)} for s in failed if s.error],
@@ -145,7 +145,8 @@ def markdown(reports: Sequence[RunReport]) -> bytes:
             "|---|---|---|---|---|--:|--:|--:|--:|---|",
             *map(_row, run.streams), "",
             *(f"* **{_cell(s.stream)}**: {_cell(s.error.message)}" for s in run.streams if s.error),
-            *(f"* {_cell(s.stream)}, warning: {_cell(text)}" for s in run.streams for text in s.warnings), "",
+            *(f"* {_cell(s.stream)}, warning: {_cell(text)}" for s in run.streams for text in s.warnings),
+            *(f"* warning: {_cell(text)}" for text in run.warnings), "",
         ]  # fmt: skip
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).rstrip().encode("utf-8", "replace") + b"\n"
 

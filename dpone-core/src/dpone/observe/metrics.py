@@ -142,6 +142,8 @@ RUN = (
            _by("status", lambda run: _numbers(s.status for s in run.streams))),
     Metric("dpone.run.errors", "counter", "", "Streams that ended with an error, by its category.",
            _by("category", _errors)),
+    _counter("dpone.run.warnings", "Warnings about what observes the run: notifications, telemetry, plugins.",
+             lambda run: len(run.warnings)),
 )  # fmt: skip
 STREAM = (
     Metric("dpone.stream.status", "gauge", "", "1, with the status of the stream in its last run as label.",
@@ -212,10 +214,10 @@ class Scope:
 
 
 def scopes(reports: Sequence[RunReport], given: Labels, environ: Labels, by_run: bool = False) -> tuple[Scope, ...]:
-    """The series of all reports, sorted by their labels. given: from the command line, as ``check`` passed them;
-    by_run: with the run id as a label. Raises ConfigError for too many labels or series."""
+    """The series of all reports, which come the oldest first; sorted by their labels. given: from the command line, as
+    ``check`` passed them; by_run: with the run id as a label. Raises ConfigError for too many labels or series."""
     found: dict[tuple[tuple[str, str], ...], Scope] = {}
-    for run in sorted(reports, key=lambda run: (run.started_at, run.run_id)):
+    for run in reports:
         labels = _labels(run, given, environ, by_run)
         span = run.started_at, max(run.finished_at or run.started_at, run.started_at)
         _scope(found, labels, span).add(RUN, run)
