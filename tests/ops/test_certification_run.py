@@ -245,7 +245,7 @@ def test_a_substitute_is_shown_as_simulated(tmp_path: Path, harness: Callable[..
     assert status(tmp_path, "file", "sqlite", "append") is Status.SIMULATED
 
 
-@pytest.mark.parametrize("strategy", ["merge", "scd2", "partition_replace", "append"])
+@pytest.mark.parametrize("strategy", ["merge", "scd2", "partition_replace", "full_refresh"])
 def test_a_log_that_only_grows_is_read_by_its_increments(
     tmp_path: Path, harness: Callable[..., None], strategy: str
 ) -> None:
@@ -254,24 +254,29 @@ def test_a_log_that_only_grows_is_read_by_its_increments(
     assert run(tmp_path, "file", "sqlite", strategy).outcome.failure == ""
 
 
-@pytest.mark.parametrize("strategy", ["full_refresh", "snapshot_diff", "replace"])
+@pytest.mark.parametrize("strategy", ["snapshot_diff", "replace"])
 def test_a_harness_that_cannot_change_its_source_says_so(
     tmp_path: Path, harness: Callable[..., None], strategy: str
 ) -> None:
     """In one line, and without evidence."""
     harness("source", FileLog)
+    lines: list[str] = []
     with pytest.raises(ConfigError) as raised:
-        run(tmp_path, "file", "sqlite", strategy)
+        run(tmp_path, "file", "sqlite", strategy, tell=lines.append)
     said = f"certify file -> sqlite by {strategy}: FileLog has no rewrite; choose another source or strategy"
-    assert str(raised.value) == said
+    assert (str(raised.value), lines) == (said, [])
     assert [*(tmp_path / "evidence").iterdir()] == []
 
 
 def test_a_server_that_nobody_named_is_asked_for(tmp_path: Path, harness: Callable[..., None]) -> None:
     """Neither the environment nor a stand-in has one: the message names the variable."""
     harness("source", FileHarness, variable="DPONE_TEST_OF_NONE")
-    with pytest.raises(ConfigError, match=r"^find a server for source file: DPONE_TEST_OF_NONE is not set, and no "):
+    with pytest.raises(ConfigError) as raised:
         run(tmp_path, "file", "sqlite", "append")
+    assert str(raised.value) == (
+        "find a server for source file: DPONE_TEST_OF_NONE is not set; "
+        "set DPONE_TEST_OF_NONE to the address of a server"
+    )
 
 
 def test_a_harness_that_cannot_be_imported_needs_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:

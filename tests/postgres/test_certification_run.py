@@ -103,6 +103,6 @@ def test_without_server_and_programs_the_variable_is_named(
     with pytest.raises(ConfigError) as raised:
         run("postgres", "sqlite", "merge", [])
     assert str(raised.value) == (
-        f"find a server for source postgres: {VARIABLE} is not set, and no stand-in is installed; "
+        f"find a server for source postgres: {VARIABLE} is not set; "
         f"set {VARIABLE} to the address of a server, or install the extra testing of the connector"
     )

@@ -29,6 +29,7 @@ class KafkaHarness(LogHarness):
 
     connector = "kafka"
     live = True
+    variable = "DPONE_TEST_KAFKA"
     cannot_hold = (
         CannotHold(pa.float64(), math.inf, "a record is JSON, which has no infinities", every=math.isinf),
         CannotHold(pa.float64(), math.nan, "a record is JSON, which has no NaN", every=math.isnan),
@@ -36,7 +37,7 @@ class KafkaHarness(LogHarness):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self.url = server("DPONE_TEST_KAFKA", "the address of a broker, as in localhost:9092")
+        self.url = server(self.variable, "the address of a broker, as in localhost:9092")
         self.prefix = f"{unused()}."
         self.product, self.version = self.call(_product)
 

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import psycopg
+from psycopg import pq
 
 USER = "nobody"  # PostgreSQL refuses to run as root
 PATIENCE = 60.0  # seconds in which a server starts or stops
@@ -58,7 +58,12 @@ def prepare(programs: Path, data: Path, *options: str) -> None:
         shutil.chown(data, USER)
     given = ("-D", str(data), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
     subprocess.run(  # noqa: S603  # of the wheel, or of the system
-        [programs / "initdb", *given, *options], check=True, stdout=subprocess.DEVNULL, cwd="/", **owner()
+        [programs / "initdb", *given, *options],
+        check=True,
+        stdout=subprocess.DEVNULL,
+        cwd="/",
+        timeout=PATIENCE,
+        **owner(),
     )
 
 
@@ -98,11 +103,11 @@ def running(folder: Path, synced: bool) -> Iterator[str]:
 
 
 def _await(process: subprocess.Popen[bytes], url: str, data: Path) -> None:
-    until = time.monotonic() + PATIENCE
-    while True:
-        with suppress(psycopg.OperationalError):
-            psycopg.connect(url).close()
+    until, question = time.monotonic() + PATIENCE, f"{url}?connect_timeout=5".encode()
+    while time.monotonic() < until:
+        if pq.PGconn.ping(question) == pq.Ping.OK:
             return
-        if process.poll() is not None or time.monotonic() > until:
-            raise RuntimeError(f"PostgreSQL does not come up: {log(data).read_text(errors='replace')[-2000:]}")
-        time.sleep(0.05)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(0.05)
+            break  # it has ended
+    raise RuntimeError(f"PostgreSQL does not come up: {log(data).read_text(errors='replace')[-2000:]}")

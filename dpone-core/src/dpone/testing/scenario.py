@@ -136,9 +136,11 @@ class TableFeed:
 
     def __attrs_post_init__(self) -> None:
         able = {c for c in ("incremental_cursor", "repeatable") if self.harness.declared("source", c) == "supported"}
-        is_log = type(self.harness).rewrite is Harness.rewrite and "repeatable" in able and not MODES[self.mode].whole
-        self._only_grows = is_log or self.mode == "append"
-        self._by_increment = is_log or (self.mode == "append" and bool(able))
+        is_log, whole = type(self.harness).rewrite is Harness.rewrite, MODES[self.mode].whole
+        self._by_increment = bool(able) if self.mode == "append" else is_log and "repeatable" in able and not whole
+        self._only_grows = self.mode == "append" or self._by_increment or (is_log and self.mode == "full_refresh")
+        if is_log and not self._only_grows:
+            raise NotImplementedError(f"{type(self.harness).__name__} has no rewrite: its rows cannot be changed")
         by_cursor = self.mode == "append" and "incremental_cursor" in able
         self.schema = self.harness.sample(1, 0).schema
         self.spec = self.harness.source(incremental=Incremental("cursor", self.harness.key) if by_cursor else None)
@@ -166,7 +168,8 @@ class TableFeed:
         return said
 
     def _grow(self) -> str:
-        moved = self._moved(self.chance.sample(self._known, self._share(CHANGED))) if self.mode != "append" else []
+        updates = self._by_increment and self.mode != "append"
+        moved = self._moved(self.chance.sample(self._known, self._share(CHANGED))) if updates else []
         new = self._new(self._share(ADDED))
         self.harness.seed(table([*moved, *new], self.schema))
         self._known = [*self._known, *new]
@@ -467,9 +470,10 @@ def certify_route(
     chance, done = random.Random(seed), Outcome()  # noqa: S311  # a choice to repeat
     try:
         with places("0") as (source, sink):
-            ready(source, sink)
             try:
-                _once(Scenario(source, sink, mode, chance, done, tell), rows)
+                scenario = Scenario(source, sink, mode, chance, done, tell)
+                ready(source, sink)
+                _once(scenario, rows)
             except NotImplementedError as error:
                 found, todo = str(error).partition(":")[0], "choose another source or strategy"
                 raise ConfigError(f"certify {source.connector} -> {sink.connector} by {mode}", found, todo) from error
