@@ -23,6 +23,7 @@ from dpone.plugins import discover
 ROOT = Path(__file__).resolve().parents[1]
 CONNECTORS = ("dpone-postgres", "dpone-mssql", "dpone-kafka", "dpone-objectstore")
 WITH_CODE = ("dpone-core", *CONNECTORS)
+BUILT_IN = {"file", "sqlite", "notify", "otel", "openlineage"}
 FOLDERS = {"dpone": ROOT, **{name: ROOT / name for name in WITH_CODE}}
 
 # Top to bottom. A module belongs to the longest name that fits it, and imports from its own line or from lines below;
@@ -112,15 +113,15 @@ def test_layout_of_a_distribution(name: str) -> None:
     assert "testing" in table["optional-dependencies"]
     assert table["requires-python"] == ">=3.11"
     assert table["version"] == "1.0.0"
-    wanted = {"file", "sqlite"} if name == "dpone-core" else {name.removeprefix("dpone-")}
+    wanted = BUILT_IN if name == "dpone-core" else {name.removeprefix("dpone-")}
     assert set(table["entry-points"]["dpone"]) == wanted
 
 
 def test_entry_points_of_the_group_are_ours() -> None:
-    """The six connectors are discovered, each from the distribution that holds it."""
+    """The six connectors and the observers of core are discovered, each from the distribution that holds it."""
     owners = {point.name: point.dist.name for point in entry_points(group="dpone") if point.dist}
     connectors = {name.removeprefix("dpone-"): name for name in CONNECTORS}
-    assert owners == {"file": "dpone-core", "sqlite": "dpone-core", **connectors}
+    assert owners == {**dict.fromkeys(BUILT_IN, "dpone-core"), **connectors}
 
 
 def test_root_extras_are_the_connectors() -> None:
