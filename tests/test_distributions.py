@@ -58,6 +58,8 @@ VERSION_ONLY = {("dpone.cli.main", "dpone"), ("dpone.ops.doctor", "dpone")}  # i
 CORE_IMPORTS = {"attr", "attrs", "click", "numpy", "pluggy", "pyarrow", "rich", "yaml"}
 EXTRA_IMPORTS = {
     "dpone.observe": {"prometheus_client"},  # a dependency, but imported by the export of metrics alone
+    "dpone.observe.telemetry": {"opentelemetry"},
+    "dpone.observe.lineage": {"openlineage"},
     "dpone.testing": {"hypothesis", "pytest", "_pytest"},
 }
 
@@ -125,12 +127,13 @@ def test_entry_points_of_the_group_are_ours() -> None:
 
 
 def test_root_extras_are_the_connectors() -> None:
-    """Every connector has its extra, every extra pins this version, and ``all`` brings every connector."""
+    """Every connector and observer has its extra, every extra pins this version, and ``all`` brings every connector."""
     extras = project("dpone")["optional-dependencies"]
     pins = {name: f"dpone-{name}==1.0.0" for name in ("postgres", "mssql", "kafka")}
     stores = {name: f"dpone-objectstore[{name}]==1.0.0" for name in ("s3", "gcs", "azure")}
     every_store = "dpone-objectstore[s3,gcs,azure]==1.0.0"
-    single = {**pins, **stores, "objectstore": every_store}
+    observers = {name: f"dpone-core[{name}]==1.0.0" for name in ("otel", "openlineage")}
+    single = {**pins, **stores, "objectstore": every_store, **observers}
     assert extras == {**{name: [pin] for name, pin in single.items()}, "all": [*pins.values(), every_store]}
     assert project("dpone")["dependencies"] == ["dpone-core==1.0.0"]
 

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -38,15 +39,15 @@ from opentelemetry.semconv.attributes import (
 from opentelemetry.trace import SpanKind, Status, StatusCode, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from dpone import __version__
 from dpone.errors import DponeError
 from dpone.model.events import RunEvent, Step
 from dpone.model.pipeline import Pipeline, StreamSpec
 from dpone.model.report import RunReport, StreamReport
 from dpone.model.secret import redact
 from dpone.observe.metrics import STREAM
-from dpone.observe.otel import own_trace_id
+from dpone.observe.trace import own_trace_id
 
+VERSION = version("dpone-core")
 PATIENCE = 4.0  # seconds, below those that a run waits for an observer
 # As in the specification: of the batch processor (spans, seconds), and of the periodic reader (seconds).
 MOST, DELAY, INTERVAL = 512, 5.0, 60.0
@@ -107,7 +108,7 @@ class Telemetry:
 
 def _resource() -> Resource:
     """``service.name`` is dpone, unless the standard variables name it."""
-    found = Resource.create({service_attributes.SERVICE_VERSION: __version__})
+    found = Resource.create({service_attributes.SERVICE_VERSION: VERSION})
     named = str(found.attributes.get(service_attributes.SERVICE_NAME, ""))
     ours = Resource({service_attributes.SERVICE_NAME: "dpone"})
     return found.merge(ours) if named.startswith("unknown_service") else found
@@ -121,7 +122,7 @@ class _Traces:
         self._report, self.out = report, _Outbox(exporters, heard)
         provider = TracerProvider(resource=resource, id_generator=_Ids(report.run_id), shutdown_on_exit=False)
         provider.add_span_processor(self.out)
-        self._tracer = provider.get_tracer("dpone", __version__)
+        self._tracer = provider.get_tracer("dpone", VERSION)
         self._run: Any = None
         self._streams: dict[str, Any] = {}
 
@@ -301,7 +302,7 @@ class _Metrics:
         self._report, self._sent = report, time.monotonic()
         self._readers = [_Reader(one, heard) for one in exporters]
         provider = MeterProvider(self._readers, resource, shutdown_on_exit=False)
-        meter = provider.get_meter("dpone", __version__)
+        meter = provider.get_meter("dpone", VERSION)
         self._staged = meter.create_counter("dpone.stream.rows.staged", "{row}", "Rows staged, also by failed attempts")
         self._bytes = meter.create_counter(STAGED, "By", "Size of the staged rows in memory")
         self._steps = meter.create_histogram("dpone.step.duration", "s", "How long a step took")
