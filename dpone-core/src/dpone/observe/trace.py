@@ -45,5 +45,5 @@ def own_trace_id(run_id: str) -> int:
 
 
 def log_fields(run_id: str, env: Mapping[str, str]) -> dict[str, Any]:
-    """What a log line has so that it is found beside its trace; nothing if there is none."""
+    """What a log line has so that it is found with its trace; nothing if there is none."""
     return {"trace_id": trace_id(run_id, env)} if "traces" in asked(env) else {}
