@@ -435,6 +435,9 @@ def wheels(session: nox.Session) -> None:
         try_wheels(session, connector, connector.removeprefix("dpone-"), core, str(wheel[connector.replace("-", "_")]))
 
 
+BUILT_IN = ("file", "sqlite", "notify", "otel", "openlineage")
+
+
 def try_wheels(session: nox.Session, name: str, plugin: str, *wheels: str) -> None:
     """Install the wheels, named one by one so that no index can slip in a namesake; see what is discovered."""
     python = empty(session, name)
@@ -443,7 +446,7 @@ def try_wheels(session: nox.Session, name: str, plugin: str, *wheels: str) -> No
     dpone = str(Path(python).with_name("dpone"))
     found = json.loads(session.run(dpone, "plugins", "--format", "json", silent=True, stderr=None) or "")
     seen = {(p["name"], p["distribution"], p["version"], p["state"]) for p in found}
-    owners = {"file": CORE, "sqlite": CORE, plugin: f"dpone-{plugin}"}
+    owners = {**dict.fromkeys(BUILT_IN, CORE), plugin: f"dpone-{plugin}"}
     wanted = {(one, owner, VERSION, "ok") for one, owner in owners.items()}
     if seen != wanted:
         session.error(f"{name}: found {sorted(seen)}, expected {sorted(wanted)}")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import re
 import shutil
 import subprocess
 import sys
 import sysconfig
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 from attrs import frozen
@@ -317,6 +319,36 @@ class ContractCheck(Case):
         return f"{counts[0]} rows read"
 
 
+class Telemetry(Sqlite):
+    """The same run by the same program, observed: traces and metrics to a collector on this machine."""
+
+    name, what, bar, times = "telemetry", "CSV -> SQLite with OpenTelemetry, over HTTP", 1.03, 2
+    baseline = "the same without OTEL_* variables"
+
+    def ours(self) -> Sequence[str]:
+        return ["env", f"OTEL_EXPORTER_OTLP_ENDPOINT={_collector()}", "no_proxy=*", *super().ours()]
+
+    def theirs(self) -> Sequence[str]:
+        return super().ours()
+
+    def lay(self, data: Data, rows: int, ours: Path, theirs: Path | None) -> None:
+        for folder in filter(None, (ours, theirs)):
+            super().lay(data, rows, folder, None)
+
+    def compare(self, ours: Path, theirs: Path) -> str:
+        if "observer" in (ours / "out.log").read_text():
+            raise SystemExit("the collector has not taken the telemetry")
+        return super().compare(ours, theirs)
+
+
+@cache
+def _collector() -> str:
+    process = subprocess.Popen([sys.executable, str(HERE / "collector.py")], stdout=subprocess.PIPE, text=True)
+    atexit.register(process.kill)
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
 def _rows(count: str) -> str:
     return f"{int(count):,} rows equal"
 
@@ -331,4 +363,5 @@ CASES: tuple[Case, ...] = (
     Scd2(),
     Changes(),
     ContractCheck(),
+    Telemetry(),
 )

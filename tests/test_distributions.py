@@ -23,6 +23,7 @@ from dpone.plugins import discover
 ROOT = Path(__file__).resolve().parents[1]
 CONNECTORS = ("dpone-postgres", "dpone-mssql", "dpone-kafka", "dpone-objectstore")
 WITH_CODE = ("dpone-core", *CONNECTORS)
+BUILT_IN = {"file", "sqlite", "notify", "otel", "openlineage"}
 FOLDERS = {"dpone": ROOT, **{name: ROOT / name for name in WITH_CODE}}
 
 # Top to bottom. A module belongs to the longest name that fits it, and imports from its own line or from lines below;
@@ -57,6 +58,8 @@ VERSION_ONLY = {("dpone.cli.main", "dpone"), ("dpone.ops.doctor", "dpone")}  # i
 CORE_IMPORTS = {"attr", "attrs", "click", "numpy", "pluggy", "pyarrow", "rich", "yaml"}
 EXTRA_IMPORTS = {
     "dpone.observe": {"prometheus_client"},  # a dependency, but imported by the export of metrics alone
+    "dpone.observe.telemetry": {"opentelemetry"},
+    "dpone.observe.lineage": {"openlineage"},
     "dpone.testing": {"hypothesis", "pytest", "_pytest"},
 }
 
@@ -112,24 +115,25 @@ def test_layout_of_a_distribution(name: str) -> None:
     assert "testing" in table["optional-dependencies"]
     assert table["requires-python"] == ">=3.11"
     assert table["version"] == "1.0.0"
-    wanted = {"file", "sqlite"} if name == "dpone-core" else {name.removeprefix("dpone-")}
+    wanted = BUILT_IN if name == "dpone-core" else {name.removeprefix("dpone-")}
     assert set(table["entry-points"]["dpone"]) == wanted
 
 
 def test_entry_points_of_the_group_are_ours() -> None:
-    """The six connectors are discovered, each from the distribution that holds it."""
+    """The six connectors and the observers of core are discovered, each from the distribution that holds it."""
     owners = {point.name: point.dist.name for point in entry_points(group="dpone") if point.dist}
     connectors = {name.removeprefix("dpone-"): name for name in CONNECTORS}
-    assert owners == {"file": "dpone-core", "sqlite": "dpone-core", **connectors}
+    assert owners == {**dict.fromkeys(BUILT_IN, "dpone-core"), **connectors}
 
 
 def test_root_extras_are_the_connectors() -> None:
-    """Every connector has its extra, every extra pins this version, and ``all`` brings every connector."""
+    """Every connector and observer has its extra, every extra pins this version, and ``all`` brings every connector."""
     extras = project("dpone")["optional-dependencies"]
     pins = {name: f"dpone-{name}==1.0.0" for name in ("postgres", "mssql", "kafka")}
     stores = {name: f"dpone-objectstore[{name}]==1.0.0" for name in ("s3", "gcs", "azure")}
     every_store = "dpone-objectstore[s3,gcs,azure]==1.0.0"
-    single = {**pins, **stores, "objectstore": every_store}
+    observers = {name: f"dpone-core[{name}]==1.0.0" for name in ("otel", "openlineage")}
+    single = {**pins, **stores, "objectstore": every_store, **observers}
     assert extras == {**{name: [pin] for name, pin in single.items()}, "all": [*pins.values(), every_store]}
     assert project("dpone")["dependencies"] == ["dpone-core==1.0.0"]
 

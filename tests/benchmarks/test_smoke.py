@@ -34,7 +34,7 @@ def test_every_case_runs_and_both_sides_write_equal_rows(tmp_path: Path) -> None
     same = {"help": "help printed", "parquet": "400 rows equal", "partitions": "400 rows equal",
             "sqlite": "400 rows equal", "merge": "420 rows equal",
             "snapshot_diff": "400 rows equal", "scd2": "430 rows equal", "cdc_apply": "400 rows equal",
-            "contract_check": "400 rows read"}  # fmt: skip
+            "contract_check": "400 rows read", "telemetry": "400 rows equal"}  # fmt: skip
     assert {name: one["same"] for name, one in found.items()} == same
     assert all(pair[side]["wall"] > 0 and pair[side]["peak"] > 1 for one in found.values() for pair in one["pairs"]
                for side in ("ours", "baseline"))  # fmt: skip

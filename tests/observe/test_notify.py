@@ -19,7 +19,10 @@ from tests.engine.project import Project, rows
 
 from dpone.config.document import PipelineErrors
 from dpone.config.reader import load_pipeline
+from dpone.contract import OPTIONAL
+from dpone.engine.plan import PlanStep
 from dpone.engine.run import Run
+from dpone.errors import Interrupted
 from dpone.model.report import ErrorReport, RunReport, StreamReport
 from dpone.observe import notify
 
@@ -149,6 +152,30 @@ def test_a_run_gives_these_occasions(status: Any, codes: Sequence[int], changed:
     report.streams += [StreamReport(f"e{n}", "k", status="failed", error=error) for n, error in enumerate(errors)]
     report.finish()
     assert list(notify.occasions(report)) == list(said)
+
+
+@pytest.mark.skipif("run_log" not in OPTIONAL["state"], reason="the state keeps no run log")
+def test_a_run_after_a_failed_one_has_recovered(project: Project, box: Inbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the run log: once, with the first run that succeeds again; a run that was interrupted in between, and a run of
+    another pipeline, are not what it is compared with."""
+    pipeline = notifying(project, {"webhook": f"{box.url}/x", "on": ["failed", "recovered"]})
+    Run(load_pipeline(pipeline)).execute()
+    assert box.got == []
+    bad = project.folder / "data" / "b.csv"
+    spoilt(project)
+    assert Run(load_pipeline(pipeline)).execute().status == "failed"
+    bad.unlink()
+    with monkeypatch.context() as patch:
+
+        def interrupted(*given: Any) -> None:
+            raise Interrupted("SIGTERM")
+
+        patch.setattr(PlanStep, "execute", interrupted)
+        with pytest.raises(Interrupted):
+            Run(load_pipeline(pipeline)).execute()
+    for _ in range(2):
+        assert Run(load_pipeline(pipeline)).execute().status == "succeeded"
+    assert [body["events"] for _, body in box.got] == [["failed"], ["recovered"]]
 
 
 def test_only_what_is_asked_for_is_sent(project: Project, box: Inbox) -> None:

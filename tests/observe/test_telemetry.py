@@ -29,7 +29,7 @@ from dpone.model.report import RunReport
 from dpone.model.schema import Name
 from dpone.model.secret import Secret
 from dpone.model.strategy import Strategy
-from dpone.observe import otel, telemetry
+from dpone.observe import telemetry, trace
 from dpone.plugins import discover
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -86,7 +86,7 @@ def test_a_run_is_a_trace_of_streams_and_steps(project: Project, received: Colle
     [stream] = [span for span in received.spans if span.parent_span_id == run.span_id]
     steps = [span for span in received.spans if span.parent_span_id == stream.span_id]
     assert len(received.spans) == 2 + len(steps)
-    assert {span.trace_id.hex() for span in received.spans} == {otel.trace_id(report.run_id, {})}
+    assert {span.trace_id.hex() for span in received.spans} == {trace.trace_id(report.run_id, {})}
     names = [span.name for span in steps]
     assert names == [
         "lock", "recover", "window", "schema", "open", "part", "part", "stage", "commit", "state", "acknowledge",
@@ -121,7 +121,7 @@ def test_metrics_have_rows_bytes_and_seconds(
         ("dpone.stream.rows.read", "{row}", 200),
         ("dpone.stream.rows.inserted", "{row}", 200),
         ("dpone.stream.rows.staged", "{row}", 200),
-        ("dpone.stream.retries", "{retry}", 0),
+        ("dpone.stream.retries", "1", 0),
     ):
         [point] = found[name].sum.data_points
         assert (found[name].unit, point.as_int, attributes(point)) == (unit, value, labels), name
@@ -187,7 +187,7 @@ def test_the_variables_ask_for_telemetry(
     env: Mapping[str, str], traces: tuple[str, ...], metrics: tuple[str, ...]
 ) -> None:
     """By an endpoint or a named exporter and nothing else; OTEL_SDK_DISABLED ends it."""
-    found = otel.asked(env)
+    found = trace.asked(env)
     assert (found.get("traces", ()), found.get("metrics", ())) == (traces, metrics)
 
 

@@ -12,6 +12,7 @@ import re
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -29,16 +30,16 @@ from openlineage.client.facet_v2 import (
     schema_dataset,
 )
 
-from dpone import __version__
 from dpone.errors import DponeError
 from dpone.model import events
 from dpone.model.pipeline import Pipeline, SinkSpec, SourceSpec, StreamSpec
 from dpone.model.report import RunReport, StreamReport
 from dpone.model.schema import Name
 from dpone.model.secret import redact, register, sensitive
-from dpone.observe.otel import own_trace_id
+from dpone.observe.trace import own_trace_id
 
-PRODUCER = f"urn:dpone:{__version__}"
+VERSION = version("dpone-core")
+PRODUCER = f"urn:dpone:{VERSION}"
 URLLIB3 = "urllib3.connectionpool"
 CLOSING = 3.0  # seconds for what a transport still holds
 ENDS = {"loaded": RunState.COMPLETE, "caught_up": RunState.COMPLETE, "interrupted": RunState.ABORT}
@@ -153,7 +154,7 @@ def _event(at: datetime, state: RunState, run: Run, job: Job, inputs: Any = (), 
 
 
 def _engine() -> Any:
-    return processing_engine_run.ProcessingEngineRunFacet(__version__, "dpone", producer=PRODUCER)
+    return processing_engine_run.ProcessingEngineRunFacet(VERSION, "dpone", producer=PRODUCER)
 
 
 def _kind(job: str) -> Any:

@@ -12,26 +12,31 @@ import random
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing
+from itertools import islice
 from typing import Any
 
 from attrs import asdict
 
+from dpone.contract import OPTIONAL
 from dpone.errors import DponeError, counted
 from dpone.hookspecs import hookimpl
 from dpone.model.events import RunEvent
 from dpone.model.pipeline import Notification, Occasion, Pipeline
 from dpone.model.report import RunReport, StreamReport
 from dpone.model.secret import redact, redacted
+from dpone.plugins import discover
 
 TOTAL = 30.0  # seconds
 MOST = 100  # streams that a message names; those with an error come first
 MOST_SHOWN = 10  # of them in its text
+LOOKED_AT = 100  # records of earlier runs
 LONGEST = 300  # characters of an error in its text
 
 
 @hookimpl
 def dpone_observer(pipeline: Pipeline, report: RunReport) -> Notifier | None:
-    return Notifier(pipeline.notify, report) if pipeline.notify else None
+    return Notifier(pipeline, report) if pipeline.notify else None
 
 
 class Notifier:
@@ -39,14 +44,17 @@ class Notifier:
 
     observer_seconds = TOTAL + 1
 
-    def __init__(self, wanted: Sequence[Notification], report: RunReport) -> None:
-        self._wanted, self._report, self._dry = wanted, report, False
+    def __init__(self, pipeline: Pipeline, report: RunReport) -> None:
+        self._pipeline, self._report = pipeline, report
+        self._wanted = pipeline.notify
 
     def __call__(self, event: RunEvent) -> None:
-        if event.step == "run_started":
-            self._dry = event.data["dry_run"]
-        elif event.step == "run_finished" and not self._dry:
-            self._send(list(occasions(self._report)))
+        if event.step == "run_finished" and not self._report.dry_run:
+            found = list(occasions(self._report))
+            asked = any("recovered" in one.on for one in self._wanted)
+            if "succeeded" in found and asked and after_a_failure(self._pipeline, self._report.run_id):
+                found.insert(0, "recovered")
+            self._send(found)
 
     def _send(self, occasions: Sequence[Occasion]) -> None:
         posts = []
@@ -71,6 +79,20 @@ def occasions(report: RunReport) -> Iterator[Occasion]:
         yield "succeeded"
     if any(map(_changed, report.streams)):
         yield "schema_changed"
+
+
+def after_a_failure(pipeline: Pipeline, run_id: str) -> bool:
+    """Whether the last run that came to an end of its own failed or stopped, by the run log of the state. A run that a
+    signal ended says nothing about the pipeline. Without a run log nothing is known."""
+    plugins, spec = discover(), pipeline.state
+    if "run_log" not in OPTIONAL["state"] or not plugins.supports("state", spec.type, "run_log"):
+        return False
+    with closing(plugins.load("state", spec.type)(spec)) as state:
+        for record in islice(state.run_log().records(pipeline.name), LOOKED_AT):
+            shown = "running" if record.run_id == run_id else record.shown(time.time())
+            if shown not in ("running", "interrupted"):
+                return shown in ("failed", "stopped", "crashed")
+    return False
 
 
 def message(report: RunReport, occasions: Sequence[Occasion]) -> dict[str, Any]:

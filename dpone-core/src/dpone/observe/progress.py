@@ -14,7 +14,7 @@ from dpone.errors import counted
 from dpone.hookspecs import hookimpl
 from dpone.model.events import RunEvent
 from dpone.model.secret import redact, redacted
-from dpone.observe.otel import log_fields
+from dpone.observe.trace import log_fields
 from dpone.plugins import Plugins
 
 if TYPE_CHECKING:

@@ -11,8 +11,9 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -38,14 +39,15 @@ from opentelemetry.semconv.attributes import (
 from opentelemetry.trace import SpanKind, Status, StatusCode, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from dpone import __version__
 from dpone.errors import DponeError
 from dpone.model.events import RunEvent, Step
 from dpone.model.pipeline import Pipeline, StreamSpec
 from dpone.model.report import RunReport, StreamReport
 from dpone.model.secret import redact
-from dpone.observe.otel import own_trace_id
+from dpone.observe.metrics import STREAM
+from dpone.observe.trace import own_trace_id
 
+VERSION = version("dpone-core")
 PATIENCE = 4.0  # seconds, below those that a run waits for an observer
 # As in the specification: of the batch processor (spans, seconds), and of the periodic reader (seconds).
 MOST, DELAY, INTERVAL = 512, 5.0, 60.0
@@ -106,7 +108,7 @@ class Telemetry:
 
 def _resource() -> Resource:
     """``service.name`` is dpone, unless the standard variables name it."""
-    found = Resource.create({service_attributes.SERVICE_VERSION: __version__})
+    found = Resource.create({service_attributes.SERVICE_VERSION: VERSION})
     named = str(found.attributes.get(service_attributes.SERVICE_NAME, ""))
     ours = Resource({service_attributes.SERVICE_NAME: "dpone"})
     return found.merge(ours) if named.startswith("unknown_service") else found
@@ -120,7 +122,7 @@ class _Traces:
         self._report, self.out = report, _Outbox(exporters, heard)
         provider = TracerProvider(resource=resource, id_generator=_Ids(report.run_id), shutdown_on_exit=False)
         provider.add_span_processor(self.out)
-        self._tracer = provider.get_tracer("dpone", __version__)
+        self._tracer = provider.get_tracer("dpone", VERSION)
         self._run: Any = None
         self._streams: dict[str, Any] = {}
 
@@ -288,22 +290,11 @@ class _Outbox(SpanProcessor):
 
 # --- metrics ---
 
-# Counters of a finished stream: name, unit (UCUM), value.
-COUNTERS: Sequence[tuple[str, str, Callable[[StreamReport], int]]] = (
-    ("dpone.stream.rows.read", "{row}", lambda stream: stream.rows.read),
-    ("dpone.stream.rows.written", "{row}", lambda stream: stream.rows.written),
-    ("dpone.stream.rows.filtered", "{row}", lambda stream: stream.rows.filtered),
-    ("dpone.stream.rows.quarantined", "{row}", lambda stream: stream.rows.quarantined),
-    ("dpone.stream.rows.inserted", "{row}", lambda stream: stream.rows.inserted),
-    ("dpone.stream.rows.updated", "{row}", lambda stream: stream.rows.updated),
-    ("dpone.stream.rows.deleted", "{row}", lambda stream: stream.rows.deleted),
-    ("dpone.stream.retries", "{retry}", lambda stream: stream.retries),
-    ("dpone.stream.schema_changes", "{change}", lambda stream: len(stream.schema_changes)),
-)
+STAGED = "dpone.stream.staged"
 
 
 class _Metrics:
-    """Rows and bytes grow as batches are staged; the other counts come when a stream is finished."""
+    """Rows and bytes grow as batches are staged; the counters of ``observe.metrics`` come when a stream is finished."""
 
     def __init__(
         self, report: RunReport, resource: Resource, exporters: Sequence[MetricExporter], heard: _Heard
@@ -311,21 +302,24 @@ class _Metrics:
         self._report, self._sent = report, time.monotonic()
         self._readers = [_Reader(one, heard) for one in exporters]
         provider = MeterProvider(self._readers, resource, shutdown_on_exit=False)
-        meter = provider.get_meter("dpone", __version__)
+        meter = provider.get_meter("dpone", VERSION)
         self._staged = meter.create_counter("dpone.stream.rows.staged", "{row}", "Rows staged, also by failed attempts")
-        self._bytes = meter.create_counter("dpone.stream.staged", "By", "Size of the staged rows in memory")
+        self._bytes = meter.create_counter(STAGED, "By", "Size of the staged rows in memory")
         self._steps = meter.create_histogram("dpone.step.duration", "s", "How long a step took")
         self._streams = meter.create_histogram("dpone.stream.duration", "s", "How long a stream took")
-        self._errors = meter.create_counter("dpone.stream.errors", "{error}", "Streams that ended with an error")
         self._runs = meter.create_counter("dpone.runs", "{run}", "Runs by status")
-        self._duration = meter.create_histogram("dpone.run.duration", "s", "How long the run took")
-        self._counters = [(meter.create_counter(name, unit), value) for name, unit, value in COUNTERS]
+        self._duration = meter.create_gauge("dpone.run.duration", "s", "How long the run took")
+        self._counters = [
+            (meter.create_counter(one.name, "{row}" if ".rows." in one.name else one.unit or "1", one.help), one.values)
+            for one in STREAM
+            if one.kind == "counter" and one.name != STAGED
+        ]
 
     def take(self, event: RunEvent) -> None:
         found = {"pipeline": event.pipeline}
         if event.step == "run_finished":
             self._runs.add(1, {**found, "status": event.data["status"]})
-            self._duration.record(event.seconds, {**found, "status": event.data["status"]})
+            self._duration.set(event.seconds, found)
         if stream := next((one for one in self._report.streams if one.stream == event.stream), None):
             self._take(event, stream, {**found, **_labels(stream)})
 
@@ -337,10 +331,9 @@ class _Metrics:
             self._steps.record(event.seconds, {**labels, "step": STEPS[event.step][0]})
         elif event.step == "stream_finished":
             self._streams.record(event.seconds, {**labels, "status": stream.status})
-            for counter, value in self._counters:
-                counter.add(value(stream), labels)
-            if stream.error is not None:
-                self._errors.add(1, {**labels, "category": stream.error.category})
+            for counter, values in self._counters:
+                for further, count in values(stream).items():
+                    counter.add(count, {**labels, **dict(further)})
 
     def send(self, last: bool = False) -> None:
         if last or time.monotonic() - self._sent > INTERVAL:
