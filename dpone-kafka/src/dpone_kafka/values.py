@@ -128,10 +128,11 @@ def _lines(values: Bytes) -> bytes | None:
     joined, count = b"\n".join(there), len(there)  # type: ignore[arg-type]
     if not count or joined.count(b"\n") != count - 1:
         return None
-    try:
-        joined.decode()
-    except UnicodeDecodeError:
-        return None
+    if not joined.isascii():
+        try:
+            joined.decode()
+        except UnicodeDecodeError:
+            return None
     return joined + b"\n"
 
 
