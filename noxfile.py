@@ -292,6 +292,15 @@ def postgres(session: nox.Session) -> None:
         run(session, *ours, *part(session, 9, "--also", str(skipped)), env=where)
 
 
+@shared(default=False)
+def kafka(session: nox.Session) -> None:
+    """The Kafka connector and its conformance kit: on a small broker of the lock, and on Apache Kafka, which wants
+    java 17, openssl, and mvn to fetch it once into ~/.cache/dpone. DPONE_TEST_KAFKA names another broker for the
+    first, and for the kit."""
+    install(session)
+    run(session, "pytest", "-m", "kafka and not postgres", "tests/kafka", "tests/docs", *session.posargs)
+
+
 def postgres_servers() -> list[str]:
     """As DPONE_TEST_POSTGRES_PROGRAMS: that of the wheel, and those the system has installed; or the one server that
     DPONE_TEST_POSTGRES_URL names."""

@@ -8,6 +8,7 @@ import asyncio
 import base64
 import ssl
 import time
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -77,7 +78,7 @@ class Cluster:
         self._given, self._context, self.silence = given, context, silence
         self._patience = min(0.8 * silence, 30.0)  # for one answer; then the connection is made again
         self._connections: dict[int, AIOKafkaConnection] = {}
-        self._opening = asyncio.Lock()
+        self._opening: defaultdict[int | None, asyncio.Lock] = defaultdict(asyncio.Lock)  # one broker delays no other
         self._brokers: dict[int, tuple[str, int]] = {}
         self._leaders: dict[tuple[str, int], int] = {}
         self.id = ""
@@ -123,7 +124,7 @@ class Cluster:
         raise next((error for error in wrong if error.category is not Category.TRANSIENT), wrong[0])
 
     async def _node(self, node: int) -> AIOKafkaConnection:
-        async with self._opening:
+        async with self._opening[node]:
             connection = self._connections.get(node)
             if connection is None or not connection.connected():
                 if node not in self._brokers:
@@ -133,7 +134,7 @@ class Cluster:
 
     async def _send(self, request: Any, node: int | None = None) -> Any:
         if node is None:
-            async with self._opening:
+            async with self._opening[None]:
                 connection = await self._any()
         else:
             connection = await self._node(node)

@@ -59,19 +59,13 @@ class Columns:
             raise ConfigError("read the columns of the topic", found, "leave out or rename one of them, as in column:")
         return pa.schema(fields)
 
-    @property
-    def all_of_a_record(self) -> bool:
-        """Whether more than values and offsets is wanted; a record that is put aside is kept with all it has."""
-        more = {"timestamp", "timestamp_type", "headers"} & {*self.options.metadata}
-        return self._key is not None or bool(more) or self.options.poison.policy == "quarantine"
-
     def batch(self, records: Records, place: tuple[str, str, int], letters: DeadLetters) -> tuple[pa.RecordBatch, int]:
         """The rows, and how many tombstones were left out. Bad records fail or are put aside."""
         bad: dict[int, str] = {}
         parts: list[Decoded] = []
-        for name, one, values in (("key", self._key, records.keys), ("value", self._value, records.values)):
+        for name, one in (("key", self._key), ("value", self._value)):
             if one is not None:
-                found = self._decoded(one, values)
+                found = self._decoded(one, records.values if name == "value" else records.keys)
                 bad |= {at: f"{name}: {why}" for at, why in found.bad.items()}
                 parts.append(found)
         for at in sorted(bad):
@@ -117,15 +111,14 @@ def _kept(part: Decoded, keep: Any) -> Sequence[pa.Array]:
 
 
 def _record(records: Records, at: int, why: str) -> dict[str, Any]:
-    headers = [[name, in_text(value)] for name, value in records.headers[at]]
-    kinds = {0: "create", 1: "append"}
+    row = records.rows[at]
     return {
         "reason": why,
-        "timestamp": records.timestamps[at],
-        "timestamp_type": kinds.get(records.timestamp_types[at]),
-        "headers": headers,
-        "key": in_text(records.keys[at]),
-        "value": in_text(records.values[at]),
+        "timestamp": row.timestamp,
+        "timestamp_type": {0: "create", 1: "append"}.get(row.timestamp_type),
+        "headers": [[name, in_text(value)] for name, value in row.headers],
+        "key": in_text(row.key),
+        "value": in_text(row.value),
     }
 
 
@@ -143,9 +136,10 @@ def _own(name: str, records: Records, place: tuple[str, str, int], keep: Any) ->
         texts = pa.array(offsets).cast(pa.string())
         return pc.binary_join_element_wise(f"{cluster}/{topic}/{partition}", texts, "/")
     if name == "headers":
-        return header_array(records.headers).filter(pa.array(keep))
+        return header_array([row.headers for row in records.rows]).filter(pa.array(keep))
     if name == "timestamp":
-        times = np.array(records.timestamps, np.int64)[keep]
+        times = np.fromiter((row.timestamp or -1 for row in records.rows), np.int64, len(records))[keep]
         return pa.array(times, mask=times < 0).cast(pa.timestamp("ms", "UTC"))
-    kinds = np.array([-1 if kind is None else kind for kind in records.timestamp_types], np.int64)[keep]
+    given = [row.timestamp_type for row in records.rows]
+    kinds = np.array([-1 if kind is None else kind for kind in given], np.int64)[keep]
     return _TIMESTAMP_TYPES.take(pa.array(kinds, mask=(kinds < 0) | (kinds > 1)))

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from aiokafka.record.control_record import ABORT_MARKER, ControlRecord
 from aiokafka.record.memory_records import MemoryRecords
-from attrs import define, field, frozen
+from attrs import frozen
 
 from dpone.errors import DataError
 from dpone_kafka.cluster import Fetched
@@ -24,71 +24,48 @@ HEADERS = pa.list_(pa.struct([pa.field("name", pa.string()), pa.field("value", p
 
 @frozen(eq=False)
 class Records:
-    """Records of one partition, as columns of equal length. ``next``: the offset to read on from; it is past the last
-    record where markers of transactions or removed records follow."""
+    """Records of one partition. ``rows``: of aiokafka's compiled class; what few windows need of them is collected only
+    where it is asked for. ``next``: the offset to read on from; it is past the last record where markers of
+    transactions or removed records follow."""
 
+    rows: Sequence[Any]
     offsets: npt.NDArray[np.int64]
     values: Sequence[bytes | None]
     next: int
-    keys: Sequence[bytes | None] = ()
-    timestamps: Sequence[int] = ()
-    timestamp_types: Sequence[int] = ()
-    headers: Sequence[Any] = ()
 
     def __len__(self) -> int:
-        return len(self.values)
+        return len(self.rows)
 
-
-@define(eq=False)
-class _Collected:
-    offsets: list[npt.NDArray[np.int64]] = field(factory=list)
-    values: list[bytes | None] = field(factory=list)
-    keys: list[bytes | None] = field(factory=list)
-    timestamps: list[int] = field(factory=list)
-    timestamp_types: list[int] = field(factory=list)
-    headers: list[Any] = field(factory=list)
+    @property
+    def keys(self) -> list[bytes | None]:
+        return [row.key for row in self.rows]
 
 
 class BatchReader:
-    """Reads what one fetch has given. ``place``: topic and partition, for messages. ``end``: records from there on are
-    left out. ``whole``: keys, timestamps and headers are wanted too."""
+    """Reads what fetches of a partition have given. ``place``: topic and partition, for messages. ``end``: records from
+    there on are left out."""
 
-    def __init__(self, place: str, end: int, committed: bool, whole: bool) -> None:
-        self._place, self._end, self._committed, self._whole = place, end, committed, whole
+    def __init__(self, place: str, end: int, committed: bool) -> None:
+        self._place, self._end, self._committed = place, end, committed
 
     def read(self, fetched: Fetched, start: int) -> Records:
         """The records from ``start`` on. Raises DataError for a batch that is damaged."""
-        into, at = _Collected(), start
+        rows: list[Any] = []
+        offsets, at = [np.empty(0, np.int64)], start
         for batch in _live(fetched, self._place, self._committed):
-            if batch.base_offset >= self._end:
+            first, end = batch.base_offset, batch.next_offset
+            if first >= self._end:
                 at = self._end
                 break
-            self._collect(batch, start, into)
-            at = max(at, batch.next_offset)
-        offsets = np.concatenate(into.offsets) if into.offsets else np.empty(0, np.int64)
-        return Records(
-            offsets, into.values, min(at, self._end), into.keys, into.timestamps, into.timestamp_types, into.headers
-        )
-
-    def _collect(self, batch: Any, start: int, into: _Collected) -> None:
-        if isinstance(batch, _Skipped):
-            return
-        rows = list(batch)
-        if not rows:
-            return
-        first, end = batch.base_offset, batch.next_offset
-        if first >= start and end <= self._end and len(rows) == end - first:
-            offsets = np.arange(first, end, dtype=np.int64)
-        else:
-            rows = [row for row in rows if start <= row.offset < self._end]
-            offsets = np.fromiter((row.offset for row in rows), np.int64, len(rows))
-        into.offsets.append(offsets)
-        into.values += [row.value for row in rows]
-        if self._whole:
-            into.keys += [row.key for row in rows]
-            into.timestamps += [row.timestamp for row in rows]
-            into.timestamp_types += [row.timestamp_type for row in rows]
-            into.headers += [row.headers for row in rows]
+            at = max(at, end)
+            some = [] if isinstance(batch, _Skipped) else list(batch)
+            if first >= start and end <= self._end and len(some) == end - first:
+                offsets.append(np.arange(first, end, dtype=np.int64))
+            else:  # a piece of the batch, or one that compaction has thinned
+                some = [row for row in some if start <= row.offset < self._end]
+                offsets.append(np.fromiter((row.offset for row in some), np.int64, len(some)))
+            rows += some
+        return Records(rows, np.concatenate(offsets), [row.value for row in rows], min(at, self._end))
 
 
 @frozen

@@ -57,6 +57,19 @@ class _Range:
     start: int
     end: int
 
+    @property
+    def what(self) -> str:
+        return f"{self.topic}, partition {self.partition}"
+
+
+@frozen(eq=False)
+class _Fetch:
+    """What one fetch from ``start`` on has given."""
+
+    start: int
+    fetched: Fetched
+    records: Records
+
 
 class KafkaSource:
     """Reads topics by name, list (``a,b``) or glob. The position holds the next offset of every partition."""
@@ -310,12 +323,12 @@ class KafkaSource:
         lacking: dict[str, str] = {}
         for one in ranges:
             here: dict[str, SeenValues] = {}
-            for start, fetched, records in self._fetched(one, False):
+            for got in self._fetched(one):
                 if kept is not None:
-                    kept.add(one.topic, one.partition, start, fetched)
-                here = united([here, seen(records.values)])
+                    kept.add(one.topic, one.partition, got.start, got.fetched)
+                here = united([here, seen(got.records.values)])
             for name in [*(n for n in looks if n not in here), *(n for n in here if looks and n not in looks)]:
-                lacking.setdefault(name, f"records of {one.topic}, partition {one.partition}")
+                lacking.setdefault(name, f"records of {one.what}")
             looks = united([looks, here])
         if kept is not None:
             kept.flush()
@@ -359,51 +372,48 @@ class KafkaSource:
         one = _Range(*(part.detail[name] for name in ("topic", "partition", "start", "end")))
         yield _TopicStream(self, one, part.detail["id"], self._columns)
 
-    def _fetched(self, one: _Range, whole: bool) -> Iterator[tuple[int, Fetched, Records]]:
-        """The records of a range, fetch by fetch; while one is used, the next is under way."""
-        client, size, ahead = self._client, self._options.fetch_bytes, None
-        reader = self._reader(one, whole)
+    def _fetched(self, one: _Range) -> Iterator[_Fetch]:
+        """The records of a range, fetch by fetch; while one is used, the next is fetched and taken apart."""
+        ahead: concurrent.futures.Future[_Fetch] | None = None
         at = one.start
         try:
             while at < one.end:
-                ahead = ahead or self._ask(one, at, size)
+                ahead = ahead or self._client.start(self._fetch(one, at))
                 try:
-                    fetched = client.wait(ahead)
+                    got = self._client.wait(ahead)
                 except Moved:
                     raise self._moved(one, at) from None
-                start, ahead = at, None
-                records = reader.read(fetched, start)
-                if records.next <= start:
+                ahead = None
+                if got.records.next <= at:
                     todo = "run again; if it stays, check the log of the broker"
-                    raise SourceError(f"read {one.topic}, partition {one.partition}", f"no batch at offset {at}", todo)
-                at = records.next
+                    raise SourceError(f"read {one.what}", f"the broker gave no whole batch at offset {at}", todo)
+                at = got.records.next
                 if at < one.end:
-                    ahead = self._ask(one, at, size)
-                yield start, fetched, records
+                    ahead = self._client.start(self._fetch(one, at))
+                yield got
         finally:
             if ahead is not None:
                 ahead.cancel()
 
-    def _ask(self, one: _Range, at: int, size: int) -> concurrent.futures.Future[Fetched]:
-        fetching = self._client.cluster.fetch(one.topic, one.partition, at, size, self._isolation)
-        return self._client.start(fetching)
+    async def _fetch(self, one: _Range, at: int) -> _Fetch:
+        size = self._options.fetch_bytes
+        fetched = await self._client.cluster.fetch(one.topic, one.partition, at, size, self._isolation)
+        return _Fetch(at, fetched, self._reader(one).read(fetched, at))
 
-    def _records(self, one: _Range, whole: bool) -> Iterator[Records]:
+    def _records(self, one: _Range) -> Iterator[Records]:
         if self._spool is None:
-            yield from (records for _, _, records in self._fetched(one, whole))
+            yield from (got.records for got in self._fetched(one))
             return
-        reader = self._reader(one, whole)
         for start, fetched in self._spool.read(one.topic, one.partition, one.start, one.end):
-            yield reader.read(fetched, max(start, one.start))
+            yield self._reader(one).read(fetched, max(start, one.start))
 
-    def _reader(self, one: _Range, whole: bool) -> BatchReader:
-        return BatchReader(f"{one.topic}, partition {one.partition}", one.end, self._isolation == READ_COMMITTED, whole)
+    def _reader(self, one: _Range) -> BatchReader:
+        return BatchReader(one.what, one.end, self._isolation == READ_COMMITTED)
 
     def _moved(self, one: _Range, at: int) -> DponeError:
         self._require_same(one.topic, self._ids.get(one.topic, ""))
-        what = f"read {one.topic}, partition {one.partition}"
         found = f"offset {at:,} was removed by retention while the window was read"
-        return Gap(what, found, "raise the topic's retention; nothing was loaded")
+        return Gap(f"read {one.what}", found, "raise the topic's retention; nothing was loaded")
 
     def _require_same(self, topic: str, id: str) -> None:
         """The topic is still the one that the window was planned for. Fetches go by its name."""
@@ -448,7 +458,7 @@ class _TopicStream(BatchStream):
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         most = self._source._batch_rows
-        for records in self._source._records(self._range, self._columns.all_of_a_record):
+        for records in self._source._records(self._range):
             if not len(records):
                 continue
             batch, skipped = self._columns.batch(records, self._letters.place, self._letters)

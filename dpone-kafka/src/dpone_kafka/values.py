@@ -124,14 +124,15 @@ def _texts(
 
 def _lines(values: Bytes) -> bytes | None:
     """The values that are not NULL as lines of UTF-8; None if one of them is not one line."""
-    joined = b"\n".join(value for value in values if value is not None)
-    count = len(values) - sum(value is None for value in values)
+    there = values if None not in values else [value for value in values if value is not None]
+    joined, count = b"\n".join(there), len(there)  # type: ignore[arg-type]
     if not count or joined.count(b"\n") != count - 1:
         return None
-    try:
-        joined.decode()
-    except UnicodeDecodeError:
-        return None
+    if not joined.isascii():
+        try:
+            joined.decode()
+        except UnicodeDecodeError:
+            return None
     return joined + b"\n"
 
 
@@ -144,8 +145,7 @@ class JsonObjects:
     def decode(self, values: Bytes) -> Decoded:
         lines = _lines(values)
         batch = None if lines is None else batch_of(lines, self.schema)
-        there = len(values) - sum(value is None for value in values)
-        if batch is not None and batch.num_rows == there:
+        if batch is not None and batch.num_rows == len(values) - values.count(None):
             return Decoded(_spread(batch.columns, values), {})
         return self._one_by_one(values)
 

@@ -97,9 +97,9 @@ def manifest_of(load: Load, window: Window, stream: StreamSpec, start: str | Non
 
 def _said(options: Any) -> dict[str, str]:
     """Only the options that differ from their defaults, so that an option added by a later version changes no
-    fingerprint."""
+    fingerprint, and that are in the repr: with the others a staged part means the same."""
     default = type(options)()
-    names = [one.name for one in fields(type(options))]
+    names = [one.name for one in fields(type(options)) if one.repr]
     return {name: repr(getattr(options, name)) for name in names if getattr(options, name) != getattr(default, name)}
 
 
