@@ -10,7 +10,7 @@ from attrs import evolve
 from tests.engine.project import with_plugins
 
 from dpone.hookspecs import hookimpl
-from dpone.plugins import Found, Plugins
+from dpone.plugins import FoundPlugin, Plugins
 
 
 def installed(
@@ -25,4 +25,4 @@ def installed(
             setattr(module, name, hookimpl(call))
     plugins = with_plugins(**connectors)
     plugins.manager.register(module, name="guest")
-    return evolve(plugins, found=(*plugins.found, Found("guest", "guest", None)))
+    return evolve(plugins, found=(*plugins.found, FoundPlugin("guest", "guest", None)))
