@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -66,8 +66,21 @@ def ledger() -> list[list[str]]:
     return [line.split(" | ", 2) for line in LEDGER.read_text().splitlines() if not line.startswith("#")]
 
 
-if __name__ == "__main__":  # the lines of new advice, without a test yet; those of advice that is gone go
-    tests = {(module, text): test for module, test, text in ledger()}
-    head = [line for line in LEDGER.read_text().splitlines() if line.startswith("#")]
-    lines = [f"{module} | {tests.get((module, text), '-')} | {text}" for module, text in advice()]
-    LEDGER.write_text("\n".join([*head, *lines]) + "\n")
+def renewed(lines: Sequence[str], there: Sequence[tuple[str, str]]) -> list[str]:
+    """The ledger with a line for each advice that is new, without a test, after the last line that sorts before it, and
+    without those of advice that is gone. All other lines stay where they are."""
+    kept = [line for line in lines if line.startswith("#") or _advice(line) in there]
+    for new in sorted({*there} - {_advice(line) for line in kept if not line.startswith("#")}):
+        after = [n for n, line in enumerate(kept, 1) if line.startswith("#") or _advice(line) < new]
+        kept.insert(max(after, default=0), " | - | ".join(new))
+    return kept
+
+
+def _advice(line: str) -> tuple[str, str]:
+    """Module and text of a line."""
+    first, *_, text = line.split(" | ", 2)
+    return first, text
+
+
+if __name__ == "__main__":
+    LEDGER.write_text("\n".join(renewed(LEDGER.read_text().splitlines(), [*advice()])) + "\n")

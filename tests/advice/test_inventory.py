@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from tests.advice.inventory import ROOT, advice, ledger
+from tests.advice.inventory import ROOT, advice, ledger, renewed
 
 LINES = ledger()
 NOT_FOLLOWED = 0  # lower it when a test follows another one
@@ -18,6 +18,13 @@ def test_every_advice_is_in_the_ledger() -> None:
     known, there = {(module, text) for module, _, text in LINES}, {*advice()}
     assert not there - known, "follow it to a green run in tests/advice, and name that test in ledger.txt"
     assert not known - there, "remove it from ledger.txt"
+
+
+def test_lines_of_the_ledger_stay_in_their_place() -> None:
+    """New advice follows what sorts before it, what is gone goes, and nothing else moves."""
+    lines = ["# of advice", "b | t2 | y", "a | t1 | x | z", "c | t3 | gone"]
+    there = [("a", "x | z"), ("b", "y"), ("b", "z"), ("a", "w"), ("d", "v")]
+    assert renewed(lines, there) == [lines[0], "a | - | w", lines[1], lines[2], "b | - | z", "d | - | v"]
 
 
 def test_what_is_not_followed_does_not_grow() -> None:

@@ -70,8 +70,8 @@ def test_doctor_names_a_broken_plugin(install: Callable[[str, str], Path], dpone
 def test_doctor_says_how_to_install_what_this_repository_has(
     dpone: Dpone, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """A plugin of this repository that is not installed is no fault; its line is a command that installs it, and that
-    can be typed in any folder if pip recorded where dpone-core came from."""
+    """A plugin of this repository that is not installed does not make doctor fail; its line is a command that installs
+    it, and that can be typed in any folder if pip recorded where dpone-core came from."""
     real = plugins.entry_points
     monkeypatch.setattr(plugins, "entry_points", lambda group: [p for p in real(group=group) if p.name != "kafka"])
     plugins.discover.cache_clear()

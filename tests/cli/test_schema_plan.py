@@ -187,7 +187,7 @@ def test_files_that_cannot_be_read(tmp_path: Path, dpone: Dpone, text: str | Non
 
 
 def test_columns_that_differ_by_case_are_breaking(planned: Planned) -> None:
-    """SE-03: also between the two files, and it is no error of the files."""
+    """SE-03: also between the two files; the files themselves are valid."""
     done = planned([("id", "int")], [("ID", "int")], "--format", "json")
     assert (done.exit_code, [c["kind"] for c in done.json["breaking"]]) == (3, ["case"])
 

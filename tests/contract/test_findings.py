@@ -193,7 +193,7 @@ def test_check_says_what_it_found_and_creates_nothing(
 ) -> None:
     """A line has the name of what was looked at, and if it is not right, what to do; the folder stays as it was."""
     case.prepare(tmp_path)
-    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    before = there(tmp_path)
     made, real = case.make(tmp_path), os.access
     monkeypatch.setattr(os, "access", lambda path, how: not how & case.lacks and real(path, how))
     found = made.check()
@@ -202,7 +202,12 @@ def test_check_says_what_it_found_and_creates_nothing(
     assert [(one.name, one.ok, one.found, one.todo) for one in found] == [
         (name, ok, says.replace("{at}", at), todo.replace("{at}", at)) for name, ok, says, todo in case.says
     ]
-    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert there(tmp_path) == before
+
+
+def there(folder: Path) -> dict[Path, bytes | None]:
+    """Files with their bytes, and folders."""
+    return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
 
 
 def test_check_of_a_loaded_folder_counts_its_parts_and_rows(tmp_path: Path) -> None:

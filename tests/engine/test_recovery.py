@@ -744,7 +744,7 @@ def test_OUT_12_two_runs_of_one_process_exclude_each_other(project: Project, fau
 def test_a_failure_while_a_signal_is_on_its_way_out_hides_it_from_nobody(
     project: Project, faulty: ModuleType, signal: type[BaseException]
 ) -> None:
-    """What ``close`` raises then is no failure of the run: it is interrupted and not tried again."""
+    """What ``close`` raises then does not make the run fail: it is interrupted and not tried again."""
     project = loaded(project)
     before = project.state_bytes(), project.journal(), project.rows()
     faulty.faults |= {"source batch": [signal()], "reader ended": [SourceError("close", "the peer is gone", "wait")]}

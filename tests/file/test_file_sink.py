@@ -606,28 +606,6 @@ def test_what_a_format_keeps_of_a_type(tmp_path: Path, format: Any, types: dict[
     assert all((stored.native, stored.arrow) == (str(type_), type_) for type_, stored in found.items())
 
 
-def test_check_says_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder to be made, parts and rows, a damaged manifest, a file in its place, a folder nobody may write."""
-
-    def found(subject: str = "target") -> tuple[bool, str]:
-        [one] = sink(tmp_path).check()
-        assert one.name == subject
-        return bool(one.ok), one.found
-
-    assert found() == (True, "out will be created by the first load")
-    run(sink(tmp_path), load("a"), (1, 2), (3,))
-    assert found() == (True, "out: 2 parts, 3 rows")
-    real = os.access
-    monkeypatch.setattr(os, "access", lambda path, mode: mode == os.W_OK and real(path, mode))
-    assert found() == (False, "out is read-only")
-    monkeypatch.undo()
-    _manifest(tmp_path).write_bytes(b"{}")
-    assert found("manifest") == (False, "the file is damaged (KeyError: 'format')")
-    shutil.rmtree(tmp_path / "out")
-    (tmp_path / "out").write_text("")
-    assert found() == (False, "out is a file")
-
-
 def test_rows_with_a_lineage_column_are_refused(tmp_path: Path) -> None:
     """A column that dpone writes itself is not overwritten by one of the source, and nothing is staged."""
     schema = pa.schema({"id": pa.int64(), LOAD_ID: pa.string()})
@@ -756,14 +734,6 @@ def test_foreign_files_without_a_manifest_are_rows(tmp_path: Path) -> None:
 
 
 # looking and failing
-
-
-def test_check_tells_without_raising(tmp_path: Path) -> None:
-    """A check says whether the folder can be written, and makes nothing."""
-    assert sink(tmp_path).check()[0].ok is True
-    assert list(tmp_path.iterdir()) == []
-    (tmp_path / "out").write_text("a file")
-    assert sink(tmp_path).check()[0].ok is False
 
 
 def test_a_target_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:

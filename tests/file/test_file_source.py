@@ -824,15 +824,6 @@ def test_parquet_types_that_do_not_meet_are_refused(tmp_path: Path) -> None:
 # looking without reading
 
 
-def test_check_tells_without_raising(tmp_path: Path) -> None:
-    """A check says how many files there are, or what is wrong, and raises nothing."""
-    (tmp_path / "a.csv").write_text("a,b\n1,2\n")
-    assert source(tmp_path, "a.csv").check()[0].ok is True
-    bad = source(tmp_path, "nope.csv").check()[0]
-    assert bad.ok is False
-    assert bad.todo
-
-
 def test_tables_are_names_of_files(tmp_path: Path) -> None:
     """A pattern selects files by name."""
     for name in ("b.csv", "a.csv", "c.csv"):

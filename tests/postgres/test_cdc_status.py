@@ -77,7 +77,7 @@ def test_status_follows_a_stream(tmp_path: Path, source: ChangeSource, dpone: Dp
 
 
 def test_status_is_told_while_a_reader_uses_the_slot(tmp_path: Path, source: ChangeSource, dpone: Dpone) -> None:
-    """A slot in use is no fault; a paused stream is shown as such, and is no fault either."""
+    """A slot in use and a paused stream are shown as such."""
     begin(source)
     pipeline = lay(tmp_path, source, "sqlite")
     assert dpone("run", pipeline).exit_code == 0

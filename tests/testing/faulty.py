@@ -384,7 +384,7 @@ class NamesWithoutQuotes(SqliteSource):
     """A quote in a name is not doubled, and a dot is one between two names."""
 
     def tables(self, pattern: str) -> list[str]:
-        names = [name.last for name in self.listed()]
+        names = [name.last for name in self.listed(everywhere=False)]
         return sorted(name for name in names if fnmatchcase(name, pattern))
 
 

@@ -39,7 +39,7 @@ from dpone.model.strategy import Strategy
 from dpone.sql import provisional
 from dpone.sql.dialect import transaction
 from dpone.sql.sink import SqlSink, target_of
-from dpone.sql.strategies.job import Job, is_empty, repeated_keys
+from dpone.sql.strategies.job import StagedLoad, is_empty, repeated_keys
 from dpone.sql.writer import SqlWriter, Stage, create_own, open_stage, own_lock
 from dpone_postgres import binary, types
 from dpone_postgres.config import PostgresSinkOptions
@@ -299,7 +299,7 @@ class PostgresWriter(SqlWriter):
             self._staging.mark(stage, part.id, staged)
         return staged
 
-    def _job(self, stage: Stage) -> Job:
+    def _job(self, stage: Stage) -> StagedLoad:
         """Called inside the commit, after the fence: another run may have removed the staging before."""
         if self._several:
             self._stage_schema(stage)  # raises if it was removed

@@ -51,8 +51,8 @@ from dpone.sql.replace_table import replaced
 from dpone.sql.strategies import cdc_apply, scd2, scd2_changes
 from dpone.sql.strategies.finalizers import finalize, indexes
 from dpone.sql.strategies.job import (
-    Job,
     RowCounts,
+    StagedLoad,
     held,
     is_empty,
     repeated_keys,
@@ -626,7 +626,7 @@ class SqlWriter:
             raise gone
         return schema
 
-    def _job(self, stage: Stage) -> Job:
+    def _job(self, stage: Stage) -> StagedLoad:
         shape = self._stage_schema(stage)
         parts = self._staging.parts(stage).values()
         rows = sum(part.rows for part in parts)
@@ -639,7 +639,7 @@ class SqlWriter:
         swap = swap and self._db.is_swappable(self._into, strategy.key)
         filled = {*self._names(), *(LINEAGE if self._lineage else ())}
         schema = pa.schema([f for f in shape if f.name in filled or _left_null(f.name, filled)])
-        return Job(
+        return StagedLoad(
             self._db.dialect, self._into, stage.table, schema, strategy, rows, stage.unique, swap,
             whole=self._load.whole, read=rows + left_out, at=stage.created_at, filled=tuple(self._names()),
             changes=self._load.changes, stream=self._load.key, replayed=self._load.replayed,

@@ -7,6 +7,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
 
 from dpone.certify.evidence import Durability
 from dpone.testing import SqlHarness
@@ -44,6 +45,13 @@ class DuckdbHarness(SqlHarness):
             db.begin()
             yield db
             db.commit()
+
+    def rows(self, table: str = "orders") -> pa.Table | None:
+        """As Arrow, which keeps nanoseconds."""
+        if not self._is_there(table):
+            return None
+        with self.cursor() as db:
+            return db.sql(f"FROM {self.at(table)}").to_arrow_table()
 
     def refer(self, table: str = "orders") -> bool:
         return False  # a foreign key of DuckDB cannot cascade

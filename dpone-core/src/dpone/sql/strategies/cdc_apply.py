@@ -27,8 +27,8 @@ from dpone.sql import fold
 from dpone.sql.dialect import Database
 from dpone.sql.fold import CHUNK, DELETE, FRESH, FROM, INSERT, KEPT, MASK, OP, TRUNCATE, UPDATE, UPSERT
 from dpone.sql.strategies.job import (
-    Job,
     RowCounts,
+    StagedLoad,
     is_empty,
     require_single_target,
 )
@@ -74,7 +74,7 @@ def next_chunk(db: Database, stage: Name) -> int:
     return 0 if last is None else int(last) + 1
 
 
-def cdc_apply(db: Database, job: Job) -> RowCounts:
+def cdc_apply(db: Database, job: StagedLoad) -> RowCounts:
     """Counts are summed over the chunks: a row that one chunk inserts and the next updates is counted twice."""
     require_single_target(db, job)
     chunks, total = _operations(db, job), RowCounts()
@@ -88,7 +88,7 @@ def cdc_apply(db: Database, job: Job) -> RowCounts:
     return total
 
 
-def _may_empty(db: Database, job: Job) -> bool:
+def _may_empty(db: Database, job: StagedLoad) -> bool:
     """The whole source was read and is empty: treated like a truncate. Raises DeletesRefused."""
     if job.strategy.truncate == "fail" and not is_empty(db, job.target):
         todo = "set strategy.truncate: apply to delete all rows, or ignore; nothing was changed"
@@ -96,7 +96,7 @@ def _may_empty(db: Database, job: Job) -> bool:
     return job.strategy.truncate != "ignore"
 
 
-def _operations(db: Database, job: Job) -> Mapping[int, Mapping[str, int]]:
+def _operations(db: Database, job: StagedLoad) -> Mapping[int, Mapping[str, int]]:
     """The number of rows of each chunk by operation, in the order of the chunks."""
     d = job.dialect
     columns = d.columns([CHUNK, OP], "s")
@@ -119,7 +119,7 @@ def plus(one: RowCounts, other: RowCounts) -> RowCounts:
 class Chunk:
     """The statements of one chunk, in the order of ``apply``."""
 
-    def __init__(self, db: Database, job: Job, number: int, operations: Mapping[str, int]) -> None:
+    def __init__(self, db: Database, job: StagedLoad, number: int, operations: Mapping[str, int]) -> None:
         self._db, self._job, self._d, self._has = db, job, job.dialect, operations
         self._names, self._key = job.schema.names, job.strategy.key
         self._number = number

@@ -14,8 +14,8 @@ from dpone.sql.strategies.append import append
 from dpone.sql.strategies.cdc_apply import cdc_apply, next_chunk
 from dpone.sql.strategies.full_refresh import full_refresh
 from dpone.sql.strategies.job import (
-    Job,
     RowCounts,
+    StagedLoad,
     delete_all,
     is_empty,
     single,
@@ -27,7 +27,7 @@ from dpone.sql.strategies.scd2_changes import indexes as versions_indexes
 from dpone.sql.strategies.scd2_changes import versions
 from dpone.sql.strategies.snapshot_diff import snapshot_diff
 
-FINALIZERS: Mapping[str, Callable[[Database, Job], RowCounts]] = {
+FINALIZERS: Mapping[str, Callable[[Database, StagedLoad], RowCounts]] = {
     "full_refresh": full_refresh,
     "append": append,
     "merge": merge,
@@ -41,7 +41,7 @@ FINALIZERS: Mapping[str, Callable[[Database, Job], RowCounts]] = {
 
 def indexes(db: Database, target: Name, stage: Name, shape: pa.Schema, load: Load, unique: bool) -> list[str]:
     """Statements for the indexes that the finalizer needs on the staging to be fast; executed before the transaction of
-    the commit. ``shape``: the columns of the staging. ``unique``: as in Job."""
+    the commit. ``shape``: the columns of the staging. ``unique``: as in StagedLoad."""
     d, strategy = db.dialect, load.strategy
     if load.changes and strategy.mode == "scd2":
         return versions_indexes(d, stage, shape, load)
@@ -52,7 +52,7 @@ def indexes(db: Database, target: Name, stage: Name, shape: pa.Schema, load: Loa
     return [d.create_index(stage, shape, strategy.key)] if wanted else []
 
 
-def finalize(db: Database, job: Job) -> RowCounts:
+def finalize(db: Database, job: StagedLoad) -> RowCounts:
     """Run the finalizer. An empty load leaves the target as it is, unless ``strategy.allow_empty`` is set."""
     mode, allowed = job.strategy.mode, job.strategy.allow_empty
     whole_changes = job.changes and job.whole  # ``strategy.truncate`` decides if the source is empty

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dpone.sql.dialect import Database
-from dpone.sql.strategies.job import Job, RowCounts, count_rows, delete_all, insert_rows, single
+from dpone.sql.strategies.job import RowCounts, StagedLoad, count_rows, delete_all, insert_rows, single
 
 
-def full_refresh(db: Database, job: Job) -> RowCounts:
+def full_refresh(db: Database, job: StagedLoad) -> RowCounts:
     """Readers see the old rows until the commit and the new ones after it: the swap is part of the transaction."""
     job = single(db, job)
     if job.swap:

@@ -1,4 +1,4 @@
-"""What all finalizers use. A finalizer writes the staged rows of a Job to the target, by set-based statements in the
+"""What all finalizers use. A finalizer writes the rows of a StagedLoad to the target, by set-based statements in the
 caller's transaction, and returns RowCounts. It begins and commits nothing. In every statement ``t`` is the target and
 ``s`` the staged rows.
 """
@@ -32,7 +32,7 @@ class RowCounts:
 
 
 @frozen
-class Job:
+class StagedLoad:
     """One staged load.
 
     schema  staged columns with the target's types, lineage included
@@ -82,13 +82,13 @@ class Job:
             self.images.keep(where, values, source, key)
 
 
-def delete_all(db: Database, job: Job) -> int:
+def delete_all(db: Database, job: StagedLoad) -> int:
     if job.images is not None:
         job.images.keep_all()
     return db.clear(job.target)
 
 
-def require_deletable(db: Database, job: Job, deleted: int, before: int) -> None:
+def require_deletable(db: Database, job: StagedLoad, deleted: int, before: int) -> None:
     """Raise DeletesRefused, and so roll back, if rows may be missing for another reason than a delete in the source.
     Called after the delete: counting the rows first would take as long as deleting them."""
     if not deleted:
@@ -109,7 +109,7 @@ def require_deletable(db: Database, job: Job, deleted: int, before: int) -> None
     raise DeletesRefused(f"load {job.target} by {mode}", found, f"{todo}; nothing was changed")
 
 
-def require_single_target(db: Database, job: Job) -> None:
+def require_single_target(db: Database, job: StagedLoad) -> None:
     """Raises DataError if a key has several rows in the target: they cannot all equal the one row that was read."""
     key = job.strategy.key
     if db.unique(job.target, key):
@@ -120,14 +120,14 @@ def require_single_target(db: Database, job: Job) -> None:
         raise DataError(f"load {job.target} by {job.strategy.mode}", found, todo)
 
 
-def _groups(db: Database, job: Job, rows: str, alias: str, having: str = "") -> int:
+def _groups(db: Database, job: StagedLoad, rows: str, alias: str, having: str = "") -> int:
     """How many keys the rows have; ``having``: counts only keys that meet it."""
     keys = ", ".join(job.dialect.keys(job.schema, job.strategy.key, alias))
     counted = f"SELECT COUNT(*) AS {job.dialect.quote(_RANK)} {rows} GROUP BY {keys} {having}"
     return count_rows(db, f"SELECT COUNT(*) FROM ({counted}) AS d")
 
 
-def unlike(job: Job, column: str) -> str:
+def unlike(job: StagedLoad, column: str) -> str:
     """A condition: the column differs between target and staged row."""
     name = job.dialect.quote(column)
     return job.dialect.differs(f"t.{name}", f"s.{name}", job.schema.field(column).type)
@@ -167,14 +167,14 @@ def count_rows(db: Database, sql: str, values: tuple[Any, ...] = ()) -> int:
     return int(db.rows(sql, values)[0][0])
 
 
-def insert_rows(db: Database, job: Job, tail: str = "") -> int:
+def insert_rows(db: Database, job: StagedLoad, tail: str = "") -> int:
     d, names = job.dialect, job.schema.names
     return db.execute(
         f"{d.insert_into(job.target, names)} SELECT {d.columns(names, 's')} FROM {job.source} AS s {tail}"
     )
 
 
-def swap_or_insert(db: Database, job: Job) -> int:
+def swap_or_insert(db: Database, job: StagedLoad) -> int:
     """If the target is empty and ``job.swap`` is set, the stage takes its place, so that no row is copied."""
     if job.swap and is_empty(db, job.target):
         db.swap(job.stage, job.target)
@@ -182,7 +182,7 @@ def swap_or_insert(db: Database, job: Job) -> int:
     return insert_rows(db, job)
 
 
-def single(db: Database, job: Job) -> Job:
+def single(db: Database, job: StagedLoad) -> StagedLoad:
     """The job with one row per key, by ``strategy.duplicates``."""
     d, key = job.dialect, job.strategy.key
     if not key or job.unique:
@@ -204,7 +204,7 @@ def single(db: Database, job: Job) -> Job:
     return evolve(job, source=best, rows=_groups(db, job, staged, "s"), swap=False)
 
 
-def _ranking(job: Job) -> str:
+def _ranking(job: StagedLoad) -> str:
     """The best row first. NULL ranks below every value; servers differ in how they sort it."""
     d = job.dialect
     way = "DESC" if job.strategy.duplicates == "last" else "ASC"

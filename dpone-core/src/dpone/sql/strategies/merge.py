@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dpone.model.schema import LINEAGE
 from dpone.sql.dialect import Database
-from dpone.sql.strategies.job import Job, RowCounts, insert_rows, is_empty, single, swap_or_insert, unlike
+from dpone.sql.strategies.job import RowCounts, StagedLoad, insert_rows, is_empty, single, swap_or_insert, unlike
 
 
-def merge(db: Database, job: Job) -> RowCounts:
+def merge(db: Database, job: StagedLoad) -> RowCounts:
     """Update rows that differ and insert new ones; equal rows are not touched, not even their lineage."""
     return upsert(db, single(db, job))
 
 
-def upsert(db: Database, job: Job) -> RowCounts:
+def upsert(db: Database, job: StagedLoad) -> RowCounts:
     if is_empty(db, job.target):
         return RowCounts(inserted=swap_or_insert(db, job))
     d, key = job.dialect, job.strategy.key

@@ -11,10 +11,10 @@ import pyarrow as pa
 from dpone.errors import DataError, counted
 from dpone.model.strategy import Strategy
 from dpone.sql.dialect import Database, Dialect
-from dpone.sql.strategies.job import Job, RowCounts, count_rows, swap_or_insert
+from dpone.sql.strategies.job import RowCounts, StagedLoad, count_rows, swap_or_insert
 
 
-def replace(db: Database, job: Job) -> RowCounts:
+def replace(db: Database, job: StagedLoad) -> RowCounts:
     """Rows outside the predicate are refused: the next replace would not delete them, and would duplicate them."""
     inside, values = predicate(job.dialect, job.strategy, job.schema, "s")
     outside = f"SELECT COUNT(*) FROM {job.source} AS s WHERE CASE WHEN {inside} THEN 0 ELSE 1 END = 1"
@@ -27,7 +27,7 @@ def replace(db: Database, job: Job) -> RowCounts:
     return RowCounts(inserted=swap_or_insert(db, job), deleted=deleted)
 
 
-def partition_replace(db: Database, job: Job) -> RowCounts:
+def partition_replace(db: Database, job: StagedLoad) -> RowCounts:
     """With ``strategy.where`` every partition in that range is replaced, even one without staged rows; otherwise only
     partitions that have staged rows."""
     if job.strategy.where:
@@ -61,7 +61,7 @@ def predicate(d: Dialect, strategy: Strategy, schema: pa.Schema, alias: str) -> 
     return " AND ".join(terms), tuple(values)
 
 
-def delete_replaced(db: Database, job: Job) -> int:
+def delete_replaced(db: Database, job: StagedLoad) -> int:
     inside, values = predicate(job.dialect, job.strategy, job.schema, "t")
     job.keep(inside, values)
     return db.execute(job.dialect.delete_from(job.target, inside), values)

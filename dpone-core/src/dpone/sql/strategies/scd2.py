@@ -35,8 +35,8 @@ from dpone.model.strategy import Strategy
 from dpone.sql.dialect import Database
 from dpone.sql.own import Own
 from dpone.sql.strategies.job import (
-    Job,
     RowCounts,
+    StagedLoad,
     require_deletable,
     unlike,
 )
@@ -87,7 +87,7 @@ def kept_by(strategy: Strategy) -> tuple[str, ...]:
     return (*strategy.key, VALID_FROM) if strategy.mode == "scd2" else ()
 
 
-def scd2(db: Database, job: Job) -> RowCounts:
+def scd2(db: Database, job: StagedLoad) -> RowCounts:
     """inserted: versions opened. updated: versions closed by a change, or filled. deleted: versions closed because the
     source lacks the row. unchanged: rows read that equal their current version. ``job`` has one row per key."""
     versions = _Versions(db, job)
@@ -104,7 +104,7 @@ def scd2(db: Database, job: Job) -> RowCounts:
 class _Versions:
     """The statements of one load. In each, ``t`` is the target and ``s`` the rows read."""
 
-    def __init__(self, db: Database, job: Job) -> None:
+    def __init__(self, db: Database, job: StagedLoad) -> None:
         self._db, self._job, self._d = db, job, job.dialect
         effective, own = job.strategy.effective_from, (*job.strategy.key, *LINEAGE)
         self._compared = [n for n in job.schema.names if n not in own and n != effective]

@@ -43,7 +43,7 @@ from dpone.sql.dialect import Database, Dialect
 from dpone.sql.fold import CHUNK, DELETE, FRESH, INSERT, MARK, MASK, NUMBER, OP, TRUNCATE, UPDATE, UPSERT, Clock
 from dpone.sql.own import Own
 from dpone.sql.strategies.cdc_apply import Chunk, plus
-from dpone.sql.strategies.job import Job, RowCounts, unlike
+from dpone.sql.strategies.job import RowCounts, StagedLoad, unlike
 from dpone.sql.strategies.scd2 import moment
 
 COMMITS = "__dpone__commits"
@@ -102,7 +102,7 @@ def _delivered(db: Database, target: Name, stream: str) -> tuple[str, datetime |
     return (found[0][0], moment(found[0][1])) if found else ("", None)
 
 
-def _remember(db: Database, job: Job, mark: str, at: Any) -> None:
+def _remember(db: Database, job: StagedLoad, mark: str, at: Any) -> None:
     table = own(db, job.target)
     table.delete({"target": job.target.last, "stream": job.stream})
     table.insert(job.target.last, job.stream, mark, at)
@@ -131,7 +131,7 @@ class _Staged:
         return self.first if self.truncated is None else self.truncated
 
 
-def versions(db: Database, job: Job) -> RowCounts:
+def versions(db: Database, job: StagedLoad) -> RowCounts:
     """inserted: versions opened. updated: versions closed by a change. deleted: versions closed by a delete or a
     truncate."""
     if job.images is not None:
@@ -152,7 +152,7 @@ def versions(db: Database, job: Job) -> RowCounts:
     return total
 
 
-def _chunks(db: Database, job: Job) -> Mapping[int, _Staged]:
+def _chunks(db: Database, job: StagedLoad) -> Mapping[int, _Staged]:
     d = job.dialect
     names, at = d.columns([CHUNK, OP], "s"), f"s.{d.quote(VALID_FROM)}"
     sql = f"SELECT {names}, COUNT(*), MIN({at}), MAX({at}), MIN(s.{d.quote(MARK)}) FROM {job.source} AS s"
@@ -169,14 +169,14 @@ def indexes(d: Dialect, stage: Name, shape: pa.Schema, load: Load) -> list[str]:
     return [*made, d.create_index(stage, shape, key, "whole")] if load.whole else made
 
 
-def _require_later(db: Database, job: Job, begin: Any) -> None:
+def _require_later(db: Database, job: StagedLoad, begin: Any) -> None:
     latest = _latest(db, job.target)
     if latest is not None and latest >= moment(begin):
         found = "another load changed the table after these changes were staged"
         raise SinkError(f"load {job.target} by scd2", found, "run again; nothing was changed")
 
 
-def _close_missing(db: Database, job: Job, begin: Any) -> RowCounts:
+def _close_missing(db: Database, job: StagedLoad, begin: Any) -> RowCounts:
     """Closes current versions from before this load whose key the whole window lacks."""
     d = job.dialect
     current = f"t.{d.quote(VALID_TO)} IS NULL AND t.{d.quote(VALID_FROM)} < {d.placeholder}"
@@ -184,7 +184,7 @@ def _close_missing(db: Database, job: Job, begin: Any) -> RowCounts:
     return RowCounts(deleted=db.execute(d.update(job.target, VALID_TO, f"{current} AND {missing}"), [begin, begin]))
 
 
-def _close_all(db: Database, job: Job) -> RowCounts:
+def _close_all(db: Database, job: StagedLoad) -> RowCounts:
     """The whole source was read and is empty: treated like a truncate. Raises DeletesRefused."""
     d, latest = job.dialect, _latest(db, job.target)
     current = f"t.{d.quote(VALID_TO)} IS NULL"
@@ -205,7 +205,7 @@ class _Versions(Chunk):
            truncate of this chunk
     """
 
-    def __init__(self, db: Database, job: Job, number: int, operations: Mapping[str, int], again: bool) -> None:
+    def __init__(self, db: Database, job: StagedLoad, number: int, operations: Mapping[str, int], again: bool) -> None:
         super().__init__(db, job, number, operations)
         self._again = again
         self._begin, self._end = self._d.quote(VALID_FROM), self._d.quote(VALID_TO)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from attrs import evolve
 
 from dpone.sql.dialect import Database
-from dpone.sql.strategies.job import Job, RowCounts, count_rows, require_deletable, require_single_target, single
+from dpone.sql.strategies.job import RowCounts, StagedLoad, count_rows, require_deletable, require_single_target, single
 from dpone.sql.strategies.merge import upsert
 
 
-def snapshot_diff(db: Database, job: Job) -> RowCounts:
+def snapshot_diff(db: Database, job: StagedLoad) -> RowCounts:
     """Make the target equal to the rows read; equal rows are not touched, not even their lineage."""
     job = single(db, job)
     before = count_rows(db, f"SELECT COUNT(*) FROM {job.table} AS t")
@@ -23,7 +23,7 @@ def snapshot_diff(db: Database, job: Job) -> RowCounts:
     return evolve(upsert(db, job), deleted=deleted) if job.rows else RowCounts(deleted=deleted)
 
 
-def lacking(db: Database, job: Job) -> str:
+def lacking(db: Database, job: StagedLoad) -> str:
     """A condition: the key of the target row was not read. All staged rows count, as ``duplicates`` never removes a
     key."""
     same = job.dialect.same(job.schema, job.strategy.key)
