@@ -77,7 +77,9 @@ def test_the_page_names_every_schema_of_its_files() -> None:
 
 def test_the_page_lists_the_metrics_as_they_are() -> None:
     """Each row of its tables is a metric: names, unit, kind and meaning; every metric has a row."""
-    rows = re.findall(r"^\| `(dpone_\w+)` \| `([\w.]+)`(?: \((\w+)\))? \| (\w+) \|.*\| (.*) \|$", TEXT, re.MULTILINE)
+    rows = re.findall(
+        r"^\| `(dpone_\w+)` \| `([\w.]+)`(?: \(([\w{}]+)\))? \| (\w+) \|.*\| (.*) \|$", TEXT, re.MULTILINE
+    )
     assert rows == [(m.prometheus, m.name, m.unit, m.kind, m.help) for m in (*RUN, *STREAM)]
 
 

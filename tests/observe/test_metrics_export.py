@@ -125,7 +125,7 @@ def test_the_values_of_a_failed_run(exported: Callable[..., Path]) -> None:
         "dpone_run_info": {(("version", "1.0.0"), ("python", "3.11.7"), ("pyarrow", "24.0.0")): 1},
         "dpone_run_status": {(("status", "failed"),): 1}, "dpone_runs_total": {(("status", "failed"),): 1},
         "dpone_run_exit_code": {(): 1}, "dpone_run_start_timestamp_seconds": {(): start},
-        "dpone_run_end_timestamp_seconds": {(): start + 10.5}, "dpone_run_duration_seconds": {(): 10.5},
+        "dpone_run_end_timestamp_seconds": {(): start + 10.5}, "dpone_run_last_duration_seconds": {(): 10.5},
         "dpone_run_streams": {(("status", "loaded"),): 1, (("status", "failed"),): 1},
         "dpone_run_errors_total": {(("category", one),): int(one == "authorization")
                                    for one in ("transient", "authorization", "data_quality", "unknown")},
@@ -158,7 +158,7 @@ def test_a_run_that_has_not_ended_has_no_end(exported: Callable[..., Path]) -> N
     """Neither end, nor duration, nor exit code is made up for a run that was killed."""
     found = {name for name, _ in samples(exported(SHAPES["running"]()))}
     assert "dpone_run_start_timestamp_seconds" in found
-    ends = {"dpone_run_end_timestamp_seconds", "dpone_run_duration_seconds", "dpone_run_exit_code"}
+    ends = {"dpone_run_end_timestamp_seconds", "dpone_run_last_duration_seconds", "dpone_run_exit_code"}
     assert not found & ends
     both = {name for name, _ in samples(exported([run(loaded()), run(loaded(), seconds=None, number=2)]))}
     assert not both & ends, "those of the run before are not those of the last one"
@@ -195,7 +195,11 @@ def test_otlp_counts_since_the_first_run_until_the_end_of_the_last(exported: Cal
     }
     first, second = 1772604367250000000, 1772607967250000000
     assert spans == {"a": (first, second + 10_500_000_000), "b": (second, second + 10_500_000_000)}
-    assert (metrics["dpone.run.duration"].unit, metrics["dpone.stream.staged"].unit) == ("s", "By")
+    assert [metrics[f"dpone.{one}"].unit for one in ("run.last_duration", "stream.staged", "runs")] == [
+        "s",
+        "By",
+        "{run}",
+    ]
     about = {one.key: one.value.string_value for one in request.resource_metrics[0].resource.attributes}
     assert about == {"service.name": "dpone", "service.version": "1.0.0"}
 
@@ -290,7 +294,7 @@ def _stream(**changed: Any) -> str:
 def test_a_damaged_report_is_refused_and_nothing_is_written(
     text: str, found: str, tmp_path: Path, dpone: Dpone
 ) -> None:
-    """One line that names the file and the fault, exit code 2, no folder; a good report beside it changes nothing."""
+    """One line that names the file and the fault, exit code 2, no folder, though a good report is given as well."""
     bad, good = tmp_path / "bad.json", tmp_path / "good.json"
     bad.write_text(text)
     good.write_text(_but(run_id="another"))
@@ -461,7 +465,7 @@ OUTSIDE = [{"name": name, "size": 1, "sha256": "0" * 64} for name in ("../../etc
         (_index(kind="other"), {INDEX: "changed: it is not the index of an export"}),
         (_index(files=OUTSIDE), {INDEX: "changed: it is not the index of an export"}),
         (_index(files=[]), {INDEX: "changed: it is not the index of an export"}),
-        (_index(beside=[7]), {INDEX: "changed: it is not the index of an export"}),
+        (_index(others=[7]), {INDEX: "changed: it is not the index of an export"}),
     ],
 )
 def test_verify_names_the_file(
@@ -496,7 +500,7 @@ def test_files_that_were_there_before_are_left_alone(
     """The report may be in the folder of its own export: it stays, the index names it, and verify passes."""
     folder = exported([run(loaded())], to=".")
     assert folder == tmp_path / "."
-    assert json.loads((tmp_path / INDEX).read_text())["beside"] == ["report-0.json"]
+    assert json.loads((tmp_path / INDEX).read_text())["others"] == ["report-0.json"]
     assert dpone("observability", "metrics-verify", tmp_path).exit_code == 0
     exported([run(loaded("b"))], to=".")
     assert dpone("observability", "metrics-verify", tmp_path).exit_code == 0

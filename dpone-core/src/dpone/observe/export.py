@@ -60,11 +60,11 @@ def export(
     target = Path(folder)
     try:
         target.mkdir(parents=True, exist_ok=True)
-        beside = sorted(set(os.listdir(target)) - {*FILES, INDEX})
+        others = sorted(set(os.listdir(target)) - {*FILES, INDEX})
         (target / INDEX).unlink(missing_ok=True)  # until the new one is there, the folder is not an export
         for name, data in artifacts.items():
             write_whole(target / name, data, 0o666)
-        index = {"format": FORMAT, "kind": "dpone.metrics_index", "files": listed, "beside": beside}
+        index = {"format": FORMAT, "kind": "dpone.metrics_index", "files": listed, "others": others}
         write_whole(target / INDEX, _json(index), 0o666)
     except OSError as error:
         found_ = f"{folder}: {(error.strerror or str(error)).lower()}"
@@ -130,7 +130,7 @@ def verify(folder: str) -> list[Finding]:
     if not _is_index(index):
         return [Finding(INDEX, False, "changed: it is not the index of an export", todo)]
     files = [_compared(root, one, todo) for one in index["files"]]
-    added = sorted(set(os.listdir(root)) - {INDEX, *FILES, *index["beside"]})
+    added = sorted(set(os.listdir(root)) - {INDEX, *FILES, *index["others"]})
     return [*files, *(Finding(name, False, "added", "remove it, or move it elsewhere") for name in added)]
 
 
@@ -141,7 +141,7 @@ def _is_index(data: Any) -> bool:
         if (data["format"], data["kind"], sorted(names)) != (FORMAT, "dpone.metrics_index", sorted(FILES)):
             return False
         digests = all(type(one["size"]) is int and re.fullmatch("[0-9a-f]{64}", one["sha256"]) for one in files)
-        return digests and all(isinstance(name, str) for name in data["beside"])
+        return digests and all(isinstance(name, str) for name in data["others"])
     except (KeyError, TypeError):
         return False
 

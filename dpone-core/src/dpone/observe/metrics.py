@@ -53,14 +53,14 @@ class Metric:
 
     name: str
     kind: Literal["counter", "gauge"]
-    unit: Literal["", "s", "By"]
+    unit: str
     help: str
     values: Callable[[Any], Values]
     keeps: bool = False
 
     @property
     def prometheus(self) -> str:
-        unit = {"": "", "s": "_seconds", "By": "_bytes"}[self.unit]
+        unit = {"s": "_seconds", "By": "_bytes"}.get(self.unit, "")  # one in braces only says what is counted
         return self.name.replace(".", "_") + unit + ("_total" if self.kind == "counter" else "")
 
 
@@ -78,11 +78,11 @@ def _by(label: str, value: Callable[[Any], Mapping[str, float]]) -> Callable[[An
     return lambda report: {((label, word),): number for word, number in value(report).items()}
 
 
-def _counter(name: str, help: str, value: Callable[[Any], float], unit: Literal["", "By"] = "") -> Metric:
+def _counter(name: str, help: str, value: Callable[[Any], float], unit: str) -> Metric:
     return Metric(name, "counter", unit, help, _one(value))
 
 
-def _gauge(name: str, help: str, value: Callable[[Any], float | None], unit: Literal["", "s"] = "") -> Metric:
+def _gauge(name: str, help: str, value: Callable[[Any], float | None], unit: str = "") -> Metric:
     return Metric(name, "gauge", unit, help, _one(value))
 
 
@@ -128,7 +128,7 @@ RUN = (
     Metric("dpone.run.info", "gauge", "", "1, with the versions and the CI run as labels.", _info),
     Metric("dpone.run.status", "gauge", "", "1, with the status of the last run as label.",
            lambda run: {(("status", run.status),): 1}),
-    Metric("dpone.runs", "counter", "", "Runs by status.", lambda run: {(("status", run.status),): 1}),
+    Metric("dpone.runs", "counter", "{run}", "Runs by status.", lambda run: {(("status", run.status),): 1}),
     _gauge("dpone.run.exit_code", "Exit code of the last run; missing while it runs, or if it was killed.",
            lambda run: run.exit_code if run.finished_at else None),
     _gauge("dpone.run.start.timestamp", "When the last run started.", lambda run: run.started_at.timestamp(), "s"),
@@ -137,53 +137,55 @@ RUN = (
     Metric("dpone.run.last_success.timestamp", "gauge", "s", "When the last successful run ended.",
            _one(lambda run: run.finished_at.timestamp() if run.finished_at and run.status == "succeeded" else None),
            keeps=True),
-    _gauge("dpone.run.duration", "How long the last run took.", _seconds, "s"),
-    Metric("dpone.run.streams", "gauge", "", "Streams of the last run by status.",
+    _gauge("dpone.run.last_duration", "How long the last run took.", _seconds, "s"),
+    Metric("dpone.run.streams", "gauge", "{stream}", "Streams of the last run by status.",
            _by("status", lambda run: _numbers(s.status for s in run.streams))),
-    Metric("dpone.run.errors", "counter", "", "Streams that ended with an error, by its category.",
+    Metric("dpone.run.errors", "counter", "{error}", "Streams that ended with an error, by its category.",
            _by("category", _errors)),
     _counter("dpone.run.warnings", "Warnings about what observes the run: notifications, telemetry, plugins.",
-             lambda run: len(run.warnings)),
+             lambda run: len(run.warnings), "{warning}"),
 )  # fmt: skip
 STREAM = (
     Metric("dpone.stream.status", "gauge", "", "1, with the status of the stream in its last run as label.",
            lambda stream: {(("status", stream.status),): 1}),
     _gauge("dpone.stream.success", "1 if the last run loaded the stream or found nothing new, else 0.",
            lambda stream: int(_succeeded(stream))),
-    Metric("dpone.stream.errors", "counter", "", "Runs in which the stream ended with an error, by its category.",
+    Metric("dpone.stream.errors", "counter", "{error}", "Runs in which the stream ended with an error, by category.",
            _by("category", lambda stream: {_category(stream): 1} if stream.error else {})),
-    _counter("dpone.stream.retries", "Attempts after the first one of a run.", lambda stream: stream.retries),
-    _counter("dpone.stream.rows.read", "Rows read from the source.", lambda stream: stream.rows.read),
+    _counter("dpone.stream.retries", "Attempts after the first one of a run.",
+             lambda stream: stream.retries, "{retry}"),
+    _counter("dpone.stream.rows.read", "Rows read from the source.", lambda stream: stream.rows.read, "{row}"),
     _counter("dpone.stream.rows.written", "Rows written to the staging of the sink.",
-             lambda stream: stream.rows.written),
-    _counter("dpone.stream.rows.filtered", "Rows that the source left out.", lambda stream: stream.rows.filtered),
+             lambda stream: stream.rows.written, "{row}"),
+    _counter("dpone.stream.rows.filtered", "Rows that the source left out.",
+             lambda stream: stream.rows.filtered, "{row}"),
     _counter("dpone.stream.rows.quarantined", "Rows that the row contract left out.",
-             lambda stream: stream.rows.quarantined),
+             lambda stream: stream.rows.quarantined, "{row}"),
     _counter("dpone.stream.rows.inserted", "Rows that commits inserted into the target.",
-             lambda stream: stream.rows.inserted),
+             lambda stream: stream.rows.inserted, "{row}"),
     _counter("dpone.stream.rows.updated", "Rows that commits updated in the target.",
-             lambda stream: stream.rows.updated),
+             lambda stream: stream.rows.updated, "{row}"),
     _counter("dpone.stream.rows.deleted", "Rows that commits deleted from the target.",
-             lambda stream: stream.rows.deleted),
+             lambda stream: stream.rows.deleted, "{row}"),
     _counter("dpone.stream.rows.unchanged", "Rows that commits found unchanged in the target.",
-             lambda stream: stream.rows.unchanged),
+             lambda stream: stream.rows.unchanged, "{row}"),
     _counter("dpone.stream.staged", "Size of the staged rows in memory.", lambda stream: stream.bytes, "By"),
     Metric("dpone.stream.step.duration", "gauge", "s", "How long each step took in the last run.",
            _by("step", _steps)),
-    _gauge("dpone.stream.partitions", "Parts of the last window.", lambda stream: stream.partitions),
+    _gauge("dpone.stream.partitions", "Parts of the last window.", lambda stream: stream.partitions, "{partition}"),
     _gauge("dpone.stream.partitions.resumed", "Parts that an interrupted load had staged.",
-           lambda stream: stream.partitions_resumed),
+           lambda stream: stream.partitions_resumed, "{partition}"),
     _gauge("dpone.stream.partitions.skipped", "Parts that were skipped on purpose.",
-           lambda stream: len(stream.partitions_skipped)),
+           lambda stream: len(stream.partitions_skipped), "{partition}"),
     _counter("dpone.stream.schema_changes", "Changes of the target's schema.",
-             lambda stream: len(stream.schema_changes)),
-    _counter("dpone.stream.warnings", "Warnings.", lambda stream: len(stream.warnings)),
+             lambda stream: len(stream.schema_changes), "{change}"),
+    _counter("dpone.stream.warnings", "Warnings.", lambda stream: len(stream.warnings), "{warning}"),
     _gauge("dpone.stream.caught_up", "1 if nothing was left in the source, else 0.",
            lambda stream: None if stream.caught_up is None else int(stream.caught_up)),
     _counter("dpone.stream.contract.rows", "Rows that the row contract checked.",
-             lambda stream: stream.contract.rows_checked if stream.contract else 0),
+             lambda stream: stream.contract.rows_checked if stream.contract else 0, "{row}"),
     _counter("dpone.stream.contract.violations", "Violations of the row contract.",
-             lambda stream: sum(stream.contract.violations.values()) if stream.contract else 0),
+             lambda stream: sum(stream.contract.violations.values()) if stream.contract else 0, "{violation}"),
 )  # fmt: skip
 METRICS = RUN + STREAM
 
