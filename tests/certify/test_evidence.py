@@ -59,6 +59,18 @@ def test_evidence_does_without_git(core: Path, monkeypatch: pytest.MonkeyPatch) 
     assert asked() is None
 
 
+def test_gates_of_two_suites_do_not_replace_each_other(tmp_path: Path) -> None:
+    """Else a short run of a route would take the place of a measured million of rows."""
+    server, figures = evidence.Server("SQLite", "1", True), [evidence.Measure("wrong_rows", 0, at_most=0)]
+    paths = [
+        evidence.write_gate(tmp_path, "throughput", "sqlite", [server], figures, seconds=1, suite=suite)
+        for suite in ("", "certification-run file sqlite merge", "certification-run file sqlite append", "")
+    ]
+    assert paths[0] == paths[3]
+    assert {*tmp_path.iterdir()} == {*paths}
+    assert len({*paths}) == 3
+
+
 def test_a_digest_covers_every_package_of_a_connector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A change in the package of the plugin, of the implementation, of the options or of the errors changes the digest;
     one elsewhere does not."""

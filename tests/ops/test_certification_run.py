@@ -33,7 +33,7 @@ from dpone.testing.scenario import KILLS
 
 SCHEMA = Draft202012Validator(json.loads((DOCS / "reference" / "certification-run.schema.json").read_text()))
 ROWS = 12
-STAGED = 2  # a seed whose first kill comes when parts are staged: DoublesOnRecovery then goes on with them
+STAGED = 2  # a seed whose second kill comes when parts are staged: DoublesOnRecovery then goes on with them
 
 
 class LosesANewRow(FaultySink):
@@ -157,7 +157,7 @@ def test_a_route_that_holds_passes_and_is_certified(tmp_path: Path, source: str,
 BROKEN = [
     ("sink", LosesANewRow, "append", "load", 3, "1 row missing, such as (13, 'd1', "),
     ("sink", WritesAWrongValue, "append", "load", 1, "1 row missing, such as (9, 'd0', "),
-    ("sink", DoublesOnRecovery, "append", "recover", 6, "1 row not expected, such as (1, 'd1', "),
+    ("sink", DoublesOnRecovery, "append", "recover", 9, "1 row not expected, such as (1, 'd1', "),
     ("sink", Refuses, "append", "load", 1, "the run ended with exit code 1: "),
     ("source", SkipsARow, "full_refresh", "load", 1, "1 row missing, such as (9, 'd0', "),
     ("source", RepeatsARow, "full_refresh", "load", 1, "1 row not expected, such as (9, 'd0', "),
@@ -219,7 +219,7 @@ def test_a_soak_that_is_short_does_not_count(tmp_path: Path) -> None:
 
 def test_a_run_whose_kills_did_not_happen_has_not_passed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every row is right, and recovery was not seen often enough."""
-    monkeypatch.setattr(scenario, "POINTS", (("locked", 1), ("batch", 99)))
+    monkeypatch.setattr(scenario, "POINTS", ((("locked", 1),), (("batch", 99),)))
     done = run(tmp_path, "file", "sqlite", "append")
     assert (done.ok, done.outcome.kills, done.outcome.wrong) == (False, 1, 0)
     assert done.end().splitlines()[0] == "FAILED: too few runs could be killed"

@@ -26,11 +26,12 @@ from dpone.testing.harness import TABLE, Change, Harness
 from dpone.testing.models import loaded
 from dpone.testing.rows import Row, differences, own, table, values
 
-KILLS = 3  # of one scenario, each at another step; a soak adds as many as its time allows
-POINTS = (
-    ("locked", 1), ("recovered", 1), ("window_fixed", 1), ("load_opened", 1), ("part_started", 1), ("batch", 1),
-    ("batch", 2), ("part_staged", 1), ("staged", 1), ("commit_started", 1), ("committed", 1), ("state_saved", 1),
-)  # fmt: skip
+POINTS = (  # a run is killed once in each of these: before rows are staged, before they are committed, and afterwards
+    (("locked", 1), ("recovered", 1), ("window_fixed", 1), ("load_opened", 1), ("part_started", 1)),
+    (("batch", 1), ("batch", 2), ("part_staged", 1), ("staged", 1), ("commit_started", 1)),
+    (("committed", 1), ("state_saved", 1)),
+)
+KILLS = len(POINTS)  # of one scenario; a soak adds as many as its time allows
 CURRENT = "current"  # scd2: whether a version is the last one of its row
 CHANGED, DELETED, ADDED = 0.05, 0.04, 0.05  # shares of the rows, at each change; deletes below max_delete_share
 FEWEST = 10  # rows of a scenario: below, one deleted row would be more than a load may delete
@@ -487,10 +488,13 @@ def certify_route(
 def _once(scenario: Scenario, rows: int) -> None:
     if not scenario.begin(rows) or not scenario.load_change():
         return
-    points = scenario.chance.sample(POINTS, len(POINTS))
-    while scenario.done.kills < KILLS and points:
-        if not scenario.killed(*points.pop()):
-            return
+    for points in POINTS:
+        before = scenario.done.kills
+        for point in scenario.chance.sample(points, len(points)):
+            if not scenario.killed(*point):
+                return
+            if scenario.done.kills > before:
+                break
 
 
 def _soak(
