@@ -1,5 +1,7 @@
 """How the events of a run are shown: a progress line, one line per event, or JSON lines (``progress``). What reports of
 finished runs give as metrics: the table (``metrics``), how they are written (``formats``), the artifacts (``export``).
+Observers, each a plugin of core: messages to webhooks (``notify``), OpenTelemetry (``otel`` with ``trace`` and
+``telemetry``), OpenLineage (``openlineage`` with ``lineage``).
 
-Reads events and reports only: nothing here changes a run or connects to a source or a sink.
+Reads events, reports and the run log only: nothing here changes a run or connects to a source or a sink.
 """

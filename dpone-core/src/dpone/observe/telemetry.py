@@ -11,8 +11,9 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 from urllib.parse import urlsplit
@@ -279,8 +280,9 @@ class _Outbox(SpanProcessor):
         self._sent, self._failed = time.monotonic(), False
         while self._ended and not self._failed and time.monotonic() - self._sent < PATIENCE:
             for exporter in self._exporters:
-                sent = exporter.export(self._ended[:MOST]) is SpanExportResult.SUCCESS
-                self._failed |= not self._heard.noted("traces", sent)
+                batch = self._ended[:MOST]
+                sent = self._heard.sent("traces", partial(exporter.export, batch), SpanExportResult.SUCCESS)
+                self._failed |= not sent
             del self._ended[: 0 if self._failed else MOST]
 
     def shutdown(self) -> None:
@@ -354,8 +356,8 @@ class _Reader(MetricReader):
         self._exporter, self._heard = exporter, heard
 
     def _receive_metrics(self, metrics_data: MetricsData, timeout_millis: float = 0, **given: Any) -> None:
-        sent = self._exporter.export(metrics_data, timeout_millis) is MetricExportResult.SUCCESS
-        self._heard.noted("metrics", sent)
+        export = partial(self._exporter.export, metrics_data, timeout_millis)
+        self._heard.sent("metrics", export, MetricExportResult.SUCCESS)
 
     def shutdown(self, timeout_millis: float = 0, **given: Any) -> None:
         self._exporter.shutdown()
@@ -439,8 +441,13 @@ class _Heard(logging.Handler):
             text = redact(record.getMessage().strip().split("\n")[0]).rstrip(".")
             self._said[text.partition(", retrying")[0]] = None
 
-    def noted(self, signal: str, sent: bool) -> bool:
-        """Whether it was sent. Otherwise the signal has a fault, with what was said last of it."""
+    def sent(self, signal: str, export: Callable[[], Any], success: Any) -> bool:
+        """Whether it was exported. Otherwise the signal has a fault, with what was said last of it."""
+        try:
+            sent = export() is success
+        except Exception as error:  # some releases raise what others log
+            self._said[redact(" ".join(f"{type(error).__name__}: {error}".split()))] = None
+            sent = False
         if sent:
             self.faults.pop(signal, None)
         else:
