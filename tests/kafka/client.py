@@ -32,6 +32,20 @@ def transaction(servers: str, topic: str, values: Sequence[bytes], commit: bool 
         end(commit)
 
 
+def transactions(servers: str, topic: str, *several: tuple[Sequence[bytes], bool]) -> None:
+    """Of one producer, one after another: values, and whether they are committed."""
+
+    async def send() -> None:
+        async with AIOKafkaProducer(bootstrap_servers=servers, transactional_id=uuid.uuid4().hex) as producer:
+            for values, commit in several:
+                await producer.begin_transaction()
+                for value in values:
+                    await producer.send_and_wait(topic, value, partition=0)
+                await (producer.commit_transaction() if commit else producer.abort_transaction())
+
+    asyncio.run(send())
+
+
 @contextmanager
 def open_transaction(servers: str, topic: str, values: Sequence[bytes], partition: int = 0) -> Iterator[Any]:
     """Yields what ends the transaction: it is open, and its records are written, until that is called. Each has a

@@ -14,7 +14,7 @@ import pytest
 from attrs import evolve
 from tests.kafka import apache as stand
 from tests.kafka.apache import Apache
-from tests.kafka.client import transaction
+from tests.kafka.client import transactions
 from tests.kafka.reading import TEXT, read, texts
 from tests.patience import until
 
@@ -90,11 +90,12 @@ def test_every_codec_and_records_larger_than_a_fetch(on_apache: KafkaHarness, co
     texts(on_apache, "t", [f"{n} ".ljust(300, "x") for n in range(100)], **how)
     large = os.urandom(1 << 20).hex()
     texts(on_apache, "t", [large], **how)
-    transaction(on_apache.url or "", name, [b"gone"] * 20, commit=False)
-    transaction(on_apache.url or "", name, [b"kept"] * 20)
-    found = read(on_apache, "t", fetch_bytes=1024).column("value")
-    assert [text.split()[0] for text in found[:100]] == [str(n) for n in range(100)]
-    assert found[100:] == [large, *["kept"] * 20]
+    gone, kept = ([b"gone"] * 20, False), ([b"kept"] * 20, True)
+    transactions(on_apache.url or "", name, gone, kept, gone, gone, kept)
+    for size in (1024, 1 << 22):
+        found = read(on_apache, "t", fetch_bytes=size, request=WindowRequest(partitions=5)).column("value")
+        assert [text.split()[0] for text in found[:100]] == [str(n) for n in range(100)]
+        assert found[100:] == [large, *["kept"] * 40]
 
 
 @pytest.fixture

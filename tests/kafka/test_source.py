@@ -17,7 +17,7 @@ from aiokafka import TopicPartition
 from aiokafka.admin import NewPartitions, RecordsToDelete
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from attrs import evolve
-from tests.kafka.client import open_transaction, transaction
+from tests.kafka.client import open_transaction, transaction, transactions
 from tests.kafka.reading import NEW, TEXT, WHOLE, as_json, read, texts
 
 from dpone.contract import WindowRequest
@@ -94,6 +94,13 @@ def test_KA_01_a_topic_that_is_written_without_pause_has_an_end(harness: KafkaHa
     assert all(one.window.position != two.window.position for one, two in pairwise(found))
     offsets = [one.window.position.value["topics"][f"{harness.prefix}t"]["next"]["0"] for one in found]
     assert [len(one.rows) for one in found] == [offsets[0], offsets[1] - offsets[0], offsets[2] - offsets[1]]
+
+
+def test_KA_01_transactions_of_one_producer_are_kept_apart(harness: KafkaHarness) -> None:
+    """The marker of an aborted transaction ends it: what its producer commits afterwards is read."""
+    topic = made(harness)
+    transactions(str(harness.url), topic, ([b"x"], False), ([b"a", b"b"], True), ([b"x"], False), ([b"c"], True))
+    assert read(harness, "t").column("value") == ["a", "b", "c"]
 
 
 def test_OUT_09_an_open_transaction_holds_the_window_back(harness: KafkaHarness) -> None:
@@ -429,6 +436,16 @@ def test_KA_06_a_poison_record_fails_or_is_put_aside(
     assert (base64.b64decode(kept["key"]), base64.b64decode(kept["value"])) == (b"k", value)
     assert why in kept["reason"]
     assert json.loads(two.read_text())["offset"] == 4
+
+
+def test_KA_06_lines_inside_a_record_move_no_other(harness: KafkaHarness) -> None:
+    """A record of two objects beside one of blanks has as many objects as records: both are bad, and the others keep
+    their offsets. An object over several lines is one record."""
+    made(harness)
+    texts(harness, "t", ['{"id": 0}', '{"id": 1}\n{"id": 9}', " ", '{"id": 3}'])
+    options = {"value": Layout(columns={"id": "bigint"}), "metadata": ("offset",), "poison": Poison("quarantine")}
+    found = read(harness, "t", **options)
+    assert ([(row["id"], row["kafka_offset"]) for row in found.rows], found.quarantined) == ([(0, 0), (3, 3)], 2)
 
 
 def test_KA_06_a_quarantine_has_a_limit(harness: KafkaHarness, tmp_path: Path) -> None:
