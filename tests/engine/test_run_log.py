@@ -171,7 +171,7 @@ def test_a_log_that_fails_changes_nothing_of_a_run(project: Project, monkeypatch
     plugins = with_plugins(steps, state_sqlite=f"{__name__}:Broken")
     report = project.run(plugins=plugins)
     assert (report.exit_code, project.rows()) == (0, rows(1, 250))
-    [warning] = report.streams[0].warnings
+    [warning] = report.warnings
     assert warning.startswith("the run log was not written: ")
     assert [event.data["text"] for event in steps.events if event.step == "warning"] == [warning]
     assert (Broken.calls > 0, steps.steps[-1]) == (True, "run_finished")

@@ -104,8 +104,7 @@ class RunRecorder:
         if self._warned:
             return
         self._warned = True
-        for report in self.run.report.streams[:1]:
-            report.warnings.append(text)
+        self.run.report.warnings.append(text)
         if not stopping.begun():  # an event would raise the signal once more
             self.run.tell("warning", text=text)
 

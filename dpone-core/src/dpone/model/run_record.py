@@ -70,7 +70,7 @@ class RunRecord:
             rows_in=sum(s.rows.read for s in streams),
             rows_out=sum(s.rows.written for s in streams),
             schema_changes=sum(len(s.schema_changes) for s in streams),
-            warnings=sum(len(s.warnings) for s in streams),
+            warnings=len(report.warnings) + sum(len(s.warnings) for s in streams),
             errors=tuple(RunError(name, e.kind, e.category, short(e.message)) for name, e in failed[:_ERRORS]),
         )
 

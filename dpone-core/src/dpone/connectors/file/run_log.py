@@ -77,8 +77,8 @@ class FileRunLog:
         """The path of a record, while no other process writes one of its pipeline."""
         path = self._path(record)
         try:
-            durable.private_folder(self._folder)
-            durable.private_folder(path.parent)
+            for folder in (self._folder.parent, self._folder, path.parent):  # a run may begin before its first state
+                durable.private_folder(folder)
             with durable.exclusive(path.parent / "lock"):
                 yield path
         except OSError as error:
