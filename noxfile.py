@@ -331,6 +331,15 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def browser(session: nox.Session) -> None:
+    """The pages of ``dpone report`` and ``dpone certify`` in a real browser: wants Debian's chromium."""
+    session.install("--require-hashes", "-r", "requirements/tests.txt")
+    session.install("--require-hashes", "-r", "requirements/browser.txt")
+    session.install(*editable(f"./{CORE}"))
+    session.run("pytest", "-m", "browser", "tests/observe", *session.posargs)
+
+
+@nox.session(default=False)
 def lock(session: nox.Session) -> None:
     """Renew the files of ``requirements/``: the newest release of everything that pyproject files ask for, with the
     hashes of all its files, so that one lock serves every Python and platform. ``-- --upgrade-package NAME`` renews
@@ -338,7 +347,7 @@ def lock(session: nox.Session) -> None:
     session.install(*group("lock"))
     built = [*group("build"), *group("tests"), *group("typing"), *third_party(*FOLDERS, *EXAMPLES)]
     locks = {"nox": group("nox"), "lint": group("lint"), "build": group("build"), "tests": built}
-    locks |= {"docs": group("docs"), "corpus": group("corpus")}
+    locks |= {"docs": group("docs"), "corpus": group("corpus"), "browser": group("browser")}
     for name, wanted in locks.items():
         asked = Path(session.create_tmp()) / f"{name}.in"
         asked.write_text("\n".join(sorted(wanted)) + "\n")
@@ -351,7 +360,8 @@ COMPILE = (
     *("--generate-hashes", "--no-annotate", "--no-emit-index-url"),
 )
 FILES_ALONE = ("--no-deps", "--only-binary", ":all:")  # of the corpus: nothing is built and nothing imported
-LOCKED = {"docs": ("--constraint", "requirements/tests.txt"), "corpus": FILES_ALONE}  # docs and tests share a session
+WITH_TESTS = ("--constraint", "requirements/tests.txt")  # docs and browser share a session with the tests
+LOCKED = {"docs": WITH_TESTS, "browser": WITH_TESTS, "corpus": FILES_ALONE}
 HEAD = {"UV_CUSTOM_COMPILE_COMMAND": "nox -s lock"}  # what the head of each file says
 
 

@@ -42,7 +42,7 @@ def locked(name: str) -> dict[str, list[str]]:
 def test_S_10_the_locks_are_those_the_sessions_install() -> None:
     """Each file of requirements/ is installed by a session or by CI, and each such command wants hashes."""
     used = (ROOT / "noxfile.py").read_text(encoding="utf-8") + (ROOT / ".ci/run").read_text(encoding="utf-8")
-    assert {path.stem for path in LOCKS} == {"nox", "lint", "build", "tests", "docs", "corpus"}
+    assert {path.stem for path in LOCKS} == {"nox", "lint", "build", "tests", "docs", "corpus", "browser"}
     assert {path.name for path in LOCKS} == set(re.findall(r"requirements/(\w+\.txt)", used))
     plain = [line for line in used.splitlines() if re.search(r'"-r", ("requirements/|lock)', line)]
     assert plain

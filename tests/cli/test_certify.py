@@ -41,7 +41,7 @@ DECLARED = {
         "exactly_once", "schema_evolution", "lineage", "resume", "many_tables", "undo", "sweep", "move",
         "take_back", "replace_columns", "refuse", "verify", "compare_keys", "sql",
     ),
-    "state": ("compare_and_set", "history", "lock", "partitions"),
+    "state": ("compare_and_set", "history", "lock", "partitions", "run_log"),
 }  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, ClassVar, TypeVar
 from unittest import mock
@@ -2299,3 +2300,80 @@ class _Forgetful(Through):
 class ForgetsNothing(SqliteState):
     def partitions(self) -> Any:
         return _Forgetful(SqliteState.partitions(self))
+
+
+class _FaultyLog(Through):
+    """The run log of a state, where a fault has replaced a method."""
+
+    def __init__(self, inner: Any, **methods: Callable[..., Any]) -> None:
+        super().__init__(inner)
+        for name, method in methods.items():
+            setattr(self, name, partial(method, inner))
+
+
+def _write_over(log: Any, record: Any, report: Any = None) -> None:
+    with log._writing(record) as table:
+        text = None if report is None else json.dumps(report)
+        table.update({"record": json.dumps(record.to_json()), "report": text}, {"run_id": record.run_id})
+
+
+def _begin_over(log: Any, record: Any) -> None:
+    try:
+        log.begin(record)
+    except Conflict:
+        _write_over(log, record)
+
+
+@fails(a_run_is_recorded_once="pytest.raises(Conflict)")
+class BeginsARunTwice(SqliteState):
+    def run_log(self) -> Any:
+        return _FaultyLog(super().run_log(), begin=_begin_over)
+
+
+@fails(a_run_is_recorded_once="theirs.report(ended)")
+class LosesTheReport(SqliteState):
+    def run_log(self) -> Any:
+        return _FaultyLog(super().run_log(), replace=lambda log, record, report=None: log.replace(record))
+
+
+def _look_then_write(log: Any, record: Any, report: Any = None) -> None:
+    kept = [one for one in log.records(record.pipeline) if one.run_id == record.run_id]
+    if [one.status for one in kept] != ["running"]:
+        raise Conflict("write the run log", "the run has ended", "no action is needed")
+    time.sleep(0.3)
+    _write_over(log, record, report)
+
+
+@fails(of_many_ends_one_wins="one end must succeed")
+class LooksBeforeItEndsARun(SqliteState):
+    def run_log(self) -> Any:
+        return _FaultyLog(super().run_log(), replace=_look_then_write)
+
+
+@fails(runs_come_newest_first="assert [*log.records()] == newest", also=("old_runs_are_removed",))
+class OldestRunFirst(SqliteState):
+    def run_log(self) -> Any:
+        return _FaultyLog(super().run_log(), records=lambda log, *of, **since: reversed([*log.records(*of, **since)]))
+
+
+@fails(runs_come_newest_first="records[3].started_at")
+class ListsRunsOfAllTimes(SqliteState):
+    def run_log(self) -> Any:
+        return _FaultyLog(super().run_log(), records=lambda log, pipeline=None, since=None: log.records(pipeline))
+
+
+@fails(old_runs_are_removed="those that are too many go")
+class KeepsAnyNumberOfRuns(SqliteState):
+    def run_log(self) -> Any:
+        return _FaultyLog(super().run_log(), prune=lambda log, pipeline, before, keep: log.prune(pipeline, before, 99))
+
+
+@fails(old_runs_are_removed="another pipeline keeps its runs")
+class RemovesRunsOfAll(SqliteState):
+    def run_log(self) -> Any:
+        return _FaultyLog(super().run_log(), prune=_prune_all)
+
+
+def _prune_all(log: Any, pipeline: str, before: datetime, keep: int) -> None:
+    for one in {record.pipeline for record in log.records()}:
+        log.prune(one, before, keep)

@@ -341,7 +341,22 @@ class SavesAndHearsNothing(SqliteState):
         return deafened(super().database())
 
 
-@fails(looking_makes_nothing="load or history created something")
+@fails(it_is_made_without_a_connection="run_log opened a file or a connection")
+class LooksForRuns(SqliteState):
+    def run_log(self) -> Any:
+        self.load(KEY)
+        return super().run_log()
+
+
+@fails(looking_makes_nothing="the run log created something")
+class MakesItsTablesToListRuns(SqliteState):
+    def run_log(self) -> Any:
+        with suppress(StateError), self._writing("look", "runs"):
+            pass
+        return super().run_log()
+
+
+@fails(looking_makes_nothing="load, history or the run log created something")
 class MakesItsTablesToLook(SqliteState):
     def load(self, key: str) -> Any:
         with suppress(StateError), self._writing("look", key):

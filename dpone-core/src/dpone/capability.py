@@ -64,6 +64,7 @@ CAPABILITIES: Mapping[Role, Mapping[str, str]] = {
         "history": "keep earlier values readable",
         "lock": "allow one run per key; take over the lock of a dead one",
         "partitions": "store partition manifests",
+        "run_log": "keep a record of each run",
     },
     "cdc": {
         "insert_update_delete": "deliver row changes in commit order",

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from dpone.model.evolution import SchemaChange, Stored
     from dpone.model.pipeline import SinkSpec, SourceSpec, StateSpec
     from dpone.model.position import Position
+    from dpone.model.run_record import RunRecord
     from dpone.model.schema import Name
     from dpone.model.staged import Staged
     from dpone.partition import PartitionManifestStore
@@ -827,6 +828,46 @@ class SupportsPartitions(Protocol):
         ...
 
 
+class RunLog(Protocol):
+    """A record of each run. It is written when a run begins, renewed while the run lives, and replaced when it ends.
+    Information only: no load depends on it, and a failure here never changes the outcome of a run.
+
+    Writing is durable on return. Every method may be called from several threads, and by commands while runs write.
+    Reading creates nothing. Raises StateError if the records cannot be reached, or if one is damaged."""
+
+    def begin(self, record: RunRecord) -> None:
+        """Add the record of a run that begins. Raises Conflict if there is one of this ``run_id``."""
+        ...
+
+    def replace(self, record: RunRecord, report: Mapping[str, Any] | None = None) -> None:
+        """Compare and set: replaces the record of this run only if the kept one is ``running``, and raises Conflict
+        otherwise, also if there is none. Atomic against every other process. ``report``: the whole report as JSON, kept
+        together with the record."""
+        ...
+
+    def records(self, pipeline: str | None = None, since: datetime | None = None) -> Iterator[RunRecord]:
+        """By ``started_at``, newest first: of one pipeline or of all, of runs that began at ``since`` or later. Reads
+        a few hundred records at a time; the caller may stop at any of them."""
+        ...
+
+    def report(self, record: RunRecord) -> Mapping[str, Any] | None:
+        """The whole report of a run; None if it was never given, or if the record was removed."""
+        ...
+
+    def prune(self, pipeline: str, before: datetime, keep: int) -> None:
+        """Remove the records of one pipeline, with their reports, that began before ``before``, and all but the
+        ``keep`` newest. Reads no record: a damaged one is removed when its time has come."""
+        ...
+
+
+class SupportsRunLog(Protocol):
+    """Optional part of a StateBackend whose plugin declares ``run_log``."""
+
+    def run_log(self) -> RunLog:
+        """The records of runs that this backend keeps. Does no I/O. Called once by each run, and by ``dpone runs``."""
+        ...
+
+
 @frozen
 class ChangeWindow:
     """As Window, for the tables of one change stream; always repeatable.
@@ -1002,6 +1043,6 @@ OPTIONAL: Mapping[Role, Mapping[str, type]] = {
         "compare_keys": SupportsCompareKeys,
         "sql": SupportsSql,
     },
-    "state": {"partitions": SupportsPartitions},
+    "state": {"partitions": SupportsPartitions, "run_log": SupportsRunLog},
     "cdc": {"resync": SupportsResync, "status": SupportsStatus},
 }

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 )
 @click.option("--connector", "only", multiple=True, metavar="NAME", help="Only this connector; repeatable.")
 @click.option(
-    "--format", "format_", type=click.Choice(["text", "json", "markdown"]), default="text", show_default=True,
+    "--format", "format_", type=click.Choice(["text", "json", "markdown", "html"]), default="text", show_default=True,
     help="Output format.",
 )  # fmt: skip
 def certify(evidence: Path | None, required: str | None, only: tuple[str, ...], format_: str) -> None:
@@ -39,10 +39,18 @@ def certify(evidence: Path | None, required: str | None, only: tuple[str, ...], 
     found = certification.certify(evidence, only)
     low = found.below(certification.Level(required)) if required else []
     data = {**certification.to_json(found), "required": required, "below": low}
-    emit(format_, data, lambda: (certification.to_markdown if format_ == "markdown" else _text)(found))
+    emit(format_, data, lambda: _shown(found, format_))
     if low:
         click.echo(f"error: require {required}: not reached by {', '.join(low)}; see the table above", err=True)
         sys.exit(1)
+
+
+def _shown(found: Certification, format_: str) -> str:
+    from dpone.certify.certification import to_markdown
+    from dpone.observe.certification_page import certification_page
+
+    shown = {"text": _text, "markdown": to_markdown, "html": certification_page}
+    return shown[format_](found)
 
 
 def _text(found: Certification) -> str:

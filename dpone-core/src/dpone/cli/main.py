@@ -39,6 +39,7 @@ def assemble() -> click.Group:
         partitions,
         plugins,
         run,
+        runs,
         schema_plan,
         state,
     )
@@ -55,6 +56,7 @@ def assemble() -> click.Group:
         partitions,
         plugins,
         run,
+        runs,
         schema_plan,
         state,
     ):

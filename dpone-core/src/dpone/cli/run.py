@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -133,7 +134,7 @@ def _show(report: RunReport, format_: str) -> None:
             click.echo(redact(f"error: {stream.stream}: {stream.error.message}"), err=True)
     for warning in report.warnings:
         click.echo(redact(f"warning: {warning}"), err=True)
-    lines = [*map(_line, report.streams), f"{report.status}: run {report.run_id}", _sum(report)]
+    lines = [*lines_of(report), f"{report.status}: run {report.run_id}", _sum(report)]
     emit(format_, report.to_json(), lambda: "\n".join(lines))
 
 
@@ -157,6 +158,11 @@ def _magnitude(rows: int) -> str:
         if rows >= factor:
             return f"{rows / factor:,.1f} {unit}"
     return counted(rows, "row")
+
+
+def lines_of(report: RunReport) -> Iterator[str]:
+    """For each stream what it did."""
+    return map(_line, report.streams)
 
 
 def _line(stream: StreamReport) -> str:

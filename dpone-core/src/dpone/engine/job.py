@@ -6,7 +6,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -54,6 +54,8 @@ class Job:
     report: RunReport = field(init=False)
     _running: Pipeline | None = field(default=None, init=False)
     _observers: Observers | None = field(default=None, init=False)
+    _noting: threading.Lock = field(factory=threading.Lock, init=False)
+    _began: float = field(factory=time.perf_counter, init=False)
 
     def __attrs_post_init__(self) -> None:
         self.report = RunReport(self.run_id, self.pipeline.name, dict(self.pipeline.labels))
@@ -82,6 +84,13 @@ class Job:
         if self._observers is None:
             self._observers = Observers(self.plugins, self._running or self.pipeline, self.report)
         self._observers.tell(event)
+
+    def note(self, report: StreamReport, step: Step, since: float | None, data: Mapping[str, Any]) -> None:
+        """Keep in the report of a stream when a step began and ended. Called from several threads."""
+        now = time.perf_counter()
+        began = now if since is None else since
+        with self._noting:
+            report.timeline.note(step, began - self._began, None if since is None else now - since, data)
 
     def _tables_of(self, source: Any, pattern: str) -> list[str]:
         with closing(self.make("source", source)) as asked:
@@ -127,6 +136,7 @@ class StreamContext:
     report: StreamReport
 
     def tell(self, step: Step, since: float | None = None, **data: Any) -> None:
+        self.run.note(self.report, step, since, data)
         self.run.tell(step, self.spec.name, since, **data)
 
     @contextmanager

@@ -36,6 +36,7 @@ from dpone.engine.manifest_tracker import ManifestTracker
 from dpone.engine.pause import require_running
 from dpone.engine.plan import PlanStep
 from dpone.engine.recover import RecoverStep
+from dpone.engine.run_log import RunRecorder
 from dpone.engine.stage import StageStep
 from dpone.errors import Interrupted, Stopped, connected
 from dpone.model.pipeline import Pipeline, StreamSpec
@@ -59,26 +60,30 @@ class Run(Job):
     """One run of a pipeline."""
 
     def execute(self) -> RunReport:
-        start = time.perf_counter()
+        start, recorder = time.perf_counter(), RunRecorder(self)
         try:
             streams = self.streams()
             self.report.streams = [self._reported(s) for s in streams]
             self.tell("run_started", streams=[s.name for s in streams], dry_run=self.dry_run)
-            for spec, report in zip(streams, self.report.streams, strict=True):
-                _StreamRun(self, spec, report).execute()
+            with recorder.begun():
+                for spec, report in zip(streams, self.report.streams, strict=True):
+                    _StreamRun(self, spec, report).execute()
         except (KeyboardInterrupt, Interrupted):
-            self.report.finish(interrupted=True)
-            self._tell_end(start)
+            self._finish(recorder, start, interrupted=True)
             raise
-        self.report.finish()
-        self._tell_end(start)
+        except Exception as error:
+            recorder.failed(error)
+            raise
+        self._finish(recorder, start)
         return self.report
 
     def _reported(self, spec: StreamSpec) -> StreamReport:
         source, sink = Endpoint.of(spec.source), Endpoint.of(spec.sink)
         return StreamReport(spec.name, spec.key(self.pipeline.name), source, sink, spec.sink.strategy.mode)
 
-    def _tell_end(self, since: float) -> None:
+    def _finish(self, recorder: RunRecorder, since: float, interrupted: bool = False) -> None:
+        self.report.finish(interrupted)
+        recorder.finish()
         self.tell("run_finished", since=since, status=self.report.status, exit_code=self.report.exit_code)
 
 

@@ -149,10 +149,25 @@ class SinkOptions:
 
 
 @frozen
+class RunLogOptions:
+    """The record of each run, for ``dpone runs``. Removed as soon as one limit is passed.
+
+    enabled  false: no run is recorded
+    days     runs that began no longer ago
+    runs     this many runs of the pipeline, the newest ones
+    """
+
+    enabled: bool = True
+    days: float = field(default=90.0, validator=and_(gt(0), le(36_500)))
+    runs: int = field(default=1000, validator=ge(1))
+
+
+@frozen
 class StateOptions:
     """lease_seconds: a runner that has not renewed its lock for this long may be replaced by another."""
 
     lease_seconds: float = field(default=60.0, validator=gt(0))
+    run_log: RunLogOptions = field(factory=RunLogOptions)
 
 
 class _Bound:

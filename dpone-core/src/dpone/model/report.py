@@ -14,6 +14,7 @@ from dpone.errors import Classification, DponeError, Interrupted
 from dpone.model.from_json import from_json
 from dpone.model.pipeline import SinkSpec, SourceSpec
 from dpone.model.secret import redact
+from dpone.model.timeline import Timeline
 
 FORMAT = 1
 StreamStatus = Literal["pending", "planned", "loaded", "caught_up", "failed", "stopped", "interrupted"]
@@ -112,6 +113,7 @@ class StreamReport:
     warnings: list[str] = field(factory=list)
     error: ErrorReport | None = None
     contract: ContractReport | None = None
+    timeline: Timeline = field(factory=Timeline)
 
     @property
     def retries(self) -> int:

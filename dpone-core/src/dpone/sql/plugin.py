@@ -18,7 +18,7 @@ SINK = (
     "write", *MODES, "exactly_once", "schema_evolution", "lineage", "resume", "undo", "sweep", "move", "take_back",
     "replace_columns", "refuse", "verify", "compare_keys", "sql",
 )  # fmt: skip
-STATE = ("compare_and_set", "history", "lock", "partitions")
+STATE = ("compare_and_set", "history", "lock", "partitions", "run_log")
 
 _OPTIONS = "dpone.model.pipeline"
 

@@ -24,6 +24,7 @@ from dpone.sql.dbapi import DbapiDatabase
 from dpone.sql.dialect import Database, transaction
 from dpone.sql.own import Own
 from dpone.sql.partitions import SqlPartitionManifestStore
+from dpone.sql.run_log import SqlRunLog
 from dpone.sql.strategies.scd2 import INSTANT, moment
 
 STATE = "__dpone__state"
@@ -31,8 +32,8 @@ _KEPT = 50  # values of each key in the history
 
 
 class SqlState:
-    """``contract.StateBackend`` and ``contract.SupportsPartitions``. Every call opens its own connection, since a lease
-    is renewed from another thread.
+    """``contract.StateBackend``, ``contract.SupportsPartitions`` and ``contract.SupportsRunLog``. Every call opens its
+    own connection, since a lease is renewed from another thread.
 
     database_class     the Database of the connector, unless ``database`` is overridden
     clock              an expression: the server's time when it is evaluated, not when the transaction began; returned
@@ -169,6 +170,9 @@ class SqlState:
     def partitions(self) -> SqlPartitionManifestStore:
         heads = self._name.sibling("__dpone__manifests")
         return SqlPartitionManifestStore(lambda: closing(self.database()), heads)
+
+    def run_log(self) -> SqlRunLog:
+        return SqlRunLog(lambda: closing(self.database()), self._name.sibling("__dpone__runs"))
 
     def close(self) -> None:  # nothing to do, and nothing to add
         """Nothing is held between calls."""

@@ -11,14 +11,17 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
 import pytest
+from attrs import evolve
 
-from dpone.contract import Finding, SupportsPartitions
+from dpone.contract import Finding, SupportsPartitions, SupportsRunLog
 from dpone.errors import Busy, Category, Conflict, DponeError
+from dpone.host.process import Process
+from dpone.model.run_record import RunError, RunRecord
 from dpone.model.staged import Staged
 from dpone.testing import crash
 from dpone.testing.cases import RoleContract, at_once, case
@@ -130,19 +133,18 @@ class StateContract(RoleContract):
 
     @case("compare_and_set")
     def test_it_is_made_without_a_connection(self, harness: Harness) -> None:
-        """The constructor and ``partitions`` do no I/O: they succeed while the process cannot open a file or a
-        socket."""
+        """The constructor, ``partitions`` and ``run_log`` do no I/O: they succeed while the process cannot open a file
+        or a socket."""
         with closing(_state(harness)) as state:
             state.save(KEY, {"a": 1}, 0)
         with closing(made_offline(harness, "state", harness.state())) as state:
-            stores = harness.offered(SupportsPartitions, state)
+            stores, keeping = harness.offered(SupportsPartitions, state), harness.offered(SupportsRunLog, state)
             with offline():
-                try:
-                    made = None if stores is None else stores.partitions()
-                except Exception as error:
-                    raise AssertionError(f"partitions opened a file or a connection: {error!r}") from error
+                made = None if stores is None else _offline("partitions", stores.partitions)
+                log = None if keeping is None else _offline("run_log", keeping.run_log)
             assert state.save(KEY, {"a": 2}, 1) == 2
             assert made is None or made.load(KEY) is None
+            assert log is None or list(log.records()) == []
 
     @case("compare_and_set")
     def test_close_leaves_nothing_open(self, harness: Harness) -> None:
@@ -176,10 +178,10 @@ class StateContract(RoleContract):
 
     @case("compare_and_set")
     def test_looking_makes_nothing(self, harness: Harness) -> None:
-        """Where nothing was saved yet, ``check``, ``load`` and ``history`` create nothing: ``check`` finds the same
-        afterwards."""
+        """Where nothing was saved yet, ``check``, ``load``, ``history`` and the reading of runs create nothing:
+        ``check`` finds the same afterwards."""
         before = _looked(harness)
-        assert _looked(harness) == before, "check, load or history created something"
+        assert _looked(harness) == before, "check, load, history or the run log created something"
 
     @case("compare_and_set")
     def test_a_damaged_state_is_an_error(self, harness: Harness) -> None:
@@ -365,12 +367,102 @@ class StateContract(RoleContract):
             mine.forget(KEY)
             assert theirs.load(KEY) is None
 
+    @case("run_log")
+    def test_a_run_is_recorded_once(self, harness: Harness) -> None:
+        """Another object reads back what was begun, and what it was replaced by, with the report. A run is begun once
+        and ends once; what was refused has changed nothing."""
+        with closing(_state(harness)) as one, closing(_state(harness)) as other:
+            mine, theirs = (harness.require(SupportsRunLog, state).run_log() for state in (one, other))
+            running = _record("é", 1)
+            with pytest.raises(Conflict):
+                mine.replace(running)
+            mine.begin(running)
+            assert ([*theirs.records()], theirs.report(running)) == ([running], None)
+            with pytest.raises(Conflict):
+                theirs.begin(evolve(running, rows_in=7))
+            renewed, ended = evolve(running, rows_in=5), _ended(running)
+            mine.replace(renewed)
+            assert [*theirs.records()] == [renewed]
+            mine.replace(ended, {"é": [1, None]})
+            for late in (renewed, evolve(ended, rows_in=8)):
+                with pytest.raises(Conflict):
+                    theirs.replace(late, {"late": 1})
+            assert ([*theirs.records()], theirs.report(ended)) == ([ended], {"é": [1, None]})
+
+    @case("run_log")
+    def test_of_many_ends_one_wins(self, harness: Harness) -> None:
+        """Eight backends end one run at the same time: one succeeds, seven get a Conflict."""
+        running = _record("p", 1)
+        with closing(_state(harness)) as state:
+            harness.require(SupportsRunLog, state).run_log().begin(running)
+        start = threading.Barrier(8, timeout=20)
+
+        def end(n: int) -> int:
+            with closing(_state(harness)) as mine:
+                start.wait()
+                mine.run_log().replace(evolve(_ended(running), rows_in=n))
+                return n
+
+        answers = at_once([partial(end, n) for n in range(8)])
+        won = [answer for answer in answers if isinstance(answer, int)]
+        with closing(_state(harness)) as state:
+            assert [type(answer) for answer in answers if answer not in won] == [Conflict] * 7, "one end must succeed"
+            assert [record.rows_in for record in state.run_log().records()] == won
+
+    @case("run_log")
+    def test_runs_come_newest_first(self, harness: Harness) -> None:
+        """By the moment they began: of one pipeline or of all, since a moment, and as many as the caller takes."""
+        with closing(_state(harness)) as state:
+            log = harness.require(SupportsRunLog, state).run_log()
+            of = [("a", 3), ("a|b", 1), ("a", 5), ("A", 4), ("a", 2)]
+            records = {second: _record(pipeline, second) for pipeline, second in of}
+            for record in records.values():
+                log.begin(record)
+            newest = [records[second] for second in (5, 4, 3, 2, 1)]
+            assert [*log.records()] == newest
+            assert [*log.records("a")] == [records[second] for second in (5, 3, 2)]
+            assert [*log.records(since=records[3].started_at)] == newest[:3]
+            assert [*log.records("a", records[4].started_at)] == newest[:1]
+            assert [*log.records("unknown")] == []
+            some = log.records()
+            assert next(iter(some)) == newest[0]
+
+    @case("run_log")
+    def test_old_runs_are_removed(self, harness: Harness) -> None:
+        """``prune`` removes those before a moment, and those that are too many, of its pipeline alone."""
+        with closing(_state(harness)) as state:
+            log = harness.require(SupportsRunLog, state).run_log()
+            log.prune("a", _moment(9), 1)
+            for n in range(1, 7):
+                log.begin(_record("a", n))
+                log.begin(_record("b", n))
+            log.replace(_ended(_record("a", 1)), {"a": 1})
+            log.prune("a", _moment(3), 9)
+            assert [*log.records("a")] == [_record("a", n) for n in (6, 5, 4, 3)], "those before a moment go"
+            log.prune("a", _moment(0), 2)
+            assert [*log.records("a")] == [_record("a", n) for n in (6, 5)], "those that are too many go"
+            log.prune("a", _moment(6), 9)
+            assert [*log.records("a")] == [_record("a", 6)]
+            assert len([*log.records("b")]) == 6, "another pipeline keeps its runs"
+            assert log.report(_record("a", 1)) is None
+
 
 def _looked(harness: Harness) -> list[Finding]:
     with closing(_state(harness)) as state:
         findings: list[Finding] = state.check()
         assert (state.load(KEY), state.history(KEY)) == (None, [])
+        if (keeping := harness.offered(SupportsRunLog, state)) is not None:
+            log = keeping.run_log()
+            log.prune("p", _moment(9), 1)
+            assert ([*log.records()], log.report(_record("p", 1))) == ([], None)
         return findings
+
+
+def _offline(member: str, call: Callable[[], Any]) -> Any:
+    try:
+        return call()
+    except Exception as error:
+        raise AssertionError(f"{member} opened a file or a connection: {error!r}") from error
 
 
 def _refuses(state: Any, why: str, before: int) -> None:
@@ -443,6 +535,24 @@ def _manifest(*ids: str) -> Any:
         target="t", epoch=0, window="w", config={"a": "1"}, schema={"id": "int64"}, resumable=True,
         created_at=datetime(2024, 5, 6, 7, 8, 9, tzinfo=UTC),
         partitions=tuple(partition.Partition(one) for one in ids),
+    )  # fmt: skip
+
+
+def _moment(second: int) -> datetime:
+    return datetime(2024, 5, 6, 7, 8, second, 123456, UTC)
+
+
+def _record(pipeline: str, second: int) -> RunRecord:
+    process = Process("host", "machine", 1, "started")
+    return RunRecord(f"01HX{pipeline}{second}", pipeline, _moment(second), process, 1.5)
+
+
+def _ended(record: RunRecord) -> RunRecord:
+    """With a value in every field."""
+    return evolve(
+        record, status="failed", finished_at=record.started_at + timedelta(seconds=1), exit_code=1, rows_in=9,
+        rows_out=8, streams={"failed": 1}, schema_changes=2, warnings=3,
+        errors=(RunError("s", "SinkError", "unknown", "'é\n"),),
     )  # fmt: skip
 
 

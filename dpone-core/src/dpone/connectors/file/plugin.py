@@ -75,6 +75,6 @@ def dpone_state_backends() -> list[Connector]:
             options=_HERE + "config:FileStateOptions",
             harness=_HARNESS,
             takes=("path",),
-            capabilities=declare("state", supported=("compare_and_set", "history", "lock", "partitions")),
+            capabilities=declare("state", supported=("compare_and_set", "history", "lock", "partitions", "run_log")),
         )
     ]

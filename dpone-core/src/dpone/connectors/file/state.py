@@ -14,6 +14,7 @@ from typing import Any
 from attrs import frozen
 
 from dpone.connectors.file.partitions import JsonPartitionManifestStore, name_of
+from dpone.connectors.file.run_log import FileRunLog
 from dpone.contract import Finding, Lease, Versioned
 from dpone.errors import Busy, Conflict, StateError, counted
 from dpone.host import durable
@@ -79,6 +80,10 @@ class FileState:
     def partitions(self) -> JsonPartitionManifestStore:
         """In a folder of its own below that of the states."""
         return JsonPartitionManifestStore(self._folder / "partitions")
+
+    def run_log(self) -> FileRunLog:
+        """In another folder of its own."""
+        return FileRunLog(self._folder / "runs")
 
     def close(self) -> None:
         """Holds nothing open between calls."""
