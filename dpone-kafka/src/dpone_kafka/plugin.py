@@ -33,9 +33,25 @@ def dpone_sinks() -> list[Connector]:
         Connector(
             "kafka",
             "dpone_kafka.sink:KafkaSink",
-            "dpone.model.pipeline:SinkOptions",
-            declare("sink"),
+            "dpone_kafka.sink_options:KafkaSinkOptions",
+            declare(
+                "sink",
+                supported=(
+                    "write",
+                    "append",
+                    "exactly_once",
+                    "lineage",
+                    "resume",
+                    "parallel_stage",
+                    "many_tables",
+                    "verify",
+                ),
+            ),
             takes=("connection", "topic"),
             commit="log",
+            errors=_ERRORS,
+            harness="dpone_kafka.testing:KafkaSinkHarness",
+            example="localhost:9092",
+            exactly_once_with="delivery: transactional",
         ),
     ]

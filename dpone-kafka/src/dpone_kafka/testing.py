@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic, RecordsToDelete
 from aiokafka.errors import for_code
 from attrs import evolve
 
+from dpone.capability import Role
+from dpone.certify.evidence import Durability
+from dpone.model.pipeline import SinkSpec
+from dpone.model.schema import LOAD_ID, LOADED_AT
 from dpone.model.secret import Secret
-from dpone.testing.harness import CannotHold, server, unused
+from dpone.model.strategy import Strategy
+from dpone.testing.harness import TABLE, CannotHold, server, unused
+from dpone.testing.loads import simple
 from dpone.testing.log import LogHarness
-from dpone.testing.rows import declared
+from dpone.testing.rows import declared, tabled
 from dpone.testing.unreachable import silent
 
 PARTITIONS = 2
@@ -59,12 +67,12 @@ class KafkaHarness(LogHarness):
 
         self.call(drop)
 
-    def make_topic(self, topic: str, partitions: int = PARTITIONS, **settings: str) -> None:
+    def make_topic(self, topic: str, partitions: int = PARTITIONS, again: bool = False, **settings: str) -> None:
         async def make(admin: AIOKafkaAdminClient) -> None:
             for _ in range(100):  # a deleted topic of this name may be there for a moment
                 answer = await admin.create_topics([NewTopic(topic, partitions, 1, topic_configs=settings)])
                 error = for_code(answer.topic_errors[0][1])
-                if error.errno in (0, 36):  # none, TOPIC_ALREADY_EXISTS
+                if error.errno == 0 or (error.errno == 36 and not again):  # TOPIC_ALREADY_EXISTS
                     return
                 await asyncio.sleep(0.1)
             raise error(topic)
@@ -87,23 +95,28 @@ class KafkaHarness(LogHarness):
         if records:
             asyncio.run(produce())
 
-    def records(self, topic: str) -> list[bytes] | None:
-        if topic not in self.call(lambda admin: admin.list_topics()):  # to describe a topic may create it
-            return None
-        [there] = self.call(lambda admin: admin.describe_topics([topic]))
+    def records(self, topic: str) -> Any:
+        [found] = self.consumed(topic)
+        return None if found is None else [record.value for record in found]
 
-        async def consume() -> list[bytes]:
-            async with AIOKafkaConsumer(bootstrap_servers=self.url, isolation_level="read_committed") as consumer:
-                places = [TopicPartition(topic, one["partition"]) for one in there["partitions"]]
-                consumer.assign(places)
-                first, ends = await consumer.beginning_offsets(places), await consumer.end_offsets(places)
-                for place in places:
-                    consumer.seek(place, first[place])
-                found: list[bytes] = []
-                while any([await consumer.position(place) < ends[place] for place in places]):
-                    for some in (await consumer.getmany(timeout_ms=200)).values():
-                        found += [record.value for record in some]
-                return found
+    def consumed(self, *topics: str) -> list[list[ConsumerRecord] | None]:
+        """All committed records of each topic, with keys, headers and places; None if there is no such topic."""
+
+        async def consume() -> list[list[ConsumerRecord] | None]:
+            given: dict[str, Any] = {"isolation_level": "read_committed", "fetch_max_wait_ms": 20}
+            async with AIOKafkaConsumer(bootstrap_servers=self.url, **given) as consumer:
+                there = await consumer._client.fetch_all_metadata()  # to ask for one topic may create it
+                found: dict[str, list[ConsumerRecord]] = {topic: [] for topic in {*topics} & there.topics()}
+                places = [TopicPartition(topic, n) for topic in found for n in there.partitions_for_topic(topic)]
+                if places:
+                    consumer.assign(places)
+                    first, ends = await consumer.beginning_offsets(places), await consumer.end_offsets(places)
+                    for place in places:
+                        consumer.seek(place, first[place])
+                    while any([await consumer.position(place) < ends[place] for place in places]):
+                        for place, some in (await consumer.getmany(timeout_ms=50)).items():
+                            found[place.topic] += some
+                return [found.get(topic) for topic in topics]
 
         return asyncio.run(consume())
 
@@ -142,3 +155,66 @@ async def _product(admin: AIOKafkaAdminClient) -> tuple[str, str]:
     await admin.describe_cluster()
     highest = max(one._versions[1][1] for one in admin._client._conns.values())
     return "Kafka", f"Fetch version {highest}"
+
+
+_HEADERS = {"dpone.load_id": LOAD_ID, "dpone.loaded_at": LOADED_AT}
+
+
+class KafkaSinkHarness(KafkaHarness):
+    """Of the sink. The kit certifies ``delivery: transactional``, since no other mode has ``exactly_once``."""
+
+    delivery = "transactional"
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.journal = f"{self.prefix}loads"
+
+    def durability(self) -> Durability:
+        return Durability(True, {"acks": "all"})
+
+    def sink(self, strategy: Strategy, table: str = TABLE, **options: Any) -> SinkSpec:
+        return super().sink(strategy, table, **{"delivery": self.delivery, "journal": self.journal, **options})
+
+    def records(self, topic: str) -> Any:
+        """With keys, headers and places."""
+        return self.consumed(topic)[0]
+
+    def rows(self, table: str = TABLE) -> pa.Table | None:
+        """The columns are those of the journal's entries, and of the headers of the records."""
+        topic = self.topic(table)
+        records, entries = self.consumed(topic, self.journal)
+        if records is None:
+            return None
+        columns: dict[str, pa.DataType] = {}
+        for entry in (json.loads(record.value) for record in entries or ()):
+            if entry["topic"] == topic:
+                bytes_of = {name: "binary" in type_ for name, type_ in entry["columns"].items()}
+                columns |= {name: pa.binary() if is_one else pa.string() for name, is_one in bytes_of.items()}
+        for record in records:
+            columns |= {_HEADERS[name]: pa.string() for name, _ in record.headers if name in _HEADERS}
+        return tabled([self.decode(record, columns) for record in records], columns)
+
+    def decode(self, record: Any, columns: Mapping[str, pa.DataType]) -> Mapping[str, Any]:
+        row, headers = dict(super().decode(record.value, columns)), dict(record.headers)
+        if "dpone.load_id" in headers:
+            row[LOAD_ID] = headers["dpone.load_id"].decode()
+            row[LOADED_AT] = datetime.fromisoformat(headers["dpone.loaded_at"].decode())
+        return row
+
+    def empty(self, table: str = TABLE) -> bool:
+        """As an operator would: the topic is deleted and made again. Retention is the topic's own affair."""
+        self.delete(self.topic(table))
+        self.make_topic(self.topic(table), again=True)
+        return True
+
+    def damage(self, role: Role, text: str, table: str = TABLE) -> None:
+        keys: Iterable[Any] = {record.key for record in self.records(self.journal) or ()}
+        self.send(self.journal, [(key, text.encode(), 0) for key in sorted(keys)])
+
+    @contextmanager
+    def stuck(self, role: Role, seconds: float) -> Iterator[Any]:
+        """A server that takes the connection and is silent."""
+        with silent() as port:
+            spec = self.sink(simple(self))
+            options = evolve(spec.options, silence_timeout=seconds)
+            yield evolve(spec, connection=Secret(f"127.0.0.1:{port}"), options=options)
