@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 from attrs import define, field
@@ -30,21 +31,25 @@ class Timeline:
         if step == "part_staged" and seconds is not None:
             if len(self.parts) < _PARTS:
                 self.parts[data["part"]] = [round(began, 6), round(seconds, 6), data["rows"]]
-            if not any(rows for _, rows in self.rows):  # a native stream has batches of unknown size
-                self._add(end, data["rows"])
+            counted = self.rows[-1][1] if self.rows else 0
+            staged = sum(rows for _, _, rows in self.parts.values())
+            if counted < staged:  # the batches of a native stream have no number of rows
+                self._add(end, int(staged - counted))
         elif seconds is not None:
             self.steps[step] = [round(began, 6), round(seconds, 6)]
         if step == "load_opened":
             self.rows.append([round(end, 6), 0])
+            self.parts = {}
         elif step == "batch" and data["rows"]:
             self._add(end, data["rows"])
 
     def _add(self, at: float, rows: int) -> None:
         self.rows.append([round(at, 6), (self.rows[-1][1] if self.rows else 0) + rows])
         if len(self.rows) > _POINTS:
-            gap = 2 * (at - self.rows[0][0]) / _POINTS
-            thin = self.rows[:1]
-            for point in self.rows[1:-1]:
-                if point[0] - thin[-1][0] >= gap:
-                    thin.append(point)
+            # A point stays if the next one is farther than the gap from the last that stays: at most half of them do,
+            # and none is farther from the one before than the gap, or than it was.
+            gap, thin = 4 * (at - self.rows[0][0]) / _POINTS, self.rows[:1]
+            for one, after in pairwise(self.rows[1:]):
+                if after[0] - thin[-1][0] > gap:
+                    thin.append(one)
             self.rows = [*thin, self.rows[-1]]
