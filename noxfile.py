@@ -336,7 +336,7 @@ def browser(session: nox.Session) -> None:
     session.install("--require-hashes", "-r", "requirements/tests.txt")
     session.install("--require-hashes", "-r", "requirements/browser.txt")
     session.install(*editable(f"./{CORE}"))
-    session.run("pytest", "-m", "browser", "tests/observe", *session.posargs)
+    session.run("pytest", "-m", "browser", "tests/observe/test_browser.py", *session.posargs)
 
 
 @nox.session(default=False)
