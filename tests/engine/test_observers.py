@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -324,9 +326,14 @@ def test_a_signal_does_not_wait_for_an_observer(
             stopping.begin()
             raise Interrupted("SIGTERM")
 
-    def late() -> None:
+    def heard(number: int, frame: Any) -> None:
         stopping.begin()
+        raise Interrupted("SIGUSR1")
 
+    def late() -> None:
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, heard)
     faulty.watch[:] = [signalled] if at == "stage" else []
     timer = threading.Timer(0.2, late)
 
@@ -347,4 +354,5 @@ def test_a_signal_does_not_wait_for_an_observer(
             assert project.rows() == rows(1, 10)
     finally:
         timer.cancel()
+        signal.signal(signal.SIGUSR1, before)
         stopping.reset()

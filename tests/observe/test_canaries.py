@@ -15,6 +15,9 @@ from tests.observe.collector import Collector, collector
 from tests.observe.test_notify import Inbox, inbox
 
 from dpone.cli.main import main
+from dpone.model.pipeline import Notification
+from dpone.model.secret import Secret, redact
+from dpone.observe import openlineage, otel
 
 CANARY = LEFT + ODD + RIGHT
 HIDDEN = quote(CANARY, safe="")
@@ -35,6 +38,21 @@ COMMANDS = (
 def systems() -> Iterator[tuple[Inbox, Collector]]:
     with inbox() as box, collector() as collecting:
         yield box, collecting
+
+
+def test_S_02_keys_in_the_environment_are_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever a library repeats one: headers of the collector as they are and decoded, keys of lineage, the path of a
+    webhook as a whole and in parts."""
+    monkeypatch.setattr("dpone.model.secret._known", set())
+    monkeypatch.setattr("dpone.model.secret._pattern", None)
+    otel.register_headers({"OTEL_EXPORTER_OTLP_TRACES_HEADERS": f"a=b,authorization=Bearer%20{HIDDEN}"})
+    assert redact(f"'authorization': 'Bearer {CANARY}' {HIDDEN}").count("***") == 2
+    openlineage.register_keys({"OPENLINEAGE_API_KEY": "beetroot3Key", "OPENLINEAGE_NAMESPACE": "shop"})
+    assert redact("shop beetroot3Key") == "shop ***"
+    Notification(Secret("https://hooks.example/services/T0/parsnip4Parsnip?key=turnip5Turnip"))
+    assert redact("/services/T0/parsnip4Parsnip?key=turnip5Turnip parsnip4Parsnip turnip5Turnip services") == (
+        "/*** *** *** services"
+    )
 
 
 @pytest.mark.parametrize("ends", ["succeeds", "fails"])

@@ -19,7 +19,6 @@ from tests.engine.project import Project, rows
 
 from dpone.config.document import PipelineErrors
 from dpone.config.reader import load_pipeline
-from dpone.contract import OPTIONAL
 from dpone.engine.plan import PlanStep
 from dpone.engine.run import Run
 from dpone.errors import Interrupted
@@ -154,7 +153,6 @@ def test_a_run_gives_these_occasions(status: Any, codes: Sequence[int], changed:
     assert list(notify.occasions(report)) == list(said)
 
 
-@pytest.mark.skipif("run_log" not in OPTIONAL["state"], reason="the state keeps no run log")
 def test_a_run_after_a_failed_one_has_recovered(project: Project, box: Inbox, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the run log: once, with the first run that succeeds again; a run that was interrupted in between, and a run of
     another pipeline, are not what it is compared with."""

@@ -18,7 +18,7 @@ from typing import Any
 
 from attrs import asdict
 
-from dpone.contract import OPTIONAL
+from dpone.contract import SupportsRunLog
 from dpone.errors import DponeError, counted
 from dpone.hookspecs import hookimpl
 from dpone.model.events import RunEvent
@@ -85,10 +85,10 @@ def after_a_failure(pipeline: Pipeline, run_id: str) -> bool:
     """Whether the last run that came to an end of its own failed or stopped, by the run log of the state. A run that a
     signal ended says nothing about the pipeline. Without a run log nothing is known."""
     plugins, spec = discover(), pipeline.state
-    if "run_log" not in OPTIONAL["state"] or not plugins.supports("state", spec.type, "run_log"):
-        return False
     with closing(plugins.load("state", spec.type)(spec)) as state:
-        for record in islice(state.run_log().records(pipeline.name), LOOKED_AT):
+        keeping = plugins.offered(SupportsRunLog, state, spec.type)
+        records = keeping.run_log().records(pipeline.name) if keeping else iter(())
+        for record in islice(records, LOOKED_AT):
             shown = "running" if record.run_id == run_id else record.shown(time.time())
             if shown not in ("running", "interrupted"):
                 return shown in ("failed", "stopped", "crashed")
