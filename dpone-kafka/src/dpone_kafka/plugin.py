@@ -33,9 +33,15 @@ def dpone_sinks() -> list[Connector]:
         Connector(
             "kafka",
             "dpone_kafka.sink:KafkaSink",
-            "dpone.model.pipeline:SinkOptions",
-            declare("sink"),
+            "dpone_kafka.sink_options:KafkaSinkOptions",
+            declare(
+                "sink",
+                supported=(
+                    "write", "append", "exactly_once", "lineage", "resume", "parallel_stage", "many_tables",
+                ),
+            ),
             takes=("connection", "topic"),
             commit="log",
+            harness="dpone_kafka.sink_testing:KafkaSinkHarness",
         ),
     ]

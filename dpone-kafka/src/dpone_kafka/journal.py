@@ -1,0 +1,177 @@
+"""The journal of the sink: a compacted topic, in which the key of a record is the key of a stream.
+
+The value is one JSON object with what ``contract.Entry`` has, and the target and columns of the load. An entry is
+always written in a transaction of the stream's transactional id, whatever the delivery mode: so of two runners of one
+stream, one commits. Records under other keys belong to other streams or to somebody else, and are not looked at.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+import pyarrow as pa
+from aiokafka import ConsumerRecord, TopicPartition
+from attrs import frozen
+
+from dpone.contract import Entry
+from dpone.errors import DponeError, SinkError
+from dpone.model.position import Position
+from dpone_kafka.refusals import transient
+from dpone_kafka.session import Session, Topic
+
+FORMAT = 1
+# Of a journal that is created. A topic with cleanup.policy=delete would forget the heads.
+SETTINGS = {"cleanup.policy": "compact"}
+
+
+@frozen
+class Kept:
+    """An entry with what the journal has besides."""
+
+    entry: Entry
+    topic: str
+    columns: Mapping[str, str]
+    ends: Mapping[int, int]
+
+
+def dumps(entry: Entry, topic: str, schema: pa.Schema | None, ends: Mapping[int, int]) -> bytes:
+    """``ends``: for each partition that the load wrote to, the offset after its last record."""
+    return json.dumps(
+        {
+            "format": FORMAT,
+            "seq": entry.seq,
+            "epoch": entry.epoch,
+            "load_id": entry.load_id,
+            "run_id": entry.run_id,
+            "token": entry.token,
+            "position": entry.position.to_json(),
+            "committed_at": entry.committed_at.isoformat(),
+            "rows": dict(entry.rows),
+            "topic": topic,
+            "columns": {field.name: str(field.type) for field in schema or ()},
+            "ends": {str(partition): offset for partition, offset in ends.items()},
+        },
+        ensure_ascii=False,
+    ).encode()
+
+
+def loads(record: ConsumerRecord) -> Kept:
+    """Raises SinkError, which names the record."""
+    try:
+        data: dict[str, Any] = json.loads(record.value)
+        if data["format"] != FORMAT:
+            raise ValueError(f"format {data['format']!r}, this dpone reads {FORMAT}")
+        entry = Entry(
+            int(data["seq"]), int(data["epoch"]), data["load_id"], data["run_id"], data["token"],
+            Position.from_json(data["position"]), datetime.fromisoformat(data["committed_at"]), data["rows"],
+        )  # fmt: skip
+        ends = {int(partition): int(offset) for partition, offset in data["ends"].items()}
+        return Kept(entry, str(data["topic"]), data["columns"], ends)
+    except (ValueError, KeyError, TypeError, AttributeError, DponeError) as error:
+        place = f"offset {record.offset} of partition {record.partition} of topic {record.topic}"
+        found = f"the record at {place} is damaged ({type(error).__name__})"
+        todo = "read the record, then write the entry of the last load again, or choose a position by 'dpone state set'"
+        raise SinkError("read the journal", found, todo) from error
+
+
+def later(kept: Kept | None) -> tuple[int, int]:
+    return (kept.entry.epoch, kept.entry.seq) if kept else (-1, -1)
+
+
+class Journal:
+    def __init__(self, session: Session, topic: str, patience: float) -> None:
+        """``patience``: seconds in which an open transaction ends, whoever began it."""
+        self.topic, self._session, self._patience = topic, session, patience
+
+    def head(self, key: str) -> Kept | None:
+        """The last committed entry of a key: all that was written when the call began is waited for."""
+        return self.heads(key).get(key)
+
+    def heads(self, key: str | None = None) -> Mapping[str, Kept]:
+        """Of one key, or of all."""
+        return self._session.call(
+            self.read(key), f"read the journal {self.topic}", self._session.timeout + self._patience
+        )
+
+    async def read(self, key: str | None) -> Mapping[str, Kept]:
+        found: dict[str, Kept] = {}
+        topic = await self._session.topic(self.topic)
+        if topic is None:
+            return found
+        for record in await self._records(topic, key):
+            if record.key is None:
+                continue
+            name = record.key.decode(errors="replace")
+            if key not in (None, name):
+                continue
+            if record.value is None:  # an operator's tombstone
+                found.pop(name, None)
+                continue
+            if key is None and not _ours(record):
+                continue
+            kept = loads(record)
+            if later(kept) >= later(found.get(name)):
+                found[name] = kept
+        return found
+
+    async def _records(self, topic: Topic, key: str | None) -> list[ConsumerRecord]:
+        """Committed records in the order of their offsets, those of the key alone."""
+        kept: dict[tuple[int, int], ConsumerRecord] = {}
+        wanted = None if key is None else key.encode()
+        places = [TopicPartition(topic.name, number) for number in range(topic.partitions)]
+        async with (
+            self._session.consumer("read_committed") as consumer,
+            self._session.consumer("read_uncommitted") as ahead,
+        ):
+            ends = await ahead.end_offsets(places)
+            consumer.assign(places)
+            await consumer.seek_to_beginning(*places)
+            waits = self._session.timeout + self._patience
+            pending = {place: 0 for place in places}
+            import time
+
+            until = time.monotonic() + waits
+            while missing := [place for place in places if await consumer.position(place) < ends[place]]:
+                batch = await consumer.getmany(*missing, timeout_ms=100)
+                for records in batch.values():
+                    for record in records:
+                        if wanted is None or record.key == wanted:
+                            kept[record.partition, record.offset] = record
+                if batch:
+                    continue
+                for place in missing:
+                    stable = consumer.last_stable_offset(place)
+                    at = await consumer.position(place)
+                    if stable is None or stable > at or stable < 0:
+                        continue
+                    # A transaction is open: of another stream, which concerns nobody here, or of this one.
+                    if wanted is not None and not await _in(ahead, place, at, ends[place], wanted):
+                        ends[place] = at
+                    pending[place] += 1
+                if time.monotonic() > until:
+                    found = "a transaction of this stream is still open"
+                    raise transient("read the journal", found, "run again when the brokers have ended it")
+        return [kept[place] for place in sorted(kept)]
+
+
+async def _in(consumer: Any, place: TopicPartition, start: int, end: int, key: bytes) -> bool:
+    """Whether one of the records that are not yet committed has the key."""
+    consumer.assign([place])
+    consumer.seek(place, start)
+    while await consumer.position(place) < end:
+        for records in (await consumer.getmany(place, timeout_ms=100)).values():
+            if any(record.key == key for record in records):
+                return True
+    return False
+
+
+def _ours(record: ConsumerRecord) -> bool:
+    """Whether a record under a key that nobody asked for looks like an entry."""
+    try:
+        data = json.loads(record.value)
+        return isinstance(data, dict) and data.get("format") == FORMAT and "load_id" in data
+    except ValueError:
+        return False
