@@ -91,7 +91,7 @@ class Encoder:
         if len(others) != 1:
             found = f"format {self.options.value.format}, but the rows have {len(others)} columns besides the key"
             raise ConfigError("read options.value", found, "set value.column to one of them")
-        return others[0]
+        return str(others[0])
 
     def values(self, batch: pa.RecordBatch, part: str, first: int) -> pa.Array:
         if self.options.value.format == "json":
@@ -127,5 +127,3 @@ class Encoder:
 
 def _bytes(column: pa.Array) -> pa.Array:
     return column.cast(pa.binary())
-
-

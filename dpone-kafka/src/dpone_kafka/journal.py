@@ -8,6 +8,7 @@ stream, one commits. Records under other keys belong to other streams or to some
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
@@ -23,8 +24,9 @@ from dpone_kafka.refusals import transient
 from dpone_kafka.session import Session, Topic
 
 FORMAT = 1
+LARGEST = 16 << 20  # bytes of an entry: the position of a source of many files is long
 # Of a journal that is created. A topic with cleanup.policy=delete would forget the heads.
-SETTINGS = {"cleanup.policy": "compact"}
+SETTINGS = {"cleanup.policy": "compact", "max.message.bytes": str(LARGEST)}
 
 
 @frozen
@@ -129,11 +131,7 @@ class Journal:
             ends = await ahead.end_offsets(places)
             consumer.assign(places)
             await consumer.seek_to_beginning(*places)
-            waits = self._session.timeout + self._patience
-            pending = {place: 0 for place in places}
-            import time
-
-            until = time.monotonic() + waits
+            until = time.monotonic() + self._patience
             while missing := [place for place in places if await consumer.position(place) < ends[place]]:
                 batch = await consumer.getmany(*missing, timeout_ms=100)
                 for records in batch.values():
@@ -150,7 +148,6 @@ class Journal:
                     # A transaction is open: of another stream, which concerns nobody here, or of this one.
                     if wanted is not None and not await _in(ahead, place, at, ends[place], wanted):
                         ends[place] = at
-                    pending[place] += 1
                 if time.monotonic() > until:
                     found = "a transaction of this stream is still open"
                     raise transient("read the journal", found, "run again when the brokers have ended it")

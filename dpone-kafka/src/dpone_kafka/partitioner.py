@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+Numbers = npt.NDArray[Any]
 _M, _SEED = np.uint32(0x5BD1E995), 0x9747B28C
 
 
-def murmur2(keys: pa.Array) -> np.ndarray:
+def murmur2(keys: pa.Array) -> Numbers:
     """The hash of each key as the Java client's ``Utils.murmur2`` has it, unsigned. Keys of one length are hashed
     together; none is NULL."""
     keys = keys.combine_chunks() if isinstance(keys, pa.ChunkedArray) else keys
@@ -24,7 +28,7 @@ def murmur2(keys: pa.Array) -> np.ndarray:
     return hashes
 
 
-def _hashed(data: np.ndarray, length: int) -> np.ndarray:
+def _hashed(data: Numbers, length: int) -> Numbers:
     with np.errstate(over="ignore"):
         hashes = np.full(len(data), (_SEED ^ length) & 0xFFFFFFFF, np.uint32)
         whole = length // 4
@@ -44,7 +48,7 @@ def _hashed(data: np.ndarray, length: int) -> np.ndarray:
     return hashes
 
 
-def by_key(keys: pa.Array, first: int, partitions: int) -> np.ndarray:
+def by_key(keys: pa.Array, first: int, partitions: int) -> Numbers:
     """As the Java client's default: the positive hash modulo the number of partitions. Records without a key go round,
     by their number in the load."""
     numbers = (np.arange(first, first + len(keys)) % partitions).astype(np.int64)
@@ -55,5 +59,5 @@ def by_key(keys: pa.Array, first: int, partitions: int) -> np.ndarray:
     return numbers
 
 
-def in_turn(rows: int, first: int, partitions: int) -> np.ndarray:
+def in_turn(rows: int, first: int, partitions: int) -> Numbers:
     return np.arange(first, first + rows, dtype=np.int64) % partitions

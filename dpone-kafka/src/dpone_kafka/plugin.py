@@ -38,6 +38,7 @@ def dpone_sinks() -> list[Connector]:
                 "sink",
                 supported=(
                     "write", "append", "exactly_once", "lineage", "resume", "parallel_stage", "many_tables",
+                    "verify",
                 ),
             ),
             takes=("connection", "topic"),

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from aiokafka import codec
 from aiokafka.record.util import calc_crc32c
 from attrs import define, field, frozen
 
+Numbers = npt.NDArray[Any]
 HEADER = 61  # bytes of a batch before its records
 _CODECS = {
     "none": (0, bytes),
@@ -28,10 +31,10 @@ _CODECS = {
 _TRANSACTIONAL = 0x10
 
 
-def varints(numbers: np.ndarray) -> pa.Array:
+def varints(numbers: Numbers) -> pa.Array:
     """Each number from -1 to 2**31 - 1 as a zigzag varint."""
     zigzag = (numbers.astype(np.int64) << 1) ^ (numbers.astype(np.int64) >> 63)
-    sizes = 1 + sum((zigzag >= 1 << 7 * n).astype(np.int32) for n in range(1, 5))
+    sizes: Numbers = 1 + np.sum([zigzag >= 1 << 7 * n for n in range(1, 5)], axis=0, dtype=np.int32)
     places = np.arange(5)
     digits = (zigzag[:, None] >> 7 * places) & 0x7F | np.where(places < sizes[:, None] - 1, 0x80, 0)
     offsets = np.zeros(len(numbers) + 1, np.int32)
@@ -73,11 +76,12 @@ class Records:
     bodies: pa.Array
 
     @property
-    def sizes(self) -> np.ndarray:
+    def sizes(self) -> Numbers:
         # Length and offset delta have five bytes at most, attributes and timestamp delta one each.
-        return pc.binary_length(self.bodies).to_numpy(zero_copy_only=False).astype(np.int64) + 12
+        lengths: Numbers = pc.binary_length(self.bodies).to_numpy(zero_copy_only=False).astype(np.int64)
+        return lengths + 12
 
-    def take(self, rows: np.ndarray) -> Records:
+    def take(self, rows: Numbers) -> Records:
         return Records(self.bodies.take(pa.array(rows)))
 
     def cut(self, limit: int) -> list[tuple[int, int]]:

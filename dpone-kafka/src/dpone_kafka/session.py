@@ -61,6 +61,11 @@ class Session:
         except (KafkaError, OSError) as error:
             raise refused(what, self.settings.where, error) from error
 
+    def last(self, work: Coroutine[Any, Any, Any], seconds: float) -> None:
+        """For what ends something, after a signal too: it has a moment, and an error of its own would hide another."""
+        with suppress(Exception):
+            self.start(_within(work, seconds)).result(seconds + 0.5)
+
     def _wait(self, future: concurrent.futures.Future[T]) -> T:
         while left := stopping.left():
             try:
@@ -76,7 +81,10 @@ class Session:
 
     def _started(self) -> asyncio.AbstractEventLoop:
         if self._loop is None:
-            self._loop = asyncio.new_event_loop()
+            try:
+                self._loop = asyncio.new_event_loop()
+            except OSError as error:
+                raise refused("start the client", self.settings.where, error) from error
             self._thread = threading.Thread(target=self._loop.run_forever, name="dpone-kafka-sink", daemon=True)
             self._thread.start()
         return self._loop
@@ -219,4 +227,3 @@ async def _ended() -> None:
         task.cancel()
     await asyncio.gather(*others, return_exceptions=True)
     await asyncio.sleep(0)  # transports report that they are closed
-

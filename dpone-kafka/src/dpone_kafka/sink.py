@@ -79,7 +79,21 @@ class KafkaSink:
         """True if no load of any stream is in the topic. Records of others are none of ours: a log is added to."""
         if not self.exists():
             return True
-        return not any(kept.topic == self.topic and kept.ends for kept in self._journal.heads().values())
+        mine = [kept for kept in self._journal.heads().values() if kept.topic == self.topic]
+        return not any(kept.ends or kept.entry.seq > 1 for kept in mine)
+
+    def lost(self, entry: Entry, count: bool) -> str:
+        """``contract.SupportsVerify``, OUT-07: a topic that was made again, or cut off, ends before what was written.
+        What its retention removes is not lost."""
+        written = [kept for kept in self._journal.heads().values() if kept.entry.load_id == entry.load_id]
+        mine, topic = [kept for kept in written if kept.topic == self.topic], self._topic(self.topic)
+        if not mine or topic is None:
+            return ""
+        ends = self._session.call(self._session.ends(self.topic, topic.partitions), f"look at topic {self.topic}")
+        for partition, end in mine[0].ends.items():
+            if (now := ends.get(partition, 0)) < end:
+                return f"partition {partition} ends at offset {now:,}, but rows up to {end:,} were written"
+        return ""
 
     def stores(self, type: pa.DataType) -> Stored:
         if self.options.value.format == "json":
@@ -101,9 +115,7 @@ class KafkaSink:
     def apply(self, ddl: Sequence[str]) -> None:
         for text in ddl:
             given = json.loads(text)
-            made = self._session.create(
-                given["create"], given["partitions"], given["replication"], given["config"]
-            )
+            made = self._session.create(given["create"], given["partitions"], given["replication"], given["config"])
             self._session.call(made, f"create topic {given['create']}")
 
     def journal(self, key: str) -> Entry | None:
@@ -142,4 +154,3 @@ class KafkaSink:
 
 def _compacted(name: str) -> str:
     return f"kafka-configs --alter --entity-type topics --entity-name {name} --add-config cleanup.policy=compact"
-

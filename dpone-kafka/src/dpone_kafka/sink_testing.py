@@ -12,8 +12,10 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pyarrow as pa
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
@@ -22,14 +24,13 @@ from attrs import evolve
 
 from dpone.capability import Role
 from dpone.certify.evidence import Durability
-from dpone.formats.types import declared
 from dpone.model.pipeline import SinkSpec
 from dpone.model.schema import LOAD_ID, LOADED_AT
 from dpone.model.secret import Secret
 from dpone.model.strategy import Strategy
 from dpone.testing.harness import TABLE, server, unused
-from dpone.testing.log import LogHarness
 from dpone.testing.loads import simple
+from dpone.testing.log import LogHarness
 from dpone.testing.unreachable import silent
 
 _HEADERS = {"dpone.load_id": LOAD_ID, "dpone.loaded_at": LOADED_AT}
@@ -72,7 +73,9 @@ class KafkaSinkHarness(LogHarness):
         for record in asyncio.run(_records(self.url, self.journal)) or ():
             entry = json.loads(record.value)
             if entry["topic"] == topic:
-                found |= {name: _type(text) for name, text in entry["columns"].items()}
+                found |= {
+                    name: pa.binary() if "binary" in text else pa.string() for name, text in entry["columns"].items()
+                }
         for record in self.records(topic) or ():
             found |= {_HEADERS[name]: pa.string() for name, _ in record.headers if name in _HEADERS}
         return found
@@ -96,6 +99,23 @@ class KafkaSinkHarness(LogHarness):
 
         asyncio.run(delete())
 
+    def empty(self, table: str = TABLE) -> bool:
+        """As an operator would: the topic is deleted and made again. Retention is the topic's own affair."""
+        self.delete(self.topic(table))
+        asyncio.run(_append(self.url, self.topic(table), ()))
+        return True
+
+    def damage(self, role: Role, text: str, table: str = TABLE) -> None:
+        keys = {record.key for record in asyncio.run(_records(self.url, self.journal)) or ()}
+        asyncio.run(_append(self.url, self.journal, [text.encode()] * len(keys), sorted(keys)))
+
+    @contextmanager
+    def unreachable(self, role: Role) -> Iterator[None]:
+        """An event loop cannot be made while the process can open no socket, so only connecting fails."""
+        refused = ConnectionRefusedError(111, "refused")
+        with mock.patch.object(asyncio.BaseEventLoop, "create_connection", side_effect=refused):
+            yield
+
     @contextmanager
     def stuck(self, role: Role, seconds: float) -> Iterator[Any]:
         """A server that takes the connection and is silent."""
@@ -105,15 +125,8 @@ class KafkaSinkHarness(LogHarness):
             yield evolve(spec, connection=Secret(f"127.0.0.1:{port}"), options=options)
 
 
-def _type(text: str) -> pa.DataType:
-    try:
-        return declared({"x": text}).field(0).type
-    except Exception:
-        return pa.string()
-
-
 class _admin:
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: Any) -> None:
         self._admin_of = url
 
     async def __aenter__(self) -> AIOKafkaAdminClient:
@@ -125,7 +138,7 @@ class _admin:
         await self._admin.close()
 
 
-async def _records(url: str, topic: str) -> list[Any] | None:
+async def _records(url: Any, topic: str) -> list[Any] | None:
     """All committed records, up to the end of each partition."""
     async with _admin(url) as admin:
         if topic not in await admin.list_topics():
@@ -154,14 +167,17 @@ async def _records(url: str, topic: str) -> list[Any] | None:
         await consumer.stop()
 
 
-async def _append(url: str, topic: str, records: Sequence[Any]) -> None:
+async def _append(url: Any, topic: str, records: Sequence[Any], keys: Sequence[bytes] = ()) -> None:
     async with _admin(url) as admin:
-        if topic not in await admin.list_topics():
-            await admin.create_topics([NewTopic(topic, 1, 1)])
+        for _ in range(100):  # a topic that was deleted may be there for a moment
+            answer = await admin.create_topics([NewTopic(topic, 1, 1)])
+            if answer.topic_errors[0][1] == 0 or records:
+                break
+            await asyncio.sleep(0.05)
     producer = AIOKafkaProducer(bootstrap_servers=url, acks="all")
     await producer.start()
     try:
-        for record in records:
-            await producer.send_and_wait(topic, record)
+        for record, key in zip_longest(records, keys):
+            await producer.send_and_wait(topic, record, key)
     finally:
         await producer.stop()

@@ -194,8 +194,6 @@ def _slices(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
         yield batch.slice(start, rows)
 
 
-
-
 def removed(folder: Path) -> None:
     """A staging folder; a link in its place is removed, never followed."""
     if folder.is_symlink():

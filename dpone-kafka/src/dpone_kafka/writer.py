@@ -17,6 +17,7 @@ import asyncio
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -31,8 +32,8 @@ from dpone.model.position import Position
 from dpone.model.staged import Staged
 from dpone_kafka import journal, partitioner
 from dpone_kafka.encode import Encoder
-from dpone_kafka.journal import Journal
-from dpone_kafka.record_batches import HEADER, Batch, Header, records
+from dpone_kafka.journal import Journal, Kept
+from dpone_kafka.record_batches import HEADER, Batch, Header, Numbers, records
 from dpone_kafka.refusals import transient
 from dpone_kafka.session import Session, ended
 from dpone_kafka.sink_options import KafkaSinkOptions
@@ -40,7 +41,7 @@ from dpone_kafka.staging import Mark, Staging, digest
 
 EVENT_ID, LOAD_ID, LOADED_AT = "dpone.event_id", "dpone.load_id", "dpone.loaded_at"
 LARGEST = 1_048_588  # max.message.bytes of a topic that does not say otherwise
-_OVERHEAD = 512  # bytes of a record besides key, value and event id: lengths, and the names and values of headers
+_MOMENT = 2.0  # seconds for what ends a transaction or a connection
 
 
 def transactional_id(key: str) -> str:
@@ -90,7 +91,8 @@ class KafkaWriter:
             raise _disk("stage rows", self.staging, error) from error
 
     def commit(self, after: Entry | None, position: Position, also: Sequence[Writer] = ()) -> Receipt:
-        loads = [self, *(one for one in also if isinstance(one, KafkaWriter))]
+        others = [one for one in also if isinstance(one, KafkaWriter)]
+        loads = [self, *others]
         try:
             for one in loads:
                 one.staging.verify()
@@ -99,53 +101,63 @@ class KafkaWriter:
             entries = self._committed(loads, after, position)
         finally:
             self._end()
-        for one in loads:
-            one.staging.remove()
-        rows = sum(entry.rows["inserted"] for entry in entries)
-        return Receipt(entries[0], inserted=rows)
+        with suppress(OSError):  # committed; the next open of the key can do the rest too
+            for one in loads:
+                one.staging.remove()
+        return Receipt(entries[0], inserted=sum(entry.rows["inserted"] for entry in entries))
 
     def _committed(self, loads: list[KafkaWriter], after: Entry | None, position: Position) -> list[Entry]:
         fence = self._producer(
             transactional_id=transactional_id(self.load.key),
             transaction_timeout_ms=int(self.options.transaction_timeout * 1000),
-            max_batch_size=self.options.batch_bytes,
+            compression_type="gzip",  # of the entry; the batches of rows are complete when the producer gets them
+            max_request_size=journal.LARGEST,
         )
-        head = self.journal.head(self.load.key)
-        _require_head(head.entry if head else None, after, self.what)
-        known = [head.entry if head else None, *(self._head(one) for one in loads[1:])]
-        within = self.options.delivery == "transactional"
-        ends: list[dict[int, int]] = []
-        until = time.monotonic() + self.options.transaction_timeout
-        if not within:
+        known = [self.journal.head(one.load.key) for one in loads]
+        _require_head(known[0].entry if known[0] else None, after, self.what)
+        transactional, ends = self.options.delivery == "transactional", []
+        if not transactional:
             plain = self._producer(acks="all", enable_idempotence=self.options.delivery == "idempotent")
             ends = [one._deliver(plain, None) for one in loads]
+        self.session.call(fence.begin_transaction(), self.what)
+        until = time.monotonic() + self.options.transaction_timeout
         try:
-            self.session.call(fence.begin_transaction(), self.what)
-            if within:
-                until = time.monotonic() + self.options.transaction_timeout
+            if transactional:
                 ends = [one._deliver(fence, until) for one in loads]
             entries = [
-                one._entry(before, position, place)
-                for one, before, place in zip(loads, known, ends, strict=True)
+                one._entered(fence, before, position, written)
+                for one, before, written in zip(loads, known, ends, strict=True)
             ]
-            for one, entry, place in zip(loads, entries, ends, strict=True):
-                value = journal.dumps(entry, one.topic, one.load.schema, place)
-                sent = fence.send_and_wait(self.journal.topic, value, one.load.key.encode())
-                self.session.call(sent, self.what)
+        except Conflict as error:
+            self.session.last(fence.abort_transaction(), _MOMENT)
+            if time.monotonic() < until:
+                raise
+            raise self._too_slow() from error  # the brokers fence whom they time out
         except BaseException:
-            self._abort_transaction(fence)
+            # As far as the brokers answer. Else they do it when its time is over, or the next commit of the key.
+            self.session.last(fence.abort_transaction(), _MOMENT)
             raise
         self._commit_transaction(fence)
         return entries
 
-    def _head(self, one: KafkaWriter) -> Entry | None:
-        kept = self.journal.head(one.load.key)
-        return kept.entry if kept else None
-
-    def _entry(self, before: Entry | None, position: Position, ends: Mapping[int, int]) -> Entry:
+    def _entered(
+        self, fence: AIOKafkaProducer, before: Kept | None, position: Position, written: Mapping[int, int]
+    ) -> Entry:
         rows = sum(mark.staged.rows for mark in self.staging.marks.values())
         load = evolve(self.load, load_id=self.load_id)
-        return load.entry(before, position, inserted=rows, updated=0, deleted=0, unchanged=0)
+        entry = load.entry(before.entry if before else None, position, inserted=rows, updated=0, deleted=0, unchanged=0)
+        # A position set by hand takes the topic as it is.
+        ends = {} if load.schema is None else {**(before.ends if before else {}), **written}
+        value = journal.dumps(entry, self.topic, load.schema, ends)
+        try:
+            self.session.call(fence.send_and_wait(self.journal.topic, value, load.key.encode()), self.what)
+        except SinkError as error:
+            if not isinstance(error.__cause__, MessageSizeTooLargeError):
+                raise
+            found = f"the journal entry has {len(value):,} bytes, mostly the position, which topic {self.journal.topic}"
+            todo = f"set its max.message.bytes to {journal.LARGEST}, or split the stream"
+            raise SinkError(self.what, f"{found} does not take", todo) from error
+        return entry
 
     def _commit_transaction(self, fence: AIOKafkaProducer) -> None:
         """What fails here may have succeeded: whether it has, the journal says. So it is never a Conflict, for which
@@ -155,13 +167,6 @@ class KafkaWriter:
         except Conflict as error:
             found = "the answer to the commit was lost, and another run has taken over"
             raise transient(self.what, found, "run again; the journal knows whether the load was committed") from error
-
-    def _abort_transaction(self, fence: AIOKafkaProducer) -> None:
-        """As far as the brokers answer; else they do it when the transaction times out, or the next commit does."""
-        try:
-            self.session.call(fence.abort_transaction(), self.what, min(self.session.timeout, 3.0))
-        except Exception:  # the error that led here is the one to show
-            return
 
     # ---- what is refused before a record is sent
 
@@ -197,16 +202,19 @@ class KafkaWriter:
     def _deliver(self, producer: AIOKafkaProducer, until: float | None) -> dict[int, int]:
         """Every record of the staging, confirmed by the brokers. Returns for each partition the offset after the last
         record. One chunk is encoded while the one before is sent."""
+        if not any(mark.staged.rows for mark in self.staging.marks.values()):
+            return {}
         topic = self.session.call(self.session.topic(self.topic), self.what)
         if topic is None:
             todo = "restore the topic, or run again: the next load creates it"
             raise SinkError(self.what, "the topic was deleted while the load was staged", todo)
         sending = _Sending(producer, self.topic, self.session.timeout)
-        limit = min(self.options.batch_bytes, self._largest() - HEADER if self.staging.marks else 1 << 30)
+        limit = min(self.options.batch_bytes, self._largest())
         before: Future[None] | None = None
         try:
             for chunk in self._chunks(topic.partitions, limit, until is not None):
-                self._require_open(until)
+                if until is not None and time.monotonic() > until:
+                    raise self._too_slow()
                 if before is not None:
                     self.session.wait(before, self.what)
                 before = self.session.start(sending.send(chunk))
@@ -218,16 +226,16 @@ class KafkaWriter:
                 place, size = sending.refused
                 raise _too_large(self.topic, place, size, self._largest()) from error.__cause__
             raise
+        finally:
+            if before is not None:
+                before.cancel()
 
-    def _require_open(self, until: float | None) -> None:
-        if until is not None and time.monotonic() > until:
-            found = f"sending took longer than transaction_timeout, {self.options.transaction_timeout:g} seconds"
-            todo = "set options.transaction_timeout higher and options.transaction_rate lower; nothing was committed"
-            raise SinkError(self.what, found, todo)
+    def _too_slow(self) -> SinkError:
+        found = f"sending took longer than transaction_timeout, {self.options.transaction_timeout:g} seconds"
+        todo = "set options.transaction_timeout higher and options.transaction_rate lower; nothing was committed"
+        return SinkError(self.what, found, todo)
 
-    def _chunks(
-        self, partitions: int, limit: int, transactional: bool
-    ) -> Iterator[list[tuple[int, Batch, Place]]]:
+    def _chunks(self, partitions: int, limit: int, transactional: bool) -> Iterator[list[tuple[int, Batch, Place]]]:
         first = 0
         for mark in self.staging.in_order():
             row = 0
@@ -259,9 +267,7 @@ class KafkaWriter:
             headers += [Header(LOAD_ID, self.load_id.encode()), Header(LOADED_AT, loaded_at)]
         return headers
 
-    def _partitions(
-        self, keys: pa.Array, places: pa.Array, at: Place, first: int, partitions: int
-    ) -> np.ndarray:
+    def _partitions(self, keys: pa.Array, places: pa.Array, at: Place, first: int, partitions: int) -> Numbers:
         match self.options.partition.by:
             case "turn":
                 return partitioner.in_turn(len(keys), first, partitions)
@@ -273,28 +279,21 @@ class KafkaWriter:
                     found = f"row {at.row + int(wrong[0]) + 1:,} of part {at.part} has no partition in column {column}"
                     todo = f"use numbers from 0 to {partitions - 1}; topic {self.topic} has so many partitions"
                     raise DataError(self.what, found, todo)
-                return numbers
+                found_in: Numbers = numbers
+                return found_in
             case _:
                 return partitioner.by_key(keys, first, partitions)
 
     # ---- the end
 
     def _producer(self, **options: Any) -> AIOKafkaProducer:
-        made = self.session.call(self.session.producer(**options), self.what, self._patience)
+        made = self.session.call(self.session.producer(**options), self.what)
         self._producers.append(made)
         return made
 
-    @property
-    def _patience(self) -> float:
-        """A transaction that the id has open is ended first, and the brokers look for those only now and then."""
-        return self.session.timeout
-
     def _end(self) -> None:
         while self._producers:
-            try:
-                self.session.call(ended(self._producers.pop()), self.what, 5.0)
-            except Exception:  # noqa: S112  # what was open is closed with the loop
-                continue
+            self.session.last(ended(self._producers.pop()), _MOMENT)
 
     def abort(self) -> None:
         self._end()
@@ -370,4 +369,3 @@ def _too_large(topic: str, place: Place, size: int, limit: int) -> DataError:
 def _disk(step: str, staging: Staging, error: OSError) -> SinkError:
     todo = "free disk space, give the user that runs dpone write access, or set options.spool to another folder"
     return SinkError(f"{step} in {staging.folder.parent}", error.strerror or type(error).__name__, todo)
-
