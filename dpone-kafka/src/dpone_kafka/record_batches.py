@@ -29,12 +29,13 @@ _CODECS = {
     "zstd": (4, codec.zstd_encode),
 }
 _TRANSACTIONAL = 0x10
+_LIMITS = np.array([1 << 7 * n for n in range(1, 5)])
 
 
 def varints(numbers: Numbers) -> pa.Array:
     """Each number from -1 to 2**31 - 1 as a zigzag varint."""
     zigzag = (numbers.astype(np.int64) << 1) ^ (numbers.astype(np.int64) >> 63)
-    sizes: Numbers = 1 + np.sum([zigzag >= 1 << 7 * n for n in range(1, 5)], axis=0, dtype=np.int32)
+    sizes = np.searchsorted(_LIMITS, zigzag, side="right").astype(np.int32) + 1
     places = np.arange(5)
     digits = (zigzag[:, None] >> 7 * places) & 0x7F | np.where(places < sizes[:, None] - 1, 0x80, 0)
     offsets = np.zeros(len(numbers) + 1, np.int32)

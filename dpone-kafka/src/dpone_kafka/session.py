@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import socket
 import threading
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -18,8 +19,8 @@ from aiokafka.protocol.metadata import MetadataRequest
 from attrs import frozen
 
 from dpone.host import stopping
-from dpone_kafka.connect import Settings
 from dpone_kafka.refusals import refused, silent, stopped
+from dpone_kafka.settings import Settings
 
 T = TypeVar("T")
 _LAST = 3.0  # seconds for closing what does not answer
@@ -82,6 +83,8 @@ class Session:
     def _started(self) -> asyncio.AbstractEventLoop:
         if self._loop is None:
             try:
+                for one in socket.socketpair():
+                    one.close()  # a loop that cannot have its own sockets warns when it is collected
                 self._loop = asyncio.new_event_loop()
             except OSError as error:
                 raise refused("start the client", self.settings.where, error) from error

@@ -11,10 +11,10 @@ from dpone.contract import Entry, Finding, Load
 from dpone.errors import ConfigError, DponeError, SinkError, counted
 from dpone.model.evolution import SchemaChange, Stored
 from dpone.model.pipeline import SinkSpec
-from dpone_kafka.connect import settings
 from dpone_kafka.encode import Encoder, refused
 from dpone_kafka.journal import SETTINGS, Journal
 from dpone_kafka.session import Session, Topic
+from dpone_kafka.settings import settings
 from dpone_kafka.sink_options import KafkaSinkOptions
 from dpone_kafka.staging import Staging
 from dpone_kafka.writer import KafkaWriter

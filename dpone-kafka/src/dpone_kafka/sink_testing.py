@@ -15,7 +15,6 @@ from datetime import datetime
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import pyarrow as pa
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
@@ -108,13 +107,6 @@ class KafkaSinkHarness(LogHarness):
     def damage(self, role: Role, text: str, table: str = TABLE) -> None:
         keys = {record.key for record in asyncio.run(_records(self.url, self.journal)) or ()}
         asyncio.run(_append(self.url, self.journal, [text.encode()] * len(keys), sorted(keys)))
-
-    @contextmanager
-    def unreachable(self, role: Role) -> Iterator[None]:
-        """An event loop cannot be made while the process can open no socket, so only connecting fails."""
-        refused = ConnectionRefusedError(111, "refused")
-        with mock.patch.object(asyncio.BaseEventLoop, "create_connection", side_effect=refused):
-            yield
 
     @contextmanager
     def stuck(self, role: Role, seconds: float) -> Iterator[Any]:

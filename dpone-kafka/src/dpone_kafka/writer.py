@@ -91,8 +91,10 @@ class KafkaWriter:
             raise _disk("stage rows", self.staging, error) from error
 
     def commit(self, after: Entry | None, position: Position, also: Sequence[Writer] = ()) -> Receipt:
-        others = [one for one in also if isinstance(one, KafkaWriter)]
-        loads = [self, *others]
+        loads: list[KafkaWriter] = [self]
+        for one in also:
+            assert isinstance(one, KafkaWriter), "the engine commits writers of one connector"
+            loads.append(one)
         try:
             for one in loads:
                 one.staging.verify()

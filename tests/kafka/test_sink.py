@@ -1,0 +1,332 @@
+"""What the kit does not ask of the sink: delivery modes, kills within a commit, keys, formats, partitions, limits."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from aiokafka import AIOKafkaProducer
+from aiokafka.partitioner import DefaultPartitioner
+from attrs import evolve
+from tests.kafka.dying import FILE
+
+from dpone.contract import Part
+from dpone.errors import ConfigError, Conflict, DataError, DponeError, SinkError
+from dpone.testing import crash
+from dpone.testing.loads import APPEND, at, key, load, new_load
+from dpone.testing.rows import Rows, same, sample, table
+from dpone_kafka.sink_options import Create, Key, Partition, Value
+from dpone_kafka.sink_testing import KafkaSinkHarness
+from dpone_kafka.writer import transactional_id
+
+
+@pytest.fixture
+def kafka(everyday: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KafkaSinkHarness]:
+    monkeypatch.setenv("DPONE_TEST_KAFKA", everyday)
+    with closing(KafkaSinkHarness(tmp_path)) as made:
+        yield made
+
+
+@pytest.fixture
+def durable(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """On Apache Kafka."""
+    import os
+
+    address = os.environ.get("DPONE_TEST_KAFKA") or request.getfixturevalue("apache").servers()
+    monkeypatch.setenv("DPONE_TEST_KAFKA", address)
+    with closing(KafkaSinkHarness(tmp_path)) as made:
+        yield made
+
+
+def records(kafka: KafkaSinkHarness, name: str = "orders") -> list[Any]:
+    return list(kafka.records(kafka.topic(name)) or ())
+
+
+def ids(found: list[Any]) -> list[bytes]:
+    return [dict(record.headers)["dpone.event_id"] for record in found]
+
+
+# ---- deliveries
+
+
+@pytest.mark.parametrize("delivery", ["at_least_once", "idempotent", "transactional"])
+def test_every_delivery_has_a_journal_and_ids(kafka: KafkaSinkHarness, delivery: str) -> None:
+    """Whatever the delivery, rows arrive in order with an id of their own, and the journal has the entry and columns of
+    the load, which a stale head cannot follow."""
+    first = load(kafka, [sample(1, 5), sample(6, 9)], APPEND, delivery=delivery, n=1)
+    found = records(kafka)
+    assert [json.loads(record.value)["id"] for record in found] == list(range(1, 10))
+    assert len({*ids(found)}) == 9
+    [entry] = [json.loads(record.value) for record in kafka.records(kafka.journal) or ()]
+    assert (entry["load_id"], entry["seq"], entry["rows"]["inserted"]) == (first.entry.load_id, 1, 9)
+    assert entry["columns"] == {"id": "int64", "day": "string", "name": "string", "score": "double"}
+    spec = kafka.sink(APPEND, delivery=delivery)
+    with closing(kafka.make("sink", spec)) as sink, closing(sink.open(new_load(sample(1, 1).schema, APPEND))) as writer:
+        writer.stage(Part("p"), Rows(sample(1, 1)))
+        with pytest.raises(Conflict, match="another run loaded this stream"):
+            writer.commit(None, at(2), ())
+    assert len(records(kafka)) == 9
+
+
+def _killed(kafka: KafkaSinkHarness, delivery: str, when: str, n: int) -> tuple[bool, str, crash.Runs]:
+    """A run that dies in its commit, then one that does not. False: the commit asked for fewer things."""
+    name = f"{delivery}_{when}_{n}"
+    dying = crash.runs(kafka, APPEND, name)
+    stream = dying.pipeline.streams[0]
+    options = evolve(stream.sink.options, delivery=delivery, transaction_timeout=5)
+    stream = evolve(stream, sink=evolve(stream.sink, options=options))
+    run = evolve(dying, pipeline=evolve(dying.pipeline, streams=(stream,)))
+    run.add(sample(1, 4))
+    run.add(sample(5, 9))
+    (kafka.folder / FILE).write_text(f"{n} {when}")
+    kafka.implementations = {"sink": "tests.kafka.dying:DyingSink"}
+    try:
+        code, text = run.apart()
+    finally:
+        kafka.implementations = {}
+    assert code in (0, crash.KILLED), text
+    if code == 0:
+        return False, name, run
+    report = run.here()
+    assert report.exit_code == 0, report.streams[0].error
+    assert run.here().streams[0].status == "caught_up"
+    assert run.head().seq == 1
+    return True, name, run
+
+
+@pytest.mark.parametrize("when", ["after", "during"])
+def test_KA_04_a_transactional_commit_that_is_killed_anywhere(durable: KafkaSinkHarness, when: str) -> None:
+    """SIGKILL after each thing that a commit asks of the brokers, and while it asks: after the next run every row is
+    there once under read_committed, and the journal has one entry."""
+    for n in range(1, 40):
+        died, name, _ = _killed(durable, "transactional", when, n)
+        same(durable.rows(name), sample(1, 9))
+        if not died:
+            break
+    assert n > 8, "a commit asks for more than that"
+
+
+def test_KA_05_redelivered_rows_have_their_ids(durable: KafkaSinkHarness) -> None:
+    """SIGKILL anywhere in a commit of at_least_once: every row is there, and a row that came twice has one id."""
+    twice = 0
+    for n in range(1, 40):
+        died, name, _ = _killed(durable, "at_least_once", "after", n)
+        found = records(durable, name)
+        rows = Counter(json.loads(record.value)["id"] for record in found)
+        assert sorted(rows) == list(range(1, 10)), rows
+        pairs = {(json.loads(record.value)["id"], id) for record, id in zip(found, ids(found), strict=True)}
+        assert len(pairs) == 9, "a row has two ids, or two rows have one"
+        twice += max(rows.values()) > 1
+        if not died:
+            break
+    assert twice, "no kill came after rows were sent"
+
+
+def test_a_zombie_is_fenced(durable: KafkaSinkHarness) -> None:
+    """A producer that still has a transaction of the stream open loses it to the next commit, and cannot write."""
+    load(durable, sample(1, 2), APPEND, n=1)
+
+    async def zombie() -> None:
+        producer = AIOKafkaProducer(bootstrap_servers=durable.url, transactional_id=transactional_id(key()))
+        await producer.start()
+        await producer.begin_transaction()
+        await producer.send_and_wait(durable.topic(), b'{"id": 99}')
+        await asyncio.to_thread(load, durable, sample(3, 4), APPEND, n=2)
+        with pytest.raises(Exception, match="(?i)fenced|epoch"):
+            await producer.send_and_wait(durable.topic(), b'{"id": 98}')
+            await producer.commit_transaction()
+        await producer.stop()
+
+    asyncio.run(zombie())
+    same(durable.rows(), sample(1, 4))
+
+
+def test_open_transactions_of_others_do_not_hide_the_head(durable: KafkaSinkHarness) -> None:
+    """While another stream's entry is not committed, the head of a stream before it is found at once; and one that was
+    committed after it is waited for."""
+    entry = load(durable, sample(1, 2), APPEND, n=1).entry
+
+    async def other() -> None:
+        producer = AIOKafkaProducer(bootstrap_servers=durable.url, transactional_id=f"{durable.prefix}other")
+        await producer.start()
+        await producer.begin_transaction()
+        await producer.send_and_wait(durable.journal, b"{}", b"another|key")
+        with closing(durable.make("sink", durable.sink(APPEND, transaction_timeout=1))) as sink:
+            assert await asyncio.to_thread(sink.journal, key()) == entry
+        later = (await asyncio.to_thread(load, durable, sample(3, 4), APPEND, n=2)).entry
+        asking = asyncio.create_task(asyncio.to_thread(_head, durable))
+        await asyncio.sleep(0.3)
+        assert not asking.done(), "an entry behind an open transaction was not waited for"
+        await producer.commit_transaction()
+        assert await asking == later
+        await producer.stop()
+
+    asyncio.run(other())
+
+
+def _head(kafka: KafkaSinkHarness) -> Any:
+    with closing(kafka.make("sink", kafka.sink(APPEND))) as sink:
+        return sink.journal(key())
+
+
+def test_a_load_that_does_not_fit_its_transaction_is_refused(kafka: KafkaSinkHarness) -> None:
+    """Before the transaction begins, with the option that helps; with it the same load is committed (OUT-16)."""
+    load(kafka, sample(1, 1), APPEND, n=1)
+    with pytest.raises(SinkError, match="transaction_timeout is 2 seconds; set options.transaction_timeout higher"):
+        load(kafka, sample(2, 9), APPEND, n=2, transaction_timeout=2, transaction_rate=50)
+    same(kafka.rows(), sample(1, 1))
+    load(kafka, sample(2, 9), APPEND, n=2, transaction_timeout=60, transaction_rate=50)
+    same(kafka.rows(), sample(1, 9))
+
+
+def test_records_of_others_stop_nothing(kafka: KafkaSinkHarness) -> None:
+    """Foreign records in the topic and under other keys of the journal are none of the sink's; one under its own key
+    that is no entry is named by its place."""
+    load(kafka, sample(1, 2), APPEND, "before")
+    kafka.append(kafka.topic(), [b"not JSON", b""])
+    kafka.append(kafka.journal, [b"{]", b'"x"'])
+    with closing(kafka.make("sink", kafka.sink(APPEND))) as sink:
+        assert (sink.is_empty(), sink.exists(), sink.journal(key())) == (True, True, None)
+    load(kafka, sample(1, 2), APPEND)
+    assert len(records(kafka)) == 4
+    kafka.damage("sink", "{]")
+    with pytest.raises(SinkError, match=f"the record at offset .* of topic {kafka.journal} is damaged"):
+        _head(kafka)
+
+
+def test_OUT_07_a_topic_that_was_made_again_stops_the_next_run(kafka: KafkaSinkHarness) -> None:
+    """A topic that was deleted, or deleted and made again, stops the next run by name, and nothing is loaded."""
+    for name, again in (("gone", False), ("again", True)):
+        run = crash.runs(kafka, APPEND, name)
+        run.add(sample(1, 5))
+        assert run.here().exit_code == 0
+        kafka.empty(name) if again else kafka.delete(kafka.topic(name))
+        run.add(sample(6, 9))
+        report = run.here()
+        assert report.exit_code == 3
+        assert ("ends at offset 0" if again else "does not exist") in str(report.streams[0].error)
+        assert not kafka.records(kafka.topic(name))
+
+
+# ---- keys, values, partitions
+
+
+KEYED = pa.table(
+    {"id": pa.array([1, 2, 10], pa.int64()), "code": ["a", "b", "c"], "raw": pa.array([b"\0x", b"", b"z"])}
+)
+
+
+@pytest.mark.parametrize(
+    ("given", "keys", "values"),
+    [
+        (Key(("id",)), [b'{"id": 1}', b'{"id": 2}', b'{"id": 10}'], None),
+        (Key(("code", "id")), [b'{"code": "a", "id": 1}', b'{"code": "b", "id": 2}', b'{"code": "c", "id": 10}'], None),
+        (Key(("id",), "text"), [b"1", b"2", b"10"], None),
+        (Key(("raw",), "bytes"), [b"\0x", b"", b"z"], None),
+        (None, [None] * 3, Value("bytes", "raw")),
+        (Key(("code",), "text"), [b"a", b"b", b"c"], Value("text", "code")),
+    ],
+)
+def test_keys_and_values(kafka: KafkaSinkHarness, given: Key | None, keys: list[Any], values: Value | None) -> None:
+    """Keys are JSON, text or bytes of the columns; values are all columns as JSON, or one column as it is."""
+    load(kafka, KEYED, APPEND, key=given, value=values or Value())
+    found = records(kafka)
+    assert [record.key for record in found] == keys
+    if values is None:
+        assert [json.loads(record.value)["id"] for record in found] == [1, 2, 10]
+    else:
+        column = KEYED[values.column].to_pylist()
+        assert [record.value for record in found] == [v if isinstance(v, bytes) else v.encode() for v in column]
+
+
+def test_a_value_that_is_null_is_a_tombstone(kafka: KafkaSinkHarness) -> None:
+    """NULL in the column of a value is a record without a value."""
+    rows = pa.table({"id": ["a", "b"], "text": pa.array(["x", None], pa.string())})
+    load(kafka, rows, APPEND, key=Key(("id",), "text"), value=Value("text"))
+    assert [(record.key, record.value) for record in records(kafka)] == [(b"a", b"x"), (b"b", None)]
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "says"),
+    [
+        ({"key": Key(("no",))}, ConfigError, "the rows have no column no"),
+        ({"key": Key(("score",))}, ConfigError, "column score is double, whose equal values can have different texts"),
+        ({"key": Key(("id",), "bytes")}, ConfigError, "column id is int64, but format bytes needs a column of binary"),
+        ({"key": Key(("name",), "text")}, DataError, "row 4 of part p0 has NULL in the key column name"),
+        ({"value": Value("text")}, ConfigError, "the rows have 4 columns besides the key; set value.column"),
+        ({"partition": Partition("column", "day")}, ConfigError, "column day is string; name a column of whole"),
+        ({"partition": Partition("column", "id")}, DataError, "row 1 of part p0 has no partition in column id"),
+        ({"create": Create(allowed=False)}, ConfigError, "it does not exist; kafka-topics --create --topic"),
+        ({"create": Create(config={"no.such.setting": "1"})}, SinkError, "the brokers refuse a setting of the topic"),
+    ],
+)
+def test_what_cannot_be_written_is_refused(
+    kafka: KafkaSinkHarness, options: dict[str, Any], error: type[DponeError], says: str
+) -> None:
+    """By name of option, column and row, without a value of the row, and nothing is in the topic."""
+    with pytest.raises(error, match=says):
+        load(kafka, sample(1, 5), APPEND, **options)
+    assert not kafka.records(kafka.topic())
+
+
+def test_OUT_10_partitions_are_those_of_the_java_client(kafka: KafkaSinkHarness) -> None:
+    """A key goes where aiokafka's own port of murmur2 sends it; without a key records go round, a column decides, and
+    the topic has the partitions that it was created with."""
+    rows = table([(n, f"d{n % 7}", "x" * (n % 9), n / 2) for n in range(200)])
+    made = Create(partitions=7)
+    load(kafka, rows, APPEND, "keyed", key=Key(("name", "id")), create=made)
+    chosen = DefaultPartitioner()
+    for record in records(kafka, "keyed"):
+        assert record.partition == chosen(record.key, list(range(7)), list(range(7)))
+    load(kafka, rows, APPEND, "turn", create=made)
+    assert {*Counter(record.partition for record in records(kafka, "turn")).values()} == {28, 29}
+    numbered = rows.append_column("to", pa.array([n % 3 for n in range(200)]))
+    load(kafka, numbered, APPEND, "column", create=made, partition=Partition("column", "to"))
+    for record in records(kafka, "column"):
+        assert record.partition == json.loads(record.value)["to"]
+
+
+@pytest.mark.parametrize("compression", ["gzip", "snappy", "lz4", "zstd"])
+def test_compressed_batches_are_read_by_others(kafka: KafkaSinkHarness, compression: str) -> None:
+    """Many small batches of every codec come back through another client, in order, transactional or not."""
+    rows = table([(n, "d", "text " * (n % 50), n / 2) for n in range(400)])
+    for delivery in ("transactional", "idempotent"):
+        load(kafka, rows, APPEND, delivery, delivery=delivery, compression=compression, batch_bytes=4096)
+        assert [json.loads(record.value)["id"] for record in records(kafka, delivery)] == list(range(400))
+
+
+@pytest.mark.parametrize("compression", ["none", "gzip"])
+def test_a_record_that_the_topic_does_not_take(durable: KafkaSinkHarness, compression: str) -> None:
+    """It is named by part and row, not by a value; nothing of the load is in the topic, and batches of small rows are
+    cut to what the topic takes."""
+    small = Create(config={"max.message.bytes": "2000"})
+    options: dict[str, Any] = {"create": small, "compression": compression}
+    load(durable, table([(n, "d", "x" * 100, None) for n in range(500)]), APPEND, n=1, **options)
+    import random
+
+    noise = "".join(random.choices("abcdefghijklmnopqrstuvwxyz0123456789", k=9000))
+    rows = table([(n, "d", noise if n == 7 else "y", None) for n in range(1, 10)])
+    with pytest.raises(DataError, match=r"row 7 of part p0 has 9,\d\d\d bytes, but the topic takes 2,000"):
+        load(durable, rows, APPEND, n=2, **options)
+    assert len(records(durable)) == 500
+
+
+def test_a_journal_that_forgets_is_refused(durable: KafkaSinkHarness) -> None:
+    """A journal without compaction would lose heads: it is refused with the command that mends it; the one that the
+    sink creates is compacted."""
+    load(durable, sample(1, 2), APPEND)
+    with closing(durable.make("sink", durable.sink(APPEND))) as sink:
+        assert all(finding.ok for finding in sink.check()), sink.check()
+    durable.append(durable.topic("plain"), [b"x"])
+    spec = durable.sink(APPEND, journal=durable.topic("plain"))
+    with closing(durable.make("sink", spec)) as sink:
+        assert [finding.ok for finding in sink.check()] == [True, False]
+        with pytest.raises(SinkError, match=r"cleanup\.policy=delete; kafka-configs --alter"):
+            sink.open(new_load(sample(1, 1).schema, APPEND))
