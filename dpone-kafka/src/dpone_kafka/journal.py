@@ -20,8 +20,9 @@ from attrs import frozen
 from dpone.contract import Entry
 from dpone.errors import DponeError, SinkError
 from dpone.model.position import Position
+from dpone_kafka.cluster import Topic
 from dpone_kafka.refusals import transient
-from dpone_kafka.session import Session, Topic
+from dpone_kafka.session import Session
 
 FORMAT = 1
 LARGEST = 16 << 20  # bytes of an entry: the position of a source of many files is long
@@ -120,49 +121,45 @@ class Journal:
         return found
 
     async def _records(self, topic: Topic, key: str | None) -> list[ConsumerRecord]:
-        """Committed records in the order of their offsets, those of the key alone."""
-        kept: dict[tuple[int, int], ConsumerRecord] = {}
+        """Committed records of the key, or of all keys, partition by partition in the order of their offsets."""
         wanted = None if key is None else key.encode()
-        places = [TopicPartition(topic.name, number) for number in range(topic.partitions)]
-        async with (
-            self._session.consumer("read_committed") as consumer,
-            self._session.consumer("read_uncommitted") as ahead,
-        ):
-            ends = await ahead.end_offsets(places)
+        bounds = await self._session.bounds(topic)
+        places = [TopicPartition(topic.name, number) for number, (first, end) in bounds.items() if first < end]
+        ends = {place: bounds[place.partition][1] for place in places}
+        kept: list[ConsumerRecord] = []
+        if not places:
+            return kept
+        until = time.monotonic() + self._patience
+        async with self._session.consumer("read_committed") as consumer:
             consumer.assign(places)
-            await consumer.seek_to_beginning(*places)
-            until = time.monotonic() + self._patience
-            while missing := [place for place in places if await consumer.position(place) < ends[place]]:
-                batch = await consumer.getmany(*missing, timeout_ms=100)
-                for records in batch.values():
-                    for record in records:
-                        if wanted is None or record.key == wanted:
-                            kept[record.partition, record.offset] = record
-                if batch:
+            for place in places:
+                consumer.seek(place, bounds[place.partition][0])
+            while left := [place for place in places if await consumer.position(place) < ends[place]]:
+                found = await consumer.getmany(*left, timeout_ms=100)
+                kept += [one for some in found.values() for one in some if wanted is None or one.key == wanted]
+                if found:
                     continue
-                for place in missing:
-                    stable = consumer.last_stable_offset(place)
-                    at = await consumer.position(place)
-                    if stable is None or stable > at or stable < 0:
-                        continue
-                    # A transaction is open: of another stream, which concerns nobody here, or of this one.
-                    if wanted is not None and not await _in(ahead, place, at, ends[place], wanted):
+                for place in left:
+                    at, stable = await consumer.position(place), consumer.last_stable_offset(place)
+                    # A transaction is open. What it hides concerns nobody here, unless it has the key.
+                    waits = wanted is None or stable is None or stable > at
+                    if not waits and not await self._hidden(place, at, ends[place], wanted):
                         ends[place] = at
                 if time.monotonic() > until:
-                    found = "a transaction of this stream is still open"
-                    raise transient("read the journal", found, "run again when the brokers have ended it")
-        return [kept[place] for place in sorted(kept)]
+                    found_text = "a transaction in front of the stream's entry is still open"
+                    raise transient("read the journal", found_text, "run again when the brokers have ended it")
+        return sorted(kept, key=lambda one: (one.partition, one.offset))
 
-
-async def _in(consumer: Any, place: TopicPartition, start: int, end: int, key: bytes) -> bool:
-    """Whether one of the records that are not yet committed has the key."""
-    consumer.assign([place])
-    consumer.seek(place, start)
-    while await consumer.position(place) < end:
-        for records in (await consumer.getmany(place, timeout_ms=100)).values():
-            if any(record.key == key for record in records):
-                return True
-    return False
+    async def _hidden(self, place: TopicPartition, start: int, end: int, key: bytes | None) -> bool:
+        """Whether one of the records that are not yet committed has the key."""
+        async with self._session.consumer("read_uncommitted") as consumer:
+            consumer.assign([place])
+            consumer.seek(place, start)
+            while await consumer.position(place) < end:
+                for records in (await consumer.getmany(place, timeout_ms=100)).values():
+                    if any(record.key == key for record in records):
+                        return True
+        return False
 
 
 def _ours(record: ConsumerRecord) -> bool:

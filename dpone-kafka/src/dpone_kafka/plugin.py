@@ -37,12 +37,19 @@ def dpone_sinks() -> list[Connector]:
             declare(
                 "sink",
                 supported=(
-                    "write", "append", "exactly_once", "lineage", "resume", "parallel_stage", "many_tables",
+                    "write",
+                    "append",
+                    "exactly_once",
+                    "lineage",
+                    "resume",
+                    "parallel_stage",
+                    "many_tables",
                     "verify",
                 ),
             ),
             takes=("connection", "topic"),
             commit="log",
+            errors=_ERRORS,
             harness="dpone_kafka.sink_testing:KafkaSinkHarness",
         ),
     ]

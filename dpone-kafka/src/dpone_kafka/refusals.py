@@ -21,12 +21,8 @@ def transient(failed: str, found: str, todo: str) -> SinkError:
 
 
 def silent(what: str, where: str, seconds: float) -> SinkError:
-    todo = "check that the brokers are up, or set options.timeout higher"
+    todo = "check that the brokers are up, or set options.silence_timeout higher"
     return transient(what, f"no answer from {where} within {seconds:g} seconds", todo)
-
-
-def stopped(what: str) -> SinkError:
-    return transient(what, "the run was interrupted", "run again; nothing is lost")
 
 
 def fenced(what: str) -> Conflict:

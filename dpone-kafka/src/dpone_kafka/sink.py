@@ -11,9 +11,10 @@ from dpone.contract import Entry, Finding, Load
 from dpone.errors import ConfigError, DponeError, SinkError, counted
 from dpone.model.evolution import SchemaChange, Stored
 from dpone.model.pipeline import SinkSpec
+from dpone_kafka.cluster import Topic
 from dpone_kafka.encode import Encoder, refused
 from dpone_kafka.journal import SETTINGS, Journal
-from dpone_kafka.session import Session, Topic
+from dpone_kafka.session import Session
 from dpone_kafka.settings import settings
 from dpone_kafka.sink_options import KafkaSinkOptions
 from dpone_kafka.staging import Staging
@@ -33,7 +34,7 @@ class KafkaSink:
         if spec.topic is None:
             raise ConfigError("read sink", "topic is missing", "set topic: NAME")
         self.topic, self._base, self._mode = spec.topic, spec.base, spec.strategy.mode
-        self._session = session or Session(settings(spec.connection), self.options.timeout)
+        self._session = session or Session(settings(spec.connection), self.options.silence_timeout)
         self._journal = Journal(self._session, self.options.journal, self.options.transaction_timeout + _SWEEP)
 
     def for_table(self, spec: SinkSpec) -> KafkaSink:
@@ -56,9 +57,7 @@ class KafkaSink:
             return Finding(what, True, f"topic {name} will be created by the first load")
         if what == "journal" and (wrong := self._forgets()):
             return Finding(what, False, wrong, _compacted(name))
-        if not topic.ready:
-            return Finding(what, False, f"topic {name} has a partition without a leader", "start its brokers")
-        return Finding(what, True, f"topic {name} has {counted(topic.partitions, 'partition')}")
+        return Finding(what, True, f"topic {name} has {counted(len(topic.leaders), 'partition')}")
 
     def _forgets(self) -> str:
         """Why the journal's topic would lose heads; empty if it does not, or if the user may not see its settings."""
@@ -89,9 +88,9 @@ class KafkaSink:
         mine, topic = [kept for kept in written if kept.topic == self.topic], self._topic(self.topic)
         if not mine or topic is None:
             return ""
-        ends = self._session.call(self._session.ends(self.topic, topic.partitions), f"look at topic {self.topic}")
+        bounds = self._session.call(self._session.bounds(topic), f"look at topic {self.topic}")
         for partition, end in mine[0].ends.items():
-            if (now := ends.get(partition, 0)) < end:
+            if (now := bounds.get(partition, (0, 0))[1]) < end:
                 return f"partition {partition} ends at offset {now:,}, but rows up to {end:,} were written"
         return ""
 
@@ -134,7 +133,7 @@ class KafkaSink:
         except OSError as error:
             todo = "give the user that runs dpone write access, or set options.spool to another folder"
             raise SinkError(f"open {self.options.spool}", error.strerror or type(error).__name__, todo) from error
-        return KafkaWriter(self._session, self._journal, self.topic, self.options, load, staging)
+        return KafkaWriter(self._session, self._journal, self.topic, self.options, load, staging, staging.load_id)
 
     def _provide_journal(self) -> None:
         name = self.options.journal

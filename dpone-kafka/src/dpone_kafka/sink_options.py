@@ -97,7 +97,7 @@ class KafkaSinkOptions(SinkOptions):
     compression     of batches; snappy, lz4 and zstd need the package cramjam
     batch_bytes     the largest batch, before compression; less if the topic allows less
     spool           folder of rows that are not yet sent, inside the folder of the pipeline file
-    timeout         seconds that a broker may be silent
+    silence_timeout  seconds that a broker may be silent
     transaction_timeout  seconds after which the brokers end a transaction whose run is gone
     transaction_rate     bytes a second that a transaction is expected to write; a load that would need longer than
                     transaction_timeout is refused before the transaction begins
@@ -112,6 +112,6 @@ class KafkaSinkOptions(SinkOptions):
     compression: Compression = "none"
     batch_bytes: int = field(default=1 << 18, validator=and_(ge(1024), le(1 << 28)))
     spool: str = ".dpone/kafka"
-    timeout: float = field(default=30.0, validator=and_(gt(0), le(86_400)))
+    silence_timeout: float = field(default=30.0, validator=and_(gt(0), le(86_400)))
     transaction_timeout: float = field(default=60.0, validator=and_(ge(1), le(86_400)))
     transaction_rate: float = field(default=5e6, validator=gt(0))

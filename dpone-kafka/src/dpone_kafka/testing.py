@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic, RecordsToDelete
 from aiokafka.errors import for_code
 from attrs import evolve
@@ -59,12 +59,12 @@ class KafkaHarness(LogHarness):
 
         self.call(drop)
 
-    def make_topic(self, topic: str, partitions: int = PARTITIONS, **settings: str) -> None:
+    def make_topic(self, topic: str, partitions: int = PARTITIONS, again: bool = False, **settings: str) -> None:
         async def make(admin: AIOKafkaAdminClient) -> None:
             for _ in range(100):  # a deleted topic of this name may be there for a moment
                 answer = await admin.create_topics([NewTopic(topic, partitions, 1, topic_configs=settings)])
                 error = for_code(answer.topic_errors[0][1])
-                if error.errno in (0, 36):  # none, TOPIC_ALREADY_EXISTS
+                if error.errno == 0 or (error.errno == 36 and not again):  # TOPIC_ALREADY_EXISTS
                     return
                 await asyncio.sleep(0.1)
             raise error(topic)
@@ -92,17 +92,17 @@ class KafkaHarness(LogHarness):
             return None
         [there] = self.call(lambda admin: admin.describe_topics([topic]))
 
-        async def consume() -> list[bytes]:
+        async def consume() -> list[ConsumerRecord]:
             async with AIOKafkaConsumer(bootstrap_servers=self.url, isolation_level="read_committed") as consumer:
                 places = [TopicPartition(topic, one["partition"]) for one in there["partitions"]]
                 consumer.assign(places)
                 first, ends = await consumer.beginning_offsets(places), await consumer.end_offsets(places)
                 for place in places:
                     consumer.seek(place, first[place])
-                found: list[bytes] = []
+                found: list[ConsumerRecord] = []
                 while any([await consumer.position(place) < ends[place] for place in places]):
                     for some in (await consumer.getmany(timeout_ms=200)).values():
-                        found += [record.value for record in some]
+                        found += some
                 return found
 
         return asyncio.run(consume())

@@ -68,11 +68,8 @@ class KafkaWriter:
     options: KafkaSinkOptions
     load: Load
     staging: Staging
+    load_id: str
     _producers: list[AIOKafkaProducer] = field(factory=list)
-
-    @property
-    def load_id(self) -> str:
-        return self.staging.load_id
 
     @property
     def what(self) -> str:
@@ -214,7 +211,7 @@ class KafkaWriter:
         limit = min(self.options.batch_bytes, self._largest())
         before: Future[None] | None = None
         try:
-            for chunk in self._chunks(topic.partitions, limit, until is not None):
+            for chunk in self._chunks(len(topic.leaders), limit, until is not None):
                 if until is not None and time.monotonic() > until:
                     raise self._too_slow()
                 if before is not None:
