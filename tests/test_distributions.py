@@ -149,7 +149,6 @@ def test_plugin_module_imports_no_driver(name: str) -> None:
 
 CLAIMS = [
     ("source", "mssql"), ("sink", "mssql"), ("state", "mssql"), ("cdc", "mssql_cdc"), ("cdc", "mssql_change_tracking"),
-    ("sink", "kafka"),
     ("source", "objectstore"), ("sink", "objectstore"),
 ]  # fmt: skip
 

@@ -10,6 +10,7 @@ from tests.kafka.conftest import everyday as everyday
 from tests.postgres.conftest import postgres as postgres
 from tests.postgres.server import Server
 
+from dpone_kafka.sink_options import JOURNAL
 from dpone_kafka.testing import KafkaHarness
 
 
@@ -24,10 +25,10 @@ def database(postgres: Server) -> Iterator[Server]:
 
 @pytest.fixture
 def topics(everyday: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KafkaHarness]:
-    """A broker without the topic that the pages name."""
+    """A broker without the topics that the pages name."""
     monkeypatch.setenv("DPONE_TEST_KAFKA", everyday)
     harness = KafkaHarness(tmp_path)
     yield harness
-    if "orders" in harness.call(lambda admin: admin.list_topics()):
-        harness.delete("orders")
+    for topic in {"orders", "orders_copy", JOURNAL} & {*harness.call(lambda admin: admin.list_topics())}:
+        harness.delete(topic)
     harness.close()

@@ -123,6 +123,8 @@ class Connector:
                     transactional log). ``none``: it cannot (an HTTP API, a search index), so the engine keeps the
                     journal, as the state, and writes it after ``Writer.commit`` has returned. Rows that a crash leaves
                     unconfirmed are delivered again: at least once. Such a sink declares none of ``NEED_A_JOURNAL``
+    exactly_once_with  sinks: the option (``name: value``) without which a sink that declares ``exactly_once`` delivers
+                    at least once; its Harness sets the option, so that the evidence is for it
     """
 
     name: str
@@ -135,6 +137,7 @@ class Connector:
     example: str | None = None
     commit: Commit | None = None
     serves: tuple[str, str] | None = None
+    exactly_once_with: str = ""
 
     @property
     def implemented(self) -> bool:
@@ -142,5 +145,14 @@ class Connector:
 
     @property
     def delivery(self) -> str:
-        """Of a sink's rows: ``exactly once`` or ``at least once``."""
-        return "exactly once" if self.capabilities.get("exactly_once") is Support.SUPPORTED else "at least once"
+        """Of a sink's rows: ``exactly once`` or ``at least once``, or which of them by an option."""
+        if self.capabilities.get("exactly_once") is not Support.SUPPORTED:
+            return "at least once"
+        return f"exactly once with {self.exactly_once_with}" if self.exactly_once_with else "exactly once"
+
+    def delivers(self, options: object) -> str:
+        """``delivery`` of a sink with these options."""
+        name, _, value = self.exactly_once_with.partition(": ")
+        if not name or self.capabilities.get("exactly_once") is not Support.SUPPORTED:
+            return self.delivery
+        return "exactly once" if str(getattr(options, name, "")) == value else "at least once"

@@ -50,6 +50,8 @@ def dpone_sinks() -> list[Connector]:
             takes=("connection", "topic"),
             commit="log",
             errors=_ERRORS,
-            harness="dpone_kafka.sink_testing:KafkaSinkHarness",
+            harness="dpone_kafka.testing:KafkaSinkHarness",
+            example="localhost:9092",
+            exactly_once_with="delivery: transactional",
         ),
     ]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,14 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic, RecordsToDelete
 from aiokafka.errors import for_code
 from attrs import evolve
 
+from dpone.capability import Role
+from dpone.certify.evidence import Durability
+from dpone.model.pipeline import SinkSpec
+from dpone.model.schema import LOAD_ID, LOADED_AT
 from dpone.model.secret import Secret
-from dpone.testing.harness import CannotHold, server, unused
+from dpone.model.strategy import Strategy
+from dpone.testing.harness import TABLE, CannotHold, server, unused
+from dpone.testing.loads import simple
 from dpone.testing.log import LogHarness
 from dpone.testing.rows import declared
 from dpone.testing.unreachable import silent
@@ -87,7 +95,12 @@ class KafkaHarness(LogHarness):
         if records:
             asyncio.run(produce())
 
-    def records(self, topic: str) -> list[bytes] | None:
+    def records(self, topic: str) -> Any:
+        consumed = self.consumed(topic)
+        return None if consumed is None else [record.value for record in consumed]
+
+    def consumed(self, topic: str) -> list[ConsumerRecord] | None:
+        """All committed records, with keys, headers and places."""
         if topic not in self.call(lambda admin: admin.list_topics()):  # to describe a topic may create it
             return None
         [there] = self.call(lambda admin: admin.describe_topics([topic]))
@@ -142,3 +155,63 @@ async def _product(admin: AIOKafkaAdminClient) -> tuple[str, str]:
     await admin.describe_cluster()
     highest = max(one._versions[1][1] for one in admin._client._conns.values())
     return "Kafka", f"Fetch version {highest}"
+
+
+_HEADERS = {"dpone.load_id": LOAD_ID, "dpone.loaded_at": LOADED_AT}
+
+
+class KafkaSinkHarness(KafkaHarness):
+    """Of the sink. The kit certifies ``delivery: transactional``, since no other mode has ``exactly_once``."""
+
+    delivery = "transactional"
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.journal = f"{self.prefix}loads"
+
+    def durability(self) -> Durability:
+        return Durability(True, {"acks": "all"})
+
+    def sink(self, strategy: Strategy, table: str = TABLE, **options: Any) -> SinkSpec:
+        return super().sink(strategy, table, **{"delivery": self.delivery, "journal": self.journal, **options})
+
+    def records(self, topic: str) -> Any:
+        """With keys, headers and places."""
+        return self.consumed(topic)
+
+    def columns(self, topic: str) -> Mapping[str, pa.DataType]:
+        """Those of the entries of the journal, and of the headers of the records."""
+        found: dict[str, pa.DataType] = {}
+        for record in self.records(self.journal) or ():
+            entry = json.loads(record.value)
+            if entry["topic"] == topic:
+                bytes_of = {name: "binary" in type_ for name, type_ in entry["columns"].items()}
+                found |= {name: pa.binary() if is_one else pa.string() for name, is_one in bytes_of.items()}
+        for record in self.records(topic) or ():
+            found |= {_HEADERS[name]: pa.string() for name, _ in record.headers if name in _HEADERS}
+        return found
+
+    def decode(self, record: Any, columns: Mapping[str, pa.DataType]) -> Mapping[str, Any]:
+        row, headers = dict(super().decode(record.value, columns)), dict(record.headers)
+        if "dpone.load_id" in headers:
+            row[LOAD_ID] = headers["dpone.load_id"].decode()
+            row[LOADED_AT] = datetime.fromisoformat(headers["dpone.loaded_at"].decode())
+        return row
+
+    def empty(self, table: str = TABLE) -> bool:
+        """As an operator would: the topic is deleted and made again. Retention is the topic's own affair."""
+        self.delete(self.topic(table))
+        self.make_topic(self.topic(table), again=True)
+        return True
+
+    def damage(self, role: Role, text: str, table: str = TABLE) -> None:
+        keys: Iterable[Any] = {record.key for record in self.records(self.journal) or ()}
+        self.send(self.journal, [(key, text.encode(), 0) for key in sorted(keys)])
+
+    @contextmanager
+    def stuck(self, role: Role, seconds: float) -> Iterator[Any]:
+        """A server that takes the connection and is silent."""
+        with silent() as port:
+            spec = self.sink(simple(self))
+            options = evolve(spec.options, silence_timeout=seconds)
+            yield evolve(spec, connection=Secret(f"127.0.0.1:{port}"), options=options)

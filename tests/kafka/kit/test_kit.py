@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dpone.testing import RouteContract, SourceContract
+from dpone.testing import RouteContract, SinkContract, SourceContract
 
 pytestmark = pytest.mark.kafka
 
@@ -15,3 +15,7 @@ class TestKafkaSource(SourceContract):
 
 class TestKafkaToSqlite(RouteContract):
     ends = ("kafka", "sqlite")
+
+
+class TestKafkaSink(SinkContract):
+    connector = "kafka"

@@ -199,7 +199,7 @@ def _attempt(stream: StreamContext, last: bool) -> None:
         sink = stack.enter_context(closing(run.make("sink", spec.sink)))
         state = stack.enter_context(closing(run.make("state", run.pipeline.state)))
         stack.enter_context(connected())
-        report.delivery = run.plugins.get("sink", spec.sink.type).delivery
+        report.delivery = run.plugins.get("sink", spec.sink.type).delivers(spec.sink.options)
         given, added = (stream, last, source, sink, state, ContractCheck(spec, report)), Added()
         stages = Steps(RecoverStep(*given), PlanStep(*given), StageStep(*given), CommitStep(*given))
         if run.dry_run:
