@@ -28,6 +28,8 @@ from dpone_kafka.sink_options import Create, Key, Partition, Value
 from dpone_kafka.testing import KafkaSinkHarness
 from dpone_kafka.writer import transactional_id
 
+pytestmark = pytest.mark.kafka
+
 
 @pytest.fixture
 def kafka(everyday: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KafkaSinkHarness]:

@@ -147,7 +147,7 @@ class Batch:
         """As of a builder that is full."""
 
     def size(self) -> int:
-        return HEADER + len(self.records)
+        return len(self._data) or HEADER + len(self.records)
 
     def _set_producer_state(self, producer_id: int, epoch: int, sequence: int) -> None:
         self.producer = producer_id, epoch, sequence
