@@ -26,7 +26,7 @@ from dpone.model.strategy import Strategy
 from dpone.testing.harness import TABLE, CannotHold, server, unused
 from dpone.testing.loads import simple
 from dpone.testing.log import LogHarness
-from dpone.testing.rows import declared
+from dpone.testing.rows import declared, tabled
 from dpone.testing.unreachable import silent
 
 PARTITIONS = 2
@@ -96,27 +96,27 @@ class KafkaHarness(LogHarness):
             asyncio.run(produce())
 
     def records(self, topic: str) -> Any:
-        consumed = self.consumed(topic)
-        return None if consumed is None else [record.value for record in consumed]
+        [found] = self.consumed(topic)
+        return None if found is None else [record.value for record in found]
 
-    def consumed(self, topic: str) -> list[ConsumerRecord] | None:
-        """All committed records, with keys, headers and places."""
-        if topic not in self.call(lambda admin: admin.list_topics()):  # to describe a topic may create it
-            return None
-        [there] = self.call(lambda admin: admin.describe_topics([topic]))
+    def consumed(self, *topics: str) -> list[list[ConsumerRecord] | None]:
+        """All committed records of each topic, with keys, headers and places; None if there is no such topic."""
 
-        async def consume() -> list[ConsumerRecord]:
-            async with AIOKafkaConsumer(bootstrap_servers=self.url, isolation_level="read_committed") as consumer:
-                places = [TopicPartition(topic, one["partition"]) for one in there["partitions"]]
-                consumer.assign(places)
-                first, ends = await consumer.beginning_offsets(places), await consumer.end_offsets(places)
-                for place in places:
-                    consumer.seek(place, first[place])
-                found: list[ConsumerRecord] = []
-                while any([await consumer.position(place) < ends[place] for place in places]):
-                    for some in (await consumer.getmany(timeout_ms=200)).values():
-                        found += some
-                return found
+        async def consume() -> list[list[ConsumerRecord] | None]:
+            given: dict[str, Any] = {"isolation_level": "read_committed", "fetch_max_wait_ms": 20}
+            async with AIOKafkaConsumer(bootstrap_servers=self.url, **given) as consumer:
+                there = await consumer._client.fetch_all_metadata()  # to ask for one topic may create it
+                found: dict[str, list[ConsumerRecord]] = {topic: [] for topic in {*topics} & there.topics()}
+                places = [TopicPartition(topic, n) for topic in found for n in there.partitions_for_topic(topic)]
+                if places:
+                    consumer.assign(places)
+                    first, ends = await consumer.beginning_offsets(places), await consumer.end_offsets(places)
+                    for place in places:
+                        consumer.seek(place, first[place])
+                    while any([await consumer.position(place) < ends[place] for place in places]):
+                        for place, some in (await consumer.getmany(timeout_ms=50)).items():
+                            found[place.topic] += some
+                return [found.get(topic) for topic in topics]
 
         return asyncio.run(consume())
 
@@ -177,19 +177,22 @@ class KafkaSinkHarness(KafkaHarness):
 
     def records(self, topic: str) -> Any:
         """With keys, headers and places."""
-        return self.consumed(topic)
+        return self.consumed(topic)[0]
 
-    def columns(self, topic: str) -> Mapping[str, pa.DataType]:
-        """Those of the entries of the journal, and of the headers of the records."""
-        found: dict[str, pa.DataType] = {}
-        for record in self.records(self.journal) or ():
-            entry = json.loads(record.value)
+    def rows(self, table: str = TABLE) -> pa.Table | None:
+        """The columns are those of the journal's entries, and of the headers of the records."""
+        topic = self.topic(table)
+        records, entries = self.consumed(topic, self.journal)
+        if records is None:
+            return None
+        columns: dict[str, pa.DataType] = {}
+        for entry in (json.loads(record.value) for record in entries or ()):
             if entry["topic"] == topic:
                 bytes_of = {name: "binary" in type_ for name, type_ in entry["columns"].items()}
-                found |= {name: pa.binary() if is_one else pa.string() for name, is_one in bytes_of.items()}
-        for record in self.records(topic) or ():
-            found |= {_HEADERS[name]: pa.string() for name, _ in record.headers if name in _HEADERS}
-        return found
+                columns |= {name: pa.binary() if is_one else pa.string() for name, is_one in bytes_of.items()}
+        for record in records:
+            columns |= {_HEADERS[name]: pa.string() for name, _ in record.headers if name in _HEADERS}
+        return tabled([self.decode(record, columns) for record in records], columns)
 
     def decode(self, record: Any, columns: Mapping[str, pa.DataType]) -> Mapping[str, Any]:
         row, headers = dict(super().decode(record.value, columns)), dict(record.headers)
