@@ -6,8 +6,9 @@ import asyncio
 import json
 import os
 import random
+import signal
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,17 @@ import pyarrow as pa
 import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.partitioner import DefaultPartitioner
+from aiokafka.protocol.admin import CreateAclsRequest
 from attrs import evolve
+from tests.kafka.apache import USERS, Apache
 from tests.kafka.dying import FILE
 
 from dpone.contract import Part
-from dpone.errors import ConfigError, Conflict, DataError, DponeError, SinkError
+from dpone.errors import Category, ConfigError, Conflict, DataError, DponeError, SinkError
+from dpone.host import stopping
+from dpone.model.secret import Secret
 from dpone.testing import crash
-from dpone.testing.loads import APPEND, at, key, load, new_load
+from dpone.testing.loads import APPEND, at, key, load, new_load, prepare
 from dpone.testing.rows import Rows, same, sample, table
 from dpone_kafka.sink_options import Create, Key, Partition, Value
 from dpone_kafka.testing import KafkaSinkHarness
@@ -329,3 +334,156 @@ def test_a_journal_that_forgets_is_refused(durable: KafkaSinkHarness) -> None:
         assert [finding.ok for finding in sink.check()] == [True, False]
         with pytest.raises(SinkError, match=r"cleanup\.policy=delete; kafka-configs --alter"):
             sink.open(new_load(sample(1, 1).schema, APPEND))
+
+
+# ---- brokers that fail, security
+
+
+@pytest.fixture
+def on_apache(apache: Apache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KafkaSinkHarness]:
+    monkeypatch.setenv("DPONE_TEST_KAFKA", apache.servers())
+    with closing(KafkaSinkHarness(tmp_path)) as made:
+        yield made
+
+
+def _with_fault(kafka: KafkaSinkHarness, at_call: int, fault: Callable[[], None], rows: pa.Table) -> Exception | None:
+    """A load during whose commit something happens just before the n-th call to Kafka."""
+    spec = kafka.sink(APPEND, silence_timeout=2.0, transaction_timeout=10.0)
+    with closing(kafka.make("sink", spec)) as sink:
+        prepare(sink, spec, rows.schema)
+        with closing(sink.open(new_load(rows.schema, APPEND))) as writer:
+            writer.stage(Part("p"), Rows(rows))
+            head, start, asked = sink.journal(key()), writer.session.start, 0
+
+            def counted(work: Any) -> Any:
+                nonlocal asked
+                asked += 1
+                if asked == at_call:
+                    fault()
+                return start(work)
+
+            writer.session.start = counted
+            try:
+                writer.commit(head, at(1), ())
+            except DponeError as error:
+                return error
+    return None
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_OUT_11_a_broker_that_falls_silent_within_a_commit(
+    on_apache: KafkaSinkHarness, apache: Apache, interrupted: bool
+) -> None:
+    """Whatever the commit asks when the broker stops answering: the wait ends, after the limit or soon after a signal;
+    the error is transient; and what the journal says afterwards is what the topic has."""
+    load(on_apache, sample(1, 2), APPEND)
+    expected = [sample(1, 2)]
+    [broker] = apache._running.values()
+
+    def silent() -> None:
+        broker.send_signal(signal.SIGSTOP)
+        if interrupted:
+            stopping.begin()
+
+    for n in range(2, 11):
+        rows = sample(10 * n, 10 * n + 3)
+        try:
+            error = _with_fault(on_apache, n, silent, rows)
+        finally:
+            stopping.reset()
+            broker.send_signal(signal.SIGCONT)
+        assert isinstance(error, DponeError)
+        assert error.category is Category.TRANSIENT, f"call {n}: {error}"
+        head = _head(on_apache)
+        if head.seq > len(expected):
+            expected.append(rows)
+        assert head.seq == len(expected)
+        same(on_apache.rows(), pa.concat_tables(expected))
+
+
+def test_a_broker_that_is_killed_within_a_commit(on_apache: KafkaSinkHarness, apache: Apache) -> None:
+    """Before the rows, after them, and before the commit: kill -9 of the broker and a restart leave the load whole or
+    not there, as the journal says, and the next one is committed."""
+    load(on_apache, sample(1, 2), APPEND)
+    expected = [sample(1, 2)]
+    for n in (7, 9, 10):
+        rows = sample(10 * n, 10 * n + 3)
+        _with_fault(on_apache, n, apache.kill, rows)
+        apache.start(1)
+        head = _head(on_apache)
+        if head.seq > len(expected):
+            expected.append(rows)
+        same(on_apache.rows(), pa.concat_tables(expected))
+    load(on_apache, sample(3, 4), APPEND)
+    same(on_apache.rows(), pa.concat_tables([*expected, sample(3, 4)]))
+
+
+def _secure(kafka: KafkaSinkHarness, apache: Apache, user: str, **options: Any) -> Any:
+    fields = {
+        "bootstrap_servers": apache.servers("SASLTLS"), "sasl_username": user, "sasl_password": USERS[user],
+        "ssl_cafile": str(apache.authority), "security_protocol": "SASL_SSL",
+    }  # fmt: skip
+    return evolve(kafka.sink(APPEND, **options), connection=Secret(json.dumps(fields)))
+
+
+def _load_as(kafka: KafkaSinkHarness, spec: Any, rows: pa.Table) -> None:
+    with closing(kafka.make("sink", spec)) as sink:
+        prepare(sink, spec, rows.schema)
+        with closing(sink.open(new_load(rows.schema, APPEND))) as writer:
+            writer.stage(Part("p"), Rows(rows))
+            writer.commit(sink.journal(key()), at(1), ())
+
+
+def test_rows_are_sent_with_tls_and_scram(on_apache: KafkaSinkHarness, apache: Apache) -> None:
+    """Every client of the sink uses the connection's security; a wrong password says so, and never shows it."""
+    _load_as(on_apache, _secure(on_apache, apache, "alice"), sample(1, 5))
+    same(on_apache.rows(), sample(1, 5))
+    spec = _secure(on_apache, apache, "alice")
+    wrong = evolve(spec, connection=Secret(spec.connection.reveal().replace(USERS["alice"], "not-the-password")))
+    with (
+        closing(on_apache.make("sink", wrong)) as sink,
+        pytest.raises(SinkError, match="refused user or password") as e,
+    ):
+        sink.journal(key())
+    assert "not-the-password" not in str(e.value)
+
+
+_OPERATIONS = {"Read": 3, "Write": 4, "Describe": 8, "DescribeConfigs": 10}
+
+
+def _granted(kafka: KafkaSinkHarness, command: str) -> None:
+    """What ``kafka-acls --add`` does for bob: the jars of a broker do not have it."""
+    words = command.split()
+    kind, name = next(
+        (number, words[words.index(option) + 1])
+        for option, number in (("--topic", 2), ("--transactional-id", 5))
+        if option in words
+    )
+    pattern = 4 if "prefixed" in words else 3
+
+    async def grant(admin: Any) -> None:
+        for operation in [words[n + 1] for n, word in enumerate(words) if word == "--operation"]:
+            request = CreateAclsRequest(kind, name, pattern, "User:bob", "*", _OPERATIONS[operation], 3)
+            answer = await admin._client.send(admin._client.get_random_node(), request)
+            assert [code for code, _ in answer.creation_responses] == [0], answer
+
+    kafka.call(grant)
+
+
+def test_OUT_06_the_rights_of_the_page_are_enough(on_apache: KafkaSinkHarness, apache: Apache) -> None:
+    """A user without rights is refused with what to grant; with the rights that the page lists, and no other, every
+    delivery works on topics that exist."""
+    load(on_apache, sample(1, 1), APPEND)
+    with pytest.raises(DponeError) as refused:
+        _load_as(on_apache, _secure(on_apache, apache, "bob"), sample(2, 2))
+    assert refused.value.category is Category.AUTHORIZATION, refused.value
+    page = (Path(__file__).parents[2] / "docs" / "connectors" / "kafka.md").read_text(encoding="utf-8")
+    commands = [
+        line for line in page.partition("### Rights of the sink")[2].splitlines() if line.startswith("kafka-acls")
+    ]
+    assert len(commands) >= 3
+    for command in commands[:3]:
+        _granted(on_apache, command.replace("orders", on_apache.topic()).replace("__dpone.loads", on_apache.journal))
+    for n, delivery in enumerate(("transactional", "idempotent", "at_least_once"), 2):
+        _load_as(on_apache, _secure(on_apache, apache, "bob", delivery=delivery), sample(n, n))
+    same(on_apache.rows(), sample(1, 4))
