@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 from collections.abc import Coroutine
@@ -24,10 +25,10 @@ class DyingSink(KafkaSink):
         number, when = (self._base / FILE).read_text().split()
         start, asked = session.start, 0
 
-        def counted(work: Coroutine[Any, Any, Any]) -> Future[Any]:
+        def counted(work: Coroutine[Any, Any, Any], limit: float = math.inf) -> Future[Any]:
             nonlocal asked
             asked += 1
-            future = start(work)
+            future = start(work, limit)
             if asked == int(number):
                 if when == "after":
                     with suppress(Exception):

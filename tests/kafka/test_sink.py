@@ -355,12 +355,12 @@ def _with_fault(kafka: KafkaSinkHarness, at_call: int, fault: Callable[[], None]
             writer.stage(Part("p"), Rows(rows))
             head, start, asked = sink.journal(key()), writer.session.start, 0
 
-            def counted(work: Any) -> Any:
+            def counted(*given: Any) -> Any:
                 nonlocal asked
                 asked += 1
                 if asked == at_call:
                     fault()
-                return start(work)
+                return start(*given)
 
             writer.session.start = counted
             try:

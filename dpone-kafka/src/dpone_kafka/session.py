@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import math
 from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, TypeVar
@@ -45,12 +46,12 @@ class Session:
     def call(self, work: Coroutine[Any, Any, T], what: str, limit: float | None = None) -> T:
         """The result of a coroutine, which is cancelled after the limit and after a signal. Raises SinkError."""
         limit = self.timeout if limit is None else limit
-        return self.wait(self.start(_within(work, limit)), what, limit)
+        return self.wait(self.start(work, limit), what, limit)
 
-    def start(self, work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
-        """Let a coroutine run while the caller works; it limits its own waits."""
+    def start(self, work: Coroutine[Any, Any, T], limit: float = math.inf) -> concurrent.futures.Future[T]:
+        """Let a coroutine run while the caller works; without a limit it limits its own waits."""
         try:
-            return self._started().start(work)
+            return self._started().start(_within(work, limit))
         except BaseException:
             work.close()
             raise
@@ -67,7 +68,7 @@ class Session:
     def last(self, work: Coroutine[Any, Any, Any], seconds: float) -> None:
         """For what ends something, after a signal too: it has a moment, and an error of its own would hide another."""
         with suppress(Exception):
-            self.start(_within(work, seconds)).result(seconds + 0.5)
+            self.start(work, seconds).result(seconds + 0.5)
 
     def close(self) -> None:
         """Within seconds, whatever the brokers do."""
@@ -167,7 +168,7 @@ def _of_a_sink() -> Iterator[None]:
 
 
 async def _within(work: Coroutine[Any, Any, T], limit: float) -> T:
-    async with asyncio.timeout(None if limit == float("inf") else limit):
+    async with asyncio.timeout(None if limit == math.inf else limit):
         return await work
 
 

@@ -14,6 +14,7 @@ A commit takes these steps; each is followed by the next only if it has succeede
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -219,7 +220,7 @@ class KafkaWriter:
                 before = self.session.start(sending.send(chunk))
             if before is not None:
                 self.session.wait(before, self.what)
-            return self.session.call(sending.confirmed(), self.what, float("inf"))
+            return self.session.call(sending.confirmed(), self.what, math.inf)
         except SinkError as error:
             if isinstance(error.__cause__, MessageSizeTooLargeError) and sending.refused is not None:
                 place, size = sending.refused
