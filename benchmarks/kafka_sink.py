@@ -16,8 +16,6 @@ from contextlib import closing
 from pathlib import Path
 from statistics import median
 
-from benchmarks.measure import run
-
 BATCH = 1 << 18
 BARS = {"idempotent": 0.8, "transactional": 0.75}  # of the baseline's records a second
 
@@ -59,7 +57,11 @@ def ours(servers: str, delivery: str, folder: Path, topic: str) -> None:
                     yield batches.get_batch(n).select(["id", "code", "note"])
 
     options = KafkaSinkOptions(
-        delivery=delivery, journal="bench.loads", batch_bytes=BATCH, transaction_timeout=600.0, transaction_rate=1e6
+        delivery=delivery,  # type: ignore[arg-type]  # a choice of the command line
+        journal="bench.loads",
+        batch_bytes=BATCH,
+        transaction_timeout=600.0,
+        transaction_rate=1e6,
     )
     spec = SinkSpec("kafka", Strategy("append"), Secret(servers), topic=topic, options=options, base=folder)
     with closing(KafkaSink(spec)) as sink, closing(sink.open(new_load(File.schema, spec.strategy, topic))) as writer:
@@ -144,10 +146,12 @@ def main() -> int:
 
 def measured(given: argparse.Namespace) -> int:
     """The process that measures imports neither pyarrow nor aiokafka: ``benchmarks.measure`` says why."""
+    from benchmarks.measure import run
+
     missed = 0
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
-        words = [sys.executable, "-m", "benchmarks.kafka_sink", given.servers]
+        words = [sys.executable, __file__, given.servers]
         run([*words, "--leg", "rows", "--rows", str(given.rows), "--folder", made], folder)
         for delivery in given.delivery or [*BARS]:
             ratios, legs = [], []
