@@ -52,7 +52,7 @@ def ours(servers: str, delivery: str, folder: Path, topic: str) -> None:
         schema = pa.schema([("id", pa.int64()), ("code", pa.string()), ("note", pa.string())])
 
         def batches(self):  # type: ignore[no-untyped-def]
-            with pa.memory_map(str(folder / "rows.arrow")) as file, pa.ipc.open_file(file) as batches:
+            with pa.OSFile(str(folder / "rows.arrow")) as file, pa.ipc.open_file(file) as batches:
                 for n in range(batches.num_record_batches):
                     yield batches.get_batch(n).select(["id", "code", "note"])
 
@@ -78,7 +78,7 @@ async def theirs(servers: str, delivery: str, folder: Path, topic: str) -> None:
     async with AIOKafkaProducer(bootstrap_servers=servers, max_batch_size=BATCH, **given) as producer:
         if delivery == "transactional":
             await producer.begin_transaction()
-        with pa.memory_map(str(folder / "rows.arrow")) as file, pa.ipc.open_file(file) as batches:
+        with pa.OSFile(str(folder / "rows.arrow")) as file, pa.ipc.open_file(file) as batches:
             for n in range(batches.num_record_batches):
                 values = batches.get_batch(n).column("json").to_pylist()
                 sent = [await producer.send(topic, value) for value in values]

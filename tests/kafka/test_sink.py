@@ -25,6 +25,7 @@ from tests.kafka.dying import FILE
 from dpone.contract import Part
 from dpone.errors import Category, ConfigError, Conflict, DataError, DponeError, SinkError
 from dpone.host import stopping
+from dpone.model.events import STEPS
 from dpone.model.secret import Secret
 from dpone.testing import crash
 from dpone.testing.loads import APPEND, at, key, load, new_load, prepare
@@ -134,6 +135,21 @@ def test_KA_05_redelivered_rows_have_their_ids(durable: KafkaSinkHarness) -> Non
         if not died:
             break
     assert twice, "no kill came after rows were sent"
+
+
+def test_KA_02_from_topic_to_topic_killed_at_every_step(durable: KafkaSinkHarness) -> None:
+    """SIGKILL at every step of a run from one topic to another: the next run leaves every record once."""
+    for step in STEPS:
+        name = f"to_{step}"
+        durable.seed(sample(1, 5), f"from_{step}")
+        source, sink = durable.source(f"from_{step}"), durable.sink(APPEND, name)
+        run = crash.Runs(durable, crash.pipeline(durable.folder, source, sink, name))
+        assert run.here().exit_code == 0
+        durable.seed(sample(6, 9), f"from_{step}")
+        run.killed(step)
+        report = run.here()
+        assert report.exit_code == 0, report.streams[0].error
+        same(durable.rows(name), sample(1, 9))
 
 
 def test_a_zombie_is_fenced(durable: KafkaSinkHarness) -> None:

@@ -7,20 +7,21 @@ stream, one commits. Records under other keys belong to other streams or to some
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from datetime import datetime
 from typing import Any
 
 import pyarrow as pa
-from aiokafka import ConsumerRecord, TopicPartition
 from attrs import frozen
 
 from dpone.contract import Entry
 from dpone.errors import DponeError, SinkError
 from dpone.model.position import Position
-from dpone_kafka.cluster import Topic
+from dpone_kafka.cluster import EARLIEST, LATEST, READ_COMMITTED, READ_UNCOMMITTED, Place, Topic
+from dpone_kafka.records import BatchReader
 from dpone_kafka.refusals import transient
 from dpone_kafka.session import Session
 
@@ -28,6 +29,15 @@ FORMAT = 1
 LARGEST = 16 << 20  # bytes of an entry: the position of a source of many files is long
 # Of a journal that is created. A topic with cleanup.policy=delete would forget the heads.
 SETTINGS = {"cleanup.policy": "compact", "max.message.bytes": str(LARGEST)}
+
+
+@frozen
+class Record:
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
 
 
 @frozen
@@ -61,10 +71,10 @@ def dumps(entry: Entry, topic: str, schema: pa.Schema | None, ends: Mapping[int,
     ).encode()
 
 
-def loads(record: ConsumerRecord) -> Kept:
+def loads(record: Record) -> Kept:
     """Raises SinkError, which names the record."""
     try:
-        data: dict[str, Any] = json.loads(record.value)
+        data: dict[str, Any] = json.loads(record.value or b"")
         if data["format"] != FORMAT:
             raise ValueError(f"format {data['format']!r}, this dpone reads {FORMAT}")
         entry = Entry(
@@ -120,52 +130,48 @@ class Journal:
                 found[name] = kept
         return found
 
-    async def _records(self, topic: Topic, key: str | None) -> list[ConsumerRecord]:
-        """Committed records of the key, or of all keys, partition by partition in the order of their offsets."""
-        wanted = None if key is None else key.encode()
-        bounds = await self._session.bounds(topic)
-        places = [TopicPartition(topic.name, number) for number, (first, end) in bounds.items() if first < end]
-        ends = {place: bounds[place.partition][1] for place in places}
-        kept: list[ConsumerRecord] = []
-        if not places:
-            return kept
+    async def _records(self, topic: Topic, key: str | None) -> list[Record]:
+        """Committed records of the key, or of all keys, partition by partition in the order of their offsets. Of a
+        partition in which a transaction is open, what it hides concerns nobody here unless it has the key."""
+        wanted, cluster = None if key is None else key.encode(), self._session.cluster
+        open_ = [(topic.name, number) for number in topic.leaders]
+        at = await cluster.offsets(open_, EARLIEST, READ_UNCOMMITTED)
+        ends = await cluster.offsets(open_, LATEST, READ_UNCOMMITTED)
+        kept: list[Record] = []
         until = time.monotonic() + self._patience
-        async with self._session.consumer("read_committed") as consumer:
-            consumer.assign(places)
-            for place in places:
-                consumer.seek(place, bounds[place.partition][0])
-            while left := [place for place in places if await consumer.position(place) < ends[place]]:
-                found = await consumer.getmany(*left, timeout_ms=100)
-                kept += [one for some in found.values() for one in some if wanted is None or one.key == wanted]
-                if found:
-                    continue
-                for place in left:
-                    at, stable = await consumer.position(place), consumer.last_stable_offset(place)
-                    # A transaction is open. What it hides concerns nobody here, unless it has the key.
-                    waits = wanted is None or stable is None or stable > at
-                    if not waits and not await self._hidden(place, at, ends[place], wanted):
-                        ends[place] = at
-                if time.monotonic() > until:
-                    found_text = "a transaction in front of the stream's entry is still open"
-                    raise transient("read the journal", found_text, "run again when the brokers have ended it")
+        while open_:
+            stable = await cluster.offsets(open_, LATEST, READ_COMMITTED)
+            for place in open_:
+                end = min(stable[place], ends[place])
+                kept += [one async for one in self._read(place, at[place], end, True) if wanted in (None, one.key)]
+                at[place] = max(at[place], end)
+            left = [place for place in open_ if at[place] < ends[place]]
+            open_ = [place for place in left if wanted is None or await self._hides(place, at[place], ends, wanted)]
+            if open_ and time.monotonic() > until:
+                found = "a transaction in front of the stream's entry is still open"
+                raise transient("read the journal", found, "run again when the brokers have ended it")
+            await asyncio.sleep(0.1 if open_ else 0)
         return sorted(kept, key=lambda one: (one.partition, one.offset))
 
-    async def _hidden(self, place: TopicPartition, start: int, end: int, key: bytes | None) -> bool:
+    async def _hides(self, place: Place, start: int, ends: Mapping[Place, int], key: bytes) -> bool:
         """Whether one of the records that are not yet committed has the key."""
-        async with self._session.consumer("read_uncommitted") as consumer:
-            consumer.assign([place])
-            consumer.seek(place, start)
-            while await consumer.position(place) < end:
-                for records in (await consumer.getmany(place, timeout_ms=100)).values():
-                    if any(record.key == key for record in records):
-                        return True
-        return False
+        return any([one.key == key async for one in self._read(place, start, ends[place], False)])
+
+    async def _read(self, place: Place, start: int, end: int, committed: bool) -> AsyncIterator[Record]:
+        reader = BatchReader(f"partition {place[1]} of {place[0]}", end, committed)
+        isolation = READ_COMMITTED if committed else READ_UNCOMMITTED
+        while start < end:
+            fetched = await self._session.cluster.fetch(*place, start, 1 << 20, isolation)
+            found = reader.read(fetched, start)
+            for row in found.rows:
+                yield Record(*place, row.offset, row.key, row.value)
+            start = max(found.next, start + 1)
 
 
-def _ours(record: ConsumerRecord) -> bool:
+def _ours(record: Record) -> bool:
     """Whether a record under a key that nobody asked for looks like an entry."""
     try:
-        data = json.loads(record.value)
+        data = json.loads(record.value or b"")
         return isinstance(data, dict) and data.get("format") == FORMAT and "load_id" in data
     except ValueError:
         return False

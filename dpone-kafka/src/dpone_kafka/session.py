@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, TypeVar
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
@@ -17,7 +17,7 @@ from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 from dpone.errors import SinkError, SourceError
 from dpone_kafka.cluster import EARLIEST, LATEST, READ_UNCOMMITTED, Cluster, Topic
 from dpone_kafka.connect import Client
-from dpone_kafka.refusals import refused, silent
+from dpone_kafka.refusals import refused, silent, transient
 from dpone_kafka.settings import Settings
 
 T = TypeVar("T")
@@ -60,6 +60,8 @@ class Session:
         try:
             with _of_a_sink():
                 return self._started().wait(future)
+        except concurrent.futures.CancelledError as error:
+            raise transient(what, "the client gave up", "run again") from error
         except TimeoutError as error:
             raise silent(what, self.settings.where, self.timeout if limit is None else limit) from error
         except (KafkaError, OSError) as error:
@@ -99,19 +101,6 @@ class Session:
             yield admin
         finally:
             await admin.close()
-
-    @asynccontextmanager
-    async def consumer(self, isolation: str) -> AsyncIterator[AIOKafkaConsumer]:
-        """Belongs to no group, and commits nothing."""
-        consumer = AIOKafkaConsumer(
-            **self._common(), group_id=None, isolation_level=isolation, auto_offset_reset="earliest",
-            enable_auto_commit=False, fetch_max_wait_ms=100,
-        )  # fmt: skip
-        try:
-            await consumer.start()
-            yield consumer
-        finally:
-            await consumer.stop()
 
     async def producer(self, **options: Any) -> AIOKafkaProducer:
         producer = AIOKafkaProducer(**self._common(), **options)

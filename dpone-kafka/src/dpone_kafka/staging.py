@@ -176,7 +176,8 @@ class Staging:
                 raise SinkError(f"commit to {self.what}", f"the staged file {mark.name} was changed", todo)
 
     def read(self, mark: Mark) -> Iterator[pa.RecordBatch]:
-        with pa.memory_map(str(self.folder / mark.name)) as file, pa.ipc.open_file(file) as batches:
+        """Not mapped: pages of a file would count as memory of the process."""
+        with pa.OSFile(str(self.folder / mark.name)) as file, pa.ipc.open_file(file) as batches:
             for number in range(batches.num_record_batches):
                 yield batches.get_batch(number)
 

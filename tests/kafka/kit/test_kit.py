@@ -19,3 +19,7 @@ class TestKafkaToSqlite(RouteContract):
 
 class TestKafkaSink(SinkContract):
     connector = "kafka"
+
+
+class TestKafkaToKafka(RouteContract):
+    ends = ("kafka", "kafka")
