@@ -213,7 +213,7 @@ def test_records_of_others_stop_nothing(kafka: KafkaSinkHarness) -> None:
     that is no entry is named by its place."""
     load(kafka, sample(1, 2), APPEND, "before")
     kafka.append(kafka.topic(), [b"not JSON", b""])
-    kafka.append(kafka.journal, [b"{]", b'"x"'])
+    kafka.send(kafka.journal, [(b"another", b"{]", 0), (b"key", b'"x"', 0)])
     with closing(kafka.make("sink", kafka.sink(APPEND))) as sink:
         assert (sink.is_empty(), sink.exists(), sink.journal(key())) == (True, True, None)
     load(kafka, sample(1, 2), APPEND)
