@@ -104,6 +104,7 @@ def _killed(kafka: KafkaSinkHarness, delivery: str, when: str, n: int) -> tuple[
         return False, name, run
     report = run.here()
     assert report.exit_code == 0, report.streams[0].error
+    assert report.streams[0].delivery == ("exactly once" if delivery == "transactional" else "at least once")
     assert run.here().streams[0].status == "caught_up"
     assert run.head().seq == 1
     return True, name, run

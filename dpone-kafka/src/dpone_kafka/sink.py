@@ -123,7 +123,8 @@ class KafkaSink:
 
     def open(self, load: Load) -> KafkaWriter:
         if load.schema is not None and load.strategy.mode != "append":
-            found, todo = f"strategy {load.strategy.mode}", "use append; records of a topic cannot be replaced"
+            found = f"strategy {load.strategy.mode}, but records of a topic cannot be replaced"
+            todo = "use append; 'dpone state set --beginning' makes the next run send all rows again"
             raise ConfigError(f"write topic {self.topic}", found, todo)
         if load.schema is not None:
             Encoder(self.options, load.schema, f"topic {self.topic}").check()
