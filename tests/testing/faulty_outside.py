@@ -20,7 +20,7 @@ from dpone.connectors.sqlite.sink import SqliteSink
 from dpone.connectors.sqlite.source import SqliteSource
 from dpone.connectors.sqlite.state import SqliteState
 from dpone.contract import Finding, Part, Window
-from dpone.errors import Category, DponeError, Gap, SinkError, SourceError, StateError
+from dpone.errors import Busy, Category, DponeError, Gap, SinkError, SourceError, StateError
 from dpone.host import durable
 from dpone.testing.harness import TABLE
 from dpone.testing.state import KEY
@@ -421,7 +421,7 @@ class LocksItsLog(FileChangeLog):
 class LocksItsLogWhenItCan(LocksItsLog):
     def window(self, *args: Any) -> Any:
         while True:
-            with suppress(DponeError):
+            with suppress(Busy):
                 return super().window(*args)
 
 

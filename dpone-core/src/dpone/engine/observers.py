@@ -17,7 +17,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from attrs import define, field
@@ -80,7 +80,7 @@ class _Listener:
             self.seconds = getattr(call, "observer_seconds", self.seconds)
         except BaseException as error:
             self._failed(error)
-        while call is not None and not self._lost and (event := self._events.get()) is not None:
+        while call is not None and (event := self._next()) is not None:
             self._at = event.step
             try:
                 call(event)
@@ -88,6 +88,13 @@ class _Listener:
                 self._failed(error)
         self._lost = True
         self._idle.set()
+
+    def _next(self) -> RunEvent | None:
+        """None at the end, and for one that was abandoned."""
+        while not self._lost:
+            with suppress(Empty):
+                return self._events.get(timeout=stopping.SLICE)
+        return None
 
     def _failed(self, error: BaseException) -> None:
         self.fault = self.fault or _failure(self._at, error)
