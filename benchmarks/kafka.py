@@ -34,7 +34,8 @@ from dpone.model.secret import Secret
 from dpone_kafka.config import KafkaSourceOptions, Layout
 from dpone_kafka.source import KafkaSource
 value = Layout(columns={"id": "bigint", "customer": "text", "amount": "double", "note": "text"})
-spec = SourceSpec("kafka", Secret(sys.argv[1]), topic=sys.argv[2], options=KafkaSourceOptions(value=value, fetch_bytes=int(sys.argv[5])))
+options = KafkaSourceOptions(value=value, fetch_bytes=int(sys.argv[5]))
+spec = SourceSpec("kafka", Secret(sys.argv[1]), topic=sys.argv[2], options=options)
 def one(part):
     with source.read(part) as stream:
         return sum(batch.num_rows for batch in stream.batches())
