@@ -34,7 +34,8 @@ from dpone.model.secret import Secret
 from dpone_kafka.config import KafkaSourceOptions, Layout
 from dpone_kafka.source import KafkaSource
 value = Layout(columns={"id": "bigint", "customer": "text", "amount": "double", "note": "text"})
-spec = SourceSpec("kafka", Secret(sys.argv[1]), topic=sys.argv[2], options=KafkaSourceOptions(value=value))
+options = KafkaSourceOptions(value=value, fetch_bytes=int(sys.argv[5]))
+spec = SourceSpec("kafka", Secret(sys.argv[1]), topic=sys.argv[2], options=options)
 def one(part):
     with source.read(part) as stream:
         return sum(batch.num_rows for batch in stream.batches())
@@ -90,6 +91,7 @@ def main() -> None:
     asked.add_argument("--rows", type=int, default=1_000_000)
     asked.add_argument("--pairs", type=int, default=5)
     asked.add_argument("--workers", type=int, default=1)
+    asked.add_argument("--fetch-bytes", type=int, default=1 << 20)
     asked.add_argument("--into", choices=["arrow", "sqlite"], default="arrow")
     given = asked.parse_args()
     servers, topic = os.environ["DPONE_TEST_KAFKA"], f"bench_{uuid.uuid4().hex[:8]}"
@@ -99,7 +101,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             if given.into == "arrow":
-                ours = leg(_OURS, folder, servers, topic, given.rows, given.workers)
+                ours = leg(_OURS, folder, servers, topic, given.rows, given.workers, given.fetch_bytes)
             else:
                 (folder / "pipeline.yaml").write_text(_PIPELINE.format(servers=servers, topic=topic))
                 ours = run([DPONE, "run", "pipeline.yaml"], folder)

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -28,7 +28,10 @@ def everyday(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield given
         return
     folder, port = tmp_path_factory.mktemp("kafka"), free_port()
-    program = Path(sys.executable).with_name("noida-db")
+    # Not the script of that name: it starts this program, and leaves it behind when it is ended itself.
+    spec = find_spec("noida_db")
+    assert spec is not None
+    program = Path(str(spec.origin)).with_name("noida-db")
     words = (str(program), "start", "--only", "kafka", "--kafka-port", str(port), "--data-dir", str(folder))
     with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         address = f"127.0.0.1:{port}"

@@ -138,7 +138,8 @@ def _own(name: str, records: Records, place: tuple[str, str, int], keep: Any) ->
     if name == "headers":
         return header_array([row.headers for row in records.rows]).filter(pa.array(keep))
     if name == "timestamp":
-        times = np.fromiter((row.timestamp or -1 for row in records.rows), np.int64, len(records))[keep]
+        given = [row.timestamp for row in records.rows]
+        times = np.array([-1 if one is None else one for one in given] if None in given else given, np.int64)[keep]
         return pa.array(times, mask=times < 0).cast(pa.timestamp("ms", "UTC"))
     given = [row.timestamp_type for row in records.rows]
     kinds = np.array([-1 if kind is None else kind for kind in given], np.int64)[keep]

@@ -64,10 +64,10 @@ class _Range:
 
 @frozen(eq=False)
 class _Fetch:
-    """What one fetch from ``start`` on has given."""
+    """What one fetch from ``start`` on has given. ``fetched``: its bytes, if they are kept."""
 
     start: int
-    fetched: Fetched
+    fetched: Fetched | None
     records: Records
 
 
@@ -323,8 +323,8 @@ class KafkaSource:
         lacking: dict[str, str] = {}
         for one in ranges:
             here: dict[str, SeenValues] = {}
-            for got in self._fetched(one):
-                if kept is not None:
+            for got in self._fetched(one, spool):
+                if kept is not None and got.fetched is not None:
                     kept.add(one.topic, one.partition, got.start, got.fetched)
                 here = united([here, seen(got.records.values)])
             for name in [*(n for n in looks if n not in here), *(n for n in here if looks and n not in looks)]:
@@ -372,13 +372,13 @@ class KafkaSource:
         one = _Range(*(part.detail[name] for name in ("topic", "partition", "start", "end")))
         yield _TopicStream(self, one, part.detail["id"], self._columns)
 
-    def _fetched(self, one: _Range) -> Iterator[_Fetch]:
+    def _fetched(self, one: _Range, keep: bool = False) -> Iterator[_Fetch]:
         """The records of a range, fetch by fetch; while one is used, the next is fetched and taken apart."""
         ahead: concurrent.futures.Future[_Fetch] | None = None
         at = one.start
         try:
             while at < one.end:
-                ahead = ahead or self._client.start(self._fetch(one, at))
+                ahead = ahead or self._client.start(self._fetch(one, at, keep))
                 try:
                     got = self._client.wait(ahead)
                 except Moved:
@@ -389,16 +389,17 @@ class KafkaSource:
                     raise SourceError(f"read {one.what}", f"the broker gave no whole batch at offset {at}", todo)
                 at = got.records.next
                 if at < one.end:
-                    ahead = self._client.start(self._fetch(one, at))
+                    ahead = self._client.start(self._fetch(one, at, keep))
                 yield got
         finally:
             if ahead is not None:
                 ahead.cancel()
 
-    async def _fetch(self, one: _Range, at: int) -> _Fetch:
+    async def _fetch(self, one: _Range, at: int, keep: bool) -> _Fetch:
         size = self._options.fetch_bytes
         fetched = await self._client.cluster.fetch(one.topic, one.partition, at, size, self._isolation)
-        return _Fetch(at, fetched, self._reader(one).read(fetched, at))
+        records = self._reader(one).read(fetched, at)
+        return _Fetch(at, fetched if keep else None, records)
 
     def _records(self, one: _Range) -> Iterator[Records]:
         if self._spool is None:

@@ -125,15 +125,15 @@ def _texts(
 def _lines(values: Bytes) -> bytes | None:
     """The values that are not NULL as lines of UTF-8; None if one of them is not one line."""
     there = values if None not in values else [value for value in values if value is not None]
-    joined, count = b"\n".join(there), len(there)  # type: ignore[arg-type]
-    if not count or joined.count(b"\n") != count - 1:
+    joined, count = b"\n".join([*there, b""]), len(there)  # type: ignore[list-item]
+    if not count or joined.count(b"\n") != count:
         return None
     if not joined.isascii():
         try:
             joined.decode()
         except UnicodeDecodeError:
             return None
-    return joined + b"\n"
+    return joined
 
 
 @frozen
