@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import random
+import shutil
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -102,6 +103,8 @@ def _killed(kafka: KafkaSinkHarness, delivery: str, when: str, n: int) -> tuple[
     assert code in (0, crash.KILLED), text
     if code == 0:
         return False, name, run
+    if delivery == "at_least_once" and n % 2:  # the next run is on another machine
+        shutil.rmtree(kafka.folder / ".dpone" / "kafka")
     report = run.here()
     assert report.exit_code == 0, report.streams[0].error
     assert report.streams[0].delivery == ("exactly once" if delivery == "transactional" else "at least once")
@@ -123,7 +126,8 @@ def test_KA_04_a_transactional_commit_that_is_killed_anywhere(durable: KafkaSink
 
 
 def test_KA_05_redelivered_rows_have_their_ids(durable: KafkaSinkHarness) -> None:
-    """SIGKILL anywhere in a commit of at_least_once: every row is there, and a row that came twice has one id."""
+    """SIGKILL anywhere in a commit of at_least_once: every row is there, and a row that came twice has one id, also if
+    the staged rows are gone."""
     twice = 0
     for n in range(1, 40):
         died, name, _ = _killed(durable, "at_least_once", "after", n)
