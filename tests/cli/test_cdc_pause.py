@@ -68,11 +68,12 @@ def lay(folder: Path, state: str) -> Path:
 
 
 def states(folder: Path) -> Any:
-    """Files to the byte; a database as its statements, as pages that are free again differ."""
-    if (folder / "state").is_dir():
-        return {path.name: path.read_bytes() for path in sorted((folder / "state").rglob("*")) if path.is_file()}
+    """Files to the byte; a database as its statements, as pages that are free again differ. Without the run log."""
+    if (state := folder / "state").is_dir():
+        kept = [path for path in sorted(state.rglob("*")) if path.is_file() and state / "runs" not in path.parents]
+        return {path.name: path.read_bytes() for path in kept}
     with closing(sqlite3.connect(folder / "state.db")) as db:
-        return list(db.iterdump())
+        return sorted(line for line in db.iterdump() if "__dpone__runs" not in line)
 
 
 def count(folder: Path, table: str) -> int:

@@ -548,7 +548,7 @@ def test_source_and_sink_or_streams(problems: Problems, text: Text, keys: dict[s
 
 def test_an_unknown_section_is_answered_with_those_there_are(problems: Problems, text: Text) -> None:
     """A section that nothing reads is not passed over, and where no known one has a name like it, all are named."""
-    known = "pipeline, labels, source, sink, state, runtime, connections, defaults, streams"
+    known = "pipeline, labels, source, sink, state, runtime, notify, connections, defaults, streams"
     assert problems(text(staging="{url: 's3://b'}")) == [f"p.yaml:4: unknown key 'staging'; use one of {known}"]
 
 

@@ -20,7 +20,7 @@ from dpone.connectors.sqlite.sink import SqliteSink
 from dpone.connectors.sqlite.source import SqliteSource
 from dpone.connectors.sqlite.state import SqliteState
 from dpone.contract import Finding, Part, Window
-from dpone.errors import Busy, Category, DponeError, Gap, SinkError, SourceError, StateError
+from dpone.errors import Busy, Category, Gap, SinkError, SourceError, StateError
 from dpone.host import durable
 from dpone.testing.harness import TABLE
 from dpone.testing.state import KEY
@@ -433,6 +433,6 @@ class LocksItsLogAndHearsNothing(LocksItsLog):
         while True:
             try:
                 return super().window(*args)
-            except DponeError:
+            except Busy:
                 if durable.LONGEST < 1:
                     raise

@@ -178,10 +178,10 @@ def certify(folder: Path | None = None, only: Collection[str] = ()) -> Certifica
 
 
 def _unusable(plugins: Plugins) -> Iterable[Unusable]:
-    owners = {name: one for one in plugins.found for names in one.roles.values() for name in names}
     able = {name for (_, name), connector in plugins.connectors.items() if connector.implemented}
-    for name in sorted({name for _, name in plugins.connectors} - able):
-        yield Unusable(name, owners[name].distribution, str(Status.NOT_IMPLEMENTED), "wait for a version that has it")
+    owners = {name: one.distribution for one in plugins.found for names in one.roles.values() for name in names}
+    for name in sorted({*owners} - able):
+        yield Unusable(name, owners[name], str(Status.NOT_IMPLEMENTED), "wait for a version that has it")
     for one in plugins.found:
         if one.state != "ok":
             yield Unusable(one.name, one.distribution, one.state, "see 'dpone plugins'")
