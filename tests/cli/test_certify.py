@@ -88,6 +88,14 @@ def test_without_evidence_nothing_is_certified() -> None:
     assert certification.said(found).startswith("No evidence was given, so nothing is certified")
 
 
+def test_evidence_is_read_from_a_folder_only(tmp_path: Path) -> None:
+    """A file is there, so the message does not say that it is not."""
+    (tmp_path / "file").touch()
+    for name, found in (("file", "it is not a folder"), ("none", "the folder does not exist")):
+        with pytest.raises(ConfigError, match=f"read evidence {tmp_path / name}: {found}; use the folder that "):
+            certification.certify(tmp_path / name)
+
+
 def test_every_cell_is_there() -> None:
     """The matrix has a cell for each capability of each role of each connector."""
     cells = certification.certify().cells

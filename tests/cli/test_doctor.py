@@ -45,6 +45,11 @@ def test_doctor_examines_the_whole_machine(dpone: Dpone) -> None:
     assert found["python"]["ok"] is True
     assert sys.executable in found["python"]["found"]
     assert "dpone-core 1.0.0 from " in found["dpone"]["found"]
+    assert found["plugin sqlite"]["found"] == "dpone-core 1.0.0: source, sink, state"
+    assert {found[f"plugin {name}"]["found"] for name in ("notify", "openlineage", "otel")} == {
+        "dpone-core 1.0.0: observer"
+    }
+    assert found["plugin mssql"]["found"].endswith("not implemented in this version")
     assert all(set(one) == {"name", "ok", "found", "todo"} for one in found.values())
 
 

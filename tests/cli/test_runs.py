@@ -166,7 +166,12 @@ def test_a_report_of_an_earlier_version_is_shown(project: Path, dpone: Dpone, tm
 @pytest.mark.parametrize(
     ("words", "exit_code", "said"),
     [
-        (("runs", "--since", "soon"), 2, "write a number and s, m, h or d, as in 24h"),
+        (
+            ("runs", "--since", "soon"),
+            2,
+            "invalid value for '--since': 'soon' is not a duration; write a number and s, m",
+        ),
+        (("runs", "--since", "999999d"), 2, "'999999d' is too long; write less than 36500d, as in 24h"),
         (("runs", "--failed", "show", "01KILLED"), 2, "give --failed without a command, or after it"),
         (("runs", "show", "01NOBODY"), 2, "the run log does not have it; choose one from 'dpone runs'"),
         (("runs", "show", "01"), 2, "4 runs begin with it; choose one from 'dpone runs'"),

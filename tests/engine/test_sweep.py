@@ -166,8 +166,12 @@ def test_the_command(tmp_path: Path) -> None:
     shown = project.dpone("ops", "sweep", "--older-than", "0s", "--format", "json")
     assert (shown.code, shown.json["executed"], len(shown.json["found"])) == (0, False, len(ALL))
     SCHEMA.validate(shown.json)
-    bad = project.dpone("ops", "sweep", "--older-than", "soon")
-    assert (bad.code, "write a number and s, m, h or d, as in 90d" in bad.err) == (2, True)
+    for age, said in (
+        ("soon", "is not a duration; write a number and s, m, h or d, as in 90d"),
+        ("36500d", "is too long;"),
+    ):
+        bad = project.dpone("ops", "sweep", "--older-than", age)
+        assert (bad.code, f"invalid value for '--older-than': '{age}' {said}" in bad.err) == (2, True)
     done = project.dpone("ops", "sweep", "--older-than", "0s", "--execute")
     assert (done.code, done.out.splitlines()[0].startswith("swept; older than ")) == (0, True)
     assert len(project.journal()) == 3

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg import pq
 from tests.postgres.server import Server
 
 from dpone.errors import ConfigError
@@ -93,6 +98,28 @@ def test_a_started_server_ends_with_the_block(tmp_path: Path) -> None:
         assert db.execute("SELECT 1").fetchall() == [(1,)]
     with pytest.raises(psycopg.OperationalError):
         psycopg.connect(url)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP], ids=lambda number: number.name)
+def test_a_started_server_ends_with_its_process(tmp_path: Path, number: signal.Signals) -> None:
+    """Also if that could not clean up: it was killed, or its terminal was closed."""
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom dpone_postgres.testing import PostgresHarness\n"
+        "with PostgresHarness.stand_in(Path(sys.argv[1])) as url:\n    print(url, flush=True)\n    sys.stdin.read()\n"
+    )
+    words = [sys.executable, "-c", code, str(tmp_path / "server")]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        url = process.stdout.readline().strip()
+        assert pq.PGconn.ping(url.encode()) == pq.Ping.OK
+        process.send_signal(number)
+        assert process.wait(60) == -number
+    until = time.monotonic() + 60
+    while pq.PGconn.ping(url.encode()) != pq.Ping.NO_RESPONSE:
+        assert time.monotonic() < until
+        time.sleep(0.05)
 
 
 def test_without_server_and_programs_the_variable_is_named(

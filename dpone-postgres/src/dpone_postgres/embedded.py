@@ -93,6 +93,7 @@ def running(folder: Path, synced: bool) -> Iterator[str]:
     given = {"listen_addresses": "127.0.0.1", "port": port, "unix_socket_directories": data, "wal_level": "logical"}
     on = "on" if synced else "off"
     process = launch(programs, data, {**given, "fsync": on, "full_page_writes": on})
+    watch = _watch(process.pid)
     try:
         url = f"postgres://postgres@127.0.0.1:{port}/postgres"
         _await(process, url, data)
@@ -100,6 +101,14 @@ def running(folder: Path, synced: bool) -> Iterator[str]:
     finally:
         process.send_signal(IMMEDIATE)
         process.wait(PATIENCE)
+        watch.communicate(b"\n", PATIENCE)
+
+
+def _watch(server: int) -> subprocess.Popen[bytes]:
+    """A shell that ends the server if this process is gone before it has written a line, as after SIGKILL or SIGHUP:
+    then its stdin ends. In a group of its own, as the server is."""
+    words = ["/bin/sh", "-c", 'read -r _ || kill -QUIT "$1" 2>/dev/null', "sh", str(server)]
+    return subprocess.Popen(words, stdin=subprocess.PIPE, cwd="/", process_group=0)  # noqa: S603  # a constant
 
 
 def _await(process: subprocess.Popen[bytes], url: str, data: Path) -> None:

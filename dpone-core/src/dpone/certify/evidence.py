@@ -227,7 +227,8 @@ def read_all(folder: Path) -> list[Evidence]:
     """Every ``*.json`` of a folder. Raises ConfigError, naming the file, for one that is damaged."""
     if not folder.is_dir():
         todo = "use the folder that 'pytest --dpone-evidence DIR' wrote"
-        raise ConfigError(f"read evidence {folder}", "the folder does not exist", todo)
+        found = "it is not a folder" if folder.exists() else "the folder does not exist"
+        raise ConfigError(f"read evidence {folder}", found, todo)
     return [_read(path) for path in sorted(folder.glob("*.json"))]
 
 

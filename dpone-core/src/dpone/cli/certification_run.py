@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 
 import click
 
-from dpone.cli.output import emit, format_option, interruptible
+from dpone.cli.output import Duration, emit, format_option, interruptible
 
 
 @click.command("certification-run")
@@ -16,7 +17,9 @@ from dpone.cli.output import emit, format_option, interruptible
 @click.option(
     "--rows", type=click.IntRange(10, 1_000_000), default=10_000, show_default=True, help="Rows of the first load."
 )
-@click.option("--soak", default="0s", show_default=True, metavar="TIME", help="Go on for so long, as 30m.")
+@click.option(
+    "--soak", type=Duration("30m"), default="0s", show_default=True, metavar="TIME", help="Go on for so long, as 30m."
+)
 @click.option("--seed", type=int, help="Repeat the choices of an earlier run. [default: random]")
 @click.option("--evidence", type=click.Path(path_type=Path), metavar="DIR", help="Folder to write evidence into.")
 @click.option(
@@ -28,7 +31,7 @@ def certification_run(
     sink: str,
     strategy: str,
     rows: int,
-    soak: str,
+    soak: timedelta,
     seed: int | None,
     evidence: Path | None,
     pipeline: Path | None,
@@ -39,21 +42,15 @@ def certification_run(
     Loads, changes the source, loads again, kills runs at random steps and lets the next run recover. In places of its
     own, which are removed afterwards: no table of yours is touched. Exit code 1 if a row differs.
     """
-    from dpone.model.row_contract import duration
     from dpone.model.secret import redact
     from dpone.ops import certification as to
-
-    try:
-        time = duration(soak)
-    except ValueError as error:
-        raise click.BadParameter(f"{error}; write a number and s, m, h or d, as in 30m") from error
 
     def tell(line: str) -> None:
         if format_ == "text":
             click.echo(redact(line))
 
     with interruptible():
-        done = to.certification_run(source, sink, strategy, rows, time, seed, evidence, pipeline, tell)
+        done = to.certification_run(source, sink, strategy, rows, soak, seed, evidence, pipeline, tell)
     emit(format_, done.to_json(), done.end)
     return 0 if done.ok else 1
 

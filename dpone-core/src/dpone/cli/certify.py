@@ -32,7 +32,8 @@ def certify(evidence: Path | None, required: str | None, only: tuple[str, ...], 
 
     Certified, simulated, insufficient (a gate did not measure enough), failed, stale (the installed files differ from
     the tested ones), declared (no evidence), unsupported or not implemented. Evidence files are written by
-    'pytest --dpone-evidence DIR' and by the gates; without them nothing is certified.
+    'pytest --dpone-evidence DIR', 'dpone ops certification-run --evidence DIR' and the gates; without them nothing is
+    certified.
     """
     from dpone.certify import certification
 

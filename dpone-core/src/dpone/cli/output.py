@@ -20,12 +20,37 @@ from dpone.errors import Interrupted
 from dpone.host import stopping
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+
     from dpone.contract import Finding
 
 format_option = click.option(
     "--format", "format_", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Output format."
 )
 pipeline_argument = click.argument("pipeline", type=click.Path(), metavar="PIPELINE")
+
+
+class Duration(click.ParamType):  # type: ignore[type-arg]  # generic in later releases of click only
+    """``example`` is for the message about a value that is none."""
+
+    name = "time"
+    most = 36_500  # days; a time that is longer ago may be before the first date that Python knows
+
+    def __init__(self, example: str) -> None:
+        self.example = example
+
+    def convert(self, value: str | timedelta, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
+        from dpone.model.row_contract import duration
+
+        if not isinstance(value, str):
+            return value
+        try:
+            found = duration(value)
+        except ValueError as error:
+            self.fail(f"{error}; write a number and s, m, h or d, as in {self.example}", param, ctx)
+        if found.days >= self.most:
+            self.fail(f"{value!r} is too long; write less than {self.most}d, as in {self.example}", param, ctx)
+        return found
 
 
 def emit(format_: str, data: Any, text: Callable[[], str]) -> None:

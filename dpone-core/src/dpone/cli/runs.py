@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
-from dpone.cli.output import emit, error_text, format_option, interruptible, table
+from dpone.cli.output import Duration, emit, error_text, format_option, interruptible, table
 from dpone.errors import ConfigError
 
 if TYPE_CHECKING:
-    from datetime import datetime
+    from datetime import datetime, timedelta
 
     from dpone.model.report import RunReport
     from dpone.ops.runs import RecordedRun
@@ -26,13 +26,19 @@ config_option = click.option(
 @click.group(invoke_without_command=True)
 @config_option
 @click.option("--pipeline", metavar="NAME", help="Only runs of this pipeline.")
-@click.option("--since", metavar="TIME", help="Only runs that began no longer ago, as 24h or 7d.")
+@click.option("--since", type=Duration("24h"), metavar="TIME", help="Only runs that began no longer ago, as 24h or 7d.")
 @click.option("--failed", is_flag=True, help="Only runs that have not succeeded.")
 @click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="At most this many runs.")
 @format_option
 @click.pass_context
 def runs(
-    context: click.Context, config: str, pipeline: str | None, since: str | None, failed: bool, limit: int, format_: str
+    context: click.Context,
+    config: str,
+    pipeline: str | None,
+    since: timedelta | None,
+    failed: bool,
+    limit: int,
+    format_: str,
 ) -> None:
     """Show what ran: when, how long, rows in and out, errors.
 
@@ -44,16 +50,10 @@ def runs(
         if given:
             raise click.UsageError(f"give --{given[0].rstrip('_')} without a command, or after it")
         return
-    from dpone.model.row_contract import duration
-
-    try:
-        age = None if since is None else duration(since)
-    except ValueError as error:
-        raise click.BadParameter(f"{error}; write a number and s, m, h or d, as in 24h") from error
     with interruptible():
         from dpone.ops import runs as ops
 
-        found = list(itertools.islice(ops.runs(config, pipeline, age, failed), limit + 1))
+        found = list(itertools.islice(ops.runs(config, pipeline, since, failed), limit + 1))
     more, found = len(found) > limit, found[:limit]
     data = {"format": 1, "runs": [one.to_json() for one in found], "more": more}
     emit(format_, data, lambda: _list(found, more, limit))

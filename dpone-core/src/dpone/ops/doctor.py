@@ -26,6 +26,11 @@ from dpone.ops.check import connections, failure, implementations
 from dpone.plugins import CORE, FoundPlugin, discover, how_to_install, troubles
 
 FREE = 1 << 30  # bytes; staging of a load of any size wants more than this
+MORE = {
+    "dpone_commands": "commands",
+    "dpone_observer": "observer",
+    "dpone_run_event": "observer",
+}  # hooks of plugins without connectors
 
 
 def examine(pipeline: Pipeline | None) -> list[Finding]:
@@ -96,6 +101,7 @@ def _plugin(one: FoundPlugin, causes: list[str]) -> Finding:
         return Finding(name, False, f"{where}: {one.cause or '; '.join(causes)}", todo)
     known = discover()
     able = [role for role, names in one.roles.items() if any(known.get(role, n).implemented for n in names)]  # type: ignore[arg-type]
+    able += [word for hook, word in MORE.items() if hasattr(known.manager.get_plugin(one.name), hook)]
     return Finding(name, True, f"{where}: {', '.join(able) or 'not implemented in this version'}")
 
 
