@@ -41,7 +41,8 @@ def test_create_lag_and_drop_speak_for_each_change_stream(stream: Path, dpone: D
     [lag] = dpone("cdc", "lag", stream, "--format", "json").json
     assert lag == {"stream": "orders", "lag": {"log_bytes": len(LINES)}}
     assert "orders" in dpone("cdc", "lag", stream).out
-    assert dpone("cdc", "drop", stream, "--stream", "orders", "--yes").out == "orders: dropped\n"
+    kept = "orders: kept changes.jsonl: a change log is not dpone's to remove\n"
+    assert dpone("cdc", "drop", stream, "--stream", "orders", "--yes").out == kept
     assert (stream.parent / "changes.jsonl").read_text() == LINES
 
 

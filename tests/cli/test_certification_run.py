@@ -84,6 +84,8 @@ REFUSED = [
     ((*ROUTE, "--evidence", __file__), f"write evidence into {__file__}: file exists; name another folder"),
     ((*ROUTE[2:], "--source", "shop", "--pipeline", "p.yaml"), "p.yaml:2: shop: the connection does not begin with "),
     ((*ROUTE, "--sink", "copy", "--pipeline", "p.yaml"), "certify sink mssql: this version does not implement it; "),
+    ((*ROUTE[2:], "--source", "shpo", "--pipeline", "p.yaml"),
+     "certify source shpo: p.yaml has no connection of this name; use the name of a connection, or one of file, "),
     (("--source", "file", "--sink", "sqlite"), "missing option '--strategy'; see "),
 ]  # fmt: skip
 

@@ -23,7 +23,7 @@ from tests.testing.test_bases import FileLog
 
 from dpone.certify.certification import Certification, Status, certify
 from dpone.certify.evidence import Durability
-from dpone.errors import ConfigError, PluginError, SinkError
+from dpone.errors import ConfigError, DponeError, PluginError, SinkError
 from dpone.ops import certification
 from dpone.ops.certification import CertificationRun, certification_run
 from dpone.testing import crash, scenario
@@ -252,6 +252,22 @@ def test_a_log_that_only_grows_is_read_by_its_increments(
     """There a changed row is one more record, and the strategy makes of it what it says."""
     harness("source", FileLog)
     assert run(tmp_path, "file", "sqlite", strategy).outcome.failure == ""
+
+
+def test_the_outcome_is_not_lost_with_the_evidence(tmp_path: Path) -> None:
+    """A folder that is gone at the end is an error which has the outcome, after it was shown; another one works."""
+    folder, lines = tmp_path / "evidence", list[str]()
+
+    def tell(line: str) -> None:
+        lines.append(line)
+        if folder.is_dir():
+            folder.rmdir()
+            folder.write_text("")
+
+    with pytest.raises(DponeError, match=r"the run itself passed; .* with --seed 1$"):
+        run(tmp_path, "file", "sqlite", "append", tell=tell)
+    assert lines[-1].startswith("passed: ")
+    assert run(tmp_path / "other", "file", "sqlite", "append").evidence
 
 
 @pytest.mark.parametrize("strategy", ["snapshot_diff", "replace"])

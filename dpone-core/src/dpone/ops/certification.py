@@ -18,7 +18,7 @@ from dpone.capability import Role, Support
 from dpone.certify.evidence import CORE, Measure, Server, digest, write, write_gate
 from dpone.certify.matrix import route_matrix
 from dpone.config.command_line import named_connection
-from dpone.errors import ConfigError, PluginError, counted
+from dpone.errors import ConfigError, DponeError, PluginError, counted
 from dpone.model.secret import Secret
 from dpone.model.strategy import ALIASES, MODES
 from dpone.plugins import discover, resolve
@@ -141,7 +141,8 @@ def certification_run(
 
     source, sink: a connection of the pipeline file (or file of connections) ``pipeline``, or a type. Everything happens
     in places of its own (a folder, a schema), which are removed afterwards; tables of the user are not touched. tell:
-    gets each line of the output as it becomes known. Raises ConfigError and PluginError if the route cannot be run.
+    gets each line of the output as it becomes known. Raises ConfigError and PluginError if the route cannot be run, and
+    DponeError with the outcome if its evidence cannot be written.
     """
     mode = ALIASES.get(strategy, strategy)
     ends = (_named("source", source, pipeline), _named("sink", sink, pipeline))
@@ -176,7 +177,14 @@ def certification_run(
                 yield one, other
 
         done = certify_route(places, mode, rows, seed, soak.total_seconds(), lambda step: tell(line(step)), ready)
-    return _written(evolve(found[0], outcome=done), evidence)
+    run = evolve(found[0], outcome=done)
+    try:
+        return _written(run, evidence)
+    except OSError as error:
+        tell(run.end())  # an hour of soak is not lost with a full disk
+        found_ = f"{error.strerror or error}; the run itself {'passed' if run.ok else 'FAILED'}"
+        todo = f"free the disk or name another folder, and run again with --seed {run.seed}"
+        raise DponeError(f"write evidence into {evidence}", found_, todo) from error
 
 
 # ---- which route
@@ -192,8 +200,12 @@ class Named:
 
 
 def _named(role: Role, name: str, pipeline: Path | None) -> Named:
-    found = None if pipeline is None else named_connection(role, name, pipeline)
-    end, plugins = Named(role, *(found or (name,))), discover()
+    found, plugins = None if pipeline is None else named_connection(role, name, pipeline), discover()
+    if pipeline is not None and found is None and name not in plugins.names(role):
+        known = ", ".join(plugins.names(role))
+        todo = f"use the name of a connection, or one of {known}"
+        raise ConfigError(f"certify {role} {name}", f"{pipeline} has no connection of this name", todo)
+    end = Named(role, *(found or (name,)))
     record = plugins.get(role, end.connector)
     if not record.implemented:
         known = ", ".join(n for n in plugins.names(role) if plugins.get(role, n).implemented)

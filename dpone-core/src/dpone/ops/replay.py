@@ -229,8 +229,10 @@ class _Planner:
         ahead = not current.agree and current.note != BEHIND
         begins = start is None or start.position.at_epoch(0) == applied.position.at_epoch(0)
         if begins and self._start is None and not (ahead and start):
-            gone = "after" if start is None else "before"
-            found = f"the source no longer has the changes {gone} {applied.source.at or 'the position'}"
+            at = applied.source.at or "the position"
+            found = f"the source no longer has the changes after {at}"
+            if start is not None:
+                found = f"no saved position before {at} is one that the source can still read from"
             yield Remark("log_gone", found, self._resync)
         for finding in (applied if start is None else start).source.findings:
             if finding.ok is False:

@@ -454,8 +454,9 @@ class FileChangeLog:
         self._tail = _Tail(size, offset, counted_before + survey.changes)
         return self._tail.changes
 
-    def drop(self) -> None:
+    def drop(self) -> list[str]:
         """Nothing was created, so nothing is dropped."""
+        return [f"kept {self._log.label}: a change log is not dpone's to remove"]
 
     def close(self) -> None:
         if self._spool is not None:
