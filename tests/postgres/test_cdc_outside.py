@@ -93,7 +93,7 @@ class Shop:
         found = []
         for name in ("state.db", "warehouse.db"):
             with closing(sqlite3.connect(self.folder / name)) as db:
-                found += [line for line in db.iterdump() if "locks" not in line]
+                found += [line for line in db.iterdump() if "locks" not in line and "__dpone__runs" not in line]
         return found
 
     def stopped(self, *said: str) -> str:

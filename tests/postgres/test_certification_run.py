@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -87,12 +89,18 @@ def test_a_server_is_started_if_none_is_named(started: list[Path]) -> None:
     assert not folder.exists()
 
 
-def test_a_started_server_ends_with_the_block(tmp_path: Path) -> None:
+@pytest.fixture
+def reachable() -> Iterator[Path]:
+    """A folder that the server's user can reach, whoever runs the tests and wherever those have their files."""
+    shared = "/dev/shm" if os.path.isdir("/dev/shm") else "/tmp"  # noqa: S108
+    with tempfile.TemporaryDirectory(prefix="dpone-started-", dir=shared, ignore_cleanup_errors=True) as made:
+        Path(made).chmod(0o755)
+        yield Path(made)
+
+
+def test_a_started_server_ends_with_the_block(reachable: Path) -> None:
     """Nobody answers at its address any more."""
-    tmp_path.chmod(0o755)
-    for folder in tmp_path.parents[:2]:
-        folder.chmod(0o755)
-    running = PostgresHarness.stand_in(tmp_path / "server")
+    running = PostgresHarness.stand_in(reachable / "server")
     assert running is not None
     with running as url, psycopg.connect(url) as db:
         assert db.execute("SELECT 1").fetchall() == [(1,)]
@@ -101,15 +109,13 @@ def test_a_started_server_ends_with_the_block(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP], ids=lambda number: number.name)
-def test_a_started_server_ends_with_its_process(tmp_path: Path, number: signal.Signals) -> None:
+def test_a_started_server_ends_with_its_process(reachable: Path, number: signal.Signals) -> None:
     """Also if that could not clean up: it was killed, or its terminal was closed."""
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
     code = (
         "import sys\nfrom pathlib import Path\nfrom dpone_postgres.testing import PostgresHarness\n"
         "with PostgresHarness.stand_in(Path(sys.argv[1])) as url:\n    print(url, flush=True)\n    sys.stdin.read()\n"
     )
-    words = [sys.executable, "-c", code, str(tmp_path / "server")]
+    words = [sys.executable, "-c", code, str(reachable / "server")]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         url = process.stdout.readline().strip()

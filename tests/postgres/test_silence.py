@@ -326,7 +326,8 @@ def test_OUT_11_a_signal_ends_a_run_whose_server_is_silent(
     assert code == 130, err
     assert "Traceback" not in err
     assert json.loads(out)["status"] == "interrupted"
-    assert json.loads(out)["streams"][0]["status"] in ("interrupted", "loaded")
+    # pending: the run log asks the state before the stream begins
+    assert json.loads(out)["streams"][0]["status"] in ("pending", "interrupted", "loaded")
     assert json.loads((tmp_path / "report.json").read_text()) == json.loads(out)
     way.heal()
     made.change(2)
