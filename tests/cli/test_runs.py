@@ -177,7 +177,10 @@ def test_a_report_of_an_earlier_version_is_shown(project: Path, dpone: Dpone, tm
         (("runs", "show", "01"), 2, "4 runs begin with it; choose one from 'dpone runs'"),
         (("runs", "show", ""), 2, "4 runs begin with it"),
         (("report", "nothing.json"), 2, "the run log does not have it"),
-        (("report", "{folder}/empty"), 2, "it is not JSON"),
+        (("report", "{folder}/empty"), 2, "not JSON: Expecting value in line 1, column 1; give a file that"),
+        (("report", "{folder}/deep"), 2, "deep: nested too deeply; give a file that 'dpone run --report FILE' wrote"),
+        (("report", "{folder}/bytes"), 2, "bytes: not UTF-8; give a file that 'dpone run --report FILE' wrote"),
+        (("report", "{folder}/nan"), 2, "nan: NaN is not a JSON number; give a file that"),
         (("report", "{folder}/list"), 2, "it is not a report of dpone run"),
         (("report", "{folder}/later"), 2, "it has format 2, and this dpone reads 1"),
         (("report", "{folder}/wrong"), 2, "streams[0].attempts must be a whole number"),
@@ -192,10 +195,13 @@ def test_a_mistake_is_one_line(past: Path, dpone: Dpone, words: Any, exit_code: 
     for name, text in {
         "empty": "",
         "list": "[]",
+        "deep": "[" * 100_000,
+        "bytes": "\udcff",
+        "nan": "[NaN]",
         "later": json.dumps({**wrong, "format": 2}),
         "wrong": json.dumps(wrong),
     }.items():
-        (past.parent / name).write_text(text, encoding="utf-8")
+        (past.parent / name).write_bytes(text.encode("utf-8", "surrogateescape"))
     words = [word.format(folder=past.parent) for word in words]
     done = dpone(*words, "--config", past) if words[:2] != ["runs", "--failed"] else dpone(*words)
     assert done.exit_code == exit_code

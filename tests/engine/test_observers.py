@@ -307,7 +307,8 @@ def test_an_observer_far_behind_is_left_behind(
     monkeypatch.setattr(observers, "BACKLOG", 5)
     project.csv("a", rows(1, 250))
     report = run(project.pipeline, plugins=installed(dpone_run_event=lambda event: forever.wait()))
-    assert report.warnings == ["observer guest: is 5 events behind at run_started, and gets no more events"]
+    todo = "check what it connects to; the run itself is not affected"
+    assert report.warnings == [f"observer guest: is 5 events behind at run_started, and gets no more events; {todo}"]
     assert project.rows() == rows(1, 250)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -52,6 +53,20 @@ def raising(error: BaseException) -> Callable[..., Any]:
         raise error
 
     return call
+
+
+def test_a_file_of_others_beside_the_folders_is_not_read(project: Project) -> None:
+    """Such as one of a desktop or of a backup; a log that is not a folder is still an error."""
+    project = project.but(state_type="file")
+    project.csv("a", rows(1, 5))
+    report = project.run()
+    [folder] = project.folder.rglob("runs")
+    (folder / ".DS_Store").write_bytes(b"\0")
+    assert [record.run_id for record in recorded(project)] == [report.run_id]
+    shutil.rmtree(folder)
+    folder.touch()
+    with pytest.raises(StateError, match="Not a directory"):
+        recorded(project)
 
 
 @pytest.mark.parametrize("state_type", ["sqlite", "file"])

@@ -183,7 +183,9 @@ def test_a_signal_ends_a_run_whose_observer_hangs(tmp_path: Path) -> None:
     project = waiting(tmp_path / "p", "sqlite", "append")
     project.plugin("guest", HANGING)
     done = project.dpone("run", "pipeline.yaml", "--format", "json", trap={"step": "batch", "signal": "TERM"})
-    assert done.json["warnings"] == ["observer guest: did not return from run_started in time, and gets no more events"]
+    todo = "check what it connects to; the run itself is not affected"
+    found = f"observer guest: did not return from run_started in time, and gets no more events; {todo}"
+    assert done.json["warnings"] == [found]
     require_whole(project, done)
 
 

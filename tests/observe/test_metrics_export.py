@@ -20,6 +20,7 @@ from tests.cli.schemas import require_valid
 from tests.observe.lint import lint
 from tests.observe.shapes import HOSTILE, SHAPES, earlier, error, loaded, run, stream, written
 
+from dpone.config.document import MAX_JSON_BYTES
 from dpone.host import durable
 from dpone.model.report import RunReport
 from dpone.model.secret import Secret
@@ -242,6 +243,15 @@ def test_hostile_names_stay_one_value_of_one_label(exported: Callable[..., Path]
     assert "<script>" not in report
     assert r"\| \<script\>\`\*\[a\](b)" in report
     assert len([line for line in report.splitlines() if line.startswith("| ")]) == 4
+
+
+def test_a_report_that_names_many_files_is_exported(tmp_path: Path, dpone: Dpone) -> None:
+    """A position lists every file that was read, so a report may be larger than any file of configuration."""
+    file = tmp_path / "large.json"
+    file.write_text(_stream(position_after={"value": "f" * (MAX_JSON_BYTES + 1)}))
+    args = ("observability", "metrics-export", "--run-report", file, "--output-dir", tmp_path / "out")
+    assert dpone(*args).exit_code == 0
+    assert of("dpone_stream_success", samples(tmp_path / "out"), "stream") == {("a",): 1}
 
 
 def test_a_report_of_an_earlier_version_is_exported(tmp_path: Path, dpone: Dpone) -> None:

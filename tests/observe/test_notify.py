@@ -283,6 +283,10 @@ def test_a_message_has_a_bound() -> None:
     [
         ({"webhook": "ftp://h/x"}, "notify[0].webhook: not a URL of http or https"),
         ({"webhook": "https:///x"}, "notify[0].webhook: not a URL of http or https"),
+        ({"webhook": "https://h:99999/x"}, "notify[0].webhook: not a URL of http or https"),
+        ({"webhook": "https://[h/x"}, "notify[0].webhook: not a URL of http or https"),
+        ({"webhook": "https://h/p4ssw0rd x"}, "notify[0].webhook: the URL has a blank, or a letter that is not ASCII"),
+        ({"webhook": "https://h/p4ssw0rdÜ"}, "notify[0].webhook: the URL has a blank, or a letter that is not ASCII"),
         ({"webhook": "https://u:p4ssw0rd@h/x"}, "notify[0].webhook: the URL has a user or a password"),
         ({"webhook": "https://h/x", "timeout": "90s"}, "notify[0].timeout: 90s is not between 0s and 60s"),
         ({"webhook": "https://h/x", "timeout": 0}, "notify[0].timeout: 0.0 is not between 0s and 60s"),

@@ -247,7 +247,7 @@ def test_a_collector_that_fails_changes_nothing(
     assert (report.exit_code, project.rows()) == (0, rows(1, 200))
     [warning] = report.warnings
     assert warning.startswith("observer otel: export telemetry: traces were not sent")
-    assert "check OTEL_EXPORTER_OTLP_ENDPOINT" in warning
+    assert "check the variables OTEL_* and the collector" in warning
     assert capfd.readouterr() == ("", "")
 
 
@@ -282,6 +282,24 @@ def test_a_variable_that_cannot_be_followed_is_named(
     report = load(project)
     assert [found in warning for warning in report.warnings] == [True]
     assert received.requests == []
+
+
+@pytest.mark.parametrize("headers", ["hv2Qx8mZp4 no-equals", "api key=hv2Qx8mZp4", "a=b,hv2Qx8mZp4"])
+@pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
+def test_a_header_that_cannot_be_read_is_not_printed(
+    project: Project, received: Collector, monkeypatch: pytest.MonkeyPatch, protocol: str, headers: str,
+    capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """The exporter logs it with its value, which is a key; one warning says that it was left out."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", received.grpc if protocol == "grpc" else received.http)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", headers)
+    report = load(project)
+    [warning] = report.warnings
+    assert "Header format invalid" in warning
+    assert "hv2Qx8mZp4" not in warning
+    assert capfd.readouterr() == ("", "")
+    assert received.requests
 
 
 def test_a_plan_sends_nothing(project: Project, received: Collector) -> None:

@@ -386,11 +386,11 @@ def value_of(match: re.Match[str], env: Mapping[str, str]) -> str | None:
     return match[2] if match[2] is not None and not value else value
 
 
-def strict_json(source: str | Path, name: str = "") -> Any:
+def strict_json(source: str | Path, name: str = "", most: int = MAX_JSON_BYTES) -> Any:
     """JSON as data: ``source`` is the text, or the Path of a file. Refuses a key given twice, NaN and infinity, and
-    more than MAX_JSON_BYTES. ``name`` says in messages what is read. Raises ConfigError."""
+    more than ``most`` bytes of a file. ``name`` says in messages what is read. Raises ConfigError."""
     failed = f"read {name or (source if isinstance(source, Path) else 'JSON')}"
-    text = _text_of(source, failed) if isinstance(source, Path) else source
+    text = _text_of(source, failed, most) if isinstance(source, Path) else source
     try:
         return json.loads(text, object_pairs_hook=_once, parse_constant=_no_constant)
     except json.JSONDecodeError as error:
@@ -401,9 +401,9 @@ def strict_json(source: str | Path, name: str = "") -> Any:
         raise ConfigError(failed, found, "write valid JSON (RFC 8259) with each key once") from None
 
 
-def _text_of(path: Path, failed: str) -> str:
+def _text_of(path: Path, failed: str, most: int) -> str:
     try:
-        data = _bytes_of(path, MAX_JSON_BYTES)
+        data = _bytes_of(path, most)
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise ConfigError(failed, "not UTF-8", "save the file as UTF-8") from None

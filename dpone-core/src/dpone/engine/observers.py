@@ -71,7 +71,8 @@ class _Listener:
     def _abandon(self, found: str) -> None:
         if not self._lost:
             self._lost = True
-            self.fault = self.fault or f"{found}, and gets no more events"
+            todo = "check what it connects to; the run itself is not affected"
+            self.fault = self.fault or f"{found}, and gets no more events; {todo}"
 
     def _listen(self) -> None:
         call: Call | None = None

@@ -299,9 +299,16 @@ class Notification:
     retries: int = field(default=3, validator=and_(ge(0), le(10)))
 
     def __attrs_post_init__(self) -> None:
-        url = urlsplit(self.webhook.reveal())
-        if url.scheme not in ("http", "https") or not self.host or not self.webhook.reveal().isprintable():
-            raise ConfigError("read webhook", "not a URL of http or https", "write it as in ${NAME}")
+        try:
+            url = urlsplit(self.webhook.reveal())
+            known = url.scheme in ("http", "https") and url.hostname and url.port != 0
+        except ValueError:  # brackets, or a port above 65535
+            known = False
+        if not known or not self.webhook.reveal().isprintable():
+            raise ConfigError("read webhook", "not a URL of http or https", "write it as in ${NAME}") from None
+        if " " in self.webhook.reveal() or not f"{url.path}{url.query}".isascii():
+            found = "the URL has a blank, or a letter that is not ASCII"
+            raise ConfigError("read webhook", found, "write it URL-encoded, as in %20")
         if "@" in url.netloc:
             todo = "leave them out; a token belongs in the path or the query"
             raise ConfigError("read webhook", "the URL has a user or a password", todo)

@@ -22,6 +22,7 @@ from dpone.observe import formats
 from dpone.observe.metrics import check, scopes, text
 
 FORMAT = 1
+MAX_REPORT = 1 << 30  # bytes; positions name every file that was read, so a report has no small limit
 INDEX = "metrics_index.json"
 FILES = ("metrics.prom", "metrics.otlp.json", "summary.json", "report.md")
 
@@ -98,7 +99,7 @@ def _read(file: str) -> RunReport:
     if path.is_file() and not path.stat().st_size:
         raise ConfigError(failed, "it is empty: the run did not begin", "leave it out, and read the error of the run")
     try:
-        run = RunReport.from_json(strict_json(path, f"the report {file}"))
+        run = RunReport.from_json(strict_json(path, f"the report {file}", MAX_REPORT))
     except ValueError as error:
         raise ConfigError(failed, str(error), todo) from error
     for name in repeated([text(stream.stream) for stream in run.streams]):

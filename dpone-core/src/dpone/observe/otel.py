@@ -37,6 +37,7 @@ def register_headers(env: Mapping[str, str]) -> None:
     """Headers of the exporter hold keys: ``api-key=...,authorization=Bearer%20...``. They are never printed."""
     for name in ("", "TRACES_", "METRICS_", "LOGS_"):
         for pair in env.get(f"OTEL_EXPORTER_OTLP_{name}HEADERS", "").split(","):
-            value = pair.partition("=")[2].strip()
+            name_, equals, rest = pair.partition("=")
+            value = (rest if equals else name_).strip()  # without a name, it may still be a key
             for text in {value, unquote(value), unquote(value).rpartition(" ")[2]}:
                 register(text)

@@ -82,10 +82,17 @@ class Telemetry:
     def __init__(self, signals: Mapping[str, Sequence[str]], pipeline: Pipeline, report: RunReport) -> None:
         self._dry, self._heard = report.dry_run, _Heard()
         self._specs = {stream.name: stream for stream in pipeline.streams}
-        resource, env = _resource(), os.environ
-        self._traces = _Traces(report, resource, [*_span_exporters(signals.get("traces", ()), env)], self._heard)
-        self._metrics = _Metrics(report, resource, [*_metric_exporters(signals.get("metrics", ()), env)], self._heard)
-        LOGGER.addHandler(self._heard)
+        env = os.environ
+        LOGGER.addHandler(self._heard)  # first: an exporter logs a header that it cannot read
+        try:
+            resource = _resource()
+            self._traces = _Traces(report, resource, [*_span_exporters(signals.get("traces", ()), env)], self._heard)
+            metrics = [*_metric_exporters(signals.get("metrics", ()), env)]
+            self._metrics = _Metrics(report, resource, metrics, self._heard)
+        except BaseException:
+            LOGGER.removeHandler(self._heard)
+            raise
+        self._heard.made()
 
     def __call__(self, event: RunEvent) -> None:
         if self._dry:
@@ -103,7 +110,7 @@ class Telemetry:
             one.shutdown()
         LOGGER.removeHandler(self._heard)
         if faults := self._heard.faults:
-            todo = "check OTEL_EXPORTER_OTLP_ENDPOINT and the collector; the run itself is not affected"
+            todo = "check the variables OTEL_* and the collector; the run itself is not affected"
             raise DponeError("export telemetry", "; ".join(faults.values()), todo)
 
 
@@ -440,6 +447,12 @@ class _Heard(logging.Handler):
         if record.thread == self._thread:
             text = redact(record.getMessage().strip().split("\n")[0]).rstrip(".")
             self._said[text.partition(", retrying")[0]] = None
+
+    def made(self) -> None:
+        """What was said until now is of the variables: part of one could not be followed."""
+        if self._said:
+            self.faults["variables"] = "; ".join(self._said)
+        self._said.clear()
 
     def sent(self, signal: str, export: Callable[[], Any], success: Any) -> bool:
         """Whether it was exported. Otherwise the signal has a fault, with what was said last of it."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -12,6 +11,7 @@ from typing import Any
 
 from attrs import frozen
 
+from dpone.config.document import strict_json
 from dpone.config.reader import load_pipeline
 from dpone.contract import RunLog, SupportsRunLog
 from dpone.engine.job import Job
@@ -95,10 +95,13 @@ def run(config: str | Path, run_id: str, plugins: Plugins | None = None) -> Reco
 def report_of(file: str | Path) -> RunReport:
     """A report that ``dpone run --report`` or ``--format json`` wrote. Raises ConfigError."""
     try:
-        data = json.loads(Path(file).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        found = (error.strerror or str(error)).lower() if isinstance(error, OSError) else f"it is not JSON ({error})"
-        raise ConfigError(f"read the report {file}", found, _WRITTEN) from error
+        data = strict_json(Path(file).read_text(encoding="utf-8-sig"))
+    except ConfigError as error:
+        raise ConfigError(f"read the report {file}", error.found, _WRITTEN) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"read the report {file}", "not UTF-8", _WRITTEN) from error
+    except OSError as error:
+        raise ConfigError(f"read the report {file}", (error.strerror or str(error)).lower(), _WRITTEN) from error
     return _report(data, str(file))
 
 

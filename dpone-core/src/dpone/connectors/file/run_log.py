@@ -38,7 +38,8 @@ class FileRunLog:
             _write(path, record, report)
 
     def records(self, pipeline: str | None = None, since: datetime | None = None) -> Iterator[RunRecord]:
-        folders = [self._of(pipeline)] if pipeline is not None else _entries(self._folder)
+        every = (path for path in _entries(self._folder) if path.is_dir())  # not a file that somebody put there
+        folders = every if pipeline is None else [self._of(pipeline)]
         least = "" if since is None else _stamp(since)
         for path in heapq.merge(*map(_newest_first, folders), key=lambda path: path.name, reverse=True):
             if path.name < least:
