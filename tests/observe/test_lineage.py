@@ -230,3 +230,17 @@ def test_a_transport_that_fails_changes_nothing(
     assert ["observer openlineage: " in warning for warning in report.warnings] == [True] * len(report.warnings)
     assert len(running.got) == (1 if answers else 4)
     assert key not in json.dumps(report.warnings)
+
+
+@pytest.mark.parametrize(("text", "said"), [("{{{", "Couldn't read content"), ("", "Empty OpenLineage config file")])
+def test_a_configuration_that_cannot_be_read_is_a_warning(
+    project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, said: str
+) -> None:
+    """The client goes on without it, so nothing would arrive and nobody would know."""
+    monkeypatch.chdir(tmp_path)
+    Path("openlineage.yml").write_text(text)
+    report = load(project)
+    assert report.exit_code == 0
+    [warning] = report.warnings
+    assert said in warning
+    assert warning.endswith("check the transport of OpenLineage; the run itself is not affected")

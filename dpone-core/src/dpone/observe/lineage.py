@@ -62,7 +62,7 @@ class Lineage:
     """The observer of one run. A dry run has no lineage."""
 
     def __init__(self, pipeline: Pipeline, report: RunReport) -> None:
-        self._report, self._fault = report, ""
+        self._report = report
         self._specs = {stream.name: stream for stream in pipeline.streams}
         self._tables: dict[str, Sequence[Mapping[str, Any]]] = {}
         self._namespace = os.environ.get("OPENLINEAGE_NAMESPACE") or "default"
@@ -71,7 +71,13 @@ class Lineage:
         LOGGER.addHandler(logging.NullHandler())
         for name in LOGGERS:
             logging.getLogger(name).addFilter(_redact)
-        self._client = OpenLineageClient()
+        heard = _Heard()
+        LOGGER.addHandler(heard)
+        try:
+            self._client = OpenLineageClient()
+        finally:
+            LOGGER.removeHandler(heard)
+        self._fault = heard.said
         _register(self._client.config.transport)
 
     def __call__(self, event: events.RunEvent) -> None:
@@ -123,6 +129,18 @@ class Lineage:
         job = Job(self._namespace, f"{self._report.pipeline}.{spec.name}", facets={"jobType": _kind("STREAM")})
         inputs, outputs = _datasets(spec, self._tables.get(spec.name, ()), report if ended else None)
         self._emit(_event(event.at, state, run, job, inputs, outputs))
+
+
+class _Heard(logging.Handler):
+    """The client only logs that it cannot read its file, and goes on with a transport that nobody asked for."""
+
+    said = ""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.said = self.said or redact(record.getMessage().strip(": "))
 
 
 def _redact(record: logging.LogRecord) -> bool:
