@@ -132,7 +132,7 @@ class Lineage:
 
 
 class _Heard(logging.Handler):
-    """The client only logs that it cannot read its file, and goes on with a transport that nobody asked for."""
+    """A file that the client cannot read is only logged, and its default transport is used."""
 
     said = ""
 
