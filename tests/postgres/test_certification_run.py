@@ -112,7 +112,8 @@ def test_a_started_server_ends_with_the_block(reachable: Path) -> None:
 def test_a_started_server_ends_with_its_process(reachable: Path, number: signal.Signals) -> None:
     """Also if that could not clean up: it was killed, or its terminal was closed."""
     code = (
-        "import sys\nfrom pathlib import Path\nfrom dpone_postgres.testing import PostgresHarness\n"
+        "import signal, sys\nfrom pathlib import Path\nfrom dpone_postgres.testing import PostgresHarness\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"  # a program that nohup runs has it ignored
         "with PostgresHarness.stand_in(Path(sys.argv[1])) as url:\n    print(url, flush=True)\n    sys.stdin.read()\n"
     )
     words = [sys.executable, "-c", code, str(reachable / "server")]

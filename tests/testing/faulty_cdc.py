@@ -80,6 +80,7 @@ class NamesEventsByTheirValues(MappedLog):
         "another_log_is_not_resumed",
         "a_change_read_that_is_given_up_is_begun_again",
         "what_is_acknowledged_stays_so",
+        "a_status_is_that_of_a_position",
     ),
 )
 class BeginsAgain(FileChangeLog):
