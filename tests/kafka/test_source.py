@@ -439,7 +439,7 @@ def test_KA_06_a_poison_record_fails_or_is_put_aside(
 
 
 def test_KA_06_lines_inside_a_record_move_no_other(harness: KafkaHarness) -> None:
-    """A record of two objects beside one of blanks has as many objects as records: both are bad, and the others keep
+    """A record of two objects next to one of blanks has as many objects as records: both are bad, and the others keep
     their offsets. An object over several lines is one record."""
     made(harness)
     texts(harness, "t", ['{"id": 0}', '{"id": 1}\n{"id": 9}', " ", '{"id": 3}'])

@@ -82,7 +82,8 @@ def sink_findings(db: PostgresDatabase, table: Name) -> list[Finding]:
         return found
     create = missing_on_schema(ask, table.parts[0], ("CREATE",))
     found.append(Finding("staging", not create, f"may {'not ' if create else ''}create tables", "; ".join(create)))
-    found += [Finding("own tables", False, "tables that another role made", one) for one in missing_on(ask, table, OWN)]
+    made = "tables that another role made"
+    found += [Finding("own tables", False, made, one) for one in missing_on(ask, table.parts[0], OWN)]
     if "{table}" in table.last:  # a stream of many tables, which are not known before their changes arrive
         return [*found, Finding("target", True, f"{table}, for each table of the stream")]
     if db.oid(table) is None:
@@ -114,16 +115,16 @@ def missing_on_schema(ask: Ask, schema: str, wanted: Sequence[str]) -> list[str]
     ]
 
 
-def missing_on(ask: Ask, beside: Name, tables: Sequence[str]) -> list[str]:
-    """The GRANT that lets the role read and write those of dpone's own ``tables`` in the schema of ``beside`` that
+def missing_on(ask: Ask, schema: str, tables: Sequence[str]) -> list[str]:
+    """The GRANT that lets the role read and write those of dpone's own ``tables`` in ``schema`` that
     exist, if it lacks anything. Another role may have made them."""
     sql = (
         "SELECT current_user, c.relname::text FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n "
         "ON n.oid = c.relnamespace WHERE n.nspname = \0 AND c.relname = ANY(\0::text[]) AND EXISTS ("
         "SELECT 1 FROM unnest(\0::text[]) AS p WHERE NOT has_table_privilege(c.oid, p)) ORDER BY c.relname"
     )
-    found = ask(sql, (beside.parts[0], list(tables), list(_CHANGE)))
-    names = ", ".join(f"{_quoted(beside.parts[0])}.{_quoted(name)}" for _, name in found)
+    found = ask(sql, (schema, list(tables), list(_CHANGE)))
+    names = ", ".join(f"{_quoted(schema)}.{_quoted(name)}" for _, name in found)
     return [f"GRANT {', '.join(_CHANGE)} ON {names} TO {_quoted(found[0][0])};"] if found else []
 
 

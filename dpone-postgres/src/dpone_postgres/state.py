@@ -38,5 +38,5 @@ class PostgresState(SqlState):
         if not known and (lost := self.lost(db)) is not None:
             return lost
         missing = missing_on_schema(db.rows, self._schema, ("USAGE",) if known else ("USAGE", "CREATE"))
-        missing += missing_on(db.rows, self._name, TABLES)
+        missing += missing_on(db.rows, self._schema, TABLES)
         return (f"rights are missing in schema {self._schema}", " ".join(missing)) if missing else None

@@ -4,17 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
 
+from dpone.errors import SinkError, StateError
 from dpone.model.schema import Name
 from dpone.sql.dialect import Database
 
 _WHOLE = "whole_"
 _SHORTENED = re.compile("~[0-9a-f]{64}$")
+
+
+@contextmanager
+def as_state_errors(failed: str) -> Iterator[None]:
+    """Errors of a Database are those of a sink; those of a state backend become StateErrors here."""
+    try:
+        yield
+    except SinkError as error:
+        raised = StateError(failed, error.found, error.todo)
+        raised.category = error.category
+        raise raised from error.__cause__
 
 
 class Own:

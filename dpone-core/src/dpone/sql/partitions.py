@@ -9,7 +9,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from dpone.errors import SinkError, StateError
 from dpone.model.schema import Name
 from dpone.partition import (
     FIELDS,
@@ -22,7 +21,7 @@ from dpone.partition import (
     no_partition,
 )
 from dpone.sql.dialect import Database, transaction
-from dpone.sql.own import Own
+from dpone.sql.own import Own, as_state_errors
 
 _HEADS = Name(("__dpone__manifests",))
 _HEAD = pa.schema([("key", pa.string()), ("manifest", pa.string())])
@@ -93,14 +92,8 @@ class SqlPartitionManifestStore(PartitionManifestStore):
 
     @contextmanager
     def _connected(self) -> Iterator[Database]:
-        """Errors of a Database are those of a sink; here they become StateErrors."""
-        try:
-            with self._connect() as db:
-                yield db
-        except SinkError as error:
-            failure = StateError("write the partition manifest", error.found, error.todo)
-            failure.category = error.category
-            raise failure from error
+        with as_state_errors("write the partition manifest"), self._connect() as db:
+            yield db
 
     @contextmanager
     def _writing(self, key: str, create: bool = False) -> Iterator[tuple[Own, Own]]:

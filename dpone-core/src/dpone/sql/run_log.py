@@ -10,11 +10,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from dpone.errors import SinkError, StateError
 from dpone.model.run_record import RunRecord, begun_already, damaged, not_running
 from dpone.model.schema import Name
 from dpone.sql.dialect import Database, transaction
-from dpone.sql.own import Own
+from dpone.sql.own import Own, as_state_errors
 
 _KEY = ("pipeline", "run_id")
 _SCHEMA = pa.schema(
@@ -98,14 +97,8 @@ class SqlRunLog:
 
     @contextmanager
     def _connected(self) -> Iterator[Database]:
-        """Errors of a Database are those of a sink; here they become StateErrors."""
-        try:
-            with self._connect() as db:
-                yield db
-        except SinkError as error:
-            failure = StateError("use the run log", error.found, error.todo)
-            failure.category = error.category
-            raise failure from error
+        with as_state_errors("use the run log"), self._connect() as db:
+            yield db
 
     @contextmanager
     def _writing(self, record: RunRecord) -> Iterator[Own]:

@@ -16,13 +16,13 @@ import pyarrow as pa
 from attrs import frozen
 
 from dpone.contract import Finding, Versioned
-from dpone.errors import Busy, Conflict, DponeError, SinkError, StateError
+from dpone.errors import Busy, Conflict, DponeError, StateError
 from dpone.host.process import Process, abandoned, using
 from dpone.model.pipeline import StateSpec
 from dpone.model.schema import PREFIX, Name
 from dpone.sql.dbapi import DbapiDatabase
 from dpone.sql.dialect import Database, transaction
-from dpone.sql.own import Own
+from dpone.sql.own import Own, as_state_errors
 from dpone.sql.partitions import SqlPartitionManifestStore
 from dpone.sql.run_log import SqlRunLog
 from dpone.sql.strategies.scd2 import INSTANT, moment
@@ -198,14 +198,8 @@ class SqlState:
 
     @contextmanager
     def _connected(self, failed: str) -> Iterator[Database]:
-        """Errors of a Database are those of a sink; here they become StateErrors."""
-        try:
-            with closing(self.database()) as db:
-                yield db
-        except SinkError as error:
-            raised = StateError(f"{failed} at {self._where}", error.found, error.todo)
-            raised.category = error.category
-            raise raised from error.__cause__
+        with as_state_errors(f"{failed} at {self._where}"), closing(self.database()) as db:
+            yield db
 
     @contextmanager
     def _writing(self, failed: str, key: str) -> Iterator[_Tables]:
