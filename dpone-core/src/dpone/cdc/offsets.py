@@ -53,7 +53,7 @@ class _Versioned:
         kind = cls.kinds.get(str(data.get("backend"))) or _of_a_connector(str(data.get("backend")), cls.kinds)
         if kind is None or not issubclass(kind, cls):
             known = [name for name, one in cls.kinds.items() if issubclass(one, cls)]
-            raise cls._bad(f"backend {data.get('backend')!r}, known here: {', '.join(known)}")
+            raise cls._bad(f"backend {data.get('backend')!r}, known here: {', '.join(known) or 'none'}")
         given = {key: value for key, value in data.items() if key not in ("version", "backend")}
         made: J = kind._made(given)
         return made
