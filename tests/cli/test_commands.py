@@ -29,6 +29,9 @@ HEAVY = (
     "ssl",
     "concurrent.futures",
     "dpone.engine",
+    "dpone.contract",
+    "dpone.model.pipeline",
+    "dpone.model.report",
     *TELEMETRY,
 )
 

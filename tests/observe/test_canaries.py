@@ -72,7 +72,7 @@ def test_S_02_no_key_of_an_observer_is_shown(
     for variable in ("dpone.model.secret._known", "dpone.model.secret._pattern"):
         monkeypatch.setattr(variable, set() if variable.endswith("known") else None)
     monkeypatch.setattr("dpone.engine.run.time.sleep", lambda seconds: None)
-    monkeypatch.setattr("dpone.observe.notify.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("dpone.observe.webhooks.time.sleep", lambda seconds: None)
     monkeypatch.setattr("dpone.observe.telemetry.PATIENCE", 1.0)
     box.got.clear()
     box.answers = [500] * 50 if answers == "refused" else []

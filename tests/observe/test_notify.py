@@ -23,7 +23,7 @@ from dpone.engine.plan import PlanStep
 from dpone.engine.run import Run
 from dpone.errors import Interrupted
 from dpone.model.report import ErrorReport, RunReport, StreamReport
-from dpone.observe import notify
+from dpone.observe import webhooks
 
 PATH = "/services/T00000000/B00000000/kohlrabi7Left"
 
@@ -83,7 +83,7 @@ def running() -> Iterator[Inbox]:
 def box(running: Inbox, monkeypatch: pytest.MonkeyPatch) -> Inbox:
     running.got.clear()
     running.answers.clear()
-    monkeypatch.setattr(notify.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(webhooks.time, "sleep", lambda seconds: None)
     monkeypatch.setenv("no_proxy", "*")
     return running
 
@@ -150,7 +150,7 @@ def test_a_run_gives_these_occasions(status: Any, codes: Sequence[int], changed:
     errors = [ErrorReport("E", "unknown", False, "m", code) for code in codes]
     report.streams += [StreamReport(f"e{n}", "k", status="failed", error=error) for n, error in enumerate(errors)]
     report.finish()
-    assert list(notify.occasions(report)) == list(said)
+    assert list(webhooks.occasions(report)) == list(said)
 
 
 def test_a_run_after_a_failed_one_has_recovered(project: Project, box: Inbox, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,7 +218,7 @@ def test_a_webhook_that_fails_changes_nothing(
 
 def test_all_webhooks_together_have_a_limit(project: Project, box: Inbox, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that does not answer takes no time from another, and the run waits for none of them longer than TOTAL."""
-    monkeypatch.setattr(notify, "TOTAL", 0.5)
+    monkeypatch.setattr(webhooks, "TOTAL", 0.5)
     box.answers = [0]
     silent = {"webhook": f"{box.url}/silent", "on": "succeeded", "timeout": "60s", "retries": 10}
     nowhere = {"webhook": "http://127.0.0.1:1/nowhere", "on": "succeeded"}
@@ -270,7 +270,7 @@ def test_a_message_has_a_bound() -> None:
     error = ErrorReport("E", "unknown", False, "<!channel> & " + "x" * 5000)
     report.streams += [StreamReport(f"bad{n}", "k", status="failed", error=error) for n in range(500)]
     report.finish()
-    found = notify.message(report, ["failed"])
+    found = webhooks.message(report, ["failed"])
     assert (len(found["streams"]), found["streams_total"]) == (100, 1000)
     assert {one["status"] for one in found["streams"]} == {"failed"}
     assert len(found["text"]) < 4000

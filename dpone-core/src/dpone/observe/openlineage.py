@@ -8,13 +8,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dpone.errors import DponeError
 from dpone.hookspecs import hookimpl
-from dpone.model.events import RunEvent
-from dpone.model.pipeline import Pipeline
-from dpone.model.report import RunReport
 from dpone.model.secret import register, sensitive
+
+if TYPE_CHECKING:
+    from dpone.model.events import RunEvent
+    from dpone.model.pipeline import Pipeline
+    from dpone.model.report import RunReport
 
 FILE = "openlineage.yml"
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from dpone.errors import DponeError
 from dpone.hookspecs import hookimpl
-from dpone.model.events import RunEvent
-from dpone.model.pipeline import Pipeline
-from dpone.model.report import RunReport
 from dpone.model.secret import register
 from dpone.observe.trace import asked
+
+if TYPE_CHECKING:
+    from dpone.model.events import RunEvent
+    from dpone.model.pipeline import Pipeline
+    from dpone.model.report import RunReport
 
 
 @hookimpl
