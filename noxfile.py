@@ -415,7 +415,7 @@ def mutate(session: nox.Session) -> None:
 
 @nox.session(default=False, python="3.11")
 def lowest(session: nox.Session) -> None:
-    """A third of the tests, another for each commit, on the lowest Python and the lowest version of each dependency
+    """A quarter of the tests, another for each commit, on the lowest Python and the lowest version of each dependency
     that the distributions name; ``-- --all`` for every test."""
     pins = Path(session.create_tmp()) / "lowest.txt"
     pins.write_text("\n".join(floors()) + "\n")
@@ -423,7 +423,7 @@ def lowest(session: nox.Session) -> None:
     install_unlocked(session, *group("tests"), "-e", drivers, "--constraint", str(pins))
     session.run("python", "-c", "import aiokafka, azure.storage.blob, boto3, google.cloud.storage, psycopg, pymssql")
     # The mutants are made with mypy, and no user's dependency takes part in that.
-    session.run(*CHECKS["tests"], "--ignore=tests/mutate", *part(session, 3))
+    session.run(*CHECKS["tests"], "--ignore=tests/mutate", *part(session, 4))
 
 
 def floors() -> list[str]:
