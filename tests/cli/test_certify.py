@@ -362,24 +362,37 @@ def test_levels_go_up_with_the_evidence(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "damage",
+    ("damage", "found"),
     [
-        lambda text: text.replace('"passed"', '"failed"', 1),
-        lambda text: text.replace('"live": true', '"live": false'),
-        lambda text: text[:-20],
-        lambda text: "{}",
-        lambda text: "[]",
-        lambda text: "",
-        lambda text: "\0" + text,
+        (lambda text: text.replace('"passed"', '"failed"', 1), "the checksum does not match the content"),
+        (lambda text: text.replace('"live": true', '"live": false'), "the checksum does not match the content"),
+        (lambda text: text[:-20], "the file is damaged: it is not JSON"),
+        (lambda text: "{}", "the file is damaged: 'checksum' is missing"),
+        (lambda text: "[]", "the file is damaged: "),
+        (lambda text: "", "the file is damaged: it is not JSON"),
+        (lambda text: "\0" + text, "the file is damaged: it is not JSON"),
+        (lambda text: "\udcff" + text, "the file is damaged: it is not JSON"),
     ],
 )
-def test_a_damaged_file_is_refused_by_name(tmp_path: Path, damage: Any) -> None:
-    """A file that is not as it was written stops the command, in one line with its name."""
+def test_a_damaged_file_is_refused_by_name(tmp_path: Path, damage: Any, found: str) -> None:
+    """A file that is not as it was written stops the command, in one line with its name, and in plain words."""
     path = record(tmp_path)
-    path.write_text(damage(path.read_text()))
-    with pytest.raises(ConfigError, match=path.name) as caught:
+    path.write_text(damage(path.read_text()), errors="surrogateescape")
+    with pytest.raises(ConfigError) as caught:
         certification.certify(tmp_path)
+    assert str(caught.value).startswith(f"read evidence {path}: {found}")
+    assert str(caught.value).endswith("; delete the file and run its tests again")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("only", "found"), [(["nope"], "unknown connector: nope"), (["b", "file", "a"], "unknown connectors: a, b")]
+)
+def test_a_connector_that_nobody_has_is_refused(only: list[str], found: str) -> None:
+    """By its name, with the command that lists those that there are."""
+    with pytest.raises(ConfigError) as caught:
+        certification.certify(None, only)
+    assert str(caught.value) == f"select connectors: {found}; choose from 'dpone plugins'"
 
 
 def test_evidence_of_a_later_format_is_refused(tmp_path: Path) -> None:

@@ -353,6 +353,7 @@ MANY = tuple(one for i in range(30) for one in ("--label", f"l{i}={i}"))
         (MANY, "leave out some labels of the pipeline or of --label", MANY[:38]),
         (("--run-report", "foreign.json"), "give a file of 'dpone run --report', written by this version", ()),
         (("--output-dir", "run.json/out"), "give a writable folder as --output-dir", ()),
+        (("--output-dir", "taken"), "taken/summary.json: is a directory; give a writable folder as --output-dir", ()),
     ],
 )
 def test_OUT_16_the_advice_of_the_export_ends_in_an_export(
@@ -367,6 +368,7 @@ def test_OUT_16_the_advice_of_the_export_ends_in_an_export(
     monkeypatch.chdir(tmp_path)
     Path("run.json").write_text(json.dumps(run(loaded()).to_json()))
     Path("foreign.json").write_text("{}")
+    Path("taken/summary.json").mkdir(parents=True)
     command = ("observability", "metrics-export", "--run-report", "run.json", "--output-dir", "out")
     done = dpone(*command, *bad)
     assert (done.exit_code, advice in done.error) == (2, True), done.error

@@ -160,9 +160,8 @@ def certify(folder: Path | None = None, only: Collection[str] = ()) -> Certifica
     plugins = discover()
     unusable = tuple(_unusable(plugins))
     if unknown := sorted(set(only) - {name for _, name in plugins.connectors} - {one.connector for one in unusable}):
-        raise ConfigError(
-            "select connectors", f"unknown connectors: {', '.join(unknown)}", "choose from 'dpone plugins'"
-        )
+        found = f"unknown connector{'s' if unknown[1:] else ''}: {', '.join(unknown)}"
+        raise ConfigError("select connectors", found, "choose from 'dpone plugins'")
     known = _Known(() if folder is None else tuple(read_all(folder)))
     cells = tuple(cell for cell in _cells(plugins, known) if not only or cell.connector in only)
     routes = tuple(r for r in _routes(known) if not only or r.source in only or r.sink in only)

@@ -245,8 +245,15 @@ def _read(path: Path) -> Evidence:
     except DponeError:
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        found = f"the file is damaged ({type(error).__name__}: {error})"
-        raise ConfigError(f"read evidence {path}", found, todo) from error
+        raise ConfigError(f"read evidence {path}", f"the file is damaged: {_damage(error)}", todo) from error
+
+
+def _damage(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return (error.strerror or str(error)).lower()
+    if isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
+        return "it is not JSON"
+    return f"{error} is missing" if isinstance(error, KeyError) else str(error)
 
 
 def _of(path: Path, document: Mapping[str, Any]) -> Evidence:

@@ -96,6 +96,9 @@ def report(run: str, config: str, output: str | None, format_: str) -> None:
         if Path(run).is_file():
             given = ops.report_of(run)
             made = _made(given, given.status, "", format_)
+        elif Path(run).suffix or Path(run).name != run:
+            todo = "give a file that 'dpone run --report' wrote, or an id from 'dpone runs'"
+            raise ConfigError(f"read the report {run}", "the file does not exist", todo)
         else:
             found = ops.run(config, run)
             made = _made(found.report or ops.begun(found), found.status, found.note, format_)

@@ -68,7 +68,7 @@ def export(
         index = {"format": FORMAT, "kind": "dpone.metrics_index", "files": listed, "others": others}
         write_whole(target / INDEX, _json(index), 0o666)
     except OSError as error:
-        found_ = f"{folder}: {(error.strerror or str(error)).lower()}"
+        found_ = f"{error.filename2 or error.filename or folder}: {(error.strerror or str(error)).lower()}"
         raise ConfigError("write the metrics", found_, "give a writable folder as --output-dir") from error
     streams, series = sum(len(run.streams) for run in reports), sum(scope.series for scope in found)
     return Exported(folder, len(reports), streams, series, listed)
