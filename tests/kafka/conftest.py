@@ -4,21 +4,17 @@ loses data when it is killed and keeps no limits of sizes: what depends on that 
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Iterator
-from contextlib import suppress
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from aiokafka.errors import KafkaError
+from tests.cli.conftest import dpone
 from tests.kafka import apache as brokers_of_apache
 from tests.kafka.apache import Apache
-from tests.kafka.client import brokers
-from tests.patience import until
-from tests.postgres.server import free_port
 
 from dpone_kafka.testing import KafkaHarness
+
+__all__ = ["dpone"]
 
 
 @pytest.fixture(scope="session")
@@ -27,23 +23,10 @@ def everyday(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if given := os.environ.get("DPONE_TEST_KAFKA"):
         yield given
         return
-    folder, port = tmp_path_factory.mktemp("kafka"), free_port()
-    # Not the script of that name: it starts this program, and leaves it behind when it is ended itself.
-    spec = find_spec("noida_db")
-    assert spec is not None
-    program = Path(str(spec.origin)).with_name("noida-db")
-    words = (str(program), "start", "--only", "kafka", "--kafka-port", str(port), "--data-dir", str(folder))
-    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        address = f"127.0.0.1:{port}"
-        until(lambda: _answers(address), "the broker does not answer")
+    stand_in = KafkaHarness.stand_in(tmp_path_factory.mktemp("kafka"))
+    assert stand_in is not None
+    with stand_in as address:
         yield address
-        process.terminate()
-
-
-def _answers(address: str) -> bool:
-    with suppress(KafkaError, OSError):
-        return bool(brokers(address))
-    return False
 
 
 @pytest.fixture(scope="session")

@@ -5,16 +5,21 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import socket
+import subprocess
+import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic, RecordsToDelete
-from aiokafka.errors import for_code
+from aiokafka.errors import KafkaError, for_code
 from attrs import evolve
 
 from dpone.capability import Role
@@ -30,13 +35,16 @@ from dpone.testing.rows import declared, tabled
 from dpone.testing.unreachable import silent
 
 PARTITIONS = 2
+SMALL = "noida-db"  # the broker of the extra ``testing``; it loses what it has confirmed when it is killed
+PATIENCE = 30.0  # seconds in which it starts or stops
+
+_small: set[str] = set()  # the addresses of those that this process has started
 
 
 class KafkaHarness(LogHarness):
     """Topics of a random prefix on the broker that DPONE_TEST_KAFKA names: ``host:port``, without TLS and SASL."""
 
     connector = "kafka"
-    live = True
     variable = "DPONE_TEST_KAFKA"
     cannot_hold = (
         CannotHold(pa.float64(), math.inf, "a record is JSON, which has no infinities", every=math.isinf),
@@ -47,7 +55,13 @@ class KafkaHarness(LogHarness):
         super().__init__(folder)
         self.url = server(self.variable, "the address of a broker, as in localhost:9092")
         self.prefix = f"{unused()}."
-        self.product, self.version = self.call(_product)
+        self.live = self.url not in _small
+        self.product, self.version = self.call(_product) if self.live else (SMALL, version(SMALL))
+
+    @classmethod
+    def stand_in(cls, folder: Path) -> AbstractContextManager[str] | None:
+        """A small broker: what it shows is simulated."""
+        return _running(folder) if find_spec("noida_db") else None
 
     def call(self, use: Callable[[AIOKafkaAdminClient], Awaitable[Any]]) -> Any:
         async def called() -> Any:
@@ -148,6 +162,48 @@ class KafkaHarness(LogHarness):
             spec = self.source()
             options = evolve(spec.options, silence_timeout=seconds)
             yield evolve(spec, connection=Secret(f"127.0.0.1:{port}"), options=options)
+
+
+@contextmanager
+def _running(folder: Path) -> Iterator[str]:
+    spec = find_spec("noida_db")
+    assert spec is not None
+    # Not the script of that name: it starts this program, and leaves it behind when it is ended itself.
+    program = Path(str(spec.origin)).with_name(SMALL)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    folder.mkdir(parents=True, exist_ok=True)
+    words = [str(program), "start", "--only", "kafka", "--kafka-port", str(port), "--data-dir", str(folder)]
+    address, silent = f"127.0.0.1:{port}", subprocess.DEVNULL
+    # In a group of its own: a terminal's signal is not for it.
+    process = subprocess.Popen(words, stdout=silent, stderr=silent, process_group=0)  # noqa: S603  # of the wheel
+    try:
+        _answering(address, process)
+        _small.add(address)
+        yield address
+    finally:
+        _small.discard(address)
+        process.terminate()
+        process.wait(PATIENCE)
+
+
+def _answering(address: str, process: subprocess.Popen[bytes]) -> None:
+    async def connect() -> None:
+        admin = AIOKafkaAdminClient(bootstrap_servers=address)
+        try:
+            await admin.start()
+        finally:
+            await admin.close()
+
+    until = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return asyncio.run(connect())
+        except (KafkaError, OSError) as error:
+            if process.poll() is not None or time.monotonic() > until:
+                raise RuntimeError(f"{SMALL} does not answer at {address}") from error
+            time.sleep(0.05)
 
 
 async def _product(admin: AIOKafkaAdminClient) -> tuple[str, str]:
