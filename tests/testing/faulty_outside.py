@@ -22,6 +22,7 @@ from dpone.connectors.sqlite.state import SqliteState
 from dpone.contract import Finding, Part, Window
 from dpone.errors import Busy, Category, Gap, SinkError, SourceError, StateError
 from dpone.host import durable
+from dpone.sql.strategies.job import is_empty
 from dpone.testing.harness import TABLE
 from dpone.testing.state import KEY
 
@@ -245,13 +246,18 @@ def deafened(db: Any) -> Any:
     return db
 
 
-@fails(an_answer_is_not_kept="the sink returned an earlier answer", also=("the_journal_has_an_entry_per_commit",))
-class RemembersThatItIsEmpty(SqliteSink):
-    empty = False
+@fails(an_answer_is_not_kept="the sink returned an earlier answer")
+class RemembersThatItIsNotThere(SqliteSink):
+    """``exists`` asks once."""
+
+    there: bool | None = None
+
+    def exists(self) -> bool:
+        self.there = super().exists() if self.there is None else self.there
+        return self.there
 
     def is_empty(self) -> bool:
-        self.empty = self.empty or super().is_empty()
-        return self.empty
+        return self.schema() is None or is_empty(self._db, self._target)
 
 
 @fails(a_part_is_staged_once="missing rows: 0, extra rows: 3")
