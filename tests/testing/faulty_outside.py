@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import count
@@ -75,10 +76,13 @@ class LeavesAFileOpen(SqliteSource):
         return super().window(*args)
 
 
+_ONE_BY_ONE = threading.Lock()  # patches that overlap are undone in the wrong order
+
+
 def deaf(connect: Callable[[], Any]) -> Any:
     """A connection that waits in SQLite, where nothing interrupts it."""
     module = "dpone.connectors.sqlite.connect"
-    with mock.patch(f"{module}._LOCKED", ()), mock.patch(f"{module}.stopping.SLICE", 3600):
+    with _ONE_BY_ONE, mock.patch(f"{module}._LOCKED", ()), mock.patch(f"{module}.stopping.SLICE", 3600):
         db = connect()
     db.patience = 0
     return db

@@ -232,9 +232,11 @@ class GoesOnWithoutATransaction(CommittingSink):
 class _AutoCommitting(CommittingDatabase):
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> int:
         db = self.connection()
-        if DDL.match(sql) and db.in_transaction:
+        ends = DDL.match(sql) and db.in_transaction
+        done = super().execute(sql, parameters)
+        if ends:
             db.execute("COMMIT")
-        return super().execute(sql, parameters)
+        return done
 
     def commit(self) -> None:
         if self.connection().in_transaction:
