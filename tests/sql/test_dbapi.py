@@ -274,6 +274,19 @@ def test_rows_are_inserted_by_name_with_what_is_the_same_in_each(db: Least) -> N
     assert db.rows("SELECT id, at, load, n FROM t") == once * 2
 
 
+def test_a_driver_is_given_no_empty_list_of_rows(db: Least, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some refuse it in ``executemany``; a batch may have no row."""
+    given, insert = [], db.insert
+
+    def noted(cursor: Any, sql: str, rows: list[tuple[Any, ...]]) -> None:
+        given.append(len(rows))
+        insert(cursor, sql, rows)
+
+    monkeypatch.setattr(db, "insert", noted)
+    loaded(db)
+    assert given == [2, 1, 2, 1]
+
+
 def test_a_row_that_repeats_a_key_is_left_out(db: Least) -> None:
     """Those that were there do not count."""
     key = "information_schema.key_column_usage VALUES ('c', 's', 'k', 'main', 't', 'id', 1, NULL)"

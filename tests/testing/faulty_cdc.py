@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pyarrow as pa
@@ -152,12 +152,12 @@ class ForgetsWhereItEnded(FileChangeLog):
         return window if window.tables else evolve(window, commits=("", window.commits[1]))
 
 
-@fails(a_plan_runs_nothing="created something", also=("it_is_made_without_a_connection",))
+@fails(a_plan_runs_nothing="created something")
 class RunsItsPlan(FileChangeLog):
-    """What it plans is there afterwards."""
+    """What it plans is there afterwards, where it can be made."""
 
     def setup_plan(self) -> list[str]:
-        with self._log.path.open("a") as log:
+        with suppress(OSError), self._log.path.open("a") as log:
             log.write(
                 '{"table": "kept", "op": "insert", "values": {}, "commit": "0"}\n{"op": "commit", "commit": "0"}\n'
             )

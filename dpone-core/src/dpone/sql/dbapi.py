@@ -172,7 +172,7 @@ class DbapiDatabase(Catalog):
         insert = self._insert_new if key and not skipping else self.insert
         into = f"{d.insert_into(table, [*schema.names, *own])} VALUES ({holes}){skipping}"
         before, given = self._count(table) if key else 0, 0
-        for batch in batches:
+        for batch in filter(len, batches):  # pyodbc's executemany refuses an empty list of rows
             columns = [self._encoded(field.name, batch.column(field.name), field.type) for field in schema]
             columns += [[value] * batch.num_rows for value in constants]
             with self.failing(f"load {table}"), closing(self.connection().cursor()) as cursor:
