@@ -123,10 +123,11 @@ def test_duplicates_are_settled_by_order(before: list[Row], new: list[Row], poli
     pick, rank = (min if policy == "first" else max), lambda r: (r[3] is not None, r[3] or 0)
     groups = {key: [r for r in new if r[0] == key] for key in {r[0] for r in new}}
     best = {key: pick(group, key=rank) for key, group in groups.items()}
-    tied = any(sum(rank(r) == rank(best[key]) for r in group) > 1 for key, group in groups.items())
+    ties = sum(sum(rank(r) == rank(best[key]) for r in group) > 1 for key, group in groups.items())
     strategy = Strategy(mode, key="id", duplicates=policy, order_by="seen")
-    if tied:
-        with pytest.raises(DataError, match="tie in order_by"):
+    if ties:
+        said = rf"{ties} key{'s'[: ties > 1]} with rows that tie in order_by \(seen\)"
+        with pytest.raises(DataError, match=said):
             after(before, new, strategy, existing=False)
         return
     found, receipt = after(before, new, strategy, existing=False)
