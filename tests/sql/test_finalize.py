@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +18,9 @@ from dpone.connectors.sqlite.database import SqliteDialect
 from dpone.contract import Receipt
 from dpone.errors import ConfigError, DataError
 from dpone.model.pipeline import Lineage, SchemaEvolution
+from dpone.model.schema import Name
 from dpone.model.strategy import Strategy
+from dpone.sql.strategies.job import require_columns
 
 SCHEMA = pa.schema([("id", pa.int64()), ("region", pa.string()), ("amount", pa.float64()), ("seen", pa.int64())])
 Row = tuple[Any, ...]
@@ -189,6 +192,14 @@ def test_LS_07_missing_column_fails_before_staging(target: Target, option: str) 
     with pytest.raises(ConfigError, match=f"strategy.{option} names nope, but the rows have id, region, amount, seen"):
         target.load(table((1, "a", 1.0, 1)), strategies[option])
     assert not target.path.exists() or not target.tables()
+
+
+@pytest.mark.parametrize(("count", "end"), [(20, "c19;"), (21, "c19, ...;")])
+def test_LS_07_a_message_has_twenty_columns_at_most(count: int, end: str) -> None:
+    """A missing column is named with the first that there are; the line does not grow with the table."""
+    schema = pa.schema([(f"c{n}", pa.int64()) for n in range(count)])
+    with pytest.raises(ConfigError, match=f"names nope, but the rows have c0, c1, .*c18, {re.escape(end)} correct"):
+        require_columns(Strategy("merge", key="nope"), schema, Name(("t",)))
 
 
 def test_replace_refuses_rows_outside_the_predicate(target: Target) -> None:
