@@ -326,7 +326,5 @@ def test_a_source_is_known_by_its_place(tmp_path: Path) -> None:
 def test_a_cursor_column_that_is_missing_is_named_with_twenty_others() -> None:
     """The line does not grow with the table."""
     names = [f"c{n}" for n in range(21)]
-    with pytest.raises(
-        ConfigError, match=r"^read t: incremental names at, but the columns are c0, .*c18, c19; correct"
-    ):
-        cursor_column(Incremental(column="at"), names, "append", "t")
+    with pytest.raises(ConfigError, match=r"^read t: incremental names at, but the columns are c0, .*c18, c19; corr"):
+        cursor_column(Incremental("cursor", "at"), names, "append", "t")
