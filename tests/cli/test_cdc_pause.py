@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import json
 import shlex
 import sqlite3
 from collections.abc import Callable
@@ -98,6 +99,11 @@ def test_a_paused_stream_stops_and_the_others_run(tmp_path: Path, dpone: Dpone, 
     [one] = found.json
     assert (one["stream"], one["changed"], one["paused"]["reason"]) == ("orders", True, "the target is restored")
     assert one["paused"]["by"].startswith(f"{getpass.getuser()}@")
+    if state == "sqlite":  # a later version finds it there
+        with closing(sqlite3.connect(tmp_path / "state.db")) as db:
+            found = db.execute("SELECT value FROM __dpone__state WHERE key = 'paused|shop|orders'").fetchall()
+        assert [json.loads(value) for (value,) in found] == [one["paused"]]
+        assert [*one["paused"]] == ["by", "at", "reason"]
     before = states(tmp_path)
     for options in ((), ("--full-refresh",), ("--dry-run",)):
         done = dpone("run", path, "--select", "orders", *options)

@@ -211,8 +211,9 @@ def test_a_mistake_is_one_line(past: Path, dpone: Dpone, words: Any, exit_code: 
 
 
 def test_OUT_16_a_run_is_chosen_from_the_list(past: Path, dpone: Dpone) -> None:
-    """The advice for an id that is unknown leads to one that is known."""
+    """The advice for an id that is unknown, and for a file that is not there, leads to one that is known."""
     assert "choose one from 'dpone runs'" in dpone("report", "01NOBODY", "--config", past).error
+    assert "or an id from 'dpone runs'" in dpone("report", "gone.json", "--config", past).error
     listed = dpone("runs", "--config", past).out.splitlines()
     assert dpone("report", listed[1].split()[0], "--config", past).exit_code == 0
 

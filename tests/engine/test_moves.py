@@ -30,7 +30,6 @@ from dpone.config.reader import load_pipeline
 from dpone.connectors.file.source import FileSource
 from dpone.connectors.sqlite.source import SqliteSource
 from dpone.contract import WindowRequest
-from dpone.engine.key_move import MOVED
 from dpone.engine.rewind import rewind
 from dpone.engine.run import Run
 from dpone.engine.undo import undo
@@ -42,6 +41,7 @@ from dpone.ops import partitions
 from dpone.ops.state import movable, move, past, stream_states
 
 KINDS = (("sqlite", "sqlite"), ("file", "file"), ("sqlite", "file"), ("file", "sqlite"))
+MOVED = "moved"  # the kind of a position, as it is stored
 Change = Callable[[dict[str, Any]], None]
 
 

@@ -83,6 +83,59 @@ def test_steps_come_in_their_order(project: Project) -> None:
     assert [step for step in steps.steps if step != "batch"] == [step for step in STEPS if step != "batch"]
 
 
+def test_every_event_has_the_data_that_observers_rely_on(project: Project) -> None:
+    """All of it, by name and value; only what differs from run to run is compared with the report and the target."""
+    project.csv("a", [(1, 1, "x", "y"), (2, 1, "x", "y")])
+    steps = Steps()
+    report = run(project.pipeline, plugins=with_plugins(steps))
+    [stream], head = report.streams, project.head()
+    assert head is not None
+    told = {event.step: dict(event.data) for event in steps.events}
+    size, part, owner = told["batch"]["bytes"], told["batch"]["part"], told["locked"]["owner"]
+    [(journal_token,)] = project.query("SELECT token FROM __dpone__loads")
+    counts = {"inserted": 2, "updated": 0, "deleted": 0, "unchanged": 0}
+    columns = [{"name": name, "from": name, "type": "int64"} for name in ("id", "day")]
+    columns += [{"name": name, "from": name, "type": "string"} for name in ("name", "note")]
+    assert told == {
+        "run_started": {"streams": ["t"], "dry_run": False},
+        "stream_started": {
+            "key": "p|t|file:data/*.csv|sqlite:sqlite:///warehouse.db:t", "strategy": "append",
+            "source": {"type": "file", "address": "", "object": "data/*.csv"},
+            "sink": {"type": "sqlite", "address": "sqlite:///warehouse.db", "object": "t"},
+        },
+        "locked": {"owner": owner},
+        "recovered": {"adopted": False, "seq": 0, "epoch": 0},
+        "window_fixed": {
+            "parts": 1, "repeatable": True, "proof": "1 file matching data/*.csv, 1 to read", "position": head.position,
+        },
+        "schema_applied": {
+            "changes": ["create with 4 columns"],
+            "tables": [{"target": "t", "source": "data/*.csv", "columns": columns}],
+        },
+        "load_opened": {"load_id": head.load_id, "token": journal_token},
+        "part_started": {"part": part},
+        "batch": {"part": part, "rows": 2, "bytes": size},
+        "part_staged": {"part": part, "rows": 2, "bytes": size},
+        "staged": {"parts": 1, "rows": 2, "bytes": size},
+        "commit_started": {"load_id": head.load_id},
+        "committed": {"load_id": head.load_id, "seq": 1, "rows": counts},
+        "state_saved": {"seq": 1},
+        "acknowledged": {},
+        "stream_finished": {
+            "status": "loaded", "bytes": size, "retries": 0, "durations": stream.durations, "error": None,
+            "rows": {"read": 2, "written": 2, "filtered": 0, "quarantined": 0, **counts},
+        },
+        "run_finished": {"status": "succeeded", "exit_code": 0},
+    }  # fmt: skip
+    assert size > len(owner) > 0
+    assert [*stream.durations] == ["recover", "window", "schema", "stage", "commit", "state"]
+    steps.events.clear()
+    run(project.pipeline, plugins=with_plugins(steps))
+    told = {event.step: dict(event.data) for event in steps.events}
+    assert told["recovered"] == {"adopted": False, "seq": 1, "epoch": 0}
+    assert told["window_fixed"]["parts"] == 0
+
+
 def test_a_batch_is_told_after_it_has_reached_the_sink(project: Project) -> None:
     """Rows of the batches of a part sum up to the rows staged, and stand between its start and its end."""
     project.csv("a", rows(1, 250))

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -18,6 +19,8 @@ from tests.engine.project import Entry as OnDisk
 from tests.engine.project import Project, Steps, mark, rows, with_plugins
 
 from dpone.config.reader import load_pipeline
+from dpone.contract import Entry, Versioned
+from dpone.engine.recovery import entry_of, journal_of, state_of
 from dpone.engine.rewind import rewind
 from dpone.engine.run import Run, run
 from dpone.errors import Category, Conflict, DataError, Interrupted, SinkError, SourceError, StateError
@@ -63,6 +66,24 @@ def snapshot(project: Project) -> tuple[Any, ...]:
 
 
 # -- law 1 --------------------------------------------------------------------------------------------------------
+
+
+def test_a_state_has_the_names_it_always_had() -> None:
+    """A later version goes on from what an earlier one saved: a copy of the journal's head, and with ``journal`` the
+    head itself, where the sink keeps none."""
+    at = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    position = Position("files", {"path": "x"}, {"n": 1}, 2)
+    entry = Entry(3, 2, "LOAD", "RUN", "TOKEN", position, at, {"inserted": 4})
+    saved = {
+        "format": 1, "seq": 3, "load_id": "LOAD", "run_id": "RUN",
+        "position": {"format": 1, "kind": "files", "epoch": 2, "identity": {"path": "x"}, "value": {"n": 1}},
+    }  # fmt: skip
+    journal = {"token": "TOKEN", "committed_at": "2026-01-02T03:04:05+00:00", "rows": {"inserted": 4}}
+    assert state_of(entry) == saved
+    assert journal_of(entry) == {**saved, "journal": journal}
+    later = at + timedelta(1)
+    assert entry_of(Versioned({**saved, "journal": journal}, 1, later)) == entry
+    assert entry_of(Versioned(saved, 1, later)) == Entry(3, 2, "LOAD", "RUN", "", position, later, {})
 
 
 def test_the_sink_commits_before_the_state_and_the_state_before_the_acknowledgement(

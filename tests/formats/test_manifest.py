@@ -44,3 +44,42 @@ def test_a_manifest_is_read_back_as_it_was(held: int | None, before: Position | 
     assert Manifest.loads(data) == manifest
     written = json.loads(data)
     assert {"held" in one for one in (written["journals"]["key"], written["undo"][0]["entry"])} == {held is not None}
+
+
+def test_a_manifest_has_the_names_it_always_had() -> None:
+    """A later version finds what an earlier one wrote; people read the types of the columns beside Arrow's schema."""
+    file = PartFile(f"{LOAD}-a-ca978112ca1bbdca.parquet", "a", 10, 11, "ab", LOAD, "key")
+    before, added = Position("files", {}, {"n": 0}, 7), AddedColumns("key", "RUN", ("id",), True)
+    schema = pa.schema([("id", pa.int64())])
+    manifest = Manifest(
+        (file,), {"key": entry(9)}, schema, (Replaced(entry(9), "key", (file,), before),), LOAD, (added,)
+    )
+    found = json.loads(manifest.dumps())
+    assert set(found["schema"].pop("arrow")) < {*"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="}
+    of_file = {
+        "name": f"{LOAD}-a-ca978112ca1bbdca.parquet", "part": "a", "rows": 10, "bytes": 11, "sha256": "ab",
+        "load_id": LOAD, "key": "key",
+    }  # fmt: skip
+    of_entry = {
+        "seq": 8, "epoch": 7, "load_id": LOAD, "run_id": "RUN", "token": "TOKEN",
+        "position": {"format": 1, "kind": "files", "identity": {"root": "r"}, "value": {"n": 1}, "epoch": 7},
+        "committed_at": "2026-01-02T03:04:05.000006+00:00",
+        "rows": {"inserted": 1, "updated": 2, "deleted": 3, "unchanged": 4},
+        "kept": [
+            {
+                "target": "t", "kind": "generation", "name": "u", "rows": 5, "written": 6, "columns": {"id": "int64"},
+                "key": ["id"], "previous": "LAST",
+            }
+        ],
+        "undoes": "UNDONE", "held": 9,
+    }  # fmt: skip
+    at_start = {"format": 1, "kind": "files", "identity": {}, "value": {"n": 0}, "epoch": 7}
+    assert found == {
+        "format": 1,
+        "journals": {"key": of_entry},
+        "files": [of_file],
+        "schema": {"columns": {"id": "int64"}},
+        "undo": [{"entry": of_entry, "key": "key", "files": [of_file], "before": at_start}],
+        "last": LOAD,
+        "added": [{"key": "key", "run_id": "RUN", "columns": ["id"], "made": True}],
+    }

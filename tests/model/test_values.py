@@ -80,6 +80,12 @@ def test_names_survive_their_text(parts: list[str]) -> None:
     assert Name.parse(str(name)) == name
 
 
+def test_a_name_has_a_schema_of_all_parts_but_the_last() -> None:
+    """Empty if the connection decides; two tables of one schema have it in common."""
+    assert [Name(parts).schema for parts in (("t",), ("s", "t"), ("d", "s", "t"))] == ["", "s", "d.s"]
+    assert Name(("d", "s", "t")).sibling("u").schema == "d.s"
+
+
 @pytest.mark.parametrize("text", ["", ".", "a.", ".a", "a..b", '"a', 'a"b', '"a"b', '""', "a\0b"])
 def test_malformed_names_are_refused(text: str) -> None:
     """Empty parts, NUL and unbalanced quotes are errors of the pipeline file."""

@@ -28,6 +28,7 @@ from dpone.model.row_contract import (
 from dpone.model.types import JSON
 from dpone.quality import unique
 from dpone.quality.check import (
+    BrokenRule,
     CheckCounts,
     Rules,
     bind,
@@ -192,6 +193,42 @@ def test_freshness_is_the_age_of_the_newest_value(
         counts.add(rules.check(pa.record_batch({"a": pa.array(rows, type_)}), {}).counts)
     read_back = CheckCounts.from_json(json.loads(json.dumps(counts.to_json())))
     assert [one.text for one in rules.verdict(read_back)] == ([f"freshness.a: {found}"] if found else [])
+
+
+@pytest.mark.parametrize(
+    ("rows", "left", "limit", "said"),
+    [
+        (20, 1, Quarantine(), ""),
+        (20, 2, Quarantine(), "quarantine.max_share: 2 of 20 rows"),
+        (1, 1, Quarantine(max_share=0.5), "quarantine.max_share: 1 of 1 row"),
+        (9_000, 4, Quarantine(max_rows=4), ""),
+        (9_000, 5, Quarantine(max_rows=4), "quarantine.max_rows: 5 of 9,000 rows"),
+        (20, 4, Quarantine(max_rows=4), "quarantine.max_share: 4 of 20 rows"),
+    ],
+)
+def test_a_quarantine_has_two_limits(rows: int, left: int, limit: Quarantine, said: str) -> None:
+    """A load may leave out as many rows as both allow and no more; the text names the one that is passed."""
+    rules = bind(RowContract(not_null="a", quarantine=limit), pa.schema([("a", pa.int64())]))
+    found = rules.verdict(CheckCounts(rows, rows - left))
+    assert found == ([BrokenRule("quarantine", "fail", left, f"{said} would be quarantined")] if said else [])
+
+
+@pytest.mark.parametrize(
+    ("loaded", "nulls", "said"),
+    [
+        (2, 1, []),
+        (4, 2, []),
+        (1, 0, ["row_count: 1 row, at least 2 required"]),
+        (5, 0, ["row_count: 5 rows, at most 4 allowed"]),
+        (4, 3, ["max_null_ratio.a: NULL in 3 of 4 rows"]),
+    ],
+)
+def test_rules_of_the_whole_load_hold_up_to_their_bounds(loaded: int, nulls: int, said: list[str]) -> None:
+    """Each counts as one violation; the text has what was counted."""
+    contract = RowContract(row_count=RowCount(2, 4), max_null_ratio={"a": 0.5}, on_violation="warn")
+    rules = bind(contract, pa.schema([("a", pa.int64())]))
+    found = rules.verdict(CheckCounts(loaded, loaded, nulls={"a": nulls}))
+    assert found == [BrokenRule(text.partition(":")[0], "warn", 1, text) for text in said]
 
 
 def test_a_mark_of_an_earlier_version_is_read() -> None:

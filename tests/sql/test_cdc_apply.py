@@ -673,7 +673,7 @@ def test_a_hot_key_costs_no_more_than_others() -> None:
         return bool((one == other).all())
 
     with patch("dpone.sql.fold.np.array_equal", counted):
-        (chunk,) = fold.Folding("t", ("id", "x", "y"), HARD, START).chunks([batch])
+        (chunk,) = fold.Folding("t", ("id", "x", "y"), HARD, START, 0, False).chunks([batch])
     assert chunk.select(["id", "x", "y"]).to_pylist() == [{"id": 1, "x": "kept", "y": n - 1}]
     assert steps < 60
 

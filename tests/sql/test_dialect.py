@@ -11,7 +11,7 @@ from dpone.errors import ConfigError
 from dpone.model.evolution import Stored
 from dpone.model.schema import Name
 from dpone.model.types import JSON
-from dpone.sql.dialect import Dialect
+from dpone.sql.dialect import Dialect, Unit
 
 T = Name(("t",))
 
@@ -88,6 +88,28 @@ def test_a_text_is_indexed_as_the_server_can() -> None:
         Driven: 'CREATE INDEX "t_key" ON "t" ("n", "a"(68))', Without: "",
     }  # fmt: skip
     assert Without().create_index(T, schema, ["n"], "x") == 'CREATE INDEX "t_x" ON "t" ("n")'
+
+
+@pytest.mark.parametrize(
+    ("unit", "fits", "found"), [("characters", "ä😀xyz", 6), ("bytes", "äxyz", 6), ("UTF-16 units", "ä😀xy", 6)]
+)
+def test_a_name_is_as_long_as_the_server_counts(unit: Unit, fits: str, found: int) -> None:
+    """In characters, bytes or UTF-16 units; one that is as long as the limit is not too long."""
+
+    class Short(Least):
+        max_identifier = 5
+
+    Short.unit = unit
+    assert (Short().too_long(fits), Short().too_long(f"{fits}z")) == ("", f"{found} {unit}, the limit is 5")
+    assert Least().too_long("x" * 1000) == ""
+
+
+@pytest.mark.parametrize(("length", "shown"), [(40, "x" * 39), (41, "x" * 39 + "...")])
+def test_a_long_name_that_cannot_be_quoted_is_cut(length: int, shown: str) -> None:
+    """The message has its first 40 characters."""
+    name = "\0" + "x" * (length - 1)
+    with pytest.raises(ConfigError, match=rf"^quote an identifier: '\\x00{shown}': it is empty or has a NUL"):
+        Least().quote(name)
 
 
 def test_a_name_has_as_many_parts_as_the_server_has_levels() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +18,9 @@ from dpone.connectors.sqlite.database import SqliteDialect
 from dpone.contract import Receipt
 from dpone.errors import ConfigError, DataError
 from dpone.model.pipeline import Lineage, SchemaEvolution
+from dpone.model.schema import Name
 from dpone.model.strategy import Strategy
+from dpone.sql.strategies.job import require_columns
 
 SCHEMA = pa.schema([("id", pa.int64()), ("region", pa.string()), ("amount", pa.float64()), ("seen", pa.int64())])
 Row = tuple[Any, ...]
@@ -123,10 +126,11 @@ def test_duplicates_are_settled_by_order(before: list[Row], new: list[Row], poli
     pick, rank = (min if policy == "first" else max), lambda r: (r[3] is not None, r[3] or 0)
     groups = {key: [r for r in new if r[0] == key] for key in {r[0] for r in new}}
     best = {key: pick(group, key=rank) for key, group in groups.items()}
-    tied = any(sum(rank(r) == rank(best[key]) for r in group) > 1 for key, group in groups.items())
+    ties = sum(sum(rank(r) == rank(best[key]) for r in group) > 1 for key, group in groups.items())
     strategy = Strategy(mode, key="id", duplicates=policy, order_by="seen")
-    if tied:
-        with pytest.raises(DataError, match="tie in order_by"):
+    if ties:
+        said = rf"{ties} key{'s'[: ties > 1]} with rows that tie in order_by \(seen\)"
+        with pytest.raises(DataError, match=said):
             after(before, new, strategy, existing=False)
         return
     found, receipt = after(before, new, strategy, existing=False)
@@ -188,6 +192,14 @@ def test_LS_07_missing_column_fails_before_staging(target: Target, option: str) 
     with pytest.raises(ConfigError, match=f"strategy.{option} names nope, but the rows have id, region, amount, seen"):
         target.load(table((1, "a", 1.0, 1)), strategies[option])
     assert not target.path.exists() or not target.tables()
+
+
+@pytest.mark.parametrize(("count", "end"), [(20, "c19;"), (21, "c19, ...;")])
+def test_LS_07_a_message_has_twenty_columns_at_most(count: int, end: str) -> None:
+    """A missing column is named with the first that there are; the line does not grow with the table."""
+    schema = pa.schema([(f"c{n}", pa.int64()) for n in range(count)])
+    with pytest.raises(ConfigError, match=f"names nope, but the rows have c0, c1, .*c18, {re.escape(end)} correct"):
+        require_columns(Strategy("merge", key="nope"), schema, Name(("t",)))
 
 
 def test_replace_refuses_rows_outside_the_predicate(target: Target) -> None:

@@ -140,8 +140,9 @@ def test_LS_10_effective_from_is_the_begin(batches: list[list[tuple[Row, int]]])
             last = {r[:2]: versions[r[:2]][-1] for r, _ in rows if r[:2] in versions}
             changed = [(r, n) for r, n in rows if r[:2] in last and last[r[:2]].values != r[2:]]
             data = table([(*r, when(n)) for r, n in rows], DATED)
-            if any(when(n) <= last[r[:2]].begin for r, n in changed):
-                with pytest.raises(DataError, match=r"rows? changed, but their since is not later"):
+            if early := sum(when(n) <= last[r[:2]].begin for r, n in changed):
+                said = f"{early} row{'s'[: early > 1]} changed, but their since is not later than in the version that "
+                with pytest.raises(DataError, match="^load orders by scd2: " + said):
                     target.load(data, strategy, lineage=PLAIN)
             else:
                 target.load(data, strategy, lineage=PLAIN)
@@ -291,7 +292,9 @@ def test_effective_from_names_an_instant(target: Target, type_: pa.DataType, sai
 def test_effective_from_is_never_null(target: Target) -> None:
     """A version without a begin is refused, and counted."""
     strategy = Strategy("scd2", key=KEY, effective_from="since")
-    with pytest.raises(DataError, match="since is NULL in 1 row"):
+    with pytest.raises(
+        DataError, match="since is NULL in 1 row, so their versions have no start; fill it in the source"
+    ):
         target.load(table([("k", "", "A", 1, None), ("l", "", "A", 1, START)], DATED), strategy)
 
 

@@ -23,7 +23,7 @@ from dpone.model.pipeline import Incremental, SourceOptions, SourceSpec
 from dpone.model.position import Position
 from dpone.model.schema import LOAD_ID, Name
 from dpone.model.secret import Secret
-from dpone.sql.cursor import digest
+from dpone.sql.cursor import cursor_column, digest
 from dpone.sql.cursored import SqlCursor
 from dpone.sql.source import SqlSource, new_rows, what, within, within_project
 from dpone.sql.system import SqlSystem
@@ -321,3 +321,10 @@ def test_a_source_is_known_by_its_place(tmp_path: Path) -> None:
     assert within_project(tmp_path / "a.db", tmp_path / "project") == str(tmp_path / "a.db")
     assert what(Name(("s", "t")), "") == {"table": "s.t"}
     assert what(None, "SELECT 1") == {"query": "e004ebd5b5532a4b"}
+
+
+def test_a_cursor_column_that_is_missing_is_named_with_twenty_others() -> None:
+    """The line does not grow with the table."""
+    names = [f"c{n}" for n in range(21)]
+    with pytest.raises(ConfigError, match=r"^read t: incremental names at, but the columns are c0, .*c18, c19; corr"):
+        cursor_column(Incremental("cursor", "at"), names, "append", "t")

@@ -438,7 +438,10 @@ def test_a_row_that_came_between_look_and_delete_stops_the_undo(target: Target) 
             sink._db.execute(f"INSERT INTO {sink.dialect.name(name)} (id) VALUES (9)")
             return clear(name)
 
-        with patch.object(sink._db, "clear", cleared), pytest.raises(UndoRefused, match=r"got 1 row during"):
+        with (
+            patch.object(sink._db, "clear", cleared),
+            pytest.raises(UndoRefused, match=r"got 1 row during the undo: another program has"),
+        ):
             sink.undo(load(None, FULL), "B", head, at(0, epoch=9))
         assert sink.journal(KEY) == head
     assert target.content() == before

@@ -81,7 +81,7 @@ class FoundLoad:
     entry: Entry | None
     later: tuple[tuple[str, Entry], ...]
     undone: Entry | None
-    own: bool = True
+    own: bool
 
 
 def find(run: Job, sink: str, target: str, load_id: str) -> FoundLoad:
@@ -101,8 +101,8 @@ def find(run: Job, sink: str, target: str, load_id: str) -> FoundLoad:
             if load_id not in (entry.load_id, entry.undoes):
                 break
             if key in (spec.key(run.pipeline.name), spec.former_key(run.pipeline.name)):
-                return _found(spec, key, load_id, listed)
-            other = other or evolve(_found(_stream_of(spec, key), key, load_id, listed), own=False)
+                return _found(spec, key, load_id, listed, own=True)
+            other = other or _found(_stream_of(spec, key), key, load_id, listed, own=False)
     if other is not None:
         return other
     found = f"the journal of {able[0].sink.location} does not have it"
@@ -138,11 +138,11 @@ def names(sink: SinkSpec, target: str) -> bool:
     return given[-shared:] == sink.table.parts[-shared:]
 
 
-def _found(spec: StreamSpec, key: str, load_id: str, listed: Sequence[tuple[str, Entry]]) -> FoundLoad:
+def _found(spec: StreamSpec, key: str, load_id: str, listed: Sequence[tuple[str, Entry]], *, own: bool) -> FoundLoad:
     entry = next((one for k, one in listed if (k, one.load_id) == (key, load_id)), None)
     undone = {one.undoes: one for _, one in listed if one.undoes}
     later = ((k, one) for k, one in listed if one.load_id != load_id and not one.undoes and one.load_id not in undone)
-    return FoundLoad(spec, key, load_id, entry, tuple(later), undone.get(load_id))
+    return FoundLoad(spec, key, load_id, entry, tuple(later), undone.get(load_id), own)
 
 
 def rehearse(run: Job, found: FoundLoad) -> tuple[Rehearsal, Position]:

@@ -75,6 +75,11 @@ class Name:
     def last(self) -> str:
         return self.parts[-1]
 
+    @property
+    def schema(self) -> str:
+        """The parts before the last; empty if the connection decides."""
+        return ".".join(self.parts[:-1])
+
     def sibling(self, last: str) -> Name:
         """Another name in the same schema."""
         return Name((*self.parts[:-1], last))

@@ -132,8 +132,8 @@ class Folding:
     names: tuple[str, ...]
     strategy: Strategy
     at: datetime
-    first: int = 0
-    whole: bool = False
+    first: int
+    whole: bool
     rows: int = field(factory=lambda: ROWS)
     bytes: int = field(factory=lambda: BYTES)
     clock: Clock | None = None

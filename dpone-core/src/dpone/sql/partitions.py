@@ -102,7 +102,7 @@ class SqlPartitionManifestStore(PartitionManifestStore):
         with self._connected() as db:
             tables = self._tables(db)
             if create and not tables[0].exists():
-                with transaction(db, f"tables of partitions {'.'.join(self._names.parts[:-1])}"):
+                with transaction(db, f"tables of partitions {self._names.schema}"):
                     for table in tables:
                         table.create()
             with transaction(db, f"partitions {key}"):

@@ -106,7 +106,7 @@ class SqlRunLog:
         with self._connected() as db:
             table = self._table(db)
             if not table.exists():
-                with transaction(db, f"table of runs {'.'.join(self._name.parts[:-1])}"):
+                with transaction(db, f"table of runs {self._name.schema}"):
                     table.create()
             with transaction(db, f"run {record.run_id}"):
                 yield table

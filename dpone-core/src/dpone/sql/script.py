@@ -9,7 +9,7 @@ from typing import Any
 from dpone.sql.dialect import Dialect
 
 
-def written(dialect: Dialect, sql: str, values: Sequence[Any] = ()) -> str:
+def written(dialect: Dialect, sql: str, values: Sequence[Any]) -> str:
     """The statement with its values in place of the placeholders. A placeholder inside quotes is text."""
     hole, given = re.escape(dialect.placeholder), iter(values)
     left, right = map(re.escape, dialect.quotes)

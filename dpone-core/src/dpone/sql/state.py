@@ -208,7 +208,7 @@ class SqlState:
         with self._connected(failed) as db:
             tables = self._tables(db)
             if not tables.exist():
-                with transaction(db, f"tables of state {'.'.join(self._name.parts[:-1])}"):
+                with transaction(db, f"tables of state {self._name.schema}"):
                     tables.create()
             with transaction(db, f"state {key}"):
                 yield tables

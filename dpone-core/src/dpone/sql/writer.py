@@ -214,7 +214,7 @@ def replacement_of(db: Database, target: Name, load: Load) -> Name:
 
 def own_lock(target: Name) -> str:
     """The lock for ``create_own``: one runner at a time."""
-    return f"tables of {'.'.join(target.parts[:-1])}"
+    return f"tables of {target.schema}"
 
 
 def create_own(db: Database, target: Name, load: Load, undo: Undo | None) -> None:
@@ -640,7 +640,7 @@ class SqlWriter:
         filled = {*self._names(), *(LINEAGE if self._lineage else ())}
         schema = pa.schema([f for f in shape if f.name in filled or _left_null(f.name, filled)])
         return StagedLoad(
-            self._db.dialect, self._into, stage.table, schema, strategy, rows, stage.unique, swap,
+            self._db.dialect, self._into, stage.table, schema, strategy, rows, unique=stage.unique, swap=swap,
             whole=self._load.whole, read=rows + left_out, at=stage.created_at, filled=tuple(self._names()),
             changes=self._load.changes, stream=self._load.key, replayed=self._load.replayed,
         )  # fmt: skip

@@ -6,11 +6,11 @@ caller's transaction, and returns RowCounts. It begins and commits nothing. In e
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import pyarrow as pa
-from attrs import evolve, field, frozen
+from attrs import evolve, frozen
 
 from dpone.errors import ConfigError, DataError, DeletesRefused, counted
 from dpone.model.schema import DELETED_AT, FILE, VALIDITY, Name
@@ -56,17 +56,17 @@ class StagedLoad:
     schema: pa.Schema
     strategy: Strategy
     rows: int
-    unique: bool = False
-    swap: bool = False
-    source: str = field(default="")
-    whole: bool = False
-    read: int = 0
-    at: datetime = field(factory=lambda: datetime.now(UTC))
-    filled: tuple[str, ...] = ()
+    unique: bool
+    swap: bool
+    whole: bool
+    read: int
+    at: datetime
+    filled: tuple[str, ...]
+    changes: bool
+    stream: str
+    replayed: bool
+    source: str = ""
     images: Images | None = None
-    changes: bool = False
-    stream: str = ""
-    replayed: bool = False
 
     def __attrs_post_init__(self) -> None:
         if not self.source:
