@@ -3,18 +3,27 @@ loses data when it is killed and keeps no limits of sizes: what depends on that 
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.cli.conftest import dpone
+from tests.engine.project import CHILD
 from tests.kafka import apache as brokers_of_apache
 from tests.kafka.apache import Apache
+from tests.kafka.reading import Run
 
 from dpone_kafka.testing import KafkaHarness
 
 __all__ = ["dpone"]
+_IMPORTED = (
+    "import runpy, sys, dpone_kafka.source; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+)
 
 
 @pytest.fixture(scope="session")
@@ -54,3 +63,25 @@ def on_apache(apache: Apache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     made = KafkaHarness(tmp_path)
     yield made
     made.close()
+
+
+@pytest.fixture(scope="module")
+def run() -> Iterator[Run]:
+    """Runs jobs of ``tests.engine.child``, each in a process forked from one that has everything imported."""
+    command = [sys.executable, "-c", _IMPORTED, str(CHILD), "--serve"]
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        stdin, stdout = process.stdin, process.stdout
+        assert stdin is not None
+        assert stdout is not None
+
+        def one(pipeline: Path, **job: Any) -> Mapping[str, Any]:
+            stdin.write(json.dumps({"pipeline": str(pipeline), **job}) + "\n")
+            stdin.flush()
+            answer: Mapping[str, Any] = json.loads(stdout.readline())
+            return answer
+
+        yield one
+        stdin.close()

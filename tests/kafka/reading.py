@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -15,6 +15,7 @@ from dpone.model.position import Position
 from dpone_kafka.config import KafkaSourceOptions, Layout
 from dpone_kafka.testing import KafkaHarness
 
+Run = Callable[..., Mapping[str, Any]]
 TEXT = Layout("text")
 WHOLE = WindowRequest(whole=True, mode="full_refresh")
 NEW = WindowRequest()

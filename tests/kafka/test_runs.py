@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import sqlite3
-import subprocess
-import sys
-from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -17,15 +13,13 @@ from typing import Any
 import pytest
 from aiokafka import TopicPartition
 from aiokafka.admin import RecordsToDelete
-from tests.engine.project import CHILD
 from tests.kafka.client import transaction
-from tests.kafka.reading import as_json, texts
+from tests.kafka.reading import Run, as_json, texts
 
 from dpone.cli.main import main
 from dpone_kafka.testing import KafkaHarness
 
 pytestmark = pytest.mark.kafka
-Run = Callable[..., Mapping[str, Any]]
 STEPS = (
     "locked", "recovered", "window_fixed", "schema_applied", "load_opened", "part_started", "batch", "part_staged",
     "staged", "commit_started", "committed", "state_saved", "acknowledged",
@@ -41,31 +35,6 @@ source:
 sink: {{type: sqlite, connection: "sqlite:///t.db", table: t, strategy: {{mode: append}}}}
 runtime: {{retries: 0, batch_rows: 10, partitions: 4}}
 """
-_IMPORTED = (
-    "import runpy, sys, dpone_kafka.source; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
-)
-
-
-@pytest.fixture(scope="module")
-def run() -> Iterator[Run]:
-    """Runs jobs of ``tests.engine.child``, each in a process forked from one that has everything imported."""
-    command = [sys.executable, "-c", _IMPORTED, str(CHILD), "--serve"]
-    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-    ) as process:
-        stdin, stdout = process.stdin, process.stdout
-        assert stdin is not None
-        assert stdout is not None
-
-        def one(pipeline: Path, **job: Any) -> Mapping[str, Any]:
-            stdin.write(json.dumps({"pipeline": str(pipeline), **job}) + "\n")
-            stdin.flush()
-            answer: Mapping[str, Any] = json.loads(stdout.readline())
-            return answer
-
-        yield one
-        stdin.close()
 
 
 def lay(harness: KafkaHarness, value: str = "{columns: {id: bigint}}", poison: str = "fail", topic: str = "t") -> Path:

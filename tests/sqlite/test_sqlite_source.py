@@ -525,7 +525,7 @@ def test_CU_05_null_cursors_fail_or_are_skipped(db: Target) -> None:
     """Rows without a cursor are counted in an error, or left out and counted as filtered."""
     db.run("CREATE TABLE orders (id INTEGER, at INTEGER)")
     insert(db, [(1, 1), (2, None), (3, None)])
-    with pytest.raises(DataError, match="^read orders: cursor column at is NULL in 2 rows, which no read would find"):
+    with pytest.raises(DataError, match=r"^read orders: cursor column at is NULL in 2 rows, which no read would find"):
         read(source(db, **by("at")))
     with closing(source(db, **by("at", nulls="skip"))) as reader:
         window = reader.window(None, WindowRequest())

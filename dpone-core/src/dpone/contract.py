@@ -873,7 +873,8 @@ class ChangeWindow:
     """As Window, for the tables of one change stream; always repeatable.
 
     commits  marks of the commits it holds: above the first, up to and including the second. A mark is text that sorts
-             as the source commits; the first is that of ``after``, or empty for the beginning of the log
+             as the source commits; the first is that of ``after``, or empty for the beginning of the log. A log of
+             several partitions has no order among them: its marks sort within a partition, and the first is empty
     tables   those with a change in the window, by the name the stream gives them
     changes  number of changes, None if it is known only after the read
     whole    the changes are inserts of all rows of the tables: other rows of the target no longer exist

@@ -52,12 +52,16 @@ class Columns:
     @schema.default
     def _all(self) -> pa.Schema:
         key = [] if self._key is None or self.options.key is None else _limited(self._key.schema, self.options.key)
-        own = [pa.field(f"kafka_{name}", _TYPES[name]) for name in self.options.metadata]
+        own = [pa.field(f"kafka_{name}", _TYPES[name]) for name in self.options.extra]
         fields = [*key, *_limited(self._value.schema, self.options.value), *own]
         if twice := ambiguous([one.name for one in fields]):
             found = f"two columns are named {twice[0]!r} (key, value and metadata together, regardless of case)"
             raise ConfigError("read the columns of the topic", found, "leave out or rename one of them, as in column:")
         return pa.schema(fields)
+
+    @property
+    def key_names(self) -> list[str]:
+        return [] if self._key is None else list(self._key.schema.names)
 
     def batch(self, records: Records, place: tuple[str, str, int], letters: DeadLetters) -> tuple[pa.RecordBatch, int]:
         """The rows, and how many tombstones were left out. Bad records fail or are put aside."""
@@ -79,7 +83,7 @@ class Columns:
             skipped = int(np.count_nonzero(keep & ~there))
             keep &= there
         columns = [column for part in parts for column in _kept(part, keep)]
-        columns += [_own(name, records, place, keep) for name in self.options.metadata]
+        columns += [_own(name, records, place, keep) for name in self.options.extra]
         return pa.RecordBatch.from_arrays(columns, schema=self.schema), skipped
 
     def _decoded(self, one: Decoder, values: Bytes) -> Decoded:

@@ -18,20 +18,20 @@ from dpone_kafka.config import Poison
 @define
 class DeadLetters:
     """Of one part. A file is durable before the part ends, and so before the sink marks the part; a part that is read
-    again writes the same files again. ``place``: cluster, topic, partition."""
+    again writes the same files again. ``place``: cluster, topic, partition; ``todo``: advice of the error."""
 
     base: Path
     poison: Poison
     place: tuple[str, str, int]
     count: int = 0
+    todo: str = "correct the format, or set options.poison: {policy: quarantine} to put such records aside"
 
     def require_room(self, reason: str, offset: int) -> None:
         """Raises DataError for a record that may not be put aside."""
         _, topic, partition = self.place
         what = f"read {topic}, partition {partition}, offset {offset}"
         if self.poison.policy == "fail":
-            todo = "correct the format, or set options.poison: {policy: quarantine} to put such records aside"
-            raise DataError(what, f"the record cannot be read: {reason}", todo)
+            raise DataError(what, f"the record cannot be read: {reason}", self.todo)
         if self.count >= self.poison.max_records:
             found = f"more than {counted(self.poison.max_records, 'record')} of the part cannot be read: {reason}"
             raise DataError(what, found, "correct the format, or raise options.poison.max_records")

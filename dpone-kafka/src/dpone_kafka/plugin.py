@@ -19,10 +19,31 @@ def dpone_sources() -> list[Connector]:
             "kafka",
             "dpone_kafka.source:KafkaSource",
             "dpone_kafka.config:KafkaSourceOptions",
-            declare("source", ("read", "snapshot", "repeatable", "partitions"), cannot),
+            declare("source", ("read", "snapshot", "repeatable", "partitions", "incremental_cdc"), cannot),
             takes=("connection", "topic"),
             errors=_ERRORS,
             harness="dpone_kafka.testing:KafkaHarness",
+        ),
+    ]
+
+
+@hookimpl
+def dpone_cdc_readers() -> list[Connector]:
+    return [
+        Connector(
+            "kafka_changes",
+            "dpone_kafka.changes:KafkaChanges",
+            "dpone_kafka.config:KafkaSourceOptions",
+            # A topic has the changes of one table, and no transactions of the system they came from. Its end and its
+            # beginning are not created, so there is nothing to hand over.
+            declare(
+                "cdc",
+                ("insert_update_delete", "key_change", "truncate", "unchanged", "schema_change", "gap"),
+                ("snapshot_handover",),
+            ),
+            takes=("connection", "topic"),
+            errors=_ERRORS,
+            serves=("kafka", "cdc"),
         ),
     ]
 

@@ -89,6 +89,8 @@ class KafkaSource:
         self._spool: Spool | None = None
         self._ids: Mapping[str, str] = {}
         self._batch_rows: int | None = None
+        # Where a window ends in each partition, if it ends earlier than the log.
+        self.ends: Mapping[int, int] = {}
 
     @property
     def _isolation(self) -> int:
@@ -205,7 +207,7 @@ class KafkaSource:
             place = (log.topic, log.partition)
             at = before[log.topic].next.get(log.partition) if log.topic in before else None
             start = max(log.first, since.get(place, log.first)) if at is None else start_of(log, at)
-            end = min(log.end, until.get(place, log.end))
+            end = min(log.end, until.get(place, log.end), self.ends.get(log.partition, log.end))
             found.append(_Range(log.topic, log.partition, start, max(start, end)))
         return found
 
@@ -350,7 +352,7 @@ class KafkaSource:
         gone = [f for f in expected or () if f.name in names and f.name.casefold() not in here and not has_default(f)]
         if not len(found) and not gone:
             if expected is not None and len(expected) and not ranges:
-                own = {f"kafka_{name}" for name in self._options.metadata}
+                own = {f"kafka_{name}" for name in self._options.extra}
                 gone = [f for f in expected if f.name not in own]
             else:
                 todo = "declare the columns, as in value: {columns: {id: bigint}}"
@@ -369,8 +371,22 @@ class KafkaSource:
     def read(self, part: Part) -> Iterator[Stream]:
         if self._columns is None:
             raise SourceError("read a part", "no window was planned", "plan a window first")
-        one = _Range(*(part.detail[name] for name in ("topic", "partition", "start", "end")))
-        yield _TopicStream(self, one, part.detail["id"], self._columns)
+        yield _TopicStream(self, _range_of(part), part.detail["id"], self._columns)
+
+    def records(self, part: Part) -> Iterator[Records]:
+        """The records of a part as they are."""
+        one = _range_of(part)
+        yield from self._records(one)
+        self._require_same(one.topic, part.detail["id"])
+
+    @property
+    def cluster(self) -> str:
+        """Its id; connects."""
+        return self._client.cluster.id
+
+    def size(self) -> int:
+        """Number of offsets that the topics have now."""
+        return sum(log.end - log.first for log in self._logs(self._topics()))
 
     def _fetched(self, one: _Range, keep: bool = False) -> Iterator[_Fetch]:
         """The records of a range, fetch by fetch; while one is used, the next is fetched and taken apart."""
@@ -467,6 +483,10 @@ class _TopicStream(BatchStream):
             for start in range(0, batch.num_rows, most or max(batch.num_rows, 1)):
                 yield batch.slice(start, most)
         self._source._require_same(self._range.topic, self._id)
+
+
+def _range_of(part: Part) -> _Range:
+    return _Range(*(part.detail[name] for name in ("topic", "partition", "start", "end")))
 
 
 def _names(after: Position | None) -> Sequence[str]:
