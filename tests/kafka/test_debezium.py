@@ -18,7 +18,6 @@ from dpone.errors import ConfigError, DataError
 from dpone_kafka.config import Layout
 from dpone_kafka.testing import KafkaHarness
 
-pytestmark = pytest.mark.kafka
 PLACEHOLDER = "__debezium_unavailable_value"
 ID = {"type": "int64", "optional": False, "field": "id"}
 NAME = {"type": "string", "optional": True, "field": "name"}

@@ -233,7 +233,7 @@ class _KeyPlaces:
         there = batch.column(KEY).is_valid()
         columns = [_comparable(either(there, had[name], batch.column(name))) for name in table.key]
         rows = zip(*(column.to_pylist() for column in columns), strict=True)
-        self._here.append(np.fromiter(map(hash, rows), np.int64, batch.num_rows))
+        self._here.append(np.fromiter(map(_hashed, rows), np.int64, batch.num_rows))
 
     def end(self, partition: int) -> None:
         """All changes of a partition were added."""
@@ -245,6 +245,11 @@ class _KeyPlaces:
             todo = "send all records of a key to one partition of a new topic, and read that one with --full-refresh"
             raise DataError(f"read {self.topic}", found, todo)
         self._before = np.union1d(self._before, here)
+
+
+def _hashed(row: tuple[Any, ...]) -> int:
+    """Python gives -1 and -2 one hash."""
+    return hash(tuple("-1" if value == -1 else value for value in row))
 
 
 def _comparable(column: pa.Array) -> pa.Array:
