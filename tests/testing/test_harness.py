@@ -24,7 +24,9 @@ from dpone.testing import harness as kit
 from dpone.testing.builtin import FileHarness, SqliteHarness
 from dpone.testing.harness import Change, Harness, opened
 
-OURS = [(key, one) for key, one in discover().connectors.items() if one.implemented]
+# The kit's cases of a change stream have transactions over several tables, and a topic has neither.
+WITHOUT = ("cdc", "kafka_changes")
+OURS = [(key, one) for key, one in discover().connectors.items() if one.implemented and key != WITHOUT]
 
 
 class Closed(SqliteHarness):

@@ -189,7 +189,10 @@ def _running(folder: Path) -> Iterator[str]:
 
 
 def _answering(address: str, process: subprocess.Popen[bytes]) -> None:
+    host, _, port = address.partition(":")
+
     async def connect() -> None:
+        socket.create_connection((host, int(port)), PATIENCE).close()  # aiokafka would log that nobody listens yet
         admin = AIOKafkaAdminClient(bootstrap_servers=address)
         try:
             await admin.start()

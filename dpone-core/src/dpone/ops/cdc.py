@@ -45,10 +45,13 @@ def setup_plan(
     connection: Secret | None = None,
     plugins: Plugins | None = None,
 ) -> list[str]:
-    """Idempotent statements for a DBA, comments last. Nothing is connected to. ``role``: the role that will read; by
-    default the user of ``connection``. Raises ConfigError, PluginError."""
+    """Idempotent statements for a DBA, comments last; none for a reader of topics. Nothing is connected to.
+
+    ``role``: the role that will read; by default the user of ``connection``. Raises ConfigError, PluginError."""
     plugins = plugins or discover()
     record = plugins.get("cdc", backend)
+    if "table" not in record.takes:  # a topic: nothing of it is prepared by a DBA
+        return []
     source, by = record.serves or (backend, "cdc")
     kind: Any = resolve(record.options)
     known = {f.name for f in attrs.fields(kind)}
